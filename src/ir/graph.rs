@@ -1,0 +1,454 @@
+//! The graph: nodes that produce named values, on petgraph.
+//!
+//! Names are identity. Indices of petgraph stay inside this file: a `StableGraph` hands a removed node's index to the next one, and orders
+//! that depend on indices or on the order of edge insertion are never printed, planned or compared.
+
+use super::{Format, Infer, Op, OpError, Tensor, TensorType};
+use petgraph::Direction;
+use petgraph::stable_graph::{NodeIndex, StableDiGraph};
+use petgraph::visit::EdgeRef;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::fmt;
+
+/// What operators a graph may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Operators of ONNX and composites of them; what is exported.
+    Onnx,
+    /// The few operators that carry all others.
+    Core,
+    /// Core operators, fused and packed, one kernel each.
+    Kernel,
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Level::Onnx => "onnx",
+            Level::Core => "core",
+            Level::Kernel => "kernel",
+        })
+    }
+}
+
+/// A node of one graph. Valid until the next edit of that graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(NodeIndex);
+
+/// One output of a node. Valid until the next edit of its graph.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ValueId {
+    /// The producer.
+    pub node: NodeId,
+    /// Which of its outputs, 0-based.
+    pub out: usize,
+}
+
+impl NodeId {
+    /// Output number `out`.
+    pub fn out(self, out: usize) -> ValueId {
+        ValueId { node: self, out }
+    }
+}
+
+/// What a node is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum NodeKind {
+    /// An input of the graph.
+    Input,
+    /// A constant.
+    Const(Tensor),
+    /// A use of an operator.
+    Op(Op),
+}
+
+/// One output of a node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Value {
+    /// Unique in its graph.
+    pub name: String,
+    /// Its type.
+    pub ty: TensorType,
+}
+
+/// A node with all it knows but its operands, which are edges.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Unique among nodes. An unnamed ONNX node is named after its first output.
+    pub name: String,
+    /// What it is.
+    pub kind: NodeKind,
+    /// What it produces.
+    pub outputs: Vec<Value>,
+    /// The format that `assign_precision` chose.
+    pub format: Option<Format>,
+    /// The imported nodes that this one computes, in order, where they differ from its own name.
+    pub origin: Vec<String>,
+    /// Position in the imported file: what breaks ties in [`Graph::file_order`].
+    pub order: u32,
+}
+
+impl Node {
+    /// The operator, where this is a use of one.
+    pub fn op(&self) -> Option<&Op> {
+        if let NodeKind::Op(op) = &self.kind { Some(op) } else { None }
+    }
+
+    /// The data, where this is a constant.
+    pub fn constant(&self) -> Option<&Tensor> {
+        if let NodeKind::Const(tensor) = &self.kind { Some(tensor) } else { None }
+    }
+
+    /// The imported nodes that this one computes: `origin`, or its own name where that is empty.
+    pub fn origins(&self) -> &[String] {
+        if self.origin.is_empty() { std::slice::from_ref(&self.name) } else { &self.origin }
+    }
+}
+
+/// Which operand of the consumer an edge is, and which output of the producer it carries.
+#[derive(Clone, Copy, Debug)]
+struct Operand {
+    slot: usize,
+    out: usize,
+}
+
+/// An output of the graph: a port with a name of its own, since passes may replace the value behind it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Output {
+    /// The name of the port.
+    pub name: String,
+    /// The value behind it.
+    pub value: ValueId,
+}
+
+/// A directed acyclic graph of nodes.
+#[derive(Clone)]
+pub struct Graph {
+    /// The model's name.
+    pub name: String,
+    /// What operators it may hold.
+    pub level: Level,
+    graph: StableDiGraph<Node, Operand>,
+    inputs: Vec<NodeId>,
+    outputs: Vec<Output>,
+    node_names: BTreeSet<String>,
+    value_names: BTreeSet<String>,
+}
+
+impl Graph {
+    /// An empty graph.
+    pub fn new(name: &str, level: Level) -> Graph {
+        Graph {
+            name: name.to_owned(),
+            level,
+            graph: StableDiGraph::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            node_names: BTreeSet::new(),
+            value_names: BTreeSet::new(),
+        }
+    }
+
+    /// Adds an input.
+    pub fn add_input(&mut self, name: &str, ty: TensorType) -> ValueId {
+        let node = self.insert(Node::new(name, NodeKind::Input, vec![Value { name: name.to_owned(), ty }]), &[]);
+        self.inputs.push(node);
+        node.out(0)
+    }
+
+    /// Adds a constant.
+    pub fn add_const(&mut self, name: &str, tensor: Tensor) -> ValueId {
+        let ty = tensor.ty().clone();
+        self.insert(Node::new(name, NodeKind::Const(tensor), vec![Value { name: name.to_owned(), ty }]), &[]).out(0)
+    }
+
+    /// Adds a use of an operator whose outputs have these names, typed by the operator's rule.
+    ///
+    /// # Errors
+    /// The rule refuses the operands.
+    pub fn add_op(&mut self, name: &str, op: Op, operands: &[Option<ValueId>], outputs: &[String]) -> Result<NodeId, OpError> {
+        let types = self.infer(&op, operands, outputs.len())?;
+        let outputs = outputs.iter().zip(types).map(|(name, ty)| Value { name: name.clone(), ty }).collect();
+        Ok(self.insert(Node::new(name, NodeKind::Op(op), outputs), operands))
+    }
+
+    /// Adds a node as it is. Names that are taken gain `.2`, `.3` and so on.
+    pub fn insert(&mut self, mut node: Node, operands: &[Option<ValueId>]) -> NodeId {
+        node.name = unique(&mut self.node_names, node.name);
+        for value in &mut node.outputs {
+            value.name = unique(&mut self.value_names, std::mem::take(&mut value.name));
+        }
+        let id = NodeId(self.graph.add_node(node));
+        for (slot, operand) in operands.iter().enumerate() {
+            if let Some(value) = operand {
+                self.connect(id, slot, *value);
+            }
+        }
+        id
+    }
+
+    /// Adds an output port.
+    pub fn add_output(&mut self, name: &str, value: ValueId) {
+        self.outputs.push(Output { name: name.to_owned(), value });
+    }
+
+    /// Applies the type rule of `op` to values of this graph.
+    ///
+    /// # Errors
+    /// The rule refuses the operands.
+    pub fn infer(&self, op: &Op, operands: &[Option<ValueId>], n_outputs: usize) -> Result<Vec<TensorType>, OpError> {
+        let inputs: Vec<_> = operands.iter().map(|v| v.map(|v| self.ty(v))).collect();
+        let consts: Vec<_> = operands.iter().map(|v| v.and_then(|v| self.constant(v))).collect();
+        (op.def.infer)(&Infer { attrs: &op.attrs, inputs: &inputs, consts: &consts, n_outputs })
+    }
+
+    /// A node.
+    pub fn node(&self, id: NodeId) -> &Node {
+        &self.graph[id.0]
+    }
+
+    pub(super) fn node_mut(&mut self, id: NodeId) -> &mut Node {
+        &mut self.graph[id.0]
+    }
+
+    /// Number of nodes, inputs and constants included.
+    pub fn n_nodes(&self) -> usize {
+        self.graph.node_count()
+    }
+
+    /// The inputs, in the model's order.
+    pub fn inputs(&self) -> &[NodeId] {
+        &self.inputs
+    }
+
+    /// The outputs, in the model's order.
+    pub fn outputs(&self) -> &[Output] {
+        &self.outputs
+    }
+
+    pub(super) fn outputs_mut(&mut self) -> &mut [Output] {
+        &mut self.outputs
+    }
+
+    /// The name and type of a value.
+    pub fn value(&self, id: ValueId) -> &Value {
+        &self.node(id.node).outputs[id.out]
+    }
+
+    /// The type of a value.
+    pub fn ty(&self, id: ValueId) -> &TensorType {
+        &self.value(id).ty
+    }
+
+    /// The data of a value, where it is a constant.
+    pub fn constant(&self, id: ValueId) -> Option<&Tensor> {
+        self.node(id.node).constant()
+    }
+
+    /// The operands of a node by slot, `None` where an optional one is absent.
+    pub fn operands(&self, id: NodeId) -> Vec<Option<ValueId>> {
+        let mut operands = Vec::new();
+        for edge in self.graph.edges_directed(id.0, Direction::Incoming) {
+            let Operand { slot, out } = *edge.weight();
+            if operands.len() <= slot {
+                operands.resize(slot + 1, None);
+            }
+            operands[slot] = Some(NodeId(edge.source()).out(out));
+        }
+        operands
+    }
+
+    /// Every (consumer, slot) of a value, in file order.
+    pub fn users(&self, value: ValueId) -> Vec<(NodeId, usize)> {
+        let mut users: Vec<_> = self
+            .graph
+            .edges_directed(value.node.0, Direction::Outgoing)
+            .filter(|edge| edge.weight().out == value.out)
+            .map(|edge| (NodeId(edge.target()), edge.weight().slot))
+            .collect();
+        users.sort_by_key(|&(node, slot)| (self.node(node).order, node, slot));
+        users
+    }
+
+    /// Whether a value is an output of the graph.
+    pub fn is_output(&self, value: ValueId) -> bool {
+        self.outputs.iter().any(|output| output.value == value)
+    }
+
+    /// The value of this name.
+    pub fn value_named(&self, name: &str) -> Option<ValueId> {
+        self.graph.node_indices().find_map(|index| {
+            let out = self.graph[index].outputs.iter().position(|v| v.name == name)?;
+            Some(NodeId(index).out(out))
+        })
+    }
+
+    /// Every node, each after its operands: post-order from the outputs, operands by slot, so that each value stands just before its first
+    /// use and a local rewrite is a local diff. Inputs come first, in the model's order; what no output needs comes last.
+    pub fn order(&self) -> Vec<NodeId> {
+        let mut done = vec![false; self.graph.node_indices().map(|i| i.index() + 1).max().unwrap_or(0)];
+        let mut order = Vec::with_capacity(self.n_nodes());
+        for input in &self.inputs {
+            done[input.0.index()] = true;
+            order.push(*input);
+        }
+        let mut rest: Vec<NodeId> = self.graph.node_indices().map(NodeId).collect();
+        rest.sort_by_key(|&id| (self.node(id).order, id));
+        let roots = self.outputs.iter().map(|o| o.value.node).chain(rest);
+        // An explicit stack: a chain of 50,000 nodes must not overflow the thread's.
+        let mut stack: Vec<(NodeId, Vec<Option<ValueId>>, usize)> = Vec::new();
+        for root in roots {
+            if done[root.0.index()] {
+                continue;
+            }
+            done[root.0.index()] = true;
+            stack.push((root, self.operands(root), 0));
+            while let Some((node, operands, next)) = stack.last_mut() {
+                if let Some(operand) = operands.get(*next) {
+                    *next += 1;
+                    if let Some(value) = *operand
+                        && !std::mem::replace(&mut done[value.node.0.index()], true)
+                    {
+                        stack.push((value.node, self.operands(value.node), 0));
+                    }
+                } else {
+                    order.push(*node);
+                    stack.pop();
+                }
+            }
+        }
+        order
+    }
+
+    /// Every node, each after its operands, as near the order of the imported file as that allows.
+    pub fn file_order(&self) -> Vec<NodeId> {
+        let mut missing: BTreeMap<NodeId, usize> = BTreeMap::new();
+        let mut ready = BinaryHeap::new();
+        for index in self.graph.node_indices() {
+            let n = self.graph.edges_directed(index, Direction::Incoming).count();
+            missing.insert(NodeId(index), n);
+            if n == 0 {
+                ready.push(Reverse((self.graph[index].order, index)));
+            }
+        }
+        let mut order = Vec::with_capacity(self.n_nodes());
+        while let Some(Reverse((_, index))) = ready.pop() {
+            order.push(NodeId(index));
+            for edge in self.graph.edges_directed(index, Direction::Outgoing) {
+                if let Some(n) = missing.get_mut(&NodeId(edge.target())) {
+                    *n -= 1;
+                    if *n == 0 {
+                        ready.push(Reverse((self.graph[edge.target()].order, edge.target())));
+                    }
+                }
+            }
+        }
+        order
+    }
+
+    /// Whether the edges close a circle.
+    pub(super) fn is_cyclic(&self) -> bool {
+        self.file_order().len() != self.n_nodes()
+    }
+
+    /// Makes `value` operand `slot` of `node`.
+    pub(super) fn connect(&mut self, node: NodeId, slot: usize, value: ValueId) {
+        let old = self.graph.edges_directed(node.0, Direction::Incoming).find(|e| e.weight().slot == slot).map(|e| e.id());
+        if let Some(old) = old {
+            self.graph.remove_edge(old);
+        }
+        self.graph.add_edge(value.node.0, node.0, Operand { slot, out: value.out });
+    }
+
+    /// Gives a node and its outputs names that are free, or frees those it has.
+    pub(super) fn rename(&mut self, id: NodeId, name: String, values: Vec<String>) {
+        self.forget_names(id);
+        let name = unique(&mut self.node_names, name);
+        let values: Vec<_> = values.into_iter().map(|v| unique(&mut self.value_names, v)).collect();
+        let node = &mut self.graph[id.0];
+        node.name = name;
+        for (value, name) in node.outputs.iter_mut().zip(values) {
+            value.name = name;
+        }
+    }
+
+    pub(super) fn forget_names(&mut self, id: NodeId) {
+        let Graph { graph, node_names, value_names, .. } = self;
+        let node = &graph[id.0];
+        node_names.remove(&node.name);
+        for value in &node.outputs {
+            value_names.remove(&value.name);
+        }
+    }
+
+    /// Whether anything needs a node: a consumer, or an output. Inputs are always needed.
+    fn is_needed(&self, id: NodeId) -> bool {
+        self.graph.edges_directed(id.0, Direction::Outgoing).next().is_some()
+            || matches!(self.node(id).kind, NodeKind::Input)
+            || self.outputs.iter().any(|o| o.value.node == id)
+    }
+
+    /// Removes those of `candidates` that nothing needs, and whatever then is needed no more. Gives how many went.
+    pub(super) fn prune(&mut self, mut candidates: Vec<NodeId>) -> usize {
+        let mut n = 0;
+        while let Some(id) = candidates.pop() {
+            if self.graph.contains_node(id.0) && !self.is_needed(id) {
+                candidates.extend(self.operands(id).into_iter().flatten().map(|v| v.node));
+                self.forget_names(id);
+                self.graph.remove_node(id.0);
+                n += 1;
+            }
+        }
+        n
+    }
+
+    /// Removes every node that no output needs. Gives how many went.
+    pub fn remove_dead(&mut self) -> usize {
+        self.prune(self.graph.node_indices().map(NodeId).collect())
+    }
+}
+
+impl Node {
+    /// A node without format or origin.
+    pub fn new(name: &str, kind: NodeKind, outputs: Vec<Value>) -> Node {
+        Node { name: name.to_owned(), kind, outputs, format: None, origin: Vec::new(), order: 0 }
+    }
+}
+
+fn unique(taken: &mut BTreeSet<String>, name: String) -> String {
+    if taken.insert(name.clone()) {
+        return name;
+    }
+    let mut n = 2u64;
+    loop {
+        let candidate = format!("{name}.{n}");
+        if taken.insert(candidate.clone()) {
+            return candidate;
+        }
+        n += 1;
+    }
+}
+
+/// Graphs are equal when the same names stand for the same things, however the indices lie.
+impl PartialEq for Graph {
+    fn eq(&self, other: &Graph) -> bool {
+        let view = |g: &Graph| -> Vec<_> {
+            g.order()
+                .into_iter()
+                .map(|id| {
+                    let operands: Vec<_> = g.operands(id).into_iter().map(|v| v.map(|v| g.value(v).name.clone())).collect();
+                    (Node { order: 0, ..g.node(id).clone() }, operands)
+                })
+                .collect()
+        };
+        let ports = |g: &Graph| -> Vec<_> { g.outputs.iter().map(|o| (o.name.clone(), g.value(o.value).name.clone())).collect() };
+        self.name == other.name && self.level == other.level && ports(self) == ports(other) && view(self) == view(other)
+    }
+}
+
+impl fmt::Debug for Graph {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}

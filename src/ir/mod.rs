@@ -1,0 +1,34 @@
+//! The intermediate representation: a graph of named, typed values, with a text form that reads back.
+//!
+//! ```text
+//! graph mlp onnx
+//!   %x = input : f32[1,784] 3136B
+//!   %w = const #51b07e2240c1a9d3 : f32[784,256] 802816B
+//!   %y = matmul(%x, %w) @w8a16 : f32[1,256] 1024B
+//!   output %y
+//! ```
+
+mod dim;
+mod dtype;
+mod edit;
+mod expr;
+mod format;
+mod graph;
+pub mod memory;
+mod op;
+pub mod packed;
+mod tensor;
+pub mod text;
+mod types;
+mod verify;
+
+pub use dim::Dim;
+pub use dtype::{Class, DType, UnknownDType};
+pub use edit::{Edit, EditError, Patch, Val};
+pub use expr::{Binary, Expr, ExprError, Unary};
+pub use format::{Activations, DEFAULT_BLOCK, Format, FormatError, Weights, valid_block};
+pub use graph::{Graph, Level, Node, NodeId, NodeKind, Output, Value, ValueId};
+pub use op::{Attr, Attrs, CORE, EvalFn, Expand, ExpandFn, Infer, InferFn, KERNEL, Levels, ONNX, Op, OpDef, OpError, Registry};
+pub use tensor::{Hash, Source, Tensor, TensorError, saturating_f16};
+pub use types::{Shape, TensorType, product, resolve_axis};
+pub use verify::{Fault, Faults};

@@ -1,0 +1,416 @@
+//! The packed layout of quantized tensors, shared with the GPU kernels.
+//!
+//! A packed tensor is a logical matrix `[n_rows, n_cols]`: leading axes are
+//! flattened into rows, and the columns are the reduction axis. Codes are
+//! signed two's complement with zero point 0, so `value = code * scale`.
+//!
+//! ```text
+//! offset 0                 codes: n_rows * pitch_words * 4 bytes
+//! offset scale_offset      scales: n_scales of F16 or F32, padded to 4 bytes
+//! ```
+//!
+//! Everything is made of 32-bit little-endian words. A row starts at a word
+//! and takes `pitch_words = ceil(n_cols * bits / 32)` of them; column `j` lies
+//! in word `j * bits / 32` at bit `(j * bits) % 32`, which for 4 bits is the
+//! low nibble first, as in ONNX's INT4. Padding bits are written as zero and
+//! ignored when read. Two F16 scales share a word, the first in its low half.
+//!
+//! | granularity | scale of column `j` in row `i` | `n_scales` |
+//! |---|---|---|
+//! | `Block(b)` | `i * ceil(n_cols / b) + j / b` | `n_rows * ceil(n_cols / b)` |
+//! | `Row` | `i` | `n_rows` |
+//! | `Tensor` | `0` | `1` |
+
+use half::f16;
+use rayon::prelude::*;
+
+mod dynamic;
+#[cfg(test)]
+mod tests;
+mod text;
+
+pub use dynamic::quantize_dynamic;
+
+/// Elements below which a second thread costs more than it saves.
+const PARALLEL_ELEMS: usize = 1 << 16;
+
+/// Which elements share one scale.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Granularity {
+    /// This many consecutive columns of a row: a power of two, 16 to 256. The
+    /// last block of a row is shorter where the block does not divide it.
+    Block(u32),
+    /// All columns of a row (one output channel of a weight).
+    Row,
+    /// The whole tensor.
+    Tensor,
+}
+
+/// How scales are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ScaleType {
+    /// IEEE binary16, 2 bytes.
+    F16,
+    /// IEEE binary32, 4 bytes.
+    F32,
+}
+
+impl ScaleType {
+    /// Bytes of one scale.
+    pub const fn n_bytes(self) -> u64 {
+        match self {
+            Self::F16 => 2,
+            Self::F32 => 4,
+        }
+    }
+
+    /// The stored scale nearest to `scale` whose products with `bits`-wide
+    /// codes are all finite.
+    ///
+    /// The magnitude is kept at or above the type's smallest normal number
+    /// (2^-14 for F16, 2^-126 for F32), because a device may flush subnormals
+    /// to zero. NaN becomes 1.0, and so does zero: a block of zeros needs some
+    /// scale, and no kernel should meet a zero one.
+    pub fn storable(self, scale: f32, bits: u8) -> f32 {
+        if scale.is_nan() || scale == 0.0 {
+            return 1.0;
+        }
+        let (low, high) = match self {
+            Self::F16 => (f16::MIN_POSITIVE.to_f32(), f16::MAX.to_f32()),
+            Self::F32 => {
+                let largest_code = if bits == 4 { 8.0 } else { 128.0 };
+                (f32::MIN_POSITIVE, f32::MAX / largest_code)
+            }
+        };
+        let kept = scale.abs().clamp(low, high).copysign(scale);
+        match self {
+            Self::F16 => f16::from_f32(kept).to_f32(),
+            Self::F32 => kept,
+        }
+    }
+}
+
+/// How a tensor is packed. Any field may be set; every function that takes a
+/// `Packing` checks it first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Packing {
+    /// Bits of one code: 4 (-8..=7) or 8 (-128..=127).
+    pub bits: u8,
+    /// Which elements share a scale.
+    pub granularity: Granularity,
+    /// How a scale is stored.
+    pub scale: ScaleType,
+}
+
+/// Why a tensor cannot be packed or unpacked.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PackedError {
+    /// A code width other than 4 or 8.
+    #[error("codes of {bits} bits are not supported, only 4 and 8")]
+    Bits {
+        /// What was asked.
+        bits: u8,
+    },
+    /// A block that is not a power of two from 16 to 256.
+    #[error("a block of {block} columns is not a power of two from 16 to 256")]
+    Block {
+        /// What was asked.
+        block: u32,
+    },
+    /// Activations share a scale along a row or over the tensor, never in blocks.
+    #[error("activations cannot be quantized in blocks, only by row or by tensor")]
+    BlockedActivation,
+    /// The packed size does not fit in the address space.
+    #[error("a packed matrix of {n_rows} x {n_cols} is too large")]
+    TooLarge {
+        /// Rows asked.
+        n_rows: usize,
+        /// Columns asked.
+        n_cols: usize,
+    },
+    /// A slice whose length does not follow from the shape.
+    #[error("{given} {what} given where the shape needs {expected}")]
+    Length {
+        /// `"elements"`, `"scales"` or `"bytes"`.
+        what: &'static str,
+        /// Length of the slice.
+        given: usize,
+        /// Length that the shape asks for.
+        expected: usize,
+    },
+    /// A code outside the range of its width.
+    #[error("code {code} at element {idx} does not fit in {bits} bits")]
+    Code {
+        /// Row-major, 0-based.
+        idx: usize,
+        /// The code.
+        code: i8,
+        /// Width of the packing.
+        bits: u8,
+    },
+    /// A scale that F16 cannot hold exactly; see [`ScaleType::storable`].
+    #[error("scale {scale} at {idx} is not representable in 16 bits")]
+    Scale {
+        /// 0-based.
+        idx: usize,
+        /// The scale.
+        scale: f32,
+    },
+}
+
+impl Packing {
+    /// Checks the width and the block.
+    ///
+    /// # Errors
+    /// [`PackedError::Bits`], [`PackedError::Block`].
+    pub fn validate(self) -> Result<(), PackedError> {
+        if !matches!(self.bits, 4 | 8) {
+            return Err(PackedError::Bits { bits: self.bits });
+        }
+        match self.granularity {
+            Granularity::Block(block) if !block.is_power_of_two() || !(16..=256).contains(&block) => Err(PackedError::Block { block }),
+            _ => Ok(()),
+        }
+    }
+
+    /// 32-bit words of one row of codes; `None` when invalid or above 2^64.
+    pub fn pitch_words(self, n_cols: u64) -> Option<u64> {
+        self.validate().ok()?;
+        Some(n_cols.checked_mul(u64::from(self.bits))?.div_ceil(32))
+    }
+
+    /// Scales that one row draws on (1 for `Row` and `Tensor`); `None` when invalid.
+    pub fn n_blocks(self, n_cols: u64) -> Option<u64> {
+        self.validate().ok()?;
+        Some(match self.granularity {
+            Granularity::Block(block) => n_cols.div_ceil(u64::from(block)),
+            Granularity::Row | Granularity::Tensor => 1,
+        })
+    }
+
+    /// Scales of the tensor; `None` when invalid or above 2^64.
+    pub fn n_scales(self, n_rows: u64, n_cols: u64) -> Option<u64> {
+        let n_blocks = self.n_blocks(n_cols)?;
+        match self.granularity {
+            Granularity::Tensor => Some(1),
+            Granularity::Block(_) | Granularity::Row => n_rows.checked_mul(n_blocks),
+        }
+    }
+
+    /// Bytes before the first scale, a multiple of 4; `None` when invalid or above 2^64.
+    pub fn scale_offset(self, n_rows: u64, n_cols: u64) -> Option<u64> {
+        self.pitch_words(n_cols)?.checked_mul(n_rows)?.checked_mul(4)
+    }
+
+    /// Bytes of the packed tensor, a multiple of 4; `None` when invalid or above 2^64.
+    pub fn packed_bytes(self, n_rows: u64, n_cols: u64) -> Option<u64> {
+        let scales = self.n_scales(n_rows, n_cols)?.checked_mul(self.scale.n_bytes())?;
+        self.scale_offset(n_rows, n_cols)?.checked_add(scales.checked_next_multiple_of(4)?)
+    }
+
+    /// All sizes of a tensor at once, known to fit in the address space.
+    ///
+    /// # Errors
+    /// [`PackedError::Bits`], [`PackedError::Block`], [`PackedError::TooLarge`].
+    pub fn layout(self, n_rows: usize, n_cols: usize) -> Result<Layout, PackedError> {
+        self.validate()?;
+        let sizes = || {
+            // The products below bound every index that packing computes, so
+            // that nothing after this point can overflow.
+            let (rows, cols) = (u64::try_from(n_rows).ok()?, u64::try_from(n_cols).ok()?);
+            let narrow = |size: Option<u64>| usize::try_from(size?).ok();
+            Some(Layout {
+                packing: self,
+                n_rows,
+                n_cols,
+                n_elems: n_rows.checked_mul(n_cols)?,
+                pitch_bytes: narrow(self.pitch_words(cols)?.checked_mul(4))?,
+                unit_cols: match self.granularity {
+                    Granularity::Block(block) => usize::try_from(block).ok()?.min(n_cols),
+                    Granularity::Row | Granularity::Tensor => n_cols,
+                },
+                n_blocks: narrow(self.n_blocks(cols))?,
+                n_scales: narrow(self.n_scales(rows, cols))?,
+                scale_offset: narrow(self.scale_offset(rows, cols))?,
+                n_bytes: narrow(self.packed_bytes(rows, cols))?,
+            })
+        };
+        sizes().ok_or(PackedError::TooLarge { n_rows, n_cols })
+    }
+}
+
+/// The sizes of one packed tensor, made by [`Packing::layout`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Layout {
+    /// What the sizes follow from.
+    pub packing: Packing,
+    /// Rows.
+    pub n_rows: usize,
+    /// Columns.
+    pub n_cols: usize,
+    /// `n_rows * n_cols`.
+    pub n_elems: usize,
+    /// Bytes from one row of codes to the next.
+    pub pitch_bytes: usize,
+    /// Columns of a row that share a scale, the last block aside.
+    pub unit_cols: usize,
+    /// Scales that one row draws on.
+    pub n_blocks: usize,
+    /// Scales of the tensor.
+    pub n_scales: usize,
+    /// Bytes before the first scale.
+    pub scale_offset: usize,
+    /// Bytes in all.
+    pub n_bytes: usize,
+}
+
+impl Layout {
+    /// The part of `scales` that `row` (0-based) draws on, block by block.
+    pub(crate) fn row_scales<'a>(&self, scales: &'a [f32], row: usize) -> &'a [f32] {
+        let first = match self.packing.granularity {
+            Granularity::Tensor => 0,
+            Granularity::Block(_) | Granularity::Row => row * self.n_blocks,
+        };
+        scales.get(first..first + self.n_blocks).unwrap_or_default()
+    }
+
+    /// Refuses a slice of the wrong length.
+    pub(crate) fn check_elems(&self, given: usize) -> Result<(), PackedError> {
+        check_length("elements", given, self.n_elems)
+    }
+
+    /// Rows that one parallel task should take at least.
+    pub(crate) fn rows_per_task(&self) -> usize {
+        (PARALLEL_ELEMS / self.n_cols.max(1)).max(1)
+    }
+}
+
+/// Packs row-major `codes` `[n_rows, n_cols]` and their `scales` (ordered as
+/// the module's table says).
+///
+/// # Errors
+/// A bad `packing` or shape, a slice of the wrong length, a code that does not
+/// fit, or a scale that the scale type cannot hold exactly (a NaN counts as held).
+pub fn pack(packing: Packing, n_rows: usize, n_cols: usize, codes: &[i8], scales: &[f32]) -> Result<Vec<u8>, PackedError> {
+    let layout = packing.layout(n_rows, n_cols)?;
+    layout.check_elems(codes.len())?;
+    check_length("scales", scales.len(), layout.n_scales)?;
+    let bits = packing.bits;
+    if bits == 4
+        && let Some(idx) = codes.iter().position(|code| !(-8..=7).contains(code))
+    {
+        return Err(PackedError::Code { idx, code: codes[idx], bits });
+    }
+    let exact = |scale: f32| scale.is_nan() || f16::from_f32(scale).to_f32() == scale;
+    if packing.scale == ScaleType::F16
+        && let Some(idx) = scales.iter().position(|scale| !exact(*scale))
+    {
+        return Err(PackedError::Scale { idx, scale: scales[idx] });
+    }
+    let mut bytes = vec![0; layout.n_bytes];
+    if layout.n_elems > 0 {
+        let rows = bytes.chunks_exact_mut(layout.pitch_bytes);
+        rows.zip(codes.chunks_exact(n_cols)).for_each(|(row, codes)| pack_row(bits, codes, row));
+    }
+    write_scales(&layout, scales, &mut bytes);
+    Ok(bytes)
+}
+
+/// The codes, row-major `[n_rows, n_cols]`, and the scales of a packed tensor.
+///
+/// # Errors
+/// A bad `packing` or shape, or `bytes` of the wrong length.
+pub fn unpack(packing: Packing, n_rows: usize, n_cols: usize, bytes: &[u8]) -> Result<(Vec<i8>, Vec<f32>), PackedError> {
+    let layout = packing.layout(n_rows, n_cols)?;
+    check_length("bytes", bytes.len(), layout.n_bytes)?;
+    let mut codes = vec![0; layout.n_elems];
+    if layout.n_elems > 0 {
+        let rows = bytes.chunks_exact(layout.pitch_bytes).zip(codes.chunks_exact_mut(n_cols));
+        rows.for_each(|(row, codes)| unpack_row(packing.bits, row, codes));
+    }
+    Ok((codes, read_scales(&layout, bytes)))
+}
+
+/// The values of a packed tensor, row-major `[n_rows, n_cols]`: each is
+/// `code * scale` in one f32 product.
+///
+/// # Errors
+/// A bad `packing` or shape, or `bytes` of the wrong length.
+pub fn dequantize(packing: Packing, n_rows: usize, n_cols: usize, bytes: &[u8]) -> Result<Vec<f32>, PackedError> {
+    let layout = packing.layout(n_rows, n_cols)?;
+    check_length("bytes", bytes.len(), layout.n_bytes)?;
+    let scales = read_scales(&layout, bytes);
+    let mut values = vec![0.0; layout.n_elems];
+    if layout.n_elems == 0 {
+        return Ok(values);
+    }
+    let rows = bytes[..layout.scale_offset].par_chunks_exact(layout.pitch_bytes);
+    rows.zip(values.par_chunks_exact_mut(n_cols)).enumerate().with_min_len(layout.rows_per_task()).for_each_init(
+        || vec![0; n_cols],
+        |codes, (row_idx, (row, values))| {
+            unpack_row(packing.bits, row, codes);
+            let units = codes.chunks(layout.unit_cols).zip(values.chunks_mut(layout.unit_cols));
+            for ((codes, values), scale) in units.zip(layout.row_scales(&scales, row_idx)) {
+                for (value, code) in values.iter_mut().zip(codes) {
+                    *value = f32::from(*code) * scale;
+                }
+            }
+        },
+    );
+    Ok(values)
+}
+
+/// Writes one row of codes; `row` is zeroed and `pitch_bytes` long.
+pub(crate) fn pack_row(bits: u8, codes: &[i8], row: &mut [u8]) {
+    if bits == 4 {
+        for (byte, pair) in row.iter_mut().zip(codes.chunks(2)) {
+            let high = pair.get(1).copied().unwrap_or(0);
+            *byte = (pair[0].cast_unsigned() & 0xf) | (high.cast_unsigned() << 4);
+        }
+    } else {
+        row.iter_mut().zip(codes).for_each(|(byte, code)| *byte = code.cast_unsigned());
+    }
+}
+
+/// Reads one row of codes, the inverse of [`pack_row`].
+fn unpack_row(bits: u8, row: &[u8], codes: &mut [i8]) {
+    if bits == 4 {
+        for (byte, pair) in row.iter().zip(codes.chunks_mut(2)) {
+            pair[0] = (byte << 4).cast_signed() >> 4;
+            if let Some(high) = pair.get_mut(1) {
+                *high = byte.cast_signed() >> 4;
+            }
+        }
+    } else {
+        row.iter().zip(codes).for_each(|(byte, code)| *code = byte.cast_signed());
+    }
+}
+
+/// Writes all scales behind the codes; `bytes` holds the whole tensor.
+pub(crate) fn write_scales(layout: &Layout, scales: &[f32], bytes: &mut [u8]) {
+    let stored = &mut bytes[layout.scale_offset..];
+    match layout.packing.scale {
+        ScaleType::F16 => {
+            stored.as_chunks_mut().0.iter_mut().zip(scales).for_each(|(bytes, scale): (&mut [u8; 2], _)| *bytes = f16::from_f32(*scale).to_le_bytes())
+        }
+        ScaleType::F32 => stored.as_chunks_mut().0.iter_mut().zip(scales).for_each(|(bytes, scale): (&mut [u8; 4], _)| *bytes = scale.to_le_bytes()),
+    }
+}
+
+/// Reads all scales; `bytes` holds the whole tensor.
+fn read_scales(layout: &Layout, bytes: &[u8]) -> Vec<f32> {
+    let stored = &bytes[layout.scale_offset..];
+    let scales: Vec<f32> = match layout.packing.scale {
+        ScaleType::F16 => stored.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+        ScaleType::F32 => stored.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+    };
+    // An odd number of F16 scales leaves half a word of padding behind them.
+    scales.into_iter().take(layout.n_scales).collect()
+}
+
+/// Refuses a slice of the wrong length.
+fn check_length(what: &'static str, given: usize, expected: usize) -> Result<(), PackedError> {
+    if given == expected { Ok(()) } else { Err(PackedError::Length { what, given, expected }) }
+}

@@ -1,0 +1,140 @@
+//! INT8 quantization of activations while the program runs: the reference that
+//! the GPU kernel has to match.
+//!
+//! For each scale, over the elements that share it, all in f32 and in this order:
+//!
+//! 1. `m` = the largest `|x|` that is at most `f32::MAX`, 0 if there is none. The
+//!    comparison is false for NaN and infinity, so neither widens the scale.
+//! 2. `s` = `m * (1.0 / 127.0)`, the constant being 0x3C010204, where `m` is at
+//!    least 2^-100, and 1.0 elsewhere. The bound keeps every operand below
+//!    normal, so that a device which flushes subnormals sees the same codes.
+//! 3. `r` = `1.0 / s`, correctly rounded.
+//! 4. `q` = `x * r`, clamped to -127..=127, then rounded half to even. NaN gives
+//!    0; an infinity gives the extreme code of its sign.
+//!
+//! Vulkan rounds products correctly, so only step 3 may differ: a division there
+//! may err by 2.5 ULP, which moves `q` by one for a few of a million elements.
+//! Where every bit matters, three corrections in wrapping integer arithmetic make the
+//! quotient exact, because the product of both significands lies so near a
+//! power of two that its low 32 bits are the remainder:
+//!
+//! ```glsl
+//! float r = 1.0 / s;
+//! int ms = (floatBitsToInt(s) & 0x7fffff) | 0x800000;
+//! for (int i = 0; i < 3; i++) {
+//!     int mr = (floatBitsToInt(r) & 0x7fffff) | 0x800000;
+//!     int d = -(mr * ms);
+//!     r = intBitsToFloat(floatBitsToInt(r) + int(2 * d > ms) - int(2 * d < -ms));
+//! }
+//! int q = isnan(x) ? 0 : int(roundEven(clamp(x * r, -127.0, 127.0)));
+//! ```
+
+use super::{Granularity, Layout, PackedError, Packing, ScaleType, write_scales};
+use rayon::prelude::*;
+
+/// 1/127, rounded to f32 (0x3C010204).
+const RECIPROCAL_OF_127: f32 = 1.0 / 127.0;
+
+/// 2^-100: below it an absolute maximum counts as zero.
+const SMALLEST_ABSMAX: f32 = f32::from_bits((127 - 100) << 23);
+
+/// 1.5 * 2^23: a float this large has a unit in the last place of 1, so adding
+/// it rounds half to even, and leaves the integer in the low bits.
+const ROUNDER: f32 = 12_582_912.0;
+
+impl Packing {
+    /// How activations are packed: INT8 with F32 scales.
+    pub const fn activation(granularity: Granularity) -> Self {
+        Self { bits: 8, granularity, scale: ScaleType::F32 }
+    }
+}
+
+/// Quantizes activations `x` `[n_rows, n_cols]` to INT8 by row or by tensor, as
+/// [`Packing::activation`] lays them out and the module describes.
+///
+/// # Errors
+/// [`PackedError::BlockedActivation`], a shape that is too large, or `x` of
+/// another length than the shape.
+///
+/// # Example
+/// ```
+/// # use quant::ir::packed::{dequantize, quantize_dynamic, Granularity, Packing};
+/// let bytes = quantize_dynamic(&[0.0, -2.54, 1.0], 1, 3, Granularity::Row)?;
+/// assert_eq!(bytes[..4], [0, 0x81, 50, 0]);
+/// let x = dequantize(Packing::activation(Granularity::Row), 1, 3, &bytes)?;
+/// assert!((x[2] - 1.0).abs() < 0.01);
+/// # Ok::<(), quant::ir::packed::PackedError>(())
+/// ```
+pub fn quantize_dynamic(x: &[f32], n_rows: usize, n_cols: usize, granularity: Granularity) -> Result<Vec<u8>, PackedError> {
+    if matches!(granularity, Granularity::Block(_)) {
+        return Err(PackedError::BlockedActivation);
+    }
+    let layout = Packing::activation(granularity).layout(n_rows, n_cols)?;
+    layout.check_elems(x.len())?;
+    let mut bytes = vec![0; layout.n_bytes];
+    let scales = scales(&layout, x);
+    if layout.n_elems > 0 {
+        bytes[..layout.scale_offset]
+            .par_chunks_exact_mut(layout.pitch_bytes)
+            .zip(x.par_chunks_exact(n_cols))
+            .enumerate()
+            .with_min_len(layout.rows_per_task())
+            .for_each(|(row_idx, (codes, x))| {
+                if let [scale] = layout.row_scales(&scales, row_idx) {
+                    encode_row(x, 1.0 / scale, codes);
+                }
+            });
+    }
+    write_scales(&layout, &scales, &mut bytes);
+    Ok(bytes)
+}
+
+/// Steps 1 and 2. A maximum does not depend on the order of its operands, so
+/// neither does the result on the number of threads.
+fn scales(layout: &Layout, x: &[f32]) -> Vec<f32> {
+    let scale = |absmax: f32| {
+        if absmax < SMALLEST_ABSMAX { 1.0 } else { absmax * RECIPROCAL_OF_127 }
+    };
+    if layout.n_elems == 0 {
+        return vec![1.0; layout.n_scales];
+    }
+    let rows = x.par_chunks_exact(layout.n_cols).with_min_len(layout.rows_per_task()).map(absmax);
+    match layout.packing.granularity {
+        Granularity::Tensor => vec![scale(rows.reduce(|| 0.0, f32::max))],
+        Granularity::Block(_) | Granularity::Row => rows.map(scale).collect(),
+    }
+}
+
+/// The largest finite magnitude, 0 if there is none.
+fn absmax(x: &[f32]) -> f32 {
+    let larger = |m: f32, x: f32| {
+        let a = x.abs();
+        if a > m && a <= f32::MAX { a } else { m }
+    };
+    // Independent lanes let the compiler use vector registers.
+    let (body, tail) = x.as_chunks::<16>();
+    let mut lanes = [0.0; 16];
+    for x in body {
+        for (lane, x) in lanes.iter_mut().zip(x) {
+            *lane = larger(*lane, *x);
+        }
+    }
+    tail.iter().chain(&lanes).fold(0.0, |m, x| larger(m, *x))
+}
+
+/// Step 4.
+fn encode_row(x: &[f32], reciprocal: f32, codes: &mut [u8]) {
+    for (code, x) in codes.iter_mut().zip(x) {
+        let y = x * reciprocal;
+        let y = if y.is_nan() { 0.0 } else { y };
+        let y = if y > -127.0 { y } else { -127.0 };
+        let y = if y < 127.0 { y } else { 127.0 };
+        *code = low_byte(y + ROUNDER);
+    }
+}
+
+/// The low eight bits of a float's representation.
+#[expect(clippy::cast_possible_truncation, reason = "only the low eight bits are wanted")]
+fn low_byte(x: f32) -> u8 {
+    x.to_bits() as u8
+}

@@ -1,0 +1,73 @@
+use super::*;
+use crate::ir::{
+    Attrs, DType, Dim, Expr, Format, Graph, Infer, Level, Node, NodeKind, ONNX, Op, OpDef, OpError, Registry, Shape, Tensor, TensorType,
+};
+
+fn same(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    Ok(vec![infer.ty(0)?.clone(); infer.n_outputs])
+}
+
+static PROBE: OpDef = OpDef {
+    name: "probe",
+    onnx: "Probe",
+    levels: ONNX,
+    attrs: &["a", "b", "c", "d", "e", "f", "g", "t", "y"],
+    arity: (1, 3),
+    infer: same,
+    eval: None,
+    expand: None,
+};
+
+fn graph() -> Graph {
+    let mut graph = Graph::new("a graph", Level::Onnx);
+    let shape = Shape(vec![&(&Dim::symbol("seq") * &Dim::Known(2)) + &Dim::Known(1), Dim::symbol("odd name")]);
+    let x = graph.add_input("x", TensorType::new(DType::F32, shape));
+    let small = Tensor::from_f32s(DType::F32, &[3], &[1.5, f32::NEG_INFINITY, 1e-9]).unwrap();
+    let large = Tensor::from_i64s(DType::I64, &[9], &(0..9).collect::<Vec<_>>()).unwrap();
+    let k = graph.add_const("k", small.clone());
+    let l = graph.add_const("/model/l.weight", large);
+    let mut inner = Graph::new("body", Level::Onnx);
+    let y = inner.add_input("y", TensorType::of(DType::Bool, &[]));
+    inner.add_output("out", y);
+    let attrs = Attrs::new()
+        .with_int("a", -3)
+        .with_float("b", 0.5)
+        .with_str("c", "it's \"quoted\"")
+        .with_ints("d", [1, -2])
+        .with_dtype("e", DType::F16)
+        .with_expr("f", Expr::parse("add(x0,x1)").unwrap())
+        .with("g", crate::ir::Attr::Graph(Box::new(inner)))
+        .with("t", crate::ir::Attr::Tensor(small))
+        .with_dims("y", vec![Dim::symbol("seq"), Dim::Known(4)]);
+    let kind = NodeKind::Op(Op::new(&PROBE, attrs));
+    let outputs = ["p", "q"].map(|name| crate::ir::Value { name: name.into(), ty: graph.ty(x).clone() }).to_vec();
+    let node = Node { format: Some(Format::MENU[3]), origin: vec!["m".into(), "n".into()], ..Node::new("the node", kind, outputs) };
+    let node = graph.insert(node, &[Some(x), None, Some(k)]);
+    let last = graph.add_op("last", Op::new(&PROBE, Attrs::new()), &[Some(l)], &["last".into()]).unwrap();
+    graph.add_output("p", node.out(0));
+    graph.add_output("other", node.out(1));
+    graph.add_output("last", last.out(0));
+    graph
+}
+
+#[test]
+fn what_is_printed_reads_back() {
+    let graph = graph();
+    let large = graph.constant(graph.value_named("/model/l.weight").unwrap()).unwrap().clone();
+    let text = graph.to_string();
+    let read = parse(&text, &Registry::new(&[&PROBE]), &|hash, _| (large.hash().to_string() == hash).then(|| large.clone())).unwrap();
+    assert_eq!(read, graph);
+    assert_eq!(read.to_string(), text);
+    let blind = parse(&text, &Registry::new(&[&PROBE]), &|_, _| None).unwrap();
+    assert_eq!(blind.to_string(), text, "a constant that is absent prints as it did");
+}
+
+#[test]
+fn errors_name_the_place() {
+    let registry = Registry::new(&[&PROBE]);
+    let refused = |text: &str| parse(text, &registry, &|_, _| None).unwrap_err().to_string();
+    assert_eq!(refused("graph g onnx\n  %x = input : f32[2]\n  %y = probe(%z) : f32[2]\n"), "line 3, column 15: %z is not defined above");
+    assert_eq!(refused("graph g onnx\n  %x = input : f33[2]\n"), "line 2, column 16: unknown element type \"f33\"");
+    assert!(refused("graph g onnx\n  %x = input : f32[2]\n  %x = probe(%x) : f32[2]\n").contains("defined twice"));
+    assert!(refused(&format!("graph g onnx\n  %x = input : f32[{}2", "floordiv(".repeat(500))).contains("nested too deeply"));
+}

@@ -1,0 +1,155 @@
+//! The verifier. A graph is well formed when
+//!
+//! 1. its edges close no circle, and every operand is an output that its producer has;
+//! 2. every operator may stand at the graph's level, has as many operands as it takes, and no attribute it does not know;
+//! 3. the type of every value is what the operator's rule gives, and a constant's is that of its data;
+//! 4. only uses of operators have formats;
+//! 5. names of nodes and of values are unique, and ports are too.
+//!
+//! A fault after a pass is a bug of that pass, whatever the model was.
+
+use super::graph::NodeKind;
+use super::{Class, Graph, NodeId};
+use std::collections::BTreeSet;
+use std::fmt;
+
+/// Every fault of a graph.
+#[derive(Clone, Debug)]
+pub struct Faults {
+    faults: Vec<Fault>,
+    text: String,
+}
+
+/// One fault.
+#[derive(Clone, Debug)]
+pub struct Fault {
+    /// The node it is in.
+    pub node: String,
+    /// What is wrong.
+    pub message: String,
+}
+
+impl Faults {
+    /// The faults, in order of the text.
+    pub fn iter(&self) -> impl Iterator<Item = &Fault> {
+        self.faults.iter()
+    }
+}
+
+impl std::error::Error for Faults {}
+
+impl fmt::Display for Faults {
+    /// Each fault under the line of its node.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} faults\n{}", self.faults.len(), self.text)
+    }
+}
+
+impl Graph {
+    /// Checks all the rules at the head of this file.
+    ///
+    /// # Errors
+    /// All faults found.
+    pub fn verify(&self) -> Result<(), Faults> {
+        let mut faults: Vec<Fault> = Vec::new();
+        let mut text = String::new();
+        if self.is_cyclic() {
+            let message = "the graph has a cycle".to_owned();
+            return Err(Faults { text: message.clone(), faults: vec![Fault { node: self.name.clone(), message }] });
+        }
+        let (mut nodes, mut values) = (BTreeSet::new(), BTreeSet::new());
+        for id in self.order() {
+            let node = self.node(id);
+            let mut found = self.node_faults(id);
+            if !nodes.insert(node.name.as_str()) {
+                found.push(format!("node name {:?} is taken", node.name));
+            }
+            for value in &node.outputs {
+                if !values.insert(value.name.as_str()) {
+                    found.push(format!("value name {:?} is taken", value.name));
+                }
+            }
+            if !found.is_empty() {
+                text.push_str(&super::text::node_line(self, id));
+                text.push('\n');
+            }
+            for message in found {
+                text.push_str(&format!("  ^ {message}\n"));
+                faults.push(Fault { node: node.name.clone(), message });
+            }
+        }
+        let mut ports = BTreeSet::new();
+        for output in self.outputs() {
+            if !ports.insert(&output.name) {
+                faults.push(Fault { node: output.name.clone(), message: "output name is taken".to_owned() });
+            }
+        }
+        if faults.is_empty() { Ok(()) } else { Err(Faults { faults, text }) }
+    }
+
+    fn node_faults(&self, id: NodeId) -> Vec<String> {
+        let node = self.node(id);
+        let mut faults = Vec::new();
+        let operands = self.operands(id);
+        for (slot, value) in operands.iter().enumerate() {
+            if let Some(value) = value
+                && value.out >= self.node(value.node).outputs.len()
+            {
+                faults.push(format!(
+                    "operand {slot} is output {} of {:?}, which has {}",
+                    value.out,
+                    self.node(value.node).name,
+                    self.node(value.node).outputs.len()
+                ));
+            }
+        }
+        if !faults.is_empty() {
+            return faults;
+        }
+        match &node.kind {
+            NodeKind::Input | NodeKind::Const(_) => {
+                if let NodeKind::Const(tensor) = &node.kind
+                    && *tensor.ty() != node.outputs[0].ty
+                {
+                    faults.push(format!("its data is {}", tensor.ty()));
+                }
+                if node.format.is_some() || !operands.is_empty() || node.outputs.len() != 1 {
+                    faults.push("inputs and constants have one output, no operands and no format".to_owned());
+                }
+            }
+            NodeKind::Op(op) => {
+                if op.def.levels & self.level.bit() == 0 {
+                    faults.push(format!("{} may not stand at level {}", op.def.name, self.level));
+                }
+                for name in op.attrs.0.keys() {
+                    if !op.def.attrs.contains(&name.as_str()) {
+                        faults.push(format!("{} has no attribute {name:?}", op.def.name));
+                    }
+                }
+                let extra = op.attrs.expr("epilogue").map_or(0, |e| e.n_args().saturating_sub(1));
+                let n = operands.len();
+                if n < op.def.arity.0 || n > op.def.arity.1.saturating_add(extra) {
+                    faults.push(format!("{} takes {} to {} operands, given {n}", op.def.name, op.def.arity.0, op.def.arity.1));
+                    return faults;
+                }
+                match self.infer(op, &operands, node.outputs.len()) {
+                    Err(error) => faults.push(error.to_string()),
+                    Ok(types) => {
+                        for (value, ty) in node.outputs.iter().zip(&types) {
+                            if value.ty != *ty {
+                                faults.push(format!("%{} is {}, its rule gives {ty}", value.name, value.ty));
+                            }
+                        }
+                        if types.len() < node.outputs.len() {
+                            faults.push(format!("{} outputs, its rule gives {}", node.outputs.len(), types.len()));
+                        }
+                    }
+                }
+                if node.format.is_some() && !node.outputs.iter().any(|v| v.ty.dtype.class() == Class::Float || v.ty.packing.is_some()) {
+                    faults.push("a node without floats has no format".to_owned());
+                }
+            }
+        }
+        faults
+    }
+}

@@ -1,0 +1,239 @@
+//! Programs: what is shipped and run. A program knows no passes and no policies, only plans: memory, shaders, dispatches.
+
+pub mod file;
+mod report;
+
+pub use report::{Certificate, Ledger, NodeReport};
+
+use crate::ir::{DType, Dim, Hash, Tensor};
+use crate::target::Target;
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+/// A compiled model.
+#[derive(Clone, Debug)]
+pub struct Program {
+    /// The model's name.
+    pub model: String,
+    /// The target it was compiled for.
+    pub target: Target,
+    /// Plans, the preferred one first. They share constants and shaders.
+    pub plans: Vec<Plan>,
+    /// Packed weights and other constants by content.
+    pub constants: IndexMap<Hash, Tensor>,
+    /// SPIR-V by content.
+    pub shaders: IndexMap<ShaderHash, Shader>,
+}
+
+/// BLAKE3 of a shader's SPIR-V words, in hexadecimal.
+pub type ShaderHash = String;
+
+/// One compute shader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shader {
+    /// Name of the kernel: operation, operands, output, tile.
+    pub name: String,
+    /// SPIR-V.
+    pub spirv: Vec<u32>,
+}
+
+/// One way to run the model: formats, memory and schedule.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// The policy that assigned the formats, as spelled on the command line.
+    pub policy: String,
+    /// What the plan must fit in, in bytes.
+    pub budget_bytes: u64,
+    /// Held back from the budget, in bytes.
+    pub reserve_bytes: u64,
+    /// The most device memory that load and run ever hold, in bytes: the sum of [`Plan::allocations`] on the device.
+    pub planned_peak_bytes: u64,
+    /// The peak by kind.
+    pub ledger: Ledger,
+    /// Max-live of the chosen formats, in bytes: no arena can be smaller.
+    pub lower_bound_bytes: u64,
+    /// The smallest budget that compiles, in bytes.
+    pub min_feasible_bytes: u64,
+    /// Planned peak of `uniform:f32`, in bytes.
+    pub f32_bytes: u64,
+    /// What proves the assignment.
+    pub certificate: Certificate,
+    /// Every imported node that computes something, in order.
+    pub nodes: Vec<NodeReport>,
+    /// The kernel-level graph in text form: what the CPU reference runs.
+    pub graph: String,
+    /// Device memory, all of it: made at load, freed at unload.
+    pub allocations: Vec<Allocation>,
+    /// Where constants go.
+    pub uploads: Vec<Upload>,
+    /// What can be called. There is `main`.
+    pub entries: Vec<Entry>,
+}
+
+/// What an allocation is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AllocationKind {
+    /// Packed weights and other constants.
+    Weights,
+    /// Activations, workspace, inputs and outputs.
+    Arena,
+    /// Parameters of dispatches: a uniform buffer.
+    Params,
+    /// Tensors that outlive a run.
+    State,
+    /// The ring through which the host writes and reads where it cannot reach device memory. It lies in host memory, and counts where the heap
+    /// is shared.
+    Staging,
+}
+
+/// One `VkDeviceMemory` with one buffer over all of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Allocation {
+    /// What it is for.
+    pub kind: AllocationKind,
+    /// Its size: what is asked of the driver.
+    pub bytes: u64,
+}
+
+/// Part of an allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Region {
+    /// Index in [`Plan::allocations`].
+    pub allocation: u32,
+    /// First byte.
+    pub offset: u64,
+    /// Size in bytes.
+    pub bytes: u64,
+}
+
+/// A constant and where it goes at load.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upload {
+    /// Full hexadecimal hash, a key of [`Program::constants`].
+    pub constant: String,
+    /// Where it goes.
+    pub region: Region,
+}
+
+/// Something that can be called.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// What the caller gives, in order.
+    pub inputs: Vec<Port>,
+    /// What the caller gets, in order.
+    pub outputs: Vec<Port>,
+    /// What happens, in order.
+    pub steps: Vec<Step>,
+}
+
+/// An input or output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Port {
+    /// The model's name for it.
+    pub name: String,
+    /// The model's element type. On the device floats keep theirs (f64 and bf16 are f32), integers and truth values are i32.
+    #[serde(with = "text")]
+    pub dtype: DType,
+    /// Element type on the device: f32, f16 or i32.
+    #[serde(with = "text")]
+    pub device_dtype: DType,
+    /// Sizes of the axes.
+    #[serde(with = "dims")]
+    pub shape: Vec<Dim>,
+    /// Where it lies during the run.
+    pub region: Region,
+}
+
+/// One step of an entry.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Step {
+    /// Dispatches in one command buffer.
+    Device(Vec<Dispatch>),
+    /// A node of the graph on the CPU reference, its operands copied from the device and its results back.
+    Host(HostStep),
+}
+
+/// A node that no kernel covers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostStep {
+    /// Its name in [`Plan::graph`].
+    pub node: String,
+    /// Operands by slot: where they lie; `None` where absent or constant.
+    pub inputs: Vec<Option<Region>>,
+    /// Results.
+    pub outputs: Vec<Region>,
+}
+
+/// One dispatch of one shader.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dispatch {
+    /// The node of [`Plan::graph`] that it computes, or a part of.
+    pub node: String,
+    /// Which shader.
+    pub shader: ShaderHash,
+    /// Storage buffers, bindings 0, 1, ... of set 0. The parameters' uniform buffer comes after the last.
+    pub bindings: Vec<Region>,
+    /// Which of the bindings are written.
+    pub writes: Vec<u32>,
+    /// The shader's parameters, as std140 lays out a block of scalars.
+    pub params: Vec<u32>,
+    /// Where in the allocation for parameters they go, in bytes.
+    pub params_offset: u64,
+    /// Workgroups along x, y, z.
+    pub groups: [u32; 3],
+    /// Whether earlier writes must be visible before this dispatch, or earlier reads done.
+    pub barrier: bool,
+}
+
+mod text {
+    use super::DType;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(dtype: &DType, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(dtype)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DType, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+mod dims {
+    use super::Dim;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged)]
+    enum Size {
+        Known(i64),
+        Symbolic(String),
+    }
+
+    pub(super) fn serialize<S: Serializer>(dims: &[Dim], serializer: S) -> Result<S::Ok, S::Error> {
+        let sizes: Vec<Size> = dims.iter().map(|d| d.known().map_or_else(|| Size::Symbolic(d.to_string()), Size::Known)).collect();
+        sizes.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Dim>, D::Error> {
+        let sizes = Vec::<Size>::deserialize(deserializer)?;
+        sizes
+            .into_iter()
+            .map(|size| match size {
+                Size::Known(n) => Ok(Dim::Known(n)),
+                Size::Symbolic(text) => crate::ir::text::parse_dim(&text).map_err(D::Error::custom),
+            })
+            .collect()
+    }
+}
