@@ -1,6 +1,13 @@
 //! nyxc compiles an ONNX model into a mixed-precision Vulkan program that fits a memory budget given in bytes.
 
+#[cfg(feature = "codegen")]
+pub mod codegen;
 pub mod ir;
 pub mod ops;
+// Passes stand at the top level of the repository, where reviewers look for them beside their snapshots.
+#[path = "../passes/mod.rs"]
+pub mod passes;
+pub mod plan;
 pub mod program;
+pub mod session;
 pub mod target;

@@ -49,6 +49,7 @@ pub struct Patch {
     operands: Vec<(NodeId, usize, Val)>,
     formats: Vec<(NodeId, Option<Format>)>,
     level: Option<Level>,
+    remove_dead: bool,
 }
 
 struct NewNode {
@@ -210,6 +211,11 @@ impl<'g> Edit<'g> {
         self.patch.level = Some(level);
     }
 
+    /// Says that whatever no output needs goes.
+    pub fn remove_dead(&mut self) {
+        self.patch.remove_dead = true;
+    }
+
     /// The finished edit.
     pub fn finish(self) -> Patch {
         self.patch
@@ -225,12 +231,23 @@ impl Patch {
             && self.operands.is_empty()
             && self.formats.is_empty()
             && self.level.is_none()
+            && !self.remove_dead
     }
 }
 
 impl Graph {
-    /// Carries out an edit that was made for this very graph.
-    pub fn apply(&mut self, patch: Patch) {
+    /// Carries out an edit that was made for this very graph. Gives whether that changed anything.
+    pub fn apply(&mut self, mut patch: Patch) -> bool {
+        let remove_dead = std::mem::take(&mut patch.remove_dead);
+        let changed = !patch.is_empty();
+        if changed {
+            self.rewrite(patch);
+        }
+        let n_dead = if remove_dead { self.remove_dead() } else { 0 };
+        changed || n_dead > 0
+    }
+
+    fn rewrite(&mut self, patch: Patch) {
         let replaced: BTreeMap<ValueId, Val> = patch.replaced.iter().copied().collect();
         // A replacement may itself be replaced by the same edit; the chain is no longer than there are replacements.
         let resolve = |mut val: Val| {

@@ -7,7 +7,9 @@
 mod evaluate;
 pub mod gemm;
 pub mod packed_view;
+pub mod quant_search;
 pub mod util;
+pub mod weights;
 pub mod window;
 
 pub use evaluate::{evaluate, expand_node};

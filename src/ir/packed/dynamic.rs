@@ -6,14 +6,14 @@
 //! 1. `m` = the largest `|x|` that is at most `f32::MAX`, 0 if there is none. The
 //!    comparison is false for NaN and infinity, so neither widens the scale.
 //! 2. `s` = `m * (1.0 / 127.0)`, the constant being 0x3C010204, where `m` is at
-//!    least 2^-100, and 1.0 elsewhere. The bound keeps every operand below
-//!    normal, so that a device which flushes subnormals sees the same codes.
+//!    least 2^-100, and 1.0 elsewhere. The bound keeps `s` and `r` normal and gives
+//!    subnormal `x` code 0, so that flushing subnormals changes nothing.
 //! 3. `r` = `1.0 / s`, correctly rounded.
 //! 4. `q` = `x * r`, clamped to -127..=127, then rounded half to even. NaN gives
 //!    0; an infinity gives the extreme code of its sign.
 //!
 //! Vulkan rounds products correctly, so only step 3 may differ: a division there
-//! may err by 2.5 ULP, which moves `q` by one for a few of a million elements.
+//! may err by 2.5 ULP, which moves `q` by one for some ten of a million elements.
 //! Where every bit matters, three corrections in wrapping integer arithmetic make the
 //! quotient exact, because the product of both significands lies so near a
 //! power of two that its low 32 bits are the remainder:
@@ -29,7 +29,9 @@
 //! int q = isnan(x) ? 0 : int(roundEven(clamp(x * r, -127.0, 127.0)));
 //! ```
 
-use super::{Granularity, Layout, PackedError, Packing, ScaleType, write_scales};
+use super::{
+    Granularity, Layout, PackedError, Packing, ScaleType, code_of, nearest_within, write_scales,
+};
 use rayon::prelude::*;
 
 /// 1/127, rounded to f32 (0x3C010204).
@@ -37,10 +39,6 @@ const RECIPROCAL_OF_127: f32 = 1.0 / 127.0;
 
 /// 2^-100: below it an absolute maximum counts as zero.
 const SMALLEST_ABSMAX: f32 = f32::from_bits((127 - 100) << 23);
-
-/// 1.5 * 2^23: a float this large has a unit in the last place of 1, so adding
-/// it rounds half to even, and leaves the integer in the low bits.
-const ROUNDER: f32 = 12_582_912.0;
 
 impl Packing {
     /// How activations are packed: INT8 with F32 scales.
@@ -58,14 +56,19 @@ impl Packing {
 ///
 /// # Example
 /// ```
-/// # use quant::ir::packed::{dequantize, quantize_dynamic, Granularity, Packing};
+/// # use nyxc::ir::packed::{dequantize, quantize_dynamic, Granularity, Packing};
 /// let bytes = quantize_dynamic(&[0.0, -2.54, 1.0], 1, 3, Granularity::Row)?;
 /// assert_eq!(bytes[..4], [0, 0x81, 50, 0]);
 /// let x = dequantize(Packing::activation(Granularity::Row), 1, 3, &bytes)?;
 /// assert!((x[2] - 1.0).abs() < 0.01);
 /// # Ok::<(), quant::ir::packed::PackedError>(())
 /// ```
-pub fn quantize_dynamic(x: &[f32], n_rows: usize, n_cols: usize, granularity: Granularity) -> Result<Vec<u8>, PackedError> {
+pub fn quantize_dynamic(
+    x: &[f32],
+    n_rows: usize,
+    n_cols: usize,
+    granularity: Granularity,
+) -> Result<Vec<u8>, PackedError> {
     if matches!(granularity, Granularity::Block(_)) {
         return Err(PackedError::BlockedActivation);
     }
@@ -127,14 +130,6 @@ fn encode_row(x: &[f32], reciprocal: f32, codes: &mut [u8]) {
     for (code, x) in codes.iter_mut().zip(x) {
         let y = x * reciprocal;
         let y = if y.is_nan() { 0.0 } else { y };
-        let y = if y > -127.0 { y } else { -127.0 };
-        let y = if y < 127.0 { y } else { 127.0 };
-        *code = low_byte(y + ROUNDER);
+        *code = code_of(nearest_within(y, -127.0, 127.0)).cast_unsigned();
     }
-}
-
-/// The low eight bits of a float's representation.
-#[expect(clippy::cast_possible_truncation, reason = "only the low eight bits are wanted")]
-fn low_byte(x: f32) -> u8 {
-    x.to_bits() as u8
 }

@@ -1,0 +1,134 @@
+//! Lets kernels convert on load and store, so that casts between float types cost neither a kernel nor memory.
+//!
+//! Every kernel reads f16 and f32 alike and stores what its `dtype` says. Looks for casts between float types: where the cast is the only
+//! consumer of its operand, the producer stores the cast's type; where the producer must store the model's type for an output, everything reads that;
+//! otherwise the consumers read the operand as it is stored. Equal up to the rounding that is saved. Refuses casts of inputs that are outputs as
+//! well, and of operators that cannot choose what they store.
+
+use super::{Context, Pass, PassError, at};
+use crate::ir::{Attr, CORE, DType, Edit, Expr, Graph, NodeId, Op, Patch, Val, ValueId};
+use std::collections::BTreeMap;
+
+/// The pass.
+pub struct AbsorbCasts;
+
+impl Pass for AbsorbCasts {
+    fn name(&self) -> &str {
+        "absorb_casts"
+    }
+
+    fn run(&self, graph: &Graph, cx: &mut Context<'_>) -> Result<Patch, PassError> {
+        // What each producer shall store instead, and which casts go.
+        let mut stores: BTreeMap<NodeId, DType> = BTreeMap::new();
+        let mut gone: BTreeMap<ValueId, ValueId> = BTreeMap::new();
+        for id in graph.order() {
+            let Some(operand) = float_cast(graph, id) else { continue };
+            let result = id.out(0);
+            let source = *gone.get(&operand).unwrap_or(&operand);
+            let chooses = graph.node(source.node).op().is_some_and(|op| op.def.attrs.contains(&"dtype"));
+            let only_user = graph.users(operand).len() == 1 && !graph.is_output(operand);
+            let may_change = chooses && !graph.is_output(source) && !stores.contains_key(&source.node);
+            if may_change && (only_user || graph.is_output(result)) {
+                stores.insert(source.node, graph.ty(result).dtype);
+                gone.insert(result, source);
+            } else if !graph.is_output(result) {
+                gone.insert(result, source);
+            } else {
+                cx.explain.note(&[&graph.node(id).name], "absorb_casts", "store the cast's type", || {
+                    format!("%{} cannot be stored as {}", graph.value(source).name, graph.ty(result).dtype)
+                });
+            }
+        }
+        if gone.is_empty() {
+            return Ok(Edit::new(graph).finish());
+        }
+        // Consumers say what they store before their operands change: what they store by default is their first operand's type.
+        let mut edit = Edit::new(graph);
+        let mut moved: BTreeMap<ValueId, Val> = BTreeMap::new();
+        for id in graph.order() {
+            let node = graph.node(id);
+            let Some(op) = node.op() else { continue };
+            if gone.contains_key(&id.out(0)) {
+                continue;
+            }
+            let operands = graph.operands(id);
+            let mapped: Vec<Option<Val>> = operands
+                .iter()
+                .map(|v| {
+                    v.map(|v| {
+                        let v = *gone.get(&v).unwrap_or(&v);
+                        *moved.get(&v).unwrap_or(&Val::Old(v))
+                    })
+                })
+                .collect();
+            let unchanged = operands.iter().zip(&mapped).all(|(old, new)| old.map(Val::Old) == *new);
+            if unchanged && !stores.contains_key(&id) {
+                continue;
+            }
+            let mut op = Op::clone(op);
+            let stored = stores.get(&id).copied().or_else(|| node.outputs[0].ty.dtype.is_float().then_some(node.outputs[0].ty.dtype));
+            if let (true, Some(dtype)) = (op.def.attrs.contains(&"dtype"), stored) {
+                op.attrs.0.insert("dtype".to_owned(), Attr::DType(dtype));
+            }
+            edit.on_behalf_of(id);
+            let new = edit
+                .add_all(op, &mapped, node.outputs.len())
+                .map_err(|e| at(&node.name)(crate::ir::OpError::Edit(Box::new(e))))?;
+            for (out, val) in new.into_iter().enumerate() {
+                moved.insert(id.out(out), val);
+                edit.replace(id.out(out), val);
+            }
+        }
+        for (cast, source) in gone {
+            edit.replace(cast, *moved.get(&source).unwrap_or(&Val::Old(source)));
+        }
+        Ok(edit.finish())
+    }
+}
+
+/// The operand of a node that only converts between float types.
+fn float_cast(graph: &Graph, id: NodeId) -> Option<ValueId> {
+    let node = graph.node(id);
+    let op = node.op().filter(|op| op.def.levels & CORE != 0 && op.is(&crate::ops::pointwise::DEF))?;
+    let [Some(operand)] = graph.operands(id)[..] else { return None };
+    let is_float = graph.ty(operand).dtype.is_float() && node.outputs[0].ty.dtype.is_float() && graph.ty(operand).packing.is_none();
+    (is_float && op.attrs.expr("expr") == Some(&Expr::Arg(0))).then_some(operand)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::passes::testing::check;
+
+    #[test]
+    fn a_cast_of_a_result_becomes_its_type() {
+        let text = "graph g core
+  %x = input : f32[2]
+  %a = pointwise(%x) {dtype=f32, expr=`exp(x0)`} : f32[2]
+  %h = pointwise(%a) {dtype=f16, expr=`x0`} : f16[2]
+  %y = pointwise(%h) {dtype=f32, expr=`neg(x0)`} : f32[2]
+  output %y
+";
+        let after = check("absorb_casts", text, "producer");
+        assert_eq!(after.n_nodes(), 3);
+        assert!(after.to_string().contains("dtype=f16, expr=`exp(x0)`"));
+    }
+
+    #[test]
+    fn a_cast_of_an_input_is_read_as_stored() {
+        let text = "graph g core
+  %x = input : f32[2]
+  %h = pointwise(%x) {dtype=f16, expr=`x0`} : f16[2]
+  %y = pointwise(%h) {dtype=f32, expr=`neg(x0)`} : f32[2]
+  output %y
+";
+        let after = check("absorb_casts", text, "consumer");
+        assert_eq!(after.n_nodes(), 2);
+    }
+
+    #[test]
+    fn an_input_that_is_an_output_in_another_type_is_cast() {
+        let text = "graph g core\n  %x = input : f32[2]\n  %y = pointwise(%x) {dtype=f16, expr=`x0`} : f16[2]\n  output %y\n";
+        let after = check("absorb_casts", text, "refuses_output");
+        assert_eq!(after.n_nodes(), 2);
+    }
+}

@@ -1,0 +1,262 @@
+//! Gives every node with floats a format, so that the program fits the budget with the least predicted error.
+//!
+//! Lowers a copy of the graph in f32 to see kernels, schedule and buffers (`plan::model`); scores every permitted format of every group
+//! (`plan::score`); and lets the solver choose one a group under the budget at every step (`plan::solve`). Where the arena of the answer is larger than
+//! its max-live bound, the excess is taken off and it is solved again, at most four times. Policies `uniform` and `tiered` skip the search. Formats
+//! are only noted on nodes: `insert_qdq` makes them real. Refuses with the smallest feasible budget and the cheapest ways there.
+
+use super::{Context, OverBudget, Pass, PassError, Policy, at, pipeline};
+use crate::ir::{Activations, Edit, Format, Graph, OpError, Patch, Weights};
+use crate::plan::model::Model;
+use crate::plan::solve::{Choice, Group, Limits, Problem, Solution, min_peak, solve};
+use crate::plan::{Forecast, PlanError, build, score};
+use crate::program::Certificate;
+use rayon::prelude::*;
+
+/// The pass.
+pub struct AssignPrecision;
+
+/// Search nodes for the arena of a trial assignment.
+const ARENA_NODES: u64 = build::ARENA_NODES;
+/// How often the budget is solved for again because the arena was larger than its bound.
+const MAX_ROUNDS: u32 = 4;
+
+impl Pass for AssignPrecision {
+    fn name(&self) -> &str {
+        "assign_precision"
+    }
+
+    fn run(&self, graph: &Graph, cx: &mut Context<'_>) -> Result<Patch, PassError> {
+        cx.settings.check_pins(graph)?;
+        let mut kernels = graph.clone();
+        pipeline::lower(&mut kernels, cx)?;
+        let overhead = build::overhead_bytes(&kernels, cx.target)?;
+        let model = Model::of(graph, &kernels, overhead, cx.target)?;
+        drop(kernels);
+        let menus: Vec<Vec<Format>> = (0..model.groups.len()).map(|g| menu(graph, &model, g, cx)).collect();
+        let chosen = Assignment::of(graph, &model, &menus, cx)?;
+        cx.forecast = Some(chosen.forecast);
+        cx.certificate = Some(chosen.certificate);
+        let mut edit = Edit::new(graph);
+        for (at, group) in model.groups.iter().enumerate() {
+            let format = chosen.formats[at];
+            for &id in &group.nodes {
+                let node = graph.node(id);
+                let own = if crate::ops::weights::of(graph, id).is_some() { format } else { format.without_weights() };
+                cx.reasons.insert(node.name.clone(), chosen.reasons[at].clone());
+                if node.format != Some(own) {
+                    edit.set_format(id, Some(own));
+                }
+            }
+        }
+        Ok(edit.finish())
+    }
+}
+
+/// The formats that a group may have: what is permitted, or what its pins say.
+fn menu(graph: &Graph, model: &Model, group: usize, cx: &Context<'_>) -> Vec<Format> {
+    let group = &model.groups[group];
+    let has_weights = !group.weights.is_empty();
+    let has_products = group.weights.iter().any(|w| w.has_products);
+    let fit = |format: Format| match format.activations {
+        _ if !has_weights => format.without_weights(),
+        Activations::I8 if !has_products => Format { activations: Activations::F32, ..format },
+        _ => format,
+    };
+    let permitted = match cx.settings.policy {
+        Policy::Uniform(format) => vec![format],
+        _ => cx.settings.formats.clone(),
+    };
+    let mut menu: Vec<Format> = Vec::new();
+    for format in permitted.into_iter().map(fit) {
+        if !menu.contains(&format) {
+            menu.push(format);
+        }
+    }
+    for &id in &group.nodes {
+        let Some(pin) = cx.settings.pinned(graph.node(id)).map(fit) else { continue };
+        let own = crate::ops::weights::of(graph, id).is_some();
+        let agrees = |format: &Format| if own { *format == pin } else { format.without_weights() == pin.without_weights() };
+        menu.retain(agrees);
+        if menu.is_empty() {
+            menu.push(pin);
+        }
+    }
+    menu
+}
+
+/// Formats, and what proves them.
+struct Assignment {
+    formats: Vec<Format>,
+    reasons: Vec<String>,
+    certificate: Certificate,
+    forecast: Forecast,
+}
+
+impl Assignment {
+    fn of(graph: &Graph, model: &Model, menus: &[Vec<Format>], cx: &Context<'_>) -> Result<Assignment, PassError> {
+        let settings = cx.settings;
+        let budget = settings.budget_bytes.unwrap_or_else(|| cx.target.default_budget_bytes());
+        let available = budget.saturating_sub(settings.reserve_bytes);
+        let planned = |formats: &[Format]| model.planned(formats, cx.target, ARENA_NODES);
+        let f32_bytes = planned(&vec![Format::F32; menus.len()])?.peak_bytes;
+        let problem = Scored::of(graph, model, menus)?;
+        let least = min_peak(&problem.solver, &Limits::default())?;
+        let least = problem.formats(&least.choice);
+        let min_feasible_bytes = planned(&least)?.peak_bytes;
+        let over_budget = || {
+            let advice = problem.advice(graph, model, menus, min_feasible_bytes, available);
+            PassError::OverBudget(Box::new(OverBudget { min_feasible_bytes, available_bytes: available, budget_bytes: budget, advice }))
+        };
+        let (formats, certificate) = match settings.policy {
+            Policy::Uniform(_) => (menus.iter().map(|m| m[0]).collect::<Vec<_>>(), None),
+            Policy::Tiered => (tiered(menus, budget.min(cx.target.memory.heap_bytes), available, &planned)?.ok_or_else(over_budget)?, None),
+            Policy::Budget => {
+                if min_feasible_bytes > available {
+                    return Err(over_budget());
+                }
+                let (formats, certificate) = problem.search(model, available.saturating_sub(settings.excess_bytes), cx, &planned)?.unwrap_or((least, None));
+                (formats, certificate)
+            }
+        };
+        let chosen_bytes = planned(&formats)?.peak_bytes;
+        if chosen_bytes > available {
+            return Err(over_budget());
+        }
+        let objective = problem.cost(&formats);
+        let reasons = formats.iter().enumerate().map(|(g, f)| problem.reason(model, g, *f, settings.policy)).collect();
+        let certificate = certificate.unwrap_or(Certificate { objective, bound: objective, solver: settings.policy.to_string(), rounds: 1, ..Certificate::default() });
+        let forecast = Forecast { f32_bytes, min_feasible_bytes, chosen_bytes };
+        Ok(Assignment { formats, reasons, certificate, forecast })
+    }
+}
+
+/// The simple rule by memory: the first tier from the device's on that fits.
+fn tiered(
+    menus: &[Vec<Format>],
+    memory: u64,
+    available: u64,
+    planned: &dyn Fn(&[Format]) -> Result<crate::plan::model::Planned, PlanError>,
+) -> Result<Option<Vec<Format>>, PassError> {
+    const GB: u64 = 1_000_000_000;
+    let tiers = [(24 * GB, Format::F32), (12 * GB, Format::F16), (4 * GB, Format::int(8, Activations::F16)), (0, Format::int(4, Activations::F16))];
+    for (_, tier) in tiers.iter().filter(|(least, _)| memory >= *least) {
+        // A group whose menu lacks the tier's format has the nearest it may have: pins and permitted formats stand.
+        let pick = |menu: &Vec<Format>| {
+            let exact = menu.iter().find(|f| **f == *tier || (f.weights == Weights::F32) == (tier.weights == Weights::F32) && **f == tier.without_weights());
+            *exact.or(menu.last()).unwrap_or(tier)
+        };
+        let formats: Vec<_> = menus.iter().map(pick).collect();
+        if planned(&formats)?.peak_bytes <= available {
+            return Ok(Some(formats));
+        }
+    }
+    Ok(None)
+}
+
+/// Menus with their scores, as the solver sees them.
+struct Scored<'m> {
+    menus: &'m [Vec<Format>],
+    solver: Problem,
+}
+
+impl<'m> Scored<'m> {
+    fn of(graph: &Graph, model: &Model, menus: &'m [Vec<Format>]) -> Result<Scored<'m>, PassError> {
+        let groups: Result<Vec<Group>, PassError> = menus
+            .par_iter()
+            .enumerate()
+            .map(|(g, menu)| {
+                let name = model.groups[g].nodes.first().map_or("", |id| graph.node(*id).name.as_str());
+                let choice = |format: &Format| -> Result<Choice, OpError> {
+                    let cost = score::score(graph, &model.groups[g], *format)?;
+                    Ok(Choice { cost, fixed_bytes: model.weight_bytes(g, *format), rows: model.row_bytes(g, *format) })
+                };
+                let choices: Result<Vec<_>, _> = menu.iter().map(choice).collect();
+                Ok(Group { choices: choices.map_err(at(name))? })
+            })
+            .collect();
+        Ok(Scored { menus, solver: Problem { groups: groups?, row_base: model.base_rows(), capacity: u64::MAX } })
+    }
+
+    fn formats(&self, choice: &[usize]) -> Vec<Format> {
+        choice.iter().zip(self.menus).map(|(&c, menu)| menu[c]).collect()
+    }
+
+    fn choice(&self, group: usize, format: Format) -> Option<&Choice> {
+        let at = self.menus[group].iter().position(|f| *f == format)?;
+        self.solver.groups[group].choices.get(at)
+    }
+
+    fn cost(&self, formats: &[Format]) -> f64 {
+        formats.iter().enumerate().filter_map(|(g, f)| self.choice(g, *f)).map(|c| c.cost).sum()
+    }
+
+    /// The best assignment whose plan fits `available` bytes; `None` where even the solver's smallest does not.
+    fn search(
+        &self,
+        model: &Model,
+        available: u64,
+        cx: &Context<'_>,
+        planned: &dyn Fn(&[Format]) -> Result<crate::plan::model::Planned, PlanError>,
+    ) -> Result<Option<(Vec<Format>, Option<Certificate>)>, PassError> {
+        // Both allocations are rounded up to the driver's granularity.
+        let mut capacity = available;
+        let small = model.groups.len() as f64 * 6.5e-3 * 1e-6;
+        for rounds in 1..=MAX_ROUNDS {
+            let problem = Problem { capacity, ..self.solver.clone() };
+            let Ok(Solution { choice, objective, bound, n_nodes, shadow_price, .. }) = solve(&problem, &Limits::default()) else { return Ok(None) };
+            let formats = self.formats(&choice);
+            let peak = planned(&formats)?.peak_bytes;
+            if peak <= available {
+                let gap = (objective - bound).max(0.0) / objective.max(small);
+                let solver = "branch and bound over an LP relaxation".to_owned();
+                let certificate = Certificate { objective, bound, gap, solver, n_nodes: n_nodes as u64, rounds, shadow_price };
+                return Ok(Some((formats, Some(certificate))));
+            }
+            capacity = capacity.saturating_sub(peak - available).saturating_sub(cx.target.memory.allocation_granularity);
+        }
+        Ok(None)
+    }
+
+    fn reason(&self, model: &Model, group: usize, format: Format, policy: Policy) -> String {
+        let error = self.choice(group, format).map_or(0.0, |c| c.cost);
+        match policy {
+            Policy::Uniform(_) | Policy::Tiered => format!("policy {policy}"),
+            Policy::Budget if self.menus[group].len() == 1 => "pinned, or the only permitted format".to_owned(),
+            Policy::Budget => {
+                let wider = self.menus[group]
+                    .iter()
+                    .filter_map(|f| Some((f, self.choice(group, *f)?)))
+                    .filter(|(_, c)| c.cost < error)
+                    .min_by_key(|(f, _)| model.weight_bytes(group, **f));
+                match wider {
+                    None => "the least error of all permitted".to_owned(),
+                    Some((next, choice)) => format!(
+                        "predicted error {error:.3e}; {next} would have {:.3e} for {} bytes of weights more",
+                        choice.cost,
+                        model.weight_bytes(group, *next) as i128 - model.weight_bytes(group, format) as i128
+                    ),
+                }
+            }
+        }
+    }
+
+    /// The cheapest ways to a budget that is too small.
+    fn advice(&self, graph: &Graph, model: &Model, menus: &[Vec<Format>], least: u64, available: u64) -> Vec<String> {
+        let mut advice = vec![format!("give --budget {least} or more")];
+        let lacks_int4 = menus.iter().zip(&model.groups).any(|(menu, group)| {
+            !group.weights.is_empty() && !menu.iter().any(|f| matches!(f.weights, Weights::Int { bits: 4, .. }))
+        });
+        if lacks_int4 && least > available {
+            advice.push("permit w4a16 (--formats, --precision): it is the smallest format".to_owned());
+        }
+        let largest = model.groups.iter().enumerate().max_by_key(|(g, _)| menus[*g].iter().map(|f| model.weight_bytes(*g, *f)).min().unwrap_or(0));
+        if let Some((g, group)) = largest
+            && let Some(id) = group.nodes.first()
+        {
+            let bytes = menus[g].iter().map(|f| model.weight_bytes(g, *f)).min().unwrap_or(0);
+            advice.push(format!("the largest node is {:?}: {bytes} bytes of weights at its smallest format", graph.node(*id).name));
+        }
+        advice
+    }
+}

@@ -1,0 +1,85 @@
+//! Cancels casts that undo each other.
+//!
+//! Looks for a Cast between float types whose operand is such a Cast. Where the first one widened, the second reads its operand directly; casting
+//! to the type one started from goes away altogether. Equal because widening is exact. Refuses where the first cast narrowed: what it rounded
+//! away does not come back.
+
+use super::{Context, Pass, PassError, at};
+use crate::ir::{Edit, Graph, NodeId, OpError, Patch, ValueId};
+use std::collections::BTreeMap;
+
+/// The pass.
+pub struct CancelQdq;
+
+impl Pass for CancelQdq {
+    fn name(&self) -> &str {
+        "cancel_qdq"
+    }
+
+    fn repeats(&self) -> bool {
+        true
+    }
+
+    fn run(&self, graph: &Graph, cx: &mut Context<'_>) -> Result<Patch, PassError> {
+        let mut edit = Edit::new(graph);
+        let mut gone: BTreeMap<ValueId, ()> = BTreeMap::new();
+        for id in graph.order() {
+            let Some(inner_value) = cast_operand(graph, id) else { continue };
+            let Some(source) = cast_operand(graph, inner_value.node) else { continue };
+            if gone.contains_key(&inner_value) {
+                continue;
+            }
+            let (from, middle, to) = (graph.ty(source).dtype, graph.ty(inner_value).dtype, graph.node(id).outputs[0].ty.dtype);
+            if middle.bits() < from.bits() {
+                cx.explain.note(&[&graph.node(id).name], "cancel_qdq", "cancel", || format!("the cast before it narrows {from} to {middle}"));
+                continue;
+            }
+            if to == from {
+                edit.replace(id.out(0), source.into());
+            } else if let Some(op) = graph.node(id).op() {
+                edit.on_behalf_of(id);
+                let cast = edit.add(op.clone(), &[source.into()]).map_err(|e| at(&graph.node(id).name)(OpError::Edit(Box::new(e))))?;
+                edit.replace(id.out(0), cast);
+            }
+            gone.insert(id.out(0), ());
+        }
+        Ok(edit.finish())
+    }
+}
+
+/// The operand of a Cast between float types.
+fn cast_operand(graph: &Graph, id: NodeId) -> Option<ValueId> {
+    let node = graph.node(id);
+    let operand = (*graph.operands(id).first()?)?;
+    let is_cast = node.op()?.def.onnx == "Cast" && node.outputs[0].ty.dtype.is_float() && graph.ty(operand).dtype.is_float();
+    is_cast.then_some(operand)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::passes::testing::check;
+
+    #[test]
+    fn widening_and_back_goes_away() {
+        let text = "graph g onnx
+  %x = input : f16[2]
+  %w = cast(%x) {to=f32} : f32[2]
+  %n = cast(%w) {to=f16} : f16[2]
+  %y = neg(%n) : f16[2]
+  output %y
+";
+        let after = check("cancel_qdq", text, "widening");
+        assert!(!after.to_string().contains("cast"));
+    }
+
+    #[test]
+    fn narrowing_and_back_stays() {
+        let text = "graph g onnx
+  %x = input : f32[2]
+  %n = cast(%x) {to=f16} : f16[2]
+  %w = cast(%n) {to=f32} : f32[2]
+  output %w
+";
+        check("cancel_qdq", text, "refuses_narrowing");
+    }
+}

@@ -1,0 +1,113 @@
+//! Computes what depends on constants alone.
+//!
+//! Looks for operators all of whose operands are constants, computes them on the CPU reference and puts a constant in their place. Equal because
+//! the reference defines the operator. Refuses dequantization, since its constant is what quantization saved; a transposed weight that is
+//! also used as it is, since that would store it twice; and results over the larger of 64 MiB and twice the operands.
+
+use super::{Context, Pass, PassError};
+use crate::ir::{Edit, Graph, NodeId, Patch, Tensor, ValueId};
+use crate::ops;
+use std::collections::BTreeMap;
+
+/// The pass.
+pub struct FoldConstants;
+
+/// Results up to this size are always folded, in bytes.
+const SMALL_BYTES: u64 = 64 << 20;
+/// A copy of a shared weight above this size is not worth its bytes.
+const SHARED_BYTES: u64 = 64 << 10;
+
+impl Pass for FoldConstants {
+    fn name(&self) -> &str {
+        "fold_constants"
+    }
+
+    fn run(&self, graph: &Graph, cx: &mut Context<'_>) -> Result<Patch, PassError> {
+        let mut known: BTreeMap<ValueId, Tensor> = BTreeMap::new();
+        let mut folded = Vec::new();
+        for id in graph.order() {
+            let node = graph.node(id);
+            if let Some(tensor) = node.constant() {
+                known.insert(id.out(0), tensor.clone());
+            }
+            let Some(op) = node.op() else { continue };
+            let operands = graph.operands(id);
+            let inputs: Vec<Option<&Tensor>> = operands.iter().map(|v| v.and_then(|v| known.get(&v))).collect();
+            if operands.is_empty() || operands.iter().zip(&inputs).any(|(v, t)| v.is_some() != t.is_some()) {
+                continue;
+            }
+            if let Some(because) = refusal(graph, id, &inputs) {
+                cx.explain.note(&[&node.name], "fold_constants", "fold", || because);
+                continue;
+            }
+            match ops::evaluate(op, &inputs, node.outputs.len()) {
+                Ok(results) => {
+                    for (out, tensor) in results.into_iter().enumerate() {
+                        known.insert(id.out(out), tensor);
+                    }
+                    folded.push(id);
+                }
+                Err(error) => cx.explain.note(&[&node.name], "fold_constants", "fold", || error.to_string()),
+            }
+        }
+        let mut edit = Edit::new(graph);
+        for id in folded {
+            for out in 0..graph.node(id).outputs.len() {
+                let value = id.out(out);
+                let needed = graph.is_output(value) || graph.users(value).iter().any(|(user, _)| !known.contains_key(&user.out(0)));
+                if let (true, Some(tensor)) = (needed, known.get(&value)) {
+                    let constant = edit.add_named_const(&graph.value(value).name, tensor.clone());
+                    edit.replace(value, constant);
+                }
+            }
+        }
+        Ok(edit.finish())
+    }
+}
+
+fn refusal(graph: &Graph, id: NodeId, inputs: &[Option<&Tensor>]) -> Option<String> {
+    let node = graph.node(id);
+    let op = node.op()?;
+    if matches!(op.def.name, "dequantize_linear" | "dynamic_quantize" | "quantize_packed") {
+        return Some(format!("{} of a constant is kept", op.def.name));
+    }
+    if inputs.iter().flatten().any(|t| !t.is_present()) {
+        return Some("the data of an operand is not here".to_owned());
+    }
+    let given: u64 = inputs.iter().flatten().filter_map(|t| t.ty().bytes()).sum();
+    let made: u64 = node.outputs.iter().map(|v| v.ty.bytes().unwrap_or(u64::MAX)).fold(0, u64::saturating_add);
+    if made > SMALL_BYTES.max(given.saturating_mul(2)) {
+        return Some(format!("the result has {made} bytes, the operands {given}"));
+    }
+    let shared = graph.operands(id).into_iter().flatten().any(|v| graph.users(v).len() > 1);
+    if op.def.onnx == "Transpose" && shared && made > SHARED_BYTES {
+        return Some(format!("the operand is used as it is too; a copy costs {made} bytes"));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::passes::testing::check;
+
+    const CHAIN: &str = "graph g core
+  %x = input : f32[2]
+  %a = const [1.0,2.0] : f32[2]
+  %b = pointwise(%a) {dtype=f32, expr=`add(x0,1.0)`} : f32[2]
+  %c = pointwise(%a, %b) {dtype=f32, expr=`mul(x0,x1)`} : f32[2]
+  %y = pointwise(%x, %c) {dtype=f32, expr=`add(x0,x1)`} : f32[2]
+  output %y
+";
+
+    #[test]
+    fn a_chain_of_constants_becomes_one() {
+        let after = check("fold_constants", CHAIN, "chain");
+        assert!(after.to_string().contains("%c = const [2.0,6.0]"));
+    }
+
+    #[test]
+    fn an_operator_on_an_input_stays() {
+        let text = "graph g core\n  %x = input : f32[2]\n  %y = pointwise(%x) {dtype=f32, expr=`neg(x0)`} : f32[2]\n  output %y\n";
+        check("fold_constants", text, "refuses_input");
+    }
+}

@@ -1,0 +1,249 @@
+//! Fuses: from here on every operator is one kernel, and the graph is of the level `kernel`.
+//!
+//! Looks, from the outputs back, for an operator all of whose consumers are in one group and whose result has the group's shape. A pointwise
+//! operator is written into the group's expression; another becomes the group's anchor, whose epilogue the expression is, where the group has none
+//! yet. Equal because each element of the group's result depends on the same element of each member. Refuses where a member is an output of the
+//! graph, where the kernel would read more buffers than the target binds, or where its expression grows too large. Which operators end up together depends
+//! on shapes, uses and target, never on formats, so that precision can be assigned before.
+
+use super::{Context, Pass, PassError, at};
+use crate::ir::{Attr, Attrs, Class, Edit, Expr, Format, Graph, Level, NodeId, Op, OpError, Patch, Val, ValueId};
+use crate::ops::pointwise;
+use crate::plan::kernels::max_operands;
+use std::collections::BTreeMap;
+
+/// The pass.
+pub struct Fuse;
+
+/// Largest expression of one kernel, in functions and operands.
+const MAX_SIZE: usize = 96;
+
+/// Operators that compute something for each element of their result, so that an expression can follow.
+const ANCHORS: &[&str] = &["matmul", "conv", "pool", "reduce", "softmax", "norm", "gather", "strided", "resize"];
+
+impl Pass for Fuse {
+    fn name(&self) -> &str {
+        "fuse"
+    }
+
+    fn is_required(&self) -> bool {
+        true
+    }
+
+    fn run(&self, graph: &Graph, cx: &mut Context<'_>) -> Result<Patch, PassError> {
+        let mut edit = Edit::new(graph);
+        if graph.level == Level::Kernel {
+            return Ok(edit.finish());
+        }
+        edit.set_level(Level::Kernel);
+        let max_operands = max_operands(cx.target);
+        let order = graph.order();
+        let mut groups: Vec<Group> = Vec::new();
+        let mut group_of: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for &id in order.iter().rev() {
+            let Some(op) = graph.node(id).op() else { continue };
+            if let Some(at) = sole_group(graph, id, &group_of)
+                && groups[at].join(graph, id, op, max_operands, cx)
+            {
+                group_of.insert(id, at);
+                continue;
+            }
+            if let Some(group) = Group::of(graph, id, op) {
+                group_of.insert(id, groups.len());
+                groups.push(group);
+            }
+        }
+        let mut moved: BTreeMap<ValueId, Val> = BTreeMap::new();
+        // A group stands where its last member stood; all it reads was made before that.
+        for id in order {
+            let Some(group) = group_of.get(&id).map(|&g| &groups[g]).filter(|g| g.root == id) else { continue };
+            if group.members.len() == 1 && !group.args.iter().chain(&group.own).any(|v| moved.contains_key(v)) {
+                continue;
+            }
+            let val = group.emit(graph, &mut edit, &moved).map_err(at(&graph.node(id).name))?;
+            moved.insert(id.out(0), val);
+            edit.replace(id.out(0), val);
+        }
+        Ok(edit.finish())
+    }
+}
+
+/// The one group that all consumers of a node are in.
+fn sole_group(graph: &Graph, id: NodeId, group_of: &BTreeMap<NodeId, usize>) -> Option<usize> {
+    let value = id.out(0);
+    if graph.node(id).outputs.len() != 1 || graph.is_output(value) {
+        return None;
+    }
+    let users = graph.users(value);
+    let first = *group_of.get(&users.first()?.0)?;
+    users.iter().all(|(user, _)| group_of.get(user) == Some(&first)).then_some(first)
+}
+
+/// Nodes that become one kernel.
+struct Group {
+    /// The last member, whose result is the group's.
+    root: NodeId,
+    /// All members, the last first.
+    members: Vec<NodeId>,
+    /// The operator before the expression; its own operands are `own`, its result is operand `args[0]` of the expression.
+    anchor: Option<NodeId>,
+    own: Vec<ValueId>,
+    /// What is computed of `args`; `None` where the root is the anchor.
+    expr: Option<Expr>,
+    args: Vec<ValueId>,
+}
+
+impl Group {
+    /// A group of one, for operators that others can join.
+    fn of(graph: &Graph, id: NodeId, op: &Op) -> Option<Group> {
+        let operands: Vec<_> = graph.operands(id).into_iter().flatten().collect();
+        if op.is(&pointwise::DEF) {
+            let expr = op.attrs.expr("expr")?.clone();
+            return Some(Group { root: id, members: vec![id], anchor: None, own: Vec::new(), expr: Some(expr), args: operands });
+        }
+        Some(Group { root: id, members: vec![id], anchor: Some(id), own: operands, expr: None, args: Vec::new() })
+    }
+
+    /// Takes in a node all of whose consumers are members; whether it could.
+    fn join(&mut self, graph: &Graph, id: NodeId, op: &Op, max_operands: usize, cx: &mut Context<'_>) -> bool {
+        let mut refuse = |because: String| {
+            cx.explain.note(&[&graph.node(id).name], "fuse", "join its consumer", || because);
+            false
+        };
+        let value = id.out(0);
+        let shape = &graph.ty(self.root.out(0)).shape;
+        if graph.ty(value).shape != *shape {
+            return refuse(format!("its result is {}, the kernel's {shape}", graph.ty(value).shape));
+        }
+        // A consumer that is the anchor reads it as an operand, which is no element of the result.
+        let Some(expr) = &self.expr else { return refuse("its consumer is no pointwise operator".to_owned()) };
+        if self.own.contains(&value) {
+            return refuse("its consumer reads other elements of it too".to_owned());
+        }
+        let operands: Vec<_> = graph.operands(id).into_iter().flatten().collect();
+        if op.is(&pointwise::DEF) {
+            let Some(inner) = op.attrs.expr("expr") else { return false };
+            let mut args = self.args.clone();
+            args.retain(|v| *v != value);
+            for operand in &operands {
+                if !args.contains(operand) {
+                    args.push(*operand);
+                }
+            }
+            let n = args.iter().filter(|v| Some(v.node) != self.anchor).count() + self.own.len();
+            let position = |v: ValueId| args.iter().position(|a| *a == v).unwrap_or(0);
+            let inner = inner.substitute(&|i| Expr::Arg(position(operands[i])));
+            // Storing rounds: a member that stored integers or truth values keeps its class, which the expression already has.
+            let merged = expr.substitute(&|i| if self.args[i] == value { inner.clone() } else { Expr::Arg(position(self.args[i])) });
+            if n > max_operands || merged.size() > MAX_SIZE {
+                return refuse(format!("the kernel would read {n} buffers of at most {max_operands} and compute {} functions of at most {MAX_SIZE}", merged.size()));
+            }
+            self.expr = Some(merged);
+            self.args = args;
+        } else {
+            if self.anchor.is_some() || !ANCHORS.contains(&op.def.name) || op.attrs.expr("epilogue").is_some() {
+                return refuse("its kernel takes no epilogue, or its consumer has an anchor already".to_owned());
+            }
+            if graph.ty(value).dtype.class() != Class::Float {
+                return refuse("its result is no float".to_owned());
+            }
+            let n = operands.len() + self.args.len() - 1;
+            if n > max_operands {
+                return refuse(format!("the kernel would read {n} buffers of at most {max_operands}"));
+            }
+            self.anchor = Some(id);
+            self.own = operands;
+        }
+        self.members.push(id);
+        true
+    }
+
+    /// Adds the kernel.
+    fn emit(&self, graph: &Graph, edit: &mut Edit<'_>, moved: &BTreeMap<ValueId, Val>) -> Result<Val, OpError> {
+        let now = |v: ValueId| moved.get(&v).copied().unwrap_or(Val::Old(v));
+        let dtype = graph.ty(self.root.out(0)).dtype;
+        edit.on_behalf_of(self.root);
+        let edit_error = |e| OpError::Edit(Box::new(e));
+        let anchor = self.anchor.and_then(|a| Some((a, graph.node(a).op()?)));
+        let val = match (anchor, &self.expr) {
+            (None, Some(expr)) => {
+                let args: Vec<_> = self.args.iter().map(|v| now(*v)).collect();
+                edit.add(Op::new(&pointwise::DEF, pointwise::attrs(expr.clone(), dtype)), &args).map_err(edit_error)?
+            }
+            (Some((node, op)), expr) => {
+                let mut operands: Vec<Option<Val>> = graph.operands(node).into_iter().map(|v| v.map(now)).collect();
+                let mut attrs: Attrs = op.attrs.clone();
+                if let Some(expr) = expr {
+                    // The result of the anchor is x0; the others follow in the order in which they are read.
+                    let mut rest: Vec<ValueId> = self.args.clone();
+                    rest.retain(|v| v.node != node);
+                    let number = |i: usize| rest.iter().position(|v| *v == self.args[i]).map_or(0, |p| p + 1);
+                    attrs = attrs.with_expr("epilogue", expr.substitute(&|i| Expr::Arg(number(i))));
+                    attrs.0.insert("dtype".to_owned(), Attr::DType(dtype));
+                    operands.extend(rest.into_iter().map(|v| Some(now(v))));
+                }
+                edit.add_all(Op::new(op.def, attrs), &operands, graph.node(self.root).outputs.len()).map_err(edit_error)?[0]
+            }
+            (None, None) => return Err(OpError::unsupported("an empty group")),
+        };
+        let mut origin: Vec<String> = Vec::new();
+        for member in self.members.iter().rev() {
+            for name in graph.node(*member).origins() {
+                if !origin.contains(name) {
+                    origin.push(name.clone());
+                }
+            }
+        }
+        let format = self.anchor.and_then(|a| graph.node(a).format).or(graph.node(self.root).format);
+        edit.set_origin(val, origin);
+        edit.set_new_format(val, if dtype.is_float() { format.or(None) } else { None::<Format> });
+        Ok(val)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::passes::testing::check;
+
+    #[test]
+    fn a_diamond_becomes_an_epilogue() {
+        let text = "graph g core
+  %x = input : f32[2,4]
+  %w = input : f32[4,3]
+  %b = input : f32[3]
+  %m = matmul(%x, %w) {dtype=f32} : f32[2,3]
+  %a = pointwise(%m, %b) {dtype=f32, expr=`add(x0,x1)`} : f32[2,3]
+  %s = pointwise(%a) {dtype=f32, expr=`sigmoid(x0)`} : f32[2,3]
+  %y = pointwise(%a, %s) {dtype=f32, expr=`mul(x0,x1)`} : f32[2,3]
+  output %y
+";
+        let after = check("fuse", text, "diamond");
+        assert_eq!(after.order().iter().filter(|id| after.node(**id).op().is_some()).count(), 1);
+    }
+
+    #[test]
+    fn an_output_stays_by_itself() {
+        let text = "graph g core
+  %x = input : f32[2]
+  %a = pointwise(%x) {dtype=f32, expr=`exp(x0)`} : f32[2]
+  %y = pointwise(%a) {dtype=f32, expr=`neg(x0)`} : f32[2]
+  output %a
+  output %y
+";
+        let after = check("fuse", text, "refuses_output");
+        assert_eq!(after.n_nodes(), 3);
+    }
+
+    #[test]
+    fn a_broadcast_is_not_joined() {
+        let text = "graph g core
+  %x = input : f32[2,3]
+  %v = input : f32[3]
+  %e = pointwise(%v) {dtype=f32, expr=`exp(x0)`} : f32[3]
+  %y = pointwise(%x, %e) {dtype=f32, expr=`add(x0,x1)`} : f32[2,3]
+  output %y
+";
+        let after = check("fuse", text, "refuses_broadcast");
+        assert_eq!(after.n_nodes(), 4);
+    }
+}

@@ -1,0 +1,212 @@
+//! Makes formats explicit: the graph after this pass is plain ONNX again and computes what the formats say.
+//!
+//! For every node with a format: float operands are cast to the type that the format stores; quantized weights become a constant of codes, one of
+//! scales and a DequantizeLinear by blocks (opset 21), transposed or reshaped where the operator wants another layout; activations to be quantized
+//! go through `dynamic_quantize` and DequantizeLinear. What an output of the graph needs is cast back. Refuses nothing: a node without format keeps
+//! its types.
+
+use super::{Context, Pass, PassError, at};
+use crate::ir::packed::{Packing, unpack};
+use crate::ir::{Activations, Attr, Attrs, DType, Edit, Graph, Op, OpError, Patch, Tensor, Val, ValueId, Weights};
+use crate::ops::quant_search::{choose_scale_type, quantize};
+use crate::ops::{self, weights};
+use std::collections::BTreeMap;
+
+/// The pass.
+pub struct InsertQdq;
+
+impl Pass for InsertQdq {
+    fn name(&self) -> &str {
+        "insert_qdq"
+    }
+
+    fn is_required(&self) -> bool {
+        true
+    }
+
+    fn run(&self, graph: &Graph, _: &mut Context<'_>) -> Result<Patch, PassError> {
+        let mut work = Work { graph, edit: Edit::new(graph), moved: BTreeMap::new(), quantized: BTreeMap::new() };
+        for id in graph.order() {
+            let node = graph.node(id);
+            let Some(op) = node.op() else { continue };
+            work.node(id, op).map_err(at(&node.name))?;
+        }
+        for output in graph.outputs() {
+            let now = work.now(output.value);
+            let wanted = graph.ty(output.value).dtype;
+            if now != Val::Old(output.value) {
+                work.edit.on_behalf_of(output.value.node);
+                let cast = work.cast(now, wanted).map_err(at(&output.name))?;
+                work.edit.replace(output.value, cast);
+            }
+        }
+        Ok(work.edit.finish())
+    }
+}
+
+struct Work<'g> {
+    graph: &'g Graph,
+    edit: Edit<'g>,
+    /// What stands for values whose producer was rebuilt.
+    moved: BTreeMap<ValueId, Val>,
+    /// Quantized constants by value and format, so that shared weights stay shared.
+    quantized: BTreeMap<(ValueId, Weights, DType), Val>,
+}
+
+impl Work<'_> {
+    fn now(&self, value: ValueId) -> Val {
+        self.moved.get(&value).copied().unwrap_or(Val::Old(value))
+    }
+
+    fn node(&mut self, id: crate::ir::NodeId, op: &Op) -> Result<(), OpError> {
+        let node = self.graph.node(id);
+        let old: Vec<_> = self.graph.operands(id);
+        let mut operands: Vec<Option<Val>> = old.iter().map(|v| v.map(|v| self.now(v))).collect();
+        self.edit.on_behalf_of(id);
+        if let Some(format) = node.format {
+            let stored = if format.activations == Activations::F16 { DType::F16 } else { DType::F32 };
+            let found = weights::of(self.graph, id);
+            if let (Some(found), Weights::Int { .. }) = (&found, format.weights) {
+                operands[found.slot] = Some(self.quantized_weights(found, format.weights, stored, &node.name)?);
+                if format.activations == Activations::I8 && found.has_products {
+                    let granularity = if op.def.onnx == "Conv" { "tensor" } else { "row" };
+                    if let Some(Some(x)) = operands.first().copied() {
+                        operands[0] = Some(self.quantized_activations(x, granularity)?);
+                    }
+                }
+            }
+            for (slot, operand) in operands.iter_mut().enumerate() {
+                let is_weights = found.is_some_and(|f| f.slot == slot) && matches!(format.weights, Weights::Int { .. });
+                if let (false, Some(val)) = (is_weights, *operand)
+                    && self.edit.ty(val).dtype.is_float()
+                    && !keeps_type(op, slot)
+                {
+                    *operand = Some(self.cast(val, stored)?);
+                }
+            }
+        }
+        let unchanged = old.iter().zip(&operands).all(|(old, new)| old.map(Val::Old) == *new);
+        let wanted = node.format.map(|f| if f.activations == Activations::F16 { DType::F16 } else { DType::F32 });
+        let right = |dtype: DType| !dtype.is_float() || wanted.is_none_or(|w| w == dtype);
+        if unchanged && node.outputs.iter().all(|v| right(v.ty.dtype)) {
+            return Ok(());
+        }
+        let mut op = op.clone();
+        // Operators that name their result's type (Cast, say) give the format's.
+        if let (Some(wanted), Some(to)) = (wanted, op.attrs.dtype("to"))
+            && to.is_float()
+        {
+            op.attrs.0.insert("to".to_owned(), Attr::DType(wanted));
+        }
+        let results = self.edit.add_all(op, &operands, node.outputs.len()).map_err(|e| OpError::Edit(Box::new(e)))?;
+        for (out, mut val) in results.into_iter().enumerate() {
+            if let (Some(wanted), true) = (wanted, self.edit.ty(val).dtype.is_float()) {
+                val = self.cast(val, wanted)?;
+            }
+            self.moved.insert(id.out(out), val);
+            if !self.graph.is_output(id.out(out)) {
+                self.edit.replace(id.out(out), val);
+            }
+        }
+        Ok(())
+    }
+
+    fn cast(&mut self, val: Val, to: DType) -> Result<Val, OpError> {
+        if self.edit.ty(val).dtype == to || !self.edit.ty(val).dtype.is_float() {
+            return Ok(val);
+        }
+        let def = ops::registry().by_onnx("Cast").ok_or_else(|| OpError::unsupported("Cast"))?;
+        let name = format!("{}.{to}", self.edit.name(val));
+        let cast = self.edit.add(Op::new(def, Attrs::new().with_dtype("to", to)), &[val]).map_err(|e| OpError::Edit(Box::new(e)))?;
+        self.edit.set_name(cast, &name);
+        Ok(cast)
+    }
+
+    /// `x` through `dynamic_quantize` and DequantizeLinear.
+    fn quantized_activations(&mut self, x: Val, granularity: &str) -> Result<Val, OpError> {
+        let name = self.edit.name(x).to_owned();
+        let n_cols = self.edit.ty(x).shape.0.last().and_then(|d| d.known()).unwrap_or(0);
+        let x = self.cast(x, DType::F32)?;
+        let attrs = Attrs::new().with_str("granularity", granularity);
+        let codes = self
+            .edit
+            .add_all(Op::new(&ops::quantize_packed::DYNAMIC, attrs), &[Some(x)], 2)
+            .map_err(|e| OpError::Edit(Box::new(e)))?;
+        self.edit.set_name(codes[0], &format!("{name}.q"));
+        let attrs = if granularity == "row" { Attrs::new().with_int("axis", -1).with_int("block_size", n_cols) } else { Attrs::new() };
+        self.add_named(&ops::quantize_linear::DEQUANTIZE, attrs, &codes, &format!("{name}.dq"))
+    }
+
+    /// The weights as codes, scales and DequantizeLinear, in the layout of the operator.
+    fn quantized_weights(&mut self, found: &weights::Weights, format: Weights, stored: DType, node: &str) -> Result<Val, OpError> {
+        let key = (found.value, format, stored);
+        if let Some(val) = self.quantized.get(&key) {
+            return self.in_layout(*val, found);
+        }
+        let name = self.graph.value(found.value).name.clone();
+        let tensor = self.graph.constant(found.value).ok_or(OpError::NotConstant { slot: found.slot })?;
+        let matrix = found.matrix(tensor)?;
+        let Weights::Int { bits, granularity } = format else { return Err(OpError::unsupported("float weights are not quantized")) };
+        let wrong = |e: &dyn std::fmt::Display| OpError::unsupported(format!("weights of {node}: {e}"));
+        let scale = choose_scale_type(&matrix, found.n_rows, found.n_cols, bits, granularity).map_err(|e| wrong(&e))?;
+        let packing = Packing { bits, granularity, scale };
+        let quantized = quantize(&matrix, found.n_rows, found.n_cols, packing).map_err(|e| wrong(&e))?;
+        drop(matrix);
+        let (codes, scales) = unpack(packing, found.n_rows, found.n_cols, &quantized.bytes).map_err(|e| wrong(&e))?;
+        drop(quantized);
+        let codes = codes_tensor(packing, &codes, found)?;
+        let n_blocks = scales.len() / found.n_rows;
+        let scale_type = if scale == crate::ir::packed::ScaleType::F16 { DType::F16 } else { DType::F32 };
+        let scales = Tensor::from_f32s(scale_type, &[found.n_rows, n_blocks], &scales)?;
+        let block = match granularity {
+            crate::ir::packed::Granularity::Block(block) => (block as usize).min(found.n_cols),
+            _ => found.n_cols,
+        };
+        let codes = self.edit.add_named_const(&format!("{name}.q"), codes);
+        let scales = self.edit.add_named_const(&format!("{name}.scale"), scales);
+        let attrs = Attrs::new().with_int("axis", 1).with_int("block_size", block as i64).with_dtype("output_dtype", stored);
+        let plain = self.add_named(&ops::quantize_linear::DEQUANTIZE, attrs, &[codes, scales], &format!("{name}.dq"))?;
+        self.quantized.insert(key, plain);
+        self.in_layout(plain, found)
+    }
+
+    fn in_layout(&mut self, plain: Val, found: &weights::Weights) -> Result<Val, OpError> {
+        let name = format!("{}.dq", self.graph.value(found.value).name);
+        let registry = ops::registry();
+        let missing = |what: &'static str| OpError::unsupported(what);
+        match found.layout {
+            weights::Layout::Rows => Ok(plain),
+            weights::Layout::Columns => {
+                let def = registry.by_onnx("Transpose").ok_or_else(|| missing("Transpose"))?;
+                self.add_named(def, Attrs::new().with_ints("perm", [1, 0]), &[plain], &format!("{name}.t"))
+            }
+            weights::Layout::Filters => {
+                let dims: Vec<i64> = self.graph.ty(found.value).shape.0.iter().filter_map(|d| d.known()).collect();
+                let shape = self.edit.add_named_const(&format!("{name}.shape"), Tensor::from_i64s(DType::I64, &[dims.len()], &dims)?);
+                let def = registry.by_onnx("Reshape").ok_or_else(|| missing("Reshape"))?;
+                self.add_named(def, Attrs::new(), &[plain, shape], &format!("{name}.r"))
+            }
+        }
+    }
+
+    fn add_named(&mut self, def: &'static crate::ir::OpDef, attrs: Attrs, operands: &[Val], name: &str) -> Result<Val, OpError> {
+        let val = self.edit.add(Op::new(def, attrs), operands).map_err(|e| OpError::Edit(Box::new(e)))?;
+        self.edit.set_name(val, name);
+        Ok(val)
+    }
+}
+
+/// Operands whose float type is no activation: scales and thresholds that operators want in f32 whatever else they compute.
+fn keeps_type(op: &Op, slot: usize) -> bool {
+    (op.def.onnx == "Resize" && slot > 0) || op.def.onnx == "DequantizeLinear" || op.def.onnx == "QuantizeLinear" || op.def.onnx == "Range"
+}
+
+/// The codes as ONNX stores them: dense, 4-bit ones two to a byte across rows.
+fn codes_tensor(packing: Packing, codes: &[i8], found: &weights::Weights) -> Result<Tensor, OpError> {
+    let bytes = if packing.bits == 4 {
+        codes.chunks(2).map(|c| (c[0] as u8 & 15) | c.get(1).map_or(0, |&v| (v as u8) << 4)).collect()
+    } else {
+        codes.iter().map(|&v| v as u8).collect()
+    };
+    Ok(Tensor::from_bytes(crate::ir::TensorType::of(packing.codes(), &[found.n_rows, found.n_cols]), bytes)?)
+}

@@ -1,0 +1,146 @@
+//! Turns dequantize-then-compute into operators that read packed weights.
+//!
+//! Looks for `matmul`, `conv` and `gather` whose weights are a DequantizeLinear of constants by blocks of the last axis, perhaps transposed
+//! (`strided`) or reshaped on the way. Codes and scales become one packed constant `[rows, columns]`, which the operator reads as it is; a
+//! DequantizeLinear of `dynamic_quantize` on the other side becomes `quantize_packed`, and the products integer ones. Equal because the kernel
+//! computes `code * scale` where the pattern did. Refuses other axes and zero points; a DequantizeLinear of constants that is left is computed.
+
+use super::{Context, Pass, PassError, at};
+use crate::ir::packed::{Granularity, Packing, ScaleType, pack};
+use crate::ir::{Attr, Attrs, DType, Edit, Graph, NodeId, Op, OpError, Patch, Tensor, TensorType, Val, ValueId};
+use crate::ops;
+use std::collections::BTreeMap;
+
+/// The pass.
+pub struct LowerQuantized;
+
+impl Pass for LowerQuantized {
+    fn name(&self) -> &str {
+        "lower_quantized"
+    }
+
+    fn run(&self, graph: &Graph, cx: &mut Context<'_>) -> Result<Patch, PassError> {
+        let mut edit = Edit::new(graph);
+        let mut packed: BTreeMap<ValueId, Val> = BTreeMap::new();
+        for id in graph.order() {
+            let node = graph.node(id);
+            let Some(op) = node.op() else { continue };
+            let slot = match op.def.name {
+                "matmul" | "conv" => 1,
+                "gather" if op.attrs.int("axis").unwrap_or(0) == 0 => 0,
+                _ => continue,
+            };
+            let operands = graph.operands(id);
+            let Some(Some(weights)) = operands.get(slot).copied() else { continue };
+            let mut note = |because: &str| cx.explain.note(&[&node.name], "lower_quantized", "packed weights", || because.to_owned());
+            let Some(source) = dequantized(graph, weights, op, slot) else {
+                note("its weights are no DequantizeLinear of constants along the reduction axis");
+                continue;
+            };
+            let constant = match packed.get(&source) {
+                Some(val) => *val,
+                None => match pack_constant(graph, source).map_err(at(&node.name))? {
+                    Some(tensor) => {
+                        let name = graph.value(source).name.trim_end_matches(".dq").to_owned();
+                        let val = edit.add_named_const(&format!("{name}.packed"), tensor);
+                        packed.insert(source, val);
+                        val
+                    }
+                    None => {
+                        note("codes or scales are no constants, or have zero points");
+                        continue;
+                    }
+                },
+            };
+            edit.on_behalf_of(id);
+            let mut inputs: Vec<Option<Val>> = operands.iter().map(|v| v.map(Val::Old)).collect();
+            inputs[slot] = Some(constant);
+            let mut op = op.clone();
+            if op.def.name == "matmul" {
+                op.attrs.0.insert("trans_b".to_owned(), Attr::Int(1));
+            }
+            op.attrs.0.insert("dtype".to_owned(), Attr::DType(node.outputs[0].ty.dtype));
+            if slot == 1
+                && let Some((x, granularity)) = operands[0].and_then(|v| dynamic(graph, v))
+            {
+                let attrs = Attrs::new().with_str("granularity", &granularity);
+                let q = edit.add(Op::new(&ops::quantize_packed::DEF, attrs), &[x.into()]).map_err(|e| at(&node.name)(OpError::Edit(Box::new(e))))?;
+                edit.set_name(q, &format!("{}.q", graph.value(x).name));
+                inputs[0] = Some(q);
+            }
+            let new = edit.add_all(op, &inputs, 1).map_err(|e| at(&node.name)(OpError::Edit(Box::new(e))))?;
+            edit.replace(id.out(0), new[0]);
+        }
+        Ok(edit.finish())
+    }
+}
+
+/// The DequantizeLinear behind the weights, if it lies as the operator can read it packed: rows of the reduction axis.
+fn dequantized(graph: &Graph, weights: ValueId, op: &Op, slot: usize) -> Option<ValueId> {
+    let inner = |id: NodeId| graph.operands(id).first().copied().flatten();
+    let producer = graph.node(weights.node).op()?;
+    let is_dequantize = |v: ValueId| graph.node(v.node).op().is_some_and(|op| op.is(&ops::quantize_linear::DEQUANTIZE)).then_some(v);
+    let rank_2 = graph.ty(weights).shape.rank() == 2;
+    match (op.def.name, producer.def.name) {
+        ("matmul", "strided") if op.attrs.int("trans_b").unwrap_or(0) == 0 && is_transposition(graph, weights) => is_dequantize(inner(weights.node)?),
+        ("matmul", "dequantize_linear") if op.attrs.int("trans_b") == Some(1) && rank_2 => Some(weights),
+        ("conv", "reshape") => is_dequantize(inner(weights.node)?),
+        ("gather", "dequantize_linear") if slot == 0 && rank_2 => Some(weights),
+        _ => None,
+    }
+}
+
+/// Whether a `strided` only exchanges the two axes of its operand.
+fn is_transposition(graph: &Graph, value: ValueId) -> bool {
+    let Some(op) = graph.node(value.node).op() else { return false };
+    let Some(Some(source)) = graph.operands(value.node).first().copied() else { return false };
+    let (Some(from), Some(to)) = (graph.ty(source).shape.known(), graph.ty(value).shape.known()) else { return false };
+    let strides = op.attrs.ints("strides");
+    let plain = op.attrs.int("offset").unwrap_or(0) == 0 && op.attrs.ints("lo").is_none() && op.attrs.ints("hi").is_none();
+    plain && from.len() == 2 && to == [from[1], from[0]] && strides == Some(&[1, from[1] as i64])
+}
+
+/// The x and the granularity behind a DequantizeLinear of `dynamic_quantize`.
+fn dynamic(graph: &Graph, value: ValueId) -> Option<(ValueId, String)> {
+    graph.node(value.node).op().filter(|op| op.is(&ops::quantize_linear::DEQUANTIZE))?;
+    let codes = graph.operands(value.node).first().copied().flatten()?;
+    let op = graph.node(codes.node).op().filter(|op| op.is(&ops::quantize_packed::DYNAMIC))?;
+    let x = graph.operands(codes.node).first().copied().flatten()?;
+    Some((x, op.attrs.str("granularity")?.to_owned()))
+}
+
+/// Codes and scales of a DequantizeLinear as one packed constant; `None` where they are not constant, or not of our packings.
+fn pack_constant(graph: &Graph, value: ValueId) -> Result<Option<Tensor>, OpError> {
+    let Some(op) = graph.node(value.node).op() else { return Ok(None) };
+    let operands = graph.operands(value.node);
+    let constant = |slot: usize| operands.get(slot).copied().flatten().and_then(|v| graph.constant(v));
+    let (Some(codes), Some(scales), None) = (constant(0), constant(1), operands.get(2).copied().flatten()) else { return Ok(None) };
+    let bits = match codes.dtype() {
+        DType::I4 => 4,
+        DType::I8 => 8,
+        _ => return Ok(None),
+    };
+    let &[n_rows, n_cols] = &codes.dims()[..] else { return Ok(None) };
+    let block = usize::try_from(op.attrs.int("block_size").unwrap_or(0)).unwrap_or(0);
+    if op.attrs.int("axis") != Some(1) || block == 0 || scales.dims() != [n_rows, n_cols.div_ceil(block)] {
+        return Ok(None);
+    }
+    let granularity = if block >= n_cols { Granularity::Row } else { Granularity::Block(u32::try_from(block).unwrap_or(0)) };
+    let scale = match scales.dtype() {
+        DType::F16 => ScaleType::F16,
+        DType::F32 => ScaleType::F32,
+        _ => return Ok(None),
+    };
+    let packing = Packing { bits, granularity, scale };
+    if packing.validate().is_err() {
+        return Ok(None);
+    }
+    let bytes = codes.bytes()?;
+    let codes: Vec<i8> = match bits {
+        8 => bytes.iter().map(|&b| b as i8).collect(),
+        _ => (0..n_rows * n_cols).map(|i| (((bytes[i / 2] >> (4 * (i % 2))) << 4) as i8) >> 4).collect(),
+    };
+    let bytes = pack(packing, n_rows, n_cols, &codes, &scales.to_f32s()?).map_err(|e| OpError::unsupported(e.to_string()))?;
+    let ty = TensorType { packing: Some(packing), ..TensorType::of(packing.codes(), &[n_rows, n_cols]) };
+    Ok(Some(Tensor::from_bytes(ty, bytes)?))
+}

@@ -1,0 +1,162 @@
+//! Passes: each a rewrite of the graph, one file each, and the one list of them.
+//!
+//! A pass looks at a graph and gives an edit. The runner applies it, verifies, times and dumps around it, so that a pass holds only its idea.
+
+mod explain;
+mod pattern;
+mod pipeline;
+mod settings;
+
+pub use explain::{Explain, WhyNot};
+pub use pipeline::{Dump, Pipeline, PipelineError, Report, Timing};
+pub use settings::{Pin, PinError, Policy, Settings};
+
+use crate::ir::{Graph, OpError, Patch};
+use crate::program::Certificate;
+use crate::target::Target;
+
+/// A rewrite of the graph.
+pub trait Pass: Send + Sync {
+    /// Its name on the command line, in dumps and in snapshots.
+    fn name(&self) -> &str;
+
+    /// Whether a graph is not right for the passes after it unless this one ran.
+    fn is_required(&self) -> bool {
+        false
+    }
+
+    /// Whether it is run again until it changes nothing, a bounded number of times.
+    fn repeats(&self) -> bool {
+        false
+    }
+
+    /// What should change in `graph`.
+    ///
+    /// # Errors
+    /// The model cannot be compiled as asked; never for a pattern that merely does not match.
+    fn run(&self, graph: &Graph, cx: &mut Context<'_>) -> Result<Patch, PassError>;
+}
+
+/// What a pass may know besides the graph, and where it leaves what is no graph.
+pub struct Context<'a> {
+    /// The device that is compiled for.
+    pub target: &'a Target,
+    /// What the user asked for.
+    pub settings: &'a Settings,
+    /// Why patterns did not match, for the node that the user asked about.
+    pub explain: Explain,
+    /// What proves the assignment, once `assign_precision` ran.
+    pub certificate: Option<Certificate>,
+    /// Why each node has its format, by name, once `assign_precision` ran.
+    pub reasons: std::collections::BTreeMap<String, String>,
+    /// What `assign_precision` found the plan's figures to be.
+    pub forecast: Option<crate::plan::Forecast>,
+}
+
+impl<'a> Context<'a> {
+    /// A context for one run.
+    pub fn new(target: &'a Target, settings: &'a Settings) -> Context<'a> {
+        Context { target, settings, explain: Explain::new(settings.explain.clone()), certificate: None, reasons: Default::default(), forecast: None }
+    }
+}
+
+/// Why a pass cannot go on.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages document the fields")]
+pub enum PassError {
+    #[error("node {node:?}: {source}")]
+    Op { node: String, source: OpError },
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    #[error("{0}")]
+    OverBudget(Box<OverBudget>),
+    #[error(transparent)]
+    Plan(#[from] crate::plan::PlanError),
+    #[error(transparent)]
+    Solve(#[from] crate::plan::solve::SolveError),
+}
+
+/// No permitted assignment fits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OverBudget {
+    /// The smallest peak that any assignment was found to have, in bytes.
+    pub min_feasible_bytes: u64,
+    /// What it had to fit in, in bytes: the budget less the reserve.
+    pub available_bytes: u64,
+    /// The budget as given, in bytes.
+    pub budget_bytes: u64,
+    /// The cheapest ways to get there, for people.
+    pub advice: Vec<String>,
+}
+
+impl std::fmt::Display for OverBudget {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the model needs {} bytes, the budget has {}", self.min_feasible_bytes, self.available_bytes)?;
+        if self.available_bytes != self.budget_bytes {
+            write!(f, " ({} less the reserve)", self.budget_bytes)?;
+        }
+        self.advice.iter().try_for_each(|line| write!(f, "\n  {line}"))
+    }
+}
+
+/// Says of which node an operator's error speaks.
+pub(crate) fn at(node: &str) -> impl Fn(OpError) -> PassError + '_ {
+    move |source| PassError::Op { node: node.to_owned(), source }
+}
+
+/// Declares the passes: a module each, named as on the command line, and the type in it.
+macro_rules! declare_passes {
+    ($($module:ident: $pass:ident,)*) => {
+        $(pub mod $module;)*
+        /// The names of all passes.
+        pub const NAMES: &[&str] = &[$(stringify!($module)),*];
+        /// The pass of this name.
+        pub fn by_name(name: &str) -> Option<Box<dyn Pass>> {
+            match name {
+                $(stringify!($module) => Some(Box::new($module::$pass)),)*
+                _ => None,
+            }
+        }
+    };
+}
+
+declare_passes! {
+    fold_constants: FoldConstants,
+    remove_dead_code: RemoveDeadCode,
+    merge_duplicates: MergeDuplicates,
+    remove_identities: RemoveIdentities,
+    recognize_composites: RecognizeComposites,
+    assign_precision: AssignPrecision,
+    insert_qdq: InsertQdq,
+    cancel_qdq: CancelQdq,
+    decompose: Decompose,
+    absorb_casts: AbsorbCasts,
+    lower_quantized: LowerQuantized,
+    fuse: Fuse,
+}
+
+/// The default order. A name may repeat.
+pub const DEFAULT: &[&str] = &[
+    "remove_dead_code",
+    "remove_identities",
+    "fold_constants",
+    "merge_duplicates",
+    "recognize_composites",
+    "assign_precision",
+    "insert_qdq",
+    "fold_constants",
+    "cancel_qdq",
+    "merge_duplicates",
+    "decompose",
+    "fold_constants",
+    "absorb_casts",
+    "lower_quantized",
+    "merge_duplicates",
+    "fuse",
+];
+
+/// The passes that bring a graph of the ONNX level to kernels, whatever its formats: what `assign_precision` sees of the program to come.
+pub const LOWERING: &[&str] = &["decompose", "fold_constants", "absorb_casts", "lower_quantized", "merge_duplicates", "fuse"];
+
+#[cfg(test)]
+pub(crate) mod testing;

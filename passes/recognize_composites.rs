@@ -1,0 +1,151 @@
+//! Names what exporters wrote out: GELU, SiLU, LayerNormalization and RMSNormalization become one node each, which precision, reports and kernels
+//! then treat as one.
+//!
+//! Looks, from the last node of each, for
+//! `x * (erf(x / sqrt 2) + 1) * 0.5` in any order of the factors (Gelu), `x * sigmoid(x)` (Swish),
+//! `(x - mean x) / sqrt(mean (x - mean x)^2 + eps) * scale + bias` (LayerNormalization) and
+//! `x / sqrt(mean x^2 + eps) * scale` (RMSNormalization), both over the last axis. Equal by the definitions of ONNX opsets 17, 20, 23 and 24.
+//! Refuses where the reduction is over another axis, or where scale and bias are no constants over that axis.
+
+use super::pattern::{producer, scalar};
+use super::{Context, Pass, PassError, at};
+use crate::ir::{Attrs, Edit, Graph, NodeId, Op, OpError, Patch, Val, ValueId};
+use crate::ops;
+
+/// The pass.
+pub struct RecognizeComposites;
+
+impl Pass for RecognizeComposites {
+    fn name(&self) -> &str {
+        "recognize_composites"
+    }
+
+    fn run(&self, graph: &Graph, cx: &mut Context<'_>) -> Result<Patch, PassError> {
+        let registry = ops::registry();
+        let mut edit = Edit::new(graph);
+        for id in graph.order() {
+            let node = graph.node(id);
+            let value = id.out(0);
+            let found = gelu(graph, value)
+                .map(|x| ("Gelu", Attrs::new(), vec![x]))
+                .or_else(|| swish(graph, value).map(|x| ("Swish", Attrs::new(), vec![x])))
+                .or_else(|| normalization(graph, value, cx));
+            let Some((onnx, attrs, operands)) = found else { continue };
+            let Some(def) = registry.by_onnx(onnx) else { continue };
+            edit.on_behalf_of(id);
+            let operands: Vec<_> = operands.into_iter().map(|v| Some(Val::Old(v))).collect();
+            let new = edit.add_all(Op::new(def, attrs), &operands, 1).map_err(|e| at(&node.name)(OpError::Edit(Box::new(e))))?;
+            edit.replace(value, new[0]);
+        }
+        Ok(edit.finish())
+    }
+}
+
+/// The x of a GELU by the error function.
+fn gelu(graph: &Graph, value: ValueId) -> Option<ValueId> {
+    const SQRT_2: f32 = std::f32::consts::SQRT_2;
+    let erf_plus_one = |value: ValueId| -> Option<ValueId> {
+        let erf = producer(graph, producer(graph, value, "Add")?.beside(1.0)?, "Erf")?.operand(0)?;
+        if let Some(div) = producer(graph, erf, "Div") {
+            return div.operand(0).filter(|_| div.operand(1).and_then(|v| scalar(graph, v)).is_some_and(|c| (c - SQRT_2).abs() < 1e-3));
+        }
+        producer(graph, erf, "Mul")?.beside(1.0 / SQRT_2)
+    };
+    let product = producer(graph, value, "Mul")?;
+    // ((x * (erf + 1)) * 0.5)
+    if let Some(inner) = product.beside(0.5).and_then(|v| producer(graph, v, "Mul")) {
+        return inner.orders().into_iter().find_map(|(x, factor)| (erf_plus_one(factor)? == x).then_some(x));
+    }
+    // ((x * 0.5) * (erf + 1)) and (x * ((erf + 1) * 0.5))
+    product.orders().into_iter().find_map(|(a, b)| {
+        if let (Some(x), Some(y)) = (erf_plus_one(b), producer(graph, a, "Mul").and_then(|m| m.beside(0.5))) {
+            return (x == y).then_some(x);
+        }
+        let x = erf_plus_one(producer(graph, b, "Mul")?.beside(0.5)?)?;
+        (x == a).then_some(x)
+    })
+}
+
+/// The x of `x * sigmoid(x)`.
+fn swish(graph: &Graph, value: ValueId) -> Option<ValueId> {
+    let product = producer(graph, value, "Mul")?;
+    product.orders().into_iter().find_map(|(x, s)| (producer(graph, s, "Sigmoid")?.operand(0)? == x).then_some(x))
+}
+
+/// LayerNormalization or RMSNormalization that ends in `value`.
+fn normalization(graph: &Graph, value: ValueId, cx: &mut Context<'_>) -> Option<(&'static str, Attrs, Vec<ValueId>)> {
+    let affine = |v: ValueId| graph.constant(v).is_some_and(|t| t.dims().len() == 1);
+    // The bias is last, so it decides first; without one the product is the end, unless an Add of a bias follows it.
+    let add = producer(graph, value, "Add").and_then(|m| m.orders().into_iter().find(|&(y, b)| affine(b) && producer(graph, y, "Mul").is_some()));
+    let (scaled, bias) = add.map_or((value, None), |(y, b)| (y, Some(b)));
+    let product = producer(graph, scaled, "Mul")?;
+    let (normal, scale) = product.orders().into_iter().find(|&(_, s)| affine(s))?;
+    if bias.is_none() && followed_by_bias(graph, scaled.node) {
+        return None;
+    }
+    let (centred, epsilon, variance) = standardized(graph, normal)?;
+    let squared = mean_of_last_axis(graph, variance, cx)?;
+    if square(graph, squared)? != centred {
+        return None;
+    }
+    let last = graph.ty(centred).shape.0.last()?;
+    if graph.ty(scale).shape.0.last() != Some(last) {
+        return None;
+    }
+    let attrs = Attrs::new().with_int("axis", -1).with_float("epsilon", epsilon);
+    if let Some(sub) = producer(graph, centred, "Sub")
+        && let (Some(x), Some(mean)) = (sub.operand(0), sub.operand(1))
+        && mean_of_last_axis(graph, mean, cx) == Some(x)
+    {
+        let operands = [Some(x), Some(scale), bias].into_iter().flatten().collect();
+        return Some(("LayerNormalization", attrs, operands));
+    }
+    bias.is_none().then(|| ("RMSNormalization", attrs, vec![centred, scale]))
+}
+
+fn followed_by_bias(graph: &Graph, node: NodeId) -> bool {
+    let users = graph.users(node.out(0));
+    let [(user, slot)] = users[..] else { return false };
+    let is_add = graph.node(user).op().is_some_and(|op| op.def.onnx == "Add");
+    let other = graph.operands(user).get(1 - slot.min(1)).copied().flatten();
+    is_add && other.and_then(|v| graph.constant(v)).is_some_and(|t| t.dims().len() == 1)
+}
+
+/// (d, epsilon, v) of `d / sqrt(v + epsilon)`, or of its product with a reciprocal.
+fn standardized(graph: &Graph, value: ValueId) -> Option<(ValueId, f32, ValueId)> {
+    let root = |value: ValueId| -> Option<(f32, ValueId)> {
+        let sum = producer(graph, producer(graph, value, "Sqrt")?.operand(0)?, "Add")?;
+        sum.orders().into_iter().find_map(|(v, e)| Some((scalar(graph, e)?, v)))
+    };
+    if let Some(div) = producer(graph, value, "Div") {
+        let (epsilon, v) = root(div.operand(1)?)?;
+        return Some((div.operand(0)?, epsilon, v));
+    }
+    producer(graph, value, "Mul")?.orders().into_iter().find_map(|(d, r)| {
+        let (epsilon, v) = root(producer(graph, r, "Reciprocal")?.operand(0)?)?;
+        Some((d, epsilon, v))
+    })
+}
+
+/// The x of a mean over its last axis that keeps the axis.
+fn mean_of_last_axis(graph: &Graph, value: ValueId, cx: &mut Context<'_>) -> Option<ValueId> {
+    let mean = producer(graph, value, "ReduceMean")?;
+    let x = mean.operand(0)?;
+    let axes = graph.constant(mean.operand(1)?)?.to_i64s().ok()?;
+    let keeps = graph.node(mean.node).op()?.attrs.int("keepdims").unwrap_or(1) == 1;
+    let [axis] = axes[..] else { return None };
+    let is_last = graph.ty(x).shape.axis(axis).map(|a| a + 1) == Some(graph.ty(x).shape.rank());
+    if !is_last || !keeps {
+        cx.explain.note(&[&graph.node(mean.node).name], "recognize_composites", "normalization", || format!("the mean is over axis {axis}, which is not the last"));
+    }
+    (is_last && keeps).then_some(x)
+}
+
+/// The d of `d * d` or `d ^ 2`.
+fn square(graph: &Graph, value: ValueId) -> Option<ValueId> {
+    if let Some(product) = producer(graph, value, "Mul") {
+        return product.operand(0).filter(|_| product.operand(0) == product.operand(1));
+    }
+    let power = producer(graph, value, "Pow")?;
+    power.operand(0).filter(|_| power.operand(1).and_then(|v| scalar(graph, v)) == Some(2.0))
+}

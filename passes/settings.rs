@@ -1,0 +1,155 @@
+//! What the user asks of a compilation.
+
+use crate::ir::{DEFAULT_BLOCK, Format, FormatError, Graph, Node};
+use globset::{GlobBuilder, GlobMatcher};
+use std::fmt;
+use std::str::FromStr;
+
+/// Settings of one compilation.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How formats are assigned.
+    pub policy: Policy,
+    /// What the program must fit in, in bytes; `None` for the target's default.
+    pub budget_bytes: Option<u64>,
+    /// Held back from the budget, in bytes.
+    pub reserve_bytes: u64,
+    /// The formats that may be assigned.
+    pub formats: Vec<Format>,
+    /// Nodes whose format the user decided; the last that matches wins.
+    pub pins: Vec<Pin>,
+    /// The node whose near misses are traced.
+    pub explain: Option<String>,
+    /// Bytes by which earlier rounds of assignment fell short.
+    pub excess_bytes: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { policy: Policy::Budget, budget_bytes: None, reserve_bytes: 0, formats: Format::MENU.to_vec(), pins: Vec::new(), explain: None, excess_bytes: 0 }
+    }
+}
+
+impl Settings {
+    /// Makes `block` the block of every permitted format that has one and names none of its own.
+    pub fn set_block(&mut self, block: u32) {
+        let change = |format: &mut Format| {
+            if format.with_block(DEFAULT_BLOCK) == *format {
+                *format = format.with_block(block);
+            }
+        };
+        self.formats.iter_mut().for_each(change);
+        if let Policy::Uniform(format) = &mut self.policy {
+            change(format);
+        }
+    }
+
+    /// The format that the last matching pin gives a node.
+    pub fn pinned(&self, node: &Node) -> Option<Format> {
+        self.pins.iter().rev().find(|pin| pin.matches(node)).map(|pin| pin.format)
+    }
+
+    /// Checks that every pin matches a node.
+    ///
+    /// # Errors
+    /// The first that matches none.
+    pub fn check_pins(&self, graph: &Graph) -> Result<(), PinError> {
+        let nodes: Vec<_> = graph.order().into_iter().map(|id| graph.node(id)).filter(|n| n.op().is_some()).collect();
+        match self.pins.iter().find(|pin| !nodes.iter().any(|node| pin.matches(node))) {
+            Some(pin) => Err(PinError::NoMatch { pattern: pin.pattern.clone(), n_nodes: nodes.len() }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// How formats are assigned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// The least predicted error within the budget.
+    Budget,
+    /// By memory alone: 24 GB and up f32, 12 f16, 4 INT8, below INT4; what does not fit steps down.
+    Tiered,
+    /// One format for all.
+    Uniform(Format),
+}
+
+impl fmt::Display for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Policy::Budget => f.write_str("budget"),
+            Policy::Tiered => f.write_str("tiered"),
+            Policy::Uniform(format) => write!(f, "uniform:{format}"),
+        }
+    }
+}
+
+impl FromStr for Policy {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Policy, String> {
+        match text {
+            "budget" => Ok(Policy::Budget),
+            "tiered" => Ok(Policy::Tiered),
+            _ => match text.strip_prefix("uniform:") {
+                Some(format) => format.parse().map(Policy::Uniform).map_err(|e: FormatError| e.to_string()),
+                None => Err(format!("unknown policy {text:?}: budget, tiered or uniform:FORMAT")),
+            },
+        }
+    }
+}
+
+/// `PATTERN=FORMAT`: nodes whose format the user decided.
+#[derive(Clone, Debug)]
+pub struct Pin {
+    pattern: String,
+    matcher: Matcher,
+    /// The format they get.
+    pub format: Format,
+}
+
+#[derive(Clone, Debug)]
+enum Matcher {
+    Name(GlobMatcher),
+    Op(String),
+}
+
+/// Why a pin cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages document the fields")]
+pub enum PinError {
+    #[error("{given:?} is not PATTERN=FORMAT")]
+    Form { given: String },
+    #[error("{pattern:?} is no glob: {reason}")]
+    Glob { pattern: String, reason: String },
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    #[error("{pattern:?} matches none of the {n_nodes} nodes; `nyxc print MODEL` lists their names")]
+    NoMatch { pattern: String, n_nodes: usize },
+}
+
+impl FromStr for Pin {
+    type Err = PinError;
+    fn from_str(text: &str) -> Result<Pin, PinError> {
+        // The format has no `=`, a name may: the last one divides.
+        let (pattern, format) = text.rsplit_once('=').ok_or_else(|| PinError::Form { given: text.to_owned() })?;
+        let matcher = match pattern.strip_prefix("op:") {
+            Some(op) => Matcher::Op(op.to_owned()),
+            None => Matcher::Name(
+                GlobBuilder::new(pattern)
+                    .build()
+                    .map_err(|e| PinError::Glob { pattern: pattern.to_owned(), reason: e.kind().to_string() })?
+                    .compile_matcher(),
+            ),
+        };
+        Ok(Pin { pattern: pattern.to_owned(), matcher, format: format.parse()? })
+    }
+}
+
+impl Pin {
+    fn matches(&self, node: &Node) -> bool {
+        match (&self.matcher, node.op()) {
+            (Matcher::Name(glob), _) => glob.is_match(&node.name),
+            (Matcher::Op(name), Some(op)) => op.def.onnx == name || op.def.name == name,
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Files as graphs and programs.
+
+use super::Failure;
+use crate::import::{DimBinding, ImportOptions, ImportReport, import};
+use crate::ir::{Graph, Shape, Source, Tensor, TensorType, text};
+use crate::ops;
+use crate::program::{Program, file};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// A file that holds a graph.
+pub enum Loaded {
+    /// An ONNX model.
+    Model(Graph, ImportReport),
+    /// A program, and the kernel-level graph of its first plan.
+    Program(Box<Program>, Graph),
+    /// Text.
+    Text(Graph),
+}
+
+impl Loaded {
+    /// The graph.
+    pub fn graph(&self) -> &Graph {
+        match self {
+            Loaded::Model(graph, _) | Loaded::Program(_, graph) | Loaded::Text(graph) => graph,
+        }
+    }
+}
+
+/// Reads a `.onnx`, `.nyx` or `.nyxir` file, told apart by its name.
+///
+/// # Errors
+/// The file cannot be read, or is none of these.
+pub fn graph(path: &Path, dims: &[DimBinding]) -> Result<Loaded, Failure> {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("onnx") => {
+            let (graph, report) = model(path, dims)?;
+            Ok(Loaded::Model(graph, report))
+        }
+        Some("nyx") => {
+            let program = program(path)?;
+            let graph = program_graph(&program)?;
+            Ok(Loaded::Program(Box::new(program), graph))
+        }
+        Some("nyxir") => Ok(Loaded::Text(text_graph(path)?)),
+        _ => Err(Failure::usage(format!("{}: expected a file named .onnx, .nyx or .nyxir", path.display()))),
+    }
+}
+
+/// Reads an ONNX model.
+///
+/// # Errors
+/// It cannot be read or is not supported.
+pub fn model(path: &Path, dims: &[DimBinding]) -> Result<(Graph, ImportReport), Failure> {
+    Ok(import(path, &ImportOptions { dims: dims.to_vec() }, &ops::registry())?)
+}
+
+/// Reads a program.
+///
+/// # Errors
+/// It cannot be read or is damaged.
+pub fn program(path: &Path) -> Result<Program, Failure> {
+    std::fs::File::open(path).map_err(|e| Failure::io(path, e))?;
+    file::open(path).map_err(|e| {
+        let failure: Failure = e.into();
+        Failure { message: format!("{}: {}", path.display(), failure.message), ..failure }
+    })
+}
+
+/// The kernel-level graph of a program's first plan.
+///
+/// # Errors
+/// It does not read.
+pub fn program_graph(program: &Program) -> Result<Graph, Failure> {
+    let plan = program.plans.first().ok_or_else(|| Failure::file("the program has no plan"))?;
+    let by_prefix: BTreeMap<String, &Tensor> = program.constants.iter().map(|(hash, tensor)| (hash.to_string(), tensor)).collect();
+    text::parse(&plan.graph, &ops::registry(), &|hash, _| by_prefix.get(hash).map(|t| (*t).clone())).map_err(Failure::file)
+}
+
+/// Reads the text IR, with the constants of `FILE.consts.safetensors` beside it where that exists.
+fn text_graph(path: &Path) -> Result<Graph, Failure> {
+    let source = std::fs::read_to_string(path).map_err(|e| Failure::io(path, e))?;
+    let beside = path.with_extension("nyxir.consts.safetensors");
+    let bytes: Option<Source> = match std::fs::read(&beside) {
+        Ok(bytes) => Some(std::sync::Arc::new(bytes)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+        Err(error) => return Err(Failure::io(&beside, error)),
+    };
+    let places = match &bytes {
+        Some(bytes) => const_places((**bytes).as_ref()).map_err(|e| Failure::file(format!("{}: {e}", beside.display())))?,
+        None => BTreeMap::new(),
+    };
+    let find = |hash: &str, ty: &TensorType| -> Option<Tensor> {
+        let (start, len) = *places.get(hash)?;
+        Tensor::from_source(ty.clone(), bytes.clone()?, start, len).ok().filter(|t| t.hash().to_string() == hash)
+    };
+    let graph = text::parse(&source, &ops::registry(), &find).map_err(|e| Failure::file(format!("{}: {e}", path.display())))?;
+    graph.verify().map_err(|e| Failure::file(format!("{}: {e}", path.display())))?;
+    Ok(graph)
+}
+
+/// Start and length of every tensor of a safetensors file, by name.
+fn const_places(bytes: &[u8]) -> Result<BTreeMap<String, (usize, usize)>, String> {
+    let (header_len, metadata) = safetensors::SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
+    let base = header_len + 8;
+    Ok(metadata.tensors().into_iter().map(|(name, info)| (name, (base + info.data_offsets.0, info.data_offsets.1 - info.data_offsets.0))).collect())
+}
+
+/// The sizes that an input is bound to by a tensor given for it.
+pub fn bindings(name: &str, shape: &Shape) -> Vec<DimBinding> {
+    shape.0.iter().enumerate().filter_map(|(axis, d)| Some(DimBinding { name: format!("{name}.{axis}"), size: d.known()? })).collect()
+}

@@ -1,0 +1,57 @@
+//! Output: whole files or none, standard output that may be a closed pipe.
+
+use super::Failure;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+/// Files that are being written, to be removed when interrupted.
+static PARTIAL: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Makes an interrupt remove half-written files and exit with code 130.
+pub fn remove_partial_files_on_interrupt() {
+    // Without a handler an interrupt ends the process all the same; only a temporary file could be left then.
+    let _ = ctrlc::set_handler(|| {
+        if let Ok(files) = PARTIAL.lock() {
+            files.iter().for_each(|path| drop(std::fs::remove_file(path)));
+        }
+        std::process::exit(130);
+    });
+}
+
+/// Writes a file whole: beside its place first, then renamed into it.
+///
+/// # Errors
+/// The file cannot be written; nothing is left behind.
+pub fn file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
+    let name = path.file_name().ok_or_else(|| Failure::io(path, "is no file name"))?;
+    let partial = path.with_file_name(format!(".{}.{}.partial", name.to_string_lossy(), std::process::id()));
+    if let Ok(mut files) = PARTIAL.lock() {
+        files.push(partial.clone());
+    }
+    let write = || -> io::Result<()> {
+        let mut out = io::BufWriter::with_capacity(1 << 20, std::fs::File::create(&partial)?);
+        fill(&mut out)?;
+        out.into_inner()?.sync_all()?;
+        std::fs::rename(&partial, path)
+    };
+    let result = write().map_err(|error| Failure::io(path, error));
+    if result.is_err() {
+        drop(std::fs::remove_file(&partial));
+    }
+    if let Ok(mut files) = PARTIAL.lock() {
+        files.retain(|p| *p != partial);
+    }
+    result
+}
+
+/// Writes to standard output. A reader that went away (`| head`) is no error.
+///
+/// # Errors
+/// Standard output cannot be written.
+pub fn stdout(text: &str) -> Result<(), Failure> {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::io(Path::new("standard output"), error)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,235 @@
+//! The search of one scale, and the choice of codes under it.
+//!
+//! Everything is expressed by the *code* `c` that the weight of largest magnitude
+//! would get without clamping: the scale is `signed_max / c`. Weights divided by
+//! the scale are then of the order of `c` whatever their magnitude, and single
+//! precision suffices.
+
+use super::ErrorStats;
+use super::sample::sum_sq;
+use crate::ir::packed::{code_of, nearest_within};
+use rayon::prelude::*;
+
+/// Scales judged in one pass over the weights. With one candidate per vector
+/// lane there is no sum across lanes and no remainder, whatever the length.
+const LANES: usize = 8;
+
+/// Elements after which the single-precision sums are moved to double precision.
+const RUN_ELEMS: usize = 256;
+
+/// Elements of a long unit that one parallel task judges.
+const TASK_ELEMS: usize = 1 << 16;
+
+/// Each fine stage divides the distance between candidates by about three, so
+/// that its eight lanes reach over both neighbours of the best one.
+const FINER: f32 = 0.3;
+
+/// Below 2^-100 the quotient of a code by a weight could overflow.
+const SMALLEST_SEARCHED: f32 = f32::from_bits((127 - 100) << 23);
+
+/// The codes of one width.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Codes {
+    low: f32,
+    high: f32,
+    /// The end of the range that the largest weight takes; its sign, together
+    /// with that weight's, makes the scale's.
+    end: f32,
+}
+
+impl Codes {
+    /// The codes of `bits` (4 or 8).
+    pub(super) const fn of(bits: u8) -> Self {
+        if bits == 4 {
+            Self { low: -8.0, high: 7.0, end: -8.0 }
+        } else {
+            Self { low: -127.0, high: 127.0, end: 127.0 }
+        }
+    }
+
+    /// The code nearest to `y`, halves to even.
+    fn nearest(self, y: f32) -> f32 {
+        nearest_within(y, self.low, self.high)
+    }
+
+    /// The coarse grid for units of `len` elements.
+    ///
+    /// The ranges hold the best codes of Gaussian, Laplacian and Student (4
+    /// degrees of freedom) weights: the longer the unit, the further out lies
+    /// its largest weight, and the more clipping pays.
+    fn grid(self, len: usize) -> Grid {
+        let (first, ratio, n_passes) = match (self.high < 100.0, len) {
+            (true, 0..=32) => (0.85, 1.043, 1),
+            (true, 33..=64) => (0.875, 1.045, 1),
+            (true, 65..=128) => (0.875, 1.06, 1),
+            (true, 129..=256) => (0.9, 1.075, 1),
+            (true, _) => (0.9, 1.14, 2),
+            (false, 0..=256) => (0.99, 1.005, 1),
+            (false, _) => (0.99, 1.14, 2),
+        };
+        Grid { first: first * self.end, ratio, n_passes }
+    }
+
+    /// Magnitudes of the smallest and the largest scale, as multiples of the
+    /// largest weight, that the coarse grid tries for units of `len` elements.
+    pub(super) fn scale_range(self, len: usize) -> (f32, f32) {
+        let Grid { first, ratio, n_passes } = self.grid(len);
+        let n_codes = i32::try_from(n_passes * LANES).unwrap_or(i32::MAX);
+        (1.0 / (first * ratio.powi(n_codes - 1)).abs(), 1.0 / first.abs())
+    }
+}
+
+/// The coarse stage: codes from `first` on, each `ratio` times the one before.
+#[derive(Clone, Copy, Debug)]
+struct Grid {
+    first: f32,
+    ratio: f32,
+    /// Passes over the weights, of [`LANES`] codes each.
+    n_passes: usize,
+}
+
+/// A code, and the squared error that its scale leaves in units of the square
+/// of the largest weight.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    code: f32,
+    error: f32,
+}
+
+/// The scale of least squared error among those tried; 1.0 for zeros.
+///
+/// `values` are finite, and none is larger in magnitude than `signed_max`.
+pub(super) fn best_scale(values: &[f32], signed_max: f32, codes: Codes) -> f32 {
+    if signed_max == 0.0 {
+        return 1.0;
+    }
+    if signed_max.abs() < SMALLEST_SEARCHED {
+        return signed_max / codes.end;
+    }
+    let Grid { first, ratio, n_passes } = codes.grid(values.len());
+    let mut best = Candidate { code: codes.end, error: f32::INFINITY };
+    let mut code = first;
+    for _ in 0..n_passes {
+        let tried = std::array::from_fn(|_| {
+            let this = code;
+            code *= ratio;
+            this
+        });
+        best = best_of(values, signed_max, codes, tried, best);
+    }
+    let mut step = (ratio - 1.0) * FINER;
+    for _ in 0..n_passes {
+        // One lane repeats the best so far, which by now is refitted.
+        let tried = OFFSETS.map(|offset| best.code * (1.0 + step * offset));
+        best = best_of(values, signed_max, codes, tried, best);
+        step *= FINER;
+    }
+    // The scale of a poor fit may overflow; storing it takes care of that.
+    signed_max / best.code
+}
+
+/// Where the lanes of a fine stage lie around the best code.
+const OFFSETS: [f32; LANES] = [-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0];
+
+/// The best of `best` and the `tried` codes, these refitted.
+fn best_of(
+    values: &[f32],
+    signed_max: f32,
+    codes: Codes,
+    tried: [f32; LANES],
+    mut best: Candidate,
+) -> Candidate {
+    let inverses = tried.map(|code| code / signed_max);
+    let [rr, rq, qq] = sums(values, &inverses, codes);
+    // With w = (q + r) s, the least-squares scale for the same codes is
+    // s' = <w, q> / <q, q> = s (1 + shift), where shift = <r, q> / <q, q>. If
+    // all codes are zero there is nothing to fit, and the bound makes it zero.
+    let qq = qq.map(|qq| if qq > 1.0 { qq } else { 1.0 });
+    let mut errors = [0.0; LANES];
+    for l in 0..LANES {
+        errors[l] = (rr[l] - rq[l] * rq[l] / qq[l]) / (tried[l] * tried[l]);
+    }
+    for l in 0..LANES {
+        if errors[l] < best.error {
+            best = Candidate { code: tried[l] / (1.0 + rq[l] / qq[l]), error: errors[l] };
+        }
+    }
+    best
+}
+
+/// For each lane the sums of `r r`, `r q` and `q q` over the weights, where `q` is
+/// the code nearest to `y = w * inverse`, and `r = y - q`.
+///
+/// Sums of residuals keep their precision however small the error is, which
+/// sums of products of the weights do not.
+fn sums(values: &[f32], inverses: &[f32; LANES], codes: Codes) -> [[f32; LANES]; 3] {
+    if values.len() <= RUN_ELEMS {
+        return sums_of_run(values, inverses, codes);
+    }
+    // The parts are the same and are added in the same order on any number of threads.
+    let parts: Vec<_> = values
+        .par_chunks(TASK_ELEMS)
+        .map(|part| {
+            let mut sums = [[0.0_f64; LANES]; 3];
+            for run in part.chunks(RUN_ELEMS) {
+                let more = sums_of_run(run, inverses, codes);
+                for (sum, more) in sums.as_flattened_mut().iter_mut().zip(more.as_flattened()) {
+                    *sum += f64::from(*more);
+                }
+            }
+            sums
+        })
+        .collect();
+    let mut total = [[0.0_f64; LANES]; 3];
+    for part in parts {
+        for (sum, more) in total.as_flattened_mut().iter_mut().zip(part.as_flattened()) {
+            *sum += more;
+        }
+    }
+    total.map(|sums| sums.map(|sum| sum as f32))
+}
+
+/// [`sums`] of at most [`RUN_ELEMS`] weights.
+///
+/// Not inlined, because the compiler then keeps the sums in vector registers,
+/// and otherwise does not: it is four times as fast.
+#[inline(never)]
+fn sums_of_run(run: &[f32], inverses: &[f32; LANES], codes: Codes) -> [[f32; LANES]; 3] {
+    let (mut rr, mut rq, mut qq) = ([0.0; LANES], [0.0; LANES], [0.0; LANES]);
+    for w in run {
+        for l in 0..LANES {
+            let y = w * inverses[l];
+            let q = codes.nearest(y);
+            let r = y - q;
+            rr[l] += r * r;
+            rq[l] += r * q;
+            qq[l] += q * q;
+        }
+    }
+    [rr, rq, qq]
+}
+
+/// Writes the codes of `w` under `scale`, and sums their error.
+pub(super) fn encode(w: &[f32], scale: f32, range: Codes, codes: &mut [i8]) -> ErrorStats {
+    const N: usize = 4;
+    let inverse = 1.0 / scale;
+    for (code, w) in codes.iter_mut().zip(w) {
+        let y = w * inverse;
+        let y = if y.is_nan() { 0.0 } else { y };
+        *code = code_of(range.nearest(y));
+    }
+    let square = |w: f32, code: i8| {
+        let error = f64::from(w) - f64::from(f32::from(code) * scale);
+        error * error
+    };
+    let ((w_body, w_tail), (body, tail)) = (w.as_chunks::<N>(), codes.as_chunks::<N>());
+    let mut lanes = [0.0; N];
+    for (w, code) in w_body.iter().zip(body) {
+        for l in 0..N {
+            lanes[l] += square(w[l], code[l]);
+        }
+    }
+    let rest: f64 = w_tail.iter().zip(tail).map(|(w, code)| square(*w, *code)).sum();
+    let error = ErrorStats { sum_sq_error: lanes.iter().sum::<f64>() + rest, sum_sq: sum_sq(w) };
+    if error.sum_sq_error.is_finite() { error } else { error.beyond_measure() }
+}

@@ -1,0 +1,85 @@
+//! Where an operator has weights that can be quantized, and the matrix they form: one row an output, the reduction axis along the columns.
+
+use crate::ir::{Graph, NodeId, OpError, Tensor, ValueId};
+use std::borrow::Cow;
+
+/// How the matrix lies in the constant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// `[rows, cols]` as it is.
+    Rows,
+    /// `[cols, rows]`: the right-hand side of a MatMul.
+    Columns,
+    /// `[rows, ...]`, all other axes being columns: the filters of a convolution.
+    Filters,
+}
+
+/// Weights of one node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Weights {
+    /// Which operand they are.
+    pub slot: usize,
+    /// The constant.
+    pub value: ValueId,
+    /// How the matrix lies in it.
+    pub layout: Layout,
+    /// Outputs: columns of a MatMul, filters, rows of a table.
+    pub n_rows: usize,
+    /// Length of the reduction; for a table that of its rows.
+    pub n_cols: usize,
+    /// Whether the activations can be quantized too: not those of a table.
+    pub has_products: bool,
+}
+
+/// The weights of a node of the ONNX level: constant float operands of MatMul, Gemm, Conv and Gather.
+pub fn of(graph: &Graph, id: NodeId) -> Option<Weights> {
+    let op = graph.node(id).op()?;
+    let (slot, layout, has_products) = match op.def.onnx {
+        "MatMul" => (1, Layout::Columns, true),
+        "Gemm" if op.attrs.int("transB") == Some(1) => (1, Layout::Rows, true),
+        "Gemm" => (1, Layout::Columns, true),
+        "Conv" => (1, Layout::Filters, true),
+        "Gather" if op.attrs.int("axis").unwrap_or(0) == 0 => (0, Layout::Rows, false),
+        _ => return None,
+    };
+    let value = (*graph.operands(id).get(slot)?)?;
+    let tensor = graph.constant(value)?;
+    let dims = tensor.dims();
+    if !tensor.dtype().is_float() || tensor.ty().packing.is_some() {
+        return None;
+    }
+    let (n_rows, n_cols) = match (layout, &dims[..]) {
+        (Layout::Rows, &[rows, cols]) => (rows, cols),
+        (Layout::Columns, &[cols, rows]) => (rows, cols),
+        (Layout::Filters, &[rows, ref rest @ ..]) if rest.len() >= 2 => (rows, rest.iter().product()),
+        _ => return None,
+    };
+    (n_rows > 0 && n_cols > 0).then_some(Weights { slot, value, layout, n_rows, n_cols, has_products })
+}
+
+impl Weights {
+    /// The matrix, row-major `[n_rows, n_cols]`.
+    ///
+    /// # Errors
+    /// The data is absent.
+    pub fn matrix<'t>(&self, tensor: &'t Tensor) -> Result<Cow<'t, [f32]>, OpError> {
+        let data = tensor.to_f32s()?;
+        if self.layout != Layout::Columns {
+            return Ok(data);
+        }
+        let (rows, cols) = (self.n_rows, self.n_cols);
+        let mut matrix = vec![0.0f32; rows * cols];
+        // Tiles keep both sides in cache.
+        const TILE: usize = 32;
+        for r0 in (0..rows).step_by(TILE) {
+            for c0 in (0..cols).step_by(TILE) {
+                for r in r0..(r0 + TILE).min(rows) {
+                    for c in c0..(c0 + TILE).min(cols) {
+                        matrix[r * cols + c] = data[c * rows + r];
+                    }
+                }
+            }
+        }
+        Ok(Cow::Owned(matrix))
+    }
+}

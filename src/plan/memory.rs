@@ -1,0 +1,122 @@
+//! Which values of a kernel-level graph need device memory, how much, and from which step to which.
+
+use super::PlanError;
+use super::arena::Buffer;
+use super::kernels::device_bytes;
+use crate::ir::{Graph, NodeId, NodeKind, ValueId, memory::lifetimes};
+use crate::ops;
+use crate::target::Target;
+use std::collections::BTreeMap;
+
+/// What a buffer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// An input or output of the graph.
+    Io,
+    /// A value between kernels.
+    Activation,
+    /// Scratch: quantized activations with their scales.
+    Workspace,
+}
+
+/// One buffer.
+#[derive(Clone, Debug)]
+pub struct Live {
+    /// The value that is made in it. Views of it share it.
+    pub value: ValueId,
+    /// What it is for.
+    pub kind: Kind,
+    /// Size on the device and lifetime in steps.
+    pub buffer: Buffer,
+}
+
+/// The buffers of a graph in one order.
+#[derive(Clone, Debug)]
+pub struct Buffers {
+    /// Every node, in the order in which they run.
+    pub order: Vec<NodeId>,
+    /// What needs memory, in order of creation.
+    pub live: Vec<Live>,
+    /// For each value the one whose memory it has: itself but for views. Constants and views of them are their own.
+    pub root: BTreeMap<ValueId, ValueId>,
+}
+
+/// Whether a node only gives its operand another shape.
+pub fn is_view(graph: &Graph, id: NodeId) -> bool {
+    graph.node(id).op().is_some_and(|op| op.is(&ops::reshape::DEF))
+}
+
+impl Buffers {
+    /// The buffers of `graph` when its nodes run in `order`.
+    ///
+    /// # Errors
+    /// A size is symbolic, or a type lies on no device.
+    pub fn of(graph: &Graph, order: Vec<NodeId>) -> Result<Buffers, PlanError> {
+        let lives = lifetimes(graph, &order);
+        let mut root: BTreeMap<ValueId, ValueId> = BTreeMap::new();
+        let mut index: BTreeMap<ValueId, usize> = BTreeMap::new();
+        let mut live: Vec<Live> = Vec::new();
+        let mut operand_slots: BTreeMap<NodeId, ValueId> = BTreeMap::new();
+        for &id in &order {
+            let node = graph.node(id);
+            if is_view(graph, id)
+                && let Some(Some(source)) = graph.operands(id).first().copied()
+            {
+                operand_slots.insert(id, source);
+            }
+            for out in 0..node.outputs.len() {
+                let value = id.out(out);
+                let base = operand_slots.get(&id).map_or(value, |source| *root.get(source).unwrap_or(source));
+                root.insert(value, base);
+                if matches!(graph.node(base.node).kind, NodeKind::Const(_)) {
+                    continue;
+                }
+                let Some(&(first, last)) = lives.get(&value) else { continue };
+                let is_io = graph.is_output(value) || matches!(node.kind, NodeKind::Input);
+                if let Some(&at) = index.get(&base) {
+                    let shared = &mut live[at];
+                    shared.buffer.last = shared.buffer.last.max(last);
+                    if is_io {
+                        shared.kind = Kind::Io;
+                    }
+                    continue;
+                }
+                let ty = graph.ty(value);
+                if ty.bytes().is_none() {
+                    return Err(PlanError::Symbolic { value: graph.value(value).name.clone(), ty: ty.to_string() });
+                }
+                let bytes = device_bytes(ty).ok_or_else(|| PlanError::Type { value: graph.value(value).name.clone(), ty: ty.to_string() })?;
+                let kind = match ty.packing {
+                    _ if is_io => Kind::Io,
+                    Some(_) => Kind::Workspace,
+                    None => Kind::Activation,
+                };
+                index.insert(base, live.len());
+                live.push(Live { value, kind, buffer: Buffer { bytes, first, last } });
+            }
+        }
+        Ok(Buffers { order, live, root })
+    }
+
+    /// The buffers in whichever of printing order and file order has the smaller max-live.
+    ///
+    /// # Errors
+    /// As [`Buffers::of`].
+    pub fn best(graph: &Graph, target: &Target) -> Result<Buffers, PlanError> {
+        let orders = [graph.order(), graph.file_order()];
+        let mut best: Option<(u64, Buffers)> = None;
+        for order in orders {
+            let buffers = Buffers::of(graph, order)?;
+            let (bytes, _) = super::arena::max_live(&buffers.arena(), target.alignment())?;
+            if best.as_ref().is_none_or(|(least, _)| bytes < *least) {
+                best = Some((bytes, buffers));
+            }
+        }
+        best.map(|(_, buffers)| buffers).ok_or(PlanError::Overflow)
+    }
+
+    /// Sizes and lifetimes alone.
+    pub fn arena(&self) -> Vec<Buffer> {
+        self.live.iter().map(|l| l.buffer.clone()).collect()
+    }
+}

@@ -1,0 +1,54 @@
+//! Planning: liveness, memory, the budget's solver, kernels and their order. No graph is changed here.
+
+pub mod arena;
+pub mod build;
+pub mod kernels;
+pub mod memory;
+pub mod model;
+pub mod score;
+pub mod solve;
+
+use serde::{Deserialize, Serialize};
+
+/// What assignment found out about the plans that are possible.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forecast {
+    /// Planned peak of `uniform:f32`, in bytes.
+    pub f32_bytes: u64,
+    /// The smallest peak of any permitted assignment, in bytes.
+    pub min_feasible_bytes: u64,
+    /// Planned peak of the chosen assignment, in bytes.
+    pub chosen_bytes: u64,
+}
+
+/// Why a graph cannot be planned.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages document the fields")]
+pub enum PlanError {
+    #[error("%{value} is {ty}: its size is not known; give --dim NAME=N")]
+    Symbolic { value: String, ty: String },
+    #[error("%{value} is {ty}, which no device buffer holds")]
+    Type { value: String, ty: String },
+    #[error(transparent)]
+    Arena(#[from] arena::ArenaError),
+    #[error("an allocation of {bytes} bytes; the target allows {limit}")]
+    Allocation { bytes: u64, limit: u64 },
+    #[error("%{value} has no place in the plan")]
+    Unplaced { value: String },
+    #[error("the plan has more than 2^64 bytes")]
+    Overflow,
+    #[error(transparent)]
+    Kernel(#[from] kernels::KernelError),
+    #[error("%{value}: {source}")]
+    Constant { value: String, source: crate::ir::TensorError },
+}
+
+/// Bytes of an allocation of `bytes`, as the driver rounds them.
+pub fn allocation_bytes(bytes: u64, target: &crate::target::Target) -> u64 {
+    round_up(bytes, target.memory.allocation_granularity.max(256))
+}
+
+/// `bytes` rounded up to a multiple of `alignment`, saturating.
+pub fn round_up(bytes: u64, alignment: u64) -> u64 {
+    bytes.checked_next_multiple_of(alignment.max(1)).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,285 @@
+//! What assignment sees: the program to come, with the formats still open.
+//!
+//! The graph is lowered once with every node in f32. That gives the kernels, their order and their buffers, which do not depend on formats. Imported
+//! nodes that end up in one kernel, that view each other's results or share weights form a group, which has one format.
+
+use super::arena::{ArenaLimits, Buffer, plan};
+use super::memory::{Buffers, is_view};
+use super::{PlanError, allocation_bytes, round_up};
+use crate::ir::packed::{Granularity, Packing, ScaleType};
+use crate::ir::{Activations, DType, Format, Graph, NodeId, NodeKind, TensorType, ValueId, Weights};
+use crate::ops::weights;
+use crate::target::Target;
+use std::collections::BTreeMap;
+
+/// Nodes that share a format.
+#[derive(Clone, Debug, Default)]
+pub struct Group {
+    /// The imported nodes, in order.
+    pub nodes: Vec<NodeId>,
+    /// Their weights that can be quantized, each constant once.
+    pub weights: Vec<weights::Weights>,
+    /// Other float constants of their kernels: elements.
+    pub constants: Vec<u64>,
+    /// Buffers whose size follows the format: index in [`Model::buffers`] and elements.
+    stored: Vec<(usize, u64)>,
+    /// Kernels with weights whose activations could be quantized: step, shape of the activations, whether one scale serves all.
+    products: Vec<(usize, TensorType, bool)>,
+}
+
+/// The model of a program to come.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// Groups, in order of their first node.
+    pub groups: Vec<Group>,
+    /// The group of each imported node that has one.
+    pub group_of: BTreeMap<NodeId, usize>,
+    /// Buffers with every format f32.
+    buffers: Vec<Buffer>,
+    /// Steps of the schedule.
+    pub n_steps: usize,
+    /// Bytes of constants that no format changes.
+    fixed_constants: u64,
+    /// Bytes of parameters and staging.
+    overhead: u64,
+    alignment: u64,
+}
+
+/// Planned bytes of one assignment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// All of it.
+    pub peak_bytes: u64,
+    /// The arena.
+    pub arena_bytes: u64,
+    /// Max-live of the arena.
+    pub max_live_bytes: u64,
+}
+
+impl Model {
+    /// The model of `graph`, of the ONNX level, that lowers to `kernels`, of the kernel level, with `overhead` bytes of parameters and staging.
+    ///
+    /// # Errors
+    /// The kernels cannot be planned.
+    pub fn of(graph: &Graph, kernels: &Graph, overhead: u64, target: &Target) -> Result<Model, PlanError> {
+        let planned = Buffers::best(kernels, target)?;
+        let by_name: BTreeMap<&str, NodeId> = graph.order().into_iter().filter(|id| graph.node(*id).op().is_some()).map(|id| (graph.node(id).name.as_str(), id)).collect();
+        let mut sets = Sets::default();
+        let mut kernel_sets: BTreeMap<NodeId, NodeId> = BTreeMap::new();
+        for &id in &planned.order {
+            let node = kernels.node(id);
+            if node.op().is_none() {
+                continue;
+            }
+            let mut members: Vec<NodeId> = node.origins().iter().filter_map(|name| by_name.get(name.as_str()).copied()).collect();
+            if is_view(kernels, id)
+                && let Some(base) = planned.root.get(&id.out(0))
+            {
+                members.extend(kernel_sets.get(&base.node));
+            }
+            let Some(&first) = members.first() else { continue };
+            members.iter().for_each(|m| sets.join(first, *m));
+            kernel_sets.insert(id, first);
+        }
+        let mut by_constant: BTreeMap<ValueId, NodeId> = BTreeMap::new();
+        for id in graph.order() {
+            if let Some(found) = weights::of(graph, id) {
+                let first = *by_constant.entry(found.value).or_insert(id);
+                sets.join(first, id);
+            }
+        }
+        let mut model = Model {
+            groups: Vec::new(),
+            group_of: BTreeMap::new(),
+            buffers: planned.arena(),
+            n_steps: planned.order.len(),
+            fixed_constants: 0,
+            overhead,
+            alignment: target.alignment(),
+        };
+        let mut index: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for id in graph.order() {
+            let node = graph.node(id);
+            let has_floats = node.outputs.iter().any(|v| v.ty.dtype.is_float());
+            if node.op().is_none() || !has_floats {
+                continue;
+            }
+            let at = *index.entry(sets.find(id)).or_insert_with(|| {
+                model.groups.push(Group::default());
+                model.groups.len() - 1
+            });
+            model.group_of.insert(id, at);
+            let group = &mut model.groups[at];
+            group.nodes.push(id);
+            if let Some(found) = weights::of(graph, id)
+                && !group.weights.iter().any(|w| w.value == found.value)
+            {
+                group.weights.push(found);
+            }
+        }
+        model.place(kernels, &planned, &kernel_sets, &mut sets, &index);
+        Ok(model)
+    }
+
+    /// Finds out whose formats decide the size of each buffer and constant.
+    fn place(&mut self, kernels: &Graph, planned: &Buffers, kernel_sets: &BTreeMap<NodeId, NodeId>, sets: &mut Sets, index: &BTreeMap<NodeId, usize>) {
+        let mut owner = |id: NodeId| kernel_sets.get(&id).and_then(|first| index.get(&sets.find(*first)).copied());
+        for (i, live) in planned.live.iter().enumerate() {
+            let ty = kernels.ty(live.value);
+            // What an output needs is stored as the model has it.
+            let is_output = kernels.outputs().iter().any(|o| planned.root.get(&o.value) == Some(&live.value));
+            if let (Some(group), DType::F32, false) = (owner(live.value.node), ty.dtype, is_output) {
+                self.groups[group].stored.push((i, ty.shape.n_elems().unwrap_or(0)));
+            }
+        }
+        let mut counted: BTreeMap<ValueId, ()> = BTreeMap::new();
+        for (step, &id) in planned.order.iter().enumerate() {
+            let Some(op) = kernels.node(id).op() else { continue };
+            let weights_slot = match op.def.name {
+                "matmul" | "conv" => Some(1),
+                "gather" => Some(0),
+                _ => None,
+            };
+            let operands = kernels.operands(id);
+            for (slot, operand) in operands.iter().enumerate() {
+                let Some(value) = operand.map(|v| planned.root.get(&v).copied().unwrap_or(v)) else { continue };
+                let NodeKind::Const(tensor) = &kernels.node(value.node).kind else { continue };
+                let group = owner(id);
+                if weights_slot == Some(slot) && group.is_some_and(|g| !self.groups[g].weights.is_empty()) {
+                    if slot == 1
+                        && let (Some(g), Some(Some(x))) = (group, operands.first())
+                    {
+                        self.groups[g].products.push((step, kernels.ty(*x).clone(), op.def.name == "conv"));
+                    }
+                    continue;
+                }
+                if counted.insert(value, ()).is_some() {
+                    continue;
+                }
+                let n = tensor.ty().shape.n_elems().unwrap_or(0);
+                match group {
+                    Some(g) if tensor.dtype() == DType::F32 => self.groups[g].constants.push(n),
+                    _ => {
+                        let bytes = super::kernels::device_bytes(tensor.ty()).unwrap_or(0);
+                        self.fixed_constants += round_up(bytes, self.alignment);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Bytes of a group's weights and constants under `format`.
+    pub fn weight_bytes(&self, group: usize, format: Format) -> u64 {
+        let float = |n: u64, f16: bool| round_up(if f16 { n.saturating_mul(2) } else { n.saturating_mul(4) }, self.alignment);
+        let group = &self.groups[group];
+        let a16 = format.activations == Activations::F16;
+        let weights: u64 = group.weights.iter().map(|w| round_up(matrix_bytes(w, format.weights), self.alignment)).sum();
+        weights + group.constants.iter().map(|&n| float(n, a16)).sum::<u64>()
+    }
+
+    /// Bytes that a group's choice occupies in single steps, above what [`Model::base_rows`] has.
+    pub fn row_bytes(&self, group: usize, format: Format) -> Vec<(u32, u64)> {
+        let mut rows: BTreeMap<u32, u64> = BTreeMap::new();
+        let mut add = |first: usize, last: usize, bytes: u64| {
+            for step in first..=last {
+                *rows.entry(u32::try_from(step).unwrap_or(u32::MAX)).or_insert(0) += bytes;
+            }
+        };
+        for buffer in self.changed(group, format) {
+            add(buffer.1.first, buffer.1.last, round_up(buffer.1.bytes, self.alignment));
+        }
+        rows.into_iter().filter(|(_, bytes)| *bytes > 0).collect()
+    }
+
+    /// The buffers that a group's choice decides: index in the base buffers where it replaces one, and the buffer.
+    fn changed(&self, group: usize, format: Format) -> Vec<(Option<usize>, Buffer)> {
+        let group = &self.groups[group];
+        let size = if format.activations == Activations::F16 { 2 } else { 4 };
+        let mut buffers: Vec<_> = group
+            .stored
+            .iter()
+            .map(|&(i, n)| (Some(i), Buffer { bytes: n.saturating_mul(size), ..self.buffers[i].clone() }))
+            .collect();
+        if format.activations == Activations::I8 && matches!(format.weights, Weights::Int { .. }) {
+            for (step, ty, is_tensor) in &group.products {
+                let packing = Packing::activation(if *is_tensor { Granularity::Tensor } else { Granularity::Row });
+                let bytes = TensorType { packing: Some(packing), ..ty.with_dtype(DType::I8) }.bytes().unwrap_or(0);
+                buffers.push((None, Buffer { bytes, first: *step, last: *step }));
+            }
+        }
+        buffers
+    }
+
+    /// Bytes in each step that no format changes: inputs, outputs, integers, constants, parameters, staging.
+    pub fn base_rows(&self) -> Vec<u64> {
+        let decided: std::collections::BTreeSet<usize> = self.groups.iter().flat_map(|g| g.stored.iter().map(|s| s.0)).collect();
+        let mut rows = vec![self.fixed_constants.saturating_add(self.overhead); self.n_steps.max(1)];
+        for (i, buffer) in self.buffers.iter().enumerate().filter(|(i, _)| !decided.contains(i)) {
+            debug_assert!(i < self.buffers.len());
+            for row in &mut rows[buffer.first..=buffer.last] {
+                *row = row.saturating_add(round_up(buffer.bytes, self.alignment));
+            }
+        }
+        rows
+    }
+
+    /// What the assignment of `formats`, one a group, is planned to take.
+    ///
+    /// # Errors
+    /// The arena cannot be planned.
+    pub fn planned(&self, formats: &[Format], target: &Target, max_nodes: u64) -> Result<Planned, PlanError> {
+        let mut buffers = self.buffers.clone();
+        let mut weights = self.fixed_constants;
+        for (group, &format) in formats.iter().enumerate() {
+            weights = weights.checked_add(self.weight_bytes(group, format)).ok_or(PlanError::Overflow)?;
+            for (index, buffer) in self.changed(group, format) {
+                match index {
+                    Some(i) => buffers[i] = buffer,
+                    None => buffers.push(buffer),
+                }
+            }
+        }
+        let arena = plan(&buffers, &ArenaLimits { alignment: self.alignment, max_nodes })?;
+        let parts = [allocation_bytes(weights, target), allocation_bytes(arena.bytes, target), self.overhead];
+        let peak_bytes = parts.iter().try_fold(0u64, |sum, b| sum.checked_add(*b)).ok_or(PlanError::Overflow)?;
+        Ok(Planned { peak_bytes, arena_bytes: arena.bytes, max_live_bytes: arena.max_live })
+    }
+}
+
+/// Bytes of a weight matrix as stored; scales are counted as f16, as nearly all are.
+pub fn matrix_bytes(found: &weights::Weights, format: Weights) -> u64 {
+    let (rows, cols) = (found.n_rows as u64, found.n_cols as u64);
+    match format {
+        Weights::F32 => rows.saturating_mul(cols).saturating_mul(4),
+        Weights::F16 => rows.saturating_mul(cols).saturating_mul(2),
+        Weights::Int { bits, granularity } => {
+            let granularity = match granularity {
+                Granularity::Block(block) if u64::from(block) >= cols => Granularity::Row,
+                other => other,
+            };
+            Packing { bits, granularity, scale: ScaleType::F16 }.packed_bytes(rows, cols).unwrap_or(u64::MAX)
+        }
+    }
+}
+
+/// Union-find over nodes; the smaller id stands for its set.
+#[derive(Default)]
+struct Sets(BTreeMap<NodeId, NodeId>);
+
+impl Sets {
+    fn find(&mut self, node: NodeId) -> NodeId {
+        let mut root = node;
+        while let Some(&parent) = self.0.get(&root)
+            && parent != root
+        {
+            root = parent;
+        }
+        self.0.insert(node, root);
+        root
+    }
+
+    fn join(&mut self, a: NodeId, b: NodeId) {
+        let (a, b) = (self.find(a), self.find(b));
+        self.0.insert(a.max(b), a.min(b));
+    }
+}

@@ -1,0 +1,275 @@
+//! From a graph of the ONNX level to a program.
+
+use crate::codegen::{self, CodegenError};
+use crate::ir::{Graph, NodeKind, Tensor};
+use crate::ops::kernel_key::KernelKey;
+use crate::ops::weights;
+use crate::passes::{OverBudget, PassError, Pipeline, PipelineError, Settings, Timing, WhyNot};
+use crate::plan::build::{self, Blueprint};
+use crate::plan::{Forecast, PlanError};
+use crate::program::{Certificate, Dispatch, Entry, NodeReport, Plan, Program, Shader, Step};
+use crate::target::Target;
+use indexmap::IndexMap;
+use rayon::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What is asked of a compilation.
+#[derive(Clone, Debug)]
+pub struct Compile {
+    /// Policy, budget, pins.
+    pub settings: Settings,
+    /// The device.
+    pub target: Target,
+    /// Threads; 0 for one a core. The program does not depend on it.
+    pub n_threads: usize,
+}
+
+/// A compiled model with what was learnt on the way.
+#[derive(Debug)]
+pub struct Compiled {
+    /// The program.
+    pub program: Program,
+    /// The kernel-level graph.
+    pub kernels: Graph,
+    /// Times of the passes of the last round.
+    pub timings: Vec<Timing>,
+    /// Why patterns did not match, for the node asked about.
+    pub why_not: Vec<WhyNot>,
+    /// GLSL by kernel name.
+    pub shaders: BTreeMap<String, String>,
+}
+
+/// Told of what is going on: a stage's name, how much of it is done, and of how much.
+pub type Progress<'a> = &'a (dyn Fn(&str, usize, usize) + Sync);
+
+/// Why a model cannot be compiled.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages document the fields")]
+pub enum CompileError {
+    #[error(transparent)]
+    OverBudget(Box<OverBudget>),
+    #[error(transparent)]
+    Pipeline(PipelineError),
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    #[error("kernel {kernel}: {source}")]
+    Codegen { kernel: String, source: CodegenError },
+    #[error("threads: {0}")]
+    Threads(#[from] rayon::ThreadPoolBuildError),
+}
+
+impl From<PipelineError> for CompileError {
+    fn from(error: PipelineError) -> CompileError {
+        match error {
+            PipelineError::Pass { source: PassError::OverBudget(over), .. } => CompileError::OverBudget(over),
+            other => CompileError::Pipeline(other),
+        }
+    }
+}
+
+/// How often assignment may run because the plan of its answer exceeded the budget.
+const MAX_ROUNDS: u32 = 4;
+
+/// Compiles `graph`, of the ONNX level.
+///
+/// # Errors
+/// It does not fit the budget, an operator is not supported, or a bug of ours.
+pub fn compile(graph: &Graph, options: &Compile, progress: Progress<'_>, dump: crate::passes::Dump<'_>) -> Result<Compiled, CompileError> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.n_threads).build()?;
+    let lowered = Lowered::of(graph, options, &pool, progress, dump)?;
+    let keys: BTreeSet<&KernelKey> = lowered.dispatches().map(|d| &d.key).collect();
+    let n_keys = keys.len();
+    let n_done = std::sync::atomic::AtomicUsize::new(0);
+    let compiled: Result<BTreeMap<KernelKey, Shader>, CompileError> = pool.install(|| {
+        keys.into_par_iter()
+            .map(|key| {
+                let shader = codegen::compile(key, &options.target).map_err(|source| CompileError::Codegen { kernel: key.to_string(), source })?;
+                progress("shaders", n_done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, n_keys);
+                Ok((key.clone(), shader))
+            })
+            .collect()
+    });
+    let compiled = compiled?;
+    let sources = compiled.keys().map(|key| (key.to_string(), codegen::glsl(key, &options.target))).collect();
+    lowered.program(graph, options, compiled, sources)
+}
+
+/// A graph of kernels with its layout.
+struct Lowered {
+    kernels: Graph,
+    blueprint: Blueprint,
+    nodes: Vec<NodeReport>,
+    forecast: Forecast,
+    certificate: Certificate,
+    budget_bytes: u64,
+    timings: Vec<Timing>,
+    why_not: Vec<WhyNot>,
+}
+
+impl Lowered {
+    fn of(graph: &Graph, options: &Compile, pool: &rayon::ThreadPool, progress: Progress<'_>, dump: crate::passes::Dump<'_>) -> Result<Lowered, CompileError> {
+        let budget_bytes = options.settings.budget_bytes.unwrap_or_else(|| options.target.default_budget_bytes());
+        let available = budget_bytes.saturating_sub(options.settings.reserve_bytes);
+        let mut settings = options.settings.clone();
+        let mut last_excess = 0;
+        for round in 1..=MAX_ROUNDS {
+            let mut kernels = graph.clone();
+            let mut assigned: Option<Graph> = None;
+            let pipeline = Pipeline::new(settings.clone());
+            let n_passes = pipeline.names().len();
+            let report = {
+                let mut hook = |i: usize, name: &str, graph: &Graph| {
+                    progress("passes", i + 1, n_passes);
+                    if name == "assign_precision" {
+                        assigned = Some(graph.clone());
+                    }
+                    dump(i, name, graph);
+                };
+                pool.install(|| pipeline.run_with(&mut kernels, &options.target, &mut hook))?
+            };
+            let blueprint = build::build(&kernels, &options.target)?;
+            let mut forecast = report.context.forecast.unwrap_or_default();
+            let surprise = blueprint.peak_bytes.saturating_sub(forecast.chosen_bytes);
+            if blueprint.peak_bytes > available && round < MAX_ROUNDS {
+                last_excess = blueprint.peak_bytes - available;
+                settings.excess_bytes = settings.excess_bytes.saturating_add(last_excess);
+                continue;
+            }
+            if blueprint.peak_bytes > available {
+                let min_feasible_bytes = forecast.min_feasible_bytes.saturating_add(surprise.max(last_excess));
+                let advice = vec![format!("give --budget {min_feasible_bytes} or more")];
+                return Err(CompileError::OverBudget(Box::new(OverBudget { min_feasible_bytes, available_bytes: available, budget_bytes, advice })));
+            }
+            let mut certificate = report.context.certificate.clone().unwrap_or_default();
+            certificate.rounds += round - 1;
+            if forecast.chosen_bytes == forecast.f32_bytes && certificate.objective == 0.0 {
+                forecast.f32_bytes = blueprint.peak_bytes;
+            }
+            let nodes = reports(assigned.as_ref().unwrap_or(graph), &kernels, &blueprint, &report.context.reasons);
+            let why_not = report.context.explain.found().to_vec();
+            let timings = report.timings;
+            return Ok(Lowered { kernels, blueprint, nodes, forecast, certificate, budget_bytes, timings, why_not });
+        }
+        Err(CompileError::Plan(PlanError::Overflow))
+    }
+
+    fn dispatches(&self) -> impl Iterator<Item = &build::Dispatch> {
+        self.blueprint.steps.iter().flat_map(|step| match step {
+            build::Step::Device(list) => list.as_slice(),
+            build::Step::Host(..) => &[],
+        })
+    }
+
+    fn program(self, graph: &Graph, options: &Compile, compiled: BTreeMap<KernelKey, Shader>, sources: BTreeMap<String, String>) -> Result<Compiled, CompileError> {
+        let mut shaders: IndexMap<String, Shader> = IndexMap::new();
+        let mut steps = Vec::new();
+        for step in self.blueprint.steps {
+            match step {
+                build::Step::Host(step, _) => steps.push(Step::Host(step)),
+                build::Step::Device(list) => {
+                    let mut dispatches = Vec::with_capacity(list.len());
+                    for d in list {
+                        let shader = &compiled[&d.key];
+                        let hash = shader.hash();
+                        shaders.entry(hash.clone()).or_insert_with(|| shader.clone());
+                        let (bindings, writes, params, params_offset) = (d.bindings, d.writes, d.params, d.params_offset);
+                        dispatches.push(Dispatch { node: d.node, shader: hash, bindings, writes, params, params_offset, groups: d.groups, barrier: d.barrier });
+                    }
+                    steps.push(Step::Device(dispatches));
+                }
+            }
+        }
+        let mut constants = self.blueprint.constants;
+        // The CPU reference reads constants as the graph has them: those that differ on the device are kept in both forms.
+        for id in self.kernels.order() {
+            if let NodeKind::Const(tensor) = &self.kernels.node(id).kind
+                && needs_data(tensor)
+            {
+                constants.entry(tensor.hash()).or_insert_with(|| tensor.clone());
+            }
+        }
+        let entry = Entry { name: "main".to_owned(), inputs: self.blueprint.inputs, outputs: self.blueprint.outputs, steps };
+        let plan = Plan {
+            policy: options.settings.policy.to_string(),
+            budget_bytes: self.budget_bytes,
+            reserve_bytes: options.settings.reserve_bytes,
+            planned_peak_bytes: self.blueprint.peak_bytes,
+            ledger: crate::program::Ledger { reserve: options.settings.reserve_bytes, ..self.blueprint.ledger },
+            lower_bound_bytes: self.blueprint.lower_bound_bytes,
+            min_feasible_bytes: self.forecast.min_feasible_bytes,
+            f32_bytes: self.forecast.f32_bytes,
+            certificate: self.certificate,
+            nodes: self.nodes,
+            graph: self.kernels.to_string(),
+            allocations: self.blueprint.allocations,
+            uploads: self.blueprint.uploads,
+            entries: vec![entry],
+        };
+        let program = Program { model: graph.name.clone(), target: options.target.clone(), plans: vec![plan], constants, shaders };
+        Ok(Compiled { program, kernels: self.kernels, timings: self.timings, why_not: self.why_not, shaders: sources })
+    }
+}
+
+/// Whether a constant prints as a hash, so that its data must come from elsewhere.
+fn needs_data(tensor: &Tensor) -> bool {
+    tensor.ty().packing.is_some() || tensor.ty().shape.n_elems().is_none_or(|n| n > 8) || tensor.dtype().bits() > 32 || tensor.dtype().bits() < 8
+        || tensor.to_f32s().is_ok_and(|v| v.iter().any(|v| v.is_nan()))
+}
+
+/// What became of every node of the assigned graph.
+fn reports(assigned: &Graph, kernels: &Graph, blueprint: &Blueprint, reasons: &BTreeMap<String, String>) -> Vec<NodeReport> {
+    let mut kernel_of: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut host: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut names: BTreeMap<String, String> = BTreeMap::new();
+    for step in &blueprint.steps {
+        match step {
+            build::Step::Device(list) => list.iter().for_each(|d| {
+                names.insert(d.node.clone(), d.key.to_string());
+            }),
+            build::Step::Host(step, reason) => {
+                host.insert(&step.node, reason);
+            }
+        }
+    }
+    let mut weight_bytes: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut host_of: BTreeMap<&str, &str> = BTreeMap::new();
+    for id in kernels.order() {
+        let node = kernels.node(id);
+        let Some(op) = node.op() else { continue };
+        let slot = match op.def.name {
+            "matmul" | "conv" => Some(1),
+            "gather" => Some(0),
+            _ => None,
+        };
+        let constant = slot.and_then(|s| kernels.operands(id).get(s).copied().flatten()).and_then(|v| kernels.constant(v));
+        for origin in node.origins() {
+            if let Some(kernel) = names.get(&node.name) {
+                kernel_of.insert(origin, kernel);
+            }
+            if let Some(reason) = host.get(node.name.as_str()) {
+                host_of.insert(origin, reason);
+            }
+            if let Some(bytes) = constant.and_then(|t| t.ty().bytes()) {
+                weight_bytes.insert(origin, bytes);
+            }
+        }
+    }
+    let mut nodes = Vec::new();
+    for id in assigned.order() {
+        let node = assigned.node(id);
+        let Some(op) = node.op() else { continue };
+        let found = weights::of(assigned, id);
+        let name = node.name.as_str();
+        nodes.push(NodeReport {
+            name: node.name.clone(),
+            op: if op.def.onnx.is_empty() { op.def.name.to_owned() } else { op.def.onnx.to_owned() },
+            format: node.format.map(|f| f.to_string()).unwrap_or_default(),
+            place: if host_of.contains_key(name) { "host" } else { "device" }.to_owned(),
+            kernel: kernel_of.get(name).copied().unwrap_or_default().to_owned(),
+            weight_bytes: found.as_ref().and_then(|_| weight_bytes.get(name).copied()).unwrap_or(0),
+            f32_weight_bytes: found.map_or(0, |w| (w.n_rows * w.n_cols * 4) as u64),
+            reason: host_of.get(name).map(|r| (*r).to_owned()).or_else(|| reasons.get(name).cloned()).unwrap_or_default(),
+        });
+    }
+    nodes
+}

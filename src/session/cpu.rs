@@ -1,0 +1,136 @@
+//! The CPU reference as a device: runs the kernel-level graph of a plan, node by node, with the operators' own definitions.
+
+use crate::ir::{Graph, Hash, Level, NodeId, NodeKind, OpError, Tensor, ValueId, text};
+use crate::ops;
+use crate::program::Program;
+use std::collections::BTreeMap;
+
+/// A graph that can be computed on the CPU.
+#[derive(Debug)]
+pub struct Reference {
+    graph: Graph,
+    order: Vec<NodeId>,
+    /// After which step each value is needed no more.
+    last_use: BTreeMap<ValueId, usize>,
+}
+
+/// Why the reference cannot compute.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages document the fields")]
+pub enum CpuError {
+    #[error("the program's graph: {0}")]
+    Parse(#[from] text::ParseError),
+    #[error("the program's graph has {0}")]
+    Faults(#[from] crate::ir::Faults),
+    #[error("node {node:?}: {source}")]
+    Op { node: String, source: OpError },
+    #[error("input {name:?} is {given}, expected {expected}")]
+    Input { name: String, given: String, expected: String },
+    #[error("{given} inputs, expected {expected}")]
+    Inputs { given: usize, expected: usize },
+    #[error("the program has no plan {0}")]
+    Plan(usize),
+    #[error("the program's graph has no node {0:?}")]
+    Node(String),
+}
+
+impl Reference {
+    /// The reference of plan number `plan`.
+    ///
+    /// # Errors
+    /// The plan's graph does not read, or is not well formed.
+    pub fn of(program: &Program, plan: usize) -> Result<Reference, CpuError> {
+        let plan = program.plans.get(plan).ok_or(CpuError::Plan(plan))?;
+        let by_prefix: BTreeMap<String, &Tensor> = program.constants.iter().map(|(hash, tensor): (&Hash, &Tensor)| (hash.to_string(), tensor)).collect();
+        let graph = text::parse(&plan.graph, &ops::registry(), &|hash, _| by_prefix.get(hash).map(|t| (*t).clone()))?;
+        graph.verify()?;
+        Ok(Reference::new(graph))
+    }
+
+    /// The reference of any graph whose constants are at hand.
+    pub fn new(graph: Graph) -> Reference {
+        let order = graph.order();
+        let last_use = crate::ir::memory::lifetimes(&graph, &order).into_iter().map(|(value, (_, last))| (value, last)).collect();
+        Reference { graph, order, last_use }
+    }
+
+    /// Computes all outputs from all inputs, both in the graph's order.
+    ///
+    /// # Errors
+    /// An input has a wrong type or shape, or a node cannot be computed.
+    pub fn run(&self, inputs: &[Tensor]) -> Result<Vec<Tensor>, CpuError> {
+        self.run_with(inputs, &mut |_, _| {})
+    }
+
+    /// The same, and calls `tap` with each node and its results.
+    ///
+    /// # Errors
+    /// As [`Reference::run`].
+    pub fn run_with(&self, inputs: &[Tensor], tap: &mut dyn FnMut(&crate::ir::Node, &[Tensor])) -> Result<Vec<Tensor>, CpuError> {
+        let graph = &self.graph;
+        if inputs.len() != graph.inputs().len() {
+            return Err(CpuError::Inputs { given: inputs.len(), expected: graph.inputs().len() });
+        }
+        let mut values: BTreeMap<ValueId, Tensor> = BTreeMap::new();
+        for (id, tensor) in graph.inputs().iter().zip(inputs) {
+            let value = graph.value(id.out(0));
+            if value.ty != *tensor.ty() {
+                return Err(CpuError::Input { name: value.name.clone(), given: tensor.ty().to_string(), expected: value.ty.to_string() });
+            }
+            values.insert(id.out(0), tensor.clone());
+        }
+        for (step, &id) in self.order.iter().enumerate() {
+            let node = graph.node(id);
+            match &node.kind {
+                NodeKind::Input => {}
+                NodeKind::Const(tensor) => {
+                    values.insert(id.out(0), tensor.clone());
+                }
+                NodeKind::Op(op) => {
+                    let operands = graph.operands(id);
+                    let tensors: Vec<Option<&Tensor>> = operands.iter().map(|v| v.and_then(|v| values.get(&v))).collect();
+                    let results = compute(graph.level, op, &tensors, node.outputs.len()).map_err(|source| CpuError::Op { node: node.name.clone(), source })?;
+                    tap(node, &results);
+                    for (out, tensor) in results.into_iter().enumerate() {
+                        values.insert(id.out(out), tensor);
+                    }
+                    for value in operands.into_iter().flatten() {
+                        if self.last_use.get(&value).is_some_and(|last| *last <= step) {
+                            values.remove(&value);
+                        }
+                    }
+                }
+            }
+        }
+        let output = |o: &crate::ir::Output| {
+            let missing = || CpuError::Node(o.name.clone());
+            values.get(&o.value).cloned().ok_or_else(missing)
+        };
+        graph.outputs().iter().map(output).collect()
+    }
+
+    /// Computes one node, for host steps: operands by slot, constants taken from the graph.
+    ///
+    /// # Errors
+    /// There is no such node, or it cannot be computed.
+    pub fn node(&self, name: &str, operands: &[Option<Tensor>]) -> Result<Vec<Tensor>, CpuError> {
+        let id = self.order.iter().copied().find(|id| self.graph.node(*id).name == name).ok_or_else(|| CpuError::Node(name.to_owned()))?;
+        let node = self.graph.node(id);
+        let op = node.op().ok_or_else(|| CpuError::Node(name.to_owned()))?;
+        let own = self.graph.operands(id);
+        let tensors: Vec<Option<&Tensor>> = own
+            .iter()
+            .enumerate()
+            .map(|(slot, v)| operands.get(slot).and_then(Option::as_ref).or_else(|| v.and_then(|v| self.graph.constant(v))))
+            .collect();
+        compute(self.graph.level, op, &tensors, node.outputs.len()).map_err(|source| CpuError::Op { node: node.name.clone(), source })
+    }
+}
+
+/// Operators of the lower levels stand in normal form, which their own reference computes; those of the ONNX level expand first.
+fn compute(level: Level, op: &crate::ir::Op, operands: &[Option<&Tensor>], n_outputs: usize) -> Result<Vec<Tensor>, OpError> {
+    match op.def.eval {
+        Some(eval) if level != Level::Onnx => eval(&op.attrs, operands),
+        _ => ops::evaluate(op, operands, n_outputs),
+    }
+}

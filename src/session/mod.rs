@@ -1,0 +1,11 @@
+//! The whole way: a graph to a program, a program to results.
+
+#[cfg(feature = "codegen")]
+mod compile;
+mod cpu;
+mod run;
+
+#[cfg(feature = "codegen")]
+pub use compile::{Compile, CompileError, Compiled, Progress, compile};
+pub use cpu::{CpuError, Reference};
+pub use run::{DeviceChoice, Outcome, Session, SessionError};

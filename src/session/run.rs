@@ -1,0 +1,189 @@
+//! Sessions: a program on a device.
+
+use super::cpu::{CpuError, Reference};
+use crate::ir::Tensor;
+use crate::program::{Program, file};
+
+/// Where a program runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// The best Vulkan device; the CPU reference where there is none, or where it fails.
+    #[default]
+    Auto,
+    /// The CPU reference.
+    Cpu,
+    /// The Vulkan device of this index, as `nyxc devices` lists them.
+    Index(usize),
+}
+
+/// A loaded program.
+pub struct Session {
+    program: Program,
+    reference: Option<Reference>,
+    #[cfg(feature = "runtime")]
+    executor: Option<crate::runtime::Executor>,
+    choice: DeviceChoice,
+    fallbacks: Vec<String>,
+}
+
+/// What a run gave.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Outputs in the program's order.
+    pub outputs: Vec<Tensor>,
+    /// Time between the first and the last dispatch, where the device measures it.
+    pub device_ms: Option<f64>,
+    /// Nodes that ran on the host.
+    pub host_nodes: Vec<String>,
+    /// Time of each dispatch, where asked for.
+    pub profile: Option<Vec<(String, f64)>>,
+}
+
+/// Why a program cannot be loaded or run.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages document the fields")]
+pub enum SessionError {
+    #[error(transparent)]
+    File(#[from] file::FileError),
+    #[error(transparent)]
+    Cpu(#[from] CpuError),
+    #[cfg(feature = "runtime")]
+    #[error(transparent)]
+    Runtime(#[from] crate::runtime::RuntimeError),
+    #[error("this build has no Vulkan runtime; use --device cpu")]
+    NoRuntime,
+}
+
+impl Session {
+    /// Loads a program from the bytes of a `.nyx` file.
+    ///
+    /// # Errors
+    /// The bytes are no program, or the device fails.
+    pub fn load(bytes: impl AsRef<[u8]> + Send + Sync + 'static, choice: DeviceChoice) -> Result<Session, SessionError> {
+        Session::of(file::read(std::sync::Arc::new(bytes))?, choice)
+    }
+
+    /// Loads a program.
+    ///
+    /// # Errors
+    /// The device fails, and was asked for by name.
+    pub fn of(program: Program, choice: DeviceChoice) -> Result<Session, SessionError> {
+        let mut session = Session {
+            program,
+            reference: None,
+            #[cfg(feature = "runtime")]
+            executor: None,
+            choice,
+            fallbacks: Vec::new(),
+        };
+        let has_host_steps = session.has_host_steps();
+        if choice == DeviceChoice::Cpu || has_host_steps {
+            session.reference = Some(Reference::of(&session.program, 0)?);
+        }
+        #[cfg(feature = "runtime")]
+        if choice != DeviceChoice::Cpu {
+            let index = if let DeviceChoice::Index(index) = choice { Some(index) } else { None };
+            match crate::runtime::Executor::load_on(&session.program, 0, index) {
+                Ok(executor) => session.executor = Some(executor),
+                Err(error) => session.fall_back(error)?,
+            }
+        }
+        #[cfg(not(feature = "runtime"))]
+        if choice != DeviceChoice::Cpu {
+            if let DeviceChoice::Index(_) = choice {
+                return Err(SessionError::NoRuntime);
+            }
+            session.reference = Some(Reference::of(&session.program, 0)?);
+            session.fallbacks.push("this build has no Vulkan runtime: ran on the CPU reference".to_owned());
+        }
+        Ok(session)
+    }
+
+    /// Goes on with the CPU reference after `error`, where the device was not asked for by name.
+    #[cfg(feature = "runtime")]
+    fn fall_back(&mut self, error: crate::runtime::RuntimeError) -> Result<(), SessionError> {
+        if self.choice != DeviceChoice::Auto || !error.is_of_device() {
+            return Err(error.into());
+        }
+        self.executor = None;
+        if self.reference.is_none() {
+            self.reference = Some(Reference::of(&self.program, 0)?);
+        }
+        self.fallbacks.push(format!("{error}: ran on the CPU reference"));
+        Ok(())
+    }
+
+    fn has_host_steps(&self) -> bool {
+        let steps = self.program.plans.iter().flat_map(|p| &p.entries).flat_map(|e| &e.steps);
+        steps.into_iter().any(|s| matches!(s, crate::program::Step::Host(_)))
+    }
+
+    /// The program.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// What went another way than asked, and why.
+    pub fn fallbacks(&self) -> &[String] {
+        &self.fallbacks
+    }
+
+    /// The name of the device that it runs on.
+    pub fn device(&self) -> String {
+        #[cfg(feature = "runtime")]
+        if let Some(executor) = &self.executor {
+            return executor.device_name().to_owned();
+        }
+        "cpu".to_owned()
+    }
+
+    /// The most device memory held so far, in bytes; 0 on the CPU.
+    pub fn measured_peak_bytes(&self) -> u64 {
+        #[cfg(feature = "runtime")]
+        if let Some(executor) = &self.executor {
+            return executor.measured_peak_bytes();
+        }
+        0
+    }
+
+    /// Runs the program once. Inputs and outputs are in the order of the entry's ports.
+    ///
+    /// # Errors
+    /// An input has a wrong type or shape, or the device fails and was asked for by name.
+    pub fn run(&mut self, inputs: &[Tensor]) -> Result<Outcome, SessionError> {
+        self.run_profiled(inputs, false)
+    }
+
+    /// The same, with the time of each dispatch if `profile`.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn run_profiled(&mut self, inputs: &[Tensor], profile: bool) -> Result<Outcome, SessionError> {
+        let host_nodes: Vec<String> = self.host_nodes();
+        #[cfg(feature = "runtime")]
+        if let Some(executor) = &mut self.executor {
+            let reference = self.reference.as_ref();
+            let evaluate = |node: &str, operands: &[Option<Tensor>]| match reference {
+                Some(reference) => reference.node(node, operands).map_err(|e| e.to_string()),
+                None => Err("the program has no host steps".to_owned()),
+            };
+            match executor.run(inputs, &evaluate, profile) {
+                Ok(output) => {
+                    return Ok(Outcome { outputs: output.outputs, device_ms: output.device_ms, host_nodes, profile: output.profile });
+                }
+                Err(error) => self.fall_back(error)?,
+            }
+        }
+        let _ = profile;
+        let reference = match &self.reference {
+            Some(reference) => reference,
+            None => self.reference.insert(Reference::of(&self.program, 0)?),
+        };
+        Ok(Outcome { outputs: reference.run(inputs)?, device_ms: None, host_nodes, profile: None })
+    }
+
+    fn host_nodes(&self) -> Vec<String> {
+        let steps = self.program.plans.first().into_iter().flat_map(|p| &p.entries).flat_map(|e| &e.steps);
+        steps.filter_map(|s| if let crate::program::Step::Host(step) = s { Some(step.node.clone()) } else { None }).collect()
+    }
+}
