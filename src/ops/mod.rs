@@ -5,6 +5,7 @@
 //! brings ONNX's freedoms (biases, vectors, one spatial axis) into the core's normal form.
 
 mod evaluate;
+pub mod kernel_key;
 pub mod util;
 
 pub use evaluate::{evaluate, expand_node};

@@ -1,0 +1,3 @@
+//! From a kernel-level graph to dispatches and memory.
+
+pub mod kernels;
