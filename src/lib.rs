@@ -4,9 +4,12 @@
 pub mod codegen;
 pub mod ir;
 pub mod ops;
+<<<<<<< HEAD
 // Passes stand at the top level of the repository, where reviewers look for them beside their snapshots.
 #[path = "../passes/mod.rs"]
 pub mod passes;
+=======
+>>>>>>> f20ec65631ee4df5c58c4006208c713a6d943365
 pub mod plan;
 pub mod program;
 pub mod session;

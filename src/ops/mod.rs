@@ -5,9 +5,13 @@
 //! brings ONNX's freedoms (biases, vectors, one spatial axis) into the core's normal form.
 
 mod evaluate;
+<<<<<<< HEAD
 pub mod gemm;
 pub mod packed_view;
 pub mod quant_search;
+=======
+pub mod kernel_key;
+>>>>>>> f20ec65631ee4df5c58c4006208c713a6d943365
 pub mod util;
 pub mod weights;
 pub mod window;

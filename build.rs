@@ -1,0 +1,197 @@
+//! Reads the kernel templates `shaders/<kernel>.comp` with their tables `shaders/<kernel>.toml` and the parts in `shaders/include`, and writes
+//! them as Rust: `kernel_templates.rs` (the typed list of templates, for `ops::kernel_key`) and `kernel_sources.rs` (their text, for `codegen`).
+//! A template without a table, a table without a template, and an unknown or duplicate key stop the build.
+
+use serde::Deserialize;
+use std::collections::BTreeSet;
+use std::collections::btree_map::BTreeMap;
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+/// What `shaders/<kernel>.toml` may hold.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    /// One sentence.
+    description: String,
+    /// Names of the kernel's own operands, in order of binding; an optional one ends in `?`.
+    operands: Vec<String>,
+    /// Whether an epilogue may follow (the template then ends in `put`).
+    epilogue: bool,
+    /// Whether the key has a tile.
+    tiled: bool,
+    /// `"uint n"`, or `"int s*rank"`: as many scalars `s0`, `s1`, ... as the flag `rank` says.
+    params: Vec<String>,
+    /// Values that each flag may have.
+    #[serde(default)]
+    flags: BTreeMap<String, Vec<u32>>,
+}
+
+fn main() {
+    println!("cargo:rerun-if-changed=shaders");
+    println!("cargo:rerun-if-changed=build.rs");
+    if let Err(message) = run() {
+        println!("cargo:warning=shaders: {message}");
+        eprintln!("shaders: {message}");
+        std::process::exit(1);
+    }
+}
+
+fn run() -> Result<(), String> {
+    let root = PathBuf::from(std::env::var("CARGO_MANIFEST_DIR").map_err(|e| e.to_string())?).join("shaders");
+    let out = PathBuf::from(std::env::var("OUT_DIR").map_err(|e| e.to_string())?);
+    let includes = files(&root.join("include"), "glsl")?;
+    let sources = files(&root, "comp")?;
+    let tables = files(&root, "toml")?;
+    if let Some(name) = tables.keys().find(|name| !sources.contains_key(*name)) {
+        return Err(format!("{name}.toml has no template {name}.comp"));
+    }
+    let mut parsed = BTreeMap::new();
+    for (name, source) in &sources {
+        let text = tables.get(name).ok_or_else(|| format!("{name}.comp has no table {name}.toml"))?;
+        let table: Table = toml::from_str(text).map_err(|e| format!("{name}.toml: {e}"))?;
+        check(name, &table)?;
+        parsed.insert(name.clone(), table);
+        check_includes(name, source, &includes)?;
+    }
+    for (name, source) in &includes {
+        check_includes(name, source, &includes)?;
+    }
+    write(&out.join("kernel_templates.rs"), &templates(&parsed))?;
+    write(&out.join("kernel_sources.rs"), &texts(&sources, &includes))
+}
+
+/// The files of `folder` with this extension: stem to text.
+fn files(folder: &Path, extension: &str) -> Result<BTreeMap<String, String>, String> {
+    let mut found = BTreeMap::new();
+    let fail = |e: std::io::Error| format!("{}: {e}", folder.display());
+    for entry in std::fs::read_dir(folder).map_err(fail)? {
+        let path = entry.map_err(fail)?.path();
+        if path.extension().is_some_and(|e| e == extension)
+            && let Some(stem) = path.file_stem().and_then(|s| s.to_str())
+        {
+            found.insert(stem.to_owned(), std::fs::read_to_string(&path).map_err(fail)?);
+        }
+    }
+    Ok(found)
+}
+
+fn is_word(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_lowercase()) && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+}
+
+fn check(name: &str, table: &Table) -> Result<(), String> {
+    let refuse = |what: String| Err(format!("{name}.toml: {what}"));
+    if !is_word(name) {
+        return refuse("the stem is not a lower-case word".to_owned());
+    }
+    if table.description.is_empty() {
+        return refuse("the description is empty".to_owned());
+    }
+    let mut words = BTreeSet::new();
+    for operand in &table.operands {
+        let operand = operand.strip_suffix('?').unwrap_or(operand);
+        if !is_word(operand) || operand == "y" || !words.insert(operand) {
+            return refuse(format!("operand {operand:?} is no free lower-case word (y is the result)"));
+        }
+    }
+    let mut params = BTreeSet::new();
+    for param in &table.params {
+        let (_, param, count) = split_param(param).ok_or_else(|| format!("{name}.toml: {param:?} is no parameter such as \"uint n\""))?;
+        if !is_word(param) || !params.insert(param) {
+            return refuse(format!("parameter {param:?} is no free lower-case word"));
+        }
+        if let Some(flag) = count
+            && !table.flags.contains_key(flag)
+        {
+            return refuse(format!("parameter {param:?} counts by {flag:?}, which is no flag"));
+        }
+    }
+    for (flag, values) in &table.flags {
+        if !is_word(flag) || values.is_empty() || values.windows(2).any(|w| w[0] >= w[1]) {
+            return refuse(format!("flag {flag:?} needs a lower-case word and ascending values"));
+        }
+    }
+    Ok(())
+}
+
+fn split_param(text: &str) -> Option<(&'static str, &str, Option<&str>)> {
+    let (ty, name) = text.split_once(' ')?;
+    let ty = match ty {
+        "uint" => "Uint",
+        "int" => "Int",
+        "float" => "Float",
+        _ => return None,
+    };
+    Some(match name.split_once('*') {
+        Some((name, count)) => (ty, name, Some(count)),
+        None => (ty, name, None),
+    })
+}
+
+fn check_includes(name: &str, source: &str, includes: &BTreeMap<String, String>) -> Result<(), String> {
+    for line in source.lines().filter(|line| line.starts_with("#include")) {
+        let part = line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix(".glsl\""));
+        if !part.is_some_and(|part| includes.contains_key(part)) {
+            return Err(format!("{name}: {line} names no file of shaders/include"));
+        }
+    }
+    Ok(())
+}
+
+/// `conv_depthwise` as `ConvDepthwise`.
+fn camel(name: &str) -> String {
+    name.split('_').map(|word| word[..1].to_uppercase() + &word[1..]).collect()
+}
+
+fn templates(tables: &BTreeMap<String, Table>) -> String {
+    let mut text = String::from(
+        "/// The kernel templates, one a file of `shaders/`.\n#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]\npub enum Template {\n",
+    );
+    for (name, table) in tables {
+        let _ = writeln!(text, "    #[doc = {:?}]\n    {},", table.description, camel(name));
+    }
+    text += "}\n\nimpl Template {\n    /// Every template, by name.\n    pub const ALL: &'static [Template] = &[";
+    for name in tables.keys() {
+        let _ = write!(text, "Template::{}, ", camel(name));
+    }
+    text += "];\n    /// Its table.\n    pub fn table(self) -> &'static Table {\n        match self {\n";
+    for (name, table) in tables {
+        let operands: Vec<_> =
+            table.operands.iter().map(|o| format!("({:?}, {})", o.strip_suffix('?').unwrap_or(o), o.ends_with('?'))).collect();
+        let params: Vec<_> = table
+            .params
+            .iter()
+            .filter_map(|p| split_param(p))
+            .map(|(ty, name, count)| format!("TableParam {{ ty: ParamType::{ty}, name: {name:?}, count: {count:?} }}"))
+            .collect();
+        let flags: Vec<_> = table.flags.iter().map(|(flag, values)| format!("({flag:?}, &{values:?})")).collect();
+        let _ = writeln!(
+            text,
+            "            Template::{} => &Table {{ name: {name:?}, operands: &[{}], epilogue: {}, tiled: {}, params: &[{}], flags: &[{}] }},",
+            camel(name),
+            operands.join(", "),
+            table.epilogue,
+            table.tiled,
+            params.join(", "),
+            flags.join(", ")
+        );
+    }
+    text + "        }\n    }\n}\n"
+}
+
+fn texts(sources: &BTreeMap<String, String>, includes: &BTreeMap<String, String>) -> String {
+    let mut text = String::from("/// The text of a template.\nfn template(template: Template) -> &'static str {\n    match template {\n");
+    for (name, source) in sources {
+        let _ = writeln!(text, "        Template::{} => {source:?},", camel(name));
+    }
+    text += "    }\n}\n\n/// The text of a part that templates include.\nfn include(name: &str) -> Option<&'static str> {\n    Some(match name {\n";
+    for (name, source) in includes {
+        let _ = writeln!(text, "        {name:?} => {source:?},");
+    }
+    text + "        _ => return None,\n    })\n}\n"
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    std::fs::write(path, text).map_err(|e| format!("{}: {e}", path.display()))
+}

@@ -1,0 +1,26 @@
+// A convolution with one input channel a group: each invocation computes one element, reading its window directly.
+#include "common.glsl"
+#include "window.glsl"
+
+void main() {
+    uint i = invocation(), pixels = p.oh * p.ow;
+    if (i >= p.images * p.groups * p.oc_g * pixels) return;
+    uint pixel = i % pixels, oc = i / pixels % (p.groups * p.oc_g), image = i / pixels / (p.groups * p.oc_g);
+    uint plane = image * p.groups + oc / p.oc_g;
+    float sum = 0.0;
+    for (uint k = 0u; k < p.k; k++) {
+        uint c, iy, ix;
+        if (!window(k, pixel, c, iy, ix)) continue;
+#if PACKED_x
+        float x = value_x(plane * p.h + iy, ix);
+#else
+        float x = ld_x((plane * p.h + iy) * p.w + ix);
+#endif
+#if PACKED_w
+        sum += x * value_w(oc, k);
+#else
+        sum += x * ld_w(oc * p.k + k);
+#endif
+    }
+    put(i, sum);
+}

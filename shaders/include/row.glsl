@@ -1,0 +1,36 @@
+// Rows that are read as a whole: by a workgroup each with WIDE, by an invocation each without. ROW_T is the type of what is joined.
+#if WIDE
+shared ROW_T s_row[128];
+const uint LANES = 128u;
+uint row_lane() { return gl_LocalInvocationID.x; }
+uint row_index() { return group(); }
+#else
+const uint LANES = 1u;
+uint row_lane() { return 0u; }
+uint row_index() { return invocation(); }
+#endif
+const int JOIN_SUM = 0, JOIN_MAX = 2, JOIN_MIN = 3, JOIN_PROD = 4;
+
+// A NaN is kept by every join: only it differs from itself.
+ROW_T join(int how, ROW_T a, ROW_T b) {
+    if (how == JOIN_MAX) return b > a || b != b ? b : a;
+    if (how == JOIN_MIN) return b < a || b != b ? b : a;
+    return how == JOIN_PROD ? a * b : a + b;
+}
+
+// What all lanes of a row hold, joined; every lane gets it.
+ROW_T join_lanes(int how, ROW_T v) {
+#if WIDE
+    uint lane = gl_LocalInvocationID.x;
+    barrier();
+    s_row[lane] = v;
+    barrier();
+    for (uint half_lanes = 64u; half_lanes > 0u; half_lanes /= 2u) {
+        if (lane < half_lanes) s_row[lane] = join(how, s_row[lane], s_row[lane + half_lanes]);
+        barrier();
+    }
+    return s_row[0];
+#else
+    return v;
+#endif
+}

@@ -1,0 +1,67 @@
+// INT8 codes with scales absmax/127, bit for bit as src/ir/packed/dynamic.rs: rows of `cols` codes take `pitch` words, the scales begin at word
+// `scales`. By row a workgroup does it all (STAGE 0). For one scale in all, a few workgroups first leave maxima of their parts in the words of
+// the codes (1), one workgroup makes the scale of these (2), and then every invocation writes one word of codes (3).
+#include "common.glsl"
+#define WIDE 1
+#define ROW_T float
+#include "row.glsl"
+
+// The largest finite magnitude so far. The comparison is false for NaN and infinity.
+float larger(float m, float x) {
+    float a = abs(x);
+    return a > m && a <= uintBitsToFloat(0x7f7fffffu) ? a : m;
+}
+
+float scale_of(float absmax) { return absmax < uintBitsToFloat(0x0d800000u) ? 1.0 : absmax * uintBitsToFloat(0x3c010204u); }
+
+// 1 / s, correctly rounded: the product of both significands lies so near a power of two that its low 32 bits are the remainder.
+float reciprocal(float s) {
+    float r = 1.0 / s;
+    int ms = (floatBitsToInt(s) & 0x7fffff) | 0x800000;
+    for (int i = 0; i < 3; i++) {
+        int mr = (floatBitsToInt(r) & 0x7fffff) | 0x800000;
+        int d = -(mr * ms);
+        r = intBitsToFloat(floatBitsToInt(r) + int(2 * d > ms) - int(2 * d < -ms));
+    }
+    return r;
+}
+
+// Four codes of a row; those beyond its end are 0.
+uint codes(uint row, uint word, float r) {
+    uint v = 0u;
+    for (uint i = 0u; i < 4u; i++) {
+        uint col = word * 4u + i;
+        if (col >= p.cols) break;
+        float x = ld_x(row * p.cols + col);
+        int q = isnan(x) ? 0 : int(roundEven(clamp(x * r, -127.0, 127.0)));
+        v = bitfieldInsert(v, uint(q), int(i * 8u), 8);
+    }
+    return v;
+}
+
+void main() {
+    uint t = gl_LocalInvocationID.x, g = group();
+#if STAGE == 0
+    if (g >= p.rows) return;
+    float m = 0.0;
+    for (uint col = t; col < p.cols; col += 128u) m = larger(m, ld_x(g * p.cols + col));
+    float s = scale_of(join_lanes(JOIN_MAX, m));
+    float r = reciprocal(s);
+    for (uint word = t; word < p.pitch; word += 128u) d_y[g * p.pitch + word] = codes(g, word, r);
+    if (t == 0u) d_y[p.scales + g] = floatBitsToUint(s);
+#elif STAGE == 1
+    if (g >= p.parts) return;
+    float m = 0.0;
+    for (uint i = g * 128u + t; i < p.rows * p.cols; i += p.parts * 128u) m = larger(m, ld_x(i));
+    m = join_lanes(JOIN_MAX, m);
+    if (t == 0u) d_y[g] = floatBitsToUint(m);
+#elif STAGE == 2
+    float m = 0.0;
+    for (uint i = t; i < p.parts; i += 128u) m = larger(m, uintBitsToFloat(d_y[i]));
+    m = join_lanes(JOIN_MAX, m);
+    if (t == 0u) d_y[p.scales] = floatBitsToUint(scale_of(m));
+#else
+    uint word = invocation();
+    if (word < p.rows * p.pitch) d_y[word] = codes(word / p.pitch, word % p.pitch, reciprocal(uintBitsToFloat(d_y[p.scales])));
+#endif
+}

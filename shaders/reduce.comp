@@ -1,0 +1,54 @@
+// One value of all elements along some axes. `kd`, `ks` are sizes and strides of the axes kept, `rd`, `rs` of those reduced, outermost first.
+#include "common.glsl"
+#define ROW_T T_x
+#include "row.glsl"
+
+#define AXIS(d, s) at += rest % d * s; rest /= d;
+uint kept(uint rest) {
+    uint at = 0u;
+#if KEPT > 3
+    AXIS(p.kd3, p.ks3)
+#endif
+#if KEPT > 2
+    AXIS(p.kd2, p.ks2)
+#endif
+#if KEPT > 1
+    AXIS(p.kd1, p.ks1)
+#endif
+#if KEPT > 0
+    AXIS(p.kd0, p.ks0)
+#endif
+    return at;
+}
+
+uint reduced(uint rest) {
+    uint at = 0u;
+#if REDUCED > 3
+    AXIS(p.rd3, p.rs3)
+#endif
+#if REDUCED > 2
+    AXIS(p.rd2, p.rs2)
+#endif
+#if REDUCED > 1
+    AXIS(p.rd1, p.rs1)
+#endif
+#if REDUCED > 0
+    AXIS(p.rd0, p.rs0)
+#endif
+    return at;
+}
+
+void main() {
+    uint row = row_index();
+    if (row >= p.n) return;
+    uint base = kept(row);
+    const int how = KIND == 1 ? JOIN_SUM : KIND;
+    // Element 0 is joined to itself for a maximum or minimum, so no type needs its extreme.
+    T_x value = how == JOIN_SUM ? T_x(0) : how == JOIN_PROD ? T_x(1) : ld_x(base + reduced(0u));
+    for (uint i = row_lane(); i < p.n_reduced; i += LANES) value = join(how, value, ld_x(base + reduced(i)));
+    value = join_lanes(how, value);
+#if KIND == 1
+    value /= T_x(p.n_reduced);
+#endif
+    if (row_lane() == 0u) put(row, value);
+}

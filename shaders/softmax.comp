@@ -1,0 +1,25 @@
+// exp(x - max) over its sum, or the logarithm of that, along one axis of [outer, n, inner].
+#include "common.glsl"
+#define ROW_T float
+#include "row.glsl"
+
+void main() {
+    uint row = row_index();
+    if (row >= p.rows) return;
+    uint base = row / p.inner * p.n * p.inner + row % p.inner;
+    float largest = uintBitsToFloat(0xff800000u);
+    for (uint i = row_lane(); i < p.n; i += LANES) largest = join(JOIN_MAX, largest, ld_x(base + i * p.inner));
+    largest = join_lanes(JOIN_MAX, largest);
+    float sum = 0.0;
+    for (uint i = row_lane(); i < p.n; i += LANES) sum += exp(ld_x(base + i * p.inner) - largest);
+    sum = join_lanes(JOIN_SUM, sum);
+    for (uint i = row_lane(); i < p.n; i += LANES) {
+        uint at = base + i * p.inner;
+        float v = ld_x(at) - largest;
+#if LOG
+        put(at, v - log(sum));
+#else
+        put(at, exp(v) / sum);
+#endif
+    }
+}

@@ -1,0 +1,45 @@
+// y[i] = x[offset + sum(i[d] * s[d])] inside the box lo..hi, `fill` outside: transposed, sliced, expanded, padded.
+#include "common.glsl"
+
+#define AXIS(d, s) { uint c = rest % d; rest /= d; at += int(c) * s; }
+#define BOX(d, s, lo, hi) { uint c = rest % d; rest /= d; at += int(c) * s; inside = inside && c >= lo && c < hi; }
+#if BOXED
+#define STEP(d, s, lo, hi) BOX(d, s, lo, hi)
+#else
+#define STEP(d, s, lo, hi) AXIS(d, s)
+#endif
+
+void main() {
+    uint i = invocation();
+    if (i >= p.n) return;
+    uint rest = i;
+    int at = p.offset;
+    bool inside = true;
+#if RANK > 7
+    STEP(p.d7, p.s7, p.lo7, p.hi7)
+#endif
+#if RANK > 6
+    STEP(p.d6, p.s6, p.lo6, p.hi6)
+#endif
+#if RANK > 5
+    STEP(p.d5, p.s5, p.lo5, p.hi5)
+#endif
+#if RANK > 4
+    STEP(p.d4, p.s4, p.lo4, p.hi4)
+#endif
+#if RANK > 3
+    STEP(p.d3, p.s3, p.lo3, p.hi3)
+#endif
+#if RANK > 2
+    STEP(p.d2, p.s2, p.lo2, p.hi2)
+#endif
+#if RANK > 1
+    STEP(p.d1, p.s1, p.lo1, p.hi1)
+#endif
+#if RANK > 0
+    STEP(p.d0, p.s0, p.lo0, p.hi0)
+#endif
+    T_x fill = T_x(p.fill);
+    if (inside) fill = ld_x(uint(at));
+    put(i, fill);
+}

@@ -1,0 +1,171 @@
+//! Generated declarations: buffers, the uniform block, and functions that read and write elements whatever their storage.
+//!
+//! For an operand `a`: `T_a` is `float` or `int`; `T_a ld_a(uint i)`; for a packed one instead `PACKED_a` (its bits, 0 for others),
+//! `float value_a(uint row, uint col)`, `float scale_a(uint row, uint col)`, `int code_a(uint row, uint col)` and
+//! `int word_a(uint row, uint word)`, which gives four codes as bytes. For the result: `void st_y(uint i, T_y v)`.
+
+use crate::ops::kernel_key::{KernelKey, Load, OperandKey, Storage, Value};
+use crate::ir::packed::{Granularity, Packing, ScaleType};
+use crate::target::Target;
+use std::fmt::Write as _;
+
+/// Extensions that the accessors need.
+pub(super) fn extensions(key: &KernelKey, target: &Target) -> Vec<&'static str> {
+    let mut storages = key.present().map(|(_, k)| k.storage).chain(key.expr.iter().flat_map(|e| &e.args).map(|a| a.storage)).chain([key.result]);
+    let native = target.features.storage_16bit && storages.any(|s| s == Storage::F16);
+    if native { vec!["GL_EXT_shader_16bit_storage"] } else { Vec::new() }
+}
+
+/// The type of one element of a buffer.
+fn element(storage: Storage, target: &Target) -> &'static str {
+    match storage {
+        Storage::F32 => "float",
+        Storage::F16 if target.features.storage_16bit => "float16_t",
+        Storage::I32 => "int",
+        Storage::F16 | Storage::Packed(_) => "uint",
+    }
+}
+
+/// All bindings, and the uniform block after them.
+pub(super) fn buffers(key: &KernelKey, target: &Target) -> String {
+    let mut text = String::new();
+    let mut binding = 0;
+    let mut buffer = |access: &str, element: &str, name: &str| {
+        let _ = writeln!(text, "layout(set = 0, binding = {binding}, std430) {access}buffer B_{name} {{ {element} d_{name}[]; }};");
+        binding += 1;
+    };
+    for (name, operand) in key.present() {
+        buffer("readonly ", element(operand.storage, target), name);
+        if operand.scales_apart {
+            buffer("readonly ", "uint", &format!("{name}_apart"));
+        }
+    }
+    if let Some(expr) = &key.expr {
+        for (i, arg) in expr.args.iter().enumerate() {
+            buffer("readonly ", element(arg.storage, target), &format!("x{}", i + expr.first_arg()));
+        }
+    }
+    buffer("", element(key.result, target), "y");
+    let _ = write!(text, "layout(set = 0, binding = {binding}, std140) uniform Params {{");
+    for param in key.params() {
+        let _ = write!(text, " {} {};", param.ty.glsl(), param.name);
+    }
+    text + " } p;\n"
+}
+
+/// The functions that read operands and write the result.
+pub(super) fn functions(key: &KernelKey, target: &Target) -> String {
+    let mut text = String::new();
+    for (at, &(name, _)) in key.template.table().operands.iter().enumerate() {
+        let present = key.operands.get(at).copied().flatten();
+        let bits = match present {
+            Some(OperandKey { storage: Storage::Packed(packing), .. }) => packing.bits,
+            _ => 0,
+        };
+        let _ = writeln!(text, "#define HAS_{name} {}\n#define PACKED_{name} {bits}", u32::from(present.is_some()));
+        match present {
+            Some(OperandKey { storage: Storage::Packed(packing), scales_apart }) => text += &packed(name, packing, scales_apart),
+            Some(operand) => text += &load(name, operand.storage, target),
+            None => {}
+        }
+    }
+    if let Some(expr) = &key.expr {
+        for (i, arg) in expr.args.iter().enumerate() {
+            let name = format!("x{}", i + expr.first_arg());
+            text += &load(&name, arg.storage, target);
+            text += &index(&name, arg.load);
+        }
+    }
+    text + &store(key.result, target)
+}
+
+fn load(name: &str, storage: Storage, target: &Target) -> String {
+    match storage {
+        Storage::F32 => format!("#define T_{name} float\nfloat ld_{name}(uint i) {{ return d_{name}[i]; }}\n"),
+        Storage::I32 => format!("#define T_{name} int\nint ld_{name}(uint i) {{ return d_{name}[i]; }}\n"),
+        Storage::F16 if target.features.storage_16bit => {
+            format!("#define T_{name} float\nfloat ld_{name}(uint i) {{ return float(d_{name}[i]); }}\n")
+        }
+        Storage::F16 => format!(
+            "#define T_{name} float\nfloat ld_{name}(uint i) {{ vec2 v = unpackHalf2x16(d_{name}[i >> 1]); return (i & 1u) == 0u ? v.x : v.y; }}\n"
+        ),
+        Storage::Packed(_) => String::new(),
+    }
+}
+
+fn packed(name: &str, packing: Packing, scales_apart: bool) -> String {
+    let bits = u32::from(packing.bits);
+    let (per_word, mask) = (32 / bits, 32 / bits - 1);
+    let shift = per_word.trailing_zeros();
+    let mut text = format!("#define T_{name} float\n");
+    let _ = writeln!(text, "uint raw_{name}(uint row, uint word) {{ return d_{name}[row * p.{name}_pitch + word]; }}");
+    let _ = writeln!(
+        text,
+        "int code_{name}(uint row, uint col) {{ return bitfieldExtract(int(raw_{name}(row, col >> {shift})), int(col & {mask}u) * {bits}, {bits}); }}"
+    );
+    let at = match packing.granularity {
+        Granularity::Block(block) => format!("row * p.{name}_blocks + (col >> {})", block.trailing_zeros()),
+        Granularity::Row => "row".to_owned(),
+        Granularity::Tensor => "0u".to_owned(),
+    };
+    let buffer = if scales_apart { format!("d_{name}_apart") } else { format!("d_{name}") };
+    let read = match packing.scale {
+        ScaleType::F32 => format!("return uintBitsToFloat({buffer}[p.{name}_scales + s]);"),
+        ScaleType::F16 => format!("vec2 v = unpackHalf2x16({buffer}[p.{name}_scales + (s >> 1)]); return (s & 1u) == 0u ? v.x : v.y;"),
+    };
+    let _ = writeln!(text, "float scale_{name}(uint row, uint col) {{ uint s = {at}; {read} }}");
+    let _ = writeln!(text, "float value_{name}(uint row, uint col) {{ return float(code_{name}(row, col)) * scale_{name}(row, col); }}");
+    text += &match packing.bits {
+        8 => format!("int word_{name}(uint row, uint word) {{ return int(raw_{name}(row, word)); }}\n"),
+        // Spreads four nibbles over bytes, then copies each sign bit into the high nibble: 0x08 * 0x1e is 0xf0.
+        _ => format!(
+            "int word_{name}(uint row, uint word) {{\n    uint v = (raw_{name}(row, word >> 1) >> ((word & 1u) * 16u)) & 0xffffu;\n    \
+             v = (v | (v << 8)) & 0x00ff00ffu;\n    v = (v | (v << 4)) & 0x0f0f0f0fu;\n    return int(v | ((v & 0x08080808u) * 0x1eu));\n}}\n"
+        ),
+    };
+    text
+}
+
+/// `uint at_x1(uint i)`: which element of the operand goes with element `i` of the result.
+fn index(name: &str, load: Load) -> String {
+    let body = match load {
+        Load::Same => "return i;".to_owned(),
+        Load::Scalar => "return 0u;".to_owned(),
+        Load::Periodic => format!("return (i / p.{name}_inner) % p.{name}_n;"),
+        Load::Strided(rank) => {
+            let mut body = String::from("uint at = 0u;");
+            for axis in (0..rank).rev() {
+                let _ = write!(body, " at += (i % p.{name}_d{axis}) * p.{name}_s{axis}; i /= p.{name}_d{axis};");
+            }
+            body + " return at;"
+        }
+    };
+    format!("uint at_{name}(uint i) {{ {body} }}\n")
+}
+
+fn store(storage: Storage, target: &Target) -> String {
+    // Finite values beyond f16's range become its largest; infinities and NaN stay.
+    const SATURATE: &str = "float saturate(float v) { return isinf(v) || isnan(v) ? v : clamp(v, -65504.0, 65504.0); }\n";
+    match storage {
+        Storage::F32 => "#define T_y float\nvoid st_y(uint i, float v) { d_y[i] = v; }\n".to_owned(),
+        Storage::I32 => "#define T_y int\nvoid st_y(uint i, int v) { d_y[i] = v; }\n".to_owned(),
+        Storage::F16 if target.features.storage_16bit => {
+            format!("#define T_y float\n{SATURATE}void st_y(uint i, float v) {{ d_y[i] = float16_t(saturate(v)); }}\n")
+        }
+        // Another invocation may write the other half of the word at the same time: atomics touch only this half.
+        Storage::F16 => format!(
+            "#define T_y float\n{SATURATE}void st_y(uint i, float v) {{\n    uint half_word = packHalf2x16(vec2(saturate(v), 0.0)) & 0xffffu;\n    \
+             uint shift = (i & 1u) * 16u;\n    atomicAnd(d_y[i >> 1], ~(0xffffu << shift));\n    atomicOr(d_y[i >> 1], half_word << shift);\n}}\n"
+        ),
+        Storage::Packed(_) => "#define T_y uint\n".to_owned(),
+    }
+}
+
+/// A value as GLSL has it inside an expression.
+pub(super) fn value_type(value: Value) -> &'static str {
+    match value {
+        Value::Float => "float",
+        Value::Int => "int",
+        Value::Bool => "bool",
+    }
+}

@@ -1,0 +1,64 @@
+//! Compiled shaders on disk, by content: a compilation that happened once on this machine is not repeated. What cannot be read or written is
+//! compiled anew; the cache never fails anything.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Everything that the words depend on besides the text. The crate's version pins shaderc and its options.
+const OPTIONS: &str = "vulkan1.1 spirv1.3 performance compute main; shaderc 0.10.1; cache 1";
+
+/// A file is the BLAKE3 hash of its words, then the words, little-endian.
+const HASH_BYTES: usize = 32;
+const SPIRV_MAGIC: u32 = 0x0723_0203;
+
+/// Where one shader lies, if anywhere.
+pub(super) struct Entry {
+    path: Option<PathBuf>,
+}
+
+impl Entry {
+    pub(super) fn of(glsl: &str) -> Entry {
+        let (version, revision) = shaderc::get_spirv_version();
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(format!("{OPTIONS} {version:x} {revision}\n").as_bytes());
+        hasher.update(glsl.as_bytes());
+        let name = format!("{}.spv", hasher.finalize().to_hex());
+        Entry { path: folder().map(|folder| folder.join(name)) }
+    }
+
+    /// The words, if they are there and whole.
+    pub(super) fn read(&self) -> Option<Vec<u32>> {
+        let bytes = std::fs::read(self.path.as_ref()?).ok()?;
+        let (hash, words) = bytes.split_at_checked(HASH_BYTES)?;
+        if blake3::hash(words).as_bytes() != hash || words.len() % 4 != 0 {
+            return None;
+        }
+        let words: Vec<u32> = words.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        (words.first() == Some(&SPIRV_MAGIC)).then_some(words)
+    }
+
+    /// Keeps the words: written beside, then renamed, so that no reader sees half a file.
+    pub(super) fn write(&self, words: &[u32]) {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let Some(path) = &self.path else { return };
+        let Some(folder) = path.parent() else { return };
+        let words: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let mut bytes = blake3::hash(&words).as_bytes().to_vec();
+        bytes.extend(&words);
+        let beside = path.with_extension(format!("{}.{}.tmp", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+        let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&beside, bytes)).and_then(|()| std::fs::rename(&beside, path));
+        if written.is_err() {
+            let _ = std::fs::remove_file(&beside);
+        }
+    }
+}
+
+/// `NYXC_CACHE` (none where it is empty), or `nyxc/shaders` in the user's cache folder.
+fn folder() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    if let Some(value) = std::env::var_os("NYXC_CACHE") {
+        return (!value.is_empty()).then(|| PathBuf::from(value));
+    }
+    let base = set("XDG_CACHE_HOME").filter(|p| p.is_absolute()).or_else(|| set("HOME").map(|home| home.join(".cache")))?;
+    Some(base.join("nyxc").join("shaders"))
+}

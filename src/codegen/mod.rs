@@ -1,0 +1,120 @@
+//! From a [`KernelKey`] to SPIR-V: the template's text with generated accessors before it, compiled by shaderc for Vulkan 1.1 (SPIR-V 1.3).
+
+mod access;
+mod cache;
+mod expr;
+pub mod spirv;
+#[cfg(test)]
+mod tests;
+
+use crate::ops::kernel_key::{KernelKey, Template};
+use crate::program::Shader;
+use crate::target::Target;
+use std::cell::RefCell;
+use std::fmt::Write as _;
+
+include!(concat!(env!("OUT_DIR"), "/kernel_sources.rs"));
+
+/// Deepest nesting of includes; ours need one or two.
+const MAX_INCLUDES: usize = 8;
+
+/// Why a key gives no shader. All but [`CodegenError::Compiler`] are bugs of the planner.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages document the fields")]
+pub enum CodegenError {
+    #[error("kernel {kernel}: {reason}")]
+    Key { kernel: String, reason: String },
+    #[error("kernel {kernel}: {source}")]
+    Expr { kernel: String, source: crate::ir::ExprError },
+    #[error("the shader compiler cannot start: {source}")]
+    Compiler { source: shaderc::Error },
+    #[error("kernel {kernel} does not compile: {source}")]
+    Compile { kernel: String, source: shaderc::Error },
+}
+
+thread_local! {
+    /// The first compilation of a process takes up to half a second, the later ones milliseconds; a compiler must stay on its thread.
+    static COMPILER: RefCell<Option<shaderc::Compiler>> = const { RefCell::new(None) };
+}
+
+/// Compiles a kernel for a target, or takes it from the cache. The same key and target give the same words.
+///
+/// # Errors
+/// The key contradicts its template's table, or the text does not compile.
+pub fn compile(key: &KernelKey, target: &Target) -> Result<Shader, CodegenError> {
+    let name = key.name();
+    let text = glsl(key, target)?;
+    let entry = cache::Entry::of(&text);
+    if let Some(spirv) = entry.read() {
+        return Ok(Shader { name, spirv });
+    }
+    let spirv = COMPILER.with(|cell| {
+        let mut slot = cell.borrow_mut();
+        if slot.is_none() {
+            *slot = Some(shaderc::Compiler::new().map_err(|source| CodegenError::Compiler { source })?);
+        }
+        let mut options = shaderc::CompileOptions::new().map_err(|source| CodegenError::Compiler { source })?;
+        options.set_target_env(shaderc::TargetEnv::Vulkan, shaderc::EnvVersion::Vulkan1_1 as u32);
+        options.set_target_spirv(shaderc::SpirvVersion::V1_3);
+        options.set_optimization_level(shaderc::OptimizationLevel::Performance);
+        let compile_error = |source| CodegenError::Compile { kernel: name.clone(), source };
+        let Some(compiler) = slot.as_ref() else { return Ok(Vec::new()) };
+        let artifact = compiler.compile_into_spirv(&text, shaderc::ShaderKind::Compute, &name, "main", Some(&options)).map_err(compile_error)?;
+        Ok(artifact.as_binary().to_vec())
+    })?;
+    entry.write(&spirv);
+    Ok(Shader { name, spirv })
+}
+
+/// The GLSL text of a kernel: what [`compile`] compiles.
+///
+/// # Errors
+/// The key contradicts its template's table, or its expression is none.
+pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
+    let refuse = |reason: String| CodegenError::Key { kernel: key.name(), reason };
+    if let Some(fault) = key.fault() {
+        return Err(refuse(fault));
+    }
+    let mut text = String::from("#version 450\n");
+    let mut extensions: Vec<&str> = access::extensions(key, target);
+    let dot = target.features.integer_dot_product && matches!(key.template, Template::MatmulI8 | Template::ConvI8);
+    if dot {
+        extensions.push("GL_EXT_integer_dot_product");
+    }
+    for extension in extensions {
+        let _ = writeln!(text, "#extension {extension} : require");
+    }
+    let _ = writeln!(text, "// {}", key.name());
+    for (flag, value) in &key.flags {
+        let _ = writeln!(text, "#define {} {value}", flag.to_uppercase());
+    }
+    if let Some(tile) = key.tile {
+        let _ = writeln!(text, "#define TILE_M {}u\n#define TILE_N {}u\n#define TILE_K {}u", tile.m, tile.n, tile.k);
+    }
+    let _ = writeln!(text, "#define NATIVE_DOT {}", u32::from(dot));
+    text += "layout(local_size_x = 128) in;\n";
+    text += &access::buffers(key, target);
+    text += &access::functions(key, target);
+    if key.template.table().epilogue {
+        text += &expr::put(key)?;
+    }
+    expand(&mut text, template(key.template), 0).map_err(refuse)?;
+    Ok(text)
+}
+
+/// Appends `source` with its includes in place.
+fn expand(text: &mut String, source: &str, depth: usize) -> Result<(), String> {
+    if depth > MAX_INCLUDES {
+        return Err("includes nest too deeply".to_owned());
+    }
+    for line in source.lines() {
+        match line.strip_prefix("#include \"").and_then(|rest| rest.strip_suffix(".glsl\"")) {
+            Some(name) => expand(text, include(name).ok_or_else(|| format!("no include {name}"))?, depth + 1)?,
+            None => {
+                text.push_str(line);
+                text.push('\n');
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,305 @@
+//! Which kernel: a template of `shaders/` with everything that its text depends on. Equal keys are the same shader, and one function turns a
+//! key into the name that generator and reports use.
+
+use crate::ir::packed::{Granularity, Packing, ScaleType};
+use std::collections::BTreeMap;
+use std::fmt;
+
+include!(concat!(env!("OUT_DIR"), "/kernel_templates.rs"));
+
+/// What a template's `.toml` says.
+#[derive(Debug)]
+pub struct Table {
+    /// The stem of the files.
+    pub name: &'static str,
+    /// The kernel's own operands in order of binding, and whether each may be absent.
+    pub operands: &'static [(&'static str, bool)],
+    /// Whether it may have an epilogue.
+    pub epilogue: bool,
+    /// Whether its key has a tile.
+    pub tiled: bool,
+    /// Parameters.
+    pub params: &'static [TableParam],
+    /// Flags, and the values that each may have.
+    pub flags: &'static [(&'static str, &'static [u32])],
+}
+
+/// A parameter, or a list of them.
+#[derive(Debug)]
+pub struct TableParam {
+    /// Its type.
+    pub ty: ParamType,
+    /// Its name.
+    pub name: &'static str,
+    /// The flag that counts how many there are, named `name0`, `name1` and so on; one named `name` where absent.
+    pub count: Option<&'static str>,
+}
+
+/// The type of a parameter. All take 4 bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "GLSL's names")]
+pub enum ParamType {
+    Uint,
+    Int,
+    Float,
+}
+
+impl ParamType {
+    /// Its spelling in GLSL.
+    pub fn glsl(self) -> &'static str {
+        match self {
+            ParamType::Uint => "uint",
+            ParamType::Int => "int",
+            ParamType::Float => "float",
+        }
+    }
+}
+
+/// How a tensor lies on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Storage {
+    /// 4 bytes an element; also what bf16 and f64 become.
+    F32,
+    /// 2 bytes an element, the whole padded to 4.
+    F16,
+    /// Integers of any width and truth values, 4 bytes an element.
+    I32,
+    /// Codes and scales.
+    Packed(Packing),
+}
+
+impl fmt::Display for Storage {
+    /// `f32`, `f16`, `i32`, `q4g32f16` (4-bit codes, blocks of 32, f16 scales), `q8cf32` (a scale a row), `q8tf32` (one scale).
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Storage::F32 => f.write_str("f32"),
+            Storage::F16 => f.write_str("f16"),
+            Storage::I32 => f.write_str("i32"),
+            Storage::Packed(packing) => {
+                write!(f, "q{}", packing.bits)?;
+                match packing.granularity {
+                    Granularity::Block(block) => write!(f, "g{block}")?,
+                    Granularity::Row => f.write_str("c")?,
+                    Granularity::Tensor => f.write_str("t")?,
+                }
+                f.write_str(if packing.scale == ScaleType::F16 { "f16" } else { "f32" })
+            }
+        }
+    }
+}
+
+/// What a value is inside an expression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs, reason = "each variant is its own documentation")]
+pub enum Value {
+    Float,
+    Int,
+    Bool,
+}
+
+/// Which element of an operand of an expression goes with element `i` of the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Load {
+    /// Element `i`.
+    Same,
+    /// The only one.
+    Scalar,
+    /// Element `(i / inner) % n`: vectors along one axis.
+    Periodic,
+    /// Any broadcast, by strides over this many axes (1 to 8).
+    Strided(u8),
+}
+
+/// An operand of the kernel itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OperandKey {
+    /// How it lies.
+    pub storage: Storage,
+    /// Whether the scales are bound apart, after the codes: where rows of a packed tensor that is larger than a binding may be are read.
+    pub scales_apart: bool,
+}
+
+/// An operand of the expression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ArgKey {
+    /// How it lies: not packed.
+    pub storage: Storage,
+    /// What it is.
+    pub value: Value,
+    /// How it is indexed.
+    pub load: Load,
+}
+
+/// The expression of a pointwise kernel, or the epilogue of another.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ExprKey {
+    /// Its text form, which reads back.
+    pub text: String,
+    /// What the result of the kernel is before the epilogue, which calls it `x0`; `None` for a pointwise kernel.
+    pub own: Option<Value>,
+    /// Its operands: `x1` and on after the kernel's own result, `x0` and on in a pointwise kernel.
+    pub args: Vec<ArgKey>,
+}
+
+impl ExprKey {
+    /// The number of the first of [`ExprKey::args`].
+    pub fn first_arg(&self) -> usize {
+        usize::from(self.own.is_some())
+    }
+}
+
+/// Outputs that one workgroup computes, and how much of the reduction axis it holds at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tile {
+    /// Rows: a multiple of 8.
+    pub m: u32,
+    /// Columns: a multiple of 16.
+    pub n: u32,
+    /// Along the reduction axis.
+    pub k: u32,
+}
+
+/// Which kernel.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KernelKey {
+    /// The template.
+    pub template: Template,
+    /// The kernel's own operands as the table lists them, `None` where an optional one is absent.
+    pub operands: Vec<Option<OperandKey>>,
+    /// The expression.
+    pub expr: Option<ExprKey>,
+    /// How the result lies.
+    pub result: Storage,
+    /// Every flag of the table.
+    pub flags: BTreeMap<&'static str, u32>,
+    /// The tile.
+    pub tile: Option<Tile>,
+}
+
+/// One scalar of the uniform block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Param {
+    /// Its type.
+    pub ty: ParamType,
+    /// Its name.
+    pub name: String,
+}
+
+impl KernelKey {
+    /// The name of the kernel: operation, operands, result, then flags that are not 0, expression and tile: `matmul_f32_q4g32f16_f32_t32x32`.
+    pub fn name(&self) -> String {
+        let mut name = self.template.table().name.to_owned();
+        for operand in &self.operands {
+            match operand {
+                Some(key) => name += &format!("_{}{}", key.storage, if key.scales_apart { "s" } else { "" }),
+                None => name += "_none",
+            }
+        }
+        for arg in self.expr.iter().flat_map(|e| &e.args) {
+            let value = if arg.value == Value::Bool { "b" } else { "" };
+            name += &format!("_{}{value}", arg.storage);
+            match arg.load {
+                Load::Same => {}
+                Load::Scalar => name += "s",
+                Load::Periodic => name += "p",
+                Load::Strided(rank) => name += &format!("r{rank}"),
+            }
+        }
+        name += &format!("_{}", self.result);
+        for (flag, value) in &self.flags {
+            match value {
+                0 => {}
+                1 => name += &format!("_{}", flag.replace('_', "")),
+                _ => name += &format!("_{}{value}", flag.replace('_', "")),
+            }
+        }
+        if let Some(tile) = self.tile {
+            name += &format!("_t{}x{}", tile.m, tile.n);
+            if tile.k != 32 {
+                name += &format!("x{}", tile.k);
+            }
+        }
+        if let Some(expr) = &self.expr {
+            name += &format!("_e{}", &blake3::hash(format!("{:?} {}", expr.own, expr.text).as_bytes()).to_hex()[..8]);
+        }
+        name
+    }
+
+    /// The value of a flag; 0 for one that the table does not have, which [`KernelKey::fault`] finds.
+    pub fn flag(&self, name: &str) -> u32 {
+        self.flags.get(name).copied().unwrap_or(0)
+    }
+
+    /// The own operands that are present, with their names.
+    pub fn present(&self) -> impl Iterator<Item = (&'static str, OperandKey)> + '_ {
+        self.template.table().operands.iter().zip(&self.operands).filter_map(|(&(name, _), key)| key.map(|key| (name, key)))
+    }
+
+    /// The scalars of the uniform block, in order: those of the table, then what packed operands and operands of the expression need.
+    pub fn params(&self) -> Vec<Param> {
+        let mut params = Vec::new();
+        for param in self.template.table().params {
+            match param.count {
+                None => params.push(Param { ty: param.ty, name: param.name.to_owned() }),
+                Some(flag) => params.extend((0..self.flag(flag)).map(|i| Param { ty: param.ty, name: format!("{}{i}", param.name) })),
+            }
+        }
+        let mut uint = |name: String| params.push(Param { ty: ParamType::Uint, name });
+        for (name, key) in self.present() {
+            if matches!(key.storage, Storage::Packed(_)) {
+                ["pitch", "blocks", "scales"].iter().for_each(|part| uint(format!("{name}_{part}")));
+            }
+        }
+        for (i, arg) in self.expr.iter().flat_map(|e| e.args.iter().enumerate().map(move |(i, arg)| (i + e.first_arg(), arg))) {
+            match arg.load {
+                Load::Same | Load::Scalar => {}
+                Load::Periodic => ["inner", "n"].iter().for_each(|part| uint(format!("x{i}_{part}"))),
+                Load::Strided(rank) => (0..rank).for_each(|axis| {
+                    uint(format!("x{i}_d{axis}"));
+                    uint(format!("x{i}_s{axis}"));
+                }),
+            }
+        }
+        params
+    }
+
+    /// How many storage buffers it binds: own operands (scales apart counted), those of the expression, the result.
+    pub fn n_buffers(&self) -> usize {
+        let own: usize = self.present().map(|(_, key)| 1 + usize::from(key.scales_apart)).sum();
+        own + self.expr.as_ref().map_or(0, |e| e.args.len()) + 1
+    }
+
+    /// What contradicts the table, if anything does: then the key is a bug of ours.
+    pub fn fault(&self) -> Option<String> {
+        let table = self.template.table();
+        if self.operands.len() != table.operands.len() {
+            return Some(format!("{} operands, the table has {}", self.operands.len(), table.operands.len()));
+        }
+        if let Some((_, (name, _))) = self.operands.iter().zip(table.operands).find(|(key, (_, optional))| key.is_none() && !optional) {
+            return Some(format!("operand {name} is absent"));
+        }
+        if let Some(flag) = self.flags.keys().find(|flag| !table.flags.iter().any(|(name, _)| name == *flag)) {
+            return Some(format!("flag {flag} is not in the table"));
+        }
+        for (flag, values) in table.flags {
+            match self.flags.get(flag) {
+                None => return Some(format!("flag {flag} is missing")),
+                Some(value) if !values.contains(value) => return Some(format!("flag {flag} is {value}, not one of {values:?}")),
+                Some(_) => {}
+            }
+        }
+        if table.tiled != self.tile.is_some() {
+            return Some("a tile where the table has none, or none where it has one".to_owned());
+        }
+        if self.expr.is_some() && !table.epilogue {
+            return Some("an epilogue where the table allows none".to_owned());
+        }
+        None
+    }
+}
+
+impl fmt::Display for KernelKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())
+    }
+}

@@ -1,0 +1,114 @@
+//! Which kernels compute a node of a kernel-level graph: their keys, operands, parameters and workgroups. No shader is compiled here.
+
+mod call;
+mod conv;
+mod elementwise;
+mod epilogue;
+mod matmul;
+mod movement;
+mod quantize;
+mod rows;
+mod shape;
+#[cfg(test)]
+mod tests;
+
+use crate::ir::{Class, DType, Graph, NodeId, NodeKind, TensorType, ValueId};
+use crate::ops::kernel_key::{KernelKey, Storage};
+use crate::target::Target;
+use call::Node;
+
+/// One dispatch of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelCall {
+    /// Which kernel.
+    pub key: KernelKey,
+    /// What its bindings 0, 1, ... are.
+    pub operands: Vec<Operand>,
+    /// The uniform block after the last binding: scalars as std140 lays them out, a multiple of 16 bytes.
+    pub params: Vec<u32>,
+    /// Workgroups along x, y, z.
+    pub groups: [u32; 3],
+}
+
+/// Part of a value that a kernel binds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operand {
+    /// The value.
+    pub value: ValueId,
+    /// First byte, a multiple of [`Target::alignment`].
+    pub offset_bytes: u64,
+    /// Size in bytes, a multiple of 4.
+    pub bytes: u64,
+    /// Whether the kernel writes it.
+    pub write: bool,
+}
+
+/// Why a node cannot run on the device.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages document the fields")]
+pub enum KernelError {
+    /// The planner puts such a node on the host.
+    #[error("node {node}: no kernel for {what}")]
+    Unsupported { node: String, what: String },
+    /// A tensor that cannot be split is larger than what one binding may span.
+    #[error("node {node}: {value} has {bytes} bytes, a binding may span {limit_bytes}")]
+    TooLarge { node: String, value: String, bytes: u64, limit_bytes: u64 },
+    /// A bug of ours: key and template contradict each other.
+    #[error("node {node}: kernel {kernel}: {what} (this is a bug)")]
+    Mismatch { node: String, kernel: String, what: String },
+}
+
+/// How a tensor lies on a device: integers and truth values as i32, bf16 and f64 as f32; `None` for text.
+pub fn storage(ty: &TensorType) -> Option<Storage> {
+    match (ty.packing, ty.dtype.class()) {
+        (Some(packing), _) => Some(Storage::Packed(packing)),
+        (None, Class::Text) => None,
+        (None, Class::Float) => Some(if ty.dtype == DType::F16 { Storage::F16 } else { Storage::F32 }),
+        (None, Class::Int | Class::Bool) => Some(Storage::I32),
+    }
+}
+
+/// Bytes of a tensor on a device, a multiple of 4; `None` while a size is symbolic, for text, or on overflow.
+pub fn device_bytes(ty: &TensorType) -> Option<u64> {
+    match storage(ty)? {
+        Storage::Packed(_) => ty.bytes(),
+        Storage::F16 => ty.shape.n_elems()?.checked_mul(2)?.checked_next_multiple_of(4),
+        Storage::F32 | Storage::I32 => ty.shape.n_elems()?.checked_mul(4),
+    }
+}
+
+/// How many storage buffers a kernel may read, own operands and those of its epilogue together: fusion keeps to it.
+pub fn max_operands(target: &Target) -> usize {
+    let buffers = usize::try_from(target.limits.max_per_stage_descriptor_storage_buffers).unwrap_or(usize::MAX);
+    // One is the result; beyond sixteen nothing is won.
+    buffers.saturating_sub(1).min(16)
+}
+
+/// The dispatches that compute a node, in order; each may read what those before it wrote. None for a result without elements.
+///
+/// # Errors
+/// No kernel covers the node, or a tensor is larger than a binding may be.
+pub fn dispatches(graph: &Graph, node: NodeId, target: &Target) -> Result<Vec<KernelCall>, KernelError> {
+    let NodeKind::Op(op) = &graph.node(node).kind else {
+        return Err(KernelError::Unsupported { node: graph.node(node).name.clone(), what: "an input or a constant".to_owned() });
+    };
+    let node = Node::new(graph, node, op, target)?;
+    if node.result.shape.n_elems() == Some(0) {
+        return Ok(Vec::new());
+    }
+    match op.def.name {
+        "pointwise" => elementwise::pointwise(&node),
+        "matmul" => matmul::matmul(&node),
+        "conv" => conv::conv(&node),
+        "pool" => conv::pool(&node),
+        "reduce" => rows::reduce(&node),
+        "softmax" => rows::softmax(&node),
+        "norm" => rows::norm(&node),
+        "gather" => movement::gather(&node),
+        "strided" => movement::strided(&node),
+        "concat" => movement::concat(&node),
+        "resize" => elementwise::resize(&node),
+        "quantize_packed" => quantize::quantize_packed(&node),
+        other => Err(node.unsupported(format!("the operator {other}"))),
+    }
+}

@@ -1,0 +1,337 @@
+//! Building a call: operands by slot, parameters by name, the epilogue added, everything checked against key and target.
+
+use super::epilogue::Epilogue;
+use super::shape::groups;
+use super::{KernelCall, KernelError, Operand, device_bytes, storage};
+use crate::ir::packed::Granularity;
+use crate::ir::{Attrs, Class, Expr, Graph, NodeId, Op, TensorType, ValueId};
+use crate::ops::kernel_key::{ExprKey, KernelKey, OperandKey, ParamType, Storage, Template, Tile, Value};
+use crate::target::Target;
+use std::collections::BTreeMap;
+
+/// Elements of the largest tensor: indices on a device are 32 bits wide, with room for the last workgroup.
+const MAX_ELEMS: u64 = 1 << 31;
+
+/// The node at hand.
+pub(super) struct Node<'a> {
+    pub(super) graph: &'a Graph,
+    pub(super) target: &'a Target,
+    pub(super) attrs: &'a Attrs,
+    pub(super) name: &'a str,
+    /// Own operands, `None` where an optional one is absent.
+    pub(super) own: Vec<Option<ValueId>>,
+    pub(super) value: ValueId,
+    pub(super) result: &'a TensorType,
+    /// Sizes of the result.
+    pub(super) dims: Vec<u64>,
+    epilogue: Option<Epilogue>,
+}
+
+impl<'a> Node<'a> {
+    pub(super) fn new(graph: &'a Graph, id: NodeId, op: &'a Op, target: &'a Target) -> Result<Node<'a>, KernelError> {
+        let name = &graph.node(id).name;
+        let unsupported = |what: String| KernelError::Unsupported { node: name.clone(), what };
+        if graph.node(id).outputs.len() != 1 {
+            return Err(unsupported("more than one result".to_owned()));
+        }
+        let value = id.out(0);
+        let result = graph.ty(value);
+        let mut own = graph.operands(id);
+        for operand in own.iter().flatten().chain([&value]) {
+            let ty = graph.ty(*operand);
+            if storage(ty).is_none() || ty.shape.n_elems().is_none_or(|n| n >= MAX_ELEMS) {
+                return Err(unsupported(format!("{ty}: text, a size not known, or more elements than {MAX_ELEMS}")));
+            }
+        }
+        let mut node = Node { graph, target, attrs: &op.attrs, name, own: Vec::new(), value, result, dims: dims(result), epilogue: None };
+        if op.def.name == "pointwise" {
+            let expr = op.attrs.expr("expr").ok_or_else(|| unsupported("a pointwise without expression".to_owned()))?;
+            node.epilogue = Some(Epilogue::new(&node, expr, &own, None).map_err(unsupported)?);
+        } else {
+            if let Some(expr) = op.attrs.expr("epilogue") {
+                let extra = own.split_off(own.len().saturating_sub(expr.n_args().saturating_sub(1)));
+                let first = own.first().copied().flatten().map(|v| graph.ty(v));
+                node.epilogue = Some(Epilogue::new(&node, expr, &extra, Some(first.map_or(Value::Float, class_of))).map_err(unsupported)?);
+            }
+            let first = own.first().copied().flatten().map_or(Value::Float, |v| class_of(graph.ty(v)));
+            if node.epilogue.is_none() && op.def.name == "reduce" && first == Value::Int {
+                // Sums of narrow integers wrap as their type does.
+                node.epilogue = Some(Epilogue::new(&node, &Expr::Arg(0), &[], Some(first)).map_err(unsupported)?);
+            }
+            if node.epilogue.is_none() && first != class_of(result) {
+                return Err(unsupported(format!("{} of a {first:?} stored as {result}", op.def.name)));
+            }
+            node.own = own;
+        }
+        Ok(node)
+    }
+
+    /// Operand `slot` and its type.
+    pub(super) fn operand(&self, slot: usize) -> Result<(ValueId, &'a TensorType), KernelError> {
+        let value = self.own.get(slot).copied().flatten().ok_or_else(|| self.unsupported(format!("an absent operand {slot}")))?;
+        Ok((value, self.graph.ty(value)))
+    }
+
+    pub(super) fn unsupported(&self, what: impl Into<String>) -> KernelError {
+        KernelError::Unsupported { node: self.name.to_owned(), what: what.into() }
+    }
+
+    pub(super) fn too_large(&self, value: ValueId, bytes: u64) -> KernelError {
+        let limit_bytes = self.target.limits.max_storage_buffer_range;
+        KernelError::TooLarge { node: self.name.to_owned(), value: self.graph.value(value).name.clone(), bytes, limit_bytes }
+    }
+
+    /// The integers of an attribute, given as integers or as known sizes.
+    pub(super) fn ints(&self, name: &str) -> Option<Vec<i64>> {
+        let dims = || self.attrs.dims(name)?.iter().map(|d| d.known()).collect();
+        self.attrs.ints(name).map(<[i64]>::to_vec).or_else(dims).or_else(|| self.attrs.int(name).map(|v| vec![v]))
+    }
+
+    pub(super) fn call(&self, template: Template) -> Call<'_> {
+        Call {
+            node: self,
+            template,
+            operands: Vec::new(),
+            bindings: Vec::new(),
+            flags: BTreeMap::new(),
+            tile: None,
+            params: BTreeMap::new(),
+            with_epilogue: template.table().epilogue,
+        }
+    }
+}
+
+/// The sizes of a type whose sizes are known.
+pub(super) fn dims(ty: &TensorType) -> Vec<u64> {
+    ty.shape.known().unwrap_or_default().into_iter().map(|d| d as u64).collect()
+}
+
+/// What a tensor is in an expression: packed ones are floats.
+pub(super) fn class_of(ty: &TensorType) -> Value {
+    match (ty.packing, ty.dtype.class()) {
+        (None, Class::Int) => Value::Int,
+        (None, Class::Bool) => Value::Bool,
+        _ => Value::Float,
+    }
+}
+
+/// Rows of an operand that are bound, where not all are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rows {
+    pub(super) first: u64,
+    pub(super) n: u64,
+    /// Elements of a row.
+    pub(super) n_cols: u64,
+}
+
+/// Splits the rows of an operand into slices that a binding may span; one `None` where the operand can be bound whole.
+pub(super) fn slices(node: &Node<'_>, value: ValueId, n_rows: u64, n_cols: u64) -> Result<Vec<Option<Rows>>, KernelError> {
+    let limit = node.target.limits.max_storage_buffer_range;
+    let ty = node.graph.ty(value);
+    let bytes = device_bytes(ty).unwrap_or(u64::MAX);
+    if bytes <= limit {
+        return Ok(vec![None]);
+    }
+    let row_bytes = match storage(ty) {
+        Some(Storage::Packed(packing)) => {
+            let scales = packing.n_blocks(n_cols).unwrap_or(0) * packing.scale.n_bytes();
+            (packing.pitch_words(n_cols).unwrap_or(u64::MAX) * 4).max(scales)
+        }
+        Some(Storage::F16) => n_cols * 2,
+        _ => n_cols * 4,
+    };
+    // Rows and their scales are multiples of 2 bytes, so every slice begins where a binding may.
+    let step = node.target.alignment() / 2;
+    let n = (limit - node.target.alignment()) / row_bytes.max(1) / step * step;
+    if n == 0 {
+        return Err(node.too_large(value, bytes));
+    }
+    Ok((0..n_rows.div_ceil(n)).map(|i| Some(Rows { first: i * n, n: n.min(n_rows - i * n), n_cols })).collect())
+}
+
+/// A call under construction.
+pub(super) struct Call<'n> {
+    node: &'n Node<'n>,
+    template: Template,
+    operands: Vec<Option<OperandKey>>,
+    bindings: Vec<Operand>,
+    flags: BTreeMap<&'static str, u32>,
+    tile: Option<Tile>,
+    /// Name to type and value; a value that does not fit is `None`.
+    params: BTreeMap<String, (ParamType, Option<u32>)>,
+    with_epilogue: bool,
+}
+
+impl Call<'_> {
+    /// The next operand of the table, whole.
+    pub(super) fn operand(self, value: ValueId) -> Self {
+        let ty = self.node.graph.ty(value);
+        let bytes = device_bytes(ty).unwrap_or(u64::MAX);
+        self.packed_params(ty).bind(value, OperandKey { storage: storage(ty).unwrap_or(Storage::F32), scales_apart: false }, &[(0, bytes)])
+    }
+
+    /// The next operand of the table, of which only some rows are read.
+    pub(super) fn operand_rows(self, value: ValueId, rows: Option<Rows>) -> Self {
+        let Some(rows) = rows else { return self.operand(value) };
+        let ty = self.node.graph.ty(value);
+        let n_cols = rows.n_cols;
+        match storage(ty) {
+            Some(Storage::Packed(packing)) => {
+                let pitch = packing.pitch_words(n_cols).unwrap_or(0) * 4;
+                let scales = ty.matrix().and_then(|(rows, cols)| packing.scale_offset(rows, cols)).unwrap_or(0);
+                // One scale in all is read by every slice.
+                let one = packing.granularity == Granularity::Tensor;
+                let unit = if one { 0 } else { packing.n_blocks(n_cols).unwrap_or(0) * packing.scale.n_bytes() };
+                let n_bytes = if one { 4 } else { (rows.n * unit).next_multiple_of(4) };
+                // Scales begin at any word: the binding begins before them, and the parameter says how far.
+                let start = scales + rows.first * unit;
+                let bound = start - start % self.node.target.alignment();
+                let key = OperandKey { storage: Storage::Packed(packing), scales_apart: true };
+                let parts = [(rows.first * pitch, rows.n * pitch), (bound, start - bound + n_bytes)];
+                let mut call = self.packed_params(ty);
+                if let Some(&(name, _)) = call.template.table().operands.get(call.operands.len()) {
+                    call = call.uint(&format!("{name}_scales"), (start - bound) / 4);
+                }
+                call.bind(value, key, &parts)
+            }
+            Some(storage) => {
+                let row = n_cols * if storage == Storage::F16 { 2 } else { 4 };
+                let part = (rows.first * row, (rows.n * row).next_multiple_of(4));
+                self.bind(value, OperandKey { storage, scales_apart: false }, &[part])
+            }
+            None => self,
+        }
+    }
+
+    /// An optional operand of the table.
+    pub(super) fn optional(mut self, value: Option<ValueId>) -> Self {
+        match value {
+            Some(value) => self.operand(value),
+            None => {
+                self.operands.push(None);
+                self
+            }
+        }
+    }
+
+    fn bind(mut self, value: ValueId, key: OperandKey, parts: &[(u64, u64)]) -> Self {
+        self.operands.push(Some(key));
+        self.bindings.extend(parts.iter().map(|&(offset_bytes, bytes)| Operand { value, offset_bytes, bytes, write: false }));
+        self
+    }
+
+    /// What the accessors of a packed operand need.
+    fn packed_params(self, ty: &TensorType) -> Self {
+        let (Some(packing), Some((rows, cols))) = (ty.packing, ty.matrix()) else { return self };
+        let Some(&(name, _)) = self.template.table().operands.get(self.operands.len()) else { return self };
+        let word = |n: Option<u64>| n.unwrap_or(u64::MAX);
+        self.uint(&format!("{name}_pitch"), word(packing.pitch_words(cols)))
+            .uint(&format!("{name}_blocks"), word(packing.n_blocks(cols)))
+            .uint(&format!("{name}_scales"), word(packing.scale_offset(rows, cols)) / 4)
+    }
+
+    pub(super) fn flag(mut self, name: &'static str, value: impl Into<u32>) -> Self {
+        self.flags.insert(name, value.into());
+        self
+    }
+
+    pub(super) fn tile(mut self, m: u32, n: u32, k: u32) -> Self {
+        self.tile = Some(Tile { m, n, k });
+        self
+    }
+
+    pub(super) fn uint(mut self, name: &str, value: u64) -> Self {
+        self.params.insert(name.to_owned(), (ParamType::Uint, u32::try_from(value).ok()));
+        self
+    }
+
+    pub(super) fn int(mut self, name: &str, value: i64) -> Self {
+        self.params.insert(name.to_owned(), (ParamType::Int, i32::try_from(value).ok().map(i32::cast_unsigned)));
+        self
+    }
+
+    pub(super) fn float(mut self, name: &str, value: f32) -> Self {
+        self.params.insert(name.to_owned(), (ParamType::Float, Some(value.to_bits())));
+        self
+    }
+
+    /// `name0`, `name1` and so on.
+    pub(super) fn uints(self, name: &str, values: impl IntoIterator<Item = u64>) -> Self {
+        values.into_iter().enumerate().fold(self, |call, (i, v)| call.uint(&format!("{name}{i}"), v))
+    }
+
+    /// `name0`, `name1` and so on.
+    pub(super) fn ints(self, name: &str, values: impl IntoIterator<Item = i64>) -> Self {
+        values.into_iter().enumerate().fold(self, |call, (i, v)| call.int(&format!("{name}{i}"), v))
+    }
+
+    /// The call of `n_groups` workgroups.
+    pub(super) fn groups(mut self, n_groups: u64) -> Result<KernelCall, KernelError> {
+        let node = self.node;
+        let mut expr = None;
+        if self.with_epilogue
+            && let Some(epilogue) = &node.epilogue
+        {
+            let key: &ExprKey = &epilogue.key;
+            for (i, (value, numbers)) in epilogue.args.iter().enumerate() {
+                let number = i + key.first_arg();
+                for (name, value) in epilogue.param_names(i, number).iter().zip(numbers) {
+                    self = self.uint(name, *value);
+                }
+                let bytes = device_bytes(node.graph.ty(*value)).unwrap_or(u64::MAX);
+                self.bindings.push(Operand { value: *value, offset_bytes: 0, bytes, write: false });
+            }
+            expr = Some(key.clone());
+        }
+        let result = storage(node.result).unwrap_or(Storage::F32);
+        let result_bytes = device_bytes(node.result).unwrap_or(u64::MAX);
+        self.bindings.push(Operand { value: node.value, offset_bytes: 0, bytes: result_bytes, write: true });
+        let key = KernelKey { template: self.template, operands: self.operands, expr, result, flags: self.flags, tile: self.tile };
+        let mismatch = |what: String| KernelError::Mismatch { node: node.name.to_owned(), kernel: key.name(), what };
+        if let Some(fault) = key.fault() {
+            return Err(mismatch(fault));
+        }
+        let limits = &node.target.limits;
+        for binding in &self.bindings {
+            if binding.bytes > limits.max_storage_buffer_range {
+                return Err(node.too_large(binding.value, binding.bytes));
+            }
+            if binding.bytes == 0 {
+                return Err(node.unsupported(format!("the empty operand {}", node.graph.value(binding.value).name)));
+            }
+        }
+        let (n_buffers, most) = (key.n_buffers(), limits.max_per_stage_descriptor_storage_buffers);
+        if n_buffers > most as usize {
+            return Err(node.unsupported(format!("{n_buffers} storage buffers where the target has {most}")));
+        }
+        let params = block(&key, &mut self.params).map_err(mismatch)?;
+        let Some(params) = params else { return Err(node.unsupported("a size beyond 32 bits")) };
+        let groups = groups(n_groups).ok_or_else(|| node.unsupported(format!("{n_groups} workgroups")))?;
+        Ok(KernelCall { key, operands: self.bindings, params, groups })
+    }
+
+    /// The call of as many workgroups of 128 as `n` invocations need.
+    pub(super) fn invocations(self, n: u64) -> Result<KernelCall, KernelError> {
+        self.groups(n.div_ceil(128))
+    }
+}
+
+/// The uniform block: every parameter of the key exactly once. `None` where a value does not fit in 32 bits.
+fn block(key: &KernelKey, given: &mut BTreeMap<String, (ParamType, Option<u32>)>) -> Result<Option<Vec<u32>>, String> {
+    let mut words = Vec::new();
+    let mut fits = true;
+    for param in key.params() {
+        let (ty, value) = given.remove(&param.name).ok_or_else(|| format!("parameter {} is missing", param.name))?;
+        if ty != param.ty {
+            return Err(format!("parameter {} is {}, not {}", param.name, param.ty.glsl(), ty.glsl()));
+        }
+        fits &= value.is_some();
+        words.push(value.unwrap_or(0));
+    }
+    if let Some(name) = given.keys().next() {
+        return Err(format!("no parameter is named {name}"));
+    }
+    // The size of a uniform block is rounded up to 16 bytes.
+    words.resize(words.len().next_multiple_of(4), 0);
+    Ok(fits.then_some(words))
+}

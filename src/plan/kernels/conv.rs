@@ -1,0 +1,101 @@
+//! Convolutions and pools: windows over the last two axes.
+
+use super::call::{Call, Node, dims};
+use super::matmul::{MAX_I32_TERMS, block, tile};
+use super::{KernelCall, KernelError};
+use crate::ir::packed::Granularity;
+use crate::ops::kernel_key::Template;
+
+/// A window: sizes, steps, elements before the first and distances, each along y and x.
+struct Window {
+    kernel: [u64; 2],
+    strides: [u64; 2],
+    pads: [u64; 2],
+    dilations: [u64; 2],
+}
+
+impl Window {
+    fn of(node: &Node<'_>) -> Result<Window, KernelError> {
+        let pair = |name: &str, default: i64, len: usize| -> Result<[u64; 2], KernelError> {
+            let values = node.ints(name).unwrap_or_else(|| vec![default; len]);
+            match values[..] {
+                [y, x, ..] if values.len() == len && y >= 0 && x >= 0 => Ok([y.cast_unsigned(), x.cast_unsigned()]),
+                _ => Err(node.unsupported(format!("{name} {values:?}"))),
+            }
+        };
+        Ok(Window { kernel: pair("kernel", 1, 2)?, strides: pair("strides", 1, 2)?, pads: pair("pads", 0, 4)?, dilations: pair("dilations", 1, 2)? })
+    }
+
+    fn params<'n>(&self, call: Call<'n>) -> Call<'n> {
+        let names = [("kh", "kw"), ("sh", "sw"), ("pt", "pl"), ("dh", "dw")];
+        let pairs = [self.kernel, self.strides, self.pads, self.dilations];
+        names.iter().zip(pairs).fold(call, |call, ((y, x), [at_y, at_x])| call.uint(y, at_y).uint(x, at_x))
+    }
+}
+
+pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
+    let ((x, x_ty), (w, w_ty)) = (node.operand(0)?, node.operand(1)?);
+    let refuse = || node.unsupported(format!("a conv of {x_ty} and {w_ty}"));
+    let (x_dims, w_dims) = (dims(x_ty), dims(w_ty));
+    let ([images, channels, h, wide], [_, oc, oh, ow]) = (x_dims.as_slice(), node.dims.as_slice()) else { return Err(refuse()) };
+    let groups = u64::try_from(node.attrs.int("group").unwrap_or(1)).unwrap_or(0);
+    if groups == 0 || channels % groups != 0 || oc % groups != 0 || (w_ty.packing.is_some() && w_dims.len() != 2) {
+        return Err(refuse());
+    }
+    let window = Window::of(node)?;
+    let (c_g, oc_g) = (channels / groups, oc / groups);
+    let k = c_g * window.kernel[0] * window.kernel[1];
+    if w_dims.iter().product::<u64>() != oc * k {
+        return Err(refuse());
+    }
+    let integer = match (x_ty.packing, w_ty.packing) {
+        (None, _) => false,
+        (Some(packing), Some(_)) if packing.bits == 8 && packing.granularity == Granularity::Tensor => true,
+        _ => return Err(refuse()),
+    };
+    let depthwise = c_g == 1;
+    let template = match (depthwise, integer) {
+        (true, _) => Template::ConvDepthwise,
+        (false, false) => Template::Conv,
+        (false, true) => Template::ConvI8,
+    };
+    let call = window.params(node.call(template).operand(x).operand(w));
+    let call = call.uint("images", *images).uint("groups", groups).uint("c_g", c_g).uint("oc_g", oc_g).uint("k", k);
+    let call = call.uint("h", *h).uint("w", *wide).uint("oh", *oh).uint("ow", *ow);
+    if depthwise {
+        return Ok(vec![call.invocations(node.dims.iter().product())?]);
+    }
+    let (tile_m, tile_n, mut tile_k) = tile(oc_g, oh * ow);
+    let n_groups = images * groups * oc_g.div_ceil(u64::from(tile_m)) * (oh * ow).div_ceil(u64::from(tile_n));
+    let mut call = call;
+    if let (true, Some(weights)) = (integer, w_ty.packing) {
+        let (block, words) = block(weights);
+        if u64::from(block).min(k) > MAX_I32_TERMS {
+            return Err(node.unsupported(format!("an integer conv of {x_ty} and {w_ty}, whose sums may not fit in i32")));
+        }
+        tile_k = words;
+        call = call.uint("block", u64::from(block));
+    }
+    Ok(vec![call.tile(tile_m, tile_n, tile_k).groups(n_groups)?])
+}
+
+pub(super) fn pool(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
+    let (x, ty) = node.operand(0)?;
+    let x_dims = dims(ty);
+    let ([_, _, h, w], [_, _, oh, ow]) = (x_dims.as_slice(), node.dims.as_slice()) else {
+        return Err(node.unsupported(format!("a pool of {ty}")));
+    };
+    let average = match node.attrs.str("kind") {
+        Some("max") => false,
+        Some("average") => true,
+        other => return Err(node.unsupported(format!("a pool of kind {other:?}"))),
+    };
+    if ty.packing.is_some() || !ty.dtype.is_float() {
+        return Err(node.unsupported(format!("a pool of {ty}")));
+    }
+    let n = node.dims.iter().product();
+    let call = Window::of(node)?.params(node.call(Template::Pool).operand(x));
+    let call = call.uint("n", n).uint("h", *h).uint("w", *w).uint("oh", *oh).uint("ow", *ow);
+    let count_pad = average && node.attrs.int("count_pad").unwrap_or(0) != 0;
+    Ok(vec![call.flag("average", average).flag("count_pad", count_pad).invocations(n)?])
+}

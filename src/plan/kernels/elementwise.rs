@@ -1,0 +1,34 @@
+//! Pointwise and resize: one invocation an element.
+
+use super::call::{Node, dims};
+use super::{KernelCall, KernelError};
+use crate::ops::kernel_key::Template;
+
+pub(super) fn pointwise(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
+    let n = node.dims.iter().product();
+    Ok(vec![node.call(Template::Pointwise).uint("n", n).invocations(n)?])
+}
+
+pub(super) fn resize(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
+    let (x, ty) = node.operand(0)?;
+    let own = dims(ty);
+    let scales = node.attrs.floats("scales").unwrap_or_default();
+    if own.len() != node.dims.len() || scales.len() != own.len() || ty.packing.is_some() || !ty.dtype.is_float() {
+        return Err(node.unsupported(format!("a resize of {ty} to {}", node.result)));
+    }
+    let one_of = |name: &str, names: &[&str]| -> Result<u32, KernelError> {
+        let given = node.attrs.str(name).unwrap_or(names[0]);
+        let at = names.iter().position(|n| *n == given).ok_or_else(|| node.unsupported(format!("{name} {given:?} of a resize")))?;
+        Ok(u32::try_from(at).unwrap_or(0))
+    };
+    let linear = one_of("mode", &["nearest", "linear"])?;
+    let coordinates =
+        one_of("coordinates", &["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"])?;
+    let nearest = one_of("nearest", &["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])?;
+    let axis = |back: usize| own.len().checked_sub(back).map_or((1.0, 1, 1), |i| (scales[i], own[i], node.dims[i]));
+    let ((sy, h, oh), (sx, w, ow)) = (axis(2), axis(1));
+    let n = node.dims.iter().product();
+    let call = node.call(Template::Resize).operand(x).uint("n", n).uint("h", h).uint("w", w).uint("oh", oh).uint("ow", ow);
+    let call = call.float("scale_y", sy).float("scale_x", sx).flag("linear", linear).flag("coordinates", coordinates);
+    Ok(vec![call.flag("nearest", if linear == 1 { 0 } else { nearest }).invocations(n)?])
+}

@@ -1,0 +1,62 @@
+//! The expression of a pointwise node or of an epilogue as part of a key.
+
+use super::call::{Node, class_of, dims};
+use super::shape;
+use super::storage;
+use crate::ir::{Binary, DType, Expr, ValueId};
+use crate::ops::kernel_key::{ArgKey, ExprKey, Load, Storage, Value};
+
+/// An expression, and the values that its operands are.
+pub(super) struct Epilogue {
+    pub(super) key: ExprKey,
+    /// Each operand with the numbers that its load needs.
+    pub(super) args: Vec<(ValueId, Vec<u64>)>,
+}
+
+impl Epilogue {
+    /// `own` is what the kernel's own result is, `None` for a pointwise node. The error says what has no kernel.
+    pub(super) fn new(node: &Node<'_>, expr: &Expr, values: &[Option<ValueId>], own: Option<Value>) -> Result<Epilogue, String> {
+        let text = narrowed(expr, node.result.dtype).to_string();
+        // Deep expressions print but do not read back.
+        Expr::parse(&text).map_err(|e| e.to_string())?;
+        let mut args = Vec::new();
+        let mut keys = Vec::new();
+        for (i, value) in values.iter().enumerate() {
+            let value = value.ok_or_else(|| format!("an absent operand {i} of an expression"))?;
+            let ty = node.graph.ty(value);
+            let storage = storage(ty).filter(|s| !matches!(s, Storage::Packed(_))).ok_or_else(|| format!("{ty} in an expression"))?;
+            let (load, numbers) =
+                shape::load(&dims(ty), &node.dims).ok_or_else(|| format!("{ty} broadcast to {} in an expression", node.result))?;
+            keys.push(ArgKey { storage, value: class_of(ty), load });
+            args.push((value, numbers));
+        }
+        Ok(Epilogue { key: ExprKey { text, own, args: keys }, args })
+    }
+
+    /// The names of the parameters of operand `i`, which is `x<number>`, in the order of their numbers.
+    pub(super) fn param_names(&self, i: usize, number: usize) -> Vec<String> {
+        match self.key.args[i].load {
+            Load::Same | Load::Scalar => Vec::new(),
+            Load::Periodic => vec![format!("x{number}_inner"), format!("x{number}_n")],
+            Load::Strided(rank) => (0..rank).flat_map(|axis| [format!("x{number}_d{axis}"), format!("x{number}_s{axis}")]).collect(),
+        }
+    }
+}
+
+/// The expression wrapped to the range of its result, where that is an integer narrower than the i32 which a device stores.
+fn narrowed(expr: &Expr, dtype: DType) -> Expr {
+    let signed = |shift: i64| {
+        let up = Expr::binary(Binary::Shl, expr.clone(), Expr::Int(shift));
+        Expr::binary(Binary::Shr, up, Expr::Int(shift))
+    };
+    let unsigned = |mask: i64| Expr::binary(Binary::BitAnd, expr.clone(), Expr::Int(mask));
+    match dtype {
+        DType::I8 => signed(24),
+        DType::I16 => signed(16),
+        DType::I4 => signed(28),
+        DType::U8 => unsigned(0xff),
+        DType::U16 => unsigned(0xffff),
+        DType::U4 => unsigned(0xf),
+        _ => expr.clone(),
+    }
+}

@@ -1,0 +1,112 @@
+//! Matrix products: tiled, of few rows, and in integer arithmetic.
+
+use super::call::{Call, Node, Rows, dims, slices};
+use super::shape::{broadcast, merge};
+use super::{KernelCall, KernelError};
+use crate::ir::packed::{Granularity, Packing};
+use crate::ops::kernel_key::Template;
+
+/// Most rows of a for which reading b once matters more than reading a often.
+const MAX_VECTOR_ROWS: u64 = 8;
+/// Most axes of batches after merging.
+const MAX_BATCH_RANK: usize = 4;
+/// Most products of 8-bit codes whose sum surely fits in i32: 2^31 / (127 * 128).
+pub(super) const MAX_I32_TERMS: u64 = 132_104;
+
+/// Sizes of a product, and its batches: size and strides in elements of a and b.
+struct Product {
+    m: u64,
+    n: u64,
+    k: u64,
+    batches: Vec<(u64, [i64; 2])>,
+}
+
+pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
+    let ((a, a_ty), (b, b_ty)) = (node.operand(0)?, node.operand(1)?);
+    let refuse = || node.unsupported(format!("a matmul of {a_ty} and {b_ty}"));
+    let trans_b = node.attrs.int("trans_b").unwrap_or(0) != 0;
+    let (a_dims, b_dims) = (dims(a_ty), dims(b_ty));
+    let ([a_lead @ .., m, k], [b_lead @ .., b0, b1]) = (a_dims.as_slice(), b_dims.as_slice()) else { return Err(refuse()) };
+    let (n, b_k) = if trans_b { (*b0, *b1) } else { (*b1, *b0) };
+    let float = |ty: &crate::ir::TensorType| ty.packing.is_some() || ty.dtype.is_float();
+    if b_k != *k || !float(a_ty) || !float(b_ty) || (b_ty.packing.is_some() && (!trans_b || b_dims.len() != 2)) {
+        return Err(refuse());
+    }
+    let product = if b_lead.iter().all(|&d| d == 1) {
+        // One b for all: the leading axes of a are more rows.
+        Product { m: a_lead.iter().product::<u64>() * m, n, k: *k, batches: Vec::new() }
+    } else {
+        let lead = &node.dims[..node.dims.len() - 2];
+        let (Some(a_strides), Some(b_strides)) = (broadcast(a_lead, lead), broadcast(b_lead, lead)) else { return Err(refuse()) };
+        let (a_matrix, b_matrix) = ((m * k).cast_signed(), (n * k).cast_signed());
+        let axes = lead.iter().zip(a_strides).zip(b_strides).map(|((&size, a), b)| (size, [a * a_matrix, b * b_matrix]));
+        Product { m: *m, n, k: *k, batches: merge(axes) }
+    };
+    if product.batches.len() > MAX_BATCH_RANK {
+        return Err(refuse());
+    }
+    // Rows of b are columns of the result: slices of a large b are dispatches of their own.
+    let parts = if trans_b && product.batches.is_empty() { slices(node, b, n, *k)? } else { vec![None] };
+    let one = |rows: &Option<Rows>| match (a_ty.packing, b_ty.packing) {
+        (None, _) => float_product(node, &product, trans_b, *rows),
+        (Some(packing), Some(weights)) if packing.bits == 8 && !matches!(packing.granularity, Granularity::Block(_)) => {
+            integer_product(node, &product, weights, *rows)
+        }
+        _ => Err(refuse()),
+    };
+    let _ = a;
+    parts.iter().map(one).collect()
+}
+
+fn float_product(node: &Node<'_>, product: &Product, trans_b: bool, rows: Option<Rows>) -> Result<KernelCall, KernelError> {
+    let Product { m, n: n_total, k, batches } = product;
+    let n = rows.map_or(*n_total, |rows| rows.n);
+    let batch: u64 = batches.iter().map(|(size, _)| size).product();
+    let fill = |call: Call<'_>| -> Result<KernelCall, KernelError> {
+        let ((a, _), (b, _)) = (node.operand(0)?, node.operand(1)?);
+        let call = sizes(call.operand(a).operand_rows(b, rows), *m, *k, *n_total, rows).uint("batch", batch);
+        let call = call.flag("trans_b", trans_b).flag("batch_rank", u32::try_from(batches.len()).unwrap_or(u32::MAX));
+        let call = call.uints("bd", batches.iter().map(|b| b.0)).uints("ba", batches.iter().map(|b| b.1[0].cast_unsigned()));
+        let call = call.uints("bb", batches.iter().map(|b| b.1[1].cast_unsigned()));
+        if *m <= MAX_VECTOR_ROWS {
+            let columns = if trans_b { 8 } else { 32 };
+            return call.flag("rows", u32::try_from(m.next_power_of_two()).unwrap_or(u32::MAX)).groups(n.div_ceil(columns) * batch);
+        }
+        let (tile_m, tile_n, tile_k) = tile(*m, n);
+        let n_groups = m.div_ceil(u64::from(tile_m)) * n.div_ceil(u64::from(tile_n)) * batch;
+        call.tile(tile_m, tile_n, tile_k).groups(n_groups)
+    };
+    fill(node.call(if *m <= MAX_VECTOR_ROWS { Template::Matvec } else { Template::Matmul }))
+}
+
+fn integer_product(node: &Node<'_>, product: &Product, weights: Packing, rows: Option<Rows>) -> Result<KernelCall, KernelError> {
+    let Product { m, n: n_total, k, .. } = product;
+    let n = rows.map_or(*n_total, |rows| rows.n);
+    let ((a, a_ty), (b, b_ty)) = (node.operand(0)?, node.operand(1)?);
+    let (block, tile_k) = block(weights);
+    if u64::from(block).min(*k) > MAX_I32_TERMS {
+        return Err(node.unsupported(format!("an integer product of {a_ty} and {b_ty}, whose sums may not fit in i32")));
+    }
+    let call = sizes(node.call(Template::MatmulI8).operand(a).operand_rows(b, rows), *m, *k, *n_total, rows);
+    let (tile_m, tile_n, _) = tile(*m, n);
+    let n_groups = m.div_ceil(u64::from(tile_m)) * n.div_ceil(u64::from(tile_n));
+    call.uint("block", u64::from(block)).tile(tile_m, tile_n, tile_k).groups(n_groups)
+}
+
+fn sizes<'n>(call: Call<'n>, m: u64, k: u64, n_total: u64, rows: Option<Rows>) -> Call<'n> {
+    let (first, n) = rows.map_or((0, n_total), |rows| (rows.first, rows.n));
+    call.uint("m", m).uint("n", n).uint("k", k).uint("n_base", first).uint("n_total", n_total)
+}
+
+/// The tile of a product of `m` rows and `n` columns.
+pub(super) fn tile(m: u64, n: u64) -> (u32, u32, u32) {
+    if m >= 64 && n >= 64 { (64, 64, 16) } else { (32, 32, 32) }
+}
+
+/// How many codes share a scale (2^30 where all of a row do), and how many of them a tile holds at a time.
+pub(super) fn block(weights: Packing) -> (u32, u32) {
+    match weights.granularity {
+        Granularity::Block(block) => (block, block.min(32)),
+        Granularity::Row | Granularity::Tensor => (1 << 30, 32),
+    }
+}
