@@ -3,4 +3,6 @@
 pub mod ir;
 pub mod ops;
 pub mod program;
+#[cfg(feature = "runtime")]
+pub mod runtime;
 pub mod target;
