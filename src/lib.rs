@@ -12,5 +12,6 @@ pub mod passes;
 >>>>>>> f20ec65631ee4df5c58c4006208c713a6d943365
 pub mod plan;
 pub mod program;
-pub mod session;
+#[cfg(feature = "runtime")]
+pub mod runtime;
 pub mod target;

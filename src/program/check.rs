@@ -327,9 +327,5 @@ impl<'a> Scope<'a> {
 /// A region holds what lies in it, with padding below 256 bytes, the largest alignment in use.
 fn sized(place: &str, what: &str, given: u64, needed: u64) -> Checked {
     let most = needed.checked_next_multiple_of(256).unwrap_or(needed);
-    if (needed..=most).contains(&given) {
-        Ok(())
-    } else {
-        Err(fault(place, format!("{what} needs {needed} bytes, its region has {given}")))
-    }
+    if (needed..=most).contains(&given) { Ok(()) } else { Err(fault(place, format!("{what} needs {needed} bytes, its region has {given}"))) }
 }

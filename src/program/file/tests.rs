@@ -51,11 +51,7 @@ pub(crate) fn small() -> Program {
         certificate: Certificate { objective: 0.75, gap: 0.125, ..Certificate::default() },
         nodes: vec![],
         graph: "graph small kernel\n".to_owned(),
-        allocations: vec![
-            allocation(AllocationKind::Weights, 64),
-            allocation(AllocationKind::Arena, 128),
-            allocation(AllocationKind::Params, 64),
-        ],
+        allocations: vec![allocation(AllocationKind::Weights, 64), allocation(AllocationKind::Arena, 128), allocation(AllocationKind::Params, 64)],
         uploads: vec![
             Upload { constant: hex(weights.hash()), region: region(0, 0, 12) },
             Upload { constant: hex(packed.hash()), region: region(0, 16, 20) },
