@@ -5,7 +5,10 @@
 //! brings ONNX's freedoms (biases, vectors, one spatial axis) into the core's normal form.
 
 mod evaluate;
+pub mod gemm;
+pub mod packed_view;
 pub mod util;
+pub mod window;
 
 pub use evaluate::{evaluate, expand_node};
 
@@ -23,6 +26,32 @@ macro_rules! declare_ops {
 declare_ops! {
     /// Any function of single elements: what all elementwise operators become.
     pointwise: [DEF],
+    /// Products of matrices.
+    matmul: [DEF],
+    /// Convolutions.
+    conv: [DEF],
+    /// Maxima and averages of sliding windows.
+    pool: [DEF],
+    /// Sums, means, extrema and products along axes.
+    reduce: [DEF],
+    /// Softmax and its logarithm.
+    softmax: [DEF, LOG],
+    /// Layer and root-mean-square normalisation.
+    norm: [DEF],
+    /// Slices by index.
+    gather: [DEF],
+    /// Reading at other places: transposes, slices, pads.
+    strided: [DEF],
+    /// Tensors one after the other.
+    concat: [DEF],
+    /// The same elements under another shape.
+    reshape: [DEF],
+    /// Images enlarged and reduced.
+    resize: [DEF],
+    /// Activations quantized while the program runs.
+    quantize_packed: [DEF, DYNAMIC],
+    /// Quantization with scales given.
+    quantize_linear: [DEF, DEQUANTIZE],
 }
 
 /// The registry of all operators.

@@ -2,7 +2,7 @@
 //! makes one of many.
 
 use super::util::{broadcast, broadcast_strides, for_each_index};
-use crate::ir::{Attrs, Binary, CORE, Class, DType, Expr, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Unary};
+use crate::ir::{Attrs, Binary, CORE, Class, DType, Expand, Expr, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Unary, Val};
 
 /// `pointwise(x0, x1, ...) {expr, dtype}`: `expr` over the operands, stored as `dtype`.
 pub static DEF: OpDef = OpDef {
@@ -19,6 +19,14 @@ pub static DEF: OpDef = OpDef {
 /// Attributes of a pointwise operator.
 pub fn attrs(expr: Expr, dtype: DType) -> Attrs {
     Attrs::new().with_expr("expr", expr).with_dtype("dtype", dtype)
+}
+
+/// A new pointwise node of the expression in `text`.
+///
+/// # Errors
+/// The text is no expression, or does not fit the operands.
+pub fn add(e: &mut Expand<'_, '_>, text: &str, dtype: DType, operands: &[Val]) -> Result<Val, OpError> {
+    e.add(&DEF, attrs(Expr::parse(text)?, dtype), operands)
 }
 
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
