@@ -1,9 +1,5 @@
 //! nyxc compiles an ONNX model into a mixed-precision Vulkan program that fits a memory budget given in bytes.
 
-#[cfg(feature = "cli")]
-pub mod cli;
-#[cfg(feature = "codegen")]
-pub mod codegen;
 pub mod import;
 pub mod ir;
 pub mod ops;

@@ -1,0 +1,348 @@
+//! Building the graph: nodes in the file's order, each typed as it is added, constants where they are first used.
+
+use super::dims::Symbols;
+use super::error::{ImportError, Kind, NodeAt};
+use super::normalize::{self, Draft, Facts, In};
+use super::read::{RawGraph, RawNode};
+use super::{body, fold};
+use crate::ir::{Attr, Attrs, Dim, Graph, Infer, Level, Node, NodeKind, Op, OpDef, OpError, Registry, Tensor, TensorType, Value, ValueId};
+use std::cell::Cell;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What all graphs of a model share.
+pub(super) struct Model<'a> {
+    pub(super) registry: &'a Registry,
+    /// Opset of the default domain.
+    pub(super) opset: i64,
+    pub(super) opsets: &'a BTreeMap<String, i64>,
+    /// Domain and name of the model's own functions.
+    pub(super) functions: BTreeSet<(String, String)>,
+    pub(super) symbols: &'a Symbols,
+    /// Symbols without a value.
+    pub(super) unbound: &'a [String],
+    /// Bodies imported so far, repetitions included.
+    pub(super) n_bodies: Cell<u32>,
+}
+
+/// A value during import.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Known {
+    /// It stands in the graph.
+    Value(ValueId),
+    /// A constant that nothing has needed in the graph yet.
+    Pending(usize),
+}
+
+struct Pending {
+    node: String,
+    value: String,
+    tensor: Tensor,
+    /// Its place in the file, where it has one.
+    order: Option<u32>,
+    id: Option<ValueId>,
+}
+
+#[derive(Default)]
+struct Scope<'a> {
+    values: BTreeMap<String, Known>,
+    /// What nodes yet to come produce, and which nodes.
+    later: BTreeMap<&'a str, &'a str>,
+}
+
+/// One graph under construction.
+pub(super) struct Builder<'a> {
+    pub(super) model: &'a Model<'a>,
+    pub(super) graph: Graph,
+    pending: Vec<Pending>,
+    /// Sizes computed from shapes, some of them symbolic.
+    pub(super) sizes: BTreeMap<ValueId, Vec<Dim>>,
+    /// The innermost last. A branch that is written in place of its If has one of its own.
+    scopes: Vec<Scope<'a>>,
+    /// Every name that the file has: names made up here avoid them.
+    pub(super) taken: &'a BTreeSet<String>,
+}
+
+impl Model<'_> {
+    /// Builds the model's graph.
+    pub(super) fn graph(&self, raw: &RawGraph) -> Result<Graph, ImportError> {
+        let mut taken = BTreeSet::new();
+        body::names(raw, &mut taken);
+        let mut builder = Builder::new(self, &raw.name, &taken);
+        for info in raw.inputs.iter().filter(|i| !raw.initializers.contains_key(&i.name)) {
+            let problem = || Kind::Input { name: info.name.clone(), problem: "has no shape".to_owned() };
+            let ty = self.symbols.ty(&info.name, info)?.ok_or_else(problem)?;
+            builder.add_input(&info.name, ty)?;
+        }
+        builder.fill(raw)?;
+        Ok(builder.graph)
+    }
+
+    /// How errors name a node.
+    pub(super) fn at(&self, node: &RawNode) -> NodeAt {
+        NodeAt { name: node.name.clone(), op: node.key(), opset: self.opsets.get(&node.domain).copied().unwrap_or(1) }
+    }
+}
+
+impl<'a> Builder<'a> {
+    /// An empty graph.
+    pub(super) fn new(model: &'a Model<'a>, name: &str, taken: &'a BTreeSet<String>) -> Builder<'a> {
+        let graph = Graph::new(name, Level::Onnx);
+        Builder { model, graph, pending: Vec::new(), sizes: BTreeMap::new(), scopes: vec![Scope::default()], taken }
+    }
+
+    /// Adds an input.
+    pub(super) fn add_input(&mut self, name: &str, ty: TensorType) -> Result<(), ImportError> {
+        if name.is_empty() {
+            return Err(Kind::Input { name: String::new(), problem: "has no name".to_owned() }.into());
+        }
+        let value = self.graph.add_input(name, ty);
+        self.define(name, Known::Value(value))
+    }
+
+    /// Adds all nodes of `raw` and its outputs.
+    pub(super) fn fill(&mut self, raw: &'a RawGraph) -> Result<(), ImportError> {
+        self.nodes(raw, None)?;
+        let mut ports = BTreeSet::new();
+        for name in &raw.outputs {
+            let fail = |problem: &str| Kind::Output { name: name.clone(), problem: problem.to_owned() };
+            if !ports.insert(name) {
+                return Err(fail("is listed twice").into());
+            }
+            let known = self.find(name).ok_or_else(|| fail("is produced by no node, input or initializer"))?;
+            let value = self.place(known, u32::MAX);
+            self.graph.add_output(name, value);
+        }
+        Ok(())
+    }
+
+    /// Adds the nodes of `raw` to the innermost scope, all in the place `order` of the file where that is given.
+    fn nodes(&mut self, raw: &'a RawGraph, order: Option<u32>) -> Result<(), ImportError> {
+        for (name, tensor) in &raw.initializers {
+            // A formal input of a body is given by the node, whatever default the body has.
+            if self.scopes.last().is_none_or(|s| !s.values.contains_key(name)) {
+                let known = self.add_pending(name, name, tensor.clone(), order);
+                self.define(name, known)?;
+            }
+        }
+        if let Some(scope) = self.scopes.last_mut() {
+            scope.later = raw.nodes.iter().flat_map(|n| n.outputs.iter().map(|o| (o.as_str(), n.name.as_str()))).collect();
+        }
+        for (index, node) in raw.nodes.iter().enumerate() {
+            let order = order.unwrap_or_else(|| u32::try_from(index).unwrap_or(u32::MAX));
+            self.node(node, order).map_err(|e| e.at(|| self.model.at(node)))?;
+        }
+        Ok(())
+    }
+
+    fn node(&mut self, raw: &'a RawNode, order: u32) -> Result<(), ImportError> {
+        if raw.name.is_empty() {
+            return Err(Kind::Form("it has neither a name nor an output".to_owned()).into());
+        }
+        if let Some(tensor) = &raw.constant {
+            let [output] = raw.outputs.as_slice() else { return Err(Kind::Outputs { given: raw.outputs.len(), has: 1 }.into()) };
+            let known = self.add_pending(&raw.name, output, tensor.clone(), Some(order));
+            return self.define(output, known);
+        }
+        if let Some(branch) = self.branch_taken(raw)? {
+            return self.write_branch(raw, branch, order);
+        }
+        // Refused before its operands are looked at: the operator is what the user should hear of.
+        let is_function = self.model.functions.contains(&(raw.domain.clone(), raw.op.clone()));
+        if is_function {
+            return Err(Kind::Function.into());
+        }
+        for name in raw.inputs.iter().filter(|i| !i.is_empty()) {
+            self.get(name)?;
+        }
+        let drafts = normalize::normalize(Draft::new(raw), self.model.opset, self).map_err(Kind::Form)?;
+        let mut results: Vec<Known> = Vec::new();
+        let n_drafts = drafts.len();
+        for (i, draft) in drafts.into_iter().enumerate() {
+            let outputs = self.add(draft, raw, order, &results)?;
+            if i + 1 < n_drafts {
+                results.extend(outputs.first().map(|o| o.1));
+                continue;
+            }
+            for (name, known) in outputs.into_iter().filter(|o| !o.0.is_empty()) {
+                self.define(&name, known)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds one node of the newest form, or the constants that it computes. Gives the names the file has for its outputs, and the outputs.
+    fn add(&mut self, draft: Draft, raw: &RawNode, order: u32, earlier: &[Known]) -> Result<Vec<(String, Known)>, ImportError> {
+        let Draft { name, op: key, inputs, outputs, mut attrs } = draft;
+        let def = self.model.registry.by_onnx(&key).ok_or(Kind::UnknownOp)?;
+        let mut operands = Vec::with_capacity(inputs.len());
+        for input in inputs {
+            operands.push(match input {
+                In::Absent => None,
+                In::Value(value) => Some(self.get(&value)?),
+                In::Earlier(draft) => earlier.get(draft).copied(),
+                In::Const(suffix, tensor) => {
+                    let constant = self.fresh(&format!("{name}.{suffix}"));
+                    Some(self.add_pending(&constant, &constant, tensor, Some(order)))
+                }
+            });
+        }
+        while operands.last().is_some_and(Option::is_none) {
+            operands.pop();
+        }
+        if !raw.graphs.is_empty() {
+            self.bodies(raw, &mut operands, &mut attrs)?;
+        }
+        normalize::drop_neutral(def, &mut attrs).map_err(|name| Kind::Attribute { name, problem: "is unknown to the operator".to_owned() })?;
+        let (min, max) = def.arity;
+        // Captured values come after the operator's own operands.
+        let extra = if let Some(Attr::Strs(captures)) = attrs.get("captures") { captures.len() } else { 0 };
+        if operands.len() < min || operands.len() > max.saturating_add(extra) {
+            return Err(Kind::Arity { given: operands.len(), min, max }.into());
+        }
+        self.spell_out(def, &mut operands, &name, order);
+        let types = self.infer(def, &attrs, &operands, outputs.len())?;
+        if types.len() < outputs.len() {
+            return Err(Kind::Outputs { given: outputs.len(), has: types.len() }.into());
+        }
+        let op = Op::new(def, attrs);
+        let borrowed: Vec<_> = operands.iter().map(|o| o.and_then(|known| self.tensor(known))).collect();
+        let sizes = self.sizes_of(&op, &operands, &types);
+        if let Some(tensors) = fold::constants(&op, &operands, &borrowed, &types, outputs.len(), sizes.as_deref()) {
+            let mut folded = Vec::with_capacity(outputs.len());
+            for (i, (output, tensor)) in outputs.into_iter().zip(tensors).enumerate() {
+                let value = if output.is_empty() { self.fresh(&format!("{name}.out{i}")) } else { output.clone() };
+                folded.push((output, self.add_pending(&value, &value, tensor, Some(order))));
+            }
+            return Ok(folded);
+        }
+        let operands: Vec<_> = operands.into_iter().map(|o| o.map(|known| self.place(known, order))).collect();
+        let values = outputs.iter().zip(types).enumerate().map(|(i, (output, ty))| {
+            let name = if output.is_empty() { self.fresh(&format!("{name}.out{i}")) } else { output.clone() };
+            Value { name, ty }
+        });
+        let node = Node { order, ..Node::new(&name, NodeKind::Op(op), values.collect()) };
+        let id = self.graph.insert(node, &operands);
+        if let Some(sizes) = sizes {
+            self.sizes.insert(id.out(0), sizes);
+        }
+        Ok(outputs.into_iter().enumerate().map(|(i, output)| (output, Known::Value(id.out(i)))).collect())
+    }
+
+    fn infer(&self, def: &'static OpDef, attrs: &Attrs, operands: &[Option<Known>], n_outputs: usize) -> Result<Vec<TensorType>, ImportError> {
+        let inputs: Vec<_> = operands.iter().map(|o| o.map(|known| self.ty(known))).collect();
+        let consts: Vec<_> = operands.iter().map(|o| o.and_then(|known| self.tensor(known))).collect();
+        (def.infer)(&Infer { attrs, inputs: &inputs, consts: &consts, n_outputs }).map_err(|source| {
+            let symbols = match source {
+                OpError::NotConstant { slot } => operands.get(slot).copied().flatten(),
+                _ => None,
+            };
+            match symbols.map(|known| self.symbols_behind(known)) {
+                Some(symbols) if !symbols.is_empty() => Kind::UnboundDim { source, symbols }.into(),
+                _ => Kind::Type { source }.into(),
+            }
+        })
+    }
+
+    /// A name like `base` that the file does not have.
+    pub(super) fn fresh(&self, base: &str) -> String {
+        let mut name = base.to_owned();
+        let mut n = 2u64;
+        while self.taken.contains(&name) {
+            name = format!("{base}.{n}");
+            n += 1;
+        }
+        name
+    }
+
+    /// Notes a constant. It enters the graph when something there needs it.
+    pub(super) fn add_pending(&mut self, node: &str, value: &str, tensor: Tensor, order: Option<u32>) -> Known {
+        self.pending.push(Pending { node: node.to_owned(), value: value.to_owned(), tensor, order, id: None });
+        Known::Pending(self.pending.len() - 1)
+    }
+
+    /// Gives a name of the innermost scope its value.
+    pub(super) fn define(&mut self, name: &str, known: Known) -> Result<(), ImportError> {
+        let Some(scope) = self.scopes.last_mut() else { return Ok(()) };
+        match scope.values.insert(name.to_owned(), known) {
+            Some(_) => Err(Kind::Twice { value: name.to_owned() }.into()),
+            None => Ok(()),
+        }
+    }
+
+    /// What a name stands for.
+    pub(super) fn find(&self, name: &str) -> Option<Known> {
+        self.scopes.iter().rev().find_map(|scope| scope.values.get(name).copied())
+    }
+
+    /// What a name stands for.
+    ///
+    /// # Errors
+    /// Nothing yet, or nothing at all.
+    pub(super) fn get(&self, name: &str) -> Result<Known, ImportError> {
+        self.find(name).ok_or_else(|| {
+            let value = name.to_owned();
+            match self.scopes.iter().rev().find_map(|scope| scope.later.get(name)) {
+                Some(producer) => Kind::Order { value, producer: (*producer).to_owned() }.into(),
+                None => Kind::UnknownValue { value }.into(),
+            }
+        })
+    }
+
+    /// The value in the graph, put there now if it is a constant that is not.
+    pub(super) fn place(&mut self, known: Known, order: u32) -> ValueId {
+        let at = match known {
+            Known::Value(value) => return value,
+            Known::Pending(at) => at,
+        };
+        let pending = &mut self.pending[at];
+        if let Some(id) = pending.id {
+            return id;
+        }
+        let output = Value { name: pending.value.clone(), ty: pending.tensor.ty().clone() };
+        let node = Node::new(&pending.node, NodeKind::Const(pending.tensor.clone()), vec![output]);
+        let id = self.graph.insert(Node { order: pending.order.unwrap_or(order), ..node }, &[]).out(0);
+        pending.id = Some(id);
+        id
+    }
+
+    /// The type of a value.
+    pub(super) fn ty(&self, known: Known) -> &TensorType {
+        match known {
+            Known::Value(value) => self.graph.ty(value),
+            Known::Pending(at) => self.pending[at].tensor.ty(),
+        }
+    }
+
+    /// The data of a value, where it is a constant.
+    pub(super) fn tensor(&self, known: Known) -> Option<&Tensor> {
+        match known {
+            Known::Value(value) => self.graph.constant(value),
+            Known::Pending(at) => Some(&self.pending[at].tensor),
+        }
+    }
+
+    /// Writes the nodes of a branch in place of its If.
+    fn write_branch(&mut self, raw: &RawNode, branch: &'a RawGraph, order: u32) -> Result<(), ImportError> {
+        if branch.outputs.len() < raw.outputs.len() {
+            return Err(Kind::Outputs { given: raw.outputs.len(), has: branch.outputs.len() }.into());
+        }
+        self.scopes.push(Scope::default());
+        let written = self.nodes(branch, Some(order));
+        let results = branch.outputs.iter().map(|name| self.get(name)).collect::<Result<Vec<_>, _>>();
+        self.scopes.pop();
+        written?;
+        for (output, known) in raw.outputs.iter().zip(results?).filter(|(output, _)| !output.is_empty()) {
+            self.define(output, known)?;
+        }
+        Ok(())
+    }
+}
+
+impl Facts for Builder<'_> {
+    fn type_of(&self, name: &str) -> Option<&TensorType> {
+        self.find(name).map(|known| self.ty(known))
+    }
+    fn data_of(&self, name: &str) -> Option<&Tensor> {
+        self.find(name).and_then(|known| self.tensor(known))
+    }
+}

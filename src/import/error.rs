@@ -1,0 +1,132 @@
+//! Why a model is not imported.
+
+use crate::ir::OpError;
+use std::fmt;
+use std::path::PathBuf;
+
+/// A model was refused: what is wrong, and in which node where it is one.
+#[derive(Debug)]
+pub struct ImportError {
+    inner: Box<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    node: Option<NodeAt>,
+    kind: Kind,
+}
+
+/// The node that an error is about, as the file has it.
+#[derive(Clone, Debug)]
+pub(super) struct NodeAt {
+    pub(super) name: String,
+    /// `domain::operator`, without the domain where it is the default one.
+    pub(super) op: String,
+    pub(super) opset: i64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Kind {
+    #[error("cannot read {}: {source}", path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error("not an ONNX model: {source}")]
+    Decode { source: prost::DecodeError },
+    #[error("the model has no graph")]
+    NoGraph,
+    #[error("the model imports no opset of the default domain; opsets {min} to {max} are supported")]
+    NoOpset { min: i64, max: i64 },
+    #[error("opset {found} of the default domain is not supported, {min} to {max} are")]
+    Opset { found: i64, min: i64, max: i64 },
+    #[error("subgraphs nest deeper than {limit}")]
+    Depth { limit: usize },
+    #[error("{text:?} is no binding of a dimension: expected NAME=N or INPUT.AXIS=N with N from 1")]
+    Binding { text: String },
+    #[error("no dimension is named {name:?}; the model has {available}")]
+    UnknownDim { name: String, available: String },
+    #[error("dimension {name:?} is {size} in the model, {given} was given")]
+    FixedDim { name: String, size: i64, given: i64 },
+    #[error("input {name:?}: {problem}")]
+    Input { name: String, problem: String },
+    #[error("output {name:?}: {problem}")]
+    Output { name: String, problem: String },
+    #[error("tensor {name:?}: {problem}")]
+    Tensor { name: String, problem: String },
+    #[error("tensor {name:?}: {needed} bytes from byte {offset} of {file:?}: {problem}")]
+    External { name: String, file: String, offset: u64, needed: u64, problem: String },
+    #[error("attribute {name:?} {problem}")]
+    Attribute { name: String, problem: String },
+    #[error("unknown operator")]
+    UnknownOp,
+    #[error("model-local functions are not supported")]
+    Function,
+    #[error("operand {value:?} is produced by no earlier node, input or initializer")]
+    UnknownValue { value: String },
+    #[error("the graph is not in topological order: operand {value:?} is produced only by the later node {producer:?}")]
+    Order { value: String, producer: String },
+    #[error("value {value:?} is produced twice")]
+    Twice { value: String },
+    #[error("{given} operands, expected {min} to {max}")]
+    Arity { given: usize, min: usize, max: usize },
+    #[error("{given} outputs, the operator has {has}")]
+    Outputs { given: usize, has: usize },
+    #[error("{0}")]
+    Form(String),
+    #[error("{source}")]
+    Type { source: OpError },
+    #[error("{source}, but its value depends on sizes that are not known: give {}", hints(symbols))]
+    UnboundDim { source: OpError, symbols: Vec<String> },
+}
+
+fn hints(symbols: &[String]) -> String {
+    symbols.iter().map(|s| format!("--dim {s}=N")).collect::<Vec<_>>().join(" ")
+}
+
+impl ImportError {
+    /// The name of the node in which the error is, where it is in one.
+    pub fn node(&self) -> Option<&str> {
+        self.inner.node.as_ref().map(|at| at.name.as_str())
+    }
+
+    /// The operator of that node, as `domain::name` where the domain is not the default one.
+    pub fn operator(&self) -> Option<&str> {
+        self.inner.node.as_ref().map(|at| at.op.as_str())
+    }
+
+    /// Whether a file could not be read, rather than what it says being wrong.
+    pub fn is_io(&self) -> bool {
+        matches!(self.inner.kind, Kind::Io { .. })
+    }
+
+    /// Whether the operator is one that nyxc does not know.
+    pub fn is_unknown_operator(&self) -> bool {
+        matches!(self.inner.kind, Kind::UnknownOp)
+    }
+
+    /// The names of the dimensions that must be given for the model to import, where that is what is missing.
+    pub fn unbound(&self) -> &[String] {
+        if let Kind::UnboundDim { symbols, .. } = &self.inner.kind { symbols } else { &[] }
+    }
+
+    /// The error said to be in this node. One that is in a node already, perhaps of a subgraph, stays there.
+    pub(super) fn at(mut self, at: impl FnOnce() -> NodeAt) -> ImportError {
+        self.inner.node.get_or_insert_with(at);
+        self
+    }
+}
+
+impl From<Kind> for ImportError {
+    fn from(kind: Kind) -> ImportError {
+        ImportError { inner: Box::new(Inner { node: None, kind }) }
+    }
+}
+
+impl fmt::Display for ImportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(at) = &self.inner.node {
+            write!(f, "node {:?} ({}, opset {}): ", at.name, at.op, at.opset)?;
+        }
+        write!(f, "{}", self.inner.kind)
+    }
+}
+
+impl std::error::Error for ImportError {}

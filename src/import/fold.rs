@@ -1,0 +1,167 @@
+//! Computing shapes at once: what depends on constants and known sizes alone becomes a constant while the graph is built.
+
+use super::build::{Builder, Known};
+use crate::ir::{Attr, Class, DType, Dim, NodeKind, Op, OpDef, Tensor, TensorType, ValueId, resolve_axis};
+use std::collections::BTreeSet;
+
+/// Most elements of a float constant computed here: shape arithmetic is small, all else is a later pass's.
+const MAX_FLOATS: u64 = 4096;
+/// Most elements of any operand or result, so that no small file makes us compute for minutes.
+const MAX_ELEMS: u64 = 1 << 20;
+/// Most sizes followed symbolically: shapes have few axes.
+const MAX_SIZES: usize = 64;
+
+/// Operators that constants do not determine, or that say how a constant is stored.
+const KEPT: &[&str] =
+    &["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "QuantizeLinear", "DequantizeLinear"];
+
+/// The results of a use of `op`, where they can and should be computed now.
+pub(super) fn constants(
+    op: &Op,
+    operands: &[Option<Known>],
+    data: &[Option<&Tensor>],
+    types: &[TensorType],
+    n_outputs: usize,
+    sizes: Option<&[Dim]>,
+) -> Option<Vec<Tensor>> {
+    if let (Some(sizes), [ty, ..], 1) = (sizes, types, n_outputs) {
+        let values: Option<Vec<i64>> = sizes.iter().map(Dim::known).collect();
+        if let (Some(values), Some(dims)) = (values, ty.shape.known()) {
+            return Tensor::from_i64s(ty.dtype, &dims, &values).ok().map(|t| vec![t]);
+        }
+    }
+    let is_fed = operands.iter().zip(data).all(|(operand, data)| operand.is_none() || data.is_some_and(Tensor::is_present));
+    if operands.is_empty() || !is_fed || KEPT.contains(&op.def.onnx) || op.attrs.0.values().any(|a| matches!(a, Attr::Graph(_))) {
+        return None;
+    }
+    let n_in = data.iter().flatten().try_fold(0u64, |n, t| n.checked_add(t.ty().shape.n_elems()?))?;
+    let is_small = |ty: &TensorType| {
+        // A size that only the data tells (NonZero) is no larger than the data.
+        let n = ty.shape.n_elems().unwrap_or(n_in);
+        n <= if ty.dtype.class() == Class::Float { MAX_FLOATS } else { MAX_ELEMS }
+    };
+    if n_in > MAX_ELEMS || !types.iter().take(n_outputs).all(is_small) {
+        return None;
+    }
+    let results = crate::ops::evaluate(op, data, n_outputs).ok()?;
+    let fits = results.len() >= n_outputs && results.iter().zip(types).all(|(t, ty)| t.dtype() == ty.dtype);
+    fits.then_some(results)
+}
+
+impl Builder<'_> {
+    /// The elements of an integer value, some perhaps symbolic.
+    fn elements(&self, known: Known) -> Option<Vec<Dim>> {
+        if let Some(tensor) = self.tensor(known) {
+            let is_short = tensor.ty().shape.n_elems().is_some_and(|n| n <= MAX_SIZES as u64) && tensor.ty().shape.rank() <= 1;
+            let values = (is_short && tensor.dtype().class() == Class::Int).then(|| tensor.to_i64s().ok()).flatten()?;
+            return Some(values.into_iter().map(Dim::Known).collect());
+        }
+        match known {
+            Known::Value(value) => self.sizes.get(&value).cloned(),
+            Known::Pending(_) => None,
+        }
+    }
+
+    /// The elements of the first result, where `op` is arithmetic on sizes. Following them symbolically finds those that do not depend on
+    /// what is unknown: the channels of a shape whose batch is open.
+    pub(super) fn sizes_of(&self, op: &Op, operands: &[Option<Known>], types: &[TensorType]) -> Option<Vec<Dim>> {
+        let ty = types.first().filter(|ty| ty.dtype.class() == Class::Int && ty.shape.rank() <= 1)?;
+        let operand = |slot: usize| operands.get(slot).copied().flatten();
+        let elements = |slot: usize| operand(slot).and_then(|known| self.elements(known));
+        let numbers = |slot: usize| elements(slot)?.iter().map(Dim::known).collect::<Option<Vec<i64>>>();
+        let sizes = match op.def.onnx {
+            "Shape" => {
+                let dims = &self.ty(operand(0)?).shape.0;
+                let bound = |name: &str, default: i64| {
+                    let n = dims.len() as i64;
+                    let at = op.attrs.int(name).unwrap_or(default);
+                    usize::try_from(if at < 0 { at.saturating_add(n) } else { at }.clamp(0, n)).unwrap_or(0)
+                };
+                let (start, end) = (bound("start", 0), bound("end", i64::MAX));
+                dims.get(start..end.max(start))?.to_vec()
+            }
+            "Size" => vec![self.ty(operand(0)?).shape.volume()],
+            "Identity" | "Unsqueeze" | "Squeeze" | "Reshape" | "Flatten" | "Cast" => elements(0)?,
+            "Gather" => {
+                let data = elements(0)?;
+                let pick = |i: i64| resolve_axis(i, data.len()).map(|i| data[i].clone());
+                numbers(1)?.into_iter().map(pick).collect::<Option<_>>()?
+            }
+            "Slice" => {
+                let (data, starts, ends) = (elements(0)?, numbers(1)?, numbers(2)?);
+                let step = if operand(4).is_some() { numbers(4)? } else { vec![1] };
+                let ([start], [end], [1]) = (starts.as_slice(), ends.as_slice(), step.as_slice()) else { return None };
+                let n = data.len() as i64;
+                let bound = |at: i64| usize::try_from(if at < 0 { at.saturating_add(n) } else { at }.clamp(0, n)).unwrap_or(0);
+                data.get(bound(*start)..bound(*end).max(bound(*start)))?.to_vec()
+            }
+            "Concat" => {
+                let parts: Option<Vec<_>> = (0..operands.len()).map(elements).collect();
+                parts?.concat()
+            }
+            "Add" | "Sub" | "Mul" | "Div" => {
+                let (left, right) = (elements(0)?, elements(1)?);
+                let n = if left.len() == 1 { right.len() } else { left.len() };
+                let pick = |v: &[Dim], i: usize| if v.len() == 1 { v.first().cloned() } else { v.get(i).cloned() };
+                let pairs: Option<Vec<_>> = (0..n).map(|i| Some((pick(&left, i)?, pick(&right, i)?))).collect();
+                let compute = |(a, b): (Dim, Dim)| match op.def.onnx {
+                    "Add" => Some(&a + &b),
+                    "Sub" => Some(&a - &b),
+                    "Mul" => Some(&a * &b),
+                    // ONNX truncates; sizes are not negative, so rounding down is the same.
+                    _ if a.known().is_none_or(|n| n >= 0) => a.floor_div(&b),
+                    _ => None,
+                };
+                pairs?.into_iter().map(compute).collect::<Option<_>>()?
+            }
+            _ => return None,
+        };
+        let fits = ty.shape.n_elems() == Some(sizes.len() as u64) && sizes.len() <= MAX_SIZES;
+        // Constants alone are left to the operator's own reference.
+        let is_needed = op.def.onnx == "Shape" || op.def.onnx == "Size" || operands.iter().flatten().any(|&known| self.tensor(known).is_none());
+        (fits && is_needed).then_some(sizes)
+    }
+
+    /// Makes the shape of a Reshape a constant where just one size in it is symbolic: that one is what is left over, which ONNX writes -1.
+    pub(super) fn spell_out(&mut self, def: &OpDef, operands: &mut [Option<Known>], name: &str, order: u32) {
+        let (true, Some(Some(shape))) = (def.onnx == "Reshape", operands.get(1)) else { return };
+        if self.tensor(*shape).is_some() {
+            return;
+        }
+        let Some(sizes) = self.elements(*shape) else { return };
+        let is_plain = sizes.iter().all(|d| d.known().is_none_or(|n| n > 0));
+        if !is_plain || sizes.iter().filter(|d| d.known().is_none()).count() != 1 {
+            return;
+        }
+        let values: Vec<i64> = sizes.iter().map(|d| d.known().unwrap_or(-1)).collect();
+        if let Ok(tensor) = Tensor::from_i64s(DType::I64, &[values.len()], &values) {
+            let constant = self.fresh(&format!("{name}.shape"));
+            operands[1] = Some(self.add_pending(&constant, &constant, tensor, Some(order)));
+        }
+    }
+
+    /// The symbols without a value on which a value depends through the shapes it is computed from.
+    pub(super) fn symbols_behind(&self, known: Known) -> Vec<String> {
+        let Known::Value(value) = known else { return Vec::new() };
+        let mut symbols = BTreeSet::new();
+        let mut seen = BTreeSet::new();
+        let mut stack: Vec<ValueId> = vec![value];
+        while let Some(value) = stack.pop() {
+            if !seen.insert(value.node) {
+                continue;
+            }
+            let operands = self.graph.operands(value.node).into_iter().flatten();
+            match &self.graph.node(value.node).kind {
+                NodeKind::Op(op) if matches!(op.def.onnx, "Shape" | "Size") => {
+                    for dim in operands.flat_map(|v| &self.graph.ty(v).shape.0) {
+                        dim.for_each_symbol(&mut |name| {
+                            symbols.insert(name.to_owned());
+                        });
+                    }
+                }
+                _ => stack.extend(operands),
+            }
+        }
+        symbols.into_iter().filter(|name| self.model.unbound.contains(name)).collect()
+    }
+}

@@ -1,0 +1,109 @@
+//! Import: an ONNX file becomes a [`Graph`] of the level `onnx`.
+//!
+//! 1. `read` takes the protobuf apart into plain values: data moves out of it, or stays in mapped files (`data`).
+//! 2. `dims` gives the sizes of the inputs values or names.
+//! 3. `normalize` brings every node to the form that the newest opset has, so that operators know one form only.
+//! 4. `build` adds the nodes in the file's order, typed one by one. Shape arithmetic is computed at once (`fold`), since later types depend
+//!    on its values. Bodies of If, Loop and Scan become graphs of their own (`body`).
+
+mod body;
+mod build;
+mod data;
+mod dims;
+mod error;
+mod fold;
+mod normalize;
+mod read;
+#[cfg(test)]
+mod tests;
+
+pub use error::ImportError;
+
+use crate::ir::{Graph, Registry};
+use dims::Symbols;
+use error::Kind;
+use prost::Message;
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::path::Path;
+use tract_onnx::pb::ModelProto;
+
+/// The oldest opset of the default domain that is read. Older ones broadcast by attributes.
+pub const MIN_OPSET: i64 = 7;
+/// The newest opset of the default domain that is read.
+pub const MAX_OPSET: i64 = 28;
+
+/// How to import.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImportOptions {
+    /// Sizes for dimensions that the model leaves open.
+    pub dims: Vec<DimBinding>,
+}
+
+/// A size for a dimension that the model leaves open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DimBinding {
+    /// The dimension's name in the model (its `dim_param`), or the name of an input, a dot and a 0-based axis.
+    pub name: String,
+    /// Its size, from 1.
+    pub size: i64,
+}
+
+/// What import decided.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImportReport {
+    /// Dimensions that nobody bound, taken to be batches, and the sizes they got.
+    pub defaulted: Vec<(String, i64)>,
+    /// Dimensions that stay symbolic, sorted.
+    pub unbound: Vec<String>,
+}
+
+/// Reads the ONNX file at `path`, with the external data in its folder.
+///
+/// # Errors
+/// The file cannot be read, is no ONNX model, or uses what nyxc does not support; the error names the node and the numbers.
+pub fn import(path: &Path, options: &ImportOptions, registry: &Registry) -> Result<(Graph, ImportReport), ImportError> {
+    let model = {
+        let bytes = data::map(path).map_err(|source| Kind::Io { path: path.to_owned(), source })?;
+        ModelProto::decode(&bytes[..]).map_err(|source| Kind::Decode { source })?
+    };
+    let (mut graph, report) = import_proto(model, path.parent(), options, registry)?;
+    if graph.name.is_empty() {
+        graph.name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    }
+    Ok((graph, report))
+}
+
+/// Imports a decoded model. External data is looked for in `dir`, and refused where that is `None`.
+///
+/// # Errors
+/// As [`import`].
+pub fn import_proto(
+    model: ModelProto,
+    dir: Option<&Path>,
+    options: &ImportOptions,
+    registry: &Registry,
+) -> Result<(Graph, ImportReport), ImportError> {
+    let mut opsets = BTreeMap::new();
+    for set in &model.opset_import {
+        let newest = opsets.entry(read::domain(&set.domain).to_owned()).or_insert(set.version);
+        *newest = set.version.max(*newest);
+    }
+    let (min, max) = (MIN_OPSET, MAX_OPSET);
+    let opset = *opsets.get("").ok_or(Kind::NoOpset { min, max })?;
+    if !(min..=max).contains(&opset) {
+        return Err(Kind::Opset { found: opset, min, max }.into());
+    }
+    let functions = model.functions.iter().map(|f| {
+        let (domain, name) = (f.domain.as_deref().unwrap_or_default(), f.name.as_deref().unwrap_or_default());
+        (read::domain(domain).to_owned(), name.to_owned())
+    });
+    let functions = functions.collect();
+    let raw = read::Reader { files: data::Files::new(dir)?, opsets: &opsets }.graph(model.graph.ok_or(Kind::NoGraph)?, 0)?;
+    // Before IR version 4 every initializer had to be an input too: it is a constant all the same.
+    let inputs: Vec<_> = raw.inputs.iter().filter(|i| !raw.initializers.contains_key(&i.name)).collect();
+    let (symbols, report) = Symbols::new(&inputs, &options.dims)?;
+    let graph = build::Model { registry, opset, opsets: &opsets, functions, symbols: &symbols, unbound: &report.unbound, n_bodies: Cell::new(0) }
+        .graph(&raw)?;
+    Ok((graph, report))
+}
