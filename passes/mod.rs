@@ -89,6 +89,8 @@ pub struct OverBudget {
     pub advice: Vec<String>,
 }
 
+impl std::error::Error for OverBudget {}
+
 impl std::fmt::Display for OverBudget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "the model needs {} bytes, the budget has {}", self.min_feasible_bytes, self.available_bytes)?;

@@ -26,7 +26,15 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Settings {
-        Settings { policy: Policy::Budget, budget_bytes: None, reserve_bytes: 0, formats: Format::MENU.to_vec(), pins: Vec::new(), explain: None, excess_bytes: 0 }
+        Settings {
+            policy: Policy::Budget,
+            budget_bytes: None,
+            reserve_bytes: 0,
+            formats: Format::MENU.to_vec(),
+            pins: Vec::new(),
+            explain: None,
+            excess_bytes: 0,
+        }
     }
 }
 

@@ -1,5 +1,10 @@
 //! nyxc compiles an ONNX model into a mixed-precision Vulkan program that fits a memory budget given in bytes.
 
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "codegen")]
+pub mod codegen;
+pub mod diff;
 pub mod import;
 pub mod ir;
 pub mod ops;

@@ -126,7 +126,7 @@ impl From<SessionError> for Failure {
         match error {
             SessionError::File(error) => error.into(),
             SessionError::Cpu(error) => error.into(),
-            SessionError::Runtime(error) if error.is_of_device() => Failure::device(chain(&error)),
+            SessionError::Runtime(error) if crate::session::is_of_device(&error) => Failure::device(chain(&error)),
             SessionError::Runtime(error) => Failure::new(3, "program", chain(&error)),
             other => Failure::device(chain(&other)),
         }

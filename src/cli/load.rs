@@ -11,7 +11,7 @@ use std::path::Path;
 /// A file that holds a graph.
 pub enum Loaded {
     /// An ONNX model.
-    Model(Graph, ImportReport),
+    Model(Graph),
     /// A program, and the kernel-level graph of its first plan.
     Program(Box<Program>, Graph),
     /// Text.
@@ -22,7 +22,7 @@ impl Loaded {
     /// The graph.
     pub fn graph(&self) -> &Graph {
         match self {
-            Loaded::Model(graph, _) | Loaded::Program(_, graph) | Loaded::Text(graph) => graph,
+            Loaded::Model(graph) | Loaded::Program(_, graph) | Loaded::Text(graph) => graph,
         }
     }
 }
@@ -34,8 +34,8 @@ impl Loaded {
 pub fn graph(path: &Path, dims: &[DimBinding]) -> Result<Loaded, Failure> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("onnx") => {
-            let (graph, report) = model(path, dims)?;
-            Ok(Loaded::Model(graph, report))
+            let (graph, _) = model(path, dims)?;
+            Ok(Loaded::Model(graph))
         }
         Some("nyx") => {
             let program = program(path)?;
@@ -62,8 +62,9 @@ pub fn model(path: &Path, dims: &[DimBinding]) -> Result<(Graph, ImportReport), 
 pub fn program(path: &Path) -> Result<Program, Failure> {
     std::fs::File::open(path).map_err(|e| Failure::io(path, e))?;
     file::open(path).map_err(|e| {
-        let failure: Failure = e.into();
-        Failure { message: format!("{}: {}", path.display(), failure.message), ..failure }
+        let mut failure: Failure = e.into();
+        failure.message = format!("{}: {}", path.display(), failure.message);
+        failure
     })
 }
 

@@ -25,10 +25,10 @@ use half::f16;
 use rayon::prelude::*;
 
 mod dynamic;
-mod text;
 mod round;
 #[cfg(test)]
 mod tests;
+mod text;
 
 pub use dynamic::quantize_dynamic;
 pub(crate) use round::{code_of, nearest_within};
@@ -171,11 +171,7 @@ impl Packing {
             return Err(PackedError::Bits { bits: self.bits });
         }
         match self.granularity {
-            Granularity::Block(block)
-                if !block.is_power_of_two() || !(16..=256).contains(&block) =>
-            {
-                Err(PackedError::Block { block })
-            }
+            Granularity::Block(block) if !block.is_power_of_two() || !(16..=256).contains(&block) => Err(PackedError::Block { block }),
             _ => Ok(()),
         }
     }
@@ -301,13 +297,7 @@ impl Layout {
 /// # Errors
 /// A bad `packing` or shape, a slice of the wrong length, a code that does not
 /// fit, or a scale that the scale type cannot hold exactly (a NaN counts as held).
-pub fn pack(
-    packing: Packing,
-    n_rows: usize,
-    n_cols: usize,
-    codes: &[i8],
-    scales: &[f32],
-) -> Result<Vec<u8>, PackedError> {
+pub fn pack(packing: Packing, n_rows: usize, n_cols: usize, codes: &[i8], scales: &[f32]) -> Result<Vec<u8>, PackedError> {
     let layout = packing.layout(n_rows, n_cols)?;
     layout.check_elems(codes.len())?;
     check_length("scales", scales.len(), layout.n_scales)?;
@@ -336,12 +326,7 @@ pub fn pack(
 ///
 /// # Errors
 /// A bad `packing` or shape, or `bytes` of the wrong length.
-pub fn unpack(
-    packing: Packing,
-    n_rows: usize,
-    n_cols: usize,
-    bytes: &[u8],
-) -> Result<(Vec<i8>, Vec<f32>), PackedError> {
+pub fn unpack(packing: Packing, n_rows: usize, n_cols: usize, bytes: &[u8]) -> Result<(Vec<i8>, Vec<f32>), PackedError> {
     let layout = packing.layout(n_rows, n_cols)?;
     check_length("bytes", bytes.len(), layout.n_bytes)?;
     let mut codes = vec![0; layout.n_elems];
@@ -357,12 +342,7 @@ pub fn unpack(
 ///
 /// # Errors
 /// A bad `packing` or shape, or `bytes` of the wrong length.
-pub fn dequantize(
-    packing: Packing,
-    n_rows: usize,
-    n_cols: usize,
-    bytes: &[u8],
-) -> Result<Vec<f32>, PackedError> {
+pub fn dequantize(packing: Packing, n_rows: usize, n_cols: usize, bytes: &[u8]) -> Result<Vec<f32>, PackedError> {
     let layout = packing.layout(n_rows, n_cols)?;
     check_length("bytes", bytes.len(), layout.n_bytes)?;
     let scales = read_scales(&layout, bytes);
@@ -371,21 +351,18 @@ pub fn dequantize(
         return Ok(values);
     }
     let rows = bytes[..layout.scale_offset].par_chunks_exact(layout.pitch_bytes);
-    rows.zip(values.par_chunks_exact_mut(n_cols))
-        .enumerate()
-        .with_min_len(layout.rows_per_task())
-        .for_each_init(
-            || vec![0; n_cols],
-            |codes, (row_idx, (row, values))| {
-                unpack_row(packing.bits, row, codes);
-                let units = codes.chunks(layout.unit_cols).zip(values.chunks_mut(layout.unit_cols));
-                for ((codes, values), scale) in units.zip(layout.row_scales(&scales, row_idx)) {
-                    for (value, code) in values.iter_mut().zip(codes) {
-                        *value = f32::from(*code) * scale;
-                    }
+    rows.zip(values.par_chunks_exact_mut(n_cols)).enumerate().with_min_len(layout.rows_per_task()).for_each_init(
+        || vec![0; n_cols],
+        |codes, (row_idx, (row, values))| {
+            unpack_row(packing.bits, row, codes);
+            let units = codes.chunks(layout.unit_cols).zip(values.chunks_mut(layout.unit_cols));
+            for ((codes, values), scale) in units.zip(layout.row_scales(&scales, row_idx)) {
+                for (value, code) in values.iter_mut().zip(codes) {
+                    *value = f32::from(*code) * scale;
                 }
-            },
-        );
+            }
+        },
+    );
     Ok(values)
 }
 
@@ -419,15 +396,10 @@ fn unpack_row(bits: u8, row: &[u8], codes: &mut [i8]) {
 pub(crate) fn write_scales(layout: &Layout, scales: &[f32], bytes: &mut [u8]) {
     let stored = &mut bytes[layout.scale_offset..];
     match layout.packing.scale {
-        ScaleType::F16 => stored.as_chunks_mut().0.iter_mut().zip(scales).for_each(
-            |(bytes, scale): (&mut [u8; 2], _)| *bytes = f16::from_f32(*scale).to_le_bytes(),
-        ),
-        ScaleType::F32 => stored
-            .as_chunks_mut()
-            .0
-            .iter_mut()
-            .zip(scales)
-            .for_each(|(bytes, scale): (&mut [u8; 4], _)| *bytes = scale.to_le_bytes()),
+        ScaleType::F16 => {
+            stored.as_chunks_mut().0.iter_mut().zip(scales).for_each(|(bytes, scale): (&mut [u8; 2], _)| *bytes = f16::from_f32(*scale).to_le_bytes())
+        }
+        ScaleType::F32 => stored.as_chunks_mut().0.iter_mut().zip(scales).for_each(|(bytes, scale): (&mut [u8; 4], _)| *bytes = scale.to_le_bytes()),
     }
 }
 
@@ -435,9 +407,7 @@ pub(crate) fn write_scales(layout: &Layout, scales: &[f32], bytes: &mut [u8]) {
 fn read_scales(layout: &Layout, bytes: &[u8]) -> Vec<f32> {
     let stored = &bytes[layout.scale_offset..];
     let scales: Vec<f32> = match layout.packing.scale {
-        ScaleType::F16 => {
-            stored.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect()
-        }
+        ScaleType::F16 => stored.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
         ScaleType::F32 => stored.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
     };
     // An odd number of F16 scales leaves half a word of padding behind them.

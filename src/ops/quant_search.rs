@@ -62,10 +62,7 @@ impl ErrorStats {
 
     /// The sums over both parts.
     fn plus(self, other: Self) -> Self {
-        Self {
-            sum_sq_error: self.sum_sq_error + other.sum_sq_error,
-            sum_sq: self.sum_sq + other.sum_sq,
-        }
+        Self { sum_sq_error: self.sum_sq_error + other.sum_sq_error, sum_sq: self.sum_sq + other.sum_sq }
     }
 }
 
@@ -98,25 +95,17 @@ pub struct Quantized {
 /// assert_eq!(dequantize(packing, 2, 32, &quantized.bytes)?.len(), 64);
 /// # Ok::<(), quant::ir::packed::PackedError>(())
 /// ```
-pub fn quantize(
-    w: &[f32],
-    n_rows: usize,
-    n_cols: usize,
-    packing: Packing,
-) -> Result<Quantized, PackedError> {
+pub fn quantize(w: &[f32], n_rows: usize, n_cols: usize, packing: Packing) -> Result<Quantized, PackedError> {
     let layout = packing.layout(n_rows, n_cols)?;
     layout.check_elems(w.len())?;
     let mut bytes = vec![0; layout.n_bytes];
     let mut scales = vec![1.0; layout.n_scales];
     let mut error = ErrorStats::default();
     if layout.n_elems > 0 {
-        scales.par_iter_mut().enumerate().with_min_len(units_per_task(&layout)).for_each_init(
-            Sample::default,
-            |sample, (idx, scale)| {
-                let unit = sample.take(unit(&layout, w, idx), usize::MAX);
-                *scale = stored_scale(packing, unit.values, unit.signed_max);
-            },
-        );
+        scales.par_iter_mut().enumerate().with_min_len(units_per_task(&layout)).for_each_init(Sample::default, |sample, (idx, scale)| {
+            let unit = sample.take(unit(&layout, w, idx), usize::MAX);
+            *scale = stored_scale(packing, unit.values, unit.signed_max);
+        });
         // Rows are summed in order afterwards: a parallel sum would depend on
         // how the rows were shared out.
         let rows: Vec<ErrorStats> = bytes[..layout.scale_offset]
@@ -152,13 +141,7 @@ pub fn quantize(
 ///
 /// # Errors
 /// As [`quantize`].
-pub fn estimate(
-    w: &[f32],
-    n_rows: usize,
-    n_cols: usize,
-    packing: Packing,
-    max_elems: usize,
-) -> Result<ErrorStats, PackedError> {
+pub fn estimate(w: &[f32], n_rows: usize, n_cols: usize, packing: Packing, max_elems: usize) -> Result<ErrorStats, PackedError> {
     let layout = packing.layout(n_rows, n_cols)?;
     layout.check_elems(w.len())?;
     if layout.n_elems <= max_elems {
@@ -186,9 +169,7 @@ pub fn estimate(
             },
         )
         .collect();
-    let (n_seen, error) = measured
-        .into_iter()
-        .fold((0, ErrorStats::default()), |(n, sum), (len, error)| (n + len, sum.plus(error)));
+    let (n_seen, error) = measured.into_iter().fold((0, ErrorStats::default()), |(n, sum), (len, error)| (n + len, sum.plus(error)));
     let growth = layout.n_elems as f64 / n_seen as f64;
     Ok(ErrorStats { sum_sq_error: error.sum_sq_error * growth, sum_sq: error.sum_sq * growth })
 }
@@ -204,13 +185,7 @@ pub fn estimate(
 ///
 /// # Errors
 /// As [`quantize`].
-pub fn choose_scale_type(
-    w: &[f32],
-    n_rows: usize,
-    n_cols: usize,
-    bits: u8,
-    granularity: Granularity,
-) -> Result<ScaleType, PackedError> {
+pub fn choose_scale_type(w: &[f32], n_rows: usize, n_cols: usize, bits: u8, granularity: Granularity) -> Result<ScaleType, PackedError> {
     let layout = Packing { bits, granularity, scale: ScaleType::F16 }.layout(n_rows, n_cols)?;
     layout.check_elems(w.len())?;
     if layout.n_elems == 0 {
@@ -267,7 +242,5 @@ fn stored_scale(packing: Packing, values: &[f32], signed_max: f32) -> f32 {
 fn encode_row(layout: &Layout, w: &[f32], scales: &[f32], codes: &mut [i8]) -> ErrorStats {
     let range = Codes::of(layout.packing.bits);
     let units = w.chunks(layout.unit_cols).zip(codes.chunks_mut(layout.unit_cols)).zip(scales);
-    units.fold(ErrorStats::default(), |sum, ((w, codes), scale)| {
-        sum.plus(search::encode(w, *scale, range, codes))
-    })
+    units.fold(ErrorStats::default(), |sum, ((w, codes), scale)| sum.plus(search::encode(w, *scale, range, codes)))
 }

@@ -112,7 +112,15 @@ fn calls(graph: &Graph, id: NodeId, target: &Target) -> Result<Option<Vec<Kernel
 pub fn build(graph: &Graph, target: &Target) -> Result<Blueprint, PlanError> {
     let buffers = Buffers::best(graph, target)?;
     let plan = arena::plan(&buffers.arena(), &ArenaLimits { alignment: target.alignment(), max_nodes: ARENA_NODES })?;
-    let mut layout = Layout { graph, target, buffers: &buffers, regions: BTreeMap::new(), allocations: Vec::new(), constants: IndexMap::new(), uploads: Vec::new() };
+    let mut layout = Layout {
+        graph,
+        target,
+        buffers: &buffers,
+        regions: BTreeMap::new(),
+        allocations: Vec::new(),
+        constants: IndexMap::new(),
+        uploads: Vec::new(),
+    };
     let (weights, constants) = layout.constants()?;
     if plan.bytes > 0 {
         let arena = layout.allocate(AllocationKind::Arena, plan.bytes)?;
@@ -282,7 +290,16 @@ impl Layout<'_> {
                 }
                 let barrier = hazards.conflict(&bindings, &writes);
                 let n_bytes = params_bytes(&call.params);
-                let dispatch = Dispatch { node: node.name.clone(), key: call.key, bindings, writes, params: call.params, params_offset, groups: call.groups, barrier };
+                let dispatch = Dispatch {
+                    node: node.name.clone(),
+                    key: call.key,
+                    bindings,
+                    writes,
+                    params: call.params,
+                    params_offset,
+                    groups: call.groups,
+                    barrier,
+                };
                 params_offset += n_bytes;
                 match steps.last_mut() {
                     Some(Step::Device(list)) => list.push(dispatch),
@@ -345,9 +362,10 @@ impl Hazards {
     fn conflict(&mut self, bindings: &[Region], writes: &[u32]) -> bool {
         let overlap = |a: &Region, b: &Region| a.allocation == b.allocation && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes;
         let is_write = |i: usize| writes.iter().any(|&w| w as usize == i);
-        let conflict = bindings.iter().enumerate().any(|(i, region)| {
-            self.writes.iter().any(|w| overlap(w, region)) || (is_write(i) && self.reads.iter().any(|r| overlap(r, region)))
-        });
+        let conflict = bindings
+            .iter()
+            .enumerate()
+            .any(|(i, region)| self.writes.iter().any(|w| overlap(w, region)) || (is_write(i) && self.reads.iter().any(|r| overlap(r, region))));
         if conflict {
             *self = Hazards::default();
         }

@@ -63,7 +63,8 @@ impl Model {
     /// The kernels cannot be planned.
     pub fn of(graph: &Graph, kernels: &Graph, overhead: u64, target: &Target) -> Result<Model, PlanError> {
         let planned = Buffers::best(kernels, target)?;
-        let by_name: BTreeMap<&str, NodeId> = graph.order().into_iter().filter(|id| graph.node(*id).op().is_some()).map(|id| (graph.node(id).name.as_str(), id)).collect();
+        let by_name: BTreeMap<&str, NodeId> =
+            graph.order().into_iter().filter(|id| graph.node(*id).op().is_some()).map(|id| (graph.node(id).name.as_str(), id)).collect();
         let mut sets = Sets::default();
         let mut kernel_sets: BTreeMap<NodeId, NodeId> = BTreeMap::new();
         for &id in &planned.order {
@@ -122,7 +123,14 @@ impl Model {
     }
 
     /// Finds out whose formats decide the size of each buffer and constant.
-    fn place(&mut self, kernels: &Graph, planned: &Buffers, kernel_sets: &BTreeMap<NodeId, NodeId>, sets: &mut Sets, index: &BTreeMap<NodeId, usize>) {
+    fn place(
+        &mut self,
+        kernels: &Graph,
+        planned: &Buffers,
+        kernel_sets: &BTreeMap<NodeId, NodeId>,
+        sets: &mut Sets,
+        index: &BTreeMap<NodeId, usize>,
+    ) {
         let mut owner = |id: NodeId| kernel_sets.get(&id).and_then(|first| index.get(&sets.find(*first)).copied());
         for (i, live) in planned.live.iter().enumerate() {
             let ty = kernels.ty(live.value);
@@ -195,11 +203,8 @@ impl Model {
     fn changed(&self, group: usize, format: Format) -> Vec<(Option<usize>, Buffer)> {
         let group = &self.groups[group];
         let size = if format.activations == Activations::F16 { 2 } else { 4 };
-        let mut buffers: Vec<_> = group
-            .stored
-            .iter()
-            .map(|&(i, n)| (Some(i), Buffer { bytes: n.saturating_mul(size), ..self.buffers[i].clone() }))
-            .collect();
+        let mut buffers: Vec<_> =
+            group.stored.iter().map(|&(i, n)| (Some(i), Buffer { bytes: n.saturating_mul(size), ..self.buffers[i].clone() })).collect();
         if format.activations == Activations::I8 && matches!(format.weights, Weights::Int { .. }) {
             for (step, ty, is_tensor) in &group.products {
                 let packing = Packing::activation(if *is_tensor { Granularity::Tensor } else { Granularity::Row });

@@ -37,6 +37,12 @@ pub struct Compiled {
     pub why_not: Vec<WhyNot>,
     /// GLSL by kernel name.
     pub shaders: BTreeMap<String, String>,
+    /// The arena, in bytes.
+    pub arena_bytes: u64,
+    /// Max-live of the arena with sizes rounded to the target's alignment: no arena can be smaller.
+    pub max_live_bytes: u64,
+    /// Max-live of the imported graph in the order of its file, unfused; `None` while a size is symbolic.
+    pub imported_max_live_bytes: Option<u64>,
 }
 
 /// Told of what is going on: a stage's name, how much of it is done, and of how much.
@@ -90,7 +96,11 @@ pub fn compile(graph: &Graph, options: &Compile, progress: Progress<'_>, dump: c
             .collect()
     });
     let compiled = compiled?;
-    let sources = compiled.keys().map(|key| (key.to_string(), codegen::glsl(key, &options.target))).collect();
+    let source = |key: &KernelKey| {
+        let glsl = codegen::glsl(key, &options.target).map_err(|source| CompileError::Codegen { kernel: key.to_string(), source })?;
+        Ok((key.to_string(), glsl))
+    };
+    let sources = compiled.keys().map(source).collect::<Result<_, CompileError>>()?;
     lowered.program(graph, options, compiled, sources)
 }
 
@@ -107,7 +117,13 @@ struct Lowered {
 }
 
 impl Lowered {
-    fn of(graph: &Graph, options: &Compile, pool: &rayon::ThreadPool, progress: Progress<'_>, dump: crate::passes::Dump<'_>) -> Result<Lowered, CompileError> {
+    fn of(
+        graph: &Graph,
+        options: &Compile,
+        pool: &rayon::ThreadPool,
+        progress: Progress<'_>,
+        dump: crate::passes::Dump<'_>,
+    ) -> Result<Lowered, CompileError> {
         let budget_bytes = options.settings.budget_bytes.unwrap_or_else(|| options.target.default_budget_bytes());
         let available = budget_bytes.saturating_sub(options.settings.reserve_bytes);
         let mut settings = options.settings.clone();
@@ -160,7 +176,13 @@ impl Lowered {
         })
     }
 
-    fn program(self, graph: &Graph, options: &Compile, compiled: BTreeMap<KernelKey, Shader>, sources: BTreeMap<String, String>) -> Result<Compiled, CompileError> {
+    fn program(
+        self,
+        graph: &Graph,
+        options: &Compile,
+        compiled: BTreeMap<KernelKey, Shader>,
+        sources: BTreeMap<String, String>,
+    ) -> Result<Compiled, CompileError> {
         let mut shaders: IndexMap<String, Shader> = IndexMap::new();
         let mut steps = Vec::new();
         for step in self.blueprint.steps {
@@ -173,7 +195,16 @@ impl Lowered {
                         let hash = shader.hash();
                         shaders.entry(hash.clone()).or_insert_with(|| shader.clone());
                         let (bindings, writes, params, params_offset) = (d.bindings, d.writes, d.params, d.params_offset);
-                        dispatches.push(Dispatch { node: d.node, shader: hash, bindings, writes, params, params_offset, groups: d.groups, barrier: d.barrier });
+                        dispatches.push(Dispatch {
+                            node: d.node,
+                            shader: hash,
+                            bindings,
+                            writes,
+                            params,
+                            params_offset,
+                            groups: d.groups,
+                            barrier: d.barrier,
+                        });
                     }
                     steps.push(Step::Device(dispatches));
                 }
@@ -206,13 +237,25 @@ impl Lowered {
             entries: vec![entry],
         };
         let program = Program { model: graph.name.clone(), target: options.target.clone(), plans: vec![plan], constants, shaders };
-        Ok(Compiled { program, kernels: self.kernels, timings: self.timings, why_not: self.why_not, shaders: sources })
+        Ok(Compiled {
+            program,
+            kernels: self.kernels,
+            timings: self.timings,
+            why_not: self.why_not,
+            shaders: sources,
+            arena_bytes: self.blueprint.arena_bytes,
+            max_live_bytes: self.blueprint.max_live_bytes,
+            imported_max_live_bytes: crate::ir::memory::account(graph, &graph.file_order()).map(|m| m.max_live_bytes),
+        })
     }
 }
 
 /// Whether a constant prints as a hash, so that its data must come from elsewhere.
 fn needs_data(tensor: &Tensor) -> bool {
-    tensor.ty().packing.is_some() || tensor.ty().shape.n_elems().is_none_or(|n| n > 8) || tensor.dtype().bits() > 32 || tensor.dtype().bits() < 8
+    tensor.ty().packing.is_some()
+        || tensor.ty().shape.n_elems().is_none_or(|n| n > 8)
+        || tensor.dtype().bits() > 32
+        || tensor.dtype().bits() < 8
         || tensor.to_f32s().is_ok_and(|v| v.iter().any(|v| v.is_nan()))
 }
 

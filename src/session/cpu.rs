@@ -41,7 +41,8 @@ impl Reference {
     /// The plan's graph does not read, or is not well formed.
     pub fn of(program: &Program, plan: usize) -> Result<Reference, CpuError> {
         let plan = program.plans.get(plan).ok_or(CpuError::Plan(plan))?;
-        let by_prefix: BTreeMap<String, &Tensor> = program.constants.iter().map(|(hash, tensor): (&Hash, &Tensor)| (hash.to_string(), tensor)).collect();
+        let by_prefix: BTreeMap<String, &Tensor> =
+            program.constants.iter().map(|(hash, tensor): (&Hash, &Tensor)| (hash.to_string(), tensor)).collect();
         let graph = text::parse(&plan.graph, &ops::registry(), &|hash, _| by_prefix.get(hash).map(|t| (*t).clone()))?;
         graph.verify()?;
         Ok(Reference::new(graph))
@@ -89,7 +90,8 @@ impl Reference {
                 NodeKind::Op(op) => {
                     let operands = graph.operands(id);
                     let tensors: Vec<Option<&Tensor>> = operands.iter().map(|v| v.and_then(|v| values.get(&v))).collect();
-                    let results = compute(graph.level, op, &tensors, node.outputs.len()).map_err(|source| CpuError::Op { node: node.name.clone(), source })?;
+                    let results =
+                        compute(graph.level, op, &tensors, node.outputs.len()).map_err(|source| CpuError::Op { node: node.name.clone(), source })?;
                     tap(node, &results);
                     for (out, tensor) in results.into_iter().enumerate() {
                         values.insert(id.out(out), tensor);

@@ -9,3 +9,5 @@ mod run;
 pub use compile::{Compile, CompileError, Compiled, Progress, compile};
 pub use cpu::{CpuError, Reference};
 pub use run::{DeviceChoice, Outcome, Session, SessionError};
+#[cfg(feature = "runtime")]
+pub use run::{best_device, is_of_device};

@@ -22,6 +22,7 @@ pub struct Session {
     reference: Option<Reference>,
     #[cfg(feature = "runtime")]
     executor: Option<crate::runtime::Executor>,
+    #[cfg(feature = "runtime")]
     choice: DeviceChoice,
     fallbacks: Vec<String>,
 }
@@ -73,6 +74,7 @@ impl Session {
             reference: None,
             #[cfg(feature = "runtime")]
             executor: None,
+            #[cfg(feature = "runtime")]
             choice,
             fallbacks: Vec::new(),
         };
@@ -83,7 +85,7 @@ impl Session {
         #[cfg(feature = "runtime")]
         if choice != DeviceChoice::Cpu {
             let index = if let DeviceChoice::Index(index) = choice { Some(index) } else { None };
-            match crate::runtime::Executor::load_on(&session.program, 0, index) {
+            match load(&session.program, index) {
                 Ok(executor) => session.executor = Some(executor),
                 Err(error) => session.fall_back(error)?,
             }
@@ -99,10 +101,25 @@ impl Session {
         Ok(session)
     }
 
+    /// Loads a program on a device that the caller opened or owns.
+    ///
+    /// # Errors
+    /// The device fails.
+    #[cfg(feature = "runtime")]
+    pub fn on(program: Program, context: &crate::runtime::VkContext) -> Result<Session, SessionError> {
+        let executor = crate::runtime::Executor::load(&program, 0, context)?;
+        let mut session =
+            Session { program, reference: None, executor: Some(executor), choice: DeviceChoice::Index(context.info().index), fallbacks: Vec::new() };
+        if session.has_host_steps() {
+            session.reference = Some(Reference::of(&session.program, 0)?);
+        }
+        Ok(session)
+    }
+
     /// Goes on with the CPU reference after `error`, where the device was not asked for by name.
     #[cfg(feature = "runtime")]
     fn fall_back(&mut self, error: crate::runtime::RuntimeError) -> Result<(), SessionError> {
-        if self.choice != DeviceChoice::Auto || !error.is_of_device() {
+        if self.choice != DeviceChoice::Auto || !is_of_device(&error) {
             return Err(error.into());
         }
         self.executor = None;
@@ -132,7 +149,7 @@ impl Session {
     pub fn device(&self) -> String {
         #[cfg(feature = "runtime")]
         if let Some(executor) = &self.executor {
-            return executor.device_name().to_owned();
+            return executor.context().info().name.clone();
         }
         "cpu".to_owned()
     }
@@ -167,7 +184,8 @@ impl Session {
                 Some(reference) => reference.node(node, operands).map_err(|e| e.to_string()),
                 None => Err("the program has no host steps".to_owned()),
             };
-            match executor.run(inputs, &evaluate, profile) {
+            let result = executor.set_profiling(profile).and_then(|()| executor.run_entry("main", inputs, &evaluate));
+            match result {
                 Ok(output) => {
                     return Ok(Outcome { outputs: output.outputs, device_ms: output.device_ms, host_nodes, profile: output.profile });
                 }
@@ -186,4 +204,40 @@ impl Session {
         let steps = self.program.plans.first().into_iter().flat_map(|p| &p.entries).flat_map(|e| &e.steps);
         steps.filter_map(|s| if let crate::program::Step::Host(step) = s { Some(step.node.clone()) } else { None }).collect()
     }
+}
+
+/// Loads on the device of this index, or on the best: discrete before integrated before software.
+#[cfg(feature = "runtime")]
+fn load(program: &Program, index: Option<usize>) -> Result<crate::runtime::Executor, crate::runtime::RuntimeError> {
+    use crate::runtime::{Executor, Options, RuntimeError, VkContext};
+    let index = match index {
+        Some(index) => index,
+        None => best_device()?.ok_or_else(|| RuntimeError::NoDevice { reason: "none of Vulkan 1.1 was found".to_owned() })?.index,
+    };
+    let context = VkContext::open(index, &program.target.features, &Options::from_env())?;
+    Executor::load(program, 0, &context)
+}
+
+/// The device that `auto` means; `None` where there is none.
+///
+/// # Errors
+/// Vulkan fails.
+#[cfg(feature = "runtime")]
+pub fn best_device() -> Result<Option<crate::runtime::DeviceInfo>, crate::runtime::RuntimeError> {
+    use crate::runtime::DeviceKind;
+    let rank = |kind: DeviceKind| match kind {
+        DeviceKind::Discrete => 0,
+        DeviceKind::Integrated => 1,
+        DeviceKind::Virtual => 2,
+        DeviceKind::Other => 3,
+        DeviceKind::Cpu => 4,
+    };
+    Ok(crate::runtime::devices()?.into_iter().min_by_key(|d| (rank(d.kind), d.index)))
+}
+
+/// Whether another device might do better: the program itself is not at fault.
+#[cfg(feature = "runtime")]
+pub fn is_of_device(error: &crate::runtime::RuntimeError) -> bool {
+    use crate::runtime::RuntimeError::*;
+    matches!(error, NoDevice { .. } | OutOfMemory { .. } | DeviceLost | Unsupported { .. } | Vulkan { .. })
 }

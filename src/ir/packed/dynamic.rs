@@ -29,9 +29,7 @@
 //! int q = isnan(x) ? 0 : int(roundEven(clamp(x * r, -127.0, 127.0)));
 //! ```
 
-use super::{
-    Granularity, Layout, PackedError, Packing, ScaleType, code_of, nearest_within, write_scales,
-};
+use super::{Granularity, Layout, PackedError, Packing, ScaleType, code_of, nearest_within, write_scales};
 use rayon::prelude::*;
 
 /// 1/127, rounded to f32 (0x3C010204).
@@ -63,12 +61,7 @@ impl Packing {
 /// assert!((x[2] - 1.0).abs() < 0.01);
 /// # Ok::<(), quant::ir::packed::PackedError>(())
 /// ```
-pub fn quantize_dynamic(
-    x: &[f32],
-    n_rows: usize,
-    n_cols: usize,
-    granularity: Granularity,
-) -> Result<Vec<u8>, PackedError> {
+pub fn quantize_dynamic(x: &[f32], n_rows: usize, n_cols: usize, granularity: Granularity) -> Result<Vec<u8>, PackedError> {
     if matches!(granularity, Granularity::Block(_)) {
         return Err(PackedError::BlockedActivation);
     }

@@ -1,10 +1,8 @@
 use super::*;
 use proptest::prelude::*;
 
-const INT4_BLOCKS: Packing =
-    Packing { bits: 4, granularity: Granularity::Block(16), scale: ScaleType::F16 };
-const INT8_ROWS: Packing =
-    Packing { bits: 8, granularity: Granularity::Row, scale: ScaleType::F32 };
+const INT4_BLOCKS: Packing = Packing { bits: 4, granularity: Granularity::Block(16), scale: ScaleType::F16 };
+const INT8_ROWS: Packing = Packing { bits: 8, granularity: Granularity::Row, scale: ScaleType::F32 };
 
 #[test]
 fn int4_rows_start_at_words_and_f16_scales_share_one() {
@@ -93,17 +91,14 @@ fn what_would_not_read_back_is_refused() {
 
 #[test]
 fn padding_is_not_read() {
-    let (codes, scales) =
-        unpack(INT4_BLOCKS, 1, 1, &[0xf9, 0xff, 0xff, 0xff, 0, 0x3c, 9, 9]).unwrap();
+    let (codes, scales) = unpack(INT4_BLOCKS, 1, 1, &[0xf9, 0xff, 0xff, 0xff, 0, 0x3c, 9, 9]).unwrap();
     assert_eq!((codes, scales), (vec![-7], vec![1.0]));
 }
 
 #[test]
 fn storable_scales_are_normal_and_keep_products_finite() {
     for scale in [0.0, -0.0, f32::NAN, 1e-45, -1e-7, 0.1, -3.0, 1e6, -f32::MAX, f32::INFINITY] {
-        for (kind, bits) in
-            [ScaleType::F16, ScaleType::F32].into_iter().flat_map(|kind| [(kind, 4), (kind, 8)])
-        {
+        for (kind, bits) in [ScaleType::F16, ScaleType::F32].into_iter().flat_map(|kind| [(kind, 4), (kind, 8)]) {
             let stored = kind.storable(scale, bits);
             assert_eq!(stored, kind.storable(stored, bits), "{scale} {kind:?}");
             assert!(stored.is_normal() && (1.0 / stored).is_normal(), "{scale} {kind:?}");
@@ -117,14 +112,9 @@ fn storable_scales_are_normal_and_keep_products_finite() {
 }
 
 fn any_packing() -> impl Strategy<Value = Packing> {
-    let granularity = prop_oneof![
-        (4_u32..=8).prop_map(|log| Granularity::Block(1 << log)),
-        Just(Granularity::Row),
-        Just(Granularity::Tensor),
-    ];
+    let granularity = prop_oneof![(4_u32..=8).prop_map(|log| Granularity::Block(1 << log)), Just(Granularity::Row), Just(Granularity::Tensor),];
     let scale = prop_oneof![Just(ScaleType::F16), Just(ScaleType::F32)];
-    (prop_oneof![Just(4_u8), Just(8)], granularity, scale)
-        .prop_map(|(bits, granularity, scale)| Packing { bits, granularity, scale })
+    (prop_oneof![Just(4_u8), Just(8)], granularity, scale).prop_map(|(bits, granularity, scale)| Packing { bits, granularity, scale })
 }
 
 proptest! {
@@ -245,8 +235,7 @@ fn results_do_not_depend_on_threads() {
     let on = |n_threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
         pool.install(|| {
-            let bytes = [Granularity::Row, Granularity::Tensor]
-                .map(|granularity| quantize_dynamic(&x, 600, 333, granularity).unwrap());
+            let bytes = [Granularity::Row, Granularity::Tensor].map(|granularity| quantize_dynamic(&x, 600, 333, granularity).unwrap());
             let packing = Packing::activation(Granularity::Row);
             (dequantize(packing, 600, 333, &bytes[0]).unwrap(), bytes)
         })

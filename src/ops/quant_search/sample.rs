@@ -64,14 +64,9 @@ impl Extremes {
             return Self::of_run(w);
         }
         // A range does not depend on the order of its parts.
-        w.par_chunks(TASK_ELEMS).map(Self::of_run).reduce(
-            || Self::ZERO,
-            |a, b| Self {
-                low: a.low.min(b.low),
-                high: a.high.max(b.high),
-                finite: a.finite && b.finite,
-            },
-        )
+        w.par_chunks(TASK_ELEMS)
+            .map(Self::of_run)
+            .reduce(|| Self::ZERO, |a, b| Self { low: a.low.min(b.low), high: a.high.max(b.high), finite: a.finite && b.finite })
     }
 
     fn of_run(w: &[f32]) -> Self {
@@ -89,10 +84,7 @@ impl Extremes {
         let finite = poison.iter().chain(tail).all(|x| x.is_finite());
         let zero = Self { finite, ..Self::ZERO };
         if finite {
-            let body = low
-                .into_iter()
-                .zip(high)
-                .fold(zero, |all, (low, high)| all.extend(low).extend(high));
+            let body = low.into_iter().zip(high).fold(zero, |all, (low, high)| all.extend(low).extend(high));
             tail.iter().fold(body, |all, x| all.extend(*x))
         } else {
             w.iter().filter(|x| x.is_finite()).fold(zero, |all, x| all.extend(*x))

@@ -40,11 +40,7 @@ pub(super) struct Codes {
 impl Codes {
     /// The codes of `bits` (4 or 8).
     pub(super) const fn of(bits: u8) -> Self {
-        if bits == 4 {
-            Self { low: -8.0, high: 7.0, end: -8.0 }
-        } else {
-            Self { low: -127.0, high: 127.0, end: 127.0 }
-        }
+        if bits == 4 { Self { low: -8.0, high: 7.0, end: -8.0 } } else { Self { low: -127.0, high: 127.0, end: 127.0 } }
     }
 
     /// The code nearest to `y`, halves to even.
@@ -132,13 +128,7 @@ pub(super) fn best_scale(values: &[f32], signed_max: f32, codes: Codes) -> f32 {
 const OFFSETS: [f32; LANES] = [-4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0];
 
 /// The best of `best` and the `tried` codes, these refitted.
-fn best_of(
-    values: &[f32],
-    signed_max: f32,
-    codes: Codes,
-    tried: [f32; LANES],
-    mut best: Candidate,
-) -> Candidate {
+fn best_of(values: &[f32], signed_max: f32, codes: Codes, tried: [f32; LANES], mut best: Candidate) -> Candidate {
     let inverses = tried.map(|code| code / signed_max);
     let [rr, rq, qq] = sums(values, &inverses, codes);
     // With w = (q + r) s, the least-squares scale for the same codes is

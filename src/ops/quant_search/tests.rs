@@ -39,9 +39,7 @@ fn absmax_nmse(w: &[f32], unit: usize, low: f32, high: f32) -> f64 {
 #[test]
 fn int4_reaches_the_floor_on_gaussian_weights() {
     let w = gaussian(1 << 20);
-    for (block, floor) in
-        [(16, 4.95e-3), (32, 6.6e-3), (64, 8.1e-3), (128, 9.35e-3), (256, 10.3e-3)]
-    {
+    for (block, floor) in [(16, 4.95e-3), (32, 6.6e-3), (64, 8.1e-3), (128, 9.35e-3), (256, 10.3e-3)] {
         let searched = nmse(&w, 4096, packing(4, Granularity::Block(block), ScaleType::F16));
         assert!(searched <= floor, "block {block}: {searched}");
         let simple = absmax_nmse(&w, block as usize, -8.0, 7.0);
@@ -57,11 +55,7 @@ fn int4_reaches_the_floor_on_gaussian_weights() {
 fn int8_is_better_than_absmax() {
     let w = gaussian(1 << 18);
     let high = 127.0;
-    for (granularity, unit, ratio) in [
-        (Granularity::Block(32), 32, 0.9),
-        (Granularity::Block(128), 128, 0.95),
-        (Granularity::Row, 1024, 1.0),
-    ] {
+    for (granularity, unit, ratio) in [(Granularity::Block(32), 32, 0.9), (Granularity::Block(128), 128, 0.95), (Granularity::Row, 1024, 1.0)] {
         let searched = nmse(&w, 1024, packing(8, granularity, ScaleType::F16));
         let simple = absmax_nmse(&w, unit, -high, high);
         assert!(searched < ratio * simple, "{granularity:?}: {searched}, absmax {simple}");
@@ -75,10 +69,7 @@ fn weights_on_a_grid_are_kept_exactly() {
     let ternary: Vec<f32> = (0..4096).map(|i| (i * 7 % 3 - 1) as f32 * 0.5).collect();
     for (w, exact) in [(&int4, 0.0), (&mirrored, 0.0), (&ternary, 1e-6)] {
         for granularity in [Granularity::Block(32), Granularity::Row, Granularity::Tensor] {
-            assert!(
-                nmse(w, 64, packing(4, granularity, ScaleType::F16)) <= exact,
-                "{granularity:?}"
-            );
+            assert!(nmse(w, 64, packing(4, granularity, ScaleType::F16)) <= exact, "{granularity:?}");
         }
     }
 }
@@ -103,9 +94,7 @@ fn zeros_get_scale_one_and_no_error() {
             assert_eq!(quantized.error, ErrorStats::default());
             assert_eq!(quantized.error.nmse(), 0.0);
             let (codes, scales) = unpack(packing, 3, 20, &quantized.bytes).unwrap();
-            assert!(
-                codes.iter().all(|code| *code == 0) && scales.iter().all(|scale| *scale == 1.0)
-            );
+            assert!(codes.iter().all(|code| *code == 0) && scales.iter().all(|scale| *scale == 1.0));
         }
     }
     let empty = quantize(&[], 0, 5, packing(4, Granularity::Block(16), ScaleType::F16)).unwrap();
@@ -173,19 +162,13 @@ fn scale_type_follows_the_range_of_f16() {
 #[test]
 fn estimates_are_near_and_exact_for_small_tensors() {
     let w = gaussian(1 << 20);
-    for (bits, granularity, tolerance) in [
-        (4, Granularity::Block(32), 0.02),
-        (4, Granularity::Row, 0.05),
-        (4, Granularity::Tensor, 0.05),
-        (8, Granularity::Block(128), 0.02),
-    ] {
+    for (bits, granularity, tolerance) in
+        [(4, Granularity::Block(32), 0.02), (4, Granularity::Row, 0.05), (4, Granularity::Tensor, 0.05), (8, Granularity::Block(128), 0.02)]
+    {
         let packing = packing(bits, granularity, ScaleType::F16);
         let exact = quantize(&w, 1024, 1024, packing).unwrap().error;
         let near = estimate(&w, 1024, 1024, packing, 65_536).unwrap();
-        assert!(
-            (near.sum_sq_error / exact.sum_sq_error - 1.0).abs() < tolerance,
-            "{near:?} {exact:?}"
-        );
+        assert!((near.sum_sq_error / exact.sum_sq_error - 1.0).abs() < tolerance, "{near:?} {exact:?}");
         assert!((near.sum_sq / exact.sum_sq - 1.0).abs() < 0.05, "{near:?} {exact:?}");
         assert_eq!(estimate(&w, 1024, 1024, packing, 1 << 20), Ok(exact));
         assert!(estimate(&w, 1024, 1024, packing, 0).unwrap().nmse() > 0.0);

@@ -50,14 +50,7 @@ pub(super) fn price(n_columns: usize) -> u64 {
 /// `items` are the items of a part, the preferred ones first, and `loads` its
 /// loads; all sizes are in units.  `n_nodes` counts up by the nodes searched,
 /// and the search ends once it has reached `max_nodes`.
-pub(super) fn search(
-    items: &[Item],
-    loads: &[u64],
-    capacity: u64,
-    pick: Pick,
-    max_nodes: u64,
-    n_nodes: &mut u64,
-) -> Outcome {
+pub(super) fn search(items: &[Item], loads: &[u64], capacity: u64, pick: Pick, max_nodes: u64, n_nodes: &mut u64) -> Outcome {
     let Some(board) = Board::new(items, loads, capacity) else {
         return Outcome::Infeasible;
     };

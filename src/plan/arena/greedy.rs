@@ -18,8 +18,7 @@ use super::order::{self, Order};
 const MAX_PAIRS: usize = 1 << 23;
 
 /// The orders to try, those that most often meet the bound first.
-const ORDERS: [Order; 5] =
-    [Order::Size, Order::Area, Order::Contention, Order::Width, Order::Start];
+const ORDERS: [Order; 5] = [Order::Size, Order::Area, Order::Contention, Order::Width, Order::Start];
 
 /// Which of the gaps that can hold an item it goes into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

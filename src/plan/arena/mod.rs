@@ -145,9 +145,7 @@ pub fn check(buffers: &[Buffer], plan: &ArenaPlan) -> Result<(), ArenaError> {
         return Err(ArenaError::Alignment { alignment });
     }
     let mut ends = Vec::with_capacity(n_buffers);
-    for (buffer, (&Buffer { bytes, first, last }, &offset)) in
-        buffers.iter().zip(&plan.offsets).enumerate()
-    {
+    for (buffer, (&Buffer { bytes, first, last }, &offset)) in buffers.iter().zip(&plan.offsets).enumerate() {
         if first > last {
             return Err(ArenaError::Interval { buffer, first, last });
         }

@@ -134,9 +134,7 @@ impl<'a> Simplex<'a> {
     /// Goes to the basis without rows in which each group takes its cheapest allowed choice.
     pub fn restart(&mut self) {
         let inst = self.model.inst;
-        self.key = (0..inst.n_groups())
-            .map(|g| inst.choices(g).find(|&j| !self.banned[j]).unwrap_or(inst.start[g]))
-            .collect();
+        self.key = (0..inst.n_groups()).map(|g| inst.choices(g).find(|&j| !self.banned[j]).unwrap_or(inst.start[g])).collect();
         self.rows.clear();
         self.head.clear();
         self.refactor();

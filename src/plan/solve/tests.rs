@@ -38,20 +38,8 @@ enum Kind {
 }
 
 /// Bits and relative error of up to twelve formats.
-const FORMATS: [(u64, f64); 12] = [
-    (32, 0.0),
-    (16, 1e-6),
-    (16, 6e-5),
-    (8, 4e-3),
-    (8, 1e-3),
-    (8, 2e-3),
-    (4, 1.2e-1),
-    (4, 6e-2),
-    (6, 1.5e-2),
-    (5, 3e-2),
-    (3, 3e-1),
-    (2, 9e-1),
-];
+const FORMATS: [(u64, f64); 12] =
+    [(32, 0.0), (16, 1e-6), (16, 6e-5), (8, 4e-3), (8, 1e-3), (8, 2e-3), (4, 1.2e-1), (4, 6e-2), (6, 1.5e-2), (5, 3e-2), (3, 3e-1), (2, 9e-1)];
 
 fn network(kind: Kind, n_groups: usize, n_choices: usize, n_rows: usize, seed: u64) -> Problem {
     let rng = &mut Rng(seed);
@@ -179,7 +167,14 @@ fn trace() {
                 let clock = Instant::now();
                 let s = solve(&problem, &Limits { max_nodes, exact_nodes: 500, gap: 0.005 }).unwrap();
                 let gap = (s.objective - s.bound) / s.objective;
-                println!("seed {seed} share {share} {:.6e} {:.6e} gap {:.3} % nodes {} {:.2} s", s.objective, s.bound, gap * 100.0, s.n_nodes, clock.elapsed().as_secs_f64());
+                println!(
+                    "seed {seed} share {share} {:.6e} {:.6e} gap {:.3} % nodes {} {:.2} s",
+                    s.objective,
+                    s.bound,
+                    gap * 100.0,
+                    s.n_nodes,
+                    clock.elapsed().as_secs_f64()
+                );
             }
         }
     }
@@ -198,7 +193,14 @@ fn slowest() {
             let s = solve(&problem, &Limits::default()).unwrap();
             let gap = (s.objective - s.bound) / s.objective;
             if s.n_nodes > 5000 {
-            println!("seed {seed} share {share} {:.6e} {:.6e} gap {:.3} % nodes {} {:.2} s", s.objective, s.bound, gap * 100.0, s.n_nodes, clock.elapsed().as_secs_f64());
+                println!(
+                    "seed {seed} share {share} {:.6e} {:.6e} gap {:.3} % nodes {} {:.2} s",
+                    s.objective,
+                    s.bound,
+                    gap * 100.0,
+                    s.n_nodes,
+                    clock.elapsed().as_secs_f64()
+                );
             }
         }
     }

@@ -1,0 +1,97 @@
+//! `nyxc compare`.
+
+use super::{Failure, load, run, write};
+use crate::ir::Tensor;
+use crate::session::Reference;
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Compare a program with its model in f32, value by value, on the CPU reference.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  nyxc compare model.onnx model.nyx --inputs in.npz --bound 1e-2")]
+pub(super) struct Args {
+    /// The model
+    model: PathBuf,
+    /// The program compiled from it
+    program: PathBuf,
+    /// Arrays named as the model's inputs
+    #[arg(long, value_name = "IN.npz")]
+    inputs: PathBuf,
+    /// Exit with 1 where an output's relative L2 error is larger
+    #[arg(long, value_name = "ERROR")]
+    bound: Option<f64>,
+    /// Print the table as one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// How far a value is from its reference.
+struct Distance {
+    name: String,
+    snr_db: f64,
+    cosine: f64,
+    max_error: f64,
+    relative_l2: f64,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let program = load::program(&args.program)?;
+    let inputs = run::inputs(&program, &args.inputs)?;
+    let entry = run::entry(&program)?;
+    let dims: Vec<_> = entry.inputs.iter().flat_map(|p| load::bindings(&p.name, &crate::ir::Shape(p.shape.clone()))).collect();
+    let (graph, _) = load::model(&args.model, &dims)?;
+    let mut values: BTreeMap<String, Tensor> = BTreeMap::new();
+    let mut keep = |node: &crate::ir::Node, results: &[Tensor]| {
+        for (value, tensor) in node.outputs.iter().zip(results) {
+            values.insert(value.name.clone(), tensor.clone());
+        }
+    };
+    let expected = Reference::new(graph).run_with(&inputs, &mut keep)?;
+    let mut rows: Vec<Distance> = Vec::new();
+    let mut measure = |node: &crate::ir::Node, results: &[Tensor]| {
+        for (value, tensor) in node.outputs.iter().zip(results) {
+            if let Some(row) = values.get(&value.name).and_then(|reference| distance(&value.name, reference, tensor)) {
+                rows.push(row);
+            }
+        }
+    };
+    let given = Reference::of(&program, 0)?.run_with(&inputs, &mut measure)?;
+    let outputs: Vec<Distance> = entry.outputs.iter().zip(expected.iter().zip(&given)).filter_map(|(port, (a, b))| distance(&port.name, a, b)).collect();
+    let worst = outputs.iter().map(|d| d.relative_l2).fold(0.0, f64::max);
+    let row = |d: &Distance| json!({"name": d.name, "snr_db": d.snr_db, "cosine": d.cosine, "max_error": d.max_error, "relative_l2": d.relative_l2});
+    let text = if args.json {
+        format!("{:#}\n", json!({"nodes": rows.iter().map(row).collect::<Vec<_>>(), "outputs": outputs.iter().map(row).collect::<Vec<_>>(), "worst_relative_l2": worst}))
+    } else {
+        let line = |d: &Distance| format!("{:9.2} {:10.6} {:11.3e} {:11.3e}  {}\n", d.snr_db, d.cosine, d.max_error, d.relative_l2, d.name);
+        let mut text = String::from("   SNR dB     cosine   max error relative L2  value\n");
+        rows.iter().for_each(|d| text += &line(d));
+        text += "outputs\n";
+        outputs.iter().for_each(|d| text += &line(d));
+        text
+    };
+    write::stdout(&text)?;
+    Ok(if args.bound.is_some_and(|bound| !(worst <= bound)) { ExitCode::from(1) } else { ExitCode::SUCCESS })
+}
+
+/// `None` for values that are no floats, or of another shape.
+fn distance(name: &str, reference: &Tensor, given: &Tensor) -> Option<Distance> {
+    if !reference.dtype().is_float() || given.ty().packing.is_some() || reference.ty().shape != given.ty().shape {
+        return None;
+    }
+    let (a, b) = (reference.to_f32s().ok()?, given.to_f32s().ok()?);
+    let (mut aa, mut bb, mut ab, mut ee, mut max_error) = (0f64, 0f64, 0f64, 0f64, 0f64);
+    for (&x, &y) in a.iter().zip(b.iter()) {
+        let (x, y) = (f64::from(x), f64::from(y));
+        // Infinities that agree are no error.
+        let e = if x == y { 0.0 } else { x - y };
+        aa += x * x;
+        bb += y * y;
+        ab += x * y;
+        ee += e * e;
+        max_error = if e.is_nan() { f64::NAN } else { max_error.max(e.abs()) };
+    }
+    let relative_l2 = if ee == 0.0 { 0.0 } else { (ee / aa).sqrt() };
+    Some(Distance { name: name.to_owned(), snr_db: if ee == 0.0 { f64::INFINITY } else { 10.0 * (aa / ee).log10() }, cosine: if ee == 0.0 { 1.0 } else { ab / (aa * bb).sqrt() }, max_error, relative_l2 })
+}

@@ -1,0 +1,246 @@
+//! `nyxc compile`.
+
+use super::{Failure, load, size, write};
+use crate::import::DimBinding;
+use crate::ir::{Format, Graph, valid_block};
+use crate::passes::{NAMES, Pin, Policy, Settings};
+use crate::program::file;
+use crate::session::{Compile, Compiled, best_device, compile};
+use crate::target::Target;
+use serde_json::json;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Compile an ONNX model into a program that fits a budget.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  nyxc compile model.onnx --budget 7G
+  nyxc compile model.onnx --budget 40M --dim batch=8 --target rx580 -o model.nyx
+  nyxc compile model.onnx --policy uniform:w4a16 --precision 'head*=f16' --json")]
+pub(super) struct Args {
+    /// The model
+    model: PathBuf,
+    /// What the program must fit in: peak device bytes of load and run [default: 90 % of the target's heap]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    budget: Option<u64>,
+    /// Where the program goes [default: the model's name with .nyx]
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// The device: auto (the best one here), cpu, a shipped profile (`nyxc targets`) or a JSON file
+    #[arg(long, default_value = "auto", value_name = "auto|cpu|NAME|FILE.json")]
+    target: String,
+    /// How formats are assigned: budget, tiered or uniform:FORMAT
+    #[arg(long, default_value = "budget", value_name = "POLICY")]
+    policy: Policy,
+    /// Pin nodes to a format; a glob on names or op:NAME, the last match wins
+    #[arg(long, value_name = "PATTERN=FORMAT")]
+    precision: Vec<Pin>,
+    /// Weights that share a scale, along the reduction axis: a power of two from 16 to 256
+    #[arg(long, value_name = "N", value_parser = parse_block)]
+    block_size: Option<u32>,
+    /// Fix a dimension: batch=1 by its name, input.0=1 by input and axis
+    #[arg(long, value_name = "NAME=N", value_parser = DimBinding::parse)]
+    dim: Vec<DimBinding>,
+    /// Formats that may be assigned [default: f32,f16,w8a32,w8a16,w8a8,w4a32,w4a16,w4a8]
+    #[arg(long, value_name = "LIST", value_delimiter = ',')]
+    formats: Vec<Format>,
+    /// Threads [default: one a core]
+    #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
+    jobs: usize,
+    /// Held back from the budget
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "0")]
+    reserve: u64,
+    /// Write every kernel's GLSL into this folder
+    #[arg(long, value_name = "DIR")]
+    emit_shaders: Option<PathBuf>,
+    /// Write the graph after every pass into this folder
+    #[arg(long, value_name = "DIR")]
+    dump_ir: Option<PathBuf>,
+    /// Print the graph after this pass to standard error
+    #[arg(long, value_name = "PASS", value_parser = clap::builder::PossibleValuesParser::new(NAMES))]
+    print_ir_after: Vec<String>,
+    /// Say which patterns nearly matched this node, and what stopped them
+    #[arg(long, value_name = "NODE")]
+    explain: Option<String>,
+    /// Write the report as JSON
+    #[arg(long, value_name = "FILE.json")]
+    report: Option<PathBuf>,
+    /// Plan and report, but write no program
+    #[arg(long)]
+    dry_run: bool,
+    /// Print the report as one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+fn parse_block(text: &str) -> Result<u32, String> {
+    text.parse().ok().filter(|&b| valid_block(b)).ok_or_else(|| format!("{text:?} is no block: a power of two from 16 to 256"))
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let target = target(&args.target)?;
+    let (graph, imported) = load::model(&args.model, &args.dim)?;
+    for (name, n) in &imported.defaulted {
+        eprintln!("nyxc: {name} is taken to be {n}; --dim {name}=N sets it");
+    }
+    let mut settings = Settings {
+        policy: args.policy,
+        budget_bytes: args.budget,
+        reserve_bytes: args.reserve,
+        pins: args.precision.clone(),
+        explain: args.explain.clone(),
+        ..Settings::default()
+    };
+    if !args.formats.is_empty() {
+        settings.formats.clone_from(&args.formats);
+    }
+    if let Some(block) = args.block_size {
+        settings.set_block(block);
+    }
+    let options = Compile { settings, target, n_threads: args.jobs };
+    let bar = progress_bar();
+    let progress = |stage: &str, done: usize, all: usize| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+        bar.set_message(stage.to_owned());
+    };
+    let mut dumps: Vec<(String, String)> = Vec::new();
+    let mut dump = |i: usize, name: &str, graph: &Graph| {
+        if args.print_ir_after.iter().any(|p| p == name) {
+            eprintln!("# after {name}\n{graph}");
+        }
+        if args.dump_ir.is_some() {
+            dumps.push((format!("{i:02}_{name}.nyxir"), graph.to_string()));
+        }
+    };
+    let start = Instant::now();
+    let compiled = compile(&graph, &options, &progress, &mut dump);
+    bar.finish_and_clear();
+    // What was dumped up to a failure is what one needs to see why.
+    if let Some(dir) = &args.dump_ir {
+        write_all(dir, dumps.iter().map(|(name, text)| (name.clone(), text)))?;
+    }
+    let compiled = compiled?;
+    let seconds = start.elapsed().as_secs_f64();
+    for why in &compiled.why_not {
+        eprintln!("{}: {}: not matched: {}", why.pass, why.pattern, why.because);
+    }
+    if let Some(dir) = &args.emit_shaders {
+        write_all(dir, compiled.shaders.iter().map(|(name, glsl)| (format!("{name}.comp"), glsl)))?;
+    }
+    let output = args.output.clone().unwrap_or_else(|| args.model.with_extension("nyx"));
+    let report = report(&compiled, &options, seconds);
+    if let Some(path) = &args.report {
+        if path.extension().is_none_or(|e| e != "json") {
+            return Err(Failure::usage(format!("--report {}: the report is written as .json", path.display())));
+        }
+        write::file(path, |out| writeln!(out, "{report:#}"))?;
+    }
+    if !args.dry_run {
+        write::file(&output, |out| file::write(&compiled.program, out).map_err(std::io::Error::other))?;
+    }
+    let text = if args.json { format!("{report:#}\n") } else { summary(&compiled, (!args.dry_run).then_some(output.as_path()), seconds) };
+    write::stdout(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write_all<'a>(dir: &Path, files: impl Iterator<Item = (String, &'a String)>) -> Result<(), Failure> {
+    std::fs::create_dir_all(dir).map_err(|e| Failure::io(dir, e))?;
+    for (name, text) in files {
+        write::file(&dir.join(name), |out| out.write_all(text.as_bytes()))?;
+    }
+    Ok(())
+}
+
+/// A bar on a terminal, nothing in a pipe.
+fn progress_bar() -> indicatif::ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return indicatif::ProgressBar::hidden();
+    }
+    let style = indicatif::ProgressStyle::with_template("{msg:8} {wide_bar} {pos}/{len} {elapsed}");
+    let bar = indicatif::ProgressBar::new(1);
+    style.map_or(bar.clone(), |style| bar.with_style(style))
+}
+
+/// The profile that `--target` means.
+fn target(text: &str) -> Result<Target, Failure> {
+    match text {
+        "auto" => match best_device() {
+            Ok(Some(device)) => Ok(device.target),
+            Ok(None) => {
+                eprintln!("nyxc: no Vulkan device here; compiling for lavapipe, which `nyxc run --device cpu` runs too");
+                Target::shipped("lavapipe").map_err(Failure::usage)
+            }
+            Err(error) => Err(Failure::device(error)),
+        },
+        // The CPU reference runs any program; lavapipe's profile is the one made for CPUs.
+        "cpu" => Target::shipped("lavapipe").map_err(Failure::usage),
+        _ if text.ends_with(".json") => {
+            let path = Path::new(text);
+            let json = std::fs::read_to_string(path).map_err(|e| Failure::io(path, e))?;
+            Target::from_json(text, &json).map_err(Failure::file)
+        }
+        _ => Target::shipped(text).map_err(Failure::usage),
+    }
+}
+
+fn report(compiled: &Compiled, options: &Compile, seconds: f64) -> serde_json::Value {
+    let Some(plan) = compiled.program.plans.first() else { return serde_json::Value::Null };
+    let mut certificate = json!(plan.certificate);
+    certificate["seconds"] = json!(compiled.timings.iter().filter(|t| t.pass == "assign_precision").map(|t| t.time.as_secs_f64()).sum::<f64>());
+    let passes: Vec<_> = compiled.timings.iter().map(|t| json!({"name": t.pass, "ms": t.time.as_secs_f64() * 1e3, "changed": t.changed})).collect();
+    json!({
+        "model": compiled.program.model,
+        "target": options.target.name,
+        "policy": plan.policy,
+        "budget_bytes": plan.budget_bytes,
+        "planned_peak_bytes": plan.planned_peak_bytes,
+        "ledger": plan.ledger,
+        "lower_bound_bytes": plan.lower_bound_bytes,
+        "min_feasible_bytes": plan.min_feasible_bytes,
+        "f32_bytes": plan.f32_bytes,
+        "arena": {"bytes": compiled.arena_bytes, "max_live_bytes": compiled.max_live_bytes, "imported_max_live_bytes": compiled.imported_max_live_bytes},
+        "nodes": plan.nodes,
+        "certificate": certificate,
+        "passes": passes,
+        "seconds": seconds,
+    })
+}
+
+fn summary(compiled: &Compiled, output: Option<&Path>, seconds: f64) -> String {
+    let Some(plan) = compiled.program.plans.first() else { return String::new() };
+    let mut counts: std::collections::BTreeMap<&str, usize> = std::collections::BTreeMap::new();
+    for node in plan.nodes.iter().filter(|n| !n.format.is_empty()) {
+        *counts.entry(&node.format).or_insert(0) += 1;
+    }
+    let formats: Vec<_> = counts.iter().map(|(format, n)| format!("{format} {n}")).collect();
+    let n_host = plan.nodes.iter().filter(|n| n.place == "host").count();
+    let dispatches: usize = plan.entries.iter().flat_map(|e| &e.steps).map(|s| if let crate::program::Step::Device(d) = s { d.len() } else { 0 }).sum();
+    let ledger = &plan.ledger;
+    let mut text = format!(
+        "{} for {}: {} nodes, {dispatches} dispatches, {} kernels, {n_host} nodes on the host\n",
+        compiled.program.model,
+        compiled.program.target.name,
+        plan.nodes.len(),
+        compiled.program.shaders.len()
+    );
+    text += &format!("  formats   {}\n", formats.join(", "));
+    text += &format!("  peak      {} of {} (f32 {}, smallest {})\n", size::show(plan.planned_peak_bytes), size::show(plan.budget_bytes), size::show(plan.f32_bytes), size::show(plan.min_feasible_bytes));
+    text += &format!(
+        "  ledger    weights {}, constants {}, activations {}, workspace {}, io {}\n",
+        size::show(ledger.weights),
+        size::show(ledger.constants),
+        size::show(ledger.activations),
+        size::show(ledger.workspace),
+        size::show(ledger.io)
+    );
+    let c = &plan.certificate;
+    text += &format!("  error     predicted {:.3e}, bound {:.3e}, gap {:.2} %\n", c.objective, c.bound, c.gap * 100.0);
+    match output {
+        Some(path) => text + &format!("  wrote     {} in {seconds:.2} s\n", path.display()),
+        None => text + &format!("  dry run   {seconds:.2} s\n"),
+    }
+}

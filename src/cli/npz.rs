@@ -1,0 +1,184 @@
+//! `.npz` files: a zip of `.npy` arrays (NumPy's format 1.0, 2.0 and 3.0).
+//!
+//! f16 is `<f2`. Types that NumPy lacks travel widened: bf16 as f32, 4-bit integers as 8-bit ones.
+
+use super::Failure;
+use crate::ir::{DType, Tensor, TensorType};
+use std::collections::BTreeMap;
+use std::io::{Read, Seek, Write};
+use std::path::Path;
+
+/// Largest array accepted, in bytes: what a file claims is not believed further than that before it is read.
+const MAX_BYTES: u64 = 1 << 36;
+
+/// Reads every array by name.
+///
+/// # Errors
+/// The file cannot be read, or is none.
+pub(super) fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, Failure> {
+    let file = std::fs::File::open(path).map_err(|e| Failure::io(path, e))?;
+    read_from(std::io::BufReader::new(file)).map_err(|e| Failure::file(format!("{}: {e}", path.display())))
+}
+
+fn read_from(file: impl Read + Seek) -> Result<BTreeMap<String, Tensor>, String> {
+    let mut archive = zip::ZipArchive::new(file).map_err(|e| format!("no .npz file: {e}"))?;
+    let mut tensors = BTreeMap::new();
+    for i in 0..archive.len() {
+        let entry = archive.by_index(i).map_err(|e| e.to_string())?;
+        let name = entry.name().strip_suffix(".npy").unwrap_or(entry.name()).to_owned();
+        let tensor = npy(entry).map_err(|e| format!("array {name:?}: {e}"))?;
+        tensors.insert(name, tensor);
+    }
+    Ok(tensors)
+}
+
+fn npy(mut entry: impl Read) -> Result<Tensor, String> {
+    let mut exactly = |n: usize| -> Result<Vec<u8>, String> {
+        let mut bytes = vec![0; n];
+        entry.read_exact(&mut bytes).map_err(|e| e.to_string())?;
+        Ok(bytes)
+    };
+    let magic = exactly(8)?;
+    if magic[..6] != *b"\x93NUMPY" {
+        return Err("no .npy array".to_owned());
+    }
+    let header_len = match magic[6] {
+        1 => exactly(2).map(|b| u32::from(u16::from_le_bytes([b[0], b[1]])))?,
+        2 | 3 => exactly(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))?,
+        version => return Err(format!("version {version} of the format is unknown")),
+    };
+    if header_len > 1 << 16 {
+        return Err(format!("a header of {header_len} bytes"));
+    }
+    let header = String::from_utf8(exactly(header_len as usize)?).map_err(|e| e.to_string())?;
+    let descr = field(&header, "descr")?.trim_matches(['\'', '"']).to_owned();
+    if field(&header, "fortran_order")? == "True" {
+        return Err("arrays in Fortran order are not read; save a C-contiguous copy".to_owned());
+    }
+    let shape = field(&header, "shape")?;
+    let dims: Result<Vec<usize>, _> = shape.trim_matches(['(', ')']).split(',').map(str::trim).filter(|d| !d.is_empty()).map(str::parse).collect();
+    let dims = dims.map_err(|_| format!("shape {shape:?}"))?;
+    let dtype = match descr.trim_start_matches(['<', '|', '=']) {
+        "f4" => DType::F32,
+        "f2" => DType::F16,
+        "f8" => DType::F64,
+        "i1" => DType::I8,
+        "u1" => DType::U8,
+        "i2" => DType::I16,
+        "u2" => DType::U16,
+        "i4" => DType::I32,
+        "u4" => DType::U32,
+        "i8" => DType::I64,
+        "u8" => DType::U64,
+        "b1" => DType::Bool,
+        _ => return Err(format!("element type {descr:?} is not supported")),
+    };
+    let ty = TensorType::of(dtype, &dims);
+    let n = ty.bytes().filter(|n| *n <= MAX_BYTES).ok_or_else(|| format!("{ty} is too large"))?;
+    let mut bytes = Vec::new();
+    entry.take(n).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    Tensor::from_bytes(ty, bytes).map_err(|e| e.to_string())
+}
+
+/// The text of one field of the header, a Python dictionary that NumPy always writes alike.
+fn field<'h>(header: &'h str, name: &str) -> Result<&'h str, String> {
+    let missing = || format!("its header has no {name}");
+    let start = header.find(&format!("'{name}':")).ok_or_else(missing)? + name.len() + 3;
+    let rest = header[start..].trim_start();
+    let end = if rest.starts_with('(') { rest.find(')').map(|i| i + 1) } else { rest.find([',', '}']) };
+    Ok(rest[..end.ok_or_else(missing)?].trim())
+}
+
+/// Writes arrays by name.
+///
+/// # Errors
+/// The file cannot be written.
+pub(super) fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), Failure> {
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    write_to(&mut bytes, tensors).map_err(|e| Failure::io(path, e))?;
+    super::write::file(path, |out| out.write_all(bytes.get_ref()))
+}
+
+fn write_to(out: impl Write + Seek, tensors: &[(String, Tensor)]) -> Result<(), String> {
+    let mut archive = zip::ZipWriter::new(out);
+    // No time of day: the same outputs give the same bytes.
+    let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored).large_file(true);
+    for (name, tensor) in tensors {
+        archive.start_file(format!("{name}.npy"), options).map_err(|e| e.to_string())?;
+        let (descr, tensor) = on_paper(tensor)?;
+        let dims: Vec<_> = tensor.dims().iter().map(|d| format!("{d},")).collect();
+        let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}), }}", dims.join(" "));
+        while (10 + header.len() + 1) % 64 != 0 {
+            header.push(' ');
+        }
+        header.push('\n');
+        let len = u16::try_from(header.len()).map_err(|e| e.to_string())?;
+        let write = |archive: &mut zip::ZipWriter<_>| -> std::io::Result<()> {
+            archive.write_all(b"\x93NUMPY\x01\x00")?;
+            archive.write_all(&len.to_le_bytes())?;
+            archive.write_all(header.as_bytes())?;
+            archive.write_all(tensor.bytes().map_err(std::io::Error::other)?)
+        };
+        write(&mut archive).map_err(|e| e.to_string())?;
+    }
+    archive.finish().map(drop).map_err(|e| e.to_string())
+}
+
+/// NumPy's name of a type, and the tensor in it, widened where NumPy has no such type.
+fn on_paper(tensor: &Tensor) -> Result<(&'static str, Tensor), String> {
+    let descr = match tensor.dtype() {
+        DType::F32 => "<f4",
+        DType::F16 => "<f2",
+        DType::F64 => "<f8",
+        DType::I8 => "|i1",
+        DType::U8 => "|u1",
+        DType::I16 => "<i2",
+        DType::U16 => "<u2",
+        DType::I32 => "<i4",
+        DType::U32 => "<u4",
+        DType::I64 => "<i8",
+        DType::U64 => "<u8",
+        DType::Bool => "|b1",
+        DType::BF16 => {
+            let values = tensor.to_f32s().map_err(|e| e.to_string())?;
+            return Ok(("<f4", Tensor::from_f32s(DType::F32, &tensor.dims(), &values).map_err(|e| e.to_string())?));
+        }
+        DType::I4 | DType::I2 | DType::U4 | DType::U2 => {
+            let values = tensor.to_i64s().map_err(|e| e.to_string())?;
+            return Ok(("|i1", Tensor::from_i64s(DType::I8, &tensor.dims(), &values).map_err(|e| e.to_string())?));
+        }
+        other => return Err(format!("{other} has no place in a .npz file")),
+    };
+    Ok((descr, tensor.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let tensors = vec![
+            ("x".to_owned(), Tensor::from_f32s(DType::F16, &[2, 3], &[1.0, -2.5, 3.0, 0.1, 7.0, -9.0]).unwrap()),
+            ("scalar".to_owned(), Tensor::from_i64s(DType::I64, &[], &[-7]).unwrap()),
+            ("empty".to_owned(), Tensor::from_f32s(DType::F32, &[0, 4], &[]).unwrap()),
+        ];
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        write_to(&mut bytes, &tensors).unwrap();
+        let read = read_from(bytes).unwrap();
+        assert_eq!(read.len(), 3);
+        for (name, tensor) in &tensors {
+            assert_eq!(&read[name], tensor);
+        }
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused() {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        write_to(&mut bytes, &[("x".to_owned(), Tensor::from_f32s(DType::F32, &[4], &[1.0, 2.0, 3.0, 4.0]).unwrap())]).unwrap();
+        let whole = bytes.into_inner();
+        for len in 0..whole.len() {
+            assert!(read_from(std::io::Cursor::new(whole[..len].to_vec())).is_err(), "{len} bytes");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! `nyxc run`.
+
+use super::{Failure, load, npz, write};
+use crate::ir::{DType, Tensor, TensorType};
+use crate::program::{Entry, Port, Program};
+use crate::session::{DeviceChoice, Outcome, Session};
+use serde_json::json;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+/// Run a program on inputs from a .npz file.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  nyxc run model.nyx --inputs in.npz --outputs out.npz --json")]
+pub(super) struct Args {
+    /// The program
+    program: PathBuf,
+    /// Arrays named as the model's inputs
+    #[arg(long, value_name = "IN.npz")]
+    inputs: PathBuf,
+    /// Where the outputs go, named as the model's
+    #[arg(long, value_name = "OUT.npz")]
+    outputs: PathBuf,
+    /// auto (the best Vulkan device, the CPU reference where there is none), cpu, or an index of `nyxc devices`
+    #[arg(long, default_value = "auto", value_parser = device_choice)]
+    device: DeviceChoice,
+    /// Write the time of every dispatch
+    #[arg(long, value_name = "FILE.json")]
+    profile: Option<PathBuf>,
+    /// Print what happened as one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Reads `auto`, `cpu` or an index.
+pub(super) fn device_choice(text: &str) -> Result<DeviceChoice, String> {
+    match text {
+        "auto" => Ok(DeviceChoice::Auto),
+        "cpu" => Ok(DeviceChoice::Cpu),
+        _ => text.parse().map(DeviceChoice::Index).map_err(|_| format!("{text:?} is neither auto, cpu nor an index")),
+    }
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let program = load::program(&args.program)?;
+    let inputs = inputs(&program, &args.inputs)?;
+    let mut session = Session::of(program, args.device)?;
+    let start = Instant::now();
+    let outcome = session.run_profiled(&inputs, args.profile.is_some())?;
+    let wall_ms = start.elapsed().as_secs_f64() * 1e3;
+    let names = entry(session.program())?.outputs.iter().map(|p| p.name.clone());
+    npz::write(&args.outputs, &names.zip(outcome.outputs.iter().cloned()).collect::<Vec<_>>())?;
+    if let (Some(path), Some(profile)) = (&args.profile, &outcome.profile) {
+        let rows: Vec<_> = profile.iter().map(|(node, ms)| json!({"node": node, "ms": ms})).collect();
+        write::file(path, |out| writeln!(out, "{:#}", json!({"dispatches": rows})))?;
+    }
+    for fallback in session.fallbacks() {
+        eprintln!("nyxc: {fallback}");
+    }
+    let text = if args.json {
+        format!("{:#}\n", report(&session, &outcome, wall_ms))
+    } else {
+        let device_ms = outcome.device_ms.map_or(String::new(), |ms| format!(", {ms:.3} ms of it on the device"));
+        format!("{}: {wall_ms:.3} ms{device_ms}; wrote {}\n", session.device(), args.outputs.display())
+    };
+    write::stdout(&text)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The report of a run.
+pub(super) fn report(session: &Session, outcome: &Outcome, wall_ms: f64) -> serde_json::Value {
+    let planned = session.program().plans.first().map_or(0, |p| p.planned_peak_bytes);
+    json!({
+        "device": session.device(),
+        "planned_peak_bytes": planned,
+        "measured_peak_bytes": session.measured_peak_bytes(),
+        "wall_ms": wall_ms,
+        "device_ms": outcome.device_ms,
+        "host_nodes": outcome.host_nodes,
+        "fallbacks": session.fallbacks(),
+    })
+}
+
+/// The entry that `run` calls.
+pub(super) fn entry(program: &Program) -> Result<&Entry, Failure> {
+    program.plans.first().and_then(|p| p.entries.first()).ok_or_else(|| Failure::file("the program has no entry"))
+}
+
+/// A program's inputs from a file, in its order. NumPy's wider integers and floats are narrowed where that loses nothing of the type.
+pub(super) fn inputs(program: &Program, path: &Path) -> Result<Vec<Tensor>, Failure> {
+    let mut arrays = npz::read(path)?;
+    let ports = &entry(program)?.inputs;
+    ports.iter().map(|port| input(port, &mut arrays, path)).collect()
+}
+
+fn input(port: &Port, arrays: &mut BTreeMap<String, Tensor>, path: &Path) -> Result<Tensor, Failure> {
+    let expected = TensorType::new(port.dtype, crate::ir::Shape(port.shape.clone()));
+    let tensor = arrays.remove(&port.name).ok_or_else(|| {
+        let names: Vec<_> = arrays.keys().cloned().collect();
+        Failure::file(format!("{}: no array {:?} ({expected}); it has {}", path.display(), port.name, names.join(", ")))
+    })?;
+    let refuse = || Failure::file(format!("{}: input {:?} is {}, expected {expected}", path.display(), port.name, tensor.ty()));
+    if tensor.ty().shape != expected.shape {
+        return Err(refuse());
+    }
+    if tensor.dtype() == port.dtype {
+        return Ok(tensor);
+    }
+    let dims = tensor.dims();
+    let converted = match (tensor.dtype(), port.dtype) {
+        (from, DType::F32 | DType::F16 | DType::BF16 | DType::F64) if from.is_float() => {
+            tensor.to_f32s().ok().and_then(|v| Tensor::from_f32s(port.dtype, &dims, &v).ok())
+        }
+        (from, to) if !from.is_float() && !to.is_float() => {
+            let narrow = tensor.to_i64s().ok().and_then(|v| Some((Tensor::from_i64s(to, &dims, &v).ok()?, v)));
+            narrow.and_then(|(t, v)| (t.to_i64s().ok()? == v).then_some(t))
+        }
+        _ => None,
+    };
+    converted.ok_or_else(refuse)
+}

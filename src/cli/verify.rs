@@ -1,0 +1,29 @@
+//! `nyxc verify`.
+
+use super::load::{self, Loaded};
+use super::{Failure, write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Check that a model, program or text is well formed.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  nyxc verify model.nyx")]
+pub(super) struct Args {
+    /// A .onnx, .nyx or .nyxir file
+    file: PathBuf,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let loaded = load::graph(&args.file, &[])?;
+    loaded.graph().verify().map_err(|e| Failure::file(format!("{}: {e}", args.file.display())))?;
+    let what = match &loaded {
+        Loaded::Model(..) => "model".to_owned(),
+        Loaded::Program(program, _) => {
+            program.check().map_err(|e| Failure::file(format!("{}: {e}", args.file.display())))?;
+            format!("program of {} plans, {} shaders and {} constants", program.plans.len(), program.shaders.len(), program.constants.len())
+        }
+        Loaded::Text(_) => "text".to_owned(),
+    };
+    write::stdout(&format!("{}: {what}, {} nodes, no faults\n", args.file.display(), loaded.graph().n_nodes()))?;
+    Ok(ExitCode::SUCCESS)
+}
