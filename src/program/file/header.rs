@@ -107,9 +107,7 @@ impl Header {
             return Err(FileError::Length { given, needed });
         }
         let mut header = Header { data, ..Header::default() };
-        for (key, text) in metadata.metadata().iter().flatten() {
-            header.texts.insert(key.clone(), text.clone());
-        }
+        header.texts.extend(metadata.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone())));
         let version = header.texts.get("nyxc_format").ok_or_else(|| foreign("a safetensors file without nyxc_format".to_owned()))?;
         if version != FORMAT {
             return Err(FileError::Version { given: version.clone() });
