@@ -102,7 +102,7 @@ impl Header {
         let data = 8 + length as usize;
         let json = file.get(8..data).ok_or(FileError::Length { given, needed: data as u64 })?;
         let metadata: Metadata = serde_json::from_slice(json).map_err(|e| foreign(e.to_string()))?;
-        let needed = (data as u64).checked_add(metadata.data_len() as u64).unwrap_or(u64::MAX);
+        let needed = (data as u64).saturating_add(metadata.data_len() as u64);
         if needed != given {
             return Err(FileError::Length { given, needed });
         }

@@ -1,8 +1,8 @@
 use super::{FileError, open, read, to_bytes, write};
 use crate::ir::{DType, Dim, Source, Tensor, TensorType};
 use crate::program::*;
-use std::sync::Arc;
 use crate::target::Target;
+use std::sync::Arc;
 
 /// A compute shader with `main`, two bindings, and a parameter block that does nothing.
 fn spirv() -> Vec<u32> {
