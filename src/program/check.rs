@@ -40,7 +40,8 @@ impl Program {
             return Err(fault("program", "there is no plan".to_owned()));
         }
         // Hashing is the long part of loading: gigabytes of weights.
-        self.constants.par_iter().try_for_each(|(key, tensor)| {
+        let constants: Vec<_> = self.constants.iter().collect();
+        constants.par_iter().try_for_each(|&(key, tensor)| {
             let place = || format!("constant {}", hex(*key));
             if !tensor.is_present() {
                 return Err(fault(&place(), "its data is absent".to_owned()));

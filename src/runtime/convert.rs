@@ -29,10 +29,10 @@ pub(super) fn to_device<'a>(port: &Port, tensor: &'a Tensor) -> Result<Cow<'a, [
     let values = tensor.to_i64s().map_err(|e| refuse(e.to_string()))?;
     let mut device = Vec::with_capacity(values.len() * 4);
     for (i, &value) in values.iter().enumerate() {
+        // A u64 comes with its bits, so one beyond i64 looks negative.
+        let value = if port.dtype == DType::U64 { i128::from(value as u64) } else { i128::from(value) };
         let Ok(narrow) = i32::try_from(value) else {
-            // A u64 beyond i64 comes with its bits, so its value is spelled here.
-            let spelled = if port.dtype == DType::U64 { (value as u64).to_string() } else { value.to_string() };
-            return Err(refuse(format!("element {i} is {spelled}, which does not fit in the 32-bit integers of the device")));
+            return Err(refuse(format!("element {i} is {value}, which does not fit in the 32-bit integers of the device")));
         };
         device.extend(narrow.to_le_bytes());
     }

@@ -32,3 +32,11 @@ pub enum RuntimeError {
     #[error("{call} failed with VkResult {code}")]
     Vulkan { call: &'static str, code: i32 },
 }
+
+impl RuntimeError {
+    /// Whether less memory would have helped: then another plan may fit.
+    pub fn is_out_of_memory(&self) -> bool {
+        // VK_ERROR_OUT_OF_HOST_MEMORY, VK_ERROR_OUT_OF_DEVICE_MEMORY, VK_ERROR_OUT_OF_POOL_MEMORY.
+        matches!(self, RuntimeError::OutOfMemory { .. } | RuntimeError::Vulkan { code: -1 | -2 | -1_000_069_000, .. })
+    }
+}

@@ -102,14 +102,12 @@ impl Header {
         let data = 8 + length as usize;
         let json = file.get(8..data).ok_or(FileError::Length { given, needed: data as u64 })?;
         let metadata: Metadata = serde_json::from_slice(json).map_err(|e| foreign(e.to_string()))?;
-        let needed = (data as u64).checked_add(metadata.data_len() as u64).unwrap_or(u64::MAX);
+        let needed = (data as u64).saturating_add(metadata.data_len() as u64);
         if needed != given {
             return Err(FileError::Length { given, needed });
         }
         let mut header = Header { data, ..Header::default() };
-        for (key, text) in metadata.metadata().iter().flatten() {
-            header.texts.insert(key.clone(), text.clone());
-        }
+        header.texts.extend(metadata.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone())));
         let version = header.texts.get("nyxc_format").ok_or_else(|| foreign("a safetensors file without nyxc_format".to_owned()))?;
         if version != FORMAT {
             return Err(FileError::Version { given: version.clone() });

@@ -1,7 +1,8 @@
-use super::*;
-use crate::ir::{DType, Dim, TensorType};
+use super::{FileError, open, read, to_bytes, write};
+use crate::ir::{DType, Dim, Source, Tensor, TensorType};
 use crate::program::*;
 use crate::target::Target;
+use std::sync::Arc;
 
 /// A compute shader with `main`, two bindings, and a parameter block that does nothing.
 fn spirv() -> Vec<u32> {
@@ -18,7 +19,7 @@ fn spirv() -> Vec<u32> {
 
 pub(crate) fn small() -> Program {
     let weights = Tensor::from_f32s(DType::F32, &[3], &[1.0, 2.0, 3.0]).unwrap();
-    let packed = Tensor::from_bytes(text::parse_type("i4<g16:f16>[2,16]").unwrap(), vec![0x21; 20]).unwrap();
+    let packed = Tensor::from_bytes(crate::ir::text::parse_type("i4<g16:f16>[2,16]").unwrap(), vec![0x21; 20]).unwrap();
     let shader = Shader { name: "add_f32".to_owned(), spirv: spirv() };
     let region = |allocation, offset, bytes| Region { allocation, offset, bytes };
     let port = |name: &str, offset| Port {

@@ -2,7 +2,7 @@
 
 use super::call;
 use super::instance::Instance;
-use super::probe::{DeviceInfo, Probe};
+use super::probe::{DeviceInfo, Probe, granularity};
 use crate::runtime::RuntimeError;
 use crate::target::Features;
 use ash::vk::{self, Handle};
@@ -84,9 +84,10 @@ impl VkContext {
         let Some(&chosen) = physical.get(index) else {
             return Err(RuntimeError::NoDevice { reason: format!("device {index} was asked, there are {}", physical.len()) });
         };
-        let probe = Probe::read(&instance, chosen, index)?;
+        let mut probe = Probe::read(&instance, chosen, index)?;
         let enabled = both(asked, &probe.info.target.features);
         let device = create(&instance, &probe, &enabled)?;
+        probe.info.target.memory.allocation_granularity = granularity(&device);
         // SAFETY: the device was made with one queue of this family.
         let queue = unsafe { device.get_device_queue(probe.family, 0) };
         let names = instance.debug.then(|| ash::ext::debug_utils::Device::new(&instance.raw, &device));
@@ -118,6 +119,7 @@ impl VkContext {
         probe.extensions.clear();
         // SAFETY: the caller's promise.
         let device = unsafe { ash::Device::load(instance.raw.fp_v1_0(), vk::Device::from_raw(raw.device)) };
+        probe.info.target.memory.allocation_granularity = granularity(&device);
         let queue = Mutex::new(vk::Queue::from_raw(raw.queue));
         let enabled = both(&raw.enabled, &probe.info.target.features);
         let cache_dir = options.cache_dir.clone();

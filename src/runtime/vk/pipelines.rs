@@ -229,20 +229,20 @@ fn pipeline(context: &VkContext, shader: &Shader, layout: vk::PipelineLayout, ca
 /// Checks the operations of subgroups (`VkSubgroupFeatureFlagBits`), which targets do not describe.
 fn subgroups(context: &VkContext, shader: &Shader) -> Result<(), RuntimeError> {
     use vk::SubgroupFeatureFlags as F;
-    const NEEDED: [(u32, F); 8] = [
-        (61, F::BASIC),
-        (62, F::VOTE),
-        (63, F::ARITHMETIC),
-        (64, F::BALLOT),
-        (65, F::SHUFFLE),
-        (66, F::SHUFFLE_RELATIVE),
-        (67, F::CLUSTERED),
-        (68, F::QUAD),
+    const NEEDED: [(u32, &str, F); 8] = [
+        (61, "basic", F::BASIC),
+        (62, "vote", F::VOTE),
+        (63, "arithmetic", F::ARITHMETIC),
+        (64, "ballot", F::BALLOT),
+        (65, "shuffle", F::SHUFFLE),
+        (66, "relative shuffle", F::SHUFFLE_RELATIVE),
+        (67, "clustered", F::CLUSTERED),
+        (68, "quad", F::QUAD),
     ];
     let interface = Interface::read(&shader.spirv).map_err(|e| RuntimeError::Unsupported { what: format!("shader {:?}: {e}", shader.name) })?;
     let has = context.inner().probe.subgroup_operations;
-    match NEEDED.iter().find(|(capability, flag)| interface.capabilities.contains(capability) && !has.contains(*flag)) {
+    match NEEDED.iter().find(|(capability, _, flag)| interface.capabilities.contains(capability) && !has.contains(*flag)) {
         None => Ok(()),
-        Some((_, flag)) => Err(RuntimeError::Unsupported { what: format!("subgroup operations {flag:?}, which shader {:?} uses", shader.name) }),
+        Some((_, name, _)) => Err(RuntimeError::Unsupported { what: format!("{name} operations in subgroups, which shader {:?} uses", shader.name) }),
     }
 }

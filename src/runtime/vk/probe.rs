@@ -34,10 +34,10 @@ pub struct DeviceInfo {
     pub target: Target,
 }
 
-/// Every device of at least Vulkan 1.1, in the driver's order; none where there is no driver.
+/// Every device of at least Vulkan 1.1 with a compute queue that can be opened, in the driver's order; none where there is no driver.
 ///
 /// # Errors
-/// The loader is missing, or a driver fails.
+/// The loader is missing, or has only Vulkan 1.0.
 pub fn devices() -> Result<Vec<DeviceInfo>, RuntimeError> {
     let instance = match Instance::new(false) {
         Err(RuntimeError::NoDevice { reason }) if reason.contains("driver") => return Ok(Vec::new()),
@@ -45,8 +45,11 @@ pub fn devices() -> Result<Vec<DeviceInfo>, RuntimeError> {
     };
     let mut found = Vec::new();
     for (index, physical) in instance.physical_devices()?.into_iter().enumerate() {
-        let mut probe = Probe::read(&instance, physical, index)?;
-        probe.info.target.memory.allocation_granularity = granularity(&instance, &probe)?;
+        let Ok(mut probe) = Probe::read(&instance, physical, index) else { continue };
+        let Ok(device) = super::context::bare(&instance, &probe) else { continue };
+        probe.info.target.memory.allocation_granularity = granularity(&device);
+        // SAFETY: it was made for this question alone, and `granularity` leaves nothing of it.
+        unsafe { device.destroy_device(None) };
         found.push(probe.info);
     }
     Ok(found)
@@ -174,7 +177,7 @@ fn profile(memory: &vk::PhysicalDeviceMemoryProperties, kind: DeviceKind) -> Mem
     let local = |heap: u32| heaps.get(heap as usize).is_some_and(|h| h.flags.contains(vk::MemoryHeapFlags::DEVICE_LOCAL));
     let shared = memory.memory_types_as_slice().iter().all(|t| local(t.heap_index));
     let largest = heaps.iter().filter(|h| h.flags.contains(vk::MemoryHeapFlags::DEVICE_LOCAL)).map(|h| h.size).max().unwrap_or(0);
-    // The granularity is found by asking a logical device; until then it is the spec's floor for nothing, 1.
+    // The granularity is found by asking a logical device, later.
     Memory { unified: shared || matches!(kind, DeviceKind::Cpu | DeviceKind::Integrated), heap_bytes: largest, allocation_granularity: 1 }
 }
 
@@ -223,8 +226,7 @@ fn features(instance: &Instance, physical: vk::PhysicalDevice, core: &dyn Fn(u32
 }
 
 /// To what multiple the driver rounds: the sizes asked are one byte above a power of two, so the lowest bit of each answer is that multiple.
-fn granularity(instance: &Instance, probe: &Probe) -> Result<u64, RuntimeError> {
-    let device = super::context::bare(instance, probe)?;
+pub(super) fn granularity(device: &ash::Device) -> u64 {
     let mut largest = 1;
     for power in [17, 18, 20, 22, 24, 26] {
         let info = vk::BufferCreateInfo::default().size((1 << power) + 1).usage(super::buffer::USAGE);
@@ -240,9 +242,7 @@ fn granularity(instance: &Instance, probe: &Probe) -> Result<u64, RuntimeError> 
             largest = largest.max(1 << bytes.trailing_zeros().min(20));
         }
     }
-    // SAFETY: `bare` made it for this function alone, and nothing of it is left.
-    unsafe { device.destroy_device(None) };
-    Ok(largest)
+    largest
 }
 
 fn slug(name: &str) -> String {
