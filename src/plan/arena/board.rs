@@ -16,7 +16,7 @@
 //! rule of MiniMalloc (Moffitt, ASPLOS 2023); the slack of a column below is
 //! its section inference, kept up to date instead of recomputed.
 
-use super::columns::Item;
+use super::columns::{ByColumn, Item, twins};
 
 /// The floor beyond a boundary that no unplaced item crosses.
 const WALL: u64 = u64::MAX;
@@ -36,6 +36,19 @@ pub(super) enum Pick {
     FewestMoves,
     LowestFloor,
     LeastSlack,
+}
+
+impl Pick {
+    /// The niche with the least key is the one to branch on.
+    fn key(self, n_moves: usize, floor: u64, slack: u64) -> (u64, u64, u64) {
+        let n_moves = n_moves as u64;
+        let unless_forced = |rank: u64| if n_moves <= 1 { 0 } else { rank + 1 };
+        match self {
+            Self::FewestMoves => (n_moves, floor, slack),
+            Self::LowestFloor => (unless_forced(floor), n_moves, slack),
+            Self::LeastSlack => (unless_forced(slack), n_moves, floor),
+        }
+    }
 }
 
 /// A run of columns, from `lo` up to but not including `hi`.
@@ -63,8 +76,16 @@ struct Column {
 
 #[derive(Debug, Clone, Copy)]
 enum Undo {
-    Surface { column: usize, floor: u64, top: u64, owner: Option<usize> },
-    Slack { column: usize, raised_by: u64 },
+    Surface {
+        column: usize,
+        floor: u64,
+        top: u64,
+        owner: Option<usize>,
+    },
+    Slack {
+        column: usize,
+        raised_by: u64,
+    },
     Placed(usize),
 }
 
@@ -83,44 +104,18 @@ enum Side {
     Right,
 }
 
-/// Items by the column that they start or end in, the preferred ones first.
-#[derive(Debug)]
-struct ByColumn {
-    starts: Vec<usize>,
-    items: Vec<usize>,
-}
-
-impl ByColumn {
-    fn new(n_columns: usize, columns: impl Iterator<Item = usize> + Clone) -> Self {
-        let mut starts = vec![0; n_columns + 1];
-        for column in columns.clone() {
-            starts[column + 1] += 1;
-        }
-        for column in 0..n_columns {
-            starts[column + 1] += starts[column];
-        }
-        let mut fill = starts.clone();
-        let mut items = vec![0; starts[n_columns]];
-        for (item, column) in columns.enumerate() {
-            items[fill[column]] = item;
-            fill[column] += 1;
-        }
-        Self { starts, items }
-    }
-
-    fn at(&self, column: usize) -> &[usize] {
-        &self.items[self.starts[column]..self.starts[column + 1]]
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct Board<'a> {
     items: &'a [Item],
     starting: ByColumn,
     ending: ByColumn,
+    /// For each item the one just before it that is equal to it.
+    twins: Vec<Option<usize>>,
     columns: Vec<Column>,
     offsets: Vec<Option<u64>>,
     trail: Vec<Undo>,
+    /// Kept between surveys for its allocation only.
+    scratch: Vec<Move>,
 }
 
 impl<'a> Board<'a> {
@@ -129,7 +124,14 @@ impl<'a> Board<'a> {
     pub(super) fn new(items: &'a [Item], loads: &[u64], capacity: u64) -> Option<Self> {
         let empty = |&load: &u64| {
             let slack = capacity.checked_sub(load)?;
-            Some(Column { floor: 0, top: 0, slack, n_left: 0, n_crossing: 0, owner: None })
+            Some(Column {
+                floor: 0,
+                top: 0,
+                slack,
+                n_left: 0,
+                n_crossing: 0,
+                owner: None,
+            })
         };
         let mut columns = loads.iter().map(empty).collect::<Option<Vec<_>>>()?;
         let mut n_starting = vec![0_usize; loads.len()];
@@ -149,14 +151,24 @@ impl<'a> Board<'a> {
             items,
             starting: ByColumn::new(loads.len(), items.iter().map(|item| item.lo)),
             ending: ByColumn::new(loads.len(), items.iter().map(|item| item.hi - 1)),
+            twins: twins(items),
             columns,
             offsets: vec![None; items.len()],
             trail: Vec::new(),
+            scratch: Vec::new(),
         })
     }
 
-    pub(super) fn n_columns(&self) -> usize {
-        self.columns.len()
+    /// All columns.
+    pub(super) fn all(&self) -> Range {
+        let hi = self.columns.len();
+        Range { lo: 0, hi }
+    }
+
+    /// The columns in the range and the items that start in them.
+    pub(super) fn breadth(&self, around: Range) -> usize {
+        let Range { lo, hi } = around;
+        hi - lo + self.starting.n_before(hi) - self.starting.n_before(lo)
     }
 
     /// The offsets, in units, once every item is placed.
@@ -174,7 +186,12 @@ impl<'a> Board<'a> {
             && let Some(undo) = self.trail.pop()
         {
             match undo {
-                Undo::Surface { column, floor, top, owner } => {
+                Undo::Surface {
+                    column,
+                    floor,
+                    top,
+                    owner,
+                } => {
                     let old = &mut self.columns[column];
                     (old.floor, old.top, old.owner) = (floor, top, owner);
                 }
@@ -214,8 +231,15 @@ impl<'a> Board<'a> {
         let at = self.columns[lo].floor;
         self.offsets[item] = Some(at);
         for (column, c) in self.columns[lo..hi].iter_mut().zip(lo..) {
-            let Column { floor, top, owner, .. } = *column;
-            self.trail.push(Undo::Surface { column: c, floor, top, owner });
+            let Column {
+                floor, top, owner, ..
+            } = *column;
+            self.trail.push(Undo::Surface {
+                column: c,
+                floor,
+                top,
+                owner,
+            });
             column.floor = at + size;
             column.top = at + size;
             column.owner = Some(item);
@@ -232,8 +256,14 @@ impl<'a> Board<'a> {
         raised.floor = to;
         raised.slack -= raised_by;
         self.trail.push(Undo::Slack { column, raised_by });
-        let around = self.ending.at(column).iter().chain(self.starting.at(column));
-        !around.copied().any(|item| self.offsets[item].is_none() && self.has_gap_for(item))
+        let around = self
+            .ending
+            .at(column)
+            .iter()
+            .chain(self.starting.at(column));
+        !around
+            .copied()
+            .any(|item| self.offsets[item].is_none() && self.has_gap_for(item))
     }
 
     /// Whether the item fits between the placed items and the floors over
@@ -251,57 +281,70 @@ impl<'a> Board<'a> {
     pub(super) fn component(&self, at: usize, end: usize) -> Option<Range> {
         let lo = (at..end).find(|&c| self.columns[c].n_left > 0)?;
         let last = (lo..end).find(|&c| self.columns[c].n_crossing == 0);
-        Some(Range { lo, hi: last.map_or(end, |c| c + 1) })
+        Some(Range {
+            lo,
+            hi: last.map_or(end, |c| c + 1),
+        })
     }
 
     /// Writes to `best` the moves for the niche of the component to branch on;
     /// none where some niche of it can neither be filled nor left empty.
-    pub(super) fn survey(&self, component: Range, pick: Pick, best: &mut Vec<Move>) {
+    pub(super) fn survey(&mut self, component: Range, pick: Pick, best: &mut Vec<Move>) {
         let mut best_key = None;
-        let mut moves = Vec::new();
+        let mut moves = std::mem::take(&mut self.scratch);
         best.clear();
         let mut lo = component.lo;
         while lo < component.hi {
             let floor = self.columns[lo].floor;
-            let level = self.columns[lo..component.hi].iter().take_while(|c| c.floor == floor);
+            let level = self.columns[lo..component.hi]
+                .iter()
+                .take_while(|c| c.floor == floor);
             let hi = lo + level.count();
-            let left = if lo > component.lo { self.columns[lo - 1].floor } else { WALL };
-            let right = if hi < component.hi { self.columns[hi].floor } else { WALL };
-            let niche = Niche { range: Range { lo, hi }, floor, left, right };
+            let left = if lo > component.lo {
+                self.columns[lo - 1].floor
+            } else {
+                WALL
+            };
+            let right = if hi < component.hi {
+                self.columns[hi].floor
+            } else {
+                WALL
+            };
+            let niche = Niche {
+                range: Range { lo, hi },
+                floor,
+                left,
+                right,
+            };
             lo = hi;
             if left < floor || right < floor {
                 continue;
             }
+            let columns = &self.columns[niche.range.lo..niche.range.hi];
+            let slack = columns.iter().map(|column| column.slack).min().unwrap_or(0);
             for side in [Side::Left, Side::Right] {
                 self.moves(niche, side, &mut moves);
-                let key = self.key(niche, moves.len(), pick);
+                let key = pick.key(moves.len(), floor, slack);
                 if best_key.is_none_or(|best_key| key < best_key) {
                     best_key = Some(key);
                     std::mem::swap(best, &mut moves);
                 }
-                if best.is_empty() {
-                    return;
-                }
+            }
+            if best.is_empty() {
+                break;
             }
         }
-    }
-
-    /// Orders niches, the one to branch on first.
-    fn key(&self, niche: Niche, n_moves: usize, pick: Pick) -> (u64, u64, u64) {
-        let columns = &self.columns[niche.range.lo..niche.range.hi];
-        let slack = columns.iter().map(|column| column.slack).min().unwrap_or(0);
-        let n_moves = n_moves as u64;
-        let after_forced = |rank: u64| if n_moves <= 1 { 0 } else { rank + 1 };
-        match pick {
-            Pick::FewestMoves => (n_moves, niche.floor, slack),
-            Pick::LowestFloor => (after_forced(niche.floor), n_moves, slack),
-            Pick::LeastSlack => (after_forced(slack), n_moves, niche.floor),
-        }
+        self.scratch = moves;
     }
 
     /// Lists the moves for the column at one end of the niche.
     fn moves(&self, niche: Niche, side: Side, moves: &mut Vec<Move>) {
-        let Niche { range: Range { lo, hi }, floor, left, right } = niche;
+        let Niche {
+            range: Range { lo, hi },
+            floor,
+            left,
+            right,
+        } = niche;
         let (column, anchored, near, far) = match side {
             Side::Left => (lo, &self.starting, left, right),
             Side::Right => (hi - 1, &self.ending, right, left),
@@ -313,16 +356,22 @@ impl<'a> Board<'a> {
         // Items that cover the column and leave the niche over its near end
         // are no lower than the floor there.
         let mut to = near;
-        let mut reached = Range { lo: column, hi: column + 1 };
+        let mut reached = Range {
+            lo: column,
+            hi: column + 1,
+        };
         for &i in anchored.at(column).iter().filter(is_left) {
             let item = &self.items[i];
             if sticks_out(item) {
                 to = to.min(far);
                 continue;
             }
-            reached = Range { lo: reached.lo.min(item.lo), hi: reached.hi.max(item.hi) };
-            let is_twin = |other: &Move| matches!(other, Move::Place(j) if self.items[*j] == *item);
-            if !moves.iter().any(is_twin) && !self.is_swapped(i, floor) {
+            reached = Range {
+                lo: reached.lo.min(item.lo),
+                hi: reached.hi.max(item.hi),
+            };
+            let has_twin = self.twins[i].is_some_and(|twin| self.offsets[twin].is_none());
+            if !has_twin && !self.is_swapped(i, floor) {
                 moves.push(Move::Place(i));
             }
         }

@@ -10,8 +10,8 @@ use super::{ArenaError, Buffer};
 
 /// The largest sum of rounded sizes that is planned, in bytes.
 ///
-/// No packer here places a buffer higher than the sum of all sizes, so that
-/// with this bound the sum of two heights always fits in `u64`.
+/// No packer here comes to end a buffer above twice the sum of all sizes, so
+/// that with this bound the sum of two heights always fits in `u64`.
 pub(super) const MAX_TOTAL_BYTES: u64 = u64::MAX / 4;
 
 /// One buffer as the packers see it.
@@ -81,7 +81,12 @@ pub(super) fn sweep(buffers: &[Buffer], alignment: u64) -> Result<Sweep, ArenaEr
     by_first.sort_by_key(|&b| (buffers[b].first, b));
     by_last.sort_by_key(|&b| (buffers[b].last, b));
 
-    let mut sweep = Sweep { unit, bound: 0, bound_step: 0, parts: Vec::new() };
+    let mut sweep = Sweep {
+        unit,
+        bound: 0,
+        bound_step: 0,
+        parts: Vec::new(),
+    };
     let mut part = Part::default();
     let mut slots = vec![0; buffers.len()];
     let mut starting = by_first.into_iter().peekable();
@@ -126,7 +131,11 @@ fn rounded_sizes(buffers: &[Buffer], alignment: u64) -> Result<Vec<u64>, ArenaEr
     for (index, buffer) in buffers.iter().enumerate() {
         if buffer.first > buffer.last {
             let Buffer { first, last, .. } = *buffer;
-            return Err(ArenaError::Interval { buffer: index, first, last });
+            return Err(ArenaError::Interval {
+                buffer: index,
+                first,
+                last,
+            });
         }
         let size = buffer.bytes.checked_next_multiple_of(alignment);
         let sum = size.and_then(|size| total.checked_add(size));
@@ -156,7 +165,11 @@ pub(super) fn peak_loads(part: &Part) -> Vec<u64> {
     let mut levels = vec![part.loads.clone()];
     let mut span = 1;
     while let Some(level) = levels.last().filter(|level| level.len() > span) {
-        let next = level.iter().zip(&level[span..]).map(|(a, b)| *a.max(b)).collect();
+        let next = level
+            .iter()
+            .zip(&level[span..])
+            .map(|(a, b)| *a.max(b))
+            .collect();
         levels.push(next);
         span *= 2;
     }
@@ -165,4 +178,52 @@ pub(super) fn peak_loads(part: &Part) -> Vec<u64> {
         levels[level][item.lo].max(levels[level][item.hi - (1 << level)])
     };
     part.items.iter().map(peak).collect()
+}
+
+/// Items by the column that they start or end in, the preferred ones first.
+#[derive(Debug)]
+pub(super) struct ByColumn {
+    starts: Vec<usize>,
+    items: Vec<usize>,
+}
+
+impl ByColumn {
+    pub(super) fn new(n_columns: usize, columns: impl Iterator<Item = usize> + Clone) -> Self {
+        let mut starts = vec![0; n_columns + 1];
+        for column in columns.clone() {
+            starts[column + 1] += 1;
+        }
+        for column in 0..n_columns {
+            starts[column + 1] += starts[column];
+        }
+        let mut fill = starts.clone();
+        let mut items = vec![0; starts[n_columns]];
+        for (item, column) in columns.enumerate() {
+            items[fill[column]] = item;
+            fill[column] += 1;
+        }
+        Self { starts, items }
+    }
+
+    pub(super) fn at(&self, column: usize) -> &[usize] {
+        &self.items[self.starts[column]..self.starts[column + 1]]
+    }
+
+    /// The number of items in the columns before this one.
+    pub(super) fn n_before(&self, column: usize) -> usize {
+        self.starts[column]
+    }
+}
+
+/// For each item the one just before it, in its order, that is equal to it.
+pub(super) fn twins(items: &[Item]) -> Vec<Option<usize>> {
+    let mut sequence: Vec<usize> = (0..items.len()).collect();
+    sequence.sort_by_key(|&i| (items[i].lo, items[i].hi, items[i].size, i));
+    let mut twins = vec![None; items.len()];
+    for pair in sequence.windows(2) {
+        if items[pair[0]] == items[pair[1]] {
+            twins[pair[1]] = Some(pair[0]);
+        }
+    }
+    twins
 }

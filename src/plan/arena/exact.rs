@@ -9,15 +9,19 @@
 use super::board::{Board, Move, Pick, Range};
 use super::columns::Item;
 
-/// The number of columns scanned for the price of one node.
-const COLUMNS_PER_NODE: usize = 512;
+/// The columns and items that are looked at for the price of one node.
+const BREADTH_PER_NODE: usize = 1024;
+
+/// The most untried moves that are kept, some 50 MB of them.
+const MAX_MOVES: usize = 1 << 21;
 
 pub(super) enum Outcome {
     /// For each item its offset, in units.
     Packed(Vec<u64>),
     /// No packing of this height exists.
     Infeasible,
-    OutOfNodes,
+    /// The nodes or the moves are used up.
+    GaveUp,
 }
 
 /// A decision and its untried alternatives.
@@ -37,36 +41,50 @@ enum Node {
     Branched,
 }
 
-/// The price of looking at this many columns, in nodes.
+/// The price of looking at this many columns and items, in nodes.
 ///
 /// A node of a long trace counts as several, so that a limit on nodes is a
 /// limit on time whatever the length of the trace.
-pub(super) fn price(n_columns: usize) -> u64 {
-    1 + (n_columns / COLUMNS_PER_NODE) as u64
+pub(super) fn price(breadth: usize) -> u64 {
+    1 + (breadth / BREADTH_PER_NODE) as u64
 }
 
 /// Searches for offsets with which no item ends above `capacity`.
 ///
 /// `items` are the items of a part, the preferred ones first, and `loads` its
-/// loads; all sizes are in units.  `n_nodes` counts up by the nodes searched,
-/// and the search ends once it has reached `max_nodes`.
-pub(super) fn search(items: &[Item], loads: &[u64], capacity: u64, pick: Pick, max_nodes: u64, n_nodes: &mut u64) -> Outcome {
+/// loads; all sizes are in units.  The nodes searched are added to `n_nodes`,
+/// which does not come to exceed `max_nodes`.
+pub(super) fn search(
+    items: &[Item],
+    loads: &[u64],
+    capacity: u64,
+    pick: Pick,
+    max_nodes: u64,
+    n_nodes: &mut u64,
+) -> Outcome {
     let Some(board) = Board::new(items, loads, capacity) else {
         return Outcome::Infeasible;
     };
-    let all = Range { lo: 0, hi: board.n_columns() };
-    let mut search = Search { board, pick, frames: Vec::new(), moves: Vec::new(), best: Vec::new() };
+    let all = board.all();
+    let mut search = Search {
+        board,
+        pick,
+        frames: Vec::new(),
+        moves: Vec::new(),
+        best: Vec::new(),
+    };
     let mut around = all;
     loop {
-        if *n_nodes >= max_nodes {
-            return Outcome::OutOfNodes;
+        let spent = n_nodes.saturating_add(price(search.board.breadth(around)));
+        if spent > max_nodes || search.moves.len() > MAX_MOVES {
+            return Outcome::GaveUp;
         }
-        *n_nodes += price(around.hi - around.lo);
-        let node = match search.expand(around) {
-            Node::Packed if around != all => search.expand(all),
-            node => node,
-        };
-        match node {
+        *n_nodes = spent;
+        match search.expand(around) {
+            Node::Packed if around != all => {
+                around = all;
+                continue;
+            }
             Node::Packed => return Outcome::Packed(search.board.into_offsets()),
             Node::Branched => {}
             Node::Dead(component) => search.back_to(component),
@@ -109,7 +127,12 @@ impl Search<'_> {
             return Node::Packed;
         };
         let mark = self.board.mark();
-        self.frames.push(Frame { component, mark, moves: start, next: start });
+        self.frames.push(Frame {
+            component,
+            mark,
+            moves: start,
+            next: start,
+        });
         Node::Branched
     }
 
@@ -117,7 +140,9 @@ impl Search<'_> {
     /// once none is left.
     fn advance(&mut self) -> Option<Range> {
         while let Some(frame) = self.frames.last_mut() {
-            let Frame { component, mark, .. } = *frame;
+            let Frame {
+                component, mark, ..
+            } = *frame;
             let step = self.moves.get(frame.next).copied();
             frame.next += 1;
             self.board.undo(mark);
@@ -139,7 +164,11 @@ impl Search<'_> {
     /// touched this one, and no other move of it revives this one.
     fn back_to(&mut self, dead: Range) {
         let bears = |other: Range| other.lo < dead.hi && dead.lo < other.hi;
-        while self.frames.last().is_some_and(|frame| !bears(frame.component)) {
+        while self
+            .frames
+            .last()
+            .is_some_and(|frame| !bears(frame.component))
+        {
             self.pop();
         }
     }

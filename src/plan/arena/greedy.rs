@@ -18,7 +18,13 @@ use super::order::{self, Order};
 const MAX_PAIRS: usize = 1 << 23;
 
 /// The orders to try, those that most often meet the bound first.
-const ORDERS: [Order; 5] = [Order::Size, Order::Area, Order::Contention, Order::Width, Order::Start];
+const ORDERS: [Order; 5] = [
+    Order::Size,
+    Order::Area,
+    Order::Contention,
+    Order::Width,
+    Order::Start,
+];
 
 /// Which of the gaps that can hold an item it goes into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,9 +36,15 @@ enum Gap {
 
 /// Packs one part, and stops early once it is no higher than `goal` units.
 pub(super) fn pack(part: &Part, goal: u64) -> Packing {
-    let mut best = sweep(part, false);
-    if best.height > goal {
-        keep_lower(&mut best, sweep(part, true));
+    // In a heap that has the right size from the start, both ends serve as
+    // blocks that are never freed.  A chain, in which each item outlives only
+    // the one before it, then alternates between them and meets the bound.
+    let mut best = sweep(part, false, goal);
+    for (mirrored, room) in [(true, goal), (false, 0), (true, 0)] {
+        if best.height <= goal {
+            return best;
+        }
+        keep_lower(&mut best, sweep(part, mirrored, room));
     }
     if best.height <= goal {
         return best;
@@ -149,81 +161,137 @@ fn find_gap(taken: &[(u64, u64)], size: u64, gap: Gap) -> u64 {
 }
 
 /// Runs a best-fit allocator over the columns, backwards if `mirrored`.
-fn sweep(part: &Part, mirrored: bool) -> Packing {
+///
+/// The allocator starts with `room` units free, and grows when it must.
+fn sweep(part: &Part, mirrored: bool, room: u64) -> Packing {
     let n_columns = part.loads.len();
-    let span = |item: &Item| match mirrored {
-        false => (item.lo, item.hi),
-        true => (n_columns - item.hi, n_columns - item.lo),
+    let span = |item: &Item| {
+        if mirrored {
+            (n_columns - item.hi, n_columns - item.lo)
+        } else {
+            (item.lo, item.hi)
+        }
     };
     let mut arriving: Vec<usize> = (0..part.items.len()).collect();
     let mut leaving = arriving.clone();
     // Of the items that arrive together the large ones have the first choice.
-    arriving.sort_by_key(|&i| (span(&part.items[i]).0, std::cmp::Reverse(part.items[i].size), i));
+    arriving.sort_by_key(|&i| {
+        (
+            span(&part.items[i]).0,
+            std::cmp::Reverse(part.items[i].size),
+            i,
+        )
+    });
     leaving.sort_by_key(|&i| (span(&part.items[i]).1, i));
 
     let mut offsets = vec![0; part.items.len()];
-    let mut holes = Holes::default();
+    let mut heap = Heap::new(room);
     let mut leaving = leaving.into_iter().peekable();
     for i in arriving {
-        let now = span(&part.items[i]).0;
+        let (now, end) = span(&part.items[i]);
         while let Some(j) = leaving.next_if(|&j| span(&part.items[j]).1 <= now) {
-            holes.free(offsets[j], part.items[j].size);
+            heap.free(offsets[j], part.items[j].size);
         }
-        offsets[i] = holes.take(part.items[i].size);
+        offsets[i] = heap.take(part.items[i].size, end);
     }
     Packing::new(&part.items, offsets)
 }
 
-/// The free space below `top`; no two holes touch.
-#[derive(Default)]
-struct Holes {
+/// What is free and what is taken below `top`; no two holes touch.
+struct Heap {
     top: u64,
-    by_offset: BTreeMap<u64, u64>,
-    by_size: BTreeSet<(u64, u64)>,
+    holes: BTreeMap<u64, u64>,
+    holes_by_size: BTreeSet<(u64, u64)>,
+    /// The column at which each block is freed, by its offset.
+    ends: BTreeMap<u64, usize>,
 }
 
-impl Holes {
+impl Heap {
+    fn new(room: u64) -> Self {
+        let (holes, holes_by_size, ends) = Default::default();
+        let mut heap = Self {
+            top: room,
+            holes,
+            holes_by_size,
+            ends,
+        };
+        if room > 0 {
+            heap.insert(0, room);
+        }
+        heap
+    }
+
     fn insert(&mut self, at: u64, size: u64) {
-        self.by_offset.insert(at, size);
-        self.by_size.insert((size, at));
+        self.holes.insert(at, size);
+        self.holes_by_size.insert((size, at));
     }
 
     fn remove(&mut self, at: u64, size: u64) {
-        self.by_offset.remove(&at);
-        self.by_size.remove(&(size, at));
+        self.holes.remove(&at);
+        self.holes_by_size.remove(&(size, at));
     }
 
-    /// Takes `size` units from the smallest hole that holds them, else from
-    /// the top, together with the hole that lies directly under it.
-    fn take(&mut self, size: u64) -> u64 {
-        if let Some(&(room, at)) = self.by_size.range((size, 0)..).next() {
-            self.remove(at, room);
-            if room > size {
-                self.insert(at + size, room - size);
-            }
-            return at;
-        }
-        let at = match self.by_offset.last_key_value() {
-            Some((&at, &room)) if at + room == self.top => {
-                self.remove(at, room);
-                at
-            }
-            _ => self.top,
+    /// Takes `size` units until column `end`, from the smallest hole that
+    /// holds them, else from the top and the hole directly under it.
+    fn take(&mut self, size: u64, end: usize) -> u64 {
+        let at = if let Some(&(room, hole)) = self.holes_by_size.range((size, 0)..).next() {
+            self.remove(hole, room);
+            self.take_from(hole, room, size)
+        } else {
+            let last = self
+                .holes
+                .last_key_value()
+                .map(|(&hole, &room)| (hole, room));
+            let at = match last.filter(|(hole, room)| hole + room == self.top) {
+                Some((hole, room)) => {
+                    self.remove(hole, room);
+                    hole
+                }
+                None => self.top,
+            };
+            self.top = at + size;
+            at
         };
-        self.top = at + size;
+        self.ends.insert(at, end);
         at
     }
 
-    /// Gives space back, and merges it with the holes on either side.
-    fn free(&mut self, at: u64, size: u64) {
-        let (mut from, mut to) = (at, at + size);
-        if let Some((&below, &room)) = self.by_offset.range(..at).next_back()
-            && below + room == at
-        {
-            self.remove(below, room);
-            from = below;
+    /// Takes one end of a hole: that at the block which is freed later, so
+    /// that the remainder can grow when the other one is.
+    fn take_from(&mut self, hole: u64, room: u64, size: u64) -> u64 {
+        if room == size {
+            return hole;
         }
-        if let Some(&room) = self.by_offset.get(&to) {
+        let below = self
+            .ends
+            .range(..hole)
+            .next_back()
+            .map_or(usize::MAX, |(_, &end)| end);
+        let above = self
+            .ends
+            .range(hole..)
+            .next()
+            .map_or(usize::MAX, |(_, &end)| end);
+        if below >= above {
+            self.insert(hole + size, room - size);
+            hole
+        } else {
+            self.insert(hole, room - size);
+            hole + room - size
+        }
+    }
+
+    /// Gives a block back, and merges it with the holes on either side.
+    fn free(&mut self, at: u64, size: u64) {
+        self.ends.remove(&at);
+        let (mut from, mut to) = (at, at + size);
+        if let Some((&hole, &room)) = self.holes.range(..at).next_back()
+            && hole + room == at
+        {
+            self.remove(hole, room);
+            from = hole;
+        }
+        if let Some(&room) = self.holes.get(&to) {
             self.remove(to, room);
             to += room;
         }

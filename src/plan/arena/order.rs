@@ -1,6 +1,6 @@
 //! The orders in which items are preferred.
 
-use super::columns::{Part, peak_loads};
+use super::columns::{Packing, Part, peak_loads};
 
 /// What makes an item be considered early; ties go to the earlier item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,14 +17,15 @@ pub(super) enum Order {
     Start,
 }
 
-/// Half the width of the factor in [`Noise`], in 256ths.
-const NOISE: u64 = 128;
+/// The sort keys of one item; the larger, the earlier it is considered.
+pub(super) type Key = (u128, u128);
 
 /// A SplitMix64 stream (Steele, Lea and Flood, OOPSLA 2014).
 ///
-/// Restarted searches draw from it, so that a plan is a function of its input.
-#[derive(Debug, Clone)]
-pub(super) struct Noise(pub u64);
+/// It starts the same for every plan, so that a plan is a function of its
+/// input.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Noise(u64);
 
 impl Noise {
     fn next(&mut self) -> u64 {
@@ -34,14 +35,17 @@ impl Noise {
         z ^ (z >> 31)
     }
 
-    /// A factor between 1/2 and 3/2, in 256ths.
-    pub(super) fn factor(&mut self) -> u64 {
-        256 - NOISE + self.next() % (2 * NOISE + 1)
+    /// Multiplies each first key by some factor between 1/2 and 3/2, times 256.
+    pub(super) fn blur(&mut self, keys: &mut [Key]) {
+        for key in keys {
+            let factor = 128 + self.next() % 257;
+            key.0 = key.0.saturating_mul(u128::from(factor));
+        }
     }
 }
 
-/// For each item of the part its sort keys, the larger the more preferred.
-pub(super) fn keys(part: &Part, order: Order) -> Vec<(u128, u128)> {
+/// For each item of the part its keys in this order.
+pub(super) fn keys(part: &Part, order: Order) -> Vec<Key> {
     let width = |i: usize| (part.items[i].hi - part.items[i].lo) as u128;
     let size = |i: usize| u128::from(part.items[i].size);
     let indices = 0..part.items.len();
@@ -51,7 +55,9 @@ pub(super) fn keys(part: &Part, order: Order) -> Vec<(u128, u128)> {
         Order::Width => indices.map(|i| (width(i), size(i))).collect(),
         Order::Contention => {
             let peaks = peak_loads(part);
-            indices.map(|i| (u128::from(peaks[i]), size(i) * width(i))).collect()
+            indices
+                .map(|i| (u128::from(peaks[i]), size(i) * width(i)))
+                .collect()
         }
         Order::Start => {
             let age = |i: usize| (part.loads.len() - part.items[i].lo) as u128;
@@ -60,8 +66,17 @@ pub(super) fn keys(part: &Part, order: Order) -> Vec<(u128, u128)> {
     }
 }
 
+/// For each item its keys in the order of a packing, the lowest first.
+pub(super) fn lowest_first(packing: &Packing) -> Vec<Key> {
+    packing
+        .offsets
+        .iter()
+        .map(|at| (u128::from(packing.height - at), 0))
+        .collect()
+}
+
 /// The indices of the keys, the largest key first.
-pub(super) fn descending(keys: &[(u128, u128)]) -> Vec<usize> {
+pub(super) fn descending(keys: &[Key]) -> Vec<usize> {
     let mut sequence: Vec<usize> = (0..keys.len()).collect();
     sequence.sort_by_key(|&i| (std::cmp::Reverse(keys[i]), i));
     sequence

@@ -14,6 +14,14 @@ use super::order::{self, Noise, Order};
 /// The nodes of the shortest search, for each item of the part.
 const NODES_PER_ITEM: u64 = 4;
 
+/// The kinds of searches in [`refine_part`] that take turns.
+const N_KINDS: usize = 4;
+
+/// The most columns, added up over all items, of a part that is searched.
+///
+/// The search keeps what it needs to undo for each of them, some 100 MB.
+const MAX_CELLS: usize = 1 << 21;
+
 const ORDERS: [Order; 4] = [Order::Size, Order::Area, Order::Contention, Order::Width];
 
 const PICKS: [Pick; 3] = [Pick::FewestMoves, Pick::LowestFloor, Pick::LeastSlack];
@@ -26,12 +34,15 @@ pub(super) fn refine(sweep: &Sweep, packings: &mut [Packing], max_nodes: u64) ->
     order.sort_by_key(|&p| (std::cmp::Reverse(packings[p].height), p));
     let mut goal = sweep.bound;
     let mut n_nodes = 0;
-    let mut n_high = packings.iter().filter(|packing| packing.height > goal).count() as u64;
+    let mut n_high = packings
+        .iter()
+        .filter(|packing| packing.height > goal)
+        .count() as u64;
     for p in order {
         if packings[p].height <= goal {
             continue;
         }
-        let share = (max_nodes - n_nodes.min(max_nodes)) / n_high.max(1);
+        let share = max_nodes.saturating_sub(n_nodes) / n_high.max(1);
         n_nodes += refine_part(&sweep.parts[p], &mut packings[p], goal, share);
         n_high = n_high.saturating_sub(1);
         // The arena holds the highest part, so no other need be lower.
@@ -40,39 +51,47 @@ pub(super) fn refine(sweep: &Sweep, packings: &mut [Packing], max_nodes: u64) ->
     n_nodes
 }
 
+/// Lowers one part towards `goal` units; returns the nodes searched.
+///
+/// Three capacities are tried in turn: the goal, which most often can be met
+/// and ends the matter; halfway to it, for parts that cannot be packed as low;
+/// and one a little below the best packing so far.  For the last the items are
+/// every other time preferred in the order of that packing, since packings
+/// nearly as low are often alike.
 fn refine_part(part: &Part, best: &mut Packing, mut goal: u64, max_nodes: u64) -> u64 {
-    let n_items = part.items.len() as u64;
-    let shortest = n_items.saturating_mul(NODES_PER_ITEM * exact::price(part.loads.len()));
-    let mut noise = Noise(0);
-    let mut n_nodes = 0;
+    let cells = part.items.iter().map(|item| item.hi - item.lo);
+    if cells.fold(0, usize::saturating_add) > MAX_CELLS {
+        return 0;
+    }
+    let n_items = part.items.len();
+    let price = exact::price(part.loads.len() + n_items);
+    let shortest = price.saturating_mul(NODES_PER_ITEM * n_items as u64);
+    let mut noise = Noise::default();
+    let mut n_nodes = 0_u64;
     for round in 0.. {
-        // A search shorter than this seldom gets to place every item.
-        if goal >= best.height || max_nodes - n_nodes.min(max_nodes) < shortest {
+        // A shorter search seldom comes to place every item.
+        if goal >= best.height || max_nodes.saturating_sub(n_nodes) < shortest {
             break;
         }
         let order = ORDERS[round % ORDERS.len()];
         let pick = PICKS[round / ORDERS.len() % PICKS.len()];
         let cycle = round / (ORDERS.len() * PICKS.len());
         let gap = best.height - 1 - goal;
-        let capacity = goal + [0, gap / 2, gap - gap / 4][cycle % 3];
-        let length = shortest.saturating_mul(luby(cycle as u64 / 3 + 1));
-
-        let mut keys = order::keys(part, order);
+        let capacity = match cycle % N_KINDS {
+            0 => goal,
+            1 => goal + gap / 2,
+            _ => goal + gap - gap / 4,
+        };
+        let mut keys = match cycle % N_KINDS {
+            2 => order::lowest_first(best),
+            _ => order::keys(part, order),
+        };
         if cycle > 0 {
-            for key in &mut keys {
-                key.0 = key.0.saturating_mul(u128::from(noise.factor()));
-            }
-        }
-        let gm: usize = std::env::var("GM").map_or(0, |x| x.parse().unwrap());
-        let amp: u64 = std::env::var("AMP").map_or(16, |x| x.parse().unwrap());
-        if gm > 0 && cycle % gm == gm - 1 {
-            for (key, at) in keys.iter_mut().zip(&best.offsets) {
-                let f = 256 + (noise.factor() * amp) / 128 - amp * 2;
-                key.0 = u128::from(best.height - at) * u128::from(f);
-            }
+            noise.blur(&mut keys);
         }
         let sequence = order::descending(&keys);
         let items: Vec<Item> = sequence.iter().map(|&i| part.items[i]).collect();
+        let length = shortest.saturating_mul(luby((cycle / N_KINDS) as u64 + 1));
         let limit = n_nodes.saturating_add(length).min(max_nodes);
         match exact::search(&items, &part.loads, capacity, pick, limit, &mut n_nodes) {
             Outcome::Packed(ranked) => {
@@ -83,14 +102,14 @@ fn refine_part(part: &Part, best: &mut Packing, mut goal: u64, max_nodes: u64) -
                 *best = Packing::new(&part.items, offsets);
             }
             Outcome::Infeasible => goal = capacity + 1,
-            Outcome::OutOfNodes => {}
+            Outcome::GaveUp => {}
         }
     }
     n_nodes
 }
 
 /// The `i`th term, from 1, of 1, 1, 2, 1, 1, 2, 4, 1, 1, 2, ...
-fn luby(mut i: u64) -> u64 {
+pub(super) fn luby(mut i: u64) -> u64 {
     loop {
         let length = (i + 1).next_power_of_two();
         if length == i + 1 {

@@ -12,12 +12,14 @@ use std::rc::Rc;
 const EXACT: f64 = 1e-9;
 /// Fractions nearer to an integer than this are rounding errors.
 const INTEGRAL: f64 = 1e-7;
-/// Nodes at each of which a rounding is tried; later on, it is tried at every eighth only.
+/// Nodes at each of which a rounding is tried.
 const ROUND_ALWAYS: usize = 64;
+/// Of the later nodes, a rounding is tried at one in so many.
+const ROUND_EVERY: usize = 8;
 /// A dive goes on while its bound is in this share of the way from the least open bound to the best answer.
 const DIVE: f64 = 0.5;
 
-/// Effort for pairs of moves: in one search, and in one rounding.
+/// Look-ups that may be spent on pairs of moves in one search, and in one rounding.
 const EFFORT: usize = 1 << 24;
 const EFFORT_ONCE: usize = 1 << 17;
 
@@ -83,10 +85,17 @@ impl Experience {
     }
 
     /// The expected rise of the bound; `guess` is the rise a unit to start from.
-    fn expect(&self, half: Half, guess: f64) -> f64 {
+    fn rise(&self, half: Half, guess: f64) -> f64 {
         let (sum, n) = self.0[half.group][half.side];
         half.lost * (sum + guess) / (n + 1.0)
     }
+}
+
+/// Work done.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Spent {
+    pub nodes: usize,
+    pub pivots: usize,
 }
 
 /// What the relaxation of the whole instance says.
@@ -107,10 +116,10 @@ pub(super) struct Search<'a> {
     /// The best objective known, and the assignment that has it if it was found here.
     pub best: f64,
     pub pick: Option<Vec<usize>>,
-    /// The least bound of what was given up for being no better than the best answer, within the tolerance.
+    /// The least bound of what was given up for not being better than the best answer by enough.
     closed: f64,
-    /// Nodes solved, earlier searches included.
-    pub nodes: usize,
+    /// Work of earlier searches, and the nodes of this one.
+    spent: Spent,
     /// An objective that ends the search.
     target: f64,
     experience: Experience,
@@ -119,7 +128,7 @@ pub(super) struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    pub fn new(model: &'a Model<'a>, limits: &'a Limits, best: f64, target: f64, nodes: usize) -> Search<'a> {
+    pub fn new(model: &'a Model<'a>, limits: &'a Limits, best: f64, target: f64, spent: Spent) -> Search<'a> {
         Search {
             model,
             limits,
@@ -127,7 +136,7 @@ impl<'a> Search<'a> {
             best,
             pick: None,
             closed: f64::INFINITY,
-            nodes,
+            spent,
             target,
             experience: Experience(vec![[(0.0, 0.0); 2]; model.inst.n_groups()]),
             effort: EFFORT,
@@ -136,7 +145,7 @@ impl<'a> Search<'a> {
 
     /// Solves the relaxation and rounds it; `None` if nothing fits.
     pub fn root(&mut self) -> Option<Root> {
-        self.nodes += 1;
+        self.spent.nodes += 1;
         if self.simplex.solve(f64::INFINITY) == Status::Infeasible {
             return None;
         }
@@ -161,7 +170,7 @@ impl<'a> Search<'a> {
             } else {
                 break;
             };
-            if self.nodes >= self.limits.max_nodes || self.best <= self.target {
+            if self.out_of_work() || self.best <= self.target {
                 self.closed = self.closed.min(bound);
                 break;
             }
@@ -190,18 +199,36 @@ impl<'a> Search<'a> {
         self.closed.min(open).min(self.best)
     }
 
-    /// Objectives from here on are not worth finding.
+    /// Objectives from here on are not worth finding. What counts as better grows with the nodes spent, from nearly nothing to the gap that
+    /// is allowed, which lets easy searches end exactly and hard ones end.
     fn cutoff(&self) -> f64 {
         let model = self.model;
         let value = model.offset + model.unit * self.best;
-        let exact = self.nodes < self.limits.exact_nodes;
-        let short = value * if exact { EXACT } else { self.limits.gap.max(EXACT) };
+        let limits = self.limits;
+        let part = |n: usize, of: usize| n as f64 / of.max(1) as f64;
+        let exact = part(limits.exact_nodes, limits.max_nodes);
+        let spent = part(self.spent.nodes, limits.max_nodes).max(part(self.pivots(), limits.max_pivots));
+        let share = ((spent - exact) / (0.5 - exact).max(EXACT)).clamp(0.0, 1.0);
+        let short = value * (limits.gap * share).max(EXACT);
         match model.goal {
             Goal::Cost => model.scaled(value - short),
-            // Peaks are whole bytes, so less than one byte better is no better.
-            Goal::Peak if exact => model.scaled(value - 0.999),
-            Goal::Peak => model.scaled(value - short.max(0.999)),
+            // Peaks are whole bytes: half a byte better is no better.
+            Goal::Peak if share == 0.0 => model.scaled(value - 0.5),
+            Goal::Peak => model.scaled(value - short.max(0.5)),
         }
+    }
+
+    fn pivots(&self) -> usize {
+        self.spent.pivots + self.simplex.pivots
+    }
+
+    /// Work up to now, earlier searches included.
+    pub fn spent(&self) -> Spent {
+        Spent { nodes: self.spent.nodes, pivots: self.pivots() }
+    }
+
+    fn out_of_work(&self) -> bool {
+        self.spent.nodes >= self.limits.max_nodes || self.pivots() >= self.limits.max_pivots
     }
 
     /// Gives up what lies at or above `bound` if nothing there is worth finding.
@@ -218,7 +245,7 @@ impl<'a> Search<'a> {
         if self.close(parent) {
             return None;
         }
-        self.nodes += 1;
+        self.spent.nodes += 1;
         let cutoff = self.cutoff();
         if self.model.goal == Goal::Peak {
             // Rows are only as wide as the cutoff allows, so what is ruled out by size lies at or above the cutoff.
@@ -240,7 +267,7 @@ impl<'a> Search<'a> {
             return None;
         }
         let split = self.fractional_split();
-        if split.is_none() || self.nodes < ROUND_ALWAYS || self.nodes.is_multiple_of(8) {
+        if split.is_none() || self.spent.nodes < ROUND_ALWAYS || self.spent.nodes.is_multiple_of(ROUND_EVERY) {
             self.round(&dual.reduced);
             if self.close(bound) {
                 return None;
@@ -278,11 +305,12 @@ impl<'a> Search<'a> {
             if weight[0].min(weight[1]) <= INTEGRAL {
                 continue;
             }
-            // Without experience, the dearer a group's fractions differ, the more is to be gained.
+            // Without experience, the further apart the costs of a group's fractions, the more is to be gained.
             let costs = parts.iter().map(|p| self.model.cost[p.0]);
             let spread = costs.clone().fold(0.0, f64::max) - costs.fold(f64::INFINITY, f64::min);
-            let expect = |side: usize| self.experience.expect(Half { group, side, lost: weight[1 - side] }, spread).max(INTEGRAL);
-            let score = expect(0) * expect(1);
+            let half = |side: usize| Half { group, side, lost: weight[1 - side] };
+            let rise = |side: usize| self.experience.rise(half(side), spread).max(INTEGRAL);
+            let score = rise(0) * rise(1);
             if best.is_none_or(|b| score > b.0) {
                 best = Some((score, Split { group, middle, weight }));
             }
@@ -349,7 +377,11 @@ impl<'a> Search<'a> {
             Goal::Peak => {
                 let best = self.model.offset + self.model.unit * self.best;
                 let mut ceiling = (best.round() as i64).min(inst.ceiling + 1) - 1;
-                while found.repair(ceiling, reduced) {
+                // Each round can gain as little as a byte.
+                for _ in 0..=inst.n_groups() {
+                    if ceiling < inst.peak_floor || !found.repair(ceiling, reduced) {
+                        break;
+                    }
                     self.offer(&found);
                     ceiling = found.peak() - 1;
                 }

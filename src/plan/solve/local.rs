@@ -1,6 +1,6 @@
 //! Assignments, and the cheap ways to make one fit and to make one better.
 
-use super::reduce::Instance;
+use super::reduce::{Instance, Span};
 
 /// One choice per group, with the usage of each row.
 #[derive(Clone)]
@@ -39,21 +39,18 @@ impl<'a> Assignment<'a> {
         self.usage.iter().copied().fold(self.inst.peak_floor, i64::max)
     }
 
-    /// Whether each kept row is within `ceiling`; the dropped ones always are.
+    /// Whether each kept row is within `ceiling`; the dropped ones are, for the ceiling of the instance.
     pub fn fits(&self, ceiling: i64) -> bool {
         self.usage.iter().all(|&u| u <= ceiling)
     }
 
     fn set(&mut self, group: usize, choice: usize) {
-        self.lift(group);
-        for span in self.inst.spans(choice) {
-            self.usage[span.start..span.end].iter_mut().for_each(|u| *u += span.bytes);
-        }
+        self.take_out(group);
         self.pick[group] = choice;
+        self.put_back(group);
     }
 
-    /// Takes the usage of `group` away, until `set` or `drop_in` brings one back.
-    fn lift(&mut self, group: usize) {
+    fn take_out(&mut self, group: usize) {
         for span in self.inst.spans(self.pick[group]) {
             self.usage[span.start..span.end].iter_mut().for_each(|u| *u -= span.bytes);
         }
@@ -65,9 +62,9 @@ impl<'a> Assignment<'a> {
         }
     }
 
-    /// Whether `choice` fits on top of the usage without its group, in the rows it touches.
+    /// Whether `choice` fits in the rows it touches, its group having been taken out.
     fn room_for(&self, choice: usize, ceiling: i64) -> bool {
-        let room = |s: &super::reduce::Span| self.usage[s.start..s.end].iter().all(|&u| u + s.bytes <= ceiling);
+        let room = |s: &Span| self.usage[s.start..s.end].iter().all(|&u| u + s.bytes <= ceiling);
         self.inst.spans(choice).iter().all(room)
     }
 
@@ -125,8 +122,8 @@ impl<'a> Assignment<'a> {
         self.fits(ceiling)
     }
 
-    /// Lowers the cost of an assignment that fits, as long as one move does, or one move paid for by another. Pairs of moves are tried while
-    /// the `effort`, in units of about a nanosecond, lasts; what is spent is taken from it.
+    /// Lowers the cost of an assignment that fits, as long as one move does, or one move paid for by another. Pairs are tried while `effort`,
+    /// counted in look-ups, lasts; what is spent is taken from it.
     pub fn improve(&mut self, ceiling: i64, effort: &mut usize) {
         loop {
             while self.improve_once(ceiling) {}
@@ -155,7 +152,7 @@ impl<'a> Assignment<'a> {
             if moved[g] {
                 continue;
             }
-            self.lift(g);
+            self.take_out(g);
             if self.room_for(j, ceiling) {
                 self.pick[g] = j;
                 moved[g] = true;
@@ -192,6 +189,7 @@ impl<'a> Assignment<'a> {
                         continue;
                     }
                     self.set(h, k);
+                    // Rows are compared several at a time.
                     *effort = effort.saturating_sub(inst.n_rows() / 8);
                     if self.fits(ceiling) {
                         return true;

@@ -1,27 +1,24 @@
 //! Chooses one way to run each group of nodes such that the predicted error is least and every step of the schedule fits its byte budget.
 //!
 //! This is a multiple-choice knapsack with one constraint per schedule step (Kellerer, Pferschy and Pisinger 2004, chapters 9 and 11). It is
-//! reduced to the choices and rows that can matter ([`reduce`]), relaxed to fractions ([`simplex`]), rounded ([`local`]), and searched by
-//! branch and bound ([`branch`]). Floating-point errors can cost time and tightness, never truth: assignments are checked in integers, and
-//! bounds are Lagrangian ones with their rounding errors deducted ([`model`]).
+//! reduced to the choices and rows that can matter (`reduce`), relaxed to fractions (`simplex`), rounded (`local`), and searched by branch
+//! and bound (`branch`). Floating-point errors can cost time and tightness, never truth: assignments are checked in integers, and bounds are
+//! Lagrangian ones with their rounding errors deducted (`model`).
 
 mod branch;
 mod local;
 mod model;
+mod optimise;
 mod reduce;
 mod simplex;
 #[cfg(test)]
 mod tests;
 
-use branch::Search;
-use local::Assignment;
-use model::Model;
-use reduce::{Alive, Instance, reduce};
+use optimise::{first_fit, optimise, smallest_peak};
+use reduce::signed;
 
 /// Sums of bytes up to this are exact in `f64`: eight pebibytes.
 const MAX_BYTES: u64 = 1 << 53;
-/// Times the problem may be reduced anew after its relaxation has ruled out choices.
-const MAX_REDUCTIONS: usize = 6;
 
 /// One way to run one group.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,17 +52,20 @@ pub struct Problem {
 /// How much work to spend. There is no limit in seconds, so that the answer does not depend on the machine.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Limits {
-    /// Relaxations solved at most by one search.
+    /// Relaxations solved, at most.
     pub max_nodes: usize,
+    /// Simplex pivots, at most. A relaxation takes a few, except where tensors come and go without any order.
+    pub max_pivots: usize,
     /// Relaxations solved before the search stops insisting on an exact answer.
     pub exact_nodes: usize,
-    /// The share of the objective that may be given away after that.
+    /// The share of the objective that may be given away: nothing up to `exact_nodes`, all of this from half of `max_nodes` or `max_pivots`,
+    /// and rising in between.
     pub gap: f64,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { max_nodes: 10_000, exact_nodes: 1_000, gap: 0.005 }
+        Limits { max_nodes: 10_000, max_pivots: 100_000, exact_nodes: 1_000, gap: 0.009 }
     }
 }
 
@@ -93,7 +93,7 @@ pub struct MinPeak {
     pub choice: Vec<usize>,
     /// Bytes in the fullest row.
     pub peak: u64,
-    /// No assignment has a lower peak: proven. Equal to `peak` unless the search ran out of nodes.
+    /// No assignment has a lower peak: proven. Equal to `peak` if the search ended within [`Limits::exact_nodes`].
     pub bound: u64,
     /// Relaxations solved.
     pub n_nodes: usize,
@@ -107,7 +107,7 @@ pub enum SolveError {
     Infeasible {
         /// The smallest peak of any assignment found, in bytes.
         min_peak: u64,
-        /// A proven lower limit of all peaks, in bytes; equal to `min_peak` unless the search ran out of nodes.
+        /// A proven lower limit of all peaks, in bytes; equal to `min_peak` if the search ended within [`Limits::exact_nodes`].
         bound: u64,
         /// The capacity asked for, in bytes.
         capacity: u64,
@@ -164,8 +164,8 @@ enum Goal {
 
 /// Finds an assignment of nearly least cost among those that fit.
 ///
-/// The answer is exact to a relative 1e-9 if the search ends within `limits.exact_nodes`, and within `limits.gap` if it ends within
-/// `limits.max_nodes`; in any case [`Solution::bound`] says how good it is. Where every group's cheapest choice fits, these are the answer.
+/// The answer is exact to a relative 1e-9 if the search ends within `limits.exact_nodes`, and within `limits.gap` if it ends before the other
+/// limits; in any case [`Solution::bound`] says how good it is. Where the cheapest choices of all groups fit, they are the answer.
 ///
 /// # Errors
 ///
@@ -198,9 +198,9 @@ pub fn solve(problem: &Problem, limits: &Limits) -> Result<Solution, SolveError>
     let objective = problem.cost(&best.choice);
     Ok(Solution {
         objective,
-        bound: best.bound.min(objective),
+        bound: best.bound.max(0.0).min(objective),
         peak: problem.peak(&best.choice),
-        n_nodes: spent + best.nodes,
+        n_nodes: spent + best.spent.nodes,
         shadow_price: best.price,
         choice: best.choice,
     })
@@ -218,7 +218,7 @@ pub fn min_peak(problem: &Problem, limits: &Limits) -> Result<MinPeak, SolveErro
     let best = optimise(problem, &limits, Goal::Cost, signed(found.peak), found.choice, f64::NEG_INFINITY);
     found.choice = best.choice;
     found.peak = problem.peak(&found.choice);
-    found.n_nodes += best.nodes;
+    found.n_nodes += best.spent.nodes;
     Ok(found)
 }
 
@@ -287,139 +287,4 @@ impl Problem {
         }
         usage.iter().max().map_or(0, |most| most + fixed)
     }
-
-    fn all_alive(&self) -> Alive {
-        self.groups.iter().map(|group| vec![true; group.choices.len()]).collect()
-    }
-}
-
-fn signed(bytes: u64) -> i64 {
-    i64::try_from(bytes).unwrap_or(i64::MAX)
-}
-
-/// An assignment that fits, if a price on bytes or a few repairs find one.
-fn first_fit(problem: &Problem, capacity: i64) -> Option<Vec<usize>> {
-    let inst = reduce(problem, &mut problem.all_alive(), Goal::Cost, capacity)?;
-    let size = relative_sizes(&inst);
-    // The smallest price at which everything fits, by bisection over its logarithm.
-    let at = |price: f64| Assignment::least(&inst, |j| inst.cost[j] + price * size[j]);
-    let mut best = Assignment::least(&inst, |j| size[j]);
-    if !best.repair(capacity, &inst.cost) {
-        return None;
-    }
-    let (mut low, mut high) = (-60.0f64, 60.0f64);
-    for _ in 0..40 {
-        let middle = 0.5 * (low + high);
-        let priced = at(middle.exp2());
-        if priced.fits(capacity) {
-            high = middle;
-            if priced.cost() < best.cost() {
-                best = priced;
-            }
-        } else {
-            low = middle;
-        }
-    }
-    Some(inst.lift(&best.pick))
-}
-
-/// For each choice, the mean share it takes of the bytes that the rows have left.
-fn relative_sizes(inst: &Instance) -> Vec<f64> {
-    let mut before = vec![0.0];
-    let mut sum = 0.0;
-    for &low in &inst.low {
-        sum += 1.0 / (inst.ceiling - low).max(1) as f64;
-        before.push(sum);
-    }
-    let share = |j: usize| inst.spans(j).iter().map(|s| s.bytes as f64 * (before[s.end] - before[s.start])).sum::<f64>();
-    (0..inst.n_choices()).map(|j| share(j) / inst.n_rows().max(1) as f64).collect()
-}
-
-/// Searches for the smallest peak; a peak of at most `enough` ends the search.
-fn smallest_peak(problem: &Problem, limits: &Limits, most: u64, enough: i64) -> MinPeak {
-    let ceiling = signed(most);
-    let mut start = problem.cheapest();
-    if let Some(inst) = reduce(problem, &mut problem.all_alive(), Goal::Peak, ceiling) {
-        let size = relative_sizes(&inst);
-        let small = inst.lift(&Assignment::least(&inst, |j| size[j]).pick);
-        let flat = inst.lift(&Assignment::least(&inst, |j| inst.spans(j).iter().map(|s| s.bytes).max().unwrap_or(0) as f64).pick);
-        for other in [small, flat] {
-            if problem.peak(&other) < problem.peak(&start) {
-                start = other;
-            }
-        }
-    }
-    let best = optimise(problem, limits, Goal::Peak, ceiling, start, enough as f64);
-    let peak = problem.peak(&best.choice);
-    // Whole bytes: anything above a number is at least the next one. The conversion saturates at zero.
-    let bound = (best.bound.ceil() as u64).min(peak);
-    MinPeak { peak, bound, n_nodes: best.nodes, choice: best.choice }
-}
-
-/// The best assignment that a search found.
-struct Best {
-    choice: Vec<usize>,
-    /// A lower limit of the objective, in error or bytes.
-    bound: f64,
-    nodes: usize,
-    /// Objective a byte of capacity.
-    price: f64,
-}
-
-/// Improves on `start`, which fits in `ceiling`, until it is proven good enough, `limits` are reached, or the objective is `target` or less.
-fn optimise(problem: &Problem, limits: &Limits, goal: Goal, ceiling: i64, start: Vec<usize>, target: f64) -> Best {
-    let value = |choice: &[usize]| match goal {
-        Goal::Cost => problem.cost(choice),
-        Goal::Peak => problem.peak(choice) as f64,
-    };
-    let mut alive = problem.all_alive();
-    let mut best = Best { bound: value(&start), choice: start, nodes: 0, price: 0.0 };
-    for round in 1..=MAX_REDUCTIONS {
-        let known = value(&best.choice);
-        best.bound = known;
-        let ceiling = match goal {
-            Goal::Cost => ceiling,
-            Goal::Peak => problem.peak(&best.choice).saturating_sub(1).min(signed(u64::MAX) as u64) as i64,
-        };
-        if known <= target {
-            best.bound = best.bound.min(0.0);
-            return best;
-        }
-        let Some(inst) = reduce(problem, &mut alive, goal, ceiling) else {
-            return best;
-        };
-        let model = Model::new(&inst, goal, known);
-        let mut search = Search::new(&model, limits, model.scaled(known), model.scaled(target), best.nodes);
-        let Some(root) = search.root() else {
-            best.nodes = search.nodes;
-            return best;
-        };
-        if round == 1 {
-            best.price = root.price;
-        }
-        let mut dropped = 0;
-        for (&(group, choice), &bound) in inst.origin.iter().zip(&root.bounds) {
-            if bound >= search.best {
-                alive[group][choice] = false;
-                dropped += 1;
-            }
-        }
-        let again = round < MAX_REDUCTIONS && dropped * 8 >= inst.n_choices();
-        if !again {
-            best.bound = model.offset + model.unit * search.run(root.bound);
-        }
-        best.nodes = search.nodes;
-        if let Some(pick) = &search.pick {
-            let found = inst.lift(pick);
-            if value(&found) < known {
-                best.choice = found;
-            }
-        }
-        if !again {
-            break;
-        }
-    }
-    // The sum and the scaling round a few times.
-    best.bound *= 1.0 - 8.0 * f64::EPSILON;
-    best
 }

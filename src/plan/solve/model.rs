@@ -45,7 +45,9 @@ impl<'a> Model<'a> {
         };
         let gap = best - offset;
         let unit = if gap > 0.0 { gap } else { 1.0 };
-        let cost = inst.cost.iter().map(|c| c / unit).collect();
+        // A choice that alone costs more than the best answer is in no better one; what exactly it costs is of no interest then, and would
+        // only spoil the scaling.
+        let cost = inst.cost.iter().map(|c| (c / unit).min(2.0)).collect();
         Model { inst, goal, cost, offset, unit }
     }
 

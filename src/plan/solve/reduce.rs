@@ -87,7 +87,8 @@ pub(super) fn reduce(problem: &Problem, alive: &mut Alive, goal: Goal, ceiling: 
     Some(build(problem, alive, goal, ceiling, peak_floor, &rows))
 }
 
-fn signed(bytes: u64) -> i64 {
+/// Saturates, which checked problems never need.
+pub(super) fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
@@ -245,7 +246,9 @@ fn build(problem: &Problem, alive: &Alive, goal: Goal, ceiling: i64, peak_floor:
     };
     let mut floor = Vec::new();
     for_each_group(problem, alive, rows, |g, choices, usage| {
-        let cost = |i: usize| if goal == Goal::Peak { 0.0 } else { problem.groups[g].choices[choices[i]].cost };
+        let cost = |i: usize| {
+            if goal == Goal::Peak { 0.0 } else { problem.groups[g].choices[choices[i]].cost }
+        };
         let total = |i: usize| usage[i].iter().map(|&u| i128::from(u)).sum::<i128>();
         let mut order: Vec<usize> = (0..choices.len()).collect();
         order.sort_by(|&a, &b| cost(a).total_cmp(&cost(b)).then_with(|| total(a).cmp(&total(b))));

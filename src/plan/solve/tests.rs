@@ -38,8 +38,20 @@ enum Kind {
 }
 
 /// Bits and relative error of up to twelve formats.
-const FORMATS: [(u64, f64); 12] =
-    [(32, 0.0), (16, 1e-6), (16, 6e-5), (8, 4e-3), (8, 1e-3), (8, 2e-3), (4, 1.2e-1), (4, 6e-2), (6, 1.5e-2), (5, 3e-2), (3, 3e-1), (2, 9e-1)];
+const FORMATS: [(u64, f64); 12] = [
+    (32, 0.0),
+    (16, 1e-6),
+    (16, 6e-5),
+    (8, 4e-3),
+    (8, 1e-3),
+    (8, 2e-3),
+    (4, 1.2e-1),
+    (4, 6e-2),
+    (6, 1.5e-2),
+    (5, 3e-2),
+    (3, 3e-1),
+    (2, 9e-1),
+];
 
 fn network(kind: Kind, n_groups: usize, n_choices: usize, n_rows: usize, seed: u64) -> Problem {
     let rng = &mut Rng(seed);
@@ -88,120 +100,297 @@ fn network(kind: Kind, n_groups: usize, n_choices: usize, n_rows: usize, seed: u
     Problem { groups, row_base, capacity: 0 }
 }
 
-/// Sets the capacity at `share` of the way from the smallest peak to that of the cheapest choices.
-fn squeeze(problem: &mut Problem, share: f64) {
-    let least = min_peak(problem, &Limits::default()).unwrap().peak;
+/// Sets the capacity at `share` of the way from the smallest peak, `least`, to that of the cheapest choices.
+fn squeeze(problem: &mut Problem, least: u64, share: f64) {
     let most = problem.peak(&problem.cheapest());
-    problem.capacity = least + ((most - least) as f64 * share) as u64;
+    problem.capacity = least + (most.saturating_sub(least) as f64 * share) as u64;
+}
+
+/// The least cost of all assignments that fit, and the least peak of all.
+fn brute_force(problem: &Problem) -> (Option<f64>, u64) {
+    let mut choice = vec![0; problem.groups.len()];
+    let (mut best, mut least) = (None, u64::MAX);
+    loop {
+        let (peak, cost) = (problem.peak(&choice), problem.cost(&choice));
+        least = least.min(peak);
+        if peak <= problem.capacity && best.is_none_or(|b| cost < b) {
+            best = Some(cost);
+        }
+        let Some(g) = (0..choice.len()).find(|&g| choice[g] + 1 < problem.groups[g].choices.len()) else {
+            return (best, least);
+        };
+        choice[g] += 1;
+        choice[..g].fill(0);
+    }
+}
+
+/// Bytes and costs of few distinct values make ties and degenerate bases; spread ones test the scaling.
+fn small_problem() -> impl Strategy<Value = Problem> {
+    let bytes = || prop_oneof![3 => 0u64..6, 1 => Just(0u64)];
+    let cost = prop_oneof![2 => (0u32..5).prop_map(f64::from), 3 => (-9.0..3.0f64).prop_map(|e| 10f64.powf(e))];
+    let size = prop_oneof![Just(1u64), Just(20_000_000_011), Just(1_000_003)];
+    (1usize..=6, size, any::<bool>()).prop_flat_map(move |(n_rows, size, ragged)| {
+        let noise = if ragged { size } else { 1 };
+        let bytes = move || (bytes(), 0..noise).prop_map(move |(b, n)| if b == 0 { 0 } else { b * size + n });
+        let rows = prop::collection::vec(bytes(), n_rows).prop_map(|rows| {
+            let listed = rows.into_iter().enumerate().filter(|r| r.1 > 0);
+            listed.map(|(r, b)| (u32::try_from(r).unwrap(), b)).collect()
+        });
+        let choice = (cost.clone(), bytes(), rows).prop_map(|(cost, fixed_bytes, rows)| Choice { cost, fixed_bytes, rows });
+        let group = prop::collection::vec(choice, 1..=5).prop_map(|choices| Group { choices });
+        let groups = prop::collection::vec(group, 0..=6);
+        (groups, prop::collection::vec(bytes(), n_rows), -0.1..1.0f64).prop_map(|(groups, row_base, share)| {
+            let mut problem = Problem { groups, row_base, capacity: 0 };
+            let least = brute_force(&problem).1;
+            squeeze(&mut problem, least, share.max(0.0));
+            if share < 0.0 {
+                problem.capacity = (least as f64 * (1.0 + share)) as u64;
+            }
+            problem
+        })
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn agrees_with_brute_force(problem in small_problem()) {
+        let (best, least) = brute_force(&problem);
+        match solve(&problem, &Limits::default()) {
+            Ok(s) => {
+                let best = best.expect("something fits");
+                prop_assert_eq!(s.objective, problem.cost(&s.choice));
+                prop_assert_eq!(s.peak, problem.peak(&s.choice));
+                prop_assert!(s.peak <= problem.capacity);
+                prop_assert!(s.objective >= best && s.objective <= best * (1.0 + 1e-9), "{} is not {}", s.objective, best);
+                prop_assert!(s.bound <= best && s.bound >= s.objective * (1.0 - 2e-9), "{} does not bound {}", s.bound, best);
+                prop_assert!(s.shadow_price >= 0.0 && s.shadow_price.is_finite());
+            }
+            Err(SolveError::Infeasible { min_peak, bound, .. }) => {
+                prop_assert_eq!(best, None);
+                prop_assert_eq!((min_peak, bound), (least, least));
+            }
+            Err(error) => prop_assert!(false, "{}", error),
+        }
+    }
+
+    #[test]
+    fn smallest_peak_is_exact(problem in small_problem()) {
+        let found = min_peak(&problem, &Limits::default()).unwrap();
+        prop_assert_eq!(problem.peak(&found.choice), found.peak);
+        prop_assert_eq!((found.peak, found.bound), (brute_force(&problem).1, found.peak));
+        // Among the assignments with that peak, the cheapest.
+        let tight = Problem { capacity: found.peak, ..problem };
+        let best = brute_force(&tight).0.expect("the smallest peak fits");
+        prop_assert!(tight.cost(&found.choice) <= best * (1.0 + 1e-9));
+    }
+
+    #[test]
+    fn short_searches_are_sound(problem in small_problem(), max_nodes in 0usize..4, gap in 0.0..0.2f64) {
+        let (best, least) = brute_force(&problem);
+        match solve(&problem, &Limits { max_nodes, exact_nodes: 0, gap, ..Limits::default() }) {
+            Ok(s) => {
+                let best = best.expect("something fits");
+                prop_assert!(s.peak <= problem.capacity && s.bound <= best && best <= s.objective);
+            }
+            Err(SolveError::Infeasible { min_peak, bound, .. }) => prop_assert!(best.is_none() && bound <= least && least <= min_peak),
+            Err(SolveError::Undecided { min_peak, bound, .. }) => prop_assert!(bound <= least && least <= min_peak),
+            Err(error) => prop_assert!(false, "{}", error),
+        }
+    }
+}
+
+const KINDS: [Kind; 4] = [Kind::Decoder, Kind::Attention, Kind::Cnn, Kind::Random];
+
+#[test]
+fn large_networks_are_solved_to_a_small_gap() {
+    for kind in KINDS {
+        let mut problem = network(kind, 100, 8, 200, 3);
+        let least = min_peak(&problem, &Limits::default()).unwrap();
+        assert_eq!(least.peak, least.bound, "{kind:?}");
+        for share in [0.0, 0.05, 0.3, 0.8] {
+            squeeze(&mut problem, least.peak, share);
+            let s = solve(&problem, &Limits::default()).unwrap();
+            assert_eq!(s.peak, problem.peak(&s.choice));
+            assert!(s.peak <= problem.capacity);
+            assert!(s.objective - s.bound <= 0.01 * s.objective, "{kind:?} at {share}: {} over {}", s.objective, s.bound);
+            assert!(s.n_nodes <= 4000, "{kind:?} at {share}: {} nodes", s.n_nodes);
+        }
+    }
 }
 
 #[test]
-#[ignore = "prints timings"]
-fn survey() {
-    let limits = Limits::default();
-    for kind in [Kind::Decoder, Kind::Attention, Kind::Cnn, Kind::Random] {
-        for (groups, choices, rows) in [(24, 8, 60), (100, 8, 200), (211, 8, 1900), (1000, 12, 2000), (12, 8, 40), (48, 8, 400), (150, 8, 600)] {
-            let mut problem = network(kind, groups, choices, rows, 7);
-            let clock = Instant::now();
-            let least = min_peak(&problem, &limits).unwrap();
-            let time = clock.elapsed().as_secs_f64();
-            println!("{kind:?} {groups}x{choices}x{rows}: min peak {} bound {} nodes {} in {time:.3} s", least.peak, least.bound, least.n_nodes);
-            let most = problem.peak(&problem.cheapest());
-            for share in [0.0, 0.02, 0.1, 0.25, 0.5, 0.75, 0.95] {
-                problem.capacity = least.peak + ((most - least.peak) as f64 * share) as u64;
-                let clock = Instant::now();
-                let s = solve(&problem, &limits).unwrap();
-                let time = clock.elapsed().as_secs_f64();
-                let gap = (s.objective - s.bound) / s.objective;
-                println!("   share {share:.2}: {:.6e} gap {:.4} % nodes {} in {time:.3} s", s.objective, 100.0 * gap, s.n_nodes);
+fn short_searches_bound_long_ones() {
+    for kind in KINDS {
+        let mut problem = network(kind, 40, 8, 100, 9);
+        let least = min_peak(&problem, &Limits::default()).unwrap().peak;
+        for share in [0.03, 0.2, 0.6] {
+            squeeze(&mut problem, least, share);
+            let long = solve(&problem, &Limits { exact_nodes: 10_000, ..Limits::default() }).unwrap();
+            assert!(long.bound >= long.objective * (1.0 - 2e-9), "{kind:?} at {share}");
+            for max_nodes in [0, 3, 20] {
+                let short = solve(&problem, &Limits { max_nodes, ..Limits::default() }).unwrap();
+                assert!(short.bound <= long.objective && long.bound <= short.objective, "{kind:?} at {share}, {max_nodes} nodes");
             }
         }
     }
 }
 
 #[test]
+fn units_do_not_matter() {
+    let mut problem = network(Kind::Attention, 40, 8, 100, 4);
+    let least = min_peak(&problem, &Limits::default()).unwrap().peak;
+    squeeze(&mut problem, least, 0.1);
+    let plain = solve(&problem, &Limits::default()).unwrap();
+    // Powers of two, so that the same roundings happen.
+    for (cost, bytes) in [(2f64.powi(-60), 1), (2f64.powi(60), 1), (1.0, 1 << 20)] {
+        let mut other = problem.clone();
+        other.capacity *= bytes;
+        other.row_base.iter_mut().for_each(|b| *b *= bytes);
+        for choice in other.groups.iter_mut().flat_map(|g| &mut g.choices) {
+            choice.cost *= cost;
+            choice.fixed_bytes *= bytes;
+            choice.rows.iter_mut().for_each(|r| r.1 *= bytes);
+        }
+        let scaled = solve(&other, &Limits::default()).unwrap();
+        assert_eq!(scaled.choice, plain.choice);
+        assert_eq!((scaled.objective, scaled.bound), (plain.objective * cost, plain.bound * cost));
+    }
+}
+
+#[test]
+fn infeasible_networks_give_the_smallest_peak() {
+    for kind in KINDS {
+        let mut problem = network(kind, 60, 8, 150, 5);
+        let least = min_peak(&problem, &Limits::default()).unwrap().peak;
+        problem.capacity = least - 1;
+        let error = solve(&problem, &Limits::default()).unwrap_err();
+        assert_eq!(error, SolveError::Infeasible { min_peak: least, bound: least, capacity: least - 1 });
+        problem.capacity = least;
+        assert_eq!(solve(&problem, &Limits::default()).unwrap().peak, least);
+    }
+}
+
+#[test]
+fn more_capacity_is_never_worse() {
+    for kind in KINDS {
+        let mut problem = network(kind, 60, 8, 150, 11);
+        let least = min_peak(&problem, &Limits::default()).unwrap().peak;
+        let mut last = f64::INFINITY;
+        for step in 0..20 {
+            squeeze(&mut problem, least, f64::from(step) / 19.0);
+            let objective = solve(&problem, &Limits::default()).unwrap().objective;
+            assert!(objective <= 1.01 * last, "{kind:?} at {step}: {objective} after {last}");
+            last = objective;
+        }
+        assert_eq!(last, 0.0, "{kind:?}");
+    }
+}
+
+#[test]
+fn answers_are_reproducible() {
+    let mut problem = network(Kind::Attention, 80, 8, 200, 2);
+    let least = min_peak(&problem, &Limits::default()).unwrap().peak;
+    squeeze(&mut problem, least, 0.1);
+    assert_eq!(solve(&problem, &Limits::default()), solve(&problem, &Limits::default()));
+    assert_eq!(min_peak(&problem, &Limits::default()), min_peak(&problem, &Limits::default()));
+}
+
+#[test]
+fn cheapest_choices_are_taken_where_they_fit() {
+    let mut problem = network(Kind::Cnn, 30, 8, 60, 1);
+    for capacity in [problem.peak(&problem.cheapest()), u64::MAX] {
+        problem.capacity = capacity;
+        let s = solve(&problem, &Limits::default()).unwrap();
+        assert_eq!((s.objective, s.bound, s.n_nodes, s.shadow_price), (0.0, 0.0, 0, 0.0));
+        assert_eq!(s.choice, vec![0; 30]);
+    }
+}
+
+#[test]
+fn shadow_price_is_the_slope_of_a_divisible_choice() {
+    // One of many equal groups takes the large choice with each hundred bytes.
+    let group = Group {
+        choices: vec![Choice { cost: 0.0, fixed_bytes: 150, rows: Vec::new() }, Choice { cost: 2.0, fixed_bytes: 50, rows: Vec::new() }],
+    };
+    let problem = Problem { groups: vec![group; 40], row_base: vec![0, 7], capacity: 40 * 100 + 7 };
+    let s = solve(&problem, &Limits::default()).unwrap();
+    assert_eq!(s.objective, 40.0);
+    assert!((s.bound - 40.0).abs() < 1e-9);
+    assert!((s.shadow_price - 0.02).abs() < 1e-12);
+}
+
+#[test]
+fn malformed_problems_are_refused() {
+    let choice = |cost, fixed_bytes, rows: &[(u32, u64)]| Choice { cost, fixed_bytes, rows: rows.to_vec() };
+    let check = |choices: Vec<Choice>| {
+        let problem = Problem { groups: vec![Group { choices }], row_base: vec![0; 3], capacity: 1 };
+        let errors = [solve(&problem, &Limits::default()).unwrap_err(), min_peak(&problem, &Limits::default()).unwrap_err()];
+        assert_eq!(errors[0].to_string(), errors[1].to_string());
+        errors[0].clone()
+    };
+    assert_eq!(check(Vec::new()), SolveError::EmptyGroup { group: 0 });
+    assert_eq!(check(vec![choice(-1.0, 0, &[])]), SolveError::Cost { group: 0, choice: 0, cost: -1.0 });
+    assert!(matches!(check(vec![choice(f64::NAN, 0, &[])]), SolveError::Cost { .. }));
+    assert!(matches!(check(vec![choice(f64::INFINITY, 0, &[])]), SolveError::Cost { .. }));
+    assert_eq!(check(vec![choice(0.0, 0, &[(3, 1)])]), SolveError::Row { group: 0, choice: 0, row: 3 });
+    assert_eq!(check(vec![choice(0.0, 0, &[(1, 1), (1, 1)])]), SolveError::Row { group: 0, choice: 0, row: 1 });
+    assert_eq!(check(vec![choice(0.0, 0, &[(u32::MAX, 1)])]), SolveError::Row { group: 0, choice: 0, row: u32::MAX });
+    assert_eq!(check(vec![choice(0.0, MAX_BYTES, &[(1, 1)])]), SolveError::Overflow);
+}
+
+/// Run with `cargo test --release -- --ignored --nocapture`.
+#[test]
 #[ignore = "prints timings"]
-fn hard() {
-    let limits = Limits::default();
-    for kind in [Kind::Decoder, Kind::Attention, Kind::Cnn, Kind::Random] {
+fn timings() {
+    for (groups, choices, rows) in [(24, 8, 60), (100, 8, 200), (211, 8, 1900), (1000, 12, 2000)] {
+        for kind in KINDS {
+            let mut problem = network(kind, groups, choices, rows, 1);
+            let clock = Instant::now();
+            let least = min_peak(&problem, &Limits::default()).unwrap();
+            let time = clock.elapsed().as_secs_f64();
+            let short = least.peak - least.bound;
+            println!("{groups}x{choices}x{rows} {kind:?}: smallest peak {} - {short}, {} nodes, {time:.3} s", least.peak, least.n_nodes);
+            for share in [0.0, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.95] {
+                squeeze(&mut problem, least.peak, share);
+                let clock = Instant::now();
+                let s = solve(&problem, &Limits::default()).unwrap();
+                let time = clock.elapsed().as_secs_f64();
+                let gap = 100.0 * (s.objective - s.bound) / s.objective;
+                println!("    at {share:.2}: {:.4e}, gap {gap:.3} %, {} nodes, {time:.3} s", s.objective, s.n_nodes);
+            }
+        }
+    }
+}
+
+/// Many networks of the sizes in between, for the share of answers that are exact and the worst gap.
+#[test]
+#[ignore = "prints timings"]
+fn gaps() {
+    for kind in KINDS {
         for (groups, choices, rows) in [(12, 8, 24), (40, 8, 100), (80, 8, 300), (150, 8, 600), (211, 8, 600)] {
-            let (mut n, mut nodes, mut slow, mut worst, mut over, mut rough) = (0, 0, 0.0f64, 0.0f64, 0, 0);
-            let all = Instant::now();
+            let (mut runs, mut exact, mut worst, mut nodes, mut slowest) = (0, 0, 0.0f64, 0, 0.0f64);
             for seed in 0..8 {
                 let mut problem = network(kind, groups, choices, rows, seed);
-                let least = min_peak(&problem, &limits).unwrap();
+                let least = min_peak(&problem, &Limits::default()).unwrap();
                 assert_eq!(least.peak, least.bound);
-                let most = problem.peak(&problem.cheapest());
                 for share in [0.01, 0.05, 0.15, 0.25, 0.5, 0.75, 0.95] {
-                    problem.capacity = least.peak + ((most - least.peak) as f64 * share) as u64;
+                    squeeze(&mut problem, least.peak, share);
                     let clock = Instant::now();
-                    let s = solve(&problem, &limits).unwrap();
-                    slow = slow.max(clock.elapsed().as_secs_f64());
+                    let s = solve(&problem, &Limits::default()).unwrap();
+                    slowest = slowest.max(clock.elapsed().as_secs_f64());
                     let gap = (s.objective - s.bound) / s.objective;
+                    runs += 1;
+                    exact += usize::from(gap < 1e-8);
                     worst = worst.max(gap);
-                    n += 1;
-                    nodes += s.n_nodes;
-                    over += usize::from(gap > 0.0051);
-                    rough += usize::from(gap > 1e-8);
+                    nodes = nodes.max(s.n_nodes);
                 }
             }
+            let worst = 100.0 * worst;
             println!(
-                "{kind:?} {groups}x{choices}x{rows}: {n} runs, {rough} inexact, {over} over, worst gap {:.3} %, {nodes} nodes, slowest {slow:.3} s, all {:.2} s",
-                100.0 * worst,
-                all.elapsed().as_secs_f64()
+                "{kind:?} {groups}x{choices}x{rows}: {exact} of {runs} exact, worst gap {worst:.3} %, at most {nodes} nodes, slowest {slowest:.3} s"
             );
-        }
-    }
-}
-
-#[test]
-#[ignore = "prints timings"]
-fn trace() {
-    for seed in 0..4 {
-        let mut problem = network(Kind::Attention, 211, 8, 600, seed);
-        let least = min_peak(&problem, &Limits::default()).unwrap();
-        let most = problem.peak(&problem.cheapest());
-        for share in [0.15, 0.25, 0.5, 0.75] {
-            problem.capacity = least.peak + ((most - least.peak) as f64 * share) as u64;
-            for max_nodes in [1, 500, 5000, 50_000] {
-                let clock = Instant::now();
-                let s = solve(&problem, &Limits { max_nodes, exact_nodes: 500, gap: 0.005 }).unwrap();
-                let gap = (s.objective - s.bound) / s.objective;
-                println!(
-                    "seed {seed} share {share} {:.6e} {:.6e} gap {:.3} % nodes {} {:.2} s",
-                    s.objective,
-                    s.bound,
-                    gap * 100.0,
-                    s.n_nodes,
-                    clock.elapsed().as_secs_f64()
-                );
-            }
-        }
-    }
-}
-
-#[test]
-#[ignore = "prints timings"]
-fn slowest() {
-    for seed in 0..8 {
-        let mut problem = network(Kind::Attention, 211, 8, 600, seed);
-        let least = min_peak(&problem, &Limits::default()).unwrap();
-        let most = problem.peak(&problem.cheapest());
-        for share in [0.01, 0.05, 0.15, 0.25, 0.5, 0.75, 0.95] {
-            problem.capacity = least.peak + ((most - least.peak) as f64 * share) as u64;
-            let clock = Instant::now();
-            let s = solve(&problem, &Limits::default()).unwrap();
-            let gap = (s.objective - s.bound) / s.objective;
-            if s.n_nodes > 5000 {
-                println!(
-                    "seed {seed} share {share} {:.6e} {:.6e} gap {:.3} % nodes {} {:.2} s",
-                    s.objective,
-                    s.bound,
-                    gap * 100.0,
-                    s.n_nodes,
-                    clock.elapsed().as_secs_f64()
-                );
-            }
         }
     }
 }
