@@ -60,7 +60,8 @@ fn difference(given: &Tensor, expected: &Tensor) -> Option<String> {
         norm += f64::from(*e).powi(2);
     }
     let error = (error / norm).sqrt();
-    (error.is_nan() || error > limit).then(|| format!("relative L2 {error:e}: {:?} for {:?}", &given[..given.len().min(6)], &expected[..given.len().min(6)]))
+    (error.is_nan() || error > limit)
+        .then(|| format!("relative L2 {error:e}: {:?} for {:?}", &given[..given.len().min(6)], &expected[..given.len().min(6)]))
 }
 
 fn check(case: &Value) -> Result<(), String> {

@@ -8,7 +8,11 @@ mod evaluate;
 pub mod multiply;
 pub mod packed_view;
 pub mod util;
+pub mod vectors;
 pub mod window;
+
+#[cfg(test)]
+mod tests;
 
 pub use evaluate::{evaluate, expand_node};
 
