@@ -1,0 +1,73 @@
+//! `gather`: slices of a tensor, chosen by indices.
+
+use super::util::{axis_attr, elements, finish, finish_f32s, from_elements, n_elems, operand, result, split_own, stored};
+use crate::ir::{Attrs, CORE, Class, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val};
+
+/// `gather(data, indices) {axis, dtype, epilogue}`: ONNX Gather, opset 13. Indices outside the axis are clamped to it.
+pub static DEF: OpDef = OpDef {
+    name: "gather",
+    onnx: "Gather",
+    levels: ONNX | CORE | KERNEL,
+    attrs: &["axis", "dtype", "epilogue"],
+    arity: (2, 2),
+    infer,
+    eval: Some(eval),
+    expand: Some(expand),
+};
+
+fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let (data, indices) = (infer.ty(0)?, infer.ty(1)?);
+    let axis = axis_attr(infer.attrs, 0, data.shape.rank())?;
+    if indices.dtype.class() != Class::Int || indices.packing.is_some() {
+        return Err(OpError::operand(1, indices, "integers"));
+    }
+    if data.packing.is_some() && (axis != 0 || data.shape.rank() != 2) {
+        return Err(OpError::operand(0, data, "a packed [V,D] along axis 0"));
+    }
+    let shape = [&data.shape.0[..axis], &indices.shape.0, &data.shape.0[axis + 1..]].concat();
+    let class = super::util::class_of(data);
+    if class == Class::Text && infer.attrs.expr("epilogue").is_none() {
+        return Ok(vec![TensorType::new(data.dtype, Shape(shape))]);
+    }
+    result(infer, class, stored(data), Shape(shape))
+}
+
+fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let (data, indices) = (e.input(0)?, e.input(1)?);
+    let axis = axis_attr(e.attrs, 0, e.ty(data).shape.rank())?;
+    let attrs = e.attrs.clone().with_int("axis", axis as i64);
+    Ok(vec![e.add(&DEF, attrs, &[data, indices])?])
+}
+
+fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let (own, extra) = split_own(attrs, inputs);
+    let (data, indices) = (operand(own, 0)?, operand(own, 1)?);
+    let dims = data.dims();
+    let axis = axis_attr(attrs, 0, dims.len())?;
+    let size = i64::try_from(dims[axis]).unwrap_or(i64::MAX);
+    let out_dims = [&dims[..axis], &indices.dims(), &dims[axis + 1..]].concat();
+    let total = n_elems(&out_dims)?;
+    if size == 0 && total > 0 {
+        return Err(OpError::operand(0, data.ty(), "an axis that is not empty"));
+    }
+    let place = |i: i64| if i < 0 { i.saturating_add(size) } else { i }.clamp(0, (size - 1).max(0)) as usize;
+    let indices: Vec<usize> = indices.to_i64s()?.into_iter().map(place).collect();
+    if let Some(packing) = data.ty().packing {
+        let layout = super::packed_view::layout(packing, data)?;
+        let mut out = Vec::with_capacity(total);
+        for row in indices {
+            out.extend(super::packed_view::dequantize_row(&layout, data.bytes()?, row));
+        }
+        return finish_f32s(attrs, &out_dims, out, stored(data.ty()), extra);
+    }
+    let (bytes, size) = elements(data)?;
+    let inner = n_elems(&dims[axis + 1..])? * size;
+    let block = dims[axis] * inner;
+    let mut out = Vec::with_capacity(total * size);
+    for outer in 0..n_elems(&dims[..axis])? {
+        for &i in &indices {
+            out.extend_from_slice(&bytes[outer * block + i * inner..][..inner]);
+        }
+    }
+    finish(attrs, from_elements(data.dtype(), &out_dims, out)?, data.dtype(), extra)
+}

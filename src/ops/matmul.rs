@@ -1,0 +1,121 @@
+//! `matmul`: products of matrices, batched.
+
+use super::multiply::{self, Matrix, Sizes};
+use super::packed_view::PackedView;
+use super::util::{broadcast, broadcast_strides, finish_f32s, n_elems, operand, result, split_own, stored};
+use crate::ir::{Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val};
+
+/// `matmul(a, b) {trans_b, dtype, epilogue}`: ONNX MatMul, opset 13. At the core level both operands have at least two axes.
+pub static DEF: OpDef = OpDef {
+    name: "matmul",
+    onnx: "MatMul",
+    levels: ONNX | CORE | KERNEL,
+    attrs: &["trans_b", "dtype", "epilogue"],
+    arity: (2, 2),
+    infer,
+    eval: Some(eval),
+    expand: Some(expand),
+};
+
+/// Attributes of a product.
+pub fn attrs(trans_b: bool) -> Attrs {
+    if trans_b { Attrs::new().with_int("trans_b", 1) } else { Attrs::new() }
+}
+
+fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let (a, b) = (infer.ty(0)?, infer.ty(1)?);
+    let trans_b = infer.attrs.int("trans_b").unwrap_or(0) != 0;
+    for (slot, ty) in [(0, a), (1, b)] {
+        if super::util::class_of(ty) != Class::Float {
+            return Err(OpError::operand(slot, ty, "floats"));
+        }
+        if ty.shape.rank() == 0 {
+            return Err(OpError::operand(slot, ty, "a vector or matrices"));
+        }
+    }
+    if b.packing.is_some() && !(trans_b && b.shape.rank() == 2) {
+        return Err(OpError::operand(1, b, "a packed [N,K] with trans_b"));
+    }
+    if a.packing.is_some_and(|p| p.bits != 8 || matches!(p.granularity, crate::ir::packed::Granularity::Block(_)))
+        || (a.packing.is_some() && b.packing.is_none())
+    {
+        return Err(OpError::operand(0, a, "INT8 by row or tensor beside a packed b"));
+    }
+    let (a_dims, b_dims) = (&a.shape.0, &b.shape.0);
+    let vector_a = a_dims.len() == 1;
+    let vector_b = b_dims.len() == 1;
+    let k = &a_dims[a_dims.len() - 1];
+    let (b_k, n) = match (vector_b, trans_b) {
+        (true, _) => (&b_dims[0], None),
+        (false, false) => (&b_dims[b_dims.len() - 2], b_dims.last()),
+        (false, true) => (&b_dims[b_dims.len() - 1], b_dims.get(b_dims.len() - 2)),
+    };
+    if k.known().is_some() && b_k.known().is_some() && k != b_k {
+        return Err(OpError::operand(1, b, format!("{k} rows to multiply with {a}")));
+    }
+    let lead = |dims: &[Dim]| Shape(dims[..dims.len().saturating_sub(2)].to_vec());
+    let mut shape = broadcast(&[&lead(a_dims), &lead(b_dims)])?;
+    if !vector_a {
+        shape.0.push(a_dims[a_dims.len() - 2].clone());
+    }
+    shape.0.extend(n.cloned());
+    result(infer, Class::Float, stored(a), shape)
+}
+
+fn expand(x: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let (mut a, mut b) = (x.input(0)?, x.input(1)?);
+    let (a_ty, b_ty) = (x.ty(a), x.ty(b));
+    if a_ty.shape.rank() == 1 {
+        a = super::reshape::to(x, a, vec![Dim::Known(1), a_ty.shape.0[0].clone()])?;
+    }
+    if b_ty.shape.rank() == 1 {
+        b = super::reshape::to(x, b, vec![b_ty.shape.0[0].clone(), Dim::Known(1)])?;
+    }
+    let attrs = x.attrs.clone();
+    let y = x.add(&DEF, attrs, &[a, b])?;
+    let shape = x.outputs[0].shape.0.clone();
+    Ok(vec![super::reshape::to(x, y, shape)?])
+}
+
+fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let (own, extra) = split_own(attrs, inputs);
+    let (a, b) = (operand(own, 0)?, operand(own, 1)?);
+    let trans_b = attrs.int("trans_b").unwrap_or(0) != 0;
+    let (a_dims, b_dims) = (a.dims(), b.dims());
+    let ([a_lead @ .., m, k], [b_lead @ .., b0, b1]) = (a_dims.as_slice(), b_dims.as_slice()) else {
+        return Err(OpError::operand(0, a.ty(), "matrices"));
+    };
+    let (b_k, n) = if trans_b { (*b1, *b0) } else { (*b0, *b1) };
+    let (m, k) = (*m, *k);
+    if b_k != k {
+        return Err(OpError::operand(1, b.ty(), format!("{k} rows to multiply with {}", a.ty())));
+    }
+    let lead = broadcast(&[&Shape::of(a_lead), &Shape::of(b_lead)])?.known().unwrap_or_default();
+    let mut dims = lead.clone();
+    dims.extend([m, n]);
+    let mut out = vec![0.0f32; n_elems(&dims)?];
+    if let (Some(a), Some(b)) = (PackedView::of(a)?, PackedView::of(b)?) {
+        if b.layout.n_rows != n || !trans_b || out.len() != a.layout.n_rows * n {
+            return Err(OpError::unsupported("packed operands are a [...,M,K] and b [N,K]"));
+        }
+        multiply::packed(&a, &b, 0, &mut out);
+        return finish_f32s(attrs, &dims, out, crate::ir::DType::F32, extra);
+    }
+    let (a_data, b_data) = (a.to_f32s()?, b.to_f32s()?);
+    let b_matrix = |data| if trans_b { Matrix { data, row: 1, col: k } } else { Matrix { data, row: n, col: 1 } };
+    if b_lead.iter().all(|&d| d == 1) {
+        // One b for all: the leading axes of a are more rows.
+        let rows = out.len() / n.max(1);
+        let a = Matrix { data: &a_data, row: k, col: 1 };
+        multiply::batched(Sizes { m: rows, k, n }, &mut out, |_| (a, b_matrix(&b_data)))?;
+    } else {
+        let strides = [broadcast_strides(a_lead, &lead), broadcast_strides(b_lead, &lead)];
+        let mut starts = Vec::new();
+        super::util::for_each_index(&lead, &strides, |_, offsets| starts.push((offsets[0] * m * k, offsets[1] * k * n)));
+        multiply::batched(Sizes { m, k, n }, &mut out, |i| {
+            let (a, b) = starts[i];
+            (Matrix { data: &a_data[a..], row: k, col: 1 }, b_matrix(&b_data[b..]))
+        })?;
+    }
+    finish_f32s(attrs, &dims, out, stored(a.ty()), extra)
+}

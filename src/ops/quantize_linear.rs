@@ -1,0 +1,148 @@
+//! `quantize_linear` and `dequantize_linear`: floats to codes and back, with scales given.
+
+use super::util::{class_of, dtype_attr, finish, finish_f32s, n_elems, operand, result, split_own};
+use crate::ir::{Attrs, CORE, Class, DType, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType};
+
+/// `quantize_linear(x, scale, zero_point?) {axis, block_size, output_dtype}`: ONNX QuantizeLinear, opset 21: `x / scale`, rounded half to
+/// even, plus the zero point, saturated.
+pub static DEF: OpDef = OpDef {
+    name: "quantize_linear",
+    onnx: "QuantizeLinear",
+    levels: ONNX | CORE | KERNEL,
+    attrs: &["axis", "block_size", "output_dtype", "saturate", "precision", "dtype", "epilogue"],
+    arity: (2, 3),
+    infer: infer_quantize,
+    eval: Some(eval_quantize),
+    expand: None,
+};
+
+/// `dequantize_linear(x, scale, zero_point?) {axis, block_size}`: ONNX DequantizeLinear, opset 21: `(x - zero_point) * scale`.
+pub static DEQUANTIZE: OpDef = OpDef {
+    name: "dequantize_linear",
+    onnx: "DequantizeLinear",
+    levels: ONNX | CORE | KERNEL,
+    attrs: &["axis", "block_size", "output_dtype", "dtype", "epilogue"],
+    arity: (2, 3),
+    infer: infer_dequantize,
+    eval: Some(eval_dequantize),
+    expand: None,
+};
+
+/// The range of codes of an integer type of up to 16 bits.
+fn range(dtype: DType) -> Option<(i64, i64)> {
+    Some(match dtype {
+        DType::I4 => (-8, 7),
+        DType::U4 => (0, 15),
+        DType::I8 => (-128, 127),
+        DType::U8 => (0, 255),
+        DType::I16 => (-32768, 32767),
+        DType::U16 => (0, 65535),
+        _ => return None,
+    })
+}
+
+/// The type of the codes: what is asked for, that of the zero point, or u8.
+fn codes(attrs: &Attrs, zero_point: Option<DType>) -> Result<DType, OpError> {
+    let asked = dtype_attr(attrs, "output_dtype");
+    let dtype = asked.or(zero_point).unwrap_or(DType::U8);
+    if range(dtype).is_none() || zero_point.is_some_and(|z| z != dtype) {
+        return Err(OpError::unsupported(format!("codes of type {dtype} with a zero point of type {zero_point:?}")));
+    }
+    Ok(dtype)
+}
+
+/// Refuses scales whose shape is none of: one, one an index of the axis, one a block of the axis.
+fn check(attrs: &Attrs, x: &Shape, scale: &Shape, zero_point: Option<&Shape>) -> Result<(), OpError> {
+    let refuse = |given: &Shape| OpError::operand(1, given, format!("a scalar, or scales along attribute axis of {x}"));
+    if zero_point.is_some_and(|z| z != scale && (z.volume(), scale.volume()) != (crate::ir::Dim::Known(1), crate::ir::Dim::Known(1))) {
+        return Err(refuse(zero_point.unwrap_or(scale)));
+    }
+    let block = attrs.int("block_size").unwrap_or(0);
+    if block == 0 && scale.n_elems() == Some(1) && scale.rank() <= 1 {
+        return Ok(());
+    }
+    let axis = super::util::axis_attr(attrs, 1, x.rank())?;
+    if block == 0 {
+        return if scale.rank() == 1 && (scale.0[0] == x.0[axis] || x.0[axis].known().is_none()) { Ok(()) } else { Err(refuse(scale)) };
+    }
+    let fits = |i: usize| match (i == axis, x.0[i].known(), scale.0[i].known()) {
+        (true, Some(n), Some(blocks)) => block > 0 && blocks > 0 && (n.saturating_add(block - 1)) / block == blocks,
+        (false, Some(n), Some(m)) => n == m,
+        _ => true,
+    };
+    if block > 0 && scale.rank() == x.rank() && (0..x.rank()).all(fits) { Ok(()) } else { Err(refuse(scale)) }
+}
+
+fn checked<'a>(infer: &Infer<'a>, x_class: Class) -> Result<(&'a TensorType, &'a TensorType, Option<&'a TensorType>), OpError> {
+    let (own, _) = split_own(infer.attrs, infer.inputs);
+    let (x, scale) = (infer.ty(0)?, infer.ty(1)?);
+    let zero_point = own.get(2).copied().flatten();
+    if class_of(x) != x_class || x.packing.is_some() {
+        return Err(OpError::operand(0, x, format!("{x_class:?}s")));
+    }
+    if !scale.dtype.is_float() {
+        return Err(OpError::operand(1, scale, "floats"));
+    }
+    check(infer.attrs, &x.shape, &scale.shape, zero_point.map(|z| &z.shape))?;
+    Ok((x, scale, zero_point))
+}
+
+fn infer_quantize(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let (x, _, zero_point) = checked(infer, Class::Float)?;
+    result(infer, Class::Int, codes(infer.attrs, zero_point.map(|z| z.dtype))?, x.shape.clone())
+}
+
+fn infer_dequantize(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let (x, scale, zero_point) = checked(infer, Class::Int)?;
+    if zero_point.is_some_and(|z| z.dtype != x.dtype) {
+        return Err(OpError::operand(2, x, format!("a zero point of type {}", x.dtype)));
+    }
+    result(infer, Class::Float, dtype_attr(infer.attrs, "output_dtype").unwrap_or(scale.dtype), x.shape.clone())
+}
+
+/// Calls `f(element, index of its scale)` for every element of x.
+fn each(attrs: &Attrs, x: &Tensor, scale: &Tensor, mut f: impl FnMut(usize, usize)) -> Result<(), OpError> {
+    check(attrs, &x.ty().shape, &scale.ty().shape, None)?;
+    let dims = x.dims();
+    let n = n_elems(&dims)?;
+    let block = usize::try_from(attrs.int("block_size").unwrap_or(0)).unwrap_or(0);
+    if block == 0 && scale.ty().shape.n_elems() == Some(1) {
+        (0..n).for_each(|i| f(i, 0));
+        return Ok(());
+    }
+    let axis = super::util::axis_attr(attrs, 1, dims.len())?;
+    let inner: usize = dims[axis + 1..].iter().product();
+    for i in 0..n {
+        let (outer, at) = (i / inner / dims[axis], i / inner % dims[axis]);
+        f(i, if block == 0 { at } else { (outer * dims[axis].div_ceil(block) + at / block) * inner + i % inner });
+    }
+    Ok(())
+}
+
+fn zero_points(own: &[Option<&Tensor>]) -> Result<Vec<i64>, OpError> {
+    own.get(2).copied().flatten().map_or(Ok(Vec::new()), |z| Ok(z.to_i64s()?))
+}
+
+fn eval_quantize(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let (own, extra) = split_own(attrs, inputs);
+    let (x, scale) = (operand(own, 0)?, operand(own, 1)?);
+    let dtype = codes(attrs, own.get(2).copied().flatten().map(Tensor::dtype))?;
+    let (low, high) = range(dtype).unwrap_or((0, 0));
+    let (data, scales, zeros) = (x.to_f32s()?, scale.to_f32s()?, zero_points(own)?);
+    let mut out = vec![0i64; data.len()];
+    each(attrs, x, scale, |i, at| {
+        // The sum saturates in i64, so that infinities give the extreme codes.
+        let code = (data[i] / scales[at]).round_ties_even() as i64;
+        out[i] = code.saturating_add(zeros.get(at).copied().unwrap_or(0)).clamp(low, high);
+    })?;
+    finish(attrs, Tensor::from_i64s(dtype, &x.dims(), &out)?, dtype, extra)
+}
+
+fn eval_dequantize(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let (own, extra) = split_own(attrs, inputs);
+    let (x, scale) = (operand(own, 0)?, operand(own, 1)?);
+    let (data, scales, zeros) = (x.to_i64s()?, scale.to_f32s()?, zero_points(own)?);
+    let mut out = vec![0.0f32; data.len()];
+    each(attrs, x, scale, |i, at| out[i] = data[i].wrapping_sub(zeros.get(at).copied().unwrap_or(0)) as f32 * scales[at])?;
+    finish_f32s(attrs, &x.dims(), out, dtype_attr(attrs, "output_dtype").unwrap_or(scale.dtype()), extra)
+}

@@ -1,0 +1,128 @@
+//! `reduce`: sums, means, extrema and products along axes.
+
+use super::util::{axes, class_of, finish, finish_f32s, n_elems, operand, result, split_own, strides};
+use crate::ir::{Attrs, CORE, Class, Dim, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType};
+use rayon::prelude::*;
+
+/// `reduce(x) {kind, axes, keepdims, dtype, epilogue}`.
+pub static DEF: OpDef = OpDef {
+    name: "reduce",
+    onnx: "",
+    levels: CORE | KERNEL,
+    attrs: &["kind", "axes", "keepdims", "dtype", "epilogue"],
+    arity: (1, 1),
+    infer,
+    eval: Some(eval),
+    expand: None,
+};
+
+/// Attributes of a reduction along sorted axes.
+pub fn attrs(kind: &str, axes: &[usize], keepdims: bool) -> Attrs {
+    let axes = axes.iter().map(|&a| a as i64);
+    Attrs::new().with_str("kind", kind).with_ints("axes", axes).with_int("keepdims", i64::from(keepdims))
+}
+
+/// What is computed along the axes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Sum,
+    Mean,
+    Max,
+    Min,
+    Prod,
+}
+
+fn kind(attrs: &Attrs) -> Result<Kind, OpError> {
+    Ok(match attrs.str("kind") {
+        Some("sum") => Kind::Sum,
+        Some("mean") => Kind::Mean,
+        Some("max") => Kind::Max,
+        Some("min") => Kind::Min,
+        Some("prod") => Kind::Prod,
+        other => return Err(OpError::attribute("kind", format!("is {other:?}"))),
+    })
+}
+
+/// The shape that remains when `axes` are reduced.
+pub fn reduced(shape: &Shape, axes: &[usize], keepdims: bool) -> Shape {
+    let keep = |(i, dim): (usize, &Dim)| match (axes.contains(&i), keepdims) {
+        (false, _) => Some(dim.clone()),
+        (true, true) => Some(Dim::Known(1)),
+        (true, false) => None,
+    };
+    Shape(shape.0.iter().enumerate().filter_map(keep).collect())
+}
+
+fn own_axes(attrs: &Attrs, rank: usize) -> Result<(Vec<usize>, bool), OpError> {
+    let given = attrs.ints("axes").ok_or_else(|| OpError::attribute("axes", "is missing"))?;
+    Ok((axes(given, rank)?, attrs.int("keepdims").unwrap_or(1) != 0))
+}
+
+fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let x = infer.ty(0)?;
+    kind(infer.attrs)?;
+    let class = class_of(x);
+    if x.packing.is_some() || !matches!(class, Class::Float | Class::Int) {
+        return Err(OpError::operand(0, x, "floats or integers"));
+    }
+    let (axes, keepdims) = own_axes(infer.attrs, x.shape.rank())?;
+    result(infer, class, x.dtype, reduced(&x.shape, &axes, keepdims))
+}
+
+fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let (own, extra) = split_own(attrs, inputs);
+    let x = operand(own, 0)?;
+    let kind = kind(attrs)?;
+    let dims = x.dims();
+    let (axes, keepdims) = own_axes(attrs, dims.len())?;
+    let out_dims = reduced(&x.ty().shape, &axes, keepdims).known().unwrap_or_default();
+    let stride = strides(&dims);
+    let part = |reduced: bool| -> (Vec<usize>, Vec<usize>) {
+        (0..dims.len()).filter(|i| axes.contains(i) == reduced).map(|i| (dims[i], stride[i])).unzip()
+    };
+    let (starts, offsets) = (offsets(part(false))?, offsets(part(true))?);
+    if class_of(x.ty()) == Class::Int {
+        let data = x.to_i64s()?;
+        let values: Vec<i64> = starts.par_iter().map(|&start| ints(kind, offsets.iter().map(|o| data[start + o]), offsets.len())).collect();
+        return finish(attrs, Tensor::from_i64s(x.dtype(), &out_dims, &values)?, x.dtype(), extra);
+    }
+    let data = x.to_f32s()?;
+    let row = !axes.is_empty() && axes.iter().enumerate().all(|(i, &a)| a == dims.len() - axes.len() + i);
+    let values: Vec<f32> = starts
+        .par_iter()
+        .map(|&start| match row {
+            true => floats(kind, data[start..start + offsets.len()].iter().copied(), offsets.len()),
+            false => floats(kind, offsets.iter().map(|o| data[start + o]), offsets.len()),
+        })
+        .collect();
+    finish_f32s(attrs, &out_dims, values, x.dtype(), extra)
+}
+
+/// The offsets of all elements along axes of these sizes and strides, in row-major order.
+fn offsets((dims, strides): (Vec<usize>, Vec<usize>)) -> Result<Vec<usize>, OpError> {
+    let mut all = Vec::with_capacity(n_elems(&dims)?);
+    super::util::for_each_index(&dims, &[strides], |_, offset| all.push(offset[0]));
+    Ok(all)
+}
+
+fn floats(kind: Kind, values: impl Iterator<Item = f32>, n: usize) -> f32 {
+    let sum = |values: &mut dyn Iterator<Item = f32>| values.fold(0.0f64, |sum, v| sum + f64::from(v));
+    let mut values = values;
+    match kind {
+        Kind::Sum => sum(&mut values) as f32,
+        Kind::Mean => (sum(&mut values) / n as f64) as f32,
+        Kind::Max => values.fold(f32::NEG_INFINITY, |m, v| if v > m || v.is_nan() { v } else { m }),
+        Kind::Min => values.fold(f32::INFINITY, |m, v| if v < m || v.is_nan() { v } else { m }),
+        Kind::Prod => values.fold(1.0f64, |p, v| p * f64::from(v)) as f32,
+    }
+}
+
+fn ints(kind: Kind, values: impl Iterator<Item = i64>, n: usize) -> i64 {
+    match kind {
+        Kind::Sum => values.fold(0, i64::wrapping_add),
+        Kind::Mean => values.fold(0, i64::wrapping_add) / i64::try_from(n.max(1)).unwrap_or(i64::MAX),
+        Kind::Max => values.max().unwrap_or(i64::MIN),
+        Kind::Min => values.min().unwrap_or(i64::MAX),
+        Kind::Prod => values.fold(1, i64::wrapping_mul),
+    }
+}

@@ -1,0 +1,208 @@
+//! `resize`: images enlarged and reduced.
+
+use super::util::{axes, class_of, finish_f32s, ints_attr, n_elems, operand, result, split_own};
+use crate::ir::{Attr, Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val};
+use rayon::prelude::*;
+
+/// `resize(x) {mode, scales, sizes, coordinates, nearest, dtype, epilogue}`: ONNX Resize, opset 19, along the last two axes; there with roi,
+/// scales and sizes as operands. Cubic interpolation, antialiasing and cropping are refused.
+pub static DEF: OpDef = OpDef {
+    name: "resize",
+    onnx: "Resize",
+    levels: ONNX | CORE | KERNEL,
+    attrs: &[
+        "mode",
+        "scales",
+        "sizes",
+        "coordinates",
+        "nearest",
+        "dtype",
+        "epilogue",
+        "coordinate_transformation_mode",
+        "nearest_mode",
+        "axes",
+        "antialias",
+        "keep_aspect_ratio_policy",
+        "cubic_coeff_a",
+        "exclude_outside",
+        "extrapolation_value",
+    ],
+    arity: (1, 4),
+    infer,
+    eval: Some(eval),
+    expand: Some(expand),
+};
+
+const COORDINATES: [&str; 5] = ["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"];
+const NEAREST: [&str; 4] = ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"];
+
+/// A use of Resize in the core's normal form.
+struct Normal {
+    mode: &'static str,
+    coordinates: &'static str,
+    nearest: &'static str,
+    scales: Vec<f32>,
+    sizes: Vec<Dim>,
+}
+
+fn one_of(attrs: &Attrs, names: [&'static str; 2], allowed: &[&'static str]) -> Result<&'static str, OpError> {
+    let Some(given) = attrs.str(names[0]).or(attrs.str(names[1])) else { return Ok(allowed[0]) };
+    allowed.iter().copied().find(|a| *a == given).ok_or_else(|| OpError::unsupported(format!("{} {given:?} of a resize", names[0])))
+}
+
+/// Brings attributes and the data of operands scales and sizes into the normal form.
+fn normal(attrs: &Attrs, x: &Shape, scales: Option<&Tensor>, sizes: Option<&Tensor>) -> Result<Normal, OpError> {
+    let mut normal = Normal {
+        mode: one_of(attrs, ["mode", "mode"], &["nearest", "linear"])?,
+        coordinates: one_of(attrs, ["coordinates", "coordinate_transformation_mode"], &COORDINATES)?,
+        nearest: one_of(attrs, ["nearest", "nearest_mode"], &NEAREST)?,
+        scales: vec![1.0; x.rank()],
+        sizes: x.0.clone(),
+    };
+    if attrs.int("antialias").unwrap_or(0) != 0 {
+        return Err(OpError::unsupported("an antialiasing resize"));
+    }
+    let on = match attrs.ints("axes") {
+        Some(given) if axes(given, x.rank())?.iter().map(|&a| a as i64).collect::<Vec<_>>() == given => axes(given, x.rank())?,
+        Some(given) => return Err(OpError::attribute("axes", format!("is {given:?}, sorted ones that are not negative are expected"))),
+        None => (0..x.rank()).collect(),
+    };
+    let count = |n: usize| if n == on.len() { Ok(()) } else { Err(OpError::attribute("sizes", format!("has {n} entries for {} axes", on.len()))) };
+    if let (Some(scales), Some(sizes)) = (attrs.floats("scales"), ints_attr(attrs, "sizes")?) {
+        count(scales.len())?;
+        count(sizes.len())?;
+        normal.scales = scales.to_vec();
+        normal.sizes = sizes.into_iter().map(Dim::Known).collect();
+    } else if let Some(sizes) = sizes.filter(|t| !t.dims().contains(&0)) {
+        let sizes = sizes.to_i64s()?;
+        count(sizes.len())?;
+        if attrs.str("keep_aspect_ratio_policy").is_some_and(|p| p != "stretch") {
+            return Err(OpError::unsupported("a resize that keeps the aspect ratio"));
+        }
+        for (&axis, &size) in on.iter().zip(&sizes) {
+            let own = x.0[axis].known().ok_or_else(|| OpError::operand(0, x, "known sizes"))?;
+            normal.scales[axis] = size as f32 / own as f32;
+            normal.sizes[axis] = Dim::Known(size);
+        }
+    } else if let Some(scales) = scales.filter(|t| !t.dims().contains(&0)) {
+        let scales = scales.to_f32s()?;
+        count(scales.len())?;
+        for (&axis, &scale) in on.iter().zip(scales.iter()) {
+            normal.scales[axis] = scale;
+            normal.sizes[axis] = match x.0[axis].known() {
+                Some(own) => Dim::Known((own as f32 * scale).floor() as i64),
+                None if scale >= 1.0 && scale.fract() == 0.0 => &x.0[axis] * &Dim::Known(scale as i64),
+                None => return Err(OpError::operand(0, x, "known sizes")),
+            };
+        }
+    } else {
+        return Err(OpError::MissingOperand { slot: 2 });
+    }
+    if normal.scales.iter().any(|s| !(s.is_finite() && *s > 0.0)) || normal.sizes.iter().any(|d| d.known().is_some_and(|n| n < 1)) {
+        return Err(OpError::attribute("scales", format!("are {:?} to {}", normal.scales, Shape(normal.sizes))));
+    }
+    let changes = |i: usize| normal.sizes[i] != x.0[i] || normal.scales[i] != 1.0;
+    if x.rank() > 4 || (0..x.rank().saturating_sub(2)).any(changes) {
+        return Err(OpError::unsupported(format!("a resize of {x} to {}: only the last two of four axes change", Shape(normal.sizes))));
+    }
+    Ok(normal)
+}
+
+fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let x = infer.ty(0)?;
+    if class_of(x) != Class::Float || x.packing.is_some() {
+        return Err(OpError::operand(0, x, "floats"));
+    }
+    let core = infer.attrs.get("sizes").is_some();
+    let (own, _) = split_own(infer.attrs, infer.inputs);
+    for slot in [2, 3] {
+        if !core && own.get(slot).copied().flatten().is_some() && infer.constant(slot).is_none() {
+            return Err(OpError::NotConstant { slot });
+        }
+    }
+    let (scales, sizes) = if core { (None, None) } else { (infer.constant(2), infer.constant(3)) };
+    result(infer, Class::Float, x.dtype, Shape(normal(infer.attrs, &x.shape, scales, sizes)?.sizes))
+}
+
+fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let x = e.input(0)?;
+    let constant = |slot: usize| e.optional(slot).and_then(|v| e.edit.constant(v));
+    let normal = normal(e.attrs, &e.ty(x).shape, constant(2), constant(3))?;
+    let attrs = Attrs::new()
+        .with_str("mode", normal.mode)
+        .with_str("coordinates", normal.coordinates)
+        .with_str("nearest", normal.nearest)
+        .with("scales", Attr::Floats(normal.scales))
+        .with("sizes", super::util::dims_value(&normal.sizes));
+    Ok(vec![e.add(&DEF, attrs, &[x])?])
+}
+
+/// One axis of the result: which elements each position draws on, and the weight of the second.
+struct Taps(Vec<(usize, usize, f32)>);
+
+/// The f32 arithmetic of one axis, as the kernels do it.
+fn taps(normal: &Normal, scale: f32, own: usize, out: usize) -> Taps {
+    let last = own.saturating_sub(1);
+    let place = |at: usize| -> f32 {
+        let p = at as f32;
+        match normal.coordinates {
+            _ if scale == 1.0 && own == out => p,
+            "asymmetric" => p / scale,
+            "align_corners" if out == 1 => 0.0,
+            "align_corners" => p * (last as f32) / ((out - 1) as f32),
+            "pytorch_half_pixel" if out == 1 => 0.0,
+            "half_pixel_symmetric" => {
+                let adjustment = out as f32 / (scale * own as f32);
+                own as f32 / 2.0 * (1.0 - adjustment) + (p + 0.5) / scale - 0.5
+            }
+            _ => (p + 0.5) / scale - 0.5,
+        }
+    };
+    let tap = |at: usize| {
+        let p = place(at);
+        if normal.mode == "nearest" {
+            let rounded = match normal.nearest {
+                "round_prefer_ceil" => (p + 0.5).floor(),
+                "floor" => p.floor(),
+                "ceil" => p.ceil(),
+                _ => (p - 0.5).ceil(),
+            };
+            let i = (rounded.max(0.0) as usize).min(last);
+            return (i, i, 0.0);
+        }
+        let p = p.clamp(0.0, last as f32);
+        let i = (p.floor() as usize).min(last);
+        (i, (i + 1).min(last), p - i as f32)
+    };
+    Taps((0..out).map(tap).collect())
+}
+
+fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let (own, extra) = split_own(attrs, inputs);
+    let x = operand(own, 0)?;
+    let normal = normal(attrs, &x.ty().shape, None, None)?;
+    let dims = x.dims();
+    let out_dims = Shape(normal.sizes.clone()).known().unwrap_or_default();
+    let rank = dims.len();
+    // A vector is one row, so that there are always two axes.
+    let axis = |back: usize| {
+        let i = rank.checked_sub(back);
+        i.map_or((1.0, 1, 1), |i| (normal.scales[i], dims[i], out_dims[i]))
+    };
+    let ((sy, height, oh), (sx, width, ow)) = (axis(2), axis(1));
+    let mut out = vec![0.0f32; n_elems(&out_dims)?];
+    let (rows, columns) = (taps(&normal, sy, height, oh), taps(&normal, sx, width, ow));
+    let data = x.to_f32s()?;
+    out.par_chunks_mut((oh * ow).max(1)).enumerate().for_each(|(plane, out)| {
+        let x = &data[plane * height * width..(plane + 1) * height * width];
+        for (out, &(y0, y1, wy)) in out.chunks_exact_mut(ow).zip(&rows.0) {
+            let (top, bottom) = (&x[y0 * width..][..width], &x[y1 * width..][..width]);
+            for (out, &(x0, x1, wx)) in out.iter_mut().zip(&columns.0) {
+                let upper = top[x0] * (1.0 - wx) + top[x1] * wx;
+                let lower = bottom[x0] * (1.0 - wx) + bottom[x1] * wx;
+                *out = upper * (1.0 - wy) + lower * wy;
+            }
+        }
+    });
+    finish_f32s(attrs, &out_dims, out, x.dtype(), extra)
+}
