@@ -6,4 +6,6 @@ pub mod ir;
 pub mod ops;
 pub mod plan;
 pub mod program;
+#[cfg(feature = "runtime")]
+pub mod runtime;
 pub mod target;

@@ -1,8 +1,11 @@
 //! Programs: what is shipped and run. A program knows no passes and no policies, only plans: memory, shaders, dispatches.
 
+mod check;
 pub mod file;
 mod report;
+pub mod spirv;
 
+pub use check::ProgramError;
 pub use report::{Certificate, Ledger, NodeReport};
 
 use crate::ir::{DType, Dim, Hash, Tensor};
@@ -35,6 +38,35 @@ pub struct Shader {
     pub name: String,
     /// SPIR-V.
     pub spirv: Vec<u32>,
+}
+
+impl Shader {
+    /// BLAKE3 of the words, little-endian, in hexadecimal: the shader's key in [`Program::shaders`].
+    pub fn hash(&self) -> ShaderHash {
+        let mut hasher = blake3::Hasher::new();
+        self.spirv.iter().for_each(|word| {
+            hasher.update(&word.to_le_bytes());
+        });
+        hasher.finalize().to_string()
+    }
+}
+
+/// A constant's hash in full, as [`Upload::constant`] and the file name it: 64 hexadecimal digits.
+pub fn hex(hash: Hash) -> String {
+    hash.0.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The hash that 64 lower-case hexadecimal digits spell.
+pub fn parse_hex(text: &str) -> Option<Hash> {
+    let mut bytes = [0; 32];
+    let lower = |c: &u8| c.is_ascii_digit() || (b'a'..=b'f').contains(c);
+    if text.len() != 64 || !text.bytes().all(|c| lower(&c)) {
+        return None;
+    }
+    for (i, byte) in bytes.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok()?;
+    }
+    Some(Hash(bytes))
 }
 
 /// One way to run the model: formats, memory and schedule.
@@ -134,7 +166,7 @@ pub struct Entry {
     pub steps: Vec<Step>,
 }
 
-/// An input or output.
+/// An input or output of an entry, or an operand or result of a host step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Port {
@@ -169,10 +201,10 @@ pub enum Step {
 pub struct HostStep {
     /// Its name in [`Plan::graph`].
     pub node: String,
-    /// Operands by slot: where they lie; `None` where absent or constant.
-    pub inputs: Vec<Option<Region>>,
+    /// Operands by slot: their types and where they lie; `None` where absent or constant.
+    pub inputs: Vec<Option<Port>>,
     /// Results.
-    pub outputs: Vec<Region>,
+    pub outputs: Vec<Port>,
 }
 
 /// One dispatch of one shader.

@@ -1,0 +1,128 @@
+//! What a SPIR-V module asks of its surroundings: read from the words, so that no driver ever sees a module that does not fit its dispatch.
+//!
+//! Only the instructions that say so are looked at (SPIR-V 1.6, section 3.3: capabilities, entry points, execution modes, annotations). A module
+//! is not validated here: that is the generator's duty, and the content hash holds what it made.
+
+use crate::target::Features;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What a module declares.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
+    /// Descriptor bindings of set 0.
+    pub bindings: BTreeSet<u32>,
+    /// Numbers of the capabilities (SPIR-V 1.6, section 3.31).
+    pub capabilities: BTreeSet<u32>,
+    /// Invocations along x, y, z, where they are literal.
+    pub local_size: Option<[u32; 3]>,
+    /// SPIR-V version, major and minor.
+    pub version: [u32; 2],
+}
+
+/// Why a module cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages document the fields")]
+pub enum SpirvError {
+    #[error("no SPIR-V: {n_words} words that begin with {magic:#010x}")]
+    Magic { n_words: usize, magic: u32 },
+    #[error("the SPIR-V instruction at word {at} has {length} words of {left} left")]
+    Length { at: usize, length: usize, left: usize },
+    #[error("there is no compute entry point named main")]
+    EntryPoint,
+    #[error("a descriptor lies in set {set}, only set 0 is bound")]
+    Set { set: u32 },
+    #[error("it needs {capability}, which the target lacks")]
+    Capability { capability: String },
+}
+
+const MAGIC: u32 = 0x0723_0203;
+const ENTRY_POINT: u32 = 15;
+const EXECUTION_MODE: u32 = 16;
+const CAPABILITY: u32 = 17;
+const DECORATE: u32 = 71;
+const GL_COMPUTE: u32 = 5;
+const LOCAL_SIZE: u32 = 17;
+const BINDING: u32 = 33;
+const DESCRIPTOR_SET: u32 = 34;
+
+impl Interface {
+    /// Reads what a module declares.
+    ///
+    /// # Errors
+    /// The words are no SPIR-V, or not a compute shader with `main` and descriptors in set 0 alone.
+    pub fn read(words: &[u32]) -> Result<Interface, SpirvError> {
+        let magic = words.first().copied().unwrap_or(0);
+        if magic != MAGIC || words.len() < 5 {
+            return Err(SpirvError::Magic { n_words: words.len(), magic });
+        }
+        let mut interface = Interface { version: [(words[1] >> 16) & 255, (words[1] >> 8) & 255], ..Interface::default() };
+        let (mut at, mut main, mut bindings) = (5, false, BTreeMap::new());
+        while let Some(&first) = words.get(at) {
+            let (length, opcode) = ((first >> 16) as usize, first & 0xffff);
+            let Some(operands) = words.get(at + 1..at + length).filter(|_| length > 0) else {
+                return Err(SpirvError::Length { at, length, left: words.len() - at });
+            };
+            match (opcode, operands) {
+                (CAPABILITY, [number]) => {
+                    interface.capabilities.insert(*number);
+                }
+                (ENTRY_POINT, [GL_COMPUTE, _, name @ ..]) => main |= name.starts_with(&[u32::from_le_bytes(*b"main"), 0]),
+                (EXECUTION_MODE, [_, LOCAL_SIZE, x, y, z]) => interface.local_size = Some([*x, *y, *z]),
+                (DECORATE, [id, BINDING, number]) => {
+                    bindings.insert(*id, *number);
+                }
+                (DECORATE, [_, DESCRIPTOR_SET, set]) if *set != 0 => return Err(SpirvError::Set { set: *set }),
+                _ => {}
+            }
+            at += length;
+        }
+        interface.bindings = bindings.into_values().collect();
+        if main { Ok(interface) } else { Err(SpirvError::EntryPoint) }
+    }
+
+    /// Checks that every capability is one that Vulkan 1.1 has everywhere or that `features` grant.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn granted(&self, features: &Features) -> Result<(), SpirvError> {
+        match self.capabilities.iter().find(|&&number| !granted(number, features)) {
+            None => Ok(()),
+            Some(&number) => Err(SpirvError::Capability { capability: name(number) }),
+        }
+    }
+}
+
+/// Capabilities that features grant: (number, name, feature). Those of subgroups hang on `VkPhysicalDeviceSubgroupProperties`, which the runtime
+/// checks; here they are granted.
+type Grant = fn(&Features) -> bool;
+const CAPABILITIES: &[(u32, &str, Grant)] = &[
+    (0, "Matrix", |_| true),
+    (1, "Shader", |_| true),
+    (9, "Float16 (shaderFloat16)", |f| f.f16_arithmetic),
+    (39, "Int8 (shaderInt8)", |f| f.int8_arithmetic),
+    (50, "ImageQuery", |_| true),
+    (61, "GroupNonUniform", |_| true),
+    (62, "GroupNonUniformVote", |_| true),
+    (63, "GroupNonUniformArithmetic", |_| true),
+    (64, "GroupNonUniformBallot", |_| true),
+    (65, "GroupNonUniformShuffle", |_| true),
+    (66, "GroupNonUniformShuffleRelative", |_| true),
+    (67, "GroupNonUniformClustered", |_| true),
+    (68, "GroupNonUniformQuad", |_| true),
+    (4433, "StorageBuffer16BitAccess", |f| f.storage_16bit),
+    (4448, "StorageBuffer8BitAccess", |f| f.storage_8bit),
+    (5345, "VulkanMemoryModel", |f| f.cooperative_matrix),
+    (6016, "DotProductInputAll", |f| f.integer_dot_product),
+    (6017, "DotProductInput4x8Bit", |f| f.integer_dot_product),
+    (6018, "DotProductInput4x8BitPacked", |f| f.integer_dot_product),
+    (6019, "DotProduct", |f| f.integer_dot_product),
+    (6022, "CooperativeMatrixKHR", |f| f.cooperative_matrix),
+];
+
+fn granted(number: u32, features: &Features) -> bool {
+    CAPABILITIES.iter().any(|(n, _, grant)| *n == number && grant(features))
+}
+
+fn name(number: u32) -> String {
+    CAPABILITIES.iter().find(|(n, ..)| *n == number).map_or_else(|| format!("capability {number}"), |(_, name, _)| (*name).to_owned())
+}

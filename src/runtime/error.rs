@@ -1,0 +1,42 @@
+//! What can go wrong between a program and a device.
+
+use crate::program::ProgramError;
+
+/// Why a program cannot be loaded or run. Whatever was made before is destroyed when this is returned.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the messages document the fields")]
+pub enum RuntimeError {
+    /// There is no Vulkan, no device, or none of this index.
+    #[error("no Vulkan device: {reason}")]
+    NoDevice { reason: String },
+    /// The device has less memory than the plan needs.
+    #[error("the device is out of memory: {asked_bytes} bytes asked, {free_bytes} free")]
+    OutOfMemory { asked_bytes: u64, free_bytes: u64 },
+    /// The device stopped; every object on it is useless (Vulkan 1.3, section 5.2.3 "Lost Device").
+    #[error("the device was lost")]
+    DeviceLost,
+    /// The program needs what the device lacks.
+    #[error("the device does not support {what}")]
+    Unsupported { what: String },
+    /// An input is not what its port takes.
+    #[error("input {name:?}: {fault}")]
+    Input { name: String, fault: String },
+    /// A node that runs on the host failed.
+    #[error("host node {node:?}: {fault}")]
+    Host { node: String, fault: String },
+    /// The program breaks its own rules.
+    #[error("the program does not keep its own rules")]
+    Program(#[from] ProgramError),
+    /// A Vulkan call failed in another way.
+    #[error("{call} failed with VkResult {code}")]
+    Vulkan { call: &'static str, code: i32 },
+}
+
+impl RuntimeError {
+    /// Whether less memory would have helped: then another plan may fit.
+    pub fn is_out_of_memory(&self) -> bool {
+        // VK_ERROR_OUT_OF_HOST_MEMORY, VK_ERROR_OUT_OF_DEVICE_MEMORY, VK_ERROR_OUT_OF_POOL_MEMORY.
+        matches!(self, RuntimeError::OutOfMemory { .. } | RuntimeError::Vulkan { code: -1 | -2 | -1_000_069_000, .. })
+    }
+}

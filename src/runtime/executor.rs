@@ -1,0 +1,283 @@
+//! A plan on a device, ready to run.
+
+use super::RuntimeError;
+use super::convert::{device_bytes, from_device, to_device};
+use super::memory::Memory;
+use super::vk::{Bound, Commands, Pipelines, Queries, VkContext};
+use crate::ir::Tensor;
+use crate::program::{AllocationKind, Dispatch, Entry, HostStep, Plan, Port, Program, ProgramError, Region, Step, parse_hex};
+
+/// Dispatches in one command buffer at most.
+const MAX_RECORDED: usize = 2000;
+
+/// Computes a node that no kernel covers: its name in [`Plan::graph`] and its operands by slot, absent where the program has none on the device.
+pub type HostFn<'a> = &'a dyn Fn(&str, &[Option<Tensor>]) -> Result<Vec<Tensor>, String>;
+
+/// What a run gives.
+#[derive(Clone, Debug)]
+pub struct RunOutput {
+    /// The entry's outputs, in its order, in the model's types.
+    pub outputs: Vec<Tensor>,
+    /// Time that the device spent in dispatches, in milliseconds; `None` where its queue has no timestamps.
+    pub device_ms: Option<f64>,
+    /// Each dispatch's node and milliseconds, in order, where profiling is on. Profiled dispatches run one after the other.
+    pub profile: Option<Vec<(String, f64)>>,
+}
+
+/// A plan on a device. Everything it holds there is made by [`Executor::load`] and goes with it.
+pub struct Executor {
+    // In the order in which they must go: commands, then what they use.
+    entries: Vec<Loaded>,
+    _pipelines: Pipelines,
+    memory: Memory,
+    planned_peak_bytes: u64,
+    profiling: bool,
+    context: VkContext,
+}
+
+struct Loaded {
+    name: String,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+    steps: Vec<LoadedStep>,
+}
+
+enum LoadedStep {
+    Device(Segment),
+    Host(HostStep),
+}
+
+/// Dispatches between two host steps.
+struct Segment {
+    commands: Commands,
+    queries: Option<Queries>,
+    /// Node, what it binds, and whether a barrier precedes it.
+    dispatches: Vec<(String, Bound, bool)>,
+}
+
+impl Executor {
+    /// Loads a plan: makes its memory, uploads its constants, compiles its shaders, records its commands.
+    ///
+    /// # Errors
+    /// The program is not valid, needs what the device lacks, or does not fit; then nothing is left on the device.
+    pub fn load(program: &Program, plan: usize, context: &VkContext) -> Result<Executor, RuntimeError> {
+        program.check()?;
+        let index = plan;
+        let plan = program.plans.get(index).ok_or_else(|| RuntimeError::Unsupported { what: format!("plan {index} of {}", program.plans.len()) })?;
+        let mut target = context.info().target.clone();
+        target.features = context.enabled().clone();
+        let lacking = |e: ProgramError| RuntimeError::Unsupported { what: format!("this program: {e}") };
+        program.check_limits(index, &target).map_err(lacking)?;
+
+        let mut memory = Memory::new(context, program, plan)?;
+        upload(&mut memory, program, plan)?;
+        let dispatches: Vec<&Dispatch> = plan.entries.iter().flat_map(|entry| entry.steps.iter().flat_map(of_step)).collect();
+        let params = plan.allocations.iter().position(|a| a.kind == AllocationKind::Params);
+        let (pipelines, bound) = Pipelines::new(context, &program.shaders, &dispatches, memory.buffers(), params)?;
+        let mut bound = bound.into_iter();
+        let mut executor = Executor {
+            entries: Vec::new(),
+            _pipelines: pipelines,
+            memory,
+            planned_peak_bytes: plan.planned_peak_bytes,
+            profiling: false,
+            context: context.clone(),
+        };
+        for entry in &plan.entries {
+            let loaded = executor.load_entry(entry, &mut bound)?;
+            executor.entries.push(loaded);
+        }
+        // Uploads end here, so that the first run does not pay for them and a failure shows now.
+        executor.memory.settle()?;
+        Ok(executor)
+    }
+
+    fn load_entry(&self, entry: &Entry, bound: &mut impl Iterator<Item = Bound>) -> Result<Loaded, RuntimeError> {
+        let mut steps = Vec::new();
+        for step in &entry.steps {
+            match step {
+                Step::Host(host) => steps.push(LoadedStep::Host(host.clone())),
+                Step::Device(dispatches) if dispatches.is_empty() => {}
+                Step::Device(dispatches) => {
+                    let named = dispatches.iter().zip(bound.by_ref());
+                    let dispatches = named.map(|(d, b)| (d.node.clone(), b, d.barrier)).collect();
+                    let mut segment = Segment { commands: Commands::new(&self.context)?, queries: None, dispatches };
+                    segment.record(&self.context, self.profiling)?;
+                    steps.push(LoadedStep::Device(segment));
+                }
+            }
+        }
+        Ok(Loaded { name: entry.name.clone(), inputs: entry.inputs.clone(), outputs: entry.outputs.clone(), steps })
+    }
+
+    /// Runs `main`, which must have no host steps.
+    ///
+    /// # Errors
+    /// As for [`Executor::run_entry`].
+    pub fn run(&mut self, inputs: &[Tensor]) -> Result<RunOutput, RuntimeError> {
+        self.run_entry("main", inputs, &|_, _| Err("this run has nobody to compute it on the host".to_owned()))
+    }
+
+    /// Runs an entry. Inputs come in the entry's order, in the model's types and shapes.
+    ///
+    /// # Errors
+    /// An input is not what its port takes, a host step fails, or the device does.
+    pub fn run_entry(&mut self, entry: &str, inputs: &[Tensor], host: HostFn<'_>) -> Result<RunOutput, RuntimeError> {
+        let Executor { entries, memory, profiling, .. } = self;
+        let Some(entry) = entries.iter_mut().find(|e| e.name == entry) else {
+            return Err(RuntimeError::Unsupported { what: format!("entry {entry:?}, which the program does not have") });
+        };
+        if inputs.len() != entry.inputs.len() {
+            let missing = entry.inputs.get(inputs.len()).map_or("none", |p| &p.name);
+            let fault = format!("{} inputs given, {} wanted", inputs.len(), entry.inputs.len());
+            return Err(RuntimeError::Input { name: missing.to_owned(), fault });
+        }
+        // All are looked at before the first is written, so a refused run leaves the device's state alone.
+        let converted = entry.inputs.iter().zip(inputs).map(|(port, tensor)| to_device(port, tensor)).collect::<Result<Vec<_>, _>>()?;
+        for (port, bytes) in entry.inputs.iter().zip(&converted) {
+            memory.write(&port.region, bytes)?;
+        }
+        drop(converted);
+        let (mut device_ms, mut profile) = (Some(0.0), profiling.then(Vec::new));
+        for step in &mut entry.steps {
+            match step {
+                LoadedStep::Device(segment) => {
+                    memory.flush()?;
+                    segment.commands.start()?;
+                    segment.commands.wait()?;
+                    let spans = segment.queries.as_ref().map(Queries::elapsed_ms).transpose()?;
+                    device_ms = device_ms.zip(spans.as_ref()).map(|(sum, spans)| sum + spans.iter().sum::<f64>());
+                    if let (Some(profile), Some(spans)) = (&mut profile, spans) {
+                        profile.extend(segment.dispatches.iter().map(|(node, ..)| node.clone()).zip(spans));
+                    }
+                }
+                LoadedStep::Host(step) => run_host(memory, step, host)?,
+            }
+        }
+        let outputs = fetch(memory, &entry.outputs)?;
+        Ok(RunOutput { outputs, device_ms, profile })
+    }
+
+    /// Turns times for each dispatch on or off. While on, each dispatch waits for the one before.
+    ///
+    /// # Errors
+    /// The device fails, or its queue has no timestamps.
+    pub fn set_profiling(&mut self, on: bool) -> Result<(), RuntimeError> {
+        for step in self.entries.iter_mut().flat_map(|entry| &mut entry.steps) {
+            if let LoadedStep::Device(segment) = step {
+                segment.record(&self.context, on)?;
+                if on && segment.queries.is_none() {
+                    return Err(RuntimeError::Unsupported { what: "timestamps on its compute queue".to_owned() });
+                }
+            }
+        }
+        self.profiling = on;
+        Ok(())
+    }
+
+    /// The most bytes that load and runs held so far, in the heaps that the budget is about: the high-water mark of the sum of
+    /// `VkMemoryAllocateInfo::allocationSize`.
+    pub fn measured_peak_bytes(&self) -> u64 {
+        self.memory.peak_bytes()
+    }
+
+    /// What the plan says that is at most.
+    pub fn planned_peak_bytes(&self) -> u64 {
+        self.planned_peak_bytes
+    }
+
+    /// The device.
+    pub fn context(&self) -> &VkContext {
+        &self.context
+    }
+
+    /// Names of the nodes that run on the host, in order.
+    pub fn host_nodes(&self) -> Vec<&str> {
+        let steps = self.entries.iter().flat_map(|entry| &entry.steps);
+        steps.filter_map(|step| if let LoadedStep::Host(host) = step { Some(host.node.as_str()) } else { None }).collect()
+    }
+}
+
+impl Segment {
+    fn record(&mut self, context: &VkContext, profiling: bool) -> Result<(), RuntimeError> {
+        // Commands that use the old queries must have ended, and be recorded anew, before those go: hence the order here.
+        self.commands.wait()?;
+        let n = if profiling { self.dispatches.len() + 1 } else { 2 };
+        let queries = Queries::new(context, u32::try_from(n).unwrap_or(0))?;
+        let dispatches = &self.dispatches;
+        self.commands.record(|recorder| {
+            if let Some(queries) = &queries {
+                recorder.reset(queries);
+            }
+            recorder.acquire();
+            if let Some(queries) = &queries {
+                recorder.timestamp(queries, 0);
+            }
+            for (i, (_, bound, barrier)) in dispatches.iter().enumerate() {
+                if i > 0 && i.is_multiple_of(MAX_RECORDED) {
+                    recorder.split()?;
+                }
+                if *barrier || profiling {
+                    recorder.barrier();
+                }
+                recorder.dispatch(bound);
+                if let Some(queries) = queries.as_ref().filter(|_| profiling || i + 1 == dispatches.len()) {
+                    recorder.timestamp(queries, if profiling { i as u32 + 1 } else { 1 });
+                }
+            }
+            recorder.release();
+            Ok(())
+        })?;
+        self.queries = queries;
+        Ok(())
+    }
+}
+
+fn of_step(step: &Step) -> &[Dispatch] {
+    if let Step::Device(dispatches) = step { dispatches } else { &[] }
+}
+
+/// Sends constants and parameters on their way.
+fn upload(memory: &mut Memory, program: &Program, plan: &Plan) -> Result<(), RuntimeError> {
+    for upload in &plan.uploads {
+        let constant = parse_hex(&upload.constant).and_then(|hash| program.constants.get(&hash));
+        let bytes = constant.and_then(|tensor| tensor.bytes().ok());
+        let bytes = bytes.ok_or_else(|| RuntimeError::Unsupported { what: format!("constant {} without data", upload.constant) })?;
+        memory.write(&upload.region, bytes)?;
+    }
+    let Some(params) = plan.allocations.iter().position(|a| a.kind == AllocationKind::Params) else { return Ok(()) };
+    let mut written = std::collections::BTreeSet::new();
+    for dispatch in plan.entries.iter().flat_map(|entry| entry.steps.iter().flat_map(of_step)) {
+        if !dispatch.params.is_empty() && written.insert(dispatch.params_offset) {
+            let bytes: Vec<u8> = dispatch.params.iter().flat_map(|word| word.to_le_bytes()).collect();
+            let region = Region { allocation: params as u32, offset: dispatch.params_offset, bytes: bytes.len() as u64 };
+            memory.write(&region, &bytes)?;
+        }
+    }
+    Ok(())
+}
+
+fn run_host(memory: &mut Memory, step: &HostStep, host: HostFn<'_>) -> Result<(), RuntimeError> {
+    let fail = |fault: String| RuntimeError::Host { node: step.node.clone(), fault };
+    let present: Vec<Port> = step.inputs.iter().flatten().cloned().collect();
+    let mut tensors = fetch(memory, &present)?.into_iter();
+    let operands: Vec<Option<Tensor>> = step.inputs.iter().map(|port| port.as_ref().and_then(|_| tensors.next())).collect();
+    let results = host(&step.node, &operands).map_err(fail)?;
+    if results.len() != step.outputs.len() {
+        return Err(fail(format!("{} results given, {} wanted", results.len(), step.outputs.len())));
+    }
+    for (port, tensor) in step.outputs.iter().zip(&results) {
+        let bytes = to_device(port, tensor).map_err(|e| match e {
+            RuntimeError::Input { name, fault } => fail(format!("result {name:?}: {fault}")),
+            other => other,
+        })?;
+        memory.write(&port.region, &bytes)?;
+    }
+    memory.flush()
+}
+
+fn fetch(memory: &mut Memory, ports: &[Port]) -> Result<Vec<Tensor>, RuntimeError> {
+    let regions: Vec<Region> = ports.iter().map(|port| Region { bytes: device_bytes(port) as u64, ..port.region }).collect();
+    let all = memory.read(&regions)?;
+    ports.iter().zip(all).map(|(port, bytes)| from_device(port, bytes)).collect()
+}

@@ -1,0 +1,458 @@
+//! Small programs made by hand, run on whatever Vulkan device is here, with the validation layers watching.
+
+use super::*;
+use crate::ir::{DType, Dim, Tensor};
+use crate::program::*;
+use crate::target::Target;
+use std::io::Write as _;
+
+const AFFINE: &str = "#version 450
+layout(local_size_x = 64) in;
+layout(binding = 0, std430) readonly buffer X { float x[]; };
+layout(binding = 1, std430) writeonly buffer Y { float y[]; };
+layout(binding = 2, std140) uniform P { uint n; float a; float b; };
+void main() { uint i = gl_GlobalInvocationID.x; if (i < n) y[i] = a * x[i] + b; }";
+
+const ADD_CONSTANT: &str = "#version 450
+layout(local_size_x = 64) in;
+layout(binding = 0, std430) readonly buffer X { float x[]; };
+layout(binding = 1, std430) readonly buffer W { float w[]; };
+layout(binding = 2, std430) writeonly buffer Y { float y[]; };
+void main() { uint i = gl_GlobalInvocationID.x; if (i < x.length()) y[i] = x[i] + w[i]; }";
+
+const DOUBLE_HALVES: &str = "#version 450
+layout(local_size_x = 64) in;
+layout(binding = 0, std430) readonly buffer X { uint x[]; };
+layout(binding = 1, std430) writeonly buffer Y { uint y[]; };
+void main() { uint i = gl_GlobalInvocationID.x; if (i < x.length()) y[i] = packHalf2x16(2.0 * unpackHalf2x16(x[i])); }";
+
+const DOUBLE_INTS: &str = "#version 450
+layout(local_size_x = 64) in;
+layout(binding = 0, std430) readonly buffer X { int x[]; };
+layout(binding = 1, std430) writeonly buffer Y { int y[]; };
+void main() { uint i = gl_GlobalInvocationID.x; if (i < x.length()) y[i] = 2 * x[i]; }";
+
+const NEEDS_F16: &str = "#version 450
+#extension GL_EXT_shader_explicit_arithmetic_types_float16 : require
+layout(local_size_x = 64) in;
+layout(binding = 0, std430) readonly buffer X { float x[]; };
+layout(binding = 1, std430) writeonly buffer Y { float y[]; };
+void main() { uint i = gl_GlobalInvocationID.x; if (i < x.length()) y[i] = float(float16_t(x[i]) * float16_t(2.0)); }";
+
+fn shader(name: &str, glsl: &str) -> Shader {
+    let compiler = shaderc::Compiler::new().unwrap();
+    let mut options = shaderc::CompileOptions::new().unwrap();
+    options.set_target_env(shaderc::TargetEnv::Vulkan, shaderc::EnvVersion::Vulkan1_1 as u32);
+    let made = compiler.compile_into_spirv(glsl, shaderc::ShaderKind::Compute, name, "main", Some(&options)).unwrap();
+    Shader { name: name.to_owned(), spirv: made.as_binary().to_vec() }
+}
+
+/// A program under construction: weights in allocation 0, arena in 1, parameters in 2, perhaps the ring in 3.
+struct Maker {
+    program: Program,
+}
+
+impl Maker {
+    fn new(target: &Target, arena_bytes: u64) -> Maker {
+        let sizes = [(AllocationKind::Weights, 1 << 16), (AllocationKind::Arena, arena_bytes), (AllocationKind::Params, 1 << 20)];
+        let plan = Plan {
+            policy: "budget".to_owned(),
+            budget_bytes: 0,
+            reserve_bytes: 0,
+            planned_peak_bytes: 0,
+            ledger: Ledger::default(),
+            lower_bound_bytes: 0,
+            min_feasible_bytes: 0,
+            f32_bytes: 0,
+            certificate: Certificate::default(),
+            nodes: vec![],
+            graph: String::new(),
+            allocations: sizes.into_iter().map(|(kind, bytes)| Allocation { kind, bytes }).collect(),
+            uploads: vec![],
+            entries: vec![Entry { name: "main".to_owned(), inputs: vec![], outputs: vec![], steps: vec![] }],
+        };
+        let (constants, shaders) = Default::default();
+        Maker { program: Program { model: "test".to_owned(), target: target.clone(), plans: vec![plan], constants, shaders } }
+    }
+
+    fn plan(&mut self) -> &mut Plan {
+        &mut self.program.plans[0]
+    }
+
+    fn main(&mut self) -> &mut Entry {
+        &mut self.plan().entries[0]
+    }
+
+    fn staging(mut self, bytes: u64) -> Maker {
+        self.plan().allocations.push(Allocation { kind: AllocationKind::Staging, bytes });
+        self
+    }
+
+    fn constant(&mut self, tensor: Tensor, offset: u64) -> Region {
+        let region = Region { allocation: 0, offset, bytes: tensor.ty().bytes().unwrap() };
+        self.plan().uploads.push(Upload { constant: hex(tensor.hash()), region });
+        self.program.constants.insert(tensor.hash(), tensor);
+        region
+    }
+
+    fn input(&mut self, port: Port) {
+        self.main().inputs.push(port);
+    }
+
+    fn output(&mut self, port: Port) {
+        self.main().outputs.push(port);
+    }
+
+    fn dispatch(&mut self, shader: &Shader, bindings: Vec<Region>, params: &[u32], n: u32, barrier: bool) {
+        let hash = shader.hash();
+        self.program.shaders.insert(hash.clone(), shader.clone());
+        let steps = &mut self.main().steps;
+        if !matches!(steps.last(), Some(Step::Device(_))) {
+            steps.push(Step::Device(vec![]));
+        }
+        let Some(Step::Device(dispatches)) = steps.last_mut() else { unreachable!() };
+        let (writes, at) = (vec![bindings.len() as u32 - 1], dispatches.len());
+        let (node, params) = (format!("node{at}"), params.to_vec());
+        let params_offset = 256 * at as u64;
+        dispatches.push(Dispatch { node, shader: hash, bindings, writes, params, params_offset, groups: [n.div_ceil(64), 1, 1], barrier });
+    }
+
+    fn finish(mut self) -> Program {
+        let unified = self.program.target.memory.unified;
+        let plan = self.plan();
+        let counts = |a: &&Allocation| unified || a.kind != AllocationKind::Staging;
+        let peak = plan.allocations.iter().filter(counts).map(|a| a.bytes).sum();
+        (plan.planned_peak_bytes, plan.budget_bytes, plan.ledger.activations) = (peak, peak, peak);
+        self.program
+    }
+}
+
+fn port(name: &str, (dtype, device_dtype): (DType, DType), n: usize, offset: u64) -> Port {
+    let bytes = device_dtype.bytes(n as u64).unwrap().next_multiple_of(4);
+    let shape = vec![Dim::from(n)];
+    Port { name: name.to_owned(), dtype, device_dtype, shape, region: Region { allocation: 1, offset, bytes } }
+}
+
+const FLOATS: (DType, DType) = (DType::F32, DType::F32);
+const N: usize = 1000;
+
+fn floats(n: usize) -> (Tensor, Vec<f32>) {
+    let values: Vec<f32> = (0..n).map(|i| i as f32 * 0.5 - 7.0).collect();
+    (Tensor::from_f32s(DType::F32, &[n], &values).unwrap(), values)
+}
+
+/// `y = (((x * 2 + 1) * 2 + 1) ...)`, `n_steps` times, back and forth between two regions.
+fn chain(target: &Target, n_steps: usize) -> Program {
+    let mut maker = Maker::new(target, 1 << 14);
+    let (x, y) = (port("x", FLOATS, N, 0), port("y", FLOATS, N, 8192));
+    let affine = shader("affine_f32", AFFINE);
+    let regions = [x.region, y.region];
+    for i in 0..n_steps {
+        let params = [N as u32, 0.5f32.to_bits(), 1.0f32.to_bits()];
+        maker.dispatch(&affine, vec![regions[i % 2], regions[(i + 1) % 2]], &params, N as u32, i > 0);
+    }
+    maker.input(x);
+    maker.output(Port { region: regions[n_steps % 2], ..y });
+    maker.finish()
+}
+
+fn chained(values: &[f32], n_steps: usize) -> Vec<f32> {
+    values.iter().map(|&v| (0..n_steps).fold(v, |v, _| 0.5 * v + 1.0)).collect()
+}
+
+/// Runs `test` on every device, and then asks the validation layers what they saw, the end of the device included.
+fn on_devices(test: impl Fn(&VkContext, &Target)) {
+    let found = devices().unwrap_or_default();
+    if found.is_empty() {
+        // Straight to the terminal: the test harness swallows `eprintln!`.
+        let _ = std::io::stderr().write_all(b"SKIPPED: no Vulkan device\n");
+        return;
+    }
+    for info in found {
+        let options = Options { validation: true, cache_dir: None };
+        let context = VkContext::open(info.index, &info.target.features, &options).unwrap();
+        test(&context, &info.target);
+        drop(context);
+        assert_eq!(validation_errors(), 0, "on {}", info.name);
+    }
+}
+
+fn kept(executor: &Executor) {
+    assert_eq!(executor.measured_peak_bytes(), executor.planned_peak_bytes());
+}
+
+#[test]
+fn devices_describe_themselves() {
+    on_devices(|context, target| {
+        target.check().unwrap();
+        assert_eq!(target, &context.info().target);
+        assert!(context.info().name.len() > 2 && !target.name.contains(' '), "{target:?}");
+        let json = serde_json::to_string(target).unwrap();
+        assert_eq!(&Target::from_json("read", &json).unwrap(), target);
+    });
+}
+
+#[test]
+fn an_affine_map_runs_twice_with_other_inputs() {
+    on_devices(|context, target| {
+        let mut executor = Executor::load(&chain(target, 1), 0, context).unwrap();
+        for scale in [1.0, -3.0] {
+            let values: Vec<f32> = floats(N).1.iter().map(|v| v * scale).collect();
+            let run = executor.run(&[Tensor::from_f32s(DType::F32, &[N], &values).unwrap()]).unwrap();
+            assert_eq!(run.outputs[0].to_f32s().unwrap().as_ref(), chained(&values, 1));
+            assert!(run.device_ms.is_none_or(|ms| ms >= 0.0));
+        }
+        kept(&executor);
+    });
+}
+
+#[test]
+fn dispatches_see_what_those_before_wrote() {
+    on_devices(|context, target| {
+        let mut executor = Executor::load(&chain(target, 3), 0, context).unwrap();
+        let (x, values) = floats(N);
+        assert_eq!(executor.run(&[x]).unwrap().outputs[0].to_f32s().unwrap().as_ref(), chained(&values, 3));
+        kept(&executor);
+    });
+}
+
+#[test]
+fn a_long_entry_is_split_and_can_be_profiled() {
+    on_devices(|context, target| {
+        let mut executor = Executor::load(&chain(target, 4003), 0, context).unwrap();
+        let (x, values) = floats(N);
+        let first = executor.run(std::slice::from_ref(&x)).unwrap();
+        assert_eq!(first.outputs[0].to_f32s().unwrap().as_ref(), chained(&values, 4003));
+        assert!(first.profile.is_none());
+        if first.device_ms.is_some() {
+            executor.set_profiling(true).unwrap();
+            let profile = executor.run(std::slice::from_ref(&x)).unwrap().profile.unwrap();
+            assert_eq!((profile.len(), profile[4002].0.as_str()), (4003, "node4002"));
+            executor.set_profiling(false).unwrap();
+        }
+        assert_eq!(executor.run(&[x]).unwrap().outputs, first.outputs);
+        kept(&executor);
+    });
+}
+
+fn with_weights(target: &Target, staging_bytes: Option<u64>) -> (Program, Vec<f32>) {
+    let mut maker = Maker::new(target, 1 << 15);
+    if let Some(bytes) = staging_bytes {
+        maker = maker.staging(bytes);
+    }
+    let weights: Vec<f32> = (0..N).map(|i| (i * i) as f32).collect();
+    maker.constant(Tensor::from_f32s(DType::F32, &[3], &[9.0; 3]).unwrap(), 0);
+    let w = maker.constant(Tensor::from_f32s(DType::F32, &[N], &weights).unwrap(), 256);
+    let (x, y, z) = (port("x", FLOATS, N, 0), port("y", FLOATS, N, 8192), port("z", FLOATS, N, 16384));
+    maker.dispatch(&shader("add_f32", ADD_CONSTANT), vec![x.region, w, y.region], &[], N as u32, false);
+    let params = [N as u32, 2.0f32.to_bits(), 1.0f32.to_bits()];
+    maker.dispatch(&shader("affine_f32", AFFINE), vec![y.region, z.region], &params, N as u32, true);
+    maker.input(x);
+    maker.output(z);
+    maker.output(y);
+    (maker.finish(), weights)
+}
+
+fn run_weights(context: &VkContext, program: &Program, weights: &[f32]) {
+    let mut executor = Executor::load(program, 0, context).unwrap();
+    let (x, values) = floats(N);
+    for _ in 0..2 {
+        let outputs = executor.run(std::slice::from_ref(&x)).unwrap().outputs;
+        let sums: Vec<f32> = values.iter().zip(weights).map(|(v, w)| v + w).collect();
+        assert_eq!(outputs[1].to_f32s().unwrap().as_ref(), sums);
+        assert_eq!(outputs[0].to_f32s().unwrap().as_ref(), sums.iter().map(|v| 2.0 * v + 1.0).collect::<Vec<_>>());
+    }
+    kept(&executor);
+}
+
+#[test]
+fn memory_that_the_host_does_not_reach_is_filled_through_the_ring() {
+    on_devices(|context, target| {
+        // Rings from one that takes everything at once to one that takes three words.
+        for bytes in [1 << 16, 256, 28] {
+            let (program, weights) = with_weights(target, Some(bytes));
+            run_weights(context, &program, &weights);
+        }
+    });
+}
+
+#[test]
+fn a_plan_for_separate_memory_keeps_its_peak_on_unified_memory() {
+    on_devices(|context, target| {
+        let mut separate = target.clone();
+        separate.memory.unified = false;
+        let (program, weights) = with_weights(&separate, Some(4096));
+        run_weights(context, &program, &weights);
+    });
+}
+
+#[test]
+fn a_written_and_reread_program_runs() {
+    on_devices(|context, target| {
+        let staging = (!target.memory.unified).then_some(4096);
+        let (program, weights) = with_weights(target, staging);
+        let bytes = file::to_bytes(&program).unwrap();
+        run_weights(context, &file::read(std::sync::Arc::new(bytes)).unwrap(), &weights);
+    });
+}
+
+#[test]
+fn halves_and_integers_come_and_go_in_the_models_types() {
+    on_devices(|context, target| {
+        let mut maker = Maker::new(target, 1 << 14);
+        let halves = (DType::F32, DType::F16);
+        let (x, y) = (port("x", halves, 5, 0), port("y", halves, 5, 256));
+        maker.dispatch(&shader("double_f16", DOUBLE_HALVES), vec![x.region, y.region], &[], 3, false);
+        let (i, j) = (port("i", (DType::I64, DType::I32), 3, 512), port("j", (DType::I64, DType::I32), 3, 768));
+        maker.dispatch(&shader("double_i32", DOUBLE_INTS), vec![i.region, j.region], &[], 3, false);
+        [x, i].into_iter().for_each(|p| maker.input(p));
+        let flag = Port { dtype: DType::Bool, name: "b".to_owned(), ..j.clone() };
+        [y, j, flag].into_iter().for_each(|p| maker.output(p));
+        let mut executor = Executor::load(&maker.finish(), 0, context).unwrap();
+        let x = Tensor::from_f32s(DType::F32, &[5], &[1.0, -2.5, 3.0, 0.25, 100.0]).unwrap();
+        let i = Tensor::from_i64s(DType::I64, &[3], &[-4, 0, 1 << 29]).unwrap();
+        let outputs = executor.run(&[x, i]).unwrap().outputs;
+        assert_eq!(outputs[0].to_f32s().unwrap().as_ref(), [2.0, -5.0, 6.0, 0.5, 200.0]);
+        assert_eq!(outputs[1], Tensor::from_i64s(DType::I64, &[3], &[-8, 0, 1 << 30]).unwrap());
+        assert_eq!(outputs[2], Tensor::from_i64s(DType::Bool, &[3], &[1, 0, 1]).unwrap());
+        kept(&executor);
+    });
+}
+
+#[test]
+fn a_host_step_stands_between_dispatches() {
+    on_devices(|context, target| {
+        for staging in [None, Some(512)] {
+            let mut maker = Maker::new(target, 1 << 14);
+            if let Some(bytes) = staging {
+                maker = maker.staging(bytes);
+            }
+            let (x, y) = (port("x", FLOATS, N, 0), port("y", FLOATS, N, 8192));
+            let (affine, params) = (shader("affine_f32", AFFINE), [N as u32, 2.0f32.to_bits(), 1.0f32.to_bits()]);
+            maker.dispatch(&affine, vec![x.region, y.region], &params, N as u32, false);
+            let inputs = vec![None, Some(y.clone())];
+            maker.main().steps.push(Step::Host(HostStep { node: "negate".to_owned(), inputs, outputs: vec![x.clone()] }));
+            maker.dispatch(&affine, vec![x.region, y.region], &params, N as u32, false);
+            maker.input(x);
+            maker.output(y);
+            let program = maker.finish();
+            let mut executor = Executor::load(&program, 0, context).unwrap();
+            let (x, values) = floats(N);
+            let negate = |node: &str, operands: &[Option<Tensor>]| match operands {
+                [None, Some(y)] if node == "negate" => {
+                    let values: Vec<f32> = y.to_f32s().unwrap().iter().map(|v| -v).collect();
+                    Ok(vec![Tensor::from_f32s(DType::F32, &[N], &values).unwrap()])
+                }
+                _ => Err(format!("{node} has {} operands", operands.len())),
+            };
+            let run = executor.run_entry("main", std::slice::from_ref(&x), &negate).unwrap();
+            let wanted: Vec<f32> = values.iter().map(|v| -(2.0 * v + 1.0) * 2.0 + 1.0).collect();
+            assert_eq!(run.outputs[0].to_f32s().unwrap().as_ref(), wanted);
+            assert_eq!(executor.host_nodes(), ["negate"]);
+            assert!(matches!(executor.run(&[x]), Err(RuntimeError::Host { node, .. }) if node == "negate"));
+            kept(&executor);
+        }
+    });
+}
+
+#[test]
+fn wrong_inputs_are_refused_and_the_next_run_is_right() {
+    on_devices(|context, target| {
+        let mut executor = Executor::load(&chain(target, 1), 0, context).unwrap();
+        let (x, values) = floats(N);
+        let refused = executor.run(&[floats(3).0]).unwrap_err();
+        assert_eq!(refused.to_string(), "input \"x\": f32[3] given, f32[1000] wanted");
+        assert!(matches!(executor.run(&[]), Err(RuntimeError::Input { name, .. }) if name == "x"));
+        assert!(executor.run(&[x.clone(), x.clone()]).is_err());
+        assert_eq!(executor.run(&[x]).unwrap().outputs[0].to_f32s().unwrap().as_ref(), chained(&values, 1));
+    });
+}
+
+#[test]
+fn a_plan_larger_than_the_heap_is_out_of_memory_with_the_numbers() {
+    on_devices(|context, target| {
+        let mut maker = Maker::new(target, 1 << 14);
+        let most = target.limits.max_memory_allocation_size.min(1 << 40) / 4096 * 4096;
+        for _ in 0..=target.memory.heap_bytes / most {
+            maker.plan().allocations.push(Allocation { kind: AllocationKind::Arena, bytes: most });
+        }
+        let program = maker.finish();
+        let refused = Executor::load(&program, 0, context).err().unwrap();
+        assert!(refused.is_out_of_memory());
+        let RuntimeError::OutOfMemory { asked_bytes, free_bytes } = refused else { panic!("{refused}") };
+        assert!(asked_bytes > free_bytes && free_bytes <= target.memory.heap_bytes);
+    });
+}
+
+#[test]
+fn a_program_that_needs_what_the_device_lacks_is_refused() {
+    on_devices(|context, target| {
+        let mut maker = Maker::new(target, 1 << 14);
+        maker.program.target.features.f16_arithmetic = true;
+        let (x, y) = (port("x", FLOATS, N, 0), port("y", FLOATS, N, 8192));
+        maker.dispatch(&shader("double_f16", NEEDS_F16), vec![x.region, y.region], &[], N as u32, false);
+        [x].into_iter().for_each(|p| maker.input(p));
+        maker.output(y);
+        let program = maker.finish();
+        let mut without = target.features.clone();
+        without.f16_arithmetic = false;
+        let lesser = VkContext::open(context.info().index, &without, &Options { validation: true, cache_dir: None }).unwrap();
+        let refused = Executor::load(&program, 0, &lesser).err().unwrap().to_string();
+        assert!(refused.contains("shaderFloat16") && refused.contains("double_f16"), "{refused}");
+        if target.features.f16_arithmetic {
+            let (x, values) = floats(N);
+            let run = Executor::load(&program, 0, context).unwrap().run(&[x]).unwrap();
+            assert_eq!(run.outputs[0].to_f32s().unwrap().as_ref(), values.iter().map(|v| 2.0 * v).collect::<Vec<_>>());
+        }
+    });
+}
+
+#[test]
+fn a_device_that_the_caller_owns_runs_programs_and_stays() {
+    on_devices(|context, target| {
+        for _ in 0..2 {
+            // SAFETY: the handles are those of a context that outlives the borrowed one, and nobody else uses its queue.
+            let borrowed = unsafe { VkContext::from_raw(&context.raw(), &Options::default()) }.unwrap();
+            let mut executor = Executor::load(&chain(target, 2), 0, &borrowed).unwrap();
+            let (x, values) = floats(N);
+            assert_eq!(executor.run(&[x]).unwrap().outputs[0].to_f32s().unwrap().as_ref(), chained(&values, 2));
+        }
+    });
+}
+
+#[test]
+fn a_spoilt_pipeline_cache_is_ignored_and_replaced() {
+    on_devices(|context, target| {
+        let dir = std::env::temp_dir().join(format!("nyxc-cache-{}", std::process::id()));
+        let options = Options { validation: true, cache_dir: Some(dir.clone()) };
+        let load = || {
+            let context = VkContext::open(context.info().index, &target.features, &options).unwrap();
+            Executor::load(&chain(target, 1), 0, &context).unwrap();
+            std::fs::read_dir(&dir).unwrap().map(|f| f.unwrap().path()).collect::<Vec<_>>()
+        };
+        let files = load();
+        assert_eq!(files.len(), 1, "{files:?}");
+        let good = std::fs::read(&files[0]).unwrap();
+        for spoilt in [good[..good.len() - 1].to_vec(), vec![], vec![0xff; 4096]] {
+            std::fs::write(&files[0], spoilt).unwrap();
+            assert_eq!(load(), files);
+            assert!(std::fs::read(&files[0]).unwrap().len() >= 64);
+        }
+        std::fs::remove_dir_all(&dir).unwrap();
+    });
+}
+
+#[test]
+fn executors_on_one_device_run_in_threads() {
+    on_devices(|context, target| {
+        std::thread::scope(|scope| {
+            for n_steps in 1..4 {
+                scope.spawn(move || {
+                    let mut executor = Executor::load(&chain(target, n_steps), 0, context).unwrap();
+                    let (x, values) = floats(N);
+                    assert_eq!(executor.run(&[x]).unwrap().outputs[0].to_f32s().unwrap().as_ref(), chained(&values, n_steps));
+                });
+            }
+        });
+    });
+}

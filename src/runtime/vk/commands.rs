@@ -1,0 +1,226 @@
+//! Recorded commands, their submission, and timestamps.
+
+use super::{Bound, Buffer, VkContext, call};
+use crate::runtime::RuntimeError;
+use ash::vk;
+
+/// Command buffers that are recorded together, submitted together, and waited for together. What they use must outlive this.
+pub(in crate::runtime) struct Commands {
+    pool: vk::CommandPool,
+    buffers: Vec<vk::CommandBuffer>,
+    /// How many of `buffers` are recorded.
+    n_recorded: usize,
+    fence: vk::Fence,
+    pending: bool,
+    context: VkContext,
+}
+
+impl Commands {
+    pub(in crate::runtime) fn new(context: &VkContext) -> Result<Commands, RuntimeError> {
+        let device = context.device();
+        let (pool, fence) = (vk::CommandPool::null(), vk::Fence::null());
+        let mut made = Commands { pool, buffers: Vec::new(), n_recorded: 0, fence, pending: false, context: context.clone() };
+        let info = vk::CommandPoolCreateInfo::default().queue_family_index(context.inner().probe.family);
+        // SAFETY: the device is live and the structures complete, here and below.
+        made.pool = unsafe { device.create_command_pool(&info, None) }.map_err(call("vkCreateCommandPool"))?;
+        // SAFETY: as above.
+        made.fence = unsafe { device.create_fence(&vk::FenceCreateInfo::default(), None) }.map_err(call("vkCreateFence"))?;
+        Ok(made)
+    }
+
+    /// Records anew.
+    pub(in crate::runtime) fn record(&mut self, f: impl FnOnce(&mut Recorder<'_>) -> Result<(), RuntimeError>) -> Result<(), RuntimeError> {
+        self.wait()?;
+        self.n_recorded = 0;
+        // SAFETY: nothing recorded from the pool is pending, as was just waited for.
+        unsafe { self.context.device().reset_command_pool(self.pool, vk::CommandPoolResetFlags::empty()) }.map_err(call("vkResetCommandPool"))?;
+        let raw = self.begin()?;
+        let mut recorder = Recorder { commands: self, raw };
+        f(&mut recorder)?;
+        let raw = recorder.raw;
+        self.end(raw)
+    }
+
+    /// Submits what was recorded.
+    pub(in crate::runtime) fn start(&mut self) -> Result<(), RuntimeError> {
+        self.wait()?;
+        self.context.submit(self.buffers.get(..self.n_recorded).unwrap_or_default(), self.fence)?;
+        self.pending = true;
+        Ok(())
+    }
+
+    /// Waits for what was submitted.
+    pub(in crate::runtime) fn wait(&mut self) -> Result<(), RuntimeError> {
+        if self.pending {
+            self.context.wait(self.fence)?;
+            self.pending = false;
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<vk::CommandBuffer, RuntimeError> {
+        let device = self.context.device();
+        if self.n_recorded == self.buffers.len() {
+            let info = vk::CommandBufferAllocateInfo::default().command_pool(self.pool).command_buffer_count(1);
+            // SAFETY: the pool is live, and `&mut self` keeps other threads off it, here and below.
+            self.buffers.extend(unsafe { device.allocate_command_buffers(&info) }.map_err(call("vkAllocateCommandBuffers"))?);
+        }
+        let raw = self.buffers.get(self.n_recorded).copied().unwrap_or_default();
+        // SAFETY: the buffer is in its initial state: new, or its pool was reset.
+        unsafe { device.begin_command_buffer(raw, &vk::CommandBufferBeginInfo::default()) }.map_err(call("vkBeginCommandBuffer"))?;
+        Ok(raw)
+    }
+
+    fn end(&mut self, raw: vk::CommandBuffer) -> Result<(), RuntimeError> {
+        // SAFETY: `begin` began it, and it was not ended since.
+        unsafe { self.context.device().end_command_buffer(raw) }.map_err(call("vkEndCommandBuffer"))?;
+        self.n_recorded += 1;
+        Ok(())
+    }
+}
+
+impl Drop for Commands {
+    fn drop(&mut self) {
+        if self.pending {
+            self.context.idle();
+        }
+        let device = self.context.device();
+        // SAFETY: both were made from this device, and nothing submitted uses them any more: it was waited for, or the device is idle or lost.
+        unsafe { device.destroy_fence(self.fence, None) };
+        // SAFETY: as above; its command buffers go with it.
+        unsafe { device.destroy_command_pool(self.pool, None) };
+    }
+}
+
+/// Records into a command buffer. Every object that it is given must be of the same context and outlive the recorded commands.
+pub(in crate::runtime) struct Recorder<'a> {
+    commands: &'a mut Commands,
+    raw: vk::CommandBuffer,
+}
+
+impl Recorder<'_> {
+    /// Goes on in another command buffer of the same submission: drivers do not like very long ones.
+    pub(in crate::runtime) fn split(&mut self) -> Result<(), RuntimeError> {
+        let raw = self.raw;
+        self.commands.end(raw)?;
+        self.raw = self.commands.begin()?;
+        Ok(())
+    }
+
+    /// Everything before, on host and device, is visible to dispatches and copies after.
+    pub(in crate::runtime) fn acquire(&mut self) {
+        use vk::{AccessFlags as A, PipelineStageFlags as S};
+        self.fence_off(
+            S::HOST | S::TRANSFER | S::COMPUTE_SHADER,
+            A::HOST_WRITE | A::TRANSFER_WRITE | A::SHADER_WRITE,
+            S::TRANSFER | S::COMPUTE_SHADER,
+            A::SHADER_READ | A::SHADER_WRITE | A::UNIFORM_READ | A::TRANSFER_READ | A::TRANSFER_WRITE,
+        );
+    }
+
+    /// Writes of dispatches before are visible to dispatches after, and reads before are done (Vulkan 1.3, section 7.6).
+    pub(in crate::runtime) fn barrier(&mut self) {
+        use vk::{AccessFlags as A, PipelineStageFlags as S};
+        self.fence_off(S::COMPUTE_SHADER, A::SHADER_WRITE, S::COMPUTE_SHADER, A::SHADER_READ | A::SHADER_WRITE);
+    }
+
+    /// Writes before are visible to the host once the fence is signalled, and to whatever is submitted later.
+    pub(in crate::runtime) fn release(&mut self) {
+        use vk::{AccessFlags as A, PipelineStageFlags as S};
+        self.fence_off(
+            S::TRANSFER | S::COMPUTE_SHADER,
+            A::TRANSFER_WRITE | A::SHADER_WRITE,
+            S::HOST | S::TRANSFER | S::COMPUTE_SHADER,
+            A::HOST_READ | A::TRANSFER_READ | A::TRANSFER_WRITE | A::SHADER_READ | A::SHADER_WRITE | A::UNIFORM_READ,
+        );
+    }
+
+    fn fence_off(&mut self, from: vk::PipelineStageFlags, made: vk::AccessFlags, to: vk::PipelineStageFlags, seen: vk::AccessFlags) {
+        let memory = [vk::MemoryBarrier::default().src_access_mask(made).dst_access_mask(seen)];
+        // SAFETY: the command buffer is being recorded, here and in every method below; the masks fit each other.
+        unsafe { self.device().cmd_pipeline_barrier(self.raw, from, to, vk::DependencyFlags::empty(), &memory, &[], &[]) };
+    }
+
+    /// One dispatch.
+    pub(in crate::runtime) fn dispatch(&mut self, bound: &Bound) {
+        let (device, [x, y, z]) = (self.device(), bound.groups);
+        // SAFETY: pipeline, layout and set are live ones of this device that belong together: `Pipelines` made them for one dispatch.
+        unsafe { device.cmd_bind_pipeline(self.raw, vk::PipelineBindPoint::COMPUTE, bound.pipeline) };
+        if bound.set != vk::DescriptorSet::null() {
+            // SAFETY: as above.
+            unsafe { device.cmd_bind_descriptor_sets(self.raw, vk::PipelineBindPoint::COMPUTE, bound.layout, 0, &[bound.set], &[]) };
+        }
+        // SAFETY: everything that the pipeline reads is bound; the counts are within the device's limits, as `check_limits` holds.
+        unsafe { device.cmd_dispatch(self.raw, x, y, z) };
+    }
+
+    /// Copies bytes between buffers. Both ranges were checked against the buffers' sizes.
+    pub(in crate::runtime) fn copy(&mut self, from: (&Buffer, u64), to: (&Buffer, u64), bytes: u64) -> Result<(), RuntimeError> {
+        let inside = |(buffer, offset): (&Buffer, u64)| offset.checked_add(bytes).is_some_and(|end| end <= buffer.bytes());
+        if bytes == 0 || !inside(from) || !inside(to) {
+            let what = format!("a copy of {bytes} bytes from {} of {} to {} of {}", from.1, from.0.bytes(), to.1, to.0.bytes());
+            return Err(RuntimeError::Unsupported { what });
+        }
+        let region = [vk::BufferCopy { src_offset: from.1, dst_offset: to.1, size: bytes }];
+        // SAFETY: both buffers are live ones of this device with transfer usage, and the ranges lie in them.
+        unsafe { self.device().cmd_copy_buffer(self.raw, from.0.raw(), to.0.raw(), &region) };
+        Ok(())
+    }
+
+    /// Forgets the queries' results, before they are written again.
+    pub(in crate::runtime) fn reset(&mut self, queries: &Queries) {
+        // SAFETY: the pool is a live one of this device with that many queries.
+        unsafe { self.device().cmd_reset_query_pool(self.raw, queries.raw, 0, queries.n) };
+    }
+
+    /// Writes the time at which everything before has ended.
+    pub(in crate::runtime) fn timestamp(&mut self, queries: &Queries, index: u32) {
+        if index < queries.n {
+            // SAFETY: the pool is a live one of this device, the query was reset, and the queue family has timestamps.
+            unsafe { self.device().cmd_write_timestamp(self.raw, vk::PipelineStageFlags::BOTTOM_OF_PIPE, queries.raw, index) };
+        }
+    }
+
+    fn device(&self) -> &ash::Device {
+        self.commands.context.device()
+    }
+}
+
+/// Timestamps.
+pub(in crate::runtime) struct Queries {
+    raw: vk::QueryPool,
+    n: u32,
+    context: VkContext,
+}
+
+impl Queries {
+    /// `n` timestamps; `None` where the queue has none.
+    pub(in crate::runtime) fn new(context: &VkContext, n: u32) -> Result<Option<Queries>, RuntimeError> {
+        if context.inner().probe.timestamp_bits == 0 || n == 0 {
+            return Ok(None);
+        }
+        let info = vk::QueryPoolCreateInfo::default().query_type(vk::QueryType::TIMESTAMP).query_count(n);
+        // SAFETY: the device is live and the structure complete.
+        let raw = unsafe { context.device().create_query_pool(&info, None) }.map_err(call("vkCreateQueryPool"))?;
+        Ok(Some(Queries { raw, n, context: context.clone() }))
+    }
+
+    /// Milliseconds from each timestamp to the next, once what writes them has been waited for.
+    pub(in crate::runtime) fn elapsed_ms(&self) -> Result<Vec<f64>, RuntimeError> {
+        let mut ticks = vec![0u64; self.n as usize];
+        // SAFETY: the pool is live, and the slice holds one 64-bit result for each of its queries.
+        let read = unsafe { self.context.device().get_query_pool_results(self.raw, 0, &mut ticks, vk::QueryResultFlags::TYPE_64) };
+        read.map_err(call("vkGetQueryPoolResults"))?;
+        let probe = &self.context.inner().probe;
+        let mask = 1u64.checked_shl(probe.timestamp_bits).map_or(u64::MAX, |bit| bit - 1);
+        let ms = |pair: &[u64]| (pair[1].wrapping_sub(pair[0]) & mask) as f64 * f64::from(probe.timestamp_period) / 1e6;
+        Ok(ticks.windows(2).map(ms).collect())
+    }
+}
+
+impl Drop for Queries {
+    fn drop(&mut self) {
+        // SAFETY: it was made from this device; executors drop, and wait for, what uses it first.
+        unsafe { self.context.device().destroy_query_pool(self.raw, None) };
+    }
+}

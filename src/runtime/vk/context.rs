@@ -1,0 +1,301 @@
+//! A logical device with one compute queue.
+
+use super::call;
+use super::instance::Instance;
+use super::probe::{DeviceInfo, Probe, granularity};
+use crate::runtime::RuntimeError;
+use crate::target::Features;
+use ash::vk::{self, Handle};
+use std::ffi::{CStr, CString};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How long one wait for a fence lasts at most, in nanoseconds, and how many of them are tried: half an hour in all, because a software device
+/// may take minutes for one submission.
+const WAIT_NS: u64 = 5_000_000_000;
+const WAITS: u32 = 360;
+
+/// What surrounds a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Whether the validation layers watch, and `validation_errors` counts.
+    pub validation: bool,
+    /// Where pipeline caches lie; `None` for nowhere.
+    pub cache_dir: Option<PathBuf>,
+}
+
+impl Options {
+    /// `NYXC_VALIDATION=1` turns validation on. Caches lie in `NYXC_CACHE` (nowhere where that is empty), else `$XDG_CACHE_HOME/nyxc`, else
+    /// `~/.cache/nyxc`.
+    pub fn from_env() -> Options {
+        let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
+        let cache_dir = match std::env::var_os("NYXC_CACHE") {
+            Some(dir) if dir.is_empty() => None,
+            Some(dir) => Some(PathBuf::from(dir)),
+            None => set("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| set("HOME").map(|h| PathBuf::from(h).join(".cache"))).map(|d| d.join("nyxc")),
+        };
+        Options { validation: set("NYXC_VALIDATION").is_some_and(|v| v == "1"), cache_dir }
+    }
+}
+
+/// A device that programs run on. Clones share it; it goes when the last clone and the last executor on it have gone.
+#[derive(Clone)]
+pub struct VkContext(Arc<Inner>);
+
+/// A `VkDevice` that the caller made and keeps, for [`VkContext::from_raw`].
+#[derive(Clone, Debug)]
+pub struct RawDevice {
+    /// `VkInstance`, as an integer.
+    pub instance: u64,
+    /// `VkApplicationInfo::apiVersion` of the instance.
+    pub api_version: u32,
+    /// `VkPhysicalDevice`, as an integer.
+    pub physical_device: u64,
+    /// `VkDevice`, as an integer.
+    pub device: u64,
+    /// The family of `queue`, which has compute.
+    pub queue_family: u32,
+    /// `VkQueue`, as an integer.
+    pub queue: u64,
+    /// What was enabled when the device was made.
+    pub enabled: Features,
+}
+
+pub(super) struct Inner {
+    pub(super) device: ash::Device,
+    queue: Mutex<vk::Queue>,
+    pub(super) probe: Probe,
+    pub(super) enabled: Features,
+    pub(super) cache_dir: Option<PathBuf>,
+    names: Option<ash::ext::debug_utils::Device>,
+    owned: bool,
+    // Last, so that it outlives the device.
+    instance: Instance,
+}
+
+impl VkContext {
+    /// Opens the device of this number with those of the `asked` features that it has.
+    ///
+    /// # Errors
+    /// There is no such device, or its driver fails.
+    pub fn open(index: usize, asked: &Features, options: &Options) -> Result<VkContext, RuntimeError> {
+        let instance = Instance::new(options.validation)?;
+        let physical = instance.physical_devices()?;
+        let Some(&chosen) = physical.get(index) else {
+            return Err(RuntimeError::NoDevice { reason: format!("device {index} was asked, there are {}", physical.len()) });
+        };
+        let mut probe = Probe::read(&instance, chosen, index)?;
+        let enabled = both(asked, &probe.info.target.features);
+        let device = create(&instance, &probe, &enabled)?;
+        probe.info.target.memory.allocation_granularity = granularity(&device);
+        // SAFETY: the device was made with one queue of this family.
+        let queue = unsafe { device.get_device_queue(probe.family, 0) };
+        let names = instance.debug.then(|| ash::ext::debug_utils::Device::new(&instance.raw, &device));
+        let cache_dir = options.cache_dir.clone();
+        Ok(VkContext(Arc::new(Inner { device, queue: Mutex::new(queue), probe, enabled, cache_dir, names, owned: true, instance })))
+    }
+
+    /// A context on a device that the caller owns. It is not destroyed with the context.
+    ///
+    /// # Errors
+    /// The loader is missing, or the device is no device of Vulkan 1.1 with compute.
+    ///
+    /// # Safety
+    /// The handles are live and belong together, came from the loader that this process finds by its usual name, and outlive every clone of the
+    /// context and every executor on it. `enabled` says nothing that was not enabled. Nobody else submits to `queue` during a call on an executor.
+    pub unsafe fn from_raw(raw: &RawDevice, options: &Options) -> Result<VkContext, RuntimeError> {
+        // SAFETY: the caller's promise.
+        let instance = unsafe { Instance::borrowed(vk::Instance::from_raw(raw.instance), raw.api_version)? };
+        let physical = vk::PhysicalDevice::from_raw(raw.physical_device);
+        let mut probe = Probe::read(&instance, physical, 0)?;
+        // SAFETY: the caller's promise: the physical device is one of the instance's.
+        let families = unsafe { instance.raw.get_physical_device_queue_family_properties(physical) };
+        let family = families.get(raw.queue_family as usize).filter(|f| f.queue_flags.contains(vk::QueueFlags::COMPUTE));
+        let Some(family) = family else {
+            return Err(RuntimeError::Unsupported { what: format!("compute on queue family {}", raw.queue_family) });
+        };
+        (probe.family, probe.timestamp_bits) = (raw.queue_family, family.timestamp_valid_bits);
+        // Which extensions were enabled is not known, so none that the core does not have is used.
+        probe.extensions.clear();
+        // SAFETY: the caller's promise.
+        let device = unsafe { ash::Device::load(instance.raw.fp_v1_0(), vk::Device::from_raw(raw.device)) };
+        probe.info.target.memory.allocation_granularity = granularity(&device);
+        let queue = Mutex::new(vk::Queue::from_raw(raw.queue));
+        let enabled = both(&raw.enabled, &probe.info.target.features);
+        let cache_dir = options.cache_dir.clone();
+        Ok(VkContext(Arc::new(Inner { device, queue, probe, enabled, cache_dir, names: None, owned: false, instance })))
+    }
+
+    /// The handles, for callers that use the device themselves. They live as long as the context.
+    pub fn raw(&self) -> RawDevice {
+        let Inner { instance, probe, device, queue, enabled, .. } = &*self.0;
+        RawDevice {
+            instance: instance.raw.handle().as_raw(),
+            api_version: instance.version,
+            physical_device: probe.physical.as_raw(),
+            device: device.handle().as_raw(),
+            queue_family: probe.family,
+            queue: queue.lock().unwrap_or_else(PoisonError::into_inner).as_raw(),
+            enabled: enabled.clone(),
+        }
+    }
+
+    /// What the device is and can do.
+    pub fn info(&self) -> &DeviceInfo {
+        &self.0.probe.info
+    }
+
+    /// The features that are enabled.
+    pub fn enabled(&self) -> &Features {
+        &self.0.enabled
+    }
+
+    pub(super) fn inner(&self) -> &Inner {
+        &self.0
+    }
+
+    pub(super) fn device(&self) -> &ash::Device {
+        &self.0.device
+    }
+
+    /// Bytes free in a heap: what `VK_EXT_memory_budget` says, or the heap's size where that is not there.
+    pub(in crate::runtime) fn free_bytes(&self, heap: u32) -> u64 {
+        let Inner { instance, probe, .. } = &*self.0;
+        let size = probe.memory.memory_heaps_as_slice().get(heap as usize).map_or(0, |h| h.size);
+        if !probe.has(ash::ext::memory_budget::NAME) {
+            return size;
+        }
+        let mut budget = vk::PhysicalDeviceMemoryBudgetPropertiesEXT::default();
+        let mut all = vk::PhysicalDeviceMemoryProperties2::default().push_next(&mut budget);
+        // SAFETY: the device is this live instance's and has the extension of the chained structure.
+        unsafe { instance.raw.get_physical_device_memory_properties2(probe.physical, &mut all) };
+        let at = heap as usize;
+        let free = |b: &vk::PhysicalDeviceMemoryBudgetPropertiesEXT<'_>| Some(b.heap_budget.get(at)?.saturating_sub(*b.heap_usage.get(at)?));
+        free(&budget).unwrap_or(size)
+    }
+
+    /// Names an object for debuggers, where `VK_EXT_debug_utils` is there.
+    pub(super) fn name(&self, object: impl Handle, name: &str) {
+        let (Some(functions), Ok(name)) = (&self.0.names, CString::new(name)) else { return };
+        let info = vk::DebugUtilsObjectNameInfoEXT::default().object_handle(object).object_name(&name);
+        // SAFETY: the object was made from this device and is live; nobody else uses it yet. A name that is refused changes nothing.
+        let _ = unsafe { functions.set_debug_utils_object_name(&info) };
+    }
+
+    /// Submits command buffers in order; `fence` is signalled when the last has ended.
+    pub(super) fn submit(&self, commands: &[vk::CommandBuffer], fence: vk::Fence) -> Result<(), RuntimeError> {
+        let queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        let submit = vk::SubmitInfo::default().command_buffers(commands);
+        // SAFETY: the callers, all in this module tree, pass recorded command buffers and an unsignalled fence of this device, and keep both and
+        // all they use until they waited for the fence or the device is idle. The lock keeps other threads off the queue.
+        unsafe { self.device().queue_submit(*queue, &[submit], fence) }.map_err(call("vkQueueSubmit"))
+    }
+
+    /// Waits for a fence that was submitted, and resets it.
+    pub(super) fn wait(&self, fence: vk::Fence) -> Result<(), RuntimeError> {
+        let mut last = vk::Result::TIMEOUT;
+        for _ in 0..WAITS {
+            // SAFETY: the fence is a live one of this device.
+            match unsafe { self.device().wait_for_fences(&[fence], true, WAIT_NS) } {
+                // SAFETY: it is signalled, so no queue uses it any more.
+                Ok(()) => return unsafe { self.device().reset_fences(&[fence]) }.map_err(call("vkResetFences")),
+                Err(vk::Result::TIMEOUT) => {}
+                Err(code) => {
+                    last = code;
+                    break;
+                }
+            }
+        }
+        Err(call("vkWaitForFences")(last))
+    }
+
+    /// Waits until the device has nothing left to do. A lost device has not.
+    pub(in crate::runtime) fn idle(&self) {
+        let _queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.0.owned {
+            // SAFETY: the device is live, and the lock keeps other threads off its one queue.
+            let _ = unsafe { self.device().device_wait_idle() };
+        } else {
+            // SAFETY: the same for the one queue that we may use of a device that is not ours.
+            let _ = unsafe { self.device().queue_wait_idle(*_queue) };
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if self.owned {
+            // SAFETY: every object of the device holds a `VkContext`, so none is left when the last of them drops this.
+            unsafe { self.device.destroy_device(None) };
+        }
+    }
+}
+
+/// A device without features or extensions, for questions. The caller destroys it.
+pub(super) fn bare(instance: &Instance, probe: &Probe) -> Result<ash::Device, RuntimeError> {
+    let nothing = Features {
+        f16_arithmetic: false,
+        int8_arithmetic: false,
+        storage_16bit: false,
+        storage_8bit: false,
+        integer_dot_product: false,
+        integer_dot_product_accelerated: false,
+        cooperative_matrix: false,
+    };
+    create(instance, probe, &nothing)
+}
+
+fn create(instance: &Instance, probe: &Probe, enabled: &Features) -> Result<ash::Device, RuntimeError> {
+    let mut names: Vec<&CStr> = Vec::new();
+    let mut need = |wanted: bool, core_since: u32, name: &'static CStr| {
+        if wanted && probe.version < core_since && probe.has(name) {
+            names.push(name);
+        }
+        wanted
+    };
+    let arithmetic = need(enabled.f16_arithmetic || enabled.int8_arithmetic, vk::API_VERSION_1_2, ash::khr::shader_float16_int8::NAME);
+    let bytes = need(enabled.storage_8bit, vk::API_VERSION_1_2, ash::khr::_8bit_storage::NAME);
+    let dots = need(enabled.integer_dot_product, vk::API_VERSION_1_3, ash::khr::shader_integer_dot_product::NAME);
+    let matrix = need(enabled.cooperative_matrix, u32::MAX, ash::khr::cooperative_matrix::NAME);
+    need(matrix, vk::API_VERSION_1_2, ash::khr::vulkan_memory_model::NAME);
+    need(true, u32::MAX, ash::khr::portability_subset::NAME);
+    let mut arithmetic_features =
+        vk::PhysicalDeviceShaderFloat16Int8Features::default().shader_float16(enabled.f16_arithmetic).shader_int8(enabled.int8_arithmetic);
+    let mut storage16 = vk::PhysicalDevice16BitStorageFeatures::default().storage_buffer16_bit_access(true);
+    let mut storage8 = vk::PhysicalDevice8BitStorageFeatures::default().storage_buffer8_bit_access(true);
+    let mut dot_features = vk::PhysicalDeviceShaderIntegerDotProductFeatures::default().shader_integer_dot_product(true);
+    let mut matrix_features = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default().cooperative_matrix(true);
+    let mut model = vk::PhysicalDeviceVulkanMemoryModelFeatures::default().vulkan_memory_model(true);
+    let names: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
+    let queues = [vk::DeviceQueueCreateInfo::default().queue_family_index(probe.family).queue_priorities(&[1.0])];
+    let mut info = vk::DeviceCreateInfo::default().queue_create_infos(&queues).enabled_extension_names(&names);
+    if arithmetic {
+        info = info.push_next(&mut arithmetic_features);
+    }
+    if enabled.storage_16bit {
+        info = info.push_next(&mut storage16);
+    }
+    if bytes {
+        info = info.push_next(&mut storage8);
+    }
+    if dots {
+        info = info.push_next(&mut dot_features);
+    }
+    if matrix {
+        info = info.push_next(&mut matrix_features).push_next(&mut model);
+    }
+    // SAFETY: every pointer in `info` is to a local or a static that outlives the call; features and extensions are ones that the probe found.
+    unsafe { instance.raw.create_device(probe.physical, &info, None) }.map_err(call("vkCreateDevice"))
+}
+
+fn both(a: &Features, b: &Features) -> Features {
+    Features {
+        f16_arithmetic: a.f16_arithmetic && b.f16_arithmetic,
+        int8_arithmetic: a.int8_arithmetic && b.int8_arithmetic,
+        storage_16bit: a.storage_16bit && b.storage_16bit,
+        storage_8bit: a.storage_8bit && b.storage_8bit,
+        integer_dot_product: a.integer_dot_product && b.integer_dot_product,
+        integer_dot_product_accelerated: a.integer_dot_product_accelerated && b.integer_dot_product_accelerated,
+        cooperative_matrix: a.cooperative_matrix && b.cooperative_matrix,
+    }
+}

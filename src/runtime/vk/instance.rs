@@ -1,0 +1,134 @@
+//! The Vulkan loader, the instance, and what the validation layers say.
+
+use super::{call, cstr};
+use crate::runtime::RuntimeError;
+use ash::vk;
+use std::ffi::{CStr, c_void};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+static ERRORS: AtomicU64 = AtomicU64::new(0);
+
+/// How many ERROR messages the validation layers have sent in this process.
+pub fn validation_errors() -> u64 {
+    ERRORS.load(Ordering::Relaxed)
+}
+
+const VALIDATION: &CStr = c"VK_LAYER_KHRONOS_validation";
+
+/// A `VkInstance`, and the loader that it came from.
+pub(super) struct Instance {
+    pub(super) entry: ash::Entry,
+    pub(super) raw: ash::Instance,
+    /// The version that devices of this instance may use at most.
+    pub(super) version: u32,
+    /// Whether `VK_EXT_debug_utils` is enabled.
+    pub(super) debug: bool,
+    messenger: Option<(ash::ext::debug_utils::Instance, vk::DebugUtilsMessengerEXT)>,
+    owned: bool,
+}
+
+impl Instance {
+    /// Loads Vulkan and makes an instance.
+    pub(super) fn new(validation: bool) -> Result<Instance, RuntimeError> {
+        let entry = load()?;
+        // SAFETY: the loader is loaded; the call takes nothing.
+        let version = unsafe { entry.try_enumerate_instance_version() }.map_err(call("vkEnumerateInstanceVersion"))?;
+        let version = version.unwrap_or(vk::API_VERSION_1_0).min(vk::API_VERSION_1_3);
+        if version < vk::API_VERSION_1_1 {
+            return Err(RuntimeError::Unsupported { what: "Vulkan 1.1: the loader has 1.0".to_owned() });
+        }
+        // SAFETY: as above.
+        let extensions = unsafe { entry.enumerate_instance_extension_properties(None) }.map_err(call("vkEnumerateInstanceExtensionProperties"))?;
+        // SAFETY: as above.
+        let layers = unsafe { entry.enumerate_instance_layer_properties() }.map_err(call("vkEnumerateInstanceLayerProperties"))?;
+        let has = |wanted: &CStr| extensions.iter().any(|e| cstr(&e.extension_name) == wanted);
+        if validation && !layers.iter().any(|l| cstr(&l.layer_name) == VALIDATION) {
+            return Err(RuntimeError::Unsupported { what: "NYXC_VALIDATION=1: VK_LAYER_KHRONOS_validation is not installed".to_owned() });
+        }
+        let debug = has(ash::ext::debug_utils::NAME) || validation;
+        let portability = has(ash::khr::portability_enumeration::NAME);
+        let mut names = Vec::new();
+        names.extend(debug.then_some(ash::ext::debug_utils::NAME.as_ptr()));
+        names.extend(portability.then_some(ash::khr::portability_enumeration::NAME.as_ptr()));
+        let layers = if validation { vec![VALIDATION.as_ptr()] } else { Vec::new() };
+        let application = vk::ApplicationInfo::default().application_name(c"nyxc").engine_name(c"nyxc").api_version(version);
+        let flags = if portability { vk::InstanceCreateFlags::ENUMERATE_PORTABILITY_KHR } else { vk::InstanceCreateFlags::empty() };
+        let mut messages = messages();
+        let mut info = vk::InstanceCreateInfo::default()
+            .application_info(&application)
+            .enabled_extension_names(&names)
+            .enabled_layer_names(&layers)
+            .flags(flags);
+        if validation {
+            info = info.push_next(&mut messages);
+        }
+        // SAFETY: every pointer in `info` is to a local or a static that outlives the call; the layers and extensions were enumerated.
+        let raw = unsafe { entry.create_instance(&info, None) }.map_err(call("vkCreateInstance"))?;
+        let mut instance = Instance { entry, raw, version, debug, messenger: None, owned: true };
+        if validation {
+            let functions = ash::ext::debug_utils::Instance::new(&instance.entry, &instance.raw);
+            // SAFETY: the extension is enabled; the callback is a function of this module that needs no user data.
+            let raw = unsafe { functions.create_debug_utils_messenger(&self::messages(), None) };
+            instance.messenger = Some((functions, raw.map_err(call("vkCreateDebugUtilsMessengerEXT"))?));
+        }
+        Ok(instance)
+    }
+
+    /// An instance that the caller made and keeps.
+    ///
+    /// # Safety
+    /// `raw` is a live instance of the loader that [`ash::Entry::load`] finds, of at least `version`, and outlives the result.
+    pub(super) unsafe fn borrowed(raw: vk::Instance, version: u32) -> Result<Instance, RuntimeError> {
+        let entry = load()?;
+        // SAFETY: the caller's promise.
+        let raw = unsafe { ash::Instance::load(entry.static_fn(), raw) };
+        Ok(Instance { entry, raw, version, debug: false, messenger: None, owned: false })
+    }
+
+    /// Devices of at least Vulkan 1.1, in the driver's order.
+    pub(super) fn physical_devices(&self) -> Result<Vec<vk::PhysicalDevice>, RuntimeError> {
+        // SAFETY: the instance is live.
+        let all = unsafe { self.raw.enumerate_physical_devices() }.map_err(call("vkEnumeratePhysicalDevices"))?;
+        // SAFETY: the devices are this instance's.
+        Ok(all.into_iter().filter(|&d| unsafe { self.raw.get_physical_device_properties(d) }.api_version >= vk::API_VERSION_1_1).collect())
+    }
+}
+
+impl Drop for Instance {
+    fn drop(&mut self) {
+        if let Some((functions, messenger)) = &self.messenger {
+            // SAFETY: it was made from this instance and nothing else destroys it.
+            unsafe { functions.destroy_debug_utils_messenger(*messenger, None) };
+        }
+        if self.owned {
+            // SAFETY: every device holds this struct behind an `Arc`, so all are destroyed by now.
+            unsafe { self.raw.destroy_instance(None) };
+        }
+    }
+}
+
+fn load() -> Result<ash::Entry, RuntimeError> {
+    // SAFETY: loading the Vulkan loader runs its initialisers; it is the system's own library, and `Entry` keeps it loaded.
+    unsafe { ash::Entry::load() }.map_err(|e| RuntimeError::NoDevice { reason: format!("the Vulkan loader is not installed ({e})") })
+}
+
+fn messages() -> vk::DebugUtilsMessengerCreateInfoEXT<'static> {
+    vk::DebugUtilsMessengerCreateInfoEXT::default()
+        .message_severity(vk::DebugUtilsMessageSeverityFlagsEXT::ERROR)
+        .message_type(vk::DebugUtilsMessageTypeFlagsEXT::VALIDATION)
+        .pfn_user_callback(Some(on_message))
+}
+
+unsafe extern "system" fn on_message(
+    _severity: vk::DebugUtilsMessageSeverityFlagsEXT,
+    _types: vk::DebugUtilsMessageTypeFlagsEXT,
+    data: *const vk::DebugUtilsMessengerCallbackDataEXT<'_>,
+    _user: *mut c_void,
+) -> vk::Bool32 {
+    ERRORS.fetch_add(1, Ordering::Relaxed);
+    // SAFETY: the layer passes a valid structure whose message, where set, is a C string, both alive during the callback.
+    let text = unsafe { data.as_ref().filter(|d| !d.p_message.is_null()).map(|d| CStr::from_ptr(d.p_message).to_string_lossy()) };
+    // Writing may fail where standard error is closed; a callback must not unwind into C.
+    let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("vulkan validation: {}\n", text.unwrap_or_default()));
+    vk::FALSE
+}

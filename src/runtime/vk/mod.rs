@@ -1,0 +1,35 @@
+//! All that touches Vulkan, and all `unsafe` code of the runtime. Each object destroys itself when dropped and keeps what it was made from alive.
+
+mod buffer;
+mod cache;
+mod commands;
+mod context;
+mod instance;
+mod pipelines;
+mod probe;
+
+pub(super) use buffer::{Buffer, Meter, Place, heap};
+pub(super) use commands::{Commands, Queries};
+pub use context::{Options, RawDevice, VkContext};
+pub use instance::validation_errors;
+pub(super) use pipelines::{Bound, Pipelines};
+pub use probe::{DeviceInfo, DeviceKind, devices};
+
+use super::RuntimeError;
+use ash::vk;
+use std::ffi::{CStr, c_char};
+
+/// Names the call that failed.
+fn call(name: &'static str) -> impl Fn(vk::Result) -> RuntimeError {
+    move |code| match code {
+        vk::Result::ERROR_DEVICE_LOST => RuntimeError::DeviceLost,
+        vk::Result::ERROR_INCOMPATIBLE_DRIVER => RuntimeError::NoDevice { reason: "no Vulkan driver is installed".to_owned() },
+        _ => RuntimeError::Vulkan { call: name, code: code.as_raw() },
+    }
+}
+
+/// A name in one of Vulkan's fixed arrays; empty where it has no end.
+fn cstr(array: &[c_char]) -> &CStr {
+    let bytes: &[u8] = bytemuck::cast_slice(array);
+    CStr::from_bytes_until_nul(bytes).unwrap_or(c"")
+}
