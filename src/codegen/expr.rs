@@ -60,7 +60,7 @@ fn helpers(used: &BTreeSet<&'static str>) -> String {
             let (head, body) = part.split_once('\n')?;
             let mut words = head.split_whitespace();
             let name = words.next()?;
-            Some((name, words.skip(1).collect(), body.trim_end()))
+            Some((name, words.collect(), body.trim_end()))
         })
         .collect();
     let mut wanted: BTreeSet<&str> = used.iter().copied().collect();

@@ -1,1 +1,215 @@
+//! Every variant of every template compiles for every shipped target, and asks for no more than the target has.
 
+use super::spirv::{capabilities, capability};
+use super::*;
+use crate::ir::packed::{Granularity, Packing, ScaleType};
+use crate::ir::{Binary, Expr, Unary};
+use crate::ops::kernel_key::{ArgKey, ExprKey, Load, OperandKey, Storage, Tile, Value};
+use crate::target::shipped_names;
+use std::collections::{BTreeMap, BTreeSet};
+
+const BLOCK_4: Packing = Packing { bits: 4, granularity: Granularity::Block(32), scale: ScaleType::F16 };
+
+/// Every packing that may be an operand, one block each.
+fn packings() -> Vec<Storage> {
+    let granularities = [Granularity::Block(32), Granularity::Row, Granularity::Tensor];
+    let all = [4, 8].into_iter().flat_map(|bits| granularities.into_iter().map(move |g| (bits, g)));
+    all.flat_map(|(bits, granularity)| [ScaleType::F16, ScaleType::F32].map(|scale| Storage::Packed(Packing { bits, granularity, scale }))).collect()
+}
+
+/// How an operand of a template may lie.
+fn storages(template: Template, operand: &str) -> Vec<Storage> {
+    let floats = vec![Storage::F32, Storage::F16];
+    let activations = vec![Granularity::Row, Granularity::Tensor].into_iter().map(|g| Storage::Packed(Packing::activation(g))).collect();
+    match (template, operand) {
+        (Template::MatmulI8, "a") => activations,
+        (Template::ConvI8, "x") => vec![Storage::Packed(Packing::activation(Granularity::Tensor))],
+        (Template::MatmulI8 | Template::ConvI8, _) => packings(),
+        (Template::ConvDepthwise, "x") => [floats, vec![Storage::Packed(Packing::activation(Granularity::Tensor))]].concat(),
+        (Template::Matmul | Template::Matvec, "b") | (Template::Conv | Template::ConvDepthwise, "w") => [floats, packings()].concat(),
+        (Template::Gather, "data") => [floats, vec![Storage::I32], packings()].concat(),
+        (Template::Gather, _) => vec![Storage::I32],
+        (Template::Reduce | Template::Strided | Template::Concat, _) => [floats, vec![Storage::I32]].concat(),
+        _ => floats,
+    }
+}
+
+/// A key of a template with everything at its first choice.
+fn plainest(template: Template) -> KernelKey {
+    let table = template.table();
+    let operand = |name: &str| Some(OperandKey { storage: storages(template, name)[0], scales_apart: false });
+    let expr = ExprKey { text: "add(x0,x1)".to_owned(), own: None, args: vec![arg(Load::Same); 2] };
+    KernelKey {
+        template,
+        operands: table.operands.iter().map(|(name, _)| operand(name)).collect(),
+        expr: (template == Template::Pointwise).then_some(expr),
+        result: if template == Template::QuantizePacked { Storage::Packed(Packing::activation(Granularity::Row)) } else { Storage::F32 },
+        flags: table.flags.iter().map(|(flag, values)| (*flag, values[0])).collect(),
+        tile: table.tiled.then_some(Tile { m: 32, n: 32, k: 32 }),
+    }
+}
+
+fn arg(load: Load) -> ArgKey {
+    ArgKey { storage: Storage::F32, value: Value::Float, load }
+}
+
+/// Keys that differ from the plainest in all flags, in every storage, in every epilogue.
+fn keys(template: Template) -> Vec<KernelKey> {
+    let plain = plainest(template);
+    let mut keys = vec![plain.clone()];
+    for (flag, values) in template.table().flags {
+        keys = keys.iter().flat_map(|key| values.iter().map(|v| KernelKey { flags: with(&key.flags, flag, *v), ..key.clone() })).collect();
+    }
+    for (at, (name, optional)) in template.table().operands.iter().enumerate() {
+        for storage in storages(template, name) {
+            for (flag, values) in template.table().flags.iter().chain([&("", &[0][..])]) {
+                let mut key = plain.clone();
+                key.operands[at] = Some(OperandKey { storage, scales_apart: false });
+                if key.flags.contains_key(flag) {
+                    key.flags.insert(flag, values[values.len() - 1]);
+                }
+                if storage == Storage::I32 && name != &"indices" {
+                    key.result = Storage::I32;
+                }
+                keys.push(key.clone());
+                if matches!(storage, Storage::Packed(_)) && matches!(template, Template::Matmul | Template::Matvec | Template::MatmulI8 | Template::Gather) {
+                    key.operands[at] = Some(OperandKey { storage, scales_apart: true });
+                    keys.push(key);
+                }
+            }
+        }
+        if *optional {
+            let mut key = plain.clone();
+            key.operands[at] = None;
+            keys.push(key);
+        }
+    }
+    if template.table().tiled {
+        keys.push(KernelKey { tile: Some(Tile { m: 64, n: 64, k: 16 }), ..plain.clone() });
+    }
+    if !matches!(plain.result, Storage::Packed(_)) {
+        keys.push(KernelKey { result: Storage::F16, ..plain.clone() });
+    }
+    if template.table().epilogue {
+        let own = (template != Template::Pointwise).then_some(Value::Float);
+        let text = if own.is_some() { "relu(add(mul(x0,x1),add(x2,x3)))" } else { "relu(add(mul(x0,x1),x2))" };
+        let args = vec![arg(Load::Scalar), ArgKey { storage: Storage::F16, ..arg(Load::Periodic) }, arg(Load::Strided(3))];
+        keys.push(KernelKey { expr: Some(ExprKey { text: text.to_owned(), own, args }), ..plain });
+    }
+    keys
+}
+
+fn with(flags: &BTreeMap<&'static str, u32>, flag: &'static str, value: u32) -> BTreeMap<&'static str, u32> {
+    flags.iter().map(|(k, v)| (*k, *v)).chain([(flag, value)]).collect()
+}
+
+/// Capabilities that a target has besides Shader.
+fn allowed(target: &Target) -> BTreeSet<u32> {
+    let f = &target.features;
+    [
+        (capability::SHADER, true),
+        (capability::FLOAT16, f.f16_arithmetic),
+        (capability::INT8, f.int8_arithmetic),
+        (capability::STORAGE_BUFFER_16BIT_ACCESS, f.storage_16bit),
+        (capability::STORAGE_BUFFER_8BIT_ACCESS, f.storage_8bit),
+        (capability::DOT_PRODUCT, f.integer_dot_product),
+        (capability::DOT_PRODUCT_INPUT_4X8_BIT_PACKED, f.integer_dot_product),
+    ]
+    .into_iter()
+    .filter_map(|(number, has)| has.then_some(number))
+    .collect()
+}
+
+/// Compiles on all targets; equal texts once. Gives how many there were.
+fn compile_everywhere(keys: &[KernelKey]) -> usize {
+    let targets: Vec<Target> = shipped_names().into_iter().map(|name| Target::shipped(name).unwrap()).collect();
+    let mut done: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+    for key in keys {
+        for target in &targets {
+            let text = glsl(key, target).unwrap();
+            let words = done.entry(text).or_insert_with(|| capabilities(&compile(key, target).unwrap_or_else(|e| panic!("{e}")).spirv));
+            let extra: Vec<_> = words.iter().filter(|c| !allowed(target).contains(c)).collect();
+            assert!(extra.is_empty() && !words.is_empty(), "{key} on {} declares {extra:?}", target.name);
+        }
+    }
+    done.len()
+}
+
+#[test]
+fn every_variant_compiles_within_every_target() {
+    let mut names: BTreeMap<String, KernelKey> = BTreeMap::new();
+    for &template in Template::ALL {
+        let keys = keys(template);
+        for key in &keys {
+            let other = names.insert(key.name(), key.clone());
+            assert!(other.is_none_or(|other| other == *key), "{key} names two kernels");
+        }
+        let n = compile_everywhere(&keys);
+        println!("{}: {} keys, {n} shaders", template.table().name, keys.len());
+    }
+}
+
+#[test]
+fn every_function_of_expressions_compiles() {
+    let mut keys = Vec::new();
+    let mut add = |text: String, value: Value, n: usize, result: Storage| {
+        let storage = if value == Value::Float { Storage::F32 } else { Storage::I32 };
+        let args = vec![ArgKey { storage, value, load: Load::Same }; n];
+        keys.push(KernelKey { expr: Some(ExprKey { text, own: None, args }), result, ..plainest(Template::Pointwise) });
+    };
+    let classes = [(Value::Float, crate::ir::Class::Float), (Value::Int, crate::ir::Class::Int), (Value::Bool, crate::ir::Class::Bool)];
+    for (value, class) in classes {
+        let unary = Unary::ALL.iter().map(|f| Expr::unary(*f, Expr::Arg(0)));
+        let binary = Binary::ALL.iter().map(|f| Expr::binary(*f, Expr::Arg(0), Expr::Arg(1)));
+        for expr in unary.chain(binary) {
+            if let Ok(result) = expr.class(&[class, class]) {
+                add(expr.to_string(), value, 2, if result == crate::ir::Class::Float { Storage::F32 } else { Storage::I32 });
+            }
+        }
+    }
+    add("select(lt(x0,-0.5),pow(x1,2.0),add(NaN,-inf))".to_owned(), Value::Float, 2, Storage::F32);
+    assert!(compile_everywhere(&keys) > 80);
+}
+
+#[test]
+fn a_key_that_contradicts_its_table_is_refused() {
+    let target = Target::shipped("vulkan-min").unwrap();
+    let mut key = plainest(Template::Reduce);
+    key.flags.insert("kind", 7);
+    assert_eq!(compile(&key, &target).unwrap_err().to_string(), format!("kernel {key}: flag kind is 7, not one of [0, 1, 2, 3, 4]"));
+    let mut key = plainest(Template::Concat);
+    key.flags.insert("kind", 1);
+    assert!(compile(&key, &target).unwrap_err().to_string().ends_with("flag kind is not in the table"));
+}
+
+#[test]
+fn names_read_operation_operands_result() {
+    let mut key = plainest(Template::Matmul);
+    key.operands[1] = Some(OperandKey { storage: Storage::Packed(BLOCK_4), scales_apart: false });
+    key.flags.insert("trans_b", 1);
+    assert_eq!(key.name(), "matmul_f32_q4g32f16_f32_transb_t32x32");
+}
+
+fn snapshot(name: &str, key: &KernelKey, target: &str) {
+    let mut settings = insta::Settings::clone_current();
+    settings.set_snapshot_path(concat!(env!("CARGO_MANIFEST_DIR"), "/snapshots/codegen"));
+    settings.set_prepend_module_to_snapshot(false);
+    settings.set_omit_expression(true);
+    let text = glsl(key, &Target::shipped(target).unwrap()).unwrap();
+    settings.bind(|| insta::assert_snapshot!(name, text));
+}
+
+#[test]
+fn texts_of_three_small_kernels() {
+    let gelu = ExprKey {
+        text: "mul(mul(x0,0.5),add(erf(mul(x0,0.70710677)),1.0))".to_owned(),
+        own: None,
+        args: vec![ArgKey { storage: Storage::F16, ..arg(Load::Same) }],
+    };
+    let pointwise = KernelKey { expr: Some(gelu), result: Storage::F16, ..plainest(Template::Pointwise) };
+    snapshot("pointwise_gelu_f16_native", &pointwise, "lavapipe");
+    snapshot("pointwise_gelu_f16_emulated", &pointwise, "vulkan-min");
+    let mut gather = plainest(Template::Gather);
+    gather.operands[0] = Some(OperandKey { storage: Storage::Packed(BLOCK_4), scales_apart: false });
+    snapshot("gather_q4", &gather, "vulkan-min");
+}

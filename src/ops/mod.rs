@@ -8,10 +8,12 @@ mod evaluate;
 pub mod kernel_key;
 pub mod multiply;
 pub mod packed_view;
-pub mod quant_search;
 pub mod util;
-pub mod weights;
+pub mod vectors;
 pub mod window;
+
+#[cfg(test)]
+mod tests;
 
 pub use evaluate::{evaluate, expand_node};
 

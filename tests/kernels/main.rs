@@ -1,0 +1,285 @@
+//! Every kernel against the CPU reference of its operator, on whatever Vulkan devices are here: as they are, and as if they had no optional
+//! feature at all.
+
+#![cfg(all(feature = "codegen", feature = "runtime"))]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod elementwise;
+mod matmul;
+mod movement;
+mod rows;
+mod windows;
+
+use nyxc::ir::packed::{Packing, pack};
+use nyxc::ir::{Attrs, DType, Dim, Expr, Graph, Level, Op, OpDef, Shape, Tensor, TensorType, ValueId};
+use nyxc::plan::kernels::{self, KernelError};
+use nyxc::program::*;
+use nyxc::runtime::{Executor, Options, VkContext, devices, validation_errors};
+use nyxc::target::{Features, Target};
+use std::collections::BTreeMap;
+use std::io::Write as _;
+
+const NO_FEATURES: Features = Features {
+    f16_arithmetic: false,
+    int8_arithmetic: false,
+    storage_16bit: false,
+    storage_8bit: false,
+    integer_dot_product: false,
+    integer_dot_product_accelerated: false,
+    cooperative_matrix: false,
+};
+
+/// A device, and the targets that kernels are compiled for on it.
+pub struct Bench {
+    context: VkContext,
+    targets: Vec<Target>,
+}
+
+/// Runs `test` on every device.
+pub fn on_devices(test: impl Fn(&Bench)) {
+    let found = devices().unwrap_or_default();
+    if found.is_empty() {
+        // Straight to the terminal: the test harness swallows `eprintln!`.
+        let _ = std::io::stderr().write_all(b"SKIPPED: no Vulkan device\n");
+    }
+    for info in found {
+        let options = Options { validation: true, cache_dir: None };
+        let context = VkContext::open(info.index, &info.target.features, &options).unwrap();
+        let plain = Target { name: "plain".to_owned(), features: NO_FEATURES, ..info.target.clone() };
+        test(&Bench { context, targets: vec![info.target.clone(), plain] });
+        assert_eq!(validation_errors(), 0, "on {}", info.name);
+    }
+}
+
+/// Numbers from -1 to 1, the same in every run.
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn unit(&mut self) -> f32 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    }
+
+    pub fn floats(&mut self, dtype: DType, dims: &[usize]) -> Tensor {
+        let values: Vec<f32> = (0..dims.iter().product()).map(|_| self.unit()).collect();
+        Tensor::from_f32s(dtype, dims, &values).unwrap()
+    }
+
+    /// Integers from `low` to `high`, both included.
+    pub fn ints(&mut self, dtype: DType, dims: &[usize], low: i64, high: i64) -> Tensor {
+        let mut one = || low + ((self.unit() * 0.5 + 0.5) * (high - low + 1) as f32) as i64;
+        let values: Vec<i64> = (0..dims.iter().product()).map(|_| one().min(high)).collect();
+        Tensor::from_i64s(dtype, dims, &values).unwrap()
+    }
+
+    /// Random codes and scales; the last of `dims` is the reduction axis.
+    pub fn packed(&mut self, packing: Packing, dims: &[usize]) -> Tensor {
+        let cols = *dims.last().unwrap();
+        let rows = dims.iter().product::<usize>() / cols;
+        let most = if packing.bits == 4 { 8.0 } else { 127.0 };
+        let codes: Vec<i8> = (0..rows * cols).map(|_| (self.unit() * most) as i8).collect();
+        let n_scales = packing.n_scales(rows as u64, cols as u64).unwrap();
+        let scales: Vec<f32> = (0..n_scales).map(|_| packing.scale.storable(self.unit() / most, packing.bits)).collect();
+        let ty = TensorType { dtype: packing.codes(), shape: Shape::of(dims), packing: Some(packing) };
+        Tensor::from_bytes(ty, pack(packing, rows, cols, &codes, &scales).unwrap()).unwrap()
+    }
+}
+
+/// A node, its operands, and where the test is special what else matters.
+pub struct Case {
+    pub def: &'static OpDef,
+    pub attrs: Attrs,
+    pub operands: Vec<Option<Tensor>>,
+}
+
+impl Case {
+    pub fn new(def: &'static OpDef, attrs: Attrs, operands: &[&Tensor]) -> Case {
+        Case { def, attrs, operands: operands.iter().map(|t| Some((*t).clone())).collect() }
+    }
+
+    /// The same with an epilogue and its operands.
+    pub fn then(mut self, epilogue: &str, extra: &[&Tensor]) -> Case {
+        self.attrs = self.attrs.with_expr("epilogue", Expr::parse(epilogue).unwrap());
+        self.operands.extend(extra.iter().map(|t| Some((*t).clone())));
+        self
+    }
+
+    /// The same with the result stored as `dtype`.
+    pub fn stored(mut self, dtype: DType) -> Case {
+        self.attrs = self.attrs.with_dtype("dtype", dtype);
+        self
+    }
+
+    /// Runs it for every target and compares with the reference; relative L2 of at most 1e-5, 2e-3 where the result is f16.
+    pub fn check(&self, bench: &Bench) {
+        let inputs: Vec<Option<&Tensor>> = self.operands.iter().map(Option::as_ref).collect();
+        let wanted = self.def.eval.unwrap()(&self.attrs, &inputs).unwrap().remove(0);
+        for target in &bench.targets {
+            let (given, names) = run(&bench.context, target, self).unwrap_or_else(|e| panic!("{}: {e}", self.describe()));
+            compare(&given, &wanted, &format!("{} on {}: {}", self.describe(), target.name, names.join(", ")));
+        }
+    }
+
+    pub fn describe(&self) -> String {
+        let operands: Vec<String> = self.operands.iter().map(|t| t.as_ref().map_or("none".to_owned(), |t| t.ty().to_string())).collect();
+        let attrs: Vec<String> = self.attrs.0.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
+        format!("{}({}) {{{}}}", self.def.name, operands.join(", "), attrs.join(", "))
+    }
+}
+
+/// Relative L2 over what is finite; infinities and NaN must agree.
+fn compare(given: &Tensor, wanted: &Tensor, what: &str) {
+    assert_eq!(given.ty(), wanted.ty(), "{what}");
+    if wanted.ty().packing.is_some() || !wanted.dtype().is_float() {
+        assert_eq!(given.bytes().unwrap(), wanted.bytes().unwrap(), "{what}");
+        return;
+    }
+    let (given, values) = (given.to_f32s().unwrap(), wanted.to_f32s().unwrap());
+    let (mut error, mut norm) = (0.0f64, 0.0f64);
+    for (i, (&g, &w)) in given.iter().zip(values.iter()).enumerate() {
+        if !w.is_finite() || !g.is_finite() {
+            assert!(g == w || (g.is_nan() && w.is_nan()), "{what}: element {i} is {g}, not {w}");
+            continue;
+        }
+        error += f64::from(g - w).powi(2);
+        norm += f64::from(w).powi(2);
+    }
+    let bound = if wanted.dtype() == DType::F16 { 2e-3 } else { 1e-5 };
+    let relative = (error / norm.max(1e-30)).sqrt();
+    assert!(relative <= bound, "{what}: relative error {relative:e}\n given {:?}\nwanted {:?}", &given[..given.len().min(12)], &values[..values.len().min(12)]);
+}
+
+/// Everything of one allocation, region by region.
+#[derive(Default)]
+struct Arena {
+    bytes: u64,
+}
+
+impl Arena {
+    fn place(&mut self, allocation: u32, bytes: u64, alignment: u64) -> Region {
+        let offset = self.bytes.next_multiple_of(alignment);
+        self.bytes = offset + bytes;
+        Region { allocation, offset, bytes }
+    }
+}
+
+fn graph_of(case: &Case) -> (Graph, nyxc::ir::NodeId, Vec<Option<ValueId>>) {
+    let mut graph = Graph::new("case", Level::Kernel);
+    let values: Vec<Option<ValueId>> = case
+        .operands
+        .iter()
+        .enumerate()
+        .map(|(i, t)| t.as_ref().map(|t| if t.ty().packing.is_some() { graph.add_const(&format!("c{i}"), t.clone()) } else { graph.add_input(&format!("x{i}"), t.ty().clone()) }))
+        .collect();
+    let node = graph.add_op("node", Op::new(case.def, case.attrs.clone()), &values, &["y".to_owned()]).unwrap();
+    (graph, node, values)
+}
+
+/// What a target's kernels for a case are.
+pub fn plan(case: &Case, target: &Target) -> Result<Vec<kernels::KernelCall>, KernelError> {
+    let (graph, node, _) = graph_of(case);
+    kernels::dispatches(&graph, node, target)
+}
+
+/// Runs a case; gives the result and the names of the kernels.
+pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor, Vec<String>), KernelError> {
+    let (graph, node, values) = graph_of(case);
+    let calls = kernels::dispatches(&graph, node, target)?;
+    let (mut weights, mut arena, mut params) = (Arena { bytes: 256 }, Arena::default(), Arena { bytes: 256 });
+    let mut places: BTreeMap<ValueId, Region> = BTreeMap::new();
+    let (mut entry, mut uploads) = (Entry { name: "main".to_owned(), inputs: vec![], outputs: vec![], steps: vec![] }, Vec::new());
+    let mut program = Program { model: "case".to_owned(), target: context.info().target.clone(), plans: vec![], constants: Default::default(), shaders: Default::default() };
+    let mut inputs = Vec::new();
+    let port = |name: &str, ty: &TensorType, region: Region| {
+        let device_dtype = match (ty.dtype.is_float(), ty.dtype) {
+            (true, DType::F16) => DType::F16,
+            (true, _) => DType::F32,
+            (false, _) => DType::I32,
+        };
+        Port { name: name.to_owned(), dtype: ty.dtype, device_dtype, shape: ty.shape.0.clone(), region }
+    };
+    for (value, tensor) in values.iter().zip(&case.operands) {
+        let (Some(value), Some(tensor)) = (value, tensor) else { continue };
+        let bytes = kernels::device_bytes(tensor.ty()).unwrap();
+        if tensor.ty().packing.is_some() {
+            let region = weights.place(0, bytes, target.alignment());
+            uploads.push(Upload { constant: hex(tensor.hash()), region });
+            program.constants.insert(tensor.hash(), tensor.clone());
+            places.insert(*value, region);
+        } else {
+            let region = arena.place(1, bytes, target.alignment());
+            entry.inputs.push(port(&graph.value(*value).name, tensor.ty(), region));
+            inputs.push(tensor.clone());
+            places.insert(*value, region);
+        }
+    }
+    let result = graph.ty(node.out(0)).clone();
+    let bytes = kernels::device_bytes(&result).unwrap();
+    let region = arena.place(1, bytes, target.alignment());
+    places.insert(node.out(0), region);
+    let words = TensorType::new(DType::I32, Shape(vec![Dim::Known((bytes / 4) as i64)]));
+    entry.outputs.push(port("y", if result.packing.is_some() { &words } else { &result }, region));
+    let mut dispatches = Vec::new();
+    let mut names = Vec::new();
+    for call in &calls {
+        let shader = nyxc::codegen::compile(&call.key, target).unwrap_or_else(|e| panic!("{e}"));
+        names.push(shader.name.clone());
+        let bindings: Vec<Region> = call
+            .operands
+            .iter()
+            .map(|o| {
+                let place = places[&o.value];
+                assert!(o.offset_bytes + o.bytes <= place.bytes && o.offset_bytes % target.alignment() == 0, "{o:?} of {place:?}");
+                Region { offset: place.offset + o.offset_bytes, bytes: o.bytes, ..place }
+            })
+            .collect();
+        let writes = call.operands.iter().enumerate().filter(|(_, o)| o.write).map(|(i, _)| i as u32).collect();
+        let params_offset = params.place(2, call.params.len() as u64 * 4, 256).offset;
+        let shader_hash = shader.hash();
+        program.shaders.insert(shader_hash.clone(), shader);
+        let (node, barrier) = ("node".to_owned(), !dispatches.is_empty());
+        dispatches.push(Dispatch { node, shader: shader_hash, bindings, writes, params: call.params.clone(), params_offset, groups: call.groups, barrier });
+    }
+    entry.steps.push(Step::Device(dispatches));
+    let mut allocations: Vec<Allocation> = [(AllocationKind::Weights, weights), (AllocationKind::Arena, arena), (AllocationKind::Params, params)]
+        .map(|(kind, arena)| Allocation { kind, bytes: arena.bytes.next_multiple_of(4096) })
+        .to_vec();
+    let unified = program.target.memory.unified;
+    let peak = allocations.iter().map(|a| a.bytes).sum();
+    if !unified {
+        allocations.push(Allocation { kind: AllocationKind::Staging, bytes: 1 << 20 });
+    }
+    program.plans.push(Plan {
+        policy: "budget".to_owned(),
+        budget_bytes: peak,
+        reserve_bytes: 0,
+        planned_peak_bytes: peak,
+        ledger: Ledger { activations: peak, ..Ledger::default() },
+        lower_bound_bytes: 0,
+        min_feasible_bytes: 0,
+        f32_bytes: 0,
+        certificate: Certificate::default(),
+        nodes: vec![],
+        graph: String::new(),
+        allocations,
+        uploads,
+        entries: vec![entry],
+    });
+    let mut executor = Executor::load(&program, 0, context).unwrap_or_else(|e| panic!("{}: {e}", case.describe()));
+    let output = executor.run(&inputs).unwrap_or_else(|e| panic!("{}: {e}", case.describe())).outputs.remove(0);
+    let output = if result.packing.is_some() { Tensor::from_bytes(result, output.bytes().unwrap().to_vec()).unwrap() } else { output };
+    Ok((output, names))
+}
+
+/// The formats that weights are packed in.
+pub fn packings() -> Vec<Packing> {
+    use nyxc::ir::packed::{Granularity::*, ScaleType::*};
+    let all = [(4, Block(32), F16), (4, Block(16), F32), (4, Row, F16), (8, Block(64), F16), (8, Row, F32), (8, Tensor, F16), (4, Block(256), F16)];
+    all.map(|(bits, granularity, scale)| Packing { bits, granularity, scale }).to_vec()
+}

@@ -1,0 +1,120 @@
+use super::*;
+use nyxc::ir::packed::Granularity;
+use nyxc::ops::matmul::DEF;
+
+fn attrs(trans_b: bool) -> Attrs {
+    Attrs::new().with_int("trans_b", i64::from(trans_b))
+}
+
+#[test]
+fn float_products_of_odd_shapes() {
+    on_devices(|bench| {
+        let mut random = Random::new(1);
+        let types = [DType::F32, DType::F16];
+        for (m, n, k) in [(1, 1, 1), (1, 37, 130), (3, 5, 7), (8, 33, 64), (9, 31, 33), (70, 65, 40), (129, 66, 17)] {
+            for (trans_b, a_ty, b_ty) in [(false, 0, 0), (true, 0, 1), (false, 1, 0), (true, 1, 1)] {
+                let a = random.floats(types[a_ty], &[m, k]);
+                let b = random.floats(types[b_ty], if trans_b { [n, k] } else { [k, n] }.as_slice());
+                Case::new(&DEF, attrs(trans_b), &[&a, &b]).check(bench);
+            }
+        }
+    });
+}
+
+#[test]
+fn batches_broadcast() {
+    on_devices(|bench| {
+        let mut random = Random::new(2);
+        for (a, b) in [
+            ([2, 3, 4, 5], [2, 3, 5, 6]),
+            ([2, 3, 12, 5], [2, 1, 5, 6]),
+            ([1, 3, 12, 5], [2, 1, 5, 33]),
+            ([2, 1, 12, 5], [2, 3, 5, 6]),
+            ([2, 3, 12, 5], [1, 1, 5, 6]),
+        ] {
+            let (a, b) = (random.floats(DType::F32, &a), random.floats(DType::F32, &b));
+            Case::new(&DEF, attrs(false), &[&a, &b]).check(bench);
+        }
+        let (a, b) = (random.floats(DType::F16, &[3, 40, 16]), random.floats(DType::F16, &[3, 50, 16]));
+        Case::new(&DEF, attrs(true), &[&a, &b]).stored(DType::F32).check(bench);
+    });
+}
+
+#[test]
+fn packed_weights() {
+    on_devices(|bench| {
+        let mut random = Random::new(3);
+        for packing in packings() {
+            for (m, n, k) in [(1, 9, 70), (5, 40, 257), (12, 33, 45), (80, 65, 96)] {
+                let a = random.floats(if m % 2 == 1 { DType::F32 } else { DType::F16 }, &[m, k]);
+                let b = random.packed(packing, &[n, k]);
+                Case::new(&DEF, attrs(true), &[&a, &b]).check(bench);
+            }
+        }
+    });
+}
+
+#[test]
+fn packed_weights_under_packed_activations() {
+    on_devices(|bench| {
+        let mut random = Random::new(4);
+        for packing in packings() {
+            for (granularity, dims, n) in [(Granularity::Row, vec![2, 5, 70], 9), (Granularity::Tensor, vec![40, 257], 33), (Granularity::Row, vec![70, 64], 65)] {
+                let a = random.packed(Packing::activation(granularity), &dims);
+                let b = random.packed(packing, &[n, dims[dims.len() - 1]]);
+                let bias = random.floats(DType::F32, &[n]);
+                Case::new(&DEF, attrs(true), &[&a, &b]).then("relu(add(x0,x1))", &[&bias]).check(bench);
+            }
+        }
+    });
+}
+
+#[test]
+fn epilogues_load_in_every_mode() {
+    on_devices(|bench| {
+        let mut random = Random::new(5);
+        for m in [3, 40] {
+            let (a, b) = (random.floats(DType::F32, &[2, m, 20]), random.floats(DType::F16, &[33, 20]));
+            let same = random.floats(DType::F16, &[2, m, 33]);
+            let scalar = random.floats(DType::F32, &[1]);
+            let (row, column) = (random.floats(DType::F32, &[33]), random.floats(DType::F16, &[m, 1]));
+            let strided = random.floats(DType::F32, &[2, 1, 33]);
+            for (text, extra) in [
+                ("add(x0,x1)", vec![&same]),
+                ("mul(x0,x1)", vec![&scalar]),
+                ("relu(add(x0,x1))", vec![&row]),
+                ("sub(x0,x1)", vec![&column]),
+                ("tanh(add(x0,x1))", vec![&strided]),
+                ("select(lt(x0,x1),x2,mul(x0,sigmoid(x0)))", vec![&row, &same]),
+                ("max(x0,0.25)", vec![]),
+            ] {
+                Case::new(&DEF, attrs(true), &[&a, &b]).then(text, &extra).stored(if m == 3 { DType::F16 } else { DType::F32 }).check(bench);
+            }
+        }
+    });
+}
+
+#[test]
+fn weights_beyond_a_binding_come_in_slices() {
+    on_devices(|bench| {
+        let mut random = Random::new(6);
+        let mut small = bench.targets[0].clone();
+        // Far below what a target may have, so that the test is small.
+        small.limits.max_storage_buffer_range = 8192;
+        let bench = Bench { context: bench.context.clone(), targets: vec![small] };
+        let bias = random.floats(DType::F32, &[200]);
+        for m in [2, 10] {
+            let a = random.floats(DType::F32, &[m, 50]);
+            for packing in [None, Some(packings()[0]), Some(packings()[4]), Some(packings()[5])] {
+                let b = packing.map_or_else(|| random.floats(DType::F32, &[200, 50]), |p| random.packed(p, &[200, if p.bits == 8 { 50 } else { 120 }]));
+                let a = if b.dims()[1] == 50 { a.clone() } else { random.floats(DType::F32, &[m, 120]) };
+                let case = Case::new(&DEF, attrs(true), &[&a, &b]).then("add(x0,x1)", &[&bias]);
+                assert!(plan(&case, &bench.targets[0]).unwrap().len() > 1, "{}", case.describe());
+                case.check(&bench);
+            }
+        }
+        let (a, b) = (random.floats(DType::F32, &[2, 50]), random.floats(DType::F32, &[50, 200]));
+        let refused = plan(&Case::new(&DEF, attrs(false), &[&a, &b]), &bench.targets[0]).unwrap_err();
+        assert_eq!(refused.to_string(), "node node: x1 has 40000 bytes, a binding may span 8192");
+    });
+}

@@ -1,0 +1,91 @@
+use super::*;
+use nyxc::ops::{concat, gather, strided};
+
+#[test]
+fn gathers_from_every_storage() {
+    on_devices(|bench| {
+        let mut random = Random::new(31);
+        let axis = |axis: i64| Attrs::new().with_int("axis", axis);
+        for dtype in [DType::F32, DType::F16] {
+            let data = random.floats(dtype, &[5, 7, 3]);
+            for at in 0..3 {
+                // Beyond the axis on both sides: a device clamps.
+                let indices = random.ints(DType::I64, &[2, 4], -9, 9);
+                Case::new(&gather::DEF, axis(at), &[&data, &indices]).check(bench);
+            }
+        }
+        let indices = random.ints(DType::I32, &[9], 0, 10);
+        Case::new(&gather::DEF, axis(0), &[&random.ints(DType::I64, &[11, 2], -99, 99), &indices]).check(bench);
+        Case::new(&gather::DEF, axis(0), &[&random.ints(DType::Bool, &[11], 0, 1), &indices]).then("not(x0)", &[]).check(bench);
+        for packing in packings() {
+            let table = random.packed(packing, &[11, 70]);
+            Case::new(&gather::DEF, axis(0), &[&table, &indices]).then("mul(x0,0.5)", &[]).check(bench);
+            Case::new(&gather::DEF, axis(0), &[&table, &indices]).stored(DType::F16).check(bench);
+        }
+        let scalar = Tensor::from_i64s(DType::I64, &[], &[-1]).unwrap();
+        Case::new(&gather::DEF, axis(0), &[&random.floats(DType::F32, &[4]), &scalar]).check(bench);
+    });
+}
+
+#[test]
+fn tables_beyond_a_binding_come_in_slices() {
+    on_devices(|bench| {
+        let mut random = Random::new(32);
+        let mut small = bench.targets[0].clone();
+        small.limits.max_storage_buffer_range = 8192;
+        let bench = Bench { context: bench.context.clone(), targets: vec![small] };
+        let indices = random.ints(DType::I32, &[15], -210, 209);
+        let packed = random.packed(packings()[0], &[210, 90]);
+        let rank_3 = random.floats(DType::F16, &[210, 5, 9]);
+        for (table, indices) in [(packed, &indices), (rank_3, &indices)] {
+            let case = Case::new(&gather::DEF, Attrs::new().with_int("axis", 0), &[&table, indices]);
+            assert!(plan(&case, &bench.targets[0]).unwrap().len() > 1);
+            case.check(&bench);
+        }
+    });
+}
+
+fn view(shape: &[i64], strides: &[i64], offset: i64) -> Attrs {
+    Attrs::new().with_ints("shape", shape.iter().copied()).with_ints("strides", strides.iter().copied()).with_int("offset", offset)
+}
+
+#[test]
+fn strided_reads() {
+    on_devices(|bench| {
+        let mut random = Random::new(33);
+        for dtype in [DType::F32, DType::F16, DType::I64, DType::Bool] {
+            let x = if dtype.is_float() { random.floats(dtype, &[3, 4, 5]) } else { random.ints(dtype, &[3, 4, 5], 0, 1) };
+            for attrs in [
+                view(&[5, 4, 3], &[1, 5, 20], 0),
+                view(&[4, 15], &[5, 1], 3),
+                view(&[60], &[-1], 59),
+                view(&[2, 3, 1, 7], &[0, 20, 5, 0], 1),
+                view(&[3, 2, 2], &[20, 10, 2], 6),
+                view(&[5, 6, 7], &[20, 5, 1], -26).with_ints("lo", [1, 1, 1]).with_ints("hi", [4, 5, 6]).with_float("fill", 1.0),
+                view(&[1, 2, 2, 1, 2, 1, 2, 2], &[1, 1, 20, 5, 5, 1, 1, 2], 0).with_ints("lo", [0; 8]).with_ints("hi", [1, 2, 2, 1, 2, 1, 2, 1]),
+            ] {
+                Case::new(&strided::DEF, attrs, &[&x]).check(bench);
+            }
+        }
+        let x = random.floats(DType::F16, &[3, 5]);
+        Case::new(&strided::DEF, view(&[5, 3], &[1, 5], 0), &[&x]).then("exp(x0)", &[]).stored(DType::F32).check(bench);
+    });
+}
+
+#[test]
+fn concatenation_along_any_axis() {
+    on_devices(|bench| {
+        let mut random = Random::new(34);
+        for dtype in [DType::F32, DType::F16, DType::I64, DType::Bool] {
+            for axis in 0..3 {
+                let mut one = |size: usize| {
+                    let mut dims = [2, 3, 5];
+                    dims[axis] = size;
+                    if dtype.is_float() { random.floats(dtype, &dims) } else { random.ints(dtype, &dims, 0, 1) }
+                };
+                let parts = [one(1), one(4), one(3)];
+                Case::new(&concat::DEF, Attrs::new().with_int("axis", axis as i64), &[&parts[0], &parts[1], &parts[2]]).check(bench);
+            }
+        }
+    });
+}

@@ -1,0 +1,72 @@
+use super::*;
+use nyxc::ir::packed::Granularity;
+use nyxc::ops::{conv, pool};
+
+/// Kernel, strides, pads and dilations.
+type Window = ([i64; 2], [i64; 2], [i64; 4], [i64; 2]);
+
+fn attrs((kernel, strides, pads, dilations): Window) -> Attrs {
+    Attrs::new().with_ints("kernel", kernel).with_ints("strides", strides).with_ints("pads", pads).with_ints("dilations", dilations)
+}
+
+const WINDOWS: [Window; 4] = [
+    ([1, 1], [1, 1], [0; 4], [1, 1]),
+    ([3, 3], [1, 1], [1, 1, 1, 1], [1, 1]),
+    ([3, 2], [2, 1], [0, 1, 2, 0], [1, 2]),
+    ([5, 3], [2, 3], [2, 0, 1, 2], [1, 1]),
+];
+
+/// Input channels, filters, groups.
+const CHANNELS: [(usize, usize, usize); 4] = [(3, 5, 1), (8, 70, 2), (6, 6, 6), (4, 8, 4)];
+
+#[test]
+fn convolutions_with_float_weights() {
+    on_devices(|bench| {
+        let mut random = Random::new(11);
+        for (i, window) in WINDOWS.into_iter().enumerate() {
+            for (channels, filters, groups) in CHANNELS {
+                let types = [DType::F32, DType::F16];
+                let x = random.floats(types[i % 2], &[2, channels, 11, 9]);
+                let w = random.floats(types[i / 2], &[filters, channels / groups, window.0[0] as usize, window.0[1] as usize]);
+                Case::new(&conv::DEF, attrs(window).with_int("group", groups as i64), &[&x, &w]).check(bench);
+            }
+        }
+    });
+}
+
+#[test]
+fn convolutions_with_packed_weights_and_activations() {
+    on_devices(|bench| {
+        let mut random = Random::new(12);
+        for packing in packings() {
+            for (window, (channels, filters, groups)) in WINDOWS[1..3].iter().zip([CHANNELS[1], CHANNELS[0]]).chain([(&WINDOWS[1], CHANNELS[2])]) {
+                let k = channels / groups * (window.0[0] * window.0[1]) as usize;
+                let w = random.packed(packing, &[filters, k]);
+                let bias = random.floats(DType::F32, &[filters, 1, 1]);
+                let attrs = attrs(*window).with_int("group", groups as i64);
+                let x = random.floats(DType::F32, &[2, channels, 8, 10]);
+                Case::new(&conv::DEF, attrs.clone(), &[&x, &w]).then("min(relu(add(x0,x1)),0.5)", &[&bias]).check(bench);
+                let x = random.packed(Packing::activation(Granularity::Tensor), &[2, channels, 8, 10]);
+                Case::new(&conv::DEF, attrs, &[&x, &w]).then("add(x0,x1)", &[&bias]).check(bench);
+            }
+        }
+    });
+}
+
+#[test]
+fn pools_of_both_kinds() {
+    on_devices(|bench| {
+        let mut random = Random::new(13);
+        let x = random.floats(DType::F32, &[2, 3, 11, 9]);
+        let half = random.floats(DType::F16, &[1, 3, 8, 7]);
+        for window in [WINDOWS[1], WINDOWS[2], ([2, 2], [2, 2], [0; 4], [1, 1]), ([3, 3], [2, 2], [1, 1, 1, 1], [1, 1])] {
+            for kind in ["max", "average"] {
+                for (ceil, count_pad) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
+                    let attrs = attrs(window).with_str("kind", kind).with_int("ceil", ceil).with_int("count_pad", count_pad);
+                    Case::new(&pool::DEF, attrs.clone(), &[&x]).check(bench);
+                    Case::new(&pool::DEF, attrs, &[&half]).then("mul(x0,2.0)", &[]).check(bench);
+                }
+            }
+        }
+    });
+}
