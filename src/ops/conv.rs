@@ -1,6 +1,6 @@
 //! `conv`: convolutions over one or two spatial axes.
 
-use super::gemm::{self, Matrix};
+use super::multiply::{self, Matrix};
 use super::packed_view::{PackedView, dot_blocks};
 use super::util::{class_of, finish_f32s, n_elems, operand, result, split_own, stored};
 use super::window::{Plain, Window};
@@ -208,17 +208,17 @@ fn columns(s: &Sizes, x: &[f32], w: &[f32], out: &mut [f32]) -> Result<(), OpErr
                 let mut part = vec![0.0; rows * width];
                 let w = Matrix { data: &w[(g * filters + filter) * depth..], row: depth, col: 1 };
                 if pointwise {
-                    gemm::multiply(rows, depth, width, w, Matrix { data: &x[pixel..], row: plane, col: 1 }, &mut part)?;
+                    multiply::multiply(rows, depth, width, w, Matrix { data: &x[pixel..], row: plane, col: 1 }, &mut part)?;
                 } else {
                     let unfolded = unfold(s, x, pixel, width, 0.0);
-                    gemm::multiply(rows, depth, width, w, Matrix { data: &unfolded, row: width, col: 1 }, &mut part)?;
+                    multiply::multiply(rows, depth, width, w, Matrix { data: &unfolded, row: width, col: 1 }, &mut part)?;
                 }
                 Ok(part)
             })
             .collect::<Result<_, OpError>>()?;
         for (i, strip) in parts.chunks(blocks).enumerate() {
             let rows = strip.first().map_or(0, |p| p.len() / PIXELS.min(pixels));
-            gemm::scatter(&mut out[i * share * pixels..][..rows * pixels], pixels, 0, strip);
+            multiply::scatter(&mut out[i * share * pixels..][..rows * pixels], pixels, 0, strip);
         }
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! `matmul`: products of matrices, batched.
 
-use super::gemm::{self, Matrix, Sizes};
+use super::multiply::{self, Matrix, Sizes};
 use super::packed_view::PackedView;
 use super::util::{broadcast, broadcast_strides, finish_f32s, n_elems, operand, result, split_own, stored};
 use crate::ir::{Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val};
@@ -98,7 +98,7 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
         if b.layout.n_rows != n || !trans_b || out.len() != a.layout.n_rows * n {
             return Err(OpError::unsupported("packed operands are a [...,M,K] and b [N,K]"));
         }
-        gemm::packed(&a, &b, 0, &mut out);
+        multiply::packed(&a, &b, 0, &mut out);
         return finish_f32s(attrs, &dims, out, crate::ir::DType::F32, extra);
     }
     let (a_data, b_data) = (a.to_f32s()?, b.to_f32s()?);
@@ -107,12 +107,12 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
         // One b for all: the leading axes of a are more rows.
         let rows = out.len() / n.max(1);
         let a = Matrix { data: &a_data, row: k, col: 1 };
-        gemm::batched(Sizes { m: rows, k, n }, &mut out, |_| (a, b_matrix(&b_data)))?;
+        multiply::batched(Sizes { m: rows, k, n }, &mut out, |_| (a, b_matrix(&b_data)))?;
     } else {
         let strides = [broadcast_strides(a_lead, &lead), broadcast_strides(b_lead, &lead)];
         let mut starts = Vec::new();
         super::util::for_each_index(&lead, &strides, |_, offsets| starts.push((offsets[0] * m * k, offsets[1] * k * n)));
-        gemm::batched(Sizes { m, k, n }, &mut out, |i| {
+        multiply::batched(Sizes { m, k, n }, &mut out, |i| {
             let (a, b) = starts[i];
             (Matrix { data: &a_data[a..], row: k, col: 1 }, b_matrix(&b_data[b..]))
         })?;

@@ -5,10 +5,14 @@
 //! brings ONNX's freedoms (biases, vectors, one spatial axis) into the core's normal form.
 
 mod evaluate;
-pub mod gemm;
+pub mod multiply;
 pub mod packed_view;
 pub mod util;
+pub mod vectors;
 pub mod window;
+
+#[cfg(test)]
+mod tests;
 
 pub use evaluate::{evaluate, expand_node};
 
@@ -52,6 +56,26 @@ declare_ops! {
     quantize_packed: [DEF, DYNAMIC],
     /// Quantization with scales given.
     quantize_linear: [DEF, DEQUANTIZE],
+    /// Positions of extrema, running sums: without kernels.
+    host: [ARG_MAX, ARG_MIN, CUM_SUM],
+    /// ONNX's elementwise operators.
+    elementwise: [ABS, ACOS, ACOSH, ADD, AND, ASIN, ASINH, ATAN, ATANH, BIT_SHIFT, BITWISE_AND, BITWISE_NOT, BITWISE_OR, BITWISE_XOR, CAST, CAST_LIKE, CEIL, CELU, CLIP, COS, COSH, DIV, DROPOUT, ELU, EQUAL, ERF, EXP, FLOOR, GELU, GREATER, GREATER_OR_EQUAL, HARD_SIGMOID, HARD_SWISH, IDENTITY, IS_INF, IS_NAN, LEAKY_RELU, LESS, LESS_OR_EQUAL, LOG, MAX, MEAN, MIN, MISH, MOD, MUL, NEG, NOT, OR, POW, PRELU, RECIPROCAL, RELU, ROUND, SELU, SHRINK, SIGMOID, SIGN, SIN, SINH, SOFTPLUS, SOFTSIGN, SQRT, SUB, SUM, SWISH, TAN, TANH, THRESHOLDED_RELU, WHERE, XOR],
+    /// ONNX Gemm.
+    gemm: [DEF],
+    /// ONNX ConvTranspose.
+    conv_transpose: [DEF],
+    /// ONNX's normalisations.
+    normalize: [BATCH, LAYER, RMS, INSTANCE, GROUP],
+    /// ONNX's pools.
+    pooling: [MAX, AVERAGE, GLOBAL_MAX, GLOBAL_AVERAGE],
+    /// ONNX's reductions.
+    reduction: [SUM, MEAN, MAX, MIN, PROD, L1, L2, SUM_SQUARE, LOG_SUM, LOG_SUM_EXP],
+    /// ONNX's operators that only move elements.
+    movement: [TRANSPOSE, EXPAND, TILE, SPLIT, SQUEEZE, UNSQUEEZE, FLATTEN, DEPTH_TO_SPACE, SPACE_TO_DEPTH],
+    /// ONNX Slice and Pad.
+    slice: [SLICE, PAD],
+    /// Operators whose results are known once shapes are.
+    shape: [CONSTANT, SHAPE, SIZE, RANGE, CONSTANT_OF_SHAPE, NON_ZERO],
 }
 
 /// The registry of all operators.

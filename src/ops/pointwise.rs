@@ -1,7 +1,8 @@
 //! `pointwise`: any function of single elements, with operands that broadcast. Every elementwise operator of ONNX becomes one, and fusion
 //! makes one of many.
 
-use super::util::{broadcast, broadcast_strides, for_each_index};
+use super::util::{broadcast, class_of};
+pub use super::vectors::apply;
 use crate::ir::{Attrs, Binary, CORE, Class, DType, Expand, Expr, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Unary, Val};
 
 /// `pointwise(x0, x1, ...) {expr, dtype}`: `expr` over the operands, stored as `dtype`.
@@ -36,7 +37,7 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     if expr.n_args() > types.len() {
         return Err(OpError::attribute("expr", format!("uses {} operands of {}", expr.n_args(), types.len())));
     }
-    let classes: Vec<_> = types.iter().map(|t| t.dtype.class()).collect();
+    let classes: Vec<_> = types.iter().map(|t| class_of(t)).collect();
     let class = expr.class(&classes)?;
     if class != dtype.class() {
         return Err(OpError::attribute("dtype", format!("is {dtype}, but the expression gives a {class:?}")));
@@ -54,62 +55,6 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     let shapes: Vec<Shape> = dims.iter().map(|d| Shape::of(d)).collect();
     let out = broadcast(&shapes.iter().collect::<Vec<_>>())?.known().unwrap_or_default();
     apply(expr, &tensors, &out, dtype).map(|t| vec![t])
-}
-
-/// Computes `expr` for every element of an output of `out`, operands broadcast to it. Also what computes epilogues.
-///
-/// # Errors
-/// An operand cannot be read, or the expression has no type.
-pub fn apply(expr: &Expr, operands: &[&Tensor], out: &[usize], dtype: DType) -> Result<Tensor, OpError> {
-    let columns: Vec<Column<'_>> = operands.iter().map(|t| Column::of(t)).collect::<Result<_, _>>()?;
-    let classes: Vec<_> = operands.iter().map(|t| t.dtype().class()).collect();
-    let class = expr.class(&classes)?;
-    let strides: Vec<_> = operands.iter().map(|t| broadcast_strides(&t.dims(), out)).collect();
-    let n = out.iter().try_fold(1usize, |n, &d| n.checked_mul(d)).ok_or_else(|| OpError::unsupported("a tensor larger than the address space"))?;
-    let mut floats = Vec::new();
-    let mut ints = Vec::new();
-    let mut args = vec![Scalar::Int(0); operands.len()];
-    for_each_index(out, &strides, |_, offsets| {
-        for ((arg, column), &offset) in args.iter_mut().zip(&columns).zip(offsets) {
-            *arg = column.get(offset);
-        }
-        match scalar(expr, &args) {
-            Scalar::Float(v) => floats.push(v),
-            Scalar::Int(v) => ints.push(v),
-            Scalar::Bool(v) => ints.push(i64::from(v)),
-        }
-    });
-    debug_assert_eq!(n, floats.len() + ints.len());
-    Ok(match class {
-        Class::Float => Tensor::from_f32s(dtype, out, &floats)?,
-        _ => Tensor::from_i64s(dtype, out, &ints)?,
-    })
-}
-
-enum Column<'a> {
-    Float(std::borrow::Cow<'a, [f32]>),
-    Int(Vec<i64>),
-    Bool(Vec<i64>),
-}
-
-impl Column<'_> {
-    fn of(tensor: &Tensor) -> Result<Column<'_>, OpError> {
-        Ok(match tensor.dtype().class() {
-            Class::Float => Column::Float(tensor.to_f32s()?),
-            Class::Int if tensor.ty().packing.is_some() => Column::Float(tensor.to_f32s()?),
-            Class::Int => Column::Int(tensor.to_i64s()?),
-            Class::Bool => Column::Bool(tensor.to_i64s()?),
-            Class::Text => return Err(OpError::unsupported("text in an expression")),
-        })
-    }
-
-    fn get(&self, at: usize) -> Scalar {
-        match self {
-            Column::Float(v) => Scalar::Float(v[at]),
-            Column::Int(v) => Scalar::Int(v[at]),
-            Column::Bool(v) => Scalar::Bool(v[at] != 0),
-        }
-    }
 }
 
 /// One value during evaluation.
@@ -142,7 +87,7 @@ pub fn scalar(expr: &Expr, args: &[Scalar]) -> Scalar {
     }
 }
 
-fn unary(function: Unary, value: Scalar) -> Scalar {
+pub(super) fn unary(function: Unary, value: Scalar) -> Scalar {
     use Scalar::*;
     match (function, value) {
         (Unary::ToFloat, Int(v)) => Float(v as f32),
@@ -226,7 +171,7 @@ fn erf(x: f64) -> f64 {
     (1.0 - (-a * a).exp() / ((a + fraction) * std::f64::consts::PI.sqrt())).copysign(x)
 }
 
-fn binary(function: Binary, left: Scalar, right: Scalar) -> Scalar {
+pub(super) fn binary(function: Binary, left: Scalar, right: Scalar) -> Scalar {
     use Scalar::*;
     match (left, right) {
         (Float(a), Float(b)) => match function {

@@ -1,0 +1,370 @@
+//! The elementwise operators of ONNX: one table of rules that give each its expression. All become `pointwise`.
+
+use super::util::{broadcast, class_of, dtype_attr};
+use crate::ir::{Attrs, Class, DType, Expand, Expr, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val};
+use std::fmt::Write as _;
+
+/// What a rule sees of one use.
+pub struct Case<'a> {
+    attrs: &'a Attrs,
+    types: Vec<Option<TensorType>>,
+    consts: Vec<Option<&'a Tensor>>,
+}
+
+/// The text of the expression, in which `x0` and so on are operand slots, and the type of the result.
+type Recipe = Result<(String, DType), OpError>;
+
+impl Case<'_> {
+    fn ty(&self, slot: usize) -> Result<&TensorType, OpError> {
+        self.types.get(slot).and_then(Option::as_ref).ok_or(OpError::MissingOperand { slot })
+    }
+
+    /// The element type of operand 0, which most results have.
+    fn dtype(&self) -> Result<DType, OpError> {
+        Ok(self.ty(0)?.dtype)
+    }
+
+    fn has(&self, slot: usize) -> bool {
+        self.ty(slot).is_ok()
+    }
+
+    fn float(&self, name: &str, default: f32) -> f32 {
+        self.attrs.float(name).unwrap_or(default)
+    }
+
+    /// The value of operand `slot`, where it is a constant with one element.
+    fn scalar(&self, slot: usize) -> Option<f32> {
+        let tensor = self.consts.get(slot).copied().flatten()?;
+        if tensor.ty().shape.n_elems() == Some(1) { tensor.to_f32s().ok()?.first().copied() } else { None }
+    }
+
+    fn same(&self, text: impl Into<String>) -> Recipe {
+        Ok((text.into(), self.dtype()?))
+    }
+
+    /// `function` of operands from left to right.
+    fn fold(&self, function: &str) -> String {
+        (1..self.types.len()).fold("x0".to_owned(), |text, slot| format!("{function}({text},x{slot})"))
+    }
+}
+
+fn infer_by(infer: &Infer<'_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Vec<TensorType>, OpError> {
+    let types: Vec<_> = infer.inputs.iter().map(|t| t.cloned()).collect();
+    let present: Vec<&TensorType> = types.iter().flatten().collect();
+    let classes: Vec<Class> = types.iter().map(|t| t.as_ref().map_or(Class::Text, class_of)).collect();
+    let shape = broadcast(&present.iter().map(|t| &t.shape).collect::<Vec<_>>())?;
+    let (text, dtype) = rule(&Case { attrs: infer.attrs, types: types.clone(), consts: infer.consts.to_vec() })?;
+    let class = Expr::parse(&text)?.class(&classes)?;
+    if class != dtype.class() {
+        return Err(OpError::unsupported(format!("a {class:?} as {dtype}")));
+    }
+    let mut results = vec![TensorType::new(dtype, shape.clone())];
+    if infer.n_outputs > 1 {
+        // Dropout's mask: at inference nothing is dropped.
+        results.push(TensorType::new(DType::Bool, shape));
+    }
+    Ok(results)
+}
+
+fn expand_by(e: &mut Expand<'_, '_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Vec<Val>, OpError> {
+    let types: Vec<_> = e.inputs.iter().map(|v| v.map(|v| e.ty(v))).collect();
+    let consts: Vec<_> = e.inputs.iter().map(|v| v.and_then(|v| e.edit.constant(v)).cloned()).collect();
+    let (text, dtype) =
+        rule(&Case { attrs: e.attrs, types: types.clone(), consts: consts.iter().map(Option::as_ref).collect() })?;
+    let expr = Expr::parse(&text)?;
+    let wanted = e.outputs[0].shape.clone();
+    let first = e.input(0)?;
+    let mut results = Vec::new();
+    if expr == Expr::Arg(0) && types[0].as_ref().is_some_and(|t| t.dtype == dtype && t.shape == wanted) {
+        results.push(first);
+    } else {
+        let (expr, slots) = inline(&expr, &types, &consts, &wanted)?;
+        let operands = slots.iter().map(|&slot| e.input(slot)).collect::<Result<Vec<_>, _>>()?;
+        results.push(e.add(&super::pointwise::DEF, super::pointwise::attrs(expr, dtype), &operands)?);
+    }
+    if e.outputs.len() > 1 {
+        results.push(super::pointwise::add(e, "b(1)", DType::Bool, &[first])?);
+    }
+    Ok(results)
+}
+
+/// Writes constants of one element into the expression, drops operands that it does not use, and numbers the others anew. An operand that
+/// alone gives the result its shape stays.
+fn inline(expr: &Expr, types: &[Option<TensorType>], consts: &[Option<Tensor>], wanted: &Shape) -> Result<(Expr, Vec<usize>), OpError> {
+    let literal = |slot: usize| -> Option<Expr> {
+        let tensor = consts.get(slot)?.as_ref()?;
+        if tensor.ty().shape.n_elems() != Some(1) || tensor.ty().packing.is_some() {
+            return None;
+        }
+        match tensor.dtype().class() {
+            Class::Float => tensor.to_f32s().ok()?.first().copied().filter(|v| v.is_finite()).map(Expr::Float),
+            Class::Int => tensor.to_i64s().ok()?.first().copied().map(Expr::Int),
+            Class::Bool | Class::Text => None,
+        }
+    };
+    let mut used = vec![false; types.len()];
+    expr.visit(&mut |e| {
+        if let Expr::Arg(slot) = e
+            && let Some(used) = used.get_mut(*slot)
+        {
+            *used = true;
+        }
+    });
+    let fits = |slots: &[usize]| {
+        let shapes: Vec<&Shape> = slots.iter().filter_map(|&s| types[s].as_ref()).map(|t| &t.shape).collect();
+        !slots.is_empty() && broadcast(&shapes).is_ok_and(|s| s == *wanted)
+    };
+    let present: Vec<usize> = (0..types.len()).filter(|&s| types[s].is_some()).collect();
+    let read: Vec<usize> = present.iter().copied().filter(|&s| used[s]).collect();
+    let variable: Vec<usize> = read.iter().copied().filter(|&s| literal(s).is_none()).collect();
+    let slots = [variable, read, present].into_iter().find(|slots| fits(slots)).ok_or(OpError::MissingOperand { slot: 0 })?;
+    let renumbered = expr.substitute(&|slot| match slots.iter().position(|&s| s == slot) {
+        Some(at) => Expr::Arg(at),
+        None => literal(slot).unwrap_or(Expr::Arg(slot)),
+    });
+    Ok((renumbered, slots))
+}
+
+fn prelu(c: &Case<'_>) -> Recipe {
+    let zero = if c.dtype()?.is_float() { "0.0" } else { "0" };
+    c.same(format!("select(lt(x0,{zero}),mul(x0,x1),x0)"))
+}
+
+fn pow(c: &Case<'_>) -> Recipe {
+    // Powers that products and roots give exactly, also of negative numbers, for which a device's pow is undefined.
+    let known = match c.scalar(1) {
+        Some(1.0) => Some("x0"),
+        Some(2.0) => Some("mul(x0,x0)"),
+        Some(3.0) => Some("mul(mul(x0,x0),x0)"),
+        Some(0.5) if c.dtype()?.is_float() => Some("sqrt(x0)"),
+        Some(-0.5) if c.dtype()?.is_float() => Some("rsqrt(x0)"),
+        Some(-1.0) if c.dtype()?.is_float() => Some("recip(x0)"),
+        _ => None,
+    };
+    let text = known.unwrap_or(match (c.dtype()?.class(), c.ty(1)?.dtype.class()) {
+        (Class::Float, Class::Int) => "pow(x0,f(x1))",
+        (Class::Int, Class::Float) => "i(pow(f(x0),x1))",
+        _ => "pow(x0,x1)",
+    });
+    c.same(text)
+}
+
+fn modulo(c: &Case<'_>) -> Recipe {
+    let fmod = c.attrs.int("fmod").unwrap_or(0) != 0;
+    if !fmod && c.dtype()?.is_float() {
+        return Err(OpError::attribute("fmod", "must be 1 for floats"));
+    }
+    c.same(if fmod { "fmod(x0,x1)" } else { "mod(x0,x1)" })
+}
+
+fn bit_shift(c: &Case<'_>) -> Recipe {
+    match c.attrs.str("direction") {
+        Some("LEFT") => c.same("shl(x0,x1)"),
+        Some("RIGHT") => c.same("shr(x0,x1)"),
+        other => Err(OpError::attribute("direction", format!("is {other:?}"))),
+    }
+}
+
+fn clip(c: &Case<'_>) -> Recipe {
+    let low = if c.has(1) { "max(x0,x1)" } else { "x0" };
+    c.same(if c.has(2) { format!("min({low},x2)") } else { low.to_owned() })
+}
+
+fn mean(c: &Case<'_>) -> Recipe {
+    let mut text = c.fold("add");
+    if c.types.len() > 1 {
+        text = format!("div({text},{:?})", c.types.len() as f32);
+    }
+    c.same(text)
+}
+
+fn is_inf(c: &Case<'_>) -> Recipe {
+    let flag = |name| c.attrs.int(name).unwrap_or(1) != 0;
+    let text = match (flag("detect_negative"), flag("detect_positive")) {
+        (true, true) => "isinf(x0)",
+        (true, false) => "and(isinf(x0),lt(x0,0.0))",
+        (false, true) => "and(isinf(x0),gt(x0,0.0))",
+        (false, false) => "and(isinf(x0),isnan(x0))",
+    };
+    Ok((text.to_owned(), DType::Bool))
+}
+
+fn gelu(c: &Case<'_>) -> Recipe {
+    match c.attrs.str("approximate").unwrap_or("none") {
+        "none" => c.same("mul(mul(x0,0.5),add(erf(mul(x0,0.70710677)),1.0))"),
+        "tanh" => c.same("mul(mul(x0,0.5),add(tanh(mul(0.7978846,add(x0,mul(0.044715,mul(x0,mul(x0,x0)))))),1.0))"),
+        other => Err(OpError::attribute("approximate", format!("is {other:?}"))),
+    }
+}
+
+fn elu(c: &Case<'_>) -> Recipe {
+    let alpha = c.float("alpha", 1.0);
+    c.same(format!("select(lt(x0,0.0),mul({alpha:?},sub(exp(x0),1.0)),x0)"))
+}
+
+fn celu(c: &Case<'_>) -> Recipe {
+    let alpha = c.float("alpha", 1.0);
+    c.same(format!("select(lt(x0,0.0),mul({alpha:?},sub(exp(div(x0,{alpha:?})),1.0)),x0)"))
+}
+
+fn selu(c: &Case<'_>) -> Recipe {
+    let (alpha, gamma) = (c.float("alpha", 1.673_263_2), c.float("gamma", 1.050_701));
+    c.same(format!("mul({gamma:?},select(gt(x0,0.0),x0,mul({alpha:?},sub(exp(x0),1.0))))"))
+}
+
+fn leaky_relu(c: &Case<'_>) -> Recipe {
+    c.same(format!("select(lt(x0,0.0),mul(x0,{:?}),x0)", c.float("alpha", 0.01)))
+}
+
+fn hard_sigmoid(c: &Case<'_>) -> Recipe {
+    let (alpha, beta) = (c.float("alpha", 0.2), c.float("beta", 0.5));
+    c.same(format!("max(min(add(mul(x0,{alpha:?}),{beta:?}),1.0),0.0)"))
+}
+
+fn swish(c: &Case<'_>) -> Recipe {
+    match c.float("alpha", 1.0) {
+        1.0 => c.same("mul(x0,sigmoid(x0))"),
+        alpha => c.same(format!("mul(x0,sigmoid(mul(x0,{alpha:?})))")),
+    }
+}
+
+fn thresholded_relu(c: &Case<'_>) -> Recipe {
+    c.same(format!("select(gt(x0,{:?}),x0,0.0)", c.float("alpha", 1.0)))
+}
+
+fn shrink(c: &Case<'_>) -> Recipe {
+    let (lambd, bias) = (c.float("lambd", 0.5), c.float("bias", 0.0));
+    c.same(format!("select(lt(x0,{:?}),add(x0,{bias:?}),select(gt(x0,{lambd:?}),sub(x0,{bias:?}),0.0))", -lambd))
+}
+
+fn convert(c: &Case<'_>, to: DType) -> Recipe {
+    let mut text = String::from("x0");
+    let function = match to.class() {
+        class if class == c.dtype()?.class() => return Ok((text, to)),
+        Class::Float => "f",
+        Class::Int => "i",
+        Class::Bool => "b",
+        Class::Text => return Err(OpError::unsupported("a cast to text")),
+    };
+    text.clear();
+    // Writing to a string cannot fail.
+    let _ = write!(text, "{function}(x0)");
+    Ok((text, to))
+}
+
+fn cast(c: &Case<'_>) -> Recipe {
+    let to = dtype_attr(c.attrs, "to").ok_or_else(|| OpError::attribute("to", "is missing"))?;
+    convert(c, to)
+}
+
+fn dropout(c: &Case<'_>) -> Recipe {
+    let training = c.consts.get(2).copied().flatten().is_some_and(|t| t.to_i64s().is_ok_and(|v| v != [0]));
+    if training || (c.has(2) && c.consts.get(2).copied().flatten().is_none()) {
+        return Err(OpError::unsupported("dropout while training"));
+    }
+    c.same("x0")
+}
+
+/// A rule whose text is fixed and whose result has operand 0's type, or the type given.
+macro_rules! rule {
+    ($text:literal) => {
+        |c: &Case<'_>| c.same($text)
+    };
+    ($text:literal, $dtype:ident) => {
+        |_: &Case<'_>| Ok(($text.to_owned(), DType::$dtype))
+    };
+}
+
+macro_rules! operators {
+    ($($def:ident $name:literal $onnx:literal $opset:literal $arity:tt [$($attr:literal),*] $rule:expr;)*) => {
+        $(
+            #[doc = concat!("`", $name, "`: ONNX ", $onnx, ", opset ", $opset, ".")]
+            pub static $def: OpDef = OpDef {
+                name: $name,
+                onnx: $onnx,
+                levels: ONNX,
+                attrs: &[$($attr),*],
+                arity: $arity,
+                infer: |infer| infer_by(infer, $rule),
+                eval: None,
+                expand: Some(|e| expand_by(e, $rule)),
+            };
+        )*
+    };
+}
+
+const ANY: usize = usize::MAX;
+
+operators! {
+    ABS "abs" "Abs" 13 (1, 1) [] rule!("abs(x0)");
+    ACOS "acos" "Acos" 22 (1, 1) [] rule!("acos(x0)");
+    ACOSH "acosh" "Acosh" 22 (1, 1) [] rule!("acosh(x0)");
+    ADD "add" "Add" 14 (2, 2) [] rule!("add(x0,x1)");
+    AND "and" "And" 7 (2, 2) [] rule!("and(x0,x1)", Bool);
+    ASIN "asin" "Asin" 22 (1, 1) [] rule!("asin(x0)");
+    ASINH "asinh" "Asinh" 22 (1, 1) [] rule!("asinh(x0)");
+    ATAN "atan" "Atan" 22 (1, 1) [] rule!("atan(x0)");
+    ATANH "atanh" "Atanh" 22 (1, 1) [] rule!("atanh(x0)");
+    BIT_SHIFT "bit_shift" "BitShift" 11 (2, 2) ["direction"] bit_shift;
+    BITWISE_AND "bitwise_and" "BitwiseAnd" 18 (2, 2) [] rule!("bitand(x0,x1)");
+    BITWISE_NOT "bitwise_not" "BitwiseNot" 18 (1, 1) [] rule!("bitnot(x0)");
+    BITWISE_OR "bitwise_or" "BitwiseOr" 18 (2, 2) [] rule!("bitor(x0,x1)");
+    BITWISE_XOR "bitwise_xor" "BitwiseXor" 18 (2, 2) [] rule!("bitxor(x0,x1)");
+    CAST "cast" "Cast" 21 (1, 1) ["to", "saturate", "round_mode"] cast;
+    CAST_LIKE "cast_like" "CastLike" 21 (2, 2) ["saturate", "round_mode"] |c: &Case<'_>| convert(c, c.ty(1)?.dtype);
+    CEIL "ceil" "Ceil" 13 (1, 1) [] rule!("ceil(x0)");
+    CELU "celu" "Celu" 12 (1, 1) ["alpha"] celu;
+    CLIP "clip" "Clip" 13 (1, 3) [] clip;
+    COS "cos" "Cos" 22 (1, 1) [] rule!("cos(x0)");
+    COSH "cosh" "Cosh" 22 (1, 1) [] rule!("cosh(x0)");
+    DIV "div" "Div" 14 (2, 2) [] rule!("div(x0,x1)");
+    DROPOUT "dropout" "Dropout" 22 (1, 3) ["seed"] dropout;
+    ELU "elu" "Elu" 22 (1, 1) ["alpha"] elu;
+    EQUAL "equal" "Equal" 19 (2, 2) [] rule!("eq(x0,x1)", Bool);
+    ERF "erf" "Erf" 13 (1, 1) [] rule!("erf(x0)");
+    EXP "exp" "Exp" 13 (1, 1) [] rule!("exp(x0)");
+    FLOOR "floor" "Floor" 13 (1, 1) [] rule!("floor(x0)");
+    GELU "gelu" "Gelu" 20 (1, 1) ["approximate"] gelu;
+    GREATER "greater" "Greater" 13 (2, 2) [] rule!("gt(x0,x1)", Bool);
+    GREATER_OR_EQUAL "greater_or_equal" "GreaterOrEqual" 16 (2, 2) [] rule!("ge(x0,x1)", Bool);
+    HARD_SIGMOID "hard_sigmoid" "HardSigmoid" 22 (1, 1) ["alpha", "beta"] hard_sigmoid;
+    HARD_SWISH "hard_swish" "HardSwish" 22 (1, 1) [] rule!("mul(x0,max(min(add(mul(x0,0.16666667),0.5),1.0),0.0))");
+    IDENTITY "identity" "Identity" 21 (1, 1) [] rule!("x0");
+    IS_INF "is_inf" "IsInf" 20 (1, 1) ["detect_negative", "detect_positive"] is_inf;
+    IS_NAN "is_nan" "IsNaN" 20 (1, 1) [] rule!("isnan(x0)", Bool);
+    LEAKY_RELU "leaky_relu" "LeakyRelu" 16 (1, 1) ["alpha"] leaky_relu;
+    LESS "less" "Less" 13 (2, 2) [] rule!("lt(x0,x1)", Bool);
+    LESS_OR_EQUAL "less_or_equal" "LessOrEqual" 16 (2, 2) [] rule!("le(x0,x1)", Bool);
+    LOG "log" "Log" 13 (1, 1) [] rule!("log(x0)");
+    MAX "max" "Max" 13 (1, ANY) [] |c: &Case<'_>| c.same(c.fold("max"));
+    MEAN "mean" "Mean" 13 (1, ANY) [] mean;
+    MIN "min" "Min" 13 (1, ANY) [] |c: &Case<'_>| c.same(c.fold("min"));
+    MISH "mish" "Mish" 22 (1, 1) [] rule!("mul(x0,tanh(softplus(x0)))");
+    MOD "mod" "Mod" 13 (2, 2) ["fmod"] modulo;
+    MUL "mul" "Mul" 14 (2, 2) [] rule!("mul(x0,x1)");
+    NEG "neg" "Neg" 13 (1, 1) [] rule!("neg(x0)");
+    NOT "not" "Not" 1 (1, 1) [] rule!("not(x0)", Bool);
+    OR "or" "Or" 7 (2, 2) [] rule!("or(x0,x1)", Bool);
+    POW "pow" "Pow" 15 (2, 2) [] pow;
+    PRELU "prelu" "PRelu" 16 (2, 2) [] prelu;
+    RECIPROCAL "reciprocal" "Reciprocal" 13 (1, 1) [] rule!("recip(x0)");
+    RELU "relu" "Relu" 14 (1, 1) [] rule!("relu(x0)");
+    ROUND "round" "Round" 22 (1, 1) [] rule!("round(x0)");
+    SELU "selu" "Selu" 22 (1, 1) ["alpha", "gamma"] selu;
+    SHRINK "shrink" "Shrink" 9 (1, 1) ["lambd", "bias"] shrink;
+    SIGMOID "sigmoid" "Sigmoid" 13 (1, 1) [] rule!("sigmoid(x0)");
+    SIGN "sign" "Sign" 13 (1, 1) [] rule!("sign(x0)");
+    SIN "sin" "Sin" 22 (1, 1) [] rule!("sin(x0)");
+    SINH "sinh" "Sinh" 22 (1, 1) [] rule!("sinh(x0)");
+    SOFTPLUS "softplus" "Softplus" 22 (1, 1) [] rule!("softplus(x0)");
+    SOFTSIGN "softsign" "Softsign" 22 (1, 1) [] rule!("div(x0,add(abs(x0),1.0))");
+    SQRT "sqrt" "Sqrt" 13 (1, 1) [] rule!("sqrt(x0)");
+    SUB "sub" "Sub" 14 (2, 2) [] rule!("sub(x0,x1)");
+    SUM "sum" "Sum" 13 (1, ANY) [] |c: &Case<'_>| c.same(c.fold("add"));
+    SWISH "swish" "Swish" 24 (1, 1) ["alpha"] swish;
+    TAN "tan" "Tan" 22 (1, 1) [] rule!("tan(x0)");
+    TANH "tanh" "Tanh" 13 (1, 1) [] rule!("tanh(x0)");
+    THRESHOLDED_RELU "thresholded_relu" "ThresholdedRelu" 22 (1, 1) ["alpha"] thresholded_relu;
+    WHERE "where" "Where" 16 (3, 3) [] |c: &Case<'_>| Ok(("select(x0,x1,x2)".to_owned(), c.ty(1)?.dtype));
+    XOR "xor" "Xor" 7 (2, 2) [] rule!("xor(x0,x1)", Bool);
+}

@@ -1,0 +1,137 @@
+//! ONNX's normalisations: of batches, layers, instances and groups.
+
+use super::gemm::channels;
+use super::util::axis_attr;
+use crate::ir::{DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, product};
+
+macro_rules! normalisations {
+    ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:literal),*] $infer:expr, $expand:expr;)*) => {
+        $($(#[$doc])* pub static $def: OpDef = OpDef {
+            name: $name,
+            onnx: $onnx,
+            levels: ONNX,
+            attrs: &[$($attr),*],
+            arity: $arity,
+            infer: $infer,
+            eval: None,
+            expand: Some($expand),
+        };)*
+    };
+}
+
+normalisations! {
+    /// `batch_normalization(x, scale, bias, mean, var) {epsilon}`: ONNX BatchNormalization, opset 15, at inference.
+    BATCH "batch_normalization" "BatchNormalization" (5, 5) ["epsilon", "momentum", "training_mode"] infer_batch, expand_batch;
+    /// `layer_normalization(x, scale, bias?) {axis, epsilon}`: ONNX LayerNormalization, opset 17, its first output.
+    LAYER "layer_normalization" "LayerNormalization" (2, 3) ["axis", "epsilon", "stash_type"] infer_first, |e| expand_layer(e, "layer");
+    /// `rms_normalization(x, scale) {axis, epsilon}`: ONNX RMSNormalization, opset 23.
+    RMS "rms_normalization" "RMSNormalization" (2, 2) ["axis", "epsilon", "stash_type"] infer_first, |e| expand_layer(e, "rms");
+    /// `instance_normalization(x, scale, bias) {epsilon}`: ONNX InstanceNormalization, opset 22.
+    INSTANCE "instance_normalization" "InstanceNormalization" (3, 3) ["epsilon"] infer_channels, expand_groups;
+    /// `group_normalization(x, scale, bias) {epsilon, num_groups}`: ONNX GroupNormalization, opset 21.
+    GROUP "group_normalization" "GroupNormalization" (3, 3) ["epsilon", "num_groups", "stash_type"] infer_channels, expand_groups;
+}
+
+fn infer_first(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let x = infer.ty(0)?;
+    axis_attr(infer.attrs, -1, x.shape.rank())?;
+    let axis = axis_attr(infer.attrs, -1, x.shape.rank())?;
+    let inner = Shape(x.shape.0[axis..].to_vec());
+    for slot in 1..infer.inputs.len() {
+        if let Some(ty) = infer.inputs[slot]
+            && (!ty.dtype.is_float() || super::util::broadcast(&[&inner, &ty.shape])? != inner)
+        {
+            return Err(OpError::operand(slot, ty, format!("floats that broadcast to {inner}")));
+        }
+    }
+    floats(infer, 1)
+}
+
+fn floats(infer: &Infer<'_>, least_rank: usize) -> Result<Vec<TensorType>, OpError> {
+    let x = infer.ty(0)?;
+    if !x.dtype.is_float() || x.packing.is_some() || x.shape.rank() < least_rank {
+        return Err(OpError::operand(0, x, format!("floats of {least_rank} axes at least")));
+    }
+    if infer.n_outputs > 1 {
+        return Err(OpError::unsupported("statistics as further outputs of a normalisation"));
+    }
+    Ok(vec![x.clone()])
+}
+
+fn infer_channels(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let types = floats(infer, 2)?;
+    let c = &types[0].shape.0[1];
+    for slot in 1..infer.inputs.len() {
+        let ty = infer.ty(slot)?;
+        if !ty.dtype.is_float() || ty.shape.rank() != 1 || (ty.shape.0[0] != *c && c.known().is_some() && ty.shape.0[0].known().is_some()) {
+            return Err(OpError::operand(slot, ty, format!("[{c}]")));
+        }
+    }
+    Ok(types)
+}
+
+fn infer_batch(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    if infer.attrs.int("training_mode").unwrap_or(0) != 0 {
+        return Err(OpError::unsupported("batch normalization while training"));
+    }
+    infer_channels(infer)
+}
+
+fn expand_batch(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let x = e.input(0)?;
+    let (rank, dtype) = (e.ty(x).shape.rank(), e.outputs[0].dtype);
+    let epsilon = e.attrs.float("epsilon").unwrap_or(1e-5);
+    let parameters = (1..5).map(|slot| e.input(slot)).collect::<Result<Vec<_>, _>>()?;
+    let constant = |val: Val| e.edit.constant(val).and_then(|t| Some(t.to_f32s().ok()?.into_owned()));
+    if let Some([scale, bias, mean, variance]) = parameters.iter().map(|v| constant(*v)).collect::<Option<Vec<_>>>().as_deref() {
+        let factor: Vec<f64> = scale.iter().zip(variance).map(|(s, v)| f64::from(*s) / (f64::from(*v) + f64::from(epsilon)).sqrt()).collect();
+        let shift: Vec<f32> = bias.iter().zip(mean).zip(&factor).map(|((b, m), f)| (f64::from(*b) - f64::from(*m) * f) as f32).collect();
+        let factor: Vec<f32> = factor.iter().map(|f| *f as f32).collect();
+        let mut dims = vec![1; rank];
+        dims[1] = factor.len();
+        let factor = e.constant(Tensor::from_f32s(DType::F32, &dims, &factor)?);
+        let shift = e.constant(Tensor::from_f32s(DType::F32, &dims, &shift)?);
+        return Ok(vec![super::pointwise::add(e, "add(mul(x0,x1),x2)", dtype, &[x, factor, shift])?]);
+    }
+    let mut operands = vec![x];
+    for parameter in parameters {
+        operands.push(channels(e, parameter, rank)?);
+    }
+    let text = format!("add(mul(sub(x0,x3),mul(x1,rsqrt(add(x4,{epsilon:?})))),x2)");
+    Ok(vec![super::pointwise::add(e, &text, dtype, &operands)?])
+}
+
+fn expand_layer(e: &mut Expand<'_, '_>, kind: &str) -> Result<Vec<Val>, OpError> {
+    let (x, scale, bias) = (e.input(0)?, e.input(1)?, e.optional(2));
+    let ty = e.ty(x);
+    let axis = axis_attr(e.attrs, -1, ty.shape.rank())?;
+    let inner = &ty.shape.0[axis..];
+    let attrs = super::norm::attrs(kind, axis, e.attrs.float("epsilon").unwrap_or(1e-5)).with_dtype("dtype", e.outputs[0].dtype);
+    let fits = |val: &Val| e.edit.ty(*val).shape.0 == inner;
+    if fits(&scale) && bias.as_ref().is_none_or(fits) {
+        let operands: Vec<Val> = [x, scale].into_iter().chain(bias).collect();
+        return Ok(vec![e.add(&super::norm::DEF, attrs, &operands)?]);
+    }
+    let y = e.add(&super::norm::DEF, attrs, &[x])?;
+    let operands: Vec<Val> = [y, scale].into_iter().chain(bias).collect();
+    let text = if bias.is_some() { "add(mul(x0,x1),x2)" } else { "mul(x0,x1)" };
+    Ok(vec![super::pointwise::add(e, text, e.outputs[0].dtype, &operands)?])
+}
+
+/// Groups of channels are rows of one long axis; an instance norm has as many groups as channels.
+fn expand_groups(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let x = e.input(0)?;
+    let (shape, dtype) = (e.ty(x).shape.0, e.outputs[0].dtype);
+    let groups = e.attrs.int("num_groups").map_or_else(|| shape[1].clone(), Dim::Known);
+    let each = shape[1].floor_div(&groups).filter(|each| &(each * &groups) == &shape[1]);
+    let each = each.ok_or_else(|| OpError::attribute("num_groups", format!("is {groups} for {} channels", shape[1])))?;
+    let rows = vec![shape[0].clone(), groups, &each * &product(&shape[2..])];
+    let flat = super::reshape::to(e, x, rows)?;
+    let attrs = super::norm::attrs("layer", 2, e.attrs.float("epsilon").unwrap_or(1e-5)).with_dtype("dtype", dtype);
+    let y = e.add(&super::norm::DEF, attrs, &[flat])?;
+    let rank = shape.len();
+    let y = super::reshape::to(e, y, shape)?;
+    let (scale, bias) = (e.input(1)?, e.input(2)?);
+    let (scale, bias) = (channels(e, scale, rank)?, channels(e, bias, rank)?);
+    Ok(vec![super::pointwise::add(e, "add(mul(x0,x1),x2)", dtype, &[y, scale, bias])?])
+}

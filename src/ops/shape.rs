@@ -1,0 +1,195 @@
+//! Operators whose results are known once shapes are: they become constants.
+
+use super::util::{n_elems, operand};
+use crate::ir::{Attr, Attrs, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val};
+
+/// Most elements of a constant that an expansion makes.
+const LARGEST: usize = 1 << 26;
+
+macro_rules! foldable {
+    ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:literal),*] $infer:expr, $eval:expr, $expand:expr;)*) => {
+        $($(#[$doc])* pub static $def: OpDef = OpDef {
+            name: $name,
+            onnx: $onnx,
+            levels: ONNX,
+            attrs: &[$($attr),*],
+            arity: $arity,
+            infer: $infer,
+            eval: Some($eval),
+            expand: Some($expand),
+        };)*
+    };
+}
+
+foldable! {
+    /// `constant() {value, ...}`: ONNX Constant, opset 21.
+    CONSTANT "constant" "Constant" (0, 0) ["value", "value_float", "value_floats", "value_int", "value_ints"]
+        |i| Ok(vec![constant(i.attrs)?.ty().clone()]), |attrs, _| Ok(vec![constant(attrs)?]), expand_folded;
+    /// `shape(x) {start, end}`: ONNX Shape, opset 21.
+    SHAPE "shape" "Shape" (1, 1) ["start", "end"] infer_shape, eval_shape, expand_shape;
+    /// `size(x)`: ONNX Size, opset 21.
+    SIZE "size" "Size" (1, 1) [] |i| i.ty(0).map(|_| vec![TensorType::of(DType::I64, &[])]), eval_size, expand_size;
+    /// `range(start, limit, delta)`: ONNX Range, opset 11.
+    RANGE "range" "Range" (3, 3) [] infer_range, range, expand_folded;
+    /// `constant_of_shape(shape) {value}`: ONNX ConstantOfShape, opset 21.
+    CONSTANT_OF_SHAPE "constant_of_shape" "ConstantOfShape" (1, 1) ["value"] infer_filled, eval_filled, expand_filled;
+}
+
+/// `nonzero(x)`: ONNX NonZero, opset 13, of constants only: its size depends on its data.
+pub static NON_ZERO: OpDef = OpDef {
+    name: "non_zero",
+    onnx: "NonZero",
+    levels: ONNX,
+    attrs: &[],
+    arity: (1, 1),
+    infer: |i| Ok(vec![non_zero(i.constant(0).ok_or(OpError::NotConstant { slot: 0 })?)?.ty().clone()]),
+    eval: Some(|_, inputs| Ok(vec![non_zero(operand(inputs, 0)?)?])),
+    expand: None,
+};
+
+/// The result as a constant, all operands being constants.
+fn expand_folded(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let consts = (0..e.inputs.len()).map(|slot| e.edit.constant(e.input(slot)?).cloned().ok_or(OpError::NotConstant { slot }));
+    let consts = consts.collect::<Result<Vec<_>, _>>()?;
+    let inputs: Vec<_> = consts.iter().map(Some).collect();
+    let results = if inputs.is_empty() { vec![constant(e.attrs)?] } else { range(e.attrs, &inputs)? };
+    Ok(results.into_iter().map(|t| e.constant(t)).collect())
+}
+
+fn constant(attrs: &Attrs) -> Result<Tensor, OpError> {
+    Ok(match attrs.0.iter().next() {
+        Some((_, Attr::Tensor(value))) => value.clone(),
+        Some((_, Attr::Float(value))) => Tensor::from_f32s(DType::F32, &[], &[*value])?,
+        Some((_, Attr::Floats(values))) => Tensor::from_f32s(DType::F32, &[values.len()], values)?,
+        Some((_, Attr::Int(value))) => Tensor::from_i64s(DType::I64, &[], &[*value])?,
+        Some((_, Attr::Ints(values))) => Tensor::from_i64s(DType::I64, &[values.len()], values)?,
+        _ => return Err(OpError::attribute("value", "is no tensor and no numbers")),
+    })
+}
+
+/// The part of the shape that is asked for.
+fn part(attrs: &Attrs, dims: &[Dim]) -> Vec<Dim> {
+    let rank = dims.len() as i64;
+    let place = |v: i64| if v < 0 { v.saturating_add(rank) } else { v }.clamp(0, rank) as usize;
+    let (start, end) = (place(attrs.int("start").unwrap_or(0)), place(attrs.int("end").unwrap_or(rank)));
+    dims[start..end.max(start)].to_vec()
+}
+
+fn infer_shape(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    Ok(vec![TensorType::of(DType::I64, &[part(infer.attrs, &infer.ty(0)?.shape.0).len()])])
+}
+
+fn shape_of(attrs: &Attrs, shape: &Shape) -> Result<Tensor, OpError> {
+    let sizes: Option<Vec<i64>> = part(attrs, &shape.0).iter().map(Dim::known).collect();
+    let sizes = sizes.ok_or_else(|| OpError::operand(0, shape, "known sizes"))?;
+    Ok(Tensor::from_i64s(DType::I64, &[sizes.len()], &sizes)?)
+}
+
+fn eval_shape(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    Ok(vec![shape_of(attrs, &operand(inputs, 0)?.ty().shape)?])
+}
+
+fn expand_shape(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let shape = shape_of(e.attrs, &e.ty(e.input(0)?).shape)?;
+    Ok(vec![e.constant(shape)])
+}
+
+fn size_of(shape: &Shape) -> Result<Tensor, OpError> {
+    let n = shape.volume().known().ok_or_else(|| OpError::operand(0, shape, "known sizes"))?;
+    Ok(Tensor::from_i64s(DType::I64, &[], &[n])?)
+}
+
+fn eval_size(_: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    Ok(vec![size_of(&operand(inputs, 0)?.ty().shape)?])
+}
+
+fn expand_size(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let size = size_of(&e.ty(e.input(0)?).shape)?;
+    Ok(vec![e.constant(size)])
+}
+
+fn infer_range(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let dtype = infer.ty(0)?.dtype;
+    let known = |slot: usize| infer.constant(slot).ok_or(OpError::NotConstant { slot });
+    let n = count(known(0)?, known(1)?, known(2)?)?;
+    Ok(vec![TensorType::of(dtype, &[n])])
+}
+
+/// How many numbers a range has.
+fn count(start: &Tensor, limit: &Tensor, delta: &Tensor) -> Result<usize, OpError> {
+    let refuse = || OpError::operand(2, delta.ty(), "a range of finite length");
+    let n = if start.dtype().is_float() {
+        let one = |t: &Tensor| -> Result<f64, OpError> { Ok(f64::from(t.to_f32s()?.first().copied().unwrap_or(f32::NAN))) };
+        let n = ((one(limit)? - one(start)?) / one(delta)?).ceil();
+        if n.is_nan() { None } else { Some(n.max(0.0) as usize) }
+    } else {
+        let one = |t: &Tensor| -> Result<i128, OpError> { Ok(t.to_i64s()?.first().copied().map_or(0, i128::from)) };
+        let (span, delta) = (one(limit)? - one(start)?, one(delta)?);
+        let up = span.checked_div_euclid(delta).map(|q| q + i128::from(span.rem_euclid(delta) != 0 && delta > 0));
+        up.map(|n| usize::try_from(n.max(0)).unwrap_or(usize::MAX))
+    };
+    n.filter(|n| *n <= LARGEST).ok_or_else(refuse)
+}
+
+fn range(_: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let (start, limit, delta) = (operand(inputs, 0)?, operand(inputs, 1)?, operand(inputs, 2)?);
+    let n = count(start, limit, delta)?;
+    if start.dtype().is_float() {
+        let one = |t: &Tensor| -> Result<f32, OpError> { Ok(t.to_f32s()?.first().copied().unwrap_or(0.0)) };
+        let (start_at, step) = (one(start)?, one(delta)?);
+        let values: Vec<f32> = (0..n).map(|i| start_at + i as f32 * step).collect();
+        return Ok(vec![Tensor::from_f32s(start.dtype(), &[n], &values)?]);
+    }
+    let one = |t: &Tensor| -> Result<i64, OpError> { Ok(t.to_i64s()?.first().copied().unwrap_or(0)) };
+    let (start_at, step) = (one(start)?, one(delta)?);
+    let values: Vec<i64> = (0..n).map(|i| start_at.wrapping_add(step.wrapping_mul(i as i64))).collect();
+    Ok(vec![Tensor::from_i64s(start.dtype(), &[n], &values)?])
+}
+
+/// The value that fills, as a tensor of one element; zero of f32 where absent.
+fn filling(attrs: &Attrs) -> Result<Tensor, OpError> {
+    match attrs.tensor("value") {
+        Some(value) if value.ty().shape.n_elems() == Some(1) => Ok(value.reshaped(&[1])?),
+        Some(value) => Err(OpError::attribute("value", format!("is {}", value.ty()))),
+        None => Ok(Tensor::from_f32s(DType::F32, &[1], &[0.0])?),
+    }
+}
+
+fn infer_filled(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let sizes = infer.ints(0)?.ok_or(OpError::MissingOperand { slot: 0 })?;
+    if sizes.iter().any(|&n| n < 0) {
+        return Err(OpError::operand(0, format!("{sizes:?}"), "sizes"));
+    }
+    Ok(vec![TensorType::new(filling(infer.attrs)?.dtype(), Shape(sizes.into_iter().map(Dim::Known).collect()))])
+}
+
+fn eval_filled(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let sizes = operand(inputs, 0)?.to_i64s()?;
+    let dims: Option<Vec<usize>> = sizes.iter().map(|&n| usize::try_from(n).ok()).collect();
+    let dims = dims.ok_or_else(|| OpError::operand(0, format!("{sizes:?}"), "sizes"))?;
+    let value = filling(attrs)?;
+    let n = n_elems(&dims)?;
+    if n > LARGEST {
+        return Err(OpError::operand(0, format!("{dims:?}"), format!("at most {LARGEST} elements")));
+    }
+    let (bytes, _) = super::util::elements(&value)?;
+    Ok(vec![super::util::from_elements(value.dtype(), &dims, bytes.repeat(n))?])
+}
+
+fn expand_filled(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let value = filling(e.attrs)?;
+    let value = e.constant(value);
+    let shape = e.outputs[0].shape.0.clone();
+    Ok(vec![super::movement::broadcast_to(e, value, shape)?])
+}
+
+fn non_zero(x: &Tensor) -> Result<Tensor, OpError> {
+    let dims = x.dims();
+    let set: Vec<bool> =
+        if x.dtype().is_float() { x.to_f32s()?.iter().map(|v| *v != 0.0).collect() } else { x.to_i64s()?.iter().map(|v| *v != 0).collect() };
+    let places: Vec<usize> = set.iter().enumerate().filter(|(_, set)| **set).map(|(i, _)| i).collect();
+    let strides = super::util::strides(&dims);
+    let axis = |(stride, size): (&usize, &usize)| places.iter().map(|p| (p / stride % size) as i64).collect::<Vec<_>>();
+    let values: Vec<i64> = strides.iter().zip(&dims).flat_map(axis).collect();
+    Ok(Tensor::from_i64s(DType::I64, &[dims.len(), places.len()], &values)?)
+}

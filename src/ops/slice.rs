@@ -1,0 +1,201 @@
+//! ONNX's Slice and Pad: parts of a tensor, and more than all of it.
+
+use super::reshape;
+use super::strided::{View, row_major, view};
+use crate::ir::{Attrs, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, resolve_axis};
+
+/// `slice(x, starts, ends, axes?, steps?)`: ONNX Slice, opset 13.
+pub static SLICE: OpDef = OpDef {
+    name: "slice",
+    onnx: "Slice",
+    levels: ONNX,
+    attrs: &[],
+    arity: (3, 5),
+    infer: infer_slice,
+    eval: None,
+    expand: Some(expand_slice),
+};
+
+/// `pad(x, pads, value?, axes?) {mode}`: ONNX Pad, opset 21.
+pub static PAD: OpDef = OpDef {
+    name: "pad",
+    onnx: "Pad",
+    levels: ONNX,
+    attrs: &["mode"],
+    arity: (2, 4),
+    infer: infer_pad,
+    eval: None,
+    expand: Some(expand_pad),
+};
+
+/// The part of one axis that is kept.
+struct Range {
+    start: Dim,
+    step: i64,
+    size: Dim,
+}
+
+/// What ONNX's `start..end` by `step` keeps of an axis.
+fn range(dim: &Dim, start: i64, end: i64, step: i64) -> Result<Range, OpError> {
+    let refuse = || OpError::unsupported(format!("{start}..{end} by {step} of an axis of unknown size {dim}"));
+    if step == 0 {
+        return Err(OpError::operand(4, 0, "steps other than 0"));
+    }
+    if let Some(n) = dim.known() {
+        let at = |v: i64| if v < 0 { v.saturating_add(n) } else { v };
+        let (start, end) = if step > 0 { (at(start).clamp(0, n), at(end).clamp(0, n)) } else { (at(start).clamp(-1, n - 1), at(end).clamp(-1, n - 1)) };
+        let span = if step > 0 { end - start } else { start - end }.max(0);
+        let size = span.saturating_add(step.saturating_abs() - 1) / step.saturating_abs();
+        return Ok(Range { start: Dim::Known(start.max(0)), step, size: Dim::Known(size) });
+    }
+    // A bound counted from either end is exact if the axis is at least that long, which running the model must check.
+    let far = 1 << 31;
+    let place = |v: i64| match v {
+        v if v >= far - 1 => dim.clone(),
+        v if v <= -(far - 1) => Dim::Known(0),
+        v if v < 0 => dim + &Dim::Known(v),
+        v => Dim::Known(v),
+    };
+    if step < 0 || (end >= 0 && end < far - 1 && start >= 0 && end > start && step != 1) {
+        return Err(refuse());
+    }
+    let (start, end) = (place(start), place(end));
+    let size = (&(&end - &start) + &Dim::Known(step - 1)).floor_div(&Dim::Known(step)).ok_or_else(refuse)?;
+    if size.known().is_some_and(|n| n < 0) {
+        return Err(refuse());
+    }
+    Ok(Range { start, step, size })
+}
+
+/// The ranges of all axes.
+fn ranges(shape: &Shape, starts: Vec<i64>, ends: Vec<i64>, axes: Option<Vec<i64>>, steps: Option<Vec<i64>>) -> Result<Vec<Range>, OpError> {
+    let axes = axes.unwrap_or_else(|| (0..starts.len() as i64).collect());
+    let steps = steps.unwrap_or_else(|| vec![1; starts.len()]);
+    if [ends.len(), axes.len(), steps.len()] != [starts.len(); 3] {
+        return Err(OpError::operand(1, format!("{starts:?}"), "as many starts as ends, axes and steps"));
+    }
+    let mut ranges: Vec<Range> = shape.0.iter().map(|d| Range { start: Dim::Known(0), step: 1, size: d.clone() }).collect();
+    for (i, axis) in axes.iter().enumerate() {
+        let axis = resolve_axis(*axis, shape.rank()).ok_or_else(|| OpError::operand(3, axis, format!("axes of {shape}")))?;
+        ranges[axis] = range(&shape.0[axis], starts[i], ends[i], steps[i])?;
+    }
+    Ok(ranges)
+}
+
+fn infer_slice(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let x = infer.ty(0)?;
+    let needed = |slot: usize| infer.ints(slot)?.ok_or(OpError::MissingOperand { slot });
+    let ranges = ranges(&x.shape, needed(1)?, needed(2)?, infer.ints(3)?, infer.ints(4)?)?;
+    if x.packing.is_some() {
+        return Err(OpError::operand(0, x, "a tensor that is not packed"));
+    }
+    Ok(vec![TensorType::new(x.dtype, Shape(ranges.into_iter().map(|r| r.size).collect()))])
+}
+
+fn expand_slice(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let x = e.input(0)?;
+    let shape = e.ty(x).shape;
+    let needed = |slot: usize| e.ints(slot)?.ok_or(OpError::MissingOperand { slot });
+    let ranges = ranges(&shape, needed(1)?, needed(2)?, e.ints(3)?, e.ints(4)?)?;
+    let whole = |(r, d): (&Range, &Dim)| r.size == *d && r.start == Dim::Known(0) && (r.step == 1 || *d == Dim::Known(1));
+    if ranges.iter().zip(&shape.0).all(whole) {
+        return Ok(vec![x]);
+    }
+    let own = row_major(&shape.0);
+    let offset = ranges.iter().zip(&own).fold(Dim::Known(0), |sum, (r, s)| &sum + &(&r.start * s));
+    let strides = ranges.iter().zip(&own).map(|(r, s)| s * &Dim::Known(r.step)).collect();
+    let shape = ranges.into_iter().map(|r| r.size).collect();
+    Ok(vec![view(e, x, &View { shape, strides, offset: Some(offset), ..View::default() })?])
+}
+
+/// Elements added before and after each axis.
+fn pads(shape: &Shape, given: Option<Vec<i64>>, axes: Option<Vec<i64>>) -> Result<Vec<(i64, i64)>, OpError> {
+    let given = given.ok_or(OpError::MissingOperand { slot: 1 })?;
+    let axes = axes.unwrap_or_else(|| (0..shape.rank() as i64).collect());
+    if given.len() != axes.len() * 2 || given.iter().any(|p| !(-(1 << 31)..=1 << 31).contains(p)) {
+        return Err(OpError::operand(1, format!("{given:?}"), format!("two counts for each of {} axes", axes.len())));
+    }
+    let mut pads = vec![(0, 0); shape.rank()];
+    for (i, axis) in axes.iter().enumerate() {
+        let axis = resolve_axis(*axis, shape.rank()).ok_or_else(|| OpError::operand(3, axis, format!("axes of {shape}")))?;
+        pads[axis] = (given[i], given[axes.len() + i]);
+    }
+    Ok(pads)
+}
+
+fn mode(attrs: &Attrs) -> Result<&str, OpError> {
+    match attrs.str("mode").unwrap_or("constant") {
+        mode @ ("constant" | "reflect" | "edge" | "wrap") => Ok(mode),
+        other => Err(OpError::attribute("mode", format!("is {other:?}"))),
+    }
+}
+
+fn infer_pad(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let x = infer.ty(0)?;
+    mode(infer.attrs)?;
+    let pads = pads(&x.shape, infer.ints(1)?, infer.ints(3)?)?;
+    let dims: Vec<Dim> = x.shape.0.iter().zip(&pads).map(|(d, (a, b))| d + &Dim::Known(a + b)).collect();
+    if x.packing.is_some() || dims.iter().any(|d| d.known().is_some_and(|n| n < 0)) {
+        return Err(OpError::operand(0, x, format!("a tensor that can lose {pads:?}")));
+    }
+    Ok(vec![TensorType::new(x.dtype, Shape(dims))])
+}
+
+fn expand_pad(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let x = e.input(0)?;
+    let dims = e.ty(x).shape.0;
+    let pads = pads(&Shape(dims.clone()), e.ints(1)?, e.ints(3)?)?;
+    if pads.iter().all(|p| *p == (0, 0)) {
+        return Ok(vec![x]);
+    }
+    if mode(e.attrs)? != "constant" {
+        return expand_mirrored(e, x, &pads);
+    }
+    let fill = match e.optional(2) {
+        None => 0.0,
+        Some(value) => {
+            let tensor = e.edit.constant(value).ok_or(OpError::NotConstant { slot: 2 })?;
+            tensor.to_f32s()?.first().copied().unwrap_or(0.0)
+        }
+    };
+    let shape = e.outputs[0].shape.0.clone();
+    if shape.iter().zip(&pads).any(|(d, (a, b))| *d == Dim::Known(0) && (*a, *b) != (0, 0)) {
+        return Err(OpError::unsupported("a pad that leaves nothing"));
+    }
+    let strides = row_major(&dims);
+    let offset = pads.iter().zip(&strides).fold(Dim::Known(0), |sum, ((before, _), s)| &sum - &(&Dim::Known(*before) * s));
+    let lo = pads.iter().map(|(before, _)| Dim::Known((*before).max(0))).collect();
+    let hi = pads.iter().zip(&dims).map(|((before, _), d)| d + &Dim::Known(*before)).collect();
+    Ok(vec![view(e, x, &View { shape, strides, offset: Some(offset), inside: Some((lo, hi)), fill })?])
+}
+
+/// Pads that repeat elements: one `gather` an axis.
+fn expand_mirrored(e: &mut Expand<'_, '_>, x: Val, pads: &[(i64, i64)]) -> Result<Vec<Val>, OpError> {
+    let mode = mode(e.attrs)?.to_owned();
+    let mut y = x;
+    for (axis, &(before, after)) in pads.iter().enumerate() {
+        if (before, after) == (0, 0) {
+            continue;
+        }
+        let dim = e.ty(y).shape.0[axis].clone();
+        let n = dim.known().filter(|n| (1..=1 << 31).contains(n)).ok_or_else(|| OpError::operand(0, &e.ty(x), "a known size that is not 0"))?;
+        let place = |i: i64| match mode.as_str() {
+            "edge" => i.clamp(0, n - 1),
+            "wrap" => i.rem_euclid(n),
+            _ if n == 1 => 0,
+            _ => {
+                let i = i.rem_euclid(2 * (n - 1));
+                i.min(2 * (n - 1) - i)
+            }
+        };
+        let count = n + before + after;
+        if !(0..=1 << 26).contains(&count) {
+            return Err(OpError::operand(1, format!("{pads:?}"), "fewer elements"));
+        }
+        let indices: Vec<i64> = (-before..n + after).map(place).collect();
+        let indices = e.constant(Tensor::from_i64s(DType::I64, &[indices.len()], &indices)?);
+        y = e.add(&super::gather::DEF, Attrs::new().with_int("axis", axis as i64), &[y, indices])?;
+    }
+    let shape = e.outputs[0].shape.0.clone();
+    Ok(vec![reshape::to(e, y, shape)?])
+}

@@ -1,0 +1,243 @@
+//! Tests of core operators in the forms that ONNX does not have: packed operands, epilogues, sizes not yet known.
+
+use super::pointwise::{Scalar, apply, scalar};
+use super::{concat, conv, elementwise, gather, matmul, movement, norm, pool, pooling, quantize_packed, reduce, reshape, slice, softmax, strided};
+use crate::ir::packed::{Granularity, Packing, ScaleType, pack};
+use crate::ir::{Attrs, DType, Dim, Expr, Infer, OpDef, OpError, Shape, Tensor, TensorType};
+
+/// Numbers that look random, between -1 and 1.
+fn noise(n: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(2_654_435_761).wrapping_add(1);
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+fn floats(dims: &[usize], seed: u32) -> Tensor {
+    Tensor::from_f32s(DType::F32, dims, &noise(dims.iter().product(), seed)).unwrap()
+}
+
+/// A packed weight of random codes and scales.
+fn packed(packing: Packing, rows: usize, cols: usize, seed: u32) -> Tensor {
+    let half = if packing.bits == 4 { 7.0 } else { 127.0 };
+    let codes: Vec<i8> = noise(rows * cols, seed).iter().map(|v| (v * half) as i8).collect();
+    let n_scales = packing.n_scales(rows as u64, cols as u64).unwrap() as usize;
+    let scales: Vec<f32> = noise(n_scales, seed + 1).iter().map(|v| half::f16::from_f32((v + 1.5) / 100.0).to_f32()).collect();
+    let ty = TensorType { dtype: packing.codes(), shape: Shape::of(&[rows, cols]), packing: Some(packing) };
+    Tensor::from_bytes(ty, pack(packing, rows, cols, &codes, &scales).unwrap()).unwrap()
+}
+
+fn packings() -> Vec<Packing> {
+    let granularities = [Granularity::Block(16), Granularity::Block(32), Granularity::Row, Granularity::Tensor];
+    let all = |bits| granularities.map(|granularity| Packing { bits, granularity, scale: if bits == 4 { ScaleType::F16 } else { ScaleType::F32 } });
+    [all(4), all(8)].concat()
+}
+
+fn plain(tensor: &Tensor, dims: &[usize]) -> Tensor {
+    Tensor::from_f32s(DType::F32, dims, &tensor.to_f32s().unwrap()).unwrap()
+}
+
+fn eval(def: &'static OpDef, attrs: &Attrs, inputs: &[&Tensor]) -> Tensor {
+    let inputs: Vec<_> = inputs.iter().map(|t| Some(*t)).collect();
+    (def.eval.unwrap())(attrs, &inputs).unwrap().swap_remove(0)
+}
+
+fn assert_near(given: &Tensor, expected: &Tensor) {
+    assert_eq!(given.dims(), expected.dims());
+    let (given, expected) = (given.to_f32s().unwrap(), expected.to_f32s().unwrap());
+    let error: f64 = given.iter().zip(expected.iter()).map(|(g, e)| f64::from(g - e).powi(2)).sum();
+    let norm: f64 = expected.iter().map(|e| f64::from(*e).powi(2)).sum();
+    assert!(error.sqrt() <= 1e-5 * norm.sqrt(), "relative L2 {}", (error / norm).sqrt());
+}
+
+fn infer(def: &'static OpDef, attrs: &Attrs, types: &[&TensorType], consts: &[Option<&Tensor>]) -> Result<Vec<TensorType>, OpError> {
+    let inputs: Vec<_> = types.iter().map(|t| Some(*t)).collect();
+    (def.infer)(&Infer { attrs, inputs: &inputs, consts, n_outputs: 1 })
+}
+
+fn symbolic(dims: &[Dim]) -> TensorType {
+    TensorType::new(DType::F32, Shape(dims.to_vec()))
+}
+
+#[test]
+fn packed_matrices_multiply_as_their_values_do() {
+    for packing in packings() {
+        let b = packed(packing, 13, 75, 3);
+        let a = floats(&[2, 5, 75], 5);
+        let attrs = matmul::attrs(true);
+        assert_near(&eval(&matmul::DEF, &attrs, &[&a, &b]), &eval(&matmul::DEF, &attrs, &[&a, &plain(&b, &[13, 75])]));
+        for granularity in [Granularity::Row, Granularity::Tensor] {
+            let codes = eval(&quantize_packed::DEF, &quantize_packed::attrs(granularity), &[&a]);
+            let expected = eval(&matmul::DEF, &attrs, &[&plain(&codes, &[2, 5, 75]), &plain(&b, &[13, 75])]);
+            assert_near(&eval(&matmul::DEF, &attrs, &[&codes, &b]), &expected);
+        }
+    }
+}
+
+#[test]
+fn packed_filters_convolve_as_their_values_do() {
+    for (packing, group) in packings().into_iter().zip([1, 2].into_iter().cycle()) {
+        let depth = 4 / group * 9;
+        let (x, w) = (floats(&[2, 4, 6, 7], 9), packed(packing, 6, depth, 11));
+        let attrs = Attrs::new()
+            .with_ints("kernel", [3, 3])
+            .with_ints("strides", [2, 1])
+            .with_ints("pads", [1, 0, 1, 2])
+            .with_ints("dilations", [1, 2])
+            .with_int("group", group as i64);
+        let values = plain(&w, &[6, 4 / group, 3, 3]);
+        assert_near(&eval(&conv::DEF, &attrs, &[&x, &w]), &eval(&conv::DEF, &attrs, &[&x, &values]));
+        let codes = eval(&quantize_packed::DEF, &quantize_packed::attrs(Granularity::Tensor), &[&x]);
+        assert_near(&eval(&conv::DEF, &attrs, &[&codes, &w]), &eval(&conv::DEF, &attrs, &[&plain(&codes, &[2, 4, 6, 7]), &values]));
+    }
+}
+
+#[test]
+fn packed_rows_gather_as_their_values_do() {
+    for packing in packings() {
+        let data = packed(packing, 9, 37, 13);
+        let indices = Tensor::from_i64s(DType::I64, &[2, 2], &[0, -1, 4, 99]).unwrap();
+        let attrs = Attrs::new().with_int("axis", 0);
+        let expected = eval(&gather::DEF, &attrs, &[&plain(&data, &[9, 37]), &indices]);
+        assert_eq!(eval(&gather::DEF, &attrs, &[&data, &indices]), expected);
+    }
+}
+
+#[test]
+fn an_epilogue_is_applied_before_storing() {
+    let (a, b, bias) = (floats(&[3, 8], 1), floats(&[8, 5], 2), floats(&[5], 3));
+    let product = eval(&matmul::DEF, &Attrs::new(), &[&a, &b]);
+    let expr = Expr::parse("relu(add(mul(x0,2.0),x1))").unwrap();
+    let expected = apply(&expr, &[&product, &bias], &[3, 5], DType::F16).unwrap();
+    let attrs = Attrs::new().with_expr("epilogue", expr).with_dtype("dtype", DType::F16);
+    assert_eq!(eval(&matmul::DEF, &attrs, &[&a, &b, &bias]), expected);
+    let types = [a.ty(), b.ty(), bias.ty()];
+    assert_eq!(infer(&matmul::DEF, &attrs, &types, &[]).unwrap()[0].to_string(), "f16[3,5]");
+    // A comparison turns the result into truth values, whatever the operator's own class.
+    let attrs = Attrs::new().with_expr("epilogue", Expr::parse("gt(x0,0.0)").unwrap()).with_dtype("dtype", DType::Bool);
+    assert_eq!(infer(&matmul::DEF, &attrs, &types[..2], &[]).unwrap()[0].to_string(), "bool[3,5]");
+    let truths: Vec<i64> = product.to_f32s().unwrap().iter().map(|v| i64::from(*v > 0.0)).collect();
+    assert_eq!(eval(&matmul::DEF, &attrs, &[&a, &b]).to_i64s().unwrap(), truths);
+}
+
+#[test]
+fn an_epilogue_follows_absent_and_optional_operands() {
+    let (x, scale, other) = (floats(&[2, 3, 4], 1), floats(&[4], 2), floats(&[3, 1], 3));
+    let attrs = norm::attrs("rms", 2, 1e-5);
+    let normal = eval(&norm::DEF, &attrs, &[&x, &scale]);
+    let expr = Expr::parse("add(x0,x1)").unwrap();
+    let fused = attrs.with_expr("epilogue", expr.clone());
+    assert_eq!(eval(&norm::DEF, &fused, &[&x, &scale, &other]), apply(&expr, &[&normal, &other], &[2, 3, 4], DType::F32).unwrap());
+    let refused = infer(&norm::DEF, &fused, &[x.ty(), scale.ty(), &TensorType::of(DType::F32, &[7])], &[]);
+    assert!(matches!(refused, Err(OpError::Broadcast { .. })), "{refused:?}");
+}
+
+#[test]
+fn chunks_compute_what_single_elements_do() {
+    let (x, y, z) = (floats(&[3, 1, 700], 1), floats(&[5, 1], 2), floats(&[1], 3));
+    let out = [3, 5, 700];
+    for text in ["max(mul(x0,x1),x2)", "select(gt(x0,x1),tanh(x0),pow(abs(x1),x2))", "b(i(mul(x0,9.0)))", "i(round(mul(x0,x1)))", "relu(neg(x1))"] {
+        let expr = Expr::parse(text).unwrap();
+        let class = expr.class(&[crate::ir::Class::Float; 3]).unwrap();
+        let dtype = match class {
+            crate::ir::Class::Float => DType::F32,
+            crate::ir::Class::Int => DType::I64,
+            _ => DType::Bool,
+        };
+        let given = apply(&expr, &[&x, &y, &z], &out, dtype).unwrap().to_f32s().unwrap().into_owned();
+        let (x, y, z) = (x.to_f32s().unwrap(), y.to_f32s().unwrap(), z.to_f32s().unwrap());
+        for (i, given) in given.iter().enumerate() {
+            let args = [x[i / 3500 * 700 + i % 700], y[i / 700 % 5], z[0]].map(Scalar::Float);
+            let expected = match scalar(&expr, &args) {
+                Scalar::Float(v) => v,
+                Scalar::Int(v) => v as f32,
+                Scalar::Bool(v) => f32::from(u8::from(v)),
+            };
+            assert_eq!(*given, expected, "{text} at {i}");
+        }
+    }
+}
+
+#[test]
+fn large_products_do_not_depend_on_the_number_of_threads() {
+    let (a, b) = (floats(&[150, 64], 1), floats(&[64, 700], 2));
+    let (x, w) = (floats(&[1, 16, 40, 40], 3), floats(&[32, 16, 3, 3], 4));
+    let attrs = Attrs::new().with_ints("kernel", [3, 3]).with_ints("pads", [1, 1, 1, 1]);
+    let compute = || (eval(&matmul::DEF, &Attrs::new(), &[&a, &b]), eval(&conv::DEF, &attrs, &[&x, &w]));
+    let on = |n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap().install(compute);
+    assert_eq!(on(1), on(5));
+    // One row goes another way than many.
+    let row = Tensor::from_f32s(DType::F32, &[1, 64], &a.to_f32s().unwrap()[..64]).unwrap();
+    let all = on(2).0.to_f32s().unwrap()[..700].to_vec();
+    assert_near(&eval(&matmul::DEF, &Attrs::new(), &[&row, &b]), &Tensor::from_f32s(DType::F32, &[1, 700], &all).unwrap());
+}
+
+#[test]
+fn sizes_may_be_unknown() {
+    let (n, seq) = (Dim::symbol("n"), Dim::symbol("seq"));
+    let x = symbolic(&[n.clone(), seq.clone(), Dim::Known(8)]);
+    let shape =
+        |def, attrs: &Attrs, types: &[&TensorType], consts: &[Option<&Tensor>]| infer(def, attrs, types, consts).unwrap()[0].shape.to_string();
+    let ints = |values: &[i64]| Tensor::from_i64s(DType::I64, &[values.len()], values).unwrap();
+    let none = Attrs::new();
+
+    let w = TensorType::of(DType::F32, &[8, 5]);
+    assert_eq!(shape(&matmul::DEF, &none, &[&x, &w], &[]), "[n,seq,5]");
+    let back = symbolic(&[n.clone(), Dim::Known(8), seq.clone()]);
+    assert_eq!(shape(&matmul::DEF, &none, &[&x, &back], &[]), "[n,seq,seq]");
+    assert_eq!(shape(&softmax::DEF, &none, &[&x], &[]), "[n,seq,8]");
+    assert_eq!(shape(&movement::TRANSPOSE, &none, &[&x], &[]), "[8,seq,n]");
+    assert_eq!(shape(&movement::FLATTEN, &none, &[&x], &[]), "[n,8*seq]");
+    assert_eq!(shape(&elementwise::ADD, &none, &[&x, &TensorType::of(DType::F32, &[1, 8])], &[]), "[n,seq,8]");
+    assert_eq!(shape(&reduce::DEF, &reduce::attrs("sum", &[1], false), &[&x], &[]), "[n,8]");
+    let two = |sizes: &Tensor| infer(&reshape::DEF, &none, &[&x, sizes.ty()], &[None, Some(sizes)]).unwrap()[0].shape.to_string();
+    assert_eq!(two(&ints(&[0, -1])), "[n,8*seq]");
+    assert_eq!(two(&ints(&[0, 0, 2, -1])), "[n,seq,2,4]");
+    assert_eq!(two(&ints(&[-1, 8])), "[n*seq,8]");
+    let (start, end, axis) = (ints(&[1]), ints(&[i64::MAX]), ints(&[1]));
+    let slots = [&x, start.ty(), end.ty(), axis.ty()];
+    assert_eq!(shape(&slice::SLICE, &none, &slots, &[None, Some(&start), Some(&end), Some(&axis)]), "[n,seq-1,8]");
+    assert_eq!(shape(&concat::DEF, &Attrs::new().with_int("axis", 1), &[&x, &x], &[]), "[n,2*seq,8]");
+
+    let image = symbolic(&[n, Dim::Known(3), seq.clone(), Dim::Known(32)]);
+    let filters = TensorType::of(DType::F32, &[4, 3, 3, 3]);
+    let attrs = Attrs::new().with_ints("strides", [2, 2]).with_ints("pads", [1, 1, 1, 1]);
+    assert_eq!(shape(&conv::DEF, &attrs, &[&image, &filters], &[]), "[n,4,floordiv(seq-1,2)+1,16]");
+    assert_eq!(shape(&pooling::MAX, &Attrs::new().with_ints("kernel_shape", [1, 1]), &[&image], &[]), "[n,3,seq,32]");
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let x = TensorType::of(DType::F32, &[2, 3, 4]);
+    let ints = TensorType::of(DType::I64, &[2, 3, 4]);
+    let none = Attrs::new();
+    let refused = |def, attrs: &Attrs, types: &[&TensorType]| infer(def, attrs, types, &[]).unwrap_err().to_string();
+    assert_eq!(refused(&matmul::DEF, &none, &[&x, &x]), "operand 1 is f32[2,3,4], expected 4 rows to multiply with f32[2,3,4]");
+    assert_eq!(refused(&softmax::DEF, &Attrs::new().with_int("axis", 3), &[&x]), "attribute axis is 3, the operand has 3 axes");
+    assert!(refused(&elementwise::ADD, &none, &[&x, &ints]).contains("Float and a Int"));
+    assert!(refused(&elementwise::AND, &none, &[&x, &x]).contains("and of a Float"));
+    assert!(refused(&reshape::DEF, &Attrs::new().with_dims("shape", vec![Dim::Known(5)]), &[&x]).contains("as many elements as [5]"));
+    assert!(refused(&gather::DEF, &none, &[&x, &x]).contains("expected integers"));
+    assert!(refused(&concat::DEF, &Attrs::new().with_int("axis", 0), &[&x, &ints]).contains("but for axis 0"));
+    assert!(refused(&slice::SLICE, &none, &[&x, &ints, &ints]).contains("operand 1 must be a constant"));
+    assert!(refused(&pool::DEF, &Attrs::new().with_str("kind", "max"), &[&x]).contains("[N,C,H,W]"));
+    let row = Packing { bits: 4, granularity: Granularity::Row, scale: ScaleType::F16 };
+    let b = TensorType { dtype: DType::I4, shape: Shape::of(&[5, 4]), packing: Some(row) };
+    assert!(refused(&matmul::DEF, &none, &[&x, &b]).contains("a packed [N,K] with trans_b"));
+    let outside = strided::View { shape: vec![Dim::Known(5)], strides: vec![Dim::Known(7)], ..strided::View::default() };
+    assert!(refused(&strided::DEF, &outside.attrs(), &[&x]).contains("reach elements 0 to 28 of 24"));
+    let huge = Tensor::from_i64s(DType::I64, &[3], &[1 << 40, 1 << 40, 1 << 40]).unwrap();
+    assert!((super::shape::CONSTANT_OF_SHAPE.eval.unwrap())(&none, &[Some(&huge)]).is_err());
+}
+
+#[test]
+fn names_are_unique() {
+    let registry = super::registry();
+    assert_eq!(registry.iter().count(), super::ALL.len());
+    for def in super::ALL.iter().filter(|d| !d.onnx.is_empty()) {
+        assert!(std::ptr::eq(registry.by_onnx(def.onnx).unwrap(), *def), "{}", def.onnx);
+    }
+    assert!(super::ALL.iter().all(|d| d.eval.is_some() || d.expand.is_some()));
+}
