@@ -173,6 +173,7 @@ impl<'a> Builder<'a> {
     /// Adds one node of the newest form, or the constants that it computes. Gives the names the file has for its outputs, and the outputs.
     fn add(&mut self, draft: Draft, raw: &RawNode, order: u32, earlier: &[Known]) -> Result<Vec<(String, Known)>, ImportError> {
         let Draft { name, op: key, inputs, outputs, mut attrs } = draft;
+        let is_helper = name != raw.name;
         let def = self.model.registry.by_onnx(&key).ok_or(Kind::UnknownOp)?;
         let mut operands = Vec::with_capacity(inputs.len());
         for input in inputs {
@@ -210,16 +211,13 @@ impl<'a> Builder<'a> {
         if let Some(tensors) = fold::constants(&op, &operands, &borrowed, &types, outputs.len(), sizes.as_deref()) {
             let mut folded = Vec::with_capacity(outputs.len());
             for (i, (output, tensor)) in outputs.into_iter().zip(tensors).enumerate() {
-                let value = if output.is_empty() { self.fresh(&format!("{name}.out{i}")) } else { output.clone() };
+                let value = self.output_name(&output, &name, i, is_helper);
                 folded.push((output, self.add_pending(&value, &value, tensor, Some(order))));
             }
             return Ok(folded);
         }
         let operands: Vec<_> = operands.into_iter().map(|o| o.map(|known| self.place(known, order))).collect();
-        let values = outputs.iter().zip(types).enumerate().map(|(i, (output, ty))| {
-            let name = if output.is_empty() { self.fresh(&format!("{name}.out{i}")) } else { output.clone() };
-            Value { name, ty }
-        });
+        let values = outputs.iter().zip(types).enumerate().map(|(i, (output, ty))| Value { name: self.output_name(output, &name, i, is_helper), ty });
         let node = Node { order, ..Node::new(&name, NodeKind::Op(op), values.collect()) };
         let id = self.graph.insert(node, &operands);
         if let Some(sizes) = sizes {
@@ -241,6 +239,15 @@ impl<'a> Builder<'a> {
                 _ => Kind::Type { source }.into(),
             }
         })
+    }
+
+    /// The name of an output: the file's, or one made up where it has none.
+    fn output_name(&self, given: &str, node: &str, out: usize, is_helper: bool) -> String {
+        match (given, is_helper) {
+            ("", true) => self.fresh(node),
+            ("", false) => self.fresh(&format!("{node}.out{out}")),
+            _ => given.to_owned(),
+        }
     }
 
     /// A name like `base` that the file does not have.
