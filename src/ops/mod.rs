@@ -8,8 +8,10 @@ mod evaluate;
 pub mod kernel_key;
 pub mod multiply;
 pub mod packed_view;
+pub mod quant_search;
 pub mod util;
 pub mod vectors;
+pub mod weights;
 pub mod window;
 
 #[cfg(test)]
