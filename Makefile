@@ -1,0 +1,38 @@
+# make demo: set up, build, compile a real model under a budget and run it.
+# make test: set up, build, check formatting and lints, run all tests.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+# shaderc takes twelve minutes from source; a prebuilt libshaderc_combined.a saves them where one lies beside the checkout.
+ifneq ($(wildcard ../shared/prebuilt/libshaderc_combined.a),)
+export SHADERC_LIB_DIR ?= $(abspath ../shared/prebuilt)
+endif
+target := $(or $(CARGO_TARGET_DIR),target)
+nyxc := $(target)/debug/nyxc
+
+.PHONY: demo test setup build lint bless clean
+
+setup:
+	@scripts/setup.sh
+
+build: setup
+	cargo build --locked --bins
+
+demo: build
+	@scripts/demo.sh $(nyxc)
+
+test: setup lint
+	cargo test --locked
+	cargo test --locked --no-default-features --example embed
+	@scripts/unreferenced_snapshots.sh
+
+lint: setup
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+# Accept changed snapshots, after reading them.
+bless:
+	INSTA_UPDATE=always cargo test --locked --lib
+
+clean:
+	cargo clean
