@@ -1,0 +1,146 @@
+//! Every format on every shipped target, compiled through the library; on every Vulkan device here the programs run and are held against nyxc's
+//! own CPU reference, and that against f32.
+
+use nyxc::import::{DimBinding, ImportOptions, import};
+use nyxc::ir::{Activations, Dim, Format, Graph, Tensor, Weights};
+use nyxc::ops::registry;
+use nyxc::passes::{Policy, Settings};
+use nyxc::program::{Port, Program};
+use nyxc::runtime::{DeviceInfo, RuntimeError, devices};
+use nyxc::session::{Compile, DeviceChoice, Reference, Session, SessionError, compile};
+use nyxc::target::{Target, shipped_names};
+use std::path::Path;
+
+fn model(file: &str, dims: &[&str]) -> Graph {
+    let dims = dims.iter().map(|d| DimBinding::parse(d).unwrap()).collect();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(file);
+    import(&path, &ImportOptions { dims }, &registry()).unwrap().0
+}
+
+fn program(graph: &Graph, format: Format, target: &Target) -> Result<Program, String> {
+    let settings = Settings { policy: Policy::Uniform(format), ..Settings::default() };
+    let options = Compile { settings, target: target.clone(), n_threads: 0 };
+    compile(graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).map(|c| c.program).map_err(|e| e.to_string())
+}
+
+/// Values between -1 and 1, never all alike: SplitMix64 (Steele et al. 2014).
+fn random(port: &Port) -> Tensor {
+    let dims: Vec<usize> = port.shape.iter().map(|d: &Dim| d.known().unwrap() as usize).collect();
+    let mut state = 7u64;
+    let mut next = || {
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    let values: Vec<f32> = (0..dims.iter().product()).map(|_| next()).collect();
+    Tensor::from_f32s(port.dtype, &dims, &values).unwrap()
+}
+
+/// The largest relative L2 error of any output.
+fn distance(given: &[Tensor], expected: &[Tensor]) -> f64 {
+    assert_eq!(given.len(), expected.len());
+    let one = |(given, expected): (&Tensor, &Tensor)| {
+        assert_eq!(given.ty(), expected.ty());
+        let (mut error, mut norm) = (0.0f64, 1e-30f64);
+        for (g, e) in given.to_f32s().unwrap().iter().zip(expected.to_f32s().unwrap().iter()) {
+            error += f64::from(g - e).powi(2);
+            norm += f64::from(*e).powi(2);
+        }
+        (error / norm).sqrt()
+    };
+    given.iter().zip(expected).map(one).fold(0.0, |a, b| if b.is_nan() { b } else { a.max(b) })
+}
+
+/// How far a device may be from the CPU reference of the same program: the arithmetic differs in order, and halves round at every store.
+fn device_bound(format: Format) -> f64 {
+    match format.activations {
+        Activations::F32 => 1e-4,
+        Activations::F16 => 5e-3,
+        Activations::I8 => 2e-3,
+    }
+}
+
+/// How far a program may be from its model in f32.
+fn format_bound(format: Format) -> f64 {
+    match format.weights {
+        Weights::F32 => 1e-5,
+        Weights::F16 => 1e-2,
+        Weights::Int { bits: 8, .. } => 5e-2,
+        Weights::Int { .. } => 0.5,
+    }
+}
+
+/// Runs a program on a device; `None` where the device lacks what the program's target has.
+fn on_device(program: &Program, device: &DeviceInfo, inputs: &[Tensor]) -> Result<Option<Vec<Tensor>>, SessionError> {
+    let mut session = match Session::of(program.clone(), DeviceChoice::Index(device.index)) {
+        Err(SessionError::Runtime(RuntimeError::Unsupported { .. })) => return Ok(None),
+        other => other?,
+    };
+    let outputs = session.run(inputs)?.outputs;
+    let planned = program.plans[0].planned_peak_bytes;
+    assert!(session.measured_peak_bytes() <= planned, "{} bytes were allocated, {planned} planned", session.measured_peak_bytes());
+    Ok(Some(outputs))
+}
+
+fn check(file: &str, dims: &[&str]) {
+    let graph = model(file, dims);
+    let devices = devices().unwrap();
+    if devices.is_empty() {
+        eprintln!("SKIPPED: no Vulkan device, so {file} was only compiled and computed on the CPU reference");
+    }
+    let mut faults: Vec<String> = Vec::new();
+    let mut n_ran = 0;
+    for name in shipped_names() {
+        let target = Target::shipped(name).unwrap();
+        for format in Format::MENU {
+            let what = format!("{file} {format} for {name}");
+            let program = match program(&graph, format, &target) {
+                Ok(program) => program,
+                Err(error) => {
+                    faults.push(format!("{what}: {error}"));
+                    continue;
+                }
+            };
+            let inputs: Vec<Tensor> = program.plans[0].entries[0].inputs.iter().map(random).collect();
+            let expected = Reference::new(graph.clone()).run(&inputs).unwrap();
+            let reference = match Session::of(program.clone(), DeviceChoice::Cpu).and_then(|mut s| s.run(&inputs)) {
+                Ok(outcome) => outcome.outputs,
+                Err(error) => {
+                    faults.push(format!("{what}: the CPU reference: {error}"));
+                    continue;
+                }
+            };
+            let mut hold = |who: &str, error: f64, bound: f64| {
+                println!("{what}, {who}: {error:.2e} of {bound:.0e}");
+                if error.is_nan() || error > bound {
+                    faults.push(format!("{what}, {who}: relative L2 {error:.3e}, the bound is {bound:.0e}"));
+                }
+            };
+            hold("CPU reference against f32", distance(&reference, &expected), format_bound(format));
+            for device in &devices {
+                match on_device(&program, device, &inputs) {
+                    Ok(Some(outputs)) => {
+                        n_ran += 1;
+                        hold(&format!("{} against the CPU reference", device.name), distance(&outputs, &reference), device_bound(format));
+                    }
+                    Ok(None) => println!("{what}: not for {}", device.name),
+                    Err(error) => faults.push(format!("{what}, {}: {error}", device.name)),
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+    // Every device meets the floor of the specification.
+    assert!(n_ran >= devices.len() * Format::MENU.len(), "only {n_ran} programs ran on {} devices", devices.len());
+}
+
+#[test]
+fn a_perceptron_in_every_format_on_every_target() {
+    check("fmnist-mlp.onnx", &["batch=1"]);
+}
+
+#[test]
+fn a_convolutional_classifier_in_every_format_on_every_target() {
+    check("ppocr-cls.onnx", &["x.0=1", "x.2=48", "x.3=48"]);
+}
