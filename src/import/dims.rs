@@ -15,12 +15,15 @@ pub(super) struct Symbols {
     bound: BTreeMap<String, i64>,
 }
 
+/// Names that exporters write where they know none: two axes of such a name need not be equal.
+const NAMELESS: &[&str] = &["", "?", "-1", "None"];
+
 /// The size of one axis as the file has it: a number, or a name of its own or after its place.
 fn declared(input: &str, axis: usize, dim: &Dimension) -> Result<i64, String> {
     match &dim.value {
         // Exporters write 0 and -1 for sizes they do not know.
         Some(dimension::Value::DimValue(n)) if *n > 0 => Ok(*n),
-        Some(dimension::Value::DimParam(name)) if !name.is_empty() => Err(name.clone()),
+        Some(dimension::Value::DimParam(name)) if !NAMELESS.contains(&name.as_str()) => Err(name.clone()),
         _ => Err(format!("{input}.{axis}")),
     }
 }

@@ -8,7 +8,7 @@ static IF: OpDef = OpDef {
     onnx: "If",
     levels: ONNX,
     attrs: &["then_branch", "else_branch", "captures"],
-    arity: (1, 1),
+    arity: (1, usize::MAX),
     infer: |infer| outputs(infer, "then_branch", 0),
     eval: None,
     expand: None,

@@ -14,12 +14,12 @@ const F32: i32 = 1;
 const I64: i32 = 7;
 const BOOL: i32 = 9;
 
-/// `name[3,batch,?]`, where `?` is a size without a name.
+/// `name[3,batch,]`, where nothing is a size without a name.
 fn info(name: &str, dtype: i32, dims: &[&str]) -> ValueInfoProto {
     let dim = |text: &&str| Dimension {
         value: match (text.parse(), *text) {
             (Ok(n), _) => Some(dimension::Value::DimValue(n)),
-            (_, "?") => None,
+            (_, "") => None,
             (_, name) => Some(dimension::Value::DimParam(name.to_owned())),
         },
         ..Default::default()
@@ -129,7 +129,7 @@ fn an_initializer_that_is_also_an_input_is_a_constant() {
 
 #[test]
 fn a_batch_that_nobody_gives_is_one_and_other_sizes_stay_open() {
-    let build = || graph(vec![info("x", F32, &["batch", "seq", "?", "0"])], vec![], vec![relu("x", "y")], &["y"]);
+    let build = || graph(vec![info("x", F32, &["batch", "seq", "", "0"])], vec![], vec![relu("x", "y")], &["y"]);
     let (graph, report) = run(13, build(), &[]).unwrap();
     assert_eq!(graph.ty(graph.inputs()[0].out(0)).to_string(), "f32[1,seq,\"x.2\",\"x.3\"]");
     assert_eq!(report.defaulted, [("batch".to_owned(), 1)]);
