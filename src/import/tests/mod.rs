@@ -225,3 +225,14 @@ fn a_model_without_a_graph_or_an_opset_is_refused() {
     assert_eq!(run(ModelProto::default()), "the model imports no opset of the default domain; opsets 7 to 28 are supported");
     assert_eq!(run(ModelProto { graph: None, ..model(13, GraphProto::default()) }), "the model has no graph");
 }
+
+#[test]
+fn products_of_sizes_do_not_grow_without_end() {
+    let mut nodes = vec![node("Size", &["x"], &["s0"], vec![])];
+    for i in 0..60 {
+        let (from, to) = (format!("s{i}"), format!("s{}", i + 1));
+        nodes.push(node("Mul", &[&from, &from], &[&to], vec![]));
+    }
+    let (graph, _) = run(13, graph(vec![info("x", F32, &["n", "m"])], vec![], nodes, &["s60"]), &["n=3"]).unwrap();
+    assert_eq!(graph.ty(graph.outputs()[0].value).to_string(), "i64[]");
+}
