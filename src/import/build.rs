@@ -5,7 +5,7 @@ use super::error::{ImportError, Kind, NodeAt};
 use super::normalize::{self, Draft, Facts, In};
 use super::read::{RawGraph, RawNode};
 use super::{body, fold};
-use crate::ir::{Attr, Attrs, Dim, Graph, Infer, Level, Node, NodeKind, Op, OpDef, OpError, Registry, Tensor, TensorType, Value, ValueId};
+use crate::ir::{Attrs, Dim, Graph, Infer, Level, Node, NodeKind, Op, OpDef, OpError, Registry, Tensor, TensorType, Value, ValueId};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -187,17 +187,16 @@ impl<'a> Builder<'a> {
                 }
             });
         }
-        while operands.last().is_some_and(Option::is_none) {
-            operands.pop();
-        }
         if !raw.graphs.is_empty() {
             self.bodies(raw, &mut operands, &mut attrs)?;
         }
+        // Only now: captured values stand behind all slots that the node has, absent ones included.
+        while operands.last().is_some_and(Option::is_none) {
+            operands.pop();
+        }
         normalize::drop_neutral(def, &mut attrs).map_err(|name| Kind::Attribute { name, problem: "is unknown to the operator".to_owned() })?;
         let (min, max) = def.arity;
-        // Captured values come after the operator's own operands.
-        let extra = if let Some(Attr::Strs(captures)) = attrs.get("captures") { captures.len() } else { 0 };
-        if operands.len() < min || operands.len() > max.saturating_add(extra) {
+        if !(min..=max).contains(&operands.len()) {
             return Err(Kind::Arity { given: operands.len(), min, max }.into());
         }
         self.spell_out(def, &mut operands, &name, order);

@@ -15,12 +15,18 @@ pub(super) struct Symbols {
     bound: BTreeMap<String, i64>,
 }
 
+/// Names that exporters write where they know none: two axes of such a name need not be equal.
+const NAMELESS: &[&str] = &["", "?", "-1", "None"];
+
+/// What is in the names of sizes that are no batches, wherever they stand: 1 would be a wrong guess.
+const LENGTHS: &[&str] = &["seq", "len", "time", "frames"];
+
 /// The size of one axis as the file has it: a number, or a name of its own or after its place.
 fn declared(input: &str, axis: usize, dim: &Dimension) -> Result<i64, String> {
     match &dim.value {
         // Exporters write 0 and -1 for sizes they do not know.
         Some(dimension::Value::DimValue(n)) if *n > 0 => Ok(*n),
-        Some(dimension::Value::DimParam(name)) if !name.is_empty() => Err(name.clone()),
+        Some(dimension::Value::DimParam(name)) if !NAMELESS.contains(&name.as_str()) => Err(name.clone()),
         _ => Err(format!("{input}.{axis}")),
     }
 }
@@ -83,11 +89,15 @@ impl Symbols {
         }
     }
 
-    /// The symbol that looks like a batch: the only unbound one on the first axis of inputs of two axes and more, and on no other axis.
+    /// The symbol that looks like a batch: the only unbound one on the first axis of inputs of two axes and more, on no other axis, and not
+    /// called a length.
     fn batch(&self, axes: &[Axis<'_>]) -> Option<String> {
         let unbound = |a: &&Axis<'_>| a.size.as_ref().is_err_and(|name| !self.bound.contains_key(name));
         let first: BTreeSet<&String> = axes.iter().filter(unbound).filter(|a| a.axis == 0).filter_map(|a| a.size.as_ref().err()).collect();
         let name = first.first().filter(|_| first.len() == 1)?;
+        if LENGTHS.iter().any(|word| name.to_ascii_lowercase().contains(word)) {
+            return None;
+        }
         let mut places = axes.iter().filter(|a| a.size.as_ref().err() == Some(name)).peekable();
         places.peek()?;
         places.all(|a| a.axis == 0 && a.rank >= 2).then(|| (*name).clone())

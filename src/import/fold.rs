@@ -10,6 +10,8 @@ const MAX_FLOATS: u64 = 4096;
 const MAX_ELEMS: u64 = 1 << 20;
 /// Most sizes followed symbolically: shapes have few axes.
 const MAX_SIZES: usize = 64;
+/// Most symbols in one size that is followed: a chain of products would otherwise double it with each node.
+const MAX_SYMBOLS: usize = 32;
 
 /// Operators that constants do not determine, or that say how a constant is stored.
 const KEPT: &[&str] =
@@ -116,7 +118,12 @@ impl Builder<'_> {
             }
             _ => return None,
         };
-        let fits = ty.shape.n_elems() == Some(sizes.len() as u64) && sizes.len() <= MAX_SIZES;
+        let is_simple = |dim: &Dim| {
+            let mut n = 0;
+            dim.for_each_symbol(&mut |_| n += 1);
+            n <= MAX_SYMBOLS
+        };
+        let fits = sizes.iter().all(is_simple) && ty.shape.n_elems() == Some(sizes.len() as u64) && sizes.len() <= MAX_SIZES;
         // Constants alone are left to the operator's own reference.
         let is_needed = op.def.onnx == "Shape" || op.def.onnx == "Size" || operands.iter().flatten().any(|&known| self.tensor(known).is_none());
         (fits && is_needed).then_some(sizes)

@@ -1,14 +1,14 @@
 //! Bodies of If, Loop and Scan. The operators are stand-ins that believe their bodies.
 
 use super::*;
-use crate::ir::{DType, Infer, ONNX, OpError};
+use crate::ir::{DType, Dim, Infer, ONNX, OpError, Shape};
 
 static IF: OpDef = OpDef {
     name: "if",
     onnx: "If",
     levels: ONNX,
     attrs: &["then_branch", "else_branch", "captures"],
-    arity: (1, 1),
+    arity: (1, usize::MAX),
     infer: |infer| outputs(infer, "then_branch", 0),
     eval: None,
     expand: None,
@@ -26,16 +26,35 @@ static SCAN: OpDef = OpDef {
     ..IF
 };
 
+static LSTM: OpDef = OpDef {
+    name: "lstm",
+    onnx: "LSTM",
+    attrs: &["activations", "clip", "direction", "hidden_size", "input_forget", "layout"],
+    arity: (3, 8),
+    infer: |infer| {
+        let x = infer.ty(0)?;
+        let dims = &x.shape.0;
+        let (seq, batch, hidden) = (dims[0].clone(), dims[1].clone(), infer.attrs.int("hidden_size").unwrap_or(1).into());
+        let ty = |dims: &[&Dim]| TensorType::new(x.dtype, Shape(dims.iter().map(|&d| d.clone()).collect()));
+        let one = Dim::from(1i64);
+        let state = ty(&[&one, &batch, &hidden]);
+        Ok(vec![ty(&[&seq, &one, &batch, &hidden]), state.clone(), state])
+    },
+    ..IF
+};
+
 fn outputs(infer: &Infer<'_>, body: &'static str, skip: usize) -> Result<Vec<TensorType>, OpError> {
     let Some(Attr::Graph(graph)) = infer.attrs.get(body) else { return Err(OpError::attribute(body, "is missing")) };
     Ok(graph.outputs().iter().skip(skip).map(|o| graph.ty(o.value).clone()).collect())
 }
 
-/// All operators, with stand-ins for those of this file.
+/// All operators, with stand-ins for those of this file that are not there yet.
 pub(super) fn registry() -> Registry {
     let mut registry = crate::ops::registry();
-    for def in [&IF, &LOOP, &SCAN] {
-        registry.add(def);
+    for def in [&IF, &LOOP, &SCAN, &LSTM] {
+        if registry.by_onnx(def.onnx).is_none() {
+            registry.add(def);
+        }
     }
     registry
 }
@@ -83,16 +102,20 @@ fn a_condition_that_is_known_leaves_its_branch_only() {
     assert_eq!(operators(&result), ["%t = add(%x, %w) : f32[2] 8B", "%z = relu(%t) : f32[2] 8B"]);
 }
 
-#[test]
-fn a_size_that_iterations_change_is_open() {
+fn growing_loop() -> GraphProto {
     let inner = graph(
-        vec![info("i", I64, &[]), info("go", BOOL, &[]), info("v", F32, &["?"]), info("u", F32, &["?"])],
+        vec![info("i", I64, &[]), info("go", BOOL, &[]), info("v", F32, &[""]), info("u", F32, &[""])],
         vec![],
         vec![node("Identity", &["go"], &["go_on"], vec![]), node("Concat", &["v", "x"], &["v_next"], vec![int("axis", 0)]), relu("u", "u_next")],
         &["go_on", "v_next", "u_next"],
     );
     let nodes = vec![node("Loop", &["n", "", "x", "x"], &["y", "z"], vec![body("body", inner)])];
-    let result = good(16, graph(vec![info("x", F32, &["2"])], vec![int64s("n", &[], &[3])], nodes, &["y", "z"]));
+    graph(vec![info("x", F32, &["2"])], vec![int64s("n", &[], &[3])], nodes, &["y", "z"])
+}
+
+#[test]
+fn a_size_that_iterations_change_is_open() {
+    let result = good(16, growing_loop());
     let inner = attr_graph(&result, "y", "body");
     assert_eq!(names(inner), ["i", "go", "v", "u", "x"]);
     let types: Vec<_> = inner.inputs().iter().map(|i| inner.ty(i.out(0)).to_string()).collect();
@@ -102,7 +125,7 @@ fn a_size_that_iterations_change_is_open() {
 
 #[test]
 fn what_is_scanned_loses_its_axis() {
-    let inner = graph(vec![info("s", F32, &["?"]), info("row", F32, &["?"])], vec![], vec![node("Add", &["s", "row"], &["sum"], vec![])], &["sum"]);
+    let inner = graph(vec![info("s", F32, &[""]), info("row", F32, &[""])], vec![], vec![node("Add", &["s", "row"], &["sum"], vec![])], &["sum"]);
     let nodes = vec![node("Scan", &["s0", "x"], &["y"], vec![body("body", inner), int("num_scan_inputs", 1)])];
     let result = good(16, graph(vec![info("s0", F32, &["3"]), info("x", F32, &["5", "3"])], vec![], nodes, &["y"]));
     let inner = attr_graph(&result, "y", "body");
@@ -123,4 +146,18 @@ fn nesting_has_a_limit_and_errors_name_the_inner_node() {
     }
     let outer = GraphProto { input: vec![info("c", BOOL, &[]), info("x", F32, &["2"])], ..inner };
     assert!(refusal(16, outer).ends_with("subgraphs nest deeper than 64"));
+}
+
+#[test]
+fn no_flipped_bit_panics() {
+    let bytes = model(16, growing_loop()).encode_to_vec();
+    let registry = registry();
+    let mut damaged = bytes.clone();
+    for bit in 0..bytes.len() * 8 {
+        damaged[bit / 8] ^= 1 << (bit % 8);
+        if let Ok(model) = ModelProto::decode(&damaged[..]) {
+            let _ = import_proto(model, None, &ImportOptions::default(), &registry);
+        }
+        damaged[bit / 8] = bytes[bit / 8];
+    }
 }

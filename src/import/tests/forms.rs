@@ -4,15 +4,15 @@ use super::*;
 
 /// The operators that one node of this opset becomes, given x: f32[2,3,4,4].
 fn form(opset: i64, node: NodeProto) -> Vec<String> {
-    let outputs: Vec<String> = node.output.clone();
-    let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
+    let outputs = node.output.clone();
+    let outputs: Vec<&str> = outputs.iter().map(String::as_str).filter(|o| !o.is_empty()).collect();
     operators(&good(opset, graph(vec![info("x", F32, &["2", "3", "4", "4"])], vec![], vec![node], &outputs)))
 }
 
 /// The inline data of the constants of a graph of one such node.
 fn constants(opset: i64, node: NodeProto) -> Vec<String> {
-    let outputs: Vec<String> = node.output.clone();
-    let outputs: Vec<&str> = outputs.iter().map(String::as_str).collect();
+    let outputs = node.output.clone();
+    let outputs: Vec<&str> = outputs.iter().map(String::as_str).filter(|o| !o.is_empty()).collect();
     let graph = good(opset, graph(vec![info("x", F32, &["2", "3", "4", "4"])], vec![], vec![node], &outputs));
     graph.to_string().lines().filter(|l| l.contains(" = const ")).map(|l| l.trim().to_owned()).collect()
 }

@@ -14,12 +14,12 @@ const F32: i32 = 1;
 const I64: i32 = 7;
 const BOOL: i32 = 9;
 
-/// `name[3,batch,?]`, where `?` is a size without a name.
+/// `name[3,batch,]`, where nothing is a size without a name.
 fn info(name: &str, dtype: i32, dims: &[&str]) -> ValueInfoProto {
     let dim = |text: &&str| Dimension {
         value: match (text.parse(), *text) {
             (Ok(n), _) => Some(dimension::Value::DimValue(n)),
-            (_, "?") => None,
+            (_, "") => None,
             (_, name) => Some(dimension::Value::DimParam(name.to_owned())),
         },
         ..Default::default()
@@ -129,7 +129,7 @@ fn an_initializer_that_is_also_an_input_is_a_constant() {
 
 #[test]
 fn a_batch_that_nobody_gives_is_one_and_other_sizes_stay_open() {
-    let build = || graph(vec![info("x", F32, &["batch", "seq", "?", "0"])], vec![], vec![relu("x", "y")], &["y"]);
+    let build = || graph(vec![info("x", F32, &["batch", "seq", "", "0"])], vec![], vec![relu("x", "y")], &["y"]);
     let (graph, report) = run(13, build(), &[]).unwrap();
     assert_eq!(graph.ty(graph.inputs()[0].out(0)).to_string(), "f32[1,seq,\"x.2\",\"x.3\"]");
     assert_eq!(report.defaulted, [("batch".to_owned(), 1)]);
@@ -140,16 +140,17 @@ fn a_batch_that_nobody_gives_is_one_and_other_sizes_stay_open() {
 }
 
 #[test]
-fn a_symbol_on_two_axes_is_no_batch() {
-    let inputs = vec![info("x", F32, &["n", "n"]), info("z", F32, &["m"])];
-    let (_, report) = run(13, graph(inputs, vec![], vec![relu("x", "y")], &["y"]), &[]).unwrap();
-    assert!(report.defaulted.is_empty());
-    assert_eq!(report.unbound, ["m", "n"]);
+fn a_symbol_on_two_axes_or_of_a_length_is_no_batch() {
+    for inputs in [vec![info("x", F32, &["n", "n"])], vec![info("x", F32, &["n"])], vec![info("x", F32, &["seq_n", "2"])]] {
+        let (_, report) = run(13, graph(inputs, vec![], vec![relu("x", "y")], &["y"]), &[]).unwrap();
+        assert!(report.defaulted.is_empty());
+        assert_eq!(report.unbound.len(), 1);
+    }
 }
 
 #[test]
 fn a_binding_that_names_nothing_says_what_there_is() {
-    let build = || graph(vec![info("x", F32, &["batch", "3", "?"])], vec![], vec![relu("x", "y")], &["y"]);
+    let build = || graph(vec![info("x", F32, &["batch", "3", ""])], vec![], vec![relu("x", "y")], &["y"]);
     let refused = |dims: &[&str]| run(13, build(), dims).unwrap_err().to_string();
     assert_eq!(refused(&["seq=2"]), r#"no dimension is named "seq"; the model has batch (x.0), x.1 = 3, x.2"#);
     assert_eq!(refused(&["x.1=4"]), r#"dimension "x.1" is 3 in the model, 4 was given"#);
@@ -223,4 +224,15 @@ fn a_model_without_a_graph_or_an_opset_is_refused() {
     let run = |model| import_proto(model, None, &ImportOptions::default(), &Registry::default()).unwrap_err().to_string();
     assert_eq!(run(ModelProto::default()), "the model imports no opset of the default domain; opsets 7 to 28 are supported");
     assert_eq!(run(ModelProto { graph: None, ..model(13, GraphProto::default()) }), "the model has no graph");
+}
+
+#[test]
+fn products_of_sizes_do_not_grow_without_end() {
+    let mut nodes = vec![node("Size", &["x"], &["s0"], vec![])];
+    for i in 0..60 {
+        let (from, to) = (format!("s{i}"), format!("s{}", i + 1));
+        nodes.push(node("Mul", &[&from, &from], &[&to], vec![]));
+    }
+    let (graph, _) = run(13, graph(vec![info("x", F32, &["n", "m"])], vec![], nodes, &["s60"]), &["n=3"]).unwrap();
+    assert_eq!(graph.ty(graph.outputs()[0].value).to_string(), "i64[]");
 }
