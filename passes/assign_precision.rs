@@ -120,7 +120,8 @@ impl Assignment {
             }
         };
         let chosen_bytes = planned(&formats)?.peak_bytes;
-        if chosen_bytes > available {
+        // One format for all leaves nothing to decide: whether it fits, the plan itself says.
+        if chosen_bytes > available && !matches!(settings.policy, Policy::Uniform(_)) {
             return Err(over_budget());
         }
         let objective = problem.cost(&formats);
@@ -143,8 +144,8 @@ fn tiered(
     for (_, tier) in tiers.iter().filter(|(least, _)| memory >= *least) {
         // A group whose menu lacks the tier's format has the nearest it may have: pins and permitted formats stand.
         let pick = |menu: &Vec<Format>| {
-            let exact = menu.iter().find(|f| **f == *tier || (f.weights == Weights::F32) == (tier.weights == Weights::F32) && **f == tier.without_weights());
-            *exact.or(menu.last()).unwrap_or(tier)
+            let has = |format: Format| menu.iter().find(|f| **f == format);
+            *has(*tier).or_else(|| has(tier.without_weights())).or(menu.last()).unwrap_or(tier)
         };
         let formats: Vec<_> = menus.iter().map(pick).collect();
         if planned(&formats)?.peak_bytes <= available {

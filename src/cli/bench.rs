@@ -41,9 +41,14 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let (wall, device) = (spread(wall), spread(device));
     let text = if args.json {
         let times = |s: &Option<Spread>| s.as_ref().map(|s| json!({"median": s.median, "min": s.min, "max": s.max}));
-        format!("{:#}\n", json!({"device": session.device(), "runs": args.runs, "wall_ms": times(&wall), "device_ms": times(&device), "measured_peak_bytes": session.measured_peak_bytes()}))
+        format!(
+            "{:#}\n",
+            json!({"device": session.device(), "runs": args.runs, "wall_ms": times(&wall), "device_ms": times(&device), "measured_peak_bytes": session.measured_peak_bytes()})
+        )
     } else {
-        let line = |name: &str, s: &Option<Spread>| s.as_ref().map_or(String::new(), |s| format!("  {name:7} {:.3} ms (min {:.3}, max {:.3})\n", s.median, s.min, s.max));
+        let line = |name: &str, s: &Option<Spread>| {
+            s.as_ref().map_or(String::new(), |s| format!("  {name:7} {:.3} ms (min {:.3}, max {:.3})\n", s.median, s.min, s.max))
+        };
         format!("{}, median of {} runs\n{}{}", session.device(), args.runs, line("wall", &wall), line("device", &device))
     };
     write::stdout(&text)?;

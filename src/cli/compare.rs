@@ -58,11 +58,15 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         }
     };
     let given = Reference::of(&program, 0)?.run_with(&inputs, &mut measure)?;
-    let outputs: Vec<Distance> = entry.outputs.iter().zip(expected.iter().zip(&given)).filter_map(|(port, (a, b))| distance(&port.name, a, b)).collect();
+    let outputs: Vec<Distance> =
+        entry.outputs.iter().zip(expected.iter().zip(&given)).filter_map(|(port, (a, b))| distance(&port.name, a, b)).collect();
     let worst = outputs.iter().map(|d| d.relative_l2).fold(0.0, f64::max);
     let row = |d: &Distance| json!({"name": d.name, "snr_db": d.snr_db, "cosine": d.cosine, "max_error": d.max_error, "relative_l2": d.relative_l2});
     let text = if args.json {
-        format!("{:#}\n", json!({"nodes": rows.iter().map(row).collect::<Vec<_>>(), "outputs": outputs.iter().map(row).collect::<Vec<_>>(), "worst_relative_l2": worst}))
+        format!(
+            "{:#}\n",
+            json!({"nodes": rows.iter().map(row).collect::<Vec<_>>(), "outputs": outputs.iter().map(row).collect::<Vec<_>>(), "worst_relative_l2": worst})
+        )
     } else {
         let line = |d: &Distance| format!("{:9.2} {:10.6} {:11.3e} {:11.3e}  {}\n", d.snr_db, d.cosine, d.max_error, d.relative_l2, d.name);
         let mut text = String::from("   SNR dB     cosine   max error relative L2  value\n");
@@ -93,5 +97,11 @@ fn distance(name: &str, reference: &Tensor, given: &Tensor) -> Option<Distance> 
         max_error = if e.is_nan() { f64::NAN } else { max_error.max(e.abs()) };
     }
     let relative_l2 = if ee == 0.0 { 0.0 } else { (ee / aa).sqrt() };
-    Some(Distance { name: name.to_owned(), snr_db: if ee == 0.0 { f64::INFINITY } else { 10.0 * (aa / ee).log10() }, cosine: if ee == 0.0 { 1.0 } else { ab / (aa * bb).sqrt() }, max_error, relative_l2 })
+    Some(Distance {
+        name: name.to_owned(),
+        snr_db: if ee == 0.0 { f64::INFINITY } else { 10.0 * (aa / ee).log10() },
+        cosine: if ee == 0.0 { 1.0 } else { ab / (aa * bb).sqrt() },
+        max_error,
+        relative_l2,
+    })
 }

@@ -218,7 +218,8 @@ fn summary(compiled: &Compiled, output: Option<&Path>, seconds: f64) -> String {
     }
     let formats: Vec<_> = counts.iter().map(|(format, n)| format!("{format} {n}")).collect();
     let n_host = plan.nodes.iter().filter(|n| n.place == "host").count();
-    let dispatches: usize = plan.entries.iter().flat_map(|e| &e.steps).map(|s| if let crate::program::Step::Device(d) = s { d.len() } else { 0 }).sum();
+    let dispatches: usize =
+        plan.entries.iter().flat_map(|e| &e.steps).map(|s| if let crate::program::Step::Device(d) = s { d.len() } else { 0 }).sum();
     let ledger = &plan.ledger;
     let mut text = format!(
         "{} for {}: {} nodes, {dispatches} dispatches, {} kernels, {n_host} nodes on the host\n",
@@ -228,7 +229,13 @@ fn summary(compiled: &Compiled, output: Option<&Path>, seconds: f64) -> String {
         compiled.program.shaders.len()
     );
     text += &format!("  formats   {}\n", formats.join(", "));
-    text += &format!("  peak      {} of {} (f32 {}, smallest {})\n", size::show(plan.planned_peak_bytes), size::show(plan.budget_bytes), size::show(plan.f32_bytes), size::show(plan.min_feasible_bytes));
+    text += &format!(
+        "  peak      {} of {} (f32 {}, smallest {})\n",
+        size::show(plan.planned_peak_bytes),
+        size::show(plan.budget_bytes),
+        size::show(plan.f32_bytes),
+        size::show(plan.min_feasible_bytes)
+    );
     text += &format!(
         "  ledger    weights {}, constants {}, activations {}, workspace {}, io {}\n",
         size::show(ledger.weights),

@@ -17,7 +17,12 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let devices = devices().map_err(Failure::device)?;
     let text = if args.json {
-        let list: Vec<_> = devices.iter().map(|d| json!({"index": d.index, "name": d.name, "kind": format!("{:?}", d.kind).to_lowercase(), "driver": d.driver, "target": d.target})).collect();
+        let list: Vec<_> = devices
+            .iter()
+            .map(
+                |d| json!({"index": d.index, "name": d.name, "kind": format!("{:?}", d.kind).to_lowercase(), "driver": d.driver, "target": d.target}),
+            )
+            .collect();
         format!("{:#}\n", json!({"devices": list}))
     } else if devices.is_empty() {
         "no Vulkan device of version 1.1 or later; programs run with --device cpu\n".to_owned()
@@ -25,7 +30,15 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         let line = |d: &crate::runtime::DeviceInfo| {
             let memory = &d.target.memory;
             let shared = if memory.unified { ", shared with the host" } else { "" };
-            format!("{}  {} ({})\n   Vulkan {}.{}, {}{shared}\n", d.index, d.name, d.driver, d.target.vulkan[0], d.target.vulkan[1], size::show(memory.heap_bytes))
+            format!(
+                "{}  {} ({})\n   Vulkan {}.{}, {}{shared}\n",
+                d.index,
+                d.name,
+                d.driver,
+                d.target.vulkan[0],
+                d.target.vulkan[1],
+                size::show(memory.heap_bytes)
+            )
         };
         devices.iter().map(line).collect()
     };

@@ -42,7 +42,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             .map(|(name, change)| match change {
                 Change::Added(after) => json!({"name": name, "change": "added", "after": row(after), "bytes_delta": change.bytes_delta()}),
                 Change::Removed(before) => json!({"name": name, "change": "removed", "before": row(before), "bytes_delta": change.bytes_delta()}),
-                Change::Changed(before, after) => json!({"name": name, "change": "changed", "before": row(before), "after": row(after), "bytes_delta": change.bytes_delta()}),
+                Change::Changed(before, after) => {
+                    json!({"name": name, "change": "changed", "before": row(before), "after": row(after), "bytes_delta": change.bytes_delta()})
+                }
             })
             .collect();
         format!("{:#}\n", json!({"nodes": changes, "bytes_delta": diff.bytes_delta()}))

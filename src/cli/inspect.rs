@@ -72,11 +72,29 @@ fn people(document: &Value) -> String {
         }
     }
     let ops: Vec<_> = document["operators"].as_object().into_iter().flatten().map(|(k, n)| format!("{k} {n}")).collect();
-    out += &format!("  operators  {}\n  weights    {}\n  max live   {}\n", ops.join(", "), bytes(&document["weights_bytes"]), bytes(&document["max_live_bytes"]));
+    out += &format!(
+        "  operators  {}\n  weights    {}\n  max live   {}\n",
+        ops.join(", "),
+        bytes(&document["weights_bytes"]),
+        bytes(&document["max_live_bytes"])
+    );
     for plan in list("plans") {
-        out += &format!("  plan       {} for {}: peak {} of {}\n", text(&plan["policy"]), text(&document["target"]), bytes(&plan["planned_peak_bytes"]), bytes(&plan["budget_bytes"]));
+        out += &format!(
+            "  plan       {} for {}: peak {} of {}\n",
+            text(&plan["policy"]),
+            text(&document["target"]),
+            bytes(&plan["planned_peak_bytes"]),
+            bytes(&plan["budget_bytes"])
+        );
         for node in plan["nodes"].as_array().unwrap_or(&empty) {
-            out += &format!("    {:8} {:7} {:>12} B  {}  {}\n", text(&node["format"]), text(&node["where"]), node["weight_bytes"], text(&node["name"]), text(&node["kernel"]));
+            out += &format!(
+                "    {:8} {:7} {:>12} B  {}  {}\n",
+                text(&node["format"]),
+                text(&node["where"]),
+                node["weight_bytes"],
+                text(&node["name"]),
+                text(&node["kernel"])
+            );
         }
     }
     out

@@ -24,14 +24,19 @@ use std::process::ExitCode;
 
 /// Compiles an ONNX model into a mixed-precision Vulkan program that fits a memory budget.
 #[derive(Parser)]
-#[command(name = "nyxc", version, max_term_width = 100, after_help = "\
+#[command(
+    name = "nyxc",
+    version,
+    max_term_width = 100,
+    after_help = "\
 Examples:
   nyxc compile model.onnx --budget 7G        compile for the GPU here, within 7 GiB
   nyxc run model.nyx --inputs in.npz --outputs out.npz
   nyxc compile model.onnx --budget 64M --target rx580 --json | jq .ledger
 
 Exit codes: 0 good; 1 `diff` found differences or `compare` missed its bound; 2 usage; 3 the model or file is bad
-or unsupported; 4 over budget; 5 the device failed; 6 input or output; 130 interrupted.")]
+or unsupported; 4 over budget; 5 the device failed; 6 input or output; 130 interrupted."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

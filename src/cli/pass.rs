@@ -15,7 +15,7 @@ Example:
   nyxc pass decompose,fuse model.onnx | diff a.nyxir -")]
 pub(super) struct Args {
     /// Names of passes, in order
-    #[arg(value_name = "NAME[,NAME...]", value_delimiter = ',')]
+    #[arg(value_name = "NAME[,NAME...]", value_delimiter = ',', required = true)]
     names: Vec<String>,
     /// A .nyxir or .onnx file
     file: PathBuf,

@@ -17,7 +17,9 @@ pub fn parse(text: &str) -> Result<u64, String> {
         "MB" => 1_000_000,
         "GB" => 1_000_000_000,
         "TB" => 1_000_000_000_000,
-        _ => return Err(format!("unknown unit {unit:?}: K, M, G, T are powers of 1024; KB, MB, GB, TB powers of 1000; KiB, MiB, GiB, TiB as written")),
+        _ => {
+            return Err(format!("unknown unit {unit:?}: K, M, G, T are powers of 1024; KB, MB, GB, TB powers of 1000; KiB, MiB, GiB, TiB as written"));
+        }
     };
     let whole: Option<u64> = number.parse().ok();
     let bytes = match whole {
@@ -42,7 +44,8 @@ mod tests {
 
     #[test]
     fn units_are_as_written() {
-        for (text, bytes) in [("7G", 7 << 30), ("7GB", 7_000_000_000), ("7GiB", 7 << 30), ("1.5K", 1536), ("100", 100), ("0", 0), ("3MB", 3_000_000)] {
+        for (text, bytes) in [("7G", 7 << 30), ("7GB", 7_000_000_000), ("7GiB", 7 << 30), ("1.5K", 1536), ("100", 100), ("0", 0), ("3MB", 3_000_000)]
+        {
             assert_eq!(parse(text), Ok(bytes), "{text}");
         }
         for text in ["", "G", "-1", "7X", "99999999T", "1e9"] {

@@ -59,7 +59,9 @@ fn packed_weights_under_packed_activations() {
     on_devices(|bench| {
         let mut random = Random::new(4);
         for packing in packings() {
-            for (granularity, dims, n) in [(Granularity::Row, vec![2, 5, 70], 9), (Granularity::Tensor, vec![40, 257], 33), (Granularity::Row, vec![70, 64], 65)] {
+            for (granularity, dims, n) in
+                [(Granularity::Row, vec![2, 5, 70], 9), (Granularity::Tensor, vec![40, 257], 33), (Granularity::Row, vec![70, 64], 65)]
+            {
                 let a = random.packed(Packing::activation(granularity), &dims);
                 let b = random.packed(packing, &[n, dims[dims.len() - 1]]);
                 let bias = random.floats(DType::F32, &[n]);
@@ -106,7 +108,8 @@ fn weights_beyond_a_binding_come_in_slices() {
         for m in [2, 10] {
             let a = random.floats(DType::F32, &[m, 50]);
             for packing in [None, Some(packings()[0]), Some(packings()[4]), Some(packings()[5])] {
-                let b = packing.map_or_else(|| random.floats(DType::F32, &[200, 50]), |p| random.packed(p, &[200, if p.bits == 8 { 50 } else { 120 }]));
+                let b =
+                    packing.map_or_else(|| random.floats(DType::F32, &[200, 50]), |p| random.packed(p, &[200, if p.bits == 8 { 50 } else { 120 }]));
                 let a = if b.dims()[1] == 50 { a.clone() } else { random.floats(DType::F32, &[m, 120]) };
                 let case = Case::new(&DEF, attrs(true), &[&a, &b]).then("add(x0,x1)", &[&bias]);
                 assert!(plan(&case, &bench.targets[0]).unwrap().len() > 1, "{}", case.describe());

@@ -76,16 +76,8 @@ struct Column {
 
 #[derive(Debug, Clone, Copy)]
 enum Undo {
-    Surface {
-        column: usize,
-        floor: u64,
-        top: u64,
-        owner: Option<usize>,
-    },
-    Slack {
-        column: usize,
-        raised_by: u64,
-    },
+    Surface { column: usize, floor: u64, top: u64, owner: Option<usize> },
+    Slack { column: usize, raised_by: u64 },
     Placed(usize),
 }
 
@@ -124,14 +116,7 @@ impl<'a> Board<'a> {
     pub(super) fn new(items: &'a [Item], loads: &[u64], capacity: u64) -> Option<Self> {
         let empty = |&load: &u64| {
             let slack = capacity.checked_sub(load)?;
-            Some(Column {
-                floor: 0,
-                top: 0,
-                slack,
-                n_left: 0,
-                n_crossing: 0,
-                owner: None,
-            })
+            Some(Column { floor: 0, top: 0, slack, n_left: 0, n_crossing: 0, owner: None })
         };
         let mut columns = loads.iter().map(empty).collect::<Option<Vec<_>>>()?;
         let mut n_starting = vec![0_usize; loads.len()];
@@ -186,12 +171,7 @@ impl<'a> Board<'a> {
             && let Some(undo) = self.trail.pop()
         {
             match undo {
-                Undo::Surface {
-                    column,
-                    floor,
-                    top,
-                    owner,
-                } => {
+                Undo::Surface { column, floor, top, owner } => {
                     let old = &mut self.columns[column];
                     (old.floor, old.top, old.owner) = (floor, top, owner);
                 }
@@ -230,23 +210,17 @@ impl<'a> Board<'a> {
         let Item { lo, hi, size } = self.items[item];
         let at = self.columns[lo].floor;
         self.offsets[item] = Some(at);
+        // No item crosses out of its last column: added first, since the count may be 0.
+        self.columns[hi - 1].n_crossing += 1;
         for (column, c) in self.columns[lo..hi].iter_mut().zip(lo..) {
-            let Column {
-                floor, top, owner, ..
-            } = *column;
-            self.trail.push(Undo::Surface {
-                column: c,
-                floor,
-                top,
-                owner,
-            });
+            let Column { floor, top, owner, .. } = *column;
+            self.trail.push(Undo::Surface { column: c, floor, top, owner });
             column.floor = at + size;
             column.top = at + size;
             column.owner = Some(item);
             column.n_left -= 1;
             column.n_crossing -= 1;
         }
-        self.columns[hi - 1].n_crossing += 1;
         self.trail.push(Undo::Placed(item));
     }
 
@@ -256,14 +230,8 @@ impl<'a> Board<'a> {
         raised.floor = to;
         raised.slack -= raised_by;
         self.trail.push(Undo::Slack { column, raised_by });
-        let around = self
-            .ending
-            .at(column)
-            .iter()
-            .chain(self.starting.at(column));
-        !around
-            .copied()
-            .any(|item| self.offsets[item].is_none() && self.has_gap_for(item))
+        let around = self.ending.at(column).iter().chain(self.starting.at(column));
+        !around.copied().any(|item| self.offsets[item].is_none() && self.has_gap_for(item))
     }
 
     /// Whether the item fits between the placed items and the floors over
@@ -281,10 +249,7 @@ impl<'a> Board<'a> {
     pub(super) fn component(&self, at: usize, end: usize) -> Option<Range> {
         let lo = (at..end).find(|&c| self.columns[c].n_left > 0)?;
         let last = (lo..end).find(|&c| self.columns[c].n_crossing == 0);
-        Some(Range {
-            lo,
-            hi: last.map_or(end, |c| c + 1),
-        })
+        Some(Range { lo, hi: last.map_or(end, |c| c + 1) })
     }
 
     /// Writes to `best` the moves for the niche of the component to branch on;
@@ -296,26 +261,11 @@ impl<'a> Board<'a> {
         let mut lo = component.lo;
         while lo < component.hi {
             let floor = self.columns[lo].floor;
-            let level = self.columns[lo..component.hi]
-                .iter()
-                .take_while(|c| c.floor == floor);
+            let level = self.columns[lo..component.hi].iter().take_while(|c| c.floor == floor);
             let hi = lo + level.count();
-            let left = if lo > component.lo {
-                self.columns[lo - 1].floor
-            } else {
-                WALL
-            };
-            let right = if hi < component.hi {
-                self.columns[hi].floor
-            } else {
-                WALL
-            };
-            let niche = Niche {
-                range: Range { lo, hi },
-                floor,
-                left,
-                right,
-            };
+            let left = if lo > component.lo { self.columns[lo - 1].floor } else { WALL };
+            let right = if hi < component.hi { self.columns[hi].floor } else { WALL };
+            let niche = Niche { range: Range { lo, hi }, floor, left, right };
             lo = hi;
             if left < floor || right < floor {
                 continue;
@@ -339,12 +289,7 @@ impl<'a> Board<'a> {
 
     /// Lists the moves for the column at one end of the niche.
     fn moves(&self, niche: Niche, side: Side, moves: &mut Vec<Move>) {
-        let Niche {
-            range: Range { lo, hi },
-            floor,
-            left,
-            right,
-        } = niche;
+        let Niche { range: Range { lo, hi }, floor, left, right } = niche;
         let (column, anchored, near, far) = match side {
             Side::Left => (lo, &self.starting, left, right),
             Side::Right => (hi - 1, &self.ending, right, left),
@@ -356,20 +301,14 @@ impl<'a> Board<'a> {
         // Items that cover the column and leave the niche over its near end
         // are no lower than the floor there.
         let mut to = near;
-        let mut reached = Range {
-            lo: column,
-            hi: column + 1,
-        };
+        let mut reached = Range { lo: column, hi: column + 1 };
         for &i in anchored.at(column).iter().filter(is_left) {
             let item = &self.items[i];
             if sticks_out(item) {
                 to = to.min(far);
                 continue;
             }
-            reached = Range {
-                lo: reached.lo.min(item.lo),
-                hi: reached.hi.max(item.hi),
-            };
+            reached = Range { lo: reached.lo.min(item.lo), hi: reached.hi.max(item.hi) };
             let has_twin = self.twins[i].is_some_and(|twin| self.offsets[twin].is_none());
             if !has_twin && !self.is_swapped(i, floor) {
                 moves.push(Move::Place(i));

@@ -81,12 +81,7 @@ pub(super) fn sweep(buffers: &[Buffer], alignment: u64) -> Result<Sweep, ArenaEr
     by_first.sort_by_key(|&b| (buffers[b].first, b));
     by_last.sort_by_key(|&b| (buffers[b].last, b));
 
-    let mut sweep = Sweep {
-        unit,
-        bound: 0,
-        bound_step: 0,
-        parts: Vec::new(),
-    };
+    let mut sweep = Sweep { unit, bound: 0, bound_step: 0, parts: Vec::new() };
     let mut part = Part::default();
     let mut slots = vec![0; buffers.len()];
     let mut starting = by_first.into_iter().peekable();
@@ -131,11 +126,7 @@ fn rounded_sizes(buffers: &[Buffer], alignment: u64) -> Result<Vec<u64>, ArenaEr
     for (index, buffer) in buffers.iter().enumerate() {
         if buffer.first > buffer.last {
             let Buffer { first, last, .. } = *buffer;
-            return Err(ArenaError::Interval {
-                buffer: index,
-                first,
-                last,
-            });
+            return Err(ArenaError::Interval { buffer: index, first, last });
         }
         let size = buffer.bytes.checked_next_multiple_of(alignment);
         let sum = size.and_then(|size| total.checked_add(size));
@@ -165,11 +156,7 @@ pub(super) fn peak_loads(part: &Part) -> Vec<u64> {
     let mut levels = vec![part.loads.clone()];
     let mut span = 1;
     while let Some(level) = levels.last().filter(|level| level.len() > span) {
-        let next = level
-            .iter()
-            .zip(&level[span..])
-            .map(|(a, b)| *a.max(b))
-            .collect();
+        let next = level.iter().zip(&level[span..]).map(|(a, b)| *a.max(b)).collect();
         levels.push(next);
         span *= 2;
     }

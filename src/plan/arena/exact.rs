@@ -54,25 +54,12 @@ pub(super) fn price(breadth: usize) -> u64 {
 /// `items` are the items of a part, the preferred ones first, and `loads` its
 /// loads; all sizes are in units.  The nodes searched are added to `n_nodes`,
 /// which does not come to exceed `max_nodes`.
-pub(super) fn search(
-    items: &[Item],
-    loads: &[u64],
-    capacity: u64,
-    pick: Pick,
-    max_nodes: u64,
-    n_nodes: &mut u64,
-) -> Outcome {
+pub(super) fn search(items: &[Item], loads: &[u64], capacity: u64, pick: Pick, max_nodes: u64, n_nodes: &mut u64) -> Outcome {
     let Some(board) = Board::new(items, loads, capacity) else {
         return Outcome::Infeasible;
     };
     let all = board.all();
-    let mut search = Search {
-        board,
-        pick,
-        frames: Vec::new(),
-        moves: Vec::new(),
-        best: Vec::new(),
-    };
+    let mut search = Search { board, pick, frames: Vec::new(), moves: Vec::new(), best: Vec::new() };
     let mut around = all;
     loop {
         let spent = n_nodes.saturating_add(price(search.board.breadth(around)));
@@ -127,12 +114,7 @@ impl Search<'_> {
             return Node::Packed;
         };
         let mark = self.board.mark();
-        self.frames.push(Frame {
-            component,
-            mark,
-            moves: start,
-            next: start,
-        });
+        self.frames.push(Frame { component, mark, moves: start, next: start });
         Node::Branched
     }
 
@@ -140,9 +122,7 @@ impl Search<'_> {
     /// once none is left.
     fn advance(&mut self) -> Option<Range> {
         while let Some(frame) = self.frames.last_mut() {
-            let Frame {
-                component, mark, ..
-            } = *frame;
+            let Frame { component, mark, .. } = *frame;
             let step = self.moves.get(frame.next).copied();
             frame.next += 1;
             self.board.undo(mark);
@@ -164,11 +144,7 @@ impl Search<'_> {
     /// touched this one, and no other move of it revives this one.
     fn back_to(&mut self, dead: Range) {
         let bears = |other: Range| other.lo < dead.hi && dead.lo < other.hi;
-        while self
-            .frames
-            .last()
-            .is_some_and(|frame| !bears(frame.component))
-        {
+        while self.frames.last().is_some_and(|frame| !bears(frame.component)) {
             self.pop();
         }
     }

@@ -18,13 +18,7 @@ use super::order::{self, Order};
 const MAX_PAIRS: usize = 1 << 23;
 
 /// The orders to try, those that most often meet the bound first.
-const ORDERS: [Order; 5] = [
-    Order::Size,
-    Order::Area,
-    Order::Contention,
-    Order::Width,
-    Order::Start,
-];
+const ORDERS: [Order; 5] = [Order::Size, Order::Area, Order::Contention, Order::Width, Order::Start];
 
 /// Which of the gaps that can hold an item it goes into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,22 +160,12 @@ fn find_gap(taken: &[(u64, u64)], size: u64, gap: Gap) -> u64 {
 fn sweep(part: &Part, mirrored: bool, room: u64) -> Packing {
     let n_columns = part.loads.len();
     let span = |item: &Item| {
-        if mirrored {
-            (n_columns - item.hi, n_columns - item.lo)
-        } else {
-            (item.lo, item.hi)
-        }
+        if mirrored { (n_columns - item.hi, n_columns - item.lo) } else { (item.lo, item.hi) }
     };
     let mut arriving: Vec<usize> = (0..part.items.len()).collect();
     let mut leaving = arriving.clone();
     // Of the items that arrive together the large ones have the first choice.
-    arriving.sort_by_key(|&i| {
-        (
-            span(&part.items[i]).0,
-            std::cmp::Reverse(part.items[i].size),
-            i,
-        )
-    });
+    arriving.sort_by_key(|&i| (span(&part.items[i]).0, std::cmp::Reverse(part.items[i].size), i));
     leaving.sort_by_key(|&i| (span(&part.items[i]).1, i));
 
     let mut offsets = vec![0; part.items.len()];
@@ -209,12 +193,7 @@ struct Heap {
 impl Heap {
     fn new(room: u64) -> Self {
         let (holes, holes_by_size, ends) = Default::default();
-        let mut heap = Self {
-            top: room,
-            holes,
-            holes_by_size,
-            ends,
-        };
+        let mut heap = Self { top: room, holes, holes_by_size, ends };
         if room > 0 {
             heap.insert(0, room);
         }
@@ -238,10 +217,7 @@ impl Heap {
             self.remove(hole, room);
             self.take_from(hole, room, size)
         } else {
-            let last = self
-                .holes
-                .last_key_value()
-                .map(|(&hole, &room)| (hole, room));
+            let last = self.holes.last_key_value().map(|(&hole, &room)| (hole, room));
             let at = match last.filter(|(hole, room)| hole + room == self.top) {
                 Some((hole, room)) => {
                     self.remove(hole, room);
@@ -262,16 +238,8 @@ impl Heap {
         if room == size {
             return hole;
         }
-        let below = self
-            .ends
-            .range(..hole)
-            .next_back()
-            .map_or(usize::MAX, |(_, &end)| end);
-        let above = self
-            .ends
-            .range(hole..)
-            .next()
-            .map_or(usize::MAX, |(_, &end)| end);
+        let below = self.ends.range(..hole).next_back().map_or(usize::MAX, |(_, &end)| end);
+        let above = self.ends.range(hole..).next().map_or(usize::MAX, |(_, &end)| end);
         if below >= above {
             self.insert(hole + size, room - size);
             hole

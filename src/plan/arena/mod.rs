@@ -67,11 +67,7 @@ pub enum ArenaError {
     #[error("an alignment of {alignment} bytes is not a power of two")]
     Alignment { alignment: u64 },
     #[error("buffer {buffer} is live from step {first} to the earlier step {last}")]
-    Interval {
-        buffer: usize,
-        first: usize,
-        last: usize,
-    },
+    Interval { buffer: usize, first: usize, last: usize },
     #[error("the sizes of the buffers up to buffer {buffer} add up to too many bytes")]
     Overflow { buffer: usize },
     #[error("the plan has {n_offsets} offsets for {n_buffers} buffers")]
@@ -117,11 +113,7 @@ pub fn plan(buffers: &[Buffer], limits: &ArenaLimits) -> Result<ArenaPlan, Arena
             offsets[buffer] = at * sweep.unit;
         }
     }
-    let height = packings
-        .iter()
-        .map(|packing| packing.height)
-        .max()
-        .unwrap_or(0);
+    let height = packings.iter().map(|packing| packing.height).max().unwrap_or(0);
     Ok(ArenaPlan {
         offsets,
         bytes: height * sweep.unit,
@@ -146,25 +138,16 @@ pub fn plan(buffers: &[Buffer], limits: &ArenaLimits) -> Result<ArenaPlan, Arena
 pub fn check(buffers: &[Buffer], plan: &ArenaPlan) -> Result<(), ArenaError> {
     let (n_offsets, n_buffers) = (plan.offsets.len(), buffers.len());
     if n_offsets != n_buffers {
-        return Err(ArenaError::Count {
-            n_offsets,
-            n_buffers,
-        });
+        return Err(ArenaError::Count { n_offsets, n_buffers });
     }
     let alignment = plan.alignment;
     if !alignment.is_power_of_two() {
         return Err(ArenaError::Alignment { alignment });
     }
     let mut ends = Vec::with_capacity(n_buffers);
-    for (buffer, (&Buffer { bytes, first, last }, &offset)) in
-        buffers.iter().zip(&plan.offsets).enumerate()
-    {
+    for (buffer, (&Buffer { bytes, first, last }, &offset)) in buffers.iter().zip(&plan.offsets).enumerate() {
         if first > last {
-            return Err(ArenaError::Interval {
-                buffer,
-                first,
-                last,
-            });
+            return Err(ArenaError::Interval { buffer, first, last });
         }
         if offset % alignment != 0 {
             return Err(ArenaError::Misaligned { buffer, offset });
@@ -189,17 +172,10 @@ pub fn check(buffers: &[Buffer], plan: &ArenaPlan) -> Result<(), ArenaError> {
         while let Some(done) = ending.next_if(|&done| buffers[done].last < step) {
             live.remove(&plan.offsets[done]);
         }
-        let below = live
-            .range(..offset)
-            .next_back()
-            .filter(|&(_, &a)| ends[a] > offset);
+        let below = live.range(..offset).next_back().filter(|&(_, &a)| ends[a] > offset);
         let above = live.range(offset..).next().filter(|&(&at, _)| at < ends[b]);
         if let Some((_, &a)) = below.or(above) {
-            return Err(ArenaError::Overlap {
-                a: a.min(b),
-                b: a.max(b),
-                step,
-            });
+            return Err(ArenaError::Overlap { a: a.min(b), b: a.max(b), step });
         }
         live.insert(offset, b);
     }

@@ -55,9 +55,7 @@ pub(super) fn keys(part: &Part, order: Order) -> Vec<Key> {
         Order::Width => indices.map(|i| (width(i), size(i))).collect(),
         Order::Contention => {
             let peaks = peak_loads(part);
-            indices
-                .map(|i| (u128::from(peaks[i]), size(i) * width(i)))
-                .collect()
+            indices.map(|i| (u128::from(peaks[i]), size(i) * width(i))).collect()
         }
         Order::Start => {
             let age = |i: usize| (part.loads.len() - part.items[i].lo) as u128;
@@ -68,11 +66,7 @@ pub(super) fn keys(part: &Part, order: Order) -> Vec<Key> {
 
 /// For each item its keys in the order of a packing, the lowest first.
 pub(super) fn lowest_first(packing: &Packing) -> Vec<Key> {
-    packing
-        .offsets
-        .iter()
-        .map(|at| (u128::from(packing.height - at), 0))
-        .collect()
+    packing.offsets.iter().map(|at| (u128::from(packing.height - at), 0)).collect()
 }
 
 /// The indices of the keys, the largest key first.

@@ -34,10 +34,7 @@ pub(super) fn refine(sweep: &Sweep, packings: &mut [Packing], max_nodes: u64) ->
     order.sort_by_key(|&p| (std::cmp::Reverse(packings[p].height), p));
     let mut goal = sweep.bound;
     let mut n_nodes = 0;
-    let mut n_high = packings
-        .iter()
-        .filter(|packing| packing.height > goal)
-        .count() as u64;
+    let mut n_high = packings.iter().filter(|packing| packing.height > goal).count() as u64;
     for p in order {
         if packings[p].height <= goal {
             continue;

@@ -38,20 +38,8 @@ enum Kind {
 }
 
 /// Bits and relative error of up to twelve formats.
-const FORMATS: [(u64, f64); 12] = [
-    (32, 0.0),
-    (16, 1e-6),
-    (16, 6e-5),
-    (8, 4e-3),
-    (8, 1e-3),
-    (8, 2e-3),
-    (4, 1.2e-1),
-    (4, 6e-2),
-    (6, 1.5e-2),
-    (5, 3e-2),
-    (3, 3e-1),
-    (2, 9e-1),
-];
+const FORMATS: [(u64, f64); 12] =
+    [(32, 0.0), (16, 1e-6), (16, 6e-5), (8, 4e-3), (8, 1e-3), (8, 2e-3), (4, 1.2e-1), (4, 6e-2), (6, 1.5e-2), (5, 3e-2), (3, 3e-1), (2, 9e-1)];
 
 fn network(kind: Kind, n_groups: usize, n_choices: usize, n_rows: usize, seed: u64) -> Problem {
     let rng = &mut Rng(seed);
@@ -311,9 +299,8 @@ fn cheapest_choices_are_taken_where_they_fit() {
 #[test]
 fn shadow_price_is_the_slope_of_a_divisible_choice() {
     // One of many equal groups takes the large choice with each hundred bytes.
-    let group = Group {
-        choices: vec![Choice { cost: 0.0, fixed_bytes: 150, rows: Vec::new() }, Choice { cost: 2.0, fixed_bytes: 50, rows: Vec::new() }],
-    };
+    let group =
+        Group { choices: vec![Choice { cost: 0.0, fixed_bytes: 150, rows: Vec::new() }, Choice { cost: 2.0, fixed_bytes: 50, rows: Vec::new() }] };
     let problem = Problem { groups: vec![group; 40], row_base: vec![0, 7], capacity: 40 * 100 + 7 };
     let s = solve(&problem, &Limits::default()).unwrap();
     assert_eq!(s.objective, 40.0);

@@ -4,10 +4,7 @@ mod traces;
 use super::{ArenaError, ArenaLimits, ArenaPlan, Buffer, check, max_live, plan};
 
 fn limits(alignment: u64, max_nodes: u64) -> ArenaLimits {
-    ArenaLimits {
-        alignment,
-        max_nodes,
-    }
+    ArenaLimits { alignment, max_nodes }
 }
 
 fn buffer(bytes: u64, first: usize, last: usize) -> Buffer {
@@ -49,17 +46,9 @@ fn a_chain_takes_its_two_largest_neighbours() {
 #[test]
 fn a_diamond_meets_the_bound() {
     // a feeds b and c, which feed d.
-    let buffers = [
-        buffer(300, 0, 2),
-        buffer(200, 1, 3),
-        buffer(100, 2, 3),
-        buffer(300, 3, 4),
-    ];
+    let buffers = [buffer(300, 0, 2), buffer(200, 1, 3), buffer(100, 2, 3), buffer(300, 3, 4)];
     let plan = checked_plan(&buffers, 1, 1000);
-    assert_eq!(
-        (plan.bytes, plan.max_live, plan.max_live_step),
-        (600, 600, 2)
-    );
+    assert_eq!((plan.bytes, plan.max_live, plan.max_live_step), (600, 600, 2));
 }
 
 #[test]
@@ -76,17 +65,9 @@ fn buffers_that_share_only_their_end_step_are_apart() {
 
 #[test]
 fn offsets_and_sizes_are_rounded_to_the_alignment() {
-    let buffers = [
-        buffer(1, 0, 1),
-        buffer(257, 0, 2),
-        buffer(256, 1, 2),
-        buffer(100, 2, 3),
-    ];
+    let buffers = [buffer(1, 0, 1), buffer(257, 0, 2), buffer(256, 1, 2), buffer(100, 2, 3)];
     let plan = checked_plan(&buffers, 256, 1000);
-    assert_eq!(
-        (plan.bytes, plan.max_live, plan.max_live_step),
-        (1024, 1024, 1)
-    );
+    assert_eq!((plan.bytes, plan.max_live, plan.max_live_step), (1024, 1024, 1));
     assert!(plan.offsets.iter().all(|at| at % 256 == 0));
 }
 
@@ -100,15 +81,7 @@ fn the_example_of_minimalloc_fits_its_capacity() {
 #[test]
 fn steps_may_be_the_largest_there_are() {
     let end = usize::MAX;
-    let plan = checked_plan(
-        &[
-            buffer(8, 0, end),
-            buffer(8, end, end),
-            buffer(4, 1, end - 1),
-        ],
-        4,
-        9,
-    );
+    let plan = checked_plan(&[buffer(8, 0, end), buffer(8, end, end), buffer(4, 1, end - 1)], 4, 9);
     assert_eq!((plan.bytes, plan.max_live_step), (16, end));
 }
 
@@ -117,36 +90,23 @@ fn alignments_other_than_powers_of_two_are_refused() {
     for alignment in [0, 3, 96, u64::MAX] {
         let error = Err(ArenaError::Alignment { alignment });
         assert_eq!(plan(&[buffer(1, 0, 0)], &limits(alignment, 0)), error);
-        assert_eq!(
-            max_live(&[], alignment),
-            Err(ArenaError::Alignment { alignment })
-        );
+        assert_eq!(max_live(&[], alignment), Err(ArenaError::Alignment { alignment }));
     }
 }
 
 #[test]
 fn lifetimes_that_end_before_they_start_are_refused() {
     let buffers = [buffer(1, 0, 0), buffer(0, 5, 4)];
-    let error = ArenaError::Interval {
-        buffer: 1,
-        first: 5,
-        last: 4,
-    };
+    let error = ArenaError::Interval { buffer: 1, first: 5, last: 4 };
     assert_eq!(plan(&buffers, &limits(1, 0)), Err(error));
 }
 
 #[test]
 fn sizes_that_overflow_are_refused() {
     let overflow = |index| Err(ArenaError::Overflow { buffer: index });
-    assert_eq!(
-        plan(&[buffer(u64::MAX, 0, 0)], &limits(256, 0)),
-        overflow(0)
-    );
+    assert_eq!(plan(&[buffer(u64::MAX, 0, 0)], &limits(256, 0)), overflow(0));
     assert_eq!(plan(&[buffer(u64::MAX, 0, 0)], &limits(1, 0)), overflow(0));
-    let halves = [
-        buffer(u64::MAX / 8 + 1, 0, 0),
-        buffer(u64::MAX / 8 + 1, 1, 1),
-    ];
+    let halves = [buffer(u64::MAX / 8 + 1, 0, 0), buffer(u64::MAX / 8 + 1, 1, 1)];
     assert_eq!(plan(&halves, &limits(1, 0)), overflow(1));
     assert_eq!(plan(&[buffer(1, 0, 0)], &limits(1 << 63, 0)), overflow(0));
 }
@@ -186,86 +146,19 @@ fn check_finds_each_flaw() {
     let buffers = [buffer(10, 0, 4), buffer(20, 4, 6), buffer(0, 0, 9)];
     let plan = |offsets: [u64; 3], bytes| {
         let offsets = offsets.to_vec();
-        ArenaPlan {
-            offsets,
-            bytes,
-            alignment: 8,
-            max_live: 0,
-            max_live_step: 0,
-            n_nodes: 0,
-        }
+        ArenaPlan { offsets, bytes, alignment: 8, max_live: 0, max_live_step: 0, n_nodes: 0 }
     };
     assert_eq!(check(&buffers, &plan([24, 0, 0], 40)), Ok(()));
     let flaws = [
-        (
-            plan([16, 0, 0], 40),
-            ArenaError::Overlap {
-                a: 0,
-                b: 1,
-                step: 4,
-            },
-        ),
-        (
-            plan([0, 8, 0], 40),
-            ArenaError::Overlap {
-                a: 0,
-                b: 1,
-                step: 4,
-            },
-        ),
-        (
-            plan([0, 0, 0], 40),
-            ArenaError::Overlap {
-                a: 0,
-                b: 1,
-                step: 4,
-            },
-        ),
-        (
-            plan([25, 0, 0], 48),
-            ArenaError::Misaligned {
-                buffer: 0,
-                offset: 25,
-            },
-        ),
-        (
-            plan([24, 0, 0], 32),
-            ArenaError::Outside {
-                buffer: 0,
-                offset: 24,
-            },
-        ),
-        (
-            plan([24, u64::MAX - 7, 0], 40),
-            ArenaError::Outside {
-                buffer: 1,
-                offset: u64::MAX - 7,
-            },
-        ),
-        (
-            plan([24, 0, 48], 40),
-            ArenaError::Outside {
-                buffer: 2,
-                offset: 48,
-            },
-        ),
-        (
-            ArenaPlan {
-                alignment: 0,
-                ..plan([0; 3], 0)
-            },
-            ArenaError::Alignment { alignment: 0 },
-        ),
-        (
-            ArenaPlan {
-                offsets: vec![0],
-                ..plan([0; 3], 0)
-            },
-            ArenaError::Count {
-                n_offsets: 1,
-                n_buffers: 3,
-            },
-        ),
+        (plan([16, 0, 0], 40), ArenaError::Overlap { a: 0, b: 1, step: 4 }),
+        (plan([0, 8, 0], 40), ArenaError::Overlap { a: 0, b: 1, step: 4 }),
+        (plan([0, 0, 0], 40), ArenaError::Overlap { a: 0, b: 1, step: 4 }),
+        (plan([25, 0, 0], 48), ArenaError::Misaligned { buffer: 0, offset: 25 }),
+        (plan([24, 0, 0], 32), ArenaError::Outside { buffer: 0, offset: 24 }),
+        (plan([24, u64::MAX - 7, 0], 40), ArenaError::Outside { buffer: 1, offset: u64::MAX - 7 }),
+        (plan([24, 0, 48], 40), ArenaError::Outside { buffer: 2, offset: 48 }),
+        (ArenaPlan { alignment: 0, ..plan([0; 3], 0) }, ArenaError::Alignment { alignment: 0 }),
+        (ArenaPlan { offsets: vec![0], ..plan([0; 3], 0) }, ArenaError::Count { n_offsets: 1, n_buffers: 3 }),
     ];
     for (plan, flaw) in flaws {
         assert_eq!(check(&buffers, &plan), Err(flaw));

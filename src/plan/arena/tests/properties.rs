@@ -8,16 +8,8 @@ use super::{checked_plan, limits};
 
 const PICKS: [Pick; 3] = [Pick::FewestMoves, Pick::LowestFloor, Pick::LeastSlack];
 
-fn buffers(
-    n: std::ops::Range<usize>,
-    steps: usize,
-    bytes: u64,
-) -> impl Strategy<Value = Vec<Buffer>> {
-    let buffer = (0..=bytes, 0..steps, 0..steps).prop_map(|(bytes, a, b)| Buffer {
-        bytes,
-        first: a.min(b),
-        last: a.max(b),
-    });
+fn buffers(n: std::ops::Range<usize>, steps: usize, bytes: u64) -> impl Strategy<Value = Vec<Buffer>> {
+    let buffer = (0..=bytes, 0..steps, 0..steps).prop_map(|(bytes, a, b)| Buffer { bytes, first: a.min(b), last: a.max(b) });
     prop::collection::vec(buffer, n)
 }
 
@@ -25,13 +17,7 @@ fn buffers(
 fn loads(buffers: &[Buffer], alignment: u64) -> Vec<u64> {
     let n_steps = buffers.iter().map(|b| b.last + 1).max().unwrap_or(0);
     let is_live = |step| move |b: &&Buffer| b.first <= step && step <= b.last;
-    let load = |step| {
-        buffers
-            .iter()
-            .filter(is_live(step))
-            .map(|b| b.bytes.next_multiple_of(alignment))
-            .sum()
-    };
+    let load = |step| buffers.iter().filter(is_live(step)).map(|b| b.bytes.next_multiple_of(alignment)).sum();
     (0..n_steps).map(load).collect()
 }
 
@@ -55,10 +41,7 @@ fn least_height(buffers: &[Buffer]) -> u64 {
                 continue;
             }
             let below = placed.iter().filter(|&&(j, _)| meet(buffer, &buffers[j]));
-            let at = below
-                .map(|&(j, at)| at + buffers[j].bytes)
-                .max()
-                .unwrap_or(0);
+            let at = below.map(|&(j, at)| at + buffers[j].bytes).max().unwrap_or(0);
             placed.push((i, at));
             extend(buffers, placed, height.max(at + buffer.bytes), best);
             placed.pop();

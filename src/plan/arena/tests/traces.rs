@@ -23,11 +23,7 @@ pub(super) fn random(n: usize, n_steps: usize, max_bytes: u64, seed: u64) -> Vec
 
 fn chain(n: usize) -> Vec<Buffer> {
     let sizes = random(n, 1, 1 << 20, 5);
-    sizes
-        .iter()
-        .enumerate()
-        .map(|(i, b)| buffer(b.bytes, i, i + 1))
-        .collect()
+    sizes.iter().enumerate().map(|(i, b)| buffer(b.bytes, i, i + 1)).collect()
 }
 
 /// A net under construction: each node's output is live from its step to that
@@ -162,14 +158,8 @@ fn irregular(seed: u64) -> Vec<Buffer> {
     let mut net = Net::default();
     for (i, draw) in random(400, 1 << 16, 64, seed).iter().enumerate() {
         let reach = [1 + draw.first % 3, 1 + draw.last % 24];
-        let inputs: Vec<usize> = reach
-            .iter()
-            .filter_map(|&back| i.checked_sub(back))
-            .collect();
-        net.node(
-            (1 << (draw.bytes % 9)) * 3136 * (1 + draw.bytes / 16),
-            &inputs,
-        );
+        let inputs: Vec<usize> = reach.iter().filter_map(|&back| i.checked_sub(back)).collect();
+        net.node((1 << (draw.bytes % 9)) * 3136 * (1 + draw.bytes / 16), &inputs);
     }
     net.0
 }
@@ -216,10 +206,7 @@ fn many_buffers_that_all_overlap_are_planned() {
 #[test]
 fn many_buffers_that_start_together_are_planned() {
     let sizes = random(3000, 700, 1 << 20, 11);
-    let mut buffers: Vec<_> = sizes
-        .iter()
-        .map(|b| buffer(b.bytes, 0, b.last % 40))
-        .collect();
+    let mut buffers: Vec<_> = sizes.iter().map(|b| buffer(b.bytes, 0, b.last % 40)).collect();
     buffers.extend(sizes.iter().map(|b| buffer(b.bytes, 10 + b.last % 40, 60)));
     let plan = checked_plan(&buffers, 1, 100_000);
     assert!(plan.n_nodes <= 100_000);
@@ -231,27 +218,15 @@ fn report_times() {
     let cases = [
         ("chain of 50,000", chain(50_000), 0),
         ("2,000 random, greedy", random(2000, 5000, 1 << 20, 1), 0),
-        (
-            "2,000 random, 100,000 nodes",
-            random(2000, 5000, 1 << 20, 1),
-            100_000,
-        ),
+        ("2,000 random, 100,000 nodes", random(2000, 5000, 1 << 20, 1), 100_000),
         ("5,000 random, greedy", random(5000, 9000, 1 << 20, 1), 0),
-        (
-            "50,000 random, 1,000,000 nodes",
-            random(50_000, 1 << 20, 1 << 20, 1),
-            1_000_000,
-        ),
+        ("50,000 random, 1,000,000 nodes", random(50_000, 1 << 20, 1 << 20, 1), 1_000_000),
     ];
     for (name, buffers, max_nodes) in cases {
         let start = Instant::now();
         let plan = checked_plan(&buffers, 64, max_nodes);
         let ratio = plan.bytes as f64 / plan.max_live as f64;
-        println!(
-            "{name:31} {ratio:.4} {:8} nodes {:.3} s",
-            plan.n_nodes,
-            start.elapsed().as_secs_f64()
-        );
+        println!("{name:31} {ratio:.4} {:8} nodes {:.3} s", plan.n_nodes, start.elapsed().as_secs_f64());
     }
 }
 
@@ -259,10 +234,7 @@ fn report_times() {
 fn read_instance(path: &std::path::Path) -> Vec<Buffer> {
     let text = std::fs::read_to_string(path).expect("the instance is readable");
     let row = |line: &str| {
-        let row: Vec<u64> = line
-            .split(',')
-            .map(|x| x.trim().parse().expect("a number"))
-            .collect();
+        let row: Vec<u64> = line.split(',').map(|x| x.trim().parse().expect("a number")).collect();
         buffer(row[3], row[1] as usize, row[2] as usize - 1)
     };
     text.lines().skip(1).map(row).collect()
@@ -273,9 +245,7 @@ fn read_instance(path: &std::path::Path) -> Vec<Buffer> {
 fn minimalloc_instances_come_within_two_percent_of_the_bound() {
     let folder = std::env::var("NYXC_MINIMALLOC").expect("NYXC_MINIMALLOC names a folder");
     let entries = std::fs::read_dir(folder).expect("the folder is readable");
-    let mut paths: Vec<_> = entries
-        .map(|entry| entry.expect("an entry").path())
-        .collect();
+    let mut paths: Vec<_> = entries.map(|entry| entry.expect("an entry").path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "csv"));
     paths.sort();
     println!("| instance | buffers | max live | greedy | arena | ratio | nodes | seconds |");

@@ -1,0 +1,559 @@
+//! The command line as its users meet it: commands, exit codes, documents and files.
+
+use nyxc::ir::Format;
+use serde_json::Value;
+use std::io::{Cursor, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A folder of one test, gone with it.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Folder {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("cli-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Folder(path)
+    }
+
+    fn file(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+
+    /// What lies in it, by name.
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<_> = std::fs::read_dir(&self.0).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn model(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(name).to_str().unwrap().to_owned()
+}
+
+fn mlp() -> String {
+    model("fmnist-mlp.onnx")
+}
+
+struct Done {
+    code: i32,
+    out: String,
+    err: String,
+    args: String,
+}
+
+fn nyxc_with_cache(args: &[&str], cache: &Path) -> Done {
+    let output = Command::new(env!("CARGO_BIN_EXE_nyxc")).args(args).env("NYXC_CACHE", cache).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Done { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr), args: args.join(" ") }
+}
+
+fn nyxc(args: &[&str]) -> Done {
+    nyxc_with_cache(args, &Path::new(env!("CARGO_TARGET_TMPDIR")).join("shaders"))
+}
+
+impl Done {
+    #[track_caller]
+    fn exits(self, code: i32) -> Done {
+        assert_eq!(self.code, code, "nyxc {}\n{}\n{}", self.args, self.out, self.err);
+        if code > 1 {
+            assert!(!self.err.trim().is_empty() && !self.err.contains("panicked"), "nyxc {}: {}", self.args, self.err);
+        }
+        self
+    }
+
+    /// Standard output, which must be one document.
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("nyxc {}: {e}\n{}", self.args, self.out))
+    }
+}
+
+/// The report of a compilation that must succeed, and writes nothing.
+#[track_caller]
+fn plan(args: &[&str]) -> Value {
+    let mut all = vec!["compile", "--dry-run", "--json"];
+    all.extend(args);
+    nyxc(&all).exits(0).json()
+}
+
+fn bytes(value: &Value) -> u64 {
+    value.as_u64().unwrap_or_else(|| panic!("{value} is no byte count"))
+}
+
+/// Format of every node with weights, by name.
+fn formats(report: &Value) -> Vec<(String, String)> {
+    let nodes = report["nodes"].as_array().unwrap().iter().filter(|n| bytes(&n["f32_weight_bytes"]) > 0);
+    nodes.map(|n| (n["name"].as_str().unwrap().to_owned(), n["format"].as_str().unwrap().to_owned())).collect()
+}
+
+fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+    expected.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
+}
+
+/// Values between -1 and 1, never all alike: SplitMix64 (Steele et al. 2014).
+fn random(n: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+/// Writes a `.npz` as NumPy's `savez` does: stored `.npy` arrays of version 1.0.
+fn write_npz(path: &str, arrays: &[(&str, &[usize], Vec<f32>)]) {
+    let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+    for (name, dims, values) in arrays {
+        assert_eq!(values.len(), dims.iter().product::<usize>());
+        let dims: String = dims.iter().map(|d| format!("{d}, ")).collect();
+        let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}), }}", dims.trim_end());
+        while (10 + header.len() + 1) % 64 != 0 {
+            header.push(' ');
+        }
+        header.push('\n');
+        zip.start_file(format!("{name}.npy"), options).unwrap();
+        zip.write_all(b"\x93NUMPY\x01\x00").unwrap();
+        zip.write_all(&(header.len() as u16).to_le_bytes()).unwrap();
+        zip.write_all(header.as_bytes()).unwrap();
+        values.iter().for_each(|v| zip.write_all(&v.to_le_bytes()).unwrap());
+    }
+    std::fs::write(path, zip.finish().unwrap().into_inner()).unwrap();
+}
+
+/// The f32 array of this name.
+fn read_npz(path: &str, name: &str) -> Vec<f32> {
+    let mut zip = zip::ZipArchive::new(std::fs::File::open(path).unwrap()).unwrap();
+    let mut bytes = Vec::new();
+    zip.by_name(&format!("{name}.npy")).unwrap().read_to_end(&mut bytes).unwrap();
+    assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00");
+    let start = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    assert_eq!(start % 64, 0, "NumPy aligns the data");
+    assert!(String::from_utf8_lossy(&bytes[10..start]).contains("'<f4'"));
+    bytes[start..].chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+}
+
+fn relative_l2(given: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(given.len(), expected.len());
+    let sum = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v).powi(2)).sum::<f64>();
+    (sum(&mut given.iter().zip(expected).map(|(g, e)| g - e)) / sum(&mut expected.iter().copied())).sqrt()
+}
+
+fn image(folder: &Folder, batch: usize) -> String {
+    let path = folder.file("in.npz");
+    write_npz(&path, &[("image", &[batch, 1, 28, 28], random(batch * 784, 3))]);
+    path
+}
+
+#[test]
+fn the_default_device_and_the_cpu_agree() {
+    let folder = Folder::new("agree");
+    let (program, inputs) = (folder.file("mlp.nyx"), image(&folder, 1));
+    let (here, cpu) = (folder.file("here.npz"), folder.file("cpu.npz"));
+    nyxc(&["compile", &mlp(), "-o", &program]).exits(0);
+    let report = nyxc(&["run", &program, "--inputs", &inputs, "--outputs", &here, "--json"]).exits(0).json();
+    let on_cpu = nyxc(&["run", &program, "--inputs", &inputs, "--outputs", &cpu, "--device", "cpu", "--json"]).exits(0).json();
+    assert_eq!(on_cpu["device"], "cpu");
+    assert_eq!(on_cpu["fallbacks"].as_array().unwrap().len(), 0);
+    for key in ["device", "planned_peak_bytes", "measured_peak_bytes", "wall_ms", "device_ms", "host_nodes", "fallbacks"] {
+        assert!(report.get(key).is_some(), "run --json has no {key}: {report:#}");
+    }
+    assert!(bytes(&report["measured_peak_bytes"]) <= bytes(&report["planned_peak_bytes"]), "{report:#}");
+    if report["device"] == "cpu" {
+        eprintln!("SKIPPED: no Vulkan device, so the CPU reference was compared with itself");
+        assert_ne!(report["fallbacks"].as_array().unwrap().len(), 0, "what ran elsewhere than asked is named");
+    } else {
+        assert!(bytes(&report["measured_peak_bytes"]) > 0, "{report:#}");
+    }
+    let (here, cpu) = (read_npz(&here, "logits"), read_npz(&cpu, "logits"));
+    assert_eq!(cpu.len(), 10);
+    let error = relative_l2(&here, &cpu);
+    assert!(error <= 1e-4, "relative L2 {error:e}: {here:?} for {cpu:?}");
+}
+
+#[test]
+fn usage_errors_exit_with_2() {
+    let folder = Folder::new("usage");
+    let out = folder.file("mlp.nyx");
+    for args in [
+        &["--no-such-option"][..],
+        &["--budget", "7X"],
+        &["--budget", "-1"],
+        &["--block-size", "33"],
+        &["--policy", "uniform:w5a16"],
+        &["--policy", "generous"],
+        &["--formats", "f32,f99"],
+        &["--target", "no-such-target"],
+        &["--dim", "batch"],
+        &["--dim", "batch=0"],
+        &["--precision", "g0"],
+        &["--precision", "g0=f99"],
+        &["--precision", "no_such_node*=f16"],
+        &["--precision", "op:NoSuchOp=f16"],
+        &["--print-ir-after", "no_such_pass"],
+    ] {
+        let model = mlp();
+        let mut all = vec!["compile", &model, "-o", &out];
+        all.extend(args);
+        nyxc(&all).exits(2);
+    }
+    nyxc(&[]).exits(2);
+    nyxc(&["no-such-command"]).exits(2);
+    nyxc(&["pass", "no_such_pass", &mlp()]).exits(2);
+    assert!(folder.names().is_empty(), "{:?}", folder.names());
+}
+
+#[test]
+fn a_pin_that_matches_nothing_is_named() {
+    let done = nyxc(&["compile", &mlp(), "--dry-run", "--precision", "head*=f16", "--json"]).exits(2);
+    assert_eq!(done.json()["error"]["kind"], "usage");
+    assert!(done.err.contains("head*"), "{}", done.err);
+}
+
+#[test]
+fn a_truncated_model_exits_with_3() {
+    let folder = Folder::new("cut-model");
+    let whole = std::fs::read(mlp()).unwrap();
+    let (cut, out) = (folder.file("cut.onnx"), folder.file("cut.nyx"));
+    for len in [0, 1, 100, whole.len() / 2, whole.len() - 1] {
+        std::fs::write(&cut, &whole[..len]).unwrap();
+        let done = nyxc(&["compile", &cut, "-o", &out, "--json"]).exits(3);
+        assert!(!done.json()["error"]["message"].as_str().unwrap().is_empty(), "{len} bytes");
+        assert_eq!(folder.names(), ["cut.onnx"], "{len} bytes");
+    }
+}
+
+#[test]
+fn a_truncated_or_altered_program_exits_with_3() {
+    let folder = Folder::new("cut-program");
+    let (program, cut, inputs, out) = (folder.file("mlp.nyx"), folder.file("cut.nyx"), image(&folder, 1), folder.file("out.npz"));
+    nyxc(&["compile", &mlp(), "--budget", "400K", "-o", &program]).exits(0);
+    let whole = std::fs::read(&program).unwrap();
+    let cuts = [0, 7, 8, 100, whole.len() / 2, whole.len() - 1].map(|len| whole[..len].to_vec());
+    let flips = [3, 40, whole.len() / 4, whole.len() / 2, whole.len() - 1].map(|at| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x10;
+        bytes
+    });
+    for (i, bytes) in cuts.iter().chain(&flips).chain([&b"not a program".to_vec()]).enumerate() {
+        std::fs::write(&cut, bytes).unwrap();
+        for args in
+            [&["run", &cut, "--inputs", &inputs, "--outputs", &out, "--device", "cpu"][..], &["verify", &cut], &["inspect", &cut], &["print", &cut]]
+        {
+            let done = nyxc(args);
+            assert_eq!(done.code, 3, "damage {i}: nyxc {}: {}", done.args, done.err);
+        }
+    }
+    assert_eq!(folder.names(), ["cut.nyx", "in.npz", "mlp.nyx"]);
+}
+
+#[test]
+fn inputs_that_do_not_fit_the_program_exit_with_3() {
+    let folder = Folder::new("inputs");
+    let (program, inputs, out) = (folder.file("mlp.nyx"), folder.file("in.npz"), folder.file("out.npz"));
+    nyxc(&["compile", &mlp(), "-o", &program]).exits(0);
+    let arrays: [(&str, &[usize], Vec<f32>); 2] = [("image", &[2, 1, 28, 28], random(1568, 1)), ("picture", &[1, 1, 28, 28], random(784, 1))];
+    for array in arrays {
+        write_npz(&inputs, &[array]);
+        let done = nyxc(&["run", &program, "--inputs", &inputs, "--outputs", &out]).exits(3);
+        assert!(done.err.contains("image"), "{}", done.err);
+    }
+    std::fs::write(&inputs, b"no zip").unwrap();
+    nyxc(&["run", &program, "--inputs", &inputs, "--outputs", &out]).exits(3);
+    assert_eq!(folder.names(), ["in.npz", "mlp.nyx"]);
+}
+
+/// The smallest feasible budget that the error names is feasible, and one byte less is not.
+#[track_caller]
+fn smallest_budget_is_exact(args: &[&str]) {
+    let with = |budget: u64| {
+        let budget = budget.to_string();
+        let mut all = vec!["compile", "--dry-run", "--json", "--budget", &budget];
+        all.extend(args);
+        nyxc(&all)
+    };
+    let done = with(1000).exits(4);
+    let error = &done.json()["error"];
+    assert_eq!(error["kind"], "over_budget");
+    assert_eq!(bytes(&error["budget_bytes"]), 1000);
+    let least = bytes(&error["min_feasible_bytes"]);
+    assert!(bytes(&error["needed_bytes"]) >= least && done.err.contains(&least.to_string()), "{error:#}");
+    let report = with(least).exits(0).json();
+    // A plan of fewer bytes would itself be proof of a smaller budget.
+    assert_eq!(bytes(&report["planned_peak_bytes"]), least, "{args:?}");
+    assert_eq!(bytes(&report["min_feasible_bytes"]), least, "{args:?}");
+    let again = with(least - 1).exits(4).json();
+    assert_eq!(bytes(&again["error"]["min_feasible_bytes"]), least, "{args:?}");
+}
+
+#[test]
+fn over_budget_exits_with_4_and_the_smallest_budget_that_compiles() {
+    for target in nyxc::target::shipped_names() {
+        smallest_budget_is_exact(&[&mlp(), "--target", target]);
+    }
+    smallest_budget_is_exact(&[&mlp(), "--target", "lavapipe", "--formats", "f32,w8a16"]);
+    smallest_budget_is_exact(&[&mlp(), "--target", "lavapipe", "--policy", "uniform:w4a16"]);
+    smallest_budget_is_exact(&[&mlp(), "--target", "lavapipe", "--dim", "batch=64"]);
+}
+
+#[test]
+fn the_smallest_budget_is_exact_where_a_node_is_pinned() {
+    for target in nyxc::target::shipped_names() {
+        smallest_budget_is_exact(&[&mlp(), "--target", target, "--precision", "g0=f32"]);
+    }
+}
+
+#[test]
+fn the_smallest_budget_is_exact_for_a_convolutional_classifier() {
+    smallest_budget_is_exact(&[&model("ppocr-cls.onnx"), "--target", "lavapipe", "--dim", "x.2=48", "--dim", "x.3=48"]);
+}
+
+#[test]
+fn over_budget_leaves_no_file() {
+    let folder = Folder::new("over");
+    nyxc(&["compile", &mlp(), "--budget", "30K", "-o", &folder.file("mlp.nyx")]).exits(4);
+    assert!(folder.names().is_empty(), "{:?}", folder.names());
+}
+
+#[test]
+fn missing_files_and_folders_exit_with_6() {
+    let folder = Folder::new("missing");
+    let (program, inputs) = (folder.file("mlp.nyx"), image(&folder, 1));
+    nyxc(&["compile", &mlp(), "-o", &program]).exits(0);
+    let before = folder.names();
+    let (absent, nowhere) = (|ext: &str| folder.file(&format!("absent.{ext}")), folder.file("no/such/folder/out"));
+    for args in [
+        &["compile", &absent("onnx")][..],
+        &["compile", &mlp(), "-o", &nowhere],
+        &["compile", &mlp(), "--dry-run", "--target", &absent("json")],
+        &["run", &absent("nyx"), "--inputs", &inputs, "--outputs", &folder.file("out.npz")],
+        &["run", &program, "--inputs", &absent("npz"), "--outputs", &folder.file("out.npz")],
+        &["run", &program, "--inputs", &inputs, "--outputs", &nowhere],
+        &["print", &absent("nyxir")],
+        &["verify", &absent("nyx")],
+        &["inspect", &absent("onnx")],
+        &["diff", &program, &absent("nyx")],
+    ] {
+        let done = nyxc(args).exits(6);
+        assert!(done.err.contains("absent") || done.err.contains("no/such"), "the file is named: {}", done.err);
+    }
+    assert_eq!(folder.names(), before);
+}
+
+#[test]
+fn a_failed_write_leaves_nothing_half_done() {
+    let folder = Folder::new("partial");
+    // A folder stands where the file should go, so that the last step, the rename, fails.
+    std::fs::create_dir(folder.0.join("mlp.nyx")).unwrap();
+    nyxc(&["compile", &mlp(), "-o", &folder.file("mlp.nyx")]).exits(6);
+    assert_eq!(folder.names(), ["mlp.nyx"]);
+}
+
+#[test]
+fn dimensions_are_given_by_name_or_by_input_and_axis() {
+    let folder = Folder::new("dims");
+    let (by_name, by_axis) = (folder.file("name.nyx"), folder.file("axis.nyx"));
+    nyxc(&["compile", &mlp(), "--dim", "batch=4", "-o", &by_name]).exits(0);
+    nyxc(&["compile", &mlp(), "--dim", "image.0=4", "-o", &by_axis]).exits(0);
+    assert!(std::fs::read(&by_name).unwrap() == std::fs::read(&by_axis).unwrap());
+    assert!(nyxc(&["print", &by_name]).exits(0).out.contains("f32[4,1,28,28]"));
+    let (inputs, out) = (image(&folder, 4), folder.file("out.npz"));
+    nyxc(&["run", &by_name, "--inputs", &inputs, "--outputs", &out, "--device", "cpu"]).exits(0);
+    assert_eq!(read_npz(&out, "logits").len(), 40);
+}
+
+#[test]
+fn the_last_pin_that_matches_wins() {
+    let base = [&mlp()[..], "--target", "lavapipe", "--policy", "uniform:f16"];
+    let with = |pins: &[&str]| {
+        let mut args = base.to_vec();
+        pins.iter().for_each(|pin| args.extend(["--precision", pin]));
+        formats(&plan(&args))
+    };
+    assert_eq!(with(&[]), pairs(&[("g0", "f16"), ("g1", "f16"), ("logits", "f16")]));
+    assert_eq!(with(&["g*=w8a16"]), pairs(&[("g0", "w8a16"), ("g1", "w8a16"), ("logits", "f16")]));
+    assert_eq!(with(&["g*=w8a16", "op:Gemm=w4a16", "g0=f32"]), pairs(&[("g0", "f32"), ("g1", "w4a16"), ("logits", "w4a16")]));
+    assert_eq!(with(&["g0=f32", "op:Gemm=w4a16", "g*=w8a16"]), pairs(&[("g0", "w8a16"), ("g1", "w8a16"), ("logits", "w4a16")]));
+}
+
+#[test]
+fn only_permitted_formats_are_assigned() {
+    let report = plan(&[&mlp(), "--target", "lavapipe", "--formats", "f32,w8a16", "--budget", "500K"]);
+    let chosen: Vec<String> = formats(&report).into_iter().map(|(_, format)| format).collect();
+    assert!(chosen.iter().all(|f| f == "f32" || f == "w8a16") && chosen.iter().any(|f| f == "w8a16"), "{chosen:?}");
+    assert!(bytes(&report["planned_peak_bytes"]) <= 500 << 10);
+}
+
+#[test]
+fn the_tiered_policy_goes_by_memory_and_steps_down_to_what_fits() {
+    let tier = |budget: &str, reserve: u64| {
+        let reserve = reserve.to_string();
+        let report = plan(&[&mlp(), "--target", "h200", "--policy", "tiered", "--budget", budget, "--reserve", &reserve]);
+        let chosen = formats(&report);
+        assert!(chosen.iter().all(|(_, f)| *f == chosen[0].1), "{chosen:?}");
+        assert!(bytes(&report["planned_peak_bytes"]) + bytes(&report["ledger"]["reserve"]) <= bytes(&report["budget_bytes"]));
+        chosen[0].1.clone()
+    };
+    for (budget, format) in [("24GB", "f32"), ("23999999999", "f16"), ("12GB", "f16"), ("8G", "w8a16"), ("4GB", "w8a16"), ("3GB", "w4a16")] {
+        assert_eq!(tier(budget, 0), format, "{budget}");
+    }
+    // What is left of the budget makes the tier step down.
+    for (left, format) in [(1 << 20, "f32"), (600 << 10, "f16"), (400 << 10, "w8a16"), (200 << 10, "w4a16")] {
+        assert_eq!(tier("30G", (30 << 30) - left), format, "{left} bytes left");
+    }
+    nyxc(&["compile", &mlp(), "--target", "h200", "--policy", "tiered", "--budget", "60K", "--dry-run"]).exits(4);
+}
+
+#[test]
+fn diff_exits_with_1_where_programs_differ() {
+    let folder = Folder::new("diff");
+    let (wide, narrow) = (folder.file("wide.nyx"), folder.file("narrow.nyx"));
+    let wide_report = nyxc(&["compile", &mlp(), "--policy", "uniform:f32", "-o", &wide, "--json"]).exits(0).json();
+    let narrow_report = nyxc(&["compile", &mlp(), "--policy", "uniform:w4a16", "-o", &narrow, "--json"]).exits(0).json();
+    let same = nyxc(&["diff", &wide, &wide, "--json"]).exits(0).json();
+    assert_eq!((same["nodes"].as_array().unwrap().len(), &same["bytes_delta"]), (0, &Value::from(0)));
+    let diff = nyxc(&["diff", &wide, &narrow, "--json"]).exits(1).json();
+    let g0 = diff["nodes"].as_array().unwrap().iter().find(|n| n["name"] == "g0").unwrap();
+    assert_eq!((&g0["change"], &g0["before"]["format"], &g0["after"]["format"]), (&"changed".into(), &"f32".into(), &"w4a16".into()));
+    let weights = |report: &Value| report["nodes"].as_array().unwrap().iter().map(|n| bytes(&n["weight_bytes"])).sum::<u64>() as i64;
+    assert_eq!(diff["bytes_delta"].as_i64().unwrap(), weights(&narrow_report) - weights(&wide_report));
+    let text = nyxc(&["diff", &wide, &narrow]).exits(1).out;
+    assert!(text.contains("g0") && text.contains("f32 -> w4a16"), "{text}");
+    nyxc(&["diff", &mlp(), &mlp()]).exits(0);
+}
+
+#[test]
+fn the_ledger_adds_up_to_the_planned_peak() {
+    for target in nyxc::target::shipped_names() {
+        for options in [
+            &["--budget", "400K"][..],
+            &["--policy", "uniform:w8a8"],
+            &["--policy", "uniform:f16", "--dim", "batch=16"],
+            &["--budget", "1M", "--reserve", "512K"],
+        ] {
+            let model = mlp();
+            let mut args = vec![&model[..], "--target", target];
+            args.extend(options);
+            let report = plan(&args);
+            for key in ["target", "policy", "lower_bound_bytes", "min_feasible_bytes", "f32_bytes", "certificate"] {
+                assert!(report.get(key).is_some(), "compile --json has no {key}");
+            }
+            for key in ["objective", "bound", "gap", "solver", "seconds"] {
+                assert!(report["certificate"].get(key).is_some(), "the certificate has no {key}");
+            }
+            let ledger = report["ledger"].as_object().unwrap();
+            let kinds: Vec<&str> = ledger.keys().map(String::as_str).collect();
+            assert_eq!(kinds, ["activations", "constants", "io", "reserve", "staging", "state", "weights", "workspace"]);
+            let sum: u64 = ledger.iter().filter(|(kind, _)| *kind != "reserve").map(|(_, v)| bytes(v)).sum();
+            let peak = bytes(&report["planned_peak_bytes"]);
+            assert_eq!(sum, peak, "{target} {options:?}: {ledger:?}");
+            assert!(peak + bytes(&ledger["reserve"]) <= bytes(&report["budget_bytes"]), "{target} {options:?}");
+            assert!(bytes(&report["lower_bound_bytes"]) <= peak, "{target} {options:?}");
+        }
+    }
+}
+
+#[test]
+fn what_print_writes_reads_back_without_its_constants() {
+    let folder = Folder::new("print");
+    let (program, text) = (folder.file("mlp.nyx"), folder.file("a.nyxir"));
+    nyxc(&["compile", &mlp(), "--policy", "uniform:w8a8", "-o", &program]).exits(0);
+    for file in [mlp(), model("ppocr-cls.onnx"), model("magika.onnx"), program] {
+        let printed = nyxc(&["print", &file]).exits(0).out;
+        std::fs::write(&text, &printed).unwrap();
+        nyxc(&["verify", &text]).exits(0);
+        assert!(nyxc(&["print", &text]).exits(0).out == printed, "{file} prints otherwise the second time");
+        nyxc(&["verify", &file]).exits(0);
+    }
+}
+
+#[test]
+fn passes_run_alone() {
+    let folder = Folder::new("pass");
+    let text = folder.file("a.nyxir");
+    let printed = nyxc(&["print", &mlp()]).exits(0).out;
+    std::fs::write(&text, &printed).unwrap();
+    // Nothing is dead, nothing has to be looked up: the same text comes out.
+    assert_eq!(nyxc(&["pass", "remove-dead-code", &text]).exits(0).out, printed);
+    let lowered = nyxc(&["pass", "decompose,fuse", &text]).exits(0).out;
+    assert!(!lowered.contains("gemm(") && lowered.contains("matmul("), "{lowered}");
+    assert_eq!(nyxc(&["pass", "decompose,fuse", &mlp()]).exits(0).out, lowered);
+    std::fs::write(&text, &lowered).unwrap();
+    nyxc(&["verify", &text]).exits(0);
+    // Formats are scored on the weights themselves, which the text alone does not have.
+    std::fs::write(&text, &printed).unwrap();
+    nyxc(&["pass", "assign_precision", &text, "--budget", "400K"]).exits(3);
+    let assigned = nyxc(&["pass", "assign_precision", &mlp(), "--budget", "400K"]).exits(0).out;
+    assert!(assigned.lines().filter(|l| l.contains("gemm(")).all(|l| l.contains('@')), "{assigned}");
+}
+
+#[test]
+fn the_same_model_gives_the_same_bytes() {
+    let folder = Folder::new("same");
+    std::fs::create_dir_all(folder.0.join("elsewhere")).unwrap();
+    let copy = folder.file("elsewhere/fmnist-mlp.onnx");
+    std::fs::copy(mlp(), &copy).unwrap();
+    let cache = folder.0.join("cache");
+    let compile = |model: &str, jobs: &str, out: &str, cache: &Path| {
+        let out = folder.file(out);
+        nyxc_with_cache(&["compile", model, "--budget", "400K", "-j", jobs, "-o", &out], cache).exits(0);
+        std::fs::read(out).unwrap()
+    };
+    let first = compile(&mlp(), "1", "first.nyx", &cache);
+    assert!(std::fs::read_dir(&cache).unwrap().count() > 0, "shaders are kept in NYXC_CACHE");
+    for (what, bytes) in [
+        ("a warm cache", compile(&mlp(), "1", "warm.nyx", &cache)),
+        ("two threads", compile(&mlp(), "2", "threads.nyx", &folder.0.join("cold"))),
+        ("no cache", compile(&mlp(), "2", "none.nyx", Path::new(""))),
+        ("another folder", compile(&copy, "1", "elsewhere/out.nyx", &cache)),
+    ] {
+        assert!(bytes == first, "{what}: {} bytes for {}", bytes.len(), first.len());
+    }
+}
+
+#[test]
+fn compare_exits_with_1_where_the_bound_is_missed() {
+    let folder = Folder::new("compare");
+    let (program, inputs) = (folder.file("mlp.nyx"), image(&folder, 1));
+    nyxc(&["compile", &mlp(), "--policy", "uniform:w4a16", "-o", &program]).exits(0);
+    let compare = |bound| nyxc(&["compare", &mlp(), &program, "--inputs", &inputs, "--bound", bound, "--json"]);
+    let table = compare("0.2").exits(0).json();
+    compare("1e-9").exits(1);
+    let worst = table["worst_relative_l2"].as_f64().unwrap();
+    assert!(worst > 1e-9 && worst <= 0.2, "{worst}");
+    let outputs = table["outputs"].as_array().unwrap();
+    assert_eq!(outputs[0]["name"], "logits");
+    for key in ["snr_db", "cosine", "max_error", "relative_l2"] {
+        assert!(outputs[0][key].is_f64(), "{key}: {}", outputs[0]);
+    }
+    assert!(!table["nodes"].as_array().unwrap().is_empty(), "some values of the model keep their names");
+}
+
+#[test]
+fn quantized_activations_meet_quantized_kernels() {
+    for target in nyxc::target::shipped_names() {
+        let report = plan(&[&mlp(), "--target", target, "--policy", "uniform:w8a8"]);
+        let format: Format = "w8a8".parse().unwrap();
+        for node in report["nodes"].as_array().unwrap() {
+            assert_eq!(node["where"], "device", "{target}: {node:#}");
+            if node["op"] != "Gemm" {
+                continue;
+            }
+            assert_eq!(node["format"], format.to_string(), "{target}");
+            // Codes against codes: both operands are named q8.
+            let kernel = node["kernel"].as_str().unwrap();
+            assert!(kernel.matches("q8").count() >= 2, "{target}: {} has kernel {kernel:?}", node["name"]);
+            assert!(bytes(&node["weight_bytes"]) * 3 < bytes(&node["f32_weight_bytes"]), "{target}: {node:#}");
+        }
+    }
+}
