@@ -157,8 +157,7 @@ fn templates(tables: &BTreeMap<String, Table>) -> String {
     }
     text += "];\n    /// Its table.\n    pub fn table(self) -> &'static Table {\n        match self {\n";
     for (name, table) in tables {
-        let operands: Vec<_> =
-            table.operands.iter().map(|o| format!("({:?}, {})", o.strip_suffix('?').unwrap_or(o), o.ends_with('?'))).collect();
+        let operands: Vec<_> = table.operands.iter().map(|o| format!("({:?}, {})", o.strip_suffix('?').unwrap_or(o), o.ends_with('?'))).collect();
         let params: Vec<_> = table
             .params
             .iter()

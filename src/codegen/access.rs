@@ -4,8 +4,8 @@
 //! `float value_a(uint row, uint col)`, `float scale_a(uint row, uint col)`, `int code_a(uint row, uint col)` and
 //! `int word_a(uint row, uint word)`, which gives four codes as bytes. For the result: `void st_y(uint i, T_y v)`.
 
-use crate::ops::kernel_key::{KernelKey, Load, OperandKey, Storage, Value};
 use crate::ir::packed::{Granularity, Packing, ScaleType};
+use crate::ops::kernel_key::{KernelKey, Load, OperandKey, Storage, Value};
 use crate::target::Target;
 use std::fmt::Write as _;
 

@@ -72,7 +72,9 @@ fn keys(template: Template) -> Vec<KernelKey> {
                     key.result = Storage::I32;
                 }
                 keys.push(key.clone());
-                if matches!(storage, Storage::Packed(_)) && matches!(template, Template::Matmul | Template::Matvec | Template::MatmulI8 | Template::Gather) {
+                if matches!(storage, Storage::Packed(_))
+                    && matches!(template, Template::Matmul | Template::Matvec | Template::MatmulI8 | Template::Gather)
+                {
                     key.operands[at] = Some(OperandKey { storage, scales_apart: true });
                     keys.push(key);
                 }

@@ -8,7 +8,8 @@ fn pointwise(text: &str, dtype: DType, operands: &[&Tensor]) -> Case {
 
 /// Operands at which functions are interesting: large, small, none at all.
 fn edges(n: usize, random: &mut Random) -> Vec<f32> {
-    let special = [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 3.0, -3.0, 1e-6, -1e-6, 20.0, -20.0, 100.0, -100.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+    let special =
+        [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 3.0, -3.0, 1e-6, -1e-6, 20.0, -20.0, 100.0, -100.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
     (0..n).map(|i| special.get(i).copied().unwrap_or_else(|| random.unit() * if i % 3 == 0 { 30.0 } else { 2.0 })).collect()
 }
 
@@ -41,11 +42,20 @@ fn every_function_of_floats() {
             let expr = Expr::parse(&format!("{}(x0,x1)", function.name())).unwrap();
             let Ok(class) = expr.class(&[Class::Float; 2]) else { continue };
             // Quotients of large by tiny numbers lose the digits that mod and fmod are made of.
-            let (x, y) = if matches!(function, Binary::Mod | Binary::Fmod) { (random.floats(DType::F32, &[99]), Tensor::from_f32s(DType::F32, &[1], &[0.3]).unwrap()) } else { (x.clone(), y.clone()) };
+            let (x, y) = if matches!(function, Binary::Mod | Binary::Fmod) {
+                (random.floats(DType::F32, &[99]), Tensor::from_f32s(DType::F32, &[1], &[0.3]).unwrap())
+            } else {
+                (x.clone(), y.clone())
+            };
             pointwise(&expr.to_string(), if class == Class::Float { DType::F32 } else { DType::Bool }, &[&x, &y]).check(bench);
         }
         for exponent in ["2.0", "3.0", "0.5", "-1.0", "7.0", "0.3333"] {
-            let x = Tensor::from_f32s(DType::F32, &[99], &random.floats(DType::F32, &[99]).to_f32s().unwrap().iter().map(|v| v.abs() * 5.0).collect::<Vec<_>>()).unwrap();
+            let x = Tensor::from_f32s(
+                DType::F32,
+                &[99],
+                &random.floats(DType::F32, &[99]).to_f32s().unwrap().iter().map(|v| v.abs() * 5.0).collect::<Vec<_>>(),
+            )
+            .unwrap();
             pointwise(&format!("pow(x0,{exponent})"), DType::F32, &[&x]).check(bench);
         }
     });
@@ -121,12 +131,16 @@ fn resizes_in_every_mode() {
     on_devices(|bench| {
         let mut random = Random::new(44);
         let x = random.floats(DType::F32, &[2, 2, 5, 6]);
-        for (scales, sizes) in [([1.0, 1.0, 2.0, 2.0], [2i64, 2, 10, 12]), ([1.0, 1.0, 0.5, 1.5], [2, 2, 2, 9]), ([1.0, 1.0, 0.7, 2.6], [2, 2, 3, 15])] {
+        for (scales, sizes) in
+            [([1.0, 1.0, 2.0, 2.0], [2i64, 2, 10, 12]), ([1.0, 1.0, 0.5, 1.5], [2, 2, 2, 9]), ([1.0, 1.0, 0.7, 2.6], [2, 2, 3, 15])]
+        {
             for coordinates in ["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"] {
                 let attrs = Attrs::new().with("scales", Attr::Floats(scales.to_vec())).with_ints("sizes", sizes).with_str("coordinates", coordinates);
                 Case::new(&resize::DEF, attrs.clone().with_str("mode", "linear").with_str("nearest", "floor"), &[&x]).check(bench);
                 for nearest in ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"] {
-                    Case::new(&resize::DEF, attrs.clone().with_str("mode", "nearest").with_str("nearest", nearest), &[&x]).then("neg(x0)", &[]).check(bench);
+                    Case::new(&resize::DEF, attrs.clone().with_str("mode", "nearest").with_str("nearest", nearest), &[&x])
+                        .then("neg(x0)", &[])
+                        .check(bench);
                 }
             }
         }

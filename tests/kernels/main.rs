@@ -152,7 +152,12 @@ fn compare(given: &Tensor, wanted: &Tensor, what: &str) {
     }
     let bound = if wanted.dtype() == DType::F16 { 2e-3 } else { 1e-5 };
     let relative = (error / norm.max(1e-30)).sqrt();
-    assert!(relative <= bound, "{what}: relative error {relative:e}\n given {:?}\nwanted {:?}", &given[..given.len().min(12)], &values[..values.len().min(12)]);
+    assert!(
+        relative <= bound,
+        "{what}: relative error {relative:e}\n given {:?}\nwanted {:?}",
+        &given[..given.len().min(12)],
+        &values[..values.len().min(12)]
+    );
 }
 
 /// Everything of one allocation, region by region.
@@ -175,7 +180,15 @@ fn graph_of(case: &Case) -> (Graph, nyxc::ir::NodeId, Vec<Option<ValueId>>) {
         .operands
         .iter()
         .enumerate()
-        .map(|(i, t)| t.as_ref().map(|t| if t.ty().packing.is_some() { graph.add_const(&format!("c{i}"), t.clone()) } else { graph.add_input(&format!("x{i}"), t.ty().clone()) }))
+        .map(|(i, t)| {
+            t.as_ref().map(|t| {
+                if t.ty().packing.is_some() {
+                    graph.add_const(&format!("c{i}"), t.clone())
+                } else {
+                    graph.add_input(&format!("x{i}"), t.ty().clone())
+                }
+            })
+        })
         .collect();
     let node = graph.add_op("node", Op::new(case.def, case.attrs.clone()), &values, &["y".to_owned()]).unwrap();
     (graph, node, values)
@@ -194,7 +207,13 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
     let (mut weights, mut arena, mut params) = (Arena { bytes: 256 }, Arena::default(), Arena { bytes: 256 });
     let mut places: BTreeMap<ValueId, Region> = BTreeMap::new();
     let (mut entry, mut uploads) = (Entry { name: "main".to_owned(), inputs: vec![], outputs: vec![], steps: vec![] }, Vec::new());
-    let mut program = Program { model: "case".to_owned(), target: context.info().target.clone(), plans: vec![], constants: Default::default(), shaders: Default::default() };
+    let mut program = Program {
+        model: "case".to_owned(),
+        target: context.info().target.clone(),
+        plans: vec![],
+        constants: Default::default(),
+        shaders: Default::default(),
+    };
     let mut inputs = Vec::new();
     let port = |name: &str, ty: &TensorType, region: Region| {
         let device_dtype = match (ty.dtype.is_float(), ty.dtype) {
@@ -244,7 +263,16 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
         let shader_hash = shader.hash();
         program.shaders.insert(shader_hash.clone(), shader);
         let (node, barrier) = ("node".to_owned(), !dispatches.is_empty());
-        dispatches.push(Dispatch { node, shader: shader_hash, bindings, writes, params: call.params.clone(), params_offset, groups: call.groups, barrier });
+        dispatches.push(Dispatch {
+            node,
+            shader: shader_hash,
+            bindings,
+            writes,
+            params: call.params.clone(),
+            params_offset,
+            groups: call.groups,
+            barrier,
+        });
     }
     entry.steps.push(Step::Device(dispatches));
     let mut allocations: Vec<Allocation> = [(AllocationKind::Weights, weights), (AllocationKind::Arena, arena), (AllocationKind::Params, params)]

@@ -59,7 +59,9 @@ fn packed_weights_under_packed_activations() {
     on_devices(|bench| {
         let mut random = Random::new(4);
         for packing in packings() {
-            for (granularity, dims, n) in [(Granularity::Row, vec![2, 5, 70], 9), (Granularity::Tensor, vec![40, 257], 33), (Granularity::Row, vec![70, 64], 65)] {
+            for (granularity, dims, n) in
+                [(Granularity::Row, vec![2, 5, 70], 9), (Granularity::Tensor, vec![40, 257], 33), (Granularity::Row, vec![70, 64], 65)]
+            {
                 let a = random.packed(Packing::activation(granularity), &dims);
                 let b = random.packed(packing, &[n, dims[dims.len() - 1]]);
                 let bias = random.floats(DType::F32, &[n]);

@@ -78,7 +78,9 @@ fn normalisation_with_and_without_vectors() {
 fn activations_are_quantized_bit_for_bit() {
     on_devices(|bench| {
         let mut random = Random::new(24);
-        for (dims, dtype) in [(vec![7], DType::F32), (vec![3, 5], DType::F32), (vec![2, 3, 130], DType::F16), (vec![200, 301], DType::F32), (vec![1, 1], DType::F32)] {
+        for (dims, dtype) in
+            [(vec![7], DType::F32), (vec![3, 5], DType::F32), (vec![2, 3, 130], DType::F16), (vec![200, 301], DType::F32), (vec![1, 1], DType::F32)]
+        {
             let mut tensors = vec![random.floats(dtype, &dims)];
             let mut values = random.floats(DType::F32, &dims).to_f32s().unwrap().into_owned();
             values[0] = f32::NAN;

@@ -22,8 +22,7 @@ pub(super) fn resize(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         Ok(u32::try_from(at).unwrap_or(0))
     };
     let linear = one_of("mode", &["nearest", "linear"])?;
-    let coordinates =
-        one_of("coordinates", &["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"])?;
+    let coordinates = one_of("coordinates", &["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"])?;
     let nearest = one_of("nearest", &["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])?;
     let axis = |back: usize| own.len().checked_sub(back).map_or((1.0, 1, 1), |i| (scales[i], own[i], node.dims[i]));
     let ((sy, h, oh), (sx, w, ow)) = (axis(2), axis(1));

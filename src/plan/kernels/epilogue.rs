@@ -25,8 +25,7 @@ impl Epilogue {
             let value = value.ok_or_else(|| format!("an absent operand {i} of an expression"))?;
             let ty = node.graph.ty(value);
             let storage = storage(ty).filter(|s| !matches!(s, Storage::Packed(_))).ok_or_else(|| format!("{ty} in an expression"))?;
-            let (load, numbers) =
-                shape::load(&dims(ty), &node.dims).ok_or_else(|| format!("{ty} broadcast to {} in an expression", node.result))?;
+            let (load, numbers) = shape::load(&dims(ty), &node.dims).ok_or_else(|| format!("{ty} broadcast to {} in an expression", node.result))?;
             keys.push(ArgKey { storage, value: class_of(ty), load });
             args.push((value, numbers));
         }
