@@ -1,4 +1,5 @@
-// Functions of expressions. Each part begins with a line `//: name other ...` (those it needs); only those that a kernel uses are in its text.
+// Functions of expressions. Each part begins with a line of two slashes and a colon, its name and those it needs; only those that a kernel uses
+// are in its text.
 // Vulkan's own trigonometric functions may err by 2^-11 and its atan by 4096 ULP, so these bring their own polynomials (Cephes; Juffa's erf).
 //: nx_exp
 // Explicit ends: the range in which a device's exp is defined may be narrower than f32.

@@ -108,8 +108,10 @@ fn weights_beyond_a_binding_come_in_slices() {
         for m in [2, 10] {
             let a = random.floats(DType::F32, &[m, 50]);
             for packing in [None, Some(packings()[0]), Some(packings()[4]), Some(packings()[5])] {
-                let b =
-                    packing.map_or_else(|| random.floats(DType::F32, &[200, 50]), |p| random.packed(p, &[200, if p.bits == 8 { 50 } else { 120 }]));
+                let b = match packing {
+                    None => random.floats(DType::F32, &[200, 50]),
+                    Some(packing) => random.packed(packing, &[200, if packing.bits == 8 { 50 } else { 120 }]),
+                };
                 let a = if b.dims()[1] == 50 { a.clone() } else { random.floats(DType::F32, &[m, 120]) };
                 let case = Case::new(&DEF, attrs(true), &[&a, &b]).then("add(x0,x1)", &[&bias]);
                 assert!(plan(&case, &bench.targets[0]).unwrap().len() > 1, "{}", case.describe());

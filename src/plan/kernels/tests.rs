@@ -1,1 +1,71 @@
+use super::call::Node;
+use super::*;
+use crate::ir::{Attrs, Expr, Op, Shape};
+use crate::ops::kernel_key::Template;
+use crate::ops::{matmul, pointwise};
+use crate::target::shipped_names;
 
+fn one(def: &'static crate::ir::OpDef, attrs: Attrs, types: &[TensorType]) -> (Graph, NodeId) {
+    let mut graph = Graph::new("g", crate::ir::Level::Kernel);
+    let operands: Vec<_> = types.iter().map(|ty| Some(graph.add_input("x", ty.clone()))).collect();
+    let node = graph.add_op("node", Op::new(def, attrs), &operands, &["y".to_owned()]).unwrap();
+    (graph, node)
+}
+
+#[test]
+fn sizes_on_a_device_are_whole_words() {
+    let bytes = |dtype, dims: &[usize]| device_bytes(&TensorType::of(dtype, dims));
+    assert_eq!(bytes(DType::F16, &[3]), Some(8));
+    assert_eq!(bytes(DType::I64, &[3]), Some(12));
+    assert_eq!(bytes(DType::Bool, &[]), Some(4));
+    assert_eq!(bytes(DType::BF16, &[2]), Some(8));
+    assert_eq!(bytes(DType::Str, &[2]), None);
+    let symbolic = TensorType::new(DType::F32, Shape(vec![crate::ir::Dim::symbol("n")]));
+    assert_eq!((storage(&symbolic), device_bytes(&symbolic)), (Some(Storage::F32), None));
+}
+
+#[test]
+fn a_parameter_that_is_missing_or_unknown_is_refused() {
+    let target = Target::shipped("vulkan-min").unwrap();
+    let ty = TensorType::of(DType::F32, &[4]);
+    let (graph, id) = one(&pointwise::DEF, pointwise::attrs(Expr::Arg(0), DType::F32), &[ty]);
+    let node = Node::new(&graph, id, graph.node(id).op().unwrap(), &target).unwrap();
+    let refused = |call: call::Call<'_>| call.groups(1).unwrap_err().to_string();
+    let missing = refused(node.call(Template::Pointwise));
+    assert!(missing.ends_with("parameter n is missing (this is a bug)"), "{missing}");
+    let unknown = refused(node.call(Template::Pointwise).uint("n", 4).uint("m", 4));
+    assert!(unknown.ends_with("no parameter is named m (this is a bug)"), "{unknown}");
+    let wrong = refused(node.call(Template::Pointwise).int("n", 4));
+    assert!(wrong.ends_with("parameter n is uint, not int (this is a bug)"), "{wrong}");
+    let large = refused(node.call(Template::Pointwise).uint("n", 1 << 32));
+    assert_eq!(large, "node node: no kernel for a size beyond 32 bits");
+}
+
+#[test]
+fn every_target_computes_a_product_and_refuses_what_no_binding_spans() {
+    for name in shipped_names() {
+        let target = Target::shipped(name).unwrap();
+        let types = [TensorType::of(DType::F32, &[100, 64]), TensorType::of(DType::F16, &[200, 64])];
+        let (graph, id) = one(&matmul::DEF, matmul::attrs(true), &types);
+        let calls = dispatches(&graph, id, &target).unwrap();
+        assert_eq!(calls[0].key.name(), "matmul_f32_f16_f32_transb_t64x64x16");
+        assert_eq!((calls.len(), calls[0].groups, calls[0].params.len() % 4), (1, [2 * 4, 1, 1], 0));
+        assert!(calls[0].operands.len() <= max_operands(&target) + 1);
+    }
+    let target = Target::shipped("vulkan-min").unwrap();
+    let types = [TensorType::of(DType::F32, &[1, 8192]), TensorType::of(DType::F32, &[8192, 8192])];
+    let (graph, id) = one(&matmul::DEF, matmul::attrs(false), &types);
+    let refused = dispatches(&graph, id, &target).unwrap_err().to_string();
+    assert_eq!(refused, "node node: x.2 has 268435456 bytes, a binding may span 134217728");
+    let (graph, id) = one(&matmul::DEF, matmul::attrs(true), &types);
+    let slices = dispatches(&graph, id, &target).unwrap();
+    assert_eq!(slices.len(), 3);
+    assert!(slices.iter().all(|c| c.operands.iter().all(|o| o.offset_bytes % target.alignment() == 0 && o.bytes <= 134_217_728)));
+}
+
+#[test]
+fn what_has_no_elements_needs_no_dispatch() {
+    let target = Target::shipped("vulkan-min").unwrap();
+    let (graph, id) = one(&pointwise::DEF, pointwise::attrs(Expr::Arg(0), DType::F32), &[TensorType::of(DType::F32, &[0, 3])]);
+    assert_eq!(dispatches(&graph, id, &target), Ok(vec![]));
+}
