@@ -3,7 +3,7 @@
 
 use super::util::{broadcast, class_of};
 pub use super::vectors::apply;
-use crate::ir::{Attrs, Binary, CORE, Class, DType, Expand, Expr, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Unary, Val};
+use crate::ir::{Attrs, Binary, CORE, DType, Expand, Expr, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Unary, Val};
 
 /// `pointwise(x0, x1, ...) {expr, dtype}`: `expr` over the operands, stored as `dtype`.
 pub static DEF: OpDef = OpDef {
