@@ -24,7 +24,7 @@ OPSETS = [21, 22, 23, 20, 18, 17, 13]
 def tensor(a):
     if a is None:
         return None
-    a = np.ascontiguousarray(a)
+    a = np.asarray(a, order="C")  # ascontiguousarray would turn a scalar into a vector
     return [NAMES[str(a.dtype)], list(a.shape), base64.b64encode(a.tobytes()).decode()]
 
 

@@ -123,7 +123,7 @@ fn expand_groups(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let x = e.input(0)?;
     let (shape, dtype) = (e.ty(x).shape.0, e.outputs[0].dtype);
     let groups = e.attrs.int("num_groups").map_or_else(|| shape[1].clone(), Dim::Known);
-    let each = shape[1].floor_div(&groups).filter(|each| &(each * &groups) == &shape[1]);
+    let each = shape[1].floor_div(&groups).filter(|each| (each * &groups) == shape[1]);
     let each = each.ok_or_else(|| OpError::attribute("num_groups", format!("is {groups} for {} channels", shape[1])))?;
     let rows = vec![shape[0].clone(), groups, &each * &product(&shape[2..])];
     let flat = super::reshape::to(e, x, rows)?;

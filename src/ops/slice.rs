@@ -178,7 +178,7 @@ fn expand_mirrored(e: &mut Expand<'_, '_>, x: Val, pads: &[(i64, i64)]) -> Resul
             continue;
         }
         let dim = e.ty(y).shape.0[axis].clone();
-        let n = dim.known().filter(|n| (1..=1 << 31).contains(n)).ok_or_else(|| OpError::operand(0, &e.ty(x), "a known size that is not 0"))?;
+        let n = dim.known().filter(|n| (1..=1 << 31).contains(n)).ok_or_else(|| OpError::operand(0, e.ty(x), "a known size that is not 0"))?;
         let place = |i: i64| match mode.as_str() {
             "edge" => i.clamp(0, n - 1),
             "wrap" => i.rem_euclid(n),
