@@ -105,7 +105,7 @@ impl Assignment {
         let least = problem.formats(&least.choice);
         let min_feasible_bytes = planned(&least)?.peak_bytes;
         let over_budget = || {
-            let advice = problem.advice(graph, model, menus, min_feasible_bytes, available);
+            let advice = problem.advice(graph, model, menus, min_feasible_bytes, available, settings.reserve_bytes);
             PassError::OverBudget(Box::new(OverBudget { min_feasible_bytes, available_bytes: available, budget_bytes: budget, advice }))
         };
         let (formats, certificate) = match settings.policy {
@@ -155,6 +155,9 @@ fn tiered(
     Ok(None)
 }
 
+/// Formats by group, with what proves them where they were searched for.
+type Found = (Vec<Format>, Option<Certificate>);
+
 /// Menus with their scores, as the solver sees them.
 struct Scored<'m> {
     menus: &'m [Vec<Format>],
@@ -199,7 +202,7 @@ impl<'m> Scored<'m> {
         available: u64,
         cx: &Context<'_>,
         planned: &dyn Fn(&[Format]) -> Result<crate::plan::model::Planned, PlanError>,
-    ) -> Result<Option<(Vec<Format>, Option<Certificate>)>, PassError> {
+    ) -> Result<Option<Found>, PassError> {
         // Both allocations are rounded up to the driver's granularity.
         let mut capacity = available;
         let small = model.groups.len() as f64 * 6.5e-3 * 1e-6;
@@ -243,8 +246,8 @@ impl<'m> Scored<'m> {
     }
 
     /// The cheapest ways to a budget that is too small.
-    fn advice(&self, graph: &Graph, model: &Model, menus: &[Vec<Format>], least: u64, available: u64) -> Vec<String> {
-        let mut advice = vec![format!("give --budget {least} or more")];
+    fn advice(&self, graph: &Graph, model: &Model, menus: &[Vec<Format>], least: u64, available: u64, reserve: u64) -> Vec<String> {
+        let mut advice = vec![format!("give --budget {} or more", least.saturating_add(reserve))];
         let lacks_int4 = menus.iter().zip(&model.groups).any(|(menu, group)| {
             !group.weights.is_empty() && !menu.iter().any(|f| matches!(f.weights, Weights::Int { bits: 4, .. }))
         });

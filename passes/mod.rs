@@ -93,9 +93,9 @@ impl std::error::Error for OverBudget {}
 
 impl std::fmt::Display for OverBudget {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the model needs {} bytes, the budget has {}", self.min_feasible_bytes, self.available_bytes)?;
+        write!(f, "the model needs {} bytes, the budget leaves {}", self.min_feasible_bytes, self.available_bytes)?;
         if self.available_bytes != self.budget_bytes {
-            write!(f, " ({} less the reserve)", self.budget_bytes)?;
+            write!(f, " of {} after the reserve", self.budget_bytes)?;
         }
         self.advice.iter().try_for_each(|line| write!(f, "\n  {line}"))
     }

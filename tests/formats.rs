@@ -52,12 +52,13 @@ fn distance(given: &[Tensor], expected: &[Tensor]) -> f64 {
     given.iter().zip(expected).map(one).fold(0.0, |a, b| if b.is_nan() { b } else { a.max(b) })
 }
 
-/// How far a device may be from the CPU reference of the same program: the arithmetic differs in order, and halves round at every store.
-fn device_bound(format: Format) -> f64 {
+/// How far a device may be from the CPU reference of the same program: sums differ in order, and halves round at every store. Where activations are
+/// quantized, one last bit of a sum can move a code by one, and each layer turns few moved codes into many: `a8` says how far that may lead.
+fn device_bound(format: Format, a8: f64) -> f64 {
     match format.activations {
         Activations::F32 => 1e-4,
         Activations::F16 => 5e-3,
-        Activations::I8 => 2e-3,
+        Activations::I8 => a8,
     }
 }
 
@@ -83,8 +84,17 @@ fn on_device(program: &Program, device: &DeviceInfo, inputs: &[Tensor]) -> Resul
     Ok(Some(outputs))
 }
 
+/// A model with inputs, its outputs in f32, and the bound for quantized activations.
+struct Case {
+    graph: Graph,
+    inputs: Vec<Tensor>,
+    expected: Vec<Tensor>,
+    a8: f64,
+}
+
 /// Compiles one program and runs it everywhere: on how many devices, and what is wrong.
-fn check_one(graph: &Graph, format: Format, target: &Target, devices: &[DeviceInfo], inputs: &[Tensor], expected: &[Tensor]) -> (usize, Vec<String>) {
+fn check_one(case: &Case, format: Format, target: &Target, devices: &[DeviceInfo]) -> (usize, Vec<String>) {
+    let Case { graph, inputs, expected, .. } = case;
     let program = match program(graph, format, target) {
         Ok(program) => program,
         Err(error) => return (0, vec![error]),
@@ -105,7 +115,11 @@ fn check_one(graph: &Graph, format: Format, target: &Target, devices: &[DeviceIn
         match on_device(&program, device, inputs) {
             Ok(Some(outputs)) => {
                 n_ran += 1;
-                faults.extend(hold(&format!("{} against the CPU reference", device.name), distance(&outputs, &on_cpu), device_bound(format)));
+                faults.extend(hold(
+                    &format!("{} against the CPU reference", device.name),
+                    distance(&outputs, &on_cpu),
+                    device_bound(format, case.a8),
+                ));
             }
             Ok(None) => println!("{} {format} for {}: {} lacks what it needs", program.model, target.name, device.name),
             Err(error) => faults.push(format!("{}: {error}", device.name)),
@@ -114,7 +128,7 @@ fn check_one(graph: &Graph, format: Format, target: &Target, devices: &[DeviceIn
     (n_ran, faults)
 }
 
-fn check(file: &str, dims: &[&str]) {
+fn check(file: &str, dims: &[&str], a8: f64) {
     let graph = model(file, dims);
     let devices = devices().unwrap();
     if devices.is_empty() {
@@ -122,13 +136,14 @@ fn check(file: &str, dims: &[&str]) {
     }
     let inputs: Vec<Tensor> = graph.inputs().iter().map(|id| random(graph.ty(id.out(0)))).collect();
     let expected = Reference::new(graph.clone()).run(&inputs).unwrap();
+    let case = Case { graph, inputs, expected, a8 };
     let mut faults: Vec<String> = Vec::new();
     let mut n_ran = 0;
     for name in shipped_names() {
         let target = Target::shipped(name).unwrap();
         for format in Format::MENU {
             let what = format!("{file} {format} for {name}");
-            let (ran, found) = check_one(&graph, format, &target, &devices, &inputs, &expected);
+            let (ran, found) = check_one(&case, format, &target, &devices);
             n_ran += ran;
             faults.extend(found.into_iter().map(|fault| format!("{what}: {fault}")));
         }
@@ -140,10 +155,11 @@ fn check(file: &str, dims: &[&str]) {
 
 #[test]
 fn a_perceptron_in_every_format_on_every_target() {
-    check("fmnist-mlp.onnx", &["batch=1"]);
+    check("fmnist-mlp.onnx", &["batch=1"], 2e-3);
 }
 
 #[test]
 fn a_convolutional_classifier_in_every_format_on_every_target() {
-    check("ppocr-cls.onnx", &["x.0=1", "x.2=48", "x.3=192"]);
+    // Measured on the CPU reference alone: with w8a8 an input changed by 1e-7 moves the output by 2.8e-2.
+    check("ppocr-cls.onnx", &["x.0=1", "x.2=48", "x.3=192"], 5e-2);
 }

@@ -60,7 +60,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let given = Reference::of(&program, 0)?.run_with(&inputs, &mut measure)?;
     let outputs: Vec<Distance> =
         entry.outputs.iter().zip(expected.iter().zip(&given)).filter_map(|(port, (a, b))| distance(&port.name, a, b)).collect();
-    let worst = outputs.iter().map(|d| d.relative_l2).fold(0.0, f64::max);
+    // A NaN must not hide behind `f64::max`.
+    let worst = outputs.iter().map(|d| d.relative_l2).fold(0.0, |a: f64, b| if b.is_nan() { b } else { a.max(b) });
     let row = |d: &Distance| json!({"name": d.name, "snr_db": d.snr_db, "cosine": d.cosine, "max_error": d.max_error, "relative_l2": d.relative_l2});
     let text = if args.json {
         format!(
@@ -76,7 +77,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         text
     };
     write::stdout(&text)?;
-    Ok(if args.bound.is_some_and(|bound| !(worst <= bound)) { ExitCode::from(1) } else { ExitCode::SUCCESS })
+    Ok(if args.bound.is_some_and(|bound| worst > bound || worst.is_nan()) { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
 /// `None` for values that are no floats, or of another shape.

@@ -125,6 +125,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     }
     let compiled = compiled?;
     let seconds = start.elapsed().as_secs_f64();
+    if let Some(node) = args.explain.as_ref().filter(|_| compiled.why_not.is_empty()) {
+        let known = compiled.program.plans.iter().flat_map(|p| &p.nodes).any(|n| n.name == *node);
+        eprintln!(
+            "nyxc: {}",
+            if known { format!("no pattern nearly matched {node:?}") } else { format!("there is no node {node:?}; `nyxc print MODEL` lists them") }
+        );
+    }
     for why in &compiled.why_not {
         eprintln!("{}: {}: not matched: {}", why.pass, why.pattern, why.because);
     }

@@ -18,7 +18,9 @@ pub fn parse(text: &str) -> Result<u64, String> {
         "GB" => 1_000_000_000,
         "TB" => 1_000_000_000_000,
         _ => {
-            return Err(format!("unknown unit {unit:?}: K, M, G, T are powers of 1024; KB, MB, GB, TB powers of 1000; KiB, MiB, GiB, TiB as written"));
+            return Err(format!(
+                "unknown unit {unit:?}: K, M, G, T are powers of 1024; KB, MB, GB, TB powers of 1000; KiB, MiB, GiB, TiB as written"
+            ));
         }
     };
     let whole: Option<u64> = number.parse().ok();

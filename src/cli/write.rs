@@ -26,6 +26,9 @@ pub fn remove_partial_files_on_interrupt() {
 pub fn file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
     let name = path.file_name().ok_or_else(|| Failure::io(path, "is no file name"))?;
     let partial = path.with_file_name(format!(".{}.{}.partial", name.to_string_lossy(), std::process::id()));
+    if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty() && !p.is_dir()) {
+        return Err(Failure::io(folder, "there is no such folder"));
+    }
     if let Ok(mut files) = PARTIAL.lock() {
         files.push(partial.clone());
     }

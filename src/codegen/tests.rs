@@ -1,5 +1,7 @@
 //! Every variant of every template compiles for every shipped target, and asks for no more than the target has.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says aloud what it skips")]
+
 use super::spirv::{capabilities, capability};
 use super::*;
 use crate::ir::packed::{Granularity, Packing, ScaleType};

@@ -240,7 +240,7 @@ pub fn saturating_f16(value: f32) -> f16 {
 
 impl PartialEq for Tensor {
     fn eq(&self, other: &Tensor) -> bool {
-        Arc::ptr_eq(&self.data, &other.data) && self.ty == other.ty || self.ty == other.ty && self.hash() == other.hash()
+        self.ty == other.ty && (Arc::ptr_eq(&self.data, &other.data) || self.hash() == other.hash())
     }
 }
 

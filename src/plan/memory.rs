@@ -117,6 +117,6 @@ impl Buffers {
 
     /// Sizes and lifetimes alone.
     pub fn arena(&self) -> Vec<Buffer> {
-        self.live.iter().map(|l| l.buffer.clone()).collect()
+        self.live.iter().map(|l| l.buffer).collect()
     }
 }

@@ -203,8 +203,7 @@ impl Model {
     fn changed(&self, group: usize, format: Format) -> Vec<(Option<usize>, Buffer)> {
         let group = &self.groups[group];
         let size = if format.activations == Activations::F16 { 2 } else { 4 };
-        let mut buffers: Vec<_> =
-            group.stored.iter().map(|&(i, n)| (Some(i), Buffer { bytes: n.saturating_mul(size), ..self.buffers[i].clone() })).collect();
+        let mut buffers: Vec<_> = group.stored.iter().map(|&(i, n)| (Some(i), Buffer { bytes: n.saturating_mul(size), ..self.buffers[i] })).collect();
         if format.activations == Activations::I8 && matches!(format.weights, Weights::Int { .. }) {
             for (step, ty, is_tensor) in &group.products {
                 let packing = Packing::activation(if *is_tensor { Granularity::Tensor } else { Granularity::Row });

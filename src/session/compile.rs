@@ -153,9 +153,11 @@ impl Lowered {
             }
             if blueprint.peak_bytes > available {
                 let min_feasible_bytes = forecast.min_feasible_bytes.saturating_add(surprise.max(last_excess));
-                let advice = vec![format!("give --budget {min_feasible_bytes} or more")];
+                let advice = vec![format!("give --budget {} or more", min_feasible_bytes.saturating_add(options.settings.reserve_bytes))];
                 return Err(CompileError::OverBudget(Box::new(OverBudget { min_feasible_bytes, available_bytes: available, budget_bytes, advice })));
             }
+            // The model counts quantized activations beside all they are made from; a plan that did better is the proof that less is enough.
+            forecast.min_feasible_bytes = forecast.min_feasible_bytes.min(blueprint.peak_bytes);
             let mut certificate = report.context.certificate.clone().unwrap_or_default();
             certificate.rounds += round - 1;
             if forecast.chosen_bytes == forecast.f32_bytes && certificate.objective == 0.0 {

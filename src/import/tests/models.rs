@@ -1,5 +1,7 @@
 //! Real models, and damaged ones.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says aloud what it skips")]
+
 use super::*;
 use std::collections::BTreeMap;
 use std::path::PathBuf;

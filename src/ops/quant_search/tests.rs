@@ -1,3 +1,4 @@
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says aloud what it skips")]
 use super::*;
 use crate::ir::packed::{dequantize, unpack};
 use proptest::prelude::*;

@@ -63,6 +63,7 @@ pub struct ArenaPlan {
 
 /// Why buffers cannot be placed, or a plan does not place them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages document the fields")]
 pub enum ArenaError {
     #[error("an alignment of {alignment} bytes is not a power of two")]
     Alignment { alignment: u64 },

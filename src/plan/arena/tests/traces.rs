@@ -1,5 +1,7 @@
 //! Traces like those of neural nets, and the instances of MiniMalloc.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says aloud what it skips")]
+
 use std::time::Instant;
 
 use super::super::Buffer;
