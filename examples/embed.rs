@@ -62,13 +62,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut after = graph.clone();
     let pipeline = Pipeline::new(settings.clone()).insert_after("assign_precision", KeepSmallLayers { below_bytes: 64 << 10 });
     println!("passes: {}", pipeline.names().join(", "));
-    // The hook sees the graph after every pass. Here it notes where the formats were decided, before they became Q/DQ and kernels.
-    let mut assigned = graph.clone();
-    let report = pipeline.run_with(&mut after, &target, &mut |_, pass, graph| {
-        if pass == "keep_small_layers" {
-            assigned = graph.clone();
-        }
-    })?;
+    let report = pipeline.run(&mut after, &target)?;
     let n_changed = report.timings.iter().filter(|t| t.changed).count();
     println!("{n_changed} of {} passes changed the graph\n", report.timings.len());
 
@@ -77,28 +71,20 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{after}");
 
     #[cfg(feature = "codegen")]
-    run(&graph, &assigned, settings, target)?;
+    run(&graph, settings, target)?;
     Ok(())
 }
 
-/// 5. The program and its results.
-///
-/// `session::compile` runs the default pipeline itself, since it may have to assign formats more than once to meet the budget. What the pass
-/// decided is therefore handed over as pins, one a node.
+/// 5. The program and its results. The pipeline is given as a function: to meet the budget, formats may have to be assigned more than once.
 #[cfg(feature = "codegen")]
-fn run(graph: &Graph, assigned: &Graph, mut settings: Settings, target: Target) -> Result<(), Box<dyn Error>> {
+fn run(graph: &Graph, settings: Settings, target: Target) -> Result<(), Box<dyn Error>> {
     use nyxc::ir::{DType, Tensor};
     use nyxc::program::file;
-    use nyxc::session::{Compile, DeviceChoice, Session, compile};
+    use nyxc::session::{Compile, DeviceChoice, Session, compile_with};
 
-    for id in assigned.order() {
-        let node = assigned.node(id);
-        if let (Some(_), Some(format)) = (ops::weights::of(assigned, id), node.format) {
-            settings.pins.push(format!("{}={format}", node.name).parse()?);
-        }
-    }
+    let pipeline = |settings| Pipeline::new(settings).insert_after("assign_precision", KeepSmallLayers { below_bytes: 64 << 10 });
     // Progress and the graph after every pass are there for those who want them.
-    let compiled = compile(graph, &Compile { settings, target, n_threads: 0 }, &|_, _, _| {}, &mut |_, _, _| {})?;
+    let compiled = compile_with(graph, &Compile { settings, target, n_threads: 0 }, &pipeline, &|_, _, _| {}, &mut |_, _, _| {})?;
     for node in compiled.program.plans[0].nodes.iter().filter(|n| !n.kernel.is_empty()) {
         println!("{:8} {:6} {}", node.name, node.format, node.kernel);
     }

@@ -34,7 +34,10 @@ impl Pass for AssignPrecision {
         let model = Model::of(graph, &kernels, overhead, cx.target)?;
         drop(kernels);
         let menus: Vec<Vec<Format>> = (0..model.groups.len()).map(|g| menu(graph, &model, g, cx)).collect();
-        let chosen = Assignment::of(graph, &model, &menus, cx)?;
+        let problem = Scored::of(graph, &model, &menus)?;
+        let start = std::time::Instant::now();
+        let chosen = Assignment::of(graph, &model, &menus, &problem, cx)?;
+        cx.solve_time += start.elapsed();
         cx.forecast = Some(chosen.forecast);
         cx.certificate = Some(chosen.certificate);
         let mut edit = Edit::new(graph);
@@ -94,13 +97,12 @@ struct Assignment {
 }
 
 impl Assignment {
-    fn of(graph: &Graph, model: &Model, menus: &[Vec<Format>], cx: &Context<'_>) -> Result<Assignment, PassError> {
+    fn of(graph: &Graph, model: &Model, menus: &[Vec<Format>], problem: &Scored<'_>, cx: &Context<'_>) -> Result<Assignment, PassError> {
         let settings = cx.settings;
         let budget = settings.budget_bytes.unwrap_or_else(|| cx.target.default_budget_bytes());
         let available = budget.saturating_sub(settings.reserve_bytes);
         let planned = |formats: &[Format]| model.planned(formats, cx.target, ARENA_NODES);
         let f32_bytes = planned(&vec![Format::F32; menus.len()])?.peak_bytes;
-        let problem = Scored::of(graph, model, menus)?;
         let least = min_peak(&problem.solver, &Limits::default())?;
         let least = problem.formats(&least.choice);
         let min_feasible_bytes = planned(&least)?.peak_bytes;
@@ -262,5 +264,65 @@ impl<'m> Scored<'m> {
             advice.push(format!("the largest node is {:?}: {bytes} bytes of weights at its smallest format", graph.node(*id).name));
         }
         advice
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{Attrs, DType, Level, Op, Tensor, TensorType};
+    use crate::passes::Settings;
+    use crate::passes::testing::check_with;
+    use crate::target::Target;
+
+    /// `relu(x * w)` with weights of 64 x 32.
+    fn product() -> Graph {
+        let mut seed = 1u32;
+        let mut random = || {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let values: Vec<f32> = (0..64 * 32).map(|_| random()).collect();
+        let registry = crate::ops::registry();
+        let op = |onnx: &str| Op::new(registry.by_onnx(onnx).unwrap(), Attrs::new());
+        let mut graph = Graph::new("g", Level::Onnx);
+        let x = graph.add_input("x", TensorType::of(DType::F32, &[2, 64]));
+        let w = graph.add_const("w", Tensor::from_f32s(DType::F32, &[64, 32], &values).unwrap());
+        let m = graph.add_op("m", op("MatMul"), &[Some(x), Some(w)], &["m".into()]).unwrap();
+        let y = graph.add_op("y", op("Relu"), &[Some(m.out(0))], &["y".into()]).unwrap();
+        graph.add_output("y", y.out(0));
+        graph
+    }
+
+    fn format_of(graph: &Graph, name: &str) -> String {
+        graph.node(graph.value_named(name).unwrap().node).format.map_or_else(String::new, |f| f.to_string())
+    }
+
+    #[test]
+    fn one_format_for_all_is_noted_where_there_are_weights() {
+        let settings = Settings { policy: "uniform:w4a16".parse().unwrap(), ..Settings::default() };
+        let after = check_with("assign_precision", product(), "uniform", &settings);
+        assert_eq!((format_of(&after, "m").as_str(), format_of(&after, "y").as_str()), ("w4a16", "f16"));
+    }
+
+    #[test]
+    fn a_pin_outweighs_the_policy() {
+        let settings =
+            Settings { policy: "uniform:w4a16".parse().unwrap(), pins: vec!["op:MatMul=f32".parse().unwrap()], ..Settings::default() };
+        let after = check_with("assign_precision", product(), "refuses_against_pin", &settings);
+        assert_eq!(format_of(&after, "m"), "f32");
+    }
+
+    #[test]
+    fn a_budget_too_small_is_refused_with_the_smallest_that_is_not() {
+        let target = Target::shipped("lavapipe").unwrap();
+        let run = |budget: u64| {
+            let settings = Settings { budget_bytes: Some(budget), ..Settings::default() };
+            AssignPrecision.run(&product(), &mut Context::new(&target, &settings)).map(|_| ())
+        };
+        let Err(PassError::OverBudget(over)) = run(1) else { panic!("one byte is enough") };
+        assert!(over.advice[0].contains(&over.min_feasible_bytes.to_string()), "{over}");
+        run(over.min_feasible_bytes).unwrap();
+        assert!(matches!(run(over.min_feasible_bytes - 1), Err(PassError::OverBudget(_))));
     }
 }

@@ -47,3 +47,37 @@ impl Pass for Decompose {
         Ok(edit.finish())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::{CORE, Level};
+    use crate::passes::testing::{check, read};
+
+    #[test]
+    fn a_product_with_bias_becomes_core_operators() {
+        let text = "graph g onnx
+  %x = input : f32[2,4]
+  %w = input : f32[3,4]
+  %b = input : f32[3]
+  %y = gemm(%x, %w, %b) {alpha=0.5f, transB=1} : f32[2,3]
+  output %y
+";
+        let after = check("decompose", text, "gemm");
+        assert_eq!(after.level, Level::Core);
+        let ops: Vec<_> = after.order().into_iter().filter_map(|id| after.node(id).op().map(|op| op.def)).collect();
+        assert_eq!(ops.iter().map(|def| def.name).collect::<Vec<_>>(), ["matmul", "pointwise"]);
+        assert!(ops.iter().all(|def| def.levels & CORE != 0));
+    }
+
+    #[test]
+    fn core_operators_stay() {
+        let text = "graph g core
+  %x = input : f32[2,4]
+  %w = input : f32[4,3]
+  %m = matmul(%x, %w) {dtype=f32} : f32[2,3]
+  %y = pointwise(%m) {dtype=f32, expr=`neg(x0)`} : f32[2,3]
+  output %y
+";
+        assert_eq!(check("decompose", text, "refuses_core"), read(text));
+    }
+}

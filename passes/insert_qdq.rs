@@ -210,3 +210,63 @@ fn codes_tensor(packing: Packing, codes: &[i8], found: &weights::Weights) -> Res
     };
     Ok(Tensor::from_bytes(crate::ir::TensorType::of(packing.codes(), &[found.n_rows, found.n_cols]), bytes)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::passes::Settings;
+    use crate::passes::testing::{check, read};
+
+    /// A product whose node has this format, written ` @w8a8`, or none.
+    fn product(format: &str) -> String {
+        format!(
+            "graph g onnx
+  %x = input : f32[1,4]
+  %w = const [1.0,2.0,3.0,4.0,-5.0,6.0,7.0,-8.0] : f32[4,2]
+  %y = matmul(%x, %w){format} : f32[1,2]
+  output %y
+"
+        )
+    }
+
+    fn has_float_weights(graph: &Graph) -> bool {
+        graph.order().into_iter().any(|id| graph.node(id).constant().is_some_and(|t| t.dims() == [4, 2]))
+    }
+
+    fn count(graph: &Graph, op: &str) -> usize {
+        graph.order().into_iter().filter(|id| graph.node(*id).op().is_some_and(|o| o.def.name == op)).count()
+    }
+
+    #[test]
+    fn weights_become_codes_and_scales() {
+        let after = check("insert_qdq", &product(" @w8a32"), "weights");
+        assert!(!has_float_weights(&after));
+        assert_eq!((count(&after, "dequantize_linear"), count(&after, "dynamic_quantize"), count(&after, "cast")), (1, 0, 0));
+    }
+
+    #[test]
+    fn activations_are_quantized_too() {
+        let after = check("insert_qdq", &product(" @w8a8"), "activations");
+        assert!(!has_float_weights(&after));
+        assert_eq!((count(&after, "dequantize_linear"), count(&after, "dynamic_quantize"), count(&after, "cast")), (2, 1, 0));
+    }
+
+    #[test]
+    fn an_output_keeps_the_type_of_the_model() {
+        // Not through `check`: run again, it casts what its own casts read, to the type that that has.
+        let (mut graph, settings) = (read(&product(" @f16")), Settings::default());
+        let target = crate::target::Target::shipped("lavapipe").unwrap();
+        let patch = InsertQdq.run(&graph, &mut Context::new(&target, &settings)).unwrap();
+        graph.apply(patch);
+        graph.verify().unwrap();
+        assert_eq!(graph.ty(graph.outputs()[0].value).dtype, DType::F32);
+        let product = graph.order().into_iter().find(|id| graph.node(*id).op().is_some_and(|op| op.def.name == "matmul")).unwrap();
+        assert_eq!(graph.node(product).outputs[0].ty.dtype, DType::F16);
+        assert_eq!(count(&graph, "cast"), 3);
+    }
+
+    #[test]
+    fn a_node_without_format_keeps_its_types() {
+        assert_eq!(check("insert_qdq", &product(""), "refuses_no_format"), read(&product("")));
+    }
+}

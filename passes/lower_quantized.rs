@@ -144,3 +144,60 @@ fn pack_constant(graph: &Graph, value: ValueId) -> Result<Option<Tensor>, OpErro
     let ty = TensorType { packing: Some(packing), ..TensorType::of(packing.codes(), &[n_rows, n_cols]) };
     Ok(Some(Tensor::from_bytes(ty, bytes)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::{Attr, Graph};
+    use crate::passes::testing::{check, read};
+
+    fn has_packed(graph: &Graph) -> bool {
+        graph.order().into_iter().any(|id| graph.node(id).constant().is_some_and(|t| t.ty().packing.is_some()))
+    }
+
+    #[test]
+    fn transposed_codes_are_read_packed() {
+        let text = "graph g core
+  %x = input : f32[1,4]
+  %w.q = const [1,-2,3,-4,5,-6,7,-8] : i8[2,4]
+  %w.scale = const [0.5,0.25] : f32[2,1]
+  %w.dq = dequantize_linear(%w.q, %w.scale) {axis=1, block_size=4} : f32[2,4]
+  %t = strided(%w.dq) {offset=0, shape=d[4,2], strides=[1,4]} : f32[4,2]
+  %y = matmul(%x, %t) {dtype=f32} : f32[1,2]
+  output %y
+";
+        let after = check("lower_quantized", text, "transposed");
+        assert!(has_packed(&after) && !after.to_string().contains("dequantize_linear"));
+        let op = after.node(after.outputs()[0].value.node).op().unwrap();
+        assert_eq!(op.attrs.0.get("trans_b"), Some(&Attr::Int(1)));
+    }
+
+    #[test]
+    fn quantized_activations_become_packed() {
+        let text = "graph g core
+  %x = input : f32[1,4]
+  %q, %s = dynamic_quantize(%x) {granularity=\"row\"} : i8[1,4], f32[1,1]
+  %dq = dequantize_linear(%q, %s) {axis=-1, block_size=4} : f32[1,4]
+  %w.q = const [1,-2,3,-4,5,-6,7,-8] : i8[2,4]
+  %w.scale = const [0.5,0.25] : f32[2,1]
+  %w.dq = dequantize_linear(%w.q, %w.scale) {axis=1, block_size=4} : f32[2,4]
+  %y = matmul(%dq, %w.dq) {dtype=f32, trans_b=1} : f32[1,2]
+  output %y
+";
+        let after = check("lower_quantized", text, "activations");
+        assert!(after.to_string().contains("quantize_packed(%x)") && !after.to_string().contains("dequantize_linear"));
+    }
+
+    #[test]
+    fn blocks_of_another_axis_stay() {
+        let text = "graph g core
+  %x = input : f32[1,4]
+  %w.q = const [1,-2,3,-4,5,-6,7,-8] : i8[2,4]
+  %w.scale = const [0.5,0.25,1.0,2.0] : f32[1,4]
+  %w.dq = dequantize_linear(%w.q, %w.scale) {axis=0, block_size=2} : f32[2,4]
+  %t = strided(%w.dq) {offset=0, shape=d[4,2], strides=[1,4]} : f32[4,2]
+  %y = matmul(%x, %t) {dtype=f32} : f32[1,2]
+  output %y
+";
+        assert_eq!(check("lower_quantized", text, "refuses_axis"), read(text));
+    }
+}

@@ -49,6 +49,8 @@ pub struct Context<'a> {
     pub certificate: Option<Certificate>,
     /// Why each node has its format, by name, once `assign_precision` ran.
     pub reasons: std::collections::BTreeMap<String, String>,
+    /// How long the solver took. Kept out of the certificate, which is part of the program and so must not depend on the clock.
+    pub solve_time: std::time::Duration,
     /// What `assign_precision` found the plan's figures to be.
     pub forecast: Option<crate::plan::Forecast>,
 }
@@ -56,7 +58,15 @@ pub struct Context<'a> {
 impl<'a> Context<'a> {
     /// A context for one run.
     pub fn new(target: &'a Target, settings: &'a Settings) -> Context<'a> {
-        Context { target, settings, explain: Explain::new(settings.explain.clone()), certificate: None, reasons: Default::default(), forecast: None }
+        Context {
+            target,
+            settings,
+            explain: Explain::new(settings.explain.clone()),
+            certificate: None,
+            reasons: Default::default(),
+            solve_time: std::time::Duration::ZERO,
+            forecast: None,
+        }
     }
 }
 

@@ -149,3 +149,79 @@ fn square(graph: &Graph, value: ValueId) -> Option<ValueId> {
     let power = producer(graph, value, "Pow")?;
     power.operand(0).filter(|_| power.operand(1).and_then(|v| scalar(graph, v)) == Some(2.0))
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::passes::testing::{check, read};
+
+    #[test]
+    fn what_exporters_write_for_gelu_becomes_one_node() {
+        let text = "graph g onnx
+  %x = input : f32[2,4]
+  %root = const [1.4142135] : f32[]
+  %one = const [1.0] : f32[]
+  %half = const [0.5] : f32[]
+  %d = div(%x, %root) : f32[2,4]
+  %e = erf(%d) : f32[2,4]
+  %p = add(%e, %one) : f32[2,4]
+  %m = mul(%x, %p) : f32[2,4]
+  %y = mul(%m, %half) : f32[2,4]
+  output %y
+";
+        let after = check("recognize_composites", text, "gelu");
+        assert!(after.to_string().contains("%y = gelu(%x)"));
+    }
+
+    #[test]
+    fn another_divisor_is_no_gelu() {
+        let text = "graph g onnx
+  %x = input : f32[2,4]
+  %root = const [2.0] : f32[]
+  %one = const [1.0] : f32[]
+  %half = const [0.5] : f32[]
+  %d = div(%x, %root) : f32[2,4]
+  %e = erf(%d) : f32[2,4]
+  %p = add(%e, %one) : f32[2,4]
+  %m = mul(%x, %p) : f32[2,4]
+  %y = mul(%m, %half) : f32[2,4]
+  output %y
+";
+        assert_eq!(check("recognize_composites", text, "refuses_divisor"), read(text));
+    }
+
+    /// LayerNormalization written out, of `f32[4,4]` with means over `axis`.
+    fn layer(axis: i64) -> String {
+        let mean = if axis == 0 { "f32[1,4]" } else { "f32[4,1]" };
+        format!(
+            "graph g onnx
+  %x = input : f32[4,4]
+  %axes = const [{axis}] : i64[1]
+  %two = const [2.0] : f32[]
+  %eps = const [0.00001] : f32[]
+  %scale = const [1.0,2.0,3.0,4.0] : f32[4]
+  %bias = const [0.5,0.25,0.0,1.0] : f32[4]
+  %mean = reduce_mean(%x, %axes) {{keepdims=1}} : {mean}
+  %c = sub(%x, %mean) : f32[4,4]
+  %sq = pow(%c, %two) : f32[4,4]
+  %var = reduce_mean(%sq, %axes) {{keepdims=1}} : {mean}
+  %sum = add(%var, %eps) : {mean}
+  %dev = sqrt(%sum) : {mean}
+  %n = div(%c, %dev) : f32[4,4]
+  %s = mul(%n, %scale) : f32[4,4]
+  %y = add(%s, %bias) : f32[4,4]
+  output %y
+"
+        )
+    }
+
+    #[test]
+    fn a_normalization_over_the_last_axis_becomes_one_node() {
+        let after = check("recognize_composites", &layer(-1), "layer_normalization");
+        assert!(after.to_string().contains("%y = layer_normalization(%x, %scale, %bias) {axis=-1, epsilon="));
+    }
+
+    #[test]
+    fn a_normalization_over_another_axis_stays() {
+        assert_eq!(check("recognize_composites", &layer(0), "refuses_axis"), read(&layer(0)));
+    }
+}

@@ -46,3 +46,40 @@ fn hands_on(graph: &Graph, id: NodeId, cx: &mut Context<'_>) -> bool {
         _ => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::passes::testing::check;
+
+    #[test]
+    fn what_only_hands_on_goes() {
+        let text = "graph g onnx
+  %x = input : f32[2,3]
+  %shape = const [2,3] : i64[2]
+  %a = identity(%x) : f32[2,3]
+  %b = cast(%a) {to=f32} : f32[2,3]
+  %c, %mask = dropout(%b) : f32[2,3], bool[2,3]
+  %d = reshape(%c, %shape) : f32[2,3]
+  %e = transpose(%d) {perm=[0,1]} : f32[2,3]
+  %y = neg(%e) : f32[2,3]
+  output %y
+";
+        let after = check("remove_identities", text, "chain");
+        assert!(after.to_string().contains("%y = neg(%x)"));
+        assert_eq!(after.order().iter().filter(|id| after.node(**id).op().is_some()).count(), 1);
+    }
+
+    #[test]
+    fn a_mask_that_is_used_and_what_moves_or_converts_stay() {
+        let text = "graph g onnx
+  %x = input : f32[2,2]
+  %a, %mask = dropout(%x) : f32[2,2], bool[2,2]
+  %h = cast(%a) {to=f16} : f16[2,2]
+  %y = transpose(%h) {perm=[1,0]} : f16[2,2]
+  output %y
+  output %mask
+";
+        let after = check("remove_identities", text, "refuses_mask");
+        assert_eq!(after, crate::passes::testing::read(text));
+    }
+}

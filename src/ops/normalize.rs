@@ -2,7 +2,7 @@
 
 use super::gemm::channels;
 use super::util::axis_attr;
-use crate::ir::{DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, product};
+use crate::ir::{Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, product};
 
 macro_rules! normalisations {
     ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:literal),*] $infer:expr, $expand:expr;)*) => {
@@ -89,8 +89,9 @@ fn expand_batch(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         let factor: Vec<f32> = factor.iter().map(|f| *f as f32).collect();
         let mut dims = vec![1; rank];
         dims[1] = factor.len();
-        let factor = e.constant(Tensor::from_f32s(DType::F32, &dims, &factor)?);
-        let shift = e.constant(Tensor::from_f32s(DType::F32, &dims, &shift)?);
+        // Stored as the operands were, so that the bytes of a format are those of its types.
+        let factor = e.constant(Tensor::from_f32s(dtype, &dims, &factor)?);
+        let shift = e.constant(Tensor::from_f32s(dtype, &dims, &shift)?);
         return Ok(vec![super::pointwise::add(e, "add(mul(x0,x1),x2)", dtype, &[x, factor, shift])?]);
     }
     let mut operands = vec![x];

@@ -35,6 +35,8 @@ pub struct Compiled {
     pub timings: Vec<Timing>,
     /// Why patterns did not match, for the node asked about.
     pub why_not: Vec<WhyNot>,
+    /// How long the solver of the budget took, in the last round.
+    pub solve_time: std::time::Duration,
     /// GLSL by kernel name.
     pub shaders: BTreeMap<String, String>,
     /// The arena, in bytes.
@@ -76,13 +78,27 @@ impl From<PipelineError> for CompileError {
 /// How often assignment may run because the plan of its answer exceeded the budget.
 const MAX_ROUNDS: u32 = 4;
 
-/// Compiles `graph`, of the ONNX level.
+/// Compiles `graph`, of the ONNX level, with the default pipeline.
 ///
 /// # Errors
 /// It does not fit the budget, an operator is not supported, or a bug of ours.
 pub fn compile(graph: &Graph, options: &Compile, progress: Progress<'_>, dump: crate::passes::Dump<'_>) -> Result<Compiled, CompileError> {
+    compile_with(graph, options, &Pipeline::new, progress, dump)
+}
+
+/// Compiles `graph`, of the ONNX level, with a pipeline of the caller's, which is made anew for each round of assignment.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_with(
+    graph: &Graph,
+    options: &Compile,
+    pipeline: &dyn Fn(Settings) -> Pipeline,
+    progress: Progress<'_>,
+    dump: crate::passes::Dump<'_>,
+) -> Result<Compiled, CompileError> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(options.n_threads).build()?;
-    let lowered = Lowered::of(graph, options, &pool, progress, dump)?;
+    let lowered = Lowered::of(graph, options, pipeline, &pool, progress, dump)?;
     let keys: BTreeSet<&KernelKey> = lowered.dispatches().map(|d| &d.key).collect();
     let n_keys = keys.len();
     let n_done = std::sync::atomic::AtomicUsize::new(0);
@@ -113,6 +129,7 @@ struct Lowered {
     certificate: Certificate,
     budget_bytes: u64,
     timings: Vec<Timing>,
+    solve_time: std::time::Duration,
     why_not: Vec<WhyNot>,
 }
 
@@ -120,6 +137,7 @@ impl Lowered {
     fn of(
         graph: &Graph,
         options: &Compile,
+        pipeline: &dyn Fn(Settings) -> Pipeline,
         pool: &rayon::ThreadPool,
         progress: Progress<'_>,
         dump: crate::passes::Dump<'_>,
@@ -127,11 +145,10 @@ impl Lowered {
         let budget_bytes = options.settings.budget_bytes.unwrap_or_else(|| options.target.default_budget_bytes());
         let available = budget_bytes.saturating_sub(options.settings.reserve_bytes);
         let mut settings = options.settings.clone();
-        let mut last_excess = 0;
         for round in 1..=MAX_ROUNDS {
             let mut kernels = graph.clone();
             let mut assigned: Option<Graph> = None;
-            let pipeline = Pipeline::new(settings.clone());
+            let pipeline = pipeline(settings.clone());
             let n_passes = pipeline.names().len();
             let report = {
                 let mut hook = |i: usize, name: &str, graph: &Graph| {
@@ -145,14 +162,15 @@ impl Lowered {
             };
             let blueprint = build::build(&kernels, &options.target)?;
             let mut forecast = report.context.forecast.unwrap_or_default();
-            let surprise = blueprint.peak_bytes.saturating_sub(forecast.chosen_bytes);
-            if blueprint.peak_bytes > available && round < MAX_ROUNDS {
-                last_excess = blueprint.peak_bytes - available;
-                settings.excess_bytes = settings.excess_bytes.saturating_add(last_excess);
+            let may_retry = !matches!(settings.policy, crate::passes::Policy::Uniform(_)) && round < MAX_ROUNDS;
+            if blueprint.peak_bytes > available && may_retry {
+                settings.excess_bytes = settings.excess_bytes.saturating_add(blueprint.peak_bytes - available);
                 continue;
             }
             if blueprint.peak_bytes > available {
-                let min_feasible_bytes = forecast.min_feasible_bytes.saturating_add(surprise.max(last_excess));
+                // The forecast fell short of the plan by as much for the smallest assignment as for this one, or this is the smallest.
+                let surprise = blueprint.peak_bytes.saturating_sub(forecast.chosen_bytes);
+                let min_feasible_bytes = forecast.min_feasible_bytes.saturating_add(surprise).min(blueprint.peak_bytes);
                 let advice = vec![format!("give --budget {} or more", min_feasible_bytes.saturating_add(options.settings.reserve_bytes))];
                 return Err(CompileError::OverBudget(Box::new(OverBudget { min_feasible_bytes, available_bytes: available, budget_bytes, advice })));
             }
@@ -165,8 +183,9 @@ impl Lowered {
             }
             let nodes = reports(assigned.as_ref().unwrap_or(graph), &kernels, &blueprint, &report.context.reasons);
             let why_not = report.context.explain.found().to_vec();
+            let solve_time = report.context.solve_time;
             let timings = report.timings;
-            return Ok(Lowered { kernels, blueprint, nodes, forecast, certificate, budget_bytes, timings, why_not });
+            return Ok(Lowered { kernels, blueprint, nodes, forecast, certificate, budget_bytes, timings, solve_time, why_not });
         }
         Err(CompileError::Plan(PlanError::Overflow))
     }
@@ -243,6 +262,7 @@ impl Lowered {
             program,
             kernels: self.kernels,
             timings: self.timings,
+            solve_time: self.solve_time,
             why_not: self.why_not,
             shaders: sources,
             arena_bytes: self.blueprint.arena_bytes,

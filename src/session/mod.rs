@@ -6,7 +6,7 @@ mod cpu;
 mod run;
 
 #[cfg(feature = "codegen")]
-pub use compile::{Compile, CompileError, Compiled, Progress, compile};
+pub use compile::{Compile, CompileError, Compiled, Progress, compile, compile_with};
 pub use cpu::{CpuError, Reference};
 pub use run::{DeviceChoice, Outcome, Session, SessionError};
 #[cfg(feature = "runtime")]
