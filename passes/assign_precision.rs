@@ -6,7 +6,7 @@
 //! are only noted on nodes: `insert_qdq` makes them real. Refuses with the smallest feasible budget and the cheapest ways there.
 
 use super::{Context, OverBudget, Pass, PassError, Policy, at, pipeline};
-use crate::ir::{Activations, Edit, Format, Graph, OpError, Patch, Weights};
+use crate::ir::{Activations, Edit, Format, Graph, Patch, Weights};
 use crate::plan::model::Model;
 use crate::plan::solve::{Choice, Group, Limits, Problem, Solution, min_peak, solve};
 use crate::plan::{Forecast, PlanError, build, score};
@@ -173,12 +173,14 @@ impl<'m> Scored<'m> {
             .enumerate()
             .map(|(g, menu)| {
                 let name = model.groups[g].nodes.first().map_or("", |id| graph.node(*id).name.as_str());
-                let choice = |format: &Format| -> Result<Choice, OpError> {
-                    let cost = score::score(graph, &model.groups[g], *format)?;
-                    Ok(Choice { cost, fixed_bytes: model.weight_bytes(g, *format), rows: model.row_bytes(g, *format) })
+                let group = &model.groups[g];
+                let scores = score::Scores::of(graph, group, menu).map_err(at(name))?;
+                let choice = |format: &Format| Choice {
+                    cost: scores.score(group, *format),
+                    fixed_bytes: model.weight_bytes(g, *format),
+                    rows: model.row_bytes(g, *format),
                 };
-                let choices: Result<Vec<_>, _> = menu.iter().map(choice).collect();
-                Ok(Group { choices: choices.map_err(at(name))? })
+                Ok(Group { choices: menu.iter().map(choice).collect() })
             })
             .collect();
         Ok(Scored { menus, solver: Problem { groups: groups?, row_base: model.base_rows(), capacity: u64::MAX } })

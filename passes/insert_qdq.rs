@@ -119,6 +119,8 @@ impl Work<'_> {
         let name = format!("{}.{to}", self.edit.name(val));
         let cast = self.edit.add(Op::new(def, Attrs::new().with_dtype("to", to)), &[val]).map_err(|e| OpError::Edit(Box::new(e)))?;
         self.edit.set_name(cast, &name);
+        // It is between two formats and has none of its own: a second run of the pass must not take it for a node to be cast.
+        self.edit.set_new_format(cast, None);
         Ok(cast)
     }
 

@@ -122,7 +122,7 @@ fn pack_constant(graph: &Graph, value: ValueId) -> Result<Option<Tensor>, OpErro
     };
     let &[n_rows, n_cols] = &codes.dims()[..] else { return Ok(None) };
     let block = usize::try_from(op.attrs.int("block_size").unwrap_or(0)).unwrap_or(0);
-    if op.attrs.int("axis") != Some(1) || block == 0 || scales.dims() != [n_rows, n_cols.div_ceil(block)] {
+    if !matches!(op.attrs.int("axis"), Some(1 | -1)) || block == 0 || scales.dims() != [n_rows, n_cols.div_ceil(block)] {
         return Ok(None);
     }
     let granularity = if block >= n_cols { Granularity::Row } else { Granularity::Block(u32::try_from(block).unwrap_or(0)) };

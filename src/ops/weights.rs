@@ -58,6 +58,25 @@ pub fn of(graph: &Graph, id: NodeId) -> Option<Weights> {
 }
 
 impl Weights {
+    /// At most `max_elems` elements of the matrix, but one row at least: whole rows, evenly spaced, and how many they are. Nothing else is read.
+    ///
+    /// # Errors
+    /// The data is absent.
+    pub fn sample(&self, tensor: &Tensor, max_elems: usize) -> Result<(Vec<f32>, usize), OpError> {
+        let data = tensor.to_f32s()?;
+        let (rows, cols) = (self.n_rows, self.n_cols);
+        let n = (max_elems / cols).clamp(1, rows);
+        let mut sample = Vec::with_capacity(n * cols);
+        for i in 0..n {
+            let row = i * rows / n;
+            match self.layout {
+                Layout::Columns => sample.extend((0..cols).map(|col| data[col * rows + row])),
+                Layout::Rows | Layout::Filters => sample.extend_from_slice(&data[row * cols..(row + 1) * cols]),
+            }
+        }
+        Ok((sample, n))
+    }
+
     /// The matrix, row-major `[n_rows, n_cols]`.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use super::model::Group;
 use crate::ir::packed::{Packing, ScaleType};
 use crate::ir::{Activations, Format, Graph, OpError, Weights};
 use crate::ops::quant_search::estimate;
-use crate::ops::weights;
+use std::collections::BTreeMap;
 
 /// Elements of a tensor that are quantized to estimate its error.
 const SAMPLE_ELEMS: usize = 1 << 17;
@@ -18,34 +18,49 @@ const F16_ROUNDING: f64 = 3.0e-8;
 /// four for the outliers that activations have.
 const I8_ROW_ROUNDING: f64 = 2.5e-4;
 
-/// The predicted relative error variance of a group under `format`.
-///
-/// # Errors
-/// The weights cannot be read.
-pub fn score(graph: &Graph, group: &Group, format: Format) -> Result<f64, OpError> {
-    let mut score = 0.0;
-    for found in &group.weights {
-        score += weight_error(graph, found, format.weights)?;
-        if format.activations == Activations::I8 && found.has_products {
-            score += I8_ROW_ROUNDING;
+/// The errors of a group's weights, measured once a weight format however many formats share it.
+#[derive(Debug, Default)]
+pub struct Scores(BTreeMap<Weights, f64>);
+
+impl Scores {
+    /// Measures a group under each of `menu`.
+    ///
+    /// # Errors
+    /// The weights cannot be read.
+    pub fn of(graph: &Graph, group: &Group, menu: &[Format]) -> Result<Scores, OpError> {
+        let mut scores: BTreeMap<Weights, f64> = menu.iter().map(|f| (f.weights, 0.0)).collect();
+        for found in &group.weights {
+            let tensor = graph.constant(found.value).ok_or(OpError::NotConstant { slot: found.slot })?;
+            let is_needed = scores.keys().any(|w| matches!(w, Weights::Int { .. }));
+            let (sample, n_rows) = if is_needed { found.sample(tensor, SAMPLE_ELEMS)? } else { (Vec::new(), 0) };
+            for (weights, error) in &mut scores {
+                *error += weight_error(&sample, n_rows, found.n_cols, *weights)?;
+            }
         }
+        Ok(Scores(scores))
     }
-    if format.activations == Activations::F16 {
-        score += F16_ROUNDING;
+
+    /// The predicted relative error variance of the group under `format`.
+    pub fn score(&self, group: &Group, format: Format) -> f64 {
+        let mut score = self.0.get(&format.weights).copied().unwrap_or(0.0);
+        if format.activations == Activations::I8 {
+            score += I8_ROW_ROUNDING * group.weights.iter().filter(|w| w.has_products).count() as f64;
+        }
+        if format.activations == Activations::F16 {
+            score += F16_ROUNDING;
+        }
+        score
     }
-    Ok(score)
 }
 
-fn weight_error(graph: &Graph, found: &weights::Weights, format: Weights) -> Result<f64, OpError> {
+fn weight_error(sample: &[f32], n_rows: usize, n_cols: usize, format: Weights) -> Result<f64, OpError> {
     let (bits, granularity) = match format {
         Weights::F32 => return Ok(0.0),
         Weights::F16 => return Ok(F16_ROUNDING),
         Weights::Int { bits, granularity } => (bits, granularity),
     };
-    let tensor = graph.constant(found.value).ok_or(OpError::NotConstant { slot: found.slot })?;
-    let matrix = found.matrix(tensor)?;
     let packing = Packing { bits, granularity, scale: ScaleType::F16 };
-    let stats = estimate(&matrix, found.n_rows, found.n_cols, packing, SAMPLE_ELEMS).map_err(|e| OpError::unsupported(e.to_string()))?;
+    let stats = estimate(sample, n_rows, n_cols, packing, sample.len()).map_err(|e| OpError::unsupported(e.to_string()))?;
     // Weights that are not finite must never look worth quantizing; the solver wants finite costs.
     Ok(if stats.nmse().is_finite() { stats.nmse() } else { 1e6 })
 }
