@@ -23,7 +23,8 @@ demo: build
 
 test: setup lint
 	cargo test --locked
-	cargo test --locked --no-default-features --example embed
+	cargo run --locked --quiet --example embed > /dev/null
+	cargo run --locked --quiet --no-default-features --example embed > /dev/null
 	@scripts/unreferenced_snapshots.sh
 
 lint: setup

@@ -93,7 +93,7 @@ pub struct Quantized {
 /// let quantized = quantize(&w, 2, 32, packing)?;
 /// assert!(quantized.error.nmse() < 0.01);
 /// assert_eq!(dequantize(packing, 2, 32, &quantized.bytes)?.len(), 64);
-/// # Ok::<(), quant::ir::packed::PackedError>(())
+/// # Ok::<(), nyxc::ir::packed::PackedError>(())
 /// ```
 pub fn quantize(w: &[f32], n_rows: usize, n_cols: usize, packing: Packing) -> Result<Quantized, PackedError> {
     let layout = packing.layout(n_rows, n_cols)?;

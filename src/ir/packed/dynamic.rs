@@ -59,7 +59,7 @@ impl Packing {
 /// assert_eq!(bytes[..4], [0, 0x81, 50, 0]);
 /// let x = dequantize(Packing::activation(Granularity::Row), 1, 3, &bytes)?;
 /// assert!((x[2] - 1.0).abs() < 0.01);
-/// # Ok::<(), quant::ir::packed::PackedError>(())
+/// # Ok::<(), nyxc::ir::packed::PackedError>(())
 /// ```
 pub fn quantize_dynamic(x: &[f32], n_rows: usize, n_cols: usize, granularity: Granularity) -> Result<Vec<u8>, PackedError> {
     if matches!(granularity, Granularity::Block(_)) {
