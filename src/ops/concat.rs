@@ -3,12 +3,12 @@
 use super::util::{axis_attr, elements, from_elements, n_elems, operand};
 use crate::ir::{Attrs, CORE, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, Val};
 
-/// `concat(x0, x1, ...) {axis}`: ONNX Concat, opset 13.
+/// `concat(x0, x1, ...) {axis, dtype}`: ONNX Concat, opset 13. With `dtype`, which only the lower levels have, operands may be of any float type.
 pub static DEF: OpDef = OpDef {
     name: "concat",
     onnx: "Concat",
     levels: ONNX | CORE | KERNEL,
-    attrs: &["axis"],
+    attrs: &["axis", "dtype"],
     arity: (1, usize::MAX),
     infer,
     eval: Some(eval),
@@ -18,12 +18,14 @@ pub static DEF: OpDef = OpDef {
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let first = infer.ty(0)?;
     let axis = axis_attr(infer.attrs, 0, first.shape.rank())?;
+    let dtype = infer.attrs.dtype("dtype").unwrap_or(first.dtype);
+    let mixes = infer.attrs.dtype("dtype").is_some() && dtype.is_float();
     let mut shape = first.shape.clone();
     shape.0[axis] = Dim::Known(0);
     for slot in 0..infer.inputs.len() {
         let ty = infer.ty(slot)?;
         let same = |(i, (a, b)): (usize, (&Dim, &Dim))| i == axis || a == b || a.known().is_none() || b.known().is_none();
-        if ty.dtype != first.dtype
+        if !(ty.dtype == dtype || mixes && ty.dtype.is_float())
             || ty.packing.is_some()
             || ty.shape.rank() != shape.rank()
             || !ty.shape.0.iter().zip(&shape.0).enumerate().all(same)
@@ -38,7 +40,7 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
             }
         }
     }
-    Ok(vec![TensorType::new(first.dtype, shape)])
+    Ok(vec![TensorType::new(dtype, shape)])
 }
 
 fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
@@ -51,8 +53,13 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
 }
 
 fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
-    let tensors = (0..inputs.len()).map(|slot| operand(inputs, slot)).collect::<Result<Vec<_>, _>>()?;
-    let first = operand(inputs, 0)?;
+    let dtype = attrs.dtype("dtype").unwrap_or(operand(inputs, 0)?.dtype());
+    let stored = |tensor: &Tensor| -> Result<Tensor, OpError> {
+        let converts = tensor.dtype() != dtype && tensor.dtype().is_float() && dtype.is_float();
+        Ok(if converts { Tensor::from_f32s(dtype, &tensor.dims(), &tensor.to_f32s()?)? } else { tensor.clone() })
+    };
+    let tensors = (0..inputs.len()).map(|slot| stored(operand(inputs, slot)?)).collect::<Result<Vec<_>, _>>()?;
+    let first = tensors.first().ok_or(OpError::MissingOperand { slot: 0 })?;
     let mut dims = first.dims();
     let axis = axis_attr(attrs, 0, dims.len())?;
     let outer = n_elems(&dims[..axis])?;
@@ -76,4 +83,21 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
         }
     }
     Ok(vec![from_elements(first.dtype(), &dims, out)?])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::DType;
+
+    #[test]
+    fn operands_of_two_float_types_are_stored_as_asked() {
+        let wide = Tensor::from_f32s(DType::F32, &[1, 2], &[1.5, -2.25]).unwrap();
+        let narrow = Tensor::from_f32s(DType::F16, &[1, 1], &[0.1]).unwrap();
+        let attrs = Attrs::new().with_int("axis", 1).with_dtype("dtype", DType::F16);
+        let y = eval(&attrs, &[Some(&wide), Some(&narrow)]).unwrap();
+        assert_eq!(y[0].ty(), &TensorType::of(DType::F16, &[1, 3]));
+        assert_eq!(y[0].to_f32s().unwrap()[..2], [1.5, -2.25]);
+        assert!(eval(&Attrs::new().with_int("axis", 1), &[Some(&wide), Some(&narrow)]).is_err(), "ONNX's own Concat mixes no types");
+    }
 }

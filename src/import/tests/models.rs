@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 fn path(name: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("NYXC_MODELS").map_or_else(|| PathBuf::from("/work/shared/models"), PathBuf::from);
+    let folder =
+        std::env::var_os("NYXC_MODELS").map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/models")), PathBuf::from);
     let path = folder.join(name);
     if path.is_file() {
         return Some(path);
