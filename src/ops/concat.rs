@@ -55,7 +55,7 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
 fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let dtype = attrs.dtype("dtype").unwrap_or(operand(inputs, 0)?.dtype());
     let stored = |tensor: &Tensor| -> Result<Tensor, OpError> {
-        let converts = tensor.dtype() != dtype && tensor.dtype().is_float() && dtype.is_float();
+        let converts = attrs.dtype("dtype").is_some() && tensor.dtype() != dtype && tensor.dtype().is_float() && dtype.is_float();
         Ok(if converts { Tensor::from_f32s(dtype, &tensor.dims(), &tensor.to_f32s()?)? } else { tensor.clone() })
     };
     let tensors = (0..inputs.len()).map(|slot| stored(operand(inputs, slot)?)).collect::<Result<Vec<_>, _>>()?;

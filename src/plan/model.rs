@@ -12,6 +12,9 @@ use crate::ops::weights;
 use crate::target::Target;
 use std::collections::BTreeMap;
 
+/// Smaller constants may be stored in two types, where kernels of two formats read them.
+const SHARED_BYTES: u64 = 256;
+
 /// Nodes that share a format.
 #[derive(Clone, Debug, Default)]
 pub struct Group {
@@ -81,6 +84,18 @@ impl Model {
             let Some(&first) = members.first() else { continue };
             members.iter().for_each(|m| sets.join(first, *m));
             kernel_sets.insert(id, first);
+        }
+        // Kernels that read one constant read it in one type: a copy in another would be bytes that nobody planned.
+        let mut readers: BTreeMap<ValueId, NodeId> = BTreeMap::new();
+        for (&id, &first) in &kernel_sets {
+            for value in kernels.operands(id).into_iter().flatten() {
+                let value = planned.root.get(&value).copied().unwrap_or(value);
+                let bytes = kernels.constant(value).filter(|t| t.dtype() == DType::F32).and_then(|t| t.ty().bytes());
+                if bytes.is_some_and(|b| b >= SHARED_BYTES) {
+                    let reader = *readers.entry(value).or_insert(first);
+                    sets.join(reader, first);
+                }
+            }
         }
         let mut by_constant: BTreeMap<ValueId, NodeId> = BTreeMap::new();
         for id in graph.order() {
