@@ -2,13 +2,14 @@
 //!
 //! Lowers a copy of the graph in f32 to see kernels, schedule and buffers (`plan::model`); scores every permitted format of every group
 //! (`plan::score`); and lets the solver choose one a group under the budget at every step (`plan::solve`). Where the arena of the answer is larger than
-//! its max-live bound, the excess is taken off and it is solved again, at most four times. Policies `uniform` and `tiered` skip the search. Formats
+//! its max-live bound, the excess is taken off and it is solved again, at most four times. Where the solver's relaxation would divide a large matrix,
+//! its rows may be stored in two ways, which closes most of the gap to that bound. Policies `uniform` and `tiered` skip the search. Formats
 //! are only noted on nodes: `insert_qdq` makes them real. Refuses with the smallest feasible budget and the cheapest ways there.
 
 use super::{Context, OverBudget, Pass, PassError, Policy, at, pipeline};
-use crate::ir::{Activations, Edit, Format, Graph, Patch, Weights};
+use crate::ir::{Activations, Edit, Format, Graph, Patch, Tail, Weights};
 use crate::plan::model::Model;
-use crate::plan::solve::{Choice, Group, Limits, Problem, Solution, min_peak, solve};
+use crate::plan::solve::{Choice, Group, Limits, Problem, Solution, min_peak, relax, solve};
 use crate::plan::{Forecast, PlanError, build, score};
 use crate::program::Certificate;
 use rayon::prelude::*;
@@ -18,6 +19,14 @@ pub struct AssignPrecision;
 
 /// Search nodes for the arena of a trial assignment.
 const ARENA_NODES: u64 = build::ARENA_NODES;
+/// The share of the objective that must be to gain before matrices are split.
+const SPLIT_GAIN: f64 = 0.005;
+/// Relaxations solved to see what splitting could gain.
+const QUICK_NODES: usize = 32;
+/// How often splits are offered: with some offered, the relaxation may divide other matrices.
+const MAX_SPLIT_ROUNDS: usize = 8;
+/// The places where a matrix may be split are so many.
+const SPLIT_PLACES: usize = 64;
 /// How often the budget is solved for again because the arena was larger than its bound.
 const MAX_ROUNDS: u32 = 4;
 
@@ -30,13 +39,12 @@ impl Pass for AssignPrecision {
         cx.settings.check_pins(graph)?;
         let mut kernels = graph.clone();
         pipeline::lower(&mut kernels, cx)?;
-        let overhead = build::overhead_bytes(&kernels, cx.target)?;
-        let model = Model::of(graph, &kernels, overhead, cx.target)?;
+        let model = Model::of(graph, &kernels, build::params_bytes(&kernels, cx.target)?, cx.target)?;
         drop(kernels);
         let menus: Vec<Vec<Format>> = (0..model.groups.len()).map(|g| menu(graph, &model, g, cx)).collect();
-        let problem = Scored::of(graph, &model, &menus)?;
+        let mut problem = Scored::of(graph, &model, &menus)?;
         let start = std::time::Instant::now();
-        let chosen = Assignment::of(graph, &model, &menus, &problem, cx)?;
+        let chosen = Assignment::of(graph, &model, &menus, &mut problem, cx)?;
         cx.solve_time += start.elapsed();
         cx.forecast = Some(chosen.forecast);
         cx.certificate = Some(chosen.certificate);
@@ -61,8 +69,10 @@ fn menu(graph: &Graph, model: &Model, group: usize, cx: &Context<'_>) -> Vec<For
     let group = &model.groups[group];
     let has_weights = !group.weights.is_empty();
     let has_products = group.weights.iter().any(|w| w.has_products);
+    let is_splittable = group.weights.iter().all(|w| w.has_own_rows);
     let fit = |format: Format| match format.activations {
         _ if !has_weights => format.without_weights(),
+        _ if format.tail.is_some() && !is_splittable => Format { tail: None, ..format },
         Activations::I8 if !has_products => Format { activations: Activations::F32, ..format },
         _ => format,
     };
@@ -97,7 +107,7 @@ struct Assignment {
 }
 
 impl Assignment {
-    fn of(graph: &Graph, model: &Model, menus: &[Vec<Format>], problem: &Scored<'_>, cx: &Context<'_>) -> Result<Assignment, PassError> {
+    fn of(graph: &Graph, model: &Model, menus: &[Vec<Format>], problem: &mut Scored, cx: &Context<'_>) -> Result<Assignment, PassError> {
         let settings = cx.settings;
         let budget = settings.budget_bytes.unwrap_or_else(|| cx.target.default_budget_bytes());
         let available = budget.saturating_sub(settings.reserve_bytes);
@@ -106,8 +116,9 @@ impl Assignment {
         let least = min_peak(&problem.solver, &Limits::default())?;
         let least = problem.formats(&least.choice);
         let min_feasible_bytes = planned(&least)?.peak_bytes;
+        let advice = problem.advice(graph, model, menus, min_feasible_bytes, available, settings.reserve_bytes);
         let over_budget = || {
-            let advice = problem.advice(graph, model, menus, min_feasible_bytes, available, settings.reserve_bytes);
+            let advice = advice.clone();
             PassError::OverBudget(Box::new(OverBudget { min_feasible_bytes, available_bytes: available, budget_bytes: budget, advice }))
         };
         let (formats, certificate) = match settings.policy {
@@ -161,33 +172,78 @@ fn tiered(
 type Found = (Vec<Format>, Option<Certificate>);
 
 /// Menus with their scores, as the solver sees them.
-struct Scored<'m> {
-    menus: &'m [Vec<Format>],
+struct Scored {
+    menus: Vec<Vec<Format>>,
+    scores: Vec<score::Scores>,
     solver: Problem,
 }
 
-impl<'m> Scored<'m> {
-    fn of(graph: &Graph, model: &Model, menus: &'m [Vec<Format>]) -> Result<Scored<'m>, PassError> {
-        let groups: Result<Vec<Group>, PassError> = menus
+impl Scored {
+    fn of(graph: &Graph, model: &Model, menus: &[Vec<Format>]) -> Result<Scored, PassError> {
+        let scores: Result<Vec<score::Scores>, PassError> = menus
             .par_iter()
             .enumerate()
             .map(|(g, menu)| {
                 let name = model.groups[g].nodes.first().map_or("", |id| graph.node(*id).name.as_str());
-                let group = &model.groups[g];
-                let scores = score::Scores::of(graph, group, menu).map_err(at(name))?;
-                let choice = |format: &Format| Choice {
-                    cost: scores.score(group, *format),
-                    fixed_bytes: model.weight_bytes(g, *format),
-                    rows: model.row_bytes(g, *format),
-                };
-                Ok(Group { choices: menu.iter().map(choice).collect() })
+                score::Scores::of(graph, &model.groups[g], menu).map_err(at(name))
             })
             .collect();
-        Ok(Scored { menus, solver: Problem { groups: groups?, row_base: model.base_rows(), capacity: u64::MAX } })
+        let groups = vec![Group { choices: Vec::new() }; menus.len()];
+        let solver = Problem { groups, row_base: model.base_rows(), capacity: u64::MAX };
+        let mut scored = Scored { menus: vec![Vec::new(); menus.len()], scores: scores?, solver };
+        for (g, menu) in menus.iter().enumerate() {
+            menu.iter().for_each(|format| scored.offer(model, g, *format));
+        }
+        Ok(scored)
+    }
+
+    /// Adds a choice.
+    fn offer(&mut self, model: &Model, group: usize, format: Format) {
+        if self.menus[group].contains(&format) {
+            return;
+        }
+        self.menus[group].push(format);
+        self.solver.groups[group].choices.push(Choice {
+            cost: self.scores[group].score(&model.groups[group], format),
+            fixed_bytes: model.weight_bytes(group, format) + model.params_bytes(group, format),
+            rows: model.row_bytes(group, format),
+        });
+    }
+
+    /// Offers to split the matrices that the relaxation divides, between the ways to store weights that it mixes; whether there were any.
+    fn offer_splits(&mut self, model: &Model, divided: &[(usize, Vec<(usize, f64)>)]) -> bool {
+        let before: usize = self.menus.iter().map(Vec::len).sum();
+        for (group, choices) in divided {
+            let Some(n_rows) = model.splittable_rows(*group) else { continue };
+            let whole: Vec<Format> = self.menus[*group].iter().copied().filter(|f| f.tail.is_none()).collect();
+            // The rows that the relaxation stores as `weights`.
+            let rows_as = |weights: Weights| -> f64 {
+                let part = |(choice, part): &(usize, f64)| -> f64 {
+                    let rows = self.menus[*group][*choice].parts(n_rows).filter(|(_, w)| *w == weights).map(|(n, _)| n).sum::<usize>();
+                    rows as f64 * part
+                };
+                choices.iter().map(part).sum()
+            };
+            let mixed = |weights: Weights| rows_as(weights) > 0.0;
+            let mut splits = Vec::new();
+            for head in whole.iter().filter(|f| mixed(f.weights)) {
+                // Both ways to store weights are permitted beside the activations.
+                let permitted = |weights: Weights| whole.contains(&Format { weights, ..*head });
+                for weights in whole.iter().map(|f| f.weights).filter(|&w| mixed(w) && permitted(w) && w.bits() < head.weights.bits()) {
+                    let (wide, narrow) = (rows_as(head.weights), rows_as(weights));
+                    let best = (n_rows as f64 * wide / (wide + narrow)) as usize;
+                    let places = (1..SPLIT_PLACES).map(|i| n_rows * i / SPLIT_PLACES).chain([best]);
+                    let rows = places.filter_map(|row| u32::try_from(row).ok()).filter(|&row| row > 0);
+                    splits.extend(rows.map(|from_row| Format { tail: Some(Tail { from_row, weights }), ..*head }));
+                }
+            }
+            splits.into_iter().for_each(|format| self.offer(model, *group, format));
+        }
+        self.menus.iter().map(Vec::len).sum::<usize>() > before
     }
 
     fn formats(&self, choice: &[usize]) -> Vec<Format> {
-        choice.iter().zip(self.menus).map(|(&c, menu)| menu[c]).collect()
+        choice.iter().zip(&self.menus).map(|(&c, menu)| menu[c]).collect()
     }
 
     fn choice(&self, group: usize, format: Format) -> Option<&Choice> {
@@ -201,7 +257,7 @@ impl<'m> Scored<'m> {
 
     /// The best assignment whose plan fits `available` bytes; `None` where even the solver's smallest does not.
     fn search(
-        &self,
+        &mut self,
         model: &Model,
         available: u64,
         cx: &Context<'_>,
@@ -211,7 +267,16 @@ impl<'m> Scored<'m> {
         let mut capacity = available;
         let small = model.groups.len() as f64 * 6.5e-3 * 1e-6;
         for rounds in 1..=MAX_ROUNDS {
-            let problem = Problem { capacity, ..self.solver.clone() };
+            let mut problem = Problem { capacity, ..self.solver.clone() };
+            for _ in 0..MAX_SPLIT_ROUNDS {
+                let quick = solve(&problem, &Limits { max_nodes: QUICK_NODES, ..Limits::default() });
+                let (Ok(quick), Ok(relaxed)) = (quick, relax(&problem, &Limits::default())) else { break };
+                let gain = quick.objective - relaxed.bound;
+                if gain <= SPLIT_GAIN * quick.objective.max(small) || !self.offer_splits(model, &relaxed.divided) {
+                    break;
+                }
+                problem = Problem { capacity, ..self.solver.clone() };
+            }
             let Ok(Solution { choice, objective, bound, n_nodes, shadow_price, .. }) = solve(&problem, &Limits::default()) else { return Ok(None) };
             let formats = self.formats(&choice);
             let peak = planned(&formats)?.peak_bytes;
@@ -235,7 +300,7 @@ impl<'m> Scored<'m> {
                 let wider = self.menus[group]
                     .iter()
                     .filter_map(|f| Some((f, self.choice(group, *f)?)))
-                    .filter(|(_, c)| c.cost < error)
+                    .filter(|(f, c)| c.cost < error && f.tail.is_none())
                     .min_by_key(|(f, _)| model.weight_bytes(group, **f));
                 match wider {
                     None => "the least error of all permitted".to_owned(),
@@ -279,17 +344,21 @@ mod tests {
 
     /// `relu(x * w)` with weights of 64 x 32.
     fn product() -> Graph {
+        product_of(64, 32)
+    }
+
+    fn product_of(k: usize, n: usize) -> Graph {
         let mut seed = 1u32;
         let mut random = || {
             seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (seed >> 8) as f32 / (1 << 23) as f32 - 1.0
         };
-        let values: Vec<f32> = (0..64 * 32).map(|_| random()).collect();
+        let values: Vec<f32> = (0..k * n).map(|_| random()).collect();
         let registry = crate::ops::registry();
         let op = |onnx: &str| Op::new(registry.by_onnx(onnx).unwrap(), Attrs::new());
         let mut graph = Graph::new("g", Level::Onnx);
-        let x = graph.add_input("x", TensorType::of(DType::F32, &[2, 64]));
-        let w = graph.add_const("w", Tensor::from_f32s(DType::F32, &[64, 32], &values).unwrap());
+        let x = graph.add_input("x", TensorType::of(DType::F32, &[2, k]));
+        let w = graph.add_const("w", Tensor::from_f32s(DType::F32, &[k, n], &values).unwrap());
         let m = graph.add_op("m", op("MatMul"), &[Some(x), Some(w)], &["m".into()]).unwrap();
         let y = graph.add_op("y", op("Relu"), &[Some(m.out(0))], &["y".into()]).unwrap();
         graph.add_output("y", y.out(0));
@@ -313,6 +382,29 @@ mod tests {
             Settings { policy: "uniform:w4a16".parse().unwrap(), pins: vec!["op:MatMul=f32".parse().unwrap()], ..Settings::default() };
         let after = check_with("assign_precision", product(), "refuses_against_pin", &settings);
         assert_eq!(format_of(&after, "m"), "f32");
+    }
+
+    #[test]
+    fn a_large_matrix_is_split_where_a_whole_one_leaves_bytes_unused() {
+        let target = Target::shipped("lavapipe").unwrap();
+        let (whole, smaller) = (640 * 512 * 2, 640 * 512 * 17 / 16);
+        let settings = Settings { budget_bytes: Some((whole + smaller) / 2 + 16384), ..Settings::default() };
+        let graph = product_of(640, 512);
+        let mut cx = Context::new(&target, &settings);
+        let mut after = graph.clone();
+        after.apply(AssignPrecision.run(&graph, &mut cx).unwrap());
+        let format: Format = format_of(&after, "m").parse().unwrap();
+        let parts: Vec<_> = format.parts(512).map(|(n, weights)| (n, weights.bits())).collect();
+        let [(head, 16), (tail, 8)] = parts[..] else { panic!("{format}") };
+        assert!(head + tail == 512 && (200..320).contains(&head), "{format}");
+        let certificate = cx.certificate.unwrap();
+        assert!(certificate.gap < 0.01, "{certificate:?}");
+        // A matrix below the size that is worth two dispatches stays whole.
+        let settings = Settings { budget_bytes: Some(64 * 32 * 3 / 2 + 2048), ..Settings::default() };
+        let mut small = product();
+        let patch = AssignPrecision.run(&small, &mut Context::new(&target, &settings)).unwrap();
+        small.apply(patch);
+        assert!(!format_of(&small, "m").contains('/'), "{}", format_of(&small, "m"));
     }
 
     #[test]

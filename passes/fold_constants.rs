@@ -1,11 +1,11 @@
 //! Computes what depends on constants alone.
 //!
 //! Looks for operators all of whose operands are constants, computes them on the CPU reference and puts a constant in their place. Equal because
-//! the reference defines the operator. Refuses dequantization, since its constant is what quantization saved; a transposed weight that is
-//! also used as it is, since that would store it twice; and results over the larger of 64 MiB and twice the operands.
+//! the reference defines the operator. Refuses dequantization, since its constant is what quantization saved, and likewise the widening
+//! of weights; a transposed weight that is also used as it is, since that would store it twice; and results over the larger of 64 MiB and twice the operands.
 
 use super::{Context, Pass, PassError};
-use crate::ir::{Edit, Graph, NodeId, Patch, Tensor, ValueId};
+use crate::ir::{Edit, Expr, Graph, NodeId, Patch, Tensor, ValueId};
 use crate::ops;
 use std::collections::BTreeMap;
 
@@ -71,6 +71,9 @@ fn refusal(graph: &Graph, id: NodeId, inputs: &[Option<&Tensor>]) -> Option<Stri
     if matches!(op.def.name, "dequantize_linear" | "dynamic_quantize" | "quantize_packed") {
         return Some(format!("{} of a constant is kept", op.def.name));
     }
+    if widens_weights(graph, id) {
+        return Some("its readers take the narrower weights as they are".to_owned());
+    }
     if inputs.iter().flatten().any(|t| !t.is_present()) {
         return Some("the data of an operand is not here".to_owned());
     }
@@ -84,6 +87,31 @@ fn refusal(graph: &Graph, id: NodeId, inputs: &[Option<&Tensor>]) -> Option<Stri
         return Some(format!("the operand is used as it is too; a copy costs {made} bytes"));
     }
     None
+}
+
+/// The operand of a node that only converts between float types.
+fn float_cast(graph: &Graph, id: NodeId) -> Option<ValueId> {
+    let node = graph.node(id);
+    let op = node.op()?;
+    let [Some(operand)] = graph.operands(id)[..] else { return None };
+    let copies = op.def.onnx == "Cast" || op.attrs.expr("expr") == Some(&Expr::Arg(0));
+    (copies && graph.ty(operand).dtype.is_float() && node.outputs[0].ty.dtype.is_float()).then_some(operand)
+}
+
+/// Whether a node widens a matrix for readers that take it as it is stored: products, look-ups, and the joining of rows.
+fn widens_weights(graph: &Graph, id: NodeId) -> bool {
+    let Some(source) = float_cast(graph, id) else { return false };
+    let (from, to) = (graph.ty(source), graph.ty(id.out(0)));
+    let reads_as_is = |user: NodeId, slot: usize| {
+        graph.node(user).op().is_some_and(|op| match op.def.name {
+            "matmul" | "gemm" | "conv" => slot == 1,
+            "gather" => slot == 0,
+            "concat" => true,
+            _ => false,
+        })
+    };
+    let users = graph.users(id.out(0));
+    from.shape.rank() > 1 && from.bytes() < to.bytes() && !users.is_empty() && users.iter().all(|&(user, slot)| reads_as_is(user, slot))
 }
 
 #[cfg(test)]
@@ -103,6 +131,18 @@ mod tests {
     fn a_chain_of_constants_becomes_one() {
         let after = check("fold_constants", CHAIN, "chain");
         assert!(after.to_string().contains("%c = const [2.0,6.0]"));
+    }
+
+    #[test]
+    fn the_widening_of_weights_stays() {
+        let text = "graph g core
+  %x = input : f32[1,2]
+  %w = const [1.0,2.0,3.0,4.0] : f16[2,2]
+  %w.f32 = pointwise(%w) {dtype=f32, expr=`x0`} : f32[2,2]
+  %y = matmul(%x, %w.f32) {dtype=f32} : f32[1,2]
+  output %y
+";
+        assert_eq!(check("fold_constants", text, "refuses_widening"), crate::passes::testing::read(text));
     }
 
     #[test]

@@ -68,6 +68,11 @@ impl Pass for Fuse {
     }
 }
 
+/// How many of its own operands one dispatch of an operator reads: of a matrix in parts, one part.
+fn n_buffers(op: &Op, n_operands: usize) -> usize {
+    if matches!(op.def.name, "matmul" | "conv" | "gather") { n_operands.min(2) } else { n_operands }
+}
+
 /// The one group that all consumers of a node are in.
 fn sole_group(graph: &Graph, id: NodeId, group_of: &BTreeMap<NodeId, usize>) -> Option<usize> {
     let value = id.out(0);
@@ -123,6 +128,7 @@ impl Group {
         let operands: Vec<_> = graph.operands(id).into_iter().flatten().collect();
         if op.is(&pointwise::DEF) {
             let Some(inner) = op.attrs.expr("expr") else { return false };
+            let n_own = self.anchor.and_then(|anchor| graph.node(anchor).op()).map_or(0, |op| n_buffers(op, self.own.len()));
             let mut args = self.args.clone();
             args.retain(|v| *v != value);
             for operand in &operands {
@@ -130,7 +136,7 @@ impl Group {
                     args.push(*operand);
                 }
             }
-            let n = args.iter().filter(|v| Some(v.node) != self.anchor).count() + self.own.len();
+            let n = args.iter().filter(|v| Some(v.node) != self.anchor).count() + n_own;
             let position = |v: ValueId| args.iter().position(|a| *a == v).unwrap_or(0);
             let inner = inner.substitute(&|i| Expr::Arg(position(operands[i])));
             // Storing rounds: a member that stored integers or truth values keeps its class, which the expression already has.
@@ -147,7 +153,7 @@ impl Group {
             if graph.ty(value).dtype.class() != Class::Float {
                 return refuse("its result is no float".to_owned());
             }
-            let n = operands.len() + self.args.len() - 1;
+            let n = n_buffers(op, operands.len()) + self.args.len() - 1;
             if n > max_operands {
                 return refuse(format!("the kernel would read {n} buffers of at most {max_operands}"));
             }

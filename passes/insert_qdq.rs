@@ -2,12 +2,12 @@
 //!
 //! For every node with a format: float operands are cast to the type that the format stores; quantized weights become a constant of codes, one of
 //! scales and a DequantizeLinear by blocks (opset 21), transposed or reshaped where the operator wants another layout; activations to be quantized
-//! go through `dynamic_quantize` and DequantizeLinear. What an output of the graph needs is cast back. Refuses nothing: a node without format keeps
+//! go through `dynamic_quantize` and DequantizeLinear. The parts of a split matrix are constants of their own, joined by a Concat. What an output of the graph needs is cast back. Refuses nothing: a node without format keeps
 //! its types.
 
 use super::{Context, Pass, PassError, at};
-use crate::ir::packed::{Packing, unpack};
-use crate::ir::{Activations, Attr, Attrs, DType, Edit, Graph, Op, OpError, Patch, Tensor, Val, ValueId, Weights};
+use crate::ir::packed::{Granularity, Packing, ScaleType, unpack};
+use crate::ir::{Activations, Attr, Attrs, DType, Edit, Format, Graph, Op, OpError, Patch, Tensor, Val, ValueId, Weights};
 use crate::ops::quant_search::{choose_scale_type, quantize};
 use crate::ops::{self, weights};
 use std::collections::BTreeMap;
@@ -49,8 +49,8 @@ struct Work<'g> {
     edit: Edit<'g>,
     /// What stands for values whose producer was rebuilt.
     moved: BTreeMap<ValueId, Val>,
-    /// Quantized constants by value and format, so that shared weights stay shared.
-    quantized: BTreeMap<(ValueId, Weights, DType), Val>,
+    /// Quantized constants by value, layout and format, so that shared weights stay shared.
+    quantized: BTreeMap<(ValueId, weights::Layout, Format), Val>,
 }
 
 impl Work<'_> {
@@ -66,8 +66,13 @@ impl Work<'_> {
         if let Some(format) = node.format {
             let stored = if format.activations == Activations::F16 { DType::F16 } else { DType::F32 };
             let found = weights::of(self.graph, id);
-            if let (Some(found), Weights::Int { .. }) = (&found, format.weights) {
-                operands[found.slot] = Some(self.quantized_weights(found, format.weights, stored, &node.name)?);
+            let narrowed = |found: &weights::Weights| format.tail.is_none() && format.weights == Weights::F16 && stored == DType::F32 && found.dtype == DType::F32;
+            if let Some(found) = found.filter(narrowed) {
+                operands[found.slot] = Some(self.narrowed_weights(&found, stored)?);
+            }
+            let rebuilt = found.filter(|_| format.has_int_weights() || format.tail.is_some());
+            if let Some(found) = &rebuilt {
+                operands[found.slot] = Some(self.quantized_weights(found, format, stored, &node.name)?);
                 if format.activations == Activations::I8 && found.has_products {
                     let granularity = if op.def.onnx == "Conv" { "tensor" } else { "row" };
                     if let Some(Some(x)) = operands.first().copied() {
@@ -76,7 +81,7 @@ impl Work<'_> {
                 }
             }
             for (slot, operand) in operands.iter_mut().enumerate() {
-                let is_weights = found.is_some_and(|f| f.slot == slot) && matches!(format.weights, Weights::Int { .. });
+                let is_weights = rebuilt.is_some_and(|f| f.slot == slot);
                 if let (false, Some(val)) = (is_weights, *operand)
                     && self.edit.ty(val).dtype.is_float()
                     && !keeps_type(op, slot)
@@ -139,37 +144,80 @@ impl Work<'_> {
         self.add_named(&ops::quantize_linear::DEQUANTIZE, attrs, &codes, &format!("{name}.dq"))
     }
 
+    /// The weights as f16, which readers in f32 take as they are stored.
+    fn narrowed_weights(&mut self, found: &weights::Weights, stored: DType) -> Result<Val, OpError> {
+        let tensor = self.graph.constant(found.value).ok_or(OpError::NotConstant { slot: found.slot })?;
+        let narrow = Tensor::from_f32s(DType::F16, &tensor.dims(), &tensor.to_f32s()?)?;
+        let name = format!("{}.f16", self.graph.value(found.value).name);
+        let narrow = self.edit.add_named_const(&name, narrow);
+        self.cast(narrow, stored)
+    }
+
     /// The weights as codes, scales and DequantizeLinear, in the layout of the operator.
-    fn quantized_weights(&mut self, found: &weights::Weights, format: Weights, stored: DType, node: &str) -> Result<Val, OpError> {
-        let key = (found.value, format, stored);
+    fn quantized_weights(&mut self, found: &weights::Weights, format: Format, stored: DType, node: &str) -> Result<Val, OpError> {
+        let key = (found.value, found.layout, format);
         if let Some(val) = self.quantized.get(&key) {
             return self.in_layout(*val, found);
         }
         let name = self.graph.value(found.value).name.clone();
         let tensor = self.graph.constant(found.value).ok_or(OpError::NotConstant { slot: found.slot })?;
         let matrix = found.matrix(tensor)?;
-        let Weights::Int { bits, granularity } = format else { return Err(OpError::unsupported("float weights are not quantized")) };
-        let wrong = |e: &dyn std::fmt::Display| OpError::unsupported(format!("weights of {node}: {e}"));
-        let scale = choose_scale_type(&matrix, found.n_rows, found.n_cols, bits, granularity).map_err(|e| wrong(&e))?;
-        let packing = Packing { bits, granularity, scale };
-        let quantized = quantize(&matrix, found.n_rows, found.n_cols, packing).map_err(|e| wrong(&e))?;
+        let mut parts = Vec::new();
+        let mut first = 0;
+        for (n_rows, weights) in format.parts(found.n_rows) {
+            let rows = &matrix[first * found.n_cols..(first + n_rows) * found.n_cols];
+            let name = if first == 0 { name.clone() } else { format!("{name}.tail") };
+            parts.push(match weights {
+                Weights::Int { bits, granularity } => {
+                    let wrong = |e: &dyn std::fmt::Display| OpError::unsupported(format!("weights of {node}: {e}"));
+                    let scale = choose_scale_type(rows, n_rows, found.n_cols, bits, granularity).map_err(|e| wrong(&e))?;
+                    self.quantized_rows(rows, n_rows, Packing { bits, granularity, scale }, stored, &name, &wrong)?
+                }
+                Weights::F32 | Weights::F16 => {
+                    let dtype = if weights == Weights::F16 { DType::F16 } else { DType::F32 };
+                    let rows = self.edit.add_named_const(&format!("{name}.rows"), Tensor::from_f32s(dtype, &[n_rows, found.n_cols], rows)?);
+                    self.cast(rows, stored)?
+                }
+            });
+            first += n_rows;
+        }
         drop(matrix);
-        let (codes, scales) = unpack(packing, found.n_rows, found.n_cols, &quantized.bytes).map_err(|e| wrong(&e))?;
+        let plain = match parts[..] {
+            [part] => part,
+            _ => {
+                let def = ops::registry().by_onnx("Concat").ok_or_else(|| OpError::unsupported("Concat"))?;
+                self.add_named(def, Attrs::new().with_int("axis", 0), &parts, &format!("{name}.joined"))?
+            }
+        };
+        self.quantized.insert(key, plain);
+        self.in_layout(plain, found)
+    }
+
+    /// `[n_rows, n_cols]` as codes, scales and DequantizeLinear.
+    fn quantized_rows(
+        &mut self,
+        rows: &[f32],
+        n_rows: usize,
+        packing: Packing,
+        stored: DType,
+        name: &str,
+        wrong: &dyn Fn(&dyn std::fmt::Display) -> OpError,
+    ) -> Result<Val, OpError> {
+        let n_cols = rows.len() / n_rows.max(1);
+        let quantized = quantize(rows, n_rows, n_cols, packing).map_err(|e| wrong(&e))?;
+        let (codes, scales) = unpack(packing, n_rows, n_cols, &quantized.bytes).map_err(|e| wrong(&e))?;
         drop(quantized);
-        let codes = codes_tensor(packing, &codes, found)?;
-        let n_blocks = scales.len() / found.n_rows;
-        let scale_type = if scale == crate::ir::packed::ScaleType::F16 { DType::F16 } else { DType::F32 };
-        let scales = Tensor::from_f32s(scale_type, &[found.n_rows, n_blocks], &scales)?;
-        let block = match granularity {
-            crate::ir::packed::Granularity::Block(block) => (block as usize).min(found.n_cols),
-            _ => found.n_cols,
+        let codes = codes_tensor(packing, &codes, n_rows, n_cols)?;
+        let scale_type = if packing.scale == ScaleType::F16 { DType::F16 } else { DType::F32 };
+        let scales = Tensor::from_f32s(scale_type, &[n_rows, scales.len() / n_rows.max(1)], &scales)?;
+        let block = match packing.granularity {
+            Granularity::Block(block) => (block as usize).min(n_cols),
+            Granularity::Row | Granularity::Tensor => n_cols,
         };
         let codes = self.edit.add_named_const(&format!("{name}.q"), codes);
         let scales = self.edit.add_named_const(&format!("{name}.scale"), scales);
         let attrs = Attrs::new().with_int("axis", 1).with_int("block_size", block as i64).with_dtype("output_dtype", stored);
-        let plain = self.add_named(&ops::quantize_linear::DEQUANTIZE, attrs, &[codes, scales], &format!("{name}.dq"))?;
-        self.quantized.insert(key, plain);
-        self.in_layout(plain, found)
+        self.add_named(&ops::quantize_linear::DEQUANTIZE, attrs, &[codes, scales], &format!("{name}.dq"))
     }
 
     fn in_layout(&mut self, plain: Val, found: &weights::Weights) -> Result<Val, OpError> {
@@ -204,13 +252,13 @@ fn keeps_type(op: &Op, slot: usize) -> bool {
 }
 
 /// The codes as ONNX stores them: dense, 4-bit ones two to a byte across rows.
-fn codes_tensor(packing: Packing, codes: &[i8], found: &weights::Weights) -> Result<Tensor, OpError> {
+fn codes_tensor(packing: Packing, codes: &[i8], n_rows: usize, n_cols: usize) -> Result<Tensor, OpError> {
     let bytes = if packing.bits == 4 {
         codes.chunks(2).map(|c| (c[0] as u8 & 15) | c.get(1).map_or(0, |&v| (v as u8) << 4)).collect()
     } else {
         codes.iter().map(|&v| v as u8).collect()
     };
-    Ok(Tensor::from_bytes(crate::ir::TensorType::of(packing.codes(), &[found.n_rows, found.n_cols]), bytes)?)
+    Ok(Tensor::from_bytes(crate::ir::TensorType::of(packing.codes(), &[n_rows, n_cols]), bytes)?)
 }
 
 #[cfg(test)]
@@ -244,6 +292,19 @@ mod tests {
         let after = check("insert_qdq", &product(" @w8a32"), "weights");
         assert!(!has_float_weights(&after));
         assert_eq!((count(&after, "dequantize_linear"), count(&after, "dynamic_quantize"), count(&after, "cast")), (1, 0, 0));
+    }
+
+    #[test]
+    fn a_split_matrix_is_joined_of_its_parts() {
+        let after = check("insert_qdq", &product(" @f16/w4:r1"), "split");
+        assert_eq!((count(&after, "dequantize_linear"), count(&after, "concat"), has_float_weights(&after)), (1, 1, false));
+    }
+
+    #[test]
+    fn narrow_weights_are_widened_where_they_are_read() {
+        let after = check("insert_qdq", &product(" @w16a32"), "narrow");
+        let stored = |dtype| after.order().into_iter().any(|id| after.node(id).constant().is_some_and(|t| t.dims() == [4, 2] && t.dtype() == dtype));
+        assert!(stored(DType::F16) && !stored(DType::F32));
     }
 
     #[test]

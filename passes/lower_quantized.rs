@@ -37,24 +37,30 @@ impl Pass for LowerQuantized {
                 note("its weights are no DequantizeLinear of constants along the reduction axis");
                 continue;
             };
-            let constant = match packed.get(&source) {
-                Some(val) => *val,
-                None => match pack_constant(graph, source).map_err(at(&node.name))? {
-                    Some(tensor) => {
-                        let name = graph.value(source).name.trim_end_matches(".dq").to_owned();
-                        let val = edit.add_named_const(&format!("{name}.packed"), tensor);
-                        packed.insert(source, val);
-                        val
-                    }
-                    None => {
-                        note("codes or scales are no constants, or have zero points");
-                        continue;
-                    }
-                },
+            let mut parts = Vec::new();
+            for part in source {
+                if let Some(val) = packed.get(&part) {
+                    parts.push(*val);
+                } else if graph.constant(part).is_some() {
+                    parts.push(part.into());
+                } else if let Some(tensor) = pack_constant(graph, part).map_err(at(&node.name))? {
+                    let name = graph.value(part).name.trim_end_matches(".dq").to_owned();
+                    let val = edit.add_named_const(&format!("{name}.packed"), tensor);
+                    packed.insert(part, val);
+                    parts.push(val);
+                } else {
+                    parts.clear();
+                    break;
+                }
+            }
+            let Some((&first, rest)) = parts.split_first() else {
+                note("codes or scales are no constants, or have zero points");
+                continue;
             };
             edit.on_behalf_of(id);
             let mut inputs: Vec<Option<Val>> = operands.iter().map(|v| v.map(Val::Old)).collect();
-            inputs[slot] = Some(constant);
+            inputs[slot] = Some(first);
+            inputs.extend(rest.iter().copied().map(Some));
             let mut op = op.clone();
             if op.def.name == "matmul" {
                 op.attrs.0.insert("trans_b".to_owned(), Attr::Int(1));
@@ -75,17 +81,29 @@ impl Pass for LowerQuantized {
     }
 }
 
-/// The DequantizeLinear behind the weights, if it lies as the operator can read it packed: rows of the reduction axis.
-fn dequantized(graph: &Graph, weights: ValueId, op: &Op, slot: usize) -> Option<ValueId> {
+/// The DequantizeLinear behind the weights, if it lies as the operator can read it packed: rows of the reduction axis. Several, perhaps with plain
+/// constants between them, where a matrix is put together of rows that are stored in different ways.
+fn dequantized(graph: &Graph, weights: ValueId, op: &Op, slot: usize) -> Option<Vec<ValueId>> {
     let inner = |id: NodeId| graph.operands(id).first().copied().flatten();
     let producer = graph.node(weights.node).op()?;
-    let is_dequantize = |v: ValueId| graph.node(v.node).op().is_some_and(|op| op.is(&ops::quantize_linear::DEQUANTIZE)).then_some(v);
+    let is_dequantize = |v: ValueId| graph.node(v.node).op().is_some_and(|op| op.is(&ops::quantize_linear::DEQUANTIZE));
+    let max_operands = op.def.arity.1;
+    let rows = |v: ValueId| {
+        let op = graph.node(v.node).op()?;
+        if is_dequantize(v) {
+            return Some(vec![v]);
+        }
+        let parts: Option<Vec<ValueId>> = graph.operands(v.node).into_iter().collect();
+        let parts = parts.filter(|_| op.def.name == "concat" && op.attrs.int("axis") == Some(0))?;
+        let fits = parts.len() > 1 && parts.len() < max_operands && parts.iter().all(|&p| is_dequantize(p) || graph.constant(p).is_some());
+        fits.then_some(parts)
+    };
     let rank_2 = graph.ty(weights).shape.rank() == 2;
     match (op.def.name, producer.def.name) {
-        ("matmul", "strided") if op.attrs.int("trans_b").unwrap_or(0) == 0 && is_transposition(graph, weights) => is_dequantize(inner(weights.node)?),
-        ("matmul", "dequantize_linear") if op.attrs.int("trans_b") == Some(1) && rank_2 => Some(weights),
-        ("conv", "reshape") => is_dequantize(inner(weights.node)?),
-        ("gather", "dequantize_linear") if slot == 0 && rank_2 => Some(weights),
+        ("matmul", "strided") if op.attrs.int("trans_b").unwrap_or(0) == 0 && is_transposition(graph, weights) => rows(inner(weights.node)?),
+        ("matmul", _) if op.attrs.int("trans_b") == Some(1) && rank_2 => rows(weights),
+        ("conv", "reshape") => rows(inner(weights.node)?).filter(|parts| parts.len() == 1 || op.attrs.int("group").unwrap_or(1) == 1),
+        ("gather", _) if slot == 0 && rank_2 => rows(weights),
         _ => None,
     }
 }
@@ -185,6 +203,24 @@ mod tests {
 ";
         let after = check("lower_quantized", text, "activations");
         assert!(after.to_string().contains("quantize_packed(%x)") && !after.to_string().contains("dequantize_linear"));
+    }
+
+    #[test]
+    fn rows_stored_in_two_ways_are_two_operands() {
+        let text = "graph g core
+  %x = input : f32[1,4]
+  %w.q = const [1,-2,3,-4,5,-6,7,-8] : i8[2,4]
+  %w.scale = const [0.5,0.25] : f32[2,1]
+  %w.dq = dequantize_linear(%w.q, %w.scale) {axis=1, block_size=4} : f32[2,4]
+  %w.tail = const [1.0,2.0,3.0,4.0] : f16[1,4]
+  %w = concat(%w.dq, %w.tail) {axis=0, dtype=f32} : f32[3,4]
+  %t = strided(%w) {offset=0, shape=d[4,3], strides=[1,4]} : f32[4,3]
+  %y = matmul(%x, %t) {dtype=f32} : f32[1,3]
+  output %y
+";
+        let after = check("lower_quantized", text, "two_ways");
+        assert_eq!(after.operands(after.outputs()[0].value.node).len(), 3);
+        assert!(has_packed(&after) && !after.to_string().contains("concat"));
     }
 
     #[test]

@@ -21,7 +21,7 @@ int tile_b(uint n, uint word) {
 float tile_scale(uint m, uint n, uint k) { return scale_w(group_idx * p.oc_g + m, k); }
 
 void tile_put(uint m, uint n, float v) {
-    put(((image * p.groups + group_idx) * p.oc_g + m) * p.oh * p.ow + n, v * scale_x(0u, 0u));
+    put((image * p.oc + group_idx * p.oc_g + p.oc_base + m) * p.oh * p.ow + n, v * scale_x(0u, 0u));
 }
 
 #include "tile_i8.glsl"

@@ -64,7 +64,7 @@ fn device_bound(format: Format, a8: f64) -> f64 {
 
 /// How far a program may be from its model in f32.
 fn format_bound(format: Format) -> f64 {
-    match format.weights {
+    match format.tail.map_or(format.weights, |tail| tail.weights) {
         Weights::F32 => 1e-5,
         Weights::F16 => 1e-2,
         Weights::Int { bits: 8, .. } => 5e-2,
@@ -141,7 +141,9 @@ fn check(file: &str, dims: &[&str], a8: f64) {
     let mut n_ran = 0;
     for name in shipped_names() {
         let target = Target::shipped(name).unwrap();
-        for format in Format::MENU {
+        // And matrices split in ways that the budget's solver may choose.
+        let split = ["f32/f16:r7", "f16/w4:r3", "w8a8/w4:r5"].map(|format| format.parse().unwrap());
+        for format in Format::MENU.into_iter().chain(split) {
             let what = format!("{file} {format} for {name}");
             let (ran, found) = check_one(&case, format, &target, &devices);
             n_ran += ran;

@@ -1,6 +1,6 @@
 //! Formats: how a node stores its weights and activations, and so how it computes.
 
-use super::packed::{Granularity, Packing, ScaleType};
+use super::packed::Granularity;
 use std::fmt;
 use std::str::FromStr;
 
@@ -31,6 +31,15 @@ pub enum Activations {
     I8,
 }
 
+/// The last rows of a weight matrix, stored in another way than those before them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Tail {
+    /// The first of these rows; rows are outputs, or entries of a table.
+    pub from_row: u32,
+    /// How they are stored.
+    pub weights: Weights,
+}
+
 /// A node's format: a value, never one of a closed list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Format {
@@ -38,6 +47,8 @@ pub struct Format {
     pub weights: Weights,
     /// How activations are stored.
     pub activations: Activations,
+    /// Where a matrix is split, how the rest of it is stored.
+    pub tail: Option<Tail>,
 }
 
 /// The block size where none is given: consecutive weights along the reduction axis that share a scale.
@@ -45,18 +56,19 @@ pub const DEFAULT_BLOCK: u32 = 32;
 
 impl Format {
     /// Everything in f32.
-    pub const F32: Format = Format { weights: Weights::F32, activations: Activations::F32 };
+    pub const F32: Format = Format { weights: Weights::F32, activations: Activations::F32, tail: None };
     /// Everything stored as f16.
-    pub const F16: Format = Format { weights: Weights::F16, activations: Activations::F16 };
+    pub const F16: Format = Format { weights: Weights::F16, activations: Activations::F16, tail: None };
 
     /// Integer weights of `bits` with the default block.
     pub const fn int(bits: u8, activations: Activations) -> Format {
-        Format { weights: Weights::Int { bits, granularity: Granularity::Block(DEFAULT_BLOCK) }, activations }
+        Format { weights: Weights::Int { bits, granularity: Granularity::Block(DEFAULT_BLOCK) }, activations, tail: None }
     }
 
     /// The formats that are considered where none are named, widest first.
-    pub const MENU: [Format; 8] = [
+    pub const MENU: [Format; 9] = [
         Format::F32,
+        Format { weights: Weights::F16, ..Format::F32 },
         Format::F16,
         Format::int(8, Activations::F32),
         Format::int(8, Activations::F16),
@@ -68,25 +80,92 @@ impl Format {
 
     /// The same format with another block where weights are integers by block.
     pub fn with_block(self, block: u32) -> Format {
-        match self.weights {
-            Weights::Int { bits, granularity: Granularity::Block(_) } => {
-                Format { weights: Weights::Int { bits, granularity: Granularity::Block(block) }, ..self }
-            }
-            _ => self,
-        }
+        let weights = self.weights.with_block(block);
+        Format { weights, tail: self.tail.map(|tail| Tail { weights: tail.weights.with_block(block), ..tail }), ..self }
+    }
+
+    /// The parts of a matrix of `n_rows`: their number of rows, and how each is stored.
+    pub fn parts(self, n_rows: usize) -> impl Iterator<Item = (usize, Weights)> {
+        let head = self.tail.map_or(n_rows, |tail| n_rows.min(tail.from_row as usize));
+        let tail = self.tail.map(|tail| (n_rows - head, tail.weights));
+        [Some((head, self.weights)), tail].into_iter().flatten().filter(|part| part.0 > 0)
+    }
+
+    /// Whether any weights are integers.
+    pub fn has_int_weights(self) -> bool {
+        [Some(self.weights), self.tail.map(|tail| tail.weights)].into_iter().flatten().any(|w| matches!(w, Weights::Int { .. }))
     }
 
     /// What a node without weights does under this format: stores f16 where activations are f16, f32 otherwise.
     pub fn without_weights(self) -> Format {
         if self.activations == Activations::F16 { Format::F16 } else { Format::F32 }
     }
+}
 
-    /// How integer weights are packed, with scales of type `scale`; `None` for float weights.
-    pub fn packing(self, scale: ScaleType) -> Option<Packing> {
-        match self.weights {
-            Weights::Int { bits, granularity } => Some(Packing { bits, granularity, scale }),
-            _ => None,
+impl Weights {
+    /// Bits of one weight, without its share of a scale.
+    pub fn bits(self) -> u8 {
+        match self {
+            Weights::F32 => 32,
+            Weights::F16 => 16,
+            Weights::Int { bits, .. } => bits,
         }
+    }
+
+    fn with_block(self, block: u32) -> Weights {
+        match self {
+            Weights::Int { bits, granularity: Granularity::Block(_) } => Weights::Int { bits, granularity: Granularity::Block(block) },
+            _ => self,
+        }
+    }
+
+    /// The suffix that says which weights share a scale, where it is not the default.
+    fn suffix(self) -> Option<String> {
+        match self {
+            Weights::F32 | Weights::F16 | Weights::Int { granularity: Granularity::Block(DEFAULT_BLOCK), .. } => None,
+            Weights::Int { granularity: Granularity::Block(block), .. } => Some(format!(":g{block}")),
+            Weights::Int { granularity: Granularity::Row | Granularity::Tensor, .. } => Some(":c".to_owned()),
+        }
+    }
+
+    /// The same weights with the scales that a suffix without its colon asks for.
+    fn with_suffix(self, suffix: &str) -> Result<Weights, &'static str> {
+        let Weights::Int { bits, .. } = self else { return Err("only integer weights have blocks") };
+        let granularity = match suffix {
+            "c" => Granularity::Row,
+            _ => match suffix.strip_prefix('g').and_then(|n| n.parse::<u32>().ok()) {
+                Some(block) if valid_block(block) => Granularity::Block(block),
+                Some(_) => return Err("a block is a power of two from 16 to 256"),
+                None => return Err("the suffix is neither :gN nor :c"),
+            },
+        };
+        Ok(Weights::Int { bits, granularity })
+    }
+}
+
+impl fmt::Display for Weights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Weights::F32 => write!(f, "f32")?,
+            Weights::F16 => write!(f, "f16")?,
+            Weights::Int { bits, .. } => write!(f, "w{bits}")?,
+        }
+        f.write_str(&self.suffix().unwrap_or_default())
+    }
+}
+
+impl FromStr for Weights {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Weights, Self::Err> {
+        let (base, suffix) = text.split_once(':').map_or((text, None), |(b, s)| (b, Some(s)));
+        let weights = match base {
+            "f32" => Weights::F32,
+            "f16" => Weights::F16,
+            "w8" => Format::int(8, Activations::F32).weights,
+            "w4" => Format::int(4, Activations::F32).weights,
+            _ => return Err("weights are f32, f16, w8 or w4"),
+        };
+        suffix.map_or(Ok(weights), |suffix| weights.with_suffix(suffix))
     }
 }
 
@@ -98,16 +177,12 @@ impl fmt::Display for Format {
             Activations::I8 => "8",
         };
         match self.weights {
-            Weights::F32 => write!(f, "f32"),
-            Weights::F16 => write!(f, "f16"),
-            Weights::Int { bits, granularity } => {
-                write!(f, "w{bits}a{activations}")?;
-                match granularity {
-                    Granularity::Block(DEFAULT_BLOCK) => Ok(()),
-                    Granularity::Block(block) => write!(f, ":g{block}"),
-                    Granularity::Row | Granularity::Tensor => write!(f, ":c"),
-                }
-            }
+            _ if self.without_weights().weights == self.weights && self.activations != Activations::I8 => write!(f, "{}", self.weights)?,
+            weights => write!(f, "w{}a{activations}{}", weights.bits(), weights.suffix().unwrap_or_default())?,
+        }
+        match self.tail {
+            Some(tail) => write!(f, "/{}:r{}", tail.weights, tail.from_row),
+            None => Ok(()),
         }
     }
 }
@@ -115,7 +190,8 @@ impl fmt::Display for Format {
 /// A format's spelling is none of ours.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "unknown format {given:?}: {reason}; formats are f32, f16, w8a32, w8a16, w8a8, w4a32, w4a16, w4a8, with :g16 to :g256 (block) or :c (per channel)"
+    "unknown format {given:?}: {reason}; formats are f32, f16, w16a32, w8a32, w8a16, w8a8, w4a32, w4a16, w4a8, with :g16 to :g256 (block) or :c (per channel), \
+     and, for the weights from row N on, /f32:rN, /f16:rN, /w8:rN or /w4:rN"
 )]
 pub struct FormatError {
     given: String,
@@ -126,29 +202,29 @@ impl FromStr for Format {
     type Err = FormatError;
     fn from_str(text: &str) -> Result<Format, FormatError> {
         let refuse = |reason| FormatError { given: text.to_owned(), reason };
+        let (text, tail) = text.split_once('/').map_or((text, None), |(b, t)| (b, Some(t)));
         let (base, suffix) = text.split_once(':').map_or((text, None), |(b, s)| (b, Some(s)));
         let format = match base {
             "f32" | "fp32" => Format::F32,
             "f16" | "fp16" => Format::F16,
             "int8" | "w8a16" => Format::int(8, Activations::F16),
             "int4" | "w4a16" => Format::int(4, Activations::F16),
+            "w16a32" => Format { weights: Weights::F16, ..Format::F32 },
             "w8a32" => Format::int(8, Activations::F32),
             "w4a32" => Format::int(4, Activations::F32),
             "w8a8" => Format::int(8, Activations::I8),
             "w4a8" => Format::int(4, Activations::I8),
             _ => return Err(refuse("no such name")),
         };
-        let Some(suffix) = suffix else { return Ok(format) };
-        let Weights::Int { bits, .. } = format.weights else { return Err(refuse("only integer weights have blocks")) };
-        let granularity = match suffix {
-            "c" => Granularity::Row,
-            _ => match suffix.strip_prefix('g').and_then(|n| n.parse::<u32>().ok()) {
-                Some(block) if valid_block(block) => Granularity::Block(block),
-                Some(_) => return Err(refuse("a block is a power of two from 16 to 256")),
-                None => return Err(refuse("the suffix is neither :gN nor :c")),
-            },
-        };
-        Ok(Format { weights: Weights::Int { bits, granularity }, ..format })
+        let weights = suffix.map_or(Ok(format.weights), |suffix| format.weights.with_suffix(suffix)).map_err(refuse)?;
+        let Some(tail) = tail else { return Ok(Format { weights, ..format }) };
+        let (tail, row) = tail.rsplit_once(":r").ok_or_else(|| refuse("a tail ends in :rN, its first row"))?;
+        let from_row = row.parse().ok().filter(|&row| row > 0).ok_or_else(|| refuse("a tail begins at a row from 1 on"))?;
+        let tail = Tail { from_row, weights: tail.parse().map_err(refuse)? };
+        if format.activations == Activations::I8 && !matches!(tail.weights, Weights::Int { .. }) {
+            return Err(refuse("INT8 activations need integer weights in the tail too"));
+        }
+        Ok(Format { weights, tail: Some(tail), ..format })
     }
 }
 
@@ -163,11 +239,24 @@ mod tests {
 
     #[test]
     fn spelling_reads_back() {
-        for text in ["f32", "f16", "w8a32", "w8a16:g128", "w8a8:c", "w4a32:g16", "w4a16", "w4a8:g256"] {
+        for text in [
+            "f32",
+            "f16",
+            "w16a32",
+            "w8a32",
+            "w8a16:g128",
+            "w8a8:c",
+            "w4a32:g16",
+            "w4a16",
+            "w4a8:g256",
+            "f32/w4:r3",
+            "f32/f16:r3",
+            "w8a16:g128/w4:c:r640",
+        ] {
             assert_eq!(text.parse::<Format>().unwrap().to_string(), text);
         }
         assert_eq!("int4".parse::<Format>().unwrap().to_string(), "w4a16");
-        for text in ["f8", "f32:g32", "w4a16:g48", "w4a16:x", "w4a16:g8"] {
+        for text in ["f8", "w32a16", "w16a8", "w16a32:c", "f32:g32", "w4a16:g48", "w4a16:x", "w4a16:g8", "w8a16/w4", "w8a16/w4:r0", "w8a8/f16:r2"] {
             assert!(text.parse::<Format>().is_err(), "{text}");
         }
     }

@@ -26,7 +26,7 @@ pub use dim::Dim;
 pub use dtype::{Class, DType, UnknownDType};
 pub use edit::{Edit, EditError, Patch, Val};
 pub use expr::{Binary, Expr, ExprError, Unary};
-pub use format::{Activations, DEFAULT_BLOCK, Format, FormatError, Weights, valid_block};
+pub use format::{Activations, DEFAULT_BLOCK, Format, FormatError, Tail, Weights, valid_block};
 pub use graph::{Graph, Level, Node, NodeId, NodeKind, Output, Value, ValueId};
 pub use op::{Attr, Attrs, CORE, EvalFn, Expand, ExpandFn, Infer, InferFn, KERNEL, Levels, ONNX, Op, OpDef, OpError, Registry};
 pub use tensor::{Hash, Source, Tensor, TensorError, saturating_f16};

@@ -8,13 +8,14 @@ use crate::ir::{Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, OpD
 use rayon::prelude::*;
 
 /// `conv(x, w) {kernel, strides, pads, dilations, group, dtype, epilogue}`: ONNX Conv, opset 22, over one or two spatial axes; there with a
-/// bias, `auto_pad` and `kernel_shape`.
+/// bias, `auto_pad` and `kernel_shape`. With `kernel` and one group, `w` may be a matrix `[OC, C*kh*kw]`, and operands of rank 2 after it are
+/// further rows of it, stored in other ways.
 pub static DEF: OpDef = OpDef {
     name: "conv",
     onnx: "Conv",
     levels: ONNX | CORE | KERNEL,
     attrs: &["kernel", "kernel_shape", "strides", "pads", "dilations", "group", "auto_pad", "dtype", "epilogue"],
-    arity: (2, 3),
+    arity: (2, 2 + super::matmul::MAX_FURTHER_PARTS),
     infer,
     eval: Some(eval),
     expand: Some(expand),
@@ -52,7 +53,8 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let group = infer.attrs.int("group").unwrap_or(1);
     let mut expected = vec![c.floor_div(&Dim::Known(group)).ok_or_else(|| OpError::attribute("group", format!("is {group}")))?];
     expected.extend(window.kernel.iter().map(|&k| Dim::Known(k)));
-    if w.packing.is_some() {
+    let is_matrix = w.shape.rank() == 2 && infer.attrs.get("kernel").is_some();
+    if w.packing.is_some() || is_matrix {
         expected = vec![product(&expected)];
     }
     let [oc, rest @ ..] = w.shape.0.as_slice() else { return Err(OpError::operand(1, w, "[OC,...]")) };
@@ -60,7 +62,19 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     if rest.len() != expected.len() || rest.iter().zip(&expected).any(differ) || [c, oc].iter().any(|d| d.known().is_some_and(|n| n % group != 0)) {
         return Err(OpError::operand(1, w, format!("[OC,{}] for {x} in {group} groups", Shape(expected).to_string().trim_matches(['[', ']']))));
     }
+    let mut oc = oc.clone();
+    for (slot, part) in own.iter().enumerate().skip(2).filter(|(_, part)| part.is_some_and(|part| part.shape.rank() == 2)) {
+        let Some(part) = part else { continue };
+        let rows = part.shape.0[0].known().zip(oc.known()).and_then(|(rows, so_far)| rows.checked_add(so_far));
+        let fits = class_of(part) == Class::Float && (x.packing.is_none() || part.packing.is_some()) && part.shape.0[1] == rest[0];
+        let Some(total) = rows.filter(|_| fits && is_matrix && group == 1) else {
+            return Err(OpError::operand(slot, part, format!("rows to follow {w} in one group")));
+        };
+        oc = Dim::Known(total);
+    }
+    let oc = &oc;
     if let Some(Some(bias)) = own.get(2)
+        && bias.shape.rank() != 2
         && (bias.shape.rank() != 1 || differ((&bias.shape.0[0], oc)))
     {
         return Err(OpError::operand(2, bias, format!("[{oc}]")));
@@ -138,9 +152,36 @@ fn sizes(attrs: &Attrs, x: &Tensor, w: &Tensor) -> Result<Sizes, OpError> {
     Ok(sizes)
 }
 
+/// The convolution with each part, channels one after the other.
+fn eval_parts(attrs: &Attrs, own: &[Option<&Tensor>], extra: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let x = operand(own, 0)?;
+    let mut alone = attrs.clone().with_dtype("dtype", DType::F32);
+    alone.0.remove("epilogue");
+    let mut results = Vec::new();
+    for slot in 1..own.len() {
+        results.extend(eval(&alone, &[Some(x), Some(operand(own, slot)?)])?);
+    }
+    let mut dims = results.first().map(Tensor::dims).unwrap_or_default();
+    let [images, channels, ..] = &mut dims[..] else { return Err(OpError::MissingOperand { slot: 1 }) };
+    *channels = results.iter().map(|part| part.dims()[1]).sum();
+    let images = *images;
+    let mut out = Vec::with_capacity(n_elems(&dims)?);
+    let data: Vec<_> = results.iter().map(Tensor::to_f32s).collect::<Result<_, _>>()?;
+    for image in 0..images {
+        for part in &data {
+            let size = part.len() / images;
+            out.extend_from_slice(&part[image * size..][..size]);
+        }
+    }
+    finish_f32s(attrs, &dims, out, stored(x.ty()), extra)
+}
+
 fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let (own, extra) = split_own(attrs, inputs);
     let (x, w) = (operand(own, 0)?, operand(own, 1)?);
+    if own.len() > 2 {
+        return eval_parts(attrs, own, extra);
+    }
     let s = sizes(attrs, x, w)?;
     let dims = [s.batch, s.out_channels, s.out_height, s.out_width];
     let mut out = vec![0.0f32; n_elems(&dims)?];

@@ -3,13 +3,14 @@
 use super::util::{axis_attr, elements, finish, finish_f32s, from_elements, n_elems, operand, result, split_own, stored};
 use crate::ir::{Attrs, CORE, Class, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val};
 
-/// `gather(data, indices) {axis, dtype, epilogue}`: ONNX Gather, opset 13. Indices outside the axis are clamped to it.
+/// `gather(data, indices, ...) {axis, dtype, epilogue}`: ONNX Gather, opset 13. Indices outside the axis are clamped to it. Operands after the
+/// indices are further rows of a table `[rows, D]`, stored in other ways.
 pub static DEF: OpDef = OpDef {
     name: "gather",
     onnx: "Gather",
     levels: ONNX | CORE | KERNEL,
     attrs: &["axis", "dtype", "epilogue"],
-    arity: (2, 2),
+    arity: (2, 2 + super::matmul::MAX_FURTHER_PARTS),
     infer,
     eval: Some(eval),
     expand: Some(expand),
@@ -23,6 +24,13 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     }
     if data.packing.is_some() && (axis != 0 || data.shape.rank() != 2) {
         return Err(OpError::operand(0, data, "a packed [V,D] along axis 0"));
+    }
+    for (i, part) in split_own(infer.attrs, infer.inputs).0.iter().enumerate().skip(2) {
+        let part = part.ok_or(OpError::MissingOperand { slot: i })?;
+        let like = axis == 0 && data.shape.rank() == 2 && part.shape.rank() == 2 && part.shape.0[1] == data.shape.0[1];
+        if !like || super::util::class_of(part) != Class::Float || super::util::class_of(data) != Class::Float {
+            return Err(OpError::operand(i, part, format!("rows to follow {data}")));
+        }
     }
     let shape = [&data.shape.0[..axis], &indices.shape.0, &data.shape.0[axis + 1..]].concat();
     let class = super::util::class_of(data);
@@ -39,8 +47,37 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     Ok(vec![e.add(&DEF, attrs, &[data, indices])?])
 }
 
+/// Each index reads the part that its row is in.
+fn eval_parts(attrs: &Attrs, own: &[Option<&Tensor>], extra: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let (first, indices) = (operand(own, 0)?, operand(own, 1)?);
+    let parts: Vec<&Tensor> = [Ok(first)].into_iter().chain((2..own.len()).map(|slot| operand(own, slot))).collect::<Result<_, _>>()?;
+    let [_, width] = first.dims()[..] else { return Err(OpError::operand(0, first.ty(), "a table")) };
+    let rows = |part: &Tensor| part.dims().first().copied().unwrap_or(0);
+    let total = i64::try_from(parts.iter().map(|part| rows(part)).sum::<usize>()).unwrap_or(i64::MAX);
+    let dims = [&indices.dims()[..], &[width]].concat();
+    let mut out = Vec::with_capacity(n_elems(&dims)?);
+    let alone = Attrs::new().with_int("axis", 0).with_dtype("dtype", crate::ir::DType::F32);
+    for index in indices.to_i64s()? {
+        let mut row = if index < 0 { index.saturating_add(total) } else { index }.clamp(0, (total - 1).max(0)) as usize;
+        let part = parts.iter().find(|part| {
+            let here = row < rows(part);
+            row -= if here { 0 } else { rows(part) };
+            here
+        });
+        let part = part.ok_or_else(|| OpError::operand(0, first.ty(), "an axis that is not empty"))?;
+        let index = Tensor::from_i64s(crate::ir::DType::I64, &[1], &[row as i64])?;
+        for values in eval(&alone, &[Some(part), Some(&index)])? {
+            out.extend_from_slice(&values.to_f32s()?);
+        }
+    }
+    finish_f32s(attrs, &dims, out, stored(first.ty()), extra)
+}
+
 fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let (own, extra) = split_own(attrs, inputs);
+    if own.len() > 2 {
+        return eval_parts(attrs, own, extra);
+    }
     let (data, indices) = (operand(own, 0)?, operand(own, 1)?);
     let dims = data.dims();
     let axis = axis_attr(attrs, 0, dims.len())?;

@@ -5,17 +5,21 @@ use super::packed_view::PackedView;
 use super::util::{broadcast, broadcast_strides, finish_f32s, n_elems, operand, result, split_own, stored};
 use crate::ir::{Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val};
 
-/// `matmul(a, b) {trans_b, dtype, epilogue}`: ONNX MatMul, opset 13. At the core level both operands have at least two axes.
+/// `matmul(a, b, ...) {trans_b, dtype, epilogue}`: ONNX MatMul, opset 13. At the core level both operands have at least two axes, and `b` may come in
+/// several operands with `trans_b`, each `[rows, K]`: one matrix whose rows are stored in different ways.
 pub static DEF: OpDef = OpDef {
     name: "matmul",
     onnx: "MatMul",
     levels: ONNX | CORE | KERNEL,
     attrs: &["trans_b", "dtype", "epilogue"],
-    arity: (2, 2),
+    arity: (2, 2 + MAX_FURTHER_PARTS),
     infer,
     eval: Some(eval),
     expand: Some(expand),
 };
+
+/// Most operands that hold further rows of a matrix.
+pub(super) const MAX_FURTHER_PARTS: usize = 7;
 
 /// Attributes of a product.
 pub fn attrs(trans_b: bool) -> Attrs {
@@ -33,7 +37,8 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
             return Err(OpError::operand(slot, ty, "a vector or matrices"));
         }
     }
-    if b.packing.is_some() && !(trans_b && b.shape.rank() == 2) {
+    let further: Vec<&TensorType> = split_own(infer.attrs, infer.inputs).0.iter().skip(2).flatten().copied().collect();
+    if (b.packing.is_some() || !further.is_empty()) && !(trans_b && b.shape.rank() == 2) {
         return Err(OpError::operand(1, b, "a packed [N,K] with trans_b"));
     }
     if a.packing.is_some_and(|p| p.bits != 8 || matches!(p.granularity, crate::ir::packed::Granularity::Block(_)))
@@ -58,7 +63,17 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     if !vector_a {
         shape.0.push(a_dims[a_dims.len() - 2].clone());
     }
-    shape.0.extend(n.cloned());
+    let mut n = n.cloned();
+    for (i, part) in further.into_iter().enumerate() {
+        let refuse = || OpError::operand(2 + i, part, format!("known rows of {k} to follow {b}"));
+        let ([rows, cols], Some(Dim::Known(so_far))) = (&part.shape.0[..], &n) else { return Err(refuse()) };
+        let Some(total) = rows.known().and_then(|rows| rows.checked_add(*so_far)).filter(|_| cols == k) else { return Err(refuse()) };
+        if super::util::class_of(part) != Class::Float || (a.packing.is_some() && part.packing.is_none()) {
+            return Err(refuse());
+        }
+        n = Some(Dim::Known(total));
+    }
+    shape.0.extend(n);
     result(infer, Class::Float, stored(a), shape)
 }
 
@@ -77,8 +92,38 @@ fn expand(x: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     Ok(vec![super::reshape::to(x, y, shape)?])
 }
 
+/// The product with each part, columns side by side.
+fn eval_parts(attrs: &Attrs, own: &[Option<&Tensor>], extra: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let a = operand(own, 0)?;
+    let mut products = Vec::new();
+    for slot in 1..own.len() {
+        let alone = self::attrs(true).with_dtype("dtype", crate::ir::DType::F32);
+        products.extend(eval(&alone, &[Some(a), Some(operand(own, slot)?)])?);
+    }
+    let width = |t: &Tensor| t.dims().last().copied().unwrap_or(0);
+    let mut dims = products.first().map(Tensor::dims).unwrap_or_default();
+    let n: usize = products.iter().map(width).sum();
+    if let Some(last) = dims.last_mut() {
+        *last = n;
+    }
+    let mut out = vec![0.0f32; n_elems(&dims)?];
+    let mut first = 0;
+    for product in &products {
+        let own = width(product);
+        let data = product.to_f32s()?;
+        if own > 0 {
+            out.chunks_mut(n).zip(data.chunks(own)).for_each(|(row, part)| row[first..first + own].copy_from_slice(part));
+        }
+        first += own;
+    }
+    finish_f32s(attrs, &dims, out, stored(a.ty()), extra)
+}
+
 fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let (own, extra) = split_own(attrs, inputs);
+    if own.len() > 2 {
+        return eval_parts(attrs, own, extra);
+    }
     let (a, b) = (operand(own, 0)?, operand(own, 1)?);
     let trans_b = attrs.int("trans_b").unwrap_or(0) != 0;
     let (a_dims, b_dims) = (a.dims(), b.dims());

@@ -105,6 +105,41 @@ fn packed_rows_gather_as_their_values_do() {
     }
 }
 
+/// Values of several matrices as one.
+fn joined(parts: &[&Tensor], dims: &[usize]) -> Tensor {
+    let values: Vec<f32> = parts.iter().flat_map(|part| part.to_f32s().unwrap().into_owned()).collect();
+    Tensor::from_f32s(DType::F32, dims, &values).unwrap()
+}
+
+#[test]
+fn rows_stored_in_several_ways_compute_as_one_matrix() {
+    for packing in packings() {
+        let (w8, float, last) = (packed(packings()[4], 5, 75, 3), floats(&[1, 75], 4), packed(packing, 7, 75, 5));
+        let whole = joined(&[&w8, &float, &last], &[13, 75]);
+        let (a, attrs) = (floats(&[2, 5, 75], 6), matmul::attrs(true));
+        let types: Vec<&TensorType> = [&a, &w8, &float, &last].map(Tensor::ty).to_vec();
+        assert_eq!(infer(&matmul::DEF, &attrs, &types, &[None; 4]).unwrap(), [TensorType::of(DType::F32, &[2, 5, 13])]);
+        assert_near(&eval(&matmul::DEF, &attrs, &[&a, &w8, &float, &last]), &eval(&matmul::DEF, &attrs, &[&a, &whole]));
+        let codes = eval(&quantize_packed::DEF, &quantize_packed::attrs(Granularity::Row), &[&a]);
+        let packed_only = joined(&[&w8, &last], &[12, 75]);
+        let expected = eval(&matmul::DEF, &attrs, &[&plain(&codes, &[2, 5, 75]), &packed_only]);
+        assert_near(&eval(&matmul::DEF, &attrs, &[&codes, &w8, &last]), &expected);
+        let indices = Tensor::from_i64s(DType::I64, &[2, 3], &[0, -1, 4, 99, 5, 6]).unwrap();
+        let attrs = Attrs::new().with_int("axis", 0);
+        let expected = eval(&gather::DEF, &attrs, &[&whole, &indices]);
+        assert_eq!(eval(&gather::DEF, &attrs, &[&w8, &indices, &float, &last]), expected);
+        let x = floats(&[2, 3, 7, 6], 8);
+        let attrs = Attrs::new().with_ints("kernel", [5, 5]);
+        let types: Vec<&TensorType> = [&x, &w8, &float, &last].map(Tensor::ty).to_vec();
+        assert_eq!(infer(&conv::DEF, &attrs, &types, &[None; 4]).unwrap(), [TensorType::of(DType::F32, &[2, 13, 3, 2])]);
+        assert_near(&eval(&conv::DEF, &attrs, &[&x, &w8, &float, &last]), &eval(&conv::DEF, &attrs, &[&x, &plain(&whole, &[13, 3, 5, 5])]));
+    }
+    let (a, w, short) = (floats(&[2, 8], 1), floats(&[3, 8], 2), floats(&[3, 7], 3));
+    let refused = |attrs, types: [&TensorType; 3]| assert!(infer(&matmul::DEF, &attrs, &types, &[None; 3]).is_err());
+    refused(matmul::attrs(true), [a.ty(), w.ty(), short.ty()]);
+    refused(matmul::attrs(false), [a.ty(), &TensorType::of(DType::F32, &[8, 3]), w.ty()]);
+}
+
 #[test]
 fn an_epilogue_is_applied_before_storing() {
     let (a, b, bias) = (floats(&[3, 8], 1), floats(&[8, 5], 2), floats(&[5], 3));

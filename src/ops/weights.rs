@@ -1,10 +1,10 @@
 //! Where an operator has weights that can be quantized, and the matrix they form: one row an output, the reduction axis along the columns.
 
-use crate::ir::{Graph, NodeId, OpError, Tensor, ValueId};
+use crate::ir::{DType, Graph, NodeId, OpError, Tensor, ValueId};
 use std::borrow::Cow;
 
 /// How the matrix lies in the constant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Layout {
     /// `[rows, cols]` as it is.
     Rows,
@@ -19,8 +19,10 @@ pub enum Layout {
 pub struct Weights {
     /// Which operand they are.
     pub slot: usize,
-    /// The constant.
+    /// The constant; between it and the operator there may be a Cast.
     pub value: ValueId,
+    /// The float type in which the constant is stored.
+    pub dtype: DType,
     /// How the matrix lies in it.
     pub layout: Layout,
     /// Outputs: columns of a MatMul, filters, rows of a table.
@@ -29,6 +31,8 @@ pub struct Weights {
     pub n_cols: usize,
     /// Whether the activations can be quantized too: not those of a table.
     pub has_products: bool,
+    /// Whether rows may be stored in different ways: not those of a convolution in several groups.
+    pub has_own_rows: bool,
 }
 
 /// The weights of a node of the ONNX level: constant float operands of MatMul, Gemm, Conv and Gather.
@@ -42,7 +46,9 @@ pub fn of(graph: &Graph, id: NodeId) -> Option<Weights> {
         "Gather" if op.attrs.int("axis").unwrap_or(0) == 0 => (0, Layout::Rows, false),
         _ => return None,
     };
-    let value = (*graph.operands(id).get(slot)?)?;
+    let operand = (*graph.operands(id).get(slot)?)?;
+    let cast = || graph.node(operand.node).op().filter(|op| op.def.onnx == "Cast" && graph.ty(operand).dtype.is_float());
+    let value = if cast().is_some() { graph.operands(operand.node).first().copied()?? } else { operand };
     let tensor = graph.constant(value)?;
     let dims = tensor.dims();
     if !tensor.dtype().is_float() || tensor.ty().packing.is_some() {
@@ -54,7 +60,16 @@ pub fn of(graph: &Graph, id: NodeId) -> Option<Weights> {
         (Layout::Filters, &[rows, ref rest @ ..]) if rest.len() >= 2 => (rows, rest.iter().product()),
         _ => return None,
     };
-    (n_rows > 0 && n_cols > 0).then_some(Weights { slot, value, layout, n_rows, n_cols, has_products })
+    (n_rows > 0 && n_cols > 0).then_some(Weights {
+        slot,
+        value,
+        dtype: tensor.dtype(),
+        layout,
+        n_rows,
+        n_cols,
+        has_products,
+        has_own_rows: op.attrs.int("group").unwrap_or(1) == 1,
+    })
 }
 
 impl Weights {

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 /// Search nodes that the arena's exact phase may take.
 pub const ARENA_NODES: u64 = 20_000;
 /// Parameters of a dispatch take a multiple of this, so that their bytes do not depend on which variant of a kernel is chosen.
-const PARAMS_SLOT_BYTES: u64 = 256;
+pub(super) const PARAMS_SLOT_BYTES: u64 = 256;
 /// The staging ring where the host cannot reach device memory.
 const STAGING_BYTES: u64 = 4 << 20;
 
@@ -79,17 +79,17 @@ pub struct Blueprint {
 ///
 /// # Errors
 /// A kernel cannot be chosen.
-pub fn overhead_bytes(graph: &Graph, target: &Target) -> Result<u64, PlanError> {
+pub fn params_bytes(graph: &Graph, target: &Target) -> Result<u64, PlanError> {
     let mut bytes = 0u64;
     for id in graph.order() {
         for call in calls(graph, id, target)?.unwrap_or_default() {
-            bytes = bytes.saturating_add(params_bytes(&call.params));
+            bytes = bytes.saturating_add(slot_bytes(&call.params));
         }
     }
-    Ok(allocation_bytes(bytes, target))
+    Ok(bytes)
 }
 
-fn params_bytes(params: &[u32]) -> u64 {
+fn slot_bytes(params: &[u32]) -> u64 {
     round_up(params.len() as u64 * 4, PARAMS_SLOT_BYTES).max(PARAMS_SLOT_BYTES)
 }
 
@@ -289,7 +289,7 @@ impl Layout<'_> {
                     }
                 }
                 let barrier = hazards.conflict(&bindings, &writes);
-                let n_bytes = params_bytes(&call.params);
+                let n_bytes = slot_bytes(&call.params);
                 let dispatch = Dispatch {
                     node: node.name.clone(),
                     key: call.key,

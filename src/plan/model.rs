@@ -4,6 +4,7 @@
 //! nodes that end up in one kernel, that view each other's results or share weights form a group, which has one format.
 
 use super::arena::{ArenaLimits, Buffer, plan};
+use super::build::PARAMS_SLOT_BYTES;
 use super::memory::{Buffers, is_view};
 use super::{PlanError, allocation_bytes, round_up};
 use crate::ir::packed::{Granularity, Packing, ScaleType};
@@ -14,6 +15,9 @@ use std::collections::BTreeMap;
 
 /// Smaller constants may be stored in two types, where kernels of two formats read them.
 const SHARED_BYTES: u64 = 256;
+
+/// Matrices of at least so many bytes in f32 may be split.
+const SPLIT_BYTES: u64 = 256 << 10;
 
 /// Nodes that share a format.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +30,8 @@ pub struct Group {
     pub constants: Vec<u64>,
     /// Buffers whose size follows the format: index in [`Model::buffers`] and elements.
     stored: Vec<(usize, u64)>,
+    /// Kernels that read its weights.
+    n_readers: usize,
     /// Kernels with weights whose activations could be quantized: step, shape of the activations, whether one scale serves all.
     products: Vec<(usize, TensorType, bool)>,
 }
@@ -43,8 +49,8 @@ pub struct Model {
     pub n_steps: usize,
     /// Bytes of constants that no format changes.
     fixed_constants: u64,
-    /// Bytes of parameters and staging.
-    overhead: u64,
+    /// Bytes of parameters, before they are rounded to an allocation.
+    params_bytes: u64,
     alignment: u64,
 }
 
@@ -60,11 +66,12 @@ pub struct Planned {
 }
 
 impl Model {
-    /// The model of `graph`, of the ONNX level, that lowers to `kernels`, of the kernel level, with `overhead` bytes of parameters and staging.
+    /// The model of `graph`, of the ONNX level, that lowers to `kernels`, of the kernel level, with `params_bytes` bytes of
+    /// parameters.
     ///
     /// # Errors
     /// The kernels cannot be planned.
-    pub fn of(graph: &Graph, kernels: &Graph, overhead: u64, target: &Target) -> Result<Model, PlanError> {
+    pub fn of(graph: &Graph, kernels: &Graph, params_bytes: u64, target: &Target) -> Result<Model, PlanError> {
         let planned = Buffers::best(kernels, target)?;
         let by_name: BTreeMap<&str, NodeId> =
             graph.order().into_iter().filter(|id| graph.node(*id).op().is_some()).map(|id| (graph.node(id).name.as_str(), id)).collect();
@@ -110,7 +117,7 @@ impl Model {
             buffers: planned.arena(),
             n_steps: planned.order.len(),
             fixed_constants: 0,
-            overhead,
+            params_bytes,
             alignment: target.alignment(),
         };
         let mut index: BTreeMap<NodeId, usize> = BTreeMap::new();
@@ -128,7 +135,7 @@ impl Model {
             let group = &mut model.groups[at];
             group.nodes.push(id);
             if let Some(found) = weights::of(graph, id)
-                && !group.weights.iter().any(|w| w.value == found.value)
+                && !group.weights.iter().any(|w| (w.value, w.layout) == (found.value, found.layout))
             {
                 group.weights.push(found);
             }
@@ -168,10 +175,11 @@ impl Model {
                 let Some(value) = operand.map(|v| planned.root.get(&v).copied().unwrap_or(v)) else { continue };
                 let NodeKind::Const(tensor) = &kernels.node(value.node).kind else { continue };
                 let group = owner(id);
-                if weights_slot == Some(slot) && group.is_some_and(|g| !self.groups[g].weights.is_empty()) {
-                    if slot == 1
-                        && let (Some(g), Some(Some(x))) = (group, operands.first())
-                    {
+                if weights_slot == Some(slot)
+                    && let Some(g) = group.filter(|g| !self.groups[*g].weights.is_empty())
+                {
+                    self.groups[g].n_readers += 1;
+                    if let (1, Some(Some(x))) = (slot, operands.first()) {
                         self.groups[g].products.push((step, kernels.ty(*x).clone(), op.def.name == "conv"));
                     }
                     continue;
@@ -191,12 +199,30 @@ impl Model {
         }
     }
 
+    /// The rows of a group's one large matrix that products or look-ups read row by row, and so may be stored in different ways.
+    pub fn splittable_rows(&self, group: usize) -> Option<usize> {
+        match self.groups[group].weights[..] {
+            [w] if w.has_own_rows && matrix_bytes(&w, w.n_rows, Weights::F32) >= SPLIT_BYTES => Some(w.n_rows),
+            _ => None,
+        }
+    }
+
+    /// Bytes of the parameters of the dispatches that `format` adds: those of further parts, and those that quantize activations.
+    pub fn params_bytes(&self, group: usize, format: Format) -> u64 {
+        let own = &self.groups[group];
+        let parts = own.weights.first().map_or(1, |w| format.parts(w.n_rows).count());
+        let quantizes = format.activations == Activations::I8 && format.has_int_weights();
+        let dispatches = own.n_readers * parts.saturating_sub(1) + if quantizes { own.products.len() } else { 0 };
+        dispatches as u64 * PARAMS_SLOT_BYTES
+    }
+
     /// Bytes of a group's weights and constants under `format`.
     pub fn weight_bytes(&self, group: usize, format: Format) -> u64 {
         let float = |n: u64, f16: bool| round_up(if f16 { n.saturating_mul(2) } else { n.saturating_mul(4) }, self.alignment);
         let group = &self.groups[group];
         let a16 = format.activations == Activations::F16;
-        let weights: u64 = group.weights.iter().map(|w| round_up(matrix_bytes(w, format.weights), self.alignment)).sum();
+        let part = |w: &weights::Weights, n_rows: usize, how: Weights| round_up(matrix_bytes(w, n_rows, how), self.alignment);
+        let weights: u64 = group.weights.iter().map(|w| format.parts(w.n_rows).map(|(n, how)| part(w, n, how)).sum::<u64>()).sum();
         weights + group.constants.iter().map(|&n| float(n, a16)).sum::<u64>()
     }
 
@@ -219,7 +245,7 @@ impl Model {
         let group = &self.groups[group];
         let size = if format.activations == Activations::F16 { 2 } else { 4 };
         let mut buffers: Vec<_> = group.stored.iter().map(|&(i, n)| (Some(i), Buffer { bytes: n.saturating_mul(size), ..self.buffers[i] })).collect();
-        if format.activations == Activations::I8 && matches!(format.weights, Weights::Int { .. }) {
+        if format.activations == Activations::I8 && format.has_int_weights() {
             for (step, ty, is_tensor) in &group.products {
                 let packing = Packing::activation(if *is_tensor { Granularity::Tensor } else { Granularity::Row });
                 let bytes = TensorType { packing: Some(packing), ..ty.with_dtype(DType::I8) }.bytes().unwrap_or(0);
@@ -232,7 +258,7 @@ impl Model {
     /// Bytes in each step that no format changes: inputs, outputs, integers, constants, parameters, staging.
     pub fn base_rows(&self) -> Vec<u64> {
         let decided: std::collections::BTreeSet<usize> = self.groups.iter().flat_map(|g| g.stored.iter().map(|s| s.0)).collect();
-        let mut rows = vec![self.fixed_constants.saturating_add(self.overhead); self.n_steps.max(1)];
+        let mut rows = vec![self.fixed_constants.saturating_add(self.params_bytes); self.n_steps.max(1)];
         for (i, buffer) in self.buffers.iter().enumerate().filter(|(i, _)| !decided.contains(i)) {
             debug_assert!(i < self.buffers.len());
             for row in &mut rows[buffer.first..=buffer.last] {
@@ -259,17 +285,19 @@ impl Model {
             }
         }
         let arena = plan(&buffers, &ArenaLimits { alignment: self.alignment, max_nodes })?;
-        let parts = [allocation_bytes(weights, target), allocation_bytes(arena.bytes, target), self.overhead];
+        let params = formats.iter().enumerate().fold(self.params_bytes, |sum, (group, format)| sum.saturating_add(self.params_bytes(group, *format)));
+        let parts = [weights, arena.bytes, params].map(|bytes| allocation_bytes(bytes, target));
         let peak_bytes = parts.iter().try_fold(0u64, |sum, b| sum.checked_add(*b)).ok_or(PlanError::Overflow)?;
         Ok(Planned { peak_bytes, arena_bytes: arena.bytes, max_live_bytes: arena.max_live })
     }
 }
 
-/// Bytes of a weight matrix as stored; scales are counted as f16, as nearly all are.
-pub fn matrix_bytes(found: &weights::Weights, format: Weights) -> u64 {
-    let (rows, cols) = (found.n_rows as u64, found.n_cols as u64);
+/// Bytes of some rows of a weight matrix as stored: in f32 as the model has them, at most; scales are counted as f16, as nearly all are.
+fn matrix_bytes(found: &weights::Weights, n_rows: usize, format: Weights) -> u64 {
+    let (rows, cols) = (n_rows as u64, found.n_cols as u64);
     match format {
-        Weights::F32 => rows.saturating_mul(cols).saturating_mul(4),
+        Weights::F32 if matches!(found.dtype, DType::F32 | DType::F64) => rows.saturating_mul(cols).saturating_mul(4),
+        Weights::F32 => rows.saturating_mul(cols).saturating_mul(2),
         Weights::F16 => rows.saturating_mul(cols).saturating_mul(2),
         Weights::Int { bits, granularity } => {
             let granularity = match granularity {

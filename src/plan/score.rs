@@ -28,7 +28,8 @@ impl Scores {
     /// # Errors
     /// The weights cannot be read.
     pub fn of(graph: &Graph, group: &Group, menu: &[Format]) -> Result<Scores, OpError> {
-        let mut scores: BTreeMap<Weights, f64> = menu.iter().map(|f| (f.weights, 0.0)).collect();
+        let stored = menu.iter().flat_map(|f| [Some(f.weights), f.tail.map(|tail| tail.weights)]).flatten();
+        let mut scores: BTreeMap<Weights, f64> = stored.map(|weights| (weights, 0.0)).collect();
         for found in &group.weights {
             let tensor = graph.constant(found.value).ok_or(OpError::NotConstant { slot: found.slot })?;
             let is_needed = scores.keys().any(|w| matches!(w, Weights::Int { .. }));
@@ -40,9 +41,11 @@ impl Scores {
         Ok(Scores(scores))
     }
 
-    /// The predicted relative error variance of the group under `format`.
+    /// The predicted relative error variance of the group under `format`. The rows of a split matrix are taken as alike.
     pub fn score(&self, group: &Group, format: Format) -> f64 {
-        let mut score = self.0.get(&format.weights).copied().unwrap_or(0.0);
+        let n_rows = group.weights.first().map_or(1, |w| w.n_rows);
+        let part = |(n, weights): (usize, Weights)| n as f64 / n_rows as f64 * self.0.get(&weights).copied().unwrap_or(0.0);
+        let mut score: f64 = format.parts(n_rows).map(part).sum();
         if format.activations == Activations::I8 {
             score += I8_ROW_ROUNDING * group.weights.iter().filter(|w| w.has_products).count() as f64;
         }

@@ -123,3 +123,23 @@ fn weights_beyond_a_binding_come_in_slices() {
         assert_eq!(refused.to_string(), "node node: x1 has 40000 bytes, a binding may span 8192");
     });
 }
+
+#[test]
+fn rows_stored_in_several_ways() {
+    on_devices(|bench| {
+        let mut random = Random::new(7);
+        for packing in packings() {
+            for (m, k) in [(1, 70), (5, 257), (33, 45)] {
+                let parts = [random.packed(packings()[1], &[9, k]), random.floats(DType::F16, &[1, k]), random.packed(packing, &[40, k])];
+                let bias = random.floats(DType::F32, &[50]);
+                let a = random.floats(DType::F32, &[m, k]);
+                Case::new(&DEF, attrs(true), &[&a, &parts[0], &parts[1], &parts[2]]).then("relu(add(x0,x1))", &[&bias]).check(bench);
+                let a = random.packed(Packing::activation(Granularity::Row), &[m, k]);
+                let bias = random.floats(DType::F32, &[49]);
+                let case = Case::new(&DEF, attrs(true), &[&a, &parts[0], &parts[2]]).then("add(x0,x1)", &[&bias]);
+                assert_eq!(plan(&case, &bench.targets[0]).unwrap().len(), 2);
+                case.check(bench);
+            }
+        }
+    });
+}

@@ -45,6 +45,19 @@ fn tables_beyond_a_binding_come_in_slices() {
     });
 }
 
+#[test]
+fn tables_stored_in_several_ways() {
+    on_devices(|bench| {
+        let mut random = Random::new(35);
+        let indices = random.ints(DType::I64, &[3, 15], -70, 69);
+        for packing in packings() {
+            let parts = [random.packed(packing, &[9, 37]), random.floats(DType::F16, &[40, 37]), random.packed(packings()[0], &[21, 37])];
+            let case = Case::new(&gather::DEF, Attrs::new().with_int("axis", 0), &[&parts[0], &indices, &parts[1], &parts[2]]);
+            case.then("mul(x0,2.0)", &[]).check(bench);
+        }
+    });
+}
+
 fn view(shape: &[i64], strides: &[i64], offset: i64) -> Attrs {
     Attrs::new().with_ints("shape", shape.iter().copied()).with_ints("strides", strides.iter().copied()).with_int("offset", offset)
 }

@@ -70,3 +70,37 @@ fn pools_of_both_kinds() {
         }
     });
 }
+
+#[test]
+fn filters_stored_in_several_ways() {
+    on_devices(|bench| {
+        let mut random = Random::new(14);
+        for packing in packings() {
+            for (window, channels) in [(WINDOWS[1], 3), (WINDOWS[2], 1)] {
+                let k = channels * (window.0[0] * window.0[1]) as usize;
+                let parts = [random.floats(DType::F16, &[5, k]), random.packed(packing, &[33, k]), random.packed(packings()[0], &[2, k])];
+                let bias = random.floats(DType::F32, &[40, 1, 1]);
+                let x = random.floats(DType::F32, &[2, channels, 8, 10]);
+                Case::new(&conv::DEF, attrs(window), &[&x, &parts[0], &parts[1], &parts[2]]).then("relu(add(x0,x1))", &[&bias]).check(bench);
+                let x = random.packed(Packing::activation(Granularity::Tensor), &[2, channels, 8, 10]);
+                Case::new(&conv::DEF, attrs(window), &[&x, &parts[1], &parts[2]]).check(bench);
+            }
+        }
+    });
+}
+
+#[test]
+fn filters_beyond_a_binding_come_in_slices() {
+    on_devices(|bench| {
+        let mut random = Random::new(15);
+        let mut small = bench.targets[0].clone();
+        small.limits.max_storage_buffer_range = 32 << 10;
+        let bench = Bench { context: bench.context.clone(), targets: vec![small] };
+        let x = random.floats(DType::F32, &[1, 16, 3, 3]);
+        for w in [random.floats(DType::F32, &[70, 16, 3, 3]), random.packed(packings()[1], &[600, 144])] {
+            let case = Case::new(&conv::DEF, attrs(WINDOWS[1]), &[&x, &w]);
+            assert!(plan(&case, &bench.targets[0]).unwrap().len() > 1, "{}", case.describe());
+            case.check(&bench);
+        }
+    });
+}

@@ -426,7 +426,7 @@ impl<'a> Parser<'a> {
                 attrs = self.attrs(depth)?;
             }
         }
-        let format = if self.take(" @") { Some(self.word(":").parse().map_err(|e| self.refuse(format!("{e}")))?) } else { None };
+        let format = if self.take(" @") { Some(self.word(":/").parse().map_err(|e| self.refuse(format!("{e}")))?) } else { None };
         let node_name = if self.take(" named ") { self.quoted()? } else { names[0].clone() };
         let mut origin = Vec::new();
         if self.take(" from ") {

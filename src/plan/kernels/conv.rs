@@ -1,8 +1,9 @@
 //! Convolutions and pools: windows over the last two axes.
 
-use super::call::{Call, Node, dims};
+use super::call::{Call, Node, dims, slices};
 use super::matmul::{MAX_I32_TERMS, block, tile};
 use super::{KernelCall, KernelError};
+use crate::ir::TensorType;
 use crate::ir::packed::Granularity;
 use crate::ops::kernel_key::Template;
 
@@ -45,38 +46,49 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let window = Window::of(node)?;
     let (c_g, oc_g) = (channels / groups, oc / groups);
     let k = c_g * window.kernel[0] * window.kernel[1];
-    if w_dims.iter().product::<u64>() != oc * k {
+    let parts: Vec<_> = (1..node.own.len()).map(|slot| node.operand(slot)).collect::<Result<_, _>>()?;
+    let n_elems = |ty: &TensorType| dims(ty).iter().product::<u64>();
+    if parts.iter().map(|(_, ty)| n_elems(ty)).sum::<u64>() != oc * k || (parts.len() > 1 && groups != 1) {
         return Err(refuse());
     }
-    let integer = match (x_ty.packing, w_ty.packing) {
-        (None, _) => false,
-        (Some(packing), Some(_)) if packing.bits == 8 && packing.granularity == Granularity::Tensor => true,
-        _ => return Err(refuse()),
-    };
-    let depthwise = c_g == 1;
-    let template = match (depthwise, integer) {
-        (true, _) => Template::ConvDepthwise,
-        (false, false) => Template::Conv,
-        (false, true) => Template::ConvI8,
-    };
-    let call = window.params(node.call(template).operand(x).operand(w));
-    let call = call.uint("images", *images).uint("groups", groups).uint("c_g", c_g).uint("oc_g", oc_g).uint("k", k);
-    let call = call.uint("h", *h).uint("w", *wide).uint("oh", *oh).uint("ow", *ow);
-    if depthwise {
+    let own = [("images", *images), ("groups", groups), ("c_g", c_g), ("k", k), ("h", *h), ("w", *wide), ("oh", *oh), ("ow", *ow)];
+    if c_g == 1 && parts.len() == 1 {
+        let call = sizes(window.params(node.call(Template::ConvDepthwise).operand(x).operand(w)), &own).uint("oc_g", oc_g);
         return Ok(vec![call.invocations(node.dims.iter().product())?]);
     }
-    let (tile_m, tile_n, mut tile_k) = tile(oc_g, oh * ow);
-    let n_groups = images * groups * oc_g.div_ceil(u64::from(tile_m)) * (oh * ow).div_ceil(u64::from(tile_n));
-    let mut call = call;
-    if let (true, Some(weights)) = (integer, w_ty.packing) {
-        let (block, words) = block(weights);
-        if u64::from(block).min(k) > MAX_I32_TERMS {
-            return Err(node.unsupported(format!("an integer conv of {x_ty} and {w_ty}, whose sums may not fit in i32")));
+    // Rows of w are channels of the result: its parts, and slices of large ones, are dispatches of their own.
+    let mut calls = Vec::new();
+    let mut base = 0;
+    for (w, w_ty) in parts {
+        let n_rows = n_elems(w_ty) / k.max(1);
+        let slices = if groups == 1 { slices(node, w, n_rows, k)? } else { vec![None] };
+        for rows in slices {
+            let (first, oc_g) = rows.map_or((0, n_rows / groups), |rows| (rows.first, rows.n));
+            let (tile_m, tile_n, tile_k) = tile(oc_g, oh * ow);
+            let n_groups = images * groups * oc_g.div_ceil(u64::from(tile_m)) * (oh * ow).div_ceil(u64::from(tile_n));
+            let (template, tile_k, block) = match (x_ty.packing, w_ty.packing) {
+                (None, _) => (Template::Conv, tile_k, None),
+                (Some(packing), Some(weights)) if packing.bits == 8 && packing.granularity == Granularity::Tensor => {
+                    let (block, words) = block(weights);
+                    if u64::from(block).min(k) > MAX_I32_TERMS {
+                        return Err(node.unsupported(format!("an integer conv of {x_ty} and {w_ty}, whose sums may not fit in i32")));
+                    }
+                    (Template::ConvI8, words, Some(block))
+                }
+                _ => return Err(refuse()),
+            };
+            let call = sizes(window.params(node.call(template).operand(x).operand_rows(w, rows)), &own);
+            let call = call.uint("oc_g", oc_g).uint("oc", *oc).uint("oc_base", base + first);
+            let call = block.into_iter().fold(call, |call, block| call.uint("block", u64::from(block)));
+            calls.push(call.tile(tile_m, tile_n, tile_k).groups(n_groups)?);
         }
-        tile_k = words;
-        call = call.uint("block", u64::from(block));
+        base += n_rows;
     }
-    Ok(vec![call.tile(tile_m, tile_n, tile_k).groups(n_groups)?])
+    Ok(calls)
+}
+
+fn sizes<'n>(call: Call<'n>, sizes: &[(&str, u64)]) -> Call<'n> {
+    sizes.iter().fold(call, |call, (name, size)| call.uint(name, *size))
 }
 
 pub(super) fn pool(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {

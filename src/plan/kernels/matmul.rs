@@ -3,6 +3,7 @@
 use super::call::{Call, Node, Rows, dims, slices};
 use super::shape::{broadcast, merge};
 use super::{KernelCall, KernelError};
+use crate::ir::ValueId;
 use crate::ir::packed::{Granularity, Packing};
 use crate::ops::kernel_key::Template;
 
@@ -13,6 +14,17 @@ const MAX_BATCH_RANK: usize = 4;
 /// Most products of 8-bit codes whose sum surely fits in i32: 2^31 / (127 * 128).
 pub(super) const MAX_I32_TERMS: u64 = 132_104;
 
+/// Columns of the result that one dispatch computes.
+struct Columns {
+    /// The operand that has them.
+    b: ValueId,
+    /// The first of them.
+    base: u64,
+    n: u64,
+    /// The rows of the operand, where not all of them are read.
+    rows: Option<Rows>,
+}
+
 /// Sizes of a product, and its batches: size and strides in elements of a and b.
 struct Product {
     m: u64,
@@ -22,12 +34,13 @@ struct Product {
 }
 
 pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
-    let ((a, a_ty), (b, b_ty)) = (node.operand(0)?, node.operand(1)?);
+    let ((_, a_ty), (b, b_ty)) = (node.operand(0)?, node.operand(1)?);
     let refuse = || node.unsupported(format!("a matmul of {a_ty} and {b_ty}"));
     let trans_b = node.attrs.int("trans_b").unwrap_or(0) != 0;
     let (a_dims, b_dims) = (dims(a_ty), dims(b_ty));
     let ([a_lead @ .., m, k], [b_lead @ .., b0, b1]) = (a_dims.as_slice(), b_dims.as_slice()) else { return Err(refuse()) };
     let (n, b_k) = if trans_b { (*b0, *b1) } else { (*b1, *b0) };
+    let n = if node.own.len() > 2 { node.dims.last().copied().unwrap_or(0) } else { n };
     let float = |ty: &crate::ir::TensorType| ty.packing.is_some() || ty.dtype.is_float();
     if b_k != *k || !float(a_ty) || !float(b_ty) || (b_ty.packing.is_some() && (!trans_b || b_dims.len() != 2)) {
         return Err(refuse());
@@ -45,26 +58,39 @@ pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     if product.batches.len() > MAX_BATCH_RANK {
         return Err(refuse());
     }
-    // Rows of b are columns of the result: slices of a large b are dispatches of their own.
-    let parts = if trans_b && product.batches.is_empty() { slices(node, b, n, *k)? } else { vec![None] };
-    let one = |rows: &Option<Rows>| match (a_ty.packing, b_ty.packing) {
-        (None, _) => float_product(node, &product, trans_b, *rows),
+    let one = |columns: Columns| match (a_ty.packing, node.graph.ty(columns.b).packing) {
+        (None, _) => float_product(node, &product, trans_b, columns),
         (Some(packing), Some(weights)) if packing.bits == 8 && !matches!(packing.granularity, Granularity::Block(_)) => {
-            integer_product(node, &product, weights, *rows)
+            integer_product(node, &product, weights, columns)
         }
         _ => Err(refuse()),
     };
-    let _ = a;
-    parts.iter().map(one).collect()
+    if !trans_b || !product.batches.is_empty() {
+        return Ok(vec![one(Columns { b, base: 0, n, rows: None })?]);
+    }
+    // Rows of b are columns of the result: its further operands, and slices of large ones, are dispatches of their own.
+    let mut calls = Vec::new();
+    let mut base = 0;
+    for slot in 1..node.own.len() {
+        let (b, ty) = node.operand(slot)?;
+        // Alone, it may have leading axes of one.
+        let n = if node.own.len() == 2 { n } else { dims(ty).first().copied().unwrap_or(0) };
+        for rows in slices(node, b, n, *k)? {
+            let (first, n) = rows.map_or((0, n), |rows| (rows.first, rows.n));
+            calls.push(one(Columns { b, base: base + first, n, rows })?);
+        }
+        base += n;
+    }
+    Ok(calls)
 }
 
-fn float_product(node: &Node<'_>, product: &Product, trans_b: bool, rows: Option<Rows>) -> Result<KernelCall, KernelError> {
-    let Product { m, n: n_total, k, batches } = product;
-    let n = rows.map_or(*n_total, |rows| rows.n);
+fn float_product(node: &Node<'_>, product: &Product, trans_b: bool, columns: Columns) -> Result<KernelCall, KernelError> {
+    let Product { m, batches, .. } = product;
+    let n = columns.n;
     let batch: u64 = batches.iter().map(|(size, _)| size).product();
     let fill = |call: Call<'_>| -> Result<KernelCall, KernelError> {
-        let ((a, _), (b, _)) = (node.operand(0)?, node.operand(1)?);
-        let call = sizes(call.operand(a).operand_rows(b, rows), *m, *k, *n_total, rows).uint("batch", batch);
+        let (a, _) = node.operand(0)?;
+        let call = sizes(call.operand(a).operand_rows(columns.b, columns.rows), product, &columns).uint("batch", batch);
         let call = call.flag("trans_b", trans_b).flag("batch_rank", u32::try_from(batches.len()).unwrap_or(u32::MAX));
         let call = call.uints("bd", batches.iter().map(|b| b.0)).uints("ba", batches.iter().map(|b| b.1[0].cast_unsigned()));
         let call = call.uints("bb", batches.iter().map(|b| b.1[1].cast_unsigned()));
@@ -79,23 +105,23 @@ fn float_product(node: &Node<'_>, product: &Product, trans_b: bool, rows: Option
     fill(node.call(if *m <= MAX_VECTOR_ROWS { Template::Matvec } else { Template::Matmul }))
 }
 
-fn integer_product(node: &Node<'_>, product: &Product, weights: Packing, rows: Option<Rows>) -> Result<KernelCall, KernelError> {
-    let Product { m, n: n_total, k, .. } = product;
-    let n = rows.map_or(*n_total, |rows| rows.n);
-    let ((a, a_ty), (b, b_ty)) = (node.operand(0)?, node.operand(1)?);
+fn integer_product(node: &Node<'_>, product: &Product, weights: Packing, columns: Columns) -> Result<KernelCall, KernelError> {
+    let Product { m, k, .. } = product;
+    let n = columns.n;
+    let (a, a_ty) = node.operand(0)?;
+    let b_ty = node.graph.ty(columns.b);
     let (block, tile_k) = block(weights);
     if u64::from(block).min(*k) > MAX_I32_TERMS {
         return Err(node.unsupported(format!("an integer product of {a_ty} and {b_ty}, whose sums may not fit in i32")));
     }
-    let call = sizes(node.call(Template::MatmulI8).operand(a).operand_rows(b, rows), *m, *k, *n_total, rows);
+    let call = sizes(node.call(Template::MatmulI8).operand(a).operand_rows(columns.b, columns.rows), product, &columns);
     let (tile_m, tile_n, _) = tile(*m, n);
     let n_groups = m.div_ceil(u64::from(tile_m)) * n.div_ceil(u64::from(tile_n));
     call.uint("block", u64::from(block)).tile(tile_m, tile_n, tile_k).groups(n_groups)
 }
 
-fn sizes<'n>(call: Call<'n>, m: u64, k: u64, n_total: u64, rows: Option<Rows>) -> Call<'n> {
-    let (first, n) = rows.map_or((0, n_total), |rows| (rows.first, rows.n));
-    call.uint("m", m).uint("n", n).uint("k", k).uint("n_base", first).uint("n_total", n_total)
+fn sizes<'n>(call: Call<'n>, product: &Product, columns: &Columns) -> Call<'n> {
+    call.uint("m", product.m).uint("n", columns.n).uint("k", product.k).uint("n_base", columns.base).uint("n_total", product.n)
 }
 
 /// The tile of a product of `m` rows and `n` columns.

@@ -17,17 +17,24 @@ pub(super) fn gather(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     }
     let inner: u64 = own[axis + 1..].iter().product();
     let n = node.dims.iter().product();
-    // Only along the first axis is a slice of rows one piece of memory.
-    let parts = if axis == 0 { slices(node, data, own[0], inner)? } else { vec![None] };
-    parts
-        .into_iter()
-        .map(|rows| {
-            let (first, size) = rows.map_or((0, own[axis]), |rows| (rows.first, rows.n));
-            let call = node.call(Template::Gather).operand_rows(data, rows).operand(indices);
+    let tables: Vec<_> = [data].into_iter().chain(node.own.iter().skip(2).copied().flatten()).collect();
+    let size_of = |table| dims(node.graph.ty(table)).get(axis).copied().unwrap_or(0);
+    let total = tables.iter().map(|&table| size_of(table)).sum();
+    let mut calls = Vec::new();
+    let mut base = 0;
+    for table in tables {
+        let size = size_of(table);
+        // Only along the first axis is a slice of rows one piece of memory.
+        let parts = if axis == 0 { slices(node, table, size, inner)? } else { vec![None] };
+        for rows in parts {
+            let (first, size) = rows.map_or((base, size), |rows| (base + rows.first, rows.n));
+            let call = node.call(Template::Gather).operand_rows(table, rows).operand(indices);
             let call = call.uint("n", n).uint("inner", inner).uint("n_indices", dims(indices_ty).iter().product());
-            call.uint("total", own[axis]).uint("first", first).uint("size", size).invocations(n)
-        })
-        .collect()
+            calls.push(call.uint("total", total).uint("first", first).uint("size", size).invocations(n)?);
+        }
+        base += size;
+    }
+    Ok(calls)
 }
 
 pub(super) fn strided(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {

@@ -155,6 +155,11 @@ impl<'a> Search<'a> {
         Some(Root { bound: dual.bound, price: self.simplex.price(), bounds })
     }
 
+    /// The choices of which the relaxation takes a part that is no rounding error, with that part.
+    pub fn fractions(&self) -> Vec<(usize, f64)> {
+        self.simplex.fractions().into_iter().filter(|f| f.1 > INTEGRAL).collect()
+    }
+
     /// Searches on from the root, which has been solved and has `bound`. Gives a lower limit of the objective.
     pub fn run(&mut self, bound: f64) -> f64 {
         let mut open: BinaryHeap<Node> = BinaryHeap::new();

@@ -14,7 +14,7 @@ mod simplex;
 #[cfg(test)]
 mod tests;
 
-use optimise::{first_fit, optimise, smallest_peak};
+use optimise::{divide, first_fit, optimise, smallest_peak};
 use reduce::signed;
 
 /// Sums of bytes up to this are exact in `f64`: eight pebibytes.
@@ -204,6 +204,28 @@ pub fn solve(problem: &Problem, limits: &Limits) -> Result<Solution, SolveError>
         shadow_price: best.price,
         choice: best.choice,
     })
+}
+
+/// What the relaxation makes of a problem: choices taken in part.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Relaxed {
+    /// No assignment that fits costs less, nor any mixture of choices: proven, rounding errors included.
+    pub bound: f64,
+    /// The groups that it divides, each with the choices among which it does and the part that each has.
+    pub divided: Vec<(usize, Vec<(usize, f64)>)>,
+}
+
+/// Solves the relaxation, in which a group may take its choices in parts that add up to one.
+///
+/// # Errors
+/// [`SolveError::Infeasible`] without numbers of a search if not even that fits or no first assignment was found, the others if the problem is
+/// malformed.
+pub fn relax(problem: &Problem, limits: &Limits) -> Result<Relaxed, SolveError> {
+    let most = problem.check()?;
+    let capacity = problem.capacity;
+    let known = first_fit(problem, signed(capacity.min(most)));
+    let relaxed = known.and_then(|known| divide(problem, limits, signed(capacity.min(most)), &known));
+    relaxed.ok_or(SolveError::Infeasible { min_peak: most, bound: 0, capacity })
 }
 
 /// Finds the assignment whose fullest row is smallest, and among those one of low cost; the capacity plays no part.

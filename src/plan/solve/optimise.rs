@@ -3,8 +3,8 @@
 use super::branch::{Search, Spent};
 use super::local::Assignment;
 use super::model::Model;
-use super::reduce::{Alive, Instance, reduce, signed};
-use super::{Goal, Limits, MinPeak, Problem};
+use super::reduce::{Alive, Instance, reduce, reduce_mixtures, signed};
+use super::{Goal, Limits, MinPeak, Problem, Relaxed};
 
 /// Times the problem may be reduced anew after its relaxation has ruled out choices.
 const MAX_REDUCTIONS: usize = 6;
@@ -40,6 +40,27 @@ pub(super) fn first_fit(problem: &Problem, capacity: i64) -> Option<Vec<usize>> 
         }
     }
     Some(inst.lift(&best.pick))
+}
+
+/// Solves the relaxation of what fits in `capacity`, as `known` does; `None` if nothing does.
+pub(super) fn divide(problem: &Problem, limits: &Limits, capacity: i64, known: &[usize]) -> Option<Relaxed> {
+    let inst = reduce_mixtures(problem, capacity)?;
+    let known = problem.cost(known);
+    let model = Model::new(&inst, Goal::Cost, known);
+    let mut search = Search::new(&model, limits, model.scaled(known), f64::NEG_INFINITY, Spent::default());
+    let root = search.root()?;
+    let mut divided: Vec<(usize, Vec<(usize, f64)>)> = Vec::new();
+    for (j, part) in search.fractions() {
+        let (group, choice) = inst.origin[j];
+        match divided.iter_mut().find(|d| d.0 == group) {
+            Some((_, choices)) => choices.push((choice, part)),
+            None => divided.push((group, vec![(choice, part)])),
+        }
+    }
+    divided.retain(|(_, choices)| choices.len() > 1);
+    let roundings = 8.0 + problem.groups.len() as f64;
+    let bound = (model.offset + model.unit * root.bound) * (1.0 - roundings * f64::EPSILON);
+    Some(Relaxed { bound, divided })
 }
 
 /// For each choice, the mean share it takes of the bytes that the rows have left.

@@ -87,6 +87,28 @@ pub(super) fn reduce(problem: &Problem, alive: &mut Alive, goal: Goal, ceiling: 
     Some(build(problem, alive, goal, ceiling, peak_floor, &rows))
 }
 
+/// The same, but keeps choices that fit only in part: a mixture with smaller ones may.
+pub(super) fn reduce_mixtures(problem: &Problem, ceiling: i64) -> Option<Instance> {
+    let mut alive: Alive = problem.groups.iter().map(|group| vec![true; group.choices.len()]).collect();
+    let all: Vec<usize> = (0..problem.row_base.len()).collect();
+    let low = lows(problem, &alive, &all);
+    let peak_floor = low.iter().copied().max().filter(|&floor| floor <= ceiling)?;
+    let rows = binding_rows(problem, &alive, ceiling);
+    drop_dominated(problem, &mut alive, Goal::Cost, &rows);
+    Some(build(problem, &alive, Goal::Cost, ceiling, peak_floor, &rows))
+}
+
+/// The usage of each row where each group takes its least there.
+fn lows(problem: &Problem, alive: &Alive, rows: &[usize]) -> Vec<i64> {
+    let mut low: Vec<i64> = rows.iter().map(|&row| signed(problem.row_base[row])).collect();
+    let mut floor = Vec::new();
+    for_each_group(problem, alive, rows, |_, _, usage| {
+        least(usage, &mut floor);
+        low.iter_mut().zip(&floor).for_each(|(l, &f)| *l += f);
+    });
+    low
+}
+
 /// Saturates, which checked problems never need.
 pub(super) fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
@@ -131,17 +153,12 @@ fn least(usage: &[Vec<i64>], out: &mut Vec<i64>) {
 /// Clears the choices that overflow some row even if all other groups take their least there. Each removal can raise the least of its
 /// group, hence the repetition. Gives the least usage of each row; `None` if a group or a row has nothing that fits.
 fn drop_oversized(problem: &Problem, alive: &mut Alive, ceiling: i64, rows: &[usize]) -> Option<Vec<i64>> {
-    let base: Vec<i64> = problem.row_base.iter().map(|&b| signed(b)).collect();
     let mut floor = Vec::new();
     loop {
         if alive.iter().any(|group| !group.contains(&true)) {
             return None;
         }
-        let mut low = base.clone();
-        for_each_group(problem, alive, rows, |_, _, usage| {
-            least(usage, &mut floor);
-            low.iter_mut().zip(&floor).for_each(|(l, &f)| *l += f);
-        });
+        let low = lows(problem, alive, rows);
         if low.iter().any(|&l| l > ceiling) {
             return None;
         }

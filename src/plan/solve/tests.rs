@@ -226,6 +226,26 @@ fn short_searches_bound_long_ones() {
 }
 
 #[test]
+fn the_relaxation_bounds_and_divides_little() {
+    for kind in KINDS {
+        let mut problem = network(kind, 40, 8, 100, 9);
+        let least = min_peak(&problem, &Limits::default()).unwrap().peak;
+        squeeze(&mut problem, least, 0.3);
+        let solved = solve(&problem, &Limits::default()).unwrap();
+        let relaxed = relax(&problem, &Limits::default()).unwrap();
+        assert!(relaxed.bound <= solved.objective && relaxed.bound > 0.0, "{kind:?}: {} over {}", relaxed.bound, solved.objective);
+        // A vertex of the relaxation divides at most one group for each row that binds.
+        assert!(relaxed.divided.len() <= problem.row_base.len(), "{kind:?}");
+        for (_, parts) in &relaxed.divided {
+            let sum: f64 = parts.iter().map(|p| p.1).sum();
+            assert!(parts.len() > 1 && (sum - 1.0).abs() < 1e-6, "{kind:?}: {parts:?}");
+        }
+        problem.capacity = least - 1;
+        assert!(relax(&problem, &Limits::default()).is_err(), "{kind:?}");
+    }
+}
+
+#[test]
 fn units_do_not_matter() {
     let mut problem = network(Kind::Attention, 40, 8, 100, 4);
     let least = min_peak(&problem, &Limits::default()).unwrap().peak;
