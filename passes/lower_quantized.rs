@@ -3,7 +3,8 @@
 //! Looks for `matmul`, `conv` and `gather` whose weights are a DequantizeLinear of constants by blocks of the last axis, perhaps transposed
 //! (`strided`) or reshaped on the way. Codes and scales become one packed constant `[rows, columns]`, which the operator reads as it is; a
 //! DequantizeLinear of `dynamic_quantize` on the other side becomes `quantize_packed`, and the products integer ones. Equal because the kernel
-//! computes `code * scale` where the pattern did. Refuses other axes and zero points; a DequantizeLinear of constants that is left is computed.
+//! computes `code * scale` where the pattern did. Float weights `[K, N]` of a product that are larger than a binding may be are transposed, since only rows
+//! can be bound in slices. Refuses other axes and zero points; a DequantizeLinear of constants that is left is computed.
 
 use super::{Context, Pass, PassError, at};
 use crate::ir::packed::{Granularity, Packing, ScaleType, pack};
@@ -33,6 +34,17 @@ impl Pass for LowerQuantized {
             let operands = graph.operands(id);
             let Some(Some(weights)) = operands.get(slot).copied() else { continue };
             let mut note = |because: &str| cx.explain.note(&[&node.name], "lower_quantized", "packed weights", || because.to_owned());
+            if let Some(tensor) = rows_of_large(graph, weights, op, cx.target.limits.max_storage_buffer_range).map_err(at(&node.name))? {
+                edit.on_behalf_of(id);
+                let rows = edit.add_named_const(&format!("{}.t", graph.value(weights).name), tensor);
+                let mut op = op.clone();
+                op.attrs.0.insert("trans_b".to_owned(), Attr::Int(1));
+                let mut inputs: Vec<Option<Val>> = operands.iter().map(|v| v.map(Val::Old)).collect();
+                inputs[slot] = Some(rows);
+                let new = edit.add_all(op, &inputs, 1).map_err(|e| at(&node.name)(OpError::Edit(Box::new(e))))?;
+                edit.replace(id.out(0), new[0]);
+                continue;
+            }
             let Some(source) = dequantized(graph, weights, op, slot) else {
                 note("its weights are no DequantizeLinear of constants along the reduction axis");
                 continue;
@@ -79,6 +91,18 @@ impl Pass for LowerQuantized {
         }
         Ok(edit.finish())
     }
+}
+
+/// The rows of constant float weights `[K, N]` of a product, `[N, K]`, where a binding of `limit` bytes does not span them.
+fn rows_of_large(graph: &Graph, weights: ValueId, op: &Op, limit: u64) -> Result<Option<Tensor>, OpError> {
+    let is_product = op.def.name == "matmul" && op.attrs.int("trans_b").unwrap_or(0) == 0;
+    let Some(tensor) = graph.constant(weights).filter(|t| is_product && t.dtype().is_float() && t.ty().bytes().is_some_and(|b| b > limit)) else {
+        return Ok(None);
+    };
+    let &[k, n] = &tensor.dims()[..] else { return Ok(None) };
+    let values = tensor.to_f32s()?;
+    let rows: Vec<f32> = (0..n).flat_map(|row| values[row..].iter().step_by(n).take(k).copied()).collect();
+    Ok(Some(Tensor::from_f32s(tensor.dtype(), &[n, k], &rows)?))
 }
 
 /// The DequantizeLinear behind the weights, if it lies as the operator can read it packed: rows of the reduction axis. Several, perhaps with plain
@@ -221,6 +245,25 @@ mod tests {
         let after = check("lower_quantized", text, "two_ways");
         assert_eq!(after.operands(after.outputs()[0].value.node).len(), 3);
         assert!(has_packed(&after) && !after.to_string().contains("concat"));
+    }
+
+    #[test]
+    fn float_weights_beyond_a_binding_become_rows() {
+        let text = "graph g core
+  %x = input : f32[1,2]
+  %w = const [1.0,2.0,3.0,4.0,5.0,6.0] : f32[2,3]
+  %y = matmul(%x, %w) {dtype=f32} : f32[1,3]
+  output %y
+";
+        let mut target = crate::target::Target::shipped("lavapipe").unwrap();
+        target.limits.max_storage_buffer_range = 16;
+        let settings = crate::passes::Settings::default();
+        let mut graph = read(text);
+        let patch = super::Pass::run(&super::LowerQuantized, &graph, &mut super::Context::new(&target, &settings)).unwrap();
+        graph.apply(patch);
+        graph.verify().unwrap();
+        let printed = graph.to_string();
+        assert!(printed.contains("const [1.0,4.0,2.0,5.0,3.0,6.0] : f32[3,2]") && printed.contains("trans_b=1"), "{printed}");
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 pub struct Pipeline {
     passes: Vec<Box<dyn Pass>>,
     settings: Settings,
+    /// A pass after which another was to be put, and which is not here.
+    absent: Option<String>,
 }
 
 /// How long a pass took.
@@ -39,6 +41,8 @@ pub struct Report<'a> {
 pub enum PipelineError {
     #[error("unknown pass {name:?}; passes are {}", super::NAMES.join(", "))]
     Unknown { name: String },
+    #[error("the pipeline has no pass {name:?} to put another after; its passes are {}", .passes.join(", "))]
+    Absent { name: String, passes: Vec<String> },
     #[error("{pass}: {source}")]
     Pass { pass: String, source: PassError },
     #[error("a bug in pass {pass}, please report it: the graph it left has {faults}")]
@@ -54,7 +58,7 @@ impl Default for Pipeline {
 impl Pipeline {
     /// The default order under these settings.
     pub fn new(settings: Settings) -> Pipeline {
-        Pipeline { passes: DEFAULT.iter().filter_map(|name| by_name(name)).collect(), settings }
+        Pipeline { passes: DEFAULT.iter().filter_map(|name| by_name(name)).collect(), settings, absent: None }
     }
 
     /// Passes of these names, in this order.
@@ -63,14 +67,24 @@ impl Pipeline {
     /// A name is unknown.
     pub fn of(names: &[&str], settings: Settings) -> Result<Pipeline, PipelineError> {
         let find = |name: &&str| by_name(name).ok_or_else(|| PipelineError::Unknown { name: (*name).to_owned() });
-        Ok(Pipeline { passes: names.iter().map(find).collect::<Result<_, _>>()?, settings })
+        Ok(Pipeline { passes: names.iter().map(find).collect::<Result<_, _>>()?, settings, absent: None })
     }
 
-    /// The same with another pass after the last one named `name`; at the end where there is none.
+    /// The same with another pass after the last one named `name`; where there is none, running the pipeline says so.
     pub fn insert_after(mut self, name: &str, pass: impl Pass + 'static) -> Pipeline {
-        let at = self.passes.iter().rposition(|p| p.name() == name).map_or(self.passes.len(), |i| i + 1);
-        self.passes.insert(at, Box::new(pass));
+        match self.passes.iter().rposition(|p| p.name() == name) {
+            Some(at) => self.passes.insert(at + 1, Box::new(pass)),
+            None => self.absent = Some(name.to_owned()),
+        }
         self
+    }
+
+    /// The first pass that a program cannot do without and that is not here.
+    pub fn lacks(&self) -> Option<&'static str> {
+        super::NAMES
+            .iter()
+            .copied()
+            .find(|name| by_name(name).is_some_and(|pass| pass.is_required()) && self.passes.iter().all(|p| p.name() != *name))
     }
 
     /// The names, in order.
@@ -96,6 +110,9 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::run`].
     pub fn run_with<'a>(&'a self, graph: &mut Graph, target: &'a Target, dump: Dump<'_>) -> Result<Report<'a>, PipelineError> {
+        if let Some(name) = self.absent.clone() {
+            return Err(PipelineError::Absent { name, passes: self.names().into_iter().map(str::to_owned).collect() });
+        }
         let mut context = Context::new(target, &self.settings);
         let mut timings = Vec::with_capacity(self.passes.len());
         for (i, pass) in self.passes.iter().enumerate() {
@@ -139,4 +156,44 @@ pub(super) fn lower(graph: &mut Graph, cx: &mut Context<'_>) -> Result<(), PassE
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{Edit, Level, Patch};
+
+    struct Nothing;
+
+    impl Pass for Nothing {
+        fn name(&self) -> &str {
+            "nothing"
+        }
+
+        fn run(&self, graph: &Graph, _: &mut Context<'_>) -> Result<Patch, PassError> {
+            Ok(Edit::new(graph).finish())
+        }
+    }
+
+    #[test]
+    fn a_pass_is_put_after_the_last_of_its_name_or_not_at_all() {
+        let names = |pipeline: &Pipeline| pipeline.names().into_iter().map(str::to_owned).collect::<Vec<_>>();
+        let pipeline = Pipeline::default().insert_after("fold_constants", Nothing);
+        let at = DEFAULT.iter().rposition(|name| *name == "fold_constants").unwrap();
+        assert_eq!(names(&pipeline)[at + 1], "nothing");
+        let target = Target::shipped("lavapipe").unwrap();
+        let pipeline = Pipeline::default().insert_after("fold_constant", Nothing);
+        let Err(error) = pipeline.run(&mut Graph::new("g", Level::Onnx), &target) else { panic!("it ran") };
+        assert!(matches!(&error, PipelineError::Absent { name, .. } if name == "fold_constant"), "{error}");
+    }
+
+    #[test]
+    fn what_a_pipeline_lacks_is_named() {
+        assert_eq!(Pipeline::default().lacks(), None);
+        let without = |gone: &str| DEFAULT.iter().copied().filter(|name| *name != gone).collect::<Vec<_>>();
+        for pass in ["insert_qdq", "decompose", "fuse"] {
+            assert_eq!(Pipeline::of(&without(pass), Settings::default()).unwrap().lacks(), Some(pass));
+        }
+        assert_eq!(Pipeline::of(&without("merge_duplicates"), Settings::default()).unwrap().lacks(), None);
+    }
 }

@@ -32,13 +32,27 @@ impl Pass for RecognizeComposites {
                 .or_else(|| normalization(graph, value, cx));
             let Some((onnx, attrs, operands)) = found else { continue };
             let Some(def) = registry.by_onnx(onnx) else { continue };
-            edit.on_behalf_of(id);
+            edit.on_behalf_of_all(id, members(graph, id, &operands));
             let operands: Vec<_> = operands.into_iter().map(|v| Some(Val::Old(v))).collect();
             let new = edit.add_all(Op::new(def, attrs), &operands, 1).map_err(|e| at(&node.name)(OpError::Edit(Box::new(e))))?;
             edit.replace(value, new[0]);
         }
         Ok(edit.finish())
     }
+}
+
+/// The nodes between the operands of a composite and its last node, in order of the file.
+fn members(graph: &Graph, last: NodeId, operands: &[ValueId]) -> Vec<NodeId> {
+    let mut found = std::collections::BTreeSet::new();
+    let mut open = vec![last];
+    while let Some(node) = open.pop() {
+        for value in graph.operands(node).into_iter().flatten().filter(|v| !operands.contains(v)) {
+            if graph.node(value.node).op().is_some() && found.insert(value.node) {
+                open.push(value.node);
+            }
+        }
+    }
+    found.into_iter().collect()
 }
 
 /// The x of a GELU by the error function.

@@ -194,6 +194,8 @@ fn usage_errors_exit_with_2() {
         &["--policy", "generous"],
         &["--formats", "f32,f99"],
         &["--target", "no-such-target"],
+        &["--dim", "nosuch=2"],
+        &["--dim", "image.1=3"],
         &["--dim", "batch"],
         &["--dim", "batch=0"],
         &["--precision", "g0"],

@@ -77,6 +77,10 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 impl From<ImportError> for Failure {
     fn from(error: ImportError) -> Failure {
+        // A dimension that the model does not have is a slip in the command, not a fault of the model.
+        if error.is_usage() {
+            return Failure::usage(&error);
+        }
         let code = if error.is_io() { 6 } else { 3 };
         let kind = if error.is_io() { "io" } else { "model" };
         Failure { node: error.node().map(str::to_owned), ..Failure::new(code, kind, chain(&error)) }
@@ -96,7 +100,7 @@ impl From<CompileError> for Failure {
 impl From<PipelineError> for Failure {
     fn from(error: PipelineError) -> Failure {
         let kind = match &error {
-            PipelineError::Unknown { .. } => return Failure::usage(&error),
+            PipelineError::Unknown { .. } | PipelineError::Absent { .. } => return Failure::usage(&error),
             PipelineError::Pass { source: crate::passes::PassError::Pin(_), .. } => return Failure::usage(chain(&error)),
             PipelineError::Pass { .. } => "pass",
             PipelineError::Broken { .. } => "bug",

@@ -61,6 +61,10 @@ pub fn model(path: &Path, dims: &[DimBinding]) -> Result<(Graph, ImportReport), 
 /// It cannot be read or is damaged.
 pub fn program(path: &Path) -> Result<Program, Failure> {
     std::fs::File::open(path).map_err(|e| Failure::io(path, e))?;
+    if path.extension().is_some_and(|e| e == "onnx") {
+        let path = path.display();
+        return Err(Failure::usage(format!("{path} is a model, not a program: compile it first, nyxc compile {path} -o PROGRAM.nyx")));
+    }
     file::open(path).map_err(|e| {
         let mut failure: Failure = e.into();
         failure.message = format!("{}: {}", path.display(), failure.message);

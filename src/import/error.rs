@@ -97,6 +97,11 @@ impl ImportError {
         matches!(self.inner.kind, Kind::Io { .. })
     }
 
+    /// Whether a binding of a dimension was wrong, rather than the model.
+    pub fn is_usage(&self) -> bool {
+        matches!(self.inner.kind, Kind::UnknownDim { .. } | Kind::FixedDim { .. } | Kind::Binding { .. })
+    }
+
     /// Whether the operator is one that nyxc does not know.
     pub fn is_unknown_operator(&self) -> bool {
         matches!(self.inner.kind, Kind::UnknownOp)

@@ -38,6 +38,8 @@ pub struct Edit<'g> {
     graph: &'g Graph,
     patch: Patch,
     context: Option<NodeId>,
+    /// Other nodes whose origin nodes added now take over.
+    others: Vec<NodeId>,
 }
 
 /// What should change in a graph.
@@ -60,7 +62,7 @@ struct NewNode {
 impl<'g> Edit<'g> {
     /// An edit that changes nothing yet.
     pub fn new(graph: &'g Graph) -> Edit<'g> {
-        Edit { graph, patch: Patch::default(), context: None }
+        Edit { graph, patch: Patch::default(), context: None, others: Vec::new() }
     }
 
     /// The graph as it is before the edit.
@@ -72,6 +74,13 @@ impl<'g> Edit<'g> {
     /// from its name.
     pub fn on_behalf_of(&mut self, node: NodeId) {
         self.context = Some(node);
+        self.others.clear();
+    }
+
+    /// The same for several nodes: the first gives format, place and name, all give their origins.
+    pub fn on_behalf_of_all(&mut self, node: NodeId, others: Vec<NodeId>) {
+        self.context = Some(node);
+        self.others = others;
     }
 
     /// The type of a value.
@@ -152,6 +161,11 @@ impl<'g> Edit<'g> {
             if matches!(new.kind, NodeKind::Op(_)) {
                 new.format = from.format;
                 new.origin = from.origins().to_vec();
+                for origin in self.others.iter().flat_map(|other| self.graph.node(*other).origins()) {
+                    if !new.origin.contains(origin) {
+                        new.origin.push(origin.clone());
+                    }
+                }
             }
         }
         let node = self.patch.new.len();

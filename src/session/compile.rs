@@ -60,6 +60,8 @@ pub enum CompileError {
     Pipeline(PipelineError),
     #[error(transparent)]
     Plan(#[from] PlanError),
+    #[error("the pipeline lacks {pass}, without which no program comes out")]
+    Lacks { pass: &'static str },
     #[error("kernel {kernel}: {source}")]
     Codegen { kernel: String, source: CodegenError },
     #[error("threads: {0}")]
@@ -150,6 +152,9 @@ impl Lowered {
             let mut assigned: Option<Graph> = None;
             let pipeline = pipeline(settings.clone());
             let n_passes = pipeline.names().len();
+            if let Some(pass) = pipeline.lacks() {
+                return Err(CompileError::Lacks { pass });
+            }
             let report = {
                 let mut hook = |i: usize, name: &str, graph: &Graph| {
                     progress("passes", i + 1, n_passes);

@@ -201,7 +201,8 @@ pub fn solve(problem: &Problem, limits: &Limits) -> Result<Solution, SolveError>
         bound: best.bound.max(0.0).min(objective),
         peak: problem.peak(&best.choice),
         n_nodes: spent + best.spent.nodes,
-        shadow_price: best.price,
+        // A negative zero is none.
+        shadow_price: best.price + 0.0,
         choice: best.choice,
     })
 }
