@@ -78,7 +78,8 @@ impl Pass for AbsorbCasts {
                 edit.replace(id.out(out), val);
             }
         }
-        for (cast, source) in gone {
+        // Operators read what the cast read by now; only outputs of the graph still name the cast.
+        for (cast, source) in gone.into_iter().filter(|(cast, _)| graph.is_output(*cast)) {
             edit.replace(cast, *moved.get(&source).unwrap_or(&Val::Old(source)));
         }
         Ok(edit.finish())

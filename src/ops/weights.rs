@@ -1,6 +1,6 @@
 //! Where an operator has weights that can be quantized, and the matrix they form: one row an output, the reduction axis along the columns.
 
-use crate::ir::{DType, Graph, NodeId, OpError, Tensor, ValueId};
+use crate::ir::{DType, Graph, NodeId, Op, OpError, Tensor, ValueId};
 use std::borrow::Cow;
 
 /// How the matrix lies in the constant.
@@ -70,6 +70,16 @@ pub fn of(graph: &Graph, id: NodeId) -> Option<Weights> {
         has_products,
         has_own_rows: op.attrs.int("group").unwrap_or(1) == 1,
     })
+}
+
+/// Whether operand `slot` of a use of `op` with `n_operands` is a matrix of weights, or further rows of one; epilogues have none.
+pub fn is_slot(op: &Op, slot: usize, n_operands: usize) -> bool {
+    let n_own = n_operands.saturating_sub(op.attrs.expr("epilogue").map_or(0, |e| e.n_args().saturating_sub(1)));
+    match op.def.name {
+        "matmul" | "conv" => (1..n_own).contains(&slot),
+        "gather" => slot == 0 || (2..n_own).contains(&slot),
+        _ => false,
+    }
 }
 
 impl Weights {

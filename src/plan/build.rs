@@ -6,6 +6,7 @@ use super::memory::{Buffers, Kind, is_view};
 use super::{PlanError, allocation_bytes, round_up};
 use crate::ir::{Class, DType, Graph, Hash, NodeId, NodeKind, Tensor, ValueId};
 use crate::ops::kernel_key::KernelKey;
+use crate::ops::weights;
 use crate::program::{Allocation, AllocationKind, HostStep, Ledger, Port, Region, Upload};
 use crate::target::Target;
 use indexmap::IndexMap;
@@ -204,9 +205,10 @@ impl Layout<'_> {
         let mut pending: Vec<(ValueId, bool)> = Vec::new();
         for &id in &self.buffers.order {
             let Some(op) = self.graph.node(id).op() else { continue };
-            for (slot, value) in self.graph.operands(id).into_iter().enumerate() {
+            let operands = self.graph.operands(id);
+            for (slot, value) in operands.iter().enumerate() {
                 let Some(value) = value.map(|v| self.root(v)) else { continue };
-                let is_weights = matches!((op.def.name, slot), ("matmul" | "conv", 1) | ("gather", 0));
+                let is_weights = weights::is_slot(op, slot, operands.len());
                 if self.graph.constant(value).is_some() && !is_view(self.graph, id) {
                     pending.push((value, is_weights));
                 }

@@ -165,17 +165,12 @@ impl Model {
         let mut counted: BTreeMap<ValueId, ()> = BTreeMap::new();
         for (step, &id) in planned.order.iter().enumerate() {
             let Some(op) = kernels.node(id).op() else { continue };
-            let weights_slot = match op.def.name {
-                "matmul" | "conv" => Some(1),
-                "gather" => Some(0),
-                _ => None,
-            };
             let operands = kernels.operands(id);
             for (slot, operand) in operands.iter().enumerate() {
                 let Some(value) = operand.map(|v| planned.root.get(&v).copied().unwrap_or(v)) else { continue };
                 let NodeKind::Const(tensor) = &kernels.node(value.node).kind else { continue };
                 let group = owner(id);
-                if weights_slot == Some(slot)
+                if weights::is_slot(op, slot, operands.len())
                     && let Some(g) = group.filter(|g| !self.groups[*g].weights.is_empty())
                 {
                     self.groups[g].n_readers += 1;

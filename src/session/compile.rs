@@ -294,7 +294,13 @@ fn reports(assigned: &Graph, kernels: &Graph, blueprint: &Blueprint, reasons: &B
     for step in &blueprint.steps {
         match step {
             build::Step::Device(list) => list.iter().for_each(|d| {
-                names.insert(d.node.clone(), d.key.to_string());
+                // Parts of a matrix have kernels of their own.
+                let key = d.key.to_string();
+                let known = names.entry(d.node.clone()).or_insert_with(|| key.clone());
+                if !known.split(" + ").any(|name| name == key) {
+                    known.push_str(" + ");
+                    known.push_str(&key);
+                }
             }),
             build::Step::Host(step, reason) => {
                 host.insert(&step.node, reason);
@@ -306,12 +312,9 @@ fn reports(assigned: &Graph, kernels: &Graph, blueprint: &Blueprint, reasons: &B
     for id in kernels.order() {
         let node = kernels.node(id);
         let Some(op) = node.op() else { continue };
-        let slot = match op.def.name {
-            "matmul" | "conv" => Some(1),
-            "gather" => Some(0),
-            _ => None,
-        };
-        let constant = slot.and_then(|s| kernels.operands(id).get(s).copied().flatten()).and_then(|v| kernels.constant(v));
+        let operands = kernels.operands(id);
+        let own = operands.iter().enumerate().filter(|(slot, _)| weights::is_slot(op, *slot, operands.len()));
+        let bytes: u64 = own.filter_map(|(_, v)| kernels.constant((*v)?)?.ty().bytes()).sum();
         for origin in node.origins() {
             if let Some(kernel) = names.get(&node.name) {
                 kernel_of.insert(origin, kernel);
@@ -319,7 +322,7 @@ fn reports(assigned: &Graph, kernels: &Graph, blueprint: &Blueprint, reasons: &B
             if let Some(reason) = host.get(node.name.as_str()) {
                 host_of.insert(origin, reason);
             }
-            if let Some(bytes) = constant.and_then(|t| t.ty().bytes()) {
+            if bytes > 0 {
                 weight_bytes.insert(origin, bytes);
             }
         }
