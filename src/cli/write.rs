@@ -15,7 +15,8 @@ pub fn remove_partial_files_on_interrupt() {
         if let Ok(files) = PARTIAL.lock() {
             files.iter().for_each(|path| drop(std::fs::remove_file(path)));
         }
-        std::process::exit(130);
+        // At once: destructors of C++ statics would pull the ground from under the threads that compile shaders.
+        signal_hook::low_level::exit(130);
     });
 }
 

@@ -200,7 +200,7 @@ impl Ring {
         let copies = std::mem::take(&mut self.copies);
         let staging = &self.staging;
         let half = &mut self.halves[self.current];
-        half.record(|recorder| {
+        let recorded = half.record(|recorder| {
             recorder.acquire();
             for (from, to) in &copies {
                 let Some(Some(buffer)) = buffers.get(to.allocation as usize) else { return Err(nowhere(to)) };
@@ -208,9 +208,12 @@ impl Ring {
             }
             recorder.release();
             Ok(())
-        })?;
-        half.start()?;
-        (self.current, self.filled) = (1 - self.current, 0);
+        });
+        let sent = recorded.and_then(|()| half.start());
+        // What could not be sent is given up: the load fails, or the next run writes its inputs again, into an empty half.
+        self.filled = 0;
+        sent?;
+        self.current = 1 - self.current;
         Ok(())
     }
 

@@ -8,6 +8,9 @@ use crate::program::*;
 use crate::target::Target;
 use std::io::Write as _;
 
+#[path = "fault_tests.rs"]
+mod faults;
+
 const AFFINE: &str = "#version 450
 layout(local_size_x = 64) in;
 layout(binding = 0, std430) readonly buffer X { float x[]; };
@@ -171,7 +174,7 @@ fn on_devices(test: impl Fn(&VkContext, &Target)) {
         return;
     }
     for info in found {
-        let options = Options { validation: true, cache_dir: None };
+        let options = Options { validation: true, cache_dir: None, fault: None };
         let context = VkContext::open(info.index, &info.target.features, &options).unwrap();
         test(&context, &info.target);
         drop(context);
@@ -398,7 +401,7 @@ fn a_program_that_needs_what_the_device_lacks_is_refused() {
         let program = maker.finish();
         let mut without = target.features.clone();
         without.f16_arithmetic = false;
-        let lesser = VkContext::open(context.info().index, &without, &Options { validation: true, cache_dir: None }).unwrap();
+        let lesser = VkContext::open(context.info().index, &without, &Options { validation: true, cache_dir: None, fault: None }).unwrap();
         let refused = Executor::load(&program, 0, &lesser).err().unwrap().to_string();
         assert!(refused.contains("shaderFloat16") && refused.contains("double_f16"), "{refused}");
         if target.features.f16_arithmetic {
@@ -426,7 +429,7 @@ fn a_device_that_the_caller_owns_runs_programs_and_stays() {
 fn a_spoilt_pipeline_cache_is_ignored_and_replaced() {
     on_devices(|context, target| {
         let dir = std::env::temp_dir().join(format!("nyxc-cache-{}", std::process::id()));
-        let options = Options { validation: true, cache_dir: Some(dir.clone()) };
+        let options = Options { validation: true, cache_dir: Some(dir.clone()), fault: None };
         let load = || {
             let context = VkContext::open(context.info().index, &target.features, &options).unwrap();
             Executor::load(&chain(target, 1), 0, &context).unwrap();

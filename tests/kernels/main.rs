@@ -43,7 +43,7 @@ pub fn on_devices(test: impl Fn(&Bench)) {
         let _ = std::io::stderr().write_all(b"SKIPPED: no Vulkan device\n");
     }
     for info in found {
-        let options = Options { validation: true, cache_dir: None };
+        let options = Options { validation: true, cache_dir: None, fault: None };
         let context = VkContext::open(info.index, &info.target.features, &options).unwrap();
         let plain = Target { name: "plain".to_owned(), features: NO_FEATURES, ..info.target.clone() };
         test(&Bench { context, targets: vec![info.target.clone(), plain] });

@@ -1,6 +1,6 @@
 //! Device memory with one buffer over all of it, counted to the byte.
 
-use super::{VkContext, call};
+use super::VkContext;
 use crate::runtime::RuntimeError;
 use ash::vk;
 use std::ptr::NonNull;
@@ -85,7 +85,7 @@ impl Buffer {
         for bytes in [planned, used.clamp(1, planned)] {
             let info = vk::BufferCreateInfo::default().size(bytes).usage(USAGE).sharing_mode(vk::SharingMode::EXCLUSIVE);
             // SAFETY: the device is live and the structure complete.
-            let raw = unsafe { device.create_buffer(&info, None) }.map_err(call("vkCreateBuffer"))?;
+            let raw = context.attempt("vkCreateBuffer", || unsafe { device.create_buffer(&info, None) })?;
             let (context, meter, memory) = (context.clone(), meter.clone(), vk::DeviceMemory::null());
             let mut buffer = Buffer { raw, memory, bytes, counted: 0, mapped: None, meter, context };
             // SAFETY: the buffer was just made from this device.
@@ -113,11 +113,9 @@ impl Buffer {
         };
         let info = vk::MemoryAllocateInfo::default().allocation_size(needs.size).memory_type_index(type_idx);
         // SAFETY: the device is live; type and size are ones that it named.
-        let memory = unsafe { device.allocate_memory(&info, None) }.map_err(|code| match code {
-            vk::Result::ERROR_OUT_OF_DEVICE_MEMORY | vk::Result::ERROR_OUT_OF_HOST_MEMORY => {
-                RuntimeError::OutOfMemory { asked_bytes: needs.size, free_bytes: context.free_bytes(heap_idx) }
-            }
-            code => call("vkAllocateMemory")(code),
+        let memory = context.attempt("vkAllocateMemory", || unsafe { device.allocate_memory(&info, None) }).map_err(|error| match error {
+            error if error.is_out_of_memory() => RuntimeError::OutOfMemory { asked_bytes: needs.size, free_bytes: context.free_bytes(heap_idx) },
+            error => error,
         })?;
         self.memory = memory;
         let local = probe.memory.memory_heaps_as_slice().get(heap_idx as usize).is_some_and(|h| h.flags.contains(vk::MemoryHeapFlags::DEVICE_LOCAL));
@@ -126,10 +124,10 @@ impl Buffer {
             self.meter.add(needs.size);
         }
         // SAFETY: both are of this device, neither is bound yet, and the memory has the size and a type that the buffer needs.
-        unsafe { device.bind_buffer_memory(self.raw, memory, 0) }.map_err(call("vkBindBufferMemory"))?;
+        context.attempt("vkBindBufferMemory", || unsafe { device.bind_buffer_memory(self.raw, memory, 0) })?;
         if place != Place::Device {
             // SAFETY: the memory is host-visible, not mapped yet, and stays mapped until it is freed.
-            let map = unsafe { device.map_memory(memory, 0, vk::WHOLE_SIZE, vk::MemoryMapFlags::empty()) }.map_err(call("vkMapMemory"))?;
+            let map = context.attempt("vkMapMemory", || unsafe { device.map_memory(memory, 0, vk::WHOLE_SIZE, vk::MemoryMapFlags::empty()) })?;
             self.mapped = NonNull::new(map.cast());
         }
         Ok(())

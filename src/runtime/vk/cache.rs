@@ -1,6 +1,6 @@
 //! The pipeline cache on disk: BLAKE3 of the data, then the data as the driver gave it. Whatever is unusable is ignored.
 
-use super::{VkContext, call};
+use super::VkContext;
 use crate::runtime::RuntimeError;
 use ash::vk;
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ impl Cache {
         let data = path.as_ref().and_then(|path| read(context, path)).unwrap_or_default();
         let info = vk::PipelineCacheCreateInfo::default().initial_data(&data);
         // SAFETY: the device is live; the data has the header of this device and driver and the hash under which we wrote it.
-        let raw = unsafe { context.device().create_pipeline_cache(&info, None) }.map_err(call("vkCreatePipelineCache"))?;
+        let raw = context.attempt("vkCreatePipelineCache", || unsafe { context.device().create_pipeline_cache(&info, None) })?;
         Ok(Cache { raw, path, before: blake3::hash(&data), context: context.clone() })
     }
 

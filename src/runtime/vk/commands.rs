@@ -1,6 +1,6 @@
 //! Recorded commands, their submission, and timestamps.
 
-use super::{Bound, Buffer, VkContext, call};
+use super::{Bound, Buffer, VkContext};
 use crate::runtime::RuntimeError;
 use ash::vk;
 
@@ -22,9 +22,9 @@ impl Commands {
         let mut made = Commands { pool, buffers: Vec::new(), n_recorded: 0, fence, pending: false, context: context.clone() };
         let info = vk::CommandPoolCreateInfo::default().queue_family_index(context.inner().probe.family);
         // SAFETY: the device is live and the structures complete, here and below.
-        made.pool = unsafe { device.create_command_pool(&info, None) }.map_err(call("vkCreateCommandPool"))?;
+        made.pool = context.attempt("vkCreateCommandPool", || unsafe { device.create_command_pool(&info, None) })?;
         // SAFETY: as above.
-        made.fence = unsafe { device.create_fence(&vk::FenceCreateInfo::default(), None) }.map_err(call("vkCreateFence"))?;
+        made.fence = context.attempt("vkCreateFence", || unsafe { device.create_fence(&vk::FenceCreateInfo::default(), None) })?;
         Ok(made)
     }
 
@@ -33,7 +33,7 @@ impl Commands {
         self.wait()?;
         self.n_recorded = 0;
         // SAFETY: nothing recorded from the pool is pending, as was just waited for.
-        unsafe { self.context.device().reset_command_pool(self.pool, vk::CommandPoolResetFlags::empty()) }.map_err(call("vkResetCommandPool"))?;
+        self.context.attempt("vkResetCommandPool", || unsafe { self.context.device().reset_command_pool(self.pool, vk::CommandPoolResetFlags::empty()) })?;
         let raw = self.begin()?;
         let mut recorder = Recorder { commands: self, raw };
         f(&mut recorder)?;
@@ -63,17 +63,17 @@ impl Commands {
         if self.n_recorded == self.buffers.len() {
             let info = vk::CommandBufferAllocateInfo::default().command_pool(self.pool).command_buffer_count(1);
             // SAFETY: the pool is live, and `&mut self` keeps other threads off it, here and below.
-            self.buffers.extend(unsafe { device.allocate_command_buffers(&info) }.map_err(call("vkAllocateCommandBuffers"))?);
+            self.buffers.extend(self.context.attempt("vkAllocateCommandBuffers", || unsafe { device.allocate_command_buffers(&info) })?);
         }
         let raw = self.buffers.get(self.n_recorded).copied().unwrap_or_default();
         // SAFETY: the buffer is in its initial state: new, or its pool was reset.
-        unsafe { device.begin_command_buffer(raw, &vk::CommandBufferBeginInfo::default()) }.map_err(call("vkBeginCommandBuffer"))?;
+        self.context.attempt("vkBeginCommandBuffer", || unsafe { device.begin_command_buffer(raw, &vk::CommandBufferBeginInfo::default()) })?;
         Ok(raw)
     }
 
     fn end(&mut self, raw: vk::CommandBuffer) -> Result<(), RuntimeError> {
         // SAFETY: `begin` began it, and it was not ended since.
-        unsafe { self.context.device().end_command_buffer(raw) }.map_err(call("vkEndCommandBuffer"))?;
+        self.context.attempt("vkEndCommandBuffer", || unsafe { self.context.device().end_command_buffer(raw) })?;
         self.n_recorded += 1;
         Ok(())
     }
@@ -201,7 +201,7 @@ impl Queries {
         }
         let info = vk::QueryPoolCreateInfo::default().query_type(vk::QueryType::TIMESTAMP).query_count(n);
         // SAFETY: the device is live and the structure complete.
-        let raw = unsafe { context.device().create_query_pool(&info, None) }.map_err(call("vkCreateQueryPool"))?;
+        let raw = context.attempt("vkCreateQueryPool", || unsafe { context.device().create_query_pool(&info, None) })?;
         Ok(Some(Queries { raw, n, context: context.clone() }))
     }
 
@@ -209,8 +209,9 @@ impl Queries {
     pub(in crate::runtime) fn elapsed_ms(&self) -> Result<Vec<f64>, RuntimeError> {
         let mut ticks = vec![0u64; self.n as usize];
         // SAFETY: the pool is live, and the slice holds one 64-bit result for each of its queries.
-        let read = unsafe { self.context.device().get_query_pool_results(self.raw, 0, &mut ticks, vk::QueryResultFlags::TYPE_64) };
-        read.map_err(call("vkGetQueryPoolResults"))?;
+        self.context.attempt("vkGetQueryPoolResults", || unsafe {
+            self.context.device().get_query_pool_results(self.raw, 0, &mut ticks, vk::QueryResultFlags::TYPE_64)
+        })?;
         let probe = &self.context.inner().probe;
         let mask = 1u64.checked_shl(probe.timestamp_bits).map_or(u64::MAX, |bit| bit - 1);
         let ms = |pair: &[u64]| (pair[1].wrapping_sub(pair[0]) & mask) as f64 * f64::from(probe.timestamp_period) / 1e6;

@@ -1,6 +1,7 @@
 //! A logical device with one compute queue.
 
 use super::call;
+use super::fault::{Fault, Faults};
 use super::instance::Instance;
 use super::probe::{DeviceInfo, Probe, granularity};
 use crate::runtime::RuntimeError;
@@ -22,11 +23,13 @@ pub struct Options {
     pub validation: bool,
     /// Where pipeline caches lie; `None` for nowhere.
     pub cache_dir: Option<PathBuf>,
+    /// A call of the device that shall fail.
+    pub fault: Option<Fault>,
 }
 
 impl Options {
     /// `NYXC_VALIDATION=1` turns validation on. Caches lie in `NYXC_CACHE` (nowhere where that is empty), else `$XDG_CACHE_HOME/nyxc`, else
-    /// `~/.cache/nyxc`.
+    /// `~/.cache/nyxc`. `NYXC_FAULT=CALL:K=RESULT` lets a call fail ([`Fault`]), for tests.
     pub fn from_env() -> Options {
         let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
         let cache_dir = match std::env::var_os("NYXC_CACHE") {
@@ -34,7 +37,7 @@ impl Options {
             Some(dir) => Some(PathBuf::from(dir)),
             None => set("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| set("HOME").map(|h| PathBuf::from(h).join(".cache"))).map(|d| d.join("nyxc")),
         };
-        Options { validation: set("NYXC_VALIDATION").is_some_and(|v| v == "1"), cache_dir }
+        Options { validation: set("NYXC_VALIDATION").is_some_and(|v| v == "1"), cache_dir, fault: set("NYXC_FAULT").and_then(|v| v.to_str()?.parse().ok()) }
     }
 }
 
@@ -68,6 +71,7 @@ pub(super) struct Inner {
     pub(super) enabled: Features,
     pub(super) cache_dir: Option<PathBuf>,
     names: Option<ash::ext::debug_utils::Device>,
+    faults: Faults,
     owned: bool,
     // Last, so that it outlives the device.
     instance: Instance,
@@ -91,8 +95,8 @@ impl VkContext {
         // SAFETY: the device was made with one queue of this family.
         let queue = unsafe { device.get_device_queue(probe.family, 0) };
         let names = instance.debug.then(|| ash::ext::debug_utils::Device::new(&instance.raw, &device));
-        let cache_dir = options.cache_dir.clone();
-        Ok(VkContext(Arc::new(Inner { device, queue: Mutex::new(queue), probe, enabled, cache_dir, names, owned: true, instance })))
+        let (cache_dir, faults) = (options.cache_dir.clone(), Faults::new(options.fault.clone()));
+        Ok(VkContext(Arc::new(Inner { device, queue: Mutex::new(queue), probe, enabled, cache_dir, names, faults, owned: true, instance })))
     }
 
     /// A context on a device that the caller owns. It is not destroyed with the context.
@@ -122,8 +126,8 @@ impl VkContext {
         probe.info.target.memory.allocation_granularity = granularity(&device);
         let queue = Mutex::new(vk::Queue::from_raw(raw.queue));
         let enabled = both(&raw.enabled, &probe.info.target.features);
-        let cache_dir = options.cache_dir.clone();
-        Ok(VkContext(Arc::new(Inner { device, queue, probe, enabled, cache_dir, names: None, owned: false, instance })))
+        let (cache_dir, faults) = (options.cache_dir.clone(), Faults::new(options.fault.clone()));
+        Ok(VkContext(Arc::new(Inner { device, queue, probe, enabled, cache_dir, names: None, faults, owned: false, instance })))
     }
 
     /// The handles, for callers that use the device themselves. They live as long as the context.
@@ -182,13 +186,24 @@ impl VkContext {
         let _ = unsafe { functions.set_debug_utils_object_name(&info) };
     }
 
+    /// Makes a call that may fail, and names it where it did.
+    pub(super) fn attempt<T>(&self, name: &'static str, f: impl FnOnce() -> Result<T, vk::Result>) -> Result<T, RuntimeError> {
+        self.0.faults.strike(name).map_or_else(f, Err).map_err(call(name))
+    }
+
+    /// How many calls that may fail were made.
+    #[cfg(test)]
+    pub(in crate::runtime) fn n_calls(&self) -> u64 {
+        self.0.faults.seen()
+    }
+
     /// Submits command buffers in order; `fence` is signalled when the last has ended.
     pub(super) fn submit(&self, commands: &[vk::CommandBuffer], fence: vk::Fence) -> Result<(), RuntimeError> {
         let queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let submit = vk::SubmitInfo::default().command_buffers(commands);
         // SAFETY: the callers, all in this module tree, pass recorded command buffers and an unsignalled fence of this device, and keep both and
         // all they use until they waited for the fence or the device is idle. The lock keeps other threads off the queue.
-        unsafe { self.device().queue_submit(*queue, &[submit], fence) }.map_err(call("vkQueueSubmit"))
+        self.attempt("vkQueueSubmit", || unsafe { self.device().queue_submit(*queue, &[submit], fence) })
     }
 
     /// Waits for a fence that was submitted, and resets it.
@@ -196,9 +211,13 @@ impl VkContext {
         let mut last = vk::Result::TIMEOUT;
         for _ in 0..WAITS {
             // SAFETY: the fence is a live one of this device.
-            match unsafe { self.device().wait_for_fences(&[fence], true, WAIT_NS) } {
+            let waited = match self.0.faults.strike("vkWaitForFences") {
+                Some(code) => Err(code),
+                None => unsafe { self.device().wait_for_fences(&[fence], true, WAIT_NS) },
+            };
+            match waited {
                 // SAFETY: it is signalled, so no queue uses it any more.
-                Ok(()) => return unsafe { self.device().reset_fences(&[fence]) }.map_err(call("vkResetFences")),
+                Ok(()) => return self.attempt("vkResetFences", || unsafe { self.device().reset_fences(&[fence]) }),
                 Err(vk::Result::TIMEOUT) => {}
                 Err(code) => {
                     last = code;

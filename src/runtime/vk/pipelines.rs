@@ -1,7 +1,7 @@
 //! Pipelines, one for each shader, and descriptor sets, one for each set of regions.
 
 use super::cache::Cache;
-use super::{Buffer, VkContext, call};
+use super::{Buffer, VkContext};
 use crate::program::spirv::Interface;
 use crate::program::{Dispatch, Region, Shader, ShaderHash};
 use crate::runtime::RuntimeError;
@@ -76,12 +76,12 @@ impl Pipelines {
             .collect();
         let info = vk::DescriptorSetLayoutCreateInfo::default().bindings(&bindings);
         // SAFETY: the device is live and the structure complete, here and below.
-        let set = unsafe { device.create_descriptor_set_layout(&info, None) }.map_err(call("vkCreateDescriptorSetLayout"))?;
+        let set = self.context.attempt("vkCreateDescriptorSetLayout", || unsafe { device.create_descriptor_set_layout(&info, None) })?;
         let places = self.layouts.entry(key).or_insert((set, vk::PipelineLayout::null()));
         let sets = [set];
         let info = vk::PipelineLayoutCreateInfo::default().set_layouts(&sets);
         // SAFETY: as above.
-        places.1 = unsafe { device.create_pipeline_layout(&info, None) }.map_err(call("vkCreatePipelineLayout"))?;
+        places.1 = self.context.attempt("vkCreatePipelineLayout", || unsafe { device.create_pipeline_layout(&info, None) })?;
         Ok(())
     }
 
@@ -136,13 +136,13 @@ impl Pipelines {
         let device = self.context.device();
         let info = vk::DescriptorPoolCreateInfo::default().max_sets(count(sets.len())?).pool_sizes(&sizes);
         // SAFETY: the device is live and the structure complete.
-        self.pool = unsafe { device.create_descriptor_pool(&info, None) }.map_err(call("vkCreateDescriptorPool"))?;
+        self.pool = self.context.attempt("vkCreateDescriptorPool", || unsafe { device.create_descriptor_pool(&info, None) })?;
         for ((regions, uniform), set) in &mut sets {
             let key = (regions.len() as u32, uniform.is_some());
             let layouts = [self.layouts.get(&key).map_or(vk::DescriptorSetLayout::null(), |l| l.0)];
             let info = vk::DescriptorSetAllocateInfo::default().descriptor_pool(self.pool).set_layouts(&layouts);
             // SAFETY: `layout` was called for every dispatch, so the layout is there; the pool was made for exactly these sets.
-            let new = unsafe { device.allocate_descriptor_sets(&info) }.map_err(call("vkAllocateDescriptorSets"))?;
+            let new = self.context.attempt("vkAllocateDescriptorSets", || unsafe { device.allocate_descriptor_sets(&info) })?;
             *set = new.first().copied().unwrap_or_default();
             let mut infos = Vec::with_capacity(regions.len() + 1);
             for region in *regions {
@@ -209,19 +209,16 @@ fn pipeline(context: &VkContext, shader: &Shader, layout: vk::PipelineLayout, ca
     let info = vk::ShaderModuleCreateInfo::default().code(&shader.spirv);
     // SAFETY: the words are a SPIR-V module by its header and instruction lengths, with the hash under which the compiler wrote it, and use only
     // capabilities that are enabled: `Program::check` and `check_limits` hold that.
-    let module = unsafe { device.create_shader_module(&info, None) }.map_err(call("vkCreateShaderModule"))?;
+    let module = context.attempt("vkCreateShaderModule", || unsafe { device.create_shader_module(&info, None) })?;
     let stage = vk::PipelineShaderStageCreateInfo::default().stage(vk::ShaderStageFlags::COMPUTE).module(module).name(c"main");
     let info = vk::ComputePipelineCreateInfo::default().stage(stage).layout(layout);
     // SAFETY: all handles are live and of this device; the module has a compute entry point `main` and reads no binding that the layout lacks,
     // as `Program::check` holds. A cache without the external-synchronization flag may be shared by threads.
-    let made = unsafe { device.create_compute_pipelines(cache, &[info], None) };
+    // A pipeline that could not be made is the null handle: there is nothing to destroy.
+    let made = context.attempt("vkCreateComputePipelines", || unsafe { device.create_compute_pipelines(cache, &[info], None) }.map_err(|(_, code)| code));
     // SAFETY: the pipeline does not need the module any more.
     unsafe { device.destroy_shader_module(module, None) };
-    let pipeline = match made {
-        Ok(made) => made.first().copied().unwrap_or_default(),
-        // A pipeline that could not be made is the null handle: there is nothing to destroy.
-        Err((_, code)) => return Err(call("vkCreateComputePipelines")(code)),
-    };
+    let pipeline = made?.first().copied().unwrap_or_default();
     context.name(pipeline, &shader.name);
     Ok(pipeline)
 }
