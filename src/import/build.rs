@@ -255,7 +255,8 @@ impl<'a> Builder<'a> {
         let mut n = 2u64;
         while self.taken.contains(&name) {
             name = format!("{base}.{n}");
-            n += 1;
+            // Leaps after a while, so that a file of such names does not make us count them for each node.
+            n = if n < 64 { n + 1 } else { n.saturating_mul(2).max(self.taken.len() as u64) };
         }
         name
     }

@@ -416,6 +416,9 @@ impl Node {
     }
 }
 
+/// Numbers that are tried one by one to make a name free.
+const MAX_COUNTED: u64 = 64;
+
 fn unique(taken: &mut BTreeSet<String>, name: String) -> String {
     if taken.insert(name.clone()) {
         return name;
@@ -426,7 +429,8 @@ fn unique(taken: &mut BTreeSet<String>, name: String) -> String {
         if taken.insert(candidate.clone()) {
             return candidate;
         }
-        n += 1;
+        // A name that is taken so often came from a generator, or from somebody who wants us to count: further numbers are tried in leaps.
+        n = if n < MAX_COUNTED { n + 1 } else { n.saturating_mul(2).max(taken.len() as u64) };
     }
 }
 
