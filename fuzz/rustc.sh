@@ -9,7 +9,7 @@ case $args in
 *" --crate-name nyxc "* | *" --crate-name prost "* | *" --crate-name safetensors "* | *" --crate-name zip "* | *" --crate-type bin "*)
     exec "$rustc" "$@" --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
         -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
-        -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1
+        -Cllvm-args=-sanitizer-coverage-trace-compares
     ;;
 esac
 exec "$rustc" "$@"

@@ -2,7 +2,8 @@
 //!
 //! Looks for operators all of whose operands are constants, computes them on the CPU reference and puts a constant in their place. Equal because
 //! the reference defines the operator. Refuses dequantization, since its constant is what quantization saved, and likewise the widening
-//! of weights; a transposed weight that is also used as it is, since that would store it twice; and results over the larger of 64 MiB and twice the operands.
+//! of weights; a transposed weight that is also used as it is, since that would store it twice; results over the larger of 64 MiB and twice the
+//! operands; and whatever would let all results together exceed that by more than 1 GiB.
 
 use super::{Context, Pass, PassError};
 use crate::ir::{Edit, Expr, Graph, NodeId, Patch, Tensor, ValueId};
@@ -14,6 +15,8 @@ pub struct FoldConstants;
 
 /// Results up to this size are always folded, in bytes.
 const SMALL_BYTES: u64 = 64 << 20;
+/// How much all results together may exceed twice their operands, in bytes: a small file can hold any number of small nodes.
+const GROWTH_BYTES: u64 = 1 << 30;
 /// A copy of a shared weight above this size is not worth its bytes.
 const SHARED_BYTES: u64 = 64 << 10;
 
@@ -25,6 +28,7 @@ impl Pass for FoldConstants {
     fn run(&self, graph: &Graph, cx: &mut Context<'_>) -> Result<Patch, PassError> {
         let mut known: BTreeMap<ValueId, Tensor> = BTreeMap::new();
         let mut folded = Vec::new();
+        let mut growth_bytes = 0u64;
         for id in graph.order() {
             let node = graph.node(id);
             if let Some(tensor) = node.constant() {
@@ -40,8 +44,16 @@ impl Pass for FoldConstants {
                 cx.explain.note(&[&node.name], "fold_constants", "fold", || because);
                 continue;
             }
+            let given: u64 = inputs.iter().flatten().filter_map(|t| t.ty().bytes()).sum();
+            let made: u64 = node.outputs.iter().filter_map(|v| v.ty.bytes()).fold(0, u64::saturating_add);
+            let grown = growth_bytes.saturating_add(made.saturating_sub(given.saturating_mul(2)));
+            if grown > GROWTH_BYTES {
+                cx.explain.note(&[&node.name], "fold_constants", "fold", || format!("folded constants have grown by {growth_bytes} bytes already"));
+                continue;
+            }
             match ops::evaluate(op, &inputs, node.outputs.len()) {
                 Ok(results) => {
+                    growth_bytes = grown;
                     for (out, tensor) in results.into_iter().enumerate() {
                         known.insert(id.out(out), tensor);
                     }

@@ -187,8 +187,7 @@ fn target(text: &str) -> Result<Target, Failure> {
         "cpu" => Target::shipped("lavapipe").map_err(Failure::usage),
         _ if text.ends_with(".json") => {
             let path = Path::new(text);
-            let json = std::fs::read_to_string(path).map_err(|e| Failure::io(path, e))?;
-            Target::from_json(text, &json).map_err(Failure::file)
+            Target::from_json(text, &load::utf8(path)?).map_err(Failure::file)
         }
         _ => Target::shipped(text).map_err(Failure::usage),
     }

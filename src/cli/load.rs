@@ -52,7 +52,14 @@ pub fn graph(path: &Path, dims: &[DimBinding]) -> Result<Loaded, Failure> {
 /// # Errors
 /// It cannot be read or is not supported.
 pub fn model(path: &Path, dims: &[DimBinding]) -> Result<(Graph, ImportReport), Failure> {
-    Ok(import(path, &ImportOptions { dims: dims.to_vec() }, &ops::registry())?)
+    import(path, &ImportOptions { dims: dims.to_vec() }, &ops::registry()).map_err(|e| {
+        let is_named = e.is_io() || e.is_usage();
+        let mut failure: Failure = e.into();
+        if !is_named {
+            failure.message = format!("{}: {}", path.display(), failure.message);
+        }
+        failure
+    })
 }
 
 /// Reads a program.
@@ -85,9 +92,18 @@ pub fn program_graph(program: &Program) -> Result<Graph, Failure> {
     Ok(graph)
 }
 
+/// The text of a file. One that is no text is a bad file, not a failure to read it.
+///
+/// # Errors
+/// It cannot be read, or is not UTF-8.
+pub fn utf8(path: &Path) -> Result<String, Failure> {
+    let bytes = std::fs::read(path).map_err(|e| Failure::io(path, e))?;
+    String::from_utf8(bytes).map_err(|e| Failure::file(format!("{}: {}", path.display(), e.utf8_error())))
+}
+
 /// Reads the text IR, with the constants of `FILE.consts.safetensors` beside it where that exists.
 fn text_graph(path: &Path) -> Result<Graph, Failure> {
-    let source = std::fs::read_to_string(path).map_err(|e| Failure::io(path, e))?;
+    let source = utf8(path)?;
     let beside = path.with_extension("nyxir.consts.safetensors");
     let consts = match std::fs::read(&beside) {
         Ok(bytes) => Some(text::Consts::read(std::sync::Arc::new(bytes)).map_err(|e| Failure::file(format!("{}: {e}", beside.display())))?),

@@ -146,6 +146,9 @@ impl<'a> Builder<'a> {
         if let Some(branch) = self.branch_taken(raw)? {
             return self.write_branch(raw, branch, order);
         }
+        if raw.outputs.is_empty() {
+            return Err(Kind::Form("it has no output".to_owned()).into());
+        }
         // Refused before its operands are looked at: the operator is what the user should hear of.
         let is_function = self.model.functions.contains(&(raw.domain.clone(), raw.op.clone()));
         if is_function {

@@ -75,12 +75,7 @@ pub fn import(path: &Path, options: &ImportOptions, registry: &Registry) -> Resu
 ///
 /// # Errors
 /// As [`import`].
-pub fn import_bytes(
-    bytes: &[u8],
-    dir: Option<&Path>,
-    options: &ImportOptions,
-    registry: &Registry,
-) -> Result<(Graph, ImportReport), ImportError> {
+pub fn import_bytes(bytes: &[u8], dir: Option<&Path>, options: &ImportOptions, registry: &Registry) -> Result<(Graph, ImportReport), ImportError> {
     let model = ModelProto::decode(bytes).map_err(|source| Kind::Decode { source })?;
     import_proto(model, dir, options, registry)
 }
