@@ -147,7 +147,18 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         write::file(path, |out| writeln!(out, "{report:#}"))?;
     }
     if !args.dry_run {
-        write::file(&output, |out| file::write(&compiled.program, out).map_err(std::io::Error::other))?;
+        let mut bad = None;
+        let written = write::file(&output, |out| {
+            file::write(&compiled.program, out).map_err(|e| match e {
+                file::FileError::Io(e) => e,
+                other => std::io::Error::other(bad.insert(other).to_string()),
+            })
+        });
+        // What is no failure of the disk is one of the program, and says so.
+        if let Some(error) = bad {
+            return Err(error.into());
+        }
+        written?;
     }
     let text = if args.json { format!("{report:#}\n") } else { summary(&compiled, (!args.dry_run).then_some(output.as_path()), seconds) };
     write::stdout(&text)?;

@@ -5,7 +5,7 @@ use super::error::{ImportError, Kind, NodeAt};
 use super::normalize::{self, Draft, Facts, In};
 use super::read::{RawGraph, RawNode};
 use super::{body, fold};
-use crate::ir::{Attrs, Dim, Graph, Infer, Level, Node, NodeKind, Op, OpDef, OpError, Registry, Tensor, TensorType, Value, ValueId};
+use crate::ir::{Attrs, Dim, Graph, Infer, Level, Node, NodeKind, Op, OpDef, OpError, Registry, Tensor, TensorType, Value, ValueId, next_number};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -258,8 +258,7 @@ impl<'a> Builder<'a> {
         let mut n = 2u64;
         while self.taken.contains(&name) {
             name = format!("{base}.{n}");
-            // Leaps after a while, so that a file of such names does not make us count them for each node.
-            n = if n < 64 { n + 1 } else { n.saturating_mul(2).max(self.taken.len() as u64) };
+            n = next_number(n, self.taken.len());
         }
         name
     }

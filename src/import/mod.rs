@@ -16,6 +16,7 @@ mod normalize;
 mod read;
 #[cfg(test)]
 mod tests;
+mod weigh;
 
 pub use error::ImportError;
 
@@ -76,6 +77,9 @@ pub fn import(path: &Path, options: &ImportOptions, registry: &Registry) -> Resu
 /// # Errors
 /// As [`import`].
 pub fn import_bytes(bytes: &[u8], dir: Option<&Path>, options: &ImportOptions, registry: &Registry) -> Result<(Graph, ImportReport), ImportError> {
+    if let Some((n, most)) = weigh::excess(bytes) {
+        return Err(Kind::Messages { n, most, n_bytes: bytes.len() }.into());
+    }
     let model = ModelProto::decode(bytes).map_err(|source| Kind::Decode { source })?;
     import_proto(model, dir, options, registry)
 }

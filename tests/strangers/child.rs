@@ -192,6 +192,7 @@ pub fn check(reader: &str, cases: impl Iterator<Item = Case>) {
 /// Whether the message says where: the file, or something in it.
 fn names_a_place(err: &str, case: &Case) -> bool {
     let Some(message) = err.lines().find_map(|line| line.strip_prefix("nyxc: ")) else { return false };
-    let places = ["node ", "tensor ", "line ", "plan ", "constant ", "shader ", "input ", "output ", "budget", "target", "header"];
-    case.items.iter().any(|(name, _)| message.contains(name.as_str())) || places.iter().any(|place| err.contains(place))
+    let places = ["node ", "tensor ", "line ", "plan ", "constant ", "shader ", "input ", "output ", "budget", "target", "header", "%"];
+    case.items.iter().map(|(name, _)| name).chain(&case.args).any(|name| message.contains(name.as_str()))
+        || places.iter().any(|place| err.contains(place))
 }

@@ -63,6 +63,11 @@ fn models(n: i64) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// A range always becomes a constant, so a large one is refused where it stands.
+fn is_refused_range(name: &str, err: &str) -> bool {
+    name == "Range" && err.contains("(Range, opset 21)") && err.contains("67108864 bytes")
+}
+
 /// The bytes of every constant in a text: the number before `B` at the end of its line.
 fn constants(text: &str) -> Vec<u64> {
     let lines = text.lines().filter(|l| l.contains(" = const "));
@@ -79,6 +84,9 @@ fn no_constant_is_folded_to_more_than_the_limit() {
         let args = ["pass", "fold_constants,decompose,fold_constants,merge_duplicates,fuse,fold_constants"];
         let done = Command::new(env!("CARGO_BIN_EXE_nyxc")).args(args).arg(&path).output().unwrap();
         let (text, err) = (String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr));
+        if is_refused_range(name, &err) {
+            continue;
+        }
         assert!(done.status.success(), "{name}: {err}");
         let found = constants(&text);
         assert!(found.iter().all(|&n| n <= LIMIT_BYTES), "{name}: constants of {found:?} bytes\n{text}");
@@ -107,14 +115,13 @@ fn many_constants_below_the_limit_do_not_add_up() {
 fn importing_a_model_of_huge_constants_does_not_make_them() {
     let folder = Folder::new("import");
     let baseline = baseline_bytes(&folder);
-    for (name, bytes) in models(16).into_iter().chain(models(4000)) {
+    for (name, bytes) in models(40).into_iter().chain(models(4000)) {
         std::fs::write(folder.0.join("m.onnx"), &bytes).unwrap();
         for command in ["print", "verify", "inspect"] {
             let done = nyxc(&[command, "m.onnx"].map(str::to_owned), &folder.0, &folder.0);
-            assert!(done.status.success(), "{name}: {}", done.err);
+            assert!(done.status.success() || is_refused_range(name, &done.err), "{name}: {}", done.err);
             let limit = baseline + 10 * bytes.len() as u64 + 100_000_000;
-            // 16 million floats are 64 MB, which would fit below 100 MB: half of that shows that nothing was made.
-            assert!(done.rss_bytes < limit - 50_000_000, "{command} of {name} took {} bytes, baseline {baseline}", done.rss_bytes);
+            assert!(done.rss_bytes < limit, "{command} of {name} took {} bytes, baseline {baseline}", done.rss_bytes);
         }
     }
 }

@@ -24,10 +24,6 @@ pub fn model(graph: impl AsRef<[u8]>) -> Vec<u8> {
     [int(1, 9), blob(8, int(2, 21)), blob(7, graph)].concat()
 }
 
-pub fn float(field: u64, v: f32) -> Vec<u8> {
-    [varint(field << 3 | 5), v.to_le_bytes().to_vec()].concat()
-}
-
 pub fn attr_int(name: &str, v: i64) -> Vec<u8> {
     blob(5, [blob(1, name), int(3, v), int(20, 2)].concat())
 }

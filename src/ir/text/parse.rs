@@ -446,8 +446,8 @@ impl<'a> Parser<'a> {
         if types.len() != names.len() {
             return Err(self.refuse(format!("{} values and {} types", names.len(), types.len())));
         }
-        for name in &names {
-            if values.contains_key(name) {
+        for (i, name) in names.iter().enumerate() {
+            if values.contains_key(name) || names[..i].contains(name) {
                 self.at = start;
                 return Err(self.refuse(format!("%{name} is defined twice")));
             }
