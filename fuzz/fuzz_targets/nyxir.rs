@@ -25,7 +25,10 @@ fuzz_target!(|bytes: &[u8]| {
         return;
     }
     let small = nyxc::ir::memory::summary(&graph).is_some_and(|m| m.weights_bytes.saturating_add(m.max_live_bytes) <= 1 << 20);
-    if small && graph.level == Level::Onnx && let (Ok(pipeline), Ok(target)) = (Pipeline::of(PASSES, Settings::default()), Target::shipped("vulkan-min")) {
+    if small
+        && graph.level == Level::Onnx
+        && let (Ok(pipeline), Ok(target)) = (Pipeline::of(PASSES, Settings::default()), Target::shipped("vulkan-min"))
+    {
         if let Err(PipelineError::Broken { pass, .. }) = pipeline.run(&mut graph.clone(), &target) {
             panic!("{pass} broke the graph\n{printed}");
         }
