@@ -36,7 +36,7 @@ fn shaders(n: usize, seed: u64) {
             assert!(path.is_dir() || std::fs::read(path).unwrap() == *seed, "{what} stayed in {}", path.display());
         }
     };
-    for (name, at, bytes) in mutants(&seeds, n, seed) {
+    for (name, at, bytes) in mutants(seeds.clone(), n, seed) {
         std::fs::write(&entries[at], bytes).unwrap();
         check(&name);
     }
@@ -93,12 +93,12 @@ fn pipelines(n: usize, seed: u64) {
         println!("SKIPPED: the pipeline cache, since the driver keeps none ({} files)", entries.len());
         return;
     };
-    let seeds = [std::fs::read(entry).unwrap()];
+    let seeds = vec![std::fs::read(entry).unwrap()];
     let check = |what: &str| {
         let (code, err, outputs) = run();
         assert!(code == Some(0) && outputs == good, "{what}: {code:?} {err}");
     };
-    for (name, _, bytes) in mutants(&seeds, n, seed) {
+    for (name, _, bytes) in mutants(seeds.clone(), n, seed) {
         std::fs::write(entry, bytes).unwrap();
         check(&name);
     }

@@ -83,7 +83,8 @@ impl Drop for Folder {
     }
 }
 
-/// Runs `nyxc` in `dir`.
+/// Runs `nyxc` in `dir`. The memory that is measured begins with what this process has when it forks: it is to hold few files at a time.
+#[expect(clippy::zombie_processes, reason = "wait4 below waits for it")]
 pub fn nyxc(args: &[String], dir: &Path, cache: &Path) -> Done {
     let stderr = cache.join(format!("stderr-{:?}", std::thread::current().id()));
     let mut command = Command::new(env!("CARGO_BIN_EXE_nyxc"));

@@ -75,8 +75,8 @@ fn tensors_may_overlap_in_their_file() {
 }
 
 fn damaged(n: usize, seed: u64) -> impl Iterator<Item = Case> {
-    let seeds = [external(&[("location", "w.bin"), ("offset", "32"), ("length", "32")])];
-    mutants(&seeds, n, seed).collect::<Vec<_>>().into_iter().map(|(name, at, bytes)| {
+    let seeds = vec![external(&[("location", "w.bin"), ("offset", "32"), ("length", "32")])];
+    mutants(seeds, n, seed).map(|(name, at, bytes)| {
         let mut data = data();
         if at % 3 == 2 {
             data.truncate(bytes.len() % 64);

@@ -44,10 +44,10 @@ fn texts() -> Vec<Vec<u8>> {
 fn damaged(n: usize, seed: u64) -> impl Iterator<Item = Case> {
     let texts = texts();
     let (good, consts) = stored();
-    let beside = mutants(&[consts], n / 4, seed + 100).collect::<Vec<_>>().into_iter();
+    let beside = mutants(vec![consts], n / 4, seed + 100);
     let beside = beside
         .map(move |(name, _, bytes)| Case::of(format!("constants {name}"), "m.nyxir", good.clone(), PASS, &[0, 3]).with(CONSTS, Item::Bytes(bytes)));
-    let texts = mutants(&texts, n - n / 4, seed).collect::<Vec<_>>().into_iter().enumerate();
+    let texts = mutants(texts, n - n / 4, seed).enumerate();
     texts.map(|(i, (name, _, bytes))| Case::of(name, "m.nyxir", bytes, [PASS, VERIFY, PRINT][i % 3], &[0, 3])).chain(beside)
 }
 

@@ -13,8 +13,8 @@ const ANY: &[i32] = &[0, 3, 4];
 
 fn damaged(n: usize, seed: u64) -> impl Iterator<Item = Case> {
     let mlp = std::fs::read(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fmnist-mlp.onnx")).unwrap();
-    let seeds = [small(), small(), small(), mlp];
-    mutants(&seeds, n, seed).collect::<Vec<_>>().into_iter().map(|(name, at, bytes)| {
+    let seeds = vec![small(), small(), small(), mlp];
+    mutants(seeds, n, seed).map(|(name, at, bytes)| {
         let args = if at == 3 { VERIFY } else { COMPILE };
         Case::of(name, "m.onnx", bytes, args, ANY)
     })

@@ -58,7 +58,7 @@ fn hostile_profiles_are_refused() {
 
 /// Damaged profiles, and ones with figures changed.
 fn damaged(n: usize, seed: u64) -> impl Iterator<Item = Case> {
-    let seeds = [profile().to_string().into_bytes()];
+    let seeds = vec![profile().to_string().into_bytes()];
     let mut rng = StdRng::seed_from_u64(seed + 1);
     let changed = (0..n / 2).map(move |i| {
         let mut profile = profile();
@@ -76,7 +76,7 @@ fn damaged(n: usize, seed: u64) -> impl Iterator<Item = Case> {
         }
         case(format!("figures {i}"), profile.to_string().into_bytes(), &[0, 3, 4])
     });
-    mutants(&seeds, n - n / 2, seed).collect::<Vec<_>>().into_iter().map(|(name, _, bytes)| case(name, bytes, &[0, 3, 4])).chain(changed)
+    mutants(seeds, n - n / 2, seed).map(|(name, _, bytes)| case(name, bytes, &[0, 3, 4])).chain(changed)
 }
 
 #[test]
