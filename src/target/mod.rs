@@ -154,8 +154,8 @@ impl Target {
                 return refuse(field, given, "a power of two of at most 1 MiB");
             }
         }
-        if let Some(&given) = l.max_compute_work_group_size.iter().zip([128, 128, 64]).find(|(given, floor)| *given < floor).map(|(given, _)| given) {
-            return refuse("max_compute_work_group_size", u64::from(given), "at least 128, 128, 64");
+        if l.max_compute_work_group_size.contains(&0) {
+            return refuse("max_compute_work_group_size", 0, "at least 1 along each axis");
         }
         let floors = [
             ("max_storage_buffer_range", l.max_storage_buffer_range, 1 << 27, "at least 128 MiB (134217728)"),
