@@ -2,18 +2,22 @@
 //!
 //! Looks for operators all of whose operands are constants, computes them on the CPU reference and puts a constant in their place. Equal because
 //! the reference defines the operator. Refuses dequantization, since its constant is what quantization saved, and likewise the widening
-//! of weights; a transposed weight that is also used as it is, since that would store it twice; and results over the larger of 64 MiB and twice the operands.
+//! of weights; a transposed weight that is also used as it is, since that would store it twice; results over the larger of 64 MiB and twice the
+//! operands; and whatever would let all results together exceed theirs by more than the graph's constants have, or 1 GiB.
 
 use super::{Context, Pass, PassError};
 use crate::ir::{Edit, Expr, Graph, NodeId, Patch, Tensor, ValueId};
 use crate::ops;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The pass.
 pub struct FoldConstants;
 
 /// Results up to this size are always folded, in bytes.
 const SMALL_BYTES: u64 = 64 << 20;
+/// How much all results together may exceed their operands, in bytes, where the graph's constants have less: a small file can hold any number of
+/// nodes that each make a little, or twice what they are given.
+const GROWTH_BYTES: u64 = 1 << 30;
 /// A copy of a shared weight above this size is not worth its bytes.
 const SHARED_BYTES: u64 = 64 << 10;
 
@@ -25,6 +29,9 @@ impl Pass for FoldConstants {
     fn run(&self, graph: &Graph, cx: &mut Context<'_>) -> Result<Patch, PassError> {
         let mut known: BTreeMap<ValueId, Tensor> = BTreeMap::new();
         let mut folded = Vec::new();
+        let constants = graph.order().into_iter().filter_map(|id| graph.node(id).constant()?.ty().bytes());
+        let most_growth_bytes = constants.fold(0, u64::saturating_add).max(GROWTH_BYTES);
+        let mut growth_bytes = 0u64;
         for id in graph.order() {
             let node = graph.node(id);
             if let Some(tensor) = node.constant() {
@@ -40,8 +47,15 @@ impl Pass for FoldConstants {
                 cx.explain.note(&[&node.name], "fold_constants", "fold", || because);
                 continue;
             }
+            let (given, made) = bytes(graph, id);
+            let grown = growth_bytes.saturating_add(made.saturating_sub(given));
+            if grown > most_growth_bytes {
+                cx.explain.note(&[&node.name], "fold_constants", "fold", || format!("folded constants have grown by {growth_bytes} bytes already"));
+                continue;
+            }
             match ops::evaluate(op, &inputs, node.outputs.len()) {
                 Ok(results) => {
+                    growth_bytes = grown;
                     for (out, tensor) in results.into_iter().enumerate() {
                         known.insert(id.out(out), tensor);
                     }
@@ -77,8 +91,7 @@ fn refusal(graph: &Graph, id: NodeId, inputs: &[Option<&Tensor>]) -> Option<Stri
     if inputs.iter().flatten().any(|t| !t.is_present()) {
         return Some("the data of an operand is not here".to_owned());
     }
-    let given: u64 = inputs.iter().flatten().filter_map(|t| t.ty().bytes()).sum();
-    let made: u64 = node.outputs.iter().map(|v| v.ty.bytes().unwrap_or(u64::MAX)).fold(0, u64::saturating_add);
+    let (given, made) = bytes(graph, id);
     if made > SMALL_BYTES.max(given.saturating_mul(2)) {
         return Some(format!("the result has {made} bytes, the operands {given}"));
     }
@@ -87,6 +100,14 @@ fn refusal(graph: &Graph, id: NodeId, inputs: &[Option<&Tensor>]) -> Option<Stri
         return Some(format!("the operand is used as it is too; a copy costs {made} bytes"));
     }
     None
+}
+
+/// The bytes of a node's operands, each counted once however often it stands there, and of its results.
+fn bytes(graph: &Graph, id: NodeId) -> (u64, u64) {
+    let operands: BTreeSet<ValueId> = graph.operands(id).into_iter().flatten().collect();
+    let given = operands.into_iter().filter_map(|v| graph.ty(v).bytes()).fold(0, u64::saturating_add);
+    let made = graph.node(id).outputs.iter().map(|v| v.ty.bytes().unwrap_or(u64::MAX)).fold(0, u64::saturating_add);
+    (given, made)
 }
 
 /// The operand of a node that only converts between float types.

@@ -147,7 +147,18 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         write::file(path, |out| writeln!(out, "{report:#}"))?;
     }
     if !args.dry_run {
-        write::file(&output, |out| file::write(&compiled.program, out).map_err(std::io::Error::other))?;
+        let mut bad = None;
+        let written = write::file(&output, |out| {
+            file::write(&compiled.program, out).map_err(|e| match e {
+                file::FileError::Io(e) => e,
+                other => std::io::Error::other(bad.insert(other).to_string()),
+            })
+        });
+        // What is no failure of the disk is one of the program, and says so.
+        if let Some(error) = bad {
+            return Err(error.into());
+        }
+        written?;
     }
     let text = if args.json { format!("{report:#}\n") } else { summary(&compiled, (!args.dry_run).then_some(output.as_path()), seconds) };
     write::stdout(&text)?;
@@ -187,8 +198,7 @@ fn target(text: &str) -> Result<Target, Failure> {
         "cpu" => Target::shipped("lavapipe").map_err(Failure::usage),
         _ if text.ends_with(".json") => {
             let path = Path::new(text);
-            let json = std::fs::read_to_string(path).map_err(|e| Failure::io(path, e))?;
-            Target::from_json(text, &json).map_err(Failure::file)
+            Target::from_json(text, &load::utf8(path)?).map_err(Failure::file)
         }
         _ => Target::shipped(text).map_err(Failure::usage),
     }

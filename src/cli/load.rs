@@ -2,7 +2,7 @@
 
 use super::Failure;
 use crate::import::{DimBinding, ImportOptions, ImportReport, import};
-use crate::ir::{Graph, Shape, Source, Tensor, TensorType, text};
+use crate::ir::{Graph, Shape, Tensor, TensorType, text};
 use crate::ops;
 use crate::program::{Program, file};
 use std::collections::BTreeMap;
@@ -52,7 +52,14 @@ pub fn graph(path: &Path, dims: &[DimBinding]) -> Result<Loaded, Failure> {
 /// # Errors
 /// It cannot be read or is not supported.
 pub fn model(path: &Path, dims: &[DimBinding]) -> Result<(Graph, ImportReport), Failure> {
-    Ok(import(path, &ImportOptions { dims: dims.to_vec() }, &ops::registry())?)
+    import(path, &ImportOptions { dims: dims.to_vec() }, &ops::registry()).map_err(|e| {
+        let is_named = e.is_io() || e.is_usage();
+        let mut failure: Failure = e.into();
+        if !is_named {
+            failure.message = format!("{}: {}", path.display(), failure.message);
+        }
+        failure
+    })
 }
 
 /// Reads a program.
@@ -79,36 +86,34 @@ pub fn program(path: &Path) -> Result<Program, Failure> {
 pub fn program_graph(program: &Program) -> Result<Graph, Failure> {
     let plan = program.plans.first().ok_or_else(|| Failure::file("the program has no plan"))?;
     let by_prefix: BTreeMap<String, &Tensor> = program.constants.iter().map(|(hash, tensor)| (hash.to_string(), tensor)).collect();
-    text::parse(&plan.graph, &ops::registry(), &|hash, _| by_prefix.get(hash).map(|t| (*t).clone())).map_err(Failure::file)
+    let graph = text::parse(&plan.graph, &ops::registry(), &|hash, _| by_prefix.get(hash).map(|t| (*t).clone()))
+        .map_err(|e| Failure::file(format!("the graph of plan 0: {e}")))?;
+    graph.verify().map_err(|e| Failure::file(format!("the graph of plan 0: {e}")))?;
+    Ok(graph)
+}
+
+/// The text of a file. One that is no text is a bad file, not a failure to read it.
+///
+/// # Errors
+/// It cannot be read, or is not UTF-8.
+pub fn utf8(path: &Path) -> Result<String, Failure> {
+    let bytes = std::fs::read(path).map_err(|e| Failure::io(path, e))?;
+    String::from_utf8(bytes).map_err(|e| Failure::file(format!("{}: {}", path.display(), e.utf8_error())))
 }
 
 /// Reads the text IR, with the constants of `FILE.consts.safetensors` beside it where that exists.
 fn text_graph(path: &Path) -> Result<Graph, Failure> {
-    let source = std::fs::read_to_string(path).map_err(|e| Failure::io(path, e))?;
+    let source = utf8(path)?;
     let beside = path.with_extension("nyxir.consts.safetensors");
-    let bytes: Option<Source> = match std::fs::read(&beside) {
-        Ok(bytes) => Some(std::sync::Arc::new(bytes)),
+    let consts = match std::fs::read(&beside) {
+        Ok(bytes) => Some(text::Consts::read(std::sync::Arc::new(bytes)).map_err(|e| Failure::file(format!("{}: {e}", beside.display())))?),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(Failure::io(&beside, error)),
     };
-    let places = match &bytes {
-        Some(bytes) => const_places((**bytes).as_ref()).map_err(|e| Failure::file(format!("{}: {e}", beside.display())))?,
-        None => BTreeMap::new(),
-    };
-    let find = |hash: &str, ty: &TensorType| -> Option<Tensor> {
-        let (start, len) = *places.get(hash)?;
-        Tensor::from_source(ty.clone(), bytes.clone()?, start, len).ok().filter(|t| t.hash().to_string() == hash)
-    };
+    let find = |hash: &str, ty: &TensorType| consts.as_ref()?.find(hash, ty);
     let graph = text::parse(&source, &ops::registry(), &find).map_err(|e| Failure::file(format!("{}: {e}", path.display())))?;
     graph.verify().map_err(|e| Failure::file(format!("{}: {e}", path.display())))?;
     Ok(graph)
-}
-
-/// Start and length of every tensor of a safetensors file, by name.
-fn const_places(bytes: &[u8]) -> Result<BTreeMap<String, (usize, usize)>, String> {
-    let (header_len, metadata) = safetensors::SafeTensors::read_metadata(bytes).map_err(|e| e.to_string())?;
-    let base = header_len + 8;
-    Ok(metadata.tensors().into_iter().map(|(name, info)| (name, (base + info.data_offsets.0, info.data_offsets.1 - info.data_offsets.0))).collect())
 }
 
 /// The sizes that an input is bound to by a tensor given for it.

@@ -9,7 +9,6 @@ mod diff;
 mod failure;
 mod inspect;
 mod load;
-mod npz;
 mod pass;
 mod print;
 mod run;

@@ -1,9 +1,9 @@
 //! `nyxc run`.
 
-use super::{Failure, load, npz, write};
+use super::{Failure, load, write};
 use crate::ir::{DType, Tensor, TensorType};
 use crate::program::{Entry, Port, Program};
-use crate::session::{DeviceChoice, Outcome, Session};
+use crate::session::{DeviceChoice, Outcome, Session, npz};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -50,7 +50,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let outcome = session.run_profiled(&inputs, args.profile.is_some())?;
     let wall_ms = start.elapsed().as_secs_f64() * 1e3;
     let names = entry(session.program())?.outputs.iter().map(|p| p.name.clone());
-    npz::write(&args.outputs, &names.zip(outcome.outputs.iter().cloned()).collect::<Vec<_>>())?;
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    npz::write(&mut bytes, &names.zip(outcome.outputs.iter().cloned()).collect::<Vec<_>>()).map_err(|e| Failure::io(&args.outputs, e))?;
+    write::file(&args.outputs, |out| out.write_all(bytes.get_ref()))?;
     if let (Some(path), Some(profile)) = (&args.profile, &outcome.profile) {
         let rows: Vec<_> = profile.iter().map(|(node, ms)| json!({"node": node, "ms": ms})).collect();
         write::file(path, |out| writeln!(out, "{:#}", json!({"dispatches": rows})))?;
@@ -89,21 +91,26 @@ pub(super) fn entry(program: &Program) -> Result<&Entry, Failure> {
 
 /// A program's inputs from a file, in its order. NumPy's wider integers and floats are narrowed where that loses nothing of the type.
 pub(super) fn inputs(program: &Program, path: &Path) -> Result<Vec<Tensor>, Failure> {
-    let mut arrays = npz::read(path)?;
     let ports = &entry(program)?.inputs;
-    ports.iter().map(|port| input(port, &mut arrays, path)).collect()
+    let file = std::fs::File::open(path).map_err(|e| Failure::io(path, e))?;
+    let mut types = BTreeMap::new();
+    // Only what will be used is unpacked: a small file can hold any number of zeros.
+    let mut wants = |name: &str, ty: &TensorType| {
+        types.insert(name.to_owned(), ty.clone());
+        ports.iter().any(|port| port.name == name && port.shape == ty.shape.0)
+    };
+    let mut arrays = npz::read(std::io::BufReader::new(file), &mut wants).map_err(|e| Failure::file(format!("{}: {e}", path.display())))?;
+    ports.iter().map(|port| input(port, &mut arrays, &types, path)).collect()
 }
 
-fn input(port: &Port, arrays: &mut BTreeMap<String, Tensor>, path: &Path) -> Result<Tensor, Failure> {
+fn input(port: &Port, arrays: &mut BTreeMap<String, Tensor>, types: &BTreeMap<String, TensorType>, path: &Path) -> Result<Tensor, Failure> {
     let expected = TensorType::new(port.dtype, crate::ir::Shape(port.shape.clone()));
-    let tensor = arrays.remove(&port.name).ok_or_else(|| {
-        let names: Vec<_> = arrays.keys().cloned().collect();
+    let given = types.get(&port.name).ok_or_else(|| {
+        let names: Vec<_> = types.keys().cloned().collect();
         Failure::file(format!("{}: no array {:?} ({expected}); it has {}", path.display(), port.name, names.join(", ")))
     })?;
-    let refuse = || Failure::file(format!("{}: input {:?} is {}, expected {expected}", path.display(), port.name, tensor.ty()));
-    if tensor.ty().shape != expected.shape {
-        return Err(refuse());
-    }
+    let refuse = || Failure::file(format!("{}: input {:?} is {given}, expected {expected}", path.display(), port.name));
+    let tensor = arrays.remove(&port.name).ok_or_else(refuse)?;
     if tensor.dtype() == port.dtype {
         return Ok(tensor);
     }

@@ -1,15 +1,17 @@
 //! Compiled shaders on disk, by content: a compilation that happened once on this machine is not repeated. What cannot be read or written is
 //! compiled anew; the cache never fails anything.
 
-use std::path::PathBuf;
+use crate::program::spirv::Interface;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Everything that the words depend on besides the text. The crate's version pins shaderc and its options.
-const OPTIONS: &str = "vulkan1.1 spirv1.3 performance compute main; shaderc 0.10.1; cache 1";
+const OPTIONS: &str = "vulkan1.1 spirv1.3 performance compute main; shaderc 0.10.1; cache 2";
 
-/// A file is the BLAKE3 hash of its words, then the words, little-endian.
+/// A file is a BLAKE3 hash, of its own name and its words, then the words, little-endian.
 const HASH_BYTES: usize = 32;
-const SPIRV_MAGIC: u32 = 0x0723_0203;
+/// Larger files are not read, in bytes.
+const MAX_BYTES: u64 = 16 << 20;
 
 /// Where one shader lies, if anywhere.
 pub(super) struct Entry {
@@ -28,13 +30,18 @@ impl Entry {
 
     /// The words, if they are there and whole.
     pub(super) fn read(&self) -> Option<Vec<u32>> {
-        let bytes = std::fs::read(self.path.as_ref()?).ok()?;
+        let path = self.path.as_ref()?;
+        // Not a pipe, which would block, and no more than a shader takes, whoever put it there.
+        if !std::fs::metadata(path).ok().is_some_and(|meta| meta.is_file() && meta.len() <= MAX_BYTES) {
+            return None;
+        }
+        let bytes = std::fs::read(path).ok()?;
         let (hash, words) = bytes.split_at_checked(HASH_BYTES)?;
-        if blake3::hash(words).as_bytes() != hash || words.len() % 4 != 0 {
+        if seal(path, words).as_bytes() != hash || words.len() % 4 != 0 {
             return None;
         }
         let words: Vec<u32> = words.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
-        (words.first() == Some(&SPIRV_MAGIC)).then_some(words)
+        Interface::read(&words).is_ok().then_some(words)
     }
 
     /// Keeps the words: written beside, then renamed, so that no reader sees half a file.
@@ -43,7 +50,7 @@ impl Entry {
         let Some(path) = &self.path else { return };
         let Some(folder) = path.parent() else { return };
         let words: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
-        let mut bytes = blake3::hash(&words).as_bytes().to_vec();
+        let mut bytes = seal(path, &words).as_bytes().to_vec();
         bytes.extend(&words);
         let beside = path.with_extension(format!("{}.{}.tmp", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
         let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&beside, bytes)).and_then(|()| std::fs::rename(&beside, path));
@@ -51,6 +58,12 @@ impl Entry {
             let _ = std::fs::remove_file(&beside);
         }
     }
+}
+
+/// What stands before the words: a shader that was copied over another's is not taken for it.
+fn seal(path: &Path, words: &[u8]) -> blake3::Hash {
+    let name = path.file_stem().unwrap_or_default();
+    blake3::Hasher::new().update(name.as_encoded_bytes()).update(words).finalize()
 }
 
 /// `NYXC_CACHE` (none where it is empty), or `nyxc/shaders` in the user's cache folder.

@@ -11,8 +11,8 @@ use crate::ir::{Attr, Attrs, DType, Dim, Graph, Shape, TensorType, resolve_axis}
 use std::collections::BTreeSet;
 use tract_onnx::pb::ValueInfoProto;
 
-/// Most imports of bodies in one model, those repeated for sizes that change included.
-const MAX_BODIES: u32 = 100_000;
+/// Most imports of bodies and of nodes in them, in one model, those repeated for sizes that change included.
+const MAX_BODIES: u32 = 1_000_000;
 
 /// Adds every name of a graph, subgraphs included.
 pub(super) fn names(raw: &RawGraph, taken: &mut BTreeSet<String>) {
@@ -110,9 +110,9 @@ impl<'a> Builder<'a> {
 
     fn body_of(&self, body: &RawGraph, types: &[TensorType], captured: &[(&str, Known)]) -> Result<Graph, ImportError> {
         // Bodies within bodies multiply the repetitions: a small file could keep us busy for years.
-        self.model.n_bodies.set(self.model.n_bodies.get().saturating_add(1));
+        self.model.n_bodies.set(self.model.n_bodies.get().saturating_add(10).saturating_add(u32::try_from(body.nodes.len()).unwrap_or(u32::MAX)));
         if self.model.n_bodies.get() > MAX_BODIES {
-            return Err(Kind::Form(format!("more than {MAX_BODIES} imports of subgraphs")).into());
+            return Err(Kind::Form(format!("more than {} imports of subgraphs, or {MAX_BODIES} of their nodes", MAX_BODIES / 10)).into());
         }
         let mut inner = Builder::new(self.model, &body.name, self.taken);
         for (info, ty) in body.inputs.iter().zip(types) {

@@ -5,7 +5,7 @@ use super::error::{ImportError, Kind, NodeAt};
 use super::normalize::{self, Draft, Facts, In};
 use super::read::{RawGraph, RawNode};
 use super::{body, fold};
-use crate::ir::{Attrs, Dim, Graph, Infer, Level, Node, NodeKind, Op, OpDef, OpError, Registry, Tensor, TensorType, Value, ValueId};
+use crate::ir::{Attrs, Dim, Graph, Infer, Level, Node, NodeKind, Op, OpDef, OpError, Registry, Tensor, TensorType, Value, ValueId, next_number};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -146,6 +146,9 @@ impl<'a> Builder<'a> {
         if let Some(branch) = self.branch_taken(raw)? {
             return self.write_branch(raw, branch, order);
         }
+        if raw.outputs.is_empty() {
+            return Err(Kind::Form("it has no output".to_owned()).into());
+        }
         // Refused before its operands are looked at: the operator is what the user should hear of.
         let is_function = self.model.functions.contains(&(raw.domain.clone(), raw.op.clone()));
         if is_function {
@@ -255,7 +258,7 @@ impl<'a> Builder<'a> {
         let mut n = 2u64;
         while self.taken.contains(&name) {
             name = format!("{base}.{n}");
-            n += 1;
+            n = next_number(n, self.taken.len());
         }
         name
     }

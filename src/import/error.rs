@@ -31,6 +31,8 @@ pub(super) enum Kind {
     Io { path: PathBuf, source: std::io::Error },
     #[error("not an ONNX model: {source}")]
     Decode { source: prost::DecodeError },
+    #[error("{n} protobuf messages in {n_bytes} bytes, at most {most} are read: the file is made to fill the memory")]
+    Messages { n: usize, most: usize, n_bytes: usize },
     #[error("the model has no graph")]
     NoGraph,
     #[error("the model imports no opset of the default domain; opsets {min} to {max} are supported")]

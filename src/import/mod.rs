@@ -16,6 +16,7 @@ mod normalize;
 mod read;
 #[cfg(test)]
 mod tests;
+mod weigh;
 
 pub use error::ImportError;
 
@@ -63,15 +64,24 @@ pub struct ImportReport {
 /// # Errors
 /// The file cannot be read, is no ONNX model, or uses what nyxc does not support; the error names the node and the numbers.
 pub fn import(path: &Path, options: &ImportOptions, registry: &Registry) -> Result<(Graph, ImportReport), ImportError> {
-    let model = {
-        let bytes = data::map(path).map_err(|source| Kind::Io { path: path.to_owned(), source })?;
-        ModelProto::decode(&bytes[..]).map_err(|source| Kind::Decode { source })?
-    };
-    let (mut graph, report) = import_proto(model, path.parent(), options, registry)?;
+    let bytes = data::map(path).map_err(|source| Kind::Io { path: path.to_owned(), source })?;
+    let (mut graph, report) = import_bytes(&bytes, path.parent(), options, registry)?;
     if graph.name.is_empty() {
         graph.name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     }
     Ok((graph, report))
+}
+
+/// Imports the ONNX model in `bytes`. External data is looked for in `dir`, and refused where that is `None`.
+///
+/// # Errors
+/// As [`import`].
+pub fn import_bytes(bytes: &[u8], dir: Option<&Path>, options: &ImportOptions, registry: &Registry) -> Result<(Graph, ImportReport), ImportError> {
+    if let Some((n, most)) = weigh::excess(bytes) {
+        return Err(Kind::Messages { n, most, n_bytes: bytes.len() }.into());
+    }
+    let model = ModelProto::decode(bytes).map_err(|source| Kind::Decode { source })?;
+    import_proto(model, dir, options, registry)
 }
 
 /// Imports a decoded model. External data is looked for in `dir`, and refused where that is `None`.

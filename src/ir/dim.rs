@@ -25,6 +25,28 @@ enum Atom {
     FloorDiv(Dim, Dim),
 }
 
+/// Most terms and symbols in one size, those within floor divisions included.
+const MAX_PARTS: usize = 1024;
+/// Deepest nesting of floor divisions; the text form reads twice as many.
+const MAX_DEPTH: usize = 32;
+
+impl Poly {
+    /// Whether this has at most `left` parts, and divisions nested at most `depth` deep. Takes the parts off `left`.
+    fn fits(&self, left: &mut usize, depth: usize) -> bool {
+        let inner = |dim: &Dim, left: &mut usize| depth > 0 && if let Dim::Sym(poly) = dim { poly.fits(left, depth - 1) } else { true };
+        self.0.keys().all(|atoms| {
+            let n = atoms.len() + 1;
+            let has_room = *left >= n;
+            *left = left.saturating_sub(n);
+            has_room
+                && atoms.iter().all(|atom| match atom {
+                    Atom::Symbol(_) => true,
+                    Atom::FloorDiv(a, b) => inner(a, left) && inner(b, left),
+                })
+        })
+    }
+}
+
 impl Dim {
     /// The size named `name`, as an ONNX `dim_param`.
     pub fn symbol(name: &str) -> Dim {
@@ -100,8 +122,14 @@ impl Dim {
 }
 
 impl From<Poly> for Dim {
+    /// The normal form. It saturates where it would be larger than any model has reason for: sizes share their parts, so that a file of a few
+    /// kilobytes could otherwise ask for one whose text fills the disk.
     fn from(mut poly: Poly) -> Dim {
         poly.0.retain(|_, factor| *factor != 0);
+        let mut left = MAX_PARTS;
+        if !poly.fits(&mut left, MAX_DEPTH) {
+            return Dim::Known(i64::MAX);
+        }
         match poly.0.iter().next() {
             None => Dim::Known(0),
             Some((atoms, factor)) if atoms.is_empty() && poly.0.len() == 1 => Dim::Known(*factor),
@@ -233,5 +261,18 @@ mod tests {
         assert_eq!(half.to_string(), "floordiv(seq+1,2)");
         assert_eq!(half.eval(&|_| Some(4)), Some(2));
         assert_eq!(seq.floor_div(&Dim::Known(0)), None);
+    }
+
+    #[test]
+    fn sizes_that_grow_without_end_saturate() {
+        let (mut nested, mut doubled, mut powers) = (Dim::symbol("n"), Dim::symbol("n"), Dim::symbol("n"));
+        for i in 0..200 {
+            nested = (&nested + &Dim::Known(1)).floor_div(&Dim::Known(2)).unwrap();
+            doubled = &(&doubled.floor_div(&Dim::Known(2)).unwrap() + &doubled.floor_div(&Dim::Known(3)).unwrap()) + &Dim::Known(i);
+            powers = &powers * &(&powers + &Dim::symbol("m"));
+        }
+        for dim in [nested, doubled, powers] {
+            assert!(dim.known().is_some_and(|n| n > 1 << 40 || n == 0) || dim.to_string().len() < 100_000, "{dim}");
+        }
     }
 }

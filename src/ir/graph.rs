@@ -416,6 +416,18 @@ impl Node {
     }
 }
 
+/// The number to try after `n`, where `name.n` is one of `n_taken` names that are taken: the next one for a while, then in leaps, so that a file
+/// of thousands of equal names does not make us count them all for each.
+pub(crate) fn next_number(n: u64, n_taken: usize) -> u64 {
+    let behind = n.saturating_sub(n_taken as u64);
+    match n {
+        0..64 => n + 1,
+        _ if n < n_taken as u64 => n_taken as u64,
+        _ if behind < 1 << 20 => n + behind + 1,
+        _ => n.wrapping_add(1),
+    }
+}
+
 fn unique(taken: &mut BTreeSet<String>, name: String) -> String {
     if taken.insert(name.clone()) {
         return name;
@@ -426,7 +438,7 @@ fn unique(taken: &mut BTreeSet<String>, name: String) -> String {
         if taken.insert(candidate.clone()) {
             return candidate;
         }
-        n += 1;
+        n = next_number(n, taken.len());
     }
 }
 

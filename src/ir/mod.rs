@@ -27,6 +27,7 @@ pub use dtype::{Class, DType, UnknownDType};
 pub use edit::{Edit, EditError, Patch, Val};
 pub use expr::{Binary, Expr, ExprError, Unary};
 pub use format::{Activations, DEFAULT_BLOCK, Format, FormatError, Tail, Weights, valid_block};
+pub(crate) use graph::next_number;
 pub use graph::{Graph, Level, Node, NodeId, NodeKind, Output, Value, ValueId};
 pub use op::{Attr, Attrs, CORE, EvalFn, Expand, ExpandFn, Infer, InferFn, KERNEL, Levels, ONNX, Op, OpDef, OpError, Registry};
 pub use tensor::{Hash, Source, Tensor, TensorError, saturating_f16};

@@ -5,6 +5,8 @@ use crate::ir::{Attr, Attrs, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Sh
 
 /// Most elements of a constant that an expansion makes.
 const LARGEST: usize = 1 << 26;
+/// Largest constant that is made of a few numbers, in bytes.
+const LARGEST_BYTES: u64 = 64 << 20;
 
 macro_rules! foldable {
     ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:literal),*] $infer:expr, $eval:expr, $expand:expr;)*) => {
@@ -128,7 +130,11 @@ fn count(start: &Tensor, limit: &Tensor, delta: &Tensor) -> Result<usize, OpErro
         let up = span.checked_div_euclid(delta).map(|q| q + i128::from(span.rem_euclid(delta) != 0 && delta > 0));
         up.map(|n| usize::try_from(n.max(0)).unwrap_or(usize::MAX))
     };
-    n.filter(|n| *n <= LARGEST).ok_or_else(refuse)
+    let n = n.ok_or_else(refuse)?;
+    match start.dtype().bytes(n as u64) {
+        Some(bytes) if bytes <= LARGEST_BYTES => Ok(n),
+        _ => Err(OpError::unsupported(format!("a range of {n} numbers: it becomes a constant, which may have {LARGEST_BYTES} bytes"))),
+    }
 }
 
 fn range(_: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {

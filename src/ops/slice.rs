@@ -188,11 +188,12 @@ fn expand_mirrored(e: &mut Expand<'_, '_>, x: Val, pads: &[(i64, i64)]) -> Resul
                 i.min(2 * (n - 1) - i)
             }
         };
-        let count = n + before + after;
-        if !(0..=1 << 26).contains(&count) {
+        // The indices become a constant: 64 MiB of it at most.
+        let count = n.checked_add(before).and_then(|sum| sum.checked_add(after));
+        let (Some(0..=0x80_0000), Some(start), Some(end)) = (count, before.checked_neg(), n.checked_add(after)) else {
             return Err(OpError::operand(1, format!("{pads:?}"), "fewer elements"));
-        }
-        let indices: Vec<i64> = (-before..n + after).map(place).collect();
+        };
+        let indices: Vec<i64> = (start..end).map(place).collect();
         let indices = e.constant(Tensor::from_i64s(DType::I64, &[indices.len()], &indices)?);
         y = e.add(&super::gather::DEF, Attrs::new().with_int("axis", axis as i64), &[y, indices])?;
     }

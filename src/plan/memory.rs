@@ -82,7 +82,7 @@ impl Buffers {
                     continue;
                 }
                 let ty = graph.ty(value);
-                if ty.bytes().is_none() {
+                if ty.shape.known().is_none() {
                     return Err(PlanError::Symbolic { value: graph.value(value).name.clone(), ty: ty.to_string() });
                 }
                 let bytes = device_bytes(ty).ok_or_else(|| PlanError::Type { value: graph.value(value).name.clone(), ty: ty.to_string() })?;

@@ -46,11 +46,15 @@ impl Program {
             if !tensor.is_present() {
                 return Err(fault(&place(), "its data is absent".to_owned()));
             }
-            if tensor.hash() == *key { Ok(()) } else { Err(fault(&place(), format!("its content has the hash {}", hex(tensor.hash())))) }
+            if tensor.hash() == *key || cfg!(fuzzing) {
+                Ok(())
+            } else {
+                Err(fault(&place(), format!("its content has the hash {}", hex(tensor.hash()))))
+            }
         })?;
         for (key, shader) in &self.shaders {
             let found = shader.hash();
-            if found != *key {
+            if found != *key && !cfg!(fuzzing) {
                 return Err(fault(&format!("shader {:?}", shader.name), format!("its key is {key}, its content has the hash {found}")));
             }
         }

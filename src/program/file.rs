@@ -171,5 +171,6 @@ fn content(place: &str, fault: &str) -> FileError {
 }
 
 fn damaged(place: &str, found: String, expected: &str) -> Result<(), FileError> {
-    if found == expected { Ok(()) } else { Err(FileError::Hash { place: place.to_owned(), found, expected: expected.to_owned() }) }
+    // A fuzzer cannot find hashes, and is to find what lies behind them.
+    if found == expected || cfg!(fuzzing) { Ok(()) } else { Err(FileError::Hash { place: place.to_owned(), found, expected: expected.to_owned() }) }
 }

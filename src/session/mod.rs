@@ -3,6 +3,7 @@
 #[cfg(feature = "codegen")]
 mod compile;
 mod cpu;
+pub mod npz;
 mod run;
 
 #[cfg(feature = "codegen")]

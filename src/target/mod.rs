@@ -154,6 +154,9 @@ impl Target {
                 return refuse(field, given, "a power of two of at most 1 MiB");
             }
         }
+        if l.max_compute_work_group_size.contains(&0) {
+            return refuse("max_compute_work_group_size", 0, "at least 1 along each axis");
+        }
         let floors = [
             ("max_storage_buffer_range", l.max_storage_buffer_range, 1 << 27, "at least 128 MiB (134217728)"),
             ("max_memory_allocation_size", l.max_memory_allocation_size, 1 << 27, "at least 128 MiB (134217728)"),

@@ -1,8 +1,10 @@
 //! The text form: one node a line, deterministic, and it reads back: `parse(print(g)) == g`.
 
+mod consts;
 mod parse;
 mod print;
 
+pub use consts::Consts;
 pub use parse::{ConstSource, ParseError, parse, parse_dim, parse_type};
 pub use print::node_line;
 

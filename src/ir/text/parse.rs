@@ -144,10 +144,10 @@ impl<'a> Parser<'a> {
 
     fn float(&mut self) -> Parsed<f32> {
         let start = self.at;
-        let word = self.word("+-.").trim_end_matches('f');
+        let word = self.word("+-.");
         // `inf` ends in f, which is no suffix there.
-        let word = if word.ends_with("in") { &self.text[start..start + word.len() + 1] } else { word };
-        word.parse().map_err(|_| {
+        let number = if word.ends_with("inf") && !word.ends_with("inff") { word } else { word.strip_suffix('f').unwrap_or(word) };
+        number.parse().map_err(|_| {
             self.at = start;
             self.refuse("expected a number")
         })
@@ -225,21 +225,21 @@ impl<'a> Parser<'a> {
     }
 
     /// What follows `const`, up to its type.
-    fn data(&mut self) -> Parsed<Data> {
+    fn data(&mut self) -> Parsed<Data<'a>> {
         if self.take("#") {
-            return Ok(Data::Hash(self.word("").to_owned()));
+            return Ok(Data::Hash(self.word("")));
         }
         let start = self.at;
-        self.list(|p| Ok(p.word("+-.").to_owned())).map(Data::Values).map_err(|_| {
+        self.list(|p| Ok(p.word("+-."))).map(Data::Values).map_err(|_| {
             self.at = start;
             self.refuse("expected a #hash or a list of values")
         })
     }
 
-    fn tensor(&mut self, data: Data, ty: TensorType) -> Parsed<Tensor> {
+    fn tensor(&mut self, data: Data<'_>, ty: TensorType) -> Parsed<Tensor> {
         let bad = |p: &Self, e: &dyn std::fmt::Display| p.refuse(e.to_string());
         match data {
-            Data::Hash(hash) => match (self.source)(&hash, &ty) {
+            Data::Hash(hash) => match (self.source)(hash, &ty) {
                 Some(tensor) if *tensor.ty() == ty => Ok(tensor),
                 Some(tensor) => Err(self.refuse(format!("constant #{hash} is {}, not {ty}", tensor.ty()))),
                 None => {
@@ -446,8 +446,8 @@ impl<'a> Parser<'a> {
         if types.len() != names.len() {
             return Err(self.refuse(format!("{} values and {} types", names.len(), types.len())));
         }
-        for name in &names {
-            if values.contains_key(name) {
+        for (i, name) in names.iter().enumerate() {
+            if values.contains_key(name) || names[..i].contains(name) {
                 self.at = start;
                 return Err(self.refuse(format!("%{name} is defined twice")));
             }
@@ -485,7 +485,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-enum Data {
-    Hash(String),
-    Values(Vec<String>),
+enum Data<'a> {
+    Hash(&'a str),
+    Values(Vec<&'a str>),
 }

@@ -68,7 +68,9 @@ fn file_name(context: &VkContext) -> String {
 }
 
 fn read(context: &VkContext, path: &std::path::Path) -> Option<Vec<u8>> {
-    if std::fs::metadata(path).ok()?.len() > MAX_BYTES + HASH_BYTES as u64 {
+    let meta = std::fs::metadata(path).ok()?;
+    // A pipe would block.
+    if !meta.is_file() || meta.len() > MAX_BYTES + HASH_BYTES as u64 {
         return None;
     }
     let file = std::fs::read(path).ok()?;

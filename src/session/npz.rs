@@ -2,37 +2,34 @@
 //!
 //! f16 is `<f2`. Types that NumPy lacks travel widened: bf16 as f32, 4-bit integers as 8-bit ones.
 
-use super::Failure;
 use crate::ir::{DType, Tensor, TensorType};
 use std::collections::BTreeMap;
 use std::io::{Read, Seek, Write};
-use std::path::Path;
 
 /// Largest array accepted, in bytes: what a file claims is not believed further than that before it is read.
 const MAX_BYTES: u64 = 1 << 36;
 
-/// Reads every array by name.
+/// Reads those arrays that `wants` takes by name and type; the data of others is not unpacked, however much of it a small file holds.
 ///
 /// # Errors
-/// The file cannot be read, or is none.
-pub(super) fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, Failure> {
-    let file = std::fs::File::open(path).map_err(|e| Failure::io(path, e))?;
-    read_from(std::io::BufReader::new(file)).map_err(|e| Failure::file(format!("{}: {e}", path.display())))
-}
-
-fn read_from(file: impl Read + Seek) -> Result<BTreeMap<String, Tensor>, String> {
+/// The file is none, or an array is damaged, of a kind that is not read, or there twice; the message names it.
+pub fn read(file: impl Read + Seek, wants: &mut dyn FnMut(&str, &TensorType) -> bool) -> Result<BTreeMap<String, Tensor>, String> {
     let mut archive = zip::ZipArchive::new(file).map_err(|e| format!("no .npz file: {e}"))?;
     let mut tensors = BTreeMap::new();
     for i in 0..archive.len() {
-        let entry = archive.by_index(i).map_err(|e| e.to_string())?;
+        let entry = archive.by_index(i).map_err(|e| format!("entry {i}: {e}"))?;
         let name = entry.name().strip_suffix(".npy").unwrap_or(entry.name()).to_owned();
-        let tensor = npy(entry).map_err(|e| format!("array {name:?}: {e}"))?;
-        tensors.insert(name, tensor);
+        let tensor = npy(entry, &mut |ty| wants(&name, ty)).map_err(|e| format!("array {name:?}: {e}"))?;
+        if let Some(tensor) = tensor
+            && tensors.insert(name.clone(), tensor).is_some()
+        {
+            return Err(format!("array {name:?} is there twice"));
+        }
     }
     Ok(tensors)
 }
 
-fn npy(mut entry: impl Read) -> Result<Tensor, String> {
+fn npy(mut entry: impl Read, wants: &mut dyn FnMut(&TensorType) -> bool) -> Result<Option<Tensor>, String> {
     let mut exactly = |n: usize| -> Result<Vec<u8>, String> {
         let mut bytes = vec![0; n];
         entry.read_exact(&mut bytes).map_err(|e| e.to_string())?;
@@ -75,9 +72,16 @@ fn npy(mut entry: impl Read) -> Result<Tensor, String> {
     };
     let ty = TensorType::of(dtype, &dims);
     let n = ty.bytes().filter(|n| *n <= MAX_BYTES).ok_or_else(|| format!("{ty} is too large"))?;
+    if !wants(&ty) {
+        return Ok(None);
+    }
     let mut bytes = Vec::new();
-    entry.take(n).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
-    Tensor::from_bytes(ty, bytes).map_err(|e| e.to_string())
+    // One byte more than there should be: only at the end of the data is its checksum compared.
+    entry.take(n + 1).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    if bytes.len() as u64 > n {
+        return Err(format!("{ty} needs {n} bytes, more are given"));
+    }
+    Tensor::from_bytes(ty, bytes).map(Some).map_err(|e| e.to_string())
 }
 
 /// The text of one field of the header, a Python dictionary that NumPy always writes alike.
@@ -92,14 +96,8 @@ fn field<'h>(header: &'h str, name: &str) -> Result<&'h str, String> {
 /// Writes arrays by name.
 ///
 /// # Errors
-/// The file cannot be written.
-pub(super) fn write(path: &Path, tensors: &[(String, Tensor)]) -> Result<(), Failure> {
-    let mut bytes = std::io::Cursor::new(Vec::new());
-    write_to(&mut bytes, tensors).map_err(|e| Failure::io(path, e))?;
-    super::write::file(path, |out| out.write_all(bytes.get_ref()))
-}
-
-fn write_to(out: impl Write + Seek, tensors: &[(String, Tensor)]) -> Result<(), String> {
+/// The writer fails, or an array is of a type that has no place in such a file.
+pub fn write(out: impl Write + Seek, tensors: &[(String, Tensor)]) -> Result<(), String> {
     let mut archive = zip::ZipWriter::new(out);
     // No time of day: the same outputs give the same bytes.
     let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored).large_file(true);
@@ -164,8 +162,8 @@ mod tests {
             ("empty".to_owned(), Tensor::from_f32s(DType::F32, &[0, 4], &[]).unwrap()),
         ];
         let mut bytes = std::io::Cursor::new(Vec::new());
-        write_to(&mut bytes, &tensors).unwrap();
-        let read = read_from(bytes).unwrap();
+        write(&mut bytes, &tensors).unwrap();
+        let read = read(bytes, &mut |_, _| true).unwrap();
         assert_eq!(read.len(), 3);
         for (name, tensor) in &tensors {
             assert_eq!(&read[name], tensor);
@@ -175,10 +173,39 @@ mod tests {
     #[test]
     fn a_damaged_file_is_refused() {
         let mut bytes = std::io::Cursor::new(Vec::new());
-        write_to(&mut bytes, &[("x".to_owned(), Tensor::from_f32s(DType::F32, &[4], &[1.0, 2.0, 3.0, 4.0]).unwrap())]).unwrap();
+        write(&mut bytes, &[("x".to_owned(), Tensor::from_f32s(DType::F32, &[4], &[1.0, 2.0, 3.0, 4.0]).unwrap())]).unwrap();
         let whole = bytes.into_inner();
         for len in 0..whole.len() {
-            assert!(read_from(std::io::Cursor::new(whole[..len].to_vec())).is_err(), "{len} bytes");
+            assert!(read(std::io::Cursor::new(&whole[..len]), &mut |_, _| true).is_err(), "{len} bytes");
         }
+    }
+    #[test]
+    fn a_flipped_bit_in_the_data_is_noticed() {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        write(&mut bytes, &[("x".to_owned(), Tensor::from_f32s(DType::F32, &[2], &[1.5, -3.25]).unwrap())]).unwrap();
+        let mut file = bytes.into_inner();
+        let at = file.windows(4).position(|w| w == 1.5f32.to_le_bytes()).unwrap();
+        file[at] ^= 1;
+        let refused = read(std::io::Cursor::new(file), &mut |_, _| true).unwrap_err();
+        assert!(refused.contains("\"x\"") && refused.to_lowercase().contains("checksum"), "{refused}");
+    }
+
+    #[test]
+    fn what_is_not_wanted_is_not_unpacked() {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        let mut archive = zip::ZipWriter::new(&mut bytes);
+        archive.start_file("bomb.npy", zip::write::SimpleFileOptions::default()).unwrap();
+        let header = format!("{:<117}\n", "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000,), }");
+        archive.write_all(b"\x93NUMPY\x01\x00").unwrap();
+        archive.write_all(&(header.len() as u16).to_le_bytes()).unwrap();
+        archive.write_all(header.as_bytes()).unwrap();
+        archive.finish().unwrap();
+        let mut seen = Vec::new();
+        let tensors = read(bytes, &mut |name, ty| {
+            seen.push(format!("{name} {ty}"));
+            false
+        });
+        assert!(tensors.unwrap().is_empty());
+        assert_eq!(seen, ["bomb f32[1000000000]"]);
     }
 }

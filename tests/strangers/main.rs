@@ -1,0 +1,24 @@
+//! Files from strangers: whatever a file holds, the program ends with a documented exit code and a message that names the place, does not
+//! panic, leaves no half-written output, and takes memory in proportion to the file.
+//!
+//! Each reader meets files that are hand-made to hurt it, truncated ones, ones with flipped bits, and random ones: a small fixed part here, and
+//! a thousand of each in the ignored tests (`make soak`, or `cargo test --test strangers -- --ignored`).
+
+mod caches;
+mod child;
+mod external;
+mod folding;
+mod limits;
+mod mutate;
+mod npz;
+mod nyx;
+mod nyxir;
+mod onnx;
+mod pb;
+mod regressions;
+mod target;
+
+/// Mutants of each reader in the ordinary suite, the hand-made files not counted.
+const FEW: usize = 40;
+/// Mutants of each reader in the ignored tests.
+const MANY: usize = 1000;
