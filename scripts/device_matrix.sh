@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# Runs the device suite (every kernel, every format, the runtime, the command line) on the devices that can be made from the one here:
+#   scripts/device_matrix.sh [widths|masks|swiftshader|validation]...        all four without arguments
+# widths: lavapipe with subgroups of 4, 8 and 16. masks: as an RX 580, an Iris Xe and the least that Vulkan allows (NYXC_MASK).
+# swiftshader: on a second driver, which scripts/new_swiftshader.sh unpacks into $NYXC_SWIFTSHADER (default ../swiftshader).
+# validation: with synchronization and with GPU-assisted validation (NYXC_VALIDATION). Core validation watches in all of them.
+# One line for each run; the first failure shows its log. Exit code 1 if any failed, or skipped for want of a device.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+[ $# -gt 0 ] || set -- widths masks swiftshader validation
+out=$(mktemp -d)
+trap 'rm -rf "$out"' EXIT
+cargo test --locked --no-run >"$out/build" 2>&1 || { cat "$out/build" >&2; exit 1; }
+swiftshader=$(realpath -m "${NYXC_SWIFTSHADER:-../swiftshader}")
+nyxc=${CARGO_TARGET_DIR:-target}/debug/nyxc
+failed=0
+
+# suite NAME [COMMAND...]: the suite in this environment, its commands run by COMMAND.
+suite() {
+  local name=$1 log=$out/log start=$SECONDS
+  shift
+  local device tests
+  device=$("$@" "$nyxc" devices 2>&1 | head -n 1 | sed 's/^[0-9]* *//; s/ (.*//') || true
+  if "$@" cargo test --locked --lib -- runtime:: >"$log" 2>&1 &&
+    "$@" cargo test --locked --test kernels --test formats --test masks --test validation >>"$log" 2>&1 &&
+    ! grep -qE 'vulkan validation:|SKIPPED: no Vulkan device' "$log"; then
+    tests=$(sed -n 's/^test result: ok\. \([0-9]*\) passed.*/\1/p' "$log" | paste -sd+ | bc)
+    echo "ok     $name: $tests tests, $((SECONDS - start)) s, on $device"
+  else
+    echo "FAILED $name: $((SECONDS - start)) s, on $device"
+    [ $failed = 1 ] || grep -vE '^(running|test .* ok$)' "$log" | tail -n 60
+    failed=1
+  fi
+}
+
+for part in "$@"; do
+  case $part in
+    widths)
+      if "$nyxc" devices | grep -q llvmpipe; then
+        for width in 128 256 512; do suite "lavapipe of $width bits, subgroups of $((width / 32))" env LP_NATIVE_VECTOR_WIDTH=$width; done
+      else
+        echo "SKIPPED widths: no lavapipe here"
+      fi
+      ;;
+    masks)
+      for mask in rx580 iris-xe vulkan-min no-dot no-16bit-storage shared=16K,invocations=128,align=256; do
+        suite "NYXC_MASK=$mask" env NYXC_MASK=$mask
+      done
+      ;;
+    swiftshader)
+      [ -x "$swiftshader/run" ] || scripts/new_swiftshader.sh "$swiftshader" >/dev/null
+      suite "SwiftShader" "$swiftshader/run"
+      suite "SwiftShader, NYXC_MASK=vulkan-min" "$swiftshader/run" env NYXC_MASK=vulkan-min
+      ;;
+    validation)
+      suite "synchronization validation" env NYXC_VALIDATION=core,sync
+      suite "GPU-assisted validation" env NYXC_VALIDATION=core,gpu
+      ;;
+    *) echo "device_matrix.sh [widths|masks|swiftshader|validation]..." >&2; exit 2 ;;
+  esac
+done
+exit $failed
