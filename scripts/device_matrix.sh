@@ -3,7 +3,8 @@
 #   scripts/device_matrix.sh [widths|masks|swiftshader|validation]...        all four without arguments
 # widths: lavapipe with subgroups of 4, 8 and 16. masks: as an RX 580, an Iris Xe and the least that Vulkan allows (NYXC_MASK).
 # swiftshader: on a second driver, which scripts/new_swiftshader.sh unpacks into $NYXC_SWIFTSHADER (default ../swiftshader).
-# validation: with synchronization and with GPU-assisted validation (NYXC_VALIDATION). Core validation watches in all of them.
+# validation: with synchronization and with GPU-assisted validation (NYXC_VALIDATION), both with the newer layers and lavapipe that
+# scripts/new_lavapipe.sh unpacks into $NYXC_LAVAPIPE (default ../lavapipe), and the former with the system's too. Core validation watches in all.
 # One line for each run; the first failure shows its log. Exit code 1 if any failed, or skipped for want of a device.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,6 +13,8 @@ out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 cargo test --locked --no-run >"$out/build" 2>&1 || { cat "$out/build" >&2; exit 1; }
 swiftshader=$(realpath -m "${NYXC_SWIFTSHADER:-../swiftshader}")
+lavapipe=$(realpath -m "${NYXC_LAVAPIPE:-../lavapipe}")
+runner=CARGO_TARGET_$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')_RUNNER
 nyxc=${CARGO_TARGET_DIR:-target}/debug/nyxc
 failed=0
 
@@ -20,7 +23,7 @@ suite() {
   local name=$1 log=$out/log start=$SECONDS
   shift
   local device tests
-  device=$("$@" "$nyxc" devices 2>&1 | head -n 1 | sed 's/^[0-9]* *//; s/ (.*//') || true
+  device=$("$@" sh -c '$NYXC_TEST_RUNNER "$0" devices' "$nyxc" 2>&1 | head -n 1 | sed 's/^[0-9]* *//; s/ (.*//') || true
   if "$@" cargo test --locked --lib -- runtime:: >"$log" 2>&1 &&
     "$@" cargo test --locked --test kernels --test formats --test masks --test validation >>"$log" 2>&1 &&
     ! grep -qE 'vulkan validation:|SKIPPED: no Vulkan device' "$log"; then
@@ -54,7 +57,11 @@ for part in "$@"; do
       ;;
     validation)
       suite "synchronization validation" env NYXC_VALIDATION=core,sync
-      suite "GPU-assisted validation" env NYXC_VALIDATION=core,gpu
+      [ -x "$lavapipe/run" ] || scripts/new_lavapipe.sh "$lavapipe" >/dev/null
+      echo 'khronos_validation.syncval_shader_accesses_heuristic = true' >"$out/vk_layer_settings.txt"
+      newer=(env "$runner=$lavapipe/run" "NYXC_TEST_RUNNER=$lavapipe/run" "VK_LAYER_SETTINGS_PATH=$out/vk_layer_settings.txt")
+      suite "synchronization validation, newer layers" "${newer[@]}" NYXC_VALIDATION=core,sync
+      suite "GPU-assisted validation, newer layers" "${newer[@]}" NYXC_VALIDATION=core,gpu
       ;;
     *) echo "device_matrix.sh [widths|masks|swiftshader|validation]..." >&2; exit 2 ;;
   esac

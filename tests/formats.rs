@@ -116,11 +116,7 @@ fn check_one(case: &Case, format: Format, target: &Target, devices: &[VkContext]
         match on_device(&program, device, inputs) {
             Ok(Some(outputs)) => {
                 n_ran += 1;
-                faults.extend(hold(
-                    &format!("{name} against the CPU reference"),
-                    distance(&outputs, &on_cpu),
-                    device_bound(format, case.a8),
-                ));
+                faults.extend(hold(&format!("{name} against the CPU reference"), distance(&outputs, &on_cpu), device_bound(format, case.a8)));
             }
             Ok(None) => println!("{} {format} for {}: {name} lacks what it needs", program.model, target.name),
             Err(error) => faults.push(format!("{name}: {error}")),

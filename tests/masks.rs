@@ -3,14 +3,16 @@
 #![cfg(all(feature = "cli", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "common/child.rs"]
+mod child;
+
 use serde_json::Value;
 use std::io::{Read, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 /// Runs `nyxc` under a mask, with the validation layers; gives exit code, standard output and standard error.
 fn nyxc(mask: &str, args: &[&str]) -> (i32, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_nyxc"));
+    let mut command = child::command(env!("CARGO_BIN_EXE_nyxc"));
     command.args(args).env("NYXC_MASK", mask).env("NYXC_CACHE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("shaders"));
     if std::env::var_os("NYXC_VALIDATION").is_none() {
         command.env("NYXC_VALIDATION", "core");
@@ -112,7 +114,13 @@ fn a_model_compiled_for_a_masked_device_runs_there_and_one_for_the_device_itself
                 let (given, wanted) = (read_npz(&outputs, "logits"), read_npz(&model("fmnist-mlp.outputs.npz"), "logits"));
                 let norm: f32 = wanted.iter().map(|w| w * w).sum();
                 let error = (given.iter().zip(&wanted).map(|(g, w)| (g - w) * (g - w)).sum::<f32>() / norm).sqrt();
-                let bound = if policy == "uniform:f32" { 1e-5 } else if policy.contains("w8") { 2e-2 } else { 0.3 };
+                let bound = if policy == "uniform:f32" {
+                    1e-5
+                } else if policy.contains("w8") {
+                    2e-2
+                } else {
+                    0.3
+                };
                 assert!(error <= bound, "{mask} {policy}: relative L2 {error:e}");
             }
         }

@@ -60,7 +60,13 @@ fn accesses(program: &Program) -> Vec<Vec<Access>> {
         let Step::Device(dispatches) = step else { continue };
         let access = |d: &nyxc::program::Dispatch| {
             let module = &written[d.shader.as_str()];
-            assert!(module.written.iter().all(|b| d.writes.contains(b)), "{}: the shader writes {:?}, the plan says {:?}", d.node, module.written, d.writes);
+            assert!(
+                module.written.iter().all(|b| d.writes.contains(b)),
+                "{}: the shader writes {:?}, the plan says {:?}",
+                d.node,
+                module.written,
+                d.writes
+            );
             let (writes, reads) = d.bindings.iter().zip(0u32..).partition::<Vec<_>, _>(|(_, b)| module.written.contains(b));
             let regions = |list: Vec<(&nyxc::program::Region, u32)>| list.into_iter().map(|(r, _)| *r).collect();
             Access { what: d.node.clone(), reads: regions(reads), writes: regions(writes), barrier: d.barrier }

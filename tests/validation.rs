@@ -4,6 +4,9 @@
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "common/child.rs"]
+mod child;
+
 use nyxc::import::{DimBinding, ImportOptions, import};
 use nyxc::ir::{DType, Format, Tensor};
 use nyxc::ops::registry;
@@ -14,7 +17,6 @@ use nyxc::session::{Compile, compile};
 use nyxc::target::Target;
 use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
 
 /// Runs the spoilt program under `checks`; gives the number of errors and what the layers said, `None` where there is no device.
 fn errors(checks: &str, spoilt: &str) -> Option<(u64, String)> {
@@ -23,10 +25,14 @@ fn errors(checks: &str, spoilt: &str) -> Option<(u64, String)> {
         let _ = std::io::stderr().write_all(b"SKIPPED: no Vulkan device\n");
         return None;
     }
-    let mut child = Command::new(std::env::current_exe().unwrap());
-    child.args(["--exact", "child", "--ignored", "--nocapture"]).env("NYXC_VALIDATION", checks).env("NYXC_TEST_SPOILT", spoilt);
+    let mut child = child::itself();
+    child.args(["--exact", "run_a_spoilt_program", "--ignored", "--nocapture"]).env("NYXC_VALIDATION", checks).env("NYXC_TEST_SPOILT", spoilt);
     let output = child.output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if let Some(line) = text.lines().find(|line| line.starts_with("SKIPPED")) {
+        let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+        return None;
+    }
     let n = text.lines().find_map(|line| line.split_once("errors=")?.1.parse().ok());
     Some((n.unwrap_or_else(|| panic!("{checks} {spoilt}: {text}")), text))
 }
@@ -34,7 +40,7 @@ fn errors(checks: &str, spoilt: &str) -> Option<(u64, String)> {
 #[test]
 fn a_good_program_is_good_in_every_check() {
     for checks in ["core", "core,sync", "core,gpu"] {
-        let Some((n, text)) = errors(checks, "nothing") else { return };
+        let Some((n, text)) = errors(checks, "nothing") else { continue };
         assert_eq!(n, 0, "{checks}: {text}");
     }
 }
@@ -42,10 +48,6 @@ fn a_good_program_is_good_in_every_check() {
 #[test]
 fn core_validation_sees_a_feature_that_is_not_enabled() {
     let Some((n, text)) = errors("core", "features") else { return };
-    if text.contains("SKIPPED") {
-        let _ = std::io::stderr().write_all(b"SKIPPED: the device has no 16-bit storage that could be left out\n");
-        return;
-    }
     assert!(n > 0 && text.contains("StorageBuffer16BitAccess"), "{text}");
 }
 
@@ -82,7 +84,7 @@ fn program(format: Format, target: &Target) -> Program {
 
 #[test]
 #[ignore = "what the other tests start"]
-fn child() {
+fn run_a_spoilt_program() {
     let spoilt = std::env::var("NYXC_TEST_SPOILT").unwrap_or_default();
     let device = devices().unwrap().remove(0);
     let options = Options { validation: true, cache_dir: None, ..Options::from_env() };
@@ -96,7 +98,7 @@ fn child() {
     }
     let context = if spoilt == "features" {
         if !device.target.features.storage_16bit {
-            println!("SKIPPED: no 16-bit storage\nerrors=0");
+            println!("\nSKIPPED: the device has no 16-bit storage that could be left out");
             return;
         }
         let nothing = Target::shipped("vulkan-min").unwrap().features;
@@ -108,11 +110,17 @@ fn child() {
         std::mem::forget(plain);
         unsafe { VkContext::from_raw(&raw, &options) }.unwrap()
     } else {
-        VkContext::open(0, &device.target.features, &options).unwrap()
+        match VkContext::open(0, &device.target.features, &options) {
+            Err(error) if error.to_string().contains("break loops") => return println!("\nSKIPPED: {error}"),
+            other => other.unwrap(),
+        }
     };
     let image: Vec<f32> = (0..784).map(|i| ((i * 37) % 101) as f32 / 101.0).collect();
     let image = Tensor::from_f32s(DType::F32, &[1, 1, 28, 28], &image).unwrap();
     let mut executor = Executor::load(&program, 0, &context).unwrap();
     executor.run(&[image]).unwrap();
+    // Layers may say what they found as late as at the end of the device.
+    drop(executor);
+    drop(context);
     println!("errors={}", validation_errors());
 }

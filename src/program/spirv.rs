@@ -78,7 +78,8 @@ impl Interface {
                 }
                 (DECORATE, [_, DESCRIPTOR_SET, set]) if *set != 0 => return Err(SpirvError::Set { set: *set }),
                 (VARIABLE, [pointer, _, WORKGROUP, ..]) => {
-                    interface.shared_bytes = interface.shared_bytes.saturating_add(sizes.of(*pointer).checked_next_multiple_of(4).unwrap_or(u64::MAX));
+                    interface.shared_bytes =
+                        interface.shared_bytes.saturating_add(sizes.of(*pointer).checked_next_multiple_of(4).unwrap_or(u64::MAX));
                 }
                 _ => sizes.note(opcode, operands),
             }

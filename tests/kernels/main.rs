@@ -4,6 +4,8 @@
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "../common/child.rs"]
+mod child;
 mod elementwise;
 mod matmul;
 #[path = "../common/module.rs"]
@@ -48,7 +50,10 @@ pub fn on_devices(test: impl Fn(&Bench)) {
         let options = Options { validation: true, cache_dir: None, ..Options::from_env() };
         let context = VkContext::open(info.index, &info.target.features, &options).unwrap();
         let plain = Target { name: "plain".to_owned(), features: NO_FEATURES, ..info.target.clone() };
-        test(&Bench { context, targets: vec![info.target.clone(), plain] });
+        let bench = Bench { context, targets: vec![info.target.clone(), plain] };
+        test(&bench);
+        // Layers may say what they found as late as at the end of the device.
+        drop(bench);
         assert_eq!(validation_errors(), 0, "on {}", info.name);
     }
 }
@@ -123,7 +128,16 @@ impl Case {
         let inputs: Vec<Option<&Tensor>> = self.operands.iter().map(Option::as_ref).collect();
         let wanted = self.def.eval.unwrap()(&self.attrs, &inputs).unwrap().remove(0);
         for target in &bench.targets {
-            let (given, names) = run(&bench.context, target, self).unwrap_or_else(|e| panic!("{}: {e}", self.describe()));
+            let (given, names) = match run(&bench.context, target, self) {
+                Ok(done) => done,
+                // Passes ask before they fuse so many operands; here, the case is not for this device.
+                Err(KernelError::Unsupported { what, .. }) if what.contains("storage buffers where the target has") => {
+                    let line = format!("SKIPPED on {}: {} needs {what}\n", target.name, self.describe());
+                    let _ = std::io::stderr().write_all(line.as_bytes());
+                    continue;
+                }
+                Err(e) => panic!("{}: {e}", self.describe()),
+            };
             compare(&given, &wanted, &format!("{} on {}: {}", self.describe(), target.name, names.join(", ")));
         }
     }
@@ -317,8 +331,7 @@ fn kernels_run_on_a_device_masked_to_the_least_that_vulkan_allows() {
     if std::env::var_os("NYXC_MASK").is_some() {
         return;
     }
-    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-    let output = child.args(["matmul::", "rows::", "--test-threads=2"]).env("NYXC_MASK", "vulkan-min").output().unwrap();
+    let output = child::itself().args(["matmul::", "rows::", "--test-threads=2"]).env("NYXC_MASK", "vulkan-min").output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && text.matches("... ok").count() > 5, "{text}");
 }

@@ -14,6 +14,8 @@ pub fn validation_errors() -> u64 {
 }
 
 const VALIDATION: &CStr = c"VK_LAYER_KHRONOS_validation";
+/// Layers before may write invalid SPIR-V when they instrument a loop of one block; of those known to us 1.3.239 does and 1.4.309 does not.
+const GPU_ASSISTED_SINCE: u32 = vk::make_api_version(0, 1, 4, 0);
 
 /// A `VkInstance`, and the loader that it came from.
 pub(super) struct Instance {
@@ -50,6 +52,12 @@ impl Instance {
         let has = |wanted: &CStr| extensions.iter().any(|e| cstr(&e.extension_name) == wanted);
         if validation && !layers.iter().any(|l| cstr(&l.layer_name) == VALIDATION) {
             return Err(RuntimeError::Unsupported { what: "NYXC_VALIDATION: VK_LAYER_KHRONOS_validation is not installed".to_owned() });
+        }
+        let old = layers.iter().find(|l| cstr(&l.layer_name) == VALIDATION && l.spec_version < GPU_ASSISTED_SINCE).filter(|_| validation && gpu);
+        if let Some(version) = old.map(|l| l.spec_version) {
+            let (minor, patch) = (vk::api_version_minor(version), vk::api_version_patch(version));
+            let what = format!("NYXC_VALIDATION=gpu: validation layers of version 1.{minor}.{patch} break loops in shaders, those of 1.4 do not");
+            return Err(RuntimeError::Unsupported { what });
         }
         let debug = has(ash::ext::debug_utils::NAME) || validation;
         let portability = has(ash::khr::portability_enumeration::NAME);
