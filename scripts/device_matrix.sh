@@ -11,7 +11,8 @@ cd "$(dirname "$0")/.."
 [ $# -gt 0 ] || set -- widths masks swiftshader validation
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-cargo test --locked --no-run >"$out/build" 2>&1 || { cat "$out/build" >&2; exit 1; }
+suite=(--test kernels --test formats --test masks --test validation)
+cargo test --locked --no-run --lib "${suite[@]}" >"$out/build" 2>&1 || { cat "$out/build" >&2; exit 1; }
 swiftshader=$(realpath -m "${NYXC_SWIFTSHADER:-../swiftshader}")
 lavapipe=$(realpath -m "${NYXC_LAVAPIPE:-../lavapipe}")
 runner=CARGO_TARGET_$(rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')_RUNNER
@@ -25,7 +26,7 @@ suite() {
   local device tests
   device=$("$@" sh -c '$NYXC_TEST_RUNNER "$0" devices' "$nyxc" 2>&1 | head -n 1 | sed 's/^[0-9]* *//; s/ (.*//') || true
   if "$@" cargo test --locked --lib -- runtime:: >"$log" 2>&1 &&
-    "$@" cargo test --locked --test kernels --test formats --test masks --test validation >>"$log" 2>&1 &&
+    "$@" cargo test --locked "${suite[@]}" >>"$log" 2>&1 &&
     ! grep -qE 'vulkan validation:|SKIPPED: no Vulkan device' "$log"; then
     tests=$(sed -n 's/^test result: ok\. \([0-9]*\) passed.*/\1/p' "$log" | paste -sd+ | bc)
     echo "ok     $name: $tests tests, $((SECONDS - start)) s, on $device"

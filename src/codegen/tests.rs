@@ -135,7 +135,8 @@ fn compile_everywhere(keys: &[KernelKey]) -> usize {
             let read = || Interface::read(&compile(key, target).unwrap_or_else(|e| panic!("{e}")).spirv).unwrap();
             let asks = done.entry(text).or_insert_with(read);
             // No subgroup operation is among what is allowed: no kernel may depend on the size of a subgroup.
-            let extra: Vec<_> = asks.capabilities.difference(&allowed(target)).collect();
+            let allowed = allowed(target);
+            let extra: Vec<_> = asks.capabilities.difference(&allowed).collect();
             assert!(extra.is_empty() && !asks.capabilities.is_empty(), "{key} on {} declares {extra:?}", target.name);
             let (l, size) = (&target.limits, asks.local_size.unwrap());
             assert!(size.iter().product::<u32>() <= l.max_compute_work_group_invocations, "{key} on {}: {size:?} invocations", target.name);

@@ -331,7 +331,11 @@ fn kernels_run_on_a_device_masked_to_the_least_that_vulkan_allows() {
     if std::env::var_os("NYXC_MASK").is_some() {
         return;
     }
-    let output = child::itself().args(["matmul::", "rows::", "--test-threads=2"]).env("NYXC_MASK", "vulkan-min").output().unwrap();
+    let output = child::itself()
+        .args(["matmul::packed_weights", "matmul::epilogues", "rows::", "--test-threads=2"])
+        .env("NYXC_MASK", "vulkan-min")
+        .output()
+        .unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && text.matches("... ok").count() > 5, "{text}");
 }
