@@ -21,4 +21,11 @@ part() {
 }
 
 part strangers cargo test --locked --test strangers -- --ignored --nocapture
+# 50,000 random graphs; NYXC_SEEDS=FROM..TO names others. Without a cache of shaders, which would keep every kernel of every graph.
+part properties env NYXC_CACHE= cargo test --locked --test properties -- --ignored --nocapture many
+part device-widths scripts/device_matrix.sh widths
+part device-masks scripts/device_matrix.sh masks
+part device-swiftshader scripts/device_matrix.sh swiftshader
+part device-validation scripts/device_matrix.sh validation
+part programs cargo test --locked --test programs -- --ignored --nocapture
 exit $failed

@@ -1,12 +1,12 @@
 //! Every format on every shipped target, compiled through the library; on every Vulkan device here the programs run and are held against nyxc's
-//! own CPU reference, and that against f32.
+//! own CPU reference, and that against f32, while the validation layers watch.
 
 use nyxc::import::{DimBinding, ImportOptions, import};
 use nyxc::ir::{Activations, Format, Graph, Tensor, TensorType, Weights};
 use nyxc::ops::registry;
 use nyxc::passes::{Policy, Settings};
 use nyxc::program::Program;
-use nyxc::runtime::{DeviceInfo, RuntimeError, devices};
+use nyxc::runtime::{Options, RuntimeError, VkContext, devices, validation_errors};
 use nyxc::session::{Compile, DeviceChoice, Reference, Session, SessionError, compile};
 use nyxc::target::{Target, shipped_names};
 use std::path::Path;
@@ -73,8 +73,8 @@ fn format_bound(format: Format) -> f64 {
 }
 
 /// Runs a program on a device; `None` where the device lacks what the program's target has.
-fn on_device(program: &Program, device: &DeviceInfo, inputs: &[Tensor]) -> Result<Option<Vec<Tensor>>, SessionError> {
-    let mut session = match Session::of(program.clone(), DeviceChoice::Index(device.index)) {
+fn on_device(program: &Program, device: &VkContext, inputs: &[Tensor]) -> Result<Option<Vec<Tensor>>, SessionError> {
+    let mut session = match Session::on(program.clone(), device) {
         Err(SessionError::Runtime(RuntimeError::Unsupported { .. })) => return Ok(None),
         other => other?,
     };
@@ -93,7 +93,7 @@ struct Case {
 }
 
 /// Compiles one program and runs it everywhere: on how many devices, and what is wrong.
-fn check_one(case: &Case, format: Format, target: &Target, devices: &[DeviceInfo]) -> (usize, Vec<String>) {
+fn check_one(case: &Case, format: Format, target: &Target, devices: &[VkContext]) -> (usize, Vec<String>) {
     let Case { graph, inputs, expected, .. } = case;
     let program = match program(graph, format, target) {
         Ok(program) => program,
@@ -112,17 +112,14 @@ fn check_one(case: &Case, format: Format, target: &Target, devices: &[DeviceInfo
     faults.extend(hold("CPU reference against f32", distance(&on_cpu, expected), format_bound(format)));
     let mut n_ran = 0;
     for device in devices {
+        let name = &device.info().name;
         match on_device(&program, device, inputs) {
             Ok(Some(outputs)) => {
                 n_ran += 1;
-                faults.extend(hold(
-                    &format!("{} against the CPU reference", device.name),
-                    distance(&outputs, &on_cpu),
-                    device_bound(format, case.a8),
-                ));
+                faults.extend(hold(&format!("{name} against the CPU reference"), distance(&outputs, &on_cpu), device_bound(format, case.a8)));
             }
-            Ok(None) => println!("{} {format} for {}: {} lacks what it needs", program.model, target.name, device.name),
-            Err(error) => faults.push(format!("{}: {error}", device.name)),
+            Ok(None) => println!("{} {format} for {}: {name} lacks what it needs", program.model, target.name),
+            Err(error) => faults.push(format!("{name}: {error}")),
         }
     }
     (n_ran, faults)
@@ -141,15 +138,18 @@ fn check(file: &str, dims: &[&str], a8: f64) {
     let mut n_ran = 0;
     for name in shipped_names() {
         let target = Target::shipped(name).unwrap();
+        let options = Options { validation: true, ..Options::from_env() };
+        let open: Vec<VkContext> = devices.iter().map(|d| VkContext::open(d.index, &target.features, &options).unwrap()).collect();
         // And matrices split in ways that the budget's solver may choose.
         let split = ["f32/f16:r7", "f16/w4:r3", "w8a8/w4:r5"].map(|format| format.parse().unwrap());
         for format in Format::MENU.into_iter().chain(split) {
             let what = format!("{file} {format} for {name}");
-            let (ran, found) = check_one(&case, format, &target, &devices);
+            let (ran, found) = check_one(&case, format, &target, &open);
             n_ran += ran;
             faults.extend(found.into_iter().map(|fault| format!("{what}: {fault}")));
         }
     }
+    assert_eq!(validation_errors(), 0);
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
     // Every device meets the floor of the specification.
     assert!(n_ran >= devices.len() * Format::MENU.len(), "only {n_ran} programs ran on {} devices", devices.len());

@@ -2,12 +2,12 @@
 // are in its text.
 // Vulkan's own trigonometric functions may err by 2^-11 and its atan by 4096 ULP, so these bring their own polynomials (Cephes; Juffa's erf).
 //: nx_exp
-// Explicit ends: the range in which a device's exp is defined may be narrower than f32.
-float nx_exp(float v) { return v > 88.8 ? uintBitsToFloat(0x7f800000u) : v < -104.0 ? 0.0 : exp(v); }
+// Explicit ends: the range in which a device's exp is defined may be narrower than f32, and NaN lies outside (SwiftShader gives infinity).
+float nx_exp(float v) { return isnan(v) ? v : v > 88.8 ? uintBitsToFloat(0x7f800000u) : v < -104.0 ? 0.0 : exp(v); }
 //: nx_log
 float nx_log(float v) {
     if (v == 0.0) return uintBitsToFloat(0xff800000u);
-    return v < 0.0 ? uintBitsToFloat(0x7fc00000u) : isinf(v) ? v : log(v);
+    return v < 0.0 ? uintBitsToFloat(0x7fc00000u) : isinf(v) || isnan(v) ? v : log(v);
 }
 //: nx_log1p nx_log
 float nx_log1p(float v) {

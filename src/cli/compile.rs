@@ -192,7 +192,7 @@ fn target(text: &str) -> Result<Target, Failure> {
                 eprintln!("nyxc: no Vulkan device here; compiling for lavapipe, which `nyxc run --device cpu` runs too");
                 Target::shipped("lavapipe").map_err(Failure::usage)
             }
-            Err(error) => Err(Failure::device(error)),
+            Err(error) => Err(error.into()),
         },
         // The CPU reference runs any program; lavapipe's profile is the one made for CPUs.
         "cpu" => Target::shipped("lavapipe").map_err(Failure::usage),

@@ -7,7 +7,9 @@ use std::process::ExitCode;
 
 /// List the Vulkan devices here.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  nyxc devices --json | jq '.devices[0].target' > mine.json   a profile for --target")]
+#[command(after_help = "Example:\n  nyxc devices --json | jq '.devices[0].target' > mine.json   a profile for --target
+  NYXC_MASK=vulkan-min nyxc devices              as if they had only what every Vulkan device has; also a target's
+                                                 JSON file, or a list such as no-f16,no-dot,shared=16K,align=256")]
 pub(super) struct Args {
     /// Print them as one JSON document, with their profiles
     #[arg(long)]
@@ -15,12 +17,12 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let devices = devices().map_err(Failure::device)?;
+    let devices = devices()?;
     let text = if args.json {
         let list: Vec<_> = devices
             .iter()
             .map(
-                |d| json!({"index": d.index, "name": d.name, "kind": format!("{:?}", d.kind).to_lowercase(), "driver": d.driver, "target": d.target}),
+                |d| json!({"index": d.index, "name": d.name, "kind": format!("{:?}", d.kind).to_lowercase(), "driver": d.driver, "mask": d.mask, "target": d.target}),
             )
             .collect();
         format!("{:#}\n", json!({"devices": list}))
@@ -29,9 +31,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     } else {
         let line = |d: &crate::runtime::DeviceInfo| {
             let memory = &d.target.memory;
+            let mask = d.mask.as_ref().map_or(String::new(), |mask| format!(", masked by NYXC_MASK={mask}"));
             let shared = if memory.unified { ", shared with the host" } else { "" };
             format!(
-                "{}  {} ({})\n   Vulkan {}.{}, {}{shared}\n",
+                "{}  {} ({})\n   Vulkan {}.{}, {}{shared}{mask}\n",
                 d.index,
                 d.name,
                 d.driver,

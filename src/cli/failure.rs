@@ -3,6 +3,7 @@
 use crate::import::ImportError;
 use crate::passes::{OverBudget, PipelineError};
 use crate::program::file::FileError;
+use crate::runtime::RuntimeError;
 use crate::session::{CompileError, CpuError, SessionError};
 use serde_json::json;
 use std::fmt::Display;
@@ -125,11 +126,19 @@ impl From<CpuError> for Failure {
     }
 }
 
+impl From<RuntimeError> for Failure {
+    /// What goes wrong before there is a program: the settings, or the device.
+    fn from(error: RuntimeError) -> Failure {
+        if error.is_usage() { Failure::usage(chain(&error)) } else { Failure::device(chain(&error)) }
+    }
+}
+
 impl From<SessionError> for Failure {
     fn from(error: SessionError) -> Failure {
         match error {
             SessionError::File(error) => error.into(),
             SessionError::Cpu(error) => error.into(),
+            SessionError::Runtime(error) if error.is_usage() => error.into(),
             SessionError::Runtime(error) if crate::session::is_of_device(&error) => Failure::device(chain(&error)),
             SessionError::Runtime(error) => Failure::new(3, "program", chain(&error)),
             other => Failure::device(chain(&other)),

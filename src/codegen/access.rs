@@ -153,10 +153,11 @@ fn store(storage: Storage, target: &Target) -> String {
             format!("#define T_y float\n{SATURATE}void st_y(uint i, float v) {{ d_y[i] = float16_t(saturate(v)); }}\n")
         }
         // Another invocation may write the other half of the word at the same time: atomics touch only this half.
-        Storage::F16 => format!(
-            "#define T_y float\n{SATURATE}void st_y(uint i, float v) {{\n    uint half_word = packHalf2x16(vec2(saturate(v), 0.0)) & 0xffffu;\n    \
-             uint shift = (i & 1u) * 16u;\n    atomicAnd(d_y[i >> 1], ~(0xffffu << shift));\n    atomicOr(d_y[i >> 1], half_word << shift);\n}}\n"
-        ),
+        Storage::F16 => "#define T_y float\nvoid st_y(uint i, float v) {\n    \
+             // Infinities and NaN apart: what packHalf2x16 makes of them differs between drivers.\n    \
+             uint half_word = isnan(v) ? 0x7e00u : isinf(v) ? (v < 0.0 ? 0xfc00u : 0x7c00u) : packHalf2x16(vec2(clamp(v, -65504.0, 65504.0), 0.0)) & 0xffffu;\n    \
+             uint shift = (i & 1u) * 16u;\n    atomicAnd(d_y[i >> 1], ~(0xffffu << shift));\n    atomicOr(d_y[i >> 1], half_word << shift);\n}\n"
+            .to_owned(),
         Storage::Packed(_) => "#define T_y uint\n".to_owned(),
     }
 }

@@ -2,11 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking and says aloud what it skips")]
 
-use super::spirv::{capabilities, capability};
+use super::spirv::capability;
 use super::*;
 use crate::ir::packed::{Granularity, Packing, ScaleType};
 use crate::ir::{Binary, Expr, Unary};
 use crate::ops::kernel_key::{ArgKey, ExprKey, Load, OperandKey, Storage, Tile, Value};
+use crate::program::spirv::Interface;
 use crate::target::shipped_names;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -127,13 +128,21 @@ fn allowed(target: &Target) -> BTreeSet<u32> {
 /// Compiles on all targets; equal texts once. Gives how many there were.
 fn compile_everywhere(keys: &[KernelKey]) -> usize {
     let targets: Vec<Target> = shipped_names().into_iter().map(|name| Target::shipped(name).unwrap()).collect();
-    let mut done: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+    let mut done: BTreeMap<String, Interface> = BTreeMap::new();
     for key in keys {
         for target in &targets {
             let text = glsl(key, target).unwrap();
-            let words = done.entry(text).or_insert_with(|| capabilities(&compile(key, target).unwrap_or_else(|e| panic!("{e}")).spirv));
-            let extra: Vec<_> = words.iter().filter(|c| !allowed(target).contains(c)).collect();
-            assert!(extra.is_empty() && !words.is_empty(), "{key} on {} declares {extra:?}", target.name);
+            let read = || Interface::read(&compile(key, target).unwrap_or_else(|e| panic!("{e}")).spirv).unwrap();
+            let asks = done.entry(text).or_insert_with(read);
+            // No subgroup operation is among what is allowed: no kernel may depend on the size of a subgroup.
+            let allowed = allowed(target);
+            let extra: Vec<_> = asks.capabilities.difference(&allowed).collect();
+            assert!(extra.is_empty() && !asks.capabilities.is_empty(), "{key} on {} declares {extra:?}", target.name);
+            let (l, size) = (&target.limits, asks.local_size.unwrap());
+            assert!(size.iter().product::<u32>() <= l.max_compute_work_group_invocations, "{key} on {}: {size:?} invocations", target.name);
+            assert!(size.iter().zip(&l.max_compute_work_group_size).all(|(n, most)| n <= most), "{key} on {}: {size:?}", target.name);
+            let shared = asks.shared_bytes;
+            assert!(shared <= u64::from(l.max_compute_shared_memory_size), "{key} on {}: {shared} bytes of shared memory", target.name);
         }
     }
     done.len()

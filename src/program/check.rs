@@ -82,6 +82,7 @@ impl Program {
             if interface.version > newest {
                 return Err(fault(&place(), format!("SPIR-V {:?}, at most {newest:?} is allowed ({})", interface.version, target.name)));
             }
+            at_most(&place, "bytes of shared memory", interface.shared_bytes, u64::from(target.limits.max_compute_shared_memory_size))?;
             if let Some(size) = interface.local_size {
                 let invocations = size.iter().fold(1u64, |n, &s| n.saturating_mul(u64::from(s)));
                 at_most(&place, "invocations of a workgroup", invocations, u64::from(target.limits.max_compute_work_group_invocations))?;

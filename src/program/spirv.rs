@@ -15,6 +15,8 @@ pub struct Interface {
     pub capabilities: BTreeSet<u32>,
     /// Invocations along x, y, z, where they are literal.
     pub local_size: Option<[u32; 3]>,
+    /// Bytes of shared memory: the variables of the storage class Workgroup, without padding between their members.
+    pub shared_bytes: u64,
     /// SPIR-V version, major and minor.
     pub version: [u32; 2],
 }
@@ -40,10 +42,12 @@ const ENTRY_POINT: u32 = 15;
 const EXECUTION_MODE: u32 = 16;
 const CAPABILITY: u32 = 17;
 const DECORATE: u32 = 71;
+const VARIABLE: u32 = 59;
 const GL_COMPUTE: u32 = 5;
 const LOCAL_SIZE: u32 = 17;
 const BINDING: u32 = 33;
 const DESCRIPTOR_SET: u32 = 34;
+const WORKGROUP: u32 = 4;
 
 impl Interface {
     /// Reads what a module declares.
@@ -57,6 +61,7 @@ impl Interface {
         }
         let mut interface = Interface { version: [(words[1] >> 16) & 255, (words[1] >> 8) & 255], ..Interface::default() };
         let (mut at, mut main, mut bindings) = (5, false, BTreeMap::new());
+        let mut sizes = Sizes::default();
         while let Some(&first) = words.get(at) {
             let (length, opcode) = ((first >> 16) as usize, first & 0xffff);
             let Some(operands) = words.get(at + 1..at + length).filter(|_| length > 0) else {
@@ -72,7 +77,11 @@ impl Interface {
                     bindings.insert(*id, *number);
                 }
                 (DECORATE, [_, DESCRIPTOR_SET, set]) if *set != 0 => return Err(SpirvError::Set { set: *set }),
-                _ => {}
+                (VARIABLE, [pointer, _, WORKGROUP, ..]) => {
+                    interface.shared_bytes =
+                        interface.shared_bytes.saturating_add(sizes.of(*pointer).checked_next_multiple_of(4).unwrap_or(u64::MAX));
+                }
+                _ => sizes.note(opcode, operands),
             }
             at += length;
         }
@@ -89,6 +98,39 @@ impl Interface {
             None => Ok(()),
             Some(&number) => Err(SpirvError::Capability { capability: name(number) }),
         }
+    }
+}
+
+/// Bytes of types, and values of constants, by their number. A module defines each before its use, so one pass suffices.
+#[derive(Default)]
+struct Sizes {
+    bytes: BTreeMap<u32, u64>,
+    constants: BTreeMap<u32, u64>,
+}
+
+impl Sizes {
+    /// Looks at a type or a constant (SPIR-V 1.6, sections 3.42.6 and 3.42.7). A pointer has the size of what it points to.
+    fn note(&mut self, opcode: u32, operands: &[u32]) {
+        let (id, bytes) = match (opcode, operands) {
+            // A truth value has no size of its own; drivers take a word.
+            (20, [id]) => (id, 4),
+            (21 | 22, [id, bits, ..]) => (id, u64::from(bits.div_ceil(8))),
+            (23 | 24, [id, part, n]) => (id, self.of(*part).saturating_mul(u64::from(*n))),
+            (28, [id, part, n]) => (id, self.of(*part).saturating_mul(self.constants.get(n).copied().unwrap_or(u64::MAX))),
+            (30, [id, members @ ..]) => (id, members.iter().fold(0, |n: u64, member| n.saturating_add(self.of(*member)))),
+            (32, [id, _, target]) => (id, self.of(*target)),
+            // Constants, and specialization constants at their default, which nobody changes here.
+            (43 | 50, [_, id, low, high @ ..]) => {
+                self.constants.insert(*id, u64::from(*low) | high.first().map_or(0, |high| u64::from(*high) << 32));
+                return;
+            }
+            _ => return,
+        };
+        self.bytes.insert(*id, bytes);
+    }
+
+    fn of(&self, ty: u32) -> u64 {
+        self.bytes.get(&ty).copied().unwrap_or(0)
     }
 }
 

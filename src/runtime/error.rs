@@ -1,6 +1,7 @@
 //! What can go wrong between a program and a device.
 
 use crate::program::ProgramError;
+use crate::target::MaskError;
 
 /// Why a program cannot be loaded or run. Whatever was made before is destroyed when this is returned.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -28,12 +29,23 @@ pub enum RuntimeError {
     /// The program breaks its own rules.
     #[error("the program does not keep its own rules")]
     Program(#[from] ProgramError),
+    /// `NYXC_MASK` holds no mask.
+    #[error("NYXC_MASK: {0}")]
+    Mask(#[from] MaskError),
+    /// `NYXC_VALIDATION` holds no list of checks.
+    #[error("NYXC_VALIDATION: {word:?} is none of 1, core, sync, gpu")]
+    Checks { word: String },
     /// A Vulkan call failed in another way.
     #[error("{call} failed with VkResult {code}")]
     Vulkan { call: &'static str, code: i32 },
 }
 
 impl RuntimeError {
+    /// Whether the caller's settings are at fault, and neither program nor device.
+    pub fn is_usage(&self) -> bool {
+        matches!(self, RuntimeError::Mask(_) | RuntimeError::Checks { .. })
+    }
+
     /// Whether less memory would have helped: then another plan may fit.
     pub fn is_out_of_memory(&self) -> bool {
         // VK_ERROR_OUT_OF_HOST_MEMORY, VK_ERROR_OUT_OF_DEVICE_MEMORY, VK_ERROR_OUT_OF_POOL_MEMORY.

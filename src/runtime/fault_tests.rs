@@ -5,7 +5,7 @@ use crate::runtime::Fault;
 
 /// Loads and runs on a device of its own; also how many calls that may fail were made.
 fn attempt(info: &DeviceInfo, program: &Program, fault: Option<Fault>) -> (Result<Vec<Tensor>, RuntimeError>, u64) {
-    let options = Options { validation: true, cache_dir: None, fault };
+    let options = Options { validation: true, cache_dir: None, fault, ..Options::from_env() };
     let context = VkContext::open(info.index, &info.target.features, &options).unwrap();
     let loaded = Executor::load(program, 0, &context);
     let result = loaded.and_then(|mut executor| executor.run(&[floats(N).0]).map(|run| run.outputs));
@@ -55,7 +55,7 @@ fn a_run_that_fails_leaves_an_executor_that_runs() {
         for what in ["device-memory", "host-memory"] {
             // The first submission of a run: those of the upload come before.
             let fault: Fault = format!("vkQueueSubmit:{}={what}", submissions_of_load(&info, &program) + 1).parse().unwrap();
-            let options = Options { validation: true, cache_dir: None, fault: Some(fault) };
+            let options = Options { validation: true, cache_dir: None, fault: Some(fault), ..Options::from_env() };
             let context = VkContext::open(info.index, &info.target.features, &options).unwrap();
             let mut executor = Executor::load(&program, 0, &context).unwrap();
             assert!(executor.run(&[floats(N).0]).unwrap_err().is_out_of_memory());
@@ -69,7 +69,7 @@ fn a_run_that_fails_leaves_an_executor_that_runs() {
 
 fn submissions_of_load(info: &DeviceInfo, program: &Program) -> u64 {
     let counted = "vkQueueSubmit:1000000=lost".parse().unwrap();
-    let options = Options { validation: false, cache_dir: None, fault: Some(counted) };
+    let options = Options { validation: false, cache_dir: None, fault: Some(counted), ..Options::from_env() };
     let context = VkContext::open(info.index, &info.target.features, &options).unwrap();
     let _executor = Executor::load(program, 0, &context).unwrap();
     context.n_calls()

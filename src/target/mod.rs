@@ -1,5 +1,9 @@
 //! Targets: what a device can do, read from the device or from a JSON file, so that one can compile for a GPU that is not here.
 
+mod mask;
+
+pub use mask::{Mask, MaskError};
+
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

@@ -132,17 +132,17 @@ pub(super) fn slices(node: &Node<'_>, value: ValueId, n_rows: u64, n_cols: u64) 
     if bytes <= limit {
         return Ok(vec![None]);
     }
-    let row_bytes = match storage(ty) {
+    let (row_bytes, scale_bytes) = match storage(ty) {
         Some(Storage::Packed(packing)) => {
-            let scales = packing.n_blocks(n_cols).unwrap_or(0) * packing.scale.n_bytes();
-            (packing.pitch_words(n_cols).unwrap_or(u64::MAX) * 4).max(scales)
+            (packing.pitch_words(n_cols).unwrap_or(u64::MAX).saturating_mul(4), packing.n_blocks(n_cols).unwrap_or(0) * packing.scale.n_bytes())
         }
-        Some(Storage::F16) => n_cols * 2,
-        _ => n_cols * 4,
+        Some(Storage::F16) => (n_cols * 2, 0),
+        _ => (n_cols * 4, 0),
     };
-    // Rows and their scales are multiples of 2 bytes, so every slice begins where a binding may.
-    let step = node.target.alignment() / 2;
-    let n = (limit - node.target.alignment()) / row_bytes.max(1) / step * step;
+    // So many rows that every slice begins where a binding may (alignments are powers of two), and its scales, halves at least, at a word.
+    let alignment = node.target.alignment();
+    let step = (alignment >> row_bytes.trailing_zeros().min(alignment.trailing_zeros())).max(2);
+    let n = (limit - alignment) / row_bytes.max(scale_bytes).max(1) / step * step;
     if n == 0 {
         return Err(node.too_large(value, bytes));
     }

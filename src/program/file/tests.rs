@@ -211,3 +211,20 @@ fn a_shader_that_needs_what_the_target_lacks_is_refused() {
     program.target.features.f16_arithmetic = false;
     assert!(program.check().unwrap_err().to_string().contains("Float16"));
 }
+
+#[test]
+fn a_shader_with_more_shared_memory_than_the_target_has_is_refused() {
+    let mut program = small();
+    let mut shader = program.shaders[0].clone();
+    // A struct of `vec3` and `float[8184]` in storage class 4 (Workgroup), the length a constant.
+    shader.spirv.extend([3 << 16 | 22, 20, 32, 4 << 16 | 21, 21, 32, 0, 4 << 16 | 43, 21, 22, 8184]);
+    shader.spirv.extend([4 << 16 | 28, 23, 20, 22, 4 << 16 | 23, 24, 20, 3, 4 << 16 | 30, 25, 24, 23]);
+    shader.spirv.extend([4 << 16 | 32, 26, 4, 25, 4 << 16 | 59, 26, 27, 4]);
+    let hash = shader.hash();
+    first(&mut program).shader = hash.clone();
+    program.shaders = [(hash, shader)].into_iter().collect();
+    program.target.limits.max_compute_shared_memory_size = 32748;
+    program.check().unwrap();
+    program.target.limits.max_compute_shared_memory_size = 32747;
+    assert!(program.check().unwrap_err().to_string().contains("32748 bytes of shared memory, at most 32747 are allowed"));
+}

@@ -5,7 +5,7 @@ use super::fault::{Fault, Faults};
 use super::instance::Instance;
 use super::probe::{DeviceInfo, Probe, granularity};
 use crate::runtime::RuntimeError;
-use crate::target::Features;
+use crate::target::{Features, Mask, Target};
 use ash::vk::{self, Handle};
 use std::ffi::{CStr, CString};
 use std::path::PathBuf;
@@ -21,6 +21,10 @@ const WAITS: u32 = 360;
 pub struct Options {
     /// Whether the validation layers watch, and `validation_errors` counts.
     pub validation: bool,
+    /// What they check besides the core checks, as [`Options::from_env`] spells it.
+    pub checks: Option<String>,
+    /// What makes the device behave as a weaker one: a [`Mask`], or the name of a JSON file of a target where an element of it ends in `.json`.
+    pub mask: Option<String>,
     /// Where pipeline caches lie; `None` for nowhere.
     pub cache_dir: Option<PathBuf>,
     /// A call of the device that shall fail.
@@ -28,7 +32,9 @@ pub struct Options {
 }
 
 impl Options {
-    /// `NYXC_VALIDATION=1` turns validation on. Caches lie in `NYXC_CACHE` (nowhere where that is empty), else `$XDG_CACHE_HOME/nyxc`, else
+    /// `NYXC_VALIDATION` turns validation on: `1` or `core` for the core checks, `sync` and `gpu`, after a comma, for synchronization and
+    /// GPU-assisted validation too; empty and `0` for none. `NYXC_MASK` makes every device behave as a weaker one ([`Mask`]).
+    /// Caches lie in `NYXC_CACHE` (nowhere where that is empty), else `$XDG_CACHE_HOME/nyxc`, else
     /// `~/.cache/nyxc`. `NYXC_FAULT=CALL:K=RESULT` lets a call fail ([`Fault`]), for tests.
     pub fn from_env() -> Options {
         let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
@@ -37,7 +43,34 @@ impl Options {
             Some(dir) => Some(PathBuf::from(dir)),
             None => set("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| set("HOME").map(|h| PathBuf::from(h).join(".cache"))).map(|d| d.join("nyxc")),
         };
-        Options { validation: set("NYXC_VALIDATION").is_some_and(|v| v == "1"), cache_dir, fault: set("NYXC_FAULT").and_then(|v| v.to_str()?.parse().ok()) }
+        let text = |name: &str| set(name).map(|v| v.to_string_lossy().into_owned());
+        let checks = text("NYXC_VALIDATION").filter(|checks| checks != "0");
+        Options { validation: checks.is_some(), checks, mask: text("NYXC_MASK"), cache_dir, fault: text("NYXC_FAULT").and_then(|v| v.parse().ok()) }
+    }
+
+    /// The mask, where there is one.
+    pub(super) fn mask(&self) -> Result<Option<Mask>, RuntimeError> {
+        let file = |name: &str| {
+            name.ends_with(".json").then(|| {
+                let json = std::fs::read_to_string(name).map_err(|e| format!("{name}: {e}"))?;
+                Target::from_json(name, &json).map_err(|e| e.to_string())
+            })
+        };
+        Ok(self.mask.as_deref().map(|text| Mask::parse_with(text, &file)).transpose()?)
+    }
+
+    /// What the validation layers check besides the core: synchronization, and shaders at work.
+    pub(super) fn checks(&self) -> Result<(bool, bool), RuntimeError> {
+        let (mut sync, mut gpu) = (false, false);
+        for word in self.checks.iter().flat_map(|checks| checks.split(',')).map(str::trim) {
+            match word {
+                "1" | "core" => {}
+                "sync" => sync = true,
+                "gpu" => gpu = true,
+                _ => return Err(RuntimeError::Checks { word: word.to_owned() }),
+            }
+        }
+        Ok((sync, gpu))
     }
 }
 
@@ -83,15 +116,17 @@ impl VkContext {
     /// # Errors
     /// There is no such device, or its driver fails.
     pub fn open(index: usize, asked: &Features, options: &Options) -> Result<VkContext, RuntimeError> {
-        let instance = Instance::new(options.validation)?;
+        let mask = options.mask()?;
+        let instance = Instance::new(options)?;
         let physical = instance.physical_devices()?;
         let Some(&chosen) = physical.get(index) else {
             return Err(RuntimeError::NoDevice { reason: format!("device {index} was asked, there are {}", physical.len()) });
         };
         let mut probe = Probe::read(&instance, chosen, index)?;
-        let enabled = both(asked, &probe.info.target.features);
+        probe.mask(mask.as_ref());
+        let enabled = asked.meet(&probe.info.target.features);
         let device = create(&instance, &probe, &enabled)?;
-        probe.info.target.memory.allocation_granularity = granularity(&device);
+        probe.granularity(granularity(&device));
         // SAFETY: the device was made with one queue of this family.
         let queue = unsafe { device.get_device_queue(probe.family, 0) };
         let names = instance.debug.then(|| ash::ext::debug_utils::Device::new(&instance.raw, &device));
@@ -112,6 +147,7 @@ impl VkContext {
         let instance = unsafe { Instance::borrowed(vk::Instance::from_raw(raw.instance), raw.api_version)? };
         let physical = vk::PhysicalDevice::from_raw(raw.physical_device);
         let mut probe = Probe::read(&instance, physical, 0)?;
+        probe.mask(options.mask()?.as_ref());
         // SAFETY: the caller's promise: the physical device is one of the instance's.
         let families = unsafe { instance.raw.get_physical_device_queue_family_properties(physical) };
         let family = families.get(raw.queue_family as usize).filter(|f| f.queue_flags.contains(vk::QueueFlags::COMPUTE));
@@ -123,9 +159,9 @@ impl VkContext {
         probe.extensions.clear();
         // SAFETY: the caller's promise.
         let device = unsafe { ash::Device::load(instance.raw.fp_v1_0(), vk::Device::from_raw(raw.device)) };
-        probe.info.target.memory.allocation_granularity = granularity(&device);
+        probe.granularity(granularity(&device));
         let queue = Mutex::new(vk::Queue::from_raw(raw.queue));
-        let enabled = both(&raw.enabled, &probe.info.target.features);
+        let enabled = raw.enabled.meet(&probe.info.target.features);
         let (cache_dir, faults) = (options.cache_dir.clone(), Faults::new(options.fault.clone()));
         Ok(VkContext(Arc::new(Inner { device, queue, probe, enabled, cache_dir, names: None, faults, owned: false, instance })))
     }
@@ -162,10 +198,10 @@ impl VkContext {
         &self.0.device
     }
 
-    /// Bytes free in a heap: what `VK_EXT_memory_budget` says, or the heap's size where that is not there.
+    /// Bytes free in a heap: what `VK_EXT_memory_budget` says, or the heap's size where that is not there; no more than a mask leaves.
     pub(in crate::runtime) fn free_bytes(&self, heap: u32) -> u64 {
         let Inner { instance, probe, .. } = &*self.0;
-        let size = probe.memory.memory_heaps_as_slice().get(heap as usize).map_or(0, |h| h.size);
+        let size = probe.memory.memory_heaps_as_slice().get(heap as usize).map_or(0, |h| h.size).min(probe.info.target.memory.heap_bytes);
         if !probe.has(ash::ext::memory_budget::NAME) {
             return size;
         }
@@ -175,7 +211,7 @@ impl VkContext {
         unsafe { instance.raw.get_physical_device_memory_properties2(probe.physical, &mut all) };
         let at = heap as usize;
         let free = |b: &vk::PhysicalDeviceMemoryBudgetPropertiesEXT<'_>| Some(b.heap_budget.get(at)?.saturating_sub(*b.heap_usage.get(at)?));
-        free(&budget).unwrap_or(size)
+        free(&budget).map_or(size, |free| free.min(size))
     }
 
     /// Names an object for debuggers, where `VK_EXT_debug_utils` is there.
@@ -305,16 +341,4 @@ fn create(instance: &Instance, probe: &Probe, enabled: &Features) -> Result<ash:
     }
     // SAFETY: every pointer in `info` is to a local or a static that outlives the call; features and extensions are ones that the probe found.
     unsafe { instance.raw.create_device(probe.physical, &info, None) }.map_err(call("vkCreateDevice"))
-}
-
-fn both(a: &Features, b: &Features) -> Features {
-    Features {
-        f16_arithmetic: a.f16_arithmetic && b.f16_arithmetic,
-        int8_arithmetic: a.int8_arithmetic && b.int8_arithmetic,
-        storage_16bit: a.storage_16bit && b.storage_16bit,
-        storage_8bit: a.storage_8bit && b.storage_8bit,
-        integer_dot_product: a.integer_dot_product && b.integer_dot_product,
-        integer_dot_product_accelerated: a.integer_dot_product_accelerated && b.integer_dot_product_accelerated,
-        cooperative_matrix: a.cooperative_matrix && b.cooperative_matrix,
-    }
 }

@@ -1,6 +1,6 @@
 //! The Vulkan loader, the instance, and what the validation layers say.
 
-use super::{call, cstr};
+use super::{Options, call, cstr};
 use crate::runtime::RuntimeError;
 use ash::vk;
 use std::ffi::{CStr, c_void};
@@ -14,6 +14,8 @@ pub fn validation_errors() -> u64 {
 }
 
 const VALIDATION: &CStr = c"VK_LAYER_KHRONOS_validation";
+/// Layers before may write invalid SPIR-V when they instrument a loop of one block; of those known to us 1.3.239 does and 1.4.309 does not.
+const GPU_ASSISTED_SINCE: u32 = vk::make_api_version(0, 1, 4, 0);
 
 /// A `VkInstance`, and the loader that it came from.
 pub(super) struct Instance {
@@ -28,12 +30,18 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    /// Loads Vulkan and makes an instance.
-    pub(super) fn new(validation: bool) -> Result<Instance, RuntimeError> {
+    /// Loads Vulkan and makes an instance of at most the version that the mask leaves, so that the validation layers know it too.
+    pub(super) fn new(options: &Options) -> Result<Instance, RuntimeError> {
+        let validation = options.validation;
+        let (sync, gpu) = options.checks()?;
+        let most = match options.mask()?.map(|mask| mask.vulkan()) {
+            Some([1, minor]) => vk::make_api_version(0, 1, minor.min(3), 0),
+            _ => vk::API_VERSION_1_3,
+        };
         let entry = load()?;
         // SAFETY: the loader is loaded; the call takes nothing.
         let version = unsafe { entry.try_enumerate_instance_version() }.map_err(call("vkEnumerateInstanceVersion"))?;
-        let version = version.unwrap_or(vk::API_VERSION_1_0).min(vk::API_VERSION_1_3);
+        let version = version.unwrap_or(vk::API_VERSION_1_0).min(vk::API_VERSION_1_3).min(most);
         if version < vk::API_VERSION_1_1 {
             return Err(RuntimeError::Unsupported { what: "Vulkan 1.1: the loader has 1.0".to_owned() });
         }
@@ -43,7 +51,13 @@ impl Instance {
         let layers = unsafe { entry.enumerate_instance_layer_properties() }.map_err(call("vkEnumerateInstanceLayerProperties"))?;
         let has = |wanted: &CStr| extensions.iter().any(|e| cstr(&e.extension_name) == wanted);
         if validation && !layers.iter().any(|l| cstr(&l.layer_name) == VALIDATION) {
-            return Err(RuntimeError::Unsupported { what: "NYXC_VALIDATION=1: VK_LAYER_KHRONOS_validation is not installed".to_owned() });
+            return Err(RuntimeError::Unsupported { what: "NYXC_VALIDATION: VK_LAYER_KHRONOS_validation is not installed".to_owned() });
+        }
+        let old = layers.iter().find(|l| cstr(&l.layer_name) == VALIDATION && l.spec_version < GPU_ASSISTED_SINCE).filter(|_| validation && gpu);
+        if let Some(version) = old.map(|l| l.spec_version) {
+            let (minor, patch) = (vk::api_version_minor(version), vk::api_version_patch(version));
+            let what = format!("NYXC_VALIDATION=gpu: validation layers of version 1.{minor}.{patch} break loops in shaders, those of 1.4 do not");
+            return Err(RuntimeError::Unsupported { what });
         }
         let debug = has(ash::ext::debug_utils::NAME) || validation;
         let portability = has(ash::khr::portability_enumeration::NAME);
@@ -54,6 +68,16 @@ impl Instance {
         let application = vk::ApplicationInfo::default().application_name(c"nyxc").engine_name(c"nyxc").api_version(version);
         let flags = if portability { vk::InstanceCreateFlags::ENUMERATE_PORTABILITY_KHR } else { vk::InstanceCreateFlags::empty() };
         let mut messages = messages();
+        let wanted = [
+            (sync, vk::ValidationFeatureEnableEXT::SYNCHRONIZATION_VALIDATION),
+            (gpu, vk::ValidationFeatureEnableEXT::GPU_ASSISTED),
+            (gpu, vk::ValidationFeatureEnableEXT::GPU_ASSISTED_RESERVE_BINDING_SLOT),
+        ];
+        let enabled: Vec<_> = wanted.into_iter().filter_map(|(on, feature)| on.then_some(feature)).collect();
+        let mut features = vk::ValidationFeaturesEXT::default().enabled_validation_features(&enabled);
+        let checking = validation && !enabled.is_empty();
+        // The layer itself has this extension, whatever the driver has.
+        names.extend(checking.then_some(ash::ext::validation_features::NAME.as_ptr()));
         let mut info = vk::InstanceCreateInfo::default()
             .application_info(&application)
             .enabled_extension_names(&names)
@@ -61,6 +85,9 @@ impl Instance {
             .flags(flags);
         if validation {
             info = info.push_next(&mut messages);
+        }
+        if checking {
+            info = info.push_next(&mut features);
         }
         // SAFETY: every pointer in `info` is to a local or a static that outlives the call; the layers and extensions were enumerated.
         let raw = unsafe { entry.create_instance(&info, None) }.map_err(call("vkCreateInstance"))?;

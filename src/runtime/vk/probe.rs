@@ -1,9 +1,9 @@
 //! What a device is and can do, as a [`Target`].
 
 use super::instance::Instance;
-use super::{call, cstr};
+use super::{Options, call, cstr};
 use crate::runtime::RuntimeError;
-use crate::target::{Features, Limits, Memory, Target};
+use crate::target::{Features, Limits, Mask, Memory, Target};
 use ash::vk;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
@@ -30,24 +30,30 @@ pub struct DeviceInfo {
     pub kind: DeviceKind,
     /// Name and version of the driver.
     pub driver: String,
-    /// What it can do.
+    /// What it can do: as much as its mask leaves.
     pub target: Target,
+    /// The mask that makes it behave as a weaker device, as it was spelled.
+    pub mask: Option<String>,
 }
 
 /// Every device of at least Vulkan 1.1 with a compute queue that can be opened, in the driver's order; none where there is no driver.
+/// `NYXC_MASK` makes them weaker ([`Options::from_env`]).
 ///
 /// # Errors
-/// The loader is missing, or has only Vulkan 1.0.
+/// The loader is missing, or has only Vulkan 1.0, or the mask is none.
 pub fn devices() -> Result<Vec<DeviceInfo>, RuntimeError> {
-    let instance = match Instance::new(false) {
+    let options = Options { validation: false, ..Options::from_env() };
+    let mask = options.mask()?;
+    let instance = match Instance::new(&options) {
         Err(RuntimeError::NoDevice { reason }) if reason.contains("driver") => return Ok(Vec::new()),
         other => other?,
     };
     let mut found = Vec::new();
     for (index, physical) in instance.physical_devices()?.into_iter().enumerate() {
         let Ok(mut probe) = Probe::read(&instance, physical, index) else { continue };
+        probe.mask(mask.as_ref());
         let Ok(device) = super::context::bare(&instance, &probe) else { continue };
-        probe.info.target.memory.allocation_granularity = granularity(&device);
+        probe.granularity(granularity(&device));
         // SAFETY: it was made for this question alone, and `granularity` leaves nothing of it.
         unsafe { device.destroy_device(None) };
         found.push(probe.info);
@@ -137,7 +143,7 @@ impl Probe {
             rates: None,
         };
         Ok(Probe {
-            info: DeviceInfo { index, name, kind, driver, target },
+            info: DeviceInfo { index, name, kind, driver, target, mask: None },
             physical,
             version,
             family: family_idx,
@@ -148,6 +154,21 @@ impl Probe {
             extensions,
             identity: (properties.vendor_id, properties.device_id, properties.driver_version, properties.pipeline_cache_uuid),
         })
+    }
+
+    /// Makes the device behave as a weaker one. Of the operations of subgroups, which targets do not describe, the basic ones remain: what every
+    /// device of Vulkan 1.1 has.
+    pub(super) fn mask(&mut self, mask: Option<&Mask>) {
+        let Some(mask) = mask else { return };
+        self.info.target = mask.apply(&self.info.target);
+        self.info.mask = Some(mask.text().to_owned());
+        self.subgroup_operations &= vk::SubgroupFeatureFlags::BASIC;
+    }
+
+    /// Notes to what the driver rounds, where a mask does not round to more.
+    pub(super) fn granularity(&mut self, bytes: u64) {
+        let known = &mut self.info.target.memory.allocation_granularity;
+        *known = bytes.max(*known);
     }
 
     pub(super) fn has(&self, name: &CStr) -> bool {
