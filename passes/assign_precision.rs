@@ -265,7 +265,8 @@ impl Scored {
     ) -> Result<Option<Found>, PassError> {
         // Both allocations are rounded up to the driver's granularity.
         let mut capacity = available;
-        let small = model.groups.len() as f64 * 6.5e-3 * 1e-6;
+        // Not 0 even where there is nothing to assign: the gap is relative to it.
+        let small = model.groups.len().max(1) as f64 * 6.5e-3 * 1e-6;
         for rounds in 1..=MAX_ROUNDS {
             let mut problem = Problem { capacity, ..self.solver.clone() };
             for _ in 0..MAX_SPLIT_ROUNDS {
@@ -316,7 +317,7 @@ impl Scored {
 
     /// The cheapest ways to a budget that is too small.
     fn advice(&self, graph: &Graph, model: &Model, menus: &[Vec<Format>], least: u64, available: u64, reserve: u64) -> Vec<String> {
-        let mut advice = vec![format!("give --budget {} or more", least.saturating_add(reserve))];
+        let mut advice = vec![OverBudget::give(least, reserve)];
         let lacks_int4 = menus.iter().zip(&model.groups).any(|(menu, group)| {
             !group.weights.is_empty() && !menu.iter().any(|f| matches!(f.weights, Weights::Int { bits: 4, .. }))
         });
