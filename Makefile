@@ -1,5 +1,6 @@
 # make demo: set up, build, compile a real model under a budget and run it.
 # make test: set up, build, check formatting and lints, run all tests.
+# make soak: the long tests; results are appended to benches/soak/.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
@@ -10,7 +11,7 @@ endif
 target := $(or $(CARGO_TARGET_DIR),target)
 nyxc := $(target)/debug/nyxc
 
-.PHONY: demo test setup build lint bless clean
+.PHONY: demo test soak setup build lint bless clean
 
 setup:
 	@scripts/setup.sh
@@ -26,6 +27,9 @@ test: setup lint
 	cargo run --locked --quiet --example embed > /dev/null
 	cargo run --locked --quiet --no-default-features --example embed > /dev/null
 	@scripts/unreferenced_snapshots.sh
+
+soak: setup
+	@scripts/soak.sh
 
 lint: setup
 	cargo fmt --check

@@ -325,8 +325,9 @@ impl Expected {
             for (i, ((g, w), tolerance)) in g.iter().zip(w.iter()).zip(self.tolerances(at)).enumerate() {
                 let tolerance = if is_float || tolerance >= 0.5 { tolerance } else { 0.0 };
                 let free = !tolerance.is_finite() || !w.is_finite() || (!is_float && tolerance > 0.0);
-                // Written so that NaN is a fault.
-                if !free && !((g - w).abs() <= tolerance) {
+                // NaN is no nearness.
+                let near = (g - w).abs() <= tolerance;
+                if !free && !near {
                     return Some(format!("output {at} {a}, element {i} is {g}, expected {w} within {tolerance:e}"));
                 }
             }
