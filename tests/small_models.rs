@@ -165,3 +165,21 @@ fn one_constant_may_be_both_scale_and_bias() {
 ";
     check(body, "uniform:f32", 1e-5);
 }
+
+#[test]
+fn a_refusal_of_the_simple_rule_names_what_that_rule_needs() {
+    // Another mixture of formats than that of a tier takes less.
+    let list = |scale: f32| (0..33).map(|i| format!("{:?}", scale * (i * 7 % 11 - 5) as f32)).collect::<Vec<_>>().join(",");
+    let body = format!(
+        "  %x = input : f32[17,1]
+  %w = const [{}] : f32[1,33]
+  %b = const [{}] : f32[33]
+  %m = matmul(%x, %w) : f32[17,33]
+  %y = add(%m, %b) : f32[17,33]
+  output %y
+",
+        list(0.25),
+        list(-0.125)
+    );
+    check(&body, "tiered", 0.3);
+}
