@@ -115,7 +115,12 @@ impl Assignment {
         let f32_bytes = planned(&vec![Format::F32; menus.len()])?.peak_bytes;
         let least = min_peak(&problem.solver, &Limits::default())?;
         let least = problem.formats(&least.choice);
-        let min_feasible_bytes = planned(&least)?.peak_bytes;
+        let mut min_feasible_bytes = planned(&least)?.peak_bytes;
+        let tiers = if settings.policy == Policy::Tiered { tiers(menus, &planned)? } else { Vec::new() };
+        // The smallest budget that this policy compiles with is that of a tier which is considered at that budget.
+        if let Some(bytes) = tiers.iter().filter(|tier| tier.peak_bytes >= tier.memory_bytes).map(|tier| tier.peak_bytes).min() {
+            min_feasible_bytes = bytes;
+        }
         let advice = problem.advice(graph, model, menus, min_feasible_bytes, available, settings.reserve_bytes);
         let over_budget = || {
             let advice = advice.clone();
@@ -123,7 +128,11 @@ impl Assignment {
         };
         let (formats, certificate) = match settings.policy {
             Policy::Uniform(_) => (menus.iter().map(|m| m[0]).collect::<Vec<_>>(), None),
-            Policy::Tiered => (tiered(menus, budget.min(cx.target.memory.heap_bytes), available, &planned)?.ok_or_else(over_budget)?, None),
+            Policy::Tiered => {
+                let memory = budget.min(cx.target.memory.heap_bytes);
+                let fits = |tier: &Tier| memory >= tier.memory_bytes && tier.peak_bytes <= available;
+                (tiers.into_iter().find(fits).ok_or_else(over_budget)?.formats, None)
+            }
             Policy::Budget => {
                 if min_feasible_bytes > available {
                     return Err(over_budget());
@@ -145,27 +154,29 @@ impl Assignment {
     }
 }
 
-/// The simple rule by memory: the first tier from the device's on that fits.
-fn tiered(
-    menus: &[Vec<Format>],
-    memory: u64,
-    available: u64,
-    planned: &dyn Fn(&[Format]) -> Result<crate::plan::model::Planned, PlanError>,
-) -> Result<Option<Vec<Format>>, PassError> {
+/// A tier of the simple rule by memory.
+struct Tier {
+    /// The least memory for which it is considered, in bytes.
+    memory_bytes: u64,
+    formats: Vec<Format>,
+    peak_bytes: u64,
+}
+
+/// The tiers of the simple rule by memory, the widest first.
+fn tiers(menus: &[Vec<Format>], planned: &dyn Fn(&[Format]) -> Result<crate::plan::model::Planned, PlanError>) -> Result<Vec<Tier>, PassError> {
     const GB: u64 = 1_000_000_000;
     let tiers = [(24 * GB, Format::F32), (12 * GB, Format::F16), (4 * GB, Format::int(8, Activations::F16)), (0, Format::int(4, Activations::F16))];
-    for (_, tier) in tiers.iter().filter(|(least, _)| memory >= *least) {
+    let one = |(memory_bytes, tier): (u64, Format)| {
         // A group whose menu lacks the tier's format has the nearest it may have: pins and permitted formats stand.
         let pick = |menu: &Vec<Format>| {
-            let has = |format: Format| menu.iter().find(|f| **f == format);
-            *has(*tier).or_else(|| has(tier.without_weights())).or(menu.last()).unwrap_or(tier)
+            let has = |format: Format| menu.iter().copied().find(|f| *f == format);
+            has(tier).or_else(|| has(tier.without_weights())).or(menu.last().copied()).unwrap_or(tier)
         };
         let formats: Vec<_> = menus.iter().map(pick).collect();
-        if planned(&formats)?.peak_bytes <= available {
-            return Ok(Some(formats));
-        }
-    }
-    Ok(None)
+        let peak_bytes = planned(&formats)?.peak_bytes;
+        Ok(Tier { memory_bytes, formats, peak_bytes })
+    };
+    tiers.into_iter().map(one).collect()
 }
 
 /// Formats by group, with what proves them where they were searched for.
@@ -265,7 +276,8 @@ impl Scored {
     ) -> Result<Option<Found>, PassError> {
         // Both allocations are rounded up to the driver's granularity.
         let mut capacity = available;
-        let small = model.groups.len() as f64 * 6.5e-3 * 1e-6;
+        // Not 0 even where there is nothing to assign: the gap is relative to it.
+        let small = model.groups.len().max(1) as f64 * 6.5e-3 * 1e-6;
         for rounds in 1..=MAX_ROUNDS {
             let mut problem = Problem { capacity, ..self.solver.clone() };
             for _ in 0..MAX_SPLIT_ROUNDS {
@@ -316,7 +328,7 @@ impl Scored {
 
     /// The cheapest ways to a budget that is too small.
     fn advice(&self, graph: &Graph, model: &Model, menus: &[Vec<Format>], least: u64, available: u64, reserve: u64) -> Vec<String> {
-        let mut advice = vec![format!("give --budget {} or more", least.saturating_add(reserve))];
+        let mut advice = vec![OverBudget::give(least, reserve)];
         let lacks_int4 = menus.iter().zip(&model.groups).any(|(menu, group)| {
             !group.weights.is_empty() && !menu.iter().any(|f| matches!(f.weights, Weights::Int { bits: 4, .. }))
         });

@@ -103,8 +103,12 @@ impl Group {
     fn of(graph: &Graph, id: NodeId, op: &Op) -> Option<Group> {
         let operands: Vec<_> = graph.operands(id).into_iter().flatten().collect();
         if op.is(&pointwise::DEF) {
-            let expr = op.attrs.expr("expr")?.clone();
-            return Some(Group { root: id, members: vec![id], anchor: None, own: Vec::new(), expr: Some(expr), args: operands });
+            // An operand given twice is read once.
+            let mut args: Vec<ValueId> = Vec::with_capacity(operands.len());
+            operands.iter().for_each(|v| if !args.contains(v) { args.push(*v) });
+            let position = |i: usize| args.iter().position(|a| Some(a) == operands.get(i)).unwrap_or(0);
+            let expr = op.attrs.expr("expr")?.substitute(&|i| Expr::Arg(position(i)));
+            return Some(Group { root: id, members: vec![id], anchor: None, own: Vec::new(), expr: Some(expr), args });
         }
         Some(Group { root: id, members: vec![id], anchor: Some(id), own: operands, expr: None, args: Vec::new() })
     }
@@ -225,6 +229,19 @@ mod tests {
 ";
         let after = check("fuse", text, "diamond");
         assert_eq!(after.order().iter().filter(|id| after.node(**id).op().is_some()).count(), 1);
+    }
+
+    #[test]
+    fn an_operand_given_twice_is_read_once() {
+        let text = "graph g core
+  %x = input : f32[2,4]
+  %b = input : f32[1,4]
+  %n = norm(%x) {axis=1, dtype=f32, epsilon=0.01f, kind=\"layer\"} : f32[2,4]
+  %y = pointwise(%n, %b, %b) {dtype=f32, expr=`add(mul(x0,x1),x2)`} : f32[2,4]
+  output %y
+";
+        let after = check("fuse", text, "operand_twice");
+        assert!(after.to_string().contains("%y = norm(%x, %b) {axis=1, dtype=f32, epilogue=`add(mul(x0,x1),x1)`"), "{after}");
     }
 
     #[test]

@@ -62,6 +62,7 @@ impl Work<'_> {
         let node = self.graph.node(id);
         let old: Vec<_> = self.graph.operands(id);
         let mut operands: Vec<Option<Val>> = old.iter().map(|v| v.map(|v| self.now(v))).collect();
+        let mut op = op.clone();
         self.edit.on_behalf_of(id);
         if let Some(format) = node.format {
             let stored = if format.activations == Activations::F16 { DType::F16 } else { DType::F32 };
@@ -75,7 +76,14 @@ impl Work<'_> {
                 operands[found.slot] = Some(self.quantized_weights(found, format, stored, &node.name)?);
                 if format.activations == Activations::I8 && found.has_products {
                     let granularity = if op.def.onnx == "Conv" { "tensor" } else { "row" };
-                    if let Some(Some(x)) = operands.first().copied() {
+                    if let Some(Some(mut x)) = operands.first().copied() {
+                        if op.attrs.int("transA").unwrap_or(0) != 0 {
+                            // A scale belongs to a row of the reduction: the matrix is turned before it is quantized.
+                            let name = format!("{}.t", self.edit.name(x));
+                            let def = ops::registry().by_onnx("Transpose").ok_or_else(|| OpError::unsupported("Transpose"))?;
+                            x = self.add_named(def, Attrs::new().with_ints("perm", [1, 0]), &[x], &name)?;
+                            op.attrs.0.insert("transA".to_owned(), Attr::Int(0));
+                        }
                         operands[0] = Some(self.quantized_activations(x, granularity)?);
                     }
                 }
@@ -84,7 +92,7 @@ impl Work<'_> {
                 let is_weights = rebuilt.is_some_and(|f| f.slot == slot);
                 if let (false, Some(val)) = (is_weights, *operand)
                     && self.edit.ty(val).dtype.is_float()
-                    && !keeps_type(op, slot)
+                    && !keeps_type(&op, slot)
                 {
                     *operand = Some(self.cast(val, stored)?);
                 }
@@ -96,7 +104,6 @@ impl Work<'_> {
         if unchanged && node.outputs.iter().all(|v| right(v.ty.dtype)) {
             return Ok(());
         }
-        let mut op = op.clone();
         // Operators that name their result's type (Cast, say) give the format's.
         if let (Some(wanted), Some(to)) = (wanted, op.attrs.dtype("to"))
             && to.is_float()

@@ -2,7 +2,7 @@
 //!
 //! Looks for `matmul`, `conv` and `gather` whose weights are a DequantizeLinear of constants by blocks of the last axis, perhaps transposed
 //! (`strided`) or reshaped on the way. Codes and scales become one packed constant `[rows, columns]`, which the operator reads as it is; a
-//! DequantizeLinear of `dynamic_quantize` on the other side becomes `quantize_packed`, and the products integer ones. Equal because the kernel
+//! DequantizeLinear of `dynamic_quantize` on the other side, perhaps reshaped, becomes `quantize_packed`, and the products integer ones. Equal because the kernel
 //! computes `code * scale` where the pattern did. Float weights `[K, N]` of a product that are larger than a binding may be are transposed, since only rows
 //! can be bound in slices. Refuses other axes and zero points; a DequantizeLinear of constants that is left is computed.
 
@@ -82,7 +82,12 @@ impl Pass for LowerQuantized {
                 && let Some((x, granularity)) = operands[0].and_then(|v| dynamic(graph, v))
             {
                 let attrs = Attrs::new().with_str("granularity", &granularity);
-                let q = edit.add(Op::new(&ops::quantize_packed::DEF, attrs), &[x.into()]).map_err(|e| at(&node.name)(OpError::Edit(Box::new(e))))?;
+                let added = |e| at(&node.name)(OpError::Edit(Box::new(e)));
+                let mut val = Val::Old(x);
+                if let Some(view) = operands[0].and_then(|v| reshape(graph, v)) {
+                    val = edit.add(view.clone(), &[val]).map_err(added)?;
+                }
+                let q = edit.add(Op::new(&ops::quantize_packed::DEF, attrs), &[val]).map_err(added)?;
                 edit.set_name(q, &format!("{}.q", graph.value(x).name));
                 inputs[0] = Some(q);
             }
@@ -142,8 +147,20 @@ fn is_transposition(graph: &Graph, value: ValueId) -> bool {
     plain && from.len() == 2 && to == [from[1], from[0]] && strides == Some(&[1, from[1] as i64])
 }
 
-/// The x and the granularity behind a DequantizeLinear of `dynamic_quantize`.
+/// The operator behind a value, where it is a reshape.
+fn reshape(graph: &Graph, value: ValueId) -> Option<&Op> {
+    graph.node(value.node).op().filter(|op| op.is(&ops::reshape::DEF))
+}
+
+/// The x and the granularity behind a DequantizeLinear of `dynamic_quantize`, between which and the operator there may be a reshape that leaves
+/// every row a row.
 fn dynamic(graph: &Graph, value: ValueId) -> Option<(ValueId, String)> {
+    if reshape(graph, value).is_some() {
+        let source = graph.operands(value.node).first().copied().flatten()?;
+        let found = dynamic(graph, source).filter(|_| reshape(graph, source).is_none());
+        let same_rows = graph.ty(source).shape.0.last() == graph.ty(value).shape.0.last();
+        return found.filter(|(_, granularity)| granularity == "tensor" || same_rows);
+    }
     graph.node(value.node).op().filter(|op| op.is(&ops::quantize_linear::DEQUANTIZE))?;
     let codes = graph.operands(value.node).first().copied().flatten()?;
     let op = graph.node(codes.node).op().filter(|op| op.is(&ops::quantize_packed::DYNAMIC))?;
@@ -211,6 +228,24 @@ mod tests {
         assert!(has_packed(&after) && !after.to_string().contains("dequantize_linear"));
         let op = after.node(after.outputs()[0].value.node).op().unwrap();
         assert_eq!(op.attrs.0.get("trans_b"), Some(&Attr::Int(1)));
+    }
+
+    #[test]
+    fn quantized_activations_are_packed_in_the_shape_that_is_read() {
+        let text = "graph g core
+  %x = input : f32[1,2,4]
+  %q, %s = dynamic_quantize(%x) {granularity=\"tensor\"} : i8[1,2,4], f32[]
+  %dq = dequantize_linear(%q, %s) : f32[1,2,4]
+  %p = reshape(%dq) {shape=d[1,2,1,4]} : f32[1,2,1,4]
+  %w.q = const [1,-2,3,-4] : i8[2,2]
+  %w.scale = const [0.5,0.25] : f32[2,1]
+  %w.dq = dequantize_linear(%w.q, %w.scale) {axis=1, block_size=2} : f32[2,2]
+  %w = reshape(%w.dq) {shape=d[2,2,1,1]} : f32[2,2,1,1]
+  %y = conv(%p, %w) {dilations=[1,1], dtype=f32, group=1, kernel=[1,1], pads=[0,0,0,0], strides=[1,1]} : f32[1,2,1,4]
+  output %y
+";
+        let after = check("lower_quantized", text, "reshaped_activations");
+        assert!(after.to_string().contains("quantize_packed(") && !after.to_string().contains("dynamic_quantize"), "{after}");
     }
 
     #[test]

@@ -99,6 +99,23 @@ pub struct OverBudget {
     pub advice: Vec<String>,
 }
 
+impl OverBudget {
+    /// Corrects the smallest peak, and the advice that names it.
+    pub(crate) fn set_least(&mut self, min_feasible_bytes: u64, reserve_bytes: u64) {
+        self.min_feasible_bytes = min_feasible_bytes;
+        let line = OverBudget::give(min_feasible_bytes, reserve_bytes);
+        match self.advice.first_mut() {
+            Some(first) => *first = line,
+            None => self.advice.push(line),
+        }
+    }
+
+    /// The first of the ways to get there: a larger budget.
+    pub(crate) fn give(min_feasible_bytes: u64, reserve_bytes: u64) -> String {
+        format!("give --budget {} or more", min_feasible_bytes.saturating_add(reserve_bytes))
+    }
+}
+
 impl std::error::Error for OverBudget {}
 
 impl std::fmt::Display for OverBudget {

@@ -1,13 +1,13 @@
 //! Operators of both levels that have a CPU reference but no kernel yet: positions of extrema and running sums.
 
 use super::util::{axis_attr, n_elems, operand, split_own};
-use crate::ir::{Attrs, CORE, Class, DType, Infer, ONNX, OpDef, OpError, Tensor, TensorType, resolve_axis};
+use crate::ir::{Attrs, CORE, Class, DType, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, resolve_axis};
 
 /// `arg_max(x) {axis, keepdims, select_last_index}`: ONNX ArgMax, opset 13.
 pub static ARG_MAX: OpDef = OpDef {
     name: "arg_max",
     onnx: "ArgMax",
-    levels: ONNX | CORE,
+    levels: ONNX | CORE | KERNEL,
     attrs: &["axis", "keepdims", "select_last_index"],
     arity: (1, 1),
     infer: infer_arg,
@@ -19,7 +19,7 @@ pub static ARG_MAX: OpDef = OpDef {
 pub static ARG_MIN: OpDef = OpDef {
     name: "arg_min",
     onnx: "ArgMin",
-    levels: ONNX | CORE,
+    levels: ONNX | CORE | KERNEL,
     attrs: &["axis", "keepdims", "select_last_index"],
     arity: (1, 1),
     infer: infer_arg,
@@ -31,7 +31,7 @@ pub static ARG_MIN: OpDef = OpDef {
 pub static CUM_SUM: OpDef = OpDef {
     name: "cum_sum",
     onnx: "CumSum",
-    levels: ONNX | CORE,
+    levels: ONNX | CORE | KERNEL,
     attrs: &["exclusive", "reverse"],
     arity: (2, 2),
     infer: infer_cum_sum,

@@ -21,7 +21,7 @@ pub static DEF: OpDef = OpDef {
 pub static DYNAMIC: OpDef = OpDef {
     name: "dynamic_quantize",
     onnx: "",
-    levels: ONNX | CORE,
+    levels: ONNX | CORE | KERNEL,
     attrs: &["granularity"],
     arity: (1, 1),
     infer: infer_dynamic,

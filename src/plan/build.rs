@@ -123,8 +123,10 @@ pub fn build(graph: &Graph, target: &Target) -> Result<Blueprint, PlanError> {
         uploads: Vec::new(),
     };
     let (weights, constants) = layout.constants()?;
-    if plan.bytes > 0 {
-        let arena = layout.allocate(AllocationKind::Arena, plan.bytes)?;
+    // Values without elements need a place too, where nothing else makes an arena.
+    let arena_bytes = if buffers.live.is_empty() { 0 } else { plan.bytes.max(target.alignment()) };
+    if arena_bytes > 0 {
+        let arena = layout.allocate(AllocationKind::Arena, arena_bytes)?;
         for (live, &offset) in buffers.live.iter().zip(&plan.offsets) {
             layout.regions.insert(live.value, Region { allocation: arena, offset, bytes: live.buffer.bytes });
         }
@@ -155,7 +157,7 @@ pub fn build(graph: &Graph, target: &Target) -> Result<Blueprint, PlanError> {
     }
     // What the arena has above its bound, and what rounding adds, counts as activations.
     ledger.activations += arena_total.saturating_sub(ledger.io + ledger.activations + ledger.workspace);
-    let lower_bound_bytes = counted - arena_total + if plan.bytes > 0 { allocation_bytes(plan.max_live, target) } else { 0 };
+    let lower_bound_bytes = counted - arena_total + if arena_bytes > 0 { allocation_bytes(plan.max_live.max(1), target) } else { 0 };
     Ok(Blueprint {
         allocations: layout.allocations,
         uploads: layout.uploads,
@@ -165,7 +167,7 @@ pub fn build(graph: &Graph, target: &Target) -> Result<Blueprint, PlanError> {
         steps,
         ledger,
         peak_bytes: counted,
-        arena_bytes: plan.bytes,
+        arena_bytes,
         max_live_bytes: plan.max_live,
         lower_bound_bytes,
     })
@@ -315,7 +317,10 @@ impl Layout<'_> {
     fn port(&self, name: &str, value: ValueId) -> Result<Port, PlanError> {
         let ty = self.graph.ty(value);
         let device_dtype = device_dtype(ty.dtype).ok_or_else(|| PlanError::Type { value: name.to_owned(), ty: ty.to_string() })?;
-        Ok(Port { name: name.to_owned(), dtype: ty.dtype, device_dtype, shape: ty.shape.0.clone(), region: self.region(value)? })
+        let mut region = self.region(value)?;
+        // A constant without elements has a place, but no bytes.
+        region.bytes = region.bytes.min(kernels::device_bytes(ty).unwrap_or(region.bytes));
+        Ok(Port { name: name.to_owned(), dtype: ty.dtype, device_dtype, shape: ty.shape.0.clone(), region })
     }
 
     fn ports(&self) -> Result<(Vec<Port>, Vec<Port>), PlanError> {

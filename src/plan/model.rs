@@ -8,7 +8,7 @@ use super::build::PARAMS_SLOT_BYTES;
 use super::memory::{Buffers, is_view};
 use super::{PlanError, allocation_bytes, round_up};
 use crate::ir::packed::{Granularity, Packing, ScaleType};
-use crate::ir::{Activations, DType, Format, Graph, NodeId, NodeKind, TensorType, ValueId, Weights};
+use crate::ir::{Activations, DType, Format, Graph, NodeId, NodeKind, Tensor, TensorType, ValueId, Weights};
 use crate::ops::weights;
 use crate::target::Target;
 use std::collections::BTreeMap;
@@ -184,14 +184,24 @@ impl Model {
                 }
                 let n = tensor.ty().shape.n_elems().unwrap_or(0);
                 match group {
-                    Some(g) if tensor.dtype() == DType::F32 => self.groups[g].constants.push(n),
-                    _ => {
-                        let bytes = super::kernels::device_bytes(tensor.ty()).unwrap_or(0);
-                        self.fixed_constants += round_up(bytes, self.alignment);
-                    }
+                    Some(g) if tensor.dtype() == DType::F32 => self.groups[g].constants.push(n.max(1)),
+                    _ => self.fix(tensor),
                 }
             }
         }
+        // Outputs that are constants lie with the others, in the model's type.
+        for output in kernels.outputs() {
+            let value = planned.root.get(&output.value).copied().unwrap_or(output.value);
+            if let (Some(tensor), None) = (kernels.constant(value), counted.insert(value, ())) {
+                self.fix(tensor);
+            }
+        }
+    }
+
+    /// Counts a constant that no format changes. Even one without elements takes a place.
+    fn fix(&mut self, tensor: &Tensor) {
+        let bytes = super::kernels::device_bytes(tensor.ty()).unwrap_or(0).max(4);
+        self.fixed_constants = self.fixed_constants.saturating_add(round_up(bytes, self.alignment));
     }
 
     /// The rows of a group's one large matrix that products or look-ups read row by row, and so may be stored in different ways.
@@ -281,9 +291,10 @@ impl Model {
         }
         let arena = plan(&buffers, &ArenaLimits { alignment: self.alignment, max_nodes })?;
         let params = formats.iter().enumerate().fold(self.params_bytes, |sum, (group, format)| sum.saturating_add(self.params_bytes(group, *format)));
-        let parts = [weights, arena.bytes, params].map(|bytes| allocation_bytes(bytes, target));
+        let arena_bytes = if buffers.is_empty() { 0 } else { arena.bytes.max(self.alignment) };
+        let parts = [weights, arena_bytes, params].map(|bytes| allocation_bytes(bytes, target));
         let peak_bytes = parts.iter().try_fold(0u64, |sum, b| sum.checked_add(*b)).ok_or(PlanError::Overflow)?;
-        Ok(Planned { peak_bytes, arena_bytes: arena.bytes, max_live_bytes: arena.max_live })
+        Ok(Planned { peak_bytes, arena_bytes, max_live_bytes: arena.max_live })
     }
 }
 

@@ -100,7 +100,7 @@ pub fn compile_with(
     dump: crate::passes::Dump<'_>,
 ) -> Result<Compiled, CompileError> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(options.n_threads).build()?;
-    let lowered = Lowered::of(graph, options, pipeline, &pool, progress, dump)?;
+    let lowered = Lowered::fitting(graph, options, pipeline, &pool, progress, dump)?;
     let keys: BTreeSet<&KernelKey> = lowered.dispatches().map(|d| &d.key).collect();
     let n_keys = keys.len();
     let n_done = std::sync::atomic::AtomicUsize::new(0);
@@ -136,6 +136,40 @@ struct Lowered {
 }
 
 impl Lowered {
+    /// As [`Lowered::of`]; but what is refused by a forecast is tried at the budget that is said to be enough. So that figure is one that was
+    /// planned, and nothing is refused that would have fitted.
+    fn fitting(
+        graph: &Graph,
+        options: &Compile,
+        pipeline: &dyn Fn(Settings) -> Pipeline,
+        pool: &rayon::ThreadPool,
+        progress: Progress<'_>,
+        dump: crate::passes::Dump<'_>,
+    ) -> Result<Lowered, CompileError> {
+        let mut over = match Lowered::of(graph, options, pipeline, pool, progress, dump) {
+            Err(CompileError::OverBudget(over)) => over,
+            other => return other,
+        };
+        let reserve = options.settings.reserve_bytes;
+        for _ in 0..MAX_ROUNDS {
+            let least = over.min_feasible_bytes;
+            let settings = Settings { budget_bytes: Some(least.saturating_add(reserve)), ..options.settings.clone() };
+            match Lowered::of(graph, &Compile { settings, ..options.clone() }, pipeline, pool, progress, dump) {
+                Ok(lowered) if lowered.blueprint.peak_bytes <= over.available_bytes => {
+                    return Ok(Lowered { budget_bytes: over.budget_bytes, ..lowered });
+                }
+                Ok(lowered) => {
+                    over.set_least(lowered.blueprint.peak_bytes.min(least), reserve);
+                    break;
+                }
+                Err(CompileError::OverBudget(next)) if next.min_feasible_bytes > least => over.set_least(next.min_feasible_bytes, reserve),
+                Err(CompileError::OverBudget(_)) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(CompileError::OverBudget(over))
+    }
+
     fn of(
         graph: &Graph,
         options: &Compile,
@@ -176,7 +210,7 @@ impl Lowered {
                 // The forecast fell short of the plan by as much for the smallest assignment as for this one, or this is the smallest.
                 let surprise = blueprint.peak_bytes.saturating_sub(forecast.chosen_bytes);
                 let min_feasible_bytes = forecast.min_feasible_bytes.saturating_add(surprise).min(blueprint.peak_bytes);
-                let advice = vec![format!("give --budget {} or more", min_feasible_bytes.saturating_add(options.settings.reserve_bytes))];
+                let advice = vec![OverBudget::give(min_feasible_bytes, options.settings.reserve_bytes)];
                 return Err(CompileError::OverBudget(Box::new(OverBudget { min_feasible_bytes, available_bytes: available, budget_bytes, advice })));
             }
             // The model counts quantized activations beside all they are made from; a plan that did better is the proof that less is enough.

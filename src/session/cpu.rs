@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 pub struct Reference {
     graph: Graph,
     order: Vec<NodeId>,
-    /// After which step each value is needed no more.
+    /// After which step each value is needed no more; outputs are not in it.
     last_use: BTreeMap<ValueId, usize>,
 }
 
@@ -51,7 +51,9 @@ impl Reference {
     /// The reference of any graph whose constants are at hand.
     pub fn new(graph: Graph) -> Reference {
         let order = graph.order();
-        let last_use = crate::ir::memory::lifetimes(&graph, &order).into_iter().map(|(value, (_, last))| (value, last)).collect();
+        let lives = crate::ir::memory::lifetimes(&graph, &order).into_iter();
+        // Outputs are needed after the last step, which may read them too.
+        let last_use = lives.filter(|(value, _)| !graph.is_output(*value)).map(|(value, (_, last))| (value, last)).collect();
         Reference { graph, order, last_use }
     }
 

@@ -1,0 +1,277 @@
+//! Products, convolutions, pools, reductions, normalisations, tables.
+
+use crate::generate::Gen;
+use crate::spec::Source;
+use nyxc::ir::{Attrs, Class, DType, Tensor};
+
+/// Replaces a value whose sizes the operator cannot take by a new one of these sizes, at times; else gives up.
+fn other(g: &mut Gen, dims: &[usize]) -> usize {
+    let constant = g.random.chance(5);
+    g.value_of(DType::F32, dims, constant)
+}
+
+pub fn matmul(g: &mut Gen) -> Option<usize> {
+    let a = g.float_of(1, 4);
+    let (dims, dtype) = (g.dims(a), g.tensor(a).dtype());
+    let (k, n) = (*dims.last()?, g.size());
+    let b_dims = match g.random.below(10) {
+        0 => vec![k],
+        1 | 2 if dims.len() > 2 => [&dims[..dims.len() - 2], &[k, n]].concat(),
+        3 if dims.len() > 2 => [&[1, k, n][..]].concat(),
+        _ => vec![k, n],
+    };
+    let b = g.weights(dtype, &b_dims);
+    let y = g.add("MatMul", Attrs::new(), &[Some(a), Some(b)])?;
+    if b_dims.len() > 1 && g.random.chance(40) {
+        let bias = g.weights(dtype, &[n]);
+        return g.add("Add", Attrs::new(), &[Some(y), Some(bias)]).or(Some(y));
+    }
+    Some(y)
+}
+
+pub fn gemm(g: &mut Gen) -> Option<usize> {
+    let a = g.float_of(2, 2);
+    let (dims, dtype) = (g.dims(a), g.tensor(a).dtype());
+    let (turn_a, turn_b, n) = (g.random.chance(30), g.random.chance(50), g.size());
+    let (m, k) = if turn_a { (dims[1], dims[0]) } else { (dims[0], dims[1]) };
+    let b = g.weights(dtype, &if turn_b { [n, k] } else { [k, n] });
+    let mut operands = vec![Some(a), Some(b)];
+    if g.random.chance(60) {
+        let bias = g.narrowed(&[m, n]);
+        operands.push(Some(g.weights(dtype, &bias)));
+    }
+    let mut attrs = Attrs::new().with_int("transA", turn_a.into()).with_int("transB", turn_b.into());
+    if g.random.chance(40) {
+        attrs = attrs.with_float("alpha", 0.5).with_float("beta", g.random.pick(&[0.0, 1.0, 1.5]));
+    }
+    g.add("Gemm", attrs, &operands)
+}
+
+/// A value with one or two spatial axes.
+fn image(g: &mut Gen) -> usize {
+    if g.random.chance(50)
+        && let Some(found) = g.pick(|v| v.tensor.dtype().is_float() && (3..=4).contains(&v.tensor.dims().len()) && v.source != Source::Const)
+    {
+        return found;
+    }
+    let (n, c) = (g.random.pick(&[1, 1, 2, 3]), g.random.pick(&[1, 2, 3, 4, 6, 8, 12]));
+    let mut dims = vec![n, c, g.random.pick(&[1, 3, 5, 7, 8, 11])];
+    if g.random.chance(75) {
+        dims.push(g.random.pick(&[1, 4, 5, 7, 9]));
+    }
+    other(g, &dims)
+}
+
+/// Attributes of a window over `n` axes, and its sizes.
+fn window(g: &mut Gen, n: usize, is_pool: bool) -> (Attrs, Vec<i64>) {
+    let kernel: Vec<i64> = (0..n).map(|_| g.random.pick(&[1, 2, 3, 3])).collect();
+    let mut list = |values: &[i64], len: usize| -> Vec<i64> { (0..len).map(|_| g.random.pick(values)).collect() };
+    let (strides, dilations, mut pads) = (list(&[1, 1, 2], n), list(&[1, 1, 1, 2], n), list(&[0, 0, 1, 2], 2 * n));
+    if is_pool {
+        // A window of a pool that lies in the padding alone has no value.
+        (0..2 * n).for_each(|i| pads[i] = pads[i].min(kernel[i % n] - 1));
+    }
+    let mut attrs = Attrs::new().with_ints("kernel_shape", kernel.clone()).with_ints("strides", strides).with_ints("dilations", dilations);
+    attrs = match g.random.below(8) {
+        0 => attrs.with_str("auto_pad", g.random.pick(&["SAME_UPPER", "SAME_LOWER", "VALID"])),
+        1..4 => attrs,
+        _ => attrs.with_ints("pads", pads),
+    };
+    (attrs, kernel)
+}
+
+pub fn conv(g: &mut Gen) -> Option<usize> {
+    let x = image(g);
+    let (dims, dtype) = (g.dims(x), g.tensor(x).dtype());
+    let c = dims[1];
+    let group = g.random.pick(&[1, 1, 1, c, 2]);
+    if c == 0 || !c.is_multiple_of(group) {
+        return None;
+    }
+    let filters = group * g.random.pick(&[1, 1, 2, 3, 4, 5]);
+    let (attrs, kernel) = window(g, dims.len() - 2, false);
+    let mut w = vec![filters, c / group];
+    w.extend(kernel.iter().map(|&k| k as usize));
+    let mut operands = vec![Some(x), Some(g.weights(dtype, &w))];
+    if g.random.chance(60) {
+        operands.push(Some(g.weights(dtype, &[filters])));
+    }
+    g.add("Conv", attrs.with_int("group", group as i64), &operands)
+}
+
+pub fn conv_transpose(g: &mut Gen) -> Option<usize> {
+    let x = image(g);
+    let (dims, dtype) = (g.dims(x), g.tensor(x).dtype());
+    let n = dims.len() - 2;
+    let filters = g.random.pick(&[1, 2, 3, 5]);
+    let (mut attrs, kernel) = window(g, n, true);
+    attrs.0.remove("auto_pad");
+    let mut w = vec![dims[1], filters];
+    w.extend(kernel.iter().map(|&k| k as usize));
+    let mut operands = vec![Some(x), Some(g.weights(dtype, &w))];
+    if g.random.chance(50) {
+        operands.push(Some(g.weights(dtype, &[filters])));
+    }
+    g.add("ConvTranspose", attrs, &operands)
+}
+
+pub fn pool(g: &mut Gen) -> Option<usize> {
+    let x = image(g);
+    if g.random.chance(30) {
+        let name = g.random.pick(&["GlobalAveragePool", "GlobalMaxPool"]);
+        return g.add(name, Attrs::new(), &[Some(x)]);
+    }
+    let n = g.dims(x).len() - 2;
+    let (mut attrs, _) = window(g, n, true);
+    if g.random.chance(40) {
+        attrs = attrs.with_int("ceil_mode", 1);
+    }
+    if g.random.chance(50) {
+        return g.add("MaxPool", attrs, &[Some(x)]);
+    }
+    let count = g.random.int(0, 1);
+    g.add("AveragePool", attrs.with_int("count_include_pad", count), &[Some(x)])
+}
+
+pub fn reduce(g: &mut Gen) -> Option<usize> {
+    let integers = g.random.chance(20);
+    let x = if integers { g.of_class(Class::Int, DType::I64) } else { g.float_of(1, 5) };
+    let names = [
+        "ReduceSum",
+        "ReduceMean",
+        "ReduceMax",
+        "ReduceMin",
+        "ReduceProd",
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceSumSquare",
+        "ReduceLogSum",
+        "ReduceLogSumExp",
+    ];
+    let name = if integers { g.random.pick(&["ReduceSum", "ReduceMax", "ReduceMin"]) } else { g.random.pick(&names) };
+    let rank = g.dims(x).len() as i64;
+    let mut axes: Vec<i64> = (0..rank).filter(|_| g.random.chance(45)).collect();
+    if g.random.chance(30) {
+        axes.iter_mut().for_each(|a| *a -= rank);
+    }
+    let operand = if axes.is_empty() || g.random.chance(10) { None } else { g.ints(&axes) };
+    let attrs = Attrs::new().with_int("keepdims", g.random.int(0, 1)).with_int("noop_with_empty_axes", i64::from(g.random.chance(10)));
+    g.add(name, attrs, &[Some(x), operand])
+}
+
+pub fn softmax(g: &mut Gen) -> Option<usize> {
+    let x = g.float_of(1, 4);
+    let axis = g.axis(x)?;
+    let name = g.random.pick(&["Softmax", "Softmax", "LogSoftmax"]);
+    g.add(name, Attrs::new().with_int("axis", axis), &[Some(x)])
+}
+
+pub fn norm(g: &mut Gen) -> Option<usize> {
+    let epsilon = |attrs: Attrs| attrs.with_float("epsilon", 1e-2);
+    if g.random.chance(50) {
+        let x = g.float_of(1, 4);
+        let axis = g.axis(x)?;
+        let (dims, dtype) = (g.dims(x), g.tensor(x).dtype());
+        let inner = dims[if axis < 0 { dims.len() as i64 + axis } else { axis } as usize..].to_vec();
+        let inner = if g.random.chance(15) { g.narrowed(&inner) } else { inner };
+        let scale = g.weights(dtype, &inner);
+        let attrs = epsilon(Attrs::new().with_int("axis", axis));
+        if g.random.chance(40) {
+            return g.add("RMSNormalization", attrs, &[Some(x), Some(scale)]);
+        }
+        let bias = if g.random.chance(60) { Some(g.weights(dtype, &inner)) } else { None };
+        return g.add("LayerNormalization", attrs, &[Some(x), Some(scale), bias]);
+    }
+    let x = g.float_of(2, 4);
+    let (c, dtype) = (g.dims(x)[1], g.tensor(x).dtype());
+    let mut operands = vec![Some(x), Some(g.weights(dtype, &[c])), Some(g.weights(dtype, &[c]))];
+    match g.random.below(3) {
+        0 => {
+            operands.push(Some(g.weights(dtype, &[c])));
+            let variance = g.random.tensor(dtype, &[c]);
+            let variance: Vec<f32> = variance.to_f32s().unwrap().iter().map(|v| v.abs() + 0.25).collect();
+            let variance = Tensor::from_f32s(dtype, &[c], &variance).unwrap();
+            operands.push(Some(g.constant(variance)));
+            g.add("BatchNormalization", epsilon(Attrs::new()), &operands)
+        }
+        1 => g.add("InstanceNormalization", epsilon(Attrs::new()), &operands),
+        _ => {
+            let groups = g.random.pick(&[1, 2, 3]);
+            g.add("GroupNormalization", epsilon(Attrs::new().with_int("num_groups", groups)), &operands)
+        }
+    }
+}
+
+pub fn gather(g: &mut Gen) -> Option<usize> {
+    let table = g.random.chance(50);
+    let x = if table {
+        let dims = g.sizes(2);
+        g.weights(DType::F32, &dims)
+    } else if g.random.chance(75) {
+        g.float_of(1, 4)
+    } else {
+        g.of_class(Class::Int, DType::I64)
+    };
+    let axis = if table { 0 } else { g.axis(x)? };
+    let dims = g.dims(x);
+    let n = dims[if axis < 0 { dims.len() as i64 + axis } else { axis } as usize] as i64;
+    if n == 0 {
+        return None;
+    }
+    let rank = g.random.below(3);
+    let shape: Vec<usize> = (0..rank).map(|_| g.random.pick(&[1, 2, 3, 5])).collect();
+    let low = if g.random.chance(30) { -n } else { 0 };
+    let values: Vec<i64> = (0..shape.iter().product()).map(|_| g.random.int(low, n - 1)).collect();
+    let dtype = g.random.pick(&[DType::I64, DType::I32]);
+    let indices = g.constant(Tensor::from_i64s(dtype, &shape, &values).unwrap());
+    if g.random.chance(50) {
+        g.spec.values[indices].source = Source::Input;
+    }
+    g.add("Gather", Attrs::new().with_int("axis", axis), &[Some(x), Some(indices)])
+}
+
+pub fn resize(g: &mut Gen) -> Option<usize> {
+    let x = image(g);
+    let dims = g.dims(x);
+    let attrs = Attrs::new()
+        .with_str("mode", g.random.pick(&["nearest", "linear"]))
+        .with_str("coordinate_transformation_mode", g.random.pick(&["half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel"]))
+        .with_str("nearest_mode", g.random.pick(&["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]));
+    let keep = dims.len() - g.random.pick(&[1, 2]);
+    if g.random.chance(50) {
+        // Steps of powers of two: positions that lie on the border of two pixels are exact.
+        let scales: Vec<f32> = (0..dims.len()).map(|i| if i < keep { 1.0 } else { g.random.pick(&[0.5, 1.0, 2.0, 4.0]) }).collect();
+        let scales = g.constant(Tensor::from_f32s(DType::F32, &[dims.len()], &scales).unwrap());
+        return g.add("Resize", attrs, &[Some(x), None, Some(scales)]);
+    }
+    let sizes: Vec<i64> = dims.iter().enumerate().map(|(i, &d)| if i < keep { d as i64 } else { (d as i64) << g.random.below(3) }).collect();
+    let sizes = g.ints(&sizes);
+    g.add("Resize", attrs, &[Some(x), None, None, sizes])
+}
+
+pub fn host(g: &mut Gen) -> Option<usize> {
+    let x = g.float_of(1, 4);
+    let axis = g.axis(x)?;
+    if g.random.chance(40) {
+        let operand = g.constant(Tensor::from_i64s(DType::I64, &[], &[axis]).unwrap());
+        let attrs = Attrs::new().with_int("exclusive", g.random.int(0, 1)).with_int("reverse", g.random.int(0, 1));
+        return g.add("CumSum", attrs, &[Some(x), Some(operand)]);
+    }
+    let name = g.random.pick(&["ArgMax", "ArgMin"]);
+    let attrs = Attrs::new().with_int("axis", axis).with_int("keepdims", g.random.int(0, 1)).with_int("select_last_index", g.random.int(0, 1));
+    g.add(name, attrs, &[Some(x)])
+}
+
+/// Quantization that the model itself has.
+pub fn quantize(g: &mut Gen) -> Option<usize> {
+    let x = g.float_of(1, 4);
+    let dtype = g.random.pick(&[DType::I8, DType::U8]);
+    let scale = g.constant(Tensor::from_f32s(DType::F32, &[], &[0.0625]).unwrap());
+    let zero = if dtype == DType::U8 { 128 } else { 0 };
+    let zero = g.constant(Tensor::from_i64s(dtype, &[], &[zero]).unwrap());
+    let codes = g.add("QuantizeLinear", Attrs::new(), &[Some(x), Some(scale), Some(zero)])?;
+    if g.random.chance(80) {
+        return g.add("DequantizeLinear", Attrs::new(), &[Some(codes), Some(scale), Some(zero)]);
+    }
+    Some(codes)
+}

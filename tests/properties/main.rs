@@ -1,0 +1,217 @@
+//! Properties that hold for every graph, on random ones: after each pass the graph is well formed, reads back from its text and computes what its
+//! formats say; the program's memory is sound and within its budget; what is refused does not fit; and devices compute what the CPU reference
+//! does. A failure prints its seed and the smallest graph found that still fails.
+//!
+//! ```text
+//! cargo test --test properties                                                          200 graphs
+//! NYXC_SEEDS=1000..51000 cargo test --test properties -- --ignored many                 50,000 of them, or as many as are named
+//! NYXC_SEEDS=123..124 cargo test --test properties -- --ignored many                    one of them again
+//! ```
+
+#![cfg(all(feature = "codegen", feature = "runtime"))]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod check;
+mod generate;
+mod layers;
+mod movement;
+mod plan;
+mod pointwise;
+mod random;
+mod simulate;
+mod spec;
+
+use check::Tally;
+use nyxc::runtime::{Options, VkContext, devices};
+use std::io::Write as _;
+use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Straight to the terminal: the test harness swallows `eprintln!`.
+fn say(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+/// What is wrong with a graph, a panic included.
+fn outcome(spec: &spec::Spec, seed: u64, contexts: &[VkContext]) -> Result<Tally, String> {
+    catch_unwind(AssertUnwindSafe(|| check::check(spec, seed, contexts))).unwrap_or_else(|cause| Err(panicked(&*cause)))
+}
+
+fn panicked(cause: &(dyn std::any::Any + Send)) -> String {
+    let text = cause.downcast_ref::<String>().cloned().or_else(|| cause.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+    format!("panicked: {}", text.unwrap_or_default())
+}
+
+/// The kind of a fault: what stands before its numbers.
+fn kind(fault: &str) -> String {
+    let head = fault.lines().next().unwrap_or_default();
+    let at = head.find("after pass").or_else(|| head.find(": ").map(|at| at + 2)).unwrap_or(0);
+    head[at..].chars().filter(|c| !c.is_ascii_digit()).take(24).collect()
+}
+
+/// One seed: what it was, or the smallest graph that fails in the same way.
+fn one(seed: u64, contexts: &[VkContext]) -> Result<Tally, String> {
+    let spec = catch_unwind(|| generate::generate(seed)).map_err(|cause| format!("seed {seed}: while it was made: {}", panicked(&*cause)))?;
+    outcome(&spec, seed, contexts).map_err(|fault| {
+        let first = kind(&fault);
+        let small = spec::shrink(&spec, &mut |spec| outcome(spec, seed, contexts).is_err_and(|fault| kind(&fault) == first));
+        let last = outcome(&small, seed, contexts).err().unwrap_or_default();
+        format!("seed {seed}: {fault}\nsmallest of {} nodes: {last}\n{}", small.n_nodes(), small.graph())
+    })
+}
+
+/// All seeds, on as many threads as there are cores; panics with every failure.
+fn run(seeds: Range<u64>) -> Tally {
+    let contexts: Vec<VkContext> =
+        devices().unwrap_or_default().iter().map(|d| VkContext::open(d.index, &d.target.features, &Options::default()).unwrap()).collect();
+    if contexts.is_empty() {
+        say("SKIPPED: no Vulkan device, so programs ran on the CPU reference alone\n");
+    }
+    // Panics are failures with a seed, told below.
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let (next, total, failures) = (AtomicU64::new(seeds.start), Mutex::new(Tally::default()), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= seeds.end || failures.lock().unwrap().len() >= 20 {
+                        break;
+                    }
+                    match one(seed, &contexts) {
+                        Ok(tally) => total.lock().unwrap().add(&tally),
+                        Err(fault) => {
+                            // At once as well: a long run may be ended from outside.
+                            say(&format!("{}\n", fault.lines().next().unwrap_or_default()));
+                            failures.lock().unwrap().push(fault);
+                        }
+                    }
+                    if seed % 1000 == 999 {
+                        say(&format!("{} graphs, {} failures\n", seed + 1 - seeds.start, failures.lock().unwrap().len()));
+                    }
+                }
+            });
+        }
+    });
+    std::panic::set_hook(hook);
+    let (total, failures) = (total.into_inner().unwrap(), failures.into_inner().unwrap());
+    println!("{total:?}");
+    assert!(failures.is_empty(), "{} of {} graphs failed:\n\n{}", failures.len(), seeds.end - seeds.start, failures.join("\n\n"));
+    assert!(contexts.is_empty() || total.device_runs as u64 >= seeds.end - seeds.start, "{total:?}");
+    total
+}
+
+/// That the checks mean something: enough outputs had a tight bound, and enough budgets were refused.
+fn meant_something(total: &Tally) {
+    for (i, least) in [(0, 85), (1, 50)] {
+        assert!(total.sharp[i] * 100 >= total.outputs[i] * least, "too few outputs had a tight bound: {total:?}");
+    }
+    assert!(total.nodes >= 8 * total.graphs && total.passes >= 4 * total.graphs && total.over_budget * 50 >= total.graphs, "{total:?}");
+}
+
+#[test]
+fn two_hundred_graphs_keep_every_property() {
+    meant_something(&run(0..200));
+}
+
+/// `cargo test --test properties -- --ignored many`; `NYXC_SEEDS=FROM..TO` names others than 1000..51000.
+#[test]
+#[ignore = "hours: make soak"]
+fn many_graphs_keep_every_property() {
+    let named = std::env::var("NYXC_SEEDS").ok();
+    let seeds = named.as_deref().and_then(|text| text.split_once("..")).map_or(1000..51_000, |(a, b)| a.parse().unwrap()..b.parse().unwrap());
+    let total = run(seeds);
+    say(&format!("{total:?}\n"));
+    if total.graphs >= 200 {
+        meant_something(&total);
+    }
+}
+
+/// A program that has several values at once, with the kernels that it was made of.
+fn sample() -> nyxc::session::Compiled {
+    let text = "graph g onnx
+  %x = input : f32[3,40]
+  %w = const [0.5,-1.0,0.25,0.75] : f32[4,1]
+  %a = exp(%x) : f32[3,40]
+  %p = transpose(%a) {perm=[1,0]} : f32[40,3]
+  %q = softmax(%p) {axis=0} : f32[40,3]
+  %t = transpose(%q) {perm=[1,0]} : f32[3,40]
+  %s = reduce_sum(%a) {keepdims=0} : f32[]
+  %y = add(%t, %s) : f32[3,40]
+  output %y
+";
+    let graph = nyxc::ir::text::parse(text, &nyxc::ops::registry(), &|_, _| None).unwrap();
+    let target = nyxc::target::Target::shipped("lavapipe").unwrap();
+    let settings = nyxc::passes::Settings { policy: "uniform:f32".parse().unwrap(), ..Default::default() };
+    let options = nyxc::session::Compile { settings, target, n_threads: 1 };
+    nyxc::session::compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap()
+}
+
+/// Every change of a plan that would spoil a value is noticed: a buffer moved onto another that is alive, and a barrier that is missing.
+#[test]
+fn the_check_of_plans_notices_what_is_wrong() {
+    use nyxc::program::Step;
+    let compiled = sample();
+    let (plan, kernels) = (&compiled.program.plans[0], &compiled.kernels);
+    plan::check(plan, kernels, true).unwrap();
+    let n = plan.entries[0].steps.iter().map(|s| if let Step::Device(list) = s { list.len() } else { 0 }).sum::<usize>();
+    let n_barriers =
+        plan.entries[0].steps.iter().flat_map(|s| if let Step::Device(list) = s { list.as_slice() } else { &[] }).filter(|d| d.barrier).count();
+    assert!(n >= 4 && n_barriers >= 3, "{n} dispatches, {n_barriers} barriers");
+    for at in 0..n {
+        let changed = |change: &dyn Fn(&mut nyxc::program::Dispatch)| {
+            let mut plan = plan.clone();
+            let steps = plan.entries[0].steps.iter_mut().flat_map(|s| if let Step::Device(list) = s { list.as_mut_slice() } else { &mut [] });
+            steps.skip(at).take(1).for_each(change);
+            plan::check(&plan, kernels, true)
+        };
+        let dispatches: Vec<_> = plan.entries[0].steps.iter().flat_map(|s| if let Step::Device(list) = s { list.as_slice() } else { &[] }).collect();
+        if dispatches[at].barrier {
+            changed(&|d| d.barrier = false).unwrap_err();
+        }
+        // The result over an operand, and somewhere that nobody reads.
+        let operand = dispatches[at].bindings[0];
+        changed(&|d| d.writes.iter().for_each(|&w| d.bindings[w as usize] = operand)).unwrap_err();
+        changed(&|d| d.writes.iter().for_each(|&w| d.bindings[w as usize].offset += 1 << 20)).unwrap_err();
+        changed(&|d| d.writes.iter().for_each(|&w| d.bindings[w as usize].bytes /= 2)).unwrap_err();
+    }
+    let mut over = plan.clone();
+    over.budget_bytes = over.planned_peak_bytes - 1;
+    plan::check(&over, kernels, true).unwrap_err();
+}
+
+/// A result that is off by a thousandth in f32, or by a twentieth in f16, is noticed in nearly every graph.
+#[test]
+fn the_check_of_results_notices_what_is_wrong() {
+    let (mut n, mut n_noticed) = (0, 0);
+    for seed in 0..60 {
+        let spec = generate::generate(seed);
+        let (graph, inputs) = (spec.graph(), spec.inputs());
+        let mut expected = simulate::Expected::of(&graph, &inputs, seed).unwrap();
+        let right = expected.outputs.clone();
+        expected.check(&graph, &inputs, &right, seed).unwrap();
+        for at in 0..right.len() {
+            let factor = match right[at].dtype() {
+                nyxc::ir::DType::F32 => 1.001,
+                nyxc::ir::DType::F16 => 1.05,
+                _ => continue,
+            };
+            let values = right[at].to_f32s().unwrap();
+            let Some(largest) = (0..values.len()).max_by(|&a, &b| values[a].abs().total_cmp(&values[b].abs())).filter(|&i| values[i].abs() > 1e-3)
+            else {
+                continue;
+            };
+            let mut values = values.to_vec();
+            values[largest] *= factor;
+            let mut wrong = right.clone();
+            wrong[at] = nyxc::ir::Tensor::from_f32s(right[at].dtype(), &right[at].dims(), &values).unwrap();
+            n += 1;
+            n_noticed += usize::from(expected.check(&graph, &inputs, &wrong, seed).is_err());
+        }
+    }
+    println!("{n_noticed} of {n} noticed");
+    assert!(n > 100 && n_noticed * 100 >= n * 85, "{n_noticed} of {n} noticed");
+}

@@ -1,0 +1,183 @@
+//! The memory of a program, checked from its dispatches alone: whatever a dispatch reads was last written by the node whose result it reads.
+
+use nyxc::ir::{Graph, NodeId, NodeKind, ValueId};
+use nyxc::program::{AllocationKind, Dispatch, Plan, Region, Step};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Who wrote which bytes last.
+#[derive(Default)]
+struct Memory {
+    /// Not overlapping: start and end of each, and the node or input that wrote it.
+    owned: Vec<((u32, u64, u64), String)>,
+}
+
+impl Memory {
+    fn write(&mut self, region: &Region, owner: &str) {
+        let (allocation, start, end) = (region.allocation, region.offset, region.offset + region.bytes);
+        let mut rest = Vec::new();
+        for ((a, s, e), who) in self.owned.drain(..) {
+            if a != allocation || e <= start || end <= s {
+                rest.push(((a, s, e), who));
+                continue;
+            }
+            if s < start {
+                rest.push(((a, s, start), who.clone()));
+            }
+            if end < e {
+                rest.push(((a, end, e), who));
+            }
+        }
+        if start < end {
+            rest.push(((allocation, start, end), owner.to_owned()));
+        }
+        self.owned = rest;
+    }
+
+    /// Fails where a byte was last written by somebody not in `owners`, or by nobody.
+    fn read(&self, region: &Region, owners: &BTreeSet<String>, reader: &str) -> Result<(), String> {
+        let (start, end) = (region.offset, region.offset + region.bytes);
+        let mut covered = 0;
+        for ((a, s, e), who) in &self.owned {
+            let (from, to) = (start.max(*s), end.min(*e));
+            if *a != region.allocation || from >= to {
+                continue;
+            }
+            if !owners.contains(who) {
+                return Err(format!("{reader} reads bytes {from}..{to} of {region:?}, which {who} wrote over: only {owners:?} may"));
+            }
+            covered += to - from;
+        }
+        if covered == region.bytes { Ok(()) } else { Err(format!("{reader} reads {region:?}, of which {covered} bytes were written")) }
+    }
+}
+
+fn overlap(a: &Region, b: &Region) -> bool {
+    a.allocation == b.allocation && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes
+}
+
+/// The node that makes the bytes of a value: views have none of their own.
+fn maker(graph: &Graph, value: ValueId) -> NodeId {
+    let mut id = value.node;
+    while graph.node(id).op().is_some_and(|op| op.def.name == "reshape") {
+        let Some(Some(source)) = graph.operands(id).first().copied() else { break };
+        id = source.node;
+    }
+    id
+}
+
+fn is_constant(graph: &Graph, id: NodeId) -> bool {
+    matches!(graph.node(id).kind, NodeKind::Const(_))
+}
+
+/// Checks the only entry of a plan, whose kernels are `graph`.
+pub fn check(plan: &Plan, graph: &Graph, target_unified: bool) -> Result<(), String> {
+    let entry = &plan.entries[0];
+    let kind = |region: &Region| plan.allocations[region.allocation as usize].kind;
+    let by_name: BTreeMap<&str, NodeId> = graph.order().into_iter().map(|id| (graph.node(id).name.as_str(), id)).collect();
+    let owners_of = |value: ValueId| graph.node(maker(graph, value)).name.clone();
+    let inside = |region: &Region| {
+        let fits = region.offset + region.bytes <= plan.allocations[region.allocation as usize].bytes;
+        if fits { Ok(()) } else { Err(format!("{region:?} lies outside its allocation")) }
+    };
+    let mut memory = Memory::default();
+    for upload in &plan.uploads {
+        inside(&upload.region)?;
+        if plan.uploads.iter().any(|other| other != upload && overlap(&other.region, &upload.region)) {
+            return Err(format!("{upload:?} overlaps another constant"));
+        }
+    }
+    for (port, id) in entry.inputs.iter().zip(graph.inputs()) {
+        inside(&port.region)?;
+        memory.write(&port.region, &graph.node(*id).name);
+    }
+    let (mut reads, mut writes): (Vec<Region>, Vec<Region>) = (Vec::new(), Vec::new());
+    for step in &entry.steps {
+        match step {
+            Step::Host(step) => {
+                let id = by_name[step.node.as_str()];
+                for (port, value) in step.inputs.iter().zip(graph.operands(id)) {
+                    if let (Some(port), Some(value)) = (port, value) {
+                        memory.read(&port.region, &BTreeSet::from([owners_of(value)]), &step.node)?;
+                    }
+                }
+                step.outputs.iter().for_each(|port| memory.write(&port.region, &step.node));
+                (reads, writes) = (Vec::new(), Vec::new());
+            }
+            Step::Device(dispatches) => {
+                // Segments are submitted one after the other, and waited for.
+                (reads, writes) = (Vec::new(), Vec::new());
+                for dispatch in dispatches {
+                    one(dispatch, &by_name, graph, &mut memory, &kind, &inside)?;
+                    order(dispatch, &mut reads, &mut writes)?;
+                }
+            }
+        }
+    }
+    let _ = (reads, writes);
+    for (port, output) in entry.outputs.iter().zip(graph.outputs()) {
+        if !is_constant(graph, maker(graph, output.value)) {
+            memory.read(&port.region, &BTreeSet::from([owners_of(output.value)]), &format!("output {}", port.name))?;
+        }
+    }
+    let counted: u64 = plan.allocations.iter().filter(|a| a.kind != AllocationKind::Staging || target_unified).map(|a| a.bytes).sum();
+    let l = &plan.ledger;
+    let ledger = l.weights + l.constants + l.activations + l.workspace + l.io + l.state + l.staging;
+    if counted != plan.planned_peak_bytes || ledger != plan.planned_peak_bytes || plan.lower_bound_bytes > plan.planned_peak_bytes {
+        return Err(format!("planned {}, allocated {counted}, ledger {ledger}, bound {}", plan.planned_peak_bytes, plan.lower_bound_bytes));
+    }
+    if plan.planned_peak_bytes + plan.reserve_bytes > plan.budget_bytes {
+        return Err(format!("planned {} with {} in reserve, the budget is {}", plan.planned_peak_bytes, plan.reserve_bytes, plan.budget_bytes));
+    }
+    Ok(())
+}
+
+fn one(
+    dispatch: &Dispatch,
+    by_name: &BTreeMap<&str, NodeId>,
+    graph: &Graph,
+    memory: &mut Memory,
+    kind: &dyn Fn(&Region) -> AllocationKind,
+    inside: &dyn Fn(&Region) -> Result<(), String>,
+) -> Result<(), String> {
+    let id = *by_name.get(dispatch.node.as_str()).ok_or_else(|| format!("the graph has no node {:?}", dispatch.node))?;
+    let mut owners: BTreeSet<String> = graph.operands(id).into_iter().flatten().map(|v| graph.node(maker(graph, v)).name.clone()).collect();
+    // A node of several dispatches goes on with what it wrote.
+    owners.insert(dispatch.node.clone());
+    let is_write = |i: usize| dispatch.writes.contains(&(i as u32));
+    for (i, region) in dispatch.bindings.iter().enumerate() {
+        inside(region)?;
+        for (j, other) in dispatch.bindings.iter().enumerate() {
+            if is_write(i) && i != j && overlap(region, other) {
+                return Err(format!("{} writes {region:?} and binds {other:?} as well", dispatch.node));
+            }
+        }
+        if !is_write(i) && kind(region) == AllocationKind::Arena {
+            memory.read(region, &owners, &dispatch.node)?;
+        }
+    }
+    for (i, region) in dispatch.bindings.iter().enumerate().filter(|(i, _)| is_write(*i)) {
+        if kind(region) != AllocationKind::Arena {
+            return Err(format!("{} writes binding {i} outside the arena", dispatch.node));
+        }
+        memory.write(region, &dispatch.node);
+    }
+    Ok(())
+}
+
+/// Dispatches that touch the same bytes, one of them writing, have a barrier between them.
+fn order(dispatch: &Dispatch, reads: &mut Vec<Region>, writes: &mut Vec<Region>) -> Result<(), String> {
+    if dispatch.barrier {
+        reads.clear();
+        writes.clear();
+    }
+    for (i, region) in dispatch.bindings.iter().enumerate() {
+        let writing = dispatch.writes.contains(&(i as u32));
+        if writes.iter().any(|w| overlap(w, region)) || (writing && reads.iter().any(|r| overlap(r, region))) {
+            return Err(format!("{} needs a barrier before it, for {region:?}", dispatch.node));
+        }
+    }
+    for (i, region) in dispatch.bindings.iter().enumerate() {
+        if dispatch.writes.contains(&(i as u32)) { writes.push(*region) } else { reads.push(*region) }
+    }
+    Ok(())
+}

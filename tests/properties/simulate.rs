@@ -1,0 +1,349 @@
+//! What a graph with formats must compute, by the words of the formats alone: an implementation apart from the passes. And how far rounding may
+//! lead: the same with every operand moved at random by about its last bits (Monte Carlo arithmetic, Parker 1997).
+
+use crate::random::Random;
+use nyxc::ir::packed::{Granularity, Packing, dequantize, quantize_dynamic, unpack};
+use nyxc::ir::{Activations, Attr, Class, DType, Format, Graph, NodeId, NodeKind, Op, Tensor, TensorType, ValueId, Weights};
+use nyxc::ops::{self, quant_search, weights};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// How far an operand stored as this type is moved, relative to itself: several last bits, for sums in another order and functions of a device.
+fn epsilon(dtype: DType) -> f32 {
+    match dtype {
+        DType::F16 => 1.0 / 1024.0,
+        DType::BF16 => 1.0 / 128.0,
+        _ => 1e-6,
+    }
+}
+
+/// Operators that round nothing where their operands are exact and their results lie on the grid.
+const EXACT: &[&str] = &[
+    "Abs",
+    "Neg",
+    "Relu",
+    "Ceil",
+    "Floor",
+    "Round",
+    "Sign",
+    "Identity",
+    "Dropout",
+    "Max",
+    "Min",
+    "Add",
+    "Sub",
+    "Mul",
+    "Sum",
+    "Where",
+    "Cast",
+    "CastLike",
+    "Gather",
+    "Transpose",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Expand",
+    "Tile",
+    "Split",
+    "Slice",
+    "Pad",
+    "Concat",
+    "DepthToSpace",
+    "SpaceToDepth",
+    "Constant",
+    "ConstantOfShape",
+    "Shape",
+    "Size",
+    "Clip",
+    "LeakyRelu",
+    "ReduceMax",
+    "ReduceMin",
+    "MaxPool",
+    "GlobalMaxPool",
+    "MatMul",
+    "ReduceSum",
+];
+
+/// Whether every element is a multiple of 1/64 of at most 16: those are exact in every float type but bf16.
+fn on_grid(tensor: &Tensor) -> bool {
+    !tensor.dtype().is_float()
+        || tensor.dtype() != DType::BF16 && tensor.to_f32s().unwrap().iter().all(|v| v.abs() <= 16.0 && (v * 64.0).fract() == 0.0)
+}
+
+struct Run<'a> {
+    graph: &'a Graph,
+    values: BTreeMap<ValueId, Tensor>,
+    exact: BTreeSet<ValueId>,
+    noise: Option<&'a mut Random>,
+    /// The least that is moved: a value that is an output of a narrow type is stored in that type for all who read it.
+    least: f32,
+}
+
+/// The outputs of a graph of the ONNX level, as its formats have it; with `noise`, moved, and floats as f32.
+pub fn run(graph: &Graph, inputs: &[Tensor], noise: Option<&mut Random>) -> Result<Vec<Tensor>, String> {
+    let least = graph.outputs().iter().map(|o| epsilon(graph.ty(o.value).dtype)).fold(0.0, f32::max);
+    let mut run = Run { graph, values: BTreeMap::new(), exact: BTreeSet::new(), noise, least };
+    for (id, tensor) in graph.inputs().iter().zip(inputs) {
+        run.set(id.out(0), tensor.clone(), true);
+    }
+    for id in graph.order() {
+        match &graph.node(id).kind {
+            NodeKind::Input => {}
+            NodeKind::Const(tensor) => run.set(id.out(0), tensor.clone(), true),
+            NodeKind::Op(op) => run.node(id, op).map_err(|e| format!("simulation of node {:?}: {e}", graph.node(id).name))?,
+        }
+    }
+    let output = |o: &nyxc::ir::Output| {
+        let (value, dtype) = (&run.values[&o.value], graph.ty(o.value).dtype);
+        if run.noise.is_none() && dtype.is_float() { stored(value, dtype) } else { value.clone() }
+    };
+    Ok(graph.outputs().iter().map(output).collect())
+}
+
+fn stored(tensor: &Tensor, dtype: DType) -> Tensor {
+    if tensor.dtype() == dtype { tensor.clone() } else { Tensor::from_f32s(dtype, &tensor.dims(), &tensor.to_f32s().unwrap()).unwrap() }
+}
+
+impl Run<'_> {
+    fn set(&mut self, value: ValueId, tensor: Tensor, may_be_exact: bool) {
+        if may_be_exact && on_grid(&tensor) {
+            self.exact.insert(value);
+        }
+        let wide = self.noise.is_some() && tensor.dtype().is_float();
+        self.values.insert(value, if wide { stored(&tensor, DType::F32) } else { tensor });
+    }
+
+    fn moved(&mut self, tensor: &Tensor, epsilon: f32) -> Tensor {
+        let epsilon = epsilon.max(self.least);
+        let Some(random) = &mut self.noise else { return tensor.clone() };
+        let floor = if epsilon > 1e-4 { 1e-7 } else { 1e-30 };
+        let values: Vec<f32> = tensor.to_f32s().unwrap().iter().map(|v| v + v * epsilon * random.unit() + floor * random.unit()).collect();
+        Tensor::from_f32s(DType::F32, &tensor.dims(), &values).unwrap()
+    }
+
+    fn node(&mut self, id: NodeId, op: &Op) -> Result<(), String> {
+        let node = self.graph.node(id);
+        let format = node.format;
+        let wanted = format.map(|f| if f.activations == Activations::F16 { DType::F16 } else { DType::F32 });
+        let found = weights::of(self.graph, id);
+        let mut operands = Vec::new();
+        let mut exact = EXACT.contains(&op.def.onnx);
+        for (slot, value) in self.graph.operands(id).into_iter().enumerate() {
+            let Some(value) = value else {
+                operands.push(None);
+                continue;
+            };
+            let mut tensor = self.values[&value].clone();
+            let mut is_exact = self.exact.contains(&value);
+            if tensor.dtype().is_float() {
+                let own = wanted.unwrap_or(self.graph.ty(value).dtype);
+                match (found.as_ref().filter(|f| f.slot == slot), format) {
+                    (Some(found), Some(format)) if format.has_int_weights() || format.tail.is_some() || format.weights == Weights::F16 => {
+                        tensor = fake_quantized(found, format, self.graph)?;
+                        is_exact = on_grid(&tensor);
+                    }
+                    (_, Some(_)) if self.noise.is_none() && !keeps_type(op, slot) => tensor = stored(&tensor, own),
+                    _ => {}
+                }
+                if !is_exact && !keeps_type(op, slot) {
+                    tensor = self.moved(&tensor, epsilon(own));
+                }
+                let products = found.as_ref().is_some_and(|f| f.has_products);
+                if slot == 0 && products && format.is_some_and(|f| f.activations == Activations::I8 && (f.has_int_weights() || f.tail.is_some())) {
+                    tensor = quantized_activations(&tensor, op)?;
+                    is_exact = false;
+                }
+                exact &= is_exact;
+            }
+            operands.push(Some(tensor));
+        }
+        let mut op = op.clone();
+        if let (Some(wanted), Some(to)) = (wanted, op.attrs.dtype("to"))
+            && to.is_float()
+        {
+            op.attrs.0.insert("to".to_owned(), Attr::DType(wanted));
+        }
+        if self.noise.is_some() && op.attrs.dtype("to").is_some_and(DType::is_float) {
+            op.attrs.0.insert("to".to_owned(), Attr::DType(DType::F32));
+        }
+        let borrowed: Vec<_> = operands.iter().map(Option::as_ref).collect();
+        let results = ops::evaluate(&op, &borrowed, node.outputs.len()).map_err(|e| e.to_string())?;
+        for (out, tensor) in results.into_iter().enumerate() {
+            if out >= node.outputs.len() {
+                break;
+            }
+            let tensor = match wanted {
+                Some(wanted) if tensor.dtype().is_float() && self.noise.is_none() => stored(&tensor, wanted),
+                _ => tensor,
+            };
+            let own = wanted.unwrap_or(node.outputs[out].ty.dtype);
+            let is_exact = exact && on_grid(&tensor);
+            let tensor = if tensor.dtype().is_float() && !is_exact { self.moved(&tensor, epsilon(own)) } else { tensor };
+            self.set(id.out(out), tensor, is_exact);
+        }
+        Ok(())
+    }
+}
+
+/// Scales, roi and the like, which are f32 in every format.
+fn keeps_type(op: &Op, slot: usize) -> bool {
+    (op.def.onnx == "Resize" && slot > 0) || ["DequantizeLinear", "QuantizeLinear", "Range"].contains(&op.def.onnx)
+}
+
+/// The weights as the format stores them, as f32 in the layout that they had: rows are outputs, columns the reduction.
+fn fake_quantized(found: &weights::Weights, format: Format, graph: &Graph) -> Result<Tensor, String> {
+    let tensor = graph.constant(found.value).ok_or("weights that are no constant")?;
+    let (dims, data) = (tensor.dims(), tensor.to_f32s().unwrap());
+    let turned = found.layout == weights::Layout::Columns;
+    let at = |row: usize, col: usize| if turned { col * found.n_rows + row } else { row * found.n_cols + col };
+    let mut out = vec![0.0f32; data.len()];
+    let first_tail = format.tail.map_or(found.n_rows, |t| t.from_row as usize).min(found.n_rows);
+    for (rows, how) in [(0..first_tail, Some(format.weights)), (first_tail..found.n_rows, format.tail.map(|t| t.weights))] {
+        let (Some(how), false) = (how, rows.is_empty()) else { continue };
+        let matrix: Vec<f32> =
+            rows.clone().flat_map(|row| (0..found.n_cols).map(move |col| (row, col))).map(|(row, col)| data[at(row, col)]).collect();
+        let values = match how {
+            Weights::F32 => matrix.clone(),
+            Weights::F16 => Tensor::from_f32s(DType::F16, &[matrix.len()], &matrix).unwrap().to_f32s().unwrap().into_owned(),
+            Weights::Int { bits, granularity } => {
+                let n = rows.len();
+                let scale = quant_search::choose_scale_type(&matrix, n, found.n_cols, bits, granularity).map_err(|e| e.to_string())?;
+                let packing = Packing { bits, granularity, scale };
+                let bytes = quant_search::quantize(&matrix, n, found.n_cols, packing).map_err(|e| e.to_string())?.bytes;
+                let (codes, scales) = unpack(packing, n, found.n_cols, &bytes).map_err(|e| e.to_string())?;
+                let block = if let Granularity::Block(block) = granularity { block as usize } else { found.n_cols };
+                let per_row = found.n_cols.div_ceil(block.max(1));
+                let values: Vec<f32> =
+                    (0..matrix.len()).map(|i| f32::from(codes[i]) * scales[i / found.n_cols * per_row + i % found.n_cols / block]).collect();
+                // Rounding each weight to the nearest of the codes errs by half a step at most, and the search may only do better.
+                let most = matrix.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                let step = most / if bits == 4 { 7.0 } else { 127.0 };
+                let error: f64 = matrix.iter().zip(&values).map(|(a, b)| f64::from(a - b).powi(2)).sum();
+                let bound = matrix.len() as f64 * f64::from(step * 0.5 + most / 1024.0).powi(2);
+                if error > bound + 1e-12 {
+                    return Err(format!("quantized weights are off by {error:e} in squares, at most {bound:e} is right"));
+                }
+                values
+            }
+        };
+        for (i, row) in rows.enumerate() {
+            (0..found.n_cols).for_each(|col| out[at(row, col)] = values[i * found.n_cols + col]);
+        }
+    }
+    Ok(Tensor::from_f32s(DType::F32, &dims, &out).unwrap())
+}
+
+/// Activations to INT8 and back: one scale for the image of a convolution, one for each row of the reduction of a product.
+fn quantized_activations(x: &Tensor, op: &Op) -> Result<Tensor, String> {
+    if op.attrs.int("transA").unwrap_or(0) != 0 {
+        let turn = |x: &Tensor| {
+            let (dims, values) = (x.dims(), x.to_f32s().unwrap());
+            let turned: Vec<f32> =
+                (0..dims[1]).flat_map(|col| (0..dims[0]).map(move |row| (row, col))).map(|(r, c)| values[r * dims[1] + c]).collect();
+            Tensor::from_f32s(DType::F32, &[dims[1], dims[0]], &turned).unwrap()
+        };
+        let plain = Op::new(op.def, nyxc::ir::Attrs::new());
+        return quantized_activations(&turn(x), &plain).map(|y| turn(&y));
+    }
+    let whole = op.def.onnx == "Conv";
+    let dims = x.dims();
+    let n_cols = dims.last().copied().unwrap_or(1);
+    let n_rows: usize = dims[..dims.len().saturating_sub(1)].iter().product();
+    let granularity = if whole { Granularity::Tensor } else { Granularity::Row };
+    let bytes = quantize_dynamic(&x.to_f32s().unwrap(), n_rows, n_cols, granularity).map_err(|e| e.to_string())?;
+    let values = dequantize(Packing::activation(granularity), n_rows, n_cols, &bytes).map_err(|e| e.to_string())?;
+    Ok(Tensor::from_f32s(DType::F32, &dims, &values).unwrap())
+}
+
+/// What outputs must be, and how far each element may be off.
+pub struct Expected {
+    pub outputs: Vec<Tensor>,
+    moved: Vec<Vec<Tensor>>,
+}
+
+impl Expected {
+    pub fn of(graph: &Graph, inputs: &[Tensor], seed: u64) -> Result<Expected, String> {
+        let outputs = run(graph, inputs, None)?;
+        let mut expected = Expected { outputs, moved: Vec::new() };
+        expected.add(graph, inputs, seed, 3)?;
+        Ok(expected)
+    }
+
+    fn add(&mut self, graph: &Graph, inputs: &[Tensor], seed: u64, n: usize) -> Result<(), String> {
+        for i in 0..n {
+            self.moved.push(run(graph, inputs, Some(&mut Random::new(seed ^ ((self.moved.len() + i) as u64) << 32)))?);
+        }
+        Ok(())
+    }
+
+    /// Tolerances of one output; infinite where the moved results say nothing.
+    fn tolerances(&self, at: usize) -> Vec<f32> {
+        let base = self.outputs[at].to_f32s().unwrap();
+        let mut most = vec![0.0f32; base.len()];
+        for moved in &self.moved {
+            for ((m, a), b) in most.iter_mut().zip(base.iter()).zip(moved[at].to_f32s().unwrap().iter()) {
+                let far = (a - b).abs();
+                *m = if far.is_nan() { f32::INFINITY } else { m.max(far) };
+            }
+        }
+        let finite: Vec<f64> = most.iter().filter(|m| m.is_finite()).map(|&m| f64::from(m)).collect();
+        let rms = (finite.iter().map(|m| m * m).sum::<f64>() / finite.len().max(1) as f64).sqrt() as f32;
+        let last = match self.outputs[at].dtype() {
+            DType::F16 => 1.0 / 1024.0,
+            DType::BF16 => 1.0 / 128.0,
+            _ => 1e-6,
+        };
+        most.iter().zip(base.iter()).map(|(m, v)| 8.0 * m + 4.0 * rms + last * v.abs()).collect()
+    }
+
+    /// Whether a comparison means much: floats of which most may be off by a twentieth at most of what they usually are, and other classes of
+    /// which most are stable.
+    pub fn sharp(&self, at: usize) -> bool {
+        let base = self.outputs[at].to_f32s().unwrap();
+        let n = base.len().max(1) as f32;
+        if self.outputs[at].dtype().class() != Class::Float {
+            let stable = self.tolerances(at).iter().filter(|t| **t < 0.5).count();
+            return stable as f32 >= 0.9 * base.len() as f32;
+        }
+        let size = (base.iter().map(|v| v * v).sum::<f32>() / n).sqrt();
+        let sharp = self.tolerances(at).iter().filter(|t| **t <= 0.05 * size || **t < 1e-6).count();
+        sharp as f32 >= 0.9 * base.len() as f32
+    }
+
+    /// The first element that is off.
+    fn fault(&self, given: &[Tensor]) -> Option<String> {
+        if given.len() != self.outputs.len() {
+            return Some(format!("{} outputs, expected {}", given.len(), self.outputs.len()));
+        }
+        for (at, (given, wanted)) in given.iter().zip(&self.outputs).enumerate() {
+            let (a, b): (&TensorType, &TensorType) = (given.ty(), wanted.ty());
+            if a != b {
+                return Some(format!("output {at} is {a}, expected {b}"));
+            }
+            let is_float = wanted.dtype().is_float();
+            let (g, w) = (given.to_f32s().unwrap(), wanted.to_f32s().unwrap());
+            for (i, ((g, w), tolerance)) in g.iter().zip(w.iter()).zip(self.tolerances(at)).enumerate() {
+                let tolerance = if is_float || tolerance >= 0.5 { tolerance } else { 0.0 };
+                let free = !tolerance.is_finite() || !w.is_finite() || (!is_float && tolerance > 0.0);
+                // NaN is no nearness.
+                let near = (g - w).abs() <= tolerance;
+                if !free && !near {
+                    return Some(format!("output {at} {a}, element {i} is {g}, expected {w} within {tolerance:e}"));
+                }
+            }
+        }
+        None
+    }
+
+    /// What is wrong with results that `graph` should have given. Before it is said, more moved results are asked.
+    pub fn check(&mut self, graph: &Graph, inputs: &[Tensor], given: &[Tensor], seed: u64) -> Result<(), String> {
+        for _ in 0..2 {
+            let Some(fault) = self.fault(given) else { return Ok(()) };
+            if self.moved.len() > 40 {
+                return Err(fault);
+            }
+            self.add(graph, inputs, seed.wrapping_add(77), 40)?;
+        }
+        self.fault(given).map_or(Ok(()), Err)
+    }
+}

@@ -1,0 +1,185 @@
+//! Small graphs that once went wrong, found by random ones (`tests/properties`): each compiles, also at the least budget that is said to be enough,
+//! and its program computes what the graph does, on the CPU reference and on every Vulkan device.
+
+#![cfg(all(feature = "codegen", feature = "runtime"))]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use nyxc::ir::{Graph, Tensor, TensorType, text};
+use nyxc::ops::registry;
+use nyxc::passes::{Policy, Settings};
+use nyxc::program::file;
+use nyxc::runtime::devices;
+use nyxc::session::{Compile, CompileError, DeviceChoice, Reference, Session, compile};
+use nyxc::target::Target;
+use std::io::Write as _;
+
+/// Values from -1 to 1 or 0 to 2, the same in every run.
+fn random(ty: &TensorType, seed: u64) -> Tensor {
+    let dims = ty.shape.known().unwrap();
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    let values: Vec<f32> = (0..dims.iter().product()).map(|_| next()).collect();
+    if ty.dtype.is_float() {
+        return Tensor::from_f32s(ty.dtype, &dims, &values).unwrap();
+    }
+    let values: Vec<i64> = values.iter().map(|v| (v * 2.0 + 2.0) as i64 % 3).collect();
+    Tensor::from_i64s(ty.dtype, &dims, &values).unwrap()
+}
+
+fn close(given: &[Tensor], expected: &[Tensor], bound: f32, what: &str) {
+    assert_eq!(given.len(), expected.len(), "{what}");
+    for (given, expected) in given.iter().zip(expected) {
+        assert_eq!(given.ty(), expected.ty(), "{what}");
+        let (given, expected) = (given.to_f32s().unwrap(), expected.to_f32s().unwrap());
+        let most = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        let far = given.iter().zip(expected.iter()).map(|(a, b)| (a - b).abs()).fold(0.0f32, |m, d| if d.is_nan() { d } else { m.max(d) });
+        // Written so that NaN is a fault.
+        assert!(far <= bound * most, "{what}: off by {far}, of {most}\n{given:?}\n{expected:?}");
+    }
+}
+
+/// Compiles, at most at the budget that a refusal names.
+fn options(graph: &Graph, settings: Settings) -> Compile {
+    let mut options = Compile { settings, target: Target::shipped("lavapipe").unwrap(), n_threads: 1 };
+    if let Err(CompileError::OverBudget(over)) = compile(graph, &options, &|_, _, _| {}, &mut |_, _, _| {}) {
+        assert!(over.advice[0].contains(&over.min_feasible_bytes.to_string()), "{over}");
+        options.settings.budget_bytes = Some(over.min_feasible_bytes);
+    }
+    options
+}
+
+/// A graph under a policy: `bound` is how far it may be from f32, relative to the largest element.
+fn check(body: &str, policy: &str, bound: f32) {
+    let graph = text::parse(&format!("graph g onnx\n{body}"), &registry(), &|_, _| None).unwrap();
+    graph.verify().unwrap();
+    let inputs: Vec<Tensor> = graph.inputs().iter().enumerate().map(|(i, id)| random(graph.ty(id.out(0)), i as u64 + 1)).collect();
+    let expected = Reference::new(graph.clone()).run(&inputs).unwrap();
+    let policy: Policy = policy.parse().unwrap();
+    for budget in [1, 1 << 30] {
+        let options = options(&graph, Settings { policy, budget_bytes: Some(budget), ..Settings::default() });
+        let compiled = compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{policy}: {e}\n{graph}"));
+        assert!(Some(compiled.program.plans[0].planned_peak_bytes) <= options.settings.budget_bytes);
+        let program = file::read(std::sync::Arc::new(file::to_bytes(&compiled.program).unwrap())).unwrap();
+        let on_cpu = Session::of(program.clone(), DeviceChoice::Cpu).unwrap().run(&inputs).unwrap().outputs;
+        // At the least budget formats are whatever is smallest.
+        if budget > 1 || !matches!(policy, Policy::Budget) {
+            close(&on_cpu, &expected, bound, &format!("{policy} on the CPU"));
+        }
+        let all = devices().unwrap_or_default();
+        if all.is_empty() {
+            let _ = std::io::stderr().write_all(b"SKIPPED: no Vulkan device\n");
+        }
+        for device in all {
+            let outputs = Session::of(program.clone(), DeviceChoice::Index(device.index)).unwrap().run(&inputs).unwrap().outputs;
+            close(&outputs, &on_cpu, 1e-5, &format!("{policy} on {}", device.name));
+        }
+    }
+}
+
+#[test]
+fn positions_of_extrema_and_running_sums_run_on_the_host() {
+    let body = "  %x = input : f32[3,5]
+  %axis = const [1] : i64[]
+  %s = cum_sum(%x, %axis) {exclusive=0, reverse=1} : f32[3,5]
+  %r = relu(%s) : f32[3,5]
+  %y = arg_max(%r) {axis=1, keepdims=0} : i64[3]
+  %z = arg_min(%x) {axis=0, keepdims=1} : i64[1,5]
+  output %y
+  output %z
+  output %r
+";
+    check(body, "uniform:f32", 1e-6);
+    check(body, "budget", 1e-6);
+}
+
+#[test]
+fn an_output_that_the_last_node_reads_is_still_there() {
+    check("  %x = input : f32[4]\n  %y = relu(%x) : f32[4]\n  %z = neg(%y) : f32[4]\n  output %x\n  output %y\n  output %z\n", "uniform:f32", 0.0);
+}
+
+#[test]
+fn activations_are_quantized_wherever_products_read_them() {
+    let bound = 3e-2;
+    let line = "  %x = input : f32[1,4,9]
+  %w = const [0.5,-1.0,0.25,0.75] : f32[4,1,1]
+  %y = conv(%x, %w) {group=4, kernel_shape=[1], pads=[1,1]} : f32[1,4,11]
+  output %y
+";
+    check(line, "uniform:w8a8", bound);
+    let vector = "  %x = input : f32[4]
+  %w = const [0.5,-1.0,0.25,0.75,-0.5,1.0,0.125,-0.25] : f32[4,2]
+  %y = matmul(%x, %w) : f32[2]
+  output %y
+";
+    check(vector, "uniform:w8a8", bound);
+    let turned = "  %x = input : f32[4,3]
+  %w = const [0.5,-1.0,0.25,0.75,-0.5,1.0,0.125,-0.25] : f32[4,2]
+  %y = gemm(%x, %w) {transA=1} : f32[3,2]
+  output %y
+";
+    check(turned, "uniform:w8a8", bound);
+}
+
+#[test]
+fn outputs_that_are_constants_take_their_bytes_of_the_budget() {
+    let body = "  %x = input : i64[7,9]
+  %c = const [12,5,-3] : i64[3]
+  %d = mul(%c, %c) : i64[3]
+  %y = abs(%x) : i64[7,9]
+  output %d
+  output %y
+  output %c
+";
+    check(body, "budget", 0.0);
+    check(body, "tiered", 0.0);
+    // A cast that no kernel absorbs.
+    check("  %x = input : bf16[33]\n  %a = const [0] : i64[1]\n  %y = unsqueeze(%x, %a) : bf16[1,33]\n  output %y\n", "budget", 0.0);
+}
+
+#[test]
+fn tensors_without_elements_need_no_bytes() {
+    let body = "  %x = input : f32[0,3]
+  %b = const [1.0,2.0,3.0] : f32[3]
+  %y = add(%x, %b) : f32[0,3]
+  output %y
+";
+    check(body, "uniform:f32", 0.0);
+    check(body, "budget", 0.0);
+    check("  %c = const [] : i64[0]\n  %y = neg(%c) : i64[0]\n  output %y\n", "uniform:f16", 0.0);
+}
+
+#[test]
+fn a_model_without_floats_has_a_certificate_that_reads_back() {
+    check("  %x = input : bool[3,5]\n  %y = input : bool[]\n  %z = equal(%x, %y) : bool[3,5]\n  output %z\n", "budget", 0.0);
+}
+
+#[test]
+fn one_constant_may_be_both_scale_and_bias() {
+    let body = "  %x = input : f32[1,3,4]
+  %c = const [0.5,1.5,-0.75] : f32[3]
+  %y = instance_normalization(%x, %c, %c) {epsilon=0.01f} : f32[1,3,4]
+  output %y
+";
+    check(body, "uniform:f32", 1e-5);
+}
+
+#[test]
+fn a_refusal_of_the_simple_rule_names_what_that_rule_needs() {
+    // Another mixture of formats than that of a tier takes less.
+    let list = |scale: f32| (0..33).map(|i| format!("{:?}", scale * (i * 7 % 11 - 5) as f32)).collect::<Vec<_>>().join(",");
+    let body = format!(
+        "  %x = input : f32[17,1]
+  %w = const [{}] : f32[1,33]
+  %b = const [{}] : f32[33]
+  %m = matmul(%x, %w) : f32[17,33]
+  %y = add(%m, %b) : f32[17,33]
+  output %y
+",
+        list(0.25),
+        list(-0.125)
+    );
+    check(&body, "tiered", 0.3);
+}
