@@ -232,7 +232,7 @@ fn programs_that_went_leave_no_object_on_the_device() {
     let programs: Vec<Program> = FORMATS.iter().map(|format| program(format)).collect();
     for device in devices().unwrap_or_default() {
         let before = validation_errors();
-        let options = Options { validation: true, cache_dir: None };
+        let options = Options { validation: true, cache_dir: None, ..Options::from_env() };
         let context = match VkContext::open(device.index, &programs[0].target.features, &options) {
             Ok(context) => context,
             Err(error) => {

@@ -135,8 +135,10 @@ fn an_interrupt_exits_with_130_and_leaves_no_partial_file() {
     let mut n_interrupted = 0;
     // From before the model is read to after the file is written.
     for ms in [1, 5, 20, 60, 120, 200, 400] {
-        let args = ["compile", &model("ppocr-cls.onnx"), "--dim", "x.0=1", "--dim", "x.2=48", "--dim", "x.3=192", "--policy", "uniform:w8a16", "-o", &out];
-        let mut child = command().args(args).env("NYXC_CACHE", "").stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let args =
+            ["compile", &model("ppocr-cls.onnx"), "--dim", "x.0=1", "--dim", "x.2=48", "--dim", "x.3=192", "--policy", "uniform:w8a16", "-o", &out];
+        let mut child =
+            command().args(args).env("NYXC_CACHE", "").stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
         std::thread::sleep(Duration::from_millis(ms));
         assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().is_ok());
         let status = child.wait().unwrap();

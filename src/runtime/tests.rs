@@ -406,7 +406,9 @@ fn a_program_that_needs_what_the_device_lacks_is_refused() {
         let program = maker.finish();
         let mut without = target.features.clone();
         without.f16_arithmetic = false;
-        let lesser = VkContext::open(context.info().index, &without, &Options { validation: true, cache_dir: None, fault: None, ..Options::from_env() }).unwrap();
+        let lesser =
+            VkContext::open(context.info().index, &without, &Options { validation: true, cache_dir: None, fault: None, ..Options::from_env() })
+                .unwrap();
         let refused = Executor::load(&program, 0, &lesser).err().unwrap().to_string();
         assert!(refused.contains("shaderFloat16") && refused.contains("double_f16"), "{refused}");
         if target.features.f16_arithmetic {

@@ -153,6 +153,10 @@ impl Lowered {
         let reserve = options.settings.reserve_bytes;
         for _ in 0..MAX_ROUNDS {
             let least = over.min_feasible_bytes;
+            // What the target's memory cannot hold is not worth a plan.
+            if least > options.target.memory.heap_bytes {
+                break;
+            }
             let settings = Settings { budget_bytes: Some(least.saturating_add(reserve)), ..options.settings.clone() };
             match Lowered::of(graph, &Compile { settings, ..options.clone() }, pipeline, pool, progress, dump) {
                 Ok(lowered) if lowered.blueprint.peak_bytes <= over.available_bytes => {

@@ -33,7 +33,8 @@ impl Commands {
         self.wait()?;
         self.n_recorded = 0;
         // SAFETY: nothing recorded from the pool is pending, as was just waited for.
-        self.context.attempt("vkResetCommandPool", || unsafe { self.context.device().reset_command_pool(self.pool, vk::CommandPoolResetFlags::empty()) })?;
+        self.context
+            .attempt("vkResetCommandPool", || unsafe { self.context.device().reset_command_pool(self.pool, vk::CommandPoolResetFlags::empty()) })?;
         let raw = self.begin()?;
         let mut recorder = Recorder { commands: self, raw };
         f(&mut recorder)?;

@@ -215,7 +215,8 @@ fn pipeline(context: &VkContext, shader: &Shader, layout: vk::PipelineLayout, ca
     // SAFETY: all handles are live and of this device; the module has a compute entry point `main` and reads no binding that the layout lacks,
     // as `Program::check` holds. A cache without the external-synchronization flag may be shared by threads.
     // A pipeline that could not be made is the null handle: there is nothing to destroy.
-    let made = context.attempt("vkCreateComputePipelines", || unsafe { device.create_compute_pipelines(cache, &[info], None) }.map_err(|(_, code)| code));
+    let made =
+        context.attempt("vkCreateComputePipelines", || unsafe { device.create_compute_pipelines(cache, &[info], None) }.map_err(|(_, code)| code));
     // SAFETY: the pipeline does not need the module any more.
     unsafe { device.destroy_shader_module(module, None) };
     let pipeline = made?.first().copied().unwrap_or_default();
