@@ -5,8 +5,9 @@
 //! graph, the producer stores the model's type and everything reads that. Equal up to the rounding that is saved. Refuses outputs that are casts
 //! of inputs, or of operators that cannot choose what they store.
 
+use super::pattern::float_cast;
 use super::{Context, Pass, PassError, at};
-use crate::ir::{Attr, CORE, DType, Edit, Expr, Graph, NodeId, Op, Patch, Val, ValueId};
+use crate::ir::{Attr, CORE, DType, Edit, Graph, NodeId, Op, Patch, Val, ValueId};
 use std::collections::BTreeMap;
 
 /// The pass.
@@ -22,7 +23,7 @@ impl Pass for AbsorbCasts {
         let mut stores: BTreeMap<NodeId, DType> = BTreeMap::new();
         let mut gone: BTreeMap<ValueId, ValueId> = BTreeMap::new();
         for id in graph.order() {
-            let Some(operand) = float_cast(graph, id) else { continue };
+            let Some(operand) = cast_kernel(graph, id) else { continue };
             let result = id.out(0);
             let source = *gone.get(&operand).unwrap_or(&operand);
             let chooses = graph.node(source.node).op().is_some_and(|op| op.def.attrs.contains(&"dtype"));
@@ -86,13 +87,10 @@ impl Pass for AbsorbCasts {
     }
 }
 
-/// The operand of a node that only converts between float types.
-fn float_cast(graph: &Graph, id: NodeId) -> Option<ValueId> {
-    let node = graph.node(id);
-    let op = node.op().filter(|op| op.def.levels & CORE != 0 && op.is(&crate::ops::pointwise::DEF))?;
-    let [Some(operand)] = graph.operands(id)[..] else { return None };
-    let is_float = graph.ty(operand).dtype.is_float() && node.outputs[0].ty.dtype.is_float() && graph.ty(operand).packing.is_none();
-    (is_float && op.attrs.expr("expr") == Some(&Expr::Arg(0))).then_some(operand)
+/// The operand of a kernel that only converts between float types.
+fn cast_kernel(graph: &Graph, id: NodeId) -> Option<ValueId> {
+    let is_kernel = graph.node(id).op().is_some_and(|op| op.def.levels & CORE != 0 && op.is(&crate::ops::pointwise::DEF));
+    float_cast(graph, id).filter(|operand| is_kernel && graph.ty(*operand).packing.is_none())
 }
 
 #[cfg(test)]

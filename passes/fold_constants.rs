@@ -5,8 +5,9 @@
 //! of weights; a transposed weight that is also used as it is, since that would store it twice; results over the larger of 64 MiB and twice the
 //! operands; and whatever would let all results together exceed theirs by more than the graph's constants have, or 1 GiB.
 
+use super::pattern::float_cast;
 use super::{Context, Pass, PassError};
-use crate::ir::{Edit, Expr, Graph, NodeId, Patch, Tensor, ValueId};
+use crate::ir::{Edit, Graph, NodeId, Patch, Tensor, ValueId};
 use crate::ops;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -108,15 +109,6 @@ fn bytes(graph: &Graph, id: NodeId) -> (u64, u64) {
     let given = operands.into_iter().filter_map(|v| graph.ty(v).bytes()).fold(0, u64::saturating_add);
     let made = graph.node(id).outputs.iter().map(|v| v.ty.bytes().unwrap_or(u64::MAX)).fold(0, u64::saturating_add);
     (given, made)
-}
-
-/// The operand of a node that only converts between float types.
-fn float_cast(graph: &Graph, id: NodeId) -> Option<ValueId> {
-    let node = graph.node(id);
-    let op = node.op()?;
-    let [Some(operand)] = graph.operands(id)[..] else { return None };
-    let copies = op.def.onnx == "Cast" || op.attrs.expr("expr") == Some(&Expr::Arg(0));
-    (copies && graph.ty(operand).dtype.is_float() && node.outputs[0].ty.dtype.is_float()).then_some(operand)
 }
 
 /// Whether a node widens a matrix for readers that take it as it is stored: products, look-ups, and the joining of rows.

@@ -1,6 +1,6 @@
 //! Small questions that patterns ask.
 
-use crate::ir::{Graph, NodeId, ValueId};
+use crate::ir::{Expr, Graph, NodeId, ValueId};
 
 /// A value seen through the operator that makes it.
 pub(super) struct Match<'g> {
@@ -46,4 +46,13 @@ pub(super) fn scalar(graph: &Graph, value: ValueId) -> Option<f32> {
     let tensor = graph.constant(value)?;
     let is_one = tensor.dtype().is_float() && tensor.ty().shape.n_elems() == Some(1);
     is_one.then(|| tensor.to_f32s().ok()?.first().copied()).flatten()
+}
+
+/// The operand of a node that only converts between float types: a Cast, or what it decomposes to.
+pub(super) fn float_cast(graph: &Graph, id: NodeId) -> Option<ValueId> {
+    let node = graph.node(id);
+    let op = node.op()?;
+    let [Some(operand)] = graph.operands(id)[..] else { return None };
+    let copies = op.def.onnx == "Cast" || op.attrs.expr("expr") == Some(&Expr::Arg(0));
+    (copies && graph.ty(operand).dtype.is_float() && node.outputs[0].ty.dtype.is_float()).then_some(operand)
 }
