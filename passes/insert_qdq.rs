@@ -67,7 +67,7 @@ impl Work<'_> {
         if let Some(format) = node.format {
             let stored = if format.activations == Activations::F16 { DType::F16 } else { DType::F32 };
             let found = weights::of(self.graph, id);
-            let narrowed = |found: &weights::Weights| format.tail.is_none() && format.weights == Weights::F16 && stored == DType::F32 && found.dtype == DType::F32;
+            let narrowed = |found: &weights::Weights| format.tail.is_none() && format.weights == Weights::F16 && stored == DType::F32 && found.dtype != DType::F16;
             if let Some(found) = found.filter(narrowed) {
                 operands[found.slot] = Some(self.narrowed_weights(&found, stored)?);
             }
@@ -312,6 +312,13 @@ mod tests {
         let after = check("insert_qdq", &product(" @w16a32"), "narrow");
         let stored = |dtype| after.order().into_iter().any(|id| after.node(id).constant().is_some_and(|t| t.dims() == [4, 2] && t.dtype() == dtype));
         assert!(stored(DType::F16) && !stored(DType::F32));
+    }
+
+    #[test]
+    fn double_weights_are_narrowed_too() {
+        let double = product(" @w16a32").replace(" : f32[4,2]", " : f64[4,2]").replace("f32[1,", "f64[1,");
+        let after = check("insert_qdq", &double, "narrow_double");
+        assert!(after.order().into_iter().any(|id| after.node(id).constant().is_some_and(|t| t.dims() == [4, 2] && t.dtype() == DType::F16)));
     }
 
     #[test]
