@@ -31,7 +31,7 @@ impl Pass for AbsorbCasts {
             if may_change && graph.is_output(result) {
                 stores.insert(source.node, graph.ty(result).dtype);
                 gone.insert(result, source);
-            } else if !graph.is_output(result) {
+            } else if !graph.is_output(result) && graph.users(result).iter().all(|(user, _)| reads_any_float(graph, *user)) {
                 gone.insert(result, source);
             } else {
                 cx.explain.note(&[&graph.node(id).name], "absorb_casts", "store the cast's type", || {
@@ -85,6 +85,13 @@ impl Pass for AbsorbCasts {
         }
         Ok(edit.finish())
     }
+}
+
+/// Whether a node may read another float type: it says what it stores, views its operand, or gives no floats. Others (CumSum) store what they read.
+fn reads_any_float(graph: &Graph, id: NodeId) -> bool {
+    let node = graph.node(id);
+    let says = node.op().is_some_and(|op| op.def.attrs.contains(&"dtype") || op.def.name == "reshape");
+    says || !node.outputs.iter().any(|v| v.ty.dtype.is_float())
 }
 
 /// The operand of a kernel that only converts between float types.
