@@ -7,7 +7,7 @@
 
 use super::pattern::float_cast;
 use super::{Context, Pass, PassError, at};
-use crate::ir::{Attr, CORE, DType, Edit, Graph, NodeId, Op, Patch, Val, ValueId};
+use crate::ir::{Attr, CORE, DType, Edit, Graph, Infer, NodeId, Op, Patch, Val, ValueId};
 use std::collections::BTreeMap;
 
 /// The pass.
@@ -31,7 +31,7 @@ impl Pass for AbsorbCasts {
             if may_change && graph.is_output(result) {
                 stores.insert(source.node, graph.ty(result).dtype);
                 gone.insert(result, source);
-            } else if !graph.is_output(result) && graph.users(result).iter().all(|(user, _)| reads_any_float(graph, *user)) {
+            } else if !graph.is_output(result) && graph.users(result).iter().all(|(user, _)| stays_typed(graph, *user, result, source)) {
                 gone.insert(result, source);
             } else {
                 cx.explain.note(&[&graph.node(id).name], "absorb_casts", "store the cast's type", || {
@@ -87,11 +87,19 @@ impl Pass for AbsorbCasts {
     }
 }
 
-/// Whether a node may read another float type: it says what it stores, views its operand, or gives no floats. Others (CumSum) store what they read.
-fn reads_any_float(graph: &Graph, id: NodeId) -> bool {
-    let node = graph.node(id);
-    let says = node.op().is_some_and(|op| op.def.attrs.contains(&"dtype") || op.def.name == "reshape");
-    says || !node.outputs.iter().any(|v| v.ty.dtype.is_float())
+/// Whether `user` gives what it gave where it reads `source` instead of its cast `result`: it says what it stores, views its operand, or has results
+/// whose types do not follow that operand. Others (CumSum) store what they read.
+fn stays_typed(graph: &Graph, user: NodeId, result: ValueId, source: ValueId) -> bool {
+    let node = graph.node(user);
+    let Some(op) = node.op() else { return false };
+    if op.def.attrs.contains(&"dtype") || op.def.name == "reshape" {
+        return true;
+    }
+    let operands = graph.operands(user);
+    let inputs: Vec<_> = operands.iter().map(|v| v.map(|v| graph.ty(if v == result { source } else { v }))).collect();
+    let consts: Vec<_> = operands.iter().map(|v| v.and_then(|v| graph.constant(v))).collect();
+    let infer = Infer { attrs: &op.attrs, inputs: &inputs, consts: &consts, n_outputs: node.outputs.len() };
+    (op.def.infer)(&infer).is_ok_and(|types| types.iter().map(|ty| ty.dtype).eq(node.outputs.iter().map(|v| v.ty.dtype)))
 }
 
 /// The operand of a kernel that only converts between float types.
@@ -129,6 +137,31 @@ mod tests {
 ";
         let after = check("absorb_casts", text, "consumer");
         assert_eq!(after.n_nodes(), 2);
+    }
+
+    #[test]
+    fn a_cast_stays_before_an_operator_that_stores_what_it_reads() {
+        let text = "graph g core
+  %x = input : f32[2]
+  %h = pointwise(%x) {dtype=f16, expr=`exp(x0)`} : f16[2]
+  %f = pointwise(%h) {dtype=f32, expr=`x0`} : f32[2]
+  %axis = const [0] : i64[]
+  %y = cum_sum(%f, %axis) {exclusive=0, reverse=0} : f32[2]
+  output %y
+";
+        assert_eq!(check("absorb_casts", text, "refuses_typed_by_operand"), crate::passes::testing::read(text));
+    }
+
+    #[test]
+    fn activations_are_quantized_as_they_are_stored() {
+        let text = "graph g core
+  %x = input : f16[1,4]
+  %f = pointwise(%x) {dtype=f32, expr=`x0`} : f32[1,4]
+  %q, %s = dynamic_quantize(%f) {granularity=\"row\"} : i8[1,4], f32[1,1]
+  output %q
+  output %s
+";
+        assert!(!check("absorb_casts", text, "quantized").to_string().contains("pointwise"));
     }
 
     #[test]
