@@ -5,6 +5,7 @@
 mod explain;
 mod pattern;
 mod pipeline;
+mod recognize_attention;
 mod settings;
 
 pub use explain::{Explain, WhyNot};

@@ -1,19 +1,37 @@
-//! Names what exporters wrote out: GELU, SiLU, LayerNormalization and RMSNormalization become one node each, which precision, reports and kernels
-//! then treat as one.
+//! Names what exporters wrote out: GELU, SiLU, LayerNormalization, RMSNormalization, attention and rotary embedding become one node each, which
+//! precision, reports and kernels then treat as one.
 //!
 //! Looks, from the last node of each, for
 //! `x * (erf(x / sqrt 2) + 1) * 0.5` in any order of the factors (Gelu), `x * sigmoid(x)` (Swish),
 //! `(x - mean x) / sqrt(mean (x - mean x)^2 + eps) * scale + bias` (LayerNormalization) and
 //! `x / sqrt(mean x^2 + eps) * scale` (RMSNormalization), both over the last axis. Equal by the definitions of ONNX opsets 17, 20, 23 and 24.
-//! Refuses where the reduction is over another axis, or where scale and bias are no constants over that axis.
+//! Refuses where the reduction is over another axis, or where scale and bias are no constants over that axis. Attention and rotary embedding:
+//! `recognize_attention.rs`.
 
 use super::pattern::{producer, scalar};
+use super::recognize_attention::{Halves, attention, rotary};
 use super::{Context, Pass, PassError, at};
 use crate::ir::{Attrs, Edit, Graph, NodeId, Op, OpError, Patch, Val, ValueId};
 use crate::ops;
 
 /// The pass.
 pub struct RecognizeComposites;
+
+/// A composite that stands for what some nodes compute.
+pub(super) struct Found {
+    pub(super) onnx: &'static str,
+    pub(super) attrs: Attrs,
+    /// Its operands, and the values of the graph where the nodes that it stands for begin.
+    pub(super) operands: Vec<Option<Val>>,
+    pub(super) from: Vec<ValueId>,
+}
+
+impl Found {
+    /// One whose operands are all values of the graph.
+    fn of(onnx: &'static str, attrs: Attrs, operands: Vec<ValueId>) -> Found {
+        Found { onnx, attrs, operands: operands.iter().map(|v| Some(Val::Old(*v))).collect(), from: operands }
+    }
+}
 
 impl Pass for RecognizeComposites {
     fn name(&self) -> &str {
@@ -23,18 +41,24 @@ impl Pass for RecognizeComposites {
     fn run(&self, graph: &Graph, cx: &mut Context<'_>) -> Result<Patch, PassError> {
         let registry = ops::registry();
         let mut edit = Edit::new(graph);
+        let mut halves = Halves::default();
         for id in graph.order() {
-            let node = graph.node(id);
             let value = id.out(0);
-            let found = gelu(graph, value)
-                .map(|x| ("Gelu", Attrs::new(), vec![x]))
-                .or_else(|| swish(graph, value).map(|x| ("Swish", Attrs::new(), vec![x])))
-                .or_else(|| normalization(graph, value, cx));
-            let Some((onnx, attrs, operands)) = found else { continue };
-            let Some(def) = registry.by_onnx(onnx) else { continue };
-            edit.on_behalf_of_all(id, members(graph, id, &operands));
-            let operands: Vec<_> = operands.into_iter().map(|v| Some(Val::Old(v))).collect();
-            let new = edit.add_all(Op::new(def, attrs), &operands, 1).map_err(|e| at(&node.name)(OpError::Edit(Box::new(e))))?;
+            let mut found = gelu(graph, value).map(|x| Found::of("Gelu", Attrs::new(), vec![x]));
+            found = found.or_else(|| swish(graph, value).map(|x| Found::of("Swish", Attrs::new(), vec![x])));
+            found = found.or_else(|| normalization(graph, value, cx).map(|(onnx, attrs, operands)| Found::of(onnx, attrs, operands)));
+            let error = at(&graph.node(id).name);
+            if found.is_none() {
+                edit.on_behalf_of(id);
+                found = attention(&mut edit, value, cx).map_err(&error)?;
+            }
+            if found.is_none() {
+                found = rotary(&mut edit, value, &mut halves, cx).map_err(&error)?;
+            }
+            let Some(found) = found else { continue };
+            let Some(def) = registry.by_onnx(found.onnx) else { continue };
+            edit.on_behalf_of_all(id, members(graph, id, &found.from));
+            let new = edit.add_all(Op::new(def, found.attrs), &found.operands, 1).map_err(|e| error(OpError::Edit(Box::new(e))))?;
             edit.replace(value, new[0]);
         }
         Ok(edit.finish())

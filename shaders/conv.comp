@@ -2,12 +2,13 @@
 // `oc_base` is the first channel of y where the rows of w come in parts, `oc` the channels of all parts.
 #include "common.glsl"
 #include "window.glsl"
+#include "weight.glsl"
 #define B_ALONG_K 0
 uint image, group_idx;
 
 float tile_a(uint m, uint k) {
 #if PACKED_w
-    return value_w(group_idx * p.oc_g + m, k);
+    return WEIGHT(value_w(group_idx * p.oc_g + m, k));
 #else
     return ld_w((group_idx * p.oc_g + m) * p.k + k);
 #endif

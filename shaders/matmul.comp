@@ -2,6 +2,7 @@
 // where the rows of b come in slices, `n_total` the columns of all slices.
 #include "common.glsl"
 #include "batch.glsl"
+#include "weight.glsl"
 #define B_ALONG_K TRANS_B
 uint y_base;
 
@@ -9,7 +10,7 @@ float tile_a(uint m, uint k) { return ld_a(a_base + m * p.k + k); }
 
 float tile_b(uint k, uint n) {
 #if PACKED_b
-    return value_b(n, k);
+    return WEIGHT(value_b(n, k));
 #elif TRANS_B
     return ld_b(b_base + n * p.k + k);
 #else

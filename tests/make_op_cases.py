@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 rng = np.random.default_rng(20240611)
 cases = []
 NAMES = {"float32": "f32", "float16": "f16", "float64": "f64", "int64": "i64", "int32": "i32", "int8": "i8", "uint8": "u8", "bool": "bool", "uint32": "u32", "int16": "i16", "uint16": "u16"}
-OPSETS = [21, 22, 23, 20, 18, 17, 13]
+OPSETS = [21, 22, 23, 24, 20, 18, 17, 13]
 
 
 def tensor(a):
@@ -328,6 +328,28 @@ case("DequantizeLinear", [ints(3, 4, 5, low=-99, high=99, dtype=np.int8), f(4, l
 case("DequantizeLinear", [ints(3, 4, 5, low=0, high=255, dtype=np.uint8), np.float32(0.02), np.uint8(7)])
 case("DequantizeLinear", [ints(3, 7, low=-99, high=99, dtype=np.int8), f(3, 4, low=0.005, high=0.03)], {"axis": 1, "block_size": 2})
 case("QuantizeLinear", [f(7, 3), f(2, 3, low=0.005, high=0.03), ints(2, 3, dtype=np.int8)], {"axis": 0, "block_size": 4})
+
+q, k, v = f(2, 4, 3, 6), f(2, 4, 5, 6), f(2, 4, 5, 7)
+mask, allowed = f(3, 5, low=-3, high=3), rng.integers(0, 2, (2, 1, 3, 5)).astype(bool)
+allowed[1, 0, 1] = False  # no key at all
+case("Attention", [q, k, v])
+case("Attention", [q, k, v, mask], {"scale": 0.3, "softcap": 1.5})
+case("Attention", [q, k, v, allowed])
+case("Attention", [q, k, v, f(2, 4, 3, 5)], {"is_causal": 1})
+case("Attention", [q, k, v], {"is_causal": 1})
+case("Attention", [q, f(2, 2, 5, 6), f(2, 2, 5, 7), mask])
+case("Attention", [f(2, 3, 24), f(2, 5, 12), f(2, 5, 14), mask], {"q_num_heads": 4, "kv_num_heads": 2})
+case("Attention", [q, k, v, f(3, 9), f(2, 4, 4, 6), f(2, 4, 4, 7)], {"is_causal": 1}, n_outputs=3)
+for mode in range(4):
+    case("Attention", [q, k, v, mask, f(2, 4, 0, 6), f(2, 4, 0, 7)], {"softcap": 2.0, "qk_matmul_output_mode": mode}, n_outputs=4)
+case("Attention", [a.astype(np.float16) for a in (q, k, v, mask)])
+cos, sin = f(2, 3, 4), f(2, 3, 4)
+case("RotaryEmbedding", [f(2, 5, 3, 8), cos, sin])
+case("RotaryEmbedding", [f(2, 5, 3, 8), cos, sin], {"interleaved": 1})
+case("RotaryEmbedding", [f(2, 3, 40), cos, sin], {"num_heads": 5})
+case("RotaryEmbedding", [f(2, 3, 40), cos, sin], {"num_heads": 5, "interleaved": 1})
+case("RotaryEmbedding", [f(2, 5, 3, 8), f(9, 3), f(9, 3), rng.integers(0, 9, (2, 3))], {"rotary_embedding_dim": 6, "num_heads": 5})
+case("RotaryEmbedding", [f(2, 3, 40), f(9, 3), f(9, 3), rng.integers(0, 9, (2, 3))], {"rotary_embedding_dim": 6, "num_heads": 5, "interleaved": 1})
 
 path = pathlib.Path(__file__).parent / "data" / "op_cases.json"
 path.write_text("[\n" + ",\n".join(json.dumps(c, separators=(",", ":")) for c in cases) + "\n]\n")

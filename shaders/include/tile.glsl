@@ -1,8 +1,23 @@
 // One TILE_M x TILE_N tile of a product by 128 threads, a slab of TILE_K along the reduction axis in shared memory at a time.
 // The includer has `float tile_a(uint m, uint k)`, `float tile_b(uint k, uint n)`, `void tile_put(uint m, uint n, float v)`, and defines
 // B_ALONG_K as 1 where neighbours along k are neighbours in memory.
-shared float s_a[TILE_K][TILE_M + 1u];
-shared float s_b[TILE_K][TILE_N + 1u];
+//
+// With HALF the slab holds pairs along k in f16: half the shared memory and half the reads of it. The product of two f16 is exact in f32,
+// so each is summed there as it is.
+#if HALF
+#define PAIR 2u
+#define SLAB f16vec2
+#define SLAB_OF(at, k) f16vec2(at(k), at(k + 1u))
+float fused(SLAB a, SLAB b, float sum) { return fma(float(a.y), float(b.y), fma(float(a.x), float(b.x), sum)); }
+#else
+#define PAIR 1u
+#define SLAB float
+#define SLAB_OF(at, k) at(k)
+float fused(SLAB a, SLAB b, float sum) { return sum + a * b; }
+#endif
+const uint SLABS = TILE_K / PAIR;
+shared SLAB s_a[SLABS][TILE_M + 1u];
+shared SLAB s_b[SLABS][TILE_N + 1u];
 const uint PER_M = TILE_M / 8u;
 const uint PER_N = TILE_N / 16u;
 
@@ -12,25 +27,27 @@ void tile(uint m0, uint n0, uint m_end, uint n_end, uint k_end) {
     for (uint i = 0u; i < PER_M; i++)
         for (uint j = 0u; j < PER_N; j++) acc[i][j] = 0.0;
     for (uint k0 = 0u; k0 < k_end; k0 += TILE_K) {
-        for (uint e = t; e < TILE_M * TILE_K; e += 128u) {
-            uint k = e % TILE_K, m = e / TILE_K;
-            s_a[k][m] = m0 + m < m_end && k0 + k < k_end ? tile_a(m0 + m, k0 + k) : 0.0;
+        for (uint e = t; e < TILE_M * SLABS; e += 128u) {
+            uint s = e % SLABS, m = e / SLABS;
+#define A_AT(k) (m0 + m < m_end && (k) < k_end ? tile_a(m0 + m, k) : 0.0)
+            s_a[s][m] = SLAB_OF(A_AT, k0 + PAIR * s);
         }
-        for (uint e = t; e < TILE_N * TILE_K; e += 128u) {
+        for (uint e = t; e < TILE_N * SLABS; e += 128u) {
 #if B_ALONG_K
-            uint k = e % TILE_K, n = e / TILE_K;
+            uint s = e % SLABS, n = e / SLABS;
 #else
-            uint n = e % TILE_N, k = e / TILE_N;
+            uint n = e % TILE_N, s = e / TILE_N;
 #endif
-            s_b[k][n] = n0 + n < n_end && k0 + k < k_end ? tile_b(k0 + k, n0 + n) : 0.0;
+#define B_AT(k) (n0 + n < n_end && (k) < k_end ? tile_b(k, n0 + n) : 0.0)
+            s_b[s][n] = SLAB_OF(B_AT, k0 + PAIR * s);
         }
         barrier();
-        for (uint k = 0u; k < TILE_K; k++) {
-            float a[PER_M], b[PER_N];
-            for (uint i = 0u; i < PER_M; i++) a[i] = s_a[k][tm + 8u * i];
-            for (uint j = 0u; j < PER_N; j++) b[j] = s_b[k][tn + 16u * j];
+        for (uint s = 0u; s < SLABS; s++) {
+            SLAB a[PER_M], b[PER_N];
+            for (uint i = 0u; i < PER_M; i++) a[i] = s_a[s][tm + 8u * i];
+            for (uint j = 0u; j < PER_N; j++) b[j] = s_b[s][tn + 16u * j];
             for (uint i = 0u; i < PER_M; i++)
-                for (uint j = 0u; j < PER_N; j++) acc[i][j] += a[i] * b[j];
+                for (uint j = 0u; j < PER_N; j++) acc[i][j] = fused(a[i], b[j], acc[i][j]);
         }
         barrier();
     }

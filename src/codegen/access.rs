@@ -9,11 +9,15 @@ use crate::ops::kernel_key::{KernelKey, Load, OperandKey, Storage, Value};
 use crate::target::Target;
 use std::fmt::Write as _;
 
-/// Extensions that the accessors need.
+/// Extensions that the accessors and, where it multiplies f16, the kernel need.
 pub(super) fn extensions(key: &KernelKey, target: &Target) -> Vec<&'static str> {
     let mut storages = key.present().map(|(_, k)| k.storage).chain(key.expr.iter().flat_map(|e| &e.args).map(|a| a.storage)).chain([key.result]);
     let native = target.features.storage_16bit && storages.any(|s| s == Storage::F16);
-    if native { vec!["GL_EXT_shader_16bit_storage"] } else { Vec::new() }
+    let mut extensions = if native { vec!["GL_EXT_shader_16bit_storage"] } else { Vec::new() };
+    if key.flag("half") != 0 {
+        extensions.push("GL_EXT_shader_explicit_arithmetic_types_float16");
+    }
+    extensions
 }
 
 /// The type of one element of a buffer.

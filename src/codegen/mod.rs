@@ -75,6 +75,9 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     if let Some(fault) = key.fault() {
         return Err(refuse(fault));
     }
+    if key.flag("half") != 0 && !target.features.f16_arithmetic {
+        return Err(refuse(format!("it multiplies f16, which {} does not", target.name)));
+    }
     let mut text = String::from("#version 450\n");
     let mut extensions: Vec<&str> = access::extensions(key, target);
     let dot = target.features.integer_dot_product && matches!(key.template, Template::MatmulI8 | Template::ConvI8);

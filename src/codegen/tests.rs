@@ -90,7 +90,8 @@ fn keys(template: Template) -> Vec<KernelKey> {
         }
     }
     if template.table().tiled {
-        keys.push(KernelKey { tile: Some(Tile { m: 64, n: 64, k: 16 }), ..plain.clone() });
+        let large: Vec<_> = keys.iter().map(|key| KernelKey { tile: Some(Tile { m: 64, n: 64, k: 16 }), ..key.clone() }).collect();
+        keys.extend(large);
     }
     if !matches!(plain.result, Storage::Packed(_)) {
         keys.push(KernelKey { result: Storage::F16, ..plain.clone() });
@@ -130,7 +131,8 @@ fn compile_everywhere(keys: &[KernelKey]) -> usize {
     let targets: Vec<Target> = shipped_names().into_iter().map(|name| Target::shipped(name).unwrap()).collect();
     let mut done: BTreeMap<String, Interface> = BTreeMap::new();
     for key in keys {
-        for target in &targets {
+        // Every flag but this one is open to every target.
+        for target in targets.iter().filter(|target| key.flag("half") == 0 || target.features.f16_arithmetic) {
             let text = glsl(key, target).unwrap();
             let read = || Interface::read(&compile(key, target).unwrap_or_else(|e| panic!("{e}")).spirv).unwrap();
             let asks = done.entry(text).or_insert_with(read);
@@ -193,6 +195,9 @@ fn a_key_that_contradicts_its_table_is_refused() {
     let mut key = plainest(Template::Concat);
     key.flags.insert("kind", 1);
     assert!(compile(&key, &target).unwrap_err().to_string().ends_with("flag kind is not in the table"));
+    let mut key = plainest(Template::Conv);
+    key.flags.insert("half", 1);
+    assert!(compile(&key, &target).unwrap_err().to_string().ends_with("it multiplies f16, which vulkan-min does not"));
 }
 
 #[test]

@@ -69,6 +69,8 @@ declare_ops! {
     conv_transpose: [DEF],
     /// ONNX's normalisations.
     normalize: [BATCH, LAYER, RMS, INSTANCE, GROUP],
+    /// Attention, and the rotations of positions before it.
+    attention: [DEF, ROTARY],
     /// ONNX's pools.
     pooling: [MAX, AVERAGE, GLOBAL_MAX, GLOBAL_AVERAGE],
     /// ONNX's reductions.

@@ -21,6 +21,35 @@ fn float_products_of_odd_shapes() {
     });
 }
 
+/// The product of two f16 is exact in f32: results are as good as from f32, beyond f16's range too, wherever the operands lie in f16.
+#[test]
+fn products_of_f16_are_exact() {
+    on_devices(|bench| {
+        let mut random = Random::new(12);
+        for (m, n, k) in [(9, 31, 33), (70, 65, 40), (129, 66, 17), (64, 64, 1)] {
+            for trans_b in [false, true] {
+                let large = |t: &Tensor| {
+                    Tensor::from_f32s(DType::F16, &t.dims(), &t.to_f32s().unwrap().iter().map(|v| v * 2000.0).collect::<Vec<_>>()).unwrap()
+                };
+                let a = large(&random.floats(DType::F32, &[m, k]));
+                let b = large(&random.floats(DType::F32, if trans_b { [n, k] } else { [k, n] }.as_slice()));
+                let case = Case::new(&DEF, attrs(trans_b), &[&a, &b]).stored(DType::F32);
+                case.check(bench);
+                for target in &bench.targets {
+                    let (given, names) = run(&bench.context, target, &case).unwrap();
+                    assert_eq!(names[0].contains("_half"), target.features.f16_arithmetic, "{names:?} on {}", target.name);
+                    assert!(given.to_f32s().unwrap().iter().any(|v| v.abs() > 70_000.0), "nothing beyond f16's range was summed");
+                }
+            }
+        }
+        let mut a = random.floats(DType::F16, &[70, 20]).to_f32s().unwrap().into_owned();
+        (a[0], a[25], a[50]) = (f32::INFINITY, f32::NEG_INFINITY, f32::NAN);
+        let a = Tensor::from_f32s(DType::F16, &[70, 20], &a).unwrap();
+        let b = random.floats(DType::F16, &[20, 66]);
+        Case::new(&DEF, attrs(false), &[&a, &b]).check(bench);
+    });
+}
+
 #[test]
 fn batches_broadcast() {
     on_devices(|bench| {
@@ -49,6 +78,7 @@ fn packed_weights() {
                 let a = random.floats(if m % 2 == 1 { DType::F32 } else { DType::F16 }, &[m, k]);
                 let b = random.packed(packing, &[n, k]);
                 Case::new(&DEF, attrs(true), &[&a, &b]).check(bench);
+                Case::new(&DEF, attrs(true), &[&a, &b]).stored(DType::F32).check(bench);
             }
         }
     });

@@ -240,6 +240,12 @@ impl Call<'_> {
         self
     }
 
+    /// Whether its own operands, all given by now, are multiplied as f16: none holds more, and the target does it.
+    pub(super) fn half(self) -> Self {
+        let half = self.node.target.features.f16_arithmetic && self.operands.iter().flatten().all(|key| key.storage != Storage::F32);
+        self.flag("half", half)
+    }
+
     pub(super) fn uint(mut self, name: &str, value: u64) -> Self {
         self.params.insert(name.to_owned(), (ParamType::Uint, u32::try_from(value).ok()));
         self

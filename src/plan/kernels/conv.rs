@@ -79,7 +79,10 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
             };
             let call = sizes(window.params(node.call(template).operand(x).operand_rows(w, rows)), &own);
             let call = call.uint("oc_g", oc_g).uint("oc", *oc).uint("oc_base", base + first);
-            let call = block.into_iter().fold(call, |call, block| call.uint("block", u64::from(block)));
+            let call = match block {
+                Some(block) => call.uint("block", u64::from(block)),
+                None => call.half(),
+            };
             calls.push(call.tile(tile_m, tile_n, tile_k).groups(n_groups)?);
         }
         base += n_rows;

@@ -100,7 +100,7 @@ fn float_product(node: &Node<'_>, product: &Product, trans_b: bool, columns: Col
         }
         let (tile_m, tile_n, tile_k) = tile(*m, n);
         let n_groups = m.div_ceil(u64::from(tile_m)) * n.div_ceil(u64::from(tile_n)) * batch;
-        call.tile(tile_m, tile_n, tile_k).groups(n_groups)
+        call.half().tile(tile_m, tile_n, tile_k).groups(n_groups)
     };
     fill(node.call(if *m <= MAX_VECTOR_ROWS { Template::Matvec } else { Template::Matmul }))
 }

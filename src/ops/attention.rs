@@ -1,0 +1,477 @@
+//! `attention`: scaled dot-product attention, written as products around a softmax until a kernel does all of it.
+
+use super::strided::{View, row_major, view};
+use super::util::{broadcast, class_of};
+use super::{concat, gather, matmul, movement, pointwise, reduce, reshape, softmax};
+use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val};
+
+/// `attention(q, k, v, attn_mask?, past_key?, past_value?, nonpad_kv_seqlen?)`: ONNX Attention, opset 25, with up to four outputs: y, the present
+/// key and value, and what `qk_matmul_output_mode` says of the scores.
+///
+/// Operands are `[batch, heads, sequence, head size]`, or `[batch, sequence, heads * head size]` with the numbers of heads as attributes. Fewer
+/// heads of k and v than of q serve several of q each. `zero_masked` (1 by default, as in opset 25) says that a row whose keys are all masked out
+/// gives zeros; with 0 it gives NaN, as a softmax over nothing but minus infinity does: what exporters wrote out is that.
+pub static DEF: OpDef = OpDef {
+    name: "attention",
+    onnx: "Attention",
+    levels: ONNX,
+    attrs: &[
+        "is_causal",
+        "kv_num_heads",
+        "left_window_size",
+        "q_num_heads",
+        "qk_matmul_output_mode",
+        "right_window_size",
+        "scale",
+        "softcap",
+        "softmax_precision",
+        "zero_masked",
+    ],
+    arity: (3, 7),
+    infer,
+    eval: None,
+    expand: Some(expand),
+};
+
+/// `rotary_embedding(x, cos_cache, sin_cache, position_ids?) {interleaved, num_heads, rotary_embedding_dim}`: ONNX RotaryEmbedding, opset 23.
+///
+/// x is `[batch, heads, sequence, head size]` or `[batch, sequence, heads * head size]`; the caches are `[batch or 1, sequence, pairs]`, or
+/// `[positions, pairs]` with `position_ids` `[batch, sequence]`.
+pub static ROTARY: OpDef = OpDef {
+    name: "rotary_embedding",
+    onnx: "RotaryEmbedding",
+    levels: ONNX,
+    attrs: &["interleaved", "num_heads", "rotary_embedding_dim"],
+    arity: (3, 4),
+    infer: infer_rotary,
+    eval: None,
+    expand: Some(expand_rotary),
+};
+
+/// Sizes of an attention.
+struct Sizes {
+    batch: Dim,
+    q_heads: Dim,
+    kv_heads: Dim,
+    /// Queries.
+    q_len: Dim,
+    /// Keys that are given, and those before them.
+    kv_len: Dim,
+    past_len: Dim,
+    /// Of q and k, and of v.
+    head: Dim,
+    v_head: Dim,
+    /// Whether the heads lie side by side in the last axis.
+    flat: bool,
+}
+
+/// The size of each of `heads` heads that lie side by side in `all` elements.
+fn head_size(slot: usize, all: &Dim, attrs: &Attrs, name: &'static str) -> Result<(Dim, Dim), OpError> {
+    let heads = attrs.int(name).filter(|n| *n > 0).ok_or_else(|| OpError::attribute(name, "must be given for operands of 3 axes"))?;
+    let each = all.floor_div(&Dim::Known(heads)).filter(|each| (each * &Dim::Known(heads)) == *all);
+    each.map(|each| (Dim::Known(heads), each)).ok_or_else(|| OpError::operand(slot, all, format!("{heads} heads of equal size")))
+}
+
+impl Sizes {
+    fn of(attrs: &Attrs, types: &[Option<&TensorType>]) -> Result<Sizes, OpError> {
+        let ty = |slot: usize| types.get(slot).copied().flatten().ok_or(OpError::MissingOperand { slot });
+        let [q, k, v] = [ty(0)?, ty(1)?, ty(2)?];
+        for (slot, ty) in [(0, q), (1, k), (2, v)] {
+            if class_of(ty) != Class::Float || ty.packing.is_some() || ty.shape.rank() != q.shape.rank() || !matches!(ty.shape.rank(), 3 | 4) {
+                return Err(OpError::operand(slot, ty, "floats of 3 or 4 axes, all alike"));
+            }
+        }
+        let sizes = if let ([batch, q_len, q_all], [_, kv_len, k_all], [_, _, v_all]) = (&q.shape.0[..], &k.shape.0[..], &v.shape.0[..]) {
+            let (q_heads, head) = head_size(0, q_all, attrs, "q_num_heads")?;
+            let (kv_heads, k_head) = head_size(1, k_all, attrs, "kv_num_heads")?;
+            let (_, v_head) = head_size(2, v_all, attrs, "kv_num_heads")?;
+            same(1, k, &k_head, &head)?;
+            let (batch, q_len, kv_len) = (batch.clone(), q_len.clone(), kv_len.clone());
+            Sizes { batch, q_heads, kv_heads, q_len, kv_len, past_len: Dim::Known(0), head, v_head, flat: true }
+        } else {
+            let [q_dims, k_dims, v_dims] = [&q.shape.0, &k.shape.0, &v.shape.0];
+            same(1, k, &k_dims[3], &q_dims[3])?;
+            same(2, v, &v_dims[1], &k_dims[1])?;
+            Sizes {
+                batch: q_dims[0].clone(),
+                q_heads: q_dims[1].clone(),
+                kv_heads: k_dims[1].clone(),
+                q_len: q_dims[2].clone(),
+                kv_len: k_dims[2].clone(),
+                past_len: Dim::Known(0),
+                head: q_dims[3].clone(),
+                v_head: v_dims[3].clone(),
+                flat: false,
+            }
+        };
+        let of_v = if sizes.flat { &v.shape.0[1] } else { &v.shape.0[2] };
+        same(2, v, of_v, &sizes.kv_len)?;
+        for (slot, ty) in [(1, k), (2, v)] {
+            same(slot, ty, &ty.shape.0[0], &sizes.batch)?;
+        }
+        if sizes.repeats().is_none() {
+            return Err(OpError::operand(1, k, format!("heads that divide the {} of q", sizes.q_heads)));
+        }
+        sizes.with_past(types)
+    }
+
+    /// The same after the keys of the cache.
+    fn with_past(mut self, types: &[Option<&TensorType>]) -> Result<Sizes, OpError> {
+        let present = |slot: usize| types.get(slot).copied().flatten();
+        match (present(4), present(5)) {
+            (None, None) => Ok(self),
+            (Some(key), Some(value)) => {
+                let past_len = key.shape.0.get(2).cloned().unwrap_or(Dim::Known(0));
+                for (slot, ty, head) in [(4, key, &self.head), (5, value, &self.v_head)] {
+                    let wanted = Shape(vec![self.batch.clone(), self.kv_heads.clone(), past_len.clone(), head.clone()]);
+                    if ty.shape != wanted || class_of(ty) != Class::Float {
+                        return Err(OpError::operand(slot, ty, format!("floats {wanted}")));
+                    }
+                }
+                if let Some(ty) = present(6) {
+                    return Err(OpError::operand(6, ty, "nothing beside past_key"));
+                }
+                self.past_len = past_len;
+                Ok(self)
+            }
+            _ => Err(OpError::unsupported("past_key without past_value, or the other way round")),
+        }
+    }
+
+    /// Heads of q that share one of k and v.
+    fn repeats(&self) -> Option<Dim> {
+        self.q_heads.floor_div(&self.kv_heads).filter(|r| (r * &self.kv_heads) == self.q_heads)
+    }
+
+    fn total_len(&self) -> Dim {
+        &self.past_len + &self.kv_len
+    }
+
+    fn scores(&self) -> Shape {
+        Shape(vec![self.batch.clone(), self.q_heads.clone(), self.q_len.clone(), self.total_len()])
+    }
+}
+
+fn same(slot: usize, ty: &TensorType, given: &Dim, wanted: &Dim) -> Result<(), OpError> {
+    if given != wanted && given.known().is_some() && wanted.known().is_some() {
+        return Err(OpError::operand(slot, ty, format!("{wanted} where it has {given}")));
+    }
+    Ok(())
+}
+
+fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let sizes = Sizes::of(infer.attrs, infer.inputs)?;
+    let (dtype, v_dtype) = (infer.ty(0)?.dtype, infer.ty(2)?.dtype);
+    let typed = |dtype: DType, dims: Vec<Dim>| TensorType::new(dtype, Shape(dims));
+    for (name, most) in [("qk_matmul_output_mode", 3), ("left_window_size", i64::MAX), ("right_window_size", i64::MAX)] {
+        if let Some(value) = infer.attrs.int(name).filter(|v| *v < -1 || *v > most) {
+            return Err(OpError::attribute(name, format!("is {value}")));
+        }
+    }
+    let scores = sizes.scores();
+    if let Some(mask) = infer.inputs.get(3).copied().flatten() {
+        let known = [mask.shape.0.last(), scores.0.last()].map(|d| d.and_then(|d| d.known()));
+        let short = matches!(known, [Some(given), Some(wanted)] if given < wanted);
+        // A mask may end before the keys do: those beyond it are masked out.
+        let lead = Shape([&mask.shape.0[..mask.shape.rank().saturating_sub(1)], &scores.0[3..]].concat());
+        let fits = if short { broadcast(&[&lead, &scores])? == scores } else { broadcast(&[&mask.shape, &scores])? == scores };
+        if mask.shape.rank() == 0 || !fits || !matches!(class_of(mask), Class::Float | Class::Bool) {
+            return Err(OpError::operand(3, mask, format!("floats or truth values that broadcast to {scores}")));
+        }
+    }
+    if let Some(lengths) = infer.inputs.get(6).copied().flatten()
+        && (lengths.shape.0 != [sizes.batch.clone()] || class_of(lengths) != Class::Int)
+    {
+        return Err(OpError::operand(6, lengths, format!("integers [{}]", sizes.batch)));
+    }
+    let y = if sizes.flat {
+        vec![sizes.batch.clone(), sizes.q_len.clone(), &sizes.q_heads * &sizes.v_head]
+    } else {
+        vec![sizes.batch.clone(), sizes.q_heads.clone(), sizes.q_len.clone(), sizes.v_head.clone()]
+    };
+    let present = |head: &Dim| vec![sizes.batch.clone(), sizes.kv_heads.clone(), sizes.total_len(), head.clone()];
+    let all = [typed(dtype, y), typed(dtype, present(&sizes.head)), typed(v_dtype, present(&sizes.v_head)), typed(dtype, scores.0)];
+    if infer.n_outputs > all.len() {
+        return Err(OpError::unsupported(format!("{} outputs of an attention", infer.n_outputs)));
+    }
+    Ok(all.into_iter().take(infer.n_outputs).collect())
+}
+
+/// `[batch, sequence, heads * size]` as `[batch, heads, sequence, size]`.
+fn by_head(e: &mut Expand<'_, '_>, x: Val, heads: &Dim, size: &Dim) -> Result<Val, OpError> {
+    let dims = e.ty(x).shape.0;
+    let [batch, len, _] = &dims[..] else { return Ok(x) };
+    let apart = reshape::to(e, x, vec![batch.clone(), len.clone(), heads.clone(), size.clone()])?;
+    movement::transpose(e, apart, &[0, 2, 1, 3])
+}
+
+/// What is added to the scores: expressions over operands, of which `@n@` is number n.
+#[derive(Default)]
+struct Bias {
+    terms: Vec<String>,
+    operands: Vec<Val>,
+    /// Whether it may mask out all keys of a row.
+    masks_rows: bool,
+}
+
+impl Bias {
+    fn operand(&mut self, val: Val) -> String {
+        let at = self.operands.iter().position(|v| *v == val).unwrap_or(self.operands.len());
+        if at == self.operands.len() {
+            self.operands.push(val);
+        }
+        format!("@{at}@")
+    }
+
+    fn of(e: &mut Expand<'_, '_>, sizes: &Sizes) -> Result<Bias, OpError> {
+        let mut bias = Bias::default();
+        let total = sizes.total_len();
+        if let Some(mask) = e.optional(3) {
+            let mask = padded(e, mask, &total)?;
+            let is_bool = class_of(&e.ty(mask)) == Class::Bool;
+            let x = bias.operand(mask);
+            bias.terms.push(if is_bool { format!("select({x},0.0,-inf)") } else { x });
+            bias.masks_rows = true;
+        }
+        let window = |name: &str| e.attrs.int(name).filter(|size| *size >= 0);
+        let (left, right) = (window("left_window_size"), window("right_window_size"));
+        let is_causal = e.attrs.int("is_causal").unwrap_or(0) != 0;
+        let lengths = e.optional(6);
+        let lengths = match lengths {
+            Some(lengths) => Some(reshape::to(e, lengths, [vec![sizes.batch.clone()], vec![Dim::Known(1); 3]].concat())?),
+            None => None,
+        };
+        if is_causal || left.is_some() || right.is_some() {
+            let q_len = sizes.q_len.known().ok_or_else(|| OpError::unsupported("a causal attention of sizes that are not known"))?;
+            let (row, key) = (positions(e, &sizes.q_len, true)?, positions(e, &total, false)?);
+            let (row, key) = (bias.operand(row), bias.operand(key));
+            // The place of the query among the keys.
+            let place = match lengths {
+                Some(lengths) => format!("add({row},sub({},{q_len}))", bias.operand(lengths)),
+                None => {
+                    let past = sizes.past_len.known().ok_or_else(|| OpError::unsupported("a cache whose size is not known"))?;
+                    format!("add({row},{past})")
+                }
+            };
+            bias.masks_rows |= lengths.is_some() || left.is_some() || right.is_some();
+            let allowed = [
+                is_causal.then(|| format!("le({key},{place})")),
+                left.map(|left| format!("le(sub({place},{key}),{left})")),
+                right.map(|right| format!("le(sub({key},{place}),{right})")),
+            ];
+            bias.terms.extend(allowed.into_iter().flatten().map(|allowed| format!("select({allowed},0.0,-inf)")));
+        }
+        if let Some(lengths) = lengths {
+            let key = positions(e, &total, false)?;
+            let (key, lengths) = (bias.operand(key), bias.operand(lengths));
+            bias.terms.push(format!("select(lt({key},{lengths}),0.0,-inf)"));
+            bias.masks_rows = true;
+        }
+        Ok(bias)
+    }
+
+    /// `first` and all terms added up; operands are numbered from `base`.
+    fn text(&self, first: Option<&str>, base: usize) -> Option<String> {
+        let terms = first.into_iter().chain(self.terms.iter().map(String::as_str)).map(str::to_owned);
+        let sum = terms.reduce(|sum, term| format!("add({sum},{term})"))?;
+        Some((0..self.operands.len()).fold(sum, |text, i| text.replace(&format!("@{i}@"), &format!("x{}", i + base))))
+    }
+}
+
+/// A mask whose last axis has all keys; those that it lacks are masked out.
+fn padded(e: &mut Expand<'_, '_>, mask: Val, total: &Dim) -> Result<Val, OpError> {
+    let ty = e.ty(mask);
+    let Some(last) = ty.shape.0.last().cloned() else { return Ok(mask) };
+    match (last.known(), total.known()) {
+        (Some(given), Some(wanted)) if given < wanted => {
+            let mut shape = ty.shape.0.clone();
+            let inside = (vec![Dim::Known(0); shape.len()], shape.clone());
+            if let Some(last) = shape.last_mut() {
+                last.clone_from(total);
+            }
+            let fill = if class_of(&ty) == Class::Bool { 0.0 } else { f32::NEG_INFINITY };
+            view(e, mask, &View { shape, strides: row_major(&ty.shape.0), inside: Some(inside), fill, ..View::default() })
+        }
+        _ => Ok(mask),
+    }
+}
+
+/// 0, 1, 2, ... as `[n, 1]` or `[1, n]`.
+fn positions(e: &mut Expand<'_, '_>, n: &Dim, upright: bool) -> Result<Val, OpError> {
+    let n = n.known().and_then(|n| usize::try_from(n).ok()).ok_or_else(|| OpError::unsupported("an attention of sizes that are not known"))?;
+    let values: Vec<i64> = (0..n as i64).collect();
+    let dims = if upright { [n, 1] } else { [1, n] };
+    Ok(e.constant(Tensor::from_i64s(DType::I64, &dims, &values)?))
+}
+
+fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let types: Vec<Option<TensorType>> = e.inputs.iter().map(|v| v.map(|v| e.edit.ty(v).clone())).collect();
+    let sizes = Sizes::of(e.attrs, &types.iter().map(Option::as_ref).collect::<Vec<_>>())?;
+    let repeats = sizes.repeats().ok_or_else(|| OpError::unsupported("heads of k that do not divide those of q"))?;
+    let dtype = e.outputs[0].dtype;
+    let (q, k, v) = (e.input(0)?, e.input(1)?, e.input(2)?);
+    let (mut q, mut k, mut v) =
+        (by_head(e, q, &sizes.q_heads, &sizes.head)?, by_head(e, k, &sizes.kv_heads, &sizes.head)?, by_head(e, v, &sizes.kv_heads, &sizes.v_head)?);
+    if let (Some(past_key), Some(past_value)) = (e.optional(4), e.optional(5)) {
+        k = e.add(&concat::DEF, Attrs::new().with_int("axis", 2), &[past_key, k])?;
+        v = e.add(&concat::DEF, Attrs::new().with_int("axis", 2), &[past_value, v])?;
+    }
+    let present = [k, v];
+    // Heads that share one of k and v are one more axis, along which k and v broadcast.
+    let is_shared = repeats != Dim::Known(1);
+    let apart = |heads: &Dim, of: &Dim, len: &Dim, size: &Dim| vec![sizes.batch.clone(), heads.clone(), of.clone(), len.clone(), size.clone()];
+    let total = sizes.total_len();
+    if is_shared {
+        q = reshape::to(e, q, apart(&sizes.kv_heads, &repeats, &sizes.q_len, &sizes.head))?;
+        k = reshape::to(e, k, apart(&sizes.kv_heads, &Dim::Known(1), &total, &sizes.head))?;
+        v = reshape::to(e, v, apart(&sizes.kv_heads, &Dim::Known(1), &total, &sizes.v_head))?;
+    }
+    let product_attrs = |trans_b: bool| matmul::attrs(trans_b).with_dtype("dtype", dtype);
+    let mut scores = e.add(&matmul::DEF, product_attrs(true), &[q, k])?;
+    if is_shared {
+        scores = reshape::to(e, scores, sizes.scores().0)?;
+    }
+    let size = sizes.head.known().ok_or_else(|| OpError::unsupported("heads whose size is not known"))?;
+    let scale = e.attrs.float("scale").filter(|s| *s != 0.0).unwrap_or_else(|| (1.0 / (size as f64).sqrt()) as f32);
+    // One expression a stage that may be an output; fusion makes them one.
+    if scale != 1.0 {
+        scores = pointwise::add(e, &format!("mul(x0,{scale:?})"), dtype, &[scores])?;
+    }
+    let mut stages = vec![scores];
+    if let Some(cap) = e.attrs.float("softcap").filter(|cap| *cap > 0.0) {
+        scores = pointwise::add(e, &format!("mul(tanh(div(x0,{cap:?})),{cap:?})"), dtype, &[scores])?;
+    }
+    stages.push(scores);
+    let bias = Bias::of(e, &sizes)?;
+    if let (Some(text), false) = (bias.text(Some("x0"), 1), bias.terms.is_empty()) {
+        let operands: Vec<Val> = [scores].into_iter().chain(bias.operands.iter().copied()).collect();
+        scores = pointwise::add(e, &text, dtype, &operands)?;
+    }
+    stages.push(scores);
+    let mut weights = e.add(&softmax::DEF, Attrs::new().with_int("axis", 3).with_int("log", 0).with_dtype("dtype", dtype), &[scores])?;
+    if bias.masks_rows && e.attrs.int("zero_masked").unwrap_or(1) != 0 {
+        weights = without_masked_rows(e, weights, &bias)?;
+    }
+    stages.push(weights);
+    if is_shared {
+        weights = reshape::to(e, weights, apart(&sizes.kv_heads, &repeats, &sizes.q_len, &total))?;
+    }
+    let mut y = e.add(&matmul::DEF, product_attrs(false), &[weights, v])?;
+    if is_shared {
+        y = reshape::to(e, y, vec![sizes.batch.clone(), sizes.q_heads.clone(), sizes.q_len.clone(), sizes.v_head.clone()])?;
+    }
+    if sizes.flat {
+        y = movement::transpose(e, y, &[0, 2, 1, 3])?;
+        y = reshape::to(e, y, e.outputs[0].shape.0.clone())?;
+    }
+    let mode = usize::try_from(e.attrs.int("qk_matmul_output_mode").unwrap_or(0)).unwrap_or(0);
+    let stage = stages.get(mode).copied().unwrap_or(scores);
+    Ok([y, present[0], present[1], stage].into_iter().take(e.outputs.len()).collect())
+}
+
+/// Zeros in the rows whose bias is minus infinity for every key.
+fn without_masked_rows(e: &mut Expand<'_, '_>, weights: Val, bias: &Bias) -> Result<Val, OpError> {
+    let Some(text) = bias.text(None, 0) else { return Ok(weights) };
+    let sums = pointwise::add(e, &text, DType::F32, &bias.operands)?;
+    let last = e.ty(sums).shape.rank().saturating_sub(1) as i64;
+    let attrs = Attrs::new().with_str("kind", "max").with_ints("axes", [last]).with_int("keepdims", 1);
+    let highest = e.add(&reduce::DEF, attrs, &[sums])?;
+    let dtype = e.ty(weights).dtype;
+    pointwise::add(e, "select(eq(x1,-inf),0.0,x0)", dtype, &[weights, highest])
+}
+
+/// Sizes of a rotation: x `[batch, a, b, head]`, of which the first `2 * pairs` of the last axis are turned.
+struct Rotation {
+    heads: Dim,
+    head: Dim,
+    pairs: Dim,
+}
+
+fn rotation(attrs: &Attrs, types: &[Option<&TensorType>]) -> Result<Rotation, OpError> {
+    let ty = |slot: usize| types.get(slot).copied().flatten().ok_or(OpError::MissingOperand { slot });
+    let [x, cos, sin] = [ty(0)?, ty(1)?, ty(2)?];
+    for (slot, ty) in [(0, x), (1, cos), (2, sin)] {
+        if class_of(ty) != Class::Float || ty.packing.is_some() {
+            return Err(OpError::operand(slot, ty, "floats"));
+        }
+    }
+    let (batch, len, (heads, head)) = match &x.shape.0[..] {
+        [batch, heads, len, head] => (batch, len, (heads.clone(), head.clone())),
+        [batch, len, all] => (batch, len, head_size(0, all, attrs, "num_heads")?),
+        _ => return Err(OpError::operand(0, x, "3 or 4 axes")),
+    };
+    let turned = attrs.int("rotary_embedding_dim").filter(|n| *n > 0).map_or_else(|| head.clone(), Dim::Known);
+    let pairs = turned.floor_div(&Dim::Known(2)).filter(|pairs| (pairs * &Dim::Known(2)) == turned);
+    let pairs = pairs.ok_or_else(|| OpError::attribute("rotary_embedding_dim", format!("leaves {turned} elements to pair")))?;
+    if let (Some(turned), Some(head)) = (turned.known(), head.known())
+        && turned > head
+    {
+        return Err(OpError::attribute("rotary_embedding_dim", format!("is {turned} of {head}")));
+    }
+    let positions = types.get(3).copied().flatten();
+    for (slot, ty) in [(1, cos), (2, sin)] {
+        let fits = match (&ty.shape.0[..], positions) {
+            ([_, n], Some(ids)) => *n == pairs && class_of(ids) == Class::Int && ids.shape.0 == [batch.clone(), len.clone()],
+            ([b, s, n], None) => *n == pairs && s == len && (b == batch || *b == Dim::Known(1)),
+            _ => false,
+        };
+        if !fits {
+            return Err(OpError::operand(slot, ty, format!("[{batch}, {len}, {pairs}], or [positions, {pairs}] beside position_ids")));
+        }
+    }
+    Ok(Rotation { heads, head, pairs })
+}
+
+fn infer_rotary(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    rotation(infer.attrs, infer.inputs)?;
+    let x = infer.ty(0)?;
+    Ok(vec![TensorType::new(x.dtype, x.shape.clone())])
+}
+
+/// Pairs as an axis of two: `x * cos + flipped * (-sin, sin)`, where each pair is flipped.
+fn expand_rotary(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let types: Vec<Option<TensorType>> = e.inputs.iter().map(|v| v.map(|v| e.edit.ty(v).clone())).collect();
+    let Rotation { heads, head, pairs } = rotation(e.attrs, &types.iter().map(Option::as_ref).collect::<Vec<_>>())?;
+    let (x, dtype) = (e.input(0)?, e.outputs[0].dtype);
+    let whole = e.ty(x).shape.0;
+    let is_flat = whole.len() == 3;
+    let interleaved = e.attrs.int("interleaved").unwrap_or(0) != 0;
+    let lead = if is_flat { vec![whole[0].clone(), whole[1].clone(), heads] } else { whole[..3].to_vec() };
+    let by_head = reshape::to(e, x, [lead.clone(), vec![head.clone()]].concat())?;
+    let turned = &pairs * &Dim::Known(2);
+    let part = |e: &mut Expand<'_, '_>, first: &Dim, n: &Dim| -> Result<Val, OpError> {
+        let dims = [lead.clone(), vec![head.clone()]].concat();
+        view(e, by_head, &View { shape: [lead.clone(), vec![n.clone()]].concat(), strides: row_major(&dims), offset: Some(first.clone()), ..View::default() })
+    };
+    let is_whole = turned == head;
+    let first = if is_whole { by_head } else { part(e, &Dim::Known(0), &turned)? };
+    let two = Dim::Known(2);
+    let inner = if interleaved { [pairs.clone(), two] } else { [two, pairs.clone()] };
+    let paired = [lead.clone(), inner.to_vec()].concat();
+    let first = reshape::to(e, first, paired.clone())?;
+    let axis = if interleaved { 4 } else { 3 };
+    let mut strides = row_major(&paired);
+    let step = strides[axis].clone();
+    strides[axis] = &Dim::Known(-1) * &step;
+    let flipped = view(e, first, &View { shape: paired.clone(), strides, offset: Some(step), ..View::default() })?;
+    let mut tables = Vec::new();
+    for slot in [1, 2] {
+        let mut table = e.input(slot)?;
+        if let Some(ids) = e.optional(3) {
+            table = e.add(&gather::DEF, Attrs::new().with_int("axis", 0), &[table, ids])?;
+        }
+        let [batch, len, _] = &e.ty(table).shape.0[..] else { return Err(OpError::MissingOperand { slot }) };
+        let one = Dim::Known(1);
+        let by_place = if is_flat { [batch.clone(), len.clone(), one.clone()] } else { [batch.clone(), one.clone(), len.clone()] };
+        let by_pair = if interleaved { [pairs.clone(), one] } else { [one, pairs.clone()] };
+        tables.push(reshape::to(e, table, [by_place.to_vec(), by_pair.to_vec()].concat())?);
+    }
+    let sign = e.constant(Tensor::from_f32s(DType::F32, if interleaved { &[1, 2] } else { &[2, 1] }, &[-1.0, 1.0])?);
+    let y = pointwise::add(e, "add(mul(x0,x1),mul(mul(x2,x4),x3))", dtype, &[first, tables[0], flipped, tables[1], sign])?;
+    let mut y = reshape::to(e, y, [lead.clone(), vec![turned.clone()]].concat())?;
+    if !is_whole {
+        let rest = part(e, &turned, &(&head - &turned))?;
+        y = e.add(&concat::DEF, Attrs::new().with_int("axis", 3), &[y, rest])?;
+    }
+    Ok(vec![reshape::to(e, y, whole)?])
+}
