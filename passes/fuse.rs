@@ -18,6 +18,9 @@ pub struct Fuse;
 /// Largest expression of one kernel, in functions and operands.
 const MAX_SIZE: usize = 96;
 
+/// An epilogue says by its operands how many of all are the kernel's own: it reads each.
+const UNUSED: &str = "its consumer's expression leaves an operand unread";
+
 /// Operators that compute something for each element of their result, so that an expression can follow.
 const ANCHORS: &[&str] = &["matmul", "conv", "pool", "reduce", "softmax", "norm", "gather", "strided", "resize"];
 
@@ -145,6 +148,9 @@ impl Group {
             let inner = inner.substitute(&|i| Expr::Arg(position(operands[i])));
             // Storing rounds: a member that stored integers or truth values keeps its class, which the expression already has.
             let merged = expr.substitute(&|i| if self.args[i] == value { inner.clone() } else { Expr::Arg(position(self.args[i])) });
+            if self.anchor.is_some() && !merged.uses_all(args.len()) {
+                return refuse(UNUSED.to_owned());
+            }
             if n > max_operands || merged.size() > MAX_SIZE {
                 return refuse(format!("the kernel would read {n} buffers of at most {max_operands} and compute {} functions of at most {MAX_SIZE}", merged.size()));
             }
@@ -156,6 +162,9 @@ impl Group {
             }
             if graph.ty(value).dtype.class() != Class::Float {
                 return refuse("its result is no float".to_owned());
+            }
+            if !expr.uses_all(self.args.len()) {
+                return refuse(UNUSED.to_owned());
             }
             let n = n_buffers(op, operands.len()) + self.args.len() - 1;
             if n > max_operands {
@@ -268,5 +277,19 @@ mod tests {
 ";
         let after = check("fuse", text, "refuses_broadcast");
         assert_eq!(after.n_nodes(), 4);
+    }
+
+    #[test]
+    fn an_expression_that_leaves_an_operand_unread_is_no_epilogue() {
+        let text = "graph g core
+  %x = input : f32[2,4]
+  %w = input : f32[4,3]
+  %v = input : f32[3]
+  %m = matmul(%x, %w) {dtype=f32} : f32[2,3]
+  %y = pointwise(%v, %m) {dtype=f32, expr=`neg(x0)`} : f32[2,3]
+  output %y
+";
+        let after = check("fuse", text, "refuses_unread");
+        assert_eq!(after.n_nodes(), 5);
     }
 }

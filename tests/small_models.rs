@@ -96,6 +96,20 @@ fn positions_of_extrema_and_running_sums_run_on_the_host() {
 }
 
 #[test]
+fn a_type_may_be_taken_from_any_tensor() {
+    let body = "  %x = input : f32[2,3]
+  %w = const [1.0,2.0,3.0] : f32[3,1]
+  %n = const [7] : i64[1]
+  %m = matmul(%x, %w) : f32[2,1]
+  %y = cast_like(%n, %m) : f32[1]
+  output %y
+  output %m
+";
+    check(body, "uniform:f32", 1e-6);
+    check(body, "budget", 1e-2);
+}
+
+#[test]
 fn an_output_that_the_last_node_reads_is_still_there() {
     check("  %x = input : f32[4]\n  %y = relu(%x) : f32[4]\n  %z = neg(%y) : f32[4]\n  output %x\n  output %y\n  output %z\n", "uniform:f32", 0.0);
 }

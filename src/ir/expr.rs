@@ -91,6 +91,19 @@ impl Expr {
         n
     }
 
+    /// Whether it uses every one of its first `n` operands.
+    pub fn uses_all(&self, n: usize) -> bool {
+        let mut used = vec![false; n];
+        self.visit(&mut |e| {
+            if let Expr::Arg(i) = e
+                && let Some(used) = used.get_mut(*i)
+            {
+                *used = true;
+            }
+        });
+        used.into_iter().all(|used| used)
+    }
+
     /// Calls `f` for this expression and every one inside it.
     pub fn visit(&self, f: &mut dyn FnMut(&Expr)) {
         f(self);

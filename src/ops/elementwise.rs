@@ -237,7 +237,8 @@ fn shrink(c: &Case<'_>) -> Recipe {
     c.same(format!("select(lt(x0,{:?}),add(x0,{bias:?}),select(gt(x0,{lambd:?}),sub(x0,{bias:?}),0.0))", -lambd))
 }
 
-fn convert(c: &Case<'_>, to: DType) -> Recipe {
+fn cast(c: &Case<'_>) -> Recipe {
+    let to = dtype_attr(c.attrs, "to").ok_or_else(|| OpError::attribute("to", "is missing"))?;
     let mut text = String::from("x0");
     let function = match to.class() {
         class if class == c.dtype()?.class() => return Ok((text, to)),
@@ -250,11 +251,6 @@ fn convert(c: &Case<'_>, to: DType) -> Recipe {
     // Writing to a string cannot fail.
     let _ = write!(text, "{function}(x0)");
     Ok((text, to))
-}
-
-fn cast(c: &Case<'_>) -> Recipe {
-    let to = dtype_attr(c.attrs, "to").ok_or_else(|| OpError::attribute("to", "is missing"))?;
-    convert(c, to)
 }
 
 fn dropout(c: &Case<'_>) -> Recipe {
@@ -293,6 +289,24 @@ macro_rules! operators {
     };
 }
 
+/// `cast_like(x, like)`: ONNX CastLike, opset 21. Of `like` only the type is read.
+pub static CAST_LIKE: OpDef = OpDef {
+    name: "cast_like",
+    onnx: "CastLike",
+    levels: ONNX,
+    attrs: &["saturate", "round_mode"],
+    arity: (2, 2),
+    infer: |infer| {
+        let attrs = infer.attrs.clone().with_dtype("to", infer.ty(1)?.dtype);
+        infer_by(&Infer { attrs: &attrs, inputs: infer.inputs.get(..1).unwrap_or_default(), consts: infer.consts.get(..1).unwrap_or_default(), ..*infer }, cast)
+    },
+    eval: None,
+    expand: Some(|e| {
+        let (x, attrs) = (e.input(0)?, e.attrs.clone().with_dtype("to", e.outputs[0].dtype));
+        Ok(vec![e.add(&CAST, attrs, &[x])?])
+    }),
+};
+
 const ANY: usize = usize::MAX;
 
 operators! {
@@ -311,7 +325,6 @@ operators! {
     BITWISE_OR "bitwise_or" "BitwiseOr" 18 (2, 2) [] rule!("bitor(x0,x1)");
     BITWISE_XOR "bitwise_xor" "BitwiseXor" 18 (2, 2) [] rule!("bitxor(x0,x1)");
     CAST "cast" "Cast" 21 (1, 1) ["to", "saturate", "round_mode"] cast;
-    CAST_LIKE "cast_like" "CastLike" 21 (2, 2) ["saturate", "round_mode"] |c: &Case<'_>| convert(c, c.ty(1)?.dtype);
     CEIL "ceil" "Ceil" 13 (1, 1) [] rule!("ceil(x0)");
     CELU "celu" "Celu" 12 (1, 1) ["alpha"] celu;
     CLIP "clip" "Clip" 13 (1, 3) [] clip;

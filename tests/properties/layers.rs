@@ -166,6 +166,77 @@ pub fn softmax(g: &mut Gen) -> Option<usize> {
     g.add(name, Attrs::new().with_int("axis", axis), &[Some(x)])
 }
 
+/// Attention and rotary embedding: the operators, and what exporters write out for them.
+pub fn attention(g: &mut Gen) -> Option<usize> {
+    let dtype = g.random.pick(&[DType::F32, DType::F32, DType::F16]);
+    let (b, heads, n) = (g.random.int(1, 2) as usize, g.random.int(1, 3) as usize, g.random.int(1, 3) as usize);
+    let (s, t, d, e) = (g.size(), g.size(), 2 * g.random.int(1, 5) as usize, g.size());
+    let q = g.new_value(dtype, &[b, heads * n, s, d]);
+    if g.random.chance(40) {
+        return if g.random.chance(50) { rotated(g, q, &[b, s, d]) } else { rotary(g, q, &[b, s, d]) };
+    }
+    let (k, v) = (g.new_value(dtype, &[b, heads, t, d]), g.new_value(dtype, &[b, heads, t, e]));
+    let mask_dims = if g.random.chance(50) { vec![s, t] } else { vec![b, 1, 1, t] };
+    if g.random.chance(50) {
+        let mask = match g.random.below(4) {
+            0 => Some(g.new_value(DType::Bool, &mask_dims)),
+            1 => Some(g.new_value(dtype, &mask_dims)),
+            _ => None,
+        };
+        let mut attrs = Attrs::new().with_int("is_causal", g.random.chance(40).into());
+        if g.random.chance(30) {
+            attrs = attrs.with_float("softcap", 2.0).with_float("scale", 0.5);
+        }
+        return g.add("Attention", attrs, &[Some(q), Some(k), Some(v), mask]);
+    }
+    let (k, v) = (repeated(g, k, n)?, repeated(g, v, n)?);
+    let k = g.add("Transpose", Attrs::new().with_ints("perm", [0, 1, 3, 2]), &[Some(k)])?;
+    let mut scores = g.add("MatMul", Attrs::new(), &[Some(q), Some(k)])?;
+    let scale = g.constant(Tensor::from_f32s(dtype, &[], &[0.25]).unwrap());
+    scores = g.add("Mul", Attrs::new(), &[Some(scores), Some(scale)])?;
+    if g.random.chance(60) {
+        let mask = g.new_value(dtype, &mask_dims);
+        scores = g.add("Add", Attrs::new(), &[Some(scores), Some(mask)])?;
+    }
+    let weights = g.add("Softmax", Attrs::new().with_int("axis", -1), &[Some(scores)])?;
+    g.add("MatMul", Attrs::new(), &[Some(weights), Some(v)])
+}
+
+/// Every head of `[b, h, s, d]` `n` times.
+fn repeated(g: &mut Gen, x: usize, n: usize) -> Option<usize> {
+    let dims = g.dims(x);
+    let axis = g.ints(&[2])?;
+    let wide = g.ints(&[1, 1, n as i64, 1, 1])?;
+    let joined = g.ints(&[dims[0] as i64, (dims[1] * n) as i64, dims[2] as i64, dims[3] as i64])?;
+    let y = g.add("Unsqueeze", Attrs::new(), &[Some(x), Some(axis)])?;
+    let y = g.add("Expand", Attrs::new(), &[Some(y), Some(wide)])?;
+    g.add("Reshape", Attrs::new(), &[Some(y), Some(joined)])
+}
+
+fn rotary(g: &mut Gen, x: usize, &[b, s, d]: &[usize; 3]) -> Option<usize> {
+    let dtype = g.tensor(x).dtype();
+    let tables = [0; 2].map(|_| g.new_value(dtype, &[b, s, d / 2]));
+    let attrs = Attrs::new().with_int("interleaved", g.random.chance(40).into());
+    g.add("RotaryEmbedding", attrs, &[Some(x), Some(tables[0]), Some(tables[1])])
+}
+
+fn rotated(g: &mut Gen, x: usize, &[b, s, d]: &[usize; 3]) -> Option<usize> {
+    let angle = g.new_value(g.tensor(x).dtype(), &[b, s, d / 2]);
+    let (one, zero, half, end, last) = (g.ints(&[1])?, g.ints(&[0])?, g.ints(&[d as i64 / 2])?, g.ints(&[d as i64])?, g.ints(&[3])?);
+    let angles = g.add("Concat", Attrs::new().with_int("axis", -1), &[Some(angle), Some(angle)])?;
+    let mut products = Vec::new();
+    let high = g.add("Slice", Attrs::new(), &[Some(x), Some(half), Some(end), Some(last)])?;
+    let minus = g.add("Neg", Attrs::new(), &[Some(high)])?;
+    let low = g.add("Slice", Attrs::new(), &[Some(x), Some(zero), Some(half), Some(last)])?;
+    let turned = g.add("Concat", Attrs::new().with_int("axis", 3), &[Some(minus), Some(low)])?;
+    for (curve, x) in [("Cos", x), ("Sin", turned)] {
+        let table = g.add(curve, Attrs::new(), &[Some(angles)])?;
+        let table = g.add("Unsqueeze", Attrs::new(), &[Some(table), Some(one)])?;
+        products.push(Some(g.add("Mul", Attrs::new(), &[Some(x), Some(table)])?));
+    }
+    g.add("Add", Attrs::new(), &products)
+}
+
 pub fn norm(g: &mut Gen) -> Option<usize> {
     let epsilon = |attrs: Attrs| attrs.with_float("epsilon", 1e-2);
     if g.random.chance(50) {

@@ -157,6 +157,11 @@ impl Run<'_> {
             }
             operands.push(Some(tensor));
         }
+        if let (true, "Mod", Some(Some(divisor))) = (self.noise.is_some(), op.def.onnx, operands.get_mut(1))
+            && divisor.dtype().is_float()
+        {
+            *divisor = without_cancelled(divisor);
+        }
         let mut op = op.clone();
         if let (Some(wanted), Some(to)) = (wanted, op.attrs.dtype("to"))
             && to.is_float()
@@ -183,6 +188,14 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+/// NaN, which says nothing, for elements that are next to nothing beside the others: with rounding they may be 0, by which a remainder is NaN.
+fn without_cancelled(tensor: &Tensor) -> Tensor {
+    let values = tensor.to_f32s().unwrap();
+    let most = values.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    let values: Vec<f32> = values.iter().map(|&v| if v.abs() < most / 256.0 { f32::NAN } else { v }).collect();
+    Tensor::from_f32s(DType::F32, &tensor.dims(), &values).unwrap()
 }
 
 /// Scales, roi and the like, which are f32 in every format.
