@@ -7,7 +7,7 @@
 
 use super::pattern::float_cast;
 use super::{Context, Pass, PassError, at};
-use crate::ir::{Attr, CORE, DType, Edit, Graph, Infer, NodeId, Op, Patch, Val, ValueId};
+use crate::ir::{Attr, CORE, DType, Edit, Graph, Infer, NodeId, Op, Patch, TensorType, Val, ValueId};
 use std::collections::BTreeMap;
 
 /// The pass.
@@ -28,10 +28,11 @@ impl Pass for AbsorbCasts {
             let source = *gone.get(&operand).unwrap_or(&operand);
             let chooses = graph.node(source.node).op().is_some_and(|op| op.def.attrs.contains(&"dtype"));
             let may_change = chooses && !graph.is_output(source) && !stores.contains_key(&source.node);
-            if may_change && graph.is_output(result) {
+            let dtype = graph.ty(result).dtype;
+            if may_change && graph.is_output(result) && may_become(graph, source, dtype) {
                 stores.insert(source.node, graph.ty(result).dtype);
                 gone.insert(result, source);
-            } else if !graph.is_output(result) && graph.users(result).iter().all(|(user, _)| stays_typed(graph, *user, result, source)) {
+            } else if !graph.is_output(result) && may_become(graph, result, graph.ty(source).dtype) {
                 gone.insert(result, source);
             } else {
                 cx.explain.note(&[&graph.node(id).name], "absorb_casts", "store the cast's type", || {
@@ -87,16 +88,24 @@ impl Pass for AbsorbCasts {
     }
 }
 
-/// Whether `user` gives what it gave where it reads `source` instead of its cast `result`: it says what it stores, views its operand, or has results
-/// whose types do not follow that operand. Others (CumSum) store what they read.
-fn stays_typed(graph: &Graph, user: NodeId, result: ValueId, source: ValueId) -> bool {
+/// Whether all that read `value` give what they gave where it has another float type: they say what they store, view it for others of which
+/// that is true, or have results whose types do not follow that operand. Others (CumSum) store what they read, and so does an output.
+fn may_become(graph: &Graph, value: ValueId, dtype: DType) -> bool {
+    graph.users(value).iter().all(|(user, _)| stays_typed(graph, *user, value, dtype))
+}
+
+fn stays_typed(graph: &Graph, user: NodeId, value: ValueId, dtype: DType) -> bool {
     let node = graph.node(user);
     let Some(op) = node.op() else { return false };
-    if op.def.attrs.contains(&"dtype") || op.def.name == "reshape" {
+    if op.def.attrs.contains(&"dtype") {
         return true;
     }
+    if op.def.name == "reshape" {
+        return !graph.is_output(user.out(0)) && may_become(graph, user.out(0), dtype);
+    }
     let operands = graph.operands(user);
-    let inputs: Vec<_> = operands.iter().map(|v| v.map(|v| graph.ty(if v == result { source } else { v }))).collect();
+    let other = TensorType { dtype, ..graph.ty(value).clone() };
+    let inputs: Vec<_> = operands.iter().map(|v| v.map(|v| if v == value { &other } else { graph.ty(v) })).collect();
     let consts: Vec<_> = operands.iter().map(|v| v.and_then(|v| graph.constant(v))).collect();
     let infer = Infer { attrs: &op.attrs, inputs: &inputs, consts: &consts, n_outputs: node.outputs.len() };
     (op.def.infer)(&infer).is_ok_and(|types| types.iter().map(|ty| ty.dtype).eq(node.outputs.iter().map(|v| v.ty.dtype)))
@@ -110,7 +119,7 @@ fn cast_kernel(graph: &Graph, id: NodeId) -> Option<ValueId> {
 
 #[cfg(test)]
 mod tests {
-    use crate::passes::testing::check;
+    use crate::passes::testing::{check, read};
 
     #[test]
     fn a_cast_that_is_an_output_becomes_what_is_stored() {
@@ -169,5 +178,20 @@ mod tests {
         let text = "graph g core\n  %x = input : f32[2]\n  %y = pointwise(%x) {dtype=f16, expr=`x0`} : f16[2]\n  output %y\n";
         let after = check("absorb_casts", text, "refuses_output");
         assert_eq!(after.n_nodes(), 2);
+    }
+
+    #[test]
+    fn an_output_that_views_the_operand_of_a_cast_keeps_its_type() {
+        let text = "graph g core
+  %x = input : f32[3,2]
+  %n = pointwise(%x) {dtype=f32, expr=`neg(x0)`} : f32[3,2]
+  %y = reshape(%n) {shape=d[6]} : f32[6]
+  %h = pointwise(%n) {dtype=f16, expr=`x0`} : f16[3,2]
+  %v = reshape(%h) {shape=d[2,3]} : f16[2,3]
+  output %y
+  output %h
+  output %v
+";
+        assert_eq!(check("absorb_casts", text, "refuses_viewed_output"), read(text));
     }
 }

@@ -1,20 +1,28 @@
 // Images enlarged and reduced along the last two axes. The f32 arithmetic of positions is that of src/ops/resize.rs.
 #include "common.glsl"
 
+// A device's division may be off in its last bits (Vulkan, appendix on precision): a quotient on which rounding turns, whole or a half, is exact.
+float quotient(float a, float b) {
+    precise float q = a / b;
+    precise float near = floor(2.0 * q + 0.5) * 0.5;
+    precise float back = near * b;
+    return back == a ? near : q;
+}
+
 float place(uint at, float scale, uint own, uint out_size) {
     precise float v = float(at);
     if (scale == 1.0 && own == out_size) return v;
 #if COORDINATES == 4
-    return v / scale;
+    return quotient(v, scale);
 #elif COORDINATES == 3
-    return out_size == 1u ? 0.0 : v * float(own - 1u) / float(out_size - 1u);
+    return out_size == 1u ? 0.0 : quotient(v * float(own - 1u), float(out_size - 1u));
 #elif COORDINATES == 1
-    precise float adjustment = float(out_size) / (scale * float(own));
-    precise float shifted = float(own) / 2.0 * (1.0 - adjustment) + (v + 0.5) / scale - 0.5;
+    precise float adjustment = quotient(float(out_size), scale * float(own));
+    precise float shifted = float(own) / 2.0 * (1.0 - adjustment) + quotient(v + 0.5, scale) - 0.5;
     return shifted;
 #else
     if (COORDINATES == 2 && out_size == 1u) return 0.0;
-    precise float shifted = (v + 0.5) / scale - 0.5;
+    precise float shifted = quotient(v + 0.5, scale) - 0.5;
     return shifted;
 #endif
 }

@@ -109,6 +109,46 @@ fn a_type_may_be_taken_from_any_tensor() {
     check(body, "budget", 1e-2);
 }
 
+/// One kernel computes both, and holds integers in 32 bits.
+#[test]
+fn narrow_integers_wrap_in_the_middle_of_an_expression() {
+    for (dtype, text) in [("u8", "[200,3,255]"), ("i8", "[100,-128,3]"), ("u16", "[65535,4,60000]"), ("i16", "[-32768,9,32767]")] {
+        let body = format!(
+            "  %x = input : {dtype}[2,3]
+  %c = const {text} : {dtype}[3]
+  %s = add(%x, %c) : {dtype}[2,3]
+  %d = add(%s, %s) : {dtype}[2,3]
+  %n = mul(%d, %c) : {dtype}[2,3]
+  %y = cast(%n) {{to=f32}} : f32[2,3]
+  %z = greater(%d, %x) : bool[2,3]
+  output %y
+  output %z
+"
+        );
+        check(&body, "uniform:f32", 0.0);
+    }
+}
+
+#[test]
+fn what_one_node_gives_another_is_planned_whatever_the_formats() {
+    let weights: Vec<String> = (0..196).map(|i| format!("{:?}", (i * 37 % 101) as f32 / 50.0 - 1.0)).collect();
+    let body = format!(
+        "  %x = input : f32[7,7,4,4]
+  %q = input : f16[1,6,17,6]
+  %k = input : f16[1,2,31,6]
+  %v = input : f16[1,2,31,4]
+  %w = const [{}] : f32[7,7,4,1]
+  %y = matmul(%x, %w) : f32[7,7,4,1]
+  %z = attention(%q, %k, %v) {{is_causal=1, scale=0.5f, softcap=2.0f}} : f16[1,6,17,4]
+  output %y
+  output %z
+",
+        weights.join(",")
+    );
+    check(&body, "uniform:f32", 1e-2);
+    check(&body, "budget", 1e-2);
+}
+
 #[test]
 fn an_output_that_the_last_node_reads_is_still_there() {
     check("  %x = input : f32[4]\n  %y = relu(%x) : f32[4]\n  %z = neg(%y) : f32[4]\n  output %x\n  output %y\n  output %z\n", "uniform:f32", 0.0);

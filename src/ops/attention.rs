@@ -372,7 +372,7 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
 /// Zeros in the rows whose bias is minus infinity for every key.
 fn without_masked_rows(e: &mut Expand<'_, '_>, weights: Val, bias: &Bias) -> Result<Val, OpError> {
     let Some(text) = bias.text(None, 0) else { return Ok(weights) };
-    let sums = pointwise::add(e, &text, DType::F32, &bias.operands)?;
+    let sums = pointwise::add(e, &text, e.ty(weights).dtype, &bias.operands)?;
     let last = e.ty(sums).shape.rank().saturating_sub(1) as i64;
     let attrs = Attrs::new().with_str("kind", "max").with_ints("axes", [last]).with_int("keepdims", 1);
     let highest = e.add(&reduce::DEF, attrs, &[sums])?;

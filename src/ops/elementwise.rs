@@ -1,7 +1,7 @@
 //! The elementwise operators of ONNX: one table of rules that give each its expression. All become `pointwise`.
 
 use super::util::{broadcast, class_of, dtype_attr};
-use crate::ir::{Attrs, Class, DType, Expand, Expr, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val};
+use crate::ir::{Attrs, Binary, Class, DType, Expand, Expr, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val};
 use std::fmt::Write as _;
 
 /// What a rule sees of one use.
@@ -71,7 +71,7 @@ fn expand_by(e: &mut Expand<'_, '_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Ve
     let consts: Vec<_> = e.inputs.iter().map(|v| v.and_then(|v| e.edit.constant(v)).cloned()).collect();
     let (text, dtype) =
         rule(&Case { attrs: e.attrs, types: types.clone(), consts: consts.iter().map(Option::as_ref).collect() })?;
-    let expr = Expr::parse(&text)?;
+    let expr = wrapped(Expr::parse(&text)?, dtype);
     let wanted = e.outputs[0].shape.clone();
     let first = e.input(0)?;
     let mut results = Vec::new();
@@ -86,6 +86,35 @@ fn expand_by(e: &mut Expand<'_, '_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Ve
         results.push(super::pointwise::add(e, "b(1)", DType::Bool, &[first])?);
     }
     Ok(results)
+}
+
+/// `expr` modulo 2^8 or 2^16 where its result is so narrow an integer: kernels hold all integers in 32 bits, and an expression that
+/// reads it may be fused with it.
+fn wrapped(expr: Expr, dtype: DType) -> Expr {
+    let (bits, signed) = match dtype {
+        DType::U8 => (8, false),
+        DType::U16 => (16, false),
+        DType::I8 => (8, true),
+        DType::I16 => (16, true),
+        _ => return expr,
+    };
+    let mut keeps_range = true;
+    expr.visit(&mut |e| {
+        keeps_range &= match e {
+            Expr::Binary(f, ..) => matches!(f, Binary::Max | Binary::Min | Binary::BitAnd | Binary::BitOr | Binary::BitXor | Binary::Mod | Binary::Shr),
+            Expr::Unary(..) => false,
+            _ => true,
+        };
+    });
+    if keeps_range {
+        return expr;
+    }
+    let (mask, half) = ((1i64 << bits) - 1, 1i64 << (bits - 1));
+    let masked = |expr: Expr| Expr::binary(Binary::BitAnd, expr, Expr::Int(mask));
+    if !signed {
+        return masked(expr);
+    }
+    Expr::binary(Binary::Sub, masked(Expr::binary(Binary::Add, expr, Expr::Int(half))), Expr::Int(half))
 }
 
 /// Writes constants of one element into the expression, drops operands that it does not use, and numbers the others anew. An operand that

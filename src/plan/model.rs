@@ -1,6 +1,7 @@
 //! What assignment sees: the program to come, with the formats still open.
 //!
-//! The graph is lowered once with every node in f32. That gives the kernels, their order and their buffers, which do not depend on formats. Imported
+//! The graph is lowered once without formats. That gives the kernels, their order and their buffers, which do not depend on formats: whatever float
+//! type the model has, a format says how it is stored. Imported
 //! nodes that end up in one kernel, that view each other's results or share weights form a group, which has one format.
 
 use super::arena::{ArenaLimits, Buffer, plan};
@@ -97,7 +98,7 @@ impl Model {
         for (&id, &first) in &kernel_sets {
             for value in kernels.operands(id).into_iter().flatten() {
                 let value = planned.root.get(&value).copied().unwrap_or(value);
-                let bytes = kernels.constant(value).filter(|t| t.dtype() == DType::F32).and_then(|t| t.ty().bytes());
+                let bytes = kernels.constant(value).filter(|t| is_float(t.ty())).and_then(|t| t.ty().bytes());
                 if bytes.is_some_and(|b| b >= SHARED_BYTES) {
                     let reader = *readers.entry(value).or_insert(first);
                     sets.join(reader, first);
@@ -158,7 +159,7 @@ impl Model {
             let ty = kernels.ty(live.value);
             // What an output needs is stored as the model has it.
             let is_output = kernels.outputs().iter().any(|o| planned.root.get(&o.value) == Some(&live.value));
-            if let (Some(group), DType::F32, false) = (owner(live.value.node), ty.dtype, is_output) {
+            if let (Some(group), true, false) = (owner(live.value.node), is_float(ty), is_output) {
                 self.groups[group].stored.push((i, ty.shape.n_elems().unwrap_or(0)));
             }
         }
@@ -184,7 +185,7 @@ impl Model {
                 }
                 let n = tensor.ty().shape.n_elems().unwrap_or(0);
                 match group {
-                    Some(g) if tensor.dtype() == DType::F32 => self.groups[g].constants.push(n.max(1)),
+                    Some(g) if is_float(tensor.ty()) => self.groups[g].constants.push(n.max(1)),
                     _ => self.fix(tensor),
                 }
             }
@@ -296,6 +297,11 @@ impl Model {
         let peak_bytes = parts.iter().try_fold(0u64, |sum, b| sum.checked_add(*b)).ok_or(PlanError::Overflow)?;
         Ok(Planned { peak_bytes, arena_bytes, max_live_bytes: arena.max_live })
     }
+}
+
+/// Whether formats say how such a tensor is stored.
+fn is_float(ty: &TensorType) -> bool {
+    ty.dtype.is_float() && ty.packing.is_none()
 }
 
 /// Bytes of some rows of a weight matrix as stored: in f32 as the model has them, at most; scales are counted as f16, as nearly all are.

@@ -187,7 +187,7 @@ fn the_check_of_plans_notices_what_is_wrong() {
 #[test]
 fn the_check_of_results_notices_what_is_wrong() {
     let (mut n, mut n_noticed) = (0, 0);
-    for seed in 0..60 {
+    for seed in 0..150 {
         let spec = generate::generate(seed);
         let (graph, inputs) = (spec.graph(), spec.inputs());
         let mut expected = simulate::Expected::of(&graph, &inputs, seed).unwrap();

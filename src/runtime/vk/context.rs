@@ -280,6 +280,7 @@ impl VkContext {
 impl Drop for Inner {
     fn drop(&mut self) {
         if self.owned {
+            let _alone = super::handles();
             // SAFETY: every object of the device holds a `VkContext`, so none is left when the last of them drops this.
             unsafe { self.device.destroy_device(None) };
         }
@@ -339,6 +340,7 @@ fn create(instance: &Instance, probe: &Probe, enabled: &Features) -> Result<ash:
     if matrix {
         info = info.push_next(&mut matrix_features).push_next(&mut model);
     }
+    let _alone = super::handles();
     // SAFETY: every pointer in `info` is to a local or a static that outlives the call; features and extensions are ones that the probe found.
     unsafe { instance.raw.create_device(probe.physical, &info, None) }.map_err(call("vkCreateDevice"))
 }

@@ -89,8 +89,10 @@ impl Instance {
         if checking {
             info = info.push_next(&mut features);
         }
+        let alone = super::handles();
         // SAFETY: every pointer in `info` is to a local or a static that outlives the call; the layers and extensions were enumerated.
         let raw = unsafe { entry.create_instance(&info, None) }.map_err(call("vkCreateInstance"))?;
+        drop(alone);
         let mut instance = Instance { entry, raw, version, debug, messenger: None, owned: true };
         if validation {
             let functions = ash::ext::debug_utils::Instance::new(&instance.entry, &instance.raw);
@@ -128,6 +130,7 @@ impl Drop for Instance {
             unsafe { functions.destroy_debug_utils_messenger(*messenger, None) };
         }
         if self.owned {
+            let _alone = super::handles();
             // SAFETY: every device holds this struct behind an `Arc`, so all are destroyed by now.
             unsafe { self.raw.destroy_instance(None) };
         }

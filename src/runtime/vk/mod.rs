@@ -20,6 +20,14 @@ pub use probe::{DeviceInfo, DeviceKind, devices};
 use super::RuntimeError;
 use ash::vk;
 use std::ffi::{CStr, c_char};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Held while an instance or a device is made or destroyed. Layers forget a handle only after the driver gave it back, when another thread may have
+/// been given the same: the validation layers then take its device for unknown.
+fn handles() -> MutexGuard<'static, ()> {
+    static HANDLES: Mutex<()> = Mutex::new(());
+    HANDLES.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Names the call that failed.
 fn call(name: &'static str) -> impl Fn(vk::Result) -> RuntimeError {

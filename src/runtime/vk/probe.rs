@@ -54,6 +54,7 @@ pub fn devices() -> Result<Vec<DeviceInfo>, RuntimeError> {
         probe.mask(mask.as_ref());
         let Ok(device) = super::context::bare(&instance, &probe) else { continue };
         probe.granularity(granularity(&device));
+        let _alone = super::handles();
         // SAFETY: it was made for this question alone, and `granularity` leaves nothing of it.
         unsafe { device.destroy_device(None) };
         found.push(probe.info);
