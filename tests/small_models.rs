@@ -131,7 +131,6 @@ fn narrow_integers_wrap_in_the_middle_of_an_expression() {
 
 #[test]
 fn what_one_node_gives_another_is_planned_whatever_the_formats() {
-    let weights: Vec<String> = (0..196).map(|i| format!("{:?}", (i * 37 % 101) as f32 / 50.0 - 1.0)).collect();
     let body = format!(
         "  %x = input : f32[7,7,4,4]
   %q = input : f16[1,6,17,6]
@@ -143,7 +142,46 @@ fn what_one_node_gives_another_is_planned_whatever_the_formats() {
   output %y
   output %z
 ",
-        weights.join(",")
+        list(196)
+    );
+    check(&body, "uniform:f32", 1e-2);
+    check(&body, "budget", 1e-2);
+}
+
+fn list(n: usize) -> String {
+    (0..n).map(|i| format!("{:?}", (i * 37 % 101) as f32 / 50.0 - 1.0)).collect::<Vec<_>>().join(",")
+}
+
+#[test]
+fn a_constant_that_is_compared_too_may_be_stored_twice() {
+    let body = format!(
+        "  %x = input : f32[2,6,11,9]
+  %c = const [{}] : f32[2,6,11,9]
+  %e = equal(%x, %c) : bool[2,6,11,9]
+  %g = gelu(%x) : f32[2,6,11,9]
+  %s = add(%g, %c) : f32[2,6,11,9]
+  output %e
+  output %s
+",
+        list(1188)
+    );
+    check(&body, "budget", 1e-2);
+}
+
+#[test]
+fn models_of_f64_take_what_is_said() {
+    let body = format!(
+        "  %x = input : f64[7,1,32]
+  %c = const [{}] : f64[32]
+  %w = const [{}] : f64[5,1,2]
+  %b = const [{}] : f64[5]
+  %s = add(%x, %c) : f64[7,1,32]
+  %y = conv(%s, %w, %b) {{dilations=[1], group=1, kernel_shape=[2], pads=[0,2], strides=[1]}} : f64[7,5,33]
+  output %y
+",
+        list(32),
+        list(10),
+        list(5)
     );
     check(&body, "uniform:f32", 1e-2);
     check(&body, "budget", 1e-2);

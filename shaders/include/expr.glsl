@@ -4,13 +4,28 @@
 //: nx_exp
 // Explicit ends: the range in which a device's exp is defined may be narrower than f32, and NaN lies outside (SwiftShader gives infinity).
 float nx_exp(float v) { return isnan(v) ? v : v > 88.8 ? uintBitsToFloat(0x7f800000u) : v < -104.0 ? 0.0 : exp(v); }
-//: nx_log
+//: nx_log_near
+// log(1 + z) for -0.3 < z < 0.42 (Cephes). A device's own log may err by 2^-21 between 0.5 and 2, which is all of a logarithm near 1.
+float nx_log_near(float z) {
+    float s = z * z;
+    float r = ((7.0376836292e-2 * z - 1.1514610310e-1) * z + 1.1676998740e-1) * z - 1.2420140846e-1;
+    r = (((r * z + 1.4249322787e-1) * z - 1.6668057665e-1) * z + 2.0000714765e-1) * z - 2.4999993993e-1;
+    return (r * z + 3.3333331174e-1) * z * s - 0.5 * s + z;
+}
+//: nx_log nx_log_near
 float nx_log(float v) {
     if (v == 0.0) return uintBitsToFloat(0xff800000u);
-    return v < 0.0 ? uintBitsToFloat(0x7fc00000u) : isinf(v) || isnan(v) ? v : log(v);
+    if (v < 0.0 || isinf(v) || isnan(v)) return v < 0.0 ? uintBitsToFloat(0x7fc00000u) : v;
+    bool tiny = v < 1.17549435e-38;
+    int bits = floatBitsToInt(tiny ? v * 8388608.0 : v);
+    int e = (bits >> 23) - (tiny ? 149 : 126);
+    float m = intBitsToFloat((bits & 0x7fffff) | 0x3f000000);
+    if (m < 0.707106781) { m *= 2.0; e--; }
+    return nx_log_near(m - 1.0) + float(e) * -2.12194440e-4 + float(e) * 0.693359375;
 }
-//: nx_log1p nx_log
+//: nx_log1p nx_log nx_log_near
 float nx_log1p(float v) {
+    if (v > -0.29 && v < 0.41) return nx_log_near(v);
     // Kahan's correction: the rounding error of 1 + v cancels in the quotient.
     precise float w = 1.0 + v;
     precise float rest = w - 1.0;

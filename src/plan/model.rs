@@ -12,7 +12,7 @@ use crate::ir::packed::{Granularity, Packing, ScaleType};
 use crate::ir::{Activations, DType, Format, Graph, NodeId, NodeKind, Tensor, TensorType, ValueId, Weights};
 use crate::ops::weights;
 use crate::target::Target;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Smaller constants may be stored in two types, where kernels of two formats read them.
 const SHARED_BYTES: u64 = 256;
@@ -29,6 +29,8 @@ pub struct Group {
     pub weights: Vec<weights::Weights>,
     /// Other float constants of their kernels: elements.
     pub constants: Vec<u64>,
+    /// Float constants that nodes without a format read too, in their own type: elements, and whether that type is f16.
+    copies: Vec<(u64, bool)>,
     /// Buffers whose size follows the format: index in [`Model::buffers`] and elements.
     stored: Vec<(usize, u64)>,
     /// Kernels that read its weights.
@@ -163,7 +165,9 @@ impl Model {
                 self.groups[group].stored.push((i, ty.shape.n_elems().unwrap_or(0)));
             }
         }
-        let mut counted: BTreeMap<ValueId, ()> = BTreeMap::new();
+        let mut read_in_groups = Vec::new();
+        // Constants that are counted, by whether a group reads them.
+        let mut counted: BTreeSet<(ValueId, bool)> = BTreeSet::new();
         for (step, &id) in planned.order.iter().enumerate() {
             let Some(op) = kernels.node(id).op() else { continue };
             let operands = kernels.operands(id);
@@ -180,21 +184,29 @@ impl Model {
                     }
                     continue;
                 }
-                if counted.insert(value, ()).is_some() {
+                let group = group.filter(|_| is_float(tensor.ty()));
+                if !counted.insert((value, group.is_some())) {
                     continue;
                 }
-                let n = tensor.ty().shape.n_elems().unwrap_or(0);
+                let n = tensor.ty().shape.n_elems().unwrap_or(0).max(1);
                 match group {
-                    Some(g) if is_float(tensor.ty()) => self.groups[g].constants.push(n.max(1)),
-                    _ => self.fix(tensor),
+                    Some(g) => read_in_groups.push((value, g, n)),
+                    None => self.fix(tensor),
                 }
             }
         }
         // Outputs that are constants lie with the others, in the model's type.
         for output in kernels.outputs() {
             let value = planned.root.get(&output.value).copied().unwrap_or(output.value);
-            if let (Some(tensor), None) = (kernels.constant(value), counted.insert(value, ())) {
+            if let (Some(tensor), true) = (kernels.constant(value), counted.insert((value, false))) {
                 self.fix(tensor);
+            }
+        }
+        for (value, g, n) in read_in_groups {
+            if counted.contains(&(value, false)) {
+                self.groups[g].copies.push((n, kernels.ty(value).dtype == DType::F16));
+            } else {
+                self.groups[g].constants.push(n);
             }
         }
     }
@@ -229,7 +241,8 @@ impl Model {
         let a16 = format.activations == Activations::F16;
         let part = |w: &weights::Weights, n_rows: usize, how: Weights| round_up(matrix_bytes(w, n_rows, how), self.alignment);
         let weights: u64 = group.weights.iter().map(|w| format.parts(w.n_rows).map(|(n, how)| part(w, n, how)).sum::<u64>()).sum();
-        weights + group.constants.iter().map(|&n| float(n, a16)).sum::<u64>()
+        let copies = group.copies.iter().filter(|(_, is_f16)| *is_f16 != a16).map(|&(n, _)| float(n, a16)).sum::<u64>();
+        weights + copies + group.constants.iter().map(|&n| float(n, a16)).sum::<u64>()
     }
 
     /// Bytes that a group's choice occupies in single steps, above what [`Model::base_rows`] has.
