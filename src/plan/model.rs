@@ -91,6 +91,8 @@ impl Model {
             {
                 members.extend(kernel_sets.get(&base.node));
             }
+            // What has no float result has no format: it reads constants as the model has them.
+            members.retain(|m| has_floats(graph, *m));
             let Some(&first) = members.first() else { continue };
             members.iter().for_each(|m| sets.join(first, *m));
             kernel_sets.insert(id, first);
@@ -125,9 +127,7 @@ impl Model {
         };
         let mut index: BTreeMap<NodeId, usize> = BTreeMap::new();
         for id in graph.order() {
-            let node = graph.node(id);
-            let has_floats = node.outputs.iter().any(|v| v.ty.dtype.is_float());
-            if node.op().is_none() || !has_floats {
+            if graph.node(id).op().is_none() || !has_floats(graph, id) {
                 continue;
             }
             let at = *index.entry(sets.find(id)).or_insert_with(|| {
@@ -310,6 +310,11 @@ impl Model {
         let peak_bytes = parts.iter().try_fold(0u64, |sum, b| sum.checked_add(*b)).ok_or(PlanError::Overflow)?;
         Ok(Planned { peak_bytes, arena_bytes, max_live_bytes: arena.max_live })
     }
+}
+
+/// Whether a node has a format.
+fn has_floats(graph: &Graph, id: NodeId) -> bool {
+    graph.node(id).outputs.iter().any(|v| v.ty.dtype.is_float())
 }
 
 /// Whether formats say how such a tensor is stored.

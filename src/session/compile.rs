@@ -213,7 +213,9 @@ impl Lowered {
             if blueprint.peak_bytes > available {
                 // The forecast fell short of the plan by as much for the smallest assignment as for this one, or this is the smallest.
                 let surprise = blueprint.peak_bytes.saturating_sub(forecast.chosen_bytes);
-                let min_feasible_bytes = forecast.min_feasible_bytes.saturating_add(surprise).min(blueprint.peak_bytes);
+                let forecast_bytes = forecast.min_feasible_bytes.saturating_add(surprise);
+                // What is refused here is not enough, whatever the forecast says; what was planned is.
+                let min_feasible_bytes = if forecast_bytes > available { forecast_bytes.min(blueprint.peak_bytes) } else { blueprint.peak_bytes };
                 let advice = vec![OverBudget::give(min_feasible_bytes, options.settings.reserve_bytes)];
                 return Err(CompileError::OverBudget(Box::new(OverBudget { min_feasible_bytes, available_bytes: available, budget_bytes, advice })));
             }
