@@ -3,6 +3,10 @@
 #![cfg(all(feature = "cli", feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "common/folder.rs"]
+mod folder;
+
+use folder::Folder;
 use nyxc::import::{DimBinding, ImportOptions, import};
 use nyxc::ir::{Graph, Tensor};
 use nyxc::ops::registry;
@@ -27,23 +31,6 @@ fn alone() -> MutexGuard<'static, ()> {
 /// Straight to the terminal: the test harness swallows `eprintln!`.
 fn say(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
-}
-
-/// A folder of one test, gone with it.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Folder {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("concurrency-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 fn model() -> PathBuf {
@@ -107,9 +94,11 @@ fn processes_that_compile_to_one_file_leave_one_whole_program() {
         let mut session = Session::of(program, DeviceChoice::Cpu).unwrap();
         session.run(&inputs(session.program(), round)).unwrap();
     }
-    let mut names: Vec<_> = std::fs::read_dir(&folder.0).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    assert_eq!(names, ["cache-0", "cache-1", "cache-w4a16", "cache-w8a16", "out.nyx", "w4a16.nyx", "w8a16.nyx"], "something was left behind");
+    assert_eq!(
+        folder.names(),
+        ["cache-0", "cache-1", "cache-w4a16", "cache-w8a16", "out.nyx", "w4a16.nyx", "w8a16.nyx"],
+        "something was left behind"
+    );
     let halves = |dir: &Path| std::fs::read_dir(dir).unwrap().filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|x| x == "tmp")).count();
     assert_eq!(halves(&folder.0.join("cache-0")), 0, "the cache keeps half-written files");
 }

@@ -5,10 +5,13 @@
 
 #[path = "common/child.rs"]
 mod child;
+#[path = "common/folder.rs"]
+mod folder;
 
+use folder::Folder;
 use serde_json::Value;
 use std::io::{Read, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Runs `nyxc` under a mask, with the validation layers; gives exit code, standard output and standard error.
 fn nyxc(mask: &str, args: &[&str]) -> (i32, String, String) {
@@ -42,12 +45,6 @@ fn devices(mask: &str) -> Vec<Value> {
 
 fn model(file: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(file).to_str().unwrap().to_owned()
-}
-
-fn folder(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("masks-{name}-{}", std::process::id()));
-    std::fs::create_dir_all(&path).unwrap();
-    path
 }
 
 /// The f32 array of this name.
@@ -97,9 +94,8 @@ fn a_bad_mask_is_a_usage_error() {
 
 #[test]
 fn a_model_compiled_for_a_masked_device_runs_there_and_one_for_the_device_itself_does_not() {
-    let folder = folder("run");
-    let file = |name: &str| folder.join(name).to_str().unwrap().to_owned();
-    let (program, outputs, profile) = (file("mlp.nyx"), file("out.npz"), file("weak.json"));
+    let folder = Folder::new("run");
+    let (program, outputs, profile) = (folder.file("mlp.nyx"), folder.file("out.npz"), folder.file("weak.json"));
     for device in devices("vulkan-min") {
         // A mask may be a file too: here what `devices --json` printed under another.
         std::fs::write(&profile, device["target"].to_string()).unwrap();
@@ -133,5 +129,4 @@ fn a_model_compiled_for_a_masked_device_runs_there_and_one_for_the_device_itself
             assert!(code == 5 && err.contains("1024 free"), "exit {code}: {err}");
         }
     }
-    std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -1,6 +1,7 @@
 //! Our own caches: whatever lies there, compiling and running give what they give without.
 
-use super::child::{Folder, nyxc};
+use super::child::nyxc;
+use super::folder::Folder;
 use super::mutate::mutants;
 use super::nyx::inputs;
 use super::pb;

@@ -1,5 +1,6 @@
 //! Running the built `nyxc` on a folder of hostile files, with its memory measured.
 
+use super::folder::Folder;
 use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -57,30 +58,6 @@ pub struct Done {
     pub err: String,
     /// The most memory it held, in bytes.
     pub rss_bytes: u64,
-}
-
-/// A folder of one test, gone with it.
-pub struct Folder(pub PathBuf);
-
-impl Folder {
-    pub fn new(name: &str) -> Folder {
-        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("strangers-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Folder(path)
-    }
-
-    pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<_> = std::fs::read_dir(&self.0).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 /// Runs `nyxc` in `dir`. The memory that is measured begins with what this process has when it forks: it is to hold few files at a time.

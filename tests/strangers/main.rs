@@ -7,6 +7,8 @@
 mod caches;
 mod child;
 mod external;
+#[path = "../common/folder.rs"]
+mod folder;
 mod folding;
 mod limits;
 mod mutate;

@@ -1,6 +1,7 @@
 //! The reader of `.nyx` programs: damaged ones, and ones whose hashes are right and whose content is not.
 
-use super::child::{Case, Folder, check, nyxc};
+use super::child::{Case, check, nyxc};
+use super::folder::Folder;
 use super::mutate::mutants;
 use super::{FEW, MANY, pb};
 use rand::rngs::StdRng;

@@ -1,6 +1,7 @@
 //! The reader of `.nyxir` texts, and of the constants beside them.
 
-use super::child::{Case, Folder, Item, check, nyxc};
+use super::child::{Case, Item, check, nyxc};
+use super::folder::Folder;
 use super::mutate::mutants;
 use super::nyx::nested_bodies;
 use super::{FEW, MANY, pb};
