@@ -134,3 +134,20 @@ fn an_interrupt_exits_with_130_and_leaves_no_partial_file() {
     }
     assert!(n_interrupted > 0, "no compilation took long enough to be interrupted");
 }
+
+#[test]
+fn a_fault_that_is_none_is_a_usage_error() {
+    let folder = Folder::new("usage");
+    let program = compile(&folder);
+    let outputs = folder.file("out.npz");
+    for fault in ["lost", "vkQueueSubmit:1", "vkQueueSubmit:0=lost", "vkQueueSubmit:1=gone", "QueueSubmit:1=lost"] {
+        for device in ["auto", "0"] {
+            let out = run(&program, &outputs, device, fault);
+            assert_eq!(out.status.code(), Some(2), "{fault}: {}", text(&out.stderr));
+            assert!(text(&out.stderr).contains(&format!("NYXC_FAULT: {fault:?}")), "{}", text(&out.stderr));
+        }
+        // What touches no device does not care.
+        assert!(run(&program, &outputs, "cpu", fault).status.success());
+        std::fs::remove_file(&outputs).unwrap();
+    }
+}

@@ -35,6 +35,9 @@ pub enum RuntimeError {
     /// `NYXC_VALIDATION` holds no list of checks.
     #[error("NYXC_VALIDATION: {word:?} is none of 1, core, sync, gpu")]
     Checks { word: String },
+    /// `NYXC_FAULT` names no call that shall fail.
+    #[error("NYXC_FAULT: {0}")]
+    Fault(String),
     /// A Vulkan call failed in another way.
     #[error("{call} failed with VkResult {code}")]
     Vulkan { call: &'static str, code: i32 },
@@ -43,7 +46,7 @@ pub enum RuntimeError {
 impl RuntimeError {
     /// Whether the caller's settings are at fault, and neither program nor device.
     pub fn is_usage(&self) -> bool {
-        matches!(self, RuntimeError::Mask(_) | RuntimeError::Checks { .. })
+        matches!(self, RuntimeError::Mask(_) | RuntimeError::Checks { .. } | RuntimeError::Fault(_))
     }
 
     /// Whether less memory would have helped: then another plan may fit.

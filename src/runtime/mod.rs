@@ -22,4 +22,4 @@ mod vk;
 
 pub use error::RuntimeError;
 pub use executor::{Executor, HostFn, RunOutput};
-pub use vk::{DeviceInfo, DeviceKind, Fault, Options, RawDevice, VkContext, devices, validation_errors};
+pub use vk::{DeviceInfo, DeviceKind, Options, RawDevice, VkContext, devices, validation_errors};

@@ -27,15 +27,17 @@ pub struct Options {
     pub mask: Option<String>,
     /// Where pipeline caches lie; `None` for nowhere.
     pub cache_dir: Option<PathBuf>,
-    /// A call of the device that shall fail.
-    pub fault: Option<Fault>,
+    /// A call of the device that shall fail, for tests. Written `CALL:K=RESULT`: the K-th (from 1) of the calls named `CALL` (`vkAllocateMemory`,
+    /// say), or of `any`, gives `device-memory` (`VK_ERROR_OUT_OF_DEVICE_MEMORY`), `host-memory` (`VK_ERROR_OUT_OF_HOST_MEMORY`) or `lost`
+    /// (`VK_ERROR_DEVICE_LOST`, as then does every later call).
+    pub fault: Option<String>,
 }
 
 impl Options {
     /// `NYXC_VALIDATION` turns validation on: `1` or `core` for the core checks, `sync` and `gpu`, after a comma, for synchronization and
     /// GPU-assisted validation too; empty and `0` for none. `NYXC_MASK` makes every device behave as a weaker one ([`Mask`]).
     /// Caches lie in `NYXC_CACHE` (nowhere where that is empty), else `$XDG_CACHE_HOME/nyxc`, else
-    /// `~/.cache/nyxc`. `NYXC_FAULT=CALL:K=RESULT` lets a call fail ([`Fault`]), for tests.
+    /// `~/.cache/nyxc`. `NYXC_FAULT` lets a call fail ([`Options::fault`]).
     pub fn from_env() -> Options {
         let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
         let cache_dir = match std::env::var_os("NYXC_CACHE") {
@@ -45,7 +47,7 @@ impl Options {
         };
         let text = |name: &str| set(name).map(|v| v.to_string_lossy().into_owned());
         let checks = text("NYXC_VALIDATION").filter(|checks| checks != "0");
-        Options { validation: checks.is_some(), checks, mask: text("NYXC_MASK"), cache_dir, fault: text("NYXC_FAULT").and_then(|v| v.parse().ok()) }
+        Options { validation: checks.is_some(), checks, mask: text("NYXC_MASK"), cache_dir, fault: text("NYXC_FAULT") }
     }
 
     /// The mask, where there is one.
@@ -57,6 +59,11 @@ impl Options {
             })
         };
         Ok(self.mask.as_deref().map(|text| Mask::parse_with(text, &file)).transpose()?)
+    }
+
+    /// The call that shall fail, where there is one.
+    pub(super) fn fault(&self) -> Result<Option<Fault>, RuntimeError> {
+        self.fault.as_deref().map(str::parse).transpose().map_err(RuntimeError::Fault)
     }
 
     /// What the validation layers check besides the core: synchronization, and shaders at work.
@@ -114,9 +121,9 @@ impl VkContext {
     /// Opens the device of this number with those of the `asked` features that it has.
     ///
     /// # Errors
-    /// There is no such device, or its driver fails.
+    /// There is no such device, its driver fails, or an option is none.
     pub fn open(index: usize, asked: &Features, options: &Options) -> Result<VkContext, RuntimeError> {
-        let mask = options.mask()?;
+        let (mask, fault) = (options.mask()?, options.fault()?);
         let instance = Instance::new(options)?;
         let physical = instance.physical_devices()?;
         let Some(&chosen) = physical.get(index) else {
@@ -130,14 +137,14 @@ impl VkContext {
         // SAFETY: the device was made with one queue of this family.
         let queue = unsafe { device.get_device_queue(probe.family, 0) };
         let names = instance.debug.then(|| ash::ext::debug_utils::Device::new(&instance.raw, &device));
-        let (cache_dir, faults) = (options.cache_dir.clone(), Faults::new(options.fault.clone()));
+        let (cache_dir, faults) = (options.cache_dir.clone(), Faults::new(fault));
         Ok(VkContext(Arc::new(Inner { device, queue: Mutex::new(queue), probe, enabled, cache_dir, names, faults, owned: true, instance })))
     }
 
     /// A context on a device that the caller owns. It is not destroyed with the context.
     ///
     /// # Errors
-    /// The loader is missing, or the device is no device of Vulkan 1.1 with compute.
+    /// The loader is missing, the device is no device of Vulkan 1.1 with compute, or an option is none.
     ///
     /// # Safety
     /// The handles are live and belong together, came from the loader that this process finds by its usual name, and outlive every clone of the
@@ -162,7 +169,7 @@ impl VkContext {
         probe.granularity(granularity(&device));
         let queue = Mutex::new(vk::Queue::from_raw(raw.queue));
         let enabled = raw.enabled.meet(&probe.info.target.features);
-        let (cache_dir, faults) = (options.cache_dir.clone(), Faults::new(options.fault.clone()));
+        let (cache_dir, faults) = (options.cache_dir.clone(), Faults::new(options.fault()?));
         Ok(VkContext(Arc::new(Inner { device, queue, probe, enabled, cache_dir, names: None, faults, owned: false, instance })))
     }
 

@@ -4,11 +4,9 @@ use ash::vk;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// Which call fails, and how. Written `CALL:K=RESULT`: the K-th (from 1) of the calls named `CALL` (`vkAllocateMemory`, say), or of `any`, gives
-/// `device-memory` (`VK_ERROR_OUT_OF_DEVICE_MEMORY`), `host-memory` (`VK_ERROR_OUT_OF_HOST_MEMORY`) or `lost` (`VK_ERROR_DEVICE_LOST`, as then does every
-/// later call).
+/// Which call fails, and how, as [`super::Options::fault`] spells it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub(super) struct Fault {
     call: String,
     at: u64,
     code: vk::Result,
@@ -17,7 +15,7 @@ pub struct Fault {
 impl FromStr for Fault {
     type Err = String;
     fn from_str(text: &str) -> Result<Fault, String> {
-        let wrong = || format!("{text:?} is no fault: expected CALL:K=device-memory, host-memory or lost");
+        let wrong = || format!("{text:?} is no fault: expected CALL:K=RESULT, with K from 1 and a RESULT of device-memory, host-memory or lost");
         let (place, code) = text.split_once('=').ok_or_else(wrong)?;
         let (call, at) = place.split_once(':').ok_or_else(wrong)?;
         let code = match code {
@@ -26,7 +24,7 @@ impl FromStr for Fault {
             "lost" => vk::Result::ERROR_DEVICE_LOST,
             _ => return Err(wrong()),
         };
-        let at = at.parse().ok().filter(|&at| at > 0).ok_or_else(wrong)?;
+        let at = at.parse().ok().filter(|&at| at > 0 && (call == "any" || call.starts_with("vk"))).ok_or_else(wrong)?;
         Ok(Fault { call: call.to_owned(), at, code })
     }
 }
@@ -80,7 +78,7 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(faults.strike("vkQueueSubmit"), Some(vk::Result::ERROR_DEVICE_LOST));
         }
-        for text in ["", "any", "any:0=lost", "any:1=gone", "any=lost", "any:x=lost"] {
+        for text in ["", "any", "any:0=lost", "any:1=gone", "any=lost", "any:x=lost", ":1=lost", "QueueSubmit:1=lost"] {
             assert!(text.parse::<Fault>().is_err(), "{text}");
         }
     }

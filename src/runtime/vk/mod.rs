@@ -12,7 +12,6 @@ mod probe;
 pub(super) use buffer::{Buffer, Meter, Place, heap};
 pub(super) use commands::{Commands, Queries};
 pub use context::{Options, RawDevice, VkContext};
-pub use fault::Fault;
 pub use instance::validation_errors;
 pub(super) use pipelines::{Bound, Pipelines};
 pub use probe::{DeviceInfo, DeviceKind, devices};

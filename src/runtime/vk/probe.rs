@@ -40,10 +40,12 @@ pub struct DeviceInfo {
 /// `NYXC_MASK` makes them weaker ([`Options::from_env`]).
 ///
 /// # Errors
-/// The loader is missing, or has only Vulkan 1.0, or the mask is none.
+/// The loader is missing, or has only Vulkan 1.0, or an option of the environment is none.
 pub fn devices() -> Result<Vec<DeviceInfo>, RuntimeError> {
     let options = Options { validation: false, ..Options::from_env() };
     let mask = options.mask()?;
+    // Nothing fails here, but a command that looks for a device first tells of a slip all the same.
+    options.fault()?;
     let instance = match Instance::new(&options) {
         Err(RuntimeError::NoDevice { reason }) if reason.contains("driver") => return Ok(Vec::new()),
         other => other?,
