@@ -6,8 +6,8 @@
 //! its rows may be stored in two ways, which closes most of the gap to that bound. Policies `uniform` and `tiered` skip the search. Formats
 //! are only noted on nodes: `insert_qdq` makes them real. Refuses with the smallest feasible budget and the cheapest ways there.
 
-use super::{Context, OverBudget, Pass, PassError, Policy, at, pipeline};
-use crate::ir::{Activations, Edit, Format, Graph, Patch, Tail, Weights};
+use super::{Context, OverBudget, Pass, PassError, Policy, Settings, at, pipeline};
+use crate::ir::{Activations, Edit, Format, Graph, Node, Patch, Tail, Weights};
 use crate::plan::model::Model;
 use crate::plan::solve::{Choice, Group, Limits, Problem, Solution, min_peak, relax, solve};
 use crate::plan::{Forecast, PlanError, build, score};
@@ -27,6 +27,8 @@ const QUICK_NODES: usize = 32;
 const MAX_SPLIT_ROUNDS: usize = 8;
 /// The places where a matrix may be split are so many.
 const SPLIT_PLACES: usize = 64;
+/// The largest magnitude that f16 holds.
+const MAX_F16: f32 = 65504.0;
 /// How often the budget is solved for again because the arena was larger than its bound.
 const MAX_ROUNDS: u32 = 4;
 
@@ -41,7 +43,8 @@ impl Pass for AssignPrecision {
         pipeline::lower(&mut kernels, cx)?;
         let model = Model::of(graph, &kernels, build::params_bytes(&kernels, cx.target)?, cx.target)?;
         drop(kernels);
-        let menus: Vec<Vec<Format>> = (0..model.groups.len()).map(|g| menu(graph, &model, g, cx)).collect();
+        let ranges: Vec<Range> = model.groups.iter().map(|group| Range::of(graph, group)).collect();
+        let menus = ranges.iter().enumerate().map(|(g, range)| menu(graph, &model, g, &|format| range.keep(format), cx)).collect::<Vec<_>>();
         let mut problem = Scored::of(graph, &model, &menus)?;
         let start = std::time::Instant::now();
         let chosen = Assignment::of(graph, &model, &menus, &mut problem, cx)?;
@@ -53,8 +56,11 @@ impl Pass for AssignPrecision {
             let format = chosen.formats[at];
             for &id in &group.nodes {
                 let node = graph.node(id);
-                let own = if crate::ops::weights::of(graph, id).is_some() { format } else { format.without_weights() };
-                cx.reasons.insert(node.name.clone(), chosen.reasons[at].clone());
+                let has_weights = crate::ops::weights::of(graph, id).is_some();
+                let own = if has_weights { format } else { format.without_weights() };
+                let excluded = ranges[at].excludes(cx.settings, node).filter(|_| has_weights);
+                let reason = excluded.map_or_else(|| chosen.reasons[at].clone(), |why| format!("{}; {why}", chosen.reasons[at]));
+                cx.reasons.insert(node.name.clone(), reason);
                 if node.format != Some(own) {
                     edit.set_format(id, Some(own));
                 }
@@ -64,8 +70,55 @@ impl Pass for AssignPrecision {
     }
 }
 
+/// What the weights of a group cannot be stored as without becoming other numbers.
+#[derive(Clone, Copy)]
+struct Range {
+    is_finite: bool,
+    is_in_f16: bool,
+}
+
+impl Range {
+    fn of(graph: &Graph, group: &crate::plan::model::Group) -> Range {
+        let (is_finite, is_in_f16) = group
+            .weights
+            .iter()
+            .filter_map(|w| graph.constant(w.value)?.to_f32s().ok())
+            .flat_map(|values| {
+                let one = |part: &[f32]| (part.iter().all(|v| v.is_finite()), part.iter().all(|v| !v.is_finite() || v.abs() <= MAX_F16));
+                values.par_chunks(1 << 16).map(one).collect::<Vec<_>>()
+            })
+            .fold((true, true), |all, part| (all.0 && part.0, all.1 && part.1));
+        Range { is_finite, is_in_f16 }
+    }
+
+    /// The nearest format whose weights keep what is not finite, and what is too large for f16.
+    fn keep(self, format: Format) -> Format {
+        let has = |is: &dyn Fn(Weights) -> bool| is(format.weights) || format.tail.is_some_and(|tail| is(tail.weights));
+        let narrow = !self.is_finite && has(&|w| matches!(w, Weights::Int { .. }));
+        if !self.is_in_f16 && (narrow || has(&|w| w == Weights::F16)) {
+            return Format::F32;
+        }
+        match format.activations {
+            _ if !narrow => format,
+            Activations::F16 => Format::F16,
+            Activations::F32 | Activations::I8 => Format { weights: Weights::F16, ..Format::F32 },
+        }
+    }
+
+    /// Why a format that was asked for is not given.
+    fn excludes(self, settings: &Settings, node: &Node) -> Option<&'static str> {
+        let asked = settings.pinned(node).map_or_else(|| settings.permitted().to_vec(), |pin| vec![pin]);
+        let is_kept = asked.into_iter().all(|format| self.keep(format) == format);
+        match self {
+            _ if is_kept => None,
+            Range { is_finite: false, .. } => Some("its weights hold NaN or infinity, which integers do not"),
+            _ => Some("its weights are beyond the range of f16"),
+        }
+    }
+}
+
 /// The formats that a group may have: what is permitted, or what its pins say.
-fn menu(graph: &Graph, model: &Model, group: usize, cx: &Context<'_>) -> Vec<Format> {
+fn menu(graph: &Graph, model: &Model, group: usize, keep: &dyn Fn(Format) -> Format, cx: &Context<'_>) -> Vec<Format> {
     let group = &model.groups[group];
     let has_weights = !group.weights.is_empty();
     let has_products = group.weights.iter().any(|w| w.has_products);
@@ -76,18 +129,14 @@ fn menu(graph: &Graph, model: &Model, group: usize, cx: &Context<'_>) -> Vec<For
         Activations::I8 if !has_products => Format { activations: Activations::F32, ..format },
         _ => format,
     };
-    let permitted = match cx.settings.policy {
-        Policy::Uniform(format) => vec![format],
-        _ => cx.settings.formats.clone(),
-    };
     let mut menu: Vec<Format> = Vec::new();
-    for format in permitted.into_iter().map(fit) {
+    for format in cx.settings.permitted().iter().copied().map(keep).map(fit) {
         if !menu.contains(&format) {
             menu.push(format);
         }
     }
     for &id in &group.nodes {
-        let Some(pin) = cx.settings.pinned(graph.node(id)).map(fit) else { continue };
+        let Some(pin) = cx.settings.pinned(graph.node(id)).map(keep).map(fit) else { continue };
         let own = crate::ops::weights::of(graph, id).is_some();
         let agrees = |format: &Format| if own { *format == pin } else { format.without_weights() == pin.without_weights() };
         menu.retain(agrees);
@@ -350,8 +399,7 @@ impl Scored {
 mod tests {
     use super::*;
     use crate::ir::{Attrs, DType, Level, Op, Tensor, TensorType};
-    use crate::passes::Settings;
-    use crate::passes::testing::check_with;
+        use crate::passes::testing::check_with;
     use crate::target::Target;
 
     /// `relu(x * w)` with weights of 64 x 32.
@@ -366,11 +414,15 @@ mod tests {
             (seed >> 8) as f32 / (1 << 23) as f32 - 1.0
         };
         let values: Vec<f32> = (0..k * n).map(|_| random()).collect();
+        product_with(k, n, &values)
+    }
+
+    fn product_with(k: usize, n: usize, values: &[f32]) -> Graph {
         let registry = crate::ops::registry();
         let op = |onnx: &str| Op::new(registry.by_onnx(onnx).unwrap(), Attrs::new());
         let mut graph = Graph::new("g", Level::Onnx);
         let x = graph.add_input("x", TensorType::of(DType::F32, &[2, k]));
-        let w = graph.add_const("w", Tensor::from_f32s(DType::F32, &[k, n], &values).unwrap());
+        let w = graph.add_const("w", Tensor::from_f32s(DType::F32, &[k, n], values).unwrap());
         let m = graph.add_op("m", op("MatMul"), &[Some(x), Some(w)], &["m".into()]).unwrap();
         let y = graph.add_op("y", op("Relu"), &[Some(m.out(0))], &["y".into()]).unwrap();
         graph.add_output("y", y.out(0));
@@ -394,6 +446,27 @@ mod tests {
             Settings { policy: "uniform:w4a16".parse().unwrap(), pins: vec!["op:MatMul=f32".parse().unwrap()], ..Settings::default() };
         let after = check_with("assign_precision", product(), "refuses_against_pin", &settings);
         assert_eq!(format_of(&after, "m"), "f32");
+    }
+
+    #[test]
+    fn weights_that_a_format_cannot_hold_are_stored_wider_and_the_reason_is_told() {
+        let target = Target::shipped("lavapipe").unwrap();
+        for (wrong, asked, given, why) in [
+            (f32::NAN, "w4a16", "f16", "NaN or infinity"),
+            (f32::INFINITY, "w8a8", "w16a32", "NaN or infinity"),
+            (1e5, "f16", "f32", "beyond the range of f16"),
+            (1e5, "w8a16", "w8a16", "beyond"),
+        ] {
+            let mut values = vec![0.5; 64 * 32];
+            values[77] = wrong;
+            let mut graph = product_with(64, 32, &values);
+            let settings = Settings { policy: format!("uniform:{asked}").parse().unwrap(), ..Settings::default() };
+            let mut cx = Context::new(&target, &settings);
+            let patch = AssignPrecision.run(&graph, &mut cx).unwrap();
+            graph.apply(patch);
+            assert_eq!(format_of(&graph, "m"), given, "{wrong} as {asked}");
+            assert_eq!(cx.reasons["m"].contains(why), asked != given, "{}", cx.reasons["m"]);
+        }
     }
 
     #[test]

@@ -52,6 +52,11 @@ impl Settings {
         }
     }
 
+    /// The formats that the policy may give a node that no pin matches.
+    pub fn permitted(&self) -> &[Format] {
+        if let Policy::Uniform(format) = &self.policy { std::slice::from_ref(format) } else { &self.formats }
+    }
+
     /// The format that the last matching pin gives a node.
     pub fn pinned(&self, node: &Node) -> Option<Format> {
         self.pins.iter().rev().find(|pin| pin.matches(node)).map(|pin| pin.format)

@@ -6,15 +6,22 @@
 #define ROW_T float
 #include "row.glsl"
 
-// The largest finite magnitude so far. The comparison is false for NaN and infinity.
+const uint QUIET_NAN = 0x7fc00000u;
+
+// The largest magnitude so far; NaN once one is not finite.
 float larger(float m, float x) {
     float a = abs(x);
-    return a > m && a <= uintBitsToFloat(0x7f7fffffu) ? a : m;
+    if (isnan(x) || isinf(x)) return uintBitsToFloat(QUIET_NAN);
+    return a > m ? a : m;
 }
 
-float scale_of(float absmax) { return absmax < uintBitsToFloat(0x0d800000u) ? 1.0 : absmax * uintBitsToFloat(0x3c010204u); }
+// The bits of the scale.
+uint scale_of(float absmax) {
+    if (isnan(absmax)) return QUIET_NAN;
+    return floatBitsToUint(absmax < uintBitsToFloat(0x0d800000u) ? 1.0 : absmax * uintBitsToFloat(0x3c010204u));
+}
 
-// 1 / s, correctly rounded: the product of both significands lies so near a power of two that its low 32 bits are the remainder.
+// 1 / s, correctly rounded, NaN where s is: the product of both significands lies so near a power of two that its low 32 bits are the remainder.
 float reciprocal(float s) {
     float r = 1.0 / s;
     int ms = (floatBitsToInt(s) & 0x7fffff) | 0x800000;
@@ -32,8 +39,8 @@ uint codes(uint row, uint word, float r) {
     for (uint i = 0u; i < 4u; i++) {
         uint col = word * 4u + i;
         if (col >= p.cols) break;
-        float x = ld_x(row * p.cols + col);
-        int q = isnan(x) ? 0 : int(roundEven(clamp(x * r, -127.0, 127.0)));
+        float x = ld_x(row * p.cols + col) * r;
+        int q = isnan(x) ? 0 : int(roundEven(clamp(x, -127.0, 127.0)));
         v = bitfieldInsert(v, uint(q), int(i * 8u), 8);
     }
     return v;
@@ -45,10 +52,10 @@ void main() {
     if (g >= p.rows) return;
     float m = 0.0;
     for (uint col = t; col < p.cols; col += 128u) m = larger(m, ld_x(g * p.cols + col));
-    float s = scale_of(join_lanes(JOIN_MAX, m));
-    float r = reciprocal(s);
+    uint s = scale_of(join_lanes(JOIN_MAX, m));
+    float r = reciprocal(uintBitsToFloat(s));
     for (uint word = t; word < p.pitch; word += 128u) d_y[g * p.pitch + word] = codes(g, word, r);
-    if (t == 0u) d_y[p.scales + g] = floatBitsToUint(s);
+    if (t == 0u) d_y[p.scales + g] = s;
 #elif STAGE == 1
     if (g >= p.parts) return;
     float m = 0.0;
@@ -59,7 +66,7 @@ void main() {
     float m = 0.0;
     for (uint i = t; i < p.parts; i += 128u) m = larger(m, uintBitsToFloat(d_y[i]));
     m = join_lanes(JOIN_MAX, m);
-    if (t == 0u) d_y[p.scales] = floatBitsToUint(scale_of(m));
+    if (t == 0u) d_y[p.scales] = scale_of(m);
 #else
     uint word = invocation();
     if (word < p.rows * p.pitch) d_y[word] = codes(word / p.pitch, word % p.pitch, reciprocal(uintBitsToFloat(d_y[p.scales])));

@@ -3,6 +3,9 @@
 #define ROW_T float
 #include "row.glsl"
 
+// Of numbers up to 0. Where a device's exp is not defined it is not asked: some make infinity of NaN.
+float power(float v) { return isnan(v) ? v : v < -104.0 ? 0.0 : exp(v); }
+
 void main() {
     uint row = row_index();
     if (row >= p.rows) return;
@@ -11,15 +14,15 @@ void main() {
     for (uint i = row_lane(); i < p.n; i += LANES) largest = join(JOIN_MAX, largest, ld_x(base + i * p.inner));
     largest = join_lanes(JOIN_MAX, largest);
     float sum = 0.0;
-    for (uint i = row_lane(); i < p.n; i += LANES) sum += exp(ld_x(base + i * p.inner) - largest);
+    for (uint i = row_lane(); i < p.n; i += LANES) sum += power(ld_x(base + i * p.inner) - largest);
     sum = join_lanes(JOIN_SUM, sum);
     for (uint i = row_lane(); i < p.n; i += LANES) {
         uint at = base + i * p.inner;
         float v = ld_x(at) - largest;
 #if LOG
-        put(at, v - log(sum));
+        put(at, isnan(sum) ? sum : v - log(sum));
 #else
-        put(at, exp(v) / sum);
+        put(at, power(v) / sum);
 #endif
     }
 }

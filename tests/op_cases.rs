@@ -1,28 +1,12 @@
 //! Every operator against ONNX Runtime: the cases that `tests/make_op_cases.py` wrote.
 
-use nyxc::ir::{Attr, Attrs, Class, DType, Op, Tensor, TensorType};
+#[path = "common/cases.rs"]
+mod cases;
+
+use cases::tensor;
+use nyxc::ir::{Attr, Attrs, Class, DType, Op, Tensor};
 use nyxc::ops::{evaluate, registry};
 use serde_json::Value;
-
-fn base64(text: &str) -> Vec<u8> {
-    let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let (mut bits, mut n, mut bytes) = (0u32, 0, Vec::new());
-    for c in text.bytes().filter(|c| *c != b'=') {
-        bits = bits << 6 | alphabet.iter().position(|a| *a == c).unwrap() as u32;
-        n += 6;
-        if n >= 8 {
-            n -= 8;
-            bytes.push((bits >> n) as u8);
-        }
-    }
-    bytes
-}
-
-fn tensor(value: &Value) -> Option<Tensor> {
-    let dtype: DType = value.get(0)?.as_str()?.parse().unwrap();
-    let dims: Vec<usize> = value[1].as_array().unwrap().iter().map(|d| d.as_u64().unwrap() as usize).collect();
-    Some(Tensor::from_bytes(TensorType::of(dtype, &dims), base64(value[2].as_str().unwrap())).unwrap())
-}
 
 fn attribute(value: &Value) -> Attr {
     let (kind, value) = value.as_object().unwrap().iter().next().unwrap();

@@ -104,8 +104,24 @@ impl Body {
                 let text = match **b {
                     Expr::Float(2.0) => format!("{a} * {a}"),
                     Expr::Float(3.0) => format!("{a} * {a} * {a}"),
-                    _ => format!("sqrt({a})"),
+                    _ => self.helper("nx_root", &a),
                 };
+                self.statement(text, class)
+            }
+            // Drivers make 0 of products with a literal 0 and anything of quotients with one (lavapipe's gallivm), however precise.
+            Expr::Binary(Binary::Mul, a, b) if is_zero(a) || is_zero(b) => {
+                let (a, class) = self.part(if is_zero(b) { a } else { b });
+                let text = self.helper("nx_times_zero", &a);
+                self.statement(text, class)
+            }
+            Expr::Binary(Binary::Div, a, b) if is_zero(b) => {
+                let (a, class) = self.part(a);
+                let text = self.helper("nx_over_zero", &a);
+                self.statement(if is_negative(b) { format!("-{text}") } else { text }, class)
+            }
+            Expr::Binary(Binary::Div, a, b) if is_zero(a) => {
+                let (b, class) = self.part(b);
+                let text = self.helper("nx_zero_over", &b);
                 self.statement(text, class)
             }
             Expr::Binary(function, a, b) => {
@@ -125,8 +141,9 @@ impl Body {
             return (name.clone(), class);
         }
         let name = format!("t{}", self.seen.len());
+        // Precise, or compilers make 0 of 0 * x and 1 of x / x, whatever x is.
         let ty = match class {
-            Class::Float => "float",
+            Class::Float => "precise float",
             Class::Int | Class::Text => "int",
             Class::Bool => "bool",
         };
@@ -223,6 +240,14 @@ impl Body {
         };
         (text, class)
     }
+}
+
+fn is_zero(expr: &Expr) -> bool {
+    matches!(expr, Expr::Float(v) if *v == 0.0)
+}
+
+fn is_negative(expr: &Expr) -> bool {
+    matches!(expr, Expr::Float(v) if v.is_sign_negative())
 }
 
 fn float(v: f32) -> String {

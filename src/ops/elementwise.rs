@@ -165,8 +165,9 @@ fn pow(c: &Case<'_>) -> Recipe {
         Some(1.0) => Some("x0"),
         Some(2.0) => Some("mul(x0,x0)"),
         Some(3.0) => Some("mul(mul(x0,x0),x0)"),
-        Some(0.5) if c.dtype()?.is_float() => Some("sqrt(x0)"),
-        Some(-0.5) if c.dtype()?.is_float() => Some("rsqrt(x0)"),
+        // No square root of x0: a power of minus infinity is not NaN.
+        Some(0.5) if c.dtype()?.is_float() => Some("pow(x0,0.5)"),
+        Some(-0.5) if c.dtype()?.is_float() => Some("recip(pow(x0,0.5))"),
         Some(-1.0) if c.dtype()?.is_float() => Some("recip(x0)"),
         _ => None,
     };

@@ -192,12 +192,17 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     let ((sy, height, oh), (sx, width, ow)) = (axis(2), axis(1));
     let mut out = vec![0.0f32; n_elems(&out_dims)?];
     let (rows, columns) = (taps(&normal, sy, height, oh), taps(&normal, sx, width, ow));
-    let data = x.to_f32s()?;
+    let (data, nearest) = (x.to_f32s()?, normal.mode == "nearest");
     out.par_chunks_mut((oh * ow).max(1)).enumerate().for_each(|(plane, out)| {
         let x = &data[plane * height * width..(plane + 1) * height * width];
         for (out, &(y0, y1, wy)) in out.chunks_exact_mut(ow).zip(&rows.0) {
             let (top, bottom) = (&x[y0 * width..][..width], &x[y1 * width..][..width]);
             for (out, &(x0, x1, wx)) in out.iter_mut().zip(&columns.0) {
+                // Not multiplied by a weight of 1: an infinity times the other one's 0 would be NaN.
+                if nearest {
+                    *out = top[x0];
+                    continue;
+                }
                 let upper = top[x0] * (1.0 - wx) + top[x1] * wx;
                 let lower = bottom[x0] * (1.0 - wx) + bottom[x1] * wx;
                 *out = upper * (1.0 - wy) + lower * wy;

@@ -3,14 +3,16 @@
 //!
 //! For each scale, over the elements that share it, all in f32 and in this order:
 //!
-//! 1. `m` = the largest `|x|` that is at most `f32::MAX`, 0 if there is none. The
-//!    comparison is false for NaN and infinity, so neither widens the scale.
+//! 1. `m` = the largest `|x|`, 0 if there is no `x`; NaN where any `x` is NaN or
+//!    infinite.
 //! 2. `s` = `m * (1.0 / 127.0)`, the constant being 0x3C010204, where `m` is at
-//!    least 2^-100, and 1.0 elsewhere. The bound keeps `s` and `r` normal and gives
-//!    subnormal `x` code 0, so that flushing subnormals changes nothing.
+//!    least 2^-100, and 1.0 below. The bound keeps `s` and `r` normal and gives
+//!    subnormal `x` code 0, so that flushing subnormals changes nothing. Where `m`
+//!    is NaN, `s` is 0x7FC00000: INT8 has no code for what is not finite, so all
+//!    that is computed from such a row is NaN, not a number that looks right.
 //! 3. `r` = `1.0 / s`, correctly rounded.
-//! 4. `q` = `x * r`, clamped to -127..=127, then rounded half to even. NaN gives
-//!    0; an infinity gives the extreme code of its sign.
+//! 4. `q` = `x * r`, clamped to -127..=127, then rounded half to even; 0 where `s`
+//!    is NaN.
 //!
 //! Vulkan rounds products correctly, so only step 3 may differ: a division there
 //! may err by 2.5 ULP, which moves `q` by one for some ten of a million elements.
@@ -26,7 +28,8 @@
 //!     int d = -(mr * ms);
 //!     r = intBitsToFloat(floatBitsToInt(r) + int(2 * d > ms) - int(2 * d < -ms));
 //! }
-//! int q = isnan(x) ? 0 : int(roundEven(clamp(x * r, -127.0, 127.0)));
+//! float v = x * r;
+//! int q = isnan(v) ? 0 : int(roundEven(clamp(v, -127.0, 127.0)));
 //! ```
 
 use super::{Granularity, Layout, PackedError, Packing, ScaleType, code_of, nearest_within, write_scales};
@@ -88,25 +91,37 @@ pub fn quantize_dynamic(x: &[f32], n_rows: usize, n_cols: usize, granularity: Gr
 /// Steps 1 and 2. A maximum does not depend on the order of its operands, so
 /// neither does the result on the number of threads.
 fn scales(layout: &Layout, x: &[f32]) -> Vec<f32> {
-    let scale = |absmax: f32| {
-        if absmax < SMALLEST_ABSMAX { 1.0 } else { absmax * RECIPROCAL_OF_127 }
+    let scale = |absmax: f32| match absmax {
+        m if m.is_nan() => f32::NAN,
+        m if m < SMALLEST_ABSMAX => 1.0,
+        m => m * RECIPROCAL_OF_127,
     };
     if layout.n_elems == 0 {
         return vec![1.0; layout.n_scales];
     }
     let rows = x.par_chunks_exact(layout.n_cols).with_min_len(layout.rows_per_task()).map(absmax);
     match layout.packing.granularity {
-        Granularity::Tensor => vec![scale(rows.reduce(|| 0.0, f32::max))],
+        Granularity::Tensor => vec![scale(rows.reduce(|| 0.0, larger))],
         Granularity::Block(_) | Granularity::Row => rows.map(scale).collect(),
     }
 }
 
-/// The largest finite magnitude, 0 if there is none.
+/// The larger of `m` and the magnitude of `x`; NaN where one of them is not finite.
+fn larger(m: f32, x: f32) -> f32 {
+    match x.abs() {
+        a if a <= f32::MAX => {
+            if a > m {
+                a
+            } else {
+                m
+            }
+        }
+        _ => f32::NAN,
+    }
+}
+
+/// The largest magnitude, 0 if there is none; NaN where one is not finite.
 fn absmax(x: &[f32]) -> f32 {
-    let larger = |m: f32, x: f32| {
-        let a = x.abs();
-        if a > m && a <= f32::MAX { a } else { m }
-    };
     // Independent lanes let the compiler use vector registers.
     let (body, tail) = x.as_chunks::<16>();
     let mut lanes = [0.0; 16];

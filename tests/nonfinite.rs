@@ -1,0 +1,125 @@
+//! NaN and infinities pass through as in ONNX Runtime: the models that `tests/make_nonfinite_cases.py` wrote, on the CPU reference and on every
+//! Vulkan device here, as it is and as the weakest, with results stored as f32 and as f16. Integers hold neither, so with these a result may be
+//! NaN where ONNX Runtime has a number, but never the other way round.
+
+#![cfg(all(feature = "codegen", feature = "runtime"))]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "common/cases.rs"]
+mod cases;
+
+use cases::{base64, tensor};
+use nyxc::import::{ImportOptions, import_bytes};
+use nyxc::ir::{DType, Graph, Tensor};
+use nyxc::ops::registry;
+use nyxc::passes::{Policy, Settings};
+use nyxc::program::Program;
+use nyxc::runtime::{Options, VkContext, devices, validation_errors};
+use nyxc::session::{Compile, DeviceChoice, Reference, Session, compile};
+use nyxc::target::Target;
+use serde_json::Value;
+use std::io::Write as _;
+
+const FORMATS: [&str; 5] = ["f32", "f16", "w8a16", "w4a32", "w8a8"];
+
+/// A model, its inputs, and what ONNX Runtime makes of them.
+struct Case {
+    name: String,
+    graph: Graph,
+    inputs: Vec<Tensor>,
+    outputs: Vec<Tensor>,
+}
+
+fn cases() -> Vec<Case> {
+    let all: Vec<Value> = serde_json::from_str(include_str!("data/nonfinite_cases.json")).unwrap();
+    let read = |case: &Value| {
+        let name = case["name"].as_str().unwrap().to_owned();
+        let model = base64(case["model"].as_str().unwrap());
+        let graph = import_bytes(&model, None, &ImportOptions::default(), &registry()).unwrap_or_else(|e| panic!("{name}: {e}")).0;
+        let tensors = |of: &str| case[of].as_array().unwrap().iter().map(|t| tensor(t).unwrap()).collect();
+        Case { name, graph, inputs: tensors("inputs"), outputs: tensors("outputs") }
+    };
+    all.iter().map(read).collect()
+}
+
+fn program(case: &Case, format: &str, target: &Target) -> Program {
+    let settings = Settings { policy: Policy::Uniform(format.parse().unwrap()), ..Settings::default() };
+    let options = Compile { settings, target: target.clone(), n_threads: 1 };
+    compile(&case.graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{} in {format}: {e}", case.name)).program
+}
+
+/// What is wrong with results, if anything: NaN and infinities must be where they belong, and finite values as near as `format` is.
+fn fault(given: &[Tensor], expected: &[Tensor], format: &str) -> Option<String> {
+    assert_eq!(given.len(), expected.len());
+    for (given, expected) in given.iter().zip(expected) {
+        if given.ty() != expected.ty() {
+            return Some(format!("{} for {}", given.ty(), expected.ty()));
+        }
+        if !expected.dtype().is_float() {
+            let (given, expected) = (given.to_i64s().unwrap(), expected.to_i64s().unwrap());
+            if given != expected {
+                return Some(format!("{given:?} for {expected:?}"));
+            }
+            continue;
+        }
+        let bound = if format == "f16" || expected.dtype() == DType::F16 { 5e-3 } else { 2e-5 };
+        let (given, expected) = (given.to_f32s().unwrap(), expected.to_f32s().unwrap());
+        let agree = |g: f32, e: f32| g == e || (g.is_nan() && e.is_nan()) || (g - e).abs() <= bound * e.abs().max(1.0);
+        let agree = |g: f32, e: f32| match format {
+            "f32" | "f16" => agree(g, e) && g.is_finite() == e.is_finite(),
+            _ => e.is_finite() || !g.is_finite(),
+        };
+        if let Some(at) = (0..expected.len()).find(|&i| !agree(given[i], expected[i])) {
+            return Some(format!("element {at} is {}, not {}\n   given {given:?}\nexpected {expected:?}", given[at], expected[at]));
+        }
+    }
+    None
+}
+
+fn report(faults: &[String], n: usize, on: &str) {
+    assert!(faults.is_empty(), "{} of {n} differ on {on}\n{}", faults.len(), faults.join("\n"));
+}
+
+#[test]
+fn the_reference_agrees_with_onnx_runtime() {
+    let (cases, target) = (cases(), Target::shipped("lavapipe").unwrap());
+    let mut faults = Vec::new();
+    for case in &cases {
+        let given = Reference::new(case.graph.clone()).run(&case.inputs).unwrap();
+        faults.extend(fault(&given, &case.outputs, "f32").map(|f| format!("{}, as imported: {f}", case.name)));
+        for format in FORMATS {
+            let mut session = Session::of(program(case, format, &target), DeviceChoice::Cpu).unwrap();
+            let given = session.run(&case.inputs).unwrap().outputs;
+            faults.extend(fault(&given, &case.outputs, format).map(|f| format!("{} in {format}: {f}", case.name)));
+        }
+    }
+    report(&faults, cases.len(), "the CPU");
+}
+
+#[test]
+fn devices_agree_with_onnx_runtime() {
+    let found = devices().unwrap_or_default();
+    if found.is_empty() {
+        // Straight to the terminal: the test harness swallows `eprintln!`.
+        let _ = std::io::stderr().write_all(b"SKIPPED: no Vulkan device\n");
+        return;
+    }
+    let cases = cases();
+    for device in found {
+        for mask in [None, Some("vulkan-min".to_owned())] {
+            let options = Options { validation: true, cache_dir: None, ..Options::from_env() };
+            let options = if mask.is_some() { Options { mask, ..options } } else { options };
+            let context = VkContext::open(device.index, &device.target.features, &options).unwrap();
+            let mut faults = Vec::new();
+            for case in &cases {
+                for format in FORMATS {
+                    let mut session = Session::on(program(case, format, &context.info().target), &context).unwrap();
+                    let given = session.run(&case.inputs).unwrap().outputs;
+                    faults.extend(fault(&given, &case.outputs, format).map(|f| format!("{} in {format}: {f}", case.name)));
+                }
+            }
+            report(&faults, cases.len(), &format!("{}, mask {:?}", device.name, options.mask));
+        }
+    }
+    assert_eq!(validation_errors(), 0);
+}
