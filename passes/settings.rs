@@ -158,6 +158,14 @@ impl FromStr for Pin {
 }
 
 impl Pin {
+    /// The text of a pin that matches the node of this name alone, whatever it is made of.
+    pub fn text_for(name: &str, format: Format) -> String {
+        let pattern = globset::escape(name);
+        // An operator's name would follow.
+        let pattern = pattern.strip_prefix("op:").map_or_else(|| pattern.clone(), |rest| format!("[o]p:{rest}"));
+        format!("{pattern}={format}")
+    }
+
     fn matches(&self, node: &Node) -> bool {
         match (&self.matcher, node.op()) {
             (Matcher::Name(glob), _) => glob.is_match(&node.name),

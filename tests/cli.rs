@@ -3,6 +3,9 @@
 #[path = "common/folder.rs"]
 mod folder;
 
+#[path = "common/pb.rs"]
+mod pb;
+
 use folder::Folder;
 use nyxc::ir::Format;
 use serde_json::Value;
@@ -515,6 +518,37 @@ fn compare_exits_with_1_where_the_bound_is_missed() {
         assert!(outputs[0][key].is_f64(), "{key}: {}", outputs[0]);
     }
     assert!(!table["nodes"].as_array().unwrap().is_empty(), "some values of the model keep their names");
+}
+
+#[test]
+fn compare_tells_what_overflows_f16_and_the_pin_that_it_names_mends_it() {
+    let folder = Folder::new("overflow");
+    let (onnx, program, inputs) = (folder.file("m.onnx"), folder.file("m.nyx"), folder.file("in.npz"));
+    // 400 * 400 is beyond f16's range, its square root within it. Names are what they like.
+    let square =
+        [pb::node("Mul", &["x", "x"], &["y"], &[pb::blob(3, "op:it's [a] square=*")]), pb::node("MatMul", &["y", "w"], &["p"], &[])].concat();
+    let identity: Vec<f32> = (0..16).map(|i| if i % 5 == 0 { 0.001 } else { 0.0 }).collect();
+    let rest = [pb::input("x", &[1, 4]), pb::f32s("w", &[4, 4], &identity), pb::output("p")].concat();
+    std::fs::write(&onnx, pb::model([square, rest].concat())).unwrap();
+    write_npz(&inputs, &[("x", &[1, 4], vec![1.0, -400.0, 255.9, 2.0])]);
+    let compare = |more: &[&str]| nyxc(&[&["compare", &onnx, &program, "--inputs", &inputs], more].concat());
+
+    nyxc(&["compile", &onnx, "--target", "lavapipe", "--policy", "uniform:f16", "-o", &program]).exits(0);
+    let report = compare(&["--json"]).exits(1).json();
+    let [told] = report["overflows"].as_array().unwrap().as_slice() else { panic!("{report:#}") };
+    assert_eq!((&told["value"], &told["node"]), (&Value::from("y"), &Value::from("op:it's [a] square=*")));
+    assert_eq!((told["largest"].as_f64(), told["limit"].as_f64()), (Some(160_000.0), Some(65504.0)));
+    let text = compare(&[]).exits(1).out;
+    assert!(text.contains("overflows f16") && text.contains("1.6e5") && text.contains("it'\\''s"), "{text}");
+
+    let pin = told["precision"].as_str().unwrap();
+    nyxc(&["compile", &onnx, "--target", "lavapipe", "--policy", "uniform:f16", "--precision", pin, "-o", &program]).exits(0);
+    let report = compare(&["--json", "--bound", "1e-2"]).exits(0).json();
+    assert_eq!(report["overflows"], serde_json::json!([]), "{report:#}");
+    // Within the range nothing is told.
+    write_npz(&inputs, &[("x", &[1, 4], vec![1.0, -255.9, 255.9, 2.0])]);
+    nyxc(&["compile", &onnx, "--target", "lavapipe", "--policy", "uniform:f16", "-o", &program]).exits(0);
+    compare(&["--bound", "1e-2"]).exits(0);
 }
 
 #[test]

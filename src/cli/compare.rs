@@ -1,16 +1,24 @@
 //! `nyxc compare`.
 
 use super::{Failure, load, run, write};
-use crate::ir::Tensor;
+use crate::ir::{DType, Format, Node, Tensor};
+use crate::passes::Pin;
 use crate::session::Reference;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+/// Values from here on become the largest of f16, or would be infinite: what lies below rounds to it.
+const BEYOND_F16: f32 = 65520.0;
+
 /// Compare a program with its model in f32, value by value, on the CPU reference.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  nyxc compare model.onnx model.nyx --inputs in.npz --bound 1e-2")]
+#[command(after_help = "\
+Exits with 1 where an output misses the bound, or a value that is stored as f16 is beyond its range (65504) in f32.
+
+Example:
+  nyxc compare model.onnx model.nyx --inputs in.npz --bound 1e-2")]
 pub(super) struct Args {
     /// The model
     model: PathBuf,
@@ -36,25 +44,41 @@ struct Distance {
     relative_l2: f64,
 }
 
+/// A value that f16 does not hold, stored as f16 all the same.
+struct Overflow {
+    /// The node of the model that computes it.
+    node: String,
+    value: String,
+    /// The largest finite magnitude in f32.
+    largest: f32,
+}
+
+impl Overflow {
+    /// The value of `--precision` that stores it wider.
+    fn pin(&self) -> String {
+        Pin::text_for(&self.node, Format::F32)
+    }
+}
+
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let program = load::program(&args.program)?;
     let inputs = run::inputs(&program, &args.inputs)?;
     let entry = run::entry(&program)?;
     let dims: Vec<_> = entry.inputs.iter().flat_map(|p| load::bindings(&p.name, &crate::ir::Shape(p.shape.clone()))).collect();
     let (graph, _) = load::model(&args.model, &dims)?;
-    let mut values: BTreeMap<String, Tensor> = BTreeMap::new();
-    let mut keep = |node: &crate::ir::Node, results: &[Tensor]| {
+    let mut values: BTreeMap<String, (String, Tensor)> = BTreeMap::new();
+    let mut keep = |node: &Node, results: &[Tensor]| {
         for (value, tensor) in node.outputs.iter().zip(results) {
-            values.insert(value.name.clone(), tensor.clone());
+            values.insert(value.name.clone(), (node.name.clone(), tensor.clone()));
         }
     };
     let expected = Reference::new(graph).run_with(&inputs, &mut keep)?;
-    let mut rows: Vec<Distance> = Vec::new();
-    let mut measure = |node: &crate::ir::Node, results: &[Tensor]| {
+    let (mut rows, mut overflows) = (Vec::new(), Vec::new());
+    let mut measure = |node: &Node, results: &[Tensor]| {
         for (value, tensor) in node.outputs.iter().zip(results) {
-            if let Some(row) = values.get(&value.name).and_then(|reference| distance(&value.name, reference, tensor)) {
-                rows.push(row);
-            }
+            let reference = values.get(&value.name);
+            rows.extend(reference.and_then(|(_, reference)| distance(&value.name, reference, tensor)));
+            overflows.extend(overflow(node, &value.name, reference, tensor));
         }
     };
     let given = Reference::of(&program, 0)?.run_with(&inputs, &mut measure)?;
@@ -63,10 +87,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     // A NaN must not hide behind `f64::max`.
     let worst = outputs.iter().map(|d| d.relative_l2).fold(0.0, |a: f64, b| if b.is_nan() { b } else { a.max(b) });
     let row = |d: &Distance| json!({"name": d.name, "snr_db": d.snr_db, "cosine": d.cosine, "max_error": d.max_error, "relative_l2": d.relative_l2});
+    let told =
+        |o: &Overflow| json!({"node": o.node, "value": o.value, "largest": o.largest, "limit": f32::from(half::f16::MAX), "precision": o.pin()});
     let text = if args.json {
         format!(
             "{:#}\n",
-            json!({"nodes": rows.iter().map(row).collect::<Vec<_>>(), "outputs": outputs.iter().map(row).collect::<Vec<_>>(), "worst_relative_l2": worst})
+            json!({
+                "nodes": rows.iter().map(row).collect::<Vec<_>>(),
+                "outputs": outputs.iter().map(row).collect::<Vec<_>>(),
+                "overflows": overflows.iter().map(told).collect::<Vec<_>>(),
+                "worst_relative_l2": worst,
+            })
         )
     } else {
         let line = |d: &Distance| format!("{:9.2} {:10.6} {:11.3e} {:11.3e}  {}\n", d.snr_db, d.cosine, d.max_error, d.relative_l2, d.name);
@@ -74,10 +105,40 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         rows.iter().for_each(|d| text += &line(d));
         text += "outputs\n";
         outputs.iter().for_each(|d| text += &line(d));
+        for o in &overflows {
+            text += &format!(
+                "node {:?} overflows f16, which holds 65504: {:?} is up to {:e} in f32; compile with --precision {}\n",
+                o.node,
+                o.value,
+                o.largest,
+                quoted(&o.pin())
+            );
+        }
         text
     };
     write::stdout(&text)?;
-    Ok(if args.bound.is_some_and(|bound| worst > bound || worst.is_nan()) { ExitCode::from(1) } else { ExitCode::SUCCESS })
+    let is_missed = args.bound.is_some_and(|bound| worst > bound || worst.is_nan());
+    Ok(if is_missed || !overflows.is_empty() { ExitCode::from(1) } else { ExitCode::SUCCESS })
+}
+
+/// Whether a result stored as f16 is beyond its range in f32. One that the model does not have is judged by what it became.
+fn overflow(node: &Node, value: &str, reference: Option<&(String, Tensor)>, given: &Tensor) -> Option<Overflow> {
+    if given.dtype() != DType::F16 || given.ty().packing.is_some() {
+        return None;
+    }
+    let largest = |tensor: &Tensor| tensor.to_f32s().ok().map(|all| all.iter().filter(|v| v.is_finite()).fold(0.0f32, |m, v| m.max(v.abs())));
+    let (name, largest) = match reference {
+        // A model of f16 has no other values.
+        Some((_, reference)) if reference.dtype() == DType::F16 => return None,
+        Some((name, reference)) => (name.clone(), largest(reference).filter(|&v| v >= BEYOND_F16)?),
+        None => (node.origins().first().unwrap_or(&node.name).clone(), largest(given).filter(|&v| v >= f32::from(half::f16::MAX))?),
+    };
+    Some(Overflow { node: name, value: value.to_owned(), largest })
+}
+
+/// A word of a shell's command line.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 /// `None` for values that are no floats, or of another shape.

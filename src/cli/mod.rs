@@ -33,8 +33,8 @@ Examples:
   nyxc run model.nyx --inputs in.npz --outputs out.npz
   nyxc compile model.onnx --budget 64M --target rx580 --json | jq .ledger
 
-Exit codes: 0 good; 1 `diff` found differences or `compare` missed its bound; 2 usage; 3 the model or file is bad
-or unsupported; 4 over budget; 5 the device failed; 6 input or output; 130 interrupted."
+Exit codes: 0 good; 1 `diff` found differences, `compare` missed its bound or found an overflow; 2 usage; 3 the model
+or file is bad or unsupported; 4 over budget; 5 the device failed; 6 input or output; 130 interrupted."
 )]
 struct Cli {
     #[command(subcommand)]

@@ -16,6 +16,7 @@ mod npz;
 mod nyx;
 mod nyxir;
 mod onnx;
+#[path = "../common/pb.rs"]
 mod pb;
 mod regressions;
 mod target;

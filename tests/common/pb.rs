@@ -1,5 +1,7 @@
 //! ONNX models by hand: the wire format of protobuf, so that models can say what no library would write.
 
+#![allow(dead_code, reason = "not every test needs all of it")]
+
 pub fn varint(mut n: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     while n > 127 {
