@@ -5,8 +5,8 @@ use crate::program::spirv::Interface;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Everything that the words depend on besides the text. The crate's version pins shaderc and its options.
-const OPTIONS: &str = "vulkan1.1 spirv1.3 performance compute main; shaderc 0.10.1; cache 2";
+/// Everything that the words depend on besides the text, which the target's features are in. nyxc's version stands for how it calls shaderc.
+const OPTIONS: &str = concat!("vulkan1.1 spirv1.3 performance compute main; shaderc 0.10.1; cache 2; nyxc ", env!("CARGO_PKG_VERSION"));
 
 /// A file is a BLAKE3 hash, of its own name and its words, then the words, little-endian.
 const HASH_BYTES: usize = 32;

@@ -22,6 +22,11 @@ fn files(dir: &Path, ext: &str) -> Vec<PathBuf> {
     files
 }
 
+/// What stands before a file's contents in both caches: a hash of its own name and them.
+fn seal(path: &Path, contents: &[u8]) -> blake3::Hash {
+    blake3::Hasher::new().update(path.file_stem().unwrap().as_encoded_bytes()).update(contents).finalize()
+}
+
 /// Compiles with `n` damaged shaders in the cache, and with worse.
 fn shaders(n: usize, seed: u64) {
     let (folder, cache) = (Folder::new(&format!("shaders-{n}")), Folder::new(&format!("shaders-cache-{n}")));
@@ -43,9 +48,7 @@ fn shaders(n: usize, seed: u64) {
     }
     // Right hashes of wrong words: the magic number alone, none at all.
     for words in [&seeds[0][32..52], &[7; 64]] {
-        let stem = entries[0].file_stem().unwrap().as_encoded_bytes();
-        let hash = blake3::Hasher::new().update(stem).update(words).finalize();
-        std::fs::write(&entries[0], [hash.as_bytes().as_slice(), words].concat()).unwrap();
+        std::fs::write(&entries[0], [seal(&entries[0], words).as_bytes().as_slice(), words].concat()).unwrap();
         check("a hash of wrong words");
     }
     std::fs::copy(&entries[1], &entries[0]).unwrap();
@@ -96,18 +99,29 @@ fn pipelines(n: usize, seed: u64) {
     };
     let seeds = vec![std::fs::read(entry).unwrap()];
     let check = |what: &str| {
+        // Neither a pipe nor what is too large is read here.
+        let damaged = std::fs::metadata(entry).is_ok_and(|meta| meta.is_file() && meta.len() < 1 << 30).then(|| std::fs::read(entry).unwrap());
         let (code, err, outputs) = run();
         assert!(code == Some(0) && outputs == good, "{what}: {code:?} {err}");
+        let after = std::fs::read(entry).unwrap();
+        // What was not used was made anew.
+        assert!(Some(&after) != damaged.as_ref() && after[..32] == *seal(entry, &after[32..]).as_bytes(), "{what} stayed");
     };
     for (name, _, bytes) in mutants(seeds.clone(), n, seed) {
         std::fs::write(entry, bytes).unwrap();
         check(&name);
     }
-    // A right hash of another device's data.
-    let mut other = seeds[0][32..].to_vec();
-    other[8] ^= 1;
-    std::fs::write(entry, [blake3::hash(&other).as_bytes().as_slice(), &other].concat()).unwrap();
-    check("another device's data");
+    // Right hashes of what another device, driver or version of the format would have written.
+    for (byte, what) in [(4, "another version"), (8, "another vendor's data"), (12, "another device's data"), (16, "another driver's data")] {
+        let mut other = seeds[0][32..].to_vec();
+        other[byte] ^= 1;
+        std::fs::write(entry, [seal(entry, &other).as_bytes().as_slice(), &other].concat()).unwrap();
+        check(what);
+    }
+    // The file of another driver version, copied: all is right but the name under which it was sealed.
+    let stem = Path::new("pipelines-of-another-version.bin");
+    std::fs::write(entry, [seal(stem, &seeds[0][32..]).as_bytes().as_slice(), &seeds[0][32..]].concat()).unwrap();
+    check("another driver version's file");
     std::fs::File::create(entry).unwrap().set_len(1 << 34).unwrap();
     check("16 GiB of nothing");
     std::fs::remove_file(entry).unwrap();
