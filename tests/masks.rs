@@ -130,3 +130,38 @@ fn a_model_compiled_for_a_masked_device_runs_there_and_one_for_the_device_itself
         }
     }
 }
+
+#[test]
+fn a_program_for_a_stronger_device_is_refused_by_what_this_one_lacks() {
+    let found = devices("");
+    let folder = Folder::new("lacking");
+    let outputs = folder.file("out.npz");
+    let mlp = ("fmnist-mlp.onnx", "batch=8", "fmnist-mlp.inputs.npz");
+    let magika = ("magika.onnx", "unk__214=1", "magika.inputs.npz");
+    for ((onnx, dim, inputs), policy, lacking) in [
+        (mlp, "uniform:f16", &[("no-16bit-storage", "StorageBuffer16BitAccess"), ("heap=64K", "65536 free")][..]),
+        (mlp, "uniform:w8a8", &[("no-dot", "DotProductInput4x8BitPacked"), ("align=64", "no multiple of 64")]),
+        (magika, "uniform:f32", &[("buffers=4", "6 storage buffers, at most 4"), ("vulkan-min", "no multiple of 256")]),
+    ] {
+        let (program, inputs) = (folder.file("p.nyx"), model(inputs));
+        json("", &["compile", &model(onnx), "--dim", dim, "--policy", policy, "--target", "lavapipe", "-o", &program, "--json"]);
+        let run = |mask: &str, device: &str| nyxc(mask, &["run", &program, "--inputs", &inputs, "--outputs", &outputs, "--device", device, "--json"]);
+        for (mask, reason) in lacking {
+            for device in &found {
+                let (code, out, err) = run(mask, &device["index"].to_string());
+                assert!(code == 5 && err.contains(reason), "{mask}: exit {code}: {err}");
+                let told: Value = serde_json::from_str(&out).unwrap();
+                assert!(told["error"]["message"].as_str().unwrap().contains(reason), "{told:#}");
+                assert_eq!(folder.names(), ["p.nyx"], "{mask}");
+            }
+            // Asked for no device in particular, it runs where it can, and says why there.
+            if !found.is_empty() {
+                let (code, out, err) = run(mask, "auto");
+                let told: Value = serde_json::from_str(&out).unwrap();
+                assert!(code == 0 && told["device"] == "cpu", "{mask}: exit {code}: {out} {err}");
+                assert!(told["fallbacks"].to_string().contains(reason), "{mask}: {told:#}");
+                std::fs::remove_file(&outputs).unwrap();
+            }
+        }
+    }
+}

@@ -66,7 +66,8 @@ impl Executor {
         let plan = program.plans.get(index).ok_or_else(|| RuntimeError::Unsupported { what: format!("plan {index} of {}", program.plans.len()) })?;
         let mut target = context.info().target.clone();
         target.features = context.enabled().clone();
-        let lacking = |e: ProgramError| RuntimeError::Unsupported { what: format!("this program: {e}") };
+        let lacking =
+            |e: ProgramError| RuntimeError::Unsupported { what: format!("this program, which was compiled for {}: {e}", program.target.name) };
         program.check_limits(index, &target).map_err(lacking)?;
 
         let mut memory = Memory::new(context, program, plan)?;
