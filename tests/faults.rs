@@ -2,6 +2,8 @@
 
 #[path = "common/folder.rs"]
 mod folder;
+#[path = "common/pb.rs"]
+mod pb;
 
 use folder::Folder;
 use serde_json::Value;
@@ -75,6 +77,104 @@ fn a_failing_device_is_named_and_the_run_goes_on_or_exits_with_5() {
     }
     let well = run(&program, &outputs, "0", "");
     assert!(well.status.success(), "{}", text(&well.stderr));
+}
+
+/// Runs `nyxc` with so many KiB of address space, without its cache.
+fn with_little_memory(kib: u64, args: &[&str]) -> Output {
+    let mut command = Command::new("bash");
+    command.args(["-c", &format!("ulimit -v {kib}; exec \"$@\""), "bash", env!("CARGO_BIN_EXE_nyxc")]).args(args).env("NYXC_CACHE", "");
+    command.output().unwrap()
+}
+
+#[test]
+fn too_little_memory_of_the_host_exits_with_6_and_leaves_no_file() {
+    let folder = Folder::new("memory");
+    let program = compile(&folder);
+    let (onnx, inputs) = (model("fmnist-mlp.onnx"), model("fmnist-mlp.inputs.npz"));
+    let (other, outputs) = (folder.file("other.nyx"), folder.file("out.npz"));
+    let compile = ["compile", &onnx, "--dim", "batch=8", "--policy", "uniform:w8a16", "--target", "rx580", "-o", &other, "--json"];
+    let on_cpu = ["run", &program, "--inputs", &inputs, "--outputs", &outputs, "--device", "cpu", "--json"];
+    let on_device = ["run", &program, "--inputs", &inputs, "--outputs", &outputs, "--device", "0", "--json"];
+    let (mut n_refused, mut kib) = (0, 32 << 10);
+    while kib < 2 << 20 {
+        kib += kib / 4;
+        // Below this the system cannot even start the program; or just so, but no thread.
+        if !with_little_memory(kib - kib / 10, &["targets"]).status.success() {
+            continue;
+        }
+        for args in [&compile[..], &on_cpu, &on_device] {
+            let out = with_little_memory(kib, args);
+            let what = format!("{} of {kib} KiB: {}, {}", args[0], out.status, text(&out.stderr));
+            let codes: &[i32] = if args == on_device { &[0, 5, 6] } else { &[0, 6] };
+            assert!(out.status.code().is_some_and(|code| codes.contains(&code)), "{what}");
+            if out.status.code() == Some(6) {
+                n_refused += 1;
+                let report: Value = serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{what}: {e}"));
+                assert!(report["error"]["kind"] == "memory" && text(&out.stderr).contains("nyxc: "), "{what}");
+                assert_eq!(folder.names(), ["mlp.nyx"], "{what}");
+            }
+            [&other, &outputs].iter().for_each(|file| drop(std::fs::remove_file(file)));
+        }
+    }
+    assert!(n_refused > 0, "whatever the limit, it was enough");
+}
+
+#[test]
+fn device_memory_that_others_took_meanwhile_is_told_with_bytes() {
+    let found = command().args(["devices", "--json"]).output().unwrap();
+    let found: Value = serde_json::from_slice(&found.stdout).unwrap();
+    // The memory of a device in software is the host's, which a test can take away.
+    if found["devices"][0]["kind"] != "cpu" {
+        eprintln!("SKIPPED: no Vulkan device in software");
+        return;
+    }
+    let folder = Folder::new("taken");
+    let (onnx, program) = (folder.file("m.onnx"), folder.file("m.nyx"));
+    // Eight results of 100 MB each.
+    const SIDE: usize = 5000;
+    let one = |i: usize| {
+        let (w, y) = (format!("w{i}"), format!("y{i}"));
+        let weights = pb::f32s(&w, &[1, SIDE as i64], &[i as f32; SIDE]);
+        [pb::node("MatMul", &["x", &w], &[&y], &[]), weights, pb::output(&y)].concat()
+    };
+    let graph: Vec<u8> = (0..8).flat_map(one).chain(pb::input("x", &[SIDE as i64, 1])).collect();
+    std::fs::write(&onnx, pb::model(graph)).unwrap();
+    let args = ["compile", &onnx, "-o", &program, "--policy", "uniform:f32", "--budget", "1G", "--target", "lavapipe"];
+    let compiled = command().args(args).output().unwrap();
+    assert!(compiled.status.success(), "{}", text(&compiled.stderr));
+    let args = ["bench", &program, "--runs", "1", "--device", "0", "--json"];
+    // Enough to open the device, which says that far more is free.
+    let out = with_little_memory(1 << 20, &args);
+    assert_eq!(out.status.code(), Some(5), "{}", text(&out.stderr));
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    let message = report["error"]["message"].as_str().unwrap();
+    let asked = message.split_whitespace().find_map(|word| word.parse::<u64>().ok()).unwrap();
+    assert!(
+        message.contains("out of memory") && message.contains("bytes asked") && message.contains("free") && asked >= 8 * 4 * (SIDE * SIDE) as u64,
+        "{message}"
+    );
+}
+
+#[test]
+fn a_program_cut_short_while_it_is_mapped_exits_with_6() {
+    let folder = Folder::new("cut");
+    let program = folder.file("mlp.nyx");
+    let args = ["compile", &model("fmnist-mlp.onnx"), "--dim", "batch=1", "--policy", "uniform:f32", "--target", "lavapipe", "-o", &program];
+    assert!(command().args(args).output().unwrap().status.success());
+    let mut bench = command();
+    bench.args(["bench", &program, "--device", "cpu", "--runs", "100000000", "--json"]);
+    let child = bench.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let maps = format!("/proc/{}/maps", child.id());
+    while !std::fs::read_to_string(&maps).unwrap_or_else(|e| panic!("SKIPPED: {maps}: {e}")).contains("mlp.nyx") {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    // The hashes are compared by then, and the weights read again and again.
+    std::thread::sleep(Duration::from_millis(500));
+    std::fs::OpenOptions::new().write(true).open(&program).unwrap().set_len(4096).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(6), "{}: {}", out.status, text(&out.stderr));
+    let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+    assert!(report["error"]["message"].as_str().unwrap().contains("cut short"), "{report}");
 }
 
 /// Runs `nyxc` under a limit of the size of each file it writes, in blocks of 512 bytes, which a full disk is like.

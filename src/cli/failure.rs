@@ -47,6 +47,11 @@ impl Failure {
         Failure::new(6, "io", format!("{}: {error}", path.display()))
     }
 
+    /// The host has no memory, or no thread, left.
+    pub fn host(message: impl Display) -> Failure {
+        Failure::new(6, "memory", message)
+    }
+
     /// The document that `--json` prints.
     pub fn json(&self) -> serde_json::Value {
         let over = self.over.as_ref();
@@ -93,6 +98,7 @@ impl From<CompileError> for Failure {
         match error {
             CompileError::OverBudget(over) => Failure { message: over.to_string(), over: Some(over), ..Failure::new(4, "over_budget", "") },
             CompileError::Pipeline(error) => error.into(),
+            CompileError::Threads(_) => Failure::host(chain(&error)),
             other => Failure::new(3, "compile", chain(&other)),
         }
     }

@@ -7,6 +7,7 @@ mod completions;
 mod devices;
 mod diff;
 mod failure;
+mod fatal;
 mod inspect;
 mod load;
 mod pass;
@@ -19,6 +20,7 @@ mod write;
 
 use clap::{Parser, Subcommand};
 pub use failure::Failure;
+pub use fatal::Allocator;
 use std::process::ExitCode;
 
 /// Compiles an ONNX model into a mixed-precision Vulkan program that fits a memory budget.
@@ -34,7 +36,8 @@ Examples:
   nyxc compile model.onnx --budget 64M --target rx580 --json | jq .ledger
 
 Exit codes: 0 good; 1 `diff` found differences, `compare` missed its bound or found an overflow; 2 usage; 3 the model
-or file is bad or unsupported; 4 over budget; 5 the device failed; 6 input or output; 130 interrupted."
+or file is bad or unsupported; 4 over budget; 5 the device failed; 6 input or output, or no memory left on
+the host; 130 interrupted."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -57,24 +60,48 @@ enum Command {
     Completions(completions::Args),
 }
 
+impl Command {
+    /// Whether one JSON document is asked for.
+    fn json(&self) -> bool {
+        match self {
+            Command::Compile(args) => args.json,
+            Command::Run(args) => args.json,
+            Command::Bench(args) => args.json,
+            Command::Compare(args) => args.json,
+            Command::Inspect(args) => args.json,
+            Command::Diff(args) => args.json,
+            Command::Devices(args) => args.json,
+            Command::Print(_) | Command::Pass(_) | Command::Verify(_) | Command::Targets(_) | Command::Completions(_) => false,
+        }
+    }
+}
+
 /// Parses the arguments, runs the command and gives the exit code.
 pub fn main() -> ExitCode {
     write::remove_partial_files_on_interrupt();
+    fatal::report_no_memory_for_new();
+    fatal::report_files_cut_short();
     let cli = Cli::parse();
-    let (json, result) = match &cli.command {
-        Command::Compile(args) => (args.json, compile::run(args)),
-        Command::Run(args) => (args.json, run::run(args)),
-        Command::Bench(args) => (args.json, bench::run(args)),
-        Command::Compare(args) => (args.json, compare::run(args)),
-        Command::Inspect(args) => (args.json, inspect::run(args)),
-        Command::Print(args) => (false, print::run(args)),
-        Command::Diff(args) => (args.json, diff::run(args)),
-        Command::Pass(args) => (false, pass::run(args)),
-        Command::Verify(args) => (false, verify::run(args)),
-        Command::Devices(args) => (args.json, devices::run(args)),
-        Command::Targets(args) => (false, targets::run(args)),
-        Command::Completions(args) => (false, completions::run(args)),
-    };
+    let json = cli.command.json();
+    if json {
+        fatal::tell_json();
+    }
+    // Whoever is first to need these threads would panic without them.
+    let threads = rayon::ThreadPoolBuilder::new().build_global().map_err(|e| Failure::host(format!("threads: {e}")));
+    let result = threads.and_then(|()| match &cli.command {
+        Command::Compile(args) => compile::run(args),
+        Command::Run(args) => run::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Compare(args) => compare::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Print(args) => print::run(args),
+        Command::Diff(args) => diff::run(args),
+        Command::Pass(args) => pass::run(args),
+        Command::Verify(args) => verify::run(args),
+        Command::Devices(args) => devices::run(args),
+        Command::Targets(args) => targets::run(args),
+        Command::Completions(args) => completions::run(args),
+    });
     match result {
         Ok(code) => code,
         Err(failure) => {

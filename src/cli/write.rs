@@ -12,12 +12,17 @@ static PARTIAL: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 pub fn remove_partial_files_on_interrupt() {
     // Without a handler an interrupt ends the process all the same; only a temporary file could be left then.
     let _ = ctrlc::set_handler(|| {
-        if let Ok(files) = PARTIAL.lock() {
-            files.iter().for_each(|path| drop(std::fs::remove_file(path)));
-        }
+        remove_partial_files();
         // At once: destructors of C++ statics would pull the ground from under the threads that compile shaders.
         signal_hook::low_level::exit(130);
     });
+}
+
+/// Removes half-written files, for a process about to end. Waits for nobody.
+pub fn remove_partial_files() {
+    if let Ok(files) = PARTIAL.try_lock() {
+        files.iter().for_each(|path| drop(std::fs::remove_file(path)));
+    }
 }
 
 /// Writes a file whole: beside its place first, then renamed into it.

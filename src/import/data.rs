@@ -21,7 +21,7 @@ pub(super) fn map(path: &Path) -> std::io::Result<memmap2::Mmap> {
     let file = File::open(path)?;
     // SAFETY: the mapping is private and read only, every byte pattern is a valid `u8`, and all readers check their ranges against its
     // length. That nobody changes the file meanwhile cannot be enforced: as for every tool that maps its input, a writer could make the
-    // bytes change or, by truncating the file, end the process with SIGBUS; it cannot make us read or write memory that is not the mapping's.
+    // bytes change or, by truncating the file, raise SIGBUS (which the command line turns into exit code 6); it cannot make us read or write memory that is not the mapping's.
     unsafe { memmap2::Mmap::map(&file) }
 }
 

@@ -145,7 +145,8 @@ pub fn read(bytes: Source) -> Result<Program, FileError> {
     Ok(program)
 }
 
-/// Maps a file and reads the program in it.
+/// Maps a file and reads the program in it. Constants stay in the map: whoever cuts the file short before they are on the device makes reading them raise
+/// SIGBUS, which ends a process that has no handler (the command line has one, and exits with 6). [`read`] of bytes in memory has no such end.
 ///
 /// # Errors
 /// As for [`read`], and where the file cannot be opened.
