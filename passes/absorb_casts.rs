@@ -26,7 +26,7 @@ impl Pass for AbsorbCasts {
             let Some(operand) = cast_kernel(graph, id) else { continue };
             let result = id.out(0);
             let source = *gone.get(&operand).unwrap_or(&operand);
-            let chooses = graph.node(source.node).op().is_some_and(|op| op.def.attrs.contains(&"dtype"));
+            let chooses = graph.node(source.node).op().is_some_and(|op| op.def.has_attr("dtype"));
             let may_change = chooses && !graph.is_output(source) && !stores.contains_key(&source.node);
             let dtype = graph.ty(result).dtype;
             if may_change && graph.is_output(result) && may_become(graph, source, dtype) {
@@ -68,7 +68,7 @@ impl Pass for AbsorbCasts {
             }
             let mut op = Op::clone(op);
             let stored = stores.get(&id).copied().or_else(|| node.outputs[0].ty.dtype.is_float().then_some(node.outputs[0].ty.dtype));
-            if let (true, Some(dtype)) = (op.def.attrs.contains(&"dtype"), stored) {
+            if let (true, Some(dtype)) = (op.def.has_attr("dtype"), stored) {
                 op.attrs.0.insert("dtype".to_owned(), Attr::DType(dtype));
             }
             edit.on_behalf_of(id);
@@ -97,7 +97,7 @@ fn may_become(graph: &Graph, value: ValueId, dtype: DType) -> bool {
 fn stays_typed(graph: &Graph, user: NodeId, value: ValueId, dtype: DType) -> bool {
     let node = graph.node(user);
     let Some(op) = node.op() else { return false };
-    if op.def.attrs.contains(&"dtype") {
+    if op.def.has_attr("dtype") {
         return true;
     }
     if op.def.name == "reshape" {

@@ -54,9 +54,7 @@ fn check(case: &Value) -> Result<(), String> {
     let inputs: Vec<Option<Tensor>> = case["inputs"].as_array().unwrap().iter().map(tensor).collect();
     let inputs: Vec<_> = inputs.iter().map(Option::as_ref).collect();
     let expected = case["outputs"].as_array().unwrap();
-    if let Some(unknown) = attrs.0.keys().find(|name| !def.attrs.contains(&name.as_str())) {
-        return Err(format!("has no attribute {unknown}"));
-    }
+    def.check_attrs(&attrs).map_err(|fault| format!("attribute {} {}", fault.name, fault.problem))?;
     let given = evaluate(&Op::new(def, attrs), &inputs, expected.len()).map_err(|e| e.to_string())?;
     for (i, expected) in expected.iter().enumerate() {
         if let Some(difference) = difference(&given[i], &tensor(expected).unwrap()) {

@@ -5,7 +5,9 @@ use super::error::{ImportError, Kind, NodeAt};
 use super::normalize::{self, Draft, Facts, In};
 use super::read::{RawGraph, RawNode};
 use super::{body, fold};
-use crate::ir::{Attrs, Dim, Graph, Infer, Level, Node, NodeKind, Op, OpDef, OpError, Registry, Tensor, TensorType, Value, ValueId, next_number};
+use crate::ir::{
+    AttrFault, Attrs, Dim, Graph, Infer, Level, Node, NodeKind, Op, OpDef, OpError, Registry, Tensor, TensorType, Value, ValueId, next_number,
+};
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -197,7 +199,8 @@ impl<'a> Builder<'a> {
         while operands.last().is_some_and(Option::is_none) {
             operands.pop();
         }
-        normalize::drop_neutral(def, &mut attrs).map_err(|name| Kind::Attribute { name, problem: "is unknown to the operator".to_owned() })?;
+        normalize::drop_neutral(def, &mut attrs);
+        def.check_attrs(&attrs).map_err(|AttrFault { name, problem }| Kind::Attribute { name, problem })?;
         let (min, max) = def.arity;
         if !(min..=max).contains(&operands.len()) {
             return Err(Kind::Arity { given: operands.len(), min, max }.into());

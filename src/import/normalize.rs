@@ -260,14 +260,10 @@ pub(super) fn normalize(mut draft: Draft, opset: i64, facts: &dyn Facts) -> Resu
     Ok(vec![draft])
 }
 
-/// Removes attributes that `def` does not know where they mean nothing; one that means something is refused by its name.
-pub(super) fn drop_neutral(def: &OpDef, attrs: &mut Attrs) -> Result<(), String> {
+/// Removes attributes that `def` does not know where they mean nothing.
+pub(super) fn drop_neutral(def: &OpDef, attrs: &mut Attrs) {
     let is_neutral = |name: &str, value: &Attr| NEUTRAL.iter().any(|(n, v)| *n == name && v.as_ref().is_none_or(|v| v == value));
-    attrs.0.retain(|name, value| def.attrs.contains(&name.as_str()) || !is_neutral(name, value));
-    match attrs.0.keys().find(|name| !def.attrs.contains(&name.as_str())) {
-        Some(name) => Err(name.clone()),
-        None => Ok(()),
-    }
+    attrs.0.retain(|name, value| def.has_attr(name) || !is_neutral(name, value));
 }
 
 /// Before opset 13 these work on a matrix: all axes before `axis` against all from it on.

@@ -8,6 +8,7 @@
 //!   output %y
 //! ```
 
+pub mod attr;
 mod dim;
 mod dtype;
 mod edit;
@@ -22,6 +23,7 @@ pub mod text;
 mod types;
 mod verify;
 
+pub use attr::{AttrDef, AttrFault, AttrKind};
 pub use dim::Dim;
 pub use dtype::{Class, DType, UnknownDType};
 pub use edit::{Edit, EditError, Patch, Val};

@@ -1,6 +1,6 @@
 //! What an operator is: a definition shared by all its uses, and the attributes of one use.
 
-use super::{DType, Dim, Edit, EditError, Expr, Graph, Level, Tensor, TensorError, TensorType, Val};
+use super::{AttrDef, DType, Dim, Edit, EditError, Expr, Graph, Level, Tensor, TensorError, TensorType, Val};
 use indexmap::IndexMap;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -26,7 +26,8 @@ pub enum Attr {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Attrs(pub BTreeMap<String, Attr>);
 
-/// Reading and building attributes. A getter gives `None` where the attribute is absent or of another kind; operators say so in [`OpError`].
+/// Reading and building attributes. A getter gives `None` where the attribute is absent or of another kind, which no operator meets that declares
+/// its kind.
 #[allow(missing_docs, reason = "one getter and one builder a kind")]
 impl Attrs {
     pub fn new() -> Attrs {
@@ -114,8 +115,8 @@ pub struct OpDef {
     pub onnx: &'static str,
     /// At which levels of the graph it may stand.
     pub levels: Levels,
-    /// Every attribute it has. Another is refused by the verifier.
-    pub attrs: &'static [&'static str],
+    /// Every attribute it has, and of which kind. Others are refused by import and verifier ([`OpDef::check_attrs`]).
+    pub attrs: &'static [AttrDef],
     /// Fewest and most operands, those of a fused epilogue not counted.
     pub arity: (usize, usize),
     /// Type rule.

@@ -1,7 +1,7 @@
 //! The verifier. A graph is well formed when
 //!
 //! 1. its edges close no circle, and every operand is an output that its producer has;
-//! 2. every operator may stand at the graph's level, has as many operands as it takes, and no attribute it does not know;
+//! 2. every operator may stand at the graph's level, has as many operands as it takes, and no attribute that it does not know or that is of another kind;
 //! 3. the type of every value is what the operator's rule gives, and a constant's is that of its data;
 //! 4. only uses of operators have formats;
 //! 5. names of nodes and of values are unique, and ports are too.
@@ -121,10 +121,8 @@ impl Graph {
                 if op.def.levels & self.level.bit() == 0 {
                     faults.push(format!("{} may not stand at level {}", op.def.name, self.level));
                 }
-                for name in op.attrs.0.keys() {
-                    if !op.def.attrs.contains(&name.as_str()) {
-                        faults.push(format!("{} has no attribute {name:?}", op.def.name));
-                    }
+                if let Err(super::AttrFault { name, problem }) = op.def.check_attrs(&op.attrs) {
+                    faults.push(format!("attribute {name:?} {problem}"));
                 }
                 let extra = op.attrs.expr("epilogue").map_or(0, |e| e.n_args().saturating_sub(1));
                 let n = operands.len();

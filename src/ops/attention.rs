@@ -3,7 +3,7 @@
 use super::strided::{View, row_major, view};
 use super::util::{broadcast, class_of};
 use super::{concat, gather, matmul, movement, pointwise, reduce, reshape, softmax};
-use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val};
+use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
 
 /// `attention(q, k, v, attn_mask?, past_key?, past_value?, nonpad_kv_seqlen?)`: ONNX Attention, opset 25, with up to four outputs: y, the present
 /// key and value, and what `qk_matmul_output_mode` says of the scores.
@@ -16,16 +16,16 @@ pub static DEF: OpDef = OpDef {
     onnx: "Attention",
     levels: ONNX,
     attrs: &[
-        "is_causal",
-        "kv_num_heads",
-        "left_window_size",
-        "q_num_heads",
-        "qk_matmul_output_mode",
-        "right_window_size",
-        "scale",
-        "softcap",
-        "softmax_precision",
-        "zero_masked",
+        attr::int("is_causal"),
+        attr::int("kv_num_heads"),
+        attr::int("left_window_size"),
+        attr::int("q_num_heads"),
+        attr::int("qk_matmul_output_mode"),
+        attr::int("right_window_size"),
+        attr::float("scale"),
+        attr::float("softcap"),
+        attr::dtype("softmax_precision"),
+        attr::int("zero_masked"),
     ],
     arity: (3, 7),
     infer,
@@ -41,7 +41,7 @@ pub static ROTARY: OpDef = OpDef {
     name: "rotary_embedding",
     onnx: "RotaryEmbedding",
     levels: ONNX,
-    attrs: &["interleaved", "num_heads", "rotary_embedding_dim"],
+    attrs: &[attr::int("interleaved"), attr::int("num_heads"), attr::int("rotary_embedding_dim")],
     arity: (3, 4),
     infer: infer_rotary,
     eval: None,

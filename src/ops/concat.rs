@@ -1,14 +1,14 @@
 //! `concat`: tensors one after the other along an axis.
 
 use super::util::{axis_attr, elements, from_elements, n_elems, operand};
-use crate::ir::{Attrs, CORE, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, Val};
+use crate::ir::{Attrs, CORE, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, Val, attr};
 
 /// `concat(x0, x1, ...) {axis, dtype}`: ONNX Concat, opset 13. With `dtype`, which only the lower levels have, operands may be of any float type.
 pub static DEF: OpDef = OpDef {
     name: "concat",
     onnx: "Concat",
     levels: ONNX | CORE | KERNEL,
-    attrs: &["axis", "dtype"],
+    attrs: &[attr::int("axis"), attr::dtype("dtype")],
     arity: (1, usize::MAX),
     infer,
     eval: Some(eval),

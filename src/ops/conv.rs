@@ -4,7 +4,7 @@ use super::multiply::{self, Matrix};
 use super::packed_view::{PackedView, dot_blocks};
 use super::util::{class_of, finish_f32s, n_elems, operand, result, split_own, stored};
 use super::window::{Plain, Window};
-use crate::ir::{Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, product};
+use crate::ir::{Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, product, attr};
 use rayon::prelude::*;
 
 /// `conv(x, w) {kernel, strides, pads, dilations, group, dtype, epilogue}`: ONNX Conv, opset 22, over one or two spatial axes; there with a
@@ -14,7 +14,7 @@ pub static DEF: OpDef = OpDef {
     name: "conv",
     onnx: "Conv",
     levels: ONNX | CORE | KERNEL,
-    attrs: &["kernel", "kernel_shape", "strides", "pads", "dilations", "group", "auto_pad", "dtype", "epilogue"],
+    attrs: &[attr::ints("kernel"), attr::ints("kernel_shape"), attr::ints("strides"), attr::ints("pads"), attr::ints("dilations"), attr::int("group"), attr::text("auto_pad"), attr::dtype("dtype"), attr::expr("epilogue")],
     arity: (2, 2 + super::matmul::MAX_FURTHER_PARTS),
     infer,
     eval: Some(eval),

@@ -2,7 +2,7 @@
 
 use super::util::ints_attr;
 use super::window::Window;
-use crate::ir::{Attrs, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, product};
+use crate::ir::{Attrs, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, product, attr};
 
 /// `conv_transpose(x, w, bias?) {strides, pads, dilations, group, output_padding, output_shape, auto_pad}`: ONNX ConvTranspose, opset 22, over
 /// one or two spatial axes and in one group. w is `[C, OC, kh, kw]`.
@@ -10,7 +10,7 @@ pub static DEF: OpDef = OpDef {
     name: "conv_transpose",
     onnx: "ConvTranspose",
     levels: ONNX,
-    attrs: &["kernel_shape", "strides", "pads", "dilations", "group", "output_padding", "output_shape", "auto_pad"],
+    attrs: &[attr::ints("kernel_shape"), attr::ints("strides"), attr::ints("pads"), attr::ints("dilations"), attr::int("group"), attr::ints("output_padding"), attr::ints("output_shape"), attr::text("auto_pad")],
     arity: (2, 3),
     infer,
     eval: None,

@@ -1,7 +1,7 @@
 //! The elementwise operators of ONNX: one table of rules that give each its expression. All become `pointwise`.
 
 use super::util::{broadcast, class_of, dtype_attr};
-use crate::ir::{Attrs, Binary, Class, DType, Expand, Expr, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val};
+use crate::ir::{Attrs, Binary, Class, DType, Expand, Expr, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
 use std::fmt::Write as _;
 
 /// What a rule sees of one use.
@@ -302,7 +302,7 @@ macro_rules! rule {
 }
 
 macro_rules! operators {
-    ($($def:ident $name:literal $onnx:literal $opset:literal $arity:tt [$($attr:literal),*] $rule:expr;)*) => {
+    ($($def:ident $name:literal $onnx:literal $opset:literal $arity:tt [$($attr:expr),*] $rule:expr;)*) => {
         $(
             #[doc = concat!("`", $name, "`: ONNX ", $onnx, ", opset ", $opset, ".")]
             pub static $def: OpDef = OpDef {
@@ -324,7 +324,7 @@ pub static CAST_LIKE: OpDef = OpDef {
     name: "cast_like",
     onnx: "CastLike",
     levels: ONNX,
-    attrs: &["saturate", "round_mode"],
+    attrs: &[attr::int("saturate"), attr::text("round_mode")],
     arity: (2, 2),
     infer: |infer| {
         let attrs = infer.attrs.clone().with_dtype("to", infer.ty(1)?.dtype);
@@ -349,33 +349,33 @@ operators! {
     ASINH "asinh" "Asinh" 22 (1, 1) [] rule!("asinh(x0)");
     ATAN "atan" "Atan" 22 (1, 1) [] rule!("atan(x0)");
     ATANH "atanh" "Atanh" 22 (1, 1) [] rule!("atanh(x0)");
-    BIT_SHIFT "bit_shift" "BitShift" 11 (2, 2) ["direction"] bit_shift;
+    BIT_SHIFT "bit_shift" "BitShift" 11 (2, 2) [attr::text("direction")] bit_shift;
     BITWISE_AND "bitwise_and" "BitwiseAnd" 18 (2, 2) [] rule!("bitand(x0,x1)");
     BITWISE_NOT "bitwise_not" "BitwiseNot" 18 (1, 1) [] rule!("bitnot(x0)");
     BITWISE_OR "bitwise_or" "BitwiseOr" 18 (2, 2) [] rule!("bitor(x0,x1)");
     BITWISE_XOR "bitwise_xor" "BitwiseXor" 18 (2, 2) [] rule!("bitxor(x0,x1)");
-    CAST "cast" "Cast" 21 (1, 1) ["to", "saturate", "round_mode"] cast;
+    CAST "cast" "Cast" 21 (1, 1) [attr::dtype("to"), attr::int("saturate"), attr::text("round_mode")] cast;
     CEIL "ceil" "Ceil" 13 (1, 1) [] rule!("ceil(x0)");
-    CELU "celu" "Celu" 12 (1, 1) ["alpha"] celu;
+    CELU "celu" "Celu" 12 (1, 1) [attr::float("alpha")] celu;
     CLIP "clip" "Clip" 13 (1, 3) [] clip;
     COS "cos" "Cos" 22 (1, 1) [] rule!("cos(x0)");
     COSH "cosh" "Cosh" 22 (1, 1) [] rule!("cosh(x0)");
     DIV "div" "Div" 14 (2, 2) [] rule!("div(x0,x1)");
-    DROPOUT "dropout" "Dropout" 22 (1, 3) ["seed"] dropout;
-    ELU "elu" "Elu" 22 (1, 1) ["alpha"] elu;
+    DROPOUT "dropout" "Dropout" 22 (1, 3) [attr::int("seed")] dropout;
+    ELU "elu" "Elu" 22 (1, 1) [attr::float("alpha")] elu;
     EQUAL "equal" "Equal" 19 (2, 2) [] rule!("eq(x0,x1)", Bool);
     ERF "erf" "Erf" 13 (1, 1) [] rule!("erf(x0)");
     EXP "exp" "Exp" 13 (1, 1) [] rule!("exp(x0)");
     FLOOR "floor" "Floor" 13 (1, 1) [] rule!("floor(x0)");
-    GELU "gelu" "Gelu" 20 (1, 1) ["approximate"] gelu;
+    GELU "gelu" "Gelu" 20 (1, 1) [attr::text("approximate")] gelu;
     GREATER "greater" "Greater" 13 (2, 2) [] rule!("gt(x0,x1)", Bool);
     GREATER_OR_EQUAL "greater_or_equal" "GreaterOrEqual" 16 (2, 2) [] rule!("ge(x0,x1)", Bool);
-    HARD_SIGMOID "hard_sigmoid" "HardSigmoid" 22 (1, 1) ["alpha", "beta"] hard_sigmoid;
+    HARD_SIGMOID "hard_sigmoid" "HardSigmoid" 22 (1, 1) [attr::float("alpha"), attr::float("beta")] hard_sigmoid;
     HARD_SWISH "hard_swish" "HardSwish" 22 (1, 1) [] rule!("mul(x0,max(min(add(mul(x0,0.16666667),0.5),1.0),0.0))");
     IDENTITY "identity" "Identity" 21 (1, 1) [] rule!("x0");
-    IS_INF "is_inf" "IsInf" 20 (1, 1) ["detect_negative", "detect_positive"] is_inf;
+    IS_INF "is_inf" "IsInf" 20 (1, 1) [attr::int("detect_negative"), attr::int("detect_positive")] is_inf;
     IS_NAN "is_nan" "IsNaN" 20 (1, 1) [] rule!("isnan(x0)", Bool);
-    LEAKY_RELU "leaky_relu" "LeakyRelu" 16 (1, 1) ["alpha"] leaky_relu;
+    LEAKY_RELU "leaky_relu" "LeakyRelu" 16 (1, 1) [attr::float("alpha")] leaky_relu;
     LESS "less" "Less" 13 (2, 2) [] rule!("lt(x0,x1)", Bool);
     LESS_OR_EQUAL "less_or_equal" "LessOrEqual" 16 (2, 2) [] rule!("le(x0,x1)", Bool);
     LOG "log" "Log" 13 (1, 1) [] rule!("log(x0)");
@@ -383,7 +383,7 @@ operators! {
     MEAN "mean" "Mean" 13 (1, ANY) [] mean;
     MIN "min" "Min" 13 (1, ANY) [] |c: &Case<'_>| c.same(c.fold("min"));
     MISH "mish" "Mish" 22 (1, 1) [] rule!("mul(x0,tanh(softplus(x0)))");
-    MOD "mod" "Mod" 13 (2, 2) ["fmod"] modulo;
+    MOD "mod" "Mod" 13 (2, 2) [attr::int("fmod")] modulo;
     MUL "mul" "Mul" 14 (2, 2) [] rule!("mul(x0,x1)");
     NEG "neg" "Neg" 13 (1, 1) [] rule!("neg(x0)");
     NOT "not" "Not" 1 (1, 1) [] rule!("not(x0)", Bool);
@@ -393,8 +393,8 @@ operators! {
     RECIPROCAL "reciprocal" "Reciprocal" 13 (1, 1) [] rule!("recip(x0)");
     RELU "relu" "Relu" 14 (1, 1) [] rule!("relu(x0)");
     ROUND "round" "Round" 22 (1, 1) [] rule!("round(x0)");
-    SELU "selu" "Selu" 22 (1, 1) ["alpha", "gamma"] selu;
-    SHRINK "shrink" "Shrink" 9 (1, 1) ["lambd", "bias"] shrink;
+    SELU "selu" "Selu" 22 (1, 1) [attr::float("alpha"), attr::float("gamma")] selu;
+    SHRINK "shrink" "Shrink" 9 (1, 1) [attr::float("lambd"), attr::float("bias")] shrink;
     SIGMOID "sigmoid" "Sigmoid" 13 (1, 1) [] rule!("sigmoid(x0)");
     SIGN "sign" "Sign" 13 (1, 1) [] rule!("sign(x0)");
     SIN "sin" "Sin" 22 (1, 1) [] rule!("sin(x0)");
@@ -404,10 +404,10 @@ operators! {
     SQRT "sqrt" "Sqrt" 13 (1, 1) [] rule!("sqrt(x0)");
     SUB "sub" "Sub" 14 (2, 2) [] rule!("sub(x0,x1)");
     SUM "sum" "Sum" 13 (1, ANY) [] |c: &Case<'_>| c.same(c.fold("add"));
-    SWISH "swish" "Swish" 24 (1, 1) ["alpha"] swish;
+    SWISH "swish" "Swish" 24 (1, 1) [attr::float("alpha")] swish;
     TAN "tan" "Tan" 22 (1, 1) [] rule!("tan(x0)");
     TANH "tanh" "Tanh" 13 (1, 1) [] rule!("tanh(x0)");
-    THRESHOLDED_RELU "thresholded_relu" "ThresholdedRelu" 22 (1, 1) ["alpha"] thresholded_relu;
+    THRESHOLDED_RELU "thresholded_relu" "ThresholdedRelu" 22 (1, 1) [attr::float("alpha")] thresholded_relu;
     WHERE "where" "Where" 16 (3, 3) [] |c: &Case<'_>| Ok(("select(x0,x1,x2)".to_owned(), c.ty(1)?.dtype));
     XOR "xor" "Xor" 7 (2, 2) [] rule!("xor(x0,x1)", Bool);
 }

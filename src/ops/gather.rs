@@ -1,7 +1,7 @@
 //! `gather`: slices of a tensor, chosen by indices.
 
 use super::util::{axis_attr, elements, finish, finish_f32s, from_elements, n_elems, operand, result, split_own, stored};
-use crate::ir::{Attrs, CORE, Class, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val};
+use crate::ir::{Attrs, CORE, Class, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
 
 /// `gather(data, indices, ...) {axis, dtype, epilogue}`: ONNX Gather, opset 13. Indices outside the axis are clamped to it. Operands after the
 /// indices are further rows of a table `[rows, D]`, stored in other ways.
@@ -9,7 +9,7 @@ pub static DEF: OpDef = OpDef {
     name: "gather",
     onnx: "Gather",
     levels: ONNX | CORE | KERNEL,
-    attrs: &["axis", "dtype", "epilogue"],
+    attrs: &[attr::int("axis"), attr::dtype("dtype"), attr::expr("epilogue")],
     arity: (2, 2 + super::matmul::MAX_FURTHER_PARTS),
     infer,
     eval: Some(eval),

@@ -1,13 +1,13 @@
 //! `gemm`: a product of two matrices with factors and a bias.
 
-use crate::ir::{Attrs, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val};
+use crate::ir::{Attrs, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, attr};
 
 /// `gemm(a, b, c?) {alpha, beta, transA, transB}`: ONNX Gemm, opset 13: `alpha * a x b + beta * c`.
 pub static DEF: OpDef = OpDef {
     name: "gemm",
     onnx: "Gemm",
     levels: ONNX,
-    attrs: &["alpha", "beta", "transA", "transB"],
+    attrs: &[attr::float("alpha"), attr::float("beta"), attr::int("transA"), attr::int("transB")],
     arity: (2, 3),
     infer,
     eval: None,

@@ -1,14 +1,14 @@
 //! Operators of both levels that have a CPU reference but no kernel yet: positions of extrema and running sums.
 
 use super::util::{axis_attr, n_elems, operand, split_own};
-use crate::ir::{Attrs, CORE, Class, DType, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, resolve_axis};
+use crate::ir::{Attrs, CORE, Class, DType, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, resolve_axis, attr};
 
 /// `arg_max(x) {axis, keepdims, select_last_index}`: ONNX ArgMax, opset 13.
 pub static ARG_MAX: OpDef = OpDef {
     name: "arg_max",
     onnx: "ArgMax",
     levels: ONNX | CORE | KERNEL,
-    attrs: &["axis", "keepdims", "select_last_index"],
+    attrs: &[attr::int("axis"), attr::int("keepdims"), attr::int("select_last_index")],
     arity: (1, 1),
     infer: infer_arg,
     eval: Some(|attrs, inputs| eval_arg(attrs, inputs, 1.0)),
@@ -20,7 +20,7 @@ pub static ARG_MIN: OpDef = OpDef {
     name: "arg_min",
     onnx: "ArgMin",
     levels: ONNX | CORE | KERNEL,
-    attrs: &["axis", "keepdims", "select_last_index"],
+    attrs: &[attr::int("axis"), attr::int("keepdims"), attr::int("select_last_index")],
     arity: (1, 1),
     infer: infer_arg,
     eval: Some(|attrs, inputs| eval_arg(attrs, inputs, -1.0)),
@@ -32,7 +32,7 @@ pub static CUM_SUM: OpDef = OpDef {
     name: "cum_sum",
     onnx: "CumSum",
     levels: ONNX | CORE | KERNEL,
-    attrs: &["exclusive", "reverse"],
+    attrs: &[attr::int("exclusive"), attr::int("reverse")],
     arity: (2, 2),
     infer: infer_cum_sum,
     eval: Some(eval_cum_sum),

@@ -3,7 +3,7 @@
 use super::multiply::{self, Matrix, Sizes};
 use super::packed_view::PackedView;
 use super::util::{broadcast, broadcast_strides, finish_f32s, n_elems, operand, result, split_own, stored};
-use crate::ir::{Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val};
+use crate::ir::{Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
 
 /// `matmul(a, b, ...) {trans_b, dtype, epilogue}`: ONNX MatMul, opset 13. At the core level both operands have at least two axes, and `b` may come in
 /// several operands with `trans_b`, each `[rows, K]`: one matrix whose rows are stored in different ways.
@@ -11,7 +11,7 @@ pub static DEF: OpDef = OpDef {
     name: "matmul",
     onnx: "MatMul",
     levels: ONNX | CORE | KERNEL,
-    attrs: &["trans_b", "dtype", "epilogue"],
+    attrs: &[attr::int("trans_b"), attr::dtype("dtype"), attr::expr("epilogue")],
     arity: (2, 2 + MAX_FURTHER_PARTS),
     infer,
     eval: Some(eval),

@@ -3,10 +3,10 @@
 use super::reshape;
 use super::strided::{View, row_major, view};
 use super::util::{axis_attr, broadcast};
-use crate::ir::{Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, resolve_axis};
+use crate::ir::{Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, resolve_axis, attr};
 
 macro_rules! movements {
-    ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:literal),*] $infer:expr, $expand:expr;)*) => {
+    ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:expr),*] $infer:expr, $expand:expr;)*) => {
         $($(#[$doc])* pub static $def: OpDef = OpDef {
             name: $name,
             onnx: $onnx,
@@ -22,23 +22,23 @@ macro_rules! movements {
 
 movements! {
     /// `transpose(x) {perm}`: ONNX Transpose, opset 21.
-    TRANSPOSE "transpose" "Transpose" (1, 1) ["perm"] infer_transpose, expand_transpose;
+    TRANSPOSE "transpose" "Transpose" (1, 1) [attr::ints("perm")] infer_transpose, expand_transpose;
     /// `expand(x, shape)`: ONNX Expand, opset 13.
     EXPAND "expand" "Expand" (2, 2) [] infer_expand, expand_expand;
     /// `tile(x, repeats)`: ONNX Tile, opset 13.
     TILE "tile" "Tile" (2, 2) [] infer_tile, expand_tile;
     /// `split(x, sizes?) {axis, num_outputs}`: ONNX Split, opset 18.
-    SPLIT "split" "Split" (1, 2) ["axis", "num_outputs"] infer_split, expand_split;
+    SPLIT "split" "Split" (1, 2) [attr::int("axis"), attr::int("num_outputs")] infer_split, expand_split;
     /// `squeeze(x, axes?)`: ONNX Squeeze, opset 21.
     SQUEEZE "squeeze" "Squeeze" (1, 2) [] infer_squeeze, expand_reshape;
     /// `unsqueeze(x, axes)`: ONNX Unsqueeze, opset 21.
     UNSQUEEZE "unsqueeze" "Unsqueeze" (2, 2) [] infer_unsqueeze, expand_reshape;
     /// `flatten(x) {axis}`: ONNX Flatten, opset 21.
-    FLATTEN "flatten" "Flatten" (1, 1) ["axis"] infer_flatten, expand_reshape;
+    FLATTEN "flatten" "Flatten" (1, 1) [attr::int("axis")] infer_flatten, expand_reshape;
     /// `depth_to_space(x) {blocksize, mode}`: ONNX DepthToSpace, opset 13.
-    DEPTH_TO_SPACE "depth_to_space" "DepthToSpace" (1, 1) ["blocksize", "mode"] infer_depth_to_space, expand_depth_to_space;
+    DEPTH_TO_SPACE "depth_to_space" "DepthToSpace" (1, 1) [attr::int("blocksize"), attr::text("mode")] infer_depth_to_space, expand_depth_to_space;
     /// `space_to_depth(x) {blocksize}`: ONNX SpaceToDepth, opset 13.
-    SPACE_TO_DEPTH "space_to_depth" "SpaceToDepth" (1, 1) ["blocksize"] infer_space_to_depth, expand_space_to_depth;
+    SPACE_TO_DEPTH "space_to_depth" "SpaceToDepth" (1, 1) [attr::int("blocksize")] infer_space_to_depth, expand_space_to_depth;
 }
 
 /// The axes of a transpose, checked; all reversed where absent.

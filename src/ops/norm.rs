@@ -1,7 +1,7 @@
 //! `norm`: layer and root-mean-square normalisation over the last axes.
 
 use super::util::{axis_attr, class_of, finish_f32s, operand, result, split_own};
-use crate::ir::{Attrs, CORE, Class, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType};
+use crate::ir::{Attrs, CORE, Class, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, attr};
 use rayon::prelude::*;
 
 /// `norm(x, scale?, bias?) {kind, axis, epsilon, dtype, epilogue}`.
@@ -9,7 +9,7 @@ pub static DEF: OpDef = OpDef {
     name: "norm",
     onnx: "",
     levels: CORE | KERNEL,
-    attrs: &["kind", "axis", "epsilon", "dtype", "epilogue"],
+    attrs: &[attr::text("kind"), attr::int("axis"), attr::float("epsilon"), attr::dtype("dtype"), attr::expr("epilogue")],
     arity: (1, 3),
     infer,
     eval: Some(eval),

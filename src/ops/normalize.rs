@@ -2,10 +2,10 @@
 
 use super::gemm::channels;
 use super::util::axis_attr;
-use crate::ir::{Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, product};
+use crate::ir::{Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, product, attr};
 
 macro_rules! normalisations {
-    ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:literal),*] $infer:expr, $expand:expr;)*) => {
+    ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:expr),*] $infer:expr, $expand:expr;)*) => {
         $($(#[$doc])* pub static $def: OpDef = OpDef {
             name: $name,
             onnx: $onnx,
@@ -21,15 +21,15 @@ macro_rules! normalisations {
 
 normalisations! {
     /// `batch_normalization(x, scale, bias, mean, var) {epsilon}`: ONNX BatchNormalization, opset 15, at inference.
-    BATCH "batch_normalization" "BatchNormalization" (5, 5) ["epsilon", "momentum", "training_mode"] infer_batch, expand_batch;
+    BATCH "batch_normalization" "BatchNormalization" (5, 5) [attr::float("epsilon"), attr::float("momentum"), attr::int("training_mode")] infer_batch, expand_batch;
     /// `layer_normalization(x, scale, bias?) {axis, epsilon}`: ONNX LayerNormalization, opset 17, its first output.
-    LAYER "layer_normalization" "LayerNormalization" (2, 3) ["axis", "epsilon", "stash_type"] infer_first, |e| expand_layer(e, "layer");
+    LAYER "layer_normalization" "LayerNormalization" (2, 3) [attr::int("axis"), attr::float("epsilon"), attr::int("stash_type")] infer_first, |e| expand_layer(e, "layer");
     /// `rms_normalization(x, scale) {axis, epsilon}`: ONNX RMSNormalization, opset 23.
-    RMS "rms_normalization" "RMSNormalization" (2, 2) ["axis", "epsilon", "stash_type"] infer_first, |e| expand_layer(e, "rms");
+    RMS "rms_normalization" "RMSNormalization" (2, 2) [attr::int("axis"), attr::float("epsilon"), attr::int("stash_type")] infer_first, |e| expand_layer(e, "rms");
     /// `instance_normalization(x, scale, bias) {epsilon}`: ONNX InstanceNormalization, opset 22.
-    INSTANCE "instance_normalization" "InstanceNormalization" (3, 3) ["epsilon"] infer_channels, expand_groups;
+    INSTANCE "instance_normalization" "InstanceNormalization" (3, 3) [attr::float("epsilon")] infer_channels, expand_groups;
     /// `group_normalization(x, scale, bias) {epsilon, num_groups}`: ONNX GroupNormalization, opset 21.
-    GROUP "group_normalization" "GroupNormalization" (3, 3) ["epsilon", "num_groups", "stash_type"] infer_channels, expand_groups;
+    GROUP "group_normalization" "GroupNormalization" (3, 3) [attr::float("epsilon"), attr::int("num_groups"), attr::int("stash_type")] infer_channels, expand_groups;
 }
 
 fn infer_first(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {

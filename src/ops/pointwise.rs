@@ -3,14 +3,14 @@
 
 use super::util::{broadcast, class_of};
 pub use super::vectors::apply;
-use crate::ir::{Attrs, Binary, CORE, DType, Expand, Expr, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Unary, Val};
+use crate::ir::{Attrs, Binary, CORE, DType, Expand, Expr, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Unary, Val, attr};
 
 /// `pointwise(x0, x1, ...) {expr, dtype}`: `expr` over the operands, stored as `dtype`.
 pub static DEF: OpDef = OpDef {
     name: "pointwise",
     onnx: "",
     levels: CORE | KERNEL,
-    attrs: &["expr", "dtype"],
+    attrs: &[attr::expr("expr"), attr::dtype("dtype")],
     arity: (1, usize::MAX),
     infer,
     eval: Some(eval),

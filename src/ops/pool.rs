@@ -2,7 +2,7 @@
 
 use super::util::{finish_f32s, n_elems, operand, result, split_own};
 use super::window::Window;
-use crate::ir::{Attrs, CORE, Class, DType, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType};
+use crate::ir::{Attrs, CORE, Class, DType, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, attr};
 use rayon::prelude::*;
 
 /// `pool(x) {kind, kernel, strides, pads, dilations, ceil, count_pad, dtype, epilogue}` over the last two axes of `[N,C,H,W]`.
@@ -10,7 +10,7 @@ pub static DEF: OpDef = OpDef {
     name: "pool",
     onnx: "",
     levels: CORE | KERNEL,
-    attrs: &["kind", "kernel", "strides", "pads", "dilations", "ceil", "count_pad", "dtype", "epilogue"],
+    attrs: &[attr::text("kind"), attr::ints("kernel"), attr::ints("strides"), attr::ints("pads"), attr::ints("dilations"), attr::int("ceil"), attr::int("count_pad"), attr::dtype("dtype"), attr::expr("epilogue")],
     arity: (1, 1),
     infer,
     eval: Some(eval),

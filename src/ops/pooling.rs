@@ -2,10 +2,10 @@
 
 use super::reduce::{self, reduced};
 use super::window::Window;
-use crate::ir::{Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val};
+use crate::ir::{Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, attr};
 
 macro_rules! pools {
-    ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal [$($attr:literal),*] $infer:expr, $expand:expr;)*) => {
+    ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal [$($attr:expr),*] $infer:expr, $expand:expr;)*) => {
         $($(#[$doc])* pub static $def: OpDef = OpDef {
             name: $name,
             onnx: $onnx,
@@ -21,10 +21,10 @@ macro_rules! pools {
 
 pools! {
     /// `max_pool(x) {kernel_shape, strides, pads, dilations, auto_pad, ceil_mode}`: ONNX MaxPool, opset 22, its first output.
-    MAX "max_pool" "MaxPool" ["kernel_shape", "strides", "pads", "dilations", "auto_pad", "ceil_mode", "storage_order"]
+    MAX "max_pool" "MaxPool" [attr::ints("kernel_shape"), attr::ints("strides"), attr::ints("pads"), attr::ints("dilations"), attr::text("auto_pad"), attr::int("ceil_mode"), attr::int("storage_order")]
         infer_window, |e| expand_window(e, "max");
     /// `average_pool(x) {kernel_shape, strides, pads, dilations, auto_pad, ceil_mode, count_include_pad}`: ONNX AveragePool, opset 22.
-    AVERAGE "average_pool" "AveragePool" ["kernel_shape", "strides", "pads", "dilations", "auto_pad", "ceil_mode", "count_include_pad"]
+    AVERAGE "average_pool" "AveragePool" [attr::ints("kernel_shape"), attr::ints("strides"), attr::ints("pads"), attr::ints("dilations"), attr::text("auto_pad"), attr::int("ceil_mode"), attr::int("count_include_pad")]
         infer_window, |e| expand_window(e, "average");
     /// `global_max_pool(x)`: ONNX GlobalMaxPool, opset 22.
     GLOBAL_MAX "global_max_pool" "GlobalMaxPool" [] infer_global, |e| expand_global(e, "max");

@@ -1,7 +1,7 @@
 //! `quantize_linear` and `dequantize_linear`: floats to codes and back, with scales given.
 
 use super::util::{class_of, dtype_attr, finish, finish_f32s, n_elems, operand, result, split_own};
-use crate::ir::{Attrs, CORE, Class, DType, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType};
+use crate::ir::{Attrs, CORE, Class, DType, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, attr};
 
 /// `quantize_linear(x, scale, zero_point?) {axis, block_size, output_dtype}`: ONNX QuantizeLinear, opset 21: `x / scale`, rounded half to
 /// even, plus the zero point, saturated.
@@ -9,7 +9,7 @@ pub static DEF: OpDef = OpDef {
     name: "quantize_linear",
     onnx: "QuantizeLinear",
     levels: ONNX | CORE | KERNEL,
-    attrs: &["axis", "block_size", "output_dtype", "saturate", "precision", "dtype", "epilogue"],
+    attrs: &[attr::int("axis"), attr::int("block_size"), attr::dtype("output_dtype"), attr::int("saturate"), attr::dtype("precision"), attr::dtype("dtype"), attr::expr("epilogue")],
     arity: (2, 3),
     infer: infer_quantize,
     eval: Some(eval_quantize),
@@ -21,7 +21,7 @@ pub static DEQUANTIZE: OpDef = OpDef {
     name: "dequantize_linear",
     onnx: "DequantizeLinear",
     levels: ONNX | CORE | KERNEL,
-    attrs: &["axis", "block_size", "output_dtype", "dtype", "epilogue"],
+    attrs: &[attr::int("axis"), attr::int("block_size"), attr::dtype("output_dtype"), attr::dtype("dtype"), attr::expr("epilogue")],
     arity: (2, 3),
     infer: infer_dequantize,
     eval: Some(eval_dequantize),

@@ -2,14 +2,14 @@
 
 use super::util::operand;
 use crate::ir::packed::{Granularity, Packing, quantize_dynamic, unpack};
-use crate::ir::{Attrs, CORE, DType, Dim, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType};
+use crate::ir::{Attrs, CORE, DType, Dim, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, attr};
 
 /// `quantize_packed(x) {granularity}`: x as packed INT8, one f32 scale a row or in all, found from the values (`src/ir/packed/dynamic.rs`).
 pub static DEF: OpDef = OpDef {
     name: "quantize_packed",
     onnx: "",
     levels: CORE | KERNEL,
-    attrs: &["granularity"],
+    attrs: &[attr::text("granularity")],
     arity: (1, 1),
     infer,
     eval: Some(eval),
@@ -22,7 +22,7 @@ pub static DYNAMIC: OpDef = OpDef {
     name: "dynamic_quantize",
     onnx: "",
     levels: ONNX | CORE | KERNEL,
-    attrs: &["granularity"],
+    attrs: &[attr::text("granularity")],
     arity: (1, 1),
     infer: infer_dynamic,
     eval: Some(eval_dynamic),

@@ -1,7 +1,7 @@
 //! `reduce`: sums, means, extrema and products along axes.
 
 use super::util::{axes, class_of, finish, finish_f32s, n_elems, operand, result, split_own, strides};
-use crate::ir::{Attrs, CORE, Class, Dim, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType};
+use crate::ir::{Attrs, CORE, Class, Dim, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, attr};
 use rayon::prelude::*;
 
 /// `reduce(x) {kind, axes, keepdims, dtype, epilogue}`.
@@ -9,7 +9,7 @@ pub static DEF: OpDef = OpDef {
     name: "reduce",
     onnx: "",
     levels: CORE | KERNEL,
-    attrs: &["kind", "axes", "keepdims", "dtype", "epilogue"],
+    attrs: &[attr::text("kind"), attr::ints("axes"), attr::int("keepdims"), attr::dtype("dtype"), attr::expr("epilogue")],
     arity: (1, 1),
     infer,
     eval: Some(eval),

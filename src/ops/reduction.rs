@@ -3,7 +3,7 @@
 use super::pointwise;
 use super::reduce::{self, reduced};
 use super::util::axes;
-use crate::ir::{Attrs, Class, Expand, Infer, ONNX, OpDef, OpError, TensorType, Val};
+use crate::ir::{Attrs, Class, Expand, Infer, ONNX, OpDef, OpError, TensorType, Val, attr};
 
 /// What a reduction computes of each element before, and of each result after; empty for nothing.
 struct Steps {
@@ -20,7 +20,7 @@ macro_rules! reductions {
                 name: $name,
                 onnx: $onnx,
                 levels: ONNX,
-                attrs: &["keepdims", "noop_with_empty_axes"],
+                attrs: &[attr::int("keepdims"), attr::int("noop_with_empty_axes")],
                 arity: (1, 2),
                 infer,
                 eval: None,

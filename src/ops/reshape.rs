@@ -1,7 +1,7 @@
 //! `reshape`: the same elements under another shape.
 
 use super::util::{dims_attr, ints_attr, operand};
-use crate::ir::{Attrs, CORE, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, product};
+use crate::ir::{Attrs, CORE, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, product, attr};
 
 /// `reshape(x) {shape}`: ONNX Reshape, opset 21, where the shape is a constant operand, 0 means the operand's own size (unless `allowzero`)
 /// and -1 what remains. At the core level the sizes are an attribute, all resolved.
@@ -9,7 +9,7 @@ pub static DEF: OpDef = OpDef {
     name: "reshape",
     onnx: "Reshape",
     levels: ONNX | CORE | KERNEL,
-    attrs: &["shape", "allowzero"],
+    attrs: &[attr::sizes("shape"), attr::int("allowzero")],
     arity: (1, 2),
     infer,
     eval: Some(eval),

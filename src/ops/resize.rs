@@ -1,7 +1,7 @@
 //! `resize`: images enlarged and reduced.
 
 use super::util::{axes, class_of, finish_f32s, ints_attr, n_elems, operand, result, split_own};
-use crate::ir::{Attr, Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val};
+use crate::ir::{Attr, Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
 use rayon::prelude::*;
 
 /// `resize(x) {mode, scales, sizes, coordinates, nearest, dtype, epilogue}`: ONNX Resize, opset 19, along the last two axes; there with roi,
@@ -11,21 +11,21 @@ pub static DEF: OpDef = OpDef {
     onnx: "Resize",
     levels: ONNX | CORE | KERNEL,
     attrs: &[
-        "mode",
-        "scales",
-        "sizes",
-        "coordinates",
-        "nearest",
-        "dtype",
-        "epilogue",
-        "coordinate_transformation_mode",
-        "nearest_mode",
-        "axes",
-        "antialias",
-        "keep_aspect_ratio_policy",
-        "cubic_coeff_a",
-        "exclude_outside",
-        "extrapolation_value",
+        attr::text("mode"),
+        attr::floats("scales"),
+        attr::sizes("sizes"),
+        attr::text("coordinates"),
+        attr::text("nearest"),
+        attr::dtype("dtype"),
+        attr::expr("epilogue"),
+        attr::text("coordinate_transformation_mode"),
+        attr::text("nearest_mode"),
+        attr::ints("axes"),
+        attr::int("antialias"),
+        attr::text("keep_aspect_ratio_policy"),
+        attr::float("cubic_coeff_a"),
+        attr::int("exclude_outside"),
+        attr::float("extrapolation_value"),
     ],
     arity: (1, 4),
     infer,

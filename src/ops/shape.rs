@@ -1,7 +1,7 @@
 //! Operators whose results are known once shapes are: they become constants.
 
 use super::util::{n_elems, operand};
-use crate::ir::{Attr, Attrs, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val};
+use crate::ir::{Attr, Attrs, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
 
 /// Most elements of a constant that an expansion makes.
 const LARGEST: usize = 1 << 26;
@@ -9,7 +9,7 @@ const LARGEST: usize = 1 << 26;
 const LARGEST_BYTES: u64 = 64 << 20;
 
 macro_rules! foldable {
-    ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:literal),*] $infer:expr, $eval:expr, $expand:expr;)*) => {
+    ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:expr),*] $infer:expr, $eval:expr, $expand:expr;)*) => {
         $($(#[$doc])* pub static $def: OpDef = OpDef {
             name: $name,
             onnx: $onnx,
@@ -25,16 +25,16 @@ macro_rules! foldable {
 
 foldable! {
     /// `constant() {value, ...}`: ONNX Constant, opset 21.
-    CONSTANT "constant" "Constant" (0, 0) ["value", "value_float", "value_floats", "value_int", "value_ints"]
+    CONSTANT "constant" "Constant" (0, 0) [attr::tensor("value"), attr::float("value_float"), attr::floats("value_floats"), attr::int("value_int"), attr::ints("value_ints")]
         |i| Ok(vec![constant(i.attrs)?.ty().clone()]), |attrs, _| Ok(vec![constant(attrs)?]), expand_folded;
     /// `shape(x) {start, end}`: ONNX Shape, opset 21.
-    SHAPE "shape" "Shape" (1, 1) ["start", "end"] infer_shape, eval_shape, expand_shape;
+    SHAPE "shape" "Shape" (1, 1) [attr::int("start"), attr::int("end")] infer_shape, eval_shape, expand_shape;
     /// `size(x)`: ONNX Size, opset 21.
     SIZE "size" "Size" (1, 1) [] |i| i.ty(0).map(|_| vec![TensorType::of(DType::I64, &[])]), eval_size, expand_size;
     /// `range(start, limit, delta)`: ONNX Range, opset 11.
     RANGE "range" "Range" (3, 3) [] infer_range, range, expand_folded;
     /// `constant_of_shape(shape) {value}`: ONNX ConstantOfShape, opset 21.
-    CONSTANT_OF_SHAPE "constant_of_shape" "ConstantOfShape" (1, 1) ["value"] infer_filled, eval_filled, expand_filled;
+    CONSTANT_OF_SHAPE "constant_of_shape" "ConstantOfShape" (1, 1) [attr::tensor("value")] infer_filled, eval_filled, expand_filled;
 }
 
 /// `nonzero(x)`: ONNX NonZero, opset 13, of constants only: its size depends on its data.

@@ -2,7 +2,7 @@
 
 use super::reshape;
 use super::strided::{View, row_major, view};
-use crate::ir::{Attrs, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, resolve_axis};
+use crate::ir::{Attrs, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, resolve_axis, attr};
 
 /// `slice(x, starts, ends, axes?, steps?)`: ONNX Slice, opset 13.
 pub static SLICE: OpDef = OpDef {
@@ -21,7 +21,7 @@ pub static PAD: OpDef = OpDef {
     name: "pad",
     onnx: "Pad",
     levels: ONNX,
-    attrs: &["mode"],
+    attrs: &[attr::text("mode")],
     arity: (2, 4),
     infer: infer_pad,
     eval: None,

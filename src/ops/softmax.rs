@@ -1,7 +1,7 @@
 //! `softmax`: exponentials along one axis, divided by their sum.
 
 use super::util::{axis_attr, finish_f32s, operand, result, split_own};
-use crate::ir::{Attrs, CORE, Class, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, Val};
+use crate::ir::{Attrs, CORE, Class, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, Val, attr};
 use rayon::prelude::*;
 
 /// `softmax(x) {axis, log, dtype, epilogue}`: ONNX Softmax, opset 13. With `log` the logarithm of it.
@@ -9,7 +9,7 @@ pub static DEF: OpDef = OpDef {
     name: "softmax",
     onnx: "Softmax",
     levels: ONNX | CORE | KERNEL,
-    attrs: &["axis", "log", "dtype", "epilogue"],
+    attrs: &[attr::int("axis"), attr::int("log"), attr::dtype("dtype"), attr::expr("epilogue")],
     arity: (1, 1),
     infer,
     eval: Some(eval),
@@ -21,7 +21,7 @@ pub static LOG: OpDef = OpDef {
     name: "log_softmax",
     onnx: "LogSoftmax",
     levels: ONNX,
-    attrs: &["axis"],
+    attrs: &[attr::int("axis")],
     arity: (1, 1),
     infer,
     eval: None,

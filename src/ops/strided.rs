@@ -1,7 +1,7 @@
 //! `strided`: a tensor read at other places: what transposes, slices, broadcasts, splits and pads become.
 
 use super::util::{class_of, dims_attr, dims_value, element_of, elements, finish, from_elements, ints_attr, n_elems, operand, result, split_own};
-use crate::ir::{Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Val};
+use crate::ir::{Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
 use rayon::prelude::*;
 
 /// `strided(x) {shape, strides, offset, lo, hi, fill, dtype, epilogue}`: `y[i] = x.flat[offset + sum(i[d]*strides[d])]` where
@@ -11,7 +11,7 @@ pub static DEF: OpDef = OpDef {
     name: "strided",
     onnx: "",
     levels: CORE | KERNEL,
-    attrs: &["shape", "strides", "offset", "lo", "hi", "fill", "dtype", "epilogue"],
+    attrs: &[attr::sizes("shape"), attr::sizes("strides"), attr::sizes("offset"), attr::sizes("lo"), attr::sizes("hi"), attr::float("fill"), attr::dtype("dtype"), attr::expr("epilogue")],
     arity: (1, 1),
     infer,
     eval: Some(eval),

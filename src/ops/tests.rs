@@ -1,9 +1,11 @@
 //! Tests of core operators in the forms that ONNX does not have: packed operands, epilogues, sizes not yet known.
 
 use super::pointwise::{Scalar, apply, scalar};
-use super::{concat, conv, elementwise, gather, matmul, movement, norm, pool, pooling, quantize_packed, reduce, reshape, slice, softmax, strided};
+use super::{
+    ALL, concat, conv, elementwise, gather, matmul, movement, norm, pool, pooling, quantize_packed, reduce, reshape, slice, softmax, strided,
+};
 use crate::ir::packed::{Granularity, Packing, ScaleType, pack};
-use crate::ir::{Attrs, DType, Dim, Expr, Infer, OpDef, OpError, Shape, Tensor, TensorType};
+use crate::ir::{Attr, AttrKind, Attrs, DType, Dim, Expr, Graph, Infer, Level, OpDef, OpError, Shape, Tensor, TensorType};
 
 /// Numbers that look random, between -1 and 1.
 fn noise(n: usize, seed: u32) -> Vec<f32> {
@@ -59,6 +61,33 @@ fn infer(def: &'static OpDef, attrs: &Attrs, types: &[&TensorType], consts: &[Op
 
 fn symbolic(dims: &[Dim]) -> TensorType {
     TensorType::new(DType::F32, Shape(dims.to_vec()))
+}
+
+#[test]
+fn every_attribute_is_refused_where_it_is_of_another_kind() {
+    let values = [
+        Attr::Int(1),
+        Attr::Float(1.0),
+        Attr::Str("a".to_owned()),
+        Attr::Ints(vec![1]),
+        Attr::Floats(vec![1.0]),
+        Attr::Strs(vec!["a".to_owned()]),
+        Attr::Dims(vec![Dim::Known(1)]),
+        Attr::DType(DType::F32),
+        Attr::Expr(Expr::Arg(0)),
+        Attr::Tensor(Tensor::from_f32s(DType::F32, &[], &[1.0]).unwrap()),
+        Attr::Graph(Box::new(Graph::new("g", Level::Onnx))),
+    ];
+    for def in ALL {
+        for attr in def.attrs {
+            let check = |value: &Attr| def.check_attrs(&Attrs::new().with(attr.name, value.clone()));
+            let n_taken = values.iter().filter(|value| check(value).is_ok()).count();
+            assert_eq!(n_taken, if attr.kind == AttrKind::Sizes { 3 } else { 1 }, "{} of {}", attr.name, def.name);
+            let refused = values.iter().find_map(|value| check(value).err()).unwrap();
+            assert!(refused.name == attr.name && refused.problem.ends_with(&attr.kind.to_string()), "{refused:?}");
+        }
+        assert_eq!(def.check_attrs(&Attrs::new().with_int("no such", 1)).unwrap_err().name, "no such", "{}", def.name);
+    }
 }
 
 #[test]

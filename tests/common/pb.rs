@@ -30,6 +30,14 @@ pub fn attr_int(name: &str, v: i64) -> Vec<u8> {
     blob(5, [blob(1, name), int(3, v), int(20, 2)].concat())
 }
 
+pub fn attr_float(name: &str, v: f32) -> Vec<u8> {
+    blob(5, [blob(1, name), varint(2 << 3 | 5), v.to_le_bytes().to_vec(), int(20, 1)].concat())
+}
+
+pub fn attr_str(name: &str, v: &str) -> Vec<u8> {
+    blob(5, [blob(1, name), blob(4, v), int(20, 3)].concat())
+}
+
 pub fn attr_ints(name: &str, v: &[i64]) -> Vec<u8> {
     blob(5, [blob(1, name), v.iter().flat_map(|&v| int(8, v)).collect(), int(20, 7)].concat())
 }
@@ -44,8 +52,13 @@ pub fn attr_tensor(name: &str, tensor: impl AsRef<[u8]>) -> Vec<u8> {
 
 /// A node as a field of a graph; `more` are its attributes.
 pub fn node(op: &str, inputs: &[&str], outputs: &[&str], more: &[Vec<u8>]) -> Vec<u8> {
+    blob(1, [node_fields(op, inputs, outputs), more.concat()].concat())
+}
+
+/// A node's fields.
+pub fn node_fields(op: &str, inputs: &[&str], outputs: &[&str]) -> Vec<u8> {
     let names = |field, names: &[&str]| -> Vec<u8> { names.iter().flat_map(|n| blob(field, n)).collect() };
-    blob(1, [names(1, inputs), names(2, outputs), blob(4, op), more.concat()].concat())
+    [names(1, inputs), names(2, outputs), blob(4, op)].concat()
 }
 
 /// A tensor's fields: name, element type, sizes, raw data.

@@ -84,6 +84,25 @@ fn graphs() -> Vec<Case> {
     ]
 }
 
+/// Attributes of another kind than their operator's, which reading them by kind would overlook.
+fn kinds() -> Vec<Case> {
+    let one = |op: &str, attr: Vec<u8>, says| {
+        let graph = [blob(1, [node_fields(op, &["x"], &["y"]), blob(3, "culprit"), attr].concat()), input("x", &[2, 3]), output("y")];
+        Case::of(format!("{op}: {says}"), "m.onnx", model(graph.concat()), COMPILE, REFUSED).says(says)
+    };
+    vec![
+        one("Transpose", attr_str("perm", "10"), r#"node "culprit" (Transpose, opset 21): attribute "perm" is a text, expected a list of integers"#),
+        one("Transpose", attr_int("perm", 1), r#"attribute "perm" is an integer, expected a list of integers"#),
+        one("Softmax", attr_float("axis", 0.0), r#"attribute "axis" is a float, expected an integer"#),
+        one("LeakyRelu", attr_int("alpha", 1), r#"attribute "alpha" is an integer, expected a float"#),
+        one("Gelu", attr_int("approximate", 1), r#"attribute "approximate" is an integer, expected a text"#),
+        one("ReduceMax", attr_ints("keepdims", &[0]), r#"attribute "keepdims" is a list of integers, expected an integer"#),
+        one("Elu", attr_tensor("alpha", tensor("", 1, &[], &[0; 4])), r#"attribute "alpha" is a tensor, expected a float"#),
+        one("Cast", attr_str("to", "FLOAT"), r#"node "culprit" (Cast, opset 21): attribute to is no integer"#),
+        one("Flatten", attr_graph("axis", output("x")), r#"node "culprit" (Flatten, opset 21): attribute "axis" is a graph, expected an integer"#),
+    ]
+}
+
 fn operators() -> Vec<Case> {
     const MAX: i64 = i64::MAX;
     const MIN: i64 = i64::MIN;
@@ -147,7 +166,7 @@ fn operators() -> Vec<Case> {
 
 #[test]
 fn hostile_models_are_refused() {
-    check("onnx-hostile", tensors().into_iter().chain(graphs()).chain(operators()));
+    check("onnx-hostile", tensors().into_iter().chain(graphs()).chain(kinds()).chain(operators()));
 }
 
 #[test]

@@ -1,26 +1,32 @@
 //! Bodies of If, Loop and Scan. The operators are stand-ins that believe their bodies.
 
 use super::*;
-use crate::ir::{DType, Dim, Infer, ONNX, OpError, Shape};
+use crate::ir::{DType, Dim, Infer, ONNX, OpError, Shape, attr};
 
 static IF: OpDef = OpDef {
     name: "if",
     onnx: "If",
     levels: ONNX,
-    attrs: &["then_branch", "else_branch", "captures"],
+    attrs: &[attr::graph("then_branch"), attr::graph("else_branch"), attr::texts("captures")],
     arity: (1, usize::MAX),
     infer: |infer| outputs(infer, "then_branch", 0),
     eval: None,
     expand: None,
 };
 
-static LOOP: OpDef =
-    OpDef { name: "loop", onnx: "Loop", attrs: &["body", "captures"], arity: (2, usize::MAX), infer: |infer| outputs(infer, "body", 1), ..IF };
+static LOOP: OpDef = OpDef {
+    name: "loop",
+    onnx: "Loop",
+    attrs: &[attr::graph("body"), attr::texts("captures")],
+    arity: (2, usize::MAX),
+    infer: |infer| outputs(infer, "body", 1),
+    ..IF
+};
 
 static SCAN: OpDef = OpDef {
     name: "scan",
     onnx: "Scan",
-    attrs: &["body", "captures", "num_scan_inputs"],
+    attrs: &[attr::graph("body"), attr::texts("captures"), attr::int("num_scan_inputs")],
     arity: (1, usize::MAX),
     infer: |infer| outputs(infer, "body", 0),
     ..IF
@@ -29,7 +35,14 @@ static SCAN: OpDef = OpDef {
 static LSTM: OpDef = OpDef {
     name: "lstm",
     onnx: "LSTM",
-    attrs: &["activations", "clip", "direction", "hidden_size", "input_forget", "layout"],
+    attrs: &[
+        attr::texts("activations"),
+        attr::float("clip"),
+        attr::text("direction"),
+        attr::int("hidden_size"),
+        attr::int("input_forget"),
+        attr::int("layout"),
+    ],
     arity: (3, 8),
     infer: |infer| {
         let x = infer.ty(0)?;

@@ -1,6 +1,6 @@
 use super::*;
 use crate::ir::{
-    Attrs, DType, Dim, Expr, Format, Graph, Infer, Level, Node, NodeKind, ONNX, Op, OpDef, OpError, Registry, Shape, Tensor, TensorType,
+    Attrs, DType, Dim, Expr, Format, Graph, Infer, Level, Node, NodeKind, ONNX, Op, OpDef, OpError, Registry, Shape, Tensor, TensorType, attr,
 };
 
 fn same(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
@@ -11,7 +11,17 @@ static PROBE: OpDef = OpDef {
     name: "probe",
     onnx: "Probe",
     levels: ONNX,
-    attrs: &["a", "b", "c", "d", "e", "f", "g", "t", "y"],
+    attrs: &[
+        attr::int("a"),
+        attr::float("b"),
+        attr::text("c"),
+        attr::ints("d"),
+        attr::dtype("e"),
+        attr::expr("f"),
+        attr::graph("g"),
+        attr::tensor("t"),
+        attr::sizes("y"),
+    ],
     arity: (1, 3),
     infer: same,
     eval: None,
