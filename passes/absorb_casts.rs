@@ -26,11 +26,11 @@ impl Pass for AbsorbCasts {
             let Some(operand) = cast_kernel(graph, id) else { continue };
             let result = id.out(0);
             let source = *gone.get(&operand).unwrap_or(&operand);
-            let chooses = graph.node(source.node).op().is_some_and(|op| op.def.has_attr("dtype"));
-            let may_change = chooses && !graph.is_output(source) && !stores.contains_key(&source.node);
-            let dtype = graph.ty(result).dtype;
-            if may_change && graph.is_output(result) && may_become(graph, source, dtype) {
-                stores.insert(source.node, graph.ty(result).dtype);
+            let (stored, dtype) = (viewed(graph, source), graph.ty(result).dtype);
+            let chooses = graph.node(stored.node).op().is_some_and(|op| op.def.has_attr("dtype"));
+            let may_change = chooses && !graph.is_output(stored) && !stores.contains_key(&stored.node);
+            if may_change && graph.is_output(result) && may_become(graph, stored, dtype) {
+                stores.insert(stored.node, dtype);
                 gone.insert(result, source);
             } else if !graph.is_output(result) && may_become(graph, result, graph.ty(source).dtype) {
                 gone.insert(result, source);
@@ -86,6 +86,17 @@ impl Pass for AbsorbCasts {
         }
         Ok(edit.finish())
     }
+}
+
+/// What `value` is a view of, itself where it is none.
+fn viewed(graph: &Graph, value: ValueId) -> ValueId {
+    let mut value = value;
+    while graph.node(value.node).op().is_some_and(|op| op.def.name == "reshape")
+        && let Some(Some(operand)) = graph.operands(value.node).first()
+    {
+        value = *operand;
+    }
+    value
 }
 
 /// Whether all that read `value` give what they gave where it has another float type: they say what they store, view it for others of which
@@ -193,5 +204,18 @@ mod tests {
   output %v
 ";
         assert_eq!(check("absorb_casts", text, "refuses_viewed_output"), read(text));
+    }
+
+    #[test]
+    fn the_producer_behind_a_view_stores_what_an_output_needs() {
+        let text = "graph g core
+  %x = input : f32[6]
+  %n = pointwise(%x) {dtype=f32, expr=`neg(x0)`} : f32[6]
+  %v = reshape(%n) {shape=d[2,3]} : f32[2,3]
+  %y = pointwise(%v) {dtype=f16, expr=`x0`} : f16[2,3]
+  output %y
+";
+        let after = check("absorb_casts", text, "output_behind_view");
+        assert!(after.to_string().contains("%n = pointwise(%x) {dtype=f16"), "{after}");
     }
 }

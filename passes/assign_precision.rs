@@ -99,6 +99,8 @@ impl Range {
             return Format::F32;
         }
         match format.activations {
+            // Where the target multiplies f16, weights are f16 there, whatever they are stored as.
+            Activations::F16 if !narrow && !self.is_in_f16 => Format { activations: Activations::F32, ..format },
             _ if !narrow => format,
             Activations::F16 => Format::F16,
             Activations::F32 | Activations::I8 => Format { weights: Weights::F16, ..Format::F32 },
@@ -455,7 +457,8 @@ mod tests {
             (f32::NAN, "w4a16", "f16", "NaN or infinity"),
             (f32::INFINITY, "w8a8", "w16a32", "NaN or infinity"),
             (1e5, "f16", "f32", "beyond the range of f16"),
-            (1e5, "w8a16", "w8a16", "beyond"),
+            (1e5, "w8a16", "w8a32", "beyond the range of f16"),
+            (1e5, "w8a8", "w8a8", "beyond"),
         ] {
             let mut values = vec![0.5; 64 * 32];
             values[77] = wrong;
