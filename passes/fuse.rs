@@ -10,6 +10,7 @@ use super::{Context, Pass, PassError, at};
 use crate::ir::{Attr, Attrs, Class, Edit, Expr, Format, Graph, Level, NodeId, Op, OpError, Patch, Val, ValueId};
 use crate::ops::pointwise;
 use crate::plan::kernels::max_operands;
+use crate::target::Target;
 use std::collections::BTreeMap;
 
 /// The pass.
@@ -39,14 +40,13 @@ impl Pass for Fuse {
             return Ok(edit.finish());
         }
         edit.set_level(Level::Kernel);
-        let max_operands = max_operands(cx.target);
         let order = graph.order();
         let mut groups: Vec<Group> = Vec::new();
         let mut group_of: BTreeMap<NodeId, usize> = BTreeMap::new();
         for &id in order.iter().rev() {
             let Some(op) = graph.node(id).op() else { continue };
             if let Some(at) = sole_group(graph, id, &group_of)
-                && groups[at].join(graph, id, op, max_operands, cx)
+                && groups[at].join(graph, id, op, cx)
             {
                 group_of.insert(id, at);
                 continue;
@@ -71,9 +71,19 @@ impl Pass for Fuse {
     }
 }
 
-/// How many of its own operands one dispatch of an operator reads: of a matrix in parts, one part.
-fn n_buffers(op: &Op, n_operands: usize) -> usize {
-    if matches!(op.def.name, "matmul" | "conv" | "gather") { n_operands.min(2) } else { n_operands }
+/// How many buffers of its own operands one dispatch of an operator reads: of a matrix in parts, one part. A matrix that a binding may not span is read
+/// in slices, and if it is packed, the scales of a slice are a buffer of their own. Whether it will be packed is not known yet, nor asked: what is fused
+/// does not depend on formats.
+fn n_buffers(graph: &Graph, op: &Op, operands: &[ValueId], target: &Target) -> usize {
+    if !matches!(op.def.name, "matmul" | "conv" | "gather") {
+        return operands.len();
+    }
+    let may_be_sliced = |v: &ValueId| {
+        // INT8 with a scale of two bytes for each block of 16, the most that packed elements take.
+        let bytes = graph.ty(*v).shape.n_elems().map_or(u64::MAX, |n| n.saturating_add(n / 8));
+        graph.constant(*v).is_some() && bytes > target.limits.max_storage_buffer_range
+    };
+    operands.len().min(2) + usize::from(operands.iter().any(may_be_sliced))
 }
 
 /// The one group that all consumers of a node are in.
@@ -117,7 +127,8 @@ impl Group {
     }
 
     /// Takes in a node all of whose consumers are members; whether it could.
-    fn join(&mut self, graph: &Graph, id: NodeId, op: &Op, max_operands: usize, cx: &mut Context<'_>) -> bool {
+    fn join(&mut self, graph: &Graph, id: NodeId, op: &Op, cx: &mut Context<'_>) -> bool {
+        let (target, max_operands) = (cx.target, max_operands(cx.target));
         let mut refuse = |because: String| {
             cx.explain.note(&[&graph.node(id).name], "fuse", "join its consumer", || because);
             false
@@ -135,7 +146,7 @@ impl Group {
         let operands: Vec<_> = graph.operands(id).into_iter().flatten().collect();
         if op.is(&pointwise::DEF) {
             let Some(inner) = op.attrs.expr("expr") else { return false };
-            let n_own = self.anchor.and_then(|anchor| graph.node(anchor).op()).map_or(0, |op| n_buffers(op, self.own.len()));
+            let n_own = self.anchor.and_then(|anchor| graph.node(anchor).op()).map_or(0, |op| n_buffers(graph, op, &self.own, target));
             let mut args = self.args.clone();
             args.retain(|v| *v != value);
             for operand in &operands {
@@ -166,7 +177,7 @@ impl Group {
             if !expr.uses_all(self.args.len()) {
                 return refuse(UNUSED.to_owned());
             }
-            let n = n_buffers(op, operands.len()) + self.args.len() - 1;
+            let n = n_buffers(graph, op, &operands, target) + self.args.len() - 1;
             if n > max_operands {
                 return refuse(format!("the kernel would read {n} buffers of at most {max_operands}"));
             }

@@ -275,3 +275,43 @@ fn a_refusal_of_the_simple_rule_names_what_that_rule_needs() {
     );
     check(&body, "tiered", 0.3);
 }
+
+#[test]
+fn a_matrix_in_slices_runs_on_a_device_that_binds_four_buffers() {
+    // Two of the matrix (codes, scales), the other operand and the result: the bias is left to a kernel of its own.
+    let mut target = Target::shipped("lavapipe").unwrap();
+    target.limits.max_per_stage_descriptor_storage_buffers = 4;
+    target.limits.max_storage_buffer_range = 16 << 10;
+    let registry = registry();
+    let mut graph = Graph::new("g", nyxc::ir::Level::Onnx);
+    let add = |graph: &mut Graph, name: &str, op: &str, operands: [nyxc::ir::ValueId; 2]| {
+        let op = nyxc::ir::Op::new(registry.by_onnx(op).unwrap(), nyxc::ir::Attrs::new());
+        graph.add_op(name, op, &operands.map(Some), &[name.into()]).unwrap().out(0)
+    };
+    let f32s = |dims: &[usize]| TensorType::of(nyxc::ir::DType::F32, dims);
+    let x = graph.add_input("x", f32s(&[3, 64]));
+    let (w, b) = (graph.add_const("w", random(&f32s(&[64, 512]), 5)), graph.add_const("b", random(&f32s(&[512]), 6)));
+    let product = add(&mut graph, "product", "MatMul", [x, w]);
+    let y = add(&mut graph, "y", "Add", [product, b]);
+    graph.add_output("y", y);
+    let inputs = [random(&f32s(&[3, 64]), 7)];
+    let expected = Reference::new(graph.clone()).run(&inputs).unwrap();
+    for (policy, bound) in [("uniform:w8a32", 2e-2), ("uniform:w8a8", 4e-2)] {
+        let settings = Settings { policy: policy.parse().unwrap(), ..Settings::default() };
+        let options = Compile { settings, target: target.clone(), n_threads: 1 };
+        let program = compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap().program;
+        let plan = &program.plans[0];
+        assert!(plan.nodes.iter().all(|node| node.place == "device"), "{policy}: {:?}", plan.nodes);
+        let n_most = |step: &nyxc::program::Step| match step {
+            nyxc::program::Step::Device(list) => list.iter().map(|d| d.bindings.len()).max(),
+            nyxc::program::Step::Host(_) => None,
+        };
+        assert_eq!(plan.entries[0].steps.iter().filter_map(n_most).max(), Some(4), "{policy}: the matrix is in slices");
+        // No device has so small a range, and none is asked to.
+        let program = nyxc::program::Program { target: Target::shipped("lavapipe").unwrap(), ..program };
+        for device in devices().unwrap_or_default() {
+            let mut session = Session::of(program.clone(), DeviceChoice::Index(device.index)).unwrap();
+            close(&session.run(&inputs).unwrap().outputs, &expected, bound, policy);
+        }
+    }
+}
