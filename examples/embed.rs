@@ -49,7 +49,7 @@ impl Pass for KeepSmallLayers {
 fn main() -> Result<(), Box<dyn Error>> {
     // 1. A graph. Symbolic dimensions are given a size here, as `--dim batch=1` does.
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fmnist-mlp.onnx");
-    let options = ImportOptions { dims: vec![DimBinding::parse("batch=1")?] };
+    let options = ImportOptions { dims: vec![DimBinding::parse("batch=1")?], ..ImportOptions::default() };
     let (graph, _) = import(&model, &options, &ops::registry())?;
 
     // 2. A target: a shipped profile or your own JSON. Compiling needs no such device.

@@ -20,6 +20,8 @@ pub struct Settings {
     pub pins: Vec<Pin>,
     /// The node whose near misses are traced.
     pub explain: Option<String>,
+    /// Whether nodes may run on the host, where no kernel covers them.
+    pub allow_host: bool,
     /// Bytes by which earlier rounds of assignment fell short.
     pub excess_bytes: u64,
 }
@@ -33,6 +35,7 @@ impl Default for Settings {
             formats: Format::MENU.to_vec(),
             pins: Vec::new(),
             explain: None,
+            allow_host: true,
             excess_bytes: 0,
         }
     }

@@ -104,7 +104,7 @@ fn processes_that_compile_to_one_file_leave_one_whole_program() {
 }
 
 fn program(format: &str) -> Program {
-    let options = ImportOptions { dims: vec![DimBinding::parse("batch=1").unwrap()] };
+    let options = ImportOptions { dims: vec![DimBinding::parse("batch=1").unwrap()], ..ImportOptions::default() };
     let graph: Graph = import(&model(), &options, &registry()).unwrap().0;
     let settings = Settings { policy: Policy::Uniform(format.parse().unwrap()), ..Settings::default() };
     let options = Compile { settings, target: Target::shipped("lavapipe").unwrap(), n_threads: 0 };

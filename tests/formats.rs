@@ -14,7 +14,7 @@ use std::path::Path;
 fn model(file: &str, dims: &[&str]) -> Graph {
     let dims = dims.iter().map(|d| DimBinding::parse(d).unwrap()).collect();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(file);
-    import(&path, &ImportOptions { dims }, &registry()).unwrap().0
+    import(&path, &ImportOptions { dims, ..ImportOptions::default() }, &registry()).unwrap().0
 }
 
 fn program(graph: &Graph, format: Format, target: &Target) -> Result<Program, String> {

@@ -31,7 +31,7 @@ const MODELS: [(&str, &[&str]); 3] =
 fn model(file: &str, dims: &[&str]) -> Graph {
     let dims = dims.iter().map(|d| DimBinding::parse(d).unwrap()).collect();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(file);
-    import(&path, &ImportOptions { dims }, &registry()).unwrap().0
+    import(&path, &ImportOptions { dims, ..ImportOptions::default() }, &registry()).unwrap().0
 }
 
 fn program(graph: &Graph, policy: Policy, target: &Target) -> Program {

@@ -76,7 +76,7 @@ fn unknown_checks_are_refused() {
 fn program(format: Format, target: &Target) -> Program {
     let dims = vec![DimBinding::parse("batch=1").unwrap()];
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fmnist-mlp.onnx");
-    let graph = import(&path, &ImportOptions { dims }, &registry()).unwrap().0;
+    let graph = import(&path, &ImportOptions { dims, ..ImportOptions::default() }, &registry()).unwrap().0;
     let settings = Settings { policy: Policy::Uniform(format), ..Settings::default() };
     let options = Compile { settings, target: target.clone(), n_threads: 0 };
     compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap().program

@@ -27,6 +27,9 @@ pub(super) struct Args {
     /// Arrays named as the model's inputs
     #[arg(long, value_name = "IN.npz")]
     inputs: PathBuf,
+    /// Values for inputs of the model, as given to `nyxc compile`
+    #[arg(long, value_name = "FILE.npz")]
+    constants: Option<PathBuf>,
     /// Exit with 1 where an output's relative L2 error is larger
     #[arg(long, value_name = "ERROR")]
     bound: Option<f64>,
@@ -65,7 +68,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let inputs = run::inputs(&program, &args.inputs)?;
     let entry = run::entry(&program)?;
     let dims: Vec<_> = entry.inputs.iter().flat_map(|p| load::bindings(&p.name, &crate::ir::Shape(p.shape.clone()))).collect();
-    let (graph, _) = load::model(&args.model, &dims)?;
+    let (graph, _) = load::model(&args.model, &dims, args.constants.as_deref())?;
     let mut values: BTreeMap<String, (String, Tensor)> = BTreeMap::new();
     let mut keep = |node: &Node, results: &[Tensor]| {
         for (value, tensor) in node.outputs.iter().zip(results) {

@@ -44,9 +44,15 @@ pub(super) struct Args {
     /// Fix a dimension: batch=1 by its name, input.0=1 by input and axis
     #[arg(long, value_name = "NAME=N", value_parser = DimBinding::parse)]
     dim: Vec<DimBinding>,
+    /// Values for inputs of the model, which become constants: where an input decides shapes
+    #[arg(long, value_name = "FILE.npz")]
+    constants: Option<PathBuf>,
     /// Formats that may be assigned [default: f32,f16,w8a32,w8a16,w8a8,w4a32,w4a16,w4a8]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     formats: Vec<Format>,
+    /// Refuse a model of which a node would run on the host
+    #[arg(long)]
+    no_host: bool,
     /// Threads [default: one a core]
     #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     jobs: usize,
@@ -82,7 +88,7 @@ fn parse_block(text: &str) -> Result<u32, String> {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let target = target(&args.target)?;
-    let (graph, imported) = load::model(&args.model, &args.dim)?;
+    let (graph, imported) = load::model(&args.model, &args.dim, args.constants.as_deref())?;
     for (name, n) in &imported.defaulted {
         eprintln!("nyxc: {name} is taken to be {n}; --dim {name}=N sets it");
     }
@@ -92,6 +98,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         reserve_bytes: args.reserve,
         pins: args.precision.clone(),
         explain: args.explain.clone(),
+        allow_host: !args.no_host,
         ..Settings::default()
     };
     if !args.formats.is_empty() {

@@ -97,6 +97,7 @@ impl From<CompileError> for Failure {
     fn from(error: CompileError) -> Failure {
         match error {
             CompileError::OverBudget(over) => Failure { message: over.to_string(), over: Some(over), ..Failure::new(4, "over_budget", "") },
+            CompileError::Host { ref node, .. } => Failure { node: Some(node.clone()), ..Failure::new(3, "model", error) },
             CompileError::Pipeline(error) => error.into(),
             CompileError::Threads(_) => Failure::host(chain(&error)),
             other => Failure::new(3, "compile", chain(&other)),

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use tract_onnx::pb::ValueInfoProto;
 
 /// Most imports of bodies and of nodes in them, in one model, those repeated for sizes that change included.
-const MAX_BODIES: u32 = 1_000_000;
+pub(super) const MAX_BODIES: u32 = 1_000_000;
 
 /// Adds every name of a graph, subgraphs included.
 pub(super) fn names(raw: &RawGraph, taken: &mut BTreeSet<String>) {
@@ -23,6 +23,11 @@ pub(super) fn names(raw: &RawGraph, taken: &mut BTreeSet<String>) {
         taken.insert(node.name.clone());
         node.graphs.iter().for_each(|(_, body)| names(body, taken));
     }
+}
+
+/// How many nodes a graph has, those of its subgraphs included.
+pub(super) fn count_nodes(raw: &RawGraph) -> usize {
+    raw.nodes.iter().map(|node| 1 + node.graphs.iter().map(|(_, body)| count_nodes(body)).sum::<usize>()).sum()
 }
 
 /// Adds the names that `raw` uses and does not define, in order of use. `inner` holds what the graphs around it, within the outermost, define.
@@ -51,7 +56,14 @@ impl<'a> Builder<'a> {
             return Ok(None);
         }
         let [condition] = raw.inputs.as_slice() else { return Ok(None) };
-        let Some(tensor) = self.tensor(self.get(condition)?) else { return Ok(None) };
+        let known = self.get(condition)?;
+        let Some(tensor) = self.tensor(known) else {
+            return match self.input_behind(known) {
+                // An If that the registry has waits for its condition.
+                Some(name) if self.model.registry.by_onnx("If").is_none() => Err(Kind::FreeInput { slot: 0, name }.into()),
+                _ => Ok(None),
+            };
+        };
         let values = tensor.to_i64s().map_err(|e| Kind::Form(e.to_string()))?;
         let [value] = values.as_slice() else { return Ok(None) };
         let name = if *value != 0 { "then_branch" } else { "else_branch" };

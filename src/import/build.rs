@@ -45,7 +45,7 @@ struct Pending {
 }
 
 #[derive(Default)]
-struct Scope<'a> {
+pub(super) struct Scope<'a> {
     values: BTreeMap<String, Known>,
     /// What nodes yet to come produce, and which nodes.
     later: BTreeMap<&'a str, &'a str>,
@@ -59,7 +59,7 @@ pub(super) struct Builder<'a> {
     /// Sizes computed from shapes, some of them symbolic.
     pub(super) sizes: BTreeMap<ValueId, Vec<Dim>>,
     /// The innermost last. A branch that is written in place of its If has one of its own.
-    scopes: Vec<Scope<'a>>,
+    pub(super) scopes: Vec<Scope<'a>>,
     /// Every name that the file has: names made up here avoid them.
     pub(super) taken: &'a BTreeSet<String>,
 }
@@ -118,7 +118,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Adds the nodes of `raw` to the innermost scope, all in the place `order` of the file where that is given.
-    fn nodes(&mut self, raw: &'a RawGraph, order: Option<u32>) -> Result<(), ImportError> {
+    pub(super) fn nodes(&mut self, raw: &'a RawGraph, order: Option<u32>) -> Result<(), ImportError> {
         for (name, tensor) in &raw.initializers {
             // A formal input of a body is given by the node, whatever default the body has.
             if self.scopes.last().is_none_or(|s| !s.values.contains_key(name)) {
@@ -151,6 +151,10 @@ impl<'a> Builder<'a> {
         if raw.outputs.is_empty() {
             return Err(Kind::Form("it has no output".to_owned()).into());
         }
+        // An operator that the registry has is not written out: a toolchain's author may have one that loops.
+        if self.model.registry.by_onnx(&raw.key()).is_none() && self.write_out(raw, order)? {
+            return Ok(());
+        }
         // Refused before its operands are looked at: the operator is what the user should hear of.
         let is_function = self.model.functions.contains(&(raw.domain.clone(), raw.op.clone()));
         if is_function {
@@ -176,7 +180,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Adds one node of the newest form, or the constants that it computes. Gives the names the file has for its outputs, and the outputs.
-    fn add(&mut self, draft: Draft, raw: &RawNode, order: u32, earlier: &[Known]) -> Result<Vec<(String, Known)>, ImportError> {
+    pub(super) fn add(&mut self, draft: Draft, raw: &RawNode, order: u32, earlier: &[Known]) -> Result<Vec<(String, Known)>, ImportError> {
         let Draft { name, op: key, inputs, outputs, mut attrs } = draft;
         let is_helper = name != raw.name;
         let def = self.model.registry.by_onnx(&key).ok_or(Kind::UnknownOp)?;
@@ -239,6 +243,11 @@ impl<'a> Builder<'a> {
                 OpError::NotConstant { slot } => operands.get(slot).copied().flatten(),
                 _ => None,
             };
+            if let (OpError::NotConstant { slot }, Some(known)) = (&source, symbols)
+                && let Some(name) = self.input_behind(known)
+            {
+                return Kind::FreeInput { slot: *slot, name }.into();
+            }
             match symbols.map(|known| self.symbols_behind(known)) {
                 Some(symbols) if !symbols.is_empty() => Kind::UnboundDim { source, symbols }.into(),
                 _ => Kind::Type { source }.into(),

@@ -22,7 +22,7 @@ const NAMELESS: &[&str] = &["", "?", "-1", "None"];
 const LENGTHS: &[&str] = &["seq", "len", "time", "frames"];
 
 /// The size of one axis as the file has it: a number, or a name of its own or after its place.
-fn declared(input: &str, axis: usize, dim: &Dimension) -> Result<i64, String> {
+pub(super) fn declared(input: &str, axis: usize, dim: &Dimension) -> Result<i64, String> {
     match &dim.value {
         // Exporters write 0 and -1 for sizes they do not know.
         Some(dimension::Value::DimValue(n)) if *n > 0 => Ok(*n),

@@ -51,6 +51,10 @@ pub(super) enum Kind {
     Input { name: String, problem: String },
     #[error("output {name:?}: {problem}")]
     Output { name: String, problem: String },
+    #[error("input {name:?} as a constant: {problem}")]
+    Fixed { name: String, problem: String },
+    #[error("operand {slot} must be a constant, and is the model's input {name:?}: give it a value with --constants")]
+    FreeInput { slot: usize, name: String },
     #[error("tensor {name:?}: {problem}")]
     Tensor { name: String, problem: String },
     #[error("tensor {name:?}: {needed} bytes from byte {offset} of {file:?}: {problem}")]
@@ -101,7 +105,7 @@ impl ImportError {
 
     /// Whether a binding of a dimension was wrong, rather than the model.
     pub fn is_usage(&self) -> bool {
-        matches!(self.inner.kind, Kind::UnknownDim { .. } | Kind::FixedDim { .. } | Kind::Binding { .. })
+        matches!(self.inner.kind, Kind::UnknownDim { .. } | Kind::Fixed { .. } | Kind::FixedDim { .. } | Kind::Binding { .. })
     }
 
     /// Whether the operator is one that nyxc does not know.
@@ -112,6 +116,11 @@ impl ImportError {
     /// The names of the dimensions that must be given for the model to import, where that is what is missing.
     pub fn unbound(&self) -> &[String] {
         if let Kind::UnboundDim { symbols, .. } = &self.inner.kind { symbols } else { &[] }
+    }
+
+    /// The input of the model whose value must be known for the model to import, where that is what is missing.
+    pub fn free_input(&self) -> Option<&str> {
+        if let Kind::FreeInput { name, .. } = &self.inner.kind { Some(name) } else { None }
     }
 
     /// The error said to be in this node. One that is in a node already, perhaps of a subgraph, stays there.

@@ -147,6 +147,22 @@ impl Builder<'_> {
         }
     }
 
+    /// An input of the graph from whose elements, and not only its shape, a value is computed.
+    pub(super) fn input_behind(&self, known: Known) -> Option<String> {
+        let Known::Value(value) = known else { return None };
+        let (mut seen, mut stack) = (BTreeSet::new(), vec![value]);
+        while let Some(value) = stack.pop() {
+            match &self.graph.node(value.node).kind {
+                NodeKind::Input => return Some(self.graph.value(value).name.clone()),
+                NodeKind::Op(op) if !matches!(op.def.onnx, "Shape" | "Size") && seen.insert(value.node) => {
+                    stack.extend(self.graph.operands(value.node).into_iter().flatten());
+                }
+                _ => {}
+            }
+        }
+        None
+    }
+
     /// The symbols without a value on which a value depends through the shapes it is computed from.
     pub(super) fn symbols_behind(&self, known: Known) -> Vec<String> {
         let Known::Value(value) = known else { return Vec::new() };

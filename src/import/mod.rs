@@ -4,7 +4,7 @@
 //! 2. `dims` gives the sizes of the inputs values or names.
 //! 3. `normalize` brings every node to the form that the newest opset has, so that operators know one form only.
 //! 4. `build` adds the nodes in the file's order, typed one by one. Shape arithmetic is computed at once (`fold`), since later types depend
-//!    on its values. Bodies of If, Loop and Scan become graphs of their own (`body`).
+//!    on its values. Bodies are written out where how often they run is known (`unroll`), and become graphs of their own otherwise (`body`).
 
 mod body;
 mod build;
@@ -16,11 +16,12 @@ mod normalize;
 mod read;
 #[cfg(test)]
 mod tests;
+mod unroll;
 mod weigh;
 
 pub use error::ImportError;
 
-use crate::ir::{Graph, Registry};
+use crate::ir::{Graph, Registry, Tensor};
 use dims::Symbols;
 use error::Kind;
 use prost::Message;
@@ -31,14 +32,20 @@ use tract_onnx::pb::ModelProto;
 
 /// The oldest opset of the default domain that is read. Older ones broadcast by attributes.
 pub const MIN_OPSET: i64 = 7;
+/// Operators that mean the same in all opsets: a model of nothing else is read whatever its opset.
+const ALWAYS_THE_SAME: &[&str] =
+    &["Abs", "Ceil", "Constant", "Exp", "Floor", "Identity", "Log", "Neg", "Not", "Reciprocal", "Relu", "Sigmoid", "Sqrt", "Tanh"];
 /// The newest opset of the default domain that is read.
 pub const MAX_OPSET: i64 = 28;
 
 /// How to import.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ImportOptions {
     /// Sizes for dimensions that the model leaves open.
     pub dims: Vec<DimBinding>,
+    /// Values for inputs of the model, by name: these become constants. Where an input decides shapes (the axes of a reduction, the sizes of a
+    /// Resize), the model cannot be compiled otherwise.
+    pub constants: BTreeMap<String, Tensor>,
 }
 
 /// A size for a dimension that the model leaves open.
@@ -100,8 +107,13 @@ pub fn import_proto(
         *newest = set.version.max(*newest);
     }
     let (min, max) = (MIN_OPSET, MAX_OPSET);
-    let opset = *opsets.get("").ok_or(Kind::NoOpset { min, max })?;
-    if !(min..=max).contains(&opset) {
+    // A model of other domains alone need not name the default one.
+    let other = |n: &tract_onnx::pb::NodeProto| !read::domain(&n.domain).is_empty();
+    let needs_none = model.graph.as_ref().is_some_and(|g| !g.node.is_empty() && g.node.iter().all(other));
+    let opset = *opsets.get("").or(needs_none.then_some(&max)).ok_or(Kind::NoOpset { min, max })?;
+    let same = |n: &tract_onnx::pb::NodeProto| ALWAYS_THE_SAME.contains(&n.op_type.as_str());
+    let is_old = (1..min).contains(&opset) && model.graph.as_ref().is_some_and(|g| !g.node.is_empty() && g.node.iter().all(same));
+    if !(min..=max).contains(&opset) && !is_old {
         return Err(Kind::Opset { found: opset, min, max }.into());
     }
     let functions = model.functions.iter().map(|f| {
@@ -109,11 +121,30 @@ pub fn import_proto(
         (read::domain(domain).to_owned(), name.to_owned())
     });
     let functions = functions.collect();
-    let raw = read::Reader { files: data::Files::new(dir)?, opsets: &opsets }.graph(model.graph.ok_or(Kind::NoGraph)?, 0)?;
+    let mut raw = read::Reader { files: data::Files::new(dir)?, opsets: &opsets }.graph(model.graph.ok_or(Kind::NoGraph)?, 0)?;
+    for (name, tensor) in &options.constants {
+        fix_input(&mut raw, name, tensor)?;
+    }
     // Before IR version 4 every initializer had to be an input too: it is a constant all the same.
     let inputs: Vec<_> = raw.inputs.iter().filter(|i| !raw.initializers.contains_key(&i.name)).collect();
     let (symbols, report) = Symbols::new(&inputs, &options.dims)?;
     let graph = build::Model { registry, opset, opsets: &opsets, functions, symbols: &symbols, unbound: &report.unbound, n_bodies: Cell::new(0) }
         .graph(&raw)?;
     Ok((graph, report))
+}
+
+/// Makes an input of the model a constant.
+fn fix_input(raw: &mut read::RawGraph, name: &str, tensor: &Tensor) -> Result<(), ImportError> {
+    let fail = |problem: String| ImportError::from(Kind::Fixed { name: name.to_owned(), problem });
+    let input = raw.inputs.iter().find(|input| input.name == name);
+    let input = input.ok_or_else(|| fail("the model has no such input".to_owned()))?;
+    let (dtype, dims) = dims::described(input).map_err(&fail)?;
+    let sizes = dims.iter().flat_map(|dims| dims.iter()).enumerate().map(|(axis, dim)| dims::declared(name, axis, dim).ok()).collect::<Vec<_>>();
+    let own = tensor.dims();
+    let differs = dims.is_some() && (sizes.len() != own.len() || sizes.iter().zip(&own).any(|(size, n)| size.is_some_and(|size| size != *n as i64)));
+    if dtype != tensor.dtype() || tensor.ty().packing.is_some() || differs {
+        return Err(fail(format!("{} given, the input is {dtype} of another type or shape", tensor.ty())));
+    }
+    raw.initializers.insert(name.to_owned(), tensor.clone());
+    Ok(())
 }

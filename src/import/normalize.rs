@@ -66,6 +66,7 @@ const NEUTRAL: &[(&str, Option<Attr>)] = &[
 /// Attributes whose numbers are element types.
 const DTYPES: &[(&str, &str)] = &[
     ("Cast", "to"),
+    ("BitCast", "to"),
     ("EyeLike", "dtype"),
     ("RandomNormal", "dtype"),
     ("RandomNormalLike", "dtype"),
@@ -238,6 +239,12 @@ pub(super) fn normalize(mut draft: Draft, opset: i64, facts: &dyn Facts) -> Resu
         }
         "Upsample" | "Resize" => resize(&mut draft, opset, facts)?,
         "BatchNormalization" if opset < 14 => batch_norm(&mut draft)?,
+        "CastLike" if draft.inputs.len() == 2 => {
+            let to = draft.ty(1, facts)?.dtype;
+            "Cast".clone_into(&mut draft.op);
+            draft.inputs.truncate(1);
+            draft.attrs = std::mem::take(&mut draft.attrs).with_dtype("to", to);
+        }
         "Scatter" => "ScatterElements".clone_into(&mut draft.op),
         "DFT" if opset < 20 => {
             let axis = draft.take_int("axis")?.unwrap_or(1);

@@ -60,6 +60,8 @@ pub enum CompileError {
     Pipeline(PipelineError),
     #[error(transparent)]
     Plan(#[from] PlanError),
+    #[error("node {node:?} runs on the host: {reason}")]
+    Host { node: String, reason: String },
     #[error("the pipeline lacks {pass}, without which no program comes out")]
     Lacks { pass: &'static str },
     #[error("kernel {kernel}: {source}")]
@@ -204,6 +206,10 @@ impl Lowered {
                 pool.install(|| pipeline.run_with(&mut kernels, &options.target, &mut hook))?
             };
             let blueprint = build::build(&kernels, &options.target)?;
+            let host = blueprint.steps.iter().find_map(|step| if let build::Step::Host(step, reason) = step { Some((step, reason)) } else { None });
+            if let Some((step, reason)) = host.filter(|_| !settings.allow_host) {
+                return Err(CompileError::Host { node: step.node.clone(), reason: reason.clone() });
+            }
             let mut forecast = report.context.forecast.unwrap_or_default();
             let may_retry = !matches!(settings.policy, crate::passes::Policy::Uniform(_)) && round < MAX_ROUNDS;
             if blueprint.peak_bytes > available && may_retry {

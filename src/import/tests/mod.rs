@@ -78,7 +78,7 @@ fn model(opset: i64, graph: GraphProto) -> ModelProto {
 
 fn run(opset: i64, graph: GraphProto, dims: &[&str]) -> Result<(Graph, ImportReport), ImportError> {
     let dims = dims.iter().map(|d| DimBinding::parse(d).unwrap()).collect();
-    import_proto(model(opset, graph), None, &ImportOptions { dims }, &bodies::registry())
+    import_proto(model(opset, graph), None, &ImportOptions { dims, ..ImportOptions::default() }, &bodies::registry())
 }
 
 /// Imports a graph that is fine.

@@ -20,7 +20,7 @@ fn path(name: &str) -> Option<PathBuf> {
 fn read(name: &str, dims: &[&str]) -> Option<(Graph, ImportReport)> {
     let dims = dims.iter().map(|d| DimBinding::parse(d).unwrap()).collect();
     let registry = bodies::registry();
-    match import(&path(name)?, &ImportOptions { dims }, &registry) {
+    match import(&path(name)?, &ImportOptions { dims, ..ImportOptions::default() }, &registry) {
         Ok((graph, report)) => {
             graph.verify().unwrap_or_else(|e| panic!("{name}: {e}"));
             reads_back(&graph, &registry);

@@ -1,0 +1,248 @@
+//! Bodies written in place of their nodes: iterations whose number is known one after the other, and the bodies of attention that is customized.
+
+use super::body::{MAX_BODIES, count_nodes};
+use super::build::{Builder, Known, Scope};
+use super::error::{ImportError, Kind};
+use super::normalize::{Draft, In};
+use super::read::{RawGraph, RawNode};
+use crate::ir::{Attrs, DType, Tensor, TensorType, resolve_axis};
+
+/// Most nodes, those in nested bodies included, that one node's iterations are written out as.
+const MAX_NODES: usize = 1 << 16;
+
+fn form(problem: impl std::fmt::Display) -> ImportError {
+    Kind::Form(problem.to_string()).into()
+}
+
+impl<'a> Builder<'a> {
+    /// Writes a node whose bodies can stand in its place; whether it was one.
+    pub(super) fn write_out(&mut self, raw: &'a RawNode, order: u32) -> Result<bool, ImportError> {
+        let results = match raw.key().as_str() {
+            "Loop" => self.iterations(raw, order)?,
+            "Scan" => self.scan(raw, order)?,
+            "ai.onnx.preview::FlexAttention" => self.flex_attention(raw, order)?,
+            _ => return Ok(false),
+        };
+        if results.len() < raw.outputs.len() {
+            return Err(Kind::Outputs { given: raw.outputs.len(), has: results.len() }.into());
+        }
+        for (output, known) in raw.outputs.iter().zip(results).filter(|(output, _)| !output.is_empty()) {
+            self.define(output, known)?;
+        }
+        Ok(true)
+    }
+
+    /// Operand `slot`, `None` where absent.
+    fn operand(&self, raw: &RawNode, slot: usize) -> Result<Option<Known>, ImportError> {
+        raw.inputs.get(slot).filter(|name| !name.is_empty()).map(|name| self.get(name)).transpose()
+    }
+
+    /// Operand `slot`, which has to be there.
+    fn required(&self, raw: &RawNode, slot: usize) -> Result<Known, ImportError> {
+        self.operand(raw, slot)?.ok_or_else(|| form(format!("operand {slot} is missing")))
+    }
+
+    /// The integer in operand `slot`, which has to be known; `None` where absent.
+    fn number(&self, raw: &RawNode, slot: usize) -> Result<Option<i64>, ImportError> {
+        let Some(known) = self.operand(raw, slot)? else { return Ok(None) };
+        let Some(tensor) = self.tensor(known) else {
+            return Err(self.input_behind(known).map_or_else(
+                || form(format!("operand {slot} is computed while the program runs: how often a body runs must be known")),
+                |name| Kind::FreeInput { slot, name }.into(),
+            ));
+        };
+        Ok(tensor.to_i64s().map_err(form)?.first().copied())
+    }
+
+    fn body_of_node(raw: &'a RawNode, name: &str) -> Result<&'a RawGraph, ImportError> {
+        raw.graphs.iter().find(|(n, _)| n == name).map(|(_, body)| body).ok_or_else(|| form(format!("attribute {name} is missing")))
+    }
+
+    /// A constant made here.
+    fn integer(&mut self, raw: &RawNode, dtype: DType, dims: &[usize], values: &[i64], order: u32) -> Result<Known, ImportError> {
+        let name = self.fresh(&format!("{}.const", raw.name));
+        Ok(self.add_pending(&name, &name, Tensor::from_i64s(dtype, dims, values).map_err(form)?, Some(order)))
+    }
+
+    /// A node of the default domain made here.
+    fn made(&mut self, raw: &RawNode, op: &str, operands: &[Known], attrs: Attrs, order: u32) -> Result<Known, ImportError> {
+        let name = self.fresh(&format!("{}.{}", raw.name, op.to_ascii_lowercase()));
+        let inputs = (0..operands.len()).map(In::Earlier).collect();
+        let draft = Draft { name, op: op.to_owned(), inputs, outputs: vec![String::new()], attrs };
+        let bare = RawNode {
+            name: raw.name.clone(),
+            domain: String::new(),
+            op: op.to_owned(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            attrs: Attrs::new(),
+            graphs: Vec::new(),
+            constant: None,
+        };
+        let outputs = self.add(draft, &bare, order, operands)?;
+        outputs.first().map(|o| o.1).ok_or_else(|| form("a node without output"))
+    }
+
+    /// Writes the nodes of a body for these values of its inputs, and gives those of its outputs.
+    fn inline(&mut self, body: &'a RawGraph, inputs: &[Known], order: u32) -> Result<Vec<Known>, ImportError> {
+        let n_bodies = self.model.n_bodies.get().saturating_add(10).saturating_add(u32::try_from(body.nodes.len()).unwrap_or(u32::MAX));
+        self.model.n_bodies.set(n_bodies);
+        if n_bodies > MAX_BODIES / 4 {
+            return Err(form(format!("more than {} nodes of subgraphs written out", MAX_BODIES / 4)));
+        }
+        if inputs.len() != body.inputs.len() {
+            return Err(form(format!("{} values for the {} inputs of a body", inputs.len(), body.inputs.len())));
+        }
+        self.scopes.push(Scope::default());
+        let written = (|| {
+            for (info, known) in body.inputs.iter().zip(inputs) {
+                self.define(&info.name, *known)?;
+            }
+            self.nodes(body, Some(order))?;
+            body.outputs.iter().map(|name| self.get(name)).collect::<Result<Vec<_>, _>>()
+        })();
+        self.scopes.pop();
+        written
+    }
+
+    fn check_count(raw: &RawNode, body: &RawGraph, n: usize) -> Result<(), ImportError> {
+        match n.saturating_mul(count_nodes(body).max(1)) {
+            0..=MAX_NODES => Ok(()),
+            total => Err(form(format!("{n} iterations of {} would be {total} nodes, at most {MAX_NODES} are written out", raw.op))),
+        }
+    }
+
+    /// Values of one iteration each, as one tensor with a new axis.
+    fn stacked(&mut self, raw: &RawNode, parts: &[Known], axis: i64, order: u32) -> Result<Known, ImportError> {
+        let axes = self.integer(raw, DType::I64, &[1], &[axis], order)?;
+        let rows = parts.iter().map(|part| self.made(raw, "Unsqueeze", &[*part, axes], Attrs::new(), order)).collect::<Result<Vec<_>, _>>()?;
+        self.made(raw, "Concat", &rows, Attrs::new().with_int("axis", axis), order)
+    }
+
+    /// Loop, ONNX opset 25: the values carried, then those collected.
+    fn iterations(&mut self, raw: &'a RawNode, order: u32) -> Result<Vec<Known>, ImportError> {
+        let body = Self::body_of_node(raw, "body")?;
+        let most = self.number(raw, 0)?;
+        let mut goes_on = self.number(raw, 1)?.is_none_or(|c| c != 0);
+        let mut carried = (2..raw.inputs.len()).map(|slot| self.required(raw, slot)).collect::<Result<Vec<_>, _>>()?;
+        let n_collected =
+            (body.outputs.len()).checked_sub(1 + carried.len()).ok_or_else(|| form("the body gives fewer values than the loop carries"))?;
+        let mut collected = vec![Vec::new(); n_collected];
+        let mut i = 0;
+        while goes_on && most.is_none_or(|most| i < most) {
+            Self::check_count(raw, body, usize::try_from(i + 1).unwrap_or(usize::MAX))?;
+            let mut inputs = vec![self.integer(raw, DType::I64, &[], &[i], order)?, self.integer(raw, DType::Bool, &[], &[1], order)?];
+            inputs.extend(&carried);
+            let mut outputs = self.inline(body, &inputs, order)?.into_iter();
+            let condition = outputs.next().and_then(|known| self.tensor(known)).map(Tensor::to_i64s);
+            let condition = condition.ok_or_else(|| form("the condition is computed while the program runs"))?.map_err(form)?;
+            goes_on = condition.first().is_some_and(|c| *c != 0);
+            carried.iter_mut().zip(outputs.by_ref()).for_each(|(slot, known)| *slot = known);
+            collected.iter_mut().zip(outputs).for_each(|(list, known)| list.push(known));
+            i += 1;
+        }
+        for list in &collected {
+            if list.is_empty() {
+                return Err(form("a loop without iterations collects values of unknown shape"));
+            }
+            carried.push(self.stacked(raw, list, 0, order)?);
+        }
+        Ok(carried)
+    }
+
+    /// Scan, ONNX opset 25: the states, then the values collected.
+    fn scan(&mut self, raw: &'a RawNode, order: u32) -> Result<Vec<Known>, ImportError> {
+        let body = Self::body_of_node(raw, "body")?;
+        let operands = (0..raw.inputs.len()).map(|slot| self.required(raw, slot)).collect::<Result<Vec<_>, _>>()?;
+        let n_scanned = raw.attrs.int("num_scan_inputs").and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=operands.len()).contains(n));
+        let n_states = operands.len() - n_scanned.ok_or_else(|| form("attribute num_scan_inputs is missing or out of range"))?;
+        let (mut states, scanned) = (operands[..n_states].to_vec(), &operands[n_states..]);
+        let at = |name: &str, i: usize| raw.attrs.ints(name).and_then(|list| list.get(i)).copied().unwrap_or(0);
+        let mut axes = Vec::new();
+        let mut n_steps = None;
+        for (i, known) in scanned.iter().enumerate() {
+            let ty: &TensorType = self.ty(*known);
+            let axis = resolve_axis(at("scan_input_axes", i), ty.shape.rank()).ok_or_else(|| form(format!("scan_input_axes do not fit {ty}")))?;
+            let n = ty.shape.0[axis].known().ok_or_else(|| form(format!("{ty}: how often the body runs must be known")))?;
+            if n_steps.is_some_and(|before| before != n) {
+                return Err(form(format!("inputs of {n_steps:?} and {n} steps")));
+            }
+            n_steps = Some(n);
+            axes.push(axis);
+        }
+        let n_steps = n_steps.unwrap_or(0);
+        Self::check_count(raw, body, usize::try_from(n_steps).unwrap_or(usize::MAX))?;
+        let n_collected = body.outputs.len().checked_sub(n_states).ok_or_else(|| form("the body gives fewer values than there are states"))?;
+        let mut collected = vec![Vec::new(); n_collected];
+        for step in 0..n_steps {
+            let mut inputs = states.clone();
+            for (i, known) in scanned.iter().enumerate() {
+                let place = if at("scan_input_directions", i) == 1 { n_steps - 1 - step } else { step };
+                let place = self.integer(raw, DType::I64, &[], &[place], order)?;
+                inputs.push(self.made(raw, "Gather", &[*known, place], Attrs::new().with_int("axis", axes[i] as i64), order)?);
+            }
+            let mut outputs = self.inline(body, &inputs, order)?.into_iter();
+            states.iter_mut().zip(outputs.by_ref()).for_each(|(slot, known)| *slot = known);
+            collected.iter_mut().zip(outputs).for_each(|(list, known)| list.push(known));
+        }
+        for (i, list) in collected.iter_mut().enumerate() {
+            if list.is_empty() {
+                return Err(form("a scan without steps collects values of unknown shape"));
+            }
+            if at("scan_output_directions", i) == 1 {
+                list.reverse();
+            }
+            states.push(self.stacked(raw, list, at("scan_output_axes", i), order)?);
+        }
+        Ok(states)
+    }
+
+    /// FlexAttention of the preview domain, version 1: attention with bodies that change scores and probabilities.
+    fn flex_attention(&mut self, raw: &'a RawNode, order: u32) -> Result<Vec<Known>, ImportError> {
+        let (q, mut k, mut v) = (self.required(raw, 0)?, self.required(raw, 1)?, self.required(raw, 2)?);
+        let sizes = |known: Known| -> Result<[i64; 4], ImportError> {
+            let ty = self.ty(known);
+            let sizes = ty.shape.0.iter().map(|d| d.known()).collect::<Option<Vec<_>>>();
+            sizes.and_then(|s| s.try_into().ok()).ok_or_else(|| form(format!("{ty}: four axes of known size are expected")))
+        };
+        let ([_, q_heads, _, head], [batch, heads, length, _], [.., v_size]) = (sizes(q)?, sizes(k)?, sizes(v)?);
+        if heads < 1 || q_heads % heads != 0 {
+            return Err(form(format!("{q_heads} heads of queries for {heads} of keys")));
+        }
+        if q_heads != heads {
+            for (known, size) in [(&mut k, head), (&mut v, v_size)] {
+                let axis = self.integer(raw, DType::I64, &[1], &[2], order)?;
+                let column = self.made(raw, "Unsqueeze", &[*known, axis], Attrs::new(), order)?;
+                let wide = self.integer(raw, DType::I64, &[5], &[batch, heads, q_heads / heads, length, size], order)?;
+                let repeated = self.made(raw, "Expand", &[column, wide], Attrs::new(), order)?;
+                let flat = self.integer(raw, DType::I64, &[4], &[batch, q_heads, length, size], order)?;
+                *known = self.made(raw, "Reshape", &[repeated, flat], Attrs::new(), order)?;
+            }
+        }
+        let own = self.ty(q).dtype;
+        let default = if own == DType::F64 { DType::F64 } else { DType::F32 };
+        let precision = raw.attrs.int("softmax_precision").map_or(Some(default), |n| i32::try_from(n).ok().and_then(DType::from_onnx));
+        let precision = precision.filter(|d| d.is_float()).ok_or_else(|| form("softmax_precision is no float type"))?;
+        let cast = |builder: &mut Self, known: Known, to: DType| {
+            if builder.ty(known).dtype == to { Ok(known) } else { builder.made(raw, "Cast", &[known], Attrs::new().with_dtype("to", to), order) }
+        };
+        let turned = self.made(raw, "Transpose", &[k], Attrs::new().with_ints("perm", [0, 1, 3, 2]), order)?;
+        let scores = self.made(raw, "MatMul", &[q, turned], Attrs::new(), order)?;
+        let scores = cast(self, scores, precision)?;
+        let factor = raw.attrs.float("scale").unwrap_or(1.0 / (head.max(1) as f32).sqrt());
+        let name = self.fresh(&format!("{}.scale", raw.name));
+        let factor = self.add_pending(&name, &name, Tensor::from_f32s(precision, &[], &[factor]).map_err(form)?, Some(order));
+        let mut scores = self.made(raw, "Mul", &[scores, factor], Attrs::new(), order)?;
+        for (name, softmax) in [("score_mod", true), ("prob_mod", false)] {
+            if let Ok(body) = Self::body_of_node(raw, name) {
+                let changed = self.inline(body, &[scores], order)?;
+                scores = changed.first().copied().ok_or_else(|| form(format!("{name} gives nothing")))?;
+            }
+            if softmax {
+                scores = self.made(raw, "Softmax", &[scores], Attrs::new().with_int("axis", -1), order)?;
+            }
+        }
+        let weights = cast(self, scores, own)?;
+        Ok(vec![self.made(raw, "MatMul", &[weights, v], Attrs::new(), order)?])
+    }
+}
