@@ -3,7 +3,7 @@
 //! Every kernel reads f16 and f32 alike and stores what its `dtype` says. Looks for casts between float types: the consumers read the operand as
 //! its producer stores it, so that each value is stored in the type of its producer's format, as memory was planned; where the cast is an output of the
 //! graph, the producer stores the model's type and everything reads that. Equal up to the rounding that is saved. Refuses outputs that are casts
-//! of inputs, or of operators that cannot choose what they store.
+//! of inputs, or of operators that cannot choose what they store, and narrower outputs of what others read too.
 
 use super::pattern::float_cast;
 use super::{Context, Pass, PassError, at};
@@ -28,7 +28,9 @@ impl Pass for AbsorbCasts {
             let source = *gone.get(&operand).unwrap_or(&operand);
             let (stored, dtype) = (viewed(graph, source), graph.ty(result).dtype);
             let chooses = graph.node(stored.node).op().is_some_and(|op| op.def.has_attr("dtype"));
-            let may_change = chooses && !graph.is_output(stored) && !stores.contains_key(&stored.node);
+            // Others that read what is there must not read it rounded.
+            let keeps = dtype.holds(graph.ty(stored).dtype) || only_casts(graph, stored, dtype);
+            let may_change = chooses && keeps && !graph.is_output(stored) && !stores.contains_key(&stored.node);
             if may_change && graph.is_output(result) && may_become(graph, stored, dtype) {
                 stores.insert(stored.node, dtype);
                 gone.insert(result, source);
@@ -97,6 +99,15 @@ fn viewed(graph: &Graph, value: ValueId) -> ValueId {
         value = *operand;
     }
     value
+}
+
+/// Whether everything that reads a value, views of it included, is a cast to `dtype`.
+fn only_casts(graph: &Graph, value: ValueId, dtype: DType) -> bool {
+    graph.users(value).iter().all(|&(user, _)| {
+        let result = user.out(0);
+        let is_view = graph.node(user).op().is_some_and(|op| op.def.name == "reshape");
+        if is_view { !graph.is_output(result) && only_casts(graph, result, dtype) } else { cast_kernel(graph, user).is_some() && graph.ty(result).dtype == dtype }
+    })
 }
 
 /// Whether all that read `value` give what they gave where it has another float type: they say what they store, view it for others of which

@@ -30,8 +30,8 @@ impl Pass for CancelQdq {
                 continue;
             }
             let (from, middle, to) = (graph.ty(source).dtype, graph.ty(inner_value).dtype, graph.node(id).outputs[0].ty.dtype);
-            if middle.bits() < from.bits() {
-                cx.explain.note(&[&graph.node(id).name], "cancel_qdq", "cancel", || format!("the cast before it narrows {from} to {middle}"));
+            if !middle.holds(from) {
+                cx.explain.note(&[&graph.node(id).name], "cancel_qdq", "cancel", || format!("the cast before it rounds {from} to {middle}"));
                 continue;
             }
             if to == from {

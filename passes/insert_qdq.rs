@@ -106,6 +106,7 @@ impl Work<'_> {
         }
         // Operators that name their result's type (Cast, say) give the format's.
         if let (Some(wanted), Some(to)) = (wanted, op.attrs.dtype("to"))
+            && op.def.name == "cast"
             && to.is_float()
         {
             op.attrs.0.insert("to".to_owned(), Attr::DType(wanted));
@@ -255,7 +256,7 @@ impl Work<'_> {
 
 /// Operands whose float type is no activation: scales and thresholds that operators want in f32 whatever else they compute.
 fn keeps_type(op: &Op, slot: usize) -> bool {
-    (op.def.onnx == "Resize" && slot > 0) || op.def.onnx == "DequantizeLinear" || op.def.onnx == "QuantizeLinear" || op.def.onnx == "Range"
+    (op.def.onnx == "Resize" && slot > 0) || op.def.onnx == "DequantizeLinear" || op.def.onnx == "QuantizeLinear" || op.def.onnx == "Range" || op.def.onnx == "BitCast"
 }
 
 /// The codes as ONNX stores them: dense, 4-bit ones two to a byte across rows.

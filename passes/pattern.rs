@@ -1,6 +1,6 @@
 //! Small questions that patterns ask.
 
-use crate::ir::{Expr, Graph, NodeId, ValueId};
+use crate::ir::{DType, Expr, Graph, NodeId, ValueId};
 
 /// A value seen through the operator that makes it.
 pub(super) struct Match<'g> {
@@ -54,5 +54,6 @@ pub(super) fn float_cast(graph: &Graph, id: NodeId) -> Option<ValueId> {
     let op = node.op()?;
     let [Some(operand)] = graph.operands(id)[..] else { return None };
     let copies = op.def.onnx == "Cast" || op.attrs.expr("expr") == Some(&Expr::Arg(0));
-    (copies && graph.ty(operand).dtype.is_float() && node.outputs[0].ty.dtype.is_float()).then_some(operand)
+    let is_plain = |dtype: DType| dtype.is_float() && !dtype.is_minifloat();
+    (copies && is_plain(graph.ty(operand).dtype) && is_plain(node.outputs[0].ty.dtype)).then_some(operand)
 }

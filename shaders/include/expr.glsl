@@ -226,4 +226,4 @@ int nx_ipow(int a, int b) {
 //: nx_shl
 int nx_shl(int a, int b) { return b < 0 || b > 31 ? 0 : a << b; }
 //: nx_shr
-int nx_shr(int a, int b) { return b < 0 || b > 63 ? 0 : a >> min(b, 31); }
+int nx_shr(int a, int b) { return a >> (b < 0 || b > 31 ? 31 : b); }

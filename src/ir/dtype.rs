@@ -111,6 +111,16 @@ impl DType {
         }
     }
 
+    /// Whether this is a floating-point type of at most 8 bits, which only codes and scales are stored in.
+    pub fn is_minifloat(self) -> bool {
+        self.is_float() && self.bits() <= 8
+    }
+
+    /// Whether every value of the float type `other` is one of this float type.
+    pub fn holds(self, other: DType) -> bool {
+        self == other || matches!(self, DType::F32 | DType::F64) && other.is_float() && other.bits() < self.bits()
+    }
+
     /// Whether this is a floating-point type.
     pub fn is_float(self) -> bool {
         self.class() == Class::Float

@@ -1,7 +1,7 @@
 //! Edits as values: a pass looks at a graph it cannot change and says what should change.
 
 use super::graph::{NodeKind, Value};
-use super::{Format, Graph, Level, Node, NodeId, Op, OpError, Tensor, TensorType, ValueId};
+use super::{Class, Format, Graph, Level, Node, NodeId, Op, OpError, Tensor, TensorType, ValueId};
 use std::collections::BTreeMap;
 
 /// A value of the graph under edit, or one that the edit adds.
@@ -159,7 +159,9 @@ impl<'g> Edit<'g> {
             let from = self.graph.node(context);
             new.order = from.order;
             if matches!(new.kind, NodeKind::Op(_)) {
-                new.format = from.format;
+                // A node without floats has no format, whatever it was made for.
+                let has_floats = new.outputs.iter().any(|v| v.ty.dtype.class() == Class::Float || v.ty.packing.is_some());
+                new.format = if has_floats { from.format } else { None };
                 new.origin = from.origins().to_vec();
                 for origin in self.others.iter().flat_map(|other| self.graph.node(*other).origins()) {
                     if !new.origin.contains(origin) {

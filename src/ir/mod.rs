@@ -16,6 +16,7 @@ mod expr;
 mod format;
 mod graph;
 pub mod memory;
+pub mod minifloat;
 mod op;
 pub mod packed;
 mod tensor;

@@ -97,7 +97,11 @@ impl Tensor {
             DType::F16 => values.iter().flat_map(|&v| saturating_f16(v).to_le_bytes()).collect(),
             DType::BF16 => values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes()).collect(),
             DType::F64 => values.iter().flat_map(|&v| f64::from(v).to_le_bytes()).collect(),
-            _ => return Err(TensorError::Class { dtype, wanted: "writable floats" }),
+            _ => {
+                let codes = values.iter().map(|&v| super::minifloat::encode(dtype, v)).collect::<Option<Vec<u8>>>();
+                let codes = codes.ok_or(TensorError::Class { dtype, wanted: "writable floats" })?;
+                packed_bytes(&codes, dtype.bits())
+            }
         };
         Tensor::from_bytes(TensorType::of(dtype, dims), bytes)
     }
@@ -113,7 +117,7 @@ impl Tensor {
             DType::I16 | DType::U16 => values.iter().flat_map(|&v| (v as i16).to_le_bytes()).collect(),
             DType::I8 | DType::U8 => values.iter().map(|&v| v as u8).collect(),
             DType::Bool => values.iter().map(|&v| u8::from(v != 0)).collect(),
-            DType::I4 | DType::U4 => values.chunks(2).map(|c| (c[0] as u8 & 15) | (c.get(1).map_or(0, |&v| v as u8 & 15) << 4)).collect(),
+            DType::I2 | DType::U2 | DType::I4 | DType::U4 => packed_bytes(&values.iter().map(|&v| v as u8).collect::<Vec<u8>>(), dtype.bits()),
             _ => return Err(TensorError::Class { dtype, wanted: "writable integers" }),
         };
         Tensor::from_bytes(TensorType::of(dtype, dims), bytes)
@@ -197,7 +201,12 @@ impl Tensor {
             DType::F16 => Cow::Owned(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()),
             DType::BF16 => Cow::Owned(bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()),
             DType::F64 => Cow::Owned(self.to_f64s()?.iter().map(|&v| v as f32).collect()),
-            dtype if dtype.is_float() || dtype == DType::Str => return Err(TensorError::Class { dtype, wanted: "f32" }),
+            DType::Str => return Err(TensorError::Class { dtype: DType::Str, wanted: "f32" }),
+            dtype if dtype.is_float() => {
+                let n = usize::try_from(self.ty.shape.n_elems().unwrap_or(0)).unwrap_or(0);
+                let values = (0..n).map(|i| super::minifloat::decode(dtype, code_at(bytes, dtype.bits(), i)));
+                Cow::Owned(values.collect::<Option<_>>().ok_or(TensorError::Class { dtype, wanted: "f32" })?)
+            }
             _ => Cow::Owned(self.to_i64s()?.iter().map(|&v| v as f32).collect()),
         })
     }
@@ -213,7 +222,7 @@ impl Tensor {
     pub fn to_i64s(&self) -> Result<Vec<i64>, TensorError> {
         let bytes = self.bytes()?;
         let n = usize::try_from(self.ty.shape.n_elems().unwrap_or(0)).unwrap_or(0);
-        let nibble = |i: usize| (bytes[i / 2] >> (4 * (i % 2))) & 15;
+        let code = |i: usize| code_at(bytes, self.ty.dtype.bits(), i);
         Ok(match self.ty.dtype {
             DType::I64 | DType::U64 => bytes.chunks_exact(8).map(|b| i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]])).collect(),
             DType::I32 => bytes.chunks_exact(4).map(|b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect(),
@@ -223,13 +232,28 @@ impl Tensor {
             DType::I8 => bytes.iter().map(|&b| i64::from(b as i8)).collect(),
             DType::U8 => bytes.iter().map(|&b| i64::from(b)).collect(),
             DType::Bool => bytes.iter().map(|&b| i64::from(b != 0)).collect(),
-            DType::I4 => (0..n).map(|i| i64::from(((nibble(i) << 4) as i8) >> 4)).collect(),
-            DType::U4 => (0..n).map(|i| i64::from(nibble(i))).collect(),
+            DType::I4 => (0..n).map(|i| i64::from((code(i) << 4).cast_signed() >> 4)).collect(),
+            DType::I2 => (0..n).map(|i| i64::from((code(i) << 6).cast_signed() >> 6)).collect(),
+            DType::U4 | DType::U2 => (0..n).map(|i| i64::from(code(i))).collect(),
             DType::F64 => self.to_f64s()?.iter().map(|&v| v as i64).collect(),
-            DType::F32 | DType::F16 | DType::BF16 => self.to_f32s()?.iter().map(|&v| v as i64).collect(),
+            dtype if dtype.is_float() => self.to_f32s()?.iter().map(|&v| v as i64).collect(),
             dtype => return Err(TensorError::Class { dtype, wanted: "i64" }),
         })
     }
+}
+
+/// Codes of 8, 4 or 2 bits, the first in the lowest bits of a byte.
+fn packed_bytes(codes: &[u8], bits: u32) -> Vec<u8> {
+    let each = (8 / bits.max(1)).max(1) as usize;
+    let mask = u8::MAX >> (8 - bits.min(8));
+    codes.chunks(each).map(|chunk| chunk.iter().enumerate().fold(0, |byte, (i, code)| byte | (code & mask) << (i as u32 * bits))).collect()
+}
+
+/// Code number `i` of those.
+fn code_at(bytes: &[u8], bits: u32, i: usize) -> u8 {
+    let each = (8 / bits.clamp(1, 8)) as usize;
+    let mask = u8::MAX >> (8 - bits.min(8));
+    bytes[i / each] >> ((i % each) as u32 * bits) & mask
 }
 
 /// An f32 as f16, rounded to nearest even; finite values beyond its range become its largest, infinities and NaN stay.

@@ -96,6 +96,10 @@ pub fn dispatches(graph: &Graph, node: NodeId, target: &Target) -> Result<Vec<Ke
     if node.result.shape.n_elems() == Some(0) {
         return Ok(Vec::new());
     }
+    // On a device these are f32: what moves values may stand there, what makes new ones would have to round them.
+    if node.result.dtype.is_minifloat() && (node.rounds() || !matches!(op.def.name, "pointwise" | "strided" | "gather" | "concat" | "reduce")) {
+        return Err(node.unsupported(format!("rounding to {}", node.result.dtype)));
+    }
     match op.def.name {
         "pointwise" => elementwise::pointwise(&node),
         "matmul" => matmul::matmul(&node),

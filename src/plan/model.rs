@@ -314,7 +314,7 @@ impl Model {
 
 /// Whether a node has a format.
 fn has_floats(graph: &Graph, id: NodeId) -> bool {
-    graph.node(id).outputs.iter().any(|v| v.ty.dtype.is_float())
+    graph.node(id).outputs.iter().any(|v| v.ty.dtype.is_float() && !v.ty.dtype.is_minifloat())
 }
 
 /// Whether formats say how such a tensor is stored.

@@ -81,6 +81,13 @@ impl<'a> Node<'a> {
         KernelError::TooLarge { node: self.name.to_owned(), value: self.graph.value(value).name.clone(), bytes, limit_bytes }
     }
 
+    /// Whether the result may have values that no operand has.
+    pub(super) fn rounds(&self) -> bool {
+        let same = |v: &ValueId| self.graph.ty(*v).dtype == self.result.dtype;
+        self.epilogue.as_ref().is_some_and(|e| e.key.text != "x0" || !e.args.iter().all(|(v, _)| same(v)))
+            || !self.own.iter().take(1).flatten().all(same)
+    }
+
     /// The integers of an attribute, given as integers or as known sizes.
     pub(super) fn ints(&self, name: &str) -> Option<Vec<i64>> {
         let dims = || self.attrs.dims(name)?.iter().map(|d| d.known()).collect();

@@ -53,9 +53,11 @@ fn narrowed(expr: &Expr, dtype: DType) -> Expr {
         DType::I8 => signed(24),
         DType::I16 => signed(16),
         DType::I4 => signed(28),
+        DType::I2 => signed(30),
         DType::U8 => unsigned(0xff),
         DType::U16 => unsigned(0xffff),
         DType::U4 => unsigned(0xf),
+        DType::U2 => unsigned(3),
         _ => expr.clone(),
     }
 }
