@@ -83,6 +83,9 @@ impl Pass for FoldConstants {
 fn refusal(graph: &Graph, id: NodeId, inputs: &[Option<&Tensor>]) -> Option<String> {
     let node = graph.node(id);
     let op = node.op()?;
+    if matches!(op.def.name, "random" | "dropout" | "bernoulli" | "random_uniform_like" | "random_normal_like") {
+        return Some("random numbers are made while the program runs".to_owned());
+    }
     if matches!(op.def.name, "dequantize_linear" | "dynamic_quantize" | "quantize_packed") {
         return Some(format!("{} of a constant is kept", op.def.name));
     }

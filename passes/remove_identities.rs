@@ -35,6 +35,11 @@ fn hands_on(graph: &Graph, id: NodeId, cx: &mut Context<'_>) -> bool {
     match op.def.name {
         "identity" => true,
         "dropout" => {
+            // At inference it hands on; an operand that says so is a constant.
+            let training = graph.operands(id).get(2).copied().flatten();
+            if training.is_some_and(|v| graph.constant(v).and_then(|t| t.to_i64s().ok()).is_none_or(|t| t != [0])) {
+                return false;
+            }
             let unused = (1..node.outputs.len()).all(|out| graph.users(id.out(out)).is_empty() && !graph.is_output(id.out(out)));
             if !unused {
                 cx.explain.note(&[&node.name], "remove_identities", "dropout", || "its mask is used".to_owned());

@@ -5,7 +5,7 @@ use super::window::Window;
 use crate::ir::{Attrs, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, product, attr};
 
 /// `conv_transpose(x, w, bias?) {strides, pads, dilations, group, output_padding, output_shape, auto_pad}`: ONNX ConvTranspose, opset 22, over
-/// one or two spatial axes and in one group. w is `[C, OC, kh, kw]`.
+/// one to three spatial axes. w is `[C, OC/group, ...]`.
 pub static DEF: OpDef = OpDef {
     name: "conv_transpose",
     onnx: "ConvTranspose",
@@ -46,7 +46,7 @@ fn plan(attrs: &Attrs, x: &Shape, w: &Shape) -> Result<(Window, Vec<(i64, i64)>)
             None => (window.pads[i], window.pads[n + i] - extra[i]),
             Some(wanted) => {
                 let total = (&full - &wanted).known().ok_or_else(|| OpError::operand(0, x, "known sizes"))?;
-                let half = total / 2;
+                let half = total.div_euclid(2);
                 let before = if auto == "SAME_UPPER" { half } else { total - half };
                 (before, total - before - extra[i])
             }
@@ -57,17 +57,18 @@ fn plan(attrs: &Attrs, x: &Shape, w: &Shape) -> Result<(Window, Vec<(i64, i64)>)
 
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let (x, w) = (infer.ty(0)?, infer.ty(1)?);
-    if !(3..=4).contains(&x.shape.rank()) || w.shape.rank() != x.shape.rank() || !x.dtype.is_float() || !w.dtype.is_float() {
-        return Err(OpError::operand(0, x, "floats with one or two spatial axes"));
+    if !(3..=5).contains(&x.shape.rank()) || w.shape.rank() != x.shape.rank() || !x.dtype.is_float() || !w.dtype.is_float() {
+        return Err(OpError::operand(0, x, "floats with one to three spatial axes"));
     }
-    if infer.attrs.int("group").unwrap_or(1) != 1 {
-        return Err(OpError::unsupported("a transposed convolution in groups"));
+    let group = infer.attrs.int("group").unwrap_or(1);
+    if !(1..=1 << 24).contains(&group) || x.shape.0[1].known().is_some_and(|c| c % group != 0) {
+        return Err(OpError::attribute("group", format!("is {group} for {x}")));
     }
     if x.shape.0[1] != w.shape.0[0] && x.shape.0[1].known().is_some() {
         return Err(OpError::operand(1, w, format!("[{},OC,...]", x.shape.0[1])));
     }
     let (window, cuts) = plan(infer.attrs, &x.shape, &w.shape)?;
-    let mut shape = vec![x.shape.0[0].clone(), w.shape.0[1].clone()];
+    let mut shape = vec![x.shape.0[0].clone(), &w.shape.0[1] * &Dim::Known(group)];
     for (i, (before, after)) in cuts.iter().enumerate() {
         let full = &(&(&x.shape.0[2 + i] - &Dim::Known(1)) * &Dim::Known(window.strides[i])) + &Dim::Known(window.extent(i));
         shape.push(&full - &Dim::Known(before.saturating_add(*after)));
@@ -82,7 +83,16 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let (mut x, mut w) = (e.input(0)?, e.input(1)?);
     let (x_ty, w_ty) = (e.ty(x), e.ty(w));
     let (window, mut cuts) = plan(e.attrs, &x_ty.shape, &w_ty.shape)?;
-    let (window, dtype) = (window.flat(), e.outputs[0].dtype);
+    let (group, dtype) = (e.attrs.int("group").unwrap_or(1), e.outputs[0].dtype);
+    if window.kernel.len() == 3 {
+        let mut y = stretched_deep(e, x, w, &window, &cuts, group)?;
+        if let Some(bias) = e.optional(2) {
+            let bias = super::compose::along(e, bias, 5, 1)?;
+            y = super::pointwise::add(e, "add(x0,x1)", dtype, &[y, bias])?;
+        }
+        return Ok(vec![y]);
+    }
+    let window = window.flat();
     if cuts.len() == 1 {
         cuts.insert(0, (0, 0));
     }
@@ -90,12 +100,12 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let (x_dims, w_dims) = (plane(&x_ty.shape), plane(&w_ty.shape));
     x = super::reshape::to(e, x, x_dims.clone())?;
     w = super::reshape::to(e, w, w_dims.clone())?;
-    let mut y = if window.kernel == window.strides && cuts.iter().all(|c| *c == (0, 0)) && window.dilations.iter().all(|&d| d == 1) {
+    let mut y = if group == 1 && window.kernel == window.strides && cuts.iter().all(|c| *c == (0, 0)) && window.dilations.iter().all(|&d| d == 1) {
         patches(e, x, w, &x_dims, &w_dims)?
     } else {
-        stretched(e, x, w, &window, &cuts)?
+        stretched(e, x, w, &window, &cuts, group)?
     };
-    let oc = w_dims[1].clone();
+    let oc = &w_dims[1] * &Dim::Known(group);
     if let Some(bias) = e.optional(2) {
         let bias = super::reshape::to(e, bias, vec![Dim::Known(1), oc, Dim::Known(1), Dim::Known(1)])?;
         y = super::pointwise::add(e, "add(x0,x1)", dtype, &[y, bias])?;
@@ -120,7 +130,7 @@ fn patches(e: &mut Expand<'_, '_>, x: Val, w: Val, x_dims: &[Dim], w_dims: &[Dim
 }
 
 /// In general: zeros between the pixels, and a convolution with the kernel turned round.
-fn stretched(e: &mut Expand<'_, '_>, mut x: Val, w: Val, window: &Window, cuts: &[(i64, i64)]) -> Result<Val, OpError> {
+fn stretched(e: &mut Expand<'_, '_>, mut x: Val, w: Val, window: &Window, cuts: &[(i64, i64)], group: i64) -> Result<Val, OpError> {
     use super::strided::{View, row_major, view};
     let dims = e.ty(x).shape.0;
     let (sh, sw) = (Dim::Known(window.strides[0]), Dim::Known(window.strides[1]));
@@ -147,15 +157,49 @@ fn stretched(e: &mut Expand<'_, '_>, mut x: Val, w: Val, window: &Window, cuts: 
         x = view(e, x, &View { shape, strides, offset: Some(offset), inside: Some((lo, hi)), fill: 0.0 })?;
         pads = vec![0; 4];
     }
+    let w = turned(e, w, group)?;
+    let whole = Window { strides: vec![1, 1], pads, ceil: false, ..window.clone() };
+    e.add(&super::conv::DEF, whole.write(Attrs::new()).with_int("group", group), &[x, w])
+}
+
+/// The kernel turned round: from `[C, OC/group, ...]` to `[OC, C/group, ...]`, its elements from the last to the first.
+fn turned(e: &mut Expand<'_, '_>, w: Val, group: i64) -> Result<Val, OpError> {
+    use super::strided::{View, row_major, view};
     let w_dims = e.ty(w).shape.0;
     let own = row_major(&w_dims);
+    let groups = Dim::Known(group);
+    let each = w_dims[0].floor_div(&groups).ok_or_else(|| OpError::attribute("group", format!("is {group}")))?;
     let turned = View {
-        shape: vec![w_dims[1].clone(), w_dims[0].clone(), w_dims[2].clone(), w_dims[3].clone()],
-        strides: vec![own[1].clone(), own[0].clone(), &own[2] * &Dim::Known(-1), Dim::Known(-1)],
-        offset: Some(&product(&w_dims[2..]) - &one()),
+        shape: [&[groups.clone(), w_dims[1].clone(), each.clone()], &w_dims[2..]].concat(),
+        strides: [vec![&own[0] * &each, own[1].clone(), own[0].clone()], own[2..].iter().map(|s| s * &Dim::Known(-1)).collect()].concat(),
+        offset: Some(&product(&w_dims[2..]) - &Dim::Known(1)),
         ..View::default()
     };
     let w = view(e, w, &turned)?;
-    let whole = Window { strides: vec![1, 1], pads, ceil: false, ..window.clone() };
-    e.add(&super::conv::DEF, whole.write(Attrs::new()).with_int("group", 1), &[x, w])
+    super::reshape::to(e, w, [&[&w_dims[1] * &groups, each], &w_dims[2..]].concat())
+}
+
+/// The same over three axes.
+fn stretched_deep(e: &mut Expand<'_, '_>, mut x: Val, w: Val, window: &Window, cuts: &[(i64, i64)], group: i64) -> Result<Val, OpError> {
+    use super::strided::{View, row_major, view};
+    let dims = e.ty(x).shape.0;
+    if window.strides.iter().any(|&s| s != 1) {
+        let own = row_major(&dims);
+        let (mut shape, mut strides, mut hi, mut wide) = (dims[..2].to_vec(), own[..2].to_vec(), dims[..2].to_vec(), dims[..2].to_vec());
+        for (axis, &step) in window.strides.iter().enumerate() {
+            shape.extend([dims[2 + axis].clone(), Dim::Known(step)]);
+            strides.extend([own[2 + axis].clone(), Dim::Known(0)]);
+            hi.extend([dims[2 + axis].clone(), Dim::Known(1)]);
+            wide.push(&dims[2 + axis] * &Dim::Known(step));
+        }
+        let inside = Some((vec![Dim::Known(0); shape.len()], hi));
+        x = view(e, x, &View { shape, strides, inside, ..View::default() })?;
+        x = super::reshape::to(e, x, wide)?;
+    }
+    let around = |i: usize| (window.extent(i) - 1 - cuts[i].0, window.extent(i) - 1 - cuts[i].1 - (window.strides[i] - 1));
+    let pads: Vec<(i64, i64)> = [(0, 0), (0, 0)].into_iter().chain((0..3).map(around)).collect();
+    x = super::slice::padded(e, x, &pads, 0.0)?;
+    let w = turned(e, w, group)?;
+    let whole = Window { strides: vec![1; 3], pads: vec![0; 6], ceil: false, ..window.clone() };
+    super::conv::deep(e, x, w, &whole, group)
 }

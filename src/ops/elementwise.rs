@@ -1,7 +1,7 @@
 //! The elementwise operators of ONNX: one table of rules that give each its expression. All become `pointwise`.
 
 use super::util::{broadcast, class_of, dtype_attr};
-use crate::ir::{Attrs, Binary, Class, DType, Expand, Expr, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
+use crate::ir::{Attrs, Binary, Class, DType, Expand, Expr, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, minifloat, attr};
 use std::fmt::Write as _;
 
 /// What a rule sees of one use.
@@ -58,12 +58,37 @@ fn infer_by(infer: &Infer<'_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Vec<Tens
     if class != dtype.class() {
         return Err(OpError::unsupported(format!("a {class:?} as {dtype}")));
     }
-    let mut results = vec![TensorType::new(dtype, shape.clone())];
-    if infer.n_outputs > 1 {
-        // Dropout's mask: at inference nothing is dropped.
-        results.push(TensorType::new(DType::Bool, shape));
+    Ok(vec![TensorType::new(dtype, shape)])
+}
+
+/// Dropout while training: each element goes with the probability `ratio`, the others grow by as much.
+fn expand_dropout(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let training = e.ints(2)?.is_some_and(|t| t.first().is_some_and(|&t| t != 0));
+    if !training {
+        return expand_by(e, dropout);
     }
-    Ok(results)
+    let x = e.input(0)?;
+    let ty = e.ty(x);
+    let (ratio, ratio_text) = match e.optional(1) {
+        Some(ratio) => (super::reshape::to(e, ratio, Vec::new())?, "x1"),
+        None => (x, "0.5"),
+    };
+    let random = super::random::numbers(e, "uniform", [0.0, 1.0], DType::F32, &ty.shape.0, e.attrs.int("seed").map(|s| s as f32))?;
+    let random = super::reshape::to(e, random, ty.shape.0)?;
+    let keeps = super::pointwise::add(e, &format!("ge(x0,{ratio_text})"), DType::Bool, &[random, ratio])?;
+    let text = format!("select(x0,div(x2,sub(1.0,{ratio_text})),0.0)");
+    Ok(vec![super::pointwise::add(e, &text, ty.dtype, &[keeps, ratio, x])?, keeps])
+}
+
+fn infer_dropout(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    if infer.inputs.get(2).copied().flatten().is_some() && infer.constant(2).is_none() {
+        return Err(OpError::NotConstant { slot: 2 });
+    }
+    let x = infer.ty(0)?;
+    if !x.dtype.is_float() || x.packing.is_some() {
+        return Err(OpError::operand(0, x, "floats"));
+    }
+    Ok(vec![x.clone(), x.with_dtype(DType::Bool)])
 }
 
 fn expand_by(e: &mut Expand<'_, '_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Vec<Val>, OpError> {
@@ -83,15 +108,19 @@ fn expand_by(e: &mut Expand<'_, '_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Ve
         results.push(e.add(&super::pointwise::DEF, super::pointwise::attrs(expr, dtype), &operands)?);
     }
     if e.outputs.len() > 1 {
-        results.push(super::pointwise::add(e, "b(1)", DType::Bool, &[first])?);
+        results.push(super::pointwise::add(e, "or(eq(x0,x0),b(1))", DType::Bool, &[first])?);
     }
     Ok(results)
 }
 
-/// `expr` modulo 2^8 or 2^16 where its result is so narrow an integer: kernels hold all integers in 32 bits, and an expression that
+/// `expr` modulo 2^2, 2^4, 2^8 or 2^16 where its result is so narrow an integer: kernels hold all integers in 32 bits, and an expression that
 /// reads it may be fused with it.
 fn wrapped(expr: Expr, dtype: DType) -> Expr {
     let (bits, signed) = match dtype {
+        DType::U2 => (2, false),
+        DType::I2 => (2, true),
+        DType::U4 => (4, false),
+        DType::I4 => (4, true),
         DType::U8 => (8, false),
         DType::U16 => (16, false),
         DType::I8 => (8, true),
@@ -182,7 +211,9 @@ fn pow(c: &Case<'_>) -> Recipe {
 fn modulo(c: &Case<'_>) -> Recipe {
     let fmod = c.attrs.int("fmod").unwrap_or(0) != 0;
     if !fmod && c.dtype()?.is_float() {
-        return Err(OpError::attribute("fmod", "must be 1 for floats"));
+        // The rest has the sign of the dividend; one of another sign moves up by the divisor, also an infinite one.
+        let rest = "fmod(x0,x1)";
+        return c.same(format!("select(and(not(eq({rest},0.0)),xor(lt({rest},0.0),lt(x1,0.0))),add({rest},x1),{rest})"));
     }
     c.same(if fmod { "fmod(x0,x1)" } else { "mod(x0,x1)" })
 }
@@ -258,6 +289,10 @@ fn swish(c: &Case<'_>) -> Recipe {
     }
 }
 
+fn swi_glu(c: &Case<'_>) -> Recipe {
+    c.same(format!("mul(mul(x0,sigmoid(mul(x0,{:?}))),x1)", c.float("alpha", 1.0)))
+}
+
 fn thresholded_relu(c: &Case<'_>) -> Recipe {
     c.same(format!("select(gt(x0,{:?}),x0,0.0)", c.float("alpha", 1.0)))
 }
@@ -267,8 +302,23 @@ fn shrink(c: &Case<'_>) -> Recipe {
     c.same(format!("select(lt(x0,{:?}),add(x0,{bias:?}),select(gt(x0,{lambd:?}),sub(x0,{bias:?}),0.0))", -lambd))
 }
 
-fn cast(c: &Case<'_>) -> Recipe {
-    let to = dtype_attr(c.attrs, "to").ok_or_else(|| OpError::attribute("to", "is missing"))?;
+fn convert(c: &Case<'_>, to: DType) -> Recipe {
+    if let Some(round) = c.attrs.str("round_mode").filter(|round| to == DType::F8E8M0 && *round != "up") {
+        return Err(OpError::attribute("round_mode", format!("is {round:?}, \"up\" is supported")));
+    }
+    let (text, to) = converted(c, to)?;
+    let Some(max) = minifloat::max(to).filter(|_| to != DType::F8E8M0) else { return Ok((text, to)) };
+    if c.attrs.int("saturate").unwrap_or(1) == 0 && to != DType::F4E2M1 {
+        // What rounds beyond the largest value: half a unit above it, ties to even.
+        let limit = max * if matches!(to, DType::F8E5M2 | DType::F8E5M2Fnuz) { 1.0 + 1.0 / 14.0 } else if to == DType::F8E4M3 { 1.0 + 1.0 / 28.0 } else { 1.0 + 1.0 / 30.0 };
+        let compare = if to == DType::F8E4M3 { "gt" } else { "ge" };
+        return Ok((format!("select({compare}(abs({text}),{limit:?}),mul({text},inf),{text})"), to));
+    }
+    // Infinities saturate too.
+    Ok((format!("select(isnan({text}),{text},min(max({text},{:?}),{max:?}))", -max), to))
+}
+
+fn converted(c: &Case<'_>, to: DType) -> Recipe {
     let mut text = String::from("x0");
     let function = match to.class() {
         class if class == c.dtype()?.class() => return Ok((text, to)),
@@ -283,11 +333,12 @@ fn cast(c: &Case<'_>) -> Recipe {
     Ok((text, to))
 }
 
+fn cast(c: &Case<'_>) -> Recipe {
+    let to = dtype_attr(c.attrs, "to").ok_or_else(|| OpError::attribute("to", "is missing"))?;
+    convert(c, to)
+}
+
 fn dropout(c: &Case<'_>) -> Recipe {
-    let training = c.consts.get(2).copied().flatten().is_some_and(|t| t.to_i64s().is_ok_and(|v| v != [0]));
-    if training || (c.has(2) && c.consts.get(2).copied().flatten().is_none()) {
-        return Err(OpError::unsupported("dropout while training"));
-    }
     c.same("x0")
 }
 
@@ -337,6 +388,18 @@ pub static CAST_LIKE: OpDef = OpDef {
     }),
 };
 
+/// `dropout(x, ratio?, training?) {seed}`: ONNX Dropout, opset 22: the result, and which elements stayed.
+pub static DROPOUT: OpDef = OpDef {
+    name: "dropout",
+    onnx: "Dropout",
+    levels: ONNX,
+    attrs: &[attr::int("seed")],
+    arity: (1, 3),
+    infer: infer_dropout,
+    eval: None,
+    expand: Some(expand_dropout),
+};
+
 const ANY: usize = usize::MAX;
 
 operators! {
@@ -361,7 +424,6 @@ operators! {
     COS "cos" "Cos" 22 (1, 1) [] rule!("cos(x0)");
     COSH "cosh" "Cosh" 22 (1, 1) [] rule!("cosh(x0)");
     DIV "div" "Div" 14 (2, 2) [] rule!("div(x0,x1)");
-    DROPOUT "dropout" "Dropout" 22 (1, 3) [attr::int("seed")] dropout;
     ELU "elu" "Elu" 22 (1, 1) [attr::float("alpha")] elu;
     EQUAL "equal" "Equal" 19 (2, 2) [] rule!("eq(x0,x1)", Bool);
     ERF "erf" "Erf" 13 (1, 1) [] rule!("erf(x0)");
@@ -405,6 +467,7 @@ operators! {
     SUB "sub" "Sub" 14 (2, 2) [] rule!("sub(x0,x1)");
     SUM "sum" "Sum" 13 (1, ANY) [] |c: &Case<'_>| c.same(c.fold("add"));
     SWISH "swish" "Swish" 24 (1, 1) [attr::float("alpha")] swish;
+    SWI_GLU "swi_glu" "SwiGLU" 28 (2, 2) [attr::float("alpha")] swi_glu;
     TAN "tan" "Tan" 22 (1, 1) [] rule!("tan(x0)");
     TANH "tanh" "Tanh" 13 (1, 1) [] rule!("tanh(x0)");
     THRESHOLDED_RELU "thresholded_relu" "ThresholdedRelu" 22 (1, 1) [attr::float("alpha")] thresholded_relu;

@@ -1,7 +1,9 @@
-//! Operators of both levels that have a CPU reference but no kernel yet: positions of extrema and running sums.
+//! Operators of both levels that have a CPU reference but no kernel yet: positions of extrema, running sums and products, sorting, determinants, bits.
 
+use super::compose::{positions, reduce, sizes};
+use super::pointwise;
 use super::util::{axis_attr, n_elems, operand, split_own};
-use crate::ir::{Attrs, CORE, Class, DType, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, resolve_axis, attr};
+use crate::ir::{Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, resolve_axis, attr};
 
 /// `arg_max(x) {axis, keepdims, select_last_index}`: ONNX ArgMax, opset 13.
 pub static ARG_MAX: OpDef = OpDef {
@@ -12,7 +14,7 @@ pub static ARG_MAX: OpDef = OpDef {
     arity: (1, 1),
     infer: infer_arg,
     eval: Some(|attrs, inputs| eval_arg(attrs, inputs, 1.0)),
-    expand: None,
+    expand: Some(|e| expand_arg(e, "max")),
 };
 
 /// `arg_min(x) {axis, keepdims, select_last_index}`: ONNX ArgMin, opset 13.
@@ -24,7 +26,7 @@ pub static ARG_MIN: OpDef = OpDef {
     arity: (1, 1),
     infer: infer_arg,
     eval: Some(|attrs, inputs| eval_arg(attrs, inputs, -1.0)),
-    expand: None,
+    expand: Some(|e| expand_arg(e, "min")),
 };
 
 /// `cum_sum(x, axis) {exclusive, reverse}`: ONNX CumSum, opset 14.
@@ -35,7 +37,56 @@ pub static CUM_SUM: OpDef = OpDef {
     attrs: &[attr::int("exclusive"), attr::int("reverse")],
     arity: (2, 2),
     infer: infer_cum_sum,
-    eval: Some(eval_cum_sum),
+    eval: Some(|attrs, inputs| eval_cumulated(attrs, inputs, false)),
+    expand: None,
+};
+
+/// `cum_prod(x, axis) {exclusive, reverse}`: ONNX CumProd, opset 26.
+pub static CUM_PROD: OpDef = OpDef {
+    name: "cum_prod",
+    onnx: "CumProd",
+    levels: ONNX | CORE | KERNEL,
+    attrs: &[attr::int("exclusive"), attr::int("reverse")],
+    arity: (2, 2),
+    infer: infer_cum_sum,
+    eval: Some(|attrs, inputs| eval_cumulated(attrs, inputs, true)),
+    expand: None,
+};
+
+/// `top_k(x, k) {axis, largest, sorted}`: ONNX TopK, opset 24: the largest or smallest elements along an axis, in order, and where they stood. k is a
+/// constant. NaN counts as larger than any number.
+pub static TOP_K: OpDef = OpDef {
+    name: "top_k",
+    onnx: "TopK",
+    levels: ONNX | CORE | KERNEL,
+    attrs: &[attr::int("axis"), attr::int("largest"), attr::int("sorted")],
+    arity: (2, 2),
+    infer: infer_top_k,
+    eval: Some(eval_top_k),
+    expand: None,
+};
+
+/// `bit_cast(x) {to}`: ONNX BitCast, opset 26: the same bits as another type.
+pub static BIT_CAST: OpDef = OpDef {
+    name: "bit_cast",
+    onnx: "BitCast",
+    levels: ONNX | CORE | KERNEL,
+    attrs: &[attr::dtype("to")],
+    arity: (1, 1),
+    infer: infer_bit_cast,
+    eval: Some(eval_bit_cast),
+    expand: None,
+};
+
+/// `det(x)`: ONNX Det, opset 22: determinants of the matrices in the last two axes.
+pub static DET: OpDef = OpDef {
+    name: "det",
+    onnx: "Det",
+    levels: ONNX | CORE | KERNEL,
+    attrs: &[],
+    arity: (1, 1),
+    infer: infer_det,
+    eval: Some(eval_det),
     expand: None,
 };
 
@@ -47,6 +98,22 @@ fn infer_arg(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     }
     let keepdims = infer.attrs.int("keepdims").unwrap_or(1) != 0;
     Ok(vec![TensorType::new(DType::I64, super::reduce::reduced(&x.shape, &[axis], keepdims))])
+}
+
+/// The first or last place that has the extremum: where places are compared, kernels do it.
+fn expand_arg(e: &mut Expand<'_, '_>, kind: &str) -> Result<Vec<Val>, OpError> {
+    let x = e.input(0)?;
+    let ty = e.ty(x);
+    let own = sizes(0, &ty)?;
+    let axis = axis_attr(e.attrs, 0, own.len())?;
+    let best = reduce(e, kind, x, &[axis], true)?;
+    let place = positions(e, own.len(), axis, own[axis], 1)?;
+    // NaN is the extremum of whatever it is in.
+    let hit = if ty.dtype.is_float() { "or(eq(x0,x1),isnan(x0))" } else { "eq(x0,x1)" };
+    let (other, first_or_last) = if e.attrs.int("select_last_index").unwrap_or(0) != 0 { (-1, "max") } else { (own[axis] as i64, "min") };
+    let candidates = pointwise::add(e, &format!("select({hit},x2,{other})"), DType::I64, &[x, best, place])?;
+    let keepdims = e.attrs.int("keepdims").unwrap_or(1) != 0;
+    Ok(vec![reduce(e, first_or_last, candidates, &[axis], keepdims)?])
 }
 
 fn eval_arg(attrs: &Attrs, inputs: &[Option<&Tensor>], sign: f64) -> Result<Vec<Tensor>, OpError> {
@@ -65,7 +132,8 @@ fn eval_arg(attrs: &Attrs, inputs: &[Option<&Tensor>], sign: f64) -> Result<Vec<
             let mut best = 0;
             for at in 1..n {
                 let (value, so_far) = (block[at * inner + i], block[best * inner + i]);
-                if value > so_far || (last && value == so_far) {
+                let better = value > so_far || value.is_nan() && !so_far.is_nan();
+                if better || (last && (value == so_far || value.is_nan() && so_far.is_nan())) {
                     best = at;
                 }
             }
@@ -85,7 +153,7 @@ fn infer_cum_sum(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     Ok(vec![x.clone()])
 }
 
-fn eval_cum_sum(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+fn eval_cumulated(attrs: &Attrs, inputs: &[Option<&Tensor>], product: bool) -> Result<Vec<Tensor>, OpError> {
     let (x, axis) = (operand(inputs, 0)?, operand(inputs, 1)?);
     let dims = x.dims();
     let axis = axis.to_i64s()?.first().and_then(|&a| resolve_axis(a, dims.len()));
@@ -98,10 +166,10 @@ fn eval_cum_sum(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>
     if x.dtype().class() == Class::Int {
         let mut values = x.to_i64s()?;
         for start in (0..inner).flat_map(places) {
-            let mut sum = 0i64;
+            let mut sum = i64::from(product);
             for &at in &order {
                 let slot = &mut values[start + at * inner];
-                let next = sum.wrapping_add(*slot);
+                let next = if product { sum.wrapping_mul(*slot) } else { sum.wrapping_add(*slot) };
                 *slot = if exclusive { sum } else { next };
                 sum = next;
             }
@@ -110,13 +178,133 @@ fn eval_cum_sum(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>
     }
     let mut values = x.to_f32s()?.into_owned();
     for start in (0..inner).flat_map(places) {
-        let mut sum = 0.0f64;
+        let mut sum = f64::from(u8::from(product));
         for &at in &order {
             let slot = &mut values[start + at * inner];
-            let next = sum + f64::from(*slot);
+            let next = if product { sum * f64::from(*slot) } else { sum + f64::from(*slot) };
             *slot = if exclusive { sum } else { next } as f32;
             sum = next;
         }
     }
     Ok(vec![super::util::f32s(x.dtype(), &dims, values)?])
+}
+
+/// The axis and how many elements along it stay.
+fn chosen(attrs: &Attrs, x: &TensorType, k: Option<&Tensor>) -> Result<(usize, i64), OpError> {
+    let k = k.ok_or(OpError::NotConstant { slot: 1 })?.to_i64s()?.first().copied().unwrap_or(-1);
+    let axis = axis_attr(attrs, -1, x.shape.rank())?;
+    if k < 0 || x.shape.0[axis].known().is_some_and(|n| k > n) {
+        return Err(OpError::operand(1, k, format!("a count of {x} along axis {axis}")));
+    }
+    Ok((axis, k))
+}
+
+fn infer_top_k(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let x = infer.ty(0)?;
+    if x.packing.is_some() || !matches!(x.dtype.class(), Class::Float | Class::Int) {
+        return Err(OpError::operand(0, x, "numbers"));
+    }
+    let (axis, k) = chosen(infer.attrs, x, infer.constant(1))?;
+    let mut shape = x.shape.clone();
+    shape.0[axis] = Dim::Known(k);
+    Ok(vec![TensorType::new(x.dtype, shape.clone()), TensorType::new(DType::I64, shape)])
+}
+
+fn eval_top_k(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let x = operand(inputs, 0)?;
+    let (axis, k) = chosen(attrs, x.ty(), inputs.get(1).copied().flatten())?;
+    let (mut dims, largest) = (x.dims(), attrs.int("largest").unwrap_or(1) != 0);
+    let (n, inner) = (dims[axis], n_elems(&dims[axis + 1..])?);
+    let outer = n_elems(&dims[..axis])?;
+    let order: Vec<usize> = match x.dtype().class() {
+        Class::Float => {
+            // As integers these order as the numbers do, NaN above all.
+            let key = |v: f32| if v.is_nan() { i64::MAX } else { i64::from((v + 0.0).to_bits().cast_signed() ^ (((v + 0.0).to_bits().cast_signed() >> 31).cast_unsigned() >> 1).cast_signed()) };
+            top(&x.to_f32s()?.iter().map(|&v| key(v)).collect::<Vec<_>>(), (outer, n, inner), k as usize, largest)
+        }
+        // The sign of a u64 is its highest bit.
+        _ if x.dtype() == DType::U64 => top(&x.to_i64s()?.iter().map(|v| v ^ i64::MIN).collect::<Vec<_>>(), (outer, n, inner), k as usize, largest),
+        _ => top(&x.to_i64s()?, (outer, n, inner), k as usize, largest),
+    };
+    let (bytes, size) = super::util::elements(x)?;
+    let mut values = Vec::with_capacity(order.len() * size);
+    let mut places = Vec::with_capacity(order.len());
+    for at in order {
+        values.extend_from_slice(&bytes[at * size..][..size]);
+        places.push((at / inner.max(1) % n.max(1)) as i64);
+    }
+    dims[axis] = k as usize;
+    Ok(vec![super::util::from_elements(x.dtype(), &dims, values)?, Tensor::from_i64s(DType::I64, &dims, &places)?])
+}
+
+/// The elements that stay, in the order of the result.
+fn top(keys: &[i64], (outer, n, inner): (usize, usize, usize), k: usize, largest: bool) -> Vec<usize> {
+    let mut order = vec![0; outer * k * inner];
+    for block in 0..outer {
+        for i in 0..inner {
+            let mut column: Vec<usize> = (0..n).map(|at| (block * n + at) * inner + i).collect();
+            // Of equals the first comes first.
+            column.sort_by(|a, b| if largest { keys[*b].cmp(&keys[*a]) } else { keys[*a].cmp(&keys[*b]) });
+            column.iter().take(k).enumerate().for_each(|(at, from)| order[(block * k + at) * inner + i] = *from);
+        }
+    }
+    order
+}
+
+fn infer_bit_cast(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let x = infer.ty(0)?;
+    let to = super::util::dtype_attr(infer.attrs, "to").ok_or_else(|| OpError::attribute("to", "is missing"))?;
+    if x.packing.is_some() || to.bits() != x.dtype.bits() || to.bits() == 0 {
+        return Err(OpError::attribute("to", format!("is {to} for {x}: types of as many bits are expected")));
+    }
+    Ok(vec![x.with_dtype(to)])
+}
+
+fn eval_bit_cast(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let x = operand(inputs, 0)?;
+    let to = super::util::dtype_attr(attrs, "to").ok_or_else(|| OpError::attribute("to", "is missing"))?;
+    Ok(vec![Tensor::from_bytes(TensorType::of(to, &x.dims()), x.bytes()?.to_vec())?])
+}
+
+fn infer_det(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let x = infer.ty(0)?;
+    let [lead @ .., rows, columns] = &x.shape.0[..] else { return Err(OpError::operand(0, x, "square matrices")) };
+    if !x.dtype.is_float() || x.packing.is_some() || rows != columns {
+        return Err(OpError::operand(0, x, "square matrices of floats"));
+    }
+    Ok(vec![TensorType::new(x.dtype, Shape(lead.to_vec()))])
+}
+
+fn eval_det(_: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let x = operand(inputs, 0)?;
+    let dims = x.dims();
+    let [lead @ .., n, _] = &dims[..] else { return Err(OpError::operand(0, x.ty(), "square matrices")) };
+    let values = x.to_f32s()?;
+    let results: Vec<f32> = if *n == 0 { vec![1.0; n_elems(lead)?] } else { values.chunks_exact(n * n).map(|m| determinant(m, *n)).collect() };
+    Ok(vec![super::util::f32s(x.dtype(), lead, results)?])
+}
+
+/// By Gaussian elimination, the largest element of a column first.
+fn determinant(matrix: &[f32], n: usize) -> f32 {
+    let mut m: Vec<f64> = matrix.iter().map(|&v| f64::from(v)).collect();
+    let mut product = 1.0;
+    for column in 0..n {
+        let pivot = (column..n).max_by(|a, b| m[a * n + column].abs().total_cmp(&m[b * n + column].abs())).unwrap_or(column);
+        if pivot != column {
+            (0..n).for_each(|i| m.swap(pivot * n + i, column * n + i));
+            product = -product;
+        }
+        let head = m[column * n + column];
+        product *= head;
+        if head == 0.0 {
+            return product as f32;
+        }
+        for row in column + 1..n {
+            let factor = m[row * n + column] / head;
+            for i in column..n {
+                m[row * n + i] -= factor * m[column * n + i];
+            }
+        }
+    }
+    product as f32
 }

@@ -4,11 +4,13 @@
 //! how it is written in core operators. What ONNX and the core level share (MatMul, Conv, Gather, ...) is one operator: its expansion then
 //! brings ONNX's freedoms (biases, vectors, one spatial axis) into the core's normal form.
 
+pub mod compose;
 mod evaluate;
 pub mod kernel_key;
 pub mod multiply;
 pub mod packed_view;
 pub mod quant_search;
+pub mod resize_axes;
 pub mod util;
 pub mod vectors;
 pub mod weights;
@@ -60,9 +62,11 @@ declare_ops! {
     /// Quantization with scales given.
     quantize_linear: [DEF, DEQUANTIZE],
     /// Positions of extrema, running sums: without kernels.
-    host: [ARG_MAX, ARG_MIN, CUM_SUM],
+    host: [ARG_MAX, ARG_MIN, CUM_SUM, CUM_PROD, TOP_K, BIT_CAST, DET],
+    /// Images read at computed places: without kernels.
+    sample: [GRID_SAMPLE, ROI_ALIGN, DEFORM_CONV, COL2IM, POOL_INDICES],
     /// ONNX's elementwise operators.
-    elementwise: [ABS, ACOS, ACOSH, ADD, AND, ASIN, ASINH, ATAN, ATANH, BIT_SHIFT, BITWISE_AND, BITWISE_NOT, BITWISE_OR, BITWISE_XOR, CAST, CAST_LIKE, CEIL, CELU, CLIP, COS, COSH, DIV, DROPOUT, ELU, EQUAL, ERF, EXP, FLOOR, GELU, GREATER, GREATER_OR_EQUAL, HARD_SIGMOID, HARD_SWISH, IDENTITY, IS_INF, IS_NAN, LEAKY_RELU, LESS, LESS_OR_EQUAL, LOG, MAX, MEAN, MIN, MISH, MOD, MUL, NEG, NOT, OR, POW, PRELU, RECIPROCAL, RELU, ROUND, SELU, SHRINK, SIGMOID, SIGN, SIN, SINH, SOFTPLUS, SOFTSIGN, SQRT, SUB, SUM, SWISH, TAN, TANH, THRESHOLDED_RELU, WHERE, XOR],
+    elementwise: [ABS, ACOS, ACOSH, ADD, AND, ASIN, ASINH, ATAN, ATANH, BIT_SHIFT, BITWISE_AND, BITWISE_NOT, BITWISE_OR, BITWISE_XOR, CAST, CAST_LIKE, CEIL, CELU, CLIP, COS, COSH, DIV, DROPOUT, ELU, EQUAL, ERF, EXP, FLOOR, GELU, GREATER, GREATER_OR_EQUAL, HARD_SIGMOID, HARD_SWISH, IDENTITY, IS_INF, IS_NAN, LEAKY_RELU, LESS, LESS_OR_EQUAL, LOG, MAX, MEAN, MIN, MISH, MOD, MUL, NEG, NOT, OR, POW, PRELU, RECIPROCAL, RELU, ROUND, SELU, SHRINK, SIGMOID, SIGN, SIN, SINH, SOFTPLUS, SOFTSIGN, SQRT, SUB, SUM, SWISH, SWI_GLU, TAN, TANH, THRESHOLDED_RELU, WHERE, XOR],
     /// ONNX Gemm.
     gemm: [DEF],
     /// ONNX ConvTranspose.
@@ -79,6 +83,36 @@ declare_ops! {
     movement: [TRANSPOSE, EXPAND, TILE, SPLIT, SQUEEZE, UNSQUEEZE, FLATTEN, DEPTH_TO_SPACE, SPACE_TO_DEPTH],
     /// ONNX Slice and Pad.
     slice: [SLICE, PAD],
+    /// Losses over classes.
+    loss: [NEGATIVE_LOG_LIKELIHOOD, SOFTMAX_CROSS_ENTROPY],
+    /// Triangles, one-hot codes, identity matrices.
+    mask: [TRILU, EYE_LIKE, ONE_HOT, HARDMAX],
+    /// Single elements and slices by indices.
+    elements: [GATHER_ELEMENTS, GATHER_ND, COMPRESS, REVERSE_SEQUENCE, TENSOR_SCATTER],
+    /// Rows written into a copy.
+    scatter: [DEF, ELEMENTS, ND, MAX_UNPOOL],
+    /// Normalisations and pools by norms.
+    local: [LRN, LP_NORMALIZATION, MEAN_VARIANCE, LP_POOL, GLOBAL_LP_POOL],
+    /// Adagrad, Adam, Momentum.
+    optimizers: [ADAGRAD, ADAM, MOMENTUM],
+    /// Fourier transforms, windows, mel bands.
+    fourier: [DFT, STFT, HANN, HAMMING, BLACKMAN, MEL],
+    /// Crops around a centre, grids of points.
+    frame: [CENTER_CROP_PAD, AFFINE_GRID],
+    /// Sums of products by labels.
+    einsum: [DEF],
+    /// Operators that carry a state from call to call.
+    state: [CAUSAL_CONV, LINEAR_ATTENTION],
+    /// Recurrent layers.
+    recurrent: [RNN, GRU, LSTM],
+    /// Exact products of integers.
+    integer: [DYNAMIC_QUANTIZE, MAT_MUL, CONV, Q_MAT_MUL, Q_CONV],
+    /// Operators of classical learning, and optional tensors.
+    learned: [BINARIZER, ARRAY_FEATURE_EXTRACTOR, OPTIONAL_HAS_ELEMENT, OPTIONAL_GET_ELEMENT, TF_IDF],
+    /// Operators of com.microsoft.
+    microsoft: [SIMPLIFIED, SKIP_LAYER, SKIP_SIMPLIFIED, FUSED_MAT_MUL, BIAS_GELU, FAST_GELU, GELU, QUICK_GELU, QUANTIZE, DEQUANTIZE, Q_ADD, Q_MUL, Q_SIGMOID, Q_LEAKY_RELU, Q_GLOBAL_POOL, Q_CONCAT, MAT_MUL_TO_FLOAT, DYNAMIC_MAT_MUL, MAT_MUL_N_BITS],
+    /// Random numbers.
+    random: [DEF, UNIFORM, UNIFORM_LIKE, NORMAL, NORMAL_LIKE, BERNOULLI],
     /// Operators whose results are known once shapes are.
     shape: [CONSTANT, SHAPE, SIZE, RANGE, CONSTANT_OF_SHAPE, NON_ZERO],
 }

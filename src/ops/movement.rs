@@ -37,8 +37,8 @@ movements! {
     FLATTEN "flatten" "Flatten" (1, 1) [attr::int("axis")] infer_flatten, expand_reshape;
     /// `depth_to_space(x) {blocksize, mode}`: ONNX DepthToSpace, opset 13.
     DEPTH_TO_SPACE "depth_to_space" "DepthToSpace" (1, 1) [attr::int("blocksize"), attr::text("mode")] infer_depth_to_space, expand_depth_to_space;
-    /// `space_to_depth(x) {blocksize}`: ONNX SpaceToDepth, opset 13.
-    SPACE_TO_DEPTH "space_to_depth" "SpaceToDepth" (1, 1) [attr::int("blocksize")] infer_space_to_depth, expand_space_to_depth;
+    /// `space_to_depth(x) {blocksize, mode}`: ONNX SpaceToDepth, opset 28.
+    SPACE_TO_DEPTH "space_to_depth" "SpaceToDepth" (1, 1) [attr::int("blocksize"), attr::text("mode")] infer_space_to_depth, expand_space_to_depth;
 }
 
 /// The axes of a transpose, checked; all reversed where absent.
@@ -279,6 +279,9 @@ fn infer_depth_to_space(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 
 fn infer_space_to_depth(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let ([n, c, h, w], b) = blocks(infer.attrs, infer.ty(0)?)?;
+    if let Some(mode) = infer.attrs.str("mode").filter(|m| !["DCR", "CRD"].contains(m)) {
+        return Err(OpError::attribute("mode", format!("is {mode:?}")));
+    }
     typed(infer, vec![n, &c * &(&b * &b), divide(&h, &b)?, divide(&w, &b)?])
 }
 
@@ -300,7 +303,7 @@ fn expand_space_to_depth(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let x = e.input(0)?;
     let ([n, c, h, w], b) = blocks(e.attrs, &e.ty(x))?;
     let y = reshape::to(e, x, vec![n, c, divide(&h, &b)?, b.clone(), divide(&w, &b)?, b])?;
-    let y = transpose(e, y, &[0, 3, 5, 1, 2, 4])?;
+    let y = transpose(e, y, if e.attrs.str("mode") == Some("CRD") { &[0, 1, 3, 5, 2, 4] } else { &[0, 3, 5, 1, 2, 4] })?;
     let shape = e.outputs[0].shape.0.clone();
     Ok(vec![reshape::to(e, y, shape)?])
 }

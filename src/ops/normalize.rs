@@ -2,7 +2,7 @@
 
 use super::gemm::channels;
 use super::util::axis_attr;
-use crate::ir::{Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, product, attr};
+use crate::ir::{DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, product, attr};
 
 macro_rules! normalisations {
     ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:expr),*] $infer:expr, $expand:expr;)*) => {
@@ -20,9 +20,10 @@ macro_rules! normalisations {
 }
 
 normalisations! {
-    /// `batch_normalization(x, scale, bias, mean, var) {epsilon}`: ONNX BatchNormalization, opset 15, at inference.
+    /// `batch_normalization(x, scale, bias, mean, var) {epsilon}`: ONNX BatchNormalization, opset 15; while
+    /// training also the running mean and variance.
     BATCH "batch_normalization" "BatchNormalization" (5, 5) [attr::float("epsilon"), attr::float("momentum"), attr::int("training_mode")] infer_batch, expand_batch;
-    /// `layer_normalization(x, scale, bias?) {axis, epsilon}`: ONNX LayerNormalization, opset 17, its first output.
+    /// `layer_normalization(x, scale, bias?) {axis, epsilon}`: ONNX LayerNormalization, opset 17: the result, and on demand mean and 1 / standard deviation.
     LAYER "layer_normalization" "LayerNormalization" (2, 3) [attr::int("axis"), attr::float("epsilon"), attr::int("stash_type")] infer_first, |e| expand_layer(e, "layer");
     /// `rms_normalization(x, scale) {axis, epsilon}`: ONNX RMSNormalization, opset 23.
     RMS "rms_normalization" "RMSNormalization" (2, 2) [attr::int("axis"), attr::float("epsilon"), attr::int("stash_type")] infer_first, |e| expand_layer(e, "rms");
@@ -44,7 +45,14 @@ fn infer_first(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
             return Err(OpError::operand(slot, ty, format!("floats that broadcast to {inner}")));
         }
     }
-    floats(infer, 1)
+    let mut types = floats(&Infer { n_outputs: 1, ..*infer }, 1)?;
+    if infer.n_outputs > 1 {
+        // Mean and 1 / standard deviation, in the type that `stash_type` names; f32 and bf16 are the only ones.
+        let kept = [&x.shape.0[..axis], &vec![Dim::Known(1); x.shape.rank() - axis]].concat();
+        let stash = if infer.attrs.int("stash_type") == Some(16) { DType::BF16 } else { DType::F32 };
+        types.extend([TensorType::new(stash, Shape(kept.clone())), TensorType::new(stash, Shape(kept))]);
+    }
+    Ok(types)
 }
 
 fn floats(infer: &Infer<'_>, least_rank: usize) -> Result<Vec<TensorType>, OpError> {
@@ -71,13 +79,41 @@ fn infer_channels(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 }
 
 fn infer_batch(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
-    if infer.attrs.int("training_mode").unwrap_or(0) != 0 {
-        return Err(OpError::unsupported("batch normalization while training"));
+    if infer.attrs.int("training_mode").unwrap_or(0) == 0 {
+        return infer_channels(infer);
     }
-    infer_channels(infer)
+    let mut types = infer_channels(&Infer { n_outputs: 1, ..*infer })?;
+    types.extend([infer.ty(3)?.clone(), infer.ty(4)?.clone()]);
+    Ok(types)
+}
+
+/// While training: by the batch's own mean and variance; then the running ones.
+fn expand_training(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let x = e.input(0)?;
+    let (ty, epsilon, momentum) = (e.ty(x), e.attrs.float("epsilon").unwrap_or(1e-5), e.attrs.float("momentum").unwrap_or(0.9));
+    let rank = ty.shape.rank();
+    let axes: Vec<usize> = (0..rank).filter(|&i| i != 1).collect();
+    let mean = super::compose::reduce(e, "mean", x, &axes, true)?;
+    let square = super::pointwise::add(e, "mul(sub(x0,x1),sub(x0,x1))", DType::F32, &[x, mean])?;
+    let variance = super::compose::reduce(e, "mean", square, &axes, true)?;
+    let (scale, bias) = (e.input(1)?, e.input(2)?);
+    let (scale, bias) = (channels(e, scale, rank)?, channels(e, bias, rank)?);
+    let text = format!("add(mul(sub(x0,x3),mul(x1,rsqrt(add(x4,{epsilon:?})))),x2)");
+    let mut results = vec![super::pointwise::add(e, &text, ty.dtype, &[x, scale, bias, mean, variance])?];
+    for (slot, now) in [(3, mean), (4, variance)] {
+        let before = e.input(slot)?;
+        let before_ty = e.ty(before);
+        let now = super::reshape::to(e, now, before_ty.shape.0)?;
+        let text = format!("add(mul(x0,{momentum:?}),mul(x1,{:?}))", 1.0 - momentum);
+        results.push(super::pointwise::add(e, &text, before_ty.dtype, &[before, now])?);
+    }
+    Ok(results)
 }
 
 fn expand_batch(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    if e.attrs.int("training_mode").unwrap_or(0) != 0 {
+        return expand_training(e);
+    }
     let x = e.input(0)?;
     let (rank, dtype) = (e.ty(x).shape.rank(), e.outputs[0].dtype);
     let epsilon = e.attrs.float("epsilon").unwrap_or(1e-5);
@@ -103,6 +139,22 @@ fn expand_batch(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
 }
 
 fn expand_layer(e: &mut Expand<'_, '_>, kind: &str) -> Result<Vec<Val>, OpError> {
+    let mut results = vec![layer(e, kind)?];
+    if let Some(statistics) = e.outputs.get(1).map(|ty| ty.dtype) {
+        let x = e.input(0)?;
+        let rank = e.ty(x).shape.rank();
+        let axes: Vec<usize> = (axis_attr(e.attrs, -1, rank)?..rank).collect();
+        let epsilon = e.attrs.float("epsilon").unwrap_or(1e-5);
+        let mean = e.add(&super::reduce::DEF, super::reduce::attrs("mean", &axes, true).with_dtype("dtype", statistics), &[x])?;
+        let square = super::pointwise::add(e, "mul(sub(x0,x1),sub(x0,x1))", DType::F32, &[x, mean])?;
+        let variance = e.add(&super::reduce::DEF, super::reduce::attrs("mean", &axes, true), &[square])?;
+        let factor = super::pointwise::add(e, &format!("rsqrt(add(x0,{epsilon:?}))"), statistics, &[variance])?;
+        results.extend([mean, factor]);
+    }
+    Ok(results)
+}
+
+fn layer(e: &mut Expand<'_, '_>, kind: &str) -> Result<Val, OpError> {
     let (x, scale, bias) = (e.input(0)?, e.input(1)?, e.optional(2));
     let ty = e.ty(x);
     let axis = axis_attr(e.attrs, -1, ty.shape.rank())?;
@@ -111,12 +163,13 @@ fn expand_layer(e: &mut Expand<'_, '_>, kind: &str) -> Result<Vec<Val>, OpError>
     let fits = |val: &Val| e.edit.ty(*val).shape.0 == inner;
     if fits(&scale) && bias.as_ref().is_none_or(fits) {
         let operands: Vec<Val> = [x, scale].into_iter().chain(bias).collect();
-        return Ok(vec![e.add(&super::norm::DEF, attrs, &operands)?]);
+        return e.add(&super::norm::DEF, attrs, &operands);
     }
     let y = e.add(&super::norm::DEF, attrs, &[x])?;
     let operands: Vec<Val> = [y, scale].into_iter().chain(bias).collect();
     let text = if bias.is_some() { "add(mul(x0,x1),x2)" } else { "mul(x0,x1)" };
-    Ok(vec![super::pointwise::add(e, text, e.outputs[0].dtype, &operands)?])
+    let dtype = e.outputs[0].dtype;
+    super::pointwise::add(e, text, dtype, &operands)
 }
 
 /// Groups of channels are rows of one long axis; an instance norm has as many groups as channels.

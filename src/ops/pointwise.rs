@@ -254,7 +254,8 @@ pub(super) fn binary(function: Binary, left: Scalar, right: Scalar) -> Scalar {
             Binary::BitOr => Int(a | b),
             Binary::BitXor => Int(a ^ b),
             Binary::Shl => Int(u32::try_from(b).ok().and_then(|b| a.checked_shl(b)).unwrap_or(0)),
-            Binary::Shr => Int(u32::try_from(b).ok().and_then(|b| a.checked_shr(b)).unwrap_or(0)),
+            // A distance beyond the width, and a negative one, leaves nothing but the sign.
+            Binary::Shr => Int(a >> u32::try_from(b).unwrap_or(63).min(63)),
             _ => Int(0),
         },
         (Bool(a), Bool(b)) => Bool(match function {

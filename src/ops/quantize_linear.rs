@@ -1,7 +1,8 @@
 //! `quantize_linear` and `dequantize_linear`: floats to codes and back, with scales given.
 
+use super::compose::dims;
 use super::util::{class_of, dtype_attr, finish, finish_f32s, n_elems, operand, result, split_own};
-use crate::ir::{Attrs, CORE, Class, DType, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, attr};
+use crate::ir::{Attrs, CORE, Class, DType, Expand, Infer, KERNEL, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val, minifloat, attr};
 
 /// `quantize_linear(x, scale, zero_point?) {axis, block_size, output_dtype}`: ONNX QuantizeLinear, opset 21: `x / scale`, rounded half to
 /// even, plus the zero point, saturated.
@@ -29,8 +30,10 @@ pub static DEQUANTIZE: OpDef = OpDef {
 };
 
 /// The range of codes of an integer type of up to 16 bits.
-fn range(dtype: DType) -> Option<(i64, i64)> {
+pub fn range(dtype: DType) -> Option<(i64, i64)> {
     Some(match dtype {
+        DType::I2 => (-2, 1),
+        DType::U2 => (0, 3),
         DType::I4 => (-8, 7),
         DType::U4 => (0, 15),
         DType::I8 => (-128, 127),
@@ -45,7 +48,7 @@ fn range(dtype: DType) -> Option<(i64, i64)> {
 fn codes(attrs: &Attrs, zero_point: Option<DType>) -> Result<DType, OpError> {
     let asked = dtype_attr(attrs, "output_dtype");
     let dtype = asked.or(zero_point).unwrap_or(DType::U8);
-    if range(dtype).is_none() || zero_point.is_some_and(|z| z != dtype) {
+    if range(dtype).is_none() && !dtype.is_minifloat() || zero_point.is_some_and(|z| z != dtype) {
         return Err(OpError::unsupported(format!("codes of type {dtype} with a zero point of type {zero_point:?}")));
     }
     Ok(dtype)
@@ -77,7 +80,8 @@ fn checked<'a>(infer: &Infer<'a>, x_class: Class) -> Result<(&'a TensorType, &'a
     let (own, _) = split_own(infer.attrs, infer.inputs);
     let (x, scale) = (infer.ty(0)?, infer.ty(1)?);
     let zero_point = own.get(2).copied().flatten();
-    if class_of(x) != x_class || x.packing.is_some() {
+    let fits = class_of(x) == x_class || x_class == Class::Int && x.dtype.is_minifloat();
+    if !fits || x.packing.is_some() {
         return Err(OpError::operand(0, x, format!("{x_class:?}s")));
     }
     if !scale.dtype.is_float() {
@@ -89,7 +93,11 @@ fn checked<'a>(infer: &Infer<'a>, x_class: Class) -> Result<(&'a TensorType, &'a
 
 fn infer_quantize(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let (x, _, zero_point) = checked(infer, Class::Float)?;
-    result(infer, Class::Int, codes(infer.attrs, zero_point.map(|z| z.dtype))?, x.shape.clone())
+    let dtype = codes(infer.attrs, zero_point.map(|z| z.dtype))?;
+    if dtype.is_minifloat() && infer.attrs.int("saturate").unwrap_or(1) == 0 {
+        return Err(OpError::attribute("saturate", format!("is 0, which is not supported for {dtype}")));
+    }
+    result(infer, dtype.class(), dtype, x.shape.clone())
 }
 
 fn infer_dequantize(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
@@ -98,6 +106,48 @@ fn infer_dequantize(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
         return Err(OpError::operand(2, x, format!("a zero point of type {}", x.dtype)));
     }
     result(infer, Class::Float, dtype_attr(infer.attrs, "output_dtype").unwrap_or(scale.dtype), x.shape.clone())
+}
+
+/// A use of either operator as one expression; `None` where blocks do not divide their axis, or codes are floats that must be rounded to.
+///
+/// # Errors
+/// The operands do not fit each other.
+pub fn written_out(e: &mut Expand<'_, '_>, op: &Op) -> Result<Option<Val>, OpError> {
+    let (x, scale, zero) = (e.input(0)?, e.input(1)?, e.optional(2));
+    let (ty, scale_ty, result) = (e.ty(x), e.ty(scale), e.outputs[0].clone());
+    let (Some(own), Some(scales)) = (ty.shape.known(), scale_ty.shape.known()) else { return Ok(None) };
+    let text = match (op.is(&DEF), range(result.dtype), zero.filter(|_| !ty.dtype.is_minifloat())) {
+        (true, None, _) => return Ok(None),
+        (true, Some((low, high)), zero) => {
+            let code = if zero.is_some() { "add(round(div(x0,x1)),f(x2))" } else { "round(div(x0,x1))" };
+            format!("i(min(max({code},{:?}),{:?}))", low as f32, high as f32)
+        }
+        (false, _, Some(_)) => "mul(f(sub(x0,x2)),x1)".to_owned(),
+        (false, _, None) => "mul(f(x0),x1)".to_owned(),
+    };
+    let block = usize::try_from(e.attrs.int("block_size").unwrap_or(0)).unwrap_or(0);
+    let (mut wide, mut narrow) = (own.clone(), vec![1; own.len()]);
+    if block != 0 || scales.iter().product::<usize>() != 1 {
+        let axis = super::util::axis_attr(e.attrs, 1, own.len())?;
+        if block == 0 {
+            narrow[axis] = own[axis];
+        } else {
+            if !own[axis].is_multiple_of(block) {
+                return Ok(None);
+            }
+            wide.splice(axis..=axis, [own[axis] / block, block]);
+            narrow = scales;
+            narrow.insert(axis + 1, 1);
+        }
+    }
+    let x = super::reshape::to(e, x, dims(&wide))?;
+    let mut operands = vec![x, super::reshape::to(e, scale, dims(&narrow))?];
+    if text.contains("x2") {
+        let zero = zero.ok_or(OpError::MissingOperand { slot: 2 })?;
+        operands.push(super::reshape::to(e, zero, dims(&narrow))?);
+    }
+    let y = super::pointwise::add(e, &text, result.dtype, &operands)?;
+    Ok(Some(super::reshape::to(e, y, result.shape.0)?))
 }
 
 /// Calls `f(element, index of its scale)` for every element of x.
@@ -129,6 +179,12 @@ fn eval_quantize(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor
     let dtype = codes(attrs, own.get(2).copied().flatten().map(Tensor::dtype))?;
     let (low, high) = range(dtype).unwrap_or((0, 0));
     let (data, scales, zeros) = (x.to_f32s()?, scale.to_f32s()?, zero_points(own)?);
+    if let Some(max) = minifloat::max(dtype) {
+        // Such codes have no zero point but zero.
+        let mut out = vec![0.0f32; data.len()];
+        each(attrs, x, scale, |i, at| out[i] = (data[i] / scales[at]).clamp(-max, max))?;
+        return finish(attrs, Tensor::from_f32s(dtype, &x.dims(), &out)?, dtype, extra);
+    }
     let mut out = vec![0i64; data.len()];
     each(attrs, x, scale, |i, at| {
         // The sum saturates in i64, so that infinities give the extreme codes.
@@ -141,8 +197,15 @@ fn eval_quantize(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor
 fn eval_dequantize(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let (own, extra) = split_own(attrs, inputs);
     let (x, scale) = (operand(own, 0)?, operand(own, 1)?);
-    let (data, scales, zeros) = (x.to_i64s()?, scale.to_f32s()?, zero_points(own)?);
-    let mut out = vec![0.0f32; data.len()];
+    let mut out = vec![0.0f32; n_elems(&x.dims())?];
+    let stored = dtype_attr(attrs, "output_dtype").unwrap_or(scale.dtype());
+    let scales = scale.to_f32s()?;
+    if x.dtype().is_minifloat() {
+        let data = x.to_f32s()?;
+        each(attrs, x, scale, |i, at| out[i] = data[i] * scales[at])?;
+        return finish_f32s(attrs, &x.dims(), out, stored, extra);
+    }
+    let (data, zeros) = (x.to_i64s()?, zero_points(own)?);
     each(attrs, x, scale, |i, at| out[i] = data[i].wrapping_sub(zeros.get(at).copied().unwrap_or(0)) as f32 * scales[at])?;
-    finish_f32s(attrs, &x.dims(), out, dtype_attr(attrs, "output_dtype").unwrap_or(scale.dtype()), extra)
+    finish_f32s(attrs, &x.dims(), out, stored, extra)
 }

@@ -3,7 +3,7 @@
 use super::pointwise;
 use super::reduce::{self, reduced};
 use super::util::axes;
-use crate::ir::{Attrs, Class, Expand, Infer, ONNX, OpDef, OpError, TensorType, Val, attr};
+use crate::ir::{Attrs, Class, DType, Expand, Infer, ONNX, OpDef, OpError, TensorType, Val, attr};
 
 /// What a reduction computes of each element before, and of each result after; empty for nothing.
 struct Steps {
@@ -56,8 +56,8 @@ fn which(attrs: &Attrs, given: Option<Vec<i64>>, rank: usize) -> Result<(Vec<usi
 
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let x = infer.ty(0)?;
-    if x.packing.is_some() || !matches!(x.dtype.class(), Class::Float | Class::Int) {
-        return Err(OpError::operand(0, x, "floats or integers"));
+    if x.packing.is_some() || x.dtype.class() == Class::Text {
+        return Err(OpError::operand(0, x, "numbers"));
     }
     let (axes, keepdims) = which(infer.attrs, infer.ints(1)?, x.shape.rank())?;
     Ok(vec![TensorType::new(x.dtype, reduced(&x.shape, &axes, keepdims))])
@@ -69,6 +69,14 @@ fn expand(e: &mut Expand<'_, '_>, steps: &Steps) -> Result<Vec<Val>, OpError> {
     let (axes, keepdims) = which(e.attrs, e.ints(1)?, ty.shape.rank())?;
     if axes.is_empty() {
         return Ok(vec![x]);
+    }
+    if ty.dtype.class() == Class::Bool {
+        if !matches!(steps.kind, "max" | "min") {
+            return Err(OpError::operand(0, &ty, "floats or integers"));
+        }
+        let x = pointwise::add(e, "i(x0)", DType::I32, &[x])?;
+        let y = e.add(&reduce::DEF, reduce::attrs(steps.kind, &axes, keepdims), &[x])?;
+        return Ok(vec![pointwise::add(e, "gt(x0,0)", DType::Bool, &[y])?]);
     }
     if steps.before == "exp(x0)" && ty.dtype.is_float() {
         // Shifted by the maximum, so that no exponential overflows.

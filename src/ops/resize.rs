@@ -1,11 +1,12 @@
 //! `resize`: images enlarged and reduced.
 
+use super::resize_axes;
 use super::util::{axes, class_of, finish_f32s, ints_attr, n_elems, operand, result, split_own};
 use crate::ir::{Attr, Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
 use rayon::prelude::*;
 
 /// `resize(x) {mode, scales, sizes, coordinates, nearest, dtype, epilogue}`: ONNX Resize, opset 19, along the last two axes; there with roi,
-/// scales and sizes as operands. Cubic interpolation, antialiasing and cropping are refused.
+/// scales and sizes as operands, along any axes, and with cubic interpolation, antialiasing and cropping (`resize_axes`).
 pub static DEF: OpDef = OpDef {
     name: "resize",
     onnx: "Resize",
@@ -115,18 +116,31 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     }
     let core = infer.attrs.get("sizes").is_some();
     let (own, _) = split_own(infer.attrs, infer.inputs);
-    for slot in [2, 3] {
+    for slot in [1, 2, 3] {
         if !core && own.get(slot).copied().flatten().is_some() && infer.constant(slot).is_none() {
             return Err(OpError::NotConstant { slot });
         }
     }
     let (scales, sizes) = if core { (None, None) } else { (infer.constant(2), infer.constant(3)) };
+    if !core && let Some(own) = x.shape.known() {
+        let plan = resize_axes::axes(infer.attrs, &x.shape, infer.constant(1), scales, sizes)?;
+        let mut dims = own;
+        plan.iter().for_each(|plan| dims[plan.axis] = plan.out);
+        return result(infer, Class::Float, x.dtype, Shape::of(&dims));
+    }
     result(infer, Class::Float, x.dtype, Shape(normal(infer.attrs, &x.shape, scales, sizes)?.sizes))
 }
 
 fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let x = e.input(0)?;
     let constant = |slot: usize| e.optional(slot).and_then(|v| e.edit.constant(v));
+    if let (Some(_), None) = (e.ty(x).shape.known(), e.attrs.get("sizes")) {
+        let shape = e.ty(x).shape;
+        let plan = resize_axes::axes(e.attrs, &shape, constant(1), constant(2), constant(3))?;
+        if !resize_axes::is_plain(e.attrs, &shape, &plan) {
+            return Ok(vec![resize_axes::expand(e, x, &plan)?]);
+        }
+    }
     let normal = normal(e.attrs, &e.ty(x).shape, constant(2), constant(3))?;
     let attrs = Attrs::new()
         .with_str("mode", normal.mode)

@@ -154,19 +154,40 @@ fn expand_pad(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let fill = match e.optional(2) {
         None => 0.0,
         Some(value) => {
-            let tensor = e.edit.constant(value).ok_or(OpError::NotConstant { slot: 2 })?;
-            tensor.to_f32s()?.first().copied().unwrap_or(0.0)
+            match e.edit.constant(value) {
+                Some(tensor) => tensor.to_f32s()?.first().copied().unwrap_or(0.0),
+                None => return expand_filled(e, x, &pads, value),
+            }
         }
     };
-    let shape = e.outputs[0].shape.0.clone();
-    if shape.iter().zip(&pads).any(|(d, (a, b))| *d == Dim::Known(0) && (*a, *b) != (0, 0)) {
+    Ok(vec![padded(e, x, &pads, fill)?])
+}
+
+/// A fill that is computed: chosen wherever a padded tensor of ones has none.
+fn expand_filled(e: &mut Expand<'_, '_>, x: Val, pads: &[(i64, i64)], value: Val) -> Result<Vec<Val>, OpError> {
+    let ty = e.ty(x);
+    let one = e.constant(Tensor::from_f32s(DType::F32, &[1], &[1.0])?);
+    let ones = super::movement::broadcast_to(e, one, ty.shape.0)?;
+    let (inside, y) = (padded(e, ones, pads, 0.0)?, padded(e, x, pads, 0.0)?);
+    let value = reshape::to(e, value, Vec::new())?;
+    Ok(vec![super::pointwise::add(e, "select(gt(x1,0.5),x0,x2)", ty.dtype, &[y, inside, value])?])
+}
+
+/// `x` with elements `fill` before and after each axis, or with fewer where a count is negative.
+///
+/// # Errors
+/// Nothing is left along an axis.
+pub fn padded(e: &mut Expand<'_, '_>, x: Val, pads: &[(i64, i64)], fill: f32) -> Result<Val, OpError> {
+    let dims = e.ty(x).shape.0;
+    let shape: Vec<Dim> = dims.iter().zip(pads).map(|(d, (before, after))| d + &Dim::Known(before + after)).collect();
+    if shape.iter().zip(pads).any(|(d, (a, b))| *d == Dim::Known(0) && (*a, *b) != (0, 0)) {
         return Err(OpError::unsupported("a pad that leaves nothing"));
     }
     let strides = row_major(&dims);
     let offset = pads.iter().zip(&strides).fold(Dim::Known(0), |sum, ((before, _), s)| &sum - &(&Dim::Known(*before) * s));
     let lo = pads.iter().map(|(before, _)| Dim::Known((*before).max(0))).collect();
     let hi = pads.iter().zip(&dims).map(|((before, _), d)| d + &Dim::Known(*before)).collect();
-    Ok(vec![view(e, x, &View { shape, strides, offset: Some(offset), inside: Some((lo, hi)), fill })?])
+    view(e, x, &View { shape, strides, offset: Some(offset), inside: Some((lo, hi)), fill })
 }
 
 /// Pads that repeat elements: one `gather` an axis.

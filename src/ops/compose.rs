@@ -1,0 +1,145 @@
+//! Steps that many expansions are made of.
+
+use super::strided::{View, row_major, view};
+use super::{concat as concat_op, gather as gather_op, matmul as matmul_op, pointwise, reduce as reduce_op, reshape};
+use crate::ir::{Attrs, DType, Dim, Expand, OpError, Shape, Tensor, TensorType, Val};
+
+/// Most elements of a constant that an expansion computes: 64 MiB of f32.
+pub const LARGEST_CONSTANT: usize = 1 << 24;
+
+/// The sizes of a type.
+///
+/// # Errors
+/// One is not known.
+pub fn sizes(slot: usize, ty: &TensorType) -> Result<Vec<usize>, OpError> {
+    ty.shape.known().ok_or_else(|| OpError::operand(slot, ty, "known sizes"))
+}
+
+/// Known sizes as dims.
+pub fn dims(sizes: &[usize]) -> Vec<Dim> {
+    Shape::of(sizes).0
+}
+
+/// A constant of f32.
+///
+/// # Errors
+/// The count is not the shape's.
+pub fn floats(e: &mut Expand<'_, '_>, dims: &[usize], values: &[f32]) -> Result<Val, OpError> {
+    let tensor = Tensor::from_f32s(DType::F32, dims, values)?;
+    Ok(e.constant(tensor))
+}
+
+/// The positions 0 to n - 1, times `step`, along `axis` of `rank` axes that are 1 otherwise.
+///
+/// # Errors
+/// There are more than a constant may have.
+pub fn positions(e: &mut Expand<'_, '_>, rank: usize, axis: usize, n: usize, step: i64) -> Result<Val, OpError> {
+    if n > LARGEST_CONSTANT {
+        return Err(OpError::unsupported(format!("the positions of {n} elements as a constant")));
+    }
+    let mut dims = vec![1; rank];
+    if let Some(size) = dims.get_mut(axis) {
+        *size = n;
+    }
+    let values: Vec<i64> = (0..n as i64).map(|i| i.wrapping_mul(step)).collect();
+    let tensor = Tensor::from_i64s(DType::I64, &dims, &values)?;
+    Ok(e.constant(tensor))
+}
+
+/// `len` elements along `axis` from `start`.
+///
+/// # Errors
+/// The type rule refuses.
+pub fn part(e: &mut Expand<'_, '_>, x: Val, axis: usize, start: i64, len: i64) -> Result<Val, OpError> {
+    let mut shape = e.ty(x).shape.0;
+    let strides = row_major(&shape);
+    let (Some(size), Some(stride)) = (shape.get_mut(axis), strides.get(axis)) else {
+        return Err(OpError::unsupported(format!("axis {axis} of {} axes", strides.len())));
+    };
+    if start == 0 && *size == Dim::Known(len) {
+        return Ok(x);
+    }
+    *size = Dim::Known(len);
+    let offset = Some(&Dim::Known(start) * stride);
+    view(e, x, &View { shape, strides, offset, ..View::default() })
+}
+
+/// A reduction along sorted axes.
+///
+/// # Errors
+/// The type rule refuses.
+pub fn reduce(e: &mut Expand<'_, '_>, kind: &str, x: Val, axes: &[usize], keepdims: bool) -> Result<Val, OpError> {
+    e.add(&reduce_op::DEF, reduce_op::attrs(kind, axes, keepdims), &[x])
+}
+
+/// A product of matrices, both of rank 2 at least.
+///
+/// # Errors
+/// The type rule refuses.
+pub fn matmul(e: &mut Expand<'_, '_>, a: Val, b: Val, trans_b: bool) -> Result<Val, OpError> {
+    e.add(&matmul_op::DEF, matmul_op::attrs(trans_b), &[a, b])
+}
+
+/// Tensors one after the other; the tensor itself where there is one.
+///
+/// # Errors
+/// The type rule refuses.
+pub fn concat(e: &mut Expand<'_, '_>, parts: &[Val], axis: usize) -> Result<Val, OpError> {
+    match parts {
+        [one] => Ok(*one),
+        _ => e.add(&concat_op::DEF, Attrs::new().with_int("axis", axis as i64), parts),
+    }
+}
+
+/// Slices chosen by indices.
+///
+/// # Errors
+/// The type rule refuses.
+pub fn gather(e: &mut Expand<'_, '_>, data: Val, indices: Val, axis: usize) -> Result<Val, OpError> {
+    e.add(&gather_op::DEF, Attrs::new().with_int("axis", axis as i64), &[data, indices])
+}
+
+/// The values as another type, by ONNX's Cast.
+///
+/// # Errors
+/// There is no such cast.
+pub fn cast(e: &mut Expand<'_, '_>, x: Val, to: DType) -> Result<Val, OpError> {
+    if e.ty(x).dtype == to {
+        return Ok(x);
+    }
+    e.add(&super::elementwise::CAST, Attrs::new().with_dtype("to", to), &[x])
+}
+
+/// A one-dimensional operand along `axis` of `rank` axes.
+///
+/// # Errors
+/// It has more elements than one axis.
+pub fn along(e: &mut Expand<'_, '_>, x: Val, rank: usize, axis: usize) -> Result<Val, OpError> {
+    let n = e.ty(x).shape.volume();
+    let mut shape = vec![Dim::Known(1); rank];
+    if let Some(size) = shape.get_mut(axis) {
+        *size = n;
+    }
+    reshape::to(e, x, shape)
+}
+
+/// Elements of `data`, one index along `axis` for each: `indices` has data's rank or broadcasts to the result, whose other sizes are `out`'s.
+/// Negative indices count from the end where `negative`.
+///
+/// # Errors
+/// A size is not known.
+pub fn take(e: &mut Expand<'_, '_>, data: Val, indices: Val, axis: usize, out: &[usize], negative: bool) -> Result<Val, OpError> {
+    let own = sizes(0, &e.ty(data))?;
+    let strides = super::util::strides(&own);
+    let mut operands = vec![indices];
+    let at = if negative { format!("select(lt(x0,0),add(x0,{}),x0)", own[axis]) } else { "x0".to_owned() };
+    let mut text = format!("mul({at},{})", strides[axis]);
+    for (i, &n) in out.iter().enumerate().filter(|(i, n)| *i != axis && **n != 1) {
+        text = format!("add({text},x{})", operands.len());
+        operands.push(positions(e, out.len(), i, n, strides[i] as i64)?);
+    }
+    let at = pointwise::add(e, &text, DType::I64, &operands)?;
+    let flat = reshape::to(e, data, vec![Dim::Known(own.iter().product::<usize>() as i64)])?;
+    let y = gather(e, flat, at, 0)?;
+    super::movement::broadcast_to(e, y, dims(out))
+}

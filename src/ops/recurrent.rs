@@ -1,0 +1,340 @@
+//! ONNX's recurrent layers, step by step: RNN, GRU, LSTM. What depends on the input alone is one product for all steps.
+
+use super::compose::{along, concat, dims, matmul, part, sizes};
+use super::state::MAX_STEPS;
+use super::{movement, pointwise, reshape};
+use crate::ir::{Attr, Attrs, DType, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
+
+macro_rules! layers {
+    ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:expr),*] $kind:expr;)*) => {
+        $($(#[$doc])* pub static $def: OpDef = OpDef {
+            name: $name,
+            onnx: $onnx,
+            levels: ONNX,
+            attrs: &[attr::int("hidden_size"), attr::text("direction"), attr::int("layout"), attr::texts("activations"), attr::floats("activation_alpha"), attr::floats("activation_beta"), attr::float("clip"), $($attr),*],
+            arity: $arity,
+            infer: |i| infer(i, $kind),
+            eval: None,
+            expand: Some(|e| expand(e, $kind)),
+        };)*
+    };
+}
+
+layers! {
+    /// `rnn(x, w, r, bias?, lengths?, initial?) {...}`: ONNX RNN, opset 22.
+    RNN "rnn" "RNN" (3, 6) [] Kind::Rnn;
+    /// `gru(x, w, r, bias?, lengths?, initial?) {..., linear_before_reset}`: ONNX GRU, opset 22.
+    GRU "gru" "GRU" (3, 6) [attr::int("linear_before_reset")] Kind::Gru;
+    /// `lstm(x, w, r, bias?, lengths?, initial_h?, initial_c?, peepholes?) {..., input_forget}`: ONNX LSTM, opset 22.
+    LSTM "lstm" "LSTM" (3, 8) [attr::int("input_forget")] Kind::Lstm;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    Rnn,
+    Gru,
+    Lstm,
+}
+
+impl Kind {
+    fn n_gates(self) -> usize {
+        match self {
+            Kind::Rnn => 1,
+            Kind::Gru => 3,
+            Kind::Lstm => 4,
+        }
+    }
+
+    /// The activation functions of one direction where none are given.
+    fn activations(self) -> &'static [&'static str] {
+        match self {
+            Kind::Rnn => &["Tanh"],
+            Kind::Gru => &["Sigmoid", "Tanh"],
+            Kind::Lstm => &["Sigmoid", "Tanh", "Tanh"],
+        }
+    }
+}
+
+/// All sizes of a layer.
+struct Layer {
+    steps: usize,
+    batch: usize,
+    input: usize,
+    hidden: usize,
+    /// Of each direction, whether it runs backwards.
+    directions: Vec<bool>,
+    /// Whether the batch is the first axis.
+    batch_first: bool,
+}
+
+fn layer(attrs: &Attrs, x: &TensorType, w: &TensorType, r: &TensorType, kind: Kind) -> Result<Layer, OpError> {
+    let directions = match attrs.str("direction").unwrap_or("forward") {
+        "forward" => vec![false],
+        "reverse" => vec![true],
+        "bidirectional" => vec![false, true],
+        other => return Err(OpError::attribute("direction", format!("is {other:?}"))),
+    };
+    let batch_first = attrs.int("layout").unwrap_or(0) != 0;
+    let (own, w_dims, r_dims) = (sizes(0, x)?, sizes(1, w)?, sizes(2, r)?);
+    let &[first, second, input] = &own[..] else { return Err(OpError::operand(0, x, "[steps,batch,input]")) };
+    let (steps, batch) = if batch_first { (second, first) } else { (first, second) };
+    let hidden = r_dims.last().copied().unwrap_or(0);
+    let gates = kind.n_gates() * hidden;
+    let floats = [x, w, r].iter().all(|ty| ty.dtype.is_float() && ty.packing.is_none());
+    if !floats || w_dims != [directions.len(), gates, input] || r_dims != [directions.len(), gates, hidden] || hidden == 0 {
+        return Err(OpError::operand(1, w, format!("floats [{},{gates},{input}] beside r {r}", directions.len())));
+    }
+    if attrs.int("hidden_size").is_some_and(|n| n != hidden as i64) {
+        return Err(OpError::attribute("hidden_size", format!("is {:?}, r has {hidden}", attrs.int("hidden_size"))));
+    }
+    if !(1..=MAX_STEPS).contains(&steps) {
+        return Err(OpError::unsupported(format!("{steps} steps of a recurrent layer: 1 to {MAX_STEPS} are written out one after the other")));
+    }
+    Ok(Layer { steps, batch, input, hidden, directions, batch_first })
+}
+
+fn infer(infer: &Infer<'_>, kind: Kind) -> Result<Vec<TensorType>, OpError> {
+    let x = infer.ty(0)?;
+    let l = layer(infer.attrs, x, infer.ty(1)?, infer.ty(2)?, kind)?;
+    functions(infer.attrs, kind, &l)?;
+    let n = l.directions.len();
+    let state = if l.batch_first { [l.batch, n, l.hidden] } else { [n, l.batch, l.hidden] };
+    for (slot, expected) in [(3, vec![n, 2 * kind.n_gates() * l.hidden]), (4, vec![l.batch]), (5, state.to_vec()), (6, state.to_vec()), (7, vec![n, 3 * l.hidden])] {
+        if let Some(Some(ty)) = infer.inputs.get(slot)
+            && ty.shape != Shape::of(&expected)
+        {
+            return Err(OpError::operand(slot, ty, Shape::of(&expected)));
+        }
+    }
+    let all = if l.batch_first { [l.batch, l.steps, n, l.hidden] } else { [l.steps, n, l.batch, l.hidden] };
+    let state = TensorType::of(x.dtype, &state);
+    let last = if kind == Kind::Lstm { vec![state.clone(), state] } else { vec![state] };
+    Ok([TensorType::of(x.dtype, &all)].into_iter().chain(last).collect())
+}
+
+/// The activation functions of each direction, as expressions in which `@` is the operand.
+fn functions(attrs: &Attrs, kind: Kind, l: &Layer) -> Result<Vec<Vec<String>>, OpError> {
+    let default = kind.activations();
+    let names: Vec<String> = match attrs.get("activations") {
+        Some(Attr::Strs(names)) => names.clone(),
+        _ => default.iter().cycle().take(default.len() * l.directions.len()).map(|n| (*n).to_owned()).collect(),
+    };
+    if names.len() != default.len() * l.directions.len() {
+        return Err(OpError::attribute("activations", format!("are {names:?}, {} for each direction", default.len())));
+    }
+    // Only functions that have a parameter use one up.
+    let mut alphas = attrs.floats("activation_alpha").unwrap_or_default().iter().copied();
+    let mut betas = attrs.floats("activation_beta").unwrap_or_default().iter().copied();
+    let mut texts = Vec::new();
+    for name in &names {
+        let mut alpha = |default: f32| alphas.next().unwrap_or(default);
+        let mut beta = |default: f32| betas.next().unwrap_or(default);
+        texts.push(match name.to_ascii_lowercase().as_str() {
+            "relu" => "relu(@)".to_owned(),
+            "tanh" => "tanh(@)".to_owned(),
+            "sigmoid" => "sigmoid(@)".to_owned(),
+            "softsign" => "div(@,add(abs(@),1.0))".to_owned(),
+            "softplus" => "softplus(@)".to_owned(),
+            "affine" => format!("add(mul(@,{:?}),{:?})", alpha(1.0), beta(0.0)),
+            "leakyrelu" => format!("select(lt(@,0.0),mul(@,{:?}),@)", alpha(0.01)),
+            "thresholdedrelu" => format!("select(ge(@,{:?}),@,0.0)", alpha(1.0)),
+            "scaledtanh" => format!("mul({:?},tanh(mul(@,{:?})))", alpha(1.0), beta(1.0)),
+            "hardsigmoid" => format!("max(min(add(mul(@,{:?}),{:?}),1.0),0.0)", alpha(0.2), beta(0.5)),
+            "elu" => format!("select(lt(@,0.0),mul({:?},sub(exp(@),1.0)),@)", alpha(1.0)),
+            _ => return Err(OpError::attribute("activations", format!("have {name:?}"))),
+        });
+    }
+    Ok(texts.chunks(default.len()).map(<[String]>::to_vec).collect())
+}
+
+/// One direction at work.
+struct Cell {
+    kind: Kind,
+    dtype: DType,
+    hidden: i64,
+    /// Activation functions, `@` their operand.
+    functions: Vec<String>,
+    clip: Option<f32>,
+    /// Recurrent weights `[gates * hidden, hidden]` and their biases `[gates * hidden]`, where they are not in the input's part already.
+    r: Val,
+    r_bias: Option<Val>,
+    /// `[3 * hidden]`.
+    peepholes: Option<Val>,
+    input_forget: bool,
+    reset_after: bool,
+}
+
+impl Cell {
+    /// Activation function `which` of an expression.
+    fn apply(&self, which: usize, text: &str) -> String {
+        let clipped = self.clip.map_or_else(|| text.to_owned(), |clip| format!("min(max({text},{:?}),{clip:?})", -clip));
+        self.functions[which].replace('@', &clipped)
+    }
+
+    fn gate(&self, e: &mut Expand<'_, '_>, x: Val, gate: i64) -> Result<Val, OpError> {
+        part(e, x, 1, gate * self.hidden, self.hidden)
+    }
+
+    fn peephole(&self, e: &mut Expand<'_, '_>, which: i64) -> Result<Option<Val>, OpError> {
+        self.peepholes.map(|p| part(e, p, 0, which * self.hidden, self.hidden)).transpose()
+    }
+
+    /// A gate of the LSTM that may look at the cell.
+    fn looking(&self, e: &mut Expand<'_, '_>, sums: Val, gate: i64, peephole: i64, cell: Val) -> Result<Val, OpError> {
+        let sum = self.gate(e, sums, gate)?;
+        match self.peephole(e, peephole)? {
+            Some(p) => pointwise::add(e, &self.apply(0, "add(x0,mul(x1,x2))"), self.dtype, &[sum, p, cell]),
+            None => pointwise::add(e, &self.apply(0, "x0"), self.dtype, &[sum]),
+        }
+    }
+
+    /// The next hidden state and cell, from the input's part `[batch, gates * hidden]`.
+    fn step(&self, e: &mut Expand<'_, '_>, x: Val, h: Val, c: Val) -> Result<(Val, Val), OpError> {
+        match self.kind {
+            Kind::Rnn => {
+                let recurrent = matmul(e, h, self.r, true)?;
+                let next = pointwise::add(e, &self.apply(0, "add(x0,x1)"), self.dtype, &[x, recurrent])?;
+                Ok((next, c))
+            }
+            Kind::Gru => Ok((self.gru(e, x, h)?, c)),
+            Kind::Lstm => {
+                let recurrent = matmul(e, h, self.r, true)?;
+                let sums = pointwise::add(e, "add(x0,x1)", self.dtype, &[x, recurrent])?;
+                let input = self.looking(e, sums, 0, 0, c)?;
+                let forget = if self.input_forget { pointwise::add(e, "sub(1.0,x0)", self.dtype, &[input])? } else { self.looking(e, sums, 2, 2, c)? };
+                let candidate = self.gate(e, sums, 3)?;
+                let text = format!("add(mul(x0,x1),mul(x2,{}))", self.apply(1, "x3"));
+                let next = pointwise::add(e, &text, self.dtype, &[forget, c, input, candidate])?;
+                let output = self.looking(e, sums, 1, 1, next)?;
+                let h = pointwise::add(e, &format!("mul(x0,{})", self.functions[2].replace('@', "x1")), self.dtype, &[output, next])?;
+                Ok((h, next))
+            }
+        }
+    }
+
+    fn gru(&self, e: &mut Expand<'_, '_>, x: Val, h: Val) -> Result<Val, OpError> {
+        let n = self.hidden;
+        let (r_gates, r_candidate) = (part(e, self.r, 0, 0, 2 * n)?, part(e, self.r, 0, 2 * n, n)?);
+        let recurrent = matmul(e, h, r_gates, true)?;
+        let given = part(e, x, 1, 0, 2 * n)?;
+        let gates = pointwise::add(e, &self.apply(0, "add(x0,x1)"), self.dtype, &[given, recurrent])?;
+        let (update, reset) = (self.gate(e, gates, 0)?, self.gate(e, gates, 1)?);
+        let given = self.gate(e, x, 2)?;
+        let candidate = if self.reset_after {
+            let recurrent = matmul(e, h, r_candidate, true)?;
+            let bias = self.r_bias.map(|b| part(e, b, 0, 2 * n, n)).transpose()?;
+            match bias {
+                Some(bias) => pointwise::add(e, &self.apply(1, "add(x0,mul(x1,add(x2,x3)))"), self.dtype, &[given, reset, recurrent, bias])?,
+                None => pointwise::add(e, &self.apply(1, "add(x0,mul(x1,x2))"), self.dtype, &[given, reset, recurrent])?,
+            }
+        } else {
+            let kept = pointwise::add(e, "mul(x0,x1)", self.dtype, &[reset, h])?;
+            let recurrent = matmul(e, kept, r_candidate, true)?;
+            pointwise::add(e, &self.apply(1, "add(x0,x1)"), self.dtype, &[given, recurrent])?
+        };
+        pointwise::add(e, "add(mul(sub(1.0,x0),x1),mul(x0,x2))", self.dtype, &[update, candidate, h])
+    }
+}
+
+/// The part of a direction of an operand `[directions, ...]`, without that axis.
+fn of_direction(e: &mut Expand<'_, '_>, x: Val, direction: usize) -> Result<Val, OpError> {
+    let shape = e.ty(x).shape.0;
+    let one = part(e, x, 0, direction as i64, 1)?;
+    reshape::to(e, one, shape[1..].to_vec())
+}
+
+fn expand(e: &mut Expand<'_, '_>, kind: Kind) -> Result<Vec<Val>, OpError> {
+    let (mut x, w, r) = (e.input(0)?, e.input(1)?, e.input(2)?);
+    let l = layer(e.attrs, &e.ty(x), &e.ty(w), &e.ty(r), kind)?;
+    let functions = functions(e.attrs, kind, &l)?;
+    let (dtype, gates) = (e.ty(x).dtype, kind.n_gates() * l.hidden);
+    let mut initial = [e.optional(5), e.optional(6)];
+    if l.batch_first {
+        x = movement::transpose(e, x, &[1, 0, 2])?;
+        for state in initial.iter_mut().flatten() {
+            *state = movement::transpose(e, *state, &[1, 0, 2])?;
+        }
+    }
+    let lengths = e.optional(4).map(|lengths| along(e, lengths, 2, 0)).transpose()?;
+    let rows = reshape::to(e, x, dims(&[l.steps * l.batch, l.input]))?;
+    let (mut all, mut last, mut cells) = (Vec::new(), Vec::new(), Vec::new());
+    for (direction, backwards) in l.directions.iter().enumerate() {
+        let (w, r) = (of_direction(e, w, direction)?, of_direction(e, r, direction)?);
+        let reset_after = kind == Kind::Gru && e.attrs.int("linear_before_reset").unwrap_or(0) != 0;
+        let mut given = matmul(e, rows, w, true)?;
+        let mut r_bias = None;
+        if let Some(bias) = e.optional(3) {
+            let bias = of_direction(e, bias, direction)?;
+            let (w_bias, recurrent) = (part(e, bias, 0, 0, gates as i64)?, part(e, bias, 0, gates as i64, gates as i64)?);
+            r_bias = Some(recurrent);
+            // With the reset after it, the bias of the candidate's recurrent part is added later.
+            let early = if reset_after {
+                let mut factors = vec![1.0f32; gates];
+                factors[2 * l.hidden..].fill(0.0);
+                let factors = super::compose::floats(e, &[gates], &factors)?;
+                pointwise::add(e, "add(x0,mul(x1,x2))", dtype, &[w_bias, recurrent, factors])?
+            } else {
+                pointwise::add(e, "add(x0,x1)", dtype, &[w_bias, recurrent])?
+            };
+            given = pointwise::add(e, "add(x0,x1)", dtype, &[given, early])?;
+        }
+        let given = reshape::to(e, given, dims(&[l.steps, l.batch, gates]))?;
+        let cell = Cell {
+            kind,
+            dtype,
+            hidden: l.hidden as i64,
+            functions: functions[direction].clone(),
+            clip: e.attrs.float("clip").filter(|clip| *clip > 0.0),
+            r,
+            r_bias,
+            peepholes: e.optional(7).map(|p| of_direction(e, p, direction)).transpose()?,
+            input_forget: e.attrs.int("input_forget").unwrap_or(0) != 0,
+            reset_after,
+        };
+        let mut states = [initial[0], initial[1]];
+        for state in &mut states {
+            *state = Some(match *state {
+                Some(state) => of_direction(e, state, direction)?,
+                None => {
+                    let zero = Tensor::from_f32s(dtype, &[1], &[0.0])?;
+                    let zero = e.constant(zero);
+                    movement::broadcast_to(e, zero, dims(&[l.batch, l.hidden]))?
+                }
+            });
+        }
+        let [Some(mut h), Some(mut c)] = states else { return Err(OpError::MissingOperand { slot: 5 }) };
+        let mut results = vec![h; l.steps];
+        let order: Vec<usize> = if *backwards { (0..l.steps).rev().collect() } else { (0..l.steps).collect() };
+        for step in order {
+            let x = part(e, given, 0, step as i64, 1)?;
+            let x = reshape::to(e, x, dims(&[l.batch, gates]))?;
+            let (mut next, mut next_cell) = cell.step(e, x, h, c)?;
+            let mut result = next;
+            if let Some(lengths) = lengths {
+                // Behind its end a sequence gives zeros and keeps its state.
+                let (ended, kept) = (format!("select(gt(x0,{step}),x1,0.0)"), format!("select(gt(x0,{step}),x1,x2)"));
+                result = pointwise::add(e, &ended, dtype, &[lengths, next])?;
+                next = pointwise::add(e, &kept, dtype, &[lengths, next, h])?;
+                if kind == Kind::Lstm {
+                    next_cell = pointwise::add(e, &kept, dtype, &[lengths, next_cell, c])?;
+                }
+            }
+            (h, c) = (next, next_cell);
+            results[step] = reshape::to(e, result, dims(&[1, 1, l.batch, l.hidden]))?;
+        }
+        all.push(concat(e, &results, 0)?);
+        last.push(reshape::to(e, h, dims(&[1, l.batch, l.hidden]))?);
+        cells.push(reshape::to(e, c, dims(&[1, l.batch, l.hidden]))?);
+    }
+    let mut results = vec![concat(e, &all, 1)?, concat(e, &last, 0)?];
+    if kind == Kind::Lstm {
+        results.push(concat(e, &cells, 0)?);
+    }
+    if l.batch_first {
+        results[0] = movement::transpose(e, results[0], &[2, 0, 1, 3])?;
+        for state in results.iter_mut().skip(1) {
+            *state = movement::transpose(e, *state, &[1, 0, 2])?;
+        }
+    }
+    Ok(results)
+}

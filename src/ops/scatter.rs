@@ -1,0 +1,241 @@
+//! `scatter`: rows written into a copy of a tensor; ONNX's scattering operators become one. On the host: no kernel yet.
+
+use super::compose::{dims, positions, sizes};
+use super::elements::flat_rows;
+use super::util::{axis_attr, elements, from_elements, n_elems, operand, strides};
+use super::{pointwise, reshape};
+use crate::ir::{Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
+
+/// `scatter(data, rows, updates) {reduction}`: data `[R,D]` with rows `[N]` replaced by, or combined with, updates `[N,D]`, in order.
+pub static DEF: OpDef = OpDef {
+    name: "scatter",
+    onnx: "",
+    levels: CORE | KERNEL,
+    attrs: &[attr::text("reduction")],
+    arity: (3, 3),
+    infer,
+    eval: Some(eval),
+    expand: None,
+};
+
+/// `scatter_elements(data, indices, updates) {axis, reduction}`: ONNX ScatterElements, opset 18.
+pub static ELEMENTS: OpDef = OpDef {
+    name: "scatter_elements",
+    onnx: "ScatterElements",
+    levels: ONNX,
+    attrs: &[attr::int("axis"), attr::text("reduction")],
+    arity: (3, 3),
+    infer: infer_elements,
+    eval: None,
+    expand: Some(expand_elements),
+};
+
+/// `scatter_nd(data, indices, updates) {reduction}`: ONNX ScatterND, opset 18.
+pub static ND: OpDef = OpDef {
+    name: "scatter_nd",
+    onnx: "ScatterND",
+    levels: ONNX,
+    attrs: &[attr::text("reduction")],
+    arity: (3, 3),
+    infer: infer_nd,
+    eval: None,
+    expand: Some(expand_nd),
+};
+
+/// `max_unpool(x, indices, output_shape?) {kernel_shape, pads, strides}`: ONNX MaxUnpool, opset 22: elements back at the places that MaxPool
+/// took them from, zero elsewhere.
+pub static MAX_UNPOOL: OpDef = OpDef {
+    name: "max_unpool",
+    onnx: "MaxUnpool",
+    levels: ONNX,
+    attrs: &[attr::ints("kernel_shape"), attr::ints("pads"), attr::ints("strides")],
+    arity: (2, 3),
+    infer: infer_unpool,
+    eval: None,
+    expand: Some(expand_unpool),
+};
+
+fn reduction(attrs: &Attrs) -> Result<&str, OpError> {
+    match attrs.str("reduction").unwrap_or("none") {
+        known @ ("none" | "add" | "mul" | "max" | "min") => Ok(known),
+        other => Err(OpError::attribute("reduction", format!("is {other:?}"))),
+    }
+}
+
+fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let (data, rows, updates) = (infer.ty(0)?, infer.ty(1)?, infer.ty(2)?);
+    reduction(infer.attrs)?;
+    let [_, width] = &data.shape.0[..] else { return Err(OpError::operand(0, data, "[R,D]")) };
+    if rows.dtype.class() != Class::Int || rows.shape.rank() != 1 || data.packing.is_some() || data.dtype.class() == Class::Text {
+        return Err(OpError::operand(1, rows, "row numbers"));
+    }
+    if updates.dtype != data.dtype || updates.shape.0 != [rows.shape.0[0].clone(), width.clone()] {
+        return Err(OpError::operand(2, updates, format!("a row of {data} for each of {rows}")));
+    }
+    Ok(vec![data.clone()])
+}
+
+fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let (data, rows, updates) = (operand(inputs, 0)?, operand(inputs, 1)?, operand(inputs, 2)?);
+    let own = data.dims();
+    let [n_rows, width] = own[..] else { return Err(OpError::operand(0, data.ty(), "[R,D]")) };
+    let reduction = reduction(attrs)?;
+    let places = rows.to_i64s()?.into_iter().map(|row| {
+        let place = usize::try_from(row).ok().filter(|&row| row < n_rows);
+        place.ok_or_else(|| OpError::operand(1, row, format!("rows of {}", data.ty())))
+    });
+    let places = places.collect::<Result<Vec<_>, _>>()?;
+    if n_elems(&updates.dims())? != places.len() * width {
+        return Err(OpError::operand(2, updates.ty(), format!("{} rows of {width}", places.len())));
+    }
+    if reduction == "none" {
+        let ((bytes, size), (new, _)) = (elements(data)?, elements(updates)?);
+        let (mut bytes, width) = (bytes.into_owned(), width * size);
+        for (i, place) in places.into_iter().enumerate() {
+            bytes[place * width..][..width].copy_from_slice(&new[i * width..][..width]);
+        }
+        return Ok(vec![from_elements(data.dtype(), &own, bytes)?]);
+    }
+    if data.dtype().is_float() {
+        let (mut values, new) = (data.to_f32s()?.into_owned(), updates.to_f32s()?);
+        combine(&mut values, &new, &places, width, |a, b| match reduction {
+            "add" => a + b,
+            "mul" => a * b,
+            "max" if b > a || b.is_nan() => b,
+            "min" if b < a || b.is_nan() => b,
+            _ => a,
+        });
+        return Ok(vec![Tensor::from_f32s(data.dtype(), &own, &values)?]);
+    }
+    let (mut values, new) = (data.to_i64s()?, updates.to_i64s()?);
+    combine(&mut values, &new, &places, width, |a, b| match reduction {
+        "add" => a.wrapping_add(b),
+        "mul" => a.wrapping_mul(b),
+        "max" => a.max(b),
+        _ => a.min(b),
+    });
+    Ok(vec![Tensor::from_i64s(data.dtype(), &own, &values)?])
+}
+
+fn combine<T: Copy>(values: &mut [T], new: &[T], places: &[usize], width: usize, f: impl Fn(T, T) -> T) {
+    for (i, &place) in places.iter().enumerate() {
+        let row = values[place * width..][..width].iter_mut();
+        row.zip(&new[i * width..][..width]).for_each(|(value, new)| *value = f(*value, *new));
+    }
+}
+
+/// The types of data and indices, checked with those of the updates.
+fn checked<'a>(infer: &Infer<'a>, expected: impl Fn(&TensorType, &TensorType) -> Option<Shape>) -> Result<&'a TensorType, OpError> {
+    let (data, indices, updates) = (infer.ty(0)?, infer.ty(1)?, infer.ty(2)?);
+    reduction(infer.attrs)?;
+    if indices.dtype.class() != Class::Int || data.packing.is_some() || data.dtype.class() == Class::Text {
+        return Err(OpError::operand(1, indices, "integers"));
+    }
+    let expected = expected(data, indices).ok_or_else(|| OpError::operand(1, indices, format!("indices into {data}")))?;
+    if updates.dtype != data.dtype || updates.shape != expected {
+        return Err(OpError::operand(2, updates, format!("{}{expected}", data.dtype)));
+    }
+    Ok(data)
+}
+
+fn infer_elements(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    axis_attr(infer.attrs, 0, infer.ty(0)?.shape.rank())?;
+    let data = checked(infer, |data, indices| (data.shape.rank() == indices.shape.rank()).then(|| indices.shape.clone()))?;
+    Ok(vec![data.clone()])
+}
+
+fn expand_elements(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let (data, indices, updates) = (e.input(0)?, e.input(1)?, e.input(2)?);
+    let (own, given) = (sizes(0, &e.ty(data))?, sizes(1, &e.ty(indices))?);
+    let axis = axis_attr(e.attrs, 0, own.len())?;
+    let steps = strides(&own);
+    let mut operands = vec![indices];
+    let mut text = format!("mul(select(lt(x0,0),add(x0,{}),x0),{})", own[axis], steps[axis]);
+    for i in (0..own.len()).filter(|&i| i != axis) {
+        text = format!("add({text},x{})", operands.len());
+        operands.push(positions(e, own.len(), i, given[i], steps[i] as i64)?);
+    }
+    let rows = pointwise::add(e, &text, DType::I64, &operands)?;
+    let n = n_elems(&given)?;
+    write(e, data, rows, updates, &[own.iter().product(), 1], n)
+}
+
+/// How many numbers an index has.
+fn depth(data: &TensorType, indices: &TensorType) -> Option<usize> {
+    let depth = usize::try_from(indices.shape.0.last()?.known()?).ok()?;
+    (1..=data.shape.rank()).contains(&depth).then_some(depth)
+}
+
+fn infer_nd(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let data = checked(infer, |data, indices| {
+        let depth = depth(data, indices)?;
+        Some(Shape([&indices.shape.0[..indices.shape.rank() - 1], &data.shape.0[depth..]].concat()))
+    })?;
+    Ok(vec![data.clone()])
+}
+
+fn expand_nd(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let (data, indices, updates) = (e.input(0)?, e.input(1)?, e.input(2)?);
+    let (data_ty, indices_ty) = (e.ty(data), e.ty(indices));
+    let own = sizes(0, &data_ty)?;
+    let depth = depth(&data_ty, &indices_ty).ok_or_else(|| OpError::operand(1, &indices_ty, format!("indices into {data_ty}")))?;
+    let rows = flat_rows(e, indices, &own, 0, depth)?;
+    let n = n_elems(&sizes(1, &e.ty(rows))?)?;
+    write(e, data, rows, updates, &[own[..depth].iter().product(), own[depth..].iter().product()], n)
+}
+
+/// `data` as a matrix of sizes `table`, `n` rows of it written.
+fn write(e: &mut Expand<'_, '_>, data: Val, rows: Val, updates: Val, table: &[usize], n: usize) -> Result<Vec<Val>, OpError> {
+    let shape = e.outputs[0].shape.0.clone();
+    let attrs = Attrs::new().with_str("reduction", reduction(e.attrs)?);
+    let data = reshape::to(e, data, dims(table))?;
+    let rows = reshape::to(e, rows, dims(&[n]))?;
+    let updates = reshape::to(e, updates, dims(&[n, table[1]]))?;
+    let y = e.add(&DEF, attrs, &[data, rows, updates])?;
+    Ok(vec![reshape::to(e, y, shape)?])
+}
+
+/// The shape that the pool had read, and the shape of the result.
+fn unpooled(attrs: &Attrs, x: &TensorType, output_shape: Option<Vec<i64>>) -> Result<(Vec<i64>, Vec<i64>), OpError> {
+    let own = sizes(0, x)?;
+    let n = own.len().saturating_sub(2);
+    let list = |name: &'static str, len: usize, default: i64| -> Result<Vec<i64>, OpError> {
+        let values = attrs.ints(name).map_or_else(|| vec![default; len], <[i64]>::to_vec);
+        let fits = values.len() == len && values.iter().all(|v| (0..1 << 24).contains(v));
+        if fits { Ok(values) } else { Err(OpError::attribute(name, format!("is {values:?} for {n} spatial axes"))) }
+    };
+    let (kernel, strides, pads) = (list("kernel_shape", n, 0)?, list("strides", n, 1)?, list("pads", 2 * n, 0)?);
+    let mut read: Vec<i64> = own.iter().map(|&n| n as i64).collect();
+    for i in 0..n {
+        read[2 + i] = (read[2 + i] - 1) * strides[i] - pads[i] - pads[n + i] + kernel[i];
+    }
+    let wanted = output_shape.unwrap_or_else(|| read.clone());
+    let fits = own.len() >= 3 && wanted.len() == own.len() && wanted.iter().zip(&read).all(|(w, r)| *r >= 1 && (*r..1 << 31).contains(w));
+    if fits { Ok((read, wanted)) } else { Err(OpError::operand(2, format!("{wanted:?}"), format!("at least {read:?}"))) }
+}
+
+fn infer_unpool(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let (x, indices) = (infer.ty(0)?, infer.ty(1)?);
+    if !x.dtype.is_float() || x.packing.is_some() || indices.dtype.class() != Class::Int || indices.shape != x.shape {
+        return Err(OpError::operand(1, indices, format!("an index for each element of {x}")));
+    }
+    let (_, wanted) = unpooled(infer.attrs, x, infer.ints(2)?)?;
+    Ok(vec![TensorType::new(x.dtype, Shape(wanted.into_iter().map(Dim::Known).collect()))])
+}
+
+fn expand_unpool(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let (x, indices) = (e.input(0)?, e.input(1)?);
+    let ty = e.ty(x);
+    let (read, wanted) = unpooled(e.attrs, &ty, e.ints(2)?)?;
+    let n = n_elems(&sizes(0, &ty)?)?;
+    let total = read.iter().product::<i64>();
+    let zero = Tensor::from_f32s(ty.dtype, &[1], &[0.0])?;
+    let zero = e.constant(zero);
+    let zeros = super::movement::broadcast_to(e, zero, vec![Dim::Known(total), Dim::Known(1)])?;
+    let rows = reshape::to(e, indices, dims(&[n]))?;
+    let x = reshape::to(e, x, dims(&[n, 1]))?;
+    let y = e.add(&DEF, Attrs::new().with_str("reduction", "none"), &[zeros, rows, x])?;
+    let y = reshape::to(e, y, read.iter().map(|&n| Dim::Known(n)).collect())?;
+    let pads: Vec<(i64, i64)> = read.iter().zip(&wanted).map(|(read, wanted)| (0, wanted - read)).collect();
+    Ok(vec![super::slice::padded(e, y, &pads, 0.0)?])
+}
