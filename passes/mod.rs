@@ -162,6 +162,7 @@ declare_passes! {
     decompose: Decompose,
     absorb_casts: AbsorbCasts,
     lower_quantized: LowerQuantized,
+    lower_qdq: LowerQdq,
     fuse: Fuse,
 }
 
@@ -181,12 +182,13 @@ pub const DEFAULT: &[&str] = &[
     "fold_constants",
     "absorb_casts",
     "lower_quantized",
+    "lower_qdq",
     "merge_duplicates",
     "fuse",
 ];
 
 /// The passes that bring a graph of the ONNX level to kernels, whatever its formats: what `assign_precision` sees of the program to come.
-pub const LOWERING: &[&str] = &["decompose", "fold_constants", "absorb_casts", "lower_quantized", "merge_duplicates", "fuse"];
+pub const LOWERING: &[&str] = &["decompose", "fold_constants", "absorb_casts", "lower_quantized", "lower_qdq", "merge_duplicates", "fuse"];
 
 #[cfg(test)]
 pub(crate) mod testing;
