@@ -103,11 +103,18 @@ fn viewed(graph: &Graph, value: ValueId) -> ValueId {
 
 /// Whether everything that reads a value, views of it included, is a cast to `dtype`.
 fn only_casts(graph: &Graph, value: ValueId, dtype: DType) -> bool {
-    graph.users(value).iter().all(|&(user, _)| {
-        let result = user.out(0);
-        let is_view = graph.node(user).op().is_some_and(|op| op.def.name == "reshape");
-        if is_view { !graph.is_output(result) && only_casts(graph, result, dtype) } else { cast_kernel(graph, user).is_some() && graph.ty(result).dtype == dtype }
-    })
+    let mut open = vec![value];
+    while let Some(value) = open.pop() {
+        for (user, _) in graph.users(value) {
+            let result = user.out(0);
+            if graph.node(user).op().is_some_and(|op| op.def.name == "reshape") && !graph.is_output(result) {
+                open.push(result);
+            } else if cast_kernel(graph, user).is_none() || graph.ty(result).dtype != dtype {
+                return false;
+            }
+        }
+    }
+    true
 }
 
 /// Whether all that read `value` give what they gave where it has another float type: they say what they store, view it for others of which

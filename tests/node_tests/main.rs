@@ -1,0 +1,96 @@
+//! The ONNX standard's own node tests, from the folder that `../shared/scripts/onnx_node_tests.py DIR` wrote, on the Vulkan device and on the CPU
+//! reference:
+//!
+//! ```text
+//! NYXC_NODE_TESTS=DIR cargo test --locked --test node_tests
+//! NYXC_NODE_TESTS=DIR NYXC_NODE_TESTS_TABLE=docs/node-tests.md cargo test --locked --test node_tests
+//! ```
+//!
+//! One line a test goes to standard error; `NYXC_NODE_TESTS_ONLY=TEXT` runs those whose names contain the text. A wrong result or a crash fails.
+
+#![cfg(all(feature = "codegen", feature = "runtime"))]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod case;
+mod compare;
+mod table;
+mod verdict;
+
+use case::Case;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use verdict::{Runner, Verdict};
+
+/// How many of the 1,884 tests of onnx 1.23.2 pass at least, and how many of them without a node on the host.
+const FLOOR: (usize, usize) = (1790, 1590);
+
+/// Straight to the terminal: the test harness swallows `eprintln!`.
+fn say(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+fn run_all(cases: &[Case]) -> Vec<Verdict> {
+    // A panic is a verdict, whose line has its text.
+    std::panic::set_hook(Box::new(|_| {}));
+    let next = AtomicUsize::new(0);
+    let verdicts: Mutex<Vec<Option<Verdict>>> = Mutex::new(vec![None; cases.len()]);
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                let runner = Runner::new();
+                while let Some((at, case)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, cases.get(at)?))) {
+                    let verdict = runner.judge(case);
+                    say(&format!("{}: {verdict}\n", case.name));
+                    verdicts.lock().unwrap()[at] = Some(verdict);
+                }
+            });
+        }
+    });
+    let _ = std::panic::take_hook();
+    verdicts.into_inner().unwrap().into_iter().map(Option::unwrap).collect()
+}
+
+/// Judges all cases, and says how many pass: on the device, with host nodes, folded away.
+fn judge(cases: &[Case]) -> (Vec<Verdict>, [usize; 3]) {
+    let verdicts = run_all(cases);
+    let count = |is: fn(&Verdict) -> bool| verdicts.iter().filter(|v| is(v)).count();
+    let pass = [count(|v| matches!(v, Verdict::Device(_))), count(|v| matches!(v, Verdict::Host(_))), count(|v| matches!(v, Verdict::Folded))];
+    let refused = count(|v| matches!(v, Verdict::Refused(_)));
+    let (wrong, crashed) = (count(|v| matches!(v, Verdict::Wrong(_))), count(|v| matches!(v, Verdict::Crash(_))));
+    let [device, host, folded] = pass;
+    say(&format!(
+        "{} tests: {} pass ({device} on the device, {host} with host nodes, {folded} folded away), {refused} refused, {wrong} wrong, {crashed} crashed\n",
+        cases.len(),
+        device + host + folded
+    ));
+    assert_eq!((wrong, crashed), (0, 0), "wrong or crashed; the lines above say which");
+    (verdicts, pass)
+}
+
+#[test]
+fn the_standards_node_tests() {
+    let Some(dir) = std::env::var_os("NYXC_NODE_TESTS").map(PathBuf::from) else {
+        return say("SKIPPED: NYXC_NODE_TESTS names no folder of ONNX's node tests\n");
+    };
+    let only = std::env::var("NYXC_NODE_TESTS_ONLY").unwrap_or_default();
+    let cases: Vec<Case> = Case::all(&case::folder(&dir)).into_iter().filter(|case| case.name.contains(&only)).collect();
+    let (verdicts, [device, host, folded]) = judge(&cases);
+    if let Some(path) = std::env::var_os("NYXC_NODE_TESTS_TABLE") {
+        std::fs::write(path, table::table(&cases, &verdicts)).unwrap();
+    }
+    if only.is_empty() {
+        assert!(device + host + folded >= FLOOR.0 && device >= FLOOR.1, "fewer pass than {FLOOR:?}");
+    }
+}
+
+/// Two small ones of each operator (`tests/make_node_sample.py`), which all pass.
+#[test]
+fn a_sample_of_the_standards_node_tests() {
+    let cases = Case::all(&case::archive(include_bytes!("../data/node_tests.zip")));
+    let (verdicts, pass) = judge(&cases);
+    let refused: Vec<_> =
+        cases.iter().zip(&verdicts).filter(|(_, v)| matches!(v, Verdict::Refused(_))).map(|(c, v)| format!("{}: {v}", c.name)).collect();
+    assert_eq!(pass.iter().sum::<usize>(), cases.len(), "refused:\n{}", refused.join("\n"));
+}

@@ -1,0 +1,187 @@
+//! What becomes of one test.
+
+use crate::case::{Case, Set, tensor};
+use crate::compare::difference;
+use nyxc::import::{DimBinding, ImportOptions, import_bytes};
+use nyxc::ir::{Graph, Tensor};
+use nyxc::ops::registry;
+use nyxc::passes::Settings;
+use nyxc::program::{Program, Step};
+use nyxc::runtime::{Options, VkContext, devices};
+use nyxc::session::{Compile, DeviceChoice, Session, compile};
+use nyxc::target::Target;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// What became of one test.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// Right on the device and on the CPU reference. The inputs that had to be constants.
+    Device(Vec<String>),
+    /// Right, with these operators on the host.
+    Host(Vec<String>),
+    /// Right, and nothing is left to run: all inputs had to be constants.
+    Folded,
+    /// Refused, and why.
+    Refused(String),
+    /// Another result than the standard's.
+    Wrong(String),
+    /// A panic.
+    Crash(String),
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Verdict::Device(constants) if constants.is_empty() => f.write_str("pass on device"),
+            Verdict::Device(constants) => write!(f, "pass on device, constant: {}", constants.join(", ")),
+            Verdict::Host(operators) => write!(f, "pass with host nodes: {}", operators.join(", ")),
+            Verdict::Folded => f.write_str("pass, folded away"),
+            Verdict::Refused(reason) => write!(f, "refused: {reason}"),
+            Verdict::Wrong(what) => write!(f, "WRONG: {what}"),
+            Verdict::Crash(what) => write!(f, "CRASH: {what}"),
+        }
+    }
+}
+
+/// Runs tests on one thread, with a device of its own where there is one.
+pub struct Runner {
+    target: Target,
+    device: Option<VkContext>,
+}
+
+/// Operators whose values are random: only types, shapes and ranges can be compared.
+const RANDOM: &[&str] = &["bernoulli", "training_dropout"];
+
+impl Runner {
+    pub fn new() -> Runner {
+        let info = devices().unwrap_or_default().into_iter().next();
+        let target = info.as_ref().map_or_else(|| Target::shipped("lavapipe").unwrap(), |info| info.target.clone());
+        let device = info.and_then(|info| VkContext::open(info.index, &target.features, &Options::from_env()).ok());
+        if device.is_none() {
+            crate::say("SKIPPED: no Vulkan device, the CPU reference alone\n");
+        }
+        Runner { target, device }
+    }
+
+    pub fn judge(&self, case: &Case) -> Verdict {
+        catch_unwind(AssertUnwindSafe(|| self.run(case).unwrap_or_else(|verdict| verdict))).unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+            Verdict::Crash(text.unwrap_or_default())
+        })
+    }
+
+    fn run(&self, case: &Case) -> Result<Verdict, Verdict> {
+        let mut verdict = None;
+        for set in &case.sets {
+            verdict = Some(self.run_set(case, set)?);
+        }
+        verdict.ok_or_else(|| Verdict::Crash("no data".to_owned()))
+    }
+
+    fn run_set(&self, case: &Case, set: &Set) -> Result<Verdict, Verdict> {
+        let (graph, constants) = import(case, set)?;
+        let settings = Settings { budget_bytes: Some(1 << 30), ..Settings::default() };
+        let options = Compile { settings, target: self.target.clone(), n_threads: 1 };
+        let compiled = compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).map_err(|e| Verdict::Refused(text(&e)))?;
+        let program = compiled.program;
+        let value = |name: &str| {
+            let at = case.inputs.iter().position(|input| input == name).unwrap();
+            tensor(&set.inputs[at]).map_err(Verdict::Refused)
+        };
+        let inputs = program.plans[0].entries[0].inputs.iter().map(|port| value(&port.name)).collect::<Result<Vec<_>, _>>()?;
+        let expected = set.outputs.iter().map(|bytes| tensor(bytes).map_err(Verdict::Refused)).collect::<Result<Vec<_>, _>>()?;
+        let (hosts, n_dispatches) = places(&program);
+        let on_cpu = Session::of(program.clone(), DeviceChoice::Cpu).map_err(|e| Verdict::Crash(text(&e)))?;
+        check(case, on_cpu, &inputs, &expected, "CPU")?;
+        if let Some(context) = &self.device {
+            let on_device = Session::on(program, context).map_err(|e| Verdict::Crash(text(&e)))?;
+            check(case, on_device, &inputs, &expected, "device")?;
+        }
+        Ok(match (hosts.is_empty(), inputs.is_empty() && n_dispatches == 0) {
+            (false, _) => Verdict::Host(hosts),
+            (true, true) if !constants.is_empty() => Verdict::Folded,
+            _ => Verdict::Device(constants),
+        })
+    }
+}
+
+/// The graph, and the inputs that had to be constants for it.
+fn import(case: &Case, set: &Set) -> Result<(Graph, Vec<String>), Verdict> {
+    let mut options = ImportOptions::default();
+    // Sizes that the model leaves open, those of 0 among them.
+    let graph = prost::Message::decode(case.model.as_slice()).ok().and_then(|model: tract_onnx::pb::ModelProto| model.graph).unwrap_or_default();
+    for (info, bytes) in graph.input.iter().zip(&set.inputs) {
+        let Some(dims) = open_dims(info) else { continue };
+        let Ok(value) = tensor(bytes) else { continue };
+        let sizes = value.dims();
+        let bindings = dims.into_iter().filter_map(|axis| Some(DimBinding { name: format!("{}.{axis}", info.name), size: *sizes.get(axis)? as i64 }));
+        options.dims.extend(bindings);
+    }
+    loop {
+        let error = match import_bytes(&case.model, None, &options, &registry()) {
+            Ok((graph, _)) => return Ok((graph, options.constants.into_keys().collect())),
+            Err(error) => error,
+        };
+        let refused = Verdict::Refused(error.to_string());
+        let name = error.free_input().filter(|name| !options.constants.contains_key(*name)).map(str::to_owned).ok_or(refused.clone())?;
+        let at = case.inputs.iter().position(|input| *input == name).ok_or(refused)?;
+        options.dims.retain(|dim| !dim.name.starts_with(&format!("{name}.")));
+        options.constants.insert(name, tensor(&set.inputs[at]).map_err(Verdict::Refused)?);
+    }
+}
+
+/// The axes whose sizes the file does not say.
+fn open_dims(info: &tract_onnx::pb::ValueInfoProto) -> Option<Vec<usize>> {
+    use tract_onnx::pb::{tensor_shape_proto::dimension::Value, type_proto};
+    let type_proto::Value::TensorType(tensor) = info.r#type.as_ref()?.value.as_ref()?;
+    let dims = &tensor.shape.as_ref()?.dim;
+    Some((0..dims.len()).filter(|&axis| !matches!(dims[axis].value, Some(Value::DimValue(n)) if n > 0)).collect())
+}
+
+fn check(case: &Case, mut session: Session, inputs: &[Tensor], expected: &[Tensor], place: &str) -> Result<(), Verdict> {
+    let given = session.run(inputs).map_err(|e| Verdict::Refused(format!("run on {place}: {}", text(&e))))?.outputs;
+    if given.len() != expected.len() {
+        return Err(Verdict::Wrong(format!("{} outputs for {}", given.len(), expected.len())));
+    }
+    let is_random = RANDOM.iter().any(|word| case.name.contains(word));
+    for (i, (given, expected)) in given.iter().zip(expected).enumerate() {
+        let fault =
+            if is_random { (given.ty() != expected.ty()).then(|| format!("{}", given.ty())) } else { difference(&case.name, given, expected) };
+        if let Some(fault) = fault {
+            return Err(Verdict::Wrong(format!("output {i} on {place}: {fault}")));
+        }
+    }
+    Ok(())
+}
+
+/// The operators that run on the host, and the number of dispatches.
+fn places(program: &Program) -> (Vec<String>, usize) {
+    let plan = &program.plans[0];
+    let mut n_dispatches = 0;
+    let mut hosts: BTreeMap<String, ()> = BTreeMap::new();
+    for step in plan.entries.iter().flat_map(|e| &e.steps) {
+        match step {
+            Step::Device(dispatches) => n_dispatches += dispatches.len(),
+            Step::Host(step) => {
+                let line =
+                    plan.graph.lines().find(|line| line.contains(&format!("%{} =", step.node)) || line.contains(&format!("from \"{}\"", step.node)));
+                let op = line.and_then(|line| line.split(" = ").nth(1)?.split('(').next()).unwrap_or("?");
+                hosts.insert(op.to_owned(), ());
+            }
+        }
+    }
+    (hosts.into_keys().collect(), n_dispatches)
+}
+
+/// An error with what lies behind it.
+fn text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text += &format!(": {error}");
+        source = error.source();
+    }
+    text
+}
