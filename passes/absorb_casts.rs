@@ -21,20 +21,20 @@ impl Pass for AbsorbCasts {
     fn run(&self, graph: &Graph, cx: &mut Context<'_>) -> Result<Patch, PassError> {
         // What each producer shall store instead, and which casts go.
         let mut stores: BTreeMap<NodeId, DType> = BTreeMap::new();
-        let mut gone: BTreeMap<ValueId, ValueId> = BTreeMap::new();
+        let mut gone = Gone::new();
         for id in graph.order() {
             let Some(operand) = cast_kernel(graph, id) else { continue };
             let result = id.out(0);
             let source = *gone.get(&operand).unwrap_or(&operand);
-            let (stored, dtype) = (viewed(graph, source), graph.ty(result).dtype);
+            let (stored, dtype) = (viewed(graph, source, &gone), graph.ty(result).dtype);
             let chooses = graph.node(stored.node).op().is_some_and(|op| op.def.has_attr("dtype"));
             // Others that read what is there must not read it rounded.
             let keeps = dtype.holds(graph.ty(stored).dtype) || only_casts(graph, stored, dtype);
             let may_change = chooses && keeps && !graph.is_output(stored) && !stores.contains_key(&stored.node);
-            if may_change && graph.is_output(result) && may_become(graph, stored, dtype) {
+            if may_change && graph.is_output(result) && may_become(graph, stored, dtype, &gone) {
                 stores.insert(stored.node, dtype);
                 gone.insert(result, source);
-            } else if !graph.is_output(result) && may_become(graph, result, graph.ty(source).dtype) {
+            } else if !graph.is_output(result) && may_become(graph, result, graph.ty(source).dtype, &gone) {
                 gone.insert(result, source);
             } else {
                 cx.explain.note(&[&graph.node(id).name], "absorb_casts", "store the cast's type", || {
@@ -90,15 +90,20 @@ impl Pass for AbsorbCasts {
     }
 }
 
-/// What `value` is a view of, itself where it is none.
-fn viewed(graph: &Graph, value: ValueId) -> ValueId {
+/// Casts that go, and what is read instead.
+type Gone = BTreeMap<ValueId, ValueId>;
+
+/// What `value` is a view of once the casts are gone, itself where it is none.
+fn viewed(graph: &Graph, value: ValueId, gone: &Gone) -> ValueId {
     let mut value = value;
-    while graph.node(value.node).op().is_some_and(|op| op.def.name == "reshape")
-        && let Some(Some(operand)) = graph.operands(value.node).first()
-    {
-        value = *operand;
+    loop {
+        let is_view = graph.node(value.node).op().is_some_and(|op| op.def.name == "reshape");
+        value = match (gone.get(&value), graph.operands(value.node).first()) {
+            (Some(source), _) => *source,
+            (None, Some(Some(operand))) if is_view => *operand,
+            _ => return value,
+        };
     }
-    value
 }
 
 /// Whether everything that reads a value, views of it included, is a cast to `dtype`.
@@ -119,18 +124,18 @@ fn only_casts(graph: &Graph, value: ValueId, dtype: DType) -> bool {
 
 /// Whether all that read `value` give what they gave where it has another float type: they say what they store, view it for others of which
 /// that is true, or have results whose types do not follow that operand. Others (CumSum) store what they read, and so does an output.
-fn may_become(graph: &Graph, value: ValueId, dtype: DType) -> bool {
-    graph.users(value).iter().all(|(user, _)| stays_typed(graph, *user, value, dtype))
+fn may_become(graph: &Graph, value: ValueId, dtype: DType, gone: &Gone) -> bool {
+    graph.users(value).iter().all(|(user, _)| stays_typed(graph, *user, value, dtype, gone))
 }
 
-fn stays_typed(graph: &Graph, user: NodeId, value: ValueId, dtype: DType) -> bool {
+fn stays_typed(graph: &Graph, user: NodeId, value: ValueId, dtype: DType, gone: &Gone) -> bool {
     let node = graph.node(user);
     let Some(op) = node.op() else { return false };
+    if op.def.name == "reshape" || gone.contains_key(&user.out(0)) {
+        return !graph.is_output(user.out(0)) && may_become(graph, user.out(0), dtype, gone);
+    }
     if op.def.has_attr("dtype") {
         return true;
-    }
-    if op.def.name == "reshape" {
-        return !graph.is_output(user.out(0)) && may_become(graph, user.out(0), dtype);
     }
     let operands = graph.operands(user);
     let other = TensorType { dtype, ..graph.ty(value).clone() };
@@ -235,5 +240,18 @@ mod tests {
 ";
         let after = check("absorb_casts", text, "output_behind_view");
         assert!(after.to_string().contains("%n = pointwise(%x) {dtype=f16"), "{after}");
+    }
+
+    #[test]
+    fn a_view_of_a_cast_that_goes_is_cast_for_an_output() {
+        let text = "graph g core
+  %x = input : bf16[3,2]
+  %w = pointwise(%x) {dtype=f32, expr=`x0`} : f32[3,2]
+  %v = reshape(%w) {shape=d[6]} : f32[6]
+  %y = pointwise(%v) {dtype=f16, expr=`x0`} : f16[6]
+  output %y
+";
+        let after = check("absorb_casts", text, "cast_behind_view_of_input");
+        assert!(after.to_string().contains("%y = pointwise(%v) {dtype=f16, expr=`x0`}"), "{after}");
     }
 }

@@ -168,6 +168,22 @@ fn a_constant_that_is_compared_too_may_be_stored_twice() {
     check(&body, "budget", 1e-2);
 }
 
+/// Only the best of what is stored as f16 equals one of what it was rounded from, where the model keeps that.
+#[test]
+fn places_of_extrema_are_found_among_what_is_rounded() {
+    let body = "  %x = input : f32[3,5]
+  %n = neg(%x) : f32[3,5]
+  %y = arg_max(%n) {axis=1, keepdims=0} : i64[3]
+  %z = arg_min(%n) {axis=0, keepdims=1, select_last_index=1} : i64[1,5]
+  %h = hardmax(%n) {axis=1} : f32[3,5]
+  output %n
+  output %y
+  output %z
+  output %h
+";
+    check(body, "uniform:f16", 1e-3);
+}
+
 #[test]
 fn models_of_f64_take_what_is_said() {
     let body = format!(

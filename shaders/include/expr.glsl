@@ -205,7 +205,12 @@ float nx_pow(float a, float b) {
 //: nx_fmod
 float nx_fmod(float a, float b) {
     if (isinf(b) && !isinf(a)) return a;
-    return b == 0.0 ? uintBitsToFloat(0x7fc00000u) : a - b * trunc(a / b);
+    if (b == 0.0) return uintBitsToFloat(0x7fc00000u);
+    precise float r = a - b * trunc(a / b);
+    // A device's quotient may be off in its last bits, and then the next whole number is the right one.
+    if (abs(r) >= abs(b)) r -= r < 0.0 ? -abs(b) : abs(b);
+    else if (r != 0.0 && (r < 0.0) != (a < 0.0)) r += a < 0.0 ? -abs(b) : abs(b);
+    return r;
 }
 //: nx_idiv
 // Division by zero gives 0, and the one quotient that overflows wraps: what a device does there is undefined.

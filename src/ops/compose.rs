@@ -72,6 +72,16 @@ pub fn reduce(e: &mut Expand<'_, '_>, kind: &str, x: Val, axes: &[usize], keepdi
     e.add(&reduce_op::DEF, reduce_op::attrs(kind, axes, keepdims), &[x])
 }
 
+/// The largest or smallest (`kind`) along one axis, which stays. It is stored as wide as any float is: rounded, it would equal no element of x.
+///
+/// # Errors
+/// The type rule refuses.
+pub fn extremum(e: &mut Expand<'_, '_>, kind: &str, x: Val, axis: usize) -> Result<Val, OpError> {
+    let attrs = reduce_op::attrs(kind, &[axis], true);
+    let is_float = e.ty(x).dtype.is_float();
+    e.add(&reduce_op::DEF, if is_float { attrs.with_dtype("dtype", DType::F32) } else { attrs }, &[x])
+}
+
 /// A product of matrices, both of rank 2 at least.
 ///
 /// # Errors

@@ -1,6 +1,6 @@
 //! Operators of both levels that have a CPU reference but no kernel yet: positions of extrema, running sums and products, sorting, determinants, bits.
 
-use super::compose::{positions, reduce, sizes};
+use super::compose::{extremum, positions, reduce, sizes};
 use super::pointwise;
 use super::util::{axis_attr, n_elems, operand, split_own};
 use crate::ir::{Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, resolve_axis, attr};
@@ -106,7 +106,7 @@ fn expand_arg(e: &mut Expand<'_, '_>, kind: &str) -> Result<Vec<Val>, OpError> {
     let ty = e.ty(x);
     let own = sizes(0, &ty)?;
     let axis = axis_attr(e.attrs, 0, own.len())?;
-    let best = reduce(e, kind, x, &[axis], true)?;
+    let best = extremum(e, kind, x, axis)?;
     let place = positions(e, own.len(), axis, own[axis], 1)?;
     // NaN is the extremum of whatever it is in.
     let hit = if ty.dtype.is_float() { "or(eq(x0,x1),isnan(x0))" } else { "eq(x0,x1)" };

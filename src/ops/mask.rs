@@ -1,6 +1,6 @@
 //! ONNX operators that compare positions: triangles, one-hot codes, identity matrices, the place of a maximum.
 
-use super::compose::{positions, reduce, sizes};
+use super::compose::{extremum, positions, reduce, sizes};
 use super::util::{axis_attr, dtype_attr};
 use super::{pointwise, reshape};
 use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
@@ -152,7 +152,7 @@ fn expand_hardmax(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let ty = e.ty(x);
     let own = sizes(0, &ty)?;
     let axis = axis_attr(e.attrs, -1, own.len())?;
-    let max = reduce(e, "max", x, &[axis], true)?;
+    let max = extremum(e, "max", x, axis)?;
     let place = positions(e, own.len(), axis, own[axis], 1)?;
     let candidates = pointwise::add(e, &format!("select(eq(x0,x1),x2,{})", own[axis]), DType::I64, &[x, max, place])?;
     let first = reduce(e, "min", candidates, &[axis], true)?;

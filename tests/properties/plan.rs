@@ -96,7 +96,15 @@ pub fn check(plan: &Plan, graph: &Graph, target_unified: bool) -> Result<(), Str
             Step::Host(step) => {
                 let id = by_name[step.node.as_str()];
                 for (port, value) in step.inputs.iter().zip(graph.operands(id)) {
-                    if let (Some(port), Some(value)) = (port, value) {
+                    let (Some(port), Some(value)) = (port, value) else { continue };
+                    if is_constant(graph, maker(graph, value)) {
+                        let covers = |upload: &Region| {
+                            upload.offset <= port.region.offset && port.region.offset + port.region.bytes <= upload.offset + upload.bytes
+                        };
+                        if !plan.uploads.iter().any(|u| u.region.allocation == port.region.allocation && covers(&u.region)) {
+                            return Err(format!("{} reads {:?}, to which no constant is uploaded", step.node, port.region));
+                        }
+                    } else {
                         memory.read(&port.region, &BTreeSet::from([owners_of(value)]), &step.node)?;
                     }
                 }

@@ -121,6 +121,13 @@ impl Run<'_> {
         Tensor::from_f32s(DType::F32, &tensor.dims(), &values).unwrap()
     }
 
+    /// Moved by as much as `most`, whatever its size: a small result is the difference of larger ones.
+    fn shifted(&mut self, tensor: &Tensor, most: f32) -> Tensor {
+        let Some(random) = &mut self.noise else { return tensor.clone() };
+        let values: Vec<f32> = tensor.to_f32s().unwrap().iter().map(|v| v + most * random.unit()).collect();
+        Tensor::from_f32s(DType::F32, &tensor.dims(), &values).unwrap()
+    }
+
     /// Whether floats are equal: either where they are next to each other, since rounding decides.
     fn perhaps_equal(&mut self, operands: &[Option<&Tensor>], equal: &Tensor) -> Result<Tensor, String> {
         if !operands.iter().flatten().all(|t| t.dtype().is_float()) {
@@ -176,10 +183,15 @@ impl Run<'_> {
             }
             operands.push(Some(tensor));
         }
-        if let (true, "Mod", Some(Some(divisor))) = (self.noise.is_some(), op.def.onnx, operands.get_mut(1))
+        if let (true, "Mod" | "Div", Some(Some(divisor))) = (self.noise.is_some(), op.def.onnx, operands.get_mut(1))
             && divisor.dtype().is_float()
         {
-            *divisor = without_cancelled(divisor);
+            *divisor = without_cancelled(divisor, 4.0 * epsilon(wanted.unwrap_or(DType::F32)).max(self.least));
+            // A remainder of a quotient beyond f32's integers has no digit that is right on a device (docs/core-operators.md).
+            if let ("Mod", [Some(dividend), Some(divisor)]) = (op.def.onnx, &mut operands[..]) {
+                let most = dividend.to_f32s().unwrap().iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                *divisor = without_below(divisor, most / 4e6);
+            }
         }
         let mut op = op.clone();
         if let (Some(wanted), Some(to)) = (wanted, op.attrs.dtype("to"))
@@ -206,17 +218,22 @@ impl Run<'_> {
             let own = wanted.unwrap_or(node.outputs[out].ty.dtype);
             let is_exact = exact && on_grid(&tensor);
             let tensor = if tensor.dtype().is_float() && !is_exact { self.moved(&tensor, epsilon(own)) } else { tensor };
+            let tensor = if ["Elu", "Celu", "Selu"].contains(&op.def.onnx) { self.shifted(&tensor, 4e-7) } else { tensor };
             self.set(id.out(out), tensor, is_exact);
         }
         Ok(())
     }
 }
 
-/// NaN, which says nothing, for elements that are next to nothing beside the others: with rounding they may be 0, by which a remainder is NaN.
-fn without_cancelled(tensor: &Tensor) -> Tensor {
-    let values = tensor.to_f32s().unwrap();
-    let most = values.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-    let values: Vec<f32> = values.iter().map(|&v| if v.abs() < most / 256.0 { f32::NAN } else { v }).collect();
+/// NaN, which says nothing, for elements that are next to nothing beside the others: with rounding they may be 0, by which quotient and remainder are NaN.
+fn without_cancelled(tensor: &Tensor, share: f32) -> Tensor {
+    let most = tensor.to_f32s().unwrap().iter().fold(0.0f32, |m, v| m.max(v.abs()));
+    without_below(tensor, most * share)
+}
+
+/// NaN for elements whose magnitude is less than `least`.
+fn without_below(tensor: &Tensor, least: f32) -> Tensor {
+    let values: Vec<f32> = tensor.to_f32s().unwrap().iter().map(|&v| if v.abs() < least { f32::NAN } else { v }).collect();
     Tensor::from_f32s(DType::F32, &tensor.dims(), &values).unwrap()
 }
 

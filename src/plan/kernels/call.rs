@@ -4,7 +4,7 @@ use super::epilogue::Epilogue;
 use super::shape::groups;
 use super::{KernelCall, KernelError, Operand, device_bytes, storage};
 use crate::ir::packed::Granularity;
-use crate::ir::{Attrs, Class, Expr, Graph, NodeId, Op, TensorType, ValueId};
+use crate::ir::{Activations, Attrs, Class, Expr, Graph, NodeId, Op, TensorType, ValueId};
 use crate::ops::kernel_key::{ExprKey, KernelKey, OperandKey, ParamType, Storage, Template, Tile, Value};
 use crate::target::Target;
 use std::collections::BTreeMap;
@@ -18,6 +18,8 @@ pub(super) struct Node<'a> {
     pub(super) target: &'a Target,
     pub(super) attrs: &'a Attrs,
     pub(super) name: &'a str,
+    /// What the node's format says of activations.
+    activations: Option<Activations>,
     /// Own operands, `None` where an optional one is absent.
     pub(super) own: Vec<Option<ValueId>>,
     pub(super) value: ValueId,
@@ -43,7 +45,9 @@ impl<'a> Node<'a> {
                 return Err(unsupported(format!("{ty}: text, a size not known, or more elements than {MAX_ELEMS}")));
             }
         }
-        let mut node = Node { graph, target, attrs: &op.attrs, name, own: Vec::new(), value, result, dims: dims(result), epilogue: None };
+        let activations = graph.node(id).format.map(|f| f.activations);
+        let mut node =
+            Node { graph, target, attrs: &op.attrs, name, activations, own: Vec::new(), value, result, dims: dims(result), epilogue: None };
         if op.def.name == "pointwise" {
             let expr = op.attrs.expr("expr").ok_or_else(|| unsupported("a pointwise without expression".to_owned()))?;
             node.epilogue = Some(Epilogue::new(&node, expr, &own, None).map_err(unsupported)?);
@@ -247,9 +251,12 @@ impl Call<'_> {
         self
     }
 
-    /// Whether its own operands, all given by now, are multiplied as f16: none holds more, and the target does it.
+    /// Whether its own operands, all given by now, are multiplied as f16: the target does it, and none holds more. Packed weights are rounded for
+    /// that, so the node's format says a16, or there is none.
     pub(super) fn half(self) -> Self {
-        let half = self.node.target.features.f16_arithmetic && self.operands.iter().flatten().all(|key| key.storage != Storage::F32);
+        let may_round = self.node.activations.is_none_or(|a| a == Activations::F16);
+        let fits = |storage: Storage| storage == Storage::F16 || (may_round && matches!(storage, Storage::Packed(_)));
+        let half = self.node.target.features.f16_arithmetic && self.operands.iter().flatten().all(|key| fits(key.storage));
         self.flag("half", half)
     }
 
