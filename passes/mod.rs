@@ -102,6 +102,7 @@ pub struct OverBudget {
 
 impl OverBudget {
     /// Corrects the smallest peak, and the advice that names it.
+    #[cfg(feature = "codegen")]
     pub(crate) fn set_least(&mut self, min_feasible_bytes: u64, reserve_bytes: u64) {
         self.min_feasible_bytes = min_feasible_bytes;
         let line = OverBudget::give(min_feasible_bytes, reserve_bytes);

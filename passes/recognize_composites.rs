@@ -127,7 +127,8 @@ fn normalization(graph: &Graph, value: ValueId, cx: &mut Context<'_>) -> Option<
         return None;
     }
     let last = graph.ty(centred).shape.0.last()?;
-    if graph.ty(scale).shape.0.last() != Some(last) {
+    // A longer vector would broadcast a single element.
+    if [Some(scale), bias].into_iter().flatten().any(|v| graph.ty(v).shape.0.last() != Some(last)) {
         return None;
     }
     let attrs = Attrs::new().with_int("axis", -1).with_float("epsilon", epsilon);
@@ -261,5 +262,28 @@ mod tests {
     #[test]
     fn a_normalization_over_another_axis_stays() {
         assert_eq!(check("recognize_composites", &layer(0), "refuses_axis"), read(&layer(0)));
+    }
+
+    #[test]
+    fn a_bias_that_broadcasts_the_result_is_none_of_a_normalization() {
+        let text = "graph g onnx
+  %x = input : f32[1]
+  %bias = const [0.5,0.25,1.0] : f32[3]
+  %axes = const [-1] : i64[1]
+  %two = const [2.0] : f32[]
+  %eps = const [0.01] : f32[]
+  %scale = const [1.5] : f32[1]
+  %mean = reduce_mean(%x, %axes) {keepdims=1} : f32[1]
+  %c = sub(%x, %mean) : f32[1]
+  %sq = pow(%c, %two) : f32[1]
+  %var = reduce_mean(%sq, %axes) {keepdims=1} : f32[1]
+  %sum = add(%var, %eps) : f32[1]
+  %dev = sqrt(%sum) : f32[1]
+  %n = div(%c, %dev) : f32[1]
+  %s = mul(%n, %scale) : f32[1]
+  %y = add(%bias, %s) : f32[3]
+  output %y
+";
+        assert_eq!(check("recognize_composites", text, "refuses_wide_bias"), read(text));
     }
 }

@@ -153,7 +153,10 @@ impl Header {
             feed(key.as_bytes());
             feed(text.as_bytes());
         }
-        for (name, entry) in &self.tensors {
+        // Tensors without elements may begin at one place: there the order of the file is not that in which it is read.
+        let mut tensors: Vec<_> = self.tensors.iter().collect();
+        tensors.sort_by(|a, b| (a.1.data_offsets, &a.0).cmp(&(b.1.data_offsets, &b.0)));
+        for (name, entry) in tensors {
             feed(name.as_bytes());
             feed(entry.dtype.as_bytes());
             let sizes = entry.shape.iter().map(|&n| n as u64).chain(entry.data_offsets);

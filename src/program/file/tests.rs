@@ -153,6 +153,20 @@ fn first(program: &mut Program) -> &mut Dispatch {
 }
 
 #[test]
+fn constants_without_elements_lie_at_one_place() {
+    let mut program = small();
+    for dims in [&[0][..], &[2, 0], &[0, 3], &[5, 0, 1], &[7, 0]] {
+        let empty = Tensor::from_f32s(DType::F32, dims, &[]).unwrap();
+        program.constants.insert(empty.hash(), empty);
+    }
+    let bytes = Arc::new(to_bytes(&program).unwrap());
+    // The order in which a reader meets them is another each time.
+    for _ in 0..32 {
+        assert_eq!(read(bytes.clone()).unwrap().constants.len(), 7);
+    }
+}
+
+#[test]
 fn a_program_that_breaks_its_rules_is_refused_with_the_numbers() {
     let plan = |p: &mut Program, f: fn(&mut Plan)| f(&mut p.plans[0]);
     let cases: Vec<(String, &str)> = vec![
