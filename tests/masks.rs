@@ -133,7 +133,14 @@ fn a_model_compiled_for_a_masked_device_runs_there_and_one_for_the_device_itself
 
 #[test]
 fn a_program_for_a_stronger_device_is_refused_by_what_this_one_lacks() {
-    let found = devices("");
+    // Devices that have what the programs need, until a mask takes it away: SwiftShader, say, lacks it by itself.
+    let has = |device: &Value, feature: &str| device["target"]["features"][feature] == true;
+    let mut found = devices("");
+    found.retain(|d| ["f16_arithmetic", "storage_16bit", "integer_dot_product"].iter().all(|feature| has(d, feature)));
+    if found.is_empty() {
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), b"SKIPPED: no device as strong as lavapipe\n");
+        return;
+    }
     let folder = Folder::new("lacking");
     let outputs = folder.file("out.npz");
     let mlp = ("fmnist-mlp.onnx", "batch=8", "fmnist-mlp.inputs.npz");
@@ -155,13 +162,11 @@ fn a_program_for_a_stronger_device_is_refused_by_what_this_one_lacks() {
                 assert_eq!(folder.names(), ["p.nyx"], "{mask}");
             }
             // Asked for no device in particular, it runs where it can, and says why there.
-            if !found.is_empty() {
-                let (code, out, err) = run(mask, "auto");
-                let told: Value = serde_json::from_str(&out).unwrap();
-                assert!(code == 0 && told["device"] == "cpu", "{mask}: exit {code}: {out} {err}");
-                assert!(told["fallbacks"].to_string().contains(reason), "{mask}: {told:#}");
-                std::fs::remove_file(&outputs).unwrap();
-            }
+            let (code, out, err) = run(mask, "auto");
+            let told: Value = serde_json::from_str(&out).unwrap();
+            assert!(code == 0 && told["device"] == "cpu", "{mask}: exit {code}: {out} {err}");
+            assert!(told["fallbacks"].to_string().contains(reason), "{mask}: {told:#}");
+            std::fs::remove_file(&outputs).unwrap();
         }
     }
 }
