@@ -3,24 +3,9 @@
 use super::compose::{dims, gather, positions, reduce, sizes, take};
 use super::util::{axis_attr, strides};
 use super::{pointwise, reshape};
-use crate::ir::{Class, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
+use crate::ir::{Class, DType, Dim, Expand, Infer, OpError, Shape, Tensor, TensorType, Val, attr};
 
-macro_rules! pickers {
-    ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:expr),*] $infer:expr, $expand:expr;)*) => {
-        $($(#[$doc])* pub static $def: OpDef = OpDef {
-            name: $name,
-            onnx: $onnx,
-            levels: ONNX,
-            attrs: &[$($attr),*],
-            arity: $arity,
-            infer: $infer,
-            eval: None,
-            expand: Some($expand),
-        };)*
-    };
-}
-
-pickers! {
+written_out! {
     /// `gather_elements(data, indices) {axis}`: ONNX GatherElements, opset 13.
     GATHER_ELEMENTS "gather_elements" "GatherElements" (2, 2) [attr::int("axis")] infer_elements, expand_elements;
     /// `gather_nd(data, indices) {batch_dims}`: ONNX GatherND, opset 13.

@@ -2,29 +2,14 @@
 
 use super::compose::{along, dims, matmul, part, reduce, sizes};
 use super::{conv, pointwise, reshape};
-use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, attr};
+use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, OpError, Shape, TensorType, Val, attr};
 
 /// Products of 8-bit codes that f32 sums exactly: 256 of at most 255 * 255 stay below 2^24.
 const EXACT_TERMS: usize = 256;
 /// Most convolutions that one becomes so that its sums stay exact.
 const MAX_PARTS: usize = 256;
 
-macro_rules! integers {
-    ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:expr),*] $infer:expr, $expand:expr;)*) => {
-        $($(#[$doc])* pub static $def: OpDef = OpDef {
-            name: $name,
-            onnx: $onnx,
-            levels: ONNX,
-            attrs: &[$($attr),*],
-            arity: $arity,
-            infer: $infer,
-            eval: None,
-            expand: Some($expand),
-        };)*
-    };
-}
-
-integers! {
+written_out! {
     /// `dynamic_quantize_linear(x)`: ONNX DynamicQuantizeLinear, opset 11: u8 codes, their scale and zero point.
     DYNAMIC_QUANTIZE "dynamic_quantize_linear" "DynamicQuantizeLinear" (1, 1) [] infer_dynamic, expand_dynamic;
     /// `mat_mul_integer(a, b, a_zero?, b_zero?)`: ONNX MatMulInteger, opset 10.

@@ -3,24 +3,9 @@
 use super::compose::{extremum, positions, reduce, sizes};
 use super::util::{axis_attr, dtype_attr};
 use super::{pointwise, reshape};
-use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
+use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, OpError, Shape, Tensor, TensorType, Val, attr};
 
-macro_rules! masks {
-    ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:expr),*] $infer:expr, $expand:expr;)*) => {
-        $($(#[$doc])* pub static $def: OpDef = OpDef {
-            name: $name,
-            onnx: $onnx,
-            levels: ONNX,
-            attrs: &[$($attr),*],
-            arity: $arity,
-            infer: $infer,
-            eval: None,
-            expand: Some($expand),
-        };)*
-    };
-}
-
-masks! {
+written_out! {
     /// `trilu(x, k?) {upper}`: ONNX Trilu, opset 14: the upper or lower triangle of matrices, zero elsewhere.
     TRILU "trilu" "Trilu" (1, 2) [attr::int("upper")] infer_trilu, expand_trilu;
     /// `eye_like(x) {k, dtype}`: ONNX EyeLike, opset 22.

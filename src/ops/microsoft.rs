@@ -3,24 +3,9 @@
 use super::compose::{cast, concat, dims, reduce, sizes};
 use super::util::axis_attr;
 use super::{elementwise, integer, matmul, normalize, pointwise, quantize_linear, reshape};
-use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
+use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
 
-macro_rules! fused {
-    ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:expr),*] $infer:expr, $expand:expr;)*) => {
-        $($(#[$doc])* pub static $def: OpDef = OpDef {
-            name: $name,
-            onnx: $onnx,
-            levels: ONNX,
-            attrs: &[$($attr),*],
-            arity: $arity,
-            infer: $infer,
-            eval: None,
-            expand: Some($expand),
-        };)*
-    };
-}
-
-fused! {
+written_out! {
     /// `simplified_layer_normalization(x, scale) {axis, epsilon}`: RMSNormalization under the name that it had before opset 23.
     SIMPLIFIED "simplified_layer_normalization" "SimplifiedLayerNormalization" (2, 2) [attr::int("axis"), attr::float("epsilon"), attr::int("stash_type")]
         |i| (normalize::RMS.infer)(i), |e| Ok(vec![as_is(e, &normalize::RMS)?]);

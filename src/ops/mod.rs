@@ -23,6 +23,22 @@ pub use evaluate::{evaluate, expand_node};
 
 use crate::ir::{OpDef, Registry};
 
+/// Operators of ONNX that are written in others: name in the text form, name in ONNX, fewest and most operands, attributes, type rule, expansion.
+macro_rules! written_out {
+    ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:expr),*] $infer:expr, $expand:expr;)*) => {
+        $($(#[$doc])* pub static $def: $crate::ir::OpDef = $crate::ir::OpDef {
+            name: $name,
+            onnx: $onnx,
+            levels: $crate::ir::ONNX,
+            attrs: &[$($attr),*],
+            arity: $arity,
+            infer: $infer,
+            eval: None,
+            expand: Some($expand),
+        };)*
+    };
+}
+
 /// Declares the operators: a module each, and the list that the registry is made of.
 macro_rules! declare_ops {
     ($($(#[$doc:meta])* $module:ident: [$($def:ident),* $(,)?],)*) => {

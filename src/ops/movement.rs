@@ -3,24 +3,9 @@
 use super::reshape;
 use super::strided::{View, row_major, view};
 use super::util::{axis_attr, broadcast};
-use crate::ir::{Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, resolve_axis, attr};
+use crate::ir::{Dim, Expand, Infer, OpError, Shape, TensorType, Val, resolve_axis, attr};
 
-macro_rules! movements {
-    ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:expr),*] $infer:expr, $expand:expr;)*) => {
-        $($(#[$doc])* pub static $def: OpDef = OpDef {
-            name: $name,
-            onnx: $onnx,
-            levels: ONNX,
-            attrs: &[$($attr),*],
-            arity: $arity,
-            infer: $infer,
-            eval: None,
-            expand: Some($expand),
-        };)*
-    };
-}
-
-movements! {
+written_out! {
     /// `transpose(x) {perm}`: ONNX Transpose, opset 21.
     TRANSPOSE "transpose" "Transpose" (1, 1) [attr::ints("perm")] infer_transpose, expand_transpose;
     /// `expand(x, shape)`: ONNX Expand, opset 13.

@@ -2,24 +2,9 @@
 
 use super::gemm::channels;
 use super::util::axis_attr;
-use crate::ir::{DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, product, attr};
+use crate::ir::{DType, Dim, Expand, Infer, OpError, Shape, Tensor, TensorType, Val, product, attr};
 
-macro_rules! normalisations {
-    ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:expr),*] $infer:expr, $expand:expr;)*) => {
-        $($(#[$doc])* pub static $def: OpDef = OpDef {
-            name: $name,
-            onnx: $onnx,
-            levels: ONNX,
-            attrs: &[$($attr),*],
-            arity: $arity,
-            infer: $infer,
-            eval: None,
-            expand: Some($expand),
-        };)*
-    };
-}
-
-normalisations! {
+written_out! {
     /// `batch_normalization(x, scale, bias, mean, var) {epsilon}`: ONNX BatchNormalization, opset 15; while
     /// training also the running mean and variance.
     BATCH "batch_normalization" "BatchNormalization" (5, 5) [attr::float("epsilon"), attr::float("momentum"), attr::int("training_mode")] infer_batch, expand_batch;

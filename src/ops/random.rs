@@ -2,7 +2,7 @@
 
 use super::util::{dtype_attr, n_elems, operand};
 use super::{pointwise, reshape};
-use crate::ir::{Attrs, CORE, DType, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
+use crate::ir::{Attrs, CORE, DType, Dim, Expand, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
 use std::hash::{BuildHasher, Hasher};
 
 /// `random(like?) {kind, shape, low, high, seed, dtype}`: numbers uniform from `low` to `high`, or normal with the mean `low` and the standard
@@ -18,22 +18,7 @@ pub static DEF: OpDef = OpDef {
     expand: None,
 };
 
-macro_rules! generators {
-    ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:expr),*] $infer:expr, $expand:expr;)*) => {
-        $($(#[$doc])* pub static $def: OpDef = OpDef {
-            name: $name,
-            onnx: $onnx,
-            levels: ONNX,
-            attrs: &[$($attr),*],
-            arity: $arity,
-            infer: $infer,
-            eval: None,
-            expand: Some($expand),
-        };)*
-    };
-}
-
-generators! {
+written_out! {
     /// `random_uniform() {shape, low, high, seed, dtype}`: ONNX RandomUniform, opset 22.
     UNIFORM "random_uniform" "RandomUniform" (0, 0) [attr::sizes("shape"), attr::float("low"), attr::float("high"), attr::float("seed"), attr::dtype("dtype")] infer_like, |e| expand_as(e, "uniform", ["low", "high"]);
     /// `random_uniform_like(x) {low, high, seed, dtype}`: ONNX RandomUniformLike, opset 22.

@@ -245,7 +245,8 @@ fn features(instance: &Instance, physical: vk::PhysicalDevice, core: &dyn Fn(u32
         storage_8bit: on(storage8.storage_buffer8_bit_access),
         integer_dot_product: on(dot.shader_integer_dot_product),
         integer_dot_product_accelerated: on(dot.shader_integer_dot_product) && dot_accelerated,
-        cooperative_matrix: on(matrix.cooperative_matrix) && on(model.vulkan_memory_model) && halves,
+        // With the memory model on, the atomics that store emulated f16 need its device scope (VUID-RuntimeSpirv-vulkanMemoryModel-06265).
+        cooperative_matrix: on(matrix.cooperative_matrix) && on(model.vulkan_memory_model) && on(model.vulkan_memory_model_device_scope) && halves,
     }
 }
 
