@@ -2,7 +2,7 @@
 
 use super::{Failure, load, run, write};
 use crate::ir::{DType, Shape, Tensor, TensorType};
-use crate::program::Port;
+use crate::program::{Port, Sizes};
 use crate::session::{DeviceChoice, Session};
 use serde_json::json;
 use std::path::PathBuf;
@@ -28,7 +28,9 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let program = load::program(&args.program)?;
-    let inputs: Vec<Tensor> = run::entry(&program)?.inputs.iter().enumerate().map(|(i, port)| random(port, i as u64)).collect::<Result<_, _>>()?;
+    let entry = run::entry(&program)?;
+    let sizes = entry.largest();
+    let inputs: Vec<Tensor> = entry.inputs.iter().enumerate().map(|(i, port)| random(port, &sizes, i as u64)).collect::<Result<_, _>>()?;
     let mut session = Session::of(program, args.device)?;
     session.run(&inputs)?;
     let (mut wall, mut device) = (Vec::new(), Vec::new());
@@ -67,7 +69,8 @@ fn spread(mut times: Vec<f64>) -> Option<Spread> {
 }
 
 /// Random values for a port: floats between -1 and 1, integers and truth values 0 or 1, which every table has rows for.
-fn random(port: &Port, seed: u64) -> Result<Tensor, Failure> {
+fn random(port: &Port, sizes: &Sizes, seed: u64) -> Result<Tensor, Failure> {
+    let port = port.at(sizes).ok_or_else(|| Failure::file(format!("input {:?}: its size is not known", port.name)))?;
     let ty = TensorType::new(port.dtype, Shape(port.shape.clone()));
     let refuse = |e: &dyn std::fmt::Display| Failure::file(format!("input {:?}: {e}", port.name));
     let dims = ty.shape.known().ok_or_else(|| refuse(&"its size is not known"))?;

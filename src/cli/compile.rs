@@ -42,7 +42,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N", value_parser = parse_block)]
     block_size: Option<u32>,
     /// Fix a dimension: batch=1 by its name, input.0=1 by input and axis
-    #[arg(long, value_name = "NAME=N", value_parser = DimBinding::parse)]
+    #[arg(long, value_name = "NAME=SIZE", value_parser = DimBinding::parse)]
     dim: Vec<DimBinding>,
     /// Values for inputs of the model, which become constants: where an input decides shapes
     #[arg(long, value_name = "FILE.npz")]

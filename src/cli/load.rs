@@ -130,5 +130,5 @@ fn text_graph(path: &Path) -> Result<Graph, Failure> {
 
 /// The sizes that an input is bound to by a tensor given for it.
 pub fn bindings(name: &str, shape: &Shape) -> Vec<DimBinding> {
-    shape.0.iter().enumerate().filter_map(|(axis, d)| Some(DimBinding { name: format!("{name}.{axis}"), size: d.known()? })).collect()
+    shape.0.iter().enumerate().filter_map(|(axis, d)| Some(DimBinding::known(&format!("{name}.{axis}"), d.known()?))).collect()
 }

@@ -29,7 +29,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "SIZE", value_parser = super::size::parse)]
     budget: Option<u64>,
     /// Fix a dimension of a model
-    #[arg(long, value_name = "NAME=N", value_parser = DimBinding::parse)]
+    #[arg(long, value_name = "NAME=SIZE", value_parser = DimBinding::parse)]
     dim: Vec<DimBinding>,
 }
 

@@ -12,7 +12,7 @@ pub(super) struct Args {
     /// A .onnx, .nyx or .nyxir file
     file: PathBuf,
     /// Fix a dimension of a model: batch=1 by its name, input.0=1 by input and axis
-    #[arg(long, value_name = "NAME=N", value_parser = DimBinding::parse)]
+    #[arg(long, value_name = "NAME=SIZE", value_parser = DimBinding::parse)]
     dim: Vec<DimBinding>,
 }
 

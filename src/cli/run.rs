@@ -1,7 +1,7 @@
 //! `nyxc run`.
 
 use super::{Failure, load, write};
-use crate::ir::{DType, Tensor, TensorType};
+use crate::ir::{DType, Dim, Shape, Tensor, TensorType};
 use crate::program::{Entry, Port, Program};
 use crate::session::{DeviceChoice, Outcome, Session, npz};
 use serde_json::json;
@@ -91,20 +91,27 @@ pub(super) fn entry(program: &Program) -> Result<&Entry, Failure> {
 
 /// A program's inputs from a file, in its order. NumPy's wider integers and floats are narrowed where that loses nothing of the type.
 pub(super) fn inputs(program: &Program, path: &Path) -> Result<Vec<Tensor>, Failure> {
-    let ports = &entry(program)?.inputs;
+    let entry = entry(program)?;
+    let ports = &entry.inputs;
     let file = std::fs::File::open(path).map_err(|e| Failure::io(path, e))?;
     let mut types = BTreeMap::new();
     // Only what will be used is unpacked: a small file can hold any number of zeros.
     let mut wants = |name: &str, ty: &TensorType| {
         types.insert(name.to_owned(), ty.clone());
-        ports.iter().any(|port| port.name == name && port.shape == ty.shape.0)
+        ports.iter().any(|port| port.name == name && takes(entry, port, &ty.shape))
     };
     let mut arrays = npz::read(std::io::BufReader::new(file), &mut wants).map_err(|e| Failure::file(format!("{}: {e}", path.display())))?;
     ports.iter().map(|port| input(port, &mut arrays, &types, path)).collect()
 }
 
+/// Whether an array of this shape may be the input: what it asks of other inputs is looked at when all are there.
+fn takes(entry: &Entry, port: &Port, shape: &Shape) -> bool {
+    let within = |(dim, given): (&Dim, &Dim)| entry.bounds(dim).zip(given.known()).is_some_and(|((low, high), n)| (low..=high).contains(&n));
+    port.shape.len() == shape.rank() && port.shape.iter().zip(&shape.0).all(within)
+}
+
 fn input(port: &Port, arrays: &mut BTreeMap<String, Tensor>, types: &BTreeMap<String, TensorType>, path: &Path) -> Result<Tensor, Failure> {
-    let expected = TensorType::new(port.dtype, crate::ir::Shape(port.shape.clone()));
+    let expected = TensorType::new(port.dtype, Shape(port.shape.clone()));
     let given = types.get(&port.name).ok_or_else(|| {
         let names: Vec<_> = types.keys().cloned().collect();
         Failure::file(format!("{}: no array {:?} ({expected}); it has {}", path.display(), port.name, names.join(", ")))

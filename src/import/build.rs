@@ -6,7 +6,7 @@ use super::normalize::{self, Draft, Facts, In};
 use super::read::{RawGraph, RawNode};
 use super::{body, fold};
 use crate::ir::{
-    AttrFault, Attrs, Dim, Graph, Infer, Level, Node, NodeKind, Op, OpDef, OpError, Registry, Tensor, TensorType, Value, ValueId, next_number,
+    AttrFault, Attrs, Graph, Infer, Level, Node, NodeKind, Op, OpDef, OpError, Registry, Tensor, TensorType, Value, ValueId, next_number,
 };
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -56,8 +56,6 @@ pub(super) struct Builder<'a> {
     pub(super) model: &'a Model<'a>,
     pub(super) graph: Graph,
     pending: Vec<Pending>,
-    /// Sizes computed from shapes, some of them symbolic.
-    pub(super) sizes: BTreeMap<ValueId, Vec<Dim>>,
     /// The innermost last. A branch that is written in place of its If has one of its own.
     pub(super) scopes: Vec<Scope<'a>>,
     /// Every name that the file has: names made up here avoid them.
@@ -89,7 +87,7 @@ impl<'a> Builder<'a> {
     /// An empty graph.
     pub(super) fn new(model: &'a Model<'a>, name: &str, taken: &'a BTreeSet<String>) -> Builder<'a> {
         let graph = Graph::new(name, Level::Onnx);
-        Builder { model, graph, pending: Vec::new(), sizes: BTreeMap::new(), scopes: vec![Scope::default()], taken }
+        Builder { model, graph, pending: Vec::new(), scopes: vec![Scope::default()], taken }
     }
 
     /// Adds an input.
@@ -209,7 +207,6 @@ impl<'a> Builder<'a> {
         if !(min..=max).contains(&operands.len()) {
             return Err(Kind::Arity { given: operands.len(), min, max }.into());
         }
-        self.spell_out(def, &mut operands, &name, order);
         let types = self.infer(def, &attrs, &operands, outputs.len())?;
         if types.len() < outputs.len() {
             return Err(Kind::Outputs { given: outputs.len(), has: types.len() }.into());
@@ -225,20 +222,22 @@ impl<'a> Builder<'a> {
             }
             return Ok(folded);
         }
-        let operands: Vec<_> = operands.into_iter().map(|o| o.map(|known| self.place(known, order))).collect();
+        // Arithmetic on sizes has been done: its result stands in its place.
+        let (op, operands) = match sizes {
+            Some(sizes) => (crate::ops::shape::sizes(sizes, &types), Vec::new()),
+            None => (op, operands.into_iter().map(|o| o.map(|known| self.place(known, order))).collect()),
+        };
         let values = outputs.iter().zip(types).enumerate().map(|(i, (output, ty))| Value { name: self.output_name(output, &name, i, is_helper), ty });
         let node = Node { order, ..Node::new(&name, NodeKind::Op(op), values.collect()) };
         let id = self.graph.insert(node, &operands);
-        if let Some(sizes) = sizes {
-            self.sizes.insert(id.out(0), sizes);
-        }
         Ok(outputs.into_iter().enumerate().map(|(i, output)| (output, Known::Value(id.out(i)))).collect())
     }
 
     fn infer(&self, def: &'static OpDef, attrs: &Attrs, operands: &[Option<Known>], n_outputs: usize) -> Result<Vec<TensorType>, ImportError> {
         let inputs: Vec<_> = operands.iter().map(|o| o.map(|known| self.ty(known))).collect();
         let consts: Vec<_> = operands.iter().map(|o| o.and_then(|known| self.tensor(known))).collect();
-        (def.infer)(&Infer { attrs, inputs: &inputs, consts: &consts, n_outputs }).map_err(|source| {
+        let sizes: Vec<_> = operands.iter().map(|o| if let Some(Known::Value(value)) = o { self.graph.sizes(*value) } else { None }).collect();
+        (def.infer)(&Infer { attrs, inputs: &inputs, consts: &consts, sizes: &sizes, n_outputs }).map_err(|source| {
             let symbols = match source {
                 OpError::NotConstant { slot } => operands.get(slot).copied().flatten(),
                 _ => None,

@@ -9,10 +9,10 @@ use tract_onnx::pb::ValueInfoProto;
 use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
 use tract_onnx::pb::type_proto::Value as TypeValue;
 
-/// The symbols of a model and those of them that have a value.
+/// The symbols of a model and those of them that have a value: a number, a range, or an expression of ranges.
 #[derive(Default)]
 pub(super) struct Symbols {
-    bound: BTreeMap<String, i64>,
+    bound: BTreeMap<String, Dim>,
 }
 
 /// Names that exporters write where they know none: two axes of such a name need not be equal.
@@ -58,12 +58,34 @@ impl Symbols {
             }));
         }
         let mut symbols = Symbols::default();
+        // Ranges first: expressions may name them in any order, those of their own included that no input has.
+        let ranges: BTreeMap<&str, &Dim> =
+            bindings.iter().filter(|b| b.size.told().is_some_and(|s| s.range().is_some())).map(|b| (b.name.as_str(), &b.size)).collect();
+        let mut used = BTreeSet::new();
+        let mut resolved = Vec::new();
         for binding in bindings {
-            symbols.bind(&axes, binding)?;
+            let mut missing = None;
+            binding.size.for_each_symbol(&mut |symbol| match (ranges.get(symbol.name()), symbol.range()) {
+                (_, Some(_)) => {}
+                (Some(_), None) => drop(used.insert(symbol.name().to_owned())),
+                (None, None) => missing = Some(symbol.name().to_owned()),
+            });
+            if let Some(symbol) = missing {
+                return Err(Kind::FreeSymbol { name: binding.name.clone(), size: binding.size.to_string(), symbol }.into());
+            }
+            let size = binding.size.substitute(&|symbol| ranges.get(symbol.name()).map(|&dim| dim.clone()));
+            let (low, high) = size.bounds();
+            if low < 0 || high == i64::MAX {
+                return Err(Kind::SizeRange { name: binding.name.clone(), size: size.to_string(), low, high }.into());
+            }
+            resolved.push(DimBinding { name: binding.name.clone(), size });
+        }
+        for binding in &resolved {
+            symbols.bind(&axes, binding, &used)?;
         }
         let mut report = ImportReport::default();
         if let Some(batch) = symbols.batch(&axes) {
-            symbols.bound.insert(batch.clone(), 1);
+            symbols.bound.insert(batch.clone(), Dim::Known(1));
             report.defaulted.push((batch, 1));
         }
         let all: BTreeSet<&String> = axes.iter().filter_map(|a| a.size.as_ref().err()).collect();
@@ -71,20 +93,21 @@ impl Symbols {
         Ok((symbols, report))
     }
 
-    fn bind(&mut self, axes: &[Axis<'_>], binding: &DimBinding) -> Result<(), ImportError> {
+    fn bind(&mut self, axes: &[Axis<'_>], binding: &DimBinding, used: &BTreeSet<String>) -> Result<(), ImportError> {
         let DimBinding { name, size } = binding;
         let symbol = if axes.iter().any(|a| a.size.as_ref().err() == Some(name)) {
             name.clone()
         } else {
             match axes.iter().find(|a| a.place() == *name).map(|a| &a.size) {
                 Some(Err(symbol)) => symbol.clone(),
-                Some(Ok(fixed)) if fixed == size => return Ok(()),
-                Some(Ok(fixed)) => return Err(Kind::FixedDim { name: name.clone(), size: *fixed, given: *size }.into()),
+                Some(Ok(fixed)) if Dim::Known(*fixed) == *size => return Ok(()),
+                Some(Ok(fixed)) => return Err(Kind::FixedDim { name: name.clone(), size: fixed.to_string(), given: size.to_string() }.into()),
+                None if used.contains(name) => return Ok(()),
                 None => return Err(Kind::UnknownDim { name: name.clone(), available: available(axes) }.into()),
             }
         };
-        match self.bound.insert(symbol, *size) {
-            Some(before) if before != *size => Err(Kind::FixedDim { name: name.clone(), size: before, given: *size }.into()),
+        match self.bound.insert(symbol, size.clone()) {
+            Some(before) if before != *size => Err(Kind::FixedDim { name: name.clone(), size: before.to_string(), given: size.to_string() }.into()),
             _ => Ok(()),
         }
     }
@@ -108,7 +131,7 @@ impl Symbols {
         let (dtype, dims) = described(info).map_err(|problem| Kind::Input { name: name.to_owned(), problem })?;
         let dim = |(axis, dim)| match declared(name, axis, dim) {
             Ok(n) => Dim::Known(n),
-            Err(symbol) => self.bound.get(&symbol).map_or_else(|| Dim::symbol(&symbol), |&n| Dim::Known(n)),
+            Err(symbol) => self.bound.get(&symbol).cloned().unwrap_or_else(|| Dim::symbol(&symbol)),
         };
         Ok(dims.map(|dims| TensorType::new(dtype, Shape(dims.iter().enumerate().map(dim).collect()))))
     }
@@ -140,15 +163,34 @@ fn available(axes: &[Axis<'_>]) -> String {
 }
 
 impl DimBinding {
-    /// Reads `NAME=N` or `INPUT.AXIS=N`.
+    /// The axis or symbol `name` has `size` elements.
+    pub fn known(name: &str, size: i64) -> DimBinding {
+        DimBinding { name: name.to_owned(), size: Dim::Known(size) }
+    }
+
+    /// Reads `NAME=SIZE` or `INPUT.AXIS=SIZE`, where the size is a number from 1, a range `1..512` that the program takes any size of, or an
+    /// expression of names that have a range (`past+seq`, `32*h`).
     ///
     /// # Errors
-    /// The text is neither, or N is not a number from 1.
+    /// The text is none of these.
     pub fn parse(text: &str) -> Result<DimBinding, ImportError> {
         let refuse = || Kind::Binding { text: text.to_owned() };
         let (name, size) = text.rsplit_once('=').ok_or_else(refuse)?;
-        let size = size.trim().parse::<i64>().ok().filter(|&n| n > 0).ok_or_else(refuse)?;
-        let name = name.trim();
-        if name.is_empty() { Err(refuse().into()) } else { Ok(DimBinding { name: name.to_owned(), size }) }
+        let (name, size) = (name.trim(), size.trim());
+        if name.is_empty() {
+            return Err(refuse().into());
+        }
+        let number = |text: &str| text.trim().parse::<i64>().ok();
+        let size = match size.split_once("..") {
+            Some((min, max)) => {
+                let (min, max) = number(min).zip(number(max)).ok_or_else(refuse)?;
+                if min < 0 || max < min || max > 1 << 31 {
+                    return Err(refuse().into());
+                }
+                Dim::ranged(name, min, max)
+            }
+            None => crate::ir::text::parse_dim(size).ok().filter(|dim| dim.known().is_none_or(|n| n > 0)).ok_or_else(refuse)?,
+        };
+        Ok(DimBinding { name: name.to_owned(), size })
     }
 }

@@ -41,12 +41,18 @@ pub(super) enum Kind {
     Opset { found: i64, min: i64, max: i64 },
     #[error("subgraphs nest deeper than {limit}")]
     Depth { limit: usize },
-    #[error("{text:?} is no binding of a dimension: expected NAME=N or INPUT.AXIS=N with N from 1")]
+    #[error(
+        "{text:?} is no binding of a dimension: expected NAME=SIZE or INPUT.AXIS=SIZE, the size a number from 1, a range 1..512 or an expression as past+seq"
+    )]
     Binding { text: String },
+    #[error("dimension {name:?} is {size}, but {symbol} has no range: give --dim {symbol}=1..N")]
+    FreeSymbol { name: String, size: String, symbol: String },
+    #[error("dimension {name:?} is {size}, which may be {low} to {high}: sizes are 0 and more, and have an end")]
+    SizeRange { name: String, size: String, low: i64, high: i64 },
     #[error("no dimension is named {name:?}; the model has {available}")]
     UnknownDim { name: String, available: String },
     #[error("dimension {name:?} is {size} in the model, {given} was given")]
-    FixedDim { name: String, size: i64, given: i64 },
+    FixedDim { name: String, size: String, given: String },
     #[error("input {name:?}: {problem}")]
     Input { name: String, problem: String },
     #[error("output {name:?}: {problem}")]
@@ -105,7 +111,15 @@ impl ImportError {
 
     /// Whether a binding of a dimension was wrong, rather than the model.
     pub fn is_usage(&self) -> bool {
-        matches!(self.inner.kind, Kind::UnknownDim { .. } | Kind::Fixed { .. } | Kind::FixedDim { .. } | Kind::Binding { .. })
+        matches!(
+            self.inner.kind,
+            Kind::UnknownDim { .. }
+                | Kind::Fixed { .. }
+                | Kind::FixedDim { .. }
+                | Kind::FreeSymbol { .. }
+                | Kind::SizeRange { .. }
+                | Kind::Binding { .. }
+        )
     }
 
     /// Whether the operator is one that nyxc does not know.

@@ -1,7 +1,7 @@
 //! Computing shapes at once: what depends on constants and known sizes alone becomes a constant while the graph is built.
 
 use super::build::{Builder, Known};
-use crate::ir::{Attr, Class, DType, Dim, NodeKind, Op, OpDef, Tensor, TensorType, ValueId, resolve_axis};
+use crate::ir::{Attr, Class, Dim, NodeKind, Op, Tensor, TensorType, ValueId, resolve_axis};
 use std::collections::BTreeSet;
 
 /// Most elements of a float constant computed here: shape arithmetic is small, all else is a later pass's.
@@ -55,19 +55,19 @@ impl Builder<'_> {
     fn elements(&self, known: Known) -> Option<Vec<Dim>> {
         if let Some(tensor) = self.tensor(known) {
             let is_short = tensor.ty().shape.n_elems().is_some_and(|n| n <= MAX_SIZES as u64) && tensor.ty().shape.rank() <= 1;
-            let values = (is_short && tensor.dtype().class() == Class::Int).then(|| tensor.to_i64s().ok()).flatten()?;
+            let values = (is_short && matches!(tensor.dtype().class(), Class::Int | Class::Bool)).then(|| tensor.to_i64s().ok()).flatten()?;
             return Some(values.into_iter().map(Dim::Known).collect());
         }
         match known {
-            Known::Value(value) => self.sizes.get(&value).cloned(),
+            Known::Value(value) => self.graph.sizes(value).map(<[Dim]>::to_vec),
             Known::Pending(_) => None,
         }
     }
 
     /// The elements of the first result, where `op` is arithmetic on sizes. Following them symbolically finds those that do not depend on
-    /// what is unknown: the channels of a shape whose batch is open.
+    /// what is unknown, as the channels of a shape whose batch is open, and gives all others as expressions.
     pub(super) fn sizes_of(&self, op: &Op, operands: &[Option<Known>], types: &[TensorType]) -> Option<Vec<Dim>> {
-        let ty = types.first().filter(|ty| ty.dtype.class() == Class::Int && ty.shape.rank() <= 1)?;
+        let ty = types.first().filter(|ty| matches!(ty.dtype.class(), Class::Int | Class::Bool) && ty.shape.rank() <= 1)?;
         let operand = |slot: usize| operands.get(slot).copied().flatten();
         let elements = |slot: usize| operand(slot).and_then(|known| self.elements(known));
         let numbers = |slot: usize| elements(slot)?.iter().map(Dim::known).collect::<Option<Vec<i64>>>();
@@ -101,21 +101,26 @@ impl Builder<'_> {
                 let parts: Option<Vec<_>> = (0..operands.len()).map(elements).collect();
                 parts?.concat()
             }
-            "Add" | "Sub" | "Mul" | "Div" => {
-                let (left, right) = (elements(0)?, elements(1)?);
-                let n = if left.len() == 1 { right.len() } else { left.len() };
-                let pick = |v: &[Dim], i: usize| if v.len() == 1 { v.first().cloned() } else { v.get(i).cloned() };
-                let pairs: Option<Vec<_>> = (0..n).map(|i| Some((pick(&left, i)?, pick(&right, i)?))).collect();
-                let compute = |(a, b): (Dim, Dim)| match op.def.onnx {
-                    "Add" => Some(&a + &b),
-                    "Sub" => Some(&a - &b),
-                    "Mul" => Some(&a * &b),
-                    // ONNX truncates; sizes are not negative, so rounding down is the same.
-                    _ if a.known().is_none_or(|n| n >= 0) => a.floor_div(&b),
-                    _ => None,
-                };
-                pairs?.into_iter().map(compute).collect::<Option<_>>()?
+            "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Max" | "Min" | "And" | "Or" | "Equal" | "Less" | "LessOrEqual" | "Greater"
+            | "GreaterOrEqual"
+                if operands.len() == 2 && (op.def.onnx != "Mod" || op.attrs.int("fmod").unwrap_or(0) == 0) =>
+            {
+                pairs(&elements(0)?, &elements(1)?)?.iter().map(|(a, b)| binary(op.def.onnx, a, b)).collect::<Option<_>>()?
             }
+            "Neg" => elements(0)?.iter().map(|a| &Dim::Known(0) - a).collect(),
+            "Not" => elements(0)?.iter().map(|a| &Dim::Known(1) - a).collect(),
+            "Where" => {
+                let (condition, (left, right)) = (numbers(0)?, (elements(1)?, elements(2)?));
+                let n = condition.len().max(left.len()).max(right.len());
+                let pick = |v: &[Dim], i: usize| if v.len() == 1 { v.first().cloned() } else { v.get(i).cloned() };
+                let chosen = |i: usize| match if condition.len() == 1 { condition.first() } else { condition.get(i) }? {
+                    0 => pick(&right, i),
+                    _ => pick(&left, i),
+                };
+                (0..n).map(chosen).collect::<Option<_>>()?
+            }
+            "ReduceProd" => vec![crate::ir::product(&elements(0)?)],
+            "ReduceSum" => vec![elements(0)?.iter().fold(Dim::Known(0), |sum, dim| &sum + dim)],
             _ => return None,
         };
         let is_simple = |dim: &Dim| {
@@ -129,24 +134,6 @@ impl Builder<'_> {
         (fits && is_needed).then_some(sizes)
     }
 
-    /// Makes the shape of a Reshape a constant where just one size in it is symbolic: that one is what is left over, which ONNX writes -1.
-    pub(super) fn spell_out(&mut self, def: &OpDef, operands: &mut [Option<Known>], name: &str, order: u32) {
-        let (true, Some(Some(shape))) = (def.onnx == "Reshape", operands.get(1)) else { return };
-        if self.tensor(*shape).is_some() {
-            return;
-        }
-        let Some(sizes) = self.elements(*shape) else { return };
-        let is_plain = sizes.iter().all(|d| d.known().is_none_or(|n| n > 0));
-        if !is_plain || sizes.iter().filter(|d| d.known().is_none()).count() != 1 {
-            return;
-        }
-        let values: Vec<i64> = sizes.iter().map(|d| d.known().unwrap_or(-1)).collect();
-        if let Ok(tensor) = Tensor::from_i64s(DType::I64, &[values.len()], &values) {
-            let constant = self.fresh(&format!("{name}.shape"));
-            operands[1] = Some(self.add_pending(&constant, &constant, tensor, Some(order)));
-        }
-    }
-
     /// An input of the graph from whose elements, and not only its shape, a value is computed.
     pub(super) fn input_behind(&self, known: Known) -> Option<String> {
         let Known::Value(value) = known else { return None };
@@ -154,7 +141,7 @@ impl Builder<'_> {
         while let Some(value) = stack.pop() {
             match &self.graph.node(value.node).kind {
                 NodeKind::Input => return Some(self.graph.value(value).name.clone()),
-                NodeKind::Op(op) if !matches!(op.def.onnx, "Shape" | "Size") && seen.insert(value.node) => {
+                NodeKind::Op(_) if seen.insert(value.node) => {
                     stack.extend(self.graph.operands(value.node).into_iter().flatten());
                 }
                 _ => {}
@@ -173,18 +160,47 @@ impl Builder<'_> {
             if !seen.insert(value.node) {
                 continue;
             }
-            let operands = self.graph.operands(value.node).into_iter().flatten();
-            match &self.graph.node(value.node).kind {
-                NodeKind::Op(op) if matches!(op.def.onnx, "Shape" | "Size") => {
-                    for dim in operands.flat_map(|v| &self.graph.ty(v).shape.0) {
-                        dim.for_each_symbol(&mut |name| {
-                            symbols.insert(name.to_owned());
-                        });
-                    }
-                }
-                _ => stack.extend(operands),
+            match self.graph.sizes(value) {
+                Some(sizes) => sizes.iter().for_each(|dim| {
+                    dim.for_each_symbol(&mut |symbol| {
+                        symbols.insert(symbol.name().to_owned());
+                    });
+                }),
+                None => stack.extend(self.graph.operands(value.node).into_iter().flatten()),
             }
         }
         symbols.into_iter().filter(|name| self.model.unbound.contains(name)).collect()
+    }
+}
+
+/// The elements of two lists side by side, the only one of a list repeated.
+fn pairs(left: &[Dim], right: &[Dim]) -> Option<Vec<(Dim, Dim)>> {
+    let n = if left.len() == 1 { right.len() } else { left.len() };
+    let pick = |v: &[Dim], i: usize| if v.len() == 1 { v.first().cloned() } else { v.get(i).cloned() };
+    (0..n).map(|i| Some((pick(left, i)?, pick(right, i)?))).collect()
+}
+
+/// One element of an operator of two operands; `None` where the ranges of their symbols do not tell it. Truth values are 0 and 1.
+fn binary(op: &str, a: &Dim, b: &Dim) -> Option<Dim> {
+    let truth = |value: bool| Some(Dim::Known(i64::from(value)));
+    let ((a_low, a_high), (b_low, b_high)) = (a.bounds(), b.bounds());
+    // ONNX truncates; of what is not negative, rounding down is the same.
+    let quotient = || (a_low >= 0 && b_low >= 1).then(|| a.floor_div(b)).flatten();
+    match op {
+        "Add" => Some(a + b),
+        "Sub" => Some(a - b),
+        "Mul" | "And" => Some(a * b),
+        "Div" => quotient(),
+        "Mod" => Some(a - &(&quotient()? * b)),
+        "Max" | "Or" => Some(Dim::larger(a, b)),
+        "Min" => Some(Dim::least(a, b)),
+        "Equal" if a == b => truth(true),
+        "Equal" if a_high < b_low || b_high < a_low => truth(false),
+        "Less" if a_high < b_low => truth(true),
+        "Less" if a_low >= b_high => truth(false),
+        "LessOrEqual" => binary("Less", b, a).map(|greater| &Dim::Known(1) - &greater),
+        "Greater" => binary("Less", b, a),
+        "GreaterOrEqual" => binary("Less", a, b).map(|less| &Dim::Known(1) - &less),
+        _ => None,
     }
 }

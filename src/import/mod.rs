@@ -21,7 +21,7 @@ mod weigh;
 
 pub use error::ImportError;
 
-use crate::ir::{Graph, Registry, Tensor};
+use crate::ir::{Dim, Graph, Registry, Tensor};
 use dims::Symbols;
 use error::Kind;
 use prost::Message;
@@ -53,8 +53,8 @@ pub struct ImportOptions {
 pub struct DimBinding {
     /// The dimension's name in the model (its `dim_param`), or the name of an input, a dot and a 0-based axis.
     pub name: String,
-    /// Its size, from 1.
-    pub size: i64,
+    /// Its size: a number from 1, a range that each run chooses from ([`Dim::ranged`]), or an expression of names that have a range.
+    pub size: Dim,
 }
 
 /// What import decided.

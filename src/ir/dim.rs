@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::{Add, Mul, Sub};
+use std::ops::{Add, Mul, RangeInclusive, Sub};
 use std::sync::Arc;
 
-/// The size of one axis: a number, or a polynomial over symbols and floor divisions, always in normal form, so that equal sizes compare
-/// equal whatever the order in which they were built.
+/// The size of one axis: a number, or a polynomial over symbols, floor divisions, minima and maxima, always in normal form, so that equal sizes
+/// compare equal whatever the order in which they were built.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Dim {
     /// A known size.
@@ -21,16 +21,43 @@ pub struct Poly(BTreeMap<Vec<Atom>, i64>);
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Atom {
-    Symbol(Arc<str>),
+    Symbol(Symbol),
     FloorDiv(Dim, Dim),
+    /// The smaller of two, in order.
+    Least(Dim, Dim),
+    /// The larger of two, in order.
+    Most(Dim, Dim),
 }
 
-/// Most terms and symbols in one size, those within floor divisions included.
+/// A named size, and what it may be.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Symbol {
+    name: Arc<str>,
+    range: Option<(i64, i64)>,
+}
+
+impl Symbol {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The smallest and the largest size it may be, where it was given a range.
+    pub fn range(&self) -> Option<RangeInclusive<i64>> {
+        self.range.map(|(min, max)| min..=max)
+    }
+}
+
+/// Most terms and symbols in one size, those within divisions, minima and maxima included.
 const MAX_PARTS: usize = 1024;
-/// Deepest nesting of floor divisions; the text form reads twice as many.
+/// Deepest nesting of divisions, minima and maxima; the text form reads twice as many.
 const MAX_DEPTH: usize = 32;
 
 impl Poly {
+    fn of(atom: Atom) -> Poly {
+        Poly(BTreeMap::from([(vec![atom], 1)]))
+    }
+
     /// Whether this has at most `left` parts, and divisions nested at most `depth` deep. Takes the parts off `left`.
     fn fits(&self, left: &mut usize, depth: usize) -> bool {
         let inner = |dim: &Dim, left: &mut usize| depth > 0 && if let Dim::Sym(poly) = dim { poly.fits(left, depth - 1) } else { true };
@@ -41,16 +68,21 @@ impl Poly {
             has_room
                 && atoms.iter().all(|atom| match atom {
                     Atom::Symbol(_) => true,
-                    Atom::FloorDiv(a, b) => inner(a, left) && inner(b, left),
+                    Atom::FloorDiv(a, b) | Atom::Least(a, b) | Atom::Most(a, b) => inner(a, left) && inner(b, left),
                 })
         })
     }
 }
 
 impl Dim {
-    /// The size named `name`, as an ONNX `dim_param`.
+    /// The size named `name`, as an ONNX `dim_param`: any number from 0.
     pub fn symbol(name: &str) -> Dim {
-        Dim::Sym(Arc::new(Poly(BTreeMap::from([(vec![Atom::Symbol(name.into())], 1)]))))
+        Symbol { name: name.into(), range: None }.into()
+    }
+
+    /// The size named `name` which is `min` at least and `max` at most, a symbol even where both are one number.
+    pub fn ranged(name: &str, min: i64, max: i64) -> Dim {
+        Symbol { name: name.into(), range: Some((min, max.max(min))) }.into()
     }
 
     /// The number, where it is known.
@@ -61,17 +93,132 @@ impl Dim {
         }
     }
 
+    /// The least and the most that it can be, as far as the ranges of its symbols tell: it lies between them, but need not reach them. Saturates.
+    pub fn bounds(&self) -> (i64, i64) {
+        self.bounds_with(&|symbol| symbol.range.unwrap_or((0, i64::MAX)))
+    }
+
+    /// [`Dim::bounds`] with ranges of the caller's.
+    pub fn bounds_with(&self, range: &dyn Fn(&Symbol) -> (i64, i64)) -> (i64, i64) {
+        let poly = match self {
+            Dim::Known(n) => return (*n, *n),
+            Dim::Sym(poly) => poly,
+        };
+        let narrow = |(low, high): (i128, i128)| {
+            let clamp = |v: i128| v.clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64;
+            (clamp(low), clamp(high))
+        };
+        let product = |a: (i64, i64), b: (i64, i64)| {
+            let all = [(a.0, b.0), (a.0, b.1), (a.1, b.0), (a.1, b.1)].map(|(a, b)| i128::from(a) * i128::from(b));
+            narrow(all.iter().fold((i128::MAX, i128::MIN), |(low, high), &v| (low.min(v), high.max(v))))
+        };
+        let of = |atom: &Atom| match atom {
+            Atom::Symbol(symbol) => range(symbol),
+            Atom::Least(a, b) | Atom::Most(a, b) => {
+                let (a, b) = (a.bounds_with(range), b.bounds_with(range));
+                if matches!(atom, Atom::Least(..)) { (a.0.min(b.0), a.1.min(b.1)) } else { (a.0.max(b.0), a.1.max(b.1)) }
+            }
+            Atom::FloorDiv(a, b) => {
+                let (a, b) = (a.bounds_with(range), b.bounds_with(range));
+                if b.0 < 1 {
+                    return (i64::MIN, i64::MAX);
+                }
+                let all = [(a.0, b.0), (a.0, b.1), (a.1, b.0), (a.1, b.1)].map(|(a, b)| a.div_euclid(b));
+                all.iter().fold((i64::MAX, i64::MIN), |(low, high), &v| (low.min(v), high.max(v)))
+            }
+        };
+        poly.0.iter().fold((0, 0), |sum: (i64, i64), (atoms, factor)| {
+            let term = atoms.iter().fold((*factor, *factor), |term, atom| product(term, of(atom)));
+            narrow((i128::from(sum.0) + i128::from(term.0), i128::from(sum.1) + i128::from(term.1)))
+        })
+    }
+
+    /// The most that it can be; `None` where nothing bounds it.
+    pub fn most(&self) -> Option<i64> {
+        Some(self.bounds().1).filter(|&most| most < i64::MAX)
+    }
+
     /// The quotient rounded towards negative infinity; `None` for a known divisor that is not positive.
     pub fn floor_div(&self, divisor: &Dim) -> Option<Dim> {
-        match (self, divisor) {
-            (_, Dim::Known(d)) if *d <= 0 => None,
-            (Dim::Known(n), Dim::Known(d)) => Some(Dim::Known(n.div_euclid(*d))),
-            (_, Dim::Known(1)) => Some(self.clone()),
-            (a, b) if a == b => Some(Dim::Known(1)),
-            (Dim::Sym(poly), Dim::Known(d)) if poly.0.values().all(|c| c % d == 0) => {
-                Some(Poly(poly.0.iter().map(|(k, c)| (k.clone(), c / d)).collect()).into())
+        let poly = match (self, divisor) {
+            (_, Dim::Known(d)) if *d <= 0 => return None,
+            (Dim::Known(n), Dim::Known(d)) => return Some(Dim::Known(n.div_euclid(*d))),
+            (_, Dim::Known(1)) => return Some(self.clone()),
+            (a, b) if a == b => return Some(Dim::Known(1)),
+            (Dim::Sym(poly), Dim::Known(d)) => {
+                // What d divides comes out: (8*n+3)/4 is 2*n. Of the constant, its whole multiples do.
+                let mut whole = Poly::default();
+                let mut rest = Poly::default();
+                for (atoms, factor) in &poly.0 {
+                    let (quotient, remainder) =
+                        if atoms.is_empty() || factor % d == 0 { (factor.div_euclid(*d), factor.rem_euclid(*d)) } else { (0, *factor) };
+                    whole.0.insert(atoms.clone(), quotient);
+                    rest.0.insert(atoms.clone(), remainder);
+                }
+                let (whole, rest) = (Dim::from(whole), Dim::from(rest));
+                if rest.known().is_some() {
+                    return Some(whole);
+                }
+                if whole != Dim::Known(0) {
+                    return Some(&whole + &rest.floor_div(divisor)?);
+                }
+                poly
             }
-            _ => Some(Poly(BTreeMap::from([(vec![Atom::FloorDiv(self.clone(), divisor.clone())], 1)])).into()),
+            (a, b) => {
+                return Some(a.divided(b).unwrap_or_else(|| Poly::of(Atom::FloorDiv(a.clone(), b.clone())).into()));
+            }
+        };
+        // A quotient divided again is divided by the product.
+        if let (Some((atoms, 1)), Dim::Known(d)) = (poly.0.iter().next().filter(|_| poly.0.len() == 1), divisor)
+            && let [Atom::FloorDiv(inner, Dim::Known(first))] = atoms.as_slice()
+            && let Some(both) = first.checked_mul(*d)
+        {
+            return inner.floor_div(&Dim::Known(both));
+        }
+        Some(Poly::of(Atom::FloorDiv(self.clone(), divisor.clone())).into())
+    }
+
+    /// The quotient by one product of symbols, where every term has them: `n*seq*64` by `n*seq`.
+    fn divided(&self, divisor: &Dim) -> Option<Dim> {
+        let (Dim::Sym(poly), Dim::Sym(by)) = (self, divisor) else { return None };
+        let (atoms, factor) = by.0.iter().next().filter(|_| by.0.len() == 1)?;
+        let without = |(term, c): (&Vec<Atom>, &i64)| {
+            let mut rest = term.clone();
+            for atom in atoms {
+                rest.remove(rest.iter().position(|a| a == atom)?);
+            }
+            (c.checked_rem(*factor)? == 0).then(|| (rest, c / factor))
+        };
+        Some(Poly(poly.0.iter().map(without).collect::<Option<_>>()?).into())
+    }
+
+    /// The quotient by a positive number, rounded up.
+    pub fn div_ceil(&self, divisor: u64) -> Dim {
+        let divisor = Dim::Known(i64::try_from(divisor).unwrap_or(i64::MAX).max(1));
+        (&(self + &divisor) - &Dim::Known(1)).floor_div(&divisor).unwrap_or(Dim::Known(i64::MAX))
+    }
+
+    /// Bounds of the form alone: sizes are 0 or 1 at least and less than 2^31. Minima and maxima are decided by these and not by ranges, so that
+    /// one range gives the expressions, and so the kernels, of any other.
+    fn form_bounds(&self) -> (i64, i64) {
+        self.bounds_with(&|symbol| (symbol.range.map_or(0, |(min, _)| min.min(1)), 1 << 31))
+    }
+
+    /// The smaller of two.
+    pub fn least(a: &Dim, b: &Dim) -> Dim {
+        match (a.form_bounds(), b.form_bounds()) {
+            (left, right) if a == b || left.1 <= right.0 => a.clone(),
+            (left, right) if right.1 <= left.0 => b.clone(),
+            _ => Poly::of(Atom::Least(a.min(b).clone(), a.max(b).clone())).into(),
+        }
+    }
+
+    /// The larger of two.
+    pub fn larger(a: &Dim, b: &Dim) -> Dim {
+        match (a.form_bounds(), b.form_bounds()) {
+            (left, right) if a == b || left.1 <= right.0 => b.clone(),
+            (left, right) if right.1 <= left.0 => a.clone(),
+            _ => Poly::of(Atom::Most(a.min(b).clone(), a.max(b).clone())).into(),
         }
     }
 
@@ -85,8 +232,10 @@ impl Dim {
                     let mut term = *factor;
                     for atom in atoms {
                         let value = match atom {
-                            Atom::Symbol(name) => symbols(name)?,
+                            Atom::Symbol(symbol) => symbols(&symbol.name)?,
                             Atom::FloorDiv(a, b) => a.eval(symbols)?.checked_div_euclid(b.eval(symbols)?)?,
+                            Atom::Least(a, b) => a.eval(symbols)?.min(b.eval(symbols)?),
+                            Atom::Most(a, b) => a.eval(symbols)?.max(b.eval(symbols)?),
                         };
                         term = term.checked_mul(value)?;
                     }
@@ -97,13 +246,58 @@ impl Dim {
         }
     }
 
-    /// Calls `f` with the name of every symbol in this size.
-    pub fn for_each_symbol(&self, f: &mut dyn FnMut(&str)) {
+    /// The same size with every symbol replaced for which `replace` gives something.
+    pub fn substitute(&self, replace: &dyn Fn(&Symbol) -> Option<Dim>) -> Dim {
+        let Dim::Sym(poly) = self else { return self.clone() };
+        let of = |atom: &Atom| -> Dim {
+            let both = |a: &Dim, b: &Dim| (a.substitute(replace), b.substitute(replace));
+            match atom {
+                Atom::Symbol(symbol) => replace(symbol).unwrap_or_else(|| symbol.clone().into()),
+                Atom::FloorDiv(a, b) => {
+                    let (a, b) = both(a, b);
+                    a.floor_div(&b).unwrap_or(Dim::Known(i64::MAX))
+                }
+                Atom::Least(a, b) => {
+                    let (a, b) = both(a, b);
+                    Dim::least(&a, &b)
+                }
+                Atom::Most(a, b) => {
+                    let (a, b) = both(a, b);
+                    Dim::larger(&a, &b)
+                }
+            }
+        };
+        poly.0.iter().fold(Dim::Known(0), |sum, (atoms, factor)| &sum + &atoms.iter().fold(Dim::Known(*factor), |term, atom| &term * &of(atom)))
+    }
+
+    /// The symbol that this size tells: of `a*n+b`, n. `None` for any other form.
+    pub fn told(&self) -> Option<&Symbol> {
+        self.linear().map(|(symbol, ..)| symbol)
+    }
+
+    /// The symbol that this size tells, and what it is if this is `value`; `None` also where that would be no whole number.
+    pub fn solve(&self, value: i64) -> Option<(&Symbol, i64)> {
+        let (symbol, factor, base) = self.linear()?;
+        let rest = value.checked_sub(base)?;
+        (rest.checked_rem(factor)? == 0).then(|| (symbol, rest / factor))
+    }
+
+    /// Symbol, factor and constant of `factor*symbol+constant`.
+    fn linear(&self) -> Option<(&Symbol, i64, i64)> {
+        let Dim::Sym(poly) = self else { return None };
+        let base = poly.0.get(&Vec::new()).copied().unwrap_or(0);
+        let mut terms = poly.0.iter().filter(|(atoms, _)| !atoms.is_empty());
+        let (atoms, factor) = terms.next().filter(|_| poly.0.len() == if base == 0 { 1 } else { 2 })?;
+        if let [Atom::Symbol(symbol)] = atoms.as_slice() { Some((symbol, *factor, base)) } else { None }
+    }
+
+    /// Calls `f` with every symbol in this size.
+    pub fn for_each_symbol(&self, f: &mut dyn FnMut(&Symbol)) {
         if let Dim::Sym(poly) = self {
             for atom in poly.0.keys().flatten() {
                 match atom {
-                    Atom::Symbol(name) => f(name),
-                    Atom::FloorDiv(a, b) => {
+                    Atom::Symbol(symbol) => f(symbol),
+                    Atom::FloorDiv(a, b) | Atom::Least(a, b) | Atom::Most(a, b) => {
                         a.for_each_symbol(f);
                         b.for_each_symbol(f);
                     }
@@ -118,6 +312,12 @@ impl Dim {
             Dim::Known(n) => Poly(BTreeMap::from([(Vec::new(), *n)])),
             Dim::Sym(poly) => (**poly).clone(),
         }
+    }
+}
+
+impl From<Symbol> for Dim {
+    fn from(symbol: Symbol) -> Dim {
+        Dim::Sym(Arc::new(Poly::of(Atom::Symbol(symbol))))
     }
 }
 
@@ -141,6 +341,18 @@ impl From<Poly> for Dim {
 impl From<i64> for Dim {
     fn from(n: i64) -> Dim {
         Dim::Known(n)
+    }
+}
+
+impl From<i32> for Dim {
+    fn from(n: i32) -> Dim {
+        Dim::Known(n.into())
+    }
+}
+
+impl From<u64> for Dim {
+    fn from(n: u64) -> Dim {
+        Dim::Known(i64::try_from(n).unwrap_or(i64::MAX))
     }
 }
 
@@ -219,8 +431,10 @@ impl fmt::Display for Dim {
                     f.write_str("*")?;
                 }
                 match atom {
-                    Atom::Symbol(name) => f.write_str(&super::text::symbol(name))?,
+                    Atom::Symbol(symbol) => f.write_str(&super::text::symbol(&symbol.name))?,
                     Atom::FloorDiv(a, b) => write!(f, "floordiv({a},{b})")?,
+                    Atom::Least(a, b) => write!(f, "min({a},{b})")?,
+                    Atom::Most(a, b) => write!(f, "max({a},{b})")?,
                 }
             }
         }
@@ -261,6 +475,44 @@ mod tests {
         assert_eq!(half.to_string(), "floordiv(seq+1,2)");
         assert_eq!(half.eval(&|_| Some(4)), Some(2));
         assert_eq!(seq.floor_div(&Dim::Known(0)), None);
+    }
+
+    #[test]
+    fn quotients_have_one_normal_form() {
+        let n = Dim::ranged("n", 1, 40);
+        let times = |k: i64, add: i64| &(&n * &Dim::Known(k)) + &Dim::Known(add);
+        let div = |dim: &Dim, by: i64| dim.floor_div(&Dim::Known(by)).unwrap();
+        assert_eq!(div(&times(32, 31), 32), n);
+        assert_eq!(div(&times(32, -1), 32), &n - &Dim::Known(1));
+        assert_eq!(div(&div(&times(3, 1), 2), 2), div(&times(3, 1), 4));
+        // Halving three times, rounded up each time, as strided convolutions do.
+        let halve = |dim: &Dim| &div(&(dim + &Dim::Known(-1)), 2) + &Dim::Known(1);
+        assert_eq!(halve(&halve(&halve(&times(8, 0)))), n);
+        for (dim, at) in [(halve(&halve(&times(1, 0))), 7), (times(3, 1).div_ceil(128), 40), (div(&times(5, -9), 4), 1)] {
+            let value = dim.eval(&|_| Some(at)).unwrap();
+            let (low, high) = dim.bounds();
+            assert!((low..=high).contains(&value), "{dim} is {value}, bounds {low}..{high}");
+        }
+        assert_eq!(halve(&halve(&n)).eval(&|_| Some(7)), Some(2));
+        assert_eq!(div(&times(5, -9), 4).eval(&|_| Some(1)), Some(-1));
+    }
+
+    #[test]
+    fn forms_decide_minima_where_they_can() {
+        let (seq, past) = (Dim::ranged("seq", 1, 64), Dim::ranged("past", 0, 512));
+        assert_eq!(Dim::least(&seq, &Dim::Known(i64::MAX)), seq);
+        assert_eq!(Dim::larger(&seq, &Dim::Known(1)), seq);
+        assert_eq!(Dim::least(&seq, &Dim::Known(64)).to_string(), "min(64,seq)", "a wider range must give the same form");
+        let both = Dim::least(&past, &seq);
+        assert_eq!(both, Dim::least(&seq, &past));
+        assert_eq!((both.to_string().as_str(), both.bounds()), ("min(past,seq)", (0, 64)));
+        assert_eq!((&past + &seq).bounds(), (1, 576));
+        assert_eq!((&past - &seq).bounds(), (-64, 511));
+        assert_eq!(Dim::symbol("n").most(), None);
+        let doubled = (&(&seq + &past) - &past).substitute(&|s| (s.name() == "seq").then_some(Dim::Known(3)));
+        assert_eq!(doubled, Dim::Known(3));
+        assert_eq!((&(&seq * &Dim::Known(32)) + &Dim::Known(1)).solve(97).map(|(s, n)| (s.name().to_owned(), n)), Some(("seq".to_owned(), 3)));
+        assert!((&seq * &Dim::Known(32)).solve(97).is_none());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Edits as values: a pass looks at a graph it cannot change and says what should change.
 
 use super::graph::{NodeKind, Value};
-use super::{Class, Format, Graph, Level, Node, NodeId, Op, OpError, Tensor, TensorType, ValueId};
+use super::{Class, Dim, Format, Graph, Level, Node, NodeId, Op, OpError, Tensor, TensorType, ValueId};
 use std::collections::BTreeMap;
 
 /// A value of the graph under edit, or one that the edit adds.
@@ -99,6 +99,14 @@ impl<'g> Edit<'g> {
         }
     }
 
+    /// The elements of a value that is a list of sizes ([`super::SIZES`]).
+    pub fn sizes(&self, val: Val) -> Option<&[Dim]> {
+        match val {
+            Val::Old(value) => self.graph.sizes(value),
+            Val::New { node, .. } => self.patch.new[node].node.sizes(),
+        }
+    }
+
     /// The name of a value of the graph; for new ones the name they would like.
     pub fn name(&self, val: Val) -> &str {
         match val {
@@ -123,12 +131,14 @@ impl<'g> Edit<'g> {
     pub fn add_all(&mut self, op: Op, operands: &[Option<Val>], n_outputs: usize) -> Result<Vec<Val>, EditError> {
         let inputs: Vec<_> = operands.iter().map(|v| v.map(|v| self.ty(v))).collect();
         let consts: Vec<_> = operands.iter().map(|v| v.and_then(|v| self.constant(v))).collect();
+        let sizes: Vec<_> = operands.iter().map(|v| v.and_then(|v| self.sizes(v))).collect();
         let refuse = |source| EditError {
             op: op.def.name,
             operands: inputs.iter().map(|t| t.map_or("absent".to_owned(), |t| t.to_string())).collect::<Vec<_>>().join(", "),
             source,
         };
-        let types = (op.def.infer)(&super::Infer { attrs: &op.attrs, inputs: &inputs, consts: &consts, n_outputs }).map_err(&refuse)?;
+        let types =
+            (op.def.infer)(&super::Infer { attrs: &op.attrs, inputs: &inputs, consts: &consts, sizes: &sizes, n_outputs }).map_err(&refuse)?;
         if types.len() < n_outputs {
             return Err(refuse(OpError::unsupported(format!("{} outputs of {}", n_outputs, types.len()))));
         }

@@ -3,6 +3,8 @@
 //! Names are identity. Indices of petgraph stay inside this file: a `StableGraph` hands a removed node's index to the next one, and orders
 //! that depend on indices or on the order of edge insertion are never printed, planned or compared.
 
+mod symbols;
+
 use super::{Format, Infer, Op, OpError, Tensor, TensorType};
 use petgraph::Direction;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
@@ -200,7 +202,8 @@ impl Graph {
     pub fn infer(&self, op: &Op, operands: &[Option<ValueId>], n_outputs: usize) -> Result<Vec<TensorType>, OpError> {
         let inputs: Vec<_> = operands.iter().map(|v| v.map(|v| self.ty(v))).collect();
         let consts: Vec<_> = operands.iter().map(|v| v.and_then(|v| self.constant(v))).collect();
-        (op.def.infer)(&Infer { attrs: &op.attrs, inputs: &inputs, consts: &consts, n_outputs })
+        let sizes: Vec<_> = operands.iter().map(|v| v.and_then(|v| self.sizes(v))).collect();
+        (op.def.infer)(&Infer { attrs: &op.attrs, inputs: &inputs, consts: &consts, sizes: &sizes, n_outputs })
     }
 
     /// A node.

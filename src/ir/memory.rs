@@ -21,17 +21,17 @@ impl fmt::Display for Memory {
     }
 }
 
-/// The bytes of a graph in its printing order; `None` while a size is symbolic.
+/// The bytes of a graph in its printing order, sizes with a range at their most; `None` while a size has no bound.
 pub fn summary(graph: &Graph) -> Option<Memory> {
     account(graph, &graph.order())
 }
 
-/// The bytes of a graph whose nodes run in this order; `None` while a size is symbolic.
+/// The bytes of a graph whose nodes run in this order, sizes with a range at their most; `None` while a size has no bound.
 pub fn account(graph: &Graph, order: &[NodeId]) -> Option<Memory> {
     let mut weights_bytes = 0u64;
     let mut delta: Vec<i128> = vec![0; order.len() + 1];
     for (value, (first, last)) in lifetimes(graph, order) {
-        let bytes = i128::from(graph.ty(value).bytes()?);
+        let bytes = i128::from(graph.ty(value).largest()?.bytes()?);
         delta[first] += bytes;
         delta[last + 1] -= bytes;
     }

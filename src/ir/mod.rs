@@ -25,14 +25,14 @@ mod types;
 mod verify;
 
 pub use attr::{AttrDef, AttrFault, AttrKind};
-pub use dim::Dim;
+pub use dim::{Dim, Symbol};
 pub use dtype::{Class, DType, UnknownDType};
 pub use edit::{Edit, EditError, Patch, Val};
 pub use expr::{Binary, Expr, ExprError, Unary};
 pub use format::{Activations, DEFAULT_BLOCK, Format, FormatError, Tail, Weights, valid_block};
 pub(crate) use graph::next_number;
 pub use graph::{Graph, Level, Node, NodeId, NodeKind, Output, Value, ValueId};
-pub use op::{Attr, Attrs, CORE, EvalFn, Expand, ExpandFn, Infer, InferFn, KERNEL, Levels, ONNX, Op, OpDef, OpError, Registry};
+pub use op::{Attr, Attrs, CORE, EvalFn, Expand, ExpandFn, Infer, InferFn, KERNEL, Levels, ONNX, Op, OpDef, OpError, Registry, SIZES};
 pub use tensor::{Hash, Source, Tensor, TensorError, saturating_f16};
 pub use types::{Shape, TensorType, product, resolve_axis};
 pub use verify::{Fault, Faults};

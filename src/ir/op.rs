@@ -240,6 +240,10 @@ impl OpError {
     }
 }
 
+/// The name of the operator whose result is a list of sizes, symbolic ones among them: what shape arithmetic on sizes that change becomes.
+/// Operators read it as they read a constant.
+pub const SIZES: &str = "sizes";
+
 /// What a type rule sees.
 pub struct Infer<'a> {
     /// Attributes of this use.
@@ -248,6 +252,8 @@ pub struct Infer<'a> {
     pub inputs: &'a [Option<&'a TensorType>],
     /// The data of those operands that are constants.
     pub consts: &'a [Option<&'a Tensor>],
+    /// The elements of those operands that are lists of sizes ([`SIZES`]).
+    pub sizes: &'a [Option<&'a [Dim]>],
     /// How many outputs the use has: variadic ones (Split) need it.
     pub n_outputs: usize,
 }
@@ -276,6 +282,17 @@ impl<'a> Infer<'a> {
         }
         let tensor = self.constant(slot).ok_or(OpError::NotConstant { slot })?;
         Ok(Some(tensor.to_i64s()?))
+    }
+
+    /// The sizes that operand `slot` lists, be it a constant or not; `None` where it is absent.
+    ///
+    /// # Errors
+    /// It is computed from data, or not of integers.
+    pub fn dims(&self, slot: usize) -> Result<Option<Vec<Dim>>, OpError> {
+        if let Some(sizes) = self.sizes.get(slot).copied().flatten() {
+            return Ok(Some(sizes.to_vec()));
+        }
+        Ok(self.ints(slot)?.map(|ints| ints.into_iter().map(Dim::Known).collect()))
     }
 }
 
@@ -318,6 +335,17 @@ impl Expand<'_, '_> {
         let Some(val) = self.optional(slot) else { return Ok(None) };
         let tensor = self.edit.constant(val).ok_or(OpError::NotConstant { slot })?;
         Ok(Some(tensor.to_i64s()?))
+    }
+
+    /// The sizes that operand `slot` lists, be it a constant or not; `None` where it is absent.
+    ///
+    /// # Errors
+    /// It is computed from data, or not of integers.
+    pub fn dims(&self, slot: usize) -> Result<Option<Vec<Dim>>, OpError> {
+        if let Some(sizes) = self.optional(slot).and_then(|val| self.edit.sizes(val)) {
+            return Ok(Some(sizes.to_vec()));
+        }
+        Ok(self.ints(slot)?.map(|ints| ints.into_iter().map(Dim::Known).collect()))
     }
 
     /// A new node with one output.

@@ -28,6 +28,12 @@ impl Shape {
         self.0.iter().try_fold(1u64, |n, d| n.checked_mul(u64::try_from(d.known()?).ok()?))
     }
 
+    /// The most elements that it can have: the number where all sizes are known, else what the ranges of its symbols allow. `None` where
+    /// nothing bounds a size, or on overflow.
+    pub fn most_elems(&self) -> Option<u64> {
+        self.0.iter().try_fold(1u64, |n, d| n.checked_mul(u64::try_from(d.most()?.max(0)).ok()?))
+    }
+
     /// The product of all sizes, symbolic ones included.
     pub fn volume(&self) -> Dim {
         product(&self.0)
@@ -103,6 +109,12 @@ impl TensorType {
         let cols = u64::try_from(dims.last().copied().unwrap_or(1)).ok()?;
         let rows = dims.iter().rev().skip(1).try_fold(1u64, |n, &d| n.checked_mul(u64::try_from(d).ok()?))?;
         Some((rows, cols))
+    }
+
+    /// The same type with every size at its most; `None` where nothing bounds one.
+    pub fn largest(&self) -> Option<TensorType> {
+        let dims: Option<Vec<Dim>> = self.shape.0.iter().map(|d| d.most().map(|n| Dim::Known(n.max(0)))).collect();
+        Some(TensorType { shape: Shape(dims?), ..self.clone() })
     }
 
     /// Exact bytes of the data, scales included; `None` while a size is symbolic, or on overflow.

@@ -1,8 +1,9 @@
 //! `attention`: scaled dot-product attention, written as products around a softmax until a kernel does all of it.
 
 use super::strided::{View, row_major, view};
-use super::util::{broadcast, class_of};
-use super::{concat, gather, matmul, movement, pointwise, reduce, reshape, softmax};
+use super::util::{agree, broadcast, class_of};
+use super::compose::positions;
+use super::{concat, gather, iota, matmul, movement, pointwise, reduce, reshape, softmax};
 use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
 
 /// `attention(q, k, v, attn_mask?, past_key?, past_value?, nonpad_kv_seqlen?)`: ONNX Attention, opset 25, with up to four outputs: y, the present
@@ -153,7 +154,7 @@ impl Sizes {
 }
 
 fn same(slot: usize, ty: &TensorType, given: &Dim, wanted: &Dim) -> Result<(), OpError> {
-    if given != wanted && given.known().is_some() && wanted.known().is_some() {
+    if !agree(&given, &wanted) {
         return Err(OpError::operand(slot, ty, format!("{wanted} where it has {given}")));
     }
     Ok(())
@@ -242,16 +243,12 @@ impl Bias {
             None => None,
         };
         if is_causal || left.is_some() || right.is_some() {
-            let q_len = sizes.q_len.known().ok_or_else(|| OpError::unsupported("a causal attention of sizes that are not known"))?;
-            let (row, key) = (positions(e, &sizes.q_len, true)?, positions(e, &total, false)?);
+            let (row, key) = (positions(e, 2, 0, sizes.q_len.clone(), 1)?, positions(e, 2, 1, total.clone(), 1)?);
             let (row, key) = (bias.operand(row), bias.operand(key));
             // The place of the query among the keys.
             let place = match lengths {
-                Some(lengths) => format!("add({row},sub({},{q_len}))", bias.operand(lengths)),
-                None => {
-                    let past = sizes.past_len.known().ok_or_else(|| OpError::unsupported("a cache whose size is not known"))?;
-                    format!("add({row},{past})")
-                }
+                Some(lengths) => format!("add({row},sub({},{}))", bias.operand(lengths), bias.number(e, &sizes.q_len)?),
+                None => format!("add({row},{})", bias.number(e, &sizes.past_len)?),
             };
             bias.masks_rows |= lengths.is_some() || left.is_some() || right.is_some();
             let allowed = [
@@ -262,12 +259,20 @@ impl Bias {
             bias.terms.extend(allowed.into_iter().flatten().map(|allowed| format!("select({allowed},0.0,-inf)")));
         }
         if let Some(lengths) = lengths {
-            let key = positions(e, &total, false)?;
+            let key = positions(e, 2, 1, total.clone(), 1)?;
             let (key, lengths) = (bias.operand(key), bias.operand(lengths));
             bias.terms.push(format!("select(lt({key},{lengths}),0.0,-inf)"));
             bias.masks_rows = true;
         }
         Ok(bias)
+    }
+
+    /// A size in an expression: its number, or an operand that holds it.
+    fn number(&mut self, e: &mut Expand<'_, '_>, size: &Dim) -> Result<String, OpError> {
+        Ok(match size.known() {
+            Some(n) => n.to_string(),
+            None => self.operand(iota::add(e, size.clone(), Dim::Known(0), Dim::Known(1), DType::I64)?),
+        })
     }
 
     /// `first` and all terms added up; operands are numbered from `base`.
@@ -294,14 +299,6 @@ fn padded(e: &mut Expand<'_, '_>, mask: Val, total: &Dim) -> Result<Val, OpError
         }
         _ => Ok(mask),
     }
-}
-
-/// 0, 1, 2, ... as `[n, 1]` or `[1, n]`.
-fn positions(e: &mut Expand<'_, '_>, n: &Dim, upright: bool) -> Result<Val, OpError> {
-    let n = n.known().and_then(|n| usize::try_from(n).ok()).ok_or_else(|| OpError::unsupported("an attention of sizes that are not known"))?;
-    let values: Vec<i64> = (0..n as i64).collect();
-    let dims = if upright { [n, 1] } else { [1, n] };
-    Ok(e.constant(Tensor::from_i64s(DType::I64, &dims, &values)?))
 }
 
 fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {

@@ -29,11 +29,21 @@ pub fn floats(e: &mut Expand<'_, '_>, dims: &[usize], values: &[f32]) -> Result<
     Ok(e.constant(tensor))
 }
 
-/// The positions 0 to n - 1, times `step`, along `axis` of `rank` axes that are 1 otherwise.
+/// The positions 0 to n - 1 as i64, times `step`, along `axis` of `rank` axes that are 1 otherwise.
 ///
 /// # Errors
 /// There are more than a constant may have.
-pub fn positions(e: &mut Expand<'_, '_>, rank: usize, axis: usize, n: usize, step: i64) -> Result<Val, OpError> {
+pub fn positions(e: &mut Expand<'_, '_>, rank: usize, axis: usize, n: impl Into<Dim>, step: i64) -> Result<Val, OpError> {
+    let n: Dim = n.into();
+    let Some(n) = n.known().and_then(|n| usize::try_from(n).ok()) else {
+        // How many there are changes between runs: the device counts them.
+        let list = super::iota::add(e, Dim::Known(0), Dim::Known(step), n.clone(), DType::I64)?;
+        let mut dims = vec![Dim::Known(1); rank];
+        if let Some(size) = dims.get_mut(axis) {
+            *size = n;
+        }
+        return reshape::to(e, list, dims);
+    };
     if n > LARGEST_CONSTANT {
         return Err(OpError::unsupported(format!("the positions of {n} elements as a constant")));
     }

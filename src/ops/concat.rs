@@ -1,6 +1,6 @@
 //! `concat`: tensors one after the other along an axis.
 
-use super::util::{axis_attr, elements, from_elements, n_elems, operand};
+use super::util::{agree, axis_attr, elements, from_elements, n_elems, operand};
 use crate::ir::{Attrs, CORE, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, Val, attr};
 
 /// `concat(x0, x1, ...) {axis, dtype}`: ONNX Concat, opset 13. With `dtype`, which only the lower levels have, operands may be of any float type.
@@ -24,7 +24,7 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     shape.0[axis] = Dim::Known(0);
     for slot in 0..infer.inputs.len() {
         let ty = infer.ty(slot)?;
-        let same = |(i, (a, b)): (usize, (&Dim, &Dim))| i == axis || a == b || a.known().is_none() || b.known().is_none();
+        let same = |(i, (a, b)): (usize, (&Dim, &Dim))| i == axis || agree(a, b);
         if !(ty.dtype == dtype || mixes && ty.dtype.is_float())
             || ty.packing.is_some()
             || ty.shape.rank() != shape.rank()

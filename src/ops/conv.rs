@@ -2,7 +2,7 @@
 
 use super::multiply::{self, Matrix};
 use super::packed_view::{PackedView, dot_blocks};
-use super::util::{class_of, finish_f32s, n_elems, operand, result, split_own, stored};
+use super::util::{agree, class_of, finish_f32s, n_elems, operand, result, split_own, stored};
 use super::window::{Plain, Window};
 use crate::ir::{Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, product, attr};
 use rayon::prelude::*;
@@ -58,7 +58,7 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
         expected = vec![product(&expected)];
     }
     let [oc, rest @ ..] = w.shape.0.as_slice() else { return Err(OpError::operand(1, w, "[OC,...]")) };
-    let differ = |(a, b): (&Dim, &Dim)| a != b && a.known().is_some() && b.known().is_some();
+    let differ = |(a, b): (&Dim, &Dim)| !agree(a, b);
     if rest.len() != expected.len() || rest.iter().zip(&expected).any(differ) || [c, oc].iter().any(|d| d.known().is_some_and(|n| n % group != 0)) {
         return Err(OpError::operand(1, w, format!("[OC,{}] for {x} in {group} groups", Shape(expected).to_string().trim_matches(['[', ']']))));
     }

@@ -1,5 +1,6 @@
 //! `gemm`: a product of two matrices with factors and a bias.
 
+use super::util::agree;
 use crate::ir::{Attrs, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, attr};
 
 /// `gemm(a, b, c?) {alpha, beta, transA, transB}`: ONNX Gemm, opset 13: `alpha * a x b + beta * c`.
@@ -27,7 +28,7 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     }
     let pick = |shape: &Shape, turned: bool| (shape.0[usize::from(turned)].clone(), shape.0[usize::from(!turned)].clone());
     let ((m, k), (b_k, n)) = (pick(&a.shape, flag(infer.attrs, "transA")), pick(&b.shape, flag(infer.attrs, "transB")));
-    if k != b_k && k.known().is_some() && b_k.known().is_some() {
+    if !agree(&k, &b_k) {
         return Err(OpError::operand(1, b, format!("{k} rows to multiply with {a}")));
     }
     let shape = Shape(vec![m, n]);

@@ -50,7 +50,7 @@ fn expand_dynamic(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
 
 fn product(a: &TensorType, b: &TensorType) -> Result<Vec<Dim>, OpError> {
     let (inputs, attrs) = ([a.with_dtype(DType::F32), b.with_dtype(DType::F32)], super::matmul::attrs(false));
-    let types = (super::matmul::DEF.infer)(&Infer { attrs: &attrs, inputs: &[Some(&inputs[0]), Some(&inputs[1])], consts: &[None, None], n_outputs: 1 })?;
+    let types = (super::matmul::DEF.infer)(&Infer { attrs: &attrs, inputs: &[Some(&inputs[0]), Some(&inputs[1])], consts: &[None, None], sizes: &[], n_outputs: 1 })?;
     sizes(0, a)?;
     sizes(1, b)?;
     Ok(types.into_iter().next().map(|ty| ty.shape.0).unwrap_or_default())
@@ -128,7 +128,7 @@ fn convolved(infer: &Infer<'_>, x: &TensorType, w: &TensorType) -> Result<Vec<Di
     let (x_f32, w_f32) = (x.with_dtype(DType::F32), w.with_dtype(DType::F32));
     sizes(0, x)?;
     let kernel = sizes(1, w)?;
-    let types = (conv::DEF.infer)(&Infer { attrs: infer.attrs, inputs: &[Some(&x_f32), Some(&w_f32)], consts: &[None, None], n_outputs: 1 })?;
+    let types = (conv::DEF.infer)(&Infer { attrs: infer.attrs, inputs: &[Some(&x_f32), Some(&w_f32)], consts: &[None, None], sizes: &[], n_outputs: 1 })?;
     let taps: usize = kernel[2..].iter().product();
     let channels = kernel[1];
     let per_part = EXACT_TERMS / taps.max(1);

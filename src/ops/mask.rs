@@ -41,10 +41,10 @@ fn infer_trilu(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 fn expand_trilu(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let x = e.input(0)?;
     let ty = e.ty(x);
-    let own = sizes(0, &ty)?;
+    let own = &ty.shape.0;
     let rank = own.len();
-    let rows = positions(e, rank, rank - 2, own[rank - 2], 1)?;
-    let columns = positions(e, rank, rank - 1, own[rank - 1], 1)?;
+    let rows = positions(e, rank, rank - 2, own[rank - 2].clone(), 1)?;
+    let columns = positions(e, rank, rank - 1, own[rank - 1].clone(), 1)?;
     let mut operands = vec![x, rows, columns];
     let k = match e.optional(1) {
         None => "0".to_owned(),

@@ -2,7 +2,7 @@
 
 use super::multiply::{self, Matrix, Sizes};
 use super::packed_view::PackedView;
-use super::util::{broadcast, broadcast_strides, finish_f32s, n_elems, operand, result, split_own, stored};
+use super::util::{agree, broadcast, broadcast_strides, finish_f32s, n_elems, operand, result, split_own, stored};
 use crate::ir::{Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
 
 /// `matmul(a, b, ...) {trans_b, dtype, epilogue}`: ONNX MatMul, opset 13. At the core level both operands have at least two axes, and `b` may come in
@@ -55,7 +55,7 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
         (false, false) => (&b_dims[b_dims.len() - 2], b_dims.last()),
         (false, true) => (&b_dims[b_dims.len() - 1], b_dims.get(b_dims.len() - 2)),
     };
-    if k.known().is_some() && b_k.known().is_some() && k != b_k {
+    if !agree(k, b_k) {
         return Err(OpError::operand(1, b, format!("{k} rows to multiply with {a}")));
     }
     let lead = |dims: &[Dim]| Shape(dims[..dims.len().saturating_sub(2)].to_vec());

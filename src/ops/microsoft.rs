@@ -121,7 +121,7 @@ fn infer_fused(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let (a, b) = (infer.ty(0)?, infer.ty(1)?);
     let a = TensorType::new(a.dtype, turned(infer.attrs, "transA", a));
     let b = TensorType::new(b.dtype, turned(infer.attrs, "transB", b));
-    (matmul::DEF.infer)(&Infer { attrs: &Attrs::new(), inputs: &[Some(&a), Some(&b)], consts: &[None, None], n_outputs: 1 })
+    (matmul::DEF.infer)(&Infer { attrs: &Attrs::new(), inputs: &[Some(&a), Some(&b)], consts: &[None, None], sizes: &[], n_outputs: 1 })
 }
 
 fn expand_fused(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
@@ -239,7 +239,7 @@ fn infer_q_concat(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     }
     let parts: Vec<_> = infer.inputs.iter().skip(2).step_by(3).copied().collect();
     let axis = Attrs::new().with_int("axis", infer.attrs.int("axis").unwrap_or(0));
-    (super::concat::DEF.infer)(&Infer { attrs: &axis, inputs: &parts, consts: &vec![None; parts.len()], n_outputs: 1 })
+    (super::concat::DEF.infer)(&Infer { attrs: &axis, inputs: &parts, consts: &vec![None; parts.len()], sizes: &[], n_outputs: 1 })
 }
 
 fn expand_q_concat(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
@@ -252,7 +252,7 @@ fn expand_q_concat(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
 
 fn infer_to_float(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let inputs = [infer.inputs[0], infer.inputs[1], infer.inputs.get(4).copied().flatten(), infer.inputs.get(5).copied().flatten()];
-    let types = (integer::MAT_MUL.infer)(&Infer { attrs: &Attrs::new(), inputs: &inputs, consts: &[None; 4], n_outputs: 1 })?;
+    let types = (integer::MAT_MUL.infer)(&Infer { attrs: &Attrs::new(), inputs: &inputs, consts: &[None; 4], sizes: &[], n_outputs: 1 })?;
     Ok(types.iter().map(|ty| ty.with_dtype(infer.inputs[2].map_or(DType::F32, |scale| scale.dtype))).collect())
 }
 
@@ -283,7 +283,7 @@ fn infer_dynamic(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     }
     let codes = a.with_dtype(DType::U8);
     let inputs = [Some(&codes), infer.inputs[1], None, infer.inputs.get(3).copied().flatten()];
-    let types = (integer::MAT_MUL.infer)(&Infer { attrs: &Attrs::new(), inputs: &inputs, consts: &[None; 4], n_outputs: 1 })?;
+    let types = (integer::MAT_MUL.infer)(&Infer { attrs: &Attrs::new(), inputs: &inputs, consts: &[None; 4], sizes: &[], n_outputs: 1 })?;
     Ok(types.iter().map(|ty| ty.with_dtype(a.dtype)).collect())
 }
 

@@ -71,6 +71,10 @@ declare_ops! {
     concat: [DEF],
     /// The same elements under another shape.
     reshape: [DEF],
+    /// Operators that wait for their sizes: without kernels.
+    deferred: [DEF],
+    /// Numbers counted from sizes.
+    iota: [DEF],
     /// Images enlarged and reduced.
     resize: [DEF],
     /// Activations quantized while the program runs.
@@ -130,7 +134,7 @@ declare_ops! {
     /// Random numbers.
     random: [DEF, UNIFORM, UNIFORM_LIKE, NORMAL, NORMAL_LIKE, BERNOULLI],
     /// Operators whose results are known once shapes are.
-    shape: [CONSTANT, SHAPE, SIZE, RANGE, CONSTANT_OF_SHAPE, NON_ZERO],
+    shape: [CONSTANT, SHAPE, SIZE, SIZES, RANGE, CONSTANT_OF_SHAPE, NON_ZERO],
 }
 
 /// The registry of all operators.

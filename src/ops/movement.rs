@@ -2,7 +2,7 @@
 
 use super::reshape;
 use super::strided::{View, row_major, view};
-use super::util::{axis_attr, broadcast};
+use super::util::{agree, axis_attr, broadcast};
 use crate::ir::{Dim, Expand, Infer, OpError, Shape, TensorType, Val, resolve_axis, attr};
 
 written_out! {
@@ -79,11 +79,11 @@ fn expand_transpose(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
 }
 
 fn infer_expand(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
-    let sizes = infer.ints(1)?.ok_or(OpError::MissingOperand { slot: 1 })?;
-    if sizes.iter().any(|&n| n < 0) {
+    let sizes = infer.dims(1)?.ok_or(OpError::MissingOperand { slot: 1 })?;
+    if sizes.iter().any(|n| n.bounds().0 < 0) {
         return Err(OpError::operand(1, format!("{sizes:?}"), "sizes"));
     }
-    let wanted = Shape(sizes.into_iter().map(Dim::Known).collect());
+    let wanted = Shape(sizes);
     typed(infer, broadcast(&[&infer.ty(0)?.shape, &wanted])?.0)
 }
 
@@ -108,9 +108,9 @@ fn expand_expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     Ok(vec![broadcast_to(e, x, shape)?])
 }
 
-fn repeats(given: Option<Vec<i64>>, rank: usize) -> Result<Vec<i64>, OpError> {
+fn repeats(given: Option<Vec<Dim>>, rank: usize) -> Result<Vec<Dim>, OpError> {
     let repeats = given.ok_or(OpError::MissingOperand { slot: 1 })?;
-    if repeats.len() != rank || repeats.iter().any(|&r| r < 0) {
+    if repeats.len() != rank || repeats.iter().any(|r| r.bounds().0 < 0) {
         return Err(OpError::operand(1, format!("{repeats:?}"), format!("{rank} counts")));
     }
     Ok(repeats)
@@ -118,22 +118,22 @@ fn repeats(given: Option<Vec<i64>>, rank: usize) -> Result<Vec<i64>, OpError> {
 
 fn infer_tile(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let dims = &infer.ty(0)?.shape.0;
-    let repeats = repeats(infer.ints(1)?, dims.len())?;
-    typed(infer, dims.iter().zip(repeats).map(|(d, r)| d * &Dim::Known(r)).collect())
+    let repeats = repeats(infer.dims(1)?, dims.len())?;
+    typed(infer, dims.iter().zip(&repeats).map(|(d, r)| d * r).collect())
 }
 
 fn expand_tile(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let x = e.input(0)?;
     let dims = e.ty(x).shape.0;
-    let repeats = repeats(e.ints(1)?, dims.len())?;
-    if repeats.iter().all(|&r| r == 1) {
+    let repeats = repeats(e.dims(1)?, dims.len())?;
+    if repeats.iter().all(|r| *r == Dim::Known(1)) {
         return Ok(vec![x]);
     }
     let own = row_major(&dims);
     let (mut shape, mut strides) = (Vec::new(), Vec::new());
     for ((dim, stride), repeat) in dims.iter().zip(&own).zip(repeats) {
-        if repeat != 1 {
-            shape.push(Dim::Known(repeat));
+        if repeat != Dim::Known(1) {
+            shape.push(repeat);
             strides.push(Dim::Known(0));
         }
         shape.push(dim.clone());
@@ -149,13 +149,13 @@ fn infer_split(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let axis = axis_attr(infer.attrs, 0, x.shape.rank())?;
     let size = &x.shape.0[axis];
     let n = infer.attrs.int("num_outputs").and_then(|n| usize::try_from(n).ok()).unwrap_or(infer.n_outputs).max(1);
-    let sizes: Vec<Dim> = match infer.ints(1)? {
+    let sizes: Vec<Dim> = match infer.dims(1)? {
         Some(sizes) => {
-            let total = sizes.iter().fold(0i64, |n, &s| n.saturating_add(s));
-            if sizes.iter().any(|&s| s < 0) || size.known().is_some_and(|n| n != total) {
+            let total = sizes.iter().fold(Dim::Known(0), |n, s| &n + s);
+            if sizes.iter().any(|s| s.bounds().0 < 0) || !agree(size, &total) {
                 return Err(OpError::operand(1, format!("{sizes:?}"), format!("parts of {size}")));
             }
-            sizes.into_iter().map(Dim::Known).collect()
+            sizes
         }
         None => {
             let n = i64::try_from(n).unwrap_or(i64::MAX);

@@ -2,8 +2,9 @@
 
 use super::compose::{along, concat, dims, matmul, part, sizes};
 use super::state::MAX_STEPS;
+use super::util::agree;
 use super::{movement, pointwise, reshape};
-use crate::ir::{Attr, Attrs, DType, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
+use crate::ir::{Attr, Attrs, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
 
 macro_rules! layers {
     ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:expr),*] $kind:expr;)*) => {
@@ -95,21 +96,29 @@ fn layer(attrs: &Attrs, x: &TensorType, w: &TensorType, r: &TensorType, kind: Ki
 
 fn infer(infer: &Infer<'_>, kind: Kind) -> Result<Vec<TensorType>, OpError> {
     let x = infer.ty(0)?;
-    let l = layer(infer.attrs, x, infer.ty(1)?, infer.ty(2)?, kind)?;
+    // Steps and batch may change between runs: the layer is looked at with one of each, and its results have as many as the operand.
+    let one = |dim: &Dim| dim.known().map_or(Dim::Known(1), Dim::Known);
+    let known = TensorType { shape: Shape(x.shape.0.iter().map(one).collect()), ..x.clone() };
+    let l = layer(infer.attrs, &known, infer.ty(1)?, infer.ty(2)?, kind)?;
     functions(infer.attrs, kind, &l)?;
-    let n = l.directions.len();
-    let state = if l.batch_first { [l.batch, n, l.hidden] } else { [n, l.batch, l.hidden] };
-    for (slot, expected) in [(3, vec![n, 2 * kind.n_gates() * l.hidden]), (4, vec![l.batch]), (5, state.to_vec()), (6, state.to_vec()), (7, vec![n, 3 * l.hidden])] {
+    let [n, hidden, gates] = [l.directions.len(), l.hidden, kind.n_gates()].map(Dim::from);
+    let (steps, batch) = if l.batch_first { (&x.shape.0[1], &x.shape.0[0]) } else { (&x.shape.0[0], &x.shape.0[1]) };
+    let [steps, batch] = [steps, batch].map(Dim::clone);
+    let times = |a: &Dim, b: &Dim, c: i64| &(a * b) * &Dim::Known(c);
+    let state = if l.batch_first { vec![batch.clone(), n.clone(), hidden.clone()] } else { vec![n.clone(), batch.clone(), hidden.clone()] };
+    let bias = vec![n.clone(), times(&gates, &hidden, 2)];
+    let peepholes = vec![n.clone(), times(&hidden, &Dim::Known(1), 3)];
+    for (slot, expected) in [(3, bias), (4, vec![batch.clone()]), (5, state.clone()), (6, state.clone()), (7, peepholes)] {
         if let Some(Some(ty)) = infer.inputs.get(slot)
-            && ty.shape != Shape::of(&expected)
+            && (ty.shape.rank() != expected.len() || !ty.shape.0.iter().zip(&expected).all(|(a, b)| agree(a, b)))
         {
-            return Err(OpError::operand(slot, ty, Shape::of(&expected)));
+            return Err(OpError::operand(slot, ty, Shape(expected)));
         }
     }
-    let all = if l.batch_first { [l.batch, l.steps, n, l.hidden] } else { [l.steps, n, l.batch, l.hidden] };
-    let state = TensorType::of(x.dtype, &state);
+    let all = if l.batch_first { vec![batch, steps, n, hidden] } else { vec![steps, n, batch, hidden] };
+    let state = TensorType::new(x.dtype, Shape(state));
     let last = if kind == Kind::Lstm { vec![state.clone(), state] } else { vec![state] };
-    Ok([TensorType::of(x.dtype, &all)].into_iter().chain(last).collect())
+    Ok([TensorType::new(x.dtype, Shape(all))].into_iter().chain(last).collect())
 }
 
 /// The activation functions of each direction, as expressions in which `@` is the operand.

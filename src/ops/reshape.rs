@@ -1,6 +1,6 @@
 //! `reshape`: the same elements under another shape.
 
-use super::util::{dims_attr, ints_attr, operand};
+use super::util::{agree, dims_attr, ints_attr, operand};
 use crate::ir::{Attrs, CORE, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, product, attr};
 
 /// `reshape(x) {shape}`: ONNX Reshape, opset 21, where the shape is a constant operand, 0 means the operand's own size (unless `allowzero`)
@@ -32,36 +32,38 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let shape = match dims_attr(infer.attrs, "shape") {
         Some(shape) => shape,
         None => {
-            let sizes = infer.ints(1)?.ok_or(OpError::MissingOperand { slot: 1 })?;
+            let sizes = infer.dims(1)?.ok_or(OpError::MissingOperand { slot: 1 })?;
             resolve(&x.shape, &sizes, infer.attrs.int("allowzero").unwrap_or(0) != 0)?
         }
     };
     let (given, wanted) = (x.shape.volume(), product(&shape));
-    if shape.iter().any(|d| d.known().is_some_and(|n| n < 0)) || (given != wanted && given.known().is_some() && wanted.known().is_some()) {
+    if shape.iter().any(|d| d.known().is_some_and(|n| n < 0)) || !agree(&given, &wanted) {
         return Err(OpError::operand(0, x, format!("as many elements as {}", Shape(shape))));
     }
     Ok(vec![TensorType { shape: Shape(shape), ..x.clone() }])
 }
 
 /// The sizes that ONNX's 0 and -1 stand for.
-fn resolve(shape: &Shape, sizes: &[i64], allow_zero: bool) -> Result<Vec<Dim>, OpError> {
+fn resolve(shape: &Shape, sizes: &[Dim], allow_zero: bool) -> Result<Vec<Dim>, OpError> {
     let own = |i: usize| shape.0.get(i).cloned().ok_or_else(|| OpError::operand(1, format!("{sizes:?}"), format!("at most {} zeros", shape.rank())));
+    let is_kept = |size: &Dim| *size == Dim::Known(0) && !allow_zero;
+    let is_rest = |size: &Dim| *size == Dim::Known(-1);
     let mut dims = Vec::with_capacity(sizes.len());
-    for (i, &size) in sizes.iter().enumerate() {
+    for (i, size) in sizes.iter().enumerate() {
         dims.push(match size {
-            0 if !allow_zero => own(i)?,
-            -1 => Dim::Known(1),
-            n if n < 0 => return Err(OpError::operand(1, format!("{sizes:?}"), "sizes")),
-            n => Dim::Known(n),
+            size if is_kept(size) => own(i)?,
+            size if is_rest(size) => Dim::Known(1),
+            size if size.known().is_some_and(|n| n < 0) => return Err(OpError::operand(1, format!("{sizes:?}"), "sizes")),
+            size => size.clone(),
         });
     }
-    let mut rest = sizes.iter().enumerate().filter(|(_, s)| **s == -1);
+    let mut rest = sizes.iter().enumerate().filter(|(_, size)| is_rest(size));
     if let Some((at, _)) = rest.next() {
         if rest.next().is_some() {
             return Err(OpError::operand(1, format!("{sizes:?}"), "one -1 at most"));
         }
         // Sizes kept by position leave the quotient, so that symbols need not be divided.
-        let kept = |i: usize| sizes.get(i).is_some_and(|&s| s == 0 && !allow_zero);
+        let kept = |i: usize| sizes.get(i).is_some_and(is_kept);
         let left: Vec<Dim> = shape.0.iter().enumerate().filter(|(i, _)| !kept(*i)).map(|(_, d)| d.clone()).collect();
         let divisor: Vec<Dim> = dims.iter().enumerate().filter(|(i, _)| !kept(*i)).map(|(_, d)| d.clone()).collect();
         let empty = shape.0.contains(&Dim::Known(0));

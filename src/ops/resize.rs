@@ -1,7 +1,7 @@
 //! `resize`: images enlarged and reduced.
 
 use super::resize_axes;
-use super::util::{axes, class_of, finish_f32s, ints_attr, n_elems, operand, result, split_own};
+use super::util::{axes, class_of, finish_f32s, dims_attr, n_elems, operand, result, split_own};
 use crate::ir::{Attr, Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
 use rayon::prelude::*;
 
@@ -51,8 +51,17 @@ fn one_of(attrs: &Attrs, names: [&'static str; 2], allowed: &[&'static str]) -> 
     allowed.iter().copied().find(|a| *a == given).ok_or_else(|| OpError::unsupported(format!("{} {given:?} of a resize", names[0])))
 }
 
+/// How many elements there are for each one before, where that is one number whatever the sizes are.
+fn ratio(size: &Dim, own: &Dim) -> Option<f32> {
+    if let (Some(size), Some(own)) = (size.known(), own.known()) {
+        return Some(size as f32 / own as f32);
+    }
+    let times = |a: &Dim, b: &Dim| a.floor_div(b).filter(|n| &(n * b) == a)?.known().map(|n| n as f32);
+    times(size, own).or_else(|| Some(1.0 / times(own, size)?))
+}
+
 /// Brings attributes and the data of operands scales and sizes into the normal form.
-fn normal(attrs: &Attrs, x: &Shape, scales: Option<&Tensor>, sizes: Option<&Tensor>) -> Result<Normal, OpError> {
+fn normal(attrs: &Attrs, x: &Shape, scales: Option<&Tensor>, sizes: Option<Vec<Dim>>) -> Result<Normal, OpError> {
     let mut normal = Normal {
         mode: one_of(attrs, ["mode", "mode"], &["nearest", "linear"])?,
         coordinates: one_of(attrs, ["coordinates", "coordinate_transformation_mode"], &COORDINATES)?,
@@ -69,21 +78,21 @@ fn normal(attrs: &Attrs, x: &Shape, scales: Option<&Tensor>, sizes: Option<&Tens
         None => (0..x.rank()).collect(),
     };
     let count = |n: usize| if n == on.len() { Ok(()) } else { Err(OpError::attribute("sizes", format!("has {n} entries for {} axes", on.len()))) };
-    if let (Some(scales), Some(sizes)) = (attrs.floats("scales"), ints_attr(attrs, "sizes")?) {
+    if let (Some(scales), Some(sizes)) = (attrs.floats("scales"), dims_attr(attrs, "sizes")) {
         count(scales.len())?;
         count(sizes.len())?;
         normal.scales = scales.to_vec();
-        normal.sizes = sizes.into_iter().map(Dim::Known).collect();
-    } else if let Some(sizes) = sizes.filter(|t| !t.dims().contains(&0)) {
-        let sizes = sizes.to_i64s()?;
+        normal.sizes = sizes;
+    } else if let Some(sizes) = sizes.filter(|sizes| !sizes.is_empty()) {
         count(sizes.len())?;
         if attrs.str("keep_aspect_ratio_policy").is_some_and(|p| p != "stretch") {
             return Err(OpError::unsupported("a resize that keeps the aspect ratio"));
         }
-        for (&axis, &size) in on.iter().zip(&sizes) {
-            let own = x.0[axis].known().ok_or_else(|| OpError::operand(0, x, "known sizes"))?;
-            normal.scales[axis] = size as f32 / own as f32;
-            normal.sizes[axis] = Dim::Known(size);
+        for (&axis, size) in on.iter().zip(sizes) {
+            let own = &x.0[axis];
+            normal.scales[axis] = ratio(&size, own)
+                .ok_or_else(|| OpError::unsupported(format!("a resize from {own} to {size} elements: their ratio changes with the sizes")))?;
+            normal.sizes[axis] = size;
         }
     } else if let Some(scales) = scales.filter(|t| !t.dims().contains(&0)) {
         let scales = scales.to_f32s()?;
@@ -117,13 +126,14 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let core = infer.attrs.get("sizes").is_some();
     let (own, _) = split_own(infer.attrs, infer.inputs);
     for slot in [1, 2, 3] {
-        if !core && own.get(slot).copied().flatten().is_some() && infer.constant(slot).is_none() {
+        let is_listed = infer.sizes.get(slot).copied().flatten().is_some();
+        if !core && own.get(slot).copied().flatten().is_some() && infer.constant(slot).is_none() && !(slot == 3 && is_listed) {
             return Err(OpError::NotConstant { slot });
         }
     }
-    let (scales, sizes) = if core { (None, None) } else { (infer.constant(2), infer.constant(3)) };
+    let (scales, sizes) = if core { (None, None) } else { (infer.constant(2), infer.dims(3)?) };
     if !core && let Some(own) = x.shape.known() {
-        let plan = resize_axes::axes(infer.attrs, &x.shape, infer.constant(1), scales, sizes)?;
+        let plan = resize_axes::axes(infer.attrs, &x.shape, infer.constant(1), scales, infer.constant(3))?;
         let mut dims = own;
         plan.iter().for_each(|plan| dims[plan.axis] = plan.out);
         return result(infer, Class::Float, x.dtype, Shape::of(&dims));
@@ -141,7 +151,7 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
             return Ok(vec![resize_axes::expand(e, x, &plan)?]);
         }
     }
-    let normal = normal(e.attrs, &e.ty(x).shape, constant(2), constant(3))?;
+    let normal = normal(e.attrs, &e.ty(x).shape, constant(2), e.dims(3)?)?;
     let attrs = Attrs::new()
         .with_str("mode", normal.mode)
         .with_str("coordinates", normal.coordinates)

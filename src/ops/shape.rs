@@ -1,7 +1,8 @@
-//! Operators whose results are known once shapes are: they become constants.
+//! Operators whose results are known once shapes are: they become constants, or expressions of the sizes that change between runs.
 
+use super::iota;
 use super::util::{n_elems, operand};
-use crate::ir::{Attr, Attrs, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
+use crate::ir::{Attr, Attrs, Class, DType, Dim, Expand, Infer, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
 
 /// Most elements of a constant that an expansion makes.
 const LARGEST: usize = 1 << 26;
@@ -32,10 +33,23 @@ foldable! {
     /// `size(x)`: ONNX Size, opset 21.
     SIZE "size" "Size" (1, 1) [] |i| i.ty(0).map(|_| vec![TensorType::of(DType::I64, &[])]), eval_size, expand_size;
     /// `range(start, limit, delta)`: ONNX Range, opset 11.
-    RANGE "range" "Range" (3, 3) [] infer_range, range, expand_folded;
+    RANGE "range" "Range" (3, 3) [] infer_range, range, expand_range;
     /// `constant_of_shape(shape) {value}`: ONNX ConstantOfShape, opset 21.
     CONSTANT_OF_SHAPE "constant_of_shape" "ConstantOfShape" (1, 1) [attr::tensor("value")] infer_filled, eval_filled, expand_filled;
 }
+
+/// `sizes() {value, dtype, scalar}`: integers that are expressions of symbolic sizes, `[n]` or with `scalar` `[]`. Import makes it of the
+/// arithmetic on shapes whose sizes change between runs; operators read it as they read a constant.
+pub static SIZES: OpDef = OpDef {
+    name: crate::ir::SIZES,
+    onnx: "",
+    levels: ONNX,
+    attrs: &[attr::sizes("value"), attr::dtype("dtype"), attr::int("scalar")],
+    arity: (0, 0),
+    infer: infer_sizes,
+    eval: None,
+    expand: Some(expand_sizes),
+};
 
 /// `nonzero(x)`: ONNX NonZero, opset 13, of constants only: its size depends on its data.
 pub static NON_ZERO: OpDef = OpDef {
@@ -48,6 +62,67 @@ pub static NON_ZERO: OpDef = OpDef {
     eval: Some(|_, inputs| Ok(vec![non_zero(operand(inputs, 0)?)?])),
     expand: None,
 };
+
+/// A use of [`SIZES`] with the type of the first of `types`.
+pub fn sizes(value: Vec<Dim>, types: &[TensorType]) -> Op {
+    let (dtype, rank) = types.first().map_or((DType::I64, 1), |ty| (ty.dtype, ty.shape.rank()));
+    let attrs = Attrs::new().with_dims("value", value).with_dtype("dtype", dtype);
+    Op::new(&SIZES, if rank == 0 { attrs.with_int("scalar", 1) } else { attrs })
+}
+
+fn infer_sizes(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let value = infer.attrs.dims("value").ok_or_else(|| OpError::attribute("value", "is missing"))?;
+    let dtype = infer.attrs.dtype("dtype").unwrap_or(DType::I64);
+    if !matches!(dtype.class(), Class::Int | Class::Bool) {
+        return Err(OpError::attribute("dtype", format!("is {dtype}")));
+    }
+    match (infer.attrs.int("scalar").unwrap_or(0), value.len()) {
+        (0, n) => Ok(vec![TensorType::of(dtype, &[n])]),
+        (_, 1) => Ok(vec![TensorType::of(dtype, &[])]),
+        (_, n) => Err(OpError::attribute("scalar", format!("is set for {n} sizes"))),
+    }
+}
+
+/// Sizes as data: what a computation that is no arithmetic on shapes makes of them.
+fn expand_sizes(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let value = e.attrs.dims("value").unwrap_or_default().to_vec();
+    let ty = e.outputs[0].clone();
+    let one = |e: &mut Expand<'_, '_>, start: Dim| iota::add(e, start, Dim::Known(0), Dim::Known(1), ty.dtype);
+    let parts = value.into_iter().map(|start| one(e, start)).collect::<Result<Vec<_>, _>>()?;
+    let list = match parts[..] {
+        [] => e.constant(Tensor::from_i64s(ty.dtype, &[0], &[])?),
+        [only] => only,
+        _ => e.add(&super::concat::DEF, Attrs::new().with_int("axis", 0), &parts)?,
+    };
+    Ok(vec![super::reshape::to(e, list, ty.shape.0)?])
+}
+
+/// A range of constants is one; of sizes, numbers that the device counts.
+fn expand_range(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let (start, limit, delta) = (e.dims(0), e.dims(1), e.dims(2));
+    let (Ok(Some(start)), Ok(Some(limit)), Ok(Some(delta))) = (start, limit, delta) else { return expand_folded(e) };
+    if [&start, &limit, &delta].iter().all(|list| list.iter().all(|dim| dim.known().is_some())) {
+        return expand_folded(e);
+    }
+    let n = steps(&start, &limit, &delta)?;
+    let dtype = e.outputs[0].dtype;
+    let (Some(start), Some(delta)) = (start.into_iter().next(), delta.into_iter().next()) else { return expand_folded(e) };
+    Ok(vec![iota::add(e, start, delta, n, dtype)?])
+}
+
+/// How many numbers a range of sizes has.
+fn steps(start: &[Dim], limit: &[Dim], delta: &[Dim]) -> Result<Dim, OpError> {
+    let refuse = || OpError::operand(2, format!("{delta:?}"), format!("a step between {start:?} and {limit:?} whose sign the sizes tell"));
+    let ([start], [limit], [delta]) = (start, limit, delta) else { return Err(refuse()) };
+    let minus = |dim: &Dim| &Dim::Known(0) - dim;
+    let (span, step) = match delta.bounds() {
+        (low, _) if low > 0 => (limit - start, delta.clone()),
+        (_, high) if high < 0 => (start - limit, minus(delta)),
+        _ => return Err(refuse()),
+    };
+    let n = (&(&span + &step) - &Dim::Known(1)).floor_div(&step).ok_or_else(refuse)?;
+    Ok(Dim::larger(&n, &Dim::Known(0)))
+}
 
 /// The result as a constant, all operands being constants.
 fn expand_folded(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
@@ -112,6 +187,10 @@ fn expand_size(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
 
 fn infer_range(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let dtype = infer.ty(0)?.dtype;
+    if infer.sizes.iter().any(Option::is_some) {
+        let list = |slot: usize| infer.dims(slot)?.ok_or(OpError::MissingOperand { slot });
+        return Ok(vec![TensorType::new(dtype, Shape(vec![steps(&list(0)?, &list(1)?, &list(2)?)?]))]);
+    }
     let known = |slot: usize| infer.constant(slot).ok_or(OpError::NotConstant { slot });
     let n = count(known(0)?, known(1)?, known(2)?)?;
     Ok(vec![TensorType::of(dtype, &[n])])
@@ -162,11 +241,11 @@ fn filling(attrs: &Attrs) -> Result<Tensor, OpError> {
 }
 
 fn infer_filled(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
-    let sizes = infer.ints(0)?.ok_or(OpError::MissingOperand { slot: 0 })?;
-    if sizes.iter().any(|&n| n < 0) {
+    let sizes = infer.dims(0)?.ok_or(OpError::MissingOperand { slot: 0 })?;
+    if sizes.iter().any(|n| n.bounds().0 < 0) {
         return Err(OpError::operand(0, format!("{sizes:?}"), "sizes"));
     }
-    Ok(vec![TensorType::new(filling(infer.attrs)?.dtype(), Shape(sizes.into_iter().map(Dim::Known).collect()))])
+    Ok(vec![TensorType::new(filling(infer.attrs)?.dtype(), Shape(sizes))])
 }
 
 fn eval_filled(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {

@@ -36,39 +36,47 @@ struct Range {
 }
 
 /// What ONNX's `start..end` by `step` keeps of an axis.
-fn range(dim: &Dim, start: i64, end: i64, step: i64) -> Result<Range, OpError> {
-    let refuse = || OpError::unsupported(format!("{start}..{end} by {step} of an axis of unknown size {dim}"));
+fn range(dim: &Dim, start: &Dim, end: &Dim, step: i64) -> Result<Range, OpError> {
+    let refuse = || OpError::unsupported(format!("{start}..{end} by {step} of an axis of size {dim}: the sizes do not tell which part that is"));
     if step == 0 {
         return Err(OpError::operand(4, 0, "steps other than 0"));
     }
-    if let Some(n) = dim.known() {
+    if let (Some(n), Some(start), Some(end)) = (dim.known(), start.known(), end.known()) {
         let at = |v: i64| if v < 0 { v.saturating_add(n) } else { v };
         let (start, end) = if step > 0 { (at(start).clamp(0, n), at(end).clamp(0, n)) } else { (at(start).clamp(-1, n - 1), at(end).clamp(-1, n - 1)) };
         let span = if step > 0 { end - start } else { start - end }.max(0);
         let size = span.saturating_add(step.saturating_abs() - 1) / step.saturating_abs();
         return Ok(Range { start: Dim::Known(start.max(0)), step, size: Dim::Known(size) });
     }
-    // A bound counted from either end is exact if the axis is at least that long, which running the model must check.
     let far = 1 << 31;
-    let place = |v: i64| match v {
-        v if v >= far - 1 => dim.clone(),
-        v if v <= -(far - 1) => Dim::Known(0),
-        v if v < 0 => dim + &Dim::Known(v),
-        v => Dim::Known(v),
+    let place = |v: &Dim, far_end: &Dim, last: &Dim| -> Result<Dim, OpError> {
+        let v = match v.known() {
+            Some(v) if v >= far - 1 => return Ok(last.clone()),
+            Some(v) if v <= -(far - 1) => return Ok(far_end.clone()),
+            _ => v.clone(),
+        };
+        let v = match v.bounds() {
+            (low, _) if low >= 0 => v,
+            (_, high) if high < 0 => dim + &v,
+            _ => return Err(refuse()),
+        };
+        Ok(Dim::least(&Dim::larger(&v, far_end), last))
     };
-    if step < 0 || (end >= 0 && end < far - 1 && start >= 0 && end > start && step != 1) {
-        return Err(refuse());
+    let (zero, one) = (Dim::Known(0), Dim::Known(1));
+    if step > 0 {
+        let (start, end) = (place(start, &zero, dim)?, place(end, &zero, dim)?);
+        let size = (&(&end - &start) + &Dim::Known(step - 1)).floor_div(&Dim::Known(step)).ok_or_else(refuse)?;
+        return Ok(Range { start, step, size: Dim::larger(&size, &zero) });
     }
-    let (start, end) = (place(start), place(end));
-    let size = (&(&end - &start) + &Dim::Known(step - 1)).floor_div(&Dim::Known(step)).ok_or_else(refuse)?;
-    if size.known().is_some_and(|n| n < 0) {
-        return Err(refuse());
-    }
-    Ok(Range { start, step, size })
+    let (last, before) = (dim - &one, Dim::Known(-1));
+    let (start, end) = (place(start, &before, &last)?, place(end, &before, &last)?);
+    let by = step.checked_neg().ok_or_else(refuse)?;
+    let size = (&(&start - &end) + &Dim::Known(by - 1)).floor_div(&Dim::Known(by)).ok_or_else(refuse)?;
+    Ok(Range { start: Dim::larger(&start, &zero), step, size: Dim::larger(&size, &zero) })
 }
 
 /// The ranges of all axes.
-fn ranges(shape: &Shape, starts: Vec<i64>, ends: Vec<i64>, axes: Option<Vec<i64>>, steps: Option<Vec<i64>>) -> Result<Vec<Range>, OpError> {
+fn ranges(shape: &Shape, starts: Vec<Dim>, ends: Vec<Dim>, axes: Option<Vec<i64>>, steps: Option<Vec<i64>>) -> Result<Vec<Range>, OpError> {
     let axes = axes.unwrap_or_else(|| (0..starts.len() as i64).collect());
     let steps = steps.unwrap_or_else(|| vec![1; starts.len()]);
     if [ends.len(), axes.len(), steps.len()] != [starts.len(); 3] {
@@ -77,14 +85,14 @@ fn ranges(shape: &Shape, starts: Vec<i64>, ends: Vec<i64>, axes: Option<Vec<i64>
     let mut ranges: Vec<Range> = shape.0.iter().map(|d| Range { start: Dim::Known(0), step: 1, size: d.clone() }).collect();
     for (i, axis) in axes.iter().enumerate() {
         let axis = resolve_axis(*axis, shape.rank()).ok_or_else(|| OpError::operand(3, axis, format!("axes of {shape}")))?;
-        ranges[axis] = range(&shape.0[axis], starts[i], ends[i], steps[i])?;
+        ranges[axis] = range(&shape.0[axis], &starts[i], &ends[i], steps[i])?;
     }
     Ok(ranges)
 }
 
 fn infer_slice(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let x = infer.ty(0)?;
-    let needed = |slot: usize| infer.ints(slot)?.ok_or(OpError::MissingOperand { slot });
+    let needed = |slot: usize| infer.dims(slot)?.ok_or(OpError::MissingOperand { slot });
     let ranges = ranges(&x.shape, needed(1)?, needed(2)?, infer.ints(3)?, infer.ints(4)?)?;
     if x.packing.is_some() {
         return Err(OpError::operand(0, x, "a tensor that is not packed"));
@@ -95,7 +103,7 @@ fn infer_slice(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 fn expand_slice(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let x = e.input(0)?;
     let shape = e.ty(x).shape;
-    let needed = |slot: usize| e.ints(slot)?.ok_or(OpError::MissingOperand { slot });
+    let needed = |slot: usize| e.dims(slot)?.ok_or(OpError::MissingOperand { slot });
     let ranges = ranges(&shape, needed(1)?, needed(2)?, e.ints(3)?, e.ints(4)?)?;
     let whole = |(r, d): (&Range, &Dim)| r.size == *d && r.start == Dim::Known(0) && (r.step == 1 || *d == Dim::Known(1));
     if ranges.iter().zip(&shape.0).all(whole) {

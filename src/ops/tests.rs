@@ -56,7 +56,7 @@ fn assert_near(given: &Tensor, expected: &Tensor) {
 
 fn infer(def: &'static OpDef, attrs: &Attrs, types: &[&TensorType], consts: &[Option<&Tensor>]) -> Result<Vec<TensorType>, OpError> {
     let inputs: Vec<_> = types.iter().map(|t| Some(*t)).collect();
-    (def.infer)(&Infer { attrs, inputs: &inputs, consts, n_outputs: 1 })
+    (def.infer)(&Infer { attrs, inputs: &inputs, consts, sizes: &[], n_outputs: 1 })
 }
 
 fn symbolic(dims: &[Dim]) -> TensorType {

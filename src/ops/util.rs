@@ -4,6 +4,14 @@ use super::pointwise;
 use crate::ir::{Attr, Attrs, Class, DType, Dim, Infer, OpError, Shape, Tensor, TensorType};
 use std::borrow::Cow;
 
+/// Whether two sizes may stand for the same one: they are equal, or one of them has neither a value nor a range yet. Sizes with ranges must be
+/// equal by their form, so that they are at run time.
+pub fn agree(a: &Dim, b: &Dim) -> bool {
+    let free = |dim: &Dim| dim.most().is_none();
+    let one = |dim: &Dim| Some(dim.bounds()).filter(|(low, high)| low == high);
+    a == b || free(a) || free(b) || one(a).is_some_and(|a| one(b) == Some(a))
+}
+
 /// The shape that operands of these shapes broadcast to, by ONNX's multidirectional rule.
 ///
 /// # Errors
@@ -14,10 +22,11 @@ pub fn broadcast(shapes: &[&Shape]) -> Result<Shape, OpError> {
     for shape in shapes {
         for (i, dim) in shape.0.iter().enumerate() {
             let slot = &mut dims[rank - shape.rank() + i];
-            if *slot == Dim::Known(1) || (slot.known().is_none() && dim.known().is_some_and(|n| n != 1)) {
+            let free = |dim: &Dim| dim.most().is_none();
+            if *slot == Dim::Known(1) || (free(slot) && dim.known().is_some_and(|n| n != 1)) {
                 // A size not yet known beside a known one above 1 can only be 1 or the same.
                 slot.clone_from(dim);
-            } else if *dim != Dim::Known(1) && dim != slot && dim.known().is_some() == slot.known().is_some() {
+            } else if *dim != Dim::Known(1) && !(agree(dim, slot) && (dim == slot || !(free(dim) && free(slot)))) {
                 let text = |s: &Shape| s.to_string();
                 return Err(OpError::Broadcast { left: text(&Shape(dims)), right: text(shape) });
             }

@@ -4,10 +4,10 @@ use super::arena::{self, ArenaLimits};
 use super::kernels::{self, KernelCall, KernelError};
 use super::memory::{Buffers, Kind, is_view};
 use super::{PlanError, allocation_bytes, round_up};
-use crate::ir::{Class, DType, Graph, Hash, NodeId, NodeKind, Tensor, ValueId};
+use crate::ir::{Class, DType, Dim, Graph, Hash, NodeId, NodeKind, Tensor, ValueId};
 use crate::ops::kernel_key::KernelKey;
 use crate::ops::weights;
-use crate::program::{Allocation, AllocationKind, HostStep, Ledger, Port, Region, Upload};
+use crate::program::{Allocation, AllocationKind, HostStep, Ledger, Port, Region, SizeRange, Upload, params_bytes as params_bytes_of};
 use crate::target::Target;
 use indexmap::IndexMap;
 use std::collections::BTreeMap;
@@ -31,11 +31,11 @@ pub struct Dispatch {
     /// Which of them are written.
     pub writes: Vec<u32>,
     /// Parameters.
-    pub params: Vec<u32>,
+    pub params: Vec<Dim>,
     /// Where they go.
     pub params_offset: u64,
     /// Workgroups.
-    pub groups: [u32; 3],
+    pub groups: [Dim; 3],
     /// Whether earlier dispatches must be done.
     pub barrier: bool,
 }
@@ -58,6 +58,8 @@ pub struct Blueprint {
     pub uploads: Vec<Upload>,
     /// The constants as the device has them, by content.
     pub constants: IndexMap<Hash, Tensor>,
+    /// The sizes that each run chooses.
+    pub sizes: Vec<SizeRange>,
     /// Inputs.
     pub inputs: Vec<Port>,
     /// Outputs.
@@ -84,14 +86,14 @@ pub fn params_bytes(graph: &Graph, target: &Target) -> Result<u64, PlanError> {
     let mut bytes = 0u64;
     for id in graph.order() {
         for call in calls(graph, id, target)?.unwrap_or_default() {
-            bytes = bytes.saturating_add(slot_bytes(&call.params));
+            bytes = bytes.saturating_add(slot_bytes(&call));
         }
     }
     Ok(bytes)
 }
 
-fn slot_bytes(params: &[u32]) -> u64 {
-    round_up(params.len() as u64 * 4, PARAMS_SLOT_BYTES).max(PARAMS_SLOT_BYTES)
+fn slot_bytes(call: &KernelCall) -> u64 {
+    round_up(params_bytes_of(&call.params, &call.groups), PARAMS_SLOT_BYTES).max(PARAMS_SLOT_BYTES)
 }
 
 /// The dispatches of a node: none for inputs, constants and views, `None` where no kernel covers it.
@@ -162,6 +164,7 @@ pub fn build(graph: &Graph, target: &Target) -> Result<Blueprint, PlanError> {
         allocations: layout.allocations,
         uploads: layout.uploads,
         constants: layout.constants,
+        sizes: graph.ranges().into_iter().map(|(name, range)| SizeRange { name, min: *range.start(), max: *range.end() }).collect(),
         inputs,
         outputs,
         steps,
@@ -293,7 +296,7 @@ impl Layout<'_> {
                     }
                 }
                 let barrier = hazards.conflict(&bindings, &writes);
-                let n_bytes = slot_bytes(&call.params);
+                let n_bytes = slot_bytes(&call);
                 let dispatch = Dispatch {
                     node: node.name.clone(),
                     key: call.key,
@@ -319,7 +322,7 @@ impl Layout<'_> {
         let device_dtype = device_dtype(ty.dtype).ok_or_else(|| PlanError::Type { value: name.to_owned(), ty: ty.to_string() })?;
         let mut region = self.region(value)?;
         // A constant without elements has a place, but no bytes.
-        region.bytes = region.bytes.min(kernels::device_bytes(ty).unwrap_or(region.bytes));
+        region.bytes = region.bytes.min(kernels::most_device_bytes(ty).unwrap_or(region.bytes));
         Ok(Port { name: name.to_owned(), dtype: ty.dtype, device_dtype, shape: ty.shape.0.clone(), region })
     }
 

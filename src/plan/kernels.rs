@@ -12,7 +12,7 @@ mod shape;
 #[cfg(test)]
 mod tests;
 
-use crate::ir::{Class, DType, Graph, NodeId, NodeKind, TensorType, ValueId};
+use crate::ir::{Class, DType, Dim, Graph, NodeId, NodeKind, TensorType, ValueId};
 use crate::ops::kernel_key::{KernelKey, Storage};
 use crate::target::Target;
 use call::Node;
@@ -24,10 +24,10 @@ pub struct KernelCall {
     pub key: KernelKey,
     /// What its bindings 0, 1, ... are.
     pub operands: Vec<Operand>,
-    /// The uniform block after the last binding: scalars as std140 lays them out, a multiple of 16 bytes.
-    pub params: Vec<u32>,
+    /// The uniform block after the last binding: scalars as std140 lays them out, a multiple of 16 bytes. Words, or expressions of sizes.
+    pub params: Vec<Dim>,
     /// Workgroups along x, y, z.
-    pub groups: [u32; 3],
+    pub groups: [Dim; 3],
 }
 
 /// Part of a value that a kernel binds.
@@ -77,6 +77,11 @@ pub fn device_bytes(ty: &TensorType) -> Option<u64> {
     }
 }
 
+/// The most bytes that a tensor may take on a device: [`device_bytes`] where every size is known.
+pub fn most_device_bytes(ty: &TensorType) -> Option<u64> {
+    device_bytes(&ty.largest()?)
+}
+
 /// How many storage buffers a kernel may read, own operands and those of its epilogue together: fusion keeps to it.
 pub fn max_operands(target: &Target) -> usize {
     let buffers = usize::try_from(target.limits.max_per_stage_descriptor_storage_buffers).unwrap_or(usize::MAX);
@@ -93,7 +98,7 @@ pub fn dispatches(graph: &Graph, node: NodeId, target: &Target) -> Result<Vec<Ke
         return Err(KernelError::Unsupported { node: graph.node(node).name.clone(), what: "an input or a constant".to_owned() });
     };
     let node = Node::new(graph, node, op, target)?;
-    if node.result.shape.n_elems() == Some(0) {
+    if node.result.shape.most_elems() == Some(0) {
         return Ok(Vec::new());
     }
     // On a device these are f32: what moves values may stand there, what makes new ones would have to round them.
@@ -112,6 +117,7 @@ pub fn dispatches(graph: &Graph, node: NodeId, target: &Target) -> Result<Vec<Ke
         "strided" => movement::strided(&node),
         "concat" => movement::concat(&node),
         "resize" => elementwise::resize(&node),
+        "iota" => elementwise::iota(&node),
         "quantize_packed" => quantize::quantize_packed(&node),
         other => Err(node.unsupported(format!("the operator {other}"))),
     }

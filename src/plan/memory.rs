@@ -2,7 +2,7 @@
 
 use super::PlanError;
 use super::arena::Buffer;
-use super::kernels::device_bytes;
+use super::kernels::most_device_bytes;
 use crate::ir::{Graph, NodeId, NodeKind, ValueId, memory::lifetimes};
 use crate::ops;
 use crate::target::Target;
@@ -82,10 +82,10 @@ impl Buffers {
                     continue;
                 }
                 let ty = graph.ty(value);
-                if ty.shape.known().is_none() {
+                if ty.largest().is_none() {
                     return Err(PlanError::Symbolic { value: graph.value(value).name.clone(), ty: ty.to_string() });
                 }
-                let bytes = device_bytes(ty).ok_or_else(|| PlanError::Type { value: graph.value(value).name.clone(), ty: ty.to_string() })?;
+                let bytes = most_device_bytes(ty).ok_or_else(|| PlanError::Type { value: graph.value(value).name.clone(), ty: ty.to_string() })?;
                 let kind = match ty.packing {
                     _ if is_io => Kind::Io,
                     Some(_) => Kind::Workspace,

@@ -162,7 +162,7 @@ impl Model {
             // What an output needs is stored as the model has it.
             let is_output = kernels.outputs().iter().any(|o| planned.root.get(&o.value) == Some(&live.value));
             if let (Some(group), true, false) = (owner(live.value.node), is_float(ty), is_output) {
-                self.groups[group].stored.push((i, ty.shape.n_elems().unwrap_or(0)));
+                self.groups[group].stored.push((i, ty.shape.most_elems().unwrap_or(0)));
             }
         }
         let mut read_in_groups = Vec::new();
@@ -267,7 +267,8 @@ impl Model {
         if format.activations == Activations::I8 && format.has_int_weights() {
             for (step, ty, is_tensor) in &group.products {
                 let packing = Packing::activation(if *is_tensor { Granularity::Tensor } else { Granularity::Row });
-                let bytes = TensorType { packing: Some(packing), ..ty.with_dtype(DType::I8) }.bytes().unwrap_or(0);
+                let ty = TensorType { packing: Some(packing), ..ty.with_dtype(DType::I8) };
+                let bytes = ty.largest().and_then(|ty| ty.bytes()).unwrap_or(0);
                 buffers.push((None, Buffer { bytes, first: *step, last: *step }));
             }
         }

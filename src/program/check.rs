@@ -1,7 +1,7 @@
 //! What every program must keep to before a device sees it. File and runtime ask the same checks, so a file that loads is one that can run.
 
 use super::{Allocation, AllocationKind, Dispatch, Entry, HostStep, Plan, Port, Program, Region, Shader, Step, hex, parse_hex};
-use crate::ir::{Class, DType, Shape};
+use crate::ir::{Class, DType, Dim, Shape};
 use crate::program::spirv::Interface;
 use crate::target::Target;
 use rayon::prelude::*;
@@ -95,7 +95,7 @@ impl Program {
             let place = || format!("plan {index}, allocation {i}");
             at_most(&place, "bytes of an allocation", allocation.bytes, target.limits.max_memory_allocation_size)?;
         }
-        dispatches(plan, index).try_for_each(|(place, dispatch)| limits(dispatch, target, &|| place.to_string()))
+        dispatches(plan, index).try_for_each(|(place, dispatch)| limits(place.1, dispatch, target, &|| place.to_string()))
     }
 
     fn interfaces(&self) -> Result<BTreeMap<&str, Interface>, ProgramError> {
@@ -117,11 +117,11 @@ fn at_most(place: &dyn Fn() -> String, what: &str, given: u64, limit: u64) -> Ch
 }
 
 /// Where a dispatch stands; formatted only when something is wrong.
-struct DispatchPlace<'a>(usize, &'a str, usize, usize, &'a str);
+struct DispatchPlace<'a>(usize, &'a Entry, usize, usize, &'a str);
 
 impl std::fmt::Display for DispatchPlace<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "plan {}, entry {:?}, step {}, dispatch {} ({})", self.0, self.1, self.2, self.3, self.4)
+        write!(f, "plan {}, entry {:?}, step {}, dispatch {} ({})", self.0, self.1.name, self.2, self.3, self.4)
     }
 }
 
@@ -129,12 +129,12 @@ fn dispatches(plan: &Plan, index: usize) -> impl Iterator<Item = (DispatchPlace<
     plan.entries.iter().flat_map(move |entry| {
         entry.steps.iter().enumerate().flat_map(move |(s, step)| {
             let dispatches = if let Step::Device(dispatches) = step { dispatches.as_slice() } else { &[] };
-            dispatches.iter().enumerate().map(move |(d, dispatch)| (DispatchPlace(index, &entry.name, s, d, &dispatch.node), dispatch))
+            dispatches.iter().enumerate().map(move |(d, dispatch)| (DispatchPlace(index, entry, s, d, &dispatch.node), dispatch))
         })
     })
 }
 
-fn limits(dispatch: &Dispatch, target: &Target, place: &dyn Fn() -> String) -> Checked {
+fn limits(entry: &Entry, dispatch: &Dispatch, target: &Target, place: &dyn Fn() -> String) -> Checked {
     let l = &target.limits;
     let n_bindings = dispatch.bindings.len() as u64;
     at_most(place, "storage buffers", n_bindings, u64::from(l.max_per_stage_descriptor_storage_buffers))?;
@@ -146,9 +146,17 @@ fn limits(dispatch: &Dispatch, target: &Target, place: &dyn Fn() -> String) -> C
     if !dispatch.params.is_empty() {
         aligned(place, "the parameters", dispatch.params_offset, l.min_uniform_buffer_offset_alignment)?;
     }
-    for (axis, (&given, &limit)) in dispatch.groups.iter().zip(&l.max_compute_work_group_count).enumerate() {
-        if given == 0 || given > limit {
-            return Err(fault(&place(), format!("{given} workgroups along axis {axis}, 1 to {limit} are allowed")));
+    for (axis, (given, &limit)) in dispatch.groups.iter().zip(&l.max_compute_work_group_count).enumerate() {
+        let least = i64::from(given.known().is_some());
+        match entry.bounds(given) {
+            Some((low, high)) if low >= least && high <= i64::from(limit) => {}
+            _ => return Err(fault(&place(), format!("{given} workgroups along axis {axis}, {least} to {limit} are allowed"))),
+        }
+    }
+    for (word, value) in dispatch.params.iter().enumerate() {
+        let fits = entry.bounds(value).is_some_and(|(_, high)| high <= i64::from(u32::MAX));
+        if !fits || value.known().is_some_and(|v| v < 0) {
+            return Err(fault(&place(), format!("parameter {word} is {value}, which may not fit in 32 bits or has a size that no input tells")));
         }
     }
     Ok(())
@@ -233,19 +241,20 @@ impl<'a> Scope<'a> {
 
     fn entry(&self, entry: &Entry) -> Checked {
         let at = format!("plan {}, entry {:?}", self.index, entry.name);
+        self.sizes(entry, &at)?;
         for (what, ports) in [("input", &entry.inputs), ("output", &entry.outputs)] {
-            ports.iter().try_for_each(|port| self.port(&format!("{at}, {what} {:?}", port.name), port))?;
+            ports.iter().try_for_each(|port| self.port(entry, &format!("{at}, {what} {:?}", port.name), port))?;
         }
         for (s, step) in entry.steps.iter().enumerate() {
             match step {
                 Step::Device(dispatches) => {
                     for (d, dispatch) in dispatches.iter().enumerate() {
-                        self.dispatch(&DispatchPlace(self.index, &entry.name, s, d, &dispatch.node), dispatch)?;
+                        self.dispatch(&DispatchPlace(self.index, entry, s, d, &dispatch.node), dispatch)?;
                     }
                 }
                 Step::Host(HostStep { node, inputs, outputs }) => {
                     let place = format!("{at}, step {s}, host node {node:?}");
-                    inputs.iter().flatten().chain(outputs).try_for_each(|port| self.port(&place, port))?;
+                    inputs.iter().flatten().chain(outputs).try_for_each(|port| self.port(entry, &place, port))?;
                 }
             }
         }
@@ -292,7 +301,24 @@ impl<'a> Scope<'a> {
         aligned(&|| place.to_owned(), "the region", region.offset, alignment)
     }
 
-    fn port(&self, place: &str, port: &Port) -> Checked {
+    /// The sizes of an entry have ranges and names of their own, and the shapes of its inputs tell each.
+    fn sizes(&self, entry: &Entry, at: &str) -> Checked {
+        for (i, size) in entry.sizes.iter().enumerate() {
+            let place = format!("{at}, size {:?}", size.name);
+            if size.min < 0 || size.max < size.min || size.max > 1 << 31 {
+                return Err(fault(&place, format!("{}..{} is no range of sizes", size.min, size.max)));
+            }
+            if entry.sizes.iter().take(i).any(|other| other.name == size.name) {
+                return Err(fault(&place, "is listed twice".to_owned()));
+            }
+            if !entry.inputs.iter().flat_map(|port| &port.shape).any(|dim| dim.told().is_some_and(|symbol| symbol.name() == size.name)) {
+                return Err(fault(&place, "no shape of an input tells it".to_owned()));
+            }
+        }
+        Ok(())
+    }
+
+    fn port(&self, entry: &Entry, place: &str, port: &Port) -> Checked {
         let fits = match port.dtype.class() {
             Class::Float => matches!(port.device_dtype, DType::F32 | DType::F16),
             Class::Int | Class::Bool => port.device_dtype == DType::I32,
@@ -302,7 +328,9 @@ impl<'a> Scope<'a> {
             return Err(fault(place, format!("{} cannot lie on the device as {}", port.dtype, port.device_dtype)));
         }
         let shape = Shape(port.shape.clone());
-        let Some(needed) = shape.n_elems().and_then(|n| port.device_dtype.bytes(n)) else {
+        let most = |dim: &Dim| entry.bounds(dim).filter(|(low, _)| dim.known().is_none() || *low >= 0).map(|(_, high)| Dim::Known(high.max(0)));
+        let largest = shape.0.iter().map(most).collect::<Option<_>>().map(Shape);
+        let Some(needed) = largest.and_then(|shape| shape.n_elems()).and_then(|n| port.device_dtype.bytes(n)) else {
             return Err(fault(place, format!("its shape {shape} has no known size")));
         };
         self.region(place, &port.region, 4)?;
@@ -311,20 +339,21 @@ impl<'a> Scope<'a> {
 
     /// Parameters lie in their allocation, and where two dispatches share bytes of it they agree on them.
     fn params(&self) -> Checked {
-        let mut written: BTreeMap<u64, &[u32]> = BTreeMap::new();
-        for (place, dispatch) in dispatches(self.plan, self.index).filter(|(_, d)| !d.params.is_empty()) {
-            let bytes = dispatch.params.len() as u64 * 4;
+        let same = |a: &Dispatch, b: &Dispatch| a.params == b.params && (a.groups == b.groups || !(a.is_indirect() || b.is_indirect()));
+        let mut written: BTreeMap<u64, &Dispatch> = BTreeMap::new();
+        for (place, dispatch) in dispatches(self.plan, self.index).filter(|(_, d)| d.params_bytes() > 0) {
+            let bytes = dispatch.params_bytes();
             let (allocation, held) = self.params.ok_or_else(|| fault(&place.to_string(), "there is no allocation for its parameters".to_owned()))?;
             self.region(&place.to_string(), &Region { allocation, offset: dispatch.params_offset, bytes }, 4)?;
             let end = dispatch.params_offset + bytes;
-            let before = written.range(..dispatch.params_offset).next_back().is_some_and(|(at, p)| at + p.len() as u64 * 4 > dispatch.params_offset);
+            let before = written.range(..dispatch.params_offset).next_back().is_some_and(|(at, d)| at + d.params_bytes() > dispatch.params_offset);
             let after = written.range(dispatch.params_offset + 1..end.max(dispatch.params_offset + 1)).next().is_some();
-            let differs = written.get(&dispatch.params_offset).is_some_and(|p| *p != dispatch.params.as_slice());
+            let differs = written.get(&dispatch.params_offset).is_some_and(|d| !same(d, dispatch));
             if before || after || differs {
                 let text = format!("its parameters at offset {} of {held} overlap others", dispatch.params_offset);
                 return Err(fault(&place.to_string(), text));
             }
-            written.insert(dispatch.params_offset, &dispatch.params);
+            written.insert(dispatch.params_offset, dispatch);
         }
         Ok(())
     }

@@ -3,10 +3,12 @@
 mod check;
 pub mod file;
 mod report;
+pub mod sizes;
 pub mod spirv;
 
 pub use check::ProgramError;
 pub use report::{Certificate, Ledger, NodeReport};
+pub use sizes::{SizeError, SizeRange, Sizes};
 
 use crate::ir::{DType, Dim, Hash, Tensor};
 use crate::target::Target;
@@ -158,6 +160,9 @@ pub struct Upload {
 pub struct Entry {
     /// Its name.
     pub name: String,
+    /// The sizes that each run chooses, by the shapes of its inputs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sizes: Vec<SizeRange>,
     /// What the caller gives, in order.
     pub inputs: Vec<Port>,
     /// What the caller gets, in order.
@@ -219,14 +224,48 @@ pub struct Dispatch {
     pub bindings: Vec<Region>,
     /// Which of the bindings are written.
     pub writes: Vec<u32>,
-    /// The shader's parameters, as std140 lays out a block of scalars.
-    pub params: Vec<u32>,
-    /// Where in the allocation for parameters they go, in bytes.
+    /// The shader's parameters, as std140 lays out a block of scalars: words, or expressions of the entry's sizes.
+    #[serde(with = "dims")]
+    pub params: Vec<Dim>,
+    /// Where in the allocation for parameters they go, in bytes; behind them the workgroups, where those depend on sizes.
     pub params_offset: u64,
     /// Workgroups along x, y, z.
-    pub groups: [u32; 3],
+    #[serde(with = "groups")]
+    pub groups: [Dim; 3],
     /// Whether earlier writes must be visible before this dispatch, or earlier reads done.
     pub barrier: bool,
+}
+
+impl Dispatch {
+    /// Whether the number of its workgroups depends on sizes, and so lies in memory when it is dispatched (`vkCmdDispatchIndirect`).
+    pub fn is_indirect(&self) -> bool {
+        self.groups.iter().any(|n| n.known().is_none())
+    }
+
+    /// Bytes that it has in the allocation for parameters: its parameters, and its workgroups where they depend on sizes.
+    pub fn params_bytes(&self) -> u64 {
+        params_bytes(&self.params, &self.groups)
+    }
+}
+
+/// What [`Dispatch::params_bytes`] is of a dispatch with these.
+pub(crate) fn params_bytes(params: &[Dim], groups: &[Dim; 3]) -> u64 {
+    params.len() as u64 * 4 + if groups.iter().any(|n| n.known().is_none()) { 12 } else { 0 }
+}
+
+mod groups {
+    use super::Dim;
+    use serde::{Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(groups: &[Dim; 3], serializer: S) -> Result<S::Ok, S::Error> {
+        super::dims::serialize(groups, serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[Dim; 3], D::Error> {
+        super::dims::deserialize(deserializer)?
+            .try_into()
+            .map_err(|list: Vec<Dim>| D::Error::custom(format!("{} workgroup counts, not 3", list.len())))
+    }
 }
 
 mod text {

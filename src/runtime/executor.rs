@@ -4,8 +4,9 @@ use super::RuntimeError;
 use super::convert::{device_bytes, from_device, to_device};
 use super::memory::Memory;
 use super::vk::{Bound, Commands, Pipelines, Queries, VkContext};
-use crate::ir::Tensor;
-use crate::program::{AllocationKind, Dispatch, Entry, HostStep, Plan, Port, Program, ProgramError, Region, Step, parse_hex};
+use crate::ir::{Dim, Tensor};
+use crate::program::{AllocationKind, Dispatch, Entry, HostStep, Plan, Port, Program, ProgramError, Region, SizeError, Sizes, Step, parse_hex};
+use std::collections::BTreeMap;
 
 /// Dispatches in one command buffer at most.
 const MAX_RECORDED: usize = 2000;
@@ -36,15 +37,27 @@ pub struct Executor {
 }
 
 struct Loaded {
-    name: String,
+    /// The entry without its steps.
+    entry: Entry,
+    steps: Vec<LoadedStep>,
+    /// Parameters and workgroups that depend on sizes.
+    changing: Vec<Changing>,
+    /// What parameters and ports are written for; `None` before the first run of an entry whose sizes change.
+    at: Option<Sizes>,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
-    steps: Vec<LoadedStep>,
 }
 
 enum LoadedStep {
     Device(Segment),
-    Host(HostStep),
+    /// As the program has it, and for the sizes at hand.
+    Host(HostStep, HostStep),
+}
+
+/// What a dispatch has in the memory for parameters.
+struct Changing {
+    region: Region,
+    words: Vec<Dim>,
 }
 
 /// Dispatches between two host steps.
@@ -85,7 +98,7 @@ impl Executor {
             context: context.clone(),
         };
         for entry in &plan.entries {
-            let loaded = executor.load_entry(entry, &mut bound)?;
+            let loaded = executor.load_entry(entry, params, &mut bound)?;
             executor.entries.push(loaded);
         }
         // Uploads end here, so that the first run does not pay for them and a failure shows now.
@@ -93,13 +106,16 @@ impl Executor {
         Ok(executor)
     }
 
-    fn load_entry(&self, entry: &Entry, bound: &mut impl Iterator<Item = Bound>) -> Result<Loaded, RuntimeError> {
+    fn load_entry(&self, entry: &Entry, params: Option<usize>, bound: &mut impl Iterator<Item = Bound>) -> Result<Loaded, RuntimeError> {
         let mut steps = Vec::new();
+        let mut changing = BTreeMap::new();
         for step in &entry.steps {
             match step {
-                Step::Host(host) => steps.push(LoadedStep::Host(host.clone())),
+                Step::Host(host) => steps.push(LoadedStep::Host(host.clone(), host.clone())),
                 Step::Device(dispatches) if dispatches.is_empty() => {}
                 Step::Device(dispatches) => {
+                    let with_sizes = dispatches.iter().filter_map(|d| Some((d.params_offset, Changing::of(d, params?)?)));
+                    changing.extend(with_sizes);
                     let named = dispatches.iter().zip(bound.by_ref());
                     let dispatches = named.map(|(d, b)| (d.node.clone(), b, d.barrier)).collect();
                     let mut segment = Segment { commands: Commands::new(&self.context)?, queries: None, dispatches };
@@ -108,7 +124,10 @@ impl Executor {
                 }
             }
         }
-        Ok(Loaded { name: entry.name.clone(), inputs: entry.inputs.clone(), outputs: entry.outputs.clone(), steps })
+        let at = entry.sizes.is_empty().then(Sizes::new);
+        let (inputs, outputs) = (entry.inputs.clone(), entry.outputs.clone());
+        let entry = Entry { steps: Vec::new(), ..entry.clone() };
+        Ok(Loaded { entry, steps, changing: changing.into_values().collect(), at, inputs, outputs })
     }
 
     /// Runs `main`, which must have no host steps.
@@ -125,14 +144,15 @@ impl Executor {
     /// An input is not what its port takes, a host step fails, or the device does.
     pub fn run_entry(&mut self, entry: &str, inputs: &[Tensor], host: HostFn<'_>) -> Result<RunOutput, RuntimeError> {
         let Executor { entries, memory, profiling, .. } = self;
-        let Some(entry) = entries.iter_mut().find(|e| e.name == entry) else {
+        let Some(entry) = entries.iter_mut().find(|e| e.entry.name == entry) else {
             return Err(RuntimeError::Unsupported { what: format!("entry {entry:?}, which the program does not have") });
         };
         if inputs.len() != entry.inputs.len() {
-            let missing = entry.inputs.get(inputs.len()).map_or("none", |p| &p.name);
+            let missing = entry.entry.inputs.get(inputs.len()).map_or("none", |p| &p.name);
             let fault = format!("{} inputs given, {} wanted", inputs.len(), entry.inputs.len());
             return Err(RuntimeError::Input { name: missing.to_owned(), fault });
         }
+        entry.resize(memory, inputs)?;
         // All are looked at before the first is written, so a refused run leaves the device's state alone.
         let converted = entry.inputs.iter().zip(inputs).map(|(port, tensor)| to_device(port, tensor)).collect::<Result<Vec<_>, _>>()?;
         for (port, bytes) in entry.inputs.iter().zip(&converted) {
@@ -152,7 +172,7 @@ impl Executor {
                         profile.extend(segment.dispatches.iter().map(|(node, ..)| node.clone()).zip(spans));
                     }
                 }
-                LoadedStep::Host(step) => run_host(memory, step, host)?,
+                LoadedStep::Host(_, step) => run_host(memory, step, host)?,
             }
         }
         let outputs = fetch(memory, &entry.outputs)?;
@@ -195,7 +215,54 @@ impl Executor {
     /// Names of the nodes that run on the host, in order.
     pub fn host_nodes(&self) -> Vec<&str> {
         let steps = self.entries.iter().flat_map(|entry| &entry.steps);
-        steps.filter_map(|step| if let LoadedStep::Host(host) = step { Some(host.node.as_str()) } else { None }).collect()
+        steps.filter_map(|step| if let LoadedStep::Host(host, _) = step { Some(host.node.as_str()) } else { None }).collect()
+    }
+}
+
+impl Loaded {
+    /// Makes ports and parameters those of the sizes that the inputs have, if they are not yet. Nothing is allocated or recorded anew.
+    fn resize(&mut self, memory: &mut Memory, inputs: &[Tensor]) -> Result<(), RuntimeError> {
+        if self.entry.sizes.is_empty() {
+            return Ok(());
+        }
+        let shapes: Vec<Vec<usize>> = inputs.iter().map(Tensor::dims).collect();
+        let sizes = self.entry.sizes_of(&shapes).map_err(|SizeError { input, fault }| RuntimeError::Input { name: input, fault })?;
+        if self.at.as_ref() == Some(&sizes) {
+            return Ok(());
+        }
+        self.at = None;
+        let lost = |what: &str| RuntimeError::Unsupported { what: format!("{what} for the sizes {sizes:?}") };
+        let ports = |ports: &[Port]| ports.iter().map(|port| port.at(&sizes)).collect::<Option<Vec<Port>>>();
+        self.inputs = ports(&self.entry.inputs).ok_or_else(|| lost("inputs"))?;
+        self.outputs = ports(&self.entry.outputs).ok_or_else(|| lost("outputs"))?;
+        for step in &mut self.steps {
+            if let LoadedStep::Host(whole, at) = step {
+                let operands = whole.inputs.iter().map(|port| port.as_ref().map_or(Some(None), |port| port.at(&sizes).map(Some)));
+                at.inputs = operands.collect::<Option<_>>().ok_or_else(|| lost("a host step"))?;
+                at.outputs = ports(&whole.outputs).ok_or_else(|| lost("a host step"))?;
+            }
+        }
+        for changing in &self.changing {
+            let word = |dim: &Dim| dim.eval(&|name| sizes.get(name).copied()).filter(|v| (-(1 << 31)..1 << 32).contains(v)).map(|v| v as u32);
+            let words = changing.words.iter().map(word).collect::<Option<Vec<u32>>>().ok_or_else(|| lost("parameters"))?;
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            memory.write(&changing.region, &bytes)?;
+        }
+        self.at = Some(sizes);
+        Ok(())
+    }
+}
+
+impl Changing {
+    /// What of a dispatch depends on sizes; `None` where nothing does.
+    fn of(dispatch: &Dispatch, params: usize) -> Option<Changing> {
+        let is_indirect = dispatch.is_indirect();
+        if !is_indirect && dispatch.params.iter().all(|word| word.known().is_some()) {
+            return None;
+        }
+        let groups = if is_indirect { dispatch.groups.as_slice() } else { &[] };
+        let region = Region { allocation: u32::try_from(params).ok()?, offset: dispatch.params_offset, bytes: dispatch.params_bytes() };
+        Some(Changing { region, words: dispatch.params.iter().chain(groups).cloned().collect() })
     }
 }
 
@@ -249,8 +316,12 @@ fn upload(memory: &mut Memory, program: &Program, plan: &Plan) -> Result<(), Run
     let Some(params) = plan.allocations.iter().position(|a| a.kind == AllocationKind::Params) else { return Ok(()) };
     let mut written = std::collections::BTreeSet::new();
     for dispatch in plan.entries.iter().flat_map(|entry| entry.steps.iter().flat_map(of_step)) {
-        if !dispatch.params.is_empty() && written.insert(dispatch.params_offset) {
-            let bytes: Vec<u8> = dispatch.params.iter().flat_map(|word| word.to_le_bytes()).collect();
+        // What depends on sizes is written once a run tells them.
+        let words: Option<Vec<u32>> = dispatch.params.iter().map(|word| word.known().map(|word| word as u32)).collect();
+        if let Some(words) = words.filter(|words| !words.is_empty() && !dispatch.is_indirect())
+            && written.insert(dispatch.params_offset)
+        {
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
             let region = Region { allocation: params as u32, offset: dispatch.params_offset, bytes: bytes.len() as u64 };
             memory.write(&region, &bytes)?;
         }

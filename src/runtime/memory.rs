@@ -24,18 +24,20 @@ impl Memory {
         afford(context, plan, place)?;
         let meter = Arc::new(Meter::default());
         let used = used_bytes(plan);
+        // Only programs whose sizes change have the number of workgroups in memory.
+        let is_indirect = plan.entries.iter().any(|entry| !entry.sizes.is_empty());
         let mut memory = Memory { ring: None, buffers: Vec::new(), meter: meter.clone() };
         for (i, allocation) in plan.allocations.iter().enumerate() {
             let name = format!("allocation {i} ({:?})", allocation.kind);
             let sizes = (allocation.bytes, used.get(i).copied().unwrap_or(0));
             let made = match allocation.kind {
                 AllocationKind::Staging => None,
-                _ => Some(Buffer::new(context, &meter, sizes, place, &name)?),
+                kind => Some(Buffer::new(context, &meter, sizes, place, kind == AllocationKind::Params && is_indirect, &name)?),
             };
             memory.buffers.push(made);
         }
         if let Some(bytes) = staging.and_then(|i| plan.allocations.get(i)).map(|a| a.bytes) {
-            memory.ring = Some(Ring::new(context, Buffer::new(context, &meter, (bytes, bytes), Place::Staging, "staging ring")?)?);
+            memory.ring = Some(Ring::new(context, Buffer::new(context, &meter, (bytes, bytes), Place::Staging, false, "staging ring")?)?);
         }
         for (i, allocation) in plan.allocations.iter().enumerate().filter(|(_, a)| a.kind == AllocationKind::State) {
             let bytes = used.get(i).copied().unwrap_or(0).min(allocation.bytes);
@@ -134,7 +136,7 @@ fn used_bytes(plan: &Plan) -> Vec<u64> {
                 Step::Device(dispatches) => {
                     for dispatch in dispatches {
                         dispatch.bindings.iter().for_each(&mut use_up);
-                        let bytes = dispatch.params.len() as u64 * 4;
+                        let bytes = dispatch.params_bytes();
                         use_up(&Region { allocation: params, offset: dispatch.params_offset, bytes });
                     }
                 }

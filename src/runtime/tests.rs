@@ -74,7 +74,7 @@ impl Maker {
             graph: String::new(),
             allocations: sizes.into_iter().map(|(kind, bytes)| Allocation { kind, bytes }).collect(),
             uploads: vec![],
-            entries: vec![Entry { name: "main".to_owned(), inputs: vec![], outputs: vec![], steps: vec![] }],
+            entries: vec![Entry { name: "main".to_owned(), sizes: vec![], inputs: vec![], outputs: vec![], steps: vec![] }],
         };
         let (constants, shaders) = Default::default();
         Maker { program: Program { model: "test".to_owned(), target: target.clone(), plans: vec![plan], constants, shaders } }
@@ -119,7 +119,16 @@ impl Maker {
         let (writes, at) = (vec![bindings.len() as u32 - 1], dispatches.len());
         let (node, params) = (format!("node{at}"), params.to_vec());
         let params_offset = 256 * at as u64;
-        dispatches.push(Dispatch { node, shader: hash, bindings, writes, params, params_offset, groups: [n.div_ceil(64), 1, 1], barrier });
+        dispatches.push(Dispatch {
+            node,
+            shader: hash,
+            bindings,
+            writes,
+            params: params.into_iter().map(|w| u64::from(w).into()).collect(),
+            params_offset,
+            groups: [u64::from(n.div_ceil(64)), 1, 1].map(Into::into),
+            barrier,
+        });
     }
 
     fn finish(mut self) -> Program {

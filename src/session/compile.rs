@@ -291,7 +291,8 @@ impl Lowered {
                 constants.entry(tensor.hash()).or_insert_with(|| tensor.clone());
             }
         }
-        let entry = Entry { name: "main".to_owned(), inputs: self.blueprint.inputs, outputs: self.blueprint.outputs, steps };
+        let entry =
+            Entry { name: "main".to_owned(), sizes: self.blueprint.sizes, inputs: self.blueprint.inputs, outputs: self.blueprint.outputs, steps };
         let plan = Plan {
             policy: options.settings.policy.to_string(),
             budget_bytes: self.budget_bytes,

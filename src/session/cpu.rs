@@ -1,9 +1,10 @@
 //! The CPU reference as a device: runs the kernel-level graph of a plan, node by node, with the operators' own definitions.
 
-use crate::ir::{Graph, Hash, Level, NodeId, NodeKind, OpError, Tensor, ValueId, text};
+use crate::ir::{Dim, Graph, Hash, Level, NodeId, NodeKind, OpError, Tensor, ValueId, text};
 use crate::ops;
-use crate::program::Program;
+use crate::program::{Entry, Port, Program, Region, SizeError, SizeRange, Sizes};
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// A graph that can be computed on the CPU.
 #[derive(Debug)]
@@ -12,6 +13,8 @@ pub struct Reference {
     order: Vec<NodeId>,
     /// After which step each value is needed no more; outputs are not in it.
     last_use: BTreeMap<ValueId, usize>,
+    /// The graph for the sizes of the last run, where it has sizes that change.
+    at: Mutex<Option<(Sizes, Arc<Reference>)>>,
 }
 
 /// Why the reference cannot compute.
@@ -28,6 +31,8 @@ pub enum CpuError {
     Input { name: String, given: String, expected: String },
     #[error("{given} inputs, expected {expected}")]
     Inputs { given: usize, expected: usize },
+    #[error(transparent)]
+    Size(#[from] SizeError),
     #[error("the program has no plan {0}")]
     Plan(usize),
     #[error("the program's graph has no node {0:?}")]
@@ -54,7 +59,7 @@ impl Reference {
         let lives = crate::ir::memory::lifetimes(&graph, &order).into_iter();
         // Outputs are needed after the last step, which may read them too.
         let last_use = lives.filter(|(value, _)| !graph.is_output(*value)).map(|(value, (_, last))| (value, last)).collect();
-        Reference { graph, order, last_use }
+        Reference { graph, order, last_use, at: Mutex::default() }
     }
 
     /// Computes all outputs from all inputs, both in the graph's order.
@@ -70,6 +75,9 @@ impl Reference {
     /// # Errors
     /// As [`Reference::run`].
     pub fn run_with(&self, inputs: &[Tensor], tap: &mut dyn FnMut(&crate::ir::Node, &[Tensor])) -> Result<Vec<Tensor>, CpuError> {
+        if let Some(sized) = self.sized(inputs)? {
+            return sized.run_with(inputs, tap);
+        }
         let graph = &self.graph;
         if inputs.len() != graph.inputs().len() {
             return Err(CpuError::Inputs { given: inputs.len(), expected: graph.inputs().len() });
@@ -113,7 +121,36 @@ impl Reference {
         graph.outputs().iter().map(output).collect()
     }
 
-    /// Computes one node, for host steps: operands by slot, constants taken from the graph.
+    /// The same graph for the sizes that these inputs have; `None` where its sizes do not change.
+    ///
+    /// # Errors
+    /// The shape of an input is none that the graph takes.
+    pub fn sized(&self, inputs: &[Tensor]) -> Result<Option<Arc<Reference>>, CpuError> {
+        let ranges = self.graph.ranges();
+        if ranges.is_empty() {
+            return Ok(None);
+        }
+        let sizes = ranges.into_iter().map(|(name, range)| SizeRange { name, min: *range.start(), max: *range.end() }).collect();
+        let port = |id: &NodeId| {
+            let value = self.graph.value(id.out(0));
+            let (dtype, shape) = (value.ty.dtype, value.ty.shape.0.clone());
+            Port { name: value.name.clone(), dtype, device_dtype: dtype, shape, region: Region { allocation: 0, offset: 0, bytes: 0 } }
+        };
+        let ports = self.graph.inputs().iter().map(port).collect();
+        let entry = Entry { name: String::new(), sizes, inputs: ports, outputs: Vec::new(), steps: Vec::new() };
+        let shapes: Vec<Vec<usize>> = inputs.iter().map(Tensor::dims).collect();
+        let sizes = entry.sizes_of(&shapes)?;
+        let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, reference)) = at.as_ref().filter(|(before, _)| *before == sizes) {
+            return Ok(Some(reference.clone()));
+        }
+        let graph = self.graph.substitute(&|symbol| sizes.get(symbol.name()).map(|&n| Dim::Known(n)));
+        let reference = Arc::new(Reference::new(graph));
+        *at = Some((sizes, reference.clone()));
+        Ok(Some(reference))
+    }
+
+    /// Computes one node, for host steps: operands by slot, constants taken from the graph. Where sizes change, of [`Reference::sized`].
     ///
     /// # Errors
     /// There is no such node, or it cannot be computed.

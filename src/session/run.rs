@@ -180,7 +180,8 @@ impl Session {
         #[cfg(feature = "runtime")]
         if let Some(executor) = &mut self.executor {
             let reference = self.reference.as_ref();
-            let evaluate = |node: &str, operands: &[Option<Tensor>]| match reference {
+            let sized = reference.map(|r| r.sized(inputs)).transpose()?.flatten();
+            let evaluate = |node: &str, operands: &[Option<Tensor>]| match sized.as_deref().or(reference) {
                 Some(reference) => reference.node(node, operands).map_err(|e| e.to_string()),
                 None => Err("the program has no host steps".to_owned()),
             };

@@ -224,7 +224,7 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
     let calls = kernels::dispatches(&graph, node, target)?;
     let (mut weights, mut arena, mut params) = (Arena { bytes: 256 }, Arena::default(), Arena { bytes: 256 });
     let mut places: BTreeMap<ValueId, Region> = BTreeMap::new();
-    let (mut entry, mut uploads) = (Entry { name: "main".to_owned(), inputs: vec![], outputs: vec![], steps: vec![] }, Vec::new());
+    let (mut entry, mut uploads) = (Entry { name: "main".to_owned(), sizes: vec![], inputs: vec![], outputs: vec![], steps: vec![] }, Vec::new());
     let mut program = Program {
         model: "case".to_owned(),
         target: context.info().target.clone(),
@@ -291,7 +291,7 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
             writes,
             params: call.params.clone(),
             params_offset,
-            groups: call.groups,
+            groups: call.groups.clone(),
             barrier,
         });
     }

@@ -116,7 +116,7 @@ fn import(case: &Case, set: &Set) -> Result<(Graph, Vec<String>), Verdict> {
         let Some(dims) = open_dims(info) else { continue };
         let Ok(value) = tensor(bytes) else { continue };
         let sizes = value.dims();
-        let bindings = dims.into_iter().filter_map(|axis| Some(DimBinding { name: format!("{}.{axis}", info.name), size: *sizes.get(axis)? as i64 }));
+        let bindings = dims.into_iter().filter_map(|axis| Some(DimBinding::known(&format!("{}.{axis}", info.name), *sizes.get(axis)? as i64)));
         options.dims.extend(bindings);
     }
     loop {

@@ -19,7 +19,7 @@ pub(super) fn symbol(text: &str) -> String {
     let mut chars = text.chars();
     let bare = chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
         && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
-        && text != "floordiv";
+        && !["floordiv", "min", "max"].contains(&text);
     if bare { text.to_owned() } else { quoted(text) }
 }
 

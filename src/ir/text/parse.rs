@@ -19,6 +19,11 @@ pub struct ParseError {
     message: String,
 }
 
+/// The functions of sizes. A quotient by what is not positive is none.
+type Function = fn(&Dim, &Dim) -> Option<Dim>;
+const FUNCTIONS: [(&str, Function); 3] =
+    [("floordiv(", Dim::floor_div), ("min(", |a, b| Some(Dim::least(a, b))), ("max(", |a, b| Some(Dim::larger(a, b)))];
+
 /// Deepest nesting of subgraphs and sizes accepted.
 const MAX_DEPTH: usize = 64;
 
@@ -27,7 +32,7 @@ const MAX_DEPTH: usize = 64;
 /// # Errors
 /// The text is none, with the place and what was expected.
 pub fn parse(text: &str, registry: &Registry, source: ConstSource<'_>) -> Result<Graph, ParseError> {
-    let mut parser = Parser { text, at: 0, registry, source };
+    let mut parser = Parser { text, at: 0, registry, source, ranges: BTreeMap::new() };
     let graph = parser.graph(0)?;
     parser.space();
     if parser.peek("memory") {
@@ -55,7 +60,7 @@ pub fn parse_type(text: &str) -> Result<TensorType, ParseError> {
 
 fn alone<T>(text: &str, read: impl FnOnce(&mut Parser<'_>) -> Result<T, ParseError>) -> Result<T, ParseError> {
     let registry = Registry::default();
-    let mut parser = Parser { text, at: 0, registry: &registry, source: &|_, _| None };
+    let mut parser = Parser { text, at: 0, registry: &registry, source: &|_, _| None, ranges: BTreeMap::new() };
     let value = read(&mut parser)?;
     if parser.at != text.len() { Err(parser.refuse("expected the end")) } else { Ok(value) }
 }
@@ -65,6 +70,8 @@ struct Parser<'a> {
     at: usize,
     registry: &'a Registry,
     source: ConstSource<'a>,
+    /// What the head of the graph says of its symbols.
+    ranges: BTreeMap<String, (i64, i64)>,
 }
 
 type Parsed<T> = Result<T, ParseError>;
@@ -193,15 +200,43 @@ impl<'a> Parser<'a> {
         if self.rest().starts_with(|c: char| c.is_ascii_digit()) {
             return self.int().map(Dim::Known);
         }
-        if self.take("floordiv(") {
-            let dividend = self.dim(depth + 1)?;
-            self.eat(",")?;
-            let divisor = self.dim(depth + 1)?;
-            self.eat(")")?;
-            return dividend.floor_div(&divisor).ok_or_else(|| self.refuse("division by a size that is not positive"));
+        for (function, compute) in FUNCTIONS {
+            if self.take(function) {
+                let left = self.dim(depth + 1)?;
+                self.eat(",")?;
+                let right = self.dim(depth + 1)?;
+                self.eat(")")?;
+                return compute(&left, &right).ok_or_else(|| self.refuse("division by a size that is not positive"));
+            }
         }
+        let symbol = self.symbol()?;
+        Ok(self.ranges.get(&symbol).map_or_else(|| Dim::symbol(&symbol), |&(min, max)| Dim::ranged(&symbol, min, max)))
+    }
+
+    fn symbol(&mut self) -> Parsed<String> {
         let symbol = if self.peek("\"") { self.quoted()? } else { self.word("").to_owned() };
-        if symbol.is_empty() { Err(self.refuse("expected a size")) } else { Ok(Dim::symbol(&symbol)) }
+        if symbol.is_empty() { Err(self.refuse("expected a size")) } else { Ok(symbol) }
+    }
+
+    /// The ranges of symbols, behind ` where`.
+    fn ranges(&mut self) -> Parsed<()> {
+        loop {
+            self.eat(" ")?;
+            let symbol = self.symbol()?;
+            self.eat(" in ")?;
+            let min = self.int()?;
+            self.eat("..")?;
+            let max = self.int()?;
+            if min < 0 || max < min || max == i64::MAX {
+                return Err(self.refuse(format!("{min}..{max} is no range of sizes")));
+            }
+            if self.ranges.insert(symbol.clone(), (min, max)).is_some() {
+                return Err(self.refuse(format!("the range of {symbol} is given twice")));
+            }
+            if !self.take(",") {
+                return Ok(());
+            }
+        }
     }
 
     fn dtype(&mut self) -> Parsed<DType> {
@@ -361,6 +396,9 @@ impl<'a> Parser<'a> {
             "kernel" => Level::Kernel,
             other => return Err(self.refuse(format!("{other:?} is none of the levels onnx, core, kernel"))),
         };
+        if depth == 0 && self.take(" where") {
+            self.ranges()?;
+        }
         let mut graph = Graph::new(&name, level);
         let mut values: BTreeMap<String, ValueId> = BTreeMap::new();
         let mut node_names = std::collections::BTreeSet::new();

@@ -1,6 +1,6 @@
 //! Printing.
 
-use super::{MAX_INLINE, name, quoted};
+use super::{MAX_INLINE, name, quoted, symbol};
 use crate::ir::{Attr, Attrs, Class, Graph, NodeId, NodeKind, Shape, Tensor};
 use std::fmt::{self, Write};
 
@@ -16,7 +16,13 @@ impl fmt::Display for Graph {
 
 fn print(graph: &Graph, f: &mut dyn Write, depth: usize) -> fmt::Result {
     let indent = "  ".repeat(depth);
-    writeln!(f, "{indent}graph {} {}", name(&graph.name), graph.level)?;
+    write!(f, "{indent}graph {} {}", name(&graph.name), graph.level)?;
+    if depth == 0 {
+        for (i, (name, range)) in graph.ranges().into_iter().enumerate() {
+            write!(f, "{} {} in {}..{}", if i == 0 { " where" } else { "," }, symbol(&name), range.start(), range.end())?;
+        }
+    }
+    writeln!(f)?;
     for id in graph.order() {
         writeln!(f, "{indent}{}", line(graph, id, depth)?)?;
     }

@@ -2,10 +2,12 @@
 
 use super::epilogue::Epilogue;
 use super::shape::groups;
-use super::{KernelCall, KernelError, Operand, device_bytes, storage};
+use super::{KernelCall, KernelError, Operand, most_device_bytes, storage};
 use crate::ir::packed::Granularity;
-use crate::ir::{Activations, Attrs, Class, Expr, Graph, NodeId, Op, TensorType, ValueId};
+use crate::ir::packed::Packing;
+use crate::ir::{Activations, Attrs, Class, Dim, Expr, Graph, NodeId, Op, TensorType, ValueId, product};
 use crate::ops::kernel_key::{ExprKey, KernelKey, OperandKey, ParamType, Storage, Template, Tile, Value};
+use crate::ops::util::dims_attr;
 use crate::target::Target;
 use std::collections::BTreeMap;
 
@@ -25,7 +27,7 @@ pub(super) struct Node<'a> {
     pub(super) value: ValueId,
     pub(super) result: &'a TensorType,
     /// Sizes of the result.
-    pub(super) dims: Vec<u64>,
+    pub(super) dims: Vec<Dim>,
     epilogue: Option<Epilogue>,
 }
 
@@ -41,8 +43,8 @@ impl<'a> Node<'a> {
         let mut own = graph.operands(id);
         for operand in own.iter().flatten().chain([&value]) {
             let ty = graph.ty(*operand);
-            if storage(ty).is_none() || ty.shape.n_elems().is_none_or(|n| n >= MAX_ELEMS) {
-                return Err(unsupported(format!("{ty}: text, a size not known, or more elements than {MAX_ELEMS}")));
+            if storage(ty).is_none() || ty.shape.most_elems().is_none_or(|n| n >= MAX_ELEMS) {
+                return Err(unsupported(format!("{ty}: text, a size without bound, or more elements than {MAX_ELEMS}")));
             }
         }
         let activations = graph.node(id).format.map(|f| f.activations);
@@ -57,7 +59,7 @@ impl<'a> Node<'a> {
                 let first = own.first().copied().flatten().map(|v| graph.ty(v));
                 node.epilogue = Some(Epilogue::new(&node, expr, &extra, Some(first.map_or(Value::Float, class_of))).map_err(unsupported)?);
             }
-            let first = own.first().copied().flatten().map_or(Value::Float, |v| class_of(graph.ty(v)));
+            let first = own.first().copied().flatten().map_or(class_of(result), |v| class_of(graph.ty(v)));
             if node.epilogue.is_none() && op.def.name == "reduce" && first == Value::Int {
                 // Sums of narrow integers wrap as their type does.
                 node.epilogue = Some(Epilogue::new(&node, &Expr::Arg(0), &[], Some(first)).map_err(unsupported)?);
@@ -92,10 +94,19 @@ impl<'a> Node<'a> {
             || !self.own.iter().take(1).flatten().all(same)
     }
 
-    /// The integers of an attribute, given as integers or as known sizes.
+    /// The integers of an attribute.
     pub(super) fn ints(&self, name: &str) -> Option<Vec<i64>> {
-        let dims = || self.attrs.dims(name)?.iter().map(|d| d.known()).collect();
-        self.attrs.ints(name).map(<[i64]>::to_vec).or_else(dims).or_else(|| self.attrs.int(name).map(|v| vec![v]))
+        self.attrs.ints(name).map(<[i64]>::to_vec).or_else(|| self.attrs.int(name).map(|v| vec![v]))
+    }
+
+    /// The sizes of an attribute.
+    pub(super) fn sizes(&self, name: &str) -> Option<Vec<Dim>> {
+        dims_attr(self.attrs, name)
+    }
+
+    /// The elements of the result.
+    pub(super) fn n(&self) -> Dim {
+        product(&self.dims)
     }
 
     pub(super) fn call(&self, template: Template) -> Call<'_> {
@@ -112,9 +123,9 @@ impl<'a> Node<'a> {
     }
 }
 
-/// The sizes of a type whose sizes are known.
-pub(super) fn dims(ty: &TensorType) -> Vec<u64> {
-    ty.shape.known().unwrap_or_default().into_iter().map(|d| d as u64).collect()
+/// The sizes of a type.
+pub(super) fn dims(ty: &TensorType) -> Vec<Dim> {
+    ty.shape.0.clone()
 }
 
 /// What a tensor is in an expression: packed ones are floats.
@@ -124,6 +135,19 @@ pub(super) fn class_of(ty: &TensorType) -> Value {
         (None, Class::Bool) => Value::Bool,
         _ => Value::Float,
     }
+}
+
+/// Rows and columns of a type: the last axis against all others.
+pub(super) fn matrix(ty: &TensorType) -> (Dim, Dim) {
+    match ty.shape.0.split_last() {
+        Some((cols, rows)) => (product(rows), cols.clone()),
+        None => (Dim::Known(1), Dim::Known(1)),
+    }
+}
+
+/// Words of one row of codes: [`Packing::pitch_words`] of sizes that may change.
+pub(super) fn pitch(packing: Packing, cols: &Dim) -> Dim {
+    (cols * &Dim::Known(i64::from(packing.bits))).div_ceil(32)
 }
 
 /// Rows of an operand that are bound, where not all are.
@@ -136,13 +160,15 @@ pub(super) struct Rows {
 }
 
 /// Splits the rows of an operand into slices that a binding may span; one `None` where the operand can be bound whole.
-pub(super) fn slices(node: &Node<'_>, value: ValueId, n_rows: u64, n_cols: u64) -> Result<Vec<Option<Rows>>, KernelError> {
+pub(super) fn slices(node: &Node<'_>, value: ValueId, n_rows: &Dim, n_cols: &Dim) -> Result<Vec<Option<Rows>>, KernelError> {
     let limit = node.target.limits.max_storage_buffer_range;
     let ty = node.graph.ty(value);
-    let bytes = device_bytes(ty).unwrap_or(u64::MAX);
+    let bytes = most_device_bytes(ty).unwrap_or(u64::MAX);
     if bytes <= limit {
         return Ok(vec![None]);
     }
+    let known = |dim: &Dim| dim.known().and_then(|n| u64::try_from(n).ok());
+    let (Some(n_rows), Some(n_cols)) = (known(n_rows), known(n_cols)) else { return Err(node.too_large(value, bytes)) };
     let (row_bytes, scale_bytes) = match storage(ty) {
         Some(Storage::Packed(packing)) => {
             (packing.pitch_words(n_cols).unwrap_or(u64::MAX).saturating_mul(4), packing.n_blocks(n_cols).unwrap_or(0) * packing.scale.n_bytes())
@@ -168,8 +194,8 @@ pub(super) struct Call<'n> {
     bindings: Vec<Operand>,
     flags: BTreeMap<&'static str, u32>,
     tile: Option<Tile>,
-    /// Name to type and value; a value that does not fit is `None`.
-    params: BTreeMap<String, (ParamType, Option<u32>)>,
+    /// Name to type and value.
+    params: BTreeMap<String, (ParamType, Dim)>,
     with_epilogue: bool,
 }
 
@@ -177,7 +203,7 @@ impl Call<'_> {
     /// The next operand of the table, whole.
     pub(super) fn operand(self, value: ValueId) -> Self {
         let ty = self.node.graph.ty(value);
-        let bytes = device_bytes(ty).unwrap_or(u64::MAX);
+        let bytes = most_device_bytes(ty).unwrap_or(u64::MAX);
         self.packed_params(ty).bind(value, OperandKey { storage: storage(ty).unwrap_or(Storage::F32), scales_apart: false }, &[(0, bytes)])
     }
 
@@ -233,12 +259,16 @@ impl Call<'_> {
 
     /// What the accessors of a packed operand need.
     fn packed_params(self, ty: &TensorType) -> Self {
-        let (Some(packing), Some((rows, cols))) = (ty.packing, ty.matrix()) else { return self };
+        let Some(packing) = ty.packing else { return self };
         let Some(&(name, _)) = self.template.table().operands.get(self.operands.len()) else { return self };
-        let word = |n: Option<u64>| n.unwrap_or(u64::MAX);
-        self.uint(&format!("{name}_pitch"), word(packing.pitch_words(cols)))
-            .uint(&format!("{name}_blocks"), word(packing.n_blocks(cols)))
-            .uint(&format!("{name}_scales"), word(packing.scale_offset(rows, cols)) / 4)
+        let (rows, cols) = matrix(ty);
+        let blocks = match packing.granularity {
+            Granularity::Block(block) => cols.div_ceil(u64::from(block)),
+            Granularity::Row => Dim::least(&cols, &Dim::Known(1)),
+            Granularity::Tensor => Dim::Known(1),
+        };
+        let pitch = pitch(packing, &cols);
+        self.uint(&format!("{name}_scales"), &rows * &pitch).uint(&format!("{name}_pitch"), pitch).uint(&format!("{name}_blocks"), blocks)
     }
 
     pub(super) fn flag(mut self, name: &'static str, value: impl Into<u32>) -> Self {
@@ -260,33 +290,33 @@ impl Call<'_> {
         self.flag("half", half)
     }
 
-    pub(super) fn uint(mut self, name: &str, value: u64) -> Self {
-        self.params.insert(name.to_owned(), (ParamType::Uint, u32::try_from(value).ok()));
+    pub(super) fn uint(mut self, name: &str, value: impl Into<Dim>) -> Self {
+        self.params.insert(name.to_owned(), (ParamType::Uint, value.into()));
         self
     }
 
-    pub(super) fn int(mut self, name: &str, value: i64) -> Self {
-        self.params.insert(name.to_owned(), (ParamType::Int, i32::try_from(value).ok().map(i32::cast_unsigned)));
+    pub(super) fn int(mut self, name: &str, value: impl Into<Dim>) -> Self {
+        self.params.insert(name.to_owned(), (ParamType::Int, value.into()));
         self
     }
 
     pub(super) fn float(mut self, name: &str, value: f32) -> Self {
-        self.params.insert(name.to_owned(), (ParamType::Float, Some(value.to_bits())));
+        self.params.insert(name.to_owned(), (ParamType::Float, u64::from(value.to_bits()).into()));
         self
     }
 
     /// `name0`, `name1` and so on.
-    pub(super) fn uints(self, name: &str, values: impl IntoIterator<Item = u64>) -> Self {
+    pub(super) fn uints(self, name: &str, values: impl IntoIterator<Item = Dim>) -> Self {
         values.into_iter().enumerate().fold(self, |call, (i, v)| call.uint(&format!("{name}{i}"), v))
     }
 
     /// `name0`, `name1` and so on.
-    pub(super) fn ints(self, name: &str, values: impl IntoIterator<Item = i64>) -> Self {
+    pub(super) fn ints(self, name: &str, values: impl IntoIterator<Item = Dim>) -> Self {
         values.into_iter().enumerate().fold(self, |call, (i, v)| call.int(&format!("{name}{i}"), v))
     }
 
     /// The call of `n_groups` workgroups.
-    pub(super) fn groups(mut self, n_groups: u64) -> Result<KernelCall, KernelError> {
+    pub(super) fn groups(mut self, n_groups: impl Into<Dim>) -> Result<KernelCall, KernelError> {
         let node = self.node;
         let mut expr = None;
         if self.with_epilogue
@@ -296,15 +326,15 @@ impl Call<'_> {
             for (i, (value, numbers)) in epilogue.args.iter().enumerate() {
                 let number = i + key.first_arg();
                 for (name, value) in epilogue.param_names(i, number).iter().zip(numbers) {
-                    self = self.uint(name, *value);
+                    self = self.uint(name, value.clone());
                 }
-                let bytes = device_bytes(node.graph.ty(*value)).unwrap_or(u64::MAX);
+                let bytes = most_device_bytes(node.graph.ty(*value)).unwrap_or(u64::MAX);
                 self.bindings.push(Operand { value: *value, offset_bytes: 0, bytes, write: false });
             }
             expr = Some(key.clone());
         }
         let result = storage(node.result).unwrap_or(Storage::F32);
-        let result_bytes = device_bytes(node.result).unwrap_or(u64::MAX);
+        let result_bytes = most_device_bytes(node.result).unwrap_or(u64::MAX);
         self.bindings.push(Operand { value: node.value, offset_bytes: 0, bytes: result_bytes, write: true });
         let key = KernelKey { template: self.template, operands: self.operands, expr, result, flags: self.flags, tile: self.tile };
         let mismatch = |what: String| KernelError::Mismatch { node: node.name.to_owned(), kernel: key.name(), what };
@@ -326,18 +356,20 @@ impl Call<'_> {
         }
         let params = block(&key, &mut self.params).map_err(mismatch)?;
         let Some(params) = params else { return Err(node.unsupported("a size beyond 32 bits")) };
-        let groups = groups(n_groups).ok_or_else(|| node.unsupported(format!("{n_groups} workgroups")))?;
+        let n_groups = n_groups.into();
+        let groups = groups(&n_groups).ok_or_else(|| node.unsupported(format!("{n_groups} workgroups")))?;
         Ok(KernelCall { key, operands: self.bindings, params, groups })
     }
 
     /// The call of as many workgroups of 128 as `n` invocations need.
-    pub(super) fn invocations(self, n: u64) -> Result<KernelCall, KernelError> {
+    pub(super) fn invocations(self, n: &Dim) -> Result<KernelCall, KernelError> {
         self.groups(n.div_ceil(128))
     }
 }
 
-/// The uniform block: every parameter of the key exactly once. `None` where a value does not fit in 32 bits.
-fn block(key: &KernelKey, given: &mut BTreeMap<String, (ParamType, Option<u32>)>) -> Result<Option<Vec<u32>>, String> {
+/// The uniform block: every parameter of the key exactly once, words or expressions of sizes that are words. `None` where a value does not fit
+/// in 32 bits.
+fn block(key: &KernelKey, given: &mut BTreeMap<String, (ParamType, Dim)>) -> Result<Option<Vec<Dim>>, String> {
     let mut words = Vec::new();
     let mut fits = true;
     for param in key.params() {
@@ -345,13 +377,16 @@ fn block(key: &KernelKey, given: &mut BTreeMap<String, (ParamType, Option<u32>)>
         if ty != param.ty {
             return Err(format!("parameter {} is {}, not {}", param.name, param.ty.glsl(), ty.glsl()));
         }
-        fits &= value.is_some();
-        words.push(value.unwrap_or(0));
+        let (low, high) = value.bounds();
+        let (least, most) = if ty == ParamType::Int { (i64::from(i32::MIN), i64::from(i32::MAX)) } else { (0, i64::from(u32::MAX)) };
+        // What a size can be at least is known loosely; the largest is what makes numbers overflow.
+        fits &= high <= most && (low >= least || value.known().is_none());
+        words.push(value.known().map_or(value, |word| Dim::Known(i64::from(word as u32))));
     }
     if let Some(name) = given.keys().next() {
         return Err(format!("no parameter is named {name}"));
     }
     // The size of a uniform block is rounded up to 16 bytes.
-    words.resize(words.len().next_multiple_of(4), 0);
+    words.resize(words.len().next_multiple_of(4), Dim::Known(0));
     Ok(fits.then_some(words))
 }

@@ -3,8 +3,8 @@
 use super::call::{Call, Node, dims, slices};
 use super::matmul::{MAX_I32_TERMS, block, tile};
 use super::{KernelCall, KernelError};
-use crate::ir::TensorType;
 use crate::ir::packed::Granularity;
+use crate::ir::{Dim, TensorType};
 use crate::ops::kernel_key::Template;
 
 /// A window: sizes, steps, elements before the first and distances, each along y and x.
@@ -40,6 +40,8 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let (x_dims, w_dims) = (dims(x_ty), dims(w_ty));
     let ([images, channels, h, wide], [_, oc, oh, ow]) = (x_dims.as_slice(), node.dims.as_slice()) else { return Err(refuse()) };
     let groups = u64::try_from(node.attrs.int("group").unwrap_or(1)).unwrap_or(0);
+    let count = |dim: &Dim| dim.known().and_then(|n| u64::try_from(n).ok());
+    let (Some(channels), Some(oc)) = (count(channels), count(oc)) else { return Err(refuse()) };
     if groups == 0 || channels % groups != 0 || oc % groups != 0 || (w_ty.packing.is_some() && w_dims.len() != 2) {
         return Err(refuse());
     }
@@ -47,30 +49,41 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let (c_g, oc_g) = (channels / groups, oc / groups);
     let k = c_g * window.kernel[0] * window.kernel[1];
     let parts: Vec<_> = (1..node.own.len()).map(|slot| node.operand(slot)).collect::<Result<_, _>>()?;
-    let n_elems = |ty: &TensorType| dims(ty).iter().product::<u64>();
+    let n_elems = |ty: &TensorType| ty.shape.n_elems().unwrap_or(0);
     if parts.iter().map(|(_, ty)| n_elems(ty)).sum::<u64>() != oc * k || (parts.len() > 1 && groups != 1) {
         return Err(refuse());
     }
-    let own = [("images", *images), ("groups", groups), ("c_g", c_g), ("k", k), ("h", *h), ("w", *wide), ("oh", *oh), ("ow", *ow)];
+    let own = [
+        ("images", images.clone()),
+        ("groups", groups.into()),
+        ("c_g", c_g.into()),
+        ("k", k.into()),
+        ("h", h.clone()),
+        ("w", wide.clone()),
+        ("oh", oh.clone()),
+        ("ow", ow.clone()),
+    ];
+    let plane = oh * ow;
     if c_g == 1 && parts.len() == 1 {
         let call = sizes(window.params(node.call(Template::ConvDepthwise).operand(x).operand(w)), &own).uint("oc_g", oc_g);
-        return Ok(vec![call.invocations(node.dims.iter().product())?]);
+        return Ok(vec![call.invocations(&node.n())?]);
     }
     // Rows of w are channels of the result: its parts, and slices of large ones, are dispatches of their own.
     let mut calls = Vec::new();
     let mut base = 0;
     for (w, w_ty) in parts {
         let n_rows = n_elems(w_ty) / k.max(1);
-        let slices = if groups == 1 { slices(node, w, n_rows, k)? } else { vec![None] };
+        let slices = if groups == 1 { slices(node, w, &n_rows.into(), &k.into())? } else { vec![None] };
         for rows in slices {
             let (first, oc_g) = rows.map_or((0, n_rows / groups), |rows| (rows.first, rows.n));
-            let (tile_m, tile_n, tile_k) = tile(oc_g, oh * ow);
-            let n_groups = images * groups * oc_g.div_ceil(u64::from(tile_m)) * (oh * ow).div_ceil(u64::from(tile_n));
+            let (tile_m, tile_n, tile_k) = tile(&oc_g.into(), &plane);
+            let bands = (groups * oc_g.div_ceil(u64::from(tile_m))).into();
+            let n_groups = &(images * &bands) * &plane.div_ceil(u64::from(tile_n));
             let (template, tile_k, block) = match (x_ty.packing, w_ty.packing) {
                 (None, _) => (Template::Conv, tile_k, None),
                 (Some(packing), Some(weights)) if packing.bits == 8 && packing.granularity == Granularity::Tensor => {
                     let (block, words) = block(weights);
-                    if u64::from(block).min(k) > MAX_I32_TERMS {
+                    if u64::from(block).min(k) > MAX_I32_TERMS.unsigned_abs() {
                         return Err(node.unsupported(format!("an integer conv of {x_ty} and {w_ty}, whose sums may not fit in i32")));
                     }
                     (Template::ConvI8, words, Some(block))
@@ -78,7 +91,7 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
                 _ => return Err(refuse()),
             };
             let call = sizes(window.params(node.call(template).operand(x).operand_rows(w, rows)), &own);
-            let call = call.uint("oc_g", oc_g).uint("oc", *oc).uint("oc_base", base + first);
+            let call = call.uint("oc_g", oc_g).uint("oc", oc).uint("oc_base", base + first);
             let call = match block {
                 Some(block) => call.uint("block", u64::from(block)),
                 None => call.half(),
@@ -90,8 +103,8 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     Ok(calls)
 }
 
-fn sizes<'n>(call: Call<'n>, sizes: &[(&str, u64)]) -> Call<'n> {
-    sizes.iter().fold(call, |call, (name, size)| call.uint(name, *size))
+fn sizes<'n>(call: Call<'n>, sizes: &[(&str, Dim)]) -> Call<'n> {
+    sizes.iter().fold(call, |call, (name, size)| call.uint(name, size.clone()))
 }
 
 pub(super) fn pool(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
@@ -108,9 +121,9 @@ pub(super) fn pool(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     if ty.packing.is_some() || !ty.dtype.is_float() {
         return Err(node.unsupported(format!("a pool of {ty}")));
     }
-    let n = node.dims.iter().product();
+    let n = node.n();
     let call = Window::of(node)?.params(node.call(Template::Pool).operand(x));
-    let call = call.uint("n", n).uint("h", *h).uint("w", *w).uint("oh", *oh).uint("ow", *ow);
+    let call = call.uint("n", n.clone()).uint("h", h.clone()).uint("w", w.clone()).uint("oh", oh.clone()).uint("ow", ow.clone());
     let count_pad = average && node.attrs.int("count_pad").unwrap_or(0) != 0;
-    Ok(vec![call.flag("average", average).flag("count_pad", count_pad).invocations(n)?])
+    Ok(vec![call.flag("average", average).flag("count_pad", count_pad).invocations(&n)?])
 }

@@ -2,11 +2,20 @@
 
 use super::call::{Node, dims};
 use super::{KernelCall, KernelError};
+use crate::ir::Dim;
+use crate::ops::iota;
 use crate::ops::kernel_key::Template;
 
 pub(super) fn pointwise(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
-    let n = node.dims.iter().product();
-    Ok(vec![node.call(Template::Pointwise).uint("n", n).invocations(n)?])
+    let n = node.n();
+    Ok(vec![node.call(Template::Pointwise).uint("n", n.clone()).invocations(&n)?])
+}
+
+pub(super) fn iota(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
+    let size = |name| iota::size(node.attrs, name).map_err(|e| node.unsupported(e.to_string()));
+    let n = node.n();
+    let call = node.call(Template::Iota).uint("n", n.clone()).int("start", size("start")?).int("step", size("step")?);
+    Ok(vec![call.invocations(&n)?])
 }
 
 pub(super) fn resize(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
@@ -24,10 +33,11 @@ pub(super) fn resize(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let linear = one_of("mode", &["nearest", "linear"])?;
     let coordinates = one_of("coordinates", &["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"])?;
     let nearest = one_of("nearest", &["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])?;
-    let axis = |back: usize| own.len().checked_sub(back).map_or((1.0, 1, 1), |i| (scales[i], own[i], node.dims[i]));
+    let axis =
+        |back: usize| own.len().checked_sub(back).map_or((1.0, Dim::Known(1), Dim::Known(1)), |i| (scales[i], own[i].clone(), node.dims[i].clone()));
     let ((sy, h, oh), (sx, w, ow)) = (axis(2), axis(1));
-    let n = node.dims.iter().product();
-    let call = node.call(Template::Resize).operand(x).uint("n", n).uint("h", h).uint("w", w).uint("oh", oh).uint("ow", ow);
+    let n = node.n();
+    let call = node.call(Template::Resize).operand(x).uint("n", n.clone()).uint("h", h).uint("w", w).uint("oh", oh).uint("ow", ow);
     let call = call.float("scale_y", sy).float("scale_x", sx).flag("linear", linear).flag("coordinates", coordinates);
-    Ok(vec![call.flag("nearest", if linear == 1 { 0 } else { nearest }).invocations(n)?])
+    Ok(vec![call.flag("nearest", if linear == 1 { 0 } else { nearest }).invocations(&n)?])
 }

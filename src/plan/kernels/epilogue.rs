@@ -3,14 +3,14 @@
 use super::call::{Node, class_of, dims};
 use super::shape;
 use super::storage;
-use crate::ir::{Binary, DType, Expr, ValueId};
+use crate::ir::{Binary, DType, Dim, Expr, ValueId};
 use crate::ops::kernel_key::{ArgKey, ExprKey, Load, Storage, Value};
 
 /// An expression, and the values that its operands are.
 pub(super) struct Epilogue {
     pub(super) key: ExprKey,
     /// Each operand with the numbers that its load needs.
-    pub(super) args: Vec<(ValueId, Vec<u64>)>,
+    pub(super) args: Vec<(ValueId, Vec<Dim>)>,
 }
 
 impl Epilogue {

@@ -1,36 +1,37 @@
 //! Matrix products: tiled, of few rows, and in integer arithmetic.
 
 use super::call::{Call, Node, Rows, dims, slices};
-use super::shape::{broadcast, merge};
+use super::shape::{at_least, at_most, broadcast, merge, not};
 use super::{KernelCall, KernelError};
-use crate::ir::ValueId;
 use crate::ir::packed::{Granularity, Packing};
+use crate::ir::{Dim, ValueId, product as product_of};
 use crate::ops::kernel_key::Template;
+use crate::ops::util::agree;
 
 /// Most rows of a for which reading b once matters more than reading a often.
-const MAX_VECTOR_ROWS: u64 = 8;
+const MAX_VECTOR_ROWS: i64 = 8;
 /// Most axes of batches after merging.
 const MAX_BATCH_RANK: usize = 4;
 /// Most products of 8-bit codes whose sum surely fits in i32: 2^31 / (127 * 128).
-pub(super) const MAX_I32_TERMS: u64 = 132_104;
+pub(super) const MAX_I32_TERMS: i64 = 132_104;
 
 /// Columns of the result that one dispatch computes.
 struct Columns {
     /// The operand that has them.
     b: ValueId,
     /// The first of them.
-    base: u64,
-    n: u64,
+    base: Dim,
+    n: Dim,
     /// The rows of the operand, where not all of them are read.
     rows: Option<Rows>,
 }
 
 /// Sizes of a product, and its batches: size and strides in elements of a and b.
 struct Product {
-    m: u64,
-    n: u64,
-    k: u64,
-    batches: Vec<(u64, [i64; 2])>,
+    m: Dim,
+    n: Dim,
+    k: Dim,
+    batches: Vec<(Dim, [Dim; 2])>,
 }
 
 pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
@@ -39,94 +40,112 @@ pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let trans_b = node.attrs.int("trans_b").unwrap_or(0) != 0;
     let (a_dims, b_dims) = (dims(a_ty), dims(b_ty));
     let ([a_lead @ .., m, k], [b_lead @ .., b0, b1]) = (a_dims.as_slice(), b_dims.as_slice()) else { return Err(refuse()) };
-    let (n, b_k) = if trans_b { (*b0, *b1) } else { (*b1, *b0) };
-    let n = if node.own.len() > 2 { node.dims.last().copied().unwrap_or(0) } else { n };
+    let (n, b_k) = if trans_b { (b0, b1) } else { (b1, b0) };
+    let n = if node.own.len() > 2 { node.dims.last().cloned().unwrap_or(Dim::Known(0)) } else { n.clone() };
     let float = |ty: &crate::ir::TensorType| ty.packing.is_some() || ty.dtype.is_float();
-    if b_k != *k || !float(a_ty) || !float(b_ty) || (b_ty.packing.is_some() && (!trans_b || b_dims.len() != 2)) {
+    if !agree(b_k, k) || !float(a_ty) || !float(b_ty) || (b_ty.packing.is_some() && (!trans_b || b_dims.len() != 2)) {
         return Err(refuse());
     }
-    let product = if b_lead.iter().all(|&d| d == 1) {
+    let product = if b_lead.iter().all(|d| *d == Dim::Known(1)) {
         // One b for all: the leading axes of a are more rows.
-        Product { m: a_lead.iter().product::<u64>() * m, n, k: *k, batches: Vec::new() }
+        Product { m: &product_of(a_lead) * m, n: n.clone(), k: k.clone(), batches: Vec::new() }
     } else {
         let lead = &node.dims[..node.dims.len() - 2];
         let (Some(a_strides), Some(b_strides)) = (broadcast(a_lead, lead), broadcast(b_lead, lead)) else { return Err(refuse()) };
-        let (a_matrix, b_matrix) = ((m * k).cast_signed(), (n * k).cast_signed());
-        let axes = lead.iter().zip(a_strides).zip(b_strides).map(|((&size, a), b)| (size, [a * a_matrix, b * b_matrix]));
-        Product { m: *m, n, k: *k, batches: merge(axes) }
+        let (a_matrix, b_matrix) = (m * k, &n * k);
+        let axes = lead.iter().zip(a_strides).zip(b_strides).map(|((size, a), b)| (size.clone(), [&a * &a_matrix, &b * &b_matrix]));
+        Product { m: m.clone(), n: n.clone(), k: k.clone(), batches: merge(axes) }
     };
     if product.batches.len() > MAX_BATCH_RANK {
         return Err(refuse());
     }
     let one = |columns: Columns| match (a_ty.packing, node.graph.ty(columns.b).packing) {
-        (None, _) => float_product(node, &product, trans_b, columns),
+        (None, _) => float_product(node, &product, trans_b, &columns),
         (Some(packing), Some(weights)) if packing.bits == 8 && !matches!(packing.granularity, Granularity::Block(_)) => {
-            integer_product(node, &product, weights, columns)
+            Ok(vec![integer_product(node, &product, weights, columns)?])
         }
         _ => Err(refuse()),
     };
     if !trans_b || !product.batches.is_empty() {
-        return Ok(vec![one(Columns { b, base: 0, n, rows: None })?]);
+        return one(Columns { b, base: Dim::Known(0), n, rows: None });
     }
     // Rows of b are columns of the result: its further operands, and slices of large ones, are dispatches of their own.
     let mut calls = Vec::new();
-    let mut base = 0;
+    let mut base = Dim::Known(0);
     for slot in 1..node.own.len() {
         let (b, ty) = node.operand(slot)?;
         // Alone, it may have leading axes of one.
-        let n = if node.own.len() == 2 { n } else { dims(ty).first().copied().unwrap_or(0) };
-        for rows in slices(node, b, n, *k)? {
-            let (first, n) = rows.map_or((0, n), |rows| (rows.first, rows.n));
-            calls.push(one(Columns { b, base: base + first, n, rows })?);
+        let n = if node.own.len() == 2 { n.clone() } else { dims(ty).first().cloned().unwrap_or(Dim::Known(0)) };
+        for rows in slices(node, b, &n, k)? {
+            let (first, n) = rows.map_or((Dim::Known(0), n.clone()), |rows| (rows.first.into(), rows.n.into()));
+            calls.extend(one(Columns { b, base: &base + &first, n, rows })?);
         }
-        base += n;
+        base = &base + &n;
     }
     Ok(calls)
 }
 
-fn float_product(node: &Node<'_>, product: &Product, trans_b: bool, columns: Columns) -> Result<KernelCall, KernelError> {
+/// The calls that compute it: one, or where the number of rows changes between runs those for one row, for few and for many, of which one applies.
+fn float_product(node: &Node<'_>, product: &Product, trans_b: bool, columns: &Columns) -> Result<Vec<KernelCall>, KernelError> {
     let Product { m, batches, .. } = product;
-    let n = columns.n;
-    let batch: u64 = batches.iter().map(|(size, _)| size).product();
-    let fill = |call: Call<'_>| -> Result<KernelCall, KernelError> {
+    let n = &columns.n;
+    let batch = batches.iter().fold(Dim::Known(1), |n, (size, _)| &n * size);
+    let fill = |call: Call<'_>, rows: Option<u32>, when: &Dim| -> Result<KernelCall, KernelError> {
         let (a, _) = node.operand(0)?;
-        let call = sizes(call.operand(a).operand_rows(columns.b, columns.rows), product, &columns).uint("batch", batch);
+        let call = sizes(call.operand(a).operand_rows(columns.b, columns.rows), product, columns).uint("batch", batch.clone());
         let call = call.flag("trans_b", trans_b).flag("batch_rank", u32::try_from(batches.len()).unwrap_or(u32::MAX));
-        let call = call.uints("bd", batches.iter().map(|b| b.0)).uints("ba", batches.iter().map(|b| b.1[0].cast_unsigned()));
-        let call = call.uints("bb", batches.iter().map(|b| b.1[1].cast_unsigned()));
-        if *m <= MAX_VECTOR_ROWS {
+        let call = call.uints("bd", batches.iter().map(|b| b.0.clone())).uints("ba", batches.iter().map(|b| b.1[0].clone()));
+        let call = call.uints("bb", batches.iter().map(|b| b.1[1].clone()));
+        if let Some(rows) = rows {
             let columns = if trans_b { 8 } else { 32 };
-            return call.flag("rows", u32::try_from(m.next_power_of_two()).unwrap_or(u32::MAX)).groups(n.div_ceil(columns) * batch);
+            return call.flag("rows", rows).groups(&(&n.div_ceil(columns) * &batch) * when);
         }
-        let (tile_m, tile_n, tile_k) = tile(*m, n);
-        let n_groups = m.div_ceil(u64::from(tile_m)) * n.div_ceil(u64::from(tile_n)) * batch;
-        call.half().tile(tile_m, tile_n, tile_k).groups(n_groups)
+        let (tile_m, tile_n, tile_k) = tile(m, n);
+        let n_groups = &(&m.div_ceil(u64::from(tile_m)) * &n.div_ceil(u64::from(tile_n))) * &batch;
+        call.half().tile(tile_m, tile_n, tile_k).groups(&n_groups * when)
     };
-    fill(node.call(if *m <= MAX_VECTOR_ROWS { Template::Matvec } else { Template::Matmul }))
+    let always = Dim::Known(1);
+    match m.known() {
+        Some(m) if m <= MAX_VECTOR_ROWS => {
+            let rows = u32::try_from(m).unwrap_or(u32::MAX).next_power_of_two();
+            Ok(vec![fill(node.call(Template::Matvec), Some(rows), &always)?])
+        }
+        Some(_) => Ok(vec![fill(node.call(Template::Matmul), None, &always)?]),
+        None => {
+            let (one, few) = (at_most(m, 1), at_most(m, MAX_VECTOR_ROWS));
+            let most = u32::try_from(MAX_VECTOR_ROWS).unwrap_or(u32::MAX);
+            Ok(vec![
+                fill(node.call(Template::Matvec), Some(1), &one)?,
+                fill(node.call(Template::Matvec), Some(most), &(&few - &one))?,
+                fill(node.call(Template::Matmul), None, &not(&few))?,
+            ])
+        }
+    }
 }
 
 fn integer_product(node: &Node<'_>, product: &Product, weights: Packing, columns: Columns) -> Result<KernelCall, KernelError> {
     let Product { m, k, .. } = product;
-    let n = columns.n;
+    let n = &columns.n;
     let (a, a_ty) = node.operand(0)?;
     let b_ty = node.graph.ty(columns.b);
     let (block, tile_k) = block(weights);
-    if u64::from(block).min(*k) > MAX_I32_TERMS {
+    if k.most().is_none_or(|k| k.min(i64::from(block)) > MAX_I32_TERMS) {
         return Err(node.unsupported(format!("an integer product of {a_ty} and {b_ty}, whose sums may not fit in i32")));
     }
     let call = sizes(node.call(Template::MatmulI8).operand(a).operand_rows(columns.b, columns.rows), product, &columns);
-    let (tile_m, tile_n, _) = tile(*m, n);
-    let n_groups = m.div_ceil(u64::from(tile_m)) * n.div_ceil(u64::from(tile_n));
+    let (tile_m, tile_n, _) = tile(m, n);
+    let n_groups = &m.div_ceil(u64::from(tile_m)) * &n.div_ceil(u64::from(tile_n));
     call.uint("block", u64::from(block)).tile(tile_m, tile_n, tile_k).groups(n_groups)
 }
 
 fn sizes<'n>(call: Call<'n>, product: &Product, columns: &Columns) -> Call<'n> {
-    call.uint("m", product.m).uint("n", columns.n).uint("k", product.k).uint("n_base", columns.base).uint("n_total", product.n)
+    let call = call.uint("m", product.m.clone()).uint("n", columns.n.clone()).uint("k", product.k.clone());
+    call.uint("n_base", columns.base.clone()).uint("n_total", product.n.clone())
 }
 
 /// The tile of a product of `m` rows and `n` columns.
-pub(super) fn tile(m: u64, n: u64) -> (u32, u32, u32) {
-    if m >= 64 && n >= 64 { (64, 64, 16) } else { (32, 32, 32) }
+pub(super) fn tile(m: &Dim, n: &Dim) -> (u32, u32, u32) {
+    if at_least(m, 64) && at_least(n, 64) { (64, 64, 16) } else { (32, 32, 32) }
 }
 
 /// How many codes share a scale (2^30 where all of a row do), and how many of them a tile holds at a time.

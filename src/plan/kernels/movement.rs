@@ -3,6 +3,7 @@
 use super::call::{Node, dims, slices};
 use super::shape::merge;
 use super::{KernelCall, KernelError};
+use crate::ir::{Dim, product};
 use crate::ops::kernel_key::Template;
 
 /// Most axes of a strided read after merging.
@@ -15,24 +16,24 @@ pub(super) fn gather(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     if axis >= own.len() || (data_ty.packing.is_some() && (axis != 0 || own.len() != 2)) || indices_ty.packing.is_some() {
         return Err(node.unsupported(format!("a gather from {data_ty} along axis {axis}")));
     }
-    let inner: u64 = own[axis + 1..].iter().product();
-    let n = node.dims.iter().product();
+    let inner = product(&own[axis + 1..]);
+    let n = node.n();
     let tables: Vec<_> = [data].into_iter().chain(node.own.iter().skip(2).copied().flatten()).collect();
-    let size_of = |table| dims(node.graph.ty(table)).get(axis).copied().unwrap_or(0);
-    let total = tables.iter().map(|&table| size_of(table)).sum();
+    let size_of = |table| dims(node.graph.ty(table)).get(axis).cloned().unwrap_or(Dim::Known(0));
+    let total = tables.iter().fold(Dim::Known(0), |n, &table| &n + &size_of(table));
     let mut calls = Vec::new();
-    let mut base = 0;
+    let mut base = Dim::Known(0);
     for table in tables {
         let size = size_of(table);
         // Only along the first axis is a slice of rows one piece of memory.
-        let parts = if axis == 0 { slices(node, table, size, inner)? } else { vec![None] };
+        let parts = if axis == 0 { slices(node, table, &size, &inner)? } else { vec![None] };
         for rows in parts {
-            let (first, size) = rows.map_or((base, size), |rows| (base + rows.first, rows.n));
+            let (first, size) = rows.map_or((base.clone(), size.clone()), |rows| (&base + &rows.first.into(), rows.n.into()));
             let call = node.call(Template::Gather).operand_rows(table, rows).operand(indices);
-            let call = call.uint("n", n).uint("inner", inner).uint("n_indices", dims(indices_ty).iter().product());
-            calls.push(call.uint("total", total).uint("first", first).uint("size", size).invocations(n)?);
+            let call = call.uint("n", n.clone()).uint("inner", inner.clone()).uint("n_indices", indices_ty.shape.volume());
+            calls.push(call.uint("total", total.clone()).uint("first", first).uint("size", size).invocations(&n)?);
         }
-        base += size;
+        base = &base + &size;
     }
     Ok(calls)
 }
@@ -40,40 +41,43 @@ pub(super) fn gather(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
 pub(super) fn strided(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let (x, ty) = node.operand(0)?;
     let rank = node.dims.len();
-    let list = |name: &str| node.ints(name).unwrap_or_default();
+    let list = |name: &str| node.sizes(name).unwrap_or_default();
     let (strides, lo, hi) = (list("strides"), list("lo"), list("hi"));
-    let fits = |list: &[i64]| list.is_empty() || list.len() == rank;
+    let fits = |list: &[Dim]| list.is_empty() || list.len() == rank;
     if ty.packing.is_some() || strides.len() != rank || !fits(&lo) || !fits(&hi) {
         return Err(node.unsupported(format!("a strided read of {ty} with strides {strides:?}")));
     }
-    let bounds = |i: usize| -> (u64, u64) {
-        let size = node.dims[i];
-        let clamp = |v: Option<&i64>, default: u64| v.map_or(default, |&v| v.max(0).cast_unsigned().min(size));
-        (clamp(lo.get(i), 0), clamp(hi.get(i), size))
+    let zero = Dim::Known(0);
+    let bounds = |i: usize| -> (Dim, Dim) {
+        let size = &node.dims[i];
+        let clamp = |v: Option<&Dim>, default: &Dim| v.map_or(default.clone(), |v| Dim::least(&Dim::larger(v, &zero), size));
+        (clamp(lo.get(i), &zero), clamp(hi.get(i), size))
     };
-    let boxed = (0..rank).any(|i| bounds(i) != (0, node.dims[i]));
-    let axes = (0..rank).map(|i| (node.dims[i], [strides[i]]));
+    let boxed = (0..rank).any(|i| bounds(i) != (zero.clone(), node.dims[i].clone()));
+    let axes = (0..rank).map(|i| (node.dims[i].clone(), [strides[i].clone()]));
     let (axes, bounds): (Vec<_>, Vec<_>) = if boxed {
         // Axes of a box do not merge; those of one element that is inside need no look.
-        axes.enumerate().map(|(i, axis)| (axis, bounds(i))).filter(|(axis, bounds)| axis.0 != 1 || *bounds != (0, 1)).unzip()
+        let one = (zero.clone(), Dim::Known(1));
+        axes.enumerate().map(|(i, axis)| (axis, bounds(i))).filter(|(axis, bounds)| axis.0 != one.1 || *bounds != one).unzip()
     } else {
-        merge(axes).into_iter().map(|axis| (axis, (0, axis.0))).unzip()
+        merge(axes).into_iter().map(|axis| (axis.clone(), (zero.clone(), axis.0))).unzip()
     };
     let too_many = || node.unsupported(format!("a strided read of {ty} over {} axes, at most {MAX_RANK}", axes.len()));
     let n_axes = u32::try_from(axes.len()).ok().filter(|&n| n as usize <= MAX_RANK).ok_or_else(too_many)?;
-    let n = node.dims.iter().product();
-    let call = node.call(Template::Strided).operand(x).uint("n", n).int("offset", list("offset").first().copied().unwrap_or(0));
+    let n = node.n();
+    let offset = list("offset").first().cloned().unwrap_or(zero);
+    let call = node.call(Template::Strided).operand(x).uint("n", n.clone()).int("offset", offset);
     let call = call.float("fill", node.attrs.float("fill").unwrap_or(0.0)).flag("rank", n_axes).flag("boxed", boxed);
-    let call = call.uints("d", axes.iter().map(|a| a.0)).ints("s", axes.iter().map(|a| a.1[0]));
-    let call = call.uints("lo", bounds.iter().map(|b| b.0)).uints("hi", bounds.iter().map(|b| b.1));
-    Ok(vec![call.invocations(n)?])
+    let (sizes, strides): (Vec<Dim>, Vec<Dim>) = axes.into_iter().map(|(size, [stride])| (size, stride)).unzip();
+    let (lo, hi): (Vec<Dim>, Vec<Dim>) = bounds.into_iter().unzip();
+    Ok(vec![call.uints("d", sizes).ints("s", strides).uints("lo", lo).uints("hi", hi).invocations(&n)?])
 }
 
 pub(super) fn concat(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let axis = node.attrs.int("axis").and_then(|axis| usize::try_from(axis).ok()).filter(|&axis| axis < node.dims.len());
     let axis = axis.ok_or_else(|| node.unsupported(format!("a concat along axis {:?}", node.attrs.int("axis"))))?;
-    let pitch: u64 = node.dims[axis..].iter().product();
-    let mut first = 0;
+    let pitch = product(&node.dims[axis..]);
+    let mut first = Dim::Known(0);
     let mut calls = Vec::new();
     for slot in 0..node.own.len() {
         let (x, ty) = node.operand(slot)?;
@@ -81,12 +85,12 @@ pub(super) fn concat(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         if ty.packing.is_some() || own.len() != node.dims.len() {
             return Err(node.unsupported(format!("a concat of {ty}")));
         }
-        let (n, run) = (own.iter().product(), own[axis..].iter().product());
-        if n > 0 {
-            let call = node.call(Template::Concat).operand(x).uint("n", n).uint("run", run).uint("pitch", pitch).uint("first", first);
-            calls.push(call.invocations(n)?);
+        let (n, run) = (product(&own), product(&own[axis..]));
+        if n != Dim::Known(0) {
+            let call = node.call(Template::Concat).operand(x).uint("n", n.clone()).uint("run", run.clone());
+            calls.push(call.uint("pitch", pitch.clone()).uint("first", first.clone()).invocations(&n)?);
         }
-        first += run;
+        first = &first + &run;
     }
     Ok(calls)
 }

@@ -1,21 +1,36 @@
 //! What reads whole rows: reductions, softmax, normalisation.
 
 use super::call::{Call, Node, dims};
-use super::shape::{Axes, merge, strides};
+use super::shape::{Axes, at_most, merge, not, strides};
 use super::{KernelCall, KernelError};
+use crate::ir::{Dim, product};
 use crate::ops::kernel_key::{Template, Value};
+use crate::ops::util::agree;
 
 /// Elements of a row from which a workgroup reads it rather than an invocation.
-const WIDE_ROW: u64 = 64;
+const WIDE_ROW: i64 = 64;
 /// Rows beyond which there is enough to do without sharing rows out.
-const MANY_ROWS: u64 = 1 << 14;
+const MANY_ROWS: i64 = 1 << 14;
 /// Most axes kept or reduced after merging.
 const MAX_RANK: usize = 4;
 
-/// One workgroup a row with `wide`, one invocation otherwise.
-fn launch(call: Call<'_>, wide: bool, rows: u64) -> Result<KernelCall, KernelError> {
-    let call = call.flag("wide", wide);
-    if wide { call.groups(rows) } else { call.invocations(rows) }
+/// Whether a workgroup reads a row of `n` elements, of which there are `rows`; with `strided` only as long as there are few of them. 1 and 0, or an
+/// expression where that changes between runs.
+fn is_wide(n: &Dim, rows: &Dim, strided: bool) -> Dim {
+    let long = not(&at_most(n, WIDE_ROW - 1));
+    if strided { &long * &at_most(rows, MANY_ROWS - 1) } else { long }
+}
+
+/// One workgroup a row with `wide`, one invocation otherwise; both where it depends on sizes, and one of them without workgroups.
+fn launch<'n>(call: impl Fn() -> Call<'n>, wide: &Dim, rows: &Dim) -> Result<Vec<KernelCall>, KernelError> {
+    let mut calls = Vec::new();
+    if *wide != Dim::Known(0) {
+        calls.push(call().flag("wide", true).groups(rows * wide)?);
+    }
+    if *wide != Dim::Known(1) {
+        calls.push(call().flag("wide", false).groups(&rows.div_ceil(128) * &not(wide))?);
+    }
+    Ok(calls)
 }
 
 pub(super) fn reduce(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
@@ -36,29 +51,33 @@ pub(super) fn reduce(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let stride = strides(&own);
     let part = |reduced: bool| -> Axes<1> {
         let is_reduced = |i: usize| i64::try_from(i).is_ok_and(|i| axes.contains(&i));
-        merge((0..own.len()).filter(|&i| is_reduced(i) == reduced).map(|i| (own[i], [stride[i]])))
+        merge((0..own.len()).filter(|&i| is_reduced(i) == reduced).map(|i| (own[i].clone(), [stride[i].clone()])))
     };
     let (kept, reduced) = (part(false), part(true));
     if kept.len() > MAX_RANK || reduced.len() > MAX_RANK {
         return Err(node.unsupported(format!("a reduction of {ty} along {axes:?}: more than {MAX_RANK} axes after merging")));
     }
-    let count = |axes: &Axes<1>| axes.iter().map(|(size, _)| size).product::<u64>();
+    let count = |axes: &Axes<1>| axes.iter().fold(Dim::Known(1), |n, (size, _)| &n * size);
     let (n, n_reduced) = (count(&kept), count(&reduced));
-    let contiguous = matches!(reduced[..], [(_, [1])]);
-    let wide = n_reduced >= WIDE_ROW && (contiguous || n < MANY_ROWS);
+    let contiguous = matches!(reduced[..], [(_, [Dim::Known(1)])]);
+    let wide = is_wide(&n_reduced, &n, !contiguous);
     let rank = |axes: &Axes<1>| u32::try_from(axes.len()).unwrap_or(u32::MAX);
-    let call = node.call(Template::Reduce).operand(x).uint("n", n).uint("n_reduced", n_reduced).flag("kind", kind);
-    let call = call.flag("kept", rank(&kept)).flag("reduced", rank(&reduced));
-    let call = call.uints("kd", kept.iter().map(|a| a.0)).uints("ks", kept.iter().map(|a| a.1[0].cast_unsigned()));
-    let call = call.uints("rd", reduced.iter().map(|a| a.0)).uints("rs", reduced.iter().map(|a| a.1[0].cast_unsigned()));
-    Ok(vec![launch(call, wide, n)?])
+    let ranks = (rank(&kept), rank(&reduced));
+    let part = |axes: Axes<1>| -> (Vec<Dim>, Vec<Dim>) { axes.into_iter().map(|(size, [stride])| (size, stride)).unzip() };
+    let ((kd, ks), (rd, rs)) = (part(kept), part(reduced));
+    let call = || {
+        let call = node.call(Template::Reduce).operand(x).uint("n", n.clone()).uint("n_reduced", n_reduced.clone()).flag("kind", kind);
+        let call = call.flag("kept", ranks.0).flag("reduced", ranks.1).uints("kd", kd.clone()).uints("ks", ks.clone());
+        call.uints("rd", rd.clone()).uints("rs", rs.clone())
+    };
+    launch(call, &wide, &n)
 }
 
 /// The axis of a row operator, and sizes before, of and after it.
-fn split(node: &Node<'_>, own: &[u64]) -> Result<(u64, u64, u64), KernelError> {
+fn split(node: &Node<'_>, own: &[Dim]) -> Result<(Dim, Dim, Dim), KernelError> {
     let axis = node.attrs.int("axis").and_then(|axis| usize::try_from(axis).ok()).filter(|&axis| axis < own.len());
     let axis = axis.ok_or_else(|| node.unsupported(format!("the axis {:?}", node.attrs.int("axis"))))?;
-    Ok((own[..axis].iter().product(), own[axis], own[axis + 1..].iter().product()))
+    Ok((product(&own[..axis]), own[axis].clone(), product(&own[axis + 1..])))
 }
 
 pub(super) fn softmax(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
@@ -67,10 +86,14 @@ pub(super) fn softmax(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         return Err(node.unsupported(format!("a softmax of {ty}")));
     }
     let (outer, n, inner) = split(node, &dims(ty))?;
-    let rows = outer * inner;
-    let call = node.call(Template::Softmax).operand(x).uint("rows", rows).uint("n", n).uint("inner", inner);
-    let wide = n >= WIDE_ROW && (inner == 1 || rows < MANY_ROWS);
-    Ok(vec![launch(call.flag("log", node.attrs.int("log").unwrap_or(0) != 0), wide, rows)?])
+    let rows = &outer * &inner;
+    let wide = is_wide(&n, &rows, inner != Dim::Known(1));
+    let log = node.attrs.int("log").unwrap_or(0) != 0;
+    let call = || {
+        let call = node.call(Template::Softmax).operand(x).uint("rows", rows.clone()).uint("n", n.clone()).uint("inner", inner.clone());
+        call.flag("log", log)
+    };
+    launch(call, &wide, &rows)
 }
 
 pub(super) fn norm(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
@@ -81,15 +104,18 @@ pub(super) fn norm(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         other => return Err(node.unsupported(format!("a norm of kind {other:?}"))),
     };
     let (rows, size, inner) = split(node, &dims(ty))?;
-    let n = size * inner;
+    let n = &size * &inner;
     let vector = |slot: usize| node.own.get(slot).copied().flatten();
     for value in [vector(1), vector(2)].into_iter().flatten() {
         let ty = node.graph.ty(value);
-        if ty.packing.is_some() || !ty.dtype.is_float() || ty.shape.n_elems() != Some(n) {
+        if ty.packing.is_some() || !ty.dtype.is_float() || !agree(&ty.shape.volume(), &n) {
             return Err(node.unsupported(format!("a norm of rows of {n} with {ty}")));
         }
     }
-    let call = node.call(Template::Norm).operand(x).optional(vector(1)).optional(vector(2)).uint("rows", rows).uint("n", n);
-    let call = call.float("epsilon", node.attrs.float("epsilon").unwrap_or(1e-5)).flag("rms", rms);
-    Ok(vec![launch(call, n >= WIDE_ROW, rows)?])
+    let epsilon = node.attrs.float("epsilon").unwrap_or(1e-5);
+    let call = || {
+        let call = node.call(Template::Norm).operand(x).optional(vector(1)).optional(vector(2));
+        call.uint("rows", rows.clone()).uint("n", n.clone()).float("epsilon", epsilon).flag("rms", rms)
+    };
+    launch(call, &is_wide(&n, &rows, false), &rows)
 }

@@ -1,17 +1,23 @@
 //! Axes: merging them, broadcasting, counting groups.
 
+use crate::ir::{Dim, product};
 use crate::ops::kernel_key::Load;
+use crate::ops::util::agree;
+
+const ONE: Dim = Dim::Known(1);
+const ZERO: Dim = Dim::Known(0);
 
 /// Axes of an index space with the strides of some operands: `(size, stride of each operand)`, outermost first.
-pub(super) type Axes<const N: usize> = Vec<(u64, [i64; N])>;
+pub(super) type Axes<const N: usize> = Vec<(Dim, [Dim; N])>;
 
-/// Leaves out axes of size 1 and merges those that every operand walks as one.
-pub(super) fn merge<const N: usize>(axes: impl IntoIterator<Item = (u64, [i64; N])>) -> Axes<N> {
+/// Leaves out axes of size 1 and merges those that every operand walks as one. Sizes that change merge where their form tells it, so that the
+/// kernel is one for all of them.
+pub(super) fn merge<const N: usize>(axes: impl IntoIterator<Item = (Dim, [Dim; N])>) -> Axes<N> {
     let mut merged: Axes<N> = Vec::new();
-    for (size, strides) in axes.into_iter().filter(|(size, _)| *size != 1) {
+    for (size, strides) in axes.into_iter().filter(|(size, _)| *size != ONE) {
         match merged.last_mut() {
-            Some((outer, outer_strides)) if (0..N).all(|i| Some(outer_strides[i]) == strides[i].checked_mul(size.cast_signed())) => {
-                *outer *= size;
+            Some((outer, outer_strides)) if (0..N).all(|i| outer_strides[i] == &strides[i] * &size) => {
+                *outer = &*outer * &size;
                 *outer_strides = strides;
             }
             _ => merged.push((size, strides)),
@@ -21,56 +27,76 @@ pub(super) fn merge<const N: usize>(axes: impl IntoIterator<Item = (u64, [i64; N
 }
 
 /// Row-major strides in elements.
-pub(super) fn strides(dims: &[u64]) -> Vec<i64> {
-    let mut strides = vec![1i64; dims.len()];
-    for i in (1..dims.len()).rev() {
-        strides[i - 1] = strides[i].saturating_mul(dims[i].cast_signed());
-    }
-    strides
-}
+pub(super) use crate::ops::strided::row_major as strides;
 
 /// Strides with which an operand of `dims` is read for a result of `out` that it broadcasts to; `None` where it does not.
-pub(super) fn broadcast(dims: &[u64], out: &[u64]) -> Option<Vec<i64>> {
+pub(super) fn broadcast(dims: &[Dim], out: &[Dim]) -> Option<Vec<Dim>> {
     let missing = out.len().checked_sub(dims.len())?;
     let own = strides(dims);
     (0..out.len())
         .map(|i| match i.checked_sub(missing) {
-            None => Some(0),
-            Some(axis) if dims[axis] == 1 => Some(0),
-            Some(axis) => (dims[axis] == out[i]).then_some(own[axis]),
+            None => Some(ZERO),
+            Some(axis) if dims[axis] == ONE => Some(ZERO),
+            Some(axis) => agree(&dims[axis], &out[i]).then(|| own[axis].clone()),
         })
         .collect()
 }
 
 /// How an operand of `dims` is read for a result of `out`, and the numbers that [`Load`] needs, in the order of its parameters; `None` where
 /// it does not broadcast or has too many axes.
-pub(super) fn load(dims: &[u64], out: &[u64]) -> Option<(Load, Vec<u64>)> {
+pub(super) fn load(dims: &[Dim], out: &[Dim]) -> Option<(Load, Vec<Dim>)> {
     let strides = broadcast(dims, out)?;
-    if dims.iter().product::<u64>() == 1 {
+    if product(dims) == ONE {
         return Some((Load::Scalar, Vec::new()));
     }
-    let axes = merge(out.iter().zip(&strides).map(|(&size, &stride)| (size, [stride])));
-    if let [(_, [1])] = axes[..] {
+    let axes = merge(out.iter().zip(strides).map(|(size, stride)| (size.clone(), [stride])));
+    if let [(_, [ONE])] = axes[..] {
         return Some((Load::Same, Vec::new()));
     }
-    let moving: Vec<usize> = (0..axes.len()).filter(|&i| axes[i].1 != [0]).collect();
+    let moving: Vec<usize> = (0..axes.len()).filter(|&i| axes[i].1 != [ZERO]).collect();
     if let [at] = moving[..]
-        && axes[at].1 == [1]
+        && axes[at].1 == [ONE]
     {
-        let inner = axes[at + 1..].iter().map(|(size, _)| size).product();
-        return Some((Load::Periodic, vec![inner, axes[at].0]));
+        let inner = axes[at + 1..].iter().fold(ONE, |n, (size, _)| &n * size);
+        return Some((Load::Periodic, vec![inner, axes[at].0.clone()]));
     }
     let rank = u8::try_from(axes.len()).ok().filter(|&rank| rank <= 8)?;
-    let numbers = axes.iter().flat_map(|&(size, [stride])| [size, stride.cast_unsigned()]).collect();
+    let numbers = axes.into_iter().flat_map(|(size, [stride])| [size, stride]).collect();
     Some((Load::Strided(rank), numbers))
 }
 
+/// Whether a size is `n` or more. Of sizes that change it is taken to be, whatever their range: kernels are not chosen by ranges, so that results
+/// do not depend on them.
+pub(super) fn at_least(dim: &Dim, n: i64) -> bool {
+    dim.known().is_none_or(|own| own >= n)
+}
+
+/// 1 where a size is `most` or less, else 0. Kernels that are for few or for many of something are both recorded where how many there are changes
+/// between runs; the one that does not apply gets no workgroups.
+pub(super) fn at_most(dim: &Dim, most: i64) -> Dim {
+    let quotient = Dim::Known(most).floor_div(&Dim::larger(dim, &ONE)).unwrap_or(ZERO);
+    Dim::least(&quotient, &ONE)
+}
+
+/// 1 - `flag`.
+pub(super) fn not(flag: &Dim) -> Dim {
+    &ONE - flag
+}
+
 /// Groups along x, y, z for `n` workgroups in all, spread over x and y as `group()` in `common.glsl` numbers them; `None` where they do not fit.
-pub(super) fn groups(n: u64) -> Option<[u32; 3]> {
-    const MOST: u64 = 65535;
-    let x = n.clamp(1, MOST);
-    let y = n.div_ceil(x).max(1);
-    (y <= MOST).then_some([u32::try_from(x).ok()?, u32::try_from(y).ok()?, 1])
+pub(super) fn groups(n: &Dim) -> Option<[Dim; 3]> {
+    const MOST: i64 = 65535;
+    let most = n.most()?;
+    if let Some(n) = n.known() {
+        let x = n.clamp(1, MOST);
+        let y = (n + x - 1).div_euclid(x).max(1);
+        return (y <= MOST).then_some([Dim::Known(x), Dim::Known(y), ONE]);
+    }
+    match most {
+        ..=MOST => Some([n.clone(), ONE, ONE]),
+        _ if most <= MOST * MOST => Some([Dim::least(n, &Dim::Known(MOST)), n.div_ceil(MOST.unsigned_abs()), ONE]),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -79,7 +105,11 @@ mod tests {
 
     #[test]
     fn loads_are_chosen_from_shapes() {
-        let load = |dims: &[u64], out: &[u64]| load(dims, out);
+        let dims = |sizes: &[usize]| crate::ir::Shape::of(sizes).0;
+        let load = |own: &[usize], out: &[usize]| {
+            let (load, numbers) = load(&dims(own), &dims(out))?;
+            Some((load, numbers.iter().filter_map(Dim::known).collect::<Vec<_>>()))
+        };
         assert_eq!(load(&[2, 3], &[2, 3]), Some((Load::Same, vec![])));
         assert_eq!(load(&[1, 1], &[2, 3]), Some((Load::Scalar, vec![])));
         assert_eq!(load(&[3], &[2, 3]), Some((Load::Periodic, vec![1, 3])));
@@ -90,9 +120,38 @@ mod tests {
     }
 
     #[test]
+    fn sizes_that_change_merge_where_their_form_tells_it() {
+        let (seq, past) = (Dim::ranged("seq", 1, 64), Dim::ranged("past", 0, 512));
+        let total = &seq + &past;
+        let out = [Dim::Known(3), seq.clone(), total.clone(), Dim::Known(4)];
+        assert_eq!(load(&out, &out), Some((Load::Same, vec![])));
+        assert_eq!(load(&[seq.clone(), total.clone(), ONE], &out).unwrap().0, Load::Strided(3));
+        let (kind, numbers) = load(&[total.clone(), Dim::Known(4)], &out).unwrap();
+        assert_eq!((kind, numbers), (Load::Periodic, vec![ONE, &total * &Dim::Known(4)]));
+        assert_eq!(load(&[past], &[total]), None);
+    }
+
+    #[test]
+    fn one_of_two_kernels_applies() {
+        let n = Dim::ranged("n", 0, 1000);
+        for (at, expected) in [(0, 1), (1, 1), (8, 1), (9, 0), (1000, 0)] {
+            assert_eq!(at_most(&n, 8).eval(&|_| Some(at)), Some(expected), "{at}");
+            assert_eq!(not(&at_most(&n, 8)).eval(&|_| Some(at)), Some(1 - expected));
+        }
+        assert_eq!((at_most(&Dim::Known(8), 8), at_most(&Dim::Known(9), 8)), (ONE, ZERO));
+    }
+
+    #[test]
     fn many_groups_spread_over_two_axes() {
+        let groups = |n: i64| groups(&Dim::Known(n)).map(|g| g.map(|d| d.known().unwrap()));
         assert_eq!(groups(7), Some([7, 1, 1]));
+        assert_eq!(groups(0), Some([1, 1, 1]));
         assert_eq!(groups(65536), Some([65535, 2, 1]));
         assert_eq!(groups(1 << 33), None);
+        let n = Dim::ranged("n", 0, 100_000);
+        for (at, expected) in [(0, [0, 0, 1]), (7, [7, 1, 1]), (65536, [65535, 2, 1])] {
+            let found = super::groups(&n).unwrap().map(|g| g.eval(&|_| Some(at)).unwrap());
+            assert_eq!(found, expected);
+        }
     }
 }

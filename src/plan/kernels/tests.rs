@@ -37,7 +37,7 @@ fn a_parameter_that_is_missing_or_unknown_is_refused() {
     assert!(unknown.ends_with("no parameter is named m (this is a bug)"), "{unknown}");
     let wrong = refused(node.call(Template::Pointwise).int("n", 4));
     assert!(wrong.ends_with("parameter n is uint, not int (this is a bug)"), "{wrong}");
-    let large = refused(node.call(Template::Pointwise).uint("n", 1 << 32));
+    let large = refused(node.call(Template::Pointwise).uint("n", 1u64 << 32));
     assert_eq!(large, "node node: no kernel for a size beyond 32 bits");
 }
 
@@ -49,7 +49,7 @@ fn every_target_computes_a_product_and_refuses_what_no_binding_spans() {
         let (graph, id) = one(&matmul::DEF, matmul::attrs(true), &types);
         let calls = dispatches(&graph, id, &target).unwrap();
         assert_eq!(calls[0].key.name(), "matmul_f32_f16_f32_transb_t64x64x16");
-        assert_eq!((calls.len(), calls[0].groups, calls[0].params.len() % 4), (1, [2 * 4, 1, 1], 0));
+        assert_eq!((calls.len(), calls[0].groups.clone(), calls[0].params.len() % 4), (1, [2 * 4, 1, 1].map(Dim::from), 0));
         assert!(calls[0].operands.len() <= max_operands(&target) + 1);
     }
     let target = Target::shipped("vulkan-min").unwrap();

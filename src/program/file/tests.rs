@@ -34,9 +34,9 @@ pub(crate) fn small() -> Program {
         shader: shader.hash(),
         bindings: vec![region(1, 0, 12), region(1, 64, 12)],
         writes: vec![1],
-        params: vec![3],
+        params: vec![3.into()],
         params_offset: 0,
-        groups: [1, 1, 1],
+        groups: [1, 1, 1].map(Dim::from),
         barrier: false,
     };
     let allocation = |kind, bytes| Allocation { kind, bytes };
@@ -59,6 +59,7 @@ pub(crate) fn small() -> Program {
         ],
         entries: vec![Entry {
             name: "main".to_owned(),
+            sizes: vec![],
             inputs: vec![port("x", 0)],
             outputs: vec![port("y", 64)],
             steps: vec![Step::Device(vec![dispatch])],
@@ -182,8 +183,8 @@ fn a_program_that_breaks_its_rules_is_refused_with_the_numbers() {
         (refused(|p| plan(p, |p| p.entries[0].inputs[0].shape = vec![Dim::Known(i64::MAX), Dim::Known(2)])), "no known size"),
         (refused(|p| plan(p, |p| p.entries[0].inputs[0].shape = vec![Dim::symbol("n")])), "no known size"),
         (refused(|p| plan(p, |p| p.entries[0].inputs[0].device_dtype = DType::I32)), "cannot lie on the device as i32"),
-        (refused(|p| first(p).groups[1] = 65536), "65536 workgroups along axis 1"),
-        (refused(|p| first(p).groups[2] = 0), "0 workgroups along axis 2"),
+        (refused(|p| first(p).groups[1] = 65536.into()), "65536 workgroups along axis 1"),
+        (refused(|p| first(p).groups[2] = 0.into()), "0 workgroups along axis 2"),
         (refused(|p| first(p).writes = vec![2]), "writes binding 2 of 2"),
         (refused(|p| first(p).bindings[0].allocation = 7), "no allocation 7 of 3"),
         (refused(|p| first(p).bindings[0].offset = 4), "offset 4, which is no multiple of 16"),
@@ -209,7 +210,7 @@ fn dispatches_may_share_parameters_but_not_overlap() {
     dispatches.push(twin);
     program.check().unwrap();
     let Step::Device(dispatches) = &mut program.plans[0].entries[0].steps[0] else { unreachable!() };
-    dispatches[1].params = vec![4];
+    dispatches[1].params = vec![4.into()];
     assert!(program.check().unwrap_err().to_string().contains("overlap"));
 }
 

@@ -71,19 +71,22 @@ unsafe impl Send for Buffer {}
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    /// Makes a buffer whose memory takes at most `planned` bytes, of which the program uses the first `used`.
+    /// Makes a buffer whose memory takes at most `planned` bytes, of which the program uses the first `used`. With `is_indirect` the device reads
+    /// numbers of workgroups from it.
     pub(in crate::runtime) fn new(
         context: &VkContext,
         meter: &Arc<Meter>,
         (planned, used): (u64, u64),
         place: Place,
+        is_indirect: bool,
         name: &str,
     ) -> Result<Buffer, RuntimeError> {
         let device = context.device();
+        let usage = if is_indirect { USAGE | vk::BufferUsageFlags::INDIRECT_BUFFER } else { USAGE };
         let mut asked = 0;
         // A driver that rounds more than the target said still fits where the end of the plan's allocation is unused.
         for bytes in [planned, used.clamp(1, planned)] {
-            let info = vk::BufferCreateInfo::default().size(bytes).usage(USAGE).sharing_mode(vk::SharingMode::EXCLUSIVE);
+            let info = vk::BufferCreateInfo::default().size(bytes).usage(usage).sharing_mode(vk::SharingMode::EXCLUSIVE);
             // SAFETY: the device is live and the structure complete.
             let raw = context.attempt("vkCreateBuffer", || unsafe { device.create_buffer(&info, None) })?;
             let (context, meter, memory) = (context.clone(), meter.clone(), vk::DeviceMemory::null());

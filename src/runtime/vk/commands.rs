@@ -1,5 +1,6 @@
 //! Recorded commands, their submission, and timestamps.
 
+use super::pipelines::Groups;
 use super::{Bound, Buffer, VkContext};
 use crate::runtime::RuntimeError;
 use ash::vk;
@@ -114,8 +115,8 @@ impl Recorder<'_> {
         self.fence_off(
             S::HOST | S::TRANSFER | S::COMPUTE_SHADER,
             A::HOST_WRITE | A::TRANSFER_WRITE | A::SHADER_WRITE,
-            S::TRANSFER | S::COMPUTE_SHADER,
-            A::SHADER_READ | A::SHADER_WRITE | A::UNIFORM_READ | A::TRANSFER_READ | A::TRANSFER_WRITE,
+            S::TRANSFER | S::COMPUTE_SHADER | S::DRAW_INDIRECT,
+            A::SHADER_READ | A::SHADER_WRITE | A::UNIFORM_READ | A::TRANSFER_READ | A::TRANSFER_WRITE | A::INDIRECT_COMMAND_READ,
         );
     }
 
@@ -144,15 +145,20 @@ impl Recorder<'_> {
 
     /// One dispatch.
     pub(in crate::runtime) fn dispatch(&mut self, bound: &Bound) {
-        let (device, [x, y, z]) = (self.device(), bound.groups);
+        let device = self.device();
         // SAFETY: pipeline, layout and set are live ones of this device that belong together: `Pipelines` made them for one dispatch.
         unsafe { device.cmd_bind_pipeline(self.raw, vk::PipelineBindPoint::COMPUTE, bound.pipeline) };
         if bound.set != vk::DescriptorSet::null() {
             // SAFETY: as above.
             unsafe { device.cmd_bind_descriptor_sets(self.raw, vk::PipelineBindPoint::COMPUTE, bound.layout, 0, &[bound.set], &[]) };
         }
-        // SAFETY: everything that the pipeline reads is bound; the counts are within the device's limits, as `check_limits` holds.
-        unsafe { device.cmd_dispatch(self.raw, x, y, z) };
+        match bound.groups {
+            // SAFETY: everything that the pipeline reads is bound; the counts are within the device's limits, as `check_limits` holds.
+            Groups::Given([x, y, z]) => unsafe { device.cmd_dispatch(self.raw, x, y, z) },
+            // SAFETY: as above; the buffer has the usage, the offset is a multiple of 4, and 12 bytes from it lie inside, as `Program::check` holds.
+            // The counts that are written there are evaluated within the bounds that `check_limits` looked at.
+            Groups::At(buffer, offset) => unsafe { device.cmd_dispatch_indirect(self.raw, buffer, offset) },
+        }
     }
 
     /// Copies bytes between buffers. Both ranges were checked against the buffers' sizes.

@@ -22,7 +22,16 @@ pub(in crate::runtime) struct Bound {
     pub(super) pipeline: vk::Pipeline,
     pub(super) layout: vk::PipelineLayout,
     pub(super) set: vk::DescriptorSet,
-    pub(super) groups: [u32; 3],
+    pub(super) groups: Groups,
+}
+
+/// How many workgroups a dispatch has.
+#[derive(Clone, Copy)]
+pub(in crate::runtime) enum Groups {
+    /// So many along x, y, z.
+    Given([u32; 3]),
+    /// What the three words at this offset say when it is dispatched.
+    At(vk::Buffer, u64),
 }
 
 /// Everything that dispatches bind. It must outlive what was recorded with it.
@@ -55,7 +64,7 @@ impl Pipelines {
                 pipeline: *made.pipelines.get(&(d.shader.clone(), key)).ok_or_else(|| lost("pipeline"))?,
                 layout: made.layouts.get(&key).ok_or_else(|| lost("layout"))?.1,
                 set: *sets.get(&set_key(d)).ok_or_else(|| lost("descriptors"))?,
-                groups: d.groups,
+                groups: groups(d, params.and_then(|i| buffers.get(i)).and_then(Option::as_ref)).ok_or_else(|| lost("workgroups"))?,
             })
         });
         let bound = bound.collect::<Result<_, RuntimeError>>()?;
@@ -200,6 +209,15 @@ fn describe(buffers: &[Option<Buffer>], index: usize, offset: u64, bytes: u64) -
         }
         _ => Err(RuntimeError::Unsupported { what: format!("{bytes} bytes at offset {offset} of allocation {index}") }),
     }
+}
+
+/// The workgroups of a dispatch of a checked plan.
+fn groups(dispatch: &Dispatch, params: Option<&Buffer>) -> Option<Groups> {
+    if dispatch.is_indirect() {
+        return Some(Groups::At(params?.raw(), dispatch.params_offset + dispatch.params.len() as u64 * 4));
+    }
+    let count = |i: usize| u32::try_from(dispatch.groups.get(i)?.known()?).ok();
+    Some(Groups::Given([count(0)?, count(1)?, count(2)?]))
 }
 
 /// Compiles one shader.

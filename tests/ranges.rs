@@ -1,0 +1,303 @@
+//! Sizes that change between runs: one program for every size of its ranges, on every Vulkan device here, while the validation layers watch. Its outputs
+//! are those of the program for the range N..N to the bit, and near those of the graph of size N alone on the CPU reference.
+
+#![cfg(all(feature = "codegen", feature = "runtime"))]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use nyxc::import::{DimBinding, ImportOptions, import};
+use nyxc::ir::{Class, DType, Dim, Graph, Tensor, TensorType, text};
+use nyxc::ops::registry;
+use nyxc::passes::{Policy, Settings};
+use nyxc::program::{Program, file};
+use nyxc::runtime::{Options, VkContext, devices, validation_errors};
+use nyxc::session::{Compile, DeviceChoice, Reference, Session, compile};
+use nyxc::target::{Target, shipped_names};
+use std::path::Path;
+
+type At<'a> = &'a [(&'a str, i64)];
+
+/// The graph of a text behind a line that names its sizes.
+fn read(sizes: &str, body: &str) -> Graph {
+    let text = format!("graph g onnx{sizes}\n{body}");
+    let graph = text::parse(&text, &registry(), &|_, _| None).unwrap_or_else(|e| panic!("{e}\n{text}"));
+    graph.verify().unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(text::parse(&graph.to_string(), &registry(), &|_, _| None).unwrap(), graph);
+    graph
+}
+
+fn where_(ranges: &[(&str, i64, i64)]) -> String {
+    let list: Vec<String> = ranges.iter().map(|(name, min, max)| format!("{name} in {min}..{max}")).collect();
+    format!(" where {}", list.join(", "))
+}
+
+fn compiled(graph: &Graph, policy: &str, target: &Target) -> Program {
+    let settings = Settings { policy: policy.parse::<Policy>().unwrap(), ..Settings::default() };
+    let options = Compile { settings, target: target.clone(), n_threads: 0 };
+    compile(graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{policy}: {e}")).program
+}
+
+/// Values that differ by seed: floats of -1 to 1, integers 0 to 3.
+fn random(ty: &TensorType, mut state: u64) -> Tensor {
+    let dims = ty.shape.known().unwrap();
+    let mut next = || {
+        // SplitMix64 (Steele et al. 2014).
+        state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    };
+    let n = dims.iter().product();
+    match ty.dtype.class() {
+        Class::Float => Tensor::from_f32s(ty.dtype, &dims, &(0..n).map(|_| (next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect::<Vec<_>>()),
+        _ => Tensor::from_i64s(ty.dtype, &dims, &(0..n).map(|_| (next() & 3) as i64).collect::<Vec<_>>()),
+    }
+    .unwrap()
+}
+
+fn sized(graph: &Graph, at: At) -> Graph {
+    graph.substitute(&|symbol| at.iter().find(|(name, _)| *name == symbol.name()).map(|(_, n)| Dim::Known(*n)))
+}
+
+fn inputs(graph: &Graph, at: At) -> Vec<Tensor> {
+    let graph = sized(graph, at);
+    graph.inputs().iter().zip(1..).map(|(id, seed)| random(graph.ty(id.out(0)), seed)).collect()
+}
+
+fn distance(given: &[Tensor], expected: &[Tensor]) -> f64 {
+    assert_eq!(given.len(), expected.len());
+    let one = |(given, expected): (&Tensor, &Tensor)| {
+        assert_eq!(given.ty(), expected.ty());
+        let pairs: Vec<(f64, f64)> = match given.dtype().class() {
+            Class::Float => {
+                given.to_f32s().unwrap().iter().zip(expected.to_f32s().unwrap().iter()).map(|(a, b)| (f64::from(*a), f64::from(*b))).collect()
+            }
+            _ => given.to_i64s().unwrap().iter().zip(&expected.to_i64s().unwrap()).map(|(a, b)| (*a as f64, *b as f64)).collect(),
+        };
+        let norm: f64 = pairs.iter().map(|(_, b)| b * b).sum();
+        (pairs.iter().map(|(a, b)| (a - b).powi(2)).sum::<f64>() / norm.max(1e-30)).sqrt()
+    };
+    given.iter().zip(expected).map(one).fold(0.0, |a, b| if b.is_nan() { b } else { a.max(b) })
+}
+
+/// Every policy and every size, on the CPU reference and every device here.
+fn check(ranges: &[(&str, i64, i64)], body: &str, sizes: &[At], policies: &[(&str, f64)]) {
+    let graph = read(&where_(ranges), body);
+    let options = Options { validation: true, ..Options::from_env() };
+    let devices = devices().unwrap();
+    if devices.is_empty() {
+        eprintln!("SKIPPED: no Vulkan device, so only the CPU reference ran");
+    }
+    for &(policy, bound) in policies {
+        let lavapipe = Target::shipped("lavapipe").unwrap();
+        let target = devices.first().map_or(&lavapipe, |d| &d.target);
+        let program = compiled(&graph, policy, target);
+        let mut bytes = Vec::new();
+        file::write(&program, &mut bytes).unwrap();
+        let mut on_cpu = Session::load(bytes.clone(), DeviceChoice::Cpu).unwrap();
+        let contexts: Vec<VkContext> = devices.iter().take(1).map(|d| VkContext::open(d.index, &target.features, &options).unwrap()).collect();
+        let mut sessions: Vec<Session> =
+            contexts.iter().map(|c| Session::on(file::read(std::sync::Arc::new(bytes.clone())).unwrap(), c).unwrap()).collect();
+        for at in sizes {
+            let inputs = inputs(&graph, at);
+            let expected = Reference::new(sized(&graph, at)).run(&inputs).unwrap();
+            let what = format!("{policy} at {at:?}");
+            let reference = on_cpu.run(&inputs).unwrap_or_else(|e| panic!("{what}: {e}")).outputs;
+            assert!(distance(&reference, &expected) <= bound, "{what} on the CPU: {:e}", distance(&reference, &expected));
+            let exact: Vec<(&str, i64, i64)> = at.iter().map(|&(name, n)| (name, n, n)).collect();
+            let alone = compiled(&read(&where_(&exact), body), policy, target);
+            for (session, context) in sessions.iter_mut().zip(&contexts) {
+                let given = session.run(&inputs).unwrap_or_else(|e| panic!("{what}: {e}")).outputs;
+                assert!(distance(&given, &expected) <= bound, "{what}: {:e} of {bound:e}", distance(&given, &expected));
+                assert_eq!(session.measured_peak_bytes(), program.plans[0].planned_peak_bytes, "{what}");
+                assert_eq!(session.run(&inputs).unwrap().outputs, given, "{what}: the second run");
+                let one = Session::on(alone.clone(), context).unwrap().run(&inputs).unwrap().outputs;
+                assert_eq!(one, given, "{what}: the program of N..N has other bits");
+            }
+        }
+    }
+    assert_eq!(validation_errors(), 0);
+}
+
+const F32: &[(&str, f64)] = &[("uniform:f32", 1e-6)];
+const ALL: &[(&str, f64)] = &[("uniform:f32", 1e-6), ("uniform:f16", 5e-3), ("uniform:w8a16", 5e-2), ("uniform:w4a32", 0.5), ("uniform:w8a8", 5e-2)];
+
+#[test]
+fn products_normalisation_and_softmax_in_every_kind_of_format() {
+    let body = "  %x = input : f32[1,seq,64]
+  %w = input : f32[64,64]
+  %s = input : f32[64]
+  %m = mat_mul(%x, %w) : f32[1,seq,64]
+  %n = layer_normalization(%m, %s) {axis=-1} : f32[1,seq,64]
+  %t = transpose(%n) {perm=[0, 2, 1]} : f32[1,64,seq]
+  %a = mat_mul(%n, %t) : f32[1,seq,seq]
+  %p = softmax(%a) {axis=-1} : f32[1,seq,seq]
+  %y = mat_mul(%p, %n) : f32[1,seq,64]
+  output %y
+";
+    check(&[("seq", 1, 70)], &body.replace("mat_mul", "matmul"), &[&[("seq", 1)], &[("seq", 5)], &[("seq", 70)], &[("seq", 64)], &[("seq", 1)]], ALL);
+}
+
+#[test]
+fn a_cache_grows_by_what_is_new_from_nothing_on() {
+    let body = "  %past = input : f32[2,past,8]
+  %new = input : f32[2,seq,8]
+  %q = input : f32[2,seq,8]
+  %k = concat(%past, %new) {axis=1} : f32[2,past+seq,8]
+  %t = transpose(%k) {perm=[0, 2, 1]} : f32[2,8,past+seq]
+  %a = matmul(%q, %t) : f32[2,seq,past+seq]
+  %p = softmax(%a) {axis=-1} : f32[2,seq,past+seq]
+  %y = matmul(%p, %k) : f32[2,seq,8]
+  output %y
+  output %k as \"present\"
+";
+    let sizes: &[At] = &[&[("past", 0), ("seq", 3)], &[("past", 3), ("seq", 1)], &[("past", 40), ("seq", 17)], &[("past", 4), ("seq", 1)]];
+    check(&[("past", 0, 40), ("seq", 1, 17)], body, sizes, &ALL[..2]);
+}
+
+#[test]
+fn images_of_any_height_and_width() {
+    let body = "  %x = input : f32[n,3,32*h,w]
+  %k = input : f32[8,3,3,3]
+  %d = input : f32[8,1,3,3]
+  %a = conv(%x, %k) {pads=[1, 1, 1, 1], strides=[2, 2]} : f32[n,8,16*h,floordiv(w-1,2)+1]
+  %r = relu(%a) : f32[n,8,16*h,floordiv(w-1,2)+1]
+  %b = conv(%r, %d) {group=8, pads=[1, 1, 1, 1]} : f32[n,8,16*h,floordiv(w-1,2)+1]
+  %m = max_pool(%b) {kernel_shape=[2, 2], strides=[2, 2]} : f32[n,8,8*h,floordiv(w-3,4)+1]
+  %g = global_average_pool(%m) : f32[n,8,1,1]
+  %y = mul(%m, %g) : f32[n,8,8*h,floordiv(w-3,4)+1]
+  output %y
+";
+    let sizes: &[At] = &[&[("n", 1), ("h", 1), ("w", 7)], &[("n", 3), ("h", 2), ("w", 40)], &[("n", 2), ("h", 1), ("w", 33)]];
+    check(&[("n", 1, 3), ("h", 1, 2), ("w", 5, 40)], body, sizes, &ALL[..2]);
+}
+
+#[test]
+fn parts_repetitions_and_numbers_that_are_counted_from_sizes() {
+    let body = "  %x = input : f32[seq,6]
+  %zero = const [0] : i64[]
+  %one = const [1] : i64[]
+  %ends = const [-1] : i64[1]
+  %starts = const [1] : i64[1]
+  %axes = const [0] : i64[1]
+  %five = const [5] : i64[1]
+  %n = sizes() {dtype=i64, scalar=1, value=d[seq]} : i64[]
+  %s = sizes() {dtype=i64, value=d[2*seq,6]} : i64[2]
+  %to = sizes() {dtype=i64, value=d[3,seq,6]} : i64[3]
+  %i = range(%zero, %n, %one) : i64[seq]
+  %f = cast(%i) {to=1} : f32[seq]
+  %u = unsqueeze(%f, %ends) : f32[seq,1]
+  %b = add(%x, %u) : f32[seq,6]
+  %c = concat(%b, %x) {axis=0} : f32[2*seq,6]
+  %e = expand(%b, %to) : f32[3,seq,6]
+  %p = slice(%b, %starts, %five, %axes) : f32[max(min(5,seq)-1,0),6]
+  %r = reshape(%c, %s) : f32[2*seq,6]
+  %q = reduce_sum(%e, %axes) {keepdims=0} : f32[seq,6]
+  %z = gather(%x, %i) {axis=0} : f32[seq,6]
+  %len = cast(%n) {to=1} : f32[]
+  %scaled = div(%z, %len) : f32[seq,6]
+  output %p
+  output %r
+  output %q
+  output %scaled
+  output %i
+  output %s
+";
+    check(&[("seq", 1, 300)], body, &[&[("seq", 1)], &[("seq", 4)], &[("seq", 300)], &[("seq", 67)]], F32);
+}
+
+#[test]
+fn what_needs_its_sizes_to_be_written_out_runs_on_the_host() {
+    let body = "  %x = input : f32[seq,2,5]
+  %w = input : f32[1,12,5]
+  %r = input : f32[1,12,3]
+  %h = lstm(%x, %w, %r) {hidden_size=3} : f32[seq,1,2,3]
+  %y = relu(%h) : f32[seq,1,2,3]
+  output %y
+";
+    check(&[("seq", 1, 9)], body, &[&[("seq", 1)], &[("seq", 9)], &[("seq", 4)]], F32);
+    let graph = read(&where_(&[("seq", 1, 9)]), body);
+    let program = compiled(&graph, "uniform:f32", &Target::shipped("lavapipe").unwrap());
+    let hosts = program.plans[0].entries[0].steps.iter().filter(|step| matches!(step, nyxc::program::Step::Host(_))).count();
+    assert_eq!(hosts, 1);
+}
+
+#[test]
+fn more_workgroups_than_one_axis_has() {
+    // 65535 groups of 128 invocations are 8,388,480 elements.
+    let body = "  %x = input : f32[n,3]
+  %y = relu(%x) : f32[n,3]
+  output %y
+";
+    check(&[("n", 0, 3_000_000)], body, &[&[("n", 2_900_001)], &[("n", 5)], &[("n", 0)]], F32);
+}
+
+#[test]
+fn shapes_out_of_range_or_that_contradict_each_other_are_refused_with_the_numbers() {
+    let graph = read(
+        &where_(&[("past", 0, 8), ("seq", 2, 4)]),
+        "  %a = input : f32[past+seq,2]
+  %b = input : f32[seq,2]
+  %c = input : f32[past,2]
+  %y = concat(%b, %c) {axis=0} : f32[past+seq,2]
+  %z = add(%a, %y) : f32[past+seq,2]
+  output %z
+",
+    );
+    let mut session = Session::of(compiled(&graph, "uniform:f32", &Target::shipped("lavapipe").unwrap()), DeviceChoice::Cpu).unwrap();
+    let tensor = |n: usize| Tensor::from_f32s(DType::F32, &[n, 2], &vec![1.0; n * 2]).unwrap();
+    assert!(session.run(&[tensor(5), tensor(3), tensor(2)]).is_ok());
+    for (shapes, expected) in [
+        ([6, 5, 1], "input \"b\": axis 0 has 5, which makes seq 5; this program takes 2 to 4"),
+        ([6, 3, 2], "input \"a\": [6, 2] given, [past+seq, 2] wanted with past = 2, seq = 3"),
+    ] {
+        let refused = session.run(&shapes.map(tensor)).unwrap_err().to_string();
+        assert_eq!(refused, expected);
+    }
+}
+
+#[test]
+fn ranges_are_given_by_name_by_axis_and_in_expressions() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/ppocr-cls.onnx");
+    let load = |dims: &[&str]| {
+        let dims = dims.iter().map(|d| DimBinding::parse(d).unwrap_or_else(|e| panic!("{e}"))).collect();
+        import(&path, &ImportOptions { dims, ..ImportOptions::default() }, &registry()).map(|(graph, _)| graph)
+    };
+    let graph = load(&["x.0=1..4", "x.2=48", "x.3=64*w", "w=1..3"]).unwrap();
+    assert_eq!(
+        graph.ranges().into_iter().map(|(name, range)| (name, *range.end())).collect::<Vec<_>>(),
+        [("w".to_owned(), 3), ("x.0".to_owned(), 4)]
+    );
+    assert_eq!(graph.ty(graph.inputs()[0].out(0)).to_string(), "f32[\"x.0\",3,48,64*w]");
+    assert!(load(&["x.0=1", "x.2=48", "x.3=64*w"]).unwrap_err().to_string().contains("--dim w=1..N"));
+    assert!(load(&["x.0=1", "x.2=48", "x.3=w-2", "w=1..3"]).unwrap_err().to_string().contains("-1 to 1"));
+    assert!(load(&["x.0=1", "x.2=48", "nothing=1..3"]).unwrap_err().to_string().contains("nothing"));
+    for text in ["x=5..2", "x=..", "x=-1..4", "x=1..", "x=1..99999999999"] {
+        assert!(DimBinding::parse(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn a_real_model_takes_any_batch_and_width_on_every_target() {
+    let dims = ["x.0=1..3", "x.2=48", "x.3=32..200"].iter().map(|d| DimBinding::parse(d).unwrap()).collect();
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/ppocr-cls.onnx");
+    let graph = import(&path, &ImportOptions { dims, ..ImportOptions::default() }, &registry()).unwrap().0;
+    let options = Options { validation: true, ..Options::from_env() };
+    let devices = devices().unwrap();
+    for name in shipped_names() {
+        let target = Target::shipped(name).unwrap();
+        let program = compiled(&graph, "uniform:f32", &target);
+        let Some(device) = devices.first() else { continue };
+        let context = VkContext::open(device.index, &target.features, &options).unwrap();
+        let Ok(mut session) = Session::on(program, &context) else {
+            println!("{name}: {} lacks what it needs", device.name);
+            continue;
+        };
+        for at in [&[("x.0", 1), ("x.3", 33)][..], &[("x.0", 3), ("x.3", 200)], &[("x.0", 2), ("x.3", 192)]] {
+            let inputs = inputs(&graph, at);
+            let expected = Reference::new(sized(&graph, at)).run(&inputs).unwrap();
+            let given = session.run(&inputs).unwrap().outputs;
+            assert!(distance(&given, &expected) <= 1e-4, "{name} at {at:?}: {:e}", distance(&given, &expected));
+        }
+    }
+    assert_eq!(validation_errors(), 0);
+}
