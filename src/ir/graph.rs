@@ -182,7 +182,7 @@ impl Graph {
         let id = NodeId(self.graph.add_node(node));
         for (slot, operand) in operands.iter().enumerate() {
             if let Some(value) = operand {
-                self.connect(id, slot, *value);
+                self.graph.add_edge(value.node.0, id.0, Operand { slot, out: value.out });
             }
         }
         id

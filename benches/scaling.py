@@ -1,0 +1,160 @@
+"""Compiles and runs generated models of N nodes, and a model of several GB; see scaling.sh. Needs nothing but Python."""
+import array, json, math, os, platform, random, resource, shlex, struct, subprocess, sys, tempfile, time, zipfile
+from pathlib import Path
+
+NYXC = shlex.split(os.environ.get('NYXC', 'target/debug/nyxc'))
+SIZES = [int(n) for n in os.environ.get('NYXC_SIZES', '100,1000,10000,50000').split(',')]
+TARGET = os.environ.get('NYXC_TARGET', 'auto')
+WIDTH = 16
+failed = 0
+
+
+# Protobuf by hand: field numbers are those of onnx.proto.
+def varint(n):
+    out = bytearray()
+    while n > 127:
+        out.append(n & 127 | 128)
+        n >>= 7
+    return bytes(out + bytes([n]))
+
+
+def num(field, n):
+    return varint(field << 3) + varint(n)
+
+
+def blob(field, data):
+    data = data.encode() if isinstance(data, str) else data
+    return varint(field << 3 | 2) + varint(len(data)) + data
+
+
+def node(op, inputs, output):
+    return blob(1, b''.join(blob(1, i) for i in inputs) + blob(2, output) + blob(4, op))
+
+
+def const(name, dims, values):
+    raw = array.array('f', values).tobytes()
+    return blob(5, b''.join(num(1, d) for d in dims) + num(2, 1) + blob(8, name) + blob(9, raw))
+
+
+def value(field, name, dims):
+    shape = b''.join(blob(1, num(1, d)) for d in dims)
+    return blob(field, blob(1, name) + blob(2, blob(1, num(1, 1) + blob(2, shape))))
+
+
+def model(graph):
+    return num(1, 9) + blob(8, num(2, 21)) + blob(7, blob(2, 'scaling') + graph)
+
+
+def uniform(n, seed):
+    draw = random.Random(seed)
+    return [draw.uniform(-1, 1) for _ in range(n)]
+
+
+def weights(name, seed, dims=(WIDTH, WIDTH)):
+    return const(name, dims, [v / math.sqrt(dims[0]) for v in uniform(math.prod(dims), seed)])
+
+
+def sequence(n, ops, graph=b''):
+    """n nodes one after the other: ops gives a node's operator and its further operands."""
+    nodes, last = [], 'x'
+    for i in range(n):
+        op, *more = ops(i)
+        nodes.append(node(op, [last, *more], f'v{i}'))
+        last = f'v{i}'
+    return b''.join(nodes) + graph + value(11, 'x', [4, WIDTH]) + value(12, last, [4, WIDTH])
+
+
+def layers(n):
+    """MatMul, Add, Relu, Softmax in turn; four matrices shared by all."""
+    shared = b''.join(weights(f'w{k}', k) for k in range(4)) + const('b', [WIDTH], uniform(WIDTH, 9))
+    return sequence(n, lambda i: [('MatMul', f'w{i // 4 % 4}'), ('Add', 'b'), ('Relu',), ('Softmax',)][i % 4], shared)
+
+
+def matrices(n):
+    """MatMul and Softmax in turn, each MatMul with a matrix of its own."""
+    own = b''.join(weights(f'w{k}', k) for k in range(0, n, 2))
+    return sequence(n, lambda i: ('MatMul', f'w{i}') if i % 2 == 0 else ('Softmax',), own)
+
+
+def pointwise(n):
+    """Add, Sigmoid, Mul, Tanh in turn."""
+    return sequence(n, lambda i: [('Add', 'b'), ('Sigmoid',), ('Mul', 'b'), ('Tanh',)][i % 4], const('b', [WIDTH], uniform(WIDTH, 9)))
+
+
+def wide(n):
+    """n / 2 branches of Mul and MatMul from one input, and one Sum of them all."""
+    k = max(n // 2, 1)
+    parts = [const(f's{i}', [], [0.5 + i / k]) + node('Mul', ['x', f's{i}'], f'm{i}') + node('MatMul', [f'm{i}', 'w'], f'p{i}') for i in range(k)]
+    total = node('Sum', [f'p{i}' for i in range(k)], 'y')
+    return b''.join(parts) + total + weights('w', 0) + value(11, 'x', [4, WIDTH]) + value(12, 'y', [4, WIDTH])
+
+
+def residual(n):
+    """Relu, MatMul, Add to what was before, in turn."""
+    nodes, last = [], 'x'
+    for i in range(n // 3):
+        nodes += [node('Softmax', [last], f'r{i}'), node('MatMul', [f'r{i}', f'w{i % 4}'], f'p{i}'), node('Add', [last, f'p{i}'], f'a{i}')]
+        last = f'a{i}'
+    shared = b''.join(weights(f'w{k}', k) for k in range(4))
+    return b''.join(nodes) + shared + value(11, 'x', [4, WIDTH]) + value(12, last, [4, WIDTH])
+
+
+KINDS = {f.__name__: f for f in (layers, matrices, pointwise, wide, residual)}
+
+
+def call(*args):
+    """Runs nyxc: seconds, peak RSS in MiB, and the document it printed."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        start = time.monotonic()
+        child = subprocess.Popen([*NYXC, *map(str, args), '--json'], stdout=out, stderr=err)
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.monotonic() - start
+        out.seek(0)
+        err.seek(0)
+        if status:
+            raise SystemExit(f'nyxc {" ".join(map(str, args))}: {os.waitstatus_to_exitcode(status)}\n{err.read().decode()[-2000:]}{out.read().decode()[-2000:]}')
+        return seconds, usage.ru_maxrss / 1024, json.load(out)
+
+
+def row(name, got, ok=None):
+    global failed
+    failed += ok is False
+    print(f"{'' if ok is None else 'pass | ' if ok else 'FAIL | '}{name} | {got}", flush=True)
+
+
+def npz(path, name, dims, values):
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {tuple(dims)}, }}"
+    header += ' ' * (-(len(header) + 11) % 64) + '\n'
+    with zipfile.ZipFile(path, 'w') as z:
+        z.writestr(f'{name}.npy', b'\x93NUMPY\x01\x00' + struct.pack('<H', len(header)) + header.encode() + array.array('f', values).tobytes())
+
+
+def chains(tmp, kinds):
+    npz(tmp / 'in.npz', 'x', [4, WIDTH], uniform(4 * WIDTH, 5))
+    # The driver's and shaderc's own start is no part of what grows: measured on one node.
+    for kind in kinds:
+        times = {}
+        for n in SIZES:
+            (tmp / 'm.onnx').write_bytes(model(KINDS[kind](n)))
+            seconds, rss, report = call('compile', tmp / 'm.onnx', '-o', tmp / 'm.nyx', '--target', TARGET)
+            size = (tmp / 'm.nyx').stat().st_size / 2**20
+            run_seconds, run_rss, ran = call('run', tmp / 'm.nyx', '--inputs', tmp / 'in.npz', '--outputs', tmp / 'out.npz')
+            passes = ' '.join(f"{p['name']} {p['ms'] / 1e3:.1f}" for p in report['passes'] if p['ms'] >= 500)
+            row(f'{kind} {n}', f'{seconds:.2f} s, {rss:.0f} MiB, {size:.1f} MiB file; run {run_seconds:.2f} s, {run_rss:.0f} MiB {passes}', seconds < 60)
+            times[n] = seconds
+        (small, *_, large) = SIZES if len(SIZES) > 1 else (0, 0)
+        if small:
+            # Against 1,000 nodes where there are, since below that the start is most of it.
+            small = max([n for n in SIZES[:-1] if n <= 1000], default=small)
+            growth, bound = times[large] / times[small], large * math.log(large) / (small * math.log(small))
+            row(f'{kind} {small} to {large}', f'{growth:.1f} times the time, N log N grows {bound:.1f} times', growth <= bound)
+
+
+def main():
+    print(f'{platform.machine()} {os.cpu_count()} cores', flush=True)
+    with tempfile.TemporaryDirectory(prefix='nyxc-scaling-') as tmp:
+        chains(Path(tmp), sys.argv[1:] or list(KINDS))
+    sys.exit(failed > 0)
+
+
+main()
