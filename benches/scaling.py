@@ -5,6 +5,7 @@ from pathlib import Path
 NYXC = shlex.split(os.environ.get('NYXC', 'target/debug/nyxc'))
 SIZES = [int(n) for n in os.environ.get('NYXC_SIZES', '100,1000,10000,50000').split(',')]
 TARGET = os.environ.get('NYXC_TARGET', 'auto')
+SHARE = float(os.environ.get('NYXC_BUDGET', 0))
 WIDTH = 16
 failed = 0
 
@@ -136,11 +137,16 @@ def chains(tmp, kinds):
         times = {}
         for n in SIZES:
             (tmp / 'm.onnx').write_bytes(model(KINDS[kind](n)))
-            seconds, rss, report = call('compile', tmp / 'm.onnx', '-o', tmp / 'm.nyx', '--target', TARGET)
+            budget = []
+            if SHARE:
+                _, _, whole = call('compile', tmp / 'm.onnx', '--dry-run', '--policy', 'uniform:f32', '--target', TARGET)
+                budget = ['--budget', max(int(whole['f32_bytes'] * SHARE), whole['min_feasible_bytes'])]
+            seconds, rss, report = call('compile', tmp / 'm.onnx', '-o', tmp / 'm.nyx', '--target', TARGET, *budget)
+            gap = f", gap {100 * report['certificate']['gap']:.2f} %" if SHARE else ''
             size = (tmp / 'm.nyx').stat().st_size / 2**20
             run_seconds, run_rss, ran = call('run', tmp / 'm.nyx', '--inputs', tmp / 'in.npz', '--outputs', tmp / 'out.npz')
             passes = ' '.join(f"{p['name']} {p['ms'] / 1e3:.1f}" for p in report['passes'] if p['ms'] >= 500)
-            row(f'{kind} {n}', f'{seconds:.2f} s, {rss:.0f} MiB, {size:.1f} MiB file; run {run_seconds:.2f} s, {run_rss:.0f} MiB {passes}', seconds < 60)
+            row(f'{kind} {n}', f'{seconds:.2f} s, {rss:.0f} MiB, {size:.1f} MiB file{gap}; run {run_seconds:.2f} s, {run_rss:.0f} MiB {passes}', seconds < 60)
             times[n] = seconds
         (small, *_, large) = SIZES if len(SIZES) > 1 else (0, 0)
         if small:
@@ -150,10 +156,68 @@ def chains(tmp, kinds):
             row(f'{kind} {small} to {large}', f'{growth:.1f} times the time, N log N grows {bound:.1f} times', growth <= bound)
 
 
+def peak(child):
+    """Waits for a process: its status, and the most memory of its own it had, in MiB. Mapped files, which are RSS too, are not its own."""
+    own = 0
+    while True:
+        pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+        if pid:
+            return status, own, usage.ru_maxrss / 1024
+        try:
+            lines = Path(f'/proc/{child.pid}/status').read_text().split('\n')
+            own = max([own] + [int(line.split()[1]) / 1024 for line in lines if line.startswith('RssAnon:')])
+        except OSError:
+            pass
+        time.sleep(0.005)
+
+
+def large(tmp):
+    """A model of 80 matrices of 64 MiB in one external file: the first 2 MiB of each are random, the rest are holes, which read as zeros."""
+    side, n, written = 4096, 80, 2 << 20
+    each = side * side * 4
+    noise = array.array('f', (v / 64 for v in uniform(written // 4, 1))).tobytes()
+    with open(tmp / 'large.bin', 'wb') as f:
+        for i in range(n):
+            f.seek(i * each)
+            f.write(noise[i * 4096:] + noise[:i * 4096])
+        f.truncate(n * each)
+    entry = lambda key, text: blob(13, blob(1, key) + blob(2, str(text)))
+    nodes, tensors, last = [], [], 'x'
+    for i in range(n):
+        tensors.append(blob(5, num(1, side) + num(1, side) + num(2, 1) + blob(8, f'w{i}') + entry('location', 'large.bin')
+                            + entry('offset', i * each) + entry('length', each) + num(14, 1)))
+        nodes += [node('MatMul', [last, f'w{i}'], f'p{i}'), node('Tanh', [f'p{i}'], f't{i}'), node('Add', ['x', f't{i}'], f'v{i}')]
+        last = f'v{i}'
+    (tmp / 'large.onnx').write_bytes(model(b''.join(nodes + tensors) + value(11, 'x', [1, side]) + value(12, last, [1, side])))
+    npz(tmp / 'in.npz', 'x', [1, side], uniform(side, 5))
+    allowed = 1.3 * each / 2**20 + 300
+    program = tmp / 'large.nyx'
+    steps = {
+        'load (inspect)': ['inspect', tmp / 'large.onnx'],
+        'compile': ['compile', tmp / 'large.onnx', '-o', program, '--budget', '2G', '--policy', 'uniform:w4a32', '--target', TARGET],
+        'run': ['run', program, '--inputs', tmp / 'in.npz', '--outputs', tmp / 'out.npz'],
+    }
+    for name, args in steps.items():
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            start = time.monotonic()
+            status, own, rss = peak(subprocess.Popen([*NYXC, *map(str, args)], stdout=out, stderr=err))
+            seconds = time.monotonic() - start
+            err.seek(0)
+            message = err.read().decode()[-500:] if status else ''
+        bound = f' of at most {allowed:.0f}' if name.startswith('load') else ''
+        row(f'{n * each / 2**30:.0f} GiB {name}', f'{seconds:.1f} s, {own:.0f} MiB{bound} beside mapped files, {rss:.0f} MiB with them {message}', status == 0 and (not bound or own <= allowed))
+        if status:
+            return
+    row('5 GiB program', f'{program.stat().st_size / 2**20:.0f} MiB')
+
+
 def main():
     print(f'{platform.machine()} {os.cpu_count()} cores', flush=True)
     with tempfile.TemporaryDirectory(prefix='nyxc-scaling-') as tmp:
-        chains(Path(tmp), sys.argv[1:] or list(KINDS))
+        wanted = sys.argv[1:] or [*KINDS, 'large']
+        chains(Path(tmp), [kind for kind in wanted if kind in KINDS])
+        if 'large' in wanted:
+            large(Path(tmp))
     sys.exit(failed > 0)
 
 
