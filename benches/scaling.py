@@ -83,9 +83,10 @@ def pointwise(n):
 
 
 def wide(n):
-    """n / 2 branches of Mul and MatMul from one input, and one Sum of them all."""
+    """n / 2 branches of Mul and MatMul from one input, and one Sum of them all. Each branch multiplies with a vector of its own: a number would be
+    written into the kernel, which then is one for each branch."""
     k = max(n // 2, 1)
-    parts = [const(f's{i}', [], [0.5 + i / k]) + node('Mul', ['x', f's{i}'], f'm{i}') + node('MatMul', [f'm{i}', 'w'], f'p{i}') for i in range(k)]
+    parts = [const(f's{i}', [WIDTH], uniform(WIDTH, i)) + node('Mul', ['x', f's{i}'], f'm{i}') + node('MatMul', [f'm{i}', 'w'], f'p{i}') for i in range(k)]
     total = node('Sum', [f'p{i}' for i in range(k)], 'y')
     return b''.join(parts) + total + weights('w', 0) + value(11, 'x', [4, WIDTH]) + value(12, 'y', [4, WIDTH])
 
@@ -139,7 +140,7 @@ def chains(tmp, kinds):
             (tmp / 'm.onnx').write_bytes(model(KINDS[kind](n)))
             budget = []
             if SHARE:
-                _, _, whole = call('compile', tmp / 'm.onnx', '--dry-run', '--policy', 'uniform:f32', '--target', TARGET)
+                _, _, whole = call('compile', tmp / 'm.onnx', '--dry-run', '--target', TARGET)
                 budget = ['--budget', max(int(whole['f32_bytes'] * SHARE), whole['min_feasible_bytes'])]
             seconds, rss, report = call('compile', tmp / 'm.onnx', '-o', tmp / 'm.nyx', '--target', TARGET, *budget)
             gap = f", gap {100 * report['certificate']['gap']:.2f} %" if SHARE else ''
