@@ -2,7 +2,7 @@
 
 use crate::case::Case;
 use crate::verdict::Verdict;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::sync::Mutex;
@@ -29,12 +29,12 @@ pub fn write(path: &OsStr, part: &str, text: &str) {
 /// The part of docs/node-tests.md about models: a line a folder, and one for each that is refused.
 pub fn models(cases: &[Case], verdicts: &[Verdict]) -> String {
     let mut rows: BTreeMap<&str, Row> = BTreeMap::new();
-    let mut refused = String::new();
+    let mut refused: BTreeSet<String> = BTreeSet::new();
     for (case, verdict) in cases.iter().zip(verdicts) {
         let (folder, name) = case.name.rsplit_once('/').unwrap_or(("", &case.name));
         rows.entry(folder).or_default().count(verdict);
         if let Verdict::Refused(reason) = verdict {
-            let _ = writeln!(refused, "- `{name}`: {}", short(reason));
+            refused.insert(format!("- `{name}`: {}\n", short(reason)));
         }
     }
     let mut text = format!(
@@ -52,7 +52,7 @@ Debian's libonnx-testdata, on lavapipe and on the CPU reference.
         let _ = writeln!(text, "| {folder} | {} | {} | {} | {} | {} |", row.counts[0], cell(1), cell(2), cell(3), cell(4));
     }
     if !refused.is_empty() {
-        let _ = write!(text, "\nRefused:\n\n{refused}");
+        let _ = write!(text, "\nRefused:\n\n{}", refused.into_iter().collect::<String>());
     }
     text
 }
