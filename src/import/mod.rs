@@ -30,8 +30,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use tract_onnx::pb::ModelProto;
 
-/// The oldest opset of the default domain that is read. Older ones broadcast by attributes.
-pub const MIN_OPSET: i64 = 7;
+/// The oldest opset of the default domain that is read. Older ones have shapes and types as attributes of other kinds.
+pub const MIN_OPSET: i64 = 6;
 /// Operators that mean the same in all opsets: a model of nothing else is read whatever its opset.
 const ALWAYS_THE_SAME: &[&str] =
     &["Abs", "Ceil", "Constant", "Exp", "Floor", "Identity", "Log", "Neg", "Not", "Reciprocal", "Relu", "Sigmoid", "Sqrt", "Tanh"];

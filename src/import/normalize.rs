@@ -196,6 +196,11 @@ pub(super) fn normalize(mut draft: Draft, opset: i64, facts: &dyn Facts) -> Resu
             draft.attrs.0.insert((*attr).to_owned(), Attr::DType(dtype));
         }
     }
+    if opset < 7
+        && let Some(column) = before_7(&mut draft, facts)?
+    {
+        return Ok(vec![column, draft]);
+    }
     match draft.op.as_str() {
         "Softmax" | "LogSoftmax" | "Hardmax" if opset < 13 => return coerced_softmax(draft, facts),
         "GroupNormalization" if opset < 21 => return per_channel(draft, facts),
@@ -265,6 +270,49 @@ pub(super) fn normalize(mut draft: Draft, opset: i64, facts: &dyn Facts) -> Resu
         _ => {}
     }
     Ok(vec![draft])
+}
+
+/// Opset 6: an operand is broadcast where `broadcast` says so, its first axis against `axis` of the other, and training is the default. Gives the node
+/// that puts axes after those of operand 1, where it needs them.
+fn before_7(draft: &mut Draft, facts: &dyn Facts) -> Result<Option<Draft>, Refusal> {
+    match draft.op.as_str() {
+        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "And" | "Or" | "Xor" | "Equal" | "Greater" | "Less" => {
+            let is_broadcast = draft.take_int("broadcast")?.unwrap_or(0) != 0;
+            let axis = draft.take_int("axis")?;
+            let (a, b) = (draft.ty(0, facts)?, draft.ty(1, facts)?);
+            let (rank, own) = (a.shape.rank(), b.shape.rank());
+            let Some(axis) = axis.filter(|_| is_broadcast) else { return Ok(None) };
+            let axis = a.shape.axis(axis).ok_or_else(|| format!("axis {axis} of {a}"))?;
+            let after = rank.checked_sub(axis + own).ok_or_else(|| format!("axis {axis} leaves no room in {a} for {b}"))?;
+            columns(draft, own, after)
+        }
+        // One slope for each channel, which is axis 1.
+        "PRelu" => {
+            let (x, slope) = (draft.ty(0, facts)?, draft.ty(1, facts)?);
+            let after = if slope.shape.rank() == 1 && slope.shape.n_elems() != Some(1) { x.shape.rank().saturating_sub(2) } else { 0 };
+            columns(draft, 1, after)
+        }
+        "Gemm" => {
+            draft.take_int("broadcast")?;
+            Ok(None)
+        }
+        "BatchNormalization" | "Dropout" => match draft.take_int("is_test")?.unwrap_or(0) {
+            0 => Err(format!("{} without is_test=1 trains in this opset, which is not supported", draft.op)),
+            _ => Ok(None),
+        },
+        _ => Ok(None),
+    }
+}
+
+/// Puts `after` axes of size 1 after the `rank` ones of operand 1.
+fn columns(draft: &mut Draft, rank: usize, after: usize) -> Result<Option<Draft>, Refusal> {
+    if after == 0 {
+        return Ok(None);
+    }
+    let axes: Vec<i64> = (rank..rank + after).map(|axis| axis as i64).collect();
+    let column = draft.helper("Unsqueeze", "column", vec![draft.input(1), ints("axes", &axes)?], Attrs::new());
+    draft.set(1, In::Earlier(0));
+    Ok(Some(column))
 }
 
 /// Removes attributes that `def` does not know where they mean nothing.

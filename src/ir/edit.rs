@@ -261,6 +261,27 @@ impl Patch {
     }
 }
 
+/// What stands in for each value in the end: a replacement may itself be replaced by the same edit. Each link of a chain is followed once.
+fn resolved(mut replaced: BTreeMap<ValueId, Val>) -> BTreeMap<ValueId, Val> {
+    let mut done: BTreeMap<ValueId, Val> = BTreeMap::new();
+    for start in replaced.keys().copied().collect::<Vec<_>>() {
+        let mut path = Vec::new();
+        let mut end = Val::Old(start);
+        while let Val::Old(value) = end {
+            if let Some(known) = done.get(&value) {
+                end = *known;
+                break;
+            }
+            // Links are taken out as they are followed, so that even a circle ends.
+            let Some(next) = replaced.remove(&value) else { break };
+            path.push(value);
+            end = next;
+        }
+        done.extend(path.into_iter().map(|value| (value, end)));
+    }
+    done
+}
+
 impl Graph {
     /// Carries out an edit that was made for this very graph. Gives whether that changed anything.
     pub fn apply(&mut self, mut patch: Patch) -> bool {
@@ -274,16 +295,10 @@ impl Graph {
     }
 
     fn rewrite(&mut self, patch: Patch) {
-        let replaced: BTreeMap<ValueId, Val> = patch.replaced.iter().copied().collect();
-        // A replacement may itself be replaced by the same edit; the chain is no longer than there are replacements.
-        let resolve = |mut val: Val| {
-            for _ in 0..=replaced.len() {
-                match val {
-                    Val::Old(value) if replaced.contains_key(&value) => val = replaced[&value],
-                    _ => break,
-                }
-            }
-            val
+        let replaced = resolved(patch.replaced.iter().copied().collect());
+        let resolve = |val: Val| match val {
+            Val::Old(value) => replaced.get(&value).copied().unwrap_or(val),
+            Val::New { .. } => val,
         };
         let mut lost: Vec<NodeId> = Vec::new();
         // Every consumer, before new nodes are among them.
@@ -294,35 +309,37 @@ impl Graph {
             Val::Old(value) => value,
             Val::New { node, out } => ids[node].out(out),
         };
+        let mut wires = self.unwire();
         for (new, id) in patch.new.iter().zip(&ids) {
             for (slot, operand) in new.operands.iter().enumerate() {
                 if let Some(val) = operand {
-                    self.connect(*id, slot, place(resolve(*val)));
+                    wires.set(*id, slot, place(resolve(*val)));
                 }
             }
         }
+        let mut ports: BTreeMap<ValueId, Vec<usize>> = BTreeMap::new();
+        self.outputs().iter().enumerate().for_each(|(i, output)| ports.entry(output.value).or_default().push(i));
         for (old, new, consumers) in users {
             let to = place(resolve(new));
             for (consumer, slot) in consumers {
-                self.connect(consumer, slot, to);
+                wires.set(consumer, slot, to);
             }
-            for output in self.outputs_mut() {
-                if output.value == old {
-                    output.value = to;
-                }
+            for port in ports.remove(&old).unwrap_or_default() {
+                self.outputs_mut()[port].value = to;
+                ports.entry(to).or_default().push(port);
             }
             lost.push(old.node);
         }
         for (node, slot, val) in patch.operands {
-            lost.extend(self.operands(node).get(slot).copied().flatten().map(|v| v.node));
-            self.connect(node, slot, place(resolve(val)));
+            lost.extend(wires.get(node, slot).map(|v| v.node));
+            wires.set(node, slot, place(resolve(val)));
         }
         for (node, format) in patch.formats {
             self.node_mut(node).format = format;
         }
         self.hand_over_names(&patch.replaced, &ids);
         lost.extend(&ids);
-        self.prune(lost);
+        self.rewire(wires, lost);
         if let Some(level) = patch.level {
             self.level = level;
         }

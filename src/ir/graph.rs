@@ -8,7 +8,7 @@ mod symbols;
 use super::{Format, Infer, Op, OpError, Tensor, TensorType};
 use petgraph::Direction;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
-use petgraph::visit::EdgeRef;
+use petgraph::visit::{EdgeRef, IntoEdgeReferences};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::fmt;
@@ -184,7 +184,7 @@ impl Graph {
         let id = NodeId(self.graph.add_node(node));
         for (slot, operand) in operands.iter().enumerate() {
             if let Some(value) = operand {
-                self.connect(id, slot, *value);
+                self.graph.add_edge(value.node.0, id.0, Operand { slot, out: value.out });
             }
         }
         id
@@ -355,13 +355,46 @@ impl Graph {
         self.file_order().len() != self.n_nodes()
     }
 
-    /// Makes `value` operand `slot` of `node`.
-    pub(super) fn connect(&mut self, node: NodeId, slot: usize, value: ValueId) {
-        let old = self.graph.edges_directed(node.0, Direction::Incoming).find(|e| e.weight().slot == slot).map(|e| e.id());
-        if let Some(old) = old {
-            self.graph.remove_edge(old);
+    /// Takes all edges out. A list of edges cannot be changed at less than the cost of walking it, and a constant may have as many consumers as
+    /// there are nodes: whoever changes many edges takes all out and puts all back, in one step for each.
+    pub(super) fn unwire(&mut self) -> Wires {
+        let mut wires = Wires(vec![Vec::new(); self.graph.node_indices().map(|i| i.index() + 1).max().unwrap_or(0)]);
+        for edge in self.graph.edge_references() {
+            let Operand { slot, out } = *edge.weight();
+            wires.set(NodeId(edge.target()), slot, NodeId(edge.source()).out(out));
         }
-        self.graph.add_edge(value.node.0, node.0, Operand { slot, out: value.out });
+        self.graph.clear_edges();
+        wires
+    }
+
+    /// Puts edges back, without those of `candidates` that nothing needs and whatever then is needed no more. Gives how many went.
+    pub(super) fn rewire(&mut self, wires: Wires, mut candidates: Vec<NodeId>) -> usize {
+        let mut n_uses = vec![0usize; wires.0.len()];
+        for value in wires.0.iter().flatten().flatten().chain(self.outputs.iter().map(|o| &o.value)) {
+            n_uses[value.node.0.index()] += 1;
+        }
+        let mut n = 0;
+        while let Some(id) = candidates.pop() {
+            let is_needed = n_uses[id.0.index()] > 0 || matches!(self.graph.node_weight(id.0), None | Some(Node { kind: NodeKind::Input, .. }));
+            if !is_needed {
+                for value in wires.0[id.0.index()].iter().flatten() {
+                    n_uses[value.node.0.index()] -= 1;
+                    candidates.push(value.node);
+                }
+                self.forget_names(id);
+                self.graph.remove_node(id.0);
+                n += 1;
+            }
+        }
+        for (index, operands) in wires.0.into_iter().enumerate() {
+            let node = NodeIndex::new(index);
+            if self.graph.contains_node(node) {
+                for (slot, value) in operands.into_iter().enumerate().filter_map(|(slot, value)| Some((slot, value?))) {
+                    self.graph.add_edge(value.node.0, node, Operand { slot, out: value.out });
+                }
+            }
+        }
+        n
     }
 
     /// Gives a node and its outputs names that are free, or frees those it has.
@@ -385,30 +418,29 @@ impl Graph {
         }
     }
 
-    /// Whether anything needs a node: a consumer, or an output. Inputs are always needed.
-    fn is_needed(&self, id: NodeId) -> bool {
-        self.graph.edges_directed(id.0, Direction::Outgoing).next().is_some()
-            || matches!(self.node(id).kind, NodeKind::Input)
-            || self.outputs.iter().any(|o| o.value.node == id)
-    }
-
-    /// Removes those of `candidates` that nothing needs, and whatever then is needed no more. Gives how many went.
-    pub(super) fn prune(&mut self, mut candidates: Vec<NodeId>) -> usize {
-        let mut n = 0;
-        while let Some(id) = candidates.pop() {
-            if self.graph.contains_node(id.0) && !self.is_needed(id) {
-                candidates.extend(self.operands(id).into_iter().flatten().map(|v| v.node));
-                self.forget_names(id);
-                self.graph.remove_node(id.0);
-                n += 1;
-            }
-        }
-        n
-    }
-
     /// Removes every node that no output needs. Gives how many went.
     pub fn remove_dead(&mut self) -> usize {
-        self.prune(self.graph.node_indices().map(NodeId).collect())
+        let wires = self.unwire();
+        self.rewire(wires, self.graph.node_indices().map(NodeId).collect())
+    }
+}
+
+/// The operands of all nodes, while they are no edges.
+pub(super) struct Wires(Vec<Vec<Option<ValueId>>>);
+
+impl Wires {
+    /// Makes `value` operand `slot` of `node`.
+    pub(super) fn set(&mut self, node: NodeId, slot: usize, value: ValueId) {
+        let operands = &mut self.0[node.0.index()];
+        if operands.len() <= slot {
+            operands.resize(slot + 1, None);
+        }
+        operands[slot] = Some(value);
+    }
+
+    /// Operand `slot` of `node`.
+    pub(super) fn get(&self, node: NodeId, slot: usize) -> Option<ValueId> {
+        self.0[node.0.index()].get(slot).copied().flatten()
     }
 }
 

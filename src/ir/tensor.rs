@@ -211,6 +211,15 @@ impl Tensor {
         })
     }
 
+    /// The first finite element of an f64 tensor that f32 does not hold, with its place: floats are computed in f32, where it would be infinite.
+    pub fn beyond_f32(&self) -> Option<(usize, f64)> {
+        if self.ty.dtype != DType::F64 {
+            return None;
+        }
+        let is_beyond = |v: &f64| v.is_finite() && (*v as f32).is_infinite();
+        self.to_f64s().ok()?.into_iter().enumerate().find(|(_, v)| is_beyond(v))
+    }
+
     fn to_f64s(&self) -> Result<Vec<f64>, TensorError> {
         Ok(self.bytes()?.chunks_exact(8).map(|b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]])).collect())
     }

@@ -41,12 +41,10 @@ impl Case<'_> {
     fn same(&self, text: impl Into<String>) -> Recipe {
         Ok((text.into(), self.dtype()?))
     }
-
-    /// `function` of operands from left to right.
-    fn fold(&self, function: &str) -> String {
-        (1..self.types.len()).fold("x0".to_owned(), |text, slot| format!("{function}({text},x{slot})"))
-    }
 }
+
+/// Operands that one kernel folds. A Sum of thousands is a chain of kernels, from left to right as one would be.
+const FOLD: usize = 8;
 
 fn infer_by(infer: &Infer<'_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Vec<TensorType>, OpError> {
     let types: Vec<_> = infer.inputs.iter().map(|t| t.cloned()).collect();
@@ -59,6 +57,47 @@ fn infer_by(infer: &Infer<'_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Vec<Tens
         return Err(OpError::unsupported(format!("a {class:?} as {dtype}")));
     }
     Ok(vec![TensorType::new(dtype, shape)])
+}
+
+/// The result of operators of any number of operands, of which all have one type.
+fn infer_fold(infer: &Infer<'_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Vec<TensorType>, OpError> {
+    if infer.inputs.len() <= FOLD {
+        return infer_by(infer, rule);
+    }
+    let first = infer.ty(0)?;
+    let mut shapes = Vec::with_capacity(infer.inputs.len());
+    for slot in 0..infer.inputs.len() {
+        let ty = infer.ty(slot)?;
+        if class_of(ty) != class_of(first) {
+            return Err(OpError::operand(slot, ty, "the type of operand 0"));
+        }
+        shapes.push(&ty.shape);
+    }
+    let few = infer_by(&Infer { inputs: &infer.inputs[..FOLD], consts: &infer.consts[..FOLD], ..*infer }, rule)?;
+    Ok(vec![TensorType::new(few.first().map_or(first.dtype, |ty| ty.dtype), broadcast(&shapes)?)])
+}
+
+/// `function` of all operands from left to right, divided by their number for a mean.
+fn expand_fold(e: &mut Expand<'_, '_>, rule: fn(&Case<'_>) -> Recipe, function: &str, is_mean: bool) -> Result<Vec<Val>, OpError> {
+    let n = e.inputs.len();
+    if n <= FOLD {
+        return expand_by(e, rule);
+    }
+    let dtype = e.outputs[0].dtype;
+    // One kernel would round once, at its end.
+    let between = if dtype.is_float() { DType::F32 } else { dtype };
+    let mut result = e.input(0)?;
+    for first in (1..n).step_by(FOLD - 1) {
+        let slots = first..n.min(first + FOLD - 1);
+        let mut text = (1..=slots.len()).fold("x0".to_owned(), |text, slot| format!("{function}({text},x{slot})"));
+        let is_last = slots.end == n;
+        if is_last && is_mean {
+            text = format!("div({text},{:?})", n as f32);
+        }
+        let operands = slots.map(|slot| e.input(slot)).collect::<Result<Vec<_>, _>>()?;
+        result = super::pointwise::add(e, &text, if is_last { dtype } else { between }, &[&[result], operands.as_slice()].concat())?;
+    }
+    Ok(vec![result])
 }
 
 /// Dropout while training: each element goes with the probability `ratio`, the others grow by as much.
@@ -231,9 +270,10 @@ fn clip(c: &Case<'_>) -> Recipe {
     c.same(if c.has(2) { format!("min({low},x2)") } else { low.to_owned() })
 }
 
-fn mean(c: &Case<'_>) -> Recipe {
-    let mut text = c.fold("add");
-    if c.types.len() > 1 {
+/// `function` of operands from left to right, divided by their number for a mean.
+fn fold(c: &Case<'_>, function: &str, is_mean: bool) -> Recipe {
+    let mut text = (1..c.types.len()).fold("x0".to_owned(), |text, slot| format!("{function}({text},x{slot})"));
+    if is_mean && c.types.len() > 1 {
         text = format!("div({text},{:?})", c.types.len() as f32);
     }
     c.same(text)
@@ -370,6 +410,31 @@ macro_rules! operators {
     };
 }
 
+macro_rules! folds {
+    ($($def:ident $name:literal $onnx:literal $opset:literal $function:literal $is_mean:literal;)*) => {
+        $(
+            #[doc = concat!("`", $name, "`: ONNX ", $onnx, ", opset ", $opset, ".")]
+            pub static $def: OpDef = OpDef {
+                name: $name,
+                onnx: $onnx,
+                levels: ONNX,
+                attrs: &[],
+                arity: (1, ANY),
+                infer: |infer| infer_fold(infer, |c| fold(c, $function, $is_mean)),
+                eval: None,
+                expand: Some(|e| expand_fold(e, |c| fold(c, $function, $is_mean), $function, $is_mean)),
+            };
+        )*
+    };
+}
+
+folds! {
+    MAX "max" "Max" 13 "max" false;
+    MEAN "mean" "Mean" 13 "add" true;
+    MIN "min" "Min" 13 "min" false;
+    SUM "sum" "Sum" 13 "add" false;
+}
+
 /// `cast_like(x, like)`: ONNX CastLike, opset 21. Of `like` only the type is read.
 pub static CAST_LIKE: OpDef = OpDef {
     name: "cast_like",
@@ -441,9 +506,6 @@ operators! {
     LESS "less" "Less" 13 (2, 2) [] rule!("lt(x0,x1)", Bool);
     LESS_OR_EQUAL "less_or_equal" "LessOrEqual" 16 (2, 2) [] rule!("le(x0,x1)", Bool);
     LOG "log" "Log" 13 (1, 1) [] rule!("log(x0)");
-    MAX "max" "Max" 13 (1, ANY) [] |c: &Case<'_>| c.same(c.fold("max"));
-    MEAN "mean" "Mean" 13 (1, ANY) [] mean;
-    MIN "min" "Min" 13 (1, ANY) [] |c: &Case<'_>| c.same(c.fold("min"));
     MISH "mish" "Mish" 22 (1, 1) [] rule!("mul(x0,tanh(softplus(x0)))");
     MOD "mod" "Mod" 13 (2, 2) [attr::int("fmod")] modulo;
     MUL "mul" "Mul" 14 (2, 2) [] rule!("mul(x0,x1)");
@@ -465,7 +527,6 @@ operators! {
     SOFTSIGN "softsign" "Softsign" 22 (1, 1) [] rule!("div(x0,add(abs(x0),1.0))");
     SQRT "sqrt" "Sqrt" 13 (1, 1) [] rule!("sqrt(x0)");
     SUB "sub" "Sub" 14 (2, 2) [] rule!("sub(x0,x1)");
-    SUM "sum" "Sum" 13 (1, ANY) [] |c: &Case<'_>| c.same(c.fold("add"));
     SWISH "swish" "Swish" 24 (1, 1) [attr::float("alpha")] swish;
     SWI_GLU "swi_glu" "SwiGLU" 28 (2, 2) [attr::float("alpha")] swi_glu;
     TAN "tan" "Tan" 22 (1, 1) [] rule!("tan(x0)");

@@ -7,6 +7,7 @@
 use super::arena::{ArenaLimits, Buffer, plan};
 use super::build::PARAMS_SLOT_BYTES;
 use super::memory::{Buffers, is_view};
+use super::solve::Run;
 use super::{PlanError, allocation_bytes, round_up};
 use crate::ir::packed::{Granularity, Packing, ScaleType};
 use crate::ir::{Activations, DType, Format, Graph, NodeId, NodeKind, Tensor, TensorType, ValueId, Weights};
@@ -245,18 +246,25 @@ impl Model {
         weights + copies + group.constants.iter().map(|&n| float(n, a16)).sum::<u64>()
     }
 
-    /// Bytes that a group's choice occupies in single steps, above what [`Model::base_rows`] has.
-    pub fn row_bytes(&self, group: usize, format: Format) -> Vec<(u32, u64)> {
-        let mut rows: BTreeMap<u32, u64> = BTreeMap::new();
-        let mut add = |first: usize, last: usize, bytes: u64| {
-            for step in first..=last {
-                *rows.entry(u32::try_from(step).unwrap_or(u32::MAX)).or_insert(0) += bytes;
-            }
-        };
-        for buffer in self.changed(group, format) {
-            add(buffer.1.first, buffer.1.last, round_up(buffer.1.bytes, self.alignment));
+    /// Bytes that a group's choice occupies in some steps, above what [`Model::base_rows`] has.
+    pub fn row_bytes(&self, group: usize, format: Format) -> Vec<Run> {
+        // Where they rise and fall: a buffer may live through the whole schedule.
+        let mut steps: BTreeMap<usize, i128> = BTreeMap::new();
+        for (_, buffer) in self.changed(group, format) {
+            let bytes = i128::from(round_up(buffer.bytes, self.alignment));
+            *steps.entry(buffer.first).or_insert(0) += bytes;
+            *steps.entry(buffer.last + 1).or_insert(0) -= bytes;
         }
-        rows.into_iter().filter(|(_, bytes)| *bytes > 0).collect()
+        let row = |step: usize| u32::try_from(step).unwrap_or(u32::MAX);
+        let (mut runs, mut bytes, mut first): (Vec<Run>, i128, usize) = (Vec::new(), 0, 0);
+        for (step, change) in steps.into_iter().filter(|(_, change)| *change != 0) {
+            if bytes > 0 {
+                runs.push(Run { first: row(first), last: row(step - 1), bytes: u64::try_from(bytes).unwrap_or(u64::MAX) });
+            }
+            bytes += change;
+            first = step;
+        }
+        runs
     }
 
     /// The buffers that a group's choice decides: index in the base buffers where it replaces one, and the buffer.
@@ -278,14 +286,19 @@ impl Model {
     /// Bytes in each step that no format changes: inputs, outputs, integers, constants, parameters, staging.
     pub fn base_rows(&self) -> Vec<u64> {
         let decided: std::collections::BTreeSet<usize> = self.groups.iter().flat_map(|g| g.stored.iter().map(|s| s.0)).collect();
-        let mut rows = vec![self.fixed_constants.saturating_add(self.params_bytes); self.n_steps.max(1)];
-        for (i, buffer) in self.buffers.iter().enumerate().filter(|(i, _)| !decided.contains(i)) {
-            debug_assert!(i < self.buffers.len());
-            for row in &mut rows[buffer.first..=buffer.last] {
-                *row = row.saturating_add(round_up(buffer.bytes, self.alignment));
-            }
+        let mut steps = vec![0i128; self.n_steps.max(1) + 1];
+        for (_, buffer) in self.buffers.iter().enumerate().filter(|(i, _)| !decided.contains(i)) {
+            let bytes = i128::from(round_up(buffer.bytes, self.alignment));
+            steps[buffer.first] += bytes;
+            steps[buffer.last + 1] -= bytes;
         }
-        rows
+        let mut bytes = i128::from(self.fixed_constants.saturating_add(self.params_bytes));
+        steps.pop();
+        let row = |step| {
+            bytes += step;
+            u64::try_from(bytes).unwrap_or(u64::MAX)
+        };
+        steps.into_iter().map(row).collect()
     }
 
     /// What the assignment of `formats`, one a group, is planned to take.

@@ -19,6 +19,9 @@ pub(super) fn to_device<'a>(port: &Port, tensor: &'a Tensor) -> Result<Cow<'a, [
     if port.dtype == port.device_dtype {
         return Ok(Cow::Borrowed(bytes));
     }
+    if let Some((i, value)) = tensor.beyond_f32() {
+        return Err(refuse(format!("element {i} is {value:e}, which does not fit in the 32-bit floats of the device")));
+    }
     if port.dtype.class() == Class::Float {
         let values = tensor.to_f32s().map_err(|e| refuse(e.to_string()))?;
         return Ok(Cow::Owned(match port.device_dtype {
@@ -100,6 +103,15 @@ mod tests {
             let refused = to_device(&port(dtype, DType::I32), &tensor).unwrap_err().to_string();
             assert!(refused.contains("\"x\"") && refused.contains("element 1") && refused.contains(spelled), "{refused}");
         }
+    }
+
+    #[test]
+    fn a_float_beyond_32_bits_is_refused_and_infinity_is_not() {
+        let tensor =
+            |values: [f64; 2]| Tensor::from_bytes(TensorType::of(DType::F64, &[2]), values.iter().flat_map(|v| v.to_le_bytes()).collect()).unwrap();
+        let refused = to_device(&port(DType::F64, DType::F32), &tensor([f64::INFINITY, -2.4e146])).unwrap_err().to_string();
+        assert_eq!(refused, "input \"x\": element 1 is -2.4e146, which does not fit in the 32-bit floats of the device");
+        assert!(to_device(&port(DType::F64, DType::F32), &tensor([f64::INFINITY, f64::from(f32::MAX)])).is_ok());
     }
 
     #[test]

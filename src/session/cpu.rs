@@ -88,6 +88,10 @@ impl Reference {
             if value.ty != *tensor.ty() {
                 return Err(CpuError::Input { name: value.name.clone(), given: tensor.ty().to_string(), expected: value.ty.to_string() });
             }
+            if let Some((i, beyond)) = tensor.beyond_f32() {
+                let (given, expected) = (format!("{beyond:e} at element {i}"), "within the range of f32, in which floats are computed".to_owned());
+                return Err(CpuError::Input { name: value.name.clone(), given, expected });
+            }
             values.insert(id.out(0), tensor.clone());
         }
         for (step, &id) in self.order.iter().enumerate() {

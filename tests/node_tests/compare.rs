@@ -1,4 +1,4 @@
-//! The standard's comparison: `|given - expected| <= 1e-7 + 1e-3 * |expected|`, bf16 within two of its units, NaN equal to NaN.
+//! The standard's comparison: `|given - expected| <= 1e-7 + 1e-3 * |expected|` where a test names no other tolerance, bf16 within two of its units, NaN equal to NaN.
 
 use nyxc::ir::{Class, DType, Tensor};
 
@@ -7,12 +7,12 @@ use nyxc::ir::{Class, DType, Tensor};
 const NOISE: &[(&str, f64)] = &[("test_dft_inverse", 1e-6)];
 
 /// What is wrong with a result of the test `name`, if anything.
-pub fn difference(name: &str, given: &Tensor, expected: &Tensor) -> Option<String> {
+pub fn difference(name: &str, given: &Tensor, expected: &Tensor, relative: f64) -> Option<String> {
     let absolute = NOISE.iter().find(|(test, _)| name.starts_with(test)).map_or(1e-7, |n| n.1);
     if given.ty() != expected.ty() {
         return Some(format!("{} for {}", given.ty(), expected.ty()));
     }
-    let relative = if expected.dtype() == DType::BF16 { 1.0 / 64.0 } else { 1e-3 };
+    let relative = if expected.dtype() == DType::BF16 { 1.0 / 64.0 } else { relative };
     let (given, expected) = (values(given), values(expected));
     let differ = |(g, e): &(&f64, &f64)| !(g == e || g.is_nan() && e.is_nan() || e.is_finite() && (*g - *e).abs() <= absolute + relative * e.abs());
     let at = given.iter().zip(&expected).position(|pair| differ(&pair))?;

@@ -6,6 +6,13 @@
 //! NYXC_NODE_TESTS=DIR NYXC_NODE_TESTS_TABLE=docs/node-tests.md cargo test --locked --test node_tests
 //! ```
 //!
+//! Whole models come from folders of the same layout, and from `light/MODEL.onnx` with `MODEL_output_0.pb` beside it: `onnx/backend/test/data` of the
+//! onnx wheel, and Debian's libonnx-testdata. All but those listed here must pass:
+//!
+//! ```text
+//! NYXC_MODEL_TESTS=DIR[:DIR]... cargo test --locked --test node_tests
+//! ```
+//!
 //! One line a test goes to standard error; `NYXC_NODE_TESTS_ONLY=TEXT` runs those whose names contain the text. A wrong result or a crash fails.
 
 #![cfg(all(feature = "codegen", feature = "runtime"))]
@@ -78,10 +85,53 @@ fn the_standards_node_tests() {
     let cases: Vec<Case> = Case::all(&case::folder(&dir)).into_iter().filter(|case| case.name.contains(&only)).collect();
     let (verdicts, [device, host, folded]) = judge(&cases);
     if let Some(path) = std::env::var_os("NYXC_NODE_TESTS_TABLE") {
-        std::fs::write(path, table::table(&cases, &verdicts)).unwrap();
+        table::write(&path, table::NODES, &table::table(&cases, &verdicts));
     }
     if only.is_empty() {
         assert!(device + host + folded >= FLOOR.0 && device >= FLOOR.1, "fewer pass than {FLOOR:?}");
+    }
+}
+
+/// Models that are refused: the beginning of the name after the last folder, and a part of the reason.
+const REFUSED: &[(&str, &str)] = &[
+    ("test_strnorm_model", "tensors of text are not supported"),
+    ("test_gradient_of", "ai.onnx.preview.training::Gradient"),
+    ("test_sequence_model", "Sequence"),
+    // Their f64 inputs are random bits up to 1e150.
+    ("test_operator_add_broadcast", "range of f32"),
+    ("test_operator_add_size1_right_broadcast", "range of f32"),
+    ("test_operator_add_size1_singleton_broadcast", "range of f32"),
+    ("test_operator_addconstant", "range of f32"),
+];
+
+#[test]
+fn the_standards_models() {
+    let Some(dirs) = std::env::var_os("NYXC_MODEL_TESTS") else {
+        return say("SKIPPED: NYXC_MODEL_TESTS names no folder of models with inputs and outputs\n");
+    };
+    let only = std::env::var("NYXC_NODE_TESTS_ONLY").unwrap_or_default();
+    let of = |dir: PathBuf| {
+        // The folders of two distributions have equal names within.
+        let outer = dir.components().rev().take(2).map(|c| c.as_os_str().to_string_lossy().into_owned()).collect::<Vec<_>>();
+        let outer = outer.into_iter().rev().collect::<Vec<_>>().join("/");
+        // The node tests have a runner of their own.
+        let models = Case::all(&case::folder(&dir)).into_iter().filter(|case| !case.name.starts_with("node/"));
+        models.map(move |case| Case { name: format!("{outer}/{}", case.name), ..case })
+    };
+    let cases: Vec<Case> = std::env::split_paths(&dirs).flat_map(of).filter(|case| case.name.contains(&only)).collect();
+    assert!(!cases.is_empty(), "no models in {dirs:?}");
+    let (verdicts, _) = judge(&cases);
+    let listed = |case: &Case| REFUSED.iter().find(|(name, _)| case.name.rsplit('/').next().is_some_and(|last| last.starts_with(name)));
+    for (case, verdict) in cases.iter().zip(&verdicts) {
+        match (verdict, listed(case)) {
+            (Verdict::Refused(why), Some((_, part))) => assert!(why.contains(part), "{}: {why}", case.name),
+            (Verdict::Refused(why), None) => panic!("{}: {why}", case.name),
+            (_, Some(_)) => panic!("{} passes: it is refused no more", case.name),
+            _ => {}
+        }
+    }
+    if let Some(path) = std::env::var_os("NYXC_NODE_TESTS_TABLE") {
+        table::write(&path, table::MODELS, &table::models(&cases, &verdicts));
     }
 }
 

@@ -1,9 +1,61 @@
-//! The table by operator.
+//! The tables: node tests by operator, models by folder.
 
 use crate::case::Case;
 use crate::verdict::Verdict;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fmt::Write as _;
+use std::sync::Mutex;
+
+/// Where the parts of docs/node-tests.md begin.
+pub const NODES: &str = "# The standard's node tests";
+pub const MODELS: &str = "## Models";
+
+/// Puts `text` in the place of the part of the file that begins with `part`, and leaves the other part as it is.
+pub fn write(path: &OsStr, part: &str, text: &str) {
+    // Tests run side by side.
+    static FILE: Mutex<()> = Mutex::new(());
+    let _guard = FILE.lock().unwrap();
+    let old = std::fs::read_to_string(path).unwrap_or_default();
+    let (nodes, models) = old.split_at(old.find(MODELS).unwrap_or(old.len()));
+    let new = if part == NODES {
+        format!("{text}{}{models}", if models.is_empty() { "" } else { "\n" })
+    } else {
+        format!("{}\n\n{text}", nodes.trim_end())
+    };
+    std::fs::write(path, new).unwrap();
+}
+
+/// The part of docs/node-tests.md about models: a line a folder, and one for each that is refused.
+pub fn models(cases: &[Case], verdicts: &[Verdict]) -> String {
+    let mut rows: BTreeMap<&str, Row> = BTreeMap::new();
+    let mut refused: BTreeSet<String> = BTreeSet::new();
+    for (case, verdict) in cases.iter().zip(verdicts) {
+        let (folder, name) = case.name.rsplit_once('/').unwrap_or(("", &case.name));
+        rows.entry(folder).or_default().count(verdict);
+        if let Verdict::Refused(reason) = verdict {
+            refused.insert(format!("- `{name}`: {}\n", short(reason)));
+        }
+    }
+    let mut text = format!(
+        "{MODELS}
+
+`NYXC_MODEL_TESTS`: `onnx/backend/test/data` of the onnx wheel (light models with their inputs and tolerances as onnx's runner makes them) and
+Debian's libonnx-testdata, on lavapipe and on the CPU reference.
+
+| folder | models | device | host | folded | refused |
+|---|---|---|---|---|---|
+"
+    );
+    for (folder, row) in rows {
+        let cell = |i: usize| if row.counts[i] == 0 { String::new() } else { row.counts[i].to_string() };
+        let _ = writeln!(text, "| {folder} | {} | {} | {} | {} | {} |", row.counts[0], cell(1), cell(2), cell(3), cell(4));
+    }
+    if !refused.is_empty() {
+        let _ = write!(text, "\nRefused:\n\n{}", refused.into_iter().collect::<String>());
+    }
+    text
+}
 
 #[derive(Default)]
 struct Row {
@@ -12,29 +64,37 @@ struct Row {
     reasons: BTreeMap<String, usize>,
 }
 
-/// The text of docs/node-tests.md.
-pub fn table(cases: &[Case], verdicts: &[Verdict]) -> String {
-    let mut rows: BTreeMap<&str, Row> = BTreeMap::new();
-    let mut sum = [0; 6];
-    for (case, verdict) in cases.iter().zip(verdicts) {
-        let row = rows.entry(&case.operator).or_default();
+impl Row {
+    /// Counts a verdict; its column.
+    fn count(&mut self, verdict: &Verdict) -> usize {
         let column = match verdict {
             Verdict::Device(_) => 1,
             Verdict::Host(_) => 2,
             Verdict::Folded => 3,
             Verdict::Refused(reason) => {
-                *row.reasons.entry(short(reason)).or_default() += 1;
+                *self.reasons.entry(short(reason)).or_default() += 1;
                 4
             }
             Verdict::Wrong(_) | Verdict::Crash(_) => 5,
         };
-        for column in [0, column] {
-            row.counts[column] += 1;
+        self.counts[0] += 1;
+        self.counts[column] += 1;
+        column
+    }
+}
+
+/// The part of docs/node-tests.md about nodes.
+pub fn table(cases: &[Case], verdicts: &[Verdict]) -> String {
+    let mut rows: BTreeMap<&str, Row> = BTreeMap::new();
+    let mut sum = [0; 6];
+    for (case, verdict) in cases.iter().zip(verdicts) {
+        let row = rows.entry(&case.operator).or_default();
+        for column in [0, row.count(verdict)] {
             sum[column] += 1;
         }
     }
     let mut text = format!(
-        "# The standard's node tests
+        "{NODES}
 
 Written by `tests/node_tests`; [its head](../tests/node_tests/main.rs) says how to run it. {} tests of the ONNX standard, each compiled and run on
 lavapipe and on the CPU reference, at the standard's tolerances. *Device*: all of it in kernels, or in no kernel at all. *Host*: some node on the

@@ -88,7 +88,7 @@ impl Runner {
         let program = compiled.program;
         let value = |name: &str| {
             let at = case.inputs.iter().position(|input| input == name).unwrap();
-            tensor(&set.inputs[at]).map_err(Verdict::Refused)
+            set.inputs[at].tensor().map_err(Verdict::Refused)
         };
         let inputs = program.plans[0].entries[0].inputs.iter().map(|port| value(&port.name)).collect::<Result<Vec<_>, _>>()?;
         let expected = set.outputs.iter().map(|bytes| tensor(bytes).map_err(Verdict::Refused)).collect::<Result<Vec<_>, _>>()?;
@@ -112,9 +112,10 @@ fn import(case: &Case, set: &Set) -> Result<(Graph, Vec<String>), Verdict> {
     let mut options = ImportOptions::default();
     // Sizes that the model leaves open, those of 0 among them.
     let graph = prost::Message::decode(case.model.as_slice()).ok().and_then(|model: tract_onnx::pb::ModelProto| model.graph).unwrap_or_default();
-    for (info, bytes) in graph.input.iter().zip(&set.inputs) {
+    for (name, data) in case.inputs.iter().zip(&set.inputs) {
+        let Some(info) = graph.input.iter().find(|info| info.name == *name) else { continue };
         let Some(dims) = open_dims(info) else { continue };
-        let Ok(value) = tensor(bytes) else { continue };
+        let Ok(value) = data.tensor() else { continue };
         let sizes = value.dims();
         let bindings = dims.into_iter().filter_map(|axis| Some(DimBinding::known(&format!("{}.{axis}", info.name), *sizes.get(axis)? as i64)));
         options.dims.extend(bindings);
@@ -128,7 +129,7 @@ fn import(case: &Case, set: &Set) -> Result<(Graph, Vec<String>), Verdict> {
         let name = error.free_input().filter(|name| !options.constants.contains_key(*name)).map(str::to_owned).ok_or(refused.clone())?;
         let at = case.inputs.iter().position(|input| *input == name).ok_or(refused)?;
         options.dims.retain(|dim| !dim.name.starts_with(&format!("{name}.")));
-        options.constants.insert(name, tensor(&set.inputs[at]).map_err(Verdict::Refused)?);
+        options.constants.insert(name, set.inputs[at].tensor().map_err(Verdict::Refused)?);
     }
 }
 
@@ -147,8 +148,11 @@ fn check(case: &Case, mut session: Session, inputs: &[Tensor], expected: &[Tenso
     }
     let is_random = RANDOM.iter().any(|word| case.name.contains(word));
     for (i, (given, expected)) in given.iter().zip(expected).enumerate() {
-        let fault =
-            if is_random { (given.ty() != expected.ty()).then(|| format!("{}", given.ty())) } else { difference(&case.name, given, expected) };
+        let fault = if is_random {
+            (given.ty() != expected.ty()).then(|| format!("{}", given.ty()))
+        } else {
+            difference(&case.name, given, expected, case.relative)
+        };
         if let Some(fault) = fault {
             return Err(Verdict::Wrong(format!("output {i} on {place}: {fault}")));
         }

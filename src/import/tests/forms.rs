@@ -84,6 +84,29 @@ fn upsample_and_the_first_resize_are_todays() {
 }
 
 #[test]
+fn broadcasts_of_opset_6_get_their_axes() {
+    let add = |attrs| {
+        let inits = vec![floats("b", &[3], &[1.0, 2.0, 3.0])];
+        graph(vec![info("x", F32, &["2", "3", "4", "4"])], inits, vec![node("Add", &["x", "b"], &["y"], attrs)], &["y"])
+    };
+    let text = good(6, add(vec![int("broadcast", 1), int("axis", 1)])).to_string();
+    assert!(text.contains(": f32[3,1,1]") && text.contains("= add(%x, %"), "{text}");
+    assert!(refusal(6, add(vec![int("broadcast", 1), int("axis", 4)])).contains("axis 4 of f32[2,3,4,4]"));
+    let deep = graph(
+        vec![info("x", F32, &["3"]), info("b", F32, &["1", "3"])],
+        vec![],
+        vec![node("Add", &["x", "b"], &["y"], vec![int("broadcast", 1), int("axis", 0)])],
+        &["y"],
+    );
+    assert!(refusal(6, deep).contains("leaves no room"));
+    let slope = vec![floats("s", &[3], &[0.1, 0.2, 0.3])];
+    let prelu = good(6, graph(vec![info("x", F32, &["2", "3", "4", "4"])], slope, vec![node("PRelu", &["x", "s"], &["y"], vec![])], &["y"]));
+    assert!(prelu.to_string().contains(": f32[3,1,1]"), "{prelu}");
+    let dropout = graph(vec![info("x", F32, &["2"])], vec![], vec![node("Dropout", &["x"], &["y"], vec![])], &["y"]);
+    assert!(refusal(6, dropout).ends_with("Dropout without is_test=1 trains in this opset, which is not supported"));
+}
+
+#[test]
 fn numbers_of_element_types_are_types() {
     assert_eq!(form(13, node("Cast", &["x"], &["y"], vec![int("to", 10)])), ["%y = cast(%x) {to=f16} : f16[2,3,4,4] 192B"]);
     let refused = refusal(13, graph(vec![info("x", F32, &["2"])], vec![], vec![node("Cast", &["x"], &["y"], vec![int("to", 99)])], &["y"]));

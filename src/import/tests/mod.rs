@@ -176,7 +176,7 @@ fn what_is_wrong_with_a_graph_is_named() {
     );
     assert_eq!(refusal(13, graph(x(), vec![], vec![relu("x", "x")], &["x"])), r#"node "x" (Relu, opset 13): value "x" is produced twice"#);
     assert_eq!(refusal(13, graph(x(), vec![], vec![], &["y"])), r#"output "y": is produced by no node, input or initializer"#);
-    assert_eq!(refusal(6, graph(x(), vec![], vec![], &["x"])), "opset 6 of the default domain is not supported, 7 to 28 are");
+    assert_eq!(refusal(5, graph(x(), vec![], vec![], &["x"])), "opset 5 of the default domain is not supported, 6 to 28 are");
     let odd = node("Relu", &["x"], &["y"], vec![int("slope", 1)]);
     assert_eq!(refusal(13, graph(x(), vec![], vec![odd], &["y"])), r#"node "y" (Relu, opset 13): attribute "slope" is unknown to the operator"#);
     let many = node("Relu", &["x", "x"], &["y"], vec![]);
@@ -222,7 +222,7 @@ fn a_shape_that_depends_on_open_sizes_says_which() {
 #[test]
 fn a_model_without_a_graph_or_an_opset_is_refused() {
     let run = |model| import_proto(model, None, &ImportOptions::default(), &Registry::default()).unwrap_err().to_string();
-    assert_eq!(run(ModelProto::default()), "the model imports no opset of the default domain; opsets 7 to 28 are supported");
+    assert_eq!(run(ModelProto::default()), "the model imports no opset of the default domain; opsets 6 to 28 are supported");
     assert_eq!(run(ModelProto { graph: None, ..model(13, GraphProto::default()) }), "the model has no graph");
 }
 

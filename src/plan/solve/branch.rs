@@ -22,6 +22,8 @@ const DIVE: f64 = 0.5;
 /// Look-ups that may be spent on pairs of moves in one search, and in one rounding.
 const EFFORT: usize = 1 << 24;
 const EFFORT_ONCE: usize = 1 << 17;
+/// Look-ups that may be spent on making one rounding fit.
+pub(super) const REPAIR: usize = 1 << 28;
 
 /// An open subproblem.
 struct Node {
@@ -96,6 +98,7 @@ impl Experience {
 pub(super) struct Spent {
     pub nodes: usize,
     pub pivots: usize,
+    pub work: u64,
 }
 
 /// What the relaxation of the whole instance says.
@@ -132,7 +135,7 @@ impl<'a> Search<'a> {
         Search {
             model,
             limits,
-            simplex: Simplex::new(model),
+            simplex: Simplex::new(model, limits.max_work.saturating_sub(spent.work)),
             best,
             pick: None,
             closed: f64::INFINITY,
@@ -212,7 +215,8 @@ impl<'a> Search<'a> {
         let limits = self.limits;
         let part = |n: usize, of: usize| n as f64 / of.max(1) as f64;
         let exact = part(limits.exact_nodes, limits.max_nodes);
-        let spent = part(self.spent.nodes, limits.max_nodes).max(part(self.pivots(), limits.max_pivots));
+        let work = self.work() as f64 / limits.max_work.max(1) as f64;
+        let spent = part(self.spent.nodes, limits.max_nodes).max(part(self.pivots(), limits.max_pivots)).max(work);
         let share = ((spent - exact) / (0.5 - exact).max(EXACT)).clamp(0.0, 1.0);
         let short = value * (limits.gap * share).max(EXACT);
         match model.goal {
@@ -227,13 +231,18 @@ impl<'a> Search<'a> {
         self.spent.pivots + self.simplex.pivots
     }
 
-    /// Work up to now, earlier searches included.
-    pub fn spent(&self) -> Spent {
-        Spent { nodes: self.spent.nodes, pivots: self.pivots() }
+    fn work(&self) -> u64 {
+        self.spent.work + self.simplex.work
     }
 
-    fn out_of_work(&self) -> bool {
-        self.spent.nodes >= self.limits.max_nodes || self.pivots() >= self.limits.max_pivots
+    /// Work up to now, earlier searches included.
+    pub fn spent(&self) -> Spent {
+        Spent { nodes: self.spent.nodes, pivots: self.pivots(), work: self.work() }
+    }
+
+    /// Whether a limit is reached.
+    pub fn out_of_work(&self) -> bool {
+        self.spent.nodes >= self.limits.max_nodes || self.pivots() >= self.limits.max_pivots || self.work() >= self.limits.max_work
     }
 
     /// Gives up what lies at or above `bound` if nothing there is worth finding.
@@ -369,9 +378,11 @@ impl<'a> Search<'a> {
             }
         }
         let mut found = Assignment::new(inst, pick.iter().map(|p| p.0).collect());
+        let mut repair = REPAIR;
         match self.model.goal {
             Goal::Cost => {
-                if found.repair(inst.ceiling, reduced) {
+                let fits = found.repair(inst.ceiling, reduced, &mut repair);
+                if fits {
                     let share = self.effort.min(EFFORT_ONCE);
                     let mut left = share;
                     found.improve(inst.ceiling, &mut left);
@@ -384,7 +395,7 @@ impl<'a> Search<'a> {
                 let mut ceiling = (best.round() as i64).min(inst.ceiling + 1) - 1;
                 // Each round can gain as little as a byte.
                 for _ in 0..=inst.n_groups() {
-                    if ceiling < inst.peak_floor || !found.repair(ceiling, reduced) {
+                    if ceiling < inst.peak_floor || !found.repair(ceiling, reduced, &mut repair) {
                         break;
                     }
                     self.offer(&found);
@@ -392,5 +403,6 @@ impl<'a> Search<'a> {
                 }
             }
         }
+        self.simplex.work += (REPAIR - repair) as u64;
     }
 }

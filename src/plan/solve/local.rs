@@ -13,8 +13,16 @@ pub(super) struct Assignment<'a> {
 impl<'a> Assignment<'a> {
     pub fn new(inst: &'a Instance, pick: Vec<usize>) -> Assignment<'a> {
         let mut usage = inst.low.clone();
+        // Where usage rises and falls: spans may be as long as the schedule.
+        let mut steps = vec![0; usage.len() + 1];
         for span in pick.iter().flat_map(|&j| inst.spans(j)) {
-            usage[span.start..span.end].iter_mut().for_each(|u| *u += span.bytes);
+            steps[span.start] += span.bytes;
+            steps[span.end] -= span.bytes;
+        }
+        let mut used = 0;
+        for (u, step) in usage.iter_mut().zip(&steps) {
+            used += step;
+            *u += used;
         }
         Assignment { inst, pick, usage }
     }
@@ -84,14 +92,19 @@ impl<'a> Assignment<'a> {
     }
 
     /// Moves groups to smaller choices until all rows are within `ceiling`: each time the group that frees bytes in the fullest row at the
-    /// least rise of `score` a byte, among moves that lower the excess over all rows. False if it gets stuck.
-    pub fn repair(&mut self, ceiling: i64, score: &[f64]) -> bool {
+    /// least rise of `score` a byte, among moves that lower the excess over all rows. False if it gets stuck, or if `effort`, counted in
+    /// look-ups, is spent; what is spent is taken from it.
+    pub fn repair(&mut self, ceiling: i64, score: &[f64], effort: &mut usize) -> bool {
         let inst = self.inst;
         let mut excess = self.excess(ceiling);
         for _ in 0..2 * inst.n_groups() + 8 {
             let Some((row, used)) = self.worst_row().filter(|&(_, used)| used > ceiling) else {
                 return true;
             };
+            if *effort == 0 {
+                return false;
+            }
+            *effort = effort.saturating_sub(inst.n_choices() + inst.n_rows());
             let mut moves: Vec<(f64, usize, usize)> = Vec::new();
             for (g, &old) in self.pick.iter().enumerate() {
                 let held = inst.bytes_at(old, row);
@@ -107,6 +120,7 @@ impl<'a> Assignment<'a> {
             let before = excess;
             for (_, g, j) in moves {
                 let old = self.pick[g];
+                *effort = effort.saturating_sub(inst.n_rows());
                 self.set(g, j);
                 let now = self.excess(ceiling);
                 if now < excess {
@@ -171,6 +185,7 @@ impl<'a> Assignment<'a> {
             let Some((row, used)) = self.worst_row() else {
                 return false;
             };
+            *effort = effort.saturating_sub(inst.n_rows() / 64);
             for h in (0..self.pick.len()).filter(|&h| h != g) {
                 let held = self.pick[h];
                 let spare = inst.bytes_at(held, row);

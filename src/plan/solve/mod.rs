@@ -13,6 +13,7 @@ mod reduce;
 mod simplex;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use optimise::{divide, first_fit, optimise, smallest_peak};
 use reduce::signed;
@@ -27,8 +28,19 @@ pub struct Choice {
     pub cost: f64,
     /// Bytes occupied in every row, as weights are.
     pub fixed_bytes: u64,
-    /// Further bytes in single rows, as activations and workspace occupy; by ascending row, at most once a row.
-    pub rows: Vec<(u32, u64)>,
+    /// Further bytes in some rows, as activations and workspace occupy; ascending, at most one of them in a row.
+    pub rows: Vec<Run>,
+}
+
+/// Bytes in each of some consecutive rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The first of the rows.
+    pub first: u32,
+    /// The last of them.
+    pub last: u32,
+    /// Bytes in each.
+    pub bytes: u64,
 }
 
 /// Ways to run one group, of which exactly one is chosen.
@@ -56,16 +68,18 @@ pub struct Limits {
     pub max_nodes: usize,
     /// Simplex pivots, at most. A relaxation takes a few, except where tensors come and go without any order.
     pub max_pivots: usize,
+    /// Multiplications, at most: where there are thousands of groups and steps, one pivot takes millions.
+    pub max_work: u64,
     /// Relaxations solved before the search stops insisting on an exact answer.
     pub exact_nodes: usize,
-    /// The share of the objective that may be given away: nothing up to `exact_nodes`, all of this from half of `max_nodes` or `max_pivots`,
-    /// and rising in between.
+    /// The share of the objective that may be given away: nothing up to `exact_nodes`, all of this from half of `max_nodes`, `max_pivots` or
+    /// `max_work`, and rising in between.
     pub gap: f64,
 }
 
 impl Default for Limits {
     fn default() -> Limits {
-        Limits { max_nodes: 10_000, max_pivots: 100_000, exact_nodes: 1_000, gap: 0.009 }
+        Limits { max_nodes: 10_000, max_pivots: 100_000, max_work: 1 << 32, exact_nodes: 1_000, gap: 0.009 }
     }
 }
 
@@ -258,13 +272,13 @@ impl Problem {
                     return Err(SolveError::Cost { group: g, choice: c, cost: choice.cost });
                 }
                 let mut next = 0;
-                for &(row, _) in &choice.rows {
-                    if row < next || row as usize >= self.row_base.len() {
-                        return Err(SolveError::Row { group: g, choice: c, row });
+                for run in &choice.rows {
+                    if run.first < next || run.last < run.first || run.last as usize >= self.row_base.len() {
+                        return Err(SolveError::Row { group: g, choice: c, row: run.first });
                     }
-                    next = row + 1;
+                    next = run.last + 1;
                 }
-                let rows = choice.rows.iter().map(|r| u128::from(r.1)).max().unwrap_or(0);
+                let rows = choice.rows.iter().map(|r| u128::from(r.bytes)).max().unwrap_or(0);
                 largest = largest.max(u128::from(choice.fixed_bytes) + rows);
                 cost = cost.max(choice.cost);
             }
@@ -283,7 +297,9 @@ impl Problem {
     /// The cheapest choice of each group; of equal ones the one with the fewest bytes over all rows, then the first.
     fn cheapest(&self) -> Vec<usize> {
         let rows = self.row_base.len() as u128;
-        let total = |c: &Choice| u128::from(c.fixed_bytes) * rows + c.rows.iter().map(|r| u128::from(r.1)).sum::<u128>();
+        let total = |c: &Choice| {
+            u128::from(c.fixed_bytes) * rows + c.rows.iter().map(|r| u128::from(r.bytes) * u128::from(r.last - r.first + 1)).sum::<u128>()
+        };
         let cheapest = |group: &Group| {
             let better = |a: &usize, b: &usize| {
                 let (a, b) = (&group.choices[*a], &group.choices[*b]);
@@ -304,10 +320,16 @@ impl Problem {
 
     fn peak(&self, choice: &[usize]) -> u64 {
         let fixed: u64 = self.chosen(choice).map(|c| c.fixed_bytes).sum();
-        let mut usage = self.row_base.clone();
-        for &(row, bytes) in self.chosen(choice).flat_map(|c| &c.rows) {
-            usage[row as usize] += bytes;
+        let mut steps = vec![0i128; self.row_base.len() + 1];
+        for run in self.chosen(choice).flat_map(|c| &c.rows) {
+            steps[run.first as usize] += i128::from(run.bytes);
+            steps[run.last as usize + 1] -= i128::from(run.bytes);
         }
-        usage.iter().max().map_or(0, |most| most + fixed)
+        let mut used = 0;
+        let usage = self.row_base.iter().zip(&steps).map(|(&base, step)| {
+            used += step;
+            i128::from(base) + used
+        });
+        usage.max().map_or(0, |most| u64::try_from(most).unwrap_or(u64::MAX) + fixed)
     }
 }

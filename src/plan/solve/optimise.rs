@@ -1,6 +1,6 @@
 //! The phases of a search: a first answer, then rounds of reducing and relaxing, then branch and bound.
 
-use super::branch::{Search, Spent};
+use super::branch::{REPAIR, Search, Spent};
 use super::local::Assignment;
 use super::model::Model;
 use super::reduce::{Alive, Instance, reduce, reduce_mixtures, signed};
@@ -19,8 +19,8 @@ fn all_alive(problem: &Problem) -> Alive {
 pub(super) fn first_fit(problem: &Problem, capacity: i64) -> Option<Vec<usize>> {
     let inst = reduce(problem, &mut all_alive(problem), Goal::Cost, capacity)?;
     let size = relative_sizes(&inst);
-    let mut best = Assignment::least(&inst, |j| size[j]);
-    if !best.repair(capacity, &inst.cost) {
+    let (mut best, mut effort) = (Assignment::least(&inst, |j| size[j]), REPAIR);
+    if !best.repair(capacity, &inst.cost, &mut effort) {
         return None;
     }
     // The smallest price of a byte at which everything fits, by bisection over its logarithm.
@@ -50,12 +50,14 @@ pub(super) fn divide(problem: &Problem, limits: &Limits, capacity: i64, known: &
     let mut search = Search::new(&model, limits, model.scaled(known), f64::NEG_INFINITY, Spent::default());
     let root = search.root()?;
     let mut divided: Vec<(usize, Vec<(usize, f64)>)> = Vec::new();
+    let mut place = vec![None; problem.groups.len()];
     for (j, part) in search.fractions() {
         let (group, choice) = inst.origin[j];
-        match divided.iter_mut().find(|d| d.0 == group) {
-            Some((_, choices)) => choices.push((choice, part)),
-            None => divided.push((group, vec![(choice, part)])),
+        let at = *place[group].get_or_insert(divided.len());
+        if at == divided.len() {
+            divided.push((group, Vec::new()));
         }
+        divided[at].1.push((choice, part));
     }
     divided.retain(|(_, choices)| choices.len() > 1);
     let roundings = 8.0 + problem.groups.len() as f64;
@@ -145,7 +147,7 @@ pub(super) fn optimise(problem: &Problem, limits: &Limits, goal: Goal, ceiling: 
             }
         }
         round += 1;
-        let last = round == MAX_REDUCTIONS || dropped * WORTHWHILE < inst.n_choices();
+        let last = round == MAX_REDUCTIONS || search.out_of_work() || dropped * WORTHWHILE < inst.n_choices();
         let bound = last.then(|| model.offset + model.unit * search.run(root.bound));
         best.spent = search.spent();
         if let Some(found) = search.pick.map(|pick| inst.lift(&pick)).filter(|found| value(found) < known) {

@@ -1,6 +1,7 @@
 //! Shrinks a problem to what can still matter: choices that may be part of a better answer, rows that may bind.
 
-use super::{Choice, Goal, Problem};
+use super::usage::{Usage, for_each_group};
+use super::{Goal, Problem};
 
 /// Bytes above its group's least, over consecutive kept rows `start..end`.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +60,8 @@ impl Instance {
 
     /// Bytes of `choice` above its group's least in `row`.
     pub fn bytes_at(&self, choice: usize, row: usize) -> i64 {
-        self.spans(choice).iter().find(|s| s.end > row).map_or(0, |s| if s.start <= row { s.bytes } else { 0 })
+        let spans = self.spans(choice);
+        spans.get(spans.partition_point(|s| s.end <= row)).map_or(0, |s| if s.start <= row { s.bytes } else { 0 })
     }
 
     /// The choice of each original group, given one reduced choice per reduced group.
@@ -100,13 +102,62 @@ pub(super) fn reduce_mixtures(problem: &Problem, ceiling: i64) -> Option<Instanc
 
 /// The usage of each row where each group takes its least there.
 fn lows(problem: &Problem, alive: &Alive, rows: &[usize]) -> Vec<i64> {
-    let mut low: Vec<i64> = rows.iter().map(|&row| signed(problem.row_base[row])).collect();
-    let mut floor = Vec::new();
-    for_each_group(problem, alive, rows, |_, _, usage| {
-        least(usage, &mut floor);
-        low.iter_mut().zip(&floor).for_each(|(l, &f)| *l += f);
-    });
-    low
+    let mut low = Sums::new(rows.len());
+    for_each_group(problem, alive, rows, |_, _, usage| low.add(usage, |at| usage.least(at)));
+    low.onto(rows.iter().map(|&row| signed(problem.row_base[row])).collect())
+}
+
+/// Sums over groups, by row, kept as the differences between one row and the next.
+struct Sums(Vec<i64>);
+
+impl Sums {
+    fn new(n_rows: usize) -> Sums {
+        Sums(vec![0; n_rows + 1])
+    }
+
+    /// Adds `value` of each piece of a group's rows, `None` for all rows outside them.
+    fn add(&mut self, usage: &Usage<'_>, value: impl Fn(Option<usize>) -> i64) {
+        let all = value(None);
+        self.0[0] += all;
+        for (i, piece) in usage.pieces.iter().enumerate() {
+            let own = value(Some(i)) - all;
+            self.0[piece.start] += own;
+            self.0[piece.end] -= own;
+        }
+    }
+
+    /// The sums, each added to its row of `rows`.
+    fn onto(self, mut rows: Vec<i64>) -> Vec<i64> {
+        let mut sum = 0;
+        for (row, step) in rows.iter_mut().zip(&self.0) {
+            sum += step;
+            *row += sum;
+        }
+        rows
+    }
+}
+
+/// The largest of any range of values: of each, and of 2, 4, 8 and so on from each.
+struct Largest(Vec<Vec<i64>>);
+
+impl Largest {
+    fn of(values: &[i64]) -> Largest {
+        let mut levels = vec![values.to_vec()];
+        while let Some(last) = levels.last()
+            && (1 << levels.len()) <= values.len()
+        {
+            let half = 1 << (levels.len() - 1);
+            let next = (0..=values.len() - 2 * half).map(|i| last[i].max(last[i + half])).collect();
+            levels.push(next);
+        }
+        Largest(levels)
+    }
+
+    fn within(&self, range: std::ops::Range<usize>) -> Option<i64> {
+        let level = range.len().checked_ilog2()? as usize;
+        let values = &self.0[level];
+        Some(values[range.start].max(values[range.end - (1 << level)]))
+    }
 }
 
 /// Saturates, which checked problems never need.
@@ -114,46 +165,9 @@ pub(super) fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-/// Usage of one choice in each row of the problem.
-fn expand(choice: &Choice, usage: &mut [i64]) {
-    usage.fill(signed(choice.fixed_bytes));
-    for &(row, bytes) in &choice.rows {
-        usage[row as usize] += signed(bytes);
-    }
-}
-
-/// Calls `visit` with each group's number, its live choices and their usage over `rows`.
-fn for_each_group(problem: &Problem, alive: &Alive, rows: &[usize], mut visit: impl FnMut(usize, &[usize], &[Vec<i64>])) {
-    let mut full = vec![0; problem.row_base.len()];
-    let mut usage: Vec<Vec<i64>> = Vec::new();
-    let mut choices = Vec::new();
-    for (g, group) in problem.groups.iter().enumerate() {
-        choices.clear();
-        choices.extend((0..group.choices.len()).filter(|&c| alive[g][c]));
-        usage.resize_with(usage.len().max(choices.len()), || vec![0; rows.len()]);
-        for (slot, &c) in usage.iter_mut().zip(&choices) {
-            expand(&group.choices[c], &mut full);
-            slot.iter_mut().zip(rows).for_each(|(s, &r)| *s = full[r]);
-        }
-        visit(g, &choices, &usage[..choices.len()]);
-    }
-}
-
-/// The least usage of any choice, row by row.
-fn least(usage: &[Vec<i64>], out: &mut Vec<i64>) {
-    out.clear();
-    if let Some((first, rest)) = usage.split_first() {
-        out.extend_from_slice(first);
-        for row in rest {
-            out.iter_mut().zip(row).for_each(|(o, &u)| *o = (*o).min(u));
-        }
-    }
-}
-
 /// Clears the choices that overflow some row even if all other groups take their least there. Each removal can raise the least of its
 /// group, hence the repetition. Gives the least usage of each row; `None` if a group or a row has nothing that fits.
 fn drop_oversized(problem: &Problem, alive: &mut Alive, ceiling: i64, rows: &[usize]) -> Option<Vec<i64>> {
-    let mut floor = Vec::new();
     loop {
         if alive.iter().any(|group| !group.contains(&true)) {
             return None;
@@ -162,11 +176,15 @@ fn drop_oversized(problem: &Problem, alive: &mut Alive, ceiling: i64, rows: &[us
         if low.iter().any(|&l| l > ceiling) {
             return None;
         }
+        let fullest = Largest::of(&low);
         let mut dead = Vec::new();
         for_each_group(problem, alive, rows, |g, choices, usage| {
-            least(usage, &mut floor);
-            for (&c, used) in choices.iter().zip(usage) {
-                if used.iter().zip(&floor).zip(&low).any(|((&u, &f), &l)| u - f > ceiling - l) {
+            // Above the least of the group, a choice has room for what the fullest row leaves, in its own pieces and in all rows outside them.
+            let outside = usage.outside().filter_map(|range| fullest.within(range)).max();
+            let within = usage.pieces.iter().map(|piece| fullest.within(piece.clone())).collect::<Vec<_>>();
+            for (i, &c) in choices.iter().enumerate() {
+                let over = |full: Option<i64>, at| full.is_some_and(|full| usage.bytes(i, at) - usage.least(at) > ceiling - full);
+                if over(outside, None) || (0..within.len()).any(|p| over(within[p], Some(p))) {
                     dead.push((g, c));
                 }
             }
@@ -182,18 +200,22 @@ fn drop_oversized(problem: &Problem, alive: &mut Alive, ceiling: i64, rows: &[us
 /// a tensor is live over an interval of rows, so a row is mostly covered by one beside it, and removals make new neighbours.
 fn binding_rows(problem: &Problem, alive: &Alive, quiet: i64) -> Vec<usize> {
     let mut rows: Vec<usize> = (0..problem.row_base.len()).collect();
-    let mut most = Vec::new();
     loop {
         let base = |i: usize| signed(problem.row_base[rows[i]]);
-        let mut high: Vec<i64> = (0..rows.len()).map(base).collect();
+        let mut high = Sums::new(rows.len());
         // The most by which a row can exceed the next one (`fall`), and the next one it (`rise`).
         let mut fall: Vec<i64> = (1..rows.len()).map(|i| base(i - 1) - base(i)).collect();
         let mut rise: Vec<i64> = fall.iter().map(|d| -d).collect();
         for_each_group(problem, alive, &rows, |_, _, usage| {
-            add_most(&mut high, &mut most, usage.iter().map(|u| u.iter().copied()));
-            add_most(&mut fall, &mut most, usage.iter().map(|u| u.windows(2).map(|w| w[0] - w[1])));
-            add_most(&mut rise, &mut most, usage.iter().map(|u| u.windows(2).map(|w| w[1] - w[0])));
+            high.add(usage, |at| usage.most(|c| usage.bytes(c, at)));
+            // Only where a piece begins or ends does a row differ from the next.
+            for pair in usage.steps() {
+                let change = |c: usize| usage.at(c, pair + 1) - usage.at(c, pair);
+                fall[pair] += usage.most(|c| -change(c));
+                rise[pair] += usage.most(change);
+            }
         });
+        let high = high.onto((0..rows.len()).map(base).collect());
         let keep: Vec<usize> = (0..rows.len())
             .filter(|&i| {
                 let under_previous = i > 0 && rise[i - 1] <= 0;
@@ -212,16 +234,6 @@ fn binding_rows(problem: &Problem, alive: &Alive, quiet: i64) -> Vec<usize> {
     }
 }
 
-/// Adds to `total`, element by element, the largest value of any of `series`.
-fn add_most(total: &mut [i64], most: &mut Vec<i64>, series: impl Iterator<Item = impl Iterator<Item = i64>>) {
-    most.clear();
-    most.resize(total.len(), i64::MIN);
-    for values in series {
-        most.iter_mut().zip(values).for_each(|(m, v)| *m = (*m).max(v));
-    }
-    total.iter_mut().zip(most.iter()).for_each(|(t, &m)| *t += m);
-}
-
 /// Clears each choice that costs at least as much as another of its group and uses at least as much in each of `rows`. The cost of a peak
 /// is nil, so there it only decides between equals.
 fn drop_dominated(problem: &Problem, alive: &mut Alive, goal: Goal, rows: &[usize]) {
@@ -232,12 +244,10 @@ fn drop_dominated(problem: &Problem, alive: &mut Alive, goal: Goal, rows: &[usiz
         for i in 0..choices.len() {
             gone[i] = (0..choices.len()).any(|k| {
                 let cheaper = goal == Goal::Peak || cost(k) <= cost(i);
-                let over = || usage[i].iter().zip(&usage[k]).all(|(a, b)| a >= b);
-                if k == i || gone[k] || !cheaper || !over() {
+                if k == i || gone[k] || !cheaper || !usage.covers(i, k) {
                     return false;
                 }
-                let equal = usage[i] == usage[k];
-                !equal || (cost(k), k) < (cost(i), i)
+                !usage.covers(k, i) || (cost(k), k) < (cost(i), i)
             });
             if gone[i] {
                 dead.push((g, choices[i]));
@@ -261,19 +271,21 @@ fn build(problem: &Problem, alive: &Alive, goal: Goal, ceiling: i64, peak_floor:
         origin: Vec::new(),
         settled: Vec::new(),
     };
-    let mut floor = Vec::new();
+    let mut low = Sums::new(rows.len());
     for_each_group(problem, alive, rows, |g, choices, usage| {
         let cost = |i: usize| {
             if goal == Goal::Peak { 0.0 } else { problem.groups[g].choices[choices[i]].cost }
         };
-        let total = |i: usize| usage[i].iter().map(|&u| i128::from(u)).sum::<i128>();
+        let total = |i: usize| {
+            let inside = |(p, piece): (usize, &std::ops::Range<usize>)| i128::from(usage.bytes(i, Some(p))) * piece.len() as i128;
+            i128::from(usage.bytes(i, None)) * usage.n_outside() as i128 + usage.pieces.iter().enumerate().map(inside).sum::<i128>()
+        };
         let mut order: Vec<usize> = (0..choices.len()).collect();
         order.sort_by(|&a, &b| cost(a).total_cmp(&cost(b)).then_with(|| total(a).cmp(&total(b))));
         let cheapest = order.first().map_or(0.0, |&i| cost(i));
         inst.cost_floor += cheapest;
         inst.settled.push(order.first().map_or(0, |&i| choices[i]));
-        least(usage, &mut floor);
-        inst.low.iter_mut().zip(&floor).for_each(|(l, &f)| *l += f);
+        low.add(usage, |at| usage.least(at));
         if choices.len() < 2 {
             return;
         }
@@ -281,25 +293,29 @@ fn build(problem: &Problem, alive: &Alive, goal: Goal, ceiling: i64, peak_floor:
             inst.group.push(inst.start.len() - 1);
             inst.cost.push(cost(i) - cheapest);
             inst.origin.push((g, choices[i]));
-            encode(&usage[i], &floor, &mut inst.spans);
+            encode(usage, i, &mut inst.spans);
             inst.span_start.push(inst.spans.len());
         }
         inst.start.push(inst.cost.len());
     });
+    inst.low = low.onto(std::mem::take(&mut inst.low));
     inst
 }
 
-/// Appends the runs of equal, non-zero `usage - floor`.
-fn encode(usage: &[i64], floor: &[i64], spans: &mut Vec<Span>) {
-    let mut open: Option<Span> = None;
-    for (row, bytes) in usage.iter().zip(floor).map(|(u, f)| u - f).enumerate() {
-        match &mut open {
-            Some(span) if span.bytes == bytes => span.end = row + 1,
-            _ => {
-                spans.extend(open.take());
-                open = (bytes != 0).then_some(Span { start: row, end: row + 1, bytes });
-            }
-        }
+/// Appends the runs of rows in which a choice uses equally many bytes, and some, above the least of its group.
+fn encode(usage: &Usage<'_>, choice: usize, spans: &mut Vec<Span>) {
+    let above = |at| usage.bytes(choice, at) - usage.least(at);
+    let before = spans.len();
+    let mut add = |start: usize, end: usize, bytes: i64| match spans[before..].last_mut() {
+        Some(span) if span.end == start && span.bytes == bytes => span.end = end,
+        _ if start < end && bytes != 0 => spans.push(Span { start, end, bytes }),
+        _ => {}
+    };
+    let mut next = 0;
+    for (i, piece) in usage.pieces.iter().enumerate() {
+        add(next, piece.start, above(None));
+        add(piece.start, piece.end, above(Some(i)));
+        next = piece.end;
     }
-    spans.extend(open);
+    add(next, usage.n_rows, above(None));
 }

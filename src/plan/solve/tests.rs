@@ -73,10 +73,10 @@ fn network(kind: Kind, n_groups: usize, n_choices: usize, n_rows: usize, seed: u
         let choices = (0..n_choices)
             .map(|f| {
                 let (bits, error) = FORMATS[f];
-                let mut rows: Vec<(u32, u64)> = (row..end).map(|r| (r as u32, elements * bits.max(8) / 8)).collect();
+                let mut rows: Vec<Run> = (row..end).map(|r| one(r as u32, elements * bits.max(8) / 8)).collect();
                 // Narrow formats unpack a tile of weights, and mixed inputs are converted, while the node runs.
                 if bits < 16 {
-                    rows[step / 2].1 += weights / 16 + elements / 8;
+                    rows[step / 2].bytes += weights / 16 + elements / 8;
                 }
                 let cost = sensitivity * error * (0.5 + rng.unit()) * (1 + weights / (1 << 18) + elements / (1 << 20)) as f64;
                 Choice { cost, fixed_bytes: weights * bits / 8, rows }
@@ -86,6 +86,10 @@ fn network(kind: Kind, n_groups: usize, n_choices: usize, n_rows: usize, seed: u
     }
     let row_base = (0..n_rows).map(|r| (1 << 16) + (r as u64 % 7) * 4096).collect();
     Problem { groups, row_base, capacity: 0 }
+}
+
+fn one(row: u32, bytes: u64) -> Run {
+    Run { first: row, last: row, bytes }
 }
 
 /// Sets the capacity at `share` of the way from the smallest peak, `least`, to that of the cheapest choices.
@@ -121,8 +125,14 @@ fn small_problem() -> impl Strategy<Value = Problem> {
         let noise = if ragged { size } else { 1 };
         let bytes = move || (bytes(), 0..noise).prop_map(move |(b, n)| if b == 0 { 0 } else { b * size + n });
         let rows = prop::collection::vec(bytes(), n_rows).prop_map(|rows| {
-            let listed = rows.into_iter().enumerate().filter(|r| r.1 > 0);
-            listed.map(|(r, b)| (u32::try_from(r).unwrap(), b)).collect()
+            let mut runs: Vec<Run> = Vec::new();
+            for (row, bytes) in (0..).zip(rows).filter(|r| r.1 > 0) {
+                match runs.last_mut() {
+                    Some(run) if run.bytes == bytes && run.last + 1 == row => run.last = row,
+                    _ => runs.push(one(row, bytes)),
+                }
+            }
+            runs
         });
         let choice = (cost.clone(), bytes(), rows).prop_map(|(cost, fixed_bytes, rows)| Choice { cost, fixed_bytes, rows });
         let group = prop::collection::vec(choice, 1..=5).prop_map(|choices| Group { choices });
@@ -259,7 +269,7 @@ fn units_do_not_matter() {
         for choice in other.groups.iter_mut().flat_map(|g| &mut g.choices) {
             choice.cost *= cost;
             choice.fixed_bytes *= bytes;
-            choice.rows.iter_mut().for_each(|r| r.1 *= bytes);
+            choice.rows.iter_mut().for_each(|r| r.bytes *= bytes);
         }
         let scaled = solve(&other, &Limits::default()).unwrap();
         assert_eq!(scaled.choice, plain.choice);
@@ -293,6 +303,24 @@ fn more_capacity_is_never_worse() {
             last = objective;
         }
         assert_eq!(last, 0.0, "{kind:?}");
+    }
+}
+
+/// Thousands of groups over thousands of rows, in which each row is as full as the next: the work is limited, and the answer is proven as far as it went.
+#[test]
+fn work_is_limited_and_bounds_stay_sound() {
+    for kind in [Kind::Decoder, Kind::Attention] {
+        let mut problem = network(kind, 300, 8, 1200, 3);
+        let least = min_peak(&problem, &Limits::default()).unwrap();
+        squeeze(&mut problem, least.peak, 0.3);
+        let long = solve(&problem, &Limits::default()).unwrap();
+        for max_work in [0, 1 << 20] {
+            let limits = Limits { max_work, ..Limits::default() };
+            let short = solve(&problem, &limits).unwrap();
+            assert!(short.peak <= problem.capacity && short.bound <= long.objective && long.bound <= short.objective, "{kind:?} {max_work}");
+            let small = min_peak(&problem, &limits).unwrap();
+            assert!(small.bound <= least.peak && least.bound <= small.peak, "{kind:?} {max_work}");
+        }
     }
 }
 
@@ -330,7 +358,8 @@ fn shadow_price_is_the_slope_of_a_divisible_choice() {
 
 #[test]
 fn malformed_problems_are_refused() {
-    let choice = |cost, fixed_bytes, rows: &[(u32, u64)]| Choice { cost, fixed_bytes, rows: rows.to_vec() };
+    let choice =
+        |cost, fixed_bytes, rows: &[(u32, u64)]| Choice { cost, fixed_bytes, rows: rows.iter().map(|&(row, bytes)| one(row, bytes)).collect() };
     let check = |choices: Vec<Choice>| {
         let problem = Problem { groups: vec![Group { choices }], row_base: vec![0; 3], capacity: 1 };
         let errors = [solve(&problem, &Limits::default()).unwrap_err(), min_peak(&problem, &Limits::default()).unwrap_err()];
@@ -344,6 +373,10 @@ fn malformed_problems_are_refused() {
     assert_eq!(check(vec![choice(0.0, 0, &[(3, 1)])]), SolveError::Row { group: 0, choice: 0, row: 3 });
     assert_eq!(check(vec![choice(0.0, 0, &[(1, 1), (1, 1)])]), SolveError::Row { group: 0, choice: 0, row: 1 });
     assert_eq!(check(vec![choice(0.0, 0, &[(u32::MAX, 1)])]), SolveError::Row { group: 0, choice: 0, row: u32::MAX });
+    let backwards = Choice { cost: 0.0, fixed_bytes: 0, rows: vec![Run { first: 2, last: 1, bytes: 1 }] };
+    assert_eq!(check(vec![backwards]), SolveError::Row { group: 0, choice: 0, row: 2 });
+    let beyond = Choice { cost: 0.0, fixed_bytes: 0, rows: vec![Run { first: 1, last: 3, bytes: 1 }] };
+    assert_eq!(check(vec![beyond]), SolveError::Row { group: 0, choice: 0, row: 1 });
     assert_eq!(check(vec![choice(0.0, MAX_BYTES, &[(1, 1)])]), SolveError::Overflow);
 }
 

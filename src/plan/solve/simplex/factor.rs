@@ -10,6 +10,8 @@ impl Simplex<'_> {
         };
         self.inverse = inverse;
         self.fresh = 0;
+        let m = self.rows.len() as u64;
+        self.work += m * m * m + (m + 2) * self.model.inst.n_choices() as u64;
         self.basic.fill(false);
         let mut rest: Vec<f64> = self.active_rows().map(|row| row.rhs - self.key.iter().map(|&k| row.coef[k]).sum::<f64>()).collect();
         self.x = self.inverse.iter().map(|line| dot(line, &rest)).collect();

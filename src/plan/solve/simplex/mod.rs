@@ -35,7 +35,7 @@ pub(super) enum Status {
     Cutoff,
     /// Nothing fits: this is proven.
     Infeasible,
-    /// Out of pivots, or numerically stuck. The multipliers are still valid ones.
+    /// Out of pivots or work, or numerically stuck. The multipliers are still valid ones.
     Stalled,
 }
 
@@ -71,10 +71,13 @@ pub(super) struct Simplex<'a> {
     /// Pivots since the last refactorization, and in all.
     fresh: usize,
     pub pivots: usize,
+    /// Multiplications up to now, about, and how many there may be.
+    pub work: u64,
+    max_work: u64,
 }
 
 impl<'a> Simplex<'a> {
-    pub fn new(model: &'a Model<'a>) -> Simplex<'a> {
+    pub fn new(model: &'a Model<'a>, max_work: u64) -> Simplex<'a> {
         let n = model.inst.n_choices();
         let mut simplex = Simplex {
             model,
@@ -93,6 +96,8 @@ impl<'a> Simplex<'a> {
             objective: 0.0,
             fresh: 0,
             pivots: 0,
+            work: 0,
+            max_work,
         };
         simplex.restart();
         simplex
@@ -195,6 +200,7 @@ impl<'a> Simplex<'a> {
             return at;
         }
         let at = self.pool.len();
+        self.work += self.model.inst.n_choices() as u64;
         self.pool.push(self.model.row(id));
         self.pooled[id] = Some(at);
         at

@@ -40,10 +40,12 @@ impl Simplex<'_> {
             let Some((leaving, goes_up)) = self.leaving() else {
                 return Status::Optimal;
             };
-            if self.pivots == last {
+            if self.pivots == last || self.work >= self.max_work {
                 return Status::Stalled;
             }
             self.pivots += 1;
+            let (m, n) = (self.rows.len() as u64, self.model.inst.n_choices() as u64);
+            self.work += 2 * m * m + (m + 4) * n;
             self.fresh += 1;
             match leaving {
                 Leaving::Key(group) => {
