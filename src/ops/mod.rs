@@ -127,6 +127,8 @@ declare_ops! {
     learned: [BINARIZER, ARRAY_FEATURE_EXTRACTOR, OPTIONAL_HAS_ELEMENT, OPTIONAL_GET_ELEMENT, TF_IDF],
     /// Operators of com.microsoft.
     microsoft: [SIMPLIFIED, SKIP_LAYER, SKIP_SIMPLIFIED, FUSED_MAT_MUL, BIAS_GELU, FAST_GELU, GELU, QUICK_GELU, QUANTIZE, DEQUANTIZE, Q_ADD, Q_MUL, Q_SIGMOID, Q_LEAKY_RELU, Q_GLOBAL_POOL, Q_CONCAT, MAT_MUL_TO_FLOAT, DYNAMIC_MAT_MUL, MAT_MUL_N_BITS],
+    /// Gemm on codes.
+    q_gemm: [DEF],
     /// Random numbers.
     random: [DEF, UNIFORM, UNIFORM_LIKE, NORMAL, NORMAL_LIKE, BERNOULLI],
     /// Operators whose results are known once shapes are.
