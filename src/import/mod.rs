@@ -4,7 +4,8 @@
 //! 2. `dims` gives the sizes of the inputs values or names.
 //! 3. `normalize` brings every node to the form that the newest opset has, so that operators know one form only.
 //! 4. `build` adds the nodes in the file's order, typed one by one. Shape arithmetic is computed at once (`fold`), since later types depend
-//!    on its values. Bodies are written out where how often they run is known (`unroll`), and become graphs of their own otherwise (`body`).
+//!    on its values. Bodies are written out where how often they run is known, or bounded (`unroll`), and become graphs of their own for operators that
+//!    a registry adds (`body`). Sequences and optionals are resolved (`sequence`).
 
 mod body;
 mod build;
@@ -14,6 +15,7 @@ mod error;
 mod fold;
 mod normalize;
 mod read;
+mod sequence;
 #[cfg(test)]
 mod tests;
 mod unroll;
