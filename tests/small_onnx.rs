@@ -12,7 +12,7 @@ use nyxc::import::{ImportOptions, import_bytes};
 use nyxc::ir::{Class, Tensor};
 use nyxc::ops::registry;
 use nyxc::passes::Settings;
-use nyxc::program::Program;
+use nyxc::program::{NodeReport, Program};
 use nyxc::runtime::devices;
 use nyxc::session::{Compile, DeviceChoice, Session, compile};
 use nyxc::target::Target;
@@ -81,6 +81,12 @@ fn a_quantized_model_keeps_its_codes_and_fits_a_budget() {
         let (least, most) = (codes, codes + scales + codes / 20 + 64 * 8);
         let weights = plan.ledger.weights;
         assert!((least..=most).contains(&weights), "{}: {weights} bytes of weights, expected {least} to {most}", case["name"]);
+        // Each node says what it has; a table that two nodes read is said twice.
+        let sum = |of: fn(&NodeReport) -> u64| plan.nodes.iter().map(of).sum::<u64>();
+        let n_readers = if case["name"].as_str().unwrap().contains("read twice") { 2 } else { 1 };
+        assert_eq!(sum(|node| node.f32_weight_bytes), f32_bytes * n_readers, "{}", case["name"]);
+        let packed = sum(|node| node.weight_bytes);
+        assert!((codes * n_readers..=weights * n_readers).contains(&packed), "{}: {packed} of {weights}", case["name"]);
         // Less than what its weights alone would take in f32 is enough.
         let budget = plan.planned_peak_bytes;
         let within = compiled(&case, "budget", Some(budget));

@@ -13,6 +13,8 @@ use crate::ir::{Attrs, DType, Tensor, TensorType, resolve_axis};
 
 /// Most nodes, those in nested bodies included, that one node's iterations are written out as.
 const MAX_NODES: usize = 1 << 16;
+/// Why what bodies give cannot be chosen from.
+const RUN_TIME: &str = "and the condition is computed while the program runs";
 
 pub(super) fn form(problem: impl std::fmt::Display) -> ImportError {
     Kind::Form(problem.to_string()).into()
@@ -147,11 +149,18 @@ impl<'a> Builder<'a> {
         self.made(raw, "Reshape", &[condition, shape], Attrs::new(), order)
     }
 
+    /// The input behind a condition that a user can give a value: integers or truth values, no data. Where bodies cannot be chosen from while the
+    /// program runs, that is what helps.
+    fn choosing_input(&self, condition: Known) -> Option<String> {
+        let name = self.input_behind(condition)?;
+        let input = self.graph.inputs().iter().find(|id| self.graph.node(**id).name == name)?;
+        (!self.graph.ty(input.out(0)).dtype.is_float()).then_some(name)
+    }
+
     /// If, ONNX opset 25, whose condition is computed while the program runs: both branches, and of each result the one that it chooses.
     fn both_branches(&mut self, raw: &'a RawNode, order: u32) -> Result<Vec<Bound>, ImportError> {
         let given = self.required(raw, 0)?;
-        // Where that cannot be, a value for the input behind the condition is what helps.
-        let free = self.input_behind(given);
+        let free = self.choosing_input(given);
         let or_free = |error: ImportError| free.clone().map_or(error, |name| Kind::FreeInput { slot: 0, name }.into());
         let condition = self.scalar(raw, given, order)?;
         let mut branches = Vec::with_capacity(2);
@@ -161,7 +170,7 @@ impl<'a> Builder<'a> {
         let mut results = Vec::with_capacity(raw.outputs.len());
         for (i, (yes, no)) in branches[0].iter().zip(&branches[1]).take(raw.outputs.len()).enumerate() {
             let selected = self.select(raw, condition, yes, no, order)?;
-            let refused = |types| form(format!("output {i} is {types} in the two branches, and the condition is computed while the program runs"));
+            let refused = |types| form(format!("output {i} is {types} in the two branches, {RUN_TIME}"));
             results.push(selected.map_err(|types| or_free(refused(types)))?);
         }
         Ok(results)
@@ -181,6 +190,7 @@ impl<'a> Builder<'a> {
                 None => active = Some(self.scalar(raw, known, order)?),
             }
         }
+        let free = first.filter(|_| active.is_some()).and_then(|known| self.choosing_input(known));
         let mut carried = (2..raw.inputs.len()).map(|slot| self.bound(&raw.inputs[slot])).collect::<Result<Vec<_>, _>>()?;
         let n_collected =
             (body.outputs.len()).checked_sub(1 + carried.len()).ok_or_else(|| form("the body gives fewer values than the loop carries"))?;
@@ -188,11 +198,10 @@ impl<'a> Builder<'a> {
         let mut i = 0;
         while goes_on && most.is_none_or(|most| i < most) {
             if active.is_some() && (most.is_none() || n_collected > 0) {
-                let free = first.and_then(|known| self.input_behind(known)).filter(|_| i == 0);
                 let what =
                     if most.is_none() { "the loop has no largest number of iterations" } else { "the loop collects a value of each iteration" };
-                let refusal = || form(format!("the condition is computed while the program runs, and {what}"));
-                return Err(free.map_or_else(refusal, |name| Kind::FreeInput { slot: 1, name }.into()));
+                let refusal = || form(format!("{what}, {RUN_TIME}"));
+                return Err(free.clone().map_or_else(refusal, |name| Kind::FreeInput { slot: 1, name }.into()));
             }
             Self::check_count(raw, body, usize::try_from(i + 1).unwrap_or(usize::MAX))?;
             let yes = self.integer(raw, DType::Bool, &[], &[1], order)?;
@@ -204,9 +213,8 @@ impl<'a> Builder<'a> {
                 *slot = match active {
                     None => new,
                     Some(active) => self.select(raw, active, &new, slot, order)?.map_err(|types| {
-                        form(format!(
-                            "carried value {at} is {types} after and before an iteration, and the condition is computed while the program runs"
-                        ))
+                        let refusal = || form(format!("carried value {at} is {types} after and before an iteration, {RUN_TIME}"));
+                        free.clone().map_or_else(refusal, |name| Kind::FreeInput { slot: 1, name }.into())
                     })?,
                 };
             }

@@ -13,7 +13,7 @@ written_out! {
 /// Codes of a matrix, their type turned where attribute `name` says so.
 fn matrix(infer: &Infer<'_>, slot: usize, name: &str) -> Result<TensorType, OpError> {
     let ty = integer::codes(infer, slot)?;
-    let &[ref rows, ref cols] = &ty.shape.0[..] else { return Err(OpError::operand(slot, ty, "a matrix of codes")) };
+    let [rows, cols] = &ty.shape.0[..] else { return Err(OpError::operand(slot, ty, "a matrix of codes")) };
     let turned = infer.attrs.int(name).unwrap_or(0) != 0;
     Ok(if turned { TensorType::new(ty.dtype, Shape(vec![cols.clone(), rows.clone()])) } else { ty.clone() })
 }
