@@ -353,6 +353,8 @@ fn reports(assigned: &Graph, kernels: &Graph, blueprint: &Blueprint, reasons: &B
             }
         }
     }
+    let with_weights = assigned.order().into_iter().filter_map(|id| Some((assigned.node(id).name.as_str(), weights::n_elems(assigned, id)?)));
+    let n_weights: BTreeMap<&str, u64> = with_weights.collect();
     // Each constant once, however many kernels of a node read it.
     let mut read: BTreeMap<&str, BTreeMap<ValueId, u64>> = BTreeMap::new();
     let mut host_of: BTreeMap<&str, &str> = BTreeMap::new();
@@ -369,17 +371,18 @@ fn reports(assigned: &Graph, kernels: &Graph, blueprint: &Blueprint, reasons: &B
             if let Some(reason) = host.get(node.name.as_str()) {
                 host_of.insert(origin, reason);
             }
-            if !own.is_empty() {
-                read.entry(origin).or_default().extend(own.iter().copied());
-            }
+        }
+        // The operator comes before what was fused behind it, which may have weights of its own elsewhere.
+        if let Some(origin) = node.origins().iter().find(|name| n_weights.contains_key(name.as_str())) {
+            read.entry(origin).or_default().extend(own);
         }
     }
     let mut nodes = Vec::new();
     for id in assigned.order() {
         let node = assigned.node(id);
         let Some(op) = node.op() else { continue };
-        let n_weights = weights::n_elems(assigned, id);
         let name = node.name.as_str();
+        let n_weights = n_weights.get(name).copied();
         nodes.push(NodeReport {
             name: node.name.clone(),
             op: if op.def.onnx.is_empty() { op.def.name.to_owned() } else { op.def.onnx.to_owned() },
