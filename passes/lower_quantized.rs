@@ -1,14 +1,15 @@
 //! Turns dequantize-then-compute into operators that read packed weights.
 //!
-//! Looks for `matmul`, `conv` and `gather` whose weights are a DequantizeLinear of constants by blocks of the last axis, perhaps transposed
-//! (`strided`) or reshaped on the way. Codes and scales become one packed constant `[rows, columns]`, which the operator reads as it is; a
-//! DequantizeLinear of `dynamic_quantize` on the other side, perhaps reshaped, becomes `quantize_packed`, and the products integer ones. Equal because the kernel
-//! computes `code * scale` where the pattern did. Float weights `[K, N]` of a product that are larger than a binding may be are transposed, since only rows
-//! can be bound in slices. Refuses other axes and zero points; a DequantizeLinear of constants that is left is computed.
+//! Looks for `matmul`, `conv` and `gather` whose weights are a DequantizeLinear of constants, the model's own or one that `insert_qdq` made, with
+//! views (`strided`, `reshape`) and casts on the way. Codes, scales and zero points become one packed constant `[rows, columns]` (`packed_rows`), which
+//! the operator reads as it is; a DequantizeLinear of `dynamic_quantize` on the other side, perhaps reshaped, becomes `quantize_packed`, and the products
+//! integer ones. Equal because the kernel computes `(code - zero) * scale` where the pattern did. Float weights `[K, N]` of a product that are larger than a binding may be are transposed, since only rows
+//! can be bound in slices. Refuses scales that change along the reduction axis in other than blocks of 16 to 256; a DequantizeLinear of constants
+//! that is left is computed.
 
 use super::{Context, Pass, PassError, at};
-use crate::ir::packed::{Granularity, Packing, ScaleType, pack};
-use crate::ir::{Attr, Attrs, DType, Edit, Graph, NodeId, Op, OpError, Patch, Tensor, TensorType, Val, ValueId};
+use super::packed_rows::{Rows, is_transposition};
+use crate::ir::{Attr, Attrs, Edit, Graph, NodeId, Op, OpError, Patch, Tensor, Val, ValueId};
 use crate::ops;
 use std::collections::BTreeMap;
 
@@ -22,7 +23,7 @@ impl Pass for LowerQuantized {
 
     fn run(&self, graph: &Graph, cx: &mut Context<'_>) -> Result<Patch, PassError> {
         let mut edit = Edit::new(graph);
-        let mut packed: BTreeMap<ValueId, Val> = BTreeMap::new();
+        let mut packed: BTreeMap<Rows, (Val, bool)> = BTreeMap::new();
         for id in graph.order() {
             let node = graph.node(id);
             let Some(op) = node.op() else { continue };
@@ -45,20 +46,27 @@ impl Pass for LowerQuantized {
                 edit.replace(id.out(0), new[0]);
                 continue;
             }
-            let Some(source) = dequantized(graph, weights, op, slot) else {
-                note("its weights are no DequantizeLinear of constants along the reduction axis");
+            let Some(source) = parts(graph, weights, op, slot) else {
+                note("its weights are no DequantizeLinear of constants");
                 continue;
             };
-            let mut parts = Vec::new();
+            let (mut parts, mut has_zeros) = (Vec::new(), false);
             for part in source {
-                if let Some(val) = packed.get(&part) {
+                let rows = match part {
+                    Part::Plain(value) => {
+                        parts.push(value.into());
+                        continue;
+                    }
+                    Part::Quantized(rows) => rows,
+                };
+                if let Some((val, zeros)) = packed.get(&rows) {
+                    has_zeros |= zeros;
                     parts.push(*val);
-                } else if graph.constant(part).is_some() {
-                    parts.push(part.into());
-                } else if let Some(tensor) = pack_constant(graph, part).map_err(at(&node.name))? {
-                    let name = graph.value(part).name.trim_end_matches(".dq").to_owned();
-                    let val = edit.add_named_const(&format!("{name}.packed"), tensor);
-                    packed.insert(part, val);
+                } else if let Some(tensor) = rows.packed(graph).map_err(at(&node.name))? {
+                    let zeros = tensor.ty().packing.is_some_and(|packing| packing.scale.has_zeros());
+                    has_zeros |= zeros;
+                    let val = edit.add_named_const(&format!("{}.packed", rows.name(graph)), tensor);
+                    packed.insert(rows, (val, zeros));
                     parts.push(val);
                 } else {
                     parts.clear();
@@ -66,7 +74,7 @@ impl Pass for LowerQuantized {
                 }
             }
             let Some((&first, rest)) = parts.split_first() else {
-                note("codes or scales are no constants, or have zero points");
+                note("codes, scales or zero points are no constants, or scales change along the reduction axis in other than blocks of 16 to 256");
                 continue;
             };
             edit.on_behalf_of(id);
@@ -78,7 +86,9 @@ impl Pass for LowerQuantized {
                 op.attrs.0.insert("trans_b".to_owned(), Attr::Int(1));
             }
             op.attrs.0.insert("dtype".to_owned(), Attr::DType(node.outputs[0].ty.dtype));
+            // Integer products know no zero points.
             if slot == 1
+                && !has_zeros
                 && let Some((x, granularity)) = operands[0].and_then(|v| dynamic(graph, v))
             {
                 let attrs = Attrs::new().with_str("granularity", &granularity);
@@ -110,41 +120,37 @@ fn rows_of_large(graph: &Graph, weights: ValueId, op: &Op, limit: u64) -> Result
     Ok(Some(Tensor::from_f32s(tensor.dtype(), &[n, k], &rows)?))
 }
 
-/// The DequantizeLinear behind the weights, if it lies as the operator can read it packed: rows of the reduction axis. Several, perhaps with plain
-/// constants between them, where a matrix is put together of rows that are stored in different ways.
-fn dequantized(graph: &Graph, weights: ValueId, op: &Op, slot: usize) -> Option<Vec<ValueId>> {
+/// Rows of weights.
+enum Part {
+    /// A constant of floats.
+    Plain(ValueId),
+    Quantized(Rows),
+}
+
+/// The DequantizeLinear behind the weights; several, perhaps with plain constants between them, where a matrix is put together of rows that are
+/// stored in different ways.
+fn parts(graph: &Graph, weights: ValueId, op: &Op, slot: usize) -> Option<Vec<Part>> {
+    if let Some(rows) = Rows::of(graph, weights, op, slot) {
+        return Some(vec![Part::Quantized(rows)]);
+    }
     let inner = |id: NodeId| graph.operands(id).first().copied().flatten();
     let producer = graph.node(weights.node).op()?;
-    let is_dequantize = |v: ValueId| graph.node(v.node).op().is_some_and(|op| op.is(&ops::quantize_linear::DEQUANTIZE));
     let max_operands = op.def.arity.1;
-    let rows = |v: ValueId| {
-        let op = graph.node(v.node).op()?;
-        if is_dequantize(v) {
-            return Some(vec![v]);
-        }
-        let parts: Option<Vec<ValueId>> = graph.operands(v.node).into_iter().collect();
-        let parts = parts.filter(|_| op.def.name == "concat" && op.attrs.int("axis") == Some(0))?;
-        let fits = parts.len() > 1 && parts.len() < max_operands && parts.iter().all(|&p| is_dequantize(p) || graph.constant(p).is_some());
-        fits.then_some(parts)
+    let joined = |v: ValueId| {
+        let op = graph.node(v.node).op().filter(|op| op.def.name == "concat" && op.attrs.int("axis") == Some(0))?;
+        let parts: Vec<ValueId> = graph.operands(v.node).into_iter().collect::<Option<_>>()?;
+        let fits = op.attrs.expr("epilogue").is_none() && parts.len() > 1 && parts.len() < max_operands;
+        let part = |v: ValueId| graph.constant(v).map(|_| Part::Plain(v)).or_else(|| Rows::as_they_are(graph, v).map(Part::Quantized));
+        fits.then(|| parts.into_iter().map(part).collect::<Option<Vec<_>>>()).flatten()
     };
     let rank_2 = graph.ty(weights).shape.rank() == 2;
     match (op.def.name, producer.def.name) {
-        ("matmul", "strided") if op.attrs.int("trans_b").unwrap_or(0) == 0 && is_transposition(graph, weights) => rows(inner(weights.node)?),
-        ("matmul", _) if op.attrs.int("trans_b") == Some(1) && rank_2 => rows(weights),
-        ("conv", "reshape") => rows(inner(weights.node)?).filter(|parts| parts.len() == 1 || op.attrs.int("group").unwrap_or(1) == 1),
-        ("gather", _) if slot == 0 && rank_2 => rows(weights),
+        ("matmul", "strided") if op.attrs.int("trans_b").unwrap_or(0) == 0 && is_transposition(graph, weights) => joined(inner(weights.node)?),
+        ("matmul", _) if op.attrs.int("trans_b") == Some(1) && rank_2 => joined(weights),
+        ("conv", "reshape") if op.attrs.int("group").unwrap_or(1) == 1 => joined(inner(weights.node)?),
+        ("gather", _) if slot == 0 && rank_2 => joined(weights),
         _ => None,
     }
-}
-
-/// Whether a `strided` only exchanges the two axes of its operand.
-fn is_transposition(graph: &Graph, value: ValueId) -> bool {
-    let Some(op) = graph.node(value.node).op() else { return false };
-    let Some(Some(source)) = graph.operands(value.node).first().copied() else { return false };
-    let (Some(from), Some(to)) = (graph.ty(source).shape.known(), graph.ty(value).shape.known()) else { return false };
-    let strides = op.attrs.ints("strides");
-    let plain = op.attrs.int("offset").unwrap_or(0) == 0 && op.attrs.ints("lo").is_none() && op.attrs.ints("hi").is_none();
-    plain && from.len() == 2 && to == [from[1], from[0]] && strides == Some(&[1, from[1] as i64])
 }
 
 /// The operator behind a value, where it is a reshape.
@@ -166,42 +172,6 @@ fn dynamic(graph: &Graph, value: ValueId) -> Option<(ValueId, String)> {
     let op = graph.node(codes.node).op().filter(|op| op.is(&ops::quantize_packed::DYNAMIC))?;
     let x = graph.operands(codes.node).first().copied().flatten()?;
     Some((x, op.attrs.str("granularity")?.to_owned()))
-}
-
-/// Codes and scales of a DequantizeLinear as one packed constant; `None` where they are not constant, or not of our packings.
-fn pack_constant(graph: &Graph, value: ValueId) -> Result<Option<Tensor>, OpError> {
-    let Some(op) = graph.node(value.node).op() else { return Ok(None) };
-    let operands = graph.operands(value.node);
-    let constant = |slot: usize| operands.get(slot).copied().flatten().and_then(|v| graph.constant(v));
-    let (Some(codes), Some(scales), None) = (constant(0), constant(1), operands.get(2).copied().flatten()) else { return Ok(None) };
-    let bits = match codes.dtype() {
-        DType::I4 => 4,
-        DType::I8 => 8,
-        _ => return Ok(None),
-    };
-    let &[n_rows, n_cols] = &codes.dims()[..] else { return Ok(None) };
-    let block = usize::try_from(op.attrs.int("block_size").unwrap_or(0)).unwrap_or(0);
-    if !matches!(op.attrs.int("axis"), Some(1 | -1)) || block == 0 || scales.dims() != [n_rows, n_cols.div_ceil(block)] {
-        return Ok(None);
-    }
-    let granularity = if block >= n_cols { Granularity::Row } else { Granularity::Block(u32::try_from(block).unwrap_or(0)) };
-    let scale = match scales.dtype() {
-        DType::F16 => ScaleType::F16,
-        DType::F32 => ScaleType::F32,
-        _ => return Ok(None),
-    };
-    let packing = Packing { bits, granularity, scale };
-    if packing.validate().is_err() {
-        return Ok(None);
-    }
-    let bytes = codes.bytes()?;
-    let codes: Vec<i8> = match bits {
-        8 => bytes.iter().map(|&b| b as i8).collect(),
-        _ => (0..n_rows * n_cols).map(|i| (((bytes[i / 2] >> (4 * (i % 2))) << 4) as i8) >> 4).collect(),
-    };
-    let bytes = pack(packing, n_rows, n_cols, &codes, &scales.to_f32s()?).map_err(|e| OpError::unsupported(e.to_string()))?;
-    let ty = TensorType { packing: Some(packing), ..TensorType::of(packing.codes(), &[n_rows, n_cols]) };
-    Ok(Some(Tensor::from_bytes(ty, bytes)?))
 }
 
 #[cfg(test)]
@@ -299,6 +269,59 @@ mod tests {
         graph.verify().unwrap();
         let printed = graph.to_string();
         assert!(printed.contains("const [1.0,4.0,2.0,5.0,3.0,6.0] : f32[3,2]") && printed.contains("trans_b=1"), "{printed}");
+    }
+
+    #[test]
+    fn columns_that_the_model_quantized_become_rows() {
+        let text = "graph g core
+  %x = input : f32[1,2]
+  %w.q = const [1,2,3,4,5,255] : u8[2,3]
+  %s = const [0.5,0.25,1.0] : f32[3]
+  %z = const [128,3,128] : u8[3]
+  %w = dequantize_linear(%w.q, %s, %z) {axis=1} : f32[2,3]
+  %y = matmul(%x, %w) {dtype=f32} : f32[1,3]
+  output %y
+";
+        let after = check("lower_quantized", text, "columns");
+        assert!(has_packed(&after) && !after.to_string().contains("dequantize_linear"));
+        // The second column's zero point is taken off its codes, which then fit.
+        assert_eq!(values(&after), [-63.5, -62.0, -0.25, 0.5, -125.0, 127.0]);
+    }
+
+    #[test]
+    fn zero_points_that_codes_cannot_take_stay_beside_the_scales() {
+        let text = "graph g core
+  %x = input : f32[1,2]
+  %w.q = const [0,15,1,14] : u4[2,2]
+  %s = const [0.5,0.1] : f32[2]
+  %z = const [5,8] : u4[2]
+  %w = dequantize_linear(%w.q, %s, %z) {axis=0} : f32[2,2]
+  %y = matmul(%x, %w) {dtype=f32, trans_b=1} : f32[1,2]
+  output %y
+";
+        let after = check("lower_quantized", text, "zero_points");
+        assert!(after.to_string().contains("i4<c:f32z>"));
+        assert_eq!(values(&after), [-2.5, 5.0, -0.7, 0.6]);
+    }
+
+    /// What the packed constant holds.
+    fn values(graph: &Graph) -> Vec<f32> {
+        let packed = graph.order().into_iter().find_map(|id| graph.node(id).constant().filter(|t| t.ty().packing.is_some()));
+        packed.unwrap().to_f32s().unwrap().iter().map(|v| (v * 1e4).round() / 1e4).collect()
+    }
+
+    #[test]
+    fn filters_with_a_scale_each_become_rows() {
+        let text = "graph g core
+  %x = input : f32[1,2,2,2]
+  %w.q = const [1,-2,3,-4] : i8[2,2,1,1]
+  %s = const [0.5,0.25] : f32[2]
+  %w = dequantize_linear(%w.q, %s) {axis=0} : f32[2,2,1,1]
+  %y = conv(%x, %w) {dilations=[1,1], dtype=f32, group=1, kernel=[1,1], pads=[0,0,0,0], strides=[1,1]} : f32[1,2,2,2]
+  output %y
+";
+        let after = check("lower_quantized", text, "filters");
+        assert!(has_packed(&after) && values(&after) == [0.5, -1.0, 0.75, -1.0]);
     }
 
     #[test]

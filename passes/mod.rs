@@ -3,6 +3,7 @@
 //! A pass looks at a graph and gives an edit. The runner applies it, verifies, times and dumps around it, so that a pass holds only its idea.
 
 mod explain;
+mod packed_rows;
 mod pattern;
 mod pipeline;
 mod recognize_attention;

@@ -31,9 +31,10 @@ void main() {
             // A block is a multiple of a word's codes, so one scale serves the word.
             int word = int(raw_b(n, k0 / CODES));
             float scale = scale_b(n, k0), part[ROWS];
+            int zero = ZERO_b(n, k0);
             for (uint r = 0u; r < ROWS; r++) part[r] = 0.0;
             for (uint c = 0u; c < min(CODES, p.k - k0); c++) {
-                float code = float(bitfieldExtract(word, int(c * PACKED_b), PACKED_b));
+                float code = float(bitfieldExtract(word, int(c * PACKED_b), PACKED_b) - zero);
                 for (uint r = 0u; r < ROWS; r++) part[r] += r < p.m ? code * ld_a(a_base + r * p.k + k0 + c) : 0.0;
             }
             for (uint r = 0u; r < ROWS; r++) acc[r] += part[r] * scale;

@@ -54,7 +54,7 @@ pub fn graph(path: &Path, dims: &[DimBinding]) -> Result<Loaded, Failure> {
 /// It cannot be read or is not supported.
 pub fn model(path: &Path, dims: &[DimBinding], constants: Option<&Path>) -> Result<(Graph, ImportReport), Failure> {
     let constants = constants.map(values).transpose()?.unwrap_or_default();
-    import(path, &ImportOptions { dims: dims.to_vec(), constants }, &ops::registry()).map_err(|e| {
+    import(path, &ImportOptions { dims: dims.to_vec(), constants, ..ImportOptions::default() }, &ops::registry()).map_err(|e| {
         let is_named = e.is_io() || e.is_usage();
         let mut failure: Failure = e.into();
         if !is_named {

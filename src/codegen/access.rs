@@ -1,7 +1,7 @@
 //! Generated declarations: buffers, the uniform block, and functions that read and write elements whatever their storage.
 //!
 //! For an operand `a`: `T_a` is `float` or `int`; `T_a ld_a(uint i)`; for a packed one instead `PACKED_a` (its bits, 0 for others),
-//! `float value_a(uint row, uint col)`, `float scale_a(uint row, uint col)`, `int code_a(uint row, uint col)` and
+//! `float value_a(uint row, uint col)`, `float scale_a(uint row, uint col)`, `ZERO_a(row, col)` (its zero point, 0 without one), `int code_a(uint row, uint col)` and
 //! `int word_a(uint row, uint word)`, which gives four codes as bytes. For the result: `void st_y(uint i, T_y v)`.
 
 use crate::ir::packed::{Granularity, Packing, ScaleType};
@@ -116,9 +116,26 @@ fn packed(name: &str, packing: Packing, scales_apart: bool) -> String {
     let read = match packing.scale {
         ScaleType::F32 => format!("return uintBitsToFloat({buffer}[p.{name}_scales + s]);"),
         ScaleType::F16 => format!("vec2 v = unpackHalf2x16({buffer}[p.{name}_scales + (s >> 1)]); return (s & 1u) == 0u ? v.x : v.y;"),
+        ScaleType::F16Zero => format!("return unpackHalf2x16({buffer}[p.{name}_scales + s]).x;"),
+        ScaleType::F32Zero => format!("return uintBitsToFloat({buffer}[p.{name}_scales + 2u * s]);"),
+    };
+    let zero = match packing.scale {
+        ScaleType::F16 | ScaleType::F32 => None,
+        ScaleType::F16Zero => Some(format!("int({buffer}[p.{name}_scales + s]) >> 16")),
+        ScaleType::F32Zero => Some(format!("int({buffer}[p.{name}_scales + 2u * s + 1u])")),
     };
     let _ = writeln!(text, "float scale_{name}(uint row, uint col) {{ uint s = {at}; {read} }}");
-    let _ = writeln!(text, "float value_{name}(uint row, uint col) {{ return float(code_{name}(row, col)) * scale_{name}(row, col); }}");
+    let value = match zero {
+        None => format!(
+            "#define ZERO_{name}(row, col) 0\nfloat value_{name}(uint row, uint col) {{ return float(code_{name}(row, col)) * scale_{name}(row, col); }}"
+        ),
+        Some(zero) => format!(
+            "int zero_{name}(uint row, uint col) {{ uint s = {at}; return {zero}; }}\n#define ZERO_{name}(row, col) zero_{name}(row, col)\n\
+             float value_{name}(uint row, uint col) {{ return float(code_{name}(row, col) - zero_{name}(row, col)) * scale_{name}(row, col); }}"
+        ),
+    };
+    text += &value;
+    text.push('\n');
     text += &match packing.bits {
         8 => format!("int word_{name}(uint row, uint word) {{ return int(raw_{name}(row, word)); }}\n"),
         // Spreads four nibbles over bytes, then copies each sign bit into the high nibble: 0x08 * 0x1e is 0xf0.

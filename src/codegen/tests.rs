@@ -17,7 +17,8 @@ const BLOCK_4: Packing = Packing { bits: 4, granularity: Granularity::Block(32),
 fn packings() -> Vec<Storage> {
     let granularities = [Granularity::Block(32), Granularity::Row, Granularity::Tensor];
     let all = [4, 8].into_iter().flat_map(|bits| granularities.into_iter().map(move |g| (bits, g)));
-    all.flat_map(|(bits, granularity)| [ScaleType::F16, ScaleType::F32].map(|scale| Storage::Packed(Packing { bits, granularity, scale }))).collect()
+    let scales = [ScaleType::F16, ScaleType::F32, ScaleType::F16Zero, ScaleType::F32Zero];
+    all.flat_map(|(bits, granularity)| scales.map(|scale| Storage::Packed(Packing { bits, granularity, scale }))).collect()
 }
 
 /// How an operand of a template may lie.
@@ -27,7 +28,10 @@ fn storages(template: Template, operand: &str) -> Vec<Storage> {
     match (template, operand) {
         (Template::MatmulI8, "a") => activations,
         (Template::ConvI8, "x") => vec![Storage::Packed(Packing::activation(Granularity::Tensor))],
-        (Template::MatmulI8 | Template::ConvI8, _) => packings(),
+        // Integer products know no zero points.
+        (Template::MatmulI8 | Template::ConvI8, _) => {
+            packings().into_iter().filter(|s| matches!(s, Storage::Packed(packing) if !packing.scale.has_zeros())).collect()
+        }
         (Template::ConvDepthwise, "x") => [floats, vec![Storage::Packed(Packing::activation(Granularity::Tensor))]].concat(),
         (Template::Matmul | Template::Matvec, "b") | (Template::Conv | Template::ConvDepthwise, "w") => [floats, packings()].concat(),
         (Template::Gather, "data") => [floats, vec![Storage::I32], packings()].concat(),

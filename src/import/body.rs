@@ -57,13 +57,7 @@ impl<'a> Builder<'a> {
         }
         let [condition] = raw.inputs.as_slice() else { return Ok(None) };
         let known = self.get(condition)?;
-        let Some(tensor) = self.tensor(known) else {
-            return match self.input_behind(known) {
-                // An If that the registry has waits for its condition.
-                Some(name) if self.model.registry.by_onnx("If").is_none() => Err(Kind::FreeInput { slot: 0, name }.into()),
-                _ => Ok(None),
-            };
-        };
+        let Some(tensor) = self.tensor(known) else { return Ok(None) };
         let values = tensor.to_i64s().map_err(|e| Kind::Form(e.to_string()))?;
         let [value] = values.as_slice() else { return Ok(None) };
         let name = if *value != 0 { "then_branch" } else { "else_branch" };

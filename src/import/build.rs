@@ -4,6 +4,7 @@ use super::dims::Symbols;
 use super::error::{ImportError, Kind, NodeAt};
 use super::normalize::{self, Draft, Facts, In};
 use super::read::{RawGraph, RawNode};
+use super::sequence::Bound;
 use super::{body, fold};
 use crate::ir::{
     AttrFault, Attrs, Graph, Infer, Level, Node, NodeKind, Op, OpDef, OpError, Registry, Tensor, TensorType, Value, ValueId, next_number,
@@ -46,7 +47,9 @@ struct Pending {
 
 #[derive(Default)]
 pub(super) struct Scope<'a> {
-    values: BTreeMap<String, Known>,
+    pub(super) values: BTreeMap<String, Known>,
+    /// Names that stand for no tensor.
+    pub(super) lists: BTreeMap<String, Bound>,
     /// What nodes yet to come produce, and which nodes.
     later: BTreeMap<&'a str, &'a str>,
 }
@@ -108,9 +111,25 @@ impl<'a> Builder<'a> {
             if !ports.insert(name) {
                 return Err(fail("is listed twice").into());
             }
-            let known = self.find(name).ok_or_else(|| fail("is produced by no node, input or initializer"))?;
-            let value = self.place(known, u32::MAX);
-            self.graph.add_output(name, value);
+            match self.bound(name).map_err(|_| fail("is produced by no node, input or initializer"))? {
+                Bound::One(known) => {
+                    let value = self.place(known, u32::MAX);
+                    self.graph.add_output(name, value);
+                }
+                Bound::Nothing => return Err(fail("is an optional without a value").into()),
+                Bound::Many(list) if list.is_empty() => return Err(fail("is an empty sequence").into()),
+                // Each element of a sequence is an output of its own.
+                Bound::Many(list) => {
+                    for (i, known) in list.into_iter().enumerate() {
+                        let element = format!("{name}.{i}");
+                        if raw.outputs.contains(&element) {
+                            return Err(fail(&format!("is a sequence, whose element {element:?} has the name of another output")).into());
+                        }
+                        let value = self.place(known, u32::MAX);
+                        self.graph.add_output(&element, value);
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -149,6 +168,9 @@ impl<'a> Builder<'a> {
         if raw.outputs.is_empty() {
             return Err(Kind::Form("it has no output".to_owned()).into());
         }
+        if self.sequence(raw, order)? {
+            return Ok(());
+        }
         // An operator that the registry has is not written out: a toolchain's author may have one that loops.
         if self.model.registry.by_onnx(&raw.key()).is_none() && self.write_out(raw, order)? {
             return Ok(());
@@ -158,9 +180,7 @@ impl<'a> Builder<'a> {
         if is_function {
             return Err(Kind::Function.into());
         }
-        for name in raw.inputs.iter().filter(|i| !i.is_empty()) {
-            self.get(name)?;
-        }
+        self.refuse_lists(raw)?;
         let drafts = normalize::normalize(Draft::new(raw), self.model.opset, self).map_err(Kind::Form)?;
         let mut results: Vec<Known> = Vec::new();
         let n_drafts = drafts.len();
@@ -348,11 +368,11 @@ impl<'a> Builder<'a> {
         }
         self.scopes.push(Scope::default());
         let written = self.nodes(branch, Some(order));
-        let results = branch.outputs.iter().map(|name| self.get(name)).collect::<Result<Vec<_>, _>>();
+        let results = branch.outputs.iter().map(|name| self.bound(name)).collect::<Result<Vec<_>, _>>();
         self.scopes.pop();
         written?;
-        for (output, known) in raw.outputs.iter().zip(results?).filter(|(output, _)| !output.is_empty()) {
-            self.define(output, known)?;
+        for (output, bound) in raw.outputs.iter().zip(results?).filter(|(output, _)| !output.is_empty()) {
+            self.bind(output, bound)?;
         }
         Ok(())
     }

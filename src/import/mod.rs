@@ -4,7 +4,8 @@
 //! 2. `dims` gives the sizes of the inputs values or names.
 //! 3. `normalize` brings every node to the form that the newest opset has, so that operators know one form only.
 //! 4. `build` adds the nodes in the file's order, typed one by one. Shape arithmetic is computed at once (`fold`), since later types depend
-//!    on its values. Bodies are written out where how often they run is known (`unroll`), and become graphs of their own otherwise (`body`).
+//!    on its values. Bodies are written out where how often they run is known, or bounded (`unroll`), and become graphs of their own for operators that
+//!    a registry adds (`body`). Sequences and optionals are resolved (`sequence`).
 
 mod body;
 mod build;
@@ -14,6 +15,7 @@ mod error;
 mod fold;
 mod normalize;
 mod read;
+mod sequence;
 #[cfg(test)]
 mod tests;
 mod unroll;
@@ -21,7 +23,7 @@ mod weigh;
 
 pub use error::ImportError;
 
-use crate::ir::{Dim, Graph, Registry, Tensor};
+use crate::ir::{Dim, Graph, Registry, Tensor, TensorType};
 use dims::Symbols;
 use error::Kind;
 use prost::Message;
@@ -46,6 +48,19 @@ pub struct ImportOptions {
     /// Values for inputs of the model, by name: these become constants. Where an input decides shapes (the axes of a reduction, the sizes of a
     /// Resize), the model cannot be compiled otherwise.
     pub constants: BTreeMap<String, Tensor>,
+    /// What inputs that are sequences or optionals hold, by name; an input of which nothing is said here must be a tensor.
+    pub held: BTreeMap<String, Held>,
+}
+
+/// What an input of the model that is no tensor holds. A program has sizes and lengths of its own, so they must be known.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Held {
+    /// A sequence, perhaps an optional one, of tensors of these types: the graph has the inputs `NAME.0`, `NAME.1` and so on.
+    Sequence(Vec<TensorType>),
+    /// An optional with a tensor of this type: the graph has the input `NAME`.
+    Tensor(TensorType),
+    /// An optional without a value: the graph has no such input.
+    Nothing,
 }
 
 /// A size for a dimension that the model leaves open.
@@ -122,6 +137,9 @@ pub fn import_proto(
     });
     let functions = functions.collect();
     let mut raw = read::Reader { files: data::Files::new(dir)?, opsets: &opsets }.graph(model.graph.ok_or(Kind::NoGraph)?, 0)?;
+    for (name, held) in &options.held {
+        sequence::spread_input(&mut raw, name, held)?;
+    }
     for (name, tensor) in &options.constants {
         fix_input(&mut raw, name, tensor)?;
     }

@@ -105,6 +105,10 @@ impl Reader<'_> {
                 node.graphs.push((name, self.graph(graph, depth + 1)?));
                 continue;
             }
+            // The type of an optional without a value says nothing that its uses need.
+            if node.domain.is_empty() && node.op == "Optional" && name == "type" {
+                continue;
+            }
             let attr = self.attribute(proto).map_err(|e| e.unwrap_or_else(fail))?;
             if is_constant && node.constant.is_none() {
                 node.constant = Some(constant(attr).map_err(|problem| fail(&problem))?);

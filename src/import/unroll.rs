@@ -1,16 +1,22 @@
 //! Bodies written in place of their nodes: iterations whose number is known one after the other, and the bodies of attention that is customized.
+//!
+//! A condition that is computed while the program runs is no branch: both bodies of an If are computed, and each result selected; a Loop runs as often
+//! as it may, and from the iteration at which it would have ended keeps what it carries. Bodies have no effects but their results, so that is equal.
 
 use super::body::{MAX_BODIES, count_nodes};
 use super::build::{Builder, Known, Scope};
 use super::error::{ImportError, Kind};
 use super::normalize::{Draft, In};
 use super::read::{RawGraph, RawNode};
+use super::sequence::Bound;
 use crate::ir::{Attrs, DType, Tensor, TensorType, resolve_axis};
 
 /// Most nodes, those in nested bodies included, that one node's iterations are written out as.
 const MAX_NODES: usize = 1 << 16;
+/// Why what bodies give cannot be chosen from.
+const RUN_TIME: &str = "and the condition is computed while the program runs";
 
-fn form(problem: impl std::fmt::Display) -> ImportError {
+pub(super) fn form(problem: impl std::fmt::Display) -> ImportError {
     Kind::Form(problem.to_string()).into()
 }
 
@@ -18,16 +24,17 @@ impl<'a> Builder<'a> {
     /// Writes a node whose bodies can stand in its place; whether it was one.
     pub(super) fn write_out(&mut self, raw: &'a RawNode, order: u32) -> Result<bool, ImportError> {
         let results = match raw.key().as_str() {
+            "If" => self.both_branches(raw, order)?,
             "Loop" => self.iterations(raw, order)?,
-            "Scan" => self.scan(raw, order)?,
-            "ai.onnx.preview::FlexAttention" => self.flex_attention(raw, order)?,
+            "Scan" => self.scan(raw, order)?.into_iter().map(Bound::One).collect(),
+            "ai.onnx.preview::FlexAttention" => self.flex_attention(raw, order)?.into_iter().map(Bound::One).collect(),
             _ => return Ok(false),
         };
         if results.len() < raw.outputs.len() {
             return Err(Kind::Outputs { given: raw.outputs.len(), has: results.len() }.into());
         }
-        for (output, known) in raw.outputs.iter().zip(results).filter(|(output, _)| !output.is_empty()) {
-            self.define(output, known)?;
+        for (output, bound) in raw.outputs.iter().zip(results).filter(|(output, _)| !output.is_empty()) {
+            self.bind(output, bound)?;
         }
         Ok(true)
     }
@@ -38,7 +45,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Operand `slot`, which has to be there.
-    fn required(&self, raw: &RawNode, slot: usize) -> Result<Known, ImportError> {
+    pub(super) fn required(&self, raw: &RawNode, slot: usize) -> Result<Known, ImportError> {
         self.operand(raw, slot)?.ok_or_else(|| form(format!("operand {slot} is missing")))
     }
 
@@ -54,18 +61,18 @@ impl<'a> Builder<'a> {
         Ok(tensor.to_i64s().map_err(form)?.first().copied())
     }
 
-    fn body_of_node(raw: &'a RawNode, name: &str) -> Result<&'a RawGraph, ImportError> {
+    pub(super) fn body_of_node(raw: &'a RawNode, name: &str) -> Result<&'a RawGraph, ImportError> {
         raw.graphs.iter().find(|(n, _)| n == name).map(|(_, body)| body).ok_or_else(|| form(format!("attribute {name} is missing")))
     }
 
     /// A constant made here.
-    fn integer(&mut self, raw: &RawNode, dtype: DType, dims: &[usize], values: &[i64], order: u32) -> Result<Known, ImportError> {
+    pub(super) fn integer(&mut self, raw: &RawNode, dtype: DType, dims: &[usize], values: &[i64], order: u32) -> Result<Known, ImportError> {
         let name = self.fresh(&format!("{}.const", raw.name));
         Ok(self.add_pending(&name, &name, Tensor::from_i64s(dtype, dims, values).map_err(form)?, Some(order)))
     }
 
     /// A node of the default domain made here.
-    fn made(&mut self, raw: &RawNode, op: &str, operands: &[Known], attrs: Attrs, order: u32) -> Result<Known, ImportError> {
+    pub(super) fn made(&mut self, raw: &RawNode, op: &str, operands: &[Known], attrs: Attrs, order: u32) -> Result<Known, ImportError> {
         let name = self.fresh(&format!("{}.{}", raw.name, op.to_ascii_lowercase()));
         let inputs = (0..operands.len()).map(In::Earlier).collect();
         let draft = Draft { name, op: op.to_owned(), inputs, outputs: vec![String::new()], attrs };
@@ -84,7 +91,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Writes the nodes of a body for these values of its inputs, and gives those of its outputs.
-    fn inline(&mut self, body: &'a RawGraph, inputs: &[Known], order: u32) -> Result<Vec<Known>, ImportError> {
+    pub(super) fn inline(&mut self, body: &'a RawGraph, inputs: &[Bound], order: u32) -> Result<Vec<Bound>, ImportError> {
         let n_bodies = self.model.n_bodies.get().saturating_add(10).saturating_add(u32::try_from(body.nodes.len()).unwrap_or(u32::MAX));
         self.model.n_bodies.set(n_bodies);
         if n_bodies > MAX_BODIES / 4 {
@@ -95,17 +102,17 @@ impl<'a> Builder<'a> {
         }
         self.scopes.push(Scope::default());
         let written = (|| {
-            for (info, known) in body.inputs.iter().zip(inputs) {
-                self.define(&info.name, *known)?;
+            for (info, bound) in body.inputs.iter().zip(inputs) {
+                self.bind(&info.name, bound.clone())?;
             }
             self.nodes(body, Some(order))?;
-            body.outputs.iter().map(|name| self.get(name)).collect::<Result<Vec<_>, _>>()
+            body.outputs.iter().map(|name| self.bound(name)).collect::<Result<Vec<_>, _>>()
         })();
         self.scopes.pop();
         written
     }
 
-    fn check_count(raw: &RawNode, body: &RawGraph, n: usize) -> Result<(), ImportError> {
+    pub(super) fn check_count(raw: &RawNode, body: &RawGraph, n: usize) -> Result<(), ImportError> {
         match n.saturating_mul(count_nodes(body).max(1)) {
             0..=MAX_NODES => Ok(()),
             total => Err(form(format!("{n} iterations of {} would be {total} nodes, at most {MAX_NODES} are written out", raw.op))),
@@ -113,39 +120,125 @@ impl<'a> Builder<'a> {
     }
 
     /// Values of one iteration each, as one tensor with a new axis.
-    fn stacked(&mut self, raw: &RawNode, parts: &[Known], axis: i64, order: u32) -> Result<Known, ImportError> {
+    pub(super) fn stacked(&mut self, raw: &RawNode, parts: &[Known], axis: i64, order: u32) -> Result<Known, ImportError> {
         let axes = self.integer(raw, DType::I64, &[1], &[axis], order)?;
         let rows = parts.iter().map(|part| self.made(raw, "Unsqueeze", &[*part, axes], Attrs::new(), order)).collect::<Result<Vec<_>, _>>()?;
         self.made(raw, "Concat", &rows, Attrs::new().with_int("axis", axis), order)
     }
 
+    /// [`Builder::inline`] where all inputs and outputs are tensors.
+    fn tensors(&mut self, body: &'a RawGraph, inputs: &[Known], order: u32) -> Result<Vec<Known>, ImportError> {
+        let inputs: Vec<Bound> = inputs.iter().copied().map(Bound::One).collect();
+        let one = |bound| match bound {
+            Bound::One(known) => Ok(known),
+            _ => Err(form("a body gives a sequence, expected a tensor")),
+        };
+        self.inline(body, &inputs, order)?.into_iter().map(one).collect()
+    }
+
+    /// A truth value of one element as a scalar.
+    fn scalar(&mut self, raw: &RawNode, condition: Known, order: u32) -> Result<Known, ImportError> {
+        let ty = self.ty(condition).clone();
+        if ty.dtype != DType::Bool || ty.shape.n_elems().is_some_and(|n| n != 1) {
+            return Err(form(format!("the condition is {ty}, expected one truth value")));
+        }
+        if ty.shape.rank() == 0 {
+            return Ok(condition);
+        }
+        let shape = self.integer(raw, DType::I64, &[0], &[], order)?;
+        self.made(raw, "Reshape", &[condition, shape], Attrs::new(), order)
+    }
+
+    /// The input behind a condition that a user can give a value: integers or truth values, no data. Where bodies cannot be chosen from while the
+    /// program runs, that is what helps.
+    fn choosing_input(&self, condition: Known) -> Option<String> {
+        let name = self.input_behind(condition)?;
+        let input = self.graph.inputs().iter().find(|id| self.graph.node(**id).name == name)?;
+        (!self.graph.ty(input.out(0)).dtype.is_float()).then_some(name)
+    }
+
+    /// If, ONNX opset 25, whose condition is computed while the program runs: both branches, and of each result the one that it chooses.
+    fn both_branches(&mut self, raw: &'a RawNode, order: u32) -> Result<Vec<Bound>, ImportError> {
+        let given = self.required(raw, 0)?;
+        let free = self.choosing_input(given);
+        let or_free = |error: ImportError| free.clone().map_or(error, |name| Kind::FreeInput { slot: 0, name }.into());
+        let condition = self.scalar(raw, given, order)?;
+        let mut branches = Vec::with_capacity(2);
+        for name in ["then_branch", "else_branch"] {
+            branches.push(self.inline(Self::body_of_node(raw, name)?, &[], order).map_err(&or_free)?);
+        }
+        let mut results = Vec::with_capacity(raw.outputs.len());
+        for (i, (yes, no)) in branches[0].iter().zip(&branches[1]).take(raw.outputs.len()).enumerate() {
+            let selected = self.select(raw, condition, yes, no, order)?;
+            let refused = |types| form(format!("output {i} is {types} in the two branches, {RUN_TIME}"));
+            results.push(selected.map_err(|types| or_free(refused(types)))?);
+        }
+        Ok(results)
+    }
+
     /// Loop, ONNX opset 25: the values carried, then those collected.
-    fn iterations(&mut self, raw: &'a RawNode, order: u32) -> Result<Vec<Known>, ImportError> {
+    fn iterations(&mut self, raw: &'a RawNode, order: u32) -> Result<Vec<Bound>, ImportError> {
         let body = Self::body_of_node(raw, "body")?;
         let most = self.number(raw, 0)?;
-        let mut goes_on = self.number(raw, 1)?.is_none_or(|c| c != 0);
-        let mut carried = (2..raw.inputs.len()).map(|slot| self.required(raw, slot)).collect::<Result<Vec<_>, _>>()?;
+        let first = self.operand(raw, 1)?;
+        let mut goes_on = true;
+        // Whether iterations still count, where that is computed while the program runs.
+        let mut active = None;
+        if let Some(known) = first {
+            match self.tensor(known).map(Tensor::to_i64s) {
+                Some(values) => goes_on = values.map_err(form)?.first().is_some_and(|c| *c != 0),
+                None => active = Some(self.scalar(raw, known, order)?),
+            }
+        }
+        let free = first.filter(|_| active.is_some()).and_then(|known| self.choosing_input(known));
+        let mut carried = (2..raw.inputs.len()).map(|slot| self.bound(&raw.inputs[slot])).collect::<Result<Vec<_>, _>>()?;
         let n_collected =
             (body.outputs.len()).checked_sub(1 + carried.len()).ok_or_else(|| form("the body gives fewer values than the loop carries"))?;
         let mut collected = vec![Vec::new(); n_collected];
         let mut i = 0;
         while goes_on && most.is_none_or(|most| i < most) {
+            if active.is_some() && (most.is_none() || n_collected > 0) {
+                let what =
+                    if most.is_none() { "the loop has no largest number of iterations" } else { "the loop collects a value of each iteration" };
+                let refusal = || form(format!("{what}, {RUN_TIME}"));
+                return Err(free.clone().map_or_else(refusal, |name| Kind::FreeInput { slot: 1, name }.into()));
+            }
             Self::check_count(raw, body, usize::try_from(i + 1).unwrap_or(usize::MAX))?;
-            let mut inputs = vec![self.integer(raw, DType::I64, &[], &[i], order)?, self.integer(raw, DType::Bool, &[], &[1], order)?];
-            inputs.extend(&carried);
+            let yes = self.integer(raw, DType::Bool, &[], &[1], order)?;
+            let mut inputs = vec![Bound::One(self.integer(raw, DType::I64, &[], &[i], order)?), Bound::One(active.unwrap_or(yes))];
+            inputs.extend(carried.iter().cloned());
             let mut outputs = self.inline(body, &inputs, order)?.into_iter();
-            let condition = outputs.next().and_then(|known| self.tensor(known)).map(Tensor::to_i64s);
-            let condition = condition.ok_or_else(|| form("the condition is computed while the program runs"))?.map_err(form)?;
-            goes_on = condition.first().is_some_and(|c| *c != 0);
-            carried.iter_mut().zip(outputs.by_ref()).for_each(|(slot, known)| *slot = known);
-            collected.iter_mut().zip(outputs).for_each(|(list, known)| list.push(known));
+            let Some(Bound::One(condition)) = outputs.next() else { return Err(form("the body gives no condition")) };
+            for (at, (slot, new)) in carried.iter_mut().zip(outputs.by_ref()).enumerate() {
+                *slot = match active {
+                    None => new,
+                    Some(active) => self.select(raw, active, &new, slot, order)?.map_err(|types| {
+                        let refusal = || form(format!("carried value {at} is {types} after and before an iteration, {RUN_TIME}"));
+                        free.clone().map_or_else(refusal, |name| Kind::FreeInput { slot: 1, name }.into())
+                    })?,
+                };
+            }
+            for (list, bound) in collected.iter_mut().zip(outputs) {
+                let Bound::One(known) = bound else { return Err(form("a sequence is collected, expected a tensor")) };
+                list.push(known);
+            }
+            match self.tensor(condition).map(Tensor::to_i64s) {
+                Some(values) => goes_on = values.map_err(form)?.first().is_some_and(|c| *c != 0),
+                None => {
+                    let condition = self.scalar(raw, condition, order)?;
+                    active = Some(match active {
+                        Some(active) => self.made(raw, "And", &[active, condition], Attrs::new(), order)?,
+                        None => condition,
+                    });
+                }
+            }
             i += 1;
         }
         for list in &collected {
             if list.is_empty() {
                 return Err(form("a loop without iterations collects values of unknown shape"));
             }
-            carried.push(self.stacked(raw, list, 0, order)?);
+            carried.push(Bound::One(self.stacked(raw, list, 0, order)?));
         }
         Ok(carried)
     }
@@ -181,7 +274,7 @@ impl<'a> Builder<'a> {
                 let place = self.integer(raw, DType::I64, &[], &[place], order)?;
                 inputs.push(self.made(raw, "Gather", &[*known, place], Attrs::new().with_int("axis", axes[i] as i64), order)?);
             }
-            let mut outputs = self.inline(body, &inputs, order)?.into_iter();
+            let mut outputs = self.tensors(body, &inputs, order)?.into_iter();
             states.iter_mut().zip(outputs.by_ref()).for_each(|(slot, known)| *slot = known);
             collected.iter_mut().zip(outputs).for_each(|(list, known)| list.push(known));
         }
@@ -235,7 +328,7 @@ impl<'a> Builder<'a> {
         let mut scores = self.made(raw, "Mul", &[scores, factor], Attrs::new(), order)?;
         for (name, softmax) in [("score_mod", true), ("prob_mod", false)] {
             if let Ok(body) = Self::body_of_node(raw, name) {
-                let changed = self.inline(body, &[scores], order)?;
+                let changed = self.tensors(body, &[scores], order)?;
                 scores = changed.first().copied().ok_or_else(|| form(format!("{name} gives nothing")))?;
             }
             if softmax {

@@ -2,18 +2,22 @@
 //!
 //! A packed tensor is a logical matrix `[n_rows, n_cols]`: leading axes are
 //! flattened into rows, and the columns are the reduction axis. Codes are
-//! signed two's complement with zero point 0, so `value = code * scale`.
+//! signed two's complement with zero point 0, so `value = code * scale`, or
+//! have a zero point beside each scale: `value = (code - zero) * scale`.
 //!
 //! ```text
 //! offset 0                 codes: n_rows * pitch_words * 4 bytes
-//! offset scale_offset      scales: n_scales of F16 or F32, padded to 4 bytes
+//! offset scale_offset      scales: n_scales of F16 or F32, padded to 4 bytes;
+//!                          behind each its zero point as an integer as wide,
+//!                          where there are zero points
 //! ```
 //!
 //! Everything is made of 32-bit little-endian words. A row starts at a word
 //! and takes `pitch_words = ceil(n_cols * bits / 32)` of them; column `j` lies
 //! in word `j * bits / 32` at bit `(j * bits) % 32`, which for 4 bits is the
 //! low nibble first, as in ONNX's INT4. Padding bits are written as zero and
-//! ignored when read. Two F16 scales share a word, the first in its low half.
+//! ignored when read. Two F16 scales share a word, the first in its low half,
+//! and so do an F16 scale (low half) and its zero point.
 //!
 //! | granularity | scale of column `j` in row `i` | `n_scales` |
 //! |---|---|---|
@@ -55,15 +59,35 @@ pub enum ScaleType {
     F16,
     /// IEEE binary32, 4 bytes.
     F32,
+    /// IEEE binary16 and a zero point of 16 bits, 4 bytes.
+    F16Zero,
+    /// IEEE binary32 and a zero point of 32 bits, 8 bytes.
+    F32Zero,
 }
 
 impl ScaleType {
-    /// Bytes of one scale.
+    /// Bytes of one scale, its zero point included.
     pub const fn n_bytes(self) -> u64 {
         match self {
             Self::F16 => 2,
-            Self::F32 => 4,
+            Self::F32 | Self::F16Zero => 4,
+            Self::F32Zero => 8,
         }
+    }
+
+    /// Whether the scale itself is an F16.
+    pub const fn is_f16(self) -> bool {
+        matches!(self, Self::F16 | Self::F16Zero)
+    }
+
+    /// Whether each scale has a zero point.
+    pub const fn has_zeros(self) -> bool {
+        matches!(self, Self::F16Zero | Self::F32Zero)
+    }
+
+    /// The same scale with a zero point beside it.
+    pub const fn with_zeros(self) -> Self {
+        if self.is_f16() { Self::F16Zero } else { Self::F32Zero }
     }
 
     /// The stored scale nearest to `scale` whose products with `bits`-wide
@@ -78,16 +102,16 @@ impl ScaleType {
             return 1.0;
         }
         let (low, high) = match self {
-            Self::F16 => (f16::MIN_POSITIVE.to_f32(), f16::MAX.to_f32()),
-            Self::F32 => {
+            Self::F16 | Self::F16Zero => (f16::MIN_POSITIVE.to_f32(), f16::MAX.to_f32()),
+            Self::F32 | Self::F32Zero => {
                 let largest_code = if bits == 4 { 8.0 } else { 128.0 };
                 (f32::MIN_POSITIVE, f32::MAX / largest_code)
             }
         };
         let kept = scale.abs().clamp(low, high).copysign(scale);
         match self {
-            Self::F16 => f16::from_f32(kept).to_f32(),
-            Self::F32 => kept,
+            Self::F16 | Self::F16Zero => f16::from_f32(kept).to_f32(),
+            Self::F32 | Self::F32Zero => kept,
         }
     }
 }
@@ -134,7 +158,7 @@ pub enum PackedError {
     /// A slice whose length does not follow from the shape.
     #[error("{given} {what} given where the shape needs {expected}")]
     Length {
-        /// `"elements"`, `"scales"` or `"bytes"`.
+        /// `"elements"`, `"scales"`, `"zero points"` or `"bytes"`.
         what: &'static str,
         /// Length of the slice.
         given: usize,
@@ -271,8 +295,8 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// The part of `scales` that `row` (0-based) draws on, block by block.
-    pub(crate) fn row_scales<'a>(&self, scales: &'a [f32], row: usize) -> &'a [f32] {
+    /// The part of `scales`, or of what else there is one of a scale, that `row` (0-based) draws on, block by block.
+    pub(crate) fn row_scales<'a, T>(&self, scales: &'a [T], row: usize) -> &'a [T] {
         let first = match self.packing.granularity {
             Granularity::Tensor => 0,
             Granularity::Block(_) | Granularity::Row => row * self.n_blocks,
@@ -292,15 +316,27 @@ impl Layout {
 }
 
 /// Packs row-major `codes` `[n_rows, n_cols]` and their `scales` (ordered as
-/// the module's table says).
+/// the module's table says), with zero points of 0 where there are any.
 ///
 /// # Errors
 /// A bad `packing` or shape, a slice of the wrong length, a code that does not
 /// fit, or a scale that the scale type cannot hold exactly (a NaN counts as held).
 pub fn pack(packing: Packing, n_rows: usize, n_cols: usize, codes: &[i8], scales: &[f32]) -> Result<Vec<u8>, PackedError> {
+    pack_with_zeros(packing, n_rows, n_cols, codes, scales, &[])
+}
+
+/// [`pack`] with a zero point for each scale; `zeros` may be empty, which is a
+/// 0 for each, and has to be where the packing has none.
+///
+/// # Errors
+/// As [`pack`].
+pub fn pack_with_zeros(packing: Packing, n_rows: usize, n_cols: usize, codes: &[i8], scales: &[f32], zeros: &[i16]) -> Result<Vec<u8>, PackedError> {
     let layout = packing.layout(n_rows, n_cols)?;
     layout.check_elems(codes.len())?;
     check_length("scales", scales.len(), layout.n_scales)?;
+    if !zeros.is_empty() {
+        check_length("zero points", zeros.len(), if packing.scale.has_zeros() { layout.n_scales } else { 0 })?;
+    }
     let bits = packing.bits;
     if bits == 4
         && let Some(idx) = codes.iter().position(|code| !(-8..=7).contains(code))
@@ -308,7 +344,7 @@ pub fn pack(packing: Packing, n_rows: usize, n_cols: usize, codes: &[i8], scales
         return Err(PackedError::Code { idx, code: codes[idx], bits });
     }
     let exact = |scale: f32| scale.is_nan() || f16::from_f32(scale).to_f32() == scale;
-    if packing.scale == ScaleType::F16
+    if packing.scale.is_f16()
         && let Some(idx) = scales.iter().position(|scale| !exact(*scale))
     {
         return Err(PackedError::Scale { idx, scale: scales[idx] });
@@ -318,7 +354,7 @@ pub fn pack(packing: Packing, n_rows: usize, n_cols: usize, codes: &[i8], scales
         let rows = bytes.chunks_exact_mut(layout.pitch_bytes);
         rows.zip(codes.chunks_exact(n_cols)).for_each(|(row, codes)| pack_row(bits, codes, row));
     }
-    write_scales(&layout, scales, &mut bytes);
+    write_scales(&layout, scales, zeros, &mut bytes);
     Ok(bytes)
 }
 
@@ -337,15 +373,25 @@ pub fn unpack(packing: Packing, n_rows: usize, n_cols: usize, bytes: &[u8]) -> R
     Ok((codes, read_scales(&layout, bytes)))
 }
 
+/// The zero points of a packed tensor, one a scale; none where it has none.
+///
+/// # Errors
+/// A bad `packing` or shape, or `bytes` of the wrong length.
+pub fn zeros(packing: Packing, n_rows: usize, n_cols: usize, bytes: &[u8]) -> Result<Vec<i16>, PackedError> {
+    let layout = packing.layout(n_rows, n_cols)?;
+    check_length("bytes", bytes.len(), layout.n_bytes)?;
+    Ok(read_zeros(&layout, bytes))
+}
+
 /// The values of a packed tensor, row-major `[n_rows, n_cols]`: each is
-/// `code * scale` in one f32 product.
+/// `code * scale`, or `(code - zero) * scale`, in one f32 product.
 ///
 /// # Errors
 /// A bad `packing` or shape, or `bytes` of the wrong length.
 pub fn dequantize(packing: Packing, n_rows: usize, n_cols: usize, bytes: &[u8]) -> Result<Vec<f32>, PackedError> {
     let layout = packing.layout(n_rows, n_cols)?;
     check_length("bytes", bytes.len(), layout.n_bytes)?;
-    let scales = read_scales(&layout, bytes);
+    let (scales, zeros) = (read_scales(&layout, bytes), read_zeros(&layout, bytes));
     let mut values = vec![0.0; layout.n_elems];
     if layout.n_elems == 0 {
         return Ok(values);
@@ -356,9 +402,11 @@ pub fn dequantize(packing: Packing, n_rows: usize, n_cols: usize, bytes: &[u8]) 
         |codes, (row_idx, (row, values))| {
             unpack_row(packing.bits, row, codes);
             let units = codes.chunks(layout.unit_cols).zip(values.chunks_mut(layout.unit_cols));
-            for ((codes, values), scale) in units.zip(layout.row_scales(&scales, row_idx)) {
+            let row_zeros = layout.row_scales(&zeros, row_idx);
+            for (unit, ((codes, values), scale)) in units.zip(layout.row_scales(&scales, row_idx)).enumerate() {
+                let zero = row_zeros.get(unit).copied().unwrap_or(0);
                 for (value, code) in values.iter_mut().zip(codes) {
-                    *value = f32::from(*code) * scale;
+                    *value = f32::from(i16::from(*code) - zero) * scale;
                 }
             }
         },
@@ -392,26 +440,51 @@ fn unpack_row(bits: u8, row: &[u8], codes: &mut [i8]) {
     }
 }
 
-/// Writes all scales behind the codes; `bytes` holds the whole tensor.
-pub(crate) fn write_scales(layout: &Layout, scales: &[f32], bytes: &mut [u8]) {
+/// Writes all scales behind the codes, and their zero points (0 where `zeros` has none); `bytes` holds the whole tensor.
+pub(crate) fn write_scales(layout: &Layout, scales: &[f32], zeros: &[i16], bytes: &mut [u8]) {
     let stored = &mut bytes[layout.scale_offset..];
+    let zeros = zeros.iter().copied().chain(std::iter::repeat(0));
     match layout.packing.scale {
         ScaleType::F16 => {
             stored.as_chunks_mut().0.iter_mut().zip(scales).for_each(|(bytes, scale): (&mut [u8; 2], _)| *bytes = f16::from_f32(*scale).to_le_bytes())
         }
         ScaleType::F32 => stored.as_chunks_mut().0.iter_mut().zip(scales).for_each(|(bytes, scale): (&mut [u8; 4], _)| *bytes = scale.to_le_bytes()),
+        ScaleType::F16Zero => {
+            stored.as_chunks_mut().0.iter_mut().zip(scales).zip(zeros).for_each(|((bytes, scale), zero): ((&mut [u8; 4], _), i16)| {
+                let (scale, zero) = (f16::from_f32(*scale).to_le_bytes(), zero.to_le_bytes());
+                *bytes = [scale[0], scale[1], zero[0], zero[1]];
+            })
+        }
+        ScaleType::F32Zero => {
+            stored.as_chunks_mut().0.iter_mut().zip(scales).zip(zeros).for_each(|((bytes, scale), zero): ((&mut [u8; 8], _), i16)| {
+                bytes[..4].copy_from_slice(&scale.to_le_bytes());
+                bytes[4..].copy_from_slice(&i32::from(zero).to_le_bytes());
+            })
+        }
+    }
+}
+
+/// Scale number `at` of the tensor in `bytes`, and its zero point.
+pub(crate) fn scale_at(layout: &Layout, bytes: &[u8], at: usize) -> (f32, i16) {
+    let unit = layout.packing.scale.n_bytes() as usize;
+    let b = &bytes[layout.scale_offset + at * unit..][..unit];
+    match layout.packing.scale {
+        ScaleType::F16 => (f16::from_le_bytes([b[0], b[1]]).to_f32(), 0),
+        ScaleType::F32 => (f32::from_le_bytes([b[0], b[1], b[2], b[3]]), 0),
+        ScaleType::F16Zero => (f16::from_le_bytes([b[0], b[1]]).to_f32(), i16::from_le_bytes([b[2], b[3]])),
+        ScaleType::F32Zero => (f32::from_le_bytes([b[0], b[1], b[2], b[3]]), i16::from_le_bytes([b[4], b[5]])),
     }
 }
 
 /// Reads all scales; `bytes` holds the whole tensor.
 fn read_scales(layout: &Layout, bytes: &[u8]) -> Vec<f32> {
-    let stored = &bytes[layout.scale_offset..];
-    let scales: Vec<f32> = match layout.packing.scale {
-        ScaleType::F16 => stored.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
-        ScaleType::F32 => stored.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-    };
-    // An odd number of F16 scales leaves half a word of padding behind them.
-    scales.into_iter().take(layout.n_scales).collect()
+    (0..layout.n_scales).map(|at| scale_at(layout, bytes, at).0).collect()
+}
+
+/// Reads all zero points; none where the packing has none.
+fn read_zeros(layout: &Layout, bytes: &[u8]) -> Vec<i16> {
+    let n = if layout.packing.scale.has_zeros() { layout.n_scales } else { 0 };
+    (0..n).map(|at| scale_at(layout, bytes, at).1).collect()
 }
 
 /// Refuses a slice of the wrong length.

@@ -2,10 +2,12 @@
 
 use super::compose::{along, dims, matmul, part, reduce, sizes};
 use super::{conv, pointwise, reshape};
-use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, OpError, Shape, TensorType, Val, attr};
+use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, OpError, Shape, Tensor, TensorType, Val, attr};
 
 /// Products of 8-bit codes that f32 sums exactly: 256 of at most 255 * 255 stay below 2^24.
 const EXACT_TERMS: usize = 256;
+/// Most products that one with constant codes becomes so that its sums stay exact and its codes packed.
+const MAX_PRODUCTS: usize = 64;
 /// Most convolutions that one becomes so that its sums stay exact.
 const MAX_PARTS: usize = 256;
 
@@ -22,7 +24,7 @@ written_out! {
     Q_CONV "q_linear_conv" "QLinearConv" (8, 9) [attr::ints("kernel_shape"), attr::ints("strides"), attr::ints("pads"), attr::ints("dilations"), attr::int("group"), attr::text("auto_pad")] infer_q_conv, expand_q_conv;
 }
 
-fn codes<'a>(infer: &Infer<'a>, slot: usize) -> Result<&'a TensorType, OpError> {
+pub(super) fn codes<'a>(infer: &Infer<'a>, slot: usize) -> Result<&'a TensorType, OpError> {
     let ty = infer.ty(slot)?;
     let narrow = ty.dtype.class() == Class::Int && ty.dtype.bits() <= 8 && ty.packing.is_none();
     if narrow { Ok(ty) } else { Err(OpError::operand(slot, ty, "integers of 8 bits at most")) }
@@ -48,7 +50,7 @@ fn expand_dynamic(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     Ok(vec![y, scale, zero])
 }
 
-fn product(a: &TensorType, b: &TensorType) -> Result<Vec<Dim>, OpError> {
+pub(super) fn product(a: &TensorType, b: &TensorType) -> Result<Vec<Dim>, OpError> {
     let (inputs, attrs) = ([a.with_dtype(DType::F32), b.with_dtype(DType::F32)], super::matmul::attrs(false));
     let types = (super::matmul::DEF.infer)(&Infer { attrs: &attrs, inputs: &[Some(&inputs[0]), Some(&inputs[1])], consts: &[None, None], sizes: &[], n_outputs: 1 })?;
     sizes(0, a)?;
@@ -80,8 +82,81 @@ fn centred(e: &mut Expand<'_, '_>, x: Val, zero: Option<Val>) -> Result<Val, OpE
     }
 }
 
+/// Constant codes less their zero point as floats, as a DequantizeLinear with the scale 1: kernels read such codes packed. `None` where codes or zero
+/// point are no constants, or there are zero points along another axis than `axis`.
+fn kept(e: &mut Expand<'_, '_>, codes: Val, zero: Option<Val>, axis: usize) -> Result<Option<Val>, OpError> {
+    let (own, zeros) = (e.ty(codes), zero.map(|zero| e.ty(zero)));
+    if e.edit.constant(codes).is_none() || zero.is_some_and(|zero| e.edit.constant(zero).is_none()) {
+        return Ok(None);
+    }
+    let (n, shape) = match zeros.as_ref().map(|ty| (ty.shape.n_elems(), &ty.shape)) {
+        None | Some((Some(1), _)) => (1, Vec::new()),
+        Some((Some(n), shape)) if shape.rank() == 1 && own.shape.0.get(axis) == shape.0.first() => (n as usize, vec![n as usize]),
+        _ => return Ok(None),
+    };
+    if zeros.is_some_and(|ty| ty.dtype != own.dtype) {
+        return Ok(None);
+    }
+    let scale = e.constant(Tensor::from_f32s(DType::F32, &shape, &vec![1.0; n])?);
+    let zero = zero.map(|zero| reshape::to(e, zero, dims(&shape))).transpose()?;
+    let operands: Vec<Val> = [codes, scale].into_iter().chain(zero).collect();
+    let attrs = if shape.is_empty() { Attrs::new() } else { Attrs::new().with_int("axis", axis as i64) };
+    e.add(&super::quantize_linear::DEQUANTIZE, attrs, &operands).map(Some)
+}
+
+/// [`mat_mul`] where b is a matrix of constant codes: these stay packed, each part of the depth a matrix of its own.
+fn mat_mul_packed(e: &mut Expand<'_, '_>, a: Val, b: Val, zeros: [Option<Val>; 2], shape: &[Dim]) -> Result<Option<Val>, OpError> {
+    let (a_dims, b_dims) = (sizes(0, &e.ty(a))?, sizes(1, &e.ty(b))?);
+    let ([.., depth], [_, _]) = (&a_dims[..], &b_dims[..]) else { return Ok(None) };
+    let n_parts = depth.div_ceil(EXACT_TERMS);
+    if !(1..=MAX_PRODUCTS).contains(&n_parts) || a_dims.len() < 2 {
+        return Ok(None);
+    }
+    let each = depth.div_ceil(n_parts);
+    let mut parts = Vec::with_capacity(n_parts);
+    for first in (0..*depth).step_by(each) {
+        let n = each.min(depth - first);
+        let codes = if n_parts == 1 { b } else { part_of_constant(e, b, 0, first, n)? };
+        let Some(kept) = kept(e, codes, zeros[1], 1)? else { return Ok(None) };
+        parts.push((first as i64, n as i64, kept));
+    }
+    let zero_a = zeros[0].map(|z| spread(e, z, a_dims.len(), 2)).transpose()?;
+    let a = centred(e, a, zero_a)?;
+    let mut sum = None;
+    for (first, n, b) in parts {
+        let a = part(e, a, a_dims.len() - 1, first, n)?;
+        let product = matmul(e, a, b, false)?;
+        sum = Some(add_exact(e, sum, product)?);
+    }
+    sum.map(|sum| reshape::to(e, sum, shape.to_vec())).transpose()
+}
+
+/// A slice of a constant, which is a constant.
+fn part_of_constant(e: &mut Expand<'_, '_>, x: Val, axis: usize, first: usize, n: usize) -> Result<Val, OpError> {
+    let Some(tensor) = e.edit.constant(x).cloned() else { return part(e, x, axis, first as i64, n as i64) };
+    let own = tensor.dims();
+    let inner: usize = own[axis + 1..].iter().product();
+    let values = tensor.to_i64s()?;
+    let rows = values.chunks(own[axis] * inner).flat_map(|row| &row[first * inner..(first + n) * inner]);
+    let mut shape = own.clone();
+    shape[axis] = n;
+    let values: Vec<i64> = rows.copied().collect();
+    Ok(e.constant(Tensor::from_i64s(tensor.dtype(), &shape, &values)?))
+}
+
+/// `sum + x`, x being whole numbers that f32 holds exactly.
+fn add_exact(e: &mut Expand<'_, '_>, sum: Option<Val>, x: Val) -> Result<Val, OpError> {
+    match sum {
+        None => pointwise::add(e, "i(x0)", DType::I32, &[x]),
+        Some(sum) => pointwise::add(e, "add(x0,i(x1))", DType::I32, &[sum, x]),
+    }
+}
+
 /// The exact product of codes as i32: the depth in parts whose sums f32 holds, added as integers.
-fn mat_mul(e: &mut Expand<'_, '_>, a: Val, b: Val, zeros: [Option<Val>; 2], shape: Vec<Dim>) -> Result<Val, OpError> {
+pub(super) fn mat_mul(e: &mut Expand<'_, '_>, a: Val, b: Val, zeros: [Option<Val>; 2], shape: Vec<Dim>) -> Result<Val, OpError> {
+    if let Some(sum) = mat_mul_packed(e, a, b, zeros, &shape)? {
+        return Ok(sum);
+    }
     let (mut a_dims, mut b_dims) = (sizes(0, &e.ty(a))?, sizes(1, &e.ty(b))?);
     let zero_a = zeros[0].map(|z| spread(e, z, a_dims.len(), 2)).transpose()?;
     let zero_b = zeros[1].map(|z| spread(e, z, b_dims.len(), 1)).transpose()?;
@@ -128,6 +203,9 @@ fn convolved(infer: &Infer<'_>, x: &TensorType, w: &TensorType) -> Result<Vec<Di
     let (x_f32, w_f32) = (x.with_dtype(DType::F32), w.with_dtype(DType::F32));
     sizes(0, x)?;
     let kernel = sizes(1, w)?;
+    if kernel.len() > 4 {
+        return Err(OpError::operand(1, w, "codes with one or two spatial axes"));
+    }
     let types = (conv::DEF.infer)(&Infer { attrs: infer.attrs, inputs: &[Some(&x_f32), Some(&w_f32)], consts: &[None, None], sizes: &[], n_outputs: 1 })?;
     let taps: usize = kernel[2..].iter().product();
     let channels = kernel[1];
@@ -148,35 +226,36 @@ fn convolve(e: &mut Expand<'_, '_>, x: Val, w: Val, zeros: [Option<Val>; 2]) -> 
     let (x_dims, w_dims) = (sizes(0, &e.ty(x))?, sizes(1, &e.ty(w))?);
     let zero_x = zeros[0].map(|z| reshape::to(e, z, Vec::new())).transpose()?;
     let zero_w = zeros[1].map(|z| spread(e, z, w_dims.len(), w_dims.len())).transpose()?;
-    let (x, w) = (centred(e, x, zero_x)?, centred(e, w, zero_w)?);
+    let x = centred(e, x, zero_x)?;
     let spatial = dims(&x_dims[2..]);
     let window = conv::window(e.attrs, &Shape::of(&w_dims), &spatial)?;
     let group = e.attrs.int("group").unwrap_or(1);
     let groups = usize::try_from(group).unwrap_or(1).max(1);
-    let attrs = Attrs::new()
-        .with_ints("kernel_shape", window.kernel.clone())
-        .with_ints("strides", window.strides.clone())
-        .with_ints("pads", window.pads.clone())
-        .with_ints("dilations", window.dilations.clone())
-        .with_int("group", group);
+    let attrs = window.flat().write(Attrs::new()).with_int("group", group);
+    // One spatial axis is a row of two.
+    let plane = |lead: &[usize], spatial: &[usize]| dims(&[lead, if spatial.len() == 1 { &[1] } else { &[] }, spatial].concat());
     let taps: usize = w_dims[2..].iter().product();
     let each = (EXACT_TERMS / taps.max(1)).max(1);
     let channels = w_dims[1];
     let mut sum: Option<Val> = None;
     for first in (0..channels).step_by(each) {
         let n = each.min(channels - first);
-        let w = part(e, w, 1, first as i64, n as i64)?;
+        let codes = if n == channels { w } else { part_of_constant(e, w, 1, first, n)? };
+        let w = match kept(e, codes, zeros[1], 0)? {
+            Some(w) => w,
+            None => centred(e, codes, zero_w)?,
+        };
         // The same channels of every group.
         let grouped = reshape::to(e, x, dims(&[&[x_dims[0], groups, channels], &x_dims[2..]].concat()))?;
         let chosen = part(e, grouped, 2, first as i64, n as i64)?;
-        let chosen = reshape::to(e, chosen, dims(&[&[x_dims[0], groups * n], &x_dims[2..]].concat()))?;
+        let chosen = reshape::to(e, chosen, plane(&[x_dims[0], groups * n], &x_dims[2..]))?;
+        let w = reshape::to(e, w, plane(&[w_dims[0], n], &w_dims[2..]))?;
         let y = e.add(&conv::DEF, attrs.clone(), &[chosen, w])?;
-        sum = Some(match sum {
-            None => pointwise::add(e, "i(x0)", DType::I32, &[y])?,
-            Some(sum) => pointwise::add(e, "add(x0,i(x1))", DType::I32, &[sum, y])?,
-        });
+        sum = Some(add_exact(e, sum, y)?);
     }
-    sum.ok_or_else(|| OpError::operand(1, Shape::of(&w_dims), "channels"))
+    let sum = sum.ok_or_else(|| OpError::operand(1, Shape::of(&w_dims), "channels"))?;
+    let out = window.out(&spatial)?;
+    reshape::to(e, sum, [dims(&[x_dims[0], w_dims[0]]), out].concat())
 }
 
 fn expand_conv(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
@@ -208,13 +287,13 @@ fn infer_q_conv(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     Ok(vec![TensorType::new(dtype, Shape(convolved(infer, x, w)?))])
 }
 
-/// `round(sum * a_scale * b_scale / y_scale) + y_zero`, saturated. The scales are a's, b's and y's.
-fn requantize(e: &mut Expand<'_, '_>, sum: Val, scales: [Val; 3], zero: Val) -> Result<Val, OpError> {
+/// `round(sum * (a_scale * b_scale / y_scale)) + y_zero`, saturated, in this order, which is that of the standard and of ONNX Runtime. The scales are a's, b's and y's.
+pub(super) fn requantize(e: &mut Expand<'_, '_>, sum: Val, scales: [Val; 3], zero: Val) -> Result<Val, OpError> {
     let dtype = e.outputs[0].dtype;
     let (low, high) = super::quantize_linear::range(dtype).ok_or_else(|| OpError::unsupported(format!("codes of type {dtype}")))?;
     let zero = reshape::to(e, zero, Vec::new())?;
     let y_scale = reshape::to(e, scales[2], Vec::new())?;
-    let text = format!("i(min(max(add(round(div(mul(f(x0),mul(x1,x2)),x3)),f(x4)),{:?}),{:?}))", low as f32, high as f32);
+    let text = format!("i(min(max(add(round(mul(f(x0),div(mul(x1,x2),x3))),f(x4)),{:?}),{:?}))", low as f32, high as f32);
     pointwise::add(e, &text, dtype, &[sum, scales[0], scales[1], y_scale, zero])
 }
 

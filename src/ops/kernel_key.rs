@@ -1,7 +1,7 @@
 //! Which kernel: a template of `shaders/` with everything that its text depends on. Equal keys are the same shader, and one function turns a
 //! key into the name that generator and reports use.
 
-use crate::ir::packed::{Granularity, Packing, ScaleType};
+use crate::ir::packed::{Granularity, Packing};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -69,7 +69,7 @@ pub enum Storage {
 }
 
 impl fmt::Display for Storage {
-    /// `f32`, `f16`, `i32`, `q4g32f16` (4-bit codes, blocks of 32, f16 scales), `q8cf32` (a scale a row), `q8tf32` (one scale).
+    /// `f32`, `f16`, `i32`, `q4g32f16` (4-bit codes, blocks of 32, f16 scales), `q8cf32` (a scale a row), `q8tf32` (one scale), `q4g32f16z` (zero points too).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Storage::F32 => f.write_str("f32"),
@@ -82,7 +82,8 @@ impl fmt::Display for Storage {
                     Granularity::Row => f.write_str("c")?,
                     Granularity::Tensor => f.write_str("t")?,
                 }
-                f.write_str(if packing.scale == ScaleType::F16 { "f16" } else { "f32" })
+                f.write_str(if packing.scale.is_f16() { "f16" } else { "f32" })?;
+                f.write_str(if packing.scale.has_zeros() { "z" } else { "" })
             }
         }
     }

@@ -50,7 +50,7 @@ written_out! {
     MAT_MUL_TO_FLOAT "mat_mul_integer_to_float" "com.microsoft::MatMulIntegerToFloat" (4, 7) [] infer_to_float, expand_to_float;
     /// `dynamic_quantize_mat_mul(a, b, b_scale, b_zero?, bias?)`: MatMul with codes, its left operand quantized on the way.
     DYNAMIC_MAT_MUL "dynamic_quantize_mat_mul" "com.microsoft::DynamicQuantizeMatMul" (3, 5) [] infer_dynamic, expand_dynamic;
-    /// `mat_mul_n_bits(a, b, scales, zeros?, groups?, bias?) {K, N, bits, block_size}`: MatMul with constant codes of 4 or 8 bits, by blocks.
+    /// `mat_mul_n_bits(a, b, scales, zeros?, groups?, bias?) {K, N, bits, block_size}`: MatMul with constant codes of 2, 4 or 8 bits, by blocks.
     MAT_MUL_N_BITS "mat_mul_n_bits" "com.microsoft::MatMulNBits" (3, 6) [attr::int("K"), attr::int("N"), attr::int("bits"), attr::int("block_size"), attr::int("accuracy_level")] infer_n_bits, expand_n_bits;
 }
 
@@ -302,9 +302,8 @@ fn n_bits(attrs: &Attrs) -> Result<(usize, usize, u32, usize), OpError> {
         given.ok_or_else(|| OpError::attribute(name, "is missing or out of range"))
     };
     let bits = match attrs.int("bits").unwrap_or(4) {
-        4 => 4,
-        8 => 8,
-        other => return Err(OpError::attribute("bits", format!("is {other}, 4 or 8 is supported"))),
+        bits @ (2 | 4 | 8) => bits as u32,
+        other => return Err(OpError::attribute("bits", format!("is {other}, expected 2, 4 or 8"))),
     };
     Ok((number("K", None)?, number("N", None)?, bits, number("block_size", None)?))
 }
@@ -341,12 +340,10 @@ fn infer_n_bits(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     Ok(vec![TensorType::new(a.dtype, shape)])
 }
 
-/// Rows of `count` codes each, `pitch` bytes apart.
-fn unpacked(bytes: &[u8], rows: usize, pitch: usize, count: usize, bits: u32) -> Vec<u8> {
-    let code = |row: usize, i: usize| match bits {
-        4 => bytes[row * pitch + i / 2] >> (4 * (i % 2)) & 15,
-        _ => bytes[row * pitch + i],
-    };
+/// Rows of `count` codes of 2, 4 or 8 bits each, `pitch` bytes apart, the first codes of a byte in its low bits.
+pub(super) fn unpacked(bytes: &[u8], rows: usize, pitch: usize, count: usize, bits: u32) -> Vec<u8> {
+    let (each, mask) = (bits as usize, (u16::MAX >> (16 - bits)) as u8);
+    let code = |row: usize, i: usize| bytes[row * pitch + i * each / 8] >> (i * each % 8) & mask;
     (0..rows).flat_map(|row| (0..count).map(move |i| code(row, i))).collect()
 }
 
@@ -359,7 +356,11 @@ fn expand_n_bits(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let constant = |e: &Expand<'_, '_>, slot: usize| e.optional(slot).map(|v| e.edit.constant(v).cloned().ok_or(OpError::NotConstant { slot })).transpose();
     let codes = constant(e, 1)?.ok_or(OpError::MissingOperand { slot: 1 })?;
     let middle = 1i64 << (bits - 1);
-    let dtype = if bits == 4 { DType::I4 } else { DType::I8 };
+    let dtype = match bits {
+        2 => DType::I2,
+        4 => DType::I4,
+        _ => DType::I8,
+    };
     let signed = |codes: Vec<u8>| -> Vec<i64> { codes.into_iter().map(|c| i64::from(c) - middle).collect() };
     let codes = Tensor::from_i64s(dtype, &[n, k], &signed(unpacked(codes.bytes()?, n, pitch, k, bits)))?;
     let codes = e.constant(codes);

@@ -124,13 +124,19 @@ declare_ops! {
     /// Operators that carry a state from call to call.
     state: [CAUSAL_CONV, LINEAR_ATTENTION],
     /// Recurrent layers.
-    recurrent: [RNN, GRU, LSTM],
+    recurrent: [RNN, GRU, LSTM, DYNAMIC_QUANTIZE_LSTM],
     /// Exact products of integers.
     integer: [DYNAMIC_QUANTIZE, MAT_MUL, CONV, Q_MAT_MUL, Q_CONV],
     /// Operators of classical learning, and optional tensors.
     learned: [BINARIZER, ARRAY_FEATURE_EXTRACTOR, OPTIONAL_HAS_ELEMENT, OPTIONAL_GET_ELEMENT, TF_IDF],
     /// Operators of com.microsoft.
     microsoft: [SIMPLIFIED, SKIP_LAYER, SKIP_SIMPLIFIED, FUSED_MAT_MUL, BIAS_GELU, FAST_GELU, GELU, QUICK_GELU, QUANTIZE, DEQUANTIZE, Q_ADD, Q_MUL, Q_SIGMOID, Q_LEAKY_RELU, Q_GLOBAL_POOL, Q_CONCAT, MAT_MUL_TO_FLOAT, DYNAMIC_MAT_MUL, MAT_MUL_N_BITS],
+    /// Gemm on codes.
+    q_gemm: [DEF],
+    /// Look-ups in tables of codes.
+    block_quantized: [DEF],
+    /// Attention with a cache of keys and values, as com.microsoft has it.
+    group_query: [DEF, ROTARY],
     /// Random numbers.
     random: [DEF, UNIFORM, UNIFORM_LIKE, NORMAL, NORMAL_LIKE, BERNOULLI],
     /// Operators whose results are known once shapes are.

@@ -1,6 +1,6 @@
 //! Reading packed operands row by row.
 
-use crate::ir::packed::{Granularity, Layout, Packing, ScaleType, unpack};
+use crate::ir::packed::{Granularity, Layout, Packing, scale_at, unpack};
 use crate::ir::{OpError, Tensor};
 
 /// A packed operand with its codes unpacked: rows of codes, and the scales they draw on.
@@ -12,12 +12,12 @@ pub struct PackedView {
 }
 
 impl PackedView {
-    /// Unpacks a tensor; `None` where it is not packed.
+    /// Unpacks a tensor for integer products; `None` where it is not packed, or has zero points, with which there are none.
     ///
     /// # Errors
     /// Its data is absent or does not fit its type.
     pub fn of(tensor: &Tensor) -> Result<Option<PackedView>, OpError> {
-        let Some(packing) = tensor.ty().packing else { return Ok(None) };
+        let Some(packing) = tensor.ty().packing.filter(|packing| !packing.scale.has_zeros()) else { return Ok(None) };
         let layout = layout(packing, tensor)?;
         let (codes, scales) = unpack(packing, layout.n_rows, layout.n_cols, tensor.bytes()?).map_err(OpError::unsupported)?;
         Ok(Some(PackedView { layout, codes, scales }))
@@ -66,19 +66,13 @@ pub fn dot_blocks(a: &[i8], b: &[i8], unit: usize, scales: &[f32]) -> f32 {
 
 /// The values of one row of a packed tensor, without touching any other.
 pub fn dequantize_row(layout: &Layout, bytes: &[u8], row: usize) -> Vec<f32> {
-    let stored = |at: usize| match layout.packing.scale {
-        ScaleType::F16 => half::f16::from_le_bytes([bytes[layout.scale_offset + at * 2], bytes[layout.scale_offset + at * 2 + 1]]).to_f32(),
-        ScaleType::F32 => {
-            let b = &bytes[layout.scale_offset + at * 4..];
-            f32::from_le_bytes([b[0], b[1], b[2], b[3]])
-        }
-    };
     let first = if layout.packing.granularity == Granularity::Tensor { 0 } else { row * layout.n_blocks };
     let codes = &bytes[row * layout.pitch_bytes..][..layout.pitch_bytes];
     let code = |col: usize| match layout.packing.bits {
         4 => (codes[col / 2] << (4 * (1 - col % 2))).cast_signed() >> 4,
         _ => codes[col].cast_signed(),
     };
-    let scales: Vec<f32> = (0..layout.n_blocks).map(|block| stored(first + block)).collect();
-    (0..layout.n_cols).map(|col| f32::from(code(col)) * scales[col / layout.unit_cols.max(1)]).collect()
+    let scales: Vec<(f32, i16)> = (0..layout.n_blocks).map(|block| scale_at(layout, bytes, first + block)).collect();
+    let value = |code: i8, (scale, zero): (f32, i16)| f32::from(i16::from(code) - zero) * scale;
+    (0..layout.n_cols).map(|col| value(code(col), scales[col / layout.unit_cols.max(1)])).collect()
 }

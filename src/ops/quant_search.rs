@@ -125,7 +125,7 @@ pub fn quantize(w: &[f32], n_rows: usize, n_cols: usize, packing: Packing) -> Re
             .collect();
         error = rows.into_iter().fold(error, ErrorStats::plus);
     }
-    packed::write_scales(&layout, &scales, &mut bytes);
+    packed::write_scales(&layout, &scales, &[], &mut bytes);
     Ok(Quantized { bytes, error })
 }
 

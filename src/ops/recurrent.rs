@@ -16,7 +16,7 @@ macro_rules! layers {
             arity: $arity,
             infer: |i| infer(i, $kind),
             eval: None,
-            expand: Some(|e| expand(e, $kind)),
+            expand: Some(|e| expand(e, $kind, None)),
         };)*
     };
 }
@@ -171,6 +171,8 @@ struct Cell {
     peepholes: Option<Val>,
     input_forget: bool,
     reset_after: bool,
+    /// Whether the hidden state goes through 8 bits before its product.
+    is_quantized: bool,
 }
 
 impl Cell {
@@ -207,6 +209,7 @@ impl Cell {
             }
             Kind::Gru => Ok((self.gru(e, x, h)?, c)),
             Kind::Lstm => {
+                let h = if self.is_quantized { through_8_bits(e, h)? } else { h };
                 let recurrent = matmul(e, h, self.r, true)?;
                 let sums = pointwise::add(e, "add(x0,x1)", self.dtype, &[x, recurrent])?;
                 let input = self.looking(e, sums, 0, 0, c)?;
@@ -252,9 +255,14 @@ fn of_direction(e: &mut Expand<'_, '_>, x: Val, direction: usize) -> Result<Val,
     reshape::to(e, one, shape[1..].to_vec())
 }
 
-fn expand(e: &mut Expand<'_, '_>, kind: Kind) -> Result<Vec<Val>, OpError> {
+/// The layer written out. With `codes` its weights are what that makes of operand `slot` for a direction, and activations go through 8 bits.
+fn expand(e: &mut Expand<'_, '_>, kind: Kind, codes: Option<&Codes>) -> Result<Vec<Val>, OpError> {
     let (mut x, w, r) = (e.input(0)?, e.input(1)?, e.input(2)?);
-    let l = layer(e.attrs, &e.ty(x), &e.ty(w), &e.ty(r), kind)?;
+    let types = match codes {
+        Some(_) => [turned(&e.ty(w))?, turned(&e.ty(r))?],
+        None => [e.ty(w), e.ty(r)],
+    };
+    let l = layer(e.attrs, &e.ty(x), &types[0], &types[1], kind)?;
     let functions = functions(e.attrs, kind, &l)?;
     let (dtype, gates) = (e.ty(x).dtype, kind.n_gates() * l.hidden);
     let mut initial = [e.optional(5), e.optional(6)];
@@ -265,10 +273,16 @@ fn expand(e: &mut Expand<'_, '_>, kind: Kind) -> Result<Vec<Val>, OpError> {
         }
     }
     let lengths = e.optional(4).map(|lengths| along(e, lengths, 2, 0)).transpose()?;
-    let rows = reshape::to(e, x, dims(&[l.steps * l.batch, l.input]))?;
+    let mut rows = reshape::to(e, x, dims(&[l.steps * l.batch, l.input]))?;
+    if codes.is_some() {
+        rows = through_8_bits(e, rows)?;
+    }
     let (mut all, mut last, mut cells) = (Vec::new(), Vec::new(), Vec::new());
     for (direction, backwards) in l.directions.iter().enumerate() {
-        let (w, r) = (of_direction(e, w, direction)?, of_direction(e, r, direction)?);
+        let (w, r) = match codes {
+            Some(codes) => (codes.of(e, 1, direction)?, codes.of(e, 2, direction)?),
+            None => (of_direction(e, w, direction)?, of_direction(e, r, direction)?),
+        };
         let reset_after = kind == Kind::Gru && e.attrs.int("linear_before_reset").unwrap_or(0) != 0;
         let mut given = matmul(e, rows, w, true)?;
         let mut r_bias = None;
@@ -299,6 +313,7 @@ fn expand(e: &mut Expand<'_, '_>, kind: Kind) -> Result<Vec<Val>, OpError> {
             peepholes: e.optional(7).map(|p| of_direction(e, p, direction)).transpose()?,
             input_forget: e.attrs.int("input_forget").unwrap_or(0) != 0,
             reset_after,
+            is_quantized: codes.is_some(),
         };
         let mut states = [initial[0], initial[1]];
         for state in &mut states {
@@ -346,4 +361,89 @@ fn expand(e: &mut Expand<'_, '_>, kind: Kind) -> Result<Vec<Val>, OpError> {
         }
     }
     Ok(results)
+}
+
+/// `dynamic_quantize_lstm(x, w, r, bias?, lengths?, initial_h?, initial_c?, peepholes?, w_scale, w_zero, r_scale, r_zero) {...}`: DynamicQuantizeLSTM of
+/// com.microsoft, version 1: an LSTM whose weights `[directions, input, 4 * hidden]` are constant codes, with a scale a direction or a column. Input and
+/// hidden state are quantized to 8 bits where they are multiplied.
+pub static DYNAMIC_QUANTIZE_LSTM: OpDef = OpDef {
+    name: "dynamic_quantize_lstm",
+    onnx: "com.microsoft::DynamicQuantizeLSTM",
+    levels: ONNX,
+    attrs: &[
+        attr::int("hidden_size"),
+        attr::text("direction"),
+        attr::texts("activations"),
+        attr::floats("activation_alpha"),
+        attr::floats("activation_beta"),
+        attr::float("clip"),
+        attr::int("input_forget"),
+    ],
+    arity: (12, 12),
+    infer: infer_quantized,
+    eval: None,
+    expand: Some(|e| expand(e, Kind::Lstm, Some(&Codes))),
+};
+
+/// The weights of a DynamicQuantizeLSTM.
+struct Codes;
+
+impl Codes {
+    /// Operand `slot` (1 or 2: w or r) of a direction as floats `[4 * hidden, ...]`: views of a DequantizeLinear, which kernels read packed.
+    fn of(&self, e: &mut Expand<'_, '_>, slot: usize, direction: usize) -> Result<Val, OpError> {
+        let of = |e: &mut Expand<'_, '_>, slot: usize| -> Result<Val, OpError> {
+            let tensor = e.inputs[slot].and_then(|v| e.edit.constant(v).cloned()).ok_or(OpError::NotConstant { slot })?;
+            let own = tensor.dims();
+            let each: usize = own[1..].iter().product();
+            let first = direction * each;
+            let one = if tensor.dtype().is_float() {
+                Tensor::from_f32s(tensor.dtype(), &own[1..], &tensor.to_f32s()?[first..first + each])?
+            } else {
+                Tensor::from_i64s(tensor.dtype(), &own[1..], &tensor.to_i64s()?[first..first + each])?
+            };
+            Ok(e.constant(one))
+        };
+        let at = 6 + 2 * slot;
+        let operands = [of(e, slot)?, of(e, at)?, of(e, at + 1)?];
+        let values = e.add(&super::quantize_linear::DEQUANTIZE, Attrs::new().with_int("axis", 1), &operands)?;
+        movement::transpose(e, values, &[1, 0])
+    }
+}
+
+/// The type of an LSTM's weights for codes that lie the other way.
+fn turned(codes: &TensorType) -> Result<TensorType, OpError> {
+    let [directions, rows, columns] = sizes(1, codes)?[..] else { return Err(OpError::operand(1, codes, "[directions, input, 4 * hidden]")) };
+    Ok(TensorType::of(DType::F32, &[directions, columns, rows]))
+}
+
+fn infer_quantized(given: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    for slot in [1, 2, 8, 9, 10, 11] {
+        let ty = given.ty(slot)?;
+        if given.constant(slot).is_none() {
+            return Err(OpError::NotConstant { slot });
+        }
+        let directions = given.ty(1)?.shape.0.first();
+        let columns = given.ty(if slot == 1 || (8..10).contains(&slot) { 1 } else { 2 })?.shape.0.last();
+        let fits = match (slot, &ty.shape.0[..]) {
+            (1 | 2, [_, _, _]) => matches!(ty.dtype, DType::U8 | DType::I8),
+            (_, [d]) => Some(d) == directions,
+            (_, [d, n]) => Some(d) == directions && Some(n) == columns,
+            _ => false,
+        };
+        if !fits || slot > 7 && slot % 2 == 0 && !ty.dtype.is_float() || slot > 7 && slot % 2 == 1 && ty.dtype != given.ty((slot - 7) / 2)?.dtype {
+            return Err(OpError::operand(slot, ty, "codes of 8 bits [directions, input, 4 * hidden], or one scale or zero point a direction or column of them"));
+        }
+    }
+    let (w, r) = (turned(given.ty(1)?)?, turned(given.ty(2)?)?);
+    let mut inputs = given.inputs[..8].to_vec();
+    (inputs[1], inputs[2]) = (Some(&w), Some(&r));
+    infer(&Infer { attrs: given.attrs, inputs: &inputs, consts: &[None; 8], sizes: &[], n_outputs: given.n_outputs }, Kind::Lstm)
+}
+
+/// x as what 8 bits hold of it: DynamicQuantizeLinear and back.
+fn through_8_bits(e: &mut Expand<'_, '_>, x: Val) -> Result<Val, OpError> {
+    let dtype = e.ty(x).dtype;
+    let op = crate::ir::Op::new(&super::integer::DYNAMIC_QUANTIZE, Attrs::new());
+    let quantized = e.edit.add_all(op, &[Some(x)], 3).map_err(|e| OpError::Edit(Box::new(e)))?;
+    pointwise::add(e, "mul(f(sub(x0,x2)),x1)", dtype, &[quantized[0], quantized[1], quantized[2]])
 }

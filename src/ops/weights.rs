@@ -1,6 +1,6 @@
 //! Where an operator has weights that can be quantized, and the matrix they form: one row an output, the reduction axis along the columns.
 
-use crate::ir::{DType, Graph, NodeId, Op, OpError, Tensor, ValueId};
+use crate::ir::{Class, DType, Graph, NodeId, Op, OpError, Tensor, ValueId};
 use std::borrow::Cow;
 
 /// How the matrix lies in the constant.
@@ -70,6 +70,43 @@ pub fn of(graph: &Graph, id: NodeId) -> Option<Weights> {
         has_products,
         has_own_rows: op.attrs.int("group").unwrap_or(1) == 1,
     })
+}
+
+/// Operators through which weights are read as they are.
+const VIEWS: &[&str] = &["Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"];
+
+/// How many weights a node of the ONNX level has, those that the model has as codes included: constant integers of 8 bits at most that are operands of
+/// its own, or of a DequantizeLinear before it, perhaps with views between.
+pub fn n_elems(graph: &Graph, id: NodeId) -> Option<u64> {
+    if let Some(found) = of(graph, id) {
+        return Some((found.n_rows * found.n_cols) as u64);
+    }
+    let op = graph.node(id).op()?;
+    if matches!(op.def.onnx, "DequantizeLinear" | "QuantizeLinear") || VIEWS.contains(&op.def.onnx) {
+        return None;
+    }
+    // ONNX Runtime's operators on blocks have 4 bits where they do not say.
+    let bits = op.def.has_attr("bits").then(|| op.attrs.int("bits").unwrap_or(4));
+    let codes = |value: ValueId| {
+        let ty = graph.constant(value)?.ty();
+        let is_matrix = ty.dtype.class() == Class::Int && ty.dtype.bits() <= 8 && ty.shape.rank() >= 2;
+        // Bytes may hold several codes.
+        let per_byte = bits.filter(|bits| matches!(bits, 2 | 4) && ty.dtype == DType::U8).map_or(1, |bits| 8 / bits.unsigned_abs());
+        is_matrix.then(|| ty.shape.n_elems().unwrap_or(0).saturating_mul(per_byte))
+    };
+    let behind = |mut value: ValueId| {
+        while graph.node(value.node).op().is_some_and(|op| VIEWS.contains(&op.def.onnx)) {
+            value = graph.operands(value.node).first().copied()??;
+        }
+        graph.node(value.node).op().filter(|op| op.def.onnx == "DequantizeLinear")?;
+        codes(graph.operands(value.node).first().copied()??)
+    };
+    // Behind these slots are scales and zero points.
+    let operands = graph.operands(id).into_iter().take(if bits.is_some() { 2 } else { 4 });
+    let n: u64 = operands.flatten().filter_map(|value| codes(value).or_else(|| behind(value))).sum();
+    // MatMulNBits pads its last block.
+    let matrix = op.attrs.int("K").zip(op.attrs.int("N")).map(|(k, n)| k.unsigned_abs().saturating_mul(n.unsigned_abs()));
+    (n > 0).then(|| matrix.unwrap_or(n))
 }
 
 /// Whether operand `slot` of a use of `op` with `n_operands` is a matrix of weights, or further rows of one; epilogues have none.

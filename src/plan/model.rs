@@ -176,7 +176,9 @@ impl Model {
                 let Some(value) = operand.map(|v| planned.root.get(&v).copied().unwrap_or(v)) else { continue };
                 let NodeKind::Const(tensor) = &kernels.node(value.node).kind else { continue };
                 let group = owner(id);
+                // Weights that are packed already keep their own quantization: no format changes them.
                 if weights::is_slot(op, slot, operands.len())
+                    && tensor.ty().packing.is_none()
                     && let Some(g) = group.filter(|g| !self.groups[*g].weights.is_empty())
                 {
                     self.groups[g].n_readers += 1;

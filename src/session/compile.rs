@@ -1,7 +1,7 @@
 //! From a graph of the ONNX level to a program.
 
 use crate::codegen::{self, CodegenError};
-use crate::ir::{Graph, NodeKind, Tensor};
+use crate::ir::{Graph, NodeKind, Tensor, ValueId};
 use crate::ops::kernel_key::KernelKey;
 use crate::ops::weights;
 use crate::passes::{OverBudget, PassError, Pipeline, PipelineError, Settings, Timing, WhyNot};
@@ -354,14 +354,17 @@ fn reports(assigned: &Graph, kernels: &Graph, blueprint: &Blueprint, reasons: &B
             }
         }
     }
-    let mut weight_bytes: BTreeMap<&str, u64> = BTreeMap::new();
+    let with_weights = assigned.order().into_iter().filter_map(|id| Some((assigned.node(id).name.as_str(), weights::n_elems(assigned, id)?)));
+    let n_weights: BTreeMap<&str, u64> = with_weights.collect();
+    // Each constant once, however many kernels of a node read it.
+    let mut read: BTreeMap<&str, BTreeMap<ValueId, u64>> = BTreeMap::new();
     let mut host_of: BTreeMap<&str, &str> = BTreeMap::new();
     for id in kernels.order() {
         let node = kernels.node(id);
         let Some(op) = node.op() else { continue };
         let operands = kernels.operands(id);
         let own = operands.iter().enumerate().filter(|(slot, _)| weights::is_slot(op, *slot, operands.len()));
-        let bytes: u64 = own.filter_map(|(_, v)| kernels.constant((*v)?)?.ty().bytes()).sum();
+        let own: Vec<(ValueId, u64)> = own.filter_map(|(_, v)| Some(((*v)?, kernels.constant((*v)?)?.ty().bytes()?))).collect();
         for origin in node.origins() {
             if let Some(kernel) = names.get(&node.name) {
                 kernel_of.insert(origin, kernel);
@@ -369,25 +372,26 @@ fn reports(assigned: &Graph, kernels: &Graph, blueprint: &Blueprint, reasons: &B
             if let Some(reason) = host.get(node.name.as_str()) {
                 host_of.insert(origin, reason);
             }
-            if bytes > 0 {
-                weight_bytes.insert(origin, bytes);
-            }
+        }
+        // The operator comes before what was fused behind it, which may have weights of its own elsewhere.
+        if let Some(origin) = node.origins().iter().find(|name| n_weights.contains_key(name.as_str())) {
+            read.entry(origin).or_default().extend(own);
         }
     }
     let mut nodes = Vec::new();
     for id in assigned.order() {
         let node = assigned.node(id);
         let Some(op) = node.op() else { continue };
-        let found = weights::of(assigned, id);
         let name = node.name.as_str();
+        let n_weights = n_weights.get(name).copied();
         nodes.push(NodeReport {
             name: node.name.clone(),
             op: if op.def.onnx.is_empty() { op.def.name.to_owned() } else { op.def.onnx.to_owned() },
             format: node.format.map(|f| f.to_string()).unwrap_or_default(),
             place: if host_of.contains_key(name) { "host" } else { "device" }.to_owned(),
             kernel: kernel_of.get(name).copied().unwrap_or_default().to_owned(),
-            weight_bytes: found.as_ref().and_then(|_| weight_bytes.get(name).copied()).unwrap_or(0),
-            f32_weight_bytes: found.map_or(0, |w| (w.n_rows * w.n_cols * 4) as u64),
+            weight_bytes: n_weights.and_then(|_| Some(read.get(name)?.values().sum())).unwrap_or(0),
+            f32_weight_bytes: n_weights.unwrap_or(0).saturating_mul(4),
             reason: host_of.get(name).map(|r| (*r).to_owned()).or_else(|| reasons.get(name).cloned()).unwrap_or_default(),
         });
     }

@@ -14,7 +14,7 @@ mod movement;
 mod rows;
 mod windows;
 
-use nyxc::ir::packed::{Packing, pack};
+use nyxc::ir::packed::{Packing, pack_with_zeros};
 use nyxc::ir::{Attrs, DType, Dim, Expr, Graph, Level, Op, OpDef, Shape, Tensor, TensorType, ValueId};
 use nyxc::plan::kernels::{self, KernelError};
 use nyxc::program::*;
@@ -94,7 +94,9 @@ impl Random {
         let n_scales = packing.n_scales(rows as u64, cols as u64).unwrap();
         let scales: Vec<f32> = (0..n_scales).map(|_| packing.scale.storable(self.unit() / most, packing.bits)).collect();
         let ty = TensorType { dtype: packing.codes(), shape: Shape::of(dims), packing: Some(packing) };
-        Tensor::from_bytes(ty, pack(packing, rows, cols, &codes, &scales).unwrap()).unwrap()
+        let n_zeros = if packing.scale.has_zeros() { n_scales } else { 0 };
+        let zeros: Vec<i16> = (0..n_zeros).map(|_| (self.unit() * most) as i16).collect();
+        Tensor::from_bytes(ty, pack_with_zeros(packing, rows, cols, &codes, &scales, &zeros).unwrap()).unwrap()
     }
 }
 
@@ -342,9 +344,16 @@ fn kernels_run_on_a_device_masked_to_the_least_that_vulkan_allows() {
     assert!(output.status.success() && text.matches("... ok").count() > 5, "{text}");
 }
 
+/// The packings that integer products read.
+pub fn packings_without_zeros() -> Vec<Packing> {
+    packings().into_iter().filter(|packing| !packing.scale.has_zeros()).collect()
+}
+
 /// The formats that weights are packed in.
 pub fn packings() -> Vec<Packing> {
     use nyxc::ir::packed::{Granularity::*, ScaleType::*};
     let all = [(4, Block(32), F16), (4, Block(16), F32), (4, Row, F16), (8, Block(64), F16), (8, Row, F32), (8, Tensor, F16), (4, Block(256), F16)];
-    all.map(|(bits, granularity, scale)| Packing { bits, granularity, scale }).to_vec()
+    let with_zeros = [(4, Block(32), F16Zero), (4, Block(16), F32Zero), (8, Row, F32Zero), (8, Block(64), F16Zero), (8, Tensor, F16Zero)];
+    let all = [&all[..], &with_zeros].concat();
+    all.into_iter().map(|(bits, granularity, scale)| Packing { bits, granularity, scale }).collect()
 }

@@ -15,8 +15,10 @@ pub struct Case {
     /// The operator it is about: that of the test which it is the expansion of.
     pub operator: String,
     pub model: Vec<u8>,
-    /// The inputs of the model by name.
-    pub inputs: Vec<String>,
+    /// The inputs of the model by name, and what they are.
+    pub inputs: Vec<(String, Kind)>,
+    /// What its outputs are.
+    pub outputs: Vec<Kind>,
     pub sets: Vec<Set>,
     /// The relative tolerance of its outputs.
     pub relative: f64,
@@ -24,25 +26,26 @@ pub struct Case {
 
 /// Inputs and expected outputs.
 pub struct Set {
-    pub inputs: Vec<Data>,
+    pub inputs: Vec<Input>,
     /// As protobuf.
     pub outputs: Vec<Vec<u8>>,
 }
 
 /// One input.
 #[derive(Clone)]
-pub enum Data {
+pub enum Input {
     /// As protobuf.
     Proto(Vec<u8>),
     /// Made here.
     Made(Tensor),
 }
 
-impl Data {
-    pub fn tensor(&self) -> Result<Tensor, String> {
+impl Input {
+    /// Its data, of an input that is of this kind.
+    pub fn read(&self, kind: &Kind) -> Result<Data, String> {
         match self {
-            Data::Proto(bytes) => tensor(bytes),
-            Data::Made(tensor) => Ok(tensor.clone()),
+            Input::Proto(bytes) => Data::read(bytes, kind),
+            Input::Made(tensor) => Ok(Data::Tensor(tensor.clone())),
         }
     }
 }
@@ -98,12 +101,14 @@ impl Case {
             return None;
         }
         let inputs = free_inputs(&graph);
-        let data = inputs.iter().map(|input| Data::Made(counting(input))).collect();
+        let data = inputs.iter().map(|input| Input::Made(counting(input))).collect();
         let settings = files.iter().find(|(path, _)| path.ends_with(&format!("test_{}/data.json", name.rsplit("light_").next().unwrap_or(name))));
         let settings: Option<serde_json::Value> = settings.map(|(_, bytes)| serde_json::from_slice(bytes).unwrap());
         let relative = settings.and_then(|s| s["rtol"].as_f64()).unwrap_or(RELATIVE);
-        let inputs = inputs.into_iter().map(|i| i.name.clone()).collect();
-        Some(Case { name: name.to_owned(), operator: operator(&graph), inputs, sets: vec![Set { inputs: data, outputs }], model, relative })
+        let inputs: Vec<String> = inputs.into_iter().map(|i| i.name.clone()).collect();
+        let (inputs, kinds) = kinds(&model, &inputs);
+        let sets = vec![Set { inputs: data, outputs }];
+        Some(Case { name: name.to_owned(), operator: operator(&graph), inputs, outputs: kinds, sets, model, relative })
     }
 
     fn read(files: &Files, name: &str) -> Case {
@@ -117,12 +122,22 @@ impl Case {
         };
         let inputs: Vec<String> = free_inputs(&graph).into_iter().map(|i| i.name.clone()).collect();
         let set = |i: usize| {
-            let inputs = data(i, "input", inputs.len())?.into_iter().map(Data::Proto).collect();
+            let inputs = data(i, "input", inputs.len())?.into_iter().map(Input::Proto).collect();
             Some(Set { inputs, outputs: data(i, "output", graph.output.len())? })
         };
         let sets = (0..).map_while(set).collect();
-        Case { name: name.to_owned(), operator, model, sets, inputs, relative: RELATIVE }
+        let (inputs, outputs) = kinds(&model, &inputs);
+        Case { name: name.to_owned(), operator, model, sets, inputs, outputs, relative: RELATIVE }
     }
+}
+
+/// These inputs of a model with what they are, and what its outputs are.
+fn kinds(model: &[u8], inputs: &[String]) -> (Vec<(String, Kind)>, Vec<Kind>) {
+    let ports = Ports::decode(model).unwrap().graph.unwrap_or_default();
+    let named = |port: Port| (port.name.clone(), port.ty.map_or(Kind::Tensor, |ty| ty.kind()));
+    let all: BTreeMap<String, Kind> = ports.inputs.into_iter().map(named).collect();
+    let of = |name: &String| (name.clone(), all.get(name).cloned().unwrap_or(Kind::Tensor));
+    (inputs.iter().map(of).collect(), ports.outputs.into_iter().map(|port| named(port).1).collect())
 }
 
 /// The standard's relative tolerance.
@@ -148,6 +163,110 @@ fn counting(input: &ValueInfoProto) -> Tensor {
 fn operator(graph: &GraphProto) -> String {
     let node = graph.node.iter().find(|n| n.op_type != "Constant").or(graph.node.first()).unwrap();
     if node.domain.is_empty() { node.op_type.clone() } else { format!("{}::{}", node.domain, node.op_type) }
+}
+
+/// What an input or output is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Tensor,
+    Sequence,
+    Optional(Box<Kind>),
+}
+
+/// The parts of a model that say what its inputs and outputs are; the importer's own protobuf knows tensors only.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Ports {
+    #[prost(message, optional, tag = "7")]
+    graph: Option<PortsOfGraph>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct PortsOfGraph {
+    #[prost(message, repeated, tag = "11")]
+    inputs: Vec<Port>,
+    #[prost(message, repeated, tag = "12")]
+    outputs: Vec<Port>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Port {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(message, optional, tag = "2")]
+    ty: Option<PortType>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct PortType {
+    #[prost(bytes = "vec", optional, tag = "4")]
+    sequence: Option<Vec<u8>>,
+    #[prost(message, optional, boxed, tag = "9")]
+    optional: Option<Box<OptionalType>>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct OptionalType {
+    #[prost(message, optional, boxed, tag = "1")]
+    element: Option<Box<PortType>>,
+}
+
+impl PortType {
+    fn kind(self) -> Kind {
+        match (self.sequence, self.optional) {
+            (Some(_), _) => Kind::Sequence,
+            (_, Some(optional)) => Kind::Optional(Box::new(optional.element.map_or(Kind::Tensor, |ty| ty.kind()))),
+            _ => Kind::Tensor,
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct SequenceProto {
+    #[prost(message, repeated, tag = "3")]
+    tensors: Vec<TensorProto>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct OptionalProto {
+    #[prost(message, optional, tag = "3")]
+    tensor: Option<TensorProto>,
+    #[prost(message, optional, tag = "5")]
+    sequence: Option<SequenceProto>,
+}
+
+/// A value of the data.
+pub enum Data {
+    Tensor(Tensor),
+    Sequence(Vec<Tensor>),
+    Nothing,
+}
+
+impl Data {
+    pub fn read(bytes: &[u8], kind: &Kind) -> Result<Data, String> {
+        let sequence =
+            |proto: SequenceProto| Ok(Data::Sequence(proto.tensors.iter().map(|t| tensor(&t.encode_to_vec())).collect::<Result<_, String>>()?));
+        match kind {
+            Kind::Tensor => tensor(bytes).map(Data::Tensor),
+            Kind::Sequence => sequence(SequenceProto::decode(bytes).map_err(|e| e.to_string())?),
+            Kind::Optional(_) => {
+                let optional = OptionalProto::decode(bytes).map_err(|e| e.to_string())?;
+                match (optional.tensor, optional.sequence) {
+                    (Some(t), _) => tensor(&t.encode_to_vec()).map(Data::Tensor),
+                    (_, Some(proto)) => sequence(proto),
+                    _ => Ok(Data::Nothing),
+                }
+            }
+        }
+    }
+
+    /// Its tensors one after the other.
+    pub fn tensors(self) -> Vec<Tensor> {
+        match self {
+            Data::Tensor(tensor) => vec![tensor],
+            Data::Sequence(list) => list,
+            Data::Nothing => Vec::new(),
+        }
+    }
 }
 
 /// A tensor as the importer reads it.

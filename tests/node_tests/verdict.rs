@@ -1,8 +1,8 @@
 //! What becomes of one test.
 
-use crate::case::{Case, Set, tensor};
+use crate::case::{Case, Data, Kind, Set};
 use crate::compare::difference;
-use nyxc::import::{DimBinding, ImportOptions, import_bytes};
+use nyxc::import::{DimBinding, Held, ImportOptions, import_bytes};
 use nyxc::ir::{Graph, Tensor};
 use nyxc::ops::registry;
 use nyxc::passes::Settings;
@@ -86,12 +86,13 @@ impl Runner {
         let options = Compile { settings, target: self.target.clone(), n_threads: 1 };
         let compiled = compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).map_err(|e| Verdict::Refused(text(&e)))?;
         let program = compiled.program;
-        let value = |name: &str| {
-            let at = case.inputs.iter().position(|input| input == name).unwrap();
-            set.inputs[at].tensor().map_err(Verdict::Refused)
-        };
+        let given = tensors(case, set).map_err(Verdict::Refused)?;
+        let value = |name: &str| Ok(given.iter().find(|(input, _)| input == name).unwrap().1.clone());
         let inputs = program.plans[0].entries[0].inputs.iter().map(|port| value(&port.name)).collect::<Result<Vec<_>, _>>()?;
-        let expected = set.outputs.iter().map(|bytes| tensor(bytes).map_err(Verdict::Refused)).collect::<Result<Vec<_>, _>>()?;
+        let mut expected = Vec::new();
+        for (bytes, kind) in set.outputs.iter().zip(&case.outputs) {
+            expected.extend(Data::read(bytes, kind).map_err(Verdict::Refused)?.tensors());
+        }
         let (hosts, n_dispatches) = places(&program);
         let on_cpu = Session::of(program.clone(), DeviceChoice::Cpu).map_err(|e| Verdict::Crash(text(&e)))?;
         check(case, on_cpu, &inputs, &expected, "CPU")?;
@@ -112,10 +113,20 @@ fn import(case: &Case, set: &Set) -> Result<(Graph, Vec<String>), Verdict> {
     let mut options = ImportOptions::default();
     // Sizes that the model leaves open, those of 0 among them.
     let graph = prost::Message::decode(case.model.as_slice()).ok().and_then(|model: tract_onnx::pb::ModelProto| model.graph).unwrap_or_default();
-    for (name, data) in case.inputs.iter().zip(&set.inputs) {
+    for ((name, kind), input) in case.inputs.iter().zip(&set.inputs) {
         let Some(info) = graph.input.iter().find(|info| info.name == *name) else { continue };
+        let read = input.read(kind);
+        if *kind != Kind::Tensor {
+            let held = match read.map_err(Verdict::Refused)? {
+                Data::Sequence(list) => Held::Sequence(list.iter().map(|t| t.ty().clone()).collect()),
+                Data::Tensor(tensor) => Held::Tensor(tensor.ty().clone()),
+                Data::Nothing => Held::Nothing,
+            };
+            options.held.insert(name.clone(), held);
+            continue;
+        }
         let Some(dims) = open_dims(info) else { continue };
-        let Ok(value) = data.tensor() else { continue };
+        let Ok(Data::Tensor(value)) = read else { continue };
         let sizes = value.dims();
         let bindings = dims.into_iter().filter_map(|axis| Some(DimBinding::known(&format!("{}.{axis}", info.name), *sizes.get(axis)? as i64)));
         options.dims.extend(bindings);
@@ -127,10 +138,24 @@ fn import(case: &Case, set: &Set) -> Result<(Graph, Vec<String>), Verdict> {
         };
         let refused = Verdict::Refused(error.to_string());
         let name = error.free_input().filter(|name| !options.constants.contains_key(*name)).map(str::to_owned).ok_or(refused.clone())?;
-        let at = case.inputs.iter().position(|input| *input == name).ok_or(refused)?;
+        let given = tensors(case, set).map_err(Verdict::Refused)?;
+        let value = given.into_iter().find(|(input, _)| *input == name).ok_or(refused)?.1;
         options.dims.retain(|dim| !dim.name.starts_with(&format!("{name}.")));
-        options.constants.insert(name, set.inputs[at].tensor().map_err(Verdict::Refused)?);
+        options.constants.insert(name, value);
     }
+}
+
+/// The tensors among the inputs, by the names that the graph has for them.
+fn tensors(case: &Case, set: &Set) -> Result<Vec<(String, Tensor)>, String> {
+    let mut all = Vec::new();
+    for (input, (name, kind)) in set.inputs.iter().zip(&case.inputs) {
+        match input.read(kind)? {
+            Data::Tensor(tensor) => all.push((name.clone(), tensor)),
+            Data::Sequence(list) => all.extend(list.into_iter().enumerate().map(|(i, tensor)| (format!("{name}.{i}"), tensor))),
+            Data::Nothing => {}
+        }
+    }
+    Ok(all)
 }
 
 /// The axes whose sizes the file does not say.

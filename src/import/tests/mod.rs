@@ -2,6 +2,7 @@ mod bodies;
 mod constants;
 mod forms;
 mod models;
+mod sequences;
 
 use super::*;
 use crate::ir::{Attr, Node, Op, OpDef, Tensor, TensorType};

@@ -84,7 +84,7 @@ pub fn quantize_dynamic(x: &[f32], n_rows: usize, n_cols: usize, granularity: Gr
                 }
             });
     }
-    write_scales(&layout, &scales, &mut bytes);
+    write_scales(&layout, &scales, &[], &mut bytes);
     Ok(bytes)
 }
 

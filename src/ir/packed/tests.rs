@@ -113,7 +113,7 @@ fn storable_scales_are_normal_and_keep_products_finite() {
 
 fn any_packing() -> impl Strategy<Value = Packing> {
     let granularity = prop_oneof![(4_u32..=8).prop_map(|log| Granularity::Block(1 << log)), Just(Granularity::Row), Just(Granularity::Tensor),];
-    let scale = prop_oneof![Just(ScaleType::F16), Just(ScaleType::F32)];
+    let scale = prop_oneof![Just(ScaleType::F16), Just(ScaleType::F32), Just(ScaleType::F16Zero), Just(ScaleType::F32Zero)];
     (prop_oneof![Just(4_u8), Just(8)], granularity, scale).prop_map(|(bits, granularity, scale)| Packing { bits, granularity, scale })
 }
 
@@ -133,7 +133,9 @@ proptest! {
         };
         let codes: Vec<i8> = (0..layout.n_elems).map(|_| next() >> (8 - packing.bits)).collect();
         let scales: Vec<f32> = (0..layout.n_scales).map(|_| f32::from(next()) / 16.0).collect();
-        let bytes = pack(packing, n_rows, n_cols, &codes, &scales).unwrap();
+        let zeros: Vec<i16> = (0..if packing.scale.has_zeros() { layout.n_scales } else { 0 }).map(|_| i16::from(next())).collect();
+        let bytes = pack_with_zeros(packing, n_rows, n_cols, &codes, &scales, &zeros).unwrap();
+        prop_assert_eq!(super::zeros(packing, n_rows, n_cols, &bytes).unwrap(), zeros);
         prop_assert_eq!(bytes.len() % 4, 0);
         let n_bytes = packing.packed_bytes(n_rows as u64, n_cols as u64);
         prop_assert_eq!(Some(bytes.len() as u64), n_bytes);
@@ -153,15 +155,23 @@ proptest! {
                 Granularity::Row => i,
                 Granularity::Tensor => 0,
             };
-            let scale = match packing.scale {
-                ScaleType::F32 => f32::from_bits(word(n_rows * pitch + scale_idx)),
+            let (scale, zero) = match packing.scale {
+                ScaleType::F32 => (f32::from_bits(word(n_rows * pitch + scale_idx)), 0),
+                ScaleType::F32Zero => {
+                    let at = n_rows * pitch + 2 * scale_idx;
+                    (f32::from_bits(word(at)), word(at + 1).cast_signed())
+                }
+                ScaleType::F16Zero => {
+                    let both = word(n_rows * pitch + scale_idx);
+                    (f16::from_bits(both as u16).to_f32(), both.cast_signed() >> 16)
+                }
                 ScaleType::F16 => {
                     let half = word(n_rows * pitch + scale_idx / 2) >> (16 * (scale_idx % 2));
-                    f16::from_bits(half as u16).to_f32()
+                    (f16::from_bits(half as u16).to_f32(), 0)
                 }
             };
             prop_assert_eq!(code, i32::from(codes[i * n_cols + j]));
-            prop_assert_eq!(values[i * n_cols + j], code as f32 * scale);
+            prop_assert_eq!(values[i * n_cols + j], (code - zero) as f32 * scale);
         }
     }
 

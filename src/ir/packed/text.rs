@@ -1,4 +1,4 @@
-//! How packings print: `g32:f16` (block and type of the scales), `c:f32` (one scale a row), `t:f32` (one scale in all).
+//! How packings print: `g32:f16` (block and type of the scales), `c:f32` (one scale a row), `t:f32` (one scale in all), `g32:f16z` (with zero points).
 
 use super::{Granularity, Packing, ScaleType};
 use crate::ir::{DType, valid_block};
@@ -14,6 +14,8 @@ impl fmt::Display for Packing {
         f.write_str(match self.scale {
             ScaleType::F16 => ":f16",
             ScaleType::F32 => ":f32",
+            ScaleType::F16Zero => ":f16z",
+            ScaleType::F32Zero => ":f32z",
         })
     }
 }
@@ -35,6 +37,8 @@ impl Packing {
         let scale = match scale {
             "f16" => ScaleType::F16,
             "f32" => ScaleType::F32,
+            "f16z" => ScaleType::F16Zero,
+            "f32z" => ScaleType::F32Zero,
             _ => return None,
         };
         Some(Packing { bits, granularity, scale })

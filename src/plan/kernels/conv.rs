@@ -81,7 +81,7 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
             let n_groups = &(images * &bands) * &plane.div_ceil(u64::from(tile_n));
             let (template, tile_k, block) = match (x_ty.packing, w_ty.packing) {
                 (None, _) => (Template::Conv, tile_k, None),
-                (Some(packing), Some(weights)) if packing.bits == 8 && packing.granularity == Granularity::Tensor => {
+                (Some(packing), Some(weights)) if packing.bits == 8 && packing.granularity == Granularity::Tensor && !weights.scale.has_zeros() => {
                     let (block, words) = block(weights);
                     if u64::from(block).min(k) > MAX_I32_TERMS.unsigned_abs() {
                         return Err(node.unsupported(format!("an integer conv of {x_ty} and {w_ty}, whose sums may not fit in i32")));

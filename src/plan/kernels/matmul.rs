@@ -61,7 +61,9 @@ pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     }
     let one = |columns: Columns| match (a_ty.packing, node.graph.ty(columns.b).packing) {
         (None, _) => float_product(node, &product, trans_b, &columns),
-        (Some(packing), Some(weights)) if packing.bits == 8 && !matches!(packing.granularity, Granularity::Block(_)) => {
+        (Some(packing), Some(weights))
+            if packing.bits == 8 && !weights.scale.has_zeros() && !matches!(packing.granularity, Granularity::Block(_)) =>
+        {
             Ok(vec![integer_product(node, &product, weights, columns)?])
         }
         _ => Err(refuse()),

@@ -1,0 +1,113 @@
+//! Sequences, optionals and conditions that are computed while the program runs, with the operators as they are. What they compute is checked against
+//! ONNX Runtime in `tests/small_onnx.rs`.
+
+use super::*;
+
+fn import(graph: GraphProto, held: &[(&str, Held)]) -> Result<Graph, ImportError> {
+    let held = held.iter().map(|(name, held)| ((*name).to_owned(), held.clone())).collect();
+    let options = ImportOptions { held, ..ImportOptions::default() };
+    import_proto(model(17, graph), None, &options, &crate::ops::registry()).map(|(graph, _)| graph)
+}
+
+fn refusal(graph: GraphProto) -> ImportError {
+    import(graph, &[]).unwrap_err()
+}
+
+/// An input that is a sequence or an optional: tract's protobuf keeps nothing of its type.
+fn untyped(name: &str) -> ValueInfoProto {
+    ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto::default()), ..Default::default() }
+}
+
+#[test]
+fn elements_of_a_sequence_are_the_values_themselves() {
+    let nodes = vec![
+        relu("x", "a"),
+        node("SequenceConstruct", &["x", "a"], &["s"], vec![]),
+        node("SequenceAt", &["s", "last"], &["y"], vec![]),
+        node("SequenceLength", &["s"], &["n"], vec![]),
+    ];
+    let graph = graph(vec![info("x", F32, &["2"])], vec![int64s("last", &[], &[-1])], nodes, &["y", "n"]);
+    let graph = import(graph, &[]).unwrap();
+    assert_eq!(operators(&graph), ["%a = relu(%x) : f32[2] 8B"]);
+    assert_eq!(graph.constant(graph.outputs()[1].value).unwrap().to_i64s().unwrap(), [2]);
+}
+
+#[test]
+fn a_sequence_as_output_or_input_is_its_elements() {
+    let build = || graph(vec![untyped("s"), info("x", F32, &["2"])], vec![], vec![node("SequenceInsert", &["s", "x"], &["t"], vec![])], &["t"]);
+    let ty = TensorType::of(crate::ir::DType::F32, &[3]);
+    let graph = import(build(), &[("s", Held::Sequence(vec![ty.clone(), ty.clone()]))]).unwrap();
+    let inputs: Vec<_> = graph.inputs().iter().map(|id| graph.node(*id).name.as_str()).collect();
+    let outputs: Vec<_> = graph.outputs().iter().map(|o| o.name.as_str()).collect();
+    assert_eq!((inputs, outputs), (vec!["s.0", "s.1", "x"], vec!["t.0", "t.1", "t.2"]));
+    let error = refusal(build());
+    assert!(error.to_string().contains("what a sequence or an optional holds must be said"), "{error}");
+    let error = import(build(), &[("x", Held::Nothing)]).unwrap_err();
+    assert_eq!(error.to_string(), r#"input "x": is a tensor: it holds nothing else"#);
+}
+
+#[test]
+fn a_place_that_is_computed_is_refused_by_its_input() {
+    let nodes = vec![node("SequenceConstruct", &["x"], &["s"], vec![]), node("SequenceAt", &["s", "i"], &["y"], vec![])];
+    let error = refusal(graph(vec![info("x", F32, &["2"]), info("i", I64, &[])], vec![], nodes, &["y"]));
+    assert_eq!((error.node(), error.free_input()), (Some("y"), Some("i")));
+}
+
+#[test]
+fn a_sequence_where_a_tensor_belongs_is_refused() {
+    let nodes = vec![node("SequenceConstruct", &["x", "x"], &["s"], vec![]), relu("s", "y")];
+    let error = refusal(graph(vec![info("x", F32, &["2"])], vec![], nodes, &["y"]));
+    assert_eq!(error.to_string(), r#"node "y" (Relu, opset 17): operand "s" is a sequence of 2, expected a tensor"#);
+    let nodes = vec![node("Optional", &[], &["o"], vec![]), node("OptionalGetElement", &["o"], &["y"], vec![])];
+    let error = refusal(graph(vec![], vec![], nodes, &["y"]));
+    assert!(error.to_string().ends_with(r#"operand "o" is an optional without a value"#), "{error}");
+}
+
+fn branches(then_branch: Vec<NodeProto>, else_branch: Vec<NodeProto>) -> NodeProto {
+    let of = |name: &str, nodes| body(name, graph(vec![], vec![], nodes, &["r"]));
+    node("If", &["c"], &["y"], vec![of("then_branch", then_branch), of("else_branch", else_branch)])
+}
+
+/// A condition that depends on the elements of the input x.
+fn on_sum(branches: NodeProto) -> GraphProto {
+    let nodes = vec![node("ReduceSum", &["x"], &["s"], vec![int("keepdims", 0)]), node("Greater", &["s", "zero"], &["c"], vec![]), branches];
+    graph(vec![info("x", F32, &["4"])], vec![floats("zero", &[], &[0.0])], nodes, &["y"])
+}
+
+#[test]
+fn a_condition_that_is_computed_selects() {
+    let graph = import(on_sum(branches(vec![relu("x", "r")], vec![node("Neg", &["x"], &["r"], vec![])])), &[]).unwrap();
+    let text = operators(&graph).join("\n");
+    assert!(text.contains("relu(%x)") && text.contains("neg(%x)") && text.contains("where(%c, "), "{text}");
+}
+
+#[test]
+fn branches_of_two_types_need_a_condition_that_is_known() {
+    let short = node("Slice", &["x", "from", "to"], &["r"], vec![]);
+    let mut graph = on_sum(branches(vec![relu("x", "r")], vec![short]));
+    graph.initializer.extend([int64s("from", &[1], &[0]), int64s("to", &[1], &[2])]);
+    let what = "output 0 is f32[4] and f32[2] in the two branches, and the condition is computed while the program runs";
+    assert_eq!(refusal(graph).to_string(), format!("node \"y\" (If, opset 17): {what}"));
+}
+
+#[test]
+fn a_loop_that_ends_when_it_is_computed_to_needs_a_largest_number_and_collects_nothing() {
+    let inner = || {
+        let nodes = vec![relu("v", "w"), node("ReduceSum", &["w"], &["s"], vec![int("keepdims", 0)]), node("Less", &["s", "limit"], &["on"], vec![])];
+        (vec![info("i", I64, &[]), info("go", BOOL, &[]), info("v", F32, &["4"])], nodes)
+    };
+    let build = |most: &str, collects: bool| {
+        let (inputs, nodes) = inner();
+        let outputs: &[&str] = if collects { &["on", "w", "w"] } else { &["on", "w"] };
+        let repeat =
+            node("Loop", &[most, "", "x"], if collects { &["y", "all"] } else { &["y"] }, vec![body("body", graph(inputs, vec![], nodes, outputs))]);
+        let constants = vec![floats("limit", &[], &[9.0]), int64s("three", &[], &[3])];
+        graph(vec![info("x", F32, &["4"])], constants, vec![repeat], &["y"])
+    };
+    let text = operators(&import(build("three", false), &[]).unwrap()).join("\n");
+    assert_eq!((text.matches("relu(").count(), text.matches("where(").count()), (3, 2), "{text}");
+    for (most, collects, what) in [("", false, "has no largest number"), ("three", true, "collects a value of each iteration")] {
+        let error = refusal(build(most, collects)).to_string();
+        assert!(error.contains(what) && error.contains("node \"y\" (Loop"), "{error}");
+    }
+}
