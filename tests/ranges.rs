@@ -184,7 +184,7 @@ fn parts_repetitions_and_numbers_that_are_counted_from_sizes() {
   %s = sizes() {dtype=i64, value=d[2*seq,6]} : i64[2]
   %to = sizes() {dtype=i64, value=d[3,seq,6]} : i64[3]
   %i = range(%zero, %n, %one) : i64[seq]
-  %f = cast(%i) {to=1} : f32[seq]
+  %f = cast(%i) {to=f32} : f32[seq]
   %u = unsqueeze(%f, %ends) : f32[seq,1]
   %b = add(%x, %u) : f32[seq,6]
   %c = concat(%b, %x) {axis=0} : f32[2*seq,6]
@@ -193,7 +193,7 @@ fn parts_repetitions_and_numbers_that_are_counted_from_sizes() {
   %r = reshape(%c, %s) : f32[2*seq,6]
   %q = reduce_sum(%e, %axes) {keepdims=0} : f32[seq,6]
   %z = gather(%x, %i) {axis=0} : f32[seq,6]
-  %len = cast(%n) {to=1} : f32[]
+  %len = cast(%n) {to=f32} : f32[]
   %scaled = div(%z, %len) : f32[seq,6]
   output %p
   output %r
@@ -268,6 +268,10 @@ fn ranges_are_given_by_name_by_axis_and_in_expressions() {
         [("w".to_owned(), 3), ("x.0".to_owned(), 4)]
     );
     assert_eq!(graph.ty(graph.inputs()[0].out(0)).to_string(), "f32[\"x.0\",3,48,64*w]");
+    let open = load(&["x.2=48"]).unwrap();
+    let options = Compile { settings: Settings::default(), target: Target::shipped("lavapipe").unwrap(), n_threads: 0 };
+    let refused = compile(&open, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap_err().to_string();
+    assert_eq!(refused, "nothing says how large x.3 may be: give --dim x.3=N or --dim x.3=1..N");
     assert!(load(&["x.0=1", "x.2=48", "x.3=64*w"]).unwrap_err().to_string().contains("--dim w=1..N"));
     assert!(load(&["x.0=1", "x.2=48", "x.3=w-2", "w=1..3"]).unwrap_err().to_string().contains("-1 to 1"));
     assert!(load(&["x.0=1", "x.2=48", "nothing=1..3"]).unwrap_err().to_string().contains("nothing"));

@@ -19,6 +19,7 @@ use std::time::Instant;
 Examples:
   nyxc compile model.onnx --budget 7G
   nyxc compile model.onnx --budget 40M --dim batch=8 --target rx580 -o model.nyx
+  nyxc compile decoder.onnx --dim seq=1..32 --dim past=0..512 --dim total=past+seq
   nyxc compile model.onnx --policy uniform:w4a16 --precision 'head*=f16' --json")]
 pub(super) struct Args {
     /// The model
@@ -41,7 +42,8 @@ pub(super) struct Args {
     /// Weights that share a scale, along the reduction axis: a power of two from 16 to 256
     #[arg(long, value_name = "N", value_parser = parse_block)]
     block_size: Option<u32>,
-    /// Fix a dimension: batch=1 by its name, input.0=1 by input and axis
+    /// The size of a dimension: batch=1 by its name, input.0=1 by input and axis, seq=1..512 for any size of a range, total=past+seq for an
+    /// expression of names with ranges
     #[arg(long, value_name = "NAME=SIZE", value_parser = DimBinding::parse)]
     dim: Vec<DimBinding>,
     /// Values for inputs of the model, which become constants: where an input decides shapes

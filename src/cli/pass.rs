@@ -28,7 +28,7 @@ pub(super) struct Args {
     /// The budget of assign_precision
     #[arg(long, value_name = "SIZE", value_parser = super::size::parse)]
     budget: Option<u64>,
-    /// Fix a dimension of a model
+    /// The size of a dimension of a model, or its range
     #[arg(long, value_name = "NAME=SIZE", value_parser = DimBinding::parse)]
     dim: Vec<DimBinding>,
 }

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 pub(super) struct Args {
     /// A .onnx, .nyx or .nyxir file
     file: PathBuf,
-    /// Fix a dimension of a model: batch=1 by its name, input.0=1 by input and axis
+    /// The size of a dimension of a model: batch=1 by its name, input.0=1 by input and axis, or a range 1..512
     #[arg(long, value_name = "NAME=SIZE", value_parser = DimBinding::parse)]
     dim: Vec<DimBinding>,
 }

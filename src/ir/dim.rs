@@ -75,7 +75,7 @@ impl Poly {
 }
 
 impl Dim {
-    /// The size named `name`, as an ONNX `dim_param`: any number from 0.
+    /// The size named `name`, as an ONNX `dim_param`: any number from 1.
     pub fn symbol(name: &str) -> Dim {
         Symbol { name: name.into(), range: None }.into()
     }
@@ -95,7 +95,7 @@ impl Dim {
 
     /// The least and the most that it can be, as far as the ranges of its symbols tell: it lies between them, but need not reach them. Saturates.
     pub fn bounds(&self) -> (i64, i64) {
-        self.bounds_with(&|symbol| symbol.range.unwrap_or((0, i64::MAX)))
+        self.bounds_with(&|symbol| symbol.range.unwrap_or((1, i64::MAX)))
     }
 
     /// [`Dim::bounds`] with ranges of the caller's.
@@ -133,9 +133,11 @@ impl Dim {
         })
     }
 
-    /// The most that it can be; `None` where nothing bounds it.
+    /// The most that it can be; `None` where it has a symbol without a range.
     pub fn most(&self) -> Option<i64> {
-        Some(self.bounds().1).filter(|&most| most < i64::MAX)
+        let mut bounded = true;
+        self.for_each_symbol(&mut |symbol| bounded &= symbol.range.is_some());
+        bounded.then(|| self.bounds().1)
     }
 
     /// The quotient rounded towards negative infinity; `None` for a known divisor that is not positive.
@@ -201,7 +203,7 @@ impl Dim {
     /// Bounds of the form alone: sizes are 0 or 1 at least and less than 2^31. Minima and maxima are decided by these and not by ranges, so that
     /// one range gives the expressions, and so the kernels, of any other.
     fn form_bounds(&self) -> (i64, i64) {
-        self.bounds_with(&|symbol| (symbol.range.map_or(0, |(min, _)| min.min(1)), 1 << 31))
+        self.bounds_with(&|symbol| (symbol.range.map_or(1, |(min, _)| min.min(1)), 1 << 31))
     }
 
     /// The smaller of two.

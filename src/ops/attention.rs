@@ -154,7 +154,7 @@ impl Sizes {
 }
 
 fn same(slot: usize, ty: &TensorType, given: &Dim, wanted: &Dim) -> Result<(), OpError> {
-    if !agree(&given, &wanted) {
+    if !agree(given, wanted) {
         return Err(OpError::operand(slot, ty, format!("{wanted} where it has {given}")));
     }
     Ok(())

@@ -40,7 +40,8 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     if !matches!(dtype.class(), Class::Int | Class::Bool) {
         return Err(OpError::attribute("dtype", format!("is {dtype}")));
     }
-    (size(infer.attrs, "start")?, size(infer.attrs, "step")?);
+    size(infer.attrs, "start")?;
+    size(infer.attrs, "step")?;
     let n = size(infer.attrs, "n")?;
     if n.known().is_some_and(|n| n < 0) {
         return Err(OpError::attribute("n", format!("is {n}")));

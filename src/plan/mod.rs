@@ -25,7 +25,7 @@ pub struct Forecast {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages document the fields")]
 pub enum PlanError {
-    #[error("%{value} is {ty}: its size is not known; give --dim NAME=N")]
+    #[error("%{value} is {ty}: its size has no bound")]
     Symbolic { value: String, ty: String },
     #[error("%{value} is {ty}, which no device buffer holds")]
     Type { value: String, ty: String },

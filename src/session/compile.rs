@@ -66,6 +66,8 @@ pub enum CompileError {
     Lacks { pass: &'static str },
     #[error("kernel {kernel}: {source}")]
     Codegen { kernel: String, source: CodegenError },
+    #[error("nothing says how large {} may be: give {}", .names.join(", "), .names.iter().map(|n| format!("--dim {n}=N or --dim {n}=1..N")).collect::<Vec<_>>().join(", "))]
+    Open { names: Vec<String> },
     #[error("threads: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
 }
@@ -101,6 +103,10 @@ pub fn compile_with(
     progress: Progress<'_>,
     dump: crate::passes::Dump<'_>,
 ) -> Result<Compiled, CompileError> {
+    let names: Vec<String> = graph.open_symbols().into_iter().collect();
+    if !names.is_empty() {
+        return Err(CompileError::Open { names });
+    }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(options.n_threads).build()?;
     let lowered = Lowered::fitting(graph, options, pipeline, &pool, progress, dump)?;
     let keys: BTreeSet<&KernelKey> = lowered.dispatches().map(|d| &d.key).collect();

@@ -2,7 +2,7 @@
 
 use super::{Graph, Node, NodeKind, ValueId};
 use crate::ir::{Attr, Dim, SIZES, Symbol};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
 impl Graph {
@@ -27,6 +27,19 @@ impl Graph {
             attrs.filter_map(|attr| if let Attr::Dims(dims) = attr { Some(dims) } else { None }).flatten().for_each(&mut note);
         }
         ranges
+    }
+
+    /// The symbols in the shapes of its inputs that have no range: nothing says how much memory they need.
+    pub fn open_symbols(&self) -> BTreeSet<String> {
+        let mut open = BTreeSet::new();
+        for dim in self.inputs().iter().flat_map(|id| &self.ty(id.out(0)).shape.0) {
+            dim.for_each_symbol(&mut |symbol| {
+                if symbol.range().is_none() {
+                    open.insert(symbol.name().to_owned());
+                }
+            });
+        }
+        open
     }
 
     /// This graph with the symbols replaced for which `replace` gives something: of sizes bound to numbers, one that can be computed.

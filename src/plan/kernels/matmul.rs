@@ -1,7 +1,7 @@
 //! Matrix products: tiled, of few rows, and in integer arithmetic.
 
 use super::call::{Call, Node, Rows, dims, slices};
-use super::shape::{at_least, at_most, broadcast, merge, not};
+use super::shape::{at_least, at_most, broadcast, from, merge};
 use super::{KernelCall, KernelError};
 use crate::ir::packed::{Granularity, Packing};
 use crate::ir::{Dim, ValueId, product as product_of};
@@ -114,12 +114,12 @@ fn float_product(node: &Node<'_>, product: &Product, trans_b: bool, columns: &Co
         }
         Some(_) => Ok(vec![fill(node.call(Template::Matmul), None, &always)?]),
         None => {
-            let (one, few) = (at_most(m, 1), at_most(m, MAX_VECTOR_ROWS));
+            let few = &from(m, 2) * &at_most(m, MAX_VECTOR_ROWS);
             let most = u32::try_from(MAX_VECTOR_ROWS).unwrap_or(u32::MAX);
             Ok(vec![
-                fill(node.call(Template::Matvec), Some(1), &one)?,
-                fill(node.call(Template::Matvec), Some(most), &(&few - &one))?,
-                fill(node.call(Template::Matmul), None, &not(&few))?,
+                fill(node.call(Template::Matvec), Some(1), &at_most(m, 1))?,
+                fill(node.call(Template::Matvec), Some(most), &few)?,
+                fill(node.call(Template::Matmul), None, &from(m, MAX_VECTOR_ROWS + 1))?,
             ])
         }
     }

@@ -1,7 +1,7 @@
 //! What reads whole rows: reductions, softmax, normalisation.
 
 use super::call::{Call, Node, dims};
-use super::shape::{Axes, at_most, merge, not, strides};
+use super::shape::{Axes, at_most, from, merge, strides};
 use super::{KernelCall, KernelError};
 use crate::ir::{Dim, product};
 use crate::ops::kernel_key::{Template, Value};
@@ -14,21 +14,21 @@ const MANY_ROWS: i64 = 1 << 14;
 /// Most axes kept or reduced after merging.
 const MAX_RANK: usize = 4;
 
-/// Whether a workgroup reads a row of `n` elements, of which there are `rows`; with `strided` only as long as there are few of them. 1 and 0, or an
-/// expression where that changes between runs.
-fn is_wide(n: &Dim, rows: &Dim, strided: bool) -> Dim {
-    let long = not(&at_most(n, WIDE_ROW - 1));
-    if strided { &long * &at_most(rows, MANY_ROWS - 1) } else { long }
+/// Whether a workgroup reads a row of `n` elements, of which there are `rows`, with `strided` only as long as there are few of them; and whether an
+/// invocation does. 1 and 0, or expressions where that changes between runs.
+fn readers(n: &Dim, rows: &Dim, strided: bool) -> (Dim, Dim) {
+    let (long, short) = (from(n, WIDE_ROW), at_most(n, WIDE_ROW - 1));
+    if strided { (&long * &at_most(rows, MANY_ROWS - 1), Dim::larger(&short, &from(rows, MANY_ROWS))) } else { (long, short) }
 }
 
-/// One workgroup a row with `wide`, one invocation otherwise; both where it depends on sizes, and one of them without workgroups.
-fn launch<'n>(call: impl Fn() -> Call<'n>, wide: &Dim, rows: &Dim) -> Result<Vec<KernelCall>, KernelError> {
+/// One workgroup a row, or one invocation; both where it depends on sizes, and one of them without workgroups.
+fn launch<'n>(call: impl Fn() -> Call<'n>, (group, invocation): &(Dim, Dim), rows: &Dim) -> Result<Vec<KernelCall>, KernelError> {
     let mut calls = Vec::new();
-    if *wide != Dim::Known(0) {
-        calls.push(call().flag("wide", true).groups(rows * wide)?);
+    if *group != Dim::Known(0) {
+        calls.push(call().flag("wide", true).groups(rows * group)?);
     }
-    if *wide != Dim::Known(1) {
-        calls.push(call().flag("wide", false).groups(&rows.div_ceil(128) * &not(wide))?);
+    if *invocation != Dim::Known(0) {
+        calls.push(call().flag("wide", false).groups(&rows.div_ceil(128) * invocation)?);
     }
     Ok(calls)
 }
@@ -60,7 +60,7 @@ pub(super) fn reduce(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let count = |axes: &Axes<1>| axes.iter().fold(Dim::Known(1), |n, (size, _)| &n * size);
     let (n, n_reduced) = (count(&kept), count(&reduced));
     let contiguous = matches!(reduced[..], [(_, [Dim::Known(1)])]);
-    let wide = is_wide(&n_reduced, &n, !contiguous);
+    let readers = readers(&n_reduced, &n, !contiguous);
     let rank = |axes: &Axes<1>| u32::try_from(axes.len()).unwrap_or(u32::MAX);
     let ranks = (rank(&kept), rank(&reduced));
     let part = |axes: Axes<1>| -> (Vec<Dim>, Vec<Dim>) { axes.into_iter().map(|(size, [stride])| (size, stride)).unzip() };
@@ -70,7 +70,7 @@ pub(super) fn reduce(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         let call = call.flag("kept", ranks.0).flag("reduced", ranks.1).uints("kd", kd.clone()).uints("ks", ks.clone());
         call.uints("rd", rd.clone()).uints("rs", rs.clone())
     };
-    launch(call, &wide, &n)
+    launch(call, &readers, &n)
 }
 
 /// The axis of a row operator, and sizes before, of and after it.
@@ -87,13 +87,13 @@ pub(super) fn softmax(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     }
     let (outer, n, inner) = split(node, &dims(ty))?;
     let rows = &outer * &inner;
-    let wide = is_wide(&n, &rows, inner != Dim::Known(1));
+    let readers = readers(&n, &rows, inner != Dim::Known(1));
     let log = node.attrs.int("log").unwrap_or(0) != 0;
     let call = || {
         let call = node.call(Template::Softmax).operand(x).uint("rows", rows.clone()).uint("n", n.clone()).uint("inner", inner.clone());
         call.flag("log", log)
     };
-    launch(call, &wide, &rows)
+    launch(call, &readers, &rows)
 }
 
 pub(super) fn norm(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
@@ -117,5 +117,5 @@ pub(super) fn norm(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         let call = node.call(Template::Norm).operand(x).optional(vector(1)).optional(vector(2));
         call.uint("rows", rows.clone()).uint("n", n.clone()).float("epsilon", epsilon).flag("rms", rms)
     };
-    launch(call, &is_wide(&n, &rows, false), &rows)
+    launch(call, &readers(&n, &rows, false), &rows)
 }

@@ -78,9 +78,9 @@ pub(super) fn at_most(dim: &Dim, most: i64) -> Dim {
     Dim::least(&quotient, &ONE)
 }
 
-/// 1 - `flag`.
-pub(super) fn not(flag: &Dim) -> Dim {
-    &ONE - flag
+/// 1 where a size is `least` or more, else 0.
+pub(super) fn from(dim: &Dim, least: i64) -> Dim {
+    Dim::least(&dim.floor_div(&Dim::Known(least)).unwrap_or(ZERO), &ONE)
 }
 
 /// Groups along x, y, z for `n` workgroups in all, spread over x and y as `group()` in `common.glsl` numbers them; `None` where they do not fit.
@@ -125,7 +125,8 @@ mod tests {
         let total = &seq + &past;
         let out = [Dim::Known(3), seq.clone(), total.clone(), Dim::Known(4)];
         assert_eq!(load(&out, &out), Some((Load::Same, vec![])));
-        assert_eq!(load(&[seq.clone(), total.clone(), ONE], &out).unwrap().0, Load::Strided(3));
+        assert_eq!(load(&[seq.clone(), total.clone(), ONE], &out), Some((Load::Periodic, vec![Dim::Known(4), &seq * &total])));
+        assert_eq!(load(&[seq.clone(), ONE, Dim::Known(4)], &out).unwrap().0, Load::Strided(4));
         let (kind, numbers) = load(&[total.clone(), Dim::Known(4)], &out).unwrap();
         assert_eq!((kind, numbers), (Load::Periodic, vec![ONE, &total * &Dim::Known(4)]));
         assert_eq!(load(&[past], &[total]), None);
@@ -136,7 +137,7 @@ mod tests {
         let n = Dim::ranged("n", 0, 1000);
         for (at, expected) in [(0, 1), (1, 1), (8, 1), (9, 0), (1000, 0)] {
             assert_eq!(at_most(&n, 8).eval(&|_| Some(at)), Some(expected), "{at}");
-            assert_eq!(not(&at_most(&n, 8)).eval(&|_| Some(at)), Some(1 - expected));
+            assert_eq!(from(&n, 9).eval(&|_| Some(at)), Some(1 - expected), "{at}");
         }
         assert_eq!((at_most(&Dim::Known(8), 8), at_most(&Dim::Known(9), 8)), (ONE, ZERO));
     }
