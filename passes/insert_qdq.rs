@@ -141,7 +141,12 @@ impl Work<'_> {
     fn quantized_activations(&mut self, x: Val, granularity: &str) -> Result<Val, OpError> {
         let name = self.edit.name(x).to_owned();
         let n_cols = self.edit.ty(x).shape.0.last().and_then(|d| d.known()).unwrap_or(0);
+        let is_empty = self.edit.ty(x).shape.n_elems() == Some(0);
         let x = self.cast(x, DType::F32)?;
+        if is_empty {
+            // It has no values to take a scale from.
+            return Ok(x);
+        }
         let attrs = Attrs::new().with_str("granularity", granularity);
         let codes = self
             .edit

@@ -354,6 +354,31 @@ fn dimensions_are_given_by_name_or_by_input_and_axis() {
 }
 
 #[test]
+fn a_program_of_a_range_runs_compares_and_refuses_by_the_sizes_of_its_inputs() {
+    let folder = Folder::new("range");
+    let program = folder.file("any.nyx");
+    nyxc(&["compile", &mlp(), "--dim", "batch=1..6", "--policy", "uniform:f32", "--target", "lavapipe", "-o", &program]).exits(0);
+    for batch in [1, 6, 3] {
+        let (inputs, outputs) = (image(&folder, batch), folder.file("out.npz"));
+        let run = |device: &str| {
+            nyxc(&["run", &program, "--inputs", &inputs, "--outputs", &outputs, "--device", device]).exits(0);
+            read_npz(&outputs, "logits")
+        };
+        let (given, expected) = (run("auto"), run("cpu"));
+        assert_eq!(given.len(), batch * 10);
+        assert!(relative_l2(&given, &expected) <= 1e-5);
+        let report = nyxc(&["compare", &mlp(), &program, "--inputs", &inputs, "--json"]).exits(0).json();
+        assert!(report["worst_relative_l2"].as_f64().unwrap() <= 1e-6, "{report}");
+    }
+    let refused = nyxc(&["run", &program, "--inputs", &image(&folder, 7), "--outputs", &folder.file("none.npz")]).exits(3);
+    assert!(refused.err.contains("f32[7,1,28,28], expected f32[batch,1,28,28] with batch in 1..6"), "{}", refused.err);
+    assert!(!folder.names().contains(&"none.npz".to_owned()));
+    let open = nyxc(&["compile", &mlp(), "--dim", "batch=n", "-o", &program]).exits(2);
+    assert!(open.err.contains("--dim n=1..N"), "{}", open.err);
+    assert!(nyxc(&["bench", &program, "--runs", "1"]).exits(0).out.contains("median of 1 runs"));
+}
+
+#[test]
 fn the_last_pin_that_matches_wins() {
     let base = [&mlp()[..], "--target", "lavapipe", "--policy", "uniform:f16"];
     let with = |pins: &[&str]| {

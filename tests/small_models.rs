@@ -331,3 +331,16 @@ fn a_matrix_in_slices_runs_on_a_device_that_binds_four_buffers() {
         }
     }
 }
+
+#[test]
+fn what_is_empty_is_not_quantized() {
+    let body = "  %x = input : f32[4,5,5,7]
+  %none = const [] : f32[7,0]
+  %e = matmul(%x, %none) : f32[4,5,5,0]
+  %w = const [0.13302302,0.60138834,0.56371486,-0.14719772,-0.9684968] : f32[1,5,1,1]
+  %b = const [1.6322203] : f32[1]
+  %y = conv(%e, %w, %b) {kernel_shape=[1,1], pads=[2,2,0,2], strides=[2,1]} : f32[4,1,4,4]
+  output %y
+";
+    check(body, "uniform:w8a8", 1e-2);
+}

@@ -67,7 +67,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let program = load::program(&args.program)?;
     let inputs = run::inputs(&program, &args.inputs)?;
     let entry = run::entry(&program)?;
-    let dims: Vec<_> = entry.inputs.iter().flat_map(|p| load::bindings(&p.name, &crate::ir::Shape(p.shape.clone()))).collect();
+    let dims: Vec<_> = entry.inputs.iter().zip(&inputs).flat_map(|(port, tensor)| load::bindings(&port.name, &tensor.ty().shape)).collect();
     let (graph, _) = load::model(&args.model, &dims, args.constants.as_deref())?;
     let mut values: BTreeMap<String, (String, Tensor)> = BTreeMap::new();
     let mut keep = |node: &Node, results: &[Tensor]| {

@@ -101,7 +101,7 @@ pub(super) fn inputs(program: &Program, path: &Path) -> Result<Vec<Tensor>, Fail
         ports.iter().any(|port| port.name == name && takes(entry, port, &ty.shape))
     };
     let mut arrays = npz::read(std::io::BufReader::new(file), &mut wants).map_err(|e| Failure::file(format!("{}: {e}", path.display())))?;
-    ports.iter().map(|port| input(port, &mut arrays, &types, path)).collect()
+    ports.iter().map(|port| input(entry, port, &mut arrays, &types, path)).collect()
 }
 
 /// Whether an array of this shape may be the input: what it asks of other inputs is looked at when all are there.
@@ -110,8 +110,17 @@ fn takes(entry: &Entry, port: &Port, shape: &Shape) -> bool {
     port.shape.len() == shape.rank() && port.shape.iter().zip(&shape.0).all(within)
 }
 
-fn input(port: &Port, arrays: &mut BTreeMap<String, Tensor>, types: &BTreeMap<String, TensorType>, path: &Path) -> Result<Tensor, Failure> {
-    let expected = TensorType::new(port.dtype, Shape(port.shape.clone()));
+fn input(
+    entry: &Entry,
+    port: &Port,
+    arrays: &mut BTreeMap<String, Tensor>,
+    types: &BTreeMap<String, TensorType>,
+    path: &Path,
+) -> Result<Tensor, Failure> {
+    let ty = TensorType::new(port.dtype, Shape(port.shape.clone()));
+    let is_its = |name: &str| port.shape.iter().any(|dim| dim.told().is_some_and(|symbol| symbol.name() == name));
+    let ranges: Vec<String> = entry.sizes.iter().filter(|s| is_its(&s.name)).map(|s| format!("{} in {}..{}", s.name, s.min, s.max)).collect();
+    let expected = if ranges.is_empty() { ty.to_string() } else { format!("{ty} with {}", ranges.join(", ")) };
     let given = types.get(&port.name).ok_or_else(|| {
         let names: Vec<_> = types.keys().cloned().collect();
         Failure::file(format!("{}: no array {:?} ({expected}); it has {}", path.display(), port.name, names.join(", ")))

@@ -11,6 +11,8 @@ use crate::ops::util::agree;
 const WIDE_ROW: i64 = 64;
 /// Rows beyond which there is enough to do without sharing rows out.
 const MANY_ROWS: i64 = 1 << 14;
+/// The kind of a product in the reduction's key.
+const PRODUCT: u32 = 4;
 /// Most axes kept or reduced after merging.
 const MAX_RANK: usize = 4;
 
@@ -41,7 +43,7 @@ pub(super) fn reduce(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         Some("mean") => 1,
         Some("max") => 2,
         Some("min") => 3,
-        Some("prod") => 4,
+        Some("prod") => PRODUCT,
         other => return Err(node.unsupported(format!("a reduction of kind {other:?}"))),
     };
     if ty.packing.is_some() || super::call::class_of(ty) == Value::Bool {
@@ -60,7 +62,8 @@ pub(super) fn reduce(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let count = |axes: &Axes<1>| axes.iter().fold(Dim::Known(1), |n, (size, _)| &n * size);
     let (n, n_reduced) = (count(&kept), count(&reduced));
     let contiguous = matches!(reduced[..], [(_, [Dim::Known(1)])]);
-    let readers = readers(&n_reduced, &n, !contiguous);
+    // Products in parts may overflow in one and vanish in another, and infinity times 0 is no number: one invocation takes them in order.
+    let readers = if kind == PRODUCT { (Dim::Known(0), Dim::Known(1)) } else { readers(&n_reduced, &n, !contiguous) };
     let rank = |axes: &Axes<1>| u32::try_from(axes.len()).unwrap_or(u32::MAX);
     let ranks = (rank(&kept), rank(&reduced));
     let part = |axes: Axes<1>| -> (Vec<Dim>, Vec<Dim>) { axes.into_iter().map(|(size, [stride])| (size, stride)).unzip() };

@@ -69,3 +69,14 @@ fn what_has_no_elements_needs_no_dispatch() {
     let (graph, id) = one(&pointwise::DEF, pointwise::attrs(Expr::Arg(0), DType::F32), &[TensorType::of(DType::F32, &[0, 3])]);
     assert_eq!(dispatches(&graph, id, &target), Ok(vec![]));
 }
+
+#[test]
+fn products_are_taken_in_order_and_sums_in_parts() {
+    let target = Target::shipped("vulkan-min").unwrap();
+    for (kind, expected) in [("sum", 1), ("max", 1), ("prod", 0)] {
+        let types = [TensorType::of(DType::F32, &[3, 1000])];
+        let (graph, id) = one(&crate::ops::reduce::DEF, crate::ops::reduce::attrs(kind, &[1], true), &types);
+        let calls = dispatches(&graph, id, &target).unwrap();
+        assert_eq!((calls.len(), calls[0].key.flags["wide"]), (1, expected), "{kind}");
+    }
+}
