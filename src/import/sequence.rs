@@ -125,13 +125,7 @@ impl<'a> Builder<'a> {
             },
             _ => return Ok(false),
         };
-        if results.len() < raw.outputs.len() {
-            return Err(Kind::Outputs { given: raw.outputs.len(), has: results.len() }.into());
-        }
-        for (output, bound) in raw.outputs.iter().zip(results).filter(|(output, _)| !output.is_empty()) {
-            self.bind(output, bound)?;
-        }
-        Ok(true)
+        self.bind_outputs(raw, results)
     }
 
     fn is_given(&self, raw: &RawNode, slot: usize) -> bool {

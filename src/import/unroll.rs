@@ -30,6 +30,11 @@ impl<'a> Builder<'a> {
             "ai.onnx.preview::FlexAttention" => self.flex_attention(raw, order)?.into_iter().map(Bound::One).collect(),
             _ => return Ok(false),
         };
+        self.bind_outputs(raw, results)
+    }
+
+    /// Gives the outputs of a node that is written out their values, and says that it was.
+    pub(super) fn bind_outputs(&mut self, raw: &'a RawNode, results: Vec<Bound>) -> Result<bool, ImportError> {
         if results.len() < raw.outputs.len() {
             return Err(Kind::Outputs { given: raw.outputs.len(), has: results.len() }.into());
         }

@@ -153,7 +153,7 @@ impl Executor {
             return Err(RuntimeError::Input { name: missing.to_owned(), fault });
         }
         entry.resize(memory, inputs)?;
-        // All are looked at before the first is written, so a refused run leaves the device's state alone.
+        // All are looked at before the first is written, so a refused run leaves the device's tensors alone.
         let converted = entry.inputs.iter().zip(inputs).map(|(port, tensor)| to_device(port, tensor)).collect::<Result<Vec<_>, _>>()?;
         for (port, bytes) in entry.inputs.iter().zip(&converted) {
             memory.write(&port.region, bytes)?;
