@@ -181,6 +181,66 @@ text("optionals with a value and without", """net (float[3] x) => (float[3] y, b
   has_not = OptionalHasElement (e)
 }""", {"x": f(3)})
 
+# Results with as many elements as their data say.
+def zeros(*shape):
+    return np.where(rng.random(shape) < 0.6, 0, rng.standard_normal(shape)).astype(np.float32)
+
+
+text("elements that are not zero, and their places", """net (float[3,5] x) => (int64[K,2] at, float[K] y, float sum) {
+  nz = NonZero (x)
+  at = Transpose (nz)
+  v = GatherND (x, at)
+  y = Exp (v)
+  sum = ReduceSum <keepdims = 0> (y)
+}""", {"x": zeros(3, 5)}, {"x": np.zeros((3, 5), np.float32)}, {"x": np.ones((3, 5), np.float32)}, {"x": zeros(3, 5)})
+text("rows that a condition keeps, through a product", """net (float[6,4] x, bool[6] keep) => (float[K,3] y, float[J] z) {
+  kept = Compress <axis = 0> (x, keep)
+  y = MatMul (kept, w)
+  positive = Greater (x, zero)
+  flat = Reshape (positive, line)
+  z = Compress (x, flat)
+}""", *[{"x": f(6, 4), "keep": np.array(k, bool)} for k in ([1, 0, 1, 1, 0, 0], [0] * 6, [1] * 6)],
+     w=f(4, 3), zero=np.array(0, np.float32), line=np.array([-1], np.int64))
+text("how many there are, of which nothing else is used", """net (float[7] x) => (float[K,2] y, int64[K] r, int64 n) {
+  nz = NonZero (x)
+  shape = Shape (nz)
+  k = Gather <axis = 0> (shape, one)
+  n = Identity (k)
+  rows = Unsqueeze (k, first)
+  both = Concat <axis = 0> (rows, two)
+  y = ConstantOfShape <value = float[1] {0.5}> (both)
+  r = Range (zero, k, one)
+}""", {"x": zeros(7)}, {"x": np.zeros(7, np.float32)}, {"x": f(7)},
+     one=np.array(1, np.int64), first=np.array([0], np.int64), two=np.array([2], np.int64), zero=np.array(0, np.int64))
+
+
+def rectangles(n):
+    corner, size = rng.random((1, n, 2)) * 4, rng.random((1, n, 2)) * 3 + 0.2
+    return np.concatenate([corner, corner + size], 2).astype(np.float32)
+
+
+text("a detector's tail: boxes that overlap little, and their scores", """net (float[1,12,4] boxes, float[1,2,12] scores) => (int64[K,3] chosen, float[K,4] b, float[K] s) {
+  chosen = NonMaxSuppression (boxes, scores, most, iou, least)
+  column = Gather <axis = 1> (chosen, two)
+  list = Squeeze (boxes, first)
+  b = Gather <axis = 0> (list, column)
+  s = GatherND (scores, chosen)
+}""", *[{"boxes": rectangles(12), "scores": rng.random((1, 2, 12)).astype(np.float32) * scale} for scale in (1, 0.3, 1)],
+     most=np.array([4], np.int64), iou=np.array([0.4], np.float32), least=np.array([0.25], np.float32), two=np.array(2, np.int64),
+     first=np.array([0], np.int64))
+text("numbers that differ, and how often each stands there", """net (int64[9] x) => (int64[K] u, int64[K] first, int64[9] inverse, int64[K] n, float[K] share) {
+  u, first, inverse, n = Unique <sorted = 1> (x)
+  counts = Cast <to = 1> (n)
+  share = Div (counts, nine)
+}""", *[{"x": rng.integers(0, m, 9)} for m in (3, 9, 1)], nine=np.array(9, np.float32))
+text("those that stay, of those that stayed", """net (float[20] x) => (float[K] y) {
+  positive = Greater (x, zero)
+  some = Compress <axis = 0> (x, positive)
+  small = Less (some, one)
+  y0 = Compress <axis = 0> (some, small)
+  y = Sqrt (y0)
+}""", {"x": f(20)}, {"x": f(20)}, {"x": -np.abs(f(20))}, zero=np.array(0, np.float32), one=np.array(0.7, np.float32))
+
 out = pathlib.Path(__file__).parent / "data" / "small_onnx.json"
 out.write_text("[\n" + ",\n".join(json.dumps(c) for c in cases) + "\n]\n")
 print(f"{len(cases)} cases, {out.stat().st_size} bytes in {out}")

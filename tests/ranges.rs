@@ -103,7 +103,10 @@ fn check(ranges: &[(&str, i64, i64)], body: &str, sizes: &[At], policies: &[(&st
             let what = format!("{policy} at {at:?}");
             let reference = on_cpu.run(&inputs).unwrap_or_else(|e| panic!("{what}: {e}")).outputs;
             assert!(distance(&reference, &expected) <= bound, "{what} on the CPU: {:e}", distance(&reference, &expected));
-            let exact: Vec<(&str, i64, i64)> = at.iter().map(|&(name, n)| (name, n, n)).collect();
+            let given = |name: &str| at.iter().find(|(own, _)| *own == name).map(|(_, n)| *n);
+            // Sizes that data tell keep their ranges.
+            let exact: Vec<(&str, i64, i64)> =
+                ranges.iter().map(|&(name, min, max)| given(name).map_or((name, min, max), |n| (name, n, n))).collect();
             let alone = compiled(&read(&where_(&exact), body), policy, target);
             for (session, context) in sessions.iter_mut().zip(&contexts) {
                 let given = session.run(&inputs).unwrap_or_else(|e| panic!("{what}: {e}")).outputs;
@@ -256,6 +259,80 @@ fn shapes_out_of_range_or_that_contradict_each_other_are_refused_with_the_number
 }
 
 #[test]
+fn sizes_that_data_tell_reach_kernels_and_lists_that_are_counted() {
+    // The list of positions depends on how many rows are kept, and on nothing that is computed.
+    let body = "  %zero = const [0] : i64[]
+  %one = const [1] : i64[]
+  %ones = const [1] : i64[1]
+  %x = input : f32[seq,6]
+  %m = input : i64[seq]
+  %w = input : f32[6,5]
+  %rows = compress(%x, %m) {axis=0, count=d[kept]} : f32[kept,6]
+  %p = matmul(%rows, %w) : f32[kept,5]
+  %n = sizes() {dtype=i64, scalar=1, value=d[kept]} : i64[]
+  %i = range(%zero, %n, %one) : i64[kept]
+  %f = cast(%i) {to=f32} : f32[kept]
+  %y = reduce_sum(%p, %ones) {keepdims=0} : f32[kept]
+  %z = add(%y, %f) : f32[kept]
+  output %z
+  output %i
+";
+    let sizes: [At; 5] = [&[("seq", 5)], &[("seq", 70)], &[("seq", 1)], &[("seq", 33)], &[("seq", 70)]];
+    check(&[("kept", 0, 70), ("seq", 1, 70)], body, &sizes, ALL);
+    let graph = read(&where_(&[("kept", 0, 70), ("seq", 1, 70)]), body);
+    let place = |order: &[nyxc::ir::NodeId], name: &str| order.iter().position(|id| graph.node(*id).name == name).unwrap();
+    for order in [graph.order(), graph.file_order()] {
+        assert!(place(&order, "rows") < place(&order, "n") && place(&order, "rows") < place(&order, "i"), "{graph}");
+    }
+}
+
+#[test]
+fn a_program_of_a_file_has_no_rows_where_it_had_none_when_it_was_made() {
+    let body = "  %x = input : f32[n,64]
+  %w = input : f32[64,8]
+  %m = matmul(%x, %w) : f32[n,8]
+  %y = softmax(%m) {axis=-1} : f32[n,8]
+  output %y
+";
+    check(&[("n", 0, 20)], body, &[&[("n", 0)], &[("n", 1)], &[("n", 20)], &[("n", 0)], &[("n", 9)]], ALL);
+}
+
+#[test]
+fn what_tells_a_size_stays_while_the_size_is_used() {
+    let body = "  %x = input : f32[4,3]
+  %places = non_zero(%x) {count=d[k]} : i64[2,k]
+  %n = sizes() {dtype=i64, value=d[k]} : i64[1]
+  %y = identity(%n) : i64[1]
+  output %y
+";
+    let mut graph = read(&where_(&[("k", 0, 12)]), body);
+    assert_eq!(graph.remove_dead(), 0);
+    let mut session = Session::of(compiled(&graph, "uniform:f32", &Target::shipped("lavapipe").unwrap()), DeviceChoice::Cpu).unwrap();
+    let x = Tensor::from_f32s(DType::F32, &[4, 3], &[0., 1., 0., 0., -2., 0., f32::NAN, 0., 0., 0., 0., -0.]).unwrap();
+    assert_eq!(session.run(&[x]).unwrap().outputs[0].to_i64s().unwrap(), [3]);
+    let mut unused = read(&where_(&[("k", 0, 12)]), &body.replace("  output %y\n", "  %z = relu(%x) : f32[4,3]\n  output %z\n"));
+    assert_eq!(unused.remove_dead(), 3, "{unused}");
+    for (text, expected) in [
+        (body.replace("f32[4,3]", "f32[4,k]").replace("i64[2,k]", "i64[2,k]"), "the size \"k\" is told by something else too"),
+        (body.replace("  %n =", "  %more = non_zero(%x) {count=d[k]} : i64[2,k]\n  %n ="), "the size \"k\" is told by something else too"),
+        (body.replace("count=d[k]", "count=d[2*k]"), "attribute count is [2*k], not one symbol"),
+        (
+            body.replace("  %places", "  %more = constant_of_shape(%n) : f32[k]\n  %places")
+                .replace("non_zero(%x)", "non_zero(%more)")
+                .replace("[2,k]", "[1,k]"),
+            "%n is not defined above",
+        ),
+    ] {
+        let read = text::parse(&format!("graph g onnx where k in 0..12\n{text}"), &registry(), &|_, _| None);
+        let refused = match read {
+            Ok(graph) => graph.verify().unwrap_err().to_string(),
+            Err(error) => error.to_string(),
+        };
+        assert!(refused.contains(expected), "{refused}\n{text}");
+    }
+}
+
+#[test]
 fn ranges_are_given_by_name_by_axis_and_in_expressions() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/ppocr-cls.onnx");
     let load = |dims: &[&str]| {
@@ -268,6 +345,8 @@ fn ranges_are_given_by_name_by_axis_and_in_expressions() {
         [("w".to_owned(), 3), ("x.0".to_owned(), 4)]
     );
     assert_eq!(graph.ty(graph.inputs()[0].out(0)).to_string(), "f32[\"x.0\",3,48,64*w]");
+    let at_least = load(&["x.0=1", "x.2=48", "x.3=max(64,32*w)", "w=0..3"]).unwrap();
+    assert_eq!(at_least.ty(at_least.inputs()[0].out(0)).to_string(), "f32[1,3,48,max(64,32*w)]");
     let open = load(&["x.2=48"]).unwrap();
     let options = Compile { settings: Settings::default(), target: Target::shipped("lavapipe").unwrap(), n_threads: 0 };
     let refused = compile(&open, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap_err().to_string();

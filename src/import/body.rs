@@ -120,7 +120,7 @@ impl<'a> Builder<'a> {
         if self.model.n_bodies.get() > MAX_BODIES {
             return Err(Kind::Form(format!("more than {} imports of subgraphs, or {MAX_BODIES} of their nodes", MAX_BODIES / 10)).into());
         }
-        let mut inner = Builder::new(self.model, &body.name, self.taken);
+        let mut inner = Builder::new(self.model, &body.name, self.taken, true);
         for (info, ty) in body.inputs.iter().zip(types) {
             inner.add_input(&info.name, ty.clone())?;
         }

@@ -7,8 +7,9 @@ use super::read::{RawGraph, RawNode};
 use super::sequence::Bound;
 use super::{body, fold};
 use crate::ir::{
-    AttrFault, Attrs, Graph, Infer, Level, Node, NodeKind, Op, OpDef, OpError, Registry, Tensor, TensorType, Value, ValueId, next_number,
+    AttrFault, Attrs, COUNT, Dim, Graph, Infer, Level, Node, NodeKind, Op, OpError, Registry, Tensor, TensorType, Value, ValueId, next_number,
 };
+use crate::ops::counted;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -63,6 +64,10 @@ pub(super) struct Builder<'a> {
     pub(super) scopes: Vec<Scope<'a>>,
     /// Every name that the file has: names made up here avoid them.
     pub(super) taken: &'a BTreeSet<String>,
+    /// Names of sizes that data tell.
+    counts: BTreeSet<String>,
+    /// Whether this is the body of an operator, which is run any number of times.
+    is_body: bool,
 }
 
 impl Model<'_> {
@@ -70,7 +75,7 @@ impl Model<'_> {
     pub(super) fn graph(&self, raw: &RawGraph) -> Result<Graph, ImportError> {
         let mut taken = BTreeSet::new();
         body::names(raw, &mut taken);
-        let mut builder = Builder::new(self, &raw.name, &taken);
+        let mut builder = Builder::new(self, &raw.name, &taken, false);
         for info in raw.inputs.iter().filter(|i| !raw.initializers.contains_key(&i.name)) {
             let problem = || Kind::Input { name: info.name.clone(), problem: "has no shape".to_owned() };
             let ty = self.symbols.ty(&info.name, info)?.ok_or_else(problem)?;
@@ -88,9 +93,9 @@ impl Model<'_> {
 
 impl<'a> Builder<'a> {
     /// An empty graph.
-    pub(super) fn new(model: &'a Model<'a>, name: &str, taken: &'a BTreeSet<String>) -> Builder<'a> {
+    pub(super) fn new(model: &'a Model<'a>, name: &str, taken: &'a BTreeSet<String>, is_body: bool) -> Builder<'a> {
         let graph = Graph::new(name, Level::Onnx);
-        Builder { model, graph, pending: Vec::new(), scopes: vec![Scope::default()], taken }
+        Builder { model, graph, pending: Vec::new(), scopes: vec![Scope::default()], taken, counts: BTreeSet::new(), is_body }
     }
 
     /// Adds an input.
@@ -227,7 +232,10 @@ impl<'a> Builder<'a> {
         if !(min..=max).contains(&operands.len()) {
             return Err(Kind::Arity { given: operands.len(), min, max }.into());
         }
-        let types = self.infer(def, &attrs, &operands, outputs.len())?;
+        if let Some(bound) = self.typed(&attrs, &operands, outputs.len(), |infer| counted::bound(def, infer))? {
+            attrs = attrs.with_dims(COUNT, vec![self.count(outputs.first().map_or(&name, |output| output), &bound)?]);
+        }
+        let types = self.typed(&attrs, &operands, outputs.len(), def.infer)?;
         if types.len() < outputs.len() {
             return Err(Kind::Outputs { given: outputs.len(), has: types.len() }.into());
         }
@@ -253,11 +261,33 @@ impl<'a> Builder<'a> {
         Ok(outputs.into_iter().enumerate().map(|(i, output)| (output, Known::Value(id.out(i)))).collect())
     }
 
-    fn infer(&self, def: &'static OpDef, attrs: &Attrs, operands: &[Option<Known>], n_outputs: usize) -> Result<Vec<TensorType>, ImportError> {
+    /// A new size that data tell, `bound` at most.
+    fn count(&mut self, value: &str, bound: &Dim) -> Result<Dim, ImportError> {
+        if self.is_body {
+            return Err(Kind::Form("the size of its result depends on data, which no subgraph of a loop may have".to_owned()).into());
+        }
+        let mut name = format!("{value}.count");
+        let mut n = 2;
+        while !self.counts.insert(name.clone()) || self.model.symbols.has(&name) {
+            name = format!("{value}.count.{n}");
+            n += 1;
+        }
+        // Sizes without a range have no bound: such a graph is looked at, but not compiled.
+        Ok(bound.most().map_or_else(|| Dim::symbol(&name), |most| Dim::ranged(&name, 0, most)))
+    }
+
+    /// What a rule says of a node of these operands.
+    fn typed<T>(
+        &self,
+        attrs: &Attrs,
+        operands: &[Option<Known>],
+        n_outputs: usize,
+        rule: impl Fn(&Infer<'_>) -> Result<T, OpError>,
+    ) -> Result<T, ImportError> {
         let inputs: Vec<_> = operands.iter().map(|o| o.map(|known| self.ty(known))).collect();
         let consts: Vec<_> = operands.iter().map(|o| o.and_then(|known| self.tensor(known))).collect();
         let sizes: Vec<_> = operands.iter().map(|o| if let Some(Known::Value(value)) = o { self.graph.sizes(*value) } else { None }).collect();
-        (def.infer)(&Infer { attrs, inputs: &inputs, consts: &consts, sizes: &sizes, n_outputs }).map_err(|source| {
+        rule(&Infer { attrs, inputs: &inputs, consts: &consts, sizes: &sizes, n_outputs }).map_err(|source| {
             let symbols = match source {
                 OpError::NotConstant { slot } => operands.get(slot).copied().flatten(),
                 _ => None,

@@ -3,7 +3,7 @@
 use super::data;
 use super::error::{ImportError, Kind};
 use super::{DimBinding, ImportReport};
-use crate::ir::{Dim, Shape, TensorType};
+use crate::ir::{Dim, Shape, Symbol, TensorType};
 use std::collections::{BTreeMap, BTreeSet};
 use tract_onnx::pb::ValueInfoProto;
 use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
@@ -13,6 +13,8 @@ use tract_onnx::pb::type_proto::Value as TypeValue;
 #[derive(Default)]
 pub(super) struct Symbols {
     bound: BTreeMap<String, Dim>,
+    /// The names that the file's inputs have for sizes.
+    names: BTreeSet<String>,
 }
 
 /// Names that exporters write where they know none: two axes of such a name need not be equal.
@@ -60,15 +62,15 @@ impl Symbols {
         let mut symbols = Symbols::default();
         // Ranges first: expressions may name them in any order, those of their own included that no input has.
         let ranges: BTreeMap<&str, &Dim> =
-            bindings.iter().filter(|b| b.size.told().is_some_and(|s| s.range().is_some())).map(|b| (b.name.as_str(), &b.size)).collect();
+            bindings.iter().filter(|b| b.size.told().is_some_and(has_range)).map(|b| (b.name.as_str(), &b.size)).collect();
         let mut used = BTreeSet::new();
         let mut resolved = Vec::new();
         for binding in bindings {
             let mut missing = None;
-            binding.size.for_each_symbol(&mut |symbol| match (ranges.get(symbol.name()), symbol.range()) {
-                (_, Some(_)) => {}
-                (Some(_), None) => drop(used.insert(symbol.name().to_owned())),
-                (None, None) => missing = Some(symbol.name().to_owned()),
+            binding.size.for_each_symbol(&mut |symbol| match (ranges.get(symbol.name()), has_range(symbol)) {
+                (_, true) => {}
+                (Some(_), false) => drop(used.insert(symbol.name().to_owned())),
+                (None, false) => missing = Some(symbol.name().to_owned()),
             });
             if let Some(symbol) = missing {
                 return Err(Kind::FreeSymbol { name: binding.name.clone(), size: binding.size.to_string(), symbol }.into());
@@ -88,8 +90,8 @@ impl Symbols {
             symbols.bound.insert(batch.clone(), Dim::Known(1));
             report.defaulted.push((batch, 1));
         }
-        let all: BTreeSet<&String> = axes.iter().filter_map(|a| a.size.as_ref().err()).collect();
-        report.unbound = all.into_iter().filter(|name| !symbols.bound.contains_key(*name)).cloned().collect();
+        symbols.names = axes.iter().filter_map(|a| a.size.as_ref().err()).cloned().collect();
+        report.unbound = symbols.names.iter().filter(|name| !symbols.bound.contains_key(*name)).cloned().collect();
         Ok((symbols, report))
     }
 
@@ -126,6 +128,13 @@ impl Symbols {
         places.all(|a| a.axis == 0 && a.rank >= 2).then(|| (*name).clone())
     }
 
+    /// Whether a size of an input has this name, or stands behind one.
+    pub(super) fn has(&self, name: &str) -> bool {
+        let mut found = self.names.contains(name);
+        self.bound.values().for_each(|dim| dim.for_each_symbol(&mut |symbol| found |= symbol.name() == name));
+        found
+    }
+
     /// The type of a value as the file describes it; sizes without a name are named after `name`. `None` where it has no shape.
     pub(super) fn ty(&self, name: &str, info: &ValueInfoProto) -> Result<Option<TensorType>, ImportError> {
         let (dtype, dims) = described(info).map_err(|problem| Kind::Input { name: name.to_owned(), problem })?;
@@ -135,6 +144,11 @@ impl Symbols {
         };
         Ok(dims.map(|dims| TensorType::new(dtype, Shape(dims.iter().enumerate().map(dim).collect()))))
     }
+}
+
+/// Whether a symbol of a binding has a range, and does not only name one.
+fn has_range(symbol: &Symbol) -> bool {
+    symbol.range().is_some_and(|range| *range.end() < i64::MAX)
 }
 
 /// One axis of one input.

@@ -287,7 +287,7 @@ impl Graph {
         })
     }
 
-    /// Every node, each after its operands: post-order from the outputs, operands by slot, so that each value stands just before its first
+    /// Every node, each after its operands and after what tells the sizes it mentions: post-order from the outputs, operands by slot, so that each value stands just before its first
     /// use and a local rewrite is a local diff. Inputs come first, in the model's order; what no output needs comes last.
     pub fn order(&self) -> Vec<NodeId> {
         let mut done = vec![false; self.graph.node_indices().map(|i| i.index() + 1).max().unwrap_or(0)];
@@ -299,6 +299,12 @@ impl Graph {
         let mut rest: Vec<NodeId> = self.graph.node_indices().map(NodeId).collect();
         rest.sort_by_key(|&id| (self.node(id).order, id));
         let roots = self.outputs.iter().map(|o| o.value.node).chain(rest);
+        let tellers = self.tellers();
+        let before = |id: NodeId| {
+            let mut operands = self.operands(id);
+            operands.extend(self.waits_for(id, &tellers).into_iter().map(|teller| Some(teller.out(0))));
+            operands
+        };
         // An explicit stack: a chain of 50,000 nodes must not overflow the thread's.
         let mut stack: Vec<(NodeId, Vec<Option<ValueId>>, usize)> = Vec::new();
         for root in roots {
@@ -306,14 +312,14 @@ impl Graph {
                 continue;
             }
             done[root.0.index()] = true;
-            stack.push((root, self.operands(root), 0));
+            stack.push((root, before(root), 0));
             while let Some((node, operands, next)) = stack.last_mut() {
                 if let Some(operand) = operands.get(*next) {
                     *next += 1;
                     if let Some(value) = *operand
                         && !std::mem::replace(&mut done[value.node.0.index()], true)
                     {
-                        stack.push((value.node, self.operands(value.node), 0));
+                        stack.push((value.node, before(value.node), 0));
                     }
                 } else {
                     order.push(*node);
@@ -324,12 +330,16 @@ impl Graph {
         order
     }
 
-    /// Every node, each after its operands, as near the order of the imported file as that allows.
+    /// Every node, each after its operands and after what tells the sizes it mentions, as near the order of the imported file as that allows.
     pub fn file_order(&self) -> Vec<NodeId> {
+        let tellers = self.tellers();
         let mut missing: BTreeMap<NodeId, usize> = BTreeMap::new();
+        let mut waiting: BTreeMap<NodeId, Vec<NodeId>> = BTreeMap::new();
         let mut ready = BinaryHeap::new();
         for index in self.graph.node_indices() {
-            let n = self.graph.edges_directed(index, Direction::Incoming).count();
+            let told = self.waits_for(NodeId(index), &tellers);
+            let n = self.graph.edges_directed(index, Direction::Incoming).count() + told.len();
+            told.into_iter().for_each(|teller| waiting.entry(teller).or_default().push(NodeId(index)));
             missing.insert(NodeId(index), n);
             if n == 0 {
                 ready.push(Reverse((self.graph[index].order, index)));
@@ -338,11 +348,12 @@ impl Graph {
         let mut order = Vec::with_capacity(self.n_nodes());
         while let Some(Reverse((_, index))) = ready.pop() {
             order.push(NodeId(index));
-            for edge in self.graph.edges_directed(index, Direction::Outgoing) {
-                if let Some(n) = missing.get_mut(&NodeId(edge.target())) {
+            let next = self.graph.edges_directed(index, Direction::Outgoing).map(|edge| NodeId(edge.target()));
+            for id in next.chain(waiting.remove(&NodeId(index)).unwrap_or_default()) {
+                if let Some(n) = missing.get_mut(&id) {
                     *n -= 1;
                     if *n == 0 {
-                        ready.push(Reverse((self.graph[edge.target()].order, edge.target())));
+                        ready.push(Reverse((self.node(id).order, id.0)));
                     }
                 }
             }
@@ -373,13 +384,21 @@ impl Graph {
         for value in wires.0.iter().flatten().flatten().chain(self.outputs.iter().map(|o| &o.value)) {
             n_uses[value.node.0.index()] += 1;
         }
+        // Where an edit writes a node anew that tells a size, the new one tells it: nothing takes the results of the old one any more.
+        let tellers = self.tellers_by(|id| n_uses[id.0.index()]);
+        if !tellers.is_empty() {
+            for id in self.graph.node_indices().map(NodeId) {
+                self.waits_for(id, &tellers).into_iter().for_each(|teller| n_uses[teller.0.index()] += 1);
+            }
+        }
         let mut n = 0;
         while let Some(id) = candidates.pop() {
             let is_needed = n_uses[id.0.index()] > 0 || matches!(self.graph.node_weight(id.0), None | Some(Node { kind: NodeKind::Input, .. }));
             if !is_needed {
-                for value in wires.0[id.0.index()].iter().flatten() {
-                    n_uses[value.node.0.index()] -= 1;
-                    candidates.push(value.node);
+                let operands = wires.0[id.0.index()].iter().flatten().map(|value| value.node);
+                for needed in operands.chain(self.waits_for(id, &tellers)) {
+                    n_uses[needed.0.index()] -= 1;
+                    candidates.push(needed);
                 }
                 self.forget_names(id);
                 self.graph.remove_node(id.0);

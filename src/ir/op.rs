@@ -244,6 +244,10 @@ impl OpError {
 /// Operators read it as they read a constant.
 pub const SIZES: &str = "sizes";
 
+/// The name of the attribute in which an operator has the size that its data tell: a symbol with a range, whose value a run knows once the node
+/// has been computed. What mentions that symbol is computed after the node.
+pub const COUNT: &str = "count";
+
 /// What a type rule sees.
 pub struct Infer<'a> {
     /// Attributes of this use.

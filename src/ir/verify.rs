@@ -4,7 +4,8 @@
 //! 2. every operator may stand at the graph's level, has as many operands as it takes, and no attribute that it does not know or that is of another kind;
 //! 3. the type of every value is what the operator's rule gives, and a constant's is that of its data;
 //! 4. only uses of operators have formats;
-//! 5. names of nodes and of values are unique, and ports are too.
+//! 5. names of nodes and of values are unique, and ports are too;
+//! 6. a size that data tell is told by one node and by no input, and nothing that this node is computed from mentions it.
 //!
 //! A fault after a pass is a bug of that pass, whatever the model was.
 
@@ -78,10 +79,21 @@ impl Graph {
                 faults.push(Fault { node: node.name.clone(), message });
             }
         }
+        let mut fault = |node: &str, message: String| {
+            text.push_str(&format!("{node:?}: {message}\n"));
+            faults.push(Fault { node: node.to_owned(), message });
+        };
+        let told_by_inputs: BTreeSet<String> = self.inputs().iter().flat_map(|id| self.symbols_of(*id)).collect();
+        let mut told = BTreeSet::new();
+        for (id, symbol) in self.order().into_iter().filter_map(|id| Some((id, self.node(id).tells()?.name()))) {
+            if told_by_inputs.contains(symbol) || !told.insert(symbol) {
+                fault(&self.node(id).name, format!("the size {symbol:?} is told by something else too"));
+            }
+        }
         let mut ports = BTreeSet::new();
         for output in self.outputs() {
             if !ports.insert(&output.name) {
-                faults.push(Fault { node: output.name.clone(), message: "output name is taken".to_owned() });
+                fault(&output.name, "output name is taken".to_owned());
             }
         }
         if faults.is_empty() { Ok(()) } else { Err(Faults { faults, text }) }

@@ -10,8 +10,6 @@ written_out! {
     GATHER_ELEMENTS "gather_elements" "GatherElements" (2, 2) [attr::int("axis")] infer_elements, expand_elements;
     /// `gather_nd(data, indices) {batch_dims}`: ONNX GatherND, opset 13.
     GATHER_ND "gather_nd" "GatherND" (2, 2) [attr::int("batch_dims")] infer_nd, expand_nd;
-    /// `compress(x, condition) {axis}`: ONNX Compress, opset 11; the condition is a constant.
-    COMPRESS "compress" "Compress" (2, 2) [attr::int("axis")] infer_compress, expand_compress;
     /// `reverse_sequence(x, lengths) {batch_axis, time_axis}`: ONNX ReverseSequence, opset 10.
     REVERSE_SEQUENCE "reverse_sequence" "ReverseSequence" (2, 2) [attr::int("batch_axis"), attr::int("time_axis")] infer_reverse, expand_reverse;
     /// `tensor_scatter(past, update, write_indices?) {axis, mode}`: ONNX TensorScatter, opset 24.
@@ -65,20 +63,19 @@ fn expand_nd(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let (data, indices) = (e.input(0)?, e.input(1)?);
     let (data_ty, indices_ty) = (e.ty(data), e.ty(indices));
     let (batch, depth) = nd(e.attrs.int("batch_dims").unwrap_or(0), &data_ty.shape, &indices_ty.shape)?;
-    let (own, given) = (sizes(0, &data_ty)?, sizes(1, &indices_ty)?);
+    let own = sizes(0, &data_ty)?;
     let rows = flat_rows(e, indices, &own, batch, depth)?;
     let n_rows: usize = own[..batch + depth].iter().product();
     let table = reshape::to(e, data, dims(&[&[n_rows], &own[batch + depth..]].concat()))?;
-    debug_assert_eq!(given.len(), indices_ty.shape.rank());
     Ok(vec![gather(e, table, rows, 0)?])
 }
 
 /// Indices of `depth` numbers each as row numbers of a tensor of sizes `own`, whose rows are what is behind the first `batch + depth` axes.
 ///
 /// # Errors
-/// A size is not known.
+/// An operand is refused.
 pub fn flat_rows(e: &mut Expand<'_, '_>, indices: Val, own: &[usize], batch: usize, depth: usize) -> Result<Val, OpError> {
-    let given = sizes(1, &e.ty(indices))?;
+    let given = e.ty(indices).shape.0;
     let rank = given.len() - 1;
     let steps = strides(&own[..batch + depth]);
     let numbers = |values: &[usize]| Tensor::from_i64s(DType::I64, &[depth], &values.iter().map(|&n| n as i64).collect::<Vec<_>>());
@@ -87,43 +84,10 @@ pub fn flat_rows(e: &mut Expand<'_, '_>, indices: Val, own: &[usize], batch: usi
     let scaled = pointwise::add(e, "mul(select(lt(x0,0),add(x0,x1),x0),x2)", DType::I64, &[indices, limits, factors])?;
     let mut rows = reduce(e, "sum", scaled, &[rank], false)?;
     for axis in 0..batch {
-        let place = positions(e, rank, axis, given[axis], steps[axis] as i64)?;
+        let place = positions(e, rank, axis, given[axis].clone(), steps[axis] as i64)?;
         rows = pointwise::add(e, "add(x0,x1)", DType::I64, &[rows, place])?;
     }
     Ok(rows)
-}
-
-/// The axis, `None` for all elements in one row, and the places that are kept.
-fn kept(attrs: &crate::ir::Attrs, x: &TensorType, condition: Option<&Tensor>) -> Result<(Option<usize>, Vec<i64>), OpError> {
-    let condition = condition.ok_or(OpError::NotConstant { slot: 1 })?.to_i64s()?;
-    let axis = attrs.int("axis").map(|_| axis_attr(attrs, 0, x.shape.rank())).transpose()?;
-    let n = axis.map_or_else(|| x.shape.volume(), |axis| x.shape.0[axis].clone());
-    let n = n.known().ok_or_else(|| OpError::operand(0, x, "known sizes"))?;
-    if condition.len() as i64 > n {
-        return Err(OpError::operand(1, condition.len(), format!("at most {n} truth values")));
-    }
-    Ok((axis, (0..condition.len()).filter(|&i| condition[i] != 0).map(|i| i as i64).collect()))
-}
-
-fn infer_compress(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
-    let x = plain(infer, 0)?;
-    let (axis, kept) = kept(infer.attrs, x, infer.constant(1))?;
-    let n = Dim::Known(kept.len() as i64);
-    let shape = match axis {
-        None => vec![n],
-        Some(axis) => [&x.shape.0[..axis], &[n], &x.shape.0[axis + 1..]].concat(),
-    };
-    Ok(vec![TensorType::new(x.dtype, Shape(shape))])
-}
-
-fn expand_compress(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
-    let x = e.input(0)?;
-    let ty = e.ty(x);
-    let (axis, kept) = kept(e.attrs, &ty, e.edit.constant(e.input(1)?))?;
-    let x = if axis.is_none() { reshape::to(e, x, vec![ty.shape.volume()])? } else { x };
-    let indices = Tensor::from_i64s(DType::I64, &[kept.len()], &kept)?;
-    let indices = e.constant(indices);
-    Ok(vec![gather(e, x, indices, axis.unwrap_or(0))?])
 }
 
 /// The axes of batch and time.

@@ -1,6 +1,6 @@
 //! Computing any operator on the CPU: directly where it is a core operator, through its expansion otherwise.
 
-use crate::ir::{CORE, Edit, Expand, Graph, Level, NodeId, NodeKind, Op, OpError, Tensor, Val};
+use crate::ir::{CORE, COUNT, Edit, Expand, Graph, Level, NodeId, NodeKind, Op, OpError, Tensor, Val};
 use std::collections::BTreeMap;
 
 /// Deepest chain of expansions accepted; ours need two or three.
@@ -18,6 +18,12 @@ fn evaluate_at(op: &Op, inputs: &[Option<&Tensor>], n_outputs: usize, depth: usi
     if op.def.expand.is_none() {
         let eval = op.def.eval.ok_or_else(|| OpError::unsupported(format!("{} has no CPU reference", op.def.name)))?;
         return eval(&op.attrs, inputs);
+    }
+    // The operands are constants here, which tell what data tell.
+    if op.attrs.get(COUNT).is_some() {
+        let mut counted = op.clone();
+        counted.attrs.0.remove(COUNT);
+        return evaluate_at(&counted, inputs, n_outputs, depth);
     }
     if depth > MAX_DEPTH {
         return Err(OpError::unsupported(format!("{} expands without end", op.def.name)));

@@ -216,16 +216,7 @@ fn eval_top_k(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, 
     let (mut dims, largest) = (x.dims(), attrs.int("largest").unwrap_or(1) != 0);
     let (n, inner) = (dims[axis], n_elems(&dims[axis + 1..])?);
     let outer = n_elems(&dims[..axis])?;
-    let order: Vec<usize> = match x.dtype().class() {
-        Class::Float => {
-            // As integers these order as the numbers do, NaN above all.
-            let key = |v: f32| if v.is_nan() { i64::MAX } else { i64::from((v + 0.0).to_bits().cast_signed() ^ (((v + 0.0).to_bits().cast_signed() >> 31).cast_unsigned() >> 1).cast_signed()) };
-            top(&x.to_f32s()?.iter().map(|&v| key(v)).collect::<Vec<_>>(), (outer, n, inner), k as usize, largest)
-        }
-        // The sign of a u64 is its highest bit.
-        _ if x.dtype() == DType::U64 => top(&x.to_i64s()?.iter().map(|v| v ^ i64::MIN).collect::<Vec<_>>(), (outer, n, inner), k as usize, largest),
-        _ => top(&x.to_i64s()?, (outer, n, inner), k as usize, largest),
-    };
+    let order = top(&order_keys(x)?, (outer, n, inner), k as usize, largest);
     let (bytes, size) = super::util::elements(x)?;
     let mut values = Vec::with_capacity(order.len() * size);
     let mut places = Vec::with_capacity(order.len());
@@ -235,6 +226,23 @@ fn eval_top_k(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, 
     }
     dims[axis] = k as usize;
     Ok(vec![super::util::from_elements(x.dtype(), &dims, values)?, Tensor::from_i64s(DType::I64, &dims, &places)?])
+}
+
+/// Integers that order as the elements do, NaN above all.
+///
+/// # Errors
+/// The data is absent or no numbers.
+pub fn order_keys(x: &Tensor) -> Result<Vec<i64>, OpError> {
+    let of_float = |v: f32| match (v + 0.0).to_bits().cast_signed() {
+        _ if v.is_nan() => i64::MAX,
+        bits => i64::from(bits ^ ((bits >> 31).cast_unsigned() >> 1).cast_signed()),
+    };
+    Ok(match x.dtype().class() {
+        Class::Float => x.to_f32s()?.iter().map(|&v| of_float(v)).collect(),
+        // The sign of a u64 is its highest bit.
+        _ if x.dtype() == DType::U64 => x.to_i64s()?.iter().map(|v| v ^ i64::MIN).collect(),
+        _ => x.to_i64s()?,
+    })
 }
 
 /// The elements that stay, in the order of the result.

@@ -83,6 +83,8 @@ declare_ops! {
     quantize_linear: [DEF, DEQUANTIZE],
     /// Positions of extrema, running sums: without kernels.
     host: [ARG_MAX, ARG_MIN, CUM_SUM, CUM_PROD, TOP_K, BIT_CAST, DET],
+    /// Results with as many elements as data tell: without kernels.
+    counted: [NON_ZERO, COMPRESS, NON_MAX_SUPPRESSION, UNIQUE],
     /// Images read at computed places: without kernels.
     sample: [GRID_SAMPLE, ROI_ALIGN, DEFORM_CONV, COL2IM, POOL_INDICES],
     /// ONNX's elementwise operators.
@@ -108,7 +110,7 @@ declare_ops! {
     /// Triangles, one-hot codes, identity matrices.
     mask: [TRILU, EYE_LIKE, ONE_HOT, HARDMAX],
     /// Single elements and slices by indices.
-    elements: [GATHER_ELEMENTS, GATHER_ND, COMPRESS, REVERSE_SEQUENCE, TENSOR_SCATTER],
+    elements: [GATHER_ELEMENTS, GATHER_ND, REVERSE_SEQUENCE, TENSOR_SCATTER],
     /// Rows written into a copy.
     scatter: [DEF, ELEMENTS, ND, MAX_UNPOOL],
     /// Normalisations and pools by norms.
@@ -140,7 +142,7 @@ declare_ops! {
     /// Random numbers.
     random: [DEF, UNIFORM, UNIFORM_LIKE, NORMAL, NORMAL_LIKE, BERNOULLI],
     /// Operators whose results are known once shapes are.
-    shape: [CONSTANT, SHAPE, SIZE, SIZES, RANGE, CONSTANT_OF_SHAPE, NON_ZERO],
+    shape: [CONSTANT, SHAPE, SIZE, SIZES, RANGE, CONSTANT_OF_SHAPE],
 }
 
 /// The registry of all operators.

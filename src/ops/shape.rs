@@ -51,18 +51,6 @@ pub static SIZES: OpDef = OpDef {
     expand: Some(expand_sizes),
 };
 
-/// `nonzero(x)`: ONNX NonZero, opset 13, of constants only: its size depends on its data.
-pub static NON_ZERO: OpDef = OpDef {
-    name: "non_zero",
-    onnx: "NonZero",
-    levels: ONNX,
-    attrs: &[],
-    arity: (1, 1),
-    infer: |i| Ok(vec![non_zero(i.constant(0).ok_or(OpError::NotConstant { slot: 0 })?)?.ty().clone()]),
-    eval: Some(|_, inputs| Ok(vec![non_zero(operand(inputs, 0)?)?])),
-    expand: None,
-};
-
 /// A use of [`SIZES`] with the type of the first of `types`.
 pub fn sizes(value: Vec<Dim>, types: &[TensorType]) -> Op {
     let (dtype, rank) = types.first().map_or((DType::I64, 1), |ty| (ty.dtype, ty.shape.rank()));
@@ -266,15 +254,4 @@ fn expand_filled(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let value = e.constant(value);
     let shape = e.outputs[0].shape.0.clone();
     Ok(vec![super::movement::broadcast_to(e, value, shape)?])
-}
-
-fn non_zero(x: &Tensor) -> Result<Tensor, OpError> {
-    let dims = x.dims();
-    let set: Vec<bool> =
-        if x.dtype().is_float() { x.to_f32s()?.iter().map(|v| *v != 0.0).collect() } else { x.to_i64s()?.iter().map(|v| *v != 0).collect() };
-    let places: Vec<usize> = set.iter().enumerate().filter(|(_, set)| **set).map(|(i, _)| i).collect();
-    let strides = super::util::strides(&dims);
-    let axis = |(stride, size): (&usize, &usize)| places.iter().map(|p| (p / stride % size) as i64).collect::<Vec<_>>();
-    let values: Vec<i64> = strides.iter().zip(&dims).flat_map(axis).collect();
-    Ok(Tensor::from_i64s(DType::I64, &[dims.len(), places.len()], &values)?)
 }

@@ -301,7 +301,8 @@ impl<'a> Scope<'a> {
         aligned(&|| place.to_owned(), "the region", region.offset, alignment)
     }
 
-    /// The sizes of an entry have ranges and names of their own, and the shapes of its inputs tell each.
+    /// The sizes of an entry have ranges and names of their own, and each is told, by the shape of an input or of a host step's result, before it is
+    /// used.
     fn sizes(&self, entry: &Entry, at: &str) -> Checked {
         for (i, size) in entry.sizes.iter().enumerate() {
             let place = format!("{at}, size {:?}", size.name);
@@ -311,11 +312,42 @@ impl<'a> Scope<'a> {
             if entry.sizes.iter().take(i).any(|other| other.name == size.name) {
                 return Err(fault(&place, "is listed twice".to_owned()));
             }
-            if !entry.inputs.iter().flat_map(|port| &port.shape).any(|dim| dim.told().is_some_and(|symbol| symbol.name() == size.name)) {
-                return Err(fault(&place, "no shape of an input tells it".to_owned()));
+        }
+        if entry.sizes.is_empty() {
+            return Ok(());
+        }
+        let mut told: BTreeSet<&str> = BTreeSet::new();
+        tell(&entry.inputs, &mut told);
+        let known = |place: &str, dims: &mut dyn Iterator<Item = &Dim>, told: &BTreeSet<&str>| {
+            let mut missing = None;
+            dims.for_each(|dim| {
+                dim.for_each_symbol(&mut |symbol| missing = (!told.contains(symbol.name())).then(|| symbol.clone()).or(missing.take()))
+            });
+            missing.map_or(Ok(()), |symbol| Err(fault(place, format!("nothing before tells the size {:?}", symbol.name()))))
+        };
+        fn shapes(ports: &[Port]) -> impl Iterator<Item = &Dim> {
+            ports.iter().flat_map(|port| &port.shape)
+        }
+        known(at, &mut shapes(&entry.inputs), &told)?;
+        for (s, step) in entry.steps.iter().enumerate() {
+            match step {
+                Step::Device(dispatches) => {
+                    for (d, dispatch) in
+                        dispatches.iter().enumerate().filter(|(_, d)| d.is_indirect() || d.params.iter().any(|word| word.known().is_none()))
+                    {
+                        let place = DispatchPlace(self.index, entry, s, d, &dispatch.node).to_string();
+                        known(&place, &mut dispatch.params.iter().chain(&dispatch.groups), &told)?;
+                    }
+                }
+                Step::Host(HostStep { node, inputs, outputs }) => {
+                    let place = format!("{at}, step {s}, host node {node:?}");
+                    known(&place, &mut inputs.iter().flatten().flat_map(|port| &port.shape), &told)?;
+                    tell(outputs, &mut told);
+                    known(&place, &mut shapes(outputs), &told)?;
+                }
             }
         }
-        Ok(())
+        known(at, &mut shapes(&entry.outputs), &told)
     }
 
     fn port(&self, entry: &Entry, place: &str, port: &Port) -> Checked {
@@ -357,6 +389,11 @@ impl<'a> Scope<'a> {
         }
         Ok(())
     }
+}
+
+/// Adds the sizes that the shapes of `ports` tell.
+fn tell<'a>(ports: &'a [Port], told: &mut BTreeSet<&'a str>) {
+    told.extend(ports.iter().flat_map(|port| &port.shape).filter_map(|dim| dim.told().map(|symbol| symbol.name())));
 }
 
 /// A region holds what lies in it, with padding below 256 bytes, the largest alignment in use.

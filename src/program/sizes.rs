@@ -1,11 +1,11 @@
-//! Sizes that change between runs: what they may be, and what the shapes of the inputs make them.
+//! Sizes that change between runs: what they may be, and what the shapes of the inputs, or results that data make longer or shorter, make them.
 
-use super::{Entry, Port};
+use super::{Entry, HostStep, Port};
 use crate::ir::Dim;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// A size that each run of an entry chooses.
+/// A size that each run of an entry chooses: by the shapes of its inputs, or by its data where a host step tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SizeRange {
@@ -20,25 +20,37 @@ pub struct SizeRange {
 /// The sizes of one run, by name.
 pub type Sizes = BTreeMap<String, i64>;
 
-/// Inputs whose shapes an entry does not take.
+/// A shape that an input, or a result of a host step, may not have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("input {input:?}: {fault}")]
+#[error("{port:?}: {fault}")]
 pub struct SizeError {
-    /// Which input.
-    pub input: String,
+    /// Which input or result.
+    pub port: String,
     /// What is wrong with its shape, with the numbers.
     pub fault: String,
 }
 
 impl Entry {
-    /// The sizes that inputs of these shapes, in the entry's order, choose.
+    /// The sizes that inputs of these shapes, in the entry's order, choose. Those that data choose are not among them.
     ///
     /// # Errors
     /// A shape is none that the input may have: another rank, a size out of its range, or one that other inputs contradict.
     pub fn sizes_of(&self, shapes: &[Vec<usize>]) -> Result<Sizes, SizeError> {
         let mut sizes = Sizes::new();
-        let pairs = || self.inputs.iter().zip(shapes);
-        for (port, shape) in pairs().filter(|(port, shape)| port.shape.len() == shape.len()) {
+        self.tell(&mut sizes, self.inputs.iter().zip(shapes.iter().map(Vec::as_slice)))?;
+        Ok(sizes)
+    }
+
+    /// Adds the sizes that results of these shapes tell, in the step's order.
+    ///
+    /// # Errors
+    /// As for [`Entry::sizes_of`].
+    pub fn sizes_after(&self, step: &HostStep, shapes: &[Vec<usize>], sizes: &mut Sizes) -> Result<(), SizeError> {
+        self.tell(sizes, step.outputs.iter().zip(shapes.iter().map(Vec::as_slice)))
+    }
+
+    fn tell<'a>(&self, sizes: &mut Sizes, ports: impl Iterator<Item = (&'a Port, &'a [usize])> + Clone) -> Result<(), SizeError> {
+        for (port, shape) in ports.clone().filter(|(port, shape)| port.shape.len() == shape.len()) {
             for (axis, (dim, &given)) in port.shape.iter().zip(shape).enumerate() {
                 let given = i64::try_from(given).unwrap_or(i64::MAX);
                 let Some((symbol, value)) = dim.solve(given) else { continue };
@@ -46,22 +58,22 @@ impl Entry {
                 if !(range.min..=range.max).contains(&value) {
                     let fault =
                         format!("axis {axis} has {given}, which makes {} {value}; this program takes {} to {}", range.name, range.min, range.max);
-                    return Err(SizeError { input: port.name.clone(), fault });
+                    return Err(SizeError { port: port.name.clone(), fault });
                 }
                 sizes.entry(range.name.clone()).or_insert(value);
             }
         }
-        for (port, shape) in pairs() {
+        for (port, shape) in ports {
             let expected: Option<Vec<i64>> = port.shape.iter().map(|dim| dim.eval(&|name| sizes.get(name).copied())).collect();
             let fits = expected.as_ref().is_some_and(|e| e.len() == shape.len() && e.iter().zip(shape).all(|(&e, &n)| usize::try_from(e) == Ok(n)));
             if !fits {
                 let chosen: Vec<String> = sizes.iter().map(|(name, n)| format!("{name} = {n}")).collect();
                 let given = if chosen.is_empty() { String::new() } else { format!(" with {}", chosen.join(", ")) };
                 let fault = format!("{shape:?} given, {:?} wanted{given}", port.shape);
-                return Err(SizeError { input: port.name.clone(), fault });
+                return Err(SizeError { port: port.name.clone(), fault });
             }
         }
-        Ok(sizes)
+        Ok(())
     }
 
     /// The largest sizes that it takes.

@@ -6,13 +6,15 @@ use super::memory::Memory;
 use super::vk::{Bound, Commands, Pipelines, Queries, VkContext};
 use crate::ir::{Dim, Tensor};
 use crate::program::{AllocationKind, Dispatch, Entry, HostStep, Plan, Port, Program, ProgramError, Region, SizeError, Sizes, Step, parse_hex};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// Dispatches in one command buffer at most.
 const MAX_RECORDED: usize = 2000;
 
-/// Computes a node that no kernel covers: its name in [`Plan::graph`] and its operands by slot, absent where the program has none on the device.
-pub type HostFn<'a> = &'a dyn Fn(&str, &[Option<Tensor>]) -> Result<Vec<Tensor>, String>;
+/// Computes a node that no kernel covers: its name in [`Plan::graph`], its operands by slot, absent where the program has none on the device, and the
+/// sizes of this run as far as they are known.
+pub type HostFn<'a> = &'a dyn Fn(&str, &[Option<Tensor>], &Sizes) -> Result<Vec<Tensor>, String>;
 
 /// What a run gives.
 #[derive(Clone, Debug)]
@@ -40,18 +42,11 @@ struct Loaded {
     /// The entry without its steps.
     entry: Entry,
     steps: Vec<LoadedStep>,
-    /// Parameters and workgroups that depend on sizes.
-    changing: Vec<Changing>,
-    /// What parameters and ports are written for; `None` before the first run of an entry whose sizes change.
-    at: Option<Sizes>,
-    inputs: Vec<Port>,
-    outputs: Vec<Port>,
 }
 
 enum LoadedStep {
     Device(Segment),
-    /// As the program has it, and for the sizes at hand.
-    Host(HostStep, HostStep),
+    Host(HostStep),
 }
 
 /// What a dispatch has in the memory for parameters.
@@ -66,6 +61,10 @@ struct Segment {
     queries: Option<Queries>,
     /// Node, what it binds, and whether a barrier precedes it.
     dispatches: Vec<(String, Bound, bool)>,
+    /// Parameters and workgroups that depend on sizes.
+    changing: Vec<Changing>,
+    /// The sizes for which those are written; `None` before the first run.
+    at: Option<Sizes>,
 }
 
 impl Executor {
@@ -108,26 +107,23 @@ impl Executor {
 
     fn load_entry(&self, entry: &Entry, params: Option<usize>, bound: &mut impl Iterator<Item = Bound>) -> Result<Loaded, RuntimeError> {
         let mut steps = Vec::new();
-        let mut changing = BTreeMap::new();
         for step in &entry.steps {
             match step {
-                Step::Host(host) => steps.push(LoadedStep::Host(host.clone(), host.clone())),
+                Step::Host(host) => steps.push(LoadedStep::Host(host.clone())),
                 Step::Device(dispatches) if dispatches.is_empty() => {}
                 Step::Device(dispatches) => {
                     let with_sizes = dispatches.iter().filter_map(|d| Some((d.params_offset, Changing::of(d, params?)?)));
-                    changing.extend(with_sizes);
+                    let changing: BTreeMap<u64, Changing> = with_sizes.collect();
                     let named = dispatches.iter().zip(bound.by_ref());
                     let dispatches = named.map(|(d, b)| (d.node.clone(), b, d.barrier)).collect();
-                    let mut segment = Segment { commands: Commands::new(&self.context)?, queries: None, dispatches };
+                    let commands = Commands::new(&self.context)?;
+                    let mut segment = Segment { commands, queries: None, dispatches, changing: changing.into_values().collect(), at: None };
                     segment.record(&self.context, self.profiling)?;
                     steps.push(LoadedStep::Device(segment));
                 }
             }
         }
-        let at = entry.sizes.is_empty().then(Sizes::new);
-        let (inputs, outputs) = (entry.inputs.clone(), entry.outputs.clone());
-        let entry = Entry { steps: Vec::new(), ..entry.clone() };
-        Ok(Loaded { entry, steps, changing: changing.into_values().collect(), at, inputs, outputs })
+        Ok(Loaded { entry: Entry { steps: Vec::new(), ..entry.clone() }, steps })
     }
 
     /// Runs `main`, which must have no host steps.
@@ -135,7 +131,7 @@ impl Executor {
     /// # Errors
     /// As for [`Executor::run_entry`].
     pub fn run(&mut self, inputs: &[Tensor]) -> Result<RunOutput, RuntimeError> {
-        self.run_entry("main", inputs, &|_, _| Err("this run has nobody to compute it on the host".to_owned()))
+        self.run_entry("main", inputs, &|_, _, _| Err("this run has nobody to compute it on the host".to_owned()))
     }
 
     /// Runs an entry. Inputs come in the entry's order, in the model's types and shapes.
@@ -144,25 +140,31 @@ impl Executor {
     /// An input is not what its port takes, a host step fails, or the device does.
     pub fn run_entry(&mut self, entry: &str, inputs: &[Tensor], host: HostFn<'_>) -> Result<RunOutput, RuntimeError> {
         let Executor { entries, memory, profiling, .. } = self;
-        let Some(entry) = entries.iter_mut().find(|e| e.entry.name == entry) else {
+        let Some(Loaded { entry, steps }) = entries.iter_mut().find(|e| e.entry.name == entry) else {
             return Err(RuntimeError::Unsupported { what: format!("entry {entry:?}, which the program does not have") });
         };
         if inputs.len() != entry.inputs.len() {
-            let missing = entry.entry.inputs.get(inputs.len()).map_or("none", |p| &p.name);
+            let missing = entry.inputs.get(inputs.len()).map_or("none", |p| &p.name);
             let fault = format!("{} inputs given, {} wanted", inputs.len(), entry.inputs.len());
             return Err(RuntimeError::Input { name: missing.to_owned(), fault });
         }
-        entry.resize(memory, inputs)?;
+        let mut sizes = Sizes::new();
+        if !entry.sizes.is_empty() {
+            let shapes: Vec<Vec<usize>> = inputs.iter().map(Tensor::dims).collect();
+            sizes = entry.sizes_of(&shapes).map_err(|SizeError { port, fault }| RuntimeError::Input { name: port, fault })?;
+        }
         // All are looked at before the first is written, so a refused run leaves the device's tensors alone.
-        let converted = entry.inputs.iter().zip(inputs).map(|(port, tensor)| to_device(port, tensor)).collect::<Result<Vec<_>, _>>()?;
-        for (port, bytes) in entry.inputs.iter().zip(&converted) {
+        let ports = at(&entry.inputs, &sizes)?;
+        let converted = ports.iter().zip(inputs).map(|(port, tensor)| to_device(port, tensor)).collect::<Result<Vec<_>, _>>()?;
+        for (port, bytes) in ports.iter().zip(&converted) {
             memory.write(&port.region, bytes)?;
         }
         drop(converted);
         let (mut device_ms, mut profile) = (Some(0.0), profiling.then(Vec::new));
-        for step in &mut entry.steps {
+        for step in steps {
             match step {
                 LoadedStep::Device(segment) => {
+                    segment.resize(memory, &sizes)?;
                     memory.flush()?;
                     segment.commands.start()?;
                     segment.commands.wait()?;
@@ -172,10 +174,10 @@ impl Executor {
                         profile.extend(segment.dispatches.iter().map(|(node, ..)| node.clone()).zip(spans));
                     }
                 }
-                LoadedStep::Host(_, step) => run_host(memory, step, host)?,
+                LoadedStep::Host(step) => run_host(memory, entry, step, &mut sizes, host)?,
             }
         }
-        let outputs = fetch(memory, &entry.outputs)?;
+        let outputs = fetch(memory, &at(&entry.outputs, &sizes)?)?;
         Ok(RunOutput { outputs, device_ms, profile })
     }
 
@@ -215,41 +217,7 @@ impl Executor {
     /// Names of the nodes that run on the host, in order.
     pub fn host_nodes(&self) -> Vec<&str> {
         let steps = self.entries.iter().flat_map(|entry| &entry.steps);
-        steps.filter_map(|step| if let LoadedStep::Host(host, _) = step { Some(host.node.as_str()) } else { None }).collect()
-    }
-}
-
-impl Loaded {
-    /// Makes ports and parameters those of the sizes that the inputs have, if they are not yet. Nothing is allocated or recorded anew.
-    fn resize(&mut self, memory: &mut Memory, inputs: &[Tensor]) -> Result<(), RuntimeError> {
-        if self.entry.sizes.is_empty() {
-            return Ok(());
-        }
-        let shapes: Vec<Vec<usize>> = inputs.iter().map(Tensor::dims).collect();
-        let sizes = self.entry.sizes_of(&shapes).map_err(|SizeError { input, fault }| RuntimeError::Input { name: input, fault })?;
-        if self.at.as_ref() == Some(&sizes) {
-            return Ok(());
-        }
-        self.at = None;
-        let lost = |what: &str| RuntimeError::Unsupported { what: format!("{what} for the sizes {sizes:?}") };
-        let ports = |ports: &[Port]| ports.iter().map(|port| port.at(&sizes)).collect::<Option<Vec<Port>>>();
-        self.inputs = ports(&self.entry.inputs).ok_or_else(|| lost("inputs"))?;
-        self.outputs = ports(&self.entry.outputs).ok_or_else(|| lost("outputs"))?;
-        for step in &mut self.steps {
-            if let LoadedStep::Host(whole, at) = step {
-                let operands = whole.inputs.iter().map(|port| port.as_ref().map_or(Some(None), |port| port.at(&sizes).map(Some)));
-                at.inputs = operands.collect::<Option<_>>().ok_or_else(|| lost("a host step"))?;
-                at.outputs = ports(&whole.outputs).ok_or_else(|| lost("a host step"))?;
-            }
-        }
-        for changing in &self.changing {
-            let word = |dim: &Dim| dim.eval(&|name| sizes.get(name).copied()).filter(|v| (-(1 << 31)..1 << 32).contains(v)).map(|v| v as u32);
-            let words = changing.words.iter().map(word).collect::<Option<Vec<u32>>>().ok_or_else(|| lost("parameters"))?;
-            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-            memory.write(&changing.region, &bytes)?;
-        }
-        self.at = Some(sizes);
-        Ok(())
+        steps.filter_map(|step| if let LoadedStep::Host(host) = step { Some(host.node.as_str()) } else { None }).collect()
     }
 }
 
@@ -267,6 +235,22 @@ impl Changing {
 }
 
 impl Segment {
+    /// Makes parameters and workgroups those of these sizes, if they are not yet. Nothing is allocated or recorded anew.
+    fn resize(&mut self, memory: &mut Memory, sizes: &Sizes) -> Result<(), RuntimeError> {
+        if self.changing.is_empty() || self.at.as_ref() == Some(sizes) {
+            return Ok(());
+        }
+        self.at = None;
+        for changing in &self.changing {
+            let word = |dim: &Dim| dim.eval(&|name| sizes.get(name).copied()).filter(|v| (-(1 << 31)..1 << 32).contains(v)).map(|v| v as u32);
+            let words = changing.words.iter().map(word).collect::<Option<Vec<u32>>>().ok_or_else(|| lost(sizes))?;
+            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+            memory.write(&changing.region, &bytes)?;
+        }
+        self.at = Some(sizes.clone());
+        Ok(())
+    }
+
     fn record(&mut self, context: &VkContext, profiling: bool) -> Result<(), RuntimeError> {
         // Commands that use the old queries must have ended, and be recorded anew, before those go: hence the order here.
         self.commands.wait()?;
@@ -329,16 +313,31 @@ fn upload(memory: &mut Memory, program: &Program, plan: &Plan) -> Result<(), Run
     Ok(())
 }
 
-fn run_host(memory: &mut Memory, step: &HostStep, host: HostFn<'_>) -> Result<(), RuntimeError> {
+/// Ports for these sizes.
+fn at<'a>(ports: &'a [Port], sizes: &Sizes) -> Result<Cow<'a, [Port]>, RuntimeError> {
+    if ports.iter().flat_map(|port| &port.shape).all(|dim| dim.known().is_some()) {
+        return Ok(Cow::Borrowed(ports));
+    }
+    ports.iter().map(|port| port.at(sizes)).collect::<Option<_>>().map(Cow::Owned).ok_or_else(|| lost(sizes))
+}
+
+fn lost(sizes: &Sizes) -> RuntimeError {
+    RuntimeError::Unsupported { what: format!("the sizes {sizes:?}: they do not tell all others") }
+}
+
+/// Computes a host step, and notes the sizes that its results tell.
+fn run_host(memory: &mut Memory, entry: &Entry, step: &HostStep, sizes: &mut Sizes, host: HostFn<'_>) -> Result<(), RuntimeError> {
     let fail = |fault: String| RuntimeError::Host { node: step.node.clone(), fault };
     let present: Vec<Port> = step.inputs.iter().flatten().cloned().collect();
-    let mut tensors = fetch(memory, &present)?.into_iter();
+    let mut tensors = fetch(memory, &at(&present, sizes)?)?.into_iter();
     let operands: Vec<Option<Tensor>> = step.inputs.iter().map(|port| port.as_ref().and_then(|_| tensors.next())).collect();
-    let results = host(&step.node, &operands).map_err(fail)?;
+    let results = host(&step.node, &operands, sizes).map_err(fail)?;
     if results.len() != step.outputs.len() {
         return Err(fail(format!("{} results given, {} wanted", results.len(), step.outputs.len())));
     }
-    for (port, tensor) in step.outputs.iter().zip(&results) {
+    let shapes: Vec<Vec<usize>> = results.iter().map(Tensor::dims).collect();
+    entry.sizes_after(step, &shapes, sizes).map_err(|e| fail(format!("result {e}")))?;
+    for (port, tensor) in at(&step.outputs, sizes)?.iter().zip(&results) {
         let bytes = to_device(port, tensor).map_err(|e| match e {
             RuntimeError::Input { name, fault } => fail(format!("result {name:?}: {fault}")),
             other => other,

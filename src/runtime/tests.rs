@@ -357,7 +357,7 @@ fn a_host_step_stands_between_dispatches() {
             let program = maker.finish();
             let mut executor = Executor::load(&program, 0, context).unwrap();
             let (x, values) = floats(N);
-            let negate = |node: &str, operands: &[Option<Tensor>]| match operands {
+            let negate = |node: &str, operands: &[Option<Tensor>], _: &crate::program::Sizes| match operands {
                 [None, Some(y)] if node == "negate" => {
                     let values: Vec<f32> = y.to_f32s().unwrap().iter().map(|v| -v).collect();
                     Ok(vec![Tensor::from_f32s(DType::F32, &[N], &values).unwrap()])

@@ -1,10 +1,10 @@
 //! The CPU reference as a device: runs the kernel-level graph of a plan, node by node, with the operators' own definitions.
 
-use crate::ir::{Dim, Graph, Hash, Level, NodeId, NodeKind, OpError, Tensor, ValueId, text};
+use crate::ir::{Dim, Graph, Hash, Level, NodeId, NodeKind, Op, OpError, Tensor, ValueId, text};
 use crate::ops;
-use crate::program::{Entry, Port, Program, Region, SizeError, SizeRange, Sizes};
+use crate::program::{Entry, HostStep, Port, Program, Region, SizeError, SizeRange, Sizes};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
 
 /// A graph that can be computed on the CPU.
 #[derive(Debug)]
@@ -13,8 +13,8 @@ pub struct Reference {
     order: Vec<NodeId>,
     /// After which step each value is needed no more; outputs are not in it.
     last_use: BTreeMap<ValueId, usize>,
-    /// The graph for the sizes of the last run, where it has sizes that change.
-    at: Mutex<Option<(Sizes, Arc<Reference>)>>,
+    /// Its inputs, and the sizes that change between runs.
+    entry: Entry,
 }
 
 /// Why the reference cannot compute.
@@ -31,8 +31,10 @@ pub enum CpuError {
     Input { name: String, given: String, expected: String },
     #[error("{given} inputs, expected {expected}")]
     Inputs { given: usize, expected: usize },
-    #[error(transparent)]
+    #[error("input {0}")]
     Size(#[from] SizeError),
+    #[error("node {node:?}: result {source}")]
+    Count { node: String, source: SizeError },
     #[error("the program has no plan {0}")]
     Plan(usize),
     #[error("the program's graph has no node {0:?}")]
@@ -59,7 +61,10 @@ impl Reference {
         let lives = crate::ir::memory::lifetimes(&graph, &order).into_iter();
         // Outputs are needed after the last step, which may read them too.
         let last_use = lives.filter(|(value, _)| !graph.is_output(*value)).map(|(value, (_, last))| (value, last)).collect();
-        Reference { graph, order, last_use, at: Mutex::default() }
+        let sizes = graph.ranges().into_iter().map(|(name, range)| SizeRange { name, min: *range.start(), max: *range.end() }).collect();
+        let inputs = graph.inputs().iter().map(|id| port(&graph, id.out(0))).collect();
+        let entry = Entry { name: String::new(), sizes, inputs, outputs: Vec::new(), steps: Vec::new() };
+        Reference { graph, order, last_use, entry }
     }
 
     /// Computes all outputs from all inputs, both in the graph's order.
@@ -75,18 +80,18 @@ impl Reference {
     /// # Errors
     /// As [`Reference::run`].
     pub fn run_with(&self, inputs: &[Tensor], tap: &mut dyn FnMut(&crate::ir::Node, &[Tensor])) -> Result<Vec<Tensor>, CpuError> {
-        if let Some(sized) = self.sized(inputs)? {
-            return sized.run_with(inputs, tap);
-        }
         let graph = &self.graph;
         if inputs.len() != graph.inputs().len() {
             return Err(CpuError::Inputs { given: inputs.len(), expected: graph.inputs().len() });
         }
         let mut values: BTreeMap<ValueId, Tensor> = BTreeMap::new();
+        let shapes: Vec<Vec<usize>> = inputs.iter().map(Tensor::dims).collect();
+        let mut sizes = if self.entry.sizes.is_empty() { Sizes::new() } else { self.entry.sizes_of(&shapes)? };
         for (id, tensor) in graph.inputs().iter().zip(inputs) {
             let value = graph.value(id.out(0));
-            if value.ty != *tensor.ty() {
-                return Err(CpuError::Input { name: value.name.clone(), given: tensor.ty().to_string(), expected: value.ty.to_string() });
+            let (ty, given) = (&value.ty, tensor.ty());
+            if (ty.dtype, &ty.packing) != (given.dtype, &given.packing) || (self.entry.sizes.is_empty() && ty.shape != given.shape) {
+                return Err(CpuError::Input { name: value.name.clone(), given: given.to_string(), expected: ty.to_string() });
             }
             if let Some((i, beyond)) = tensor.beyond_f32() {
                 let (given, expected) = (format!("{beyond:e} at element {i}"), "within the range of f32, in which floats are computed".to_owned());
@@ -104,8 +109,10 @@ impl Reference {
                 NodeKind::Op(op) => {
                     let operands = graph.operands(id);
                     let tensors: Vec<Option<&Tensor>> = operands.iter().map(|v| v.and_then(|v| values.get(&v))).collect();
-                    let results =
-                        compute(graph.level, op, &tensors, node.outputs.len()).map_err(|source| CpuError::Op { node: node.name.clone(), source })?;
+                    let results = self.compute(id, op, &tensors, &sizes)?;
+                    if node.tells().is_some() {
+                        self.tell(id, &results, &mut sizes)?;
+                    }
                     tap(node, &results);
                     for (out, tensor) in results.into_iter().enumerate() {
                         values.insert(id.out(out), tensor);
@@ -125,40 +132,35 @@ impl Reference {
         graph.outputs().iter().map(output).collect()
     }
 
-    /// The same graph for the sizes that these inputs have; `None` where its sizes do not change.
-    ///
-    /// # Errors
-    /// The shape of an input is none that the graph takes.
-    pub fn sized(&self, inputs: &[Tensor]) -> Result<Option<Arc<Reference>>, CpuError> {
-        let ranges = self.graph.ranges();
-        if ranges.is_empty() {
-            return Ok(None);
-        }
-        let sizes = ranges.into_iter().map(|(name, range)| SizeRange { name, min: *range.start(), max: *range.end() }).collect();
-        let port = |id: &NodeId| {
-            let value = self.graph.value(id.out(0));
-            let (dtype, shape) = (value.ty.dtype, value.ty.shape.0.clone());
-            Port { name: value.name.clone(), dtype, device_dtype: dtype, shape, region: Region { allocation: 0, offset: 0, bytes: 0 } }
-        };
-        let ports = self.graph.inputs().iter().map(port).collect();
-        let entry = Entry { name: String::new(), sizes, inputs: ports, outputs: Vec::new(), steps: Vec::new() };
-        let shapes: Vec<Vec<usize>> = inputs.iter().map(Tensor::dims).collect();
-        let sizes = entry.sizes_of(&shapes)?;
-        let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, reference)) = at.as_ref().filter(|(before, _)| *before == sizes) {
-            return Ok(Some(reference.clone()));
-        }
-        let graph = self.graph.substitute(&|symbol| sizes.get(symbol.name()).map(|&n| Dim::Known(n)));
-        let reference = Arc::new(Reference::new(graph));
-        *at = Some((sizes, reference.clone()));
-        Ok(Some(reference))
+    /// Notes the sizes that the results of a node tell.
+    fn tell(&self, id: NodeId, results: &[Tensor], sizes: &mut Sizes) -> Result<(), CpuError> {
+        let node = self.graph.node(id);
+        let outputs = (0..node.outputs.len()).map(|out| port(&self.graph, id.out(out))).collect();
+        let shapes: Vec<Vec<usize>> = results.iter().map(Tensor::dims).collect();
+        let step = HostStep { node: node.name.clone(), inputs: Vec::new(), outputs };
+        self.entry.sizes_after(&step, &shapes, sizes).map_err(|source| CpuError::Count { node: step.node, source })
     }
 
-    /// Computes one node, for host steps: operands by slot, constants taken from the graph. Where sizes change, of [`Reference::sized`].
+    /// The results of a node, as many as it has outputs, for these sizes.
+    fn compute(&self, id: NodeId, op: &Op, operands: &[Option<&Tensor>], sizes: &Sizes) -> Result<Vec<Tensor>, CpuError> {
+        let node = self.graph.node(id);
+        let mut op = Cow::Borrowed(op);
+        let mut changes = false;
+        op.for_each_symbol(&mut |symbol| changes |= sizes.contains_key(symbol.name()));
+        if changes {
+            op.to_mut().substitute(&|symbol| sizes.get(symbol.name()).map(|&n| Dim::Known(n)));
+        }
+        let mut results =
+            compute(self.graph.level, &op, operands, node.outputs.len()).map_err(|source| CpuError::Op { node: node.name.clone(), source })?;
+        results.truncate(node.outputs.len());
+        Ok(results)
+    }
+
+    /// Computes one node, for host steps: operands by slot, constants taken from the graph, and the sizes that are known.
     ///
     /// # Errors
     /// There is no such node, or it cannot be computed.
-    pub fn node(&self, name: &str, operands: &[Option<Tensor>]) -> Result<Vec<Tensor>, CpuError> {
+    pub fn node(&self, name: &str, operands: &[Option<Tensor>], sizes: &Sizes) -> Result<Vec<Tensor>, CpuError> {
         let id = self.order.iter().copied().find(|id| self.graph.node(*id).name == name).ok_or_else(|| CpuError::Node(name.to_owned()))?;
         let node = self.graph.node(id);
         let op = node.op().ok_or_else(|| CpuError::Node(name.to_owned()))?;
@@ -168,8 +170,15 @@ impl Reference {
             .enumerate()
             .map(|(slot, v)| operands.get(slot).and_then(Option::as_ref).or_else(|| v.and_then(|v| self.graph.constant(v))))
             .collect();
-        compute(self.graph.level, op, &tensors, node.outputs.len()).map_err(|source| CpuError::Op { node: node.name.clone(), source })
+        self.compute(id, op, &tensors, sizes)
     }
+}
+
+/// A value as a port without memory.
+fn port(graph: &Graph, value: ValueId) -> Port {
+    let crate::ir::Value { name, ty } = graph.value(value);
+    let region = Region { allocation: 0, offset: 0, bytes: 0 };
+    Port { name: name.clone(), dtype: ty.dtype, device_dtype: ty.dtype, shape: ty.shape.0.clone(), region }
 }
 
 /// Operators of the lower levels stand in normal form, which their own reference computes; those of the ONNX level expand first.

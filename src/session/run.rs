@@ -2,7 +2,7 @@
 
 use super::cpu::{CpuError, Reference};
 use crate::ir::Tensor;
-use crate::program::{Program, file};
+use crate::program::{Program, Sizes, file};
 
 /// Where a program runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -180,9 +180,8 @@ impl Session {
         #[cfg(feature = "runtime")]
         if let Some(executor) = &mut self.executor {
             let reference = self.reference.as_ref();
-            let sized = reference.map(|r| r.sized(inputs)).transpose()?.flatten();
-            let evaluate = |node: &str, operands: &[Option<Tensor>]| match sized.as_deref().or(reference) {
-                Some(reference) => reference.node(node, operands).map_err(|e| e.to_string()),
+            let evaluate = |node: &str, operands: &[Option<Tensor>], sizes: &Sizes| match reference {
+                Some(reference) => reference.node(node, operands, sizes).map_err(|e| e.to_string()),
                 None => Err("the program has no host steps".to_owned()),
             };
             let result = executor.set_profiling(profile).and_then(|()| executor.run_entry("main", inputs, &evaluate));

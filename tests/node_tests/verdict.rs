@@ -194,8 +194,8 @@ fn places(program: &Program) -> (Vec<String>, usize) {
         match step {
             Step::Device(dispatches) => n_dispatches += dispatches.len(),
             Step::Host(step) => {
-                let line =
-                    plan.graph.lines().find(|line| line.contains(&format!("%{} =", step.node)) || line.contains(&format!("from \"{}\"", step.node)));
+                let forms = [format!("%{} =", step.node), format!("%{},", step.node), format!("from \"{}\"", step.node)];
+                let line = plan.graph.lines().filter(|line| line.contains(" = ")).find(|line| forms.iter().any(|form| line.contains(form)));
                 let op = line.and_then(|line| line.split(" = ").nth(1)?.split('(').next()).unwrap_or("?");
                 hosts.insert(op.to_owned(), ());
             }

@@ -1,13 +1,13 @@
 //! One random graph through everything, at one random choice of formats, budget and target.
 
-use crate::plan;
 use crate::random::Random;
 use crate::simulate::Expected;
-use crate::spec::Spec;
+use crate::spec::{Built, Spec};
+use crate::{plan, ranges};
 use nyxc::ir::{Attr, Format, Graph, Tensor, text};
 use nyxc::ops::registry;
 use nyxc::passes::{DEFAULT, OverBudget, Pipeline, Policy, Settings};
-use nyxc::program::file;
+use nyxc::program::{Sizes, file};
 use nyxc::runtime::VkContext;
 use nyxc::session::{Compile, CompileError, Compiled, DeviceChoice, Reference, Session, compile_with};
 use nyxc::target::{Target, shipped_names};
@@ -25,6 +25,10 @@ pub struct Tally {
     pub over_budget: usize,
     pub passes: usize,
     pub device_runs: usize,
+    /// Graphs with a size that changes, other sizes at which their programs ran, and programs for one of these sizes alone.
+    pub ranged: usize,
+    pub sizes: usize,
+    pub alone: usize,
 }
 
 impl Tally {
@@ -34,6 +38,9 @@ impl Tally {
         self.over_budget += other.over_budget;
         self.passes += other.passes;
         self.device_runs += other.device_runs;
+        self.ranged += other.ranged;
+        self.sizes += other.sizes;
+        self.alone += other.alone;
         for i in 0..2 {
             self.outputs[i] += other.outputs[i];
             self.sharp[i] += other.sharp[i];
@@ -144,7 +151,7 @@ fn reads_back(graph: &Graph) -> Result<(), String> {
     if read == *graph { Ok(()) } else { Err(format!("its text reads back as another graph of the same text\n{printed}")) }
 }
 
-fn faults<E: std::fmt::Display>(what: &str) -> impl Fn(E) -> String + '_ {
+pub fn faults<E: std::fmt::Display>(what: &str) -> impl Fn(E) -> String + '_ {
     move |e| format!("{what}: {e}")
 }
 
@@ -178,11 +185,14 @@ fn fitting(graph: &Graph, mut options: Compile, tally: &mut Tally) -> Result<Opt
 pub fn check(spec: &Spec, seed: u64, contexts: &[VkContext]) -> Result<Tally, String> {
     let mut tally = Tally { graphs: 1, nodes: spec.n_nodes(), ..Tally::default() };
     let mut random = Random::new(seed ^ 0xC0FF_EE00);
-    let (graph, inputs) = (spec.graph(), spec.inputs());
+    // Every fourth graph has a size that changes.
+    let open = (seed % 4 == 3).then(|| ranges::open(spec, &mut random)).flatten();
+    let (Built { graph, inputs, outputs }, sizes) = open.unwrap_or_else(|| (spec.built(&|_| None, &Sizes::new()), Sizes::new()));
+    let inputs = spec.tensors(&inputs);
     graph.verify().map_err(faults("the random graph"))?;
     reads_back(&graph)?;
     let plain = Reference::new(graph.clone()).run(&inputs).map_err(faults("the CPU reference"))?;
-    for (output, tensor) in spec.outputs.iter().zip(&plain) {
+    for (output, tensor) in outputs.iter().zip(&plain) {
         if spec.values[*output].tensor != *tensor && !has_nan(tensor) {
             return Err(format!("the reference gives {tensor:?} where the generator had {:?}", spec.values[*output].tensor));
         }
@@ -196,8 +206,8 @@ pub fn check(spec: &Spec, seed: u64, contexts: &[VkContext]) -> Result<Tally, St
     );
     let said = |e: String| format!("{what}: {e}");
     let Some((compiled, dumps, options)) = fitting(&graph, options, &mut tally).map_err(said)? else { return Ok(tally) };
-    let integers = after_passes(&graph, &inputs, &dumps, seed, &mut tally).map_err(said)?;
-    let (assigned, mut expected) = integers;
+    let (assigned, mut expected) = after_passes(&graph, (&inputs, &sizes), &dumps, seed, &mut tally).map_err(said)?;
+    let with_formats = ranges::at(&assigned, &sizes);
     let plan = &compiled.program.plans[0];
     plan::check(plan, &compiled.kernels, options.target.memory.unified).map_err(said)?;
     compiled.program.check().map_err(faults("the program")).map_err(said)?;
@@ -220,10 +230,13 @@ pub fn check(spec: &Spec, seed: u64, contexts: &[VkContext]) -> Result<Tally, St
             return Err(said(format!("{measured} bytes were allocated, {} planned", plan.planned_peak_bytes)));
         }
         // First against what was expected of any device, then against the CPU reference, which is nearer.
-        expected.check(&assigned, &inputs, &outputs, seed).map_err(|e| said(format!("on {}: {e}", session.device())))?;
+        expected.check(&with_formats, &inputs, &outputs, seed).map_err(|e| said(format!("on {}: {e}", session.device())))?;
         expected.outputs.clone_from(&on_cpu);
-        expected.check(&assigned, &inputs, &outputs, seed).map_err(|e| said(format!("on {} against the CPU: {e}", session.device())))?;
+        expected.check(&with_formats, &inputs, &outputs, seed).map_err(|e| said(format!("on {} against the CPU: {e}", session.device())))?;
         tally.device_runs += 1;
+    }
+    if !sizes.is_empty() {
+        ranges::check((&graph, &assigned), &inputs, (&compiled, &options), contexts, seed, &mut tally).map_err(said)?;
     }
     Ok(tally)
 }
@@ -233,16 +246,24 @@ fn has_nan(tensor: &Tensor) -> bool {
 }
 
 /// Every graph that a pass left: well formed, reads back, and computes what it must. Gives the graph with formats and what it must compute.
-fn after_passes(graph: &Graph, inputs: &[Tensor], dumps: &Dumps, seed: u64, tally: &mut Tally) -> Result<(Graph, Expected), String> {
+fn after_passes(
+    graph: &Graph,
+    (inputs, sizes): (&[Tensor], &Sizes),
+    dumps: &Dumps,
+    seed: u64,
+    tally: &mut Tally,
+) -> Result<(Graph, Expected), String> {
     let mut source = graph.clone();
-    let mut expected = Expected::of(graph, inputs, seed)?;
+    let mut sized = ranges::at(graph, sizes);
+    let mut expected = Expected::of(&sized, inputs, seed)?;
     let mut before = graph.to_string();
     for (i, (name, after)) in dumps.iter().enumerate() {
         let said = |e: String| format!("after pass {i}, {name}: {e}");
         if name == "assign_precision" {
             // From here on formats say what is computed.
             source = after.clone();
-            expected = Expected::of(after, inputs, seed).map_err(said)?;
+            sized = ranges::at(after, sizes);
+            expected = Expected::of(&sized, inputs, seed).map_err(said)?;
             let integers = after
                 .order()
                 .iter()
@@ -264,7 +285,7 @@ fn after_passes(graph: &Graph, inputs: &[Tensor], dumps: &Dumps, seed: u64, tall
             continue;
         }
         let outputs = Reference::new(after.clone()).run(inputs).map_err(|e| said(e.to_string()))?;
-        expected.check(&source, inputs, &outputs, seed).map_err(|e| said(format!("{e}\n{after}")))?;
+        expected.check(&sized, inputs, &outputs, seed).map_err(|e| said(format!("{e}\n{after}")))?;
     }
     Ok((source, expected))
 }

@@ -62,7 +62,8 @@ fn step(g: &mut Gen) -> Option<usize> {
         76..80 => layers::norm(g),
         80..83 => layers::gather(g),
         83..84 => layers::resize(g),
-        84..86 => layers::host(g),
+        84..85 => layers::host(g),
+        85..86 => layers::counted(g),
         86..87 => layers::quantize(g),
         _ => movement::any(g),
     }
@@ -250,7 +251,7 @@ impl Gen {
 }
 
 /// Finite, not large and not many.
-fn useful(tensor: &Tensor) -> bool {
+pub fn useful(tensor: &Tensor) -> bool {
     let n: usize = tensor.dims().iter().product();
     let small = match tensor.dtype().class() {
         Class::Float => tensor.to_f32s().is_ok_and(|v| v.iter().all(|v| v.abs() <= MAX_FLOAT)),

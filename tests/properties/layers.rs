@@ -333,6 +333,37 @@ pub fn host(g: &mut Gen) -> Option<usize> {
     g.add(name, attrs, &[Some(x)])
 }
 
+/// Results with as many elements as data say, of data that nothing rounds.
+pub fn counted(g: &mut Gen) -> Option<usize> {
+    let is_given = |v: &crate::spec::Value, class: Class| v.tensor.dtype().class() == class && v.source == Source::Input;
+    match g.random.below(3) {
+        0 => {
+            let x = match g.pick(|v| is_given(v, Class::Int) || is_given(v, Class::Bool)) {
+                Some(x) if g.random.chance(70) => x,
+                _ => {
+                    let dims = g.sizes(2);
+                    g.value_of(DType::Bool, &dims, false)
+                }
+            };
+            g.add("NonZero", Attrs::new(), &[Some(x)])
+        }
+        1 => {
+            let x = g.float_of(1, 4);
+            let axis = g.axis(x)?;
+            let (dims, whole) = (g.dims(x), g.random.chance(20));
+            let n = if whole { dims.iter().product() } else { dims[(if axis < 0 { dims.len() as i64 + axis } else { axis }) as usize] };
+            let condition = g.value_of(DType::Bool, &[n], false);
+            let attrs = if whole { Attrs::new() } else { Attrs::new().with_int("axis", axis) };
+            g.add("Compress", attrs, &[Some(x), Some(condition)])
+        }
+        _ => {
+            let x = g.pick(|v| is_given(v, Class::Int))?;
+            let (n_outputs, sorted) = (g.random.int(1, 4) as usize, g.random.int(0, 1));
+            g.add_all("Unique", Attrs::new().with_int("sorted", sorted), &[Some(x)], n_outputs)
+        }
+    }
+}
+
 /// Quantization that the model itself has.
 pub fn quantize(g: &mut Gen) -> Option<usize> {
     let x = g.float_of(1, 4);

@@ -18,6 +18,7 @@ mod movement;
 mod plan;
 mod pointwise;
 mod random;
+mod ranges;
 mod simulate;
 mod spec;
 
@@ -109,6 +110,7 @@ fn meant_something(total: &Tally) {
     for (i, least) in [(0, 85), (1, 50)] {
         assert!(total.sharp[i] * 100 >= total.outputs[i] * least, "too few outputs had a tight bound: {total:?}");
     }
+    assert!(total.ranged * 6 >= total.graphs && total.sizes >= total.ranged && total.alone * 8 >= total.ranged, "{total:?}");
     assert!(total.nodes >= 8 * total.graphs && total.passes >= 4 * total.graphs && total.over_budget * 50 >= total.graphs, "{total:?}");
 }
 

@@ -1,6 +1,8 @@
 //! A graph as the generator made it, with the value of everything in it: so that parts can be cut out and the rest still stands.
 
-use nyxc::ir::{Graph, Level, Op, Tensor, ValueId};
+use nyxc::ir::{COUNT, Dim, Graph, Infer, Level, Op, Tensor, TensorType, ValueId};
+use nyxc::ops::counted;
+use nyxc::program::Sizes;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Source {
@@ -34,34 +36,97 @@ pub struct Spec {
     pub outputs: Vec<usize>,
 }
 
+/// A graph, and which values its inputs and outputs are.
+pub struct Built {
+    pub graph: Graph,
+    pub inputs: Vec<usize>,
+    pub outputs: Vec<usize>,
+}
+
 impl Spec {
     pub fn graph(&self) -> Graph {
+        self.built(&|_| None, &Sizes::new()).graph
+    }
+
+    /// The graph in which the values for which `open` gives a type are inputs of that type, whose symbols have `sizes`. What its operator refuses because
+    /// of a size that is not known is left out, with what depends on it.
+    pub fn built(&self, open: &dyn Fn(usize) -> Option<TensorType>, sizes: &Sizes) -> Built {
         let mut graph = Graph::new("random", Level::Onnx);
         let mut ids: Vec<Option<ValueId>> = vec![None; self.values.len()];
+        let mut sizes = sizes.clone();
+        let mut inputs = Vec::new();
         for (i, value) in self.values.iter().enumerate() {
-            ids[i] = match value.source {
-                Source::Input => Some(graph.add_input(&format!("x{i}"), value.tensor.ty().clone())),
-                Source::Const => Some(graph.add_const(&format!("c{i}"), value.tensor.clone())),
-                Source::Node(n, 0) => {
-                    let node = &self.nodes[n];
-                    let operands: Vec<_> = node.operands.iter().map(|o| o.and_then(|o| ids[o])).collect();
-                    let names: Vec<String> = (0..node.n_outputs).map(|out| format!("v{}", i + out)).collect();
-                    let id = graph.add_op(&format!("n{n}"), node.op.clone(), &operands, &names).unwrap();
-                    (0..node.n_outputs).for_each(|out| ids[i + out] = Some(id.out(out)));
+            ids[i] = match (open(i), value.source) {
+                (_, Source::Node(n, 0)) => {
+                    self.add(&mut graph, n, i, &mut ids, &mut sizes);
                     ids[i]
                 }
-                Source::Node(..) => ids[i],
-                Source::Gone => None,
+                (_, Source::Node(..)) => ids[i],
+                (_, Source::Gone) => None,
+                (None, Source::Const) => Some(graph.add_const(&format!("c{i}"), value.tensor.clone())),
+                (ty, Source::Input | Source::Const) => {
+                    inputs.push(i);
+                    Some(graph.add_input(&format!("x{i}"), ty.unwrap_or_else(|| value.tensor.ty().clone())))
+                }
             };
         }
-        for (i, &output) in self.outputs.iter().enumerate() {
+        let mut outputs: Vec<usize> = self.outputs.iter().copied().filter(|&o| ids[o].is_some()).collect();
+        if outputs.is_empty() {
+            outputs.extend((0..self.values.len()).rev().find(|&i| ids[i].is_some() && matches!(self.values[i].source, Source::Node(..))));
+        }
+        for (i, &output) in outputs.iter().enumerate() {
             graph.add_output(&format!("y{i}"), ids[output].unwrap());
         }
-        graph
+        Built { graph, inputs, outputs }
+    }
+
+    /// Adds a node whose first result is value `i`, where it can be.
+    fn add(&self, graph: &mut Graph, n: usize, i: usize, ids: &mut [Option<ValueId>], sizes: &mut Sizes) {
+        let node = &self.nodes[n];
+        let operands: Vec<_> = node.operands.iter().map(|o| o.and_then(|o| ids[o])).collect();
+        if node.operands.iter().zip(&operands).any(|(asked, found)| asked.is_some() && found.is_none()) {
+            return;
+        }
+        let names: Vec<String> = (0..node.n_outputs).map(|out| format!("v{}", i + out)).collect();
+        let mut op = node.op.clone();
+        let types: Vec<_> = operands.iter().map(|v| v.map(|v| graph.ty(v))).collect();
+        let consts: Vec<_> = operands.iter().map(|v| v.and_then(|v| graph.constant(v))).collect();
+        let infer = Infer { attrs: &op.attrs, inputs: &types, consts: &consts, sizes: &vec![None; types.len()], n_outputs: node.n_outputs };
+        if let Some(bound) = counted::bound(op.def, &infer).unwrap() {
+            op.attrs = op.attrs.with_dims(COUNT, vec![Dim::ranged(&format!("v{i}.count"), 0, bound.most().unwrap())]);
+        }
+        let is_open = operands.iter().flatten().any(|v| graph.ty(*v).shape.known().is_none());
+        let id = match graph.add_op(&format!("n{n}"), op, &operands, &names) {
+            Ok(id) => id,
+            Err(error) => {
+                assert!(is_open, "{error}");
+                return;
+            }
+        };
+        for out in 0..node.n_outputs {
+            ids[i + out] = Some(id.out(out));
+            let (ty, actual) = (graph.ty(id.out(out)), self.values[i + out].tensor.dims());
+            let told = graph.node(id).tells().map(|symbol| symbol.name().to_owned());
+            for (dim, &n) in ty.shape.0.iter().zip(&actual) {
+                if let Some((symbol, value)) = dim.solve(n as i64)
+                    && told.as_deref() == Some(symbol.name())
+                {
+                    sizes.insert(symbol.name().to_owned(), value);
+                }
+            }
+            let shape: Option<Vec<usize>> =
+                ty.shape.0.iter().map(|dim| dim.eval(&|name| sizes.get(name).copied())).map(|n| n.and_then(|n| usize::try_from(n).ok())).collect();
+            assert_eq!(shape.as_ref(), Some(&actual), "v{} is {ty} with {sizes:?}", i + out);
+        }
     }
 
     pub fn inputs(&self) -> Vec<Tensor> {
         self.values.iter().filter(|v| v.source == Source::Input).map(|v| v.tensor.clone()).collect()
+    }
+
+    /// The tensors of these values.
+    pub fn tensors(&self, values: &[usize]) -> Vec<Tensor> {
+        values.iter().map(|&i| self.values[i].tensor.clone()).collect()
     }
 
     pub fn n_nodes(&self) -> usize {

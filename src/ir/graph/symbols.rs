@@ -1,7 +1,7 @@
 //! Sizes that are symbols: which there are, what they may be, and putting numbers in their places.
 
-use super::{Graph, Node, NodeKind, ValueId};
-use crate::ir::{Attr, Dim, SIZES, Symbol};
+use super::{Graph, Node, NodeId, NodeKind, ValueId};
+use crate::ir::{Attr, COUNT, Dim, Op, SIZES, Symbol};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 
@@ -14,19 +14,49 @@ impl Graph {
     /// The symbols that have a range, in order of their names, and their ranges.
     pub fn ranges(&self) -> BTreeMap<String, RangeInclusive<i64>> {
         let mut ranges = BTreeMap::new();
-        let mut note = |dim: &Dim| {
-            dim.for_each_symbol(&mut |symbol| {
+        for node in self.graph.node_weights() {
+            node.for_each_symbol(&mut |symbol| {
                 if let Some(range) = symbol.range() {
                     ranges.entry(symbol.name().to_owned()).or_insert(range);
                 }
             });
-        };
-        for node in self.graph.node_weights() {
-            node.outputs.iter().flat_map(|v| &v.ty.shape.0).for_each(&mut note);
-            let attrs = node.op().into_iter().flat_map(|op| op.attrs.0.values());
-            attrs.filter_map(|attr| if let Attr::Dims(dims) = attr { Some(dims) } else { None }).flatten().for_each(&mut note);
         }
         ranges
+    }
+
+    /// The names of the symbols that a node mentions.
+    pub fn symbols_of(&self, id: NodeId) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        self.node(id).for_each_symbol(&mut |symbol| {
+            names.insert(symbol.name().to_owned());
+        });
+        names
+    }
+
+    /// The symbols whose values data tell, and the node that tells each ([`COUNT`]).
+    pub fn tellers(&self) -> BTreeMap<String, NodeId> {
+        self.tellers_by(|_| 0)
+    }
+
+    /// The same, of several for one symbol that with the most uses.
+    pub(super) fn tellers_by(&self, n_uses: impl Fn(NodeId) -> usize) -> BTreeMap<String, NodeId> {
+        let mut tellers: BTreeMap<String, NodeId> = BTreeMap::new();
+        for (id, symbol) in self.graph.node_indices().filter_map(|index| Some((NodeId(index), self.graph[index].tells()?))) {
+            let teller = tellers.entry(symbol.name().to_owned()).or_insert(id);
+            if n_uses(id) > n_uses(*teller) {
+                *teller = id;
+            }
+        }
+        tellers
+    }
+
+    /// The tellers of the symbols that a node mentions, itself excepted: they must be computed before it, be there an edge or not.
+    pub(super) fn waits_for(&self, id: NodeId, tellers: &BTreeMap<String, NodeId>) -> BTreeSet<NodeId> {
+        let mut found = BTreeSet::new();
+        if !tellers.is_empty() && self.node(id).kind != NodeKind::Input {
+            self.node(id).for_each_symbol(&mut |symbol| found.extend(tellers.get(symbol.name()).filter(|teller| **teller != id)));
+        }
+        found
     }
 
     /// The symbols in the shapes of its inputs that have no range: nothing says how much memory they need.
@@ -49,13 +79,8 @@ impl Graph {
             for dim in node.outputs.iter_mut().flat_map(|v| &mut v.ty.shape.0) {
                 *dim = dim.substitute(replace);
             }
-            let NodeKind::Op(op) = &mut node.kind else { continue };
-            for attr in op.attrs.0.values_mut() {
-                match attr {
-                    Attr::Dims(dims) => dims.iter_mut().for_each(|dim| *dim = dim.substitute(replace)),
-                    Attr::Graph(body) => **body = body.substitute(replace),
-                    _ => {}
-                }
+            if let NodeKind::Op(op) = &mut node.kind {
+                op.substitute(replace);
             }
         }
         graph
@@ -66,5 +91,45 @@ impl Node {
     /// The elements of its result, where that is a list of sizes ([`SIZES`]).
     pub fn sizes(&self) -> Option<&[Dim]> {
         self.op().filter(|op| op.def.name == SIZES)?.attrs.dims("value")
+    }
+
+    /// The symbol whose value is known once this node has been computed, where its data tell one ([`COUNT`]).
+    pub fn tells(&self) -> Option<&Symbol> {
+        match self.op()?.attrs.dims(COUNT)? {
+            [count] => count.told(),
+            _ => None,
+        }
+    }
+
+    /// Calls `f` with every symbol in the types of its outputs and in its attributes.
+    pub fn for_each_symbol(&self, f: &mut dyn FnMut(&Symbol)) {
+        self.outputs.iter().flat_map(|v| &v.ty.shape.0).for_each(|dim| dim.for_each_symbol(f));
+        if let Some(op) = self.op() {
+            op.for_each_symbol(f);
+        }
+    }
+}
+
+impl Op {
+    /// Calls `f` with every symbol in its attributes, those of graphs among them included.
+    pub fn for_each_symbol(&self, f: &mut dyn FnMut(&Symbol)) {
+        for attr in self.attrs.0.values() {
+            match attr {
+                Attr::Dims(dims) => dims.iter().for_each(|dim| dim.for_each_symbol(f)),
+                Attr::Graph(body) => body.graph.node_weights().for_each(|node| node.for_each_symbol(f)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Replaces in its attributes the symbols for which `replace` gives something.
+    pub fn substitute(&mut self, replace: &dyn Fn(&Symbol) -> Option<Dim>) {
+        for attr in self.attrs.0.values_mut() {
+            match attr {
+                Attr::Dims(dims) => dims.iter_mut().for_each(|dim| *dim = dim.substitute(replace)),
+                Attr::Graph(body) => **body = body.substitute(replace),
+                _ => {}
+            }
+        }
     }
 }

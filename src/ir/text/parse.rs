@@ -32,7 +32,7 @@ const MAX_DEPTH: usize = 64;
 /// # Errors
 /// The text is none, with the place and what was expected.
 pub fn parse(text: &str, registry: &Registry, source: ConstSource<'_>) -> Result<Graph, ParseError> {
-    let mut parser = Parser { text, at: 0, registry, source, ranges: BTreeMap::new() };
+    let mut parser = Parser { text, at: 0, registry, source, ranges: BTreeMap::new(), unlisted: None };
     let graph = parser.graph(0)?;
     parser.space();
     if parser.peek("memory") {
@@ -42,12 +42,15 @@ pub fn parse(text: &str, registry: &Registry, source: ConstSource<'_>) -> Result
     if parser.at != text.len() { Err(parser.refuse("expected the end")) } else { Ok(graph) }
 }
 
-/// Reads one size, as `2*seq+1`.
+/// Reads one size, as `2*seq+1`, whose symbols have their ranges elsewhere: they may be any number from 0.
 ///
 /// # Errors
 /// The text is none.
 pub fn parse_dim(text: &str) -> Result<Dim, ParseError> {
-    alone(text, |parser| parser.dim(0))
+    alone(text, |parser| {
+        parser.unlisted = Some((0, i64::MAX));
+        parser.dim(0)
+    })
 }
 
 /// Reads one type, as `f32[1,784]`.
@@ -60,7 +63,7 @@ pub fn parse_type(text: &str) -> Result<TensorType, ParseError> {
 
 fn alone<T>(text: &str, read: impl FnOnce(&mut Parser<'_>) -> Result<T, ParseError>) -> Result<T, ParseError> {
     let registry = Registry::default();
-    let mut parser = Parser { text, at: 0, registry: &registry, source: &|_, _| None, ranges: BTreeMap::new() };
+    let mut parser = Parser { text, at: 0, registry: &registry, source: &|_, _| None, ranges: BTreeMap::new(), unlisted: None };
     let value = read(&mut parser)?;
     if parser.at != text.len() { Err(parser.refuse("expected the end")) } else { Ok(value) }
 }
@@ -72,6 +75,8 @@ struct Parser<'a> {
     source: ConstSource<'a>,
     /// What the head of the graph says of its symbols.
     ranges: BTreeMap<String, (i64, i64)>,
+    /// The range of symbols that `ranges` does not have.
+    unlisted: Option<(i64, i64)>,
 }
 
 type Parsed<T> = Result<T, ParseError>;
@@ -210,7 +215,8 @@ impl<'a> Parser<'a> {
             }
         }
         let symbol = self.symbol()?;
-        Ok(self.ranges.get(&symbol).map_or_else(|| Dim::symbol(&symbol), |&(min, max)| Dim::ranged(&symbol, min, max)))
+        let range = self.ranges.get(&symbol).copied().or(self.unlisted);
+        Ok(range.map_or_else(|| Dim::symbol(&symbol), |(min, max)| Dim::ranged(&symbol, min, max)))
     }
 
     fn symbol(&mut self) -> Parsed<String> {

@@ -73,6 +73,15 @@ fn what_is_printed_reads_back() {
 }
 
 #[test]
+fn a_size_alone_reads_as_it_was_printed_whatever_the_range_of_its_symbols() {
+    for (n, printed) in [(Dim::ranged("n", 0, 9), "floordiv(8,max(1,n))"), (Dim::ranged("n", 1, 9), "floordiv(8,n)")] {
+        let dim = Dim::Known(8).floor_div(&Dim::larger(&n, &Dim::Known(1))).unwrap();
+        assert_eq!(dim.to_string(), printed);
+        assert_eq!(super::parse_dim(printed).unwrap().to_string(), printed);
+    }
+}
+
+#[test]
 fn errors_name_the_place() {
     let registry = Registry::new(&[&PROBE]);
     let refused = |text: &str| parse(text, &registry, &|_, _| None).unwrap_err().to_string();
