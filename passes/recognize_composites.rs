@@ -11,7 +11,7 @@
 use super::pattern::{producer, scalar};
 use super::recognize_attention::{Halves, attention, rotary};
 use super::{Context, Pass, PassError, at};
-use crate::ir::{Attrs, Edit, Graph, NodeId, Op, OpError, Patch, Val, ValueId};
+use crate::ir::{Attrs, Edit, Graph, NodeId, Op, Patch, Val, ValueId};
 use crate::ops;
 
 /// The pass.
@@ -58,8 +58,11 @@ impl Pass for RecognizeComposites {
             let Some(found) = found else { continue };
             let Some(def) = registry.by_onnx(found.onnx) else { continue };
             edit.on_behalf_of_all(id, members(graph, id, &found.from));
-            let new = edit.add_all(Op::new(def, found.attrs), &found.operands, 1).map_err(|e| error(OpError::Edit(Box::new(e))))?;
-            edit.replace(value, new[0]);
+            match edit.add_all(Op::new(def, found.attrs), &found.operands, 1) {
+                Ok(new) => edit.replace(value, new[0]),
+                // Shapes that broadcast in the written-out form, and in the operator do not.
+                Err(error) => cx.explain.note(&[&graph.node(id).name], "recognize_composites", def.name, || error.to_string()),
+            }
         }
         Ok(edit.finish())
     }

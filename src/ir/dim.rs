@@ -133,6 +133,14 @@ impl Dim {
         })
     }
 
+    /// The least and the most that it is, where [`Dim::bounds`] are those: every symbol stands in it once, so that nothing cancels.
+    pub fn exact_bounds(&self) -> Option<(i64, i64)> {
+        let mut seen = std::collections::BTreeSet::new();
+        let mut once = true;
+        self.for_each_symbol(&mut |symbol| once &= seen.insert(symbol.name().to_owned()));
+        once.then(|| self.bounds())
+    }
+
     /// The most that it can be; `None` where it has a symbol without a range.
     pub fn most(&self) -> Option<i64> {
         let mut bounded = true;

@@ -208,7 +208,13 @@ fn infer_squeeze(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let x = infer.ty(0)?;
     let gone: Vec<usize> = match infer.ints(1)? {
         Some(given) => super::util::axes(&given, x.shape.rank())?,
-        None => (0..x.shape.rank()).filter(|&i| x.shape.0[i] == Dim::Known(1)).collect(),
+        None => {
+            // A result whose axes are fewer at some sizes than at others is none that others can take.
+            if let Some(dim) = x.shape.0.iter().find(|dim| dim.known().is_none() && dim.most().is_some() && (dim.bounds().0..=dim.bounds().1).contains(&1)) {
+                return Err(OpError::operand(0, x, format!("axes to be told: {dim} may be 1, or not")));
+            }
+            (0..x.shape.rank()).filter(|&i| x.shape.0[i] == Dim::Known(1)).collect()
+        }
     };
     if let Some(&axis) = gone.iter().find(|&&i| x.shape.0[i].known().is_some_and(|n| n != 1)) {
         return Err(OpError::operand(1, format!("axis {axis}"), format!("axes of size 1 in {x}")));

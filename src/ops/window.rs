@@ -89,9 +89,14 @@ impl Window {
             let up = if self.ceil { step - 1 } else { 0 };
             let steps = (&room + &Dim::Known(up)).floor_div(&Dim::Known(step)).unwrap_or(Dim::Known(0));
             let mut out = &steps + &Dim::Known(1);
-            if let (true, Some(n), Some(size)) = (self.ceil, out.known(), spatial[i].known()) {
-                // A window that would start in the padding behind the last element does not count.
-                out = Dim::Known(if (n - 1) * step >= size + self.pads[i] { n - 1 } else { n });
+            // A window that would start in the padding behind the last element does not count.
+            match (self.ceil, out.known(), spatial[i].known()) {
+                (false, ..) => {}
+                (true, Some(n), Some(size)) => out = Dim::Known(if (n - 1) * step >= size + self.pads[i] { n - 1 } else { n }),
+                _ if self.pads[n + i] >= extent => {
+                    return Err(OpError::attribute("ceil_mode", format!("is 1 with whole windows in the padding, over {} elements", spatial[i])));
+                }
+                _ => out = Dim::least(&out, &(&spatial[i] + &Dim::Known(self.pads[i])).div_ceil(step.unsigned_abs())),
             }
             Ok(out)
         };

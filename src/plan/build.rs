@@ -101,6 +101,10 @@ fn calls(graph: &Graph, id: NodeId, target: &Target) -> Result<Option<Vec<Kernel
     if graph.node(id).op().is_none() || is_view(graph, id) {
         return Ok(Some(Vec::new()));
     }
+    // Even where its result has no elements, it tells a size.
+    if graph.node(id).tells().is_some() {
+        return Ok(None);
+    }
     match kernels::dispatches(graph, id, target) {
         Ok(calls) => Ok(Some(calls)),
         Err(KernelError::Unsupported { .. }) => Ok(None),

@@ -82,6 +82,9 @@ impl Buffers {
                     continue;
                 }
                 let ty = graph.ty(value);
+                if let Some(least) = ty.shape.0.iter().filter_map(|dim| dim.exact_bounds()).map(|(low, _)| low).find(|low| *low < 0) {
+                    return Err(PlanError::Negative { value: graph.value(value).name.clone(), ty: ty.to_string(), least });
+                }
                 if ty.largest().is_none() {
                     return Err(PlanError::Symbolic { value: graph.value(value).name.clone(), ty: ty.to_string() });
                 }

@@ -147,9 +147,10 @@ fn limits(entry: &Entry, dispatch: &Dispatch, target: &Target, place: &dyn Fn() 
         aligned(place, "the parameters", dispatch.params_offset, l.min_uniform_buffer_offset_alignment)?;
     }
     for (axis, (given, &limit)) in dispatch.groups.iter().zip(&l.max_compute_work_group_count).enumerate() {
+        // That no size is negative is seen by a run: bounds of a difference say less than is true.
         let least = i64::from(given.known().is_some());
         match entry.bounds(given) {
-            Some((low, high)) if low >= least && high <= i64::from(limit) => {}
+            Some((low, high)) if (low >= least || least == 0) && high <= i64::from(limit) => {}
             _ => return Err(fault(&place(), format!("{given} workgroups along axis {axis}, {least} to {limit} are allowed"))),
         }
     }

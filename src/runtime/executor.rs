@@ -52,7 +52,8 @@ enum LoadedStep {
 /// What a dispatch has in the memory for parameters.
 struct Changing {
     region: Region,
-    words: Vec<Dim>,
+    params: Vec<Dim>,
+    groups: Vec<Dim>,
 }
 
 /// Dispatches between two host steps.
@@ -230,7 +231,7 @@ impl Changing {
         }
         let groups = if is_indirect { dispatch.groups.as_slice() } else { &[] };
         let region = Region { allocation: u32::try_from(params).ok()?, offset: dispatch.params_offset, bytes: dispatch.params_bytes() };
-        Some(Changing { region, words: dispatch.params.iter().chain(groups).cloned().collect() })
+        Some(Changing { region, params: dispatch.params.clone(), groups: groups.to_vec() })
     }
 }
 
@@ -242,8 +243,9 @@ impl Segment {
         }
         self.at = None;
         for changing in &self.changing {
-            let word = |dim: &Dim| dim.eval(&|name| sizes.get(name).copied()).filter(|v| (-(1 << 31)..1 << 32).contains(v)).map(|v| v as u32);
-            let words = changing.words.iter().map(word).collect::<Option<Vec<u32>>>().ok_or_else(|| lost(sizes))?;
+            let word = |dim: &Dim, least: i64| dim.eval(&|name| sizes.get(name).copied()).filter(|v| (least..1 << 32).contains(v)).map(|v| v as u32);
+            let params = changing.params.iter().map(|dim| word(dim, -(1 << 31)));
+            let words = params.chain(changing.groups.iter().map(|dim| word(dim, 0))).collect::<Option<Vec<u32>>>().ok_or_else(|| lost(sizes))?;
             let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
             memory.write(&changing.region, &bytes)?;
         }
@@ -322,7 +324,7 @@ fn at<'a>(ports: &'a [Port], sizes: &Sizes) -> Result<Cow<'a, [Port]>, RuntimeEr
 }
 
 fn lost(sizes: &Sizes) -> RuntimeError {
-    RuntimeError::Unsupported { what: format!("the sizes {sizes:?}: they do not tell all others") }
+    RuntimeError::Unsupported { what: format!("the sizes {sizes:?}, with which a tensor would have no size") }
 }
 
 /// Computes a host step, and notes the sizes that its results tell.

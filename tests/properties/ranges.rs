@@ -41,7 +41,16 @@ pub fn open(spec: &Spec, random: &mut Random) -> Option<(Built, Sizes)> {
             types.insert(i, ty);
         }
     }
-    let built = spec.built(&|i| types.get(&i).cloned(), &Sizes::from([(NAME.to_owned(), size)]));
+    let sizes = Sizes::from([(NAME.to_owned(), size)]);
+    let mut built = spec.built(&|i| types.get(&i).cloned(), &sizes);
+    let order = built.graph.order();
+    let mut dims = order.iter().flat_map(|id| &built.graph.node(*id).outputs).flat_map(|value| &value.ty.shape.0);
+    if dims.any(|dim| dim.exact_bounds().is_some_and(|(low, _)| low < 0)) {
+        // Windows larger than what they slide over: sizes from that of the graph on.
+        let from = |symbol: &Symbol| (symbol.name() == NAME).then(|| Dim::ranged(NAME, size, max));
+        types.values_mut().flat_map(|ty| &mut ty.shape.0).for_each(|dim| *dim = dim.substitute(&from));
+        built = spec.built(&|i| types.get(&i).cloned(), &sizes);
+    }
     let has_node = built.graph.order().iter().any(|id| built.graph.node(*id).op().is_some());
     (!types.is_empty() && has_node).then(|| (built, Sizes::from([(NAME.to_owned(), size)])))
 }
