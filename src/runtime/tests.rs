@@ -7,6 +7,7 @@ use crate::ir::{DType, Dim, Tensor};
 use crate::program::*;
 use crate::target::Target;
 use std::io::Write as _;
+use std::time::Duration;
 
 #[path = "fault_tests.rs"]
 mod faults;
@@ -252,6 +253,31 @@ fn a_long_entry_is_split_and_can_be_profiled() {
         assert_eq!(executor.run(&[x]).unwrap().outputs, first.outputs);
         kept(&executor);
     });
+}
+
+/// The layers that instrument shaders do so for one thread at a time: while this one keeps them, another cannot load a program.
+#[test]
+fn shaders_are_instrumented_one_at_a_time() {
+    for info in devices().unwrap_or_default() {
+        let open = |checks: &str| {
+            let options = Options { validation: true, cache_dir: None, fault: None, checks: Some(checks.to_owned()), ..Options::from_env() };
+            VkContext::open(info.index, &info.target.features, &options)
+        };
+        let load = |context: VkContext| {
+            let (program, (done, loaded)) = (chain(&info.target, 1), std::sync::mpsc::channel());
+            std::thread::spawn(move || done.send(Executor::load(&program, 0, &context).map(drop)));
+            loaded
+        };
+        let alone = vk::instrumenting();
+        load(open("core").unwrap()).recv_timeout(Duration::from_mins(1)).expect("without instrumentation it does not wait").unwrap();
+        let instrumented = match open("core,gpu") {
+            Err(error) if error.to_string().contains("break loops") => return println!("SKIPPED: {error}"),
+            other => load(other.unwrap()),
+        };
+        assert!(instrumented.recv_timeout(Duration::from_secs(5)).is_err(), "it did not wait");
+        drop(alone);
+        instrumented.recv_timeout(Duration::from_mins(1)).unwrap().unwrap();
+    }
 }
 
 fn with_weights(target: &Target, staging_bytes: Option<u64>) -> (Program, Vec<f32>) {

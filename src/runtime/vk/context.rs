@@ -114,7 +114,7 @@ pub(super) struct Inner {
     faults: Faults,
     owned: bool,
     // Last, so that it outlives the device.
-    instance: Instance,
+    pub(super) instance: Instance,
 }
 
 impl VkContext {

@@ -28,6 +28,13 @@ fn handles() -> MutexGuard<'static, ()> {
     HANDLES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Held while a shader is made under GPU-assisted validation. Layers as of 1.4.309 keep in a static variable which function they link into a shader, so
+/// that of two threads one may get the other's number for it, and then hands SPIR-V that is not valid to the driver (Vulkan-ValidationLayers #9809).
+pub(super) fn instrumenting() -> MutexGuard<'static, ()> {
+    static INSTRUMENTING: Mutex<()> = Mutex::new(());
+    INSTRUMENTING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Names the call that failed.
 fn call(name: &'static str) -> impl Fn(vk::Result) -> RuntimeError {
     move |code| match code {
