@@ -108,9 +108,10 @@ impl Pipelines {
             Some(((key.0.clone(), key.1), pipeline(&self.context, shader, layout, cache.raw())))
         };
         // In order where they are instrumented: what is added numbers the shaders of a device, and the driver keeps what it compiled by all their words.
-        let made: Vec<_> = match self.context.inner().instance.gpu_assisted {
-            true => wanted.into_iter().filter_map(make).collect(),
-            false => wanted.into_par_iter().filter_map(make).collect(),
+        let made: Vec<_> = if self.context.inner().instance.gpu_assisted {
+            wanted.into_iter().filter_map(make).collect()
+        } else {
+            wanted.into_par_iter().filter_map(make).collect()
         };
         let mut failed = Ok(());
         for (key, pipeline) in made {
