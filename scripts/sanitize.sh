@@ -18,7 +18,7 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 cargo test --locked --target "$host" --lib -- "$@" 2>&1 | tee "$log"
 # One test weighs the process, in which the sanitizer keeps what is freed.
-cargo test --locked --target "$host" --test concurrency --test nonfinite --test kernels -- --skip leave_memory_as_it_was 2>&1 | tee -a "$log"
+cargo test --locked --no-fail-fast --target "$host" --test concurrency --test nonfinite --test ranges --test kernels -- --skip leave_memory_as_it_was 2>&1 | tee -a "$log"
 if grep -q "SKIPPED: no Vulkan device" "$log"; then
   echo "no Vulkan device was found, so the runtime was not tested" >&2
   exit 1

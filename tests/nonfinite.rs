@@ -113,8 +113,9 @@ fn devices_agree_with_onnx_runtime() {
             let mut faults = Vec::new();
             for case in &cases {
                 for format in FORMATS {
-                    let mut session = Session::on(program(case, format, &context.info().target), &context).unwrap();
-                    let given = session.run(&case.inputs).unwrap().outputs;
+                    let program = program(case, format, &context.info().target);
+                    let run = Session::on(program, &context).and_then(|mut session| session.run(&case.inputs));
+                    let given = run.unwrap_or_else(|e| panic!("{} in {format} on {}, mask {:?}: {e}", case.name, device.name, options.mask)).outputs;
                     faults.extend(fault(&given, &case.outputs, format).map(|f| format!("{} in {format}: {f}", case.name)));
                 }
             }

@@ -7,6 +7,8 @@ use crate::ir::{DType, Dim, Tensor};
 use crate::program::*;
 use crate::target::Target;
 use std::io::Write as _;
+use std::sync::mpsc;
+use std::time::Duration;
 
 #[path = "fault_tests.rs"]
 mod faults;
@@ -252,6 +254,48 @@ fn a_long_entry_is_split_and_can_be_profiled() {
         assert_eq!(executor.run(&[x]).unwrap().outputs, first.outputs);
         kept(&executor);
     });
+}
+
+fn watched(info: &DeviceInfo, checks: &str) -> Result<VkContext, RuntimeError> {
+    let options = Options { validation: true, cache_dir: None, fault: None, checks: Some(checks.to_owned()), ..Options::from_env() };
+    VkContext::open(info.index, &info.target.features, &options)
+}
+
+/// Loads a program in another thread, and says when it has.
+fn load_elsewhere(info: &DeviceInfo, context: &VkContext) -> mpsc::Receiver<Result<(), RuntimeError>> {
+    let (program, context, (done, loaded)) = (chain(&info.target, 1), context.clone(), mpsc::channel());
+    std::thread::spawn(move || done.send(Executor::load(&program, 0, &context).map(drop)));
+    loaded
+}
+
+/// Whoever names an object has the loader look through lists that others change: while this thread keeps them, another cannot load a program.
+#[test]
+fn objects_are_named_while_no_device_comes_or_goes() {
+    for info in devices().unwrap_or_default() {
+        let context = watched(&info, "core").unwrap();
+        let alone = vk::handles();
+        let loaded = load_elsewhere(&info, &context);
+        assert!(loaded.recv_timeout(Duration::from_secs(5)).is_err(), "it did not wait");
+        drop(alone);
+        loaded.recv_timeout(Duration::from_mins(1)).unwrap().unwrap();
+    }
+}
+
+/// The layers that instrument shaders do so for one thread at a time: while this one keeps them, another cannot load a program.
+#[test]
+fn shaders_are_instrumented_one_at_a_time() {
+    for info in devices().unwrap_or_default() {
+        let alone = vk::instrumenting();
+        let plain = load_elsewhere(&info, &watched(&info, "core").unwrap());
+        plain.recv_timeout(Duration::from_mins(1)).expect("without instrumentation it does not wait").unwrap();
+        let instrumented = match watched(&info, "core,gpu") {
+            Err(error) if error.to_string().contains("break loops") => return println!("SKIPPED: {error}"),
+            other => load_elsewhere(&info, &other.unwrap()),
+        };
+        assert!(instrumented.recv_timeout(Duration::from_secs(5)).is_err(), "it did not wait");
+        drop(alone);
+        instrumented.recv_timeout(Duration::from_mins(1)).unwrap().unwrap();
+    }
 }
 
 fn with_weights(target: &Target, staging_bytes: Option<u64>) -> (Program, Vec<f32>) {

@@ -256,9 +256,8 @@ proptest! {
     }
 }
 
-/// `cargo test --release -- --ignored --nocapture`
 #[test]
-#[ignore = "measures time, which other work on the machine disturbs"]
+#[ignore = "measures time, which other work on the machine disturbs: cargo test --lib quantized_quickly -- --ignored --nocapture"]
 fn a_language_model_is_quantized_quickly() {
     let w = gaussian(22_600_000 / 4096 * 4096);
     let n_rows = w.len() / 4096;

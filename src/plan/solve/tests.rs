@@ -380,9 +380,8 @@ fn malformed_problems_are_refused() {
     assert_eq!(check(vec![choice(0.0, MAX_BYTES, &[(1, 1)])]), SolveError::Overflow);
 }
 
-/// Run with `cargo test --release -- --ignored --nocapture`.
 #[test]
-#[ignore = "prints timings"]
+#[ignore = "prints timings: cargo test --lib solve::tests::timings -- --ignored --nocapture"]
 fn timings() {
     for (groups, choices, rows) in [(24, 8, 60), (100, 8, 200), (211, 8, 1900), (1000, 12, 2000)] {
         for kind in KINDS {
@@ -406,7 +405,7 @@ fn timings() {
 
 /// Many networks of the sizes in between, for the share of answers that are exact and the worst gap.
 #[test]
-#[ignore = "prints timings"]
+#[ignore = "prints timings: cargo test --lib solve::tests::gaps -- --ignored --nocapture"]
 fn gaps() {
     for kind in KINDS {
         for (groups, choices, rows) in [(12, 8, 24), (40, 8, 100), (80, 8, 300), (150, 8, 600), (211, 8, 600)] {

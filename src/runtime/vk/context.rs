@@ -114,7 +114,7 @@ pub(super) struct Inner {
     faults: Faults,
     owned: bool,
     // Last, so that it outlives the device.
-    instance: Instance,
+    pub(super) instance: Instance,
 }
 
 impl VkContext {
@@ -136,7 +136,10 @@ impl VkContext {
         probe.granularity(granularity(&device));
         // SAFETY: the device was made with one queue of this family.
         let queue = unsafe { device.get_device_queue(probe.family, 0) };
-        let names = instance.debug.then(|| ash::ext::debug_utils::Device::new(&instance.raw, &device));
+        let names = instance.debug.then(|| {
+            let _alone = super::handles();
+            ash::ext::debug_utils::Device::new(&instance.raw, &device)
+        });
         let (cache_dir, faults) = (options.cache_dir.clone(), Faults::new(fault));
         Ok(VkContext(Arc::new(Inner { device, queue: Mutex::new(queue), probe, enabled, cache_dir, names, faults, owned: true, instance })))
     }
@@ -164,8 +167,10 @@ impl VkContext {
         (probe.family, probe.timestamp_bits) = (raw.queue_family, family.timestamp_valid_bits);
         // Which extensions were enabled is not known, so none that the core does not have is used.
         probe.extensions.clear();
+        let alone = super::handles();
         // SAFETY: the caller's promise.
         let device = unsafe { ash::Device::load(instance.raw.fp_v1_0(), vk::Device::from_raw(raw.device)) };
+        drop(alone);
         probe.granularity(granularity(&device));
         let queue = Mutex::new(vk::Queue::from_raw(raw.queue));
         let enabled = raw.enabled.meet(&probe.info.target.features);
@@ -225,6 +230,7 @@ impl VkContext {
     pub(super) fn name(&self, object: impl Handle, name: &str) {
         let (Some(functions), Ok(name)) = (&self.0.names, CString::new(name)) else { return };
         let info = vk::DebugUtilsObjectNameInfoEXT::default().object_handle(object).object_name(&name);
+        let _alone = super::handles();
         // SAFETY: the object was made from this device and is live; nobody else uses it yet. A name that is refused changes nothing.
         let _ = unsafe { functions.set_debug_utils_object_name(&info) };
     }

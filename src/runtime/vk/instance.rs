@@ -25,6 +25,8 @@ pub(super) struct Instance {
     pub(super) version: u32,
     /// Whether `VK_EXT_debug_utils` is enabled.
     pub(super) debug: bool,
+    /// Whether the validation layers instrument shaders.
+    pub(super) gpu_assisted: bool,
     messenger: Option<(ash::ext::debug_utils::Instance, vk::DebugUtilsMessengerEXT)>,
     owned: bool,
 }
@@ -93,7 +95,7 @@ impl Instance {
         // SAFETY: every pointer in `info` is to a local or a static that outlives the call; the layers and extensions were enumerated.
         let raw = unsafe { entry.create_instance(&info, None) }.map_err(call("vkCreateInstance"))?;
         drop(alone);
-        let mut instance = Instance { entry, raw, version, debug, messenger: None, owned: true };
+        let mut instance = Instance { entry, raw, version, debug, gpu_assisted: validation && gpu, messenger: None, owned: true };
         if validation {
             let functions = ash::ext::debug_utils::Instance::new(&instance.entry, &instance.raw);
             // SAFETY: the extension is enabled; the callback is a function of this module that needs no user data.
@@ -111,7 +113,7 @@ impl Instance {
         let entry = load()?;
         // SAFETY: the caller's promise.
         let raw = unsafe { ash::Instance::load(entry.static_fn(), raw) };
-        Ok(Instance { entry, raw, version, debug: false, messenger: None, owned: false })
+        Ok(Instance { entry, raw, version, debug: false, gpu_assisted: false, messenger: None, owned: false })
     }
 
     /// Devices of at least Vulkan 1.1, in the driver's order.

@@ -21,11 +21,19 @@ use ash::vk;
 use std::ffi::{CStr, c_char};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Held while an instance or a device is made or destroyed. Layers forget a handle only after the driver gave it back, when another thread may have
-/// been given the same: the validation layers then take its device for unknown.
-fn handles() -> MutexGuard<'static, ()> {
+/// Held while an instance or a device is made or destroyed, and while the loader looks a device up, as it does for a name or a function of it. Layers
+/// forget a handle only after the driver gave it back, when another thread may have been given the same: the validation layers then take its device
+/// for unknown. The loader looks through its lists of all instances and devices without a lock of its own, while another thread may free an entry.
+pub(super) fn handles() -> MutexGuard<'static, ()> {
     static HANDLES: Mutex<()> = Mutex::new(());
     HANDLES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Held while a shader is made under GPU-assisted validation. Layers as of 1.4.309 keep in a static variable which function they link into a shader, so
+/// that of two threads one may get the other's number for it, and then hands SPIR-V that is not valid to the driver (Vulkan-ValidationLayers #9809).
+pub(super) fn instrumenting() -> MutexGuard<'static, ()> {
+    static INSTRUMENTING: Mutex<()> = Mutex::new(());
+    INSTRUMENTING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Names the call that failed.

@@ -103,13 +103,16 @@ impl Pipelines {
         }
         let cache = Cache::open(&self.context)?;
         let layouts = &self.layouts;
-        let made: Vec<_> = wanted
-            .into_par_iter()
-            .filter_map(|(key, shader)| {
-                let layout = layouts.get(&key.1)?.1;
-                Some(((key.0.clone(), key.1), pipeline(&self.context, shader, layout, cache.raw())))
-            })
-            .collect();
+        let make = |(key, shader): ((&ShaderHash, Layout), &Shader)| {
+            let layout = layouts.get(&key.1)?.1;
+            Some(((key.0.clone(), key.1), pipeline(&self.context, shader, layout, cache.raw())))
+        };
+        // In order where they are instrumented: what is added numbers the shaders of a device, and the driver keeps what it compiled by all their words.
+        let made: Vec<_> = if self.context.inner().instance.gpu_assisted {
+            wanted.into_iter().filter_map(make).collect()
+        } else {
+            wanted.into_par_iter().filter_map(make).collect()
+        };
         let mut failed = Ok(());
         for (key, pipeline) in made {
             // All that were made are kept first, so that they are destroyed where one failed.
@@ -224,6 +227,7 @@ fn groups(dispatch: &Dispatch, params: Option<&Buffer>) -> Option<Groups> {
 fn pipeline(context: &VkContext, shader: &Shader, layout: vk::PipelineLayout, cache: vk::PipelineCache) -> Result<vk::Pipeline, RuntimeError> {
     subgroups(context, shader)?;
     let device = context.device();
+    let _alone = context.inner().instance.gpu_assisted.then(super::instrumenting);
     let info = vk::ShaderModuleCreateInfo::default().code(&shader.spirv);
     // SAFETY: the words are a SPIR-V module by its header and instruction lengths, with the hash under which the compiler wrote it, and use only
     // capabilities that are enabled: `Program::check` and `check_limits` hold that.

@@ -215,7 +215,7 @@ fn many_buffers_that_start_together_are_planned() {
 }
 
 #[test]
-#[ignore = "reports times, which depend on the machine"]
+#[ignore = "reports times, which depend on the machine: cargo test --lib report_times -- --ignored --nocapture"]
 fn report_times() {
     let cases = [
         ("chain of 50,000", chain(50_000), 0),
@@ -243,7 +243,7 @@ fn read_instance(path: &std::path::Path) -> Vec<Buffer> {
 }
 
 #[test]
-#[ignore = "reads the instances of MiniMalloc from the folder NYXC_MINIMALLOC"]
+#[ignore = "reads what is not here: NYXC_MINIMALLOC=FOLDER cargo test --lib minimalloc -- --ignored --nocapture"]
 fn minimalloc_instances_come_within_two_percent_of_the_bound() {
     let folder = std::env::var("NYXC_MINIMALLOC").expect("NYXC_MINIMALLOC names a folder");
     let entries = std::fs::read_dir(folder).expect("the folder is readable");
