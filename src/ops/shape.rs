@@ -4,8 +4,8 @@ use super::iota;
 use super::util::{n_elems, operand};
 use crate::ir::{Attr, Attrs, Class, DType, Dim, Expand, Infer, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
 
-/// Most elements of a constant that an expansion makes.
-const LARGEST: usize = 1 << 26;
+/// Most elements of a constant that an expansion makes, and of what is made of a few numbers on the CPU.
+pub const LARGEST: usize = 1 << 26;
 /// Largest constant that is made of a few numbers, in bytes.
 const LARGEST_BYTES: u64 = 64 << 20;
 

@@ -53,6 +53,7 @@ impl Buffers {
     /// A size is symbolic, or a type lies on no device.
     pub fn of(graph: &Graph, order: Vec<NodeId>) -> Result<Buffers, PlanError> {
         let lives = lifetimes(graph, &order);
+        let tellers = graph.tellers();
         let mut root: BTreeMap<ValueId, ValueId> = BTreeMap::new();
         let mut index: BTreeMap<ValueId, usize> = BTreeMap::new();
         let mut live: Vec<Live> = Vec::new();
@@ -82,7 +83,13 @@ impl Buffers {
                     continue;
                 }
                 let ty = graph.ty(value);
-                if let Some(least) = ty.shape.0.iter().filter_map(|dim| dim.exact_bounds()).map(|(low, _)| low).find(|low| *low < 0) {
+                // What data may make too small is seen by a run: nobody chooses their range.
+                let chosen = ty.shape.0.iter().filter(|dim| {
+                    let mut chosen = true;
+                    dim.for_each_symbol(&mut |symbol| chosen &= !tellers.contains_key(symbol.name()));
+                    chosen
+                });
+                if let Some(least) = chosen.filter_map(|dim| dim.exact_bounds()).map(|(low, _)| low).find(|low| *low < 0) {
                     return Err(PlanError::Negative { value: graph.value(value).name.clone(), ty: ty.to_string(), least });
                 }
                 if ty.largest().is_none() {

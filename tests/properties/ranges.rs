@@ -128,9 +128,15 @@ pub fn check(
                 let alone = nyxc::session::compile(&alone, options, &|_, _, _| {}, &mut |_, _, _| {}).map_err(faults("alone")).map_err(said)?;
                 let mut alone = Session::on(alone.program, context).map_err(faults("loading alone")).map_err(said)?;
                 let own = alone.run(&inputs).map_err(faults("running alone")).map_err(said)?.outputs;
-                let bits = |tensors: &[Tensor]| tensors.iter().map(|t| t.bytes().map(<[u8]>::to_vec)).collect::<Result<Vec<_>, _>>();
-                if bits(&own).map_err(|e| e.to_string())? != bits(&outputs).map_err(|e| e.to_string())? {
-                    return Err(said("the program of this size alone has other bits".to_owned()));
+                for (i, (own, given)) in own.iter().zip(&outputs).enumerate() {
+                    if own.bytes().unwrap() != given.bytes().unwrap() {
+                        let (a, b) = (own.to_f32s().unwrap(), given.to_f32s().unwrap());
+                        let at = (0..a.len()).find(|&i| a[i].to_bits() != b[i].to_bits()).unwrap_or(0);
+                        let what = format!("output {i}, element {at} is {:e}, of this size alone {:e}", b[at], a[at]);
+                        let dispatches = |plan: &nyxc::program::Plan| plan.graph.clone();
+                        let both = format!("{}\n{}", dispatches(&compiled.program.plans[0]), dispatches(&alone.program().plans[0]));
+                        return Err(said(format!("the program of this size alone has other bits: {what}\n{graph}\n{both}")));
+                    }
                 }
                 tally.alone += 1;
             }
