@@ -25,6 +25,8 @@ pub(super) struct Model<'a> {
     pub(super) unbound: &'a [String],
     /// Bodies imported so far, repetitions included.
     pub(super) n_bodies: Cell<u32>,
+    /// Elements of sequences made so far.
+    pub(super) n_listed: Cell<usize>,
 }
 
 /// A value during import.
@@ -63,6 +65,8 @@ pub(super) struct Builder<'a> {
     pub(super) scopes: Vec<Scope<'a>>,
     /// Every name that the file has: names made up here avoid them.
     pub(super) taken: &'a BTreeSet<String>,
+    /// Conditions, computed while the program runs, of the bodies in which nodes are written out now, and the values at which those count.
+    pub(super) guards: Vec<(Known, bool)>,
 }
 
 impl Model<'_> {
@@ -90,7 +94,7 @@ impl<'a> Builder<'a> {
     /// An empty graph.
     pub(super) fn new(model: &'a Model<'a>, name: &str, taken: &'a BTreeSet<String>) -> Builder<'a> {
         let graph = Graph::new(name, Level::Onnx);
-        Builder { model, graph, pending: Vec::new(), scopes: vec![Scope::default()], taken }
+        Builder { model, graph, pending: Vec::new(), scopes: vec![Scope::default()], taken, guards: Vec::new() }
     }
 
     /// Adds an input.
@@ -120,7 +124,7 @@ impl<'a> Builder<'a> {
                 Bound::Many(list) if list.is_empty() => return Err(fail("is an empty sequence").into()),
                 // Each element of a sequence is an output of its own.
                 Bound::Many(list) => {
-                    for (i, known) in list.into_iter().enumerate() {
+                    for (i, &known) in list.iter().enumerate() {
                         let element = format!("{name}.{i}");
                         if raw.outputs.contains(&element) {
                             return Err(fail(&format!("is a sequence, whose element {element:?} has the name of another output")).into());
@@ -214,6 +218,7 @@ impl<'a> Builder<'a> {
                 }
             });
         }
+        self.guard(&key, raw, order, &mut operands)?;
         if !raw.graphs.is_empty() {
             self.bodies(raw, &mut operands, &mut attrs)?;
         }
