@@ -2,11 +2,11 @@
 //!
 //! Looks for operators that have an expansion and puts it in their place, again until only core operators are left. Equal because the expansion
 //! is the operator's definition. An operator without expansion that may not stand at the core level is an error that names the node. One whose
-//! expansion needs sizes that change between runs becomes `deferred`.
+//! expansion needs sizes that change between runs becomes `deferred`, as do recurrent layers of more steps than are written out.
 
 use super::{Context, Pass, PassError, at};
 use crate::ir::{CORE, Edit, Graph, Level, OpError, Patch};
-use crate::ops::{deferred, expand_node};
+use crate::ops::{deferred, expand_node, recurrent};
 
 /// The pass.
 pub struct Decompose;
@@ -41,7 +41,7 @@ impl Pass for Decompose {
                 return Err(at(&node.name)(OpError::unsupported(format!("no kernel and no expansion for {}", op.def.onnx))));
             }
             // What cannot be written without its sizes waits for them.
-            let waits = deferred::has_sizes(graph, id) && expand_node(&mut Edit::new(graph), id).is_err();
+            let waits = (deferred::has_sizes(graph, id) || recurrent::is_long(graph, id)) && expand_node(&mut Edit::new(graph), id).is_err();
             let outputs = if waits { deferred::defer(&mut edit, id) } else { expand_node(&mut edit, id) }.map_err(at(&node.name))?;
             for (out, val) in outputs.into_iter().enumerate().take(node.outputs.len()) {
                 edit.replace(id.out(out), val);

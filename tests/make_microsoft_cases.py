@@ -154,6 +154,10 @@ for direction, n in (("forward", 1), ("reverse", 1), ("bidirectional", 2)):
             inputs = [f(4, 1, 6), codes(n, 6, 20), codes(n, 5, 20), f(n, 40), None, f(n, 1, 5), f(n, 1, 5), None, scale(), zero, scale(), zero]
             case("DynamicQuantizeLSTM", inputs, {"hidden_size": 5, "direction": direction}, outputs=(0, 1, 2), constants=(1, 2, 8, 9, 10, 11))
 
+# A cache with more room than there are keys, and a bias for each key.
+gqa(1, 1, 9, 7, [7], bias=f(1, 4, 1, 7))
+gqa(2, 3, 9, 3, [3, 3], rotary=1, bias=f(2, 1, 3, 3))
+
 out = pathlib.Path(__file__).parent / "data" / "microsoft_cases.json"
 out.write_text("[\n" + ",\n".join(json.dumps(c) for c in cases) + "\n]\n")
 print(f"{len(cases)} cases in {out}")

@@ -180,6 +180,12 @@ text("optionals with a value and without", """net (float[3] x) => (float[3] y, b
   e = Optional <type = float[3]> ()
   has_not = OptionalHasElement (e)
 }""", {"x": f(3)})
+text("If whose other branch would refuse its indices", """net (bool c, float[4] x, int64[2] i, float[2] u) => (float[4] y) {
+  y = If (c) <
+    then_branch = t () => (float[4] a) { a = ScatterElements (x, i, u) },
+    else_branch = e () => (float[4] p) { one = Neg (x) j = Unsqueeze (i, at) k = Sub (j, hundred) p = ScatterND (one, k, u) }
+  > }""", *[{"c": b(c), "x": f(4), "i": np.array(i), "u": f(2)} for c, i in ((True, [0, -1]), (False, [100, 103]))],
+     at=np.array([1]), hundred=np.array(100))
 
 # Results with as many elements as their data say.
 def zeros(*shape):

@@ -222,6 +222,12 @@ fn what_needs_its_sizes_to_be_written_out_runs_on_the_host() {
     let program = compiled(&graph, "uniform:f32", &Target::shipped("lavapipe").unwrap());
     let hosts = program.plans[0].entries[0].steps.iter().filter(|step| matches!(step, nyxc::program::Step::Host(_))).count();
     assert_eq!(hosts, 1);
+    // More steps than are written out, known or not.
+    check(&[("seq", 1, 1100)], body, &[&[("seq", 1)], &[("seq", 1100)]], F32);
+    let graph = read("", &body.replace("seq", "1100"));
+    let mut session = Session::of(compiled(&graph, "uniform:f32", &Target::shipped("lavapipe").unwrap()), DeviceChoice::Cpu).unwrap();
+    let inputs = inputs(&graph, &[]);
+    assert_eq!(session.run(&inputs).unwrap().outputs, Reference::new(graph).run(&inputs).unwrap());
 }
 
 #[test]

@@ -26,6 +26,8 @@ pub(super) struct Model<'a> {
     pub(super) unbound: &'a [String],
     /// Bodies imported so far, repetitions included.
     pub(super) n_bodies: Cell<u32>,
+    /// Elements of sequences made so far.
+    pub(super) n_listed: Cell<usize>,
 }
 
 /// A value during import.
@@ -68,6 +70,8 @@ pub(super) struct Builder<'a> {
     counts: BTreeSet<String>,
     /// Whether this is the body of an operator, which is run any number of times.
     is_body: bool,
+    /// Conditions, computed while the program runs, of the bodies in which nodes are written out now, and the values at which those count.
+    pub(super) guards: Vec<(Known, bool)>,
 }
 
 impl Model<'_> {
@@ -95,7 +99,7 @@ impl<'a> Builder<'a> {
     /// An empty graph.
     pub(super) fn new(model: &'a Model<'a>, name: &str, taken: &'a BTreeSet<String>, is_body: bool) -> Builder<'a> {
         let graph = Graph::new(name, Level::Onnx);
-        Builder { model, graph, pending: Vec::new(), scopes: vec![Scope::default()], taken, counts: BTreeSet::new(), is_body }
+        Builder { model, graph, pending: Vec::new(), scopes: vec![Scope::default()], taken, counts: BTreeSet::new(), is_body, guards: Vec::new() }
     }
 
     /// Adds an input.
@@ -125,7 +129,7 @@ impl<'a> Builder<'a> {
                 Bound::Many(list) if list.is_empty() => return Err(fail("is an empty sequence").into()),
                 // Each element of a sequence is an output of its own.
                 Bound::Many(list) => {
-                    for (i, known) in list.into_iter().enumerate() {
+                    for (i, &known) in list.iter().enumerate() {
                         let element = format!("{name}.{i}");
                         if raw.outputs.contains(&element) {
                             return Err(fail(&format!("is a sequence, whose element {element:?} has the name of another output")).into());
@@ -219,6 +223,7 @@ impl<'a> Builder<'a> {
                 }
             });
         }
+        self.guard(&key, raw, order, &mut operands)?;
         if !raw.graphs.is_empty() {
             self.bodies(raw, &mut operands, &mut attrs)?;
         }

@@ -1,7 +1,7 @@
 //! Computing shapes at once: what depends on constants and known sizes alone becomes a constant while the graph is built.
 
 use super::build::{Builder, Known};
-use crate::ir::{Attr, Class, Dim, NodeKind, Op, Tensor, TensorType, ValueId, resolve_axis};
+use crate::ir::{Attr, Class, DType, Dim, NodeKind, Op, Tensor, TensorType, ValueId, resolve_axis};
 use std::collections::BTreeSet;
 
 /// Most elements of a float constant computed here: shape arithmetic is small, all else is a later pass's.
@@ -83,7 +83,8 @@ impl Builder<'_> {
                 dims.get(start..end.max(start))?.to_vec()
             }
             "Size" => vec![self.ty(operand(0)?).shape.volume()],
-            "Identity" | "Unsqueeze" | "Squeeze" | "Reshape" | "Flatten" | "Cast" => elements(0)?,
+            "Identity" | "Unsqueeze" | "Squeeze" | "Reshape" | "Flatten" => elements(0)?,
+            "Cast" => elements(0)?.into_iter().map(|dim| cast(dim, ty.dtype)).collect::<Option<_>>()?,
             "Gather" => {
                 let data = elements(0)?;
                 let pick = |i: i64| resolve_axis(i, data.len()).map(|i| data[i].clone());
@@ -171,6 +172,21 @@ impl Builder<'_> {
         }
         symbols.into_iter().filter(|name| self.model.unbound.contains(name)).collect()
     }
+}
+
+/// A size as another type; `None` where that may hold another number. Truth values are 0 and 1.
+fn cast(dim: Dim, dtype: DType) -> Option<Dim> {
+    let (low, high) = dim.bounds();
+    if dtype == DType::Bool {
+        return match (low, high) {
+            (0, 0) => Some(Dim::Known(0)),
+            (0, 1) => Some(dim),
+            _ if low > 0 || high < 0 => Some(Dim::Known(1)),
+            _ => None,
+        };
+    }
+    let fits = crate::ops::quantize_linear::range(dtype).is_none_or(|(least, most)| least <= low && high <= most);
+    fits.then_some(dim)
 }
 
 /// The elements of two lists side by side, the only one of a list repeated.

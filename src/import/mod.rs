@@ -146,8 +146,17 @@ pub fn import_proto(
     // Before IR version 4 every initializer had to be an input too: it is a constant all the same.
     let inputs: Vec<_> = raw.inputs.iter().filter(|i| !raw.initializers.contains_key(&i.name)).collect();
     let (symbols, report) = Symbols::new(&inputs, &options.dims)?;
-    let graph = build::Model { registry, opset, opsets: &opsets, functions, symbols: &symbols, unbound: &report.unbound, n_bodies: Cell::new(0) }
-        .graph(&raw)?;
+    let graph = build::Model {
+        registry,
+        opset,
+        opsets: &opsets,
+        functions,
+        symbols: &symbols,
+        unbound: &report.unbound,
+        n_bodies: Cell::new(0),
+        n_listed: Cell::new(0),
+    }
+    .graph(&raw)?;
     Ok((graph, report))
 }
 

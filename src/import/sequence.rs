@@ -7,12 +7,15 @@ use super::error::{ImportError, Kind};
 use super::read::{RawGraph, RawNode};
 use super::unroll::form;
 use crate::ir::{Attrs, DType, TensorType, resolve_axis};
+use std::rc::Rc;
 use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
 use tract_onnx::pb::type_proto::{self, Tensor as TensorTypeProto};
 use tract_onnx::pb::{TensorShapeProto, TypeProto, ValueInfoProto};
 
 /// Most elements of a sequence.
 const MAX_LENGTH: usize = 1 << 16;
+/// Most elements of all sequences that a model makes: each that is longer by one is a list of its own.
+const MAX_LISTED: usize = 1 << 23;
 
 /// What a name stands for.
 #[derive(Clone, Debug)]
@@ -20,7 +23,7 @@ pub(super) enum Bound {
     /// A tensor.
     One(Known),
     /// A sequence of tensors.
-    Many(Vec<Known>),
+    Many(Rc<[Known]>),
     /// An optional without a value.
     Nothing,
 }
@@ -82,8 +85,8 @@ impl<'a> Builder<'a> {
             return Ok(false);
         }
         let results = match raw.op.as_str() {
-            "SequenceEmpty" => vec![Bound::Many(Vec::new())],
-            "SequenceConstruct" => vec![Bound::Many((0..raw.inputs.len()).map(|slot| self.required(raw, slot)).collect::<Result<_, _>>()?)],
+            "SequenceEmpty" => vec![self.listed(Vec::new())?],
+            "SequenceConstruct" => vec![self.listed((0..raw.inputs.len()).map(|slot| self.required(raw, slot)).collect::<Result<_, _>>()?)?],
             "SequenceLength" => {
                 let n = self.list(raw, 0)?.len();
                 vec![Bound::One(self.integer(raw, DType::I64, &[], &[n as i64], order)?)]
@@ -94,18 +97,21 @@ impl<'a> Builder<'a> {
                 vec![Bound::One(list[at])]
             }
             "SequenceInsert" => {
-                let (mut list, new) = (self.list(raw, 0)?, self.required(raw, 1)?);
+                let (mut list, new) = (self.list(raw, 0)?.to_vec(), self.required(raw, 1)?);
                 let at = if self.is_given(raw, 2) { self.place_of(raw, 2, list.len(), list.len() + 1)? } else { list.len() };
                 list.insert(at, new);
-                vec![Bound::Many(list)]
+                vec![self.listed(list)?]
             }
             "SequenceErase" => {
-                let mut list = self.list(raw, 0)?;
+                let mut list = self.list(raw, 0)?.to_vec();
                 let last = list.len().checked_sub(1).ok_or_else(|| form("an element of an empty sequence is erased"))?;
                 list.remove(if self.is_given(raw, 1) { self.place_in(raw, list.len(), list.len())? } else { last });
-                vec![Bound::Many(list)]
+                vec![self.listed(list)?]
             }
-            "SplitToSequence" => vec![Bound::Many(self.split_to_sequence(raw, order)?)],
+            "SplitToSequence" => {
+                let list = self.split_to_sequence(raw, order)?;
+                vec![self.listed(list)?]
+            }
             "ConcatFromSequence" => vec![Bound::One(self.concat_from_sequence(raw, order)?)],
             "SequenceMap" => self.sequence_map(raw, order)?,
             "Optional" => vec![if self.is_given(raw, 0) { self.bound(&raw.inputs[0])? } else { Bound::Nothing }],
@@ -133,12 +139,22 @@ impl<'a> Builder<'a> {
     }
 
     /// The sequence in operand `slot`.
-    fn list(&self, raw: &RawNode, slot: usize) -> Result<Vec<Known>, ImportError> {
+    fn list(&self, raw: &RawNode, slot: usize) -> Result<Rc<[Known]>, ImportError> {
         let name = raw.inputs.get(slot).filter(|name| !name.is_empty()).ok_or_else(|| form(format!("operand {slot} is missing")))?;
         match self.bound(name)? {
             Bound::Many(list) => Ok(list),
             other => Err(form(format!("operand {name:?} is {}, expected a sequence", other.what()))),
         }
+    }
+
+    /// A new sequence.
+    fn listed(&self, list: Vec<Known>) -> Result<Bound, ImportError> {
+        let n = self.model.n_listed.get().saturating_add(list.len());
+        self.model.n_listed.set(n);
+        if n > MAX_LISTED {
+            return Err(form(format!("more than {MAX_LISTED} elements of sequences in all")));
+        }
+        Ok(Bound::Many(list.into()))
     }
 
     /// The place in a sequence of `len` that operand 1 names, below `n`.
@@ -195,6 +211,7 @@ impl<'a> Builder<'a> {
         if sum != Some(size) || sizes.iter().any(|n| *n < 0) || sizes.len() > MAX_LENGTH {
             return Err(form(format!("parts of {sizes:?} of an axis of {size}")));
         }
+        self.count_written(sizes.len())?;
         let axes = self.integer(raw, DType::I64, &[1], &[axis as i64], order)?;
         let mut first = 0;
         let mut list = Vec::with_capacity(sizes.len());
@@ -241,7 +258,7 @@ impl<'a> Builder<'a> {
                 list.push(known);
             }
         }
-        Ok(results.into_iter().map(Bound::Many).collect())
+        results.into_iter().map(|list| self.listed(list)).collect()
     }
 
     /// `condition ? yes : no`, element by element of sequences; both have one type. Else `Err` says what they are.
@@ -259,6 +276,7 @@ impl<'a> Builder<'a> {
             (Bound::Nothing, Bound::Nothing) => return Ok(Ok(Bound::Nothing)),
             _ => return Ok(Err(format!("{} and {}", yes.what(), no.what()))),
         };
+        self.count_written(pairs.len())?;
         let mut list = Vec::with_capacity(pairs.len());
         for (yes, no) in pairs {
             let (a, b) = (self.ty(yes), self.ty(no));
@@ -267,7 +285,7 @@ impl<'a> Builder<'a> {
             }
             list.push(self.made(raw, "Where", &[condition, yes, no], Attrs::new(), order)?);
         }
-        Ok(Ok(if matches!(yes, Bound::Many(_)) { Bound::Many(list) } else { Bound::One(list[0]) }))
+        Ok(Ok(if matches!(yes, Bound::Many(_)) { self.listed(list)? } else { Bound::One(list[0]) }))
     }
 }
 

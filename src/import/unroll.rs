@@ -2,6 +2,7 @@
 //!
 //! A condition that is computed while the program runs is no branch: both bodies of an If are computed, and each result selected; a Loop runs as often
 //! as it may, and from the iteration at which it would have ended keeps what it carries. Bodies have no effects but their results, so that is equal.
+//! Operators that refuse indices get zeros where their body does not count, so that what nobody asked for does not end a run.
 
 use super::body::{MAX_BODIES, count_nodes};
 use super::build::{Builder, Known, Scope};
@@ -13,6 +14,9 @@ use crate::ir::{Attrs, DType, Tensor, TensorType, resolve_axis};
 
 /// Most nodes, those in nested bodies included, that one node's iterations are written out as.
 const MAX_NODES: usize = 1 << 16;
+/// Operators that refuse values of an operand while the program runs, and that operand.
+const REFUSING: &[(&str, usize)] =
+    &[("CumProd", 1), ("CumSum", 1), ("MaxUnpool", 1), ("RoiAlign", 2), ("ScatterElements", 1), ("ScatterND", 1), ("TensorScatter", 2)];
 /// Why what bodies give cannot be chosen from.
 const RUN_TIME: &str = "and the condition is computed while the program runs";
 
@@ -95,13 +99,19 @@ impl<'a> Builder<'a> {
         outputs.first().map(|o| o.1).ok_or_else(|| form("a node without output"))
     }
 
-    /// Writes the nodes of a body for these values of its inputs, and gives those of its outputs.
-    pub(super) fn inline(&mut self, body: &'a RawGraph, inputs: &[Bound], order: u32) -> Result<Vec<Bound>, ImportError> {
-        let n_bodies = self.model.n_bodies.get().saturating_add(10).saturating_add(u32::try_from(body.nodes.len()).unwrap_or(u32::MAX));
+    /// Counts nodes that stand in no file.
+    pub(super) fn count_written(&self, n: usize) -> Result<(), ImportError> {
+        let n_bodies = self.model.n_bodies.get().saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
         self.model.n_bodies.set(n_bodies);
         if n_bodies > MAX_BODIES / 4 {
-            return Err(form(format!("more than {} nodes of subgraphs written out", MAX_BODIES / 4)));
+            return Err(form(format!("more than {} nodes of subgraphs and sequences written out", MAX_BODIES / 4)));
         }
+        Ok(())
+    }
+
+    /// Writes the nodes of a body for these values of its inputs, and gives those of its outputs.
+    pub(super) fn inline(&mut self, body: &'a RawGraph, inputs: &[Bound], order: u32) -> Result<Vec<Bound>, ImportError> {
+        self.count_written(body.nodes.len().saturating_add(10))?;
         if inputs.len() != body.inputs.len() {
             return Err(form(format!("{} values for the {} inputs of a body", inputs.len(), body.inputs.len())));
         }
@@ -115,6 +125,29 @@ impl<'a> Builder<'a> {
         })();
         self.scopes.pop();
         written
+    }
+
+    /// [`Builder::inline`] of a body that counts only where `condition` is `wanted`.
+    fn guarded(&mut self, body: &'a RawGraph, inputs: &[Bound], condition: Known, wanted: bool, order: u32) -> Result<Vec<Bound>, ImportError> {
+        self.guards.push((condition, wanted));
+        let written = self.inline(body, inputs, order);
+        self.guards.pop();
+        written
+    }
+
+    /// Puts zeros in the place of the operand that operator `op` may refuse, where one of the bodies it is in does not count.
+    pub(super) fn guard(&mut self, op: &str, raw: &RawNode, order: u32, operands: &mut [Option<Known>]) -> Result<(), ImportError> {
+        let Some((_, slot)) = REFUSING.iter().find(|(name, _)| *name == op) else { return Ok(()) };
+        let Some(Some(operand)) = operands.get_mut(*slot).filter(|operand| operand.is_some_and(|known| self.tensor(known).is_none())) else {
+            return Ok(());
+        };
+        for (condition, wanted) in self.guards.clone() {
+            let dtype = self.ty(*operand).dtype;
+            let zero = self.integer(raw, dtype, &[], &[0], order)?;
+            let [yes, no] = if wanted { [*operand, zero] } else { [zero, *operand] };
+            *operand = self.made(raw, "Where", &[condition, yes, no], Attrs::new(), order)?;
+        }
+        Ok(())
     }
 
     pub(super) fn check_count(raw: &RawNode, body: &RawGraph, n: usize) -> Result<(), ImportError> {
@@ -169,8 +202,8 @@ impl<'a> Builder<'a> {
         let or_free = |error: ImportError| free.clone().map_or(error, |name| Kind::FreeInput { slot: 0, name }.into());
         let condition = self.scalar(raw, given, order)?;
         let mut branches = Vec::with_capacity(2);
-        for name in ["then_branch", "else_branch"] {
-            branches.push(self.inline(Self::body_of_node(raw, name)?, &[], order).map_err(&or_free)?);
+        for (name, wanted) in [("then_branch", true), ("else_branch", false)] {
+            branches.push(self.guarded(Self::body_of_node(raw, name)?, &[], condition, wanted, order).map_err(&or_free)?);
         }
         let mut results = Vec::with_capacity(raw.outputs.len());
         for (i, (yes, no)) in branches[0].iter().zip(&branches[1]).take(raw.outputs.len()).enumerate() {
@@ -212,7 +245,11 @@ impl<'a> Builder<'a> {
             let yes = self.integer(raw, DType::Bool, &[], &[1], order)?;
             let mut inputs = vec![Bound::One(self.integer(raw, DType::I64, &[], &[i], order)?), Bound::One(active.unwrap_or(yes))];
             inputs.extend(carried.iter().cloned());
-            let mut outputs = self.inline(body, &inputs, order)?.into_iter();
+            let outputs = match active {
+                Some(active) => self.guarded(body, &inputs, active, true, order)?,
+                None => self.inline(body, &inputs, order)?,
+            };
+            let mut outputs = outputs.into_iter();
             let Some(Bound::One(condition)) = outputs.next() else { return Err(form("the body gives no condition")) };
             for (at, (slot, new)) in carried.iter_mut().zip(outputs.by_ref()).enumerate() {
                 *slot = match active {

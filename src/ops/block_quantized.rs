@@ -40,7 +40,7 @@ impl Table {
         if data.dtype == DType::U8
             && let Some(last) = own.last_mut()
         {
-            *last *= 8 / bits as usize;
+            *last = last.checked_mul(8 / bits as usize).ok_or_else(|| OpError::operand(0, data, "a table of fewer codes"))?;
         }
         let block = attrs.int("block_size").unwrap_or(128);
         let block = usize::try_from(block).ok().filter(|b| *b >= 16).ok_or_else(|| OpError::attribute("block_size", format!("is {block}, expected 16 or more")))?;

@@ -64,7 +64,7 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     if !(1..=1 << 24).contains(&group) || x.shape.0[1].known().is_some_and(|c| c % group != 0) {
         return Err(OpError::attribute("group", format!("is {group} for {x}")));
     }
-    if x.shape.0[1] != w.shape.0[0] && x.shape.0[1].known().is_some() {
+    if !super::util::agree(&x.shape.0[1], &w.shape.0[0]) {
         return Err(OpError::operand(1, w, format!("[{},OC,...]", x.shape.0[1])));
     }
     let (window, cuts) = plan(infer.attrs, &x.shape, &w.shape)?;

@@ -1,6 +1,6 @@
 //! Computing any operator on the CPU: directly where it is a core operator, through its expansion otherwise.
 
-use crate::ir::{CORE, COUNT, Edit, Expand, Graph, Level, NodeId, NodeKind, Op, OpError, Tensor, Val};
+use crate::ir::{CORE, COUNT, Edit, Expand, Graph, Level, NodeId, NodeKind, ONNX, Op, OpError, Tensor, Val};
 use std::collections::BTreeMap;
 
 /// Deepest chain of expansions accepted; ours need two or three.
@@ -15,6 +15,24 @@ pub fn evaluate(op: &Op, inputs: &[Option<&Tensor>], n_outputs: usize) -> Result
 }
 
 fn evaluate_at(op: &Op, inputs: &[Option<&Tensor>], n_outputs: usize, depth: usize) -> Result<Vec<Tensor>, OpError> {
+    // An operator of ONNX alone that computes itself.
+    if let Some(eval) = op.def.eval.filter(|_| op.def.levels == ONNX) {
+        let mut results = eval(&op.attrs, inputs)?;
+        results.truncate(n_outputs);
+        return Ok(results);
+    }
+    expand_at(op, inputs, n_outputs, depth)
+}
+
+/// The same by the operator's expansion, where it has one.
+///
+/// # Errors
+/// As [`evaluate`].
+pub(super) fn written_out(op: &Op, inputs: &[Option<&Tensor>], n_outputs: usize) -> Result<Vec<Tensor>, OpError> {
+    expand_at(op, inputs, n_outputs, 0)
+}
+
+fn expand_at(op: &Op, inputs: &[Option<&Tensor>], n_outputs: usize, depth: usize) -> Result<Vec<Tensor>, OpError> {
     if op.def.expand.is_none() {
         let eval = op.def.eval.ok_or_else(|| OpError::unsupported(format!("{} has no CPU reference", op.def.name)))?;
         return eval(&op.attrs, inputs);

@@ -6,7 +6,7 @@
 use super::attention::{DEF as ATTENTION, ROTARY as ONNX_ROTARY};
 use super::compose::{concat, dims, gather, part, positions, sizes};
 use super::{pointwise, reshape};
-use crate::ir::{Attr, Attrs, Class, DType, Expand, Infer, OpError, Shape, Tensor, TensorType, Val, attr};
+use crate::ir::{Attr, Attrs, Class, DType, Dim, Expand, Infer, OpError, Shape, Tensor, TensorType, Val, attr};
 
 written_out! {
     /// `group_query_attention(q, k?, v?, past_key?, past_value?, seqlens_k, total_length, cos?, sin?, position_ids?, bias?) {...}`:
@@ -35,6 +35,8 @@ struct Sizes {
     /// Keys that the cache had room for, and has now.
     past: usize,
     present: usize,
+    /// Keys of the longest sequence, the new ones included.
+    total: usize,
     heads: usize,
     kv_heads: usize,
     head: usize,
@@ -80,7 +82,7 @@ impl Sizes {
         }
         let total = usize::try_from(total).ok().filter(|t| (len..=past.saturating_add(len)).contains(t));
         let total = total.ok_or_else(|| OpError::operand(6, "a length", format!("{len} to {} keys", past + len)))?;
-        Ok(Sizes { batch, len, past, present: total.max(past), heads, kv_heads, head, first: total == len, joined })
+        Ok(Sizes { batch, len, past, present: total.max(past), total, heads, kv_heads, head, first: total == len, joined })
     }
 }
 
@@ -120,11 +122,12 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     if let Some(ids) = present(9).filter(|ids| ids.shape.n_elems() != Some((s.batch * s.len) as u64) && !s.first) {
         return Err(OpError::operand(9, ids, format!("[{},{}]", s.batch, s.len)));
     }
-    let scores = Shape::of(&[s.batch, s.heads, s.len, s.present]);
+    // One bias a key, or one for each place that the cache has.
+    let scores = [s.total, s.present].map(|keys| Shape::of(&[s.batch, s.heads, s.len, keys]));
     if let Some(bias) = present(10)
-        && super::util::broadcast(&[&bias.shape, &scores])? != scores
+        && !scores.iter().any(|scores| super::util::broadcast(&[&bias.shape, scores]).is_ok_and(|shape| shape == *scores))
     {
-        return Err(OpError::operand(10, bias, format!("floats that broadcast to {scores}")));
+        return Err(OpError::operand(10, bias, format!("floats that broadcast to {}", scores[0])));
     }
     if infer.n_outputs > 3 {
         return Err(OpError::unsupported(format!("{} outputs of a GroupQueryAttention", infer.n_outputs)));
@@ -192,7 +195,7 @@ fn places(e: &mut Expand<'_, '_>, s: &Sizes, before: Val) -> Result<Val, OpError
         // Of a first prompt only the first position is read.
         Some(ids) if s.first => {
             let n = e.ty(ids).shape.n_elems().unwrap_or(0);
-            let flat = reshape::to(e, ids, vec![crate::ir::Dim::Known(n as i64)])?;
+            let flat = reshape::to(e, ids, vec![Dim::Known(n as i64)])?;
             let first = part(e, flat, 0, 0, 1)?;
             pointwise::add(e, "add(x0,x1)", DType::I64, &[row, first])?
         }
@@ -255,7 +258,13 @@ fn mask(e: &mut Expand<'_, '_>, s: &Sizes, lengths: Val, before: Val) -> Result<
         seen = format!("and({seen},lt(sub(add(x1,x2),x0),{window}))");
     }
     let otherwise = match e.optional(10) {
-        Some(bias) => {
+        Some(mut bias) => {
+            // Nobody sees the places behind the last key.
+            let own = e.ty(bias).shape;
+            if s.total < s.present && s.total > 1 && own.0.last() == Some(&Dim::Known(s.total as i64)) {
+                let pads: Vec<(i64, i64)> = (1..=own.rank()).map(|axis| (0, if axis == own.rank() { (s.present - s.total) as i64 } else { 0 })).collect();
+                bias = super::slice::padded(e, bias, &pads, 0.0)?;
+            }
             operands.push(bias);
             format!("x{}", operands.len() - 1)
         }

@@ -137,7 +137,7 @@ fn part_of_constant(e: &mut Expand<'_, '_>, x: Val, axis: usize, first: usize, n
     let own = tensor.dims();
     let inner: usize = own[axis + 1..].iter().product();
     let values = tensor.to_i64s()?;
-    let rows = values.chunks(own[axis] * inner).flat_map(|row| &row[first * inner..(first + n) * inner]);
+    let rows = values.chunks((own[axis] * inner).max(1)).flat_map(|row| &row[first * inner..(first + n) * inner]);
     let mut shape = own.clone();
     shape[axis] = n;
     let values: Vec<i64> = rows.copied().collect();

@@ -216,7 +216,8 @@ fn infer_squeeze(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
             (0..x.shape.rank()).filter(|&i| x.shape.0[i] == Dim::Known(1)).collect()
         }
     };
-    if let Some(&axis) = gone.iter().find(|&&i| x.shape.0[i].known().is_some_and(|n| n != 1)) {
+    // A size with a range must be 1 at all of it.
+    if let Some(&axis) = gone.iter().find(|&&i| !super::util::agree(&x.shape.0[i], &Dim::Known(1))) {
         return Err(OpError::operand(1, format!("axis {axis}"), format!("axes of size 1 in {x}")));
     }
     typed(infer, x.shape.0.iter().enumerate().filter(|(i, _)| !gone.contains(i)).map(|(_, d)| d.clone()).collect())

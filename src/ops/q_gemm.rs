@@ -73,6 +73,6 @@ fn turned(e: &mut Expand<'_, '_>, x: Val) -> Result<Val, OpError> {
     let Some(tensor) = e.edit.constant(x).cloned() else { return super::movement::transpose(e, x, &[1, 0]) };
     let own = sizes(0, tensor.ty())?;
     let values = tensor.to_i64s()?;
-    let rows: Vec<i64> = (0..own[1]).flat_map(|col| values[col..].iter().step_by(own[1]).copied()).collect();
+    let rows: Vec<i64> = (0..own[1]).flat_map(|col| values.iter().skip(col).step_by(own[1]).copied()).collect();
     Ok(e.constant(crate::ir::Tensor::from_i64s(tensor.dtype(), &[own[1], own[0]], &rows)?))
 }

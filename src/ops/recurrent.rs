@@ -1,10 +1,11 @@
-//! ONNX's recurrent layers, step by step: RNN, GRU, LSTM. What depends on the input alone is one product for all steps.
+//! ONNX's recurrent layers, step by step: RNN, GRU, LSTM. What depends on the input alone is one product for all steps. Layers of more than
+//! [`MAX_STEPS`] are not written out: they are `deferred`, and the host computes them in parts of so many steps.
 
 use super::compose::{along, concat, dims, matmul, part, sizes};
 use super::state::MAX_STEPS;
-use super::util::agree;
+use super::util::{agree, operand};
 use super::{movement, pointwise, reshape};
-use crate::ir::{Attr, Attrs, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
+use crate::ir::{Attr, Attrs, DType, Dim, Expand, Graph, Infer, NodeId, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
 
 macro_rules! layers {
     ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:expr),*] $kind:expr;)*) => {
@@ -15,7 +16,7 @@ macro_rules! layers {
             attrs: &[attr::int("hidden_size"), attr::text("direction"), attr::int("layout"), attr::texts("activations"), attr::floats("activation_alpha"), attr::floats("activation_beta"), attr::float("clip"), $($attr),*],
             arity: $arity,
             infer: |i| infer(i, $kind),
-            eval: None,
+            eval: Some(|attrs, inputs| eval(&$def, attrs, inputs, $kind, MAX_STEPS)),
             expand: Some(|e| expand(e, $kind, None)),
         };)*
     };
@@ -88,8 +89,8 @@ fn layer(attrs: &Attrs, x: &TensorType, w: &TensorType, r: &TensorType, kind: Ki
     if attrs.int("hidden_size").is_some_and(|n| n != hidden as i64) {
         return Err(OpError::attribute("hidden_size", format!("is {:?}, r has {hidden}", attrs.int("hidden_size"))));
     }
-    if !(1..=MAX_STEPS).contains(&steps) {
-        return Err(OpError::unsupported(format!("{steps} steps of a recurrent layer: 1 to {MAX_STEPS} are written out one after the other")));
+    if steps == 0 {
+        return Err(OpError::unsupported("no steps of a recurrent layer"));
     }
     Ok(Layer { steps, batch, input, hidden, directions, batch_first })
 }
@@ -248,6 +249,84 @@ impl Cell {
     }
 }
 
+fn too_long(steps: usize) -> OpError {
+    OpError::unsupported(format!("{steps} steps of a recurrent layer: at most {MAX_STEPS} are written out one after the other"))
+}
+
+/// Whether a node is a layer of more steps than are written out.
+pub fn is_long(graph: &Graph, node: NodeId) -> bool {
+    let Some(op) = graph.node(node).op().filter(|op| [&RNN, &GRU, &LSTM].iter().any(|def| op.is(def))) else { return false };
+    let x = graph.operands(node).first().copied().flatten();
+    let steps = x.and_then(|x| graph.ty(x).shape.0.get(usize::from(op.attrs.int("layout").unwrap_or(0) != 0))?.known());
+    steps.is_some_and(|steps| steps > MAX_STEPS as i64)
+}
+
+/// The layer's results, `most` steps at a time: each part begins with the state that the one before left. Where there are two directions, whose parts
+/// come in opposite orders, either has a turn of its own, and the other's results of that turn are nobody's.
+fn eval(def: &'static OpDef, attrs: &Attrs, inputs: &[Option<&Tensor>], kind: Kind, most: usize) -> Result<Vec<Tensor>, OpError> {
+    let x = operand(inputs, 0)?;
+    let l = layer(attrs, x.ty(), operand(inputs, 1)?.ty(), operand(inputs, 2)?.ty(), kind)?;
+    let op = Op::new(def, attrs.clone());
+    let n_outputs = if kind == Kind::Lstm { 3 } else { 2 };
+    if l.steps <= most {
+        return super::evaluate::written_out(&op, inputs, n_outputs);
+    }
+    let (time, direction_axis, state_axis) = if l.batch_first { (1, 2, 1) } else { (0, 1, 0) };
+    let lengths = inputs.get(4).copied().flatten().map(|lengths| Ok::<_, OpError>((lengths.ty().clone(), lengths.to_i64s()?))).transpose()?;
+    let mut results = vec![Vec::new(); n_outputs];
+    for (direction, backwards) in l.directions.iter().enumerate() {
+        let mut states: Vec<Option<Tensor>> = (5..4 + n_outputs).map(|slot| inputs.get(slot).copied().flatten().cloned()).collect();
+        let mut starts: Vec<usize> = (0..l.steps).step_by(most).collect();
+        if *backwards {
+            starts.reverse();
+        }
+        let mut parts = Vec::new();
+        for start in starts {
+            let len = most.min(l.steps - start);
+            let own = slice(x, time, start, len)?;
+            let ends = |(ty, all): &(TensorType, Vec<i64>)| {
+                let rest: Vec<i64> = all.iter().map(|n| (n - start as i64).clamp(0, len as i64)).collect();
+                Tensor::from_i64s(ty.dtype, &ty.shape.known().unwrap_or_default(), &rest)
+            };
+            let ends = lengths.as_ref().map(ends).transpose()?;
+            let mut operands = inputs.to_vec();
+            operands.resize(operands.len().max(4 + n_outputs), None);
+            (operands[0], operands[4]) = (Some(&own), ends.as_ref());
+            for (slot, state) in states.iter().enumerate() {
+                operands[5 + slot] = state.as_ref();
+            }
+            let mut given = super::evaluate::written_out(&op, &operands, n_outputs)?;
+            parts.push(slice(&given[0], direction_axis, direction, 1)?);
+            states = given.drain(1..).map(Some).collect();
+        }
+        if *backwards {
+            parts.reverse();
+        }
+        results[0].push(joined(&parts, time)?);
+        for (result, state) in results[1..].iter_mut().zip(states.iter().flatten()) {
+            result.push(slice(state, state_axis, direction, 1)?);
+        }
+    }
+    let axes = [direction_axis, state_axis, state_axis];
+    results.iter().zip(axes).map(|(parts, axis)| joined(parts, axis)).collect()
+}
+
+/// `len` elements of a plain tensor along an axis, from `start`.
+fn slice(x: &Tensor, axis: usize, start: usize, len: usize) -> Result<Tensor, OpError> {
+    let mut dims = x.dims();
+    let bytes = x.bytes()?;
+    let row = bytes.len() / dims[..=axis].iter().product::<usize>().max(1);
+    let taken = bytes.chunks((row * dims[axis]).max(1)).flat_map(|all| &all[start * row..(start + len) * row]).copied().collect();
+    dims[axis] = len;
+    Ok(Tensor::from_bytes(TensorType::of(x.dtype(), &dims), taken)?)
+}
+
+fn joined(parts: &[Tensor], axis: usize) -> Result<Tensor, OpError> {
+    let parts: Vec<Option<&Tensor>> = parts.iter().map(Some).collect();
+    let op = Op::new(&super::concat::DEF, Attrs::new().with_int("axis", axis as i64));
+    Ok(super::evaluate(&op, &parts, 1)?.swap_remove(0))
+}
+
 /// The part of a direction of an operand `[directions, ...]`, without that axis.
 fn of_direction(e: &mut Expand<'_, '_>, x: Val, direction: usize) -> Result<Val, OpError> {
     let shape = e.ty(x).shape.0;
@@ -263,6 +342,9 @@ fn expand(e: &mut Expand<'_, '_>, kind: Kind, codes: Option<&Codes>) -> Result<V
         None => [e.ty(w), e.ty(r)],
     };
     let l = layer(e.attrs, &e.ty(x), &types[0], &types[1], kind)?;
+    if l.steps > MAX_STEPS {
+        return Err(too_long(l.steps));
+    }
     let functions = functions(e.attrs, kind, &l)?;
     let (dtype, gates) = (e.ty(x).dtype, kind.n_gates() * l.hidden);
     let mut initial = [e.optional(5), e.optional(6)];
@@ -435,6 +517,10 @@ fn infer_quantized(given: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
         }
     }
     let (w, r) = (turned(given.ty(1)?)?, turned(given.ty(2)?)?);
+    // In parts, what 8 bits hold of the input would be another.
+    if let Some(steps) = given.ty(0)?.shape.0.first().and_then(Dim::known).filter(|steps| *steps > MAX_STEPS as i64) {
+        return Err(too_long(steps as usize));
+    }
     let mut inputs = given.inputs[..8].to_vec();
     (inputs[1], inputs[2]) = (Some(&w), Some(&r));
     infer(&Infer { attrs: given.attrs, inputs: &inputs, consts: &[None; 8], sizes: &[], n_outputs: given.n_outputs }, Kind::Lstm)
@@ -446,4 +532,55 @@ fn through_8_bits(e: &mut Expand<'_, '_>, x: Val) -> Result<Val, OpError> {
     let op = crate::ir::Op::new(&super::integer::DYNAMIC_QUANTIZE, Attrs::new());
     let quantized = e.edit.add_all(op, &[Some(x)], 3).map_err(|e| OpError::Edit(Box::new(e)))?;
     pointwise::add(e, "mul(f(sub(x0,x2)),x1)", dtype, &[quantized[0], quantized[1], quantized[2]])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(dims: &[usize], seed: usize) -> Tensor {
+        let n: usize = dims.iter().product();
+        let values: Vec<f32> = (0..n).map(|i| (((i + 1) * (seed + 3) * 7919) % 199) as f32 / 99.0 - 1.0).collect();
+        Tensor::from_f32s(DType::F32, dims, &values).unwrap()
+    }
+
+    #[test]
+    fn parts_of_a_layer_are_the_layer() {
+        let (steps, batch, input, hidden) = (10, 3, 2, 4);
+        for (def, kind) in [(&RNN, Kind::Rnn), (&GRU, Kind::Gru), (&LSTM, Kind::Lstm)] {
+            for direction in ["forward", "reverse", "bidirectional"] {
+                for layout in [0, 1] {
+                    let (n, gates) = (1 + usize::from(direction == "bidirectional"), kind.n_gates() * hidden);
+                    let turn = |mut dims: [usize; 3]| {
+                        if layout == 1 {
+                            dims.swap(0, 1);
+                        }
+                        dims
+                    };
+                    let state = turn([n, batch, hidden]);
+                    let (x, w, r, bias) =
+                        (noise(&turn([steps, batch, input]), 1), noise(&[n, gates, input], 2), noise(&[n, gates, hidden], 3), noise(&[n, 2 * gates], 4));
+                    let lengths = Tensor::from_i64s(DType::I32, &[batch], &[10, 2, 7]).unwrap();
+                    let (h, c) = (noise(&state, 5), noise(&state, 6));
+                    let attrs = Attrs::new().with_int("hidden_size", hidden as i64).with_str("direction", direction).with_int("layout", layout);
+                    let few = [Some(&x), Some(&w), Some(&r)];
+                    let all = [Some(&x), Some(&w), Some(&r), Some(&bias), Some(&lengths), Some(&h), Some(&c)];
+                    for inputs in [&few[..], &all[..if kind == Kind::Lstm { 7 } else { 6 }]] {
+                        let whole = eval(def, &attrs, inputs, kind, steps).unwrap();
+                        for most in [1, 3, 4] {
+                            let parts = eval(def, &attrs, inputs, kind, most).unwrap();
+                            assert_eq!(parts.len(), whole.len());
+                            for (part, whole) in parts.iter().zip(&whole) {
+                                assert_eq!(part.ty(), whole.ty());
+                                // Products of few rows may add in another order.
+                                let (part, whole) = (part.to_f32s().unwrap(), whole.to_f32s().unwrap());
+                                let far = part.iter().zip(whole.iter()).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+                                assert!(far < 1e-5, "{kind:?} {direction} {layout} {most}: {far:e}");
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
 }

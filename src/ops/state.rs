@@ -5,8 +5,8 @@ use super::window::Window;
 use super::{conv, pointwise, reshape};
 use crate::ir::{Attrs, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
 
-/// Most steps that are written out one after the other: some ten nodes each.
-pub const MAX_STEPS: usize = 4096;
+/// Most steps that are written out one after the other.
+pub const MAX_STEPS: usize = 1024;
 
 /// `causal_conv_with_state(x, w, bias?, past?) {activation}`: ONNX CausalConvWithState, opset 27: x `[N,C,L]`, w `[C,1,k]`, past `[N,C,k-1]`; the
 /// result and the last k - 1 elements that were read.

@@ -305,3 +305,27 @@ fn names_are_unique() {
     }
     assert!(super::ALL.iter().all(|d| d.eval.is_some() || d.expand.is_some()));
 }
+
+#[test]
+fn products_of_codes_may_be_empty() {
+    let codes = |dims: &[usize]| Tensor::from_i64s(DType::U8, dims, &vec![3; dims.iter().product()]).unwrap();
+    let number = |v: f32| Tensor::from_f32s(DType::F32, &[], &[v]).unwrap();
+    let zero = Tensor::from_i64s(DType::U8, &[], &[1]).unwrap();
+    let (a, scale) = (codes(&[3, 300]), number(0.5));
+    let product = super::evaluate(&crate::ir::Op::new(&super::integer::MAT_MUL, Attrs::new()), &[Some(&a), Some(&codes(&[300, 0]))], 1).unwrap();
+    assert_eq!(product[0].dims(), [3, 0]);
+    let op = crate::ir::Op::new(&super::q_gemm::DEF, Attrs::new().with_int("transB", 1));
+    let b = codes(&[0, 300]);
+    let product = super::evaluate(&op, &[Some(&a), Some(&scale), Some(&zero), Some(&b), Some(&scale), Some(&zero)], 1).unwrap();
+    assert_eq!(product[0].dims(), [3, 0]);
+}
+
+#[test]
+fn a_table_of_more_codes_than_can_be_counted_is_refused() {
+    let (table, indices, scales) =
+        (TensorType::of(DType::U8, &[1, 1 << 62]), TensorType::of(DType::I64, &[2]), TensorType::of(DType::F32, &[1, 1 << 60]));
+    for bits in [2, 4] {
+        let attrs = Attrs::new().with_int("bits", bits).with_int("block_size", 16);
+        assert!(infer(&super::block_quantized::DEF, &attrs, &[&table, &indices, &scales], &[None; 3]).is_err());
+    }
+}

@@ -96,7 +96,6 @@ fn the_standards_node_tests() {
 const REFUSED: &[(&str, &str)] = &[
     ("test_strnorm_model", "tensors of text are not supported"),
     ("test_gradient_of", "ai.onnx.preview.training::Gradient"),
-    ("test_sequence_model", "Sequence"),
     // Their f64 inputs are random bits up to 1e150.
     ("test_operator_add_broadcast", "range of f32"),
     ("test_operator_add_size1_right_broadcast", "range of f32"),

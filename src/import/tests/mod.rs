@@ -211,6 +211,27 @@ fn shapes_are_computed_at_once_and_symbols_followed() {
 }
 
 #[test]
+fn sizes_that_are_cast_are_what_the_type_holds() {
+    // Truth values of sizes are 0 and 1, and what a narrow type does not hold wraps.
+    let nodes = vec![
+        node("Shape", &["x"], &["shape"], vec![]),
+        node("Cast", &["shape"], &["is"], vec![int("to", 9)]),
+        node("Cast", &["is"], &["one"], vec![int("to", 7)]),
+        node("Not", &["is"], &["not"], vec![]),
+        node("Cast", &["not"], &["none"], vec![int("to", 7)]),
+        node("Cast", &["shape"], &["narrow"], vec![int("to", 3)]),
+        node("Cast", &["narrow"], &["wrapped"], vec![int("to", 7)]),
+    ];
+    for bindings in [["n=5"], ["n=1..9"]] {
+        let build = graph(vec![info("x", F32, &["n", "300"])], vec![], nodes.clone(), &["one", "none", "wrapped"]);
+        let (graph, _) = run(13, build, &bindings).unwrap();
+        let constant = |i: usize| graph.constant(graph.outputs()[i].value).map(|t: &Tensor| t.to_i64s().unwrap());
+        assert_eq!((constant(0), constant(1)), (Some(vec![1, 1]), Some(vec![0, 0])), "{bindings:?}");
+        assert_eq!(constant(2), (bindings == ["n=5"]).then(|| vec![5, 44]), "{bindings:?}");
+    }
+}
+
+#[test]
 fn a_shape_that_depends_on_open_sizes_says_which() {
     let nodes = |op: &str| vec![node("Shape", &["x"], &["shape"], vec![]), node(op, &["z", "shape"], &["y"], vec![])];
     let inputs = || vec![info("x", F32, &["n", "m"]), info("z", F32, &["k", "6"])];

@@ -111,3 +111,16 @@ fn a_loop_that_ends_when_it_is_computed_to_needs_a_largest_number_and_collects_n
         assert!(error.contains(what) && error.contains("node \"y\" (Loop"), "{error}");
     }
 }
+
+#[test]
+fn sequences_have_a_bound_together() {
+    let grown = |n: usize| {
+        let mut nodes = vec![node("SequenceConstruct", &["x"], &["s0"], vec![])];
+        nodes.extend((0..n).map(|i| node("SequenceInsert", &[&format!("s{i}"), "x"], &[&format!("s{}", i + 1)], vec![])));
+        nodes.push(node("SequenceLength", &[&format!("s{n}")], &["y"], vec![]));
+        graph(vec![info("x", F32, &["2"])], vec![], nodes, &["y"])
+    };
+    let fits = import(grown(4000), &[]).unwrap();
+    assert_eq!(fits.constant(fits.outputs()[0].value).unwrap().to_i64s().unwrap(), [4001]);
+    assert!(refusal(grown(4200)).to_string().contains("more than 8388608 elements of sequences in all"));
+}
