@@ -23,7 +23,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Held while an instance or a device is made or destroyed, and while the loader looks a device up, as it does for a name or a function of it. Layers
 /// forget a handle only after the driver gave it back, when another thread may have been given the same: the validation layers then take its device
-/// for unknown. The loader looks through its lists of all instances and devices without a lock of its own, while another thread may free an entry.
+/// for unknown. The loader looks through a list of all devices, from which it takes and frees those that go without a lock (Vulkan-Loader #2018).
 pub(super) fn handles() -> MutexGuard<'static, ()> {
     static HANDLES: Mutex<()> = Mutex::new(());
     HANDLES.lock().unwrap_or_else(PoisonError::into_inner)
