@@ -231,6 +231,37 @@ fn what_needs_its_sizes_to_be_written_out_runs_on_the_host() {
 }
 
 #[test]
+fn corners_of_a_size_that_is_rounded_are_those_of_the_standard() {
+    let body = "  %x = input : f32[n,1,n,5]
+  %s = const [1.0,1.0,1.0,0.5] : f32[4]
+  %y = resize(%x, _, %s) {coordinate_transformation_mode=\"align_corners\", mode=\"nearest\", nearest_mode=\"floor\"} : f32[n,1,n,2]
+  output %y
+";
+    check(&[("n", 1, 4)], body, &[&[("n", 3)], &[("n", 1)], &[("n", 4)]], F32);
+}
+
+#[test]
+fn what_holds_at_some_sizes_alone_is_refused() {
+    let refused = |body: &str| {
+        let text = format!("graph g onnx where n in 1..4\n{body}  output %y\n");
+        text::parse(&text, &registry(), &|_, _| None).unwrap().verify().unwrap_err().to_string()
+    };
+    let squeeze = refused("  %x = input : f32[n,3]\n  %y = squeeze(%x) : f32[3]\n");
+    assert!(squeeze.contains("axes to be told: n may be 1, or not"), "{squeeze}");
+    let axis = refused("  %a = const [0] : i64[1]\n  %x = input : f32[n,3]\n  %y = squeeze(%x, %a) : f32[3]\n");
+    assert!(axis.contains("axes of size 1"), "{axis}");
+    let product = refused("  %x = input : f32[2,n]\n  %w = input : f32[3,2]\n  %y = matmul(%x, %w) : f32[2,2]\n");
+    assert!(product.contains("n rows to multiply"), "{product}");
+    let negative = read(
+        " where n in 1..4",
+        "  %x = input : f32[n,3]\n  %a = const [2] : i64[1]\n  %b = const [0] : i64[1]\n  %p = const [-2,0] : i64[2]\n  %y = pad(%x, %p, _, %b) : f32[n-2,3]\n  output %y\n",
+    );
+    let options = Compile { settings: Settings::default(), target: Target::shipped("lavapipe").unwrap(), n_threads: 0 };
+    let refused = compile(&negative, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap_err().to_string();
+    assert!(refused.contains("f32[n-2,3], of which an axis would have -1 elements"), "{refused}");
+}
+
+#[test]
 fn more_workgroups_than_one_axis_has() {
     // 65535 groups of 128 invocations are 8,388,480 elements.
     let body = "  %x = input : f32[n,3]

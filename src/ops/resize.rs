@@ -151,7 +151,16 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
             return Ok(vec![resize_axes::expand(e, x, &plan)?]);
         }
     }
-    let normal = normal(e.attrs, &e.ty(x).shape, constant(2), e.dims(3)?)?;
+    let shape = e.ty(x).shape;
+    let normal = normal(e.attrs, &shape, constant(2), e.dims(3)?)?;
+    // The standard measures corners by the size before it is rounded (resize_axes); the kernel by that after.
+    let rounded = |i: usize| match (shape.0[i].known(), normal.sizes[i].known()) {
+        (Some(own), Some(size)) => (normal.scales[i] * own as f32 - size as f32).abs() >= 1e-3,
+        _ => false,
+    };
+    if normal.coordinates == "align_corners" && (0..shape.rank()).any(rounded) {
+        return Err(OpError::unsupported("a resize between corners to a size that is rounded, beside sizes that change"));
+    }
     let attrs = Attrs::new()
         .with_str("mode", normal.mode)
         .with_str("coordinates", normal.coordinates)

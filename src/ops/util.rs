@@ -8,8 +8,7 @@ use std::borrow::Cow;
 /// equal by their form, so that they are at run time.
 pub fn agree(a: &Dim, b: &Dim) -> bool {
     let free = |dim: &Dim| dim.most().is_none();
-    let one = |dim: &Dim| Some(dim.bounds()).filter(|(low, high)| low == high);
-    a == b || free(a) || free(b) || one(a).is_some_and(|a| one(b) == Some(a))
+    a == b || free(a) || free(b)
 }
 
 /// The shape that operands of these shapes broadcast to, by ONNX's multidirectional rule.

@@ -182,12 +182,16 @@ fn fitting(graph: &Graph, mut options: Compile, tally: &mut Tally) -> Result<Opt
     Ok(None)
 }
 
+/// The graph that a seed makes of a spec, and the sizes that it has. Every fourth has one that changes.
+pub fn built(spec: &Spec, seed: u64) -> (Built, Sizes) {
+    let open = (seed % 4 == 3).then(|| ranges::open(spec, &mut Random::new(seed ^ 0x5A17_0000))).flatten();
+    open.unwrap_or_else(|| (spec.built(&|_| None, &Sizes::new()), Sizes::new()))
+}
+
 pub fn check(spec: &Spec, seed: u64, contexts: &[VkContext]) -> Result<Tally, String> {
     let mut tally = Tally { graphs: 1, nodes: spec.n_nodes(), ..Tally::default() };
     let mut random = Random::new(seed ^ 0xC0FF_EE00);
-    // Every fourth graph has a size that changes.
-    let open = (seed % 4 == 3).then(|| ranges::open(spec, &mut random)).flatten();
-    let (Built { graph, inputs, outputs }, sizes) = open.unwrap_or_else(|| (spec.built(&|_| None, &Sizes::new()), Sizes::new()));
+    let (Built { graph, inputs, outputs }, sizes) = built(spec, seed);
     let inputs = spec.tensors(&inputs);
     graph.verify().map_err(faults("the random graph"))?;
     reads_back(&graph)?;

@@ -59,7 +59,7 @@ fn one(seed: u64, contexts: &[VkContext]) -> Result<Tally, String> {
         let first = kind(&fault);
         let small = spec::shrink(&spec, &mut |spec| outcome(spec, seed, contexts).is_err_and(|fault| kind(&fault) == first));
         let last = outcome(&small, seed, contexts).err().unwrap_or_default();
-        format!("seed {seed}: {fault}\nsmallest of {} nodes: {last}\n{}", small.n_nodes(), small.graph())
+        format!("seed {seed}: {fault}\nsmallest of {} nodes: {last}\n{}", small.n_nodes(), check::built(&small, seed).0.graph)
     })
 }
 

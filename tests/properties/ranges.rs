@@ -133,9 +133,8 @@ pub fn check(
                         let (a, b) = (own.to_f32s().unwrap(), given.to_f32s().unwrap());
                         let at = (0..a.len()).find(|&i| a[i].to_bits() != b[i].to_bits()).unwrap_or(0);
                         let what = format!("output {i}, element {at} is {:e}, of this size alone {:e}", b[at], a[at]);
-                        let dispatches = |plan: &nyxc::program::Plan| plan.graph.clone();
-                        let both = format!("{}\n{}", dispatches(&compiled.program.plans[0]), dispatches(&alone.program().plans[0]));
-                        return Err(said(format!("the program of this size alone has other bits: {what}\n{graph}\n{both}")));
+                        let kernels = format!("{}\nalone\n{}", compiled.program.plans[0].graph, alone.program().plans[0].graph);
+                        return Err(said(format!("the program of this size alone has other bits: {what}\n{kernels}")));
                     }
                 }
                 tally.alone += 1;
