@@ -34,7 +34,8 @@ def smollm2(at):
 
 
 def smollm2_kv(at):
-    """The cache is what onnxruntime makes of as many tokens: of noise, it differs from itself by 1e-4."""
+    """The cache is what onnxruntime makes of as many tokens: where it is noise, half a unit in its last place
+    moves onnxruntime's own logits by 4e-5."""
     def feed(n, cache):
         past = cache["past_key_values.0.key"].shape[2]
         return {"input_ids": ids(1, n), "attention_mask": np.ones((1, past + n), np.int64), "position_ids": np.arange(past, past + n)[None], **cache}
