@@ -231,6 +231,34 @@ fn what_needs_its_sizes_to_be_written_out_runs_on_the_host() {
 }
 
 #[test]
+fn extremes_of_nothing_are_those_of_the_type() {
+    let body = "  %x = input : i64[3,n]
+  %f = input : f32[n,3]
+  %i = cast(%x) {to=i32} : i32[3,n]
+  %b = cast(%x) {to=u8} : u8[3,n]
+  %a = const [-1] : i64[1]
+  %o = const [0] : i64[1]
+  %y = reduce_max(%i, %a) {keepdims=0} : i32[3]
+  %z = reduce_min(%b, %a) {keepdims=0} : u8[3]
+  %w = reduce_max(%f, %o) {keepdims=0} : f32[3]
+  %v = reduce_sum(%f, %o) {keepdims=0} : f32[3]
+  output %y
+  output %z
+  output %v
+";
+    check(&[("n", 0, 200)], body, &[&[("n", 0)], &[("n", 200)], &[("n", 1)], &[("n", 0)]], F32);
+    let graph = read(&where_(&[("n", 0, 200)]), &body.replace("  output %v\n", "  output %w\n"));
+    let none = inputs(&graph, &[("n", 0)]);
+    let session = |choice| Session::of(compiled(&graph, "uniform:f32", &Target::shipped("lavapipe").unwrap()), choice).unwrap();
+    for choice in [Some(DeviceChoice::Cpu), devices().unwrap().first().map(|d| DeviceChoice::Index(d.index))].into_iter().flatten() {
+        let outputs = session(choice).run(&none).unwrap().outputs;
+        assert_eq!(outputs[0].to_i64s().unwrap(), [i64::from(i32::MIN); 3]);
+        assert_eq!(outputs[1].to_i64s().unwrap(), [255; 3]);
+        assert_eq!(outputs[2].to_f32s().unwrap().as_ref(), [f32::NEG_INFINITY; 3]);
+    }
+}
+
+#[test]
 fn corners_of_a_size_that_is_rounded_are_those_of_the_standard() {
     let body = "  %x = input : f32[n,1,n,5]
   %s = const [1.0,1.0,1.0,0.5] : f32[4]

@@ -167,6 +167,10 @@ impl Executor {
                 LoadedStep::Device(segment) => {
                     segment.resize(memory, &sizes)?;
                     memory.flush()?;
+                    // Only now: what was on its way when a flush failed is written again.
+                    if segment.at.is_none() {
+                        segment.at = Some(sizes.clone());
+                    }
                     segment.commands.start()?;
                     segment.commands.wait()?;
                     let spans = segment.queries.as_ref().map(Queries::elapsed_ms).transpose()?;
@@ -249,7 +253,6 @@ impl Segment {
             let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
             memory.write(&changing.region, &bytes)?;
         }
-        self.at = Some(sizes.clone());
         Ok(())
     }
 

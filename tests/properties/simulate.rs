@@ -77,12 +77,15 @@ struct Run<'a> {
     noise: Option<&'a mut Random>,
     /// The least that is moved: a value that is an output of a narrow type is stored in that type for all who read it.
     least: f32,
+    /// Whether some node stores f16.
+    narrow: bool,
 }
 
 /// The outputs of a graph of the ONNX level, as its formats have it; with `noise`, moved, and floats as f32.
 pub fn run(graph: &Graph, inputs: &[Tensor], noise: Option<&mut Random>) -> Result<Vec<Tensor>, String> {
     let least = graph.outputs().iter().map(|o| epsilon(graph.ty(o.value).dtype)).fold(0.0, f32::max);
-    let mut run = Run { graph, values: BTreeMap::new(), exact: BTreeSet::new(), noise, least };
+    let narrow = graph.order().iter().any(|id| graph.node(*id).format.is_some_and(|f| f.activations == Activations::F16));
+    let mut run = Run { graph, values: BTreeMap::new(), exact: BTreeSet::new(), noise, least, narrow };
     for (id, tensor) in graph.inputs().iter().zip(inputs) {
         run.set(id.out(0), tensor.clone(), true);
     }
@@ -186,7 +189,8 @@ impl Run<'_> {
         if let (true, "Mod" | "Div", Some(Some(divisor))) = (self.noise.is_some(), op.def.onnx, operands.get_mut(1))
             && divisor.dtype().is_float()
         {
-            *divisor = without_cancelled(divisor, 4.0 * epsilon(wanted.unwrap_or(DType::F32)).max(self.least));
+            // What was rounded to f16 before may be 0 there, whatever this node computes in.
+            *divisor = without_cancelled(divisor, 4.0 * epsilon(if self.narrow { DType::F16 } else { wanted.unwrap_or(DType::F32) }).max(self.least));
             // A remainder of a quotient beyond f32's integers has no digit that is right on a device (docs/core-operators.md).
             if let ("Mod", [Some(dividend), Some(divisor)]) = (op.def.onnx, &mut operands[..]) {
                 let most = dividend.to_f32s().unwrap().iter().fold(0.0f32, |m, v| m.max(v.abs()));

@@ -3,7 +3,7 @@
 use super::call::{Call, Node, dims};
 use super::shape::{Axes, at_most, from, merge, strides};
 use super::{KernelCall, KernelError};
-use crate::ir::{Dim, product};
+use crate::ir::{Class, Dim, product};
 use crate::ops::kernel_key::{Template, Value};
 use crate::ops::util::agree;
 
@@ -49,6 +49,12 @@ pub(super) fn reduce(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     if ty.packing.is_some() || super::call::class_of(ty) == Value::Bool {
         return Err(node.unsupported(format!("a reduction of {ty}")));
     }
+    let empty = match (kind, ty.dtype.class()) {
+        (2, Class::Float) => f32::NEG_INFINITY.to_bits(),
+        (3, Class::Float) => f32::INFINITY.to_bits(),
+        (2 | 3, _) => crate::ops::reduce::of_nothing(ty.dtype, kind == 2) as i32 as u32,
+        _ => 0,
+    };
     let axes = node.ints("axes").unwrap_or_default();
     let stride = strides(&own);
     let part = |reduced: bool| -> Axes<1> {
@@ -69,7 +75,13 @@ pub(super) fn reduce(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let part = |axes: Axes<1>| -> (Vec<Dim>, Vec<Dim>) { axes.into_iter().map(|(size, [stride])| (size, stride)).unzip() };
     let ((kd, ks), (rd, rs)) = (part(kept), part(reduced));
     let call = || {
-        let call = node.call(Template::Reduce).operand(x).uint("n", n.clone()).uint("n_reduced", n_reduced.clone()).flag("kind", kind);
+        let call = node
+            .call(Template::Reduce)
+            .operand(x)
+            .uint("n", n.clone())
+            .uint("n_reduced", n_reduced.clone())
+            .uint("empty", u64::from(empty))
+            .flag("kind", kind);
         let call = call.flag("kept", ranks.0).flag("reduced", ranks.1).uints("kd", kd.clone()).uints("ks", ks.clone());
         call.uints("rd", rd.clone()).uints("rs", rs.clone())
     };
