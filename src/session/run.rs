@@ -2,7 +2,7 @@
 
 use super::cpu::{CpuError, Reference};
 use crate::ir::Tensor;
-use crate::program::{Program, Sizes, file};
+use crate::program::{Program, file};
 
 /// Where a program runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -180,7 +180,7 @@ impl Session {
         #[cfg(feature = "runtime")]
         if let Some(executor) = &mut self.executor {
             let reference = self.reference.as_ref();
-            let evaluate = |node: &str, operands: &[Option<Tensor>], sizes: &Sizes| match reference {
+            let evaluate = |node: &str, operands: &[Option<Tensor>], sizes: &crate::program::Sizes| match reference {
                 Some(reference) => reference.node(node, operands, sizes).map_err(|e| e.to_string()),
                 None => Err("the program has no host steps".to_owned()),
             };
