@@ -272,10 +272,11 @@ impl<'a> Builder<'a> {
             return Err(Kind::Form("the size of its result depends on data, which no subgraph of a loop may have".to_owned()).into());
         }
         let mut name = format!("{value}.count");
-        let mut n = 2;
+        let mut n = 2u64;
+        // Loops that are written out give the same name any number of times.
         while !self.counts.insert(name.clone()) || self.model.symbols.has(&name) {
             name = format!("{value}.count.{n}");
-            n += 1;
+            n = next_number(n, self.counts.len());
         }
         // Sizes without a range have no bound: such a graph is looked at, but not compiled.
         Ok(bound.most().map_or_else(|| Dim::symbol(&name), |most| Dim::ranged(&name, 0, most)))

@@ -287,8 +287,8 @@ impl Graph {
         })
     }
 
-    /// Every node, each after its operands and after what tells the sizes it mentions: post-order from the outputs, operands by slot, so that each value stands just before its first
-    /// use and a local rewrite is a local diff. Inputs come first, in the model's order; what no output needs comes last.
+    /// Every node, each after its operands and after what tells the sizes it mentions: post-order from the outputs, operands by slot, so that each value
+    /// stands just before its first use and a local rewrite is a local diff. Inputs come first, in the model's order; what no output needs comes last.
     pub fn order(&self) -> Vec<NodeId> {
         let mut done = vec![false; self.graph.node_indices().map(|i| i.index() + 1).max().unwrap_or(0)];
         let mut order = Vec::with_capacity(self.n_nodes());

@@ -327,7 +327,8 @@ fn at<'a>(ports: &'a [Port], sizes: &Sizes) -> Result<Cow<'a, [Port]>, RuntimeEr
 }
 
 fn lost(sizes: &Sizes) -> RuntimeError {
-    RuntimeError::Unsupported { what: format!("the sizes {sizes:?}, with which a tensor would have no size") }
+    let list: Vec<String> = sizes.iter().map(|(name, n)| format!("{name} = {n}")).collect();
+    RuntimeError::Unsupported { what: format!("{}: with these sizes some tensor would have a negative one", list.join(", ")) }
 }
 
 /// Computes a host step, and notes the sizes that its results tell.
