@@ -328,7 +328,7 @@ fn at<'a>(ports: &'a [Port], sizes: &Sizes) -> Result<Cow<'a, [Port]>, RuntimeEr
 
 fn lost(sizes: &Sizes) -> RuntimeError {
     let list: Vec<String> = sizes.iter().map(|(name, n)| format!("{name} = {n}")).collect();
-    RuntimeError::Unsupported { what: format!("{}: with these sizes some tensor would have a negative one", list.join(", ")) }
+    RuntimeError::Unsupported { what: format!("the sizes {}: some tensor would have a negative one", list.join(", ")) }
 }
 
 /// Computes a host step, and notes the sizes that its results tell.
