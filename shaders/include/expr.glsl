@@ -64,15 +64,6 @@ float nx_wave(float v, int shift) {
     float w = (quarter & 1) == 0 ? s : c;
     return (quarter & 2) == 0 ? w : -w;
 }
-//: nx_times_zero
-float nx_times_zero(float v) { return isnan(v) || isinf(v) ? uintBitsToFloat(0x7fc00000u) : 0.0; }
-//: nx_over_zero
-float nx_over_zero(float v) {
-    if (isnan(v) || v == 0.0) return uintBitsToFloat(0x7fc00000u);
-    return uintBitsToFloat(v < 0.0 ? 0xff800000u : 0x7f800000u);
-}
-//: nx_zero_over
-float nx_zero_over(float v) { return isnan(v) || v == 0.0 ? uintBitsToFloat(0x7fc00000u) : 0.0; }
 //: nx_root
 // The power of 1/2, which differs from the square root in minus infinity and minus zero.
 float nx_root(float v) { return isinf(v) || v == 0.0 ? abs(v) : sqrt(v); }

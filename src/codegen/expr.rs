@@ -29,6 +29,10 @@ pub(super) fn put(key: &KernelKey) -> Result<String, CodegenError> {
         let _ = writeln!(text, "    {} {name} = ld_{name}(at_{name}(i)){test};", access::value_type(arg.value));
         body.classes.push(class(arg.value));
     }
+    for i in expr.numbers() {
+        let _ = writeln!(text, "    float x{i} = p.x{i};");
+        body.classes.push(Class::Float);
+    }
     let (value, result) = body.whole(expr).map_err(|source| CodegenError::Expr { kernel: key.name(), source })?;
     let value = match (result, key.result) {
         (Class::Bool, Storage::I32) => format!("{value} ? 1 : 0"),
@@ -99,29 +103,13 @@ impl Body {
                 let (text, class) = self.unary(*function, &a, class);
                 self.statement(text, class)
             }
-            Expr::Binary(Binary::Pow, a, b) if matches!(**b, Expr::Float(n) if n == 2.0 || n == 3.0 || n == 0.5) => {
+            Expr::Binary(Binary::Pow, a, b) if b.is_short_power() => {
                 let (a, class) = self.part(a);
                 let text = match **b {
                     Expr::Float(2.0) => format!("{a} * {a}"),
                     Expr::Float(3.0) => format!("{a} * {a} * {a}"),
                     _ => self.helper("nx_root", &a),
                 };
-                self.statement(text, class)
-            }
-            // Drivers make 0 of products with a literal 0 and anything of quotients with one (lavapipe's gallivm), however precise.
-            Expr::Binary(Binary::Mul, a, b) if is_zero(a) || is_zero(b) => {
-                let (a, class) = self.part(if is_zero(b) { a } else { b });
-                let text = self.helper("nx_times_zero", &a);
-                self.statement(text, class)
-            }
-            Expr::Binary(Binary::Div, a, b) if is_zero(b) => {
-                let (a, class) = self.part(a);
-                let text = self.helper("nx_over_zero", &a);
-                self.statement(if is_negative(b) { format!("-{text}") } else { text }, class)
-            }
-            Expr::Binary(Binary::Div, a, b) if is_zero(a) => {
-                let (b, class) = self.part(b);
-                let text = self.helper("nx_zero_over", &b);
                 self.statement(text, class)
             }
             Expr::Binary(function, a, b) => {
@@ -240,14 +228,6 @@ impl Body {
         };
         (text, class)
     }
-}
-
-fn is_zero(expr: &Expr) -> bool {
-    matches!(expr, Expr::Float(v) if *v == 0.0)
-}
-
-fn is_negative(expr: &Expr) -> bool {
-    matches!(expr, Expr::Float(v) if v.is_sign_negative())
 }
 
 fn float(v: f32) -> String {

@@ -45,7 +45,7 @@ fn storages(template: Template, operand: &str) -> Vec<Storage> {
 fn plainest(template: Template) -> KernelKey {
     let table = template.table();
     let operand = |name: &str| Some(OperandKey { storage: storages(template, name)[0], scales_apart: false });
-    let expr = ExprKey { text: "add(x0,x1)".to_owned(), own: None, args: vec![arg(Load::Same); 2] };
+    let expr = ExprKey { text: "add(x0,x1)".to_owned(), own: None, args: vec![arg(Load::Same); 2], n_numbers: 0 };
     KernelKey {
         template,
         operands: table.operands.iter().map(|(name, _)| operand(name)).collect(),
@@ -104,7 +104,7 @@ fn keys(template: Template) -> Vec<KernelKey> {
         let own = (template != Template::Pointwise).then_some(Value::Float);
         let text = if own.is_some() { "relu(add(mul(x0,x1),add(x2,x3)))" } else { "relu(add(mul(x0,x1),x2))" };
         let args = vec![arg(Load::Scalar), ArgKey { storage: Storage::F16, ..arg(Load::Periodic) }, arg(Load::Strided(3))];
-        keys.push(KernelKey { expr: Some(ExprKey { text: text.to_owned(), own, args }), ..plain });
+        keys.push(KernelKey { expr: Some(ExprKey { text: text.to_owned(), own, args, n_numbers: 0 }), ..plain });
     }
     keys
 }
@@ -174,7 +174,7 @@ fn every_function_of_expressions_compiles() {
     let mut add = |text: String, value: Value, n: usize, result: Storage| {
         let storage = if value == Value::Float { Storage::F32 } else { Storage::I32 };
         let args = vec![ArgKey { storage, value, load: Load::Same }; n];
-        keys.push(KernelKey { expr: Some(ExprKey { text, own: None, args }), result, ..plainest(Template::Pointwise) });
+        keys.push(KernelKey { expr: Some(ExprKey { text, own: None, args, n_numbers: 0 }), result, ..plainest(Template::Pointwise) });
     };
     let classes = [(Value::Float, crate::ir::Class::Float), (Value::Int, crate::ir::Class::Int), (Value::Bool, crate::ir::Class::Bool)];
     for (value, class) in classes {
@@ -224,9 +224,10 @@ fn snapshot(name: &str, key: &KernelKey, target: &str) {
 #[test]
 fn texts_of_three_small_kernels() {
     let gelu = ExprKey {
-        text: "mul(mul(x0,0.5),add(erf(mul(x0,0.70710677)),1.0))".to_owned(),
+        text: "mul(mul(x0,x1),add(erf(mul(x0,x2)),x3))".to_owned(),
         own: None,
         args: vec![ArgKey { storage: Storage::F16, ..arg(Load::Same) }],
+        n_numbers: 3,
     };
     let pointwise = KernelKey { expr: Some(gelu), result: Storage::F16, ..plainest(Template::Pointwise) };
     snapshot("pointwise_gelu_f16_native", &pointwise, "lavapipe");

@@ -141,6 +141,35 @@ impl Expr {
         }
     }
 
+    /// The expression with each float literal as an operand, numbered from `first`, and these numbers: expressions that differ only in them become
+    /// one. Exponents of 2, 3 and 0.5 stay, since what is computed depends on them.
+    pub fn lift_floats(&self, first: usize, numbers: &mut Vec<f32>) -> Expr {
+        match self {
+            Expr::Float(v) => {
+                let at = numbers.iter().position(|n| n.to_bits() == v.to_bits()).unwrap_or(numbers.len());
+                if at == numbers.len() {
+                    numbers.push(*v);
+                }
+                Expr::Arg(first + at)
+            }
+            Expr::Arg(_) | Expr::Int(_) => self.clone(),
+            Expr::Unary(function, a) => Expr::unary(*function, a.lift_floats(first, numbers)),
+            Expr::Binary(Binary::Pow, a, b) if b.is_short_power() => {
+                Expr::Binary(Binary::Pow, Arc::new(a.lift_floats(first, numbers)), b.clone())
+            }
+            Expr::Binary(function, a, b) => Expr::binary(*function, a.lift_floats(first, numbers), b.lift_floats(first, numbers)),
+            Expr::Select(c, a, b) => {
+                let mut lift = |e: &Arc<Expr>| Arc::new(e.lift_floats(first, numbers));
+                Expr::Select(lift(c), lift(a), lift(b))
+            }
+        }
+    }
+
+    /// An exponent for which a power is products or a root.
+    pub fn is_short_power(&self) -> bool {
+        matches!(self, Expr::Float(n) if *n == 2.0 || *n == 3.0 || *n == 0.5)
+    }
+
     /// The class of the result, given those of the operands.
     ///
     /// # Errors
@@ -299,6 +328,16 @@ mod tests {
             assert!(Expr::parse(text).is_err(), "{text}");
         }
         assert!(Expr::parse(&("neg(".repeat(1000) + "x0" + &")".repeat(1000))).is_err());
+    }
+
+    #[test]
+    fn floats_are_lifted_once_each_and_short_powers_stay() {
+        let mut numbers = Vec::new();
+        let expr = Expr::parse("add(mul(x0,0.5),pow(add(x1,0.5),2.0))").unwrap();
+        assert_eq!(expr.lift_floats(2, &mut numbers).to_string(), "add(mul(x0,x2),pow(add(x1,x2),2.0))");
+        let expr = Expr::parse("select(lt(x0,-0.0),pow(x0,2.5),add(0.0,f(3)))").unwrap();
+        assert_eq!(expr.lift_floats(2, &mut numbers).to_string(), "select(lt(x0,x3),pow(x0,x4),add(x5,f(3)))");
+        assert_eq!(numbers.iter().map(|n| n.to_bits()).collect::<Vec<_>>(), [0.5_f32, -0.0, 2.5, 0.0].map(f32::to_bits));
     }
 
     #[test]

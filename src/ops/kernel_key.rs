@@ -140,12 +140,20 @@ pub struct ExprKey {
     pub own: Option<Value>,
     /// Its operands: `x1` and on after the kernel's own result, `x0` and on in a pointwise kernel.
     pub args: Vec<ArgKey>,
+    /// How many float parameters of these names follow its operands.
+    pub n_numbers: usize,
 }
 
 impl ExprKey {
     /// The number of the first of [`ExprKey::args`].
     pub fn first_arg(&self) -> usize {
         usize::from(self.own.is_some())
+    }
+
+    /// The numbers `i` of the parameters `xi`.
+    pub fn numbers(&self) -> std::ops::Range<usize> {
+        let first = self.first_arg() + self.args.len();
+        first..first + self.n_numbers
     }
 }
 
@@ -236,7 +244,8 @@ impl KernelKey {
         self.template.table().operands.iter().zip(&self.operands).filter_map(|(&(name, _), key)| key.map(|key| (name, key)))
     }
 
-    /// The scalars of the uniform block, in order: those of the table, then what packed operands and operands of the expression need.
+    /// The scalars of the uniform block, in order: those of the table, then what packed operands and operands of the expression need,
+    /// then the expression's numbers.
     pub fn params(&self) -> Vec<Param> {
         let mut params = Vec::new();
         for param in self.template.table().params {
@@ -261,6 +270,8 @@ impl KernelKey {
                 }),
             }
         }
+        let numbers = self.expr.iter().flat_map(ExprKey::numbers);
+        params.extend(numbers.map(|i| Param { ty: ParamType::Float, name: format!("x{i}") }));
         params
     }
 

@@ -331,6 +331,9 @@ impl Call<'_> {
                 let bytes = most_device_bytes(node.graph.ty(*value)).unwrap_or(u64::MAX);
                 self.bindings.push(Operand { value: *value, offset_bytes: 0, bytes, write: false });
             }
+            for (i, number) in key.numbers().zip(&epilogue.numbers) {
+                self = self.float(&format!("x{i}"), *number);
+            }
             expr = Some(key.clone());
         }
         let result = storage(node.result).unwrap_or(Storage::F32);
@@ -356,6 +359,10 @@ impl Call<'_> {
         }
         let params = block(&key, &mut self.params).map_err(mismatch)?;
         let Some(params) = params else { return Err(node.unsupported("a size beyond 32 bits")) };
+        let (params_bytes, most) = (4 * params.len() as u64, limits.max_uniform_buffer_range);
+        if params_bytes > most {
+            return Err(node.unsupported(format!("parameters of {params_bytes} bytes where the target has {most}")));
+        }
         let n_groups = n_groups.into();
         let groups = groups(&n_groups).ok_or_else(|| node.unsupported(format!("{n_groups} workgroups")))?;
         Ok(KernelCall { key, operands: self.bindings, params, groups })
