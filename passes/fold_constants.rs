@@ -5,6 +5,7 @@
 //! of weights; a transposed weight that is also used as it is, since that would store it twice; results over the larger of 64 MiB and twice the
 //! operands; and whatever would let all results together exceed theirs by more than the graph's constants have, or 1 GiB.
 
+use super::packed_rows::is_transposition;
 use super::pattern::float_cast;
 use super::{Context, Pass, PassError};
 use crate::ir::{Edit, Graph, NodeId, Patch, Tensor, ValueId};
@@ -102,8 +103,7 @@ fn refusal(graph: &Graph, id: NodeId, inputs: &[Option<&Tensor>]) -> Option<Stri
     if made > SMALL_BYTES.max(given.saturating_mul(2)) {
         return Some(format!("the result has {made} bytes, the operands {given}"));
     }
-    let shared = graph.operands(id).into_iter().flatten().any(|v| graph.users(v).len() > 1);
-    if op.def.onnx == "Transpose" && shared && made > SHARED_BYTES {
+    if is_shared_transposition(graph, id) && made > SHARED_BYTES {
         return Some(format!("the operand is used as it is too; a copy costs {made} bytes"));
     }
     None
@@ -117,20 +117,30 @@ fn bytes(graph: &Graph, id: NodeId) -> (u64, u64) {
     (given, made)
 }
 
-/// Whether a node widens a matrix for readers that take it as it is stored: products, look-ups, and the joining of rows.
+/// Whether a node widens a matrix for readers that take it as it is stored: products, perhaps of its transposition, look-ups, and the joining of rows.
 fn widens_weights(graph: &Graph, id: NodeId) -> bool {
     let Some(source) = float_cast(graph, id) else { return false };
     let (from, to) = (graph.ty(source), graph.ty(id.out(0)));
+    let is_product = |user: NodeId, slot: usize| slot == 1 && graph.node(user).op().is_some_and(|op| matches!(op.def.name, "matmul" | "gemm"));
     let reads_as_is = |user: NodeId, slot: usize| {
         graph.node(user).op().is_some_and(|op| match op.def.name {
-            "matmul" | "gemm" | "conv" => slot == 1,
+            "conv" => slot == 1,
             "gather" => slot == 0,
             "concat" => true,
-            _ => false,
+            "transpose" | "strided" if is_shared_transposition(graph, user) => {
+                graph.users(user.out(0)).iter().all(|&(user, slot)| is_product(user, slot))
+            }
+            _ => is_product(user, slot),
         })
     };
     let users = graph.users(id.out(0));
     from.shape.rank() > 1 && from.bytes() < to.bytes() && !users.is_empty() && users.iter().all(|&(user, slot)| reads_as_is(user, slot))
+}
+
+/// Whether a node only exchanges the axes of what others read as it is.
+fn is_shared_transposition(graph: &Graph, id: NodeId) -> bool {
+    let exchanges = graph.node(id).op().is_some_and(|op| op.def.onnx == "Transpose") || is_transposition(graph, id.out(0));
+    exchanges && graph.operands(id).into_iter().flatten().any(|v| graph.users(v).len() > 1)
 }
 
 #[cfg(test)]

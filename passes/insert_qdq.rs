@@ -25,7 +25,7 @@ impl Pass for InsertQdq {
     }
 
     fn run(&self, graph: &Graph, _: &mut Context<'_>) -> Result<Patch, PassError> {
-        let mut work = Work { graph, edit: Edit::new(graph), moved: BTreeMap::new(), quantized: BTreeMap::new() };
+        let mut work = Work { graph, edit: Edit::new(graph), moved: BTreeMap::new(), quantized: BTreeMap::new(), narrowed: BTreeMap::new(), casts: BTreeMap::new() };
         for id in graph.order() {
             let node = graph.node(id);
             let Some(op) = node.op() else { continue };
@@ -51,6 +51,10 @@ struct Work<'g> {
     moved: BTreeMap<ValueId, Val>,
     /// Quantized constants by value, layout and format, so that shared weights stay shared.
     quantized: BTreeMap<(ValueId, weights::Layout, Format), Val>,
+    /// Constants narrowed to f16, likewise.
+    narrowed: BTreeMap<ValueId, Val>,
+    /// Casts by value and type: whoever reads a value in another type reads one cast of it.
+    casts: BTreeMap<(Val, DType), Val>,
 }
 
 impl Work<'_> {
@@ -80,8 +84,7 @@ impl Work<'_> {
                         if op.attrs.int("transA").unwrap_or(0) != 0 {
                             // A scale belongs to a row of the reduction: the matrix is turned before it is quantized.
                             let name = format!("{}.t", self.edit.name(x));
-                            let def = ops::registry().by_onnx("Transpose").ok_or_else(|| OpError::unsupported("Transpose"))?;
-                            x = self.add_named(def, Attrs::new().with_ints("perm", [1, 0]), &[x], &name)?;
+                            x = self.transposed(x, &name)?;
                             op.attrs.0.insert("transA".to_owned(), Attr::Int(0));
                         }
                         operands[0] = Some(self.quantized_activations(x, granularity)?);
@@ -128,12 +131,16 @@ impl Work<'_> {
         if self.edit.ty(val).dtype == to || !self.edit.ty(val).dtype.is_float() {
             return Ok(val);
         }
+        if let Some(&cast) = self.casts.get(&(val, to)) {
+            return Ok(cast);
+        }
         let def = ops::registry().by_onnx("Cast").ok_or_else(|| OpError::unsupported("Cast"))?;
         let name = format!("{}.{to}", self.edit.name(val));
         let cast = self.edit.add(Op::new(def, Attrs::new().with_dtype("to", to)), &[val]).map_err(|e| OpError::Edit(Box::new(e)))?;
         self.edit.set_name(cast, &name);
         // It is between two formats and has none of its own: a second run of the pass must not take it for a node to be cast.
         self.edit.set_new_format(cast, None);
+        self.casts.insert((val, to), cast);
         Ok(cast)
     }
 
@@ -159,11 +166,18 @@ impl Work<'_> {
 
     /// The weights as f16, which readers in f32 take as they are stored.
     fn narrowed_weights(&mut self, found: &weights::Weights, stored: DType) -> Result<Val, OpError> {
-        let tensor = self.graph.constant(found.value).ok_or(OpError::NotConstant { slot: found.slot })?;
-        let narrow = Tensor::from_f32s(DType::F16, &tensor.dims(), &tensor.to_f32s()?)?;
         let name = format!("{}.f16", self.graph.value(found.value).name);
-        let narrow = self.edit.add_named_const(&name, narrow);
-        self.cast(narrow, stored)
+        let narrow = match self.narrowed.get(&found.value) {
+            Some(&narrow) => narrow,
+            None => {
+                let tensor = self.graph.constant(found.value).ok_or(OpError::NotConstant { slot: found.slot })?;
+                let narrow = Tensor::from_f32s(DType::F16, &tensor.dims(), &tensor.to_f32s()?)?;
+                self.edit.add_named_const(&name, narrow)
+            }
+        };
+        self.narrowed.insert(found.value, narrow);
+        let cast = self.cast(narrow, stored)?;
+        if found.layout == found.wanted { Ok(cast) } else { self.transposed(cast, &format!("{name}.t")) }
     }
 
     /// The weights as codes, scales and DequantizeLinear, in the layout of the operator.
@@ -235,21 +249,21 @@ impl Work<'_> {
 
     fn in_layout(&mut self, plain: Val, found: &weights::Weights) -> Result<Val, OpError> {
         let name = format!("{}.dq", self.graph.value(found.value).name);
-        let registry = ops::registry();
-        let missing = |what: &'static str| OpError::unsupported(what);
-        match found.layout {
+        match found.wanted {
             weights::Layout::Rows => Ok(plain),
-            weights::Layout::Columns => {
-                let def = registry.by_onnx("Transpose").ok_or_else(|| missing("Transpose"))?;
-                self.add_named(def, Attrs::new().with_ints("perm", [1, 0]), &[plain], &format!("{name}.t"))
-            }
+            weights::Layout::Columns => self.transposed(plain, &format!("{name}.t")),
             weights::Layout::Filters => {
                 let dims: Vec<i64> = self.graph.ty(found.value).shape.0.iter().filter_map(|d| d.known()).collect();
                 let shape = self.edit.add_named_const(&format!("{name}.shape"), Tensor::from_i64s(DType::I64, &[dims.len()], &dims)?);
-                let def = registry.by_onnx("Reshape").ok_or_else(|| missing("Reshape"))?;
+                let def = ops::registry().by_onnx("Reshape").ok_or_else(|| OpError::unsupported("Reshape"))?;
                 self.add_named(def, Attrs::new(), &[plain, shape], &format!("{name}.r"))
             }
         }
+    }
+
+    fn transposed(&mut self, matrix: Val, name: &str) -> Result<Val, OpError> {
+        let def = ops::registry().by_onnx("Transpose").ok_or_else(|| OpError::unsupported("Transpose"))?;
+        self.add_named(def, Attrs::new().with_ints("perm", [1, 0]), &[matrix], name)
     }
 
     fn add_named(&mut self, def: &'static crate::ir::OpDef, attrs: Attrs, operands: &[Val], name: &str) -> Result<Val, OpError> {
@@ -259,9 +273,14 @@ impl Work<'_> {
     }
 }
 
-/// Operands whose float type is no activation: scales and thresholds that operators want in f32 whatever else they compute.
+/// Operands whose float type is no activation: scales and thresholds that operators want in f32 whatever else they compute, and what a Cast converts
+/// itself.
 fn keeps_type(op: &Op, slot: usize) -> bool {
-    (op.def.onnx == "Resize" && slot > 0) || op.def.onnx == "DequantizeLinear" || op.def.onnx == "QuantizeLinear" || op.def.onnx == "Range" || op.def.onnx == "BitCast"
+    match op.def.onnx {
+        "Resize" => slot > 0,
+        "BitCast" | "Cast" | "DequantizeLinear" | "QuantizeLinear" | "Range" => true,
+        _ => false,
+    }
 }
 
 /// The codes as ONNX stores them: dense, 4-bit ones two to a byte across rows.

@@ -4,7 +4,7 @@
 //! views (`strided`, `reshape`) and casts on the way. Codes, scales and zero points become one packed constant `[rows, columns]` (`packed_rows`), which
 //! the operator reads as it is; a DequantizeLinear of `dynamic_quantize` on the other side, perhaps reshaped, becomes `quantize_packed`, and the products
 //! integer ones. Equal because the kernel computes `(code - zero) * scale` where the pattern did. Float weights `[K, N]` of a product that are larger than a binding may be are transposed, since only rows
-//! can be bound in slices. Refuses scales that change along the reduction axis in other than blocks of 16 to 256; a DequantizeLinear of constants
+//! can be bound in slices; the transposition of a constant that others read too is read as its rows. Refuses scales that change along the reduction axis in other than blocks of 16 to 256; a DequantizeLinear of constants
 //! that is left is computed.
 
 use super::{Context, Pass, PassError, at};
@@ -35,9 +35,12 @@ impl Pass for LowerQuantized {
             let operands = graph.operands(id);
             let Some(Some(weights)) = operands.get(slot).copied() else { continue };
             let mut note = |because: &str| cx.explain.note(&[&node.name], "lower_quantized", "packed weights", || because.to_owned());
-            if let Some(tensor) = rows_of_large(graph, weights, op, cx.target.limits.max_storage_buffer_range).map_err(at(&node.name))? {
+            let large = rows_of_large(graph, weights, op, cx.target.limits.max_storage_buffer_range).map_err(at(&node.name))?;
+            if let Some(rows) = match large {
+                Some(tensor) => Some(edit.add_named_const(&format!("{}.t", graph.value(weights).name), tensor)),
+                None => shared_rows(graph, weights, op).map(Val::Old),
+            } {
                 edit.on_behalf_of(id);
-                let rows = edit.add_named_const(&format!("{}.t", graph.value(weights).name), tensor);
                 let mut op = op.clone();
                 op.attrs.0.insert("trans_b".to_owned(), Attr::Int(1));
                 let mut inputs: Vec<Option<Val>> = operands.iter().map(|v| v.map(Val::Old)).collect();
@@ -118,6 +121,13 @@ fn rows_of_large(graph: &Graph, weights: ValueId, op: &Op, limit: u64) -> Result
     let values = tensor.to_f32s()?;
     let rows: Vec<f32> = (0..n).flat_map(|row| values[row..].iter().step_by(n).take(k).copied()).collect();
     Ok(Some(Tensor::from_f32s(tensor.dtype(), &[n, k], &rows)?))
+}
+
+/// The constant float weights `[N, K]` of a product that reads their transposition, which others read as they are.
+fn shared_rows(graph: &Graph, weights: ValueId, op: &Op) -> Option<ValueId> {
+    let is_product = op.def.name == "matmul" && op.attrs.int("trans_b").unwrap_or(0) == 0;
+    let rows = graph.operands(weights.node).first().copied().flatten().filter(|_| is_product && is_transposition(graph, weights))?;
+    graph.constant(rows).filter(|t| t.dtype().is_float() && t.ty().packing.is_none()).map(|_| rows)
 }
 
 /// Rows of weights.
@@ -269,6 +279,22 @@ mod tests {
         graph.verify().unwrap();
         let printed = graph.to_string();
         assert!(printed.contains("const [1.0,4.0,2.0,5.0,3.0,6.0] : f32[3,2]") && printed.contains("trans_b=1"), "{printed}");
+    }
+
+    #[test]
+    fn a_table_that_is_looked_up_and_multiplied_with_is_one_constant() {
+        let text = "graph g core
+  %i = input : i64[1]
+  %w = const [1.0,2.0,3.0,4.0,5.0,6.0] : f32[3,2]
+  %x = gather(%w, %i) {axis=0} : f32[1,2]
+  %t = strided(%w) {offset=0, shape=d[2,3], strides=[1,2]} : f32[2,3]
+  %y = matmul(%x, %t) {dtype=f32} : f32[1,3]
+  output %y
+";
+        let after = check("lower_quantized", text, "tied_table");
+        let product = after.outputs()[0].value.node;
+        assert_eq!(after.operands(product)[1], after.operands(after.operands(product)[0].unwrap().node)[0]);
+        assert!(!after.to_string().contains("strided"));
     }
 
     #[test]

@@ -154,9 +154,7 @@ impl Expr {
             }
             Expr::Arg(_) | Expr::Int(_) => self.clone(),
             Expr::Unary(function, a) => Expr::unary(*function, a.lift_floats(first, numbers)),
-            Expr::Binary(Binary::Pow, a, b) if b.is_short_power() => {
-                Expr::Binary(Binary::Pow, Arc::new(a.lift_floats(first, numbers)), b.clone())
-            }
+            Expr::Binary(Binary::Pow, a, b) if b.is_short_power() => Expr::Binary(Binary::Pow, Arc::new(a.lift_floats(first, numbers)), b.clone()),
             Expr::Binary(function, a, b) => Expr::binary(*function, a.lift_floats(first, numbers), b.lift_floats(first, numbers)),
             Expr::Select(c, a, b) => {
                 let mut lift = |e: &Arc<Expr>| Arc::new(e.lift_floats(first, numbers));

@@ -19,12 +19,14 @@ pub enum Layout {
 pub struct Weights {
     /// Which operand they are.
     pub slot: usize,
-    /// The constant; between it and the operator there may be a Cast.
+    /// The constant; between it and the operator there may be Casts and, at a product, Transposes.
     pub value: ValueId,
     /// The float type in which the constant is stored.
     pub dtype: DType,
     /// How the matrix lies in it.
     pub layout: Layout,
+    /// How the matrix lies in what the operator reads.
+    pub wanted: Layout,
     /// Outputs: columns of a MatMul, filters, rows of a table.
     pub n_rows: usize,
     /// Length of the reduction; for a table that of its rows.
@@ -38,7 +40,7 @@ pub struct Weights {
 /// The weights of a node of the ONNX level: constant float operands of MatMul, Gemm, Conv and Gather.
 pub fn of(graph: &Graph, id: NodeId) -> Option<Weights> {
     let op = graph.node(id).op()?;
-    let (slot, layout, has_products) = match op.def.onnx {
+    let (slot, wanted, has_products) = match op.def.onnx {
         "MatMul" => (1, Layout::Columns, true),
         "Gemm" if op.attrs.int("transB") == Some(1) => (1, Layout::Rows, true),
         "Gemm" => (1, Layout::Columns, true),
@@ -46,9 +48,16 @@ pub fn of(graph: &Graph, id: NodeId) -> Option<Weights> {
         "Gather" if op.attrs.int("axis").unwrap_or(0) == 0 => (0, Layout::Rows, false),
         _ => return None,
     };
-    let operand = (*graph.operands(id).get(slot)?)?;
-    let cast = || graph.node(operand.node).op().filter(|op| op.def.onnx == "Cast" && graph.ty(operand).dtype.is_float());
-    let value = if cast().is_some() { graph.operands(operand.node).first().copied()?? } else { operand };
+    let (mut value, mut layout) = ((*graph.operands(id).get(slot)?)?, wanted);
+    while let Some((before, turns)) = view(graph, value).filter(|(_, turns)| !turns || has_products) {
+        layout = match layout {
+            Layout::Rows if turns => Layout::Columns,
+            Layout::Columns if turns => Layout::Rows,
+            Layout::Filters if turns => return None,
+            same => same,
+        };
+        value = before;
+    }
     let tensor = graph.constant(value)?;
     let dims = tensor.dims();
     if !tensor.dtype().is_float() || tensor.ty().packing.is_some() {
@@ -65,11 +74,36 @@ pub fn of(graph: &Graph, id: NodeId) -> Option<Weights> {
         value,
         dtype: tensor.dtype(),
         layout,
+        wanted,
         n_rows,
         n_cols,
         has_products,
         has_own_rows: op.attrs.int("group").unwrap_or(1) == 1,
     })
+}
+
+/// What a Cast between floats or a Transpose of a matrix reads, and whether it exchanges the axes.
+fn view(graph: &Graph, value: ValueId) -> Option<(ValueId, bool)> {
+    let op = graph.node(value.node).op()?;
+    let before = graph.operands(value.node).first().copied()??;
+    match op.def.onnx {
+        "Cast" if graph.ty(value).dtype.is_float() => Some((before, false)),
+        "Transpose" if graph.ty(value).shape.rank() == 2 => Some((before, op.attrs.ints("perm").is_none_or(|perm| perm == [1, 0]))),
+        _ => None,
+    }
+}
+
+/// The nodes between a node's weights and itself.
+pub fn views(graph: &Graph, id: NodeId) -> Vec<NodeId> {
+    let mut nodes = Vec::new();
+    let slot = of(graph, id).map(|found| found.slot);
+    let mut at = slot.and_then(|slot| graph.operands(id).get(slot).copied().flatten());
+    while let Some(value) = at {
+        let before = view(graph, value).map(|(before, _)| before);
+        nodes.extend(before.map(|_| value.node));
+        at = before;
+    }
+    nodes
 }
 
 /// Operators through which weights are read as they are.

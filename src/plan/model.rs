@@ -115,6 +115,8 @@ impl Model {
             if let Some(found) = weights::of(graph, id) {
                 let first = *by_constant.entry(found.value).or_insert(id);
                 sets.join(first, id);
+                // What turns them for one reader alone: cast apart from the others', they would be stored again.
+                weights::views(graph, id).into_iter().for_each(|view| sets.join(first, view));
             }
         }
         let mut model = Model {
@@ -138,10 +140,14 @@ impl Model {
             model.group_of.insert(id, at);
             let group = &mut model.groups[at];
             group.nodes.push(id);
-            if let Some(found) = weights::of(graph, id)
-                && !group.weights.iter().any(|w| (w.value, w.layout) == (found.value, found.layout))
-            {
-                group.weights.push(found);
+            if let Some(found) = weights::of(graph, id) {
+                match group.weights.iter_mut().find(|w| (w.value, w.layout) == (found.value, found.layout)) {
+                    Some(same) => {
+                        same.has_products |= found.has_products;
+                        same.has_own_rows &= found.has_own_rows;
+                    }
+                    None => group.weights.push(found),
+                }
             }
         }
         model.place(kernels, &planned, &kernel_sets, &mut sets, &index);
