@@ -77,16 +77,20 @@ def matrices(n):
     return sequence(n, lambda i: ('MatMul', f'w{i}') if i % 2 == 0 else ('Softmax',), own)
 
 
+def number(name, seed):
+    return const(name, [], uniform(1, seed))
+
+
 def pointwise(n):
-    """Add, Sigmoid, Mul, Tanh in turn."""
-    return sequence(n, lambda i: [('Add', 'b'), ('Sigmoid',), ('Mul', 'b'), ('Tanh',)][i % 4], const('b', [WIDTH], uniform(WIDTH, 9)))
+    """Add, Sigmoid, Mul, Tanh in turn, each Add and Mul of a number of its own."""
+    own = b''.join(number(f's{i}', i) for i in range(0, n, 2))
+    return sequence(n, lambda i: [('Add', f's{i}'), ('Sigmoid',), ('Mul', f's{i}'), ('Tanh',)][i % 4], own)
 
 
 def wide(n):
-    """n / 2 branches of Mul and MatMul from one input, and one Sum of them all. Each branch multiplies with a vector of its own: a number would be
-    written into the kernel, which then is one for each branch."""
+    """n / 2 branches of Mul and MatMul from one input, and one Sum of them all. Each branch multiplies with a number of its own."""
     k = max(n // 2, 1)
-    parts = [const(f's{i}', [WIDTH], uniform(WIDTH, i)) + node('Mul', ['x', f's{i}'], f'm{i}') + node('MatMul', [f'm{i}', 'w'], f'p{i}') for i in range(k)]
+    parts = [number(f's{i}', i) + node('Mul', ['x', f's{i}'], f'm{i}') + node('MatMul', [f'm{i}', 'w'], f'p{i}') for i in range(k)]
     total = node('Sum', [f'p{i}' for i in range(k)], 'y')
     return b''.join(parts) + total + weights('w', 0) + value(11, 'x', [4, WIDTH]) + value(12, 'y', [4, WIDTH])
 

@@ -1,6 +1,10 @@
 //! What happens where a call fails: every call that may, one at a time, in every way.
 
 use super::*;
+use crate::ir::text;
+use crate::ops::registry;
+use crate::passes::Settings;
+use crate::session::{Compile, Session, SessionError, compile};
 
 /// Loads and runs on a device of its own; also how many calls that may fail were made.
 fn attempt(info: &DeviceInfo, program: &Program, fault: Option<String>) -> (Result<Vec<Tensor>, RuntimeError>, u64) {
@@ -71,4 +75,77 @@ fn submissions_of_load(info: &DeviceInfo, program: &Program) -> u64 {
     let context = VkContext::open(info.index, &info.target.features, &options).unwrap();
     let _executor = Executor::load(program, 0, &context).unwrap();
     context.n_calls()
+}
+
+/// A graph whose sizes change between runs, one of which data tell, with a step on the host in between: a run takes several submissions, and one at
+/// new sizes records its commands again.
+const RANGED: &str = "graph g onnx where kept in 0..9, seq in 1..9
+  %ones = const [1] : i64[1]
+  %x = input : f32[seq,6]
+  %m = input : i64[seq]
+  %w = const [1.0,-2.0,0.5,3.0,-1.0,2.0] : f32[6,1]
+  %rows = compress(%x, %m) {axis=0, count=d[kept]} : f32[kept,6]
+  %p = matmul(%rows, %w) : f32[kept,1]
+  %y = reduce_sum(%p, %ones) {keepdims=0} : f32[kept]
+  output %y
+";
+
+/// Loads and runs at three sizes, a run that fails once more; the results, the failures, and how many calls that may fail were made.
+fn attempt_sizes(info: &DeviceInfo, program: &Program, fault: Option<String>) -> (Vec<Vec<Tensor>>, Vec<RuntimeError>, u64) {
+    let options = Options { validation: true, cache_dir: None, fault, ..Options::from_env() };
+    let context = VkContext::open(info.index, &info.target.features, &options).unwrap();
+    let (mut results, mut failures) = (Vec::new(), Vec::new());
+    let of_runtime = |error| if let SessionError::Runtime(error) = error { error } else { panic!("{error}") };
+    match Session::on(program.clone(), &context).map_err(of_runtime) {
+        Ok(mut session) => {
+            for n in [4, 9, 1] {
+                let mask: Vec<i64> = (0..n as i64).map(|i| i64::from(i % 3 != 1)).collect();
+                let x: Vec<f32> = (0..6 * n).map(|i| i as f32 * 0.25 - 3.0).collect();
+                let inputs = [Tensor::from_f32s(DType::F32, &[n, 6], &x).unwrap(), Tensor::from_i64s(DType::I64, &[n], &mask).unwrap()];
+                for _ in 0..2 {
+                    match session.run(&inputs).map_err(of_runtime) {
+                        Ok(run) => {
+                            results.push(run.outputs);
+                            break;
+                        }
+                        Err(error) => failures.push(error),
+                    }
+                }
+            }
+        }
+        Err(error) => failures.push(error),
+    }
+    let n_calls = context.n_calls();
+    (results, failures, n_calls)
+}
+
+#[test]
+fn whatever_call_fails_while_sizes_change_the_next_run_works() {
+    let graph = text::parse(RANGED, &registry(), &|_, _| None).unwrap();
+    for info in devices().unwrap_or_default() {
+        let settings = Settings { policy: "uniform:f32".parse().unwrap(), ..Settings::default() };
+        let options = Compile { settings, target: info.target.clone(), n_threads: 1 };
+        let program = compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap().program;
+        let (expected, failures, n_calls) = attempt_sizes(&info, &program, None);
+        assert_eq!((expected.len(), failures.len()), (3, 0), "on {}", info.name);
+        assert_eq!(expected.iter().map(|outputs| outputs[0].dims()).collect::<Vec<_>>(), [[3], [6], [1]]);
+        let mut n_runs_failed = 0;
+        for k in 1..=n_calls {
+            for what in ["device-memory", "host-memory", "lost"] {
+                let (results, failures, _) = attempt_sizes(&info, &program, Some(format!("any:{k}={what}")));
+                let place = format!("call {k} of {n_calls}, {what}, on {}: {failures:?}", info.name);
+                if what == "lost" {
+                    // Nothing runs on a device that is lost, and what ran before was right.
+                    assert!(!failures.is_empty() && failures.iter().all(|e| *e == RuntimeError::DeviceLost), "{place}");
+                    assert_eq!(results, expected[..results.len()], "{place}");
+                } else {
+                    assert!(failures.len() == 1 && failures[0].is_out_of_memory(), "{place}");
+                    assert!(results.is_empty() || results == expected, "{place}");
+                    n_runs_failed += usize::from(!results.is_empty());
+                }
+                assert_eq!(validation_errors(), 0, "{place}");
+            }
+        }
+        assert!(n_runs_failed > 10, "{n_runs_failed} of {n_calls} calls are made by runs");
+    }
 }
