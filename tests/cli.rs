@@ -176,7 +176,7 @@ fn usage_errors_exit_with_2() {
         &["--dim", "nosuch=2"],
         &["--dim", "image.1=3"],
         &["--dim", "batch"],
-        &["--dim", "batch=0"],
+        &["--dim", "batch=-1"],
         &["--precision", "g0"],
         &["--precision", "g0=f99"],
         &["--precision", "no_such_node*=f16"],

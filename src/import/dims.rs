@@ -182,7 +182,7 @@ impl DimBinding {
         DimBinding { name: name.to_owned(), size: Dim::Known(size) }
     }
 
-    /// Reads `NAME=SIZE` or `INPUT.AXIS=SIZE`, where the size is a number from 1, a range `1..512` that the program takes any size of, or an
+    /// Reads `NAME=SIZE` or `INPUT.AXIS=SIZE`, where the size is a number, a range `1..512` that the program takes any size of, or an
     /// expression of names that have a range (`past+seq`, `32*h`).
     ///
     /// # Errors
@@ -203,7 +203,7 @@ impl DimBinding {
                 }
                 Dim::ranged(name, min, max)
             }
-            None => crate::ir::text::parse_dim(size).ok().filter(|dim| dim.known().is_none_or(|n| n > 0)).ok_or_else(refuse)?,
+            None => crate::ir::text::parse_dim(size).ok().filter(|dim| dim.known().is_none_or(|n| n >= 0)).ok_or_else(refuse)?,
         };
         Ok(DimBinding { name: name.to_owned(), size })
     }

@@ -42,7 +42,7 @@ pub(super) enum Kind {
     #[error("subgraphs nest deeper than {limit}")]
     Depth { limit: usize },
     #[error(
-        "{text:?} is no binding of a dimension: expected NAME=SIZE or INPUT.AXIS=SIZE, the size a number from 1, a range 1..512 or an expression as past+seq"
+        "{text:?} is no binding of a dimension: expected NAME=SIZE or INPUT.AXIS=SIZE, the size a number, a range 1..512 or an expression as past+seq"
     )]
     Binding { text: String },
     #[error("dimension {name:?} is {size}, but {symbol} has no range: give --dim {symbol}=1..N")]

@@ -68,7 +68,7 @@ pub enum Held {
 pub struct DimBinding {
     /// The dimension's name in the model (its `dim_param`), or the name of an input, a dot and a 0-based axis.
     pub name: String,
-    /// Its size: a number from 1, a range that each run chooses from ([`Dim::ranged`]), or an expression of names that have a range.
+    /// Its size: a number, a range that each run chooses from ([`Dim::ranged`]), or an expression of names that have a range.
     pub size: Dim,
 }
 

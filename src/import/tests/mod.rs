@@ -158,7 +158,8 @@ fn a_binding_that_names_nothing_says_what_there_is() {
     assert_eq!(refused(&["batch=2", "x.0=3"]), r#"dimension "x.0" is 2 in the model, 3 was given"#);
     assert!(run(13, build(), &["x.1=3"]).is_ok());
     assert_eq!(refused(&["batch=x"]), r#"dimension "batch" is x, but x has no range: give --dim x=1..N"#);
-    for text in ["batch", "=3", "batch=", "batch=0", "batch=-1", "batch=x!"] {
+    assert_eq!(DimBinding::parse("batch=0").unwrap(), DimBinding::known("batch", 0));
+    for text in ["batch", "=3", "batch=", "batch=-1", "batch=x!"] {
         assert!(DimBinding::parse(text).is_err(), "{text}");
     }
 }
