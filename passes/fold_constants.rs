@@ -2,7 +2,7 @@
 //!
 //! Looks for operators all of whose operands are constants, computes them on the CPU reference and puts a constant in their place. Equal because
 //! the reference defines the operator. Refuses dequantization, since its constant is what quantization saved, and likewise the widening
-//! of weights; a transposed weight that is also used as it is, since that would store it twice; results over the larger of 64 MiB and twice the
+//! of weights; a transposed weight that is also used as it is, since that would store it twice, where it is large or products read it; results over the larger of 64 MiB and twice the
 //! operands; and whatever would let all results together exceed theirs by more than the graph's constants have, or 1 GiB.
 
 use super::packed_rows::is_transposition;
@@ -20,7 +20,7 @@ const SMALL_BYTES: u64 = 64 << 20;
 /// How much all results together may exceed their operands, in bytes, where the graph's constants have less: a small file can hold any number of
 /// nodes that each make a little, or twice what they are given.
 const GROWTH_BYTES: u64 = 1 << 30;
-/// A copy of a shared weight above this size is not worth its bytes.
+/// A copy of a shared weight above this size is not worth its bytes, whoever reads it; products read the rows as they are at no cost.
 const SHARED_BYTES: u64 = 64 << 10;
 
 impl Pass for FoldConstants {
@@ -103,7 +103,7 @@ fn refusal(graph: &Graph, id: NodeId, inputs: &[Option<&Tensor>]) -> Option<Stri
     if made > SMALL_BYTES.max(given.saturating_mul(2)) {
         return Some(format!("the result has {made} bytes, the operands {given}"));
     }
-    if is_shared_transposition(graph, id) && made > SHARED_BYTES {
+    if is_shared_transposition(graph, id) && (made > SHARED_BYTES || graph.users(id.out(0)).iter().all(|&(user, slot)| is_product(graph, user, slot))) {
         return Some(format!("the operand is used as it is too; a copy costs {made} bytes"));
     }
     None
@@ -121,20 +121,24 @@ fn bytes(graph: &Graph, id: NodeId) -> (u64, u64) {
 fn widens_weights(graph: &Graph, id: NodeId) -> bool {
     let Some(source) = float_cast(graph, id) else { return false };
     let (from, to) = (graph.ty(source), graph.ty(id.out(0)));
-    let is_product = |user: NodeId, slot: usize| slot == 1 && graph.node(user).op().is_some_and(|op| matches!(op.def.name, "matmul" | "gemm"));
     let reads_as_is = |user: NodeId, slot: usize| {
         graph.node(user).op().is_some_and(|op| match op.def.name {
             "conv" => slot == 1,
             "gather" => slot == 0,
             "concat" => true,
             "transpose" | "strided" if is_shared_transposition(graph, user) => {
-                graph.users(user.out(0)).iter().all(|&(user, slot)| is_product(user, slot))
+                graph.users(user.out(0)).iter().all(|&(user, slot)| is_product(graph, user, slot))
             }
-            _ => is_product(user, slot),
+            _ => is_product(graph, user, slot),
         })
     };
     let users = graph.users(id.out(0));
     from.shape.rank() > 1 && from.bytes() < to.bytes() && !users.is_empty() && users.iter().all(|&(user, slot)| reads_as_is(user, slot))
+}
+
+/// Whether a node reads this operand as the right-hand side of a product, of which every kernel reads rows or columns.
+fn is_product(graph: &Graph, user: NodeId, slot: usize) -> bool {
+    slot == 1 && graph.node(user).op().is_some_and(|op| matches!(op.def.name, "matmul" | "gemm"))
 }
 
 /// Whether a node only exchanges the axes of what others read as it is.

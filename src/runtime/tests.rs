@@ -10,7 +10,6 @@ use std::io::Write as _;
 use std::sync::mpsc;
 use std::time::Duration;
 
-#[path = "fault_tests.rs"]
 mod faults;
 
 const AFFINE: &str = "#version 450

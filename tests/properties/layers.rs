@@ -14,6 +14,10 @@ pub fn matmul(g: &mut Gen) -> Option<usize> {
     let a = g.float_of(1, 4);
     let (dims, dtype) = (g.dims(a), g.tensor(a).dtype());
     let (k, n) = (*dims.last()?, g.size());
+    if g.random.chance(15) {
+        let b = turned(g, dtype, n, k)?;
+        return g.add("MatMul", Attrs::new(), &[Some(a), Some(b)]);
+    }
     let b_dims = match g.random.below(10) {
         0 => vec![k],
         1 | 2 if dims.len() > 2 => [&dims[..dims.len() - 2], &[k, n]].concat(),
@@ -27,6 +31,30 @@ pub fn matmul(g: &mut Gen) -> Option<usize> {
         return g.add("Add", Attrs::new(), &[Some(y), Some(bias)]).or(Some(y));
     }
     Some(y)
+}
+
+/// The transposition of a matrix of rows of `k`, rather one that others read too: a table, say. At times it is stored as f16.
+fn turned(g: &mut Gen, dtype: DType, n: usize, k: usize) -> Option<usize> {
+    let is_table =
+        |v: &crate::spec::Value| v.source == Source::Const && v.tensor.dtype() == dtype && matches!(v.tensor.dims()[..], [_, cols] if cols == k);
+    let mut rows = match g.pick(is_table) {
+        Some(found) => found,
+        None => {
+            let stored = if g.random.chance(30) { DType::F16 } else { dtype };
+            g.value_of(stored, &[n, k], true)
+        }
+    };
+    if g.tensor(rows).dtype() != dtype {
+        rows = g.add("Cast", Attrs::new().with_dtype("to", dtype), &[Some(rows)])?;
+    }
+    if n > 0 && g.random.chance(60) {
+        let last = g.dims(rows)[0] as i64 - 1;
+        let indices = Tensor::from_i64s(DType::I64, &[2], &[g.random.int(0, last), last]).ok()?;
+        let indices = g.constant(indices);
+        g.spec.values[indices].source = Source::Input;
+        g.add("Gather", Attrs::new(), &[Some(rows), Some(indices)]);
+    }
+    g.add("Transpose", Attrs::new().with_ints("perm", [1, 0]), &[Some(rows)])
 }
 
 pub fn gemm(g: &mut Gen) -> Option<usize> {

@@ -243,21 +243,23 @@ fn without_below(tensor: &Tensor, least: f32) -> Tensor {
 
 /// Scales, roi and the like, which are f32 in every format.
 fn keeps_type(op: &Op, slot: usize) -> bool {
-    (op.def.onnx == "Resize" && slot > 0) || ["DequantizeLinear", "QuantizeLinear", "Range"].contains(&op.def.onnx)
+    (op.def.onnx == "Resize" && slot > 0) || ["Cast", "DequantizeLinear", "QuantizeLinear", "Range"].contains(&op.def.onnx)
 }
 
-/// The weights as the format stores them, as f32 in the layout that they had: rows are outputs, columns the reduction.
+/// The weights as the format stores them, as f32 in the layout that the operator reads: rows are outputs, columns the reduction.
 fn fake_quantized(found: &weights::Weights, format: Format, graph: &Graph) -> Result<Tensor, String> {
     let tensor = graph.constant(found.value).ok_or("weights that are no constant")?;
     let (dims, data) = (tensor.dims(), tensor.to_f32s().unwrap());
-    let turned = found.layout == weights::Layout::Columns;
-    let at = |row: usize, col: usize| if turned { col * found.n_rows + row } else { row * found.n_cols + col };
+    let place = |layout: weights::Layout, row: usize, col: usize| match layout {
+        weights::Layout::Columns => col * found.n_rows + row,
+        weights::Layout::Rows | weights::Layout::Filters => row * found.n_cols + col,
+    };
     let mut out = vec![0.0f32; data.len()];
     let first_tail = format.tail.map_or(found.n_rows, |t| t.from_row as usize).min(found.n_rows);
     for (rows, how) in [(0..first_tail, Some(format.weights)), (first_tail..found.n_rows, format.tail.map(|t| t.weights))] {
         let (Some(how), false) = (how, rows.is_empty()) else { continue };
         let matrix: Vec<f32> =
-            rows.clone().flat_map(|row| (0..found.n_cols).map(move |col| (row, col))).map(|(row, col)| data[at(row, col)]).collect();
+            rows.clone().flat_map(|row| (0..found.n_cols).map(move |col| (row, col))).map(|(row, col)| data[place(found.layout, row, col)]).collect();
         let values = match how {
             Weights::F32 => matrix.clone(),
             Weights::F16 => Tensor::from_f32s(DType::F16, &[matrix.len()], &matrix).unwrap().to_f32s().unwrap().into_owned(),
@@ -283,9 +285,10 @@ fn fake_quantized(found: &weights::Weights, format: Format, graph: &Graph) -> Re
             }
         };
         for (i, row) in rows.enumerate() {
-            (0..found.n_cols).for_each(|col| out[at(row, col)] = values[i * found.n_cols + col]);
+            (0..found.n_cols).for_each(|col| out[place(found.wanted, row, col)] = values[i * found.n_cols + col]);
         }
     }
+    let dims = if found.layout == found.wanted { dims } else { dims.into_iter().rev().collect() };
     Ok(Tensor::from_f32s(DType::F32, &dims, &out).unwrap())
 }
 
