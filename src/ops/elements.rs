@@ -1,7 +1,7 @@
 //! ONNX operators that pick single elements or slices by indices, all by way of `gather`.
 
 use super::compose::{dims, gather, positions, reduce, sizes, take};
-use super::util::{axis_attr, strides};
+use super::util::{agree, axis_attr, strides};
 use super::{pointwise, reshape};
 use crate::ir::{Class, DType, Dim, Expand, Infer, OpError, Shape, Tensor, TensorType, Val, attr};
 
@@ -29,7 +29,10 @@ fn indices<'a>(infer: &Infer<'a>, slot: usize) -> Result<&'a TensorType, OpError
 fn infer_elements(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let (data, indices) = (plain(infer, 0)?, indices(infer, 1)?);
     let axis = axis_attr(infer.attrs, 0, data.shape.rank())?;
-    let fits = |i: usize| i == axis || indices.shape.0[i].known().zip(data.shape.0[i].known()).is_none_or(|(n, own)| n <= own);
+    let fits = |i: usize| {
+        let (n, own) = (&indices.shape.0[i], &data.shape.0[i]);
+        i == axis || agree(n, own) || n.bounds().1 <= own.bounds().0
+    };
     if indices.shape.rank() != data.shape.rank() || !(0..data.shape.rank()).all(fits) {
         return Err(OpError::operand(1, indices, format!("as many axes as {data}, none longer but axis {axis}")));
     }

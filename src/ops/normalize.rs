@@ -56,7 +56,7 @@ fn infer_channels(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let c = &types[0].shape.0[1];
     for slot in 1..infer.inputs.len() {
         let ty = infer.ty(slot)?;
-        if !ty.dtype.is_float() || ty.shape.rank() != 1 || (ty.shape.0[0] != *c && c.known().is_some() && ty.shape.0[0].known().is_some()) {
+        if !ty.dtype.is_float() || ty.shape.rank() != 1 || !super::util::agree(&ty.shape.0[0], c) {
             return Err(OpError::operand(slot, ty, format!("[{c}]")));
         }
     }

@@ -1,8 +1,8 @@
 //! `quantize_linear` and `dequantize_linear`: floats to codes and back, with scales given.
 
 use super::compose::dims;
-use super::util::{class_of, dtype_attr, finish, finish_f32s, n_elems, operand, result, split_own};
-use crate::ir::{Attrs, CORE, Class, DType, Expand, Infer, KERNEL, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val, minifloat, attr};
+use super::util::{agree, class_of, dtype_attr, finish, finish_f32s, n_elems, operand, result, split_own};
+use crate::ir::{Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val, minifloat, attr};
 
 /// `quantize_linear(x, scale, zero_point?) {axis, block_size, output_dtype}`: ONNX QuantizeLinear, opset 21: `x / scale`, rounded half to
 /// even, plus the zero point, saturated.
@@ -66,13 +66,10 @@ fn check(attrs: &Attrs, x: &Shape, scale: &Shape, zero_point: Option<&Shape>) ->
     }
     let axis = super::util::axis_attr(attrs, 1, x.rank())?;
     if block == 0 {
-        return if scale.rank() == 1 && (scale.0[0] == x.0[axis] || x.0[axis].known().is_none()) { Ok(()) } else { Err(refuse(scale)) };
+        return if scale.rank() == 1 && agree(&scale.0[0], &x.0[axis]) { Ok(()) } else { Err(refuse(scale)) };
     }
-    let fits = |i: usize| match (i == axis, x.0[i].known(), scale.0[i].known()) {
-        (true, Some(n), Some(blocks)) => block > 0 && blocks > 0 && (n.saturating_add(block - 1)) / block == blocks,
-        (false, Some(n), Some(m)) => n == m,
-        _ => true,
-    };
+    let blocks = |dim: &Dim| dim.div_ceil(block.unsigned_abs());
+    let fits = |i: usize| if i == axis { agree(&scale.0[i], &blocks(&x.0[i])) && scale.0[i].known() != Some(0) } else { agree(&scale.0[i], &x.0[i]) };
     if block > 0 && scale.rank() == x.rank() && (0..x.rank()).all(fits) { Ok(()) } else { Err(refuse(scale)) }
 }
 
