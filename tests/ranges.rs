@@ -281,9 +281,10 @@ fn extremes_of_nothing_are_those_of_the_type() {
     check(&[("n", 0, 200)], body, &[&[("n", 0)], &[("n", 200)], &[("n", 1)], &[("n", 0)]], F32);
     let graph = read(&where_(&[("n", 0, 200)]), &body.replace("  output %v\n", "  output %w\n"));
     let none = inputs(&graph, &[("n", 0)]);
-    let session = |choice| Session::of(compiled(&graph, "uniform:f32", &Target::shipped("lavapipe").unwrap()), choice).unwrap();
-    for choice in [Some(DeviceChoice::Cpu), devices().unwrap().first().map(|d| DeviceChoice::Index(d.index))].into_iter().flatten() {
-        let outputs = session(choice).run(&none).unwrap().outputs;
+    let cpu = (Target::shipped("lavapipe").unwrap(), DeviceChoice::Cpu);
+    let device = devices().unwrap().first().map(|d| (d.target.clone(), DeviceChoice::Index(d.index)));
+    for (target, choice) in [Some(cpu), device].into_iter().flatten() {
+        let outputs = Session::of(compiled(&graph, "uniform:f32", &target), choice).unwrap().run(&none).unwrap().outputs;
         assert_eq!(outputs[0].to_i64s().unwrap(), [i64::from(i32::MIN); 3]);
         assert_eq!(outputs[1].to_i64s().unwrap(), [255; 3]);
         assert_eq!(outputs[2].to_f32s().unwrap().as_ref(), [f32::NEG_INFINITY; 3]);

@@ -186,11 +186,15 @@ impl Run<'_> {
             }
             operands.push(Some(tensor));
         }
+        // What was rounded to f16 before may be 0 there, whatever this node computes in.
+        let next_to_nothing = 4.0 * epsilon(if self.narrow { DType::F16 } else { wanted.unwrap_or(DType::F32) }).max(self.least);
+        if let (true, "Reciprocal", Some(Some(x))) = (self.noise.is_some(), op.def.onnx, operands.first_mut()) {
+            *x = without_cancelled(x, next_to_nothing);
+        }
         if let (true, "Mod" | "Div", Some(Some(divisor))) = (self.noise.is_some(), op.def.onnx, operands.get_mut(1))
             && divisor.dtype().is_float()
         {
-            // What was rounded to f16 before may be 0 there, whatever this node computes in.
-            *divisor = without_cancelled(divisor, 4.0 * epsilon(if self.narrow { DType::F16 } else { wanted.unwrap_or(DType::F32) }).max(self.least));
+            *divisor = without_cancelled(divisor, next_to_nothing);
             // A remainder of a quotient beyond f32's integers has no digit that is right on a device (docs/core-operators.md).
             if let ("Mod", [Some(dividend), Some(divisor)]) = (op.def.onnx, &mut operands[..]) {
                 let most = dividend.to_f32s().unwrap().iter().fold(0.0f32, |m, v| m.max(v.abs()));
@@ -222,7 +226,12 @@ impl Run<'_> {
             let own = wanted.unwrap_or(node.outputs[out].ty.dtype);
             let is_exact = exact && on_grid(&tensor);
             let tensor = if tensor.dtype().is_float() && !is_exact { self.moved(&tensor, epsilon(own)) } else { tensor };
-            let tensor = if ["Elu", "Celu", "Selu"].contains(&op.def.onnx) { self.shifted(&tensor, 4e-7) } else { tensor };
+            // Near 0 these are the difference of larger numbers, whose last bits a device may have otherwise.
+            let tensor = match op.def.onnx {
+                "Elu" | "Celu" | "Selu" => self.shifted(&tensor, 4e-7),
+                "Gelu" => self.shifted(&tensor, 1e-6),
+                _ => tensor,
+            };
             self.set(id.out(out), tensor, is_exact);
         }
         Ok(())
