@@ -2,8 +2,8 @@
 //!
 //! Looks for operators all of whose operands are constants, computes them on the CPU reference and puts a constant in their place. Equal because
 //! the reference defines the operator. Refuses dequantization, since its constant is what quantization saved, and likewise the widening
-//! of weights; a transposed weight that is also used as it is, since that would store it twice, where it is large or products read it; results over the larger of 64 MiB and twice the
-//! operands; and whatever would let all results together exceed theirs by more than the graph's constants have, or 1 GiB.
+//! of weights; a transposed weight that is also used as it is, since that would store it twice, where it is large or products read it; results over the
+//! larger of 64 MiB and twice the operands; and whatever would let all results together exceed theirs by more than the graph's constants have, or 1 GiB.
 
 use super::packed_rows::is_transposition;
 use super::pattern::float_cast;

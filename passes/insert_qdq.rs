@@ -25,7 +25,8 @@ impl Pass for InsertQdq {
     }
 
     fn run(&self, graph: &Graph, _: &mut Context<'_>) -> Result<Patch, PassError> {
-        let mut work = Work { graph, edit: Edit::new(graph), moved: BTreeMap::new(), quantized: BTreeMap::new(), narrowed: BTreeMap::new(), casts: BTreeMap::new() };
+        let (moved, quantized, narrowed, casts) = Default::default();
+        let mut work = Work { graph, edit: Edit::new(graph), moved, quantized, narrowed, casts };
         for id in graph.order() {
             let node = graph.node(id);
             let Some(op) = node.op() else { continue };

@@ -3,9 +3,9 @@
 //! Looks for `matmul`, `conv` and `gather` whose weights are a DequantizeLinear of constants, the model's own or one that `insert_qdq` made, with
 //! views (`strided`, `reshape`) and casts on the way. Codes, scales and zero points become one packed constant `[rows, columns]` (`packed_rows`), which
 //! the operator reads as it is; a DequantizeLinear of `dynamic_quantize` on the other side, perhaps reshaped, becomes `quantize_packed`, and the products
-//! integer ones. Equal because the kernel computes `(code - zero) * scale` where the pattern did. Float weights `[K, N]` of a product that are larger than a binding may be are transposed, since only rows
-//! can be bound in slices; the transposition of a constant that others read too is read as its rows. Refuses scales that change along the reduction axis in other than blocks of 16 to 256; a DequantizeLinear of constants
-//! that is left is computed.
+//! integer ones. Equal because the kernel computes `(code - zero) * scale` where the pattern did. Float weights `[K, N]` of a product that are larger
+//! than a binding may be are transposed, since only rows can be bound in slices; the transposition of a constant that others read too is read as its
+//! rows. Refuses scales that change along the reduction axis in other than blocks of 16 to 256; a DequantizeLinear of constants that is left is computed.
 
 use super::{Context, Pass, PassError, at};
 use super::packed_rows::{Rows, is_transposition};
@@ -36,10 +36,11 @@ impl Pass for LowerQuantized {
             let Some(Some(weights)) = operands.get(slot).copied() else { continue };
             let mut note = |because: &str| cx.explain.note(&[&node.name], "lower_quantized", "packed weights", || because.to_owned());
             let large = rows_of_large(graph, weights, op, cx.target.limits.max_storage_buffer_range).map_err(at(&node.name))?;
-            if let Some(rows) = match large {
+            let rows = match large {
                 Some(tensor) => Some(edit.add_named_const(&format!("{}.t", graph.value(weights).name), tensor)),
                 None => shared_rows(graph, weights, op).map(Val::Old),
-            } {
+            };
+            if let Some(rows) = rows {
                 edit.on_behalf_of(id);
                 let mut op = op.clone();
                 op.attrs.0.insert("trans_b".to_owned(), Attr::Int(1));

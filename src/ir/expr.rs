@@ -1,6 +1,7 @@
 //! Scalar expressions: what a pointwise kernel, or the epilogue of any other, computes for one element.
 
 use super::Class;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -141,16 +142,13 @@ impl Expr {
         }
     }
 
-    /// The expression with each float literal as an operand, numbered from `first`, and these numbers: expressions that differ only in them become
-    /// one. Exponents of 2, 3 and 0.5 stay, since what is computed depends on them.
-    pub fn lift_floats(&self, first: usize, numbers: &mut Vec<f32>) -> Expr {
+    /// The expression with each float literal as an operand, and which operand each is, by its bits and numbered from `first`: expressions that differ
+    /// only in them become one. Exponents of 2, 3 and 0.5 stay, since what is computed depends on them.
+    pub fn lift_floats(&self, first: usize, numbers: &mut BTreeMap<u32, usize>) -> Expr {
         match self {
             Expr::Float(v) => {
-                let at = numbers.iter().position(|n| n.to_bits() == v.to_bits()).unwrap_or(numbers.len());
-                if at == numbers.len() {
-                    numbers.push(*v);
-                }
-                Expr::Arg(first + at)
+                let next = first + numbers.len();
+                Expr::Arg(*numbers.entry(v.to_bits()).or_insert(next))
             }
             Expr::Arg(_) | Expr::Int(_) => self.clone(),
             Expr::Unary(function, a) => Expr::unary(*function, a.lift_floats(first, numbers)),
@@ -330,12 +328,12 @@ mod tests {
 
     #[test]
     fn floats_are_lifted_once_each_and_short_powers_stay() {
-        let mut numbers = Vec::new();
+        let mut numbers = BTreeMap::new();
         let expr = Expr::parse("add(mul(x0,0.5),pow(add(x1,0.5),2.0))").unwrap();
         assert_eq!(expr.lift_floats(2, &mut numbers).to_string(), "add(mul(x0,x2),pow(add(x1,x2),2.0))");
         let expr = Expr::parse("select(lt(x0,-0.0),pow(x0,2.5),add(0.0,f(3)))").unwrap();
         assert_eq!(expr.lift_floats(2, &mut numbers).to_string(), "select(lt(x0,x3),pow(x0,x4),add(x5,f(3)))");
-        assert_eq!(numbers.iter().map(|n| n.to_bits()).collect::<Vec<_>>(), [0.5_f32, -0.0, 2.5, 0.0].map(f32::to_bits));
+        assert_eq!(numbers, [(0.5_f32, 2), (-0.0, 3), (2.5, 4), (0.0, 5)].map(|(v, at)| (v.to_bits(), at)).into());
     }
 
     #[test]

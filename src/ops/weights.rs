@@ -49,7 +49,8 @@ pub fn of(graph: &Graph, id: NodeId) -> Option<Weights> {
         _ => return None,
     };
     let (mut value, mut layout) = ((*graph.operands(id).get(slot)?)?, wanted);
-    while let Some((before, turns)) = view(graph, value).filter(|(_, turns)| !turns || has_products) {
+    for _ in 0..MAX_VIEWS {
+        let Some((before, turns)) = view(graph, value).filter(|(_, turns)| !turns || has_products) else { break };
         layout = match layout {
             Layout::Rows if turns => Layout::Columns,
             Layout::Columns if turns => Layout::Rows,
@@ -81,6 +82,9 @@ pub fn of(graph: &Graph, id: NodeId) -> Option<Weights> {
         has_own_rows: op.attrs.int("group").unwrap_or(1) == 1,
     })
 }
+
+/// How many Casts and Transposes are looked through.
+const MAX_VIEWS: usize = 8;
 
 /// What a Cast between floats or a Transpose of a matrix reads, and whether it exchanges the axes.
 fn view(graph: &Graph, value: ValueId) -> Option<(ValueId, bool)> {

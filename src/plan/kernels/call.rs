@@ -331,7 +331,7 @@ impl Call<'_> {
                 let bytes = most_device_bytes(node.graph.ty(*value)).unwrap_or(u64::MAX);
                 self.bindings.push(Operand { value: *value, offset_bytes: 0, bytes, write: false });
             }
-            for (i, number) in key.numbers().zip(&epilogue.numbers) {
+            for (i, number) in &epilogue.numbers {
                 self = self.float(&format!("x{i}"), *number);
             }
             expr = Some(key.clone());

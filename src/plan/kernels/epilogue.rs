@@ -5,21 +5,22 @@ use super::shape;
 use super::storage;
 use crate::ir::{Binary, DType, Dim, Expr, ValueId};
 use crate::ops::kernel_key::{ArgKey, ExprKey, Load, Storage, Value};
+use std::collections::BTreeMap;
 
 /// An expression, and the values that its operands are.
 pub(super) struct Epilogue {
     pub(super) key: ExprKey,
     /// Each operand with the numbers that its load needs.
     pub(super) args: Vec<(ValueId, Vec<Dim>)>,
-    /// Its float literals, which are parameters: kernels that differ only in these are one. Drivers also compute products and quotients with a literal
+    /// Its float literals, each with the `i` of the parameter `xi` that it is: kernels that differ only in these are one. Drivers also compute products and quotients with a literal
     /// 0 as if no number were NaN or infinite (lavapipe's gallivm), however precise they are said to be.
-    pub(super) numbers: Vec<f32>,
+    pub(super) numbers: Vec<(usize, f32)>,
 }
 
 impl Epilogue {
     /// `own` is what the kernel's own result is, `None` for a pointwise node. The error says what has no kernel.
     pub(super) fn new(node: &Node<'_>, expr: &Expr, values: &[Option<ValueId>], own: Option<Value>) -> Result<Epilogue, String> {
-        let mut numbers = Vec::new();
+        let mut numbers = BTreeMap::new();
         let lifted = expr.lift_floats(usize::from(own.is_some()) + values.len(), &mut numbers);
         let text = narrowed(&lifted, node.result.dtype).to_string();
         // Deep expressions print but do not read back.
@@ -34,7 +35,11 @@ impl Epilogue {
             keys.push(ArgKey { storage, value: class_of(ty), load });
             args.push((value, numbers));
         }
-        Ok(Epilogue { key: ExprKey { text, own, args: keys, n_numbers: numbers.len() }, args, numbers })
+        Ok(Epilogue {
+            key: ExprKey { text, own, args: keys, n_numbers: numbers.len() },
+            args,
+            numbers: numbers.into_iter().map(|(bits, i)| (i, f32::from_bits(bits))).collect(),
+        })
     }
 
     /// The names of the parameters of operand `i`, which is `x<number>`, in the order of their numbers.
