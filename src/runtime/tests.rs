@@ -260,10 +260,15 @@ fn watched(info: &DeviceInfo, checks: &str) -> Result<VkContext, RuntimeError> {
     VkContext::open(info.index, &info.target.features, &options)
 }
 
-/// Loads a program in another thread, and says when it has.
+/// Loads a program in another thread, and says when it has and holds no device any more: the process may end then, which the layers do not survive while a
+/// thread destroys a device.
 fn load_elsewhere(info: &DeviceInfo, context: &VkContext) -> mpsc::Receiver<Result<(), RuntimeError>> {
     let (program, context, (done, loaded)) = (chain(&info.target, 1), context.clone(), mpsc::channel());
-    std::thread::spawn(move || done.send(Executor::load(&program, 0, &context).map(drop)));
+    std::thread::spawn(move || {
+        let result = Executor::load(&program, 0, &context).map(drop);
+        drop(context);
+        done.send(result)
+    });
     loaded
 }
 
