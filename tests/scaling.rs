@@ -46,14 +46,14 @@ fn chain(n: usize) -> Vec<u8> {
     pb::model(fields.concat())
 }
 
-/// `n / 2` branches of Mul and MatMul with one shared matrix, and one Sum of all.
+/// `n / 2` branches of Mul and MatMul with one shared matrix, and one Sum of all. Each Mul has a vector of its own, or a number.
 fn wide(n: usize) -> Vec<u8> {
     let mut fields = vec![pb::input("x", &[2, WIDTH as i64]), pb::output("y"), weights("w", 1)];
     let parts: Vec<String> = (0..n / 2).map(|i| format!("p{i}")).collect();
     for (i, part) in parts.iter().enumerate() {
         let (scale, scaled) = (format!("s{i}"), format!("m{i}"));
-        let values: Vec<f32> = (0..WIDTH).map(|j| (i * WIDTH + j) as f32 / (n * WIDTH) as f32).collect();
-        fields.push(pb::f32s(&scale, &[WIDTH as i64], &values));
+        let values: Vec<f32> = (0..WIDTH).map(|j| (i * WIDTH + j + 1) as f32 / (n * WIDTH) as f32).collect();
+        fields.push(if i % 2 == 0 { pb::f32s(&scale, &[WIDTH as i64], &values) } else { pb::f32s(&scale, &[], &values[..1]) });
         fields.push(pb::node("Mul", &["x", &scale], &[&scaled], &[]));
         fields.push(pb::node("MatMul", &[&scaled, "w"], &[part], &[]));
     }
