@@ -1,6 +1,6 @@
 //! NaN and infinities pass through as in ONNX Runtime: the models that `tests/make_nonfinite_cases.py` wrote, on the CPU reference and on every
 //! Vulkan device here, as it is and as the weakest, with results stored as f32 and as f16. Integers hold neither, so with these a result may be
-//! NaN where ONNX Runtime has a number, but never the other way round.
+//! NaN where ONNX Runtime has a number, but never the other way round. And numbers beyond a device's 32 bits are computed on the CPU or refused.
 
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -10,7 +10,7 @@ mod cases;
 
 use cases::{base64, tensor};
 use nyxc::import::{ImportOptions, import_bytes};
-use nyxc::ir::{DType, Graph, Tensor};
+use nyxc::ir::{Attrs, DType, Graph, Level, Op, Tensor, TensorType};
 use nyxc::ops::registry;
 use nyxc::passes::{Policy, Settings};
 use nyxc::program::Program;
@@ -123,4 +123,55 @@ fn devices_agree_with_onnx_runtime() {
         }
     }
     assert_eq!(validation_errors(), 0);
+}
+
+/// `y = softmax(x + mask)` of f64, where the mask is the least f64; `s = x + x`; `p = n * n` of i64.
+fn wide() -> Case {
+    let mut graph = Graph::new("wide", Level::Onnx);
+    let f64s = |values: &[f64]| Tensor::from_f64s(DType::F64, &[values.len()], values).unwrap();
+    let (x, n) = (graph.add_input("x", TensorType::of(DType::F64, &[3])), graph.add_input("n", TensorType::of(DType::I64, &[2])));
+    let mask = graph.add_const("mask", f64s(&[0.0, f64::MIN, 0.0]));
+    let mut add = |name: &str, onnx: &str, operands: &[_]| {
+        let op = Op::new(registry().by_onnx(onnx).unwrap(), Attrs::new());
+        let node = graph.add_op(name, op, operands, &[name.to_owned()]).unwrap();
+        node.out(0)
+    };
+    let masked = add("masked", "Add", &[Some(x), Some(mask)]);
+    let outputs = [add("y", "Softmax", &[Some(masked)]), add("s", "Add", &[Some(x), Some(x)]), add("p", "Mul", &[Some(n), Some(n)])];
+    for (name, value) in ["y", "s", "p"].iter().zip(outputs) {
+        graph.add_output(name, value);
+    }
+    Case { name: "wide".to_owned(), graph, inputs: Vec::new(), outputs: Vec::new() }
+}
+
+#[test]
+fn numbers_beyond_32_bits_are_refused_by_a_device_and_computed_on_the_cpu() {
+    let program = program(&wide(), "f32", &Target::shipped("vulkan-min").unwrap());
+    let inputs = |x: [f64; 3], n: [i64; 2]| [Tensor::from_f64s(DType::F64, &[3], &x).unwrap(), Tensor::from_i64s(DType::I64, &[2], &n).unwrap()];
+    let small = inputs([0.5, 7.0, 0.5], [3, -4]);
+    let on = |choice, inputs: &[Tensor]| {
+        let mut session = Session::of(program.clone(), choice).unwrap();
+        session.run(inputs).map(|outcome| (outcome.outputs, session.fallbacks().to_vec()))
+    };
+    let mut choices = vec![DeviceChoice::Cpu];
+    choices.extend(devices().unwrap_or_default().iter().map(|device| DeviceChoice::Index(device.index)));
+    for choice in choices {
+        let (given, _) = on(choice, &small).unwrap();
+        assert_eq!(given[0].to_f64s().unwrap(), [0.5, 0.0, 0.5], "{choice:?}: what is masked counts nothing");
+        assert_eq!((given[1].to_f64s().unwrap(), given[2].to_i64s().unwrap()), (vec![1.0, 14.0, 1.0], vec![9, 16]), "{choice:?}");
+    }
+    let has_device = !devices().unwrap_or_default().is_empty();
+    for (x, n, refusal) in [
+        ([1e223, 1e-300, 1e223], [3, -4], "input \"x\": element 0 is 1e223, which does not fit in the 32-bit floats of the device"),
+        ([0.5, 7.0, 0.5], [3, 1 << 31], "input \"n\": element 1 is 2147483648, which does not fit in the 32-bit integers of the device"),
+    ] {
+        let inputs = inputs(x, n);
+        if has_device {
+            assert_eq!(on(DeviceChoice::Index(0), &inputs).unwrap_err().to_string(), refusal);
+        }
+        let (given, told) = on(DeviceChoice::Auto, &inputs).unwrap();
+        assert_eq!(given[1].to_f64s().unwrap(), x.map(|v| v + v));
+        assert_eq!(given[2].to_i64s().unwrap(), n.map(|v| v * v));
+        assert!(!has_device || told == [format!("{refusal}: ran on the CPU reference")], "{told:?}");
+    }
 }

@@ -55,6 +55,8 @@ pub enum TensorError {
     Absent { hash: Hash },
     #[error("{dtype} elements cannot be read as {wanted}")]
     Class { dtype: DType, wanted: &'static str },
+    #[error("element {index} is {value:e}, which does not fit in 32-bit floats")]
+    BeyondF32 { index: usize, value: f64 },
 }
 
 impl Tensor {
@@ -85,6 +87,17 @@ impl Tensor {
         let cell = OnceLock::new();
         let _ = cell.set(hash);
         Tensor { ty, data: Arc::new(Data { bytes: Bytes::Absent, hash: cell }) }
+    }
+
+    /// Results computed in f64, stored as f64 as they are, as another type by way of f32, where values beyond its range are infinite.
+    ///
+    /// # Errors
+    /// As [`Tensor::from_f32s`].
+    pub fn from_f64s(dtype: DType, dims: &[usize], values: &[f64]) -> Result<Tensor, TensorError> {
+        if dtype == DType::F64 {
+            return Tensor::from_bytes(TensorType::of(dtype, dims), values.iter().flat_map(|v| v.to_le_bytes()).collect());
+        }
+        Tensor::from_f32s(dtype, dims, &values.iter().map(|&v| v as f32).collect::<Vec<_>>())
     }
 
     /// Floats stored as `dtype`, rounded to nearest even; finite values beyond f16's range become its largest, as the kernels store them.
@@ -185,7 +198,7 @@ impl Tensor {
     /// The elements as f32: floats widened or rounded, integers and truth values converted, packed tensors dequantized.
     ///
     /// # Errors
-    /// The data is absent or is text.
+    /// The data is absent or is text, or a finite f64 would be infinite.
     pub fn to_f32s(&self) -> Result<Cow<'_, [f32]>, TensorError> {
         let bytes = self.bytes()?;
         if let Some(packing) = self.ty.packing {
@@ -200,7 +213,13 @@ impl Tensor {
             },
             DType::F16 => Cow::Owned(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()),
             DType::BF16 => Cow::Owned(bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()),
-            DType::F64 => Cow::Owned(self.to_f64s()?.iter().map(|&v| v as f32).collect()),
+            DType::F64 => {
+                let narrow = |(index, value): (usize, f64)| match value as f32 {
+                    narrow if narrow.is_infinite() && value.is_finite() => Err(TensorError::BeyondF32 { index, value }),
+                    narrow => Ok(narrow),
+                };
+                Cow::Owned(self.to_f64s()?.into_iter().enumerate().map(narrow).collect::<Result<_, _>>()?)
+            }
             DType::Str => return Err(TensorError::Class { dtype: DType::Str, wanted: "f32" }),
             dtype if dtype.is_float() => {
                 let n = usize::try_from(self.ty.shape.n_elems().unwrap_or(0)).unwrap_or(0);
@@ -211,16 +230,28 @@ impl Tensor {
         })
     }
 
-    /// The first finite element of an f64 tensor that f32 does not hold, with its place: floats are computed in f32, where it would be infinite.
-    pub fn beyond_f32(&self) -> Option<(usize, f64)> {
-        if self.ty.dtype != DType::F64 {
-            return None;
+    /// As [`Tensor::to_f32s`], with finite f64s beyond f32's range as its largest: for what a mask of the least f64 may be one of the least f32.
+    ///
+    /// # Errors
+    /// The data is absent or is text.
+    pub fn to_clamped_f32s(&self) -> Result<Cow<'_, [f32]>, TensorError> {
+        match self.to_f32s() {
+            Err(TensorError::BeyondF32 { .. }) => {
+                let clamped = |v: f64| if v.is_finite() { (v as f32).clamp(f32::MIN, f32::MAX) } else { v as f32 };
+                Ok(Cow::Owned(self.to_f64s()?.into_iter().map(clamped).collect()))
+            }
+            others => others,
         }
-        let is_beyond = |v: &f64| v.is_finite() && (*v as f32).is_infinite();
-        self.to_f64s().ok()?.into_iter().enumerate().find(|(_, v)| is_beyond(v))
     }
 
-    fn to_f64s(&self) -> Result<Vec<f64>, TensorError> {
+    /// The elements as f64: those of an f64 tensor as they are, others as [`Tensor::to_f32s`] has them.
+    ///
+    /// # Errors
+    /// The data is absent or is text.
+    pub fn to_f64s(&self) -> Result<Vec<f64>, TensorError> {
+        if self.ty.dtype != DType::F64 {
+            return Ok(self.to_f32s()?.iter().map(|&v| f64::from(v)).collect());
+        }
         Ok(self.bytes()?.chunks_exact(8).map(|b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]])).collect())
     }
 

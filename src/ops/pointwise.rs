@@ -4,6 +4,7 @@
 use super::util::{broadcast, class_of};
 pub use super::vectors::apply;
 use crate::ir::{Attrs, Binary, CORE, DType, Expand, Expr, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Unary, Val, attr};
+use num_traits::Float;
 
 /// `pointwise(x0, x1, ...) {expr, dtype}`: `expr` over the operands, stored as `dtype`.
 pub static DEF: OpDef = OpDef {
@@ -57,11 +58,50 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     apply(expr, &tensors, &out, dtype).map(|t| vec![t])
 }
 
+/// What floats are computed in: f32, as the kernels do, or f64, where an operand or the result is f64.
+pub trait Real: Float + Send + Sync + 'static {
+    /// A number of an expression.
+    fn of_f32(value: f32) -> Self;
+    /// An integer, rounded.
+    fn of_i64(value: i64) -> Self;
+    /// Truncated, and clamped to the range.
+    fn truncated(self) -> i64;
+    /// To the nearest integer, to the even one of two.
+    fn round_ties_even(self) -> Self;
+    /// The error function.
+    fn erf(self) -> Self;
+}
+
+macro_rules! real {
+    ($ty:ty) => {
+        impl Real for $ty {
+            fn of_f32(value: f32) -> Self {
+                Self::from(value)
+            }
+            fn of_i64(value: i64) -> Self {
+                value as Self
+            }
+            fn truncated(self) -> i64 {
+                self as i64
+            }
+            fn round_ties_even(self) -> Self {
+                self.round_ties_even()
+            }
+            fn erf(self) -> Self {
+                erf(f64::from(self)) as Self
+            }
+        }
+    };
+}
+
+real!(f32);
+real!(f64);
+
 /// One value during evaluation.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Scalar {
-    /// Floats of any width are computed in f32, as the kernels do.
-    Float(f32),
+pub enum Scalar<F> {
+    /// A float.
+    Float(F),
     /// Integers. On a device they are i32.
     Int(i64),
     /// A truth value.
@@ -69,11 +109,11 @@ pub enum Scalar {
 }
 
 /// Computes an expression whose classes are known to fit.
-pub fn scalar(expr: &Expr, args: &[Scalar]) -> Scalar {
-    use Scalar::*;
+pub fn scalar<F: Real>(expr: &Expr, args: &[Scalar<F>]) -> Scalar<F> {
+    use Scalar::{Bool, Float, Int};
     match expr {
         Expr::Arg(i) => args[*i],
-        Expr::Float(v) => Float(*v),
+        Expr::Float(v) => Float(F::of_f32(*v)),
         Expr::Int(v) => Int(*v),
         Expr::Unary(function, a) => unary(*function, scalar(a, args)),
         Expr::Binary(function, a, b) => binary(*function, scalar(a, args), scalar(b, args)),
@@ -87,14 +127,14 @@ pub fn scalar(expr: &Expr, args: &[Scalar]) -> Scalar {
     }
 }
 
-pub(super) fn unary(function: Unary, value: Scalar) -> Scalar {
-    use Scalar::*;
+pub(super) fn unary<F: Real>(function: Unary, value: Scalar<F>) -> Scalar<F> {
+    use Scalar::{Bool, Float, Int};
     match (function, value) {
-        (Unary::ToFloat, Int(v)) => Float(v as f32),
-        (Unary::ToFloat, Bool(v)) => Float(f32::from(u8::from(v))),
-        (Unary::ToInt, Float(v)) => Int(v as i64),
+        (Unary::ToFloat, Int(v)) => Float(F::of_i64(v)),
+        (Unary::ToFloat, Bool(v)) => Float(F::of_i64(i64::from(v))),
+        (Unary::ToInt, Float(v)) => Int(v.truncated()),
         (Unary::ToInt, Bool(v)) => Int(i64::from(v)),
-        (Unary::ToBool, Float(v)) => Bool(v != 0.0),
+        (Unary::ToBool, Float(v)) => Bool(v != F::zero()),
         (Unary::ToBool, Int(v)) => Bool(v != 0),
         (Unary::ToFloat | Unary::ToInt | Unary::ToBool, v) => v,
         (Unary::Not, Bool(v)) => Bool(!v),
@@ -111,20 +151,20 @@ pub(super) fn unary(function: Unary, value: Scalar) -> Scalar {
     }
 }
 
-fn float(function: Unary, v: f32) -> f32 {
+fn float<F: Real>(function: Unary, v: F) -> F {
     match function {
         Unary::Neg => -v,
         Unary::Abs => v.abs(),
-        Unary::Sign if v == 0.0 || v.is_nan() => v,
+        Unary::Sign if v == F::zero() || v.is_nan() => v,
         Unary::Sign => v.signum(),
         Unary::Floor => v.floor(),
         Unary::Ceil => v.ceil(),
-        Unary::Round => v.round_ties_even(),
+        Unary::Round => Real::round_ties_even(v),
         Unary::Exp => v.exp(),
         Unary::Log => v.ln(),
         Unary::Sqrt => v.sqrt(),
-        Unary::Rsqrt => 1.0 / v.sqrt(),
-        Unary::Recip => 1.0 / v,
+        Unary::Rsqrt => F::one() / v.sqrt(),
+        Unary::Recip => F::one() / v,
         Unary::Sin => v.sin(),
         Unary::Cos => v.cos(),
         Unary::Tan => v.tan(),
@@ -137,11 +177,11 @@ fn float(function: Unary, v: f32) -> f32 {
         Unary::Asinh => v.asinh(),
         Unary::Acosh => v.acosh(),
         Unary::Atanh => v.atanh(),
-        Unary::Erf => erf(f64::from(v)) as f32,
-        Unary::Sigmoid => 1.0 / (1.0 + (-v).exp()),
-        Unary::Softplus => v.max(0.0) + (-v.abs()).exp().ln_1p(),
+        Unary::Erf => v.erf(),
+        Unary::Sigmoid => F::one() / (F::one() + (-v).exp()),
+        Unary::Softplus => v.max(F::zero()) + (-v.abs()).exp().ln_1p(),
         Unary::Relu if v.is_nan() => v,
-        Unary::Relu => v.max(0.0),
+        Unary::Relu => v.max(F::zero()),
         Unary::Not | Unary::BitNot | Unary::IsNan | Unary::IsInf | Unary::ToFloat | Unary::ToInt | Unary::ToBool => v,
     }
 }
@@ -214,16 +254,16 @@ fn erf(x: f64) -> f64 {
     value.copysign(x)
 }
 
-pub(super) fn binary(function: Binary, left: Scalar, right: Scalar) -> Scalar {
-    use Scalar::*;
+pub(super) fn binary<F: Real>(function: Binary, left: Scalar<F>, right: Scalar<F>) -> Scalar<F> {
+    use Scalar::{Bool, Float, Int};
     match (left, right) {
         (Float(a), Float(b)) => match function {
             Binary::Add => Float(a + b),
             Binary::Sub => Float(a - b),
             Binary::Mul => Float(a * b),
             Binary::Div => Float(a / b),
-            Binary::Min => Float(if a.is_nan() || b.is_nan() { f32::NAN } else { a.min(b) }),
-            Binary::Max => Float(if a.is_nan() || b.is_nan() { f32::NAN } else { a.max(b) }),
+            Binary::Min => Float(if a.is_nan() || b.is_nan() { F::nan() } else { a.min(b) }),
+            Binary::Max => Float(if a.is_nan() || b.is_nan() { F::nan() } else { a.max(b) }),
             Binary::Pow => Float(a.powf(b)),
             Binary::Mod => Float(a - b * (a / b).floor()),
             Binary::Fmod => Float(a % b),
@@ -232,7 +272,7 @@ pub(super) fn binary(function: Binary, left: Scalar, right: Scalar) -> Scalar {
             Binary::Le => Bool(a <= b),
             Binary::Gt => Bool(a > b),
             Binary::Ge => Bool(a >= b),
-            _ => Float(f32::NAN),
+            _ => Float(F::nan()),
         },
         (Int(a), Int(b)) => match function {
             Binary::Add => Int(a.wrapping_add(b)),

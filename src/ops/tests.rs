@@ -213,7 +213,7 @@ fn chunks_compute_what_single_elements_do() {
         let given = apply(&expr, &[&x, &y, &z], &out, dtype).unwrap().to_f32s().unwrap().into_owned();
         let (x, y, z) = (x.to_f32s().unwrap(), y.to_f32s().unwrap(), z.to_f32s().unwrap());
         for (i, given) in given.iter().enumerate() {
-            let args = [x[i / 3500 * 700 + i % 700], y[i / 700 % 5], z[0]].map(Scalar::Float);
+            let args = [x[i / 3500 * 700 + i % 700], y[i / 700 % 5], z[0]].map(Scalar::<f32>::Float);
             let expected = match scalar(&expr, &args) {
                 Scalar::Float(v) => v,
                 Scalar::Int(v) => v as f32,
@@ -222,6 +222,26 @@ fn chunks_compute_what_single_elements_do() {
             assert_eq!(*given, expected, "{text} at {i}");
         }
     }
+}
+
+/// Of f64: in f64, whose range and digits f32 does not have; and what computes in f32 refuses what it cannot hold, at its place.
+#[test]
+fn doubles_are_computed_as_doubles_or_refused() {
+    let of = |values: &[f64]| Tensor::from_f64s(DType::F64, &[values.len()], values).unwrap();
+    let (x, y) = (of(&[2.5e223, 1.0, f64::INFINITY]), of(&[-1.5e223, 1e-12, 1.0]));
+    let sum = |dtype| apply(&Expr::parse("add(x0,x1)").unwrap(), &[&x, &y], &[3], dtype).unwrap();
+    assert_eq!(sum(DType::F64).to_f64s().unwrap(), [2.5e223 - 1.5e223, 1.0 + 1e-12, f64::INFINITY]);
+    assert_eq!(sum(DType::F32).to_f32s().unwrap().as_ref(), [f32::INFINITY, 1.0, f32::INFINITY]);
+    let above = apply(&Expr::parse("gt(x0,1.0)").unwrap(), &[&of(&[1.0 + 1e-12])], &[1], DType::Bool).unwrap();
+    assert_eq!(above.to_i64s().unwrap(), [1], "1e-12 is lost in f32");
+    let masked = of(&[0.0, f64::MIN, 0.0]);
+    let softmax = |log| {
+        let op = crate::ir::Op::new(&softmax::DEF, Attrs::new().with_int("axis", 0).with_int("log", log));
+        crate::ops::evaluate(&op, &[Some(&masked)], 1)
+    };
+    assert_eq!(softmax(0).unwrap()[0].to_f64s().unwrap(), [0.5, 0.0, 0.5]);
+    let refused = softmax(1).unwrap_err().to_string();
+    assert!(refused.contains("element 1 is -1.7976931348623157e308, which does not fit in 32-bit floats"), "{refused}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
-//! Expressions computed for whole tensors: chunks of elements in parallel, one loop a function.
+//! Expressions computed for whole tensors: chunks of elements in parallel, one loop a function. In f32, and in f64 where an operand or the result is
+//! f64, whose values may lie beyond f32.
 
-use super::pointwise::{Scalar, binary, unary};
+use super::pointwise::{Real, Scalar, binary, unary};
 use super::util::{broadcast_strides, class_of, f32s, n_elems};
 use crate::ir::{Binary, Class, DType, Expr, OpError, Shape, Tensor, Unary};
 use rayon::prelude::*;
@@ -14,18 +15,35 @@ const CHUNK: usize = 1024;
 /// # Errors
 /// An operand cannot be read or does not broadcast to `out`, or the expression has no type.
 pub fn apply(expr: &Expr, operands: &[&Tensor], out: &[usize], dtype: DType) -> Result<Tensor, OpError> {
-    let columns: Vec<Column<'_>> = operands.iter().map(|t| Column::of(t, out)).collect::<Result<_, _>>()?;
+    let is_f64 = |t: &&Tensor| t.dtype() == DType::F64 && t.ty().packing.is_none();
+    if dtype == DType::F64 || operands.iter().any(is_f64) {
+        apply_in::<f64>(expr, operands, out, dtype, |t| Ok(Cow::Owned(t.to_f64s()?)), |values| Ok(Tensor::from_f64s(dtype, out, &values)?))
+    } else {
+        apply_in::<f32>(expr, operands, out, dtype, |t| Ok(t.to_f32s()?), |values| f32s(dtype, out, values))
+    }
+}
+
+/// The same with floats computed in `F`, operands as `read` has them and float results as `store` has them.
+fn apply_in<F: Real>(
+    expr: &Expr,
+    operands: &[&Tensor],
+    out: &[usize],
+    dtype: DType,
+    read: impl for<'a> Fn(&'a Tensor) -> Result<Cow<'a, [F]>, OpError>,
+    store: impl Fn(Vec<F>) -> Result<Tensor, OpError>,
+) -> Result<Tensor, OpError> {
+    let columns: Vec<Column<'_, F>> = operands.iter().map(|t| Column::of(t, out, &read)).collect::<Result<_, _>>()?;
     let classes: Vec<_> = operands.iter().map(|t| class_of(t.ty())).collect();
     let n = n_elems(out)?;
     match expr.class(&classes)? {
         Class::Float => {
-            let mut values = vec![0.0f32; n];
+            let mut values = vec![F::zero(); n];
             values.par_chunks_mut(CHUNK).enumerate().for_each(|(i, part)| {
                 if let Lane::Float(lane) = compute(expr, &columns, i * CHUNK, part.len()) {
                     part.copy_from_slice(&lane);
                 }
             });
-            f32s(dtype, out, values)
+            store(values)
         }
         _ => {
             let mut values = vec![0i64; n];
@@ -40,34 +58,34 @@ pub fn apply(expr: &Expr, operands: &[&Tensor], out: &[usize], dtype: DType) -> 
 }
 
 /// The data of an operand, and how it is read for the output.
-struct Column<'a> {
-    values: Values<'a>,
+struct Column<'a, F: Real> {
+    values: Values<'a, F>,
     dims: Vec<usize>,
     strides: Vec<usize>,
 }
 
-enum Values<'a> {
-    Float(Cow<'a, [f32]>),
+enum Values<'a, F: Real> {
+    Float(Cow<'a, [F]>),
     Int(Vec<i64>),
     Bool(Vec<bool>),
 }
 
 /// A chunk of values.
-enum Lane {
-    Float(Vec<f32>),
+enum Lane<F> {
+    Float(Vec<F>),
     Int(Vec<i64>),
     Bool(Vec<bool>),
 }
 
-impl Column<'_> {
-    fn of<'a>(tensor: &'a Tensor, out: &[usize]) -> Result<Column<'a>, OpError> {
+impl<'a, F: Real> Column<'a, F> {
+    fn of(tensor: &'a Tensor, out: &[usize], read: impl Fn(&'a Tensor) -> Result<Cow<'a, [F]>, OpError>) -> Result<Self, OpError> {
         let own = tensor.dims();
         let fits = own.len() <= out.len() && own.iter().rev().zip(out.iter().rev()).all(|(a, b)| a == b || *a == 1);
         if !fits {
             return Err(OpError::Broadcast { left: Shape::of(out).to_string(), right: tensor.ty().shape.to_string() });
         }
         let values = match class_of(tensor.ty()) {
-            Class::Float => Values::Float(tensor.to_f32s()?),
+            Class::Float => Values::Float(read(tensor)?),
             Class::Int => Values::Int(tensor.to_i64s()?),
             Class::Bool => Values::Bool(tensor.to_i64s()?.into_iter().map(|v| v != 0).collect()),
             Class::Text => return Err(OpError::unsupported("text in an expression")),
@@ -93,7 +111,7 @@ impl Column<'_> {
     }
 
     /// The values of `len` elements of the output from `start`.
-    fn chunk(&self, start: usize, len: usize) -> Lane {
+    fn chunk(&self, start: usize, len: usize) -> Lane<F> {
         match &self.values {
             Values::Float(values) => Lane::Float(self.read(values, start, len)),
             Values::Int(values) => Lane::Int(self.read(values, start, len)),
@@ -125,10 +143,10 @@ impl Column<'_> {
     }
 }
 
-fn compute(expr: &Expr, columns: &[Column<'_>], start: usize, len: usize) -> Lane {
+fn compute<F: Real>(expr: &Expr, columns: &[Column<'_, F>], start: usize, len: usize) -> Lane<F> {
     match expr {
         Expr::Arg(i) => columns[*i].chunk(start, len),
-        Expr::Float(v) => Lane::Float(vec![*v; len]),
+        Expr::Float(v) => Lane::Float(vec![F::of_f32(*v); len]),
         Expr::Int(v) => Lane::Int(vec![*v; len]),
         Expr::Unary(function, a) => unary_lane(*function, compute(a, columns, start, len)),
         Expr::Binary(function, a, b) => binary_lane(*function, compute(a, columns, start, len), compute(b, columns, start, len)),
@@ -150,9 +168,9 @@ fn select<T: Copy>(condition: &[bool], mut a: Vec<T>, b: &[T]) -> Vec<T> {
     a
 }
 
-fn unary_lane(function: Unary, a: Lane) -> Lane {
+fn unary_lane<F: Real>(function: Unary, a: Lane<F>) -> Lane<F> {
     // The common functions get loops of their own, which the compiler turns into vector instructions.
-    let each = |mut a: Vec<f32>, f: fn(f32) -> f32| {
+    let each = |mut a: Vec<F>, f: fn(F) -> F| {
         a.iter_mut().for_each(|v| *v = f(*v));
         Lane::Float(a)
     };
@@ -170,26 +188,26 @@ fn unary_lane(function: Unary, a: Lane) -> Lane {
             return Lane::Float(a);
         }
         (Unary::Relu, Lane::Float(mut a)) => {
-            a.iter_mut().for_each(|v| *v = if *v < 0.0 { 0.0 } else { *v });
+            a.iter_mut().for_each(|v| *v = if *v < F::zero() { F::zero() } else { *v });
             return Lane::Float(a);
         }
-        (Unary::Exp, Lane::Float(a)) => return each(a, f32::exp),
-        (Unary::Sigmoid, Lane::Float(a)) => return each(a, |v| 1.0 / (1.0 + (-v).exp())),
-        (Unary::Tanh, Lane::Float(a)) => return each(a, f32::tanh),
+        (Unary::Exp, Lane::Float(a)) => return each(a, F::exp),
+        (Unary::Sigmoid, Lane::Float(a)) => return each(a, |v| F::one() / (F::one() + (-v).exp())),
+        (Unary::Tanh, Lane::Float(a)) => return each(a, F::tanh),
         (_, a) => a,
     };
     collect(a.len(), |i| unary(function, a.get(i)))
 }
 
-fn binary_lane(function: Binary, a: Lane, b: Lane) -> Lane {
+fn binary_lane<F: Real>(function: Binary, a: Lane<F>, b: Lane<F>) -> Lane<F> {
     if let (Lane::Float(x), Lane::Float(y)) = (&a, &b) {
         let pairs = x.iter().zip(y);
         // As above; functions that must look at NaN take the general way.
-        let values: Option<Vec<f32>> = match function {
-            Binary::Add => Some(pairs.map(|(x, y)| x + y).collect()),
-            Binary::Sub => Some(pairs.map(|(x, y)| x - y).collect()),
-            Binary::Mul => Some(pairs.map(|(x, y)| x * y).collect()),
-            Binary::Div => Some(pairs.map(|(x, y)| x / y).collect()),
+        let values: Option<Vec<F>> = match function {
+            Binary::Add => Some(pairs.map(|(x, y)| *x + *y).collect()),
+            Binary::Sub => Some(pairs.map(|(x, y)| *x - *y).collect()),
+            Binary::Mul => Some(pairs.map(|(x, y)| *x * *y).collect()),
+            Binary::Div => Some(pairs.map(|(x, y)| *x / *y).collect()),
             Binary::Max => Some(pairs.map(|(x, y)| if x > y || x.is_nan() { *x } else { *y }).collect()),
             Binary::Min => Some(pairs.map(|(x, y)| if x < y || x.is_nan() { *x } else { *y }).collect()),
             _ => None,
@@ -202,18 +220,18 @@ fn binary_lane(function: Binary, a: Lane, b: Lane) -> Lane {
 }
 
 /// A lane of single results, all of one class.
-fn collect(len: usize, f: impl Fn(usize) -> Scalar) -> Lane {
+fn collect<F: Real>(len: usize, f: impl Fn(usize) -> Scalar<F>) -> Lane<F> {
     if len == 0 {
         return Lane::Float(Vec::new());
     }
     match f(0) {
-        Scalar::Float(_) => Lane::Float((0..len).map(|i| if let Scalar::Float(v) = f(i) { v } else { f32::NAN }).collect()),
+        Scalar::Float(_) => Lane::Float((0..len).map(|i| if let Scalar::Float(v) = f(i) { v } else { F::nan() }).collect()),
         Scalar::Int(_) => Lane::Int((0..len).map(|i| if let Scalar::Int(v) = f(i) { v } else { 0 }).collect()),
         Scalar::Bool(_) => Lane::Bool((0..len).map(|i| f(i) == Scalar::Bool(true)).collect()),
     }
 }
 
-impl Lane {
+impl<F: Real> Lane<F> {
     fn len(&self) -> usize {
         match self {
             Lane::Float(v) => v.len(),
@@ -222,7 +240,7 @@ impl Lane {
         }
     }
 
-    fn get(&self, at: usize) -> Scalar {
+    fn get(&self, at: usize) -> Scalar<F> {
         match self {
             Lane::Float(v) => Scalar::Float(v[at]),
             Lane::Int(v) => Scalar::Int(v[at]),

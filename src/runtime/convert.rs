@@ -1,7 +1,7 @@
 //! Between the model's element types and those on the device: floats are f32 or f16 there, integers and truth values i32.
 
 use super::RuntimeError;
-use crate::ir::{Class, DType, Shape, Tensor, TensorType, saturating_f16};
+use crate::ir::{Class, DType, Shape, Tensor, TensorError, TensorType, saturating_f16};
 use crate::program::Port;
 use std::borrow::Cow;
 
@@ -19,11 +19,12 @@ pub(super) fn to_device<'a>(port: &Port, tensor: &'a Tensor) -> Result<Cow<'a, [
     if port.dtype == port.device_dtype {
         return Ok(Cow::Borrowed(bytes));
     }
-    if let Some((i, value)) = tensor.beyond_f32() {
-        return Err(refuse(format!("element {i} is {value:e}, which does not fit in the 32-bit floats of the device")));
-    }
+    let too_wide = |index, value, numbers| RuntimeError::TooWide { port: format!("input {:?}", port.name), index, value, numbers };
     if port.dtype.class() == Class::Float {
-        let values = tensor.to_f32s().map_err(|e| refuse(e.to_string()))?;
+        let values = tensor.to_f32s().map_err(|e| match e {
+            TensorError::BeyondF32 { index, value } => too_wide(index, format!("{value:e}"), "floats"),
+            other => refuse(other.to_string()),
+        })?;
         return Ok(Cow::Owned(match port.device_dtype {
             DType::F16 => values.iter().flat_map(|&v| saturating_f16(v).to_le_bytes()).collect(),
             _ => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
@@ -35,7 +36,7 @@ pub(super) fn to_device<'a>(port: &Port, tensor: &'a Tensor) -> Result<Cow<'a, [
         // A u64 comes with its bits, so one beyond i64 looks negative.
         let value = if port.dtype == DType::U64 { i128::from(value as u64) } else { i128::from(value) };
         let Ok(narrow) = i32::try_from(value) else {
-            return Err(refuse(format!("element {i} is {value}, which does not fit in the 32-bit integers of the device")));
+            return Err(too_wide(i, value.to_string(), "integers"));
         };
         device.extend(narrow.to_le_bytes());
     }
@@ -47,7 +48,7 @@ pub(super) fn to_device<'a>(port: &Port, tensor: &'a Tensor) -> Result<Cow<'a, [
 /// # Errors
 /// The port's type cannot be made from the device's.
 pub(super) fn from_device(port: &Port, mut bytes: Vec<u8>) -> Result<Tensor, RuntimeError> {
-    let refuse = |e: crate::ir::TensorError| RuntimeError::Unsupported { what: format!("{:?} of type {}: {e}", port.name, port.dtype) };
+    let refuse = |e: TensorError| RuntimeError::Unsupported { what: format!("{:?} of type {}: {e}", port.name, port.dtype) };
     let shape = Shape(port.shape.clone());
     let n_bytes = shape.n_elems().and_then(|n| port.device_dtype.bytes(n)).and_then(|n| usize::try_from(n).ok());
     bytes.truncate(n_bytes.unwrap_or(0));

@@ -346,6 +346,10 @@ fn run_host(memory: &mut Memory, entry: &Entry, step: &HostStep, sizes: &mut Siz
     for (port, tensor) in at(&step.outputs, sizes)?.iter().zip(&results) {
         let bytes = to_device(port, tensor).map_err(|e| match e {
             RuntimeError::Input { name, fault } => fail(format!("result {name:?}: {fault}")),
+            RuntimeError::TooWide { index, value, numbers, .. } => {
+                let port = format!("host node {:?}: result {:?}", step.node, port.name);
+                RuntimeError::TooWide { port, index, value, numbers }
+            }
             other => other,
         })?;
         memory.write(&port.region, &bytes)?;

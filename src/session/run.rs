@@ -235,9 +235,9 @@ pub fn best_device() -> Result<Option<crate::runtime::DeviceInfo>, crate::runtim
     Ok(crate::runtime::devices()?.into_iter().min_by_key(|d| (rank(d.kind), d.index)))
 }
 
-/// Whether another device might do better: the program itself is not at fault.
+/// Whether another device, or the CPU, might do better: the program itself is not at fault.
 #[cfg(feature = "runtime")]
 pub fn is_of_device(error: &crate::runtime::RuntimeError) -> bool {
     use crate::runtime::RuntimeError::*;
-    matches!(error, NoDevice { .. } | OutOfMemory { .. } | DeviceLost | Unsupported { .. } | Vulkan { .. })
+    matches!(error, NoDevice { .. } | OutOfMemory { .. } | DeviceLost | Unsupported { .. } | TooWide { .. } | Vulkan { .. })
 }

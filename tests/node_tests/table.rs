@@ -69,7 +69,7 @@ impl Row {
     fn count(&mut self, verdict: &Verdict) -> usize {
         let column = match verdict {
             Verdict::Device(_) => 1,
-            Verdict::Host(_) => 2,
+            Verdict::Host(_) | Verdict::Wide(_) => 2,
             Verdict::Folded => 3,
             Verdict::Refused(reason) => {
                 *self.reasons.entry(short(reason)).or_default() += 1;
@@ -98,7 +98,7 @@ pub fn table(cases: &[Case], verdicts: &[Verdict]) -> String {
 
 Written by `tests/node_tests`; [its head](../tests/node_tests/main.rs) says how to run it. {} tests of the ONNX standard, each compiled and run on
 lavapipe and on the CPU reference, at the standard's tolerances. *Device*: all of it in kernels, or in no kernel at all. *Host*: some node on the
-CPU reference between dispatches. *Folded*: all inputs decide shapes, so that they had to be constants, and nothing was left to run. Expanded tests
+CPU reference between dispatches, or all of it, where a number is beyond the device's 32 bits. *Folded*: all inputs decide shapes, so that they had to be constants, and nothing was left to run. Expanded tests
 count with the operator that they expand.
 
 **{} pass: {} on the device, {} with host nodes, {} folded; {} refused, {} wrong.**
