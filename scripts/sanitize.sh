@@ -17,8 +17,10 @@ export "$runner=env LD_PRELOAD=$driver"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 cargo test --locked --target "$host" --lib -- "$@" 2>&1 | tee "$log"
-# One test weighs the process, in which the sanitizer keeps what is freed.
-cargo test --locked --no-fail-fast --target "$host" --test concurrency --test nonfinite --test ranges --test kernels -- --skip leave_memory_as_it_was 2>&1 | tee -a "$log"
+# One test weighs the process, in which the sanitizer keeps what is freed. In another a dispatch has no workgroups at first, of which lavapipe 22.3 keeps
+# some memory for good; the same binary leaves nothing on lavapipe 26.1.
+tests=(--test concurrency --test nonfinite --test ranges --test kernels)
+cargo test --locked --no-fail-fast --target "$host" "${tests[@]}" -- --skip leave_memory_as_it_was --skip has_no_rows_where_it_had_none 2>&1 | tee -a "$log"
 if grep -q "SKIPPED: no Vulkan device" "$log"; then
   echo "no Vulkan device was found, so the runtime was not tested" >&2
   exit 1

@@ -323,6 +323,10 @@ fn what_holds_at_some_sizes_alone_is_refused() {
             "  %x = input : i8[n]\n  %s = const [1.0,2.0] : f32[2]\n  %y = dequantize_linear(%x, %s) {axis=0, block_size=2} : f32[n]\n",
             "scales along attribute axis of [n]",
         ),
+        (
+            "  %q = input : f32[1,2,3,4]\n  %k = input : f32[1,2,n,4]\n  %v = input : f32[1,2,n,4]\n  %m = input : f32[3,2]\n  %y = attention(%q, %k, %v, %m) : f32[1,2,3,4]\n",
+            "operand 3 is f32[3,2], expected at most as many keys as there are, n, at all sizes",
+        ),
         ("  %x = input : f32[2,3]\n  %i = input : i64[n,1]\n  %y = gather_elements(%x, %i) {axis=1} : f32[n,1]\n", "none longer but axis 1"),
     ] {
         let error = refused(body);
@@ -408,6 +412,34 @@ fn a_program_of_a_file_has_no_rows_where_it_had_none_when_it_was_made() {
   output %y
 ";
     check(&[("n", 0, 20)], body, &[&[("n", 0)], &[("n", 1)], &[("n", 20)], &[("n", 0)], &[("n", 9)]], ALL);
+}
+
+/// ONNX Attention, opset 23 to 25: a mask may end before the keys do, and those beyond it are masked out. One of a single key does not broadcast.
+#[test]
+fn keys_beyond_a_mask_are_masked_out_at_every_size() {
+    for (least, mask, rows) in [(1, "f32[5,1]", 1), (2, "f32[1,5,2]", 2), (3, "bool[1,1,1,3]", 3)] {
+        let body = format!(
+            "  %q = input : f32[2,4,5,8]
+  %k = input : f32[2,2,n,8]
+  %v = input : f32[2,2,n,6]
+  %m = input : {mask}
+  %y = attention(%q, %k, %v, %m) : f32[2,4,5,6]
+  output %y
+"
+        );
+        check(&[("n", least, 9)], &body, &[&[("n", least)], &[("n", 9)], &[("n", 4)]], F32);
+        // Beyond the mask nothing counts: more keys change nothing.
+        let graph = read(&where_(&[("n", least, 9)]), &body);
+        let mut all = inputs(&graph, &[("n", 9)]);
+        let of = |inputs: &[Tensor], n: i64| Reference::new(sized(&graph, &[("n", n)])).run(inputs).unwrap();
+        let long = of(&all, 9);
+        for keys in &mut all[1..3] {
+            let (dims, values) = (keys.dims(), keys.to_f32s().unwrap().into_owned());
+            let first: Vec<f32> = values.chunks(9 * dims[3]).flat_map(|head| &head[..rows * dims[3]]).copied().collect();
+            *keys = Tensor::from_f32s(DType::F32, &[dims[0], dims[1], rows, dims[3]], &first).unwrap();
+        }
+        assert!(distance(&of(&all, rows as i64), &long) <= 1e-6, "{mask}");
+    }
 }
 
 #[test]

@@ -153,6 +153,17 @@ impl Sizes {
     }
 }
 
+/// Whether a mask of `last` keys may end before all `total` of them: those beyond are masked out, also where it has but one, which would broadcast
+/// in any other operator. `None` where at some size it has more than there are.
+fn is_short(last: &Dim, total: &Dim) -> Option<bool> {
+    let free = |dim: &Dim| dim.most().is_none();
+    if last == total || free(last) || free(total) {
+        return Some(false);
+    }
+    // One key broadcasts to none.
+    ((total - last).bounds().0 >= 0 || *last == Dim::Known(1)).then_some(true)
+}
+
 fn same(slot: usize, ty: &TensorType, given: &Dim, wanted: &Dim) -> Result<(), OpError> {
     if !agree(given, wanted) {
         return Err(OpError::operand(slot, ty, format!("{wanted} where it has {given}")));
@@ -171,12 +182,14 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     }
     let scores = sizes.scores();
     if let Some(mask) = infer.inputs.get(3).copied().flatten() {
-        let known = [mask.shape.0.last(), scores.0.last()].map(|d| d.and_then(|d| d.known()));
-        let short = matches!(known, [Some(given), Some(wanted)] if given < wanted);
-        // A mask may end before the keys do: those beyond it are masked out.
-        let lead = Shape([&mask.shape.0[..mask.shape.rank().saturating_sub(1)], &scores.0[3..]].concat());
-        let fits = if short { broadcast(&[&lead, &scores])? == scores } else { broadcast(&[&mask.shape, &scores])? == scores };
-        if mask.shape.rank() == 0 || !fits || !matches!(class_of(mask), Class::Float | Class::Bool) {
+        let Some(last) = mask.shape.0.last().filter(|_| matches!(class_of(mask), Class::Float | Class::Bool)) else {
+            return Err(OpError::operand(3, mask, format!("floats or truth values that broadcast to {scores}")));
+        };
+        let is_short = is_short(last, &sizes.total_len())
+            .ok_or_else(|| OpError::operand(3, mask, format!("at most as many keys as there are, {}, at all sizes", sizes.total_len())))?;
+        let lead = Shape([&mask.shape.0[..mask.shape.rank() - 1], &scores.0[3..]].concat());
+        let whole = if is_short { &lead } else { &mask.shape };
+        if broadcast(&[whole, &scores])? != scores {
             return Err(OpError::operand(3, mask, format!("floats or truth values that broadcast to {scores}")));
         }
     }
@@ -287,18 +300,16 @@ impl Bias {
 fn padded(e: &mut Expand<'_, '_>, mask: Val, total: &Dim) -> Result<Val, OpError> {
     let ty = e.ty(mask);
     let Some(last) = ty.shape.0.last().cloned() else { return Ok(mask) };
-    match (last.known(), total.known()) {
-        (Some(given), Some(wanted)) if given < wanted => {
-            let mut shape = ty.shape.0.clone();
-            let inside = (vec![Dim::Known(0); shape.len()], shape.clone());
-            if let Some(last) = shape.last_mut() {
-                last.clone_from(total);
-            }
-            let fill = if class_of(&ty) == Class::Bool { 0.0 } else { f32::NEG_INFINITY };
-            view(e, mask, &View { shape, strides: row_major(&ty.shape.0), inside: Some(inside), fill, ..View::default() })
-        }
-        _ => Ok(mask),
+    if is_short(&last, total) != Some(true) {
+        return Ok(mask);
     }
+    let mut shape = ty.shape.0.clone();
+    let inside = (vec![Dim::Known(0); shape.len()], shape.clone());
+    if let Some(last) = shape.last_mut() {
+        last.clone_from(total);
+    }
+    let fill = if class_of(&ty) == Class::Bool { 0.0 } else { f32::NEG_INFINITY };
+    view(e, mask, &View { shape, strides: row_major(&ty.shape.0), inside: Some(inside), fill, ..View::default() })
 }
 
 fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {

@@ -131,6 +131,21 @@ impl Run<'_> {
         Tensor::from_f32s(DType::F32, &tensor.dims(), &values).unwrap()
     }
 
+    /// The least that a float may be without being stored as 0: devices may flush what is not normal (Vulkan 1.3, "Precision and Operation of SPIR-V
+    /// Instructions"), here or where it was before.
+    fn least_normal(&self) -> f32 {
+        if self.narrow { 6.2e-5 } else { 1.2e-38 }
+    }
+
+    /// Truth values, either of them where floats are so near to 0 that they may be 0.
+    fn perhaps_true(&mut self, x: &Tensor, truth: &Tensor) -> Result<Tensor, String> {
+        let least = self.least_normal().max(1e-30);
+        let Some(random) = self.noise.as_mut().filter(|_| x.dtype().is_float()) else { return Ok(truth.clone()) };
+        let (x, values) = (x.to_f32s().unwrap(), truth.to_i64s().unwrap());
+        let either = |(x, v): (&f32, i64)| if x.abs() < least { i64::from(random.unit() > 0.0) } else { v };
+        Tensor::from_i64s(DType::Bool, &truth.dims(), &x.iter().zip(values).map(either).collect::<Vec<_>>()).map_err(|e| e.to_string())
+    }
+
     /// Whether floats are equal: either where they are next to each other, since rounding decides.
     fn perhaps_equal(&mut self, operands: &[Option<&Tensor>], equal: &Tensor) -> Result<Tensor, String> {
         if !operands.iter().flatten().all(|t| t.dtype().is_float()) {
@@ -143,7 +158,8 @@ impl Run<'_> {
         let (apart, sums) = (of("Sub")?.remove(0), of("Add")?.remove(0));
         let (apart, sums) = (apart.to_f32s().unwrap(), sums.to_f32s().unwrap());
         let least = self.least.max(1.0 / 1024.0);
-        let near = |i: usize| apart[i].abs() <= 4.0 * least * sums[i].abs();
+        let normal = self.least_normal();
+        let near = |i: usize| apart[i].abs() <= (4.0 * least * sums[i].abs()).max(normal);
         let values = equal.to_i64s().unwrap();
         let random = self.noise.as_mut().ok_or("no noise")?;
         let values: Vec<i64> = values.iter().enumerate().map(|(i, &v)| if near(i) { i64::from(random.unit() > 0.0) } else { v }).collect();
@@ -212,8 +228,13 @@ impl Run<'_> {
         }
         let borrowed: Vec<_> = operands.iter().map(Option::as_ref).collect();
         let mut results = ops::evaluate(&op, &borrowed, node.outputs.len()).map_err(|e| e.to_string())?;
-        if self.noise.is_some() && op.def.onnx == "Equal" && !exact {
-            results = vec![self.perhaps_equal(&borrowed, &results[0])?];
+        if self.noise.is_some() {
+            results = match (op.def.onnx, &borrowed[..]) {
+                ("Equal", _) if !exact => vec![self.perhaps_equal(&borrowed, &results[0])?],
+                ("Cast" | "CastLike", [Some(x), ..]) if results[0].dtype() == DType::Bool => vec![self.perhaps_true(x, &results[0])?],
+                ("ReduceProd", [Some(x), rest @ ..]) if x.dtype().is_float() => vec![products_in_any_order(&op, x, rest, &results[0])?],
+                _ => results,
+            };
         }
         for (out, tensor) in results.into_iter().enumerate() {
             if out >= node.outputs.len() {
@@ -236,6 +257,21 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+/// NaN, which says nothing, for products of which a part may be beyond what a float holds: kernels multiply in an order of their own.
+fn products_in_any_order(op: &Op, x: &Tensor, rest: &[Option<&Tensor>], products: &Tensor) -> Result<Tensor, String> {
+    let extreme = |part: fn(f32) -> f32| {
+        let values: Vec<f32> = x.to_f32s().unwrap().iter().map(|v| part(v.abs())).collect();
+        let x = Tensor::from_f32s(DType::F32, &x.dims(), &values).map_err(|e| e.to_string())?;
+        let operands: Vec<_> = [Some(&x)].into_iter().chain(rest.iter().copied()).collect();
+        ops::evaluate(op, &operands, 1).map(|mut all| all.remove(0)).map_err(|e| e.to_string())
+    };
+    let (least, most) = (extreme(|v| v.min(1.0))?, extreme(|v| v.max(1.0))?);
+    let (least, most) = (least.to_f32s().unwrap(), most.to_f32s().unwrap());
+    let values = products.to_f32s().unwrap();
+    let values: Vec<f32> = values.iter().enumerate().map(|(i, &v)| if least[i] < 1e-36 || most[i] > 1e36 { f32::NAN } else { v }).collect();
+    Tensor::from_f32s(DType::F32, &products.dims(), &values).map_err(|e| e.to_string())
 }
 
 /// NaN, which says nothing, for elements that are next to nothing beside the others: with rounding they may be 0, by which quotient and remainder are NaN.
