@@ -7,7 +7,7 @@
 
 use super::{Context, Pass, PassError, at};
 use crate::ir::packed::{Granularity, Packing, ScaleType, unpack};
-use crate::ir::{Activations, Attr, Attrs, DType, Edit, Format, Graph, Op, OpError, Patch, Tensor, Val, ValueId, Weights};
+use crate::ir::{Activations, Attr, Attrs, DType, Edit, Format, Graph, Op, OpError, Patch, Tensor, TensorError, Val, ValueId, Weights};
 use crate::ops::quant_search::{choose_scale_type, quantize};
 use crate::ops::{self, weights};
 use std::collections::BTreeMap;
@@ -134,6 +134,15 @@ impl Work<'_> {
         }
         if let Some(&cast) = self.casts.get(&(val, to)) {
             return Ok(cast);
+        }
+        if let Some(tensor) = self.edit.constant(val).cloned()
+            && matches!(tensor.to_f32s(), Err(TensorError::BeyondF32 { .. }))
+        {
+            // A mask of the least f64 is one of the least f32.
+            let (name, clamped) = (format!("{}.{to}", self.edit.name(val)), Tensor::from_f32s(to, &tensor.dims(), &tensor.to_clamped_f32s()?)?);
+            let clamped = self.edit.add_named_const(&name, clamped);
+            self.casts.insert((val, to), clamped);
+            return Ok(clamped);
         }
         let def = ops::registry().by_onnx("Cast").ok_or_else(|| OpError::unsupported("Cast"))?;
         let name = format!("{}.{to}", self.edit.name(val));

@@ -125,18 +125,19 @@ fn devices_agree_with_onnx_runtime() {
     assert_eq!(validation_errors(), 0);
 }
 
-/// `y = softmax(x + mask)` of f64, where the mask is the least f64; `s = x + x`; `p = n * n` of i64.
+/// `y = softmax(z + mask)` of f64, where the mask is the least f64; `s = x + x` of f64; `p = n * n` of i64.
 fn wide() -> Case {
     let mut graph = Graph::new("wide", Level::Onnx);
     let f64s = |values: &[f64]| Tensor::from_f64s(DType::F64, &[values.len()], values).unwrap();
-    let (x, n) = (graph.add_input("x", TensorType::of(DType::F64, &[3])), graph.add_input("n", TensorType::of(DType::I64, &[2])));
+    let [z, x] = ["z", "x"].map(|name| graph.add_input(name, TensorType::of(DType::F64, &[3])));
+    let n = graph.add_input("n", TensorType::of(DType::I64, &[2]));
     let mask = graph.add_const("mask", f64s(&[0.0, f64::MIN, 0.0]));
     let mut add = |name: &str, onnx: &str, operands: &[_]| {
         let op = Op::new(registry().by_onnx(onnx).unwrap(), Attrs::new());
         let node = graph.add_op(name, op, operands, &[name.to_owned()]).unwrap();
         node.out(0)
     };
-    let masked = add("masked", "Add", &[Some(x), Some(mask)]);
+    let masked = add("masked", "Add", &[Some(z), Some(mask)]);
     let outputs = [add("y", "Softmax", &[Some(masked)]), add("s", "Add", &[Some(x), Some(x)]), add("p", "Mul", &[Some(n), Some(n)])];
     for (name, value) in ["y", "s", "p"].iter().zip(outputs) {
         graph.add_output(name, value);
@@ -147,7 +148,8 @@ fn wide() -> Case {
 #[test]
 fn numbers_beyond_32_bits_are_refused_by_a_device_and_computed_on_the_cpu() {
     let program = program(&wide(), "f32", &Target::shipped("vulkan-min").unwrap());
-    let inputs = |x: [f64; 3], n: [i64; 2]| [Tensor::from_f64s(DType::F64, &[3], &x).unwrap(), Tensor::from_i64s(DType::I64, &[2], &n).unwrap()];
+    let f64s = |values: [f64; 3]| Tensor::from_f64s(DType::F64, &[3], &values).unwrap();
+    let inputs = |x, n: [i64; 2]| [f64s([0.5, 7.0, 0.5]), f64s(x), Tensor::from_i64s(DType::I64, &[2], &n).unwrap()];
     let small = inputs([0.5, 7.0, 0.5], [3, -4]);
     let on = |choice, inputs: &[Tensor]| {
         let mut session = Session::of(program.clone(), choice).unwrap();

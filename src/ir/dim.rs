@@ -50,12 +50,78 @@ impl Symbol {
 
 /// Most terms and symbols in one size, those within divisions, minima and maxima included.
 const MAX_PARTS: usize = 1024;
+/// Most atoms of a size whose bounds are looked for in its slopes, and how often slopes have slopes.
+const MAX_SLOPES: usize = 4;
 /// Deepest nesting of divisions, minima and maxima; the text form reads twice as many.
 const MAX_DEPTH: usize = 32;
 
 impl Poly {
     fn of(atom: Atom) -> Poly {
         Poly(BTreeMap::from([(vec![atom], 1)]))
+    }
+
+    /// Bounds from those of its atoms, by slopes of slopes as often as `depth` says.
+    fn bounds(&self, atoms: &BTreeMap<&Atom, (i64, i64)>, depth: usize) -> (i64, i64) {
+        let (low, high) = self.interval(atoms);
+        self.corners(atoms, depth).map_or((low, high), |(least, most)| (low.max(least), high.min(most)))
+    }
+
+    /// Bounds from those of its atoms, each term on its own: n*n-n for n of 1 to 3 lies within -2 to 8.
+    fn interval(&self, atoms: &BTreeMap<&Atom, (i64, i64)>) -> (i64, i64) {
+        let narrow = |(low, high): (i128, i128)| {
+            let clamp = |v: i128| v.clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64;
+            (clamp(low), clamp(high))
+        };
+        let product = |a: (i64, i64), b: (i64, i64)| {
+            let all = [(a.0, b.0), (a.0, b.1), (a.1, b.0), (a.1, b.1)].map(|(a, b)| i128::from(a) * i128::from(b));
+            narrow(all.iter().fold((i128::MAX, i128::MIN), |(low, high), &v| (low.min(v), high.max(v))))
+        };
+        self.0.iter().fold((0, 0), |sum: (i64, i64), (factors, factor)| {
+            let term = factors.iter().fold((*factor, *factor), |term, atom| product(term, atoms.get(atom).copied().unwrap_or((i64::MIN, i64::MAX))));
+            narrow((i128::from(sum.0) + i128::from(term.0), i128::from(sum.1) + i128::from(term.1)))
+        })
+    }
+
+    /// Bounds from two corners, where it only rises or only falls in every atom: n*n-n for n of 1 to 3 lies within 0 to 6.
+    fn corners(&self, atoms: &BTreeMap<&Atom, (i64, i64)>, depth: usize) -> Option<(i64, i64)> {
+        // Terms of one sign are bounded as well one by one.
+        if depth == 0 || atoms.len() > MAX_SLOPES || self.0.values().all(|factor| *factor > 0) || self.0.values().all(|factor| *factor < 0) {
+            return None;
+        }
+        let (mut least, mut most) = (BTreeMap::new(), BTreeMap::new());
+        for (&atom, &(low, high)) in atoms {
+            let slope = self.slope(atom)?.bounds(atoms, depth - 1);
+            let rises = slope.0 >= 0;
+            if !rises && slope.1 > 0 {
+                return None;
+            }
+            least.insert(atom, if rises { low } else { high });
+            most.insert(atom, if rises { high } else { low });
+        }
+        Some((self.at(&least)?, self.at(&most)?))
+    }
+
+    /// The derivative; `None` where a factor is too large.
+    fn slope(&self, by: &Atom) -> Option<Poly> {
+        let mut slope = Poly::default();
+        for (atoms, factor) in &self.0 {
+            if let Some(place) = atoms.iter().position(|atom| atom == by) {
+                let n = atoms.iter().filter(|atom| *atom == by).count() as i64;
+                let mut rest = atoms.clone();
+                rest.remove(place);
+                slope.0.insert(rest, factor.checked_mul(n)?);
+            }
+        }
+        Some(slope)
+    }
+
+    /// The value where its atoms have these; `None` where it is too large.
+    fn at(&self, values: &BTreeMap<&Atom, i64>) -> Option<i64> {
+        let term = |(atoms, factor): (&Vec<Atom>, &i64)| {
+            atoms.iter().try_fold(i128::from(*factor), |product, atom| product.checked_mul(i128::from(*values.get(atom)?)))
+        };
+        let sum = self.0.iter().map(term).try_fold(0i128, |sum, term| sum.checked_add(term?))?;
+        i64::try_from(sum).ok()
     }
 
     /// Whether this has at most `left` parts, and divisions nested at most `depth` deep. Takes the parts off `left`.
@@ -104,14 +170,6 @@ impl Dim {
             Dim::Known(n) => return (*n, *n),
             Dim::Sym(poly) => poly,
         };
-        let narrow = |(low, high): (i128, i128)| {
-            let clamp = |v: i128| v.clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64;
-            (clamp(low), clamp(high))
-        };
-        let product = |a: (i64, i64), b: (i64, i64)| {
-            let all = [(a.0, b.0), (a.0, b.1), (a.1, b.0), (a.1, b.1)].map(|(a, b)| i128::from(a) * i128::from(b));
-            narrow(all.iter().fold((i128::MAX, i128::MIN), |(low, high), &v| (low.min(v), high.max(v))))
-        };
         let of = |atom: &Atom| match atom {
             Atom::Symbol(symbol) => range(symbol),
             Atom::Least(a, b) | Atom::Most(a, b) => {
@@ -127,10 +185,11 @@ impl Dim {
                 all.iter().fold((i64::MAX, i64::MIN), |(low, high), &v| (low.min(v), high.max(v)))
             }
         };
-        poly.0.iter().fold((0, 0), |sum: (i64, i64), (atoms, factor)| {
-            let term = atoms.iter().fold((*factor, *factor), |term, atom| product(term, of(atom)));
-            narrow((i128::from(sum.0) + i128::from(term.0), i128::from(sum.1) + i128::from(term.1)))
-        })
+        let mut atoms = BTreeMap::new();
+        for atom in poly.0.keys().flatten() {
+            atoms.entry(atom).or_insert_with(|| of(atom));
+        }
+        poly.bounds(&atoms, MAX_SLOPES)
     }
 
     /// The least and the most that it is, where [`Dim::bounds`] are those: every symbol stands in it once, so that nothing cancels.
@@ -475,6 +534,25 @@ mod tests {
         assert_eq!(&seq * &past, &past * &seq);
         assert_eq!((&(&seq + &seq) + &Dim::Known(1)).to_string(), "2*seq+1");
         assert_eq!(&seq - &seq, Dim::Known(0));
+    }
+
+    #[test]
+    fn bounds_are_reached_where_a_size_only_rises_or_falls() {
+        let (n, m) = (Dim::ranged("n", 1, 37), Dim::ranged("m", 0, 5));
+        let one = Dim::Known(1);
+        let half = n.floor_div(&Dim::Known(2)).unwrap();
+        for (dim, bounds) in [
+            (&(&n - &one) * &n, (0, 37 * 36)),
+            (&(&(&n - &one) * &n) * &m, (0, 37 * 36 * 5)),
+            (&half * &(&n - &one), (0, 18 * 36)),
+            (&(&Dim::Known(40) - &n) * &Dim::Known(2), (6, 78)),
+            // It falls in n and rises in m.
+            (&(&Dim::Known(38) - &n) * &m, (0, 37 * 5)),
+            // It rises and falls: each term for itself.
+            (&(&n * &m) - &(&m * &Dim::Known(3)), (-15, 37 * 5)),
+        ] {
+            assert_eq!(dim.bounds(), bounds, "{dim}");
+        }
     }
 
     #[test]

@@ -89,15 +89,13 @@ impl Tensor {
         Tensor { ty, data: Arc::new(Data { bytes: Bytes::Absent, hash: cell }) }
     }
 
-    /// Results computed in f64, stored as f64 as they are, as another type by way of f32, where values beyond its range are infinite.
+    /// Floats stored as `dtype`: as they are where it is f64, by way of f32 otherwise.
     ///
     /// # Errors
-    /// As [`Tensor::from_f32s`].
+    /// As [`Tensor::from_f32s`], or a finite value would be infinite.
     pub fn from_f64s(dtype: DType, dims: &[usize], values: &[f64]) -> Result<Tensor, TensorError> {
-        if dtype == DType::F64 {
-            return Tensor::from_bytes(TensorType::of(dtype, dims), values.iter().flat_map(|v| v.to_le_bytes()).collect());
-        }
-        Tensor::from_f32s(dtype, dims, &values.iter().map(|&v| v as f32).collect::<Vec<_>>())
+        let all = Tensor::from_bytes(TensorType::of(DType::F64, dims), values.iter().flat_map(|v| v.to_le_bytes()).collect())?;
+        if dtype == DType::F64 { Ok(all) } else { Tensor::from_f32s(dtype, dims, &all.to_f32s()?) }
     }
 
     /// Floats stored as `dtype`, rounded to nearest even; finite values beyond f16's range become its largest, as the kernels store them.

@@ -58,7 +58,7 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     apply(expr, &tensors, &out, dtype).map(|t| vec![t])
 }
 
-/// What floats are computed in: f32, as the kernels do, or f64, where an operand or the result is f64.
+/// What floats are computed in: f32, as the kernels do, or f64, where an operand has an element beyond f32.
 pub trait Real: Float + Send + Sync + 'static {
     /// A number of an expression.
     fn of_f32(value: f32) -> Self;

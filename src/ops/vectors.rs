@@ -1,9 +1,9 @@
-//! Expressions computed for whole tensors: chunks of elements in parallel, one loop a function. In f32, and in f64 where an operand or the result is
-//! f64, whose values may lie beyond f32.
+//! Expressions computed for whole tensors: chunks of elements in parallel, one loop a function. In f32, as kernels do, and in f64 where an operand
+//! has an element beyond f32.
 
 use super::pointwise::{Real, Scalar, binary, unary};
 use super::util::{broadcast_strides, class_of, f32s, n_elems};
-use crate::ir::{Binary, Class, DType, Expr, OpError, Shape, Tensor, Unary};
+use crate::ir::{Binary, Class, DType, Expr, OpError, Shape, Tensor, TensorError, Unary};
 use rayon::prelude::*;
 use std::borrow::Cow;
 
@@ -13,13 +13,13 @@ const CHUNK: usize = 1024;
 /// Computes `expr` for every element of an output of `out`, operands broadcast to it. Also what computes epilogues.
 ///
 /// # Errors
-/// An operand cannot be read or does not broadcast to `out`, or the expression has no type.
+/// An operand cannot be read or does not broadcast to `out`, the expression has no type, or a result is beyond `dtype` that was computed in f64.
 pub fn apply(expr: &Expr, operands: &[&Tensor], out: &[usize], dtype: DType) -> Result<Tensor, OpError> {
-    let is_f64 = |t: &&Tensor| t.dtype() == DType::F64 && t.ty().packing.is_none();
-    if dtype == DType::F64 || operands.iter().any(is_f64) {
-        apply_in::<f64>(expr, operands, out, dtype, |t| Ok(Cow::Owned(t.to_f64s()?)), |values| Ok(Tensor::from_f64s(dtype, out, &values)?))
-    } else {
-        apply_in::<f32>(expr, operands, out, dtype, |t| Ok(t.to_f32s()?), |values| f32s(dtype, out, values))
+    match apply_in::<f32>(expr, operands, out, dtype, |t| Ok(t.to_f32s()?), |values| f32s(dtype, out, values)) {
+        Err(OpError::Tensor(TensorError::BeyondF32 { .. })) => {
+            apply_in::<f64>(expr, operands, out, dtype, |t| Ok(Cow::Owned(t.to_f64s()?)), |values| Ok(Tensor::from_f64s(dtype, out, &values)?))
+        }
+        others => others,
     }
 }
 
