@@ -137,11 +137,12 @@ impl Run<'_> {
         if self.narrow { 6.2e-5 } else { 1.2e-38 }
     }
 
-    /// Truth values, either of them where floats are so near to 0 that they may be 0.
-    fn perhaps_true(&mut self, x: &Tensor, truth: &Tensor) -> Result<Tensor, String> {
-        let least = self.least_normal().max(1e-30);
+    /// Truth values, either of them where floats are so near to 0, or next to nothing beside the others, that they may be 0.
+    fn perhaps_true(&mut self, x: &Tensor, truth: &Tensor, next_to_nothing: f32) -> Result<Tensor, String> {
+        let normal = self.least_normal().max(1e-30);
         let Some(random) = self.noise.as_mut().filter(|_| x.dtype().is_float()) else { return Ok(truth.clone()) };
         let (x, values) = (x.to_f32s().unwrap(), truth.to_i64s().unwrap());
+        let least = normal.max(next_to_nothing * x.iter().fold(0.0f32, |m, v| m.max(v.abs())));
         let either = |(x, v): (&f32, i64)| if x.abs() < least { i64::from(random.unit() > 0.0) } else { v };
         Tensor::from_i64s(DType::Bool, &truth.dims(), &x.iter().zip(values).map(either).collect::<Vec<_>>()).map_err(|e| e.to_string())
     }
@@ -231,7 +232,9 @@ impl Run<'_> {
         if self.noise.is_some() {
             results = match (op.def.onnx, &borrowed[..]) {
                 ("Equal", _) if !exact => vec![self.perhaps_equal(&borrowed, &results[0])?],
-                ("Cast" | "CastLike", [Some(x), ..]) if results[0].dtype() == DType::Bool => vec![self.perhaps_true(x, &results[0])?],
+                ("Cast" | "CastLike", [Some(x), ..]) if results[0].dtype() == DType::Bool => {
+                    vec![self.perhaps_true(x, &results[0], next_to_nothing)?]
+                }
                 ("ReduceProd", [Some(x), rest @ ..]) if x.dtype().is_float() => vec![products_in_any_order(&op, x, rest, &results[0])?],
                 _ => results,
             };
@@ -251,6 +254,13 @@ impl Run<'_> {
             let tensor = match op.def.onnx {
                 "Elu" | "Celu" | "Selu" => self.shifted(&tensor, 4e-7),
                 "Gelu" => self.shifted(&tensor, 1e-6),
+                "Resize" if op.attrs.str("mode").is_some_and(|mode| mode != "nearest") => {
+                    // Places are quotients, of which a device may have some last bits otherwise; between neighbours that are far apart they count.
+                    let x = &operands[0].as_ref().ok_or("no operand")?;
+                    let most = x.to_f32s().unwrap().iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                    let longest = x.dims().into_iter().max().unwrap_or(1) as f32;
+                    self.shifted(&tensor, 3e-7 * longest * most)
+                }
                 _ => tensor,
             };
             self.set(id.out(out), tensor, is_exact);
