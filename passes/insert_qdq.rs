@@ -138,11 +138,10 @@ impl Work<'_> {
         if let Some(tensor) = self.edit.constant(val).cloned()
             && matches!(tensor.to_f32s(), Err(TensorError::BeyondF32 { .. }))
         {
-            // A mask of the least f64 is one of the least f32.
-            let (name, clamped) = (format!("{}.{to}", self.edit.name(val)), Tensor::from_f32s(to, &tensor.dims(), &tensor.to_clamped_f32s()?)?);
-            let clamped = self.edit.add_named_const(&name, clamped);
-            self.casts.insert((val, to), clamped);
-            return Ok(clamped);
+            let (name, bounded) = (format!("{}.{to}", self.edit.name(val)), Tensor::from_f32s(to, &tensor.dims(), &tensor.to_bounded_f32s()?)?);
+            let bounded = self.edit.add_named_const(&name, bounded);
+            self.casts.insert((val, to), bounded);
+            return Ok(bounded);
         }
         let def = ops::registry().by_onnx("Cast").ok_or_else(|| OpError::unsupported("Cast"))?;
         let name = format!("{}.{to}", self.edit.name(val));

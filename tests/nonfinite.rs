@@ -125,13 +125,13 @@ fn devices_agree_with_onnx_runtime() {
     assert_eq!(validation_errors(), 0);
 }
 
-/// `y = softmax(z + mask)` of f64, where the mask is the least f64; `s = x + x` of f64; `p = n * n` of i64.
-fn wide() -> Case {
+/// `y = softmax(z + mask)` of f64, where the mask is `masked` in the middle; `s = x + x` of f64; `p = n * n` of i64.
+fn wide(masked: f64) -> Case {
     let mut graph = Graph::new("wide", Level::Onnx);
     let f64s = |values: &[f64]| Tensor::from_f64s(DType::F64, &[values.len()], values).unwrap();
     let [z, x] = ["z", "x"].map(|name| graph.add_input(name, TensorType::of(DType::F64, &[3])));
     let n = graph.add_input("n", TensorType::of(DType::I64, &[2]));
-    let mask = graph.add_const("mask", f64s(&[0.0, f64::MIN, 0.0]));
+    let mask = graph.add_const("mask", f64s(&[0.0, masked, 0.0]));
     let mut add = |name: &str, onnx: &str, operands: &[_]| {
         let op = Op::new(registry().by_onnx(onnx).unwrap(), Attrs::new());
         let node = graph.add_op(name, op, operands, &[name.to_owned()]).unwrap();
@@ -147,7 +147,11 @@ fn wide() -> Case {
 
 #[test]
 fn numbers_beyond_32_bits_are_refused_by_a_device_and_computed_on_the_cpu() {
-    let program = program(&wide(), "f32", &Target::shipped("vulkan-min").unwrap());
+    let target = Target::shipped("vulkan-min").unwrap();
+    let program = program(&wide(f64::MIN), "f32", &target);
+    let options = Compile { settings: Settings::default(), target, n_threads: 1 };
+    let refused = compile(&wide(-1e223).graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap_err().to_string();
+    assert!(refused.contains("\"masked\"") && refused.contains("element 1 is -1e223, which does not fit in 32-bit floats"), "{refused}");
     let f64s = |values: [f64; 3]| Tensor::from_f64s(DType::F64, &[3], &values).unwrap();
     let inputs = |x, n: [i64; 2]| [f64s([0.5, 7.0, 0.5]), f64s(x), Tensor::from_i64s(DType::I64, &[2], &n).unwrap()];
     let small = inputs([0.5, 7.0, 0.5], [3, -4]);

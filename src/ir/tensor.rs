@@ -228,15 +228,16 @@ impl Tensor {
         })
     }
 
-    /// As [`Tensor::to_f32s`], with finite f64s beyond f32's range as its largest: for what a mask of the least f64 may be one of the least f32.
+    /// As [`Tensor::to_f32s`], with the least and the largest f64 as those of f32: as masks and bounds they stand for none, and not for their value.
     ///
     /// # Errors
-    /// The data is absent or is text.
-    pub fn to_clamped_f32s(&self) -> Result<Cow<'_, [f32]>, TensorError> {
+    /// As [`Tensor::to_f32s`].
+    pub fn to_bounded_f32s(&self) -> Result<Cow<'_, [f32]>, TensorError> {
         match self.to_f32s() {
             Err(TensorError::BeyondF32 { .. }) => {
-                let clamped = |v: f64| if v.is_finite() { (v as f32).clamp(f32::MIN, f32::MAX) } else { v as f32 };
-                Ok(Cow::Owned(self.to_f64s()?.into_iter().map(clamped).collect()))
+                let bounded = |v: f64| if v.abs() == f64::MAX { f64::from(f32::MAX).copysign(v) } else { v };
+                let values: Vec<f64> = self.to_f64s()?.into_iter().map(bounded).collect();
+                Ok(Cow::Owned(Tensor::from_f64s(DType::F64, &self.dims(), &values)?.to_f32s()?.into_owned()))
             }
             others => others,
         }

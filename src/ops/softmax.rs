@@ -57,7 +57,7 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     let n = dims[axis];
     let inner: usize = dims[axis + 1..].iter().product();
     // What is masked by the least f64 counts nothing; its logarithm would be another number.
-    let mut out = if log { x.to_f32s()? } else { x.to_clamped_f32s()? }.into_owned();
+    let mut out = if log { x.to_f32s()? } else { x.to_bounded_f32s()? }.into_owned();
     out.par_chunks_mut((n * inner).max(1)).for_each(|block| {
         let mut row = vec![0.0f32; n];
         for i in 0..inner {

@@ -359,8 +359,7 @@ fn on_device(tensor: &Tensor) -> Result<Tensor, crate::ir::TensorError> {
             let values: Vec<i64> = tensor.to_i64s()?.into_iter().map(|v| v.clamp(i64::from(i32::MIN), i64::from(i32::MAX))).collect();
             Tensor::from_i64s(DType::I32, &tensor.dims(), &values)
         }
-        // A mask of the least f64 is one of the least f32.
-        Some(dtype) => Tensor::from_f32s(dtype, &tensor.dims(), &tensor.to_clamped_f32s()?),
+        Some(dtype) => Tensor::from_f32s(dtype, &tensor.dims(), &tensor.to_bounded_f32s()?),
         None => Err(crate::ir::TensorError::Class { dtype: tensor.dtype(), wanted: "a device type" }),
     }
 }
