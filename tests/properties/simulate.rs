@@ -147,6 +147,27 @@ impl Run<'_> {
         Tensor::from_i64s(DType::Bool, &truth.dims(), &x.iter().zip(values).map(either).collect::<Vec<_>>()).map_err(|e| e.to_string())
     }
 
+    /// Integers and truth values of floats that say nothing (NaN) say nothing either: they are anything where operands, single elements as results are,
+    /// are NaN, and everywhere where results are not of single elements.
+    fn unknown(&mut self, operands: &[Option<&Tensor>], result: Tensor) -> Result<Tensor, String> {
+        let has_nan = |t: &Tensor| t.dtype().is_float() && t.to_f32s().unwrap().iter().any(|v| v.is_nan());
+        if result.dtype().is_float() || !operands.iter().flatten().any(|t| has_nan(t)) {
+            return Ok(result);
+        }
+        let values = result.to_i64s().unwrap();
+        let mut free = vec![false; values.len()];
+        for operand in operands.iter().flatten().filter(|t| has_nan(t)) {
+            let x = operand.to_f32s().unwrap();
+            match broadcast_places(&operand.dims(), &result.dims()) {
+                Some(places) => free.iter_mut().zip(places).for_each(|(free, place)| *free |= x[place].is_nan()),
+                None => free.fill(true),
+            }
+        }
+        let random = self.noise.as_mut().ok_or("no noise")?;
+        let other = |(v, free): (i64, bool)| if free && random.unit() > 0.0 { v ^ 1 } else { v };
+        Tensor::from_i64s(result.dtype(), &result.dims(), &values.into_iter().zip(free).map(other).collect::<Vec<_>>()).map_err(|e| e.to_string())
+    }
+
     /// Whether floats are equal: either where they are next to each other, since rounding decides.
     fn perhaps_equal(&mut self, operands: &[Option<&Tensor>], equal: &Tensor) -> Result<Tensor, String> {
         if !operands.iter().flatten().all(|t| t.dtype().is_float()) {
@@ -238,6 +259,7 @@ impl Run<'_> {
                 ("ReduceProd", [Some(x), rest @ ..]) if x.dtype().is_float() => vec![products_in_any_order(&op, x, rest, &results[0])?],
                 _ => results,
             };
+            results = results.into_iter().map(|result| self.unknown(&borrowed, result)).collect::<Result<_, _>>()?;
         }
         for (out, tensor) in results.into_iter().enumerate() {
             if out >= node.outputs.len() {
@@ -267,6 +289,24 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+/// For every element of `out` the one of `own` that is read there, if the sizes broadcast.
+fn broadcast_places(own: &[usize], out: &[usize]) -> Option<Vec<usize>> {
+    let lead = out.len().checked_sub(own.len())?;
+    let fits = own.iter().zip(&out[lead..]).all(|(own, out)| own == out || *own == 1);
+    let place = |mut at: usize| {
+        let (mut place, mut stride) = (0, 1);
+        for (axis, size) in out.iter().enumerate().rev() {
+            if let Some(own) = axis.checked_sub(lead).map(|axis| own[axis]) {
+                place += if own == 1 { 0 } else { at % size * stride };
+                stride *= own;
+            }
+            at /= size;
+        }
+        place
+    };
+    fits.then(|| (0..out.iter().product()).map(place).collect())
 }
 
 /// NaN, which says nothing, for products of which a part may be beyond what a float holds: kernels multiply in an order of their own.
