@@ -260,6 +260,14 @@ fn what_needs_its_sizes_to_be_written_out_runs_on_the_host() {
     let mut session = Session::of(compiled(&graph, "uniform:f32", &Target::shipped("lavapipe").unwrap()), DeviceChoice::Cpu).unwrap();
     let inputs = inputs(&graph, &[]);
     assert_eq!(session.run(&inputs).unwrap().outputs, Reference::new(graph).run(&inputs).unwrap());
+    // Its type rule reads a constant of ten elements.
+    let body = "  %x = input : f32[2,1,n,1,n]
+  %p = const [0,0,0,0,1,1,0,2,0,-3] : i64[10]
+  %y = pad(%x, %p) {mode=\"wrap\"} : f32[3,1,n+2,1,n-2]
+  %z = relu(%y) : f32[3,1,n+2,1,n-2]
+  output %z
+";
+    check(&[("n", 3, 9)], body, &[&[("n", 3)], &[("n", 9)], &[("n", 4)]], F32);
 }
 
 #[test]

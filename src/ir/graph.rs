@@ -5,7 +5,7 @@
 
 mod symbols;
 
-use super::{Format, Infer, Op, OpError, Tensor, TensorType};
+use super::{Attr, Format, Infer, Op, OpError, Tensor, TensorType};
 use petgraph::Direction;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use petgraph::visit::{EdgeRef, IntoEdgeReferences};
@@ -247,6 +247,21 @@ impl Graph {
     /// The data of a value, where it is a constant.
     pub fn constant(&self, id: ValueId) -> Option<&Tensor> {
         self.node(id.node).constant()
+    }
+
+    /// Calls `f` with every constant, those in attributes and in the graphs among these included.
+    pub fn for_each_constant(&self, f: &mut dyn FnMut(&Tensor)) {
+        for node in self.graph.node_weights() {
+            match &node.kind {
+                NodeKind::Input => {}
+                NodeKind::Const(tensor) => f(tensor),
+                NodeKind::Op(op) => op.attrs.0.values().for_each(|attr| match attr {
+                    Attr::Tensor(tensor) => f(tensor),
+                    Attr::Graph(body) => body.for_each_constant(f),
+                    _ => {}
+                }),
+            }
+        }
     }
 
     /// The operands of a node by slot, `None` where an optional one is absent.

@@ -20,7 +20,7 @@ pub static DEF: OpDef = OpDef {
     expand: None,
 };
 
-/// Constants of so many elements at most, and sizes, go into the body, where type rules see them.
+/// Constants of so many elements at most, and sizes, go into the body, where type rules see them. Longer ones stay outside, once for all their readers.
 const MAX_INSIDE: u64 = 8;
 
 fn body(attrs: &Attrs) -> Result<&Graph, OpError> {
@@ -42,7 +42,7 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
             return Err(OpError::operand(slot, given, wanted));
         }
     }
-    Ok(body.outputs().iter().map(|output| body.ty(output.value).clone()).collect())
+    Ok(types(body).cloned().collect())
 }
 
 fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
@@ -79,6 +79,23 @@ pub fn has_sizes(graph: &Graph, node: NodeId) -> bool {
 /// The node is none of an operator, or its type rule refuses it.
 pub fn defer(edit: &mut Edit<'_>, node: NodeId) -> Result<Vec<Val>, OpError> {
     let graph = edit.graph();
+    // Where the type rule reads a longer constant, the pads of five axes say, the constants go in whatever their length.
+    let (body, outer) = match enclose(graph, node, MAX_INSIDE) {
+        Ok(enclosed) if types(&enclosed.0).eq(graph.node(node).outputs.iter().map(|v| &v.ty)) => enclosed,
+        _ => enclose(graph, node, u64::MAX)?,
+    };
+    edit.on_behalf_of(node);
+    let attrs = Attrs::new().with("body", Attr::Graph(Box::new(body)));
+    edit.add_all(crate::ir::Op::new(&DEF, attrs), &outer, graph.node(node).outputs.len()).map_err(|e| OpError::Edit(Box::new(e)))
+}
+
+/// The types of a body's outputs.
+fn types(body: &Graph) -> impl Iterator<Item = &TensorType> {
+    body.outputs().iter().map(|output| body.ty(output.value))
+}
+
+/// A graph of the node alone, with its constants of `most` elements at most, and the values that are its inputs.
+fn enclose(graph: &Graph, node: NodeId, most: u64) -> Result<(Graph, Vec<Option<Val>>), OpError> {
     let own = graph.node(node);
     let op = own.op().ok_or_else(|| OpError::unsupported("only operators are deferred"))?.clone();
     let mut inside = Graph::new(&own.name, Level::Onnx);
@@ -90,7 +107,7 @@ pub fn defer(edit: &mut Edit<'_>, node: NodeId) -> Result<Vec<Val>, OpError> {
             continue;
         };
         let name = &graph.value(value).name;
-        let constant = graph.constant(value).filter(|t| t.is_present() && t.ty().shape.n_elems().is_some_and(|n| n <= MAX_INSIDE));
+        let constant = graph.constant(value).filter(|t| t.is_present() && t.ty().shape.n_elems().is_some_and(|n| n <= most));
         operands.push(Some(match (constant, graph.sizes(value), graph.node(value.node).op()) {
             _ if inside.value_named(name).is_some() => inside.value_named(name).unwrap_or(value),
             (Some(tensor), ..) => inside.add_const(name, tensor.clone()),
@@ -104,7 +121,5 @@ pub fn defer(edit: &mut Edit<'_>, node: NodeId) -> Result<Vec<Val>, OpError> {
     let names: Vec<String> = own.outputs.iter().map(|v| v.name.clone()).collect();
     let id = inside.add_op(&own.name, op, &operands, &names)?;
     names.iter().enumerate().for_each(|(out, name)| inside.add_output(name, id.out(out)));
-    edit.on_behalf_of(node);
-    let attrs = Attrs::new().with("body", Attr::Graph(Box::new(inside)));
-    edit.add_all(crate::ir::Op::new(&DEF, attrs), &outer, names.len()).map_err(|e| OpError::Edit(Box::new(e)))
+    Ok((inside, outer))
 }

@@ -1,7 +1,7 @@
 //! From a graph of the ONNX level to a program.
 
 use crate::codegen::{self, CodegenError};
-use crate::ir::{Graph, NodeKind, Tensor, ValueId};
+use crate::ir::{Graph, ValueId, text};
 use crate::ops::kernel_key::KernelKey;
 use crate::ops::weights;
 use crate::passes::{OverBudget, PassError, Pipeline, PipelineError, Settings, Timing, WhyNot};
@@ -290,13 +290,11 @@ impl Lowered {
         }
         let mut constants = self.blueprint.constants;
         // The CPU reference reads constants as the graph has them: those that differ on the device are kept in both forms.
-        for id in self.kernels.order() {
-            if let NodeKind::Const(tensor) = &self.kernels.node(id).kind
-                && needs_data(tensor)
-            {
+        self.kernels.for_each_constant(&mut |tensor| {
+            if !text::is_inline(tensor) {
                 constants.entry(tensor.hash()).or_insert_with(|| tensor.clone());
             }
-        }
+        });
         let entry =
             Entry { name: "main".to_owned(), sizes: self.blueprint.sizes, inputs: self.blueprint.inputs, outputs: self.blueprint.outputs, steps };
         let plan = Plan {
@@ -328,15 +326,6 @@ impl Lowered {
             imported_max_live_bytes: crate::ir::memory::account(graph, &graph.file_order()).map(|m| m.max_live_bytes),
         })
     }
-}
-
-/// Whether a constant prints as a hash, so that its data must come from elsewhere.
-fn needs_data(tensor: &Tensor) -> bool {
-    tensor.ty().packing.is_some()
-        || tensor.ty().shape.n_elems().is_none_or(|n| n > 8)
-        || tensor.dtype().bits() > 32
-        || tensor.dtype().bits() < 8
-        || tensor.to_f32s().is_ok_and(|v| v.iter().any(|v| v.is_nan()))
 }
 
 /// What became of every node of the assigned graph.

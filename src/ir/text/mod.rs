@@ -6,7 +6,7 @@ mod print;
 
 pub use consts::Consts;
 pub use parse::{ConstSource, ParseError, parse, parse_dim, parse_type};
-pub use print::node_line;
+pub use print::{is_inline, node_line};
 
 /// A name after `%`, or a symbol: bare where it can be, quoted otherwise.
 pub(super) fn name(text: &str) -> String {

@@ -127,23 +127,26 @@ fn list<T: fmt::Display>(f: &mut String, kind: &str, items: impl Iterator<Item =
     Ok(())
 }
 
+/// Whether a text holds the data of a constant; it prints the hash of others, whose data must come from elsewhere.
+pub fn is_inline(tensor: &Tensor) -> bool {
+    let bits = tensor.dtype().bits();
+    let holds = match tensor.dtype().class() {
+        Class::Int | Class::Bool => bits >= 4,
+        // A NaN may carry bits that its text does not.
+        Class::Float => bits <= 32 && tensor.to_f32s().is_ok_and(|v| !v.iter().any(|v| v.is_nan())),
+        _ => false,
+    };
+    let n = tensor.ty().shape.n_elems().unwrap_or(u64::MAX);
+    n <= MAX_INLINE as u64 && tensor.is_present() && tensor.ty().packing.is_none() && holds
+}
+
 /// Small constants as their values, others as their hash.
 fn data(tensor: &Tensor) -> Result<String, fmt::Error> {
     let mut f = String::new();
-    let n = tensor.ty().shape.n_elems().unwrap_or(u64::MAX);
-    let inline = n <= MAX_INLINE as u64 && tensor.is_present() && tensor.ty().packing.is_none();
+    let inline = is_inline(tensor);
     match tensor.dtype().class() {
-        Class::Int | Class::Bool if inline && tensor.dtype().bits() >= 4 => match tensor.to_i64s() {
-            Ok(values) => list(&mut f, "", values.iter())?,
-            Err(_) => return Err(fmt::Error),
-        },
-        // A NaN may carry bits that its text does not.
-        Class::Float if inline && tensor.to_f32s().is_ok_and(|v| tensor.dtype().bits() <= 32 && !v.iter().any(|v| v.is_nan())) => {
-            match tensor.to_f32s() {
-                Ok(values) => list(&mut f, "", values.iter().map(|v| format!("{v:?}")))?,
-                Err(_) => return Err(fmt::Error),
-            }
-        }
+        Class::Float if inline => list(&mut f, "", tensor.to_f32s().map_err(|_| fmt::Error)?.iter().map(|v| format!("{v:?}")))?,
+        _ if inline => list(&mut f, "", tensor.to_i64s().map_err(|_| fmt::Error)?.iter())?,
         _ => write!(f, "#{}", tensor.hash())?,
     }
     Ok(f)
