@@ -125,7 +125,8 @@ fn devices_agree_with_onnx_runtime() {
     assert_eq!(validation_errors(), 0);
 }
 
-/// `y = softmax(z + mask)` of f64, where the mask is `masked` in the middle; `s = x + x` of f64; `p = n * n` of i64.
+/// `y = softmax(z + mask)` of f64, where the mask is `masked` in the middle; `s = x + x` of f64; `p = n * n` of i64; `l = mask < z`, which
+/// has no format.
 fn wide(masked: f64) -> Case {
     let mut graph = Graph::new("wide", Level::Onnx);
     let f64s = |values: &[f64]| Tensor::from_f64s(DType::F64, &[values.len()], values).unwrap();
@@ -138,8 +139,9 @@ fn wide(masked: f64) -> Case {
         node.out(0)
     };
     let masked = add("masked", "Add", &[Some(z), Some(mask)]);
-    let outputs = [add("y", "Softmax", &[Some(masked)]), add("s", "Add", &[Some(x), Some(x)]), add("p", "Mul", &[Some(n), Some(n)])];
-    for (name, value) in ["y", "s", "p"].iter().zip(outputs) {
+    let mut outputs = vec![add("y", "Softmax", &[Some(masked)]), add("s", "Add", &[Some(x), Some(x)]), add("p", "Mul", &[Some(n), Some(n)])];
+    outputs.push(add("l", "Less", &[Some(mask), Some(z)]));
+    for (name, value) in ["y", "s", "p", "l"].iter().zip(outputs) {
         graph.add_output(name, value);
     }
     Case { name: "wide".to_owned(), graph, inputs: Vec::new(), outputs: Vec::new() }
@@ -165,6 +167,7 @@ fn numbers_beyond_32_bits_are_refused_by_a_device_and_computed_on_the_cpu() {
         let (given, _) = on(choice, &small).unwrap();
         assert_eq!(given[0].to_f64s().unwrap(), [0.5, 0.0, 0.5], "{choice:?}: what is masked counts nothing");
         assert_eq!((given[1].to_f64s().unwrap(), given[2].to_i64s().unwrap()), (vec![1.0, 14.0, 1.0], vec![9, 16]), "{choice:?}");
+        assert_eq!(given[3].to_i64s().unwrap(), [1; 3], "{choice:?}");
     }
     let has_device = !devices().unwrap_or_default().is_empty();
     for (x, n, refusal) in [
@@ -179,5 +182,12 @@ fn numbers_beyond_32_bits_are_refused_by_a_device_and_computed_on_the_cpu() {
         assert_eq!(given[1].to_f64s().unwrap(), x.map(|v| v + v));
         assert_eq!(given[2].to_i64s().unwrap(), n.map(|v| v * v));
         assert!(!has_device || told == [format!("{refusal}: ran on the CPU reference")], "{told:?}");
+    }
+    // One run does not take the device from those that follow.
+    let mut session = Session::of(program, DeviceChoice::Auto).unwrap();
+    let device = session.device();
+    for (inputs, on, n_told) in [(inputs([1e223, 0.0, 0.0], [3, -4]), "cpu", 1), (small, device.as_str(), 0)] {
+        session.run(&inputs).unwrap();
+        assert_eq!((session.device().as_str(), session.fallbacks().len()), (on, if has_device { n_told } else { 0 }));
     }
 }

@@ -25,6 +25,8 @@ pub struct Session {
     #[cfg(feature = "runtime")]
     choice: DeviceChoice,
     fallbacks: Vec<String>,
+    /// How many of them hold for every run to come; the others are of the last one.
+    n_lasting: usize,
 }
 
 /// What a run gave.
@@ -77,6 +79,7 @@ impl Session {
             #[cfg(feature = "runtime")]
             choice,
             fallbacks: Vec::new(),
+            n_lasting: 0,
         };
         let has_host_steps = session.has_host_steps();
         if choice == DeviceChoice::Cpu || has_host_steps {
@@ -97,6 +100,7 @@ impl Session {
             }
             session.reference = Some(Reference::of(&session.program, 0)?);
             session.fallbacks.push("this build has no Vulkan runtime: ran on the CPU reference".to_owned());
+            session.n_lasting = 1;
         }
         Ok(session)
     }
@@ -108,25 +112,29 @@ impl Session {
     #[cfg(feature = "runtime")]
     pub fn on(program: Program, context: &crate::runtime::VkContext) -> Result<Session, SessionError> {
         let executor = crate::runtime::Executor::load(&program, 0, context)?;
-        let mut session =
-            Session { program, reference: None, executor: Some(executor), choice: DeviceChoice::Index(context.info().index), fallbacks: Vec::new() };
+        let choice = DeviceChoice::Index(context.info().index);
+        let mut session = Session { program, reference: None, executor: Some(executor), choice, fallbacks: Vec::new(), n_lasting: 0 };
         if session.has_host_steps() {
             session.reference = Some(Reference::of(&session.program, 0)?);
         }
         Ok(session)
     }
 
-    /// Goes on with the CPU reference after `error`, where the device was not asked for by name.
+    /// Goes on with the CPU reference after `error`, where the device was not asked for by name: for this run alone where its numbers are too wide for the
+    /// device, else for good.
     #[cfg(feature = "runtime")]
     fn fall_back(&mut self, error: crate::runtime::RuntimeError) -> Result<(), SessionError> {
         if self.choice != DeviceChoice::Auto || !is_of_device(&error) {
             return Err(error.into());
         }
-        self.executor = None;
         if self.reference.is_none() {
             self.reference = Some(Reference::of(&self.program, 0)?);
         }
         self.fallbacks.push(format!("{error}: ran on the CPU reference"));
+        if !matches!(error, crate::runtime::RuntimeError::TooWide { .. }) {
+            self.executor = None;
+            self.n_lasting = self.fallbacks.len();
+        }
         Ok(())
     }
 
@@ -140,15 +148,17 @@ impl Session {
         &self.program
     }
 
-    /// What went another way than asked, and why.
+    /// What went another way than asked in the last run, and why.
     pub fn fallbacks(&self) -> &[String] {
         &self.fallbacks
     }
 
-    /// The name of the device that it runs on.
+    /// The name of the device that the last run was on; before the first, of the one to come.
     pub fn device(&self) -> String {
         #[cfg(feature = "runtime")]
-        if let Some(executor) = &self.executor {
+        if let Some(executor) = &self.executor
+            && self.fallbacks.len() == self.n_lasting
+        {
             return executor.context().info().name.clone();
         }
         "cpu".to_owned()
@@ -177,6 +187,7 @@ impl Session {
     /// As [`Session::run`].
     pub fn run_profiled(&mut self, inputs: &[Tensor], profile: bool) -> Result<Outcome, SessionError> {
         let host_nodes: Vec<String> = self.host_nodes();
+        self.fallbacks.truncate(self.n_lasting);
         #[cfg(feature = "runtime")]
         if let Some(executor) = &mut self.executor {
             let reference = self.reference.as_ref();
