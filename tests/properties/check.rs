@@ -4,7 +4,7 @@ use crate::random::Random;
 use crate::simulate::Expected;
 use crate::spec::{Built, Spec};
 use crate::{plan, ranges};
-use nyxc::ir::{Attr, Format, Graph, Tensor, text};
+use nyxc::ir::{Format, Graph, Tensor, text};
 use nyxc::ops::registry;
 use nyxc::passes::{DEFAULT, OverBudget, Pipeline, Policy, Settings};
 use nyxc::program::{Sizes, file};
@@ -135,13 +135,9 @@ fn compiled(graph: &Graph, options: &Compile) -> (Result<Compiled, CompileError>
 fn reads_back(graph: &Graph) -> Result<(), String> {
     let printed = graph.to_string();
     let mut constants: BTreeMap<String, Tensor> = BTreeMap::new();
-    for id in graph.order() {
-        let attributes = graph.node(id).op().map(|op| op.attrs.0.values());
-        let held = attributes.into_iter().flatten().filter_map(|attr| if let Attr::Tensor(tensor) = attr { Some(tensor) } else { None });
-        for tensor in held.chain(graph.node(id).constant()) {
-            constants.insert(tensor.hash().to_string(), tensor.clone());
-        }
-    }
+    graph.for_each_constant(&mut |tensor| {
+        constants.insert(tensor.hash().to_string(), tensor.clone());
+    });
     let read =
         text::parse(&printed, &registry(), &|hash, _| constants.get(hash).cloned()).map_err(|e| format!("its text does not read: {e}\n{printed}"))?;
     let again = read.to_string();

@@ -37,29 +37,13 @@ fn read(name: &str, dims: &[&str]) -> Option<(Graph, ImportReport)> {
 /// What is printed is what was imported, the constants found by their hash.
 fn reads_back(graph: &Graph, registry: &Registry) {
     let mut constants: BTreeMap<(String, String), Tensor> = BTreeMap::new();
-    collect(graph, &mut constants);
+    graph.for_each_constant(&mut |tensor| {
+        constants.insert((tensor.hash().to_string(), tensor.ty().to_string()), tensor.clone());
+    });
     let source = |hash: &str, ty: &TensorType| constants.get(&(hash.to_owned(), ty.to_string())).cloned();
     let text = graph.to_string();
     let parsed = crate::ir::text::parse(&text, registry, &source).unwrap_or_else(|e| panic!("{e}"));
     assert!(parsed == *graph, "{} does not read back", graph.name);
-}
-
-fn collect(graph: &Graph, constants: &mut BTreeMap<(String, String), Tensor>) {
-    for id in graph.order() {
-        let node = graph.node(id);
-        let attrs = node.op().into_iter().flat_map(|op| op.attrs.0.values());
-        let mut tensors: Vec<&Tensor> = node.constant().into_iter().collect();
-        for attr in attrs {
-            match attr {
-                Attr::Tensor(tensor) => tensors.push(tensor),
-                Attr::Graph(body) => collect(body, constants),
-                _ => {}
-            }
-        }
-        for tensor in tensors {
-            constants.insert((tensor.hash().to_string(), tensor.ty().to_string()), tensor.clone());
-        }
-    }
 }
 
 fn count(graph: &Graph, op: &str) -> usize {
