@@ -28,10 +28,12 @@ pub(super) struct Model<'a> {
     pub(super) n_bodies: Cell<u32>,
     /// Elements of sequences made so far.
     pub(super) n_listed: Cell<usize>,
+    /// Nodes that gradients went through so far, and elements of their constants.
+    pub(super) n_differentiated: Cell<usize>,
 }
 
 /// A value during import.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Known {
     /// It stands in the graph.
     Value(ValueId),

@@ -13,6 +13,7 @@ mod data;
 mod dims;
 mod error;
 mod fold;
+mod gradient;
 mod normalize;
 mod read;
 mod sequence;
@@ -155,6 +156,7 @@ pub fn import_proto(
         unbound: &report.unbound,
         n_bodies: Cell::new(0),
         n_listed: Cell::new(0),
+        n_differentiated: Cell::new(0),
     }
     .graph(&raw)?;
     Ok((graph, report))

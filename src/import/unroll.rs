@@ -32,6 +32,7 @@ impl<'a> Builder<'a> {
             "Loop" => self.iterations(raw, order)?,
             "Scan" => self.scan(raw, order)?.into_iter().map(Bound::One).collect(),
             "ai.onnx.preview::FlexAttention" => self.flex_attention(raw, order)?.into_iter().map(Bound::One).collect(),
+            "ai.onnx.preview.training::Gradient" => self.gradient(raw, order)?,
             _ => return Ok(false),
         };
         self.bind_outputs(raw, results)

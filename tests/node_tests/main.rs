@@ -97,8 +97,7 @@ fn the_standards_node_tests() {
 }
 
 /// Models that are refused: the beginning of the name after the last folder, and a part of the reason.
-const REFUSED: &[(&str, &str)] =
-    &[("test_strnorm_model", "tensors of text are not supported"), ("test_gradient_of", "ai.onnx.preview.training::Gradient")];
+const REFUSED: &[(&str, &str)] = &[("test_strnorm_model", "tensors of text are not supported")];
 
 #[test]
 fn the_standards_models() {

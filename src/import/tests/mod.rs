@@ -1,6 +1,7 @@
 mod bodies;
 mod constants;
 mod forms;
+mod gradient;
 mod models;
 mod sequences;
 
