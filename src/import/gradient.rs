@@ -51,7 +51,9 @@ impl<'a> Builder<'a> {
             gained.insert(value, ones);
             let depends = self.depending(xs, &stops, &between);
             for &id in between.iter().rev() {
-                let Some(gain) = gained.remove(&id.out(0)).filter(|_| depends.contains(&id.out(0))) else { continue };
+                // A node of several results is refused, whichever of them gains.
+                let results = (0..self.graph.node(id).outputs.len()).map(|out| id.out(out)).filter(|result| depends.contains(result));
+                let Some(gain) = results.into_iter().find_map(|result| gained.remove(&result)) else { continue };
                 let operands = self.graph.operands(id);
                 for (slot, part) in self.partials(raw, id, gain, &depends, order)? {
                     let Some(operand) = operands.get(slot).copied().flatten() else { continue };

@@ -128,6 +128,8 @@ fn gradients_that_cannot_be_written_out_are_refused() {
     let exp = || node("Exp", &["x"], &["y"], vec![]);
     let of = |y: &str| gradient(&["x"], &["d"], &["x"], &[], y);
     assert!(refusal(vec![node("Erf", &["x"], &["y"], vec![]), of("y")], vec![]).contains(r#"the derivative of node "y" (Erf): none is known"#));
+    let split = node("Split", &["x"], &["a", "y"], vec![int("num_outputs", 2)]);
+    assert!(refusal(vec![split, of("y")], vec![]).contains("it has one for a single float result only"));
     assert!(refusal(vec![exp(), gradient(&["y"], &["d"], &["x"], &[], "y")], vec![]).contains(r#"operand 0 is not "x""#));
     let constant = refusal(vec![exp(), gradient(&["w"], &["d"], &["w"], &[], "y")], vec![floats("w", &[2], &[1.0, 2.0])]);
     assert!(constant.contains(r#""w" is a constant: make it an input"#), "{constant}");
