@@ -142,7 +142,7 @@ fn stays_typed(graph: &Graph, user: NodeId, value: ValueId, dtype: DType, gone: 
     let inputs: Vec<_> = operands.iter().map(|v| v.map(|v| if v == value { &other } else { graph.ty(v) })).collect();
     let consts: Vec<_> = operands.iter().map(|v| v.and_then(|v| graph.constant(v))).collect();
     let infer = Infer { attrs: &op.attrs, inputs: &inputs, consts: &consts, sizes: &[], n_outputs: node.outputs.len() };
-    (op.def.infer)(&infer).is_ok_and(|types| types.iter().map(|ty| ty.dtype).eq(node.outputs.iter().map(|v| v.ty.dtype)))
+    infer.types(op.def).is_ok_and(|types| types.iter().map(|ty| ty.dtype).eq(node.outputs.iter().map(|v| v.ty.dtype)))
 }
 
 /// The operand of a kernel that only converts between float types.

@@ -2,7 +2,7 @@
 # Runs the tests that reach unsafe code (Vulkan, mapped files) under AddressSanitizer with leak detection, on lavapipe:
 #   scripts/sanitize.sh [FILTER]...       of the library's own tests, those whose name has a FILTER; by default those of all unsafe parts
 # Builds everything anew, in $NYXC_SANITIZE_TARGET (default target/sanitize): some seventeen CPU minutes the first time. The compiler is the usual one;
-# RUSTC_BOOTSTRAP=1 lets it take the flag. Nothing is suppressed: what the driver keeps for itself is reachable while the driver stays loaded.
+# RUSTC_BOOTSTRAP=1 lets it take the flag. Nothing is suppressed: what the driver keeps for itself is reachable, since the driver stays loaded.
 # Tests that limit a child's address space (tests/faults.rs) cannot run so: the sanitizer reserves terabytes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,10 +10,6 @@ cd "$(dirname "$0")/.."
 host=$(rustc -vV | sed -n 's/^host: //p')
 export RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=address" CARGO_TARGET_DIR="${NYXC_SANITIZE_TARGET:-target/sanitize}"
 export ASAN_OPTIONS="detect_leaks=1:strict_string_checks=1:detect_stack_use_after_return=1:${ASAN_OPTIONS:-}"
-# The loader unloads the driver with the instance, after which what the driver's globals point to would count as leaked.
-driver=$(sed -n 's/.*"library_path": *"\(.*\)".*/\1/p' /usr/share/vulkan/icd.d/lvp_icd*.json | head -n 1)
-runner=CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<<"$host")_RUNNER
-export "$runner=env LD_PRELOAD=$driver"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 cargo test --locked --target "$host" --lib -- "$@" 2>&1 | tee "$log"

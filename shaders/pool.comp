@@ -18,7 +18,7 @@ void main() {
 #if AVERAGE
             value += v;
 #else
-            value = v > value || isnan(v) ? v : value;
+            value = larger(value, v);
 #endif
         }
     }

@@ -5,32 +5,17 @@
 #define WIDE 1
 #define ROW_T float
 #include "row.glsl"
+#include "quotient.glsl"
 
 const uint QUIET_NAN = 0x7fc00000u;
 
 // The largest magnitude so far; NaN once one is not finite.
-float larger(float m, float x) {
-    float a = abs(x);
-    if (isnan(x) || isinf(x)) return uintBitsToFloat(QUIET_NAN);
-    return a > m ? a : m;
-}
+float magnitude(float m, float x) { return isnan(x) || isinf(x) ? uintBitsToFloat(QUIET_NAN) : larger(m, abs(x)); }
 
 // The bits of the scale.
 uint scale_of(float absmax) {
     if (isnan(absmax)) return QUIET_NAN;
     return floatBitsToUint(absmax < uintBitsToFloat(0x0d800000u) ? 1.0 : absmax * uintBitsToFloat(0x3c010204u));
-}
-
-// 1 / s, correctly rounded, NaN where s is: the product of both significands lies so near a power of two that its low 32 bits are the remainder.
-float reciprocal(float s) {
-    float r = 1.0 / s;
-    int ms = (floatBitsToInt(s) & 0x7fffff) | 0x800000;
-    for (int i = 0; i < 3; i++) {
-        int mr = (floatBitsToInt(r) & 0x7fffff) | 0x800000;
-        int d = -(mr * ms);
-        r = intBitsToFloat(floatBitsToInt(r) + int(2 * d > ms) - int(2 * d < -ms));
-    }
-    return r;
 }
 
 // Four codes of a row; those beyond its end are 0.
@@ -51,24 +36,24 @@ void main() {
 #if STAGE == 0
     if (g >= p.rows) return;
     float m = 0.0;
-    for (uint col = t; col < p.cols; col += 128u) m = larger(m, ld_x(g * p.cols + col));
+    for (uint col = t; col < p.cols; col += 128u) m = magnitude(m, ld_x(g * p.cols + col));
     uint s = scale_of(join_lanes(JOIN_MAX, m));
-    float r = reciprocal(uintBitsToFloat(s));
+    float r = quotient(1.0, uintBitsToFloat(s));
     for (uint word = t; word < p.pitch; word += 128u) d_y[g * p.pitch + word] = codes(g, word, r);
     if (t == 0u) d_y[p.scales + g] = s;
 #elif STAGE == 1
     if (g >= p.parts) return;
     float m = 0.0;
-    for (uint i = g * 128u + t; i < p.rows * p.cols; i += p.parts * 128u) m = larger(m, ld_x(i));
+    for (uint i = g * 128u + t; i < p.rows * p.cols; i += p.parts * 128u) m = magnitude(m, ld_x(i));
     m = join_lanes(JOIN_MAX, m);
     if (t == 0u) d_y[g] = floatBitsToUint(m);
 #elif STAGE == 2
     float m = 0.0;
-    for (uint i = t; i < p.parts; i += 128u) m = larger(m, uintBitsToFloat(d_y[i]));
+    for (uint i = t; i < p.parts; i += 128u) m = magnitude(m, uintBitsToFloat(d_y[i]));
     m = join_lanes(JOIN_MAX, m);
     if (t == 0u) d_y[p.scales] = scale_of(m);
 #else
     uint word = invocation();
-    if (word < p.rows * p.pitch) d_y[word] = codes(word / p.pitch, word % p.pitch, reciprocal(uintBitsToFloat(d_y[p.scales])));
+    if (word < p.rows * p.pitch) d_y[word] = codes(word / p.pitch, word % p.pitch, quotient(1.0, uintBitsToFloat(d_y[p.scales])));
 #endif
 }

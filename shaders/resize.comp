@@ -1,13 +1,6 @@
 // Images enlarged and reduced along the last two axes. The f32 arithmetic of positions is that of src/ops/resize.rs.
 #include "common.glsl"
-
-// A device's division may be off in its last bits (Vulkan, appendix on precision): a quotient on which rounding turns, whole or a half, is exact.
-float quotient(float a, float b) {
-    precise float q = a / b;
-    precise float near = floor(2.0 * q + 0.5) * 0.5;
-    precise float back = near * b;
-    return back == a ? near : q;
-}
+#include "quotient.glsl"
 
 float place(uint at, float scale, uint own, uint out_size) {
     precise float v = float(at);

@@ -15,6 +15,7 @@ use nyxc::program::{Program, file};
 use nyxc::runtime::{DeviceInfo, Options, VkContext, devices, validation_errors};
 use nyxc::session::{Compile, DeviceChoice, Session, compile};
 use nyxc::target::Target;
+use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -47,6 +48,23 @@ fn start(format: &str, to: &Path, cache: &Path) -> Child {
 fn finish(child: Child) {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
+}
+
+/// A thread that ends after the last device calls what drivers registered for its end, wherever that was.
+#[test]
+#[cfg(target_os = "linux")]
+fn drivers_stay_loaded_after_the_last_device() {
+    let libraries = || -> BTreeSet<String> {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        maps.lines().filter_map(|line| line.split_whitespace().nth(5)).filter(|path| path.contains(".so")).map(str::to_owned).collect()
+    };
+    let _alone = alone();
+    let Some(device) = devices().unwrap_or_default().into_iter().next() else { return say("SKIPPED: no Vulkan device\n") };
+    let context = VkContext::open(device.index, &device.target.features, &Options::default()).unwrap();
+    let during = libraries();
+    assert!(during.iter().any(|path| path.contains("libvulkan")), "{during:?}");
+    drop(context);
+    assert_eq!(during.difference(&libraries()).collect::<Vec<_>>(), Vec::<&String>::new());
 }
 
 #[test]

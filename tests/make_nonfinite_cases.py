@@ -101,6 +101,12 @@ for op in "Max Min Sum Mean".split():
 case("Where", [X > 0, X, X[::-1].copy()])
 case("Where", [np.isnan(X), np.zeros(11, np.float32), X])
 
+# Comparisons that choose between what they compare: compilers make max and min of some, in which NaN is lost, and take it that x equals x.
+for op in "Less LessOrEqual Greater GreaterOrEqual".split():
+    graph(f"{op}, Where", [node(op, "x0 x1", "c"), node("Where", "c x0 x1", "y")], {"x0": LEFT, "x1": RIGHT})
+    graph(f"{op} than 0, Where", [node(op, "x0 k", "c"), node("Where", "c x0 k", "y")], {"x0": X}, {"k": np.float32(0)})
+graph("Equal to itself, Where", [node("Equal", "x0 x0", "c"), node("Where", "c x0 k", "y")], {"x0": X}, {"k": np.float32(7)})
+
 # Rows: all finite, one NaN, infinities of one sign, of both, nothing but minus infinity, NaN last, NaN first.
 ROWS = np.stack(
     [

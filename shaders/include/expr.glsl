@@ -33,10 +33,6 @@ float nx_log1p(float v) {
 }
 //: nx_sign
 float nx_sign(float v) { return v > 0.0 ? 1.0 : v < 0.0 ? -1.0 : v; }
-//: nx_min
-float nx_min(float a, float b) { return isnan(a) ? a : isnan(b) ? b : min(a, b); }
-//: nx_max
-float nx_max(float a, float b) { return isnan(a) ? a : isnan(b) ? b : max(a, b); }
 //: nx_int
 int nx_int(float v) {
     if (isnan(v)) return 0;

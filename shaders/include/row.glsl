@@ -11,13 +11,10 @@ uint row_index() { return invocation(); }
 #endif
 const int JOIN_SUM = 0, JOIN_MAX = 2, JOIN_MIN = 3, JOIN_PROD = 4;
 
-bool is_nan(float v) { return isnan(v); }
-bool is_nan(int v) { return false; }
-
 // A NaN is kept by every join.
 ROW_T join(int how, ROW_T a, ROW_T b) {
-    if (how == JOIN_MAX) return b > a || is_nan(b) ? b : a;
-    if (how == JOIN_MIN) return b < a || is_nan(b) ? b : a;
+    if (how == JOIN_MAX) return larger(a, b);
+    if (how == JOIN_MIN) return smaller(a, b);
     return how == JOIN_PROD ? a * b : a + b;
 }
 

@@ -161,9 +161,9 @@ impl Body {
             (Neg, _) => format!("-({a})"),
             (Abs, _) => format!("abs({a})"),
             (Sign, Class::Int) => format!("sign({a})"),
-            (Relu, Class::Int) => format!("max({a}, 0)"),
             (Sign, _) => self.helper("nx_sign", a),
-            (Relu, _) => format!("{a} < 0.0 ? 0.0 : {a}"),
+            (Relu, Class::Int) => format!("larger({a}, 0)"),
+            (Relu, _) => format!("larger({a}, 0.0)"),
             (Floor, _) => format!("floor({a})"),
             (Ceil, _) => format!("ceil({a})"),
             (Round, _) => format!("roundEven({a})"),
@@ -196,12 +196,17 @@ impl Body {
         let both = format!("{a}, {b}");
         let is_int = class == Class::Int;
         let text = match function {
-            Eq if class == Class::Bool => return (format!("{a} == {b}"), Class::Bool),
-            Eq => return (format!("{a} == {b}"), Class::Bool),
-            Lt => return (format!("{a} < {b}"), Class::Bool),
-            Le => return (format!("{a} <= {b}"), Class::Bool),
-            Gt => return (format!("{a} > {b}"), Class::Bool),
-            Ge => return (format!("{a} >= {b}"), Class::Bool),
+            Eq | Lt | Le | Gt | Ge => {
+                let sign = match function {
+                    Eq => "==",
+                    Lt => "<",
+                    Le => "<=",
+                    Gt => ">",
+                    _ => ">=",
+                };
+                let guard = if class == Class::Float { format!("ordered({both}) && ") } else { String::new() };
+                return (format!("{guard}{a} {sign} {b}"), Class::Bool);
+            }
             And => format!("{a} && {b}"),
             Or => format!("{a} || {b}"),
             Xor => format!("{a} != {b}"),
@@ -210,10 +215,8 @@ impl Body {
             Mul => format!("{a} * {b}"),
             Div if is_int => self.helper("nx_idiv", &both),
             Div => format!("{a} / {b}"),
-            Min if is_int => format!("min({both})"),
-            Max if is_int => format!("max({both})"),
-            Min => self.helper("nx_min", &both),
-            Max => self.helper("nx_max", &both),
+            Min => format!("smaller({both})"),
+            Max => format!("larger({both})"),
             Pow if is_int => self.helper("nx_ipow", &both),
             Pow => self.helper("nx_pow", &both),
             Mod if is_int => self.helper("nx_imod", &both),

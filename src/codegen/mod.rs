@@ -18,12 +18,6 @@ include!(concat!(env!("OUT_DIR"), "/kernel_sources.rs"));
 /// Deepest nesting of includes; ours need one or two.
 const MAX_INCLUDES: usize = 8;
 
-/// By their bits: a compiler may take it that no value is NaN or infinite, and drop the functions of these names (Vulkan 1.3, appendix "Precision
-/// and Operation of SPIR-V Instructions", without `SignedZeroInfNanPreserve`).
-const NOT_FINITE: &str = "#define isnan(v) ((floatBitsToUint(v) & 0x7fffffffu) > 0x7f800000u)
-#define isinf(v) ((floatBitsToUint(v) & 0x7fffffffu) == 0x7f800000u)
-";
-
 /// Why a key gives no shader. All but [`CodegenError::Compiler`] are bugs of the planner.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages document the fields")]
@@ -101,7 +95,7 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
         let _ = writeln!(text, "#define TILE_M {}u\n#define TILE_N {}u\n#define TILE_K {}u", tile.m, tile.n, tile.k);
     }
     let _ = writeln!(text, "#define NATIVE_DOT {}", u32::from(dot));
-    text += NOT_FINITE;
+    expand(&mut text, "#include \"numbers.glsl\"", 0).map_err(refuse)?;
     text += "layout(local_size_x = 128) in;\n";
     text += &access::buffers(key, target);
     text += &access::functions(key, target);

@@ -242,7 +242,7 @@ impl<'a> Builder<'a> {
         if let Some(bound) = self.typed(&attrs, &operands, outputs.len(), |infer| counted::bound(def, infer))? {
             attrs = attrs.with_dims(COUNT, vec![self.count(outputs.first().map_or(&name, |output| output), &bound)?]);
         }
-        let types = self.typed(&attrs, &operands, outputs.len(), def.infer)?;
+        let types = self.typed(&attrs, &operands, outputs.len(), |infer| infer.types(def))?;
         if types.len() < outputs.len() {
             return Err(Kind::Outputs { given: outputs.len(), has: types.len() }.into());
         }
@@ -295,7 +295,8 @@ impl<'a> Builder<'a> {
         let inputs: Vec<_> = operands.iter().map(|o| o.map(|known| self.ty(known))).collect();
         let consts: Vec<_> = operands.iter().map(|o| o.and_then(|known| self.tensor(known))).collect();
         let sizes: Vec<_> = operands.iter().map(|o| if let Some(Known::Value(value)) = o { self.graph.sizes(*value) } else { None }).collect();
-        rule(&Infer { attrs, inputs: &inputs, consts: &consts, sizes: &sizes, n_outputs }).map_err(|source| {
+        let infer = Infer { attrs, inputs: &inputs, consts: &consts, sizes: &sizes, n_outputs };
+        infer.are_addressable().and_then(|()| rule(&infer)).map_err(|source| {
             let symbols = match source {
                 OpError::NotConstant { slot } => operands.get(slot).copied().flatten(),
                 _ => None,

@@ -137,8 +137,7 @@ impl<'g> Edit<'g> {
             operands: inputs.iter().map(|t| t.map_or("absent".to_owned(), |t| t.to_string())).collect::<Vec<_>>().join(", "),
             source,
         };
-        let types =
-            (op.def.infer)(&super::Infer { attrs: &op.attrs, inputs: &inputs, consts: &consts, sizes: &sizes, n_outputs }).map_err(&refuse)?;
+        let types = super::Infer { attrs: &op.attrs, inputs: &inputs, consts: &consts, sizes: &sizes, n_outputs }.types(op.def).map_err(&refuse)?;
         if types.len() < n_outputs {
             return Err(refuse(OpError::unsupported(format!("{} outputs of {}", n_outputs, types.len()))));
         }

@@ -198,12 +198,12 @@ impl Graph {
     /// Applies the type rule of `op` to values of this graph.
     ///
     /// # Errors
-    /// The rule refuses the operands.
+    /// The rule refuses the operands, or one of them or a result is larger than an address space.
     pub fn infer(&self, op: &Op, operands: &[Option<ValueId>], n_outputs: usize) -> Result<Vec<TensorType>, OpError> {
         let inputs: Vec<_> = operands.iter().map(|v| v.map(|v| self.ty(v))).collect();
         let consts: Vec<_> = operands.iter().map(|v| v.and_then(|v| self.constant(v))).collect();
         let sizes: Vec<_> = operands.iter().map(|v| v.and_then(|v| self.sizes(v))).collect();
-        (op.def.infer)(&Infer { attrs: &op.attrs, inputs: &inputs, consts: &consts, sizes: &sizes, n_outputs })
+        Infer { attrs: &op.attrs, inputs: &inputs, consts: &consts, sizes: &sizes, n_outputs }.types(op.def)
     }
 
     /// A node.

@@ -262,7 +262,30 @@ pub struct Infer<'a> {
     pub n_outputs: usize,
 }
 
+fn addressable(ty: &TensorType) -> Result<(), OpError> {
+    if ty.shape.is_addressable() { Ok(()) } else { Err(OpError::unsupported(format!("{ty}, which is larger than the address space"))) }
+}
+
 impl<'a> Infer<'a> {
+    /// What the rule of `def` gives: the one way to ask it of values that a graph has.
+    ///
+    /// # Errors
+    /// The rule refuses, or an operand or a result is larger than an address space.
+    pub fn types(&self, def: &OpDef) -> Result<Vec<TensorType>, OpError> {
+        self.are_addressable()?;
+        let results = (def.infer)(self)?;
+        results.iter().try_for_each(addressable)?;
+        Ok(results)
+    }
+
+    /// Whether rules may multiply sizes of the operands.
+    ///
+    /// # Errors
+    /// An operand is larger than an address space.
+    pub fn are_addressable(&self) -> Result<(), OpError> {
+        self.inputs.iter().flatten().copied().try_for_each(addressable)
+    }
+
     /// The type of operand `slot`.
     ///
     /// # Errors

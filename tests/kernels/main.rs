@@ -20,8 +20,10 @@ use nyxc::plan::kernels::{self, KernelError};
 use nyxc::program::*;
 use nyxc::runtime::{Executor, Options, VkContext, devices, validation_errors};
 use nyxc::target::{Features, Target};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::rc::Rc;
 
 const NO_FEATURES: Features = Features {
     f16_arithmetic: false,
@@ -37,9 +39,18 @@ const NO_FEATURES: Features = Features {
 pub struct Bench {
     context: VkContext,
     targets: Vec<Target>,
+    /// What was wrong so far.
+    faults: Rc<RefCell<Vec<String>>>,
 }
 
-/// Runs `test` on every device.
+impl Bench {
+    /// The same for one other target.
+    pub fn with(&self, target: Target) -> Bench {
+        Bench { context: self.context.clone(), targets: vec![target], faults: self.faults.clone() }
+    }
+}
+
+/// Runs `test` on every device; fails with all that was wrong there.
 pub fn on_devices(test: impl Fn(&Bench)) {
     let found = devices().unwrap_or_default();
     if found.is_empty() {
@@ -50,8 +61,10 @@ pub fn on_devices(test: impl Fn(&Bench)) {
         let options = Options { validation: true, cache_dir: None, fault: None, ..Options::from_env() };
         let context = VkContext::open(info.index, &info.target.features, &options).unwrap();
         let plain = Target { name: "plain".to_owned(), features: NO_FEATURES, ..info.target.clone() };
-        let bench = Bench { context, targets: vec![info.target.clone(), plain] };
+        let bench = Bench { context, targets: vec![info.target.clone(), plain], faults: Rc::default() };
         test(&bench);
+        let faults = bench.faults.take();
+        assert!(faults.is_empty(), "on {}, {} faults:\n{}", info.name, faults.len(), faults.join("\n"));
         // Layers may say what they found as late as at the end of the device.
         drop(bench);
         assert_eq!(validation_errors(), 0, "on {}", info.name);
@@ -143,7 +156,9 @@ impl Case {
             };
             let is_packed = inputs.iter().flatten().any(|t| t.ty().packing.is_some());
             let is_half = wanted.dtype() == DType::F16 || (is_packed && names.iter().any(|name| name.contains("_half")));
-            compare(&given, &wanted, if is_half { 2e-3 } else { 1e-5 }, &format!("{} on {}: {}", self.describe(), target.name, names.join(", ")));
+            if let Err(fault) = compare(&given, &wanted, if is_half { 2e-3 } else { 1e-5 }) {
+                bench.faults.borrow_mut().push(format!("{} on {}: {}: {fault}", self.describe(), target.name, names.join(", ")));
+            }
         }
     }
 
@@ -155,29 +170,34 @@ impl Case {
 }
 
 /// Relative L2 over what is finite, at most `bound`; infinities and NaN must agree.
-fn compare(given: &Tensor, wanted: &Tensor, bound: f64, what: &str) {
-    assert_eq!(given.ty(), wanted.ty(), "{what}");
+fn compare(given: &Tensor, wanted: &Tensor, bound: f64) -> Result<(), String> {
+    if given.ty() != wanted.ty() {
+        return Err(format!("{} instead of {}", given.ty(), wanted.ty()));
+    }
     if wanted.ty().packing.is_some() || !wanted.dtype().is_float() {
-        assert_eq!(given.bytes().unwrap(), wanted.bytes().unwrap(), "{what}");
-        return;
+        let (given, wanted) = (given.bytes().unwrap(), wanted.bytes().unwrap());
+        let wrong: Vec<usize> = (0..wanted.len()).filter(|&i| given[i] != wanted[i]).collect();
+        let Some(&first) = wrong.first() else { return Ok(()) };
+        return Err(format!("{} of {} bytes differ, byte {first} is {}, not {}", wrong.len(), wanted.len(), given[first], wanted[first]));
     }
     let (given, values) = (given.to_f32s().unwrap(), wanted.to_f32s().unwrap());
     let (mut error, mut norm) = (0.0f64, 0.0f64);
     for (i, (&g, &w)) in given.iter().zip(values.iter()).enumerate() {
         if !w.is_finite() || !g.is_finite() {
-            assert!(g == w || (g.is_nan() && w.is_nan()), "{what}: element {i} is {g}, not {w}");
-            continue;
+            if g == w || (g.is_nan() && w.is_nan()) {
+                continue;
+            }
+            return Err(format!("element {i} is {g}, not {w}"));
         }
         error += f64::from(g - w).powi(2);
         norm += f64::from(w).powi(2);
     }
     let relative = (error / norm.max(1e-30)).sqrt();
-    assert!(
-        relative <= bound,
-        "{what}: relative error {relative:e}\n given {:?}\nwanted {:?}",
-        &given[..given.len().min(12)],
-        &values[..values.len().min(12)]
-    );
+    if relative > bound {
+        let most = (0..values.len()).max_by(|&a, &b| (given[a] - values[a]).abs().total_cmp(&(given[b] - values[b]).abs())).unwrap_or(0);
+        return Err(format!("relative error {relative:e}, most in element {most}: {} for {}", given[most], values[most]));
+    }
+    Ok(())
 }
 
 /// Everything of one allocation, region by region.

@@ -133,7 +133,7 @@ fn weights_beyond_a_binding_come_in_slices() {
         let mut small = bench.targets[0].clone();
         // Far below what a target may have, so that the test is small.
         small.limits.max_storage_buffer_range = 8192;
-        let bench = Bench { context: bench.context.clone(), targets: vec![small] };
+        let bench = bench.with(small);
         let bias = random.floats(DType::F32, &[200]);
         for m in [2, 10] {
             let a = random.floats(DType::F32, &[m, 50]);

@@ -38,7 +38,7 @@ fn tables_beyond_a_binding_come_in_slices() {
         for (table, range) in [(packed, 8192), (rank_3, 12288)] {
             let mut small = bench.targets[0].clone();
             small.limits.max_storage_buffer_range = range;
-            let bench = Bench { context: bench.context.clone(), targets: vec![small] };
+            let bench = bench.with(small);
             let case = Case::new(&gather::DEF, Attrs::new().with_int("axis", 0), &[&table, &indices]);
             assert!(plan(&case, &bench.targets[0]).unwrap().len() > 1);
             case.check(&bench);

@@ -101,7 +101,7 @@ fn filters_beyond_a_binding_come_in_slices() {
         let mut random = Random::new(15);
         let mut small = bench.targets[0].clone();
         small.limits.max_storage_buffer_range = 32 << 10;
-        let bench = Bench { context: bench.context.clone(), targets: vec![small] };
+        let bench = bench.with(small);
         let x = random.floats(DType::F32, &[1, 16, 3, 3]);
         for w in [random.floats(DType::F32, &[70, 16, 3, 3]), random.packed(packings()[1], &[600, 144])] {
             let case = Case::new(&conv::DEF, attrs(WINDOWS[1]), &[&x, &w]);

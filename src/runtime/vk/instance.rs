@@ -3,8 +3,9 @@
 use super::{Options, call, cstr};
 use crate::runtime::RuntimeError;
 use ash::vk;
-use std::ffi::{CStr, c_void};
+use std::ffi::{CStr, c_char, c_void};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 static ERRORS: AtomicU64 = AtomicU64::new(0);
 
@@ -47,11 +48,9 @@ impl Instance {
         if version < vk::API_VERSION_1_1 {
             return Err(RuntimeError::Unsupported { what: "Vulkan 1.1: the loader has 1.0".to_owned() });
         }
-        // SAFETY: as above.
-        let extensions = unsafe { entry.enumerate_instance_extension_properties(None) }.map_err(call("vkEnumerateInstanceExtensionProperties"))?;
+        let extensions = extensions(&entry)?;
         // SAFETY: as above.
         let layers = unsafe { entry.enumerate_instance_layer_properties() }.map_err(call("vkEnumerateInstanceLayerProperties"))?;
-        let has = |wanted: &CStr| extensions.iter().any(|e| cstr(&e.extension_name) == wanted);
         if validation && !layers.iter().any(|l| cstr(&l.layer_name) == VALIDATION) {
             return Err(RuntimeError::Unsupported { what: "NYXC_VALIDATION: VK_LAYER_KHRONOS_validation is not installed".to_owned() });
         }
@@ -61,14 +60,11 @@ impl Instance {
             let what = format!("NYXC_VALIDATION=gpu: validation layers of version 1.{minor}.{patch} break loops in shaders, those of 1.4 do not");
             return Err(RuntimeError::Unsupported { what });
         }
-        let debug = has(ash::ext::debug_utils::NAME) || validation;
-        let portability = has(ash::khr::portability_enumeration::NAME);
-        let mut names = Vec::new();
+        let debug = has(&extensions, ash::ext::debug_utils::NAME) || validation;
+        let (mut names, flags) = all_drivers(&extensions);
         names.extend(debug.then_some(ash::ext::debug_utils::NAME.as_ptr()));
-        names.extend(portability.then_some(ash::khr::portability_enumeration::NAME.as_ptr()));
         let layers = if validation { vec![VALIDATION.as_ptr()] } else { Vec::new() };
         let application = vk::ApplicationInfo::default().application_name(c"nyxc").engine_name(c"nyxc").api_version(version);
-        let flags = if portability { vk::InstanceCreateFlags::ENUMERATE_PORTABILITY_KHR } else { vk::InstanceCreateFlags::empty() };
         let mut messages = messages();
         let wanted = [
             (sync, vk::ValidationFeatureEnableEXT::SYNCHRONIZATION_VALIDATION),
@@ -139,9 +135,45 @@ impl Drop for Instance {
     }
 }
 
+/// The loader and a bare instance, which keep it and the drivers loaded for as long as the process runs.
+static LOADED: Mutex<Option<(ash::Entry, ash::Instance)>> = Mutex::new(None);
+
+/// The Vulkan loader. The last instance to go takes the drivers out of the process with it, and a thread that ends after that calls what a driver had
+/// registered for the end of threads (`pthread_key_create`), at an address where nothing is: NVIDIA's 580 ends the process so. One instance stays.
 fn load() -> Result<ash::Entry, RuntimeError> {
-    // SAFETY: loading the Vulkan loader runs its initialisers; it is the system's own library, and `Entry` keeps it loaded.
-    unsafe { ash::Entry::load() }.map_err(|e| RuntimeError::NoDevice { reason: format!("the Vulkan loader is not installed ({e})") })
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((entry, _)) = &*loaded {
+        return Ok(entry.clone());
+    }
+    // SAFETY: loading the Vulkan loader runs its initialisers; it is the system's own library, and `LOADED` keeps it loaded.
+    let entry = unsafe { ash::Entry::load() };
+    let entry = entry.map_err(|e| RuntimeError::NoDevice { reason: format!("the Vulkan loader is not installed ({e})") })?;
+    let (names, flags) = all_drivers(&extensions(&entry)?);
+    let info = vk::InstanceCreateInfo::default().enabled_extension_names(&names).flags(flags);
+    let alone = super::handles();
+    // SAFETY: every pointer in `info` is to a local or a static that outlives the call; the extensions were enumerated.
+    let kept = unsafe { entry.create_instance(&info, None) }.map_err(call("vkCreateInstance"))?;
+    drop(alone);
+    *loaded = Some((entry.clone(), kept));
+    Ok(entry)
+}
+
+fn extensions(entry: &ash::Entry) -> Result<Vec<vk::ExtensionProperties>, RuntimeError> {
+    // SAFETY: the loader is loaded; the call takes nothing.
+    unsafe { entry.enumerate_instance_extension_properties(None) }.map_err(call("vkEnumerateInstanceExtensionProperties"))
+}
+
+fn has(extensions: &[vk::ExtensionProperties], wanted: &CStr) -> bool {
+    extensions.iter().any(|e| cstr(&e.extension_name) == wanted)
+}
+
+/// What makes an instance list every driver, those that are not quite Vulkan (MoltenVK) too.
+fn all_drivers(extensions: &[vk::ExtensionProperties]) -> (Vec<*const c_char>, vk::InstanceCreateFlags) {
+    if has(extensions, ash::khr::portability_enumeration::NAME) {
+        (vec![ash::khr::portability_enumeration::NAME.as_ptr()], vk::InstanceCreateFlags::ENUMERATE_PORTABILITY_KHR)
+    } else {
+        (Vec::new(), vk::InstanceCreateFlags::empty())
+    }
 }
 
 fn messages() -> vk::DebugUtilsMessengerCreateInfoEXT<'static> {
