@@ -296,7 +296,7 @@ impl<'a> Builder<'a> {
         let consts: Vec<_> = operands.iter().map(|o| o.and_then(|known| self.tensor(known))).collect();
         let sizes: Vec<_> = operands.iter().map(|o| if let Some(Known::Value(value)) = o { self.graph.sizes(*value) } else { None }).collect();
         let infer = Infer { attrs, inputs: &inputs, consts: &consts, sizes: &sizes, n_outputs };
-        infer.are_addressable().and_then(|()| rule(&infer)).map_err(|source| {
+        infer.check_operands().and_then(|()| rule(&infer)).map_err(|source| {
             let symbols = match source {
                 OpError::NotConstant { slot } => operands.get(slot).copied().flatten(),
                 _ => None,

@@ -198,7 +198,7 @@ impl Graph {
     /// Applies the type rule of `op` to values of this graph.
     ///
     /// # Errors
-    /// The rule refuses the operands, or one of them or a result is larger than an address space.
+    /// The rule refuses the operands, or one of them or a result has a shape that no tensor has.
     pub fn infer(&self, op: &Op, operands: &[Option<ValueId>], n_outputs: usize) -> Result<Vec<TensorType>, OpError> {
         let inputs: Vec<_> = operands.iter().map(|v| v.map(|v| self.ty(v))).collect();
         let consts: Vec<_> = operands.iter().map(|v| v.and_then(|v| self.constant(v))).collect();

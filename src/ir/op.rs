@@ -262,28 +262,28 @@ pub struct Infer<'a> {
     pub n_outputs: usize,
 }
 
-fn addressable(ty: &TensorType) -> Result<(), OpError> {
-    if ty.shape.is_addressable() { Ok(()) } else { Err(OpError::unsupported(format!("{ty}, which is larger than the address space"))) }
+fn check_shape(ty: &TensorType) -> Result<(), OpError> {
+    ty.shape.fault().map_or(Ok(()), |fault| Err(OpError::unsupported(format!("{ty}, which {fault}"))))
 }
 
 impl<'a> Infer<'a> {
     /// What the rule of `def` gives: the one way to ask it of values that a graph has.
     ///
     /// # Errors
-    /// The rule refuses, or an operand or a result is larger than an address space.
+    /// The rule refuses, or an operand or a result has a shape that no tensor has ([`Shape::fault`](super::Shape::fault)).
     pub fn types(&self, def: &OpDef) -> Result<Vec<TensorType>, OpError> {
-        self.are_addressable()?;
+        self.check_operands()?;
         let results = (def.infer)(self)?;
-        results.iter().try_for_each(addressable)?;
+        results.iter().try_for_each(check_shape)?;
         Ok(results)
     }
 
     /// Whether rules may multiply sizes of the operands.
     ///
     /// # Errors
-    /// An operand is larger than an address space.
-    pub fn are_addressable(&self) -> Result<(), OpError> {
-        self.inputs.iter().flatten().copied().try_for_each(addressable)
+    /// An operand has a shape that no tensor has.
+    pub fn check_operands(&self) -> Result<(), OpError> {
+        self.inputs.iter().flatten().copied().try_for_each(check_shape)
     }
 
     /// The type of operand `slot`.

@@ -28,11 +28,15 @@ impl Shape {
         self.0.iter().try_fold(1u64, |n, d| n.checked_mul(u64::try_from(d.known()?).ok()?))
     }
 
-    /// Whether the sizes that are known and not 0 have a product that an address space holds. One size of 0 makes the others no less of a danger to whoever
-    /// multiplies some of them.
-    pub fn is_addressable(&self) -> bool {
-        let mut sizes = self.0.iter().filter_map(Dim::known).filter(|&n| n > 0);
-        sizes.try_fold(1u64, |n, d| n.checked_mul(d.unsigned_abs())).is_some_and(|n| n <= isize::MAX as u64 / 16)
+    /// Why no tensor has this shape, if none has: a known size is negative, or the product of those that are not 0 is more than an address space holds. One
+    /// size of 0 makes the others no less of a danger to whoever multiplies some of them.
+    pub fn fault(&self) -> Option<&'static str> {
+        let mut sizes = self.0.iter().filter_map(Dim::known);
+        if sizes.clone().any(|n| n < 0) {
+            return Some("has a negative size");
+        }
+        let n = sizes.try_fold(1u64, |n, d| n.checked_mul(d.unsigned_abs().max(1)));
+        n.is_none_or(|n| n > isize::MAX as u64 / 16).then_some("is larger than the address space")
     }
 
     /// The most elements that it can have: the number where all sizes are known, else what the ranges of its symbols allow. `None` where

@@ -2,7 +2,7 @@
 //!
 //! 1. its edges close no circle, and every operand is an output that its producer has;
 //! 2. every operator may stand at the graph's level, has as many operands as it takes, and no attribute that it does not know or that is of another kind;
-//! 3. the type of every value is what the operator's rule gives, and a constant's is that of its data;
+//! 3. the type of every value is what the operator's rule gives, a constant's is that of its data, and no size is negative or more than an address space holds;
 //! 4. only uses of operators have formats;
 //! 5. names of nodes and of values are unique, and ports are too;
 //! 6. a size that data tell is told by one node and by no input, and nothing that this node is computed from mentions it.
@@ -124,6 +124,9 @@ impl Graph {
                     && *tensor.ty() != node.outputs[0].ty
                 {
                     faults.push(format!("its data is {}", tensor.ty()));
+                }
+                if let Some(fault) = node.outputs.first().and_then(|value| value.ty.shape.fault()) {
+                    faults.push(format!("its shape {fault}"));
                 }
                 if node.format.is_some() || !operands.is_empty() || node.outputs.len() != 1 {
                     faults.push("inputs and constants have one output, no operands and no format".to_owned());
