@@ -270,6 +270,71 @@ fn what_needs_its_sizes_to_be_written_out_runs_on_the_host() {
     check(&[("n", 3, 9)], body, &[&[("n", 3)], &[("n", 9)], &[("n", 4)]], F32);
 }
 
+/// As quantizers of ONNX Runtime save models: integer products, their sums in parts where f32 would not hold them, and scales around them.
+#[test]
+fn products_of_codes_take_any_size_on_the_device() {
+    let on_device = |ranges: &[(&str, i64, i64)], body: &str, sizes: &[At]| {
+        check(ranges, body, sizes, F32);
+        let program = compiled(&read(&where_(ranges), body), "uniform:f32", &Target::shipped("lavapipe").unwrap());
+        assert!(!program.plans[0].entries[0].steps.iter().any(|step| matches!(step, nyxc::program::Step::Host(_))), "{body}");
+    };
+    let codes = |n: usize| (0..n).map(|i| (i * 89 % 251).to_string()).collect::<Vec<_>>().join(",");
+    let dynamic = format!(
+        "  %x = input : f32[b,s,300]
+  %w = const [{}] : u8[300,3]
+  %z = const [7,0,255] : u8[3]
+  %o = input : u8[b,300,2]
+  %q, %d, %p = dynamic_quantize_linear(%x) : u8[b,s,300], f32[], u8[]
+  %i = mat_mul_integer(%q, %w, %p, %z) : i32[b,s,3]
+  %j = mat_mul_integer(%q, %o, %p) : i32[b,s,2]
+  %f = cast(%i) {{to=f32}} : f32[b,s,3]
+  %y = mul(%f, %d) : f32[b,s,3]
+  output %y
+  output %j
+",
+        codes(900)
+    );
+    on_device(&[("b", 1, 3), ("s", 1, 9)], &dynamic, &[&[("b", 1), ("s", 1)], &[("b", 3), ("s", 9)], &[("b", 2), ("s", 4)]]);
+    let convolved = format!(
+        "  %x = input : u8[n,40,h,w]
+  %k = const [{}] : u8[2,40,3,3]
+  %z = const [3] : u8[]
+  %zk = const [100] : u8[]
+  %c = conv_integer(%x, %k, %z, %zk) {{pads=[1,1,1,1], strides=[2,2]}} : i32[n,2,floordiv(h-1,2)+1,floordiv(w-1,2)+1]
+  output %c
+",
+        codes(720)
+    );
+    on_device(
+        &[("n", 1, 2), ("h", 1, 9), ("w", 2, 8)],
+        &convolved,
+        &[&[("n", 1), ("h", 1), ("w", 2)], &[("n", 2), ("h", 9), ("w", 8)], &[("n", 2), ("h", 4), ("w", 5)]],
+    );
+    let linear = "  %x = input : f32[n,3]
+  %w = const [1,2,250,7,9,130] : u8[3,2]
+  %s = const [0.02] : f32[]
+  %z = const [128] : u8[]
+  %q = quantize_linear(%x, %s, %z) : u8[n,3]
+  %p = q_linear_mat_mul(%q, %s, %z, %w, %s, %z, %s, %z) : u8[n,2]
+  %v = const [0.5,0.25] : f32[2]
+  %y = dequantize_linear(%p, %s, %z) : f32[n,2]
+  %c = quantize_linear(%y, %v) {axis=1} : u8[n,2]
+  output %y
+  output %c
+";
+    on_device(&[("n", 1, 7)], linear, &[&[("n", 1)], &[("n", 7)], &[("n", 4)]]);
+    let blocks = format!(
+        "  %x = input : f32[b,s,32]
+  %w = const [{}] : u8[3,2,8]
+  %d = const [0.5,0.25,2.0,1.0,0.125,0.75] : f32[6]
+  %y = mat_mul_n_bits(%x, %w, %d) {{K=32, N=3, bits=4, block_size=16}} : f32[b,s,3]
+  output %y
+",
+        codes(48)
+    );
+    on_device(&[("b", 1, 3), ("s", 1, 9)], &blocks, &[&[("b", 1), ("s", 1)], &[("b", 3), ("s", 9)], &[("b", 2), ("s", 4)]]);
+}
+
 #[test]
 fn extremes_of_nothing_are_those_of_the_type() {
     let body = "  %x = input : i64[3,n]

@@ -50,11 +50,16 @@ fn expand_dynamic(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     Ok(vec![y, scale, zero])
 }
 
+/// The depth of a product whose left operand is `a`. Others of its sizes may change between runs; this one says into how many parts the sums go.
+fn depth(a: &TensorType) -> Result<usize, OpError> {
+    let known = a.shape.0.last().and_then(Dim::known).and_then(|n| usize::try_from(n).ok());
+    known.ok_or_else(|| OpError::operand(0, a, "a depth that is known before the run"))
+}
+
 pub(super) fn product(a: &TensorType, b: &TensorType) -> Result<Vec<Dim>, OpError> {
     let (inputs, attrs) = ([a.with_dtype(DType::F32), b.with_dtype(DType::F32)], super::matmul::attrs(false));
     let types = (super::matmul::DEF.infer)(&Infer { attrs: &attrs, inputs: &[Some(&inputs[0]), Some(&inputs[1])], consts: &[None, None], sizes: &[], n_outputs: 1 })?;
-    sizes(0, a)?;
-    sizes(1, b)?;
+    depth(a)?;
     Ok(types.into_iter().next().map(|ty| ty.shape.0).unwrap_or_default())
 }
 
@@ -106,25 +111,25 @@ fn kept(e: &mut Expand<'_, '_>, codes: Val, zero: Option<Val>, axis: usize) -> R
 
 /// [`mat_mul`] where b is a matrix of constant codes: these stay packed, each part of the depth a matrix of its own.
 fn mat_mul_packed(e: &mut Expand<'_, '_>, a: Val, b: Val, zeros: [Option<Val>; 2], shape: &[Dim]) -> Result<Option<Val>, OpError> {
-    let (a_dims, b_dims) = (sizes(0, &e.ty(a))?, sizes(1, &e.ty(b))?);
-    let ([.., depth], [_, _]) = (&a_dims[..], &b_dims[..]) else { return Ok(None) };
+    let (a_ty, b_rank) = (e.ty(a), e.ty(b).shape.rank());
+    let (depth, a_rank) = (depth(&a_ty)?, a_ty.shape.rank());
     let n_parts = depth.div_ceil(EXACT_TERMS);
-    if !(1..=MAX_PRODUCTS).contains(&n_parts) || a_dims.len() < 2 {
+    if !(1..=MAX_PRODUCTS).contains(&n_parts) || a_rank < 2 || b_rank != 2 {
         return Ok(None);
     }
     let each = depth.div_ceil(n_parts);
     let mut parts = Vec::with_capacity(n_parts);
-    for first in (0..*depth).step_by(each) {
+    for first in (0..depth).step_by(each) {
         let n = each.min(depth - first);
         let codes = if n_parts == 1 { b } else { part_of_constant(e, b, 0, first, n)? };
         let Some(kept) = kept(e, codes, zeros[1], 1)? else { return Ok(None) };
         parts.push((first as i64, n as i64, kept));
     }
-    let zero_a = zeros[0].map(|z| spread(e, z, a_dims.len(), 2)).transpose()?;
+    let zero_a = zeros[0].map(|z| spread(e, z, a_rank, 2)).transpose()?;
     let a = centred(e, a, zero_a)?;
     let mut sum = None;
     for (first, n, b) in parts {
-        let a = part(e, a, a_dims.len() - 1, first, n)?;
+        let a = part(e, a, a_rank - 1, first, n)?;
         let product = matmul(e, a, b, false)?;
         sum = Some(add_exact(e, sum, product)?);
     }
@@ -157,20 +162,20 @@ pub(super) fn mat_mul(e: &mut Expand<'_, '_>, a: Val, b: Val, zeros: [Option<Val
     if let Some(sum) = mat_mul_packed(e, a, b, zeros, &shape)? {
         return Ok(sum);
     }
-    let (mut a_dims, mut b_dims) = (sizes(0, &e.ty(a))?, sizes(1, &e.ty(b))?);
+    let depth = depth(&e.ty(a))?;
+    let (mut a_dims, mut b_dims) = (e.ty(a).shape.0, e.ty(b).shape.0);
     let zero_a = zeros[0].map(|z| spread(e, z, a_dims.len(), 2)).transpose()?;
     let zero_b = zeros[1].map(|z| spread(e, z, b_dims.len(), 1)).transpose()?;
     let (mut a, mut b) = (centred(e, a, zero_a)?, centred(e, b, zero_b)?);
     if a_dims.len() == 1 {
-        a_dims.insert(0, 1);
-        a = reshape::to(e, a, dims(&a_dims))?;
+        a_dims.insert(0, Dim::Known(1));
+        a = reshape::to(e, a, a_dims.clone())?;
     }
     if b_dims.len() == 1 {
-        b_dims.push(1);
-        b = reshape::to(e, b, dims(&b_dims))?;
+        b_dims.push(Dim::Known(1));
+        b = reshape::to(e, b, b_dims.clone())?;
     }
     let (r, s) = (a_dims.len(), b_dims.len());
-    let depth = a_dims[r - 1];
     let n_parts = depth.div_ceil(EXACT_TERMS).max(1);
     let each = depth.div_ceil(n_parts).max(1);
     let missing = (n_parts * each - depth) as i64;
@@ -181,10 +186,10 @@ pub(super) fn mat_mul(e: &mut Expand<'_, '_>, a: Val, b: Val, zeros: [Option<Val
     };
     let (a, b) = (pad(e, a, r, r - 1)?, pad(e, b, s, s - 2)?);
     // [..., M, parts, each] to [..., parts, M, each], and [..., parts, each, N].
-    let split = reshape::to(e, a, dims(&[&a_dims[..r - 1], &[n_parts, each]].concat()))?;
+    let split = reshape::to(e, a, [&a_dims[..r - 1], &dims(&[n_parts, each])].concat())?;
     let order: Vec<usize> = (0..r - 2).chain([r - 1, r - 2, r]).collect();
     let a = super::movement::transpose(e, split, &order)?;
-    let b = reshape::to(e, b, dims(&[&b_dims[..s - 2], &[n_parts, each, b_dims[s - 1]]].concat()))?;
+    let b = reshape::to(e, b, [&b_dims[..s - 2], &dims(&[n_parts, each]), &b_dims[s - 1..]].concat())?;
     let parts = matmul(e, a, b, false)?;
     let whole = pointwise::add(e, "i(x0)", DType::I32, &[parts])?;
     let rank = e.ty(whole).shape.rank();
@@ -201,7 +206,6 @@ fn expand_mat_mul(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
 /// The shape of a convolution of codes.
 fn convolved(infer: &Infer<'_>, x: &TensorType, w: &TensorType) -> Result<Vec<Dim>, OpError> {
     let (x_f32, w_f32) = (x.with_dtype(DType::F32), w.with_dtype(DType::F32));
-    sizes(0, x)?;
     let kernel = sizes(1, w)?;
     if kernel.len() > 4 {
         return Err(OpError::operand(1, w, "codes with one or two spatial axes"));
@@ -223,17 +227,17 @@ fn infer_conv(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 
 /// The exact convolution of codes as i32: channels in parts whose sums f32 holds, added as integers.
 fn convolve(e: &mut Expand<'_, '_>, x: Val, w: Val, zeros: [Option<Val>; 2]) -> Result<Val, OpError> {
-    let (x_dims, w_dims) = (sizes(0, &e.ty(x))?, sizes(1, &e.ty(w))?);
+    let (x_dims, w_dims) = (e.ty(x).shape.0, sizes(1, &e.ty(w))?);
     let zero_x = zeros[0].map(|z| reshape::to(e, z, Vec::new())).transpose()?;
     let zero_w = zeros[1].map(|z| spread(e, z, w_dims.len(), w_dims.len())).transpose()?;
     let x = centred(e, x, zero_x)?;
-    let spatial = dims(&x_dims[2..]);
-    let window = conv::window(e.attrs, &Shape::of(&w_dims), &spatial)?;
+    let spatial = &x_dims[2..];
+    let window = conv::window(e.attrs, &Shape::of(&w_dims), spatial)?;
     let group = e.attrs.int("group").unwrap_or(1);
     let groups = usize::try_from(group).unwrap_or(1).max(1);
     let attrs = window.flat().write(Attrs::new()).with_int("group", group);
     // One spatial axis is a row of two.
-    let plane = |lead: &[usize], spatial: &[usize]| dims(&[lead, if spatial.len() == 1 { &[1] } else { &[] }, spatial].concat());
+    let plane = |lead: &[Dim], spatial: &[Dim]| [lead, if spatial.len() == 1 { &[Dim::Known(1)] } else { &[] }, spatial].concat();
     let taps: usize = w_dims[2..].iter().product();
     let each = (EXACT_TERMS / taps.max(1)).max(1);
     let channels = w_dims[1];
@@ -246,16 +250,16 @@ fn convolve(e: &mut Expand<'_, '_>, x: Val, w: Val, zeros: [Option<Val>; 2]) -> 
             None => centred(e, codes, zero_w)?,
         };
         // The same channels of every group.
-        let grouped = reshape::to(e, x, dims(&[&[x_dims[0], groups, channels], &x_dims[2..]].concat()))?;
+        let grouped = reshape::to(e, x, [&x_dims[..1], &dims(&[groups, channels]), spatial].concat())?;
         let chosen = part(e, grouped, 2, first as i64, n as i64)?;
-        let chosen = reshape::to(e, chosen, plane(&[x_dims[0], groups * n], &x_dims[2..]))?;
-        let w = reshape::to(e, w, plane(&[w_dims[0], n], &w_dims[2..]))?;
+        let chosen = reshape::to(e, chosen, plane(&[x_dims[0].clone(), Dim::from(groups * n)], spatial))?;
+        let w = reshape::to(e, w, plane(&dims(&[w_dims[0], n]), &dims(&w_dims[2..])))?;
         let y = e.add(&conv::DEF, attrs.clone(), &[chosen, w])?;
         sum = Some(add_exact(e, sum, y)?);
     }
     let sum = sum.ok_or_else(|| OpError::operand(1, Shape::of(&w_dims), "channels"))?;
-    let out = window.out(&spatial)?;
-    reshape::to(e, sum, [dims(&[x_dims[0], w_dims[0]]), out].concat())
+    let out = window.out(spatial)?;
+    reshape::to(e, sum, [&x_dims[..1], &dims(&w_dims[..1]), &out].concat())
 }
 
 fn expand_conv(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {

@@ -1,6 +1,6 @@
 //! Operators of the domain `com.microsoft`, version 1, as ONNX Runtime's optimizer and quantizer write them.
 
-use super::compose::{cast, concat, dims, reduce, sizes};
+use super::compose::{cast, concat, dims, reduce};
 use super::util::axis_attr;
 use super::{elementwise, integer, matmul, normalize, pointwise, quantize_linear, reshape};
 use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
@@ -376,8 +376,9 @@ fn expand_n_bits(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let attrs = Attrs::new().with_int("axis", 1).with_int("block_size", block as i64);
     let weights = e.add(&quantize_linear::DEQUANTIZE, attrs, &operands)?;
     let result = e.outputs[0].clone();
-    let own = sizes(0, &e.ty(a))?;
-    let rows = reshape::to(e, a, dims(&[own[..own.len() - 1].iter().product(), k]))?;
+    let own = e.ty(a).shape.0;
+    let n_rows = Shape(own[..own.len() - 1].to_vec()).volume();
+    let rows = reshape::to(e, a, vec![n_rows, Dim::from(k)])?;
     let y = e.add(&matmul::DEF, matmul::attrs(true).with_dtype("dtype", result.dtype), &[rows, weights])?;
     let y = reshape::to(e, y, result.shape.0)?;
     let Some(bias) = e.optional(5) else { return Ok(vec![y]) };

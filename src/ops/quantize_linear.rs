@@ -1,6 +1,5 @@
 //! `quantize_linear` and `dequantize_linear`: floats to codes and back, with scales given.
 
-use super::compose::dims;
 use super::util::{agree, class_of, dtype_attr, finish, finish_f32s, n_elems, operand, result, split_own};
 use crate::ir::{Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val, minifloat, attr};
 
@@ -112,7 +111,7 @@ fn infer_dequantize(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 pub fn written_out(e: &mut Expand<'_, '_>, op: &Op) -> Result<Option<Val>, OpError> {
     let (x, scale, zero) = (e.input(0)?, e.input(1)?, e.optional(2));
     let (ty, scale_ty, result) = (e.ty(x), e.ty(scale), e.outputs[0].clone());
-    let (Some(own), Some(scales)) = (ty.shape.known(), scale_ty.shape.known()) else { return Ok(None) };
+    let (own, scales) = (ty.shape.0.clone(), scale_ty.shape.0.clone());
     let text = match (op.is(&DEF), range(result.dtype), zero.filter(|_| !ty.dtype.is_minifloat())) {
         (true, None, _) => return Ok(None),
         (true, Some((low, high)), zero) => {
@@ -123,25 +122,30 @@ pub fn written_out(e: &mut Expand<'_, '_>, op: &Op) -> Result<Option<Val>, OpErr
         (false, _, None) => "mul(f(x0),x1)".to_owned(),
     };
     let block = usize::try_from(e.attrs.int("block_size").unwrap_or(0)).unwrap_or(0);
-    let (mut wide, mut narrow) = (own.clone(), vec![1; own.len()]);
-    if block != 0 || scales.iter().product::<usize>() != 1 {
+    let (mut wide, mut narrow) = (own.clone(), vec![Dim::Known(1); own.len()]);
+    if block != 0 || scale_ty.shape.n_elems() != Some(1) {
         let axis = super::util::axis_attr(e.attrs, 1, own.len())?;
         if block == 0 {
-            narrow[axis] = own[axis];
-        } else {
-            if !own[axis].is_multiple_of(block) {
+            if scales[..] != own[axis..=axis] {
                 return Ok(None);
             }
-            wide.splice(axis..=axis, [own[axis] / block, block]);
+            narrow[axis] = own[axis].clone();
+        } else {
+            // Blocks that may be cut short at some sizes stay with the host.
+            let n_blocks = &scales[axis];
+            if n_blocks * &Dim::from(block) != own[axis] {
+                return Ok(None);
+            }
+            wide.splice(axis..=axis, [n_blocks.clone(), Dim::from(block)]);
             narrow = scales;
-            narrow.insert(axis + 1, 1);
+            narrow.insert(axis + 1, Dim::Known(1));
         }
     }
-    let x = super::reshape::to(e, x, dims(&wide))?;
-    let mut operands = vec![x, super::reshape::to(e, scale, dims(&narrow))?];
+    let x = super::reshape::to(e, x, wide)?;
+    let mut operands = vec![x, super::reshape::to(e, scale, narrow.clone())?];
     if text.contains("x2") {
         let zero = zero.ok_or(OpError::MissingOperand { slot: 2 })?;
-        operands.push(super::reshape::to(e, zero, dims(&narrow))?);
+        operands.push(super::reshape::to(e, zero, narrow)?);
     }
     let y = super::pointwise::add(e, &text, result.dtype, &operands)?;
     Ok(Some(super::reshape::to(e, y, result.shape.0)?))
