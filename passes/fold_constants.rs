@@ -84,7 +84,7 @@ impl Pass for FoldConstants {
 fn refusal(graph: &Graph, id: NodeId, inputs: &[Option<&Tensor>]) -> Option<String> {
     let node = graph.node(id);
     let op = node.op()?;
-    if matches!(op.def.name, "random" | "dropout" | "bernoulli" | "random_uniform_like" | "random_normal_like") {
+    if ops::random::is_random(op) {
         return Some("random numbers are made while the program runs".to_owned());
     }
     if matches!(op.def.name, "dequantize_linear" | "dynamic_quantize" | "quantize_packed") {

@@ -5,6 +5,7 @@
 
 use super::{Context, Pass, PassError};
 use crate::ir::{Edit, Graph, NodeKind, Patch, ValueId};
+use crate::ops::random::is_random;
 use std::collections::BTreeMap;
 
 /// The pass.
@@ -24,7 +25,7 @@ impl Pass for MergeDuplicates {
             let key = match &node.kind {
                 NodeKind::Input => continue,
                 NodeKind::Const(tensor) => format!("const {} {}", tensor.hash(), tensor.ty()),
-                NodeKind::Op(op) if op.def.onnx.starts_with("Random") || op.def.onnx == "Bernoulli" => continue,
+                NodeKind::Op(op) if is_random(op) => continue,
                 NodeKind::Op(op) => {
                     let operands: Vec<_> = graph.operands(id).into_iter().map(|v| v.map(|v| *same.get(&v).unwrap_or(&v))).collect();
                     format!("{op:?} {:?} {operands:?} {}", node.format, node.outputs.len())
@@ -64,6 +65,18 @@ mod tests {
         let after = check("merge_duplicates", text, "chains");
         assert_eq!(after.n_nodes(), 3);
         assert_eq!(after.outputs()[1].name, "d", "the port keeps its name");
+    }
+
+    #[test]
+    fn random_numbers_are_drawn_for_each_node() {
+        let text = "graph g core
+  %a = random() {dtype=f32, kind=\"normal\", shape=[2]} : f32[2]
+  %b = random() {dtype=f32, kind=\"normal\", shape=[2]} : f32[2]
+  output %a
+  output %b
+";
+        let after = check("merge_duplicates", text, "random");
+        assert_eq!(after.n_nodes(), 2);
     }
 
     #[test]

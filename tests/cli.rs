@@ -341,6 +341,45 @@ fn a_failed_write_leaves_nothing_half_done() {
 }
 
 #[test]
+fn outputs_go_through_links_into_pipes_and_never_over_inputs() {
+    let folder = Folder::new("places");
+    let (program, link) = (folder.file("mlp.nyx"), folder.file("link.nyx"));
+    let compile = |output: &str| nyxc(&["compile", &mlp(), "--target", "lavapipe", "-o", output]);
+    compile(&program).exits(0);
+    let bytes = std::fs::read(&program).unwrap();
+    std::fs::write(&program, "something else").unwrap();
+    std::os::unix::fs::symlink("mlp.nyx", &link).unwrap();
+    compile(&link).exits(0);
+    assert!(Path::new(&link).is_symlink() && std::fs::read(&program).unwrap() == bytes);
+    std::fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink("absent", &link).unwrap();
+    assert!(compile(&link).exits(6).err.contains("link.nyx"));
+    let pipe = folder.file("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::read(pipe).unwrap()
+    });
+    compile(&pipe).exits(0);
+    assert!(reader.join().unwrap() == bytes);
+    use std::os::unix::fs::FileTypeExt;
+    assert!(std::fs::metadata(&pipe).unwrap().file_type().is_fifo());
+    compile("/dev/null").exits(0);
+    compile("/dev/full").exits(6);
+    assert!(["/dev/null", "/dev/full"].iter().all(|device| std::fs::metadata(device).unwrap().file_type().is_char_device()));
+    // A copy of the model, whose name the program is to have.
+    let copy = folder.file("copy.onnx");
+    std::fs::copy(mlp(), &copy).unwrap();
+    let refused = nyxc(&["compile", &copy, "-o", &format!("{}/./copy.onnx", folder.0.display())]).exits(2);
+    assert!(refused.err.contains("copy.onnx"), "{}", refused.err);
+    assert!(std::fs::read(&copy).unwrap() == std::fs::read(mlp()).unwrap());
+    let inputs = image(&folder, 1);
+    nyxc(&["run", &program, "--inputs", &inputs, "--outputs", &inputs]).exits(2);
+    nyxc(&["run", &program, "--inputs", &inputs, "--outputs", &program]).exits(2);
+    assert!(std::fs::read(&program).unwrap() == bytes);
+}
+
+#[test]
 fn dimensions_are_given_by_name_or_by_input_and_axis() {
     let folder = Folder::new("dims");
     let (by_name, by_axis) = (folder.file("name.nyx"), folder.file("axis.nyx"));
@@ -351,6 +390,22 @@ fn dimensions_are_given_by_name_or_by_input_and_axis() {
     let (inputs, out) = (image(&folder, 4), folder.file("out.npz"));
     nyxc(&["run", &by_name, "--inputs", &inputs, "--outputs", &out, "--device", "cpu"]).exits(0);
     assert_eq!(read_npz(&out, "logits").len(), 40);
+}
+
+#[test]
+fn a_node_for_the_host_exits_with_3_where_none_may_run_there() {
+    let folder = Folder::new("no-host");
+    // No kernel draws random numbers.
+    let model = folder.file("drawn.onnx");
+    let nodes = [pb::node("RandomNormalLike", &["x"], &["r"], &[]), pb::node("Add", &["x", "r"], &["y"], &[])].concat();
+    std::fs::write(&model, pb::model([nodes, pb::input("x", &[2, 3]), pb::output("y")].concat())).unwrap();
+    let program = folder.file("drawn.nyx");
+    let report = nyxc(&["compile", &model, "-o", &program, "--json"]).exits(0).json();
+    assert!(report["nodes"].as_array().unwrap().iter().any(|node| node["where"] == "host"), "{report}");
+    let refused = nyxc(&["compile", &model, "-o", &folder.file("none.nyx"), "--no-host"]).exits(3);
+    assert!(refused.err.contains("\"r\"") && refused.err.contains("host"), "{}", refused.err);
+    assert!(!folder.names().contains(&"none.nyx".to_owned()));
+    nyxc(&["compile", &mlp(), "-o", &folder.file("mlp.nyx"), "--no-host"]).exits(0);
 }
 
 #[test]

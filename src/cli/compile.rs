@@ -89,6 +89,10 @@ fn parse_block(text: &str) -> Result<u32, String> {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let output = args.output.clone().unwrap_or_else(|| args.model.with_extension("nyx"));
+    for written in (!args.dry_run).then_some(&output).into_iter().chain(&args.report) {
+        write::spares(written, [Some(args.model.as_path()), args.constants.as_deref()].into_iter().flatten())?;
+    }
     let target = target(&args.target)?;
     let (graph, imported) = load::model(&args.model, &args.dim, args.constants.as_deref())?;
     for (name, n) in &imported.defaulted {
@@ -147,7 +151,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     if let Some(dir) = &args.emit_shaders {
         write_all(dir, compiled.shaders.iter().map(|(name, glsl)| (format!("{name}.comp"), glsl)))?;
     }
-    let output = args.output.clone().unwrap_or_else(|| args.model.with_extension("nyx"));
     let report = report(&compiled, &options, seconds);
     if let Some(path) = &args.report {
         if path.extension().is_none_or(|e| e != "json") {

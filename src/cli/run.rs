@@ -43,6 +43,9 @@ pub(super) fn device_choice(text: &str) -> Result<DeviceChoice, String> {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    for output in [Some(&args.outputs), args.profile.as_ref()].into_iter().flatten() {
+        write::spares(output, [args.program.as_path(), &args.inputs])?;
+    }
     let program = load::program(&args.program)?;
     let inputs = inputs(&program, &args.inputs)?;
     let mut session = Session::of(program, args.device)?;

@@ -25,11 +25,33 @@ pub fn remove_partial_files() {
     }
 }
 
-/// Writes a file whole: beside its place first, then renamed into it.
+/// Refuses an output that is one of the files that the command reads.
+///
+/// # Errors
+/// It is.
+pub fn spares<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> Result<(), Failure> {
+    let Ok(place) = output.canonicalize() else { return Ok(()) };
+    match inputs.into_iter().find(|input| input.canonicalize().is_ok_and(|input| input == place)) {
+        Some(input) => Err(Failure::usage(format!("{}: would be written over {}, which is read", output.display(), input.display()))),
+        None => Ok(()),
+    }
+}
+
+/// Writes a file whole: beside its place first, then renamed into it. A link stays one, what it leads to is replaced; a device or a pipe is written to.
 ///
 /// # Errors
 /// The file cannot be written; nothing is left behind.
 pub fn file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
+    if path.metadata().is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        let write = || {
+            let mut out = io::BufWriter::new(std::fs::OpenOptions::new().write(true).open(path)?);
+            fill(&mut out)?;
+            out.flush()
+        };
+        return write().map_err(|error| Failure::io(path, error));
+    }
+    let place = if path.is_symlink() { path.canonicalize().map_err(|error| Failure::io(path, error))? } else { path.to_owned() };
+    let path = place.as_path();
     let name = path.file_name().ok_or_else(|| Failure::io(path, "is no file name"))?;
     let partial = path.with_file_name(format!(".{}.{}.partial", name.to_string_lossy(), std::process::id()));
     if let Some(folder) = path.parent().filter(|p| !p.as_os_str().is_empty() && !p.is_dir()) {

@@ -2,7 +2,7 @@
 
 use super::util::{dtype_attr, n_elems, operand};
 use super::{pointwise, reshape};
-use crate::ir::{Attrs, CORE, DType, Dim, Expand, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
+use crate::ir::{Attr, Attrs, CORE, DType, Dim, Expand, Infer, KERNEL, Op, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
 use std::hash::{BuildHasher, Hasher};
 
 /// `random(like?) {kind, shape, low, high, seed, dtype}`: numbers uniform from `low` to `high`, or normal with the mean `low` and the standard
@@ -29,6 +29,14 @@ written_out! {
     NORMAL_LIKE "random_normal_like" "RandomNormalLike" (1, 1) [attr::float("mean"), attr::float("scale"), attr::float("seed"), attr::dtype("dtype")] infer_like, |e| expand_as(e, "normal", ["mean", "scale"]);
     /// `bernoulli(x) {seed, dtype}`: ONNX Bernoulli, opset 22: 1 with the probability x, else 0.
     BERNOULLI "bernoulli" "Bernoulli" (1, 1) [attr::float("seed"), attr::dtype("dtype")] infer_like, expand_bernoulli;
+}
+
+/// Whether an operator gives other numbers in another node or run: random ones, by itself or in a graph that it keeps. Such nodes are neither computed
+/// while compiling nor made one.
+pub fn is_random(op: &Op) -> bool {
+    let own = [&DEF, &UNIFORM, &UNIFORM_LIKE, &NORMAL, &NORMAL_LIKE, &BERNOULLI, &super::elementwise::DROPOUT];
+    let keeps = |attr: &Attr| matches!(attr, Attr::Graph(body) if body.order().into_iter().any(|id| body.node(id).op().is_some_and(is_random)));
+    own.into_iter().any(|def| op.is(def)) || op.attrs.0.values().any(keeps)
 }
 
 fn shape(attrs: &Attrs, like: Option<&TensorType>) -> Result<Shape, OpError> {
@@ -104,4 +112,48 @@ fn expand_bernoulli(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let random = numbers(e, "uniform", [0.0, 1.0], DType::F32, &ty.shape.0, e.attrs.float("seed"))?;
     let hit = pointwise::add(e, "lt(x0,x1)", DType::Bool, &[random, x])?;
     Ok(vec![super::compose::cast(e, hit, ty.dtype)?])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::evaluate;
+
+    fn numbers(def: &'static OpDef, attrs: Attrs, inputs: &[Option<&Tensor>]) -> Vec<f32> {
+        evaluate(&Op::new(def, attrs), inputs, 1).unwrap()[0].to_f32s().unwrap().into_owned()
+    }
+
+    /// The mean and the standard deviation.
+    fn moments(values: &[f32]) -> (f64, f64) {
+        let n = values.len() as f64;
+        let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / n;
+        (mean, (values.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n).sqrt())
+    }
+
+    #[test]
+    fn numbers_have_their_range_their_moments_and_repeat_by_seed() {
+        let like = Tensor::from_f32s(DType::F32, &[100, 100], &[0.25; 10_000]).unwrap();
+        let drawn = |def, attrs: Attrs| -> Vec<f32> {
+            let draw = |seed: Option<f32>| numbers(def, seed.iter().fold(attrs.clone(), |attrs, &seed| attrs.with_float("seed", seed)), &[Some(&like)]);
+            let seeded = draw(Some(7.0));
+            assert_eq!(seeded, draw(Some(7.0)));
+            assert_ne!(seeded, draw(Some(8.0)));
+            assert_ne!(draw(None), draw(None));
+            seeded
+        };
+        // Five standard errors of 10,000 draws.
+        let near = |given: (f64, f64), mean: f64, deviation: f64| {
+            assert!((given.0 - mean).abs() <= 0.05 * deviation && (given.1 - deviation).abs() <= 0.05 * deviation, "{given:?} for {mean} and {deviation}");
+        };
+        let uniform = drawn(&UNIFORM_LIKE, Attrs::new().with_float("low", -2.0).with_float("high", 4.0));
+        assert!(uniform.iter().all(|v| (-2.0..4.0).contains(v)));
+        near(moments(&uniform), 1.0, 6.0 / 12f64.sqrt());
+        let normal = drawn(&NORMAL_LIKE, Attrs::new().with_float("mean", 3.0).with_float("scale", 0.5));
+        near(moments(&normal), 3.0, 0.5);
+        let within = normal.iter().filter(|v| (**v - 3.0).abs() <= 0.5).count() as f64 / 1e4;
+        assert!((within - 0.6827).abs() <= 0.025, "{within}");
+        let hits = drawn(&BERNOULLI, Attrs::new());
+        assert!(hits.iter().all(|v| [0.0, 1.0].contains(v)));
+        near(moments(&hits), 0.25, (0.25f64 * 0.75).sqrt());
+    }
 }

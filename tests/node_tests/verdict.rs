@@ -54,9 +54,6 @@ pub struct Runner {
     device: Option<VkContext>,
 }
 
-/// Operators whose values are random: only types, shapes and ranges can be compared.
-const RANDOM: &[&str] = &["bernoulli", "training_dropout"];
-
 impl Runner {
     pub fn new() -> Runner {
         let info = devices().unwrap_or_default().into_iter().next();
@@ -98,10 +95,11 @@ impl Runner {
         }
         let (hosts, n_dispatches) = places(&program);
         let on_cpu = Session::of(program.clone(), DeviceChoice::Cpu).map_err(|e| Verdict::Crash(text(&e)))?;
-        check(case, on_cpu, &inputs, &expected, "CPU")?;
+        let all = Values { given: &given, inputs: &inputs, expected: &expected };
+        check(case, on_cpu, &all, "CPU")?;
         if let Some(context) = &self.device {
             let on_device = Session::on(program, context).map_err(|e| Verdict::Crash(text(&e)))?;
-            match check(case, on_device, &inputs, &expected, "device") {
+            match check(case, on_device, &all, "device") {
                 Err(wide @ Verdict::Wide(_)) => return Ok(wide),
                 checked => checked?,
             }
@@ -172,27 +170,88 @@ fn open_dims(info: &tract_onnx::pb::ValueInfoProto) -> Option<Vec<usize>> {
     Some((0..dims.len()).filter(|&axis| !matches!(dims[axis].value, Some(Value::DimValue(n)) if n > 0)).collect())
 }
 
-fn check(case: &Case, mut session: Session, inputs: &[Tensor], expected: &[Tensor], place: &str) -> Result<(), Verdict> {
-    let given = session.run(inputs).map_err(|e| match &e {
-        SessionError::Runtime(RuntimeError::TooWide { .. }) => Verdict::Wide(text(&e)),
-        _ => Verdict::Refused(format!("run on {place}: {}", text(&e))),
-    });
-    let given = given?.outputs;
+/// What a test gives and expects.
+struct Values<'a> {
+    /// All inputs of the model by name, those that had to be constants among them.
+    given: &'a [(String, Tensor)],
+    /// Those that the program takes.
+    inputs: &'a [Tensor],
+    expected: &'a [Tensor],
+}
+
+fn check(case: &Case, mut session: Session, values: &Values<'_>, place: &str) -> Result<(), Verdict> {
+    let mut run = || {
+        session.run(values.inputs).map(|done| done.outputs).map_err(|e| match &e {
+            SessionError::Runtime(RuntimeError::TooWide { .. }) => Verdict::Wide(text(&e)),
+            // What nyxc cannot do it refuses while compiling.
+            _ => Verdict::Wrong(format!("run on {place}: {}", text(&e))),
+        })
+    };
+    let (given, expected) = (run()?, values.expected);
     if given.len() != expected.len() {
         return Err(Verdict::Wrong(format!("{} outputs for {}", given.len(), expected.len())));
     }
-    let is_random = RANDOM.iter().any(|word| case.name.contains(word));
+    let wrong = |i: usize, fault: String| Err(Verdict::Wrong(format!("output {i} on {place}: {fault}")));
+    if let Some(random) = Random::of(&case.name) {
+        if let Some(i) = (0..given.len()).find(|&i| given[i].ty() != expected[i].ty()) {
+            return wrong(i, given[i].ty().to_string());
+        }
+        if let Some(fault) = random.fault(values.given, &given) {
+            return wrong(0, fault);
+        }
+        let repeats = run()? == given;
+        return if has_seed(case) && !repeats { wrong(0, "its seed gives other numbers again".to_owned()) } else { Ok(()) };
+    }
     for (i, (given, expected)) in given.iter().zip(expected).enumerate() {
-        let fault = if is_random {
-            (given.ty() != expected.ty()).then(|| format!("{}", given.ty()))
-        } else {
-            difference(&case.name, given, expected, case.relative)
-        };
-        if let Some(fault) = fault {
-            return Err(Verdict::Wrong(format!("output {i} on {place}: {fault}")));
+        if let Some(fault) = difference(&case.name, given, expected, case.relative) {
+            return wrong(i, fault);
         }
     }
     Ok(())
+}
+
+/// Operators whose values are random: their types, shapes and ranges are compared, and what a seed gives with what it gives again.
+#[derive(Clone, Copy)]
+enum Random {
+    Bernoulli,
+    Dropout,
+}
+
+impl Random {
+    fn of(name: &str) -> Option<Random> {
+        match () {
+            () if name.contains("bernoulli") => Some(Random::Bernoulli),
+            // Nothing goes with the probability 0.
+            () if name.contains("training_dropout") && !name.contains("zero_ratio") => Some(Random::Dropout),
+            () => None,
+        }
+    }
+
+    /// What no draw could have given, if anything.
+    fn fault(self, given: &[(String, Tensor)], outputs: &[Tensor]) -> Option<String> {
+        let floats = |tensor: &Tensor| tensor.to_f32s().unwrap().into_owned();
+        let results = floats(&outputs[0]);
+        let x = floats(&given[0].1);
+        match self {
+            Random::Bernoulli => results.iter().find(|v| ![0.0, 1.0].contains(*v)).map(|v| format!("{v}, which is neither 0 nor 1")),
+            Random::Dropout => {
+                let ratio = given.get(1).map_or(0.5, |(_, ratio)| floats(ratio)[0]);
+                let grown = |x: f32| x / (1.0 - ratio);
+                let kept = |i: usize| (results[i] - grown(x[i])).abs() <= 1e-6 * grown(x[i]).abs();
+                if let Some(i) = (0..x.len()).find(|&i| results[i] != 0.0 && !kept(i)) {
+                    return Some(format!("[{i}] is {}, neither 0 nor {}", results[i], grown(x[i])));
+                }
+                let mask = outputs.get(1)?.to_i64s().unwrap();
+                (0..x.len()).find(|&i| (mask[i] != 0) != (results[i] != 0.0)).map(|i| format!("[{i}] is {}, its mask says {}", results[i], mask[i]))
+            }
+        }
+    }
+}
+
+/// Whether a node of the model has a seed.
+fn has_seed(case: &Case) -> bool {
+    let graph = prost::Message::decode(case.model.as_slice()).ok().and_then(|model: tract_onnx::pb::ModelProto| model.graph);
+    graph.is_some_and(|graph| graph.node.iter().any(|node| node.attribute.iter().any(|attribute| attribute.name == "seed")))
 }
 
 /// The operators that run on the host, and the number of dispatches.
