@@ -11,7 +11,10 @@ cd "$(dirname "$0")/.."
 [ $# -gt 0 ] || set -- widths masks swiftshader validation
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-suite=(--test kernels --test nonfinite --test formats --test masks --test ranges --test validation)
+suite=(--test kernels --test nonfinite --test formats --test masks --test ranges --test validation --test small_models --test small_onnx --test op_cases
+  --test concurrency)
+# Tests that do not ask for it themselves are watched too.
+export NYXC_VALIDATION=${NYXC_VALIDATION:-core}
 cargo test --locked --no-run --lib "${suite[@]}" >"$out/build" 2>&1 || { cat "$out/build" >&2; exit 1; }
 swiftshader=$(realpath -m "${NYXC_SWIFTSHADER:-../swiftshader}")
 lavapipe=$(realpath -m "${NYXC_LAVAPIPE:-../lavapipe}")

@@ -3,6 +3,8 @@
 #![cfg(all(feature = "cli", feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "common/device.rs"]
+mod device;
 #[path = "common/folder.rs"]
 mod folder;
 
@@ -14,7 +16,6 @@ use nyxc::passes::{Policy, Settings};
 use nyxc::program::{Program, file};
 use nyxc::runtime::{DeviceInfo, Options, VkContext, devices, validation_errors};
 use nyxc::session::{Compile, DeviceChoice, Session, compile};
-use nyxc::target::Target;
 use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -60,6 +61,7 @@ fn drivers_stay_loaded_after_the_last_device() {
     };
     let _alone = alone();
     let Some(device) = devices().unwrap_or_default().into_iter().next() else { return say("SKIPPED: no Vulkan device\n") };
+    // Without layers, which are unloaded.
     let context = VkContext::open(device.index, &device.target.features, &Options::default()).unwrap();
     let during = libraries();
     assert!(during.iter().any(|path| path.contains("libvulkan")), "{during:?}");
@@ -125,7 +127,7 @@ fn program(format: &str) -> Program {
     let options = ImportOptions { dims: vec![DimBinding::parse("batch=1").unwrap()], ..ImportOptions::default() };
     let graph: Graph = import(&model(), &options, &registry()).unwrap().0;
     let settings = Settings { policy: Policy::Uniform(format.parse().unwrap()), ..Settings::default() };
-    let options = Compile { settings, target: Target::shipped("lavapipe").unwrap(), n_threads: 0 };
+    let options = Compile { settings, target: device::target(), n_threads: 0 };
     compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap().program
 }
 
@@ -162,7 +164,7 @@ fn sessions_of_one_program_in_several_threads_agree() {
         assert_ne!(expected[0], expected[1], "the inputs make no difference");
         drop(session);
         let context = match choice {
-            DeviceChoice::Index(index) => Some(VkContext::open(index, &program.target.features, &Options::default()).unwrap()),
+            DeviceChoice::Index(index) => Some(VkContext::open(index, &program.target.features, &Options::from_env()).unwrap()),
             _ => None,
         };
         std::thread::scope(|scope| {
@@ -216,7 +218,7 @@ fn a_hundred_programs_on_one_device_leave_memory_as_it_was() {
     }
     let programs: Vec<Program> = FORMATS.iter().map(|format| program(format)).collect();
     for device in all {
-        let context = VkContext::open(device.index, &programs[0].target.features, &Options::default()).unwrap();
+        let context = VkContext::open(device.index, &programs[0].target.features, &Options::from_env()).unwrap();
         // The driver's own pools fill first.
         come_and_go(&programs, &context, 40);
         let before = (resident(), open_files());

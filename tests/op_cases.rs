@@ -2,6 +2,9 @@
 
 #[path = "common/cases.rs"]
 mod cases;
+#[cfg(all(feature = "codegen", feature = "runtime"))]
+#[path = "common/device.rs"]
+mod device;
 
 use cases::tensor;
 use nyxc::ir::{Attr, Attrs, Class, DType, Op, Tensor};
@@ -101,7 +104,6 @@ fn check_program(case: &Value, is_constant: bool, devices: &[nyxc::runtime::Devi
     use nyxc::ir::{Graph, Level, OpError};
     use nyxc::passes::Settings;
     use nyxc::session::{Compile, DeviceChoice, Session, compile};
-    use nyxc::target::Target;
 
     let def = registry().by_onnx(case["op"].as_str().unwrap()).ok_or("is no operator")?;
     let attrs = Attrs(case["attrs"].as_object().unwrap().iter().map(|(name, value)| (name.clone(), attribute(value))).collect());
@@ -132,7 +134,7 @@ fn check_program(case: &Value, is_constant: bool, devices: &[nyxc::runtime::Devi
         }
     };
     let settings = Settings { policy: "uniform:f32".parse()?, ..Settings::default() };
-    let options = Compile { settings, target: Target::shipped("lavapipe").map_err(|e| e.to_string())?, n_threads: 1 };
+    let options = Compile { settings, target: device::target(), n_threads: 1 };
     let program = compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).map_err(|e| e.to_string())?.program;
     let places = devices.iter().map(|device| (DeviceChoice::Index(device.index), device.name.as_str()));
     for (choice, place) in [(DeviceChoice::Cpu, "CPU reference")].into_iter().chain(places) {

@@ -4,13 +4,15 @@
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "common/device.rs"]
+mod device;
+
 use nyxc::ir::{Graph, Tensor, TensorType, text};
 use nyxc::ops::registry;
 use nyxc::passes::{Policy, Settings};
 use nyxc::program::file;
 use nyxc::runtime::devices;
 use nyxc::session::{Compile, CompileError, DeviceChoice, Reference, Session, compile};
-use nyxc::target::Target;
 use std::io::Write as _;
 
 /// Values from -1 to 1 or 0 to 2, the same in every run.
@@ -43,7 +45,7 @@ fn close(given: &[Tensor], expected: &[Tensor], bound: f32, what: &str) {
 
 /// Compiles, at most at the budget that a refusal names.
 fn options(graph: &Graph, settings: Settings) -> Compile {
-    let mut options = Compile { settings, target: Target::shipped("lavapipe").unwrap(), n_threads: 1 };
+    let mut options = Compile { settings, target: device::target(), n_threads: 1 };
     if let Err(CompileError::OverBudget(over)) = compile(graph, &options, &|_, _, _| {}, &mut |_, _, _| {}) {
         assert!(over.advice[0].contains(&over.min_feasible_bytes.to_string()), "{over}");
         options.settings.budget_bytes = Some(over.min_feasible_bytes);
@@ -295,7 +297,7 @@ fn a_refusal_of_the_simple_rule_names_what_that_rule_needs() {
 #[test]
 fn a_matrix_in_slices_runs_on_a_device_that_binds_four_buffers() {
     // Two of the matrix (codes, scales), the other operand and the result: the bias is left to a kernel of its own.
-    let mut target = Target::shipped("lavapipe").unwrap();
+    let mut target = device::target();
     target.limits.max_per_stage_descriptor_storage_buffers = 4;
     target.limits.max_storage_buffer_range = 16 << 10;
     let registry = registry();
@@ -324,7 +326,7 @@ fn a_matrix_in_slices_runs_on_a_device_that_binds_four_buffers() {
         };
         assert_eq!(plan.entries[0].steps.iter().filter_map(n_most).max(), Some(4), "{policy}: the matrix is in slices");
         // No device has so small a range, and none is asked to.
-        let program = nyxc::program::Program { target: Target::shipped("lavapipe").unwrap(), ..program };
+        let program = nyxc::program::Program { target: device::target(), ..program };
         for device in devices().unwrap_or_default() {
             let mut session = Session::of(program.clone(), DeviceChoice::Index(device.index)).unwrap();
             close(&session.run(&inputs).unwrap().outputs, &expected, bound, policy);

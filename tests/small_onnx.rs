@@ -6,6 +6,8 @@
 
 #[path = "common/cases.rs"]
 mod cases;
+#[path = "common/device.rs"]
+mod device;
 
 use cases::{base64, tensor};
 use nyxc::import::{ImportOptions, import_bytes};
@@ -15,7 +17,6 @@ use nyxc::passes::Settings;
 use nyxc::program::{NodeReport, Program};
 use nyxc::runtime::devices;
 use nyxc::session::{Compile, DeviceChoice, Session, compile};
-use nyxc::target::Target;
 use serde_json::Value;
 use std::io::Write as _;
 
@@ -26,7 +27,7 @@ fn all() -> Vec<Value> {
 fn compiled(case: &Value, policy: &str, budget_bytes: Option<u64>) -> Program {
     let (graph, _) = import_bytes(&base64(case["model"].as_str().unwrap()), None, &ImportOptions::default(), &registry()).unwrap();
     let settings = Settings { policy: policy.parse().unwrap(), budget_bytes, ..Settings::default() };
-    let options = Compile { settings, target: Target::shipped("lavapipe").unwrap(), n_threads: 1 };
+    let options = Compile { settings, target: device::target(), n_threads: 1 };
     compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{}: {e}", case["name"])).program
 }
 

@@ -67,7 +67,7 @@ fn one(seed: u64, contexts: &[VkContext]) -> Result<Tally, String> {
 /// All seeds, on as many threads as there are cores; panics with every failure.
 fn run(seeds: Range<u64>) -> Tally {
     let contexts: Vec<VkContext> =
-        devices().unwrap_or_default().iter().map(|d| VkContext::open(d.index, &d.target.features, &Options::default()).unwrap()).collect();
+        devices().unwrap_or_default().iter().map(|d| VkContext::open(d.index, &d.target.features, &Options::from_env()).unwrap()).collect();
     if contexts.is_empty() {
         say("SKIPPED: no Vulkan device, so programs ran on the CPU reference alone\n");
     }
