@@ -4,17 +4,17 @@ use crate::random::Random;
 use crate::simulate::Expected;
 use crate::spec::{Built, Spec};
 use crate::{plan, ranges};
-use nyxc::ir::{Format, Graph, Tensor, text};
+use nyxc::ir::{CORE, Format, Graph, Tensor, text};
 use nyxc::ops::registry;
 use nyxc::passes::{DEFAULT, OverBudget, Pipeline, Policy, Settings};
 use nyxc::program::{Sizes, file};
 use nyxc::runtime::VkContext;
 use nyxc::session::{Compile, CompileError, Compiled, DeviceChoice, Reference, Session, compile_with};
 use nyxc::target::{Target, shipped_names};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What was checked, so that a suite can say that its checks meant something.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Tally {
     pub graphs: usize,
     pub nodes: usize,
@@ -29,6 +29,8 @@ pub struct Tally {
     pub ranged: usize,
     pub sizes: usize,
     pub alone: usize,
+    /// Operators of the core that stood in a graph after a pass.
+    pub operators: BTreeSet<&'static str>,
 }
 
 impl Tally {
@@ -41,6 +43,7 @@ impl Tally {
         self.ranged += other.ranged;
         self.sizes += other.sizes;
         self.alone += other.alone;
+        self.operators.extend(&other.operators);
         for i in 0..2 {
             self.outputs[i] += other.outputs[i];
             self.sharp[i] += other.sharp[i];
@@ -279,6 +282,8 @@ fn after_passes(
         }
         before = printed;
         tally.passes += 1;
+        let nodes = after.order().into_iter().filter_map(|id| after.node(id).op());
+        tally.operators.extend(nodes.filter(|op| op.def.levels & CORE != 0).map(|op| op.def.name));
         after.verify().map_err(|e| said(e.to_string()))?;
         reads_back(after).map_err(said)?;
         if name == "assign_precision" {

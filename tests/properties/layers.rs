@@ -351,14 +351,43 @@ pub fn resize(g: &mut Gen) -> Option<usize> {
 pub fn host(g: &mut Gen) -> Option<usize> {
     let x = g.float_of(1, 4);
     let axis = g.axis(x)?;
-    if g.random.chance(40) {
-        let operand = g.constant(Tensor::from_i64s(DType::I64, &[], &[axis]).unwrap());
-        let attrs = Attrs::new().with_int("exclusive", g.random.int(0, 1)).with_int("reverse", g.random.int(0, 1));
-        return g.add("CumSum", attrs, &[Some(x), Some(operand)]);
+    let dims = g.dims(x);
+    let at = (if axis < 0 { dims.len() as i64 + axis } else { axis }) as usize;
+    match g.random.below(11) {
+        kind @ 0..4 => {
+            let operand = g.constant(Tensor::from_i64s(DType::I64, &[], &[axis]).unwrap());
+            let attrs = Attrs::new().with_int("exclusive", g.random.int(0, 1)).with_int("reverse", g.random.int(0, 1));
+            g.add(if kind == 0 { "CumProd" } else { "CumSum" }, attrs, &[Some(x), Some(operand)])
+        }
+        4 => {
+            let k = g.random.int(0, dims[at] as i64);
+            let k = g.ints(&[k]);
+            let attrs = Attrs::new().with_int("axis", axis).with_int("largest", g.random.int(0, 1));
+            g.add_all("TopK", attrs, &[Some(x), k], 2)
+        }
+        5 => {
+            // Each line is turned by as much as its number says, so that no place is written twice.
+            let (n, inner) = (dims[at], dims[at + 1..].iter().product::<usize>().max(1));
+            let places: Vec<i64> = (0..dims.iter().product()).map(|i: usize| ((i / inner % n + i % inner) % n) as i64).collect();
+            let places = g.constant(Tensor::from_i64s(DType::I64, &dims, &places).ok()?);
+            let updates = g.value_of(DType::F32, &dims, false);
+            let (x, updates) = if g.random.chance(50) { (x, updates) } else { (updates, x) };
+            let reduction = g.random.pick(&["none", "add", "mul", "max", "min"]);
+            g.add("ScatterElements", Attrs::new().with_int("axis", axis).with_str("reduction", reduction), &[Some(x), Some(places), Some(updates)])
+        }
+        6 => {
+            let n = g.random.pick(&[1, 2, 3, 5]);
+            let batch = g.size();
+            let x = other(g, &[batch, n, n]);
+            g.add("Det", Attrs::new(), &[Some(x)])
+        }
+        _ => {
+            let name = g.random.pick(&["ArgMax", "ArgMin"]);
+            let attrs =
+                Attrs::new().with_int("axis", axis).with_int("keepdims", g.random.int(0, 1)).with_int("select_last_index", g.random.int(0, 1));
+            g.add(name, attrs, &[Some(x)])
+        }
     }
-    let name = g.random.pick(&["ArgMax", "ArgMin"]);
-    let attrs = Attrs::new().with_int("axis", axis).with_int("keepdims", g.random.int(0, 1)).with_int("select_last_index", g.random.int(0, 1));
-    g.add(name, attrs, &[Some(x)])
 }
 
 /// Results with as many elements as data say, of data that nothing rounds.
