@@ -28,4 +28,6 @@ part device-masks scripts/device_matrix.sh masks
 part device-swiftshader scripts/device_matrix.sh swiftshader
 part device-validation scripts/device_matrix.sh validation
 part programs cargo test --locked --test programs -- --ignored --nocapture
+part sanitize scripts/sanitize.sh
+part miri scripts/miri.sh
 exit $failed

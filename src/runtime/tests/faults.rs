@@ -78,7 +78,7 @@ fn submissions_of_load(info: &DeviceInfo, program: &Program) -> u64 {
 }
 
 /// A graph whose sizes change between runs, one of which data tell, with a step on the host in between: a run takes several submissions, and one at
-/// new sizes records its commands again.
+/// new sizes writes its parameters again.
 const RANGED: &str = "graph g onnx where kept in 0..9, seq in 1..9
   %ones = const [1] : i64[1]
   %x = input : f32[seq,6]
