@@ -212,34 +212,56 @@ fn a_full_disk_exits_with_6_and_leaves_no_file() {
     }
 }
 
+/// Starts `nyxc`, sends it the signal after so long, and waits for its end.
+fn interrupted(args: &[&str], signal: &str, after: Duration) -> std::process::ExitStatus {
+    let null = std::process::Stdio::null;
+    let mut child = command().args(args).env("NYXC_CACHE", "").stdout(null()).stderr(null()).spawn().unwrap();
+    std::thread::sleep(after);
+    assert!(Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().is_ok());
+    child.wait().unwrap()
+}
+
+const SIGNALS: [(&str, i32); 3] = [("INT", 2), ("TERM", 15), ("HUP", 1)];
+
 #[test]
 fn an_interrupt_exits_with_130_and_leaves_no_partial_file() {
     let folder = Folder::new("interrupt");
-    let out = folder.file("net.nyx");
-    let mut n_interrupted = 0;
-    // From before the model is read to after the file is written.
-    for ms in [1, 5, 20, 60, 120, 200, 400] {
-        let args =
-            ["compile", &model("ppocr-cls.onnx"), "--dim", "x.0=1", "--dim", "x.2=48", "--dim", "x.3=192", "--policy", "uniform:w8a16", "-o", &out];
-        let mut child =
-            command().args(args).env("NYXC_CACHE", "").stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(ms));
-        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().is_ok());
-        let status = child.wait().unwrap();
-        // Before the handler is there, the signal itself ends the process; after the end of the work nothing is left to interrupt.
-        use std::os::unix::process::ExitStatusExt;
-        let interrupted = status.code() == Some(130) || status.signal() == Some(2);
-        assert!(interrupted || status.success(), "after {ms} ms: {status}");
-        n_interrupted += usize::from(status.code() == Some(130));
-        let names = folder.names();
-        assert!(names.is_empty() || names == ["net.nyx"], "after {ms} ms: {names:?}");
-        if names == ["net.nyx"] {
-            let verified = command().args(["verify", &out]).output().unwrap();
-            assert!(verified.status.success(), "after {ms} ms: {}", text(&verified.stderr));
-            std::fs::remove_file(&out).unwrap();
+    let (program, other, outputs) = (folder.file("net.nyx"), folder.file("other.nyx"), folder.file("out.npz"));
+    let (onnx, inputs) = (model("ppocr-cls.onnx"), model("ppocr-cls.inputs.npz"));
+    let compile = |to| ["compile", &onnx, "--dim", "x.0=1", "--dim", "x.2=48", "--dim", "x.3=192", "--policy", "uniform:w8a16", "-o", to];
+    assert!(command().args(compile(&program)).output().unwrap().status.success());
+    let other_compile = compile(&other);
+    let run = |device| ["run", &program, "--inputs", &inputs, "--outputs", &outputs, "--device", device];
+    for (args, written) in [(&other_compile[..], &other), (&run("cpu"), &outputs), (&run("auto"), &outputs)] {
+        let start = std::time::Instant::now();
+        let whole = command().args(args).env("NYXC_CACHE", "").output().unwrap();
+        assert!(whole.status.success(), "{args:?}: {}", text(&whole.stderr));
+        let takes = start.elapsed();
+        let expected = std::fs::read(written).unwrap();
+        std::fs::remove_file(written).unwrap();
+        for (signal, number) in SIGNALS {
+            let mut n_interrupted = 0;
+            // From before the first file is read to after the last is written.
+            for part in [0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0] {
+                let what = format!("{} at {part} of {takes:?}, {signal}", args[0]);
+                let status = interrupted(args, signal, takes.mul_f64(part));
+                // Before the handler is there, the signal itself ends the process; after the end of the work nothing is left to interrupt.
+                assert!(status.code() == Some(130) || status.signal() == Some(number) || status.success(), "{what}: {status}");
+                n_interrupted += usize::from(status.code() == Some(130));
+                if Path::new(written).exists() {
+                    assert!(std::fs::read(written).unwrap() == expected, "{what}: a file that is not whole");
+                    std::fs::remove_file(written).unwrap();
+                }
+                assert_eq!(folder.names(), ["net.nyx"], "{what}");
+            }
+            assert!(n_interrupted > 0, "{args:?} was never interrupted by {signal}");
         }
     }
-    assert!(n_interrupted > 0, "no compilation took long enough to be interrupted");
+    for (signal, _) in SIGNALS {
+        let status = interrupted(&["bench", &program, "--runs", "100000000"], signal, Duration::from_secs(1));
+        assert_eq!(status.code(), Some(130), "bench, {signal}: {status}");
+    }
+    assert_eq!(folder.names(), ["net.nyx"]);
 }
 
 #[test]
