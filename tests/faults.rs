@@ -80,6 +80,48 @@ fn a_failing_device_is_named_and_the_run_goes_on_or_exits_with_5() {
     assert!(well.status.success(), "{}", text(&well.stderr));
 }
 
+#[test]
+fn a_call_that_fails_before_a_device_is_open_is_named_and_the_run_goes_on_or_exits_with_5() {
+    if !has_device() {
+        return;
+    }
+    let folder = Folder::new("open");
+    let program = compile(&folder);
+    let outputs = folder.file("out.npz");
+    let anything = ["host-memory", "device-memory", "initialization"];
+    for (call, ks, codes) in [
+        // The first is the bare instance that keeps the drivers loaded.
+        ("vkCreateInstance", 1..=2, &anything[..]),
+        ("vkEnumeratePhysicalDevices", 1..=1, &anything),
+        ("vkEnumerateInstanceVersion", 1..=1, &["host-memory"]),
+        ("vkEnumerateInstanceExtensionProperties", 1..=2, &["host-memory", "device-memory"]),
+        ("vkEnumerateInstanceLayerProperties", 1..=1, &["host-memory", "device-memory"]),
+        ("vkEnumerateDeviceExtensionProperties", 1..=1, &["host-memory", "device-memory"]),
+        ("vkCreateDevice", 1..=1, &["host-memory", "device-memory", "initialization", "lost"]),
+    ] {
+        for (k, code) in ks.flat_map(|k| codes.iter().map(move |code| (k, *code))) {
+            let fault = format!("{call}:{k}={code}");
+            let reason = if code == "lost" { "lost" } else { call };
+            let auto = run(&program, &outputs, "auto", &fault);
+            assert!(auto.status.success(), "{fault}: {}", text(&auto.stderr));
+            let report: Value = serde_json::from_slice(&auto.stdout).unwrap();
+            let told = report["fallbacks"].to_string();
+            // Another device may be there when one cannot be made.
+            let is_other = report["device"] != "CPU reference" && call.contains("Device");
+            assert!(is_other || told.contains(reason) && told.contains("CPU reference"), "{fault}: {report}");
+            std::fs::remove_file(&outputs).unwrap();
+
+            let named = run(&program, &outputs, "0", &fault);
+            assert_eq!(named.status.code(), Some(5), "{fault}: {}", text(&named.stderr));
+            let report: Value = serde_json::from_slice(&named.stdout).unwrap();
+            assert!(report["error"]["message"].as_str().unwrap().contains(reason), "{fault}: {report}");
+            assert_eq!(folder.names(), ["mlp.nyx"], "{fault}");
+        }
+    }
+    let well = run(&program, &outputs, "0", "");
+    assert!(well.status.success(), "{}", text(&well.stderr));
+}
+
 /// Runs `nyxc` with so many KiB of address space, without its cache.
 fn with_little_memory(kib: u64, args: &[&str]) -> Output {
     let mut command = Command::new("bash");
