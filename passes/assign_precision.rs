@@ -392,7 +392,11 @@ impl Scored {
         {
             let bytes = menus[g].iter().map(|f| model.weight_bytes(g, *f)).min().unwrap_or(0);
             advice.push(format!("the largest node is {:?}: {bytes} bytes of weights at its smallest format", graph.node(*id).name));
+            return advice;
         }
+        let outputs = graph.order().into_iter().flat_map(|id| &graph.node(id).outputs);
+        let largest = outputs.filter_map(|value| Some((value.ty.largest()?.bytes()?, &value.name))).max_by_key(|(bytes, _)| *bytes);
+        advice.extend(largest.map(|(bytes, name)| format!("the largest tensor is {name:?}: {bytes} bytes")));
         advice
     }
 }

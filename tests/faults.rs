@@ -80,6 +80,48 @@ fn a_failing_device_is_named_and_the_run_goes_on_or_exits_with_5() {
     assert!(well.status.success(), "{}", text(&well.stderr));
 }
 
+#[test]
+fn a_call_that_fails_before_a_device_is_open_is_named_and_the_run_goes_on_or_exits_with_5() {
+    if !has_device() {
+        return;
+    }
+    let folder = Folder::new("open");
+    let program = compile(&folder);
+    let outputs = folder.file("out.npz");
+    let anything = ["host-memory", "device-memory", "initialization"];
+    for (call, ks, codes) in [
+        // The first is the bare instance that keeps the drivers loaded.
+        ("vkCreateInstance", 1..=2, &anything[..]),
+        ("vkEnumeratePhysicalDevices", 1..=1, &anything),
+        ("vkEnumerateInstanceVersion", 1..=1, &["host-memory"]),
+        ("vkEnumerateInstanceExtensionProperties", 1..=2, &["host-memory", "device-memory"]),
+        ("vkEnumerateInstanceLayerProperties", 1..=1, &["host-memory", "device-memory"]),
+        ("vkEnumerateDeviceExtensionProperties", 1..=1, &["host-memory", "device-memory"]),
+        ("vkCreateDevice", 1..=1, &["host-memory", "device-memory", "initialization", "lost"]),
+    ] {
+        for (k, code) in ks.flat_map(|k| codes.iter().map(move |code| (k, *code))) {
+            let fault = format!("{call}:{k}={code}");
+            let reason = if code == "lost" { "lost" } else { call };
+            let auto = run(&program, &outputs, "auto", &fault);
+            assert!(auto.status.success(), "{fault}: {}", text(&auto.stderr));
+            let report: Value = serde_json::from_slice(&auto.stdout).unwrap();
+            let told = report["fallbacks"].to_string();
+            // Another device may be there when one cannot be made.
+            let is_other = report["device"] != "cpu" && ["vkCreateDevice", "vkEnumerateDeviceExtensionProperties"].contains(&call);
+            assert!(is_other || told.contains(reason) && told.contains("CPU reference"), "{fault}: {report}");
+            std::fs::remove_file(&outputs).unwrap();
+
+            let named = run(&program, &outputs, "0", &fault);
+            assert_eq!(named.status.code(), Some(5), "{fault}: {}", text(&named.stderr));
+            let report: Value = serde_json::from_slice(&named.stdout).unwrap();
+            assert!(report["error"]["message"].as_str().unwrap().contains(reason), "{fault}: {report}");
+            assert_eq!(folder.names(), ["mlp.nyx"], "{fault}");
+        }
+    }
+    let well = run(&program, &outputs, "0", "");
+    assert!(well.status.success(), "{}", text(&well.stderr));
+}
+
 /// Runs `nyxc` with so many KiB of address space, without its cache.
 fn with_little_memory(kib: u64, args: &[&str]) -> Output {
     let mut command = Command::new("bash");
@@ -212,34 +254,56 @@ fn a_full_disk_exits_with_6_and_leaves_no_file() {
     }
 }
 
+/// Starts `nyxc`, sends it the signal after so long, and waits for its end.
+fn interrupted(args: &[&str], signal: &str, after: Duration) -> std::process::ExitStatus {
+    let null = std::process::Stdio::null;
+    let mut child = command().args(args).env("NYXC_CACHE", "").stdout(null()).stderr(null()).spawn().unwrap();
+    std::thread::sleep(after);
+    assert!(Command::new("kill").args(["-s", signal, &child.id().to_string()]).status().is_ok());
+    child.wait().unwrap()
+}
+
+const SIGNALS: [(&str, i32); 3] = [("INT", 2), ("TERM", 15), ("HUP", 1)];
+
 #[test]
 fn an_interrupt_exits_with_130_and_leaves_no_partial_file() {
     let folder = Folder::new("interrupt");
-    let out = folder.file("net.nyx");
-    let mut n_interrupted = 0;
-    // From before the model is read to after the file is written.
-    for ms in [1, 5, 20, 60, 120, 200, 400] {
-        let args =
-            ["compile", &model("ppocr-cls.onnx"), "--dim", "x.0=1", "--dim", "x.2=48", "--dim", "x.3=192", "--policy", "uniform:w8a16", "-o", &out];
-        let mut child =
-            command().args(args).env("NYXC_CACHE", "").stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
-        std::thread::sleep(Duration::from_millis(ms));
-        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().is_ok());
-        let status = child.wait().unwrap();
-        // Before the handler is there, the signal itself ends the process; after the end of the work nothing is left to interrupt.
-        use std::os::unix::process::ExitStatusExt;
-        let interrupted = status.code() == Some(130) || status.signal() == Some(2);
-        assert!(interrupted || status.success(), "after {ms} ms: {status}");
-        n_interrupted += usize::from(status.code() == Some(130));
-        let names = folder.names();
-        assert!(names.is_empty() || names == ["net.nyx"], "after {ms} ms: {names:?}");
-        if names == ["net.nyx"] {
-            let verified = command().args(["verify", &out]).output().unwrap();
-            assert!(verified.status.success(), "after {ms} ms: {}", text(&verified.stderr));
-            std::fs::remove_file(&out).unwrap();
+    let (program, other, outputs) = (folder.file("net.nyx"), folder.file("other.nyx"), folder.file("out.npz"));
+    let (onnx, inputs) = (model("ppocr-cls.onnx"), model("ppocr-cls.inputs.npz"));
+    let compile = |to| ["compile", &onnx, "--dim", "x.0=1", "--dim", "x.2=48", "--dim", "x.3=192", "--policy", "uniform:w8a16", "-o", to];
+    assert!(command().args(compile(&program)).output().unwrap().status.success());
+    let other_compile = compile(&other);
+    let run = |device| ["run", &program, "--inputs", &inputs, "--outputs", &outputs, "--device", device];
+    for (args, written) in [(&other_compile[..], &other), (&run("cpu"), &outputs), (&run("auto"), &outputs)] {
+        let start = std::time::Instant::now();
+        let whole = command().args(args).env("NYXC_CACHE", "").output().unwrap();
+        assert!(whole.status.success(), "{args:?}: {}", text(&whole.stderr));
+        let takes = start.elapsed();
+        let expected = std::fs::read(written).unwrap();
+        std::fs::remove_file(written).unwrap();
+        for (signal, number) in SIGNALS {
+            let mut n_interrupted = 0;
+            // From before the first file is read to after the last is written.
+            for part in [0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0] {
+                let what = format!("{} at {part} of {takes:?}, {signal}", args[0]);
+                let status = interrupted(args, signal, takes.mul_f64(part));
+                // Before the handler is there, the signal itself ends the process; after the end of the work nothing is left to interrupt.
+                assert!(status.code() == Some(130) || status.signal() == Some(number) || status.success(), "{what}: {status}");
+                n_interrupted += usize::from(status.code() == Some(130));
+                if Path::new(written).exists() {
+                    assert!(std::fs::read(written).unwrap() == expected, "{what}: a file that is not whole");
+                    std::fs::remove_file(written).unwrap();
+                }
+                assert_eq!(folder.names(), ["net.nyx"], "{what}");
+            }
+            assert!(n_interrupted > 0, "{args:?} was never interrupted by {signal}");
         }
     }
-    assert!(n_interrupted > 0, "no compilation took long enough to be interrupted");
+    for (signal, _) in SIGNALS {
+        let status = interrupted(&["bench", &program, "--runs", "100000000"], signal, Duration::from_secs(1));
+        assert_eq!(status.code(), Some(130), "bench, {signal}: {status}");
+    }
+    assert_eq!(folder.names(), ["net.nyx"]);
 }
 
 #[test]

@@ -48,13 +48,13 @@ pub struct Operand {
 #[allow(missing_docs, reason = "the messages document the fields")]
 pub enum KernelError {
     /// The planner puts such a node on the host.
-    #[error("node {node}: no kernel for {what}")]
+    #[error("node {node:?}: no kernel for {what}")]
     Unsupported { node: String, what: String },
     /// A tensor that cannot be split is larger than what one binding may span.
-    #[error("node {node}: {value} has {bytes} bytes, a binding may span {limit_bytes}")]
+    #[error("node {node:?}: {value:?} has {bytes} bytes, a binding may span {limit_bytes}")]
     TooLarge { node: String, value: String, bytes: u64, limit_bytes: u64 },
     /// A bug of ours: key and template contradict each other.
-    #[error("node {node}: kernel {kernel}: {what} (this is a bug)")]
+    #[error("node {node:?}: kernel {kernel}: {what} (this is a bug)")]
     Mismatch { node: String, kernel: String, what: String },
 }
 

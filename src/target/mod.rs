@@ -138,7 +138,7 @@ impl Target {
     /// It is no JSON of a profile, or a figure is below the floor of the Vulkan specification where kernels rely on that.
     pub fn from_json(name: &str, json: &str) -> Result<Target, TargetError> {
         let target: Target = serde_json::from_str(json).map_err(|source| TargetError::Json { name: name.to_owned(), source })?;
-        target.check()?;
+        target.check_as(name)?;
         Ok(target)
     }
 
@@ -147,7 +147,12 @@ impl Target {
     /// # Errors
     /// The first that does not.
     pub fn check(&self) -> Result<(), TargetError> {
-        let refuse = |field, given: u64, must| Err(TargetError::Value { name: self.name.clone(), field, given, must });
+        self.check_as(&self.name)
+    }
+
+    /// Checks, and calls the profile by the name that its reader knows.
+    fn check_as(&self, name: &str) -> Result<(), TargetError> {
+        let refuse = |field, given: u64, must| Err(TargetError::Value { name: name.to_owned(), field, given, must });
         let l = &self.limits;
         for (field, given) in [
             ("min_storage_buffer_offset_alignment", l.min_storage_buffer_offset_alignment),

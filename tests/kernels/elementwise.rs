@@ -123,7 +123,7 @@ fn too_many_operands_are_refused() {
     let target = Target::shipped("vulkan-min").unwrap();
     assert_eq!(kernels::max_operands(&target), 3);
     let refused = plan(&pointwise("add(add(x0,x1),add(x2,x3))", DType::F32, &[&x; 4]), &target).unwrap_err();
-    assert_eq!(refused.to_string(), "node node: no kernel for 5 storage buffers where the target has 4");
+    assert_eq!(refused.to_string(), r#"node "node": no kernel for 5 storage buffers where the target has 4"#);
 }
 
 #[test]

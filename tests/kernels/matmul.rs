@@ -154,7 +154,7 @@ fn weights_beyond_a_binding_come_in_slices() {
         }
         let (a, b) = (random.floats(DType::F32, &[2, 50]), random.floats(DType::F32, &[50, 200]));
         let refused = plan(&Case::new(&DEF, attrs(false), &[&a, &b]), &bench.targets[0]).unwrap_err();
-        assert_eq!(refused.to_string(), "node node: x1 has 40000 bytes, a binding may span 8192");
+        assert_eq!(refused.to_string(), r#"node "node": "x1" has 40000 bytes, a binding may span 8192"#);
     });
 }
 

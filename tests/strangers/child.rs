@@ -167,10 +167,43 @@ pub fn check(reader: &str, cases: impl Iterator<Item = Case>) {
     assert!(faults.is_empty(), "{reader}: {} of {n} files\n{}", faults.len(), faults.join("\n"));
 }
 
-/// Whether the message says where: the file, or something in it.
+/// Whether the message says where: the file's name, or something in it with its name or number (`node "culprit"`, `line 3`, `%x`).
 fn names_a_place(err: &str, case: &Case) -> bool {
-    let Some(message) = err.lines().find_map(|line| line.strip_prefix("nyxc: ")) else { return false };
-    let places = ["node ", "tensor ", "line ", "plan ", "constant ", "shader ", "input ", "output ", "budget", "target", "header", "%"];
-    case.items.iter().map(|(name, _)| name).chain(&case.args).any(|name| message.contains(name.as_str()))
-        || places.iter().any(|place| err.contains(place))
+    if !err.lines().any(|line| line.starts_with("nyxc: ")) {
+        return false;
+    }
+    // An argument without a dot is a command or a word.
+    let mut files = case.items.iter().map(|(name, _)| name).chain(&case.args).filter(|name| name.contains('.'));
+    files.any(|name| err.contains(name.as_str())) || has_element(err)
+}
+
+const ELEMENTS: &[&str] = &["element", "node", "tensor", "line", "plan", "constant", "shader", "input", "output"];
+
+/// Whether the text has an element that a name in quotes or a number follows, or the name of a value of the textual form.
+fn has_element(text: &str) -> bool {
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    // "The largest tensor is \"x\"."
+    let words: Vec<&str> = text.split_whitespace().filter(|word| *word != "is").collect();
+    let named = |pair: &[&str]| {
+        let element = pair[0].trim_start_matches(|c: char| !c.is_alphanumeric());
+        let name = match pair[1].strip_prefix('"') {
+            Some(name) => !name.is_empty() && !name.starts_with('"'),
+            None => pair[1].starts_with(|c: char| c.is_ascii_digit()),
+        };
+        ELEMENTS.contains(&element) && name
+    };
+    words.windows(2).any(named)
+        || words.iter().any(|word| word.split_once('%').is_some_and(|(before, name)| !before.ends_with(is_name) && name.starts_with(is_name)))
+}
+
+#[test]
+fn a_place_is_a_file_or_something_in_it_with_its_name_or_number() {
+    let case = Case::of("", "m.onnx", Vec::new(), &["compile", "m.onnx", "-o", "out.nyx", "--target", "lavapipe"], &[]);
+    for err in ["nyxc: m.onnx: truncated", "nyxc: node \"a b\" (Relu): no", "nyxc: bad\n  at line 3", "nyxc: the value (%x) is unknown"] {
+        assert!(names_a_place(err, &case), "{err}");
+    }
+    for err in ["m.onnx", "nyxc: cannot compile", "nyxc: no target", "nyxc: over budget", "nyxc: 3% more", "nyxc: the node failed", "nyxc: node \"\""]
+    {
+        assert!(!names_a_place(err, &case), "{err}");
+    }
 }

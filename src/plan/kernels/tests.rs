@@ -38,7 +38,7 @@ fn a_parameter_that_is_missing_or_unknown_is_refused() {
     let wrong = refused(node.call(Template::Pointwise).int("n", 4));
     assert!(wrong.ends_with("parameter n is uint, not int (this is a bug)"), "{wrong}");
     let large = refused(node.call(Template::Pointwise).uint("n", 1u64 << 32));
-    assert_eq!(large, "node node: no kernel for a size beyond 32 bits");
+    assert_eq!(large, r#"node "node": no kernel for a size beyond 32 bits"#);
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn every_target_computes_a_product_and_refuses_what_no_binding_spans() {
     let types = [TensorType::of(DType::F32, &[1, 8192]), TensorType::of(DType::F32, &[8192, 8192])];
     let (graph, id) = one(&matmul::DEF, matmul::attrs(false), &types);
     let refused = dispatches(&graph, id, &target).unwrap_err().to_string();
-    assert_eq!(refused, "node node: x.2 has 268435456 bytes, a binding may span 134217728");
+    assert_eq!(refused, r#"node "node": "x.2" has 268435456 bytes, a binding may span 134217728"#);
     let (graph, id) = one(&matmul::DEF, matmul::attrs(true), &types);
     let slices = dispatches(&graph, id, &target).unwrap();
     assert_eq!(slices.len(), 3);

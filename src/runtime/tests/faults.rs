@@ -9,7 +9,10 @@ use crate::session::{Compile, Session, SessionError, compile};
 /// Loads and runs on a device of its own; also how many calls that may fail were made.
 fn attempt(info: &DeviceInfo, program: &Program, fault: Option<String>) -> (Result<Vec<Tensor>, RuntimeError>, u64) {
     let options = Options { validation: true, cache_dir: None, fault, ..Options::from_env() };
-    let context = VkContext::open(info.index, &info.target.features, &options).unwrap();
+    let context = match VkContext::open(info.index, &info.target.features, &options) {
+        Ok(context) => context,
+        Err(error) => return (Err(error), 0),
+    };
     let loaded = Executor::load(program, 0, &context);
     let result = loaded.and_then(|mut executor| executor.run(&[floats(N).0]).map(|run| run.outputs));
     let n_calls = context.n_calls();
@@ -93,7 +96,10 @@ const RANGED: &str = "graph g onnx where kept in 0..9, seq in 1..9
 /// Loads and runs at three sizes, a run that fails once more; the results, the failures, and how many calls that may fail were made.
 fn attempt_sizes(info: &DeviceInfo, program: &Program, fault: Option<String>) -> (Vec<Vec<Tensor>>, Vec<RuntimeError>, u64) {
     let options = Options { validation: true, cache_dir: None, fault, ..Options::from_env() };
-    let context = VkContext::open(info.index, &info.target.features, &options).unwrap();
+    let context = match VkContext::open(info.index, &info.target.features, &options) {
+        Ok(context) => context,
+        Err(error) => return (Vec::new(), vec![error], 0),
+    };
     let (mut results, mut failures) = (Vec::new(), Vec::new());
     let of_runtime = |error| if let SessionError::Runtime(error) = error { error } else { panic!("{error}") };
     match Session::on(program.clone(), &context).map_err(of_runtime) {

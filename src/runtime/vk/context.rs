@@ -1,7 +1,7 @@
 //! A logical device with one compute queue.
 
 use super::call;
-use super::fault::{Fault, Faults};
+use super::fault::Faults;
 use super::instance::Instance;
 use super::probe::{DeviceInfo, Probe, granularity};
 use crate::runtime::RuntimeError;
@@ -27,9 +27,10 @@ pub struct Options {
     pub mask: Option<String>,
     /// Where pipeline caches lie; `None` for nowhere.
     pub cache_dir: Option<PathBuf>,
-    /// A call of the device that shall fail, for tests. Written `CALL:K=RESULT`: the K-th (from 1) of the calls named `CALL` (`vkAllocateMemory`,
-    /// say), or of `any`, gives `device-memory` (`VK_ERROR_OUT_OF_DEVICE_MEMORY`), `host-memory` (`VK_ERROR_OUT_OF_HOST_MEMORY`) or `lost`
-    /// (`VK_ERROR_DEVICE_LOST`, as then does every later call).
+    /// A call of the instance or the device that shall fail, for tests. Written `CALL:K=RESULT`: the K-th (from 1) of the calls named `CALL`
+    /// (`vkAllocateMemory`, say), or of `any`, gives `device-memory` (`VK_ERROR_OUT_OF_DEVICE_MEMORY`), `host-memory`
+    /// (`VK_ERROR_OUT_OF_HOST_MEMORY`), `initialization` (`VK_ERROR_INITIALIZATION_FAILED`) or `lost` (`VK_ERROR_DEVICE_LOST`, as then does every
+    /// later call). Every instance counts anew; the first of a process also counts the calls for the bare one that keeps the drivers loaded.
     pub fault: Option<String>,
 }
 
@@ -61,9 +62,9 @@ impl Options {
         Ok(self.mask.as_deref().map(|text| Mask::parse_with(text, &file)).transpose()?)
     }
 
-    /// The call that shall fail, where there is one.
-    pub(super) fn fault(&self) -> Result<Option<Fault>, RuntimeError> {
-        self.fault.as_deref().map(str::parse).transpose().map_err(RuntimeError::Fault)
+    /// The count of calls, with the one that shall fail.
+    pub(super) fn faults(&self) -> Result<Faults, RuntimeError> {
+        self.fault.as_deref().map(str::parse).transpose().map(Faults::new).map_err(RuntimeError::Fault)
     }
 
     /// What the validation layers check besides the core: synchronization, and shaders at work.
@@ -111,7 +112,6 @@ pub(super) struct Inner {
     pub(super) enabled: Features,
     pub(super) cache_dir: Option<PathBuf>,
     names: Option<ash::ext::debug_utils::Device>,
-    faults: Faults,
     owned: bool,
     // Last, so that it outlives the device.
     pub(super) instance: Instance,
@@ -123,7 +123,7 @@ impl VkContext {
     /// # Errors
     /// There is no such device, its driver fails, or an option is none.
     pub fn open(index: usize, asked: &Features, options: &Options) -> Result<VkContext, RuntimeError> {
-        let (mask, fault) = (options.mask()?, options.fault()?);
+        let mask = options.mask()?;
         let instance = Instance::new(options)?;
         let physical = instance.physical_devices()?;
         let Some(&chosen) = physical.get(index) else {
@@ -140,8 +140,8 @@ impl VkContext {
             let _alone = super::handles();
             ash::ext::debug_utils::Device::new(&instance.raw, &device)
         });
-        let (cache_dir, faults) = (options.cache_dir.clone(), Faults::new(fault));
-        Ok(VkContext(Arc::new(Inner { device, queue: Mutex::new(queue), probe, enabled, cache_dir, names, faults, owned: true, instance })))
+        let cache_dir = options.cache_dir.clone();
+        Ok(VkContext(Arc::new(Inner { device, queue: Mutex::new(queue), probe, enabled, cache_dir, names, owned: true, instance })))
     }
 
     /// A context on a device that the caller owns. It is not destroyed with the context.
@@ -153,8 +153,9 @@ impl VkContext {
     /// The handles are live and belong together, came from the loader that this process finds by its usual name, and outlive every clone of the
     /// context and every executor on it. `enabled` says nothing that was not enabled. Nobody else submits to `queue` during a call on an executor.
     pub unsafe fn from_raw(raw: &RawDevice, options: &Options) -> Result<VkContext, RuntimeError> {
+        let faults = options.faults()?;
         // SAFETY: the caller's promise.
-        let instance = unsafe { Instance::borrowed(vk::Instance::from_raw(raw.instance), raw.api_version)? };
+        let instance = unsafe { Instance::borrowed(vk::Instance::from_raw(raw.instance), raw.api_version, faults)? };
         let physical = vk::PhysicalDevice::from_raw(raw.physical_device);
         let mut probe = Probe::read(&instance, physical, 0)?;
         probe.mask(options.mask()?.as_ref());
@@ -174,8 +175,8 @@ impl VkContext {
         probe.granularity(granularity(&device));
         let queue = Mutex::new(vk::Queue::from_raw(raw.queue));
         let enabled = raw.enabled.meet(&probe.info.target.features);
-        let (cache_dir, faults) = (options.cache_dir.clone(), Faults::new(options.fault()?));
-        Ok(VkContext(Arc::new(Inner { device, queue, probe, enabled, cache_dir, names: None, faults, owned: false, instance })))
+        let cache_dir = options.cache_dir.clone();
+        Ok(VkContext(Arc::new(Inner { device, queue, probe, enabled, cache_dir, names: None, owned: false, instance })))
     }
 
     /// The handles, for callers that use the device themselves. They live as long as the context.
@@ -237,13 +238,13 @@ impl VkContext {
 
     /// Makes a call that may fail, and names it where it did.
     pub(super) fn attempt<T>(&self, name: &'static str, f: impl FnOnce() -> Result<T, vk::Result>) -> Result<T, RuntimeError> {
-        self.0.faults.strike(name).map_or_else(f, Err).map_err(call(name))
+        self.0.instance.faults.attempt(name, f)
     }
 
     /// How many calls that may fail were made.
     #[cfg(test)]
     pub(in crate::runtime) fn n_calls(&self) -> u64 {
-        self.0.faults.seen()
+        self.0.instance.faults.seen()
     }
 
     /// Submits command buffers in order; `fence` is signalled when the last has ended.
@@ -260,7 +261,7 @@ impl VkContext {
         let mut last = vk::Result::TIMEOUT;
         for _ in 0..WAITS {
             // SAFETY: the fence is a live one of this device.
-            let waited = match self.0.faults.strike("vkWaitForFences") {
+            let waited = match self.0.instance.faults.strike("vkWaitForFences") {
                 Some(code) => Err(code),
                 None => unsafe { self.device().wait_for_fences(&[fence], true, WAIT_NS) },
             };
@@ -355,5 +356,5 @@ fn create(instance: &Instance, probe: &Probe, enabled: &Features) -> Result<ash:
     }
     let _alone = super::handles();
     // SAFETY: every pointer in `info` is to a local or a static that outlives the call; features and extensions are ones that the probe found.
-    unsafe { instance.raw.create_device(probe.physical, &info, None) }.map_err(call("vkCreateDevice"))
+    instance.faults.attempt("vkCreateDevice", || unsafe { instance.raw.create_device(probe.physical, &info, None) })
 }

@@ -1,5 +1,7 @@
 //! Faults on demand: one call of Vulkan that may fail does, so that tests show what happens then.
 
+use super::call;
+use crate::runtime::RuntimeError;
 use ash::vk;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,12 +17,15 @@ pub(super) struct Fault {
 impl FromStr for Fault {
     type Err = String;
     fn from_str(text: &str) -> Result<Fault, String> {
-        let wrong = || format!("{text:?} is no fault: expected CALL:K=RESULT, with K from 1 and a RESULT of device-memory, host-memory or lost");
+        let wrong = || {
+            format!("{text:?} is no fault: expected CALL:K=RESULT, with K from 1 and a RESULT of device-memory, host-memory, initialization or lost")
+        };
         let (place, code) = text.split_once('=').ok_or_else(wrong)?;
         let (call, at) = place.split_once(':').ok_or_else(wrong)?;
         let code = match code {
             "device-memory" => vk::Result::ERROR_OUT_OF_DEVICE_MEMORY,
             "host-memory" => vk::Result::ERROR_OUT_OF_HOST_MEMORY,
+            "initialization" => vk::Result::ERROR_INITIALIZATION_FAILED,
             "lost" => vk::Result::ERROR_DEVICE_LOST,
             _ => return Err(wrong()),
         };
@@ -29,7 +34,7 @@ impl FromStr for Fault {
     }
 }
 
-/// Counts the calls of a device, and lets one fail.
+/// Counts the calls of an instance and its device, and lets one fail.
 #[derive(Debug, Default)]
 pub(super) struct Faults {
     wanted: Option<Fault>,
@@ -55,6 +60,11 @@ impl Faults {
         let fault = wanted.filter(|fault| fault.at == seen)?;
         self.is_lost.store(fault.code == vk::Result::ERROR_DEVICE_LOST, Ordering::Relaxed);
         Some(fault.code)
+    }
+
+    /// Makes a call that may fail, and names it where it did.
+    pub(super) fn attempt<T>(&self, name: &'static str, f: impl FnOnce() -> Result<T, vk::Result>) -> Result<T, RuntimeError> {
+        self.strike(name).map_or_else(f, Err).map_err(call(name))
     }
 
     /// How many calls were counted.

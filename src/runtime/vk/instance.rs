@@ -1,6 +1,7 @@
 //! The Vulkan loader, the instance, and what the validation layers say.
 
-use super::{Options, call, cstr};
+use super::fault::Faults;
+use super::{Options, cstr};
 use crate::runtime::RuntimeError;
 use ash::vk;
 use std::ffi::{CStr, c_char, c_void};
@@ -28,6 +29,8 @@ pub(super) struct Instance {
     pub(super) debug: bool,
     /// Whether the validation layers instrument shaders.
     pub(super) gpu_assisted: bool,
+    /// Which of its calls, and those of its device, shall fail.
+    pub(super) faults: Faults,
     messenger: Option<(ash::ext::debug_utils::Instance, vk::DebugUtilsMessengerEXT)>,
     owned: bool,
 }
@@ -41,16 +44,17 @@ impl Instance {
             Some([1, minor]) => vk::make_api_version(0, 1, minor.min(3), 0),
             _ => vk::API_VERSION_1_3,
         };
-        let entry = load()?;
+        let faults = options.faults()?;
+        let entry = load(&faults)?;
         // SAFETY: the loader is loaded; the call takes nothing.
-        let version = unsafe { entry.try_enumerate_instance_version() }.map_err(call("vkEnumerateInstanceVersion"))?;
+        let version = faults.attempt("vkEnumerateInstanceVersion", || unsafe { entry.try_enumerate_instance_version() })?;
         let version = version.unwrap_or(vk::API_VERSION_1_0).min(vk::API_VERSION_1_3).min(most);
         if version < vk::API_VERSION_1_1 {
             return Err(RuntimeError::Unsupported { what: "Vulkan 1.1: the loader has 1.0".to_owned() });
         }
-        let extensions = extensions(&entry)?;
+        let extensions = extensions(&entry, &faults)?;
         // SAFETY: as above.
-        let layers = unsafe { entry.enumerate_instance_layer_properties() }.map_err(call("vkEnumerateInstanceLayerProperties"))?;
+        let layers = faults.attempt("vkEnumerateInstanceLayerProperties", || unsafe { entry.enumerate_instance_layer_properties() })?;
         if validation && !layers.iter().any(|l| cstr(&l.layer_name) == VALIDATION) {
             return Err(RuntimeError::Unsupported { what: "NYXC_VALIDATION: VK_LAYER_KHRONOS_validation is not installed".to_owned() });
         }
@@ -89,14 +93,15 @@ impl Instance {
         }
         let alone = super::handles();
         // SAFETY: every pointer in `info` is to a local or a static that outlives the call; the layers and extensions were enumerated.
-        let raw = unsafe { entry.create_instance(&info, None) }.map_err(call("vkCreateInstance"))?;
+        let raw = faults.attempt("vkCreateInstance", || unsafe { entry.create_instance(&info, None) })?;
         drop(alone);
-        let mut instance = Instance { entry, raw, version, debug, gpu_assisted: validation && gpu, messenger: None, owned: true };
+        let mut instance = Instance { entry, raw, version, debug, gpu_assisted: validation && gpu, faults, messenger: None, owned: true };
         if validation {
             let functions = ash::ext::debug_utils::Instance::new(&instance.entry, &instance.raw);
             // SAFETY: the extension is enabled; the callback is a function of this module that needs no user data.
-            let raw = unsafe { functions.create_debug_utils_messenger(&self::messages(), None) };
-            instance.messenger = Some((functions, raw.map_err(call("vkCreateDebugUtilsMessengerEXT"))?));
+            let create = || unsafe { functions.create_debug_utils_messenger(&self::messages(), None) };
+            let raw = instance.faults.attempt("vkCreateDebugUtilsMessengerEXT", create)?;
+            instance.messenger = Some((functions, raw));
         }
         Ok(instance)
     }
@@ -105,17 +110,17 @@ impl Instance {
     ///
     /// # Safety
     /// `raw` is a live instance of the loader that [`ash::Entry::load`] finds, of at least `version`, and outlives the result.
-    pub(super) unsafe fn borrowed(raw: vk::Instance, version: u32) -> Result<Instance, RuntimeError> {
-        let entry = load()?;
+    pub(super) unsafe fn borrowed(raw: vk::Instance, version: u32, faults: Faults) -> Result<Instance, RuntimeError> {
+        let entry = load(&faults)?;
         // SAFETY: the caller's promise.
         let raw = unsafe { ash::Instance::load(entry.static_fn(), raw) };
-        Ok(Instance { entry, raw, version, debug: false, gpu_assisted: false, messenger: None, owned: false })
+        Ok(Instance { entry, raw, version, debug: false, gpu_assisted: false, faults, messenger: None, owned: false })
     }
 
     /// Devices of at least Vulkan 1.1, in the driver's order.
     pub(super) fn physical_devices(&self) -> Result<Vec<vk::PhysicalDevice>, RuntimeError> {
         // SAFETY: the instance is live.
-        let all = unsafe { self.raw.enumerate_physical_devices() }.map_err(call("vkEnumeratePhysicalDevices"))?;
+        let all = self.faults.attempt("vkEnumeratePhysicalDevices", || unsafe { self.raw.enumerate_physical_devices() })?;
         // SAFETY: the devices are this instance's.
         Ok(all.into_iter().filter(|&d| unsafe { self.raw.get_physical_device_properties(d) }.api_version >= vk::API_VERSION_1_1).collect())
     }
@@ -140,7 +145,7 @@ static LOADED: Mutex<Option<(ash::Entry, ash::Instance)>> = Mutex::new(None);
 
 /// The Vulkan loader. The last instance to go takes the drivers out of the process with it, and a thread that ends after that calls what a driver had
 /// registered for the end of threads (`pthread_key_create`), at an address where nothing is: NVIDIA's 580 ends the process so. One instance stays.
-fn load() -> Result<ash::Entry, RuntimeError> {
+fn load(faults: &Faults) -> Result<ash::Entry, RuntimeError> {
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((entry, _)) = &*loaded {
         return Ok(entry.clone());
@@ -148,19 +153,19 @@ fn load() -> Result<ash::Entry, RuntimeError> {
     // SAFETY: loading the Vulkan loader runs its initialisers; it is the system's own library, and `LOADED` keeps it loaded.
     let entry = unsafe { ash::Entry::load() };
     let entry = entry.map_err(|e| RuntimeError::NoDevice { reason: format!("the Vulkan loader is not installed ({e})") })?;
-    let (names, flags) = all_drivers(&extensions(&entry)?);
+    let (names, flags) = all_drivers(&extensions(&entry, faults)?);
     let info = vk::InstanceCreateInfo::default().enabled_extension_names(&names).flags(flags);
     let alone = super::handles();
     // SAFETY: every pointer in `info` is to a local or a static that outlives the call; the extensions were enumerated.
-    let kept = unsafe { entry.create_instance(&info, None) }.map_err(call("vkCreateInstance"))?;
+    let kept = faults.attempt("vkCreateInstance", || unsafe { entry.create_instance(&info, None) })?;
     drop(alone);
     *loaded = Some((entry.clone(), kept));
     Ok(entry)
 }
 
-fn extensions(entry: &ash::Entry) -> Result<Vec<vk::ExtensionProperties>, RuntimeError> {
+fn extensions(entry: &ash::Entry, faults: &Faults) -> Result<Vec<vk::ExtensionProperties>, RuntimeError> {
     // SAFETY: the loader is loaded; the call takes nothing.
-    unsafe { entry.enumerate_instance_extension_properties(None) }.map_err(call("vkEnumerateInstanceExtensionProperties"))
+    faults.attempt("vkEnumerateInstanceExtensionProperties", || unsafe { entry.enumerate_instance_extension_properties(None) })
 }
 
 fn has(extensions: &[vk::ExtensionProperties], wanted: &CStr) -> bool {

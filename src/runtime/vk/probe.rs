@@ -1,7 +1,7 @@
 //! What a device is and can do, as a [`Target`].
 
 use super::instance::Instance;
-use super::{Options, call, cstr};
+use super::{Options, cstr};
 use crate::runtime::RuntimeError;
 use crate::target::{Features, Limits, Mask, Memory, Target};
 use ash::vk;
@@ -40,28 +40,34 @@ pub struct DeviceInfo {
 /// `NYXC_MASK` makes them weaker ([`Options::from_env`]).
 ///
 /// # Errors
-/// The loader is missing, or has only Vulkan 1.0, or an option of the environment is none.
+/// The loader is missing, or has only Vulkan 1.0, or a call fails for every device, or an option of the environment is none.
 pub fn devices() -> Result<Vec<DeviceInfo>, RuntimeError> {
     let options = Options { validation: false, ..Options::from_env() };
     let mask = options.mask()?;
-    // Nothing fails here, but a command that looks for a device first tells of a slip all the same.
-    options.fault()?;
     let instance = match Instance::new(&options) {
         Err(RuntimeError::NoDevice { reason }) if reason.contains("driver") => return Ok(Vec::new()),
         other => other?,
     };
-    let mut found = Vec::new();
+    let (mut found, mut failed) = (Vec::new(), None);
     for (index, physical) in instance.physical_devices()?.into_iter().enumerate() {
-        let Ok(mut probe) = Probe::read(&instance, physical, index) else { continue };
-        probe.mask(mask.as_ref());
-        let Ok(device) = super::context::bare(&instance, &probe) else { continue };
+        let opened = Probe::read(&instance, physical, index).and_then(|mut probe| {
+            probe.mask(mask.as_ref());
+            Ok((super::context::bare(&instance, &probe)?, probe))
+        });
+        let (device, mut probe) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                failed = failed.or(Some(error).filter(|e| matches!(e, RuntimeError::Vulkan { .. } | RuntimeError::DeviceLost)));
+                continue;
+            }
+        };
         probe.granularity(granularity(&device));
         let _alone = super::handles();
         // SAFETY: it was made for this question alone, and `granularity` leaves nothing of it.
         unsafe { device.destroy_device(None) };
         found.push(probe.info);
     }
-    Ok(found)
+    failed.filter(|_| found.is_empty()).map_or(Ok(found), Err)
 }
 
 /// A device's description with what only the runtime needs.
@@ -90,7 +96,8 @@ impl Probe {
         let properties = unsafe { raw.get_physical_device_properties(physical) };
         let version = properties.api_version.min(instance.version);
         // SAFETY: as above.
-        let extensions = unsafe { raw.enumerate_device_extension_properties(physical) }.map_err(call("vkEnumerateDeviceExtensionProperties"))?;
+        let extensions =
+            instance.faults.attempt("vkEnumerateDeviceExtensionProperties", || unsafe { raw.enumerate_device_extension_properties(physical) })?;
         let extensions: Vec<CString> = extensions.iter().map(|e| cstr(&e.extension_name).to_owned()).collect();
         let core = |at_least: u32, name: &CStr| version >= at_least || extensions.iter().any(|e| e.as_c_str() == name);
         let driver_known = core(vk::API_VERSION_1_2, ash::khr::driver_properties::NAME);
