@@ -77,7 +77,8 @@ fn files(folder: &Path, extension: &str) -> Result<BTreeMap<String, String>, Str
 }
 
 fn is_word(text: &str) -> bool {
-    text.starts_with(|c: char| c.is_ascii_lowercase()) && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
 }
 
 fn check(name: &str, table: &Table) -> Result<(), String> {
@@ -97,7 +98,8 @@ fn check(name: &str, table: &Table) -> Result<(), String> {
     }
     let mut params = BTreeSet::new();
     for param in &table.params {
-        let (_, param, count) = split_param(param).ok_or_else(|| format!("{name}.toml: {param:?} is no parameter such as \"uint n\""))?;
+        let (_, param, count) =
+            split_param(param).ok_or_else(|| format!("{name}.toml: {param:?} is no parameter such as \"uint n\""))?;
         if !is_word(param) || !params.insert(param) {
             return refuse(format!("parameter {param:?} is no free lower-case word"));
         }
@@ -157,7 +159,11 @@ fn templates(tables: &BTreeMap<String, Table>) -> String {
     }
     text += "];\n    /// Its table.\n    pub fn table(self) -> &'static Table {\n        match self {\n";
     for (name, table) in tables {
-        let operands: Vec<_> = table.operands.iter().map(|o| format!("({:?}, {})", o.strip_suffix('?').unwrap_or(o), o.ends_with('?'))).collect();
+        let operands: Vec<_> = table
+            .operands
+            .iter()
+            .map(|o| format!("({:?}, {})", o.strip_suffix('?').unwrap_or(o), o.ends_with('?')))
+            .collect();
         let params: Vec<_> = table
             .params
             .iter()
@@ -180,7 +186,9 @@ fn templates(tables: &BTreeMap<String, Table>) -> String {
 }
 
 fn texts(sources: &BTreeMap<String, String>, includes: &BTreeMap<String, String>) -> String {
-    let mut text = String::from("/// The text of a template.\nfn template(template: Template) -> &'static str {\n    match template {\n");
+    let mut text = String::from(
+        "/// The text of a template.\nfn template(template: Template) -> &'static str {\n    match template {\n",
+    );
     for (name, source) in sources {
         let _ = writeln!(text, "        Template::{} => {source:?},", camel(name));
     }

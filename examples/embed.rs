@@ -56,11 +56,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let target = Target::shipped("lavapipe")?;
 
     // 3. Two pipelines: ours, and ours with the pass above.
-    let settings = Settings { policy: Policy::Uniform("w4a16".parse()?), budget_bytes: Some(1 << 20), ..Settings::default() };
+    let settings =
+        Settings { policy: Policy::Uniform("w4a16".parse()?), budget_bytes: Some(1 << 20), ..Settings::default() };
     let mut before = graph.clone();
     Pipeline::new(settings.clone()).run(&mut before, &target)?;
     let mut after = graph.clone();
-    let pipeline = Pipeline::new(settings.clone()).insert_after("assign_precision", KeepSmallLayers { below_bytes: 64 << 10 });
+    let pipeline =
+        Pipeline::new(settings.clone()).insert_after("assign_precision", KeepSmallLayers { below_bytes: 64 << 10 });
     println!("passes: {}", pipeline.names().join(", "));
     let report = pipeline.run(&mut after, &target)?;
     let n_changed = report.timings.iter().filter(|t| t.changed).count();
@@ -82,9 +84,11 @@ fn run(graph: &Graph, settings: Settings, target: Target) -> Result<(), Box<dyn 
     use nyxc::program::file;
     use nyxc::session::{Compile, DeviceChoice, Session, compile_with};
 
-    let pipeline = |settings| Pipeline::new(settings).insert_after("assign_precision", KeepSmallLayers { below_bytes: 64 << 10 });
+    let pipeline =
+        |settings| Pipeline::new(settings).insert_after("assign_precision", KeepSmallLayers { below_bytes: 64 << 10 });
     // Progress and the graph after every pass are there for those who want them.
-    let compiled = compile_with(graph, &Compile { settings, target, n_threads: 0 }, &pipeline, &|_, _, _| {}, &mut |_, _, _| {})?;
+    let compiled =
+        compile_with(graph, &Compile { settings, target, n_threads: 0 }, &pipeline, &|_, _, _| {}, &mut |_, _, _| {})?;
     for node in compiled.program.plans[0].nodes.iter().filter(|n| !n.kernel.is_empty()) {
         println!("{:8} {:6} {}", node.name, node.format, node.kernel);
     }

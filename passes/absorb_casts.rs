@@ -69,7 +69,10 @@ impl Pass for AbsorbCasts {
                 continue;
             }
             let mut op = Op::clone(op);
-            let stored = stores.get(&id).copied().or_else(|| node.outputs[0].ty.dtype.is_float().then_some(node.outputs[0].ty.dtype));
+            let stored = stores
+                .get(&id)
+                .copied()
+                .or_else(|| node.outputs[0].ty.dtype.is_float().then_some(node.outputs[0].ty.dtype));
             if let (true, Some(dtype)) = (op.def.has_attr("dtype"), stored) {
                 op.attrs.0.insert("dtype".to_owned(), Attr::DType(dtype));
             }
@@ -147,7 +150,8 @@ fn stays_typed(graph: &Graph, user: NodeId, value: ValueId, dtype: DType, gone: 
 
 /// The operand of a kernel that only converts between float types.
 fn cast_kernel(graph: &Graph, id: NodeId) -> Option<ValueId> {
-    let is_kernel = graph.node(id).op().is_some_and(|op| op.def.levels & CORE != 0 && op.is(&crate::ops::pointwise::DEF));
+    let is_kernel =
+        graph.node(id).op().is_some_and(|op| op.def.levels & CORE != 0 && op.is(&crate::ops::pointwise::DEF));
     float_cast(graph, id).filter(|operand| is_kernel && graph.ty(*operand).packing.is_none())
 }
 
@@ -209,7 +213,8 @@ mod tests {
 
     #[test]
     fn an_input_that_is_an_output_in_another_type_is_cast() {
-        let text = "graph g core\n  %x = input : f32[2]\n  %y = pointwise(%x) {dtype=f16, expr=`x0`} : f16[2]\n  output %y\n";
+        let text =
+            "graph g core\n  %x = input : f32[2]\n  %y = pointwise(%x) {dtype=f16, expr=`x0`} : f16[2]\n  output %y\n";
         let after = check("absorb_casts", text, "refuses_output");
         assert_eq!(after.n_nodes(), 2);
     }

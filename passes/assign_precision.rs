@@ -44,7 +44,11 @@ impl Pass for AssignPrecision {
         let model = Model::of(graph, &kernels, build::params_bytes(&kernels, cx.target)?, cx.target)?;
         drop(kernels);
         let ranges: Vec<Range> = model.groups.iter().map(|group| Range::of(graph, group)).collect();
-        let menus = ranges.iter().enumerate().map(|(g, range)| menu(graph, &model, g, &|format| range.keep(format), cx)).collect::<Vec<_>>();
+        let menus = ranges
+            .iter()
+            .enumerate()
+            .map(|(g, range)| menu(graph, &model, g, &|format| range.keep(format), cx))
+            .collect::<Vec<_>>();
         let mut problem = Scored::of(graph, &model, &menus)?;
         let start = std::time::Instant::now();
         let chosen = Assignment::of(graph, &model, &menus, &mut problem, cx)?;
@@ -59,7 +63,8 @@ impl Pass for AssignPrecision {
                 let has_weights = crate::ops::weights::of(graph, id).is_some();
                 let own = if has_weights { format } else { format.without_weights() };
                 let excluded = ranges[at].excludes(cx.settings, node).filter(|_| has_weights);
-                let reason = excluded.map_or_else(|| chosen.reasons[at].clone(), |why| format!("{}; {why}", chosen.reasons[at]));
+                let reason =
+                    excluded.map_or_else(|| chosen.reasons[at].clone(), |why| format!("{}; {why}", chosen.reasons[at]));
                 cx.reasons.insert(node.name.clone(), reason);
                 if node.format != Some(own) {
                     edit.set_format(id, Some(own));
@@ -84,7 +89,9 @@ impl Range {
             .iter()
             .filter_map(|w| graph.constant(w.value)?.to_f32s().ok())
             .flat_map(|values| {
-                let one = |part: &[f32]| (part.iter().all(|v| v.is_finite()), part.iter().all(|v| !v.is_finite() || v.abs() <= MAX_F16));
+                let one = |part: &[f32]| {
+                    (part.iter().all(|v| v.is_finite()), part.iter().all(|v| !v.is_finite() || v.abs() <= MAX_F16))
+                };
                 values.par_chunks(1 << 16).map(one).collect::<Vec<_>>()
             })
             .fold((true, true), |all, part| (all.0 && part.0, all.1 && part.1));
@@ -140,7 +147,8 @@ fn menu(graph: &Graph, model: &Model, group: usize, keep: &dyn Fn(Format) -> For
     for &id in &group.nodes {
         let Some(pin) = cx.settings.pinned(graph.node(id)).map(keep).map(fit) else { continue };
         let own = crate::ops::weights::of(graph, id).is_some();
-        let agrees = |format: &Format| if own { *format == pin } else { format.without_weights() == pin.without_weights() };
+        let agrees =
+            |format: &Format| if own { *format == pin } else { format.without_weights() == pin.without_weights() };
         menu.retain(agrees);
         if menu.is_empty() {
             menu.push(pin);
@@ -158,7 +166,13 @@ struct Assignment {
 }
 
 impl Assignment {
-    fn of(graph: &Graph, model: &Model, menus: &[Vec<Format>], problem: &mut Scored, cx: &Context<'_>) -> Result<Assignment, PassError> {
+    fn of(
+        graph: &Graph,
+        model: &Model,
+        menus: &[Vec<Format>],
+        problem: &mut Scored,
+        cx: &Context<'_>,
+    ) -> Result<Assignment, PassError> {
         let settings = cx.settings;
         let budget = settings.budget_bytes.unwrap_or_else(|| cx.target.default_budget_bytes());
         let available = budget.saturating_sub(settings.reserve_bytes);
@@ -169,13 +183,20 @@ impl Assignment {
         let mut min_feasible_bytes = planned(&least)?.peak_bytes;
         let tiers = if settings.policy == Policy::Tiered { tiers(menus, &planned)? } else { Vec::new() };
         // The smallest budget that this policy compiles with is that of a tier which is considered at that budget.
-        if let Some(bytes) = tiers.iter().filter(|tier| tier.peak_bytes >= tier.memory_bytes).map(|tier| tier.peak_bytes).min() {
+        if let Some(bytes) =
+            tiers.iter().filter(|tier| tier.peak_bytes >= tier.memory_bytes).map(|tier| tier.peak_bytes).min()
+        {
             min_feasible_bytes = bytes;
         }
         let advice = problem.advice(graph, model, menus, min_feasible_bytes, available, settings.reserve_bytes);
         let over_budget = || {
             let advice = advice.clone();
-            PassError::OverBudget(Box::new(OverBudget { min_feasible_bytes, available_bytes: available, budget_bytes: budget, advice }))
+            PassError::OverBudget(Box::new(OverBudget {
+                min_feasible_bytes,
+                available_bytes: available,
+                budget_bytes: budget,
+                advice,
+            }))
         };
         let (formats, certificate) = match settings.policy {
             Policy::Uniform(_) => (menus.iter().map(|m| m[0]).collect::<Vec<_>>(), None),
@@ -188,7 +209,9 @@ impl Assignment {
                 if min_feasible_bytes > available {
                     return Err(over_budget());
                 }
-                let (formats, certificate) = problem.search(model, available.saturating_sub(settings.excess_bytes), cx, &planned)?.unwrap_or((least, None));
+                let (formats, certificate) = problem
+                    .search(model, available.saturating_sub(settings.excess_bytes), cx, &planned)?
+                    .unwrap_or((least, None));
                 (formats, certificate)
             }
         };
@@ -199,7 +222,13 @@ impl Assignment {
         }
         let objective = problem.cost(&formats);
         let reasons = formats.iter().enumerate().map(|(g, f)| problem.reason(model, g, *f, settings.policy)).collect();
-        let certificate = certificate.unwrap_or(Certificate { objective, bound: objective, solver: settings.policy.to_string(), rounds: 1, ..Certificate::default() });
+        let certificate = certificate.unwrap_or(Certificate {
+            objective,
+            bound: objective,
+            solver: settings.policy.to_string(),
+            rounds: 1,
+            ..Certificate::default()
+        });
         let forecast = Forecast { f32_bytes, min_feasible_bytes, chosen_bytes };
         Ok(Assignment { formats, reasons, certificate, forecast })
     }
@@ -214,9 +243,17 @@ struct Tier {
 }
 
 /// The tiers of the simple rule by memory, the widest first.
-fn tiers(menus: &[Vec<Format>], planned: &dyn Fn(&[Format]) -> Result<crate::plan::model::Planned, PlanError>) -> Result<Vec<Tier>, PassError> {
+fn tiers(
+    menus: &[Vec<Format>],
+    planned: &dyn Fn(&[Format]) -> Result<crate::plan::model::Planned, PlanError>,
+) -> Result<Vec<Tier>, PassError> {
     const GB: u64 = 1_000_000_000;
-    let tiers = [(24 * GB, Format::F32), (12 * GB, Format::F16), (4 * GB, Format::int(8, Activations::F16)), (0, Format::int(4, Activations::F16))];
+    let tiers = [
+        (24 * GB, Format::F32),
+        (12 * GB, Format::F16),
+        (4 * GB, Format::int(8, Activations::F16)),
+        (0, Format::int(4, Activations::F16)),
+    ];
     let one = |(memory_bytes, tier): (u64, Format)| {
         // A group whose menu lacks the tier's format has the nearest it may have: pins and permitted formats stand.
         let pick = |menu: &Vec<Format>| {
@@ -281,7 +318,11 @@ impl Scored {
             // The rows that the relaxation stores as `weights`.
             let rows_as = |weights: Weights| -> f64 {
                 let part = |(choice, part): &(usize, f64)| -> f64 {
-                    let rows = self.menus[*group][*choice].parts(n_rows).filter(|(_, w)| *w == weights).map(|(n, _)| n).sum::<usize>();
+                    let rows = self.menus[*group][*choice]
+                        .parts(n_rows)
+                        .filter(|(_, w)| *w == weights)
+                        .map(|(n, _)| n)
+                        .sum::<usize>();
                     rows as f64 * part
                 };
                 choices.iter().map(part).sum()
@@ -291,7 +332,11 @@ impl Scored {
             for head in whole.iter().filter(|f| mixed(f.weights)) {
                 // Both ways to store weights are permitted beside the activations.
                 let permitted = |weights: Weights| whole.contains(&Format { weights, ..*head });
-                for weights in whole.iter().map(|f| f.weights).filter(|&w| mixed(w) && permitted(w) && w.bits() < head.weights.bits()) {
+                for weights in whole
+                    .iter()
+                    .map(|f| f.weights)
+                    .filter(|&w| mixed(w) && permitted(w) && w.bits() < head.weights.bits())
+                {
                     let (wide, narrow) = (rows_as(head.weights), rows_as(weights));
                     let best = (n_rows as f64 * wide / (wide + narrow)) as usize;
                     let places = (1..SPLIT_PLACES).map(|i| n_rows * i / SPLIT_PLACES).chain([best]);
@@ -340,16 +385,22 @@ impl Scored {
                 }
                 problem = Problem { capacity, ..self.solver.clone() };
             }
-            let Ok(Solution { choice, objective, bound, n_nodes, shadow_price, .. }) = solve(&problem, &Limits::default()) else { return Ok(None) };
+            let Ok(Solution { choice, objective, bound, n_nodes, shadow_price, .. }) =
+                solve(&problem, &Limits::default())
+            else {
+                return Ok(None);
+            };
             let formats = self.formats(&choice);
             let peak = planned(&formats)?.peak_bytes;
             if peak <= available {
                 let gap = (objective - bound).max(0.0) / objective.max(small);
                 let solver = "branch and bound over an LP relaxation".to_owned();
-                let certificate = Certificate { objective, bound, gap, solver, n_nodes: n_nodes as u64, rounds, shadow_price };
+                let certificate =
+                    Certificate { objective, bound, gap, solver, n_nodes: n_nodes as u64, rounds, shadow_price };
                 return Ok(Some((formats, Some(certificate))));
             }
-            capacity = capacity.saturating_sub(peak - available).saturating_sub(cx.target.memory.allocation_granularity);
+            capacity =
+                capacity.saturating_sub(peak - available).saturating_sub(cx.target.memory.allocation_granularity);
         }
         Ok(None)
     }
@@ -378,7 +429,15 @@ impl Scored {
     }
 
     /// The cheapest ways to a budget that is too small.
-    fn advice(&self, graph: &Graph, model: &Model, menus: &[Vec<Format>], least: u64, available: u64, reserve: u64) -> Vec<String> {
+    fn advice(
+        &self,
+        graph: &Graph,
+        model: &Model,
+        menus: &[Vec<Format>],
+        least: u64,
+        available: u64,
+        reserve: u64,
+    ) -> Vec<String> {
         let mut advice = vec![OverBudget::give(least, reserve)];
         let lacks_int4 = menus.iter().zip(&model.groups).any(|(menu, group)| {
             !group.weights.is_empty() && !menu.iter().any(|f| matches!(f.weights, Weights::Int { bits: 4, .. }))
@@ -386,16 +445,25 @@ impl Scored {
         if lacks_int4 && least > available {
             advice.push("permit w4a16 (--formats, --precision): it is the smallest format".to_owned());
         }
-        let largest = model.groups.iter().enumerate().max_by_key(|(g, _)| menus[*g].iter().map(|f| model.weight_bytes(*g, *f)).min().unwrap_or(0));
+        let largest = model
+            .groups
+            .iter()
+            .enumerate()
+            .max_by_key(|(g, _)| menus[*g].iter().map(|f| model.weight_bytes(*g, *f)).min().unwrap_or(0));
         if let Some((g, group)) = largest
             && let Some(id) = group.nodes.first()
         {
             let bytes = menus[g].iter().map(|f| model.weight_bytes(g, *f)).min().unwrap_or(0);
-            advice.push(format!("the largest node is {:?}: {bytes} bytes of weights at its smallest format", graph.node(*id).name));
+            advice.push(format!(
+                "the largest node is {:?}: {bytes} bytes of weights at its smallest format",
+                graph.node(*id).name
+            ));
             return advice;
         }
         let outputs = graph.order().into_iter().flat_map(|id| &graph.node(id).outputs);
-        let largest = outputs.filter_map(|value| Some((value.ty.largest()?.bytes()?, &value.name))).max_by_key(|(bytes, _)| *bytes);
+        let largest = outputs
+            .filter_map(|value| Some((value.ty.largest()?.bytes()?, &value.name)))
+            .max_by_key(|(bytes, _)| *bytes);
         advice.extend(largest.map(|(bytes, name)| format!("the largest tensor is {name:?}: {bytes} bytes")));
         advice
     }
@@ -405,7 +473,7 @@ impl Scored {
 mod tests {
     use super::*;
     use crate::ir::{Attrs, DType, Level, Op, Tensor, TensorType};
-        use crate::passes::testing::check_with;
+    use crate::passes::testing::check_with;
     use crate::target::Target;
 
     /// `relu(x * w)` with weights of 64 x 32.
@@ -448,8 +516,11 @@ mod tests {
 
     #[test]
     fn a_pin_outweighs_the_policy() {
-        let settings =
-            Settings { policy: "uniform:w4a16".parse().unwrap(), pins: vec!["op:MatMul=f32".parse().unwrap()], ..Settings::default() };
+        let settings = Settings {
+            policy: "uniform:w4a16".parse().unwrap(),
+            pins: vec!["op:MatMul=f32".parse().unwrap()],
+            ..Settings::default()
+        };
         let after = check_with("assign_precision", product(), "refuses_against_pin", &settings);
         assert_eq!(format_of(&after, "m"), "f32");
     }

@@ -29,16 +29,21 @@ impl Pass for CancelQdq {
             if gone.contains_key(&inner_value) {
                 continue;
             }
-            let (from, middle, to) = (graph.ty(source).dtype, graph.ty(inner_value).dtype, graph.node(id).outputs[0].ty.dtype);
+            let (from, middle, to) =
+                (graph.ty(source).dtype, graph.ty(inner_value).dtype, graph.node(id).outputs[0].ty.dtype);
             if !middle.holds(from) {
-                cx.explain.note(&[&graph.node(id).name], "cancel_qdq", "cancel", || format!("the cast before it rounds {from} to {middle}"));
+                cx.explain.note(&[&graph.node(id).name], "cancel_qdq", "cancel", || {
+                    format!("the cast before it rounds {from} to {middle}")
+                });
                 continue;
             }
             if to == from {
                 edit.replace(id.out(0), source.into());
             } else if let Some(op) = graph.node(id).op() {
                 edit.on_behalf_of(id);
-                let cast = edit.add(op.clone(), &[source.into()]).map_err(|e| at(&graph.node(id).name)(OpError::Edit(Box::new(e))))?;
+                let cast = edit
+                    .add(op.clone(), &[source.into()])
+                    .map_err(|e| at(&graph.node(id).name)(OpError::Edit(Box::new(e))))?;
                 edit.replace(id.out(0), cast);
             }
             gone.insert(id.out(0), ());
@@ -51,7 +56,8 @@ impl Pass for CancelQdq {
 fn cast_operand(graph: &Graph, id: NodeId) -> Option<ValueId> {
     let node = graph.node(id);
     let operand = (*graph.operands(id).first()?)?;
-    let is_cast = node.op()?.def.onnx == "Cast" && node.outputs[0].ty.dtype.is_float() && graph.ty(operand).dtype.is_float();
+    let is_cast =
+        node.op()?.def.onnx == "Cast" && node.outputs[0].ty.dtype.is_float() && graph.ty(operand).dtype.is_float();
     is_cast.then_some(operand)
 }
 

@@ -38,11 +38,16 @@ impl Pass for Decompose {
                 continue;
             }
             if op.def.expand.is_none() {
-                return Err(at(&node.name)(OpError::unsupported(format!("no kernel and no expansion for {}", op.def.onnx))));
+                return Err(at(&node.name)(OpError::unsupported(format!(
+                    "no kernel and no expansion for {}",
+                    op.def.onnx
+                ))));
             }
             // What cannot be written without its sizes waits for them.
-            let waits = (deferred::has_sizes(graph, id) || recurrent::is_long(graph, id)) && expand_node(&mut Edit::new(graph), id).is_err();
-            let outputs = if waits { deferred::defer(&mut edit, id) } else { expand_node(&mut edit, id) }.map_err(at(&node.name))?;
+            let waits = (deferred::has_sizes(graph, id) || recurrent::is_long(graph, id))
+                && expand_node(&mut Edit::new(graph), id).is_err();
+            let outputs = if waits { deferred::defer(&mut edit, id) } else { expand_node(&mut edit, id) }
+                .map_err(at(&node.name))?;
             for (out, val) in outputs.into_iter().enumerate().take(node.outputs.len()) {
                 edit.replace(id.out(out), val);
             }

@@ -25,7 +25,13 @@ impl Explain {
     }
 
     /// Notes that a pattern did not match, where one of `names` is the node asked for. The reason is only worded then.
-    pub fn note(&mut self, names: &[&str], pass: &'static str, pattern: &'static str, because: impl FnOnce() -> String) {
+    pub fn note(
+        &mut self,
+        names: &[&str],
+        pass: &'static str,
+        pattern: &'static str,
+        because: impl FnOnce() -> String,
+    ) {
         if let Some(node) = &self.node
             && names.contains(&node.as_str())
         {

@@ -52,7 +52,9 @@ impl Pass for FoldConstants {
             let (given, made) = bytes(graph, id);
             let grown = growth_bytes.saturating_add(made.saturating_sub(given));
             if grown > most_growth_bytes {
-                cx.explain.note(&[&node.name], "fold_constants", "fold", || format!("folded constants have grown by {growth_bytes} bytes already"));
+                cx.explain.note(&[&node.name], "fold_constants", "fold", || {
+                    format!("folded constants have grown by {growth_bytes} bytes already")
+                });
                 continue;
             }
             match ops::evaluate(op, &inputs, node.outputs.len()) {
@@ -70,7 +72,8 @@ impl Pass for FoldConstants {
         for id in folded {
             for out in 0..graph.node(id).outputs.len() {
                 let value = id.out(out);
-                let needed = graph.is_output(value) || graph.users(value).iter().any(|(user, _)| !known.contains_key(&user.out(0)));
+                let needed = graph.is_output(value)
+                    || graph.users(value).iter().any(|(user, _)| !known.contains_key(&user.out(0)));
                 if let (true, Some(tensor)) = (needed, known.get(&value)) {
                     let constant = edit.add_named_const(&graph.value(value).name, tensor.clone());
                     edit.replace(value, constant);
@@ -103,7 +106,9 @@ fn refusal(graph: &Graph, id: NodeId, inputs: &[Option<&Tensor>]) -> Option<Stri
     if made > SMALL_BYTES.max(given.saturating_mul(2)) {
         return Some(format!("the result has {made} bytes, the operands {given}"));
     }
-    if is_shared_transposition(graph, id) && (made > SHARED_BYTES || graph.users(id.out(0)).iter().all(|&(user, slot)| is_product(graph, user, slot))) {
+    if is_shared_transposition(graph, id)
+        && (made > SHARED_BYTES || graph.users(id.out(0)).iter().all(|&(user, slot)| is_product(graph, user, slot)))
+    {
         return Some(format!("the operand is used as it is too; a copy costs {made} bytes"));
     }
     None
@@ -133,7 +138,10 @@ fn widens_weights(graph: &Graph, id: NodeId) -> bool {
         })
     };
     let users = graph.users(id.out(0));
-    from.shape.rank() > 1 && from.bytes() < to.bytes() && !users.is_empty() && users.iter().all(|&(user, slot)| reads_as_is(user, slot))
+    from.shape.rank() > 1
+        && from.bytes() < to.bytes()
+        && !users.is_empty()
+        && users.iter().all(|&(user, slot)| reads_as_is(user, slot))
 }
 
 /// Whether a node reads this operand as the right-hand side of a product, of which every kernel reads rows or columns.
@@ -143,7 +151,8 @@ fn is_product(graph: &Graph, user: NodeId, slot: usize) -> bool {
 
 /// Whether a node only exchanges the axes of what others read as it is.
 fn is_shared_transposition(graph: &Graph, id: NodeId) -> bool {
-    let exchanges = graph.node(id).op().is_some_and(|op| op.def.onnx == "Transpose") || is_transposition(graph, id.out(0));
+    let exchanges =
+        graph.node(id).op().is_some_and(|op| op.def.onnx == "Transpose") || is_transposition(graph, id.out(0));
     exchanges && graph.operands(id).into_iter().flatten().any(|v| graph.users(v).len() > 1)
 }
 

@@ -118,7 +118,11 @@ impl Group {
         if op.is(&pointwise::DEF) {
             // An operand given twice is read once.
             let mut args: Vec<ValueId> = Vec::with_capacity(operands.len());
-            operands.iter().for_each(|v| if !args.contains(v) { args.push(*v) });
+            operands.iter().for_each(|v| {
+                if !args.contains(v) {
+                    args.push(*v)
+                }
+            });
             let position = |i: usize| args.iter().position(|a| Some(a) == operands.get(i)).unwrap_or(0);
             let expr = op.attrs.expr("expr")?.substitute(&|i| Expr::Arg(position(i)));
             return Some(Group { root: id, members: vec![id], anchor: None, own: Vec::new(), expr: Some(expr), args });
@@ -149,7 +153,10 @@ impl Group {
         let operands: Vec<_> = graph.operands(id).into_iter().flatten().collect();
         if op.is(&pointwise::DEF) {
             let Some(inner) = op.attrs.expr("expr") else { return false };
-            let n_own = self.anchor.and_then(|anchor| graph.node(anchor).op()).map_or(0, |op| n_buffers(graph, op, &self.own, target));
+            let n_own = self
+                .anchor
+                .and_then(|anchor| graph.node(anchor).op())
+                .map_or(0, |op| n_buffers(graph, op, &self.own, target));
             let mut args = self.args.clone();
             args.retain(|v| *v != value);
             for operand in &operands {
@@ -161,12 +168,16 @@ impl Group {
             let position = |v: ValueId| args.iter().position(|a| *a == v).unwrap_or(0);
             let inner = inner.substitute(&|i| Expr::Arg(position(operands[i])));
             // Storing rounds: a member that stored integers or truth values keeps its class, which the expression already has.
-            let merged = expr.substitute(&|i| if self.args[i] == value { inner.clone() } else { Expr::Arg(position(self.args[i])) });
+            let merged = expr
+                .substitute(&|i| if self.args[i] == value { inner.clone() } else { Expr::Arg(position(self.args[i])) });
             if self.anchor.is_some() && !merged.uses_all(args.len()) {
                 return refuse(UNUSED.to_owned());
             }
             if n > max_operands || merged.size() > MAX_SIZE {
-                return refuse(format!("the kernel would read {n} buffers of at most {max_operands} and compute {} functions of at most {MAX_SIZE}", merged.size()));
+                return refuse(format!(
+                    "the kernel would read {n} buffers of at most {max_operands} and compute {} functions of at most {MAX_SIZE}",
+                    merged.size()
+                ));
             }
             self.expr = Some(merged);
             self.args = args;
@@ -215,7 +226,8 @@ impl Group {
                     attrs.0.insert("dtype".to_owned(), Attr::DType(dtype));
                     operands.extend(rest.into_iter().map(|v| Some(now(v))));
                 }
-                edit.add_all(Op::new(op.def, attrs), &operands, graph.node(self.root).outputs.len()).map_err(edit_error)?[0]
+                edit.add_all(Op::new(op.def, attrs), &operands, graph.node(self.root).outputs.len())
+                    .map_err(edit_error)?[0]
             }
             (None, None) => return Err(OpError::unsupported("an empty group")),
         };
@@ -264,7 +276,10 @@ mod tests {
   output %y
 ";
         let after = check("fuse", text, "operand_twice");
-        assert!(after.to_string().contains("%y = norm(%x, %b) {axis=1, dtype=f32, epilogue=`add(mul(x0,x1),x1)`"), "{after}");
+        assert!(
+            after.to_string().contains("%y = norm(%x, %b) {axis=1, dtype=f32, epilogue=`add(mul(x0,x1),x1)`"),
+            "{after}"
+        );
     }
 
     #[test]

@@ -7,7 +7,10 @@
 
 use super::{Context, Pass, PassError, at};
 use crate::ir::packed::{Granularity, Packing, ScaleType, unpack};
-use crate::ir::{Activations, Attr, Attrs, DType, Edit, Format, Graph, Op, OpError, Patch, Tensor, TensorError, Val, ValueId, Weights};
+use crate::ir::{
+    Activations, Attr, Attrs, DType, Edit, Format, Graph, Op, OpError, Patch, Tensor, TensorError, Val, ValueId,
+    Weights,
+};
 use crate::ops::quant_search::{choose_scale_type, quantize};
 use crate::ops::{self, weights};
 use std::collections::BTreeMap;
@@ -72,7 +75,12 @@ impl Work<'_> {
         if let Some(format) = node.format {
             let stored = if format.activations == Activations::F16 { DType::F16 } else { DType::F32 };
             let found = weights::of(self.graph, id);
-            let narrowed = |found: &weights::Weights| format.tail.is_none() && format.weights == Weights::F16 && stored == DType::F32 && found.dtype != DType::F16;
+            let narrowed = |found: &weights::Weights| {
+                format.tail.is_none()
+                    && format.weights == Weights::F16
+                    && stored == DType::F32
+                    && found.dtype != DType::F16
+            };
             if let Some(found) = found.filter(narrowed) {
                 operands[found.slot] = Some(self.narrowed_weights(&found, stored)?);
             }
@@ -138,14 +146,20 @@ impl Work<'_> {
         if let Some(tensor) = self.edit.constant(val).cloned()
             && matches!(tensor.to_f32s(), Err(TensorError::BeyondF32 { .. }))
         {
-            let (name, bounded) = (format!("{}.{to}", self.edit.name(val)), Tensor::from_f32s(to, &tensor.dims(), &tensor.to_bounded_f32s()?)?);
+            let (name, bounded) = (
+                format!("{}.{to}", self.edit.name(val)),
+                Tensor::from_f32s(to, &tensor.dims(), &tensor.to_bounded_f32s()?)?,
+            );
             let bounded = self.edit.add_named_const(&name, bounded);
             self.casts.insert((val, to), bounded);
             return Ok(bounded);
         }
         let def = ops::registry().by_onnx("Cast").ok_or_else(|| OpError::unsupported("Cast"))?;
         let name = format!("{}.{to}", self.edit.name(val));
-        let cast = self.edit.add(Op::new(def, Attrs::new().with_dtype("to", to)), &[val]).map_err(|e| OpError::Edit(Box::new(e)))?;
+        let cast = self
+            .edit
+            .add(Op::new(def, Attrs::new().with_dtype("to", to)), &[val])
+            .map_err(|e| OpError::Edit(Box::new(e)))?;
         self.edit.set_name(cast, &name);
         // It is between two formats and has none of its own: a second run of the pass must not take it for a node to be cast.
         self.edit.set_new_format(cast, None);
@@ -169,7 +183,11 @@ impl Work<'_> {
             .add_all(Op::new(&ops::quantize_packed::DYNAMIC, attrs), &[Some(x)], 2)
             .map_err(|e| OpError::Edit(Box::new(e)))?;
         self.edit.set_name(codes[0], &format!("{name}.q"));
-        let attrs = if granularity == "row" { Attrs::new().with_int("axis", -1).with_int("block_size", n_cols) } else { Attrs::new() };
+        let attrs = if granularity == "row" {
+            Attrs::new().with_int("axis", -1).with_int("block_size", n_cols)
+        } else {
+            Attrs::new()
+        };
         self.add_named(&ops::quantize_linear::DEQUANTIZE, attrs, &codes, &format!("{name}.dq"))
     }
 
@@ -190,7 +208,13 @@ impl Work<'_> {
     }
 
     /// The weights as codes, scales and DequantizeLinear, in the layout of the operator.
-    fn quantized_weights(&mut self, found: &weights::Weights, format: Format, stored: DType, node: &str) -> Result<Val, OpError> {
+    fn quantized_weights(
+        &mut self,
+        found: &weights::Weights,
+        format: Format,
+        stored: DType,
+        node: &str,
+    ) -> Result<Val, OpError> {
         let key = (found.value, found.layout, format);
         if let Some(val) = self.quantized.get(&key) {
             return self.in_layout(*val, found);
@@ -206,12 +230,16 @@ impl Work<'_> {
             parts.push(match weights {
                 Weights::Int { bits, granularity } => {
                     let wrong = |e: &dyn std::fmt::Display| OpError::unsupported(format!("weights of {node}: {e}"));
-                    let scale = choose_scale_type(rows, n_rows, found.n_cols, bits, granularity).map_err(|e| wrong(&e))?;
+                    let scale =
+                        choose_scale_type(rows, n_rows, found.n_cols, bits, granularity).map_err(|e| wrong(&e))?;
                     self.quantized_rows(rows, n_rows, Packing { bits, granularity, scale }, stored, &name, &wrong)?
                 }
                 Weights::F32 | Weights::F16 => {
                     let dtype = if weights == Weights::F16 { DType::F16 } else { DType::F32 };
-                    let rows = self.edit.add_named_const(&format!("{name}.rows"), Tensor::from_f32s(dtype, &[n_rows, found.n_cols], rows)?);
+                    let rows = self.edit.add_named_const(
+                        &format!("{name}.rows"),
+                        Tensor::from_f32s(dtype, &[n_rows, found.n_cols], rows)?,
+                    );
                     self.cast(rows, stored)?
                 }
             });
@@ -252,7 +280,8 @@ impl Work<'_> {
         };
         let codes = self.edit.add_named_const(&format!("{name}.q"), codes);
         let scales = self.edit.add_named_const(&format!("{name}.scale"), scales);
-        let attrs = Attrs::new().with_int("axis", 1).with_int("block_size", block as i64).with_dtype("output_dtype", stored);
+        let attrs =
+            Attrs::new().with_int("axis", 1).with_int("block_size", block as i64).with_dtype("output_dtype", stored);
         self.add_named(&ops::quantize_linear::DEQUANTIZE, attrs, &[codes, scales], &format!("{name}.dq"))
     }
 
@@ -263,7 +292,9 @@ impl Work<'_> {
             weights::Layout::Columns => self.transposed(plain, &format!("{name}.t")),
             weights::Layout::Filters => {
                 let dims: Vec<i64> = self.graph.ty(found.value).shape.0.iter().filter_map(|d| d.known()).collect();
-                let shape = self.edit.add_named_const(&format!("{name}.shape"), Tensor::from_i64s(DType::I64, &[dims.len()], &dims)?);
+                let shape = self
+                    .edit
+                    .add_named_const(&format!("{name}.shape"), Tensor::from_i64s(DType::I64, &[dims.len()], &dims)?);
                 let def = ops::registry().by_onnx("Reshape").ok_or_else(|| OpError::unsupported("Reshape"))?;
                 self.add_named(def, Attrs::new(), &[plain, shape], &format!("{name}.r"))
             }
@@ -275,7 +306,13 @@ impl Work<'_> {
         self.add_named(def, Attrs::new().with_ints("perm", [1, 0]), &[matrix], name)
     }
 
-    fn add_named(&mut self, def: &'static crate::ir::OpDef, attrs: Attrs, operands: &[Val], name: &str) -> Result<Val, OpError> {
+    fn add_named(
+        &mut self,
+        def: &'static crate::ir::OpDef,
+        attrs: Attrs,
+        operands: &[Val],
+        name: &str,
+    ) -> Result<Val, OpError> {
         let val = self.edit.add(Op::new(def, attrs), operands).map_err(|e| OpError::Edit(Box::new(e)))?;
         self.edit.set_name(val, name);
         Ok(val)
@@ -332,19 +369,30 @@ mod tests {
     fn weights_become_codes_and_scales() {
         let after = check("insert_qdq", &product(" @w8a32"), "weights");
         assert!(!has_float_weights(&after));
-        assert_eq!((count(&after, "dequantize_linear"), count(&after, "dynamic_quantize"), count(&after, "cast")), (1, 0, 0));
+        assert_eq!(
+            (count(&after, "dequantize_linear"), count(&after, "dynamic_quantize"), count(&after, "cast")),
+            (1, 0, 0)
+        );
     }
 
     #[test]
     fn a_split_matrix_is_joined_of_its_parts() {
         let after = check("insert_qdq", &product(" @f16/w4:r1"), "split");
-        assert_eq!((count(&after, "dequantize_linear"), count(&after, "concat"), has_float_weights(&after)), (1, 1, false));
+        assert_eq!(
+            (count(&after, "dequantize_linear"), count(&after, "concat"), has_float_weights(&after)),
+            (1, 1, false)
+        );
     }
 
     #[test]
     fn narrow_weights_are_widened_where_they_are_read() {
         let after = check("insert_qdq", &product(" @w16a32"), "narrow");
-        let stored = |dtype| after.order().into_iter().any(|id| after.node(id).constant().is_some_and(|t| t.dims() == [4, 2] && t.dtype() == dtype));
+        let stored = |dtype| {
+            after
+                .order()
+                .into_iter()
+                .any(|id| after.node(id).constant().is_some_and(|t| t.dims() == [4, 2] && t.dtype() == dtype))
+        };
         assert!(stored(DType::F16) && !stored(DType::F32));
     }
 
@@ -352,14 +400,22 @@ mod tests {
     fn double_weights_are_narrowed_too() {
         let double = product(" @w16a32").replace(" : f32[4,2]", " : f64[4,2]").replace("f32[1,", "f64[1,");
         let after = check("insert_qdq", &double, "narrow_double");
-        assert!(after.order().into_iter().any(|id| after.node(id).constant().is_some_and(|t| t.dims() == [4, 2] && t.dtype() == DType::F16)));
+        assert!(
+            after
+                .order()
+                .into_iter()
+                .any(|id| after.node(id).constant().is_some_and(|t| t.dims() == [4, 2] && t.dtype() == DType::F16))
+        );
     }
 
     #[test]
     fn activations_are_quantized_too() {
         let after = check("insert_qdq", &product(" @w8a8"), "activations");
         assert!(!has_float_weights(&after));
-        assert_eq!((count(&after, "dequantize_linear"), count(&after, "dynamic_quantize"), count(&after, "cast")), (2, 1, 0));
+        assert_eq!(
+            (count(&after, "dequantize_linear"), count(&after, "dynamic_quantize"), count(&after, "cast")),
+            (2, 1, 0)
+        );
     }
 
     #[test]
@@ -371,7 +427,11 @@ mod tests {
         graph.apply(patch);
         graph.verify().unwrap();
         assert_eq!(graph.ty(graph.outputs()[0].value).dtype, DType::F32);
-        let product = graph.order().into_iter().find(|id| graph.node(*id).op().is_some_and(|op| op.def.name == "matmul")).unwrap();
+        let product = graph
+            .order()
+            .into_iter()
+            .find(|id| graph.node(*id).op().is_some_and(|op| op.def.name == "matmul"))
+            .unwrap();
         assert_eq!(graph.node(product).outputs[0].ty.dtype, DType::F16);
         assert_eq!(count(&graph, "cast"), 3);
     }

@@ -20,10 +20,15 @@ impl Pass for LowerQdq {
         let mut edit = Edit::new(graph);
         for id in graph.order() {
             let node = graph.node(id);
-            let Some(op) = node.op().filter(|op| op.is(&ops::quantize_linear::DEF) || op.is(&ops::quantize_linear::DEQUANTIZE)) else { continue };
+            let Some(op) =
+                node.op().filter(|op| op.is(&ops::quantize_linear::DEF) || op.is(&ops::quantize_linear::DEQUANTIZE))
+            else {
+                continue;
+            };
             let operands = graph.operands(id);
             let constants: Vec<Option<&Tensor>> = operands.iter().map(|v| v.and_then(|v| graph.constant(v))).collect();
-            let all_constant = operands.iter().zip(&constants).all(|(v, t)| v.is_none() || t.is_some_and(|t| t.is_present()));
+            let all_constant =
+                operands.iter().zip(&constants).all(|(v, t)| v.is_none() || t.is_some_and(|t| t.is_present()));
             edit.on_behalf_of(id);
             if all_constant {
                 let results = ops::evaluate(op, &constants, 1).map_err(at(&node.name))?;
@@ -35,9 +40,14 @@ impl Pass for LowerQdq {
             }
             let inputs = operands.into_iter().map(|v| v.map(Val::Old)).collect();
             let outputs = node.outputs.iter().map(|v| v.ty.clone()).collect();
-            match ops::quantize_linear::written_out(&mut Expand { edit: &mut edit, attrs: &op.attrs, inputs, outputs }, op) {
+            match ops::quantize_linear::written_out(
+                &mut Expand { edit: &mut edit, attrs: &op.attrs, inputs, outputs },
+                op,
+            ) {
                 Ok(Some(val)) => edit.replace(id.out(0), val),
-                Ok(None) => cx.explain.note(&[&node.name], "lower_qdq", "arithmetic", || "its blocks or codes have no such form".to_owned()),
+                Ok(None) => cx.explain.note(&[&node.name], "lower_qdq", "arithmetic", || {
+                    "its blocks or codes have no such form".to_owned()
+                }),
                 Err(error) => return Err(at(&node.name)(error)),
             }
         }

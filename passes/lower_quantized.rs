@@ -7,8 +7,8 @@
 //! than a binding may be are transposed, since only rows can be bound in slices; the transposition of a constant that others read too is read as its
 //! rows. Refuses scales that change along the reduction axis in other than blocks of 16 to 256; a DequantizeLinear of constants that is left is computed.
 
-use super::{Context, Pass, PassError, at};
 use super::packed_rows::{Rows, is_transposition};
+use super::{Context, Pass, PassError, at};
 use crate::ir::{Attr, Attrs, Edit, Graph, NodeId, Op, OpError, Patch, Tensor, Val, ValueId};
 use crate::ops;
 use std::collections::BTreeMap;
@@ -34,8 +34,11 @@ impl Pass for LowerQuantized {
             };
             let operands = graph.operands(id);
             let Some(Some(weights)) = operands.get(slot).copied() else { continue };
-            let mut note = |because: &str| cx.explain.note(&[&node.name], "lower_quantized", "packed weights", || because.to_owned());
-            let large = rows_of_large(graph, weights, op, cx.target.limits.max_storage_buffer_range).map_err(at(&node.name))?;
+            let mut note = |because: &str| {
+                cx.explain.note(&[&node.name], "lower_quantized", "packed weights", || because.to_owned())
+            };
+            let large =
+                rows_of_large(graph, weights, op, cx.target.limits.max_storage_buffer_range).map_err(at(&node.name))?;
             let rows = match large {
                 Some(tensor) => Some(edit.add_named_const(&format!("{}.t", graph.value(weights).name), tensor)),
                 None => shared_rows(graph, weights, op).map(Val::Old),
@@ -78,7 +81,9 @@ impl Pass for LowerQuantized {
                 }
             }
             let Some((&first, rest)) = parts.split_first() else {
-                note("codes, scales or zero points are no constants, or scales change along the reduction axis in other than blocks of 16 to 256");
+                note(
+                    "codes, scales or zero points are no constants, or scales change along the reduction axis in other than blocks of 16 to 256",
+                );
                 continue;
             };
             edit.on_behalf_of(id);
@@ -115,7 +120,10 @@ impl Pass for LowerQuantized {
 /// The rows of constant float weights `[K, N]` of a product, `[N, K]`, where a binding of `limit` bytes does not span them.
 fn rows_of_large(graph: &Graph, weights: ValueId, op: &Op, limit: u64) -> Result<Option<Tensor>, OpError> {
     let is_product = op.def.name == "matmul" && op.attrs.int("trans_b").unwrap_or(0) == 0;
-    let Some(tensor) = graph.constant(weights).filter(|t| is_product && t.dtype().is_float() && t.ty().bytes().is_some_and(|b| b > limit)) else {
+    let Some(tensor) = graph
+        .constant(weights)
+        .filter(|t| is_product && t.dtype().is_float() && t.ty().bytes().is_some_and(|b| b > limit))
+    else {
         return Ok(None);
     };
     let &[k, n] = &tensor.dims()[..] else { return Ok(None) };
@@ -127,7 +135,12 @@ fn rows_of_large(graph: &Graph, weights: ValueId, op: &Op, limit: u64) -> Result
 /// The constant float weights `[N, K]` of a product that reads their transposition, which others read as they are.
 fn shared_rows(graph: &Graph, weights: ValueId, op: &Op) -> Option<ValueId> {
     let is_product = op.def.name == "matmul" && op.attrs.int("trans_b").unwrap_or(0) == 0;
-    let rows = graph.operands(weights.node).first().copied().flatten().filter(|_| is_product && is_transposition(graph, weights))?;
+    let rows = graph
+        .operands(weights.node)
+        .first()
+        .copied()
+        .flatten()
+        .filter(|_| is_product && is_transposition(graph, weights))?;
     graph.constant(rows).filter(|t| t.dtype().is_float() && t.ty().packing.is_none()).map(|_| rows)
 }
 
@@ -151,12 +164,16 @@ fn parts(graph: &Graph, weights: ValueId, op: &Op, slot: usize) -> Option<Vec<Pa
         let op = graph.node(v.node).op().filter(|op| op.def.name == "concat" && op.attrs.int("axis") == Some(0))?;
         let parts: Vec<ValueId> = graph.operands(v.node).into_iter().collect::<Option<_>>()?;
         let fits = op.attrs.expr("epilogue").is_none() && parts.len() > 1 && parts.len() < max_operands;
-        let part = |v: ValueId| graph.constant(v).map(|_| Part::Plain(v)).or_else(|| Rows::as_they_are(graph, v).map(Part::Quantized));
+        let part = |v: ValueId| {
+            graph.constant(v).map(|_| Part::Plain(v)).or_else(|| Rows::as_they_are(graph, v).map(Part::Quantized))
+        };
         fits.then(|| parts.into_iter().map(part).collect::<Option<Vec<_>>>()).flatten()
     };
     let rank_2 = graph.ty(weights).shape.rank() == 2;
     match (op.def.name, producer.def.name) {
-        ("matmul", "strided") if op.attrs.int("trans_b").unwrap_or(0) == 0 && is_transposition(graph, weights) => joined(inner(weights.node)?),
+        ("matmul", "strided") if op.attrs.int("trans_b").unwrap_or(0) == 0 && is_transposition(graph, weights) => {
+            joined(inner(weights.node)?)
+        }
         ("matmul", _) if op.attrs.int("trans_b") == Some(1) && rank_2 => joined(weights),
         ("conv", "reshape") if op.attrs.int("group").unwrap_or(1) == 1 => joined(inner(weights.node)?),
         ("gather", _) if slot == 0 && rank_2 => joined(weights),
@@ -226,7 +243,10 @@ mod tests {
   output %y
 ";
         let after = check("lower_quantized", text, "reshaped_activations");
-        assert!(after.to_string().contains("quantize_packed(") && !after.to_string().contains("dynamic_quantize"), "{after}");
+        assert!(
+            after.to_string().contains("quantize_packed(") && !after.to_string().contains("dynamic_quantize"),
+            "{after}"
+        );
     }
 
     #[test]
@@ -275,11 +295,15 @@ mod tests {
         target.limits.max_storage_buffer_range = 16;
         let settings = crate::passes::Settings::default();
         let mut graph = read(text);
-        let patch = super::Pass::run(&super::LowerQuantized, &graph, &mut super::Context::new(&target, &settings)).unwrap();
+        let patch =
+            super::Pass::run(&super::LowerQuantized, &graph, &mut super::Context::new(&target, &settings)).unwrap();
         graph.apply(patch);
         graph.verify().unwrap();
         let printed = graph.to_string();
-        assert!(printed.contains("const [1.0,4.0,2.0,5.0,3.0,6.0] : f32[3,2]") && printed.contains("trans_b=1"), "{printed}");
+        assert!(
+            printed.contains("const [1.0,4.0,2.0,5.0,3.0,6.0] : f32[3,2]") && printed.contains("trans_b=1"),
+            "{printed}"
+        );
     }
 
     #[test]
@@ -333,7 +357,8 @@ mod tests {
 
     /// What the packed constant holds.
     fn values(graph: &Graph) -> Vec<f32> {
-        let packed = graph.order().into_iter().find_map(|id| graph.node(id).constant().filter(|t| t.ty().packing.is_some()));
+        let packed =
+            graph.order().into_iter().find_map(|id| graph.node(id).constant().filter(|t| t.ty().packing.is_some()));
         packed.unwrap().to_f32s().unwrap().iter().map(|v| (v * 1e4).round() / 1e4).collect()
     }
 

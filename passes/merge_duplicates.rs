@@ -27,7 +27,8 @@ impl Pass for MergeDuplicates {
                 NodeKind::Const(tensor) => format!("const {} {}", tensor.hash(), tensor.ty()),
                 NodeKind::Op(op) if is_random(op) => continue,
                 NodeKind::Op(op) => {
-                    let operands: Vec<_> = graph.operands(id).into_iter().map(|v| v.map(|v| *same.get(&v).unwrap_or(&v))).collect();
+                    let operands: Vec<_> =
+                        graph.operands(id).into_iter().map(|v| v.map(|v| *same.get(&v).unwrap_or(&v))).collect();
                     format!("{op:?} {:?} {operands:?} {}", node.format, node.outputs.len())
                 }
             };

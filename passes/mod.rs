@@ -2,12 +2,26 @@
 //!
 //! A pass looks at a graph and gives an edit. The runner applies it, verifies, times and dumps around it, so that a pass holds only its idea.
 
+pub mod absorb_casts;
+pub mod assign_precision;
+pub mod cancel_qdq;
+pub mod decompose;
 mod explain;
+pub mod fold_constants;
+pub mod fuse;
+pub mod insert_qdq;
+pub mod lower_qdq;
+pub mod lower_quantized;
+pub mod merge_duplicates;
 mod packed_rows;
 mod pattern;
 mod pipeline;
 mod recognize_attention;
+pub mod recognize_composites;
+pub mod remove_dead_code;
+pub mod remove_identities;
 mod settings;
+pub mod sum_filled;
 
 pub use explain::{Explain, WhyNot};
 pub use pipeline::{Dump, Pipeline, PipelineError, Report, Timing};
@@ -136,10 +150,9 @@ pub(crate) fn at(node: &str) -> impl Fn(OpError) -> PassError + '_ {
     move |source| PassError::Op { node: node.to_owned(), source }
 }
 
-/// Declares the passes: a module each, named as on the command line, and the type in it.
-macro_rules! declare_passes {
+/// Lists the passes: the module of each, named as on the command line, and the type in it.
+macro_rules! list_passes {
     ($($module:ident: $pass:ident,)*) => {
-        $(pub mod $module;)*
         /// The names of all passes.
         pub const NAMES: &[&str] = &[$(stringify!($module)),*];
         /// The pass of this name.
@@ -152,7 +165,7 @@ macro_rules! declare_passes {
     };
 }
 
-declare_passes! {
+list_passes! {
     fold_constants: FoldConstants,
     remove_dead_code: RemoveDeadCode,
     merge_duplicates: MergeDuplicates,
@@ -192,7 +205,8 @@ pub const DEFAULT: &[&str] = &[
 ];
 
 /// The passes that bring a graph of the ONNX level to kernels, whatever its formats: what `assign_precision` sees of the program to come.
-pub const LOWERING: &[&str] = &["decompose", "fold_constants", "absorb_casts", "lower_quantized", "lower_qdq", "merge_duplicates", "fuse"];
+pub const LOWERING: &[&str] =
+    &["decompose", "fold_constants", "absorb_casts", "lower_quantized", "lower_qdq", "merge_duplicates", "fuse"];
 
 #[cfg(test)]
 pub(crate) mod testing;

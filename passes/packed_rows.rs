@@ -77,7 +77,9 @@ impl Rows {
         let Some(op) = graph.node(self.dequantize.node).op() else { return Ok(None) };
         let operands = graph.operands(self.dequantize.node);
         let constant = |slot: usize| operands.get(slot).copied().flatten().map(|v| graph.constant(v));
-        let (Some(Some(codes)), Some(Some(scales)), zeros) = (constant(0), constant(1), constant(2)) else { return Ok(None) };
+        let (Some(Some(codes)), Some(Some(scales)), zeros) = (constant(0), constant(1), constant(2)) else {
+            return Ok(None);
+        };
         let Some(shift) = shift(codes.dtype()).filter(|_| zeros != Some(None)) else { return Ok(None) };
         let n = self.n_rows * self.n_cols;
         if n == 0 || codes.ty().shape.n_elems() != Some(n as u64) || n > i32::MAX as usize {
@@ -92,8 +94,10 @@ impl Rows {
         let Some(granularity) = self.granularity(|row, col| scale_of.at(place(row, col))) else { return Ok(None) };
 
         let own = signed(codes, shift)?;
-        let mut codes: Vec<i8> =
-            (0..self.n_rows).flat_map(|row| (0..self.n_cols).map(move |col| (row, col))).map(|(r, c)| own[place(r, c)]).collect();
+        let mut codes: Vec<i8> = (0..self.n_rows)
+            .flat_map(|row| (0..self.n_cols).map(move |col| (row, col)))
+            .map(|(r, c)| own[place(r, c)])
+            .collect();
         drop(own);
         let unit = match granularity {
             Granularity::Block(block) => block as usize,
@@ -106,8 +110,13 @@ impl Rows {
         let stored = scales.to_f32s()?;
         let scales: Vec<f32> = heads.iter().map(|&at| stored[at]).collect();
         let given = zeros.flatten().map(Tensor::to_i64s).transpose()?;
-        let zero = |at: usize| given.as_ref().map_or(0, |z| if z.len() == 1 { z[0] } else { z.get(at).copied().unwrap_or(0) }) - i64::from(shift);
-        let Ok(mut zeros) = heads.iter().map(|&at| i16::try_from(zero(at))).collect::<Result<Vec<i16>, _>>() else { return Ok(None) };
+        let zero = |at: usize| {
+            given.as_ref().map_or(0, |z| if z.len() == 1 { z[0] } else { z.get(at).copied().unwrap_or(0) })
+                - i64::from(shift)
+        };
+        let Ok(mut zeros) = heads.iter().map(|&at| i16::try_from(zero(at))).collect::<Result<Vec<i16>, _>>() else {
+            return Ok(None);
+        };
 
         let bits = if matches!(graph.ty(operands[0].unwrap_or(self.dequantize)).dtype.bits(), 8) { 8 } else { 4 };
         if shifted(&mut codes, &zeros, self.n_cols, unit, bits) {
@@ -116,7 +125,8 @@ impl Rows {
         let exact = |&scale: &f32| f16::from_f32(scale).to_f32() == scale && f16::from_f32(scale).is_normal();
         let scale = if scales.iter().all(exact) { ScaleType::F16 } else { ScaleType::F32 };
         let packing = Packing { bits, granularity, scale: if zeros.is_empty() { scale } else { scale.with_zeros() } };
-        let bytes = pack_with_zeros(packing, self.n_rows, self.n_cols, &codes, &scales, &zeros).map_err(OpError::unsupported)?;
+        let bytes = pack_with_zeros(packing, self.n_rows, self.n_cols, &codes, &scales, &zeros)
+            .map_err(OpError::unsupported)?;
         let ty = TensorType { packing: Some(packing), ..TensorType::of(packing.codes(), &[self.n_rows, self.n_cols]) };
         Ok(Some(Tensor::from_bytes(ty, bytes)?))
     }
@@ -242,12 +252,18 @@ fn gcd(a: usize, b: usize) -> usize {
 }
 
 pub(super) fn is_dequantize(graph: &Graph, value: ValueId) -> bool {
-    graph.node(value.node).op().is_some_and(|op| op.is(&ops::quantize_linear::DEQUANTIZE) && op.attrs.expr("epilogue").is_none())
+    graph
+        .node(value.node)
+        .op()
+        .is_some_and(|op| op.is(&ops::quantize_linear::DEQUANTIZE) && op.attrs.expr("epilogue").is_none())
 }
 
 /// Whether it is a `strided` that reads an element of its operand everywhere.
 fn is_plain_strided(op: &Op) -> bool {
-    op.is(&ops::strided::DEF) && op.attrs.get("lo").is_none() && op.attrs.get("hi").is_none() && op.attrs.expr("epilogue").is_none()
+    op.is(&ops::strided::DEF)
+        && op.attrs.get("lo").is_none()
+        && op.attrs.get("hi").is_none()
+        && op.attrs.expr("epilogue").is_none()
 }
 
 /// Whether a `strided` only exchanges the two axes of its operand.

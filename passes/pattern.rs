@@ -13,7 +13,11 @@ pub(super) struct Match<'g> {
 /// The producer of `value`, where it is the ONNX operator `onnx`.
 pub(super) fn producer<'g>(graph: &'g Graph, value: ValueId, onnx: &str) -> Option<Match<'g>> {
     let op = graph.node(value.node).op()?;
-    (op.def.onnx == onnx && value.out == 0).then(|| Match { graph, node: value.node, operands: graph.operands(value.node) })
+    (op.def.onnx == onnx && value.out == 0).then(|| Match {
+        graph,
+        node: value.node,
+        operands: graph.operands(value.node),
+    })
 }
 
 impl Match<'_> {

@@ -81,10 +81,9 @@ impl Pipeline {
 
     /// The first pass that a program cannot do without and that is not here.
     pub fn lacks(&self) -> Option<&'static str> {
-        super::NAMES
-            .iter()
-            .copied()
-            .find(|name| by_name(name).is_some_and(|pass| pass.is_required()) && self.passes.iter().all(|p| p.name() != *name))
+        super::NAMES.iter().copied().find(|name| {
+            by_name(name).is_some_and(|pass| pass.is_required()) && self.passes.iter().all(|p| p.name() != *name)
+        })
     }
 
     /// The names, in order.
@@ -109,7 +108,12 @@ impl Pipeline {
     ///
     /// # Errors
     /// As [`Pipeline::run`].
-    pub fn run_with<'a>(&'a self, graph: &mut Graph, target: &'a Target, dump: Dump<'_>) -> Result<Report<'a>, PipelineError> {
+    pub fn run_with<'a>(
+        &'a self,
+        graph: &mut Graph,
+        target: &'a Target,
+        dump: Dump<'_>,
+    ) -> Result<Report<'a>, PipelineError> {
         if let Some(name) = self.absent.clone() {
             return Err(PipelineError::Absent { name, passes: self.names().into_iter().map(str::to_owned).collect() });
         }

@@ -66,7 +66,8 @@ pub(super) fn attention(edit: &mut Edit<'_>, value: ValueId, cx: &mut Context<'_
         key = edit.add(Op::new(&movement::TRANSPOSE, attrs), &[key]).map_err(|e| OpError::Edit(Box::new(e)))?;
     }
     let from = [q, k, v].into_iter().chain(mask).collect();
-    let operands = [Some(Val::Old(q)), Some(key), Some(Val::Old(v))].into_iter().chain(mask.map(|m| Some(Val::Old(m)))).collect();
+    let operands =
+        [Some(Val::Old(q)), Some(key), Some(Val::Old(v))].into_iter().chain(mask.map(|m| Some(Val::Old(m)))).collect();
     let attrs = Attrs::new().with_float("scale", scale);
     // A row that is masked out entirely is NaN where a softmax is written out.
     let attrs = if mask.is_some() { attrs.with_int("zero_masked", 0) } else { attrs };
@@ -105,7 +106,8 @@ impl Pattern {
         let biased = softmax.operand(0)?;
         let unmasked = |value: ValueId| unscaled(graph, value).0;
         let is_product = |value: ValueId| producer(graph, unmasked(value), "MatMul").is_some();
-        let sum = producer(graph, biased, "Add").and_then(|m| m.orders().into_iter().find(|&(scores, _)| is_product(scores)));
+        let sum =
+            producer(graph, biased, "Add").and_then(|m| m.orders().into_iter().find(|&(scores, _)| is_product(scores)));
         let (scores, mask) = sum.map_or((biased, None), |(scores, mask)| (scores, Some(mask)));
         let (products, after) = unscaled(graph, scores);
         let Some(inner) = producer(graph, products, "MatMul") else {
@@ -117,7 +119,9 @@ impl Pattern {
             return None;
         }
         let ((q, before_q), (k, before_k)) = (unscaled(graph, inner.operand(0)?), unscaled(graph, inner.operand(1)?));
-        let Some((k, turn, perm)) = producer(graph, k, "Transpose").and_then(|t| Some((t.operand(0)?, t.node, permutation(graph, &t)?))) else {
+        let Some((k, turn, perm)) =
+            producer(graph, k, "Transpose").and_then(|t| Some((t.operand(0)?, t.node, permutation(graph, &t)?)))
+        else {
             refuse("the keys are not transposed right before the product");
             return None;
         };
@@ -128,7 +132,9 @@ impl Pattern {
             refuse("q, k and v have different batches or heads");
             return None;
         }
-        if mask.is_some_and(|m| graph.ty(m).shape.rank() == 0 || graph.ty(m).shape.0.last() != graph.ty(weights).shape.0.last()) {
+        if mask.is_some_and(|m| {
+            graph.ty(m).shape.rank() == 0 || graph.ty(m).shape.0.last() != graph.ty(weights).shape.0.last()
+        }) {
             refuse("the mask is not as long as the keys");
             return None;
         }
@@ -142,7 +148,9 @@ fn repeated(graph: &Graph, value: ValueId) -> Option<(ValueId, Dim)> {
     let reshape = producer(graph, value, "Reshape")?;
     let expand = producer(graph, reshape.operand(0)?, "Expand")?;
     let source = producer(graph, expand.operand(0)?, "Unsqueeze")?.operand(0)?;
-    let ([b, h, s, d], wide) = (&graph.ty(source).shape.0[..], &graph.ty(expand.node.out(0)).shape.0) else { return None };
+    let ([b, h, s, d], wide) = (&graph.ty(source).shape.0[..], &graph.ty(expand.node.out(0)).shape.0) else {
+        return None;
+    };
     let n = wide.get(2)?.clone();
     let narrow = [b, h, &Dim::Known(1), s, d];
     let is_new_axis = graph.ty(expand.operand(0)?).shape.0.iter().eq(narrow);
@@ -156,11 +164,19 @@ fn repeated(graph: &Graph, value: ValueId) -> Option<(ValueId, Dim)> {
 pub(super) struct Halves(BTreeMap<ValueId, Option<Val>>);
 
 /// The rotary embedding whose result is `value`.
-pub(super) fn rotary(edit: &mut Edit<'_>, value: ValueId, halves: &mut Halves, cx: &mut Context<'_>) -> Result<Option<Found>, OpError> {
+pub(super) fn rotary(
+    edit: &mut Edit<'_>,
+    value: ValueId,
+    halves: &mut Halves,
+    cx: &mut Context<'_>,
+) -> Result<Option<Found>, OpError> {
     let graph = edit.graph();
     let Some(add) = producer(graph, value, "Add") else { return Ok(None) };
     let orders = add.orders();
-    let Some((x, cos, sin, rotated)) = orders.into_iter().find_map(|(plain, turned)| turned_pair(graph, plain, turned)) else { return Ok(None) };
+    let Some((x, cos, sin, rotated)) = orders.into_iter().find_map(|(plain, turned)| turned_pair(graph, plain, turned))
+    else {
+        return Ok(None);
+    };
     if graph.ty(x).shape.rank() != 4 {
         note(graph, cx, &add, "rotary_embedding", &format!("x has {} axes, not 4", graph.ty(x).shape.rank()));
         return Ok(None);
@@ -190,7 +206,8 @@ fn tables(graph: &Graph, add: &Match<'_>) -> Vec<ValueId> {
 /// (x, cos, sin, rotated x) of `x * cos` and `rotated(x) * sin`.
 fn turned_pair(graph: &Graph, plain: ValueId, turned: ValueId) -> Option<(ValueId, ValueId, ValueId, ValueId)> {
     let (plain, turned) = (producer(graph, plain, "Mul")?, producer(graph, turned, "Mul")?);
-    let (rotated, sin, x) = turned.orders().into_iter().find_map(|(rotated, sin)| Some((rotated, sin, rotation_of(graph, rotated)?)))?;
+    let (rotated, sin, x) =
+        turned.orders().into_iter().find_map(|(rotated, sin)| Some((rotated, sin, rotation_of(graph, rotated)?)))?;
     let cos = plain.orders().into_iter().find_map(|(a, cos)| (a == x).then_some(cos))?;
     Some((x, cos, sin, rotated))
 }
@@ -219,7 +236,9 @@ fn slice_of_last(graph: &Graph, value: ValueId) -> Option<(ValueId, (i64, i64))>
     };
     let shape = &graph.ty(x).shape;
     let n = shape.0.last()?.known()?;
-    let is_last = slice.operand(3).map_or(shape.rank() == 1, |_| one(3).is_some_and(|axis| axis == -1 || axis == shape.rank() as i64 - 1));
+    let is_last = slice
+        .operand(3)
+        .map_or(shape.rank() == 1, |_| one(3).is_some_and(|axis| axis == -1 || axis == shape.rank() as i64 - 1));
     let steps_by_one = slice.operand(4).is_none() || one(4) == Some(1);
     let place = |v: i64| if v < 0 { (v + n).max(0) } else { v.min(n) };
     (is_last && steps_by_one).then_some((x, (place(one(1)?), place(one(2)?))))
@@ -245,12 +264,19 @@ fn half(edit: &mut Edit<'_>, table: ValueId) -> Result<Option<Val>, OpError> {
     }
     let Some(unsqueeze) = producer(graph, table, "Unsqueeze") else { return Ok(None) };
     let axes = unsqueeze.operand(1).and_then(|v| graph.constant(v)?.to_i64s().ok());
-    let Some(inner) = unsqueeze.operand(0).filter(|_| matches!(axes.as_deref(), Some([1 | -3]))) else { return Ok(None) };
+    let Some(inner) = unsqueeze.operand(0).filter(|_| matches!(axes.as_deref(), Some([1 | -3]))) else {
+        return Ok(None);
+    };
     let (inner, factor) = scaled(graph, inner).map_or((inner, None), |(x, c)| (x, Some(c)));
-    let curve =
-        [("Cos", &elementwise::COS), ("Sin", &elementwise::SIN)].into_iter().find_map(|(onnx, def)| Some((def, producer(graph, inner, onnx)?)));
+    let curve = [("Cos", &elementwise::COS), ("Sin", &elementwise::SIN)]
+        .into_iter()
+        .find_map(|(onnx, def)| Some((def, producer(graph, inner, onnx)?)));
     let Some((def, angles)) = curve.and_then(|(def, m)| Some((def, m.operand(0)?))) else { return Ok(None) };
-    let Some(concat) = producer(graph, angles, "Concat").filter(|m| m.operand(0) == m.operand(1) && m.operand(2).is_none()) else { return Ok(None) };
+    let Some(concat) =
+        producer(graph, angles, "Concat").filter(|m| m.operand(0) == m.operand(1) && m.operand(2).is_none())
+    else {
+        return Ok(None);
+    };
     let axis = graph.node(concat.node).op().and_then(|op| op.attrs.int("axis"));
     let (Some(angle), Some(-1 | 2)) = (concat.operand(0), axis) else { return Ok(None) };
     let refused = |e| OpError::Edit(Box::new(e));
@@ -316,7 +342,10 @@ mod tests {
     #[test]
     fn products_around_a_softmax_become_one_node() {
         let after = check("recognize_composites", &attention("masked", "  output %y\n"), "attention");
-        assert!(after.to_string().contains("%y = attention(%q, %k, %v, %mask) {scale=0.125f, zero_masked=0}"), "{after}");
+        assert!(
+            after.to_string().contains("%y = attention(%q, %k, %v, %mask) {scale=0.125f, zero_masked=0}"),
+            "{after}"
+        );
         assert_eq!(after.order().iter().filter(|id| after.node(**id).op().is_some()).count(), 1);
     }
 

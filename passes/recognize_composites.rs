@@ -46,7 +46,9 @@ impl Pass for RecognizeComposites {
             let value = id.out(0);
             let mut found = gelu(graph, value).map(|x| Found::of("Gelu", Attrs::new(), vec![x]));
             found = found.or_else(|| swish(graph, value).map(|x| Found::of("Swish", Attrs::new(), vec![x])));
-            found = found.or_else(|| normalization(graph, value, cx).map(|(onnx, attrs, operands)| Found::of(onnx, attrs, operands)));
+            found = found.or_else(|| {
+                normalization(graph, value, cx).map(|(onnx, attrs, operands)| Found::of(onnx, attrs, operands))
+            });
             let error = at(&graph.node(id).name);
             if found.is_none() {
                 edit.on_behalf_of(id);
@@ -61,7 +63,9 @@ impl Pass for RecognizeComposites {
             match edit.add_all(Op::new(def, found.attrs), &found.operands, 1) {
                 Ok(new) => edit.replace(value, new[0]),
                 // Shapes that broadcast in the written-out form, and in the operator do not.
-                Err(error) => cx.explain.note(&[&graph.node(id).name], "recognize_composites", def.name, || error.to_string()),
+                Err(error) => {
+                    cx.explain.note(&[&graph.node(id).name], "recognize_composites", def.name, || error.to_string())
+                }
             }
         }
         Ok(edit.finish())
@@ -88,7 +92,9 @@ fn gelu(graph: &Graph, value: ValueId) -> Option<ValueId> {
     let erf_plus_one = |value: ValueId| -> Option<ValueId> {
         let erf = producer(graph, producer(graph, value, "Add")?.beside(1.0)?, "Erf")?.operand(0)?;
         if let Some(div) = producer(graph, erf, "Div") {
-            return div.operand(0).filter(|_| div.operand(1).and_then(|v| scalar(graph, v)).is_some_and(|c| (c - SQRT_2).abs() < 1e-3));
+            return div
+                .operand(0)
+                .filter(|_| div.operand(1).and_then(|v| scalar(graph, v)).is_some_and(|c| (c - SQRT_2).abs() < 1e-3));
         }
         producer(graph, erf, "Mul")?.beside(1.0 / SQRT_2)
     };
@@ -117,7 +123,8 @@ fn swish(graph: &Graph, value: ValueId) -> Option<ValueId> {
 fn normalization(graph: &Graph, value: ValueId, cx: &mut Context<'_>) -> Option<(&'static str, Attrs, Vec<ValueId>)> {
     let affine = |v: ValueId| graph.constant(v).is_some_and(|t| t.dims().len() == 1);
     // The bias is last, so it decides first; without one the product is the end, unless an Add of a bias follows it.
-    let add = producer(graph, value, "Add").and_then(|m| m.orders().into_iter().find(|&(y, b)| affine(b) && producer(graph, y, "Mul").is_some()));
+    let add = producer(graph, value, "Add")
+        .and_then(|m| m.orders().into_iter().find(|&(y, b)| affine(b) && producer(graph, y, "Mul").is_some()));
     let (scaled, bias) = add.map_or((value, None), |(y, b)| (y, Some(b)));
     let product = producer(graph, scaled, "Mul")?;
     let (normal, scale) = product.orders().into_iter().find(|&(_, s)| affine(s))?;
@@ -178,7 +185,9 @@ fn mean_of_last_axis(graph: &Graph, value: ValueId, cx: &mut Context<'_>) -> Opt
     let [axis] = axes[..] else { return None };
     let is_last = graph.ty(x).shape.axis(axis).map(|a| a + 1) == Some(graph.ty(x).shape.rank());
     if !is_last || !keeps {
-        cx.explain.note(&[&graph.node(mean.node).name], "recognize_composites", "normalization", || format!("the mean is over axis {axis}, which is not the last"));
+        cx.explain.note(&[&graph.node(mean.node).name], "recognize_composites", "normalization", || {
+            format!("the mean is over axis {axis}, which is not the last")
+        });
     }
     (is_last && keeps).then_some(x)
 }

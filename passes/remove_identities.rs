@@ -40,14 +40,17 @@ fn hands_on(graph: &Graph, id: NodeId, cx: &mut Context<'_>) -> bool {
             if training.is_some_and(|v| graph.constant(v).and_then(|t| t.to_i64s().ok()).is_none_or(|t| t != [0])) {
                 return false;
             }
-            let unused = (1..node.outputs.len()).all(|out| graph.users(id.out(out)).is_empty() && !graph.is_output(id.out(out)));
+            let unused =
+                (1..node.outputs.len()).all(|out| graph.users(id.out(out)).is_empty() && !graph.is_output(id.out(out)));
             if !unused {
                 cx.explain.note(&[&node.name], "remove_identities", "dropout", || "its mask is used".to_owned());
             }
             unused
         }
         "cast" | "reshape" | "squeeze" | "unsqueeze" | "flatten" | "expand" => same_type,
-        "transpose" => same_type && op.attrs.ints("perm").is_some_and(|p| p.iter().enumerate().all(|(i, &axis)| i as i64 == axis)),
+        "transpose" => {
+            same_type && op.attrs.ints("perm").is_some_and(|p| p.iter().enumerate().all(|(i, &axis)| i as i64 == axis))
+        }
         _ => false,
     }
 }

@@ -120,7 +120,8 @@ mod tests {
 
     #[test]
     fn a_product_with_a_filled_matrix_is_a_sum() {
-        let after = check("sum_filled", &graph("%y = gemm(%x, %w, %c) {alpha=2.0f, transB=1} : f32[2,4]", "[4,3]"), "gemm");
+        let after =
+            check("sum_filled", &graph("%y = gemm(%x, %w, %c) {alpha=2.0f, transB=1} : f32[2,4]", "[4,3]"), "gemm");
         assert!(!after.to_string().contains("gemm(") && !after.to_string().contains("constant_of_shape"), "{after}");
         let after = check("sum_filled", &graph("%y = matmul(%x, %w) : f32[2,4]", "[3,4]"), "matmul");
         assert!(!after.to_string().contains("matmul("), "{after}");

@@ -61,7 +61,10 @@ pub fn rows_of_plan(plan: &Plan, graph: &Graph) -> BTreeMap<String, Row> {
         .iter()
         .map(|n| {
             let ty = types.get(&n.name).map(|r| r.ty.clone()).unwrap_or_default();
-            (n.name.clone(), Row { op: n.op.clone(), format: n.format.clone(), ty, kernel: n.kernel.clone(), bytes: n.weight_bytes })
+            (
+                n.name.clone(),
+                Row { op: n.op.clone(), format: n.format.clone(), ty, kernel: n.kernel.clone(), bytes: n.weight_bytes },
+            )
         })
         .collect()
 }
@@ -73,7 +76,9 @@ impl Diff {
         for (name, row) in before {
             match after.get(name) {
                 None => changes.insert(name.clone(), Change::Removed(row.clone())),
-                Some(other) if other != row => changes.insert(name.clone(), Change::Changed(row.clone(), other.clone())),
+                Some(other) if other != row => {
+                    changes.insert(name.clone(), Change::Changed(row.clone(), other.clone()))
+                }
                 Some(_) => None,
             };
         }
@@ -107,9 +112,17 @@ impl fmt::Display for Diff {
                 Change::Added(row) => ('+', describe(row)),
                 Change::Removed(row) => ('-', describe(row)),
                 Change::Changed(before, after) => {
-                    let fields = [(&before.op, &after.op), (&before.format, &after.format), (&before.ty, &after.ty), (&before.kernel, &after.kernel)];
-                    let changed: Vec<_> =
-                        fields.into_iter().filter(|(a, b)| a != b).map(|(a, b)| format!("{} -> {}", or_dash(a), or_dash(b))).collect();
+                    let fields = [
+                        (&before.op, &after.op),
+                        (&before.format, &after.format),
+                        (&before.ty, &after.ty),
+                        (&before.kernel, &after.kernel),
+                    ];
+                    let changed: Vec<_> = fields
+                        .into_iter()
+                        .filter(|(a, b)| a != b)
+                        .map(|(a, b)| format!("{} -> {}", or_dash(a), or_dash(b)))
+                        .collect();
                     ('~', changed.join(", "))
                 }
             };
@@ -120,7 +133,12 @@ impl fmt::Display for Diff {
 }
 
 fn describe(row: &Row) -> String {
-    [&row.op, &row.format, &row.ty, &row.kernel].into_iter().filter(|s| !s.is_empty()).map(String::as_str).collect::<Vec<_>>().join(" ")
+    [&row.op, &row.format, &row.ty, &row.kernel]
+        .into_iter()
+        .filter(|s| !s.is_empty())
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn or_dash(text: &str) -> &str {
@@ -137,8 +155,16 @@ mod tests {
 
     #[test]
     fn nodes_are_matched_by_name() {
-        let before = BTreeMap::from([("a".to_owned(), row("f32", 400)), ("b".to_owned(), row("f32", 8)), ("same".to_owned(), row("f16", 1))]);
-        let after = BTreeMap::from([("a".to_owned(), row("w4a16", 60)), ("c".to_owned(), row("f32", 8)), ("same".to_owned(), row("f16", 1))]);
+        let before = BTreeMap::from([
+            ("a".to_owned(), row("f32", 400)),
+            ("b".to_owned(), row("f32", 8)),
+            ("same".to_owned(), row("f16", 1)),
+        ]);
+        let after = BTreeMap::from([
+            ("a".to_owned(), row("w4a16", 60)),
+            ("c".to_owned(), row("f32", 8)),
+            ("same".to_owned(), row("f16", 1)),
+        ]);
         let diff = Diff::of(&before, &after);
         assert_eq!(diff.bytes_delta(), -340);
         assert_eq!(

@@ -31,7 +31,12 @@ struct Done {
 fn nyxc_with_cache(args: &[&str], cache: &Path) -> Done {
     let output = Command::new(env!("CARGO_BIN_EXE_nyxc")).args(args).env("NYXC_CACHE", cache).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
-    Done { code: output.status.code().unwrap_or(-1), out: text(output.stdout), err: text(output.stderr), args: args.join(" ") }
+    Done {
+        code: output.status.code().unwrap_or(-1),
+        out: text(output.stdout),
+        err: text(output.stderr),
+        args: args.join(" "),
+    }
 }
 
 fn nyxc(args: &[&str]) -> Done {
@@ -141,10 +146,13 @@ fn the_default_device_and_the_cpu_agree() {
     let (here, cpu) = (folder.file("here.npz"), folder.file("cpu.npz"));
     nyxc(&["compile", &mlp(), "-o", &program]).exits(0);
     let report = nyxc(&["run", &program, "--inputs", &inputs, "--outputs", &here, "--json"]).exits(0).json();
-    let on_cpu = nyxc(&["run", &program, "--inputs", &inputs, "--outputs", &cpu, "--device", "cpu", "--json"]).exits(0).json();
+    let on_cpu =
+        nyxc(&["run", &program, "--inputs", &inputs, "--outputs", &cpu, "--device", "cpu", "--json"]).exits(0).json();
     assert_eq!(on_cpu["device"], "cpu");
     assert_eq!(on_cpu["fallbacks"].as_array().unwrap().len(), 0);
-    for key in ["device", "planned_peak_bytes", "measured_peak_bytes", "wall_ms", "device_ms", "host_nodes", "fallbacks"] {
+    for key in
+        ["device", "planned_peak_bytes", "measured_peak_bytes", "wall_ms", "device_ms", "host_nodes", "fallbacks"]
+    {
         assert!(report.get(key).is_some(), "run --json has no {key}: {report:#}");
     }
     assert!(bytes(&report["measured_peak_bytes"]) <= bytes(&report["planned_peak_bytes"]), "{report:#}");
@@ -217,7 +225,8 @@ fn a_truncated_model_exits_with_3() {
 #[test]
 fn a_truncated_or_altered_program_exits_with_3() {
     let folder = Folder::new("cut-program");
-    let (program, cut, inputs, out) = (folder.file("mlp.nyx"), folder.file("cut.nyx"), image(&folder, 1), folder.file("out.npz"));
+    let (program, cut, inputs, out) =
+        (folder.file("mlp.nyx"), folder.file("cut.nyx"), image(&folder, 1), folder.file("out.npz"));
     nyxc(&["compile", &mlp(), "--budget", "400K", "-o", &program]).exits(0);
     let whole = std::fs::read(&program).unwrap();
     let cuts = [0, 7, 8, 100, whole.len() / 2, whole.len() - 1].map(|len| whole[..len].to_vec());
@@ -228,9 +237,12 @@ fn a_truncated_or_altered_program_exits_with_3() {
     });
     for (i, bytes) in cuts.iter().chain(&flips).chain([&b"not a program".to_vec()]).enumerate() {
         std::fs::write(&cut, bytes).unwrap();
-        for args in
-            [&["run", &cut, "--inputs", &inputs, "--outputs", &out, "--device", "cpu"][..], &["verify", &cut], &["inspect", &cut], &["print", &cut]]
-        {
+        for args in [
+            &["run", &cut, "--inputs", &inputs, "--outputs", &out, "--device", "cpu"][..],
+            &["verify", &cut],
+            &["inspect", &cut],
+            &["print", &cut],
+        ] {
             let done = nyxc(args);
             assert_eq!(done.code, 3, "damage {i}: nyxc {}: {}", done.args, done.err);
         }
@@ -243,7 +255,8 @@ fn inputs_that_do_not_fit_the_program_exit_with_3() {
     let folder = Folder::new("inputs");
     let (program, inputs, out) = (folder.file("mlp.nyx"), folder.file("in.npz"), folder.file("out.npz"));
     nyxc(&["compile", &mlp(), "-o", &program]).exits(0);
-    let arrays: [(&str, &[usize], Vec<f32>); 2] = [("image", &[2, 1, 28, 28], random(1568, 1)), ("picture", &[1, 1, 28, 28], random(784, 1))];
+    let arrays: [(&str, &[usize], Vec<f32>); 2] =
+        [("image", &[2, 1, 28, 28], random(1568, 1)), ("picture", &[1, 1, 28, 28], random(784, 1))];
     for array in arrays {
         write_npz(&inputs, &[array]);
         let done = nyxc(&["run", &program, "--inputs", &inputs, "--outputs", &out]).exits(3);
@@ -366,7 +379,9 @@ fn outputs_go_through_links_into_pipes_and_never_over_inputs() {
     assert!(std::fs::metadata(&pipe).unwrap().file_type().is_fifo());
     compile("/dev/null").exits(0);
     compile("/dev/full").exits(6);
-    assert!(["/dev/null", "/dev/full"].iter().all(|device| std::fs::metadata(device).unwrap().file_type().is_char_device()));
+    assert!(
+        ["/dev/null", "/dev/full"].iter().all(|device| std::fs::metadata(device).unwrap().file_type().is_char_device())
+    );
     // A copy of the model, whose name the program is to have.
     let copy = folder.file("copy.onnx");
     std::fs::copy(mlp(), &copy).unwrap();
@@ -412,7 +427,19 @@ fn a_node_for_the_host_exits_with_3_where_none_may_run_there() {
 fn a_program_of_a_range_runs_compares_and_refuses_by_the_sizes_of_its_inputs() {
     let folder = Folder::new("range");
     let program = folder.file("any.nyx");
-    nyxc(&["compile", &mlp(), "--dim", "batch=1..6", "--policy", "uniform:f32", "--target", "lavapipe", "-o", &program]).exits(0);
+    nyxc(&[
+        "compile",
+        &mlp(),
+        "--dim",
+        "batch=1..6",
+        "--policy",
+        "uniform:f32",
+        "--target",
+        "lavapipe",
+        "-o",
+        &program,
+    ])
+    .exits(0);
     for batch in [1, 6, 3] {
         let (inputs, outputs) = (image(&folder, batch), folder.file("out.npz"));
         let run = |device: &str| {
@@ -425,7 +452,8 @@ fn a_program_of_a_range_runs_compares_and_refuses_by_the_sizes_of_its_inputs() {
         let report = nyxc(&["compare", &mlp(), &program, "--inputs", &inputs, "--json"]).exits(0).json();
         assert!(report["worst_relative_l2"].as_f64().unwrap() <= 1e-6, "{report}");
     }
-    let refused = nyxc(&["run", &program, "--inputs", &image(&folder, 7), "--outputs", &folder.file("none.npz")]).exits(3);
+    let refused =
+        nyxc(&["run", &program, "--inputs", &image(&folder, 7), "--outputs", &folder.file("none.npz")]).exits(3);
     assert!(refused.err.contains("f32[7,1,28,28], expected f32[batch,1,28,28] with batch in 1..6"), "{}", refused.err);
     assert!(!folder.names().contains(&"none.npz".to_owned()));
     let open = nyxc(&["compile", &mlp(), "--dim", "batch=n", "-o", &program]).exits(2);
@@ -443,8 +471,14 @@ fn the_last_pin_that_matches_wins() {
     };
     assert_eq!(with(&[]), pairs(&[("g0", "f16"), ("g1", "f16"), ("logits", "f16")]));
     assert_eq!(with(&["g*=w8a16"]), pairs(&[("g0", "w8a16"), ("g1", "w8a16"), ("logits", "f16")]));
-    assert_eq!(with(&["g*=w8a16", "op:Gemm=w4a16", "g0=f32"]), pairs(&[("g0", "f32"), ("g1", "w4a16"), ("logits", "w4a16")]));
-    assert_eq!(with(&["g0=f32", "op:Gemm=w4a16", "g*=w8a16"]), pairs(&[("g0", "w8a16"), ("g1", "w8a16"), ("logits", "w4a16")]));
+    assert_eq!(
+        with(&["g*=w8a16", "op:Gemm=w4a16", "g0=f32"]),
+        pairs(&[("g0", "f32"), ("g1", "w4a16"), ("logits", "w4a16")])
+    );
+    assert_eq!(
+        with(&["g0=f32", "op:Gemm=w4a16", "g*=w8a16"]),
+        pairs(&[("g0", "w8a16"), ("g1", "w8a16"), ("logits", "w4a16")])
+    );
 }
 
 #[test]
@@ -459,13 +493,19 @@ fn only_permitted_formats_are_assigned() {
 fn the_tiered_policy_goes_by_memory_and_steps_down_to_what_fits() {
     let tier = |budget: &str, reserve: u64| {
         let reserve = reserve.to_string();
-        let report = plan(&[&mlp(), "--target", "h200", "--policy", "tiered", "--budget", budget, "--reserve", &reserve]);
+        let report =
+            plan(&[&mlp(), "--target", "h200", "--policy", "tiered", "--budget", budget, "--reserve", &reserve]);
         let chosen = formats(&report);
         assert!(chosen.iter().all(|(_, f)| *f == chosen[0].1), "{chosen:?}");
-        assert!(bytes(&report["planned_peak_bytes"]) + bytes(&report["ledger"]["reserve"]) <= bytes(&report["budget_bytes"]));
+        assert!(
+            bytes(&report["planned_peak_bytes"]) + bytes(&report["ledger"]["reserve"])
+                <= bytes(&report["budget_bytes"])
+        );
         chosen[0].1.clone()
     };
-    for (budget, format) in [("24GB", "f32"), ("23999999999", "f16"), ("12GB", "f16"), ("8G", "w8a16"), ("4GB", "w8a16"), ("3GB", "w4a16")] {
+    for (budget, format) in
+        [("24GB", "f32"), ("23999999999", "f16"), ("12GB", "f16"), ("8G", "w8a16"), ("4GB", "w8a16"), ("3GB", "w4a16")]
+    {
         assert_eq!(tier(budget, 0), format, "{budget}");
     }
     // What is left of the budget makes the tier step down.
@@ -480,13 +520,19 @@ fn diff_exits_with_1_where_programs_differ() {
     let folder = Folder::new("diff");
     let (wide, narrow) = (folder.file("wide.nyx"), folder.file("narrow.nyx"));
     let wide_report = nyxc(&["compile", &mlp(), "--policy", "uniform:f32", "-o", &wide, "--json"]).exits(0).json();
-    let narrow_report = nyxc(&["compile", &mlp(), "--policy", "uniform:w4a16", "-o", &narrow, "--json"]).exits(0).json();
+    let narrow_report =
+        nyxc(&["compile", &mlp(), "--policy", "uniform:w4a16", "-o", &narrow, "--json"]).exits(0).json();
     let same = nyxc(&["diff", &wide, &wide, "--json"]).exits(0).json();
     assert_eq!((same["nodes"].as_array().unwrap().len(), &same["bytes_delta"]), (0, &Value::from(0)));
     let diff = nyxc(&["diff", &wide, &narrow, "--json"]).exits(1).json();
     let g0 = diff["nodes"].as_array().unwrap().iter().find(|n| n["name"] == "g0").unwrap();
-    assert_eq!((&g0["change"], &g0["before"]["format"], &g0["after"]["format"]), (&"changed".into(), &"f32".into(), &"w4a16".into()));
-    let weights = |report: &Value| report["nodes"].as_array().unwrap().iter().map(|n| bytes(&n["weight_bytes"])).sum::<u64>() as i64;
+    assert_eq!(
+        (&g0["change"], &g0["before"]["format"], &g0["after"]["format"]),
+        (&"changed".into(), &"f32".into(), &"w4a16".into())
+    );
+    let weights = |report: &Value| {
+        report["nodes"].as_array().unwrap().iter().map(|n| bytes(&n["weight_bytes"])).sum::<u64>() as i64
+    };
     assert_eq!(diff["bytes_delta"].as_i64().unwrap(), weights(&narrow_report) - weights(&wide_report));
     let text = nyxc(&["diff", &wide, &narrow]).exits(1).out;
     assert!(text.contains("g0") && text.contains("f32 -> w4a16"), "{text}");
@@ -514,7 +560,10 @@ fn the_ledger_adds_up_to_the_planned_peak() {
             }
             let ledger = report["ledger"].as_object().unwrap();
             let kinds: Vec<&str> = ledger.keys().map(String::as_str).collect();
-            assert_eq!(kinds, ["activations", "constants", "io", "reserve", "staging", "state", "weights", "workspace"]);
+            assert_eq!(
+                kinds,
+                ["activations", "constants", "io", "reserve", "staging", "state", "weights", "workspace"]
+            );
             let sum: u64 = ledger.iter().filter(|(kind, _)| *kind != "reserve").map(|(_, v)| bytes(v)).sum();
             let peak = bytes(&report["planned_peak_bytes"]);
             assert_eq!(sum, peak, "{target} {options:?}: {ledger:?}");
@@ -605,8 +654,11 @@ fn compare_tells_what_overflows_f16_and_the_pin_that_it_names_mends_it() {
     let folder = Folder::new("overflow");
     let (onnx, program, inputs) = (folder.file("m.onnx"), folder.file("m.nyx"), folder.file("in.npz"));
     // 400 * 400 is beyond f16's range, its square root within it. Names are what they like.
-    let square =
-        [pb::node("Mul", &["x", "x"], &["y"], &[pb::blob(3, "op:it's [a] square=*")]), pb::node("MatMul", &["y", "w"], &["p"], &[])].concat();
+    let square = [
+        pb::node("Mul", &["x", "x"], &["y"], &[pb::blob(3, "op:it's [a] square=*")]),
+        pb::node("MatMul", &["y", "w"], &["p"], &[]),
+    ]
+    .concat();
     let identity: Vec<f32> = (0..16).map(|i| if i % 5 == 0 { 0.001 } else { 0.0 }).collect();
     let rest = [pb::input("x", &[1, 4]), pb::f32s("w", &[4, 4], &identity), pb::output("p")].concat();
     std::fs::write(&onnx, pb::model([square, rest].concat())).unwrap();
@@ -622,7 +674,8 @@ fn compare_tells_what_overflows_f16_and_the_pin_that_it_names_mends_it() {
     assert!(text.contains("overflows f16") && text.contains("1.6e5") && text.contains("it'\\''s"), "{text}");
 
     let pin = told["precision"].as_str().unwrap();
-    nyxc(&["compile", &onnx, "--target", "lavapipe", "--policy", "uniform:f16", "--precision", pin, "-o", &program]).exits(0);
+    nyxc(&["compile", &onnx, "--target", "lavapipe", "--policy", "uniform:f16", "--precision", pin, "-o", &program])
+        .exits(0);
     let report = compare(&["--json", "--bound", "1e-2"]).exits(0).json();
     assert_eq!(report["overflows"], serde_json::json!([]), "{report:#}");
     // Within the range nothing is told.

@@ -42,7 +42,11 @@ fn model() -> PathBuf {
 /// A compilation in a process of its own.
 fn start(format: &str, to: &Path, cache: &Path) -> Child {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nyxc"));
-    command.arg("compile").arg(model()).args(["--dim", "batch=1", "--target", "lavapipe", "--policy", &format!("uniform:{format}"), "-o"]).arg(to);
+    command
+        .arg("compile")
+        .arg(model())
+        .args(["--dim", "batch=1", "--target", "lavapipe", "--policy", &format!("uniform:{format}"), "-o"])
+        .arg(to);
     command.env("NYXC_CACHE", cache).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -57,10 +61,16 @@ fn finish(child: Child) {
 fn drivers_stay_loaded_after_the_last_device() {
     let libraries = || -> BTreeSet<String> {
         let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        maps.lines().filter_map(|line| line.split_whitespace().nth(5)).filter(|path| path.contains(".so")).map(str::to_owned).collect()
+        maps.lines()
+            .filter_map(|line| line.split_whitespace().nth(5))
+            .filter(|path| path.contains(".so"))
+            .map(str::to_owned)
+            .collect()
     };
     let _alone = alone();
-    let Some(device) = devices().unwrap_or_default().into_iter().next() else { return say("SKIPPED: no Vulkan device\n") };
+    let Some(device) = devices().unwrap_or_default().into_iter().next() else {
+        return say("SKIPPED: no Vulkan device\n");
+    };
     // Without layers, which are unloaded.
     let context = VkContext::open(device.index, &device.target.features, &Options::default()).unwrap();
     let during = libraries();
@@ -119,7 +129,12 @@ fn processes_that_compile_to_one_file_leave_one_whole_program() {
         ["cache-0", "cache-1", "cache-w4a16", "cache-w8a16", "out.nyx", "w4a16.nyx", "w8a16.nyx"],
         "something was left behind"
     );
-    let halves = |dir: &Path| std::fs::read_dir(dir).unwrap().filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|x| x == "tmp")).count();
+    let halves = |dir: &Path| {
+        std::fs::read_dir(dir)
+            .unwrap()
+            .filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|x| x == "tmp"))
+            .count()
+    };
     assert_eq!(halves(&folder.0.join("cache-0")), 0, "the cache keeps half-written files");
 }
 
@@ -164,7 +179,9 @@ fn sessions_of_one_program_in_several_threads_agree() {
         assert_ne!(expected[0], expected[1], "the inputs make no difference");
         drop(session);
         let context = match choice {
-            DeviceChoice::Index(index) => Some(VkContext::open(index, &program.target.features, &Options::from_env()).unwrap()),
+            DeviceChoice::Index(index) => {
+                Some(VkContext::open(index, &program.target.features, &Options::from_env()).unwrap())
+            }
             _ => None,
         };
         std::thread::scope(|scope| {
@@ -178,7 +195,11 @@ fn sessions_of_one_program_in_several_threads_agree() {
                     };
                     for turn in 0..10 {
                         let at = (turn + thread) % sets.len();
-                        assert_eq!(session.run(&sets[at]).unwrap().outputs, expected[at], "thread {thread}, turn {turn}, {choice:?}");
+                        assert_eq!(
+                            session.run(&sets[at]).unwrap().outputs,
+                            expected[at],
+                            "thread {thread}, turn {turn}, {choice:?}"
+                        );
                     }
                 });
             }
@@ -228,9 +249,16 @@ fn a_hundred_programs_on_one_device_leave_memory_as_it_was() {
             say("SKIPPED: no /proc, so memory was not weighed\n");
             continue;
         };
-        println!("{}: {resident} bytes resident after 40 programs, {now} after 140; open files {files}, then {files_now}", device.name);
+        println!(
+            "{}: {resident} bytes resident after 40 programs, {now} after 140; open files {files}, then {files_now}",
+            device.name
+        );
         // A program leaked would be 5 to 450 KB of weights; a hundred of them, 20 MB.
-        assert!(now <= resident + (4 << 20), "{}: {resident} bytes resident after 40 programs, {now} after 140", device.name);
+        assert!(
+            now <= resident + (4 << 20),
+            "{}: {resident} bytes resident after 40 programs, {now} after 140",
+            device.name
+        );
         assert_eq!(files, files_now, "{}", device.name);
     }
 }

@@ -24,7 +24,10 @@ fn command() -> Command {
 
 fn compile(folder: &Folder) -> String {
     let program = folder.file("mlp.nyx");
-    let out = command().args(["compile", &model("fmnist-mlp.onnx"), "--dim", "batch=8", "--budget", "400K", "-o", &program]).output().unwrap();
+    let out = command()
+        .args(["compile", &model("fmnist-mlp.onnx"), "--dim", "batch=8", "--budget", "400K", "-o", &program])
+        .output()
+        .unwrap();
     assert!(out.status.success(), "{}", text(&out.stderr));
     program
 }
@@ -35,7 +38,8 @@ fn text(bytes: &[u8]) -> String {
 
 fn has_device() -> bool {
     let found = command().args(["devices", "--json"]).output().unwrap();
-    let any = serde_json::from_slice::<Value>(&found.stdout).unwrap()["devices"].as_array().is_some_and(|d| !d.is_empty());
+    let any =
+        serde_json::from_slice::<Value>(&found.stdout).unwrap()["devices"].as_array().is_some_and(|d| !d.is_empty());
     if !any {
         eprintln!("SKIPPED: no Vulkan device");
     }
@@ -107,7 +111,8 @@ fn a_call_that_fails_before_a_device_is_open_is_named_and_the_run_goes_on_or_exi
             let report: Value = serde_json::from_slice(&auto.stdout).unwrap();
             let told = report["fallbacks"].to_string();
             // Another device may be there when one cannot be made.
-            let is_other = report["device"] != "cpu" && ["vkCreateDevice", "vkEnumerateDeviceExtensionProperties"].contains(&call);
+            let is_other =
+                report["device"] != "cpu" && ["vkCreateDevice", "vkEnumerateDeviceExtensionProperties"].contains(&call);
             assert!(is_other || told.contains(reason) && told.contains("CPU reference"), "{fault}: {report}");
             std::fs::remove_file(&outputs).unwrap();
 
@@ -125,7 +130,10 @@ fn a_call_that_fails_before_a_device_is_open_is_named_and_the_run_goes_on_or_exi
 /// Runs `nyxc` with so many KiB of address space, without its cache.
 fn with_little_memory(kib: u64, args: &[&str]) -> Output {
     let mut command = Command::new("bash");
-    command.args(["-c", &format!("ulimit -v {kib}; exec \"$@\""), "bash", env!("CARGO_BIN_EXE_nyxc")]).args(args).env("NYXC_CACHE", "");
+    command
+        .args(["-c", &format!("ulimit -v {kib}; exec \"$@\""), "bash", env!("CARGO_BIN_EXE_nyxc")])
+        .args(args)
+        .env("NYXC_CACHE", "");
     command.output().unwrap()
 }
 
@@ -135,7 +143,19 @@ fn too_little_memory_of_the_host_exits_with_6_and_leaves_no_file() {
     let program = compile(&folder);
     let (onnx, inputs) = (model("fmnist-mlp.onnx"), model("fmnist-mlp.inputs.npz"));
     let (other, outputs) = (folder.file("other.nyx"), folder.file("out.npz"));
-    let compile = ["compile", &onnx, "--dim", "batch=8", "--policy", "uniform:w8a16", "--target", "rx580", "-o", &other, "--json"];
+    let compile = [
+        "compile",
+        &onnx,
+        "--dim",
+        "batch=8",
+        "--policy",
+        "uniform:w8a16",
+        "--target",
+        "rx580",
+        "-o",
+        &other,
+        "--json",
+    ];
     let on_cpu = ["run", &program, "--inputs", &inputs, "--outputs", &outputs, "--device", "cpu", "--json"];
     let on_device = ["run", &program, "--inputs", &inputs, "--outputs", &outputs, "--device", "0", "--json"];
     let (mut n_refused, mut kib) = (0, 32 << 10);
@@ -199,7 +219,10 @@ fn device_memory_that_others_took_meanwhile_is_told_with_bytes() {
     let message = report["error"]["message"].as_str().unwrap();
     let asked = message.split_whitespace().find_map(|word| word.parse::<u64>().ok()).unwrap();
     assert!(
-        message.contains("out of memory") && message.contains("bytes asked") && message.contains("free") && asked >= 8 * 4 * (SIDE * SIDE) as u64,
+        message.contains("out of memory")
+            && message.contains("bytes asked")
+            && message.contains("free")
+            && asked >= 8 * 4 * (SIDE * SIDE) as u64,
         "{message}"
     );
 }
@@ -208,7 +231,18 @@ fn device_memory_that_others_took_meanwhile_is_told_with_bytes() {
 fn a_program_cut_short_while_it_is_mapped_exits_with_6() {
     let folder = Folder::new("cut");
     let program = folder.file("mlp.nyx");
-    let args = ["compile", &model("fmnist-mlp.onnx"), "--dim", "batch=1", "--policy", "uniform:f32", "--target", "lavapipe", "-o", &program];
+    let args = [
+        "compile",
+        &model("fmnist-mlp.onnx"),
+        "--dim",
+        "batch=1",
+        "--policy",
+        "uniform:f32",
+        "--target",
+        "lavapipe",
+        "-o",
+        &program,
+    ];
     assert!(command().args(args).output().unwrap().status.success());
     let mut bench = command();
     bench.args(["bench", &program, "--device", "cpu", "--runs", "100000000", "--json"]);
@@ -270,7 +304,22 @@ fn an_interrupt_exits_with_130_and_leaves_no_partial_file() {
     let folder = Folder::new("interrupt");
     let (program, other, outputs) = (folder.file("net.nyx"), folder.file("other.nyx"), folder.file("out.npz"));
     let (onnx, inputs) = (model("ppocr-cls.onnx"), model("ppocr-cls.inputs.npz"));
-    let compile = |to| ["compile", &onnx, "--dim", "x.0=1", "--dim", "x.2=48", "--dim", "x.3=192", "--policy", "uniform:w8a16", "-o", to];
+    let compile = |to| {
+        [
+            "compile",
+            &onnx,
+            "--dim",
+            "x.0=1",
+            "--dim",
+            "x.2=48",
+            "--dim",
+            "x.3=192",
+            "--policy",
+            "uniform:w8a16",
+            "-o",
+            to,
+        ]
+    };
     assert!(command().args(compile(&program)).output().unwrap().status.success());
     let other_compile = compile(&other);
     let run = |device| ["run", &program, "--inputs", &inputs, "--outputs", &outputs, "--device", device];
@@ -288,7 +337,10 @@ fn an_interrupt_exits_with_130_and_leaves_no_partial_file() {
                 let what = format!("{} at {part} of {takes:?}, {signal}", args[0]);
                 let status = interrupted(args, signal, takes.mul_f64(part));
                 // Before the handler is there, the signal itself ends the process; after the end of the work nothing is left to interrupt.
-                assert!(status.code() == Some(130) || status.signal() == Some(number) || status.success(), "{what}: {status}");
+                assert!(
+                    status.code() == Some(130) || status.signal() == Some(number) || status.success(),
+                    "{what}: {status}"
+                );
                 n_interrupted += usize::from(status.code() == Some(130));
                 if Path::new(written).exists() {
                     assert!(std::fs::read(written).unwrap() == expected, "{what}: a file that is not whole");

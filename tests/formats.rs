@@ -80,7 +80,11 @@ fn on_device(program: &Program, device: &VkContext, inputs: &[Tensor]) -> Result
     };
     let outputs = session.run(inputs)?.outputs;
     let planned = program.plans[0].planned_peak_bytes;
-    assert!(session.measured_peak_bytes() <= planned, "{} bytes were allocated, {planned} planned", session.measured_peak_bytes());
+    assert!(
+        session.measured_peak_bytes() <= planned,
+        "{} bytes were allocated, {planned} planned",
+        session.measured_peak_bytes()
+    );
     Ok(Some(outputs))
 }
 
@@ -116,7 +120,11 @@ fn check_one(case: &Case, format: Format, target: &Target, devices: &[VkContext]
         match on_device(&program, device, inputs) {
             Ok(Some(outputs)) => {
                 n_ran += 1;
-                faults.extend(hold(&format!("{name} against the CPU reference"), distance(&outputs, &on_cpu), device_bound(format, case.a8)));
+                faults.extend(hold(
+                    &format!("{name} against the CPU reference"),
+                    distance(&outputs, &on_cpu),
+                    device_bound(format, case.a8),
+                ));
             }
             Ok(None) => println!("{} {format} for {}: {name} lacks what it needs", program.model, target.name),
             Err(error) => faults.push(format!("{name}: {error}")),
@@ -139,7 +147,8 @@ fn check(file: &str, dims: &[&str], a8: f64) {
     for name in shipped_names() {
         let target = Target::shipped(name).unwrap();
         let options = Options { validation: true, ..Options::from_env() };
-        let open: Vec<VkContext> = devices.iter().map(|d| VkContext::open(d.index, &target.features, &options).unwrap()).collect();
+        let open: Vec<VkContext> =
+            devices.iter().map(|d| VkContext::open(d.index, &target.features, &options).unwrap()).collect();
         // And matrices split in ways that the budget's solver may choose.
         let split = ["f32/f16:r7", "f16/w4:r3", "w8a8/w4:r5"].map(|format| format.parse().unwrap());
         for format in Format::MENU.into_iter().chain(split) {

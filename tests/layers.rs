@@ -51,7 +51,9 @@ fn read(root: &Path, folder: &Path, files: &mut Vec<(String, String)>) {
         let path = entry.unwrap().path();
         if path.is_dir() && path.file_name().is_some_and(|n| n != "tests") {
             read(root, &path, files);
-        } else if path.extension().is_some_and(|e| e == "rs") && path.file_name().is_some_and(|n| n != "tests.rs" && n != "testing.rs") {
+        } else if path.extension().is_some_and(|e| e == "rs")
+            && path.file_name().is_some_and(|n| n != "tests.rs" && n != "testing.rs")
+        {
             let name = path.strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/");
             files.push((name, std::fs::read_to_string(&path).unwrap()));
         }
@@ -61,7 +63,9 @@ fn read(root: &Path, folder: &Path, files: &mut Vec<(String, String)>) {
 /// The modules that `crate::` paths of a file name, with 1-based lines. A test module within a file stands at its end.
 fn named(text: &str) -> Vec<(usize, String)> {
     let lines: Vec<&str> = text.lines().collect();
-    let is_test = |i: &usize| lines[*i].trim() == "#[cfg(test)]" && lines.get(i + 1).is_some_and(|l| l.contains("mod ") && l.ends_with('{'));
+    let is_test = |i: &usize| {
+        lines[*i].trim() == "#[cfg(test)]" && lines.get(i + 1).is_some_and(|l| l.contains("mod ") && l.ends_with('{'))
+    };
     let end = (0..lines.len()).find(is_test).unwrap_or(lines.len());
     let mut found = Vec::new();
     for (i, line) in lines[..end].iter().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//")) {

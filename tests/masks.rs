@@ -23,7 +23,11 @@ fn nyxc(mask: &str, args: &[&str]) -> (i32, String, String) {
     let output = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     let (out, err) = (text(output.stdout), text(output.stderr));
-    assert!(!err.contains("panicked") && !err.contains("vulkan validation:"), "NYXC_MASK={mask} nyxc {}\n{err}", args.join(" "));
+    assert!(
+        !err.contains("panicked") && !err.contains("vulkan validation:"),
+        "NYXC_MASK={mask} nyxc {}\n{err}",
+        args.join(" ")
+    );
     (output.status.code().unwrap_or(-1), out, err)
 }
 
@@ -72,7 +76,10 @@ fn devices_shows_what_a_mask_leaves() {
         ] {
             assert_eq!(limits[limit], value, "{limit}");
         }
-        assert_eq!(limits["subgroup_size"], plain["target"]["limits"]["subgroup_size"], "no mask changes the driver's subgroups");
+        assert_eq!(
+            limits["subgroup_size"], plain["target"]["limits"]["subgroup_size"],
+            "no mask changes the driver's subgroups"
+        );
         assert_eq!(target["vulkan"], serde_json::json!([1, 1]));
         let (_, text, _) = nyxc("no-f16,align=64", &["devices"]);
         assert!(text.contains("masked by NYXC_MASK=no-f16,align=64"), "{text}");
@@ -101,13 +108,34 @@ fn a_model_compiled_for_a_masked_device_runs_there_and_one_for_the_device_itself
         std::fs::write(&profile, device["target"].to_string()).unwrap();
         for mask in ["vulkan-min", "rx580", "iris-xe", &profile] {
             let index = device["index"].to_string();
-            let run = ["run", &program, "--inputs", &model("fmnist-mlp.inputs.npz"), "--outputs", &outputs, "--device", &index, "--json"];
+            let run = [
+                "run",
+                &program,
+                "--inputs",
+                &model("fmnist-mlp.inputs.npz"),
+                "--outputs",
+                &outputs,
+                "--device",
+                &index,
+                "--json",
+            ];
             for policy in ["uniform:f32", "uniform:w8a16", "uniform:w4a8"] {
-                let compile = ["compile", &model("fmnist-mlp.onnx"), "--dim", "batch=8", "--policy", policy, "-o", &program, "--json"];
+                let compile = [
+                    "compile",
+                    &model("fmnist-mlp.onnx"),
+                    "--dim",
+                    "batch=8",
+                    "--policy",
+                    policy,
+                    "-o",
+                    &program,
+                    "--json",
+                ];
                 json(mask, &compile);
                 let report = json(mask, &run);
                 assert!(report["measured_peak_bytes"].as_u64() <= report["planned_peak_bytes"].as_u64(), "{report:#}");
-                let (given, wanted) = (read_npz(&outputs, "logits"), read_npz(&model("fmnist-mlp.outputs.npz"), "logits"));
+                let (given, wanted) =
+                    (read_npz(&outputs, "logits"), read_npz(&model("fmnist-mlp.outputs.npz"), "logits"));
                 let norm: f32 = wanted.iter().map(|w| w * w).sum();
                 let error = (given.iter().zip(&wanted).map(|(g, w)| (g - w) * (g - w)).sum::<f32>() / norm).sqrt();
                 let bound = if policy == "uniform:f32" {
@@ -121,8 +149,22 @@ fn a_model_compiled_for_a_masked_device_runs_there_and_one_for_the_device_itself
             }
         }
         if json("", &["devices", "--json"])["devices"][0]["target"]["features"]["storage_16bit"] == true {
-            json("", &["compile", &model("fmnist-mlp.onnx"), "--dim", "batch=8", "--policy", "uniform:f16", "-o", &program, "--json"]);
-            let run = ["run", &program, "--inputs", &model("fmnist-mlp.inputs.npz"), "--outputs", &outputs, "--device", "0"];
+            json(
+                "",
+                &[
+                    "compile",
+                    &model("fmnist-mlp.onnx"),
+                    "--dim",
+                    "batch=8",
+                    "--policy",
+                    "uniform:f16",
+                    "-o",
+                    &program,
+                    "--json",
+                ],
+            );
+            let run =
+                ["run", &program, "--inputs", &model("fmnist-mlp.inputs.npz"), "--outputs", &outputs, "--device", "0"];
             let (code, _, err) = nyxc("vulkan-min", &run);
             assert!(code == 5 && err.contains("StorageBuffer16BitAccess"), "exit {code}: {err}");
             let (code, _, err) = nyxc("heap=1K", &run);
@@ -151,8 +193,25 @@ fn a_program_for_a_stronger_device_is_refused_by_what_this_one_lacks() {
         (magika, "uniform:f32", &[("buffers=4", "6 storage buffers, at most 4"), ("vulkan-min", "no multiple of 256")]),
     ] {
         let (program, inputs) = (folder.file("p.nyx"), model(inputs));
-        json("", &["compile", &model(onnx), "--dim", dim, "--policy", policy, "--target", "lavapipe", "-o", &program, "--json"]);
-        let run = |mask: &str, device: &str| nyxc(mask, &["run", &program, "--inputs", &inputs, "--outputs", &outputs, "--device", device, "--json"]);
+        json(
+            "",
+            &[
+                "compile",
+                &model(onnx),
+                "--dim",
+                dim,
+                "--policy",
+                policy,
+                "--target",
+                "lavapipe",
+                "-o",
+                &program,
+                "--json",
+            ],
+        );
+        let run = |mask: &str, device: &str| {
+            nyxc(mask, &["run", &program, "--inputs", &inputs, "--outputs", &outputs, "--device", device, "--json"])
+        };
         for (mask, reason) in lacking {
             for device in &found {
                 let (code, out, err) = run(mask, &device["index"].to_string());

@@ -35,7 +35,9 @@ fn cases() -> Vec<Case> {
     let read = |case: &Value| {
         let name = case["name"].as_str().unwrap().to_owned();
         let model = base64(case["model"].as_str().unwrap());
-        let graph = import_bytes(&model, None, &ImportOptions::default(), &registry()).unwrap_or_else(|e| panic!("{name}: {e}")).0;
+        let graph = import_bytes(&model, None, &ImportOptions::default(), &registry())
+            .unwrap_or_else(|e| panic!("{name}: {e}"))
+            .0;
         let tensors = |of: &str| case[of].as_array().unwrap().iter().map(|t| tensor(t).unwrap()).collect();
         Case { name, graph, inputs: tensors("inputs"), outputs: tensors("outputs") }
     };
@@ -45,7 +47,9 @@ fn cases() -> Vec<Case> {
 fn program(case: &Case, format: &str, target: &Target) -> Program {
     let settings = Settings { policy: Policy::Uniform(format.parse().unwrap()), ..Settings::default() };
     let options = Compile { settings, target: target.clone(), n_threads: 1 };
-    compile(&case.graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{} in {format}: {e}", case.name)).program
+    compile(&case.graph, &options, &|_, _, _| {}, &mut |_, _, _| {})
+        .unwrap_or_else(|e| panic!("{} in {format}: {e}", case.name))
+        .program
 }
 
 /// What is wrong with results, if anything: NaN and infinities must be where they belong, and finite values as near as `format` is.
@@ -70,7 +74,10 @@ fn fault(given: &[Tensor], expected: &[Tensor], format: &str) -> Option<String> 
             _ => e.is_finite() || !g.is_finite(),
         };
         if let Some(at) = (0..expected.len()).find(|&i| !agree(given[i], expected[i])) {
-            return Some(format!("element {at} is {}, not {}\n   given {given:?}\nexpected {expected:?}", given[at], expected[at]));
+            return Some(format!(
+                "element {at} is {}, not {}\n   given {given:?}\nexpected {expected:?}",
+                given[at], expected[at]
+            ));
         }
     }
     None
@@ -115,8 +122,14 @@ fn devices_agree_with_onnx_runtime() {
                 for format in FORMATS {
                     let program = program(case, format, &context.info().target);
                     let run = Session::on(program, &context).and_then(|mut session| session.run(&case.inputs));
-                    let given = run.unwrap_or_else(|e| panic!("{} in {format} on {}, mask {:?}: {e}", case.name, device.name, options.mask)).outputs;
-                    faults.extend(fault(&given, &case.outputs, format).map(|f| format!("{} in {format}: {f}", case.name)));
+                    let given = run
+                        .unwrap_or_else(|e| {
+                            panic!("{} in {format} on {}, mask {:?}: {e}", case.name, device.name, options.mask)
+                        })
+                        .outputs;
+                    faults.extend(
+                        fault(&given, &case.outputs, format).map(|f| format!("{} in {format}: {f}", case.name)),
+                    );
                 }
             }
             report(&faults, cases.len(), &format!("{}, mask {:?}", device.name, options.mask));
@@ -139,7 +152,11 @@ fn wide(masked: f64) -> Case {
         node.out(0)
     };
     let masked = add("masked", "Add", &[Some(z), Some(mask)]);
-    let mut outputs = vec![add("y", "Softmax", &[Some(masked)]), add("s", "Add", &[Some(x), Some(x)]), add("p", "Mul", &[Some(n), Some(n)])];
+    let mut outputs = vec![
+        add("y", "Softmax", &[Some(masked)]),
+        add("s", "Add", &[Some(x), Some(x)]),
+        add("p", "Mul", &[Some(n), Some(n)]),
+    ];
     outputs.push(add("l", "Less", &[Some(mask), Some(z)]));
     for (name, value) in ["y", "s", "p", "l"].iter().zip(outputs) {
         graph.add_output(name, value);
@@ -153,7 +170,10 @@ fn numbers_beyond_32_bits_are_refused_by_a_device_and_computed_on_the_cpu() {
     let program = program(&wide(f64::MIN), "f32", &target);
     let options = Compile { settings: Settings::default(), target, n_threads: 1 };
     let refused = compile(&wide(-1e223).graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap_err().to_string();
-    assert!(refused.contains("\"masked\"") && refused.contains("element 1 is -1e223, which does not fit in 32-bit floats"), "{refused}");
+    assert!(
+        refused.contains("\"masked\"") && refused.contains("element 1 is -1e223, which does not fit in 32-bit floats"),
+        "{refused}"
+    );
     let f64s = |values: [f64; 3]| Tensor::from_f64s(DType::F64, &[3], &values).unwrap();
     let inputs = |x, n: [i64; 2]| [f64s([0.5, 7.0, 0.5]), f64s(x), Tensor::from_i64s(DType::I64, &[2], &n).unwrap()];
     let small = inputs([0.5, 7.0, 0.5], [3, -4]);
@@ -166,13 +186,25 @@ fn numbers_beyond_32_bits_are_refused_by_a_device_and_computed_on_the_cpu() {
     for choice in choices {
         let (given, _) = on(choice, &small).unwrap();
         assert_eq!(given[0].to_f64s().unwrap(), [0.5, 0.0, 0.5], "{choice:?}: what is masked counts nothing");
-        assert_eq!((given[1].to_f64s().unwrap(), given[2].to_i64s().unwrap()), (vec![1.0, 14.0, 1.0], vec![9, 16]), "{choice:?}");
+        assert_eq!(
+            (given[1].to_f64s().unwrap(), given[2].to_i64s().unwrap()),
+            (vec![1.0, 14.0, 1.0], vec![9, 16]),
+            "{choice:?}"
+        );
         assert_eq!(given[3].to_i64s().unwrap(), [1; 3], "{choice:?}");
     }
     let has_device = !devices().unwrap_or_default().is_empty();
     for (x, n, refusal) in [
-        ([1e223, 1e-300, 1e223], [3, -4], "input \"x\": element 0 is 1e223, which does not fit in the 32-bit floats of the device"),
-        ([0.5, 7.0, 0.5], [3, 1 << 31], "input \"n\": element 1 is 2147483648, which does not fit in the 32-bit integers of the device"),
+        (
+            [1e223, 1e-300, 1e223],
+            [3, -4],
+            "input \"x\": element 0 is 1e223, which does not fit in the 32-bit floats of the device",
+        ),
+        (
+            [0.5, 7.0, 0.5],
+            [3, 1 << 31],
+            "input \"n\": element 1 is 2147483648, which does not fit in the 32-bit integers of the device",
+        ),
     ] {
         let inputs = inputs(x, n);
         if has_device {

@@ -47,13 +47,16 @@ fn difference(given: &Tensor, expected: &Tensor) -> Option<String> {
         norm += f64::from(*e).powi(2);
     }
     let error = (error / norm).sqrt();
-    (error.is_nan() || error > limit)
-        .then(|| format!("relative L2 {error:e}: {:?} for {:?}", &given[..given.len().min(6)], &expected[..given.len().min(6)]))
+    (error.is_nan() || error > limit).then(|| {
+        format!("relative L2 {error:e}: {:?} for {:?}", &given[..given.len().min(6)], &expected[..given.len().min(6)])
+    })
 }
 
 fn check(case: &Value) -> Result<(), String> {
     let def = registry().by_onnx(case["op"].as_str().unwrap()).ok_or("is no operator")?;
-    let attrs = Attrs(case["attrs"].as_object().unwrap().iter().map(|(name, value)| (name.clone(), attribute(value))).collect());
+    let attrs = Attrs(
+        case["attrs"].as_object().unwrap().iter().map(|(name, value)| (name.clone(), attribute(value))).collect(),
+    );
     let inputs: Vec<Option<Tensor>> = case["inputs"].as_array().unwrap().iter().map(tensor).collect();
     let inputs: Vec<_> = inputs.iter().map(Option::as_ref).collect();
     let expected = case["outputs"].as_array().unwrap();
@@ -92,7 +95,11 @@ fn operators_of_microsoft_agree_on_devices() {
     for (i, case) in cases.iter().enumerate() {
         for is_constant in [false, true] {
             if let Err(error) = check_program(case, is_constant, &devices) {
-                failures.push(format!("case {i}: {} {} constant {is_constant}: {error}", case["op"].as_str().unwrap(), case["attrs"]));
+                failures.push(format!(
+                    "case {i}: {} {} constant {is_constant}: {error}",
+                    case["op"].as_str().unwrap(),
+                    case["attrs"]
+                ));
             }
         }
     }
@@ -106,10 +113,15 @@ fn check_program(case: &Value, is_constant: bool, devices: &[nyxc::runtime::Devi
     use nyxc::session::{Compile, DeviceChoice, Session, compile};
 
     let def = registry().by_onnx(case["op"].as_str().unwrap()).ok_or("is no operator")?;
-    let attrs = Attrs(case["attrs"].as_object().unwrap().iter().map(|(name, value)| (name.clone(), attribute(value))).collect());
+    let attrs = Attrs(
+        case["attrs"].as_object().unwrap().iter().map(|(name, value)| (name.clone(), attribute(value))).collect(),
+    );
     let operands: Vec<Option<Tensor>> = case["inputs"].as_array().unwrap().iter().map(tensor).collect();
     let expected: Vec<Option<Tensor>> = case["outputs"].as_array().unwrap().iter().map(tensor).collect();
-    let first = operands.iter().position(|o| o.as_ref().is_some_and(|t| !(is_constant && t.ty().shape.rank() == 0))).unwrap_or(0);
+    let first = operands
+        .iter()
+        .position(|o| o.as_ref().is_some_and(|t| !(is_constant && t.ty().shape.rank() == 0)))
+        .unwrap_or(0);
     let mut constants: Vec<bool> = (0..operands.len()).map(|slot| is_constant && slot != first).collect();
     let (graph, inputs) = loop {
         let (mut graph, mut inputs, mut values) = (Graph::new("case", Level::Onnx), Vec::new(), Vec::new());
@@ -154,9 +166,18 @@ fn agree(cases: &str) {
     let mut failures = Vec::new();
     for (i, case) in cases.iter().enumerate() {
         if let Err(error) = check(case) {
-            let shapes: Vec<String> =
-                case["inputs"].as_array().unwrap().iter().map(|v| tensor(v).map_or("absent".to_owned(), |t| t.ty().to_string())).collect();
-            failures.push(format!("case {i}: {}({}) {}: {error}", case["op"].as_str().unwrap(), shapes.join(", "), case["attrs"]));
+            let shapes: Vec<String> = case["inputs"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|v| tensor(v).map_or("absent".to_owned(), |t| t.ty().to_string()))
+                .collect();
+            failures.push(format!(
+                "case {i}: {}({}) {}: {error}",
+                case["op"].as_str().unwrap(),
+                shapes.join(", "),
+                case["attrs"]
+            ));
         }
     }
     assert!(failures.is_empty(), "{} of {} cases fail\n{}", failures.len(), cases.len(), failures.join("\n"));

@@ -25,8 +25,11 @@ use nyxc::target::{Target, shipped_names};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-const MODELS: [(&str, &[&str]); 3] =
-    [("fmnist-mlp.onnx", &["batch=8"]), ("ppocr-cls.onnx", &["x.0=2", "x.2=48", "x.3=192"]), ("magika.onnx", &["unk__214=1"])];
+const MODELS: [(&str, &[&str]); 3] = [
+    ("fmnist-mlp.onnx", &["batch=8"]),
+    ("ppocr-cls.onnx", &["x.0=2", "x.2=48", "x.3=192"]),
+    ("magika.onnx", &["unk__214=1"]),
+];
 
 fn model(file: &str, dims: &[&str]) -> Graph {
     let dims = dims.iter().map(|d| DimBinding::parse(d).unwrap()).collect();
@@ -35,7 +38,8 @@ fn model(file: &str, dims: &[&str]) -> Graph {
 }
 
 fn program(graph: &Graph, policy: Policy, target: &Target) -> Program {
-    let options = Compile { settings: Settings { policy, ..Settings::default() }, target: target.clone(), n_threads: 0 };
+    let options =
+        Compile { settings: Settings { policy, ..Settings::default() }, target: target.clone(), n_threads: 0 };
     compile(graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap().program
 }
 
@@ -54,7 +58,8 @@ fn each_program(formats: &[Format], mut check: impl FnMut(&str, &Program)) {
 
 /// What the shader of every dispatch reads and writes, step by step, and whether a barrier precedes it.
 fn accesses(program: &Program) -> Vec<Vec<Access>> {
-    let written: BTreeMap<&str, Module> = program.shaders.iter().map(|(key, s)| (key.as_str(), Module::read(&s.spirv))).collect();
+    let written: BTreeMap<&str, Module> =
+        program.shaders.iter().map(|(key, s)| (key.as_str(), Module::read(&s.spirv))).collect();
     let mut all = Vec::new();
     for step in &program.plans[0].entries[0].steps {
         let Step::Device(dispatches) = step else { continue };
@@ -67,7 +72,8 @@ fn accesses(program: &Program) -> Vec<Vec<Access>> {
                 module.written,
                 d.writes
             );
-            let (writes, reads) = d.bindings.iter().zip(0u32..).partition::<Vec<_>, _>(|(_, b)| module.written.contains(b));
+            let (writes, reads) =
+                d.bindings.iter().zip(0u32..).partition::<Vec<_>, _>(|(_, b)| module.written.contains(b));
             let regions = |list: Vec<(&nyxc::program::Region, u32)>| list.into_iter().map(|(r, _)| *r).collect();
             Access { what: d.node.clone(), reads: regions(reads), writes: regions(writes), barrier: d.barrier }
         };
@@ -90,7 +96,11 @@ fn check(what: &str, program: &Program) -> (usize, usize) {
         for at in 0..step.len() {
             if step[at].barrier {
                 step[at].barrier = false;
-                assert!(!hazards(&step).is_empty(), "{what}: nothing needs the barrier before dispatch {at}, {}", step[at].what);
+                assert!(
+                    !hazards(&step).is_empty(),
+                    "{what}: nothing needs the barrier before dispatch {at}, {}",
+                    step[at].what
+                );
                 step[at].barrier = true;
                 n_barriers += 1;
             }

@@ -23,7 +23,8 @@ fn read(sizes: &str, body: &str) -> Graph {
     graph.verify().unwrap_or_else(|e| panic!("{e}"));
     // Large constants are printed as their hash.
     let constants: Vec<&Tensor> = graph.order().into_iter().filter_map(|id| graph.node(id).constant()).collect();
-    let source = |hash: &str, _: &TensorType| constants.iter().find(|t| t.hash().to_string() == hash).map(|t| (*t).clone());
+    let source =
+        |hash: &str, _: &TensorType| constants.iter().find(|t| t.hash().to_string() == hash).map(|t| (*t).clone());
     assert_eq!(text::parse(&graph.to_string(), &registry(), &source).unwrap(), graph);
     graph
 }
@@ -51,7 +52,11 @@ fn random(ty: &TensorType, mut state: u64) -> Tensor {
     };
     let n = dims.iter().product();
     match ty.dtype.class() {
-        Class::Float => Tensor::from_f32s(ty.dtype, &dims, &(0..n).map(|_| (next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect::<Vec<_>>()),
+        Class::Float => Tensor::from_f32s(
+            ty.dtype,
+            &dims,
+            &(0..n).map(|_| (next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect::<Vec<_>>(),
+        ),
         _ => Tensor::from_i64s(ty.dtype, &dims, &(0..n).map(|_| (next() & 3) as i64).collect::<Vec<_>>()),
     }
     .unwrap()
@@ -71,10 +76,20 @@ fn distance(given: &[Tensor], expected: &[Tensor]) -> f64 {
     let one = |(given, expected): (&Tensor, &Tensor)| {
         assert_eq!(given.ty(), expected.ty());
         let pairs: Vec<(f64, f64)> = match given.dtype().class() {
-            Class::Float => {
-                given.to_f32s().unwrap().iter().zip(expected.to_f32s().unwrap().iter()).map(|(a, b)| (f64::from(*a), f64::from(*b))).collect()
-            }
-            _ => given.to_i64s().unwrap().iter().zip(&expected.to_i64s().unwrap()).map(|(a, b)| (*a as f64, *b as f64)).collect(),
+            Class::Float => given
+                .to_f32s()
+                .unwrap()
+                .iter()
+                .zip(expected.to_f32s().unwrap().iter())
+                .map(|(a, b)| (f64::from(*a), f64::from(*b)))
+                .collect(),
+            _ => given
+                .to_i64s()
+                .unwrap()
+                .iter()
+                .zip(&expected.to_i64s().unwrap())
+                .map(|(a, b)| (*a as f64, *b as f64))
+                .collect(),
         };
         let norm: f64 = pairs.iter().map(|(_, b)| b * b).sum();
         (pairs.iter().map(|(a, b)| (a - b).powi(2)).sum::<f64>() / norm.max(1e-30)).sqrt()
@@ -97,15 +112,22 @@ fn check(ranges: &[(&str, i64, i64)], body: &str, sizes: &[At], policies: &[(&st
         let mut bytes = Vec::new();
         file::write(&program, &mut bytes).unwrap();
         let mut on_cpu = Session::load(bytes.clone(), DeviceChoice::Cpu).unwrap();
-        let contexts: Vec<VkContext> = devices.iter().take(1).map(|d| VkContext::open(d.index, &target.features, &options).unwrap()).collect();
-        let mut sessions: Vec<Session> =
-            contexts.iter().map(|c| Session::on(file::read(std::sync::Arc::new(bytes.clone())).unwrap(), c).unwrap()).collect();
+        let contexts: Vec<VkContext> =
+            devices.iter().take(1).map(|d| VkContext::open(d.index, &target.features, &options).unwrap()).collect();
+        let mut sessions: Vec<Session> = contexts
+            .iter()
+            .map(|c| Session::on(file::read(std::sync::Arc::new(bytes.clone())).unwrap(), c).unwrap())
+            .collect();
         for at in sizes {
             let inputs = inputs(&graph, at);
             let expected = Reference::new(sized(&graph, at)).run(&inputs).unwrap();
             let what = format!("{policy} at {at:?}");
             let reference = on_cpu.run(&inputs).unwrap_or_else(|e| panic!("{what}: {e}")).outputs;
-            assert!(distance(&reference, &expected) <= bound, "{what} on the CPU: {:e}", distance(&reference, &expected));
+            assert!(
+                distance(&reference, &expected) <= bound,
+                "{what} on the CPU: {:e}",
+                distance(&reference, &expected)
+            );
             let given = |name: &str| at.iter().find(|(own, _)| *own == name).map(|(_, n)| *n);
             // Sizes that data tell keep their ranges.
             let exact: Vec<(&str, i64, i64)> =
@@ -125,7 +147,13 @@ fn check(ranges: &[(&str, i64, i64)], body: &str, sizes: &[At], policies: &[(&st
 }
 
 const F32: &[(&str, f64)] = &[("uniform:f32", 1e-6)];
-const ALL: &[(&str, f64)] = &[("uniform:f32", 1e-6), ("uniform:f16", 5e-3), ("uniform:w8a16", 5e-2), ("uniform:w4a32", 0.5), ("uniform:w8a8", 5e-2)];
+const ALL: &[(&str, f64)] = &[
+    ("uniform:f32", 1e-6),
+    ("uniform:f16", 5e-3),
+    ("uniform:w8a16", 5e-2),
+    ("uniform:w4a32", 0.5),
+    ("uniform:w8a8", 5e-2),
+];
 
 #[test]
 fn products_normalisation_and_softmax_in_every_kind_of_format() {
@@ -140,7 +168,12 @@ fn products_normalisation_and_softmax_in_every_kind_of_format() {
   %y = mat_mul(%p, %n) : f32[1,seq,64]
   output %y
 ";
-    check(&[("seq", 1, 70)], &body.replace("mat_mul", "matmul"), &[&[("seq", 1)], &[("seq", 5)], &[("seq", 70)], &[("seq", 64)], &[("seq", 1)]], ALL);
+    check(
+        &[("seq", 1, 70)],
+        &body.replace("mat_mul", "matmul"),
+        &[&[("seq", 1)], &[("seq", 5)], &[("seq", 70)], &[("seq", 64)], &[("seq", 1)]],
+        ALL,
+    );
 }
 
 #[test]
@@ -158,13 +191,20 @@ fn a_table_that_is_looked_up_and_multiplied_with_is_stored_once() {
     };
     let numbers: Vec<String> = (0..1200 * 64).map(|i| format!("{}.0", (i * 37 + i / 64 * 11) % 23 - 11)).collect();
     let plain = format!("  %w = const [{}] : f32[1200,64]\n", numbers.join(","));
-    let halves = format!("  %h = const [{}] : f16[1200,64]\n  %w = cast(%h) {{to=f32}} : f32[1200,64]\n", numbers.join(","));
+    let halves =
+        format!("  %h = const [{}] : f16[1200,64]\n  %w = cast(%h) {{to=f32}} : f32[1200,64]\n", numbers.join(","));
     let (ranges, sizes): (_, [At; 3]) = ([("seq", 1, 9)], [&[("seq", 1)], &[("seq", 9)], &[("seq", 4)]]);
     let lavapipe = Target::shipped("lavapipe").unwrap();
     for body in [body(&plain), body(&halves)] {
         check(&ranges, &body, &sizes, ALL);
         let graph = read(&where_(&ranges), &body);
-        for (policy, bits) in [("uniform:f32", 32), ("uniform:f16", 16), ("uniform:w16a32", 16), ("uniform:w8a32", 9), ("uniform:w4a16", 5)] {
+        for (policy, bits) in [
+            ("uniform:f32", 32),
+            ("uniform:f16", 16),
+            ("uniform:w16a32", 16),
+            ("uniform:w8a32", 9),
+            ("uniform:w4a16", 5),
+        ] {
             let planned = compiled(&graph, policy, &lavapipe).plans[0].planned_peak_bytes;
             // Beside the table: 9 rows of results, and parameters.
             assert!(planned < 1200 * 64 * bits / 8 + (64 << 10), "{policy}: {planned}");
@@ -185,7 +225,12 @@ fn a_cache_grows_by_what_is_new_from_nothing_on() {
   output %y
   output %k as \"present\"
 ";
-    let sizes: &[At] = &[&[("past", 0), ("seq", 3)], &[("past", 3), ("seq", 1)], &[("past", 40), ("seq", 17)], &[("past", 4), ("seq", 1)]];
+    let sizes: &[At] = &[
+        &[("past", 0), ("seq", 3)],
+        &[("past", 3), ("seq", 1)],
+        &[("past", 40), ("seq", 17)],
+        &[("past", 4), ("seq", 1)],
+    ];
     check(&[("past", 0, 40), ("seq", 1, 17)], body, sizes, &ALL[..2]);
 }
 
@@ -202,7 +247,8 @@ fn images_of_any_height_and_width() {
   %y = mul(%m, %g) : f32[n,8,8*h,floordiv(w-3,4)+1]
   output %y
 ";
-    let sizes: &[At] = &[&[("n", 1), ("h", 1), ("w", 7)], &[("n", 3), ("h", 2), ("w", 40)], &[("n", 2), ("h", 1), ("w", 33)]];
+    let sizes: &[At] =
+        &[&[("n", 1), ("h", 1), ("w", 7)], &[("n", 3), ("h", 2), ("w", 40)], &[("n", 2), ("h", 1), ("w", 33)]];
     check(&[("n", 1, 3), ("h", 1, 2), ("w", 5, 40)], body, sizes, &ALL[..2]);
 }
 
@@ -252,12 +298,14 @@ fn what_needs_its_sizes_to_be_written_out_runs_on_the_host() {
     check(&[("seq", 1, 9)], body, &[&[("seq", 1)], &[("seq", 9)], &[("seq", 4)]], F32);
     let graph = read(&where_(&[("seq", 1, 9)]), body);
     let program = compiled(&graph, "uniform:f32", &Target::shipped("lavapipe").unwrap());
-    let hosts = program.plans[0].entries[0].steps.iter().filter(|step| matches!(step, nyxc::program::Step::Host(_))).count();
+    let hosts =
+        program.plans[0].entries[0].steps.iter().filter(|step| matches!(step, nyxc::program::Step::Host(_))).count();
     assert_eq!(hosts, 1);
     // More steps than are written out, known or not.
     check(&[("seq", 1, 1100)], body, &[&[("seq", 1)], &[("seq", 1100)]], F32);
     let graph = read("", &body.replace("seq", "1100"));
-    let mut session = Session::of(compiled(&graph, "uniform:f32", &Target::shipped("lavapipe").unwrap()), DeviceChoice::Cpu).unwrap();
+    let mut session =
+        Session::of(compiled(&graph, "uniform:f32", &Target::shipped("lavapipe").unwrap()), DeviceChoice::Cpu).unwrap();
     let inputs = inputs(&graph, &[]);
     assert_eq!(session.run(&inputs).unwrap().outputs, Reference::new(graph).run(&inputs).unwrap());
     // Its type rule reads a constant of ten elements.
@@ -276,7 +324,10 @@ fn products_of_codes_take_any_size_on_the_device() {
     let on_device = |ranges: &[(&str, i64, i64)], body: &str, sizes: &[At]| {
         check(ranges, body, sizes, F32);
         let program = compiled(&read(&where_(ranges), body), "uniform:f32", &Target::shipped("lavapipe").unwrap());
-        assert!(!program.plans[0].entries[0].steps.iter().any(|step| matches!(step, nyxc::program::Step::Host(_))), "{body}");
+        assert!(
+            !program.plans[0].entries[0].steps.iter().any(|step| matches!(step, nyxc::program::Step::Host(_))),
+            "{body}"
+        );
     };
     let codes = |n: usize| (0..n).map(|i| (i * 89 % 251).to_string()).collect::<Vec<_>>().join(",");
     let dynamic = format!(
@@ -294,7 +345,11 @@ fn products_of_codes_take_any_size_on_the_device() {
 ",
         codes(900)
     );
-    on_device(&[("b", 1, 3), ("s", 1, 9)], &dynamic, &[&[("b", 1), ("s", 1)], &[("b", 3), ("s", 9)], &[("b", 2), ("s", 4)]]);
+    on_device(
+        &[("b", 1, 3), ("s", 1, 9)],
+        &dynamic,
+        &[&[("b", 1), ("s", 1)], &[("b", 3), ("s", 9)], &[("b", 2), ("s", 4)]],
+    );
     let convolved = format!(
         "  %x = input : u8[n,40,h,w]
   %k = const [{}] : u8[2,40,3,3]
@@ -332,7 +387,11 @@ fn products_of_codes_take_any_size_on_the_device() {
 ",
         codes(48)
     );
-    on_device(&[("b", 1, 3), ("s", 1, 9)], &blocks, &[&[("b", 1), ("s", 1)], &[("b", 3), ("s", 9)], &[("b", 2), ("s", 4)]]);
+    on_device(
+        &[("b", 1, 3), ("s", 1, 9)],
+        &blocks,
+        &[&[("b", 1), ("s", 1)], &[("b", 3), ("s", 9)], &[("b", 2), ("s", 4)]],
+    );
 }
 
 #[test]
@@ -357,7 +416,8 @@ fn extremes_of_nothing_are_those_of_the_type() {
     let cpu = (Target::shipped("lavapipe").unwrap(), DeviceChoice::Cpu);
     let device = devices().unwrap().first().map(|d| (d.target.clone(), DeviceChoice::Index(d.index)));
     for (target, choice) in [Some(cpu), device].into_iter().flatten() {
-        let outputs = Session::of(compiled(&graph, "uniform:f32", &target), choice).unwrap().run(&none).unwrap().outputs;
+        let outputs =
+            Session::of(compiled(&graph, "uniform:f32", &target), choice).unwrap().run(&none).unwrap().outputs;
         assert_eq!(outputs[0].to_i64s().unwrap(), [i64::from(i32::MIN); 3]);
         assert_eq!(outputs[1].to_i64s().unwrap(), [255; 3]);
         assert_eq!(outputs[2].to_f32s().unwrap().as_ref(), [f32::NEG_INFINITY; 3]);
@@ -400,7 +460,10 @@ fn what_holds_at_some_sizes_alone_is_refused() {
             "  %q = input : f32[1,2,3,4]\n  %k = input : f32[1,2,n,4]\n  %v = input : f32[1,2,n,4]\n  %m = input : f32[3,2]\n  %y = attention(%q, %k, %v, %m) : f32[1,2,3,4]\n",
             "operand 3 is f32[3,2], expected at most as many keys as there are, n, at all sizes",
         ),
-        ("  %x = input : f32[2,3]\n  %i = input : i64[n,1]\n  %y = gather_elements(%x, %i) {axis=1} : f32[n,1]\n", "none longer but axis 1"),
+        (
+            "  %x = input : f32[2,3]\n  %i = input : i64[n,1]\n  %y = gather_elements(%x, %i) {axis=1} : f32[n,1]\n",
+            "none longer but axis 1",
+        ),
     ] {
         let error = refused(body);
         assert!(error.contains(because), "{error}");
@@ -436,7 +499,8 @@ fn shapes_out_of_range_or_that_contradict_each_other_are_refused_with_the_number
   output %z
 ",
     );
-    let mut session = Session::of(compiled(&graph, "uniform:f32", &Target::shipped("lavapipe").unwrap()), DeviceChoice::Cpu).unwrap();
+    let mut session =
+        Session::of(compiled(&graph, "uniform:f32", &Target::shipped("lavapipe").unwrap()), DeviceChoice::Cpu).unwrap();
     let tensor = |n: usize| Tensor::from_f32s(DType::F32, &[n, 2], &vec![1.0; n * 2]).unwrap();
     assert!(session.run(&[tensor(5), tensor(3), tensor(2)]).is_ok());
     for (shapes, expected) in [
@@ -470,7 +534,8 @@ fn sizes_that_data_tell_reach_kernels_and_lists_that_are_counted() {
     let sizes: [At; 5] = [&[("seq", 5)], &[("seq", 70)], &[("seq", 1)], &[("seq", 33)], &[("seq", 70)]];
     check(&[("kept", 0, 70), ("seq", 1, 70)], body, &sizes, ALL);
     let graph = read(&where_(&[("kept", 0, 70), ("seq", 1, 70)]), body);
-    let place = |order: &[nyxc::ir::NodeId], name: &str| order.iter().position(|id| graph.node(*id).name == name).unwrap();
+    let place =
+        |order: &[nyxc::ir::NodeId], name: &str| order.iter().position(|id| graph.node(*id).name == name).unwrap();
     for order in [graph.order(), graph.file_order()] {
         assert!(place(&order, "rows") < place(&order, "n") && place(&order, "rows") < place(&order, "i"), "{graph}");
     }
@@ -508,7 +573,8 @@ fn keys_beyond_a_mask_are_masked_out_at_every_size() {
         let long = of(&all, 9);
         for keys in &mut all[1..3] {
             let (dims, values) = (keys.dims(), keys.to_f32s().unwrap().into_owned());
-            let first: Vec<f32> = values.chunks(9 * dims[3]).flat_map(|head| &head[..rows * dims[3]]).copied().collect();
+            let first: Vec<f32> =
+                values.chunks(9 * dims[3]).flat_map(|head| &head[..rows * dims[3]]).copied().collect();
             *keys = Tensor::from_f32s(DType::F32, &[dims[0], dims[1], rows, dims[3]], &first).unwrap();
         }
         assert!(distance(&of(&all, rows as i64), &long) <= 1e-6, "{mask}");
@@ -525,14 +591,19 @@ fn what_tells_a_size_stays_while_the_size_is_used() {
 ";
     let mut graph = read(&where_(&[("k", 0, 12)]), body);
     assert_eq!(graph.remove_dead(), 0);
-    let mut session = Session::of(compiled(&graph, "uniform:f32", &Target::shipped("lavapipe").unwrap()), DeviceChoice::Cpu).unwrap();
+    let mut session =
+        Session::of(compiled(&graph, "uniform:f32", &Target::shipped("lavapipe").unwrap()), DeviceChoice::Cpu).unwrap();
     let x = Tensor::from_f32s(DType::F32, &[4, 3], &[0., 1., 0., 0., -2., 0., f32::NAN, 0., 0., 0., 0., -0.]).unwrap();
     assert_eq!(session.run(&[x]).unwrap().outputs[0].to_i64s().unwrap(), [3]);
-    let mut unused = read(&where_(&[("k", 0, 12)]), &body.replace("  output %y\n", "  %z = relu(%x) : f32[4,3]\n  output %z\n"));
+    let mut unused =
+        read(&where_(&[("k", 0, 12)]), &body.replace("  output %y\n", "  %z = relu(%x) : f32[4,3]\n  output %z\n"));
     assert_eq!(unused.remove_dead(), 3, "{unused}");
     for (text, expected) in [
         (body.replace("f32[4,3]", "f32[4,k]"), "the size \"k\" is told by something else too"),
-        (body.replace("  %n =", "  %more = non_zero(%x) {count=d[k]} : i64[2,k]\n  %n ="), "the size \"k\" is told by something else too"),
+        (
+            body.replace("  %n =", "  %more = non_zero(%x) {count=d[k]} : i64[2,k]\n  %n ="),
+            "the size \"k\" is told by something else too",
+        ),
         (body.replace("count=d[k]", "count=d[2*k]"), "attribute count is [2*k], not one symbol"),
         (
             body.replace("  %places", "  %more = constant_of_shape(%n) : f32[k]\n  %places")

@@ -53,7 +53,11 @@ fn wide(n: usize) -> Vec<u8> {
     for (i, part) in parts.iter().enumerate() {
         let (scale, scaled) = (format!("s{i}"), format!("m{i}"));
         let values: Vec<f32> = (0..WIDTH).map(|j| (i * WIDTH + j + 1) as f32 / (n * WIDTH) as f32).collect();
-        fields.push(if i % 2 == 0 { pb::f32s(&scale, &[WIDTH as i64], &values) } else { pb::f32s(&scale, &[], &values[..1]) });
+        fields.push(if i % 2 == 0 {
+            pb::f32s(&scale, &[WIDTH as i64], &values)
+        } else {
+            pb::f32s(&scale, &[], &values[..1])
+        });
         fields.push(pb::node("Mul", &["x", &scale], &[&scaled], &[]));
         fields.push(pb::node("MatMul", &[&scaled, "w"], &[part], &[]));
     }
@@ -93,13 +97,17 @@ fn operators_of_many_operands_give_what_their_definition_says() {
     for op in ["Sum", "Mean", "Max", "Min"] {
         fields.push([pb::node(op, &all, &[op], &[]), pb::output(op)].concat());
     }
-    let program = compile(&import(&pb::model(fields.concat())), &options(1 << 30), &|_, _, _| {}, &mut |_, _, _| {}).unwrap().program;
+    let program = compile(&import(&pb::model(fields.concat())), &options(1 << 30), &|_, _, _| {}, &mut |_, _, _| {})
+        .unwrap()
+        .program;
     let x = [1.0f32, -2.0, 3.0, 40.0, -50.0, 0.5];
     let value = |i: usize, j: usize| ((i * 5 + j * 3) % 17) as f32 - 8.0;
     let mut inputs = vec![Tensor::from_f32s(DType::F32, &[2, 3], &x).unwrap()];
-    inputs.extend((0..N).map(|i| Tensor::from_f32s(DType::F32, &[3], &[value(i, 0), value(i, 1), value(i, 2)]).unwrap()));
+    inputs
+        .extend((0..N).map(|i| Tensor::from_f32s(DType::F32, &[3], &[value(i, 0), value(i, 1), value(i, 2)]).unwrap()));
     let column = |j: usize| (0..N).map(move |i| value(i, j));
-    let expected = |f: &dyn Fn(f32, usize) -> f32| -> Vec<f32> { x.iter().enumerate().map(|(at, &v)| f(v, at % 3)).collect() };
+    let expected =
+        |f: &dyn Fn(f32, usize) -> f32| -> Vec<f32> { x.iter().enumerate().map(|(at, &v)| f(v, at % 3)).collect() };
     let wanted = [
         expected(&|v, j| v + column(j).sum::<f32>()),
         expected(&|v, j| (v + column(j).sum::<f32>()) / (N + 1) as f32),
@@ -111,7 +119,10 @@ fn operators_of_many_operands_give_what_their_definition_says() {
         assert!(given.host_nodes.is_empty(), "{:?}", given.host_nodes);
         for (given, wanted) in given.outputs.iter().zip(&wanted) {
             let given = given.to_f32s().unwrap();
-            assert!(given.iter().zip(wanted).all(|(g, w)| (g - w).abs() <= 1e-5 * w.abs().max(1.0)), "{given:?} for {wanted:?}");
+            assert!(
+                given.iter().zip(wanted).all(|(g, w)| (g - w).abs() <= 1e-5 * w.abs().max(1.0)),
+                "{given:?} for {wanted:?}"
+            );
         }
     }
 }

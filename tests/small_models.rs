@@ -37,7 +37,11 @@ fn close(given: &[Tensor], expected: &[Tensor], bound: f32, what: &str) {
         assert_eq!(given.ty(), expected.ty(), "{what}");
         let (given, expected) = (given.to_f32s().unwrap(), expected.to_f32s().unwrap());
         let most = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-        let far = given.iter().zip(expected.iter()).map(|(a, b)| (a - b).abs()).fold(0.0f32, |m, d| if d.is_nan() { d } else { m.max(d) });
+        let far = given
+            .iter()
+            .zip(expected.iter())
+            .map(|(a, b)| (a - b).abs())
+            .fold(0.0f32, |m, d| if d.is_nan() { d } else { m.max(d) });
         // Written so that NaN is a fault.
         assert!(far <= bound * most, "{what}: off by {far}, of {most}\n{given:?}\n{expected:?}");
     }
@@ -57,12 +61,14 @@ fn options(graph: &Graph, settings: Settings) -> Compile {
 fn check(body: &str, policy: &str, bound: f32) {
     let graph = text::parse(&format!("graph g onnx\n{body}"), &registry(), &|_, _| None).unwrap();
     graph.verify().unwrap();
-    let inputs: Vec<Tensor> = graph.inputs().iter().enumerate().map(|(i, id)| random(graph.ty(id.out(0)), i as u64 + 1)).collect();
+    let inputs: Vec<Tensor> =
+        graph.inputs().iter().enumerate().map(|(i, id)| random(graph.ty(id.out(0)), i as u64 + 1)).collect();
     let expected = Reference::new(graph.clone()).run(&inputs).unwrap();
     let policy: Policy = policy.parse().unwrap();
     for budget in [1, 1 << 30] {
         let options = options(&graph, Settings { policy, budget_bytes: Some(budget), ..Settings::default() });
-        let compiled = compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{policy}: {e}\n{graph}"));
+        let compiled = compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {})
+            .unwrap_or_else(|e| panic!("{policy}: {e}\n{graph}"));
         assert!(Some(compiled.program.plans[0].planned_peak_bytes) <= options.settings.budget_bytes);
         let program = file::read(std::sync::Arc::new(file::to_bytes(&compiled.program).unwrap())).unwrap();
         let on_cpu = Session::of(program.clone(), DeviceChoice::Cpu).unwrap().run(&inputs).unwrap().outputs;
@@ -75,7 +81,8 @@ fn check(body: &str, policy: &str, bound: f32) {
             let _ = std::io::stderr().write_all(b"SKIPPED: no Vulkan device\n");
         }
         for device in all {
-            let outputs = Session::of(program.clone(), DeviceChoice::Index(device.index)).unwrap().run(&inputs).unwrap().outputs;
+            let outputs =
+                Session::of(program.clone(), DeviceChoice::Index(device.index)).unwrap().run(&inputs).unwrap().outputs;
             close(&outputs, &on_cpu, 1e-5, &format!("{policy} on {}", device.name));
         }
     }
@@ -114,7 +121,9 @@ fn a_type_may_be_taken_from_any_tensor() {
 /// One kernel computes both, and holds integers in 32 bits.
 #[test]
 fn narrow_integers_wrap_in_the_middle_of_an_expression() {
-    for (dtype, text) in [("u8", "[200,3,255]"), ("i8", "[100,-128,3]"), ("u16", "[65535,4,60000]"), ("i16", "[-32768,9,32767]")] {
+    for (dtype, text) in
+        [("u8", "[200,3,255]"), ("i8", "[100,-128,3]"), ("u16", "[65535,4,60000]"), ("i16", "[-32768,9,32767]")]
+    {
         let body = format!(
             "  %x = input : {dtype}[2,3]
   %c = const {text} : {dtype}[3]
@@ -207,7 +216,11 @@ fn models_of_f64_take_what_is_said() {
 
 #[test]
 fn an_output_that_the_last_node_reads_is_still_there() {
-    check("  %x = input : f32[4]\n  %y = relu(%x) : f32[4]\n  %z = neg(%y) : f32[4]\n  output %x\n  output %y\n  output %z\n", "uniform:f32", 0.0);
+    check(
+        "  %x = input : f32[4]\n  %y = relu(%x) : f32[4]\n  %z = neg(%y) : f32[4]\n  output %x\n  output %y\n  output %z\n",
+        "uniform:f32",
+        0.0,
+    );
 }
 
 #[test]
@@ -246,7 +259,11 @@ fn outputs_that_are_constants_take_their_bytes_of_the_budget() {
     check(body, "budget", 0.0);
     check(body, "tiered", 0.0);
     // A cast that no kernel absorbs.
-    check("  %x = input : bf16[33]\n  %a = const [0] : i64[1]\n  %y = unsqueeze(%x, %a) : bf16[1,33]\n  output %y\n", "budget", 0.0);
+    check(
+        "  %x = input : bf16[33]\n  %a = const [0] : i64[1]\n  %y = unsqueeze(%x, %a) : bf16[1,33]\n  output %y\n",
+        "budget",
+        0.0,
+    );
 }
 
 #[test]
@@ -263,7 +280,11 @@ fn tensors_without_elements_need_no_bytes() {
 
 #[test]
 fn a_model_without_floats_has_a_certificate_that_reads_back() {
-    check("  %x = input : bool[3,5]\n  %y = input : bool[]\n  %z = equal(%x, %y) : bool[3,5]\n  output %z\n", "budget", 0.0);
+    check(
+        "  %x = input : bool[3,5]\n  %y = input : bool[]\n  %z = equal(%x, %y) : bool[3,5]\n  output %z\n",
+        "budget",
+        0.0,
+    );
 }
 
 #[test]
@@ -279,7 +300,8 @@ fn one_constant_may_be_both_scale_and_bias() {
 #[test]
 fn a_refusal_of_the_simple_rule_names_what_that_rule_needs() {
     // Another mixture of formats than that of a tier takes less.
-    let list = |scale: f32| (0..33).map(|i| format!("{:?}", scale * (i * 7 % 11 - 5) as f32)).collect::<Vec<_>>().join(",");
+    let list =
+        |scale: f32| (0..33).map(|i| format!("{:?}", scale * (i * 7 % 11 - 5) as f32)).collect::<Vec<_>>().join(",");
     let body = format!(
         "  %x = input : f32[17,1]
   %w = const [{}] : f32[1,33]

@@ -25,16 +25,20 @@ fn all() -> Vec<Value> {
 }
 
 fn compiled(case: &Value, policy: &str, budget_bytes: Option<u64>) -> Program {
-    let (graph, _) = import_bytes(&base64(case["model"].as_str().unwrap()), None, &ImportOptions::default(), &registry()).unwrap();
+    let (graph, _) =
+        import_bytes(&base64(case["model"].as_str().unwrap()), None, &ImportOptions::default(), &registry()).unwrap();
     let settings = Settings { policy: policy.parse().unwrap(), budget_bytes, ..Settings::default() };
     let options = Compile { settings, target: device::target(), n_threads: 1 };
-    compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{}: {e}", case["name"])).program
+    compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {})
+        .unwrap_or_else(|e| panic!("{}: {e}", case["name"]))
+        .program
 }
 
 /// Runs every set of inputs; the results' types are ONNX Runtime's, and none is further off than `bound` (relative L2).
 fn check(case: &Value, session: &mut Session, bound: f64, place: &str) {
     for (i, run) in case["runs"].as_array().unwrap().iter().enumerate() {
-        let read = |name: &str| run[name].as_array().unwrap().iter().map(|v| tensor(v).unwrap()).collect::<Vec<Tensor>>();
+        let read =
+            |name: &str| run[name].as_array().unwrap().iter().map(|v| tensor(v).unwrap()).collect::<Vec<Tensor>>();
         let (given, expected) = (session.run(&read("inputs")).unwrap().outputs, read("outputs"));
         assert_eq!(given.len(), expected.len(), "{} {place}", case["name"]);
         for (given, expected) in given.iter().zip(&expected) {
@@ -48,7 +52,11 @@ fn check(case: &Value, session: &mut Session, bound: f64, place: &str) {
             let norm = expected.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>();
             let off = given.iter().zip(expected.iter()).map(|(g, e)| f64::from(g - e).powi(2)).sum::<f64>();
             // Written so that NaN is a fault.
-            assert!(off.sqrt() <= bound * norm.sqrt(), "{what}: relative L2 {}\n{given:?}\n{expected:?}", (off / norm).sqrt());
+            assert!(
+                off.sqrt() <= bound * norm.sqrt(),
+                "{what}: relative L2 {}\n{given:?}\n{expected:?}",
+                (off / norm).sqrt()
+            );
         }
     }
 }
@@ -64,7 +72,12 @@ fn results_are_those_of_onnx_runtime() {
         let bound = case["bound"].as_f64().unwrap();
         check(&case, &mut Session::of(program.clone(), DeviceChoice::Cpu).unwrap(), bound, "on the CPU");
         for device in &devices {
-            check(&case, &mut Session::of(program.clone(), DeviceChoice::Index(device.index)).unwrap(), bound, &device.name);
+            check(
+                &case,
+                &mut Session::of(program.clone(), DeviceChoice::Index(device.index)).unwrap(),
+                bound,
+                &device.name,
+            );
         }
     }
 }
@@ -81,7 +94,11 @@ fn a_quantized_model_keeps_its_codes_and_fits_a_budget() {
         // Rows are padded to words, tensors to the alignment.
         let (least, most) = (codes, codes + scales + codes / 20 + 64 * 8);
         let weights = plan.ledger.weights;
-        assert!((least..=most).contains(&weights), "{}: {weights} bytes of weights, expected {least} to {most}", case["name"]);
+        assert!(
+            (least..=most).contains(&weights),
+            "{}: {weights} bytes of weights, expected {least} to {most}",
+            case["name"]
+        );
         // Each node says what it has; a table that two nodes read is said twice.
         let sum = |of: fn(&NodeReport) -> u64| plan.nodes.iter().map(of).sum::<u64>();
         let n_readers = if case["name"].as_str().unwrap().contains("read twice") { 2 } else { 1 };

@@ -26,7 +26,10 @@ fn errors(checks: &str, spoilt: &str) -> Option<(u64, String)> {
         return None;
     }
     let mut child = child::itself();
-    child.args(["--exact", "run_a_spoilt_program", "--ignored", "--nocapture"]).env("NYXC_VALIDATION", checks).env("NYXC_TEST_SPOILT", spoilt);
+    child
+        .args(["--exact", "run_a_spoilt_program", "--ignored", "--nocapture"])
+        .env("NYXC_VALIDATION", checks)
+        .env("NYXC_TEST_SPOILT", spoilt);
     let output = child.output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if let Some(line) = text.lines().find(|line| line.starts_with("SKIPPED")) {
@@ -89,7 +92,9 @@ fn run_a_spoilt_program() {
     let device = devices().unwrap().remove(0);
     let options = Options { validation: true, cache_dir: None, ..Options::from_env() };
     let mut program = program(if spoilt == "features" { Format::F16 } else { Format::F32 }, &device.target);
-    let Step::Device(dispatches) = &mut program.plans[0].entries[0].steps[0] else { panic!("the model begins on the device") };
+    let Step::Device(dispatches) = &mut program.plans[0].entries[0].steps[0] else {
+        panic!("the model begins on the device")
+    };
     match spoilt.as_str() {
         "barriers" => dispatches.iter_mut().for_each(|d| d.barrier = false),
         // The weights of the first product, of which the shader reads all.

@@ -30,7 +30,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let program = load::program(&args.program)?;
     let entry = run::entry(&program)?;
     let sizes = entry.largest();
-    let inputs: Vec<Tensor> = entry.inputs.iter().enumerate().map(|(i, port)| random(port, &sizes, i as u64)).collect::<Result<_, _>>()?;
+    let inputs: Vec<Tensor> =
+        entry.inputs.iter().enumerate().map(|(i, port)| random(port, &sizes, i as u64)).collect::<Result<_, _>>()?;
     let mut session = Session::of(program, args.device)?;
     session.run(&inputs)?;
     let (mut wall, mut device) = (Vec::new(), Vec::new());
@@ -49,9 +50,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         )
     } else {
         let line = |name: &str, s: &Option<Spread>| {
-            s.as_ref().map_or(String::new(), |s| format!("  {name:7} {:.3} ms (min {:.3}, max {:.3})\n", s.median, s.min, s.max))
+            s.as_ref().map_or(String::new(), |s| {
+                format!("  {name:7} {:.3} ms (min {:.3}, max {:.3})\n", s.median, s.min, s.max)
+            })
         };
-        format!("{}, median of {} runs\n{}{}", session.device(), args.runs, line("wall", &wall), line("device", &device))
+        format!(
+            "{}, median of {} runs\n{}{}",
+            session.device(),
+            args.runs,
+            line("wall", &wall),
+            line("device", &device)
+        )
     };
     write::stdout(&text)?;
     Ok(ExitCode::SUCCESS)

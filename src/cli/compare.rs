@@ -67,7 +67,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let program = load::program(&args.program)?;
     let inputs = run::inputs(&program, &args.inputs)?;
     let entry = run::entry(&program)?;
-    let dims: Vec<_> = entry.inputs.iter().zip(&inputs).flat_map(|(port, tensor)| load::bindings(&port.name, &tensor.ty().shape)).collect();
+    let dims: Vec<_> = entry
+        .inputs
+        .iter()
+        .zip(&inputs)
+        .flat_map(|(port, tensor)| load::bindings(&port.name, &tensor.ty().shape))
+        .collect();
     let (graph, _) = load::model(&args.model, &dims, args.constants.as_deref())?;
     let mut values: BTreeMap<String, (String, Tensor)> = BTreeMap::new();
     let mut keep = |node: &Node, results: &[Tensor]| {
@@ -85,13 +90,16 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         }
     };
     let given = Reference::of(&program, 0)?.run_with(&inputs, &mut measure)?;
-    let outputs: Vec<Distance> =
-        entry.outputs.iter().zip(expected.iter().zip(&given)).filter_map(|(port, (a, b))| distance(&port.name, a, b)).collect();
+    let outputs: Vec<Distance> = entry
+        .outputs
+        .iter()
+        .zip(expected.iter().zip(&given))
+        .filter_map(|(port, (a, b))| distance(&port.name, a, b))
+        .collect();
     // A NaN must not hide behind `f64::max`.
     let worst = outputs.iter().map(|d| d.relative_l2).fold(0.0, |a: f64, b| if b.is_nan() { b } else { a.max(b) });
     let row = |d: &Distance| json!({"name": d.name, "snr_db": d.snr_db, "cosine": d.cosine, "max_error": d.max_error, "relative_l2": d.relative_l2});
-    let told =
-        |o: &Overflow| json!({"node": o.node, "value": o.value, "largest": o.largest, "limit": f32::from(half::f16::MAX), "precision": o.pin()});
+    let told = |o: &Overflow| json!({"node": o.node, "value": o.value, "largest": o.largest, "limit": f32::from(half::f16::MAX), "precision": o.pin()});
     let text = if args.json {
         format!(
             "{:#}\n",
@@ -103,7 +111,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             })
         )
     } else {
-        let line = |d: &Distance| format!("{:9.2} {:10.6} {:11.3e} {:11.3e}  {}\n", d.snr_db, d.cosine, d.max_error, d.relative_l2, d.name);
+        let line = |d: &Distance| {
+            format!("{:9.2} {:10.6} {:11.3e} {:11.3e}  {}\n", d.snr_db, d.cosine, d.max_error, d.relative_l2, d.name)
+        };
         let mut text = String::from("   SNR dB     cosine   max error relative L2  value\n");
         rows.iter().for_each(|d| text += &line(d));
         text += "outputs\n";
@@ -129,12 +139,17 @@ fn overflow(node: &Node, value: &str, reference: Option<&(String, Tensor)>, give
     if given.dtype() != DType::F16 || given.ty().packing.is_some() {
         return None;
     }
-    let largest = |tensor: &Tensor| tensor.to_f32s().ok().map(|all| all.iter().filter(|v| v.is_finite()).fold(0.0f32, |m, v| m.max(v.abs())));
+    let largest = |tensor: &Tensor| {
+        tensor.to_f32s().ok().map(|all| all.iter().filter(|v| v.is_finite()).fold(0.0f32, |m, v| m.max(v.abs())))
+    };
     let (name, largest) = match reference {
         // A model of f16 has no other values.
         Some((_, reference)) if reference.dtype() == DType::F16 => return None,
         Some((name, reference)) => (name.clone(), largest(reference).filter(|&v| v >= BEYOND_F16)?),
-        None => (node.origins().first().unwrap_or(&node.name).clone(), largest(given).filter(|&v| v >= f32::from(half::f16::MAX))?),
+        None => (
+            node.origins().first().unwrap_or(&node.name).clone(),
+            largest(given).filter(|&v| v >= f32::from(half::f16::MAX))?,
+        ),
     };
     Some(Overflow { node: name, value: value.to_owned(), largest })
 }

@@ -85,7 +85,10 @@ pub(super) struct Args {
 }
 
 fn parse_block(text: &str) -> Result<u32, String> {
-    text.parse().ok().filter(|&b| valid_block(b)).ok_or_else(|| format!("{text:?} is no block: a power of two from 16 to 256"))
+    text.parse()
+        .ok()
+        .filter(|&b| valid_block(b))
+        .ok_or_else(|| format!("{text:?} is no block: a power of two from 16 to 256"))
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
@@ -142,7 +145,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         let known = compiled.program.plans.iter().flat_map(|p| &p.nodes).any(|n| n.name == *node);
         eprintln!(
             "nyxc: {}",
-            if known { format!("no pattern nearly matched {node:?}") } else { format!("there is no node {node:?}; `nyxc print MODEL` lists them") }
+            if known {
+                format!("no pattern nearly matched {node:?}")
+            } else {
+                format!("there is no node {node:?}; `nyxc print MODEL` lists them")
+            }
         );
     }
     for why in &compiled.why_not {
@@ -172,7 +179,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         }
         written?;
     }
-    let text = if args.json { format!("{report:#}\n") } else { summary(&compiled, (!args.dry_run).then_some(output.as_path()), seconds) };
+    let text = if args.json {
+        format!("{report:#}\n")
+    } else {
+        summary(&compiled, (!args.dry_run).then_some(output.as_path()), seconds)
+    };
     write::stdout(&text)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -201,7 +212,9 @@ fn target(text: &str) -> Result<Target, Failure> {
         "auto" => match best_device() {
             Ok(Some(device)) => Ok(device.target),
             Ok(None) => {
-                eprintln!("nyxc: no Vulkan device here; compiling for lavapipe, which `nyxc run --device cpu` runs too");
+                eprintln!(
+                    "nyxc: no Vulkan device here; compiling for lavapipe, which `nyxc run --device cpu` runs too"
+                );
                 Target::shipped("lavapipe").map_err(Failure::usage)
             }
             Err(error) => Err(error.into()),
@@ -220,7 +233,11 @@ fn report(compiled: &Compiled, options: &Compile, seconds: f64) -> serde_json::V
     let Some(plan) = compiled.program.plans.first() else { return serde_json::Value::Null };
     let mut certificate = json!(plan.certificate);
     certificate["seconds"] = json!(compiled.solve_time.as_secs_f64());
-    let passes: Vec<_> = compiled.timings.iter().map(|t| json!({"name": t.pass, "ms": t.time.as_secs_f64() * 1e3, "changed": t.changed})).collect();
+    let passes: Vec<_> = compiled
+        .timings
+        .iter()
+        .map(|t| json!({"name": t.pass, "ms": t.time.as_secs_f64() * 1e3, "changed": t.changed}))
+        .collect();
     json!({
         "model": compiled.program.model,
         "target": options.target.name,
@@ -247,8 +264,12 @@ fn summary(compiled: &Compiled, output: Option<&Path>, seconds: f64) -> String {
     }
     let formats: Vec<_> = counts.iter().map(|(format, n)| format!("{format} {n}")).collect();
     let n_host = plan.nodes.iter().filter(|n| n.place == "host").count();
-    let dispatches: usize =
-        plan.entries.iter().flat_map(|e| &e.steps).map(|s| if let crate::program::Step::Device(d) = s { d.len() } else { 0 }).sum();
+    let dispatches: usize = plan
+        .entries
+        .iter()
+        .flat_map(|e| &e.steps)
+        .map(|s| if let crate::program::Step::Device(d) = s { d.len() } else { 0 })
+        .sum();
     let ledger = &plan.ledger;
     let mut text = format!(
         "{} for {}: {} nodes, {dispatches} dispatches, {} kernels, {n_host} nodes on the host\n",

@@ -96,8 +96,12 @@ impl From<ImportError> for Failure {
 impl From<CompileError> for Failure {
     fn from(error: CompileError) -> Failure {
         match error {
-            CompileError::OverBudget(over) => Failure { message: over.to_string(), over: Some(over), ..Failure::new(4, "over_budget", "") },
-            CompileError::Host { ref node, .. } => Failure { node: Some(node.clone()), ..Failure::new(3, "model", error) },
+            CompileError::OverBudget(over) => {
+                Failure { message: over.to_string(), over: Some(over), ..Failure::new(4, "over_budget", "") }
+            }
+            CompileError::Host { ref node, .. } => {
+                Failure { node: Some(node.clone()), ..Failure::new(3, "model", error) }
+            }
             CompileError::Pipeline(error) => error.into(),
             CompileError::Threads(_) => Failure::host(chain(&error)),
             other => Failure::new(3, "compile", chain(&other)),
@@ -109,7 +113,9 @@ impl From<PipelineError> for Failure {
     fn from(error: PipelineError) -> Failure {
         let kind = match &error {
             PipelineError::Unknown { .. } | PipelineError::Absent { .. } => return Failure::usage(&error),
-            PipelineError::Pass { source: crate::passes::PassError::Pin(_), .. } => return Failure::usage(chain(&error)),
+            PipelineError::Pass { source: crate::passes::PassError::Pin(_), .. } => {
+                return Failure::usage(chain(&error));
+            }
             PipelineError::Pass { .. } => "pass",
             PipelineError::Broken { .. } => "bug",
         };

@@ -71,7 +71,8 @@ fn people(document: &Value) -> String {
             out += &format!("  {:8} {} : {}\n", key.trim_end_matches('s'), text(&v["name"]), text(&v["type"]));
         }
     }
-    let ops: Vec<_> = document["operators"].as_object().into_iter().flatten().map(|(k, n)| format!("{k} {n}")).collect();
+    let ops: Vec<_> =
+        document["operators"].as_object().into_iter().flatten().map(|(k, n)| format!("{k} {n}")).collect();
     out += &format!(
         "  operators  {}\n  weights    {}\n  max live   {}\n",
         ops.join(", "),

@@ -54,14 +54,15 @@ pub fn graph(path: &Path, dims: &[DimBinding]) -> Result<Loaded, Failure> {
 /// It cannot be read or is not supported.
 pub fn model(path: &Path, dims: &[DimBinding], constants: Option<&Path>) -> Result<(Graph, ImportReport), Failure> {
     let constants = constants.map(values).transpose()?.unwrap_or_default();
-    import(path, &ImportOptions { dims: dims.to_vec(), constants, ..ImportOptions::default() }, &ops::registry()).map_err(|e| {
-        let is_named = e.is_io() || e.is_usage();
-        let mut failure: Failure = e.into();
-        if !is_named {
-            failure.message = format!("{}: {}", path.display(), failure.message);
-        }
-        failure
-    })
+    import(path, &ImportOptions { dims: dims.to_vec(), constants, ..ImportOptions::default() }, &ops::registry())
+        .map_err(|e| {
+            let is_named = e.is_io() || e.is_usage();
+            let mut failure: Failure = e.into();
+            if !is_named {
+                failure.message = format!("{}: {}", path.display(), failure.message);
+            }
+            failure
+        })
 }
 
 /// Largest array that may become a constant, in bytes: a small file can hold any number of zeros.
@@ -82,7 +83,9 @@ pub fn program(path: &Path) -> Result<Program, Failure> {
     std::fs::File::open(path).map_err(|e| Failure::io(path, e))?;
     if path.extension().is_some_and(|e| e == "onnx") {
         let path = path.display();
-        return Err(Failure::usage(format!("{path} is a model, not a program: compile it first, nyxc compile {path} -o PROGRAM.nyx")));
+        return Err(Failure::usage(format!(
+            "{path} is a model, not a program: compile it first, nyxc compile {path} -o PROGRAM.nyx"
+        )));
     }
     file::open(path).map_err(|e| {
         let mut failure: Failure = e.into();
@@ -97,7 +100,8 @@ pub fn program(path: &Path) -> Result<Program, Failure> {
 /// It does not read.
 pub fn program_graph(program: &Program) -> Result<Graph, Failure> {
     let plan = program.plans.first().ok_or_else(|| Failure::file("the program has no plan"))?;
-    let by_prefix: BTreeMap<String, &Tensor> = program.constants.iter().map(|(hash, tensor)| (hash.to_string(), tensor)).collect();
+    let by_prefix: BTreeMap<String, &Tensor> =
+        program.constants.iter().map(|(hash, tensor)| (hash.to_string(), tensor)).collect();
     let graph = text::parse(&plan.graph, &ops::registry(), &|hash, _| by_prefix.get(hash).map(|t| (*t).clone()))
         .map_err(|e| Failure::file(format!("the graph of plan 0: {e}")))?;
     graph.verify().map_err(|e| Failure::file(format!("the graph of plan 0: {e}")))?;
@@ -118,17 +122,26 @@ fn text_graph(path: &Path) -> Result<Graph, Failure> {
     let source = utf8(path)?;
     let beside = path.with_extension("nyxir.consts.safetensors");
     let consts = match std::fs::read(&beside) {
-        Ok(bytes) => Some(text::Consts::read(std::sync::Arc::new(bytes)).map_err(|e| Failure::file(format!("{}: {e}", beside.display())))?),
+        Ok(bytes) => Some(
+            text::Consts::read(std::sync::Arc::new(bytes))
+                .map_err(|e| Failure::file(format!("{}: {e}", beside.display())))?,
+        ),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
         Err(error) => return Err(Failure::io(&beside, error)),
     };
     let find = |hash: &str, ty: &TensorType| consts.as_ref()?.find(hash, ty);
-    let graph = text::parse(&source, &ops::registry(), &find).map_err(|e| Failure::file(format!("{}: {e}", path.display())))?;
+    let graph =
+        text::parse(&source, &ops::registry(), &find).map_err(|e| Failure::file(format!("{}: {e}", path.display())))?;
     graph.verify().map_err(|e| Failure::file(format!("{}: {e}", path.display())))?;
     Ok(graph)
 }
 
 /// The sizes that an input is bound to by a tensor given for it.
 pub fn bindings(name: &str, shape: &Shape) -> Vec<DimBinding> {
-    shape.0.iter().enumerate().filter_map(|(axis, d)| Some(DimBinding::known(&format!("{name}.{axis}"), d.known()?))).collect()
+    shape
+        .0
+        .iter()
+        .enumerate()
+        .filter_map(|(axis, d)| Some(DimBinding::known(&format!("{name}.{axis}"), d.known()?)))
+        .collect()
 }

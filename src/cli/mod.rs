@@ -71,7 +71,11 @@ impl Command {
             Command::Inspect(args) => args.json,
             Command::Diff(args) => args.json,
             Command::Devices(args) => args.json,
-            Command::Print(_) | Command::Pass(_) | Command::Verify(_) | Command::Targets(_) | Command::Completions(_) => false,
+            Command::Print(_)
+            | Command::Pass(_)
+            | Command::Verify(_)
+            | Command::Targets(_)
+            | Command::Completions(_) => false,
         }
     }
 }

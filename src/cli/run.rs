@@ -54,7 +54,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let wall_ms = start.elapsed().as_secs_f64() * 1e3;
     let names = entry(session.program())?.outputs.iter().map(|p| p.name.clone());
     let mut bytes = std::io::Cursor::new(Vec::new());
-    npz::write(&mut bytes, &names.zip(outcome.outputs.iter().cloned()).collect::<Vec<_>>()).map_err(|e| Failure::io(&args.outputs, e))?;
+    npz::write(&mut bytes, &names.zip(outcome.outputs.iter().cloned()).collect::<Vec<_>>())
+        .map_err(|e| Failure::io(&args.outputs, e))?;
     write::file(&args.outputs, |out| out.write_all(bytes.get_ref()))?;
     if let (Some(path), Some(profile)) = (&args.profile, &outcome.profile) {
         let rows: Vec<_> = profile.iter().map(|(node, ms)| json!({"node": node, "ms": ms})).collect();
@@ -103,13 +104,16 @@ pub(super) fn inputs(program: &Program, path: &Path) -> Result<Vec<Tensor>, Fail
         types.insert(name.to_owned(), ty.clone());
         ports.iter().any(|port| port.name == name && takes(entry, port, &ty.shape))
     };
-    let mut arrays = npz::read(std::io::BufReader::new(file), &mut wants).map_err(|e| Failure::file(format!("{}: {e}", path.display())))?;
+    let mut arrays = npz::read(std::io::BufReader::new(file), &mut wants)
+        .map_err(|e| Failure::file(format!("{}: {e}", path.display())))?;
     ports.iter().map(|port| input(entry, port, &mut arrays, &types, path)).collect()
 }
 
 /// Whether an array of this shape may be the input: what it asks of other inputs is looked at when all are there.
 fn takes(entry: &Entry, port: &Port, shape: &Shape) -> bool {
-    let within = |(dim, given): (&Dim, &Dim)| entry.bounds(dim).zip(given.known()).is_some_and(|((low, high), n)| (low..=high).contains(&n));
+    let within = |(dim, given): (&Dim, &Dim)| {
+        entry.bounds(dim).zip(given.known()).is_some_and(|((low, high), n)| (low..=high).contains(&n))
+    };
     port.shape.len() == shape.rank() && port.shape.iter().zip(&shape.0).all(within)
 }
 
@@ -122,7 +126,8 @@ fn input(
 ) -> Result<Tensor, Failure> {
     let ty = TensorType::new(port.dtype, Shape(port.shape.clone()));
     let is_its = |name: &str| port.shape.iter().any(|dim| dim.told().is_some_and(|symbol| symbol.name() == name));
-    let ranges: Vec<String> = entry.sizes.iter().filter(|s| is_its(&s.name)).map(|s| format!("{} in {}..{}", s.name, s.min, s.max)).collect();
+    let ranges: Vec<String> =
+        entry.sizes.iter().filter(|s| is_its(&s.name)).map(|s| format!("{} in {}..{}", s.name, s.min, s.max)).collect();
     let expected = if ranges.is_empty() { ty.to_string() } else { format!("{ty} with {}", ranges.join(", ")) };
     let given = types.get(&port.name).ok_or_else(|| {
         let names: Vec<_> = types.keys().cloned().collect();

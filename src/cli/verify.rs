@@ -20,7 +20,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         Loaded::Model(..) => "model".to_owned(),
         Loaded::Program(program, _) => {
             program.check().map_err(|e| Failure::file(format!("{}: {e}", args.file.display())))?;
-            format!("program: {} plan(s), {} shaders, {} constants", program.plans.len(), program.shaders.len(), program.constants.len())
+            format!(
+                "program: {} plan(s), {} shaders, {} constants",
+                program.plans.len(),
+                program.shaders.len(),
+                program.constants.len()
+            )
         }
         Loaded::Text(_) => "text".to_owned(),
     };

@@ -32,7 +32,11 @@ pub fn remove_partial_files() {
 pub fn spares<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> Result<(), Failure> {
     let Ok(place) = output.canonicalize() else { return Ok(()) };
     match inputs.into_iter().find(|input| input.canonicalize().is_ok_and(|input| input == place)) {
-        Some(input) => Err(Failure::usage(format!("{}: would be written over {}, which is read", output.display(), input.display()))),
+        Some(input) => Err(Failure::usage(format!(
+            "{}: would be written over {}, which is read",
+            output.display(),
+            input.display()
+        ))),
         None => Ok(()),
     }
 }
@@ -50,7 +54,11 @@ pub fn file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
         };
         return write().map_err(|error| Failure::io(path, error));
     }
-    let place = if path.is_symlink() { path.canonicalize().map_err(|error| Failure::io(path, error))? } else { path.to_owned() };
+    let place = if path.is_symlink() {
+        path.canonicalize().map_err(|error| Failure::io(path, error))?
+    } else {
+        path.to_owned()
+    };
     let path = place.as_path();
     let name = path.file_name().ok_or_else(|| Failure::io(path, "is no file name"))?;
     let partial = path.with_file_name(format!(".{}.{}.partial", name.to_string_lossy(), std::process::id()));
@@ -82,7 +90,9 @@ pub fn file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
 /// Standard output cannot be written.
 pub fn stdout(text: &str) -> Result<(), Failure> {
     match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::io(Path::new("standard output"), error)),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::io(Path::new("standard output"), error))
+        }
         _ => Ok(()),
     }
 }

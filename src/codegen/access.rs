@@ -11,7 +11,11 @@ use std::fmt::Write as _;
 
 /// Extensions that the accessors and, where it multiplies f16, the kernel need.
 pub(super) fn extensions(key: &KernelKey, target: &Target) -> Vec<&'static str> {
-    let mut storages = key.present().map(|(_, k)| k.storage).chain(key.expr.iter().flat_map(|e| &e.args).map(|a| a.storage)).chain([key.result]);
+    let mut storages = key
+        .present()
+        .map(|(_, k)| k.storage)
+        .chain(key.expr.iter().flat_map(|e| &e.args).map(|a| a.storage))
+        .chain([key.result]);
     let native = target.features.storage_16bit && storages.any(|s| s == Storage::F16);
     let mut extensions = if native { vec!["GL_EXT_shader_16bit_storage"] } else { Vec::new() };
     if key.flag("half") != 0 {
@@ -35,7 +39,10 @@ pub(super) fn buffers(key: &KernelKey, target: &Target) -> String {
     let mut text = String::new();
     let mut binding = 0;
     let mut buffer = |access: &str, element: &str, name: &str| {
-        let _ = writeln!(text, "layout(set = 0, binding = {binding}, std430) {access}buffer B_{name} {{ {element} d_{name}[]; }};");
+        let _ = writeln!(
+            text,
+            "layout(set = 0, binding = {binding}, std430) {access}buffer B_{name} {{ {element} d_{name}[]; }};"
+        );
         binding += 1;
     };
     for (name, operand) in key.present() {
@@ -68,7 +75,9 @@ pub(super) fn functions(key: &KernelKey, target: &Target) -> String {
         };
         let _ = writeln!(text, "#define HAS_{name} {}\n#define PACKED_{name} {bits}", u32::from(present.is_some()));
         match present {
-            Some(OperandKey { storage: Storage::Packed(packing), scales_apart }) => text += &packed(name, packing, scales_apart),
+            Some(OperandKey { storage: Storage::Packed(packing), scales_apart }) => {
+                text += &packed(name, packing, scales_apart)
+            }
             Some(operand) => text += &load(name, operand.storage, target),
             None => {}
         }
@@ -115,7 +124,9 @@ fn packed(name: &str, packing: Packing, scales_apart: bool) -> String {
     let buffer = if scales_apart { format!("d_{name}_apart") } else { format!("d_{name}") };
     let read = match packing.scale {
         ScaleType::F32 => format!("return uintBitsToFloat({buffer}[p.{name}_scales + s]);"),
-        ScaleType::F16 => format!("vec2 v = unpackHalf2x16({buffer}[p.{name}_scales + (s >> 1)]); return (s & 1u) == 0u ? v.x : v.y;"),
+        ScaleType::F16 => {
+            format!("vec2 v = unpackHalf2x16({buffer}[p.{name}_scales + (s >> 1)]); return (s & 1u) == 0u ? v.x : v.y;")
+        }
         ScaleType::F16Zero => format!("return unpackHalf2x16({buffer}[p.{name}_scales + s]).x;"),
         ScaleType::F32Zero => format!("return uintBitsToFloat({buffer}[p.{name}_scales + 2u * s]);"),
     };
@@ -166,7 +177,8 @@ fn index(name: &str, load: Load) -> String {
 
 fn store(storage: Storage, target: &Target) -> String {
     // Finite values beyond f16's range become its largest; infinities and NaN stay.
-    const SATURATE: &str = "float saturate(float v) { return isinf(v) || isnan(v) ? v : clamp(v, -65504.0, 65504.0); }\n";
+    const SATURATE: &str =
+        "float saturate(float v) { return isinf(v) || isnan(v) ? v : clamp(v, -65504.0, 65504.0); }\n";
     match storage {
         Storage::F32 => "#define T_y float\nvoid st_y(uint i, float v) { d_y[i] = v; }\n".to_owned(),
         Storage::I32 => "#define T_y int\nvoid st_y(uint i, int v) { d_y[i] = v; }\n".to_owned(),

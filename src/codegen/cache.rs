@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Everything that the words depend on besides the text, which the target's features are in. nyxc's version stands for how it calls shaderc.
-const OPTIONS: &str = concat!("vulkan1.1 spirv1.3 performance compute main; shaderc 0.10.1; cache 2; nyxc ", env!("CARGO_PKG_VERSION"));
+const OPTIONS: &str =
+    concat!("vulkan1.1 spirv1.3 performance compute main; shaderc 0.10.1; cache 2; nyxc ", env!("CARGO_PKG_VERSION"));
 
 /// A file is a BLAKE3 hash, of its own name and its words, then the words, little-endian.
 const HASH_BYTES: usize = 32;
@@ -52,8 +53,11 @@ impl Entry {
         let words: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
         let mut bytes = seal(path, &words).as_bytes().to_vec();
         bytes.extend(&words);
-        let beside = path.with_extension(format!("{}.{}.tmp", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
-        let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&beside, bytes)).and_then(|()| std::fs::rename(&beside, path));
+        let beside =
+            path.with_extension(format!("{}.{}.tmp", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+        let written = std::fs::create_dir_all(folder)
+            .and_then(|()| std::fs::write(&beside, bytes))
+            .and_then(|()| std::fs::rename(&beside, path));
         if written.is_err() {
             let _ = std::fs::remove_file(&beside);
         }
@@ -72,6 +76,7 @@ fn folder() -> Option<PathBuf> {
     if let Some(value) = std::env::var_os("NYXC_CACHE") {
         return (!value.is_empty()).then(|| PathBuf::from(value));
     }
-    let base = set("XDG_CACHE_HOME").filter(|p| p.is_absolute()).or_else(|| set("HOME").map(|home| home.join(".cache")))?;
+    let base =
+        set("XDG_CACHE_HOME").filter(|p| p.is_absolute()).or_else(|| set("HOME").map(|home| home.join(".cache")))?;
     Some(base.join("nyxc").join("shaders"))
 }

@@ -12,13 +12,18 @@ pub(super) fn put(key: &KernelKey) -> Result<String, CodegenError> {
     let Some(expr) = &key.expr else {
         return Ok("#define V_OWN T_y\nvoid put(uint i, T_y v) { st_y(i, v); }\n".to_owned());
     };
-    let mut body = Body { classes: Vec::new(), seen: BTreeMap::new(), statements: String::new(), helpers: BTreeSet::new() };
+    let mut body =
+        Body { classes: Vec::new(), seen: BTreeMap::new(), statements: String::new(), helpers: BTreeSet::new() };
     let mut text = String::new();
     match expr.own {
         Some(own) => {
             // Truth values lie as integers outside expressions.
             let (outer, x0) = if own == Value::Bool { ("int", "v != 0") } else { (access::value_type(own), "v") };
-            let _ = writeln!(text, "#define V_OWN {outer}\nvoid put(uint i, {outer} v) {{\n    {} x0 = {x0};", access::value_type(own));
+            let _ = writeln!(
+                text,
+                "#define V_OWN {outer}\nvoid put(uint i, {outer} v) {{\n    {} x0 = {x0};",
+                access::value_type(own)
+            );
             body.classes.push(class(own));
         }
         None => text += "void put(uint i) {\n",

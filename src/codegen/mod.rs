@@ -59,7 +59,9 @@ pub fn compile(key: &KernelKey, target: &Target) -> Result<Shader, CodegenError>
         options.set_optimization_level(shaderc::OptimizationLevel::Performance);
         let compile_error = |source| CodegenError::Compile { kernel: name.clone(), source };
         let Some(compiler) = slot.as_ref() else { return Ok(Vec::new()) };
-        let artifact = compiler.compile_into_spirv(&text, shaderc::ShaderKind::Compute, &name, "main", Some(&options)).map_err(compile_error)?;
+        let artifact = compiler
+            .compile_into_spirv(&text, shaderc::ShaderKind::Compute, &name, "main", Some(&options))
+            .map_err(compile_error)?;
         Ok(artifact.as_binary().to_vec())
     })?;
     entry.write(&spirv);

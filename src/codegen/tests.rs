@@ -18,22 +18,31 @@ fn packings() -> Vec<Storage> {
     let granularities = [Granularity::Block(32), Granularity::Row, Granularity::Tensor];
     let all = [4, 8].into_iter().flat_map(|bits| granularities.into_iter().map(move |g| (bits, g)));
     let scales = [ScaleType::F16, ScaleType::F32, ScaleType::F16Zero, ScaleType::F32Zero];
-    all.flat_map(|(bits, granularity)| scales.map(|scale| Storage::Packed(Packing { bits, granularity, scale }))).collect()
+    all.flat_map(|(bits, granularity)| scales.map(|scale| Storage::Packed(Packing { bits, granularity, scale })))
+        .collect()
 }
 
 /// How an operand of a template may lie.
 fn storages(template: Template, operand: &str) -> Vec<Storage> {
     let floats = vec![Storage::F32, Storage::F16];
-    let activations = vec![Granularity::Row, Granularity::Tensor].into_iter().map(|g| Storage::Packed(Packing::activation(g))).collect();
+    let activations = vec![Granularity::Row, Granularity::Tensor]
+        .into_iter()
+        .map(|g| Storage::Packed(Packing::activation(g)))
+        .collect();
     match (template, operand) {
         (Template::MatmulI8, "a") => activations,
         (Template::ConvI8, "x") => vec![Storage::Packed(Packing::activation(Granularity::Tensor))],
         // Integer products know no zero points.
-        (Template::MatmulI8 | Template::ConvI8, _) => {
-            packings().into_iter().filter(|s| matches!(s, Storage::Packed(packing) if !packing.scale.has_zeros())).collect()
+        (Template::MatmulI8 | Template::ConvI8, _) => packings()
+            .into_iter()
+            .filter(|s| matches!(s, Storage::Packed(packing) if !packing.scale.has_zeros()))
+            .collect(),
+        (Template::ConvDepthwise, "x") => {
+            [floats, vec![Storage::Packed(Packing::activation(Granularity::Tensor))]].concat()
         }
-        (Template::ConvDepthwise, "x") => [floats, vec![Storage::Packed(Packing::activation(Granularity::Tensor))]].concat(),
-        (Template::Matmul | Template::Matvec, "b") | (Template::Conv | Template::ConvDepthwise, "w") => [floats, packings()].concat(),
+        (Template::Matmul | Template::Matvec, "b") | (Template::Conv | Template::ConvDepthwise, "w") => {
+            [floats, packings()].concat()
+        }
         (Template::Gather, "data") => [floats, vec![Storage::I32], packings()].concat(),
         (Template::Gather, _) => vec![Storage::I32],
         (Template::Reduce | Template::Strided | Template::Concat, _) => [floats, vec![Storage::I32]].concat(),
@@ -50,7 +59,11 @@ fn plainest(template: Template) -> KernelKey {
         template,
         operands: table.operands.iter().map(|(name, _)| operand(name)).collect(),
         expr: (template == Template::Pointwise).then_some(expr),
-        result: if template == Template::QuantizePacked { Storage::Packed(Packing::activation(Granularity::Row)) } else { Storage::F32 },
+        result: if template == Template::QuantizePacked {
+            Storage::Packed(Packing::activation(Granularity::Row))
+        } else {
+            Storage::F32
+        },
         flags: table.flags.iter().map(|(flag, values)| (*flag, values[0])).collect(),
         tile: table.tiled.then_some(Tile { m: 32, n: 32, k: 32 }),
     }
@@ -65,7 +78,10 @@ fn keys(template: Template) -> Vec<KernelKey> {
     let plain = plainest(template);
     let mut keys = vec![plain.clone()];
     for (flag, values) in template.table().flags {
-        keys = keys.iter().flat_map(|key| values.iter().map(|v| KernelKey { flags: with(&key.flags, flag, *v), ..key.clone() })).collect();
+        keys = keys
+            .iter()
+            .flat_map(|key| values.iter().map(|v| KernelKey { flags: with(&key.flags, flag, *v), ..key.clone() }))
+            .collect();
     }
     for (at, (name, optional)) in template.table().operands.iter().enumerate() {
         for storage in storages(template, name) {
@@ -94,7 +110,8 @@ fn keys(template: Template) -> Vec<KernelKey> {
         }
     }
     if template.table().tiled {
-        let large: Vec<_> = keys.iter().map(|key| KernelKey { tile: Some(Tile { m: 64, n: 64, k: 16 }), ..key.clone() }).collect();
+        let large: Vec<_> =
+            keys.iter().map(|key| KernelKey { tile: Some(Tile { m: 64, n: 64, k: 16 }), ..key.clone() }).collect();
         keys.extend(large);
     }
     if !matches!(plain.result, Storage::Packed(_)) {
@@ -103,7 +120,8 @@ fn keys(template: Template) -> Vec<KernelKey> {
     if template.table().epilogue {
         let own = (template != Template::Pointwise).then_some(Value::Float);
         let text = if own.is_some() { "relu(add(mul(x0,x1),add(x2,x3)))" } else { "relu(add(mul(x0,x1),x2))" };
-        let args = vec![arg(Load::Scalar), ArgKey { storage: Storage::F16, ..arg(Load::Periodic) }, arg(Load::Strided(3))];
+        let args =
+            vec![arg(Load::Scalar), ArgKey { storage: Storage::F16, ..arg(Load::Periodic) }, arg(Load::Strided(3))];
         keys.push(KernelKey { expr: Some(ExprKey { text: text.to_owned(), own, args, n_numbers: 0 }), ..plain });
     }
     keys
@@ -145,10 +163,22 @@ fn compile_everywhere(keys: &[KernelKey]) -> usize {
             let extra: Vec<_> = asks.capabilities.difference(&allowed).collect();
             assert!(extra.is_empty() && !asks.capabilities.is_empty(), "{key} on {} declares {extra:?}", target.name);
             let (l, size) = (&target.limits, asks.local_size.unwrap());
-            assert!(size.iter().product::<u32>() <= l.max_compute_work_group_invocations, "{key} on {}: {size:?} invocations", target.name);
-            assert!(size.iter().zip(&l.max_compute_work_group_size).all(|(n, most)| n <= most), "{key} on {}: {size:?}", target.name);
+            assert!(
+                size.iter().product::<u32>() <= l.max_compute_work_group_invocations,
+                "{key} on {}: {size:?} invocations",
+                target.name
+            );
+            assert!(
+                size.iter().zip(&l.max_compute_work_group_size).all(|(n, most)| n <= most),
+                "{key} on {}: {size:?}",
+                target.name
+            );
             let shared = asks.shared_bytes;
-            assert!(shared <= u64::from(l.max_compute_shared_memory_size), "{key} on {}: {shared} bytes of shared memory", target.name);
+            assert!(
+                shared <= u64::from(l.max_compute_shared_memory_size),
+                "{key} on {}: {shared} bytes of shared memory",
+                target.name
+            );
         }
     }
     done.len()
@@ -174,15 +204,28 @@ fn every_function_of_expressions_compiles() {
     let mut add = |text: String, value: Value, n: usize, result: Storage| {
         let storage = if value == Value::Float { Storage::F32 } else { Storage::I32 };
         let args = vec![ArgKey { storage, value, load: Load::Same }; n];
-        keys.push(KernelKey { expr: Some(ExprKey { text, own: None, args, n_numbers: 0 }), result, ..plainest(Template::Pointwise) });
+        keys.push(KernelKey {
+            expr: Some(ExprKey { text, own: None, args, n_numbers: 0 }),
+            result,
+            ..plainest(Template::Pointwise)
+        });
     };
-    let classes = [(Value::Float, crate::ir::Class::Float), (Value::Int, crate::ir::Class::Int), (Value::Bool, crate::ir::Class::Bool)];
+    let classes = [
+        (Value::Float, crate::ir::Class::Float),
+        (Value::Int, crate::ir::Class::Int),
+        (Value::Bool, crate::ir::Class::Bool),
+    ];
     for (value, class) in classes {
         let unary = Unary::ALL.iter().map(|f| Expr::unary(*f, Expr::Arg(0)));
         let binary = Binary::ALL.iter().map(|f| Expr::binary(*f, Expr::Arg(0), Expr::Arg(1)));
         for expr in unary.chain(binary) {
             if let Ok(result) = expr.class(&[class, class]) {
-                add(expr.to_string(), value, 2, if result == crate::ir::Class::Float { Storage::F32 } else { Storage::I32 });
+                add(
+                    expr.to_string(),
+                    value,
+                    2,
+                    if result == crate::ir::Class::Float { Storage::F32 } else { Storage::I32 },
+                );
             }
         }
     }
@@ -195,7 +238,10 @@ fn a_key_that_contradicts_its_table_is_refused() {
     let target = Target::shipped("vulkan-min").unwrap();
     let mut key = plainest(Template::Reduce);
     key.flags.insert("kind", 7);
-    assert_eq!(compile(&key, &target).unwrap_err().to_string(), format!("kernel {key}: flag kind is 7, not one of [0, 1, 2, 3, 4]"));
+    assert_eq!(
+        compile(&key, &target).unwrap_err().to_string(),
+        format!("kernel {key}: flag kind is 7, not one of [0, 1, 2, 3, 4]")
+    );
     let mut key = plainest(Template::Concat);
     key.flags.insert("kind", 1);
     assert!(compile(&key, &target).unwrap_err().to_string().ends_with("flag kind is not in the table"));

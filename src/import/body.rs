@@ -65,7 +65,12 @@ impl<'a> Builder<'a> {
     }
 
     /// Imports the bodies of a node as attributes, and adds the values they capture to its operands.
-    pub(super) fn bodies(&mut self, raw: &RawNode, operands: &mut Vec<Option<Known>>, attrs: &mut Attrs) -> Result<(), ImportError> {
+    pub(super) fn bodies(
+        &mut self,
+        raw: &RawNode,
+        operands: &mut Vec<Option<Known>>,
+        attrs: &mut Attrs,
+    ) -> Result<(), ImportError> {
         let mut found = Vec::new();
         raw.graphs.iter().for_each(|(_, body)| free(body, &mut Vec::new(), &mut found));
         let mut captured: Vec<(&str, Known)> = Vec::new();
@@ -85,7 +90,13 @@ impl<'a> Builder<'a> {
     }
 
     /// Imports one body. A size that an iteration changes is not known, whatever it is before the first: found by importing again.
-    fn body(&self, raw: &RawNode, body: &RawGraph, operands: &[Option<Known>], captured: &[(&str, Known)]) -> Result<Graph, ImportError> {
+    fn body(
+        &self,
+        raw: &RawNode,
+        body: &RawGraph,
+        operands: &[Option<Known>],
+        captured: &[(&str, Known)],
+    ) -> Result<Graph, ImportError> {
         let (given, n_first, n_carried) = self.given_types(raw, operands)?;
         let mut types = Vec::with_capacity(body.inputs.len());
         for (at, info) in body.inputs.iter().enumerate() {
@@ -116,9 +127,19 @@ impl<'a> Builder<'a> {
 
     fn body_of(&self, body: &RawGraph, types: &[TensorType], captured: &[(&str, Known)]) -> Result<Graph, ImportError> {
         // Bodies within bodies multiply the repetitions: a small file could keep us busy for years.
-        self.model.n_bodies.set(self.model.n_bodies.get().saturating_add(10).saturating_add(u32::try_from(body.nodes.len()).unwrap_or(u32::MAX)));
+        self.model.n_bodies.set(
+            self.model
+                .n_bodies
+                .get()
+                .saturating_add(10)
+                .saturating_add(u32::try_from(body.nodes.len()).unwrap_or(u32::MAX)),
+        );
         if self.model.n_bodies.get() > MAX_BODIES {
-            return Err(Kind::Form(format!("more than {} imports of subgraphs, or {MAX_BODIES} of their nodes", MAX_BODIES / 10)).into());
+            return Err(Kind::Form(format!(
+                "more than {} imports of subgraphs, or {MAX_BODIES} of their nodes",
+                MAX_BODIES / 10
+            ))
+            .into());
         }
         let mut inner = Builder::new(self.model, &body.name, self.taken, true);
         for (info, ty) in body.inputs.iter().zip(types) {
@@ -138,7 +159,11 @@ impl<'a> Builder<'a> {
     }
 
     /// What the operands say of a body's own inputs, how many of these come before those that iterations carry, and how many are carried.
-    fn given_types(&self, raw: &RawNode, operands: &[Option<Known>]) -> Result<(Vec<Option<TensorType>>, usize, usize), ImportError> {
+    fn given_types(
+        &self,
+        raw: &RawNode,
+        operands: &[Option<Known>],
+    ) -> Result<(Vec<Option<TensorType>>, usize, usize), ImportError> {
         let types = operands.iter().map(|o| o.map(|known| self.ty(known).clone()));
         match raw.key().as_str() {
             "Loop" => {
@@ -151,12 +176,15 @@ impl<'a> Builder<'a> {
                 let mut types: Vec<_> = types.collect();
                 let n_scanned = raw.attrs.int("num_scan_inputs").and_then(|n| usize::try_from(n).ok());
                 let n_states = n_scanned.and_then(|n| types.len().checked_sub(n));
-                let n_states = n_states.ok_or_else(|| Kind::Form(format!("num_scan_inputs is {n_scanned:?} of {} operands", types.len())))?;
+                let n_states = n_states.ok_or_else(|| {
+                    Kind::Form(format!("num_scan_inputs is {n_scanned:?} of {} operands", types.len()))
+                })?;
                 let axes = raw.attrs.ints("scan_input_axes").unwrap_or_default();
                 for (i, ty) in types.iter_mut().skip(n_states).enumerate() {
                     let Some(ty) = ty else { continue };
                     let axis = axes.get(i).copied().unwrap_or(0);
-                    let axis = resolve_axis(axis, ty.shape.rank()).ok_or_else(|| Kind::Form(format!("scan_input_axes has {axis} for {ty}")))?;
+                    let axis = resolve_axis(axis, ty.shape.rank())
+                        .ok_or_else(|| Kind::Form(format!("scan_input_axes has {axis} for {ty}")))?;
                     ty.shape.0.remove(axis);
                 }
                 Ok((types, 0, n_states))
@@ -173,7 +201,8 @@ impl<'a> Builder<'a> {
             let is_single = given.shape.rank() == 0 && declared.is_some_and(|dims| dims.len() == 1);
             return Ok(if is_single { TensorType::new(given.dtype, Shape::of(&[1])) } else { given.clone() });
         }
-        let problem = || Kind::Input { name: info.name.clone(), problem: "has no shape, and its node gives none".to_owned() };
+        let problem =
+            || Kind::Input { name: info.name.clone(), problem: "has no shape, and its node gives none".to_owned() };
         Ok(self.model.symbols.ty(&info.name, info)?.ok_or_else(problem)?)
     }
 }

@@ -7,7 +7,8 @@ use super::read::{RawGraph, RawNode};
 use super::sequence::Bound;
 use super::{body, fold};
 use crate::ir::{
-    AttrFault, Attrs, COUNT, Dim, Graph, Infer, Level, Node, NodeKind, Op, OpError, Registry, Tensor, TensorType, Value, ValueId, next_number,
+    AttrFault, Attrs, COUNT, Dim, Graph, Infer, Level, Node, NodeKind, Op, OpError, Registry, Tensor, TensorType,
+    Value, ValueId, next_number,
 };
 use crate::ops::counted;
 use std::cell::Cell;
@@ -101,7 +102,16 @@ impl<'a> Builder<'a> {
     /// An empty graph.
     pub(super) fn new(model: &'a Model<'a>, name: &str, taken: &'a BTreeSet<String>, is_body: bool) -> Builder<'a> {
         let graph = Graph::new(name, Level::Onnx);
-        Builder { model, graph, pending: Vec::new(), scopes: vec![Scope::default()], taken, counts: BTreeSet::new(), is_body, guards: Vec::new() }
+        Builder {
+            model,
+            graph,
+            pending: Vec::new(),
+            scopes: vec![Scope::default()],
+            taken,
+            counts: BTreeSet::new(),
+            is_body,
+            guards: Vec::new(),
+        }
     }
 
     /// Adds an input.
@@ -134,7 +144,10 @@ impl<'a> Builder<'a> {
                     for (i, &known) in list.iter().enumerate() {
                         let element = format!("{name}.{i}");
                         if raw.outputs.contains(&element) {
-                            return Err(fail(&format!("is a sequence, whose element {element:?} has the name of another output")).into());
+                            return Err(fail(&format!(
+                                "is a sequence, whose element {element:?} has the name of another output"
+                            ))
+                            .into());
                         }
                         let value = self.place(known, u32::MAX);
                         self.graph.add_output(&element, value);
@@ -155,7 +168,8 @@ impl<'a> Builder<'a> {
             }
         }
         if let Some(scope) = self.scopes.last_mut() {
-            scope.later = raw.nodes.iter().flat_map(|n| n.outputs.iter().map(|o| (o.as_str(), n.name.as_str()))).collect();
+            scope.later =
+                raw.nodes.iter().flat_map(|n| n.outputs.iter().map(|o| (o.as_str(), n.name.as_str()))).collect();
         }
         for (index, node) in raw.nodes.iter().enumerate() {
             let order = order.unwrap_or_else(|| u32::try_from(index).unwrap_or(u32::MAX));
@@ -169,7 +183,9 @@ impl<'a> Builder<'a> {
             return Err(Kind::Form("it has neither a name nor an output".to_owned()).into());
         }
         if let Some(tensor) = &raw.constant {
-            let [output] = raw.outputs.as_slice() else { return Err(Kind::Outputs { given: raw.outputs.len(), has: 1 }.into()) };
+            let [output] = raw.outputs.as_slice() else {
+                return Err(Kind::Outputs { given: raw.outputs.len(), has: 1 }.into());
+            };
             let known = self.add_pending(&raw.name, output, tensor.clone(), Some(order));
             return self.define(output, known);
         }
@@ -209,7 +225,13 @@ impl<'a> Builder<'a> {
     }
 
     /// Adds one node of the newest form, or the constants that it computes. Gives the names the file has for its outputs, and the outputs.
-    pub(super) fn add(&mut self, draft: Draft, raw: &RawNode, order: u32, earlier: &[Known]) -> Result<Vec<(String, Known)>, ImportError> {
+    pub(super) fn add(
+        &mut self,
+        draft: Draft,
+        raw: &RawNode,
+        order: u32,
+        earlier: &[Known],
+    ) -> Result<Vec<(String, Known)>, ImportError> {
         let Draft { name, op: key, inputs, outputs, mut attrs } = draft;
         let is_helper = name != raw.name;
         let def = self.model.registry.by_onnx(&key).ok_or(Kind::UnknownOp)?;
@@ -262,7 +284,11 @@ impl<'a> Builder<'a> {
             Some(sizes) => (crate::ops::shape::sizes(sizes, &types), Vec::new()),
             None => (op, operands.into_iter().map(|o| o.map(|known| self.place(known, order))).collect()),
         };
-        let values = outputs.iter().zip(types).enumerate().map(|(i, (output, ty))| Value { name: self.output_name(output, &name, i, is_helper), ty });
+        let values = outputs
+            .iter()
+            .zip(types)
+            .enumerate()
+            .map(|(i, (output, ty))| Value { name: self.output_name(output, &name, i, is_helper), ty });
         let node = Node { order, ..Node::new(&name, NodeKind::Op(op), values.collect()) };
         let id = self.graph.insert(node, &operands);
         Ok(outputs.into_iter().enumerate().map(|(i, output)| (output, Known::Value(id.out(i)))).collect())
@@ -271,7 +297,10 @@ impl<'a> Builder<'a> {
     /// A new size that data tell, `bound` at most.
     fn count(&mut self, value: &str, bound: &Dim) -> Result<Dim, ImportError> {
         if self.is_body {
-            return Err(Kind::Form("the size of its result depends on data, which no subgraph of a loop may have".to_owned()).into());
+            return Err(Kind::Form(
+                "the size of its result depends on data, which no subgraph of a loop may have".to_owned(),
+            )
+            .into());
         }
         let mut name = format!("{value}.count");
         let mut n = 2u64;
@@ -294,7 +323,10 @@ impl<'a> Builder<'a> {
     ) -> Result<T, ImportError> {
         let inputs: Vec<_> = operands.iter().map(|o| o.map(|known| self.ty(known))).collect();
         let consts: Vec<_> = operands.iter().map(|o| o.and_then(|known| self.tensor(known))).collect();
-        let sizes: Vec<_> = operands.iter().map(|o| if let Some(Known::Value(value)) = o { self.graph.sizes(*value) } else { None }).collect();
+        let sizes: Vec<_> = operands
+            .iter()
+            .map(|o| if let Some(Known::Value(value)) = o { self.graph.sizes(*value) } else { None })
+            .collect();
         let infer = Infer { attrs, inputs: &inputs, consts: &consts, sizes: &sizes, n_outputs };
         infer.check_operands().and_then(|()| rule(&infer)).map_err(|source| {
             let symbols = match source {

@@ -29,14 +29,17 @@ impl Files {
     /// Files below `dir`.
     pub(super) fn new(dir: Option<&Path>) -> Result<Files, ImportError> {
         let dir = dir.map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir });
-        let dir = dir.map(|dir| dir.canonicalize().map_err(|source| Kind::Io { path: dir.to_owned(), source })).transpose()?;
+        let dir = dir
+            .map(|dir| dir.canonicalize().map_err(|source| Kind::Io { path: dir.to_owned(), source }))
+            .transpose()?;
         Ok(Files { dir, mapped: BTreeMap::new() })
     }
 
     fn open(&mut self, location: &str) -> Result<Source, String> {
         let dir = self.dir.as_ref().ok_or("the model came without a folder")?;
         let relative = Path::new(location);
-        if location.is_empty() || !relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
+        if location.is_empty() || !relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
+        {
             return Err("only paths inside the model's folder are read".to_owned());
         }
         let path = dir.join(relative).canonicalize().map_err(|e| e.to_string())?;
@@ -106,8 +109,15 @@ impl Files {
             None | Some("") => Ok(None),
             Some(text) => text.parse::<u64>().map(Some).map_err(|_| (key, text.to_owned())),
         };
-        let fail = |offset: u64, problem: String| Kind::External { name: proto.name.clone(), file: file.clone(), offset, needed, problem };
-        let unreadable = |(key, text): (&str, String)| fail(0, format!("its {key} is {text:?}, expected a number of bytes"));
+        let fail = |offset: u64, problem: String| Kind::External {
+            name: proto.name.clone(),
+            file: file.clone(),
+            offset,
+            needed,
+            problem,
+        };
+        let unreadable =
+            |(key, text): (&str, String)| fail(0, format!("its {key} is {text:?}, expected a number of bytes"));
         let offset = number("offset").map_err(unreadable)?.unwrap_or(0);
         let length = number("length").map_err(unreadable)?.unwrap_or(needed);
         if length != needed {
@@ -129,7 +139,8 @@ impl Files {
 fn tensor_type(proto: &TensorProto) -> Result<TensorType, ImportError> {
     let fail = |problem: String| ImportError::from(Kind::Tensor { name: proto.name.clone(), problem });
     let dtype = dtype(proto.data_type).map_err(&fail)?;
-    let dims = proto.dims.iter().map(|&d| usize::try_from(d).map_err(|_| fail(format!("its dimension {d} is no size"))));
+    let dims =
+        proto.dims.iter().map(|&d| usize::try_from(d).map_err(|_| fail(format!("its dimension {d} is no size"))));
     let ty = TensorType::new(dtype, Shape::of(&dims.collect::<Result<Vec<_>, _>>()?));
     match ty.bytes().and_then(|bytes| isize::try_from(bytes).ok()) {
         Some(_) => Ok(ty),

@@ -46,7 +46,10 @@ impl Symbols {
     ///
     /// # Errors
     /// A binding names nothing, or a size that is fixed.
-    pub(super) fn new(inputs: &[&ValueInfoProto], bindings: &[DimBinding]) -> Result<(Symbols, ImportReport), ImportError> {
+    pub(super) fn new(
+        inputs: &[&ValueInfoProto],
+        bindings: &[DimBinding],
+    ) -> Result<(Symbols, ImportReport), ImportError> {
         let mut axes = Vec::new();
         for info in inputs {
             let input = |problem| Kind::Input { name: info.name.clone(), problem };
@@ -61,8 +64,11 @@ impl Symbols {
         }
         let mut symbols = Symbols::default();
         // Ranges first: expressions may name them in any order, those of their own included that no input has.
-        let ranges: BTreeMap<&str, &Dim> =
-            bindings.iter().filter(|b| b.size.told().is_some_and(has_range)).map(|b| (b.name.as_str(), &b.size)).collect();
+        let ranges: BTreeMap<&str, &Dim> = bindings
+            .iter()
+            .filter(|b| b.size.told().is_some_and(has_range))
+            .map(|b| (b.name.as_str(), &b.size))
+            .collect();
         let mut used = BTreeSet::new();
         let mut resolved = Vec::new();
         for binding in bindings {
@@ -73,7 +79,9 @@ impl Symbols {
                 (None, false) => missing = Some(symbol.name().to_owned()),
             });
             if let Some(symbol) = missing {
-                return Err(Kind::FreeSymbol { name: binding.name.clone(), size: binding.size.to_string(), symbol }.into());
+                return Err(
+                    Kind::FreeSymbol { name: binding.name.clone(), size: binding.size.to_string(), symbol }.into()
+                );
             }
             let size = binding.size.substitute(&|symbol| ranges.get(symbol.name()).map(|&dim| dim.clone()));
             let (low, high) = size.bounds();
@@ -103,13 +111,22 @@ impl Symbols {
             match axes.iter().find(|a| a.place() == *name).map(|a| &a.size) {
                 Some(Err(symbol)) => symbol.clone(),
                 Some(Ok(fixed)) if Dim::Known(*fixed) == *size => return Ok(()),
-                Some(Ok(fixed)) => return Err(Kind::FixedDim { name: name.clone(), size: fixed.to_string(), given: size.to_string() }.into()),
+                Some(Ok(fixed)) => {
+                    return Err(Kind::FixedDim {
+                        name: name.clone(),
+                        size: fixed.to_string(),
+                        given: size.to_string(),
+                    }
+                    .into());
+                }
                 None if used.contains(name) => return Ok(()),
                 None => return Err(Kind::UnknownDim { name: name.clone(), available: available(axes) }.into()),
             }
         };
         match self.bound.insert(symbol, size.clone()) {
-            Some(before) if before != *size => Err(Kind::FixedDim { name: name.clone(), size: before.to_string(), given: size.to_string() }.into()),
+            Some(before) if before != *size => {
+                Err(Kind::FixedDim { name: name.clone(), size: before.to_string(), given: size.to_string() }.into())
+            }
             _ => Ok(()),
         }
     }
@@ -118,7 +135,8 @@ impl Symbols {
     /// called a length.
     fn batch(&self, axes: &[Axis<'_>]) -> Option<String> {
         let unbound = |a: &&Axis<'_>| a.size.as_ref().is_err_and(|name| !self.bound.contains_key(name));
-        let first: BTreeSet<&String> = axes.iter().filter(unbound).filter(|a| a.axis == 0).filter_map(|a| a.size.as_ref().err()).collect();
+        let first: BTreeSet<&String> =
+            axes.iter().filter(unbound).filter(|a| a.axis == 0).filter_map(|a| a.size.as_ref().err()).collect();
         let name = first.first().filter(|_| first.len() == 1)?;
         if LENGTHS.iter().any(|word| name.to_ascii_lowercase().contains(word)) {
             return None;
@@ -203,7 +221,10 @@ impl DimBinding {
                 }
                 Dim::ranged(name, min, max)
             }
-            None => crate::ir::text::parse_dim(size).ok().filter(|dim| dim.known().is_none_or(|n| n >= 0)).ok_or_else(refuse)?,
+            None => crate::ir::text::parse_dim(size)
+                .ok()
+                .filter(|dim| dim.known().is_none_or(|n| n >= 0))
+                .ok_or_else(refuse)?,
         };
         Ok(DimBinding { name: name.to_owned(), size })
     }

@@ -14,8 +14,16 @@ const MAX_SIZES: usize = 64;
 const MAX_SYMBOLS: usize = 32;
 
 /// Operators that constants do not determine, or that say how a constant is stored.
-const KEPT: &[&str] =
-    &["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli", "QuantizeLinear", "DequantizeLinear"];
+const KEPT: &[&str] = &[
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+    "Multinomial",
+    "Bernoulli",
+    "QuantizeLinear",
+    "DequantizeLinear",
+];
 
 /// The results of a use of `op`, where they can and should be computed now.
 pub(super) fn constants(
@@ -32,8 +40,13 @@ pub(super) fn constants(
             return Tensor::from_i64s(ty.dtype, &dims, &values).ok().map(|t| vec![t]);
         }
     }
-    let is_fed = operands.iter().zip(data).all(|(operand, data)| operand.is_none() || data.is_some_and(Tensor::is_present));
-    if operands.is_empty() || !is_fed || KEPT.contains(&op.def.onnx) || op.attrs.0.values().any(|a| matches!(a, Attr::Graph(_))) {
+    let is_fed =
+        operands.iter().zip(data).all(|(operand, data)| operand.is_none() || data.is_some_and(Tensor::is_present));
+    if operands.is_empty()
+        || !is_fed
+        || KEPT.contains(&op.def.onnx)
+        || op.attrs.0.values().any(|a| matches!(a, Attr::Graph(_)))
+    {
         return None;
     }
     let n_in = data.iter().flatten().try_fold(0u64, |n, t| n.checked_add(t.ty().shape.n_elems()?))?;
@@ -54,8 +67,11 @@ impl Builder<'_> {
     /// The elements of an integer value, some perhaps symbolic.
     fn elements(&self, known: Known) -> Option<Vec<Dim>> {
         if let Some(tensor) = self.tensor(known) {
-            let is_short = tensor.ty().shape.n_elems().is_some_and(|n| n <= MAX_SIZES as u64) && tensor.ty().shape.rank() <= 1;
-            let values = (is_short && matches!(tensor.dtype().class(), Class::Int | Class::Bool)).then(|| tensor.to_i64s().ok()).flatten()?;
+            let is_short =
+                tensor.ty().shape.n_elems().is_some_and(|n| n <= MAX_SIZES as u64) && tensor.ty().shape.rank() <= 1;
+            let values = (is_short && matches!(tensor.dtype().class(), Class::Int | Class::Bool))
+                .then(|| tensor.to_i64s().ok())
+                .flatten()?;
             return Some(values.into_iter().map(Dim::Known).collect());
         }
         match known {
@@ -67,7 +83,8 @@ impl Builder<'_> {
     /// The elements of the first result, where `op` is arithmetic on sizes. Following them symbolically finds those that do not depend on
     /// what is unknown, as the channels of a shape whose batch is open, and gives all others as expressions.
     pub(super) fn sizes_of(&self, op: &Op, operands: &[Option<Known>], types: &[TensorType]) -> Option<Vec<Dim>> {
-        let ty = types.first().filter(|ty| matches!(ty.dtype.class(), Class::Int | Class::Bool) && ty.shape.rank() <= 1)?;
+        let ty =
+            types.first().filter(|ty| matches!(ty.dtype.class(), Class::Int | Class::Bool) && ty.shape.rank() <= 1)?;
         let operand = |slot: usize| operands.get(slot).copied().flatten();
         let elements = |slot: usize| operand(slot).and_then(|known| self.elements(known));
         let numbers = |slot: usize| elements(slot)?.iter().map(Dim::known).collect::<Option<Vec<i64>>>();
@@ -95,18 +112,22 @@ impl Builder<'_> {
                 let step = if operand(4).is_some() { numbers(4)? } else { vec![1] };
                 let ([start], [end], [1]) = (starts.as_slice(), ends.as_slice(), step.as_slice()) else { return None };
                 let n = data.len() as i64;
-                let bound = |at: i64| usize::try_from(if at < 0 { at.saturating_add(n) } else { at }.clamp(0, n)).unwrap_or(0);
+                let bound =
+                    |at: i64| usize::try_from(if at < 0 { at.saturating_add(n) } else { at }.clamp(0, n)).unwrap_or(0);
                 data.get(bound(*start)..bound(*end).max(bound(*start)))?.to_vec()
             }
             "Concat" => {
                 let parts: Option<Vec<_>> = (0..operands.len()).map(elements).collect();
                 parts?.concat()
             }
-            "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Max" | "Min" | "And" | "Or" | "Equal" | "Less" | "LessOrEqual" | "Greater"
-            | "GreaterOrEqual"
+            "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Max" | "Min" | "And" | "Or" | "Equal" | "Less" | "LessOrEqual"
+            | "Greater" | "GreaterOrEqual"
                 if operands.len() == 2 && (op.def.onnx != "Mod" || op.attrs.int("fmod").unwrap_or(0) == 0) =>
             {
-                pairs(&elements(0)?, &elements(1)?)?.iter().map(|(a, b)| binary(op.def.onnx, a, b)).collect::<Option<_>>()?
+                pairs(&elements(0)?, &elements(1)?)?
+                    .iter()
+                    .map(|(a, b)| binary(op.def.onnx, a, b))
+                    .collect::<Option<_>>()?
             }
             "Neg" => elements(0)?.iter().map(|a| &Dim::Known(0) - a).collect(),
             "Not" => elements(0)?.iter().map(|a| &Dim::Known(1) - a).collect(),
@@ -129,9 +150,12 @@ impl Builder<'_> {
             dim.for_each_symbol(&mut |_| n += 1);
             n <= MAX_SYMBOLS
         };
-        let fits = sizes.iter().all(is_simple) && ty.shape.n_elems() == Some(sizes.len() as u64) && sizes.len() <= MAX_SIZES;
+        let fits =
+            sizes.iter().all(is_simple) && ty.shape.n_elems() == Some(sizes.len() as u64) && sizes.len() <= MAX_SIZES;
         // Constants alone are left to the operator's own reference.
-        let is_needed = op.def.onnx == "Shape" || op.def.onnx == "Size" || operands.iter().flatten().any(|&known| self.tensor(known).is_none());
+        let is_needed = op.def.onnx == "Shape"
+            || op.def.onnx == "Size"
+            || operands.iter().flatten().any(|&known| self.tensor(known).is_none());
         (fits && is_needed).then_some(sizes)
     }
 

@@ -20,11 +20,17 @@ type Partial = (usize, Known);
 impl<'a> Builder<'a> {
     /// The outputs of a Gradient.
     pub(super) fn gradient(&mut self, raw: &'a RawNode, order: u32) -> Result<Vec<Bound>, ImportError> {
-        let names = |attr: &str| if let Some(Attr::Strs(names)) = raw.attrs.get(attr) { names.clone() } else { Vec::new() };
+        let names =
+            |attr: &str| if let Some(Attr::Strs(names)) = raw.attrs.get(attr) { names.clone() } else { Vec::new() };
         let (xs, zs) = (names("xs"), names("zs"));
         let y = raw.attrs.str("y").ok_or_else(|| form("attribute y is missing"))?;
         if xs.is_empty() || raw.inputs.len() != xs.len() + zs.len() {
-            return Err(form(format!("{} operands where xs and zs name {} and {} values", raw.inputs.len(), xs.len(), zs.len())));
+            return Err(form(format!(
+                "{} operands where xs and zs name {} and {} values",
+                raw.inputs.len(),
+                xs.len(),
+                zs.len()
+            )));
         }
         let mut independent = Vec::with_capacity(raw.inputs.len());
         for (slot, name) in xs.iter().chain(&zs).enumerate() {
@@ -37,7 +43,9 @@ impl<'a> Builder<'a> {
             match named {
                 Known::Value(value) => independent.push(value),
                 // What was computed of constants is a constant, and no longer says of which.
-                Known::Pending(_) if slot < xs.len() => return Err(form(format!("{name:?} is a constant: make it an input of the model"))),
+                Known::Pending(_) if slot < xs.len() => {
+                    return Err(form(format!("{name:?} is a constant: make it an input of the model")));
+                }
                 Known::Pending(_) => {}
             }
         }
@@ -52,7 +60,9 @@ impl<'a> Builder<'a> {
             let depends = self.depending(xs, &stops, &between);
             for &id in between.iter().rev() {
                 // A node of several results is refused, whichever of them gains.
-                let results = (0..self.graph.node(id).outputs.len()).map(|out| id.out(out)).filter(|result| depends.contains(result));
+                let results = (0..self.graph.node(id).outputs.len())
+                    .map(|out| id.out(out))
+                    .filter(|result| depends.contains(result));
                 let Some(gain) = results.into_iter().find_map(|result| gained.remove(&result)) else { continue };
                 let operands = self.graph.operands(id);
                 for (slot, part) in self.partials(raw, id, gain, &depends, order)? {
@@ -118,14 +128,25 @@ impl<'a> Builder<'a> {
         let mut depends: BTreeSet<ValueId> = xs.iter().copied().collect();
         for &id in between {
             if self.graph.operands(id).iter().flatten().any(|operand| depends.contains(operand)) {
-                depends.extend((0..self.graph.node(id).outputs.len()).map(|out| id.out(out)).filter(|value| !stops.contains(value)));
+                depends.extend(
+                    (0..self.graph.node(id).outputs.len())
+                        .map(|out| id.out(out))
+                        .filter(|value| !stops.contains(value)),
+                );
             }
         }
         depends
     }
 
     /// What the operands of a node gain where its result gains `dy`, in the result's shape where they are broadcast.
-    fn partials(&mut self, raw: &RawNode, id: NodeId, dy: Known, depends: &BTreeSet<ValueId>, order: u32) -> Result<Vec<Partial>, ImportError> {
+    fn partials(
+        &mut self,
+        raw: &RawNode,
+        id: NodeId,
+        dy: Known,
+        depends: &BTreeSet<ValueId>,
+        order: u32,
+    ) -> Result<Vec<Partial>, ImportError> {
         let node = self.graph.node(id);
         let Some(op) = node.op() else { return Ok(Vec::new()) };
         let (def, attrs, name) = (op.def, op.attrs.clone(), node.name.clone());
@@ -134,13 +155,19 @@ impl<'a> Builder<'a> {
             return Err(refuse("it has one for a single float result only"));
         }
         let y = Known::Value(id.out(0));
-        let operands: Vec<Option<Known>> = self.graph.operands(id).into_iter().map(|value| value.map(Known::Value)).collect();
-        let wanted = |slot: usize| matches!(operands.get(slot), Some(Some(Known::Value(value))) if depends.contains(value));
-        let operand = |slot: usize| operands.get(slot).copied().flatten().ok_or_else(|| refuse(&format!("operand {slot} is missing")));
+        let operands: Vec<Option<Known>> =
+            self.graph.operands(id).into_iter().map(|value| value.map(Known::Value)).collect();
+        let wanted =
+            |slot: usize| matches!(operands.get(slot), Some(Some(Known::Value(value))) if depends.contains(value));
+        let operand = |slot: usize| {
+            operands.get(slot).copied().flatten().ok_or_else(|| refuse(&format!("operand {slot} is missing")))
+        };
         let mut make = |op: &str, operands: &[Known]| self.made(raw, op, operands, Attrs::new(), order);
         let mut partials = Vec::new();
         match def.onnx {
-            "Add" | "Sum" | "Identity" => partials.extend((0..operands.len()).filter(|&slot| wanted(slot)).map(|slot| (slot, dy))),
+            "Add" | "Sum" | "Identity" => {
+                partials.extend((0..operands.len()).filter(|&slot| wanted(slot)).map(|slot| (slot, dy)))
+            }
             "Sub" => {
                 partials.extend(wanted(0).then_some((0, dy)));
                 if wanted(1) {
@@ -192,14 +219,21 @@ impl<'a> Builder<'a> {
                 for slot in (0..2).filter(|&slot| wanted(slot)) {
                     let mut perm: Vec<i64> = (0..ranks[1 - slot] as i64).collect();
                     perm.swap(ranks[1 - slot] - 2, ranks[1 - slot] - 1);
-                    let other = self.made(raw, "Transpose", &[operand(1 - slot)?], Attrs::new().with_ints("perm", perm), order)?;
+                    let other = self.made(
+                        raw,
+                        "Transpose",
+                        &[operand(1 - slot)?],
+                        Attrs::new().with_ints("perm", perm),
+                        order,
+                    )?;
                     let factors = if slot == 0 { [dy, other] } else { [other, dy] };
                     partials.push((slot, self.made(raw, "MatMul", &factors, Attrs::new(), order)?));
                 }
             }
             "Transpose" => {
                 let rank = self.ty(dy).shape.rank();
-                let perm: Vec<i64> = attrs.ints("perm").map_or_else(|| (0..rank as i64).rev().collect(), <[i64]>::to_vec);
+                let perm: Vec<i64> =
+                    attrs.ints("perm").map_or_else(|| (0..rank as i64).rev().collect(), <[i64]>::to_vec);
                 let mut inverse = vec![0; rank];
                 perm.iter().enumerate().for_each(|(to, from)| inverse[*from as usize] = to as i64);
                 partials.push((0, self.made(raw, "Transpose", &[dy], Attrs::new().with_ints("perm", inverse), order)?));
@@ -208,12 +242,17 @@ impl<'a> Builder<'a> {
                 let x = operand(0)?;
                 let dims = self.ty(x).shape.known().ok_or_else(|| refuse("its sizes must be known"))?;
                 let given = match operands.get(1).copied().flatten() {
-                    Some(axes) => self.tensor(axes).ok_or_else(|| refuse("its axes must be constant"))?.to_i64s().map_err(form)?,
+                    Some(axes) => {
+                        self.tensor(axes).ok_or_else(|| refuse("its axes must be constant"))?.to_i64s().map_err(form)?
+                    }
                     None => Vec::new(),
                 };
                 let all = given.is_empty() && attrs.int("noop_with_empty_axes").unwrap_or(0) == 0;
-                let mut axes =
-                    given.iter().map(|axis| resolve_axis(*axis, dims.len())).collect::<Option<BTreeSet<_>>>().ok_or_else(|| refuse("axes"))?;
+                let mut axes = given
+                    .iter()
+                    .map(|axis| resolve_axis(*axis, dims.len()))
+                    .collect::<Option<BTreeSet<_>>>()
+                    .ok_or_else(|| refuse("axes"))?;
                 if all {
                     axes = (0..dims.len()).collect();
                 }
@@ -238,9 +277,13 @@ impl<'a> Builder<'a> {
         let (own, wanted) = (self.ty(part).shape.clone(), self.ty(like).shape.clone());
         let n_new = own.rank().saturating_sub(wanted.rank());
         let is_new = |axis: &usize| *axis < n_new;
-        let is_spread = |axis: &usize| *axis >= n_new && wanted.0.get(axis - n_new) == Some(&Dim::Known(1)) && own.0[*axis] != Dim::Known(1);
-        let lists: [Vec<i64>; 2] =
-            [(0..own.rank()).filter(is_spread).map(|axis| axis as i64).collect(), (0..own.rank()).filter(is_new).map(|axis| axis as i64).collect()];
+        let is_spread = |axis: &usize| {
+            *axis >= n_new && wanted.0.get(axis - n_new) == Some(&Dim::Known(1)) && own.0[*axis] != Dim::Known(1)
+        };
+        let lists: [Vec<i64>; 2] = [
+            (0..own.rank()).filter(is_spread).map(|axis| axis as i64).collect(),
+            (0..own.rank()).filter(is_new).map(|axis| axis as i64).collect(),
+        ];
         let mut sum = part;
         for (list, keepdims) in lists.into_iter().zip([1, 0]).filter(|(list, _)| !list.is_empty()) {
             let axes = self.integer(raw, DType::I64, &[list.len()], &list, order)?;

@@ -36,8 +36,22 @@ use tract_onnx::pb::ModelProto;
 /// The oldest opset of the default domain that is read. Older ones have shapes and types as attributes of other kinds.
 pub const MIN_OPSET: i64 = 6;
 /// Operators that mean the same in all opsets: a model of nothing else is read whatever its opset.
-const ALWAYS_THE_SAME: &[&str] =
-    &["Abs", "Ceil", "Constant", "Exp", "Floor", "Identity", "Log", "Neg", "Not", "Reciprocal", "Relu", "Sigmoid", "Sqrt", "Tanh"];
+const ALWAYS_THE_SAME: &[&str] = &[
+    "Abs",
+    "Ceil",
+    "Constant",
+    "Exp",
+    "Floor",
+    "Identity",
+    "Log",
+    "Neg",
+    "Not",
+    "Reciprocal",
+    "Relu",
+    "Sigmoid",
+    "Sqrt",
+    "Tanh",
+];
 /// The newest opset of the default domain that is read.
 pub const MAX_OPSET: i64 = 28;
 
@@ -99,7 +113,12 @@ pub fn import(path: &Path, options: &ImportOptions, registry: &Registry) -> Resu
 ///
 /// # Errors
 /// As [`import`].
-pub fn import_bytes(bytes: &[u8], dir: Option<&Path>, options: &ImportOptions, registry: &Registry) -> Result<(Graph, ImportReport), ImportError> {
+pub fn import_bytes(
+    bytes: &[u8],
+    dir: Option<&Path>,
+    options: &ImportOptions,
+    registry: &Registry,
+) -> Result<(Graph, ImportReport), ImportError> {
     if let Some((n, most)) = weigh::excess(bytes) {
         return Err(Kind::Messages { n, most, n_bytes: bytes.len() }.into());
     }
@@ -128,7 +147,8 @@ pub fn import_proto(
     let needs_none = model.graph.as_ref().is_some_and(|g| !g.node.is_empty() && g.node.iter().all(other));
     let opset = *opsets.get("").or(needs_none.then_some(&max)).ok_or(Kind::NoOpset { min, max })?;
     let same = |n: &tract_onnx::pb::NodeProto| ALWAYS_THE_SAME.contains(&n.op_type.as_str());
-    let is_old = (1..min).contains(&opset) && model.graph.as_ref().is_some_and(|g| !g.node.is_empty() && g.node.iter().all(same));
+    let is_old = (1..min).contains(&opset)
+        && model.graph.as_ref().is_some_and(|g| !g.node.is_empty() && g.node.iter().all(same));
     if !(min..=max).contains(&opset) && !is_old {
         return Err(Kind::Opset { found: opset, min, max }.into());
     }
@@ -137,7 +157,8 @@ pub fn import_proto(
         (read::domain(domain).to_owned(), name.to_owned())
     });
     let functions = functions.collect();
-    let mut raw = read::Reader { files: data::Files::new(dir)?, opsets: &opsets }.graph(model.graph.ok_or(Kind::NoGraph)?, 0)?;
+    let mut raw =
+        read::Reader { files: data::Files::new(dir)?, opsets: &opsets }.graph(model.graph.ok_or(Kind::NoGraph)?, 0)?;
     for (name, held) in &options.held {
         sequence::spread_input(&mut raw, name, held)?;
     }
@@ -168,9 +189,16 @@ fn fix_input(raw: &mut read::RawGraph, name: &str, tensor: &Tensor) -> Result<()
     let input = raw.inputs.iter().find(|input| input.name == name);
     let input = input.ok_or_else(|| fail("the model has no such input".to_owned()))?;
     let (dtype, dims) = dims::described(input).map_err(&fail)?;
-    let sizes = dims.iter().flat_map(|dims| dims.iter()).enumerate().map(|(axis, dim)| dims::declared(name, axis, dim).ok()).collect::<Vec<_>>();
+    let sizes = dims
+        .iter()
+        .flat_map(|dims| dims.iter())
+        .enumerate()
+        .map(|(axis, dim)| dims::declared(name, axis, dim).ok())
+        .collect::<Vec<_>>();
     let own = tensor.dims();
-    let differs = dims.is_some() && (sizes.len() != own.len() || sizes.iter().zip(&own).any(|(size, n)| size.is_some_and(|size| size != *n as i64)));
+    let differs = dims.is_some()
+        && (sizes.len() != own.len()
+            || sizes.iter().zip(&own).any(|(size, n)| size.is_some_and(|size| size != *n as i64)));
     if dtype != tensor.dtype() || tensor.ty().packing.is_some() || differs {
         return Err(fail(format!("{} given, the input is {dtype} of another type or shape", tensor.ty())));
     }

@@ -100,7 +100,13 @@ impl Draft {
     }
 
     fn helper(&self, op: &str, suffix: &str, inputs: Vec<In>, attrs: Attrs) -> Draft {
-        Draft { name: format!("{}.{suffix}", self.name), op: op.to_owned(), inputs, outputs: vec![String::new()], attrs }
+        Draft {
+            name: format!("{}.{suffix}", self.name),
+            op: op.to_owned(),
+            inputs,
+            outputs: vec![String::new()],
+            attrs,
+        }
     }
 
     fn input(&self, slot: usize) -> In {
@@ -166,8 +172,11 @@ impl Draft {
     /// A float as a scalar of the type of operand 0.
     fn scalar_like(&self, suffix: &'static str, value: f32, facts: &dyn Facts) -> Result<In, Refusal> {
         let dtype = self.ty(0, facts)?.dtype;
-        let tensor =
-            if dtype.class() == Class::Int { Tensor::from_i64s(dtype, &[], &[value as i64]) } else { Tensor::from_f32s(dtype, &[], &[value]) };
+        let tensor = if dtype.class() == Class::Int {
+            Tensor::from_i64s(dtype, &[], &[value as i64])
+        } else {
+            Tensor::from_f32s(dtype, &[], &[value])
+        };
         constant(suffix, tensor)
     }
 
@@ -192,7 +201,8 @@ pub(super) fn normalize(mut draft: Draft, opset: i64, facts: &dyn Facts) -> Resu
             && let Some(number) = draft.take_int(attr)?
             && number != 0
         {
-            let dtype = i32::try_from(number).map_err(|_| format!("attribute {attr} is {number}")).and_then(data::dtype)?;
+            let dtype =
+                i32::try_from(number).map_err(|_| format!("attribute {attr} is {number}")).and_then(data::dtype)?;
             draft.attrs.0.insert((*attr).to_owned(), Attr::DType(dtype));
         }
     }
@@ -206,8 +216,8 @@ pub(super) fn normalize(mut draft: Draft, opset: i64, facts: &dyn Facts) -> Resu
         "GroupNormalization" if opset < 21 => return per_channel(draft, facts),
         "Squeeze" | "Unsqueeze" if opset < 13 => draft.ints_to_input("axes", 1)?,
         "ReduceSum" if opset < 13 => draft.ints_to_input("axes", 1)?,
-        "ReduceL1" | "ReduceL2" | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceMax" | "ReduceMean" | "ReduceMin" | "ReduceProd"
-        | "ReduceSumSquare"
+        "ReduceL1" | "ReduceL2" | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceMax" | "ReduceMean" | "ReduceMin"
+        | "ReduceProd" | "ReduceSumSquare"
             if opset < 18 =>
         {
             draft.ints_to_input("axes", 1)?;
@@ -265,7 +275,9 @@ pub(super) fn normalize(mut draft: Draft, opset: i64, facts: &dyn Facts) -> Resu
                 draft.attrs = draft.attrs.with_str("mode", mode);
             }
         }
-        "RoiAlign" if opset < 16 => draft.attrs = draft.attrs.with_str("coordinate_transformation_mode", "output_half_pixel"),
+        "RoiAlign" if opset < 16 => {
+            draft.attrs = draft.attrs.with_str("coordinate_transformation_mode", "output_half_pixel")
+        }
         "Scan" if opset < 9 => return Err("the batched Scan of opset 8 is not supported".to_owned()),
         _ => {}
     }
@@ -283,13 +295,18 @@ fn before_7(draft: &mut Draft, facts: &dyn Facts) -> Result<Option<Draft>, Refus
             let (rank, own) = (a.shape.rank(), b.shape.rank());
             let Some(axis) = axis.filter(|_| is_broadcast) else { return Ok(None) };
             let axis = a.shape.axis(axis).ok_or_else(|| format!("axis {axis} of {a}"))?;
-            let after = rank.checked_sub(axis + own).ok_or_else(|| format!("axis {axis} leaves no room in {a} for {b}"))?;
+            let after =
+                rank.checked_sub(axis + own).ok_or_else(|| format!("axis {axis} leaves no room in {a} for {b}"))?;
             columns(draft, own, after)
         }
         // One slope for each channel, which is axis 1.
         "PRelu" => {
             let (x, slope) = (draft.ty(0, facts)?, draft.ty(1, facts)?);
-            let after = if slope.shape.rank() == 1 && slope.shape.n_elems() != Some(1) { x.shape.rank().saturating_sub(2) } else { 0 };
+            let after = if slope.shape.rank() == 1 && slope.shape.n_elems() != Some(1) {
+                x.shape.rank().saturating_sub(2)
+            } else {
+                0
+            };
             columns(draft, 1, after)
         }
         "Gemm" => {
@@ -317,7 +334,8 @@ fn columns(draft: &mut Draft, rank: usize, after: usize) -> Result<Option<Draft>
 
 /// Removes attributes that `def` does not know where they mean nothing.
 pub(super) fn drop_neutral(def: &OpDef, attrs: &mut Attrs) {
-    let is_neutral = |name: &str, value: &Attr| NEUTRAL.iter().any(|(n, v)| *n == name && v.as_ref().is_none_or(|v| v == value));
+    let is_neutral =
+        |name: &str, value: &Attr| NEUTRAL.iter().any(|(n, v)| *n == name && v.as_ref().is_none_or(|v| v == value));
     attrs.0.retain(|name, value| def.has_attr(name) || !is_neutral(name, value));
 }
 
@@ -344,8 +362,10 @@ fn coerced_softmax(mut draft: Draft, facts: &dyn Facts) -> Result<Vec<Draft>, Re
 
 /// Before opset 21 scale and bias of GroupNormalization had an element a group, now one a channel.
 fn per_channel(mut draft: Draft, facts: &dyn Facts) -> Result<Vec<Draft>, Refusal> {
-    let groups = draft.attrs.int("num_groups").filter(|&g| g > 0).ok_or("attribute num_groups is missing or not positive")?;
-    let channels = draft.ty(0, facts)?.shape.0.get(1).and_then(|c| c.known()).ok_or("the number of channels is not known")?;
+    let groups =
+        draft.attrs.int("num_groups").filter(|&g| g > 0).ok_or("attribute num_groups is missing or not positive")?;
+    let channels =
+        draft.ty(0, facts)?.shape.0.get(1).and_then(|c| c.known()).ok_or("the number of channels is not known")?;
     if channels % groups != 0 {
         return Err(format!("{channels} channels do not divide into {groups} groups"));
     }
@@ -354,7 +374,12 @@ fn per_channel(mut draft: Draft, facts: &dyn Facts) -> Result<Vec<Draft>, Refusa
         let n = drafts.len();
         let column = ints("axes", &[1])?;
         drafts.push(draft.helper("Unsqueeze", names[0], vec![draft.input(slot), column], Attrs::new()));
-        drafts.push(draft.helper("Expand", names[1], vec![In::Earlier(n), ints("shape", &[1, channels / groups])?], Attrs::new()));
+        drafts.push(draft.helper(
+            "Expand",
+            names[1],
+            vec![In::Earlier(n), ints("shape", &[1, channels / groups])?],
+            Attrs::new(),
+        ));
         drafts.push(draft.helper("Reshape", names[2], vec![In::Earlier(n + 1), ints("shape", &[-1])?], Attrs::new()));
         draft.set(slot, In::Earlier(n + 2));
     }
@@ -379,7 +404,9 @@ fn split(draft: &mut Draft, opset: i64) -> Result<(), Refusal> {
 fn resize(draft: &mut Draft, opset: i64, facts: &dyn Facts) -> Result<(), Refusal> {
     if draft.op == "Upsample" || opset < 11 {
         if draft.op == "Upsample" && opset < 9 {
-            let Some(Attr::Floats(scales)) = draft.attrs.0.remove("scales") else { return Err("attribute scales is missing".to_owned()) };
+            let Some(Attr::Floats(scales)) = draft.attrs.0.remove("scales") else {
+                return Err("attribute scales is missing".to_owned());
+            };
             draft.set(1, constant("scales", Tensor::from_f32s(DType::F32, &[scales.len()], &scales))?);
         }
         if let Some(mode) = draft.take_str("mode")? {

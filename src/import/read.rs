@@ -61,7 +61,11 @@ impl Reader<'_> {
             return Err(Kind::Depth { limit: MAX_DEPTH }.into());
         }
         if let Some(sparse) = proto.sparse_initializer.first() {
-            return Err(Kind::Tensor { name: sparse_name(sparse), problem: "is sparse, which is not supported".to_owned() }.into());
+            return Err(Kind::Tensor {
+                name: sparse_name(sparse),
+                problem: "is sparse, which is not supported".to_owned(),
+            }
+            .into());
         }
         let mut initializers = BTreeMap::new();
         for tensor in proto.initializer {
@@ -88,7 +92,11 @@ impl Reader<'_> {
             graphs: Vec::new(),
             constant: None,
         };
-        let at = NodeAt { name: node.name.clone(), op: node.key(), opset: self.opsets.get(&node.domain).copied().unwrap_or(1) };
+        let at = NodeAt {
+            name: node.name.clone(),
+            op: node.key(),
+            opset: self.opsets.get(&node.domain).copied().unwrap_or(1),
+        };
         self.attributes(&mut node, attribute, depth).map_err(|e| e.at(|| at))?;
         Ok(node)
     }
@@ -97,7 +105,8 @@ impl Reader<'_> {
         let is_constant = node.domain.is_empty() && node.op == "Constant";
         for mut proto in protos {
             let name = std::mem::take(&mut proto.name);
-            let fail = |problem: &str| ImportError::from(Kind::Attribute { name: name.clone(), problem: problem.to_owned() });
+            let fail =
+                |problem: &str| ImportError::from(Kind::Attribute { name: name.clone(), problem: problem.to_owned() });
             if node.attrs.get(&name).is_some() || node.graphs.iter().any(|(n, _)| *n == name) {
                 return Err(fail("is given twice"));
             }

@@ -86,7 +86,9 @@ impl<'a> Builder<'a> {
         }
         let results = match raw.op.as_str() {
             "SequenceEmpty" => vec![self.listed(Vec::new())?],
-            "SequenceConstruct" => vec![self.listed((0..raw.inputs.len()).map(|slot| self.required(raw, slot)).collect::<Result<_, _>>()?)?],
+            "SequenceConstruct" => vec![
+                self.listed((0..raw.inputs.len()).map(|slot| self.required(raw, slot)).collect::<Result<_, _>>()?)?,
+            ],
             "SequenceLength" => {
                 let n = self.list(raw, 0)?.len();
                 vec![Bound::One(self.integer(raw, DType::I64, &[], &[n as i64], order)?)]
@@ -98,13 +100,15 @@ impl<'a> Builder<'a> {
             }
             "SequenceInsert" => {
                 let (mut list, new) = (self.list(raw, 0)?.to_vec(), self.required(raw, 1)?);
-                let at = if self.is_given(raw, 2) { self.place_of(raw, 2, list.len(), list.len() + 1)? } else { list.len() };
+                let at =
+                    if self.is_given(raw, 2) { self.place_of(raw, 2, list.len(), list.len() + 1)? } else { list.len() };
                 list.insert(at, new);
                 vec![self.listed(list)?]
             }
             "SequenceErase" => {
                 let mut list = self.list(raw, 0)?.to_vec();
-                let last = list.len().checked_sub(1).ok_or_else(|| form("an element of an empty sequence is erased"))?;
+                let last =
+                    list.len().checked_sub(1).ok_or_else(|| form("an element of an empty sequence is erased"))?;
                 list.remove(if self.is_given(raw, 1) { self.place_in(raw, list.len(), list.len())? } else { last });
                 vec![self.listed(list)?]
             }
@@ -120,7 +124,9 @@ impl<'a> Builder<'a> {
                 vec![Bound::One(self.integer(raw, DType::Bool, &[], &[i64::from(has)], order)?)]
             }
             "OptionalGetElement" if self.is_given(raw, 0) => match self.bound(&raw.inputs[0])? {
-                Bound::Nothing => return Err(form(format!("operand {:?} is an optional without a value", raw.inputs[0]))),
+                Bound::Nothing => {
+                    return Err(form(format!("operand {:?} is an optional without a value", raw.inputs[0])));
+                }
                 // The registry has it for tensors.
                 Bound::One(_) => return Ok(false),
                 list => vec![list],
@@ -140,7 +146,11 @@ impl<'a> Builder<'a> {
 
     /// The sequence in operand `slot`.
     fn list(&self, raw: &RawNode, slot: usize) -> Result<Rc<[Known]>, ImportError> {
-        let name = raw.inputs.get(slot).filter(|name| !name.is_empty()).ok_or_else(|| form(format!("operand {slot} is missing")))?;
+        let name = raw
+            .inputs
+            .get(slot)
+            .filter(|name| !name.is_empty())
+            .ok_or_else(|| form(format!("operand {slot} is missing")))?;
         match self.bound(name)? {
             Bound::Many(list) => Ok(list),
             other => Err(form(format!("operand {name:?} is {}, expected a sequence", other.what()))),
@@ -182,7 +192,8 @@ impl<'a> Builder<'a> {
         let ty = self.ty(x).clone();
         let given = raw.attrs.int("axis").unwrap_or(0);
         let axis = resolve_axis(given, ty.shape.rank()).ok_or_else(|| form(format!("axis {given} of {ty}")))?;
-        let size = ty.shape.0[axis].known().ok_or_else(|| form(format!("{ty}: the size of axis {axis} must be known")))?;
+        let size =
+            ty.shape.0[axis].known().ok_or_else(|| form(format!("{ty}: the size of axis {axis} must be known")))?;
         let is_given = self.is_given(raw, 1);
         let sizes: Vec<i64> = if is_given {
             let known = self.required(raw, 1)?;
@@ -204,7 +215,10 @@ impl<'a> Builder<'a> {
         } else {
             vec![
                 1;
-                usize::try_from(size).ok().filter(|n| *n <= MAX_LENGTH).ok_or_else(|| form(format!("a sequence of {size}, at most {MAX_LENGTH}")))?
+                usize::try_from(size)
+                    .ok()
+                    .filter(|n| *n <= MAX_LENGTH)
+                    .ok_or_else(|| form(format!("a sequence of {size}, at most {MAX_LENGTH}")))?
             ]
         };
         let sum = sizes.iter().try_fold(0i64, |sum, n| sum.checked_add(*n));
@@ -216,7 +230,10 @@ impl<'a> Builder<'a> {
         let mut first = 0;
         let mut list = Vec::with_capacity(sizes.len());
         for n in sizes {
-            let bounds = [self.integer(raw, DType::I64, &[1], &[first], order)?, self.integer(raw, DType::I64, &[1], &[first + n], order)?];
+            let bounds = [
+                self.integer(raw, DType::I64, &[1], &[first], order)?,
+                self.integer(raw, DType::I64, &[1], &[first + n], order)?,
+            ];
             let mut part = self.made(raw, "Slice", &[x, bounds[0], bounds[1], axes], Attrs::new(), order)?;
             if !is_given && raw.attrs.int("keepdims") == Some(0) {
                 part = self.made(raw, "Squeeze", &[part, axes], Attrs::new(), order)?;
@@ -249,12 +266,18 @@ impl<'a> Builder<'a> {
         let mut results = vec![Vec::with_capacity(n); body.outputs.len()];
         for i in 0..n {
             let element = |bound: &Bound| match bound {
-                Bound::Many(list) => list.get(i).copied().map(Bound::One).ok_or_else(|| form(format!("sequences of {n} and {}", list.len()))),
+                Bound::Many(list) => list
+                    .get(i)
+                    .copied()
+                    .map(Bound::One)
+                    .ok_or_else(|| form(format!("sequences of {n} and {}", list.len()))),
                 other => Ok(other.clone()),
             };
             let inputs = operands.iter().map(element).collect::<Result<Vec<_>, _>>()?;
             for (list, bound) in results.iter_mut().zip(self.inline(body, &inputs, order)?) {
-                let Bound::One(known) = bound else { return Err(form(format!("the body gives {}, expected a tensor", bound.what()))) };
+                let Bound::One(known) = bound else {
+                    return Err(form(format!("the body gives {}, expected a tensor", bound.what())));
+                };
                 list.push(known);
             }
         }
@@ -272,7 +295,9 @@ impl<'a> Builder<'a> {
     ) -> Result<Result<Bound, String>, ImportError> {
         let pairs: Vec<(Known, Known)> = match (yes, no) {
             (Bound::One(yes), Bound::One(no)) => vec![(*yes, *no)],
-            (Bound::Many(yes), Bound::Many(no)) if yes.len() == no.len() => yes.iter().copied().zip(no.iter().copied()).collect(),
+            (Bound::Many(yes), Bound::Many(no)) if yes.len() == no.len() => {
+                yes.iter().copied().zip(no.iter().copied()).collect()
+            }
             (Bound::Nothing, Bound::Nothing) => return Ok(Ok(Bound::Nothing)),
             _ => return Ok(Err(format!("{} and {}", yes.what(), no.what()))),
         };
@@ -305,7 +330,15 @@ pub(super) fn spread_input(raw: &mut RawGraph, name: &str, held: &Held) -> Resul
         Held::Sequence(types) if types.is_empty() => (Vec::new(), "SequenceEmpty"),
         Held::Sequence(types) => {
             let element = |(i, ty)| described(&format!("{name}.{i}"), ty);
-            (types.iter().enumerate().map(element).collect::<Result<Vec<_>, _>>().map_err(|problem| fail(&problem))?, "SequenceConstruct")
+            (
+                types
+                    .iter()
+                    .enumerate()
+                    .map(element)
+                    .collect::<Result<Vec<_>, _>>()
+                    .map_err(|problem| fail(&problem))?,
+                "SequenceConstruct",
+            )
         }
     };
     if let Some(taken) = elements.iter().find(|element| raw.inputs.iter().any(|input| input.name == element.name)) {
@@ -333,5 +366,9 @@ fn described(name: &str, ty: &TensorType) -> Result<ValueInfoProto, String> {
     let dim = |n: usize| Dimension { value: Some(dimension::Value::DimValue(n as i64)), ..Default::default() };
     let shape = Some(TensorShapeProto { dim: sizes.into_iter().map(dim).collect() });
     let value = Some(type_proto::Value::TensorType(TensorTypeProto { elem_type, shape }));
-    Ok(ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { value, ..Default::default() }), ..Default::default() })
+    Ok(ValueInfoProto {
+        name: name.to_owned(),
+        r#type: Some(TypeProto { value, ..Default::default() }),
+        ..Default::default()
+    })
 }

@@ -15,8 +15,15 @@ use crate::ir::{Attrs, DType, Tensor, TensorType, resolve_axis};
 /// Most nodes, those in nested bodies included, that one node's iterations are written out as.
 const MAX_NODES: usize = 1 << 16;
 /// Operators that refuse values of an operand while the program runs, and that operand.
-const REFUSING: &[(&str, usize)] =
-    &[("CumProd", 1), ("CumSum", 1), ("MaxUnpool", 1), ("RoiAlign", 2), ("ScatterElements", 1), ("ScatterND", 1), ("TensorScatter", 2)];
+const REFUSING: &[(&str, usize)] = &[
+    ("CumProd", 1),
+    ("CumSum", 1),
+    ("MaxUnpool", 1),
+    ("RoiAlign", 2),
+    ("ScatterElements", 1),
+    ("ScatterND", 1),
+    ("TensorScatter", 2),
+];
 /// Why what bodies give cannot be chosen from.
 const RUN_TIME: &str = "and the condition is computed while the program runs";
 
@@ -64,7 +71,11 @@ impl<'a> Builder<'a> {
         let Some(known) = self.operand(raw, slot)? else { return Ok(None) };
         let Some(tensor) = self.tensor(known) else {
             return Err(self.input_behind(known).map_or_else(
-                || form(format!("operand {slot} is computed while the program runs: how often a body runs must be known")),
+                || {
+                    form(format!(
+                        "operand {slot} is computed while the program runs: how often a body runs must be known"
+                    ))
+                },
                 |name| Kind::FreeInput { slot, name }.into(),
             ));
         };
@@ -72,17 +83,35 @@ impl<'a> Builder<'a> {
     }
 
     pub(super) fn body_of_node(raw: &'a RawNode, name: &str) -> Result<&'a RawGraph, ImportError> {
-        raw.graphs.iter().find(|(n, _)| n == name).map(|(_, body)| body).ok_or_else(|| form(format!("attribute {name} is missing")))
+        raw.graphs
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, body)| body)
+            .ok_or_else(|| form(format!("attribute {name} is missing")))
     }
 
     /// A constant made here.
-    pub(super) fn integer(&mut self, raw: &RawNode, dtype: DType, dims: &[usize], values: &[i64], order: u32) -> Result<Known, ImportError> {
+    pub(super) fn integer(
+        &mut self,
+        raw: &RawNode,
+        dtype: DType,
+        dims: &[usize],
+        values: &[i64],
+        order: u32,
+    ) -> Result<Known, ImportError> {
         let name = self.fresh(&format!("{}.const", raw.name));
         Ok(self.add_pending(&name, &name, Tensor::from_i64s(dtype, dims, values).map_err(form)?, Some(order)))
     }
 
     /// A node of the default domain made here.
-    pub(super) fn made(&mut self, raw: &RawNode, op: &str, operands: &[Known], attrs: Attrs, order: u32) -> Result<Known, ImportError> {
+    pub(super) fn made(
+        &mut self,
+        raw: &RawNode,
+        op: &str,
+        operands: &[Known],
+        attrs: Attrs,
+        order: u32,
+    ) -> Result<Known, ImportError> {
         let name = self.fresh(&format!("{}.{}", raw.name, op.to_ascii_lowercase()));
         let inputs = (0..operands.len()).map(In::Earlier).collect();
         let draft = Draft { name, op: op.to_owned(), inputs, outputs: vec![String::new()], attrs };
@@ -111,7 +140,12 @@ impl<'a> Builder<'a> {
     }
 
     /// Writes the nodes of a body for these values of its inputs, and gives those of its outputs.
-    pub(super) fn inline(&mut self, body: &'a RawGraph, inputs: &[Bound], order: u32) -> Result<Vec<Bound>, ImportError> {
+    pub(super) fn inline(
+        &mut self,
+        body: &'a RawGraph,
+        inputs: &[Bound],
+        order: u32,
+    ) -> Result<Vec<Bound>, ImportError> {
         self.count_written(body.nodes.len().saturating_add(10))?;
         if inputs.len() != body.inputs.len() {
             return Err(form(format!("{} values for the {} inputs of a body", inputs.len(), body.inputs.len())));
@@ -129,7 +163,14 @@ impl<'a> Builder<'a> {
     }
 
     /// [`Builder::inline`] of a body that counts only where `condition` is `wanted`.
-    fn guarded(&mut self, body: &'a RawGraph, inputs: &[Bound], condition: Known, wanted: bool, order: u32) -> Result<Vec<Bound>, ImportError> {
+    fn guarded(
+        &mut self,
+        body: &'a RawGraph,
+        inputs: &[Bound],
+        condition: Known,
+        wanted: bool,
+        order: u32,
+    ) -> Result<Vec<Bound>, ImportError> {
         self.guards.push((condition, wanted));
         let written = self.inline(body, inputs, order);
         self.guards.pop();
@@ -137,9 +178,17 @@ impl<'a> Builder<'a> {
     }
 
     /// Puts zeros in the place of the operand that operator `op` may refuse, where one of the bodies it is in does not count.
-    pub(super) fn guard(&mut self, op: &str, raw: &RawNode, order: u32, operands: &mut [Option<Known>]) -> Result<(), ImportError> {
+    pub(super) fn guard(
+        &mut self,
+        op: &str,
+        raw: &RawNode,
+        order: u32,
+        operands: &mut [Option<Known>],
+    ) -> Result<(), ImportError> {
         let Some((_, slot)) = REFUSING.iter().find(|(name, _)| *name == op) else { return Ok(()) };
-        let Some(Some(operand)) = operands.get_mut(*slot).filter(|operand| operand.is_some_and(|known| self.tensor(known).is_none())) else {
+        let Some(Some(operand)) =
+            operands.get_mut(*slot).filter(|operand| operand.is_some_and(|known| self.tensor(known).is_none()))
+        else {
             return Ok(());
         };
         for (condition, wanted) in self.guards.clone() {
@@ -154,14 +203,26 @@ impl<'a> Builder<'a> {
     pub(super) fn check_count(raw: &RawNode, body: &RawGraph, n: usize) -> Result<(), ImportError> {
         match n.saturating_mul(count_nodes(body).max(1)) {
             0..=MAX_NODES => Ok(()),
-            total => Err(form(format!("{n} iterations of {} would be {total} nodes, at most {MAX_NODES} are written out", raw.op))),
+            total => Err(form(format!(
+                "{n} iterations of {} would be {total} nodes, at most {MAX_NODES} are written out",
+                raw.op
+            ))),
         }
     }
 
     /// Values of one iteration each, as one tensor with a new axis.
-    pub(super) fn stacked(&mut self, raw: &RawNode, parts: &[Known], axis: i64, order: u32) -> Result<Known, ImportError> {
+    pub(super) fn stacked(
+        &mut self,
+        raw: &RawNode,
+        parts: &[Known],
+        axis: i64,
+        order: u32,
+    ) -> Result<Known, ImportError> {
         let axes = self.integer(raw, DType::I64, &[1], &[axis], order)?;
-        let rows = parts.iter().map(|part| self.made(raw, "Unsqueeze", &[*part, axes], Attrs::new(), order)).collect::<Result<Vec<_>, _>>()?;
+        let rows = parts
+            .iter()
+            .map(|part| self.made(raw, "Unsqueeze", &[*part, axes], Attrs::new(), order))
+            .collect::<Result<Vec<_>, _>>()?;
         self.made(raw, "Concat", &rows, Attrs::new().with_int("axis", axis), order)
     }
 
@@ -204,7 +265,8 @@ impl<'a> Builder<'a> {
         let condition = self.scalar(raw, given, order)?;
         let mut branches = Vec::with_capacity(2);
         for (name, wanted) in [("then_branch", true), ("else_branch", false)] {
-            branches.push(self.guarded(Self::body_of_node(raw, name)?, &[], condition, wanted, order).map_err(&or_free)?);
+            branches
+                .push(self.guarded(Self::body_of_node(raw, name)?, &[], condition, wanted, order).map_err(&or_free)?);
         }
         let mut results = Vec::with_capacity(raw.outputs.len());
         for (i, (yes, no)) in branches[0].iter().zip(&branches[1]).take(raw.outputs.len()).enumerate() {
@@ -230,15 +292,20 @@ impl<'a> Builder<'a> {
             }
         }
         let free = first.filter(|_| active.is_some()).and_then(|known| self.choosing_input(known));
-        let mut carried = (2..raw.inputs.len()).map(|slot| self.bound(&raw.inputs[slot])).collect::<Result<Vec<_>, _>>()?;
-        let n_collected =
-            (body.outputs.len()).checked_sub(1 + carried.len()).ok_or_else(|| form("the body gives fewer values than the loop carries"))?;
+        let mut carried =
+            (2..raw.inputs.len()).map(|slot| self.bound(&raw.inputs[slot])).collect::<Result<Vec<_>, _>>()?;
+        let n_collected = (body.outputs.len())
+            .checked_sub(1 + carried.len())
+            .ok_or_else(|| form("the body gives fewer values than the loop carries"))?;
         let mut collected = vec![Vec::new(); n_collected];
         let mut i = 0;
         while goes_on && most.is_none_or(|most| i < most) {
             if active.is_some() && (most.is_none() || n_collected > 0) {
-                let what =
-                    if most.is_none() { "the loop has no largest number of iterations" } else { "the loop collects a value of each iteration" };
+                let what = if most.is_none() {
+                    "the loop has no largest number of iterations"
+                } else {
+                    "the loop collects a value of each iteration"
+                };
                 let refusal = || form(format!("{what}, {RUN_TIME}"));
                 return Err(free.clone().map_or_else(refusal, |name| Kind::FreeInput { slot: 1, name }.into()));
             }
@@ -246,7 +313,8 @@ impl<'a> Builder<'a> {
             let n = most.filter(|_| active.is_some() && i > 0).unwrap_or(i + 1);
             Self::check_count(raw, body, usize::try_from(n).unwrap_or(usize::MAX))?;
             let yes = self.integer(raw, DType::Bool, &[], &[1], order)?;
-            let mut inputs = vec![Bound::One(self.integer(raw, DType::I64, &[], &[i], order)?), Bound::One(active.unwrap_or(yes))];
+            let mut inputs =
+                vec![Bound::One(self.integer(raw, DType::I64, &[], &[i], order)?), Bound::One(active.unwrap_or(yes))];
             inputs.extend(carried.iter().cloned());
             let outputs = match active {
                 Some(active) => self.guarded(body, &inputs, active, true, order)?,
@@ -258,7 +326,8 @@ impl<'a> Builder<'a> {
                 *slot = match active {
                     None => new,
                     Some(active) => self.select(raw, active, &new, slot, order)?.map_err(|types| {
-                        let refusal = || form(format!("carried value {at} is {types} after and before an iteration, {RUN_TIME}"));
+                        let refusal =
+                            || form(format!("carried value {at} is {types} after and before an iteration, {RUN_TIME}"));
                         free.clone().map_or_else(refusal, |name| Kind::FreeInput { slot: 1, name }.into())
                     })?,
                 };
@@ -292,16 +361,23 @@ impl<'a> Builder<'a> {
     fn scan(&mut self, raw: &'a RawNode, order: u32) -> Result<Vec<Known>, ImportError> {
         let body = Self::body_of_node(raw, "body")?;
         let operands = (0..raw.inputs.len()).map(|slot| self.required(raw, slot)).collect::<Result<Vec<_>, _>>()?;
-        let n_scanned = raw.attrs.int("num_scan_inputs").and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=operands.len()).contains(n));
-        let n_states = operands.len() - n_scanned.ok_or_else(|| form("attribute num_scan_inputs is missing or out of range"))?;
+        let n_scanned = raw
+            .attrs
+            .int("num_scan_inputs")
+            .and_then(|n| usize::try_from(n).ok())
+            .filter(|n| (1..=operands.len()).contains(n));
+        let n_states =
+            operands.len() - n_scanned.ok_or_else(|| form("attribute num_scan_inputs is missing or out of range"))?;
         let (mut states, scanned) = (operands[..n_states].to_vec(), &operands[n_states..]);
         let at = |name: &str, i: usize| raw.attrs.ints(name).and_then(|list| list.get(i)).copied().unwrap_or(0);
         let mut axes = Vec::new();
         let mut n_steps = None;
         for (i, known) in scanned.iter().enumerate() {
             let ty: &TensorType = self.ty(*known);
-            let axis = resolve_axis(at("scan_input_axes", i), ty.shape.rank()).ok_or_else(|| form(format!("scan_input_axes do not fit {ty}")))?;
-            let n = ty.shape.0[axis].known().ok_or_else(|| form(format!("{ty}: how often the body runs must be known")))?;
+            let axis = resolve_axis(at("scan_input_axes", i), ty.shape.rank())
+                .ok_or_else(|| form(format!("scan_input_axes do not fit {ty}")))?;
+            let n =
+                ty.shape.0[axis].known().ok_or_else(|| form(format!("{ty}: how often the body runs must be known")))?;
             if n_steps.is_some_and(|before| before != n) {
                 return Err(form(format!("inputs of {n_steps:?} and {n} steps")));
             }
@@ -310,14 +386,24 @@ impl<'a> Builder<'a> {
         }
         let n_steps = n_steps.unwrap_or(0);
         Self::check_count(raw, body, usize::try_from(n_steps).unwrap_or(usize::MAX))?;
-        let n_collected = body.outputs.len().checked_sub(n_states).ok_or_else(|| form("the body gives fewer values than there are states"))?;
+        let n_collected = body
+            .outputs
+            .len()
+            .checked_sub(n_states)
+            .ok_or_else(|| form("the body gives fewer values than there are states"))?;
         let mut collected = vec![Vec::new(); n_collected];
         for step in 0..n_steps {
             let mut inputs = states.clone();
             for (i, known) in scanned.iter().enumerate() {
                 let place = if at("scan_input_directions", i) == 1 { n_steps - 1 - step } else { step };
                 let place = self.integer(raw, DType::I64, &[], &[place], order)?;
-                inputs.push(self.made(raw, "Gather", &[*known, place], Attrs::new().with_int("axis", axes[i] as i64), order)?);
+                inputs.push(self.made(
+                    raw,
+                    "Gather",
+                    &[*known, place],
+                    Attrs::new().with_int("axis", axes[i] as i64),
+                    order,
+                )?);
             }
             let mut outputs = self.tensors(body, &inputs, order)?.into_iter();
             states.iter_mut().zip(outputs.by_ref()).for_each(|(slot, known)| *slot = known);
@@ -341,7 +427,9 @@ impl<'a> Builder<'a> {
         let sizes = |known: Known| -> Result<[i64; 4], ImportError> {
             let ty = self.ty(known);
             let sizes = ty.shape.0.iter().map(|d| d.known()).collect::<Option<Vec<_>>>();
-            sizes.and_then(|s| s.try_into().ok()).ok_or_else(|| form(format!("{ty}: four axes of known size are expected")))
+            sizes
+                .and_then(|s| s.try_into().ok())
+                .ok_or_else(|| form(format!("{ty}: four axes of known size are expected")))
         };
         let ([_, q_heads, _, head], [batch, heads, length, _], [.., v_size]) = (sizes(q)?, sizes(k)?, sizes(v)?);
         if heads < 1 || q_heads % heads != 0 {
@@ -351,7 +439,8 @@ impl<'a> Builder<'a> {
             for (known, size) in [(&mut k, head), (&mut v, v_size)] {
                 let axis = self.integer(raw, DType::I64, &[1], &[2], order)?;
                 let column = self.made(raw, "Unsqueeze", &[*known, axis], Attrs::new(), order)?;
-                let wide = self.integer(raw, DType::I64, &[5], &[batch, heads, q_heads / heads, length, size], order)?;
+                let wide =
+                    self.integer(raw, DType::I64, &[5], &[batch, heads, q_heads / heads, length, size], order)?;
                 let repeated = self.made(raw, "Expand", &[column, wide], Attrs::new(), order)?;
                 let flat = self.integer(raw, DType::I64, &[4], &[batch, q_heads, length, size], order)?;
                 *known = self.made(raw, "Reshape", &[repeated, flat], Attrs::new(), order)?;
@@ -359,17 +448,25 @@ impl<'a> Builder<'a> {
         }
         let own = self.ty(q).dtype;
         let default = if own == DType::F64 { DType::F64 } else { DType::F32 };
-        let precision = raw.attrs.int("softmax_precision").map_or(Some(default), |n| i32::try_from(n).ok().and_then(DType::from_onnx));
+        let precision = raw
+            .attrs
+            .int("softmax_precision")
+            .map_or(Some(default), |n| i32::try_from(n).ok().and_then(DType::from_onnx));
         let precision = precision.filter(|d| d.is_float()).ok_or_else(|| form("softmax_precision is no float type"))?;
         let cast = |builder: &mut Self, known: Known, to: DType| {
-            if builder.ty(known).dtype == to { Ok(known) } else { builder.made(raw, "Cast", &[known], Attrs::new().with_dtype("to", to), order) }
+            if builder.ty(known).dtype == to {
+                Ok(known)
+            } else {
+                builder.made(raw, "Cast", &[known], Attrs::new().with_dtype("to", to), order)
+            }
         };
         let turned = self.made(raw, "Transpose", &[k], Attrs::new().with_ints("perm", [0, 1, 3, 2]), order)?;
         let scores = self.made(raw, "MatMul", &[q, turned], Attrs::new(), order)?;
         let scores = cast(self, scores, precision)?;
         let factor = raw.attrs.float("scale").unwrap_or(1.0 / (head.max(1) as f32).sqrt());
         let name = self.fresh(&format!("{}.scale", raw.name));
-        let factor = self.add_pending(&name, &name, Tensor::from_f32s(precision, &[], &[factor]).map_err(form)?, Some(order));
+        let factor =
+            self.add_pending(&name, &name, Tensor::from_f32s(precision, &[], &[factor]).map_err(form)?, Some(order));
         let mut scores = self.made(raw, "Mul", &[scores, factor], Attrs::new(), order)?;
         for (name, softmax) in [("score_mod", true), ("prob_mod", false)] {
             if let Ok(body) = Self::body_of_node(raw, name) {

@@ -28,7 +28,10 @@ impl Kind {
             (Kind::Graph, 1) | (Kind::Function, 7) => Kind::Node,
             (Kind::Graph, 5) | (Kind::Attribute, 5 | 10) => Kind::Tensor,
             (Kind::Node, 5) => Kind::Attribute,
-            (Kind::Model, 8 | 14 | 20) | (Kind::Graph, 11..=16) | (Kind::Attribute, 14 | 15 | 22 | 23) | (Kind::Tensor, 13 | 16) => Kind::Other,
+            (Kind::Model, 8 | 14 | 20)
+            | (Kind::Graph, 11..=16)
+            | (Kind::Attribute, 14 | 15 | 22 | 23)
+            | (Kind::Tensor, 13 | 16) => Kind::Other,
             _ => return None,
         })
     }

@@ -77,7 +77,9 @@ impl Poly {
             narrow(all.iter().fold((i128::MAX, i128::MIN), |(low, high), &v| (low.min(v), high.max(v))))
         };
         self.0.iter().fold((0, 0), |sum: (i64, i64), (factors, factor)| {
-            let term = factors.iter().fold((*factor, *factor), |term, atom| product(term, atoms.get(atom).copied().unwrap_or((i64::MIN, i64::MAX))));
+            let term = factors.iter().fold((*factor, *factor), |term, atom| {
+                product(term, atoms.get(atom).copied().unwrap_or((i64::MIN, i64::MAX)))
+            });
             narrow((i128::from(sum.0) + i128::from(term.0), i128::from(sum.1) + i128::from(term.1)))
         })
     }
@@ -85,7 +87,11 @@ impl Poly {
     /// Bounds from two corners, where it only rises or only falls in every atom: n*n-n for n of 1 to 3 lies within 0 to 6.
     fn corners(&self, atoms: &BTreeMap<&Atom, (i64, i64)>, depth: usize) -> Option<(i64, i64)> {
         // Terms of one sign are bounded as well one by one.
-        if depth == 0 || atoms.len() > MAX_SLOPES || self.0.values().all(|factor| *factor > 0) || self.0.values().all(|factor| *factor < 0) {
+        if depth == 0
+            || atoms.len() > MAX_SLOPES
+            || self.0.values().all(|factor| *factor > 0)
+            || self.0.values().all(|factor| *factor < 0)
+        {
             return None;
         }
         let (mut least, mut most) = (BTreeMap::new(), BTreeMap::new());
@@ -118,7 +124,9 @@ impl Poly {
     /// The value where its atoms have these; `None` where it is too large.
     fn at(&self, values: &BTreeMap<&Atom, i64>) -> Option<i64> {
         let term = |(atoms, factor): (&Vec<Atom>, &i64)| {
-            atoms.iter().try_fold(i128::from(*factor), |product, atom| product.checked_mul(i128::from(*values.get(atom)?)))
+            atoms
+                .iter()
+                .try_fold(i128::from(*factor), |product, atom| product.checked_mul(i128::from(*values.get(atom)?)))
         };
         let sum = self.0.iter().map(term).try_fold(0i128, |sum, term| sum.checked_add(term?))?;
         i64::try_from(sum).ok()
@@ -126,7 +134,9 @@ impl Poly {
 
     /// Whether this has at most `left` parts, and divisions nested at most `depth` deep. Takes the parts off `left`.
     fn fits(&self, left: &mut usize, depth: usize) -> bool {
-        let inner = |dim: &Dim, left: &mut usize| depth > 0 && if let Dim::Sym(poly) = dim { poly.fits(left, depth - 1) } else { true };
+        let inner = |dim: &Dim, left: &mut usize| {
+            depth > 0 && if let Dim::Sym(poly) = dim { poly.fits(left, depth - 1) } else { true }
+        };
         self.0.keys().all(|atoms| {
             let n = atoms.len() + 1;
             let has_room = *left >= n;
@@ -174,7 +184,11 @@ impl Dim {
             Atom::Symbol(symbol) => range(symbol),
             Atom::Least(a, b) | Atom::Most(a, b) => {
                 let (a, b) = (a.bounds_with(range), b.bounds_with(range));
-                if matches!(atom, Atom::Least(..)) { (a.0.min(b.0), a.1.min(b.1)) } else { (a.0.max(b.0), a.1.max(b.1)) }
+                if matches!(atom, Atom::Least(..)) {
+                    (a.0.min(b.0), a.1.min(b.1))
+                } else {
+                    (a.0.max(b.0), a.1.max(b.1))
+                }
             }
             Atom::FloorDiv(a, b) => {
                 let (a, b) = (a.bounds_with(range), b.bounds_with(range));
@@ -219,8 +233,11 @@ impl Dim {
                 let mut whole = Poly::default();
                 let mut rest = Poly::default();
                 for (atoms, factor) in &poly.0 {
-                    let (quotient, remainder) =
-                        if atoms.is_empty() || factor % d == 0 { (factor.div_euclid(*d), factor.rem_euclid(*d)) } else { (0, *factor) };
+                    let (quotient, remainder) = if atoms.is_empty() || factor % d == 0 {
+                        (factor.div_euclid(*d), factor.rem_euclid(*d))
+                    } else {
+                        (0, *factor)
+                    };
                     whole.0.insert(atoms.clone(), quotient);
                     rest.0.insert(atoms.clone(), remainder);
                 }
@@ -336,7 +353,9 @@ impl Dim {
                 }
             }
         };
-        poly.0.iter().fold(Dim::Known(0), |sum, (atoms, factor)| &sum + &atoms.iter().fold(Dim::Known(*factor), |term, atom| &term * &of(atom)))
+        poly.0.iter().fold(Dim::Known(0), |sum, (atoms, factor)| {
+            &sum + &atoms.iter().fold(Dim::Known(*factor), |term, atom| &term * &of(atom))
+        })
     }
 
     /// The symbol that this size tells: of `a*n+b`, n. `None` for any other form.
@@ -576,7 +595,8 @@ mod tests {
         // Halving three times, rounded up each time, as strided convolutions do.
         let halve = |dim: &Dim| &div(&(dim + &Dim::Known(-1)), 2) + &Dim::Known(1);
         assert_eq!(halve(&halve(&halve(&times(8, 0)))), n);
-        for (dim, at) in [(halve(&halve(&times(1, 0))), 7), (times(3, 1).div_ceil(128), 40), (div(&times(5, -9), 4), 1)] {
+        for (dim, at) in [(halve(&halve(&times(1, 0))), 7), (times(3, 1).div_ceil(128), 40), (div(&times(5, -9), 4), 1)]
+        {
             let value = dim.eval(&|_| Some(at)).unwrap();
             let (low, high) = dim.bounds();
             assert!((low..=high).contains(&value), "{dim} is {value}, bounds {low}..{high}");
@@ -590,7 +610,11 @@ mod tests {
         let (seq, past) = (Dim::ranged("seq", 1, 64), Dim::ranged("past", 0, 512));
         assert_eq!(Dim::least(&seq, &Dim::Known(i64::MAX)), seq);
         assert_eq!(Dim::larger(&seq, &Dim::Known(1)), seq);
-        assert_eq!(Dim::least(&seq, &Dim::Known(64)).to_string(), "min(64,seq)", "a wider range must give the same form");
+        assert_eq!(
+            Dim::least(&seq, &Dim::Known(64)).to_string(),
+            "min(64,seq)",
+            "a wider range must give the same form"
+        );
         let both = Dim::least(&past, &seq);
         assert_eq!(both, Dim::least(&seq, &past));
         assert_eq!((both.to_string().as_str(), both.bounds()), ("min(past,seq)", (0, 64)));
@@ -599,7 +623,10 @@ mod tests {
         assert_eq!(Dim::symbol("n").most(), None);
         let doubled = (&(&seq + &past) - &past).substitute(&|s| (s.name() == "seq").then_some(Dim::Known(3)));
         assert_eq!(doubled, Dim::Known(3));
-        assert_eq!((&(&seq * &Dim::Known(32)) + &Dim::Known(1)).solve(97).map(|(s, n)| (s.name().to_owned(), n)), Some(("seq".to_owned(), 3)));
+        assert_eq!(
+            (&(&seq * &Dim::Known(32)) + &Dim::Known(1)).solve(97).map(|(s, n)| (s.name().to_owned(), n)),
+            Some(("seq".to_owned(), 3))
+        );
         assert!((&seq * &Dim::Known(32)).solve(97).is_none());
     }
 
@@ -608,7 +635,8 @@ mod tests {
         let (mut nested, mut doubled, mut powers) = (Dim::symbol("n"), Dim::symbol("n"), Dim::symbol("n"));
         for i in 0..200 {
             nested = (&nested + &Dim::Known(1)).floor_div(&Dim::Known(2)).unwrap();
-            doubled = &(&doubled.floor_div(&Dim::Known(2)).unwrap() + &doubled.floor_div(&Dim::Known(3)).unwrap()) + &Dim::Known(i);
+            doubled = &(&doubled.floor_div(&Dim::Known(2)).unwrap() + &doubled.floor_div(&Dim::Known(3)).unwrap())
+                + &Dim::Known(i);
             powers = &powers * &(&powers + &Dim::symbol("m"));
         }
         for dim in [nested, doubled, powers] {

@@ -134,10 +134,16 @@ impl<'g> Edit<'g> {
         let sizes: Vec<_> = operands.iter().map(|v| v.and_then(|v| self.sizes(v))).collect();
         let refuse = |source| EditError {
             op: op.def.name,
-            operands: inputs.iter().map(|t| t.map_or("absent".to_owned(), |t| t.to_string())).collect::<Vec<_>>().join(", "),
+            operands: inputs
+                .iter()
+                .map(|t| t.map_or("absent".to_owned(), |t| t.to_string()))
+                .collect::<Vec<_>>()
+                .join(", "),
             source,
         };
-        let types = super::Infer { attrs: &op.attrs, inputs: &inputs, consts: &consts, sizes: &sizes, n_outputs }.types(op.def).map_err(&refuse)?;
+        let types = super::Infer { attrs: &op.attrs, inputs: &inputs, consts: &consts, sizes: &sizes, n_outputs }
+            .types(op.def)
+            .map_err(&refuse)?;
         if types.len() < n_outputs {
             return Err(refuse(OpError::unsupported(format!("{} outputs of {}", n_outputs, types.len()))));
         }
@@ -161,15 +167,19 @@ impl<'g> Edit<'g> {
     }
 
     fn push(&mut self, name: &str, kind: NodeKind, types: Vec<TensorType>, operands: Vec<Option<Val>>) -> Vec<Val> {
-        let outputs: Vec<_> =
-            types.into_iter().enumerate().map(|(i, ty)| Value { name: if i == 0 { name.to_owned() } else { format!("{name}:{i}") }, ty }).collect();
+        let outputs: Vec<_> = types
+            .into_iter()
+            .enumerate()
+            .map(|(i, ty)| Value { name: if i == 0 { name.to_owned() } else { format!("{name}:{i}") }, ty })
+            .collect();
         let mut new = Node::new(name, kind, outputs);
         if let Some(context) = self.context {
             let from = self.graph.node(context);
             new.order = from.order;
             if matches!(new.kind, NodeKind::Op(_)) {
                 // A node without floats has no format, whatever it was made for.
-                let has_floats = new.outputs.iter().any(|v| v.ty.dtype.class() == Class::Float || v.ty.packing.is_some());
+                let has_floats =
+                    new.outputs.iter().any(|v| v.ty.dtype.class() == Class::Float || v.ty.packing.is_some());
                 new.format = if has_floats { from.format } else { None };
                 new.origin = from.origins().to_vec();
                 for origin in self.others.iter().flat_map(|other| self.graph.node(*other).origins()) {
@@ -301,7 +311,8 @@ impl Graph {
         };
         let mut lost: Vec<NodeId> = Vec::new();
         // Every consumer, before new nodes are among them.
-        let users: Vec<_> = patch.replaced.iter().chain(&patch.inserted).map(|(old, new)| (*old, *new, self.users(*old))).collect();
+        let users: Vec<_> =
+            patch.replaced.iter().chain(&patch.inserted).map(|(old, new)| (*old, *new, self.users(*old))).collect();
 
         let ids: Vec<NodeId> = patch.new.iter().map(|new| self.insert(new.node.clone(), &[])).collect();
         let place = |val: Val| match val {

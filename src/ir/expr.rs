@@ -152,8 +152,12 @@ impl Expr {
             }
             Expr::Arg(_) | Expr::Int(_) => self.clone(),
             Expr::Unary(function, a) => Expr::unary(*function, a.lift_floats(first, numbers)),
-            Expr::Binary(Binary::Pow, a, b) if b.is_short_power() => Expr::Binary(Binary::Pow, Arc::new(a.lift_floats(first, numbers)), b.clone()),
-            Expr::Binary(function, a, b) => Expr::binary(*function, a.lift_floats(first, numbers), b.lift_floats(first, numbers)),
+            Expr::Binary(Binary::Pow, a, b) if b.is_short_power() => {
+                Expr::Binary(Binary::Pow, Arc::new(a.lift_floats(first, numbers)), b.clone())
+            }
+            Expr::Binary(function, a, b) => {
+                Expr::binary(*function, a.lift_floats(first, numbers), b.lift_floats(first, numbers))
+            }
             Expr::Select(c, a, b) => {
                 let mut lift = |e: &Arc<Expr>| Arc::new(e.lift_floats(first, numbers));
                 Expr::Select(lift(c), lift(a), lift(b))
@@ -185,7 +189,9 @@ impl Expr {
                     (Unary::ToBool, _) => Ok(Class::Bool),
                     (Unary::Not, Class::Bool) | (Unary::IsNan | Unary::IsInf, Class::Float) => Ok(Class::Bool),
                     (Unary::Neg | Unary::Abs | Unary::Sign | Unary::BitNot | Unary::Relu, Class::Int) => Ok(Class::Int),
-                    (Unary::Not | Unary::IsNan | Unary::IsInf | Unary::BitNot, _) => Err(refuse(function.name(), class)),
+                    (Unary::Not | Unary::IsNan | Unary::IsInf | Unary::BitNot, _) => {
+                        Err(refuse(function.name(), class))
+                    }
                     (_, Class::Float) => Ok(Class::Float),
                     _ => Err(refuse(function.name(), class)),
                 }
@@ -197,7 +203,9 @@ impl Expr {
                 }
                 use Binary::*;
                 match (function, left) {
-                    (Eq, _) | (And | Or | Xor, Class::Bool) | (Lt | Le | Gt | Ge, Class::Float | Class::Int) => Ok(Class::Bool),
+                    (Eq, _) | (And | Or | Xor, Class::Bool) | (Lt | Le | Gt | Ge, Class::Float | Class::Int) => {
+                        Ok(Class::Bool)
+                    }
                     (Add | Sub | Mul | Div | Min | Max | Pow | Mod | Fmod, Class::Float | Class::Int) => Ok(left),
                     (BitAnd | BitOr | BitXor | Shl | Shr, Class::Int) => Ok(left),
                     _ => Err(refuse(function.name(), left)),
@@ -317,7 +325,14 @@ mod tests {
 
     #[test]
     fn text_reads_back() {
-        for text in ["add(mul(x0,x1),0.5)", "select(lt(x0,0.0),mul(x0,0.01),x0)", "i(floor(x3))", "max(x0,-inf)", "1e-9", "sub(x0,-2)"] {
+        for text in [
+            "add(mul(x0,x1),0.5)",
+            "select(lt(x0,0.0),mul(x0,0.01),x0)",
+            "i(floor(x3))",
+            "max(x0,-inf)",
+            "1e-9",
+            "sub(x0,-2)",
+        ] {
             assert_eq!(Expr::parse(text).unwrap().to_string(), text);
         }
         for text in ["", "add(x0)", "foo(x0)", "add(x0,x1) x", "x0,"] {

@@ -62,7 +62,11 @@ impl Format {
 
     /// Integer weights of `bits` with the default block.
     pub const fn int(bits: u8, activations: Activations) -> Format {
-        Format { weights: Weights::Int { bits, granularity: Granularity::Block(DEFAULT_BLOCK) }, activations, tail: None }
+        Format {
+            weights: Weights::Int { bits, granularity: Granularity::Block(DEFAULT_BLOCK) },
+            activations,
+            tail: None,
+        }
     }
 
     /// The formats that are considered where none are named, widest first.
@@ -93,7 +97,10 @@ impl Format {
 
     /// Whether any weights are integers.
     pub fn has_int_weights(self) -> bool {
-        [Some(self.weights), self.tail.map(|tail| tail.weights)].into_iter().flatten().any(|w| matches!(w, Weights::Int { .. }))
+        [Some(self.weights), self.tail.map(|tail| tail.weights)]
+            .into_iter()
+            .flatten()
+            .any(|w| matches!(w, Weights::Int { .. }))
     }
 
     /// What a node without weights does under this format: stores f16 where activations are f16, f32 otherwise.
@@ -114,7 +121,9 @@ impl Weights {
 
     fn with_block(self, block: u32) -> Weights {
         match self {
-            Weights::Int { bits, granularity: Granularity::Block(_) } => Weights::Int { bits, granularity: Granularity::Block(block) },
+            Weights::Int { bits, granularity: Granularity::Block(_) } => {
+                Weights::Int { bits, granularity: Granularity::Block(block) }
+            }
             _ => self,
         }
     }
@@ -177,7 +186,9 @@ impl fmt::Display for Format {
             Activations::I8 => "8",
         };
         match self.weights {
-            _ if self.without_weights().weights == self.weights && self.activations != Activations::I8 => write!(f, "{}", self.weights)?,
+            _ if self.without_weights().weights == self.weights && self.activations != Activations::I8 => {
+                write!(f, "{}", self.weights)?
+            }
             weights => write!(f, "w{}a{activations}{}", weights.bits(), weights.suffix().unwrap_or_default())?,
         }
         match self.tail {
@@ -219,7 +230,8 @@ impl FromStr for Format {
         let weights = suffix.map_or(Ok(format.weights), |suffix| format.weights.with_suffix(suffix)).map_err(refuse)?;
         let Some(tail) = tail else { return Ok(Format { weights, ..format }) };
         let (tail, row) = tail.rsplit_once(":r").ok_or_else(|| refuse("a tail ends in :rN, its first row"))?;
-        let from_row = row.parse().ok().filter(|&row| row > 0).ok_or_else(|| refuse("a tail begins at a row from 1 on"))?;
+        let from_row =
+            row.parse().ok().filter(|&row| row > 0).ok_or_else(|| refuse("a tail begins at a row from 1 on"))?;
         let tail = Tail { from_row, weights: tail.parse().map_err(refuse)? };
         if format.activations == Activations::I8 && !matches!(tail.weights, Weights::Int { .. }) {
             return Err(refuse("INT8 activations need integer weights in the tail too"));
@@ -256,7 +268,19 @@ mod tests {
             assert_eq!(text.parse::<Format>().unwrap().to_string(), text);
         }
         assert_eq!("int4".parse::<Format>().unwrap().to_string(), "w4a16");
-        for text in ["f8", "w32a16", "w16a8", "w16a32:c", "f32:g32", "w4a16:g48", "w4a16:x", "w4a16:g8", "w8a16/w4", "w8a16/w4:r0", "w8a8/f16:r2"] {
+        for text in [
+            "f8",
+            "w32a16",
+            "w16a8",
+            "w16a32:c",
+            "f32:g32",
+            "w4a16:g48",
+            "w4a16:x",
+            "w4a16:g8",
+            "w8a16/w4",
+            "w8a16/w4:r0",
+            "w8a8/f16:r2",
+        ] {
             assert!(text.parse::<Format>().is_err(), "{text}");
         }
     }

@@ -169,7 +169,13 @@ impl Graph {
     ///
     /// # Errors
     /// The rule refuses the operands.
-    pub fn add_op(&mut self, name: &str, op: Op, operands: &[Option<ValueId>], outputs: &[String]) -> Result<NodeId, OpError> {
+    pub fn add_op(
+        &mut self,
+        name: &str,
+        op: Op,
+        operands: &[Option<ValueId>],
+        outputs: &[String],
+    ) -> Result<NodeId, OpError> {
         let types = self.infer(&op, operands, outputs.len())?;
         let outputs = outputs.iter().zip(types).map(|(name, ty)| Value { name: name.clone(), ty }).collect();
         Ok(self.insert(Node::new(name, NodeKind::Op(op), outputs), operands))
@@ -408,7 +414,8 @@ impl Graph {
         }
         let mut n = 0;
         while let Some(id) = candidates.pop() {
-            let is_needed = n_uses[id.0.index()] > 0 || matches!(self.graph.node_weight(id.0), None | Some(Node { kind: NodeKind::Input, .. }));
+            let is_needed = n_uses[id.0.index()] > 0
+                || matches!(self.graph.node_weight(id.0), None | Some(Node { kind: NodeKind::Input, .. }));
             if !is_needed {
                 let operands = wires.0[id.0.index()].iter().flatten().map(|value| value.node);
                 for needed in operands.chain(self.waits_for(id, &tellers)) {
@@ -518,12 +525,15 @@ impl PartialEq for Graph {
             g.order()
                 .into_iter()
                 .map(|id| {
-                    let operands: Vec<_> = g.operands(id).into_iter().map(|v| v.map(|v| g.value(v).name.clone())).collect();
+                    let operands: Vec<_> =
+                        g.operands(id).into_iter().map(|v| v.map(|v| g.value(v).name.clone())).collect();
                     (Node { order: 0, ..g.node(id).clone() }, operands)
                 })
                 .collect()
         };
-        let ports = |g: &Graph| -> Vec<_> { g.outputs.iter().map(|o| (o.name.clone(), g.value(o.value).name.clone())).collect() };
+        let ports = |g: &Graph| -> Vec<_> {
+            g.outputs.iter().map(|o| (o.name.clone(), g.value(o.value).name.clone())).collect()
+        };
         self.name == other.name && self.level == other.level && ports(self) == ports(other) && view(self) == view(other)
     }
 }

@@ -44,14 +44,17 @@ pub fn decode(dtype: DType, code: u8) -> Option<f32> {
     let l = layout(dtype)?;
     let bits = code & (l.sign - 1);
     let negative = code & l.sign != 0;
-    if l.nan.is_some_and(|nan| if l.has_negative_zero { l.infinity.map_or(bits == nan, |inf| bits > inf) } else { code == nan }) {
+    if l.nan.is_some_and(|nan| {
+        if l.has_negative_zero { l.infinity.map_or(bits == nan, |inf| bits > inf) } else { code == nan }
+    }) {
         return Some(f32::NAN);
     }
     if l.infinity == Some(bits) {
         return Some(if negative { f32::NEG_INFINITY } else { f32::INFINITY });
     }
     let (exponent, mantissa) = (i32::from(bits) >> l.mantissa_bits, i32::from(bits) & ((1 << l.mantissa_bits) - 1));
-    let (significand, exponent) = if exponent == 0 { (mantissa, 1) } else { (mantissa + (1 << l.mantissa_bits), exponent) };
+    let (significand, exponent) =
+        if exponent == 0 { (mantissa, 1) } else { (mantissa + (1 << l.mantissa_bits), exponent) };
     let value = f64::from(significand) * 2f64.powi(exponent - 1 + l.min_exponent - l.mantissa_bits);
     Some(if negative { -value as f32 } else { value as f32 })
 }
@@ -106,7 +109,8 @@ mod tests {
 
     #[test]
     fn every_code_reads_back() {
-        for dtype in [DType::F8E4M3, DType::F8E4M3Fnuz, DType::F8E5M2, DType::F8E5M2Fnuz, DType::F4E2M1, DType::F8E8M0] {
+        for dtype in [DType::F8E4M3, DType::F8E4M3Fnuz, DType::F8E5M2, DType::F8E5M2Fnuz, DType::F4E2M1, DType::F8E8M0]
+        {
             for code in 0..if dtype == DType::F4E2M1 { 16 } else { 255 } {
                 let value = decode(dtype, code).unwrap();
                 if !value.is_nan() {

@@ -32,7 +32,10 @@ pub use expr::{Binary, Expr, ExprError, Unary};
 pub use format::{Activations, DEFAULT_BLOCK, Format, FormatError, Tail, Weights, valid_block};
 pub(crate) use graph::next_number;
 pub use graph::{Graph, Level, Node, NodeId, NodeKind, Output, Value, ValueId};
-pub use op::{Attr, Attrs, CORE, COUNT, EvalFn, Expand, ExpandFn, Infer, InferFn, KERNEL, Levels, ONNX, Op, OpDef, OpError, Registry, SIZES};
+pub use op::{
+    Attr, Attrs, CORE, COUNT, EvalFn, Expand, ExpandFn, Infer, InferFn, KERNEL, Levels, ONNX, Op, OpDef, OpError,
+    Registry, SIZES,
+};
 pub use tensor::{Hash, Source, Tensor, TensorError, saturating_f16};
 pub use types::{Shape, TensorType, product, resolve_axis};
 pub use verify::{Fault, Faults};

@@ -195,7 +195,9 @@ impl Packing {
             return Err(PackedError::Bits { bits: self.bits });
         }
         match self.granularity {
-            Granularity::Block(block) if !block.is_power_of_two() || !(16..=256).contains(&block) => Err(PackedError::Block { block }),
+            Granularity::Block(block) if !block.is_power_of_two() || !(16..=256).contains(&block) => {
+                Err(PackedError::Block { block })
+            }
             _ => Ok(()),
         }
     }
@@ -321,7 +323,13 @@ impl Layout {
 /// # Errors
 /// A bad `packing` or shape, a slice of the wrong length, a code that does not
 /// fit, or a scale that the scale type cannot hold exactly (a NaN counts as held).
-pub fn pack(packing: Packing, n_rows: usize, n_cols: usize, codes: &[i8], scales: &[f32]) -> Result<Vec<u8>, PackedError> {
+pub fn pack(
+    packing: Packing,
+    n_rows: usize,
+    n_cols: usize,
+    codes: &[i8],
+    scales: &[f32],
+) -> Result<Vec<u8>, PackedError> {
     pack_with_zeros(packing, n_rows, n_cols, codes, scales, &[])
 }
 
@@ -330,7 +338,14 @@ pub fn pack(packing: Packing, n_rows: usize, n_cols: usize, codes: &[i8], scales
 ///
 /// # Errors
 /// As [`pack`].
-pub fn pack_with_zeros(packing: Packing, n_rows: usize, n_cols: usize, codes: &[i8], scales: &[f32], zeros: &[i16]) -> Result<Vec<u8>, PackedError> {
+pub fn pack_with_zeros(
+    packing: Packing,
+    n_rows: usize,
+    n_cols: usize,
+    codes: &[i8],
+    scales: &[f32],
+    zeros: &[i16],
+) -> Result<Vec<u8>, PackedError> {
     let layout = packing.layout(n_rows, n_cols)?;
     layout.check_elems(codes.len())?;
     check_length("scales", scales.len(), layout.n_scales)?;
@@ -362,7 +377,12 @@ pub fn pack_with_zeros(packing: Packing, n_rows: usize, n_cols: usize, codes: &[
 ///
 /// # Errors
 /// A bad `packing` or shape, or `bytes` of the wrong length.
-pub fn unpack(packing: Packing, n_rows: usize, n_cols: usize, bytes: &[u8]) -> Result<(Vec<i8>, Vec<f32>), PackedError> {
+pub fn unpack(
+    packing: Packing,
+    n_rows: usize,
+    n_cols: usize,
+    bytes: &[u8],
+) -> Result<(Vec<i8>, Vec<f32>), PackedError> {
     let layout = packing.layout(n_rows, n_cols)?;
     check_length("bytes", bytes.len(), layout.n_bytes)?;
     let mut codes = vec![0; layout.n_elems];
@@ -445,22 +465,30 @@ pub(crate) fn write_scales(layout: &Layout, scales: &[f32], zeros: &[i16], bytes
     let stored = &mut bytes[layout.scale_offset..];
     let zeros = zeros.iter().copied().chain(std::iter::repeat(0));
     match layout.packing.scale {
-        ScaleType::F16 => {
-            stored.as_chunks_mut().0.iter_mut().zip(scales).for_each(|(bytes, scale): (&mut [u8; 2], _)| *bytes = f16::from_f32(*scale).to_le_bytes())
-        }
-        ScaleType::F32 => stored.as_chunks_mut().0.iter_mut().zip(scales).for_each(|(bytes, scale): (&mut [u8; 4], _)| *bytes = scale.to_le_bytes()),
-        ScaleType::F16Zero => {
-            stored.as_chunks_mut().0.iter_mut().zip(scales).zip(zeros).for_each(|((bytes, scale), zero): ((&mut [u8; 4], _), i16)| {
+        ScaleType::F16 => stored
+            .as_chunks_mut()
+            .0
+            .iter_mut()
+            .zip(scales)
+            .for_each(|(bytes, scale): (&mut [u8; 2], _)| *bytes = f16::from_f32(*scale).to_le_bytes()),
+        ScaleType::F32 => stored
+            .as_chunks_mut()
+            .0
+            .iter_mut()
+            .zip(scales)
+            .for_each(|(bytes, scale): (&mut [u8; 4], _)| *bytes = scale.to_le_bytes()),
+        ScaleType::F16Zero => stored.as_chunks_mut().0.iter_mut().zip(scales).zip(zeros).for_each(
+            |((bytes, scale), zero): ((&mut [u8; 4], _), i16)| {
                 let (scale, zero) = (f16::from_f32(*scale).to_le_bytes(), zero.to_le_bytes());
                 *bytes = [scale[0], scale[1], zero[0], zero[1]];
-            })
-        }
-        ScaleType::F32Zero => {
-            stored.as_chunks_mut().0.iter_mut().zip(scales).zip(zeros).for_each(|((bytes, scale), zero): ((&mut [u8; 8], _), i16)| {
+            },
+        ),
+        ScaleType::F32Zero => stored.as_chunks_mut().0.iter_mut().zip(scales).zip(zeros).for_each(
+            |((bytes, scale), zero): ((&mut [u8; 8], _), i16)| {
                 bytes[..4].copy_from_slice(&scale.to_le_bytes());
                 bytes[4..].copy_from_slice(&i32::from(zero).to_le_bytes());
-            })
-        }
+            },
+        ),
     }
 }
 

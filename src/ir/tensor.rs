@@ -94,7 +94,10 @@ impl Tensor {
     /// # Errors
     /// As [`Tensor::from_f32s`], or a finite value would be infinite.
     pub fn from_f64s(dtype: DType, dims: &[usize], values: &[f64]) -> Result<Tensor, TensorError> {
-        let all = Tensor::from_bytes(TensorType::of(DType::F64, dims), values.iter().flat_map(|v| v.to_le_bytes()).collect())?;
+        let all = Tensor::from_bytes(
+            TensorType::of(DType::F64, dims),
+            values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        )?;
         if dtype == DType::F64 { Ok(all) } else { Tensor::from_f32s(dtype, dims, &all.to_f32s()?) }
     }
 
@@ -128,7 +131,9 @@ impl Tensor {
             DType::I16 | DType::U16 => values.iter().flat_map(|&v| (v as i16).to_le_bytes()).collect(),
             DType::I8 | DType::U8 => values.iter().map(|&v| v as u8).collect(),
             DType::Bool => values.iter().map(|&v| u8::from(v != 0)).collect(),
-            DType::I2 | DType::U2 | DType::I4 | DType::U4 => packed_bytes(&values.iter().map(|&v| v as u8).collect::<Vec<u8>>(), dtype.bits()),
+            DType::I2 | DType::U2 | DType::I4 | DType::U4 => {
+                packed_bytes(&values.iter().map(|&v| v as u8).collect::<Vec<u8>>(), dtype.bits())
+            }
             _ => return Err(TensorError::Class { dtype, wanted: "writable integers" }),
         };
         Tensor::from_bytes(TensorType::of(dtype, dims), bytes)
@@ -207,10 +212,16 @@ impl Tensor {
         Ok(match self.ty.dtype {
             DType::F32 => match bytemuck::try_cast_slice(bytes) {
                 Ok(values) => Cow::Borrowed(values),
-                Err(_) => Cow::Owned(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()),
+                Err(_) => {
+                    Cow::Owned(bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect())
+                }
             },
-            DType::F16 => Cow::Owned(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect()),
-            DType::BF16 => Cow::Owned(bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect()),
+            DType::F16 => {
+                Cow::Owned(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()).collect())
+            }
+            DType::BF16 => {
+                Cow::Owned(bytes.chunks_exact(2).map(|b| bf16::from_le_bytes([b[0], b[1]]).to_f32()).collect())
+            }
             DType::F64 => {
                 let narrow = |(index, value): (usize, f64)| match value as f32 {
                     narrow if narrow.is_infinite() && value.is_finite() => Err(TensorError::BeyondF32 { index, value }),
@@ -251,7 +262,11 @@ impl Tensor {
         if self.ty.dtype != DType::F64 {
             return Ok(self.to_f32s()?.iter().map(|&v| f64::from(v)).collect());
         }
-        Ok(self.bytes()?.chunks_exact(8).map(|b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]])).collect())
+        Ok(self
+            .bytes()?
+            .chunks_exact(8)
+            .map(|b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))
+            .collect())
     }
 
     /// The elements as i64: integers widened (u64 keeps its bits), truth values as 0 and 1, floats truncated.
@@ -263,9 +278,16 @@ impl Tensor {
         let n = usize::try_from(self.ty.shape.n_elems().unwrap_or(0)).unwrap_or(0);
         let code = |i: usize| code_at(bytes, self.ty.dtype.bits(), i);
         Ok(match self.ty.dtype {
-            DType::I64 | DType::U64 => bytes.chunks_exact(8).map(|b| i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]])).collect(),
-            DType::I32 => bytes.chunks_exact(4).map(|b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect(),
-            DType::U32 => bytes.chunks_exact(4).map(|b| i64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect(),
+            DType::I64 | DType::U64 => bytes
+                .chunks_exact(8)
+                .map(|b| i64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))
+                .collect(),
+            DType::I32 => {
+                bytes.chunks_exact(4).map(|b| i64::from(i32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect()
+            }
+            DType::U32 => {
+                bytes.chunks_exact(4).map(|b| i64::from(u32::from_le_bytes([b[0], b[1], b[2], b[3]]))).collect()
+            }
             DType::I16 => bytes.chunks_exact(2).map(|b| i64::from(i16::from_le_bytes([b[0], b[1]]))).collect(),
             DType::U16 => bytes.chunks_exact(2).map(|b| i64::from(u16::from_le_bytes([b[0], b[1]]))).collect(),
             DType::I8 => bytes.iter().map(|&b| i64::from(b as i8)).collect(),
@@ -285,7 +307,10 @@ impl Tensor {
 fn packed_bytes(codes: &[u8], bits: u32) -> Vec<u8> {
     let each = (8 / bits.max(1)).max(1) as usize;
     let mask = u8::MAX >> (8 - bits.min(8));
-    codes.chunks(each).map(|chunk| chunk.iter().enumerate().fold(0, |byte, (i, code)| byte | (code & mask) << (i as u32 * bits))).collect()
+    codes
+        .chunks(each)
+        .map(|chunk| chunk.iter().enumerate().fold(0, |byte, (i, code)| byte | (code & mask) << (i as u32 * bits)))
+        .collect()
 }
 
 /// Code number `i` of those.

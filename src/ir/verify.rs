@@ -142,7 +142,10 @@ impl Graph {
                 let extra = op.attrs.expr("epilogue").map_or(0, |e| e.n_args().saturating_sub(1));
                 let n = operands.len();
                 if n < op.def.arity.0 || n > op.def.arity.1.saturating_add(extra) {
-                    faults.push(format!("{} takes {} to {} operands, given {n}", op.def.name, op.def.arity.0, op.def.arity.1));
+                    faults.push(format!(
+                        "{} takes {} to {} operands, given {n}",
+                        op.def.name, op.def.arity.0, op.def.arity.1
+                    ));
                     return faults;
                 }
                 match self.infer(op, &operands, node.outputs.len()) {
@@ -158,7 +161,9 @@ impl Graph {
                         }
                     }
                 }
-                if node.format.is_some() && !node.outputs.iter().any(|v| v.ty.dtype.class() == Class::Float || v.ty.packing.is_some()) {
+                if node.format.is_some()
+                    && !node.outputs.iter().any(|v| v.ty.dtype.class() == Class::Float || v.ty.packing.is_some())
+                {
                     faults.push("a node without floats has no format".to_owned());
                 }
             }

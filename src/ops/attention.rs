@@ -1,8 +1,8 @@
 //! `attention`: scaled dot-product attention, written as products around a softmax until a kernel does all of it.
 
+use super::compose::positions;
 use super::strided::{View, row_major, view};
 use super::util::{agree, broadcast, class_of};
-use super::compose::positions;
 use super::{concat, gather, iota, matmul, movement, pointwise, reduce, reshape, softmax};
 use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
 
@@ -68,9 +68,13 @@ struct Sizes {
 
 /// The size of each of `heads` heads that lie side by side in `all` elements.
 fn head_size(slot: usize, all: &Dim, attrs: &Attrs, name: &'static str) -> Result<(Dim, Dim), OpError> {
-    let heads = attrs.int(name).filter(|n| *n > 0).ok_or_else(|| OpError::attribute(name, "must be given for operands of 3 axes"))?;
+    let heads = attrs
+        .int(name)
+        .filter(|n| *n > 0)
+        .ok_or_else(|| OpError::attribute(name, "must be given for operands of 3 axes"))?;
     let each = all.floor_div(&Dim::Known(heads)).filter(|each| (each * &Dim::Known(heads)) == *all);
-    each.map(|each| (Dim::Known(heads), each)).ok_or_else(|| OpError::operand(slot, all, format!("{heads} heads of equal size")))
+    each.map(|each| (Dim::Known(heads), each))
+        .ok_or_else(|| OpError::operand(slot, all, format!("{heads} heads of equal size")))
 }
 
 impl Sizes {
@@ -78,11 +82,17 @@ impl Sizes {
         let ty = |slot: usize| types.get(slot).copied().flatten().ok_or(OpError::MissingOperand { slot });
         let [q, k, v] = [ty(0)?, ty(1)?, ty(2)?];
         for (slot, ty) in [(0, q), (1, k), (2, v)] {
-            if class_of(ty) != Class::Float || ty.packing.is_some() || ty.shape.rank() != q.shape.rank() || !matches!(ty.shape.rank(), 3 | 4) {
+            if class_of(ty) != Class::Float
+                || ty.packing.is_some()
+                || ty.shape.rank() != q.shape.rank()
+                || !matches!(ty.shape.rank(), 3 | 4)
+            {
                 return Err(OpError::operand(slot, ty, "floats of 3 or 4 axes, all alike"));
             }
         }
-        let sizes = if let ([batch, q_len, q_all], [_, kv_len, k_all], [_, _, v_all]) = (&q.shape.0[..], &k.shape.0[..], &v.shape.0[..]) {
+        let sizes = if let ([batch, q_len, q_all], [_, kv_len, k_all], [_, _, v_all]) =
+            (&q.shape.0[..], &k.shape.0[..], &v.shape.0[..])
+        {
             let (q_heads, head) = head_size(0, q_all, attrs, "q_num_heads")?;
             let (kv_heads, k_head) = head_size(1, k_all, attrs, "kv_num_heads")?;
             let (_, v_head) = head_size(2, v_all, attrs, "kv_num_heads")?;
@@ -175,7 +185,8 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let sizes = Sizes::of(infer.attrs, infer.inputs)?;
     let (dtype, v_dtype) = (infer.ty(0)?.dtype, infer.ty(2)?.dtype);
     let typed = |dtype: DType, dims: Vec<Dim>| TensorType::new(dtype, Shape(dims));
-    for (name, most) in [("qk_matmul_output_mode", 3), ("left_window_size", i64::MAX), ("right_window_size", i64::MAX)] {
+    for (name, most) in [("qk_matmul_output_mode", 3), ("left_window_size", i64::MAX), ("right_window_size", i64::MAX)]
+    {
         if let Some(value) = infer.attrs.int(name).filter(|v| *v < -1 || *v > most) {
             return Err(OpError::attribute(name, format!("is {value}")));
         }
@@ -185,8 +196,9 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
         let Some(last) = mask.shape.0.last().filter(|_| matches!(class_of(mask), Class::Float | Class::Bool)) else {
             return Err(OpError::operand(3, mask, format!("floats or truth values that broadcast to {scores}")));
         };
-        let is_short = is_short(last, &sizes.total_len())
-            .ok_or_else(|| OpError::operand(3, mask, format!("at most as many keys as there are, {}, at all sizes", sizes.total_len())))?;
+        let is_short = is_short(last, &sizes.total_len()).ok_or_else(|| {
+            OpError::operand(3, mask, format!("at most as many keys as there are, {}, at all sizes", sizes.total_len()))
+        })?;
         let lead = Shape([&mask.shape.0[..mask.shape.rank() - 1], &scores.0[3..]].concat());
         let whole = if is_short { &lead } else { &mask.shape };
         if broadcast(&[whole, &scores])? != scores {
@@ -204,7 +216,12 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
         vec![sizes.batch.clone(), sizes.q_heads.clone(), sizes.q_len.clone(), sizes.v_head.clone()]
     };
     let present = |head: &Dim| vec![sizes.batch.clone(), sizes.kv_heads.clone(), sizes.total_len(), head.clone()];
-    let all = [typed(dtype, y), typed(dtype, present(&sizes.head)), typed(v_dtype, present(&sizes.v_head)), typed(dtype, scores.0)];
+    let all = [
+        typed(dtype, y),
+        typed(dtype, present(&sizes.head)),
+        typed(v_dtype, present(&sizes.v_head)),
+        typed(dtype, scores.0),
+    ];
     if infer.n_outputs > all.len() {
         return Err(OpError::unsupported(format!("{} outputs of an attention", infer.n_outputs)));
     }
@@ -252,7 +269,9 @@ impl Bias {
         let is_causal = e.attrs.int("is_causal").unwrap_or(0) != 0;
         let lengths = e.optional(6);
         let lengths = match lengths {
-            Some(lengths) => Some(reshape::to(e, lengths, [vec![sizes.batch.clone()], vec![Dim::Known(1); 3]].concat())?),
+            Some(lengths) => {
+                Some(reshape::to(e, lengths, [vec![sizes.batch.clone()], vec![Dim::Known(1); 3]].concat())?)
+            }
             None => None,
         };
         if is_causal || left.is_some() || right.is_some() {
@@ -318,8 +337,11 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let repeats = sizes.repeats().ok_or_else(|| OpError::unsupported("heads of k that do not divide those of q"))?;
     let dtype = e.outputs[0].dtype;
     let (q, k, v) = (e.input(0)?, e.input(1)?, e.input(2)?);
-    let (mut q, mut k, mut v) =
-        (by_head(e, q, &sizes.q_heads, &sizes.head)?, by_head(e, k, &sizes.kv_heads, &sizes.head)?, by_head(e, v, &sizes.kv_heads, &sizes.v_head)?);
+    let (mut q, mut k, mut v) = (
+        by_head(e, q, &sizes.q_heads, &sizes.head)?,
+        by_head(e, k, &sizes.kv_heads, &sizes.head)?,
+        by_head(e, v, &sizes.kv_heads, &sizes.v_head)?,
+    );
     if let (Some(past_key), Some(past_value)) = (e.optional(4), e.optional(5)) {
         k = e.add(&concat::DEF, Attrs::new().with_int("axis", 2), &[past_key, k])?;
         v = e.add(&concat::DEF, Attrs::new().with_int("axis", 2), &[past_value, v])?;
@@ -327,7 +349,9 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let present = [k, v];
     // Heads that share one of k and v are one more axis, along which k and v broadcast.
     let is_shared = repeats != Dim::Known(1);
-    let apart = |heads: &Dim, of: &Dim, len: &Dim, size: &Dim| vec![sizes.batch.clone(), heads.clone(), of.clone(), len.clone(), size.clone()];
+    let apart = |heads: &Dim, of: &Dim, len: &Dim, size: &Dim| {
+        vec![sizes.batch.clone(), heads.clone(), of.clone(), len.clone(), size.clone()]
+    };
     let total = sizes.total_len();
     if is_shared {
         q = reshape::to(e, q, apart(&sizes.kv_heads, &repeats, &sizes.q_len, &sizes.head))?;
@@ -356,7 +380,11 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         scores = pointwise::add(e, &text, dtype, &operands)?;
     }
     stages.push(scores);
-    let mut weights = e.add(&softmax::DEF, Attrs::new().with_int("axis", 3).with_int("log", 0).with_dtype("dtype", dtype), &[scores])?;
+    let mut weights = e.add(
+        &softmax::DEF,
+        Attrs::new().with_int("axis", 3).with_int("log", 0).with_dtype("dtype", dtype),
+        &[scores],
+    )?;
     if bias.masks_rows && e.attrs.int("zero_masked").unwrap_or(1) != 0 {
         weights = without_masked_rows(e, weights, &bias)?;
     }
@@ -366,7 +394,11 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     }
     let mut y = e.add(&matmul::DEF, product_attrs(false), &[weights, v])?;
     if is_shared {
-        y = reshape::to(e, y, vec![sizes.batch.clone(), sizes.q_heads.clone(), sizes.q_len.clone(), sizes.v_head.clone()])?;
+        y = reshape::to(
+            e,
+            y,
+            vec![sizes.batch.clone(), sizes.q_heads.clone(), sizes.q_len.clone(), sizes.v_head.clone()],
+        )?;
     }
     if sizes.flat {
         y = movement::transpose(e, y, &[0, 2, 1, 3])?;
@@ -410,7 +442,8 @@ fn rotation(attrs: &Attrs, types: &[Option<&TensorType>]) -> Result<Rotation, Op
     };
     let turned = attrs.int("rotary_embedding_dim").filter(|n| *n > 0).map_or_else(|| head.clone(), Dim::Known);
     let pairs = turned.floor_div(&Dim::Known(2)).filter(|pairs| (pairs * &Dim::Known(2)) == turned);
-    let pairs = pairs.ok_or_else(|| OpError::attribute("rotary_embedding_dim", format!("leaves {turned} elements to pair")))?;
+    let pairs =
+        pairs.ok_or_else(|| OpError::attribute("rotary_embedding_dim", format!("leaves {turned} elements to pair")))?;
     if let (Some(turned), Some(head)) = (turned.known(), head.known())
         && turned > head
     {
@@ -419,12 +452,18 @@ fn rotation(attrs: &Attrs, types: &[Option<&TensorType>]) -> Result<Rotation, Op
     let positions = types.get(3).copied().flatten();
     for (slot, ty) in [(1, cos), (2, sin)] {
         let fits = match (&ty.shape.0[..], positions) {
-            ([_, n], Some(ids)) => *n == pairs && class_of(ids) == Class::Int && ids.shape.0 == [batch.clone(), len.clone()],
+            ([_, n], Some(ids)) => {
+                *n == pairs && class_of(ids) == Class::Int && ids.shape.0 == [batch.clone(), len.clone()]
+            }
             ([b, s, n], None) => *n == pairs && s == len && (b == batch || *b == Dim::Known(1)),
             _ => false,
         };
         if !fits {
-            return Err(OpError::operand(slot, ty, format!("[{batch}, {len}, {pairs}], or [positions, {pairs}] beside position_ids")));
+            return Err(OpError::operand(
+                slot,
+                ty,
+                format!("[{batch}, {len}, {pairs}], or [positions, {pairs}] beside position_ids"),
+            ));
         }
     }
     Ok(Rotation { heads, head, pairs })
@@ -449,7 +488,16 @@ fn expand_rotary(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let turned = &pairs * &Dim::Known(2);
     let part = |e: &mut Expand<'_, '_>, first: &Dim, n: &Dim| -> Result<Val, OpError> {
         let dims = [lead.clone(), vec![head.clone()]].concat();
-        view(e, by_head, &View { shape: [lead.clone(), vec![n.clone()]].concat(), strides: row_major(&dims), offset: Some(first.clone()), ..View::default() })
+        view(
+            e,
+            by_head,
+            &View {
+                shape: [lead.clone(), vec![n.clone()]].concat(),
+                strides: row_major(&dims),
+                offset: Some(first.clone()),
+                ..View::default()
+            },
+        )
     };
     let is_whole = turned == head;
     let first = if is_whole { by_head } else { part(e, &Dim::Known(0), &turned)? };
@@ -470,12 +518,14 @@ fn expand_rotary(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         }
         let [batch, len, _] = &e.ty(table).shape.0[..] else { return Err(OpError::MissingOperand { slot }) };
         let one = Dim::Known(1);
-        let by_place = if is_flat { [batch.clone(), len.clone(), one.clone()] } else { [batch.clone(), one.clone(), len.clone()] };
+        let by_place =
+            if is_flat { [batch.clone(), len.clone(), one.clone()] } else { [batch.clone(), one.clone(), len.clone()] };
         let by_pair = if interleaved { [pairs.clone(), one] } else { [one, pairs.clone()] };
         tables.push(reshape::to(e, table, [by_place.to_vec(), by_pair.to_vec()].concat())?);
     }
     let sign = e.constant(Tensor::from_f32s(DType::F32, if interleaved { &[1, 2] } else { &[2, 1] }, &[-1.0, 1.0])?);
-    let y = pointwise::add(e, "add(mul(x0,x1),mul(mul(x2,x4),x3))", dtype, &[first, tables[0], flipped, tables[1], sign])?;
+    let y =
+        pointwise::add(e, "add(mul(x0,x1),mul(mul(x2,x4),x3))", dtype, &[first, tables[0], flipped, tables[1], sign])?;
     let mut y = reshape::to(e, y, [lead.clone(), vec![turned.clone()]].concat())?;
     if !is_whole {
         let rest = part(e, &turned, &(&head - &turned))?;

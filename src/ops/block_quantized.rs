@@ -34,22 +34,32 @@ impl Table {
         };
         let axis = |name: &'static str, default: i64| {
             let given = attrs.int(name).unwrap_or(default);
-            resolve_axis(given, own.len()).ok_or_else(|| OpError::attribute(name, format!("is {given}, the table has {} axes", own.len())))
+            resolve_axis(given, own.len())
+                .ok_or_else(|| OpError::attribute(name, format!("is {given}, the table has {} axes", own.len())))
         };
         let (gather_axis, quantize_axis) = (axis("gather_axis", 0)?, axis("quantize_axis", 1)?);
         if data.dtype == DType::U8
             && let Some(last) = own.last_mut()
         {
-            *last = last.checked_mul(8 / bits as usize).ok_or_else(|| OpError::operand(0, data, "a table of fewer codes"))?;
+            *last = last
+                .checked_mul(8 / bits as usize)
+                .ok_or_else(|| OpError::operand(0, data, "a table of fewer codes"))?;
         }
         let block = attrs.int("block_size").unwrap_or(128);
-        let block = usize::try_from(block).ok().filter(|b| *b >= 16).ok_or_else(|| OpError::attribute("block_size", format!("is {block}, expected 16 or more")))?;
+        let block = usize::try_from(block)
+            .ok()
+            .filter(|b| *b >= 16)
+            .ok_or_else(|| OpError::attribute("block_size", format!("is {block}, expected 16 or more")))?;
         Ok(Table { dims: own, bits, gather_axis, quantize_axis, block })
     }
 
     /// The sizes of the scales.
     fn scales(&self) -> Vec<usize> {
-        self.dims.iter().enumerate().map(|(i, &n)| if i == self.quantize_axis { n.div_ceil(self.block) } else { n }).collect()
+        self.dims
+            .iter()
+            .enumerate()
+            .map(|(i, &n)| if i == self.quantize_axis { n.div_ceil(self.block) } else { n })
+            .collect()
     }
 }
 
@@ -65,7 +75,10 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     }
     // Bytes are taken apart while compiling.
     for slot in [0, 3] {
-        if data.dtype == DType::U8 && infer.inputs.get(slot).copied().flatten().is_some() && infer.constant(slot).is_none() {
+        if data.dtype == DType::U8
+            && infer.inputs.get(slot).copied().flatten().is_some()
+            && infer.constant(slot).is_none()
+        {
             return Err(OpError::NotConstant { slot });
         }
     }
@@ -93,7 +106,8 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
             Some(zeros) => apart(e, zeros, &table.scales(), table.bits)?,
             None => {
                 let n = table.scales().iter().product();
-                let middle = Tensor::from_i64s(code_type(table.bits), &table.scales(), &vec![1 << (table.bits - 1); n])?;
+                let middle =
+                    Tensor::from_i64s(code_type(table.bits), &table.scales(), &vec![1 << (table.bits - 1); n])?;
                 e.constant(middle)
             }
         });
@@ -118,6 +132,9 @@ fn apart(e: &mut Expand<'_, '_>, bytes: Val, dims: &[usize], bits: u32) -> Resul
     let tensor = e.edit.constant(bytes).cloned().ok_or(OpError::NotConstant { slot: 0 })?;
     let count = dims.last().copied().unwrap_or(1);
     let rows = dims.iter().product::<usize>() / count.max(1);
-    let codes: Vec<i64> = unpacked(tensor.bytes()?, rows, (count * bits as usize).div_ceil(8), count, bits).into_iter().map(i64::from).collect();
+    let codes: Vec<i64> = unpacked(tensor.bytes()?, rows, (count * bits as usize).div_ceil(8), count, bits)
+        .into_iter()
+        .map(i64::from)
+        .collect();
     Ok(e.constant(Tensor::from_i64s(code_type(bits), dims, &codes)?))
 }

@@ -33,7 +33,13 @@ pub fn floats(e: &mut Expand<'_, '_>, dims: &[usize], values: &[f32]) -> Result<
 ///
 /// # Errors
 /// There are more than a constant may have.
-pub fn positions(e: &mut Expand<'_, '_>, rank: usize, axis: usize, n: impl Into<Dim>, step: i64) -> Result<Val, OpError> {
+pub fn positions(
+    e: &mut Expand<'_, '_>,
+    rank: usize,
+    axis: usize,
+    n: impl Into<Dim>,
+    step: i64,
+) -> Result<Val, OpError> {
     let n: Dim = n.into();
     let Some(n) = n.known().and_then(|n| usize::try_from(n).ok()) else {
         // How many there are changes between runs: the device counts them.
@@ -148,7 +154,14 @@ pub fn along(e: &mut Expand<'_, '_>, x: Val, rank: usize, axis: usize) -> Result
 ///
 /// # Errors
 /// A size is not known.
-pub fn take(e: &mut Expand<'_, '_>, data: Val, indices: Val, axis: usize, out: &[usize], negative: bool) -> Result<Val, OpError> {
+pub fn take(
+    e: &mut Expand<'_, '_>,
+    data: Val,
+    indices: Val,
+    axis: usize,
+    out: &[usize],
+    negative: bool,
+) -> Result<Val, OpError> {
     let own = sizes(0, &e.ty(data))?;
     let strides = super::util::strides(&own);
     let mut operands = vec![indices];

@@ -55,7 +55,8 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
 fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let dtype = attrs.dtype("dtype").unwrap_or(operand(inputs, 0)?.dtype());
     let stored = |tensor: &Tensor| -> Result<Tensor, OpError> {
-        let converts = attrs.dtype("dtype").is_some() && tensor.dtype() != dtype && tensor.dtype().is_float() && dtype.is_float();
+        let converts =
+            attrs.dtype("dtype").is_some() && tensor.dtype() != dtype && tensor.dtype().is_float() && dtype.is_float();
         Ok(if converts { Tensor::from_f32s(dtype, &tensor.dims(), &tensor.to_f32s()?)? } else { tensor.clone() })
     };
     let tensors = (0..inputs.len()).map(|slot| stored(operand(inputs, slot)?)).collect::<Result<Vec<_>, _>>()?;
@@ -68,7 +69,10 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     dims[axis] = 0;
     for (slot, tensor) in tensors.iter().enumerate() {
         let own = tensor.dims();
-        if tensor.dtype() != first.dtype() || own.len() != dims.len() || own.iter().zip(&dims).enumerate().any(|(i, (a, b))| i != axis && a != b) {
+        if tensor.dtype() != first.dtype()
+            || own.len() != dims.len()
+            || own.iter().zip(&dims).enumerate().any(|(i, (a, b))| i != axis && a != b)
+        {
             return Err(OpError::operand(slot, tensor.ty(), format!("{} but for axis {axis}", first.ty())));
         }
         dims[axis] = dims[axis].saturating_add(own[axis]);
@@ -98,6 +102,9 @@ mod tests {
         let y = eval(&attrs, &[Some(&wide), Some(&narrow)]).unwrap();
         assert_eq!(y[0].ty(), &TensorType::of(DType::F16, &[1, 3]));
         assert_eq!(y[0].to_f32s().unwrap()[..2], [1.5, -2.25]);
-        assert!(eval(&Attrs::new().with_int("axis", 1), &[Some(&wide), Some(&narrow)]).is_err(), "ONNX's own Concat mixes no types");
+        assert!(
+            eval(&Attrs::new().with_int("axis", 1), &[Some(&wide), Some(&narrow)]).is_err(),
+            "ONNX's own Concat mixes no types"
+        );
     }
 }

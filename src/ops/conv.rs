@@ -4,7 +4,10 @@ use super::multiply::{self, Matrix};
 use super::packed_view::{PackedView, dot_blocks};
 use super::util::{agree, class_of, finish_f32s, n_elems, operand, result, split_own, stored};
 use super::window::{Plain, Window};
-use crate::ir::{Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, product, attr};
+use crate::ir::{
+    Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
+    product,
+};
 use rayon::prelude::*;
 
 /// `conv(x, w) {kernel, strides, pads, dilations, group, dtype, epilogue}`: ONNX Conv, opset 22, over one to three spatial axes; there with a
@@ -14,7 +17,17 @@ pub static DEF: OpDef = OpDef {
     name: "conv",
     onnx: "Conv",
     levels: ONNX | CORE | KERNEL,
-    attrs: &[attr::ints("kernel"), attr::ints("kernel_shape"), attr::ints("strides"), attr::ints("pads"), attr::ints("dilations"), attr::int("group"), attr::text("auto_pad"), attr::dtype("dtype"), attr::expr("epilogue")],
+    attrs: &[
+        attr::ints("kernel"),
+        attr::ints("kernel_shape"),
+        attr::ints("strides"),
+        attr::ints("pads"),
+        attr::ints("dilations"),
+        attr::int("group"),
+        attr::text("auto_pad"),
+        attr::dtype("dtype"),
+        attr::expr("epilogue"),
+    ],
     arity: (2, 2 + super::matmul::MAX_FURTHER_PARTS),
     infer,
     eval: Some(eval),
@@ -28,7 +41,12 @@ const PIXELS: usize = 1024;
 pub fn window(attrs: &Attrs, w: &Shape, spatial: &[Dim]) -> Result<Window, OpError> {
     let given = match attrs.ints("kernel").or(attrs.ints("kernel_shape")) {
         Some(kernel) => kernel.to_vec(),
-        None => w.0.iter().skip(2).map(|d| d.known().ok_or_else(|| OpError::operand(1, w, "a kernel of known size"))).collect::<Result<_, _>>()?,
+        None => {
+            w.0.iter()
+                .skip(2)
+                .map(|d| d.known().ok_or_else(|| OpError::operand(1, w, "a kernel of known size")))
+                .collect::<Result<_, _>>()?
+        }
     };
     Window::of(attrs, given, spatial)
 }
@@ -41,7 +59,8 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
             return Err(OpError::operand(slot, ty, "floats"));
         }
     }
-    if x.packing.is_some_and(|p| p.bits != 8 || p.granularity != crate::ir::packed::Granularity::Tensor) || (x.packing.is_some() && w.packing.is_none())
+    if x.packing.is_some_and(|p| p.bits != 8 || p.granularity != crate::ir::packed::Granularity::Tensor)
+        || (x.packing.is_some() && w.packing.is_none())
     {
         return Err(OpError::operand(0, x, "INT8 with one scale beside a packed w"));
     }
@@ -51,7 +70,8 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     }
     let window = window(infer.attrs, &w.shape, spatial)?;
     let group = infer.attrs.int("group").unwrap_or(1);
-    let mut expected = vec![c.floor_div(&Dim::Known(group)).ok_or_else(|| OpError::attribute("group", format!("is {group}")))?];
+    let mut expected =
+        vec![c.floor_div(&Dim::Known(group)).ok_or_else(|| OpError::attribute("group", format!("is {group}")))?];
     expected.extend(window.kernel.iter().map(|&k| Dim::Known(k)));
     let is_matrix = w.shape.rank() == 2 && infer.attrs.get("kernel").is_some();
     if w.packing.is_some() || is_matrix {
@@ -59,14 +79,25 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     }
     let [oc, rest @ ..] = w.shape.0.as_slice() else { return Err(OpError::operand(1, w, "[OC,...]")) };
     let differ = |(a, b): (&Dim, &Dim)| !agree(a, b);
-    if rest.len() != expected.len() || rest.iter().zip(&expected).any(differ) || [c, oc].iter().any(|d| d.known().is_some_and(|n| n % group != 0)) {
-        return Err(OpError::operand(1, w, format!("[OC,{}] for {x} in {group} groups", Shape(expected).to_string().trim_matches(['[', ']']))));
+    if rest.len() != expected.len()
+        || rest.iter().zip(&expected).any(differ)
+        || [c, oc].iter().any(|d| d.known().is_some_and(|n| n % group != 0))
+    {
+        return Err(OpError::operand(
+            1,
+            w,
+            format!("[OC,{}] for {x} in {group} groups", Shape(expected).to_string().trim_matches(['[', ']'])),
+        ));
     }
     let mut oc = oc.clone();
-    for (slot, part) in own.iter().enumerate().skip(2).filter(|(_, part)| part.is_some_and(|part| part.shape.rank() == 2)) {
+    for (slot, part) in
+        own.iter().enumerate().skip(2).filter(|(_, part)| part.is_some_and(|part| part.shape.rank() == 2))
+    {
         let Some(part) = part else { continue };
         let rows = part.shape.0[0].known().zip(oc.known()).and_then(|(rows, so_far)| rows.checked_add(so_far));
-        let fits = class_of(part) == Class::Float && (x.packing.is_none() || part.packing.is_some()) && part.shape.0[1] == rest[0];
+        let fits = class_of(part) == Class::Float
+            && (x.packing.is_none() || part.packing.is_some())
+            && part.shape.0[1] == rest[0];
         let Some(total) = rows.filter(|_| fits && is_matrix && group == 1) else {
             return Err(OpError::operand(slot, part, format!("rows to follow {w} in one group")));
         };
@@ -102,7 +133,10 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let plane = |shape: &Shape| [&shape.0[..2], &[Dim::Known(1)], &shape.0[2..]].concat();
     let flat = window.kernel.len() == 1;
     let (x, w) = if flat {
-        (super::reshape::to(e, x, plane(&x_ty.shape))?, if w_ty.packing.is_some() { w } else { super::reshape::to(e, w, plane(&w_ty.shape))? })
+        (
+            super::reshape::to(e, x, plane(&x_ty.shape))?,
+            if w_ty.packing.is_some() { w } else { super::reshape::to(e, w, plane(&w_ty.shape))? },
+        )
     } else {
         (x, w)
     };
@@ -156,7 +190,8 @@ pub fn deep(e: &mut Expand<'_, '_>, x: Val, w: Val, window: &Window, group: i64)
         let planes = super::reshape::to(e, planes, dims(&[own[0] * out[0], own[1], own[3], own[4]]))?;
         let shape = dims(&[w_dims[0], w_dims[1], w_dims[3], w_dims[4]]);
         let strides = vec![w_rows[0].clone(), w_rows[1].clone(), w_rows[3].clone(), w_rows[4].clone()];
-        let filters = view(e, w, &View { shape, strides, offset: Some(&w_rows[2] * &Dim::Known(tap)), ..View::default() })?;
+        let filters =
+            view(e, w, &View { shape, strides, offset: Some(&w_rows[2] * &Dim::Known(tap)), ..View::default() })?;
         let y = e.add(&DEF, attrs.clone(), &[planes, filters])?;
         sum = Some(match sum {
             Some(sum) => super::pointwise::add(e, "add(x0,x1)", dtype, &[sum, y])?,
@@ -202,9 +237,23 @@ fn sizes(attrs: &Attrs, x: &Tensor, w: &Tensor) -> Result<Sizes, OpError> {
         return Err(OpError::operand(1, w.ty(), "[OC,C/group,kh,kw]"));
     };
     let group = usize::try_from(attrs.int("group").unwrap_or(1)).unwrap_or(0);
-    let sizes = Sizes { batch, channels, height, width, out_channels, out_height, out_width, group: group.max(1), plain: window.plain() };
+    let sizes = Sizes {
+        batch,
+        channels,
+        height,
+        width,
+        out_channels,
+        out_height,
+        out_width,
+        group: group.max(1),
+        plain: window.plain(),
+    };
     let filters = n_elems(&w.dims())?;
-    if group == 0 || !channels.is_multiple_of(group) || !out_channels.is_multiple_of(group) || filters != out_channels * sizes.depth() {
+    if group == 0
+        || !channels.is_multiple_of(group)
+        || !out_channels.is_multiple_of(group)
+        || filters != out_channels * sizes.depth()
+    {
         return Err(OpError::operand(1, w.ty(), format!("the filters of {} in {group} groups", x.ty())));
     }
     Ok(sizes)
@@ -299,7 +348,8 @@ fn columns(s: &Sizes, x: &[f32], w: &[f32], out: &mut [f32]) -> Result<(), OpErr
     for (image, out) in out.chunks_exact_mut(filters * pixels).enumerate() {
         let (n, g) = (image / s.group, image % s.group);
         let x = &x[(n * s.channels + g * (s.channels / s.group)) * plane..][..s.channels / s.group * plane];
-        let tasks: Vec<(usize, usize)> = (0..filters.div_ceil(share)).flat_map(|f| (0..blocks).map(move |b| (f * share, b * PIXELS))).collect();
+        let tasks: Vec<(usize, usize)> =
+            (0..filters.div_ceil(share)).flat_map(|f| (0..blocks).map(move |b| (f * share, b * PIXELS))).collect();
         let parts: Vec<Vec<f32>> = tasks
             .par_iter()
             .map(|&(filter, pixel)| {
@@ -307,10 +357,24 @@ fn columns(s: &Sizes, x: &[f32], w: &[f32], out: &mut [f32]) -> Result<(), OpErr
                 let mut part = vec![0.0; rows * width];
                 let w = Matrix { data: &w[(g * filters + filter) * depth..], row: depth, col: 1 };
                 if pointwise {
-                    multiply::multiply(rows, depth, width, w, Matrix { data: &x[pixel..], row: plane, col: 1 }, &mut part)?;
+                    multiply::multiply(
+                        rows,
+                        depth,
+                        width,
+                        w,
+                        Matrix { data: &x[pixel..], row: plane, col: 1 },
+                        &mut part,
+                    )?;
                 } else {
                     let unfolded = unfold(s, x, pixel, width, 0.0);
-                    multiply::multiply(rows, depth, width, w, Matrix { data: &unfolded, row: width, col: 1 }, &mut part)?;
+                    multiply::multiply(
+                        rows,
+                        depth,
+                        width,
+                        w,
+                        Matrix { data: &unfolded, row: width, col: 1 },
+                        &mut part,
+                    )?;
                 }
                 Ok(part)
             })
@@ -338,7 +402,8 @@ fn unfold<T: Copy>(s: &Sizes, x: &[T], first: usize, width: usize, fill: T) -> V
             if from >= to {
                 continue;
             }
-            let start = (c * s.height + s.plain.element(0, ky, y)) * s.width + s.plain.element(1, kx, from - y * s.out_width);
+            let start =
+                (c * s.height + s.plain.element(0, ky, y)) * s.width + s.plain.element(1, kx, from - y * s.out_width);
             let source = &x[start..];
             let target = &mut row[from - first..to - first];
             if s.plain.strides[1] == 1 {

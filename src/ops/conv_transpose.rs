@@ -2,7 +2,7 @@
 
 use super::util::ints_attr;
 use super::window::Window;
-use crate::ir::{Attrs, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, product, attr};
+use crate::ir::{Attrs, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, attr, product};
 
 /// `conv_transpose(x, w, bias?) {strides, pads, dilations, group, output_padding, output_shape, auto_pad}`: ONNX ConvTranspose, opset 22, over
 /// one to three spatial axes. w is `[C, OC/group, ...]`.
@@ -10,7 +10,16 @@ pub static DEF: OpDef = OpDef {
     name: "conv_transpose",
     onnx: "ConvTranspose",
     levels: ONNX,
-    attrs: &[attr::ints("kernel_shape"), attr::ints("strides"), attr::ints("pads"), attr::ints("dilations"), attr::int("group"), attr::ints("output_padding"), attr::ints("output_shape"), attr::text("auto_pad")],
+    attrs: &[
+        attr::ints("kernel_shape"),
+        attr::ints("strides"),
+        attr::ints("pads"),
+        attr::ints("dilations"),
+        attr::int("group"),
+        attr::ints("output_padding"),
+        attr::ints("output_shape"),
+        attr::text("auto_pad"),
+    ],
     arity: (2, 3),
     infer,
     eval: None,
@@ -31,12 +40,16 @@ fn plan(attrs: &Attrs, x: &Shape, w: &Shape) -> Result<(Window, Vec<(i64, i64)>)
     let window = Window::of(&bare, kernel, spatial)?;
     let extra = ints_attr(attrs, "output_padding")?.unwrap_or_else(|| vec![0; n]);
     let wanted = ints_attr(attrs, "output_shape")?;
-    if extra.len() != n || extra.iter().any(|v| !(0..1 << 24).contains(v)) || wanted.as_ref().is_some_and(|w| w.len() != n) {
+    if extra.len() != n
+        || extra.iter().any(|v| !(0..1 << 24).contains(v))
+        || wanted.as_ref().is_some_and(|w| w.len() != n)
+    {
         return Err(OpError::attribute("output_padding", format!("is {extra:?} for {n} spatial axes")));
     }
     let mut cuts = Vec::new();
     for i in 0..n {
-        let full = &(&(&spatial[i] - &Dim::Known(1)) * &Dim::Known(window.strides[i])) + &Dim::Known(window.extent(i) + extra[i]);
+        let full = &(&(&spatial[i] - &Dim::Known(1)) * &Dim::Known(window.strides[i]))
+            + &Dim::Known(window.extent(i) + extra[i]);
         let wanted = match (&wanted, auto) {
             (Some(wanted), _) => Some(Dim::Known(wanted[i])),
             (None, "SAME_UPPER" | "SAME_LOWER") => Some(&spatial[i] * &Dim::Known(window.strides[i])),
@@ -57,7 +70,11 @@ fn plan(attrs: &Attrs, x: &Shape, w: &Shape) -> Result<(Window, Vec<(i64, i64)>)
 
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let (x, w) = (infer.ty(0)?, infer.ty(1)?);
-    if !(3..=5).contains(&x.shape.rank()) || w.shape.rank() != x.shape.rank() || !x.dtype.is_float() || !w.dtype.is_float() {
+    if !(3..=5).contains(&x.shape.rank())
+        || w.shape.rank() != x.shape.rank()
+        || !x.dtype.is_float()
+        || !w.dtype.is_float()
+    {
         return Err(OpError::operand(0, x, "floats with one to three spatial axes"));
     }
     let group = infer.attrs.int("group").unwrap_or(1);
@@ -70,7 +87,8 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let (window, cuts) = plan(infer.attrs, &x.shape, &w.shape)?;
     let mut shape = vec![x.shape.0[0].clone(), &w.shape.0[1] * &Dim::Known(group)];
     for (i, (before, after)) in cuts.iter().enumerate() {
-        let full = &(&(&x.shape.0[2 + i] - &Dim::Known(1)) * &Dim::Known(window.strides[i])) + &Dim::Known(window.extent(i));
+        let full =
+            &(&(&x.shape.0[2 + i] - &Dim::Known(1)) * &Dim::Known(window.strides[i])) + &Dim::Known(window.extent(i));
         shape.push(&full - &Dim::Known(before.saturating_add(*after)));
     }
     if shape.iter().any(|d| d.known().is_some_and(|n| n < 0)) {
@@ -100,7 +118,11 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let (x_dims, w_dims) = (plane(&x_ty.shape), plane(&w_ty.shape));
     x = super::reshape::to(e, x, x_dims.clone())?;
     w = super::reshape::to(e, w, w_dims.clone())?;
-    let mut y = if group == 1 && window.kernel == window.strides && cuts.iter().all(|c| *c == (0, 0)) && window.dilations.iter().all(|&d| d == 1) {
+    let mut y = if group == 1
+        && window.kernel == window.strides
+        && cuts.iter().all(|c| *c == (0, 0))
+        && window.dilations.iter().all(|&d| d == 1)
+    {
         patches(e, x, w, &x_dims, &w_dims)?
     } else {
         stretched(e, x, w, &window, &cuts, group)?
@@ -124,13 +146,21 @@ fn patches(e: &mut Expand<'_, '_>, x: Val, w: Val, x_dims: &[Dim], w_dims: &[Dim
     let one = Window { kernel: vec![1, 1], strides: vec![1, 1], pads: vec![0; 4], dilations: vec![1, 1], ceil: false };
     let y = e.add(&super::conv::DEF, one.write(Attrs::new()).with_int("group", 1), &[x, w])?;
     let [n, _, h, width] = x_dims else { return Err(OpError::MissingOperand { slot: 0 }) };
-    let y = super::reshape::to(e, y, vec![n.clone(), w_dims[1].clone(), kh.clone(), kw.clone(), h.clone(), width.clone()])?;
+    let y =
+        super::reshape::to(e, y, vec![n.clone(), w_dims[1].clone(), kh.clone(), kw.clone(), h.clone(), width.clone()])?;
     let y = super::movement::transpose(e, y, &[0, 1, 4, 2, 5, 3])?;
     super::reshape::to(e, y, vec![n.clone(), w_dims[1].clone(), h * &kh, width * &kw])
 }
 
 /// In general: zeros between the pixels, and a convolution with the kernel turned round.
-fn stretched(e: &mut Expand<'_, '_>, mut x: Val, w: Val, window: &Window, cuts: &[(i64, i64)], group: i64) -> Result<Val, OpError> {
+fn stretched(
+    e: &mut Expand<'_, '_>,
+    mut x: Val,
+    w: Val,
+    window: &Window,
+    cuts: &[(i64, i64)],
+    group: i64,
+) -> Result<Val, OpError> {
     use super::strided::{View, row_major, view};
     let dims = e.ty(x).shape.0;
     let (sh, sw) = (Dim::Known(window.strides[0]), Dim::Known(window.strides[1]));
@@ -138,7 +168,8 @@ fn stretched(e: &mut Expand<'_, '_>, mut x: Val, w: Val, window: &Window, cuts: 
     if window.strides != [1, 1] {
         let own = row_major(&dims);
         let shape = vec![dims[0].clone(), dims[1].clone(), dims[2].clone(), sh.clone(), dims[3].clone(), sw.clone()];
-        let strides = vec![own[0].clone(), own[1].clone(), own[2].clone(), Dim::Known(0), own[3].clone(), Dim::Known(0)];
+        let strides =
+            vec![own[0].clone(), own[1].clone(), own[2].clone(), Dim::Known(0), own[3].clone(), Dim::Known(0)];
         let hi = vec![dims[0].clone(), dims[1].clone(), dims[2].clone(), one(), dims[3].clone(), one()];
         let inside = Some((vec![Dim::Known(0); 6], hi));
         x = view(e, x, &View { shape, strides, inside, ..View::default() })?;
@@ -149,9 +180,12 @@ fn stretched(e: &mut Expand<'_, '_>, mut x: Val, w: Val, window: &Window, cuts: 
     let after = |i: usize| window.extent(i) - 1 - cuts[i].1 - (window.strides[i] - 1);
     let (mut pads, around) = (vec![before(0), before(1), after(0), after(1)], e.ty(x).shape.0);
     if pads.iter().any(|&p| p < 0) {
-        let shape: Vec<Dim> = (0..4).map(|i| if i < 2 { around[i].clone() } else { &around[i] + &Dim::Known(pads[i - 2] + pads[i]) }).collect();
+        let shape: Vec<Dim> = (0..4)
+            .map(|i| if i < 2 { around[i].clone() } else { &around[i] + &Dim::Known(pads[i - 2] + pads[i]) })
+            .collect();
         let lo = (0..4).map(|i| Dim::Known(if i < 2 { 0 } else { pads[i - 2].max(0) })).collect();
-        let hi = (0..4).map(|i| if i < 2 { around[i].clone() } else { &around[i] + &Dim::Known(pads[i - 2]) }).collect();
+        let hi =
+            (0..4).map(|i| if i < 2 { around[i].clone() } else { &around[i] + &Dim::Known(pads[i - 2]) }).collect();
         let strides = row_major(&around);
         let offset = (2..4).fold(Dim::Known(0), |sum, i| &sum - &(&Dim::Known(pads[i - 2]) * &strides[i]));
         x = view(e, x, &View { shape, strides, offset: Some(offset), inside: Some((lo, hi)), fill: 0.0 })?;
@@ -171,7 +205,11 @@ fn turned(e: &mut Expand<'_, '_>, w: Val, group: i64) -> Result<Val, OpError> {
     let each = w_dims[0].floor_div(&groups).ok_or_else(|| OpError::attribute("group", format!("is {group}")))?;
     let turned = View {
         shape: [&[groups.clone(), w_dims[1].clone(), each.clone()], &w_dims[2..]].concat(),
-        strides: [vec![&own[0] * &each, own[1].clone(), own[0].clone()], own[2..].iter().map(|s| s * &Dim::Known(-1)).collect()].concat(),
+        strides: [
+            vec![&own[0] * &each, own[1].clone(), own[0].clone()],
+            own[2..].iter().map(|s| s * &Dim::Known(-1)).collect(),
+        ]
+        .concat(),
         offset: Some(&product(&w_dims[2..]) - &Dim::Known(1)),
         ..View::default()
     };
@@ -180,12 +218,20 @@ fn turned(e: &mut Expand<'_, '_>, w: Val, group: i64) -> Result<Val, OpError> {
 }
 
 /// The same over three axes.
-fn stretched_deep(e: &mut Expand<'_, '_>, mut x: Val, w: Val, window: &Window, cuts: &[(i64, i64)], group: i64) -> Result<Val, OpError> {
+fn stretched_deep(
+    e: &mut Expand<'_, '_>,
+    mut x: Val,
+    w: Val,
+    window: &Window,
+    cuts: &[(i64, i64)],
+    group: i64,
+) -> Result<Val, OpError> {
     use super::strided::{View, row_major, view};
     let dims = e.ty(x).shape.0;
     if window.strides.iter().any(|&s| s != 1) {
         let own = row_major(&dims);
-        let (mut shape, mut strides, mut hi, mut wide) = (dims[..2].to_vec(), own[..2].to_vec(), dims[..2].to_vec(), dims[..2].to_vec());
+        let (mut shape, mut strides, mut hi, mut wide) =
+            (dims[..2].to_vec(), own[..2].to_vec(), dims[..2].to_vec(), dims[..2].to_vec());
         for (axis, &step) in window.strides.iter().enumerate() {
             shape.extend([dims[2 + axis].clone(), Dim::Known(step)]);
             strides.extend([own[2 + axis].clone(), Dim::Known(0)]);
@@ -196,7 +242,8 @@ fn stretched_deep(e: &mut Expand<'_, '_>, mut x: Val, w: Val, window: &Window, c
         x = view(e, x, &View { shape, strides, inside, ..View::default() })?;
         x = super::reshape::to(e, x, wide)?;
     }
-    let around = |i: usize| (window.extent(i) - 1 - cuts[i].0, window.extent(i) - 1 - cuts[i].1 - (window.strides[i] - 1));
+    let around =
+        |i: usize| (window.extent(i) - 1 - cuts[i].0, window.extent(i) - 1 - cuts[i].1 - (window.strides[i] - 1));
     let pads: Vec<(i64, i64)> = [(0, 0), (0, 0)].into_iter().chain((0..3).map(around)).collect();
     x = super::slice::padded(e, x, &pads, 0.0)?;
     let w = turned(e, w, group)?;

@@ -7,7 +7,10 @@ use super::compose::gather;
 use super::host::order_keys;
 use super::reshape;
 use super::util::{axis_attr, elements, from_elements, n_elems, operand, strides};
-use crate::ir::{Attr, Attrs, CORE, COUNT, Class, DType, Dim, EvalFn, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
+use crate::ir::{
+    Attr, Attrs, CORE, COUNT, Class, DType, Dim, EvalFn, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor,
+    TensorType, Val, attr,
+};
 
 /// `non_zero(x) {count}`: ONNX NonZero, opset 13: the indices of the elements that are not zero, `[rank, count]`.
 pub static NON_ZERO: OpDef = OpDef {
@@ -67,7 +70,10 @@ pub static UNIQUE: OpDef = OpDef {
 pub fn bound(def: &OpDef, infer: &Infer<'_>) -> Result<Option<Dim>, OpError> {
     let is = |other: &OpDef| std::ptr::eq(def, other);
     let is_constant = |slot: usize| infer.constant(slot).is_some();
-    if !def.has_attr(COUNT) || infer.attrs.get(COUNT).is_some() || (0..infer.inputs.len()).all(|slot| infer.inputs[slot].is_none() || is_constant(slot)) {
+    if !def.has_attr(COUNT)
+        || infer.attrs.get(COUNT).is_some()
+        || (0..infer.inputs.len()).all(|slot| infer.inputs[slot].is_none() || is_constant(slot))
+    {
         return Ok(None);
     }
     if is(&COMPRESS) {
@@ -78,7 +84,9 @@ pub fn bound(def: &OpDef, infer: &Infer<'_>) -> Result<Option<Dim>, OpError> {
         let most = infer.constant(2).map(|t| limit(Some(t))).transpose()?;
         let each = most.map_or(n.clone(), |most| Dim::least(&n, &Dim::from(most)));
         // Without that operand there is no result.
-        return Ok((infer.inputs.len() > 2 && infer.inputs[2].is_some()).then(|| &(&batches * &classes) * &each).or(Some(Dim::Known(0))));
+        return Ok((infer.inputs.len() > 2 && infer.inputs[2].is_some())
+            .then(|| &(&batches * &classes) * &each)
+            .or(Some(Dim::Known(0))));
     }
     if is(&UNIQUE) {
         return unique_axis(infer).map(|(_, n)| Some(n));
@@ -91,7 +99,12 @@ fn count(infer: &Infer<'_>) -> Result<Option<Dim>, OpError> {
     match infer.attrs.get(COUNT) {
         None => Ok(None),
         Some(Attr::Dims(dims)) => match dims.as_slice() {
-            [dim] if dim.told().is_some_and(|symbol| Dim::from(symbol.clone()) == *dim) || dim.known().is_some_and(|n| n >= 0) => Ok(Some(dim.clone())),
+            [dim]
+                if dim.told().is_some_and(|symbol| Dim::from(symbol.clone()) == *dim)
+                    || dim.known().is_some_and(|n| n >= 0) =>
+            {
+                Ok(Some(dim.clone()))
+            }
             _ => Err(OpError::attribute(COUNT, format!("is {dims:?}, not one symbol"))),
         },
         Some(_) => Err(OpError::attribute(COUNT, "is no size")),
@@ -100,7 +113,9 @@ fn count(infer: &Infer<'_>) -> Result<Option<Dim>, OpError> {
 
 /// The types of the results of constants.
 fn folded(infer: &Infer<'_>, eval: EvalFn) -> Result<Vec<TensorType>, OpError> {
-    if let Some(slot) = (0..infer.inputs.len()).find(|&slot| infer.inputs[slot].is_some() && infer.constant(slot).is_none()) {
+    if let Some(slot) =
+        (0..infer.inputs.len()).find(|&slot| infer.inputs[slot].is_some() && infer.constant(slot).is_none())
+    {
         return Err(OpError::NotConstant { slot });
     }
     Ok(eval(infer.attrs, infer.consts)?.iter().map(|t| t.ty().clone()).collect())
@@ -108,7 +123,11 @@ fn folded(infer: &Infer<'_>, eval: EvalFn) -> Result<Vec<TensorType>, OpError> {
 
 fn numbers<'a>(infer: &Infer<'a>, slot: usize) -> Result<&'a TensorType, OpError> {
     let x = infer.ty(slot)?;
-    if x.packing.is_some() || x.dtype.class() == Class::Text { Err(OpError::operand(slot, x, "numbers")) } else { Ok(x) }
+    if x.packing.is_some() || x.dtype.class() == Class::Text {
+        Err(OpError::operand(slot, x, "numbers"))
+    } else {
+        Ok(x)
+    }
 }
 
 fn infer_non_zero(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
@@ -119,8 +138,11 @@ fn infer_non_zero(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 
 /// Which elements are not zero, in order.
 fn places(x: &Tensor) -> Result<Vec<usize>, OpError> {
-    let is_set: Vec<bool> =
-        if x.dtype().is_float() { x.to_f32s()?.iter().map(|v| *v != 0.0).collect() } else { x.to_i64s()?.iter().map(|v| *v != 0).collect() };
+    let is_set: Vec<bool> = if x.dtype().is_float() {
+        x.to_f32s()?.iter().map(|v| *v != 0.0).collect()
+    } else {
+        x.to_i64s()?.iter().map(|v| *v != 0).collect()
+    };
     Ok(is_set.iter().enumerate().filter(|(_, is_set)| **is_set).map(|(i, _)| i).collect())
 }
 
@@ -182,7 +204,9 @@ fn expand_compress(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
 /// Batches, classes and boxes.
 fn boxes(infer: &Infer<'_>) -> Result<(Dim, Dim, Dim), OpError> {
     let (boxes, scores) = (numbers(infer, 0)?, numbers(infer, 1)?);
-    let [batches, n, Dim::Known(4)] = &boxes.shape.0[..] else { return Err(OpError::operand(0, boxes, "boxes [batch, n, 4]")) };
+    let [batches, n, Dim::Known(4)] = &boxes.shape.0[..] else {
+        return Err(OpError::operand(0, boxes, "boxes [batch, n, 4]"));
+    };
     match &scores.shape.0[..] {
         [own, classes, each] if own == batches && each == n => Ok((batches.clone(), classes.clone(), n.clone())),
         _ => Err(OpError::operand(1, scores, format!("scores [{batches}, classes, {n}]"))),
@@ -225,7 +249,9 @@ fn overlap(a: &[f32; 4], b: &[f32; 4], threshold: f32) -> bool {
 fn eval_suppression(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let (given, scores) = (operand(inputs, 0)?, operand(inputs, 1)?);
     let optional = |slot: usize| inputs.get(slot).copied().flatten();
-    let number = |slot: usize| Ok::<_, OpError>(optional(slot).map(Tensor::to_f32s).transpose()?.and_then(|list| list.first().copied()));
+    let number = |slot: usize| {
+        Ok::<_, OpError>(optional(slot).map(Tensor::to_f32s).transpose()?.and_then(|list| list.first().copied()))
+    };
     let most = limit(optional(2))?;
     let (iou, least_score) = (number(3)?.unwrap_or(0.0), number(4)?);
     let center = attrs.int("center_point_box").unwrap_or(0) != 0;

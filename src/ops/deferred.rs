@@ -5,7 +5,10 @@
 
 use super::evaluate;
 use super::util::agree;
-use crate::ir::{Attr, Attrs, CORE, Edit, Graph, Infer, KERNEL, Level, NodeId, NodeKind, OpDef, OpError, Tensor, TensorType, Val, ValueId, attr};
+use crate::ir::{
+    Attr, Attrs, CORE, Edit, Graph, Infer, KERNEL, Level, NodeId, NodeKind, OpDef, OpError, Tensor, TensorType, Val,
+    ValueId, attr,
+};
 use std::collections::BTreeMap;
 
 /// `deferred(x0, ...) {body}`: the outputs of `body`, a graph of the level `onnx` whose inputs are the operands, all present.
@@ -33,11 +36,15 @@ fn body(attrs: &Attrs) -> Result<&Graph, OpError> {
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let body = body(infer.attrs)?;
     if body.inputs().len() != infer.inputs.len() {
-        return Err(OpError::attribute("body", format!("takes {} operands of {}", body.inputs().len(), infer.inputs.len())));
+        return Err(OpError::attribute(
+            "body",
+            format!("takes {} operands of {}", body.inputs().len(), infer.inputs.len()),
+        ));
     }
     for (slot, id) in body.inputs().iter().enumerate() {
         let (wanted, given) = (body.ty(id.out(0)), infer.ty(slot)?);
-        let same = wanted.shape.rank() == given.shape.rank() && wanted.shape.0.iter().zip(&given.shape.0).all(|(a, b)| agree(a, b));
+        let same = wanted.shape.rank() == given.shape.rank()
+            && wanted.shape.0.iter().zip(&given.shape.0).all(|(a, b)| agree(a, b));
         if wanted.dtype != given.dtype || wanted.packing != given.packing || !same {
             return Err(OpError::operand(slot, given, wanted));
         }
@@ -62,7 +69,9 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
         };
         values.extend(results.into_iter().enumerate().map(|(out, tensor)| (id.out(out), tensor)));
     }
-    let result = |value: ValueId| values.get(&value).cloned().ok_or_else(|| OpError::attribute("body", "computes less than its outputs"));
+    let result = |value: ValueId| {
+        values.get(&value).cloned().ok_or_else(|| OpError::attribute("body", "computes less than its outputs"))
+    };
     body.outputs().iter().map(|output| result(output.value)).collect()
 }
 
@@ -70,7 +79,8 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
 pub fn has_sizes(graph: &Graph, node: NodeId) -> bool {
     let operands = graph.operands(node).into_iter().flatten();
     let is_open = |ty: &TensorType| ty.shape.known().is_none();
-    operands.into_iter().any(|v| is_open(graph.ty(v)) || graph.sizes(v).is_some()) || graph.node(node).outputs.iter().any(|v| is_open(&v.ty))
+    operands.into_iter().any(|v| is_open(graph.ty(v)) || graph.sizes(v).is_some())
+        || graph.node(node).outputs.iter().any(|v| is_open(&v.ty))
 }
 
 /// Puts the node, as it is, into the body of a new `deferred`, and gives the values that stand for its outputs.
@@ -86,7 +96,8 @@ pub fn defer(edit: &mut Edit<'_>, node: NodeId) -> Result<Vec<Val>, OpError> {
     };
     edit.on_behalf_of(node);
     let attrs = Attrs::new().with("body", Attr::Graph(Box::new(body)));
-    edit.add_all(crate::ir::Op::new(&DEF, attrs), &outer, graph.node(node).outputs.len()).map_err(|e| OpError::Edit(Box::new(e)))
+    edit.add_all(crate::ir::Op::new(&DEF, attrs), &outer, graph.node(node).outputs.len())
+        .map_err(|e| OpError::Edit(Box::new(e)))
 }
 
 /// The types of a body's outputs.
@@ -107,7 +118,8 @@ fn enclose(graph: &Graph, node: NodeId, most: u64) -> Result<(Graph, Vec<Option<
             continue;
         };
         let name = &graph.value(value).name;
-        let constant = graph.constant(value).filter(|t| t.is_present() && t.ty().shape.n_elems().is_some_and(|n| n <= most));
+        let constant =
+            graph.constant(value).filter(|t| t.is_present() && t.ty().shape.n_elems().is_some_and(|n| n <= most));
         operands.push(Some(match (constant, graph.sizes(value), graph.node(value.node).op()) {
             _ if inside.value_named(name).is_some() => inside.value_named(name).unwrap_or(value),
             (Some(tensor), ..) => inside.add_const(name, tensor.clone()),

@@ -3,7 +3,7 @@
 use super::compose::{matmul, reduce, sizes};
 use super::strided::{View, row_major, view};
 use super::{pointwise, reshape};
-use crate::ir::{Attrs, Class, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, product, attr};
+use crate::ir::{Attrs, Class, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, attr, product};
 
 /// `einsum(x0, x1, ...) {equation}`: ONNX Einsum, opset 12.
 pub static DEF: OpDef = OpDef {
@@ -39,7 +39,9 @@ fn term(text: &str, rank: Option<usize>, n_dots: usize, equation: &str) -> Resul
     let mut labels = letters(before)?;
     if let Some(after) = after {
         let after = letters(after)?;
-        let n = rank.map_or(Some(n_dots), |rank| rank.checked_sub(labels.len() + after.len())).ok_or_else(|| refuse(equation))?;
+        let n = rank
+            .map_or(Some(n_dots), |rank| rank.checked_sub(labels.len() + after.len()))
+            .ok_or_else(|| refuse(equation))?;
         labels.extend((0..n as u32).rev().map(|i| (1 << 16) + i));
         labels.extend(after);
     }
@@ -55,14 +57,22 @@ impl Equation {
         if terms.len() != shapes.len() {
             return Err(refuse(equation));
         }
-        let operands: Vec<Vec<Label>> = terms.iter().zip(shapes).map(|(text, shape)| term(text, Some(shape.rank()), 0, equation)).collect::<Result<_, _>>()?;
+        let operands: Vec<Vec<Label>> = terms
+            .iter()
+            .zip(shapes)
+            .map(|(text, shape)| term(text, Some(shape.rank()), 0, equation))
+            .collect::<Result<_, _>>()?;
         let all: Vec<Label> = operands.concat();
         let n_dots = all.iter().filter(|&&l| l >= 1 << 16).map(|l| l - (1 << 16) + 1).max().unwrap_or(0) as usize;
         let result = match right {
             Some(right) => term(right, None, n_dots, equation)?,
             None => {
                 // Axes of the ellipsis, then letters that appear once, in order of the alphabet.
-                let mut once: Vec<Label> = all.iter().copied().filter(|l| *l < 1 << 16 && all.iter().filter(|m| *m == l).count() == 1).collect();
+                let mut once: Vec<Label> = all
+                    .iter()
+                    .copied()
+                    .filter(|l| *l < 1 << 16 && all.iter().filter(|m| *m == l).count() == 1)
+                    .collect();
                 once.sort_unstable();
                 (0..n_dots as u32).rev().map(|i| (1 << 16) + i).chain(once).collect()
             }
@@ -117,7 +127,10 @@ impl Labelled {
         let own: Vec<usize> = labels.iter().filter_map(|l| self.labels.iter().position(|o| o == l)).collect();
         let turned = super::movement::transpose(e, self.val, &own)?;
         let dims = e.ty(self.val).shape.0;
-        let shape = labels.iter().map(|l| self.labels.iter().position(|o| o == l).map_or(Dim::Known(1), |at| dims[at].clone())).collect();
+        let shape = labels
+            .iter()
+            .map(|l| self.labels.iter().position(|o| o == l).map_or(Dim::Known(1), |at| dims[at].clone()))
+            .collect();
         reshape::to(e, turned, shape)
     }
 
@@ -139,7 +152,11 @@ impl Labelled {
 /// An operand with each of its labels once: of a label given twice the diagonal.
 fn diagonal(e: &mut Expand<'_, '_>, val: Val, given: &[Label]) -> Result<Labelled, OpError> {
     let mut labels: Vec<Label> = Vec::new();
-    given.iter().for_each(|l| if !labels.contains(l) { labels.push(*l) });
+    given.iter().for_each(|l| {
+        if !labels.contains(l) {
+            labels.push(*l)
+        }
+    });
     if labels.len() == given.len() {
         return Ok(Labelled { val, labels });
     }
@@ -147,7 +164,8 @@ fn diagonal(e: &mut Expand<'_, '_>, val: Val, given: &[Label]) -> Result<Labelle
     let rows = row_major(&dims);
     let axes = |label: Label| (0..given.len()).filter(move |&i| given[i] == label);
     let strides = labels.iter().map(|&l| axes(l).fold(Dim::Known(0), |sum, i| &sum + &rows[i])).collect();
-    let shape: Vec<Dim> = labels.iter().map(|&l| axes(l).map(|i| dims[i].clone()).next().unwrap_or(Dim::Known(1))).collect();
+    let shape: Vec<Dim> =
+        labels.iter().map(|&l| axes(l).map(|i| dims[i].clone()).next().unwrap_or(Dim::Known(1))).collect();
     if (0..given.len()).any(|i| labels.iter().position(|l| *l == given[i]).is_some_and(|at| shape[at] != dims[i])) {
         return Err(OpError::operand(0, Shape(dims), "equal sizes along a diagonal"));
     }
@@ -156,12 +174,18 @@ fn diagonal(e: &mut Expand<'_, '_>, val: Val, given: &[Label]) -> Result<Labelle
 }
 
 /// The product of two operands, summed over labels that nothing later needs.
-fn contract(e: &mut Expand<'_, '_>, a: Labelled, b: Labelled, needed: &dyn Fn(Label) -> bool) -> Result<Labelled, OpError> {
+fn contract(
+    e: &mut Expand<'_, '_>,
+    a: Labelled,
+    b: Labelled,
+    needed: &dyn Fn(Label) -> bool,
+) -> Result<Labelled, OpError> {
     let (in_a, in_b) = (a.labels.clone(), b.labels.clone());
     let a = a.summed(e, |l| needed(l) || in_b.contains(&l))?;
     let b = b.summed(e, |l| needed(l) || in_a.contains(&l))?;
     let one = |dim: Option<Dim>| dim.is_none_or(|d| d == Dim::Known(1));
-    let labels: Vec<Label> = a.labels.iter().copied().chain(b.labels.iter().copied().filter(|l| !a.labels.contains(l))).collect();
+    let labels: Vec<Label> =
+        a.labels.iter().copied().chain(b.labels.iter().copied().filter(|l| !a.labels.contains(l))).collect();
     let contracted: Vec<Label> = labels.iter().copied().filter(|&l| !needed(l)).collect();
     let dtype = e.ty(a.val).dtype;
     // Sizes of 1 against others broadcast, and integers are exact only by themselves: element by element.
@@ -171,12 +195,19 @@ fn contract(e: &mut Expand<'_, '_>, a: Labelled, b: Labelled, needed: &dyn Fn(La
         let val = pointwise::add(e, "mul(x0,x1)", dtype, &[left, right])?;
         return Labelled { val, labels }.summed(e, needed);
     }
-    let batch: Vec<Label> = labels.iter().copied().filter(|l| needed(*l) && a.labels.contains(l) && b.labels.contains(l)).collect();
-    let free = |own: &Labelled| -> Vec<Label> { own.labels.iter().copied().filter(|l| !batch.contains(l) && !contracted.contains(l)).collect() };
+    let batch: Vec<Label> =
+        labels.iter().copied().filter(|l| needed(*l) && a.labels.contains(l) && b.labels.contains(l)).collect();
+    let free = |own: &Labelled| -> Vec<Label> {
+        own.labels.iter().copied().filter(|l| !batch.contains(l) && !contracted.contains(l)).collect()
+    };
     let (free_a, free_b) = (free(&a), free(&b));
-    let size = |own: &Labelled, e: &Expand<'_, '_>, of: &[Label]| -> Dim { product(&of.iter().map(|&l| own.dim(e, l).unwrap_or(Dim::Known(1))).collect::<Vec<_>>()) };
+    let size = |own: &Labelled, e: &Expand<'_, '_>, of: &[Label]| -> Dim {
+        product(&of.iter().map(|&l| own.dim(e, l).unwrap_or(Dim::Known(1))).collect::<Vec<_>>())
+    };
     // Batch axes may be 1 in one operand: they stay apart, where the product broadcasts them.
-    let lead = |own: &Labelled, e: &Expand<'_, '_>| -> Vec<Dim> { batch.iter().map(|&l| own.dim(e, l).unwrap_or(Dim::Known(1))).collect() };
+    let lead = |own: &Labelled, e: &Expand<'_, '_>| -> Vec<Dim> {
+        batch.iter().map(|&l| own.dim(e, l).unwrap_or(Dim::Known(1))).collect()
+    };
     let depth = size(&a, e, &contracted);
     let left = a.ordered(e, &[&batch[..], &free_a, &contracted].concat())?;
     let shape = [lead(&a, e), vec![size(&a, e, &free_a), depth.clone()]].concat();
@@ -203,7 +234,9 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     for slot in 1..e.inputs.len() {
         let next = e.input(slot)?;
         let next = diagonal(e, next, &equation.operands[slot])?;
-        let needed = |l: Label| equation.result.contains(&l) || equation.operands[slot + 1..].iter().any(|labels| labels.contains(&l));
+        let needed = |l: Label| {
+            equation.result.contains(&l) || equation.operands[slot + 1..].iter().any(|labels| labels.contains(&l))
+        };
         so_far = contract(e, so_far, next, &needed)?;
     }
     let so_far = so_far.summed(e, |l| equation.result.contains(&l))?;

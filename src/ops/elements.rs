@@ -18,7 +18,11 @@ written_out! {
 
 fn plain<'a>(infer: &Infer<'a>, slot: usize) -> Result<&'a TensorType, OpError> {
     let x = infer.ty(slot)?;
-    if x.packing.is_some() || x.dtype.class() == Class::Text { Err(OpError::operand(slot, x, "numbers")) } else { Ok(x) }
+    if x.packing.is_some() || x.dtype.class() == Class::Text {
+        Err(OpError::operand(slot, x, "numbers"))
+    } else {
+        Ok(x)
+    }
 }
 
 fn indices<'a>(infer: &Infer<'a>, slot: usize) -> Result<&'a TensorType, OpError> {
@@ -51,7 +55,8 @@ fn nd(batch_dims: i64, data: &Shape, indices: &Shape) -> Result<(usize, usize), 
     let refuse = || OpError::operand(1, indices, format!("indices into {data} after {batch_dims} axes that both have"));
     let batch = usize::try_from(batch_dims).map_err(|_| refuse())?;
     let depth = indices.0.last().and_then(Dim::known).and_then(|n| usize::try_from(n).ok()).ok_or_else(refuse)?;
-    let fits = depth >= 1 && batch < indices.rank() && batch + depth <= data.rank() && data.0[..batch] == indices.0[..batch];
+    let fits =
+        depth >= 1 && batch < indices.rank() && batch + depth <= data.rank() && data.0[..batch] == indices.0[..batch];
     if fits { Ok((batch, depth)) } else { Err(refuse()) }
 }
 
@@ -77,11 +82,19 @@ fn expand_nd(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
 ///
 /// # Errors
 /// An operand is refused.
-pub fn flat_rows(e: &mut Expand<'_, '_>, indices: Val, own: &[usize], batch: usize, depth: usize) -> Result<Val, OpError> {
+pub fn flat_rows(
+    e: &mut Expand<'_, '_>,
+    indices: Val,
+    own: &[usize],
+    batch: usize,
+    depth: usize,
+) -> Result<Val, OpError> {
     let given = e.ty(indices).shape.0;
     let rank = given.len() - 1;
     let steps = strides(&own[..batch + depth]);
-    let numbers = |values: &[usize]| Tensor::from_i64s(DType::I64, &[depth], &values.iter().map(|&n| n as i64).collect::<Vec<_>>());
+    let numbers = |values: &[usize]| {
+        Tensor::from_i64s(DType::I64, &[depth], &values.iter().map(|&n| n as i64).collect::<Vec<_>>())
+    };
     let (limits, factors) = (numbers(&own[batch..batch + depth])?, numbers(&steps[batch..])?);
     let (limits, factors) = (e.constant(limits), e.constant(factors));
     let scaled = pointwise::add(e, "mul(select(lt(x0,0),add(x0,x1),x0),x2)", DType::I64, &[indices, limits, factors])?;
@@ -98,7 +111,9 @@ fn reverse_axes(attrs: &crate::ir::Attrs) -> Result<(usize, usize), OpError> {
     match (attrs.int("batch_axis").unwrap_or(1), attrs.int("time_axis").unwrap_or(0)) {
         (1, 0) => Ok((1, 0)),
         (0, 1) => Ok((0, 1)),
-        other => Err(OpError::attribute("time_axis", format!("and batch_axis are {other:?}, one 0 and one 1 are expected"))),
+        other => {
+            Err(OpError::attribute("time_axis", format!("and batch_axis are {other:?}, one 0 and one 1 are expected")))
+        }
     }
 }
 
@@ -125,7 +140,11 @@ fn infer_tensor_scatter(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let (past, update) = (plain(infer, 0)?, plain(infer, 1)?);
     let axis = axis_attr(infer.attrs, -2, past.shape.rank())?;
     let fits = |i: usize| update.shape.0.get(i).is_some_and(|n| *n == past.shape.0[i] || i == axis);
-    if axis == 0 || past.dtype != update.dtype || update.shape.rank() != past.shape.rank() || !(0..past.shape.rank()).all(fits) {
+    if axis == 0
+        || past.dtype != update.dtype
+        || update.shape.rank() != past.shape.rank()
+        || !(0..past.shape.rank()).all(fits)
+    {
         return Err(OpError::operand(1, update, format!("{past} but for axis {axis}")));
     }
     if let Some(Some(at)) = infer.inputs.get(2)
@@ -149,7 +168,11 @@ fn expand_tensor_scatter(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let mut from = place;
     if let Some(at) = e.optional(2) {
         let at = super::compose::along(e, at, out.len(), 0)?;
-        let text = if e.attrs.str("mode") == Some("circular") { format!("mod(sub(x0,x1),{})", out[axis]) } else { "sub(x0,x1)".to_owned() };
+        let text = if e.attrs.str("mode") == Some("circular") {
+            format!("mod(sub(x0,x1),{})", out[axis])
+        } else {
+            "sub(x0,x1)".to_owned()
+        };
         from = pointwise::add(e, &text, DType::I64, &[place, at])?;
     }
     let last = given[axis] as i64 - 1;

@@ -1,7 +1,10 @@
 //! The elementwise operators of ONNX: one table of rules that give each its expression. All become `pointwise`.
 
 use super::util::{broadcast, class_of, dtype_attr};
-use crate::ir::{Attrs, Binary, Class, DType, Expand, Expr, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, minifloat, attr};
+use crate::ir::{
+    Attrs, Binary, Class, DType, Expand, Expr, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
+    minifloat,
+};
 use std::fmt::Write as _;
 
 /// What a rule sees of one use.
@@ -78,7 +81,12 @@ fn infer_fold(infer: &Infer<'_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Vec<Te
 }
 
 /// `function` of all operands from left to right, divided by their number for a mean.
-fn expand_fold(e: &mut Expand<'_, '_>, rule: fn(&Case<'_>) -> Recipe, function: &str, is_mean: bool) -> Result<Vec<Val>, OpError> {
+fn expand_fold(
+    e: &mut Expand<'_, '_>,
+    rule: fn(&Case<'_>) -> Recipe,
+    function: &str,
+    is_mean: bool,
+) -> Result<Vec<Val>, OpError> {
     let n = e.inputs.len();
     if n <= FOLD {
         return expand_by(e, rule);
@@ -95,7 +103,12 @@ fn expand_fold(e: &mut Expand<'_, '_>, rule: fn(&Case<'_>) -> Recipe, function: 
             text = format!("div({text},{:?})", n as f32);
         }
         let operands = slots.map(|slot| e.input(slot)).collect::<Result<Vec<_>, _>>()?;
-        result = super::pointwise::add(e, &text, if is_last { dtype } else { between }, &[&[result], operands.as_slice()].concat())?;
+        result = super::pointwise::add(
+            e,
+            &text,
+            if is_last { dtype } else { between },
+            &[&[result], operands.as_slice()].concat(),
+        )?;
     }
     Ok(vec![result])
 }
@@ -112,7 +125,14 @@ fn expand_dropout(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         Some(ratio) => (super::reshape::to(e, ratio, Vec::new())?, "x1"),
         None => (x, "0.5"),
     };
-    let random = super::random::numbers(e, "uniform", [0.0, 1.0], DType::F32, &ty.shape.0, e.attrs.int("seed").map(|s| s as f32))?;
+    let random = super::random::numbers(
+        e,
+        "uniform",
+        [0.0, 1.0],
+        DType::F32,
+        &ty.shape.0,
+        e.attrs.int("seed").map(|s| s as f32),
+    )?;
     let random = super::reshape::to(e, random, ty.shape.0)?;
     let keeps = super::pointwise::add(e, &format!("ge(x0,{ratio_text})"), DType::Bool, &[random, ratio])?;
     let text = format!("select(x0,div(x2,sub(1.0,{ratio_text})),0.0)");
@@ -169,7 +189,10 @@ fn wrapped(expr: Expr, dtype: DType) -> Expr {
     let mut keeps_range = true;
     expr.visit(&mut |e| {
         keeps_range &= match e {
-            Expr::Binary(f, ..) => matches!(f, Binary::Max | Binary::Min | Binary::BitAnd | Binary::BitOr | Binary::BitXor | Binary::Mod | Binary::Shr),
+            Expr::Binary(f, ..) => matches!(
+                f,
+                Binary::Max | Binary::Min | Binary::BitAnd | Binary::BitOr | Binary::BitXor | Binary::Mod | Binary::Shr
+            ),
             Expr::Unary(..) => false,
             _ => true,
         };
@@ -187,7 +210,12 @@ fn wrapped(expr: Expr, dtype: DType) -> Expr {
 
 /// Writes constants of one element into the expression, drops operands that it does not use, and numbers the others anew. An operand that
 /// alone gives the result its shape stays.
-fn inline(expr: &Expr, types: &[Option<TensorType>], consts: &[Option<Tensor>], wanted: &Shape) -> Result<(Expr, Vec<usize>), OpError> {
+fn inline(
+    expr: &Expr,
+    types: &[Option<TensorType>],
+    consts: &[Option<Tensor>],
+    wanted: &Shape,
+) -> Result<(Expr, Vec<usize>), OpError> {
     let literal = |slot: usize| -> Option<Expr> {
         let tensor = consts.get(slot)?.as_ref()?;
         if tensor.ty().shape.n_elems() != Some(1) || tensor.ty().packing.is_some() {
@@ -214,7 +242,8 @@ fn inline(expr: &Expr, types: &[Option<TensorType>], consts: &[Option<Tensor>], 
     let present: Vec<usize> = (0..types.len()).filter(|&s| types[s].is_some()).collect();
     let read: Vec<usize> = present.iter().copied().filter(|&s| used[s]).collect();
     let variable: Vec<usize> = read.iter().copied().filter(|&s| literal(s).is_none()).collect();
-    let slots = [variable, read, present].into_iter().find(|slots| fits(slots)).ok_or(OpError::MissingOperand { slot: 0 })?;
+    let slots =
+        [variable, read, present].into_iter().find(|slots| fits(slots)).ok_or(OpError::MissingOperand { slot: 0 })?;
     let renumbered = expr.substitute(&|slot| match slots.iter().position(|&s| s == slot) {
         Some(at) => Expr::Arg(at),
         None => literal(slot).unwrap_or(Expr::Arg(slot)),
@@ -252,7 +281,8 @@ fn modulo(c: &Case<'_>) -> Recipe {
     if !fmod && c.dtype()?.is_float() {
         // The rest has the sign of the dividend; one of another sign moves up by the divisor, also an infinite one.
         let rest = "fmod(x0,x1)";
-        return c.same(format!("select(and(not(eq({rest},0.0)),xor(lt({rest},0.0),lt(x1,0.0))),add({rest},x1),{rest})"));
+        return c
+            .same(format!("select(and(not(eq({rest},0.0)),xor(lt({rest},0.0),lt(x1,0.0))),add({rest},x1),{rest})"));
     }
     c.same(if fmod { "fmod(x0,x1)" } else { "mod(x0,x1)" })
 }
@@ -350,7 +380,14 @@ fn convert(c: &Case<'_>, to: DType) -> Recipe {
     let Some(max) = minifloat::max(to).filter(|_| to != DType::F8E8M0) else { return Ok((text, to)) };
     if c.attrs.int("saturate").unwrap_or(1) == 0 && to != DType::F4E2M1 {
         // What rounds beyond the largest value: half a unit above it, ties to even.
-        let limit = max * if matches!(to, DType::F8E5M2 | DType::F8E5M2Fnuz) { 1.0 + 1.0 / 14.0 } else if to == DType::F8E4M3 { 1.0 + 1.0 / 28.0 } else { 1.0 + 1.0 / 30.0 };
+        let limit = max
+            * if matches!(to, DType::F8E5M2 | DType::F8E5M2Fnuz) {
+                1.0 + 1.0 / 14.0
+            } else if to == DType::F8E4M3 {
+                1.0 + 1.0 / 28.0
+            } else {
+                1.0 + 1.0 / 30.0
+            };
         let compare = if to == DType::F8E4M3 { "gt" } else { "ge" };
         return Ok((format!("select({compare}(abs({text}),{limit:?}),mul({text},inf),{text})"), to));
     }
@@ -444,7 +481,15 @@ pub static CAST_LIKE: OpDef = OpDef {
     arity: (2, 2),
     infer: |infer| {
         let attrs = infer.attrs.clone().with_dtype("to", infer.ty(1)?.dtype);
-        infer_by(&Infer { attrs: &attrs, inputs: infer.inputs.get(..1).unwrap_or_default(), consts: infer.consts.get(..1).unwrap_or_default(), ..*infer }, cast)
+        infer_by(
+            &Infer {
+                attrs: &attrs,
+                inputs: infer.inputs.get(..1).unwrap_or_default(),
+                consts: infer.consts.get(..1).unwrap_or_default(),
+                ..*infer
+            },
+            cast,
+        )
     },
     eval: None,
     expand: Some(|e| {

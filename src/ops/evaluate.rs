@@ -68,7 +68,11 @@ fn expand_at(op: &Op, inputs: &[Option<&Tensor>], n_outputs: usize, depth: usize
                 values.insert((id, 0), tensor.clone());
             }
             NodeKind::Op(inner) => {
-                let operands: Vec<_> = graph.operands(id).into_iter().map(|v| v.and_then(|v| values.get(&(v.node, v.out)).cloned())).collect();
+                let operands: Vec<_> = graph
+                    .operands(id)
+                    .into_iter()
+                    .map(|v| v.and_then(|v| values.get(&(v.node, v.out)).cloned()))
+                    .collect();
                 let borrowed: Vec<_> = operands.iter().map(Option::as_ref).collect();
                 let n = graph.node(id).outputs.len();
                 // An operator of both levels stands here in the core's normal form: its own reference computes it.
@@ -87,7 +91,10 @@ fn expand_at(op: &Op, inputs: &[Option<&Tensor>], n_outputs: usize, depth: usize
         .outputs()
         .iter()
         .map(|o| {
-            values.get(&(o.value.node, o.value.out)).cloned().ok_or_else(|| OpError::unsupported(format!("{} computed no {}", op.def.name, o.name)))
+            values
+                .get(&(o.value.node, o.value.out))
+                .cloned()
+                .ok_or_else(|| OpError::unsupported(format!("{} computed no {}", op.def.name, o.name)))
         })
         .collect()
 }

@@ -4,7 +4,9 @@ use super::compose::{LARGEST_CONSTANT, dims, floats, part, sizes};
 use super::strided::{View, row_major, view};
 use super::util::dtype_attr;
 use super::{pointwise, reshape};
-use crate::ir::{Attrs, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, resolve_axis, attr};
+use crate::ir::{
+    Attrs, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr, resolve_axis,
+};
 use std::f64::consts::TAU;
 
 /// `dft(x, length?, axis?) {inverse, onesided}`: ONNX DFT, opset 20. The last axis of x has 1 (real) or 2 (complex) elements.
@@ -65,7 +67,11 @@ fn folded(attrs: &Attrs, inputs: &[Option<&Tensor>], table: Table) -> Result<Ten
     let mut numbers = Vec::new();
     for (slot, input) in inputs.iter().enumerate() {
         let tensor = input.ok_or(OpError::NotConstant { slot })?;
-        let number = if tensor.dtype().is_float() { tensor.to_f32s()?.first().map(|&v| f64::from(v)) } else { tensor.to_i64s()?.first().map(|&v| v as f64) };
+        let number = if tensor.dtype().is_float() {
+            tensor.to_f32s()?.first().map(|&v| f64::from(v))
+        } else {
+            tensor.to_i64s()?.first().map(|&v| v as f64)
+        };
         numbers.push(number.ok_or_else(|| OpError::operand(slot, tensor.ty(), "a number"))?);
     }
     let (dims, values) = table(attrs, &numbers)?;
@@ -77,13 +83,19 @@ fn folded(attrs: &Attrs, inputs: &[Option<&Tensor>], table: Table) -> Result<Ten
 }
 
 fn expand_folded(e: &mut Expand<'_, '_>, table: Table) -> Result<Vec<Val>, OpError> {
-    let inputs = (0..e.inputs.len()).map(|slot| Ok(e.edit.constant(e.input(slot)?).cloned())).collect::<Result<Vec<_>, OpError>>()?;
+    let inputs = (0..e.inputs.len())
+        .map(|slot| Ok(e.edit.constant(e.input(slot)?).cloned()))
+        .collect::<Result<Vec<_>, OpError>>()?;
     let tensor = folded(e.attrs, &inputs.iter().map(Option::as_ref).collect::<Vec<_>>(), table)?;
     Ok(vec![e.constant(tensor)])
 }
 
 fn count(value: f64, least: f64) -> Result<usize, OpError> {
-    if (least..=LARGEST_CONSTANT as f64).contains(&value) { Ok(value as usize) } else { Err(OpError::operand(0, value, "a size of a constant")) }
+    if (least..=LARGEST_CONSTANT as f64).contains(&value) {
+        Ok(value as usize)
+    } else {
+        Err(OpError::operand(0, value, "a size of a constant"))
+    }
 }
 
 /// `a - b cos(2 pi i / n) + c cos(4 pi i / n)`.
@@ -96,7 +108,9 @@ fn window(attrs: &Attrs, numbers: &[f64], [a, b, c]: [f64; 3]) -> Result<(Vec<us
 
 /// Triangles over the bins of a spectrum, evenly spaced in mel.
 fn mel(numbers: &[f64]) -> Result<(Vec<usize>, Vec<f32>), OpError> {
-    let &[n_bins, length, rate, lower, upper] = numbers else { return Err(OpError::MissingOperand { slot: numbers.len() }) };
+    let &[n_bins, length, rate, lower, upper] = numbers else {
+        return Err(OpError::MissingOperand { slot: numbers.len() });
+    };
     let (n_bins, n_rows) = (count(n_bins, 1.0)?, count((length / 2.0).floor() + 1.0, 1.0)?);
     if n_bins.saturating_mul(n_rows) > LARGEST_CONSTANT || rate <= 0.0 || lower < 0.0 || upper <= lower {
         return Err(OpError::unsupported(format!("mel bands from {lower} to {upper} at the rate {rate}")));
@@ -141,7 +155,8 @@ impl Transform {
         let flag = |name| attrs.int(name).unwrap_or(0) != 0;
         let (inverse, onesided) = (flag("inverse"), flag("onesided"));
         let default = if inverse && onesided { 2 * n.saturating_sub(1) } else { n };
-        let length = length.map_or(Some(default), |n| usize::try_from(n).ok()).filter(|n| (1..=LARGEST_CONSTANT).contains(n));
+        let length =
+            length.map_or(Some(default), |n| usize::try_from(n).ok()).filter(|n| (1..=LARGEST_CONSTANT).contains(n));
         let length = length.ok_or_else(|| OpError::operand(1, n, "a length from 1"))?;
         let (given, made) = match (inverse, onesided) {
             (true, true) => ((length / 2 + 1, parts), (length, 1)),
@@ -150,7 +165,9 @@ impl Transform {
         };
         let size = [given.0, given.1, made.0, made.1].iter().fold(1usize, |n, &m| n.saturating_mul(m));
         if !(1..=2).contains(&parts) || size > LARGEST_CONSTANT {
-            return Err(OpError::unsupported(format!("a transform of length {length}: its matrix would have {size} elements")));
+            return Err(OpError::unsupported(format!(
+                "a transform of length {length}: its matrix would have {size} elements"
+            )));
         }
         Ok(Transform { length, given, made, inverse })
     }
@@ -185,7 +202,12 @@ impl Transform {
 }
 
 /// The axis and the transform of a DFT.
-fn plan(attrs: &Attrs, x: &TensorType, length: Option<Vec<i64>>, axis: Option<Vec<i64>>) -> Result<(usize, Transform), OpError> {
+fn plan(
+    attrs: &Attrs,
+    x: &TensorType,
+    length: Option<Vec<i64>>,
+    axis: Option<Vec<i64>>,
+) -> Result<(usize, Transform), OpError> {
     let own = sizes(0, x)?;
     let given = axis.and_then(|a| a.first().copied()).unwrap_or(-2);
     let axis = resolve_axis(given, own.len()).filter(|&axis| axis + 1 < own.len());
@@ -245,13 +267,20 @@ fn expand_dft(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
 }
 
 /// Frames: how many, how long, how far apart; and the transform of each.
-fn frames(infer_attrs: &Attrs, signal: &TensorType, step: Option<Vec<i64>>, window: Option<&Shape>, length: Option<Vec<i64>>) -> Result<(usize, usize, Transform), OpError> {
+fn frames(
+    infer_attrs: &Attrs,
+    signal: &TensorType,
+    step: Option<Vec<i64>>,
+    window: Option<&Shape>,
+    length: Option<Vec<i64>>,
+) -> Result<(usize, usize, Transform), OpError> {
     let own = sizes(0, signal)?;
     let parts = own.get(2).copied().unwrap_or(1);
     let step = step.and_then(|s| s.first().copied()).and_then(|s| usize::try_from(s).ok()).filter(|&s| s > 0);
     let step = step.ok_or_else(|| OpError::operand(1, signal, "a step from 1"))?;
     let window = window.and_then(|w| w.n_elems()).and_then(|n| usize::try_from(n).ok());
-    let length = length.and_then(|n| n.first().copied()).and_then(|n| usize::try_from(n).ok()).or(window).unwrap_or(own[1]);
+    let length =
+        length.and_then(|n| n.first().copied()).and_then(|n| usize::try_from(n).ok()).or(window).unwrap_or(own[1]);
     if length == 0 || length > own[1] || window.is_some_and(|w| w != length) {
         return Err(OpError::operand(3, length, format!("a length of frames of {signal}, that of the window")));
     }

@@ -2,7 +2,7 @@
 
 use super::compose::{LARGEST_CONSTANT, dims, floats, matmul, sizes};
 use super::reshape;
-use crate::ir::{Attrs, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, resolve_axis, attr};
+use crate::ir::{Attrs, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, attr, resolve_axis};
 
 /// `center_crop_pad(x, shape) {axes}`: ONNX CenterCropPad, opset 18; the shape is a constant.
 pub static CENTER_CROP_PAD: OpDef = OpDef {
@@ -35,7 +35,8 @@ fn crop(attrs: &Attrs, x: &TensorType, wanted: Option<Vec<i64>>) -> Result<Vec<(
     }
     let mut pads = vec![(0, 0); own.len()];
     for (axis, wanted) in axes.iter().zip(wanted) {
-        let axis = resolve_axis(*axis, own.len()).ok_or_else(|| OpError::attribute("axes", format!("has {axis} for {x}")))?;
+        let axis =
+            resolve_axis(*axis, own.len()).ok_or_else(|| OpError::attribute("axes", format!("has {axis} for {x}")))?;
         let more = wanted - own[axis] as i64;
         // A crop begins, and a pad ends, with what cannot be halved.
         let before = if more >= 0 { more / 2 } else { -(-more / 2) };
@@ -59,12 +60,20 @@ pub static AFFINE_GRID: OpDef = OpDef {
 /// The spatial sizes of a grid.
 fn grid(theta: &TensorType, size: Option<Vec<i64>>) -> Result<Vec<usize>, OpError> {
     let size = size.ok_or(OpError::MissingOperand { slot: 1 })?;
-    let spatial = size.get(2..).unwrap_or_default().iter().map(|&n| usize::try_from(n).ok().filter(|&n| n > 0)).collect::<Option<Vec<_>>>();
+    let spatial = size
+        .get(2..)
+        .unwrap_or_default()
+        .iter()
+        .map(|&n| usize::try_from(n).ok().filter(|&n| n > 0))
+        .collect::<Option<Vec<_>>>();
     let n_points = |s: &Vec<usize>| s.iter().fold(1usize, |n, &m| n.saturating_mul(m));
     let spatial = spatial.filter(|s| (2..=3).contains(&s.len()) && n_points(s) <= LARGEST_CONSTANT / 4);
     let spatial = spatial.ok_or_else(|| OpError::operand(1, format!("{size:?}"), "[N,C,H,W] or [N,C,D,H,W]"))?;
     let n = spatial.len() as i64;
-    if theta.shape.0 != [Dim::Known(size[0]), Dim::Known(n), Dim::Known(n + 1)] || !theta.dtype.is_float() || theta.packing.is_some() {
+    if theta.shape.0 != [Dim::Known(size[0]), Dim::Known(n), Dim::Known(n + 1)]
+        || !theta.dtype.is_float()
+        || theta.packing.is_some()
+    {
         return Err(OpError::operand(0, theta, format!("floats [{},{n},{}]", size[0], n + 1)));
     }
     Ok(spatial)

@@ -1,7 +1,11 @@
 //! `gather`: slices of a tensor, chosen by indices.
 
-use super::util::{axis_attr, elements, finish, finish_f32s, from_elements, n_elems, operand, result, split_own, stored};
-use crate::ir::{Attrs, CORE, Class, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
+use super::util::{
+    axis_attr, elements, finish, finish_f32s, from_elements, n_elems, operand, result, split_own, stored,
+};
+use crate::ir::{
+    Attrs, CORE, Class, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
+};
 
 /// `gather(data, indices, ...) {axis, dtype, epilogue}`: ONNX Gather, opset 13. Indices outside the axis are clamped to it. Operands after the
 /// indices are further rows of a table `[rows, D]`, stored in other ways.
@@ -50,7 +54,8 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
 /// Each index reads the part that its row is in.
 fn eval_parts(attrs: &Attrs, own: &[Option<&Tensor>], extra: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let (first, indices) = (operand(own, 0)?, operand(own, 1)?);
-    let parts: Vec<&Tensor> = [Ok(first)].into_iter().chain((2..own.len()).map(|slot| operand(own, slot))).collect::<Result<_, _>>()?;
+    let parts: Vec<&Tensor> =
+        [Ok(first)].into_iter().chain((2..own.len()).map(|slot| operand(own, slot))).collect::<Result<_, _>>()?;
     let [_, width] = first.dims()[..] else { return Err(OpError::operand(0, first.ty(), "a table")) };
     let rows = |part: &Tensor| part.dims().first().copied().unwrap_or(0);
     let total = i64::try_from(parts.iter().map(|part| rows(part)).sum::<usize>()).unwrap_or(i64::MAX);

@@ -56,17 +56,32 @@ impl Sizes {
         let (heads, kv_heads) = (count("num_heads")?, count("kv_num_heads")?);
         let q = ty(0).ok_or(OpError::MissingOperand { slot: 0 })?;
         let own = sizes(0, q)?;
-        let &[batch, len, width] = &own[..] else { return Err(OpError::operand(0, q, "[batch, sequence, heads * head size]")) };
+        let &[batch, len, width] = &own[..] else {
+            return Err(OpError::operand(0, q, "[batch, sequence, heads * head size]"));
+        };
         let joined = ty(1).is_none();
         let all = if joined { heads + 2 * kv_heads } else { heads };
         let head = width / all;
-        if !q.dtype.is_float() || q.packing.is_some() || !width.is_multiple_of(all) || !heads.is_multiple_of(kv_heads) || batch > MAX_BATCH {
-            return Err(OpError::operand(0, q, format!("floats of {all} heads, at most {MAX_BATCH} sequences, and heads that divide by {kv_heads}")));
+        if !q.dtype.is_float()
+            || q.packing.is_some()
+            || !width.is_multiple_of(all)
+            || !heads.is_multiple_of(kv_heads)
+            || batch > MAX_BATCH
+        {
+            return Err(OpError::operand(
+                0,
+                q,
+                format!("floats of {all} heads, at most {MAX_BATCH} sequences, and heads that divide by {kv_heads}"),
+            ));
         }
         for slot in if joined { 1..1 } else { 1..3 } {
             let expected = TensorType::of(q.dtype, &[batch, len, kv_heads * head]);
             if ty(slot) != Some(&expected) {
-                return Err(OpError::operand(slot, ty(slot).map_or_else(|| "absent".to_owned(), ToString::to_string), expected));
+                return Err(OpError::operand(
+                    slot,
+                    ty(slot).map_or_else(|| "absent".to_owned(), ToString::to_string),
+                    expected,
+                ));
             }
         }
         let mut past = 0;
@@ -76,13 +91,28 @@ impl Sizes {
             let expected = TensorType::of(q.dtype, &[batch, kv_heads, past, head]);
             for slot in [3, 4] {
                 if ty(slot) != Some(&expected) {
-                    return Err(OpError::operand(slot, ty(slot).map_or_else(|| "absent".to_owned(), ToString::to_string), &expected));
+                    return Err(OpError::operand(
+                        slot,
+                        ty(slot).map_or_else(|| "absent".to_owned(), ToString::to_string),
+                        &expected,
+                    ));
                 }
             }
         }
         let total = usize::try_from(total).ok().filter(|t| (len..=past.saturating_add(len)).contains(t));
         let total = total.ok_or_else(|| OpError::operand(6, "a length", format!("{len} to {} keys", past + len)))?;
-        Ok(Sizes { batch, len, past, present: total.max(past), total, heads, kv_heads, head, first: total == len, joined })
+        Ok(Sizes {
+            batch,
+            len,
+            past,
+            present: total.max(past),
+            total,
+            heads,
+            kv_heads,
+            head,
+            first: total == len,
+            joined,
+        })
     }
 }
 
@@ -98,7 +128,9 @@ fn refuse_what_is_left_out(infer: &Infer<'_>) -> Result<(), OpError> {
         }
     }
     match (11..infer.inputs.len()).find(|slot| infer.inputs[*slot].is_some()) {
-        Some(slot) => Err(OpError::unsupported(format!("operand {slot} of a GroupQueryAttention (sinks, scales, norms or lengths of queries)"))),
+        Some(slot) => Err(OpError::unsupported(format!(
+            "operand {slot} of a GroupQueryAttention (sinks, scales, norms or lengths of queries)"
+        ))),
         None => Ok(()),
     }
 }
@@ -125,7 +157,9 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     // One bias a key, or one for each place that the cache has.
     let scores = [s.total, s.present].map(|keys| Shape::of(&[s.batch, s.heads, s.len, keys]));
     if let Some(bias) = present(10)
-        && !scores.iter().any(|scores| super::util::broadcast(&[&bias.shape, scores]).is_ok_and(|shape| shape == *scores))
+        && !scores
+            .iter()
+            .any(|scores| super::util::broadcast(&[&bias.shape, scores]).is_ok_and(|shape| shape == *scores))
     {
         return Err(OpError::operand(10, bias, format!("floats that broadcast to {}", scores[0])));
     }
@@ -134,7 +168,10 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     }
     let dtype = infer.ty(0)?.dtype;
     let cache = TensorType::of(dtype, &[s.batch, s.kv_heads, s.present, s.head]);
-    Ok([TensorType::of(dtype, &[s.batch, s.len, s.heads * s.head]), cache.clone(), cache].into_iter().take(infer.n_outputs).collect())
+    Ok([TensorType::of(dtype, &[s.batch, s.len, s.heads * s.head]), cache.clone(), cache]
+        .into_iter()
+        .take(infer.n_outputs)
+        .collect())
 }
 
 fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
@@ -146,7 +183,11 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let widths = [s.heads, s.kv_heads, s.kv_heads].map(|heads| heads * s.head);
     let [mut q, mut k, v] = if s.joined {
         let at = |which: usize| widths[..which].iter().sum::<usize>() as i64;
-        [part(e, q, 2, 0, widths[0] as i64)?, part(e, q, 2, at(1), widths[1] as i64)?, part(e, q, 2, at(2), widths[2] as i64)?]
+        [
+            part(e, q, 2, 0, widths[0] as i64)?,
+            part(e, q, 2, at(1), widths[1] as i64)?,
+            part(e, q, 2, at(2), widths[2] as i64)?,
+        ]
     } else {
         [q, e.input(1)?, e.input(2)?]
     };
@@ -206,7 +247,14 @@ fn places(e: &mut Expand<'_, '_>, s: &Sizes, before: Val) -> Result<Val, OpError
 }
 
 /// x `[batch, length, heads * head]` turned; of `tables` the cosines, the sines and the positions.
-fn rotated(e: &mut Expand<'_, '_>, x: Val, tables: [Val; 3], heads: usize, head: usize, interleaved: i64) -> Result<Val, OpError> {
+fn rotated(
+    e: &mut Expand<'_, '_>,
+    x: Val,
+    tables: [Val; 3],
+    heads: usize,
+    head: usize,
+    interleaved: i64,
+) -> Result<Val, OpError> {
     let turned = 2 * sizes(7, &e.ty(tables[0]))?.last().copied().unwrap_or(0);
     let attrs = Attrs::new().with_int("interleaved", interleaved).with_int("num_heads", heads as i64);
     let attrs = if turned < head { attrs.with_int("rotary_embedding_dim", turned as i64) } else { attrs };
@@ -262,7 +310,9 @@ fn mask(e: &mut Expand<'_, '_>, s: &Sizes, lengths: Val, before: Val) -> Result<
             // Nobody sees the places behind the last key.
             let own = e.ty(bias).shape;
             if s.total < s.present && s.total > 1 && own.0.last() == Some(&Dim::Known(s.total as i64)) {
-                let pads: Vec<(i64, i64)> = (1..=own.rank()).map(|axis| (0, if axis == own.rank() { (s.present - s.total) as i64 } else { 0 })).collect();
+                let pads: Vec<(i64, i64)> = (1..=own.rank())
+                    .map(|axis| (0, if axis == own.rank() { (s.present - s.total) as i64 } else { 0 }))
+                    .collect();
                 bias = super::slice::padded(e, bias, &pads, 0.0)?;
             }
             operands.push(bias);
@@ -296,7 +346,8 @@ fn rotary(attrs: &Attrs, types: &[Option<&TensorType>]) -> Result<(Attrs, Vec<us
     if ids.dtype.class() != Class::Int || n != Some(1) && n != Some((batch * len) as u64) {
         return Err(OpError::operand(1, ids, format!("one integer, or [{batch},{len}]")));
     }
-    let onnx = Attrs::new().with_int("interleaved", attrs.int("interleaved").unwrap_or(0)).with_int("num_heads", heads as i64);
+    let onnx =
+        Attrs::new().with_int("interleaved", attrs.int("interleaved").unwrap_or(0)).with_int("num_heads", heads as i64);
     Ok((if turned > 0 { onnx.with_int("rotary_embedding_dim", turned) } else { onnx }, vec![batch, len]))
 }
 

@@ -3,7 +3,10 @@
 use super::compose::{extremum, positions, reduce, sizes};
 use super::pointwise;
 use super::util::{axis_attr, n_elems, operand, split_own};
-use crate::ir::{Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, resolve_axis, attr};
+use crate::ir::{
+    Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
+    resolve_axis,
+};
 
 /// `arg_max(x) {axis, keepdims, select_last_index}`: ONNX ArgMax, opset 13.
 pub static ARG_MAX: OpDef = OpDef {
@@ -93,7 +96,10 @@ pub static DET: OpDef = OpDef {
 fn infer_arg(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let x = infer.ty(0)?;
     let axis = axis_attr(infer.attrs, 0, x.shape.rank())?;
-    if x.packing.is_some() || !matches!(x.dtype.class(), Class::Float | Class::Int) || x.shape.0[axis].known() == Some(0) {
+    if x.packing.is_some()
+        || !matches!(x.dtype.class(), Class::Float | Class::Int)
+        || x.shape.0[axis].known() == Some(0)
+    {
         return Err(OpError::operand(0, x, "numbers along an axis that is not empty"));
     }
     let keepdims = infer.attrs.int("keepdims").unwrap_or(1) != 0;
@@ -110,7 +116,8 @@ fn expand_arg(e: &mut Expand<'_, '_>, kind: &str) -> Result<Vec<Val>, OpError> {
     let place = positions(e, own.len(), axis, own[axis], 1)?;
     // NaN is the extremum of whatever it is in.
     let hit = if ty.dtype.is_float() { "or(eq(x0,x1),isnan(x0))" } else { "eq(x0,x1)" };
-    let (other, first_or_last) = if e.attrs.int("select_last_index").unwrap_or(0) != 0 { (-1, "max") } else { (own[axis] as i64, "min") };
+    let (other, first_or_last) =
+        if e.attrs.int("select_last_index").unwrap_or(0) != 0 { (-1, "max") } else { (own[axis] as i64, "min") };
     let candidates = pointwise::add(e, &format!("select({hit},x2,{other})"), DType::I64, &[x, best, place])?;
     let keepdims = e.attrs.int("keepdims").unwrap_or(1) != 0;
     Ok(vec![reduce(e, first_or_last, candidates, &[axis], keepdims)?])
@@ -147,7 +154,8 @@ fn eval_arg(attrs: &Attrs, inputs: &[Option<&Tensor>], sign: f64) -> Result<Vec<
 
 fn infer_cum_sum(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let (x, axis) = (infer.ty(0)?, infer.ty(1)?);
-    if x.packing.is_some() || !matches!(x.dtype.class(), Class::Float | Class::Int) || axis.dtype.class() != Class::Int {
+    if x.packing.is_some() || !matches!(x.dtype.class(), Class::Float | Class::Int) || axis.dtype.class() != Class::Int
+    {
         return Err(OpError::operand(0, x, "numbers, and an integer axis"));
     }
     Ok(vec![x.clone()])
@@ -161,7 +169,8 @@ fn eval_cumulated(attrs: &Attrs, inputs: &[Option<&Tensor>], product: bool) -> R
     let flag = |name| attrs.int(name).unwrap_or(0) != 0;
     let (exclusive, reverse) = (flag("exclusive"), flag("reverse"));
     let (n, inner) = (dims[axis], n_elems(&dims[axis + 1..])?);
-    let places = |i: usize| (0..n_elems(&dims).unwrap_or(0) / (n * inner).max(1)).map(move |block| block * n * inner + i);
+    let places =
+        |i: usize| (0..n_elems(&dims).unwrap_or(0) / (n * inner).max(1)).map(move |block| block * n * inner + i);
     let order: Vec<usize> = if reverse { (0..n).rev().collect() } else { (0..n).collect() };
     if x.dtype().class() == Class::Int {
         let mut values = x.to_i64s()?;
@@ -288,7 +297,11 @@ fn eval_det(_: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     let dims = x.dims();
     let [lead @ .., n, _] = &dims[..] else { return Err(OpError::operand(0, x.ty(), "square matrices")) };
     let values = x.to_f32s()?;
-    let results: Vec<f32> = if *n == 0 { vec![1.0; n_elems(lead)?] } else { values.chunks_exact(n * n).map(|m| determinant(m, *n)).collect() };
+    let results: Vec<f32> = if *n == 0 {
+        vec![1.0; n_elems(lead)?]
+    } else {
+        values.chunks_exact(n * n).map(|m| determinant(m, *n)).collect()
+    };
     Ok(vec![super::util::f32s(x.dtype(), lead, results)?])
 }
 
@@ -297,7 +310,8 @@ fn determinant(matrix: &[f32], n: usize) -> f32 {
     let mut m: Vec<f64> = matrix.iter().map(|&v| f64::from(v)).collect();
     let mut product = 1.0;
     for column in 0..n {
-        let pivot = (column..n).max_by(|a, b| m[a * n + column].abs().total_cmp(&m[b * n + column].abs())).unwrap_or(column);
+        let pivot =
+            (column..n).max_by(|a, b| m[a * n + column].abs().total_cmp(&m[b * n + column].abs())).unwrap_or(column);
         if pivot != column {
             (0..n).for_each(|i| m.swap(pivot * n + i, column * n + i));
             product = -product;

@@ -44,7 +44,12 @@ fn expand_dynamic(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let (low, high) = (reduce(e, "min", x, &axes, false)?, reduce(e, "max", x, &axes, false)?);
     let scale = pointwise::add(e, "div(sub(max(x1,0.0),min(x0,0.0)),255.0)", DType::F32, &[low, high])?;
     // A tensor of nothing but zeros has the scale 0: its codes are those of zero.
-    let zero = pointwise::add(e, "i(select(eq(x1,0.0),0.0,min(max(round(div(neg(min(x0,0.0)),x1)),0.0),255.0)))", DType::U8, &[low, scale])?;
+    let zero = pointwise::add(
+        e,
+        "i(select(eq(x1,0.0),0.0,min(max(round(div(neg(min(x0,0.0)),x1)),0.0),255.0)))",
+        DType::U8,
+        &[low, scale],
+    )?;
     let text = "i(min(max(add(select(eq(x1,0.0),0.0,round(div(x0,x1))),f(x2)),0.0),255.0))";
     let y = pointwise::add(e, text, DType::U8, &[x, scale, zero])?;
     Ok(vec![y, scale, zero])
@@ -58,7 +63,13 @@ fn depth(a: &TensorType) -> Result<usize, OpError> {
 
 pub(super) fn product(a: &TensorType, b: &TensorType) -> Result<Vec<Dim>, OpError> {
     let (inputs, attrs) = ([a.with_dtype(DType::F32), b.with_dtype(DType::F32)], super::matmul::attrs(false));
-    let types = (super::matmul::DEF.infer)(&Infer { attrs: &attrs, inputs: &[Some(&inputs[0]), Some(&inputs[1])], consts: &[None, None], sizes: &[], n_outputs: 1 })?;
+    let types = (super::matmul::DEF.infer)(&Infer {
+        attrs: &attrs,
+        inputs: &[Some(&inputs[0]), Some(&inputs[1])],
+        consts: &[None, None],
+        sizes: &[],
+        n_outputs: 1,
+    })?;
     depth(a)?;
     Ok(types.into_iter().next().map(|ty| ty.shape.0).unwrap_or_default())
 }
@@ -96,7 +107,9 @@ fn kept(e: &mut Expand<'_, '_>, codes: Val, zero: Option<Val>, axis: usize) -> R
     }
     let (n, shape) = match zeros.as_ref().map(|ty| (ty.shape.n_elems(), &ty.shape)) {
         None | Some((Some(1), _)) => (1, Vec::new()),
-        Some((Some(n), shape)) if shape.rank() == 1 && own.shape.0.get(axis) == shape.0.first() => (n as usize, vec![n as usize]),
+        Some((Some(n), shape)) if shape.rank() == 1 && own.shape.0.get(axis) == shape.0.first() => {
+            (n as usize, vec![n as usize])
+        }
         _ => return Ok(None),
     };
     if zeros.is_some_and(|ty| ty.dtype != own.dtype) {
@@ -110,7 +123,13 @@ fn kept(e: &mut Expand<'_, '_>, codes: Val, zero: Option<Val>, axis: usize) -> R
 }
 
 /// [`mat_mul`] where b is a matrix of constant codes: these stay packed, each part of the depth a matrix of its own.
-fn mat_mul_packed(e: &mut Expand<'_, '_>, a: Val, b: Val, zeros: [Option<Val>; 2], shape: &[Dim]) -> Result<Option<Val>, OpError> {
+fn mat_mul_packed(
+    e: &mut Expand<'_, '_>,
+    a: Val,
+    b: Val,
+    zeros: [Option<Val>; 2],
+    shape: &[Dim],
+) -> Result<Option<Val>, OpError> {
     let (a_ty, b_rank) = (e.ty(a), e.ty(b).shape.rank());
     let (depth, a_rank) = (depth(&a_ty)?, a_ty.shape.rank());
     let n_parts = depth.div_ceil(EXACT_TERMS);
@@ -158,7 +177,13 @@ fn add_exact(e: &mut Expand<'_, '_>, sum: Option<Val>, x: Val) -> Result<Val, Op
 }
 
 /// The exact product of codes as i32: the depth in parts whose sums f32 holds, added as integers.
-pub(super) fn mat_mul(e: &mut Expand<'_, '_>, a: Val, b: Val, zeros: [Option<Val>; 2], shape: Vec<Dim>) -> Result<Val, OpError> {
+pub(super) fn mat_mul(
+    e: &mut Expand<'_, '_>,
+    a: Val,
+    b: Val,
+    zeros: [Option<Val>; 2],
+    shape: Vec<Dim>,
+) -> Result<Val, OpError> {
     if let Some(sum) = mat_mul_packed(e, a, b, zeros, &shape)? {
         return Ok(sum);
     }
@@ -210,12 +235,20 @@ fn convolved(infer: &Infer<'_>, x: &TensorType, w: &TensorType) -> Result<Vec<Di
     if kernel.len() > 4 {
         return Err(OpError::operand(1, w, "codes with one or two spatial axes"));
     }
-    let types = (conv::DEF.infer)(&Infer { attrs: infer.attrs, inputs: &[Some(&x_f32), Some(&w_f32)], consts: &[None, None], sizes: &[], n_outputs: 1 })?;
+    let types = (conv::DEF.infer)(&Infer {
+        attrs: infer.attrs,
+        inputs: &[Some(&x_f32), Some(&w_f32)],
+        consts: &[None, None],
+        sizes: &[],
+        n_outputs: 1,
+    })?;
     let taps: usize = kernel[2..].iter().product();
     let channels = kernel[1];
     let per_part = EXACT_TERMS / taps.max(1);
     if per_part == 0 || channels.div_ceil(per_part) > MAX_PARTS {
-        return Err(OpError::unsupported(format!("an integer convolution with {channels} channels of {taps} taps: its sums would not be exact")));
+        return Err(OpError::unsupported(format!(
+            "an integer convolution with {channels} channels of {taps} taps: its sums would not be exact"
+        )));
     }
     Ok(types.into_iter().next().map(|ty| ty.shape.0).unwrap_or_default())
 }
@@ -237,7 +270,9 @@ fn convolve(e: &mut Expand<'_, '_>, x: Val, w: Val, zeros: [Option<Val>; 2]) -> 
     let groups = usize::try_from(group).unwrap_or(1).max(1);
     let attrs = window.flat().write(Attrs::new()).with_int("group", group);
     // One spatial axis is a row of two.
-    let plane = |lead: &[Dim], spatial: &[Dim]| [lead, if spatial.len() == 1 { &[Dim::Known(1)] } else { &[] }, spatial].concat();
+    let plane = |lead: &[Dim], spatial: &[Dim]| {
+        [lead, if spatial.len() == 1 { &[Dim::Known(1)] } else { &[] }, spatial].concat()
+    };
     let taps: usize = w_dims[2..].iter().product();
     let each = (EXACT_TERMS / taps.max(1)).max(1);
     let channels = w_dims[1];
@@ -294,10 +329,12 @@ fn infer_q_conv(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 /// `round(sum * (a_scale * b_scale / y_scale)) + y_zero`, saturated, in this order, which is that of the standard and of ONNX Runtime. The scales are a's, b's and y's.
 pub(super) fn requantize(e: &mut Expand<'_, '_>, sum: Val, scales: [Val; 3], zero: Val) -> Result<Val, OpError> {
     let dtype = e.outputs[0].dtype;
-    let (low, high) = super::quantize_linear::range(dtype).ok_or_else(|| OpError::unsupported(format!("codes of type {dtype}")))?;
+    let (low, high) =
+        super::quantize_linear::range(dtype).ok_or_else(|| OpError::unsupported(format!("codes of type {dtype}")))?;
     let zero = reshape::to(e, zero, Vec::new())?;
     let y_scale = reshape::to(e, scales[2], Vec::new())?;
-    let text = format!("i(min(max(add(round(mul(f(x0),div(mul(x1,x2),x3))),f(x4)),{:?}),{:?}))", low as f32, high as f32);
+    let text =
+        format!("i(min(max(add(round(mul(f(x0),div(mul(x1,x2),x3))),f(x4)),{:?}),{:?}))", low as f32, high as f32);
     pointwise::add(e, &text, dtype, &[sum, scales[0], scales[1], y_scale, zero])
 }
 
@@ -308,7 +345,8 @@ fn expand_q_mat_mul(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let shape = e.outputs[0].shape.0.clone();
     let sum = mat_mul(e, a, b, [Some(operands[2]), Some(operands[5])], shape)?;
     let rank = e.ty(sum).shape.rank();
-    let (a_scale, b_scale) = (spread(e, operands[1], a_rank.min(rank), 2)?, spread(e, operands[4], b_rank.min(rank), 1)?);
+    let (a_scale, b_scale) =
+        (spread(e, operands[1], a_rank.min(rank), 2)?, spread(e, operands[4], b_rank.min(rank), 1)?);
     Ok(vec![requantize(e, sum, [a_scale, b_scale, operands[6]], operands[7])?])
 }
 
@@ -321,6 +359,10 @@ fn expand_q_conv(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         sum = pointwise::add(e, "add(x0,x1)", DType::I32, &[sum, bias])?;
     }
     let x_scale = reshape::to(e, operands[1], Vec::new())?;
-    let w_scale = if e.ty(operands[4]).shape.n_elems() == Some(1) { reshape::to(e, operands[4], Vec::new())? } else { along(e, operands[4], rank, 1)? };
+    let w_scale = if e.ty(operands[4]).shape.n_elems() == Some(1) {
+        reshape::to(e, operands[4], Vec::new())?
+    } else {
+        along(e, operands[4], rank, 1)?
+    };
     Ok(vec![requantize(e, sum, [x_scale, w_scale, operands[6]], operands[7])?])
 }

@@ -2,7 +2,9 @@
 
 use super::shape::LARGEST;
 use super::util::{dims_attr, ints_attr};
-use crate::ir::{Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
+use crate::ir::{
+    Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
+};
 
 /// `iota() {start, step, n, dtype}`: `y[i] = start + i*step` for `n` integers. Sizes all of them; what is constant folds.
 pub static DEF: OpDef = OpDef {

@@ -241,7 +241,12 @@ impl KernelKey {
 
     /// The own operands that are present, with their names.
     pub fn present(&self) -> impl Iterator<Item = (&'static str, OperandKey)> + '_ {
-        self.template.table().operands.iter().zip(&self.operands).filter_map(|(&(name, _), key)| key.map(|key| (name, key)))
+        self.template
+            .table()
+            .operands
+            .iter()
+            .zip(&self.operands)
+            .filter_map(|(&(name, _), key)| key.map(|key| (name, key)))
     }
 
     /// The scalars of the uniform block, in order: those of the table, then what packed operands and operands of the expression need,
@@ -251,7 +256,8 @@ impl KernelKey {
         for param in self.template.table().params {
             match param.count {
                 None => params.push(Param { ty: param.ty, name: param.name.to_owned() }),
-                Some(flag) => params.extend((0..self.flag(flag)).map(|i| Param { ty: param.ty, name: format!("{}{i}", param.name) })),
+                Some(flag) => params
+                    .extend((0..self.flag(flag)).map(|i| Param { ty: param.ty, name: format!("{}{i}", param.name) })),
             }
         }
         let mut uint = |name: String| params.push(Param { ty: ParamType::Uint, name });
@@ -260,7 +266,9 @@ impl KernelKey {
                 ["pitch", "blocks", "scales"].iter().for_each(|part| uint(format!("{name}_{part}")));
             }
         }
-        for (i, arg) in self.expr.iter().flat_map(|e| e.args.iter().enumerate().map(move |(i, arg)| (i + e.first_arg(), arg))) {
+        for (i, arg) in
+            self.expr.iter().flat_map(|e| e.args.iter().enumerate().map(move |(i, arg)| (i + e.first_arg(), arg)))
+        {
             match arg.load {
                 Load::Same | Load::Scalar => {}
                 Load::Periodic => ["inner", "n"].iter().for_each(|part| uint(format!("x{i}_{part}"))),
@@ -287,7 +295,9 @@ impl KernelKey {
         if self.operands.len() != table.operands.len() {
             return Some(format!("{} operands, the table has {}", self.operands.len(), table.operands.len()));
         }
-        if let Some((_, (name, _))) = self.operands.iter().zip(table.operands).find(|(key, (_, optional))| key.is_none() && !optional) {
+        if let Some((_, (name, _))) =
+            self.operands.iter().zip(table.operands).find(|(key, (_, optional))| key.is_none() && !optional)
+        {
             return Some(format!("operand {name} is absent"));
         }
         if let Some(flag) = self.flags.keys().find(|flag| !table.flags.iter().any(|(name, _)| name == *flag)) {
@@ -296,7 +306,9 @@ impl KernelKey {
         for (flag, values) in table.flags {
             match self.flags.get(flag) {
                 None => return Some(format!("flag {flag} is missing")),
-                Some(value) if !values.contains(value) => return Some(format!("flag {flag} is {value}, not one of {values:?}")),
+                Some(value) if !values.contains(value) => {
+                    return Some(format!("flag {flag} is {value}, not one of {values:?}"));
+                }
                 Some(_) => {}
             }
         }

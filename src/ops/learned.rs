@@ -24,7 +24,8 @@ pub static BINARIZER: OpDef = OpDef {
     expand: Some(|e| {
         let x = e.input(0)?;
         let (dtype, threshold) = (e.ty(x).dtype, e.attrs.float("threshold").unwrap_or(0.0));
-        let text = if dtype.is_float() { format!("f(gt(x0,{threshold:?}))") } else { format!("i(gt(f(x0),{threshold:?}))") };
+        let text =
+            if dtype.is_float() { format!("f(gt(x0,{threshold:?}))") } else { format!("i(gt(f(x0),{threshold:?}))") };
         Ok(vec![pointwise::add(e, &text, dtype, &[x])?])
     }),
 };
@@ -39,7 +40,11 @@ pub static ARRAY_FEATURE_EXTRACTOR: OpDef = OpDef {
     infer: |i| {
         let (x, indices) = (i.ty(0)?, i.ty(1)?);
         let n = indices.shape.volume();
-        if x.packing.is_some() || x.shape.rank() == 0 || indices.dtype.class() != Class::Int || x.dtype.class() == Class::Text {
+        if x.packing.is_some()
+            || x.shape.rank() == 0
+            || indices.dtype.class() != Class::Int
+            || x.dtype.class() == Class::Text
+        {
             return Err(OpError::operand(1, indices, format!("indices into the last axis of {x}")));
         }
         let lead = if x.shape.rank() == 1 { vec![Dim::Known(1)] } else { x.shape.0[..x.shape.rank() - 1].to_vec() };
@@ -88,7 +93,16 @@ pub static TF_IDF: OpDef = OpDef {
     name: "tf_idf_vectorizer",
     onnx: "TfIdfVectorizer",
     levels: ONNX | CORE | KERNEL,
-    attrs: &[attr::int("max_gram_length"), attr::int("max_skip_count"), attr::int("min_gram_length"), attr::text("mode"), attr::ints("ngram_counts"), attr::ints("ngram_indexes"), attr::ints("pool_int64s"), attr::floats("weights")],
+    attrs: &[
+        attr::int("max_gram_length"),
+        attr::int("max_skip_count"),
+        attr::int("min_gram_length"),
+        attr::text("mode"),
+        attr::ints("ngram_counts"),
+        attr::ints("ngram_indexes"),
+        attr::ints("pool_int64s"),
+        attr::floats("weights"),
+    ],
     arity: (1, 1),
     infer: infer_tf_idf,
     eval: Some(eval_tf_idf),
@@ -112,19 +126,30 @@ impl<'a> Grams<'a> {
         let list = |name: &'static str| attrs.ints(name).ok_or_else(|| OpError::attribute(name, "is missing"));
         let number = |name: &'static str, most: i64| {
             let given = attrs.int(name).ok_or_else(|| OpError::attribute(name, "is missing"))?;
-            usize::try_from(given).ok().filter(|_| given <= most).ok_or_else(|| OpError::attribute(name, format!("is {given}")))
+            usize::try_from(given)
+                .ok()
+                .filter(|_| given <= most)
+                .ok_or_else(|| OpError::attribute(name, format!("is {given}")))
         };
         let (pool, counts, indexes) = (list("pool_int64s")?, list("ngram_counts")?, list("ngram_indexes")?);
         let lengths = number("min_gram_length", MAX_SKIPS)?.max(1)..=number("max_gram_length", MAX_SKIPS)?;
-        let width = indexes.iter().max().copied().filter(|n| (0..MAX_WIDTH).contains(n) && indexes.iter().all(|i| *i >= 0));
+        let width =
+            indexes.iter().max().copied().filter(|n| (0..MAX_WIDTH).contains(n) && indexes.iter().all(|i| *i >= 0));
         let width = width.ok_or_else(|| OpError::attribute("ngram_indexes", "are none, or out of range"))? as usize + 1;
         let mut places = BTreeMap::new();
         let mut id = 0;
         for (i, &start) in counts.iter().enumerate() {
             let end = counts.get(i + 1).copied().unwrap_or(pool.len() as i64);
-            let part = usize::try_from(start).ok().zip(usize::try_from(end).ok()).and_then(|(start, end)| pool.get(start..end));
-            for gram in part.ok_or_else(|| OpError::attribute("ngram_counts", format!("are {counts:?}")))?.chunks_exact(i + 1) {
-                let place = indexes.get(id).ok_or_else(|| OpError::attribute("ngram_indexes", "are fewer than there are runs"))?;
+            let part = usize::try_from(start)
+                .ok()
+                .zip(usize::try_from(end).ok())
+                .and_then(|(start, end)| pool.get(start..end));
+            for gram in
+                part.ok_or_else(|| OpError::attribute("ngram_counts", format!("are {counts:?}")))?.chunks_exact(i + 1)
+            {
+                let place = indexes
+                    .get(id)
+                    .ok_or_else(|| OpError::attribute("ngram_indexes", "are fewer than there are runs"))?;
                 places.insert(gram, *place as usize);
                 id += 1;
             }
@@ -139,8 +164,13 @@ fn infer_tf_idf(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     if x.dtype.class() != Class::Int || x.packing.is_some() || !(1..=2).contains(&x.shape.rank()) {
         return Err(OpError::operand(0, x, "integers [N] or [B,N]"));
     }
-    if !matches!(infer.attrs.str("mode"), Some("TF" | "IDF" | "TFIDF")) || infer.attrs.floats("weights").is_some_and(|w| w.len() < grams.width) {
-        return Err(OpError::attribute("mode", format!("is {:?}, with weights for {} results", infer.attrs.str("mode"), grams.width)));
+    if !matches!(infer.attrs.str("mode"), Some("TF" | "IDF" | "TFIDF"))
+        || infer.attrs.floats("weights").is_some_and(|w| w.len() < grams.width)
+    {
+        return Err(OpError::attribute(
+            "mode",
+            format!("is {:?}, with weights for {} results", infer.attrs.str("mode"), grams.width),
+        ));
     }
     let lead = &x.shape.0[..x.shape.rank() - 1];
     Ok(vec![TensorType::new(DType::F32, Shape([lead, &[Dim::Known(grams.width as i64)]].concat()))])

@@ -46,16 +46,31 @@ fn expand_lrn(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let x = e.input(0)?;
     let ty = e.ty(x);
     let own = sizes(0, &ty)?;
-    let size = e.attrs.int("size").filter(|n| (1..1 << 16).contains(n)).ok_or_else(|| OpError::attribute("size", "is missing or out of range"))?;
+    let size = e
+        .attrs
+        .int("size")
+        .filter(|n| (1..1 << 16).contains(n))
+        .ok_or_else(|| OpError::attribute("size", "is missing or out of range"))?;
     let float = |name: &str, default: f32| e.attrs.float(name).unwrap_or(default);
     let (alpha, beta, bias) = (float("alpha", 1e-4), float("beta", 0.75), float("bias", 1.0));
     let square = pointwise::add(e, "mul(x0,x0)", ty.dtype, &[x])?;
     let planes = reshape::to(e, square, dims(&[own[0], 1, own[1], own[2..].iter().product()]))?;
     let before = (size - 1) / 2;
-    let window = Window { kernel: vec![size, 1], strides: vec![1; 2], pads: vec![before, 0, size - 1 - before, 0], dilations: vec![1; 2], ceil: false };
+    let window = Window {
+        kernel: vec![size, 1],
+        strides: vec![1; 2],
+        pads: vec![before, 0, size - 1 - before, 0],
+        dilations: vec![1; 2],
+        ceil: false,
+    };
     let mean = e.add(&pool::DEF, pool::attrs("average", &window, true), &[planes])?;
     let mean = reshape::to(e, mean, ty.shape.0)?;
-    Ok(vec![pointwise::add(e, &format!("div(x0,pow(add({bias:?},mul({alpha:?},x1)),{beta:?}))"), ty.dtype, &[x, mean])?])
+    Ok(vec![pointwise::add(
+        e,
+        &format!("div(x0,pow(add({bias:?},mul({alpha:?},x1)),{beta:?}))"),
+        ty.dtype,
+        &[x, mean],
+    )?])
 }
 
 /// Which norm: 1 or 2.
@@ -138,7 +153,12 @@ fn expand_pool(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let powers = power(e, x, p)?;
     let n: i64 = window.kernel.iter().product();
     let mean = if ty.shape.rank() > 4 {
-        let lists = [("kernel_shape", &window.kernel), ("strides", &window.strides), ("pads", &window.pads), ("dilations", &window.dilations)];
+        let lists = [
+            ("kernel_shape", &window.kernel),
+            ("strides", &window.strides),
+            ("pads", &window.pads),
+            ("dilations", &window.dilations),
+        ];
         let attrs = lists.into_iter().fold(Attrs::new(), |attrs, (name, list)| attrs.with_ints(name, list.clone()));
         e.add(&super::pooling::AVERAGE, attrs.with_int("count_include_pad", 1), &[powers])?
     } else {

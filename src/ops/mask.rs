@@ -93,7 +93,10 @@ fn depth(attrs: &Attrs, indices: &TensorType, depth: Option<&Tensor>) -> Result<
 
 fn infer_one_hot(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let (indices, values) = (infer.ty(0)?, infer.ty(2)?);
-    if !matches!(indices.dtype.class(), Class::Int | Class::Float) || values.shape != Shape::of(&[2]) || values.dtype.class() == Class::Text {
+    if !matches!(indices.dtype.class(), Class::Int | Class::Float)
+        || values.shape != Shape::of(&[2])
+        || values.dtype.class() == Class::Text
+    {
         return Err(OpError::operand(2, values, "two values"));
     }
     let (axis, n) = depth(infer.attrs, indices, infer.constant(1))?;

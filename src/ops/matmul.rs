@@ -3,7 +3,9 @@
 use super::multiply::{self, Matrix, Sizes};
 use super::packed_view::PackedView;
 use super::util::{agree, broadcast, broadcast_strides, finish_f32s, n_elems, operand, result, split_own, stored};
-use crate::ir::{Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
+use crate::ir::{
+    Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
+};
 
 /// `matmul(a, b, ...) {trans_b, dtype, epilogue}`: ONNX MatMul, opset 13. At the core level both operands have at least two axes, and `b` may come in
 /// several operands with `trans_b`, each `[rows, K]`: one matrix whose rows are stored in different ways.
@@ -67,7 +69,9 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     for (i, part) in further.into_iter().enumerate() {
         let refuse = || OpError::operand(2 + i, part, format!("known rows of {k} to follow {b}"));
         let ([rows, cols], Some(Dim::Known(so_far))) = (&part.shape.0[..], &n) else { return Err(refuse()) };
-        let Some(total) = rows.known().and_then(|rows| rows.checked_add(*so_far)).filter(|_| cols == k) else { return Err(refuse()) };
+        let Some(total) = rows.known().and_then(|rows| rows.checked_add(*so_far)).filter(|_| cols == k) else {
+            return Err(refuse());
+        };
         if super::util::class_of(part) != Class::Float || (a.packing.is_some() && part.packing.is_none()) {
             return Err(refuse());
         }
@@ -112,7 +116,9 @@ fn eval_parts(attrs: &Attrs, own: &[Option<&Tensor>], extra: &[Option<&Tensor>])
         let own = width(product);
         let data = product.to_f32s()?;
         if own > 0 {
-            out.chunks_mut(n).zip(data.chunks(own)).for_each(|(row, part)| row[first..first + own].copy_from_slice(part));
+            out.chunks_mut(n)
+                .zip(data.chunks(own))
+                .for_each(|(row, part)| row[first..first + own].copy_from_slice(part));
         }
         first += own;
     }
@@ -156,7 +162,9 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     } else {
         let strides = [broadcast_strides(a_lead, &lead), broadcast_strides(b_lead, &lead)];
         let mut starts = Vec::new();
-        super::util::for_each_index(&lead, &strides, |_, offsets| starts.push((offsets[0] * m * k, offsets[1] * k * n)));
+        super::util::for_each_index(&lead, &strides, |_, offsets| {
+            starts.push((offsets[0] * m * k, offsets[1] * k * n))
+        });
         multiply::batched(Sizes { m, k, n }, &mut out, |i| {
             let (a, b) = starts[i];
             (Matrix { data: &a_data[a..], row: k, col: 1 }, b_matrix(&b_data[b..]))

@@ -70,7 +70,11 @@ fn infer_first(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 
 fn infer_skip(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let (x, skip) = (infer.ty(0)?, infer.ty(1)?);
-    if !x.dtype.is_float() || x.packing.is_some() || x.shape.rank() == 0 || super::util::broadcast(&[&x.shape, &skip.shape])? != x.shape {
+    if !x.dtype.is_float()
+        || x.packing.is_some()
+        || x.shape.rank() == 0
+        || super::util::broadcast(&[&x.shape, &skip.shape])? != x.shape
+    {
         return Err(OpError::operand(1, skip, format!("floats that broadcast to {x}")));
     }
     let last = &x.shape.0[x.shape.rank() - 1..];
@@ -96,7 +100,11 @@ fn expand_skip(e: &mut Expand<'_, '_>, bias: usize, layer: bool) -> Result<Vec<V
     let attrs = super::norm::attrs(if layer { "layer" } else { "rms" }, axis, epsilon).with_dtype("dtype", ty.dtype);
     let operands: Vec<Val> = [sum, gamma].into_iter().chain(beta).collect();
     let y = e.add(&super::norm::DEF, attrs, &operands)?;
-    let mean = e.add(&super::reduce::DEF, super::reduce::attrs("mean", &[axis], true).with_dtype("dtype", DType::F32), &[sum])?;
+    let mean = e.add(
+        &super::reduce::DEF,
+        super::reduce::attrs("mean", &[axis], true).with_dtype("dtype", DType::F32),
+        &[sum],
+    )?;
     let text = if layer { "mul(sub(x0,x1),sub(x0,x1))" } else { "mul(x0,x0)" };
     let operands = if layer { vec![sum, mean] } else { vec![sum] };
     let square = pointwise::add(e, text, DType::F32, &operands)?;
@@ -121,7 +129,13 @@ fn infer_fused(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let (a, b) = (infer.ty(0)?, infer.ty(1)?);
     let a = TensorType::new(a.dtype, turned(infer.attrs, "transA", a));
     let b = TensorType::new(b.dtype, turned(infer.attrs, "transB", b));
-    (matmul::DEF.infer)(&Infer { attrs: &Attrs::new(), inputs: &[Some(&a), Some(&b)], consts: &[None, None], sizes: &[], n_outputs: 1 })
+    (matmul::DEF.infer)(&Infer {
+        attrs: &Attrs::new(),
+        inputs: &[Some(&a), Some(&b)],
+        consts: &[None, None],
+        sizes: &[],
+        n_outputs: 1,
+    })
 }
 
 fn expand_fused(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
@@ -178,7 +192,8 @@ fn dequantized(e: &mut Expand<'_, '_>, slot: usize) -> Result<Val, OpError> {
 
 /// f32 as codes of `dtype`, scale and zero point in `slot` and behind.
 fn quantized(e: &mut Expand<'_, '_>, x: Val, slot: usize, dtype: DType) -> Result<Val, OpError> {
-    let (low, high) = quantize_linear::range(dtype).ok_or_else(|| OpError::unsupported(format!("codes of type {dtype}")))?;
+    let (low, high) =
+        quantize_linear::range(dtype).ok_or_else(|| OpError::unsupported(format!("codes of type {dtype}")))?;
     let scale = e.input(slot)?;
     let scale = reshape::to(e, scale, Vec::new())?;
     let (code, mut operands) = ("round(div(x0,x1))", vec![x, scale]);
@@ -239,7 +254,13 @@ fn infer_q_concat(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     }
     let parts: Vec<_> = infer.inputs.iter().skip(2).step_by(3).copied().collect();
     let axis = Attrs::new().with_int("axis", infer.attrs.int("axis").unwrap_or(0));
-    (super::concat::DEF.infer)(&Infer { attrs: &axis, inputs: &parts, consts: &vec![None; parts.len()], sizes: &[], n_outputs: 1 })
+    (super::concat::DEF.infer)(&Infer {
+        attrs: &axis,
+        inputs: &parts,
+        consts: &vec![None; parts.len()],
+        sizes: &[],
+        n_outputs: 1,
+    })
 }
 
 fn expand_q_concat(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
@@ -251,14 +272,33 @@ fn expand_q_concat(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
 }
 
 fn infer_to_float(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
-    let inputs = [infer.inputs[0], infer.inputs[1], infer.inputs.get(4).copied().flatten(), infer.inputs.get(5).copied().flatten()];
-    let types = (integer::MAT_MUL.infer)(&Infer { attrs: &Attrs::new(), inputs: &inputs, consts: &[None; 4], sizes: &[], n_outputs: 1 })?;
+    let inputs = [
+        infer.inputs[0],
+        infer.inputs[1],
+        infer.inputs.get(4).copied().flatten(),
+        infer.inputs.get(5).copied().flatten(),
+    ];
+    let types = (integer::MAT_MUL.infer)(&Infer {
+        attrs: &Attrs::new(),
+        inputs: &inputs,
+        consts: &[None; 4],
+        sizes: &[],
+        n_outputs: 1,
+    })?;
     Ok(types.iter().map(|ty| ty.with_dtype(infer.inputs[2].map_or(DType::F32, |scale| scale.dtype))).collect())
 }
 
 /// An integer product with its scales and a bias.
-fn scaled(e: &mut Expand<'_, '_>, operands: [Option<Val>; 4], scales: [Val; 2], bias: Option<Val>) -> Result<Val, OpError> {
-    let sums = e.edit.add_all(crate::ir::Op::new(&integer::MAT_MUL, Attrs::new()), &operands, 1).map_err(|e| OpError::Edit(Box::new(e)))?;
+fn scaled(
+    e: &mut Expand<'_, '_>,
+    operands: [Option<Val>; 4],
+    scales: [Val; 2],
+    bias: Option<Val>,
+) -> Result<Val, OpError> {
+    let sums = e
+        .edit
+        .add_all(crate::ir::Op::new(&integer::MAT_MUL, Attrs::new()), &operands, 1)
+        .map_err(|e| OpError::Edit(Box::new(e)))?;
     let mut operands = vec![sums[0]];
     for scale in scales {
         let scale = if e.ty(scale).shape.n_elems() == Some(1) { reshape::to(e, scale, Vec::new())? } else { scale };
@@ -283,7 +323,13 @@ fn infer_dynamic(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     }
     let codes = a.with_dtype(DType::U8);
     let inputs = [Some(&codes), infer.inputs[1], None, infer.inputs.get(3).copied().flatten()];
-    let types = (integer::MAT_MUL.infer)(&Infer { attrs: &Attrs::new(), inputs: &inputs, consts: &[None; 4], sizes: &[], n_outputs: 1 })?;
+    let types = (integer::MAT_MUL.infer)(&Infer {
+        attrs: &Attrs::new(),
+        inputs: &inputs,
+        consts: &[None; 4],
+        sizes: &[],
+        n_outputs: 1,
+    })?;
     Ok(types.iter().map(|ty| ty.with_dtype(a.dtype)).collect())
 }
 
@@ -298,7 +344,8 @@ fn expand_dynamic(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
 /// The sizes of a product with packed codes: depth, columns, bits, and how many of the depth share a scale.
 fn n_bits(attrs: &Attrs) -> Result<(usize, usize, u32, usize), OpError> {
     let number = |name: &'static str, default: Option<i64>| {
-        let given = attrs.int(name).or(default).and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=1 << 24).contains(n));
+        let given =
+            attrs.int(name).or(default).and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=1 << 24).contains(n));
         given.ok_or_else(|| OpError::attribute(name, "is missing or out of range"))
     };
     let bits = match attrs.int("bits").unwrap_or(4) {
@@ -329,7 +376,11 @@ fn infer_n_bits(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     match infer.inputs.get(3).copied().flatten() {
         Some(_) if infer.constant(3).is_none() => return Err(OpError::NotConstant { slot: 3 }),
         Some(zeros) if zeros.dtype != DType::U8 || !fits(zeros, n * (n_blocks * bits as usize).div_ceil(8)) => {
-            return Err(OpError::operand(3, zeros, format!("zero points of {n} rows of {n_blocks} blocks, packed as the codes are")));
+            return Err(OpError::operand(
+                3,
+                zeros,
+                format!("zero points of {n} rows of {n_blocks} blocks, packed as the codes are"),
+            ));
         }
         _ => {}
     }
@@ -353,7 +404,9 @@ fn expand_n_bits(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let (k, n, bits, block) = n_bits(e.attrs)?;
     let n_blocks = k.div_ceil(block);
     let pitch = n_blocks * (block * bits as usize).div_ceil(8);
-    let constant = |e: &Expand<'_, '_>, slot: usize| e.optional(slot).map(|v| e.edit.constant(v).cloned().ok_or(OpError::NotConstant { slot })).transpose();
+    let constant = |e: &Expand<'_, '_>, slot: usize| {
+        e.optional(slot).map(|v| e.edit.constant(v).cloned().ok_or(OpError::NotConstant { slot })).transpose()
+    };
     let codes = constant(e, 1)?.ok_or(OpError::MissingOperand { slot: 1 })?;
     let middle = 1i64 << (bits - 1);
     let dtype = match bits {

@@ -39,111 +39,327 @@ macro_rules! written_out {
     };
 }
 
-/// Declares the operators: a module each, and the list that the registry is made of.
-macro_rules! declare_ops {
-    ($($(#[$doc:meta])* $module:ident: [$($def:ident),* $(,)?],)*) => {
-        $($(#[$doc])* pub mod $module;)*
-        /// Every operator that nyxc knows, in order of declaration.
-        pub static ALL: &[&OpDef] = &[$($(&$module::$def),*),*];
-    };
-}
+/// Attention, and the rotations of positions before it.
+pub mod attention;
+/// Look-ups in tables of codes.
+pub mod block_quantized;
+/// Tensors one after the other.
+pub mod concat;
+/// Convolutions.
+pub mod conv;
+/// ONNX ConvTranspose.
+pub mod conv_transpose;
+/// Results with as many elements as data tell: without kernels.
+pub mod counted;
+/// Operators that wait for their sizes: without kernels.
+pub mod deferred;
+/// Sums of products by labels.
+pub mod einsum;
+/// Single elements and slices by indices.
+pub mod elements;
+/// ONNX's elementwise operators.
+pub mod elementwise;
+/// Fourier transforms, windows, mel bands.
+pub mod fourier;
+/// Crops around a centre, grids of points.
+pub mod frame;
+/// Slices by index.
+pub mod gather;
+/// ONNX Gemm.
+pub mod gemm;
+/// Attention with a cache of keys and values, as com.microsoft has it.
+pub mod group_query;
+/// Positions of extrema, running sums: without kernels.
+pub mod host;
+/// Exact products of integers.
+pub mod integer;
+/// Numbers counted from sizes.
+pub mod iota;
+/// Operators of classical learning, and optional tensors.
+pub mod learned;
+/// Normalisations and pools by norms.
+pub mod local;
+/// Losses over classes.
+pub mod loss;
+/// Triangles, one-hot codes, identity matrices.
+pub mod mask;
+/// Products of matrices.
+pub mod matmul;
+/// Operators of com.microsoft.
+pub mod microsoft;
+/// ONNX's operators that only move elements.
+pub mod movement;
+/// Layer and root-mean-square normalisation.
+pub mod norm;
+/// ONNX's normalisations.
+pub mod normalize;
+/// Adagrad, Adam, Momentum.
+pub mod optimizers;
+/// Any function of single elements: what all elementwise operators become.
+pub mod pointwise;
+/// Maxima and averages of sliding windows.
+pub mod pool;
+/// ONNX's pools.
+pub mod pooling;
+/// Gemm on codes.
+pub mod q_gemm;
+/// Quantization with scales given.
+pub mod quantize_linear;
+/// Activations quantized while the program runs.
+pub mod quantize_packed;
+/// Random numbers.
+pub mod random;
+/// Recurrent layers.
+pub mod recurrent;
+/// Sums, means, extrema and products along axes.
+pub mod reduce;
+/// ONNX's reductions.
+pub mod reduction;
+/// The same elements under another shape.
+pub mod reshape;
+/// Images enlarged and reduced.
+pub mod resize;
+/// Images read at computed places: without kernels.
+pub mod sample;
+/// Rows written into a copy.
+pub mod scatter;
+/// Operators whose results are known once shapes are.
+pub mod shape;
+/// ONNX Slice and Pad.
+pub mod slice;
+/// Softmax and its logarithm.
+pub mod softmax;
+/// Operators that carry a state from call to call.
+pub mod state;
+/// Reading at other places: transposes, slices, pads.
+pub mod strided;
 
-declare_ops! {
-    /// Any function of single elements: what all elementwise operators become.
-    pointwise: [DEF],
-    /// Products of matrices.
-    matmul: [DEF],
-    /// Convolutions.
-    conv: [DEF],
-    /// Maxima and averages of sliding windows.
-    pool: [DEF],
-    /// Sums, means, extrema and products along axes.
-    reduce: [DEF],
-    /// Softmax and its logarithm.
-    softmax: [DEF, LOG],
-    /// Layer and root-mean-square normalisation.
-    norm: [DEF],
-    /// Slices by index.
-    gather: [DEF],
-    /// Reading at other places: transposes, slices, pads.
-    strided: [DEF],
-    /// Tensors one after the other.
-    concat: [DEF],
-    /// The same elements under another shape.
-    reshape: [DEF],
-    /// Operators that wait for their sizes: without kernels.
-    deferred: [DEF],
-    /// Numbers counted from sizes.
-    iota: [DEF],
-    /// Images enlarged and reduced.
-    resize: [DEF],
-    /// Activations quantized while the program runs.
-    quantize_packed: [DEF, DYNAMIC],
-    /// Quantization with scales given.
-    quantize_linear: [DEF, DEQUANTIZE],
-    /// Positions of extrema, running sums: without kernels.
-    host: [ARG_MAX, ARG_MIN, CUM_SUM, CUM_PROD, TOP_K, BIT_CAST, DET],
-    /// Results with as many elements as data tell: without kernels.
-    counted: [NON_ZERO, COMPRESS, NON_MAX_SUPPRESSION, UNIQUE],
-    /// Images read at computed places: without kernels.
-    sample: [GRID_SAMPLE, ROI_ALIGN, DEFORM_CONV, COL2IM, POOL_INDICES],
-    /// ONNX's elementwise operators.
-    elementwise: [ABS, ACOS, ACOSH, ADD, AND, ASIN, ASINH, ATAN, ATANH, BIT_SHIFT, BITWISE_AND, BITWISE_NOT, BITWISE_OR, BITWISE_XOR, CAST, CAST_LIKE, CEIL, CELU, CLIP, COS, COSH, DIV, DROPOUT, ELU, EQUAL, ERF, EXP, FLOOR, GELU, GREATER, GREATER_OR_EQUAL, HARD_SIGMOID, HARD_SWISH, IDENTITY, IS_INF, IS_NAN, LEAKY_RELU, LESS, LESS_OR_EQUAL, LOG, MAX, MEAN, MIN, MISH, MOD, MUL, NEG, NOT, OR, POW, PRELU, RECIPROCAL, RELU, ROUND, SELU, SHRINK, SIGMOID, SIGN, SIN, SINH, SOFTPLUS, SOFTSIGN, SQRT, SUB, SUM, SWISH, SWI_GLU, TAN, TANH, THRESHOLDED_RELU, WHERE, XOR],
-    /// ONNX Gemm.
-    gemm: [DEF],
-    /// ONNX ConvTranspose.
-    conv_transpose: [DEF],
-    /// ONNX's normalisations.
-    normalize: [BATCH, LAYER, RMS, INSTANCE, GROUP],
-    /// Attention, and the rotations of positions before it.
-    attention: [DEF, ROTARY],
-    /// ONNX's pools.
-    pooling: [MAX, AVERAGE, GLOBAL_MAX, GLOBAL_AVERAGE],
-    /// ONNX's reductions.
-    reduction: [SUM, MEAN, MAX, MIN, PROD, L1, L2, SUM_SQUARE, LOG_SUM, LOG_SUM_EXP],
-    /// ONNX's operators that only move elements.
-    movement: [TRANSPOSE, EXPAND, TILE, SPLIT, SQUEEZE, UNSQUEEZE, FLATTEN, DEPTH_TO_SPACE, SPACE_TO_DEPTH],
-    /// ONNX Slice and Pad.
-    slice: [SLICE, PAD],
-    /// Losses over classes.
-    loss: [NEGATIVE_LOG_LIKELIHOOD, SOFTMAX_CROSS_ENTROPY],
-    /// Triangles, one-hot codes, identity matrices.
-    mask: [TRILU, EYE_LIKE, ONE_HOT, HARDMAX],
-    /// Single elements and slices by indices.
-    elements: [GATHER_ELEMENTS, GATHER_ND, REVERSE_SEQUENCE, TENSOR_SCATTER],
-    /// Rows written into a copy.
-    scatter: [DEF, ELEMENTS, ND, MAX_UNPOOL],
-    /// Normalisations and pools by norms.
-    local: [LRN, LP_NORMALIZATION, MEAN_VARIANCE, LP_POOL, GLOBAL_LP_POOL],
-    /// Adagrad, Adam, Momentum.
-    optimizers: [ADAGRAD, ADAM, MOMENTUM],
-    /// Fourier transforms, windows, mel bands.
-    fourier: [DFT, STFT, HANN, HAMMING, BLACKMAN, MEL],
-    /// Crops around a centre, grids of points.
-    frame: [CENTER_CROP_PAD, AFFINE_GRID],
-    /// Sums of products by labels.
-    einsum: [DEF],
-    /// Operators that carry a state from call to call.
-    state: [CAUSAL_CONV, LINEAR_ATTENTION],
-    /// Recurrent layers.
-    recurrent: [RNN, GRU, LSTM, DYNAMIC_QUANTIZE_LSTM],
-    /// Exact products of integers.
-    integer: [DYNAMIC_QUANTIZE, MAT_MUL, CONV, Q_MAT_MUL, Q_CONV],
-    /// Operators of classical learning, and optional tensors.
-    learned: [BINARIZER, ARRAY_FEATURE_EXTRACTOR, OPTIONAL_HAS_ELEMENT, OPTIONAL_GET_ELEMENT, TF_IDF],
-    /// Operators of com.microsoft.
-    microsoft: [SIMPLIFIED, SKIP_LAYER, SKIP_SIMPLIFIED, FUSED_MAT_MUL, BIAS_GELU, FAST_GELU, GELU, QUICK_GELU, QUANTIZE, DEQUANTIZE, Q_ADD, Q_MUL, Q_SIGMOID, Q_LEAKY_RELU, Q_GLOBAL_POOL, Q_CONCAT, MAT_MUL_TO_FLOAT, DYNAMIC_MAT_MUL, MAT_MUL_N_BITS],
-    /// Gemm on codes.
-    q_gemm: [DEF],
-    /// Look-ups in tables of codes.
-    block_quantized: [DEF],
-    /// Attention with a cache of keys and values, as com.microsoft has it.
-    group_query: [DEF, ROTARY],
-    /// Random numbers.
-    random: [DEF, UNIFORM, UNIFORM_LIKE, NORMAL, NORMAL_LIKE, BERNOULLI],
-    /// Operators whose results are known once shapes are.
-    shape: [CONSTANT, SHAPE, SIZE, SIZES, RANGE, CONSTANT_OF_SHAPE],
-}
+/// Every operator that nyxc knows, in order of declaration.
+pub static ALL: &[&OpDef] = &[
+    &pointwise::DEF,
+    &matmul::DEF,
+    &conv::DEF,
+    &pool::DEF,
+    &reduce::DEF,
+    &softmax::DEF,
+    &softmax::LOG,
+    &norm::DEF,
+    &gather::DEF,
+    &strided::DEF,
+    &concat::DEF,
+    &reshape::DEF,
+    &deferred::DEF,
+    &iota::DEF,
+    &resize::DEF,
+    &quantize_packed::DEF,
+    &quantize_packed::DYNAMIC,
+    &quantize_linear::DEF,
+    &quantize_linear::DEQUANTIZE,
+    &host::ARG_MAX,
+    &host::ARG_MIN,
+    &host::CUM_SUM,
+    &host::CUM_PROD,
+    &host::TOP_K,
+    &host::BIT_CAST,
+    &host::DET,
+    &counted::NON_ZERO,
+    &counted::COMPRESS,
+    &counted::NON_MAX_SUPPRESSION,
+    &counted::UNIQUE,
+    &sample::GRID_SAMPLE,
+    &sample::ROI_ALIGN,
+    &sample::DEFORM_CONV,
+    &sample::COL2IM,
+    &sample::POOL_INDICES,
+    &elementwise::ABS,
+    &elementwise::ACOS,
+    &elementwise::ACOSH,
+    &elementwise::ADD,
+    &elementwise::AND,
+    &elementwise::ASIN,
+    &elementwise::ASINH,
+    &elementwise::ATAN,
+    &elementwise::ATANH,
+    &elementwise::BIT_SHIFT,
+    &elementwise::BITWISE_AND,
+    &elementwise::BITWISE_NOT,
+    &elementwise::BITWISE_OR,
+    &elementwise::BITWISE_XOR,
+    &elementwise::CAST,
+    &elementwise::CAST_LIKE,
+    &elementwise::CEIL,
+    &elementwise::CELU,
+    &elementwise::CLIP,
+    &elementwise::COS,
+    &elementwise::COSH,
+    &elementwise::DIV,
+    &elementwise::DROPOUT,
+    &elementwise::ELU,
+    &elementwise::EQUAL,
+    &elementwise::ERF,
+    &elementwise::EXP,
+    &elementwise::FLOOR,
+    &elementwise::GELU,
+    &elementwise::GREATER,
+    &elementwise::GREATER_OR_EQUAL,
+    &elementwise::HARD_SIGMOID,
+    &elementwise::HARD_SWISH,
+    &elementwise::IDENTITY,
+    &elementwise::IS_INF,
+    &elementwise::IS_NAN,
+    &elementwise::LEAKY_RELU,
+    &elementwise::LESS,
+    &elementwise::LESS_OR_EQUAL,
+    &elementwise::LOG,
+    &elementwise::MAX,
+    &elementwise::MEAN,
+    &elementwise::MIN,
+    &elementwise::MISH,
+    &elementwise::MOD,
+    &elementwise::MUL,
+    &elementwise::NEG,
+    &elementwise::NOT,
+    &elementwise::OR,
+    &elementwise::POW,
+    &elementwise::PRELU,
+    &elementwise::RECIPROCAL,
+    &elementwise::RELU,
+    &elementwise::ROUND,
+    &elementwise::SELU,
+    &elementwise::SHRINK,
+    &elementwise::SIGMOID,
+    &elementwise::SIGN,
+    &elementwise::SIN,
+    &elementwise::SINH,
+    &elementwise::SOFTPLUS,
+    &elementwise::SOFTSIGN,
+    &elementwise::SQRT,
+    &elementwise::SUB,
+    &elementwise::SUM,
+    &elementwise::SWISH,
+    &elementwise::SWI_GLU,
+    &elementwise::TAN,
+    &elementwise::TANH,
+    &elementwise::THRESHOLDED_RELU,
+    &elementwise::WHERE,
+    &elementwise::XOR,
+    &gemm::DEF,
+    &conv_transpose::DEF,
+    &normalize::BATCH,
+    &normalize::LAYER,
+    &normalize::RMS,
+    &normalize::INSTANCE,
+    &normalize::GROUP,
+    &attention::DEF,
+    &attention::ROTARY,
+    &pooling::MAX,
+    &pooling::AVERAGE,
+    &pooling::GLOBAL_MAX,
+    &pooling::GLOBAL_AVERAGE,
+    &reduction::SUM,
+    &reduction::MEAN,
+    &reduction::MAX,
+    &reduction::MIN,
+    &reduction::PROD,
+    &reduction::L1,
+    &reduction::L2,
+    &reduction::SUM_SQUARE,
+    &reduction::LOG_SUM,
+    &reduction::LOG_SUM_EXP,
+    &movement::TRANSPOSE,
+    &movement::EXPAND,
+    &movement::TILE,
+    &movement::SPLIT,
+    &movement::SQUEEZE,
+    &movement::UNSQUEEZE,
+    &movement::FLATTEN,
+    &movement::DEPTH_TO_SPACE,
+    &movement::SPACE_TO_DEPTH,
+    &slice::SLICE,
+    &slice::PAD,
+    &loss::NEGATIVE_LOG_LIKELIHOOD,
+    &loss::SOFTMAX_CROSS_ENTROPY,
+    &mask::TRILU,
+    &mask::EYE_LIKE,
+    &mask::ONE_HOT,
+    &mask::HARDMAX,
+    &elements::GATHER_ELEMENTS,
+    &elements::GATHER_ND,
+    &elements::REVERSE_SEQUENCE,
+    &elements::TENSOR_SCATTER,
+    &scatter::DEF,
+    &scatter::ELEMENTS,
+    &scatter::ND,
+    &scatter::MAX_UNPOOL,
+    &local::LRN,
+    &local::LP_NORMALIZATION,
+    &local::MEAN_VARIANCE,
+    &local::LP_POOL,
+    &local::GLOBAL_LP_POOL,
+    &optimizers::ADAGRAD,
+    &optimizers::ADAM,
+    &optimizers::MOMENTUM,
+    &fourier::DFT,
+    &fourier::STFT,
+    &fourier::HANN,
+    &fourier::HAMMING,
+    &fourier::BLACKMAN,
+    &fourier::MEL,
+    &frame::CENTER_CROP_PAD,
+    &frame::AFFINE_GRID,
+    &einsum::DEF,
+    &state::CAUSAL_CONV,
+    &state::LINEAR_ATTENTION,
+    &recurrent::RNN,
+    &recurrent::GRU,
+    &recurrent::LSTM,
+    &recurrent::DYNAMIC_QUANTIZE_LSTM,
+    &integer::DYNAMIC_QUANTIZE,
+    &integer::MAT_MUL,
+    &integer::CONV,
+    &integer::Q_MAT_MUL,
+    &integer::Q_CONV,
+    &learned::BINARIZER,
+    &learned::ARRAY_FEATURE_EXTRACTOR,
+    &learned::OPTIONAL_HAS_ELEMENT,
+    &learned::OPTIONAL_GET_ELEMENT,
+    &learned::TF_IDF,
+    &microsoft::SIMPLIFIED,
+    &microsoft::SKIP_LAYER,
+    &microsoft::SKIP_SIMPLIFIED,
+    &microsoft::FUSED_MAT_MUL,
+    &microsoft::BIAS_GELU,
+    &microsoft::FAST_GELU,
+    &microsoft::GELU,
+    &microsoft::QUICK_GELU,
+    &microsoft::QUANTIZE,
+    &microsoft::DEQUANTIZE,
+    &microsoft::Q_ADD,
+    &microsoft::Q_MUL,
+    &microsoft::Q_SIGMOID,
+    &microsoft::Q_LEAKY_RELU,
+    &microsoft::Q_GLOBAL_POOL,
+    &microsoft::Q_CONCAT,
+    &microsoft::MAT_MUL_TO_FLOAT,
+    &microsoft::DYNAMIC_MAT_MUL,
+    &microsoft::MAT_MUL_N_BITS,
+    &q_gemm::DEF,
+    &block_quantized::DEF,
+    &group_query::DEF,
+    &group_query::ROTARY,
+    &random::DEF,
+    &random::UNIFORM,
+    &random::UNIFORM_LIKE,
+    &random::NORMAL,
+    &random::NORMAL_LIKE,
+    &random::BERNOULLI,
+    &shape::CONSTANT,
+    &shape::SHAPE,
+    &shape::SIZE,
+    &shape::SIZES,
+    &shape::RANGE,
+    &shape::CONSTANT_OF_SHAPE,
+];
 
 /// The registry of all operators.
 pub fn registry() -> Registry {

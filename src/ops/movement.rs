@@ -3,7 +3,7 @@
 use super::reshape;
 use super::strided::{View, row_major, view};
 use super::util::{agree, axis_attr, broadcast};
-use crate::ir::{Dim, Expand, Infer, OpError, Shape, TensorType, Val, resolve_axis, attr};
+use crate::ir::{Dim, Expand, Infer, OpError, Shape, TensorType, Val, attr, resolve_axis};
 
 written_out! {
     /// `transpose(x) {perm}`: ONNX Transpose, opset 21.
@@ -99,7 +99,9 @@ pub fn broadcast_to(e: &mut Expand<'_, '_>, x: Val, shape: Vec<Dim>) -> Result<V
         return reshape::to(e, x, shape);
     }
     let own = row_major(&dims);
-    let strides = (0..shape.len()).map(|i| if i < missing || grows(i) { Dim::Known(0) } else { own[i - missing].clone() }).collect();
+    let strides = (0..shape.len())
+        .map(|i| if i < missing || grows(i) { Dim::Known(0) } else { own[i - missing].clone() })
+        .collect();
     view(e, x, &View { shape, strides, ..View::default() })
 }
 
@@ -164,9 +166,10 @@ fn infer_split(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
             }
             let each = match size.known() {
                 Some(size) => Dim::Known(size.saturating_add(n - 1) / n),
-                None => size.floor_div(&Dim::Known(n)).filter(|each| &(each * &Dim::Known(n)) == size).ok_or_else(|| {
-                    OpError::operand(0, x, format!("a size that {n} divides"))
-                })?,
+                None => size
+                    .floor_div(&Dim::Known(n))
+                    .filter(|each| &(each * &Dim::Known(n)) == size)
+                    .ok_or_else(|| OpError::operand(0, x, format!("a size that {n} divides")))?,
             };
             let before = &each * &Dim::Known(n - 1);
             let last = size - &before;
@@ -210,7 +213,9 @@ fn infer_squeeze(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
         Some(given) => super::util::axes(&given, x.shape.rank())?,
         None => {
             // A result whose axes are fewer at some sizes than at others is none that others can take.
-            if let Some(dim) = x.shape.0.iter().find(|dim| dim.known().is_none() && dim.most().is_some() && (dim.bounds().0..=dim.bounds().1).contains(&1)) {
+            if let Some(dim) = x.shape.0.iter().find(|dim| {
+                dim.known().is_none() && dim.most().is_some() && (dim.bounds().0..=dim.bounds().1).contains(&1)
+            }) {
                 return Err(OpError::operand(0, x, format!("axes to be told: {dim} may be 1, or not")));
             }
             (0..x.shape.rank()).filter(|&i| x.shape.0[i] == Dim::Known(1)).collect()
@@ -251,7 +256,10 @@ fn expand_reshape(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
 
 /// The shape `[N,C,H,W]` and the block size.
 fn blocks(attrs: &crate::ir::Attrs, x: &TensorType) -> Result<([Dim; 4], Dim), OpError> {
-    let block = attrs.int("blocksize").filter(|b| (1..=1 << 16).contains(b)).ok_or_else(|| OpError::attribute("blocksize", "is missing or out of range"))?;
+    let block = attrs
+        .int("blocksize")
+        .filter(|b| (1..=1 << 16).contains(b))
+        .ok_or_else(|| OpError::attribute("blocksize", "is missing or out of range"))?;
     let dims: [Dim; 4] = x.shape.0.clone().try_into().map_err(|_| OpError::operand(0, x, "[N,C,H,W]"))?;
     Ok((dims, Dim::Known(block)))
 }
@@ -295,7 +303,8 @@ fn expand_space_to_depth(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let x = e.input(0)?;
     let ([n, c, h, w], b) = blocks(e.attrs, &e.ty(x))?;
     let y = reshape::to(e, x, vec![n, c, divide(&h, &b)?, b.clone(), divide(&w, &b)?, b])?;
-    let y = transpose(e, y, if e.attrs.str("mode") == Some("CRD") { &[0, 1, 3, 5, 2, 4] } else { &[0, 3, 5, 1, 2, 4] })?;
+    let y =
+        transpose(e, y, if e.attrs.str("mode") == Some("CRD") { &[0, 1, 3, 5, 2, 4] } else { &[0, 3, 5, 1, 2, 4] })?;
     let shape = e.outputs[0].shape.0.clone();
     Ok(vec![reshape::to(e, y, shape)?])
 }

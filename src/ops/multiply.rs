@@ -92,7 +92,11 @@ pub struct Sizes {
 ///
 /// # Errors
 /// A slice is too short.
-pub fn batched<'a>(sizes: Sizes, out: &mut [f32], operands: impl Fn(usize) -> (Matrix<'a>, Matrix<'a>) + Sync) -> Result<(), OpError> {
+pub fn batched<'a>(
+    sizes: Sizes,
+    out: &mut [f32],
+    operands: impl Fn(usize) -> (Matrix<'a>, Matrix<'a>) + Sync,
+) -> Result<(), OpError> {
     let Sizes { m, k, n } = sizes;
     if m == 0 || n == 0 {
         return Ok(());
@@ -107,8 +111,10 @@ pub fn batched<'a>(sizes: Sizes, out: &mut [f32], operands: impl Fn(usize) -> (M
     for (i, out) in out.chunks_exact_mut(m * n).enumerate() {
         let (a, b) = operands(i);
         if m <= 4 {
-            let parts: Vec<Vec<f32>> =
-                (0..n.div_ceil(TILE.1)).into_par_iter().map(|j| tile(sizes, a, b, (0, m), (j * TILE.1, TILE.1))).collect::<Result<_, _>>()?;
+            let parts: Vec<Vec<f32>> = (0..n.div_ceil(TILE.1))
+                .into_par_iter()
+                .map(|j| tile(sizes, a, b, (0, m), (j * TILE.1, TILE.1)))
+                .collect::<Result<_, _>>()?;
             scatter(out, n, 0, &parts);
             continue;
         }
@@ -131,7 +137,13 @@ pub fn batched<'a>(sizes: Sizes, out: &mut [f32], operands: impl Fn(usize) -> (M
 }
 
 /// A part of the product: `rows` and `cols` are (first, how many).
-fn tile(sizes: Sizes, a: Matrix<'_>, b: Matrix<'_>, rows: (usize, usize), cols: (usize, usize)) -> Result<Vec<f32>, OpError> {
+fn tile(
+    sizes: Sizes,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    rows: (usize, usize),
+    cols: (usize, usize),
+) -> Result<Vec<f32>, OpError> {
     let width = cols.1.min(sizes.n - cols.0);
     let mut part = vec![0.0; rows.1 * width];
     multiply(rows.1, sizes.k, width, a.from(rows.0, 0), b.from(0, cols.0), &mut part)?;

@@ -9,7 +9,13 @@ pub static DEF: OpDef = OpDef {
     name: "norm",
     onnx: "",
     levels: CORE | KERNEL,
-    attrs: &[attr::text("kind"), attr::int("axis"), attr::float("epsilon"), attr::dtype("dtype"), attr::expr("epilogue")],
+    attrs: &[
+        attr::text("kind"),
+        attr::int("axis"),
+        attr::float("epsilon"),
+        attr::dtype("dtype"),
+        attr::expr("epilogue"),
+    ],
     arity: (1, 3),
     infer,
     eval: Some(eval),
@@ -59,7 +65,11 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     let vector = |slot: usize| -> Result<Option<Vec<f32>>, OpError> {
         let Some(tensor) = own.get(slot).copied().flatten() else { return Ok(None) };
         let values = tensor.to_f32s()?.into_owned();
-        if values.len() == n { Ok(Some(values)) } else { Err(OpError::operand(slot, tensor.ty(), format!("{n} floats"))) }
+        if values.len() == n {
+            Ok(Some(values))
+        } else {
+            Err(OpError::operand(slot, tensor.ty(), format!("{n} floats")))
+        }
     };
     let (scale, bias) = (vector(1)?, vector(2)?);
     let mut out = x.to_f32s()?.into_owned();

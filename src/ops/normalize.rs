@@ -2,7 +2,7 @@
 
 use super::gemm::channels;
 use super::util::axis_attr;
-use crate::ir::{DType, Dim, Expand, Infer, OpError, Shape, Tensor, TensorType, Val, product, attr};
+use crate::ir::{DType, Dim, Expand, Infer, OpError, Shape, Tensor, TensorType, Val, attr, product};
 
 written_out! {
     /// `batch_normalization(x, scale, bias, mean, var) {epsilon}`: ONNX BatchNormalization, opset 15; while
@@ -75,7 +75,8 @@ fn infer_batch(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 /// While training: by the batch's own mean and variance; then the running ones.
 fn expand_training(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let x = e.input(0)?;
-    let (ty, epsilon, momentum) = (e.ty(x), e.attrs.float("epsilon").unwrap_or(1e-5), e.attrs.float("momentum").unwrap_or(0.9));
+    let (ty, epsilon, momentum) =
+        (e.ty(x), e.attrs.float("epsilon").unwrap_or(1e-5), e.attrs.float("momentum").unwrap_or(0.9));
     let rank = ty.shape.rank();
     let axes: Vec<usize> = (0..rank).filter(|&i| i != 1).collect();
     let mean = super::compose::reduce(e, "mean", x, &axes, true)?;
@@ -104,9 +105,16 @@ fn expand_batch(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let epsilon = e.attrs.float("epsilon").unwrap_or(1e-5);
     let parameters = (1..5).map(|slot| e.input(slot)).collect::<Result<Vec<_>, _>>()?;
     let constant = |val: Val| e.edit.constant(val).and_then(|t| Some(t.to_f32s().ok()?.into_owned()));
-    if let Some([scale, bias, mean, variance]) = parameters.iter().map(|v| constant(*v)).collect::<Option<Vec<_>>>().as_deref() {
-        let factor: Vec<f64> = scale.iter().zip(variance).map(|(s, v)| f64::from(*s) / (f64::from(*v) + f64::from(epsilon)).sqrt()).collect();
-        let shift: Vec<f32> = bias.iter().zip(mean).zip(&factor).map(|((b, m), f)| (f64::from(*b) - f64::from(*m) * f) as f32).collect();
+    if let Some([scale, bias, mean, variance]) =
+        parameters.iter().map(|v| constant(*v)).collect::<Option<Vec<_>>>().as_deref()
+    {
+        let factor: Vec<f64> = scale
+            .iter()
+            .zip(variance)
+            .map(|(s, v)| f64::from(*s) / (f64::from(*v) + f64::from(epsilon)).sqrt())
+            .collect();
+        let shift: Vec<f32> =
+            bias.iter().zip(mean).zip(&factor).map(|((b, m), f)| (f64::from(*b) - f64::from(*m) * f) as f32).collect();
         let factor: Vec<f32> = factor.iter().map(|f| *f as f32).collect();
         let mut dims = vec![1; rank];
         dims[1] = factor.len();
@@ -130,7 +138,11 @@ fn expand_layer(e: &mut Expand<'_, '_>, kind: &str) -> Result<Vec<Val>, OpError>
         let rank = e.ty(x).shape.rank();
         let axes: Vec<usize> = (axis_attr(e.attrs, -1, rank)?..rank).collect();
         let epsilon = e.attrs.float("epsilon").unwrap_or(1e-5);
-        let mean = e.add(&super::reduce::DEF, super::reduce::attrs("mean", &axes, true).with_dtype("dtype", statistics), &[x])?;
+        let mean = e.add(
+            &super::reduce::DEF,
+            super::reduce::attrs("mean", &axes, true).with_dtype("dtype", statistics),
+            &[x],
+        )?;
         let square = super::pointwise::add(e, "mul(sub(x0,x1),sub(x0,x1))", DType::F32, &[x, mean])?;
         let variance = e.add(&super::reduce::DEF, super::reduce::attrs("mean", &axes, true), &[square])?;
         let factor = super::pointwise::add(e, &format!("rsqrt(add(x0,{epsilon:?}))"), statistics, &[variance])?;
@@ -144,7 +156,8 @@ fn layer(e: &mut Expand<'_, '_>, kind: &str) -> Result<Val, OpError> {
     let ty = e.ty(x);
     let axis = axis_attr(e.attrs, -1, ty.shape.rank())?;
     let inner = &ty.shape.0[axis..];
-    let attrs = super::norm::attrs(kind, axis, e.attrs.float("epsilon").unwrap_or(1e-5)).with_dtype("dtype", e.outputs[0].dtype);
+    let attrs = super::norm::attrs(kind, axis, e.attrs.float("epsilon").unwrap_or(1e-5))
+        .with_dtype("dtype", e.outputs[0].dtype);
     let fits = |val: &Val| e.edit.ty(*val).shape.0 == inner;
     if fits(&scale) && bias.as_ref().is_none_or(fits) {
         let operands: Vec<Val> = [x, scale].into_iter().chain(bias).collect();
@@ -163,7 +176,8 @@ fn expand_groups(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let (shape, dtype) = (e.ty(x).shape.0, e.outputs[0].dtype);
     let groups = e.attrs.int("num_groups").map_or_else(|| shape[1].clone(), Dim::Known);
     let each = shape[1].floor_div(&groups).filter(|each| (each * &groups) == shape[1]);
-    let each = each.ok_or_else(|| OpError::attribute("num_groups", format!("is {groups} for {} channels", shape[1])))?;
+    let each =
+        each.ok_or_else(|| OpError::attribute("num_groups", format!("is {groups} for {} channels", shape[1])))?;
     let rows = vec![shape[0].clone(), groups, &each * &product(&shape[2..])];
     let flat = super::reshape::to(e, x, rows)?;
     let attrs = super::norm::attrs("layer", 2, e.attrs.float("epsilon").unwrap_or(1e-5)).with_dtype("dtype", dtype);

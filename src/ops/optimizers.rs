@@ -32,7 +32,11 @@ optimizers! {
 fn count(n_operands: usize, n_states: usize) -> Result<usize, OpError> {
     let n = n_operands.saturating_sub(2);
     let each = 2 + n_states;
-    if n > 0 && n.is_multiple_of(each) { Ok(n / each) } else { Err(OpError::unsupported(format!("{n_operands} operands: {each} for each tensor, and two"))) }
+    if n > 0 && n.is_multiple_of(each) {
+        Ok(n / each)
+    } else {
+        Err(OpError::unsupported(format!("{n_operands} operands: {each} for each tensor, and two")))
+    }
 }
 
 fn infer(infer: &Infer<'_>, n_states: usize) -> Result<Vec<TensorType>, OpError> {
@@ -78,7 +82,8 @@ fn float(e: &Expand<'_, '_>, name: &str, default: f32) -> f32 {
 
 fn adagrad(e: &mut Expand<'_, '_>, operands: &[Val], [rate, count]: [Val; 2]) -> Result<Vec<Val>, OpError> {
     let &[x, gradient, sum] = operands else { return Err(OpError::MissingOperand { slot: 2 }) };
-    let (decay, epsilon, norm) = (float(e, "decay_factor", 0.0), float(e, "epsilon", 0.0), float(e, "norm_coefficient", 0.0));
+    let (decay, epsilon, norm) =
+        (float(e, "decay_factor", 0.0), float(e, "epsilon", 0.0), float(e, "norm_coefficient", 0.0));
     let dtype = e.ty(x).dtype;
     let g = pointwise::add(e, &format!("add(mul({norm:?},x0),x1)"), dtype, &[x, gradient])?;
     let sum = pointwise::add(e, "add(x0,mul(x1,x1))", dtype, &[sum, g])?;
@@ -93,7 +98,8 @@ fn adam(e: &mut Expand<'_, '_>, operands: &[Val], [rate, count]: [Val; 2]) -> Re
     let dtype = e.ty(x).dtype;
     let g = pointwise::add(e, &format!("add(mul({norm:?},x0),x1)"), dtype, &[x, gradient])?;
     let mean = pointwise::add(e, &format!("add(mul({alpha:?},x0),mul({:?},x1))", 1.0 - alpha), dtype, &[mean, g])?;
-    let square = pointwise::add(e, &format!("add(mul({beta:?},x0),mul({:?},mul(x1,x1)))", 1.0 - beta), dtype, &[square, g])?;
+    let square =
+        pointwise::add(e, &format!("add(mul({beta:?},x0),mul({:?},mul(x1,x1)))", 1.0 - beta), dtype, &[square, g])?;
     // The bias of the first steps is corrected, but not before the first.
     let corrected = format!("div(mul(x0,sqrt(sub(1.0,pow({beta:?},f(x1))))),sub(1.0,pow({alpha:?},f(x1))))");
     let rate = pointwise::add(e, &format!("select(gt(x1,0),{corrected},x0)"), dtype, &[rate, count])?;

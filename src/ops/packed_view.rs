@@ -19,7 +19,8 @@ impl PackedView {
     pub fn of(tensor: &Tensor) -> Result<Option<PackedView>, OpError> {
         let Some(packing) = tensor.ty().packing.filter(|packing| !packing.scale.has_zeros()) else { return Ok(None) };
         let layout = layout(packing, tensor)?;
-        let (codes, scales) = unpack(packing, layout.n_rows, layout.n_cols, tensor.bytes()?).map_err(OpError::unsupported)?;
+        let (codes, scales) =
+            unpack(packing, layout.n_rows, layout.n_cols, tensor.bytes()?).map_err(OpError::unsupported)?;
         Ok(Some(PackedView { layout, codes, scales }))
     }
 
@@ -40,7 +41,11 @@ impl PackedView {
 /// They are not known or too large.
 pub fn layout(packing: Packing, tensor: &Tensor) -> Result<Layout, OpError> {
     let narrow = |(rows, cols): (u64, u64)| Some((usize::try_from(rows).ok()?, usize::try_from(cols).ok()?));
-    let (rows, cols) = tensor.ty().matrix().and_then(narrow).ok_or_else(|| OpError::operand(0, tensor.ty(), "a packed tensor of known size"))?;
+    let (rows, cols) = tensor
+        .ty()
+        .matrix()
+        .and_then(narrow)
+        .ok_or_else(|| OpError::operand(0, tensor.ty(), "a packed tensor of known size"))?;
     packing.layout(rows, cols).map_err(OpError::unsupported)
 }
 
@@ -61,7 +66,10 @@ pub fn dot_codes(a: &[i8], b: &[i8]) -> i32 {
 /// One row of codes against another whose columns have a scale a block of `unit`: i32 within a block, then f32 `acc += sum * scale`.
 pub fn dot_blocks(a: &[i8], b: &[i8], unit: usize, scales: &[f32]) -> f32 {
     let unit = unit.max(1);
-    a.chunks(unit).zip(b.chunks(unit)).zip(scales).fold(0.0, |acc, ((a, b), scale)| acc + dot_codes(a, b) as f32 * scale)
+    a.chunks(unit)
+        .zip(b.chunks(unit))
+        .zip(scales)
+        .fold(0.0, |acc, ((a, b), scale)| acc + dot_codes(a, b) as f32 * scale)
 }
 
 /// The values of one row of a packed tensor, without touching any other.

@@ -3,7 +3,10 @@
 
 use super::util::{broadcast, class_of};
 pub use super::vectors::apply;
-use crate::ir::{Attrs, Binary, CORE, DType, Expand, Expr, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Unary, Val, attr};
+use crate::ir::{
+    Attrs, Binary, CORE, DType, Expand, Expr, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Unary, Val,
+    attr,
+};
 use num_traits::Float;
 
 /// `pointwise(x0, x1, ...) {expr, dtype}`: `expr` over the operands, stored as `dtype`.
@@ -50,8 +53,11 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let expr = attrs.expr("expr").ok_or_else(|| OpError::attribute("expr", "is missing"))?;
     let dtype = attrs.dtype("dtype").ok_or_else(|| OpError::attribute("dtype", "is missing"))?;
-    let tensors: Vec<&Tensor> =
-        inputs.iter().enumerate().map(|(slot, t)| t.ok_or(OpError::MissingOperand { slot })).collect::<Result<_, _>>()?;
+    let tensors: Vec<&Tensor> = inputs
+        .iter()
+        .enumerate()
+        .map(|(slot, t)| t.ok_or(OpError::MissingOperand { slot }))
+        .collect::<Result<_, _>>()?;
     let dims: Vec<Vec<usize>> = tensors.iter().map(|t| t.dims()).collect();
     let shapes: Vec<Shape> = dims.iter().map(|d| Shape::of(d)).collect();
     let out = broadcast(&shapes.iter().collect::<Vec<_>>())?.known().unwrap_or_default();
@@ -196,8 +202,21 @@ fn polynomial(x: f64, coefficients: &[f64]) -> f64 {
 fn erf(x: f64) -> f64 {
     let a = x.abs();
     let value = if a < 0.84375 {
-        let p = [1.283_791_670_955_125_6e-1, -3.250_421_072_470_015e-1, -2.848_174_957_559_851e-2, -5.770_270_296_489_442e-3, -2.376_301_665_665_016_3e-5];
-        let q = [1.0, 3.979_172_239_591_553_5e-1, 6.502_224_998_876_73e-2, 5.081_306_281_875_766e-3, 1.324_947_380_043_216_4e-4, -3.960_228_278_775_368e-6];
+        let p = [
+            1.283_791_670_955_125_6e-1,
+            -3.250_421_072_470_015e-1,
+            -2.848_174_957_559_851e-2,
+            -5.770_270_296_489_442e-3,
+            -2.376_301_665_665_016_3e-5,
+        ];
+        let q = [
+            1.0,
+            3.979_172_239_591_553_5e-1,
+            6.502_224_998_876_73e-2,
+            5.081_306_281_875_766e-3,
+            1.324_947_380_043_216_4e-4,
+            -3.960_228_278_775_368e-6,
+        ];
         a + a * polynomial(a * a, &p) / polynomial(a * a, &q)
     } else if a < 1.25 {
         let p = [
@@ -326,7 +345,14 @@ mod tests {
 
     #[test]
     fn the_error_function_is_exact_to_single_precision() {
-        for (x, y) in [(0.1, 0.112_462_916_018_284_9), (0.5, 0.520_499_877_813_046_5), (1.0, 0.842_700_792_949_714_9), (2.4, 0.999_311_486_103_354_9), (2.6, 0.999_763_965_583_470_7), (-3.0, -0.999_977_909_503_001_4)] {
+        for (x, y) in [
+            (0.1, 0.112_462_916_018_284_9),
+            (0.5, 0.520_499_877_813_046_5),
+            (1.0, 0.842_700_792_949_714_9),
+            (2.4, 0.999_311_486_103_354_9),
+            (2.6, 0.999_763_965_583_470_7),
+            (-3.0, -0.999_977_909_503_001_4),
+        ] {
             assert!((erf(x) - y).abs() < 1e-12, "erf({x}) = {}", erf(x));
         }
     }

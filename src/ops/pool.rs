@@ -10,7 +10,17 @@ pub static DEF: OpDef = OpDef {
     name: "pool",
     onnx: "",
     levels: CORE | KERNEL,
-    attrs: &[attr::text("kind"), attr::ints("kernel"), attr::ints("strides"), attr::ints("pads"), attr::ints("dilations"), attr::int("ceil"), attr::int("count_pad"), attr::dtype("dtype"), attr::expr("epilogue")],
+    attrs: &[
+        attr::text("kind"),
+        attr::ints("kernel"),
+        attr::ints("strides"),
+        attr::ints("pads"),
+        attr::ints("dilations"),
+        attr::int("ceil"),
+        attr::int("count_pad"),
+        attr::dtype("dtype"),
+        attr::expr("epilogue"),
+    ],
     arity: (1, 1),
     infer,
     eval: Some(eval),
@@ -19,7 +29,11 @@ pub static DEF: OpDef = OpDef {
 
 /// Attributes of a pool; the window is over two axes.
 pub fn attrs(kind: &str, window: &Window, count_pad: bool) -> Attrs {
-    window.write(Attrs::new()).with_str("kind", kind).with_int("ceil", i64::from(window.ceil)).with_int("count_pad", i64::from(count_pad))
+    window
+        .write(Attrs::new())
+        .with_str("kind", kind)
+        .with_int("ceil", i64::from(window.ceil))
+        .with_int("count_pad", i64::from(count_pad))
 }
 
 fn is_max(attrs: &Attrs) -> Result<bool, OpError> {
@@ -77,7 +91,10 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
                 let row = row.iter().step_by(plain.strides[1]);
                 let range = y * ow + x0..y * ow + x1;
                 if max {
-                    out[range].iter_mut().zip(row).for_each(|(out, x)| *out = if *x > *out || x.is_nan() { *x } else { *out });
+                    out[range]
+                        .iter_mut()
+                        .zip(row)
+                        .for_each(|(out, x)| *out = if *x > *out || x.is_nan() { *x } else { *out });
                 } else {
                     out[range.clone()].iter_mut().zip(row).for_each(|(out, x)| *out += x);
                     if !count_pad {

@@ -3,7 +3,7 @@
 use super::reduce::{self, reduced};
 use super::window::Window;
 use super::{pointwise, reshape};
-use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, product, attr};
+use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, attr, product};
 
 macro_rules! pools {
     ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal [$($attr:expr),*] $infer:expr, $expand:expr;)*) => {
@@ -68,7 +68,9 @@ fn along(window: &Window, axis: usize) -> Window {
 fn fullness(window: &Window, axis: usize, own: i64, out: i64) -> Vec<f32> {
     let n = window.kernel.len();
     let room = own + window.pads[axis] + window.pads[n + axis];
-    let inside = |at: i64| (0..window.kernel[axis]).filter(|k| at * window.strides[axis] + k * window.dilations[axis] < room).count();
+    let inside = |at: i64| {
+        (0..window.kernel[axis]).filter(|k| at * window.strides[axis] + k * window.dilations[axis] < room).count()
+    };
     (0..out).map(|at| window.kernel[axis] as f32 / inside(at).max(1) as f32).collect()
 }
 
@@ -84,7 +86,9 @@ fn expand_window(e: &mut Expand<'_, '_>, kind: &str) -> Result<Vec<Val>, OpError
     let bare = Window { ceil: false, ..window.clone() };
     let cut = window.ceil && bare.out(&spatial).ok().as_ref() != Some(&out);
     let window = if cut { window } else { bare };
-    let add = |e: &mut Expand<'_, '_>, x: Val, window: &Window| e.add(&super::pool::DEF, super::pool::attrs(kind, window, count_pad), &[x]);
+    let add = |e: &mut Expand<'_, '_>, x: Val, window: &Window| {
+        e.add(&super::pool::DEF, super::pool::attrs(kind, window, count_pad), &[x])
+    };
     let mut y;
     if spatial.len() <= 2 {
         let plane = [&shape.0[..2], &vec![Dim::Known(1); 2 - spatial.len()], &spatial].concat();
@@ -95,7 +99,8 @@ fn expand_window(e: &mut Expand<'_, '_>, kind: &str) -> Result<Vec<Val>, OpError
         y = x;
         let mut sizes = shape.0.clone();
         for axis in 0..spatial.len() {
-            let rows = vec![product(&sizes[..2 + axis]), Dim::Known(1), sizes[2 + axis].clone(), product(&sizes[3 + axis..])];
+            let rows =
+                vec![product(&sizes[..2 + axis]), Dim::Known(1), sizes[2 + axis].clone(), product(&sizes[3 + axis..])];
             y = reshape::to(e, y, rows)?;
             y = add(e, y, &along(&window, axis))?;
             sizes[2 + axis] = out[axis].clone();
@@ -106,7 +111,9 @@ fn expand_window(e: &mut Expand<'_, '_>, kind: &str) -> Result<Vec<Val>, OpError
     y = reshape::to(e, y, result.shape.0.clone())?;
     if cut && count_pad && kind == "average" {
         for axis in 0..spatial.len() {
-            let (Some(own), Some(n)) = (spatial[axis].known(), out[axis].known()) else { return Err(OpError::operand(0, &ty, "known sizes")) };
+            let (Some(own), Some(n)) = (spatial[axis].known(), out[axis].known()) else {
+                return Err(OpError::operand(0, &ty, "known sizes"));
+            };
             let mut dims = vec![1; shape.rank()];
             dims[2 + axis] = usize::try_from(n).unwrap_or(0);
             let factors = super::compose::floats(e, &dims, &fullness(&window, axis, own, n))?;
@@ -119,7 +126,8 @@ fn expand_window(e: &mut Expand<'_, '_>, kind: &str) -> Result<Vec<Val>, OpError
     let mut results = vec![y];
     if e.outputs.len() > 1 {
         let column_major = e.attrs.int("storage_order").unwrap_or(0);
-        let attrs = window.write(Attrs::new()).with_int("ceil", i64::from(window.ceil)).with_int("column_major", column_major);
+        let attrs =
+            window.write(Attrs::new()).with_int("ceil", i64::from(window.ceil)).with_int("column_major", column_major);
         results.push(e.add(&super::sample::POOL_INDICES, attrs, &[given])?);
     }
     Ok(results)

@@ -56,7 +56,8 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let a_scale = reshape::to(e, a_scale, Vec::new())?;
     let b_scale = if e.ty(b_scale).shape.n_elems() == Some(1) { reshape::to(e, b_scale, Vec::new())? } else { b_scale };
     let alpha = e.attrs.float("alpha").unwrap_or(1.0);
-    let a_scale = if alpha == 1.0 { a_scale } else { pointwise::add(e, &format!("mul(x0,{alpha:?})"), DType::F32, &[a_scale])? };
+    let a_scale =
+        if alpha == 1.0 { a_scale } else { pointwise::add(e, &format!("mul(x0,{alpha:?})"), DType::F32, &[a_scale])? };
     let Some(y_scale) = e.optional(7) else {
         return Ok(vec![pointwise::add(e, "mul(f(x0),mul(x1,x2))", DType::F32, &[sum, a_scale, b_scale])?]);
     };

@@ -102,10 +102,13 @@ pub fn quantize(w: &[f32], n_rows: usize, n_cols: usize, packing: Packing) -> Re
     let mut scales = vec![1.0; layout.n_scales];
     let mut error = ErrorStats::default();
     if layout.n_elems > 0 {
-        scales.par_iter_mut().enumerate().with_min_len(units_per_task(&layout)).for_each_init(Sample::default, |sample, (idx, scale)| {
-            let unit = sample.take(unit(&layout, w, idx), usize::MAX);
-            *scale = stored_scale(packing, unit.values, unit.signed_max);
-        });
+        scales.par_iter_mut().enumerate().with_min_len(units_per_task(&layout)).for_each_init(
+            Sample::default,
+            |sample, (idx, scale)| {
+                let unit = sample.take(unit(&layout, w, idx), usize::MAX);
+                *scale = stored_scale(packing, unit.values, unit.signed_max);
+            },
+        );
         // Rows are summed in order afterwards: a parallel sum would depend on
         // how the rows were shared out.
         let rows: Vec<ErrorStats> = bytes[..layout.scale_offset]
@@ -141,7 +144,13 @@ pub fn quantize(w: &[f32], n_rows: usize, n_cols: usize, packing: Packing) -> Re
 ///
 /// # Errors
 /// As [`quantize`].
-pub fn estimate(w: &[f32], n_rows: usize, n_cols: usize, packing: Packing, max_elems: usize) -> Result<ErrorStats, PackedError> {
+pub fn estimate(
+    w: &[f32],
+    n_rows: usize,
+    n_cols: usize,
+    packing: Packing,
+    max_elems: usize,
+) -> Result<ErrorStats, PackedError> {
     let layout = packing.layout(n_rows, n_cols)?;
     layout.check_elems(w.len())?;
     if layout.n_elems <= max_elems {
@@ -169,7 +178,8 @@ pub fn estimate(w: &[f32], n_rows: usize, n_cols: usize, packing: Packing, max_e
             },
         )
         .collect();
-    let (n_seen, error) = measured.into_iter().fold((0, ErrorStats::default()), |(n, sum), (len, error)| (n + len, sum.plus(error)));
+    let (n_seen, error) =
+        measured.into_iter().fold((0, ErrorStats::default()), |(n, sum), (len, error)| (n + len, sum.plus(error)));
     let growth = layout.n_elems as f64 / n_seen as f64;
     Ok(ErrorStats { sum_sq_error: error.sum_sq_error * growth, sum_sq: error.sum_sq * growth })
 }
@@ -185,7 +195,13 @@ pub fn estimate(w: &[f32], n_rows: usize, n_cols: usize, packing: Packing, max_e
 ///
 /// # Errors
 /// As [`quantize`].
-pub fn choose_scale_type(w: &[f32], n_rows: usize, n_cols: usize, bits: u8, granularity: Granularity) -> Result<ScaleType, PackedError> {
+pub fn choose_scale_type(
+    w: &[f32],
+    n_rows: usize,
+    n_cols: usize,
+    bits: u8,
+    granularity: Granularity,
+) -> Result<ScaleType, PackedError> {
     let layout = Packing { bits, granularity, scale: ScaleType::F16 }.layout(n_rows, n_cols)?;
     layout.check_elems(w.len())?;
     if layout.n_elems == 0 {

@@ -1,7 +1,10 @@
 //! `quantize_linear` and `dequantize_linear`: floats to codes and back, with scales given.
 
 use super::util::{agree, class_of, dtype_attr, finish, finish_f32s, n_elems, operand, result, split_own};
-use crate::ir::{Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val, minifloat, attr};
+use crate::ir::{
+    Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val,
+    attr, minifloat,
+};
 
 /// `quantize_linear(x, scale, zero_point?) {axis, block_size, output_dtype}`: ONNX QuantizeLinear, opset 21: `x / scale`, rounded half to
 /// even, plus the zero point, saturated.
@@ -9,7 +12,15 @@ pub static DEF: OpDef = OpDef {
     name: "quantize_linear",
     onnx: "QuantizeLinear",
     levels: ONNX | CORE | KERNEL,
-    attrs: &[attr::int("axis"), attr::int("block_size"), attr::dtype("output_dtype"), attr::int("saturate"), attr::dtype("precision"), attr::dtype("dtype"), attr::expr("epilogue")],
+    attrs: &[
+        attr::int("axis"),
+        attr::int("block_size"),
+        attr::dtype("output_dtype"),
+        attr::int("saturate"),
+        attr::dtype("precision"),
+        attr::dtype("dtype"),
+        attr::expr("epilogue"),
+    ],
     arity: (2, 3),
     infer: infer_quantize,
     eval: Some(eval_quantize),
@@ -21,7 +32,13 @@ pub static DEQUANTIZE: OpDef = OpDef {
     name: "dequantize_linear",
     onnx: "DequantizeLinear",
     levels: ONNX | CORE | KERNEL,
-    attrs: &[attr::int("axis"), attr::int("block_size"), attr::dtype("output_dtype"), attr::dtype("dtype"), attr::expr("epilogue")],
+    attrs: &[
+        attr::int("axis"),
+        attr::int("block_size"),
+        attr::dtype("output_dtype"),
+        attr::dtype("dtype"),
+        attr::expr("epilogue"),
+    ],
     arity: (2, 3),
     infer: infer_dequantize,
     eval: Some(eval_dequantize),
@@ -56,7 +73,9 @@ fn codes(attrs: &Attrs, zero_point: Option<DType>) -> Result<DType, OpError> {
 /// Refuses scales whose shape is none of: one, one an index of the axis, one a block of the axis.
 fn check(attrs: &Attrs, x: &Shape, scale: &Shape, zero_point: Option<&Shape>) -> Result<(), OpError> {
     let refuse = |given: &Shape| OpError::operand(1, given, format!("a scalar, or scales along attribute axis of {x}"));
-    if zero_point.is_some_and(|z| z != scale && (z.volume(), scale.volume()) != (crate::ir::Dim::Known(1), crate::ir::Dim::Known(1))) {
+    if zero_point.is_some_and(|z| {
+        z != scale && (z.volume(), scale.volume()) != (crate::ir::Dim::Known(1), crate::ir::Dim::Known(1))
+    }) {
         return Err(refuse(zero_point.unwrap_or(scale)));
     }
     let block = attrs.int("block_size").unwrap_or(0);
@@ -68,11 +87,20 @@ fn check(attrs: &Attrs, x: &Shape, scale: &Shape, zero_point: Option<&Shape>) ->
         return if scale.rank() == 1 && agree(&scale.0[0], &x.0[axis]) { Ok(()) } else { Err(refuse(scale)) };
     }
     let blocks = |dim: &Dim| dim.div_ceil(block.unsigned_abs());
-    let fits = |i: usize| if i == axis { agree(&scale.0[i], &blocks(&x.0[i])) && scale.0[i].known() != Some(0) } else { agree(&scale.0[i], &x.0[i]) };
+    let fits = |i: usize| {
+        if i == axis {
+            agree(&scale.0[i], &blocks(&x.0[i])) && scale.0[i].known() != Some(0)
+        } else {
+            agree(&scale.0[i], &x.0[i])
+        }
+    };
     if block > 0 && scale.rank() == x.rank() && (0..x.rank()).all(fits) { Ok(()) } else { Err(refuse(scale)) }
 }
 
-fn checked<'a>(infer: &Infer<'a>, x_class: Class) -> Result<(&'a TensorType, &'a TensorType, Option<&'a TensorType>), OpError> {
+fn checked<'a>(
+    infer: &Infer<'a>,
+    x_class: Class,
+) -> Result<(&'a TensorType, &'a TensorType, Option<&'a TensorType>), OpError> {
     let (own, _) = split_own(infer.attrs, infer.inputs);
     let (x, scale) = (infer.ty(0)?, infer.ty(1)?);
     let zero_point = own.get(2).copied().flatten();
@@ -207,6 +235,8 @@ fn eval_dequantize(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tens
         return finish_f32s(attrs, &x.dims(), out, stored, extra);
     }
     let (data, zeros) = (x.to_i64s()?, zero_points(own)?);
-    each(attrs, x, scale, |i, at| out[i] = data[i].wrapping_sub(zeros.get(at).copied().unwrap_or(0)) as f32 * scales[at])?;
+    each(attrs, x, scale, |i, at| {
+        out[i] = data[i].wrapping_sub(zeros.get(at).copied().unwrap_or(0)) as f32 * scales[at]
+    })?;
     finish_f32s(attrs, &x.dims(), out, stored, extra)
 }

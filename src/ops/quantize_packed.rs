@@ -72,7 +72,8 @@ fn pack(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<(TensorType, usize,
     let n_cols = dims.last().copied().unwrap_or(1);
     let n_rows = super::util::n_elems(&dims[..dims.len().saturating_sub(1)])?;
     let bytes = quantize_dynamic(&x.to_f32s()?, n_rows, n_cols, granularity).map_err(OpError::unsupported)?;
-    let ty = TensorType { dtype: DType::I8, shape: x.ty().shape.clone(), packing: Some(Packing::activation(granularity)) };
+    let ty =
+        TensorType { dtype: DType::I8, shape: x.ty().shape.clone(), packing: Some(Packing::activation(granularity)) };
     Ok((ty, n_rows, n_cols, bytes))
 }
 
@@ -86,7 +87,8 @@ fn eval_dynamic(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>
     let packing = Packing::activation(granularity(attrs)?);
     let (codes, scales) = unpack(packing, n_rows, n_cols, &bytes).map_err(OpError::unsupported)?;
     let mut dims = ty.shape.known().unwrap_or_default();
-    let codes = Tensor::from_bytes(TensorType::of(DType::I8, &dims), codes.iter().map(|c| c.cast_unsigned()).collect())?;
+    let codes =
+        Tensor::from_bytes(TensorType::of(DType::I8, &dims), codes.iter().map(|c| c.cast_unsigned()).collect())?;
     match (packing.granularity, dims.last_mut()) {
         (Granularity::Row, Some(last)) => *last = 1,
         _ => dims.clear(),
@@ -107,7 +109,8 @@ mod tests {
             let pair = crate::ops::evaluate(&Op::new(&DYNAMIC, attrs(granularity)), &[Some(&x)], 2).unwrap();
             assert_eq!(pair[1].dims(), dims);
             let (codes, scales) = (pair[0].to_f32s().unwrap(), pair[1].to_f32s().unwrap());
-            let product: Vec<f32> = (0..6).map(|i| codes[i] * scales[if dims.is_empty() { 0 } else { i / 3 }]).collect();
+            let product: Vec<f32> =
+                (0..6).map(|i| codes[i] * scales[if dims.is_empty() { 0 } else { i / 3 }]).collect();
             assert_eq!(packed.to_f32s().unwrap().as_ref(), product);
         }
     }

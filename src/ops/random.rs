@@ -2,7 +2,9 @@
 
 use super::util::{dtype_attr, n_elems, operand};
 use super::{pointwise, reshape};
-use crate::ir::{Attr, Attrs, CORE, DType, Dim, Expand, Infer, KERNEL, Op, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
+use crate::ir::{
+    Attr, Attrs, CORE, DType, Dim, Expand, Infer, KERNEL, Op, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
+};
 use std::hash::{BuildHasher, Hasher};
 
 /// `random(like?) {kind, shape, low, high, seed, dtype}`: numbers uniform from `low` to `high`, or normal with the mean `low` and the standard
@@ -11,7 +13,14 @@ pub static DEF: OpDef = OpDef {
     name: "random",
     onnx: "",
     levels: CORE | KERNEL,
-    attrs: &[attr::text("kind"), attr::sizes("shape"), attr::float("low"), attr::float("high"), attr::float("seed"), attr::dtype("dtype")],
+    attrs: &[
+        attr::text("kind"),
+        attr::sizes("shape"),
+        attr::float("low"),
+        attr::float("high"),
+        attr::float("seed"),
+        attr::dtype("dtype"),
+    ],
     arity: (0, 1),
     infer,
     eval: Some(eval),
@@ -42,7 +51,9 @@ pub fn is_random(op: &Op) -> bool {
 fn shape(attrs: &Attrs, like: Option<&TensorType>) -> Result<Shape, OpError> {
     match (like, super::util::ints_attr(attrs, "shape")?) {
         (Some(like), _) => Ok(like.shape.clone()),
-        (None, Some(sizes)) if sizes.iter().all(|n| (0..1 << 31).contains(n)) => Ok(Shape(sizes.into_iter().map(Dim::Known).collect())),
+        (None, Some(sizes)) if sizes.iter().all(|n| (0..1 << 31).contains(n)) => {
+            Ok(Shape(sizes.into_iter().map(Dim::Known).collect()))
+        }
         (None, given) => Err(OpError::attribute("shape", format!("is {given:?}"))),
     }
 }
@@ -91,8 +102,19 @@ fn infer_like(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 }
 
 /// Random numbers like the first output, or as `dtype`.
-pub fn numbers(e: &mut Expand<'_, '_>, kind: &str, bounds: [f32; 2], dtype: DType, shape: &[Dim], seed: Option<f32>) -> Result<Val, OpError> {
-    let mut attrs = Attrs::new().with_str("kind", kind).with_float("low", bounds[0]).with_float("high", bounds[1]).with_dtype("dtype", dtype);
+pub fn numbers(
+    e: &mut Expand<'_, '_>,
+    kind: &str,
+    bounds: [f32; 2],
+    dtype: DType,
+    shape: &[Dim],
+    seed: Option<f32>,
+) -> Result<Val, OpError> {
+    let mut attrs = Attrs::new()
+        .with_str("kind", kind)
+        .with_float("low", bounds[0])
+        .with_float("high", bounds[1])
+        .with_dtype("dtype", dtype);
     attrs = attrs.with("shape", super::util::dims_value(shape));
     if let Some(seed) = seed {
         attrs = attrs.with_float("seed", seed);
@@ -134,7 +156,13 @@ mod tests {
     fn numbers_have_their_range_their_moments_and_repeat_by_seed() {
         let like = Tensor::from_f32s(DType::F32, &[100, 100], &[0.25; 10_000]).unwrap();
         let drawn = |def, attrs: Attrs| -> Vec<f32> {
-            let draw = |seed: Option<f32>| numbers(def, seed.iter().fold(attrs.clone(), |attrs, &seed| attrs.with_float("seed", seed)), &[Some(&like)]);
+            let draw = |seed: Option<f32>| {
+                numbers(
+                    def,
+                    seed.iter().fold(attrs.clone(), |attrs, &seed| attrs.with_float("seed", seed)),
+                    &[Some(&like)],
+                )
+            };
             let seeded = draw(Some(7.0));
             assert_eq!(seeded, draw(Some(7.0)));
             assert_ne!(seeded, draw(Some(8.0)));
@@ -143,7 +171,10 @@ mod tests {
         };
         // Five standard errors of 10,000 draws.
         let near = |given: (f64, f64), mean: f64, deviation: f64| {
-            assert!((given.0 - mean).abs() <= 0.05 * deviation && (given.1 - deviation).abs() <= 0.05 * deviation, "{given:?} for {mean} and {deviation}");
+            assert!(
+                (given.0 - mean).abs() <= 0.05 * deviation && (given.1 - deviation).abs() <= 0.05 * deviation,
+                "{given:?} for {mean} and {deviation}"
+            );
         };
         let uniform = drawn(&UNIFORM_LIKE, Attrs::new().with_float("low", -2.0).with_float("high", 4.0));
         assert!(uniform.iter().all(|v| (-2.0..4.0).contains(v)));

@@ -5,7 +5,10 @@ use super::compose::{along, concat, dims, matmul, part, sizes};
 use super::state::MAX_STEPS;
 use super::util::{agree, operand};
 use super::{movement, pointwise, reshape};
-use crate::ir::{Attr, Attrs, DType, Dim, Expand, Graph, Infer, NodeId, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
+use crate::ir::{
+    Attr, Attrs, DType, Dim, Expand, Graph, Infer, NodeId, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val,
+    attr,
+};
 
 macro_rules! layers {
     ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:expr),*] $kind:expr;)*) => {
@@ -83,7 +86,11 @@ fn layer(attrs: &Attrs, x: &TensorType, w: &TensorType, r: &TensorType, kind: Ki
     let hidden = r_dims.last().copied().unwrap_or(0);
     let gates = kind.n_gates() * hidden;
     let floats = [x, w, r].iter().all(|ty| ty.dtype.is_float() && ty.packing.is_none());
-    if !floats || w_dims != [directions.len(), gates, input] || r_dims != [directions.len(), gates, hidden] || hidden == 0 {
+    if !floats
+        || w_dims != [directions.len(), gates, input]
+        || r_dims != [directions.len(), gates, hidden]
+        || hidden == 0
+    {
         return Err(OpError::operand(1, w, format!("floats [{},{gates},{input}] beside r {r}", directions.len())));
     }
     if attrs.int("hidden_size").is_some_and(|n| n != hidden as i64) {
@@ -106,10 +113,16 @@ fn infer(infer: &Infer<'_>, kind: Kind) -> Result<Vec<TensorType>, OpError> {
     let (steps, batch) = if l.batch_first { (&x.shape.0[1], &x.shape.0[0]) } else { (&x.shape.0[0], &x.shape.0[1]) };
     let [steps, batch] = [steps, batch].map(Dim::clone);
     let times = |a: &Dim, b: &Dim, c: i64| &(a * b) * &Dim::Known(c);
-    let state = if l.batch_first { vec![batch.clone(), n.clone(), hidden.clone()] } else { vec![n.clone(), batch.clone(), hidden.clone()] };
+    let state = if l.batch_first {
+        vec![batch.clone(), n.clone(), hidden.clone()]
+    } else {
+        vec![n.clone(), batch.clone(), hidden.clone()]
+    };
     let bias = vec![n.clone(), times(&gates, &hidden, 2)];
     let peepholes = vec![n.clone(), times(&hidden, &Dim::Known(1), 3)];
-    for (slot, expected) in [(3, bias), (4, vec![batch.clone()]), (5, state.clone()), (6, state.clone()), (7, peepholes)] {
+    for (slot, expected) in
+        [(3, bias), (4, vec![batch.clone()]), (5, state.clone()), (6, state.clone()), (7, peepholes)]
+    {
         if let Some(Some(ty)) = infer.inputs.get(slot)
             && (ty.shape.rank() != expected.len() || !ty.shape.0.iter().zip(&expected).all(|(a, b)| agree(a, b)))
         {
@@ -179,7 +192,8 @@ struct Cell {
 impl Cell {
     /// Activation function `which` of an expression.
     fn apply(&self, which: usize, text: &str) -> String {
-        let clipped = self.clip.map_or_else(|| text.to_owned(), |clip| format!("min(max({text},{:?}),{clip:?})", -clip));
+        let clipped =
+            self.clip.map_or_else(|| text.to_owned(), |clip| format!("min(max({text},{:?}),{clip:?})", -clip));
         self.functions[which].replace('@', &clipped)
     }
 
@@ -214,12 +228,21 @@ impl Cell {
                 let recurrent = matmul(e, h, self.r, true)?;
                 let sums = pointwise::add(e, "add(x0,x1)", self.dtype, &[x, recurrent])?;
                 let input = self.looking(e, sums, 0, 0, c)?;
-                let forget = if self.input_forget { pointwise::add(e, "sub(1.0,x0)", self.dtype, &[input])? } else { self.looking(e, sums, 2, 2, c)? };
+                let forget = if self.input_forget {
+                    pointwise::add(e, "sub(1.0,x0)", self.dtype, &[input])?
+                } else {
+                    self.looking(e, sums, 2, 2, c)?
+                };
                 let candidate = self.gate(e, sums, 3)?;
                 let text = format!("add(mul(x0,x1),mul(x2,{}))", self.apply(1, "x3"));
                 let next = pointwise::add(e, &text, self.dtype, &[forget, c, input, candidate])?;
                 let output = self.looking(e, sums, 1, 1, next)?;
-                let h = pointwise::add(e, &format!("mul(x0,{})", self.functions[2].replace('@', "x1")), self.dtype, &[output, next])?;
+                let h = pointwise::add(
+                    e,
+                    &format!("mul(x0,{})", self.functions[2].replace('@', "x1")),
+                    self.dtype,
+                    &[output, next],
+                )?;
                 Ok((h, next))
             }
         }
@@ -237,8 +260,15 @@ impl Cell {
             let recurrent = matmul(e, h, r_candidate, true)?;
             let bias = self.r_bias.map(|b| part(e, b, 0, 2 * n, n)).transpose()?;
             match bias {
-                Some(bias) => pointwise::add(e, &self.apply(1, "add(x0,mul(x1,add(x2,x3)))"), self.dtype, &[given, reset, recurrent, bias])?,
-                None => pointwise::add(e, &self.apply(1, "add(x0,mul(x1,x2))"), self.dtype, &[given, reset, recurrent])?,
+                Some(bias) => pointwise::add(
+                    e,
+                    &self.apply(1, "add(x0,mul(x1,add(x2,x3)))"),
+                    self.dtype,
+                    &[given, reset, recurrent, bias],
+                )?,
+                None => {
+                    pointwise::add(e, &self.apply(1, "add(x0,mul(x1,x2))"), self.dtype, &[given, reset, recurrent])?
+                }
             }
         } else {
             let kept = pointwise::add(e, "mul(x0,x1)", self.dtype, &[reset, h])?;
@@ -250,12 +280,16 @@ impl Cell {
 }
 
 fn too_long(steps: usize) -> OpError {
-    OpError::unsupported(format!("{steps} steps of a recurrent layer: at most {MAX_STEPS} are written out one after the other"))
+    OpError::unsupported(format!(
+        "{steps} steps of a recurrent layer: at most {MAX_STEPS} are written out one after the other"
+    ))
 }
 
 /// Whether a node is a layer of more steps than are written out.
 pub fn is_long(graph: &Graph, node: NodeId) -> bool {
-    let Some(op) = graph.node(node).op().filter(|op| [&RNN, &GRU, &LSTM].iter().any(|def| op.is(def))) else { return false };
+    let Some(op) = graph.node(node).op().filter(|op| [&RNN, &GRU, &LSTM].iter().any(|def| op.is(def))) else {
+        return false;
+    };
     let x = graph.operands(node).first().copied().flatten();
     let steps = x.and_then(|x| graph.ty(x).shape.0.get(usize::from(op.attrs.int("layout").unwrap_or(0) != 0))?.known());
     steps.is_some_and(|steps| steps > MAX_STEPS as i64)
@@ -263,7 +297,13 @@ pub fn is_long(graph: &Graph, node: NodeId) -> bool {
 
 /// The layer's results, `most` steps at a time: each part begins with the state that the one before left. Where there are two directions, whose parts
 /// come in opposite orders, either has a turn of its own, and the other's results of that turn are nobody's.
-fn eval(def: &'static OpDef, attrs: &Attrs, inputs: &[Option<&Tensor>], kind: Kind, most: usize) -> Result<Vec<Tensor>, OpError> {
+fn eval(
+    def: &'static OpDef,
+    attrs: &Attrs,
+    inputs: &[Option<&Tensor>],
+    kind: Kind,
+    most: usize,
+) -> Result<Vec<Tensor>, OpError> {
     let x = operand(inputs, 0)?;
     let l = layer(attrs, x.ty(), operand(inputs, 1)?.ty(), operand(inputs, 2)?.ty(), kind)?;
     let op = Op::new(def, attrs.clone());
@@ -272,10 +312,16 @@ fn eval(def: &'static OpDef, attrs: &Attrs, inputs: &[Option<&Tensor>], kind: Ki
         return super::evaluate::written_out(&op, inputs, n_outputs);
     }
     let (time, direction_axis, state_axis) = if l.batch_first { (1, 2, 1) } else { (0, 1, 0) };
-    let lengths = inputs.get(4).copied().flatten().map(|lengths| Ok::<_, OpError>((lengths.ty().clone(), lengths.to_i64s()?))).transpose()?;
+    let lengths = inputs
+        .get(4)
+        .copied()
+        .flatten()
+        .map(|lengths| Ok::<_, OpError>((lengths.ty().clone(), lengths.to_i64s()?)))
+        .transpose()?;
     let mut results = vec![Vec::new(); n_outputs];
     for (direction, backwards) in l.directions.iter().enumerate() {
-        let mut states: Vec<Option<Tensor>> = (5..4 + n_outputs).map(|slot| inputs.get(slot).copied().flatten().cloned()).collect();
+        let mut states: Vec<Option<Tensor>> =
+            (5..4 + n_outputs).map(|slot| inputs.get(slot).copied().flatten().cloned()).collect();
         let mut starts: Vec<usize> = (0..l.steps).step_by(most).collect();
         if *backwards {
             starts.reverse();
@@ -316,7 +362,11 @@ fn slice(x: &Tensor, axis: usize, start: usize, len: usize) -> Result<Tensor, Op
     let mut dims = x.dims();
     let bytes = x.bytes()?;
     let row = bytes.len() / dims[..=axis].iter().product::<usize>().max(1);
-    let taken = bytes.chunks((row * dims[axis]).max(1)).flat_map(|all| &all[start * row..(start + len) * row]).copied().collect();
+    let taken = bytes
+        .chunks((row * dims[axis]).max(1))
+        .flat_map(|all| &all[start * row..(start + len) * row])
+        .copied()
+        .collect();
     dims[axis] = len;
     Ok(Tensor::from_bytes(TensorType::of(x.dtype(), &dims), taken)?)
 }
@@ -370,7 +420,8 @@ fn expand(e: &mut Expand<'_, '_>, kind: Kind, codes: Option<&Codes>) -> Result<V
         let mut r_bias = None;
         if let Some(bias) = e.optional(3) {
             let bias = of_direction(e, bias, direction)?;
-            let (w_bias, recurrent) = (part(e, bias, 0, 0, gates as i64)?, part(e, bias, 0, gates as i64, gates as i64)?);
+            let (w_bias, recurrent) =
+                (part(e, bias, 0, 0, gates as i64)?, part(e, bias, 0, gates as i64, gates as i64)?);
             r_bias = Some(recurrent);
             // With the reset after it, the bias of the candidate's recurrent part is added later.
             let early = if reset_after {
@@ -474,7 +525,8 @@ impl Codes {
     /// Operand `slot` (1 or 2: w or r) of a direction as floats `[4 * hidden, ...]`: views of a DequantizeLinear, which kernels read packed.
     fn of(&self, e: &mut Expand<'_, '_>, slot: usize, direction: usize) -> Result<Val, OpError> {
         let of = |e: &mut Expand<'_, '_>, slot: usize| -> Result<Val, OpError> {
-            let tensor = e.inputs[slot].and_then(|v| e.edit.constant(v).cloned()).ok_or(OpError::NotConstant { slot })?;
+            let tensor =
+                e.inputs[slot].and_then(|v| e.edit.constant(v).cloned()).ok_or(OpError::NotConstant { slot })?;
             let own = tensor.dims();
             let each: usize = own[1..].iter().product();
             let first = direction * each;
@@ -494,7 +546,9 @@ impl Codes {
 
 /// The type of an LSTM's weights for codes that lie the other way.
 fn turned(codes: &TensorType) -> Result<TensorType, OpError> {
-    let [directions, rows, columns] = sizes(1, codes)?[..] else { return Err(OpError::operand(1, codes, "[directions, input, 4 * hidden]")) };
+    let [directions, rows, columns] = sizes(1, codes)?[..] else {
+        return Err(OpError::operand(1, codes, "[directions, input, 4 * hidden]"));
+    };
     Ok(TensorType::of(DType::F32, &[directions, columns, rows]))
 }
 
@@ -512,8 +566,15 @@ fn infer_quantized(given: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
             (_, [d, n]) => Some(d) == directions && Some(n) == columns,
             _ => false,
         };
-        if !fits || slot > 7 && slot % 2 == 0 && !ty.dtype.is_float() || slot > 7 && slot % 2 == 1 && ty.dtype != given.ty((slot - 7) / 2)?.dtype {
-            return Err(OpError::operand(slot, ty, "codes of 8 bits [directions, input, 4 * hidden], or one scale or zero point a direction or column of them"));
+        if !fits
+            || slot > 7 && slot % 2 == 0 && !ty.dtype.is_float()
+            || slot > 7 && slot % 2 == 1 && ty.dtype != given.ty((slot - 7) / 2)?.dtype
+        {
+            return Err(OpError::operand(
+                slot,
+                ty,
+                "codes of 8 bits [directions, input, 4 * hidden], or one scale or zero point a direction or column of them",
+            ));
         }
     }
     let (w, r) = (turned(given.ty(1)?)?, turned(given.ty(2)?)?);
@@ -523,7 +584,10 @@ fn infer_quantized(given: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     }
     let mut inputs = given.inputs[..8].to_vec();
     (inputs[1], inputs[2]) = (Some(&w), Some(&r));
-    infer(&Infer { attrs: given.attrs, inputs: &inputs, consts: &[None; 8], sizes: &[], n_outputs: given.n_outputs }, Kind::Lstm)
+    infer(
+        &Infer { attrs: given.attrs, inputs: &inputs, consts: &[None; 8], sizes: &[], n_outputs: given.n_outputs },
+        Kind::Lstm,
+    )
 }
 
 /// x as what 8 bits hold of it: DynamicQuantizeLinear and back.
@@ -558,11 +622,18 @@ mod tests {
                         dims
                     };
                     let state = turn([n, batch, hidden]);
-                    let (x, w, r, bias) =
-                        (noise(&turn([steps, batch, input]), 1), noise(&[n, gates, input], 2), noise(&[n, gates, hidden], 3), noise(&[n, 2 * gates], 4));
+                    let (x, w, r, bias) = (
+                        noise(&turn([steps, batch, input]), 1),
+                        noise(&[n, gates, input], 2),
+                        noise(&[n, gates, hidden], 3),
+                        noise(&[n, 2 * gates], 4),
+                    );
                     let lengths = Tensor::from_i64s(DType::I32, &[batch], &[10, 2, 7]).unwrap();
                     let (h, c) = (noise(&state, 5), noise(&state, 6));
-                    let attrs = Attrs::new().with_int("hidden_size", hidden as i64).with_str("direction", direction).with_int("layout", layout);
+                    let attrs = Attrs::new()
+                        .with_int("hidden_size", hidden as i64)
+                        .with_str("direction", direction)
+                        .with_int("layout", layout);
                     let few = [Some(&x), Some(&w), Some(&r)];
                     let all = [Some(&x), Some(&w), Some(&r), Some(&bias), Some(&lengths), Some(&h), Some(&c)];
                     for inputs in [&few[..], &all[..if kind == Kind::Lstm { 7 } else { 6 }]] {

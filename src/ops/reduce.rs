@@ -9,7 +9,13 @@ pub static DEF: OpDef = OpDef {
     name: "reduce",
     onnx: "",
     levels: CORE | KERNEL,
-    attrs: &[attr::text("kind"), attr::ints("axes"), attr::int("keepdims"), attr::dtype("dtype"), attr::expr("epilogue")],
+    attrs: &[
+        attr::text("kind"),
+        attr::ints("axes"),
+        attr::int("keepdims"),
+        attr::dtype("dtype"),
+        attr::expr("epilogue"),
+    ],
     arity: (1, 1),
     infer,
     eval: Some(eval),
@@ -84,7 +90,10 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     if class_of(x.ty()) == Class::Int {
         let data = x.to_i64s()?;
         let nothing = of_nothing(x.dtype(), kind == Kind::Max);
-        let values: Vec<i64> = starts.par_iter().map(|&start| ints(kind, offsets.iter().map(|o| data[start + o]), offsets.len(), nothing)).collect();
+        let values: Vec<i64> = starts
+            .par_iter()
+            .map(|&start| ints(kind, offsets.iter().map(|o| data[start + o]), offsets.len(), nothing))
+            .collect();
         return finish(attrs, Tensor::from_i64s(x.dtype(), &out_dims, &values)?, x.dtype(), extra);
     }
     let data = x.to_f32s()?;

@@ -1,7 +1,9 @@
 //! `reshape`: the same elements under another shape.
 
 use super::util::{agree, dims_attr, ints_attr, operand};
-use crate::ir::{Attrs, CORE, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, product, attr};
+use crate::ir::{
+    Attrs, CORE, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr, product,
+};
 
 /// `reshape(x) {shape}`: ONNX Reshape, opset 21, where the shape is a constant operand, 0 means the operand's own size (unless `allowzero`)
 /// and -1 what remains. At the core level the sizes are an attribute, all resolved.
@@ -45,7 +47,13 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 
 /// The sizes that ONNX's 0 and -1 stand for.
 fn resolve(shape: &Shape, sizes: &[Dim], allow_zero: bool) -> Result<Vec<Dim>, OpError> {
-    let own = |i: usize| shape.0.get(i).cloned().ok_or_else(|| OpError::operand(1, format!("{sizes:?}"), format!("at most {} zeros", shape.rank())));
+    let own = |i: usize| {
+        shape
+            .0
+            .get(i)
+            .cloned()
+            .ok_or_else(|| OpError::operand(1, format!("{sizes:?}"), format!("at most {} zeros", shape.rank())))
+    };
     let is_kept = |size: &Dim| *size == Dim::Known(0) && !allow_zero;
     let is_rest = |size: &Dim| *size == Dim::Known(-1);
     let mut dims = Vec::with_capacity(sizes.len());
@@ -53,7 +61,9 @@ fn resolve(shape: &Shape, sizes: &[Dim], allow_zero: bool) -> Result<Vec<Dim>, O
         dims.push(match size {
             size if is_kept(size) => own(i)?,
             size if is_rest(size) => Dim::Known(1),
-            size if size.known().is_some_and(|n| n < 0) => return Err(OpError::operand(1, format!("{sizes:?}"), "sizes")),
+            size if size.known().is_some_and(|n| n < 0) => {
+                return Err(OpError::operand(1, format!("{sizes:?}"), "sizes"));
+            }
             size => size.clone(),
         });
     }

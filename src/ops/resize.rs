@@ -1,8 +1,10 @@
 //! `resize`: images enlarged and reduced.
 
 use super::resize_axes;
-use super::util::{axes, class_of, finish_f32s, dims_attr, n_elems, operand, result, split_own};
-use crate::ir::{Attr, Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
+use super::util::{axes, class_of, dims_attr, finish_f32s, n_elems, operand, result, split_own};
+use crate::ir::{
+    Attr, Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
+};
 use rayon::prelude::*;
 
 /// `resize(x) {mode, scales, sizes, coordinates, nearest, dtype, epilogue}`: ONNX Resize, opset 19, along the last two axes; there with roi,
@@ -34,7 +36,8 @@ pub static DEF: OpDef = OpDef {
     expand: Some(expand),
 };
 
-const COORDINATES: [&str; 5] = ["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"];
+const COORDINATES: [&str; 5] =
+    ["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"];
 const NEAREST: [&str; 4] = ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"];
 
 /// A use of Resize in the core's normal form.
@@ -48,7 +51,11 @@ struct Normal {
 
 fn one_of(attrs: &Attrs, names: [&'static str; 2], allowed: &[&'static str]) -> Result<&'static str, OpError> {
     let Some(given) = attrs.str(names[0]).or(attrs.str(names[1])) else { return Ok(allowed[0]) };
-    allowed.iter().copied().find(|a| *a == given).ok_or_else(|| OpError::unsupported(format!("{} {given:?} of a resize", names[0])))
+    allowed
+        .iter()
+        .copied()
+        .find(|a| *a == given)
+        .ok_or_else(|| OpError::unsupported(format!("{} {given:?} of a resize", names[0])))
 }
 
 /// How many elements there are for each one before, where that is one number whatever the sizes are.
@@ -73,11 +80,24 @@ fn normal(attrs: &Attrs, x: &Shape, scales: Option<&Tensor>, sizes: Option<Vec<D
         return Err(OpError::unsupported("an antialiasing resize"));
     }
     let on = match attrs.ints("axes") {
-        Some(given) if axes(given, x.rank())?.iter().map(|&a| a as i64).collect::<Vec<_>>() == given => axes(given, x.rank())?,
-        Some(given) => return Err(OpError::attribute("axes", format!("is {given:?}, sorted ones that are not negative are expected"))),
+        Some(given) if axes(given, x.rank())?.iter().map(|&a| a as i64).collect::<Vec<_>>() == given => {
+            axes(given, x.rank())?
+        }
+        Some(given) => {
+            return Err(OpError::attribute(
+                "axes",
+                format!("is {given:?}, sorted ones that are not negative are expected"),
+            ));
+        }
         None => (0..x.rank()).collect(),
     };
-    let count = |n: usize| if n == on.len() { Ok(()) } else { Err(OpError::attribute("sizes", format!("has {n} entries for {} axes", on.len()))) };
+    let count = |n: usize| {
+        if n == on.len() {
+            Ok(())
+        } else {
+            Err(OpError::attribute("sizes", format!("has {n} entries for {} axes", on.len())))
+        }
+    };
     if let (Some(scales), Some(sizes)) = (attrs.floats("scales"), dims_attr(attrs, "sizes")) {
         count(scales.len())?;
         count(sizes.len())?;
@@ -90,8 +110,11 @@ fn normal(attrs: &Attrs, x: &Shape, scales: Option<&Tensor>, sizes: Option<Vec<D
         }
         for (&axis, size) in on.iter().zip(sizes) {
             let own = &x.0[axis];
-            normal.scales[axis] = ratio(&size, own)
-                .ok_or_else(|| OpError::unsupported(format!("a resize from {own} to {size} elements: their ratio changes with the sizes")))?;
+            normal.scales[axis] = ratio(&size, own).ok_or_else(|| {
+                OpError::unsupported(format!(
+                    "a resize from {own} to {size} elements: their ratio changes with the sizes"
+                ))
+            })?;
             normal.sizes[axis] = size;
         }
     } else if let Some(scales) = scales.filter(|t| !t.dims().contains(&0)) {
@@ -108,12 +131,17 @@ fn normal(attrs: &Attrs, x: &Shape, scales: Option<&Tensor>, sizes: Option<Vec<D
     } else {
         return Err(OpError::MissingOperand { slot: 2 });
     }
-    if normal.scales.iter().any(|s| !(s.is_finite() && *s > 0.0)) || normal.sizes.iter().any(|d| d.known().is_some_and(|n| n < 1)) {
+    if normal.scales.iter().any(|s| !(s.is_finite() && *s > 0.0))
+        || normal.sizes.iter().any(|d| d.known().is_some_and(|n| n < 1))
+    {
         return Err(OpError::attribute("scales", format!("are {:?} to {}", normal.scales, Shape(normal.sizes))));
     }
     let changes = |i: usize| normal.sizes[i] != x.0[i] || normal.scales[i] != 1.0;
     if x.rank() > 4 || (0..x.rank().saturating_sub(2)).any(changes) {
-        return Err(OpError::unsupported(format!("a resize of {x} to {}: only the last two of four axes change", Shape(normal.sizes))));
+        return Err(OpError::unsupported(format!(
+            "a resize of {x} to {}: only the last two of four axes change",
+            Shape(normal.sizes)
+        )));
     }
     Ok(normal)
 }
@@ -127,7 +155,11 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let (own, _) = split_own(infer.attrs, infer.inputs);
     for slot in [1, 2, 3] {
         let is_listed = infer.sizes.get(slot).copied().flatten().is_some();
-        if !core && own.get(slot).copied().flatten().is_some() && infer.constant(slot).is_none() && !(slot == 3 && is_listed) {
+        if !core
+            && own.get(slot).copied().flatten().is_some()
+            && infer.constant(slot).is_none()
+            && !(slot == 3 && is_listed)
+        {
             return Err(OpError::NotConstant { slot });
         }
     }
@@ -159,7 +191,9 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         _ => false,
     };
     if normal.coordinates == "align_corners" && (0..shape.rank()).any(rounded) {
-        return Err(OpError::unsupported("a resize between corners to a size that is rounded, beside sizes that change"));
+        return Err(OpError::unsupported(
+            "a resize between corners to a size that is rounded, beside sizes that change",
+        ));
     }
     let attrs = Attrs::new()
         .with_str("mode", normal.mode)

@@ -24,15 +24,28 @@ pub struct Axis {
 ///
 /// # Errors
 /// Sizes and scales contradict each other or the operand.
-pub fn axes(attrs: &Attrs, x: &Shape, roi: Option<&Tensor>, scales: Option<&Tensor>, wanted: Option<&Tensor>) -> Result<Vec<Axis>, OpError> {
+pub fn axes(
+    attrs: &Attrs,
+    x: &Shape,
+    roi: Option<&Tensor>,
+    scales: Option<&Tensor>,
+    wanted: Option<&Tensor>,
+) -> Result<Vec<Axis>, OpError> {
     let own = x.known().ok_or_else(|| OpError::operand(0, x, "known sizes"))?;
     let given: Vec<i64> = attrs.ints("axes").map_or_else(|| (0..own.len() as i64).collect(), <[i64]>::to_vec);
     let on = given.iter().map(|&a| resolve_axis(a, own.len())).collect::<Option<Vec<_>>>();
     let on = on.filter(|on| on.iter().enumerate().all(|(i, a)| !on[..i].contains(a)));
     let on = on.ok_or_else(|| OpError::attribute("axes", format!("is {given:?} for {x}")))?;
-    let count = |n: usize| if n == on.len() { Ok(()) } else { Err(OpError::attribute("sizes", format!("has {n} entries for {} axes", on.len()))) };
+    let count = |n: usize| {
+        if n == on.len() {
+            Ok(())
+        } else {
+            Err(OpError::attribute("sizes", format!("has {n} entries for {} axes", on.len())))
+        }
+    };
     let full = |tensor: Option<&Tensor>| tensor.filter(|t| !t.dims().contains(&0)).cloned();
-    let mut plan: Vec<Axis> = on.iter().map(|&axis| Axis { axis, own: own[axis], out: own[axis], scale: 1.0, roi: [0.0, 1.0] }).collect();
+    let mut plan: Vec<Axis> =
+        on.iter().map(|&axis| Axis { axis, own: own[axis], out: own[axis], scale: 1.0, roi: [0.0, 1.0] }).collect();
     if let Some(wanted) = full(wanted) {
         let wanted = wanted.to_i64s()?;
         count(wanted.len())?;
@@ -67,7 +80,8 @@ pub fn axes(attrs: &Attrs, x: &Shape, roi: Option<&Tensor>, scales: Option<&Tens
         let n = plan.len();
         plan.iter_mut().enumerate().for_each(|(i, plan)| plan.roi = [f64::from(roi[i]), f64::from(roi[n + i])]);
     }
-    let fits = |plan: &Axis| plan.scale.is_finite() && plan.scale > 0.0 && (1..1 << 31).contains(&plan.out) && plan.own > 0;
+    let fits =
+        |plan: &Axis| plan.scale.is_finite() && plan.scale > 0.0 && (1..1 << 31).contains(&plan.out) && plan.own > 0;
     if plan.iter().all(fits) { Ok(plan) } else { Err(OpError::attribute("scales", format!("make {plan:?} of {x}"))) }
 }
 
@@ -78,9 +92,11 @@ pub fn is_plain(attrs: &Attrs, x: &Shape, plan: &[Axis]) -> bool {
     let set = |name| attrs.int(name).unwrap_or(0) != 0;
     let coordinates = attrs.str("coordinate_transformation_mode").unwrap_or("half_pixel");
     // The standard measures corners by the size before it is rounded.
-    let whole = coordinates != "align_corners" || plan.iter().all(|plan| (plan.scale * plan.own as f64 - plan.out as f64).abs() < 1e-3);
+    let whole = coordinates != "align_corners"
+        || plan.iter().all(|plan| (plan.scale * plan.own as f64 - plan.out as f64).abs() < 1e-3);
     let stretch = attrs.str("keep_aspect_ratio_policy").is_none_or(|p| p == "stretch");
-    let sorted = plan.is_sorted_by_key(|plan| plan.axis) && attrs.ints("axes").is_none_or(|axes| axes.iter().all(|a| *a >= 0));
+    let sorted =
+        plan.is_sorted_by_key(|plan| plan.axis) && attrs.ints("axes").is_none_or(|axes| axes.iter().all(|a| *a >= 0));
     last && x.rank() <= 4
         && whole
         && stretch
@@ -117,7 +133,11 @@ fn place(plan: &Axis, at: usize, coordinates: &str) -> Result<Option<f64>, OpErr
         "asymmetric" => p / plan.scale,
         "tf_crop_and_resize" => {
             let [start, end] = plan.roi;
-            let step = if exact == 1.0 { (end - start) * (own - 1.0) / 2.0 } else { p * (end - start) * (own - 1.0) / (exact - 1.0) };
+            let step = if exact == 1.0 {
+                (end - start) * (own - 1.0) / 2.0
+            } else {
+                p * (end - start) * (own - 1.0) / (exact - 1.0)
+            };
             let v = step + start * (own - 1.0);
             return Ok((0.0..=own - 1.0).contains(&v).then_some(v));
         }
@@ -203,7 +223,10 @@ pub fn expand(e: &mut Expand<'_, '_>, x: Val, plan: &[Axis]) -> Result<Val, OpEr
     let mut outside: Option<Val> = None;
     for plan in plan {
         if plan.out > LARGEST_CONSTANT {
-            return Err(OpError::unsupported(format!("a resize to {} elements in this mode, at most {LARGEST_CONSTANT}", plan.out)));
+            return Err(OpError::unsupported(format!(
+                "a resize to {} elements in this mode, at most {LARGEST_CONSTANT}",
+                plan.out
+            )));
         }
         let places = (0..plan.out).map(|at| place(plan, at, &coordinates)).collect::<Result<Vec<_>, _>>()?;
         let own = sizes(0, &e.ty(y))?;
@@ -212,7 +235,8 @@ pub fn expand(e: &mut Expand<'_, '_>, x: Val, plan: &[Axis]) -> Result<Val, OpEr
         }
         if is_nearest {
             let mode = e.attrs.str("nearest_mode").unwrap_or("round_prefer_floor");
-            let indices = places.iter().map(|v| nearest(v.unwrap_or(0.0), mode, plan.own)).collect::<Result<Vec<_>, _>>()?;
+            let indices =
+                places.iter().map(|v| nearest(v.unwrap_or(0.0), mode, plan.own)).collect::<Result<Vec<_>, _>>()?;
             let indices = Tensor::from_i64s(DType::I64, &[indices.len()], &indices)?;
             let indices = e.constant(indices);
             y = gather(e, y, indices, plan.axis)?;

@@ -23,7 +23,14 @@ pub static ROI_ALIGN: OpDef = OpDef {
     name: "roi_align",
     onnx: "RoiAlign",
     levels: ONNX | CORE | KERNEL,
-    attrs: &[attr::text("coordinate_transformation_mode"), attr::text("mode"), attr::int("output_height"), attr::int("output_width"), attr::int("sampling_ratio"), attr::float("spatial_scale")],
+    attrs: &[
+        attr::text("coordinate_transformation_mode"),
+        attr::text("mode"),
+        attr::int("output_height"),
+        attr::int("output_width"),
+        attr::int("sampling_ratio"),
+        attr::float("spatial_scale"),
+    ],
     arity: (3, 3),
     infer: infer_roi,
     eval: Some(eval_roi),
@@ -35,7 +42,14 @@ pub static DEFORM_CONV: OpDef = OpDef {
     name: "deform_conv",
     onnx: "DeformConv",
     levels: ONNX | CORE | KERNEL,
-    attrs: &[attr::ints("kernel_shape"), attr::ints("strides"), attr::ints("pads"), attr::ints("dilations"), attr::int("group"), attr::int("offset_group")],
+    attrs: &[
+        attr::ints("kernel_shape"),
+        attr::ints("strides"),
+        attr::ints("pads"),
+        attr::ints("dilations"),
+        attr::int("group"),
+        attr::int("offset_group"),
+    ],
     arity: (3, 5),
     infer: infer_deform,
     eval: Some(eval_deform),
@@ -59,7 +73,14 @@ pub static POOL_INDICES: OpDef = OpDef {
     name: "pool_indices",
     onnx: "",
     levels: CORE | KERNEL,
-    attrs: &[attr::ints("kernel"), attr::ints("strides"), attr::ints("pads"), attr::ints("dilations"), attr::int("ceil"), attr::int("column_major")],
+    attrs: &[
+        attr::ints("kernel"),
+        attr::ints("strides"),
+        attr::ints("pads"),
+        attr::ints("dilations"),
+        attr::int("ceil"),
+        attr::int("column_major"),
+    ],
     arity: (1, 1),
     infer: infer_indices,
     eval: Some(eval_indices),
@@ -99,8 +120,16 @@ fn infer_grid(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let (x, grid) = (floats(infer, 0)?, floats(infer, 1)?);
     grid_modes(infer.attrs)?;
     let n = x.shape.rank().saturating_sub(2);
-    if n == 0 || grid.shape.rank() != n + 2 || grid.shape.0[0] != x.shape.0[0] || grid.shape.0[n + 1] != Dim::Known(n as i64) {
-        return Err(OpError::operand(1, grid, format!("[{},...,{n}] for {x}", x.shape.0.first().cloned().unwrap_or(Dim::Known(0)))));
+    if n == 0
+        || grid.shape.rank() != n + 2
+        || grid.shape.0[0] != x.shape.0[0]
+        || grid.shape.0[n + 1] != Dim::Known(n as i64)
+    {
+        return Err(OpError::operand(
+            1,
+            grid,
+            format!("[{},...,{n}] for {x}", x.shape.0.first().cloned().unwrap_or(Dim::Known(0))),
+        ));
     }
     Ok(vec![TensorType::new(x.dtype, Shape([&x.shape.0[..2], &grid.shape.0[1..=n]].concat()))])
 }
@@ -122,7 +151,13 @@ fn grid_modes(attrs: &Attrs) -> Result<(Mode, Outside, bool), OpError> {
 /// A coordinate thrown back at the ends until it lies between them.
 fn reflect(v: f32, low: f32, high: f32) -> f32 {
     let range = high - low;
-    let away = if v < low { low - v } else if v > high { v - high } else { return v };
+    let away = if v < low {
+        low - v
+    } else if v > high {
+        v - high
+    } else {
+        return v;
+    };
     if range <= 0.0 || !away.is_finite() {
         return low;
     }
@@ -186,7 +221,9 @@ pub fn cubic(t: f32, a: f32) -> [f32; 4] {
 /// The weighted sum over all combinations of taps.
 fn gathered(plane: &[f32], steps: &[usize], axes: &[Vec<(usize, f32)>], offset: usize) -> f32 {
     match (axes, steps) {
-        ([axis, rest @ ..], [step, steps @ ..]) => axis.iter().map(|(at, weight)| weight * gathered(plane, steps, rest, offset + at * step)).sum(),
+        ([axis, rest @ ..], [step, steps @ ..]) => {
+            axis.iter().map(|(at, weight)| weight * gathered(plane, steps, rest, offset + at * step)).sum()
+        }
         _ => plane[offset],
     }
 }
@@ -227,7 +264,10 @@ fn eval_grid(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, O
 fn roi_size(attrs: &Attrs) -> Result<[usize; 2], OpError> {
     let size = |name: &'static str| {
         let n = attrs.int(name).unwrap_or(1);
-        usize::try_from(n).ok().filter(|n| (1..=1 << 16).contains(n)).ok_or_else(|| OpError::attribute(name, format!("is {n}")))
+        usize::try_from(n)
+            .ok()
+            .filter(|n| (1..=1 << 16).contains(n))
+            .ok_or_else(|| OpError::attribute(name, format!("is {n}")))
     };
     Ok([size("output_height")?, size("output_width")?])
 }
@@ -237,7 +277,12 @@ fn infer_roi(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let [h, w] = roi_size(infer.attrs)?;
     one_of(infer.attrs, "mode", &["avg", "max"])?;
     one_of(infer.attrs, "coordinate_transformation_mode", &["half_pixel", "output_half_pixel"])?;
-    if x.shape.rank() != 4 || rois.shape.rank() != 2 || rois.shape.0[1] != Dim::Known(4) || batch.shape.0 != rois.shape.0[..1] || batch.dtype.class() != Class::Int {
+    if x.shape.rank() != 4
+        || rois.shape.rank() != 2
+        || rois.shape.0[1] != Dim::Known(4)
+        || batch.shape.0 != rois.shape.0[..1]
+        || batch.dtype.class() != Class::Int
+    {
         return Err(OpError::operand(1, rois, "[R,4] for [N,C,H,W], and an image for each"));
     }
     let shape = vec![rois.shape.0[0].clone(), x.shape.0[1].clone(), Dim::Known(h as i64), Dim::Known(w as i64)];
@@ -279,7 +324,10 @@ fn eval_roi(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, Op
         return Err(OpError::operand(0, x.ty(), "an image that is not empty"));
     }
     for (r, roi) in rois.chunks_exact(4).enumerate().take(batch.len()) {
-        let image = usize::try_from(batch[r]).ok().filter(|&i| i < images).ok_or_else(|| OpError::operand(2, batch[r], format!("images of {images}")))?;
+        let image = usize::try_from(batch[r])
+            .ok()
+            .filter(|&i| i < images)
+            .ok_or_else(|| OpError::operand(2, batch[r], format!("images of {images}")))?;
         let corner: Vec<f32> = roi.iter().map(|v| v * scale - if half { 0.5 } else { 0.0 }).collect();
         let least = if half { f32::NEG_INFINITY } else { 1.0 };
         let (w, h) = ((corner[2] - corner[0]).max(least), (corner[3] - corner[1]).max(least));
@@ -299,7 +347,8 @@ fn eval_roi(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, Op
                     let best = |i: usize| at(i).iter().map(|(p, w)| plane[*p] * w).fold(f32::NEG_INFINITY, f32::max);
                     (0..ny * nx).map(best).reduce(f32::max).unwrap_or(0.0)
                 } else {
-                    (0..ny * nx).map(|i| at(i).iter().map(|(p, w)| plane[*p] * w).sum::<f32>()).sum::<f32>() / (ny * nx).max(1) as f32
+                    (0..ny * nx).map(|i| at(i).iter().map(|(p, w)| plane[*p] * w).sum::<f32>()).sum::<f32>()
+                        / (ny * nx).max(1) as f32
                 };
                 out[(r * channels + c) * oh * ow + cell] = value;
             }
@@ -327,9 +376,17 @@ fn infer_deform(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let (window, group, offset_group) = deform_plan(infer.attrs, &x.shape, &w.shape)?;
     let out = Shape(window.out(&x.shape.0[2..])?).known().unwrap_or_default();
     if depth * group != c || oc % group != 0 || c % offset_group != 0 || window.kernel != [kh as i64, kw as i64] {
-        return Err(OpError::operand(1, w, format!("filters of {x} in {group} groups and {offset_group} groups of offsets")));
+        return Err(OpError::operand(
+            1,
+            w,
+            format!("filters of {x} in {group} groups and {offset_group} groups of offsets"),
+        ));
     }
-    for (slot, expected) in [(2, vec![n, 2 * offset_group * kh * kw, out[0], out[1]]), (3, vec![oc]), (4, vec![n, offset_group * kh * kw, out[0], out[1]])] {
+    for (slot, expected) in [
+        (2, vec![n, 2 * offset_group * kh * kw, out[0], out[1]]),
+        (3, vec![oc]),
+        (4, vec![n, offset_group * kh * kw, out[0], out[1]]),
+    ] {
         if let Some(Some(ty)) = infer.inputs.get(slot)
             && (ty.shape != Shape::of(&expected) || !ty.dtype.is_float())
         {
@@ -343,7 +400,9 @@ fn infer_deform(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 fn eval_deform(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let (x, w, offset) = (operand(inputs, 0)?, operand(inputs, 1)?, operand(inputs, 2)?);
     let (window, group, offset_group) = deform_plan(attrs, &x.ty().shape, &w.ty().shape)?;
-    let (&[n, c, height, width], &[oc, depth, kh, kw]) = (&x.dims()[..], &w.dims()[..]) else { return Err(OpError::operand(0, x.ty(), "[N,C,H,W]")) };
+    let (&[n, c, height, width], &[oc, depth, kh, kw]) = (&x.dims()[..], &w.dims()[..]) else {
+        return Err(OpError::operand(0, x.ty(), "[N,C,H,W]"));
+    };
     let out = Shape(window.out(&x.ty().shape.0[2..])?).known().unwrap_or_default();
     let (dims, pixels) = ([n, oc, out[0], out[1]], out[0] * out[1]);
     let bias = inputs.get(3).copied().flatten().map(Tensor::to_f32s).transpose()?;
@@ -363,12 +422,14 @@ fn eval_deform(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>,
             for g in 0..offset_group {
                 for tap in 0..taps_n {
                     let (ky, kx) = ((tap / kw) as i64, (tap % kw) as i64);
-                    let at = |part: usize| offset[(((image * offset_group + g) * taps_n + tap) * 2 + part) * pixels + pixel];
+                    let at =
+                        |part: usize| offset[(((image * offset_group + g) * taps_n + tap) * 2 + part) * pixels + pixel];
                     let vy = (oy * window.strides[0] - window.pads[0] + ky * window.dilations[0]) as f32 + at(0);
                     let vx = (ox * window.strides[1] - window.pads[1] + kx * window.dilations[1]) as f32 + at(1);
                     taps(vy, height, modes, &mut axes[0]);
                     taps(vx, width, modes, &mut axes[1]);
-                    let factor = mask.as_ref().map_or(1.0, |m| m[((image * offset_group + g) * taps_n + tap) * pixels + pixel]);
+                    let factor =
+                        mask.as_ref().map_or(1.0, |m| m[((image * offset_group + g) * taps_n + tap) * pixels + pixel]);
                     for channel in g * (c / offset_group)..(g + 1) * (c / offset_group) {
                         let plane = &data[(image * c + channel) * height * width..][..height * width];
                         columns[channel * taps_n + tap] = factor * gathered(plane, &[width, 1], &axes, 0);
@@ -387,9 +448,18 @@ fn eval_deform(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>,
 }
 
 /// The image, the window over it, and how many windows there are along each axis.
-fn col2im_plan(attrs: &Attrs, x: &TensorType, image: &[i64], block: &[i64]) -> Result<(Vec<usize>, Window, Vec<usize>), OpError> {
+fn col2im_plan(
+    attrs: &Attrs,
+    x: &TensorType,
+    image: &[i64],
+    block: &[i64],
+) -> Result<(Vec<usize>, Window, Vec<usize>), OpError> {
     let refuse = || OpError::operand(1, format!("{image:?}"), format!("an image whose windows {block:?} are {x}"));
-    let known = image.iter().map(|&n| usize::try_from(n).ok().filter(|n| (1..=1 << 31).contains(n))).collect::<Option<Vec<_>>>().ok_or_else(refuse)?;
+    let known = image
+        .iter()
+        .map(|&n| usize::try_from(n).ok().filter(|n| (1..=1 << 31).contains(n)))
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(refuse)?;
     let spatial = Shape::of(&known);
     let window = Window::of(attrs, block.to_vec(), &spatial.0)?;
     let counts = Shape(window.out(&spatial.0)?).known().ok_or_else(refuse)?;
@@ -413,7 +483,8 @@ fn infer_col2im(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 
 fn eval_col2im(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let x = operand(inputs, 0)?;
-    let (image, window, counts) = col2im_plan(attrs, x.ty(), &operand(inputs, 1)?.to_i64s()?, &operand(inputs, 2)?.to_i64s()?)?;
+    let (image, window, counts) =
+        col2im_plan(attrs, x.ty(), &operand(inputs, 1)?.to_i64s()?, &operand(inputs, 2)?.to_i64s()?)?;
     let own = x.dims();
     let taps: usize = window.kernel.iter().map(|&k| k as usize).product();
     let (n_axes, n_windows, plane) = (image.len(), own[2], n_elems(&image)?);

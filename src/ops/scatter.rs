@@ -4,7 +4,9 @@ use super::compose::{dims, positions, sizes};
 use super::elements::flat_rows;
 use super::util::{axis_attr, elements, from_elements, n_elems, operand, strides};
 use super::{pointwise, reshape};
-use crate::ir::{Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
+use crate::ir::{
+    Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
+};
 
 /// `scatter(data, rows, updates) {reduction}`: data `[R,D]` with rows `[N]` replaced by, or combined with, updates `[N,D]`, in order.
 pub static DEF: OpDef = OpDef {
@@ -66,7 +68,11 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let (data, rows, updates) = (infer.ty(0)?, infer.ty(1)?, infer.ty(2)?);
     reduction(infer.attrs)?;
     let [_, width] = &data.shape.0[..] else { return Err(OpError::operand(0, data, "[R,D]")) };
-    if rows.dtype.class() != Class::Int || rows.shape.rank() != 1 || data.packing.is_some() || data.dtype.class() == Class::Text {
+    if rows.dtype.class() != Class::Int
+        || rows.shape.rank() != 1
+        || data.packing.is_some()
+        || data.dtype.class() == Class::Text
+    {
         return Err(OpError::operand(1, rows, "row numbers"));
     }
     if updates.dtype != data.dtype || updates.shape.0 != [rows.shape.0[0].clone(), width.clone()] {
@@ -125,13 +131,17 @@ fn combine<T: Copy>(values: &mut [T], new: &[T], places: &[usize], width: usize,
 }
 
 /// The types of data and indices, checked with those of the updates.
-fn checked<'a>(infer: &Infer<'a>, expected: impl Fn(&TensorType, &TensorType) -> Option<Shape>) -> Result<&'a TensorType, OpError> {
+fn checked<'a>(
+    infer: &Infer<'a>,
+    expected: impl Fn(&TensorType, &TensorType) -> Option<Shape>,
+) -> Result<&'a TensorType, OpError> {
     let (data, indices, updates) = (infer.ty(0)?, infer.ty(1)?, infer.ty(2)?);
     reduction(infer.attrs)?;
     if indices.dtype.class() != Class::Int || data.packing.is_some() || data.dtype.class() == Class::Text {
         return Err(OpError::operand(1, indices, "integers"));
     }
-    let expected = expected(data, indices).ok_or_else(|| OpError::operand(1, indices, format!("indices into {data}")))?;
+    let expected =
+        expected(data, indices).ok_or_else(|| OpError::operand(1, indices, format!("indices into {data}")))?;
     if updates.dtype != data.dtype || updates.shape != expected {
         return Err(OpError::operand(2, updates, format!("{}{expected}", data.dtype)));
     }
@@ -140,7 +150,8 @@ fn checked<'a>(infer: &Infer<'a>, expected: impl Fn(&TensorType, &TensorType) ->
 
 fn infer_elements(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     axis_attr(infer.attrs, 0, infer.ty(0)?.shape.rank())?;
-    let data = checked(infer, |data, indices| (data.shape.rank() == indices.shape.rank()).then(|| indices.shape.clone()))?;
+    let data =
+        checked(infer, |data, indices| (data.shape.rank() == indices.shape.rank()).then(|| indices.shape.clone()))?;
     Ok(vec![data.clone()])
 }
 
@@ -178,14 +189,22 @@ fn expand_nd(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let (data, indices, updates) = (e.input(0)?, e.input(1)?, e.input(2)?);
     let (data_ty, indices_ty) = (e.ty(data), e.ty(indices));
     let own = sizes(0, &data_ty)?;
-    let depth = depth(&data_ty, &indices_ty).ok_or_else(|| OpError::operand(1, &indices_ty, format!("indices into {data_ty}")))?;
+    let depth = depth(&data_ty, &indices_ty)
+        .ok_or_else(|| OpError::operand(1, &indices_ty, format!("indices into {data_ty}")))?;
     let rows = flat_rows(e, indices, &own, 0, depth)?;
     let n = n_elems(&sizes(1, &e.ty(rows))?)?;
     write(e, data, rows, updates, &[own[..depth].iter().product(), own[depth..].iter().product()], n)
 }
 
 /// `data` as a matrix of sizes `table`, `n` rows of it written.
-fn write(e: &mut Expand<'_, '_>, data: Val, rows: Val, updates: Val, table: &[usize], n: usize) -> Result<Vec<Val>, OpError> {
+fn write(
+    e: &mut Expand<'_, '_>,
+    data: Val,
+    rows: Val,
+    updates: Val,
+    table: &[usize],
+    n: usize,
+) -> Result<Vec<Val>, OpError> {
     let shape = e.outputs[0].shape.0.clone();
     let attrs = Attrs::new().with_str("reduction", reduction(e.attrs)?);
     let data = reshape::to(e, data, dims(table))?;
@@ -210,8 +229,14 @@ fn unpooled(attrs: &Attrs, x: &TensorType, output_shape: Option<Vec<i64>>) -> Re
         read[2 + i] = (read[2 + i] - 1) * strides[i] - pads[i] - pads[n + i] + kernel[i];
     }
     let wanted = output_shape.unwrap_or_else(|| read.clone());
-    let fits = own.len() >= 3 && wanted.len() == own.len() && wanted.iter().zip(&read).all(|(w, r)| *r >= 1 && (*r..1 << 31).contains(w));
-    if fits { Ok((read, wanted)) } else { Err(OpError::operand(2, format!("{wanted:?}"), format!("at least {read:?}"))) }
+    let fits = own.len() >= 3
+        && wanted.len() == own.len()
+        && wanted.iter().zip(&read).all(|(w, r)| *r >= 1 && (*r..1 << 31).contains(w));
+    if fits {
+        Ok((read, wanted))
+    } else {
+        Err(OpError::operand(2, format!("{wanted:?}"), format!("at least {read:?}")))
+    }
 }
 
 fn infer_unpool(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {

@@ -2,7 +2,9 @@
 
 use super::iota;
 use super::util::{n_elems, operand};
-use crate::ir::{Attr, Attrs, Class, DType, Dim, Expand, Infer, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
+use crate::ir::{
+    Attr, Attrs, Class, DType, Dim, Expand, Infer, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
+};
 
 /// Most elements of a constant that an expansion makes, and of what is made of a few numbers on the CPU.
 pub const LARGEST: usize = 1 << 26;
@@ -94,13 +96,21 @@ fn expand_range(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     }
     let n = steps(&start, &limit, &delta)?;
     let dtype = e.outputs[0].dtype;
-    let (Some(start), Some(delta)) = (start.into_iter().next(), delta.into_iter().next()) else { return expand_folded(e) };
+    let (Some(start), Some(delta)) = (start.into_iter().next(), delta.into_iter().next()) else {
+        return expand_folded(e);
+    };
     Ok(vec![iota::add(e, start, delta, n, dtype)?])
 }
 
 /// How many numbers a range of sizes has.
 fn steps(start: &[Dim], limit: &[Dim], delta: &[Dim]) -> Result<Dim, OpError> {
-    let refuse = || OpError::operand(2, format!("{delta:?}"), format!("a step between {start:?} and {limit:?} whose sign the sizes tell"));
+    let refuse = || {
+        OpError::operand(
+            2,
+            format!("{delta:?}"),
+            format!("a step between {start:?} and {limit:?} whose sign the sizes tell"),
+        )
+    };
     let ([start], [limit], [delta]) = (start, limit, delta) else { return Err(refuse()) };
     let minus = |dim: &Dim| &Dim::Known(0) - dim;
     let (span, step) = match delta.bounds() {
@@ -114,7 +124,8 @@ fn steps(start: &[Dim], limit: &[Dim], delta: &[Dim]) -> Result<Dim, OpError> {
 
 /// The result as a constant, all operands being constants.
 fn expand_folded(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
-    let consts = (0..e.inputs.len()).map(|slot| e.edit.constant(e.input(slot)?).cloned().ok_or(OpError::NotConstant { slot }));
+    let consts =
+        (0..e.inputs.len()).map(|slot| e.edit.constant(e.input(slot)?).cloned().ok_or(OpError::NotConstant { slot }));
     let consts = consts.collect::<Result<Vec<_>, _>>()?;
     let inputs: Vec<_> = consts.iter().map(Some).collect();
     let results = if inputs.is_empty() { vec![constant(e.attrs)?] } else { range(e.attrs, &inputs)? };
@@ -188,7 +199,8 @@ fn infer_range(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 fn count(start: &Tensor, limit: &Tensor, delta: &Tensor) -> Result<usize, OpError> {
     let refuse = || OpError::operand(2, delta.ty(), "a range of finite length");
     let n = if start.dtype().is_float() {
-        let one = |t: &Tensor| -> Result<f64, OpError> { Ok(f64::from(t.to_f32s()?.first().copied().unwrap_or(f32::NAN))) };
+        let one =
+            |t: &Tensor| -> Result<f64, OpError> { Ok(f64::from(t.to_f32s()?.first().copied().unwrap_or(f32::NAN))) };
         let n = ((one(limit)? - one(start)?) / one(delta)?).ceil();
         if n.is_nan() { None } else { Some(n.max(0.0) as usize) }
     } else {
@@ -200,7 +212,9 @@ fn count(start: &Tensor, limit: &Tensor, delta: &Tensor) -> Result<usize, OpErro
     let n = n.ok_or_else(refuse)?;
     match start.dtype().bytes(n as u64) {
         Some(bytes) if bytes <= LARGEST_BYTES => Ok(n),
-        _ => Err(OpError::unsupported(format!("a range of {n} numbers: it becomes a constant, which may have {LARGEST_BYTES} bytes"))),
+        _ => Err(OpError::unsupported(format!(
+            "a range of {n} numbers: it becomes a constant, which may have {LARGEST_BYTES} bytes"
+        ))),
     }
 }
 

@@ -2,7 +2,9 @@
 
 use super::reshape;
 use super::strided::{View, row_major, view};
-use crate::ir::{Attrs, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, resolve_axis, attr};
+use crate::ir::{
+    Attrs, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr, resolve_axis,
+};
 
 /// `slice(x, starts, ends, axes?, steps?)`: ONNX Slice, opset 13.
 pub static SLICE: OpDef = OpDef {
@@ -37,13 +39,21 @@ struct Range {
 
 /// What ONNX's `start..end` by `step` keeps of an axis.
 fn range(dim: &Dim, start: &Dim, end: &Dim, step: i64) -> Result<Range, OpError> {
-    let refuse = || OpError::unsupported(format!("{start}..{end} by {step} of an axis of size {dim}: the sizes do not tell which part that is"));
+    let refuse = || {
+        OpError::unsupported(format!(
+            "{start}..{end} by {step} of an axis of size {dim}: the sizes do not tell which part that is"
+        ))
+    };
     if step == 0 {
         return Err(OpError::operand(4, 0, "steps other than 0"));
     }
     if let (Some(n), Some(start), Some(end)) = (dim.known(), start.known(), end.known()) {
         let at = |v: i64| if v < 0 { v.saturating_add(n) } else { v };
-        let (start, end) = if step > 0 { (at(start).clamp(0, n), at(end).clamp(0, n)) } else { (at(start).clamp(-1, n - 1), at(end).clamp(-1, n - 1)) };
+        let (start, end) = if step > 0 {
+            (at(start).clamp(0, n), at(end).clamp(0, n))
+        } else {
+            (at(start).clamp(-1, n - 1), at(end).clamp(-1, n - 1))
+        };
         let span = if step > 0 { end - start } else { start - end }.max(0);
         let size = span.saturating_add(step.saturating_abs() - 1) / step.saturating_abs();
         return Ok(Range { start: Dim::Known(start.max(0)), step, size: Dim::Known(size) });
@@ -76,15 +86,23 @@ fn range(dim: &Dim, start: &Dim, end: &Dim, step: i64) -> Result<Range, OpError>
 }
 
 /// The ranges of all axes.
-fn ranges(shape: &Shape, starts: Vec<Dim>, ends: Vec<Dim>, axes: Option<Vec<i64>>, steps: Option<Vec<i64>>) -> Result<Vec<Range>, OpError> {
+fn ranges(
+    shape: &Shape,
+    starts: Vec<Dim>,
+    ends: Vec<Dim>,
+    axes: Option<Vec<i64>>,
+    steps: Option<Vec<i64>>,
+) -> Result<Vec<Range>, OpError> {
     let axes = axes.unwrap_or_else(|| (0..starts.len() as i64).collect());
     let steps = steps.unwrap_or_else(|| vec![1; starts.len()]);
     if [ends.len(), axes.len(), steps.len()] != [starts.len(); 3] {
         return Err(OpError::operand(1, format!("{starts:?}"), "as many starts as ends, axes and steps"));
     }
-    let mut ranges: Vec<Range> = shape.0.iter().map(|d| Range { start: Dim::Known(0), step: 1, size: d.clone() }).collect();
+    let mut ranges: Vec<Range> =
+        shape.0.iter().map(|d| Range { start: Dim::Known(0), step: 1, size: d.clone() }).collect();
     for (i, axis) in axes.iter().enumerate() {
-        let axis = resolve_axis(*axis, shape.rank()).ok_or_else(|| OpError::operand(3, axis, format!("axes of {shape}")))?;
+        let axis =
+            resolve_axis(*axis, shape.rank()).ok_or_else(|| OpError::operand(3, axis, format!("axes of {shape}")))?;
         ranges[axis] = range(&shape.0[axis], &starts[i], &ends[i], steps[i])?;
     }
     Ok(ranges)
@@ -105,7 +123,8 @@ fn expand_slice(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let shape = e.ty(x).shape;
     let needed = |slot: usize| e.dims(slot)?.ok_or(OpError::MissingOperand { slot });
     let ranges = ranges(&shape, needed(1)?, needed(2)?, e.ints(3)?, e.ints(4)?)?;
-    let whole = |(r, d): (&Range, &Dim)| r.size == *d && r.start == Dim::Known(0) && (r.step == 1 || *d == Dim::Known(1));
+    let whole =
+        |(r, d): (&Range, &Dim)| r.size == *d && r.start == Dim::Known(0) && (r.step == 1 || *d == Dim::Known(1));
     if ranges.iter().zip(&shape.0).all(whole) {
         return Ok(vec![x]);
     }
@@ -125,7 +144,8 @@ fn pads(shape: &Shape, given: Option<Vec<i64>>, axes: Option<Vec<i64>>) -> Resul
     }
     let mut pads = vec![(0, 0); shape.rank()];
     for (i, axis) in axes.iter().enumerate() {
-        let axis = resolve_axis(*axis, shape.rank()).ok_or_else(|| OpError::operand(3, axis, format!("axes of {shape}")))?;
+        let axis =
+            resolve_axis(*axis, shape.rank()).ok_or_else(|| OpError::operand(3, axis, format!("axes of {shape}")))?;
         pads[axis] = (given[i], given[axes.len() + i]);
     }
     Ok(pads)
@@ -161,12 +181,10 @@ fn expand_pad(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     }
     let fill = match e.optional(2) {
         None => 0.0,
-        Some(value) => {
-            match e.edit.constant(value) {
-                Some(tensor) => tensor.to_f32s()?.first().copied().unwrap_or(0.0),
-                None => return expand_filled(e, x, &pads, value),
-            }
-        }
+        Some(value) => match e.edit.constant(value) {
+            Some(tensor) => tensor.to_f32s()?.first().copied().unwrap_or(0.0),
+            None => return expand_filled(e, x, &pads, value),
+        },
     };
     Ok(vec![padded(e, x, &pads, fill)?])
 }
@@ -192,7 +210,8 @@ pub fn padded(e: &mut Expand<'_, '_>, x: Val, pads: &[(i64, i64)], fill: f32) ->
         return Err(OpError::unsupported("a pad that leaves nothing"));
     }
     let strides = row_major(&dims);
-    let offset = pads.iter().zip(&strides).fold(Dim::Known(0), |sum, ((before, _), s)| &sum - &(&Dim::Known(*before) * s));
+    let offset =
+        pads.iter().zip(&strides).fold(Dim::Known(0), |sum, ((before, _), s)| &sum - &(&Dim::Known(*before) * s));
     let lo = pads.iter().map(|(before, _)| Dim::Known((*before).max(0))).collect();
     let hi = pads.iter().zip(&dims).map(|((before, _), d)| d + &Dim::Known(*before)).collect();
     view(e, x, &View { shape, strides, offset: Some(offset), inside: Some((lo, hi)), fill })
@@ -207,7 +226,10 @@ fn expand_mirrored(e: &mut Expand<'_, '_>, x: Val, pads: &[(i64, i64)]) -> Resul
             continue;
         }
         let dim = e.ty(y).shape.0[axis].clone();
-        let n = dim.known().filter(|n| (1..=1 << 31).contains(n)).ok_or_else(|| OpError::operand(0, e.ty(x), "a known size that is not 0"))?;
+        let n = dim
+            .known()
+            .filter(|n| (1..=1 << 31).contains(n))
+            .ok_or_else(|| OpError::operand(0, e.ty(x), "a known size that is not 0"))?;
         let place = |i: i64| match mode.as_str() {
             "edge" => i.clamp(0, n - 1),
             "wrap" => i.rem_euclid(n),

@@ -26,7 +26,13 @@ pub static LINEAR_ATTENTION: OpDef = OpDef {
     name: "linear_attention",
     onnx: "LinearAttention",
     levels: ONNX,
-    attrs: &[attr::int("q_num_heads"), attr::int("kv_num_heads"), attr::float("scale"), attr::text("update_rule"), attr::int("chunk_size")],
+    attrs: &[
+        attr::int("q_num_heads"),
+        attr::int("kv_num_heads"),
+        attr::float("scale"),
+        attr::text("update_rule"),
+        attr::int("chunk_size"),
+    ],
     arity: (3, 6),
     infer: infer_attention,
     eval: None,
@@ -36,7 +42,9 @@ pub static LINEAR_ATTENTION: OpDef = OpDef {
 fn infer_conv(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let (x, w) = (infer.ty(0)?, infer.ty(1)?);
     let (own, kernel) = (sizes(0, x)?, sizes(1, w)?);
-    let (&[n, c, _], &[filters, 1, k]) = (&own[..], &kernel[..]) else { return Err(OpError::operand(1, w, format!("[C,1,k] for {x}"))) };
+    let (&[n, c, _], &[filters, 1, k]) = (&own[..], &kernel[..]) else {
+        return Err(OpError::operand(1, w, format!("[C,1,k] for {x}")));
+    };
     if !x.dtype.is_float() || x.packing.is_some() || filters != c || k == 0 {
         return Err(OpError::operand(1, w, format!("[{c},1,k]")));
     }
@@ -74,11 +82,16 @@ fn expand_conv(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     }
     let planes = reshape::to(e, read, dims(&[n, c, 1, len + k - 1]))?;
     let filters = reshape::to(e, w, dims(&[c, 1, 1, k]))?;
-    let window = Window { kernel: vec![1, k as i64], strides: vec![1; 2], pads: vec![0; 4], dilations: vec![1; 2], ceil: false };
+    let window =
+        Window { kernel: vec![1, k as i64], strides: vec![1; 2], pads: vec![0; 4], dilations: vec![1; 2], ceil: false };
     let mut y = e.add(&conv::DEF, window.write(Attrs::new()).with_int("group", c as i64), &[planes, filters])?;
     y = reshape::to(e, y, ty.shape.0)?;
     let sum = if bias.is_some() { "add(x0,x1)" } else { "x0" };
-    let text = if matches!(e.attrs.str("activation"), Some("silu" | "swish")) { format!("mul({sum},sigmoid({sum}))") } else { sum.to_owned() };
+    let text = if matches!(e.attrs.str("activation"), Some("silu" | "swish")) {
+        format!("mul({sum},sigmoid({sum}))")
+    } else {
+        sum.to_owned()
+    };
     if text != "x0" {
         let bias = bias.map(|bias| reshape::to(e, bias, dims(&[c, 1]))).transpose()?;
         let operands: Vec<Val> = [y].into_iter().chain(bias).collect();
@@ -111,10 +124,19 @@ fn heads(attrs: &Attrs, types: [&TensorType; 3]) -> Result<Heads, OpError> {
             return Err(OpError::operand(slot, ty, "floats [batch,steps,heads*size]"));
         }
     }
-    let fits = queries.is_multiple_of(keys) && own[0][2].is_multiple_of(queries) && own[1][2].is_multiple_of(keys) && own[2][2].is_multiple_of(keys);
+    let fits = queries.is_multiple_of(keys)
+        && own[0][2].is_multiple_of(queries)
+        && own[1][2].is_multiple_of(keys)
+        && own[2][2].is_multiple_of(keys);
     let (key_size, value_size) = (own[1][2] / keys, own[2][2] / keys);
     if !fits || own[0][2] / queries != key_size || own[0][1] > MAX_STEPS {
-        return Err(OpError::operand(0, types[0], format!("{queries} heads of {key_size} over at most {MAX_STEPS} steps, as many as the {keys} of keys divide")));
+        return Err(OpError::operand(
+            0,
+            types[0],
+            format!(
+                "{queries} heads of {key_size} over at most {MAX_STEPS} steps, as many as the {keys} of keys divide"
+            ),
+        ));
     }
     Ok(Heads { batch: own[0][0], steps: own[0][1], queries, keys, key_size, value_size })
 }
@@ -141,7 +163,11 @@ fn infer_attention(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     for (slot, needed, widths) in [(4, gated, [h.keys, h.keys * h.key_size]), (5, delta, [1, h.keys])] {
         let fits = |ty: &TensorType| widths.iter().any(|&w| ty.shape == Shape::of(&[h.batch, h.steps, w]));
         if needed && !fits(infer.ty(slot)?) {
-            return Err(OpError::operand(slot, infer.ty(slot)?, format!("[{},{},{}] or [..,{}]", h.batch, h.steps, widths[0], widths[1])));
+            return Err(OpError::operand(
+                slot,
+                infer.ty(slot)?,
+                format!("[{},{},{}] or [..,{}]", h.batch, h.steps, widths[0], widths[1]),
+            ));
         }
     }
     let y = TensorType::of(infer.ty(0)?.dtype, &[h.batch, h.steps, h.queries * h.value_size]);

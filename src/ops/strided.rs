@@ -1,6 +1,9 @@
 //! `strided`: a tensor read at other places: what transposes, slices, broadcasts, splits and pads become.
 
-use super::util::{class_of, dims_attr, dims_value, element_of, elements, finish, from_elements, ints_attr, n_elems, operand, result, split_own};
+use super::util::{
+    class_of, dims_attr, dims_value, element_of, elements, finish, from_elements, ints_attr, n_elems, operand, result,
+    split_own,
+};
 use crate::ir::{Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
 use rayon::prelude::*;
 
@@ -11,7 +14,16 @@ pub static DEF: OpDef = OpDef {
     name: "strided",
     onnx: "",
     levels: CORE | KERNEL,
-    attrs: &[attr::sizes("shape"), attr::sizes("strides"), attr::sizes("offset"), attr::sizes("lo"), attr::sizes("hi"), attr::float("fill"), attr::dtype("dtype"), attr::expr("epilogue")],
+    attrs: &[
+        attr::sizes("shape"),
+        attr::sizes("strides"),
+        attr::sizes("offset"),
+        attr::sizes("lo"),
+        attr::sizes("hi"),
+        attr::float("fill"),
+        attr::dtype("dtype"),
+        attr::expr("epilogue"),
+    ],
     arity: (1, 1),
     infer,
     eval: Some(eval),
@@ -100,7 +112,12 @@ impl Plan {
             return Err(OpError::attribute("strides", "has another length than the shape"));
         }
         let clamp = |v: i64, n: usize| usize::try_from(v.max(0)).unwrap_or(usize::MAX).min(n);
-        let inside = lo.iter().zip(&hi).zip(dims).map(|((&lo, &hi), &n)| (clamp(lo, n), clamp(hi, n).max(clamp(lo, n)))).collect();
+        let inside = lo
+            .iter()
+            .zip(&hi)
+            .zip(dims)
+            .map(|((&lo, &hi), &n)| (clamp(lo, n), clamp(hi, n).max(clamp(lo, n))))
+            .collect();
         let offset = ints_attr(attrs, "offset")?.and_then(|o| o.first().copied()).unwrap_or(0);
         Ok(Plan { dims: dims.to_vec(), strides, offset, inside })
     }

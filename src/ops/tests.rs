@@ -2,10 +2,13 @@
 
 use super::pointwise::{Scalar, apply, scalar};
 use super::{
-    ALL, concat, conv, elementwise, gather, matmul, movement, norm, pool, pooling, quantize_packed, reduce, reshape, slice, softmax, strided,
+    ALL, concat, conv, elementwise, gather, matmul, movement, norm, pool, pooling, quantize_packed, reduce, reshape,
+    slice, softmax, strided,
 };
 use crate::ir::packed::{Granularity, Packing, ScaleType, pack};
-use crate::ir::{Attr, AttrKind, Attrs, DType, Dim, Expr, Graph, Infer, Level, OpDef, OpError, Shape, Tensor, TensorType};
+use crate::ir::{
+    Attr, AttrKind, Attrs, DType, Dim, Expr, Graph, Infer, Level, OpDef, OpError, Shape, Tensor, TensorType,
+};
 
 /// Numbers that look random, between -1 and 1.
 fn noise(n: usize, seed: u32) -> Vec<f32> {
@@ -26,14 +29,21 @@ fn packed(packing: Packing, rows: usize, cols: usize, seed: u32) -> Tensor {
     let half = if packing.bits == 4 { 7.0 } else { 127.0 };
     let codes: Vec<i8> = noise(rows * cols, seed).iter().map(|v| (v * half) as i8).collect();
     let n_scales = packing.n_scales(rows as u64, cols as u64).unwrap() as usize;
-    let scales: Vec<f32> = noise(n_scales, seed + 1).iter().map(|v| half::f16::from_f32((v + 1.5) / 100.0).to_f32()).collect();
+    let scales: Vec<f32> =
+        noise(n_scales, seed + 1).iter().map(|v| half::f16::from_f32((v + 1.5) / 100.0).to_f32()).collect();
     let ty = TensorType { dtype: packing.codes(), shape: Shape::of(&[rows, cols]), packing: Some(packing) };
     Tensor::from_bytes(ty, pack(packing, rows, cols, &codes, &scales).unwrap()).unwrap()
 }
 
 fn packings() -> Vec<Packing> {
     let granularities = [Granularity::Block(16), Granularity::Block(32), Granularity::Row, Granularity::Tensor];
-    let all = |bits| granularities.map(|granularity| Packing { bits, granularity, scale: if bits == 4 { ScaleType::F16 } else { ScaleType::F32 } });
+    let all = |bits| {
+        granularities.map(|granularity| Packing {
+            bits,
+            granularity,
+            scale: if bits == 4 { ScaleType::F16 } else { ScaleType::F32 },
+        })
+    };
     [all(4), all(8)].concat()
 }
 
@@ -54,7 +64,12 @@ fn assert_near(given: &Tensor, expected: &Tensor) {
     assert!(error.sqrt() <= 1e-5 * norm.sqrt(), "relative L2 {}", (error / norm).sqrt());
 }
 
-fn infer(def: &'static OpDef, attrs: &Attrs, types: &[&TensorType], consts: &[Option<&Tensor>]) -> Result<Vec<TensorType>, OpError> {
+fn infer(
+    def: &'static OpDef,
+    attrs: &Attrs,
+    types: &[&TensorType],
+    consts: &[Option<&Tensor>],
+) -> Result<Vec<TensorType>, OpError> {
     let inputs: Vec<_> = types.iter().map(|t| Some(*t)).collect();
     (def.infer)(&Infer { attrs, inputs: &inputs, consts, sizes: &[], n_outputs: 1 })
 }
@@ -119,7 +134,10 @@ fn packed_filters_convolve_as_their_values_do() {
         let values = plain(&w, &[6, 4 / group, 3, 3]);
         assert_near(&eval(&conv::DEF, &attrs, &[&x, &w]), &eval(&conv::DEF, &attrs, &[&x, &values]));
         let codes = eval(&quantize_packed::DEF, &quantize_packed::attrs(Granularity::Tensor), &[&x]);
-        assert_near(&eval(&conv::DEF, &attrs, &[&codes, &w]), &eval(&conv::DEF, &attrs, &[&plain(&codes, &[2, 4, 6, 7]), &values]));
+        assert_near(
+            &eval(&conv::DEF, &attrs, &[&codes, &w]),
+            &eval(&conv::DEF, &attrs, &[&plain(&codes, &[2, 4, 6, 7]), &values]),
+        );
     }
 }
 
@@ -160,8 +178,14 @@ fn rows_stored_in_several_ways_compute_as_one_matrix() {
         let x = floats(&[2, 3, 7, 6], 8);
         let attrs = Attrs::new().with_ints("kernel", [5, 5]);
         let types: Vec<&TensorType> = [&x, &w8, &float, &last].map(Tensor::ty).to_vec();
-        assert_eq!(infer(&conv::DEF, &attrs, &types, &[None; 4]).unwrap(), [TensorType::of(DType::F32, &[2, 13, 3, 2])]);
-        assert_near(&eval(&conv::DEF, &attrs, &[&x, &w8, &float, &last]), &eval(&conv::DEF, &attrs, &[&x, &plain(&whole, &[13, 3, 5, 5])]));
+        assert_eq!(
+            infer(&conv::DEF, &attrs, &types, &[None; 4]).unwrap(),
+            [TensorType::of(DType::F32, &[2, 13, 3, 2])]
+        );
+        assert_near(
+            &eval(&conv::DEF, &attrs, &[&x, &w8, &float, &last]),
+            &eval(&conv::DEF, &attrs, &[&x, &plain(&whole, &[13, 3, 5, 5])]),
+        );
     }
     let (a, w, short) = (floats(&[2, 8], 1), floats(&[3, 8], 2), floats(&[3, 7], 3));
     let refused = |attrs, types: [&TensorType; 3]| assert!(infer(&matmul::DEF, &attrs, &types, &[None; 3]).is_err());
@@ -193,7 +217,10 @@ fn an_epilogue_follows_absent_and_optional_operands() {
     let normal = eval(&norm::DEF, &attrs, &[&x, &scale]);
     let expr = Expr::parse("add(x0,x1)").unwrap();
     let fused = attrs.with_expr("epilogue", expr.clone());
-    assert_eq!(eval(&norm::DEF, &fused, &[&x, &scale, &other]), apply(&expr, &[&normal, &other], &[2, 3, 4], DType::F32).unwrap());
+    assert_eq!(
+        eval(&norm::DEF, &fused, &[&x, &scale, &other]),
+        apply(&expr, &[&normal, &other], &[2, 3, 4], DType::F32).unwrap()
+    );
     let refused = infer(&norm::DEF, &fused, &[x.ty(), scale.ty(), &TensorType::of(DType::F32, &[7])], &[]);
     assert!(matches!(refused, Err(OpError::Broadcast { .. })), "{refused:?}");
 }
@@ -202,7 +229,13 @@ fn an_epilogue_follows_absent_and_optional_operands() {
 fn chunks_compute_what_single_elements_do() {
     let (x, y, z) = (floats(&[3, 1, 700], 1), floats(&[5, 1], 2), floats(&[1], 3));
     let out = [3, 5, 700];
-    for text in ["max(mul(x0,x1),x2)", "select(gt(x0,x1),tanh(x0),pow(abs(x1),x2))", "b(i(mul(x0,9.0)))", "i(round(mul(x0,x1)))", "relu(neg(x1))"] {
+    for text in [
+        "max(mul(x0,x1),x2)",
+        "select(gt(x0,x1),tanh(x0),pow(abs(x1),x2))",
+        "b(i(mul(x0,9.0)))",
+        "i(round(mul(x0,x1)))",
+        "relu(neg(x1))",
+    ] {
         let expr = Expr::parse(text).unwrap();
         let class = expr.class(&[crate::ir::Class::Float; 3]).unwrap();
         let dtype = match class {
@@ -256,15 +289,19 @@ fn large_products_do_not_depend_on_the_number_of_threads() {
     // One row goes another way than many.
     let row = Tensor::from_f32s(DType::F32, &[1, 64], &a.to_f32s().unwrap()[..64]).unwrap();
     let all = on(2).0.to_f32s().unwrap()[..700].to_vec();
-    assert_near(&eval(&matmul::DEF, &Attrs::new(), &[&row, &b]), &Tensor::from_f32s(DType::F32, &[1, 700], &all).unwrap());
+    assert_near(
+        &eval(&matmul::DEF, &Attrs::new(), &[&row, &b]),
+        &Tensor::from_f32s(DType::F32, &[1, 700], &all).unwrap(),
+    );
 }
 
 #[test]
 fn sizes_may_be_unknown() {
     let (n, seq) = (Dim::symbol("n"), Dim::symbol("seq"));
     let x = symbolic(&[n.clone(), seq.clone(), Dim::Known(8)]);
-    let shape =
-        |def, attrs: &Attrs, types: &[&TensorType], consts: &[Option<&Tensor>]| infer(def, attrs, types, consts).unwrap()[0].shape.to_string();
+    let shape = |def, attrs: &Attrs, types: &[&TensorType], consts: &[Option<&Tensor>]| {
+        infer(def, attrs, types, consts).unwrap()[0].shape.to_string()
+    };
     let ints = |values: &[i64]| Tensor::from_i64s(DType::I64, &[values.len()], values).unwrap();
     let none = Attrs::new();
 
@@ -277,7 +314,9 @@ fn sizes_may_be_unknown() {
     assert_eq!(shape(&movement::FLATTEN, &none, &[&x], &[]), "[n,8*seq]");
     assert_eq!(shape(&elementwise::ADD, &none, &[&x, &TensorType::of(DType::F32, &[1, 8])], &[]), "[n,seq,8]");
     assert_eq!(shape(&reduce::DEF, &reduce::attrs("sum", &[1], false), &[&x], &[]), "[n,8]");
-    let two = |sizes: &Tensor| infer(&reshape::DEF, &none, &[&x, sizes.ty()], &[None, Some(sizes)]).unwrap()[0].shape.to_string();
+    let two = |sizes: &Tensor| {
+        infer(&reshape::DEF, &none, &[&x, sizes.ty()], &[None, Some(sizes)]).unwrap()[0].shape.to_string()
+    };
     assert_eq!(two(&ints(&[0, -1])), "[n,8*seq]");
     assert_eq!(two(&ints(&[0, 0, 2, -1])), "[n,seq,2,4]");
     assert_eq!(two(&ints(&[-1, 8])), "[n*seq,8]");
@@ -299,11 +338,20 @@ fn what_does_not_fit_is_refused() {
     let ints = TensorType::of(DType::I64, &[2, 3, 4]);
     let none = Attrs::new();
     let refused = |def, attrs: &Attrs, types: &[&TensorType]| infer(def, attrs, types, &[]).unwrap_err().to_string();
-    assert_eq!(refused(&matmul::DEF, &none, &[&x, &x]), "operand 1 is f32[2,3,4], expected 4 rows to multiply with f32[2,3,4]");
-    assert_eq!(refused(&softmax::DEF, &Attrs::new().with_int("axis", 3), &[&x]), "attribute axis is 3, the operand has 3 axes");
+    assert_eq!(
+        refused(&matmul::DEF, &none, &[&x, &x]),
+        "operand 1 is f32[2,3,4], expected 4 rows to multiply with f32[2,3,4]"
+    );
+    assert_eq!(
+        refused(&softmax::DEF, &Attrs::new().with_int("axis", 3), &[&x]),
+        "attribute axis is 3, the operand has 3 axes"
+    );
     assert!(refused(&elementwise::ADD, &none, &[&x, &ints]).contains("Float and a Int"));
     assert!(refused(&elementwise::AND, &none, &[&x, &x]).contains("and of a Float"));
-    assert!(refused(&reshape::DEF, &Attrs::new().with_dims("shape", vec![Dim::Known(5)]), &[&x]).contains("as many elements as [5]"));
+    assert!(
+        refused(&reshape::DEF, &Attrs::new().with_dims("shape", vec![Dim::Known(5)]), &[&x])
+            .contains("as many elements as [5]")
+    );
     assert!(refused(&gather::DEF, &none, &[&x, &x]).contains("expected integers"));
     assert!(refused(&concat::DEF, &Attrs::new().with_int("axis", 0), &[&x, &ints]).contains("but for axis 0"));
     assert!(refused(&slice::SLICE, &none, &[&x, &ints, &ints]).contains("operand 1 must be a constant"));
@@ -311,7 +359,8 @@ fn what_does_not_fit_is_refused() {
     let row = Packing { bits: 4, granularity: Granularity::Row, scale: ScaleType::F16 };
     let b = TensorType { dtype: DType::I4, shape: Shape::of(&[5, 4]), packing: Some(row) };
     assert!(refused(&matmul::DEF, &none, &[&x, &b]).contains("a packed [N,K] with trans_b"));
-    let outside = strided::View { shape: vec![Dim::Known(5)], strides: vec![Dim::Known(7)], ..strided::View::default() };
+    let outside =
+        strided::View { shape: vec![Dim::Known(5)], strides: vec![Dim::Known(7)], ..strided::View::default() };
     assert!(refused(&strided::DEF, &outside.attrs(), &[&x]).contains("reach elements 0 to 28 of 24"));
     let huge = Tensor::from_i64s(DType::I64, &[3], &[1 << 40, 1 << 40, 1 << 40]).unwrap();
     assert!((super::shape::CONSTANT_OF_SHAPE.eval.unwrap())(&none, &[Some(&huge)]).is_err());
@@ -333,18 +382,27 @@ fn products_of_codes_may_be_empty() {
     let number = |v: f32| Tensor::from_f32s(DType::F32, &[], &[v]).unwrap();
     let zero = Tensor::from_i64s(DType::U8, &[], &[1]).unwrap();
     let (a, scale) = (codes(&[3, 300]), number(0.5));
-    let product = super::evaluate(&crate::ir::Op::new(&super::integer::MAT_MUL, Attrs::new()), &[Some(&a), Some(&codes(&[300, 0]))], 1).unwrap();
+    let product = super::evaluate(
+        &crate::ir::Op::new(&super::integer::MAT_MUL, Attrs::new()),
+        &[Some(&a), Some(&codes(&[300, 0]))],
+        1,
+    )
+    .unwrap();
     assert_eq!(product[0].dims(), [3, 0]);
     let op = crate::ir::Op::new(&super::q_gemm::DEF, Attrs::new().with_int("transB", 1));
     let b = codes(&[0, 300]);
-    let product = super::evaluate(&op, &[Some(&a), Some(&scale), Some(&zero), Some(&b), Some(&scale), Some(&zero)], 1).unwrap();
+    let product =
+        super::evaluate(&op, &[Some(&a), Some(&scale), Some(&zero), Some(&b), Some(&scale), Some(&zero)], 1).unwrap();
     assert_eq!(product[0].dims(), [3, 0]);
 }
 
 #[test]
 fn a_table_of_more_codes_than_can_be_counted_is_refused() {
-    let (table, indices, scales) =
-        (TensorType::of(DType::U8, &[1, 1 << 62]), TensorType::of(DType::I64, &[2]), TensorType::of(DType::F32, &[1, 1 << 60]));
+    let (table, indices, scales) = (
+        TensorType::of(DType::U8, &[1, 1 << 62]),
+        TensorType::of(DType::I64, &[2]),
+        TensorType::of(DType::F32, &[1, 1 << 60]),
+    );
     for bits in [2, 4] {
         let attrs = Attrs::new().with_int("bits", bits).with_int("block_size", 16);
         assert!(infer(&super::block_quantized::DEF, &attrs, &[&table, &indices, &scales], &[None; 3]).is_err());

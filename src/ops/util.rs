@@ -75,7 +75,8 @@ pub fn for_each_index(dims: &[usize], strides: &[Vec<usize>], mut f: impl FnMut(
 /// It is larger than the address space.
 pub fn n_elems(dims: &[usize]) -> Result<usize, OpError> {
     let n = dims.iter().try_fold(1usize, |n, &d| n.checked_mul(d));
-    n.filter(|&n| n <= isize::MAX as usize / 16).ok_or_else(|| OpError::unsupported("a tensor larger than the address space"))
+    n.filter(|&n| n <= isize::MAX as usize / 16)
+        .ok_or_else(|| OpError::unsupported("a tensor larger than the address space"))
 }
 
 /// Operand `slot` of a computation.
@@ -106,7 +107,12 @@ pub fn split_own<'a, T>(attrs: &Attrs, operands: &'a [T]) -> (&'a [T], &'a [T]) 
 ///
 /// # Errors
 /// The epilogue does not fit its operands or the type.
-pub fn finish(attrs: &Attrs, result: Tensor, default: DType, extra: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+pub fn finish(
+    attrs: &Attrs,
+    result: Tensor,
+    default: DType,
+    extra: &[Option<&Tensor>],
+) -> Result<Vec<Tensor>, OpError> {
     let dtype = attrs.dtype("dtype").unwrap_or(default);
     let Some(expr) = attrs.expr("epilogue") else { return cast(result, dtype).map(|t| vec![t]) };
     let mut operands = vec![&result];
@@ -120,7 +126,13 @@ pub fn finish(attrs: &Attrs, result: Tensor, default: DType, extra: &[Option<&Te
 ///
 /// # Errors
 /// As there.
-pub fn finish_f32s(attrs: &Attrs, dims: &[usize], values: Vec<f32>, default: DType, extra: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+pub fn finish_f32s(
+    attrs: &Attrs,
+    dims: &[usize],
+    values: Vec<f32>,
+    default: DType,
+    extra: &[Option<&Tensor>],
+) -> Result<Vec<Tensor>, OpError> {
     let dtype = attrs.dtype("dtype").unwrap_or(default);
     if attrs.expr("epilogue").is_none() && dtype.is_float() {
         return Ok(vec![f32s(dtype, dims, values)?]);
@@ -210,7 +222,8 @@ pub fn dims_attr(attrs: &Attrs, name: &str) -> Option<Vec<Dim>> {
 /// A size is not known.
 pub fn ints_attr(attrs: &Attrs, name: &'static str) -> Result<Option<Vec<i64>>, OpError> {
     let Some(dims) = dims_attr(attrs, name) else { return Ok(None) };
-    let known = dims.iter().map(|d| d.known().ok_or_else(|| OpError::attribute(name, format!("has the unknown size {d}"))));
+    let known =
+        dims.iter().map(|d| d.known().ok_or_else(|| OpError::attribute(name, format!("has the unknown size {d}"))));
     Ok(Some(known.collect::<Result<_, _>>()?))
 }
 
@@ -231,7 +244,8 @@ pub fn dtype_attr(attrs: &Attrs, name: &str) -> Option<DType> {
 /// It lies outside the tensor.
 pub fn axis_attr(attrs: &Attrs, default: i64, rank: usize) -> Result<usize, OpError> {
     let axis = attrs.int("axis").unwrap_or(default);
-    crate::ir::resolve_axis(axis, rank).ok_or_else(|| OpError::attribute("axis", format!("is {axis}, the operand has {rank} axes")))
+    crate::ir::resolve_axis(axis, rank)
+        .ok_or_else(|| OpError::attribute("axis", format!("is {axis}, the operand has {rank} axes")))
 }
 
 /// Axes 0-based, sorted and without repetition.
@@ -240,7 +254,8 @@ pub fn axis_attr(attrs: &Attrs, default: i64, rank: usize) -> Result<usize, OpEr
 /// One lies outside the tensor.
 pub fn axes(given: &[i64], rank: usize) -> Result<Vec<usize>, OpError> {
     let resolve = |&axis: &i64| {
-        crate::ir::resolve_axis(axis, rank).ok_or_else(|| OpError::attribute("axes", format!("has {axis}, the operand has {rank} axes")))
+        crate::ir::resolve_axis(axis, rank)
+            .ok_or_else(|| OpError::attribute("axes", format!("has {axis}, the operand has {rank} axes")))
     };
     let mut axes: Vec<usize> = given.iter().map(resolve).collect::<Result<_, _>>()?;
     axes.sort_unstable();

@@ -16,9 +16,14 @@ const CHUNK: usize = 1024;
 /// An operand cannot be read or does not broadcast to `out`, the expression has no type, or a result is beyond `dtype` that was computed in f64.
 pub fn apply(expr: &Expr, operands: &[&Tensor], out: &[usize], dtype: DType) -> Result<Tensor, OpError> {
     match apply_in::<f32>(expr, operands, out, dtype, |t| Ok(t.to_f32s()?), |values| f32s(dtype, out, values)) {
-        Err(OpError::Tensor(TensorError::BeyondF32 { .. })) => {
-            apply_in::<f64>(expr, operands, out, dtype, |t| Ok(Cow::Owned(t.to_f64s()?)), |values| Ok(Tensor::from_f64s(dtype, out, &values)?))
-        }
+        Err(OpError::Tensor(TensorError::BeyondF32 { .. })) => apply_in::<f64>(
+            expr,
+            operands,
+            out,
+            dtype,
+            |t| Ok(Cow::Owned(t.to_f64s()?)),
+            |values| Ok(Tensor::from_f64s(dtype, out, &values)?),
+        ),
         others => others,
     }
 }
@@ -47,10 +52,12 @@ fn apply_in<F: Real>(
         }
         _ => {
             let mut values = vec![0i64; n];
-            values.par_chunks_mut(CHUNK).enumerate().for_each(|(i, part)| match compute(expr, &columns, i * CHUNK, part.len()) {
-                Lane::Int(lane) => part.copy_from_slice(&lane),
-                Lane::Bool(lane) => part.iter_mut().zip(lane).for_each(|(value, truth)| *value = i64::from(truth)),
-                Lane::Float(_) => {}
+            values.par_chunks_mut(CHUNK).enumerate().for_each(|(i, part)| {
+                match compute(expr, &columns, i * CHUNK, part.len()) {
+                    Lane::Int(lane) => part.copy_from_slice(&lane),
+                    Lane::Bool(lane) => part.iter_mut().zip(lane).for_each(|(value, truth)| *value = i64::from(truth)),
+                    Lane::Float(_) => {}
+                }
             });
             Ok(Tensor::from_i64s(dtype, out, &values)?)
         }
@@ -78,7 +85,11 @@ enum Lane<F> {
 }
 
 impl<'a, F: Real> Column<'a, F> {
-    fn of(tensor: &'a Tensor, out: &[usize], read: impl Fn(&'a Tensor) -> Result<Cow<'a, [F]>, OpError>) -> Result<Self, OpError> {
+    fn of(
+        tensor: &'a Tensor,
+        out: &[usize],
+        read: impl Fn(&'a Tensor) -> Result<Cow<'a, [F]>, OpError>,
+    ) -> Result<Self, OpError> {
         let own = tensor.dims();
         let fits = own.len() <= out.len() && own.iter().rev().zip(out.iter().rev()).all(|(a, b)| a == b || *a == 1);
         if !fits {
@@ -149,7 +160,9 @@ fn compute<F: Real>(expr: &Expr, columns: &[Column<'_, F>], start: usize, len: u
         Expr::Float(v) => Lane::Float(vec![F::of_f32(*v); len]),
         Expr::Int(v) => Lane::Int(vec![*v; len]),
         Expr::Unary(function, a) => unary_lane(*function, compute(a, columns, start, len)),
-        Expr::Binary(function, a, b) => binary_lane(*function, compute(a, columns, start, len), compute(b, columns, start, len)),
+        Expr::Binary(function, a, b) => {
+            binary_lane(*function, compute(a, columns, start, len), compute(b, columns, start, len))
+        }
         Expr::Select(c, a, b) => {
             let Lane::Bool(condition) = compute(c, columns, start, len) else { return Lane::Bool(Vec::new()) };
             match (compute(a, columns, start, len), compute(b, columns, start, len)) {
@@ -225,7 +238,9 @@ fn collect<F: Real>(len: usize, f: impl Fn(usize) -> Scalar<F>) -> Lane<F> {
         return Lane::Float(Vec::new());
     }
     match f(0) {
-        Scalar::Float(_) => Lane::Float((0..len).map(|i| if let Scalar::Float(v) = f(i) { v } else { F::nan() }).collect()),
+        Scalar::Float(_) => {
+            Lane::Float((0..len).map(|i| if let Scalar::Float(v) = f(i) { v } else { F::nan() }).collect())
+        }
         Scalar::Int(_) => Lane::Int((0..len).map(|i| if let Scalar::Int(v) = f(i) { v } else { 0 }).collect()),
         Scalar::Bool(_) => Lane::Bool((0..len).map(|i| f(i) == Scalar::Bool(true)).collect()),
     }

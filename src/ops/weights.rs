@@ -92,7 +92,9 @@ fn view(graph: &Graph, value: ValueId) -> Option<(ValueId, bool)> {
     let before = graph.operands(value.node).first().copied()??;
     match op.def.onnx {
         "Cast" if graph.ty(value).dtype.is_float() => Some((before, false)),
-        "Transpose" if graph.ty(value).shape.rank() == 2 => Some((before, op.attrs.ints("perm").is_none_or(|perm| perm == [1, 0]))),
+        "Transpose" if graph.ty(value).shape.rank() == 2 => {
+            Some((before, op.attrs.ints("perm").is_none_or(|perm| perm == [1, 0])))
+        }
         _ => None,
     }
 }
@@ -129,7 +131,9 @@ pub fn n_elems(graph: &Graph, id: NodeId) -> Option<u64> {
         let ty = graph.constant(value)?.ty();
         let is_matrix = ty.dtype.class() == Class::Int && ty.dtype.bits() <= 8 && ty.shape.rank() >= 2;
         // Bytes may hold several codes.
-        let per_byte = bits.filter(|bits| matches!(bits, 2 | 4) && ty.dtype == DType::U8).map_or(1, |bits| 8 / bits.unsigned_abs());
+        let per_byte = bits
+            .filter(|bits| matches!(bits, 2 | 4) && ty.dtype == DType::U8)
+            .map_or(1, |bits| 8 / bits.unsigned_abs());
         is_matrix.then(|| ty.shape.n_elems().unwrap_or(0).saturating_mul(per_byte))
     };
     let behind = |mut value: ValueId| {
@@ -143,7 +147,8 @@ pub fn n_elems(graph: &Graph, id: NodeId) -> Option<u64> {
     let operands = graph.operands(id).into_iter().take(if bits.is_some() { 2 } else { 4 });
     let n: u64 = operands.flatten().filter_map(|value| codes(value).or_else(|| behind(value))).sum();
     // MatMulNBits pads its last block.
-    let matrix = op.attrs.int("K").zip(op.attrs.int("N")).map(|(k, n)| k.unsigned_abs().saturating_mul(n.unsigned_abs()));
+    let matrix =
+        op.attrs.int("K").zip(op.attrs.int("N")).map(|(k, n)| k.unsigned_abs().saturating_mul(n.unsigned_abs()));
     (n > 0).then(|| matrix.unwrap_or(n))
 }
 

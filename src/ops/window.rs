@@ -56,7 +56,9 @@ impl Window {
                     let total = match size.known() {
                         Some(size) => (size.saturating_add(step - 1) / step - 1) * step - size + extent,
                         None if step == 1 => extent - 1,
-                        None => return Err(OpError::attribute("auto_pad", format!("needs the size of the axis {size}"))),
+                        None => {
+                            return Err(OpError::attribute("auto_pad", format!("needs the size of the axis {size}")));
+                        }
                     };
                     let (total, upper) = (total.max(0), mode == "SAME_UPPER");
                     pads[i] = if upper { total / 2 } else { total - total / 2 };
@@ -84,7 +86,10 @@ impl Window {
             let (step, extent, pads) = (self.strides[i], self.extent(i), self.pads[i] + self.pads[n + i]);
             let room = &spatial[i] + &Dim::Known(pads - extent);
             if room.known().is_some_and(|r| r < 0) {
-                return Err(OpError::attribute("kernel_shape", format!("spans {extent} of {}+{pads} elements", spatial[i])));
+                return Err(OpError::attribute(
+                    "kernel_shape",
+                    format!("spans {extent} of {}+{pads} elements", spatial[i]),
+                ));
             }
             let up = if self.ceil { step - 1 } else { 0 };
             let steps = (&room + &Dim::Known(up)).floor_div(&Dim::Known(step)).unwrap_or(Dim::Known(0));
@@ -92,9 +97,14 @@ impl Window {
             // A window that would start in the padding behind the last element does not count.
             match (self.ceil, out.known(), spatial[i].known()) {
                 (false, ..) => {}
-                (true, Some(n), Some(size)) => out = Dim::Known(if (n - 1) * step >= size + self.pads[i] { n - 1 } else { n }),
+                (true, Some(n), Some(size)) => {
+                    out = Dim::Known(if (n - 1) * step >= size + self.pads[i] { n - 1 } else { n })
+                }
                 _ if self.pads[n + i] >= extent => {
-                    return Err(OpError::attribute("ceil_mode", format!("is 1 with whole windows in the padding, over {} elements", spatial[i])));
+                    return Err(OpError::attribute(
+                        "ceil_mode",
+                        format!("is 1 with whole windows in the padding, over {} elements", spatial[i]),
+                    ));
                 }
                 _ => out = Dim::least(&out, &(&spatial[i] + &Dim::Known(self.pads[i])).div_ceil(step.unsigned_abs())),
             }
@@ -127,7 +137,12 @@ impl Window {
     /// For a window over two axes, as sizes of memory: kernel, strides, pads before and dilations.
     pub fn plain(&self) -> Plain {
         let pair = |v: &[i64]| [v.first().copied().unwrap_or(1) as usize, v.get(1).copied().unwrap_or(1) as usize];
-        Plain { kernel: pair(&self.kernel), strides: pair(&self.strides), pads: pair(&self.pads), dilations: pair(&self.dilations) }
+        Plain {
+            kernel: pair(&self.kernel),
+            strides: pair(&self.strides),
+            pads: pair(&self.pads),
+            dilations: pair(&self.dilations),
+        }
     }
 }
 

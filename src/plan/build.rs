@@ -7,7 +7,9 @@ use super::{PlanError, allocation_bytes, round_up};
 use crate::ir::{Class, DType, Dim, Graph, Hash, NodeId, NodeKind, Tensor, ValueId};
 use crate::ops::kernel_key::KernelKey;
 use crate::ops::weights;
-use crate::program::{Allocation, AllocationKind, HostStep, Ledger, Port, Region, SizeRange, Upload, params_bytes as params_bytes_of};
+use crate::program::{
+    Allocation, AllocationKind, HostStep, Ledger, Port, Region, SizeRange, Upload, params_bytes as params_bytes_of,
+};
 use crate::target::Target;
 use indexmap::IndexMap;
 use std::collections::BTreeMap;
@@ -149,7 +151,8 @@ pub fn build(graph: &Graph, target: &Target) -> Result<Blueprint, PlanError> {
         // The ring lies in the host's memory: it is part of the plan, but not of the device's bytes.
         layout.allocate(AllocationKind::Staging, STAGING_BYTES)?;
     }
-    let weights_total: u64 = layout.allocations.iter().filter(|a| a.kind == AllocationKind::Weights).map(|a| a.bytes).sum();
+    let weights_total: u64 =
+        layout.allocations.iter().filter(|a| a.kind == AllocationKind::Weights).map(|a| a.bytes).sum();
     let arena_total: u64 = layout.allocations.iter().filter(|a| a.kind == AllocationKind::Arena).map(|a| a.bytes).sum();
     debug_assert!(weights + constants <= weights_total);
     let mut ledger = Ledger { weights: weights_total - constants, constants: constants + params, ..Ledger::default() };
@@ -163,12 +166,17 @@ pub fn build(graph: &Graph, target: &Target) -> Result<Blueprint, PlanError> {
     }
     // What the arena has above its bound, and what rounding adds, counts as activations.
     ledger.activations += arena_total.saturating_sub(ledger.io + ledger.activations + ledger.workspace);
-    let lower_bound_bytes = counted - arena_total + if arena_bytes > 0 { allocation_bytes(plan.max_live.max(1), target) } else { 0 };
+    let lower_bound_bytes =
+        counted - arena_total + if arena_bytes > 0 { allocation_bytes(plan.max_live.max(1), target) } else { 0 };
     Ok(Blueprint {
         allocations: layout.allocations,
         uploads: layout.uploads,
         constants: layout.constants,
-        sizes: graph.ranges().into_iter().map(|(name, range)| SizeRange { name, min: *range.start(), max: *range.end() }).collect(),
+        sizes: graph
+            .ranges()
+            .into_iter()
+            .map(|(name, range)| SizeRange { name, min: *range.start(), max: *range.end() })
+            .collect(),
         inputs,
         outputs,
         steps,
@@ -223,7 +231,13 @@ impl Layout<'_> {
                 }
             }
         }
-        pending.extend(self.graph.outputs().iter().map(|o| (self.root(o.value), false)).filter(|(v, _)| self.graph.constant(*v).is_some()));
+        pending.extend(
+            self.graph
+                .outputs()
+                .iter()
+                .map(|o| (self.root(o.value), false))
+                .filter(|(v, _)| self.graph.constant(*v).is_some()),
+        );
         let mut sizes: Vec<u64> = Vec::new();
         for (value, is_weights) in pending {
             if self.regions.contains_key(&value) {
@@ -255,7 +269,10 @@ impl Layout<'_> {
             placed.insert(hash, region);
             self.regions.insert(value, region);
             if bytes > 0 {
-                self.uploads.push(Upload { constant: blake3::Hash::from_bytes(hash.0).to_hex().to_string(), region: Region { bytes, ..region } });
+                self.uploads.push(Upload {
+                    constant: blake3::Hash::from_bytes(hash.0).to_hex().to_string(),
+                    region: Region { bytes, ..region },
+                });
                 self.constants.insert(hash, tensor);
             }
         }
@@ -281,11 +298,15 @@ impl Layout<'_> {
             let Some(calls) = calls(self.graph, id, self.target)? else {
                 let operands = self.graph.operands(id);
                 let port = |v: ValueId| self.port(&self.graph.value(v).name, v);
-                let operand = |v: Option<ValueId>| v.filter(|v| self.graph.constant(*v).is_none()).map(port).transpose();
+                let operand =
+                    |v: Option<ValueId>| v.filter(|v| self.graph.constant(*v).is_none()).map(port).transpose();
                 let inputs = operands.into_iter().map(operand).collect::<Result<_, _>>()?;
                 let outputs = (0..node.outputs.len()).map(|out| port(id.out(out))).collect::<Result<_, _>>()?;
                 let op = node.op().map_or("", |op| op.def.name);
-                steps.push(Step::Host(HostStep { node: node.name.clone(), inputs, outputs }, format!("no kernel covers {op} of these operands")));
+                steps.push(Step::Host(
+                    HostStep { node: node.name.clone(), inputs, outputs },
+                    format!("no kernel covers {op} of these operands"),
+                ));
                 hazards = Hazards::default();
                 continue;
             };
@@ -294,7 +315,11 @@ impl Layout<'_> {
                 let mut writes = Vec::new();
                 for (i, operand) in call.operands.iter().enumerate() {
                     let region = self.region(operand.value)?;
-                    bindings.push(Region { offset: region.offset + operand.offset_bytes, bytes: operand.bytes, ..region });
+                    bindings.push(Region {
+                        offset: region.offset + operand.offset_bytes,
+                        bytes: operand.bytes,
+                        ..region
+                    });
                     if operand.write {
                         writes.push(u32::try_from(i).map_err(|_| PlanError::Overflow)?);
                     }
@@ -323,7 +348,8 @@ impl Layout<'_> {
 
     fn port(&self, name: &str, value: ValueId) -> Result<Port, PlanError> {
         let ty = self.graph.ty(value);
-        let device_dtype = device_dtype(ty.dtype).ok_or_else(|| PlanError::Type { value: name.to_owned(), ty: ty.to_string() })?;
+        let device_dtype =
+            device_dtype(ty.dtype).ok_or_else(|| PlanError::Type { value: name.to_owned(), ty: ty.to_string() })?;
         let mut region = self.region(value)?;
         // A constant without elements has a place, but no bytes.
         region.bytes = region.bytes.min(kernels::most_device_bytes(ty).unwrap_or(region.bytes));
@@ -331,7 +357,12 @@ impl Layout<'_> {
     }
 
     fn ports(&self) -> Result<(Vec<Port>, Vec<Port>), PlanError> {
-        let inputs = self.graph.inputs().iter().map(|id| self.port(&self.graph.value(id.out(0)).name, id.out(0))).collect::<Result<_, _>>()?;
+        let inputs = self
+            .graph
+            .inputs()
+            .iter()
+            .map(|id| self.port(&self.graph.value(id.out(0)).name, id.out(0)))
+            .collect::<Result<_, _>>()?;
         let outputs = self.graph.outputs().iter().map(|o| self.port(&o.name, o.value)).collect::<Result<_, _>>()?;
         Ok((inputs, outputs))
     }
@@ -356,7 +387,8 @@ fn on_device(tensor: &Tensor) -> Result<Tensor, crate::ir::TensorError> {
         Some(dtype) if dtype == tensor.dtype() => Ok(tensor.clone()),
         Some(DType::I32) => {
             // Indices and bounds beyond i32 (a Slice to the end has i64::MAX) mean "as far as there is".
-            let values: Vec<i64> = tensor.to_i64s()?.into_iter().map(|v| v.clamp(i64::from(i32::MIN), i64::from(i32::MAX))).collect();
+            let values: Vec<i64> =
+                tensor.to_i64s()?.into_iter().map(|v| v.clamp(i64::from(i32::MIN), i64::from(i32::MAX))).collect();
             Tensor::from_i64s(DType::I32, &tensor.dims(), &values)
         }
         Some(dtype) => Tensor::from_f32s(dtype, &tensor.dims(), &tensor.to_bounded_f32s()?),
@@ -374,12 +406,14 @@ struct Hazards {
 impl Hazards {
     /// Whether a dispatch must wait for earlier ones: it reads what they wrote, or writes what they read or wrote. Notes the dispatch.
     fn conflict(&mut self, bindings: &[Region], writes: &[u32]) -> bool {
-        let overlap = |a: &Region, b: &Region| a.allocation == b.allocation && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes;
+        let overlap = |a: &Region, b: &Region| {
+            a.allocation == b.allocation && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes
+        };
         let is_write = |i: usize| writes.iter().any(|&w| w as usize == i);
-        let conflict = bindings
-            .iter()
-            .enumerate()
-            .any(|(i, region)| self.writes.iter().any(|w| overlap(w, region)) || (is_write(i) && self.reads.iter().any(|r| overlap(r, region))));
+        let conflict = bindings.iter().enumerate().any(|(i, region)| {
+            self.writes.iter().any(|w| overlap(w, region))
+                || (is_write(i) && self.reads.iter().any(|r| overlap(r, region)))
+        });
         if conflict {
             *self = Hazards::default();
         }

@@ -95,14 +95,19 @@ pub fn max_operands(target: &Target) -> usize {
 /// No kernel covers the node, or a tensor is larger than a binding may be.
 pub fn dispatches(graph: &Graph, node: NodeId, target: &Target) -> Result<Vec<KernelCall>, KernelError> {
     let NodeKind::Op(op) = &graph.node(node).kind else {
-        return Err(KernelError::Unsupported { node: graph.node(node).name.clone(), what: "an input or a constant".to_owned() });
+        return Err(KernelError::Unsupported {
+            node: graph.node(node).name.clone(),
+            what: "an input or a constant".to_owned(),
+        });
     };
     let node = Node::new(graph, node, op, target)?;
     if node.result.shape.most_elems() == Some(0) {
         return Ok(Vec::new());
     }
     // On a device these are f32: what moves values may stand there, what makes new ones would have to round them.
-    if node.result.dtype.is_minifloat() && (node.rounds() || !matches!(op.def.name, "pointwise" | "strided" | "gather" | "concat" | "reduce")) {
+    if node.result.dtype.is_minifloat()
+        && (node.rounds() || !matches!(op.def.name, "pointwise" | "strided" | "gather" | "concat" | "reduce"))
+    {
         return Err(node.unsupported(format!("rounding to {}", node.result.dtype)));
     }
     match op.def.name {

@@ -89,13 +89,20 @@ impl Buffers {
                     dim.for_each_symbol(&mut |symbol| chosen &= !tellers.contains_key(symbol.name()));
                     chosen
                 });
-                if let Some(least) = chosen.filter_map(|dim| dim.exact_bounds()).map(|(low, _)| low).find(|low| *low < 0) {
-                    return Err(PlanError::Negative { value: graph.value(value).name.clone(), ty: ty.to_string(), least });
+                if let Some(least) =
+                    chosen.filter_map(|dim| dim.exact_bounds()).map(|(low, _)| low).find(|low| *low < 0)
+                {
+                    return Err(PlanError::Negative {
+                        value: graph.value(value).name.clone(),
+                        ty: ty.to_string(),
+                        least,
+                    });
                 }
                 if ty.largest().is_none() {
                     return Err(PlanError::Symbolic { value: graph.value(value).name.clone(), ty: ty.to_string() });
                 }
-                let bytes = most_device_bytes(ty).ok_or_else(|| PlanError::Type { value: graph.value(value).name.clone(), ty: ty.to_string() })?;
+                let bytes = most_device_bytes(ty)
+                    .ok_or_else(|| PlanError::Type { value: graph.value(value).name.clone(), ty: ty.to_string() })?;
                 let kind = match ty.packing {
                     _ if is_io => Kind::Io,
                     Some(_) => Kind::Workspace,

@@ -77,8 +77,12 @@ impl Model {
     /// The kernels cannot be planned.
     pub fn of(graph: &Graph, kernels: &Graph, params_bytes: u64, target: &Target) -> Result<Model, PlanError> {
         let planned = Buffers::best(kernels, target)?;
-        let by_name: BTreeMap<&str, NodeId> =
-            graph.order().into_iter().filter(|id| graph.node(*id).op().is_some()).map(|id| (graph.node(id).name.as_str(), id)).collect();
+        let by_name: BTreeMap<&str, NodeId> = graph
+            .order()
+            .into_iter()
+            .filter(|id| graph.node(*id).op().is_some())
+            .map(|id| (graph.node(id).name.as_str(), id))
+            .collect();
         let mut sets = Sets::default();
         let mut kernel_sets: BTreeMap<NodeId, NodeId> = BTreeMap::new();
         for &id in &planned.order {
@@ -86,7 +90,8 @@ impl Model {
             if node.op().is_none() {
                 continue;
             }
-            let mut members: Vec<NodeId> = node.origins().iter().filter_map(|name| by_name.get(name.as_str()).copied()).collect();
+            let mut members: Vec<NodeId> =
+                node.origins().iter().filter_map(|name| by_name.get(name.as_str()).copied()).collect();
             if is_view(kernels, id)
                 && let Some(base) = planned.root.get(&id.out(0))
             {
@@ -245,11 +250,14 @@ impl Model {
 
     /// Bytes of a group's weights and constants under `format`.
     pub fn weight_bytes(&self, group: usize, format: Format) -> u64 {
-        let float = |n: u64, f16: bool| round_up(if f16 { n.saturating_mul(2) } else { n.saturating_mul(4) }, self.alignment);
+        let float =
+            |n: u64, f16: bool| round_up(if f16 { n.saturating_mul(2) } else { n.saturating_mul(4) }, self.alignment);
         let group = &self.groups[group];
         let a16 = format.activations == Activations::F16;
-        let part = |w: &weights::Weights, n_rows: usize, how: Weights| round_up(matrix_bytes(w, n_rows, how), self.alignment);
-        let weights: u64 = group.weights.iter().map(|w| format.parts(w.n_rows).map(|(n, how)| part(w, n, how)).sum::<u64>()).sum();
+        let part =
+            |w: &weights::Weights, n_rows: usize, how: Weights| round_up(matrix_bytes(w, n_rows, how), self.alignment);
+        let weights: u64 =
+            group.weights.iter().map(|w| format.parts(w.n_rows).map(|(n, how)| part(w, n, how)).sum::<u64>()).sum();
         let copies = group.copies.iter().filter(|(_, is_f16)| *is_f16 != a16).map(|&(n, _)| float(n, a16)).sum::<u64>();
         weights + copies + group.constants.iter().map(|&n| float(n, a16)).sum::<u64>()
     }
@@ -267,7 +275,11 @@ impl Model {
         let (mut runs, mut bytes, mut first): (Vec<Run>, i128, usize) = (Vec::new(), 0, 0);
         for (step, change) in steps.into_iter().filter(|(_, change)| *change != 0) {
             if bytes > 0 {
-                runs.push(Run { first: row(first), last: row(step - 1), bytes: u64::try_from(bytes).unwrap_or(u64::MAX) });
+                runs.push(Run {
+                    first: row(first),
+                    last: row(step - 1),
+                    bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
+                });
             }
             bytes += change;
             first = step;
@@ -279,7 +291,11 @@ impl Model {
     fn changed(&self, group: usize, format: Format) -> Vec<(Option<usize>, Buffer)> {
         let group = &self.groups[group];
         let size = if format.activations == Activations::F16 { 2 } else { 4 };
-        let mut buffers: Vec<_> = group.stored.iter().map(|&(i, n)| (Some(i), Buffer { bytes: n.saturating_mul(size), ..self.buffers[i] })).collect();
+        let mut buffers: Vec<_> = group
+            .stored
+            .iter()
+            .map(|&(i, n)| (Some(i), Buffer { bytes: n.saturating_mul(size), ..self.buffers[i] }))
+            .collect();
         if format.activations == Activations::I8 && format.has_int_weights() {
             for (step, ty, is_tensor) in &group.products {
                 let packing = Packing::activation(if *is_tensor { Granularity::Tensor } else { Granularity::Row });
@@ -293,7 +309,8 @@ impl Model {
 
     /// Bytes in each step that no format changes: inputs, outputs, integers, constants, parameters, staging.
     pub fn base_rows(&self) -> Vec<u64> {
-        let decided: std::collections::BTreeSet<usize> = self.groups.iter().flat_map(|g| g.stored.iter().map(|s| s.0)).collect();
+        let decided: std::collections::BTreeSet<usize> =
+            self.groups.iter().flat_map(|g| g.stored.iter().map(|s| s.0)).collect();
         let mut steps = vec![0i128; self.n_steps.max(1) + 1];
         for (_, buffer) in self.buffers.iter().enumerate().filter(|(i, _)| !decided.contains(i)) {
             let bytes = i128::from(round_up(buffer.bytes, self.alignment));
@@ -326,7 +343,10 @@ impl Model {
             }
         }
         let arena = plan(&buffers, &ArenaLimits { alignment: self.alignment, max_nodes })?;
-        let params = formats.iter().enumerate().fold(self.params_bytes, |sum, (group, format)| sum.saturating_add(self.params_bytes(group, *format)));
+        let params = formats
+            .iter()
+            .enumerate()
+            .fold(self.params_bytes, |sum, (group, format)| sum.saturating_add(self.params_bytes(group, *format)));
         let arena_bytes = if buffers.is_empty() { 0 } else { arena.bytes.max(self.alignment) };
         let parts = [weights, arena_bytes, params].map(|bytes| allocation_bytes(bytes, target));
         let peak_bytes = parts.iter().try_fold(0u64, |sum, b| sum.checked_add(*b)).ok_or(PlanError::Overflow)?;

@@ -44,7 +44,8 @@ impl Scores {
     /// The predicted relative error variance of the group under `format`. The rows of a split matrix are taken as alike.
     pub fn score(&self, group: &Group, format: Format) -> f64 {
         let n_rows = group.weights.first().map_or(1, |w| w.n_rows);
-        let part = |(n, weights): (usize, Weights)| n as f64 / n_rows as f64 * self.0.get(&weights).copied().unwrap_or(0.0);
+        let part =
+            |(n, weights): (usize, Weights)| n as f64 / n_rows as f64 * self.0.get(&weights).copied().unwrap_or(0.0);
         let mut score: f64 = format.parts(n_rows).map(part).sum();
         if format.activations == Activations::I8 {
             score += I8_ROW_ROUNDING * group.weights.iter().filter(|w| w.has_products).count() as f64;
@@ -63,7 +64,8 @@ fn weight_error(sample: &[f32], n_rows: usize, n_cols: usize, format: Weights) -
         Weights::Int { bits, granularity } => (bits, granularity),
     };
     let packing = Packing { bits, granularity, scale: ScaleType::F16 };
-    let stats = estimate(sample, n_rows, n_cols, packing, sample.len()).map_err(|e| OpError::unsupported(e.to_string()))?;
+    let stats =
+        estimate(sample, n_rows, n_cols, packing, sample.len()).map_err(|e| OpError::unsupported(e.to_string()))?;
     // Weights that are not finite must never look worth quantizing; the solver wants finite costs.
     Ok(if stats.nmse().is_finite() { stats.nmse() } else { 1e6 })
 }

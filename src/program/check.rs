@@ -1,6 +1,8 @@
 //! What every program must keep to before a device sees it. File and runtime ask the same checks, so a file that loads is one that can run.
 
-use super::{Allocation, AllocationKind, Dispatch, Entry, HostStep, Plan, Port, Program, Region, Shader, Step, hex, parse_hex};
+use super::{
+    Allocation, AllocationKind, Dispatch, Entry, HostStep, Plan, Port, Program, Region, Shader, Step, hex, parse_hex,
+};
 use crate::ir::{Class, DType, Dim, Shape};
 use crate::program::spirv::Interface;
 use crate::target::Target;
@@ -55,7 +57,10 @@ impl Program {
         for (key, shader) in &self.shaders {
             let found = shader.hash();
             if found != *key && !cfg!(fuzzing) {
-                return Err(fault(&format!("shader {:?}", shader.name), format!("its key is {key}, its content has the hash {found}")));
+                return Err(fault(
+                    &format!("shader {:?}", shader.name),
+                    format!("its key is {key}, its content has the hash {found}"),
+                ));
             }
         }
         for (index, plan) in self.plans.iter().enumerate() {
@@ -71,7 +76,10 @@ impl Program {
     /// There is no such plan, or the first limit that it exceeds or feature that it needs.
     pub fn check_limits(&self, plan: usize, target: &Target) -> Result<(), ProgramError> {
         let index = plan;
-        let plan = self.plans.get(index).ok_or_else(|| fault("program", format!("there is no plan {index} of {}", self.plans.len())))?;
+        let plan = self
+            .plans
+            .get(index)
+            .ok_or_else(|| fault("program", format!("there is no plan {index} of {}", self.plans.len())))?;
         let interfaces = self.interfaces()?;
         let used: BTreeSet<&str> = dispatches(plan, index).map(|(_, d)| d.shader.as_str()).collect();
         for (key, interface) in interfaces.iter().filter(|(key, _)| used.contains(**key)) {
@@ -80,13 +88,27 @@ impl Program {
             // Vulkan 1.3, appendix A: 1.1 takes SPIR-V 1.3, 1.2 takes 1.5, 1.3 and later 1.6.
             let newest = [1, [3, 5, 6][(target.vulkan[1].saturating_sub(1) as usize).min(2)]];
             if interface.version > newest {
-                return Err(fault(&place(), format!("SPIR-V {:?}, at most {newest:?} is allowed ({})", interface.version, target.name)));
+                return Err(fault(
+                    &place(),
+                    format!("SPIR-V {:?}, at most {newest:?} is allowed ({})", interface.version, target.name),
+                ));
             }
-            at_most(&place, "bytes of shared memory", interface.shared_bytes, u64::from(target.limits.max_compute_shared_memory_size))?;
+            at_most(
+                &place,
+                "bytes of shared memory",
+                interface.shared_bytes,
+                u64::from(target.limits.max_compute_shared_memory_size),
+            )?;
             if let Some(size) = interface.local_size {
                 let invocations = size.iter().fold(1u64, |n, &s| n.saturating_mul(u64::from(s)));
-                at_most(&place, "invocations of a workgroup", invocations, u64::from(target.limits.max_compute_work_group_invocations))?;
-                for (axis, (&given, &limit)) in size.iter().zip(&target.limits.max_compute_work_group_size).enumerate() {
+                at_most(
+                    &place,
+                    "invocations of a workgroup",
+                    invocations,
+                    u64::from(target.limits.max_compute_work_group_invocations),
+                )?;
+                for (axis, (&given, &limit)) in size.iter().zip(&target.limits.max_compute_work_group_size).enumerate()
+                {
                     at_most(&place, &format!("invocations along axis {axis}"), u64::from(given), u64::from(limit))?;
                 }
             }
@@ -95,13 +117,15 @@ impl Program {
             let place = || format!("plan {index}, allocation {i}");
             at_most(&place, "bytes of an allocation", allocation.bytes, target.limits.max_memory_allocation_size)?;
         }
-        dispatches(plan, index).try_for_each(|(place, dispatch)| limits(place.1, dispatch, target, &|| place.to_string()))
+        dispatches(plan, index)
+            .try_for_each(|(place, dispatch)| limits(place.1, dispatch, target, &|| place.to_string()))
     }
 
     fn interfaces(&self) -> Result<BTreeMap<&str, Interface>, ProgramError> {
         let mut interfaces = BTreeMap::new();
         for (key, shader) in &self.shaders {
-            let interface = Interface::read(&shader.spirv).map_err(|e| fault(&format!("shader {:?}", shader.name), e.to_string()))?;
+            let interface = Interface::read(&shader.spirv)
+                .map_err(|e| fault(&format!("shader {:?}", shader.name), e.to_string()))?;
             interfaces.insert(key.as_str(), interface);
         }
         Ok(interfaces)
@@ -129,7 +153,10 @@ fn dispatches(plan: &Plan, index: usize) -> impl Iterator<Item = (DispatchPlace<
     plan.entries.iter().flat_map(move |entry| {
         entry.steps.iter().enumerate().flat_map(move |(s, step)| {
             let dispatches = if let Step::Device(dispatches) = step { dispatches.as_slice() } else { &[] };
-            dispatches.iter().enumerate().map(move |(d, dispatch)| (DispatchPlace(index, entry, s, d, &dispatch.node), dispatch))
+            dispatches
+                .iter()
+                .enumerate()
+                .map(move |(d, dispatch)| (DispatchPlace(index, entry, s, d, &dispatch.node), dispatch))
         })
     })
 }
@@ -151,13 +178,21 @@ fn limits(entry: &Entry, dispatch: &Dispatch, target: &Target, place: &dyn Fn() 
         let least = i64::from(given.known().is_some());
         match entry.bounds(given) {
             Some((low, high)) if (low >= least || least == 0) && high <= i64::from(limit) => {}
-            _ => return Err(fault(&place(), format!("{given} workgroups along axis {axis}, {least} to {limit} are allowed"))),
+            _ => {
+                return Err(fault(
+                    &place(),
+                    format!("{given} workgroups along axis {axis}, {least} to {limit} are allowed"),
+                ));
+            }
         }
     }
     for (word, value) in dispatch.params.iter().enumerate() {
         let fits = entry.bounds(value).is_some_and(|(_, high)| high <= i64::from(u32::MAX));
         if !fits || value.known().is_some_and(|v| v < 0) {
-            return Err(fault(&place(), format!("parameter {word} is {value}, which may not fit in 32 bits or has a size that no input tells")));
+            return Err(fault(
+                &place(),
+                format!("parameter {word} is {value}, which may not fit in 32 bits or has a size that no input tells"),
+            ));
         }
     }
     Ok(())
@@ -197,7 +232,10 @@ fn memory(plan: &Plan, target: &Target, index: usize) -> Checked {
     }
     match sum.checked_add(plan.reserve_bytes) {
         Some(needed) if needed <= plan.budget_bytes => Ok(()),
-        _ => refuse(format!("{sum} bytes planned and {} reserved exceed the budget of {}", plan.reserve_bytes, plan.budget_bytes)),
+        _ => refuse(format!(
+            "{sum} bytes planned and {} reserved exceed the budget of {}",
+            plan.reserve_bytes, plan.budget_bytes
+        )),
     }
 }
 
@@ -212,7 +250,12 @@ struct Scope<'a> {
 
 impl<'a> Scope<'a> {
     fn of(program: &'a Program, plan: &'a Plan, index: usize) -> Scope<'a> {
-        let params = plan.allocations.iter().zip(0u32..).find(|(a, _)| a.kind == AllocationKind::Params).map(|(a, i)| (i, a.bytes));
+        let params = plan
+            .allocations
+            .iter()
+            .zip(0u32..)
+            .find(|(a, _)| a.kind == AllocationKind::Params)
+            .map(|(a, i)| (i, a.bytes));
         Scope { program, plan, index, params, interfaces: BTreeMap::new() }
     }
 
@@ -269,7 +312,10 @@ impl<'a> Scope<'a> {
         let n_bindings = dispatch.bindings.len();
         let n_descriptors = n_bindings + usize::from(!dispatch.params.is_empty());
         if let Some(&binding) = interface.bindings.iter().find(|&&b| b as usize >= n_descriptors) {
-            return Err(fault(&place.to_string(), format!("its shader reads binding {binding}, {n_descriptors} are given")));
+            return Err(fault(
+                &place.to_string(),
+                format!("its shader reads binding {binding}, {n_descriptors} are given"),
+            ));
         }
         for region in &dispatch.bindings {
             self.region(&place.to_string(), region, 1)?;
@@ -278,11 +324,20 @@ impl<'a> Scope<'a> {
             }
         }
         for &written in &dispatch.writes {
-            let kind = dispatch.bindings.get(written as usize).and_then(|r| self.plan.allocations.get(r.allocation as usize)).map(|a| a.kind);
+            let kind = dispatch
+                .bindings
+                .get(written as usize)
+                .and_then(|r| self.plan.allocations.get(r.allocation as usize))
+                .map(|a| a.kind);
             match kind {
                 None => return Err(fault(&place.to_string(), format!("it writes binding {written} of {n_bindings}"))),
                 Some(AllocationKind::Arena | AllocationKind::State) => {}
-                Some(kind) => return Err(fault(&place.to_string(), format!("it writes binding {written}, which lies in memory for {kind:?}"))),
+                Some(kind) => {
+                    return Err(fault(
+                        &place.to_string(),
+                        format!("it writes binding {written}, which lies in memory for {kind:?}"),
+                    ));
+                }
             }
         }
         Ok(())
@@ -290,14 +345,23 @@ impl<'a> Scope<'a> {
 
     fn region(&self, place: &str, region: &Region, alignment: u64) -> Checked {
         let Some(allocation) = self.plan.allocations.get(region.allocation as usize) else {
-            return Err(fault(place, format!("there is no allocation {} of {}", region.allocation, self.plan.allocations.len())));
+            return Err(fault(
+                place,
+                format!("there is no allocation {} of {}", region.allocation, self.plan.allocations.len()),
+            ));
         };
         if allocation.kind == AllocationKind::Staging {
-            return Err(fault(place, format!("allocation {} is the staging ring, which holds no tensors", region.allocation)));
+            return Err(fault(
+                place,
+                format!("allocation {} is the staging ring, which holds no tensors", region.allocation),
+            ));
         }
         if region.offset.checked_add(region.bytes).is_none_or(|end| end > allocation.bytes) {
             let Region { allocation: index, offset, bytes } = region;
-            return Err(fault(place, format!("{bytes} bytes at offset {offset} leave allocation {index} of {} bytes", allocation.bytes)));
+            return Err(fault(
+                place,
+                format!("{bytes} bytes at offset {offset} leave allocation {index} of {} bytes", allocation.bytes),
+            ));
         }
         aligned(&|| place.to_owned(), "the region", region.offset, alignment)
     }
@@ -322,9 +386,13 @@ impl<'a> Scope<'a> {
         let known = |place: &str, dims: &mut dyn Iterator<Item = &Dim>, told: &BTreeSet<&str>| {
             let mut missing = None;
             dims.for_each(|dim| {
-                dim.for_each_symbol(&mut |symbol| missing = (!told.contains(symbol.name())).then(|| symbol.clone()).or(missing.take()))
+                dim.for_each_symbol(&mut |symbol| {
+                    missing = (!told.contains(symbol.name())).then(|| symbol.clone()).or(missing.take())
+                })
             });
-            missing.map_or(Ok(()), |symbol| Err(fault(place, format!("nothing before tells the size {:?}", symbol.name()))))
+            missing.map_or(Ok(()), |symbol| {
+                Err(fault(place, format!("nothing before tells the size {:?}", symbol.name())))
+            })
         };
         fn shapes(ports: &[Port]) -> impl Iterator<Item = &Dim> {
             ports.iter().flat_map(|port| &port.shape)
@@ -333,8 +401,10 @@ impl<'a> Scope<'a> {
         for (s, step) in entry.steps.iter().enumerate() {
             match step {
                 Step::Device(dispatches) => {
-                    for (d, dispatch) in
-                        dispatches.iter().enumerate().filter(|(_, d)| d.is_indirect() || d.params.iter().any(|word| word.known().is_none()))
+                    for (d, dispatch) in dispatches
+                        .iter()
+                        .enumerate()
+                        .filter(|(_, d)| d.is_indirect() || d.params.iter().any(|word| word.known().is_none()))
                     {
                         let place = DispatchPlace(self.index, entry, s, d, &dispatch.node).to_string();
                         known(&place, &mut dispatch.params.iter().chain(&dispatch.groups), &told)?;
@@ -361,7 +431,12 @@ impl<'a> Scope<'a> {
             return Err(fault(place, format!("{} cannot lie on the device as {}", port.dtype, port.device_dtype)));
         }
         let shape = Shape(port.shape.clone());
-        let most = |dim: &Dim| entry.bounds(dim).filter(|(low, _)| dim.known().is_none() || *low >= 0).map(|(_, high)| Dim::Known(high.max(0)));
+        let most = |dim: &Dim| {
+            entry
+                .bounds(dim)
+                .filter(|(low, _)| dim.known().is_none() || *low >= 0)
+                .map(|(_, high)| Dim::Known(high.max(0)))
+        };
         let largest = shape.0.iter().map(most).collect::<Option<_>>().map(Shape);
         let Some(needed) = largest.and_then(|shape| shape.n_elems()).and_then(|n| port.device_dtype.bytes(n)) else {
             return Err(fault(place, format!("its shape {shape} has no known size")));
@@ -372,14 +447,21 @@ impl<'a> Scope<'a> {
 
     /// Parameters lie in their allocation, and where two dispatches share bytes of it they agree on them.
     fn params(&self) -> Checked {
-        let same = |a: &Dispatch, b: &Dispatch| a.params == b.params && (a.groups == b.groups || !(a.is_indirect() || b.is_indirect()));
+        let same = |a: &Dispatch, b: &Dispatch| {
+            a.params == b.params && (a.groups == b.groups || !(a.is_indirect() || b.is_indirect()))
+        };
         let mut written: BTreeMap<u64, &Dispatch> = BTreeMap::new();
         for (place, dispatch) in dispatches(self.plan, self.index).filter(|(_, d)| d.params_bytes() > 0) {
             let bytes = dispatch.params_bytes();
-            let (allocation, held) = self.params.ok_or_else(|| fault(&place.to_string(), "there is no allocation for its parameters".to_owned()))?;
+            let (allocation, held) = self
+                .params
+                .ok_or_else(|| fault(&place.to_string(), "there is no allocation for its parameters".to_owned()))?;
             self.region(&place.to_string(), &Region { allocation, offset: dispatch.params_offset, bytes }, 4)?;
             let end = dispatch.params_offset + bytes;
-            let before = written.range(..dispatch.params_offset).next_back().is_some_and(|(at, d)| at + d.params_bytes() > dispatch.params_offset);
+            let before = written
+                .range(..dispatch.params_offset)
+                .next_back()
+                .is_some_and(|(at, d)| at + d.params_bytes() > dispatch.params_offset);
             let after = written.range(dispatch.params_offset + 1..end.max(dispatch.params_offset + 1)).next().is_some();
             let differs = written.get(&dispatch.params_offset).is_some_and(|d| !same(d, dispatch));
             if before || after || differs {
@@ -400,5 +482,9 @@ fn tell<'a>(ports: &'a [Port], told: &mut BTreeSet<&'a str>) {
 /// A region holds what lies in it, with padding below 256 bytes, the largest alignment in use.
 fn sized(place: &str, what: &str, given: u64, needed: u64) -> Checked {
     let most = needed.checked_next_multiple_of(256).unwrap_or(needed);
-    if (needed..=most).contains(&given) { Ok(()) } else { Err(fault(place, format!("{what} needs {needed} bytes, its region has {given}"))) }
+    if (needed..=most).contains(&given) {
+        Ok(())
+    } else {
+        Err(fault(place, format!("{what} needs {needed} bytes, its region has {given}")))
+    }
 }

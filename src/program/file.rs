@@ -119,9 +119,15 @@ pub fn read(bytes: Source) -> Result<Program, FileError> {
     let plans = header.json("plans")?;
     let (mut constants, mut shaders) = (IndexMap::new(), IndexMap::new());
     for (name, kernel) in header.json::<Vec<(String, String)>>("shaders")? {
-        let Some(hash) = name.strip_prefix("shader/") else { return Err(content(&name, "a shader's name begins with shader/")) };
+        let Some(hash) = name.strip_prefix("shader/") else {
+            return Err(content(&name, "a shader's name begins with shader/"));
+        };
         let (start, len) = header.place(&name)?;
-        let words = (*bytes).as_ref().get(start..start + len).filter(|b| b.len() % 4 == 0).ok_or_else(|| content(&name, "not made of words"))?;
+        let words = (*bytes)
+            .as_ref()
+            .get(start..start + len)
+            .filter(|b| b.len() % 4 == 0)
+            .ok_or_else(|| content(&name, "not made of words"))?;
         let spirv = words.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
         let shader = Shader { name: kernel, spirv };
         damaged(&name, shader.hash(), hash)?;
@@ -138,7 +144,10 @@ pub fn read(bytes: Source) -> Result<Program, FileError> {
     }
     if constants.len() + shaders.len() != header.n_tensors() {
         let (listed, held) = (constants.len() + shaders.len(), header.n_tensors());
-        return Err(content("header", &format!("it lists {listed} constants and shaders, the file holds {held} tensors")));
+        return Err(content(
+            "header",
+            &format!("it lists {listed} constants and shaders, the file holds {held} tensors"),
+        ));
     }
     let program = Program { model: header.text("model")?.to_owned(), target, plans, constants, shaders };
     program.check()?;
@@ -173,5 +182,9 @@ fn content(place: &str, fault: &str) -> FileError {
 
 fn damaged(place: &str, found: String, expected: &str) -> Result<(), FileError> {
     // A fuzzer cannot find hashes, and is to find what lies behind them.
-    if found == expected || cfg!(fuzzing) { Ok(()) } else { Err(FileError::Hash { place: place.to_owned(), found, expected: expected.to_owned() }) }
+    if found == expected || cfg!(fuzzing) {
+        Ok(())
+    } else {
+        Err(FileError::Hash { place: place.to_owned(), found, expected: expected.to_owned() })
+    }
 }

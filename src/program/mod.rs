@@ -293,7 +293,8 @@ mod dims {
     }
 
     pub(super) fn serialize<S: Serializer>(dims: &[Dim], serializer: S) -> Result<S::Ok, S::Error> {
-        let sizes: Vec<Size> = dims.iter().map(|d| d.known().map_or_else(|| Size::Symbolic(d.to_string()), Size::Known)).collect();
+        let sizes: Vec<Size> =
+            dims.iter().map(|d| d.known().map_or_else(|| Size::Symbolic(d.to_string()), Size::Known)).collect();
         sizes.serialize(serializer)
     }
 

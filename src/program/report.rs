@@ -27,7 +27,9 @@ pub struct Ledger {
 impl Ledger {
     /// The planned peak: all entries but the reserve.
     pub fn peak_bytes(&self) -> u64 {
-        [self.weights, self.constants, self.activations, self.workspace, self.io, self.state, self.staging].into_iter().fold(0, u64::saturating_add)
+        [self.weights, self.constants, self.activations, self.workspace, self.io, self.state, self.staging]
+            .into_iter()
+            .fold(0, u64::saturating_add)
     }
 }
 

@@ -49,23 +49,32 @@ impl Entry {
         self.tell(sizes, step.outputs.iter().zip(shapes.iter().map(Vec::as_slice)))
     }
 
-    fn tell<'a>(&self, sizes: &mut Sizes, ports: impl Iterator<Item = (&'a Port, &'a [usize])> + Clone) -> Result<(), SizeError> {
+    fn tell<'a>(
+        &self,
+        sizes: &mut Sizes,
+        ports: impl Iterator<Item = (&'a Port, &'a [usize])> + Clone,
+    ) -> Result<(), SizeError> {
         for (port, shape) in ports.clone().filter(|(port, shape)| port.shape.len() == shape.len()) {
             for (axis, (dim, &given)) in port.shape.iter().zip(shape).enumerate() {
                 let given = i64::try_from(given).unwrap_or(i64::MAX);
                 let Some((symbol, value)) = dim.solve(given) else { continue };
                 let Some(range) = self.sizes.iter().find(|s| s.name == symbol.name()) else { continue };
                 if !(range.min..=range.max).contains(&value) {
-                    let fault =
-                        format!("axis {axis} has {given}, which makes {} {value}; this program takes {} to {}", range.name, range.min, range.max);
+                    let fault = format!(
+                        "axis {axis} has {given}, which makes {} {value}; this program takes {} to {}",
+                        range.name, range.min, range.max
+                    );
                     return Err(SizeError { port: port.name.clone(), fault });
                 }
                 sizes.entry(range.name.clone()).or_insert(value);
             }
         }
         for (port, shape) in ports {
-            let expected: Option<Vec<i64>> = port.shape.iter().map(|dim| dim.eval(&|name| sizes.get(name).copied())).collect();
-            let fits = expected.as_ref().is_some_and(|e| e.len() == shape.len() && e.iter().zip(shape).all(|(&e, &n)| usize::try_from(e) == Ok(n)));
+            let expected: Option<Vec<i64>> =
+                port.shape.iter().map(|dim| dim.eval(&|name| sizes.get(name).copied())).collect();
+            let fits = expected.as_ref().is_some_and(|e| {
+                e.len() == shape.len() && e.iter().zip(shape).all(|(&e, &n)| usize::try_from(e) == Ok(n))
+            });
             if !fits {
                 let chosen: Vec<String> = sizes.iter().map(|(name, n)| format!("{name} = {n}")).collect();
                 let given = if chosen.is_empty() { String::new() } else { format!(" with {}", chosen.join(", ")) };

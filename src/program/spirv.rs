@@ -59,7 +59,8 @@ impl Interface {
         if magic != MAGIC || words.len() < 5 {
             return Err(SpirvError::Magic { n_words: words.len(), magic });
         }
-        let mut interface = Interface { version: [(words[1] >> 16) & 255, (words[1] >> 8) & 255], ..Interface::default() };
+        let mut interface =
+            Interface { version: [(words[1] >> 16) & 255, (words[1] >> 8) & 255], ..Interface::default() };
         let (mut at, mut main, mut bindings) = (5, false, BTreeMap::new());
         let mut sizes = Sizes::default();
         while let Some(&first) = words.get(at) {
@@ -71,15 +72,18 @@ impl Interface {
                 (CAPABILITY, [number]) => {
                     interface.capabilities.insert(*number);
                 }
-                (ENTRY_POINT, [GL_COMPUTE, _, name @ ..]) => main |= name.starts_with(&[u32::from_le_bytes(*b"main"), 0]),
+                (ENTRY_POINT, [GL_COMPUTE, _, name @ ..]) => {
+                    main |= name.starts_with(&[u32::from_le_bytes(*b"main"), 0])
+                }
                 (EXECUTION_MODE, [_, LOCAL_SIZE, x, y, z]) => interface.local_size = Some([*x, *y, *z]),
                 (DECORATE, [id, BINDING, number]) => {
                     bindings.insert(*id, *number);
                 }
                 (DECORATE, [_, DESCRIPTOR_SET, set]) if *set != 0 => return Err(SpirvError::Set { set: *set }),
                 (VARIABLE, [pointer, _, WORKGROUP, ..]) => {
-                    interface.shared_bytes =
-                        interface.shared_bytes.saturating_add(sizes.of(*pointer).checked_next_multiple_of(4).unwrap_or(u64::MAX));
+                    interface.shared_bytes = interface
+                        .shared_bytes
+                        .saturating_add(sizes.of(*pointer).checked_next_multiple_of(4).unwrap_or(u64::MAX));
                 }
                 _ => sizes.note(opcode, operands),
             }
@@ -116,8 +120,12 @@ impl Sizes {
             (20, [id]) => (id, 4),
             (21 | 22, [id, bits, ..]) => (id, u64::from(bits.div_ceil(8))),
             (23 | 24, [id, part, n]) => (id, self.of(*part).saturating_mul(u64::from(*n))),
-            (28, [id, part, n]) => (id, self.of(*part).saturating_mul(self.constants.get(n).copied().unwrap_or(u64::MAX))),
-            (30, [id, members @ ..]) => (id, members.iter().fold(0, |n: u64, member| n.saturating_add(self.of(*member)))),
+            (28, [id, part, n]) => {
+                (id, self.of(*part).saturating_mul(self.constants.get(n).copied().unwrap_or(u64::MAX)))
+            }
+            (30, [id, members @ ..]) => {
+                (id, members.iter().fold(0, |n: u64, member| n.saturating_add(self.of(*member))))
+            }
             (32, [id, _, target]) => (id, self.of(*target)),
             // Constants, and specialization constants at their default, which nobody changes here.
             (43 | 50, [_, id, low, high @ ..]) => {
@@ -166,5 +174,8 @@ fn granted(number: u32, features: &Features) -> bool {
 }
 
 fn name(number: u32) -> String {
-    CAPABILITIES.iter().find(|(n, ..)| *n == number).map_or_else(|| format!("capability {number}"), |(_, name, _)| (*name).to_owned())
+    CAPABILITIES
+        .iter()
+        .find(|(n, ..)| *n == number)
+        .map_or_else(|| format!("capability {number}"), |(_, name, _)| (*name).to_owned())
 }

@@ -19,7 +19,8 @@ pub(super) fn to_device<'a>(port: &Port, tensor: &'a Tensor) -> Result<Cow<'a, [
     if port.dtype == port.device_dtype {
         return Ok(Cow::Borrowed(bytes));
     }
-    let too_wide = |index, value, numbers| RuntimeError::TooWide { port: format!("input {:?}", port.name), index, value, numbers };
+    let too_wide =
+        |index, value, numbers| RuntimeError::TooWide { port: format!("input {:?}", port.name), index, value, numbers };
     if port.dtype.class() == Class::Float {
         let values = tensor.to_f32s().map_err(|e| match e {
             TensorError::BeyondF32 { index, value } => too_wide(index, format!("{value:e}"), "floats"),
@@ -48,7 +49,8 @@ pub(super) fn to_device<'a>(port: &Port, tensor: &'a Tensor) -> Result<Cow<'a, [
 /// # Errors
 /// The port's type cannot be made from the device's.
 pub(super) fn from_device(port: &Port, mut bytes: Vec<u8>) -> Result<Tensor, RuntimeError> {
-    let refuse = |e: TensorError| RuntimeError::Unsupported { what: format!("{:?} of type {}: {e}", port.name, port.dtype) };
+    let refuse =
+        |e: TensorError| RuntimeError::Unsupported { what: format!("{:?} of type {}: {e}", port.name, port.dtype) };
     let shape = Shape(port.shape.clone());
     let n_bytes = shape.n_elems().and_then(|n| port.device_dtype.bytes(n)).and_then(|n| usize::try_from(n).ok());
     bytes.truncate(n_bytes.unwrap_or(0));
@@ -77,17 +79,36 @@ mod tests {
     use crate::program::Region;
 
     fn port(dtype: DType, device_dtype: DType) -> Port {
-        Port { name: "x".to_owned(), dtype, device_dtype, shape: vec![Dim::Known(2)], region: Region { allocation: 0, offset: 0, bytes: 8 } }
+        Port {
+            name: "x".to_owned(),
+            dtype,
+            device_dtype,
+            shape: vec![Dim::Known(2)],
+            region: Region { allocation: 0, offset: 0, bytes: 8 },
+        }
     }
 
     #[test]
     fn values_survive_the_way_to_the_device_and_back() {
-        for (dtype, device) in [(DType::F64, DType::F32), (DType::BF16, DType::F32), (DType::F32, DType::F16), (DType::F16, DType::F16)] {
+        for (dtype, device) in
+            [(DType::F64, DType::F32), (DType::BF16, DType::F32), (DType::F32, DType::F16), (DType::F16, DType::F16)]
+        {
             let tensor = Tensor::from_f32s(dtype, &[2], &[-1.5, 384.0]).unwrap();
             let bytes = to_device(&port(dtype, device), &tensor).unwrap().into_owned();
             assert_eq!(from_device(&port(dtype, device), bytes).unwrap(), tensor);
         }
-        for dtype in [DType::I64, DType::U64, DType::I32, DType::U32, DType::I16, DType::U16, DType::I8, DType::U8, DType::Bool, DType::I4] {
+        for dtype in [
+            DType::I64,
+            DType::U64,
+            DType::I32,
+            DType::U32,
+            DType::I16,
+            DType::U16,
+            DType::I8,
+            DType::U8,
+            DType::Bool,
+            DType::I4,
+        ] {
             let tensor = Tensor::from_i64s(dtype, &[2], &[1, 0]).unwrap();
             let bytes = to_device(&port(dtype, DType::I32), &tensor).unwrap().into_owned();
             assert_eq!(bytes.len(), 8);
@@ -97,21 +118,32 @@ mod tests {
 
     #[test]
     fn a_value_beyond_32_bits_is_refused_by_name_and_value() {
-        for (dtype, value, spelled) in
-            [(DType::I64, 1 << 31, "2147483648"), (DType::U64, -1, "18446744073709551615"), (DType::I64, i64::MIN, "-9223372036854775808")]
-        {
+        for (dtype, value, spelled) in [
+            (DType::I64, 1 << 31, "2147483648"),
+            (DType::U64, -1, "18446744073709551615"),
+            (DType::I64, i64::MIN, "-9223372036854775808"),
+        ] {
             let tensor = Tensor::from_i64s(dtype, &[2], &[0, value]).unwrap();
             let refused = to_device(&port(dtype, DType::I32), &tensor).unwrap_err().to_string();
-            assert!(refused.contains("\"x\"") && refused.contains("element 1") && refused.contains(spelled), "{refused}");
+            assert!(
+                refused.contains("\"x\"") && refused.contains("element 1") && refused.contains(spelled),
+                "{refused}"
+            );
         }
     }
 
     #[test]
     fn a_float_beyond_32_bits_is_refused_and_infinity_is_not() {
-        let tensor =
-            |values: [f64; 2]| Tensor::from_bytes(TensorType::of(DType::F64, &[2]), values.iter().flat_map(|v| v.to_le_bytes()).collect()).unwrap();
-        let refused = to_device(&port(DType::F64, DType::F32), &tensor([f64::INFINITY, -2.4e146])).unwrap_err().to_string();
-        assert_eq!(refused, "input \"x\": element 1 is -2.4e146, which does not fit in the 32-bit floats of the device");
+        let tensor = |values: [f64; 2]| {
+            Tensor::from_bytes(TensorType::of(DType::F64, &[2]), values.iter().flat_map(|v| v.to_le_bytes()).collect())
+                .unwrap()
+        };
+        let refused =
+            to_device(&port(DType::F64, DType::F32), &tensor([f64::INFINITY, -2.4e146])).unwrap_err().to_string();
+        assert_eq!(
+            refused,
+            "input \"x\": element 1 is -2.4e146, which does not fit in the 32-bit floats of the device"
+        );
         assert!(to_device(&port(DType::F64, DType::F32), &tensor([f64::INFINITY, f64::from(f32::MAX)])).is_ok());
     }
 

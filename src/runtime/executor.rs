@@ -5,7 +5,10 @@ use super::convert::{device_bytes, from_device, to_device};
 use super::memory::Memory;
 use super::vk::{Bound, Commands, Pipelines, Queries, VkContext};
 use crate::ir::{Dim, Tensor};
-use crate::program::{AllocationKind, Dispatch, Entry, HostStep, Plan, Port, Program, ProgramError, Region, SizeError, Sizes, Step, parse_hex};
+use crate::program::{
+    AllocationKind, Dispatch, Entry, HostStep, Plan, Port, Program, ProgramError, Region, SizeError, Sizes, Step,
+    parse_hex,
+};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -76,16 +79,21 @@ impl Executor {
     pub fn load(program: &Program, plan: usize, context: &VkContext) -> Result<Executor, RuntimeError> {
         program.check()?;
         let index = plan;
-        let plan = program.plans.get(index).ok_or_else(|| RuntimeError::Unsupported { what: format!("plan {index} of {}", program.plans.len()) })?;
+        let plan = program
+            .plans
+            .get(index)
+            .ok_or_else(|| RuntimeError::Unsupported { what: format!("plan {index} of {}", program.plans.len()) })?;
         let mut target = context.info().target.clone();
         target.features = context.enabled().clone();
-        let lacking =
-            |e: ProgramError| RuntimeError::Unsupported { what: format!("this program, which was compiled for {}: {e}", program.target.name) };
+        let lacking = |e: ProgramError| RuntimeError::Unsupported {
+            what: format!("this program, which was compiled for {}: {e}", program.target.name),
+        };
         program.check_limits(index, &target).map_err(lacking)?;
 
         let mut memory = Memory::new(context, program, plan)?;
         upload(&mut memory, program, plan)?;
-        let dispatches: Vec<&Dispatch> = plan.entries.iter().flat_map(|entry| entry.steps.iter().flat_map(of_step)).collect();
+        let dispatches: Vec<&Dispatch> =
+            plan.entries.iter().flat_map(|entry| entry.steps.iter().flat_map(of_step)).collect();
         let params = plan.allocations.iter().position(|a| a.kind == AllocationKind::Params);
         let (pipelines, bound) = Pipelines::new(context, &program.shaders, &dispatches, memory.buffers(), params)?;
         let mut bound = bound.into_iter();
@@ -106,19 +114,31 @@ impl Executor {
         Ok(executor)
     }
 
-    fn load_entry(&self, entry: &Entry, params: Option<usize>, bound: &mut impl Iterator<Item = Bound>) -> Result<Loaded, RuntimeError> {
+    fn load_entry(
+        &self,
+        entry: &Entry,
+        params: Option<usize>,
+        bound: &mut impl Iterator<Item = Bound>,
+    ) -> Result<Loaded, RuntimeError> {
         let mut steps = Vec::new();
         for step in &entry.steps {
             match step {
                 Step::Host(host) => steps.push(LoadedStep::Host(host.clone())),
                 Step::Device(dispatches) if dispatches.is_empty() => {}
                 Step::Device(dispatches) => {
-                    let with_sizes = dispatches.iter().filter_map(|d| Some((d.params_offset, Changing::of(d, params?)?)));
+                    let with_sizes =
+                        dispatches.iter().filter_map(|d| Some((d.params_offset, Changing::of(d, params?)?)));
                     let changing: BTreeMap<u64, Changing> = with_sizes.collect();
                     let named = dispatches.iter().zip(bound.by_ref());
                     let dispatches = named.map(|(d, b)| (d.node.clone(), b, d.barrier)).collect();
                     let commands = Commands::new(&self.context)?;
-                    let mut segment = Segment { commands, queries: None, dispatches, changing: changing.into_values().collect(), at: None };
+                    let mut segment = Segment {
+                        commands,
+                        queries: None,
+                        dispatches,
+                        changing: changing.into_values().collect(),
+                        at: None,
+                    };
                     segment.record(&self.context, self.profiling)?;
                     steps.push(LoadedStep::Device(segment));
                 }
@@ -142,7 +162,9 @@ impl Executor {
     pub fn run_entry(&mut self, entry: &str, inputs: &[Tensor], host: HostFn<'_>) -> Result<RunOutput, RuntimeError> {
         let Executor { entries, memory, profiling, .. } = self;
         let Some(Loaded { entry, steps }) = entries.iter_mut().find(|e| e.entry.name == entry) else {
-            return Err(RuntimeError::Unsupported { what: format!("entry {entry:?}, which the program does not have") });
+            return Err(RuntimeError::Unsupported {
+                what: format!("entry {entry:?}, which the program does not have"),
+            });
         };
         if inputs.len() != entry.inputs.len() {
             let missing = entry.inputs.get(inputs.len()).map_or("none", |p| &p.name);
@@ -152,11 +174,14 @@ impl Executor {
         let mut sizes = Sizes::new();
         if !entry.sizes.is_empty() {
             let shapes: Vec<Vec<usize>> = inputs.iter().map(Tensor::dims).collect();
-            sizes = entry.sizes_of(&shapes).map_err(|SizeError { port, fault }| RuntimeError::Input { name: port, fault })?;
+            sizes = entry
+                .sizes_of(&shapes)
+                .map_err(|SizeError { port, fault }| RuntimeError::Input { name: port, fault })?;
         }
         // All are looked at before the first is written, so a refused run leaves the device's tensors alone.
         let ports = at(&entry.inputs, &sizes)?;
-        let converted = ports.iter().zip(inputs).map(|(port, tensor)| to_device(port, tensor)).collect::<Result<Vec<_>, _>>()?;
+        let converted =
+            ports.iter().zip(inputs).map(|(port, tensor)| to_device(port, tensor)).collect::<Result<Vec<_>, _>>()?;
         for (port, bytes) in ports.iter().zip(&converted) {
             memory.write(&port.region, bytes)?;
         }
@@ -222,7 +247,9 @@ impl Executor {
     /// Names of the nodes that run on the host, in order.
     pub fn host_nodes(&self) -> Vec<&str> {
         let steps = self.entries.iter().flat_map(|entry| &entry.steps);
-        steps.filter_map(|step| if let LoadedStep::Host(host) = step { Some(host.node.as_str()) } else { None }).collect()
+        steps
+            .filter_map(|step| if let LoadedStep::Host(host) = step { Some(host.node.as_str()) } else { None })
+            .collect()
     }
 }
 
@@ -234,7 +261,11 @@ impl Changing {
             return None;
         }
         let groups = if is_indirect { dispatch.groups.as_slice() } else { &[] };
-        let region = Region { allocation: u32::try_from(params).ok()?, offset: dispatch.params_offset, bytes: dispatch.params_bytes() };
+        let region = Region {
+            allocation: u32::try_from(params).ok()?,
+            offset: dispatch.params_offset,
+            bytes: dispatch.params_bytes(),
+        };
         Some(Changing { region, params: dispatch.params.clone(), groups: groups.to_vec() })
     }
 }
@@ -247,9 +278,14 @@ impl Segment {
         }
         self.at = None;
         for changing in &self.changing {
-            let word = |dim: &Dim, least: i64| dim.eval(&|name| sizes.get(name).copied()).filter(|v| (least..1 << 32).contains(v)).map(|v| v as u32);
+            let word = |dim: &Dim, least: i64| {
+                dim.eval(&|name| sizes.get(name).copied()).filter(|v| (least..1 << 32).contains(v)).map(|v| v as u32)
+            };
             let params = changing.params.iter().map(|dim| word(dim, -(1 << 31)));
-            let words = params.chain(changing.groups.iter().map(|dim| word(dim, 0))).collect::<Option<Vec<u32>>>().ok_or_else(|| lost(sizes))?;
+            let words = params
+                .chain(changing.groups.iter().map(|dim| word(dim, 0)))
+                .collect::<Option<Vec<u32>>>()
+                .ok_or_else(|| lost(sizes))?;
             let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
             memory.write(&changing.region, &bytes)?;
         }
@@ -299,7 +335,8 @@ fn upload(memory: &mut Memory, program: &Program, plan: &Plan) -> Result<(), Run
     for upload in &plan.uploads {
         let constant = parse_hex(&upload.constant).and_then(|hash| program.constants.get(&hash));
         let bytes = constant.and_then(|tensor| tensor.bytes().ok());
-        let bytes = bytes.ok_or_else(|| RuntimeError::Unsupported { what: format!("constant {} without data", upload.constant) })?;
+        let bytes = bytes
+            .ok_or_else(|| RuntimeError::Unsupported { what: format!("constant {} without data", upload.constant) })?;
         memory.write(&upload.region, bytes)?;
     }
     let Some(params) = plan.allocations.iter().position(|a| a.kind == AllocationKind::Params) else { return Ok(()) };
@@ -311,7 +348,8 @@ fn upload(memory: &mut Memory, program: &Program, plan: &Plan) -> Result<(), Run
             && written.insert(dispatch.params_offset)
         {
             let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-            let region = Region { allocation: params as u32, offset: dispatch.params_offset, bytes: bytes.len() as u64 };
+            let region =
+                Region { allocation: params as u32, offset: dispatch.params_offset, bytes: bytes.len() as u64 };
             memory.write(&region, &bytes)?;
         }
     }
@@ -332,11 +370,18 @@ fn lost(sizes: &Sizes) -> RuntimeError {
 }
 
 /// Computes a host step, and notes the sizes that its results tell.
-fn run_host(memory: &mut Memory, entry: &Entry, step: &HostStep, sizes: &mut Sizes, host: HostFn<'_>) -> Result<(), RuntimeError> {
+fn run_host(
+    memory: &mut Memory,
+    entry: &Entry,
+    step: &HostStep,
+    sizes: &mut Sizes,
+    host: HostFn<'_>,
+) -> Result<(), RuntimeError> {
     let fail = |fault: String| RuntimeError::Host { node: step.node.clone(), fault };
     let present: Vec<Port> = step.inputs.iter().flatten().cloned().collect();
     let mut tensors = fetch(memory, &at(&present, sizes)?)?.into_iter();
-    let operands: Vec<Option<Tensor>> = step.inputs.iter().map(|port| port.as_ref().and_then(|_| tensors.next())).collect();
+    let operands: Vec<Option<Tensor>> =
+        step.inputs.iter().map(|port| port.as_ref().and_then(|_| tensors.next())).collect();
     let results = host(&step.node, &operands, sizes).map_err(fail)?;
     if results.len() != step.outputs.len() {
         return Err(fail(format!("{} results given, {} wanted", results.len(), step.outputs.len())));
@@ -358,7 +403,8 @@ fn run_host(memory: &mut Memory, entry: &Entry, step: &HostStep, sizes: &mut Siz
 }
 
 fn fetch(memory: &mut Memory, ports: &[Port]) -> Result<Vec<Tensor>, RuntimeError> {
-    let regions: Vec<Region> = ports.iter().map(|port| Region { bytes: device_bytes(port) as u64, ..port.region }).collect();
+    let regions: Vec<Region> =
+        ports.iter().map(|port| Region { bytes: device_bytes(port) as u64, ..port.region }).collect();
     let all = memory.read(&regions)?;
     ports.iter().zip(all).map(|(port, bytes)| from_device(port, bytes)).collect()
 }

@@ -32,12 +32,22 @@ impl Memory {
             let sizes = (allocation.bytes, used.get(i).copied().unwrap_or(0));
             let made = match allocation.kind {
                 AllocationKind::Staging => None,
-                kind => Some(Buffer::new(context, &meter, sizes, place, kind == AllocationKind::Params && is_indirect, &name)?),
+                kind => Some(Buffer::new(
+                    context,
+                    &meter,
+                    sizes,
+                    place,
+                    kind == AllocationKind::Params && is_indirect,
+                    &name,
+                )?),
             };
             memory.buffers.push(made);
         }
         if let Some(bytes) = staging.and_then(|i| plan.allocations.get(i)).map(|a| a.bytes) {
-            memory.ring = Some(Ring::new(context, Buffer::new(context, &meter, (bytes, bytes), Place::Staging, false, "staging ring")?)?);
+            memory.ring = Some(Ring::new(
+                context,
+                Buffer::new(context, &meter, (bytes, bytes), Place::Staging, false, "staging ring")?,
+            )?);
         }
         for (i, allocation) in plan.allocations.iter().enumerate().filter(|(_, a)| a.kind == AllocationKind::State) {
             let bytes = used.get(i).copied().unwrap_or(0).min(allocation.bytes);
@@ -111,7 +121,11 @@ impl Memory {
 
 /// Refuses a plan that the device has no room for, before anything is allocated: some drivers would page instead.
 fn afford(context: &VkContext, plan: &Plan, place: Place) -> Result<(), RuntimeError> {
-    let asked = plan.allocations.iter().filter(|a| a.kind != AllocationKind::Staging).fold(0u64, |n, a| n.saturating_add(a.bytes));
+    let asked = plan
+        .allocations
+        .iter()
+        .filter(|a| a.kind != AllocationKind::Staging)
+        .fold(0u64, |n, a| n.saturating_add(a.bytes));
     match heap(context, place).map(|heap| context.free_bytes(heap)) {
         Some(free) if asked > free => Err(RuntimeError::OutOfMemory { asked_bytes: asked, free_bytes: free }),
         _ => Ok(()),
@@ -132,7 +146,9 @@ fn used_bytes(plan: &Plan) -> Vec<u64> {
         entry.inputs.iter().chain(&entry.outputs).for_each(|port| use_up(&port.region));
         for step in &entry.steps {
             match step {
-                Step::Host(host) => host.inputs.iter().flatten().chain(&host.outputs).for_each(|port| use_up(&port.region)),
+                Step::Host(host) => {
+                    host.inputs.iter().flatten().chain(&host.outputs).for_each(|port| use_up(&port.region))
+                }
                 Step::Device(dispatches) => {
                     for dispatch in dispatches {
                         dispatch.bindings.iter().for_each(&mut use_up);
@@ -169,7 +185,9 @@ impl Ring {
     fn new(context: &VkContext, staging: Buffer) -> Result<Ring, RuntimeError> {
         let half_bytes = staging.bytes() / 2 / 4 * 4;
         if half_bytes == 0 {
-            return Err(RuntimeError::Unsupported { what: format!("a staging ring of {} bytes, 8 is the least", staging.bytes()) });
+            return Err(RuntimeError::Unsupported {
+                what: format!("a staging ring of {} bytes, 8 is the least", staging.bytes()),
+            });
         }
         let halves = [Commands::new(context)?, Commands::new(context)?];
         Ok(Ring { halves, staging, half_bytes, current: 0, filled: 0, copies: Vec::new() })
@@ -219,7 +237,12 @@ impl Ring {
         Ok(())
     }
 
-    fn read(&mut self, buffers: &[Option<Buffer>], regions: &[Region], out: &mut [Vec<u8>]) -> Result<(), RuntimeError> {
+    fn read(
+        &mut self,
+        buffers: &[Option<Buffer>],
+        regions: &[Region],
+        out: &mut [Vec<u8>],
+    ) -> Result<(), RuntimeError> {
         self.flush(buffers)?;
         let mut before: Option<(usize, Vec<Part>)> = None;
         for (i, parts) in self.batches(regions).into_iter().enumerate() {
@@ -230,7 +253,8 @@ impl Ring {
             half.record(|recorder| {
                 recorder.acquire();
                 for &(region, offset, at, bytes) in &parts {
-                    let Some((region, Some(buffer))) = regions.get(region).and_then(|r| Some((r, buffers.get(r.allocation as usize)?.as_ref())))
+                    let Some((region, Some(buffer))) =
+                        regions.get(region).and_then(|r| Some((r, buffers.get(r.allocation as usize)?.as_ref())))
                     else {
                         return Err(RuntimeError::Unsupported { what: "a region that is not there".to_owned() });
                     };
@@ -250,7 +274,10 @@ impl Ring {
     fn collect(&mut self, which: usize, parts: &[Part], out: &mut [Vec<u8>]) -> Result<(), RuntimeError> {
         self.halves[which].wait()?;
         for &(region, offset, at, bytes) in parts {
-            let to = out.get_mut(region).and_then(|all| all.get_mut(offset as usize..(offset + bytes) as usize)).unwrap_or_default();
+            let to = out
+                .get_mut(region)
+                .and_then(|all| all.get_mut(offset as usize..(offset + bytes) as usize))
+                .unwrap_or_default();
             self.staging.read(which as u64 * self.half_bytes + at, to)?;
         }
         Ok(())

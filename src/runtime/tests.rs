@@ -60,7 +60,11 @@ struct Maker {
 
 impl Maker {
     fn new(target: &Target, arena_bytes: u64) -> Maker {
-        let sizes = [(AllocationKind::Weights, 1 << 16), (AllocationKind::Arena, arena_bytes), (AllocationKind::Params, 1 << 20)];
+        let sizes = [
+            (AllocationKind::Weights, 1 << 16),
+            (AllocationKind::Arena, arena_bytes),
+            (AllocationKind::Params, 1 << 20),
+        ];
         let plan = Plan {
             policy: "budget".to_owned(),
             budget_bytes: 0,
@@ -75,10 +79,24 @@ impl Maker {
             graph: String::new(),
             allocations: sizes.into_iter().map(|(kind, bytes)| Allocation { kind, bytes }).collect(),
             uploads: vec![],
-            entries: vec![Entry { name: "main".to_owned(), sizes: vec![], inputs: vec![], outputs: vec![], steps: vec![] }],
+            entries: vec![Entry {
+                name: "main".to_owned(),
+                sizes: vec![],
+                inputs: vec![],
+                outputs: vec![],
+                steps: vec![],
+            }],
         };
         let (constants, shaders) = Default::default();
-        Maker { program: Program { model: "test".to_owned(), target: target.clone(), plans: vec![plan], constants, shaders } }
+        Maker {
+            program: Program {
+                model: "test".to_owned(),
+                target: target.clone(),
+                plans: vec![plan],
+                constants,
+                shaders,
+            },
+        }
     }
 
     fn plan(&mut self) -> &mut Plan {
@@ -256,7 +274,13 @@ fn a_long_entry_is_split_and_can_be_profiled() {
 }
 
 fn watched(info: &DeviceInfo, checks: &str) -> Result<VkContext, RuntimeError> {
-    let options = Options { validation: true, cache_dir: None, fault: None, checks: Some(checks.to_owned()), ..Options::from_env() };
+    let options = Options {
+        validation: true,
+        cache_dir: None,
+        fault: None,
+        checks: Some(checks.to_owned()),
+        ..Options::from_env()
+    };
     VkContext::open(info.index, &info.target.features, &options)
 }
 
@@ -398,7 +422,11 @@ fn a_host_step_stands_between_dispatches() {
             let (affine, params) = (shader("affine_f32", AFFINE), [N as u32, 2.0f32.to_bits(), 1.0f32.to_bits()]);
             maker.dispatch(&affine, vec![x.region, y.region], &params, N as u32, false);
             let inputs = vec![None, Some(y.clone())];
-            maker.main().steps.push(Step::Host(HostStep { node: "negate".to_owned(), inputs, outputs: vec![x.clone()] }));
+            maker.main().steps.push(Step::Host(HostStep {
+                node: "negate".to_owned(),
+                inputs,
+                outputs: vec![x.clone()],
+            }));
             maker.dispatch(&affine, vec![x.region, y.region], &params, N as u32, false);
             maker.input(x);
             maker.output(y);
@@ -463,9 +491,12 @@ fn a_program_that_needs_what_the_device_lacks_is_refused() {
         let program = maker.finish();
         let mut without = target.features.clone();
         without.f16_arithmetic = false;
-        let lesser =
-            VkContext::open(context.info().index, &without, &Options { validation: true, cache_dir: None, fault: None, ..Options::from_env() })
-                .unwrap();
+        let lesser = VkContext::open(
+            context.info().index,
+            &without,
+            &Options { validation: true, cache_dir: None, fault: None, ..Options::from_env() },
+        )
+        .unwrap();
         let refused = Executor::load(&program, 0, &lesser).err().unwrap().to_string();
         assert!(refused.contains("shaderFloat16") && refused.contains("double_f16"), "{refused}");
         if target.features.f16_arithmetic {
@@ -519,7 +550,10 @@ fn executors_on_one_device_run_in_threads() {
                 scope.spawn(move || {
                     let mut executor = Executor::load(&chain(target, n_steps), 0, context).unwrap();
                     let (x, values) = floats(N);
-                    assert_eq!(executor.run(&[x]).unwrap().outputs[0].to_f32s().unwrap().as_ref(), chained(&values, n_steps));
+                    assert_eq!(
+                        executor.run(&[x]).unwrap().outputs[0].to_f32s().unwrap().as_ref(),
+                        chained(&values, n_steps)
+                    );
                 });
             }
         });

@@ -88,7 +88,12 @@ const MAX_ROUNDS: u32 = 4;
 ///
 /// # Errors
 /// It does not fit the budget, an operator is not supported, or a bug of ours.
-pub fn compile(graph: &Graph, options: &Compile, progress: Progress<'_>, dump: crate::passes::Dump<'_>) -> Result<Compiled, CompileError> {
+pub fn compile(
+    graph: &Graph,
+    options: &Compile,
+    progress: Progress<'_>,
+    dump: crate::passes::Dump<'_>,
+) -> Result<Compiled, CompileError> {
     compile_with(graph, options, &Pipeline::new, progress, dump)
 }
 
@@ -115,7 +120,8 @@ pub fn compile_with(
     let compiled: Result<BTreeMap<KernelKey, Shader>, CompileError> = pool.install(|| {
         keys.into_par_iter()
             .map(|key| {
-                let shader = codegen::compile(key, &options.target).map_err(|source| CompileError::Codegen { kernel: key.to_string(), source })?;
+                let shader = codegen::compile(key, &options.target)
+                    .map_err(|source| CompileError::Codegen { kernel: key.to_string(), source })?;
                 progress("shaders", n_done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, n_keys);
                 Ok((key.clone(), shader))
             })
@@ -123,7 +129,8 @@ pub fn compile_with(
     });
     let compiled = compiled?;
     let source = |key: &KernelKey| {
-        let glsl = codegen::glsl(key, &options.target).map_err(|source| CompileError::Codegen { kernel: key.to_string(), source })?;
+        let glsl = codegen::glsl(key, &options.target)
+            .map_err(|source| CompileError::Codegen { kernel: key.to_string(), source })?;
         Ok((key.to_string(), glsl))
     };
     let sources = compiled.keys().map(source).collect::<Result<_, CompileError>>()?;
@@ -174,7 +181,9 @@ impl Lowered {
                     over.set_least(lowered.blueprint.peak_bytes.min(least), reserve);
                     break;
                 }
-                Err(CompileError::OverBudget(next)) if next.min_feasible_bytes > least => over.set_least(next.min_feasible_bytes, reserve),
+                Err(CompileError::OverBudget(next)) if next.min_feasible_bytes > least => {
+                    over.set_least(next.min_feasible_bytes, reserve)
+                }
                 Err(CompileError::OverBudget(_)) => break,
                 Err(error) => return Err(error),
             }
@@ -212,7 +221,10 @@ impl Lowered {
                 pool.install(|| pipeline.run_with(&mut kernels, &options.target, &mut hook))?
             };
             let blueprint = build::build(&kernels, &options.target)?;
-            let host = blueprint.steps.iter().find_map(|step| if let build::Step::Host(step, reason) = step { Some((step, reason)) } else { None });
+            let host = blueprint
+                .steps
+                .iter()
+                .find_map(|step| if let build::Step::Host(step, reason) = step { Some((step, reason)) } else { None });
             if let Some((step, reason)) = host.filter(|_| !settings.allow_host) {
                 return Err(CompileError::Host { node: step.node.clone(), reason: reason.clone() });
             }
@@ -227,9 +239,18 @@ impl Lowered {
                 let surprise = blueprint.peak_bytes.saturating_sub(forecast.chosen_bytes);
                 let forecast_bytes = forecast.min_feasible_bytes.saturating_add(surprise);
                 // What is refused here is not enough, whatever the forecast says; what was planned is.
-                let min_feasible_bytes = if forecast_bytes > available { forecast_bytes.min(blueprint.peak_bytes) } else { blueprint.peak_bytes };
+                let min_feasible_bytes = if forecast_bytes > available {
+                    forecast_bytes.min(blueprint.peak_bytes)
+                } else {
+                    blueprint.peak_bytes
+                };
                 let advice = vec![OverBudget::give(min_feasible_bytes, options.settings.reserve_bytes)];
-                return Err(CompileError::OverBudget(Box::new(OverBudget { min_feasible_bytes, available_bytes: available, budget_bytes, advice })));
+                return Err(CompileError::OverBudget(Box::new(OverBudget {
+                    min_feasible_bytes,
+                    available_bytes: available,
+                    budget_bytes,
+                    advice,
+                })));
             }
             // The model counts quantized activations beside all they are made from; a plan that did better is the proof that less is enough.
             forecast.min_feasible_bytes = forecast.min_feasible_bytes.min(blueprint.peak_bytes);
@@ -242,7 +263,17 @@ impl Lowered {
             let why_not = report.context.explain.found().to_vec();
             let solve_time = report.context.solve_time;
             let timings = report.timings;
-            return Ok(Lowered { kernels, blueprint, nodes, forecast, certificate, budget_bytes, timings, solve_time, why_not });
+            return Ok(Lowered {
+                kernels,
+                blueprint,
+                nodes,
+                forecast,
+                certificate,
+                budget_bytes,
+                timings,
+                solve_time,
+                why_not,
+            });
         }
         Err(CompileError::Plan(PlanError::Overflow))
     }
@@ -272,7 +303,8 @@ impl Lowered {
                         let shader = &compiled[&d.key];
                         let hash = shader.hash();
                         shaders.entry(hash.clone()).or_insert_with(|| shader.clone());
-                        let (bindings, writes, params, params_offset) = (d.bindings, d.writes, d.params, d.params_offset);
+                        let (bindings, writes, params, params_offset) =
+                            (d.bindings, d.writes, d.params, d.params_offset);
                         dispatches.push(Dispatch {
                             node: d.node,
                             shader: hash,
@@ -295,8 +327,13 @@ impl Lowered {
                 constants.entry(tensor.hash()).or_insert_with(|| tensor.clone());
             }
         });
-        let entry =
-            Entry { name: "main".to_owned(), sizes: self.blueprint.sizes, inputs: self.blueprint.inputs, outputs: self.blueprint.outputs, steps };
+        let entry = Entry {
+            name: "main".to_owned(),
+            sizes: self.blueprint.sizes,
+            inputs: self.blueprint.inputs,
+            outputs: self.blueprint.outputs,
+            steps,
+        };
         let plan = Plan {
             policy: options.settings.policy.to_string(),
             budget_bytes: self.budget_bytes,
@@ -313,7 +350,13 @@ impl Lowered {
             uploads: self.blueprint.uploads,
             entries: vec![entry],
         };
-        let program = Program { model: graph.name.clone(), target: options.target.clone(), plans: vec![plan], constants, shaders };
+        let program = Program {
+            model: graph.name.clone(),
+            target: options.target.clone(),
+            plans: vec![plan],
+            constants,
+            shaders,
+        };
         Ok(Compiled {
             program,
             kernels: self.kernels,
@@ -329,7 +372,12 @@ impl Lowered {
 }
 
 /// What became of every node of the assigned graph.
-fn reports(assigned: &Graph, kernels: &Graph, blueprint: &Blueprint, reasons: &BTreeMap<String, String>) -> Vec<NodeReport> {
+fn reports(
+    assigned: &Graph,
+    kernels: &Graph,
+    blueprint: &Blueprint,
+    reasons: &BTreeMap<String, String>,
+) -> Vec<NodeReport> {
     let mut kernel_of: BTreeMap<&str, &str> = BTreeMap::new();
     let mut host: BTreeMap<&str, &str> = BTreeMap::new();
     let mut names: BTreeMap<String, String> = BTreeMap::new();
@@ -349,7 +397,10 @@ fn reports(assigned: &Graph, kernels: &Graph, blueprint: &Blueprint, reasons: &B
             }
         }
     }
-    let with_weights = assigned.order().into_iter().filter_map(|id| Some((assigned.node(id).name.as_str(), weights::n_elems(assigned, id)?)));
+    let with_weights = assigned
+        .order()
+        .into_iter()
+        .filter_map(|id| Some((assigned.node(id).name.as_str(), weights::n_elems(assigned, id)?)));
     let n_weights: BTreeMap<&str, u64> = with_weights.collect();
     // Each constant once, however many kernels of a node read it.
     let mut read: BTreeMap<&str, BTreeMap<ValueId, u64>> = BTreeMap::new();
@@ -359,7 +410,8 @@ fn reports(assigned: &Graph, kernels: &Graph, blueprint: &Blueprint, reasons: &B
         let Some(op) = node.op() else { continue };
         let operands = kernels.operands(id);
         let own = operands.iter().enumerate().filter(|(slot, _)| weights::is_slot(op, *slot, operands.len()));
-        let own: Vec<(ValueId, u64)> = own.filter_map(|(_, v)| Some(((*v)?, kernels.constant((*v)?)?.ty().bytes()?))).collect();
+        let own: Vec<(ValueId, u64)> =
+            own.filter_map(|(_, v)| Some(((*v)?, kernels.constant((*v)?)?.ty().bytes()?))).collect();
         for origin in node.origins() {
             if let Some(kernel) = names.get(&node.name) {
                 kernel_of.insert(origin, kernel);
@@ -387,7 +439,11 @@ fn reports(assigned: &Graph, kernels: &Graph, blueprint: &Blueprint, reasons: &B
             kernel: kernel_of.get(name).copied().unwrap_or_default().to_owned(),
             weight_bytes: n_weights.and_then(|_| Some(read.get(name)?.values().sum())).unwrap_or(0),
             f32_weight_bytes: n_weights.unwrap_or(0).saturating_mul(4),
-            reason: host_of.get(name).map(|r| (*r).to_owned()).or_else(|| reasons.get(name).cloned()).unwrap_or_default(),
+            reason: host_of
+                .get(name)
+                .map(|r| (*r).to_owned())
+                .or_else(|| reasons.get(name).cloned())
+                .unwrap_or_default(),
         });
     }
     nodes

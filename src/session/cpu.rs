@@ -60,8 +60,13 @@ impl Reference {
         let order = graph.order();
         let lives = crate::ir::memory::lifetimes(&graph, &order).into_iter();
         // Outputs are needed after the last step, which may read them too.
-        let last_use = lives.filter(|(value, _)| !graph.is_output(*value)).map(|(value, (_, last))| (value, last)).collect();
-        let sizes = graph.ranges().into_iter().map(|(name, range)| SizeRange { name, min: *range.start(), max: *range.end() }).collect();
+        let last_use =
+            lives.filter(|(value, _)| !graph.is_output(*value)).map(|(value, (_, last))| (value, last)).collect();
+        let sizes = graph
+            .ranges()
+            .into_iter()
+            .map(|(name, range)| SizeRange { name, min: *range.start(), max: *range.end() })
+            .collect();
         let inputs = graph.inputs().iter().map(|id| port(&graph, id.out(0))).collect();
         let entry = Entry { name: String::new(), sizes, inputs, outputs: Vec::new(), steps: Vec::new() };
         Reference { graph, order, last_use, entry }
@@ -79,7 +84,11 @@ impl Reference {
     ///
     /// # Errors
     /// As [`Reference::run`].
-    pub fn run_with(&self, inputs: &[Tensor], tap: &mut dyn FnMut(&crate::ir::Node, &[Tensor])) -> Result<Vec<Tensor>, CpuError> {
+    pub fn run_with(
+        &self,
+        inputs: &[Tensor],
+        tap: &mut dyn FnMut(&crate::ir::Node, &[Tensor]),
+    ) -> Result<Vec<Tensor>, CpuError> {
         let graph = &self.graph;
         if inputs.len() != graph.inputs().len() {
             return Err(CpuError::Inputs { given: inputs.len(), expected: graph.inputs().len() });
@@ -90,8 +99,14 @@ impl Reference {
         for (id, tensor) in graph.inputs().iter().zip(inputs) {
             let value = graph.value(id.out(0));
             let (ty, given) = (&value.ty, tensor.ty());
-            if (ty.dtype, &ty.packing) != (given.dtype, &given.packing) || (self.entry.sizes.is_empty() && ty.shape != given.shape) {
-                return Err(CpuError::Input { name: value.name.clone(), given: given.to_string(), expected: ty.to_string() });
+            if (ty.dtype, &ty.packing) != (given.dtype, &given.packing)
+                || (self.entry.sizes.is_empty() && ty.shape != given.shape)
+            {
+                return Err(CpuError::Input {
+                    name: value.name.clone(),
+                    given: given.to_string(),
+                    expected: ty.to_string(),
+                });
             }
             values.insert(id.out(0), tensor.clone());
         }
@@ -104,7 +119,8 @@ impl Reference {
                 }
                 NodeKind::Op(op) => {
                     let operands = graph.operands(id);
-                    let tensors: Vec<Option<&Tensor>> = operands.iter().map(|v| v.and_then(|v| values.get(&v))).collect();
+                    let tensors: Vec<Option<&Tensor>> =
+                        operands.iter().map(|v| v.and_then(|v| values.get(&v))).collect();
                     let results = self.compute(id, op, &tensors, &sizes)?;
                     if node.tells().is_some() {
                         self.tell(id, &results, &mut sizes)?;
@@ -138,7 +154,13 @@ impl Reference {
     }
 
     /// The results of a node, as many as it has outputs, for these sizes.
-    fn compute(&self, id: NodeId, op: &Op, operands: &[Option<&Tensor>], sizes: &Sizes) -> Result<Vec<Tensor>, CpuError> {
+    fn compute(
+        &self,
+        id: NodeId,
+        op: &Op,
+        operands: &[Option<&Tensor>],
+        sizes: &Sizes,
+    ) -> Result<Vec<Tensor>, CpuError> {
         let node = self.graph.node(id);
         let mut op = Cow::Borrowed(op);
         let mut changes = false;
@@ -146,8 +168,8 @@ impl Reference {
         if changes {
             op.to_mut().substitute(&|symbol| sizes.get(symbol.name()).map(|&n| Dim::Known(n)));
         }
-        let mut results =
-            compute(self.graph.level, &op, operands, node.outputs.len()).map_err(|source| CpuError::Op { node: node.name.clone(), source })?;
+        let mut results = compute(self.graph.level, &op, operands, node.outputs.len())
+            .map_err(|source| CpuError::Op { node: node.name.clone(), source })?;
         results.truncate(node.outputs.len());
         Ok(results)
     }
@@ -157,14 +179,21 @@ impl Reference {
     /// # Errors
     /// There is no such node, or it cannot be computed.
     pub fn node(&self, name: &str, operands: &[Option<Tensor>], sizes: &Sizes) -> Result<Vec<Tensor>, CpuError> {
-        let id = self.order.iter().copied().find(|id| self.graph.node(*id).name == name).ok_or_else(|| CpuError::Node(name.to_owned()))?;
+        let id = self
+            .order
+            .iter()
+            .copied()
+            .find(|id| self.graph.node(*id).name == name)
+            .ok_or_else(|| CpuError::Node(name.to_owned()))?;
         let node = self.graph.node(id);
         let op = node.op().ok_or_else(|| CpuError::Node(name.to_owned()))?;
         let own = self.graph.operands(id);
         let tensors: Vec<Option<&Tensor>> = own
             .iter()
             .enumerate()
-            .map(|(slot, v)| operands.get(slot).and_then(Option::as_ref).or_else(|| v.and_then(|v| self.graph.constant(v))))
+            .map(|(slot, v)| {
+                operands.get(slot).and_then(Option::as_ref).or_else(|| v.and_then(|v| self.graph.constant(v)))
+            })
             .collect();
         self.compute(id, op, &tensors, sizes)
     }
@@ -178,7 +207,12 @@ fn port(graph: &Graph, value: ValueId) -> Port {
 }
 
 /// Operators of the lower levels stand in normal form, which their own reference computes; those of the ONNX level expand first.
-fn compute(level: Level, op: &crate::ir::Op, operands: &[Option<&Tensor>], n_outputs: usize) -> Result<Vec<Tensor>, OpError> {
+fn compute(
+    level: Level,
+    op: &crate::ir::Op,
+    operands: &[Option<&Tensor>],
+    n_outputs: usize,
+) -> Result<Vec<Tensor>, OpError> {
     match op.def.eval {
         Some(eval) if level != Level::Onnx => eval(&op.attrs, operands),
         _ => ops::evaluate(op, operands, n_outputs),

@@ -13,7 +13,10 @@ const MAX_BYTES: u64 = 1 << 36;
 ///
 /// # Errors
 /// The file is none, or an array is damaged, of a kind that is not read, or there twice; the message names it.
-pub fn read(file: impl Read + Seek, wants: &mut dyn FnMut(&str, &TensorType) -> bool) -> Result<BTreeMap<String, Tensor>, String> {
+pub fn read(
+    file: impl Read + Seek,
+    wants: &mut dyn FnMut(&str, &TensorType) -> bool,
+) -> Result<BTreeMap<String, Tensor>, String> {
     let mut archive = zip::ZipArchive::new(file).map_err(|e| format!("no .npz file: {e}"))?;
     let mut tensors = BTreeMap::new();
     for i in 0..archive.len() {
@@ -53,7 +56,8 @@ fn npy(mut entry: impl Read, wants: &mut dyn FnMut(&TensorType) -> bool) -> Resu
         return Err("arrays in Fortran order are not read; save a C-contiguous copy".to_owned());
     }
     let shape = field(&header, "shape")?;
-    let dims: Result<Vec<usize>, _> = shape.trim_matches(['(', ')']).split(',').map(str::trim).filter(|d| !d.is_empty()).map(str::parse).collect();
+    let dims: Result<Vec<usize>, _> =
+        shape.trim_matches(['(', ')']).split(',').map(str::trim).filter(|d| !d.is_empty()).map(str::parse).collect();
     let dims = dims.map_err(|_| format!("shape {shape:?}"))?;
     let dtype = match descr.trim_start_matches(['<', '|', '=']) {
         "f4" => DType::F32,
@@ -100,7 +104,8 @@ fn field<'h>(header: &'h str, name: &str) -> Result<&'h str, String> {
 pub fn write(out: impl Write + Seek, tensors: &[(String, Tensor)]) -> Result<(), String> {
     let mut archive = zip::ZipWriter::new(out);
     // No time of day: the same outputs give the same bytes.
-    let options = zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored).large_file(true);
+    let options =
+        zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored).large_file(true);
     for (name, tensor) in tensors {
         archive.start_file(format!("{name}.npy"), options).map_err(|e| e.to_string())?;
         let (descr, tensor) = on_paper(tensor)?;
@@ -173,7 +178,8 @@ mod tests {
     #[test]
     fn a_damaged_file_is_refused() {
         let mut bytes = std::io::Cursor::new(Vec::new());
-        write(&mut bytes, &[("x".to_owned(), Tensor::from_f32s(DType::F32, &[4], &[1.0, 2.0, 3.0, 4.0]).unwrap())]).unwrap();
+        write(&mut bytes, &[("x".to_owned(), Tensor::from_f32s(DType::F32, &[4], &[1.0, 2.0, 3.0, 4.0]).unwrap())])
+            .unwrap();
         let whole = bytes.into_inner();
         for len in 0..whole.len() {
             assert!(read(std::io::Cursor::new(&whole[..len]), &mut |_, _| true).is_err(), "{len} bytes");

@@ -62,7 +62,10 @@ impl Session {
     ///
     /// # Errors
     /// The bytes are no program, or the device fails.
-    pub fn load(bytes: impl AsRef<[u8]> + Send + Sync + 'static, choice: DeviceChoice) -> Result<Session, SessionError> {
+    pub fn load(
+        bytes: impl AsRef<[u8]> + Send + Sync + 'static,
+        choice: DeviceChoice,
+    ) -> Result<Session, SessionError> {
         Session::of(file::read(std::sync::Arc::new(bytes))?, choice)
     }
 
@@ -113,7 +116,8 @@ impl Session {
     pub fn on(program: Program, context: &crate::runtime::VkContext) -> Result<Session, SessionError> {
         let executor = crate::runtime::Executor::load(&program, 0, context)?;
         let choice = DeviceChoice::Index(context.info().index);
-        let mut session = Session { program, reference: None, executor: Some(executor), choice, fallbacks: Vec::new(), n_lasting: 0 };
+        let mut session =
+            Session { program, reference: None, executor: Some(executor), choice, fallbacks: Vec::new(), n_lasting: 0 };
         if session.has_host_steps() {
             session.reference = Some(Reference::of(&session.program, 0)?);
         }
@@ -198,7 +202,12 @@ impl Session {
             let result = executor.set_profiling(profile).and_then(|()| executor.run_entry("main", inputs, &evaluate));
             match result {
                 Ok(output) => {
-                    return Ok(Outcome { outputs: output.outputs, device_ms: output.device_ms, host_nodes, profile: output.profile });
+                    return Ok(Outcome {
+                        outputs: output.outputs,
+                        device_ms: output.device_ms,
+                        host_nodes,
+                        profile: output.profile,
+                    });
                 }
                 Err(error) => self.fall_back(error)?,
             }
@@ -213,7 +222,9 @@ impl Session {
 
     fn host_nodes(&self) -> Vec<String> {
         let steps = self.program.plans.first().into_iter().flat_map(|p| &p.entries).flat_map(|e| &e.steps);
-        steps.filter_map(|s| if let crate::program::Step::Host(step) = s { Some(step.node.clone()) } else { None }).collect()
+        steps
+            .filter_map(|s| if let crate::program::Step::Host(step) = s { Some(step.node.clone()) } else { None })
+            .collect()
     }
 }
 
@@ -223,7 +234,11 @@ fn load(program: &Program, index: Option<usize>) -> Result<crate::runtime::Execu
     use crate::runtime::{Executor, Options, RuntimeError, VkContext};
     let index = match index {
         Some(index) => index,
-        None => best_device()?.ok_or_else(|| RuntimeError::NoDevice { reason: "none of Vulkan 1.1 was found".to_owned() })?.index,
+        None => {
+            best_device()?
+                .ok_or_else(|| RuntimeError::NoDevice { reason: "none of Vulkan 1.1 was found".to_owned() })?
+                .index
+        }
     };
     let context = VkContext::open(index, &program.target.features, &Options::from_env())?;
     Executor::load(program, 0, &context)
@@ -250,5 +265,8 @@ pub fn best_device() -> Result<Option<crate::runtime::DeviceInfo>, crate::runtim
 #[cfg(feature = "runtime")]
 pub fn is_of_device(error: &crate::runtime::RuntimeError) -> bool {
     use crate::runtime::RuntimeError::*;
-    matches!(error, NoDevice { .. } | OutOfMemory { .. } | DeviceLost | Unsupported { .. } | TooWide { .. } | Vulkan { .. })
+    matches!(
+        error,
+        NoDevice { .. } | OutOfMemory { .. } | DeviceLost | Unsupported { .. } | TooWide { .. } | Vulkan { .. }
+    )
 }

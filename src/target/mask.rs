@@ -133,7 +133,8 @@ impl Features {
             storage_16bit: self.storage_16bit && other.storage_16bit,
             storage_8bit: self.storage_8bit && other.storage_8bit,
             integer_dot_product: self.integer_dot_product && other.integer_dot_product,
-            integer_dot_product_accelerated: self.integer_dot_product_accelerated && other.integer_dot_product_accelerated,
+            integer_dot_product_accelerated: self.integer_dot_product_accelerated
+                && other.integer_dot_product_accelerated,
             cooperative_matrix: self.cooperative_matrix && other.cooperative_matrix,
         }
     }
@@ -144,10 +145,19 @@ fn strongest() -> Result<Target, TargetError> {
     let mut all = Target::shipped("vulkan-min")?;
     all.vulkan = [u32::MAX; 2];
     let l = &mut all.limits;
-    for most in [&mut l.max_storage_buffer_range, &mut l.max_memory_allocation_size, &mut l.max_uniform_buffer_range, &mut all.memory.heap_bytes] {
+    for most in [
+        &mut l.max_storage_buffer_range,
+        &mut l.max_memory_allocation_size,
+        &mut l.max_uniform_buffer_range,
+        &mut all.memory.heap_bytes,
+    ] {
         *most = u64::MAX;
     }
-    for least in [&mut l.min_storage_buffer_offset_alignment, &mut l.min_uniform_buffer_offset_alignment, &mut all.memory.allocation_granularity] {
+    for least in [
+        &mut l.min_storage_buffer_offset_alignment,
+        &mut l.min_uniform_buffer_offset_alignment,
+        &mut all.memory.allocation_granularity,
+    ] {
         *least = 1;
     }
     l.max_per_stage_descriptor_storage_buffers = u32::MAX;
@@ -173,17 +183,23 @@ fn single(ceiling: &mut Target, element: &str) -> Result<(), String> {
         let words: Vec<&str> = WORDS.iter().map(|(word, _)| *word).collect();
         let numbers = NUMBERS.map(|name| format!("{name}=N")).join(", ");
         let targets = super::shipped_names().join(", ");
-        format!("{element:?} is none of the targets {targets}, no JSON file of one, and none of {}, {numbers}", words.join(", "))
+        format!(
+            "{element:?} is none of the targets {targets}, no JSON file of one, and none of {}, {numbers}",
+            words.join(", ")
+        )
     };
     let (name, value) = element.split_once('=').ok_or_else(unknown)?;
     let l = &mut ceiling.limits;
     if name == "vulkan" {
         let version = value.split_once('.').and_then(|(major, minor)| Some([major.parse().ok()?, minor.parse().ok()?]));
-        let version = version.filter(|v| *v >= [1, 1]).ok_or_else(|| format!("{element:?}: give a version of at least 1.1, for example 1.1"))?;
+        let version = version
+            .filter(|v| *v >= [1, 1])
+            .ok_or_else(|| format!("{element:?}: give a version of at least 1.1, for example 1.1"))?;
         ceiling.vulkan = version.min(ceiling.vulkan);
         return Ok(());
     }
-    let n = number(value).ok_or_else(|| format!("{element:?}: {value:?} is no number; K, M and G are powers of 1024"))?;
+    let n =
+        number(value).ok_or_else(|| format!("{element:?}: {value:?} is no number; K, M and G are powers of 1024"))?;
     let small = || u32::try_from(n).map_err(|_| format!("{element:?} is more than {}", u32::MAX));
     match name {
         "shared" => l.max_compute_shared_memory_size = small()?.min(l.max_compute_shared_memory_size),
@@ -198,7 +214,9 @@ fn single(ceiling: &mut Target, element: &str) -> Result<(), String> {
             l.min_storage_buffer_offset_alignment = n.max(l.min_storage_buffer_offset_alignment);
             l.min_uniform_buffer_offset_alignment = n.max(l.min_uniform_buffer_offset_alignment);
         }
-        "buffers" => l.max_per_stage_descriptor_storage_buffers = small()?.min(l.max_per_stage_descriptor_storage_buffers),
+        "buffers" => {
+            l.max_per_stage_descriptor_storage_buffers = small()?.min(l.max_per_stage_descriptor_storage_buffers)
+        }
         "heap" => ceiling.memory.heap_bytes = n.min(ceiling.memory.heap_bytes),
         _ => return Err(unknown()),
     }
@@ -230,7 +248,10 @@ mod tests {
         let left = Mask::parse("rx580").unwrap().apply(&device);
         assert_eq!((left.name.as_str(), left.vulkan), ("h200", [1, 3]));
         let l = &left.limits;
-        assert_eq!((l.max_memory_allocation_size, l.max_compute_shared_memory_size, l.min_uniform_buffer_offset_alignment), (1 << 31, 49152, 64));
+        assert_eq!(
+            (l.max_memory_allocation_size, l.max_compute_shared_memory_size, l.min_uniform_buffer_offset_alignment),
+            (1 << 31, 49152, 64)
+        );
         assert_eq!(left.memory.heap_bytes, 8_321_499_136);
         assert!(!left.features.f16_arithmetic && !left.features.integer_dot_product && left.features.storage_16bit);
         assert!(left.description.ends_with("masked by rx580") && left.sources["limits"].ends_with("masked by rx580"));
@@ -245,7 +266,10 @@ mod tests {
                 let (a, b) = (Target::shipped(a).unwrap(), Target::shipped(b).unwrap());
                 let (mut ab, ba) = (a.meet(&b), b.meet(&a));
                 assert_eq!(ab.meet(&b), ab);
-                assert_eq!((ab.vulkan, &ab.features, ab.memory.heap_bytes), (ba.vulkan, &ba.features, ba.memory.heap_bytes));
+                assert_eq!(
+                    (ab.vulkan, &ab.features, ab.memory.heap_bytes),
+                    (ba.vulkan, &ba.features, ba.memory.heap_bytes)
+                );
                 ab.limits.subgroup_size = ba.limits.subgroup_size;
                 assert_eq!(ab.limits, ba.limits, "{} and {}", a.name, b.name);
             }
@@ -263,17 +287,25 @@ mod tests {
             wanted.integer_dot_product_accelerated &= wanted.integer_dot_product;
             assert_eq!(left, wanted, "{word}");
         }
-        let text = "no-f16, shared=16K,invocations=128,range=128M,allocation=1G,align=256,buffers=4,heap=64M,vulkan=1.1";
+        let text =
+            "no-f16, shared=16K,invocations=128,range=128M,allocation=1G,align=256,buffers=4,heap=64M,vulkan=1.1";
         let left = Mask::parse(text).unwrap().apply(&device);
         let l = &left.limits;
         assert_eq!((l.max_compute_shared_memory_size, l.max_compute_work_group_invocations), (16384, 128));
         assert_eq!((l.max_storage_buffer_range, l.max_memory_allocation_size), (1 << 27, 1 << 30));
         assert_eq!((l.min_storage_buffer_offset_alignment, l.min_uniform_buffer_offset_alignment), (256, 256));
-        assert_eq!((l.max_per_stage_descriptor_storage_buffers, left.memory.heap_bytes, left.vulkan), (4, 64 << 20, [1, 1]));
+        assert_eq!(
+            (l.max_per_stage_descriptor_storage_buffers, left.memory.heap_bytes, left.vulkan),
+            (4, 64 << 20, [1, 1])
+        );
         assert_eq!(l.max_compute_work_group_size, [128, 128, 64]);
         // The lower of two, in either order, and never more than the device has.
         for text in ["shared=32K,shared=16K", "shared=16K,shared=1G", "vulkan-min,shared=1G"] {
-            assert_eq!(Mask::parse(text).unwrap().apply(&device).limits.max_compute_shared_memory_size, 16384, "{text}");
+            assert_eq!(
+                Mask::parse(text).unwrap().apply(&device).limits.max_compute_shared_memory_size,
+                16384,
+                "{text}"
+            );
         }
         assert_eq!(Mask::parse("shared=1G,heap=999G").unwrap().apply(&device).limits, device.limits);
     }

@@ -128,7 +128,8 @@ impl Target {
     /// # Errors
     /// There is none.
     pub fn shipped(name: &str) -> Result<Target, TargetError> {
-        let (name, json) = SHIPPED.iter().find(|(n, _)| *n == name).ok_or_else(|| TargetError::Unknown { name: name.to_owned() })?;
+        let (name, json) =
+            SHIPPED.iter().find(|(n, _)| *n == name).ok_or_else(|| TargetError::Unknown { name: name.to_owned() })?;
         Target::from_json(name, json)
     }
 
@@ -137,7 +138,8 @@ impl Target {
     /// # Errors
     /// It is no JSON of a profile, or a figure is below the floor of the Vulkan specification where kernels rely on that.
     pub fn from_json(name: &str, json: &str) -> Result<Target, TargetError> {
-        let target: Target = serde_json::from_str(json).map_err(|source| TargetError::Json { name: name.to_owned(), source })?;
+        let target: Target =
+            serde_json::from_str(json).map_err(|source| TargetError::Json { name: name.to_owned(), source })?;
         target.check_as(name)?;
         Ok(target)
     }
@@ -170,10 +172,25 @@ impl Target {
             ("max_storage_buffer_range", l.max_storage_buffer_range, 1 << 27, "at least 128 MiB (134217728)"),
             ("max_memory_allocation_size", l.max_memory_allocation_size, 1 << 27, "at least 128 MiB (134217728)"),
             ("max_uniform_buffer_range", l.max_uniform_buffer_range, 16384, "at least 16384"),
-            ("max_per_stage_descriptor_storage_buffers", u64::from(l.max_per_stage_descriptor_storage_buffers), 4, "at least 4"),
+            (
+                "max_per_stage_descriptor_storage_buffers",
+                u64::from(l.max_per_stage_descriptor_storage_buffers),
+                4,
+                "at least 4",
+            ),
             ("max_compute_shared_memory_size", u64::from(l.max_compute_shared_memory_size), 16384, "at least 16384"),
-            ("max_compute_work_group_invocations", u64::from(l.max_compute_work_group_invocations), 128, "at least 128"),
-            ("max_compute_work_group_count", u64::from(l.max_compute_work_group_count.into_iter().min().unwrap_or(0)), 65535, "at least 65535"),
+            (
+                "max_compute_work_group_invocations",
+                u64::from(l.max_compute_work_group_invocations),
+                128,
+                "at least 128",
+            ),
+            (
+                "max_compute_work_group_count",
+                u64::from(l.max_compute_work_group_count.into_iter().min().unwrap_or(0)),
+                65535,
+                "at least 65535",
+            ),
             ("heap_bytes", self.memory.heap_bytes, 1, "at least 1"),
         ];
         for (field, given, least, must) in floors {

@@ -33,8 +33,12 @@ pub fn hazards(step: &[Access]) -> Vec<String> {
                 ("write after read", &earlier.reads, &later.writes),
                 ("write after write", &earlier.writes, &later.writes),
             ] {
-                if let Some((x, y)) = a.iter().flat_map(|x| b.iter().map(move |y| (x, y))).find(|(x, y)| overlap(x, y)) {
-                    found.push(format!("{kind}: dispatch {i} ({}) {x:?}, dispatch {j} ({}) {y:?}", earlier.what, later.what));
+                if let Some((x, y)) = a.iter().flat_map(|x| b.iter().map(move |y| (x, y))).find(|(x, y)| overlap(x, y))
+                {
+                    found.push(format!(
+                        "{kind}: dispatch {i} ({}) {x:?}, dispatch {j} ({}) {y:?}",
+                        earlier.what, later.what
+                    ));
                 }
             }
             if earlier.barrier {
@@ -52,7 +56,8 @@ fn overlap(a: &Region, b: &Region) -> bool {
 #[test]
 fn each_kind_of_hazard_is_found_and_a_barrier_anywhere_between_ends_it() {
     let region = |allocation, offset| Region { allocation, offset, bytes: 64 };
-    let dispatch = |read, write| Access { what: "node".to_owned(), reads: vec![read], writes: vec![write], barrier: false };
+    let dispatch =
+        |read, write| Access { what: "node".to_owned(), reads: vec![read], writes: vec![write], barrier: false };
     let apart = dispatch(region(2, 0), region(2, 512));
     for (kind, first, second) in [
         ("read after write", dispatch(region(0, 0), region(1, 100)), dispatch(region(1, 163), region(1, 512))),
@@ -76,8 +81,13 @@ fn each_kind_of_hazard_is_found_and_a_barrier_anywhere_between_ends_it() {
 #[test]
 fn neighbours_and_other_allocations_are_no_hazard() {
     let region = |allocation, offset| Region { allocation, offset, bytes: 64 };
-    let dispatch = |read, write| Access { what: "node".to_owned(), reads: vec![read], writes: vec![write], barrier: false };
-    let step = [dispatch(region(0, 0), region(1, 64)), dispatch(region(0, 0), region(1, 128)), dispatch(region(1, 0), region(2, 64))];
+    let dispatch =
+        |read, write| Access { what: "node".to_owned(), reads: vec![read], writes: vec![write], barrier: false };
+    let step = [
+        dispatch(region(0, 0), region(1, 64)),
+        dispatch(region(0, 0), region(1, 128)),
+        dispatch(region(1, 0), region(2, 64)),
+    ];
     assert!(hazards(&step).is_empty());
     assert_eq!(hazards(&[dispatch(region(1, 0), region(1, 63))]).len(), 1, "a dispatch that writes over its operand");
 }

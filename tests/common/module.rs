@@ -52,7 +52,11 @@ impl Module {
         let mut at = 5;
         while at < words.len() {
             let (n, opcode) = ((words[at] >> 16) as usize, words[at] & 0xffff);
-            assert!(n > 0 && at + n <= words.len(), "instruction {opcode} at word {at} has {n} words of {}", words.len() - at);
+            assert!(
+                n > 0 && at + n <= words.len(),
+                "instruction {opcode} at word {at} has {n} words of {}",
+                words.len() - at
+            );
             let w = &words[at + 1..at + n];
             m.opcodes.insert(opcode);
             match opcode {
@@ -169,17 +173,26 @@ impl Module {
             faults.push(format!("a workgroup of {:?}, at most {:?}", self.local_size, l.max_compute_work_group_size));
         }
         if self.shared_bytes > u64::from(l.max_compute_shared_memory_size) {
-            faults.push(format!("{} bytes of shared memory, at most {}", self.shared_bytes, l.max_compute_shared_memory_size));
+            faults.push(format!(
+                "{} bytes of shared memory, at most {}",
+                self.shared_bytes, l.max_compute_shared_memory_size
+            ));
         }
         if self.storage.len() > l.max_per_stage_descriptor_storage_buffers as usize {
-            faults.push(format!("{} storage buffers, at most {}", self.storage.len(), l.max_per_stage_descriptor_storage_buffers));
+            faults.push(format!(
+                "{} storage buffers, at most {}",
+                self.storage.len(),
+                l.max_per_stage_descriptor_storage_buffers
+            ));
         }
         // OpSubgroup..., OpGroup... and OpGroupNonUniform... instructions of the core and of the extensions before it.
         let group = |op: &&u32| matches!(op, 259..=271 | 333..=366 | 4421..=4432 | 5000..=5007 | 5296 | 5571..=5581 | 6401..=6408);
         faults.extend(self.opcodes.iter().filter(group).map(|op| format!("subgroup instruction {op}")));
         // NumSubgroups, SubgroupId, SubgroupSize, SubgroupMaxSize, SubgroupLocalInvocationId and the masks.
         let built_in = |b: &&u32| matches!(b, 36..=41 | 4416..=4420);
-        faults.extend(self.built_ins.iter().filter(built_in).map(|b| format!("built-in {b}, which depends on the subgroup")));
+        faults.extend(
+            self.built_ins.iter().filter(built_in).map(|b| format!("built-in {b}, which depends on the subgroup")),
+        );
         // What a barrier of a subgroup orders depends on its size.
         faults.extend(self.scopes.contains(&3).then(|| "a barrier or atomic of the scope Subgroup".to_owned()));
         faults

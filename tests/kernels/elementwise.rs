@@ -8,9 +8,30 @@ fn pointwise(text: &str, dtype: DType, operands: &[&Tensor]) -> Case {
 
 /// Operands at which functions are interesting: large, small, none at all.
 fn edges(n: usize, random: &mut Random) -> Vec<f32> {
-    let special =
-        [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 3.0, -3.0, 1e-6, -1e-6, 20.0, -20.0, 100.0, -100.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
-    (0..n).map(|i| special.get(i).copied().unwrap_or_else(|| random.unit() * if i % 3 == 0 { 30.0 } else { 2.0 })).collect()
+    let special = [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        0.5,
+        -0.5,
+        2.0,
+        -2.0,
+        3.0,
+        -3.0,
+        1e-6,
+        -1e-6,
+        20.0,
+        -20.0,
+        100.0,
+        -100.0,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+    ];
+    (0..n)
+        .map(|i| special.get(i).copied().unwrap_or_else(|| random.unit() * if i % 3 == 0 { 30.0 } else { 2.0 }))
+        .collect()
 }
 
 #[test]
@@ -47,7 +68,8 @@ fn every_function_of_floats() {
             } else {
                 (x.clone(), y.clone())
             };
-            pointwise(&expr.to_string(), if class == Class::Float { DType::F32 } else { DType::Bool }, &[&x, &y]).check(bench);
+            pointwise(&expr.to_string(), if class == Class::Float { DType::F32 } else { DType::Bool }, &[&x, &y])
+                .check(bench);
         }
         for exponent in ["2.0", "3.0", "0.5", "-1.0", "7.0", "0.3333"] {
             let x = Tensor::from_f32s(
@@ -102,7 +124,8 @@ fn operands_broadcast_and_types_mix() {
         pointwise(text, DType::F32, &all).check(bench);
         pointwise(text, DType::F16, &all).check(bench);
         pointwise("lt(x0,x1)", DType::Bool, &[&x, &channel]).check(bench);
-        let many: Vec<Tensor> = (0..3).map(|i| random.floats(DType::F32, [&[1, 4, 1][..], &[3, 1, 1], &[1, 1, 5]][i])).collect();
+        let many: Vec<Tensor> =
+            (0..3).map(|i| random.floats(DType::F32, [&[1, 4, 1][..], &[3, 1, 1], &[1, 1, 5]][i])).collect();
         pointwise("add(add(x0,x1),x2)", DType::F32, &[&many[0], &many[1], &many[2]]).check(bench);
         let large = random.floats(DType::F32, &[3, 129, 517]);
         pointwise("mul(x0,x0)", DType::F16, &[&large]).check(bench);
@@ -131,16 +154,28 @@ fn resizes_in_every_mode() {
     on_devices(|bench| {
         let mut random = Random::new(44);
         let x = random.floats(DType::F32, &[2, 2, 5, 6]);
-        for (scales, sizes) in
-            [([1.0, 1.0, 2.0, 2.0], [2i64, 2, 10, 12]), ([1.0, 1.0, 0.5, 1.5], [2, 2, 2, 9]), ([1.0, 1.0, 0.7, 2.6], [2, 2, 3, 15])]
-        {
-            for coordinates in ["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"] {
-                let attrs = Attrs::new().with("scales", Attr::Floats(scales.to_vec())).with_ints("sizes", sizes).with_str("coordinates", coordinates);
-                Case::new(&resize::DEF, attrs.clone().with_str("mode", "linear").with_str("nearest", "floor"), &[&x]).check(bench);
+        for (scales, sizes) in [
+            ([1.0, 1.0, 2.0, 2.0], [2i64, 2, 10, 12]),
+            ([1.0, 1.0, 0.5, 1.5], [2, 2, 2, 9]),
+            ([1.0, 1.0, 0.7, 2.6], [2, 2, 3, 15]),
+        ] {
+            for coordinates in
+                ["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"]
+            {
+                let attrs = Attrs::new()
+                    .with("scales", Attr::Floats(scales.to_vec()))
+                    .with_ints("sizes", sizes)
+                    .with_str("coordinates", coordinates);
+                Case::new(&resize::DEF, attrs.clone().with_str("mode", "linear").with_str("nearest", "floor"), &[&x])
+                    .check(bench);
                 for nearest in ["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"] {
-                    Case::new(&resize::DEF, attrs.clone().with_str("mode", "nearest").with_str("nearest", nearest), &[&x])
-                        .then("neg(x0)", &[])
-                        .check(bench);
+                    Case::new(
+                        &resize::DEF,
+                        attrs.clone().with_str("mode", "nearest").with_str("nearest", nearest),
+                        &[&x],
+                    )
+                    .then("neg(x0)", &[])
+                    .check(bench);
                 }
             }
         }

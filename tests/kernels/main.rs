@@ -105,7 +105,8 @@ impl Random {
         let most = if packing.bits == 4 { 8.0 } else { 127.0 };
         let codes: Vec<i8> = (0..rows * cols).map(|_| (self.unit() * most) as i8).collect();
         let n_scales = packing.n_scales(rows as u64, cols as u64).unwrap();
-        let scales: Vec<f32> = (0..n_scales).map(|_| packing.scale.storable(self.unit() / most, packing.bits)).collect();
+        let scales: Vec<f32> =
+            (0..n_scales).map(|_| packing.scale.storable(self.unit() / most, packing.bits)).collect();
         let ty = TensorType { dtype: packing.codes(), shape: Shape::of(dims), packing: Some(packing) };
         let n_zeros = if packing.scale.has_zeros() { n_scales } else { 0 };
         let zeros: Vec<i16> = (0..n_zeros).map(|_| (self.unit() * most) as i16).collect();
@@ -155,15 +156,22 @@ impl Case {
                 Err(e) => panic!("{}: {e}", self.describe()),
             };
             let is_packed = inputs.iter().flatten().any(|t| t.ty().packing.is_some());
-            let is_half = wanted.dtype() == DType::F16 || (is_packed && names.iter().any(|name| name.contains("_half")));
+            let is_half =
+                wanted.dtype() == DType::F16 || (is_packed && names.iter().any(|name| name.contains("_half")));
             if let Err(fault) = compare(&given, &wanted, if is_half { 2e-3 } else { 1e-5 }) {
-                bench.faults.borrow_mut().push(format!("{} on {}: {}: {fault}", self.describe(), target.name, names.join(", ")));
+                bench.faults.borrow_mut().push(format!(
+                    "{} on {}: {}: {fault}",
+                    self.describe(),
+                    target.name,
+                    names.join(", ")
+                ));
             }
         }
     }
 
     pub fn describe(&self) -> String {
-        let operands: Vec<String> = self.operands.iter().map(|t| t.as_ref().map_or("none".to_owned(), |t| t.ty().to_string())).collect();
+        let operands: Vec<String> =
+            self.operands.iter().map(|t| t.as_ref().map_or("none".to_owned(), |t| t.ty().to_string())).collect();
         let attrs: Vec<String> = self.attrs.0.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
         format!("{}({}) {{{}}}", self.def.name, operands.join(", "), attrs.join(", "))
     }
@@ -178,7 +186,13 @@ fn compare(given: &Tensor, wanted: &Tensor, bound: f64) -> Result<(), String> {
         let (given, wanted) = (given.bytes().unwrap(), wanted.bytes().unwrap());
         let wrong: Vec<usize> = (0..wanted.len()).filter(|&i| given[i] != wanted[i]).collect();
         let Some(&first) = wrong.first() else { return Ok(()) };
-        return Err(format!("{} of {} bytes differ, byte {first} is {}, not {}", wrong.len(), wanted.len(), given[first], wanted[first]));
+        return Err(format!(
+            "{} of {} bytes differ, byte {first} is {}, not {}",
+            wrong.len(),
+            wanted.len(),
+            given[first],
+            wanted[first]
+        ));
     }
     let (given, values) = (given.to_f32s().unwrap(), wanted.to_f32s().unwrap());
     let (mut error, mut norm) = (0.0f64, 0.0f64);
@@ -194,8 +208,13 @@ fn compare(given: &Tensor, wanted: &Tensor, bound: f64) -> Result<(), String> {
     }
     let relative = (error / norm.max(1e-30)).sqrt();
     if relative > bound {
-        let most = (0..values.len()).max_by(|&a, &b| (given[a] - values[a]).abs().total_cmp(&(given[b] - values[b]).abs())).unwrap_or(0);
-        return Err(format!("relative error {relative:e}, most in element {most}: {} for {}", given[most], values[most]));
+        let most = (0..values.len())
+            .max_by(|&a, &b| (given[a] - values[a]).abs().total_cmp(&(given[b] - values[b]).abs()))
+            .unwrap_or(0);
+        return Err(format!(
+            "relative error {relative:e}, most in element {most}: {} for {}",
+            given[most], values[most]
+        ));
     }
     Ok(())
 }
@@ -246,7 +265,8 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
     let calls = kernels::dispatches(&graph, node, target)?;
     let (mut weights, mut arena, mut params) = (Arena { bytes: 256 }, Arena::default(), Arena { bytes: 256 });
     let mut places: BTreeMap<ValueId, Region> = BTreeMap::new();
-    let (mut entry, mut uploads) = (Entry { name: "main".to_owned(), sizes: vec![], inputs: vec![], outputs: vec![], steps: vec![] }, Vec::new());
+    let (mut entry, mut uploads) =
+        (Entry { name: "main".to_owned(), sizes: vec![], inputs: vec![], outputs: vec![], steps: vec![] }, Vec::new());
     let mut program = Program {
         model: "case".to_owned(),
         target: context.info().target.clone(),
@@ -296,12 +316,21 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
             .iter()
             .map(|o| {
                 let place = places[&o.value];
-                assert!(o.offset_bytes + o.bytes <= place.bytes && o.offset_bytes % target.alignment() == 0, "{o:?} of {place:?}");
+                assert!(
+                    o.offset_bytes + o.bytes <= place.bytes && o.offset_bytes % target.alignment() == 0,
+                    "{o:?} of {place:?}"
+                );
                 Region { offset: place.offset + o.offset_bytes, bytes: o.bytes, ..place }
             })
             .collect();
-        let writes: Vec<u32> = call.operands.iter().enumerate().filter(|(_, o)| o.write).map(|(i, _)| i as u32).collect();
-        assert!(module.written.iter().eq(&writes), "{} writes {:?}, the plan says {writes:?}", shader.name, module.written);
+        let writes: Vec<u32> =
+            call.operands.iter().enumerate().filter(|(_, o)| o.write).map(|(i, _)| i as u32).collect();
+        assert!(
+            module.written.iter().eq(&writes),
+            "{} writes {:?}, the plan says {writes:?}",
+            shader.name,
+            module.written
+        );
         let params_offset = params.place(2, call.params.len() as u64 * 4, 256).offset;
         let shader_hash = shader.hash();
         program.shaders.insert(shader_hash.clone(), shader);
@@ -318,9 +347,10 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
         });
     }
     entry.steps.push(Step::Device(dispatches));
-    let mut allocations: Vec<Allocation> = [(AllocationKind::Weights, weights), (AllocationKind::Arena, arena), (AllocationKind::Params, params)]
-        .map(|(kind, arena)| Allocation { kind, bytes: arena.bytes.next_multiple_of(4096) })
-        .to_vec();
+    let mut allocations: Vec<Allocation> =
+        [(AllocationKind::Weights, weights), (AllocationKind::Arena, arena), (AllocationKind::Params, params)]
+            .map(|(kind, arena)| Allocation { kind, bytes: arena.bytes.next_multiple_of(4096) })
+            .to_vec();
     let unified = program.target.memory.unified;
     let peak = allocations.iter().map(|a| a.bytes).sum();
     if !unified {
@@ -344,7 +374,11 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
     });
     let mut executor = Executor::load(&program, 0, context).unwrap_or_else(|e| panic!("{}: {e}", case.describe()));
     let output = executor.run(&inputs).unwrap_or_else(|e| panic!("{}: {e}", case.describe())).outputs.remove(0);
-    let output = if result.packing.is_some() { Tensor::from_bytes(result, output.bytes().unwrap().to_vec()).unwrap() } else { output };
+    let output = if result.packing.is_some() {
+        Tensor::from_bytes(result, output.bytes().unwrap().to_vec()).unwrap()
+    } else {
+        output
+    };
     Ok((output, names))
 }
 
@@ -372,8 +406,22 @@ pub fn packings_without_zeros() -> Vec<Packing> {
 /// The formats that weights are packed in.
 pub fn packings() -> Vec<Packing> {
     use nyxc::ir::packed::{Granularity::*, ScaleType::*};
-    let all = [(4, Block(32), F16), (4, Block(16), F32), (4, Row, F16), (8, Block(64), F16), (8, Row, F32), (8, Tensor, F16), (4, Block(256), F16)];
-    let with_zeros = [(4, Block(32), F16Zero), (4, Block(16), F32Zero), (8, Row, F32Zero), (8, Block(64), F16Zero), (8, Tensor, F16Zero)];
+    let all = [
+        (4, Block(32), F16),
+        (4, Block(16), F32),
+        (4, Row, F16),
+        (8, Block(64), F16),
+        (8, Row, F32),
+        (8, Tensor, F16),
+        (4, Block(256), F16),
+    ];
+    let with_zeros = [
+        (4, Block(32), F16Zero),
+        (4, Block(16), F32Zero),
+        (8, Row, F32Zero),
+        (8, Block(64), F16Zero),
+        (8, Tensor, F16Zero),
+    ];
     let all = [&all[..], &with_zeros].concat();
     all.into_iter().map(|(bits, granularity, scale)| Packing { bits, granularity, scale }).collect()
 }

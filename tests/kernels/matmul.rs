@@ -29,7 +29,12 @@ fn products_of_f16_are_exact() {
         for (m, n, k) in [(9, 31, 33), (70, 65, 40), (129, 66, 17), (64, 64, 1)] {
             for trans_b in [false, true] {
                 let large = |t: &Tensor| {
-                    Tensor::from_f32s(DType::F16, &t.dims(), &t.to_f32s().unwrap().iter().map(|v| v * 2000.0).collect::<Vec<_>>()).unwrap()
+                    Tensor::from_f32s(
+                        DType::F16,
+                        &t.dims(),
+                        &t.to_f32s().unwrap().iter().map(|v| v * 2000.0).collect::<Vec<_>>(),
+                    )
+                    .unwrap()
                 };
                 let a = large(&random.floats(DType::F32, &[m, k]));
                 let b = large(&random.floats(DType::F32, if trans_b { [n, k] } else { [k, n] }.as_slice()));
@@ -37,8 +42,16 @@ fn products_of_f16_are_exact() {
                 case.check(bench);
                 for target in &bench.targets {
                     let (given, names) = run(&bench.context, target, &case).unwrap();
-                    assert_eq!(names[0].contains("_half"), target.features.f16_arithmetic, "{names:?} on {}", target.name);
-                    assert!(given.to_f32s().unwrap().iter().any(|v| v.abs() > 70_000.0), "nothing beyond f16's range was summed");
+                    assert_eq!(
+                        names[0].contains("_half"),
+                        target.features.f16_arithmetic,
+                        "{names:?} on {}",
+                        target.name
+                    );
+                    assert!(
+                        given.to_f32s().unwrap().iter().any(|v| v.abs() > 70_000.0),
+                        "nothing beyond f16's range was summed"
+                    );
                 }
             }
         }
@@ -89,9 +102,11 @@ fn packed_weights_under_packed_activations() {
     on_devices(|bench| {
         let mut random = Random::new(4);
         for packing in packings_without_zeros() {
-            for (granularity, dims, n) in
-                [(Granularity::Row, vec![2, 5, 70], 9), (Granularity::Tensor, vec![40, 257], 33), (Granularity::Row, vec![70, 64], 65)]
-            {
+            for (granularity, dims, n) in [
+                (Granularity::Row, vec![2, 5, 70], 9),
+                (Granularity::Tensor, vec![40, 257], 33),
+                (Granularity::Row, vec![70, 64], 65),
+            ] {
                 let a = random.packed(Packing::activation(granularity), &dims);
                 let b = random.packed(packing, &[n, dims[dims.len() - 1]]);
                 let bias = random.floats(DType::F32, &[n]);
@@ -120,7 +135,10 @@ fn epilogues_load_in_every_mode() {
                 ("select(lt(x0,x1),x2,mul(x0,sigmoid(x0)))", vec![&row, &same]),
                 ("max(x0,0.25)", vec![]),
             ] {
-                Case::new(&DEF, attrs(true), &[&a, &b]).then(text, &extra).stored(if m == 3 { DType::F16 } else { DType::F32 }).check(bench);
+                Case::new(&DEF, attrs(true), &[&a, &b])
+                    .then(text, &extra)
+                    .stored(if m == 3 { DType::F16 } else { DType::F32 })
+                    .check(bench);
             }
         }
     });
@@ -164,10 +182,16 @@ fn rows_stored_in_several_ways() {
         let mut random = Random::new(7);
         for packing in packings() {
             for (m, k) in [(1, 70), (5, 257), (33, 45)] {
-                let parts = [random.packed(packings()[1], &[9, k]), random.floats(DType::F16, &[1, k]), random.packed(packing, &[40, k])];
+                let parts = [
+                    random.packed(packings()[1], &[9, k]),
+                    random.floats(DType::F16, &[1, k]),
+                    random.packed(packing, &[40, k]),
+                ];
                 let bias = random.floats(DType::F32, &[50]);
                 let a = random.floats(DType::F32, &[m, k]);
-                Case::new(&DEF, attrs(true), &[&a, &parts[0], &parts[1], &parts[2]]).then("relu(add(x0,x1))", &[&bias]).check(bench);
+                Case::new(&DEF, attrs(true), &[&a, &parts[0], &parts[1], &parts[2]])
+                    .then("relu(add(x0,x1))", &[&bias])
+                    .check(bench);
                 if packing.scale.has_zeros() {
                     continue;
                 }

@@ -16,7 +16,9 @@ fn gathers_from_every_storage() {
         }
         let indices = random.ints(DType::I32, &[9], 0, 10);
         Case::new(&gather::DEF, axis(0), &[&random.ints(DType::I64, &[11, 2], -99, 99), &indices]).check(bench);
-        Case::new(&gather::DEF, axis(0), &[&random.ints(DType::Bool, &[11], 0, 1), &indices]).then("not(x0)", &[]).check(bench);
+        Case::new(&gather::DEF, axis(0), &[&random.ints(DType::Bool, &[11], 0, 1), &indices])
+            .then("not(x0)", &[])
+            .check(bench);
         for packing in packings() {
             let table = random.packed(packing, &[11, 70]);
             Case::new(&gather::DEF, axis(0), &[&table, &indices]).then("mul(x0,0.5)", &[]).check(bench);
@@ -52,15 +54,23 @@ fn tables_stored_in_several_ways() {
         let mut random = Random::new(35);
         let indices = random.ints(DType::I64, &[3, 15], -70, 69);
         for packing in packings() {
-            let parts = [random.packed(packing, &[9, 37]), random.floats(DType::F16, &[40, 37]), random.packed(packings()[0], &[21, 37])];
-            let case = Case::new(&gather::DEF, Attrs::new().with_int("axis", 0), &[&parts[0], &indices, &parts[1], &parts[2]]);
+            let parts = [
+                random.packed(packing, &[9, 37]),
+                random.floats(DType::F16, &[40, 37]),
+                random.packed(packings()[0], &[21, 37]),
+            ];
+            let case =
+                Case::new(&gather::DEF, Attrs::new().with_int("axis", 0), &[&parts[0], &indices, &parts[1], &parts[2]]);
             case.then("mul(x0,2.0)", &[]).check(bench);
         }
     });
 }
 
 fn view(shape: &[i64], strides: &[i64], offset: i64) -> Attrs {
-    Attrs::new().with_ints("shape", shape.iter().copied()).with_ints("strides", strides.iter().copied()).with_int("offset", offset)
+    Attrs::new()
+        .with_ints("shape", shape.iter().copied())
+        .with_ints("strides", strides.iter().copied())
+        .with_int("offset", offset)
 }
 
 #[test]
@@ -68,15 +78,21 @@ fn strided_reads() {
     on_devices(|bench| {
         let mut random = Random::new(33);
         for dtype in [DType::F32, DType::F16, DType::I64, DType::Bool] {
-            let x = if dtype.is_float() { random.floats(dtype, &[3, 4, 5]) } else { random.ints(dtype, &[3, 4, 5], 0, 1) };
+            let x =
+                if dtype.is_float() { random.floats(dtype, &[3, 4, 5]) } else { random.ints(dtype, &[3, 4, 5], 0, 1) };
             for attrs in [
                 view(&[5, 4, 3], &[1, 5, 20], 0),
                 view(&[4, 15], &[5, 1], 3),
                 view(&[60], &[-1], 59),
                 view(&[2, 3, 1, 7], &[0, 20, 5, 0], 1),
                 view(&[3, 2, 2], &[20, 10, 2], 6),
-                view(&[5, 6, 7], &[20, 5, 1], -26).with_ints("lo", [1, 1, 1]).with_ints("hi", [4, 5, 6]).with_float("fill", 1.0),
-                view(&[1, 2, 2, 1, 2, 1, 2, 2], &[1, 1, 20, 5, 5, 1, 1, 2], 0).with_ints("lo", [0; 8]).with_ints("hi", [1, 2, 2, 1, 2, 1, 2, 1]),
+                view(&[5, 6, 7], &[20, 5, 1], -26)
+                    .with_ints("lo", [1, 1, 1])
+                    .with_ints("hi", [4, 5, 6])
+                    .with_float("fill", 1.0),
+                view(&[1, 2, 2, 1, 2, 1, 2, 2], &[1, 1, 20, 5, 5, 1, 1, 2], 0)
+                    .with_ints("lo", [0; 8])
+                    .with_ints("hi", [1, 2, 2, 1, 2, 1, 2, 1]),
             ] {
                 Case::new(&strided::DEF, attrs, &[&x]).check(bench);
             }
@@ -98,7 +114,8 @@ fn concatenation_along_any_axis() {
                     if dtype.is_float() { random.floats(dtype, &dims) } else { random.ints(dtype, &dims, 0, 1) }
                 };
                 let parts = [one(1), one(4), one(3)];
-                Case::new(&concat::DEF, Attrs::new().with_int("axis", axis as i64), &[&parts[0], &parts[1], &parts[2]]).check(bench);
+                Case::new(&concat::DEF, Attrs::new().with_int("axis", axis as i64), &[&parts[0], &parts[1], &parts[2]])
+                    .check(bench);
             }
         }
     });

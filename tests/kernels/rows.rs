@@ -18,9 +18,14 @@ fn reductions_along_any_axes() {
         ];
         for kind in ["sum", "mean", "max", "min", "prod"] {
             for (at, (dims, axes)) in cases.iter().enumerate() {
-                let attrs = Attrs::new().with_str("kind", kind).with_ints("axes", axes.iter().copied()).with_int("keepdims", at as i64 % 2);
+                let attrs = Attrs::new()
+                    .with_str("kind", kind)
+                    .with_ints("axes", axes.iter().copied())
+                    .with_int("keepdims", at as i64 % 2);
                 Case::new(&reduce::DEF, attrs.clone(), &[&random.floats(DType::F32, dims)]).check(bench);
-                Case::new(&reduce::DEF, attrs.clone(), &[&random.floats(DType::F16, dims)]).stored(DType::F32).check(bench);
+                Case::new(&reduce::DEF, attrs.clone(), &[&random.floats(DType::F16, dims)])
+                    .stored(DType::F32)
+                    .check(bench);
                 // The mean of integers is no more than any other division of them, and a product of many wraps differently in i64.
                 if kind != "prod" {
                     Case::new(&reduce::DEF, attrs, &[&random.ints(DType::I32, dims, -50, 50)]).check(bench);
@@ -43,15 +48,21 @@ fn reductions_along_any_axes() {
 fn softmax_along_any_axis() {
     on_devices(|bench| {
         let mut random = Random::new(22);
-        for (dims, axis) in [(vec![5], 0), (vec![3, 300], 1), (vec![100, 4], 0), (vec![2, 7, 3], 1), (vec![2, 2, 3, 65], 3)] {
+        for (dims, axis) in
+            [(vec![5], 0), (vec![3, 300], 1), (vec![100, 4], 0), (vec![2, 7, 3], 1), (vec![2, 2, 3, 65], 3)]
+        {
             for (log, dtype) in [(0, DType::F32), (1, DType::F32), (0, DType::F16)] {
                 let x = random.floats(dtype, &dims);
                 let attrs = Attrs::new().with_int("axis", axis).with_int("log", log);
                 Case::new(&softmax::DEF, attrs.clone(), &[&x]).check(bench);
-                Case::new(&softmax::DEF, attrs, &[&x]).then("mul(x0,x1)", &[&random.floats(DType::F32, &dims)]).check(bench);
+                Case::new(&softmax::DEF, attrs, &[&x])
+                    .then("mul(x0,x1)", &[&random.floats(DType::F32, &dims)])
+                    .check(bench);
             }
         }
-        let masked = Tensor::from_f32s(DType::F32, &[2, 3], &[1e30, f32::NEG_INFINITY, -1e9, 88.0, 87.0, f32::NEG_INFINITY]).unwrap();
+        let masked =
+            Tensor::from_f32s(DType::F32, &[2, 3], &[1e30, f32::NEG_INFINITY, -1e9, 88.0, 87.0, f32::NEG_INFINITY])
+                .unwrap();
         Case::new(&softmax::DEF, Attrs::new().with_int("axis", 1).with_int("log", 0), &[&masked]).check(bench);
     });
 }
@@ -64,11 +75,16 @@ fn normalisation_with_and_without_vectors() {
             for (dims, axis) in [(vec![3, 5], 1), (vec![2, 3, 130], 2), (vec![4, 3, 50], 1)] {
                 let x = random.floats(DType::F32, &dims);
                 let vectors = [DType::F32, DType::F16].map(|t| random.floats(t, &dims[axis..]));
-                let attrs = Attrs::new().with_str("kind", kind).with_int("axis", axis as i64).with_float("epsilon", 1e-5);
+                let attrs =
+                    Attrs::new().with_str("kind", kind).with_int("axis", axis as i64).with_float("epsilon", 1e-5);
                 Case::new(&norm::DEF, attrs.clone(), &[&x]).check(bench);
                 Case::new(&norm::DEF, attrs.clone(), &[&x, &vectors[0]]).check(bench);
                 Case::new(&norm::DEF, attrs.clone(), &[&x, &vectors[0], &vectors[1]]).stored(DType::F16).check(bench);
-                Case { operands: vec![Some(x.clone()), None, Some(vectors[1].clone())], ..Case::new(&norm::DEF, attrs, &[]) }.check(bench);
+                Case {
+                    operands: vec![Some(x.clone()), None, Some(vectors[1].clone())],
+                    ..Case::new(&norm::DEF, attrs, &[])
+                }
+                .check(bench);
             }
         }
     });
@@ -78,9 +94,13 @@ fn normalisation_with_and_without_vectors() {
 fn activations_are_quantized_bit_for_bit() {
     on_devices(|bench| {
         let mut random = Random::new(24);
-        for (dims, dtype) in
-            [(vec![7], DType::F32), (vec![3, 5], DType::F32), (vec![2, 3, 130], DType::F16), (vec![200, 301], DType::F32), (vec![1, 1], DType::F32)]
-        {
+        for (dims, dtype) in [
+            (vec![7], DType::F32),
+            (vec![3, 5], DType::F32),
+            (vec![2, 3, 130], DType::F16),
+            (vec![200, 301], DType::F32),
+            (vec![1, 1], DType::F32),
+        ] {
             let mut tensors = vec![random.floats(dtype, &dims)];
             let mut values = random.floats(DType::F32, &dims).to_f32s().unwrap().into_owned();
             values[0] = f32::NAN;
@@ -91,7 +111,8 @@ fn activations_are_quantized_bit_for_bit() {
             tensors.push(Tensor::from_f32s(DType::F32, &dims, &vec![0.0; n]).unwrap());
             for x in &tensors {
                 for granularity in ["row", "tensor"] {
-                    Case::new(&quantize_packed::DEF, Attrs::new().with_str("granularity", granularity), &[x]).check(bench);
+                    Case::new(&quantize_packed::DEF, Attrs::new().with_str("granularity", granularity), &[x])
+                        .check(bench);
                 }
             }
         }

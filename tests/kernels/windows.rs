@@ -6,7 +6,11 @@ use nyxc::ops::{conv, pool};
 type Window = ([i64; 2], [i64; 2], [i64; 4], [i64; 2]);
 
 fn attrs((kernel, strides, pads, dilations): Window) -> Attrs {
-    Attrs::new().with_ints("kernel", kernel).with_ints("strides", strides).with_ints("pads", pads).with_ints("dilations", dilations)
+    Attrs::new()
+        .with_ints("kernel", kernel)
+        .with_ints("strides", strides)
+        .with_ints("pads", pads)
+        .with_ints("dilations", dilations)
 }
 
 const WINDOWS: [Window; 4] = [
@@ -27,7 +31,8 @@ fn convolutions_with_float_weights() {
             for (channels, filters, groups) in CHANNELS {
                 let types = [DType::F32, DType::F16];
                 let x = random.floats(types[i % 2], &[2, channels, 11, 9]);
-                let w = random.floats(types[i / 2], &[filters, channels / groups, window.0[0] as usize, window.0[1] as usize]);
+                let w = random
+                    .floats(types[i / 2], &[filters, channels / groups, window.0[0] as usize, window.0[1] as usize]);
                 Case::new(&conv::DEF, attrs(window).with_int("group", groups as i64), &[&x, &w]).check(bench);
             }
         }
@@ -39,13 +44,17 @@ fn convolutions_with_packed_weights_and_activations() {
     on_devices(|bench| {
         let mut random = Random::new(12);
         for packing in packings() {
-            for (window, (channels, filters, groups)) in WINDOWS[1..3].iter().zip([CHANNELS[1], CHANNELS[0]]).chain([(&WINDOWS[1], CHANNELS[2])]) {
+            for (window, (channels, filters, groups)) in
+                WINDOWS[1..3].iter().zip([CHANNELS[1], CHANNELS[0]]).chain([(&WINDOWS[1], CHANNELS[2])])
+            {
                 let k = channels / groups * (window.0[0] * window.0[1]) as usize;
                 let w = random.packed(packing, &[filters, k]);
                 let bias = random.floats(DType::F32, &[filters, 1, 1]);
                 let attrs = attrs(*window).with_int("group", groups as i64);
                 let x = random.floats(DType::F32, &[2, channels, 8, 10]);
-                Case::new(&conv::DEF, attrs.clone(), &[&x, &w]).then("min(relu(add(x0,x1)),0.5)", &[&bias]).check(bench);
+                Case::new(&conv::DEF, attrs.clone(), &[&x, &w])
+                    .then("min(relu(add(x0,x1)),0.5)", &[&bias])
+                    .check(bench);
                 if packing.scale.has_zeros() {
                     continue;
                 }
@@ -62,10 +71,12 @@ fn pools_of_both_kinds() {
         let mut random = Random::new(13);
         let x = random.floats(DType::F32, &[2, 3, 11, 9]);
         let half = random.floats(DType::F16, &[1, 3, 8, 7]);
-        for window in [WINDOWS[1], WINDOWS[2], ([2, 2], [2, 2], [0; 4], [1, 1]), ([3, 3], [2, 2], [1, 1, 1, 1], [1, 1])] {
+        for window in [WINDOWS[1], WINDOWS[2], ([2, 2], [2, 2], [0; 4], [1, 1]), ([3, 3], [2, 2], [1, 1, 1, 1], [1, 1])]
+        {
             for kind in ["max", "average"] {
                 for (ceil, count_pad) in [(0, 0), (1, 0), (0, 1), (1, 1)] {
-                    let attrs = attrs(window).with_str("kind", kind).with_int("ceil", ceil).with_int("count_pad", count_pad);
+                    let attrs =
+                        attrs(window).with_str("kind", kind).with_int("ceil", ceil).with_int("count_pad", count_pad);
                     Case::new(&pool::DEF, attrs.clone(), &[&x]).check(bench);
                     Case::new(&pool::DEF, attrs, &[&half]).then("mul(x0,2.0)", &[]).check(bench);
                 }
@@ -81,10 +92,16 @@ fn filters_stored_in_several_ways() {
         for packing in packings() {
             for (window, channels) in [(WINDOWS[1], 3), (WINDOWS[2], 1)] {
                 let k = channels * (window.0[0] * window.0[1]) as usize;
-                let parts = [random.floats(DType::F16, &[5, k]), random.packed(packing, &[33, k]), random.packed(packings()[0], &[2, k])];
+                let parts = [
+                    random.floats(DType::F16, &[5, k]),
+                    random.packed(packing, &[33, k]),
+                    random.packed(packings()[0], &[2, k]),
+                ];
                 let bias = random.floats(DType::F32, &[40, 1, 1]);
                 let x = random.floats(DType::F32, &[2, channels, 8, 10]);
-                Case::new(&conv::DEF, attrs(window), &[&x, &parts[0], &parts[1], &parts[2]]).then("relu(add(x0,x1))", &[&bias]).check(bench);
+                Case::new(&conv::DEF, attrs(window), &[&x, &parts[0], &parts[1], &parts[2]])
+                    .then("relu(add(x0,x1))", &[&bias])
+                    .check(bench);
                 if packing.scale.has_zeros() {
                     continue;
                 }

@@ -63,7 +63,10 @@ pub fn folder(dir: &Path) -> Files {
             if path.is_dir() {
                 open.push(path);
             } else {
-                files.insert(path.strip_prefix(dir).unwrap().to_str().unwrap().to_owned(), std::fs::read(&path).unwrap());
+                files.insert(
+                    path.strip_prefix(dir).unwrap().to_str().unwrap().to_owned(),
+                    std::fs::read(&path).unwrap(),
+                );
             }
         }
     }
@@ -86,8 +89,14 @@ pub fn archive(bytes: &[u8]) -> Files {
 impl Case {
     /// Every test, sorted by name.
     pub fn all(files: &Files) -> Vec<Case> {
-        let mut cases: Vec<Case> = files.keys().filter_map(|path| path.strip_suffix("/model.onnx")).map(|name| Case::read(files, name)).collect();
-        cases.extend(files.keys().filter_map(|path| path.strip_suffix(".onnx")).filter_map(|name| Case::light(files, name)));
+        let mut cases: Vec<Case> = files
+            .keys()
+            .filter_map(|path| path.strip_suffix("/model.onnx"))
+            .map(|name| Case::read(files, name))
+            .collect();
+        cases.extend(
+            files.keys().filter_map(|path| path.strip_suffix(".onnx")).filter_map(|name| Case::light(files, name)),
+        );
         cases
     }
 
@@ -102,7 +111,9 @@ impl Case {
         }
         let inputs = free_inputs(&graph);
         let data = inputs.iter().map(|input| Input::Made(counting(input))).collect();
-        let settings = files.iter().find(|(path, _)| path.ends_with(&format!("test_{}/data.json", name.rsplit("light_").next().unwrap_or(name))));
+        let settings = files.iter().find(|(path, _)| {
+            path.ends_with(&format!("test_{}/data.json", name.rsplit("light_").next().unwrap_or(name)))
+        });
         let settings: Option<serde_json::Value> = settings.map(|(_, bytes)| serde_json::from_slice(bytes).unwrap());
         let relative = settings.and_then(|s| s["rtol"].as_f64()).unwrap_or(RELATIVE);
         let inputs: Vec<String> = inputs.into_iter().map(|i| i.name.clone()).collect();
@@ -152,9 +163,15 @@ fn free_inputs(graph: &GraphProto) -> Vec<&ValueInfoProto> {
 /// `arange(n) / n` in the shape of an input, in f64 as numpy has it, then as f32.
 fn counting(input: &ValueInfoProto) -> Tensor {
     use tract_onnx::pb::{tensor_shape_proto::dimension::Value, type_proto};
-    let Some(type_proto::Value::TensorType(ty)) = input.r#type.as_ref().and_then(|t| t.value.as_ref()) else { panic!("{} is no tensor", input.name) };
-    let dims: Vec<usize> =
-        ty.shape.iter().flat_map(|s| &s.dim).map(|d| if let Some(Value::DimValue(n)) = d.value { n as usize } else { 1 }).collect();
+    let Some(type_proto::Value::TensorType(ty)) = input.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
+        panic!("{} is no tensor", input.name)
+    };
+    let dims: Vec<usize> = ty
+        .shape
+        .iter()
+        .flat_map(|s| &s.dim)
+        .map(|d| if let Some(Value::DimValue(n)) = d.value { n as usize } else { 1 })
+        .collect();
     let n: usize = dims.iter().product();
     let values: Vec<f32> = (0..n).map(|i| (i as f64 / n as f64) as f32).collect();
     Tensor::from_f32s(DType::F32, &dims, &values).unwrap()
@@ -243,8 +260,9 @@ pub enum Data {
 
 impl Data {
     pub fn read(bytes: &[u8], kind: &Kind) -> Result<Data, String> {
-        let sequence =
-            |proto: SequenceProto| Ok(Data::Sequence(proto.tensors.iter().map(|t| tensor(&t.encode_to_vec())).collect::<Result<_, String>>()?));
+        let sequence = |proto: SequenceProto| {
+            Ok(Data::Sequence(proto.tensors.iter().map(|t| tensor(&t.encode_to_vec())).collect::<Result<_, String>>()?))
+        };
         match kind {
             Kind::Tensor => tensor(bytes).map(Data::Tensor),
             Kind::Sequence => sequence(SequenceProto::decode(bytes).map_err(|e| e.to_string())?),

@@ -14,7 +14,9 @@ pub fn difference(name: &str, given: &Tensor, expected: &Tensor, relative: f64) 
     }
     let relative = if expected.dtype() == DType::BF16 { 1.0 / 64.0 } else { relative };
     let (given, expected) = (values(given), values(expected));
-    let differ = |(g, e): &(&f64, &f64)| !(g == e || g.is_nan() && e.is_nan() || e.is_finite() && (*g - *e).abs() <= absolute + relative * e.abs());
+    let differ = |(g, e): &(&f64, &f64)| {
+        !(g == e || g.is_nan() && e.is_nan() || e.is_finite() && (*g - *e).abs() <= absolute + relative * e.abs())
+    };
     let at = given.iter().zip(&expected).position(|pair| differ(&pair))?;
     let n = given.iter().zip(&expected).filter(differ).count();
     Some(format!("{n} of {} elements differ, first [{at}]: {} for {}", given.len(), given[at], expected[at]))
@@ -23,7 +25,9 @@ pub fn difference(name: &str, given: &Tensor, expected: &Tensor, relative: f64) 
 fn values(tensor: &Tensor) -> Vec<f64> {
     match (tensor.dtype().class(), tensor.dtype()) {
         (_, DType::U64) => tensor.to_i64s().unwrap().iter().map(|v| v.cast_unsigned() as f64).collect(),
-        (_, DType::F64) => tensor.bytes().unwrap().chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect(),
+        (_, DType::F64) => {
+            tensor.bytes().unwrap().chunks_exact(8).map(|b| f64::from_le_bytes(b.try_into().unwrap())).collect()
+        }
         (Class::Float, _) => tensor.to_f32s().unwrap().iter().map(|&v| f64::from(v)).collect(),
         _ => tensor.to_i64s().unwrap().iter().map(|&v| v as f64).collect(),
     }

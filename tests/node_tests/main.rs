@@ -47,7 +47,9 @@ fn run_all(cases: &[Case]) -> Vec<Verdict> {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
                 let runner = Runner::new();
-                while let Some((at, case)) = Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, cases.get(at)?))) {
+                while let Some((at, case)) =
+                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, cases.get(at)?)))
+                {
                     let verdict = runner.judge(case);
                     say(&format!("{}: {verdict}\n", case.name));
                     verdicts.lock().unwrap()[at] = Some(verdict);
@@ -86,7 +88,8 @@ fn the_standards_node_tests() {
         return say("SKIPPED: NYXC_NODE_TESTS names no folder of ONNX's node tests\n");
     };
     let only = std::env::var("NYXC_NODE_TESTS_ONLY").unwrap_or_default();
-    let cases: Vec<Case> = Case::all(&case::folder(&dir)).into_iter().filter(|case| case.name.contains(&only)).collect();
+    let cases: Vec<Case> =
+        Case::all(&case::folder(&dir)).into_iter().filter(|case| case.name.contains(&only)).collect();
     let (verdicts, [device, host, folded]) = judge(&cases);
     if let Some(path) = std::env::var_os("NYXC_NODE_TESTS_TABLE") {
         table::write(&path, table::NODES, &table::table(&cases, &verdicts));
@@ -107,7 +110,8 @@ fn the_standards_models() {
     let only = std::env::var("NYXC_NODE_TESTS_ONLY").unwrap_or_default();
     let of = |dir: PathBuf| {
         // The folders of two distributions have equal names within.
-        let outer = dir.components().rev().take(2).map(|c| c.as_os_str().to_string_lossy().into_owned()).collect::<Vec<_>>();
+        let outer =
+            dir.components().rev().take(2).map(|c| c.as_os_str().to_string_lossy().into_owned()).collect::<Vec<_>>();
         let outer = outer.into_iter().rev().collect::<Vec<_>>().join("/");
         // The node tests have a runner of their own.
         let models = Case::all(&case::folder(&dir)).into_iter().filter(|case| !case.name.starts_with("node/"));
@@ -116,7 +120,9 @@ fn the_standards_models() {
     let cases: Vec<Case> = std::env::split_paths(&dirs).flat_map(of).filter(|case| case.name.contains(&only)).collect();
     assert!(!cases.is_empty(), "no models in {dirs:?}");
     let (verdicts, _) = judge(&cases);
-    let listed = |case: &Case| REFUSED.iter().find(|(name, _)| case.name.rsplit('/').next().is_some_and(|last| last.starts_with(name)));
+    let listed = |case: &Case| {
+        REFUSED.iter().find(|(name, _)| case.name.rsplit('/').next().is_some_and(|last| last.starts_with(name)))
+    };
     for (case, verdict) in cases.iter().zip(&verdicts) {
         match (verdict, listed(case)) {
             (Verdict::Refused(why), Some((_, part))) => assert!(why.contains(part), "{}: {why}", case.name),
@@ -135,7 +141,11 @@ fn the_standards_models() {
 fn a_sample_of_the_standards_node_tests() {
     let cases = Case::all(&case::archive(include_bytes!("../data/node_tests.zip")));
     let (verdicts, pass) = judge(&cases);
-    let refused: Vec<_> =
-        cases.iter().zip(&verdicts).filter(|(_, v)| matches!(v, Verdict::Refused(_))).map(|(c, v)| format!("{}: {v}", c.name)).collect();
+    let refused: Vec<_> = cases
+        .iter()
+        .zip(&verdicts)
+        .filter(|(_, v)| matches!(v, Verdict::Refused(_)))
+        .map(|(c, v)| format!("{}: {v}", c.name))
+        .collect();
     assert_eq!(pass.iter().sum::<usize>(), cases.len(), "refused:\n{}", refused.join("\n"));
 }

@@ -49,7 +49,8 @@ Debian's libonnx-testdata, on lavapipe and on the CPU reference.
     );
     for (folder, row) in rows {
         let cell = |i: usize| if row.counts[i] == 0 { String::new() } else { row.counts[i].to_string() };
-        let _ = writeln!(text, "| {folder} | {} | {} | {} | {} | {} |", row.counts[0], cell(1), cell(2), cell(3), cell(4));
+        let _ =
+            writeln!(text, "| {folder} | {} | {} | {} | {} | {} |", row.counts[0], cell(1), cell(2), cell(3), cell(4));
     }
     if !refused.is_empty() {
         let _ = write!(text, "\nRefused:\n\n{}", refused.into_iter().collect::<String>());
@@ -115,10 +116,22 @@ count with the operator that they expand.
         sum[5]
     );
     for (operator, row) in rows {
-        let reasons: Vec<_> =
-            row.reasons.iter().map(|(reason, n)| if *n == row.counts[4] { reason.clone() } else { format!("{n} {reason}") }).collect();
+        let reasons: Vec<_> = row
+            .reasons
+            .iter()
+            .map(|(reason, n)| if *n == row.counts[4] { reason.clone() } else { format!("{n} {reason}") })
+            .collect();
         let cell = |i: usize| if row.counts[i] == 0 { String::new() } else { row.counts[i].to_string() };
-        let _ = writeln!(text, "| {operator} | {} | {} | {} | {} | {} | {} |", row.counts[0], cell(1), cell(2), cell(3), cell(4), reasons.join("; "));
+        let _ = writeln!(
+            text,
+            "| {operator} | {} | {} | {} | {} | {} | {} |",
+            row.counts[0],
+            cell(1),
+            cell(2),
+            cell(3),
+            cell(4),
+            reasons.join("; ")
+        );
     }
     text
 }

@@ -67,7 +67,10 @@ impl Runner {
 
     pub fn judge(&self, case: &Case) -> Verdict {
         catch_unwind(AssertUnwindSafe(|| self.run(case).unwrap_or_else(|verdict| verdict))).unwrap_or_else(|panic| {
-            let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+            let text = panic
+                .downcast_ref::<String>()
+                .cloned()
+                .or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
             Verdict::Crash(text.unwrap_or_default())
         })
     }
@@ -84,11 +87,13 @@ impl Runner {
         let (graph, constants) = import(case, set)?;
         let settings = Settings { budget_bytes: Some(1 << 30), ..Settings::default() };
         let options = Compile { settings, target: self.target.clone(), n_threads: 1 };
-        let compiled = compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).map_err(|e| Verdict::Refused(text(&e)))?;
+        let compiled =
+            compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).map_err(|e| Verdict::Refused(text(&e)))?;
         let program = compiled.program;
         let given = tensors(case, set).map_err(Verdict::Refused)?;
         let value = |name: &str| Ok(given.iter().find(|(input, _)| input == name).unwrap().1.clone());
-        let inputs = program.plans[0].entries[0].inputs.iter().map(|port| value(&port.name)).collect::<Result<Vec<_>, _>>()?;
+        let inputs =
+            program.plans[0].entries[0].inputs.iter().map(|port| value(&port.name)).collect::<Result<Vec<_>, _>>()?;
         let mut expected = Vec::new();
         for (bytes, kind) in set.outputs.iter().zip(&case.outputs) {
             expected.extend(Data::read(bytes, kind).map_err(Verdict::Refused)?.tensors());
@@ -116,7 +121,10 @@ impl Runner {
 fn import(case: &Case, set: &Set) -> Result<(Graph, Vec<String>), Verdict> {
     let mut options = ImportOptions::default();
     // Sizes that the model leaves open, those of 0 among them.
-    let graph = prost::Message::decode(case.model.as_slice()).ok().and_then(|model: tract_onnx::pb::ModelProto| model.graph).unwrap_or_default();
+    let graph = prost::Message::decode(case.model.as_slice())
+        .ok()
+        .and_then(|model: tract_onnx::pb::ModelProto| model.graph)
+        .unwrap_or_default();
     for ((name, kind), input) in case.inputs.iter().zip(&set.inputs) {
         let Some(info) = graph.input.iter().find(|info| info.name == *name) else { continue };
         let read = input.read(kind);
@@ -132,7 +140,9 @@ fn import(case: &Case, set: &Set) -> Result<(Graph, Vec<String>), Verdict> {
         let Some(dims) = open_dims(info) else { continue };
         let Ok(Data::Tensor(value)) = read else { continue };
         let sizes = value.dims();
-        let bindings = dims.into_iter().filter_map(|axis| Some(DimBinding::known(&format!("{}.{axis}", info.name), *sizes.get(axis)? as i64)));
+        let bindings = dims
+            .into_iter()
+            .filter_map(|axis| Some(DimBinding::known(&format!("{}.{axis}", info.name), *sizes.get(axis)? as i64)));
         options.dims.extend(bindings);
     }
     loop {
@@ -141,7 +151,11 @@ fn import(case: &Case, set: &Set) -> Result<(Graph, Vec<String>), Verdict> {
             Err(error) => error,
         };
         let refused = Verdict::Refused(error.to_string());
-        let name = error.free_input().filter(|name| !options.constants.contains_key(*name)).map(str::to_owned).ok_or(refused.clone())?;
+        let name = error
+            .free_input()
+            .filter(|name| !options.constants.contains_key(*name))
+            .map(str::to_owned)
+            .ok_or(refused.clone())?;
         let given = tensors(case, set).map_err(Verdict::Refused)?;
         let value = given.into_iter().find(|(input, _)| *input == name).ok_or(refused)?.1;
         options.dims.retain(|dim| !dim.name.starts_with(&format!("{name}.")));
@@ -155,7 +169,9 @@ fn tensors(case: &Case, set: &Set) -> Result<Vec<(String, Tensor)>, String> {
     for (input, (name, kind)) in set.inputs.iter().zip(&case.inputs) {
         match input.read(kind)? {
             Data::Tensor(tensor) => all.push((name.clone(), tensor)),
-            Data::Sequence(list) => all.extend(list.into_iter().enumerate().map(|(i, tensor)| (format!("{name}.{i}"), tensor))),
+            Data::Sequence(list) => {
+                all.extend(list.into_iter().enumerate().map(|(i, tensor)| (format!("{name}.{i}"), tensor)))
+            }
             Data::Nothing => {}
         }
     }
@@ -200,7 +216,11 @@ fn check(case: &Case, mut session: Session, values: &Values<'_>, place: &str) ->
             return wrong(0, fault);
         }
         let repeats = run()? == given;
-        return if has_seed(case) && !repeats { wrong(0, "its seed gives other numbers again".to_owned()) } else { Ok(()) };
+        return if has_seed(case) && !repeats {
+            wrong(0, "its seed gives other numbers again".to_owned())
+        } else {
+            Ok(())
+        };
     }
     for (i, (given, expected)) in given.iter().zip(expected).enumerate() {
         if let Some(fault) = difference(&case.name, given, expected, case.relative) {
@@ -233,7 +253,9 @@ impl Random {
         let results = floats(&outputs[0]);
         let x = floats(&given[0].1);
         match self {
-            Random::Bernoulli => results.iter().find(|v| ![0.0, 1.0].contains(*v)).map(|v| format!("{v}, which is neither 0 nor 1")),
+            Random::Bernoulli => {
+                results.iter().find(|v| ![0.0, 1.0].contains(*v)).map(|v| format!("{v}, which is neither 0 nor 1"))
+            }
             Random::Dropout => {
                 let ratio = given.get(1).map_or(0.5, |(_, ratio)| floats(ratio)[0]);
                 let grown = |x: f32| x / (1.0 - ratio);
@@ -242,7 +264,9 @@ impl Random {
                     return Some(format!("[{i}] is {}, neither 0 nor {}", results[i], grown(x[i])));
                 }
                 let mask = outputs.get(1)?.to_i64s().unwrap();
-                (0..x.len()).find(|&i| (mask[i] != 0) != (results[i] != 0.0)).map(|i| format!("[{i}] is {}, its mask says {}", results[i], mask[i]))
+                (0..x.len())
+                    .find(|&i| (mask[i] != 0) != (results[i] != 0.0))
+                    .map(|i| format!("[{i}] is {}, its mask says {}", results[i], mask[i]))
             }
         }
     }
@@ -250,8 +274,11 @@ impl Random {
 
 /// Whether a node of the model has a seed.
 fn has_seed(case: &Case) -> bool {
-    let graph = prost::Message::decode(case.model.as_slice()).ok().and_then(|model: tract_onnx::pb::ModelProto| model.graph);
-    graph.is_some_and(|graph| graph.node.iter().any(|node| node.attribute.iter().any(|attribute| attribute.name == "seed")))
+    let graph =
+        prost::Message::decode(case.model.as_slice()).ok().and_then(|model: tract_onnx::pb::ModelProto| model.graph);
+    graph.is_some_and(|graph| {
+        graph.node.iter().any(|node| node.attribute.iter().any(|attribute| attribute.name == "seed"))
+    })
 }
 
 /// The operators that run on the host, and the number of dispatches.
@@ -263,8 +290,13 @@ fn places(program: &Program) -> (Vec<String>, usize) {
         match step {
             Step::Device(dispatches) => n_dispatches += dispatches.len(),
             Step::Host(step) => {
-                let forms = [format!("%{} =", step.node), format!("%{},", step.node), format!("from \"{}\"", step.node)];
-                let line = plan.graph.lines().filter(|line| line.contains(" = ")).find(|line| forms.iter().any(|form| line.contains(form)));
+                let forms =
+                    [format!("%{} =", step.node), format!("%{},", step.node), format!("from \"{}\"", step.node)];
+                let line = plan
+                    .graph
+                    .lines()
+                    .filter(|line| line.contains(" = "))
+                    .find(|line| forms.iter().any(|form| line.contains(form)));
                 let op = line.and_then(|line| line.split(" = ").nth(1)?.split('(').next()).unwrap_or("?");
                 hosts.insert(op.to_owned(), ());
             }

@@ -90,7 +90,20 @@ fn settings(graph: &Graph, target: &Target, random: &mut Random) -> Settings {
             let mut clean = graph.clone();
             let first: Vec<&str> = DEFAULT.iter().copied().take_while(|name| *name != "assign_precision").collect();
             Pipeline::of(&first, Settings::default()).unwrap().run(&mut clean, target).map(|_| ()).unwrap();
-            let names = ["MatMul", "Gemm", "Conv", "Gather", "Add", "Mul", "Relu", "Softmax", "Concat", "Transpose", "Reshape", "LayerNormalization"];
+            let names = [
+                "MatMul",
+                "Gemm",
+                "Conv",
+                "Gather",
+                "Add",
+                "Mul",
+                "Relu",
+                "Softmax",
+                "Concat",
+                "Transpose",
+                "Reshape",
+                "LayerNormalization",
+            ];
             for name in names {
                 let present = clean.order().iter().any(|id| clean.node(*id).op().is_some_and(|op| op.def.onnx == name));
                 if present && random.chance(60) {
@@ -141,13 +154,17 @@ fn reads_back(graph: &Graph) -> Result<(), String> {
     graph.for_each_constant(&mut |tensor| {
         constants.insert(tensor.hash().to_string(), tensor.clone());
     });
-    let read =
-        text::parse(&printed, &registry(), &|hash, _| constants.get(hash).cloned()).map_err(|e| format!("its text does not read: {e}\n{printed}"))?;
+    let read = text::parse(&printed, &registry(), &|hash, _| constants.get(hash).cloned())
+        .map_err(|e| format!("its text does not read: {e}\n{printed}"))?;
     let again = read.to_string();
     if again != printed {
         return Err(format!("its text reads back as another:\n{printed}\n{again}"));
     }
-    if read == *graph { Ok(()) } else { Err(format!("its text reads back as another graph of the same text\n{printed}")) }
+    if read == *graph {
+        Ok(())
+    } else {
+        Err(format!("its text reads back as another graph of the same text\n{printed}"))
+    }
 }
 
 pub fn faults<E: std::fmt::Display>(what: &str) -> impl Fn(E) -> String + '_ {
@@ -155,7 +172,11 @@ pub fn faults<E: std::fmt::Display>(what: &str) -> impl Fn(E) -> String + '_ {
 }
 
 /// Compiles with the settings of a seed; where they do not fit, at the least budget that is said to.
-fn fitting(graph: &Graph, mut options: Compile, tally: &mut Tally) -> Result<Option<(Compiled, Dumps, Compile)>, String> {
+fn fitting(
+    graph: &Graph,
+    mut options: Compile,
+    tally: &mut Tally,
+) -> Result<Option<(Compiled, Dumps, Compile)>, String> {
     for round in 0..2 {
         let (result, dumps) = compiled(graph, &options);
         match result {
@@ -163,14 +184,22 @@ fn fitting(graph: &Graph, mut options: Compile, tally: &mut Tally) -> Result<Opt
             Err(CompileError::OverBudget(over)) => {
                 let OverBudget { min_feasible_bytes, available_bytes, budget_bytes, .. } = *over;
                 let reserve = options.settings.reserve_bytes;
-                if budget_bytes != options.settings.budget_bytes.unwrap_or(0) || available_bytes != budget_bytes.saturating_sub(reserve) {
-                    return Err(format!("refused a budget of {budget_bytes}, {available_bytes} of it available: that was not asked"));
+                if budget_bytes != options.settings.budget_bytes.unwrap_or(0)
+                    || available_bytes != budget_bytes.saturating_sub(reserve)
+                {
+                    return Err(format!(
+                        "refused a budget of {budget_bytes}, {available_bytes} of it available: that was not asked"
+                    ));
                 }
                 if available_bytes >= min_feasible_bytes {
-                    return Err(format!("refused {available_bytes} bytes, though {min_feasible_bytes} are said to be enough"));
+                    return Err(format!(
+                        "refused {available_bytes} bytes, though {min_feasible_bytes} are said to be enough"
+                    ));
                 }
                 if round > 0 {
-                    return Err(format!("{available_bytes} bytes were said to be enough, and are refused: now it is {min_feasible_bytes}"));
+                    return Err(format!(
+                        "{available_bytes} bytes were said to be enough, and are refused: now it is {min_feasible_bytes}"
+                    ));
                 }
                 tally.over_budget += 1;
                 options.settings.budget_bytes = Some(min_feasible_bytes + reserve);
@@ -197,7 +226,10 @@ pub fn check(spec: &Spec, seed: u64, contexts: &[VkContext]) -> Result<Tally, St
     let plain = Reference::new(graph.clone()).run(&inputs).map_err(faults("the CPU reference"))?;
     for (output, tensor) in outputs.iter().zip(&plain) {
         if spec.values[*output].tensor != *tensor && !has_nan(tensor) {
-            return Err(format!("the reference gives {tensor:?} where the generator had {:?}", spec.values[*output].tensor));
+            return Err(format!(
+                "the reference gives {tensor:?} where the generator had {:?}",
+                spec.values[*output].tensor
+            ));
         }
     }
     let target = Target::shipped(random.pick(&shipped_names())).unwrap();
@@ -208,7 +240,9 @@ pub fn check(spec: &Spec, seed: u64, contexts: &[VkContext]) -> Result<Tally, St
         options.settings.policy, options.settings.budget_bytes, options.settings.reserve_bytes, options.target.name
     );
     let said = |e: String| format!("{what}: {e}");
-    let Some((compiled, dumps, options)) = fitting(&graph, options, &mut tally).map_err(said)? else { return Ok(tally) };
+    let Some((compiled, dumps, options)) = fitting(&graph, options, &mut tally).map_err(said)? else {
+        return Ok(tally);
+    };
     let (assigned, mut expected) = after_passes(&graph, (&inputs, &sizes), &dumps, seed, &mut tally).map_err(said)?;
     let with_formats = ranges::at(&assigned, &sizes);
     let plan = &compiled.program.plans[0];
@@ -233,9 +267,13 @@ pub fn check(spec: &Spec, seed: u64, contexts: &[VkContext]) -> Result<Tally, St
             return Err(said(format!("{measured} bytes were allocated, {} planned", plan.planned_peak_bytes)));
         }
         // First against what was expected of any device, then against the CPU reference, which is nearer.
-        expected.check(&with_formats, &inputs, &outputs, seed).map_err(|e| said(format!("on {}: {e}", session.device())))?;
+        expected
+            .check(&with_formats, &inputs, &outputs, seed)
+            .map_err(|e| said(format!("on {}: {e}", session.device())))?;
         expected.outputs.clone_from(&on_cpu);
-        expected.check(&with_formats, &inputs, &outputs, seed).map_err(|e| said(format!("on {} against the CPU: {e}", session.device())))?;
+        expected
+            .check(&with_formats, &inputs, &outputs, seed)
+            .map_err(|e| said(format!("on {} against the CPU: {e}", session.device())))?;
         tally.device_runs += 1;
     }
     if !sizes.is_empty() {
@@ -267,10 +305,10 @@ fn after_passes(
             source = after.clone();
             sized = ranges::at(after, sizes);
             expected = Expected::of(&sized, inputs, seed).map_err(said)?;
-            let integers = after
-                .order()
-                .iter()
-                .any(|id| after.node(*id).format.is_some_and(|f| f.has_int_weights()) && nyxc::ops::weights::of(after, *id).is_some());
+            let integers = after.order().iter().any(|id| {
+                after.node(*id).format.is_some_and(|f| f.has_int_weights())
+                    && nyxc::ops::weights::of(after, *id).is_some()
+            });
             for at in 0..expected.outputs.len() {
                 tally.outputs[usize::from(integers)] += 1;
                 tally.sharp[usize::from(integers)] += usize::from(expected.sharp(at));

@@ -143,7 +143,9 @@ impl Gen {
     pub fn pick(&mut self, fits: impl Fn(&Value) -> bool) -> Option<usize> {
         // The ends of a Slice may be the last integers that there are.
         let is_end = |v: &Value| v.source == Source::Const && v.tensor.dtype() == DType::I64 && !useful(&v.tensor);
-        let all: Vec<usize> = (0..self.spec.values.len()).filter(|&i| fits(&self.spec.values[i]) && !is_end(&self.spec.values[i])).collect();
+        let all: Vec<usize> = (0..self.spec.values.len())
+            .filter(|&i| fits(&self.spec.values[i]) && !is_end(&self.spec.values[i]))
+            .collect();
         if all.is_empty() {
             return None;
         }
@@ -240,7 +242,9 @@ impl Gen {
             }
         }
         let last = (0..n).rev().find(|&i| matches!(self.spec.values[i].source, Source::Node(..)));
-        if let (false, Some(last)) = (self.spec.outputs.iter().any(|&o| matches!(self.spec.values[o].source, Source::Node(..))), last) {
+        if let (false, Some(last)) =
+            (self.spec.outputs.iter().any(|&o| matches!(self.spec.values[o].source, Source::Node(..))), last)
+        {
             self.spec.outputs.push(last);
         }
         if self.random.chance(10) {

@@ -35,8 +35,9 @@ pub fn matmul(g: &mut Gen) -> Option<usize> {
 
 /// The transposition of a matrix of rows of `k`, rather one that others read too: a table, say. At times it is stored as f16.
 fn turned(g: &mut Gen, dtype: DType, n: usize, k: usize) -> Option<usize> {
-    let is_table =
-        |v: &crate::spec::Value| v.source == Source::Const && v.tensor.dtype() == dtype && matches!(v.tensor.dims()[..], [_, cols] if cols == k);
+    let is_table = |v: &crate::spec::Value| {
+        v.source == Source::Const && v.tensor.dtype() == dtype && matches!(v.tensor.dims()[..], [_, cols] if cols == k)
+    };
     let mut rows = match g.pick(is_table) {
         Some(found) => found,
         None => {
@@ -78,7 +79,9 @@ pub fn gemm(g: &mut Gen) -> Option<usize> {
 /// A value with one or two spatial axes.
 fn image(g: &mut Gen) -> usize {
     if g.random.chance(50)
-        && let Some(found) = g.pick(|v| v.tensor.dtype().is_float() && (3..=4).contains(&v.tensor.dims().len()) && v.source != Source::Const)
+        && let Some(found) = g.pick(|v| {
+            v.tensor.dtype().is_float() && (3..=4).contains(&v.tensor.dims().len()) && v.source != Source::Const
+        })
     {
         return found;
     }
@@ -99,7 +102,10 @@ fn window(g: &mut Gen, n: usize, is_pool: bool) -> (Attrs, Vec<i64>) {
         // A window of a pool that lies in the padding alone has no value.
         (0..2 * n).for_each(|i| pads[i] = pads[i].min(kernel[i % n] - 1));
     }
-    let mut attrs = Attrs::new().with_ints("kernel_shape", kernel.clone()).with_ints("strides", strides).with_ints("dilations", dilations);
+    let mut attrs = Attrs::new()
+        .with_ints("kernel_shape", kernel.clone())
+        .with_ints("strides", strides)
+        .with_ints("dilations", dilations);
     attrs = match g.random.below(8) {
         0 => attrs.with_str("auto_pad", g.random.pick(&["SAME_UPPER", "SAME_LOWER", "VALID"])),
         1..4 => attrs,
@@ -183,7 +189,9 @@ pub fn reduce(g: &mut Gen) -> Option<usize> {
         axes.iter_mut().for_each(|a| *a -= rank);
     }
     let operand = if axes.is_empty() || g.random.chance(10) { None } else { g.ints(&axes) };
-    let attrs = Attrs::new().with_int("keepdims", g.random.int(0, 1)).with_int("noop_with_empty_axes", i64::from(g.random.chance(10)));
+    let attrs = Attrs::new()
+        .with_int("keepdims", g.random.int(0, 1))
+        .with_int("noop_with_empty_axes", i64::from(g.random.chance(10)));
     g.add(name, attrs, &[Some(x), operand])
 }
 
@@ -250,7 +258,8 @@ fn rotary(g: &mut Gen, x: usize, &[b, s, d]: &[usize; 3]) -> Option<usize> {
 
 fn rotated(g: &mut Gen, x: usize, &[b, s, d]: &[usize; 3]) -> Option<usize> {
     let angle = g.new_value(g.tensor(x).dtype(), &[b, s, d / 2]);
-    let (one, zero, half, end, last) = (g.ints(&[1])?, g.ints(&[0])?, g.ints(&[d as i64 / 2])?, g.ints(&[d as i64])?, g.ints(&[3])?);
+    let (one, zero, half, end, last) =
+        (g.ints(&[1])?, g.ints(&[0])?, g.ints(&[d as i64 / 2])?, g.ints(&[d as i64])?, g.ints(&[3])?);
     let angles = g.add("Concat", Attrs::new().with_int("axis", -1), &[Some(angle), Some(angle)])?;
     let mut products = Vec::new();
     let high = g.add("Slice", Attrs::new(), &[Some(x), Some(half), Some(end), Some(last)])?;
@@ -334,16 +343,24 @@ pub fn resize(g: &mut Gen) -> Option<usize> {
     let dims = g.dims(x);
     let attrs = Attrs::new()
         .with_str("mode", g.random.pick(&["nearest", "linear"]))
-        .with_str("coordinate_transformation_mode", g.random.pick(&["half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel"]))
+        .with_str(
+            "coordinate_transformation_mode",
+            g.random.pick(&["half_pixel", "align_corners", "asymmetric", "pytorch_half_pixel"]),
+        )
         .with_str("nearest_mode", g.random.pick(&["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]));
     let keep = dims.len() - g.random.pick(&[1, 2]);
     if g.random.chance(50) {
         // Steps of powers of two: positions that lie on the border of two pixels are exact.
-        let scales: Vec<f32> = (0..dims.len()).map(|i| if i < keep { 1.0 } else { g.random.pick(&[0.5, 1.0, 2.0, 4.0]) }).collect();
+        let scales: Vec<f32> =
+            (0..dims.len()).map(|i| if i < keep { 1.0 } else { g.random.pick(&[0.5, 1.0, 2.0, 4.0]) }).collect();
         let scales = g.constant(Tensor::from_f32s(DType::F32, &[dims.len()], &scales).unwrap());
         return g.add("Resize", attrs, &[Some(x), None, Some(scales)]);
     }
-    let sizes: Vec<i64> = dims.iter().enumerate().map(|(i, &d)| if i < keep { d as i64 } else { (d as i64) << g.random.below(3) }).collect();
+    let sizes: Vec<i64> = dims
+        .iter()
+        .enumerate()
+        .map(|(i, &d)| if i < keep { d as i64 } else { (d as i64) << g.random.below(3) })
+        .collect();
     let sizes = g.ints(&sizes);
     g.add("Resize", attrs, &[Some(x), None, None, sizes])
 }
@@ -368,12 +385,17 @@ pub fn host(g: &mut Gen) -> Option<usize> {
         5 => {
             // Each line is turned by as much as its number says, so that no place is written twice.
             let (n, inner) = (dims[at], dims[at + 1..].iter().product::<usize>().max(1));
-            let places: Vec<i64> = (0..dims.iter().product()).map(|i: usize| ((i / inner % n + i % inner) % n) as i64).collect();
+            let places: Vec<i64> =
+                (0..dims.iter().product()).map(|i: usize| ((i / inner % n + i % inner) % n) as i64).collect();
             let places = g.constant(Tensor::from_i64s(DType::I64, &dims, &places).ok()?);
             let updates = g.value_of(DType::F32, &dims, false);
             let (x, updates) = if g.random.chance(50) { (x, updates) } else { (updates, x) };
             let reduction = g.random.pick(&["none", "add", "mul", "max", "min"]);
-            g.add("ScatterElements", Attrs::new().with_int("axis", axis).with_str("reduction", reduction), &[Some(x), Some(places), Some(updates)])
+            g.add(
+                "ScatterElements",
+                Attrs::new().with_int("axis", axis).with_str("reduction", reduction),
+                &[Some(x), Some(places), Some(updates)],
+            )
         }
         6 => {
             let n = g.random.pick(&[1, 2, 3, 5]);
@@ -383,8 +405,10 @@ pub fn host(g: &mut Gen) -> Option<usize> {
         }
         _ => {
             let name = g.random.pick(&["ArgMax", "ArgMin"]);
-            let attrs =
-                Attrs::new().with_int("axis", axis).with_int("keepdims", g.random.int(0, 1)).with_int("select_last_index", g.random.int(0, 1));
+            let attrs = Attrs::new()
+                .with_int("axis", axis)
+                .with_int("keepdims", g.random.int(0, 1))
+                .with_int("select_last_index", g.random.int(0, 1));
             g.add(name, attrs, &[Some(x)])
         }
     }
@@ -392,7 +416,8 @@ pub fn host(g: &mut Gen) -> Option<usize> {
 
 /// Results with as many elements as data say, of data that nothing rounds.
 pub fn counted(g: &mut Gen) -> Option<usize> {
-    let is_given = |v: &crate::spec::Value, class: Class| v.tensor.dtype().class() == class && v.source == Source::Input;
+    let is_given =
+        |v: &crate::spec::Value, class: Class| v.tensor.dtype().class() == class && v.source == Source::Input;
     match g.random.below(3) {
         0 => {
             let x = match g.pick(|v| is_given(v, Class::Int) || is_given(v, Class::Bool)) {
@@ -408,7 +433,11 @@ pub fn counted(g: &mut Gen) -> Option<usize> {
             let x = g.float_of(1, 4);
             let axis = g.axis(x)?;
             let (dims, whole) = (g.dims(x), g.random.chance(20));
-            let n = if whole { dims.iter().product() } else { dims[(if axis < 0 { dims.len() as i64 + axis } else { axis }) as usize] };
+            let n = if whole {
+                dims.iter().product()
+            } else {
+                dims[(if axis < 0 { dims.len() as i64 + axis } else { axis }) as usize]
+            };
             let condition = g.value_of(DType::Bool, &[n], false);
             let attrs = if whole { Attrs::new() } else { Attrs::new().with_int("axis", axis) };
             g.add("Compress", attrs, &[Some(x), Some(condition)])

@@ -42,7 +42,8 @@ fn outcome(spec: &spec::Spec, seed: u64, contexts: &[VkContext]) -> Result<Tally
 }
 
 fn panicked(cause: &(dyn std::any::Any + Send)) -> String {
-    let text = cause.downcast_ref::<String>().cloned().or_else(|| cause.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+    let text =
+        cause.downcast_ref::<String>().cloned().or_else(|| cause.downcast_ref::<&str>().map(|s| (*s).to_owned()));
     format!("panicked: {}", text.unwrap_or_default())
 }
 
@@ -55,19 +56,28 @@ fn kind(fault: &str) -> String {
 
 /// One seed: what it was, or the smallest graph that fails in the same way.
 fn one(seed: u64, contexts: &[VkContext]) -> Result<Tally, String> {
-    let spec = catch_unwind(|| generate::generate(seed)).map_err(|cause| format!("seed {seed}: while it was made: {}", panicked(&*cause)))?;
+    let spec = catch_unwind(|| generate::generate(seed))
+        .map_err(|cause| format!("seed {seed}: while it was made: {}", panicked(&*cause)))?;
     outcome(&spec, seed, contexts).map_err(|fault| {
         let first = kind(&fault);
-        let small = spec::shrink(&spec, &mut |spec| outcome(spec, seed, contexts).is_err_and(|fault| kind(&fault) == first));
+        let small =
+            spec::shrink(&spec, &mut |spec| outcome(spec, seed, contexts).is_err_and(|fault| kind(&fault) == first));
         let last = outcome(&small, seed, contexts).err().unwrap_or_default();
-        format!("seed {seed}: {fault}\nsmallest of {} nodes: {last}\n{}", small.n_nodes(), check::built(&small, seed).0.graph)
+        format!(
+            "seed {seed}: {fault}\nsmallest of {} nodes: {last}\n{}",
+            small.n_nodes(),
+            check::built(&small, seed).0.graph
+        )
     })
 }
 
 /// All seeds, on as many threads as there are cores; panics with every failure.
 fn run(seeds: Range<u64>) -> Tally {
-    let contexts: Vec<VkContext> =
-        devices().unwrap_or_default().iter().map(|d| VkContext::open(d.index, &d.target.features, &Options::from_env()).unwrap()).collect();
+    let contexts: Vec<VkContext> = devices()
+        .unwrap_or_default()
+        .iter()
+        .map(|d| VkContext::open(d.index, &d.target.features, &Options::from_env()).unwrap())
+        .collect();
     if contexts.is_empty() {
         say("SKIPPED: no Vulkan device, so programs ran on the CPU reference alone\n");
     }
@@ -92,7 +102,11 @@ fn run(seeds: Range<u64>) -> Tally {
                         }
                     }
                     if seed % 1000 == 999 {
-                        say(&format!("{} graphs, {} failures\n", seed + 1 - seeds.start, failures.lock().unwrap().len()));
+                        say(&format!(
+                            "{} graphs, {} failures\n",
+                            seed + 1 - seeds.start,
+                            failures.lock().unwrap().len()
+                        ));
                     }
                 }
             });
@@ -101,7 +115,13 @@ fn run(seeds: Range<u64>) -> Tally {
     std::panic::set_hook(hook);
     let (total, failures) = (total.into_inner().unwrap(), failures.into_inner().unwrap());
     println!("{total:?}");
-    assert!(failures.is_empty(), "{} of {} graphs failed:\n\n{}", failures.len(), seeds.end - seeds.start, failures.join("\n\n"));
+    assert!(
+        failures.is_empty(),
+        "{} of {} graphs failed:\n\n{}",
+        failures.len(),
+        seeds.end - seeds.start,
+        failures.join("\n\n")
+    );
     assert!(contexts.is_empty() || total.device_runs as u64 >= seeds.end - seeds.start, "{total:?}");
     total
 }
@@ -109,22 +129,44 @@ fn run(seeds: Range<u64>) -> Tally {
 /// Operators of the core that graphs need not have: `iota` stands for positions at sizes that change, which tests/ranges has; `random`
 /// has no expected result; the bits, the choices of boxes and taps, and the counts of words change by leaps with the last bit of what they read, and run
 /// on the host alone, where the standard's node tests hold them.
-const NOT_DRAWN: &[&str] =
-    &["iota", "bit_cast", "non_max_suppression", "grid_sample", "roi_align", "deform_conv", "col2im", "pool_indices", "tf_idf_vectorizer", "random"];
+const NOT_DRAWN: &[&str] = &[
+    "iota",
+    "bit_cast",
+    "non_max_suppression",
+    "grid_sample",
+    "roi_align",
+    "deform_conv",
+    "col2im",
+    "pool_indices",
+    "tf_idf_vectorizer",
+    "random",
+];
 
 /// That the checks mean something: enough outputs had a tight bound, and enough budgets were refused.
 fn meant_something(total: &Tally) {
     for (i, least) in [(0, 85), (1, 50)] {
         assert!(total.sharp[i] * 100 >= total.outputs[i] * least, "too few outputs had a tight bound: {total:?}");
     }
-    assert!(total.ranged * 6 >= total.graphs && total.sizes >= total.ranged && total.alone * 8 >= total.ranged, "{total:?}");
-    assert!(total.nodes >= 8 * total.graphs && total.passes >= 4 * total.graphs && total.over_budget * 50 >= total.graphs, "{total:?}");
+    assert!(
+        total.ranged * 6 >= total.graphs && total.sizes >= total.ranged && total.alone * 8 >= total.ranged,
+        "{total:?}"
+    );
+    assert!(
+        total.nodes >= 8 * total.graphs && total.passes >= 4 * total.graphs && total.over_budget * 50 >= total.graphs,
+        "{total:?}"
+    );
 }
 
 /// That every operator of the core was drawn.
 fn drew_everything(total: &Tally) {
-    let (core, drawn) = (nyxc::ops::registry(), |name: &str| total.operators.contains(name) || NOT_DRAWN.contains(&name));
-    let missed: Vec<&str> = core.iter().filter(|def| def.levels & nyxc::ir::CORE != 0).map(|def| def.name).filter(|name| !drawn(name)).collect();
+    let (core, drawn) =
+        (nyxc::ops::registry(), |name: &str| total.operators.contains(name) || NOT_DRAWN.contains(&name));
+    let missed: Vec<&str> = core
+        .iter()
+        .filter(|def| def.levels & nyxc::ir::CORE != 0)
+        .map(|def| def.name)
+        .filter(|name| !drawn(name))
+        .collect();
     assert!(missed.is_empty(), "operators of the core that no graph had: {missed:?}");
 }
 
@@ -140,7 +182,10 @@ fn two_hundred_graphs_keep_every_property() {
 #[ignore = "hours: make soak"]
 fn many_graphs_keep_every_property() {
     let named = std::env::var("NYXC_SEEDS").ok();
-    let seeds = named.as_deref().and_then(|text| text.split_once("..")).map_or(1000..51_000, |(a, b)| a.parse().unwrap()..b.parse().unwrap());
+    let seeds = named
+        .as_deref()
+        .and_then(|text| text.split_once(".."))
+        .map_or(1000..51_000, |(a, b)| a.parse().unwrap()..b.parse().unwrap());
     let total = run(seeds);
     say(&format!("{total:?}\n"));
     if total.graphs >= 200 {
@@ -178,18 +223,30 @@ fn the_check_of_plans_notices_what_is_wrong() {
     let compiled = sample();
     let (plan, kernels) = (&compiled.program.plans[0], &compiled.kernels);
     plan::check(plan, kernels, true).unwrap();
-    let n = plan.entries[0].steps.iter().map(|s| if let Step::Device(list) = s { list.len() } else { 0 }).sum::<usize>();
-    let n_barriers =
-        plan.entries[0].steps.iter().flat_map(|s| if let Step::Device(list) = s { list.as_slice() } else { &[] }).filter(|d| d.barrier).count();
+    let n =
+        plan.entries[0].steps.iter().map(|s| if let Step::Device(list) = s { list.len() } else { 0 }).sum::<usize>();
+    let n_barriers = plan.entries[0]
+        .steps
+        .iter()
+        .flat_map(|s| if let Step::Device(list) = s { list.as_slice() } else { &[] })
+        .filter(|d| d.barrier)
+        .count();
     assert!(n >= 4 && n_barriers >= 3, "{n} dispatches, {n_barriers} barriers");
     for at in 0..n {
         let changed = |change: &dyn Fn(&mut nyxc::program::Dispatch)| {
             let mut plan = plan.clone();
-            let steps = plan.entries[0].steps.iter_mut().flat_map(|s| if let Step::Device(list) = s { list.as_mut_slice() } else { &mut [] });
+            let steps = plan.entries[0]
+                .steps
+                .iter_mut()
+                .flat_map(|s| if let Step::Device(list) = s { list.as_mut_slice() } else { &mut [] });
             steps.skip(at).take(1).for_each(change);
             plan::check(&plan, kernels, true)
         };
-        let dispatches: Vec<_> = plan.entries[0].steps.iter().flat_map(|s| if let Step::Device(list) = s { list.as_slice() } else { &[] }).collect();
+        let dispatches: Vec<_> = plan.entries[0]
+            .steps
+            .iter()
+            .flat_map(|s| if let Step::Device(list) = s { list.as_slice() } else { &[] })
+            .collect();
         if dispatches[at].barrier {
             changed(&|d| d.barrier = false).unwrap_err();
         }
@@ -211,7 +268,9 @@ fn made_wrong(tensor: &Tensor, at: usize) -> Option<Tensor> {
     if tensor.dtype().is_float() {
         let factor = if tensor.dtype() == DType::F32 { 1.001 } else { 1.05 };
         let mut values = tensor.to_f32s().unwrap().to_vec();
-        let largest = (0..values.len()).max_by(|&a, &b| values[a].abs().total_cmp(&values[b].abs())).filter(|&i| values[i].abs() > 1e-3)?;
+        let largest = (0..values.len())
+            .max_by(|&a, &b| values[a].abs().total_cmp(&values[b].abs()))
+            .filter(|&i| values[i].abs() > 1e-3)?;
         values[largest] *= factor;
         return Some(Tensor::from_f32s(tensor.dtype(), &dims, &values).unwrap());
     }

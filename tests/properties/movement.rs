@@ -42,7 +42,8 @@ pub fn any(g: &mut Gen) -> Option<usize> {
             g.add("Flatten", Attrs::new().with_int("axis", axis), &[Some(x)])
         }
         7 => {
-            let mut shape: Vec<i64> = dims.iter().map(|&d| if d == 1 { g.random.pick(&[1, 2, 3]) } else { d }).collect();
+            let mut shape: Vec<i64> =
+                dims.iter().map(|&d| if d == 1 { g.random.pick(&[1, 2, 3]) } else { d }).collect();
             if rank < 5 && g.random.chance(30) {
                 shape.insert(0, 2);
             }
@@ -61,7 +62,8 @@ pub fn any(g: &mut Gen) -> Option<usize> {
         14 if rank == 4 => {
             let name = g.random.pick(&["DepthToSpace", "SpaceToDepth"]);
             let attrs = Attrs::new().with_int("blocksize", 2);
-            let attrs = if name == "DepthToSpace" { attrs.with_str("mode", g.random.pick(&["DCR", "CRD"])) } else { attrs };
+            let attrs =
+                if name == "DepthToSpace" { attrs.with_str("mode", g.random.pick(&["DCR", "CRD"])) } else { attrs };
             g.add(name, attrs, &[Some(x)])
         }
         _ => folded(g, x),
@@ -110,7 +112,8 @@ fn slice(g: &mut Gen, x: usize, dims: &[i64]) -> Option<usize> {
         }
         let step = g.random.pick(&[1, 1, 1, 2, 3, -1, -2]);
         let (a, b) = (g.random.int(0, n - 1), g.random.int(0, n));
-        let (start, end) = if step > 0 { (a.min(b), a.max(b).max(a.min(b) + 1)) } else { (a, g.random.pick(&[-n - 1, i64::MIN])) };
+        let (start, end) =
+            if step > 0 { (a.min(b), a.max(b).max(a.min(b) + 1)) } else { (a, g.random.pick(&[-n - 1, i64::MIN])) };
         let end = if step > 0 && g.random.chance(20) { i64::MAX } else { end };
         starts.push(if g.random.chance(20) { start - n } else { start });
         ends.push(end);
@@ -132,7 +135,8 @@ fn pad(g: &mut Gen, x: usize, dims: &[i64]) -> Option<usize> {
     let mut operands = vec![Some(x), g.ints(&pads)];
     if mode == "constant" && g.random.chance(50) {
         let dtype = g.tensor(x).dtype();
-        let value = if dtype.is_float() { Tensor::from_f32s(dtype, &[], &[-0.5]) } else { Tensor::from_i64s(dtype, &[], &[1]) };
+        let value =
+            if dtype.is_float() { Tensor::from_f32s(dtype, &[], &[-0.5]) } else { Tensor::from_i64s(dtype, &[], &[1]) };
         operands.push(Some(g.constant(value.unwrap())));
     }
     g.add("Pad", Attrs::new().with_str("mode", mode), &operands)
@@ -144,8 +148,10 @@ fn concat(g: &mut Gen, x: usize, dims: &[i64]) -> Option<usize> {
     let (own, dtype) = (g.dims(x), g.tensor(x).dtype());
     let mut operands = vec![Some(x)];
     for _ in 0..g.random.below(4) {
-        let fits = |d: &[usize]| d.len() == own.len() && d.iter().zip(&own).enumerate().all(|(i, (a, b))| i == at || a == b);
-        let found = if g.random.chance(70) { g.pick(|v| v.tensor.dtype() == dtype && fits(&v.tensor.dims())) } else { None };
+        let fits =
+            |d: &[usize]| d.len() == own.len() && d.iter().zip(&own).enumerate().all(|(i, (a, b))| i == at || a == b);
+        let found =
+            if g.random.chance(70) { g.pick(|v| v.tensor.dtype() == dtype && fits(&v.tensor.dims())) } else { None };
         operands.push(Some(match found {
             Some(found) => found,
             None => {

@@ -43,11 +43,17 @@ impl Memory {
                 continue;
             }
             if !owners.contains(who) {
-                return Err(format!("{reader} reads bytes {from}..{to} of {region:?}, which {who} wrote over: only {owners:?} may"));
+                return Err(format!(
+                    "{reader} reads bytes {from}..{to} of {region:?}, which {who} wrote over: only {owners:?} may"
+                ));
             }
             covered += to - from;
         }
-        if covered == region.bytes { Ok(()) } else { Err(format!("{reader} reads {region:?}, of which {covered} bytes were written")) }
+        if covered == region.bytes {
+            Ok(())
+        } else {
+            Err(format!("{reader} reads {region:?}, of which {covered} bytes were written"))
+        }
     }
 }
 
@@ -73,7 +79,8 @@ fn is_constant(graph: &Graph, id: NodeId) -> bool {
 pub fn check(plan: &Plan, graph: &Graph, target_unified: bool) -> Result<(), String> {
     let entry = &plan.entries[0];
     let kind = |region: &Region| plan.allocations[region.allocation as usize].kind;
-    let by_name: BTreeMap<&str, NodeId> = graph.order().into_iter().map(|id| (graph.node(id).name.as_str(), id)).collect();
+    let by_name: BTreeMap<&str, NodeId> =
+        graph.order().into_iter().map(|id| (graph.node(id).name.as_str(), id)).collect();
     let owners_of = |value: ValueId| graph.node(maker(graph, value)).name.clone();
     let inside = |region: &Region| {
         let fits = region.offset + region.bytes <= plan.allocations[region.allocation as usize].bytes;
@@ -99,10 +106,18 @@ pub fn check(plan: &Plan, graph: &Graph, target_unified: bool) -> Result<(), Str
                     let (Some(port), Some(value)) = (port, value) else { continue };
                     if is_constant(graph, maker(graph, value)) {
                         let covers = |upload: &Region| {
-                            upload.offset <= port.region.offset && port.region.offset + port.region.bytes <= upload.offset + upload.bytes
+                            upload.offset <= port.region.offset
+                                && port.region.offset + port.region.bytes <= upload.offset + upload.bytes
                         };
-                        if !plan.uploads.iter().any(|u| u.region.allocation == port.region.allocation && covers(&u.region)) {
-                            return Err(format!("{} reads {:?}, to which no constant is uploaded", step.node, port.region));
+                        if !plan
+                            .uploads
+                            .iter()
+                            .any(|u| u.region.allocation == port.region.allocation && covers(&u.region))
+                        {
+                            return Err(format!(
+                                "{} reads {:?}, to which no constant is uploaded",
+                                step.node, port.region
+                            ));
                         }
                     } else {
                         memory.read(&port.region, &BTreeSet::from([owners_of(value)]), &step.node)?;
@@ -127,14 +142,24 @@ pub fn check(plan: &Plan, graph: &Graph, target_unified: bool) -> Result<(), Str
             memory.read(&port.region, &BTreeSet::from([owners_of(output.value)]), &format!("output {}", port.name))?;
         }
     }
-    let counted: u64 = plan.allocations.iter().filter(|a| a.kind != AllocationKind::Staging || target_unified).map(|a| a.bytes).sum();
+    let counted: u64 =
+        plan.allocations.iter().filter(|a| a.kind != AllocationKind::Staging || target_unified).map(|a| a.bytes).sum();
     let l = &plan.ledger;
     let ledger = l.weights + l.constants + l.activations + l.workspace + l.io + l.state + l.staging;
-    if counted != plan.planned_peak_bytes || ledger != plan.planned_peak_bytes || plan.lower_bound_bytes > plan.planned_peak_bytes {
-        return Err(format!("planned {}, allocated {counted}, ledger {ledger}, bound {}", plan.planned_peak_bytes, plan.lower_bound_bytes));
+    if counted != plan.planned_peak_bytes
+        || ledger != plan.planned_peak_bytes
+        || plan.lower_bound_bytes > plan.planned_peak_bytes
+    {
+        return Err(format!(
+            "planned {}, allocated {counted}, ledger {ledger}, bound {}",
+            plan.planned_peak_bytes, plan.lower_bound_bytes
+        ));
     }
     if plan.planned_peak_bytes + plan.reserve_bytes > plan.budget_bytes {
-        return Err(format!("planned {} with {} in reserve, the budget is {}", plan.planned_peak_bytes, plan.reserve_bytes, plan.budget_bytes));
+        return Err(format!(
+            "planned {} with {} in reserve, the budget is {}",
+            plan.planned_peak_bytes, plan.reserve_bytes, plan.budget_bytes
+        ));
     }
     Ok(())
 }
@@ -147,8 +172,10 @@ fn one(
     kind: &dyn Fn(&Region) -> AllocationKind,
     inside: &dyn Fn(&Region) -> Result<(), String>,
 ) -> Result<(), String> {
-    let id = *by_name.get(dispatch.node.as_str()).ok_or_else(|| format!("the graph has no node {:?}", dispatch.node))?;
-    let mut owners: BTreeSet<String> = graph.operands(id).into_iter().flatten().map(|v| graph.node(maker(graph, v)).name.clone()).collect();
+    let id =
+        *by_name.get(dispatch.node.as_str()).ok_or_else(|| format!("the graph has no node {:?}", dispatch.node))?;
+    let mut owners: BTreeSet<String> =
+        graph.operands(id).into_iter().flatten().map(|v| graph.node(maker(graph, v)).name.clone()).collect();
     // A node of several dispatches goes on with what it wrote.
     owners.insert(dispatch.node.clone());
     let is_write = |i: usize| dispatch.writes.contains(&(i as u32));

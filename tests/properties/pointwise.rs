@@ -127,7 +127,9 @@ pub fn logic(g: &mut Gen) -> Option<usize> {
             let x = if g.random.chance(70) { g.float() } else { g.of_class(Class::Int, DType::I32) };
             let y = g.partner(x);
             let dims = g.dims(x);
-            let condition = match g.pick(|v| v.tensor.dtype() == DType::Bool && crate::generate::broadcasts(&v.tensor.dims(), &dims)) {
+            let condition = match g
+                .pick(|v| v.tensor.dtype() == DType::Bool && crate::generate::broadcasts(&v.tensor.dims(), &dims))
+            {
                 Some(found) => found,
                 None => {
                     let dims = g.narrowed(&dims);
@@ -167,7 +169,8 @@ pub fn integers(g: &mut Gen) -> Option<usize> {
 }
 
 pub fn cast(g: &mut Gen) -> Option<usize> {
-    let to = g.random.pick(&[DType::F32, DType::F32, DType::F16, DType::I64, DType::I32, DType::Bool, DType::U8, DType::I8]);
+    let to =
+        g.random.pick(&[DType::F32, DType::F32, DType::F16, DType::I64, DType::I32, DType::Bool, DType::U8, DType::I8]);
     let class = g.random.pick(&[Class::Float, Class::Int, Class::Bool]);
     let x = match class {
         Class::Float => g.float(),

@@ -117,7 +117,9 @@ pub fn check(
         tally.sizes += 1;
         for (session, context) in &mut sessions {
             let outputs = session.run(&inputs).map_err(faults("running on the device")).map_err(said)?.outputs;
-            expected.check(&source, &inputs, &outputs, seed).map_err(|e| said(format!("on {}: {e}", session.device())))?;
+            expected
+                .check(&source, &inputs, &outputs, seed)
+                .map_err(|e| said(format!("on {}: {e}", session.device())))?;
             let planned = compiled.program.plans[0].planned_peak_bytes;
             if session.measured_peak_bytes() > planned {
                 return Err(said(format!("{} bytes were allocated, {planned} planned", session.measured_peak_bytes())));
@@ -125,7 +127,9 @@ pub fn check(
             // Other policies may choose other formats for a smaller range.
             if matches!(options.settings.policy, Policy::Uniform(_)) && random.chance(30) {
                 let alone = graph.substitute(&|symbol| (symbol.name() == NAME).then(|| Dim::ranged(NAME, size, size)));
-                let alone = nyxc::session::compile(&alone, options, &|_, _, _| {}, &mut |_, _, _| {}).map_err(faults("alone")).map_err(said)?;
+                let alone = nyxc::session::compile(&alone, options, &|_, _, _| {}, &mut |_, _, _| {})
+                    .map_err(faults("alone"))
+                    .map_err(said)?;
                 let mut alone = Session::on(alone.program, context).map_err(faults("loading alone")).map_err(said)?;
                 let own = alone.run(&inputs).map_err(faults("running alone")).map_err(said)?.outputs;
                 for (i, (own, given)) in own.iter().zip(&outputs).enumerate() {
@@ -133,7 +137,8 @@ pub fn check(
                         let (a, b) = (own.to_f32s().unwrap(), given.to_f32s().unwrap());
                         let at = (0..a.len()).find(|&i| a[i].to_bits() != b[i].to_bits()).unwrap_or(0);
                         let what = format!("output {i}, element {at} is {:e}, of this size alone {:e}", b[at], a[at]);
-                        let kernels = format!("{}\nalone\n{}", compiled.program.plans[0].graph, alone.program().plans[0].graph);
+                        let kernels =
+                            format!("{}\nalone\n{}", compiled.program.plans[0].graph, alone.program().plans[0].graph);
                         return Err(said(format!("the program of this size alone has other bits: {what}\n{kernels}")));
                     }
                 }

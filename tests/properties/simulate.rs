@@ -3,7 +3,9 @@
 
 use crate::random::Random;
 use nyxc::ir::packed::{Granularity, Packing, dequantize, quantize_dynamic, unpack};
-use nyxc::ir::{Activations, Attr, Class, DType, Format, Graph, NodeId, NodeKind, Op, Tensor, TensorType, ValueId, Weights};
+use nyxc::ir::{
+    Activations, Attr, Class, DType, Format, Graph, NodeId, NodeKind, Op, Tensor, TensorType, ValueId, Weights,
+};
 use nyxc::ops::{self, quant_search, weights};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -67,7 +69,8 @@ const EXACT: &[&str] = &[
 /// Whether every element is a multiple of 1/64 of at most 16: those are exact in every float type but bf16.
 fn on_grid(tensor: &Tensor) -> bool {
     !tensor.dtype().is_float()
-        || tensor.dtype() != DType::BF16 && tensor.to_f32s().unwrap().iter().all(|v| v.abs() <= 16.0 && (v * 64.0).fract() == 0.0)
+        || tensor.dtype() != DType::BF16
+            && tensor.to_f32s().unwrap().iter().all(|v| v.abs() <= 16.0 && (v * 64.0).fract() == 0.0)
 }
 
 struct Run<'a> {
@@ -84,7 +87,8 @@ struct Run<'a> {
 /// The outputs of a graph of the ONNX level, as its formats have it; with `noise`, moved, and floats as f32.
 pub fn run(graph: &Graph, inputs: &[Tensor], noise: Option<&mut Random>) -> Result<Vec<Tensor>, String> {
     let least = graph.outputs().iter().map(|o| epsilon(graph.ty(o.value).dtype)).fold(0.0, f32::max);
-    let narrow = graph.order().iter().any(|id| graph.node(*id).format.is_some_and(|f| f.activations == Activations::F16));
+    let narrow =
+        graph.order().iter().any(|id| graph.node(*id).format.is_some_and(|f| f.activations == Activations::F16));
     let mut run = Run { graph, values: BTreeMap::new(), exact: BTreeSet::new(), noise, least, narrow };
     for (id, tensor) in graph.inputs().iter().zip(inputs) {
         run.set(id.out(0), tensor.clone(), true);
@@ -93,7 +97,9 @@ pub fn run(graph: &Graph, inputs: &[Tensor], noise: Option<&mut Random>) -> Resu
         match &graph.node(id).kind {
             NodeKind::Input => {}
             NodeKind::Const(tensor) => run.set(id.out(0), tensor.clone(), true),
-            NodeKind::Op(op) => run.node(id, op).map_err(|e| format!("simulation of node {:?}: {e}", graph.node(id).name))?,
+            NodeKind::Op(op) => {
+                run.node(id, op).map_err(|e| format!("simulation of node {:?}: {e}", graph.node(id).name))?
+            }
         }
     }
     let output = |o: &nyxc::ir::Output| {
@@ -104,7 +110,11 @@ pub fn run(graph: &Graph, inputs: &[Tensor], noise: Option<&mut Random>) -> Resu
 }
 
 fn stored(tensor: &Tensor, dtype: DType) -> Tensor {
-    if tensor.dtype() == dtype { tensor.clone() } else { Tensor::from_f32s(dtype, &tensor.dims(), &tensor.to_f32s().unwrap()).unwrap() }
+    if tensor.dtype() == dtype {
+        tensor.clone()
+    } else {
+        Tensor::from_f32s(dtype, &tensor.dims(), &tensor.to_f32s().unwrap()).unwrap()
+    }
 }
 
 impl Run<'_> {
@@ -120,7 +130,8 @@ impl Run<'_> {
         let epsilon = epsilon.max(self.least);
         let Some(random) = &mut self.noise else { return tensor.clone() };
         let floor = if epsilon > 1e-4 { 1e-7 } else { 1e-30 };
-        let values: Vec<f32> = tensor.to_f32s().unwrap().iter().map(|v| v + v * epsilon * random.unit() + floor * random.unit()).collect();
+        let values: Vec<f32> =
+            tensor.to_f32s().unwrap().iter().map(|v| v + v * epsilon * random.unit() + floor * random.unit()).collect();
         Tensor::from_f32s(DType::F32, &tensor.dims(), &values).unwrap()
     }
 
@@ -144,7 +155,8 @@ impl Run<'_> {
         let (x, values) = (x.to_f32s().unwrap(), truth.to_i64s().unwrap());
         let least = normal.max(next_to_nothing * x.iter().fold(0.0f32, |m, v| m.max(v.abs())));
         let either = |(x, v): (&f32, i64)| if x.abs() < least { i64::from(random.unit() > 0.0) } else { v };
-        Tensor::from_i64s(DType::Bool, &truth.dims(), &x.iter().zip(values).map(either).collect::<Vec<_>>()).map_err(|e| e.to_string())
+        Tensor::from_i64s(DType::Bool, &truth.dims(), &x.iter().zip(values).map(either).collect::<Vec<_>>())
+            .map_err(|e| e.to_string())
     }
 
     /// Integers and truth values of floats that say nothing (NaN) say nothing either: they are anything where operands, single elements as results are,
@@ -165,7 +177,8 @@ impl Run<'_> {
         }
         let random = self.noise.as_mut().ok_or("no noise")?;
         let other = |(v, free): (i64, bool)| if free && random.unit() > 0.0 { v ^ 1 } else { v };
-        Tensor::from_i64s(result.dtype(), &result.dims(), &values.into_iter().zip(free).map(other).collect::<Vec<_>>()).map_err(|e| e.to_string())
+        Tensor::from_i64s(result.dtype(), &result.dims(), &values.into_iter().zip(free).map(other).collect::<Vec<_>>())
+            .map_err(|e| e.to_string())
     }
 
     /// Whether floats are equal: either where they are next to each other, since rounding decides.
@@ -184,7 +197,8 @@ impl Run<'_> {
         let near = |i: usize| apart[i].abs() <= (4.0 * least * sums[i].abs()).max(normal);
         let values = equal.to_i64s().unwrap();
         let random = self.noise.as_mut().ok_or("no noise")?;
-        let values: Vec<i64> = values.iter().enumerate().map(|(i, &v)| if near(i) { i64::from(random.unit() > 0.0) } else { v }).collect();
+        let values: Vec<i64> =
+            values.iter().enumerate().map(|(i, &v)| if near(i) { i64::from(random.unit() > 0.0) } else { v }).collect();
         Tensor::from_i64s(DType::Bool, &equal.dims(), &values).map_err(|e| e.to_string())
     }
 
@@ -205,7 +219,9 @@ impl Run<'_> {
             if tensor.dtype().is_float() {
                 let own = wanted.unwrap_or(self.graph.ty(value).dtype);
                 match (found.as_ref().filter(|f| f.slot == slot), format) {
-                    (Some(found), Some(format)) if format.has_int_weights() || format.tail.is_some() || format.weights == Weights::F16 => {
+                    (Some(found), Some(format))
+                        if format.has_int_weights() || format.tail.is_some() || format.weights == Weights::F16 =>
+                    {
                         tensor = fake_quantized(found, format, self.graph)?;
                         is_exact = on_grid(&tensor);
                     }
@@ -216,7 +232,11 @@ impl Run<'_> {
                     tensor = self.moved(&tensor, epsilon(own));
                 }
                 let products = found.as_ref().is_some_and(|f| f.has_products);
-                if slot == 0 && products && format.is_some_and(|f| f.activations == Activations::I8 && (f.has_int_weights() || f.tail.is_some())) {
+                if slot == 0
+                    && products
+                    && format
+                        .is_some_and(|f| f.activations == Activations::I8 && (f.has_int_weights() || f.tail.is_some()))
+                {
                     tensor = quantized_activations(&tensor, op)?;
                     is_exact = false;
                 }
@@ -225,7 +245,8 @@ impl Run<'_> {
             operands.push(Some(tensor));
         }
         // What was rounded to f16 before may be 0 there, whatever this node computes in.
-        let next_to_nothing = 4.0 * epsilon(if self.narrow { DType::F16 } else { wanted.unwrap_or(DType::F32) }).max(self.least);
+        let next_to_nothing =
+            4.0 * epsilon(if self.narrow { DType::F16 } else { wanted.unwrap_or(DType::F32) }).max(self.least);
         if let (true, "Reciprocal", Some(Some(x))) = (self.noise.is_some(), op.def.onnx, operands.first_mut()) {
             *x = without_cancelled(x, next_to_nothing);
         }
@@ -256,7 +277,9 @@ impl Run<'_> {
                 ("Cast" | "CastLike", [Some(x), ..]) if results[0].dtype() == DType::Bool => {
                     vec![self.perhaps_true(x, &results[0], next_to_nothing)?]
                 }
-                ("ReduceProd", [Some(x), rest @ ..]) if x.dtype().is_float() => vec![products_in_any_order(&op, x, rest, &results[0])?],
+                ("ReduceProd", [Some(x), rest @ ..]) if x.dtype().is_float() => {
+                    vec![products_in_any_order(&op, x, rest, &results[0])?]
+                }
                 _ => results,
             };
             results = results.into_iter().map(|result| self.unknown(&borrowed, result)).collect::<Result<_, _>>()?;
@@ -271,7 +294,8 @@ impl Run<'_> {
             };
             let own = wanted.unwrap_or(node.outputs[out].ty.dtype);
             let is_exact = exact && on_grid(&tensor);
-            let tensor = if tensor.dtype().is_float() && !is_exact { self.moved(&tensor, epsilon(own)) } else { tensor };
+            let tensor =
+                if tensor.dtype().is_float() && !is_exact { self.moved(&tensor, epsilon(own)) } else { tensor };
             // Near 0 these are the difference of larger numbers, whose last bits a device may have otherwise.
             let tensor = match op.def.onnx {
                 "Elu" | "Celu" | "Selu" => self.shifted(&tensor, 4e-7),
@@ -320,7 +344,11 @@ fn products_in_any_order(op: &Op, x: &Tensor, rest: &[Option<&Tensor>], products
     let (least, most) = (extreme(|v| v.min(1.0))?, extreme(|v| v.max(1.0))?);
     let (least, most) = (least.to_f32s().unwrap(), most.to_f32s().unwrap());
     let values = products.to_f32s().unwrap();
-    let values: Vec<f32> = values.iter().enumerate().map(|(i, &v)| if least[i] < 1e-36 || most[i] > 1e36 { f32::NAN } else { v }).collect();
+    let values: Vec<f32> = values
+        .iter()
+        .enumerate()
+        .map(|(i, &v)| if least[i] < 1e-36 || most[i] > 1e36 { f32::NAN } else { v })
+        .collect();
     Tensor::from_f32s(DType::F32, &products.dims(), &values).map_err(|e| e.to_string())
 }
 
@@ -332,13 +360,15 @@ fn without_cancelled(tensor: &Tensor, share: f32) -> Tensor {
 
 /// NaN for elements whose magnitude is less than `least`.
 fn without_below(tensor: &Tensor, least: f32) -> Tensor {
-    let values: Vec<f32> = tensor.to_f32s().unwrap().iter().map(|&v| if v.abs() < least { f32::NAN } else { v }).collect();
+    let values: Vec<f32> =
+        tensor.to_f32s().unwrap().iter().map(|&v| if v.abs() < least { f32::NAN } else { v }).collect();
     Tensor::from_f32s(DType::F32, &tensor.dims(), &values).unwrap()
 }
 
 /// Scales, roi and the like, which are f32 in every format.
 fn keeps_type(op: &Op, slot: usize) -> bool {
-    (op.def.onnx == "Resize" && slot > 0) || ["Cast", "DequantizeLinear", "QuantizeLinear", "Range"].contains(&op.def.onnx)
+    (op.def.onnx == "Resize" && slot > 0)
+        || ["Cast", "DequantizeLinear", "QuantizeLinear", "Range"].contains(&op.def.onnx)
 }
 
 /// The weights as the format stores them, as f32 in the layout that the operator reads: rows are outputs, columns the reduction.
@@ -351,30 +381,41 @@ fn fake_quantized(found: &weights::Weights, format: Format, graph: &Graph) -> Re
     };
     let mut out = vec![0.0f32; data.len()];
     let first_tail = format.tail.map_or(found.n_rows, |t| t.from_row as usize).min(found.n_rows);
-    for (rows, how) in [(0..first_tail, Some(format.weights)), (first_tail..found.n_rows, format.tail.map(|t| t.weights))] {
+    for (rows, how) in
+        [(0..first_tail, Some(format.weights)), (first_tail..found.n_rows, format.tail.map(|t| t.weights))]
+    {
         let (Some(how), false) = (how, rows.is_empty()) else { continue };
-        let matrix: Vec<f32> =
-            rows.clone().flat_map(|row| (0..found.n_cols).map(move |col| (row, col))).map(|(row, col)| data[place(found.layout, row, col)]).collect();
+        let matrix: Vec<f32> = rows
+            .clone()
+            .flat_map(|row| (0..found.n_cols).map(move |col| (row, col)))
+            .map(|(row, col)| data[place(found.layout, row, col)])
+            .collect();
         let values = match how {
             Weights::F32 => matrix.clone(),
-            Weights::F16 => Tensor::from_f32s(DType::F16, &[matrix.len()], &matrix).unwrap().to_f32s().unwrap().into_owned(),
+            Weights::F16 => {
+                Tensor::from_f32s(DType::F16, &[matrix.len()], &matrix).unwrap().to_f32s().unwrap().into_owned()
+            }
             Weights::Int { bits, granularity } => {
                 let n = rows.len();
-                let scale = quant_search::choose_scale_type(&matrix, n, found.n_cols, bits, granularity).map_err(|e| e.to_string())?;
+                let scale = quant_search::choose_scale_type(&matrix, n, found.n_cols, bits, granularity)
+                    .map_err(|e| e.to_string())?;
                 let packing = Packing { bits, granularity, scale };
                 let bytes = quant_search::quantize(&matrix, n, found.n_cols, packing).map_err(|e| e.to_string())?.bytes;
                 let (codes, scales) = unpack(packing, n, found.n_cols, &bytes).map_err(|e| e.to_string())?;
                 let block = if let Granularity::Block(block) = granularity { block as usize } else { found.n_cols };
                 let per_row = found.n_cols.div_ceil(block.max(1));
-                let values: Vec<f32> =
-                    (0..matrix.len()).map(|i| f32::from(codes[i]) * scales[i / found.n_cols * per_row + i % found.n_cols / block]).collect();
+                let values: Vec<f32> = (0..matrix.len())
+                    .map(|i| f32::from(codes[i]) * scales[i / found.n_cols * per_row + i % found.n_cols / block])
+                    .collect();
                 // Rounding each weight to the nearest of the codes errs by half a step at most, and the search may only do better.
                 let most = matrix.iter().fold(0.0f32, |m, v| m.max(v.abs()));
                 let step = most / if bits == 4 { 7.0 } else { 127.0 };
                 let error: f64 = matrix.iter().zip(&values).map(|(a, b)| f64::from(a - b).powi(2)).sum();
                 let bound = matrix.len() as f64 * f64::from(step * 0.5 + most / 1024.0).powi(2);
                 if error > bound + 1e-12 {
-                    return Err(format!("quantized weights are off by {error:e} in squares, at most {bound:e} is right"));
+                    return Err(format!(
+                        "quantized weights are off by {error:e} in squares, at most {bound:e} is right"
+                    ));
                 }
                 values
             }
@@ -392,8 +433,10 @@ fn quantized_activations(x: &Tensor, op: &Op) -> Result<Tensor, String> {
     if op.attrs.int("transA").unwrap_or(0) != 0 {
         let turn = |x: &Tensor| {
             let (dims, values) = (x.dims(), x.to_f32s().unwrap());
-            let turned: Vec<f32> =
-                (0..dims[1]).flat_map(|col| (0..dims[0]).map(move |row| (row, col))).map(|(r, c)| values[r * dims[1] + c]).collect();
+            let turned: Vec<f32> = (0..dims[1])
+                .flat_map(|col| (0..dims[0]).map(move |row| (row, col)))
+                .map(|(r, c)| values[r * dims[1] + c])
+                .collect();
             Tensor::from_f32s(DType::F32, &[dims[1], dims[0]], &turned).unwrap()
         };
         let plain = Op::new(op.def, nyxc::ir::Attrs::new());

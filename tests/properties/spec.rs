@@ -72,7 +72,11 @@ impl Spec {
         }
         let mut outputs: Vec<usize> = self.outputs.iter().copied().filter(|&o| ids[o].is_some()).collect();
         if outputs.is_empty() {
-            outputs.extend((0..self.values.len()).rev().find(|&i| ids[i].is_some() && matches!(self.values[i].source, Source::Node(..))));
+            outputs.extend(
+                (0..self.values.len())
+                    .rev()
+                    .find(|&i| ids[i].is_some() && matches!(self.values[i].source, Source::Node(..))),
+            );
         }
         for (i, &output) in outputs.iter().enumerate() {
             graph.add_output(&format!("y{i}"), ids[output].unwrap());
@@ -91,7 +95,13 @@ impl Spec {
         let mut op = node.op.clone();
         let types: Vec<_> = operands.iter().map(|v| v.map(|v| graph.ty(v))).collect();
         let consts: Vec<_> = operands.iter().map(|v| v.and_then(|v| graph.constant(v))).collect();
-        let infer = Infer { attrs: &op.attrs, inputs: &types, consts: &consts, sizes: &vec![None; types.len()], n_outputs: node.n_outputs };
+        let infer = Infer {
+            attrs: &op.attrs,
+            inputs: &types,
+            consts: &consts,
+            sizes: &vec![None; types.len()],
+            n_outputs: node.n_outputs,
+        };
         if let Some(bound) = counted::bound(op.def, &infer).unwrap() {
             op.attrs = op.attrs.with_dims(COUNT, vec![Dim::ranged(&format!("v{i}.count"), 0, bound.most().unwrap())]);
         }
@@ -114,8 +124,13 @@ impl Spec {
                     sizes.insert(symbol.name().to_owned(), value);
                 }
             }
-            let shape: Option<Vec<usize>> =
-                ty.shape.0.iter().map(|dim| dim.eval(&|name| sizes.get(name).copied())).map(|n| n.and_then(|n| usize::try_from(n).ok())).collect();
+            let shape: Option<Vec<usize>> = ty
+                .shape
+                .0
+                .iter()
+                .map(|dim| dim.eval(&|name| sizes.get(name).copied()))
+                .map(|n| n.and_then(|n| usize::try_from(n).ok()))
+                .collect();
             assert_eq!(shape.as_ref(), Some(&actual), "v{} is {ty} with {sizes:?}", i + out);
         }
     }

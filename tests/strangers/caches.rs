@@ -100,19 +100,29 @@ fn pipelines(n: usize, seed: u64) {
     let seeds = vec![std::fs::read(entry).unwrap()];
     let check = |what: &str| {
         // Neither a pipe nor what is too large is read here.
-        let damaged = std::fs::metadata(entry).is_ok_and(|meta| meta.is_file() && meta.len() < 1 << 30).then(|| std::fs::read(entry).unwrap());
+        let damaged = std::fs::metadata(entry)
+            .is_ok_and(|meta| meta.is_file() && meta.len() < 1 << 30)
+            .then(|| std::fs::read(entry).unwrap());
         let (code, err, outputs) = run();
         assert!(code == Some(0) && outputs == good, "{what}: {code:?} {err}");
         let after = std::fs::read(entry).unwrap();
         // What was not used was made anew.
-        assert!(Some(&after) != damaged.as_ref() && after[..32] == *seal(entry, &after[32..]).as_bytes(), "{what} stayed");
+        assert!(
+            Some(&after) != damaged.as_ref() && after[..32] == *seal(entry, &after[32..]).as_bytes(),
+            "{what} stayed"
+        );
     };
     for (name, _, bytes) in mutants(seeds.clone(), n, seed) {
         std::fs::write(entry, bytes).unwrap();
         check(&name);
     }
     // Right hashes of what another device, driver or version of the format would have written.
-    for (byte, what) in [(4, "another version"), (8, "another vendor's data"), (12, "another device's data"), (16, "another driver's data")] {
+    for (byte, what) in [
+        (4, "another version"),
+        (8, "another vendor's data"),
+        (12, "another device's data"),
+        (16, "another driver's data"),
+    ] {
         let mut other = seeds[0][32..].to_vec();
         other[byte] ^= 1;
         std::fs::write(entry, [seal(entry, &other).as_bytes().as_slice(), &other].concat()).unwrap();

@@ -137,7 +137,10 @@ pub fn check(reader: &str, cases: impl Iterator<Item = Case>) {
             let limit = baseline + 10 * bytes + SLACK_BYTES;
             worst = worst.max(done.rss_bytes.saturating_sub(baseline));
             if done.rss_bytes > limit {
-                wrong.push(format!("took {} bytes for {bytes} bytes of files, at most {limit} are right", done.rss_bytes));
+                wrong.push(format!(
+                    "took {} bytes for {bytes} bytes of files, at most {limit} are right",
+                    done.rss_bytes
+                ));
             }
             if !names_a_place(&done.err, &case) {
                 wrong.push("its message names no place".to_owned());
@@ -152,7 +155,13 @@ pub fn check(reader: &str, cases: impl Iterator<Item = Case>) {
             std::fs::rename(&folder.0, &kept).unwrap();
             std::fs::create_dir_all(&folder.0).unwrap();
             let err: String = done.err.chars().take(600).collect();
-            faults.push(format!("{} (nyxc {}; kept in {}): {}\n  {err}", case.name, case.args.join(" "), kept.display(), wrong.join("; ")));
+            faults.push(format!(
+                "{} (nyxc {}; kept in {}): {}\n  {err}",
+                case.name,
+                case.args.join(" "),
+                kept.display(),
+                wrong.join("; ")
+            ));
         } else {
             std::fs::remove_dir_all(&folder.0).unwrap();
             std::fs::create_dir_all(&folder.0).unwrap();
@@ -193,17 +202,31 @@ fn has_element(text: &str) -> bool {
         ELEMENTS.contains(&element) && name
     };
     words.windows(2).any(named)
-        || words.iter().any(|word| word.split_once('%').is_some_and(|(before, name)| !before.ends_with(is_name) && name.starts_with(is_name)))
+        || words.iter().any(|word| {
+            word.split_once('%').is_some_and(|(before, name)| !before.ends_with(is_name) && name.starts_with(is_name))
+        })
 }
 
 #[test]
 fn a_place_is_a_file_or_something_in_it_with_its_name_or_number() {
     let case = Case::of("", "m.onnx", Vec::new(), &["compile", "m.onnx", "-o", "out.nyx", "--target", "lavapipe"], &[]);
-    for err in ["nyxc: m.onnx: truncated", "nyxc: node \"a b\" (Relu): no", "nyxc: bad\n  at line 3", "nyxc: the value (%x) is unknown"] {
+    for err in [
+        "nyxc: m.onnx: truncated",
+        "nyxc: node \"a b\" (Relu): no",
+        "nyxc: bad\n  at line 3",
+        "nyxc: the value (%x) is unknown",
+    ] {
         assert!(names_a_place(err, &case), "{err}");
     }
-    for err in ["m.onnx", "nyxc: cannot compile", "nyxc: no target", "nyxc: over budget", "nyxc: 3% more", "nyxc: the node failed", "nyxc: node \"\""]
-    {
+    for err in [
+        "m.onnx",
+        "nyxc: cannot compile",
+        "nyxc: no target",
+        "nyxc: over budget",
+        "nyxc: 3% more",
+        "nyxc: the node failed",
+        "nyxc: node \"\"",
+    ] {
         assert!(!names_a_place(err, &case), "{err}");
     }
 }

@@ -14,7 +14,8 @@ fn data() -> Vec<u8> {
 
 /// A model whose weight [4,2] lies at `entries` (location, offset, length).
 fn external(entries: &[(&str, &str)]) -> Vec<u8> {
-    let entries: Vec<u8> = entries.iter().flat_map(|(key, value)| blob(13, [blob(1, key), blob(2, value)].concat())).collect();
+    let entries: Vec<u8> =
+        entries.iter().flat_map(|(key, value)| blob(13, [blob(1, key), blob(2, value)].concat())).collect();
     let weight = [int(1, 4), int(1, 2), int(2, 1), blob(8, "w"), entries, int(14, 1)].concat();
     model([node("MatMul", &["x", "w"], &["y"], &[]), input("x", &[1, 4]), blob(5, weight), output("y")].concat())
 }
@@ -40,12 +41,23 @@ fn external_data_outside_the_folder_or_the_file_is_refused() {
         case("a path with a zero byte", &at("w\0.bin"), &[3], "\"w\""),
         case("a path of a megabyte", &at(&"a/".repeat(1 << 19)), &[3], "\"w\""),
         case("an offset past the end", &[("location", "w.bin"), ("offset", "40")], &[3], "the file has 64 bytes"),
-        case("an offset that overflows", &[("location", "w.bin"), ("offset", "18446744073709551615")], &[3], "18446744073709551615"),
+        case(
+            "an offset that overflows",
+            &[("location", "w.bin"), ("offset", "18446744073709551615")],
+            &[3],
+            "18446744073709551615",
+        ),
         case("an offset beyond 2^64", &[("location", "w.bin"), ("offset", "18446744073709551616")], &[3], "offset"),
         case("a negative offset", &[("location", "w.bin"), ("offset", "-1")], &[3], "offset"),
-        case("a length that is not the tensor's", &[("location", "w.bin"), ("length", "9223372036854775808")], &[3], "length"),
+        case(
+            "a length that is not the tensor's",
+            &[("location", "w.bin"), ("length", "9223372036854775808")],
+            &[3],
+            "length",
+        ),
         case("a link out of the folder", &at("link"), &[3], "leads out").with("link", Item::Link(outside)),
-        case("a folder that is a link", &at("link/passwd"), &[3], "leads out").with("link", Item::Link(PathBuf::from("/etc"))),
+        case("a folder that is a link", &at("link/passwd"), &[3], "leads out")
+            .with("link", Item::Link(PathBuf::from("/etc"))),
         case("a link to itself", &at("link"), &[3], "\"w\"").with("link", Item::Link(PathBuf::from("link"))),
         case("a link within the folder", &at("link"), &[0], "").with("link", Item::Link(PathBuf::from("w.bin"))),
         case("a pipe", &at("pipe"), &[3], "not a file").with("pipe", Item::Pipe),
@@ -59,7 +71,19 @@ fn external_data_outside_the_folder_or_the_file_is_refused() {
 fn tensors_may_overlap_in_their_file() {
     let weight = |name: &str, offset: &str| {
         let entry = |key: &str, value: &str| blob(13, [blob(1, key), blob(2, value)].concat());
-        blob(5, [int(1, 4), int(1, 2), int(2, 1), blob(8, name), entry("location", "w.bin"), entry("offset", offset), int(14, 1)].concat())
+        blob(
+            5,
+            [
+                int(1, 4),
+                int(1, 2),
+                int(2, 1),
+                blob(8, name),
+                entry("location", "w.bin"),
+                entry("offset", offset),
+                int(14, 1),
+            ]
+            .concat(),
+        )
     };
     let graph = [
         node("MatMul", &["x", "v"], &["y"], &[]),
@@ -70,7 +94,8 @@ fn tensors_may_overlap_in_their_file() {
         output("y"),
         output("z"),
     ];
-    let case = Case::of("overlapping", "m.onnx", model(graph.concat()), COMPILE, &[0]).with("w.bin", Item::Bytes(data()));
+    let case =
+        Case::of("overlapping", "m.onnx", model(graph.concat()), COMPILE, &[0]).with("w.bin", Item::Bytes(data()));
     check("external-overlap", std::iter::once(case));
 }
 

@@ -13,7 +13,9 @@ fn models(n: i64) -> Vec<(&'static str, Vec<u8>)> {
     let one = |name: &str, v: f32| f32s(name, &[1], &[v]);
     let ints = |name: &str, v: &[i64]| i64s(name, &[v.len() as i64], v);
     // The result is added to an input, so that the model is a good one.
-    let wrap = |nodes: Vec<u8>| model([nodes, node("Add", &["x", "big"], &["y"], &[]), input("x", &[1]), output("y")].concat());
+    let wrap = |nodes: Vec<u8>| {
+        model([nodes, node("Add", &["x", "big"], &["y"], &[]), input("x", &[1]), output("y")].concat())
+    };
     let value = attr_tensor("value", tensor("", 1, &[1], &1.5f32.to_le_bytes()));
     vec![
         ("ConstantOfShape", wrap([node("ConstantOfShape", &["n"], &["big"], &[value]), ints("n", &[n])].concat())),
@@ -72,7 +74,15 @@ fn is_refused_range(name: &str, err: &str) -> bool {
 /// The bytes of every constant in a text: the number before `B` at the end of its line.
 fn constants(text: &str) -> Vec<u64> {
     let lines = text.lines().filter(|l| l.contains(" = const "));
-    lines.map(|l| l.rsplit(' ').next().and_then(|b| b.strip_suffix('B')).and_then(|b| b.parse().ok()).unwrap_or_else(|| panic!("{l}"))).collect()
+    lines
+        .map(|l| {
+            l.rsplit(' ')
+                .next()
+                .and_then(|b| b.strip_suffix('B'))
+                .and_then(|b| b.parse().ok())
+                .unwrap_or_else(|| panic!("{l}"))
+        })
+        .collect()
 }
 
 #[test]
@@ -115,7 +125,8 @@ fn many_constants_below_the_limit_do_not_add_up() {
 #[test]
 fn doubling_does_not_add_up() {
     // Each result is twice its operand, which the limit for one result allows: 1 MB becomes 1 TB in twenty steps.
-    let mut graph = [node("Expand", &["c", "n"], &["e0"], &[]), f32s("c", &[1], &[2.5]), i64s("n", &[1], &[250_000])].concat();
+    let mut graph =
+        [node("Expand", &["c", "n"], &["e0"], &[]), f32s("c", &[1], &[2.5]), i64s("n", &[1], &[250_000])].concat();
     for i in 0..20 {
         let (from, to) = (format!("e{i}"), format!("e{}", i + 1));
         graph.extend(node("Concat", &[&from, &from], &[&to], &[attr_int("axis", 0)]));

@@ -36,7 +36,8 @@ fn small_files_stay_small() {
     doubling.extend(output("a60"));
     let mut deep = input("a0", &[1, 1, -7, 8]);
     for i in 0..5000 {
-        let window = [attr_ints("kernel_shape", &[2, 1]), attr_ints("strides", &[2, 1]), attr_ints("pads", &[1, 0, 1, 0])];
+        let window =
+            [attr_ints("kernel_shape", &[2, 1]), attr_ints("strides", &[2, 1]), attr_ints("pads", &[1, 0, 1, 0])];
         deep.extend(node("MaxPool", &[&format!("a{i}")], &[&format!("a{}", i + 1)], &window));
     }
     deep.extend(output("a5000"));

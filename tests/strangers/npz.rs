@@ -68,10 +68,22 @@ fn hostile_arrays_are_refused() {
     let refused = |name: &str, bytes, says| case(name, bytes, &[3]).says(says);
     let cases = vec![
         case("the right array", one("<f4", "(1, 1, 3, 3)", 36), &[0]),
-        refused("a bomb of 400 MB in the input's place", one("<f4", "(100000000,)", 400_000_000), "expected f32[1,1,3,3]"),
-        case("a bomb beside the input", zipped(&[("bomb", header("<f4", "(100000000,)"), 400_000_000), ("x", good.clone(), 36)]), &[0]),
+        refused(
+            "a bomb of 400 MB in the input's place",
+            one("<f4", "(100000000,)", 400_000_000),
+            "expected f32[1,1,3,3]",
+        ),
+        case(
+            "a bomb beside the input",
+            zipped(&[("bomb", header("<f4", "(100000000,)"), 400_000_000), ("x", good.clone(), 36)]),
+            &[0],
+        ),
         refused("a bomb behind the input's data", one("<f4", "(1, 1, 3, 3)", 400_000_000), "more are given"),
-        refused("a bomb and no input", zipped(&[("bomb", header("<f4", "(100000000,)"), 400_000_000)]), "no array \"x\""),
+        refused(
+            "a bomb and no input",
+            zipped(&[("bomb", header("<f4", "(100000000,)"), 400_000_000)]),
+            "no array \"x\"",
+        ),
         refused("sizes that overflow", one("<f4", "(4611686018427387904, 4611686018427387904)", 36), "\"x\""),
         refused("a size beyond 2^64", one("<f4", "(99999999999999999999,)", 36), "shape"),
         refused("a negative size", one("<f4", "(-1, 1, 3, 3)", 36), "shape"),

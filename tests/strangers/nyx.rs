@@ -113,11 +113,17 @@ fn resealed(n: usize, seed: u64) -> impl Iterator<Item = Case> {
                 let at = rng.random_range(0..found.len());
                 let leaf = &mut *found[at];
                 *leaf = match &*leaf {
-                    Value::Number(_) => {
-                        [json!(0), json!(1), json!(3), json!(u64::MAX), json!(1u64 << 63), json!(u32::MAX), json!(i64::MIN), json!(0.5)]
-                            [rng.random_range(0..8)]
-                        .clone()
-                    }
+                    Value::Number(_) => [
+                        json!(0),
+                        json!(1),
+                        json!(3),
+                        json!(u64::MAX),
+                        json!(1u64 << 63),
+                        json!(u32::MAX),
+                        json!(i64::MIN),
+                        json!(0.5),
+                    ][rng.random_range(0..8)]
+                    .clone(),
                     Value::String(text) if text.len() > 1 => {
                         let mut text = text.clone().into_bytes();
                         for _ in 0..rng.random_range(1..3) {
@@ -158,11 +164,23 @@ fn hostile_programs_are_refused() {
         ("another version", changed(&|h| h["__metadata__"]["nyxc_format"] = json!("2")), "\"2\""),
         ("no plans", changed(&|h| h["__metadata__"]["plans"] = json!("[]")), "no plan"),
         ("plans of brackets", changed(&|h| h["__metadata__"]["plans"] = json!("[".repeat(100_000))), "plans"),
-        ("constants that are not there", changed(&|h| h["__metadata__"]["constants"] = json!("[[\"constant/ff\",\"f32[1]\"]]")), "constant/ff"),
-        ("a shader without a name", changed(&|h| h["__metadata__"]["shaders"] = json!("[[\"shader/\",\"k\"]]")), "shader/"),
+        (
+            "constants that are not there",
+            changed(&|h| h["__metadata__"]["constants"] = json!("[[\"constant/ff\",\"f32[1]\"]]")),
+            "constant/ff",
+        ),
+        (
+            "a shader without a name",
+            changed(&|h| h["__metadata__"]["shaders"] = json!("[[\"shader/\",\"k\"]]")),
+            "shader/",
+        ),
         ("a constant of another type", changed(&|h| retype(h, &first, "f32[4611686018427387904,4]")), "constant/"),
         ("a constant of no type", changed(&|h| retype(h, &first, "f32[-1]")), "constant/"),
-        ("a constant of endless sums", changed(&|h| retype(h, &first, &format!("f32[{}1]", "a+b*".repeat(100_000)))), "constant/"),
+        (
+            "a constant of endless sums",
+            changed(&|h| retype(h, &first, &format!("f32[{}1]", "a+b*".repeat(100_000)))),
+            "constant/",
+        ),
         ("a target of another world", changed(&|h| h["__metadata__"]["target"] = json!("{}")), "target"),
         ("tensors that overlap", changed(&|h| h[&first]["data_offsets"] = json!([0, 1u64 << 62])), "p.nyx"),
         ("a tensor that ends before it begins", changed(&|h| h[&first]["data_offsets"] = json!([64, 0])), "p.nyx"),
@@ -171,7 +189,11 @@ fn hostile_programs_are_refused() {
         ("a peak that is not the sum", with_plans(|p| p[0]["planned_peak_bytes"] = json!(1)), "plan 0"),
         ("a graph that is none", with_plans(|p| p[0]["graph"] = json!("graph")), "graph"),
         ("a graph of nested bodies", with_plans(|p| p[0]["graph"] = json!(nested_bodies(10_000))), "graph"),
-        ("a graph with an operand that is not defined", with_plans(|p| p[0]["graph"] = json!("graph g kernel\n  output %x\n")), "%x"),
+        (
+            "a graph with an operand that is not defined",
+            with_plans(|p| p[0]["graph"] = json!("graph g kernel\n  output %x\n")),
+            "%x",
+        ),
     ];
     let hostile = cases.into_iter().map(|(name, bytes, says)| {
         let says = if says == "needed 8 bytes" { "0 bytes" } else { says };

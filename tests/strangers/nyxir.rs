@@ -46,10 +46,13 @@ fn damaged(n: usize, seed: u64) -> impl Iterator<Item = Case> {
     let texts = texts();
     let (good, consts) = stored();
     let beside = mutants(vec![consts], n / 4, seed + 100);
-    let beside = beside
-        .map(move |(name, _, bytes)| Case::of(format!("constants {name}"), "m.nyxir", good.clone(), PASS, &[0, 3]).with(CONSTS, Item::Bytes(bytes)));
+    let beside = beside.map(move |(name, _, bytes)| {
+        Case::of(format!("constants {name}"), "m.nyxir", good.clone(), PASS, &[0, 3]).with(CONSTS, Item::Bytes(bytes))
+    });
     let texts = mutants(texts, n - n / 4, seed).enumerate();
-    texts.map(|(i, (name, _, bytes))| Case::of(name, "m.nyxir", bytes, [PASS, VERIFY, PRINT][i % 3], &[0, 3])).chain(beside)
+    texts
+        .map(|(i, (name, _, bytes))| Case::of(name, "m.nyxir", bytes, [PASS, VERIFY, PRINT][i % 3], &[0, 3]))
+        .chain(beside)
 }
 
 fn text(name: &str, body: &str, says: &'static str) -> Case {
@@ -65,13 +68,18 @@ fn operator(name: &str, line: &str, says: &'static str) -> Case {
 fn hostile_texts_are_refused() {
     let nested = |open: &str| open.repeat(100_000);
     let (good, _) = stored();
-    let stored_as =
-        |name: &str, consts: Vec<u8>, says| Case::of(name, "m.nyxir", good.clone(), VERIFY, &[0, 3]).with(CONSTS, Item::Bytes(consts)).says(says);
+    let stored_as = |name: &str, consts: Vec<u8>, says| {
+        Case::of(name, "m.nyxir", good.clone(), VERIFY, &[0, 3]).with(CONSTS, Item::Bytes(consts)).says(says)
+    };
     let cases = vec![
         text("nothing", "", "line 1, column 1"),
         Case::of("no UTF-8", "m.nyxir", vec![b'g', 0xff, 0xfe], VERIFY, &[3]).says("m.nyxir"),
         text("bodies within bodies", &nested_bodies(100_000), "nested too deeply"),
-        text("divisions within divisions", &format!("graph g onnx\n  %x = input : f32[{}", nested("floordiv(")), "nested too deeply"),
+        text(
+            "divisions within divisions",
+            &format!("graph g onnx\n  %x = input : f32[{}", nested("floordiv(")),
+            "nested too deeply",
+        ),
         text(
             "functions within functions",
             &format!("graph g core\n  %x = input : f32[1]\n  %y = pointwise(%x) {{expr=`{}", nested("neg(")),
@@ -80,13 +88,25 @@ fn hostile_texts_are_refused() {
         text("a sum without end", &format!("graph g onnx\n  %x = input : f32[{}", nested("a+b*")), "line 2"),
         text("a product without end", &format!("graph g onnx\n  %x = input : f32[{}", nested("a*")), "line 2"),
         text("a list that ends in f[in", "graph g onnx\n  %x = input : f32[1]\n  %y = relu(%x) {a=f[in", "line 3"),
-        text("a list that ends in f[in and more", "graph g onnx\n  %x = input : f32[1]\n  %y = relu(%x) {a=f[in\u{20ac}", "line 3"),
+        text(
+            "a list that ends in f[in and more",
+            "graph g onnx\n  %x = input : f32[1]\n  %y = relu(%x) {a=f[in\u{20ac}",
+            "line 3",
+        ),
         text("a string without end", "graph g onnx\n  %\"x", "line 2"),
         text("a size that is no number", "graph g onnx\n  %x = input : f32[99999999999999999999]", "line 2"),
-        text("values for a huge type", "graph g onnx\n  %x = const [1.0] : f32[4611686018427387904,4]\n  output %x\n", "line 2"),
+        text(
+            "values for a huge type",
+            "graph g onnx\n  %x = const [1.0] : f32[4611686018427387904,4]\n  output %x\n",
+            "line 2",
+        ),
         text("a hash of 65 digits", &format!("graph g onnx\n  %x = const #{} : f32[1]\n", "0".repeat(65)), "no hash"),
         text("a packing of no block", "graph g onnx\n  %x = input : i4<g0:f16>[1]", "no packing"),
-        text("an operand from below", "graph g onnx\n  %a = relu(%b) : f32[1]\n  %b = relu(%a) : f32[1]\n  output %b\n", "%b is not defined"),
+        text(
+            "an operand from below",
+            "graph g onnx\n  %a = relu(%b) : f32[1]\n  %b = relu(%a) : f32[1]\n  output %b\n",
+            "%b is not defined",
+        ),
         text("a value defined twice", "graph g onnx\n  %x = input : f32[1]\n  %x = input : f32[1]\n", "defined twice"),
         text(
             "two values of one name in one line",
@@ -94,18 +114,35 @@ fn hostile_texts_are_refused() {
             "defined twice",
         ),
         operator("an operator that does not exist", "%y = frobnicate(%x) : f32[2,3] 24B", "frobnicate"),
-        operator("a type that the rule does not give", "%y = relu(%x) : f32[4611686018427387904,2,3]", "its rule gives"),
-        operator("a transpose by a huge axis", "%y = transpose(%x) {perm=[9223372036854775807,-9223372036854775808]} : f32[3,2]", "m.nyxir"),
-        operator("a concatenation along a huge axis", "%y = concat(%x, %x) {axis=9223372036854775807} : f32[4,3]", "m.nyxir"),
+        operator(
+            "a type that the rule does not give",
+            "%y = relu(%x) : f32[4611686018427387904,2,3]",
+            "its rule gives",
+        ),
+        operator(
+            "a transpose by a huge axis",
+            "%y = transpose(%x) {perm=[9223372036854775807,-9223372036854775808]} : f32[3,2]",
+            "m.nyxir",
+        ),
+        operator(
+            "a concatenation along a huge axis",
+            "%y = concat(%x, %x) {axis=9223372036854775807} : f32[4,3]",
+            "m.nyxir",
+        ),
         stored_as("constants cut short", stored().1[..40].to_vec(), CONSTS),
         stored_as("constants with a header of 2^63 bytes", [&(1u64 << 63).to_le_bytes()[..], b"{}"].concat(), CONSTS),
-        stored_as("constants past the end", safetensors("0123456789abcdef", "[16]", "[0,1152921504606846976]", b""), CONSTS),
+        stored_as(
+            "constants past the end",
+            safetensors("0123456789abcdef", "[16]", "[0,1152921504606846976]", b""),
+            CONSTS,
+        ),
         stored_as(
             "constants whose sizes overflow",
             safetensors("0123456789abcdef", "[4611686018427387904,4611686018427387904]", "[0,0]", b""),
             CONSTS,
         ),
-        Case::of("constants that are a pipe's name", "m.nyxir", good.clone(), VERIFY, &[3, 6]).with(CONSTS, Item::Folder),
+        Case::of("constants that are a pipe's name", "m.nyxir", good.clone(), VERIFY, &[3, 6])
+            .with(CONSTS, Item::Folder),
     ];
     check("nyxir-hostile", cases.into_iter());
 }

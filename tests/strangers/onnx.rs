@@ -42,7 +42,11 @@ fn tensors() -> Vec<Case> {
     vec![
         refused("huge sizes", &weight(&[1 << 62, 4], b"1234"), "tensor \"w\""),
         refused("a product that overflows to nothing", &weight(&[1 << 32, 1 << 32], b"1234"), "tensor \"w\""),
-        refused("a product that overflows to four bytes", &weight(&[(1 << 62) + 1, 4], b"0123456789abcdef"), "tensor \"w\""),
+        refused(
+            "a product that overflows to four bytes",
+            &weight(&[(1 << 62) + 1, 4], b"0123456789abcdef"),
+            "tensor \"w\"",
+        ),
         refused("zero among huge sizes", &weight(&[1 << 62, 1 << 62, 0], b""), "\"w\""),
         refused("a negative size", &weight(&[-1], b"1234"), "dimension -1 is no size"),
         refused("the least integer as a size", &weight(&[i64::MIN], b"1234"), "is no size"),
@@ -50,7 +54,11 @@ fn tensors() -> Vec<Case> {
         refused("a thousand axes", &weight(&[2; 1000], b"1234"), "tensor \"w\""),
         refused("an unknown element type", &[relu(), blob(5, tensor("w", 4711, &[1], b"1234"))], "4711"),
         refused("a tensor of text", &[relu(), blob(5, tensor("w", 8, &[1], b""))], "text"),
-        refused("two initializers of one name", &[weight(&[1], b"1234").concat(), weight(&[1], b"1234").concat()], "\"w\""),
+        refused(
+            "two initializers of one name",
+            &[weight(&[1], b"1234").concat(), weight(&[1], b"1234").concat()],
+            "\"w\"",
+        ),
         refused("a sparse initializer", &[relu(), blob(15, blob(1, tensor("w", 1, &[1], b"1234")))], "sparse"),
     ]
 }
@@ -58,10 +66,12 @@ fn tensors() -> Vec<Case> {
 fn graphs() -> Vec<Case> {
     let mut nested = node("Relu", &["x"], &["y"], &[]);
     for _ in 0..500 {
-        nested = [node("If", &["c"], &["y"], &[attr_graph("then_branch", [nested.clone(), output("y")].concat())])].concat();
+        nested =
+            [node("If", &["c"], &["y"], &[attr_graph("then_branch", [nested.clone(), output("y")].concat())])].concat();
     }
     let twice = [node("Relu", &["x"], &["y"], &[]), node("Relu", &["x"], &["y"], &[]), input("x", &[1]), output("y")];
-    let cycle = [node("Add", &["x", "b"], &["a"], &[]), node("Relu", &["a"], &["b"], &[]), input("x", &[1]), output("b")];
+    let cycle =
+        [node("Add", &["x", "b"], &["a"], &[]), node("Relu", &["a"], &["b"], &[]), input("x", &[1]), output("b")];
     let own = [node("Add", &["x", "y"], &["y"], &[]), input("x", &[1]), output("y")];
     let model_of = |name: &str, bytes: Vec<u8>, says| Case::of(name, "m.onnx", bytes, COMPILE, REFUSED).says(says);
     vec![
@@ -69,14 +79,26 @@ fn graphs() -> Vec<Case> {
         refused("a circle", &cycle, "topological order"),
         refused("a node that feeds itself", &own, "\"y\""),
         refused("a value produced twice", &twice, "produced twice"),
-        refused("an output listed twice", &[node("Relu", &["x"], &["y"], &[]), input("x", &[1]), output("y"), output("y")], "listed twice"),
-        refused("an input listed twice", &[node("Relu", &["x"], &["y"], &[]), input("x", &[1]), input("x", &[1]), output("y")], "\"x\""),
+        refused(
+            "an output listed twice",
+            &[node("Relu", &["x"], &["y"], &[]), input("x", &[1]), output("y"), output("y")],
+            "listed twice",
+        ),
+        refused(
+            "an input listed twice",
+            &[node("Relu", &["x"], &["y"], &[]), input("x", &[1]), input("x", &[1]), output("y")],
+            "\"x\"",
+        ),
         refused("an output that nothing produces", &[input("x", &[1]), output("y")], "\"y\""),
         refused("a node without names", &[node("Relu", &[], &[], &[]), input("x", &[1]), output("x")], "m.onnx"),
         refused("text that is no UTF-8", &[blob(1, blob(1, [0xff, 0xfe]))], "m.onnx"),
         model_of("nothing", Vec::new(), "opset"),
         model_of("no graph", blob(8, int(2, 21)), "no graph"),
-        model_of("an opset of the far future", [blob(8, int(2, i64::MAX)), blob(7, input("x", &[1]))].concat(), "9223372036854775807"),
+        model_of(
+            "an opset of the far future",
+            [blob(8, int(2, i64::MAX)), blob(7, input("x", &[1]))].concat(),
+            "9223372036854775807",
+        ),
         model_of("a field of 2^63 bytes", [varint(7 << 3 | 2), varint(1 << 63), vec![0; 16]].concat(), "m.onnx"),
         model_of("a number without end", [varint(1 << 3), vec![0xff; 64]].concat(), "m.onnx"),
         Case::of("a folder", "other", Vec::new(), COMPILE, &[6]).with("m.onnx", Item::Folder),
@@ -87,19 +109,39 @@ fn graphs() -> Vec<Case> {
 /// Attributes of another kind than their operator's, which reading them by kind would overlook.
 fn kinds() -> Vec<Case> {
     let one = |op: &str, attr: Vec<u8>, says| {
-        let graph = [blob(1, [node_fields(op, &["x"], &["y"]), blob(3, "culprit"), attr].concat()), input("x", &[2, 3]), output("y")];
+        let graph = [
+            blob(1, [node_fields(op, &["x"], &["y"]), blob(3, "culprit"), attr].concat()),
+            input("x", &[2, 3]),
+            output("y"),
+        ];
         Case::of(format!("{op}: {says}"), "m.onnx", model(graph.concat()), COMPILE, REFUSED).says(says)
     };
     vec![
-        one("Transpose", attr_str("perm", "10"), r#"node "culprit" (Transpose, opset 21): attribute "perm" is a text, expected a list of integers"#),
+        one(
+            "Transpose",
+            attr_str("perm", "10"),
+            r#"node "culprit" (Transpose, opset 21): attribute "perm" is a text, expected a list of integers"#,
+        ),
         one("Transpose", attr_int("perm", 1), r#"attribute "perm" is an integer, expected a list of integers"#),
         one("Softmax", attr_float("axis", 0.0), r#"attribute "axis" is a float, expected an integer"#),
         one("LeakyRelu", attr_int("alpha", 1), r#"attribute "alpha" is an integer, expected a float"#),
         one("Gelu", attr_int("approximate", 1), r#"attribute "approximate" is an integer, expected a text"#),
-        one("ReduceMax", attr_ints("keepdims", &[0]), r#"attribute "keepdims" is a list of integers, expected an integer"#),
-        one("Elu", attr_tensor("alpha", tensor("", 1, &[], &[0; 4])), r#"attribute "alpha" is a tensor, expected a float"#),
+        one(
+            "ReduceMax",
+            attr_ints("keepdims", &[0]),
+            r#"attribute "keepdims" is a list of integers, expected an integer"#,
+        ),
+        one(
+            "Elu",
+            attr_tensor("alpha", tensor("", 1, &[], &[0; 4])),
+            r#"attribute "alpha" is a tensor, expected a float"#,
+        ),
         one("Cast", attr_str("to", "FLOAT"), r#"node "culprit" (Cast, opset 21): attribute to is no integer"#),
-        one("Flatten", attr_graph("axis", output("x")), r#"node "culprit" (Flatten, opset 21): attribute "axis" is a graph, expected an integer"#),
+        one(
+            "Flatten",
+            attr_graph("axis", output("x")),
+            r#"node "culprit" (Flatten, opset 21): attribute "axis" is a graph, expected an integer"#,
+        ),
     ]
 }
 
@@ -129,20 +171,68 @@ fn operators() -> Vec<Case> {
         folded("Reshape to sizes that overflow", "Reshape", &[x(), ints(1, &[MAX, MAX])], &[], "y"),
         folded("Reshape to two rests", "Reshape", &[x(), ints(1, &[-1, -1])], &[], "y"),
         folded("Transpose by a permutation that is none", "Transpose", &[x()], &[attr_ints("perm", &[1, 1])], "y"),
-        folded("Concat along an axis that is none", "Concat", &[x(), f32s("c1", &[1], &[2.5])], &[attr_int("axis", MIN)], "y"),
+        folded(
+            "Concat along an axis that is none",
+            "Concat",
+            &[x(), f32s("c1", &[1], &[2.5])],
+            &[attr_int("axis", MIN)],
+            "y",
+        ),
         folded("Unsqueeze far outside", "Unsqueeze", &[x(), ints(1, &[MAX])], &[], "y"),
         folded("TopK of more than there are", "TopK", &[x(), ints(1, &[MAX])], &[], "y"),
-        folded("OneHot of 2^40", "OneHot", &[ints(0, &[1]), scalar(1, 1 << 40), f32s("c2", &[2], &[0.25, 1.75])], &[], ""),
+        folded(
+            "OneHot of 2^40",
+            "OneHot",
+            &[ints(0, &[1]), scalar(1, 1 << 40), f32s("c2", &[2], &[0.25, 1.75])],
+            &[],
+            "",
+        ),
         folded("EyeLike of nothing known", "EyeLike", &[scalar(0, 5)], &[attr_int("k", MIN)], "y"),
-        folded("Conv with pads that overflow", "Conv", &[image(), kernel()], &[attr_ints("pads", &[MAX, MAX, MAX, MAX])], "y"),
-        folded("Conv with the largest stride", "Conv", &[image(), kernel()], &[attr_ints("strides", &[MAX, MAX]), attr_int("group", MAX)], "y"),
+        folded(
+            "Conv with pads that overflow",
+            "Conv",
+            &[image(), kernel()],
+            &[attr_ints("pads", &[MAX, MAX, MAX, MAX])],
+            "y",
+        ),
+        folded(
+            "Conv with the largest stride",
+            "Conv",
+            &[image(), kernel()],
+            &[attr_ints("strides", &[MAX, MAX]), attr_int("group", MAX)],
+            "y",
+        ),
         folded("Conv with a stride of none", "Conv", &[image(), kernel()], &[attr_ints("strides", &[0, 0])], "y"),
-        folded("Conv with the least dilation", "Conv", &[image(), kernel()], &[attr_ints("dilations", &[MIN, MIN])], "y"),
+        folded(
+            "Conv with the least dilation",
+            "Conv",
+            &[image(), kernel()],
+            &[attr_ints("dilations", &[MIN, MIN])],
+            "y",
+        ),
         folded("MaxPool with a huge window", "MaxPool", &[image()], &[attr_ints("kernel_shape", &[MAX, MAX])], "y"),
-        folded("ConvTranspose to 2^60", "ConvTranspose", &[image(), kernel()], &[attr_ints("strides", &[1 << 60, 1 << 60])], ""),
+        folded(
+            "ConvTranspose to 2^60",
+            "ConvTranspose",
+            &[image(), kernel()],
+            &[attr_ints("strides", &[1 << 60, 1 << 60])],
+            "",
+        ),
         folded("DepthToSpace by the largest block", "DepthToSpace", &[image()], &[attr_int("blocksize", MAX)], "y"),
-        folded("Resize to 2^40", "Resize", &[image(), f32s("c1", &[0], &[]), f32s("c2", &[4], &[1.0, 1.0, 1e12, 1e12])], &[], ""),
-        folded("Resize by NaN", "Resize", &[image(), f32s("c1", &[0], &[]), f32s("c2", &[4], &[1.0, 1.0, f32::NAN, f32::INFINITY])], &[], "y"),
+        folded(
+            "Resize to 2^40",
+            "Resize",
+            &[image(), f32s("c1", &[0], &[]), f32s("c2", &[4], &[1.0, 1.0, 1e12, 1e12])],
+            &[],
+            "",
+        ),
+        folded(
+            "Resize by NaN",
+            "Resize",
+            &[image(), f32s("c1", &[0], &[]), f32s("c2", &[4], &[1.0, 1.0, f32::NAN, f32::INFINITY])],
+            &[],
+            "y",
+        ),
     ];
     // A Slice outside is legal, and gives nothing or all.
     let slice = |name: &str, start: i64, end: i64, step: i64| {

@@ -37,11 +37,27 @@ fn hostile_profiles_are_refused() {
         refused("nested objects", b"{\"a\":".repeat(1 << 18), "t.json"),
         refused("a field that is not known", b"{\"frobs\":1}".to_vec(), "frobs"),
         refused("a negative heap", figure("memory", "heap_bytes", json!(-1)), "t.json"),
-        refused("a heap beyond 2^64", profile().to_string().replace("\"heap_bytes\":", "\"heap_bytes\":99999999999").into_bytes(), "t.json"),
+        refused(
+            "a heap beyond 2^64",
+            profile().to_string().replace("\"heap_bytes\":", "\"heap_bytes\":99999999999").into_bytes(),
+            "t.json",
+        ),
         refused("no heap", figure("memory", "heap_bytes", json!(0)), "heap_bytes"),
-        refused("a granularity of none", figure("memory", "allocation_granularity", json!(0)), "allocation_granularity"),
-        refused("a granularity of 2^63", figure("memory", "allocation_granularity", json!(1u64 << 63)), "allocation_granularity"),
-        refused("an alignment of three", figure("limits", "min_storage_buffer_offset_alignment", json!(3)), "min_storage_buffer_offset_alignment"),
+        refused(
+            "a granularity of none",
+            figure("memory", "allocation_granularity", json!(0)),
+            "allocation_granularity",
+        ),
+        refused(
+            "a granularity of 2^63",
+            figure("memory", "allocation_granularity", json!(1u64 << 63)),
+            "allocation_granularity",
+        ),
+        refused(
+            "an alignment of three",
+            figure("limits", "min_storage_buffer_offset_alignment", json!(3)),
+            "min_storage_buffer_offset_alignment",
+        ),
         Case::of("no profile", "m.onnx", pb::small(), COMPILE, &[6]).says("t.json"),
     ];
     // Every figure at its ends: refused by name, or good enough to compile for.

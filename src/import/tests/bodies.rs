@@ -47,7 +47,8 @@ static LSTM: OpDef = OpDef {
     infer: |infer| {
         let x = infer.ty(0)?;
         let dims = &x.shape.0;
-        let (seq, batch, hidden) = (dims[0].clone(), dims[1].clone(), infer.attrs.int("hidden_size").unwrap_or(1).into());
+        let (seq, batch, hidden) =
+            (dims[0].clone(), dims[1].clone(), infer.attrs.int("hidden_size").unwrap_or(1).into());
         let ty = |dims: &[&Dim]| TensorType::new(x.dtype, Shape(dims.iter().map(|&d| d.clone()).collect()));
         let one = Dim::from(1i64);
         let state = ty(&[&one, &batch, &hidden]);
@@ -90,7 +91,10 @@ fn captured_values_are_operands_and_inputs_of_every_branch() {
     let nested = graph(vec![], vec![], vec![relu("a", "n")], &["n"]);
     let nested = node("If", &["c"], &["e"], vec![body("then_branch", nested.clone()), body("else_branch", nested)]);
     let else_branch = graph(vec![], vec![], vec![nested], &["e"]);
-    let nodes = vec![relu("x", "a"), node("If", &["c"], &["y"], vec![body("then_branch", then_branch), body("else_branch", else_branch)])];
+    let nodes = vec![
+        relu("x", "a"),
+        node("If", &["c"], &["y"], vec![body("then_branch", then_branch), body("else_branch", else_branch)]),
+    ];
     let inputs = vec![info("c", BOOL, &[]), info("x", F32, &["2"])];
     let result = good(16, graph(inputs, vec![floats("w", &[2], &[1.0, 2.0])], nodes, &["y"]));
     let line = operators(&result).into_iter().find(|l| l.starts_with("%y = if(%c, %x, %c, %a)")).unwrap();
@@ -111,7 +115,8 @@ fn a_condition_that_is_known_leaves_its_branch_only() {
     let branches = vec![body("then_branch", then_branch), body("else_branch", else_branch)];
     let condition = TensorProto { data_type: BOOL, int32_data: vec![1], ..floats("c", &[], &[]) };
     let nodes = vec![node("If", &["c"], &["y"], branches), relu("y", "z")];
-    let result = good(16, graph(vec![info("x", F32, &["2"])], vec![floats("w", &[2], &[1.0, 2.0]), condition], nodes, &["z"]));
+    let result =
+        good(16, graph(vec![info("x", F32, &["2"])], vec![floats("w", &[2], &[1.0, 2.0]), condition], nodes, &["z"]));
     assert_eq!(operators(&result), ["%t = add(%x, %w) : f32[2] 8B", "%z = relu(%t) : f32[2] 8B"]);
 }
 
@@ -119,7 +124,11 @@ fn growing_loop() -> GraphProto {
     let inner = graph(
         vec![info("i", I64, &[]), info("go", BOOL, &[]), info("v", F32, &[""]), info("u", F32, &[""])],
         vec![],
-        vec![node("Identity", &["go"], &["go_on"], vec![]), node("Concat", &["v", "x"], &["v_next"], vec![int("axis", 0)]), relu("u", "u_next")],
+        vec![
+            node("Identity", &["go"], &["go_on"], vec![]),
+            node("Concat", &["v", "x"], &["v_next"], vec![int("axis", 0)]),
+            relu("u", "u_next"),
+        ],
         &["go_on", "v_next", "u_next"],
     );
     let nodes = vec![node("Loop", &["n", "", "x", "x"], &["y", "z"], vec![body("body", inner)])];
@@ -138,7 +147,12 @@ fn a_size_that_iterations_change_is_open() {
 
 #[test]
 fn what_is_scanned_loses_its_axis() {
-    let inner = graph(vec![info("s", F32, &[""]), info("row", F32, &[""])], vec![], vec![node("Add", &["s", "row"], &["sum"], vec![])], &["sum"]);
+    let inner = graph(
+        vec![info("s", F32, &[""]), info("row", F32, &[""])],
+        vec![],
+        vec![node("Add", &["s", "row"], &["sum"], vec![])],
+        &["sum"],
+    );
     let nodes = vec![node("Scan", &["s0", "x"], &["y"], vec![body("body", inner), int("num_scan_inputs", 1)])];
     let result = good(16, graph(vec![info("s0", F32, &["3"]), info("x", F32, &["5", "3"])], vec![], nodes, &["y"]));
     let inner = attr_graph(&result, "y", "body");
@@ -150,7 +164,8 @@ fn nesting_has_a_limit_and_errors_name_the_inner_node() {
     let mut inner = graph(vec![], vec![], vec![relu("nothing", "r0")], &["r0"]);
     for i in 1..=read::MAX_DEPTH + 1 {
         let name = format!("r{i}");
-        let branches = vec![body("then_branch", inner.clone()), body("else_branch", graph(vec![], vec![], vec![], &["x"]))];
+        let branches =
+            vec![body("then_branch", inner.clone()), body("else_branch", graph(vec![], vec![], vec![], &["x"]))];
         inner = graph(vec![], vec![], vec![node("If", &["c"], &[&name], branches)], &[&name]);
         if i == 3 {
             let outer = GraphProto { input: vec![info("c", BOOL, &[]), info("x", F32, &["2"])], ..inner.clone() };

@@ -23,7 +23,13 @@ fn raw_bytes_are_moved_and_not_copied() {
 #[test]
 fn typed_fields_hold_every_type() {
     let narrow = |data_type, n: i64, int32_data: &[i32]| {
-        let proto = TensorProto { int32_data: int32_data.to_vec(), data_type, dims: vec![n], name: "w".to_owned(), ..Default::default() };
+        let proto = TensorProto {
+            int32_data: int32_data.to_vec(),
+            data_type,
+            dims: vec![n],
+            name: "w".to_owned(),
+            ..Default::default()
+        };
         constant(proto).unwrap()
     };
     // 1.0 and -2.0 as f16 and as bf16.
@@ -35,9 +41,21 @@ fn typed_fields_hold_every_type() {
     assert_eq!(narrow(22, 3, &[0x78, 0x0f]).to_i64s().unwrap(), [-8, 7, -1]);
     assert_eq!(narrow(17, 1, &[0x38]).dtype(), DType::F8E4M3);
     assert_eq!(narrow(26, 5, &[0xe4, 1]).bytes().unwrap(), [0xe4, 1]);
-    let wide = TensorProto { uint64_data: vec![7, u64::from(u32::MAX)], data_type: 12, dims: vec![2], name: "w".to_owned(), ..Default::default() };
+    let wide = TensorProto {
+        uint64_data: vec![7, u64::from(u32::MAX)],
+        data_type: 12,
+        dims: vec![2],
+        name: "w".to_owned(),
+        ..Default::default()
+    };
     assert_eq!(constant(wide).unwrap().to_i64s().unwrap(), [7, i64::from(u32::MAX)]);
-    let double = TensorProto { double_data: vec![0.5], data_type: 11, dims: vec![1], name: "w".to_owned(), ..Default::default() };
+    let double = TensorProto {
+        double_data: vec![0.5],
+        data_type: 11,
+        dims: vec![1],
+        name: "w".to_owned(),
+        ..Default::default()
+    };
     assert_eq!(constant(double).unwrap().to_f32s().unwrap().as_ref(), [0.5]);
     assert_eq!(constant(floats("w", &[0], &[])).unwrap().dims(), [0]);
 }
@@ -57,8 +75,18 @@ fn sizes_are_checked_before_anything_is_allocated() {
 fn constant_nodes_are_constants_of_every_kind() {
     let nodes = vec![
         node("Constant", &[], &["a"], vec![float("value_float", 2.0)]),
-        node("Constant", &[], &["b"], vec![AttributeProto { floats: vec![1.0, 2.0], ..attr("value_floats", AttributeType::Floats) }]),
-        node("Constant", &[], &["c"], vec![AttributeProto { t: Some(floats("", &[2], &[3.0, 4.0])), ..attr("value", AttributeType::Tensor) }]),
+        node(
+            "Constant",
+            &[],
+            &["b"],
+            vec![AttributeProto { floats: vec![1.0, 2.0], ..attr("value_floats", AttributeType::Floats) }],
+        ),
+        node(
+            "Constant",
+            &[],
+            &["c"],
+            vec![AttributeProto { t: Some(floats("", &[2], &[3.0, 4.0])), ..attr("value", AttributeType::Tensor) }],
+        ),
         node("Constant", &[], &["unused"], vec![int("value_int", 1)]),
         node("Sum", &["x", "a", "b", "c"], &["y"], vec![]),
     ];
@@ -67,7 +95,10 @@ fn constant_nodes_are_constants_of_every_kind() {
     assert_eq!(operators(&result), ["%y = sum(%x, %a, %b, %c) : f32[2] 8B"]);
     let texts = vec![node("Constant", &[], &["a"], vec![text("value_string", "hello")])];
     let refused = refusal(13, graph(vec![info("x", F32, &["2"])], vec![], texts, &["x"]));
-    assert_eq!(refused, r#"node "a" (Constant, opset 13): attribute "value_string" is a constant of text, which is not supported"#);
+    assert_eq!(
+        refused,
+        r#"node "a" (Constant, opset 13): attribute "value_string" is a constant of text, which is not supported"#
+    );
 }
 
 struct Folder(PathBuf);
@@ -87,7 +118,8 @@ impl Drop for Folder {
 }
 
 fn external(entries: &[(&str, &str)]) -> TensorProto {
-    let external_data = entries.iter().map(|(k, v)| StringStringEntryProto { key: (*k).to_owned(), value: (*v).to_owned() }).collect();
+    let external_data =
+        entries.iter().map(|(k, v)| StringStringEntryProto { key: (*k).to_owned(), value: (*v).to_owned() }).collect();
     TensorProto { data_location: Some(1), external_data, ..floats("w", &[2], &[]) }
 }
 
@@ -111,12 +143,18 @@ fn external_data_is_read_inside_the_models_folder_only() {
 
     let refused = |entries: &[(&str, &str)]| read(entries).unwrap_err().to_string();
     let file = ("location", "inner/weights.bin");
-    assert_eq!(refused(&[file, ("offset", "8")]), r#"tensor "w": 8 bytes from byte 8 of "inner/weights.bin": the file has 12 bytes"#);
+    assert_eq!(
+        refused(&[file, ("offset", "8")]),
+        r#"tensor "w": 8 bytes from byte 8 of "inner/weights.bin": the file has 12 bytes"#
+    );
     assert!(refused(&[file, ("offset", "18446744073709551615")]).ends_with("the file has 12 bytes"));
     assert!(refused(&[file, ("offset", "-4")]).ends_with(r#"its offset is "-4", expected a number of bytes"#));
     assert!(refused(&[file, ("length", "4")]).ends_with("its length is 4 bytes, f32[2] needs 8"));
     assert!(refused(&[("location", "../secret.bin")]).ends_with("only paths inside the model's folder are read"));
-    assert!(refused(&[("location", folder.0.join("secret.bin").to_str().unwrap())]).ends_with("only paths inside the model's folder are read"));
+    assert!(
+        refused(&[("location", folder.0.join("secret.bin").to_str().unwrap())])
+            .ends_with("only paths inside the model's folder are read")
+    );
     assert!(refused(&[]).ends_with("only paths inside the model's folder are read"));
     assert!(refused(&[("location", "inner")]).ends_with("not a file"));
     #[cfg(unix)]

@@ -100,7 +100,15 @@ fn broadcasts_of_opset_6_get_their_axes() {
     );
     assert!(refusal(6, deep).contains("leaves no room"));
     let slope = vec![floats("s", &[3], &[0.1, 0.2, 0.3])];
-    let prelu = good(6, graph(vec![info("x", F32, &["2", "3", "4", "4"])], slope, vec![node("PRelu", &["x", "s"], &["y"], vec![])], &["y"]));
+    let prelu = good(
+        6,
+        graph(
+            vec![info("x", F32, &["2", "3", "4", "4"])],
+            slope,
+            vec![node("PRelu", &["x", "s"], &["y"], vec![])],
+            &["y"],
+        ),
+    );
     assert!(prelu.to_string().contains(": f32[3,1,1]"), "{prelu}");
     let dropout = graph(vec![info("x", F32, &["2"])], vec![], vec![node("Dropout", &["x"], &["y"], vec![])], &["y"]);
     assert!(refusal(6, dropout).ends_with("Dropout without is_test=1 trains in this opset, which is not supported"));
@@ -108,8 +116,14 @@ fn broadcasts_of_opset_6_get_their_axes() {
 
 #[test]
 fn numbers_of_element_types_are_types() {
-    assert_eq!(form(13, node("Cast", &["x"], &["y"], vec![int("to", 10)])), ["%y = cast(%x) {to=f16} : f16[2,3,4,4] 192B"]);
-    let refused = refusal(13, graph(vec![info("x", F32, &["2"])], vec![], vec![node("Cast", &["x"], &["y"], vec![int("to", 99)])], &["y"]));
+    assert_eq!(
+        form(13, node("Cast", &["x"], &["y"], vec![int("to", 10)])),
+        ["%y = cast(%x) {to=f16} : f16[2,3,4,4] 192B"]
+    );
+    let refused = refusal(
+        13,
+        graph(vec![info("x", F32, &["2"])], vec![], vec![node("Cast", &["x"], &["y"], vec![int("to", 99)])], &["y"]),
+    );
     assert_eq!(refused, r#"node "y" (Cast, opset 13): element type 99 is not supported"#);
 }
 

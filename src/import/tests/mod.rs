@@ -10,7 +10,9 @@ use crate::ir::{Attr, Node, Op, OpDef, Tensor, TensorType};
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
 use tract_onnx::pb::type_proto::{self, Tensor as TensorTypeProto};
-use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto};
+use tract_onnx::pb::{
+    AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
+};
 
 const F32: i32 = 1;
 const I64: i32 = 7;
@@ -28,15 +30,31 @@ fn info(name: &str, dtype: i32, dims: &[&str]) -> ValueInfoProto {
     };
     let shape = Some(TensorShapeProto { dim: dims.iter().map(dim).collect() });
     let value = Some(type_proto::Value::TensorType(TensorTypeProto { elem_type: dtype, shape }));
-    ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { value, ..Default::default() }), ..Default::default() }
+    ValueInfoProto {
+        name: name.to_owned(),
+        r#type: Some(TypeProto { value, ..Default::default() }),
+        ..Default::default()
+    }
 }
 
 fn floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
-    TensorProto { name: name.to_owned(), dims: dims.to_vec(), data_type: F32, float_data: values.to_vec(), ..Default::default() }
+    TensorProto {
+        name: name.to_owned(),
+        dims: dims.to_vec(),
+        data_type: F32,
+        float_data: values.to_vec(),
+        ..Default::default()
+    }
 }
 
 fn int64s(name: &str, dims: &[i64], values: &[i64]) -> TensorProto {
-    TensorProto { name: name.to_owned(), dims: dims.to_vec(), data_type: I64, int64_data: values.to_vec(), ..Default::default() }
+    TensorProto {
+        name: name.to_owned(),
+        dims: dims.to_vec(),
+        data_type: I64,
+        int64_data: values.to_vec(),
+        ..Default::default()
+    }
 }
 
 fn attr(name: &str, kind: AttributeType) -> AttributeProto {
@@ -68,7 +86,12 @@ fn node(op: &str, inputs: &[&str], outputs: &[&str], attribute: Vec<AttributePro
     NodeProto { op_type: op.to_owned(), input: names(inputs), output: names(outputs), attribute, ..Default::default() }
 }
 
-fn graph(inputs: Vec<ValueInfoProto>, initializer: Vec<TensorProto>, node: Vec<NodeProto>, outputs: &[&str]) -> GraphProto {
+fn graph(
+    inputs: Vec<ValueInfoProto>,
+    initializer: Vec<TensorProto>,
+    node: Vec<NodeProto>,
+    outputs: &[&str],
+) -> GraphProto {
     let output = outputs.iter().map(|o| ValueInfoProto { name: (*o).to_owned(), ..Default::default() }).collect();
     GraphProto { name: "test".to_owned(), input: inputs, output, initializer, node, ..Default::default() }
 }
@@ -110,13 +133,30 @@ fn relu(input: &str, output: &str) -> NodeProto {
 fn nodes_keep_their_names_order_and_operands() {
     let named = NodeProto { name: "first".to_owned(), ..node("Add", &["x", "w"], &["a"], vec![]) };
     let twice = NodeProto { name: "first".to_owned(), ..node("Mul", &["a", "w"], &["b"], vec![]) };
-    let graph = good(13, graph(vec![info("x", F32, &["1", "2"])], vec![floats("w", &[2], &[1.0, 2.0])], vec![named, twice, relu("b", "y")], &["y"]));
+    let graph = good(
+        13,
+        graph(
+            vec![info("x", F32, &["1", "2"])],
+            vec![floats("w", &[2], &[1.0, 2.0])],
+            vec![named, twice, relu("b", "y")],
+            &["y"],
+        ),
+    );
     assert_eq!(graph.to_string().lines().next(), Some("graph test onnx"));
     assert_eq!(
         operators(&graph),
-        [r#"%a = add(%x, %w) named "first" : f32[1,2] 8B"#, r#"%b = mul(%a, %w) named "first.2" : f32[1,2] 8B"#, "%y = relu(%b) : f32[1,2] 8B",]
+        [
+            r#"%a = add(%x, %w) named "first" : f32[1,2] 8B"#,
+            r#"%b = mul(%a, %w) named "first.2" : f32[1,2] 8B"#,
+            "%y = relu(%b) : f32[1,2] 8B",
+        ]
     );
-    let orders: Vec<_> = graph.file_order().into_iter().filter(|&id| graph.node(id).op().is_some()).map(|id| graph.node(id).order).collect();
+    let orders: Vec<_> = graph
+        .file_order()
+        .into_iter()
+        .filter(|&id| graph.node(id).op().is_some())
+        .map(|id| graph.node(id).order)
+        .collect();
     assert_eq!(orders, [0, 1, 2]);
     // One initializer used twice is one constant.
     assert_eq!(graph.n_nodes(), 5);
@@ -125,7 +165,10 @@ fn nodes_keep_their_names_order_and_operands() {
 #[test]
 fn an_initializer_that_is_also_an_input_is_a_constant() {
     let inputs = vec![info("x", F32, &["2"]), info("w", F32, &["2"])];
-    let graph = good(13, graph(inputs, vec![floats("w", &[2], &[1.0, 2.0])], vec![node("Add", &["x", "w"], &["y"], vec![])], &["y"]));
+    let graph = good(
+        13,
+        graph(inputs, vec![floats("w", &[2], &[1.0, 2.0])], vec![node("Add", &["x", "w"], &["y"], vec![])], &["y"]),
+    );
     assert_eq!(graph.inputs().len(), 1);
 }
 
@@ -143,7 +186,9 @@ fn a_batch_that_nobody_gives_is_one_and_other_sizes_stay_open() {
 
 #[test]
 fn a_symbol_on_two_axes_or_of_a_length_is_no_batch() {
-    for inputs in [vec![info("x", F32, &["n", "n"])], vec![info("x", F32, &["n"])], vec![info("x", F32, &["seq_n", "2"])]] {
+    for inputs in
+        [vec![info("x", F32, &["n", "n"])], vec![info("x", F32, &["n"])], vec![info("x", F32, &["seq_n", "2"])]]
+    {
         let (_, report) = run(13, graph(inputs, vec![], vec![relu("x", "y")], &["y"]), &[]).unwrap();
         assert!(report.defaulted.is_empty());
         assert_eq!(report.unbound.len(), 1);
@@ -169,7 +214,10 @@ fn a_binding_that_names_nothing_says_what_there_is() {
 fn what_is_wrong_with_a_graph_is_named() {
     let x = || vec![info("x", F32, &["2"])];
     let unknown = NodeProto { domain: "com.acme".to_owned(), ..node("Frob", &["x"], &["y"], vec![]) };
-    assert_eq!(refusal(13, graph(x(), vec![], vec![unknown], &["y"])), r#"node "y" (com.acme::Frob, opset 1): unknown operator"#);
+    assert_eq!(
+        refusal(13, graph(x(), vec![], vec![unknown], &["y"])),
+        r#"node "y" (com.acme::Frob, opset 1): unknown operator"#
+    );
     assert_eq!(
         refusal(13, graph(x(), vec![], vec![relu("a", "y"), relu("x", "a")], &["y"])),
         r#"node "y" (Relu, opset 13): the graph is not in topological order: operand "a" is produced only by the later node "a""#
@@ -178,13 +226,28 @@ fn what_is_wrong_with_a_graph_is_named() {
         refusal(13, graph(x(), vec![], vec![relu("z", "y")], &["y"])),
         r#"node "y" (Relu, opset 13): operand "z" is produced by no earlier node, input or initializer"#
     );
-    assert_eq!(refusal(13, graph(x(), vec![], vec![relu("x", "x")], &["x"])), r#"node "x" (Relu, opset 13): value "x" is produced twice"#);
-    assert_eq!(refusal(13, graph(x(), vec![], vec![], &["y"])), r#"output "y": is produced by no node, input or initializer"#);
-    assert_eq!(refusal(5, graph(x(), vec![], vec![], &["x"])), "opset 5 of the default domain is not supported, 6 to 28 are");
+    assert_eq!(
+        refusal(13, graph(x(), vec![], vec![relu("x", "x")], &["x"])),
+        r#"node "x" (Relu, opset 13): value "x" is produced twice"#
+    );
+    assert_eq!(
+        refusal(13, graph(x(), vec![], vec![], &["y"])),
+        r#"output "y": is produced by no node, input or initializer"#
+    );
+    assert_eq!(
+        refusal(5, graph(x(), vec![], vec![], &["x"])),
+        "opset 5 of the default domain is not supported, 6 to 28 are"
+    );
     let odd = node("Relu", &["x"], &["y"], vec![int("slope", 1)]);
-    assert_eq!(refusal(13, graph(x(), vec![], vec![odd], &["y"])), r#"node "y" (Relu, opset 13): attribute "slope" is unknown to the operator"#);
+    assert_eq!(
+        refusal(13, graph(x(), vec![], vec![odd], &["y"])),
+        r#"node "y" (Relu, opset 13): attribute "slope" is unknown to the operator"#
+    );
     let many = node("Relu", &["x", "x"], &["y"], vec![]);
-    assert_eq!(refusal(13, graph(x(), vec![], vec![many], &["y"])), r#"node "y" (Relu, opset 13): 2 operands, expected 1 to 1"#);
+    assert_eq!(
+        refusal(13, graph(x(), vec![], vec![many], &["y"])),
+        r#"node "y" (Relu, opset 13): 2 operands, expected 1 to 1"#
+    );
     let error = run(13, graph(x(), vec![], vec![relu("z", "y")], &["y"]), &[]).unwrap_err();
     assert_eq!((error.node(), error.operator()), (Some("y"), Some("Relu")));
 }
@@ -200,7 +263,14 @@ fn shapes_are_computed_at_once_and_symbols_followed() {
         node("Concat", &["n", "rest"], &["target"], vec![int("axis", 0)]),
         node("Reshape", &["x", "target"], &["y"], vec![]),
     ];
-    let build = || graph(vec![info("x", F32, &["n", "2", "3"]), info("z", F32, &["m", "2"])], initializers.clone(), nodes.clone(), &["y"]);
+    let build = || {
+        graph(
+            vec![info("x", F32, &["n", "2", "3"]), info("z", F32, &["m", "2"])],
+            initializers.clone(),
+            nodes.clone(),
+            &["y"],
+        )
+    };
     let (mut open, _) = run(13, build(), &[]).unwrap();
     open.remove_dead();
     assert_eq!(
@@ -238,7 +308,11 @@ fn a_shape_that_depends_on_open_sizes_says_which() {
     let nodes = |op: &str| vec![node("Shape", &["x"], &["shape"], vec![]), node(op, &["z", "shape"], &["y"], vec![])];
     let inputs = || vec![info("x", F32, &["n", "m"]), info("z", F32, &["k", "6"])];
     let (open, _) = run(13, graph(inputs(), vec![], nodes("Reshape"), &["y"]), &[]).unwrap();
-    assert_eq!(open.ty(open.outputs()[0].value).to_string(), "f32[n,m]", "sizes may stay open as long as only shapes depend on them");
+    assert_eq!(
+        open.ty(open.outputs()[0].value).to_string(),
+        "f32[n,m]",
+        "sizes may stay open as long as only shapes depend on them"
+    );
     let error = run(13, graph(inputs(), vec![], nodes("ReduceSum"), &["y"]), &[]).unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -249,8 +323,12 @@ fn a_shape_that_depends_on_open_sizes_says_which() {
 
 #[test]
 fn a_model_without_a_graph_or_an_opset_is_refused() {
-    let run = |model| import_proto(model, None, &ImportOptions::default(), &Registry::default()).unwrap_err().to_string();
-    assert_eq!(run(ModelProto::default()), "the model imports no opset of the default domain; opsets 6 to 28 are supported");
+    let run =
+        |model| import_proto(model, None, &ImportOptions::default(), &Registry::default()).unwrap_err().to_string();
+    assert_eq!(
+        run(ModelProto::default()),
+        "the model imports no opset of the default domain; opsets 6 to 28 are supported"
+    );
     assert_eq!(run(ModelProto { graph: None, ..model(13, GraphProto::default()) }), "the model has no graph");
 }
 

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 fn path(name: &str) -> Option<PathBuf> {
-    let folder =
-        std::env::var_os("NYXC_MODELS").map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/models")), PathBuf::from);
+    let folder = std::env::var_os("NYXC_MODELS")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/models")), PathBuf::from);
     let path = folder.join(name);
     if path.is_file() {
         return Some(path);
@@ -58,7 +58,10 @@ fn n_constants(graph: &Graph) -> usize {
 fn the_perceptron() {
     let Some((graph, report)) = read("fmnist-mlp/mlp.onnx", &[]) else { return };
     assert_eq!(report, ImportReport { defaulted: vec![("batch".to_owned(), 1)], unbound: vec![] });
-    assert_eq!((graph.name.as_str(), graph.n_nodes(), n_constants(&graph), count(&graph, "Gemm")), ("fmnist_mlp", 13, 6, 3));
+    assert_eq!(
+        (graph.name.as_str(), graph.n_nodes(), n_constants(&graph), count(&graph, "Gemm")),
+        ("fmnist_mlp", 13, 6, 3)
+    );
 }
 
 #[test]
@@ -94,11 +97,17 @@ fn a_classifier_of_bytes_gets_a_batch_of_one() {
 
 #[test]
 fn recurrent_models_with_branches() {
-    for (name, dims) in
-        [("silero/silero_vad_16k_op15.onnx", &["input.0=1", "input.1=576"][..]), ("silero/silero_vad_16k_sequence.onnx", &["sequence_length=4"])]
-    {
+    for (name, dims) in [
+        ("silero/silero_vad_16k_op15.onnx", &["input.0=1", "input.1=576"][..]),
+        ("silero/silero_vad_16k_sequence.onnx", &["sequence_length=4"]),
+    ] {
         let Some((graph, report)) = read(name, dims) else { continue };
-        println!("{name}: {} nodes, {} constants, {} If, {report:?}", graph.n_nodes(), n_constants(&graph), count(&graph, "If"));
+        println!(
+            "{name}: {} nodes, {} constants, {} If, {report:?}",
+            graph.n_nodes(),
+            n_constants(&graph),
+            count(&graph, "If")
+        );
         assert!(graph.inputs().len() >= 2);
     }
 }

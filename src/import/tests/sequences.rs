@@ -34,7 +34,14 @@ fn elements_of_a_sequence_are_the_values_themselves() {
 
 #[test]
 fn a_sequence_as_output_or_input_is_its_elements() {
-    let build = || graph(vec![untyped("s"), info("x", F32, &["2"])], vec![], vec![node("SequenceInsert", &["s", "x"], &["t"], vec![])], &["t"]);
+    let build = || {
+        graph(
+            vec![untyped("s"), info("x", F32, &["2"])],
+            vec![],
+            vec![node("SequenceInsert", &["s", "x"], &["t"], vec![])],
+            &["t"],
+        )
+    };
     let ty = TensorType::of(crate::ir::DType::F32, &[3]);
     let graph = import(build(), &[("s", Held::Sequence(vec![ty.clone(), ty.clone()]))]).unwrap();
     let inputs: Vec<_> = graph.inputs().iter().map(|id| graph.node(*id).name.as_str()).collect();
@@ -48,7 +55,8 @@ fn a_sequence_as_output_or_input_is_its_elements() {
 
 #[test]
 fn a_place_that_is_computed_is_refused_by_its_input() {
-    let nodes = vec![node("SequenceConstruct", &["x"], &["s"], vec![]), node("SequenceAt", &["s", "i"], &["y"], vec![])];
+    let nodes =
+        vec![node("SequenceConstruct", &["x"], &["s"], vec![]), node("SequenceAt", &["s", "i"], &["y"], vec![])];
     let error = refusal(graph(vec![info("x", F32, &["2"]), info("i", I64, &[])], vec![], nodes, &["y"]));
     assert_eq!((error.node(), error.free_input()), (Some("y"), Some("i")));
 }
@@ -70,7 +78,11 @@ fn branches(then_branch: Vec<NodeProto>, else_branch: Vec<NodeProto>) -> NodePro
 
 /// A condition that depends on the elements of the input x.
 fn on_sum(branches: NodeProto) -> GraphProto {
-    let nodes = vec![node("ReduceSum", &["x"], &["s"], vec![int("keepdims", 0)]), node("Greater", &["s", "zero"], &["c"], vec![]), branches];
+    let nodes = vec![
+        node("ReduceSum", &["x"], &["s"], vec![int("keepdims", 0)]),
+        node("Greater", &["s", "zero"], &["c"], vec![]),
+        branches,
+    ];
     graph(vec![info("x", F32, &["4"])], vec![floats("zero", &[], &[0.0])], nodes, &["y"])
 }
 
@@ -86,27 +98,38 @@ fn branches_of_two_types_need_a_condition_that_is_known() {
     let short = node("Slice", &["x", "from", "to"], &["r"], vec![]);
     let mut graph = on_sum(branches(vec![relu("x", "r")], vec![short]));
     graph.initializer.extend([int64s("from", &[1], &[0]), int64s("to", &[1], &[2])]);
-    let what = "output 0 is f32[4] and f32[2] in the two branches, and the condition is computed while the program runs";
+    let what =
+        "output 0 is f32[4] and f32[2] in the two branches, and the condition is computed while the program runs";
     assert_eq!(refusal(graph).to_string(), format!("node \"y\" (If, opset 17): {what}"));
 }
 
 #[test]
 fn a_loop_that_ends_when_it_is_computed_to_needs_a_largest_number_and_collects_nothing() {
     let inner = || {
-        let nodes = vec![relu("v", "w"), node("ReduceSum", &["w"], &["s"], vec![int("keepdims", 0)]), node("Less", &["s", "limit"], &["on"], vec![])];
+        let nodes = vec![
+            relu("v", "w"),
+            node("ReduceSum", &["w"], &["s"], vec![int("keepdims", 0)]),
+            node("Less", &["s", "limit"], &["on"], vec![]),
+        ];
         (vec![info("i", I64, &[]), info("go", BOOL, &[]), info("v", F32, &["4"])], nodes)
     };
     let build = |most: &str, collects: bool| {
         let (inputs, nodes) = inner();
         let outputs: &[&str] = if collects { &["on", "w", "w"] } else { &["on", "w"] };
-        let repeat =
-            node("Loop", &[most, "", "x"], if collects { &["y", "all"] } else { &["y"] }, vec![body("body", graph(inputs, vec![], nodes, outputs))]);
+        let repeat = node(
+            "Loop",
+            &[most, "", "x"],
+            if collects { &["y", "all"] } else { &["y"] },
+            vec![body("body", graph(inputs, vec![], nodes, outputs))],
+        );
         let constants = vec![floats("limit", &[], &[9.0]), int64s("three", &[], &[3])];
         graph(vec![info("x", F32, &["4"])], constants, vec![repeat], &["y"])
     };
     let text = operators(&import(build("three", false), &[]).unwrap()).join("\n");
     assert_eq!((text.matches("relu(").count(), text.matches("where(").count()), (3, 2), "{text}");
-    for (most, collects, what) in [("", false, "has no largest number"), ("three", true, "collects a value of each iteration")] {
+    for (most, collects, what) in
+        [("", false, "has no largest number"), ("three", true, "collects a value of each iteration")]
+    {
         let error = refusal(build(most, collects)).to_string();
         assert!(error.contains(what) && error.contains("node \"y\" (Loop"), "{error}");
     }
@@ -116,7 +139,9 @@ fn a_loop_that_ends_when_it_is_computed_to_needs_a_largest_number_and_collects_n
 fn sequences_have_a_bound_together() {
     let grown = |n: usize| {
         let mut nodes = vec![node("SequenceConstruct", &["x"], &["s0"], vec![])];
-        nodes.extend((0..n).map(|i| node("SequenceInsert", &[&format!("s{i}"), "x"], &[&format!("s{}", i + 1)], vec![])));
+        nodes.extend(
+            (0..n).map(|i| node("SequenceInsert", &[&format!("s{i}"), "x"], &[&format!("s{}", i + 1)], vec![])),
+        );
         nodes.push(node("SequenceLength", &[&format!("s{n}")], &["y"], vec![]));
         graph(vec![info("x", F32, &["2"])], vec![], nodes, &["y"])
     };

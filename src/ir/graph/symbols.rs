@@ -41,7 +41,9 @@ impl Graph {
     /// The same, of several for one symbol that with the most uses.
     pub(super) fn tellers_by(&self, n_uses: impl Fn(NodeId) -> usize) -> BTreeMap<String, NodeId> {
         let mut tellers: BTreeMap<String, NodeId> = BTreeMap::new();
-        for (id, symbol) in self.graph.node_indices().filter_map(|index| Some((NodeId(index), self.graph[index].tells()?))) {
+        for (id, symbol) in
+            self.graph.node_indices().filter_map(|index| Some((NodeId(index), self.graph[index].tells()?)))
+        {
             let teller = tellers.entry(symbol.name().to_owned()).or_insert(id);
             if n_uses(id) > n_uses(*teller) {
                 *teller = id;
@@ -54,7 +56,9 @@ impl Graph {
     pub(super) fn waits_for(&self, id: NodeId, tellers: &BTreeMap<String, NodeId>) -> BTreeSet<NodeId> {
         let mut found = BTreeSet::new();
         if !tellers.is_empty() && self.node(id).kind != NodeKind::Input {
-            self.node(id).for_each_symbol(&mut |symbol| found.extend(tellers.get(symbol.name()).filter(|teller| **teller != id)));
+            self.node(id).for_each_symbol(&mut |symbol| {
+                found.extend(tellers.get(symbol.name()).filter(|teller| **teller != id))
+            });
         }
         found
     }

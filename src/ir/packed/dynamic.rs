@@ -64,7 +64,12 @@ impl Packing {
 /// assert!((x[2] - 1.0).abs() < 0.01);
 /// # Ok::<(), nyxc::ir::packed::PackedError>(())
 /// ```
-pub fn quantize_dynamic(x: &[f32], n_rows: usize, n_cols: usize, granularity: Granularity) -> Result<Vec<u8>, PackedError> {
+pub fn quantize_dynamic(
+    x: &[f32],
+    n_rows: usize,
+    n_cols: usize,
+    granularity: Granularity,
+) -> Result<Vec<u8>, PackedError> {
     if matches!(granularity, Granularity::Block(_)) {
         return Err(PackedError::BlockedActivation);
     }

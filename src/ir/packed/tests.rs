@@ -112,9 +112,18 @@ fn storable_scales_are_normal_and_keep_products_finite() {
 }
 
 fn any_packing() -> impl Strategy<Value = Packing> {
-    let granularity = prop_oneof![(4_u32..=8).prop_map(|log| Granularity::Block(1 << log)), Just(Granularity::Row), Just(Granularity::Tensor),];
-    let scale = prop_oneof![Just(ScaleType::F16), Just(ScaleType::F32), Just(ScaleType::F16Zero), Just(ScaleType::F32Zero)];
-    (prop_oneof![Just(4_u8), Just(8)], granularity, scale).prop_map(|(bits, granularity, scale)| Packing { bits, granularity, scale })
+    let granularity = prop_oneof![
+        (4_u32..=8).prop_map(|log| Granularity::Block(1 << log)),
+        Just(Granularity::Row),
+        Just(Granularity::Tensor),
+    ];
+    let scale =
+        prop_oneof![Just(ScaleType::F16), Just(ScaleType::F32), Just(ScaleType::F16Zero), Just(ScaleType::F32Zero)];
+    (prop_oneof![Just(4_u8), Just(8)], granularity, scale).prop_map(|(bits, granularity, scale)| Packing {
+        bits,
+        granularity,
+        scale,
+    })
 }
 
 proptest! {
@@ -252,7 +261,8 @@ fn results_do_not_depend_on_threads() {
     let on = |n_threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
         pool.install(|| {
-            let bytes = [Granularity::Row, Granularity::Tensor].map(|granularity| quantize_dynamic(&x, 600, 333, granularity).unwrap());
+            let bytes = [Granularity::Row, Granularity::Tensor]
+                .map(|granularity| quantize_dynamic(&x, 600, 333, granularity).unwrap());
             let packing = Packing::activation(Granularity::Row);
             (dequantize(packing, 600, 333, &bytes[0]).unwrap(), bytes)
         })

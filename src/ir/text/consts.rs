@@ -16,9 +16,12 @@ impl Consts {
     /// # Errors
     /// The bytes are no safetensors file, or cut short.
     pub fn read(bytes: Source) -> Result<Consts, String> {
-        let (header_len, metadata) = safetensors::SafeTensors::read_metadata((*bytes).as_ref()).map_err(|e| e.to_string())?;
+        let (header_len, metadata) =
+            safetensors::SafeTensors::read_metadata((*bytes).as_ref()).map_err(|e| e.to_string())?;
         let base = header_len + 8;
-        let place = |info: &safetensors::tensor::TensorInfo| (base + info.data_offsets.0, info.data_offsets.1 - info.data_offsets.0);
+        let place = |info: &safetensors::tensor::TensorInfo| {
+            (base + info.data_offsets.0, info.data_offsets.1 - info.data_offsets.0)
+        };
         let places = metadata.tensors().into_iter().map(|(name, info)| (name, place(info))).collect();
         Ok(Consts { bytes, places })
     }

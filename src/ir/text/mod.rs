@@ -10,7 +10,8 @@ pub use print::{is_inline, node_line};
 
 /// A name after `%`, or a symbol: bare where it can be, quoted otherwise.
 pub(super) fn name(text: &str) -> String {
-    let bare = !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "_./:-".contains(c)) && text != "_";
+    let bare =
+        !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "_./:-".contains(c)) && text != "_";
     if bare { text.to_owned() } else { quoted(text) }
 }
 

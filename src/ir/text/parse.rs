@@ -2,7 +2,10 @@
 
 use crate::ir::graph::Value;
 use crate::ir::packed::Packing;
-use crate::ir::{Attr, Attrs, Class, DType, Dim, Expr, Graph, Level, Node, NodeKind, Op, Registry, Shape, Tensor, TensorType, ValueId};
+use crate::ir::{
+    Attr, Attrs, Class, DType, Dim, Expr, Graph, Level, Node, NodeKind, Op, Registry, Shape, Tensor, TensorType,
+    ValueId,
+};
 use std::collections::BTreeMap;
 
 /// Finds the data of a constant by the hash that is printed of it; `None` where it is not at hand.
@@ -63,7 +66,8 @@ pub fn parse_type(text: &str) -> Result<TensorType, ParseError> {
 
 fn alone<T>(text: &str, read: impl FnOnce(&mut Parser<'_>) -> Result<T, ParseError>) -> Result<T, ParseError> {
     let registry = Registry::default();
-    let mut parser = Parser { text, at: 0, registry: &registry, source: &|_, _| None, ranges: BTreeMap::new(), unlisted: None };
+    let mut parser =
+        Parser { text, at: 0, registry: &registry, source: &|_, _| None, ranges: BTreeMap::new(), unlisted: None };
     let value = read(&mut parser)?;
     if parser.at != text.len() { Err(parser.refuse("expected the end")) } else { Ok(value) }
 }
@@ -120,7 +124,8 @@ impl<'a> Parser<'a> {
 
     fn word(&mut self, extra: &str) -> &'a str {
         let rest = self.rest();
-        let len = rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || extra.contains(c))).unwrap_or(rest.len());
+        let len =
+            rest.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || extra.contains(c))).unwrap_or(rest.len());
         self.at += len;
         &rest[..len]
     }
@@ -158,7 +163,11 @@ impl<'a> Parser<'a> {
         let start = self.at;
         let word = self.word("+-.");
         // `inf` ends in f, which is no suffix there.
-        let number = if word.ends_with("inf") && !word.ends_with("inff") { word } else { word.strip_suffix('f').unwrap_or(word) };
+        let number = if word.ends_with("inf") && !word.ends_with("inff") {
+            word
+        } else {
+            word.strip_suffix('f').unwrap_or(word)
+        };
         number.parse().map_err(|_| {
             self.at = start;
             self.refuse("expected a number")
@@ -257,8 +266,10 @@ impl<'a> Parser<'a> {
         let dtype = self.dtype()?;
         let mut packing = None;
         if self.take("<") {
-            let text = &self.rest()[..self.rest().find('>').ok_or_else(|| self.refuse("expected a packing and \">\""))?];
-            packing = Some(Packing::parse(dtype, text).ok_or_else(|| self.refuse(format!("{dtype}<{text}> is no packing")))?);
+            let text =
+                &self.rest()[..self.rest().find('>').ok_or_else(|| self.refuse("expected a packing and \">\""))?];
+            packing =
+                Some(Packing::parse(dtype, text).ok_or_else(|| self.refuse(format!("{dtype}<{text}> is no packing")))?);
             self.at += text.len() + 1;
         }
         let dims = self.list(|p| p.dim(0))?;
@@ -290,7 +301,8 @@ impl<'a> Parser<'a> {
                     }
                     for (i, pair) in hash.as_bytes().chunks(2).enumerate() {
                         let digits = std::str::from_utf8(pair).unwrap_or_default();
-                        bytes[i] = u8::from_str_radix(digits, 16).map_err(|_| self.refuse(format!("#{hash} is no hash")))?;
+                        bytes[i] =
+                            u8::from_str_radix(digits, 16).map_err(|_| self.refuse(format!("#{hash} is no hash")))?;
                     }
                     Ok(Tensor::absent(ty, crate::ir::Hash(bytes)))
                 }
@@ -470,7 +482,11 @@ impl<'a> Parser<'a> {
                 attrs = self.attrs(depth)?;
             }
         }
-        let format = if self.take(" @") { Some(self.word(":/").parse().map_err(|e| self.refuse(format!("{e}")))?) } else { None };
+        let format = if self.take(" @") {
+            Some(self.word(":/").parse().map_err(|e| self.refuse(format!("{e}")))?)
+        } else {
+            None
+        };
         let node_name = if self.take(" named ") { self.quoted()? } else { names[0].clone() };
         let mut origin = Vec::new();
         if self.take(" from ") {

@@ -19,7 +19,14 @@ fn print(graph: &Graph, f: &mut dyn Write, depth: usize) -> fmt::Result {
     write!(f, "{indent}graph {} {}", name(&graph.name), graph.level)?;
     if depth == 0 {
         for (i, (name, range)) in graph.ranges().into_iter().enumerate() {
-            write!(f, "{} {} in {}..{}", if i == 0 { " where" } else { "," }, symbol(&name), range.start(), range.end())?;
+            write!(
+                f,
+                "{} {} in {}..{}",
+                if i == 0 { " where" } else { "," },
+                symbol(&name),
+                range.start(),
+                range.end()
+            )?;
         }
     }
     writeln!(f)?;
@@ -145,7 +152,9 @@ fn data(tensor: &Tensor) -> Result<String, fmt::Error> {
     let mut f = String::new();
     let inline = is_inline(tensor);
     match tensor.dtype().class() {
-        Class::Float if inline => list(&mut f, "", tensor.to_f32s().map_err(|_| fmt::Error)?.iter().map(|v| format!("{v:?}")))?,
+        Class::Float if inline => {
+            list(&mut f, "", tensor.to_f32s().map_err(|_| fmt::Error)?.iter().map(|v| format!("{v:?}")))?
+        }
         _ if inline => list(&mut f, "", tensor.to_i64s().map_err(|_| fmt::Error)?.iter())?,
         _ => write!(f, "#{}", tensor.hash())?,
     }

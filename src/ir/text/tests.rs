@@ -1,6 +1,7 @@
 use super::*;
 use crate::ir::{
-    Attrs, DType, Dim, Expr, Format, Graph, Infer, Level, Node, NodeKind, ONNX, Op, OpDef, OpError, Registry, Shape, Tensor, TensorType, attr,
+    Attrs, DType, Dim, Expr, Format, Graph, Infer, Level, Node, NodeKind, ONNX, Op, OpDef, OpError, Registry, Shape,
+    Tensor, TensorType, attr,
 };
 
 fn same(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
@@ -51,7 +52,11 @@ fn graph() -> Graph {
         .with_dims("y", vec![Dim::symbol("seq"), Dim::Known(4)]);
     let kind = NodeKind::Op(Op::new(&PROBE, attrs));
     let outputs = ["p", "q"].map(|name| crate::ir::Value { name: name.into(), ty: graph.ty(x).clone() }).to_vec();
-    let node = Node { format: Some(Format::MENU[3]), origin: vec!["m".into(), "n".into()], ..Node::new("the node", kind, outputs) };
+    let node = Node {
+        format: Some(Format::MENU[3]),
+        origin: vec!["m".into(), "n".into()],
+        ..Node::new("the node", kind, outputs)
+    };
     let node = graph.insert(node, &[Some(x), None, Some(k)]);
     let last = graph.add_op("last", Op::new(&PROBE, Attrs::new()), &[Some(l)], &["last".into()]).unwrap();
     graph.add_output("p", node.out(0));
@@ -65,7 +70,9 @@ fn what_is_printed_reads_back() {
     let graph = graph();
     let large = graph.constant(graph.value_named("/model/l.weight").unwrap()).unwrap().clone();
     let text = graph.to_string();
-    let read = parse(&text, &Registry::new(&[&PROBE]), &|hash, _| (large.hash().to_string() == hash).then(|| large.clone())).unwrap();
+    let read =
+        parse(&text, &Registry::new(&[&PROBE]), &|hash, _| (large.hash().to_string() == hash).then(|| large.clone()))
+            .unwrap();
     assert_eq!(read, graph);
     assert_eq!(read.to_string(), text);
     let blind = parse(&text, &Registry::new(&[&PROBE]), &|_, _| None).unwrap();
@@ -85,8 +92,14 @@ fn a_size_alone_reads_as_it_was_printed_whatever_the_range_of_its_symbols() {
 fn errors_name_the_place() {
     let registry = Registry::new(&[&PROBE]);
     let refused = |text: &str| parse(text, &registry, &|_, _| None).unwrap_err().to_string();
-    assert_eq!(refused("graph g onnx\n  %x = input : f32[2]\n  %y = probe(%z) : f32[2]\n"), "line 3, column 15: %z is not defined above");
+    assert_eq!(
+        refused("graph g onnx\n  %x = input : f32[2]\n  %y = probe(%z) : f32[2]\n"),
+        "line 3, column 15: %z is not defined above"
+    );
     assert_eq!(refused("graph g onnx\n  %x = input : f33[2]\n"), "line 2, column 16: unknown element type \"f33\"");
     assert!(refused("graph g onnx\n  %x = input : f32[2]\n  %x = probe(%x) : f32[2]\n").contains("defined twice"));
-    assert!(refused(&format!("graph g onnx\n  %x = input : f32[{}2", "floordiv(".repeat(500))).contains("nested too deeply"));
+    assert!(
+        refused(&format!("graph g onnx\n  %x = input : f32[{}2", "floordiv(".repeat(500)))
+            .contains("nested too deeply")
+    );
 }

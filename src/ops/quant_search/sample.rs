@@ -64,9 +64,10 @@ impl Extremes {
             return Self::of_run(w);
         }
         // A range does not depend on the order of its parts.
-        w.par_chunks(TASK_ELEMS)
-            .map(Self::of_run)
-            .reduce(|| Self::ZERO, |a, b| Self { low: a.low.min(b.low), high: a.high.max(b.high), finite: a.finite && b.finite })
+        w.par_chunks(TASK_ELEMS).map(Self::of_run).reduce(
+            || Self::ZERO,
+            |a, b| Self { low: a.low.min(b.low), high: a.high.max(b.high), finite: a.finite && b.finite },
+        )
     }
 
     fn of_run(w: &[f32]) -> Self {

@@ -56,7 +56,9 @@ fn int4_reaches_the_floor_on_gaussian_weights() {
 fn int8_is_better_than_absmax() {
     let w = gaussian(1 << 18);
     let high = 127.0;
-    for (granularity, unit, ratio) in [(Granularity::Block(32), 32, 0.9), (Granularity::Block(128), 128, 0.95), (Granularity::Row, 1024, 1.0)] {
+    for (granularity, unit, ratio) in
+        [(Granularity::Block(32), 32, 0.9), (Granularity::Block(128), 128, 0.95), (Granularity::Row, 1024, 1.0)]
+    {
         let searched = nmse(&w, 1024, packing(8, granularity, ScaleType::F16));
         let simple = absmax_nmse(&w, unit, -high, high);
         assert!(searched < ratio * simple, "{granularity:?}: {searched}, absmax {simple}");
@@ -163,9 +165,12 @@ fn scale_type_follows_the_range_of_f16() {
 #[test]
 fn estimates_are_near_and_exact_for_small_tensors() {
     let w = gaussian(1 << 20);
-    for (bits, granularity, tolerance) in
-        [(4, Granularity::Block(32), 0.02), (4, Granularity::Row, 0.05), (4, Granularity::Tensor, 0.05), (8, Granularity::Block(128), 0.02)]
-    {
+    for (bits, granularity, tolerance) in [
+        (4, Granularity::Block(32), 0.02),
+        (4, Granularity::Row, 0.05),
+        (4, Granularity::Tensor, 0.05),
+        (8, Granularity::Block(128), 0.02),
+    ] {
         let packing = packing(bits, granularity, ScaleType::F16);
         let exact = quantize(&w, 1024, 1024, packing).unwrap().error;
         let near = estimate(&w, 1024, 1024, packing, 65_536).unwrap();

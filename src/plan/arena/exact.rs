@@ -54,7 +54,14 @@ pub(super) fn price(breadth: usize) -> u64 {
 /// `items` are the items of a part, the preferred ones first, and `loads` its
 /// loads; all sizes are in units.  The nodes searched are added to `n_nodes`,
 /// which does not come to exceed `max_nodes`.
-pub(super) fn search(items: &[Item], loads: &[u64], capacity: u64, pick: Pick, max_nodes: u64, n_nodes: &mut u64) -> Outcome {
+pub(super) fn search(
+    items: &[Item],
+    loads: &[u64],
+    capacity: u64,
+    pick: Pick,
+    max_nodes: u64,
+    n_nodes: &mut u64,
+) -> Outcome {
     let Some(board) = Board::new(items, loads, capacity) else {
         return Outcome::Infeasible;
     };

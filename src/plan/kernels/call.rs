@@ -44,12 +44,24 @@ impl<'a> Node<'a> {
         for operand in own.iter().flatten().chain([&value]) {
             let ty = graph.ty(*operand);
             if storage(ty).is_none() || ty.shape.most_elems().is_none_or(|n| n >= MAX_ELEMS) {
-                return Err(unsupported(format!("{ty}: text, a size without bound, or more elements than {MAX_ELEMS}")));
+                return Err(unsupported(format!(
+                    "{ty}: text, a size without bound, or more elements than {MAX_ELEMS}"
+                )));
             }
         }
         let activations = graph.node(id).format.map(|f| f.activations);
-        let mut node =
-            Node { graph, target, attrs: &op.attrs, name, activations, own: Vec::new(), value, result, dims: dims(result), epilogue: None };
+        let mut node = Node {
+            graph,
+            target,
+            attrs: &op.attrs,
+            name,
+            activations,
+            own: Vec::new(),
+            value,
+            result,
+            dims: dims(result),
+            epilogue: None,
+        };
         if op.def.name == "pointwise" {
             let expr = op.attrs.expr("expr").ok_or_else(|| unsupported("a pointwise without expression".to_owned()))?;
             node.epilogue = Some(Epilogue::new(&node, expr, &own, None).map_err(unsupported)?);
@@ -57,7 +69,10 @@ impl<'a> Node<'a> {
             if let Some(expr) = op.attrs.expr("epilogue") {
                 let extra = own.split_off(own.len().saturating_sub(expr.n_args().saturating_sub(1)));
                 let first = own.first().copied().flatten().map(|v| graph.ty(v));
-                node.epilogue = Some(Epilogue::new(&node, expr, &extra, Some(first.map_or(Value::Float, class_of))).map_err(unsupported)?);
+                node.epilogue = Some(
+                    Epilogue::new(&node, expr, &extra, Some(first.map_or(Value::Float, class_of)))
+                        .map_err(unsupported)?,
+                );
             }
             let first = own.first().copied().flatten().map_or(class_of(result), |v| class_of(graph.ty(v)));
             if node.epilogue.is_none() && op.def.name == "reduce" && first == Value::Int {
@@ -74,7 +89,12 @@ impl<'a> Node<'a> {
 
     /// Operand `slot` and its type.
     pub(super) fn operand(&self, slot: usize) -> Result<(ValueId, &'a TensorType), KernelError> {
-        let value = self.own.get(slot).copied().flatten().ok_or_else(|| self.unsupported(format!("an absent operand {slot}")))?;
+        let value = self
+            .own
+            .get(slot)
+            .copied()
+            .flatten()
+            .ok_or_else(|| self.unsupported(format!("an absent operand {slot}")))?;
         Ok((value, self.graph.ty(value)))
     }
 
@@ -84,7 +104,12 @@ impl<'a> Node<'a> {
 
     pub(super) fn too_large(&self, value: ValueId, bytes: u64) -> KernelError {
         let limit_bytes = self.target.limits.max_storage_buffer_range;
-        KernelError::TooLarge { node: self.name.to_owned(), value: self.graph.value(value).name.clone(), bytes, limit_bytes }
+        KernelError::TooLarge {
+            node: self.name.to_owned(),
+            value: self.graph.value(value).name.clone(),
+            bytes,
+            limit_bytes,
+        }
     }
 
     /// Whether the result may have values that no operand has.
@@ -160,7 +185,12 @@ pub(super) struct Rows {
 }
 
 /// Splits the rows of an operand into slices that a binding may span; one `None` where the operand can be bound whole.
-pub(super) fn slices(node: &Node<'_>, value: ValueId, n_rows: &Dim, n_cols: &Dim) -> Result<Vec<Option<Rows>>, KernelError> {
+pub(super) fn slices(
+    node: &Node<'_>,
+    value: ValueId,
+    n_rows: &Dim,
+    n_cols: &Dim,
+) -> Result<Vec<Option<Rows>>, KernelError> {
     let limit = node.target.limits.max_storage_buffer_range;
     let ty = node.graph.ty(value);
     let bytes = most_device_bytes(ty).unwrap_or(u64::MAX);
@@ -170,9 +200,10 @@ pub(super) fn slices(node: &Node<'_>, value: ValueId, n_rows: &Dim, n_cols: &Dim
     let known = |dim: &Dim| dim.known().and_then(|n| u64::try_from(n).ok());
     let (Some(n_rows), Some(n_cols)) = (known(n_rows), known(n_cols)) else { return Err(node.too_large(value, bytes)) };
     let (row_bytes, scale_bytes) = match storage(ty) {
-        Some(Storage::Packed(packing)) => {
-            (packing.pitch_words(n_cols).unwrap_or(u64::MAX).saturating_mul(4), packing.n_blocks(n_cols).unwrap_or(0) * packing.scale.n_bytes())
-        }
+        Some(Storage::Packed(packing)) => (
+            packing.pitch_words(n_cols).unwrap_or(u64::MAX).saturating_mul(4),
+            packing.n_blocks(n_cols).unwrap_or(0) * packing.scale.n_bytes(),
+        ),
         Some(Storage::F16) => (n_cols * 2, 0),
         _ => (n_cols * 4, 0),
     };
@@ -204,7 +235,11 @@ impl Call<'_> {
     pub(super) fn operand(self, value: ValueId) -> Self {
         let ty = self.node.graph.ty(value);
         let bytes = most_device_bytes(ty).unwrap_or(u64::MAX);
-        self.packed_params(ty).bind(value, OperandKey { storage: storage(ty).unwrap_or(Storage::F32), scales_apart: false }, &[(0, bytes)])
+        self.packed_params(ty).bind(
+            value,
+            OperandKey { storage: storage(ty).unwrap_or(Storage::F32), scales_apart: false },
+            &[(0, bytes)],
+        )
     }
 
     /// The next operand of the table, of which only some rows are read.
@@ -253,7 +288,12 @@ impl Call<'_> {
 
     fn bind(mut self, value: ValueId, key: OperandKey, parts: &[(u64, u64)]) -> Self {
         self.operands.push(Some(key));
-        self.bindings.extend(parts.iter().map(|&(offset_bytes, bytes)| Operand { value, offset_bytes, bytes, write: false }));
+        self.bindings.extend(parts.iter().map(|&(offset_bytes, bytes)| Operand {
+            value,
+            offset_bytes,
+            bytes,
+            write: false,
+        }));
         self
     }
 
@@ -268,7 +308,9 @@ impl Call<'_> {
             Granularity::Tensor => Dim::Known(1),
         };
         let pitch = pitch(packing, &cols);
-        self.uint(&format!("{name}_scales"), &rows * &pitch).uint(&format!("{name}_pitch"), pitch).uint(&format!("{name}_blocks"), blocks)
+        self.uint(&format!("{name}_scales"), &rows * &pitch)
+            .uint(&format!("{name}_pitch"), pitch)
+            .uint(&format!("{name}_blocks"), blocks)
     }
 
     pub(super) fn flag(mut self, name: &'static str, value: impl Into<u32>) -> Self {
@@ -286,7 +328,8 @@ impl Call<'_> {
     pub(super) fn half(self) -> Self {
         let may_round = self.node.activations.is_none_or(|a| a == Activations::F16);
         let fits = |storage: Storage| storage == Storage::F16 || (may_round && matches!(storage, Storage::Packed(_)));
-        let half = self.node.target.features.f16_arithmetic && self.operands.iter().flatten().all(|key| fits(key.storage));
+        let half =
+            self.node.target.features.f16_arithmetic && self.operands.iter().flatten().all(|key| fits(key.storage));
         self.flag("half", half)
     }
 
@@ -339,7 +382,14 @@ impl Call<'_> {
         let result = storage(node.result).unwrap_or(Storage::F32);
         let result_bytes = most_device_bytes(node.result).unwrap_or(u64::MAX);
         self.bindings.push(Operand { value: node.value, offset_bytes: 0, bytes: result_bytes, write: true });
-        let key = KernelKey { template: self.template, operands: self.operands, expr, result, flags: self.flags, tile: self.tile };
+        let key = KernelKey {
+            template: self.template,
+            operands: self.operands,
+            expr,
+            result,
+            flags: self.flags,
+            tile: self.tile,
+        };
         let mismatch = |what: String| KernelError::Mismatch { node: node.name.to_owned(), kernel: key.name(), what };
         if let Some(fault) = key.fault() {
             return Err(mismatch(fault));
@@ -385,7 +435,8 @@ fn block(key: &KernelKey, given: &mut BTreeMap<String, (ParamType, Dim)>) -> Res
             return Err(format!("parameter {} is {}, not {}", param.name, param.ty.glsl(), ty.glsl()));
         }
         let (low, high) = value.bounds();
-        let (least, most) = if ty == ParamType::Int { (i64::from(i32::MIN), i64::from(i32::MAX)) } else { (0, i64::from(u32::MAX)) };
+        let (least, most) =
+            if ty == ParamType::Int { (i64::from(i32::MIN), i64::from(i32::MAX)) } else { (0, i64::from(u32::MAX)) };
         // What a size can be at least is known loosely; the largest is what makes numbers overflow.
         fits &= high <= most && (low >= least || value.known().is_none());
         words.push(value.known().map_or(value, |word| Dim::Known(i64::from(word as u32))));

@@ -24,7 +24,12 @@ impl Window {
                 _ => Err(node.unsupported(format!("{name} {values:?}"))),
             }
         };
-        Ok(Window { kernel: pair("kernel", 1, 2)?, strides: pair("strides", 1, 2)?, pads: pair("pads", 0, 4)?, dilations: pair("dilations", 1, 2)? })
+        Ok(Window {
+            kernel: pair("kernel", 1, 2)?,
+            strides: pair("strides", 1, 2)?,
+            pads: pair("pads", 0, 4)?,
+            dilations: pair("dilations", 1, 2)?,
+        })
     }
 
     fn params<'n>(&self, call: Call<'n>) -> Call<'n> {
@@ -38,7 +43,9 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let ((x, x_ty), (w, w_ty)) = (node.operand(0)?, node.operand(1)?);
     let refuse = || node.unsupported(format!("a conv of {x_ty} and {w_ty}"));
     let (x_dims, w_dims) = (dims(x_ty), dims(w_ty));
-    let ([images, channels, h, wide], [_, oc, oh, ow]) = (x_dims.as_slice(), node.dims.as_slice()) else { return Err(refuse()) };
+    let ([images, channels, h, wide], [_, oc, oh, ow]) = (x_dims.as_slice(), node.dims.as_slice()) else {
+        return Err(refuse());
+    };
     let groups = u64::try_from(node.attrs.int("group").unwrap_or(1)).unwrap_or(0);
     let count = |dim: &Dim| dim.known().and_then(|n| u64::try_from(n).ok());
     let (Some(channels), Some(oc)) = (count(channels), count(oc)) else { return Err(refuse()) };
@@ -65,7 +72,8 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     ];
     let plane = oh * ow;
     if c_g == 1 && parts.len() == 1 {
-        let call = sizes(window.params(node.call(Template::ConvDepthwise).operand(x).operand(w)), &own).uint("oc_g", oc_g);
+        let call =
+            sizes(window.params(node.call(Template::ConvDepthwise).operand(x).operand(w)), &own).uint("oc_g", oc_g);
         return Ok(vec![call.invocations(&node.n())?]);
     }
     // Rows of w are channels of the result: its parts, and slices of large ones, are dispatches of their own.
@@ -81,10 +89,16 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
             let n_groups = &(images * &bands) * &plane.div_ceil(u64::from(tile_n));
             let (template, tile_k, block) = match (x_ty.packing, w_ty.packing) {
                 (None, _) => (Template::Conv, tile_k, None),
-                (Some(packing), Some(weights)) if packing.bits == 8 && packing.granularity == Granularity::Tensor && !weights.scale.has_zeros() => {
+                (Some(packing), Some(weights))
+                    if packing.bits == 8
+                        && packing.granularity == Granularity::Tensor
+                        && !weights.scale.has_zeros() =>
+                {
                     let (block, words) = block(weights);
                     if u64::from(block).min(k) > MAX_I32_TERMS.unsigned_abs() {
-                        return Err(node.unsupported(format!("an integer conv of {x_ty} and {w_ty}, whose sums may not fit in i32")));
+                        return Err(node.unsupported(format!(
+                            "an integer conv of {x_ty} and {w_ty}, whose sums may not fit in i32"
+                        )));
                     }
                     (Template::ConvI8, words, Some(block))
                 }
@@ -123,7 +137,12 @@ pub(super) fn pool(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     }
     let n = node.n();
     let call = Window::of(node)?.params(node.call(Template::Pool).operand(x));
-    let call = call.uint("n", n.clone()).uint("h", h.clone()).uint("w", w.clone()).uint("oh", oh.clone()).uint("ow", ow.clone());
+    let call = call
+        .uint("n", n.clone())
+        .uint("h", h.clone())
+        .uint("w", w.clone())
+        .uint("oh", oh.clone())
+        .uint("ow", ow.clone());
     let count_pad = average && node.attrs.int("count_pad").unwrap_or(0) != 0;
     Ok(vec![call.flag("average", average).flag("count_pad", count_pad).invocations(&n)?])
 }

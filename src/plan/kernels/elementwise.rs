@@ -27,17 +27,33 @@ pub(super) fn resize(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     }
     let one_of = |name: &str, names: &[&str]| -> Result<u32, KernelError> {
         let given = node.attrs.str(name).unwrap_or(names[0]);
-        let at = names.iter().position(|n| *n == given).ok_or_else(|| node.unsupported(format!("{name} {given:?} of a resize")))?;
+        let at = names
+            .iter()
+            .position(|n| *n == given)
+            .ok_or_else(|| node.unsupported(format!("{name} {given:?} of a resize")))?;
         Ok(u32::try_from(at).unwrap_or(0))
     };
     let linear = one_of("mode", &["nearest", "linear"])?;
-    let coordinates = one_of("coordinates", &["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"])?;
+    let coordinates = one_of(
+        "coordinates",
+        &["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"],
+    )?;
     let nearest = one_of("nearest", &["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])?;
-    let axis =
-        |back: usize| own.len().checked_sub(back).map_or((1.0, Dim::Known(1), Dim::Known(1)), |i| (scales[i], own[i].clone(), node.dims[i].clone()));
+    let axis = |back: usize| {
+        own.len()
+            .checked_sub(back)
+            .map_or((1.0, Dim::Known(1), Dim::Known(1)), |i| (scales[i], own[i].clone(), node.dims[i].clone()))
+    };
     let ((sy, h, oh), (sx, w, ow)) = (axis(2), axis(1));
     let n = node.n();
-    let call = node.call(Template::Resize).operand(x).uint("n", n.clone()).uint("h", h).uint("w", w).uint("oh", oh).uint("ow", ow);
+    let call = node
+        .call(Template::Resize)
+        .operand(x)
+        .uint("n", n.clone())
+        .uint("h", h)
+        .uint("w", w)
+        .uint("oh", oh)
+        .uint("ow", ow);
     let call = call.float("scale_y", sy).float("scale_x", sx).flag("linear", linear).flag("coordinates", coordinates);
     Ok(vec![call.flag("nearest", if linear == 1 { 0 } else { nearest }).invocations(&n)?])
 }

@@ -19,7 +19,12 @@ pub(super) struct Epilogue {
 
 impl Epilogue {
     /// `own` is what the kernel's own result is, `None` for a pointwise node. The error says what has no kernel.
-    pub(super) fn new(node: &Node<'_>, expr: &Expr, values: &[Option<ValueId>], own: Option<Value>) -> Result<Epilogue, String> {
+    pub(super) fn new(
+        node: &Node<'_>,
+        expr: &Expr,
+        values: &[Option<ValueId>],
+        own: Option<Value>,
+    ) -> Result<Epilogue, String> {
         let mut numbers = BTreeMap::new();
         let lifted = expr.lift_floats(usize::from(own.is_some()) + values.len(), &mut numbers);
         let text = narrowed(&lifted, node.result.dtype).to_string();
@@ -30,8 +35,11 @@ impl Epilogue {
         for (i, value) in values.iter().enumerate() {
             let value = value.ok_or_else(|| format!("an absent operand {i} of an expression"))?;
             let ty = node.graph.ty(value);
-            let storage = storage(ty).filter(|s| !matches!(s, Storage::Packed(_))).ok_or_else(|| format!("{ty} in an expression"))?;
-            let (load, numbers) = shape::load(&dims(ty), &node.dims).ok_or_else(|| format!("{ty} broadcast to {} in an expression", node.result))?;
+            let storage = storage(ty)
+                .filter(|s| !matches!(s, Storage::Packed(_)))
+                .ok_or_else(|| format!("{ty} in an expression"))?;
+            let (load, numbers) = shape::load(&dims(ty), &node.dims)
+                .ok_or_else(|| format!("{ty} broadcast to {} in an expression", node.result))?;
             keys.push(ArgKey { storage, value: class_of(ty), load });
             args.push((value, numbers));
         }
@@ -47,7 +55,9 @@ impl Epilogue {
         match self.key.args[i].load {
             Load::Same | Load::Scalar => Vec::new(),
             Load::Periodic => vec![format!("x{number}_inner"), format!("x{number}_n")],
-            Load::Strided(rank) => (0..rank).flat_map(|axis| [format!("x{number}_d{axis}"), format!("x{number}_s{axis}")]).collect(),
+            Load::Strided(rank) => {
+                (0..rank).flat_map(|axis| [format!("x{number}_d{axis}"), format!("x{number}_s{axis}")]).collect()
+            }
         }
     }
 }

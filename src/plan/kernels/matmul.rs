@@ -39,7 +39,9 @@ pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let refuse = || node.unsupported(format!("a matmul of {a_ty} and {b_ty}"));
     let trans_b = node.attrs.int("trans_b").unwrap_or(0) != 0;
     let (a_dims, b_dims) = (dims(a_ty), dims(b_ty));
-    let ([a_lead @ .., m, k], [b_lead @ .., b0, b1]) = (a_dims.as_slice(), b_dims.as_slice()) else { return Err(refuse()) };
+    let ([a_lead @ .., m, k], [b_lead @ .., b0, b1]) = (a_dims.as_slice(), b_dims.as_slice()) else {
+        return Err(refuse());
+    };
     let (n, b_k) = if trans_b { (b0, b1) } else { (b1, b0) };
     let n = if node.own.len() > 2 { node.dims.last().cloned().unwrap_or(Dim::Known(0)) } else { n.clone() };
     let float = |ty: &crate::ir::TensorType| ty.packing.is_some() || ty.dtype.is_float();
@@ -51,9 +53,15 @@ pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         Product { m: &product_of(a_lead) * m, n: n.clone(), k: k.clone(), batches: Vec::new() }
     } else {
         let lead = &node.dims[..node.dims.len() - 2];
-        let (Some(a_strides), Some(b_strides)) = (broadcast(a_lead, lead), broadcast(b_lead, lead)) else { return Err(refuse()) };
+        let (Some(a_strides), Some(b_strides)) = (broadcast(a_lead, lead), broadcast(b_lead, lead)) else {
+            return Err(refuse());
+        };
         let (a_matrix, b_matrix) = (m * k, &n * k);
-        let axes = lead.iter().zip(a_strides).zip(b_strides).map(|((size, a), b)| (size.clone(), [&a * &a_matrix, &b * &b_matrix]));
+        let axes = lead
+            .iter()
+            .zip(a_strides)
+            .zip(b_strides)
+            .map(|((size, a), b)| (size.clone(), [&a * &a_matrix, &b * &b_matrix]));
         Product { m: m.clone(), n: n.clone(), k: k.clone(), batches: merge(axes) }
     };
     if product.batches.len() > MAX_BATCH_RANK {
@@ -62,7 +70,9 @@ pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let one = |columns: Columns| match (a_ty.packing, node.graph.ty(columns.b).packing) {
         (None, _) => float_product(node, &product, trans_b, &columns),
         (Some(packing), Some(weights))
-            if packing.bits == 8 && !weights.scale.has_zeros() && !matches!(packing.granularity, Granularity::Block(_)) =>
+            if packing.bits == 8
+                && !weights.scale.has_zeros()
+                && !matches!(packing.granularity, Granularity::Block(_)) =>
         {
             Ok(vec![integer_product(node, &product, weights, columns)?])
         }
@@ -88,15 +98,22 @@ pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
 }
 
 /// The calls that compute it: one, or where the number of rows changes between runs those for one row, for few and for many, of which one applies.
-fn float_product(node: &Node<'_>, product: &Product, trans_b: bool, columns: &Columns) -> Result<Vec<KernelCall>, KernelError> {
+fn float_product(
+    node: &Node<'_>,
+    product: &Product,
+    trans_b: bool,
+    columns: &Columns,
+) -> Result<Vec<KernelCall>, KernelError> {
     let Product { m, batches, .. } = product;
     let n = &columns.n;
     let batch = batches.iter().fold(Dim::Known(1), |n, (size, _)| &n * size);
     let fill = |call: Call<'_>, rows: Option<u32>, when: &Dim| -> Result<KernelCall, KernelError> {
         let (a, _) = node.operand(0)?;
-        let call = sizes(call.operand(a).operand_rows(columns.b, columns.rows), product, columns).uint("batch", batch.clone());
+        let call =
+            sizes(call.operand(a).operand_rows(columns.b, columns.rows), product, columns).uint("batch", batch.clone());
         let call = call.flag("trans_b", trans_b).flag("batch_rank", u32::try_from(batches.len()).unwrap_or(u32::MAX));
-        let call = call.uints("bd", batches.iter().map(|b| b.0.clone())).uints("ba", batches.iter().map(|b| b.1[0].clone()));
+        let call =
+            call.uints("bd", batches.iter().map(|b| b.0.clone())).uints("ba", batches.iter().map(|b| b.1[0].clone()));
         let call = call.uints("bb", batches.iter().map(|b| b.1[1].clone()));
         if let Some(rows) = rows {
             let columns = if trans_b { 8 } else { 32 };
@@ -125,7 +142,12 @@ fn float_product(node: &Node<'_>, product: &Product, trans_b: bool, columns: &Co
     }
 }
 
-fn integer_product(node: &Node<'_>, product: &Product, weights: Packing, columns: Columns) -> Result<KernelCall, KernelError> {
+fn integer_product(
+    node: &Node<'_>,
+    product: &Product,
+    weights: Packing,
+    columns: Columns,
+) -> Result<KernelCall, KernelError> {
     let Product { m, k, .. } = product;
     let n = &columns.n;
     let (a, a_ty) = node.operand(0)?;

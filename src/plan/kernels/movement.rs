@@ -13,7 +13,8 @@ pub(super) fn gather(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let ((data, data_ty), (indices, indices_ty)) = (node.operand(0)?, node.operand(1)?);
     let own = dims(data_ty);
     let axis = node.attrs.int("axis").and_then(|axis| usize::try_from(axis).ok()).unwrap_or(0);
-    if axis >= own.len() || (data_ty.packing.is_some() && (axis != 0 || own.len() != 2)) || indices_ty.packing.is_some() {
+    if axis >= own.len() || (data_ty.packing.is_some() && (axis != 0 || own.len() != 2)) || indices_ty.packing.is_some()
+    {
         return Err(node.unsupported(format!("a gather from {data_ty} along axis {axis}")));
     }
     let inner = product(&own[axis + 1..]);
@@ -28,9 +29,11 @@ pub(super) fn gather(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         // Only along the first axis is a slice of rows one piece of memory.
         let parts = if axis == 0 { slices(node, table, &size, &inner)? } else { vec![None] };
         for rows in parts {
-            let (first, size) = rows.map_or((base.clone(), size.clone()), |rows| (&base + &rows.first.into(), rows.n.into()));
+            let (first, size) =
+                rows.map_or((base.clone(), size.clone()), |rows| (&base + &rows.first.into(), rows.n.into()));
             let call = node.call(Template::Gather).operand_rows(table, rows).operand(indices);
-            let call = call.uint("n", n.clone()).uint("inner", inner.clone()).uint("n_indices", indices_ty.shape.volume());
+            let call =
+                call.uint("n", n.clone()).uint("inner", inner.clone()).uint("n_indices", indices_ty.shape.volume());
             calls.push(call.uint("total", total.clone()).uint("first", first).uint("size", size).invocations(&n)?);
         }
         base = &base + &size;
@@ -50,7 +53,8 @@ pub(super) fn strided(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let zero = Dim::Known(0);
     let bounds = |i: usize| -> (Dim, Dim) {
         let size = &node.dims[i];
-        let clamp = |v: Option<&Dim>, default: &Dim| v.map_or(default.clone(), |v| Dim::least(&Dim::larger(v, &zero), size));
+        let clamp =
+            |v: Option<&Dim>, default: &Dim| v.map_or(default.clone(), |v| Dim::least(&Dim::larger(v, &zero), size));
         (clamp(lo.get(i), &zero), clamp(hi.get(i), size))
     };
     let boxed = (0..rank).any(|i| bounds(i) != (zero.clone(), node.dims[i].clone()));
@@ -58,7 +62,10 @@ pub(super) fn strided(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let (axes, bounds): (Vec<_>, Vec<_>) = if boxed {
         // Axes of a box do not merge; those of one element that is inside need no look.
         let one = (zero.clone(), Dim::Known(1));
-        axes.enumerate().map(|(i, axis)| (axis, bounds(i))).filter(|(axis, bounds)| axis.0 != one.1 || *bounds != one).unzip()
+        axes.enumerate()
+            .map(|(i, axis)| (axis, bounds(i)))
+            .filter(|(axis, bounds)| axis.0 != one.1 || *bounds != one)
+            .unzip()
     } else {
         merge(axes).into_iter().map(|axis| (axis.clone(), (zero.clone(), axis.0))).unzip()
     };
@@ -74,7 +81,8 @@ pub(super) fn strided(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
 }
 
 pub(super) fn concat(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
-    let axis = node.attrs.int("axis").and_then(|axis| usize::try_from(axis).ok()).filter(|&axis| axis < node.dims.len());
+    let axis =
+        node.attrs.int("axis").and_then(|axis| usize::try_from(axis).ok()).filter(|&axis| axis < node.dims.len());
     let axis = axis.ok_or_else(|| node.unsupported(format!("a concat along axis {:?}", node.attrs.int("axis"))))?;
     let pitch = product(&node.dims[axis..]);
     let mut first = Dim::Known(0);

@@ -27,12 +27,19 @@ pub(super) fn quantize_packed(node: &Node<'_>) -> Result<Vec<KernelCall>, Kernel
     let parts = Dim::least(&Dim::larger(&(&rows * &cols).div_ceil(ELEMS_PER_PART), &one), &Dim::Known(MAX_PARTS));
     let parts = Dim::least(&parts, &Dim::larger(&n_words, &one));
     let stage = |stage: u32| -> Call<'_> {
-        let call = node.call(Template::QuantizePacked).operand(x).flag("stage", stage).uint("rows", rows.clone()).uint("cols", cols.clone());
+        let call = node
+            .call(Template::QuantizePacked)
+            .operand(x)
+            .flag("stage", stage)
+            .uint("rows", rows.clone())
+            .uint("cols", cols.clone());
         call.uint("pitch", pitch.clone()).uint("scales", n_words.clone()).uint("parts", parts.clone())
     };
     match packing.granularity {
         Granularity::Row => Ok(vec![stage(0).groups(rows.clone())?]),
-        Granularity::Tensor => Ok(vec![stage(1).groups(parts.clone())?, stage(2).groups(1u64)?, stage(3).invocations(&n_words)?]),
+        Granularity::Tensor => {
+            Ok(vec![stage(1).groups(parts.clone())?, stage(2).groups(1u64)?, stage(3).invocations(&n_words)?])
+        }
         Granularity::Block(_) => Err(node.unsupported("activations quantized by block")),
     }
 }

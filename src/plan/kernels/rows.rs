@@ -20,11 +20,19 @@ const MAX_RANK: usize = 4;
 /// invocation does. 1 and 0, or expressions where that changes between runs.
 fn readers(n: &Dim, rows: &Dim, strided: bool) -> (Dim, Dim) {
     let (long, short) = (from(n, WIDE_ROW), at_most(n, WIDE_ROW - 1));
-    if strided { (&long * &at_most(rows, MANY_ROWS - 1), Dim::larger(&short, &from(rows, MANY_ROWS))) } else { (long, short) }
+    if strided {
+        (&long * &at_most(rows, MANY_ROWS - 1), Dim::larger(&short, &from(rows, MANY_ROWS)))
+    } else {
+        (long, short)
+    }
 }
 
 /// One workgroup a row, or one invocation; both where it depends on sizes, and one of them without workgroups.
-fn launch<'n>(call: impl Fn() -> Call<'n>, (group, invocation): &(Dim, Dim), rows: &Dim) -> Result<Vec<KernelCall>, KernelError> {
+fn launch<'n>(
+    call: impl Fn() -> Call<'n>,
+    (group, invocation): &(Dim, Dim),
+    rows: &Dim,
+) -> Result<Vec<KernelCall>, KernelError> {
     let mut calls = Vec::new();
     if *group != Dim::Known(0) {
         calls.push(call().flag("wide", true).groups(rows * group)?);
@@ -63,7 +71,9 @@ pub(super) fn reduce(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     };
     let (kept, reduced) = (part(false), part(true));
     if kept.len() > MAX_RANK || reduced.len() > MAX_RANK {
-        return Err(node.unsupported(format!("a reduction of {ty} along {axes:?}: more than {MAX_RANK} axes after merging")));
+        return Err(
+            node.unsupported(format!("a reduction of {ty} along {axes:?}: more than {MAX_RANK} axes after merging"))
+        );
     }
     let count = |axes: &Axes<1>| axes.iter().fold(Dim::Known(1), |n, (size, _)| &n * size);
     let (n, n_reduced) = (count(&kept), count(&reduced));
@@ -72,7 +82,8 @@ pub(super) fn reduce(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let readers = if kind == PRODUCT { (Dim::Known(0), Dim::Known(1)) } else { readers(&n_reduced, &n, !contiguous) };
     let rank = |axes: &Axes<1>| u32::try_from(axes.len()).unwrap_or(u32::MAX);
     let ranks = (rank(&kept), rank(&reduced));
-    let part = |axes: Axes<1>| -> (Vec<Dim>, Vec<Dim>) { axes.into_iter().map(|(size, [stride])| (size, stride)).unzip() };
+    let part =
+        |axes: Axes<1>| -> (Vec<Dim>, Vec<Dim>) { axes.into_iter().map(|(size, [stride])| (size, stride)).unzip() };
     let ((kd, ks), (rd, rs)) = (part(kept), part(reduced));
     let call = || {
         let call = node
@@ -105,7 +116,12 @@ pub(super) fn softmax(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let readers = readers(&n, &rows, inner != Dim::Known(1));
     let log = node.attrs.int("log").unwrap_or(0) != 0;
     let call = || {
-        let call = node.call(Template::Softmax).operand(x).uint("rows", rows.clone()).uint("n", n.clone()).uint("inner", inner.clone());
+        let call = node
+            .call(Template::Softmax)
+            .operand(x)
+            .uint("rows", rows.clone())
+            .uint("n", n.clone())
+            .uint("inner", inner.clone());
         call.flag("log", log)
     };
     launch(call, &readers, &rows)

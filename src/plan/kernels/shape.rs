@@ -125,7 +125,10 @@ mod tests {
         let total = &seq + &past;
         let out = [Dim::Known(3), seq.clone(), total.clone(), Dim::Known(4)];
         assert_eq!(load(&out, &out), Some((Load::Same, vec![])));
-        assert_eq!(load(&[seq.clone(), total.clone(), ONE], &out), Some((Load::Periodic, vec![Dim::Known(4), &seq * &total])));
+        assert_eq!(
+            load(&[seq.clone(), total.clone(), ONE], &out),
+            Some((Load::Periodic, vec![Dim::Known(4), &seq * &total]))
+        );
         assert_eq!(load(&[seq.clone(), ONE, Dim::Known(4)], &out).unwrap().0, Load::Strided(4));
         let (kind, numbers) = load(&[total.clone(), Dim::Known(4)], &out).unwrap();
         assert_eq!((kind, numbers), (Load::Periodic, vec![ONE, &total * &Dim::Known(4)]));

@@ -49,7 +49,10 @@ fn every_target_computes_a_product_and_refuses_what_no_binding_spans() {
         let (graph, id) = one(&matmul::DEF, matmul::attrs(true), &types);
         let calls = dispatches(&graph, id, &target).unwrap();
         assert_eq!(calls[0].key.name(), "matmul_f32_f16_f32_transb_t64x64x16");
-        assert_eq!((calls.len(), calls[0].groups.clone(), calls[0].params.len() % 4), (1, [2 * 4, 1, 1].map(Dim::from), 0));
+        assert_eq!(
+            (calls.len(), calls[0].groups.clone(), calls[0].params.len() % 4),
+            (1, [2 * 4, 1, 1].map(Dim::from), 0)
+        );
         assert!(calls[0].operands.len() <= max_operands(&target) + 1);
     }
     let target = Target::shipped("vulkan-min").unwrap();
@@ -60,13 +63,18 @@ fn every_target_computes_a_product_and_refuses_what_no_binding_spans() {
     let (graph, id) = one(&matmul::DEF, matmul::attrs(true), &types);
     let slices = dispatches(&graph, id, &target).unwrap();
     assert_eq!(slices.len(), 3);
-    assert!(slices.iter().all(|c| c.operands.iter().all(|o| o.offset_bytes % target.alignment() == 0 && o.bytes <= 134_217_728)));
+    assert!(
+        slices
+            .iter()
+            .all(|c| c.operands.iter().all(|o| o.offset_bytes % target.alignment() == 0 && o.bytes <= 134_217_728))
+    );
 }
 
 #[test]
 fn what_has_no_elements_needs_no_dispatch() {
     let target = Target::shipped("vulkan-min").unwrap();
-    let (graph, id) = one(&pointwise::DEF, pointwise::attrs(Expr::Arg(0), DType::F32), &[TensorType::of(DType::F32, &[0, 3])]);
+    let (graph, id) =
+        one(&pointwise::DEF, pointwise::attrs(Expr::Arg(0), DType::F32), &[TensorType::of(DType::F32, &[0, 3])]);
     assert_eq!(dispatches(&graph, id, &target), Ok(vec![]));
 }
 

@@ -242,7 +242,9 @@ impl<'a> Search<'a> {
 
     /// Whether a limit is reached.
     pub fn out_of_work(&self) -> bool {
-        self.spent.nodes >= self.limits.max_nodes || self.pivots() >= self.limits.max_pivots || self.work() >= self.limits.max_work
+        self.spent.nodes >= self.limits.max_nodes
+            || self.pivots() >= self.limits.max_pivots
+            || self.work() >= self.limits.max_work
     }
 
     /// Gives up what lies at or above `bound` if nothing there is worth finding.

@@ -298,7 +298,8 @@ impl Problem {
     fn cheapest(&self) -> Vec<usize> {
         let rows = self.row_base.len() as u128;
         let total = |c: &Choice| {
-            u128::from(c.fixed_bytes) * rows + c.rows.iter().map(|r| u128::from(r.bytes) * u128::from(r.last - r.first + 1)).sum::<u128>()
+            u128::from(c.fixed_bytes) * rows
+                + c.rows.iter().map(|r| u128::from(r.bytes) * u128::from(r.last - r.first + 1)).sum::<u128>()
         };
         let cheapest = |group: &Group| {
             let better = |a: &usize, b: &usize| {

@@ -73,7 +73,8 @@ fn relative_sizes(inst: &Instance) -> Vec<f64> {
         sum += 1.0 / (inst.ceiling - low).max(1) as f64;
         before.push(sum);
     }
-    let share = |j: usize| inst.spans(j).iter().map(|s| s.bytes as f64 * (before[s.end] - before[s.start])).sum::<f64>();
+    let share =
+        |j: usize| inst.spans(j).iter().map(|s| s.bytes as f64 * (before[s.end] - before[s.start])).sum::<f64>();
     (0..inst.n_choices()).map(|j| share(j) / inst.n_rows().max(1) as f64).collect()
 }
 
@@ -84,7 +85,8 @@ pub(super) fn smallest_peak(problem: &Problem, limits: &Limits, most: u64, enoug
     if let Some(inst) = reduce(problem, &mut all_alive(problem), Goal::Peak, ceiling) {
         let size = relative_sizes(&inst);
         let small = inst.lift(&Assignment::least(&inst, |j| size[j]).pick);
-        let flat = inst.lift(&Assignment::least(&inst, |j| inst.spans(j).iter().map(|s| s.bytes).max().unwrap_or(0) as f64).pick);
+        let flat = inst
+            .lift(&Assignment::least(&inst, |j| inst.spans(j).iter().map(|s| s.bytes).max().unwrap_or(0) as f64).pick);
         for other in [small, flat] {
             if problem.peak(&other) < problem.peak(&start) {
                 start = other;
@@ -109,7 +111,14 @@ pub(super) struct Best {
 }
 
 /// Improves on `start`, which fits in `ceiling`, until it is proven good enough, `limits` are reached, or the objective is `target` or less.
-pub(super) fn optimise(problem: &Problem, limits: &Limits, goal: Goal, ceiling: i64, start: Vec<usize>, target: f64) -> Best {
+pub(super) fn optimise(
+    problem: &Problem,
+    limits: &Limits,
+    goal: Goal,
+    ceiling: i64,
+    start: Vec<usize>,
+    target: f64,
+) -> Best {
     let value = |choice: &[usize]| match goal {
         Goal::Cost => problem.cost(choice),
         Goal::Peak => problem.peak(choice) as f64,

@@ -183,7 +183,9 @@ fn drop_oversized(problem: &Problem, alive: &mut Alive, ceiling: i64, rows: &[us
             let outside = usage.outside().filter_map(|range| fullest.within(range)).max();
             let within = usage.pieces.iter().map(|piece| fullest.within(piece.clone())).collect::<Vec<_>>();
             for (i, &c) in choices.iter().enumerate() {
-                let over = |full: Option<i64>, at| full.is_some_and(|full| usage.bytes(i, at) - usage.least(at) > ceiling - full);
+                let over = |full: Option<i64>, at| {
+                    full.is_some_and(|full| usage.bytes(i, at) - usage.least(at) > ceiling - full)
+                };
                 if over(outside, None) || (0..within.len()).any(|p| over(within[p], Some(p))) {
                     dead.push((g, c));
                 }
@@ -277,8 +279,11 @@ fn build(problem: &Problem, alive: &Alive, goal: Goal, ceiling: i64, peak_floor:
             if goal == Goal::Peak { 0.0 } else { problem.groups[g].choices[choices[i]].cost }
         };
         let total = |i: usize| {
-            let inside = |(p, piece): (usize, &std::ops::Range<usize>)| i128::from(usage.bytes(i, Some(p))) * piece.len() as i128;
-            i128::from(usage.bytes(i, None)) * usage.n_outside() as i128 + usage.pieces.iter().enumerate().map(inside).sum::<i128>()
+            let inside = |(p, piece): (usize, &std::ops::Range<usize>)| {
+                i128::from(usage.bytes(i, Some(p))) * piece.len() as i128
+            };
+            i128::from(usage.bytes(i, None)) * usage.n_outside() as i128
+                + usage.pieces.iter().enumerate().map(inside).sum::<i128>()
         };
         let mut order: Vec<usize> = (0..choices.len()).collect();
         order.sort_by(|&a, &b| cost(a).total_cmp(&cost(b)).then_with(|| total(a).cmp(&total(b))));

@@ -38,8 +38,20 @@ enum Kind {
 }
 
 /// Bits and relative error of up to twelve formats.
-const FORMATS: [(u64, f64); 12] =
-    [(32, 0.0), (16, 1e-6), (16, 6e-5), (8, 4e-3), (8, 1e-3), (8, 2e-3), (4, 1.2e-1), (4, 6e-2), (6, 1.5e-2), (5, 3e-2), (3, 3e-1), (2, 9e-1)];
+const FORMATS: [(u64, f64); 12] = [
+    (32, 0.0),
+    (16, 1e-6),
+    (16, 6e-5),
+    (8, 4e-3),
+    (8, 1e-3),
+    (8, 2e-3),
+    (4, 1.2e-1),
+    (4, 6e-2),
+    (6, 1.5e-2),
+    (5, 3e-2),
+    (3, 3e-1),
+    (2, 9e-1),
+];
 
 fn network(kind: Kind, n_groups: usize, n_choices: usize, n_rows: usize, seed: u64) -> Problem {
     let rng = &mut Rng(seed);
@@ -78,7 +90,8 @@ fn network(kind: Kind, n_groups: usize, n_choices: usize, n_rows: usize, seed: u
                 if bits < 16 {
                     rows[step / 2].bytes += weights / 16 + elements / 8;
                 }
-                let cost = sensitivity * error * (0.5 + rng.unit()) * (1 + weights / (1 << 18) + elements / (1 << 20)) as f64;
+                let cost =
+                    sensitivity * error * (0.5 + rng.unit()) * (1 + weights / (1 << 18) + elements / (1 << 20)) as f64;
                 Choice { cost, fixed_bytes: weights * bits / 8, rows }
             })
             .collect();
@@ -134,7 +147,8 @@ fn small_problem() -> impl Strategy<Value = Problem> {
             }
             runs
         });
-        let choice = (cost.clone(), bytes(), rows).prop_map(|(cost, fixed_bytes, rows)| Choice { cost, fixed_bytes, rows });
+        let choice =
+            (cost.clone(), bytes(), rows).prop_map(|(cost, fixed_bytes, rows)| Choice { cost, fixed_bytes, rows });
         let group = prop::collection::vec(choice, 1..=5).prop_map(|choices| Group { choices });
         let groups = prop::collection::vec(group, 0..=6);
         (groups, prop::collection::vec(bytes(), n_rows), -0.1..1.0f64).prop_map(|(groups, row_base, share)| {
@@ -212,7 +226,12 @@ fn large_networks_are_solved_to_a_small_gap() {
             let s = solve(&problem, &Limits::default()).unwrap();
             assert_eq!(s.peak, problem.peak(&s.choice));
             assert!(s.peak <= problem.capacity);
-            assert!(s.objective - s.bound <= 0.01 * s.objective, "{kind:?} at {share}: {} over {}", s.objective, s.bound);
+            assert!(
+                s.objective - s.bound <= 0.01 * s.objective,
+                "{kind:?} at {share}: {} over {}",
+                s.objective,
+                s.bound
+            );
             assert!(s.n_nodes <= 4000, "{kind:?} at {share}: {} nodes", s.n_nodes);
         }
     }
@@ -229,7 +248,10 @@ fn short_searches_bound_long_ones() {
             assert!(long.bound >= long.objective * (1.0 - 2e-9), "{kind:?} at {share}");
             for max_nodes in [0, 3, 20] {
                 let short = solve(&problem, &Limits { max_nodes, ..Limits::default() }).unwrap();
-                assert!(short.bound <= long.objective && long.bound <= short.objective, "{kind:?} at {share}, {max_nodes} nodes");
+                assert!(
+                    short.bound <= long.objective && long.bound <= short.objective,
+                    "{kind:?} at {share}, {max_nodes} nodes"
+                );
             }
         }
     }
@@ -243,7 +265,12 @@ fn the_relaxation_bounds_and_divides_little() {
         squeeze(&mut problem, least, 0.3);
         let solved = solve(&problem, &Limits::default()).unwrap();
         let relaxed = relax(&problem, &Limits::default()).unwrap();
-        assert!(relaxed.bound <= solved.objective && relaxed.bound > 0.0, "{kind:?}: {} over {}", relaxed.bound, solved.objective);
+        assert!(
+            relaxed.bound <= solved.objective && relaxed.bound > 0.0,
+            "{kind:?}: {} over {}",
+            relaxed.bound,
+            solved.objective
+        );
         // A vertex of the relaxation divides at most one group for each row that binds.
         assert!(relaxed.divided.len() <= problem.row_base.len(), "{kind:?}");
         for (_, parts) in &relaxed.divided {
@@ -317,7 +344,10 @@ fn work_is_limited_and_bounds_stay_sound() {
         for max_work in [0, 1 << 20] {
             let limits = Limits { max_work, ..Limits::default() };
             let short = solve(&problem, &limits).unwrap();
-            assert!(short.peak <= problem.capacity && short.bound <= long.objective && long.bound <= short.objective, "{kind:?} {max_work}");
+            assert!(
+                short.peak <= problem.capacity && short.bound <= long.objective && long.bound <= short.objective,
+                "{kind:?} {max_work}"
+            );
             let small = min_peak(&problem, &limits).unwrap();
             assert!(small.bound <= least.peak && least.bound <= small.peak, "{kind:?} {max_work}");
         }
@@ -347,8 +377,12 @@ fn cheapest_choices_are_taken_where_they_fit() {
 #[test]
 fn shadow_price_is_the_slope_of_a_divisible_choice() {
     // One of many equal groups takes the large choice with each hundred bytes.
-    let group =
-        Group { choices: vec![Choice { cost: 0.0, fixed_bytes: 150, rows: Vec::new() }, Choice { cost: 2.0, fixed_bytes: 50, rows: Vec::new() }] };
+    let group = Group {
+        choices: vec![
+            Choice { cost: 0.0, fixed_bytes: 150, rows: Vec::new() },
+            Choice { cost: 2.0, fixed_bytes: 50, rows: Vec::new() },
+        ],
+    };
     let problem = Problem { groups: vec![group; 40], row_base: vec![0, 7], capacity: 40 * 100 + 7 };
     let s = solve(&problem, &Limits::default()).unwrap();
     assert_eq!(s.objective, 40.0);
@@ -358,11 +392,15 @@ fn shadow_price_is_the_slope_of_a_divisible_choice() {
 
 #[test]
 fn malformed_problems_are_refused() {
-    let choice =
-        |cost, fixed_bytes, rows: &[(u32, u64)]| Choice { cost, fixed_bytes, rows: rows.iter().map(|&(row, bytes)| one(row, bytes)).collect() };
+    let choice = |cost, fixed_bytes, rows: &[(u32, u64)]| Choice {
+        cost,
+        fixed_bytes,
+        rows: rows.iter().map(|&(row, bytes)| one(row, bytes)).collect(),
+    };
     let check = |choices: Vec<Choice>| {
         let problem = Problem { groups: vec![Group { choices }], row_base: vec![0; 3], capacity: 1 };
-        let errors = [solve(&problem, &Limits::default()).unwrap_err(), min_peak(&problem, &Limits::default()).unwrap_err()];
+        let errors =
+            [solve(&problem, &Limits::default()).unwrap_err(), min_peak(&problem, &Limits::default()).unwrap_err()];
         assert_eq!(errors[0].to_string(), errors[1].to_string());
         errors[0].clone()
     };
@@ -390,7 +428,10 @@ fn timings() {
             let least = min_peak(&problem, &Limits::default()).unwrap();
             let time = clock.elapsed().as_secs_f64();
             let short = least.peak - least.bound;
-            println!("{groups}x{choices}x{rows} {kind:?}: smallest peak {} - {short}, {} nodes, {time:.3} s", least.peak, least.n_nodes);
+            println!(
+                "{groups}x{choices}x{rows} {kind:?}: smallest peak {} - {short}, {} nodes, {time:.3} s",
+                least.peak, least.n_nodes
+            );
             for share in [0.0, 0.02, 0.05, 0.1, 0.25, 0.5, 0.75, 0.95] {
                 squeeze(&mut problem, least.peak, share);
                 let clock = Instant::now();

@@ -53,7 +53,8 @@ impl Usage<'_> {
     /// The rows whose usage may differ from that of the next, each once.
     pub fn steps(&self) -> impl Iterator<Item = usize> {
         let mut last = None;
-        let edges = self.pieces.iter().flat_map(|piece| [piece.start.checked_sub(1), piece.end.checked_sub(1)]).flatten();
+        let edges =
+            self.pieces.iter().flat_map(|piece| [piece.start.checked_sub(1), piece.end.checked_sub(1)]).flatten();
         edges.filter(move |&row| row + 1 < self.n_rows && last.replace(row) != Some(row))
     }
 
@@ -65,7 +66,12 @@ impl Usage<'_> {
 }
 
 /// Calls `visit` with each group's number, its live choices and what they use of `rows`, which ascend.
-pub(super) fn for_each_group(problem: &Problem, alive: &Alive, rows: &[usize], mut visit: impl FnMut(usize, &[usize], &Usage<'_>)) {
+pub(super) fn for_each_group(
+    problem: &Problem,
+    alive: &Alive,
+    rows: &[usize],
+    mut visit: impl FnMut(usize, &[usize], &Usage<'_>),
+) {
     // How many of the rows come before each row of the problem.
     let mut before = vec![0; problem.row_base.len() + 1];
     rows.iter().for_each(|&row| before[row + 1] = 1);
@@ -99,7 +105,9 @@ pub(super) fn for_each_group(problem: &Problem, alive: &Alive, rows: &[usize], m
             let mut first = 0;
             for (range, bytes) in own {
                 first += pieces[first..].partition_point(|piece| piece.start < range.start);
-                for (piece, used) in pieces[first..].iter().zip(&mut slot.1[first..]).take_while(|(piece, _)| piece.end <= range.end) {
+                for (piece, used) in
+                    pieces[first..].iter().zip(&mut slot.1[first..]).take_while(|(piece, _)| piece.end <= range.end)
+                {
                     debug_assert!(piece.start >= range.start);
                     *used += bytes;
                 }

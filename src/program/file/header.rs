@@ -81,7 +81,10 @@ impl Header {
         json.push('}');
         let n_bytes = json.len().next_multiple_of(8);
         if n_bytes as u64 > MAX_BYTES {
-            return Err(content("header", &format!("plans and names take {n_bytes} bytes, at most {MAX_BYTES} are allowed")));
+            return Err(content(
+                "header",
+                &format!("plans and names take {n_bytes} bytes, at most {MAX_BYTES} are allowed"),
+            ));
         }
         let mut bytes = (n_bytes as u64).to_le_bytes().to_vec();
         bytes.extend(json.into_bytes());
@@ -108,7 +111,10 @@ impl Header {
         }
         let mut header = Header { data, ..Header::default() };
         header.texts.extend(metadata.metadata().iter().flatten().map(|(key, text)| (key.clone(), text.clone())));
-        let version = header.texts.get("nyxc_format").ok_or_else(|| foreign("a safetensors file without nyxc_format".to_owned()))?;
+        let version = header
+            .texts
+            .get("nyxc_format")
+            .ok_or_else(|| foreign("a safetensors file without nyxc_format".to_owned()))?;
         if version != FORMAT {
             return Err(FileError::Version { given: version.clone() });
         }
@@ -116,9 +122,12 @@ impl Header {
             let info = metadata.info(&name).ok_or_else(|| content(&name, "it has no place"))?;
             let data_offsets = [info.data_offsets.0 as u64, info.data_offsets.1 as u64];
             header.index.insert(name.clone(), header.tensors.len());
-            header.tensors.push((name, Entry { dtype: format!("{:?}", info.dtype), shape: info.shape.clone(), data_offsets }));
+            header
+                .tensors
+                .push((name, Entry { dtype: format!("{:?}", info.dtype), shape: info.shape.clone(), data_offsets }));
         }
-        let expected = header.texts.remove("nyxc_hash").ok_or_else(|| foreign("a header without nyxc_hash".to_owned()))?;
+        let expected =
+            header.texts.remove("nyxc_hash").ok_or_else(|| foreign("a header without nyxc_hash".to_owned()))?;
         damaged("header", header.hash(), &expected)?;
         Ok(header)
     }

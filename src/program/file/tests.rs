@@ -52,7 +52,11 @@ pub(crate) fn small() -> Program {
         certificate: Certificate { objective: 0.75, gap: 0.125, ..Certificate::default() },
         nodes: vec![],
         graph: "graph small kernel\n".to_owned(),
-        allocations: vec![allocation(AllocationKind::Weights, 64), allocation(AllocationKind::Arena, 128), allocation(AllocationKind::Params, 64)],
+        allocations: vec![
+            allocation(AllocationKind::Weights, 64),
+            allocation(AllocationKind::Arena, 128),
+            allocation(AllocationKind::Params, 64),
+        ],
         uploads: vec![
             Upload { constant: hex(weights.hash()), region: region(0, 0, 12) },
             Upload { constant: hex(packed.hash()), region: region(0, 16, 20) },
@@ -180,7 +184,10 @@ fn a_program_that_breaks_its_rules_is_refused_with_the_numbers() {
         (refused(|p| plan(p, |p| p.uploads[0].constant = "00".repeat(32))), "there is no constant"),
         (refused(|p| plan(p, |p| p.entries[0].name = "other".to_owned())), "no entry named main"),
         (refused(|p| plan(p, |p| p.entries[0].inputs[0].region.offset = u64::MAX - 3)), "leave allocation 1"),
-        (refused(|p| plan(p, |p| p.entries[0].inputs[0].shape = vec![Dim::Known(i64::MAX), Dim::Known(2)])), "no known size"),
+        (
+            refused(|p| plan(p, |p| p.entries[0].inputs[0].shape = vec![Dim::Known(i64::MAX), Dim::Known(2)])),
+            "no known size",
+        ),
         (refused(|p| plan(p, |p| p.entries[0].inputs[0].shape = vec![Dim::symbol("n")])), "no known size"),
         (refused(|p| plan(p, |p| p.entries[0].inputs[0].device_dtype = DType::I32)), "cannot lie on the device as i32"),
         (refused(|p| first(p).groups[1] = 65536.into()), "65536 workgroups along axis 1"),
@@ -194,7 +201,10 @@ fn a_program_that_breaks_its_rules_is_refused_with_the_numbers() {
         (refused(|p| first(p).params_offset = 64), "leave allocation 2"),
         (refused(|p| first(p).shader = "x".to_owned()), "there is no shader x"),
         (refused(|p| p.shaders[0].spirv.push(1)), "has the hash"),
-        (refused(|p| p.constants[0] = Tensor::absent(TensorType::of(DType::F32, &[3]), crate::ir::Hash([0; 32]))), "absent"),
+        (
+            refused(|p| p.constants[0] = Tensor::absent(TensorType::of(DType::F32, &[3]), crate::ir::Hash([0; 32]))),
+            "absent",
+        ),
         (refused(|p| p.target.limits.max_compute_work_group_size = [32, 1, 1]), "64 invocations along axis 0"),
     ];
     for (given, wanted) in cases {
@@ -241,5 +251,7 @@ fn a_shader_with_more_shared_memory_than_the_target_has_is_refused() {
     program.target.limits.max_compute_shared_memory_size = 32748;
     program.check().unwrap();
     program.target.limits.max_compute_shared_memory_size = 32747;
-    assert!(program.check().unwrap_err().to_string().contains("32748 bytes of shared memory, at most 32747 are allowed"));
+    assert!(
+        program.check().unwrap_err().to_string().contains("32748 bytes of shared memory, at most 32747 are allowed")
+    );
 }

@@ -41,7 +41,8 @@ fn whatever_call_fails_nothing_is_left_and_the_next_run_works() {
             for what in ["device-memory", "host-memory", "lost"] {
                 let (result, _) = attempt(&info, &program, Some(format!("any:{k}={what}")));
                 let error = result.unwrap_err();
-                let is_named = if what == "lost" { error == RuntimeError::DeviceLost } else { error.is_out_of_memory() };
+                let is_named =
+                    if what == "lost" { error == RuntimeError::DeviceLost } else { error.is_out_of_memory() };
                 assert!(is_named, "call {k}, {what}, on {}: {error}", info.name);
                 // The layers count what a destroyed device still had.
                 assert_eq!(validation_errors(), 0, "call {k}, {what}, on {}", info.name);
@@ -94,7 +95,11 @@ const RANGED: &str = "graph g onnx where kept in 0..9, seq in 1..9
 ";
 
 /// Loads and runs at three sizes, a run that fails once more; the results, the failures, and how many calls that may fail were made.
-fn attempt_sizes(info: &DeviceInfo, program: &Program, fault: Option<String>) -> (Vec<Vec<Tensor>>, Vec<RuntimeError>, u64) {
+fn attempt_sizes(
+    info: &DeviceInfo,
+    program: &Program,
+    fault: Option<String>,
+) -> (Vec<Vec<Tensor>>, Vec<RuntimeError>, u64) {
     let options = Options { validation: true, cache_dir: None, fault, ..Options::from_env() };
     let context = match VkContext::open(info.index, &info.target.features, &options) {
         Ok(context) => context,
@@ -107,7 +112,10 @@ fn attempt_sizes(info: &DeviceInfo, program: &Program, fault: Option<String>) ->
             for n in [4, 9, 1] {
                 let mask: Vec<i64> = (0..n as i64).map(|i| i64::from(i % 3 != 1)).collect();
                 let x: Vec<f32> = (0..6 * n).map(|i| i as f32 * 0.25 - 3.0).collect();
-                let inputs = [Tensor::from_f32s(DType::F32, &[n, 6], &x).unwrap(), Tensor::from_i64s(DType::I64, &[n], &mask).unwrap()];
+                let inputs = [
+                    Tensor::from_f32s(DType::F32, &[n, 6], &x).unwrap(),
+                    Tensor::from_i64s(DType::I64, &[n], &mask).unwrap(),
+                ];
                 for _ in 0..2 {
                     match session.run(&inputs).map_err(of_runtime) {
                         Ok(run) => {

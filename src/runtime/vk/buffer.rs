@@ -86,7 +86,8 @@ impl Buffer {
         let mut asked = 0;
         // A driver that rounds more than the target said still fits where the end of the plan's allocation is unused.
         for bytes in [planned, used.clamp(1, planned)] {
-            let info = vk::BufferCreateInfo::default().size(bytes).usage(usage).sharing_mode(vk::SharingMode::EXCLUSIVE);
+            let info =
+                vk::BufferCreateInfo::default().size(bytes).usage(usage).sharing_mode(vk::SharingMode::EXCLUSIVE);
             // SAFETY: the device is live and the structure complete.
             let raw = context.attempt("vkCreateBuffer", || unsafe { device.create_buffer(&info, None) })?;
             let (context, meter, memory) = (context.clone(), meter.clone(), vk::DeviceMemory::null());
@@ -100,7 +101,9 @@ impl Buffer {
             }
             asked = needs.size;
         }
-        Err(RuntimeError::Unsupported { what: format!("the plan's {planned} bytes for {name}: the driver asks {asked}") })
+        Err(RuntimeError::Unsupported {
+            what: format!("the plan's {planned} bytes for {name}: the driver asks {asked}"),
+        })
     }
 
     fn allocate(&mut self, needs: &vk::MemoryRequirements, place: Place) -> Result<(), RuntimeError> {
@@ -109,19 +112,29 @@ impl Buffer {
         let Some((type_idx, heap_idx)) = choose(&probe.memory, needs.memory_type_bits, place) else {
             let what = match place {
                 Place::Device => "device-local memory for buffers",
-                Place::Shared => "device-local memory that the host reaches, for which the program was compiled (a target with unified memory)",
+                Place::Shared => {
+                    "device-local memory that the host reaches, for which the program was compiled (a target with unified memory)"
+                }
                 Place::Staging => "memory that the host reaches",
             };
             return Err(RuntimeError::Unsupported { what: what.to_owned() });
         };
         let info = vk::MemoryAllocateInfo::default().allocation_size(needs.size).memory_type_index(type_idx);
         // SAFETY: the device is live; type and size are ones that it named.
-        let memory = context.attempt("vkAllocateMemory", || unsafe { device.allocate_memory(&info, None) }).map_err(|error| match error {
-            error if error.is_out_of_memory() => RuntimeError::OutOfMemory { asked_bytes: needs.size, free_bytes: context.free_bytes(heap_idx) },
-            error => error,
-        })?;
+        let memory = context.attempt("vkAllocateMemory", || unsafe { device.allocate_memory(&info, None) }).map_err(
+            |error| match error {
+                error if error.is_out_of_memory() => {
+                    RuntimeError::OutOfMemory { asked_bytes: needs.size, free_bytes: context.free_bytes(heap_idx) }
+                }
+                error => error,
+            },
+        )?;
         self.memory = memory;
-        let local = probe.memory.memory_heaps_as_slice().get(heap_idx as usize).is_some_and(|h| h.flags.contains(vk::MemoryHeapFlags::DEVICE_LOCAL));
+        let local = probe
+            .memory
+            .memory_heaps_as_slice()
+            .get(heap_idx as usize)
+            .is_some_and(|h| h.flags.contains(vk::MemoryHeapFlags::DEVICE_LOCAL));
         if local || probe.info.target.memory.unified {
             self.counted = needs.size;
             self.meter.add(needs.size);
@@ -130,7 +143,9 @@ impl Buffer {
         context.attempt("vkBindBufferMemory", || unsafe { device.bind_buffer_memory(self.raw, memory, 0) })?;
         if place != Place::Device {
             // SAFETY: the memory is host-visible, not mapped yet, and stays mapped until it is freed.
-            let map = context.attempt("vkMapMemory", || unsafe { device.map_memory(memory, 0, vk::WHOLE_SIZE, vk::MemoryMapFlags::empty()) })?;
+            let map = context.attempt("vkMapMemory", || unsafe {
+                device.map_memory(memory, 0, vk::WHOLE_SIZE, vk::MemoryMapFlags::empty())
+            })?;
             self.mapped = NonNull::new(map.cast());
         }
         Ok(())
@@ -166,7 +181,9 @@ impl Buffer {
         match self.mapped {
             // SAFETY: the offset lies in the mapped object, or one past its end where the length is 0.
             Some(map) if inside => Ok(unsafe { map.add(offset as usize) }),
-            _ => Err(RuntimeError::Unsupported { what: format!("host access to {len} bytes at {offset} of a buffer of {}", self.bytes) }),
+            _ => Err(RuntimeError::Unsupported {
+                what: format!("host access to {len} bytes at {offset} of a buffer of {}", self.bytes),
+            }),
         }
     }
 }
@@ -191,11 +208,9 @@ fn choose(memory: &vk::PhysicalDeviceMemoryProperties, allowed: u32, place: Plac
         Place::Shared => F::DEVICE_LOCAL | F::HOST_VISIBLE | F::HOST_COHERENT,
         Place::Staging => F::HOST_VISIBLE | F::HOST_COHERENT,
     };
-    let usable = memory
-        .memory_types_as_slice()
-        .iter()
-        .zip(0u32..)
-        .filter(|(t, i)| allowed & (1 << i) != 0 && t.property_flags.contains(needed) && !t.property_flags.intersects(NEVER));
+    let usable = memory.memory_types_as_slice().iter().zip(0u32..).filter(|(t, i)| {
+        allowed & (1 << i) != 0 && t.property_flags.contains(needed) && !t.property_flags.intersects(NEVER)
+    });
     let score = |t: &vk::MemoryType| {
         let (local, visible, cached) = (F::DEVICE_LOCAL, F::HOST_VISIBLE, F::HOST_CACHED);
         let has = |flag| t.property_flags.contains(flag);

@@ -30,7 +30,8 @@ impl Cache {
         let data = path.as_ref().and_then(|path| read(identity, path)).unwrap_or_default();
         let info = vk::PipelineCacheCreateInfo::default().initial_data(&data);
         // SAFETY: the device is live; the data has the header of this device and driver and the hash under which we wrote it.
-        let raw = context.attempt("vkCreatePipelineCache", || unsafe { context.device().create_pipeline_cache(&info, None) })?;
+        let raw = context
+            .attempt("vkCreatePipelineCache", || unsafe { context.device().create_pipeline_cache(&info, None) })?;
         Ok(Cache { raw, path, before: blake3::hash(&data), context: context.clone() })
     }
 
@@ -43,11 +44,15 @@ impl Cache {
         let Some(path) = &self.path else { return };
         // SAFETY: the cache is a live one of this device.
         let Ok(data) = (unsafe { self.context.device().get_pipeline_cache_data(self.raw) }) else { return };
-        if blake3::hash(&data) == self.before || !valid(&self.context.inner().probe.identity, &data) || data.len() as u64 > MAX_BYTES {
+        if blake3::hash(&data) == self.before
+            || !valid(&self.context.inner().probe.identity, &data)
+            || data.len() as u64 > MAX_BYTES
+        {
             return;
         }
         static COUNT: AtomicU64 = AtomicU64::new(0);
-        let beside = path.with_extension(format!("{}-{}.tmp", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
+        let beside =
+            path.with_extension(format!("{}-{}.tmp", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
         let written = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {
             std::fs::write(&beside, [seal(path, &data).as_bytes().as_slice(), &data].concat())?;
             std::fs::rename(&beside, path)
@@ -91,7 +96,11 @@ fn read(identity: &Identity, path: &Path) -> Option<Vec<u8>> {
 fn valid((vendor, device, _, uuid): &Identity, data: &[u8]) -> bool {
     let word = |i: usize| data.get(4 * i..4 * i + 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
     let length = word(0).is_some_and(|n| n >= 32 && n as usize <= data.len());
-    length && word(1) == Some(1) && word(2) == Some(*vendor) && word(3) == Some(*device) && data.get(16..32) == Some(uuid)
+    length
+        && word(1) == Some(1)
+        && word(2) == Some(*vendor)
+        && word(3) == Some(*device)
+        && data.get(16..32) == Some(uuid)
 }
 
 #[cfg(test)]
@@ -110,12 +119,20 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("nyxc-pipeline-cache-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let path = dir.join(file_name(&MINE));
-        let put = |data: &[u8]| std::fs::write(&path, [seal(&path, data).as_bytes().as_slice(), data].concat()).unwrap();
+        let put =
+            |data: &[u8]| std::fs::write(&path, [seal(&path, data).as_bytes().as_slice(), data].concat()).unwrap();
         let mine = data(&MINE);
         put(&mine);
         assert_eq!(read(&MINE, &path), Some(mine.clone()));
         // What each field of the header says, with a right seal.
-        for (byte, what) in [(0, "header's length"), (4, "header's version"), (8, "vendor"), (12, "device"), (16, "UUID"), (31, "UUID's end")] {
+        for (byte, what) in [
+            (0, "header's length"),
+            (4, "header's version"),
+            (8, "vendor"),
+            (12, "device"),
+            (16, "UUID"),
+            (31, "UUID's end"),
+        ] {
             let mut other = mine.clone();
             other[byte] ^= 0x80;
             put(&other);

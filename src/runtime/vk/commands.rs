@@ -20,22 +20,28 @@ impl Commands {
     pub(in crate::runtime) fn new(context: &VkContext) -> Result<Commands, RuntimeError> {
         let device = context.device();
         let (pool, fence) = (vk::CommandPool::null(), vk::Fence::null());
-        let mut made = Commands { pool, buffers: Vec::new(), n_recorded: 0, fence, pending: false, context: context.clone() };
+        let mut made =
+            Commands { pool, buffers: Vec::new(), n_recorded: 0, fence, pending: false, context: context.clone() };
         let info = vk::CommandPoolCreateInfo::default().queue_family_index(context.inner().probe.family);
         // SAFETY: the device is live and the structures complete, here and below.
         made.pool = context.attempt("vkCreateCommandPool", || unsafe { device.create_command_pool(&info, None) })?;
         // SAFETY: as above.
-        made.fence = context.attempt("vkCreateFence", || unsafe { device.create_fence(&vk::FenceCreateInfo::default(), None) })?;
+        made.fence = context
+            .attempt("vkCreateFence", || unsafe { device.create_fence(&vk::FenceCreateInfo::default(), None) })?;
         Ok(made)
     }
 
     /// Records anew.
-    pub(in crate::runtime) fn record(&mut self, f: impl FnOnce(&mut Recorder<'_>) -> Result<(), RuntimeError>) -> Result<(), RuntimeError> {
+    pub(in crate::runtime) fn record(
+        &mut self,
+        f: impl FnOnce(&mut Recorder<'_>) -> Result<(), RuntimeError>,
+    ) -> Result<(), RuntimeError> {
         self.wait()?;
         self.n_recorded = 0;
         // SAFETY: nothing recorded from the pool is pending, as was just waited for.
-        self.context
-            .attempt("vkResetCommandPool", || unsafe { self.context.device().reset_command_pool(self.pool, vk::CommandPoolResetFlags::empty()) })?;
+        self.context.attempt("vkResetCommandPool", || unsafe {
+            self.context.device().reset_command_pool(self.pool, vk::CommandPoolResetFlags::empty())
+        })?;
         let raw = self.begin()?;
         let mut recorder = Recorder { commands: self, raw };
         f(&mut recorder)?;
@@ -65,11 +71,16 @@ impl Commands {
         if self.n_recorded == self.buffers.len() {
             let info = vk::CommandBufferAllocateInfo::default().command_pool(self.pool).command_buffer_count(1);
             // SAFETY: the pool is live, and `&mut self` keeps other threads off it, here and below.
-            self.buffers.extend(self.context.attempt("vkAllocateCommandBuffers", || unsafe { device.allocate_command_buffers(&info) })?);
+            self.buffers.extend(
+                self.context
+                    .attempt("vkAllocateCommandBuffers", || unsafe { device.allocate_command_buffers(&info) })?,
+            );
         }
         let raw = self.buffers.get(self.n_recorded).copied().unwrap_or_default();
         // SAFETY: the buffer is in its initial state: new, or its pool was reset.
-        self.context.attempt("vkBeginCommandBuffer", || unsafe { device.begin_command_buffer(raw, &vk::CommandBufferBeginInfo::default()) })?;
+        self.context.attempt("vkBeginCommandBuffer", || unsafe {
+            device.begin_command_buffer(raw, &vk::CommandBufferBeginInfo::default())
+        })?;
         Ok(raw)
     }
 
@@ -116,7 +127,12 @@ impl Recorder<'_> {
             S::HOST | S::TRANSFER | S::COMPUTE_SHADER,
             A::HOST_WRITE | A::TRANSFER_WRITE | A::SHADER_WRITE,
             S::TRANSFER | S::COMPUTE_SHADER | S::DRAW_INDIRECT,
-            A::SHADER_READ | A::SHADER_WRITE | A::UNIFORM_READ | A::TRANSFER_READ | A::TRANSFER_WRITE | A::INDIRECT_COMMAND_READ,
+            A::SHADER_READ
+                | A::SHADER_WRITE
+                | A::UNIFORM_READ
+                | A::TRANSFER_READ
+                | A::TRANSFER_WRITE
+                | A::INDIRECT_COMMAND_READ,
         );
     }
 
@@ -137,10 +153,18 @@ impl Recorder<'_> {
         );
     }
 
-    fn fence_off(&mut self, from: vk::PipelineStageFlags, made: vk::AccessFlags, to: vk::PipelineStageFlags, seen: vk::AccessFlags) {
+    fn fence_off(
+        &mut self,
+        from: vk::PipelineStageFlags,
+        made: vk::AccessFlags,
+        to: vk::PipelineStageFlags,
+        seen: vk::AccessFlags,
+    ) {
         let memory = [vk::MemoryBarrier::default().src_access_mask(made).dst_access_mask(seen)];
         // SAFETY: the command buffer is being recorded, here and in every method below; the masks fit each other.
-        unsafe { self.device().cmd_pipeline_barrier(self.raw, from, to, vk::DependencyFlags::empty(), &memory, &[], &[]) };
+        unsafe {
+            self.device().cmd_pipeline_barrier(self.raw, from, to, vk::DependencyFlags::empty(), &memory, &[], &[])
+        };
     }
 
     /// One dispatch.
@@ -150,7 +174,16 @@ impl Recorder<'_> {
         unsafe { device.cmd_bind_pipeline(self.raw, vk::PipelineBindPoint::COMPUTE, bound.pipeline) };
         if bound.set != vk::DescriptorSet::null() {
             // SAFETY: as above.
-            unsafe { device.cmd_bind_descriptor_sets(self.raw, vk::PipelineBindPoint::COMPUTE, bound.layout, 0, &[bound.set], &[]) };
+            unsafe {
+                device.cmd_bind_descriptor_sets(
+                    self.raw,
+                    vk::PipelineBindPoint::COMPUTE,
+                    bound.layout,
+                    0,
+                    &[bound.set],
+                    &[],
+                )
+            };
         }
         match bound.groups {
             // SAFETY: everything that the pipeline reads is bound; the counts are within the device's limits, as `check_limits` holds.
@@ -162,10 +195,22 @@ impl Recorder<'_> {
     }
 
     /// Copies bytes between buffers. Both ranges were checked against the buffers' sizes.
-    pub(in crate::runtime) fn copy(&mut self, from: (&Buffer, u64), to: (&Buffer, u64), bytes: u64) -> Result<(), RuntimeError> {
-        let inside = |(buffer, offset): (&Buffer, u64)| offset.checked_add(bytes).is_some_and(|end| end <= buffer.bytes());
+    pub(in crate::runtime) fn copy(
+        &mut self,
+        from: (&Buffer, u64),
+        to: (&Buffer, u64),
+        bytes: u64,
+    ) -> Result<(), RuntimeError> {
+        let inside =
+            |(buffer, offset): (&Buffer, u64)| offset.checked_add(bytes).is_some_and(|end| end <= buffer.bytes());
         if bytes == 0 || !inside(from) || !inside(to) {
-            let what = format!("a copy of {bytes} bytes from {} of {} to {} of {}", from.1, from.0.bytes(), to.1, to.0.bytes());
+            let what = format!(
+                "a copy of {bytes} bytes from {} of {} to {} of {}",
+                from.1,
+                from.0.bytes(),
+                to.1,
+                to.0.bytes()
+            );
             return Err(RuntimeError::Unsupported { what });
         }
         let region = [vk::BufferCopy { src_offset: from.1, dst_offset: to.1, size: bytes }];
@@ -184,7 +229,9 @@ impl Recorder<'_> {
     pub(in crate::runtime) fn timestamp(&mut self, queries: &Queries, index: u32) {
         if index < queries.n {
             // SAFETY: the pool is a live one of this device, the query was reset, and the queue family has timestamps.
-            unsafe { self.device().cmd_write_timestamp(self.raw, vk::PipelineStageFlags::BOTTOM_OF_PIPE, queries.raw, index) };
+            unsafe {
+                self.device().cmd_write_timestamp(self.raw, vk::PipelineStageFlags::BOTTOM_OF_PIPE, queries.raw, index)
+            };
         }
     }
 
@@ -208,7 +255,8 @@ impl Queries {
         }
         let info = vk::QueryPoolCreateInfo::default().query_type(vk::QueryType::TIMESTAMP).query_count(n);
         // SAFETY: the device is live and the structure complete.
-        let raw = context.attempt("vkCreateQueryPool", || unsafe { context.device().create_query_pool(&info, None) })?;
+        let raw =
+            context.attempt("vkCreateQueryPool", || unsafe { context.device().create_query_pool(&info, None) })?;
         Ok(Some(Queries { raw, n, context: context.clone() }))
     }
 

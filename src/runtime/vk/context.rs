@@ -44,7 +44,10 @@ impl Options {
         let cache_dir = match std::env::var_os("NYXC_CACHE") {
             Some(dir) if dir.is_empty() => None,
             Some(dir) => Some(PathBuf::from(dir)),
-            None => set("XDG_CACHE_HOME").map(PathBuf::from).or_else(|| set("HOME").map(|h| PathBuf::from(h).join(".cache"))).map(|d| d.join("nyxc")),
+            None => set("XDG_CACHE_HOME")
+                .map(PathBuf::from)
+                .or_else(|| set("HOME").map(|h| PathBuf::from(h).join(".cache")))
+                .map(|d| d.join("nyxc")),
         };
         let text = |name: &str| set(name).map(|v| v.to_string_lossy().into_owned());
         let checks = text("NYXC_VALIDATION").filter(|checks| checks != "0");
@@ -127,7 +130,9 @@ impl VkContext {
         let instance = Instance::new(options)?;
         let physical = instance.physical_devices()?;
         let Some(&chosen) = physical.get(index) else {
-            return Err(RuntimeError::NoDevice { reason: format!("device {index} was asked, there are {}", physical.len()) });
+            return Err(RuntimeError::NoDevice {
+                reason: format!("device {index} was asked, there are {}", physical.len()),
+            });
         };
         let mut probe = Probe::read(&instance, chosen, index)?;
         probe.mask(mask.as_ref());
@@ -141,7 +146,16 @@ impl VkContext {
             ash::ext::debug_utils::Device::new(&instance.raw, &device)
         });
         let cache_dir = options.cache_dir.clone();
-        Ok(VkContext(Arc::new(Inner { device, queue: Mutex::new(queue), probe, enabled, cache_dir, names, owned: true, instance })))
+        Ok(VkContext(Arc::new(Inner {
+            device,
+            queue: Mutex::new(queue),
+            probe,
+            enabled,
+            cache_dir,
+            names,
+            owned: true,
+            instance,
+        })))
     }
 
     /// A context on a device that the caller owns. It is not destroyed with the context.
@@ -161,7 +175,8 @@ impl VkContext {
         probe.mask(options.mask()?.as_ref());
         // SAFETY: the caller's promise: the physical device is one of the instance's.
         let families = unsafe { instance.raw.get_physical_device_queue_family_properties(physical) };
-        let family = families.get(raw.queue_family as usize).filter(|f| f.queue_flags.contains(vk::QueueFlags::COMPUTE));
+        let family =
+            families.get(raw.queue_family as usize).filter(|f| f.queue_flags.contains(vk::QueueFlags::COMPUTE));
         let Some(family) = family else {
             return Err(RuntimeError::Unsupported { what: format!("compute on queue family {}", raw.queue_family) });
         };
@@ -214,7 +229,12 @@ impl VkContext {
     /// Bytes free in a heap: what `VK_EXT_memory_budget` says, or the heap's size where that is not there; no more than a mask leaves.
     pub(in crate::runtime) fn free_bytes(&self, heap: u32) -> u64 {
         let Inner { instance, probe, .. } = &*self.0;
-        let size = probe.memory.memory_heaps_as_slice().get(heap as usize).map_or(0, |h| h.size).min(probe.info.target.memory.heap_bytes);
+        let size = probe
+            .memory
+            .memory_heaps_as_slice()
+            .get(heap as usize)
+            .map_or(0, |h| h.size)
+            .min(probe.info.target.memory.heap_bytes);
         if !probe.has(ash::ext::memory_budget::NAME) {
             return size;
         }
@@ -223,7 +243,9 @@ impl VkContext {
         // SAFETY: the device is this live instance's and has the extension of the chained structure.
         unsafe { instance.raw.get_physical_device_memory_properties2(probe.physical, &mut all) };
         let at = heap as usize;
-        let free = |b: &vk::PhysicalDeviceMemoryBudgetPropertiesEXT<'_>| Some(b.heap_budget.get(at)?.saturating_sub(*b.heap_usage.get(at)?));
+        let free = |b: &vk::PhysicalDeviceMemoryBudgetPropertiesEXT<'_>| {
+            Some(b.heap_budget.get(at)?.saturating_sub(*b.heap_usage.get(at)?))
+        };
         free(&budget).map_or(size, |free| free.min(size))
     }
 
@@ -237,7 +259,11 @@ impl VkContext {
     }
 
     /// Makes a call that may fail, and names it where it did.
-    pub(super) fn attempt<T>(&self, name: &'static str, f: impl FnOnce() -> Result<T, vk::Result>) -> Result<T, RuntimeError> {
+    pub(super) fn attempt<T>(
+        &self,
+        name: &'static str,
+        f: impl FnOnce() -> Result<T, vk::Result>,
+    ) -> Result<T, RuntimeError> {
         self.0.instance.faults.attempt(name, f)
     }
 
@@ -323,19 +349,27 @@ fn create(instance: &Instance, probe: &Probe, enabled: &Features) -> Result<ash:
         }
         wanted
     };
-    let arithmetic = need(enabled.f16_arithmetic || enabled.int8_arithmetic, vk::API_VERSION_1_2, ash::khr::shader_float16_int8::NAME);
+    let arithmetic = need(
+        enabled.f16_arithmetic || enabled.int8_arithmetic,
+        vk::API_VERSION_1_2,
+        ash::khr::shader_float16_int8::NAME,
+    );
     let bytes = need(enabled.storage_8bit, vk::API_VERSION_1_2, ash::khr::_8bit_storage::NAME);
     let dots = need(enabled.integer_dot_product, vk::API_VERSION_1_3, ash::khr::shader_integer_dot_product::NAME);
     let matrix = need(enabled.cooperative_matrix, u32::MAX, ash::khr::cooperative_matrix::NAME);
     need(matrix, vk::API_VERSION_1_2, ash::khr::vulkan_memory_model::NAME);
     need(true, u32::MAX, ash::khr::portability_subset::NAME);
-    let mut arithmetic_features =
-        vk::PhysicalDeviceShaderFloat16Int8Features::default().shader_float16(enabled.f16_arithmetic).shader_int8(enabled.int8_arithmetic);
+    let mut arithmetic_features = vk::PhysicalDeviceShaderFloat16Int8Features::default()
+        .shader_float16(enabled.f16_arithmetic)
+        .shader_int8(enabled.int8_arithmetic);
     let mut storage16 = vk::PhysicalDevice16BitStorageFeatures::default().storage_buffer16_bit_access(true);
     let mut storage8 = vk::PhysicalDevice8BitStorageFeatures::default().storage_buffer8_bit_access(true);
-    let mut dot_features = vk::PhysicalDeviceShaderIntegerDotProductFeatures::default().shader_integer_dot_product(true);
+    let mut dot_features =
+        vk::PhysicalDeviceShaderIntegerDotProductFeatures::default().shader_integer_dot_product(true);
     let mut matrix_features = vk::PhysicalDeviceCooperativeMatrixFeaturesKHR::default().cooperative_matrix(true);
-    let mut model = vk::PhysicalDeviceVulkanMemoryModelFeatures::default().vulkan_memory_model(true).vulkan_memory_model_device_scope(true);
+    let mut model = vk::PhysicalDeviceVulkanMemoryModelFeatures::default()
+        .vulkan_memory_model(true)
+        .vulkan_memory_model_device_scope(true);
     let names: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
     let queues = [vk::DeviceQueueCreateInfo::default().queue_family_index(probe.family).queue_priorities(&[1.0])];
     let mut info = vk::DeviceCreateInfo::default().queue_create_infos(&queues).enabled_extension_names(&names);

@@ -18,7 +18,9 @@ impl FromStr for Fault {
     type Err = String;
     fn from_str(text: &str) -> Result<Fault, String> {
         let wrong = || {
-            format!("{text:?} is no fault: expected CALL:K=RESULT, with K from 1 and a RESULT of device-memory, host-memory, initialization or lost")
+            format!(
+                "{text:?} is no fault: expected CALL:K=RESULT, with K from 1 and a RESULT of device-memory, host-memory, initialization or lost"
+            )
         };
         let (place, code) = text.split_once('=').ok_or_else(wrong)?;
         let (call, at) = place.split_once(':').ok_or_else(wrong)?;
@@ -63,7 +65,11 @@ impl Faults {
     }
 
     /// Makes a call that may fail, and names it where it did.
-    pub(super) fn attempt<T>(&self, name: &'static str, f: impl FnOnce() -> Result<T, vk::Result>) -> Result<T, RuntimeError> {
+    pub(super) fn attempt<T>(
+        &self,
+        name: &'static str,
+        f: impl FnOnce() -> Result<T, vk::Result>,
+    ) -> Result<T, RuntimeError> {
         self.strike(name).map_or_else(f, Err).map_err(call(name))
     }
 
@@ -81,7 +87,10 @@ mod tests {
     #[test]
     fn the_call_that_was_named_fails_once_and_a_lost_device_stays_lost() {
         let faults = Faults::new(Some("vkMapMemory:2=host-memory".parse().unwrap()));
-        let struck: Vec<_> = ["vkMapMemory", "vkCreateFence", "vkMapMemory", "vkMapMemory"].iter().map(|name| faults.strike(name)).collect();
+        let struck: Vec<_> = ["vkMapMemory", "vkCreateFence", "vkMapMemory", "vkMapMemory"]
+            .iter()
+            .map(|name| faults.strike(name))
+            .collect();
         assert_eq!(struck, [None, None, Some(vk::Result::ERROR_OUT_OF_HOST_MEMORY), None]);
         let faults = Faults::new(Some("any:2=lost".parse().unwrap()));
         assert_eq!(faults.strike("vkCreateFence"), None);

@@ -47,28 +47,38 @@ impl Instance {
         let faults = options.faults()?;
         let entry = load(&faults)?;
         // SAFETY: the loader is loaded; the call takes nothing.
-        let version = faults.attempt("vkEnumerateInstanceVersion", || unsafe { entry.try_enumerate_instance_version() })?;
+        let version =
+            faults.attempt("vkEnumerateInstanceVersion", || unsafe { entry.try_enumerate_instance_version() })?;
         let version = version.unwrap_or(vk::API_VERSION_1_0).min(vk::API_VERSION_1_3).min(most);
         if version < vk::API_VERSION_1_1 {
             return Err(RuntimeError::Unsupported { what: "Vulkan 1.1: the loader has 1.0".to_owned() });
         }
         let extensions = extensions(&entry, &faults)?;
         // SAFETY: as above.
-        let layers = faults.attempt("vkEnumerateInstanceLayerProperties", || unsafe { entry.enumerate_instance_layer_properties() })?;
+        let layers = faults
+            .attempt("vkEnumerateInstanceLayerProperties", || unsafe { entry.enumerate_instance_layer_properties() })?;
         if validation && !layers.iter().any(|l| cstr(&l.layer_name) == VALIDATION) {
-            return Err(RuntimeError::Unsupported { what: "NYXC_VALIDATION: VK_LAYER_KHRONOS_validation is not installed".to_owned() });
+            return Err(RuntimeError::Unsupported {
+                what: "NYXC_VALIDATION: VK_LAYER_KHRONOS_validation is not installed".to_owned(),
+            });
         }
-        let old = layers.iter().find(|l| cstr(&l.layer_name) == VALIDATION && l.spec_version < GPU_ASSISTED_SINCE).filter(|_| validation && gpu);
+        let old = layers
+            .iter()
+            .find(|l| cstr(&l.layer_name) == VALIDATION && l.spec_version < GPU_ASSISTED_SINCE)
+            .filter(|_| validation && gpu);
         if let Some(version) = old.map(|l| l.spec_version) {
             let (minor, patch) = (vk::api_version_minor(version), vk::api_version_patch(version));
-            let what = format!("NYXC_VALIDATION=gpu: validation layers of version 1.{minor}.{patch} break loops in shaders, those of 1.4 do not");
+            let what = format!(
+                "NYXC_VALIDATION=gpu: validation layers of version 1.{minor}.{patch} break loops in shaders, those of 1.4 do not"
+            );
             return Err(RuntimeError::Unsupported { what });
         }
         let debug = has(&extensions, ash::ext::debug_utils::NAME) || validation;
         let (mut names, flags) = all_drivers(&extensions);
         names.extend(debug.then_some(ash::ext::debug_utils::NAME.as_ptr()));
         let layers = if validation { vec![VALIDATION.as_ptr()] } else { Vec::new() };
-        let application = vk::ApplicationInfo::default().application_name(c"nyxc").engine_name(c"nyxc").api_version(version);
+        let application =
+            vk::ApplicationInfo::default().application_name(c"nyxc").engine_name(c"nyxc").api_version(version);
         let mut messages = messages();
         let wanted = [
             (sync, vk::ValidationFeatureEnableEXT::SYNCHRONIZATION_VALIDATION),
@@ -95,7 +105,16 @@ impl Instance {
         // SAFETY: every pointer in `info` is to a local or a static that outlives the call; the layers and extensions were enumerated.
         let raw = faults.attempt("vkCreateInstance", || unsafe { entry.create_instance(&info, None) })?;
         drop(alone);
-        let mut instance = Instance { entry, raw, version, debug, gpu_assisted: validation && gpu, faults, messenger: None, owned: true };
+        let mut instance = Instance {
+            entry,
+            raw,
+            version,
+            debug,
+            gpu_assisted: validation && gpu,
+            faults,
+            messenger: None,
+            owned: true,
+        };
         if validation {
             let functions = ash::ext::debug_utils::Instance::new(&instance.entry, &instance.raw);
             // SAFETY: the extension is enabled; the callback is a function of this module that needs no user data.
@@ -120,9 +139,13 @@ impl Instance {
     /// Devices of at least Vulkan 1.1, in the driver's order.
     pub(super) fn physical_devices(&self) -> Result<Vec<vk::PhysicalDevice>, RuntimeError> {
         // SAFETY: the instance is live.
-        let all = self.faults.attempt("vkEnumeratePhysicalDevices", || unsafe { self.raw.enumerate_physical_devices() })?;
+        let all =
+            self.faults.attempt("vkEnumeratePhysicalDevices", || unsafe { self.raw.enumerate_physical_devices() })?;
         // SAFETY: the devices are this instance's.
-        Ok(all.into_iter().filter(|&d| unsafe { self.raw.get_physical_device_properties(d) }.api_version >= vk::API_VERSION_1_1).collect())
+        Ok(all
+            .into_iter()
+            .filter(|&d| unsafe { self.raw.get_physical_device_properties(d) }.api_version >= vk::API_VERSION_1_1)
+            .collect())
     }
 }
 
@@ -152,7 +175,8 @@ fn load(faults: &Faults) -> Result<ash::Entry, RuntimeError> {
     }
     // SAFETY: loading the Vulkan loader runs its initialisers; it is the system's own library, and `LOADED` keeps it loaded.
     let entry = unsafe { ash::Entry::load() };
-    let entry = entry.map_err(|e| RuntimeError::NoDevice { reason: format!("the Vulkan loader is not installed ({e})") })?;
+    let entry =
+        entry.map_err(|e| RuntimeError::NoDevice { reason: format!("the Vulkan loader is not installed ({e})") })?;
     let (names, flags) = all_drivers(&extensions(&entry, faults)?);
     let info = vk::InstanceCreateInfo::default().enabled_extension_names(&names).flags(flags);
     let alone = super::handles();
@@ -165,7 +189,9 @@ fn load(faults: &Faults) -> Result<ash::Entry, RuntimeError> {
 
 fn extensions(entry: &ash::Entry, faults: &Faults) -> Result<Vec<vk::ExtensionProperties>, RuntimeError> {
     // SAFETY: the loader is loaded; the call takes nothing.
-    faults.attempt("vkEnumerateInstanceExtensionProperties", || unsafe { entry.enumerate_instance_extension_properties(None) })
+    faults.attempt("vkEnumerateInstanceExtensionProperties", || unsafe {
+        entry.enumerate_instance_extension_properties(None)
+    })
 }
 
 fn has(extensions: &[vk::ExtensionProperties], wanted: &CStr) -> bool {
@@ -196,8 +222,13 @@ unsafe extern "system" fn on_message(
 ) -> vk::Bool32 {
     ERRORS.fetch_add(1, Ordering::Relaxed);
     // SAFETY: the layer passes a valid structure whose message, where set, is a C string, both alive during the callback.
-    let text = unsafe { data.as_ref().filter(|d| !d.p_message.is_null()).map(|d| CStr::from_ptr(d.p_message).to_string_lossy()) };
+    let text = unsafe {
+        data.as_ref().filter(|d| !d.p_message.is_null()).map(|d| CStr::from_ptr(d.p_message).to_string_lossy())
+    };
     // Writing may fail where standard error is closed; a callback must not unwind into C.
-    let _ = std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("vulkan validation: {}\n", text.unwrap_or_default()));
+    let _ = std::io::Write::write_fmt(
+        &mut std::io::stderr(),
+        format_args!("vulkan validation: {}\n", text.unwrap_or_default()),
+    );
     vk::FALSE
 }

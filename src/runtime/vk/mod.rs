@@ -40,7 +40,9 @@ pub(super) fn instrumenting() -> MutexGuard<'static, ()> {
 fn call(name: &'static str) -> impl Fn(vk::Result) -> RuntimeError {
     move |code| match code {
         vk::Result::ERROR_DEVICE_LOST => RuntimeError::DeviceLost,
-        vk::Result::ERROR_INCOMPATIBLE_DRIVER => RuntimeError::NoDevice { reason: "no Vulkan driver is installed".to_owned() },
+        vk::Result::ERROR_INCOMPATIBLE_DRIVER => {
+            RuntimeError::NoDevice { reason: "no Vulkan driver is installed".to_owned() }
+        }
         _ => RuntimeError::Vulkan { call: name, code: code.as_raw() },
     }
 }

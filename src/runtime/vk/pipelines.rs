@@ -51,7 +51,12 @@ impl Pipelines {
         buffers: &[Option<Buffer>],
         params: Option<usize>,
     ) -> Result<(Pipelines, Vec<Bound>), RuntimeError> {
-        let mut made = Pipelines { layouts: BTreeMap::new(), pipelines: BTreeMap::new(), pool: vk::DescriptorPool::null(), context: context.clone() };
+        let mut made = Pipelines {
+            layouts: BTreeMap::new(),
+            pipelines: BTreeMap::new(),
+            pool: vk::DescriptorPool::null(),
+            context: context.clone(),
+        };
         for dispatch in dispatches {
             made.layout(layout(dispatch))?;
         }
@@ -64,7 +69,8 @@ impl Pipelines {
                 pipeline: *made.pipelines.get(&(d.shader.clone(), key)).ok_or_else(|| lost("pipeline"))?,
                 layout: made.layouts.get(&key).ok_or_else(|| lost("layout"))?.1,
                 set: *sets.get(&set_key(d)).ok_or_else(|| lost("descriptors"))?,
-                groups: groups(d, params.and_then(|i| buffers.get(i)).and_then(Option::as_ref)).ok_or_else(|| lost("workgroups"))?,
+                groups: groups(d, params.and_then(|i| buffers.get(i)).and_then(Option::as_ref))
+                    .ok_or_else(|| lost("workgroups"))?,
             })
         });
         let bound = bound.collect::<Result<_, RuntimeError>>()?;
@@ -78,23 +84,35 @@ impl Pipelines {
         let device = self.context.device();
         let bindings: Vec<_> = (0..key.0 + u32::from(key.1))
             .map(|binding| {
-                let ty = if binding < key.0 { vk::DescriptorType::STORAGE_BUFFER } else { vk::DescriptorType::UNIFORM_BUFFER };
-                let all = vk::DescriptorSetLayoutBinding::default().binding(binding).descriptor_type(ty).descriptor_count(1);
+                let ty = if binding < key.0 {
+                    vk::DescriptorType::STORAGE_BUFFER
+                } else {
+                    vk::DescriptorType::UNIFORM_BUFFER
+                };
+                let all =
+                    vk::DescriptorSetLayoutBinding::default().binding(binding).descriptor_type(ty).descriptor_count(1);
                 all.stage_flags(vk::ShaderStageFlags::COMPUTE)
             })
             .collect();
         let info = vk::DescriptorSetLayoutCreateInfo::default().bindings(&bindings);
         // SAFETY: the device is live and the structure complete, here and below.
-        let set = self.context.attempt("vkCreateDescriptorSetLayout", || unsafe { device.create_descriptor_set_layout(&info, None) })?;
+        let set = self
+            .context
+            .attempt("vkCreateDescriptorSetLayout", || unsafe { device.create_descriptor_set_layout(&info, None) })?;
         let places = self.layouts.entry(key).or_insert((set, vk::PipelineLayout::null()));
         let sets = [set];
         let info = vk::PipelineLayoutCreateInfo::default().set_layouts(&sets);
         // SAFETY: as above.
-        places.1 = self.context.attempt("vkCreatePipelineLayout", || unsafe { device.create_pipeline_layout(&info, None) })?;
+        places.1 =
+            self.context.attempt("vkCreatePipelineLayout", || unsafe { device.create_pipeline_layout(&info, None) })?;
         Ok(())
     }
 
-    fn compile(&mut self, shaders: &IndexMap<ShaderHash, Shader>, dispatches: &[&Dispatch]) -> Result<(), RuntimeError> {
+    fn compile(
+        &mut self,
+        shaders: &IndexMap<ShaderHash, Shader>,
+        dispatches: &[&Dispatch],
+    ) -> Result<(), RuntimeError> {
         let mut wanted: BTreeMap<(&ShaderHash, Layout), &Shader> = BTreeMap::new();
         for dispatch in dispatches {
             if let Some(shader) = shaders.get(&dispatch.shader) {
@@ -138,9 +156,16 @@ impl Pipelines {
         }
         let n_storage: usize = sets.keys().map(|(regions, _)| regions.len()).sum();
         let n_uniform = sets.keys().filter(|(_, params)| params.is_some()).count();
-        let count = |n: usize| u32::try_from(n).map_err(|_| RuntimeError::Unsupported { what: format!("{n} descriptors") });
-        let mut sizes = vec![vk::DescriptorPoolSize { ty: vk::DescriptorType::STORAGE_BUFFER, descriptor_count: count(n_storage)? }];
-        sizes.push(vk::DescriptorPoolSize { ty: vk::DescriptorType::UNIFORM_BUFFER, descriptor_count: count(n_uniform)? });
+        let count =
+            |n: usize| u32::try_from(n).map_err(|_| RuntimeError::Unsupported { what: format!("{n} descriptors") });
+        let mut sizes = vec![vk::DescriptorPoolSize {
+            ty: vk::DescriptorType::STORAGE_BUFFER,
+            descriptor_count: count(n_storage)?,
+        }];
+        sizes.push(vk::DescriptorPoolSize {
+            ty: vk::DescriptorType::UNIFORM_BUFFER,
+            descriptor_count: count(n_uniform)?,
+        });
         sizes.retain(|size| size.descriptor_count > 0);
         if sizes.is_empty() {
             return Ok(sets);
@@ -148,13 +173,16 @@ impl Pipelines {
         let device = self.context.device();
         let info = vk::DescriptorPoolCreateInfo::default().max_sets(count(sets.len())?).pool_sizes(&sizes);
         // SAFETY: the device is live and the structure complete.
-        self.pool = self.context.attempt("vkCreateDescriptorPool", || unsafe { device.create_descriptor_pool(&info, None) })?;
+        self.pool =
+            self.context.attempt("vkCreateDescriptorPool", || unsafe { device.create_descriptor_pool(&info, None) })?;
         for ((regions, uniform), set) in &mut sets {
             let key = (regions.len() as u32, uniform.is_some());
             let layouts = [self.layouts.get(&key).map_or(vk::DescriptorSetLayout::null(), |l| l.0)];
             let info = vk::DescriptorSetAllocateInfo::default().descriptor_pool(self.pool).set_layouts(&layouts);
             // SAFETY: `layout` was called for every dispatch, so the layout is there; the pool was made for exactly these sets.
-            let new = self.context.attempt("vkAllocateDescriptorSets", || unsafe { device.allocate_descriptor_sets(&info) })?;
+            let new = self
+                .context
+                .attempt("vkAllocateDescriptorSets", || unsafe { device.allocate_descriptor_sets(&info) })?;
             *set = new.first().copied().unwrap_or_default();
             let mut infos = Vec::with_capacity(regions.len() + 1);
             for region in *regions {
@@ -167,8 +195,13 @@ impl Pipelines {
                 .iter()
                 .zip(0u32..)
                 .map(|(info, binding)| {
-                    let ty = if binding < key.0 { vk::DescriptorType::STORAGE_BUFFER } else { vk::DescriptorType::UNIFORM_BUFFER };
-                    let write = vk::WriteDescriptorSet::default().dst_set(*set).dst_binding(binding).descriptor_type(ty);
+                    let ty = if binding < key.0 {
+                        vk::DescriptorType::STORAGE_BUFFER
+                    } else {
+                        vk::DescriptorType::UNIFORM_BUFFER
+                    };
+                    let write =
+                        vk::WriteDescriptorSet::default().dst_set(*set).dst_binding(binding).descriptor_type(ty);
                     write.buffer_info(std::slice::from_ref(info))
                 })
                 .collect();
@@ -202,10 +235,18 @@ fn layout(dispatch: &Dispatch) -> Layout {
 }
 
 fn set_key(dispatch: &Dispatch) -> SetKey<'_> {
-    (&dispatch.bindings, (!dispatch.params.is_empty()).then_some((dispatch.params_offset, dispatch.params.len() as u64 * 4)))
+    (
+        &dispatch.bindings,
+        (!dispatch.params.is_empty()).then_some((dispatch.params_offset, dispatch.params.len() as u64 * 4)),
+    )
 }
 
-fn describe(buffers: &[Option<Buffer>], index: usize, offset: u64, bytes: u64) -> Result<vk::DescriptorBufferInfo, RuntimeError> {
+fn describe(
+    buffers: &[Option<Buffer>],
+    index: usize,
+    offset: u64,
+    bytes: u64,
+) -> Result<vk::DescriptorBufferInfo, RuntimeError> {
     match buffers.get(index) {
         Some(Some(buffer)) if bytes > 0 && offset.checked_add(bytes).is_some_and(|end| end <= buffer.bytes()) => {
             Ok(vk::DescriptorBufferInfo { buffer: buffer.raw(), offset, range: bytes })
@@ -224,7 +265,12 @@ fn groups(dispatch: &Dispatch, params: Option<&Buffer>) -> Option<Groups> {
 }
 
 /// Compiles one shader.
-fn pipeline(context: &VkContext, shader: &Shader, layout: vk::PipelineLayout, cache: vk::PipelineCache) -> Result<vk::Pipeline, RuntimeError> {
+fn pipeline(
+    context: &VkContext,
+    shader: &Shader,
+    layout: vk::PipelineLayout,
+    cache: vk::PipelineCache,
+) -> Result<vk::Pipeline, RuntimeError> {
     subgroups(context, shader)?;
     let device = context.device();
     let _alone = context.inner().instance.gpu_assisted.then(super::instrumenting);
@@ -232,13 +278,15 @@ fn pipeline(context: &VkContext, shader: &Shader, layout: vk::PipelineLayout, ca
     // SAFETY: the words are a SPIR-V module by its header and instruction lengths, with the hash under which the compiler wrote it, and use only
     // capabilities that are enabled: `Program::check` and `check_limits` hold that.
     let module = context.attempt("vkCreateShaderModule", || unsafe { device.create_shader_module(&info, None) })?;
-    let stage = vk::PipelineShaderStageCreateInfo::default().stage(vk::ShaderStageFlags::COMPUTE).module(module).name(c"main");
+    let stage =
+        vk::PipelineShaderStageCreateInfo::default().stage(vk::ShaderStageFlags::COMPUTE).module(module).name(c"main");
     let info = vk::ComputePipelineCreateInfo::default().stage(stage).layout(layout);
     // SAFETY: all handles are live and of this device; the module has a compute entry point `main` and reads no binding that the layout lacks,
     // as `Program::check` holds. A cache without the external-synchronization flag may be shared by threads.
     // A pipeline that could not be made is the null handle: there is nothing to destroy.
-    let made =
-        context.attempt("vkCreateComputePipelines", || unsafe { device.create_compute_pipelines(cache, &[info], None) }.map_err(|(_, code)| code));
+    let made = context.attempt("vkCreateComputePipelines", || {
+        unsafe { device.create_compute_pipelines(cache, &[info], None) }.map_err(|(_, code)| code)
+    });
     // SAFETY: the pipeline does not need the module any more.
     unsafe { device.destroy_shader_module(module, None) };
     let pipeline = made?.first().copied().unwrap_or_default();
@@ -259,10 +307,16 @@ fn subgroups(context: &VkContext, shader: &Shader) -> Result<(), RuntimeError> {
         (67, "clustered", F::CLUSTERED),
         (68, "quad", F::QUAD),
     ];
-    let interface = Interface::read(&shader.spirv).map_err(|e| RuntimeError::Unsupported { what: format!("shader {:?}: {e}", shader.name) })?;
+    let interface = Interface::read(&shader.spirv)
+        .map_err(|e| RuntimeError::Unsupported { what: format!("shader {:?}: {e}", shader.name) })?;
     let has = context.inner().probe.subgroup_operations;
-    match NEEDED.iter().find(|(capability, _, flag)| interface.capabilities.contains(capability) && !has.contains(*flag)) {
+    match NEEDED
+        .iter()
+        .find(|(capability, _, flag)| interface.capabilities.contains(capability) && !has.contains(*flag))
+    {
         None => Ok(()),
-        Some((_, name, _)) => Err(RuntimeError::Unsupported { what: format!("{name} operations in subgroups, which shader {:?} uses", shader.name) }),
+        Some((_, name, _)) => Err(RuntimeError::Unsupported {
+            what: format!("{name} operations in subgroups, which shader {:?} uses", shader.name),
+        }),
     }
 }

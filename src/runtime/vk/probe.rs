@@ -57,7 +57,8 @@ pub fn devices() -> Result<Vec<DeviceInfo>, RuntimeError> {
         let (device, mut probe) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                failed = failed.or(Some(error).filter(|e| matches!(e, RuntimeError::Vulkan { .. } | RuntimeError::DeviceLost)));
+                failed = failed
+                    .or(Some(error).filter(|e| matches!(e, RuntimeError::Vulkan { .. } | RuntimeError::DeviceLost)));
                 continue;
             }
         };
@@ -96,14 +97,16 @@ impl Probe {
         let properties = unsafe { raw.get_physical_device_properties(physical) };
         let version = properties.api_version.min(instance.version);
         // SAFETY: as above.
-        let extensions =
-            instance.faults.attempt("vkEnumerateDeviceExtensionProperties", || unsafe { raw.enumerate_device_extension_properties(physical) })?;
+        let extensions = instance.faults.attempt("vkEnumerateDeviceExtensionProperties", || unsafe {
+            raw.enumerate_device_extension_properties(physical)
+        })?;
         let extensions: Vec<CString> = extensions.iter().map(|e| cstr(&e.extension_name).to_owned()).collect();
         let core = |at_least: u32, name: &CStr| version >= at_least || extensions.iter().any(|e| e.as_c_str() == name);
         let driver_known = core(vk::API_VERSION_1_2, ash::khr::driver_properties::NAME);
         let dot = core(vk::API_VERSION_1_3, ash::khr::shader_integer_dot_product::NAME);
 
-        let (mut subgroup, mut maintenance) = (vk::PhysicalDeviceSubgroupProperties::default(), vk::PhysicalDeviceMaintenance3Properties::default());
+        let (mut subgroup, mut maintenance) =
+            (vk::PhysicalDeviceSubgroupProperties::default(), vk::PhysicalDeviceMaintenance3Properties::default());
         let mut driver = vk::PhysicalDeviceDriverProperties::default();
         let mut dots = vk::PhysicalDeviceShaderIntegerDotProductProperties::default();
         let mut all = vk::PhysicalDeviceProperties2::default().push_next(&mut subgroup).push_next(&mut maintenance);
@@ -121,7 +124,9 @@ impl Probe {
         let families = unsafe { raw.get_physical_device_queue_family_properties(physical) };
         let compute = |graphics: bool| {
             families.iter().zip(0u32..).find(|(f, _)| {
-                f.queue_flags.contains(vk::QueueFlags::COMPUTE) && f.queue_flags.contains(vk::QueueFlags::GRAPHICS) == graphics && f.queue_count > 0
+                f.queue_flags.contains(vk::QueueFlags::COMPUTE)
+                    && f.queue_flags.contains(vk::QueueFlags::GRAPHICS) == graphics
+                    && f.queue_count > 0
             })
         };
         let name = cstr(properties.device_name.as_slice()).to_string_lossy().into_owned();
@@ -140,12 +145,20 @@ impl Probe {
             (name, info) => format!("{name} {info}"),
         };
         let memory_profile = profile(&memory, kind);
-        let features = features(instance, physical, &core, dot && dots.integer_dot_product4x8_bit_packed_signed_accelerated == vk::TRUE);
+        let features = features(
+            instance,
+            physical,
+            &core,
+            dot && dots.integer_dot_product4x8_bit_packed_signed_accelerated == vk::TRUE,
+        );
         let source = format!("read from the device by nyxc, driver {driver}");
         let target = Target {
             name: slug(&name),
             description: format!("{name}, {driver}"),
-            sources: ["limits", "features", "memory"].into_iter().map(|group| (group.to_owned(), source.clone())).collect::<BTreeMap<_, _>>(),
+            sources: ["limits", "features", "memory"]
+                .into_iter()
+                .map(|group| (group.to_owned(), source.clone()))
+                .collect::<BTreeMap<_, _>>(),
             vulkan: [vk::api_version_major(version), vk::api_version_minor(version)],
             limits: limits(&properties.limits, &maintenance, subgroup.subgroup_size),
             features,
@@ -162,7 +175,12 @@ impl Probe {
             subgroup_operations: subgroup.supported_operations,
             memory,
             extensions,
-            identity: (properties.vendor_id, properties.device_id, properties.driver_version, properties.pipeline_cache_uuid),
+            identity: (
+                properties.vendor_id,
+                properties.device_id,
+                properties.driver_version,
+                properties.pipeline_cache_uuid,
+            ),
         })
     }
 
@@ -186,14 +204,20 @@ impl Probe {
     }
 }
 
-fn limits(l: &vk::PhysicalDeviceLimits, maintenance: &vk::PhysicalDeviceMaintenance3Properties<'_>, subgroup_size: u32) -> Limits {
+fn limits(
+    l: &vk::PhysicalDeviceLimits,
+    maintenance: &vk::PhysicalDeviceMaintenance3Properties<'_>,
+    subgroup_size: u32,
+) -> Limits {
     Limits {
         max_storage_buffer_range: u64::from(l.max_storage_buffer_range),
         max_memory_allocation_size: maintenance.max_memory_allocation_size,
         min_storage_buffer_offset_alignment: l.min_storage_buffer_offset_alignment,
         min_uniform_buffer_offset_alignment: l.min_uniform_buffer_offset_alignment,
         max_uniform_buffer_range: u64::from(l.max_uniform_buffer_range),
-        max_per_stage_descriptor_storage_buffers: l.max_per_stage_descriptor_storage_buffers.min(l.max_descriptor_set_storage_buffers),
+        max_per_stage_descriptor_storage_buffers: l
+            .max_per_stage_descriptor_storage_buffers
+            .min(l.max_descriptor_set_storage_buffers),
         max_compute_shared_memory_size: l.max_compute_shared_memory_size,
         max_compute_work_group_invocations: l.max_compute_work_group_invocations,
         max_compute_work_group_size: l.max_compute_work_group_size,
@@ -205,14 +229,25 @@ fn limits(l: &vk::PhysicalDeviceLimits, maintenance: &vk::PhysicalDeviceMaintena
 
 fn profile(memory: &vk::PhysicalDeviceMemoryProperties, kind: DeviceKind) -> Memory {
     let heaps = &memory.memory_heaps_as_slice();
-    let local = |heap: u32| heaps.get(heap as usize).is_some_and(|h| h.flags.contains(vk::MemoryHeapFlags::DEVICE_LOCAL));
+    let local =
+        |heap: u32| heaps.get(heap as usize).is_some_and(|h| h.flags.contains(vk::MemoryHeapFlags::DEVICE_LOCAL));
     let shared = memory.memory_types_as_slice().iter().all(|t| local(t.heap_index));
-    let largest = heaps.iter().filter(|h| h.flags.contains(vk::MemoryHeapFlags::DEVICE_LOCAL)).map(|h| h.size).max().unwrap_or(0);
+    let largest =
+        heaps.iter().filter(|h| h.flags.contains(vk::MemoryHeapFlags::DEVICE_LOCAL)).map(|h| h.size).max().unwrap_or(0);
     // The granularity is found by asking a logical device, later.
-    Memory { unified: shared || matches!(kind, DeviceKind::Cpu | DeviceKind::Integrated), heap_bytes: largest, allocation_granularity: 1 }
+    Memory {
+        unified: shared || matches!(kind, DeviceKind::Cpu | DeviceKind::Integrated),
+        heap_bytes: largest,
+        allocation_granularity: 1,
+    }
 }
 
-fn features(instance: &Instance, physical: vk::PhysicalDevice, core: &dyn Fn(u32, &CStr) -> bool, dot_accelerated: bool) -> Features {
+fn features(
+    instance: &Instance,
+    physical: vk::PhysicalDevice,
+    core: &dyn Fn(u32, &CStr) -> bool,
+    dot_accelerated: bool,
+) -> Features {
     let mut storage16 = vk::PhysicalDevice16BitStorageFeatures::default();
     let mut arithmetic = vk::PhysicalDeviceShaderFloat16Int8Features::default();
     let mut storage8 = vk::PhysicalDevice8BitStorageFeatures::default();
@@ -241,7 +276,8 @@ fn features(instance: &Instance, physical: vk::PhysicalDevice, core: &dyn Fn(u32
     let halves = has_matrix && {
         let functions = ash::khr::cooperative_matrix::Instance::new(&instance.entry, &instance.raw);
         // SAFETY: the device has the extension.
-        let shapes = unsafe { functions.get_physical_device_cooperative_matrix_properties(physical) }.unwrap_or_default();
+        let shapes =
+            unsafe { functions.get_physical_device_cooperative_matrix_properties(physical) }.unwrap_or_default();
         shapes.iter().any(|s| s.a_type == vk::ComponentTypeKHR::FLOAT16 && s.scope == vk::ScopeKHR::SUBGROUP)
     };
     let on = |b: vk::Bool32| b == vk::TRUE;
@@ -253,7 +289,10 @@ fn features(instance: &Instance, physical: vk::PhysicalDevice, core: &dyn Fn(u32
         integer_dot_product: on(dot.shader_integer_dot_product),
         integer_dot_product_accelerated: on(dot.shader_integer_dot_product) && dot_accelerated,
         // With the memory model on, the atomics that store emulated f16 need its device scope (VUID-RuntimeSpirv-vulkanMemoryModel-06265).
-        cooperative_matrix: on(matrix.cooperative_matrix) && on(model.vulkan_memory_model) && on(model.vulkan_memory_model_device_scope) && halves,
+        cooperative_matrix: on(matrix.cooperative_matrix)
+            && on(model.vulkan_memory_model)
+            && on(model.vulkan_memory_model_device_scope)
+            && halves,
     }
 }
 
@@ -278,6 +317,7 @@ pub(super) fn granularity(device: &ash::Device) -> u64 {
 }
 
 fn slug(name: &str) -> String {
-    let name: String = name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    let name: String =
+        name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
     name.split('-').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("-")
 }

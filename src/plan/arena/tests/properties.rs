@@ -9,7 +9,8 @@ use super::{checked_plan, limits};
 const PICKS: [Pick; 3] = [Pick::FewestMoves, Pick::LowestFloor, Pick::LeastSlack];
 
 fn buffers(n: std::ops::Range<usize>, steps: usize, bytes: u64) -> impl Strategy<Value = Vec<Buffer>> {
-    let buffer = (0..=bytes, 0..steps, 0..steps).prop_map(|(bytes, a, b)| Buffer { bytes, first: a.min(b), last: a.max(b) });
+    let buffer =
+        (0..=bytes, 0..steps, 0..steps).prop_map(|(bytes, a, b)| Buffer { bytes, first: a.min(b), last: a.max(b) });
     prop::collection::vec(buffer, n)
 }
 

@@ -13,7 +13,8 @@ impl Simplex<'_> {
         let m = self.rows.len() as u64;
         self.work += m * m * m + (m + 2) * self.model.inst.n_choices() as u64;
         self.basic.fill(false);
-        let mut rest: Vec<f64> = self.active_rows().map(|row| row.rhs - self.key.iter().map(|&k| row.coef[k]).sum::<f64>()).collect();
+        let mut rest: Vec<f64> =
+            self.active_rows().map(|row| row.rhs - self.key.iter().map(|&k| row.coef[k]).sum::<f64>()).collect();
         self.x = self.inverse.iter().map(|line| dot(line, &rest)).collect();
         self.objective = self.key.iter().map(|&k| self.model.cost[k]).sum();
         self.key.iter().for_each(|&k| self.basic[k] = true);
@@ -39,7 +40,10 @@ impl Simplex<'_> {
         }
         for (g, &key) in self.key.iter().enumerate() {
             let base = value[key];
-            self.model.inst.choices(g).for_each(|j| self.reduced[j] = if self.basic[j] { 0.0 } else { value[j] - base });
+            self.model
+                .inst
+                .choices(g)
+                .for_each(|j| self.reduced[j] = if self.basic[j] { 0.0 } else { value[j] - base });
         }
         true
     }

@@ -120,13 +120,17 @@ impl<'a> Simplex<'a> {
     /// `cutoff`. False if nothing is left.
     pub fn ban_oversized(&mut self, cutoff: f64) -> bool {
         let inst = self.model.inst;
-        let allowed: Vec<Vec<usize>> = (0..inst.n_groups()).map(|g| inst.choices(g).filter(|&j| !self.banned[j]).collect()).collect();
+        let allowed: Vec<Vec<usize>> =
+            (0..inst.n_groups()).map(|g| inst.choices(g).filter(|&j| !self.banned[j]).collect()).collect();
         let mut range = vec![(0.0, 0.0); inst.n_groups()];
         for &at in &self.rows {
             let row = &self.pool[at];
             let mut room = row.rhs + row.relief * cutoff.max(0.0);
             for (range, choices) in range.iter_mut().zip(&allowed) {
-                *range = choices.iter().map(|&j| row.coef[j]).fold((f64::INFINITY, 0.0), |(lo, hi), a| (a.min(lo), a.max(hi)));
+                *range = choices
+                    .iter()
+                    .map(|&j| row.coef[j])
+                    .fold((f64::INFINITY, 0.0), |(lo, hi), a| (a.min(lo), a.max(hi)));
                 room -= range.0;
             }
             // Sums of numbers about one are exact to far less than the tolerance.
@@ -145,7 +149,8 @@ impl<'a> Simplex<'a> {
     /// Goes to the basis without rows in which each group takes its cheapest allowed choice.
     pub fn restart(&mut self) {
         let inst = self.model.inst;
-        self.key = (0..inst.n_groups()).map(|g| inst.choices(g).find(|&j| !self.banned[j]).unwrap_or(inst.start[g])).collect();
+        self.key =
+            (0..inst.n_groups()).map(|g| inst.choices(g).find(|&j| !self.banned[j]).unwrap_or(inst.start[g])).collect();
         self.rows.clear();
         self.head.clear();
         self.refactor();
@@ -177,7 +182,11 @@ impl<'a> Simplex<'a> {
     /// The fractions of the choices that have one, in no particular order.
     pub fn fractions(&self) -> Vec<(usize, f64)> {
         let left = self.key_values();
-        let heads = self.head.iter().zip(&self.x).filter_map(|(c, &x)| if let Column::Choice(j) = *c { Some((j, x)) } else { None });
+        let heads = self
+            .head
+            .iter()
+            .zip(&self.x)
+            .filter_map(|(c, &x)| if let Column::Choice(j) = *c { Some((j, x)) } else { None });
         self.key.iter().copied().zip(left).chain(heads).filter(|&(_, x)| x > PRIMAL_TOLERANCE).collect()
     }
 

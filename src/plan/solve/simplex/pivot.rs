@@ -219,7 +219,8 @@ impl Simplex<'_> {
         if !self.head.contains(&Column::Relief) {
             offer(Column::Relief, relief_alpha, self.relief_reduced);
         }
-        let reach = candidates.iter().map(|(_, a, d)| (d.max(0.0) + DUAL_TOLERANCE) / a.abs()).fold(f64::INFINITY, f64::min);
+        let reach =
+            candidates.iter().map(|(_, a, d)| (d.max(0.0) + DUAL_TOLERANCE) / a.abs()).fold(f64::INFINITY, f64::min);
         let near = candidates.into_iter().filter(|(_, a, d)| d.max(0.0) / a.abs() <= reach);
         near.reduce(|best, c| if c.1.abs() > best.1.abs() { c } else { best })
     }
