@@ -268,10 +268,14 @@ fn cached(e: &mut Expand<'_, '_>, s: &Sizes, past: Option<Val>, new: Val, before
     if s.first {
         // What the cache held is over; its room stays.
         let room = s.present - s.len;
-        return if room == 0 { Ok(new) } else { super::slice::padded(e, new, &behind(room), 0.0) };
+        return if room == 0 {
+            Ok(new)
+        } else {
+            super::slice::padded(e, new, &behind(room), super::strided::Fill::default())
+        };
     }
     // Behind the new ones stand zeros.
-    let new = super::slice::padded(e, new, &behind(1), 0.0)?;
+    let new = super::slice::padded(e, new, &behind(1), super::strided::Fill::default())?;
     let both = concat(e, &[past, new], 2)?;
     let place = positions(e, 2, 1, s.present, 1)?;
     let (len, old) = (s.len, s.past);
@@ -313,7 +317,7 @@ fn mask(e: &mut Expand<'_, '_>, s: &Sizes, lengths: Val, before: Val) -> Result<
                 let pads: Vec<(i64, i64)> = (1..=own.rank())
                     .map(|axis| (0, if axis == own.rank() { (s.present - s.total) as i64 } else { 0 }))
                     .collect();
-                bias = super::slice::padded(e, bias, &pads, 0.0)?;
+                bias = super::slice::padded(e, bias, &pads, super::strided::Fill::default())?;
             }
             operands.push(bias);
             format!("x{}", operands.len() - 1)

@@ -207,7 +207,7 @@ pub(super) fn mat_mul(
     let pad = |e: &mut Expand<'_, '_>, x: Val, rank: usize, axis: usize| -> Result<Val, OpError> {
         let mut pads = vec![(0, 0); rank];
         pads[axis] = (0, missing);
-        if missing == 0 { Ok(x) } else { super::slice::padded(e, x, &pads, 0.0) }
+        if missing == 0 { Ok(x) } else { super::slice::padded(e, x, &pads, super::strided::Fill::default()) }
     };
     let (a, b) = (pad(e, a, r, r - 1)?, pad(e, b, s, s - 2)?);
     // [..., M, parts, each] to [..., parts, M, each], and [..., parts, each, N].

@@ -7,6 +7,7 @@
 #[path = "../common/child.rs"]
 mod child;
 mod elementwise;
+mod integers;
 mod matmul;
 #[path = "../common/module.rs"]
 mod module;
@@ -28,6 +29,7 @@ use std::rc::Rc;
 const NO_FEATURES: Features = Features {
     f16_arithmetic: false,
     int8_arithmetic: false,
+    int64: false,
     storage_16bit: false,
     storage_8bit: false,
     integer_dot_product: false,
