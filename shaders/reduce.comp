@@ -2,7 +2,7 @@
 // `start` has the bits of what no elements give.
 #include "common.glsl"
 #define ROW_T T_x
-#ifdef UNSIGNED_x
+#ifdef U64_x
 #define LARGER w_ularger
 #define SMALLER w_usmaller
 #define MEAN w_umean
@@ -57,6 +57,10 @@ void main() {
     for (uint i = row_lane(); i < p.n_reduced; i += LANES) value = join(how, value, ld_x(base + reduced(i)));
     value = join_lanes(how, value);
 #if KIND == 1
+#ifdef U32_x
+    // The sum wraps before it is divided.
+    value = w_words(uvec2(w_bits(value).x, 0u));
+#endif
     value = MEAN(value, p.n_reduced);
 #endif
     if (row_lane() == 0u) put(row, value);

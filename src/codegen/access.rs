@@ -70,8 +70,8 @@ pub(super) fn functions(key: &KernelKey, target: &Target) -> String {
             _ => 0,
         };
         let _ = writeln!(text, "#define HAS_{name} {}\n#define PACKED_{name} {bits}", u32::from(present.is_some()));
-        if present.is_some_and(|operand| operand.storage == Storage::U64) {
-            let _ = writeln!(text, "#define UNSIGNED_{name}");
+        if let Some(storage @ (Storage::U32 | Storage::U64)) = present.map(|operand| operand.storage) {
+            let _ = writeln!(text, "#define {}_{name}", if storage == Storage::U32 { "U32" } else { "U64" });
         }
         match present {
             Some(OperandKey { storage: Storage::Packed(packing), scales_apart }) => {
@@ -96,10 +96,10 @@ fn load(name: &str, storage: Storage, target: &Target) -> String {
         Storage::F32 => format!("#define T_{name} float\nfloat ld_{name}(uint i) {{ return d_{name}[i]; }}\n"),
         Storage::I32 => format!("#define T_{name} int\nint ld_{name}(uint i) {{ return d_{name}[i]; }}\n"),
         Storage::U32 => {
-            format!("#define T_{name} WIDE\nWIDE ld_{name}(uint i) {{ return w_words(uvec2(d_{name}[i], 0u)); }}\n")
+            format!("#define T_{name} LONG\nLONG ld_{name}(uint i) {{ return w_words(uvec2(d_{name}[i], 0u)); }}\n")
         }
         Storage::I64 | Storage::U64 => {
-            format!("#define T_{name} WIDE\nWIDE ld_{name}(uint i) {{ return w_words(d_{name}[i]); }}\n")
+            format!("#define T_{name} LONG\nLONG ld_{name}(uint i) {{ return w_words(d_{name}[i]); }}\n")
         }
         Storage::F16 if target.features.storage_16bit => {
             format!("#define T_{name} float\nfloat ld_{name}(uint i) {{ return float(d_{name}[i]); }}\n")
@@ -188,9 +188,9 @@ fn store(storage: Storage, target: &Target) -> String {
         Storage::F32 => "#define T_y float\n#define as_y float\nvoid st_y(uint i, float v) { d_y[i] = v; }\n".to_owned(),
         Storage::I32 => "#define T_y int\n#define as_y(v) (v)\nvoid st_y(uint i, int v) { d_y[i] = v; }\n".to_owned(),
         Storage::U32 => {
-            "#define T_y WIDE\n#define as_y w_of\nvoid st_y(uint i, WIDE v) { d_y[i] = w_bits(v).x; }\n".to_owned()
+            "#define T_y LONG\n#define as_y w_of\nvoid st_y(uint i, LONG v) { d_y[i] = w_bits(v).x; }\n".to_owned()
         }
-        Storage::I64 | Storage::U64 => "#define T_y WIDE\n#define as_y w_of\nvoid st_y(uint i, WIDE v) { d_y[i] = w_bits(v); }\n".to_owned(),
+        Storage::I64 | Storage::U64 => "#define T_y LONG\n#define as_y w_of\nvoid st_y(uint i, LONG v) { d_y[i] = w_bits(v); }\n".to_owned(),
         Storage::F16 if target.features.storage_16bit => {
             format!("#define T_y float\n#define as_y float\n{SATURATE}void st_y(uint i, float v) {{ d_y[i] = float16_t(saturate(v)); }}\n")
         }
@@ -209,7 +209,7 @@ pub(super) fn value_type(value: Value) -> &'static str {
     match value {
         Value::Float => "float",
         Value::Int => "int",
-        Value::Wide => "WIDE",
+        Value::Wide => "LONG",
         Value::Bool => "bool",
     }
 }

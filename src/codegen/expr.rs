@@ -1,6 +1,6 @@
 //! Expressions as GLSL: one statement for each distinct part, and `put`, which applies the whole to an element and stores it.
 //!
-//! Integers are 64-bit words. A part is computed in 32 bits where its bounds say that they hold it, or where only its low bits matter; else as `WIDE`
+//! Integers are 64-bit words. A part is computed in 32 bits where its bounds say that they hold it, or where only its low bits matter; else as `LONG`
 //! (`include/wide.glsl`).
 
 mod integer;
@@ -199,7 +199,7 @@ impl Body {
         let ty = match form {
             Form::Float => "precise float",
             Form::Word => "int",
-            Form::Wide => "WIDE",
+            Form::Wide => "LONG",
             Form::Bool => "bool",
         };
         self.is_wide |= form == Form::Wide;

@@ -84,9 +84,6 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     let is_wide = key.storages().any(Storage::is_wide) || put.as_ref().is_some_and(|p| p.is_wide);
     let mut text = String::from("#version 450\n");
     let mut extensions: Vec<&str> = access::extensions(key, target);
-    if is_wide && target.features.int64 {
-        extensions.push("GL_ARB_gpu_shader_int64");
-    }
     let dot = target.features.integer_dot_product && matches!(key.template, Template::MatmulI8 | Template::ConvI8);
     if dot {
         extensions.push("GL_EXT_integer_dot_product");
@@ -104,7 +101,6 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     let _ = writeln!(text, "#define NATIVE_DOT {}", u32::from(dot));
     expand(&mut text, "#include \"numbers.glsl\"", 0).map_err(refuse)?;
     if is_wide {
-        let _ = writeln!(text, "#define NATIVE_INT64 {}", u32::from(target.features.int64));
         expand(&mut text, "#include \"wide.glsl\"", 0).map_err(refuse)?;
     }
     text += "layout(local_size_x = 128) in;\n";

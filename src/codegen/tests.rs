@@ -139,7 +139,6 @@ fn allowed(target: &Target) -> BTreeSet<u32> {
     [
         (capability::SHADER, true),
         (capability::FLOAT16, f.f16_arithmetic),
-        (capability::INT64, f.int64),
         (capability::INT8, f.int8_arithmetic),
         (capability::STORAGE_BUFFER_16BIT_ACCESS, f.storage_16bit),
         (capability::STORAGE_BUFFER_8BIT_ACCESS, f.storage_8bit),

@@ -146,7 +146,16 @@ fn ints(kind: Kind, dtype: DType, values: impl Iterator<Item = i64>, n: usize) -
     match kind {
         Kind::Sum => values.fold(0, i64::wrapping_add),
         Kind::Mean if is_u64 => (values.fold(0, i64::wrapping_add).cast_unsigned() / n as u64).cast_signed(),
-        Kind::Mean => values.fold(0, i64::wrapping_add) / i64::try_from(n).unwrap_or(i64::MAX),
+        // The sum wraps as its type does before it is divided, one narrower than 32 bits as i32.
+        Kind::Mean => {
+            let sum = values.fold(0, i64::wrapping_add);
+            let sum = match dtype {
+                DType::I64 => sum,
+                DType::U32 => sum & i64::from(u32::MAX),
+                _ => i64::from(sum as i32),
+            };
+            sum / i64::try_from(n).unwrap_or(i64::MAX)
+        }
         Kind::Max if is_u64 => values.max_by_key(|v| v.cast_unsigned()).unwrap_or(nothing),
         Kind::Min if is_u64 => values.min_by_key(|v| v.cast_unsigned()).unwrap_or(nothing),
         Kind::Max => values.max().unwrap_or(nothing),

@@ -149,7 +149,6 @@ const CAPABILITIES: &[(u32, &str, Grant)] = &[
     (0, "Matrix", |_| true),
     (1, "Shader", |_| true),
     (9, "Float16 (shaderFloat16)", |f| f.f16_arithmetic),
-    (11, "Int64 (shaderInt64)", |f| f.int64),
     (39, "Int8 (shaderInt8)", |f| f.int8_arithmetic),
     (50, "ImageQuery", |_| true),
     (61, "GroupNonUniform", |_| true),

@@ -30,7 +30,6 @@ type Feature = fn(&mut Features) -> &mut bool;
 const WORDS: &[(&str, Feature)] = &[
     ("no-f16", |f| &mut f.f16_arithmetic),
     ("no-int8", |f| &mut f.int8_arithmetic),
-    ("no-int64", |f| &mut f.int64),
     ("no-16bit-storage", |f| &mut f.storage_16bit),
     ("no-8bit-storage", |f| &mut f.storage_8bit),
     ("no-dot", |f| &mut f.integer_dot_product),
@@ -131,7 +130,6 @@ impl Features {
         Features {
             f16_arithmetic: self.f16_arithmetic && other.f16_arithmetic,
             int8_arithmetic: self.int8_arithmetic && other.int8_arithmetic,
-            int64: self.int64 && other.int64,
             storage_16bit: self.storage_16bit && other.storage_16bit,
             storage_8bit: self.storage_8bit && other.storage_8bit,
             integer_dot_product: self.integer_dot_product && other.integer_dot_product,

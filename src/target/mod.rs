@@ -58,9 +58,6 @@ pub struct Features {
     pub f16_arithmetic: bool,
     /// `shaderInt8`.
     pub int8_arithmetic: bool,
-    /// `shaderInt64`. Where it is missing, integers of 64 bits are pairs of words.
-    #[serde(default)]
-    pub int64: bool,
     /// `storageBuffer16BitAccess`.
     pub storage_16bit: bool,
     /// `storageBuffer8BitAccess`.

@@ -144,7 +144,6 @@ impl Module {
             let has = match capability {
                 1 => true,
                 9 => f.f16_arithmetic,
-                11 => f.int64,
                 39 => f.int8_arithmetic,
                 4433 => f.storage_16bit,
                 4448 => f.storage_8bit,

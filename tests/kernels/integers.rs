@@ -33,7 +33,7 @@ fn operand(random: &mut Random, dtype: DType, n: usize) -> Tensor {
     let mut any = || random.ints(DType::I64, &[1], 0, 1 << 22).to_i64s().unwrap()[0];
     let values: Vec<i64> = (0..n)
         .map(|_| match any() % 3 {
-            0 => any() * any() * any(),
+            0 => any().wrapping_mul(any()).wrapping_mul(any()),
             1 => special[any() as usize % special.len()],
             _ => any() % 200 - 100,
         })

@@ -1,4 +1,4 @@
-//! Integers in expressions: in 32 bits where that gives the same, else as `WIDE`.
+//! Integers in expressions: in 32 bits where that gives the same, else as `LONG`.
 
 use super::{Body, Form};
 use crate::ir::{Binary, Bounds, Expr, Operand, Unary};

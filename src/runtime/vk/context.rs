@@ -332,7 +332,6 @@ pub(super) fn bare(instance: &Instance, probe: &Probe) -> Result<ash::Device, Ru
     let nothing = Features {
         f16_arithmetic: false,
         int8_arithmetic: false,
-        int64: false,
         storage_16bit: false,
         storage_8bit: false,
         integer_dot_product: false,
@@ -373,11 +372,7 @@ fn create(instance: &Instance, probe: &Probe, enabled: &Features) -> Result<ash:
         .vulkan_memory_model_device_scope(true);
     let names: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
     let queues = [vk::DeviceQueueCreateInfo::default().queue_family_index(probe.family).queue_priorities(&[1.0])];
-    let core = vk::PhysicalDeviceFeatures::default().shader_int64(enabled.int64);
-    let mut info = vk::DeviceCreateInfo::default()
-        .queue_create_infos(&queues)
-        .enabled_extension_names(&names)
-        .enabled_features(&core);
+    let mut info = vk::DeviceCreateInfo::default().queue_create_infos(&queues).enabled_extension_names(&names);
     if arithmetic {
         info = info.push_next(&mut arithmetic_features);
     }

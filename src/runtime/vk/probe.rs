@@ -280,12 +280,10 @@ fn features(
             unsafe { functions.get_physical_device_cooperative_matrix_properties(physical) }.unwrap_or_default();
         shapes.iter().any(|s| s.a_type == vk::ComponentTypeKHR::FLOAT16 && s.scope == vk::ScopeKHR::SUBGROUP)
     };
-    let int64 = all.features.shader_int64;
     let on = |b: vk::Bool32| b == vk::TRUE;
     Features {
         f16_arithmetic: on(arithmetic.shader_float16),
         int8_arithmetic: on(arithmetic.shader_int8),
-        int64: on(int64),
         storage_16bit: on(storage16.storage_buffer16_bit_access),
         storage_8bit: on(storage8.storage_buffer8_bit_access),
         integer_dot_product: on(dot.shader_integer_dot_product),
