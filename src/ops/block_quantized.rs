@@ -1,7 +1,7 @@
 //! `gather_block_quantized`: look-ups in a table of codes, as ONNX Runtime's quantizer writes them.
 
 use super::compose::{dims, gather, sizes};
-use super::microsoft::unpacked;
+use super::n_bits::unpacked;
 use super::quantize_linear::DEQUANTIZE;
 use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, OpError, Shape, Tensor, TensorType, Val, attr, resolve_axis};
 
