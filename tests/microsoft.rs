@@ -191,8 +191,8 @@ fn codes_model(nodes: &[Vec<u8>], a: &[i64], b: &[i64], scales: [(f32, i64); 3])
     pb::model(graph)
 }
 
-/// Runs a model on every device and on the CPU.
-fn results(model: &[u8], inputs: &[Tensor]) -> Vec<(String, Tensor)> {
+/// The outputs of a model on the CPU and on every device.
+fn outputs(model: &[u8], inputs: &[Tensor]) -> Vec<(String, Vec<Tensor>)> {
     let (graph, _) = import_bytes(model, None, &ImportOptions::default(), &registry()).unwrap();
     let settings = Settings { policy: "uniform:f32".parse().unwrap(), ..Settings::default() };
     let options = Compile { settings, target: device::target(), n_threads: 1 };
@@ -204,7 +204,7 @@ fn results(model: &[u8], inputs: &[Tensor]) -> Vec<(String, Tensor)> {
         .chain(places)
         .map(|(choice, place)| {
             let mut session = Session::of(program.clone(), choice).unwrap();
-            (place, session.run(inputs).unwrap().outputs.swap_remove(0))
+            (place, session.run(inputs).unwrap().outputs)
         })
         .collect()
 }
@@ -237,8 +237,8 @@ fn ties_round_as_the_graph_is_written() {
                 .flat_map(|&x| all.iter().map(move |&y| (x, y)))
                 .map(|(x, y)| quantized(function(dequantized(x, a.0, a.1), dequantized(y, b.0, b.1)), c.0, c.1))
                 .collect();
-            for (place, given) in results(&model, &[column.clone(), row.clone()]) {
-                let given = given.to_i64s().unwrap();
+            for (place, given) in outputs(&model, &[column.clone(), row.clone()]) {
+                let given = given[0].to_i64s().unwrap();
                 let n_off = given.iter().zip(&expected).filter(|(g, e)| g != e).count();
                 assert_eq!(n_off, 0, "{op} {scales:?} on {place}: {n_off} of {} codes differ", expected.len());
             }
@@ -273,8 +273,8 @@ fn averages_round_as_the_graph_is_written() {
                     expected.push(quantized(sum / (window * window) as f32, c.0, c.1));
                 }
             }
-            for (place, given) in results(&model, &[input.clone(), one.clone()]) {
-                let given = given.to_i64s().unwrap();
+            for (place, given) in outputs(&model, &[input.clone(), one.clone()]) {
+                let given = given[0].to_i64s().unwrap();
                 let most = given.iter().zip(&expected).map(|(g, e)| (g - e).abs()).max();
                 // A mean of whole planes is summed in lanes, which the standard leaves open.
                 let allowed = i64::from(op == "GlobalAveragePool");
@@ -375,4 +375,47 @@ fn refusals_say_what_to_do() {
             assert!(message.contains(part), "{message:?} has no {part:?}");
         }
     }
+}
+
+/// Files as ONNX Runtime's own tools write them, from the file to the device: the cases that `tests/make_ort_files.py` wrote.
+#[test]
+fn files_of_onnx_runtimes_tools_agree_with_it() {
+    let cases: Vec<Value> = serde_json::from_str(include_str!("data/ort_files.json")).unwrap();
+    let mut failures = Vec::new();
+    for case in &cases {
+        let name = case["name"].as_str().unwrap();
+        let model = cases::base64(case["model"].as_str().unwrap());
+        for run in case["runs"].as_array().unwrap() {
+            let read = |name: &str| run[name].as_array().unwrap().iter().filter_map(tensor).collect::<Vec<_>>();
+            let (inputs, expected) = (read("inputs"), read("outputs"));
+            for (place, given) in outputs(&model, &inputs) {
+                assert_eq!(given.len(), expected.len(), "{name}");
+                for (out, (given, expected)) in given.iter().zip(&expected).enumerate() {
+                    if let Some(difference) = difference(given, expected, case) {
+                        failures.push(format!("{name}, {place}, output {out}: {difference}"));
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(cases.len(), 13);
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// Weights in blocks of channels whose size nothing tells are refused.
+#[test]
+fn blocks_of_unknown_size_are_refused() {
+    let filters: Vec<f32> = (0..32 * 16).map(|i| i as f32 + 1.0).collect();
+    let fields = pb::node_fields("Conv", &["x", "w"], &["y"]);
+    let graph = [
+        pb::blob(1, [fields, pb::blob(3, "node"), pb::blob(7, "com.microsoft.nchwc")].concat()),
+        pb::f32s("w", &[32, 16, 1, 1], &filters),
+        pb::input("x", &[1, 16, 2, 2]),
+        pb::output("y"),
+    ];
+    let opsets =
+        [pb::blob(8, pb::int(2, 17)), pb::blob(8, [pb::blob(1, "com.microsoft.nchwc"), pb::int(2, 1)].concat())];
+    let model = [pb::int(1, 10), opsets.concat(), pb::blob(7, graph.concat())].concat();
+    let refusal = import_bytes(&model, None, &ImportOptions::default(), &registry()).unwrap_err().to_string();
+    assert!(refusal.contains("blocks of 8 or 16 channels") && refusal.contains("ORT_ENABLE_EXTENDED"), "{refusal}");
 }

@@ -326,7 +326,7 @@ impl Writer<'_, '_> {
         starts: Option<Known>,
     ) -> Result<Known, ImportError> {
         let keys = match total.known() {
-            Some(n @ 0..0x100_0000) => self.ints(&(0..n).collect::<Vec<_>>())?,
+            Some(n @ 0..0x1_0000) => self.ints(&(0..n).collect::<Vec<_>>())?,
             _ => {
                 let mut n = self.size_of(heads.k, 2)?;
                 if let Some([key, _]) = heads.past {
