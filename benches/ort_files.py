@@ -114,6 +114,14 @@ def n_bits(bits, hqq=False, symmetric=True):
     return write
 
 
+def then_optimized(write):
+    def both(source, target, feeds):
+        first = target.parent / "first.onnx"
+        write(source, first, feeds)
+        optimized(ort.GraphOptimizationLevel.ORT_ENABLE_ALL)(first, target, feeds)
+    return both
+
+
 U8, I8, QDQ, QOP = QuantType.QUInt8, QuantType.QInt8, QuantFormat.QDQ, QuantFormat.QOperator
 LEVELS = ort.GraphOptimizationLevel
 WAYS = {
@@ -130,6 +138,9 @@ WAYS = {
     "QDQ i8 i8": static(QDQ, I8, I8, False),
     "QOperator u8 u8": static(QOP, U8, U8, False),
     "QOperator u8 i8 by channel": static(QOP, U8, I8, True),
+    "dynamic u8, then all": then_optimized(dynamic(U8, False)),
+    "QDQ u8 i8, then all": then_optimized(static(QDQ, U8, I8, False)),
+    "QOperator u8 u8, then all": then_optimized(static(QOP, U8, U8, False)),
     "4 bits": n_bits(4),
     "4 bits zero points": n_bits(4, symmetric=False),
     "4 bits HQQ": n_bits(4, hqq=True),

@@ -181,6 +181,8 @@ with tempfile.TemporaryDirectory() as folder:
     optimized(source, fused, LEVELS.ORT_ENABLE_BASIC)
     quantize_dynamic(fused, target, weight_type=U8, per_channel=True)
     case("bert, quantized dynamically by channel", target, feeds, 2e-2)
+    optimized(target, fused, LEVELS.ORT_ENABLE_ALL)
+    case("bert, quantized dynamically by channel, then optimized", fused, feeds, 2e-2)
     quantizer = MatMulNBitsQuantizer(onnx.load(source), block_size=16, is_symmetric=False, bits=4)
     quantizer.process()
     onnx.save(quantizer.model.model, target)
@@ -196,6 +198,9 @@ with tempfile.TemporaryDirectory() as folder:
                                                           ("QOperator u8 i8 by channel", QOP, U8, I8, True)):
         quantize_static(source, target, Reader(feeds), quant_format=form, activation_type=activations, weight_type=weights, per_channel=per_channel)
         case(f"images, {name}", target, feeds[:1], 2e-2)
+        if name == "QDQ u8 i8":
+            optimized(target, fused, LEVELS.ORT_ENABLE_ALL)
+            case(f"images, {name}, then optimized", fused, feeds[:1], 2e-2)
     quantize_dynamic(source, target, weight_type=U8)
     case("images, quantized dynamically", target, feeds[:1], 2e-2)
 

@@ -209,6 +209,9 @@ fn outputs(model: &[u8], inputs: &[Tensor]) -> Vec<(String, Vec<Tensor>)> {
         .collect()
 }
 
+/// An operator of two operands, and what it computes.
+type Operator = (&'static str, fn(f32, f32) -> f32);
+
 /// What lies between two codes goes to the even one as the graph's own f32 arithmetic has it: no reciprocal, no product and sum in one rounding
 /// (ONNX Runtime issue 32132). All pairs of codes, for the scales of that report and others.
 #[test]
@@ -216,8 +219,7 @@ fn ties_round_as_the_graph_is_written() {
     let all: Vec<i64> = (0..256).collect();
     let column = Tensor::from_i64s(nyxc::ir::DType::U8, &[256, 1], &all).unwrap();
     let row = Tensor::from_i64s(nyxc::ir::DType::U8, &[1, 256], &all).unwrap();
-    let operators: [(&str, fn(f32, f32) -> f32); 3] =
-        [("Add", |a, b| a + b), ("Sub", |a, b| a - b), ("Mul", |a, b| a * b)];
+    let operators: [Operator; 3] = [("Add", |a, b| a + b), ("Sub", |a, b| a - b), ("Mul", |a, b| a * b)];
     for (op, function) in operators {
         for scales in [
             [(0.08, 128), (0.04, 100), (0.16, 120)],
@@ -398,7 +400,7 @@ fn files_of_onnx_runtimes_tools_agree_with_it() {
             }
         }
     }
-    assert_eq!(cases.len(), 13);
+    assert_eq!(cases.len(), 15);
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
@@ -418,4 +420,24 @@ fn blocks_of_unknown_size_are_refused() {
     let model = [pb::int(1, 10), opsets.concat(), pb::blob(7, graph.concat())].concat();
     let refusal = import_bytes(&model, None, &ImportOptions::default(), &registry()).unwrap_err().to_string();
     assert!(refusal.contains("blocks of 8 or 16 channels") && refusal.contains("ORT_ENABLE_EXTENDED"), "{refusal}");
+}
+
+/// What the optimizer fused gets formats as what it was made of does.
+#[test]
+fn weights_of_fused_operators_get_formats() {
+    let cases: Vec<Value> = serde_json::from_str(include_str!("data/ort_files.json")).unwrap();
+    let weights = |case: &Value, policy: &str| {
+        let model = cases::base64(case["model"].as_str().unwrap());
+        let (graph, _) = import_bytes(&model, None, &ImportOptions::default(), &registry()).unwrap();
+        let settings = Settings { policy: policy.parse().unwrap(), ..Settings::default() };
+        let options = Compile { settings, target: device::target(), n_threads: 1 };
+        compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap().program.plans[0].ledger.weights
+    };
+    for name in ["bert, extended", "bert, by the optimizer of transformers", "images, extended", "images, all"] {
+        let case = cases.iter().find(|case| case["name"] == name).unwrap();
+        assert!(!case["operators"].as_object().unwrap().is_empty());
+        let (wide, narrow) = (weights(case, "uniform:f32"), weights(case, "uniform:w8a32"));
+        // Codes of a quarter, scales, and what rows are padded by.
+        assert!(narrow * 2 < wide, "{name}: {narrow} bytes of weights for {wide}");
+    }
 }

@@ -427,8 +427,13 @@ fn mask(e: &mut Expand<'_, '_>, s: &Sizes, seen: &Seen) -> Result<Val, OpError> 
 fn rotary(attrs: &Attrs, types: &[Option<&TensorType>]) -> Result<(Attrs, Vec<usize>), OpError> {
     let ty = |slot: usize| types.get(slot).copied().flatten().ok_or(OpError::MissingOperand { slot });
     let (x, ids, cos) = (ty(0)?, ty(1)?, ty(2)?);
-    if attrs.int("is_packed_batching").unwrap_or(0) != 0 || attrs.float("scale").is_some_and(|s| s != 1.0) {
-        return Err(OpError::unsupported("a RotaryEmbedding with packed batches or a scale"));
+    for (name, otherwise) in [
+        ("is_packed_batching", attrs.int("is_packed_batching").is_some_and(|v| v != 0)),
+        ("scale", attrs.float("scale").is_some_and(|s| s != 1.0)),
+    ] {
+        if otherwise {
+            return Err(OpError::attribute(name, "is given, which is not supported: export without it"));
+        }
     }
     let own = sizes(0, x)?;
     let turned = attrs.int("rotary_embedding_dim").unwrap_or(0);
