@@ -4,8 +4,9 @@
 //! cargo run --example own_operator
 //! ```
 //!
-//! There are two kinds. What can be written in operators that nyxc has, needs no kernel: `expand` writes it, and fusion makes one kernel of it with its
-//! neighbours. What cannot is computed on the host by its CPU reference, `eval`; every report says so.
+//! There are two kinds. What can be written in operators that nyxc has, needs no kernel: `expand` writes it, and fusion
+//! makes one kernel of it with its neighbours. What cannot is computed on the host by its CPU reference, `eval`; every
+//! report says so.
 
 use nyxc::ir::{Attr, Attrs, CORE, DType, Graph, KERNEL, Level, ONNX, Op, OpDef, OpError, Tensor, TensorType, attr};
 use nyxc::ops;

@@ -1,10 +1,12 @@
 //! Gives every node with floats a format, so that the program fits the budget with the least predicted error.
 //!
-//! Lowers a copy of the graph in f32 to see kernels, schedule and buffers (`plan::model`); scores every permitted format of every group
-//! (`plan::score`); and lets the solver choose one a group under the budget at every step (`plan::solve`). Where the arena of the answer is larger than
-//! its max-live bound, the excess is taken off and it is solved again, at most four times. Where the solver's relaxation would divide a large matrix,
-//! its rows may be stored in two ways, which closes most of the gap to that bound. Policies `uniform` and `tiered` skip the search. Formats
-//! are only noted on nodes: `insert_qdq` makes them real. Refuses with the smallest feasible budget and the cheapest ways there.
+//! Lowers a copy of the graph in f32 to see kernels, schedule and buffers (`plan::model`); scores every permitted
+//! format of every group (`plan::score`); and lets the solver choose one a group under the budget at every step
+//! (`plan::solve`). Where the arena of the answer is larger than its max-live bound, the excess is taken off and it is
+//! solved again, at most four times. Where the solver's relaxation would divide a large matrix, its rows may be stored
+//! in two ways, which closes most of the gap to that bound. Policies `uniform` and `tiered` skip the search. Formats
+//! are only noted on nodes: `insert_qdq` makes them real. Refuses with the smallest feasible budget and the cheapest
+//! ways there.
 
 use super::assignment::{Assigned, Known, Outcome, Scored, gap};
 use super::{Context, Pass, PassError, Settings, Stage, pipeline};
@@ -46,11 +48,9 @@ impl Pass for AssignPrecision {
             let outcome = Outcome::of(graph, &model, scored, cx);
             cx.solve_time += start.elapsed();
             let outcome = outcome?;
-            // What the passes between this one and real formats set is as fixed as a pin: with that known it is assigned again, so that the others
-            // fill the budget, and nothing is refused that they make fit.
-            let mut after = graph.clone();
-            after.apply(noted(graph, &model, &outcome.formats));
-            let found = pipeline::settle(&mut after, cx)?;
+            // What the passes between this one and real formats set is as fixed as a pin: with that known it is
+            // assigned again, so that the others fill the budget, and nothing is refused that they make fit.
+            let found = pipeline::settle(graph, || noted(graph, &model, &outcome.formats), cx)?;
             let is_settled = found.iter().all(|(name, format)| set.get(name) == Some(format));
             rounds.next();
             if !is_settled && !rounds.is_empty() {
@@ -99,8 +99,8 @@ fn noted(graph: &Graph, model: &Model, formats: &[Format]) -> Patch {
     edit.finish()
 }
 
-/// Sees to it that forecast, certificate and reasons are those of the formats that nodes have, now that they become real: where another pass than
-/// `assign_precision` set some that this one did not foresee, or there was no such pass.
+/// Sees to it that forecast and certificate are those of the formats that nodes have, now that they become real: where
+/// another pass than `assign_precision` set some that this one did not foresee, or there was no such pass.
 pub(super) fn account(graph: &Graph, cx: &mut Context<'_>) -> Result<(), PassError> {
     let now = pipeline::formats(graph);
     if let Some(known) = &cx.assigned {
@@ -213,8 +213,8 @@ struct Wishes<'a> {
 }
 
 impl Wishes<'_> {
-    /// The format as the group can have it: without weights where it has none, whole where its rows are shared, without quantized activations where
-    /// there is no product of them.
+    /// The format as the group can have it: without weights where it has none, whole where its rows are shared, without
+    /// quantized activations where there is no product of them.
     fn fit(&self, group: &Group, format: Format) -> Format {
         match format.activations {
             _ if group.weights.is_empty() => format.without_weights(),

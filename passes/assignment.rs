@@ -197,7 +197,8 @@ impl Scored {
         });
     }
 
-    /// Offers to split the matrices that the relaxation divides, between the ways to store weights that it mixes; whether there were any.
+    /// Offers to split the matrices that the relaxation divides, between the ways to store weights that it mixes;
+    /// whether there were any.
     fn offer_splits(&mut self, model: &Model, divided: &[(usize, Vec<(usize, f64)>)]) -> bool {
         let before: usize = self.menus.iter().map(Vec::len).sum();
         for (group, choices) in divided {

@@ -136,7 +136,7 @@ impl Known {
         let spent = all_bytes(choice) as f64 - all_bytes(own) as f64;
         let price = Some((now - program_error) / spent).filter(|p| p.is_finite() && *p > 0.0);
         let is_chosen = format == assigned.formats[group];
-        let why_not = if is_chosen { String::new() } else { self.why_not(own, choice, peak_bytes, policy) };
+        let why_not = if is_chosen { String::new() } else { self.why_not(group, format, peak_bytes, policy) };
         Ok(Some(Candidate {
             format: format.to_string(),
             is_chosen,
@@ -150,14 +150,26 @@ impl Known {
         }))
     }
 
-    fn why_not(&self, own: &solve::Choice, choice: &solve::Choice, peak_bytes: u64, policy: Policy) -> String {
-        let available = self.assigned.available;
-        let is_larger = choice.fixed_bytes >= own.fixed_bytes && step_bytes(choice) >= step_bytes(own);
+    fn why_not(&self, group: usize, format: Format, peak_bytes: u64, policy: Policy) -> String {
+        let (scored, available) = (&self.assigned.scored, self.assigned.available);
+        let chosen = self.assigned.formats[group];
         if policy != Policy::Budget {
             return format!("policy {policy} takes another");
         }
-        if choice.cost >= own.cost && is_larger {
-            return "as much error or more, in as many bytes or more".to_owned();
+        let (Some(own), Some(choice)) = (scored.choice(group, chosen), scored.choice(group, format)) else {
+            return String::new();
+        };
+        // The chosen one first: that is the plainest reason.
+        let whole = scored.menus[group].iter().copied().filter(|f| f.tail.is_none() && *f != format);
+        let better = std::iter::once(chosen).chain(whole).find(|f| {
+            scored.choice(group, *f).is_some_and(|other| {
+                let costs = (other.cost, other.fixed_bytes, step_bytes(other));
+                let here = (choice.cost, choice.fixed_bytes, step_bytes(choice));
+                costs != here && costs.0 <= here.0 && costs.1 <= here.1 && costs.2 <= here.2
+            })
+        });
+        if let Some(better) = better {
+            return format!("{better} has no more error in no more bytes");
         }
         if choice.cost > own.cost {
             return "more error, and the budget does not need the bytes that it saves here".to_owned();
@@ -168,10 +180,8 @@ impl Known {
                 peak_bytes - available
             );
         }
-        format!(
-            "it would fit, and the search ended {:.2} % from its bound without it",
-            self.assigned.certificate.gap * 100.0
-        )
+        let gap = self.assigned.certificate.gap * 100.0;
+        format!("it would fit, and the search ended {gap:.2} % from its bound without it")
     }
 
     /// Error that one more byte would save at the margin, as a relative error of the program.

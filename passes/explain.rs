@@ -75,7 +75,8 @@ pub struct Candidate {
     pub program_error: f64,
     /// The planned peak with it, all other nodes as they are, in bytes.
     pub peak_bytes: u64,
-    /// What the program's error rises with each byte saved, or falls with each byte spent, against the chosen format; `None` where it is no trade.
+    /// What the program's error rises with each byte saved, or falls with each byte spent, against the chosen format;
+    /// `None` where it is no trade.
     pub price: Option<f64>,
     /// Why it was not taken; empty for the chosen one.
     pub why_not: String,
@@ -109,7 +110,8 @@ pub struct Explanation {
     pub meaning: String,
     /// The formats of the nodes that it means.
     pub choices: Vec<Choice>,
-    /// Error that one more byte of budget would save at the margin, as a relative error of the program; 0 where the budget binds nothing.
+    /// Error that one more byte of budget would save at the margin, as a relative error of the program; 0 where the
+    /// budget binds nothing.
     pub shadow_price: f64,
     /// Patterns that nearly matched.
     pub near_misses: Vec<WhyNot>,

@@ -1,9 +1,9 @@
 //! The pass manager: runs passes in order; names, applies, verifies, times and dumps each.
 
 use super::{Context, DEFAULT, Pass, PassError, Settings, Stage, assign_precision, by_name};
-use crate::ir::{Edit, Faults, Format, Graph};
+use crate::ir::{Edit, Faults, Format, Graph, Patch};
 use crate::target::Target;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -120,8 +120,9 @@ impl Pipeline {
         self
     }
 
-    /// The same with another pass in the place of each one named `name`; where there is none, running the pipeline says so. It counts as the pass
-    /// that it replaces: other passes are put before and after it by either name, and one that is required is no longer missed.
+    /// The same with another pass in the place of each one named `name`; where there is none, running the pipeline says
+    /// so. It counts as the pass that it replaces: other passes are put before and after it by either name, and one
+    /// that is required is no longer missed.
     pub fn replace(mut self, name: &str, pass: impl Pass + 'static) -> Pipeline {
         let pass: Arc<dyn Pass> = Arc::new(pass);
         let mut is_here = false;
@@ -205,8 +206,13 @@ impl Pipeline {
             context.to_come = &self.slots[i + 1..];
             if i == n_before && lacks(&self.slots).is_none() {
                 context.to_come = &self.slots[i..];
-                assign_precision::account(graph, &mut context)
-                    .map_err(|source| PipelineError::Pass { pass: pass.name().to_owned(), source })?;
+                match assign_precision::account(graph, &mut context) {
+                    // Where nothing assigns formats, what cannot be planned may still be rewritten.
+                    Err(source) if self.slots.iter().any(|slot| slot.stage() == Stage::Assign) => {
+                        return Err(PipelineError::Pass { pass: pass.name().to_owned(), source });
+                    }
+                    _ => context.to_come = &self.slots[i + 1..],
+                }
             }
             let start = Instant::now();
             let before = (slot.is_own && i < n_before).then(|| formats(graph));
@@ -265,8 +271,8 @@ fn sweep(pass: &dyn Pass, graph: &mut Graph, cx: &mut Context<'_>) -> Result<boo
     Ok(changed)
 }
 
-/// Brings a graph of the ONNX level to kernels, with the formats left open: the passes that are still to come, run within another pass. Where
-/// those make no program, as when passes are run alone, the default ones do.
+/// Brings a graph of the ONNX level to kernels, with the formats left open: the passes that are still to come, run
+/// within another pass. Where those make no program, as when passes are run alone, the default ones do.
 pub(super) fn lower(graph: &mut Graph, cx: &mut Context<'_>) -> Result<(), PassError> {
     let default: Vec<Slot>;
     let to_come = if lacks(cx.to_come).is_none() {
@@ -289,24 +295,38 @@ pub(super) fn lower(graph: &mut Graph, cx: &mut Context<'_>) -> Result<(), PassE
     Ok(())
 }
 
-/// Runs the passes that come before formats are made real on a graph that has some. Gives the formats that these passes set, by name, and which pass
-/// set each.
-pub(super) fn settle(graph: &mut Graph, cx: &Context<'_>) -> Result<BTreeMap<String, (Format, String)>, PassError> {
+/// The passes that come before formats are made real, where a program comes of the pipeline.
+fn before_formats_are_real<'a>(cx: &Context<'a>) -> &'a [Slot] {
+    let n = cx.to_come.iter().position(|slot| slot.stage() == Stage::Realize).unwrap_or(0);
+    if lacks(cx.to_come).is_none() { &cx.to_come[..n] } else { &[] }
+}
+
+/// Runs the passes that come before formats are made real on `graph` under `formats`. Gives the formats that these
+/// passes set, by name, and which pass set each.
+pub(super) fn settle(
+    graph: &Graph,
+    formats_of: impl FnOnce() -> Patch,
+    cx: &Context<'_>,
+) -> Result<BTreeMap<String, (Format, String)>, PassError> {
     let mut set: BTreeMap<String, (Format, String)> = BTreeMap::new();
-    if lacks(cx.to_come).is_some() {
+    let slots = before_formats_are_real(cx);
+    if slots.is_empty() {
         return Ok(set);
     }
-    let mut scratch = Context { to_come: cx.to_come, ..Context::new(cx.target, cx.settings) };
-    let mut before = formats(graph);
-    for slot in cx.to_come.iter().take_while(|slot| slot.stage() != Stage::Realize) {
-        if !sweep(slot.pass.as_ref(), graph, &mut scratch)? {
+    let mut graph = graph.clone();
+    graph.apply(formats_of());
+    let mut scratch = Context::new(cx.target, cx.settings);
+    let mut before = formats(&graph);
+    for slot in slots {
+        if !sweep(slot.pass.as_ref(), &mut graph, &mut scratch)? {
             continue;
         }
-        let after = formats(graph);
-        for (name, format) in &before {
+        let after = formats(&graph);
+        let left: BTreeSet<&String> = graph.order().into_iter().map(|id| &graph.node(id).name).collect();
+        for (name, format) in before.iter().filter(|(name, _)| left.contains(name)) {
             // A node without format keeps the types of the model.
             let now = after.get(name).copied().unwrap_or(Format::F32);
-            if now != *format && graph.order().iter().any(|id| graph.node(*id).name == *name) {
+            if now != *format {
                 set.insert(name.clone(), (now, slot.pass.name().to_owned()));
             }
         }
@@ -318,7 +338,7 @@ pub(super) fn settle(graph: &mut Graph, cx: &Context<'_>) -> Result<BTreeMap<Str
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::{Edit, Level, Patch};
+    use crate::ir::Level;
 
     struct Nothing;
 

@@ -580,6 +580,31 @@ fn diff_sees_what_changed_in_a_model_and_says_it_in_one_line() {
         nyxc(&["diff", &other, &print]).exits(0);
         nyxc(&["diff", &base, &print]).exits(1);
     }
+    // What no graph has: sizes that import binds, what nothing reads, and arithmetic on shapes.
+    let open = |symbol: &str, extra: &[u8], operands: [&str; 2]| {
+        let nodes = [
+            pb::node("Shape", &["w"], &["s"], &[]),
+            pb::node("Mul", &operands, &["t"], &[]),
+            pb::node("Reshape", &["x", "t"], &["y"], &[]),
+        ];
+        let dims = [pb::blob(1, pb::blob(2, symbol)), pb::blob(1, pb::int(1, 4))].concat();
+        let x = pb::blob(
+            11,
+            [pb::blob(1, "x"), pb::blob(2, pb::blob(1, [pb::int(1, 1), pb::blob(2, dims)].concat()))].concat(),
+        );
+        let rest = [x, pb::f32s("w", &[1, 4], &[0.0; 4]), pb::i64s("one", &[1], &[1]), pb::output("y")];
+        pb::model([nodes.concat(), rest.concat(), extra.to_vec()].concat())
+    };
+    let sized = write("sized.onnx", open("batch", &[], ["s", "one"]));
+    for (name, model, line) in [
+        ("symbol", open("n", &[], ["s", "one"]), "~ file: input x  f32[batch,4] -> f32[n,4]"),
+        ("unread", open("batch", &pb::f32s("u", &[1], &[7.0]), ["s", "one"]), "~ file: initializer u  - -> f32[1]"),
+        ("folded", open("batch", &[], ["one", "s"]), "~ file: node t  Mul {} (s, one) -> t -> Mul {} (one, s) -> t"),
+    ] {
+        let other = write(&format!("{name}.onnx"), model);
+        let text = nyxc(&["diff", &sized, &other]).exits(1).out;
+        assert!(text.lines().any(|l| l.starts_with(line)), "{name}:\n{text}");
+    }
     let same = nyxc(&["diff", &base, &base, "--json", "--summary"]).exits(0).json();
     assert_eq!((&same["equal"], same.get("nodes")), (&Value::from(true), None));
     // A program against the text of its kernels, and against what it cannot be held to.

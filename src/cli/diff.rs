@@ -3,7 +3,7 @@
 use super::load::{self, Loaded};
 use super::{Failure, write};
 use crate::diff::{Diff, Side};
-use crate::import::DimBinding;
+use crate::import::{DimBinding, Outline, outline};
 use crate::ir::Level;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -35,9 +35,23 @@ pub(super) struct Args {
     pub(super) json: bool,
 }
 
-fn side(loaded: &Loaded) -> Side<'_> {
-    let program = if let Loaded::Program(program, _) = loaded { Some(&**program) } else { None };
-    Side { graph: loaded.graph(), program }
+/// A file, and what it says that no graph has.
+struct Read {
+    loaded: Loaded,
+    file: Option<Outline>,
+}
+
+impl Read {
+    fn of(path: &Path, args: &Args) -> Result<Read, Failure> {
+        let loaded = load::graph(path, &args.dim)?;
+        let file = if let Loaded::Model(_) = loaded { Some(outline(path)?) } else { None };
+        Ok(Read { loaded, file })
+    }
+
+    fn side(&self) -> Side<'_> {
+        let program = if let Loaded::Program(program, _) = &self.loaded { Some(&**program) } else { None };
+        Side { graph: self.loaded.graph(), program, file: self.file.as_ref() }
+    }
 }
 
 /// A program's graph is of kernels: another level would differ in everything, and say nothing.
@@ -59,8 +73,8 @@ fn comparable(sides: [(&Path, &Side<'_>); 2]) -> Result<(), Failure> {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let (before, after) = (load::graph(&args.before, &args.dim)?, load::graph(&args.after, &args.dim)?);
-    let (before, after) = (side(&before), side(&after));
+    let (before, after) = (Read::of(&args.before, args)?, Read::of(&args.after, args)?);
+    let (before, after) = (before.side(), after.side());
     comparable([(&args.before, &before), (&args.after, &after)])?;
     let diff = Diff::of(&before, &after);
     let text = match (args.json, args.summary) {

@@ -82,6 +82,7 @@ pub(super) fn json(explanation: &Explanation) -> Value {
             "why_not": c.why_not,
         })
     };
+    let excluded = |(format, why): &(String, String)| json!({"format": format, "why": why});
     let choice = |c: &Choice| {
         json!({
             "nodes": c.nodes,
@@ -90,7 +91,7 @@ pub(super) fn json(explanation: &Explanation) -> Value {
             "reason": c.reason,
             "candidates": c.candidates.iter().map(candidate).collect::<Vec<_>>(),
             "n_splits": c.n_splits,
-            "excluded": c.excluded.iter().map(|(format, why)| json!({"format": format, "why": why})).collect::<Vec<_>>(),
+            "excluded": c.excluded.iter().map(excluded).collect::<Vec<_>>(),
         })
     };
     let near = explanation.near_misses.iter();

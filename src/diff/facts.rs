@@ -1,8 +1,8 @@
 //! What is no node: ports and sizes of graphs, and whatever else a program's file holds.
 
-use super::Fact;
 use super::node::value_text;
 use super::pair::Pairs;
+use super::{Fact, NodeChange};
 use crate::ir::Graph;
 use crate::program::{Plan, Program, hex};
 use serde_json::Value;
@@ -25,10 +25,13 @@ impl Facts {
     }
 }
 
-/// Name, level, ranges of sizes, inputs and outputs in order.
-pub(super) fn of_graphs(before: &Graph, after: &Graph, pairs: &Pairs) -> Vec<Fact> {
+/// Name, level, ranges of sizes, inputs and outputs in order. `has_names` is false where both come of model files, which
+/// tell their names: the graph of one without is named after the file.
+pub(super) fn of_graphs(before: &Graph, after: &Graph, pairs: &Pairs, has_names: bool) -> Vec<Fact> {
     let mut facts = Facts::default();
-    facts.note("name", before.name.clone(), after.name.clone());
+    if has_names {
+        facts.note("name", before.name.clone(), after.name.clone());
+    }
     facts.note("level", before.level.to_string(), after.level.to_string());
     let ranges = |graph: &Graph| -> BTreeMap<String, String> {
         graph.ranges().into_iter().map(|(name, r)| (name, format!("{}..{}", r.start(), r.end()))).collect()
@@ -59,30 +62,62 @@ pub(super) fn of_graphs(before: &Graph, after: &Graph, pairs: &Pairs) -> Vec<Fac
     facts.0
 }
 
-/// Every field of the files of two programs that is no node, no text of the first plan's graph and no data of a constant.
-pub(super) fn of_programs(before: &Program, after: &Program) -> Vec<Fact> {
-    let (mut a, mut b) = (BTreeMap::new(), BTreeMap::new());
-    for (program, leaves) in [(before, &mut a), (after, &mut b)] {
-        let text = |value: Value| flatten_text(&value);
-        leaves.insert(vec!["model".to_owned()], text(Value::from(program.model.clone())));
-        flatten(json(&program.target), &mut vec!["target".to_owned()], leaves);
-        for (i, plan) in program.plans.iter().enumerate() {
-            // Nearly all programs have one plan, whose figures need no number.
-            let mut path = if i == 0 { Vec::new() } else { vec!["plans".to_owned(), i.to_string()] };
-            flatten(fields(plan, i), &mut path, leaves);
+/// What two files say differently and no graph shows: entries that were computed, dropped or bound as they were read.
+pub(super) fn of_files(
+    files: [&BTreeMap<String, [String; 2]>; 2],
+    graphs: [&Graph; 2],
+    changes: &[NodeChange],
+    known: &[Fact],
+) -> Vec<Fact> {
+    let names = |graph: &Graph| -> BTreeSet<String> {
+        let nodes = graph.order().into_iter().map(|id| graph.node(id));
+        nodes.filter(|node| node.op().is_some()).map(|node| node.name.clone()).collect()
+    };
+    let [a, b] = graphs.map(names);
+    let is_changed: BTreeSet<&str> =
+        changes.iter().flat_map(|c| [Some(c.name.as_str()), c.renamed_from.as_deref()]).flatten().collect();
+    let ports = |kind: &str| known.iter().any(|fact| fact.what.strip_suffix('s') == Some(kind));
+    let mut facts = Facts::default();
+    for key in files[0].keys().chain(files[1].keys()).collect::<BTreeSet<_>>() {
+        let (from, to) = (files[0].get(key), files[1].get(key));
+        let Some((kind, name)) = key.split_once(' ').filter(|_| from != to) else { continue };
+        // The graphs tell of these: a node that is there and reads other values, ports, and all that changed by name.
+        let is_there = a.contains(name) && b.contains(name);
+        let is_same = from.is_some_and(|from| to.is_some_and(|to| from[0] == to[0]));
+        if is_changed.contains(name) || (is_same && is_there) || ((from.is_none() || to.is_none()) && ports(kind)) {
+            continue;
         }
-        for (hash, tensor) in &program.constants {
-            leaves.insert(vec!["constants".to_owned(), format!("#{}", hex(*hash))], tensor.ty().to_string());
-        }
-        for (hash, shader) in &program.shaders {
-            leaves.insert(vec!["shaders".to_owned(), format!("#{hash}")], shader.name.clone());
-        }
+        let text = |entry: Option<&[String; 2]>| entry.map_or(String::new(), |e| e.join(" ").trim().to_owned());
+        facts.differ(&format!("file: {key}"), text(from), text(to));
     }
-    folded(&a, &b)
+    facts.0
+}
+
+/// Every field of the files of two programs that is no node, no text of the first plan's graph and no data of a
+/// constant.
+pub(super) fn of_programs(before: &Program, after: &Program) -> Vec<Fact> {
+    let mut fields = Fields::default();
+    fields.leaf(&["model".to_owned()], Some(before.model.clone()), Some(after.model.clone()));
+    fields.walk(Some(&json(&before.target)), Some(&json(&after.target)), &mut vec!["target".to_owned()]);
+    for i in 0..before.plans.len().max(after.plans.len()) {
+        // Nearly all programs have one plan, whose figures need no number.
+        let mut path = if i == 0 { Vec::new() } else { vec!["plans".to_owned(), i.to_string()] };
+        let [a, b] = [before, after].map(|program| program.plans.get(i).map(|plan| of_plan(plan, i)));
+        fields.walk(a.as_ref(), b.as_ref(), &mut path);
+    }
+    for hash in before.constants.keys().chain(after.constants.keys()).collect::<BTreeSet<_>>() {
+        let [a, b] = [before, after].map(|program| program.constants.get(hash).map(|t| t.ty().to_string()));
+        fields.leaf(&["constants".to_owned(), format!("#{}", hex(*hash))], a, b);
+    }
+    for hash in before.shaders.keys().chain(after.shaders.keys()).collect::<BTreeSet<_>>() {
+        let [a, b] = [before, after].map(|program| program.shaders.get(hash).map(|shader| shader.name.clone()));
+        fields.leaf(&["shaders".to_owned(), format!("#{hash}")], a, b);
+    }
+    fields.order.iter().filter_map(|place| fields.found.remove(place)).collect()
 }
 
 /// A plan as its file has it. Nodes and graph of the first plan are compared one by one elsewhere.
-fn fields(plan: &Plan, index: usize) -> Value {
+fn of_plan(plan: &Plan, index: usize) -> Value {
     let mut value = json(plan);
     if let (0, Value::Object(fields)) = (index, &mut value) {
         fields.remove("nodes");
@@ -96,50 +131,59 @@ fn json(value: &impl serde::Serialize) -> Value {
     serde_json::to_value(value).unwrap_or(Value::Null)
 }
 
-type Leaves = BTreeMap<Vec<String>, String>;
+/// The fields that differ, those in the same place of several items of a list as one.
+#[derive(Default)]
+struct Fields {
+    order: Vec<String>,
+    found: BTreeMap<String, Fact>,
+}
 
-fn flatten(value: Value, path: &mut Vec<String>, leaves: &mut Leaves) {
-    let mut inner = |key: String, value: Value| {
-        path.push(key);
-        flatten(value, path, leaves);
-        path.pop();
-    };
-    match value {
-        Value::Array(items) if !items.is_empty() => {
-            items.into_iter().enumerate().for_each(|(i, item)| inner(i.to_string(), item));
-        }
-        Value::Object(fields) if !fields.is_empty() => fields.into_iter().for_each(|(key, value)| inner(key, value)),
-        leaf => {
-            leaves.insert(path.clone(), flatten_text(&leaf));
+impl Fields {
+    fn walk(&mut self, a: Option<&Value>, b: Option<&Value>, path: &mut Vec<String>) {
+        match (a, b) {
+            (Some(Value::Array(x)), Some(Value::Array(y))) => {
+                for i in 0..x.len().max(y.len()) {
+                    path.push(i.to_string());
+                    self.walk(x.get(i), y.get(i), path);
+                    path.pop();
+                }
+            }
+            (Some(Value::Object(x)), Some(Value::Object(y))) => {
+                for key in x.keys().chain(y.keys().filter(|key| !x.contains_key(*key))) {
+                    path.push(key.clone());
+                    self.walk(x.get(key), y.get(key), path);
+                    path.pop();
+                }
+            }
+            _ => self.leaf(path, a.map(text), b.map(text)),
         }
     }
-}
 
-fn flatten_text(leaf: &Value) -> String {
-    if let Value::String(text) = leaf { text.clone() } else { leaf.to_string() }
-}
-
-/// The leaves that differ, those in the same place of several items of a list as one.
-fn folded(a: &Leaves, b: &Leaves) -> Vec<Fact> {
-    let mut order: Vec<String> = Vec::new();
-    let mut found: BTreeMap<String, Fact> = BTreeMap::new();
-    for path in a.keys().chain(b.keys().filter(|path| !a.contains_key(*path))) {
-        let (before, after) = (a.get(path), b.get(path));
+    fn leaf(&mut self, path: &[String], before: Option<String>, after: Option<String>) {
         if before == after {
-            continue;
+            return;
         }
         let is_index = |part: &String| part.starts_with('#') || part.bytes().all(|c| c.is_ascii_digit());
         let place: Vec<&str> = path.iter().map(|part| if is_index(part) { "*" } else { part.as_str() }).collect();
         let place = place.join(".");
-        if let Some(fact) = found.get_mut(&place) {
+        if let Some(fact) = self.found.get_mut(&place) {
             fact.what.clone_from(&place);
             fact.count += 1;
-            continue;
+            return;
         }
-        let text = |leaf: Option<&String>| leaf.map_or("-".to_owned(), Clone::clone);
+        let text = |leaf: Option<String>| leaf.unwrap_or_else(|| "-".to_owned());
         let fact = Fact { what: path.join("."), before: text(before), after: text(after), count: 1 };
-        order.push(place.clone());
-        found.insert(place, fact);
+        self.order.push(place.clone());
+        self.found.insert(place, fact);
     }
-    order.iter().filter_map(|place| found.remove(place)).collect()
+}
+
+/// A leaf, or what a side has where the other has nothing.
+fn text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => format!("a list of {}", items.len()),
+        Value::Object(fields) => format!("{{{}}}", fields.keys().cloned().collect::<Vec<_>>().join(", ")),
+        leaf => leaf.to_string(),
+    }
 }

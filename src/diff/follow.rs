@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// The nodes of a change, before and after.
 pub(super) type Ids = [Option<NodeId>; 2];
 
-/// Marks what follows from a change of an operand: a type or a format that passes on, an operand that is another because a node was added or removed
-/// before it, and the constants of nodes that changed. A change of anything else is a cause.
+/// Marks what follows from a change of an operand: a type or a format that passes on, an operand that is another
+/// because a node was added or removed before it, and the constants of nodes that changed. A change of anything else is
+/// a cause.
 pub(super) fn upstream(changes: &mut [NodeChange], ids: &[Ids], before: &Graph, after: &Graph, pairs: &Pairs) {
     let mut at: [BTreeMap<NodeId, usize>; 2] = Default::default();
     for (i, pair) in ids.iter().enumerate() {
@@ -74,7 +75,8 @@ fn format_cause(
     producers(after, id).find_map(|id| at.get(&id).copied().filter(same))
 }
 
-/// The added or removed node because of which an operand is another; `None` where one operand is another for another reason.
+/// The added or removed node because of which an operand is another; `None` where one operand is another for another
+/// reason.
 fn operand_cause(
     before: &Graph,
     a: NodeId,
@@ -93,8 +95,12 @@ fn operand_cause(
             (None, None) => {}
             (Some(x), Some(y)) if pairs.after_of(x.node) == Some(y.node) && x.out == y.out => {}
             (Some(x), Some(y)) => {
-                let added = at[1].get(&y.node).filter(|_| pairs.before_of(y.node).is_none());
-                let removed = at[0].get(&x.node).filter(|_| pairs.after_of(x.node).is_none());
+                // Another constant is a change of who reads it.
+                let is_node = |graph: &Graph, id: NodeId| !matches!(graph.node(id).kind, NodeKind::Const(_));
+                let is_added = pairs.before_of(y.node).is_none() && is_node(after, y.node);
+                let is_removed = pairs.after_of(x.node).is_none() && is_node(before, x.node);
+                let added = at[1].get(&y.node).filter(|_| is_added);
+                let removed = at[0].get(&x.node).filter(|_| is_removed);
                 cause = Some(*added.or(removed)?);
             }
             _ => return None,
@@ -122,7 +128,8 @@ fn constants(changes: &mut [NodeChange], ids: &[Ids], graphs: [&Graph; 2], at: &
     }
 }
 
-/// Marks the kernels and constants of two programs that follow from a change of an imported node which they compute or belong to.
+/// Marks the kernels and constants of two programs that follow from a change of an imported node which they compute or
+/// belong to.
 pub(super) fn imported(kernels: &mut [NodeChange], before: &Graph, after: &Graph, nodes: &[NodeChange]) {
     let mut causes: BTreeMap<&str, String> = BTreeMap::new();
     for node in nodes {

@@ -41,7 +41,15 @@ impl Diff {
 }
 
 fn node(change: &NodeChange) -> Value {
-    let row = |row: &Row| json!({"op": row.op, "format": row.format, "type": row.ty, "kernel": row.kernel, "bytes": row.bytes});
+    let row = |row: &Row| {
+        json!({
+            "op": row.op,
+            "format": row.format,
+            "type": row.ty,
+            "kernel": row.kernel,
+            "bytes": row.bytes,
+        })
+    };
     let fields: Vec<_> =
         change.fields.iter().map(|f| json!({"what": f.what, "before": f.before, "after": f.after})).collect();
     let mut value = json!({
@@ -59,7 +67,12 @@ fn node(change: &NodeChange) -> Value {
         (
             "data",
             change.data.map(|d| {
-                json!({"n_elems": d.n_elems, "n_differ": d.n_differ, "max_abs": d.max_abs, "relative_l2": d.relative_l2})
+                json!({
+                    "n_elems": d.n_elems,
+                    "n_differ": d.n_differ,
+                    "max_abs": d.max_abs,
+                    "relative_l2": d.relative_l2,
+                })
             }),
         ),
     ];

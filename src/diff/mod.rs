@@ -1,8 +1,9 @@
 //! Differences between two graphs or programs, for reviewers: what changed, what follows from it, and what it costs.
 //!
-//! Two graphs are equal if and only if a [`Diff`] of them is empty: names, level, ranges of sizes, inputs and outputs in order, and of every node
-//! operator, attributes, operands in order, types, format, origins and the content of constants. Only where a node stands in its file is left out, as
-//! the text form leaves it out. Of programs every field that their file holds is compared as well.
+//! Two graphs are equal if and only if a [`Diff`] of them is empty: names, level, ranges of sizes, inputs and outputs
+//! in order, and of every node operator, attributes, operands in order, types, format, origins and the content of
+//! constants. Only where a node stands in its file is left out, as the text form leaves it out. Of programs every field
+//! that their file holds is compared as well.
 //!
 //! - `pair` matches nodes: by name, then by structure, so that a renamed node is one that was renamed.
 //! - `node` compares the two nodes of a pair, `data` their constants.
@@ -38,6 +39,9 @@ pub struct Side<'a> {
     pub graph: &'a Graph,
     /// The program.
     pub program: Option<&'a Program>,
+    /// What the graph's file says, by entry (`node NAME`, `initializer NAME`, ...): what it is, and which values it
+    /// reads and writes. A graph has no more of it what was computed, dropped or bound as it was read.
+    pub file: Option<&'a BTreeMap<String, [String; 2]>>,
 }
 
 /// What a node is, in short.
@@ -58,7 +62,8 @@ pub struct Row {
 /// One property that differs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Field {
-    /// Which: `operator`, `attribute axis`, `operand 1`, `operands`, `output 0`, `type`, `format`, `from`, `data`, `kernel` and so on.
+    /// Which: `operator`, `attribute axis`, `operand 1`, `operands`, `output 0`, `type`, `format`, `from`, `data`,
+    /// `kernel` and so on.
     pub what: String,
     /// Before; `-` where there was none.
     pub before: String,
@@ -115,7 +120,8 @@ impl Diff {
     /// What changes from `before` to `after`.
     pub fn of(before: &Side<'_>, after: &Side<'_>) -> Diff {
         let pairs = Pairs::of(before.graph, after.graph);
-        let mut facts = facts::of_graphs(before.graph, after.graph, &pairs);
+        let mut facts =
+            facts::of_graphs(before.graph, after.graph, &pairs, before.file.is_none() || after.file.is_none());
         let mut kernels = graph_changes(before.graph, after.graph, &pairs);
         let summary = Summary::of(before, after);
         let mut nodes = Vec::new();
@@ -126,12 +132,16 @@ impl Diff {
         } else {
             std::mem::swap(&mut nodes, &mut kernels);
         }
+        if let (Some(a), Some(b)) = (before.file, after.file) {
+            let further = facts::of_files([a, b], [before.graph, after.graph], &nodes, &facts);
+            facts.extend(further);
+        }
         Diff { summary, facts, nodes, kernels }
     }
 
     /// What changes from one graph to another.
     pub fn of_graphs(before: &Graph, after: &Graph) -> Diff {
-        let side = |graph| Side { graph, program: None };
+        let side = |graph| Side { graph, program: None, file: None };
         Diff::of(&side(before), &side(after))
     }
 
@@ -176,7 +186,8 @@ fn row(node: &Node) -> Row {
     Row { op: op.to_owned(), format, ty: types.join(", "), kernel: String::new(), bytes }
 }
 
-/// The node of the second graph that a change stands at or behind, and the place of what was removed among those removed there.
+/// The node of the second graph that a change stands at or behind, and the place of what was removed among those
+/// removed there.
 type Place = (usize, usize);
 
 /// The nodes of two graphs that differ, in the order of the second, what was removed behind what it stood behind.

@@ -64,7 +64,8 @@ impl Pairs {
         }
     }
 
-    /// Pairs what was renamed and changed too: nodes of one operator that the same operand of the same node, or the same output, reads.
+    /// Pairs what was renamed and changed too: nodes of one operator that the same operand of the same node, or the
+    /// same output, reads.
     fn by_place(&mut self, before: &Graph, after: &Graph) {
         let alike = |a: NodeId, b: NodeId| kind(before, a) == kind(after, b);
         for (a, b) in before.outputs().iter().zip(after.outputs()) {
@@ -97,7 +98,8 @@ pub(super) fn kind(graph: &Graph, id: NodeId) -> &'static str {
     }
 }
 
-/// A hash of what each node computes: from nodes that are paired already, which `known` gives as nodes of `first`, and up from there.
+/// A hash of what each node computes: from nodes that are paired already, which `known` gives as nodes of `first`, and
+/// up from there.
 fn structures(
     graph: &Graph,
     order: &[NodeId],

@@ -118,7 +118,8 @@ fn compare(
     Some(NodeChange { name: b.name.clone(), renamed_from, before, after, fields: fields.0, data: None, follows: None })
 }
 
-/// Marks nodes without weights whose format, types or kernel are others as those of a node of the same kernel are, or of what it reads.
+/// Marks nodes without weights whose format, types or kernel are others as those of a node of the same kernel are, or
+/// of what it reads.
 fn follow(changes: &mut [NodeChange], graph: &Graph) {
     let own = origins(graph);
     let mut near: BTreeMap<&str, Vec<&String>> = BTreeMap::new();

@@ -1,6 +1,6 @@
 //! The text for reviewers: figures first, then causes in the graph's order with what follows from each in one line.
 
-use super::{DataChange, Diff, Fact, NodeChange, Number, Row, Summary};
+use super::{DataChange, Diff, Fact, Figure, NodeChange, Number, Row, Summary};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -9,10 +9,14 @@ const MAX_NAMES: usize = 3;
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for figure in &self.figures {
+        let is_told = |v: &Option<Number>| *v != Some(Number::Bytes(0));
+        let told = |f: &&Figure| !f.name.starts_with("ledger.") || is_told(&f.before) || is_told(&f.after);
+        for figure in self.figures.iter().filter(told) {
             let text = |value: Option<Number>| value.map_or("-".to_owned(), |v| v.to_string());
             let (before, after) = (text(figure.before), text(figure.after));
-            let delta = match (figure.before, figure.after) {
+            // As many nodes have a format that only the other side has as have none.
+            let none = figure.name.starts_with("formats.").then_some(Number::Count(0));
+            let delta = match (figure.before.or(none), figure.after.or(none)) {
                 (Some(Number::Bytes(a)), Some(Number::Bytes(b))) if a != b => {
                     format!("{:+} B", i128::from(b) - i128::from(a))
                 }
@@ -95,7 +99,7 @@ impl fmt::Display for Diff {
         }
         for fact in facts {
             let places = if fact.count > 1 { format!(", the first of {} places", fact.count) } else { String::new() };
-            writeln!(f, "~ {}  {} -> {}{places}", fact.what, fact.before, fact.after)?;
+            writeln!(f, "~ {}  {} -> {}{places}", fact.what, short(&fact.before), short(&fact.after))?;
         }
         writeln!(f, "{}", self.total())
     }
@@ -128,7 +132,9 @@ fn line(change: &NodeChange) -> String {
     };
     parts.extend(change.renamed_from.as_ref().map(|old| format!("renamed from {old}")));
     parts.extend([&change.before, &change.after].into_iter().flatten().filter(|_| sign != '~').map(describe));
-    for field in &change.fields {
+    // Another format has another reason: the document has it.
+    let is_told = |field: &&super::Field| field.what != "reason" || change.fields.iter().all(|f| f.what != "format");
+    for field in change.fields.iter().filter(is_told) {
         match (&change.data, field.what.as_str()) {
             (Some(data), "data") => parts.push(data.to_string()),
             _ => parts.push(format!("{} {} -> {}", field.what, field.before, field.after)),
@@ -148,6 +154,12 @@ impl fmt::Display for DataChange {
         }
         self.relative_l2.map_or(Ok(()), |norm| write!(f, ", relative L2 {norm:.3e}"))
     }
+}
+
+/// A hash as people tell it apart from others.
+fn short(text: &str) -> &str {
+    let is_hash = text.len() == 64 && text.bytes().all(|c| c.is_ascii_hexdigit());
+    if is_hash { &text[..16] } else { text }
 }
 
 fn describe(row: &Row) -> String {

@@ -15,6 +15,7 @@ mod error;
 mod fold;
 mod gradient;
 mod normalize;
+mod outline;
 mod read;
 mod sequence;
 #[cfg(test)]
@@ -23,6 +24,7 @@ mod unroll;
 mod weigh;
 
 pub use error::ImportError;
+pub use outline::{Outline, outline};
 
 use crate::ir::{Dim, Graph, Registry, Tensor, TensorType};
 use dims::Symbols;

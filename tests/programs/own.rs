@@ -1,4 +1,5 @@
-//! Passes and operators that are not the crate's: what they do is in the report, the certificate, the forecast and the budget, and runs.
+//! Passes and operators that are not the crate's: what they do is in the report, the certificate, the forecast and the
+//! budget, and runs.
 
 use super::{compile, model};
 use nyxc::ir::{
@@ -81,7 +82,8 @@ fn format<'a>(plan: &'a Plan, name: &str) -> &'a str {
     &plan.nodes.iter().find(|n| n.name == name).unwrap().format
 }
 
-/// Compiles under budgets from the least to what f32 takes, and holds what is told to what is planned. `check` sees each plan.
+/// Compiles under budgets from the least to what f32 takes, and holds what is told to what is planned. `check` sees
+/// each plan.
 fn keeps_budgets(own: Own<'_>, check: &dyn Fn(&Plan)) {
     let Err(CompileError::OverBudget(over)) = under(own, 1) else { panic!("one byte is enough") };
     let least = over.min_feasible_bytes;
@@ -111,12 +113,17 @@ fn formats_that_a_pass_sets_are_those_of_report_certificate_and_budget() {
         let g1 = |graph: &Graph, id| (graph.node(id).name == "g1").then_some(Format::F32);
         Pipeline::new(settings).insert_after("assign_precision", SetFormats("keep_g1", g1))
     };
+    let n_set = std::cell::Cell::new(0);
     keeps_budgets(wide, &|plan| {
         assert_eq!(format(plan, "g1"), "f32");
+        // Where bytes are plenty it is what was chosen anyway.
         let reason = &plan.nodes.iter().find(|n| n.name == "g1").unwrap().reason;
-        assert_eq!(reason, "set by pass keep_g1");
+        let is_set = reason == "set by pass keep_g1";
+        assert!(is_set || plan.budget_bytes > plan.min_feasible_bytes, "{reason}");
+        n_set.set(n_set.get() + usize::from(is_set));
         assert!(plan.certificate.rounds == 1, "{:?}", plan.certificate);
     });
+    assert!(n_set.get() > 0);
     // Without the pass the least is less: it is what was set that decides.
     let Err(CompileError::OverBudget(own)) = under(wide, 1) else { panic!() };
     let Err(CompileError::OverBudget(ours)) = under(&Pipeline::new, 1) else { panic!() };

@@ -437,7 +437,7 @@ pub fn programs(n: usize, from_seed: u64) {
         let Ok(compiled) = compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}) else { continue };
         let (program, graph) = (&compiled.program, &compiled.kernels);
         let differs = |other: &Program, what: &str| {
-            let side = |program| Side { graph, program: Some(program) };
+            let side = |program| Side { graph, program: Some(program), file: None };
             let diff = Diff::of(&side(program), &side(other));
             sound(&diff).unwrap_or_else(|e| panic!("seed {seed}: {what}: {e}\n{diff}"));
             !diff.is_empty()
