@@ -73,7 +73,7 @@ impl Pass for AssignPrecision {
 }
 
 /// The program to come, with all formats open.
-fn modelled(graph: &Graph, cx: &mut Context<'_>) -> Result<Model, PassError> {
+fn modelled(graph: &Graph, cx: &Context<'_>) -> Result<Model, PassError> {
     let mut kernels = graph.clone();
     pipeline::lower(&mut kernels, cx)?;
     Ok(Model::of(graph, &kernels, build::params_bytes(&kernels, cx.target)?, cx.target)?)

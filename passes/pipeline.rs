@@ -1,6 +1,6 @@
 //! The pass manager: runs passes in order; names, applies, verifies, times and dumps each.
 
-use super::{Context, DEFAULT, Pass, PassError, Settings, Stage, assign_precision, by_name};
+use super::{Context, DEFAULT, Explain, Pass, PassError, Settings, Stage, assign_precision, by_name};
 use crate::ir::{Edit, Faults, Format, Graph, Patch};
 use crate::target::Target;
 use std::collections::{BTreeMap, BTreeSet};
@@ -273,7 +273,9 @@ fn sweep(pass: &dyn Pass, graph: &mut Graph, cx: &mut Context<'_>) -> Result<boo
 
 /// Brings a graph of the ONNX level to kernels, with the formats left open: the passes that are still to come, run
 /// within another pass. Where those make no program, as when passes are run alone, the default ones do.
-pub(super) fn lower(graph: &mut Graph, cx: &mut Context<'_>) -> Result<(), PassError> {
+pub(super) fn lower(graph: &mut Graph, cx: &Context<'_>) -> Result<(), PassError> {
+    // What does not match while formats are open may match once they are chosen: nothing is noted.
+    let mut scratch = Context { explain: Explain::new(false), ..Context::new(cx.target, cx.settings) };
     let default: Vec<Slot>;
     let to_come = if lacks(cx.to_come).is_none() {
         cx.to_come
@@ -289,7 +291,7 @@ pub(super) fn lower(graph: &mut Graph, cx: &mut Context<'_>) -> Result<(), PassE
             graph.order().into_iter().for_each(|id| edit.set_format(id, None));
             graph.apply(edit.finish());
         } else {
-            sweep(slot.pass.as_ref(), graph, cx)?;
+            sweep(slot.pass.as_ref(), graph, &mut scratch)?;
         }
     }
     Ok(())
@@ -315,7 +317,7 @@ pub(super) fn settle(
     }
     let mut graph = graph.clone();
     graph.apply(formats_of());
-    let mut scratch = Context::new(cx.target, cx.settings);
+    let mut scratch = Context { explain: Explain::new(false), ..Context::new(cx.target, cx.settings) };
     let mut before = formats(&graph);
     for slot in slots {
         if !sweep(slot.pass.as_ref(), &mut graph, &mut scratch)? {

@@ -23,10 +23,11 @@ Examples:
   nyxc compile model.onnx --policy uniform:w4a16 --precision 'head*=f16' --json
   nyxc compile model.onnx --budget 40M --dry-run --explain conv1
 
-The error of the summary is an estimate of the relative L2 error of the outputs, |y - y'| / |y|, that formats add; 0.01
-is one percent. It is made without data: each node adds the normalised mean squared error of its weights as they are
-stored, and that of rounding its activations; the error is the square root of the sum over all nodes. Rounding in f32
-counts as none. `nyxc compare` measures the real one.")]
+The error of the summary is an estimate of the relative L2 error of the outputs, |y - y'| / |y|,
+that formats add; 0.01 is one percent. It is made without data: each node adds the normalised mean
+squared error of its weights as they are stored, and that of rounding its activations; the error
+is the square root of the sum over all nodes. Rounding in f32 counts as none. `nyxc compare`
+measures the real one.")]
 pub(super) struct Args {
     /// The model
     model: PathBuf,

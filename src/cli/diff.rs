@@ -16,9 +16,10 @@ Examples:
   nyxc diff model.onnx dump/00_remove_dead_code.nyxir --dim batch=1
   nyxc diff dump/06_assign_precision.nyxir dump/07_insert_qdq.nyxir --summary
 
-Everything is compared: operators, attributes, operands in order, types, formats, kernels, constants by content, inputs,
-outputs, sizes, and every field of a program. A program is compared with a program, or with a text of its kernels
-(nyxc print). Nodes are matched by name, those without a namesake by structure.")]
+Everything is compared: operators, attributes, operands in order, types, formats, kernels, constants
+by content, inputs, outputs, sizes, and every field of a program. A program is compared with a
+program, or with a text of its kernels (nyxc print). Nodes are matched by name, those without a
+namesake by what they compute.")]
 pub(super) struct Args {
     /// A .onnx, .nyx or .nyxir file
     before: PathBuf,
