@@ -451,9 +451,9 @@ fn casts_between_floats_and_wide_integers_keep_what_the_type_holds() {
   output %c
   output %e
 ";
-    let x = Tensor::from_f32s(DType::F32, &[4], &[3e9, -7.5e17, 2_147_483_648.0, -0.75]).unwrap();
-    let a = [3_000_000_000, -749_999_984_026_157_056, 2_147_483_648, 0];
-    let b = Tensor::from_f32s(DType::F32, &[4], &[3e9, -7.5e17, 2_147_483_648.0, 0.0]).unwrap();
+    let x = Tensor::from_f32s(DType::F32, &[4], &[3e9, -5.764_607_5e17, 2_147_483_648.0, -0.75]).unwrap();
+    let a: [i64; 4] = [3_000_000_000, -(1 << 59), 2_147_483_648, 0];
+    let b = Tensor::from_f32s(DType::F32, &[4], &[3e9, -5.764_607_5e17, 2_147_483_648.0, 0.0]).unwrap();
     let c = a.map(|v| v + 1);
     let e = c.map(|v| i64::from(v as i32));
     exactly(body, &[x], &[ints(DType::I64, &a), b, ints(DType::I64, &c), ints(DType::I64, &e)]);
