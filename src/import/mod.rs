@@ -9,6 +9,7 @@
 
 mod body;
 mod build;
+mod contrib;
 mod data;
 mod dims;
 mod error;
@@ -177,6 +178,7 @@ pub fn import_proto(
         functions,
         symbols: &symbols,
         unbound: &report.unbound,
+        channel_block: contrib::blocked::block(&raw),
         n_bodies: Cell::new(0),
         n_listed: Cell::new(0),
         n_differentiated: Cell::new(0),
