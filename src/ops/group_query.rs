@@ -270,7 +270,10 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     }
     let [keys, values] = if s.sink {
         let behind = [(0, 0), (0, 0), (0, 1), (0, 0)];
-        [super::slice::padded(e, key, &behind, super::strided::Fill::default())?, super::slice::padded(e, value, &behind, super::strided::Fill::default())?]
+        [
+            super::slice::padded(e, key, &behind, super::strided::Fill::default())?,
+            super::slice::padded(e, value, &behind, super::strided::Fill::default())?,
+        ]
     } else {
         [key, value]
     };
