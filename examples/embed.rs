@@ -5,6 +5,8 @@
 //! cargo run --example embed --no-default-features   up to the text of the graph: no C++, no Vulkan
 //! ```
 
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+
 use nyxc::diff::Diff;
 use nyxc::import::{DimBinding, ImportOptions, import};
 use nyxc::ir::{Edit, Format, Graph, Patch};

@@ -8,6 +8,8 @@
 //! makes one kernel of it with its neighbours. What cannot is computed on the host by its CPU reference, `eval`; every
 //! report says so.
 
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+
 use nyxc::ir::{Attr, Attrs, CORE, DType, Graph, KERNEL, Level, ONNX, Op, OpDef, OpError, Tensor, TensorType, attr};
 use nyxc::ops;
 use std::error::Error;

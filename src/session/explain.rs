@@ -70,7 +70,7 @@ impl Names<'_> {
         }
         let graph = self.kernels;
         if let Some(id) = node(graph).or_else(|| value(graph)) {
-            return meaning(format!("{} of the program", described(graph, id)), self.at(graph, id));
+            return meaning(format!("in the program, {}", described(graph, id)), self.at(graph, id));
         }
         let graph = self.imported;
         let id = node(graph).or_else(|| value(graph))?;

@@ -14,12 +14,15 @@ use nyxc::target::Target;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
+/// What a node reads, by slot.
+type Operands = Vec<Option<(usize, usize)>>;
+
 /// A graph in parts that can be changed at will: values are a node's place in the list and one of its outputs.
 #[derive(Clone)]
 struct Parts {
     name: String,
     level: Level,
-    nodes: Vec<(Node, Vec<Option<(usize, usize)>>)>,
+    nodes: Vec<(Node, Operands)>,
     outputs: Vec<(String, (usize, usize))>,
 }
 
