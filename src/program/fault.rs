@@ -1,6 +1,6 @@
 //! Indices out of range, as kernels note them in memory.
 
-use super::Sizes;
+use super::{Dispatch, Entry, Port, Sizes, Step};
 use crate::ir::{Dim, IndexFault};
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +36,20 @@ impl IndexCheck {
         let size = axis.and_then(|dim| dim.eval(&|name| sizes.get(name).copied())).unwrap_or(0);
         let least = if self.negative { size.saturating_neg() } else { 0 };
         Some(IndexFault { element: u64::from(place), index: index.cast_signed(), least, most: size.saturating_sub(1) })
+    }
+}
+
+impl Entry {
+    /// How many indices from 0 on an input may hold, where dispatches check it as it is; `None` where none does. For values that somebody makes up.
+    pub fn index_limit(&self, port: &Port, sizes: &Sizes) -> Option<i64> {
+        let dispatches = self.steps.iter().flat_map(|step| match step {
+            Step::Device(list) => list.as_slice(),
+            Step::Host(_) => &[],
+        });
+        let reads = |dispatch: &&Dispatch| dispatch.bindings.first().is_some_and(|region| *region == port.region);
+        let checks = dispatches.filter(reads).filter_map(|dispatch| dispatch.check.as_ref());
+        let limits = checks.flat_map(|check| &check.sizes).filter_map(|dim| dim.eval(&|name| sizes.get(name).copied()));
+        limits.min()
     }
 }
 
