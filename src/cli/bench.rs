@@ -34,7 +34,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         .inputs
         .iter()
         .enumerate()
-        .map(|(i, port)| random(entry, port, &sizes, i as u64))
+        .map(|(i, port)| match program.default_of(entry, port) {
+            Some(tensor) => Ok(tensor.clone()),
+            None => random(entry, port, &sizes, i as u64),
+        })
         .collect::<Result<_, _>>()?;
     let mut session = Session::of(program, args.device)?;
     session.run(&inputs)?;
