@@ -32,10 +32,10 @@ uint low_word(int v) { return uint(v); }
 uint high_word(int v) { return v < 0 ? 0xffffffffu : 0u; }
 
 // Word b is the least of 2 * place + bit b over all indices that are out of range: bit b of the index in the first place. Whoever comes behind a place
-// that is noted changes nothing.
-void raise(uint place, uint low, uint high) {
-    if ((d_faults[0] >> 1) < place) return;
-    for (uint b = 0u; b < 32u; b++) {
+// that is noted changes nothing. A loop, and no branch around one: drivers for CPUs compute what a branch that nobody takes would do, but of a loop that
+// nobody enters only one round.
+void note(bool is_fault, uint place, uint low, uint high) {
+    for (uint b = is_fault && (d_faults[0] >> 1) >= place ? 0u : 32u; b < 32u; b++) {
         atomicMin(d_faults[b], (place << 1) | ((low >> b) & 1u));
         atomicMin(d_faults[b + 32u], (place << 1) | ((high >> b) & 1u));
     }
@@ -49,6 +49,6 @@ void main() {
         put(i, V_OWN(index));
         return;
     }
-    if (index >= size || index < (NEGATIVE == 1 ? -size : T_indices(0))) raise(i, low_word(index), high_word(index));
+    note(index >= size || index < (NEGATIVE == 1 ? -size : T_indices(0)), i, low_word(index), high_word(index));
     put(i, V_OWN(clamp(index < 0 ? index + size : index, T_indices(0), max(size - 1, T_indices(0)))));
 }

@@ -23,6 +23,7 @@ const REFUSING: &[(&str, usize)] = &[
     ("GatherND", 1),
     ("MaxUnpool", 1),
     ("NegativeLogLikelihoodLoss", 1),
+    ("ReverseSequence", 1),
     ("RoiAlign", 2),
     ("RotaryEmbedding", 3),
     ("ScatterElements", 1),

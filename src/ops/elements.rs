@@ -134,6 +134,9 @@ fn expand_reverse(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let (x, lengths) = (e.input(0)?, e.input(1)?);
     let out = sizes(0, &e.ty(x))?;
     let (batch, time) = reverse_axes(e.attrs)?;
+    // A length may be that of the whole axis.
+    let rule = Rule { sizes: vec![Dim::from(out[time] + 1)], negative: false, ignore: None };
+    let lengths = check_indices::add(e, lengths, &rule)?;
     let lengths = super::compose::along(e, lengths, out.len(), batch)?;
     let place = positions(e, out.len(), time, out[time], 1)?;
     let from = pointwise::add(e, "select(lt(x1,x0),sub(sub(x0,x1),1),x1)", DType::I64, &[lengths, place])?;
