@@ -9,6 +9,7 @@
 
 mod body;
 mod build;
+mod contrib;
 mod data;
 mod defaults;
 mod dims;
@@ -209,6 +210,7 @@ pub fn import_proto(
             functions: &functions,
             symbols: &symbols,
             unbound: &report.unbound,
+            channel_block: contrib::blocked::block(&raw),
             n_bodies: Cell::new(0),
             n_listed: Cell::new(0),
             n_differentiated: Cell::new(0),

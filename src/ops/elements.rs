@@ -1,7 +1,7 @@
 //! ONNX operators that pick single elements or slices by indices, all by way of `gather`.
 
 use super::check_indices::{self, Rule};
-use super::compose::{dims, gather_within, positions, reduce, sizes, take};
+use super::compose::{dims, gather_within, position_type, positions, reduce, sizes, take};
 use super::util::{agree, axis_attr, strides};
 use super::{pointwise, reshape};
 use crate::ir::{Class, DType, Dim, Expand, Infer, OpError, Shape, Tensor, TensorType, Val, attr};
@@ -101,11 +101,12 @@ pub fn flat_rows(
     let limits = own[batch..batch + depth].iter().map(|&n| Dim::from(n)).collect();
     let rule = Rule { sizes: limits, negative: true, ignore: None };
     let (indices, factors) = (check_indices::add(e, indices, &rule)?, e.constant(numbers(&steps[batch..])?));
-    let scaled = pointwise::add(e, "mul(x0,x1)", DType::I64, &[indices, factors])?;
+    let dtype = position_type(own.iter().product());
+    let scaled = pointwise::add(e, "mul(x0,x1)", dtype, &[indices, factors])?;
     let mut rows = reduce(e, "sum", scaled, &[rank], false)?;
     for axis in 0..batch {
         let place = positions(e, rank, axis, given[axis].clone(), steps[axis] as i64)?;
-        rows = pointwise::add(e, "add(x0,x1)", DType::I64, &[rows, place])?;
+        rows = pointwise::add(e, "add(x0,x1)", dtype, &[rows, place])?;
     }
     Ok(rows)
 }
