@@ -17,6 +17,7 @@ mod error;
 mod fold;
 mod gradient;
 mod normalize;
+mod outline;
 mod read;
 mod sequence;
 #[cfg(test)]
@@ -25,6 +26,7 @@ mod unroll;
 mod weigh;
 
 pub use error::ImportError;
+pub use outline::{Outline, outline};
 
 use crate::ir::{Dim, Graph, Registry, Tensor, TensorType, hint};
 use dims::Symbols;

@@ -236,7 +236,11 @@ fn multiplied(e: &mut Expand<'_, '_>, s: &Sizes, mut rows: Val, dtype: DType) ->
     let Zeros::Floats(zeros) = zeros else { return Ok(y) };
     // Less the zero points, each times its scale and the sum of the block.
     let missing = s.n_blocks * s.block - s.depth;
-    let whole = if missing == 0 { rows } else { super::slice::padded(e, rows, &[(0, 0), (0, missing as i64)], super::strided::Fill::default())? };
+    let whole = if missing == 0 {
+        rows
+    } else {
+        super::slice::padded(e, rows, &[(0, 0), (0, missing as i64)], super::strided::Fill::default())?
+    };
     let n_rows = e.ty(rows).shape.0[0].clone();
     let blocks = reshape::to(e, whole, vec![n_rows, Dim::from(s.n_blocks), Dim::from(s.block)])?;
     let sums = reduce(e, "sum", blocks, &[2], false)?;

@@ -6,8 +6,8 @@ use super::elements::flat_rows;
 use super::util::{axis_attr, elements, from_elements, n_elems, operand, strides};
 use super::{pointwise, reshape};
 use crate::ir::{
-    Attrs, CORE, Class, Dim, Expand, IndexFault, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType,
-    Val, attr,
+    Attrs, CORE, Class, Dim, Expand, IndexFault, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val,
+    attr,
 };
 
 /// `scatter(data, rows, updates) {reduction}`: data `[R,D]` with rows `[N]` replaced by, or combined with, updates `[N,D]`, in order.
