@@ -2,7 +2,7 @@
 
 use super::{Failure, load, run, write};
 use crate::ir::{DType, Shape, Tensor, TensorType};
-use crate::program::{Port, Sizes};
+use crate::program::{Entry, Port, Sizes};
 use crate::session::{DeviceChoice, Session};
 use serde_json::json;
 use std::path::PathBuf;
@@ -30,8 +30,15 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let program = load::program(&args.program)?;
     let entry = run::entry(&program)?;
     let sizes = entry.largest();
-    let inputs: Vec<Tensor> =
-        entry.inputs.iter().enumerate().map(|(i, port)| random(port, &sizes, i as u64)).collect::<Result<_, _>>()?;
+    let inputs: Vec<Tensor> = entry
+        .inputs
+        .iter()
+        .enumerate()
+        .map(|(i, port)| match program.default_of(entry, port) {
+            Some(tensor) => Ok(tensor.clone()),
+            None => random(entry, port, &sizes, i as u64),
+        })
+        .collect::<Result<_, _>>()?;
     let mut session = Session::of(program, args.device)?;
     session.run(&inputs)?;
     let (mut wall, mut device) = (Vec::new(), Vec::new());
@@ -77,8 +84,8 @@ fn spread(mut times: Vec<f64>) -> Option<Spread> {
     Some(Spread { median: *times.get(times.len() / 2)?, min: *times.first()?, max: *times.last()? })
 }
 
-/// Random values for a port: floats between -1 and 1, integers and truth values 0 or 1, which every table has rows for.
-fn random(port: &Port, sizes: &Sizes, seed: u64) -> Result<Tensor, Failure> {
+/// Random values for a port: floats between -1 and 1, integers and truth values 0 or 1, but indices that the table has.
+fn random(entry: &Entry, port: &Port, sizes: &Sizes, seed: u64) -> Result<Tensor, Failure> {
     let port = port.at(sizes).ok_or_else(|| Failure::file(format!("input {:?}: its size is not known", port.name)))?;
     let ty = TensorType::new(port.dtype, Shape(port.shape.clone()));
     let refuse = |e: &dyn std::fmt::Display| Failure::file(format!("input {:?}: {e}", port.name));
@@ -93,12 +100,13 @@ fn random(port: &Port, sizes: &Sizes, seed: u64) -> Result<Tensor, Failure> {
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
     };
+    let most = u64::from(entry.index_limit(&port, sizes).is_none_or(|n| n > 1));
     let tensor = match port.dtype {
         DType::F32 | DType::F16 | DType::BF16 | DType::F64 => {
             let values: Vec<f32> = (0..n).map(|_| (next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect();
             Tensor::from_f32s(port.dtype, &dims, &values)
         }
-        dtype => Tensor::from_i64s(dtype, &dims, &(0..n).map(|_| (next() & 1) as i64).collect::<Vec<_>>()),
+        dtype => Tensor::from_i64s(dtype, &dims, &(0..n).map(|_| (next() & most) as i64).collect::<Vec<_>>()),
     };
     tensor.map_err(|e| refuse(&e))
 }

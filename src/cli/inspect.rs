@@ -48,11 +48,18 @@ fn describe(graph: &Graph) -> Value {
         }
     }
     let value = |v: crate::ir::ValueId| json!({"name": graph.value(v).name, "type": graph.ty(v).to_string()});
+    let input = |id: &crate::ir::NodeId| {
+        let mut input = value(id.out(0));
+        if graph.default_of(*id).is_some() {
+            input["default"] = json!(true);
+        }
+        input
+    };
     let memory = crate::ir::memory::account(graph, &graph.file_order());
     json!({
         "name": graph.name,
         "level": graph.level.to_string(),
-        "inputs": graph.inputs().iter().map(|id| value(id.out(0))).collect::<Vec<_>>(),
+        "inputs": graph.inputs().iter().map(input).collect::<Vec<_>>(),
         "outputs": graph.outputs().iter().map(|o| value(o.value)).collect::<Vec<_>>(),
         "operators": ops,
         "weights_bytes": memory.map(|m| m.weights_bytes),
@@ -68,7 +75,8 @@ fn people(document: &Value) -> String {
     let mut out = format!("{} ({} level)\n", text(&document["name"]), text(&document["level"]));
     for key in ["inputs", "outputs"] {
         for v in list(key) {
-            out += &format!("  {:8} {} : {}\n", key.trim_end_matches('s'), text(&v["name"]), text(&v["type"]));
+            let more = if v["default"] == true { " (has a default)" } else { "" };
+            out += &format!("  {:8} {} : {}{more}\n", key.trim_end_matches('s'), text(&v["name"]), text(&v["type"]));
         }
     }
     let ops: Vec<_> =

@@ -1,11 +1,10 @@
 //! `nyxc run`.
 
 use super::{Failure, load, write};
-use crate::ir::{DType, Dim, Shape, Tensor, TensorType};
-use crate::program::{Entry, Port, Program};
+use crate::ir::{Tensor, TensorType};
+use crate::program::{Entry, Program};
 use crate::session::{DeviceChoice, Outcome, Session, npz};
 use serde_json::json;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -90,64 +89,26 @@ pub(super) fn report(session: &Session, outcome: &Outcome, wall_ms: f64) -> serd
 
 /// The entry that `run` calls.
 pub(super) fn entry(program: &Program) -> Result<&Entry, Failure> {
-    program.plans.first().and_then(|p| p.entries.first()).ok_or_else(|| Failure::file("the program has no entry"))
+    program.entry().ok_or_else(|| Failure::file("the program has no entry"))
 }
 
-/// A program's inputs from a file, in its order. NumPy's wider integers and floats are narrowed where that loses nothing of the type.
+/// A program's inputs from a file, in its order.
 pub(super) fn inputs(program: &Program, path: &Path) -> Result<Vec<Tensor>, Failure> {
     let entry = entry(program)?;
-    let ports = &entry.inputs;
+    let refuse = |e: &dyn std::fmt::Display| Failure::file(format!("{}: {e}", path.display()));
     let file = std::fs::File::open(path).map_err(|e| Failure::io(path, e))?;
-    let mut types = BTreeMap::new();
+    let mut refused = None;
     // Only what will be used is unpacked: a small file can hold any number of zeros.
-    let mut wants = |name: &str, ty: &TensorType| {
-        types.insert(name.to_owned(), ty.clone());
-        ports.iter().any(|port| port.name == name && takes(entry, port, &ty.shape))
+    let mut wants = |name: &str, ty: &TensorType| match entry.takes(name, ty) {
+        Ok(()) => refused.is_none(),
+        Err(error) => {
+            refused.get_or_insert(error);
+            false
+        }
     };
-    let mut arrays = npz::read(std::io::BufReader::new(file), &mut wants)
-        .map_err(|e| Failure::file(format!("{}: {e}", path.display())))?;
-    ports.iter().map(|port| input(entry, port, &mut arrays, &types, path)).collect()
-}
-
-/// Whether an array of this shape may be the input: what it asks of other inputs is looked at when all are there.
-fn takes(entry: &Entry, port: &Port, shape: &Shape) -> bool {
-    let within = |(dim, given): (&Dim, &Dim)| {
-        entry.bounds(dim).zip(given.known()).is_some_and(|((low, high), n)| (low..=high).contains(&n))
-    };
-    port.shape.len() == shape.rank() && port.shape.iter().zip(&shape.0).all(within)
-}
-
-fn input(
-    entry: &Entry,
-    port: &Port,
-    arrays: &mut BTreeMap<String, Tensor>,
-    types: &BTreeMap<String, TensorType>,
-    path: &Path,
-) -> Result<Tensor, Failure> {
-    let ty = TensorType::new(port.dtype, Shape(port.shape.clone()));
-    let is_its = |name: &str| port.shape.iter().any(|dim| dim.told().is_some_and(|symbol| symbol.name() == name));
-    let ranges: Vec<String> =
-        entry.sizes.iter().filter(|s| is_its(&s.name)).map(|s| format!("{} in {}..{}", s.name, s.min, s.max)).collect();
-    let expected = if ranges.is_empty() { ty.to_string() } else { format!("{ty} with {}", ranges.join(", ")) };
-    let given = types.get(&port.name).ok_or_else(|| {
-        let names: Vec<_> = types.keys().cloned().collect();
-        Failure::file(format!("{}: no array {:?} ({expected}); it has {}", path.display(), port.name, names.join(", ")))
-    })?;
-    let refuse = || Failure::file(format!("{}: input {:?} is {given}, expected {expected}", path.display(), port.name));
-    let tensor = arrays.remove(&port.name).ok_or_else(refuse)?;
-    if tensor.dtype() == port.dtype {
-        return Ok(tensor);
+    let arrays = npz::read(std::io::BufReader::new(file), &mut wants).map_err(|e| refuse(&e))?;
+    match refused {
+        Some(error) => Err(refuse(&error)),
+        None => program.inputs(entry, arrays).map_err(|e| refuse(&e)),
     }
-    let dims = tensor.dims();
-    let converted = match (tensor.dtype(), port.dtype) {
-        (from, DType::F32 | DType::F16 | DType::BF16 | DType::F64) if from.is_float() => {
-            tensor.to_f32s().ok().and_then(|v| Tensor::from_f32s(port.dtype, &dims, &v).ok())
-        }
-        (from, to) if !from.is_float() && !to.is_float() => {
-            let narrow = tensor.to_i64s().ok().and_then(|v| Some((Tensor::from_i64s(to, &dims, &v).ok()?, v)));
-            narrow.and_then(|(t, v)| (t.to_i64s().ok()? == v).then_some(t))
-        }
-        _ => None,
-    };
-    converted.ok_or_else(refuse)
 }

@@ -53,6 +53,8 @@ pub(super) fn compare(before: &Graph, a: NodeId, after: &Graph, b: NodeId, pairs
     let format = |node: &crate::ir::Node| node.format.map(|f| f.to_string()).unwrap_or_default();
     fields.note("format", &format(from), &format(to));
     fields.note("from", &from.origin.join(", "), &to.origin.join(", "));
+    let default = |graph: &Graph, id| graph.default_of(id).map(|t| format!("#{}", t.hash())).unwrap_or_default();
+    fields.note("default", &default(before, a), &default(after, b));
     let mut data = None;
     if let (NodeKind::Const(x), NodeKind::Const(y)) = (&from.kind, &to.kind)
         && !same_data(x, y)

@@ -1,5 +1,6 @@
 //! What can go wrong between a program and a device.
 
+use crate::ir::IndexFault;
 use crate::program::ProgramError;
 use crate::target::MaskError;
 
@@ -26,6 +27,9 @@ pub enum RuntimeError {
     /// An f64 is beyond the device's 32-bit floats; the CPU reference has f64.
     #[error("{port}: element {index} is {value:e}, which does not fit in the 32-bit floats of the device")]
     TooWide { port: String, index: usize, value: f64 },
+    /// An index of a node is out of range.
+    #[error("node {node:?}: {fault}")]
+    Index { node: String, fault: IndexFault },
     /// A node that runs on the host failed.
     #[error("host node {node:?}: {fault}")]
     Host { node: String, fault: String },
@@ -44,6 +48,26 @@ pub enum RuntimeError {
     /// A Vulkan call failed in another way.
     #[error("{call} failed with VkResult {code}")]
     Vulkan { call: &'static str, code: i32 },
+}
+
+/// Why a node cannot be computed on the host.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HostError {
+    /// An index of a node of the model is out of range.
+    Index {
+        /// The node.
+        node: String,
+        /// Which index, and the range.
+        fault: IndexFault,
+    },
+    /// Anything else, in words.
+    Other(String),
+}
+
+impl From<String> for HostError {
+    fn from(fault: String) -> HostError {
+        HostError::Other(fault)
+    }
 }
 
 impl RuntimeError {

@@ -1,13 +1,13 @@
 //! A plan on a device, ready to run.
 
-use super::RuntimeError;
 use super::convert::{device_bytes, from_device, to_device};
 use super::memory::Memory;
 use super::vk::{Bound, Commands, Pipelines, Queries, VkContext};
+use super::{HostError, RuntimeError};
 use crate::ir::{Dim, Tensor};
 use crate::program::{
-    AllocationKind, Dispatch, Entry, HostStep, Plan, Port, Program, ProgramError, Region, SizeError, Sizes, Step,
-    parse_hex,
+    AllocationKind, CLEAR, Dispatch, Entry, FAULT_BYTES, HostStep, IndexCheck, Plan, Port, Program, ProgramError,
+    Region, SizeError, Sizes, Step, parse_hex,
 };
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ const MAX_RECORDED: usize = 2000;
 
 /// Computes a node that no kernel covers: its name in [`Plan::graph`], its operands by slot, absent where the program has none on the device, and the
 /// sizes of this run as far as they are known.
-pub type HostFn<'a> = &'a dyn Fn(&str, &[Option<Tensor>], &Sizes) -> Result<Vec<Tensor>, String>;
+pub type HostFn<'a> = &'a dyn Fn(&str, &[Option<Tensor>], &Sizes) -> Result<Vec<Tensor>, HostError>;
 
 /// What a run gives.
 #[derive(Clone, Debug)]
@@ -45,6 +45,10 @@ struct Loaded {
     /// The entry without its steps.
     entry: Entry,
     steps: Vec<LoadedStep>,
+    /// Where dispatches note indices out of range, in the order in which they run.
+    checks: Vec<(Region, IndexCheck)>,
+    /// Whether nothing is noted there: the last run read it back so.
+    is_clear: bool,
 }
 
 enum LoadedStep {
@@ -144,7 +148,12 @@ impl Executor {
                 }
             }
         }
-        Ok(Loaded { entry: Entry { steps: Vec::new(), ..entry.clone() }, steps })
+        let checks = entry.steps.iter().flat_map(of_step).filter_map(|dispatch| {
+            let check = dispatch.check.as_ref()?;
+            Some((*dispatch.bindings.get(check.binding as usize)?, check.clone()))
+        });
+        let (checks, entry) = (checks.collect(), Entry { steps: Vec::new(), ..entry.clone() });
+        Ok(Loaded { entry, steps, checks, is_clear: false })
     }
 
     /// Runs `main`, which must have no host steps.
@@ -152,16 +161,18 @@ impl Executor {
     /// # Errors
     /// As for [`Executor::run_entry`].
     pub fn run(&mut self, inputs: &[Tensor]) -> Result<RunOutput, RuntimeError> {
-        self.run_entry("main", inputs, &|_, _, _| Err("this run has nobody to compute it on the host".to_owned()))
+        self.run_entry("main", inputs, &|_, _, _| {
+            Err("this run has nobody to compute it on the host".to_owned().into())
+        })
     }
 
     /// Runs an entry. Inputs come in the entry's order, in the model's types and shapes.
     ///
     /// # Errors
-    /// An input is not what its port takes, a host step fails, or the device does.
+    /// An input is not what its port takes, an index is out of range, a host step fails, or the device does. After all but the last the executor runs on.
     pub fn run_entry(&mut self, entry: &str, inputs: &[Tensor], host: HostFn<'_>) -> Result<RunOutput, RuntimeError> {
         let Executor { entries, memory, profiling, .. } = self;
-        let Some(Loaded { entry, steps }) = entries.iter_mut().find(|e| e.entry.name == entry) else {
+        let Some(Loaded { entry, steps, checks, is_clear }) = entries.iter_mut().find(|e| e.entry.name == entry) else {
             return Err(RuntimeError::Unsupported {
                 what: format!("entry {entry:?}, which the program does not have"),
             });
@@ -186,6 +197,9 @@ impl Executor {
             memory.write(&port.region, bytes)?;
         }
         drop(converted);
+        if !std::mem::replace(is_clear, checks.is_empty()) {
+            checks.iter().try_for_each(|(region, _)| memory.write(region, &[CLEAR; FAULT_BYTES as usize]))?;
+        }
         let (mut device_ms, mut profile) = (Some(0.0), profiling.then(Vec::new));
         for step in steps {
             match step {
@@ -204,10 +218,16 @@ impl Executor {
                         profile.extend(segment.dispatches.iter().map(|(node, ..)| node.clone()).zip(spans));
                     }
                 }
-                LoadedStep::Host(step) => run_host(memory, entry, step, &mut sizes, host)?,
+                LoadedStep::Host(step) => {
+                    if let Err(error) = run_host(memory, entry, step, &mut sizes, host) {
+                        // What a kernel noted before is why.
+                        return Err(read_back(memory, &[], checks, &sizes).err().unwrap_or(error));
+                    }
+                }
             }
         }
-        let outputs = fetch(memory, &at(&entry.outputs, &sizes)?)?;
+        let outputs = read_back(memory, &at(&entry.outputs, &sizes)?, checks, &sizes)?;
+        *is_clear = true;
         Ok(RunOutput { outputs, device_ms, profile })
     }
 
@@ -382,7 +402,10 @@ fn run_host(
     let mut tensors = fetch(memory, &at(&present, sizes)?)?.into_iter();
     let operands: Vec<Option<Tensor>> =
         step.inputs.iter().map(|port| port.as_ref().and_then(|_| tensors.next())).collect();
-    let results = host(&step.node, &operands, sizes).map_err(fail)?;
+    let results = host(&step.node, &operands, sizes).map_err(|error| match error {
+        HostError::Index { node, fault } => RuntimeError::Index { node, fault },
+        HostError::Other(fault) => fail(fault),
+    })?;
     if results.len() != step.outputs.len() {
         return Err(fail(format!("{} results given, {} wanted", results.len(), step.outputs.len())));
     }
@@ -403,8 +426,24 @@ fn run_host(
 }
 
 fn fetch(memory: &mut Memory, ports: &[Port]) -> Result<Vec<Tensor>, RuntimeError> {
-    let regions: Vec<Region> =
-        ports.iter().map(|port| Region { bytes: device_bytes(port) as u64, ..port.region }).collect();
-    let all = memory.read(&regions)?;
+    read_back(memory, ports, &[], &Sizes::new())
+}
+
+/// The tensors of `ports`, unless a dispatch noted an index out of range: both are read together.
+fn read_back(
+    memory: &mut Memory,
+    ports: &[Port],
+    checks: &[(Region, IndexCheck)],
+    sizes: &Sizes,
+) -> Result<Vec<Tensor>, RuntimeError> {
+    let own = ports.iter().map(|port| Region { bytes: device_bytes(port) as u64, ..port.region });
+    let regions: Vec<Region> = own.chain(checks.iter().map(|(region, _)| *region)).collect();
+    let mut all = memory.read(&regions)?;
+    let noted = all.split_off(ports.len().min(all.len()));
+    for ((_, check), words) in checks.iter().zip(&noted) {
+        if let Some(fault) = check.read(words, sizes) {
+            return Err(RuntimeError::Index { node: check.node.clone(), fault });
+        }
+    }
     ports.iter().zip(all).map(|(port, bytes)| from_device(port, bytes)).collect()
 }

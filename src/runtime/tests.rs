@@ -79,13 +79,7 @@ impl Maker {
             graph: String::new(),
             allocations: sizes.into_iter().map(|(kind, bytes)| Allocation { kind, bytes }).collect(),
             uploads: vec![],
-            entries: vec![Entry {
-                name: "main".to_owned(),
-                sizes: vec![],
-                inputs: vec![],
-                outputs: vec![],
-                steps: vec![],
-            }],
+            entries: vec![Entry { name: "main".to_owned(), ..Entry::default() }],
         };
         let (constants, shaders) = Default::default();
         Maker {
@@ -147,6 +141,7 @@ impl Maker {
             params_offset,
             groups: [u64::from(n.div_ceil(64)), 1, 1].map(Into::into),
             barrier,
+            check: None,
         });
     }
 
@@ -438,7 +433,7 @@ fn a_host_step_stands_between_dispatches() {
                     let values: Vec<f32> = y.to_f32s().unwrap().iter().map(|v| -v).collect();
                     Ok(vec![Tensor::from_f32s(DType::F32, &[N], &values).unwrap()])
                 }
-                _ => Err(format!("{node} has {} operands", operands.len())),
+                _ => Err(format!("{node} has {} operands", operands.len()).into()),
             };
             let run = executor.run_entry("main", std::slice::from_ref(&x), &negate).unwrap();
             let wanted: Vec<f32> = values.iter().map(|v| -(2.0 * v + 1.0) * 2.0 + 1.0).collect();

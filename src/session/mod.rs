@@ -5,12 +5,14 @@ mod compile;
 mod cpu;
 #[cfg(feature = "codegen")]
 mod explain;
+mod inputs;
 pub mod npz;
 mod run;
 
 #[cfg(feature = "codegen")]
 pub use compile::{Compile, CompileError, Compiled, Progress, compile, compile_with};
 pub use cpu::{CpuError, Reference};
+pub use inputs::InputError;
 pub use run::{DeviceChoice, Outcome, Session, SessionError};
 #[cfg(feature = "runtime")]
 pub use run::{best_device, is_of_device};

@@ -1,9 +1,13 @@
 //! Sessions: a program on a device.
 
 use super::cpu::{CpuError, Reference};
+use super::inputs::InputError;
+#[cfg(feature = "runtime")]
+use crate::ir::OpError;
 use crate::ir::{Registry, Tensor};
 use crate::ops;
-use crate::program::{Program, file};
+use crate::program::{GraphError, Program, file};
+use std::collections::BTreeMap;
 
 /// Where a program runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,6 +60,8 @@ pub enum SessionError {
     #[cfg(feature = "runtime")]
     #[error(transparent)]
     Runtime(#[from] crate::runtime::RuntimeError),
+    #[error(transparent)]
+    Input(#[from] InputError),
     #[error("this build has no Vulkan runtime; use --device cpu")]
     NoRuntime,
 }
@@ -214,10 +220,21 @@ impl Session {
         0
     }
 
-    /// Runs the program once. Inputs and outputs are in the order of the entry's ports.
+    /// Runs the program once on arrays named as its inputs; those with a default may be left out, and types that NumPy lacks may be given widened.
     ///
     /// # Errors
-    /// An input has a wrong type or shape, or the device fails and was asked for by name.
+    /// An array is no input, one is missing, or as [`Session::run`].
+    pub fn run_named(&mut self, arrays: BTreeMap<String, Tensor>) -> Result<Outcome, SessionError> {
+        let entry = self.program.entry().ok_or(CpuError::Graph(GraphError::Plan(0)))?;
+        let inputs = self.program.inputs(entry, arrays)?;
+        self.run(&inputs)
+    }
+
+    /// Runs the program once. Inputs and outputs are in the order of the entry's ports; inputs with defaults, which are the last, may be left out.
+    ///
+    /// # Errors
+    /// An input has a wrong type or shape, an index is out of range, or the device fails and was asked for by name. After an index out of range the
+    /// session runs on.
     pub fn run(&mut self, inputs: &[Tensor]) -> Result<Outcome, SessionError> {
         self.run_profiled(inputs, false)
     }
@@ -229,12 +246,24 @@ impl Session {
     pub fn run_profiled(&mut self, inputs: &[Tensor], profile: bool) -> Result<Outcome, SessionError> {
         let host_nodes: Vec<String> = self.host_nodes();
         self.fallbacks.truncate(self.n_lasting);
+        let entry = self.program.entry().ok_or(CpuError::Graph(GraphError::Plan(0)))?;
+        let all: Vec<Tensor>;
+        let inputs = if inputs.len() == entry.inputs.len() {
+            inputs
+        } else {
+            all = self.program.with_defaults(entry, inputs)?;
+            &all
+        };
         #[cfg(feature = "runtime")]
         if let Some(executor) = &mut self.executor {
+            use crate::runtime::HostError;
             let reference = self.reference.as_ref();
             let evaluate = |node: &str, operands: &[Option<Tensor>], sizes: &crate::program::Sizes| match reference {
-                Some(reference) => reference.node(node, operands, sizes).map_err(|e| e.to_string()),
-                None => Err("the program has no host steps".to_owned()),
+                Some(reference) => reference.node(node, operands, sizes).map_err(|error| match error {
+                    CpuError::Op { node, source: OpError::Index(fault) } => HostError::Index { node, fault },
+                    other => other.to_string().into(),
+                }),
+                None => Err("the program has no host steps".to_owned().into()),
             };
             let result = executor.set_profiling(profile).and_then(|()| executor.run_entry("main", inputs, &evaluate));
             match result {

@@ -6,6 +6,7 @@ use super::{KernelCall, KernelError, Operand, most_device_bytes, storage};
 use crate::ir::packed::Granularity;
 use crate::ir::packed::Packing;
 use crate::ir::{Activations, Attrs, Class, Dim, Expr, Graph, NodeId, Op, TensorType, ValueId, product};
+use crate::ops::check_indices::{self, Rule};
 use crate::ops::kernel_key::{ExprKey, KernelKey, OperandKey, ParamType, Storage, Template, Tile, Value};
 use crate::ops::util::dims_attr;
 use crate::target::Target;
@@ -70,11 +71,11 @@ impl<'a> Node<'a> {
                 let extra = own.split_off(own.len().saturating_sub(expr.n_args().saturating_sub(1)));
                 let first = own.first().copied().flatten().map(|v| graph.ty(v));
                 node.epilogue = Some(
-                    Epilogue::new(&node, expr, &extra, Some(first.map_or(Value::Float, class_of)))
+                    Epilogue::new(&node, expr, &extra, Some(first.map_or(Value::Float, |ty| made_of(op, ty))))
                         .map_err(unsupported)?,
                 );
             }
-            let first = own.first().copied().flatten().map_or(class_of(result), |v| class_of(graph.ty(v)));
+            let first = own.first().copied().flatten().map_or(class_of(result), |v| made_of(op, graph.ty(v)));
             if node.epilogue.is_none() && op.def.name == "reduce" && first == Value::Int {
                 // Sums of narrow integers wrap as their type does.
                 node.epilogue = Some(Epilogue::new(&node, &Expr::Arg(0), &[], Some(first)).map_err(unsupported)?);
@@ -160,6 +161,17 @@ pub(super) fn class_of(ty: &TensorType) -> Value {
         (None, Class::Int) => Value::Int,
         (None, Class::Bool) => Value::Bool,
         _ => Value::Float,
+    }
+}
+
+/// What an operator makes of its first operand, before the epilogue: as a rule what that is.
+fn made_of(op: &Op, first: &TensorType) -> Value {
+    // Indices that were checked may need fewer bits.
+    match Rule::of(&op.attrs) {
+        Ok(rule) if op.is(&check_indices::DEF) => {
+            class_of(&TensorType::new(rule.dtype(first.dtype), first.shape.clone()))
+        }
+        _ => class_of(first),
     }
 }
 
@@ -427,7 +439,7 @@ impl Call<'_> {
         }
         let n_groups = n_groups.into();
         let groups = groups(&n_groups).ok_or_else(|| node.unsupported(format!("{n_groups} workgroups")))?;
-        Ok(KernelCall { key, operands: self.bindings, params, groups })
+        Ok(KernelCall { key, operands: self.bindings, params, groups, check: None })
     }
 
     /// The call of as many workgroups of 128 as `n` invocations need.
