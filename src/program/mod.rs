@@ -2,6 +2,7 @@
 
 mod check;
 pub mod file;
+pub mod profile;
 mod report;
 pub mod sizes;
 pub mod spirv;
