@@ -151,11 +151,13 @@ fn of_program(program: &Program, graph: &Graph) -> Value {
     document["target"] = json!(program.target.name);
     document["shaders"] = program.shaders.values().map(|s| s.name.as_str()).collect();
     if let Some(entry) = program.plans.first().and_then(|plan| plan.entries.first()) {
+        let largest = entry.largest();
         let port = |port: &Port| {
             let ty = TensorType::new(port.dtype, Shape(port.shape.clone()));
             let shape: Vec<Value> =
                 port.shape.iter().map(|d| d.known().map_or_else(|| json!(d.to_string()), |n| json!(n))).collect();
-            json!({"name": port.name, "type": ty.to_string(), "dtype": port.dtype.to_string(), "shape": shape, "bytes": ty.largest().and_then(|ty| ty.bytes())})
+            let largest = port.at(&largest).and_then(|port| TensorType::new(port.dtype, Shape(port.shape)).bytes());
+            json!({"name": port.name, "type": ty.to_string(), "dtype": port.dtype.to_string(), "shape": shape, "bytes": largest})
         };
         document["inputs"] = entry.inputs.iter().map(port).collect();
         document["outputs"] = entry.outputs.iter().map(port).collect();

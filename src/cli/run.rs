@@ -154,7 +154,9 @@ fn summary(name: &str, tensor: &Tensor) -> serde_json::Value {
     let finite = || values.iter().flat_map(|v| v.iter()).copied().filter(|v| v.is_finite());
     let n = finite().count();
     let mean = finite().map(f64::from).sum::<f64>() / n as f64;
-    let (min, max) = (finite().reduce(f32::min), finite().reduce(f32::max));
+    // As short as the f32 is.
+    let short = |v: f32| v.to_string().parse::<f64>().ok();
+    let (min, max) = (finite().reduce(f32::min).and_then(short), finite().reduce(f32::max).and_then(short));
     let n_not_finite = values.as_ref().map_or(0, |v| v.len() - n);
     json!({"name": name, "type": tensor.ty().to_string(), "min": min, "max": max, "mean": (n > 0).then_some(mean), "not_finite": n_not_finite})
 }
