@@ -22,6 +22,9 @@ struct Table {
     tiled: bool,
     /// `"uint n"`, or `"int s*rank"`: as many scalars `s0`, `s1`, ... as the flag `rank` says.
     params: Vec<String>,
+    /// Whether it notes indices out of range: a buffer `faults` of 64 words follows the result.
+    #[serde(default)]
+    faults: bool,
     /// Values that each flag may have.
     #[serde(default)]
     flags: BTreeMap<String, Vec<u32>>,
@@ -173,11 +176,12 @@ fn templates(tables: &BTreeMap<String, Table>) -> String {
         let flags: Vec<_> = table.flags.iter().map(|(flag, values)| format!("({flag:?}, &{values:?})")).collect();
         let _ = writeln!(
             text,
-            "            Template::{} => &Table {{ name: {name:?}, operands: &[{}], epilogue: {}, tiled: {}, params: &[{}], flags: &[{}] }},",
+            "            Template::{} => &Table {{ name: {name:?}, operands: &[{}], epilogue: {}, tiled: {}, faults: {}, params: &[{}], flags: &[{}] }},",
             camel(name),
             operands.join(", "),
             table.epilogue,
             table.tiled,
+            table.faults,
             params.join(", "),
             flags.join(", ")
         );

@@ -57,7 +57,7 @@ fn unnamed(given: &Path, what: &str, names: &[&str]) -> Failure {
 }
 
 /// Sizes of a run whose inputs are made up: those that `--dim` gives, those of inputs that are given, and the largest of all others.
-pub(super) fn sizes(entry: &Entry, dims: &[DimBinding], given: &[Option<Tensor>]) -> Result<Sizes, Failure> {
+pub(super) fn sizes(entry: &Entry, dims: &[DimBinding], given: &BTreeMap<String, Tensor>) -> Result<Sizes, Failure> {
     let mut sizes = Sizes::new();
     for DimBinding { name, size } in dims {
         let n = size.known().ok_or_else(|| Failure::usage(format!("--dim {name}={size}: a run has one size")))?;
@@ -71,7 +71,7 @@ pub(super) fn sizes(entry: &Entry, dims: &[DimBinding], given: &[Option<Tensor>]
             return Err(Failure::usage(format!("--dim {name}={size}: {}", takes(entry))));
         }
     }
-    for (port, tensor) in entry.inputs.iter().zip(given).filter_map(|(port, t)| Some((port, t.as_ref()?))) {
+    for (port, tensor) in entry.inputs.iter().filter_map(|port| Some((port, given.get(&port.name)?))) {
         for (dim, n) in port.shape.iter().zip(tensor.dims()) {
             if let Some((symbol, n)) = dim.solve(i64::try_from(n).unwrap_or(i64::MAX)) {
                 sizes.entry(symbol.name().to_owned()).or_insert(n);
@@ -106,8 +106,8 @@ fn takes(entry: &Entry) -> String {
     }
 }
 
-/// Random values for a port: floats between -1 and 1, integers and truth values 0 or 1, which every table has rows for.
-pub(super) fn random(port: &Port, sizes: &Sizes, seed: u64) -> Result<Tensor, Failure> {
+/// Random values for a port: floats between -1 and 1, integers and truth values 0 or 1, but indices that the table has.
+pub(super) fn random(entry: &Entry, port: &Port, sizes: &Sizes, seed: u64) -> Result<Tensor, Failure> {
     let port = port.at(sizes).ok_or_else(|| Failure::file(format!("input {:?}: its size is not known", port.name)))?;
     let ty = TensorType::new(port.dtype, Shape(port.shape.clone()));
     let refuse = |e: &dyn std::fmt::Display| Failure::file(format!("input {:?}: {e}", port.name));
@@ -122,12 +122,13 @@ pub(super) fn random(port: &Port, sizes: &Sizes, seed: u64) -> Result<Tensor, Fa
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
     };
+    let most = u64::from(entry.index_limit(&port, sizes).is_none_or(|n| n > 1));
     let tensor = match port.dtype {
         dtype if dtype.is_float() => {
             let values: Vec<f32> = (0..n).map(|_| (next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0).collect();
             Tensor::from_f32s(dtype, &dims, &values)
         }
-        dtype => Tensor::from_i64s(dtype, &dims, &(0..n).map(|_| (next() & 1) as i64).collect::<Vec<_>>()),
+        dtype => Tensor::from_i64s(dtype, &dims, &(0..n).map(|_| (next() & most) as i64).collect::<Vec<_>>()),
     };
     tensor.map_err(|e| refuse(&e))
 }

@@ -1,7 +1,8 @@
 //! `nyxc compare`.
 
 use super::{Failure, load, run, write};
-use crate::ir::{DType, Format, Node, Tensor};
+use crate::import::Initializers;
+use crate::ir::{DType, Format, Node, NodeId, Tensor};
 use crate::passes::Pin;
 use crate::session::Reference;
 use serde_json::json;
@@ -67,20 +68,28 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let program = load::program(&args.program)?;
     let inputs = run::inputs(&program, &args.inputs, None)?;
     let entry = run::entry(&program)?;
-    let dims: Vec<_> = entry
-        .inputs
-        .iter()
-        .zip(&inputs)
+    // The sizes of the others are those of their defaults.
+    let given = || entry.inputs.iter().zip(&inputs);
+    let dims: Vec<_> = given()
+        .filter(|(port, _)| !entry.defaults.contains_key(&port.name))
         .flat_map(|(port, tensor)| load::bindings(&port.name, &tensor.ty().shape))
         .collect();
-    let (graph, _) = load::model(&args.model, &dims, args.constants.as_deref())?;
+    let (graph, _) = load::model(&args.model, &dims, args.constants.as_deref(), Initializers::Inputs)?;
+    let own = |id: &NodeId| {
+        let name = &graph.value(id.out(0)).name;
+        let found = given().find(|(port, _)| port.name == *name).map(|(_, tensor)| tensor);
+        found.or(graph.default_of(*id)).cloned().ok_or_else(|| {
+            Failure::file(format!("{}: the program has no input {name:?}, which the model has", args.program.display()))
+        })
+    };
+    let own = graph.inputs().iter().map(own).collect::<Result<Vec<_>, _>>()?;
     let mut values: BTreeMap<String, (String, Tensor)> = BTreeMap::new();
     let mut keep = |node: &Node, results: &[Tensor]| {
         for (value, tensor) in node.outputs.iter().zip(results) {
             values.insert(value.name.clone(), (node.name.clone(), tensor.clone()));
         }
     };
-    let expected = Reference::new(graph).run_with(&inputs, &mut keep)?;
+    let expected = Reference::new(graph).run_with(&own, &mut keep)?;
     let (mut rows, mut overflows) = (Vec::new(), Vec::new());
     let mut measure = |node: &Node, results: &[Tensor]| {
         for (value, tensor) in node.outputs.iter().zip(results) {

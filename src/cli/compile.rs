@@ -2,13 +2,14 @@
 
 use super::size::{self, Budget};
 use super::{Failure, load, say, write};
-use crate::import::DimBinding;
+use crate::import::{DimBinding, Initializers};
 use crate::ir::{Format, Graph, valid_block};
 use crate::passes::{NAMES, Pin, Policy, Settings};
 use crate::program::file;
 use crate::session::{Compile, Compiled, best_device, compile};
 use crate::target::Target;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -53,12 +54,19 @@ pub(super) struct Args {
     /// Values for inputs of the model, which become constants: where an input decides shapes
     #[arg(long, value_name = "FILE.npz")]
     constants: Option<PathBuf>,
+    /// Initializers that the model has as inputs too (IR version 4 and later): inputs with a default, constants, or auto, which takes them for constants
+    /// where the model lists all its initializers and they have 64 KiB or more
+    #[arg(long, default_value = "auto", value_name = "auto|inputs|constants")]
+    initializers: Initializers,
     /// Formats that may be assigned [default: f32,f16,w8a32,w8a16,w8a8,w4a32,w4a16,w4a8]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     formats: Vec<Format>,
     /// Refuse a model of which a node would run on the host
     #[arg(long)]
     no_host: bool,
+    /// Leave out the checks of indices: one that is out of range reads or writes the nearest place that is in range
+    #[arg(long)]
+    unchecked: bool,
     /// Threads [default: one a core]
     #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     jobs: usize,
@@ -101,7 +109,16 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         write::spares(written, [Some(args.model.as_path()), args.constants.as_deref()].into_iter().flatten())?;
     }
     let target = target(&args.target)?;
-    let (graph, imported) = load::model(&args.model, &args.dim, args.constants.as_deref())?;
+    let (graph, imported) = load::model(&args.model, &args.dim, args.constants.as_deref(), args.initializers)?;
+    let mut by_reason: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (name, reason) in &imported.fixed {
+        by_reason.entry(reason).or_default().push(format!("{name:?}"));
+    }
+    for (reason, names) in by_reason {
+        let (first, n) = (names.iter().take(8).cloned().collect::<Vec<_>>().join(", "), names.len());
+        let more = if n > 8 { format!(" and {} more", n - 8) } else { String::new() };
+        say::note(format_args!("constant, though the model has it as an input: {first}{more} ({reason})"));
+    }
     for (name, n) in &imported.defaulted {
         say::note(format_args!("{name} is taken to be {n}; --dim {name}=N sets it"));
     }
@@ -114,6 +131,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         pins: args.precision.clone(),
         explain: args.explain.clone(),
         allow_host: !args.no_host,
+        check_indices: !args.unchecked,
+        fixed_inputs: imported.fixed.clone(),
         ..Settings::default()
     };
     if !args.formats.is_empty() {
@@ -308,6 +327,8 @@ fn report(compiled: &Compiled, options: &Compile, asked: Option<Budget>, seconds
         "min_feasible_bytes": plan.min_feasible_bytes,
         "f32_bytes": plan.f32_bytes,
         "arena": {"bytes": compiled.arena_bytes, "max_live_bytes": compiled.max_live_bytes, "imported_max_live_bytes": compiled.imported_max_live_bytes},
+        "default_inputs": plan.entries.first().map(|e| e.defaults.keys().collect::<Vec<_>>()),
+        "constant_inputs": plan.entries.first().map(|e| &e.fixed),
         "nodes": plan.nodes,
         "certificate": certificate,
         "passes": passes,

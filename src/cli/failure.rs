@@ -1,6 +1,7 @@
 //! What goes wrong, as the command line tells it: exit code, kind, node and numbers.
 
 use crate::import::ImportError;
+use crate::ir::OpError;
 use crate::passes::{OverBudget, PassError, PipelineError};
 use crate::program::file::FileError;
 use crate::runtime::RuntimeError;
@@ -142,7 +143,12 @@ impl From<FileError> for Failure {
 
 impl From<CpuError> for Failure {
     fn from(error: CpuError) -> Failure {
-        Failure::new(3, "program", chain(&error))
+        match &error {
+            CpuError::Op { node, source: OpError::Index(_) } => {
+                Failure { node: Some(node.clone()), ..Failure::new(3, "index", &error) }
+            }
+            _ => Failure::new(3, "program", chain(&error)),
+        }
     }
 }
 
@@ -160,7 +166,11 @@ impl From<SessionError> for Failure {
             SessionError::Cpu(error) => error.into(),
             SessionError::Runtime(error) if error.is_usage() => error.into(),
             SessionError::Runtime(error) if crate::session::is_of_device(&error) => Failure::device(chain(&error)),
+            SessionError::Runtime(RuntimeError::Index { ref node, .. }) => {
+                Failure { node: Some(node.clone()), ..Failure::new(3, "index", &error) }
+            }
             SessionError::Runtime(error) => Failure::new(3, "program", chain(&error)),
+            SessionError::Input(error) => Failure::file(chain(&error)),
             other => Failure::device(chain(&other)),
         }
     }

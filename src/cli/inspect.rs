@@ -2,7 +2,7 @@
 
 use super::load::{self, Loaded};
 use super::{Failure, size, write};
-use crate::import::{Axis, Described, DimBinding, ImportReport, describe};
+use crate::import::{Axis, Described, DimBinding, ImportReport, Initializers, describe};
 use crate::ir::{Graph, NodeKind, Shape, TensorType, ValueId};
 use crate::program::{Plan, Port, Program, Step};
 use serde_json::{Value, json};
@@ -62,7 +62,7 @@ fn model(path: &Path, args: &Args) -> Result<Value, Failure> {
         }
         failure
     })?;
-    let imported = match load::model(path, &args.dim, args.constants.as_deref()) {
+    let imported = match load::model(path, &args.dim, args.constants.as_deref(), Initializers::Auto) {
         Ok(imported) => Ok(imported),
         // A slip in the command, or a file beside the model that cannot be read, is none of the model's.
         Err(failure) if failure.code != 3 => return Err(failure),
@@ -90,6 +90,13 @@ fn model(path: &Path, args: &Args) -> Result<Value, Failure> {
         })
     };
     let values = |list: &[Described]| list.iter().map(value).collect::<Vec<_>>();
+    // Inputs that the file gives a value: a run may give another, unless import made a constant of it.
+    let with_default = |v: &Described| {
+        let mut value = value(v);
+        value["default"] = json!(true);
+        value["constant"] = json!(report.fixed.get(&v.name));
+        value
+    };
     let memory = graph.and_then(|graph| crate::ir::memory::account(graph, &graph.file_order()));
     Ok(json!({
         "name": told.name,
@@ -99,7 +106,7 @@ fn model(path: &Path, args: &Args) -> Result<Value, Failure> {
         "ir_version": told.ir_version,
         "opsets": told.opsets,
         "inputs": values(&told.inputs),
-        "defaults": values(&told.defaults),
+        "defaults": told.defaults.iter().map(with_default).collect::<Vec<_>>(),
         "outputs": values(&told.outputs),
         "operators": told.operators,
         "functions": told.functions,
@@ -132,12 +139,19 @@ fn of_graph(graph: &Graph) -> Value {
     }
     let value =
         |name: &str, v: ValueId| json!({"name": name, "type": graph.ty(v).to_string(), "bytes": graph.ty(v).bytes()});
+    let input = |id: &crate::ir::NodeId| {
+        let mut input = value(&graph.value(id.out(0)).name, id.out(0));
+        if graph.default_of(*id).is_some() {
+            input["default"] = json!(true);
+        }
+        input
+    };
     let memory = crate::ir::memory::account(graph, &graph.file_order());
     json!({
         "name": graph.name,
         "kind": "text",
         "level": graph.level.to_string(),
-        "inputs": graph.inputs().iter().map(|id| value(&graph.value(id.out(0)).name, id.out(0))).collect::<Vec<_>>(),
+        "inputs": graph.inputs().iter().map(input).collect::<Vec<_>>(),
         "outputs": graph.outputs().iter().map(|o| value(&o.name, o.value)).collect::<Vec<_>>(),
         "operators": ops,
         "weights_bytes": weights_bytes,
@@ -159,7 +173,15 @@ fn of_program(program: &Program, graph: &Graph) -> Value {
             let largest = port.at(&largest).and_then(|port| TensorType::new(port.dtype, Shape(port.shape)).bytes());
             json!({"name": port.name, "type": ty.to_string(), "dtype": port.dtype.to_string(), "shape": shape, "bytes": largest})
         };
-        document["inputs"] = entry.inputs.iter().map(port).collect();
+        let input = |input: &Port| {
+            let mut value = port(input);
+            if entry.defaults.contains_key(&input.name) {
+                value["default"] = json!(true);
+            }
+            value
+        };
+        document["inputs"] = entry.inputs.iter().map(input).collect();
+        document["constant_inputs"] = json!(entry.fixed);
         document["outputs"] = entry.outputs.iter().map(port).collect();
         document["sizes"] = json!(entry.sizes);
     }
@@ -229,8 +251,12 @@ fn people(document: &Value, nodes: bool) -> String {
             let (ty, compiled) = (text(&v["type"]), text(&v["compiled"]));
             let more =
                 if compiled.is_empty() || compiled == ty { String::new() } else { format!(", compiled as {compiled}") };
-            let more = if key == "defaults" { format!(", whose value is in the model{more}") } else { more };
-            line(word, &format!("{} : {ty}{more}", text(&v["name"])));
+            let why = match v["constant"].as_str() {
+                Some(reason) => format!(", a constant: {reason}"),
+                None if v["default"] == true => ", has a default".to_owned(),
+                None => String::new(),
+            };
+            line(word, &format!("{} : {ty}{more}{why}", text(&v["name"])));
         }
     }
     for size in list("sizes") {

@@ -1,7 +1,7 @@
 //! Files as graphs and programs.
 
 use super::Failure;
-use crate::import::{DimBinding, ImportOptions, ImportReport, import};
+use crate::import::{DimBinding, ImportOptions, ImportReport, Initializers, import};
 use crate::ir::{Graph, Shape, Tensor, TensorType, text};
 use crate::ops;
 use crate::program::{Program, file};
@@ -50,7 +50,7 @@ pub fn graph(path: &Path, dims: &[DimBinding]) -> Result<Loaded, Failure> {
 pub fn graph_with(path: &Path, dims: &[DimBinding], constants: Option<&Path>) -> Result<Loaded, Failure> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("onnx") => {
-            let (graph, _) = model(path, dims, constants)?;
+            let (graph, _) = model(path, dims, constants, Initializers::Auto)?;
             Ok(Loaded::Model(graph))
         }
         Some("nyx") => {
@@ -67,17 +67,26 @@ pub fn graph_with(path: &Path, dims: &[DimBinding], constants: Option<&Path>) ->
 ///
 /// # Errors
 /// It cannot be read or is not supported.
-pub fn model(path: &Path, dims: &[DimBinding], constants: Option<&Path>) -> Result<(Graph, ImportReport), Failure> {
+pub fn model(
+    path: &Path,
+    dims: &[DimBinding],
+    constants: Option<&Path>,
+    initializers: Initializers,
+) -> Result<(Graph, ImportReport), Failure> {
     let constants = constants.map(values).transpose()?.unwrap_or_default();
-    import(path, &ImportOptions { dims: dims.to_vec(), constants, ..ImportOptions::default() }, &ops::registry())
-        .map_err(|e| {
-            let is_named = e.is_io() || e.is_usage();
-            let mut failure: Failure = e.into();
-            if !is_named {
-                failure.message = format!("{}: {}", path.display(), failure.message);
-            }
-            failure
-        })
+    import(
+        path,
+        &ImportOptions { dims: dims.to_vec(), constants, initializers, ..ImportOptions::default() },
+        &ops::registry(),
+    )
+    .map_err(|e| {
+        let is_named = e.is_io() || e.is_usage();
+        let mut failure: Failure = e.into();
+        if !is_named {
+            failure.message = format!("{}: {}", path.display(), failure.message);
+        }
+        failure
+    })
 }
 
 /// Largest array that may become a constant, in bytes: a small file can hold any number of zeros.

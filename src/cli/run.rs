@@ -3,13 +3,13 @@
 use super::say::{self, Status};
 use super::{Failure, arrays, load, profile, write};
 use crate::import::DimBinding;
-use crate::ir::{DType, Dim, Shape, Tensor, TensorType};
+use crate::ir::{Tensor, TensorType};
 use crate::program::profile::by_kernel;
 use crate::program::{Entry, Port, Program};
 use crate::session::{DeviceChoice, Outcome, Session};
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -129,9 +129,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
 /// The files that a run reads and those that it writes, all that can be told before it does anything.
 fn files(program: &Program, args: &Args) -> Result<(Vec<PathBuf>, Vec<PathBuf>), Failure> {
     let entry = entry(program)?;
-    if args.inputs.is_empty() && !args.random && !entry.inputs.is_empty() {
-        let takes: Vec<_> =
-            entry.inputs.iter().map(|port| format!("{:?} ({})", port.name, expected(entry, port))).collect();
+    let open = || entry.inputs.iter().filter(|port| !entry.defaults.contains_key(&port.name));
+    if args.inputs.is_empty() && !args.random && open().next().is_some() {
+        let takes: Vec<_> = open().map(|port| format!("{:?} ({})", port.name, entry.expected(port))).collect();
         return Err(Failure::usage(format!(
             "the program takes {}: give --inputs IN.npz, --inputs NAME=FILE.npy or --random",
             takes.join(", ")
@@ -196,98 +196,51 @@ pub(super) fn report(session: &Session, outcome: &Outcome, wall_ms: f64) -> serd
 
 /// The entry that `run` calls.
 pub(super) fn entry(program: &Program) -> Result<&Entry, Failure> {
-    program.plans.first().and_then(|p| p.entries.first()).ok_or_else(|| Failure::file("the program has no entry"))
+    program.entry().ok_or_else(|| Failure::file("the program has no entry"))
 }
 
-/// Where inputs that are not given come from.
+/// Where inputs that are not given, and have no default, come from.
 pub(super) struct Random<'a> {
     pub(super) seed: u64,
     pub(super) dims: &'a [DimBinding],
 }
 
-/// A program's inputs, in its order: from the files of `--inputs`, and made up where `random` says how. NumPy's wider integers and floats are narrowed
-/// where that loses nothing of the type.
+/// A program's inputs, in its order: from the files of `--inputs`, and made up where `random` says how.
 pub(super) fn inputs(program: &Program, given: &[PathBuf], random: Option<Random<'_>>) -> Result<Vec<Tensor>, Failure> {
     let entry = entry(program)?;
-    let ports = &entry.inputs;
-    let (mut arrays, mut types) = (BTreeMap::new(), BTreeMap::new());
+    let refuse = |path: &dyn std::fmt::Display, e: &dyn std::fmt::Display| Failure::file(format!("{path}: {e}"));
+    let (mut arrays, mut from) = (BTreeMap::new(), BTreeMap::new());
     for path in given {
-        let mut own = BTreeMap::new();
+        let mut refused = None;
         // Only what will be used is unpacked: a small file can hold any number of zeros.
-        let mut wants = |name: &str, ty: &TensorType| {
-            own.insert(name.to_owned(), (ty.clone(), path.as_path()));
-            ports.iter().any(|port| port.name == name && takes(entry, port, &ty.shape))
+        let mut wants = |name: &str, ty: &TensorType| match entry.takes(name, ty) {
+            Ok(()) => refused.is_none(),
+            Err(error) => {
+                refused.get_or_insert(error);
+                false
+            }
         };
-        arrays.extend(arrays::read(path, entry, &mut wants)?);
-        for (name, array) in own {
-            if let Some((_, before)) = types.insert(name.clone(), array) {
+        let own = arrays::read(path, entry, &mut wants)?;
+        if let Some(error) = refused {
+            return Err(refuse(&path.display(), &error));
+        }
+        for (name, tensor) in own {
+            if let Some(before) = from.insert(name.clone(), path) {
                 let (before, path) = (before.display(), path.display());
                 return Err(Failure::usage(format!("input {name:?} is given twice: by {before} and by {path}")));
             }
+            arrays.insert(name, tensor);
         }
     }
-    let is_made_up = |port: &Port| random.is_some() && !types.contains_key(&port.name);
-    let read = ports
-        .iter()
-        .map(|port| if is_made_up(port) { Ok(None) } else { input(entry, port, &mut arrays, &types, given).map(Some) });
-    let read = read.collect::<Result<Vec<_>, Failure>>()?;
-    let Some(Random { seed, dims }) = random else { return Ok(read.into_iter().flatten().collect()) };
-    let sizes = arrays::sizes(entry, dims, &read)?;
-    let all = ports.iter().zip(read).zip(seed..);
-    all.map(|((port, tensor), seed)| tensor.map_or_else(|| arrays::random(port, &sizes, seed), Ok)).collect()
-}
-
-/// Whether an array of this shape may be the input: what it asks of other inputs is looked at when all are there.
-fn takes(entry: &Entry, port: &Port, shape: &Shape) -> bool {
-    let within = |(dim, given): (&Dim, &Dim)| {
-        entry.bounds(dim).zip(given.known()).is_some_and(|((low, high), n)| (low..=high).contains(&n))
-    };
-    port.shape.len() == shape.rank() && port.shape.iter().zip(&shape.0).all(within)
-}
-
-/// What an input takes.
-fn expected(entry: &Entry, port: &Port) -> String {
-    let ty = TensorType::new(port.dtype, Shape(port.shape.clone()));
-    let is_its = |name: &str| port.shape.iter().any(|dim| dim.told().is_some_and(|symbol| symbol.name() == name));
-    let ranges: Vec<String> =
-        entry.sizes.iter().filter(|s| is_its(&s.name)).map(|s| format!("{} in {}..{}", s.name, s.min, s.max)).collect();
-    if ranges.is_empty() { ty.to_string() } else { format!("{ty} with {}", ranges.join(", ")) }
-}
-
-fn input(
-    entry: &Entry,
-    port: &Port,
-    arrays: &mut BTreeMap<String, Tensor>,
-    types: &BTreeMap<String, (TensorType, &Path)>,
-    files: &[PathBuf],
-) -> Result<Tensor, Failure> {
-    let expected = expected(entry, port);
-    let (given, path) = types.get(&port.name).ok_or_else(|| {
-        let names: Vec<_> = types.keys().cloned().collect();
-        let files: Vec<_> = files.iter().map(|path| path.display().to_string()).collect();
-        let has = if files.len() == 1 { "it has" } else { "they have" };
-        Failure::file(format!(
-            "{}: no array {:?} ({expected}); {has} {}",
-            files.join(", "),
-            port.name,
-            names.join(", ")
-        ))
-    })?;
-    let refuse = || Failure::file(format!("{}: input {:?} is {given}, expected {expected}", path.display(), port.name));
-    let tensor = arrays.remove(&port.name).ok_or_else(refuse)?;
-    if tensor.dtype() == port.dtype {
-        return Ok(tensor);
+    if let Some(Random { seed, dims }) = random {
+        let sizes = arrays::sizes(entry, dims, &arrays)?;
+        let is_open = |port: &Port| !from.contains_key(&port.name) && !entry.defaults.contains_key(&port.name);
+        for (port, seed) in entry.inputs.iter().zip(seed..).filter(|(port, _)| is_open(port)) {
+            arrays.insert(port.name.clone(), arrays::random(entry, port, &sizes, seed)?);
+        }
     }
-    let dims = tensor.dims();
-    let converted = match (tensor.dtype(), port.dtype) {
-        (from, DType::F32 | DType::F16 | DType::BF16 | DType::F64) if from.is_float() => {
-            tensor.to_f32s().ok().and_then(|v| Tensor::from_f32s(port.dtype, &dims, &v).ok())
-        }
-        (from, to) if !from.is_float() && !to.is_float() => {
-            let narrow = tensor.to_i64s().ok().and_then(|v| Some((Tensor::from_i64s(to, &dims, &v).ok()?, v)));
-            narrow.and_then(|(t, v)| (t.to_i64s().ok()? == v).then_some(t))
-        }
-        _ => None,
-    };
-    converted.ok_or_else(refuse)
+    let files: Vec<_> = given.iter().map(|path| path.display().to_string()).collect();
+    program
+        .inputs(entry, arrays)
+        .map_err(|e| if files.is_empty() { Failure::usage(e) } else { refuse(&files.join(", "), &e) })
 }

@@ -21,7 +21,7 @@ pub(super) struct Model<'a> {
     pub(super) opset: i64,
     pub(super) opsets: &'a BTreeMap<String, i64>,
     /// Domain and name of the model's own functions.
-    pub(super) functions: BTreeSet<(String, String)>,
+    pub(super) functions: &'a BTreeSet<(String, String)>,
     pub(super) symbols: &'a Symbols,
     /// Symbols without a value.
     pub(super) unbound: &'a [String],
@@ -83,10 +83,15 @@ impl Model<'_> {
         let mut taken = BTreeSet::new();
         body::names(raw, &mut taken);
         let mut builder = Builder::new(self, &raw.name, &taken, false);
-        for info in raw.inputs.iter().filter(|i| !raw.initializers.contains_key(&i.name)) {
+        let is_given = |name: &String| !raw.initializers.contains_key(name) && !raw.defaults.contains_key(name);
+        for info in raw.inputs.iter().filter(|i| is_given(&i.name)) {
             let problem = || Kind::Input { name: info.name.clone(), problem: "has no shape".to_owned() };
             let ty = self.symbols.ty(&info.name, info)?.ok_or_else(problem)?;
             builder.add_input(&info.name, ty)?;
+        }
+        for (name, tensor) in raw.inputs.iter().filter_map(|info| raw.defaults.get_key_value(&info.name)) {
+            let value = builder.graph.add_input_with(name, tensor.clone());
+            builder.define(name, Known::Value(value))?;
         }
         builder.fill(raw)?;
         Ok(builder.graph)

@@ -10,6 +10,7 @@
 mod body;
 mod build;
 mod data;
+mod defaults;
 mod describe;
 mod dims;
 mod error;
@@ -26,7 +27,7 @@ mod weigh;
 pub use describe::{Axis, Described, Description, describe, describe_bytes};
 pub use error::ImportError;
 
-use crate::ir::{Dim, Graph, Registry, Tensor, TensorType};
+use crate::ir::{Dim, Graph, Registry, Tensor, TensorType, hint};
 use dims::Symbols;
 use error::Kind;
 use prost::Message;
@@ -65,8 +66,36 @@ pub struct ImportOptions {
     /// Values for inputs of the model, by name: these become constants. Where an input decides shapes (the axes of a reduction, the sizes of a
     /// Resize), the model cannot be compiled otherwise.
     pub constants: BTreeMap<String, Tensor>,
+    /// What becomes of initializers that are inputs too.
+    pub initializers: Initializers,
     /// What inputs that are sequences or optionals hold, by name; an input of which nothing is said here must be a tensor.
     pub held: BTreeMap<String, Held>,
+}
+
+/// What becomes of initializers that the model lists as inputs too. From IR version 4 on these are inputs with a default, before that every initializer had
+/// to be listed, and all are constants.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Initializers {
+    /// Inputs with a default. But where a model lists all its initializers, and they have 64 KiB or more, its exporter does so whatever they are for: there
+    /// they are constants, as weights must be to be quantized and folded.
+    #[default]
+    Auto,
+    /// Inputs with a default, all of which the shapes do not depend on.
+    Inputs,
+    /// Constants.
+    Constants,
+}
+
+impl std::str::FromStr for Initializers {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Initializers, String> {
+        match text {
+            "auto" => Ok(Initializers::Auto),
+            "inputs" => Ok(Initializers::Inputs),
+            "constants" => Ok(Initializers::Constants),
+            _ => Err(format!("{text:?} is none of auto, inputs, constants")),
+        }
+    }
 }
 
 /// What an input of the model that is no tensor holds. A program has sizes and lengths of its own, so they must be known.
@@ -98,6 +127,8 @@ pub struct ImportReport {
     pub unbound: Vec<String>,
     /// Axes, as `INPUT.AXIS`, that have no elements because the model says so: some exporters write 0 for what they do not know.
     pub empty: Vec<String>,
+    /// Inputs of the model that are constants of the graph, and why.
+    pub fixed: BTreeMap<String, String>,
 }
 
 /// Reads the ONNX file at `path`, with the external data in its folder.
@@ -165,6 +196,7 @@ pub fn import_proto(
         (read::domain(domain).to_owned(), name.to_owned())
     });
     let functions = functions.collect();
+    let ir_version = model.ir_version;
     let mut raw =
         read::Reader { files: data::Files::new(dir)?, opsets: &opsets }.graph(model.graph.ok_or(Kind::NoGraph)?, 0)?;
     for (name, held) in &options.held {
@@ -173,29 +205,39 @@ pub fn import_proto(
     for (name, tensor) in &options.constants {
         fix_input(&mut raw, name, tensor)?;
     }
-    // Before IR version 4 every initializer had to be an input too: it is a constant all the same.
-    let inputs: Vec<_> = raw.inputs.iter().filter(|i| !raw.initializers.contains_key(&i.name)).collect();
-    let (symbols, report) = Symbols::new(&inputs, &options.dims)?;
-    let graph = build::Model {
-        registry,
-        opset,
-        opsets: &opsets,
-        functions,
-        symbols: &symbols,
-        unbound: &report.unbound,
-        n_bodies: Cell::new(0),
-        n_listed: Cell::new(0),
-        n_differentiated: Cell::new(0),
+    let mut fixed = defaults::choose(&mut raw, ir_version, options);
+    let is_given = |name: &String| !raw.initializers.contains_key(name) && !raw.defaults.contains_key(name);
+    let inputs: Vec<_> = raw.inputs.iter().filter(|i| is_given(&i.name)).cloned().collect();
+    let (symbols, mut report) = Symbols::new(&inputs.iter().collect::<Vec<_>>(), &options.dims)?;
+    loop {
+        let model = build::Model {
+            registry,
+            opset,
+            opsets: &opsets,
+            functions: &functions,
+            symbols: &symbols,
+            unbound: &report.unbound,
+            n_bodies: Cell::new(0),
+            n_listed: Cell::new(0),
+            n_differentiated: Cell::new(0),
+        };
+        match model.graph(&raw) {
+            Ok(graph) => {
+                report.fixed = fixed;
+                return Ok((graph, report));
+            }
+            // Shapes may need the value of an input that has one.
+            Err(error) => fixed.extend(defaults::fix_for(&mut raw, error)?),
+        }
     }
-    .graph(&raw)?;
-    Ok((graph, report))
 }
 
 /// Makes an input of the model a constant.
 fn fix_input(raw: &mut read::RawGraph, name: &str, tensor: &Tensor) -> Result<(), ImportError> {
     let fail = |problem: String| ImportError::from(Kind::Fixed { name: name.to_owned(), problem });
     let input = raw.inputs.iter().find(|input| input.name == name);
-    let input = input.ok_or_else(|| fail("the model has no such input".to_owned()))?;
+    let names = || raw.inputs.iter().map(|input| input.name.as_str());
+    let input = input.ok_or_else(|| fail(format!("the model has no such input{}", hint(name, names()))))?;
     let (dtype, dims) = dims::described(input).map_err(&fail)?;
     let sizes = dims
         .iter()
@@ -207,9 +249,10 @@ fn fix_input(raw: &mut read::RawGraph, name: &str, tensor: &Tensor) -> Result<()
     let differs = dims.is_some()
         && (sizes.len() != own.len()
             || sizes.iter().zip(&own).any(|(size, n)| size.is_some_and(|size| size != *n as i64)));
-    if dtype != tensor.dtype() || tensor.ty().packing.is_some() || differs {
-        return Err(fail(format!("{} given, the input is {dtype} of another type or shape", tensor.ty())));
+    if differs {
+        return Err(fail(format!("{} given, the input is {dtype} of another shape", tensor.ty())));
     }
-    raw.initializers.insert(name.to_owned(), tensor.clone());
+    let tensor = tensor.narrowed(dtype).map_err(|e| fail(e.to_string()))?;
+    raw.initializers.insert(name.to_owned(), tensor);
     Ok(())
 }

@@ -16,6 +16,8 @@ pub(super) struct RawGraph {
     pub(super) inputs: Vec<ValueInfoProto>,
     pub(super) outputs: Vec<String>,
     pub(super) initializers: BTreeMap<String, Tensor>,
+    /// Inputs that need not be given, and what they are then.
+    pub(super) defaults: BTreeMap<String, Tensor>,
     pub(super) nodes: Vec<RawNode>,
 }
 
@@ -76,7 +78,7 @@ impl Reader<'_> {
         }
         let nodes = proto.node.into_iter().map(|node| self.node(node, depth)).collect::<Result<_, _>>()?;
         let outputs = proto.output.into_iter().map(|o| o.name).collect();
-        Ok(RawGraph { name: proto.name, inputs: proto.input, outputs, initializers, nodes })
+        Ok(RawGraph { name: proto.name, inputs: proto.input, outputs, initializers, defaults: BTreeMap::new(), nodes })
     }
 
     fn node(&mut self, proto: NodeProto, depth: usize) -> Result<RawNode, ImportError> {

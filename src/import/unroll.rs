@@ -18,11 +18,20 @@ const MAX_NODES: usize = 1 << 16;
 const REFUSING: &[(&str, usize)] = &[
     ("CumProd", 1),
     ("CumSum", 1),
+    ("Gather", 1),
+    ("GatherElements", 1),
+    ("GatherND", 1),
     ("MaxUnpool", 1),
+    ("NegativeLogLikelihoodLoss", 1),
     ("RoiAlign", 2),
+    ("RotaryEmbedding", 3),
     ("ScatterElements", 1),
     ("ScatterND", 1),
+    ("SoftmaxCrossEntropyLoss", 1),
     ("TensorScatter", 2),
+    ("ai.onnx.ml::ArrayFeatureExtractor", 1),
+    ("com.microsoft::GatherBlockQuantized", 1),
+    ("com.microsoft::RotaryEmbedding", 1),
 ];
 /// Why what bodies give cannot be chosen from.
 const RUN_TIME: &str = "and the condition is computed while the program runs";

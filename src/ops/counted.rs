@@ -3,7 +3,7 @@
 //! Their attribute [`COUNT`] holds the size that the data tell, a symbol from 0 to [`bound`]: memory is planned for the bound, and the value is known
 //! once the node has been computed, on the host. Of constants alone they have no such attribute, and fold.
 
-use super::compose::gather;
+use super::compose::gather_within;
 use super::host::order_keys;
 use super::reshape;
 use super::util::{axis_attr, elements, from_elements, n_elems, operand, strides};
@@ -198,7 +198,7 @@ fn expand_compress(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
             e.constant(Tensor::from_i64s(DType::I64, &[kept.len()], &kept)?)
         }
     };
-    Ok(vec![gather(e, x, indices, axis.unwrap_or(0))?])
+    Ok(vec![gather_within(e, x, indices, axis.unwrap_or(0))?])
 }
 
 /// Batches, classes and boxes.

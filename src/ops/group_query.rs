@@ -4,7 +4,7 @@
 //! new keys are put behind old ones by a look-up; that every query sees no key behind itself is a mask that is computed.
 
 use super::attention::{DEF as ATTENTION, ROTARY as ONNX_ROTARY};
-use super::compose::{concat, dims, gather, part, positions, sizes};
+use super::compose::{concat, dims, gather_within, part, positions, sizes};
 use super::{pointwise, reshape};
 use crate::ir::{Attr, Attrs, Class, DType, Dim, Expand, Infer, OpError, Shape, Tensor, TensorType, Val, attr};
 
@@ -282,7 +282,7 @@ fn cached(e: &mut Expand<'_, '_>, s: &Sizes, past: Option<Val>, new: Val, before
     for b in 0..s.batch as i64 {
         let (own, from) = (part(e, both, 0, b, 1)?, part(e, from, 0, b, 1)?);
         let from = reshape::to(e, from, dims(&[s.present]))?;
-        parts.push(gather(e, own, from, 2)?);
+        parts.push(gather_within(e, own, from, 2)?);
     }
     concat(e, &parts, 0)
 }

@@ -43,6 +43,8 @@ macro_rules! written_out {
 pub mod attention;
 /// Look-ups in tables of codes.
 pub mod block_quantized;
+/// Indices held against their axes.
+pub mod check_indices;
 /// Tensors one after the other.
 pub mod concat;
 /// Convolutions.
@@ -144,6 +146,7 @@ pub static ALL: &[&OpDef] = &[
     &softmax::DEF,
     &softmax::LOG,
     &norm::DEF,
+    &check_indices::DEF,
     &gather::DEF,
     &strided::DEF,
     &concat::DEF,

@@ -2,7 +2,9 @@
 
 use super::util::{finish_f32s, n_elems, operand, strides};
 use super::window::Window;
-use crate::ir::{Attrs, CORE, Class, DType, Dim, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, attr};
+use crate::ir::{
+    Attrs, CORE, Class, DType, Dim, IndexFault, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, attr,
+};
 use rayon::prelude::*;
 
 /// `grid_sample(x, grid) {mode, padding_mode, align_corners}`: ONNX GridSample, opset 22: x `[N,C,...]`, the grid `[N,...,n]` with n coordinates
@@ -324,10 +326,12 @@ fn eval_roi(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, Op
         return Err(OpError::operand(0, x.ty(), "an image that is not empty"));
     }
     for (r, roi) in rois.chunks_exact(4).enumerate().take(batch.len()) {
-        let image = usize::try_from(batch[r])
-            .ok()
-            .filter(|&i| i < images)
-            .ok_or_else(|| OpError::operand(2, batch[r], format!("images of {images}")))?;
+        let image = usize::try_from(batch[r]).ok().filter(|&i| i < images).ok_or(IndexFault {
+            element: r as u64,
+            index: batch[r],
+            least: 0,
+            most: images as i64 - 1,
+        })?;
         let corner: Vec<f32> = roi.iter().map(|v| v * scale - if half { 0.5 } else { 0.0 }).collect();
         let least = if half { f32::NEG_INFINITY } else { 1.0 };
         let (w, h) = ((corner[2] - corner[0]).max(least), (corner[3] - corner[1]).max(least));

@@ -1,11 +1,13 @@
 //! `scatter`: rows written into a copy of a tensor; ONNX's scattering operators become one. On the host: no kernel yet.
 
+use super::check_indices::{self, Rule};
 use super::compose::{dims, positions, sizes};
 use super::elements::flat_rows;
 use super::util::{axis_attr, elements, from_elements, n_elems, operand, strides};
 use super::{pointwise, reshape};
 use crate::ir::{
-    Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
+    Attrs, CORE, Class, DType, Dim, Expand, IndexFault, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType,
+    Val, attr,
 };
 
 /// `scatter(data, rows, updates) {reduction}`: data `[R,D]` with rows `[N]` replaced by, or combined with, updates `[N,D]`, in order.
@@ -88,9 +90,12 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     let reduction = reduction(attrs)?;
     let places = rows.to_i64s()?.into_iter().map(|row| {
         let place = usize::try_from(row).ok().filter(|&row| row < n_rows);
-        place.ok_or_else(|| OpError::operand(1, row, format!("rows of {}", data.ty())))
+        place.ok_or((row, n_rows))
     });
-    let places = places.collect::<Result<Vec<_>, _>>()?;
+    let out_of_range = |(element, place): (usize, Result<usize, (i64, usize)>)| {
+        place.map_err(|(index, n)| IndexFault { element: element as u64, index, least: 0, most: n as i64 - 1 })
+    };
+    let places = places.enumerate().map(out_of_range).collect::<Result<Vec<_>, _>>()?;
     if n_elems(&updates.dims())? != places.len() * width {
         return Err(OpError::operand(2, updates.ty(), format!("{} rows of {width}", places.len())));
     }
@@ -160,8 +165,8 @@ fn expand_elements(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let (own, given) = (sizes(0, &e.ty(data))?, sizes(1, &e.ty(indices))?);
     let axis = axis_attr(e.attrs, 0, own.len())?;
     let steps = strides(&own);
-    let mut operands = vec![indices];
-    let mut text = format!("mul(select(lt(x0,0),add(x0,{}),x0),{})", own[axis], steps[axis]);
+    let mut operands = vec![check_indices::add(e, indices, &Rule::of_axis(Dim::from(own[axis])))?];
+    let mut text = format!("mul(x0,{})", steps[axis]);
     for i in (0..own.len()).filter(|&i| i != axis) {
         text = format!("add({text},x{})", operands.len());
         operands.push(positions(e, own.len(), i, given[i], steps[i] as i64)?);
@@ -257,6 +262,8 @@ fn expand_unpool(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let zero = Tensor::from_f32s(ty.dtype, &[1], &[0.0])?;
     let zero = e.constant(zero);
     let zeros = super::movement::broadcast_to(e, zero, vec![Dim::Known(total), Dim::Known(1)])?;
+    let rule = Rule { sizes: vec![Dim::Known(total)], negative: false, ignore: None };
+    let indices = check_indices::add(e, indices, &rule)?;
     let rows = reshape::to(e, indices, dims(&[n]))?;
     let x = reshape::to(e, x, dims(&[n, 1]))?;
     let y = e.add(&DEF, Attrs::new().with_str("reduction", "none"), &[zeros, rows, x])?;

@@ -13,6 +13,7 @@ mod shape;
 mod tests;
 
 use crate::ir::{Class, DType, Dim, Graph, NodeId, NodeKind, TensorType, ValueId};
+use crate::ops::check_indices::Rule;
 use crate::ops::kernel_key::{KernelKey, Storage};
 use crate::target::Target;
 use call::Node;
@@ -28,6 +29,8 @@ pub struct KernelCall {
     pub params: Vec<Dim>,
     /// Workgroups along x, y, z.
     pub groups: [Dim; 3],
+    /// What it checks indices by: then a binding of [`FAULT_BYTES`](crate::program::FAULT_BYTES), which it writes, comes after those of `operands`.
+    pub check: Option<Rule>,
 }
 
 /// Part of a value that a kernel binds.
@@ -118,6 +121,7 @@ pub fn dispatches(graph: &Graph, node: NodeId, target: &Target) -> Result<Vec<Ke
         "reduce" => rows::reduce(&node),
         "softmax" => rows::softmax(&node),
         "norm" => rows::norm(&node),
+        "check_indices" => movement::check_indices(&node),
         "gather" => movement::gather(&node),
         "strided" => movement::strided(&node),
         "concat" => movement::concat(&node),

@@ -1,6 +1,7 @@
 //! Programs: what is shipped and run. A program knows no passes and no policies, only plans: memory, shaders, dispatches.
 
 mod check;
+mod fault;
 pub mod file;
 pub mod profile;
 mod report;
@@ -8,6 +9,7 @@ pub mod sizes;
 pub mod spirv;
 
 pub use check::ProgramError;
+pub use fault::{CLEAR, FAULT_BYTES, IndexCheck};
 pub use report::{Certificate, Ledger, NodeReport};
 pub use sizes::{SizeError, SizeRange, Sizes};
 
@@ -15,6 +17,7 @@ use crate::ir::{DType, Dim, Hash, Tensor};
 use crate::target::Target;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A compiled model.
 #[derive(Clone, Debug)]
@@ -156,7 +159,7 @@ pub struct Upload {
 }
 
 /// Something that can be called.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
     /// Its name.
@@ -164,8 +167,14 @@ pub struct Entry {
     /// The sizes that each run chooses, by the shapes of its inputs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sizes: Vec<SizeRange>,
-    /// What the caller gives, in order.
+    /// What the caller gives, in order: those with defaults come last.
     pub inputs: Vec<Port>,
+    /// The constant that an input is where the caller does not give it: its name to the full hexadecimal hash, a key of [`Program::constants`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub defaults: BTreeMap<String, String>,
+    /// Inputs of the model that are constants of the program, and why: nobody can give these.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fixed: BTreeMap<String, String>,
     /// What the caller gets, in order.
     pub outputs: Vec<Port>,
     /// What happens, in order.
@@ -235,6 +244,9 @@ pub struct Dispatch {
     pub groups: [Dim; 3],
     /// Whether earlier writes must be visible before this dispatch, or earlier reads done.
     pub barrier: bool,
+    /// What it notes of indices out of range, where it looks for any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<IndexCheck>,
 }
 
 impl Dispatch {

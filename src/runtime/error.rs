@@ -1,5 +1,6 @@
 //! What can go wrong between a program and a device.
 
+use crate::ir::IndexFault;
 use crate::program::ProgramError;
 use crate::target::MaskError;
 
@@ -29,6 +30,9 @@ pub enum RuntimeError {
     /// A number is beyond the device's 32-bit types; the CPU reference has wider ones.
     #[error("{port}: element {index} is {value}, which does not fit in the 32-bit {numbers} of the device")]
     TooWide { port: String, index: usize, value: String, numbers: &'static str },
+    /// An index of a node is out of range.
+    #[error("node {node:?}: {fault}")]
+    Index { node: String, fault: IndexFault },
     /// A node that runs on the host failed.
     #[error("host node {node:?}: {fault}")]
     Host { node: String, fault: String },

@@ -8,8 +8,8 @@ use super::vk::{Bound, Commands, Pipelines, Queries, VkContext};
 use crate::ir::{Dim, Tensor};
 use crate::program::profile::Span;
 use crate::program::{
-    AllocationKind, Dispatch, Entry, HostStep, Plan, Port, Program, ProgramError, Region, SizeError, Sizes, Step,
-    parse_hex,
+    AllocationKind, CLEAR, Dispatch, Entry, FAULT_BYTES, HostStep, IndexCheck, Plan, Port, Program, ProgramError,
+    Region, SizeError, Sizes, Step, parse_hex,
 };
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -47,6 +47,10 @@ struct Loaded {
     /// The entry without its steps.
     entry: Entry,
     steps: Vec<LoadedStep>,
+    /// Where dispatches note indices out of range, in the order in which they run.
+    checks: Vec<(Region, IndexCheck)>,
+    /// Whether nothing is noted there: the last run read it back so.
+    is_clear: bool,
 }
 
 enum LoadedStep {
@@ -167,7 +171,12 @@ impl Executor {
                 }
             }
         }
-        Ok(Loaded { entry: Entry { steps: Vec::new(), ..entry.clone() }, steps })
+        let checks = entry.steps.iter().flat_map(of_step).filter_map(|dispatch| {
+            let check = dispatch.check.as_ref()?;
+            Some((*dispatch.bindings.get(check.binding as usize)?, check.clone()))
+        });
+        let (checks, entry) = (checks.collect(), Entry { steps: Vec::new(), ..entry.clone() });
+        Ok(Loaded { entry, steps, checks, is_clear: false })
     }
 
     /// Runs `main`, which must have no host steps.
@@ -181,10 +190,10 @@ impl Executor {
     /// Runs an entry. Inputs come in the entry's order, in the model's types and shapes.
     ///
     /// # Errors
-    /// An input is not what its port takes, a host step fails, or the device does.
+    /// An input is not what its port takes, an index is out of range, a host step fails, or the device does. After all but the last the executor runs on.
     pub fn run_entry(&mut self, entry: &str, inputs: &[Tensor], host: HostFn<'_>) -> Result<RunOutput, RuntimeError> {
         let Executor { entries, memory, profiling, .. } = self;
-        let Some(Loaded { entry, steps }) = entries.iter_mut().find(|e| e.entry.name == entry) else {
+        let Some(Loaded { entry, steps, checks, is_clear }) = entries.iter_mut().find(|e| e.entry.name == entry) else {
             return Err(RuntimeError::Unsupported {
                 what: format!("entry {entry:?}, which the program does not have"),
             });
@@ -210,6 +219,9 @@ impl Executor {
             memory.write(&port.region, bytes)?;
         }
         drop(converted);
+        if !std::mem::replace(is_clear, checks.is_empty()) {
+            checks.iter().try_for_each(|(region, _)| memory.write(region, &[CLEAR; FAULT_BYTES as usize]))?;
+        }
         if let Some(timeline) = &mut timeline {
             timeline.host("write inputs");
         }
@@ -238,14 +250,18 @@ impl Executor {
                     }
                 }
                 LoadedStep::Host(step) => {
-                    run_host(memory, entry, step, &mut sizes, host)?;
+                    if let Err(error) = run_host(memory, entry, step, &mut sizes, host) {
+                        // What a kernel noted before is why.
+                        return Err(read_back(memory, &[], checks, &sizes).err().unwrap_or(error));
+                    }
                     if let Some(timeline) = &mut timeline {
                         timeline.node(&step.node);
                     }
                 }
             }
         }
-        let outputs = fetch(memory, &at(&entry.outputs, &sizes)?)?;
+        let outputs = read_back(memory, &at(&entry.outputs, &sizes)?, checks, &sizes)?;
+        *is_clear = true;
         if let Some(timeline) = &mut timeline {
             timeline.host("read outputs");
         }
@@ -450,8 +466,24 @@ fn run_host(
 }
 
 fn fetch(memory: &mut Memory, ports: &[Port]) -> Result<Vec<Tensor>, RuntimeError> {
-    let regions: Vec<Region> =
-        ports.iter().map(|port| Region { bytes: device_bytes(port) as u64, ..port.region }).collect();
-    let all = memory.read(&regions)?;
+    read_back(memory, ports, &[], &Sizes::new())
+}
+
+/// The tensors of `ports`, unless a dispatch noted an index out of range: both are read together.
+fn read_back(
+    memory: &mut Memory,
+    ports: &[Port],
+    checks: &[(Region, IndexCheck)],
+    sizes: &Sizes,
+) -> Result<Vec<Tensor>, RuntimeError> {
+    let own = ports.iter().map(|port| Region { bytes: device_bytes(port) as u64, ..port.region });
+    let regions: Vec<Region> = own.chain(checks.iter().map(|(region, _)| *region)).collect();
+    let mut all = memory.read(&regions)?;
+    let noted = all.split_off(ports.len().min(all.len()));
+    for ((_, check), words) in checks.iter().zip(&noted) {
+        if let Some(fault) = check.read(words, sizes) {
+            return Err(RuntimeError::Index { node: check.node.clone(), fault });
+        }
+    }
     ports.iter().zip(all).map(|(port, bytes)| from_device(port, bytes)).collect()
 }

@@ -80,13 +80,7 @@ impl Maker {
             graph: String::new(),
             allocations: sizes.into_iter().map(|(kind, bytes)| Allocation { kind, bytes }).collect(),
             uploads: vec![],
-            entries: vec![Entry {
-                name: "main".to_owned(),
-                sizes: vec![],
-                inputs: vec![],
-                outputs: vec![],
-                steps: vec![],
-            }],
+            entries: vec![Entry { name: "main".to_owned(), ..Entry::default() }],
         };
         let (constants, shaders) = Default::default();
         Maker {
@@ -148,6 +142,7 @@ impl Maker {
             params_offset,
             groups: [u64::from(n.div_ceil(64)), 1, 1].map(Into::into),
             barrier,
+            check: None,
         });
     }
 

@@ -7,7 +7,7 @@ use crate::ops::weights;
 use crate::passes::{OverBudget, PassError, Pipeline, PipelineError, Settings, Timing, WhyNot};
 use crate::plan::build::{self, Blueprint};
 use crate::plan::{Forecast, PlanError};
-use crate::program::{Certificate, Dispatch, Entry, NodeReport, Plan, Program, Shader, Step};
+use crate::program::{Certificate, Dispatch, Entry, NodeReport, Plan, Program, Shader, Step, hex};
 use crate::target::Target;
 use indexmap::IndexMap;
 use rayon::prelude::*;
@@ -343,6 +343,7 @@ impl Lowered {
                             params_offset,
                             groups: d.groups,
                             barrier: d.barrier,
+                            check: d.check,
                         });
                     }
                     steps.push(Step::Device(dispatches));
@@ -356,10 +357,16 @@ impl Lowered {
                 constants.entry(tensor.hash()).or_insert_with(|| tensor.clone());
             }
         });
+        // A default is written to its input, so it is kept whole.
+        for tensor in self.kernels.defaults().values() {
+            constants.entry(tensor.hash()).or_insert_with(|| tensor.clone());
+        }
         let entry = Entry {
             name: "main".to_owned(),
             sizes: self.blueprint.sizes,
             inputs: self.blueprint.inputs,
+            defaults: self.kernels.defaults().iter().map(|(name, t)| (name.clone(), hex(t.hash()))).collect(),
+            fixed: options.settings.fixed_inputs.clone(),
             outputs: self.blueprint.outputs,
             steps,
         };

@@ -68,7 +68,7 @@ impl Reference {
             .map(|(name, range)| SizeRange { name, min: *range.start(), max: *range.end() })
             .collect();
         let inputs = graph.inputs().iter().map(|id| port(&graph, id.out(0))).collect();
-        let entry = Entry { name: String::new(), sizes, inputs, outputs: Vec::new(), steps: Vec::new() };
+        let entry = Entry { sizes, inputs, ..Entry::default() };
         Reference { graph, order, last_use, entry }
     }
 
@@ -179,8 +179,11 @@ impl Reference {
         if changes {
             op.to_mut().substitute(&|symbol| sizes.get(symbol.name()).map(|&n| Dim::Known(n)));
         }
-        let mut results = compute(self.graph.level, &op, operands, node.outputs.len())
-            .map_err(|source| CpuError::Op { node: node.name.clone(), source })?;
+        let mut results = compute(self.graph.level, &op, operands, node.outputs.len()).map_err(|source| {
+            // The indices are those of a node of the model.
+            let own = if matches!(source, OpError::Index(_)) { node.origins().first() } else { None };
+            CpuError::Op { node: own.unwrap_or(&node.name).clone(), source }
+        })?;
         results.truncate(node.outputs.len());
         Ok(results)
     }

@@ -1,6 +1,7 @@
 //! `.npy` arrays (NumPy's format 1.0, 2.0 and 3.0) and `.npz` files, a zip of them.
 //!
-//! f16 is `<f2`. Types that NumPy lacks travel widened: bf16 as f32, 4-bit integers as 8-bit ones.
+//! f16 is `<f2`. Types that NumPy lacks are written widened ([`Tensor::widened`]): bf16 and floats of 8 and 4 bits as f32, 2- and 4-bit integers as bytes of
+//! the same sign.
 
 use crate::ir::{DType, Tensor, TensorType};
 use std::collections::BTreeMap;
@@ -122,7 +123,8 @@ pub fn write(out: impl Write + Seek, tensors: &[(String, Tensor)]) -> Result<(),
 /// # Errors
 /// The writer fails, or the array is of a type that has no place in such a file.
 pub fn write_npy(mut out: impl Write, tensor: &Tensor) -> Result<(), String> {
-    let (descr, tensor) = on_paper(tensor)?;
+    let tensor = tensor.widened().map_err(|e| e.to_string())?;
+    let descr = descr(tensor.dtype())?;
     let dims: Vec<_> = tensor.dims().iter().map(|d| format!("{d},")).collect();
     let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}), }}", dims.join(" "));
     while (10 + header.len() + 1) % 64 != 0 {
@@ -139,9 +141,9 @@ pub fn write_npy(mut out: impl Write, tensor: &Tensor) -> Result<(), String> {
     write().map_err(|e| e.to_string())
 }
 
-/// NumPy's name of a type, and the tensor in it, widened where NumPy has no such type.
-fn on_paper(tensor: &Tensor) -> Result<(&'static str, Tensor), String> {
-    let descr = match tensor.dtype() {
+/// NumPy's name of a type that it has.
+fn descr(dtype: DType) -> Result<&'static str, String> {
+    Ok(match dtype {
         DType::F32 => "<f4",
         DType::F16 => "<f2",
         DType::F64 => "<f8",
@@ -154,17 +156,8 @@ fn on_paper(tensor: &Tensor) -> Result<(&'static str, Tensor), String> {
         DType::I64 => "<i8",
         DType::U64 => "<u8",
         DType::Bool => "|b1",
-        DType::BF16 => {
-            let values = tensor.to_f32s().map_err(|e| e.to_string())?;
-            return Ok(("<f4", Tensor::from_f32s(DType::F32, &tensor.dims(), &values).map_err(|e| e.to_string())?));
-        }
-        DType::I4 | DType::I2 | DType::U4 | DType::U2 => {
-            let values = tensor.to_i64s().map_err(|e| e.to_string())?;
-            return Ok(("|i1", Tensor::from_i64s(DType::I8, &tensor.dims(), &values).map_err(|e| e.to_string())?));
-        }
         other => return Err(format!("{other} has no place in a .npz file")),
-    };
-    Ok((descr, tensor.clone()))
+    })
 }
 
 #[cfg(test)]

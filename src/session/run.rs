@@ -1,9 +1,11 @@
 //! Sessions: a program on a device.
 
 use super::cpu::{CpuError, Reference};
+use super::inputs::InputError;
 use crate::ir::Tensor;
 use crate::program::profile::{Span, Track};
 use crate::program::{Program, file};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// Where a program runs.
@@ -70,6 +72,8 @@ pub enum SessionError {
     #[cfg(feature = "runtime")]
     #[error(transparent)]
     Runtime(#[from] crate::runtime::RuntimeError),
+    #[error(transparent)]
+    Input(#[from] InputError),
     #[error("this build has no Vulkan runtime; use --device cpu")]
     NoRuntime,
 }
@@ -193,10 +197,21 @@ impl Session {
         0
     }
 
-    /// Runs the program once. Inputs and outputs are in the order of the entry's ports.
+    /// Runs the program once on arrays named as its inputs; those with a default may be left out, and types that NumPy lacks may be given widened.
     ///
     /// # Errors
-    /// An input has a wrong type or shape, or the device fails and was asked for by name.
+    /// An array is no input, one is missing, or as [`Session::run`].
+    pub fn run_named(&mut self, arrays: BTreeMap<String, Tensor>) -> Result<Outcome, SessionError> {
+        let entry = self.program.entry().ok_or(CpuError::Plan(0))?;
+        let inputs = self.program.inputs(entry, arrays)?;
+        self.run(&inputs)
+    }
+
+    /// Runs the program once. Inputs and outputs are in the order of the entry's ports; inputs with defaults, which are the last, may be left out.
+    ///
+    /// # Errors
+    /// An input has a wrong type or shape, an index is out of range, or the device fails and was asked for by name. After an index out of range the
+    /// session runs on.
     pub fn run(&mut self, inputs: &[Tensor]) -> Result<Outcome, SessionError> {
         self.run_profiled(inputs, false)
     }
@@ -216,6 +231,14 @@ impl Session {
     pub fn run_told(&mut self, inputs: &[Tensor], profile: bool, told: Told<'_>) -> Result<Outcome, SessionError> {
         let host_nodes: Vec<String> = self.host_nodes();
         self.fallbacks.truncate(self.n_lasting);
+        let entry = self.program.entry().ok_or(CpuError::Plan(0))?;
+        let all: Vec<Tensor>;
+        let inputs = if inputs.len() == entry.inputs.len() {
+            inputs
+        } else {
+            all = self.program.with_defaults(entry, inputs)?;
+            &all
+        };
         #[cfg(feature = "runtime")]
         if let Some(executor) = &mut self.executor {
             let reference = self.reference.as_ref();

@@ -79,9 +79,14 @@ pub fn i64s(name: &str, dims: &[i64], values: &[i64]) -> Vec<u8> {
 
 /// A float input as a field of a graph; sizes below 0 are symbols.
 pub fn input(name: &str, dims: &[i64]) -> Vec<u8> {
+    typed_input(name, 1, dims)
+}
+
+/// The same of any element type, by ONNX's number.
+pub fn typed_input(name: &str, dtype: i64, dims: &[i64]) -> Vec<u8> {
     let dim = |&d: &i64| blob(1, if d < 0 { blob(2, format!("n{}", -d)) } else { int(1, d) });
     let shape: Vec<u8> = dims.iter().flat_map(dim).collect();
-    blob(11, [blob(1, name), blob(2, blob(1, [int(1, 1), blob(2, shape)].concat()))].concat())
+    blob(11, [blob(1, name), blob(2, blob(1, [int(1, dtype), blob(2, shape)].concat()))].concat())
 }
 
 pub fn output(name: &str) -> Vec<u8> {

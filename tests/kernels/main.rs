@@ -265,8 +265,7 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
     let calls = kernels::dispatches(&graph, node, target)?;
     let (mut weights, mut arena, mut params) = (Arena { bytes: 256 }, Arena::default(), Arena { bytes: 256 });
     let mut places: BTreeMap<ValueId, Region> = BTreeMap::new();
-    let (mut entry, mut uploads) =
-        (Entry { name: "main".to_owned(), sizes: vec![], inputs: vec![], outputs: vec![], steps: vec![] }, Vec::new());
+    let (mut entry, mut uploads) = (Entry { name: "main".to_owned(), ..Entry::default() }, Vec::new());
     let mut program = Program {
         model: "case".to_owned(),
         target: context.info().target.clone(),
@@ -311,7 +310,7 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
         names.push(shader.name.clone());
         let module = module::Module::read(&shader.spirv);
         assert_eq!(module.faults(target), Vec::<String>::new(), "{} on {}", shader.name, target.name);
-        let bindings: Vec<Region> = call
+        let mut bindings: Vec<Region> = call
             .operands
             .iter()
             .map(|o| {
@@ -323,8 +322,14 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
                 Region { offset: place.offset + o.offset_bytes, bytes: o.bytes, ..place }
             })
             .collect();
-        let writes: Vec<u32> =
+        let mut writes: Vec<u32> =
             call.operands.iter().enumerate().filter(|(_, o)| o.write).map(|(i, _)| i as u32).collect();
+        let check = call.check.as_ref().map(|rule| {
+            let binding = bindings.len() as u32;
+            bindings.push(arena.place(1, FAULT_BYTES, target.alignment()));
+            writes.push(binding);
+            IndexCheck { binding, node: "node".to_owned(), sizes: rule.sizes.clone(), negative: rule.negative }
+        });
         assert!(
             module.written.iter().eq(&writes),
             "{} writes {:?}, the plan says {writes:?}",
@@ -344,6 +349,7 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
             params_offset,
             groups: call.groups.clone(),
             barrier,
+            check,
         });
     }
     entry.steps.push(Step::Device(dispatches));

@@ -466,6 +466,7 @@ impl<'a> Parser<'a> {
         let mut constant = None;
         let mut attrs = Attrs::new();
         match op.as_str() {
+            "input" if self.take(" default ") => constant = Some(self.data()?),
             "input" => {}
             "const" => {
                 self.eat(" ")?;
@@ -513,8 +514,13 @@ impl<'a> Parser<'a> {
             }
         }
         let kind = match (op.as_str(), constant) {
-            ("input", _) => {
-                let value = graph.add_input(&names[0], types.swap_remove(0));
+            ("input", default) => {
+                let ty = types.swap_remove(0);
+                let default = default.map(|data| self.tensor(data, ty.clone())).transpose()?;
+                let value = match default {
+                    Some(tensor) => graph.add_input_with(&names[0], tensor),
+                    None => graph.add_input(&names[0], ty),
+                };
                 values.insert(names[0].clone(), value);
                 return Ok(node_name);
             }

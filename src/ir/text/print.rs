@@ -58,7 +58,10 @@ fn line(graph: &Graph, id: NodeId, depth: usize) -> Result<String, fmt::Error> {
     }
     f.push_str(" = ");
     match &node.kind {
-        NodeKind::Input => f.push_str("input"),
+        NodeKind::Input => match graph.default_of(id) {
+            Some(tensor) => write!(f, "input default {}", data(tensor)?)?,
+            None => f.push_str("input"),
+        },
         NodeKind::Const(tensor) => write!(f, "const {}", data(tensor)?)?,
         NodeKind::Op(op) => {
             f.push_str(op.def.name);

@@ -415,7 +415,7 @@ impl Call<'_> {
         }
         let n_groups = n_groups.into();
         let groups = groups(&n_groups).ok_or_else(|| node.unsupported(format!("{n_groups} workgroups")))?;
-        Ok(KernelCall { key, operands: self.bindings, params, groups })
+        Ok(KernelCall { key, operands: self.bindings, params, groups, check: None })
     }
 
     /// The call of as many workgroups of 128 as `n` invocations need.
