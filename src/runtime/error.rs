@@ -53,6 +53,26 @@ pub enum RuntimeError {
     Vulkan { call: &'static str, code: i32 },
 }
 
+/// Why a node cannot be computed on the host.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HostError {
+    /// An index of a node of the model is out of range.
+    Index {
+        /// The node.
+        node: String,
+        /// Which index, and the range.
+        fault: IndexFault,
+    },
+    /// Anything else, in words.
+    Other(String),
+}
+
+impl From<String> for HostError {
+    fn from(fault: String) -> HostError {
+        HostError::Other(fault)
+    }
+}
+
 impl RuntimeError {
     /// Whether the caller's settings are at fault, and neither program nor device.
     pub fn is_usage(&self) -> bool {

@@ -1,10 +1,10 @@
 //! A plan on a device, ready to run.
 
-use super::RuntimeError;
 use super::convert::{device_bytes, from_device, to_device};
 use super::memory::Memory;
 use super::timeline::Timeline;
 use super::vk::{Bound, Commands, Pipelines, Queries, VkContext};
+use super::{HostError, RuntimeError};
 use crate::ir::{Dim, Tensor};
 use crate::program::profile::Span;
 use crate::program::{
@@ -19,7 +19,7 @@ const MAX_RECORDED: usize = 2000;
 
 /// Computes a node that no kernel covers: its name in [`Plan::graph`], its operands by slot, absent where the program has none on the device, and the
 /// sizes of this run as far as they are known.
-pub type HostFn<'a> = &'a dyn Fn(&str, &[Option<Tensor>], &Sizes) -> Result<Vec<Tensor>, String>;
+pub type HostFn<'a> = &'a dyn Fn(&str, &[Option<Tensor>], &Sizes) -> Result<Vec<Tensor>, HostError>;
 
 /// What a run gives.
 #[derive(Clone, Debug)]
@@ -184,7 +184,9 @@ impl Executor {
     /// # Errors
     /// As for [`Executor::run_entry`].
     pub fn run(&mut self, inputs: &[Tensor]) -> Result<RunOutput, RuntimeError> {
-        self.run_entry("main", inputs, &|_, _, _| Err("this run has nobody to compute it on the host".to_owned()))
+        self.run_entry("main", inputs, &|_, _, _| {
+            Err("this run has nobody to compute it on the host".to_owned().into())
+        })
     }
 
     /// Runs an entry. Inputs come in the entry's order, in the model's types and shapes.
@@ -445,7 +447,10 @@ fn run_host(
     let mut tensors = fetch(memory, &at(&present, sizes)?)?.into_iter();
     let operands: Vec<Option<Tensor>> =
         step.inputs.iter().map(|port| port.as_ref().and_then(|_| tensors.next())).collect();
-    let results = host(&step.node, &operands, sizes).map_err(fail)?;
+    let results = host(&step.node, &operands, sizes).map_err(|error| match error {
+        HostError::Index { node, fault } => RuntimeError::Index { node, fault },
+        HostError::Other(fault) => fail(fault),
+    })?;
     if results.len() != step.outputs.len() {
         return Err(fail(format!("{} results given, {} wanted", results.len(), step.outputs.len())));
     }

@@ -21,6 +21,6 @@ mod tests;
 mod timeline;
 mod vk;
 
-pub use error::RuntimeError;
+pub use error::{HostError, RuntimeError};
 pub use executor::{Executor, HostFn, RunOutput};
 pub use vk::{DeviceInfo, DeviceKind, Options, RawDevice, VkContext, devices, validation_errors};

@@ -440,7 +440,7 @@ fn a_host_step_stands_between_dispatches() {
                     let values: Vec<f32> = y.to_f32s().unwrap().iter().map(|v| -v).collect();
                     Ok(vec![Tensor::from_f32s(DType::F32, &[N], &values).unwrap()])
                 }
-                _ => Err(format!("{node} has {} operands", operands.len())),
+                _ => Err(format!("{node} has {} operands", operands.len()).into()),
             };
             let run = executor.run_entry("main", std::slice::from_ref(&x), &negate).unwrap();
             let wanted: Vec<f32> = values.iter().map(|v| -(2.0 * v + 1.0) * 2.0 + 1.0).collect();

@@ -2,6 +2,8 @@
 
 use super::cpu::{CpuError, Reference};
 use super::inputs::InputError;
+#[cfg(feature = "runtime")]
+use crate::ir::OpError;
 use crate::ir::Tensor;
 use crate::program::profile::{Span, Track};
 use crate::program::{Program, file};
@@ -241,10 +243,14 @@ impl Session {
         };
         #[cfg(feature = "runtime")]
         if let Some(executor) = &mut self.executor {
+            use crate::runtime::HostError;
             let reference = self.reference.as_ref();
             let evaluate = |node: &str, operands: &[Option<Tensor>], sizes: &crate::program::Sizes| match reference {
-                Some(reference) => reference.node(node, operands, sizes).map_err(|e| e.to_string()),
-                None => Err("the program has no host steps".to_owned()),
+                Some(reference) => reference.node(node, operands, sizes).map_err(|error| match error {
+                    CpuError::Op { node, source: OpError::Index(fault) } => HostError::Index { node, fault },
+                    other => other.to_string().into(),
+                }),
+                None => Err("the program has no host steps".to_owned().into()),
             };
             let result = executor.set_profiling(profile).and_then(|()| executor.run_entry("main", inputs, &evaluate));
             match result {

@@ -320,6 +320,57 @@ fn the_smallest_budget_is_exact_for_a_convolutional_classifier() {
     smallest_budget_is_exact(&[&model("ppocr-cls.onnx"), "--target", "lavapipe", "--dim", "x.2=48", "--dim", "x.3=48"]);
 }
 
+/// What is given is used or refused: a default by its name, an array that nobody knows with the nearest one, and an index beyond its table with its node.
+#[test]
+fn arrays_are_used_or_refused_and_indices_are_held_against_their_tables() {
+    let folder = Folder::new("given");
+    let (onnx, program, inputs, out) =
+        (folder.file("m.onnx"), folder.file("m.nyx"), folder.file("in.npz"), folder.file("out.npz"));
+    let graph = [
+        pb::node("Cast", &["at"], &["indices"], &[pb::attr_int("to", 7)]),
+        pb::node("Gather", &["table", "indices"], &["rows"], &[]),
+        pb::node("Mul", &["rows", "scale"], &["y"], &[]),
+        pb::f32s("table", &[3, 2], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]),
+        pb::f32s("scale", &[1], &[2.0]),
+        pb::input("at", &[2]),
+        pb::input("scale", &[1]),
+        pb::output("y"),
+    ];
+    std::fs::write(&onnx, pb::model(graph.concat())).unwrap();
+    nyxc(&["compile", &onnx, "-o", &program]).exits(0);
+    let seen = nyxc(&["inspect", &onnx, "--json"]).exits(0).json();
+    assert_eq!((&seen["inputs"][0]["default"], &seen["inputs"][1]["default"]), (&Value::Null, &Value::Bool(true)));
+    for device in ["cpu", "0"] {
+        let run = |arrays: &[(&str, &[usize], Vec<f32>)]| {
+            write_npz(&inputs, arrays);
+            nyxc(&["run", &program, "--inputs", &inputs, "--outputs", &out, "--device", device, "--json"])
+        };
+        run(&[("at", &[2], vec![2.0, -3.0])]).exits(0);
+        assert_eq!(read_npz(&out, "y"), [8.0, 10.0, 0.0, 2.0]);
+        run(&[("at", &[2], vec![2.0, -3.0]), ("scale", &[1], vec![-1.0])]).exits(0);
+        assert_eq!(read_npz(&out, "y"), [-4.0, -5.0, 0.0, -1.0]);
+        let done = run(&[("at", &[2], vec![2.0, 0.0]), ("scales", &[1], vec![-1.0])]).exits(3);
+        assert!(done.err.contains("no input \"scales\"; did you mean \"scale\"?"), "{}", done.err);
+        let done = run(&[("at", &[2], vec![2.0, 3.0])]).exits(3);
+        let error = &done.json()["error"];
+        assert_eq!((&error["kind"], &error["node"]), (&Value::from("index"), &Value::from("rows")));
+        let says = "node \"rows\": index 3 (element 1 of the indices) is out of range: -3 to 2 are allowed";
+        assert!(done.err.contains(says), "{}", done.err);
+    }
+    let nearest = folder.file("unchecked.nyx");
+    nyxc(&["compile", &onnx, "--unchecked", "-o", &nearest]).exits(0);
+    nyxc(&["run", &nearest, "--inputs", &inputs, "--outputs", &out]).exits(0);
+    assert_eq!(read_npz(&out, "y"), [8.0, 10.0, 8.0, 10.0]);
+    let constant = folder.file("constant.nyx");
+    let done = nyxc(&["compile", &onnx, "--initializers", "constants", "-o", &constant]).exits(0);
+    assert!(done.err.contains("constant, though the model has it as an input: \"scale\""), "{}", done.err);
+    write_npz(&inputs, &[("at", &[2], vec![2.0, 0.0]), ("scale", &[1], vec![-1.0])]);
+    let done = nyxc(&["run", &constant, "--inputs", &inputs, "--outputs", &out]).exits(3);
+    assert!(done.err.contains("input \"scale\" is a constant of this program"), "{}", done.err);
+    let done = nyxc(&["compile", &onnx, "--constants", &inputs, "-o", &constant]).exits(0);
+    assert!(done.err.contains("--constants gave it a value"), "{}", done.err);
+}
+
 #[test]
 fn over_budget_leaves_no_file() {
     let folder = Folder::new("over");
