@@ -63,10 +63,9 @@ fn model(path: &Path, args: &Args) -> Result<Value, Failure> {
         failure
     })?;
     let imported = match load::model(path, &args.dim, args.constants.as_deref(), Initializers::Auto) {
-        Ok(imported) => Ok(imported),
         // A slip in the command, or a file beside the model that cannot be read, is none of the model's.
         Err(failure) if failure.code != 3 => return Err(failure),
-        Err(failure) => Err(failure),
+        imported => imported,
     };
     let graph = imported.as_ref().ok().map(|(graph, _)| graph);
     let none = ImportReport::default();
@@ -90,13 +89,13 @@ fn model(path: &Path, args: &Args) -> Result<Value, Failure> {
         })
     };
     let values = |list: &[Described]| list.iter().map(value).collect::<Vec<_>>();
-    // Inputs that the file gives a value: a run may give another, unless import made a constant of it.
-    let with_default = |v: &Described| {
-        let mut value = value(v);
-        value["default"] = json!(true);
-        value["constant"] = json!(report.fixed.get(&v.name));
-        value
-    };
+    let inputs = told.inputs.iter().filter(|v| !report.fixed.contains_key(&v.name)).map(|v| {
+        let mut input = value(v);
+        if v.has_default {
+            input["default"] = json!(true);
+        }
+        input
+    });
     let memory = graph.and_then(|graph| crate::ir::memory::account(graph, &graph.file_order()));
     Ok(json!({
         "name": told.name,
@@ -105,8 +104,8 @@ fn model(path: &Path, args: &Args) -> Result<Value, Failure> {
         "producer": told.producer,
         "ir_version": told.ir_version,
         "opsets": told.opsets,
-        "inputs": values(&told.inputs),
-        "defaults": told.defaults.iter().map(with_default).collect::<Vec<_>>(),
+        "inputs": inputs.collect::<Vec<_>>(),
+        "constant_inputs": report.fixed,
         "outputs": values(&told.outputs),
         "operators": told.operators,
         "functions": told.functions,
@@ -246,18 +245,17 @@ fn people(document: &Value, nodes: bool) -> String {
     };
     let mut out = format!("{}: {what}\n", text(&document["name"]));
     let mut line = |key: &str, rest: &str| out += &format!("  {key:10} {rest}\n");
-    for (key, word) in [("inputs", "input"), ("defaults", "default"), ("outputs", "output")] {
+    for (key, word) in [("inputs", "input"), ("outputs", "output")] {
         for v in list(key) {
             let (ty, compiled) = (text(&v["type"]), text(&v["compiled"]));
             let more =
                 if compiled.is_empty() || compiled == ty { String::new() } else { format!(", compiled as {compiled}") };
-            let why = match v["constant"].as_str() {
-                Some(reason) => format!(", a constant: {reason}"),
-                None if v["default"] == true => ", has a default".to_owned(),
-                None => String::new(),
-            };
+            let why = if v["default"] == true { ", has a default" } else { "" };
             line(word, &format!("{} : {ty}{more}{why}", text(&v["name"])));
         }
+    }
+    for (name, reason) in document["constant_inputs"].as_object().into_iter().flatten() {
+        line("constant", &format!("{name}: {}", text(reason)));
     }
     for size in list("sizes") {
         line("size", &format!("{} in {}..{}", text(&size["name"]), size["min"], size["max"]));

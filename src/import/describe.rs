@@ -21,10 +21,8 @@ pub struct Description {
     pub ir_version: i64,
     /// Opset by domain; the default domain is `ai.onnx`.
     pub opsets: BTreeMap<String, i64>,
-    /// Inputs without a default, in order.
+    /// Inputs in order. Before IR version 4 every initializer had to be one too: those are constants all the same, and not listed.
     pub inputs: Vec<Described>,
-    /// Inputs that an initializer gives a default (IR version 4 and later).
-    pub defaults: Vec<Described>,
     /// Outputs in order.
     pub outputs: Vec<Described>,
     /// How often each operator stands in the file, those of subgraphs and functions included; `domain::name` for other domains.
@@ -46,6 +44,8 @@ pub struct Described {
     pub dtype: Option<String>,
     /// Its axes; `None` where the file does not say how many it has.
     pub shape: Option<Vec<Axis>>,
+    /// Whether an initializer gives it a value.
+    pub has_default: bool,
 }
 
 /// The size of an axis as the file states it.
@@ -73,7 +73,7 @@ impl Described {
     fn of(info: &ValueInfoProto) -> Described {
         let name = info.name.clone();
         let Some(TypeValue::TensorType(tensor)) = info.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
-            return Described { name, dtype: None, shape: None };
+            return Described { name, dtype: None, shape: None, has_default: false };
         };
         let dtype = DType::from_onnx(tensor.elem_type);
         let dtype = dtype.map_or_else(|| format!("type {}", tensor.elem_type), |dtype| dtype.to_string());
@@ -83,7 +83,7 @@ impl Described {
             _ => Axis::Unknown,
         };
         let shape = tensor.shape.as_ref().map(|shape| shape.dim.iter().map(|dim| axis(&dim.value)).collect());
-        Described { name, dtype: Some(dtype), shape }
+        Described { name, dtype: Some(dtype), shape, has_default: false }
     }
 
     /// The type as one text: `f32[batch,3,224,224]`, `?` for an axis that is not told, `f32[...]` where their number is not.
@@ -127,12 +127,10 @@ pub fn describe_bytes(bytes: &[u8]) -> Result<Description, ImportError> {
         *newest = set.version.max(*newest);
     }
     let given: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
-    let (defaults, inputs): (Vec<_>, Vec<_>) = graph.input.iter().partition(|i| given.contains(i.name.as_str()));
-    description.inputs = inputs.into_iter().map(Described::of).collect();
-    // Before IR version 4 every initializer had to be an input too: it is a constant all the same.
-    if model.ir_version >= 4 {
-        description.defaults = defaults.into_iter().map(Described::of).collect();
-    }
+    let input =
+        |info: &ValueInfoProto| Described { has_default: given.contains(info.name.as_str()), ..Described::of(info) };
+    description.inputs =
+        graph.input.iter().map(input).filter(|input| !input.has_default || model.ir_version >= 4).collect();
     description.outputs = graph.output.iter().map(Described::of).collect();
     description.count(&graph);
     for function in &model.functions {
