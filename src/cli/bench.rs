@@ -143,7 +143,16 @@ impl Spread {
 
     fn json(&self) -> Value {
         let p = |percent| self.percentile(percent);
-        json!({"p5": p(5.0), "p50": p(50.0), "p95": p(95.0), "p99": p(99.0), "median": p(50.0), "mean": self.mean(), "min": p(0.0), "max": p(100.0)})
+        json!({
+            "min": p(0.0),
+            "p5": p(5.0),
+            "p50": p(50.0),
+            "median": p(50.0),
+            "p95": p(95.0),
+            "p99": p(99.0),
+            "max": p(100.0),
+            "mean": self.mean(),
+        })
     }
 
     fn line(&self, name: &str) -> String {

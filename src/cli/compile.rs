@@ -320,7 +320,7 @@ fn report(compiled: &Compiled, options: &Compile, asked: Option<Budget>, seconds
         "target": options.target.name,
         "policy": plan.policy,
         "budget_bytes": plan.budget_bytes,
-        "budget_percent": asked.and_then(|asked| if let Budget::Percent(percent) = asked { Some(percent) } else { None }),
+        "budget_percent": asked.and_then(Budget::percent),
         "planned_peak_bytes": plan.planned_peak_bytes,
         "ledger": plan.ledger,
         "lower_bound_bytes": plan.lower_bound_bytes,

@@ -170,7 +170,8 @@ fn of_program(program: &Program, graph: &Graph) -> Value {
             let shape: Vec<Value> =
                 port.shape.iter().map(|d| d.known().map_or_else(|| json!(d.to_string()), |n| json!(n))).collect();
             let largest = port.at(&largest).and_then(|port| TensorType::new(port.dtype, Shape(port.shape)).bytes());
-            json!({"name": port.name, "type": ty.to_string(), "dtype": port.dtype.to_string(), "shape": shape, "bytes": largest})
+            let (ty, dtype) = (ty.to_string(), port.dtype.to_string());
+            json!({"name": port.name, "type": ty, "dtype": dtype, "shape": shape, "bytes": largest})
         };
         let input = |input: &Port| {
             let mut value = port(input);

@@ -86,7 +86,8 @@ pub(super) fn trace(model: &str, device: &str, start: Instant, around: &[Span], 
 pub(super) fn kernels_json(kernels: &[KernelTime]) -> Value {
     let one = |k: &KernelTime| {
         let place = if k.track == Track::Device { "device" } else { "host" };
-        json!({"kernel": k.kernel, "where": place, "calls": k.calls, "total_ms": k.time.as_secs_f64() * 1e3, "share": k.share})
+        let ms = k.time.as_secs_f64() * 1e3;
+        json!({"kernel": k.kernel, "where": place, "calls": k.calls, "total_ms": ms, "share": k.share})
     };
     kernels.iter().map(one).collect()
 }

@@ -158,7 +158,14 @@ fn summary(name: &str, tensor: &Tensor) -> serde_json::Value {
     let short = |v: f32| v.to_string().parse::<f64>().ok();
     let (min, max) = (finite().reduce(f32::min).and_then(short), finite().reduce(f32::max).and_then(short));
     let n_not_finite = values.as_ref().map_or(0, |v| v.len() - n);
-    json!({"name": name, "type": tensor.ty().to_string(), "min": min, "max": max, "mean": (n > 0).then_some(mean), "not_finite": n_not_finite})
+    json!({
+        "name": name,
+        "type": tensor.ty().to_string(),
+        "min": min,
+        "max": max,
+        "mean": (n > 0).then_some(mean),
+        "not_finite": n_not_finite,
+    })
 }
 
 fn told(args: &Args, session: &Session, outcome: &Outcome, outputs: &[(String, Tensor)], wall_ms: f64) -> String {

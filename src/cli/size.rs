@@ -32,6 +32,11 @@ impl Budget {
         percent.map(Budget::Percent).ok_or_else(|| format!("{text:?} is no percentage from 0% to 100%"))
     }
 
+    /// The percentage, where it is one.
+    pub(super) fn percent(self) -> Option<f64> {
+        if let Budget::Percent(percent) = self { Some(percent) } else { None }
+    }
+
     /// The bytes that are meant for this graph under these options.
     ///
     /// # Errors
