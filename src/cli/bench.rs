@@ -62,26 +62,32 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         status.doing(format_args!("warming up on {}: run {} of {}", session.device(), n + 1, args.warmup));
         session.run(&inputs)?;
     }
-    let (mut wall, mut device) = (Vec::new(), Vec::new());
+    let (mut wall, mut device, mut host_nodes) = (Vec::new(), Vec::new(), Vec::new());
     for n in 0..args.runs {
         status.step(&format!("timing on {}: run", session.device()), n as usize + 1, args.runs as usize);
         let start = Instant::now();
         let outcome = session.run(&inputs)?;
         wall.push(start.elapsed().as_secs_f64() * 1e3);
         device.extend(outcome.device_ms);
+        host_nodes = outcome.host_nodes;
     }
     let runs_per_second = wall.len() as f64 * 1e3 / wall.iter().sum::<f64>();
     // The figures are of runs on one device: what a fallback takes, the runs before it did not.
     let fallbacks = session.fallbacks().to_vec();
-    status.doing("timing each kernel");
-    let start = Instant::now();
-    let profiled = session.run_profiled(&inputs, true)?;
-    let spans = profiled.profile.as_deref().unwrap_or_default();
-    let kernels = by_kernel(spans);
-    if let Some(path) = &args.profile {
-        let trace = profile::trace(&session.program().model, &session.device(), start, &[], spans);
-        write::file(path, |out| writeln!(out, "{trace}"))?;
+    // A queue without timestamps tells no times of kernels.
+    let mut spans = Vec::new();
+    if !device.is_empty() || session.device() == "cpu" {
+        status.doing("timing each kernel");
+        let start = Instant::now();
+        spans = session.run_profiled(&inputs, true)?.profile.unwrap_or_default();
+        if let Some(path) = &args.profile {
+            let trace = profile::trace(&session.program().model, &session.device(), start, &[], &spans);
+            write::file(path, |out| writeln!(out, "{trace}"))?;
+        }
+    } else if args.profile.is_some() {
+        return Err(Failure::device(format!("{}: its compute queue has no timestamps", session.device())));
     }
+    let kernels = by_kernel(&spans);
     drop(status);
     fallbacks.iter().for_each(say::note);
     let (wall, device) = (Spread::of(wall), Spread::of(device));
@@ -101,7 +107,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             "kernels": profile::kernels_json(&kernels),
             "planned_peak_bytes": planned,
             "measured_peak_bytes": session.measured_peak_bytes(),
-            "host_nodes": profiled.host_nodes,
+            "host_nodes": host_nodes,
             "fallbacks": fallbacks,
         });
         format!("{document:#}\n")
