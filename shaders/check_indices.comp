@@ -1,6 +1,7 @@
 // y[i] is index i counted from the start of its axis; number i % NUMBERS of an index goes into an axis of `size` elements. One that is out of range
 // raises the fault, and becomes the nearest that is in range, so that whoever reads by it stays inside the table.
 #include "common.glsl"
+#include "generic.glsl"
 
 uint axis_size(uint i) {
     uint number = i % NUMBERS, size = p.size0;
@@ -28,27 +29,30 @@ uint axis_size(uint i) {
     return size;
 }
 
-uint low_word(int v) { return uint(v); }
-uint high_word(int v) { return v < 0 ? 0xffffffffu : 0u; }
+uvec2 words_of(int v) { return uvec2(v, v >> 31); }
+uvec2 words_of(uvec2 v) { return v; }
+int own(int v, int like) { return v; }
+uvec2 own(int v, uvec2 like) { return words_of(v); }
 
 // Word b is the least of 2 * place + bit b over all indices that are out of range: bit b of the index in the first place. Whoever comes behind a place
-// that is noted changes nothing.
-void raise(uint place, uint low, uint high) {
-    if ((d_faults[0] >> 1) < place) return;
-    for (uint b = 0u; b < 32u; b++) {
-        atomicMin(d_faults[b], (place << 1) | ((low >> b) & 1u));
-        atomicMin(d_faults[b + 32u], (place << 1) | ((high >> b) & 1u));
+// that is noted changes nothing. A loop, and no branch around one: drivers for CPUs compute what a branch that nobody takes would do, but of a loop that
+// nobody enters only one round.
+void note(bool is_fault, uint place, uvec2 words) {
+    for (uint b = is_fault && (d_faults[0] >> 1) >= place ? 0u : 32u; b < 32u; b++) {
+        atomicMin(d_faults[b], (place << 1) | ((words.x >> b) & 1u));
+        atomicMin(d_faults[b + 32u], (place << 1) | ((words.y >> b) & 1u));
     }
 }
 
 void main() {
     uint i = invocation();
     if (i >= p.n) return;
-    T_indices index = ld_indices(i), size = T_indices(axis_size(i));
-    if (IGNORE == 1 && index == T_indices(p.ignored)) {
-        put(i, V_OWN(index));
-        return;
-    }
-    if (index >= size || index < (NEGATIVE == 1 ? -size : T_indices(0))) raise(i, low_word(index), high_word(index));
-    put(i, V_OWN(clamp(index < 0 ? index + size : index, T_indices(0), max(size - 1, T_indices(0)))));
+    T_indices value = ld_indices(i);
+    uvec2 words = words_of(value);
+    // What is beyond 32 bits is out of range as what it is clamped to.
+    int index = to_int(value), size = int(axis_size(i));
+    bool is_kept = IGNORE == 1 && words == words_of(p.ignored);
+    note(!is_kept && (index >= size || index < (NEGATIVE == 1 ? -size : 0)), i, words);
+    int row = clamp(index < 0 ? index + size : index, 0, max(size - 1, 0));
+    put(i, own(is_kept ? index : row, V_OWN(0)));
 }

@@ -158,6 +158,7 @@ fn every_operator_finds_the_first_index_out_of_range() {
         ("scatter_nd(%x, %i, %u) : f32[4,5,6]", "u", &[3, 2], &[(-4, 3), (-5, 4)]),
         ("max_unpool(%p, %i) {kernel_shape=[2,2], strides=[2,2]} : f32[1,1,4,6]", "p", &[1, 1, 2, 3], &[(0, 23)]),
         ("tensor_scatter(%x, %t, %i) {axis=1} : f32[4,5,6]", "t", &[4], &[(0, 3)]),
+        ("reverse_sequence(%x, %i) {batch_axis=0, time_axis=1} : f32[4,5,6]", "x", &[4], &[(0, 5)]),
         ("array_feature_extractor(%m, %i) : f32[4,3]", "m", &[3], &[(0, 5)]),
         ("negative_log_likelihood_loss(%m, %i) {reduction=\"none\", ignore_index=-100} : f32[4]", "m", &[4], &[(0, 5)]),
         ("rotary_embedding(%q, %c, %s, %i) : f32[1,2,3,4]", "q", &[1, 3], &[(-9, 8)]),

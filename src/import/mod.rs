@@ -9,6 +9,7 @@
 
 mod body;
 mod build;
+mod contrib;
 mod data;
 mod defaults;
 mod describe;
@@ -17,6 +18,7 @@ mod error;
 mod fold;
 mod gradient;
 mod normalize;
+mod outline;
 mod read;
 mod sequence;
 #[cfg(test)]
@@ -26,6 +28,7 @@ mod weigh;
 
 pub use describe::{Axis, Described, Description, describe, describe_bytes};
 pub use error::ImportError;
+pub use outline::{Outline, outline};
 
 use crate::ir::{Dim, Graph, Registry, Tensor, TensorType, hint};
 use dims::Symbols;
@@ -217,6 +220,7 @@ pub fn import_proto(
             functions: &functions,
             symbols: &symbols,
             unbound: &report.unbound,
+            channel_block: contrib::blocked::block(&raw),
             n_bodies: Cell::new(0),
             n_listed: Cell::new(0),
             n_differentiated: Cell::new(0),

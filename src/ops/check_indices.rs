@@ -59,8 +59,8 @@ impl Rule {
         self.ignore.map_or(attrs.clone(), |ignore| attrs.with_int("ignore", ignore))
     }
 
-    /// The type of the result: 32 bits where they hold every index that is in range.
-    fn dtype(&self, indices: DType) -> DType {
+    /// The type of indices of this type once they are checked: 32 bits where they hold every index that is in range.
+    pub fn dtype(&self, indices: DType) -> DType {
         let is_short = |dim: &Dim| dim.most().is_some_and(|n| n <= i64::from(i32::MAX));
         match self.ignore {
             None if self.sizes.iter().all(is_short) => DType::I32,

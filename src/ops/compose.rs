@@ -63,6 +63,11 @@ pub fn positions(
     Ok(e.constant(tensor))
 }
 
+/// The type of positions in a tensor of so many elements: 32 bits where they are enough.
+pub fn position_type(n_elems: usize) -> DType {
+    if i32::try_from(n_elems).is_ok() { DType::I32 } else { DType::I64 }
+}
+
 /// `len` elements along `axis` from `start`.
 ///
 /// # Errors
@@ -175,7 +180,7 @@ pub fn take(e: &mut Expand<'_, '_>, data: Val, indices: Val, axis: usize, out: &
         text = format!("add({text},x{})", operands.len());
         operands.push(positions(e, out.len(), i, n, strides[i] as i64)?);
     }
-    let at = pointwise::add(e, &text, DType::I64, &operands)?;
+    let at = pointwise::add(e, &text, position_type(own.iter().product()), &operands)?;
     let flat = reshape::to(e, data, vec![Dim::Known(own.iter().product::<usize>() as i64)])?;
     let y = gather_within(e, flat, at, 0)?;
     super::movement::broadcast_to(e, y, dims(out))

@@ -1,7 +1,7 @@
 //! ONNX operators that pick single elements or slices by indices, all by way of `gather`.
 
 use super::check_indices::{self, Rule};
-use super::compose::{dims, gather_within, positions, reduce, sizes, take};
+use super::compose::{dims, gather_within, position_type, positions, reduce, sizes, take};
 use super::util::{agree, axis_attr, strides};
 use super::{pointwise, reshape};
 use crate::ir::{Class, DType, Dim, Expand, Infer, OpError, Shape, Tensor, TensorType, Val, attr};
@@ -101,11 +101,12 @@ pub fn flat_rows(
     let limits = own[batch..batch + depth].iter().map(|&n| Dim::from(n)).collect();
     let rule = Rule { sizes: limits, negative: true, ignore: None };
     let (indices, factors) = (check_indices::add(e, indices, &rule)?, e.constant(numbers(&steps[batch..])?));
-    let scaled = pointwise::add(e, "mul(x0,x1)", DType::I64, &[indices, factors])?;
+    let dtype = position_type(own.iter().product());
+    let scaled = pointwise::add(e, "mul(x0,x1)", dtype, &[indices, factors])?;
     let mut rows = reduce(e, "sum", scaled, &[rank], false)?;
     for axis in 0..batch {
         let place = positions(e, rank, axis, given[axis].clone(), steps[axis] as i64)?;
-        rows = pointwise::add(e, "add(x0,x1)", DType::I64, &[rows, place])?;
+        rows = pointwise::add(e, "add(x0,x1)", dtype, &[rows, place])?;
     }
     Ok(rows)
 }
@@ -134,6 +135,9 @@ fn expand_reverse(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let (x, lengths) = (e.input(0)?, e.input(1)?);
     let out = sizes(0, &e.ty(x))?;
     let (batch, time) = reverse_axes(e.attrs)?;
+    // A length may be that of the whole axis.
+    let rule = Rule { sizes: vec![Dim::from(out[time] + 1)], negative: false, ignore: None };
+    let lengths = check_indices::add(e, lengths, &rule)?;
     let lengths = super::compose::along(e, lengths, out.len(), batch)?;
     let place = positions(e, out.len(), time, out[time], 1)?;
     let from = pointwise::add(e, "select(lt(x1,x0),sub(sub(x0,x1),1),x1)", DType::I64, &[lengths, place])?;

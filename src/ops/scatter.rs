@@ -1,13 +1,13 @@
 //! `scatter`: rows written into a copy of a tensor; ONNX's scattering operators become one. On the host: no kernel yet.
 
 use super::check_indices::{self, Rule};
-use super::compose::{dims, positions, sizes};
+use super::compose::{dims, position_type, positions, sizes};
 use super::elements::flat_rows;
 use super::util::{axis_attr, elements, from_elements, n_elems, operand, strides};
 use super::{pointwise, reshape};
 use crate::ir::{
-    Attrs, CORE, Class, DType, Dim, Expand, IndexFault, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType,
-    Val, attr,
+    Attrs, CORE, Class, Dim, Expand, IndexFault, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val,
+    attr,
 };
 
 /// `scatter(data, rows, updates) {reduction}`: data `[R,D]` with rows `[N]` replaced by, or combined with, updates `[N,D]`, in order.
@@ -119,9 +119,13 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
         return Ok(vec![Tensor::from_f32s(data.dtype(), &own, &values)?]);
     }
     let (mut values, new) = (data.to_i64s()?, updates.to_i64s()?);
+    let is_u64 = data.dtype() == crate::ir::DType::U64;
     combine(&mut values, &new, &places, width, |a, b| match reduction {
         "add" => a.wrapping_add(b),
         "mul" => a.wrapping_mul(b),
+        // The bits of u64 compare as such.
+        "max" if is_u64 => a.cast_unsigned().max(b.cast_unsigned()).cast_signed(),
+        "min" if is_u64 => a.cast_unsigned().min(b.cast_unsigned()).cast_signed(),
         "max" => a.max(b),
         _ => a.min(b),
     });
@@ -171,7 +175,7 @@ fn expand_elements(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         text = format!("add({text},x{})", operands.len());
         operands.push(positions(e, own.len(), i, given[i], steps[i] as i64)?);
     }
-    let rows = pointwise::add(e, &text, DType::I64, &operands)?;
+    let rows = pointwise::add(e, &text, position_type(own.iter().product()), &operands)?;
     let n = n_elems(&given)?;
     write(e, data, rows, updates, &[own.iter().product(), 1], n)
 }
@@ -269,5 +273,5 @@ fn expand_unpool(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let y = e.add(&DEF, Attrs::new().with_str("reduction", "none"), &[zeros, rows, x])?;
     let y = reshape::to(e, y, read.iter().map(|&n| Dim::Known(n)).collect())?;
     let pads: Vec<(i64, i64)> = read.iter().zip(&wanted).map(|(read, wanted)| (0, wanted - read)).collect();
-    Ok(vec![super::slice::padded(e, y, &pads, 0.0)?])
+    Ok(vec![super::slice::padded(e, y, &pads, super::strided::Fill::default())?])
 }

@@ -4,9 +4,10 @@ use super::cpu::{CpuError, Reference};
 use super::inputs::InputError;
 #[cfg(feature = "runtime")]
 use crate::ir::OpError;
-use crate::ir::Tensor;
+use crate::ir::{Registry, Tensor};
+use crate::ops;
 use crate::program::profile::{Span, Track};
-use crate::program::{Program, file};
+use crate::program::{GraphError, Program, file};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -37,6 +38,8 @@ impl DeviceChoice {
 /// A loaded program.
 pub struct Session {
     program: Program,
+    /// The operators that the program's graph may name.
+    operators: Registry,
     reference: Option<Reference>,
     #[cfg(feature = "runtime")]
     executor: Option<crate::runtime::Executor>,
@@ -97,8 +100,22 @@ impl Session {
     /// # Errors
     /// The device fails, and was asked for by name.
     pub fn of(program: Program, choice: DeviceChoice) -> Result<Session, SessionError> {
+        Session::with_operators(program, choice, ops::registry())
+    }
+
+    /// Loads a program that was compiled with operators of a toolchain's own ([`Registry::add`]): its host steps and the CPU reference find them in
+    /// `operators`.
+    ///
+    /// # Errors
+    /// As [`Session::of`].
+    pub fn with_operators(
+        program: Program,
+        choice: DeviceChoice,
+        operators: Registry,
+    ) -> Result<Session, SessionError> {
         let mut session = Session {
             program,
+            operators,
             reference: None,
             #[cfg(feature = "runtime")]
             executor: None,
@@ -109,7 +126,7 @@ impl Session {
         };
         let has_host_steps = session.has_host_steps();
         if choice == DeviceChoice::Cpu || has_host_steps {
-            session.reference = Some(Reference::of(&session.program, 0)?);
+            session.reference = Some(Reference::with_operators(&session.program, 0, &session.operators)?);
         }
         #[cfg(feature = "runtime")]
         if choice != DeviceChoice::Cpu {
@@ -123,7 +140,7 @@ impl Session {
             if !choice.may_fall_back() {
                 return Err(SessionError::NoRuntime);
             }
-            session.reference = Some(Reference::of(&session.program, 0)?);
+            session.reference = Some(Reference::with_operators(&session.program, 0, &session.operators)?);
             session.fallbacks.push("this build has no Vulkan runtime: ran on the CPU reference".to_owned());
             session.n_lasting = 1;
         }
@@ -136,12 +153,32 @@ impl Session {
     /// The device fails.
     #[cfg(feature = "runtime")]
     pub fn on(program: Program, context: &crate::runtime::VkContext) -> Result<Session, SessionError> {
+        Session::on_with_operators(program, context, ops::registry())
+    }
+
+    /// Loads a program with operators of a toolchain's own on a device that the caller opened or owns.
+    ///
+    /// # Errors
+    /// The device fails.
+    #[cfg(feature = "runtime")]
+    pub fn on_with_operators(
+        program: Program,
+        context: &crate::runtime::VkContext,
+        operators: Registry,
+    ) -> Result<Session, SessionError> {
         let executor = crate::runtime::Executor::load(&program, 0, context)?;
         let choice = DeviceChoice::Index(context.info().index);
-        let mut session =
-            Session { program, reference: None, executor: Some(executor), choice, fallbacks: Vec::new(), n_lasting: 0 };
+        let mut session = Session {
+            program,
+            operators,
+            reference: None,
+            executor: Some(executor),
+            choice,
+            fallbacks: Vec::new(),
+            n_lasting: 0,
+        };
         if session.has_host_steps() {
-            session.reference = Some(Reference::of(&session.program, 0)?);
+            session.reference = Some(Reference::with_operators(&session.program, 0, &session.operators)?);
         }
         Ok(session)
     }
@@ -154,7 +191,7 @@ impl Session {
             return Err(error.into());
         }
         if self.reference.is_none() {
-            self.reference = Some(Reference::of(&self.program, 0)?);
+            self.reference = Some(Reference::with_operators(&self.program, 0, &self.operators)?);
         }
         self.fallbacks.push(format!("{error}: ran on the CPU reference"));
         if !matches!(error, crate::runtime::RuntimeError::TooWide { .. }) {
@@ -204,7 +241,7 @@ impl Session {
     /// # Errors
     /// An array is no input, one is missing, or as [`Session::run`].
     pub fn run_named(&mut self, arrays: BTreeMap<String, Tensor>) -> Result<Outcome, SessionError> {
-        let entry = self.program.entry().ok_or(CpuError::Plan(0))?;
+        let entry = self.program.entry().ok_or(CpuError::Graph(GraphError::Plan(0)))?;
         let inputs = self.program.inputs(entry, arrays)?;
         self.run(&inputs)
     }
@@ -233,7 +270,7 @@ impl Session {
     pub fn run_told(&mut self, inputs: &[Tensor], profile: bool, told: Told<'_>) -> Result<Outcome, SessionError> {
         let host_nodes: Vec<String> = self.host_nodes();
         self.fallbacks.truncate(self.n_lasting);
-        let entry = self.program.entry().ok_or(CpuError::Plan(0))?;
+        let entry = self.program.entry().ok_or(CpuError::Graph(GraphError::Plan(0)))?;
         let all: Vec<Tensor>;
         let inputs = if inputs.len() == entry.inputs.len() {
             inputs
@@ -267,7 +304,7 @@ impl Session {
         }
         let reference = match &self.reference {
             Some(reference) => reference,
-            None => self.reference.insert(Reference::of(&self.program, 0)?),
+            None => self.reference.insert(Reference::with_operators(&self.program, 0, &self.operators)?),
         };
         let (mut spans, mut n_done, mut since) = (Vec::new(), 0, Instant::now());
         let n_nodes = reference.n_nodes();

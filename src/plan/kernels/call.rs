@@ -6,6 +6,7 @@ use super::{KernelCall, KernelError, Operand, most_device_bytes, storage};
 use crate::ir::packed::Granularity;
 use crate::ir::packed::Packing;
 use crate::ir::{Activations, Attrs, Class, Dim, Expr, Graph, NodeId, Op, TensorType, ValueId, product};
+use crate::ops::check_indices::{self, Rule};
 use crate::ops::kernel_key::{ExprKey, KernelKey, OperandKey, ParamType, Storage, Template, Tile, Value};
 use crate::ops::util::dims_attr;
 use crate::target::Target;
@@ -70,11 +71,11 @@ impl<'a> Node<'a> {
                 let extra = own.split_off(own.len().saturating_sub(expr.n_args().saturating_sub(1)));
                 let first = own.first().copied().flatten().map(|v| graph.ty(v));
                 node.epilogue = Some(
-                    Epilogue::new(&node, expr, &extra, Some(first.map_or(Value::Float, class_of)))
+                    Epilogue::new(&node, expr, &extra, Some(first.map_or(Value::Float, |ty| made_of(op, ty))))
                         .map_err(unsupported)?,
                 );
             }
-            let first = own.first().copied().flatten().map_or(class_of(result), |v| class_of(graph.ty(v)));
+            let first = own.first().copied().flatten().map_or(class_of(result), |v| made_of(op, graph.ty(v)));
             if node.epilogue.is_none() && op.def.name == "reduce" && first == Value::Int {
                 // Sums of narrow integers wrap as their type does.
                 node.epilogue = Some(Epilogue::new(&node, &Expr::Arg(0), &[], Some(first)).map_err(unsupported)?);
@@ -156,9 +157,21 @@ pub(super) fn dims(ty: &TensorType) -> Vec<Dim> {
 /// What a tensor is in an expression: packed ones are floats.
 pub(super) fn class_of(ty: &TensorType) -> Value {
     match (ty.packing, ty.dtype.class()) {
+        (None, Class::Int) if storage(ty).is_some_and(Storage::is_wide) => Value::Wide,
         (None, Class::Int) => Value::Int,
         (None, Class::Bool) => Value::Bool,
         _ => Value::Float,
+    }
+}
+
+/// What an operator makes of its first operand, before the epilogue: as a rule what that is.
+fn made_of(op: &Op, first: &TensorType) -> Value {
+    // Indices that were checked may need fewer bits.
+    match Rule::of(&op.attrs) {
+        Ok(rule) if op.is(&check_indices::DEF) => {
+            class_of(&TensorType::new(rule.dtype(first.dtype), first.shape.clone()))
+        }
+        _ => class_of(first),
     }
 }
 
@@ -205,6 +218,7 @@ pub(super) fn slices(
             packing.n_blocks(n_cols).unwrap_or(0) * packing.scale.n_bytes(),
         ),
         Some(Storage::F16) => (n_cols * 2, 0),
+        Some(Storage::I64 | Storage::U64) => (n_cols * 8, 0),
         _ => (n_cols * 4, 0),
     };
     // So many rows that every slice begins where a binding may (alignments are powers of two), and its scales, halves at least, at a word.
@@ -267,7 +281,12 @@ impl Call<'_> {
                 call.bind(value, key, &parts)
             }
             Some(storage) => {
-                let row = n_cols * if storage == Storage::F16 { 2 } else { 4 };
+                let row = n_cols
+                    * match storage {
+                        Storage::F16 => 2,
+                        Storage::I64 | Storage::U64 => 8,
+                        _ => 4,
+                    };
                 let part = (rows.first * row, (rows.n * row).next_multiple_of(4));
                 self.bind(value, OperandKey { storage, scales_apart: false }, &[part])
             }
@@ -341,6 +360,11 @@ impl Call<'_> {
     pub(super) fn int(mut self, name: &str, value: impl Into<Dim>) -> Self {
         self.params.insert(name.to_owned(), (ParamType::Int, value.into()));
         self
+    }
+
+    /// `name` and `name_high`: the two halves of 64 bits.
+    pub(super) fn words(self, name: &str, bits: u64) -> Self {
+        self.uint(name, bits & 0xffff_ffff).uint(&format!("{name}_high"), bits >> 32)
     }
 
     pub(super) fn float(mut self, name: &str, value: f32) -> Self {
