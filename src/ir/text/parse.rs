@@ -320,7 +320,11 @@ impl<'a> Parser<'a> {
                         Tensor::from_f32s(ty.dtype, &dims, &values).map_err(|e| bad(self, &e))
                     }
                     _ => {
-                        let values: Result<Vec<i64>, _> = values.iter().map(|v| v.parse()).collect();
+                        let one = |v: &&str| match ty.dtype {
+                            DType::U64 => v.parse().map(u64::cast_signed),
+                            _ => v.parse(),
+                        };
+                        let values: Result<Vec<i64>, _> = values.iter().map(one).collect();
                         let values = values.map_err(|e| bad(self, &e))?;
                         Tensor::from_i64s(ty.dtype, &dims, &values).map_err(|e| bad(self, &e))
                     }
