@@ -203,13 +203,13 @@ fn floats_beyond_32_bits_are_refused_by_a_device_and_computed_on_the_cpu() {
         if has_device {
             assert_eq!(on(DeviceChoice::Index(0), &inputs).unwrap_err().to_string(), refusal);
         }
-        let (given, told) = on(DeviceChoice::Auto, &inputs).unwrap();
+        let (given, told) = on(DeviceChoice::VulkanOrCpu, &inputs).unwrap();
         assert_eq!(given[1].to_f64s().unwrap(), x.map(|v| v + v));
         assert_eq!(given[2].to_i64s().unwrap(), n.map(|v| v * v));
         assert!(!has_device || told == [format!("{refusal}: ran on the CPU reference")], "{told:?}");
     }
     // One run does not take the device from those that follow.
-    let mut session = Session::of(program, DeviceChoice::Auto).unwrap();
+    let mut session = Session::of(program, DeviceChoice::VulkanOrCpu).unwrap();
     let device = session.device();
     for (inputs, on, n_told) in [(inputs([1e223, 0.0, 0.0], [3, -4]), "cpu", 1), (small, device.as_str(), 0)] {
         session.run(&inputs).unwrap();

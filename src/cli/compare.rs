@@ -25,9 +25,9 @@ pub(super) struct Args {
     model: PathBuf,
     /// The program compiled from it
     program: PathBuf,
-    /// Arrays named as the model's inputs
-    #[arg(long, value_name = "IN.npz")]
-    inputs: PathBuf,
+    /// Arrays named as the model's inputs: IN.npz, NAME=FILE.npy, or FILE.npy for the only input; may be repeated
+    #[arg(long, value_name = "IN.npz|NAME=FILE.npy", required = true)]
+    inputs: Vec<PathBuf>,
     /// Values for inputs of the model, as given to `nyxc compile`
     #[arg(long, value_name = "FILE.npz")]
     constants: Option<PathBuf>,
@@ -66,7 +66,7 @@ impl Overflow {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let program = load::program(&args.program)?;
-    let inputs = run::inputs(&program, &args.inputs)?;
+    let inputs = run::inputs(&program, &args.inputs, None)?;
     let entry = run::entry(&program)?;
     // The sizes of the others are those of their defaults.
     let given = || entry.inputs.iter().zip(&inputs);

@@ -1,6 +1,7 @@
 //! `nyxc compile`.
 
-use super::{Failure, explain, load, size, write};
+use super::size::{self, Budget};
+use super::{Failure, explain, load, say, write};
 use crate::import::{DimBinding, Initializers};
 use crate::ir::{Format, Graph, valid_block};
 use crate::passes::{NAMES, Pin, Policy, Settings};
@@ -19,6 +20,7 @@ use std::time::Instant;
 #[command(after_help = "\
 Examples:
   nyxc compile model.onnx --budget 7G
+  nyxc compile model.onnx --budget 50% --report report.json -o - | ssh gpu 'cat > model.nyx'
   nyxc compile model.onnx --budget 40M --dim batch=8 --target rx580 -o model.nyx
   nyxc compile decoder.onnx --dim seq=1..32 --dim past=0..512 --dim total=past+seq
   nyxc compile model.onnx --policy uniform:w4a16 --precision 'head*=f16' --json
@@ -32,13 +34,15 @@ measures the real one.")]
 pub(super) struct Args {
     /// The model
     model: PathBuf,
-    /// What the program must fit in: peak device bytes of load and run [default: 90 % of the target's heap]
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
-    budget: Option<u64>,
-    /// Where the program goes [default: the model's name with .nyx]
-    #[arg(short, long, value_name = "FILE")]
+    /// What the program must fit in: peak device bytes of load and run. A size (7G, 512M, 7516192768), min (the smallest that
+    /// compiles), max (what the model needs in uniform:f32), or N% of the way from min to max [default: 90 % of the
+    /// target's heap]
+    #[arg(long, value_name = "SIZE|min|max|N%", value_parser = Budget::parse)]
+    budget: Option<Budget>,
+    /// Where the program goes; - for standard output [default: the model's name with .nyx]
+    #[arg(short, long, value_name = "FILE.nyx")]
     output: Option<PathBuf>,
-    /// The device: auto (the best one here), cpu, a shipped profile (`nyxc targets`) or a JSON file
+    /// The device: auto (the best one here: GPUs before drivers that compute on the CPU), cpu, a shipped profile (`nyxc targets`) or a JSON file
     #[arg(long, default_value = "auto", value_name = "auto|cpu|NAME|FILE.json")]
     target: String,
     /// How formats are assigned: budget, tiered or uniform:FORMAT
@@ -79,7 +83,7 @@ pub(super) struct Args {
     /// Write every kernel's GLSL into this folder
     #[arg(long, value_name = "DIR")]
     emit_shaders: Option<PathBuf>,
-    /// Write the graph after every pass into this folder
+    /// Write the graph into this folder, as imported and after every pass; .unchanged marks passes that changed nothing
     #[arg(long, value_name = "DIR")]
     dump_ir: Option<PathBuf>,
     /// Print the graph after this pass to standard error
@@ -108,8 +112,8 @@ fn parse_block(text: &str) -> Result<u32, String> {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let output = args.output.clone().unwrap_or_else(|| args.model.with_extension("nyx"));
-    for written in (!args.dry_run).then_some(&output).into_iter().chain(&args.report) {
+    let output = place(args)?;
+    for written in output.iter().chain(&args.report) {
         write::spares(written, [Some(args.model.as_path()), args.constants.as_deref()].into_iter().flatten())?;
     }
     let target = target(&args.target)?;
@@ -121,14 +125,16 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     for (reason, names) in by_reason {
         let (first, n) = (names.iter().take(8).cloned().collect::<Vec<_>>().join(", "), names.len());
         let more = if n > 8 { format!(" and {} more", n - 8) } else { String::new() };
-        eprintln!("nyxc: constant, though the model has it as an input: {first}{more} ({reason})");
+        say::note(format_args!("constant, though the model has it as an input: {first}{more} ({reason})"));
     }
     for (name, n) in &imported.defaulted {
-        eprintln!("nyxc: {name} is taken to be {n}; --dim {name}=N sets it");
+        say::note(format_args!("{name} is taken to be {n}; --dim {name}=N sets it"));
+    }
+    for place in &imported.empty {
+        say::note(format_args!("{place} is 0 in the model; --dim {place}=N gives another size"));
     }
     let mut settings = Settings {
         policy: args.policy,
-        budget_bytes: args.budget,
         reserve_bytes: args.reserve,
         pins: args.precision.clone(),
         explain: args.explain.clone(),
@@ -143,7 +149,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     if let Some(block) = args.block_size {
         settings.set_block(block);
     }
-    let options = Compile { settings, target, n_threads: args.jobs };
+    let mut options = Compile { settings, target, n_threads: args.jobs };
+    say::detail(format_args!("compiling for {}: {}", options.target.name, options.target.description));
     let bar = progress_bar();
     let progress = |stage: &str, done: usize, all: usize| {
         bar.set_length(all as u64);
@@ -151,15 +158,25 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         bar.set_message(stage.to_owned());
     };
     let mut dumps: Vec<(String, String)> = Vec::new();
+    let imported = args.dump_ir.as_ref().map(|_| graph.to_string());
     let mut dump = |i: usize, name: &str, graph: &Graph| {
         if args.print_ir_after.iter().any(|p| p == name) {
             eprintln!("# after {name}\n{graph}");
         }
-        if args.dump_ir.is_some() {
-            dumps.push((format!("{i:02}_{name}.nyxir"), graph.to_string()));
+        let Some(imported) = &imported else { return };
+        // Where a budget takes several rounds, the last is told.
+        if i == 0 {
+            dumps = vec![("00_import.nyxir".to_owned(), imported.clone())];
         }
+        let text = graph.to_string();
+        let is_same = dumps.last().is_some_and(|(_, before)| *before == text);
+        let mark = if is_same { ".unchanged" } else { "" };
+        dumps.push((format!("{:02}_{name}{mark}.nyxir", i + 1), text));
     };
     let start = Instant::now();
+    if let Some(budget) = args.budget {
+        options.settings.budget_bytes = Some(budget.resolve(&graph, &options, &progress)?);
+    }
     let compiled = compile(&graph, &options, &progress, &mut dump);
     bar.finish_and_clear();
     // What was dumped up to a failure is what one needs to see why.
@@ -167,39 +184,81 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         write_all(dir, dumps.iter().map(|(name, text)| (name.clone(), text)))?;
     }
     let compiled = compiled?;
+    for t in &compiled.timings {
+        let changed = if t.changed { "" } else { ", changed nothing" };
+        say::detail(format_args!("{}: {:.1} ms{changed}", t.pass, t.time.as_secs_f64() * 1e3));
+    }
+    for node in compiled.program.plans.iter().flat_map(|p| &p.nodes).filter(|n| n.place == "host") {
+        say::detail(format_args!("node {:?} ({}) runs on the host: {}", node.name, node.op, node.reason));
+    }
     let seconds = start.elapsed().as_secs_f64();
     if let Some(dir) = &args.emit_shaders {
         write_all(dir, compiled.shaders.iter().map(|(name, glsl)| (format!("{name}.comp"), glsl)))?;
     }
-    let report = report(&compiled, &options, seconds);
+    let report = report(&compiled, &options, args.budget, seconds);
     if let Some(path) = &args.report {
         if path.extension().is_none_or(|e| e != "json") {
             return Err(Failure::usage(format!("--report {}: the report is written as .json", path.display())));
         }
         write::file(path, |out| writeln!(out, "{report:#}"))?;
     }
-    if !args.dry_run {
+    if let Some(output) = &output {
         let mut bad = None;
-        let written = write::file(&output, |out| {
+        let fill = |out: &mut dyn std::io::Write| {
             file::write(&compiled.program, out).map_err(|e| match e {
                 file::FileError::Io(e) => e,
                 other => std::io::Error::other(bad.insert(other).to_string()),
             })
-        });
+        };
+        let written = if is_stdout(output) { write::stdout_bytes(fill) } else { write::file(output, fill) };
         // What is no failure of the disk is one of the program, and says so.
         if let Some(error) = bad {
             return Err(error.into());
         }
         written?;
     }
-    let text = if args.json {
-        format!("{report:#}\n")
+    if args.json {
+        write::stdout(&format!("{report:#}\n"))?;
     } else {
-        let explanation = compiled.explanation.as_ref().map(explain::text).unwrap_or_default();
-        summary(&compiled, (!args.dry_run).then_some(output.as_path()), seconds) + &explanation
-    };
-    write::stdout(&text)?;
+        let told = if say::is_quiet() { String::new() } else { summary(&compiled, output.as_deref(), seconds) };
+        let text = told + &compiled.explanation.as_ref().map(explain::text).unwrap_or_default();
+        // Standard output is the program's, where it goes there.
+        if output.as_deref().is_some_and(is_stdout) { eprint!("{text}") } else { write::stdout(&text)? }
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where the program goes; `None` where none is written.
+fn place(args: &Args) -> Result<Option<PathBuf>, Failure> {
+    let output = args.output.clone().unwrap_or_else(|| args.model.with_extension("nyx"));
+    let ends = output.extension().and_then(|e| e.to_str()).unwrap_or_default().to_lowercase();
+    let name = || output.display().to_string();
+    if args.output.is_some() && ["onnx", "nyxir", "npz", "npy", "json"].contains(&ends.as_str()) {
+        let also = if ends == "onnx" { "; nyxc does not write ONNX models yet" } else { "" };
+        let program = output.with_extension("nyx");
+        return Err(Failure::usage(format!(
+            "--output {}: what is written is a program, no .{ends} file: name it {}{also}",
+            name(),
+            program.display()
+        )));
+    }
+    if args.dry_run {
+        return Ok(None);
+    }
+    if is_stdout(&output) && args.json {
+        return Err(Failure::usage(
+            "--output - and --json would both write to standard output: give --report FILE.json instead of --json",
+        ));
+    }
+    if is_stdout(&output) && std::io::stdout().is_terminal() {
+        return Err(Failure::usage("--output -: standard output is a terminal, and a program is no text"));
+    }
+    Ok(Some(output))
+}
+
+/// Whether `-` stands for standard output here.
+fn is_stdout(path: &Path) -> bool {
+    path.as_os_str() == "-"
 }
 
 fn write_all<'a>(dir: &Path, files: impl Iterator<Item = (String, &'a String)>) -> Result<(), Failure> {
@@ -212,7 +271,7 @@ fn write_all<'a>(dir: &Path, files: impl Iterator<Item = (String, &'a String)>) 
 
 /// A bar on a terminal, nothing in a pipe.
 fn progress_bar() -> indicatif::ProgressBar {
-    if !std::io::stderr().is_terminal() {
+    if !std::io::stderr().is_terminal() || say::is_quiet() {
         return indicatif::ProgressBar::hidden();
     }
     let style = indicatif::ProgressStyle::with_template("{msg:8} {wide_bar} {pos}/{len} {elapsed}");
@@ -221,14 +280,13 @@ fn progress_bar() -> indicatif::ProgressBar {
 }
 
 /// The profile that `--target` means.
-fn target(text: &str) -> Result<Target, Failure> {
+pub(super) fn target(text: &str) -> Result<Target, Failure> {
     match text {
+        // Where there is no GPU the limits of a driver that computes on the CPU: the program runs there, and on the reference.
         "auto" => match best_device() {
             Ok(Some(device)) => Ok(device.target),
             Ok(None) => {
-                eprintln!(
-                    "nyxc: no Vulkan device here; compiling for lavapipe, which `nyxc run --device cpu` runs too"
-                );
+                say::note("no Vulkan device here; compiling for lavapipe, which `nyxc run --device cpu` runs too");
                 Target::shipped("lavapipe").map_err(Failure::usage)
             }
             Err(error) => Err(error.into()),
@@ -243,7 +301,7 @@ fn target(text: &str) -> Result<Target, Failure> {
     }
 }
 
-fn report(compiled: &Compiled, options: &Compile, seconds: f64) -> serde_json::Value {
+fn report(compiled: &Compiled, options: &Compile, asked: Option<Budget>, seconds: f64) -> serde_json::Value {
     let Some(plan) = compiled.program.plans.first() else { return serde_json::Value::Null };
     let mut certificate = json!(plan.certificate);
     certificate["seconds"] = json!(compiled.solve_time.as_secs_f64());
@@ -257,6 +315,7 @@ fn report(compiled: &Compiled, options: &Compile, seconds: f64) -> serde_json::V
         "target": options.target.name,
         "policy": plan.policy,
         "budget_bytes": plan.budget_bytes,
+        "budget_percent": asked.and_then(Budget::percent),
         "planned_peak_bytes": plan.planned_peak_bytes,
         "ledger": plan.ledger,
         "lower_bound_bytes": plan.lower_bound_bytes,
@@ -323,7 +382,10 @@ fn summary(compiled: &Compiled, output: Option<&Path>, seconds: f64) -> String {
         c.gap * 100.0
     );
     match output {
-        Some(path) => text + &format!("  wrote     {} in {seconds:.2} s\n", path.display()),
+        Some(path) => {
+            let place = if is_stdout(path) { "to standard output".to_owned() } else { path.display().to_string() };
+            text + &format!("  wrote     {place} in {seconds:.2} s\n")
+        }
         None => text + &format!("  dry run   {seconds:.2} s\n"),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::import::ImportError;
 use crate::ir::OpError;
-use crate::passes::{OverBudget, PipelineError};
+use crate::passes::{OverBudget, PassError, PipelineError};
 use crate::program::file::FileError;
 use crate::runtime::RuntimeError;
 use crate::session::{CompileError, CpuError, SessionError};
@@ -97,9 +97,7 @@ impl From<ImportError> for Failure {
 impl From<CompileError> for Failure {
     fn from(error: CompileError) -> Failure {
         match error {
-            CompileError::OverBudget(over) => {
-                Failure { message: over.to_string(), over: Some(over), ..Failure::new(4, "over_budget", "") }
-            }
+            CompileError::OverBudget(over) => (*over).into(),
             CompileError::Host { ref node, .. } => {
                 Failure { node: Some(node.clone()), ..Failure::new(3, "model", error) }
             }
@@ -111,18 +109,27 @@ impl From<CompileError> for Failure {
     }
 }
 
+impl From<OverBudget> for Failure {
+    fn from(over: OverBudget) -> Failure {
+        Failure { message: over.to_string(), over: Some(Box::new(over)), ..Failure::new(4, "over_budget", "") }
+    }
+}
+
 impl From<PipelineError> for Failure {
     fn from(error: PipelineError) -> Failure {
+        if let PipelineError::Pass { source: PassError::OverBudget(over), .. } = error {
+            return (*over).into();
+        }
         let kind = match &error {
             PipelineError::Unknown { .. } | PipelineError::Absent { .. } => return Failure::usage(&error),
-            PipelineError::Pass { source: crate::passes::PassError::Pin(_), .. } => {
+            PipelineError::Pass { source: PassError::Pin(_), .. } => {
                 return Failure::usage(chain(&error));
             }
             PipelineError::Pass { .. } => "pass",
             PipelineError::Broken { .. } => "bug",
         };
         let node = match &error {
-            PipelineError::Pass { source: crate::passes::PassError::Op { node, .. }, .. } => Some(node.clone()),
+            PipelineError::Pass { source: PassError::Op { node, .. }, .. } => Some(node.clone()),
             _ => None,
         };
         Failure { node, ..Failure::new(3, kind, chain(&error)) }

@@ -26,6 +26,13 @@ impl Loaded {
             Loaded::Model(graph) | Loaded::Program(_, graph) | Loaded::Text(graph) => graph,
         }
     }
+
+    /// The graph, for oneself.
+    pub fn into_graph(self) -> Graph {
+        match self {
+            Loaded::Model(graph) | Loaded::Program(_, graph) | Loaded::Text(graph) => graph,
+        }
+    }
 }
 
 /// Reads a `.onnx`, `.nyx` or `.nyxir` file, told apart by its name.
@@ -33,9 +40,17 @@ impl Loaded {
 /// # Errors
 /// The file cannot be read, or is none of these.
 pub fn graph(path: &Path, dims: &[DimBinding]) -> Result<Loaded, Failure> {
+    graph_with(path, dims, None)
+}
+
+/// The same, with values for inputs of a model.
+///
+/// # Errors
+/// As [`graph`].
+pub fn graph_with(path: &Path, dims: &[DimBinding], constants: Option<&Path>) -> Result<Loaded, Failure> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("onnx") => {
-            let (graph, _) = model(path, dims, None, Initializers::Auto)?;
+            let (graph, _) = model(path, dims, constants, Initializers::Auto)?;
             Ok(Loaded::Model(graph))
         }
         Some("nyx") => {

@@ -26,8 +26,8 @@ const LENGTHS: &[&str] = &["seq", "len", "time", "frames"];
 /// The size of one axis as the file has it: a number, or a name of its own or after its place.
 pub(super) fn declared(input: &str, axis: usize, dim: &Dimension) -> Result<i64, String> {
     match &dim.value {
-        // Exporters write 0 and -1 for sizes they do not know.
-        Some(dimension::Value::DimValue(n)) if *n > 0 => Ok(*n),
+        // Exporters write -1 for sizes they do not know. 0 is a size, which a binding may change.
+        Some(dimension::Value::DimValue(n)) if *n >= 0 => Ok(*n),
         Some(dimension::Value::DimParam(name)) if !NAMELESS.contains(&name.as_str()) => Err(name.clone()),
         _ => Err(format!("{input}.{axis}")),
     }
@@ -99,6 +99,8 @@ impl Symbols {
             report.defaulted.push((batch, 1));
         }
         symbols.names = axes.iter().filter_map(|a| a.size.as_ref().err()).cloned().collect();
+        let is_empty = |a: &&Axis<'_>| a.size == Ok(0) && !symbols.bound.contains_key(&a.place());
+        report.empty = axes.iter().filter(is_empty).map(Axis::place).collect();
         report.unbound = symbols.names.iter().filter(|name| !symbols.bound.contains_key(*name)).cloned().collect();
         Ok((symbols, report))
     }
@@ -110,6 +112,7 @@ impl Symbols {
         } else {
             match axes.iter().find(|a| a.place() == *name).map(|a| &a.size) {
                 Some(Err(symbol)) => symbol.clone(),
+                Some(Ok(0)) => name.clone(),
                 Some(Ok(fixed)) if Dim::Known(*fixed) == *size => return Ok(()),
                 Some(Ok(fixed)) => {
                     return Err(Kind::FixedDim {
@@ -157,6 +160,7 @@ impl Symbols {
     pub(super) fn ty(&self, name: &str, info: &ValueInfoProto) -> Result<Option<TensorType>, ImportError> {
         let (dtype, dims) = described(info).map_err(|problem| Kind::Input { name: name.to_owned(), problem })?;
         let dim = |(axis, dim)| match declared(name, axis, dim) {
+            Ok(0) => self.bound.get(&format!("{name}.{axis}")).cloned().unwrap_or(Dim::Known(0)),
             Ok(n) => Dim::Known(n),
             Err(symbol) => self.bound.get(&symbol).cloned().unwrap_or_else(|| Dim::symbol(&symbol)),
         };

@@ -12,6 +12,7 @@ mod build;
 mod contrib;
 mod data;
 mod defaults;
+mod describe;
 mod dims;
 mod error;
 mod fold;
@@ -25,6 +26,7 @@ mod tests;
 mod unroll;
 mod weigh;
 
+pub use describe::{Axis, Described, Description, describe, describe_bytes};
 pub use error::ImportError;
 pub use outline::{Outline, outline};
 
@@ -126,6 +128,8 @@ pub struct ImportReport {
     pub defaulted: Vec<(String, i64)>,
     /// Dimensions that stay symbolic, sorted.
     pub unbound: Vec<String>,
+    /// Axes, as `INPUT.AXIS`, that have no elements because the model says so: some exporters write 0 for what they do not know.
+    pub empty: Vec<String>,
     /// Inputs of the model that are constants of the graph, and why.
     pub fixed: BTreeMap<String, String>,
 }
@@ -153,11 +157,15 @@ pub fn import_bytes(
     options: &ImportOptions,
     registry: &Registry,
 ) -> Result<(Graph, ImportReport), ImportError> {
+    import_proto(decode(bytes)?, dir, options, registry)
+}
+
+/// The message in `bytes`, which are weighed before.
+fn decode(bytes: &[u8]) -> Result<ModelProto, ImportError> {
     if let Some((n, most)) = weigh::excess(bytes) {
         return Err(Kind::Messages { n, most, n_bytes: bytes.len() }.into());
     }
-    let model = ModelProto::decode(bytes).map_err(|source| Kind::Decode { source })?;
-    import_proto(model, dir, options, registry)
+    ModelProto::decode(bytes).map_err(|source| Kind::Decode { source }.into())
 }
 
 /// Imports a decoded model. External data is looked for in `dir`, and refused where that is `None`.
@@ -239,7 +247,7 @@ fn fix_input(raw: &mut read::RawGraph, name: &str, tensor: &Tensor) -> Result<()
         .iter()
         .flat_map(|dims| dims.iter())
         .enumerate()
-        .map(|(axis, dim)| dims::declared(name, axis, dim).ok())
+        .map(|(axis, dim)| dims::declared(name, axis, dim).ok().filter(|size| *size != 0))
         .collect::<Vec<_>>();
     let own = tensor.dims();
     let differs = dims.is_some()

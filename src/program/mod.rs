@@ -3,6 +3,7 @@
 mod check;
 mod fault;
 pub mod file;
+pub mod profile;
 mod report;
 pub mod sizes;
 pub mod spirv;

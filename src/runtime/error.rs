@@ -12,6 +12,9 @@ pub enum RuntimeError {
     /// There is no Vulkan, no device, or none of this index.
     #[error("no Vulkan device: {reason}")]
     NoDevice { reason: String },
+    /// There is no GPU, only a driver that computes on the CPU.
+    #[error("no GPU here, only {software}, which computes on the CPU (--device vulkan takes it)")]
+    NoGpu { software: String },
     /// The device has less memory than the plan needs.
     #[error("the device is out of memory: {asked_bytes} bytes asked, {free_bytes} free")]
     OutOfMemory { asked_bytes: u64, free_bytes: u64 },

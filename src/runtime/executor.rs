@@ -2,9 +2,11 @@
 
 use super::convert::{device_bytes, from_device, to_device};
 use super::memory::Memory;
+use super::timeline::Timeline;
 use super::vk::{Bound, Commands, Pipelines, Queries, VkContext};
 use super::{HostError, RuntimeError};
 use crate::ir::{Dim, Tensor};
+use crate::program::profile::Span;
 use crate::program::{
     AllocationKind, CLEAR, Dispatch, Entry, FAULT_BYTES, HostStep, IndexCheck, Plan, Port, Program, ProgramError,
     Region, SizeError, Sizes, Step, parse_hex,
@@ -26,8 +28,8 @@ pub struct RunOutput {
     pub outputs: Vec<Tensor>,
     /// Time that the device spent in dispatches, in milliseconds; `None` where its queue has no timestamps.
     pub device_ms: Option<f64>,
-    /// Each dispatch's node and milliseconds, in order, where profiling is on. Profiled dispatches run one after the other.
-    pub profile: Option<Vec<(String, f64)>>,
+    /// What happened when, where profiling is on. Profiled dispatches run one after the other.
+    pub profile: Option<Vec<Span>>,
 }
 
 /// A plan on a device. Everything it holds there is made by [`Executor::load`] and goes with it.
@@ -63,12 +65,22 @@ struct Changing {
     groups: Vec<Dim>,
 }
 
+/// A dispatch as the commands have it.
+pub(super) struct Recorded {
+    pub(super) node: String,
+    pub(super) kernel: String,
+    bound: Bound,
+    /// Whether a barrier precedes it.
+    barrier: bool,
+}
+
 /// Dispatches between two host steps.
 struct Segment {
     commands: Commands,
     queries: Option<Queries>,
-    /// Node, what it binds, and whether a barrier precedes it.
-    dispatches: Vec<(String, Bound, bool)>,
+    dispatches: Vec<Recorded>,
+    /// Whether the commands are recorded with a timestamp after each dispatch; `None` before they are.
+    profiled: Option<bool>,
     /// Parameters and workgroups that depend on sizes.
     changing: Vec<Changing>,
     /// The sizes for which those are written; `None` before the first run.
@@ -110,7 +122,7 @@ impl Executor {
             context: context.clone(),
         };
         for entry in &plan.entries {
-            let loaded = executor.load_entry(entry, params, &mut bound)?;
+            let loaded = executor.load_entry(program, entry, params, &mut bound)?;
             executor.entries.push(loaded);
         }
         // Uploads end here, so that the first run does not pay for them and a failure shows now.
@@ -120,6 +132,7 @@ impl Executor {
 
     fn load_entry(
         &self,
+        program: &Program,
         entry: &Entry,
         params: Option<usize>,
         bound: &mut impl Iterator<Item = Bound>,
@@ -134,12 +147,22 @@ impl Executor {
                         dispatches.iter().filter_map(|d| Some((d.params_offset, Changing::of(d, params?)?)));
                     let changing: BTreeMap<u64, Changing> = with_sizes.collect();
                     let named = dispatches.iter().zip(bound.by_ref());
-                    let dispatches = named.map(|(d, b)| (d.node.clone(), b, d.barrier)).collect();
+                    let kernel =
+                        |d: &Dispatch| program.shaders.get(&d.shader).map(|s| s.name.clone()).unwrap_or_default();
+                    let dispatches = named
+                        .map(|(d, bound)| Recorded {
+                            node: d.node.clone(),
+                            kernel: kernel(d),
+                            bound,
+                            barrier: d.barrier,
+                        })
+                        .collect();
                     let commands = Commands::new(&self.context)?;
                     let mut segment = Segment {
                         commands,
                         queries: None,
                         dispatches,
+                        profiled: None,
                         changing: changing.into_values().collect(),
                         at: None,
                     };
@@ -189,6 +212,7 @@ impl Executor {
                 .sizes_of(&shapes)
                 .map_err(|SizeError { port, fault }| RuntimeError::Input { name: port, fault })?;
         }
+        let mut timeline = profiling.then(Timeline::new);
         // All are looked at before the first is written, so a refused run leaves the device's tensors alone.
         let ports = at(&entry.inputs, &sizes)?;
         let converted =
@@ -200,7 +224,10 @@ impl Executor {
         if !std::mem::replace(is_clear, checks.is_empty()) {
             checks.iter().try_for_each(|(region, _)| memory.write(region, &[CLEAR; FAULT_BYTES as usize]))?;
         }
-        let (mut device_ms, mut profile) = (Some(0.0), profiling.then(Vec::new));
+        if let Some(timeline) = &mut timeline {
+            timeline.host("write inputs");
+        }
+        let mut device_ms = Some(0.0);
         for step in steps {
             match step {
                 LoadedStep::Device(segment) => {
@@ -212,10 +239,16 @@ impl Executor {
                     }
                     segment.commands.start()?;
                     segment.commands.wait()?;
-                    let spans = segment.queries.as_ref().map(Queries::elapsed_ms).transpose()?;
-                    device_ms = device_ms.zip(spans.as_ref()).map(|(sum, spans)| sum + spans.iter().sum::<f64>());
-                    if let (Some(profile), Some(spans)) = (&mut profile, spans) {
-                        profile.extend(segment.dispatches.iter().map(|(node, ..)| node.clone()).zip(spans));
+                    let Some(queries) = &segment.queries else {
+                        device_ms = None;
+                        continue;
+                    };
+                    let ticks = queries.ticks()?;
+                    let ends = ticks.first().zip(ticks.last());
+                    let ms = ends.map(|(first, last)| queries.ms(*first, *last));
+                    device_ms = device_ms.zip(ms).map(|(sum, ms)| sum + ms);
+                    if let Some(timeline) = &mut timeline {
+                        timeline.segment(&segment.dispatches, queries, &ticks);
                     }
                 }
                 LoadedStep::Host(step) => {
@@ -223,12 +256,18 @@ impl Executor {
                         // What a kernel noted before is why.
                         return Err(read_back(memory, &[], checks, &sizes).err().unwrap_or(error));
                     }
+                    if let Some(timeline) = &mut timeline {
+                        timeline.node(&step.node);
+                    }
                 }
             }
         }
         let outputs = read_back(memory, &at(&entry.outputs, &sizes)?, checks, &sizes)?;
         *is_clear = true;
-        Ok(RunOutput { outputs, device_ms, profile })
+        if let Some(timeline) = &mut timeline {
+            timeline.host("read outputs");
+        }
+        Ok(RunOutput { outputs, device_ms, profile: timeline.map(Timeline::finish) })
     }
 
     /// Turns times for each dispatch on or off. While on, each dispatch waits for the one before.
@@ -312,7 +351,12 @@ impl Segment {
         Ok(())
     }
 
+    /// Records the commands, unless they are so already.
     fn record(&mut self, context: &VkContext, profiling: bool) -> Result<(), RuntimeError> {
+        if self.profiled == Some(profiling) {
+            return Ok(());
+        }
+        self.profiled = None;
         // Commands that use the old queries must have ended, and be recorded anew, before those go: hence the order here.
         self.commands.wait()?;
         let n = if profiling { self.dispatches.len() + 1 } else { 2 };
@@ -326,14 +370,14 @@ impl Segment {
             if let Some(queries) = &queries {
                 recorder.timestamp(queries, 0);
             }
-            for (i, (_, bound, barrier)) in dispatches.iter().enumerate() {
+            for (i, dispatch) in dispatches.iter().enumerate() {
                 if i > 0 && i.is_multiple_of(MAX_RECORDED) {
                     recorder.split()?;
                 }
-                if *barrier || profiling {
+                if dispatch.barrier || profiling {
                     recorder.barrier();
                 }
-                recorder.dispatch(bound);
+                recorder.dispatch(&dispatch.bound);
                 if let Some(queries) = queries.as_ref().filter(|_| profiling || i + 1 == dispatches.len()) {
                     recorder.timestamp(queries, if profiling { i as u32 + 1 } else { 1 });
                 }
@@ -342,6 +386,7 @@ impl Segment {
             Ok(())
         })?;
         self.queries = queries;
+        self.profiled = Some(profiling);
         Ok(())
     }
 }

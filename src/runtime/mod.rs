@@ -18,6 +18,7 @@ mod executor;
 mod memory;
 #[cfg(all(test, feature = "codegen"))]
 mod tests;
+mod timeline;
 mod vk;
 
 pub use error::{HostError, RuntimeError};

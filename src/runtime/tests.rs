@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::ir::{DType, Dim, Tensor};
+use crate::program::profile::Track;
 use crate::program::*;
 use crate::target::Target;
 use std::io::Write as _;
@@ -259,8 +260,14 @@ fn a_long_entry_is_split_and_can_be_profiled() {
         assert!(first.profile.is_none());
         if first.device_ms.is_some() {
             executor.set_profiling(true).unwrap();
-            let profile = executor.run(std::slice::from_ref(&x)).unwrap().profile.unwrap();
-            assert_eq!((profile.len(), profile[4002].0.as_str()), (4003, "node4002"));
+            let spans = executor.run(std::slice::from_ref(&x)).unwrap().profile.unwrap();
+            let on = |track| spans.iter().filter(move |span| span.track == track).collect::<Vec<_>>();
+            let (device, host) = (on(Track::Device), on(Track::Host));
+            assert_eq!((device.len(), device[4002].name.as_str()), (4003, "node4002"));
+            assert!(device.iter().all(|span| !span.kernel.is_empty()));
+            // Dispatches follow each other, after what the host did to start them.
+            assert!(device.is_sorted_by_key(|span| span.start) && host[0].start <= device[0].start);
+            assert_eq!(host.iter().map(|span| span.name.as_str()).collect::<Vec<_>>()[0], "write inputs");
             executor.set_profiling(false).unwrap();
         }
         assert_eq!(executor.run(&[x]).unwrap().outputs, first.outputs);

@@ -142,6 +142,35 @@ pub fn compile_with(
     lowered.program(graph, options, compiled, sources)
 }
 
+/// The smallest budget that `graph`, of the ONNX level, compiles within under these options, and what it needs in `uniform:f32` without pins, in
+/// bytes with the reserve: the second is at least the first. The budget of the options does not count.
+///
+/// # Errors
+/// As [`compile`], but for the budget.
+pub fn budget_bounds(graph: &Graph, options: &Compile, progress: Progress<'_>) -> Result<(u64, u64), CompileError> {
+    let names: Vec<String> = graph.open_symbols().into_iter().collect();
+    if !names.is_empty() {
+        return Err(CompileError::Open { names });
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.n_threads).build()?;
+    let with = |settings: Settings| Compile { settings, ..options.clone() };
+    let nothing = with(Settings { budget_bytes: Some(0), ..options.settings.clone() });
+    let least = match Lowered::fitting(graph, &nothing, &Pipeline::new, &pool, progress, &mut |_, _, _| {}) {
+        Ok(lowered) => lowered.blueprint.peak_bytes,
+        Err(CompileError::OverBudget(over)) => over.min_feasible_bytes,
+        Err(error) => return Err(error),
+    };
+    let plain = with(Settings {
+        policy: crate::passes::Policy::Uniform(crate::ir::Format::F32),
+        budget_bytes: Some(u64::MAX),
+        pins: Vec::new(),
+        ..options.settings.clone()
+    });
+    let most = Lowered::of(graph, &plain, &Pipeline::new, &pool, progress, &mut |_, _, _| {})?.blueprint.peak_bytes;
+    let with_reserve = |bytes: u64| bytes.saturating_add(options.settings.reserve_bytes);
+    Ok((with_reserve(least), with_reserve(most.max(least))))
+}
+
 /// A graph of kernels with its layout.
 struct Lowered {
     kernels: Graph,

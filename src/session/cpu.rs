@@ -143,6 +143,17 @@ impl Reference {
         graph.outputs().iter().map(output).collect()
     }
 
+    /// How many nodes compute something.
+    pub fn n_nodes(&self) -> usize {
+        self.order.iter().filter(|id| self.graph.node(**id).op().is_some()).count()
+    }
+
+    /// The operator of the node of this name.
+    pub fn operator(&self, name: &str) -> Option<&'static str> {
+        let node = self.order.iter().map(|id| self.graph.node(*id)).find(|node| node.name == name)?;
+        node.op().map(|op| op.def.name)
+    }
+
     /// Notes the sizes that the results of a node tell.
     fn tell(&self, id: NodeId, results: &[Tensor], sizes: &mut Sizes) -> Result<(), CpuError> {
         let node = self.graph.node(id);

@@ -101,7 +101,7 @@ impl Entry {
     }
 
     /// The type of an input, with the ranges of its sizes.
-    fn expected(&self, port: &Port) -> String {
+    pub fn expected(&self, port: &Port) -> String {
         let ty = TensorType::new(port.dtype, Shape(port.shape.clone()));
         let is_its = |name: &str| port.shape.iter().any(|dim| dim.told().is_some_and(|symbol| symbol.name() == name));
         let own = self.sizes.iter().filter(|s| is_its(&s.name));

@@ -10,9 +10,9 @@ pub mod npz;
 mod run;
 
 #[cfg(feature = "codegen")]
-pub use compile::{Compile, CompileError, Compiled, Progress, compile, compile_with};
+pub use compile::{Compile, CompileError, Compiled, Progress, budget_bounds, compile, compile_with};
 pub use cpu::{CpuError, Reference};
 pub use inputs::InputError;
-pub use run::{DeviceChoice, Outcome, Session, SessionError};
+pub use run::{DeviceChoice, Outcome, Session, SessionError, Told};
 #[cfg(feature = "runtime")]
 pub use run::{best_device, is_of_device};

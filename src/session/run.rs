@@ -6,19 +6,33 @@ use super::inputs::InputError;
 use crate::ir::OpError;
 use crate::ir::{Registry, Tensor};
 use crate::ops;
+use crate::program::profile::{Span, Track};
 use crate::program::{GraphError, Program, file};
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 /// Where a program runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The best Vulkan device; the CPU reference where there is none, or where it fails.
+    /// The best GPU; the CPU reference where there is none, or where it fails. A Vulkan driver that computes on the CPU is no GPU: the reference is
+    /// many times faster than it.
     #[default]
     Auto,
+    /// The best Vulkan device, GPUs before drivers that compute on the CPU.
+    Vulkan,
+    /// The same; the CPU reference where there is none, or where it fails.
+    VulkanOrCpu,
     /// The CPU reference.
     Cpu,
     /// The Vulkan device of this index, as `nyxc devices` lists them.
     Index(usize),
+}
+
+impl DeviceChoice {
+    /// Whether the CPU reference takes over where the device fails.
+    fn may_fall_back(self) -> bool {
+        matches!(self, DeviceChoice::Auto | DeviceChoice::VulkanOrCpu)
+    }
 }
 
 /// A loaded program.
@@ -45,9 +59,12 @@ pub struct Outcome {
     pub device_ms: Option<f64>,
     /// Nodes that ran on the host.
     pub host_nodes: Vec<String>,
-    /// Time of each dispatch, where asked for.
-    pub profile: Option<Vec<(String, f64)>>,
+    /// What happened when, where asked for.
+    pub profile: Option<Vec<Span>>,
 }
+
+/// Told how many nodes the CPU reference has computed, and of how many.
+pub type Told<'a> = &'a mut dyn FnMut(usize, usize);
 
 /// Why a program cannot be loaded or run.
 #[derive(Debug, thiserror::Error)]
@@ -113,15 +130,14 @@ impl Session {
         }
         #[cfg(feature = "runtime")]
         if choice != DeviceChoice::Cpu {
-            let index = if let DeviceChoice::Index(index) = choice { Some(index) } else { None };
-            match load(&session.program, index) {
+            match load(&session.program, choice) {
                 Ok(executor) => session.executor = Some(executor),
                 Err(error) => session.fall_back(error)?,
             }
         }
         #[cfg(not(feature = "runtime"))]
         if choice != DeviceChoice::Cpu {
-            if let DeviceChoice::Index(_) = choice {
+            if !choice.may_fall_back() {
                 return Err(SessionError::NoRuntime);
             }
             session.reference = Some(Reference::with_operators(&session.program, 0, &session.operators)?);
@@ -171,7 +187,7 @@ impl Session {
     /// device, else for good.
     #[cfg(feature = "runtime")]
     fn fall_back(&mut self, error: crate::runtime::RuntimeError) -> Result<(), SessionError> {
-        if self.choice != DeviceChoice::Auto || !is_of_device(&error) {
+        if !self.choice.may_fall_back() || !is_of_device(&error) {
             return Err(error.into());
         }
         if self.reference.is_none() {
@@ -239,11 +255,19 @@ impl Session {
         self.run_profiled(inputs, false)
     }
 
-    /// The same, with the time of each dispatch if `profile`.
+    /// The same, with what happened when if `profile`.
     ///
     /// # Errors
     /// As [`Session::run`].
     pub fn run_profiled(&mut self, inputs: &[Tensor], profile: bool) -> Result<Outcome, SessionError> {
+        self.run_told(inputs, profile, &mut |_, _| {})
+    }
+
+    /// The same, and tells how far the CPU reference is.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn run_told(&mut self, inputs: &[Tensor], profile: bool, told: Told<'_>) -> Result<Outcome, SessionError> {
         let host_nodes: Vec<String> = self.host_nodes();
         self.fallbacks.truncate(self.n_lasting);
         let entry = self.program.entry().ok_or(CpuError::Graph(GraphError::Plan(0)))?;
@@ -268,22 +292,39 @@ impl Session {
             let result = executor.set_profiling(profile).and_then(|()| executor.run_entry("main", inputs, &evaluate));
             match result {
                 Ok(output) => {
-                    return Ok(Outcome {
-                        outputs: output.outputs,
-                        device_ms: output.device_ms,
-                        host_nodes,
-                        profile: output.profile,
-                    });
+                    let mut profile = output.profile;
+                    for span in profile.iter_mut().flatten().filter(|span| span.track == Track::Node) {
+                        span.kernel = reference.and_then(|r| r.operator(&span.name)).unwrap_or_default().to_owned();
+                    }
+                    let crate::runtime::RunOutput { outputs, device_ms, .. } = output;
+                    return Ok(Outcome { outputs, device_ms, host_nodes, profile });
                 }
                 Err(error) => self.fall_back(error)?,
             }
         }
-        let _ = profile;
         let reference = match &self.reference {
             Some(reference) => reference,
             None => self.reference.insert(Reference::with_operators(&self.program, 0, &self.operators)?),
         };
-        Ok(Outcome { outputs: reference.run(inputs)?, device_ms: None, host_nodes, profile: None })
+        let (mut spans, mut n_done, mut since) = (Vec::new(), 0, Instant::now());
+        let n_nodes = reference.n_nodes();
+        let outputs = reference.run_with(inputs, &mut |node, _| {
+            n_done += 1;
+            told(n_done, n_nodes);
+            if profile {
+                let now = Instant::now();
+                let kernel = node.op().map(|op| op.def.name.to_owned()).unwrap_or_default();
+                spans.push(Span {
+                    track: Track::Node,
+                    name: node.name.clone(),
+                    kernel,
+                    start: since,
+                    time: now - since,
+                });
+                since = now;
+            }
+        })?;
+        Ok(Outcome { outputs, device_ms: None, host_nodes, profile: profile.then_some(spans) })
     }
 
     fn host_nodes(&self) -> Vec<String> {
@@ -294,23 +335,27 @@ impl Session {
     }
 }
 
-/// Loads on the device of this index, or on the best: discrete before integrated before software.
+/// Loads on the device that is meant.
 #[cfg(feature = "runtime")]
-fn load(program: &Program, index: Option<usize>) -> Result<crate::runtime::Executor, crate::runtime::RuntimeError> {
+fn load(program: &Program, choice: DeviceChoice) -> Result<crate::runtime::Executor, crate::runtime::RuntimeError> {
     use crate::runtime::{Executor, Options, RuntimeError, VkContext};
-    let index = match index {
-        Some(index) => index,
-        None => {
-            best_device()?
-                .ok_or_else(|| RuntimeError::NoDevice { reason: "none of Vulkan 1.1 was found".to_owned() })?
-                .index
+    let index = match choice {
+        DeviceChoice::Index(index) => index,
+        _ => {
+            let best = best_device()?;
+            let best =
+                best.ok_or_else(|| RuntimeError::NoDevice { reason: "none of Vulkan 1.1 was found".to_owned() })?;
+            if choice == DeviceChoice::Auto && best.kind == crate::runtime::DeviceKind::Cpu {
+                return Err(RuntimeError::NoGpu { software: best.name });
+            }
+            best.index
         }
     };
     let context = VkContext::open(index, &program.target.features, &Options::from_env())?;
     Executor::load(program, 0, &context)
 }
 
-/// The device that `auto` means; `None` where there is none.
+/// The best Vulkan device here: discrete GPUs before integrated and virtual ones, drivers that compute on the CPU last; `None` where there is none.
 ///
 /// # Errors
 /// Vulkan fails.
@@ -333,6 +378,12 @@ pub fn is_of_device(error: &crate::runtime::RuntimeError) -> bool {
     use crate::runtime::RuntimeError::*;
     matches!(
         error,
-        NoDevice { .. } | OutOfMemory { .. } | DeviceLost | Unsupported { .. } | TooWide { .. } | Vulkan { .. }
+        NoDevice { .. }
+            | NoGpu { .. }
+            | OutOfMemory { .. }
+            | DeviceLost
+            | Unsupported { .. }
+            | TooWide { .. }
+            | Vulkan { .. }
     )
 }

@@ -21,7 +21,7 @@ pub enum Verdict {
     Device(Vec<String>),
     /// Right, with these operators on the host.
     Host(Vec<String>),
-    /// Right on the CPU reference, where `--device auto` goes too: the device refused this number, which its 32-bit types do not hold.
+    /// Right on the CPU reference, where `--device vulkan,cpu` goes too: the device refused this number, which its 32-bit types do not hold.
     Wide(String),
     /// Right, and nothing is left to run: all inputs had to be constants.
     Folded,

@@ -1,10 +1,17 @@
 //! The command line as its users meet it: commands, exit codes, documents and files.
 
-#[path = "common/folder.rs"]
+#[path = "../common/folder.rs"]
 mod folder;
 
-#[path = "common/pb.rs"]
+#[path = "../common/pb.rs"]
 mod pb;
+
+mod bench;
+mod budget;
+mod dump;
+mod inspect;
+mod run;
+mod usage;
 
 use folder::Folder;
 use nyxc::ir::Format;
@@ -140,12 +147,13 @@ fn image(folder: &Folder, batch: usize) -> String {
 }
 
 #[test]
-fn the_default_device_and_the_cpu_agree() {
+fn a_device_and_the_cpu_agree() {
     let folder = Folder::new("agree");
     let (program, inputs) = (folder.file("mlp.nyx"), image(&folder, 1));
     let (here, cpu) = (folder.file("here.npz"), folder.file("cpu.npz"));
     nyxc(&["compile", &mlp(), "-o", &program]).exits(0);
-    let report = nyxc(&["run", &program, "--inputs", &inputs, "--outputs", &here, "--json"]).exits(0).json();
+    let here_args = ["run", &program, "--inputs", &inputs, "--outputs", &here, "--device", "vulkan,cpu", "--json"];
+    let report = nyxc(&here_args).exits(0).json();
     let on_cpu =
         nyxc(&["run", &program, "--inputs", &inputs, "--outputs", &cpu, "--device", "cpu", "--json"]).exits(0).json();
     assert_eq!(on_cpu["device"], "cpu");
@@ -497,7 +505,7 @@ fn a_program_of_a_range_runs_compares_and_refuses_by_the_sizes_of_its_inputs() {
             nyxc(&["run", &program, "--inputs", &inputs, "--outputs", &outputs, "--device", device]).exits(0);
             read_npz(&outputs, "logits")
         };
-        let (given, expected) = (run("auto"), run("cpu"));
+        let (given, expected) = (run("vulkan,cpu"), run("cpu"));
         assert_eq!(given.len(), batch * 10);
         assert!(relative_l2(&given, &expected) <= 1e-5);
         let report = nyxc(&["compare", &mlp(), &program, "--inputs", &inputs, "--json"]).exits(0).json();
