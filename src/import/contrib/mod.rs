@@ -36,12 +36,12 @@ pub(super) fn unknown(key: &str) -> ImportError {
     }
 }
 
-impl<'a> Builder<'a> {
+impl Builder<'_> {
     /// Writes out a node of Microsoft's domains; `None` where it is of no such domain.
     ///
     /// # Errors
     /// It is not supported, or its operands or attributes are wrong.
-    pub(super) fn contrib(&mut self, raw: &'a RawNode, order: u32) -> Result<Option<Vec<Bound>>, ImportError> {
+    pub(super) fn contrib(&mut self, raw: &RawNode, order: u32) -> Result<Option<Vec<Bound>>, ImportError> {
         if let Some(refusal) = refused::refusal(raw) {
             return Err(form(refusal));
         }
