@@ -309,6 +309,10 @@ values = (np.stack([packed & 15, packed >> 4], -1).reshape(3, 64).astype(np.floa
 expect("MatMulNBits", short, attrs, [(a.astype(low).astype(np.float64) @ values.T).astype(low)], bound=4e-3)
 expect("MatMulNBits", [a, np.zeros((3, 0, 8), np.uint8), np.zeros((3, 0), np.float32), None, None, b := f(3)], attrs, [np.broadcast_to(b, (2, 3)).copy()])
 
+for kind in (0, 1):
+    for k, n, block in ((32, 3, 16), (5, 3, 16), (20, 4, 32)):
+        case("MatMulBnb4", [f(2, k), u8((k * n + 1) // 2), np.abs(f(-(-k * n // block))) + s(0.5)], {"K": k, "N": n, "block_size": block, "quant_type": kind}, constants=(1, 2))
+
 # Look-ups in tables of codes.
 indices = np.array([[0, 3], [-1, 2]])
 for signed in (False, True):

@@ -4,6 +4,7 @@
 
 mod attention;
 pub(super) mod blocked;
+mod bnb;
 mod embed;
 mod fused;
 mod refused;
@@ -54,6 +55,7 @@ impl Builder<'_> {
             "FusedGemm" => w.fused_gemm(),
             "FusedMatMul" | "TransposeMatMul" | "FusedMatMulActivation" => w.fused_mat_mul(),
             "GemmFastGelu" => w.gemm_fast_gelu(),
+            "MatMulBnb4" => w.mat_mul_bnb4(),
             "NhwcMaxPool" => w.channels_last("MaxPool"),
             "QLinearConv" => w.q_linear_conv(),
             "MultiHeadAttention" => w.multi_head(),
