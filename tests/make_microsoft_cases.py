@@ -263,6 +263,10 @@ for codes in (u8, i8):
     zero = lambda v: np.array(v, codes(1).dtype)
     case("QLinearWhere", [condition, codes(2, 3), s(0.02), zero(7), codes(1, 3), s(0.03), zero(3), s(0.025), zero(9)])
 
+# The quantizer lets Resize choose among codes.
+case("Resize", [u8(1, 2, 3, 4), None, s([1, 1, 2, 2])], {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}, domain="", constants=(2,))
+case("Resize", [i8(1, 2, 3, 4), None, None, np.array([1, 2, 5, 7])], {"mode": "nearest"}, domain="", constants=(3,))
+
 # Quantization to and from 16 and 4 bits.
 x = f(3, 4)
 for dtype, zero in ((np.int8, -3), (np.uint8, 120), (np.int16, -300), (np.uint16, 30000)):

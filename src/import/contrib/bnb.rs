@@ -18,7 +18,7 @@ impl Writer<'_, '_> {
     /// largest magnitude of their block; blocks run on over rows. The weights become floats, which get formats of their own.
     pub(super) fn mat_mul_bnb4(&mut self) -> Results {
         self.only(&["K", "N", "block_size", "quant_type", "transB", "training_mode"])?;
-        let (a, codes, scales) = (self.required(0)?, self.required(1)?, self.required(2)?);
+        let a = self.required(0)?;
         let attribute =
             |name: &str, problem: String| -> ImportError { Kind::Attribute { name: name.to_owned(), problem }.into() };
         let number = |name: &str| {
@@ -31,10 +31,7 @@ impl Writer<'_, '_> {
         let values = usize::try_from(kind).ok().and_then(|kind| VALUES.get(kind)).ok_or_else(|| {
             attribute("quant_type", format!("is {kind}, which is not supported: 0 (FP4) and 1 (NF4) are"))
         })?;
-        let constant = |slot: usize, known| {
-            self.builder.tensor(known).ok_or_else(|| form(format!("operand {slot} must be a constant")))
-        };
-        let (codes, scales) = (constant(1, codes)?, constant(2, scales)?);
+        let (codes, scales) = (self.data(1)?, self.data(2)?);
         let n_elems = k * n;
         let has = |tensor: &Tensor, count: usize| tensor.ty().shape.n_elems() == Some(count as u64);
         if codes.dtype() != DType::U8 || !has(codes, n_elems.div_ceil(2)) || !has(scales, n_elems.div_ceil(block)) {

@@ -103,6 +103,15 @@ impl Writer<'_, '_> {
         (0..self.raw.inputs.len()).map(|slot| self.operand(slot)).collect()
     }
 
+    /// The data of operand `slot`, which must be a constant.
+    fn data(&self, slot: usize) -> Result<&Tensor, ImportError> {
+        let known = self.required(slot)?;
+        self.builder.tensor(known).ok_or_else(|| match self.builder.input_behind(known) {
+            Some(name) => Kind::FreeInput { slot, name }.into(),
+            None => form(format!("operand {slot} is computed while the program runs, and must be a constant")),
+        })
+    }
+
     fn ty(&self, known: Known) -> &TensorType {
         self.builder.ty(known)
     }
