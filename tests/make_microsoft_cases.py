@@ -263,6 +263,10 @@ for codes in (u8, i8):
     zero = lambda v: np.array(v, codes(1).dtype)
     case("QLinearWhere", [condition, codes(2, 3), s(0.02), zero(7), codes(1, 3), s(0.03), zero(3), s(0.025), zero(9)])
 
+# The quantizer lets Resize choose among codes.
+case("Resize", [u8(1, 2, 3, 4), None, s([1, 1, 2, 2])], {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}, domain="", constants=(2,))
+case("Resize", [i8(1, 2, 3, 4), None, None, np.array([1, 2, 5, 7])], {"mode": "nearest"}, domain="", constants=(3,))
+
 # Quantization to and from 16 and 4 bits.
 x = f(3, 4)
 for dtype, zero in ((np.int8, -3), (np.uint8, 120), (np.int16, -300), (np.uint16, 30000)):
@@ -308,6 +312,10 @@ short = [a.astype(low), packed, scales.astype(low), (np.full((3, 4), 7.5)).astyp
 values = (np.stack([packed & 15, packed >> 4], -1).reshape(3, 64).astype(np.float64) - 7.5) * np.repeat(scales.astype(low).astype(np.float64), 16, 1)
 expect("MatMulNBits", short, attrs, [(a.astype(low).astype(np.float64) @ values.T).astype(low)], bound=4e-3)
 expect("MatMulNBits", [a, np.zeros((3, 0, 8), np.uint8), np.zeros((3, 0), np.float32), None, None, b := f(3)], attrs, [np.broadcast_to(b, (2, 3)).copy()])
+
+for kind in (0, 1):
+    for k, n, block in ((32, 3, 16), (5, 3, 16), (20, 4, 32)):
+        case("MatMulBnb4", [f(2, k), u8((k * n + 1) // 2), np.abs(f(-(-k * n // block))) + s(0.5)], {"K": k, "N": n, "block_size": block, "quant_type": kind}, constants=(1, 2))
 
 # Look-ups in tables of codes.
 indices = np.array([[0, 3], [-1, 2]])

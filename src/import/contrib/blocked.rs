@@ -131,10 +131,7 @@ impl Writer<'_, '_> {
 
     /// `Conv(x, w, b?, sum?) {activation, activation_params, ...}`: FusedConv of weights in blocks.
     fn blocked_conv(&mut self) -> Results {
-        let (x, w) = (self.required(0)?, self.required(1)?);
-        let weights = self.builder.tensor(w).cloned().ok_or_else(|| {
-            form("operand 1 is computed while the program runs: weights in blocks of channels must be constant")
-        })?;
+        let (x, weights) = (self.required(0)?, self.data(1)?.clone());
         let weights = self.in_order(&weights, self.int("group", 1))?;
         let weights = self.constant(weights);
         let (b, sum) = (self.operand(2)?, self.operand(3)?);

@@ -4,6 +4,7 @@
 
 mod attention;
 pub(super) mod blocked;
+mod bnb;
 mod embed;
 mod fused;
 mod refused;
@@ -36,12 +37,12 @@ pub(super) fn unknown(key: &str) -> ImportError {
     }
 }
 
-impl<'a> Builder<'a> {
+impl Builder<'_> {
     /// Writes out a node of Microsoft's domains; `None` where it is of no such domain.
     ///
     /// # Errors
     /// It is not supported, or its operands or attributes are wrong.
-    pub(super) fn contrib(&mut self, raw: &'a RawNode, order: u32) -> Result<Option<Vec<Bound>>, ImportError> {
+    pub(super) fn contrib(&mut self, raw: &RawNode, order: u32) -> Result<Option<Vec<Bound>>, ImportError> {
         if let Some(refusal) = refused::refusal(raw) {
             return Err(form(refusal));
         }
@@ -54,6 +55,7 @@ impl<'a> Builder<'a> {
             "FusedGemm" => w.fused_gemm(),
             "FusedMatMul" | "TransposeMatMul" | "FusedMatMulActivation" => w.fused_mat_mul(),
             "GemmFastGelu" => w.gemm_fast_gelu(),
+            "MatMulBnb4" => w.mat_mul_bnb4(),
             "NhwcMaxPool" => w.channels_last("MaxPool"),
             "QLinearConv" => w.q_linear_conv(),
             "MultiHeadAttention" => w.multi_head(),
@@ -99,6 +101,15 @@ impl Writer<'_, '_> {
     /// All operands, absent ones among them.
     fn operands(&self) -> Result<Vec<Option<Known>>, ImportError> {
         (0..self.raw.inputs.len()).map(|slot| self.operand(slot)).collect()
+    }
+
+    /// The data of operand `slot`, which must be a constant.
+    fn data(&self, slot: usize) -> Result<&Tensor, ImportError> {
+        let known = self.required(slot)?;
+        self.builder.tensor(known).ok_or_else(|| match self.builder.input_behind(known) {
+            Some(name) => Kind::FreeInput { slot, name }.into(),
+            None => form(format!("operand {slot} is computed while the program runs, and must be a constant")),
+        })
     }
 
     fn ty(&self, known: Known) -> &TensorType {
