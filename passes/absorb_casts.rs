@@ -1,9 +1,10 @@
 //! Lets kernels convert on load and store, so that casts between float types cost neither a kernel nor memory.
 //!
-//! Every kernel reads f16 and f32 alike and stores what its `dtype` says. Looks for casts between float types: the consumers read the operand as
-//! its producer stores it, so that each value is stored in the type of its producer's format, as memory was planned; where the cast is an output of the
-//! graph, the producer stores the model's type and everything reads that. Equal up to the rounding that is saved. Refuses outputs that are casts
-//! of inputs, or of operators that cannot choose what they store, and narrower outputs of what others read too.
+//! Every kernel reads f16 and f32 alike and stores what its `dtype` says. Looks for nodes that only store a float in another type (a Cast that rounds
+//! is an expression of its own, and stays). Where all consumers read the narrower of two types, or the cast is an output of the graph, the producer
+//! stores that; otherwise the consumers read the operand as its producer stores it. So each value is stored in the type of its producer's format, as
+//! memory was planned. Equal up to the rounding that is saved. Refuses outputs that are casts of inputs, or of operators that cannot choose what they
+//! store, and narrower outputs of what others read too.
 
 use super::pattern::float_cast;
 use super::{Context, Pass, PassError, at};
@@ -31,7 +32,9 @@ impl Pass for AbsorbCasts {
             // Others that read what is there must not read it rounded.
             let keeps = dtype.holds(graph.ty(stored).dtype) || only_casts(graph, stored, dtype);
             let may_change = chooses && keeps && !graph.is_output(stored) && !stores.contains_key(&stored.node);
-            if may_change && graph.is_output(result) && may_become(graph, stored, dtype, &gone) {
+            let narrows = !dtype.holds(graph.ty(stored).dtype);
+            let shall_change = graph.is_output(result) || narrows;
+            if may_change && shall_change && may_become(graph, stored, dtype, &gone) {
                 stores.insert(stored.node, dtype);
                 gone.insert(result, source);
             } else if !graph.is_output(result) && may_become(graph, result, graph.ty(source).dtype, &gone) {
@@ -172,6 +175,31 @@ mod tests {
         let after = check("absorb_casts", text, "output");
         assert_eq!(after.n_nodes(), 3);
         assert!(after.to_string().contains("%y = pointwise(%x) {dtype=f32, expr=`exp(x0)`}"));
+    }
+
+    #[test]
+    fn a_producer_stores_what_all_read() {
+        let text = "graph g core
+  %x = input : f32[2]
+  %a = pointwise(%x) {dtype=f32, expr=`exp(x0)`} : f32[2]
+  %h = pointwise(%a) {dtype=f16, expr=`x0`} : f16[2]
+  %y = pointwise(%h, %x) {dtype=f32, expr=`add(x0,x1)`} : f32[2]
+  output %y
+";
+        let after = check("absorb_casts", text, "narrower");
+        assert!(after.to_string().contains("%a = pointwise(%x) {dtype=f16, expr=`exp(x0)`} : f16[2]"), "{after}");
+        assert_eq!(after.n_nodes(), 3);
+    }
+
+    #[test]
+    fn a_cast_that_rounds_is_no_store() {
+        let text = "graph g core
+  %x = input : f32[2]
+  %h = pointwise(%x) {dtype=f16, expr=`f16(x0)`} : f16[2]
+  %y = pointwise(%h) {dtype=f32, expr=`neg(x0)`} : f32[2]
+  output %y
+";
+        assert_eq!(check("absorb_casts", text, "refuses_rounding"), crate::passes::testing::read(text));
     }
 
     #[test]

@@ -6,13 +6,14 @@
 //! its rows may be stored in two ways, which closes most of the gap to that bound. Policies `uniform` and `tiered` skip the search. Formats
 //! are only noted on nodes: `insert_qdq` makes them real. Refuses with the smallest feasible budget and the cheapest ways there.
 
-use super::{Context, OverBudget, Pass, PassError, Policy, Settings, at, pipeline};
-use crate::ir::{Activations, Edit, Format, Graph, Node, Patch, Tail, Weights};
+use super::{Context, OverBudget, Pass, PassError, Policy, Settings, at, pipeline, wide_range};
+use crate::ir::{Activations, Edit, Format, Graph, Node, NodeId, Patch, Tail, Weights};
 use crate::plan::model::Model;
 use crate::plan::solve::{Choice, Group, Limits, Problem, Solution, min_peak, relax, solve};
 use crate::plan::{Forecast, PlanError, build, score};
 use crate::program::Certificate;
 use rayon::prelude::*;
+use std::collections::BTreeSet;
 
 /// The pass.
 pub struct AssignPrecision;
@@ -43,12 +44,9 @@ impl Pass for AssignPrecision {
         pipeline::lower(&mut kernels, cx)?;
         let model = Model::of(graph, &kernels, build::params_bytes(&kernels, cx.target)?, cx.target)?;
         drop(kernels);
-        let ranges: Vec<Range> = model.groups.iter().map(|group| Range::of(graph, group)).collect();
-        let menus = ranges
-            .iter()
-            .enumerate()
-            .map(|(g, range)| menu(graph, &model, g, &|format| range.keep(format), cx))
-            .collect::<Vec<_>>();
+        let wide = wide_range::nodes(graph);
+        let ranges: Vec<Range> = model.groups.iter().map(|group| Range::of(graph, group, &wide)).collect();
+        let menus = ranges.iter().enumerate().map(|(g, range)| menu(graph, &model, g, *range, cx)).collect::<Vec<_>>();
         let mut problem = Scored::of(graph, &model, &menus)?;
         let start = std::time::Instant::now();
         let chosen = Assignment::of(graph, &model, &menus, &mut problem, cx)?;
@@ -62,7 +60,7 @@ impl Pass for AssignPrecision {
                 let node = graph.node(id);
                 let has_weights = crate::ops::weights::of(graph, id).is_some();
                 let own = if has_weights { format } else { format.without_weights() };
-                let excluded = ranges[at].excludes(cx.settings, node).filter(|_| has_weights);
+                let excluded = ranges[at].excludes(cx.settings, node, has_weights);
                 let reason =
                     excluded.map_or_else(|| chosen.reasons[at].clone(), |why| format!("{}; {why}", chosen.reasons[at]));
                 cx.reasons.insert(node.name.clone(), reason);
@@ -75,15 +73,17 @@ impl Pass for AssignPrecision {
     }
 }
 
-/// What the weights of a group cannot be stored as without becoming other numbers.
+/// What weights and results of a group cannot be stored as without becoming other numbers.
 #[derive(Clone, Copy)]
 struct Range {
     is_finite: bool,
     is_in_f16: bool,
+    /// Whether f16 is likely not to hold its results ([`wide_range`]).
+    is_wide: bool,
 }
 
 impl Range {
-    fn of(graph: &Graph, group: &crate::plan::model::Group) -> Range {
+    fn of(graph: &Graph, group: &crate::plan::model::Group, wide: &BTreeSet<NodeId>) -> Range {
         let (is_finite, is_in_f16) = group
             .weights
             .iter()
@@ -95,11 +95,20 @@ impl Range {
                 values.par_chunks(1 << 16).map(one).collect::<Vec<_>>()
             })
             .fold((true, true), |all, part| (all.0 && part.0, all.1 && part.1));
-        Range { is_finite, is_in_f16 }
+        Range { is_finite, is_in_f16, is_wide: group.nodes.iter().any(|id| wide.contains(id)) }
     }
 
-    /// The nearest format whose weights keep what is not finite, and what is too large for f16.
+    /// The nearest format that keeps what is not finite among weights, what of them is too large for f16, and results that f16 is likely not to hold.
     fn keep(self, format: Format) -> Format {
+        let format = self.keep_weights(format);
+        match format.activations {
+            Activations::F16 if self.is_wide => Format { activations: Activations::F32, ..format },
+            _ => format,
+        }
+    }
+
+    /// The same for weights alone: what is said of results is no proof, and a pin outweighs it.
+    fn keep_weights(self, format: Format) -> Format {
         let has = |is: &dyn Fn(Weights) -> bool| is(format.weights) || format.tail.is_some_and(|tail| is(tail.weights));
         let narrow = !self.is_finite && has(&|w| matches!(w, Weights::Int { .. }));
         if !self.is_in_f16 && (narrow || has(&|w| w == Weights::F16)) {
@@ -115,19 +124,26 @@ impl Range {
     }
 
     /// Why a format that was asked for is not given.
-    fn excludes(self, settings: &Settings, node: &Node) -> Option<&'static str> {
-        let asked = settings.pinned(node).map_or_else(|| settings.permitted().to_vec(), |pin| vec![pin]);
-        let is_kept = asked.into_iter().all(|format| self.keep(format) == format);
+    fn excludes(self, settings: &Settings, node: &Node, has_weights: bool) -> Option<&'static str> {
+        let pin = settings.pinned(node);
+        let asked = pin.map_or_else(|| settings.permitted().to_vec(), |pin| vec![pin]);
+        let is_kept = asked.iter().all(|format| self.keep_weights(*format) == *format);
+        let is_narrow = asked.iter().any(|format| format.activations == Activations::F16);
         match self {
-            _ if is_kept => None,
-            Range { is_finite: false, .. } => Some("its weights hold NaN or infinity, which integers do not"),
-            _ => Some("its weights are beyond the range of f16"),
+            Range { is_finite: false, .. } if has_weights && !is_kept => {
+                Some("its weights hold NaN or infinity, which integers do not")
+            }
+            _ if has_weights && !is_kept => Some("its weights are beyond the range of f16"),
+            Range { is_wide: true, .. } if pin.is_none() && is_narrow => {
+                Some("it is stored as f32: a power that is summed, or a mask before a softmax, may be beyond f16")
+            }
+            _ => None,
         }
     }
 }
 
 /// The formats that a group may have: what is permitted, or what its pins say.
-fn menu(graph: &Graph, model: &Model, group: usize, keep: &dyn Fn(Format) -> Format, cx: &Context<'_>) -> Vec<Format> {
+fn menu(graph: &Graph, model: &Model, group: usize, range: Range, cx: &Context<'_>) -> Vec<Format> {
     let group = &model.groups[group];
     let has_weights = !group.weights.is_empty();
     let has_products = group.weights.iter().any(|w| w.has_products);
@@ -139,13 +155,13 @@ fn menu(graph: &Graph, model: &Model, group: usize, keep: &dyn Fn(Format) -> For
         _ => format,
     };
     let mut menu: Vec<Format> = Vec::new();
-    for format in cx.settings.permitted().iter().copied().map(keep).map(fit) {
+    for format in cx.settings.permitted().iter().map(|format| fit(range.keep(*format))) {
         if !menu.contains(&format) {
             menu.push(format);
         }
     }
     for &id in &group.nodes {
-        let Some(pin) = cx.settings.pinned(graph.node(id)).map(keep).map(fit) else { continue };
+        let Some(pin) = cx.settings.pinned(graph.node(id)).map(|pin| fit(range.keep_weights(pin))) else { continue };
         let own = crate::ops::weights::of(graph, id).is_some();
         let agrees =
             |format: &Format| if own { *format == pin } else { format.without_weights() == pin.without_weights() };

@@ -1,8 +1,8 @@
 //! Cancels casts that undo each other.
 //!
-//! Looks for a Cast between float types whose operand is such a Cast. Where the first one widened, the second reads its operand directly; casting
-//! to the type one started from goes away altogether. Equal because widening is exact. Refuses where the first cast narrowed: what it rounded
-//! away does not come back.
+//! Looks for a Cast or `store` between float types whose operand is such a node. Where the first one widened, the second reads its operand directly;
+//! going to the type one started from goes away altogether. Equal because widening is exact, so that the second rounds the same values. Refuses where
+//! the first narrowed: what it rounded away does not come back.
 
 use super::{Context, Pass, PassError, at};
 use crate::ir::{Edit, Graph, NodeId, OpError, Patch, ValueId};
@@ -52,12 +52,13 @@ impl Pass for CancelQdq {
     }
 }
 
-/// The operand of a Cast between float types.
+/// The operand of a Cast or `store` between float types.
 fn cast_operand(graph: &Graph, id: NodeId) -> Option<ValueId> {
     let node = graph.node(id);
     let operand = (*graph.operands(id).first()?)?;
-    let is_cast =
-        node.op()?.def.onnx == "Cast" && node.outputs[0].ty.dtype.is_float() && graph.ty(operand).dtype.is_float();
+    let is_cast = matches!(node.op()?.def.name, "cast" | "store")
+        && node.outputs[0].ty.dtype.is_float()
+        && graph.ty(operand).dtype.is_float();
     is_cast.then_some(operand)
 }
 
@@ -76,6 +77,20 @@ mod tests {
 ";
         let after = check("cancel_qdq", text, "widening");
         assert!(!after.to_string().contains("cast"));
+    }
+
+    #[test]
+    fn a_cast_of_what_was_widened_to_be_read_rounds_what_was_stored() {
+        let text = "graph g onnx
+  %x = input : f16[2]
+  %w = store(%x) {dtype=f32} : f32[2]
+  %b = cast(%w) {to=bf16} : bf16[2]
+  %s = store(%w) {dtype=f16} : f16[2]
+  output %b
+  output %s
+";
+        let after = check("cancel_qdq", text, "stores").to_string();
+        assert!(after.contains("%b = cast(%x) {to=bf16}") && !after.contains("store"), "{after}");
     }
 
     #[test]

@@ -155,6 +155,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     for why in &compiled.why_not {
         eprintln!("{}: {}: not matched: {}", why.pass, why.pattern, why.because);
     }
+    if let [first, rest @ ..] = compiled.narrowed.as_slice() {
+        let others = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+        eprintln!("nyxc: f64 is computed in f32 at {first:?}{others}: --json lists them as \"narrowed\"");
+    }
     if let Some(dir) = &args.emit_shaders {
         write_all(dir, compiled.shaders.iter().map(|(name, glsl)| (format!("{name}.comp"), glsl)))?;
     }
@@ -250,6 +254,7 @@ fn report(compiled: &Compiled, options: &Compile, seconds: f64) -> serde_json::V
         "f32_bytes": plan.f32_bytes,
         "arena": {"bytes": compiled.arena_bytes, "max_live_bytes": compiled.max_live_bytes, "imported_max_live_bytes": compiled.imported_max_live_bytes},
         "nodes": plan.nodes,
+        "narrowed": compiled.narrowed,
         "certificate": certificate,
         "passes": passes,
         "seconds": seconds,

@@ -192,6 +192,10 @@ impl Body {
             (Erf, _) => self.helper("nx_erf", a),
             (Sigmoid, _) => self.helper("nx_sigmoid", a),
             (Softplus, _) => self.helper("nx_softplus", a),
+            (RoundF16, _) => self.helper("nx_f16", a),
+            (RoundBf16, _) => self.helper("nx_bf16", a),
+            // Floats are f32 here.
+            (RoundF32, _) => a.to_owned(),
         };
         (text, class)
     }

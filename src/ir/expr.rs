@@ -43,13 +43,15 @@ macro_rules! functions {
 }
 
 functions! {
-    /// Functions of one operand. `f`, `i` and `b` convert to float, integer (towards zero) and truth value.
+    /// Functions of one operand. `f`, `i` and `b` convert to float, integer (towards zero) and truth value; `f16`, `bf16` and `f32` round a float
+    /// to that type, as ONNX's Cast does: to nearest even, what is too large to infinity.
     Unary {
         Neg = "neg", Abs = "abs", Sign = "sign", Floor = "floor", Ceil = "ceil", Round = "round", Exp = "exp", Log = "log",
         Sqrt = "sqrt", Rsqrt = "rsqrt", Recip = "recip", Sin = "sin", Cos = "cos", Tan = "tan", Asin = "asin", Acos = "acos",
         Atan = "atan", Sinh = "sinh", Cosh = "cosh", Tanh = "tanh", Asinh = "asinh", Acosh = "acosh", Atanh = "atanh", Erf = "erf",
         Sigmoid = "sigmoid", Softplus = "softplus", Relu = "relu", Not = "not", BitNot = "bitnot", IsNan = "isnan", IsInf = "isinf",
         ToFloat = "f", ToInt = "i", ToBool = "b",
+        RoundF16 = "f16", RoundBf16 = "bf16", RoundF32 = "f32",
     }
 }
 

@@ -5,7 +5,6 @@ use crate::ir::{
     Attrs, Binary, Class, DType, Expand, Expr, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
     minifloat,
 };
-use std::fmt::Write as _;
 
 /// What a rule sees of one use.
 pub struct Case<'a> {
@@ -222,7 +221,11 @@ fn inline(
             return None;
         }
         match tensor.dtype().class() {
-            Class::Float => tensor.to_f32s().ok()?.first().copied().filter(|v| v.is_finite()).map(Expr::Float),
+            // A number is f32; an f64 that is none stays an operand.
+            Class::Float => {
+                let value = tensor.to_f32s().ok()?.first().copied().filter(|v| v.is_finite())?;
+                (tensor.to_f64s().ok()?.first() == Some(&f64::from(value))).then_some(Expr::Float(value))
+            }
             Class::Int => tensor.to_i64s().ok()?.first().copied().map(Expr::Int),
             Class::Bool | Class::Text => None,
         }
@@ -396,18 +399,33 @@ fn convert(c: &Case<'_>, to: DType) -> Recipe {
 }
 
 fn converted(c: &Case<'_>, to: DType) -> Recipe {
-    let mut text = String::from("x0");
-    let function = match to.class() {
-        class if class == c.dtype()?.class() => return Ok((text, to)),
-        Class::Float => "f",
-        Class::Int => "i",
-        Class::Bool => "b",
+    let from = c.dtype()?;
+    let text = match to.class() {
+        class if class == from.class() => "x0",
+        Class::Float => "f(x0)",
+        Class::Int => "i(x0)",
+        Class::Bool => "b(x0)",
         Class::Text => return Err(OpError::unsupported("a cast to text")),
     };
-    text.clear();
-    // Writing to a string cannot fail.
-    let _ = write!(text, "{function}(x0)");
-    Ok((text, to))
+    Ok((rounded(text, from, to), to))
+}
+
+/// `text`, which computes a `to` from a `from`, rounded where that has values which `to` lacks: a conversion that the model asks for is part of what
+/// is computed, whatever the result is stored as.
+fn rounded(text: &str, from: DType, to: DType) -> String {
+    // Bits of a significand. Integers of as many, and truth values, are exact.
+    let (function, precision) = match to {
+        DType::F16 => ("f16", 11),
+        DType::BF16 => ("bf16", 8),
+        DType::F32 => ("f32", 24),
+        _ => return text.to_owned(),
+    };
+    let is_exact = match from.class() {
+        Class::Float => to.holds(from) || (from.is_minifloat() && from != DType::F8E8M0),
+        // f32 is what integers become.
+        _ => from == DType::Bool || from.bits() <= precision || to == DType::F32,
+    };
+    if is_exact { text.to_owned() } else { format!("{function}({text})") }
 }
 
 fn cast(c: &Case<'_>) -> Recipe {
@@ -444,6 +462,8 @@ macro_rules! operators {
                 expand: Some(|e| expand_by(e, $rule)),
             };
         )*
+        /// Every operator of single elements whose rule is an expression.
+        pub(super) const TABLE: &[&OpDef] = &[$(&$def,)* &MAX, &MEAN, &MIN, &SUM];
     };
 }
 

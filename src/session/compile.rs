@@ -1,7 +1,7 @@
 //! From a graph of the ONNX level to a program.
 
 use crate::codegen::{self, CodegenError};
-use crate::ir::{Graph, ValueId, text};
+use crate::ir::{DType, Graph, NodeId, ValueId, text};
 use crate::ops::kernel_key::KernelKey;
 use crate::ops::weights;
 use crate::passes::{OverBudget, PassError, Pipeline, PipelineError, Settings, Timing, WhyNot};
@@ -43,6 +43,8 @@ pub struct Compiled {
     pub arena_bytes: u64,
     /// Max-live of the arena with sizes rounded to the target's alignment: no arena can be smaller.
     pub max_live_bytes: u64,
+    /// Nodes that the model computes in f64 and the program in f32, in order.
+    pub narrowed: Vec<String>,
     /// Max-live of the imported graph in the order of its file, unfused; `None` while a size is symbolic.
     pub imported_max_live_bytes: Option<u64>,
 }
@@ -148,6 +150,7 @@ struct Lowered {
     timings: Vec<Timing>,
     solve_time: std::time::Duration,
     why_not: Vec<WhyNot>,
+    narrowed: Vec<String>,
 }
 
 impl Lowered {
@@ -259,6 +262,7 @@ impl Lowered {
             if forecast.chosen_bytes == forecast.f32_bytes && certificate.objective == 0.0 {
                 forecast.f32_bytes = blueprint.peak_bytes;
             }
+            let narrowed = narrowed(assigned.as_ref().unwrap_or(graph));
             let nodes = reports(assigned.as_ref().unwrap_or(graph), &kernels, &blueprint, &report.context.reasons);
             let why_not = report.context.explain.found().to_vec();
             let solve_time = report.context.solve_time;
@@ -273,6 +277,7 @@ impl Lowered {
                 timings,
                 solve_time,
                 why_not,
+                narrowed,
             });
         }
         Err(CompileError::Plan(PlanError::Overflow))
@@ -363,12 +368,26 @@ impl Lowered {
             timings: self.timings,
             solve_time: self.solve_time,
             why_not: self.why_not,
+            narrowed: self.narrowed,
             shaders: sources,
             arena_bytes: self.blueprint.arena_bytes,
             max_live_bytes: self.blueprint.max_live_bytes,
             imported_max_live_bytes: crate::ir::memory::account(graph, &graph.file_order()).map(|m| m.max_live_bytes),
         })
     }
+}
+
+/// The nodes that read or give f64, which is f32 in a program. One that only converts f64 to a narrower float loses nothing that it should keep.
+fn narrowed(graph: &Graph) -> Vec<String> {
+    let is_narrowed = |id: &NodeId| {
+        let node = graph.node(*id);
+        let Some(op) = node.op() else { return false };
+        let mut operands = graph.operands(*id).into_iter().flatten().map(|v| graph.ty(v).dtype);
+        let mut results = node.outputs.iter().map(|v| v.ty.dtype);
+        let converts = op.def.onnx == "Cast" && results.clone().all(|dtype| dtype.is_float() && dtype != DType::F64);
+        !converts && (operands.any(|dtype| dtype == DType::F64) || results.any(|dtype| dtype == DType::F64))
+    };
+    graph.order().into_iter().filter(is_narrowed).map(|id| graph.node(id).name.clone()).collect()
 }
 
 /// What became of every node of the assigned graph.
