@@ -109,21 +109,22 @@ impl Work<'_> {
         }
         let results = self.edit.add_all(op, &operands, node.outputs.len()).map_err(|e| OpError::Edit(Box::new(e)))?;
         for (out, mut val) in results.into_iter().enumerate() {
+            let value = id.out(out);
             // What is an output is stored as the model has it, for all that read it.
-            let is_output = self.graph.is_output(id.out(out));
-            if let (Some(wanted), false) = (wanted, is_output) {
-                val = self.stored(val, wanted)?;
+            if !self.graph.is_output(value) {
+                // The node keeps its name; what stores its result is named after it.
+                self.edit.replace(value, val);
+                if let Some(wanted) = wanted {
+                    val = self.stored_as(val, wanted, &self.graph.value(value).name.clone())?;
+                }
             }
-            self.moved.insert(id.out(out), val);
-            if !is_output {
-                self.edit.replace(id.out(out), val);
-            }
+            self.moved.insert(value, val);
         }
         Ok(())
     }
 
-    /// Brings operands to types that the operator reads: large constants to f16 where that is `stored`, f64 and bf16 to f32, and all to f32 where they
-    /// differ and the operator wants one type.
+    /// Brings operands to types that the operator reads: large constants to f16 where that is `stored`, f64 and bf16 to f32, and all to f32 where that
+    /// is `stored`, or they differ and the operator wants one type.
     fn read(&mut self, op: &Op, operands: &mut [Option<Val>], stored: DType) -> Result<(), OpError> {
         let mut slots = Vec::new();
         for (slot, operand) in operands.iter_mut().enumerate() {
@@ -139,7 +140,8 @@ impl Work<'_> {
             slots.push(slot);
         }
         let types: Vec<DType> = slots.iter().filter_map(|s| Some(self.edit.ty(operands[*s]?).dtype)).collect();
-        if ops::reads_mixed(op.def) || types.iter().all(|dtype| Some(dtype) == types.first()) {
+        let agree = ops::reads_mixed(op.def) || types.iter().all(|dtype| Some(dtype) == types.first());
+        if agree && (stored == DType::F16 || !types.contains(&DType::F16)) {
             return Ok(());
         }
         for slot in slots {
@@ -158,6 +160,12 @@ impl Work<'_> {
 
     /// The value kept as another type.
     fn stored(&mut self, val: Val, to: DType) -> Result<Val, OpError> {
+        let name = self.edit.name(val).to_owned();
+        self.stored_as(val, to, &name)
+    }
+
+    /// The same, named after `name`.
+    fn stored_as(&mut self, val: Val, to: DType, name: &str) -> Result<Val, OpError> {
         if self.edit.ty(val).dtype == to || !self.is_plain(val) {
             return Ok(val);
         }
@@ -167,17 +175,13 @@ impl Work<'_> {
         if let Some(tensor) = self.edit.constant(val).cloned()
             && matches!(tensor.to_f32s(), Err(TensorError::BeyondF32 { .. }))
         {
-            let (name, bounded) = (
-                format!("{}.{to}", self.edit.name(val)),
-                Tensor::from_f32s(to, &tensor.dims(), &tensor.to_bounded_f32s()?)?,
-            );
-            let bounded = self.edit.add_named_const(&name, bounded);
+            let bounded = Tensor::from_f32s(to, &tensor.dims(), &tensor.to_bounded_f32s()?)?;
+            let bounded = self.edit.add_named_const(&format!("{name}.{to}"), bounded);
             self.stores.insert((val, to), bounded);
             return Ok(bounded);
         }
-        let name = format!("{}.{to}", self.edit.name(val));
         let stored = ops::store::add(&mut self.edit, val, to)?;
-        self.edit.set_name(stored, &name);
+        self.edit.set_name(stored, &format!("{name}.{to}"));
         // It is between two formats and has none of its own.
         self.edit.set_new_format(stored, None);
         self.stores.insert((val, to), stored);

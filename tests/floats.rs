@@ -42,14 +42,20 @@ fn program(graph: &Graph, policy: &str) -> Program {
     compiled(&options).unwrap_or_else(|e| panic!("{policy}: {e}\n{graph}")).program
 }
 
-/// The outputs of a program on the CPU reference and on every Vulkan device here, with the device's name.
-fn everywhere(program: &Program, inputs: &[Tensor]) -> Vec<(String, Vec<Tensor>)> {
-    let run = |choice| Session::of(program.clone(), choice).unwrap().run(inputs).unwrap().outputs;
+/// A program on the CPU reference and on every Vulkan device here, with the device's name.
+fn sessions(program: &Program) -> Vec<(String, Session)> {
+    let open = |choice| Session::of(program.clone(), choice).unwrap();
     let all = devices().unwrap_or_default();
     if all.is_empty() {
         let _ = std::io::stderr().write_all(b"SKIPPED: no Vulkan device\n");
     }
-    let mut results = vec![("the CPU".to_owned(), run(DeviceChoice::Cpu))];
-    results.extend(all.into_iter().map(|device| (device.name.clone(), run(DeviceChoice::Index(device.index)))));
-    results
+    let mut sessions = vec![("the CPU".to_owned(), open(DeviceChoice::Cpu))];
+    sessions.extend(all.into_iter().map(|device| (device.name.clone(), open(DeviceChoice::Index(device.index)))));
+    sessions
+}
+
+/// The outputs of a program there.
+fn everywhere(program: &Program, inputs: &[Tensor]) -> Vec<(String, Vec<Tensor>)> {
+    let run = |(name, mut session): (String, Session)| (name, session.run(inputs).unwrap().outputs);
+    sessions(program).into_iter().map(run).collect()
 }

@@ -151,12 +151,14 @@ impl<'g> Edit<'g> {
                 .join(", "),
             source,
         };
-        let types = super::Infer { attrs: &op.attrs, inputs: &inputs, consts: &consts, sizes: &sizes, n_outputs }
+        let mut types = super::Infer { attrs: &op.attrs, inputs: &inputs, consts: &consts, sizes: &sizes, n_outputs }
             .types(op.def)
             .map_err(&refuse)?;
         if types.len() < n_outputs {
             return Err(refuse(OpError::unsupported(format!("{} outputs of {}", n_outputs, types.len()))));
         }
+        // A rule may know of outputs that this use does not have.
+        types.truncate(n_outputs);
         Ok(types)
     }
 

@@ -410,8 +410,9 @@ fn converted(c: &Case<'_>, to: DType) -> Recipe {
     Ok((rounded(text, from, to), to))
 }
 
-/// `text`, which computes a `to` from a `from`, rounded where that has values which `to` lacks: a conversion that the model asks for is part of what
-/// is computed, whatever the result is stored as.
+/// `text`, which computes a `to` from a `from`, rounded to it: a conversion that the model asks for is part of what is computed, whatever the result
+/// is stored as. So is one from f16 to f16: the type says how the operand is stored, and a kernel that is fused with the one before reads what was not
+/// stored at all. `remove_identities` takes away what the model's own types show to be nothing.
 fn rounded(text: &str, from: DType, to: DType) -> String {
     // Bits of a significand. Integers of as many, and truth values, are exact.
     let (function, precision) = match to {
@@ -421,7 +422,7 @@ fn rounded(text: &str, from: DType, to: DType) -> String {
         _ => return text.to_owned(),
     };
     let is_exact = match from.class() {
-        Class::Float => to.holds(from) || (from.is_minifloat() && from != DType::F8E8M0),
+        Class::Float => (to == DType::F32 && from != DType::F64) || (from.is_minifloat() && from != DType::F8E8M0),
         // f32 is what integers become.
         _ => from == DType::Bool || from.bits() <= precision || to == DType::F32,
     };

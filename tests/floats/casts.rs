@@ -33,7 +33,11 @@ fn exact(body: &str, inputs: &[Tensor], expected: &[f32]) {
             assert_eq!(given.len(), expected.len());
             for (i, (given, expected)) in given.iter().zip(expected).enumerate() {
                 let same = given.to_bits() == expected.to_bits() || given.is_nan() && expected.is_nan();
-                assert!(same, "{policy} on {name}: element {i} is {given:e}, expected {expected:e}\n{graph}");
+                assert!(
+                    same,
+                    "{policy} on {name}: element {i} is {given:e}, expected {expected:e}\n{}",
+                    program.plans[0].graph
+                );
             }
         }
     }
