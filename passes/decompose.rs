@@ -87,7 +87,7 @@ mod tests {
 ";
         let after = check("decompose", text, "between").to_string();
         assert!(
-            after.contains("expr=`mul(x0,x0)`} : f32[2,4]") && after.contains("{dtype=f16, expr=`sqrt(x0)`}"),
+            after.contains("{dtype=f32, expr=`mul(x0,x0)`}") && after.contains("{dtype=f16, expr=`sqrt(x0)`}"),
             "{after}"
         );
         // What only moves elements stays as narrow as they are.

@@ -459,7 +459,7 @@ mod tests {
         let after = once(&text);
         let dtype = |name: &str| after.ty(after.value_named(name).unwrap()).dtype;
         // The product reads an input of f32, so it is computed in f32 and stored as f16; what reads it reads f16.
-        assert_eq!((dtype("y"), dtype("z"), count(&after, "store")), (DType::F16, DType::F32, 2), "{after}");
+        assert_eq!((dtype("y.f16"), dtype("z"), count(&after, "store")), (DType::F16, DType::F32, 2), "{after}");
         assert_eq!(count(&after, "cast"), 0);
     }
 
