@@ -28,6 +28,7 @@ impl Pass for AbsorbCasts {
             let result = id.out(0);
             let source = *gone.get(&operand).unwrap_or(&operand);
             let (stored, dtype) = (viewed(graph, source, &gone), graph.ty(result).dtype);
+            let now = stores.get(&stored.node).copied().unwrap_or(graph.ty(source).dtype);
             let chooses = graph.node(stored.node).op().is_some_and(|op| op.def.has_attr("dtype"));
             // Others that read what is there must not read it rounded.
             let keeps = dtype.holds(graph.ty(stored).dtype) || only_casts(graph, stored, dtype);
@@ -37,7 +38,7 @@ impl Pass for AbsorbCasts {
             if may_change && shall_change && may_become(graph, stored, dtype, &gone) {
                 stores.insert(stored.node, dtype);
                 gone.insert(result, source);
-            } else if !graph.is_output(result) && may_become(graph, result, graph.ty(source).dtype, &gone) {
+            } else if !graph.is_output(result) && may_become(graph, result, now, &gone) {
                 gone.insert(result, source);
             } else {
                 cx.explain.note(&[&graph.node(id).name], "absorb_casts", "store the cast's type", || {
@@ -189,6 +190,22 @@ mod tests {
         let after = check("absorb_casts", text, "narrower");
         assert!(after.to_string().contains("%a = pointwise(%x) {dtype=f16, expr=`exp(x0)`} : f16[2]"), "{after}");
         assert_eq!(after.n_nodes(), 3);
+    }
+
+    #[test]
+    fn what_is_stored_narrower_is_widened_for_an_operator_that_stores_what_it_reads() {
+        let text = "graph g core
+  %x = input : f32[2]
+  %a = pointwise(%x) {dtype=f32, expr=`exp(x0)`} : f32[2]
+  %h = pointwise(%a) {dtype=f16, expr=`x0`} : f16[2]
+  %w = pointwise(%h) {dtype=f32, expr=`x0`} : f32[2]
+  %axis = const [0] : i64[]
+  %c = cum_sum(%w, %axis) {exclusive=0, reverse=0} : f32[2]
+  %y = pointwise(%c, %h) {dtype=f32, expr=`add(x0,x1)`} : f32[2]
+  output %y
+";
+        let after = check("absorb_casts", text, "narrower_and_back").to_string();
+        assert!(after.contains("%w = pointwise(%a) {dtype=f32, expr=`x0`}"), "{after}");
     }
 
     #[test]

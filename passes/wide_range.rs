@@ -57,6 +57,7 @@ fn operand(graph: &Graph, node: NodeId, slot: usize) -> Option<ValueId> {
 pub(super) fn nodes(graph: &Graph) -> BTreeSet<NodeId> {
     let mut found = BTreeSet::new();
     powers(graph, &mut found);
+    under_roots(graph, &mut found);
     masks(graph, &mut found);
     found
 }
@@ -128,6 +129,40 @@ fn is_power(graph: &Graph, id: NodeId) -> bool {
             largest.is_none_or(|value| name(graph, value.node) != "ReduceMax")
         }
         _ => false,
+    }
+}
+
+/// What sums of powers are added to on the way to a root or a logarithm: `|x|^2 + |y|^2 - 2 x y`, say, is small where its parts are large.
+fn under_roots(graph: &Graph, found: &mut BTreeSet<NodeId>) {
+    let order = graph.order();
+    let is_root = |id: NodeId| match name(graph, id) {
+        "Sqrt" | "Log" => true,
+        "Pow" => operand(graph, id, 1).and_then(|power| scalar(graph, power)).is_some_and(|power| power.abs() < 1.0),
+        _ => false,
+    };
+    let mut rooted: BTreeSet<NodeId> = BTreeSet::new();
+    for &id in order.iter().rev() {
+        if is_root(id) {
+            rooted.extend(operand(graph, id, 0).map(|v| v.node));
+        } else if rooted.contains(&id) {
+            rooted.extend(adds(graph, id).into_iter().flatten().map(|v| v.node));
+        }
+    }
+    for id in order.into_iter().filter(|id| rooted.contains(id)) {
+        let parts = adds(graph, id).unwrap_or_default();
+        if parts.iter().any(|v| found.contains(&v.node)) {
+            found.insert(id);
+            // Products that the sum takes away, scaled perhaps.
+            for part in parts {
+                let scaled = operand(graph, part.node, 0).filter(|_| adds(graph, part.node).is_some());
+                let sources = [Some(part), scaled].into_iter().flatten();
+                let has_product =
+                    |v: &ValueId| matches!(name(graph, v.node), "MatMul" | "Gemm") || is_power(graph, v.node);
+                if sources.clone().any(|v| has_product(&v)) {
+                    found.extend(sources.map(|v| v.node).filter(|node| graph.node(*node).op().is_some()));
+                }
+            }
+        }
     }
 }
 
@@ -233,6 +268,28 @@ mod tests {
   output %y
 ";
         assert_eq!(wide(body), ["q", "s", "k", "v"]);
+    }
+
+    #[test]
+    fn distances_from_sums_of_squares_and_a_product() {
+        let body = "  %x = input : f32[3,4]
+  %z = input : f32[5,4]
+  %ax = const [1] : i64[1]
+  %two = const [-2.0] : f32[]
+  %xx = reduce_sum_square(%x, %ax) : f32[3,1]
+  %zz = reduce_sum_square(%z, %ax) : f32[5,1]
+  %zt = transpose(%zz) {perm=[1,0]} : f32[1,5]
+  %t = transpose(%z) {perm=[1,0]} : f32[4,5]
+  %p = matmul(%x, %t) : f32[3,5]
+  %m = mul(%p, %two) : f32[3,5]
+  %a = add(%xx, %m) : f32[3,5]
+  %d = add(%a, %zt) : f32[3,5]
+  %r = relu(%d) : f32[3,5]
+  %y = sqrt(%d) : f32[3,5]
+  output %r
+  output %y
+";
+        assert_eq!(wide(body), ["xx", "zz", "zt", "p", "m", "a", "d"]);
     }
 
     #[test]

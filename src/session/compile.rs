@@ -377,15 +377,15 @@ impl Lowered {
     }
 }
 
-/// The nodes that read or give f64, which is f32 in a program. One that only converts f64 to a narrower float loses nothing that it should keep.
+/// The nodes that compute in f64, which is f32 in a program. A Cast between floats loses nothing that it should keep.
 fn narrowed(graph: &Graph) -> Vec<String> {
     let is_narrowed = |id: &NodeId| {
         let node = graph.node(*id);
         let Some(op) = node.op() else { return false };
-        let mut operands = graph.operands(*id).into_iter().flatten().map(|v| graph.ty(v).dtype);
-        let mut results = node.outputs.iter().map(|v| v.ty.dtype);
-        let converts = op.def.onnx == "Cast" && results.clone().all(|dtype| dtype.is_float() && dtype != DType::F64);
-        !converts && (operands.any(|dtype| dtype == DType::F64) || results.any(|dtype| dtype == DType::F64))
+        let operands = graph.operands(*id).into_iter().flatten().map(|v| graph.ty(v).dtype);
+        let mut types = operands.chain(node.outputs.iter().map(|v| v.ty.dtype));
+        let converts = op.def.onnx == "Cast" && types.clone().all(DType::is_float);
+        !converts && types.any(|dtype| dtype == DType::F64)
     };
     graph.order().into_iter().filter(is_narrowed).map(|id| graph.node(id).name.clone()).collect()
 }

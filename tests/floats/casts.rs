@@ -70,6 +70,19 @@ fn rounding_to_f16_and_back_is_kept() {
 }
 
 #[test]
+fn an_output_of_a_narrow_type_is_rounded_as_the_standard_has_it() {
+    let values = floats();
+    let n = values.len();
+    for (to, round) in
+        [("f16", (|v| f16::from_f32(v).to_f32()) as fn(f32) -> f32), ("bf16", |v| bf16::from_f32(v).to_f32())]
+    {
+        let expected: Vec<f32> = values.iter().map(|&v| round(v)).collect();
+        let body = format!("  %x = input : f32[{n}]\n  %y = cast(%x) {{to={to}}} : {to}[{n}]\n  output %y\n");
+        exact(&body, &[tensor(&values)], &expected);
+    }
+}
+
+#[test]
 fn rounding_to_bf16_and_back_is_kept() {
     let values = floats();
     let n = values.len();

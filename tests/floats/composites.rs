@@ -117,6 +117,47 @@ fn normalisations_that_are_written_out() {
 }
 
 #[test]
+fn distances_and_logarithms_of_sums_of_exponentials() {
+    let (x, z) = (noise(3 * 16, 900.0, 4), noise(5 * 16, 900.0, 6));
+    let row = |data: &[f32], i: usize| -> Vec<f64> { data[i * 16..][..16].iter().map(|&v| f64::from(v)).collect() };
+    let mut expected = Vec::new();
+    for i in 0..3 {
+        for j in 0..5 {
+            let square: f64 = row(&x, i).iter().zip(row(&z, j)).map(|(a, b)| (a - b).powi(2)).sum();
+            expected.push(-(square.sqrt() as f32));
+        }
+    }
+    let body = "  %x = input : f32[3,16]
+  %z = input : f32[5,16]
+  %ax = const [1] : i64[1]
+  %two = const [-2.0] : f32[]
+  %xx = reduce_sum_square(%x, %ax) : f32[3,1]
+  %zz = reduce_sum_square(%z, %ax) : f32[5,1]
+  %zt = transpose(%zz) {perm=[1,0]} : f32[1,5]
+  %t = transpose(%z) {perm=[1,0]} : f32[16,5]
+  %p = matmul(%x, %t) : f32[3,5]
+  %m = mul(%p, %two) : f32[3,5]
+  %a = add(%xx, %m) : f32[3,5]
+  %d = add(%a, %zt) : f32[3,5]
+  %r = sqrt(%d) : f32[3,5]
+  %y = neg(%r) : f32[3,5]
+  output %y
+";
+    near(body, &[tensor(&[3, 16], &x), tensor(&[5, 16], &z)], &expected, 2e-3);
+    let x = noise(4 * 32, 40.0, 8);
+    let expected: Vec<f32> = rows(&x, 32).map(|row| -(row.iter().map(|v| v.exp()).sum::<f64>().ln() as f32)).collect();
+    let body = "  %x = input : f32[4,32]
+  %ax = const [1] : i64[1]
+  %e = exp(%x) : f32[4,32]
+  %s = reduce_sum(%e, %ax) : f32[4,1]
+  %l = log(%s) : f32[4,1]
+  %y = neg(%l) : f32[4,1]
+  output %y
+";
+    near(body, &[tensor(&[4, 32], &x)], &expected, 2e-3);
+}
+
+#[test]
 fn a_variance_beyond_f16_is_no_infinity() {
     // A BatchNormalization of variance 160,000 and an epsilon that f16 does not hold either.
     let x = noise(2 * 3 * 4, 800.0, 9);
