@@ -42,6 +42,8 @@ const BOUNDED: &[&str] = &["Cos", "HardSigmoid", "Sigmoid", "Sin", "Softmax", "S
 /// Operators that take their operands' softmax.
 const SOFTMAXES: &[&str] =
     &["Attention", "LogSoftmax", "Softmax", "com.microsoft::Attention", "com.microsoft::MultiHeadAttention"];
+/// Views that are looked through between a largest element and what it is taken from.
+const MAX_STEPS: usize = 4;
 /// A number from here on masks, where it is added before a softmax.
 const LEAST_MASK: f32 = 1000.0;
 
@@ -125,8 +127,16 @@ fn is_power(graph: &Graph, id: NodeId) -> bool {
         "Pow" => b.and_then(|b| scalar(graph, b)).is_none_or(|power| power > 1.0),
         // Of what the largest was taken from it is 1 at most.
         "Exp" => {
-            let largest = operand(graph, a.node, 1).filter(|_| name(graph, a.node) == "Sub");
-            largest.is_none_or(|value| name(graph, value.node) != "ReduceMax")
+            let mut largest = operand(graph, a.node, 1).filter(|_| name(graph, a.node) == "Sub");
+            for _ in 0..MAX_STEPS {
+                largest = match largest.map(|value| (value.node, name(graph, value.node))) {
+                    Some((_, "ReduceMax")) => return false,
+                    // Bounded from below, perhaps, where all is minus infinity.
+                    Some((node, step)) if step == "Max" || VIEWS.contains(&step) => operand(graph, node, 0),
+                    _ => break,
+                };
+            }
+            true
         }
         _ => false,
     }
@@ -302,7 +312,9 @@ mod tests {
   %b = mul(%a, %c) : f32[2,4]
   %m = reduce_mean(%b, %ax) : f32[2,1]
   %most = reduce_max(%b, %ax) : f32[2,1]
-  %d = sub(%b, %most) : f32[2,4]
+  %least = const [-1e30] : f32[]
+  %bound = max(%most, %least) : f32[2,1]
+  %d = sub(%b, %bound) : f32[2,4]
   %e = exp(%d) : f32[2,4]
   %f = reduce_mean(%e, %ax) : f32[2,1]
   %y = add(%m, %f) : f32[2,1]

@@ -15,9 +15,6 @@ use crate::ops::weights;
 use crate::target::Target;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Smaller constants may be stored in two types, where kernels of two formats read them.
-const SHARED_BYTES: u64 = 256;
-
 /// Matrices of at least so many bytes in f32 may be split.
 const SPLIT_BYTES: u64 = 256 << 10;
 
@@ -126,13 +123,12 @@ impl Model {
             members.iter().for_each(|m| sets.join(first, *m));
             kernel_sets.insert(id, first);
         }
-        // Kernels that read one constant read it in one type: a copy in another would be bytes that nobody planned.
+        // Kernels that read one constant whose type follows their format read it in one type: a copy in another would be bytes that nobody planned.
         let mut readers: BTreeMap<ValueId, NodeId> = BTreeMap::new();
         for (&id, &first) in &kernel_sets {
             for value in kernels.operands(id).into_iter().flatten() {
                 let value = planned.root.get(&value).copied().unwrap_or(value);
-                let bytes = kernels.constant(value).filter(|t| is_float(t.ty())).and_then(|t| t.ty().bytes());
-                if bytes.is_some_and(|b| b >= SHARED_BYTES) {
+                if kernels.constant(value).is_some_and(weights::narrows) {
                     let reader = *readers.entry(value).or_insert(first);
                     sets.join(reader, first);
                 }

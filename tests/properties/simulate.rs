@@ -258,6 +258,20 @@ impl Run<'_> {
                 *divisor = without_below(divisor, most / 4e6);
             }
         }
+        // Operators read operands of one type: the wider, where they are stored in two.
+        let is_activation = |(slot, t): &(usize, &Option<Tensor>)| {
+            t.as_ref().is_some_and(|t| is_half_or_wider(t)) && !keeps_type(op, *slot)
+        };
+        let mut types =
+            operands.iter().enumerate().filter(is_activation).filter_map(|(_, t)| Some(t.as_ref()?.dtype()));
+        let first = types.next();
+        if types.any(|dtype| Some(dtype) != first) {
+            for (slot, operand) in operands.iter_mut().enumerate() {
+                if let Some(tensor) = operand.as_mut().filter(|t| is_half_or_wider(t) && !keeps_type(op, slot)) {
+                    *tensor = stored(tensor, DType::F32);
+                }
+            }
+        }
         // A Cast rounds what was moved, so that a value next to where rounding turns may be either.
         let borrowed: Vec<_> = operands.iter().map(Option::as_ref).collect();
         let mut results = ops::evaluate(op, &borrowed, node.outputs.len()).map_err(|e| e.to_string())?;
@@ -353,6 +367,10 @@ fn without_below(tensor: &Tensor, least: f32) -> Tensor {
     let values: Vec<f32> =
         tensor.to_f32s().unwrap().iter().map(|&v| if v.abs() < least { f32::NAN } else { v }).collect();
     Tensor::from_f32s(DType::F32, &tensor.dims(), &values).unwrap()
+}
+
+fn is_half_or_wider(tensor: &Tensor) -> bool {
+    tensor.dtype().is_float() && !tensor.dtype().is_minifloat()
 }
 
 /// Scales, roi and the like, which are f32 in every format.
