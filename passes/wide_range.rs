@@ -164,7 +164,8 @@ fn under_roots(graph: &Graph, found: &mut BTreeSet<NodeId>) {
             found.insert(id);
             // Products that the sum takes away, scaled perhaps.
             for part in parts {
-                let scaled = operand(graph, part.node, 0).filter(|_| adds(graph, part.node).is_some());
+                let by_constant = graph.operands(part.node).into_iter().flatten().any(|v| graph.constant(v).is_some());
+                let scaled = operand(graph, part.node, 0).filter(|_| by_constant && adds(graph, part.node).is_some());
                 let sources = [Some(part), scaled].into_iter().flatten();
                 let has_product =
                     |v: &ValueId| matches!(name(graph, v.node), "MatMul" | "Gemm") || is_power(graph, v.node);
