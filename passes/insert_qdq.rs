@@ -7,7 +7,7 @@
 //! narrowed where they are large and f16 holds them. An output of the graph is stored as the model has it. A Cast stays: it is a conversion that the
 //! model asks for. Refuses nothing: a node without format keeps its types.
 
-use super::{Context, Pass, PassError, at};
+use super::{Context, Pass, PassError, Stage, at};
 use crate::ir::packed::{Granularity, Packing, ScaleType, unpack};
 use crate::ir::{
     Activations, Attr, Attrs, DType, Edit, Format, Graph, Op, OpError, Patch, Tensor, TensorError, Val, ValueId,
@@ -27,6 +27,10 @@ impl Pass for InsertQdq {
 
     fn is_required(&self) -> bool {
         true
+    }
+
+    fn stage(&self) -> Stage {
+        Stage::Realize
     }
 
     fn run(&self, graph: &Graph, _: &mut Context<'_>) -> Result<Patch, PassError> {

@@ -1,9 +1,9 @@
 //! The elementwise operators of ONNX: one table of rules that give each its expression. All become `pointwise`.
 
+use super::pointwise::typed;
 use super::util::{broadcast, class_of, dtype_attr};
 use crate::ir::{
-    Attrs, Binary, Class, DType, Expand, Expr, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
-    minifloat,
+    Attrs, Class, DType, Expand, Expr, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr, minifloat,
 };
 
 /// What a rule sees of one use.
@@ -154,7 +154,7 @@ fn expand_by(e: &mut Expand<'_, '_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Ve
     let consts: Vec<_> = e.inputs.iter().map(|v| v.and_then(|v| e.edit.constant(v)).cloned()).collect();
     let (text, dtype) =
         rule(&Case { attrs: e.attrs, types: types.clone(), consts: consts.iter().map(Option::as_ref).collect() })?;
-    let expr = wrapped(Expr::parse(&text)?, dtype);
+    let expr = typed(Expr::parse(&text)?, &types);
     let wanted = e.outputs[0].shape.clone();
     let first = e.input(0)?;
     let mut results = Vec::new();
@@ -169,42 +169,6 @@ fn expand_by(e: &mut Expand<'_, '_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Ve
         results.push(super::pointwise::add(e, "or(eq(x0,x0),b(1))", DType::Bool, &[first])?);
     }
     Ok(results)
-}
-
-/// `expr` modulo 2^2, 2^4, 2^8 or 2^16 where its result is so narrow an integer: kernels hold all integers in 32 bits, and an expression that
-/// reads it may be fused with it.
-fn wrapped(expr: Expr, dtype: DType) -> Expr {
-    let (bits, signed) = match dtype {
-        DType::U2 => (2, false),
-        DType::I2 => (2, true),
-        DType::U4 => (4, false),
-        DType::I4 => (4, true),
-        DType::U8 => (8, false),
-        DType::U16 => (16, false),
-        DType::I8 => (8, true),
-        DType::I16 => (16, true),
-        _ => return expr,
-    };
-    let mut keeps_range = true;
-    expr.visit(&mut |e| {
-        keeps_range &= match e {
-            Expr::Binary(f, ..) => matches!(
-                f,
-                Binary::Max | Binary::Min | Binary::BitAnd | Binary::BitOr | Binary::BitXor | Binary::Mod | Binary::Shr
-            ),
-            Expr::Unary(..) => false,
-            _ => true,
-        };
-    });
-    if keeps_range {
-        return expr;
-    }
-    let (mask, half) = ((1i64 << bits) - 1, 1i64 << (bits - 1));
-    let masked = |expr: Expr| Expr::binary(Binary::BitAnd, expr, Expr::Int(mask));
-    if !signed {
-        return masked(expr);
-    }
-    Expr::binary(Binary::Sub, masked(Expr::binary(Binary::Add, expr, Expr::Int(half))), Expr::Int(half))
 }
 
 /// Writes constants of one element into the expression, drops operands that it does not use, and numbers the others anew. An operand that
@@ -273,7 +237,7 @@ fn pow(c: &Case<'_>) -> Recipe {
     };
     let text = known.unwrap_or(match (c.dtype()?.class(), c.ty(1)?.dtype.class()) {
         (Class::Float, Class::Int) => "pow(x0,f(x1))",
-        (Class::Int, Class::Float) => "i(pow(f(x0),x1))",
+        (Class::Int, Class::Float) => return c.same(format!("{}(pow(f(x0),x1))", integer(c.dtype()?))),
         _ => "pow(x0,x1)",
     });
     c.same(text)
@@ -401,13 +365,14 @@ fn convert(c: &Case<'_>, to: DType) -> Recipe {
 fn converted(c: &Case<'_>, to: DType) -> Recipe {
     let from = c.dtype()?;
     let text = match to.class() {
-        class if class == from.class() => "x0",
-        Class::Float => "f(x0)",
-        Class::Int => "i(x0)",
-        Class::Bool => "b(x0)",
+        class if class == from.class() => "x0".to_owned(),
+        Class::Float => "f(x0)".to_owned(),
+        Class::Int if from.is_float() => format!("{}(x0)", integer(to)),
+        Class::Int => "i(x0)".to_owned(),
+        Class::Bool => "b(x0)".to_owned(),
         Class::Text => return Err(OpError::unsupported("a cast to text")),
     };
-    Ok((rounded(text, from, to), to))
+    Ok((rounded(&text, from, to), to))
 }
 
 /// `text`, which computes a `to` from a `from`, rounded to it: a conversion that the model asks for is part of what is computed, whatever the result
@@ -427,6 +392,15 @@ fn rounded(text: &str, from: DType, to: DType) -> String {
         _ => from == DType::Bool || from.bits() <= precision || to == DType::F32,
     };
     if is_exact { text.to_owned() } else { format!("{function}({text})") }
+}
+
+/// The function that converts a float to an integer of a type: to 64 bits where 32 signed ones do not hold its values.
+fn integer(to: DType) -> &'static str {
+    match to {
+        DType::I64 | DType::U32 => "i64",
+        DType::U64 => "u64",
+        _ => "i",
+    }
 }
 
 fn cast(c: &Case<'_>) -> Recipe {
