@@ -895,7 +895,7 @@ fn a_mask_that_only_feeds_a_softmax_is_no_overflow() {
     // Where the mask is positive too, it is one number among others.
     let report = compare(&mask(["x", "mm"]), "Neg").exits(1).json();
     let values: Vec<_> = report["overflows"].as_array().unwrap().iter().map(|told| told["value"].clone()).collect();
-    assert_eq!(values, ["mm", "s"], "{report:#}");
+    assert_eq!(values, ["s"], "{report:#}");
     let relu = [pb::node("Relu", &["x"], &["r"], &[]), pb::node("Mul", &["r", "big"], &["mm"], &[])].concat();
     let sum = pb::node("Add", &["x", "mm"], &["s"], &[]);
     let report = compare(&[relu, sum].concat(), "Neg").json();
