@@ -204,7 +204,8 @@ impl Range {
         let pin = settings.pinned(node);
         let asked = pin.map_or_else(|| settings.permitted().to_vec(), |pin| vec![pin]);
         let of_weights = asked.iter().find(|format| has_weights && self.keep_weights(**format) != **format);
-        let of_results = asked.iter().find(|format| pin.is_none() && self.keep(**format) != self.keep_weights(**format));
+        let of_results =
+            asked.iter().find(|format| pin.is_none() && self.keep(**format) != self.keep_weights(**format));
         of_weights.or(of_results).map(|format| self.why(*format))
     }
 

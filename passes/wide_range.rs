@@ -38,7 +38,7 @@ const VIEWS: &[&str] = &[
     "Unsqueeze",
 ];
 /// Functions of results between -1 and 1, a product with which is no larger than the other operand.
-const BOUNDED: &[&str] = &["Cos", "HardSigmoid", "Sigmoid", "Sin", "Softmax", "Softsign", "Tanh"];
+const BOUNDED: &[&str] = &["Cos", "Erf", "HardSigmoid", "Sigmoid", "Sin", "Softmax", "Softsign", "Tanh"];
 /// Operators that take their operands' softmax.
 const SOFTMAXES: &[&str] =
     &["Attention", "LogSoftmax", "Softmax", "com.microsoft::Attention", "com.microsoft::MultiHeadAttention"];
@@ -67,20 +67,7 @@ pub(super) fn nodes(graph: &Graph) -> BTreeSet<NodeId> {
 /// Powers that are summed, and sums up to their root.
 fn powers(graph: &Graph, found: &mut BTreeSet<NodeId>) {
     let is_constant = |value: ValueId| graph.constant(value).is_some();
-    // What is added to, or scaled by, a constant, or a view.
-    let through = |id: NodeId| -> Option<ValueId> {
-        let (a, b) = (operand(graph, id, 0)?, operand(graph, id, 1));
-        match name(graph, id) {
-            view if VIEWS.contains(&view) => Some(a),
-            "Add" | "Mul" | "Sub" | "Div" | "Max" | "Min" => match b? {
-                b if is_constant(b) => Some(a),
-                b if is_constant(a) && name(graph, id) != "Div" => Some(b),
-                _ => None,
-            },
-            "Clip" => Some(a),
-            _ => None,
-        }
-    };
+    let through = |id: NodeId| through(graph, id);
     let mut raised: BTreeSet<ValueId> = BTreeSet::new();
     for id in graph.order() {
         let result = id.out(0);
@@ -118,10 +105,39 @@ fn powers(graph: &Graph, found: &mut BTreeSet<NodeId>) {
     }
 }
 
+/// The operand of what is added to, or scaled by, a constant, or of a view.
+fn through(graph: &Graph, id: NodeId) -> Option<ValueId> {
+    let is_constant = |value: ValueId| graph.constant(value).is_some();
+    let (a, b) = (operand(graph, id, 0)?, operand(graph, id, 1));
+    match name(graph, id) {
+        view if VIEWS.contains(&view) => Some(a),
+        "Add" | "Mul" | "Sub" | "Div" | "Max" | "Min" => match b? {
+            b if is_constant(b) => Some(a),
+            b if is_constant(a) && name(graph, id) != "Div" => Some(b),
+            _ => None,
+        },
+        "Clip" => Some(a),
+        _ => None,
+    }
+}
+
+/// Whether a value is a constant, or a function of bounded results, moved and scaled by constants perhaps.
+fn is_bounded(graph: &Graph, value: ValueId) -> bool {
+    let mut at = Some(value);
+    for _ in 0..MAX_STEPS {
+        let Some(value) = at else { return false };
+        if graph.constant(value).is_some() || BOUNDED.contains(&name(graph, value.node)) {
+            return true;
+        }
+        at = through(graph, value.node);
+    }
+    false
+}
+
 /// Whether a node's results may be far larger than its operands: a product of two values, a power, an exponential.
 fn is_power(graph: &Graph, id: NodeId) -> bool {
     let (Some(a), b) = (operand(graph, id, 0), operand(graph, id, 1)) else { return false };
-    let is_bounded = |value: ValueId| BOUNDED.contains(&name(graph, value.node)) || graph.constant(value).is_some();
+    let is_bounded = |value: ValueId| is_bounded(graph, value);
     match name(graph, id) {
         "Mul" => b.is_some_and(|b| !is_bounded(a) && !is_bounded(b)),
         "Pow" => b.and_then(|b| scalar(graph, b)).is_none_or(|power| power > 1.0),
@@ -309,7 +325,8 @@ mod tests {
   %ax = const [1] : i64[1]
   %c = const [3.0] : f32[]
   %g = sigmoid(%x) : f32[2,4]
-  %a = mul(%x, %g) : f32[2,4]
+  %o = add(%g, %c) : f32[2,4]
+  %a = mul(%x, %o) : f32[2,4]
   %b = mul(%a, %c) : f32[2,4]
   %m = reduce_mean(%b, %ax) : f32[2,1]
   %most = reduce_max(%b, %ax) : f32[2,1]
