@@ -9,13 +9,13 @@
 //! ways there.
 
 use super::assignment::{Assigned, Known, Outcome, Scored, gap};
-use super::{Context, Pass, PassError, Settings, Stage, pipeline};
+use super::{Context, Pass, PassError, Settings, Stage, pipeline, wide_range};
 use crate::ir::{Activations, Edit, Format, Graph, Node, NodeId, Patch, Weights};
 use crate::plan::model::{Group, Model};
 use crate::plan::{Forecast, build};
 use crate::program::Certificate;
 use rayon::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The pass.
 pub struct AssignPrecision;
@@ -37,7 +37,8 @@ impl Pass for AssignPrecision {
     fn run(&self, graph: &Graph, cx: &mut Context<'_>) -> Result<Patch, PassError> {
         cx.settings.check_pins(graph)?;
         let model = modelled(graph, cx)?;
-        let ranges: Vec<Range> = model.groups.iter().map(|group| Range::of(graph, group)).collect();
+        let wide = wide_range::nodes(graph);
+        let ranges: Vec<Range> = model.groups.iter().map(|group| Range::of(graph, group, &wide)).collect();
         let mut set: BTreeMap<String, (Format, String)> = BTreeMap::new();
         let mut rounds = 1..=MAX_ROUNDS;
         let (assigned, reasons, excluded) = loop {
@@ -147,15 +148,17 @@ pub(super) fn account(graph: &Graph, cx: &mut Context<'_>) -> Result<(), PassErr
     Ok(())
 }
 
-/// What the weights of a group cannot be stored as without becoming other numbers.
+/// What weights and results of a group cannot be stored as without becoming other numbers.
 #[derive(Clone, Copy)]
 struct Range {
     is_finite: bool,
     is_in_f16: bool,
+    /// Whether f16 is likely not to hold its results ([`wide_range`]).
+    is_wide: bool,
 }
 
 impl Range {
-    fn of(graph: &Graph, group: &crate::plan::model::Group) -> Range {
+    fn of(graph: &Graph, group: &Group, wide: &BTreeSet<NodeId>) -> Range {
         let (is_finite, is_in_f16) = group
             .weights
             .iter()
@@ -167,11 +170,21 @@ impl Range {
                 values.par_chunks(1 << 16).map(one).collect::<Vec<_>>()
             })
             .fold((true, true), |all, part| (all.0 && part.0, all.1 && part.1));
-        Range { is_finite, is_in_f16 }
+        Range { is_finite, is_in_f16, is_wide: group.nodes.iter().any(|id| wide.contains(id)) }
     }
 
-    /// The nearest format whose weights keep what is not finite, and what is too large for f16.
+    /// The nearest format that keeps what is not finite among weights, what of them is too large for f16, and results
+    /// that f16 is likely not to hold.
     fn keep(self, format: Format) -> Format {
+        let format = self.keep_weights(format);
+        match format.activations {
+            Activations::F16 if self.is_wide => Format { activations: Activations::F32, ..format },
+            _ => format,
+        }
+    }
+
+    /// The same for weights alone: what is said of results is no proof, and a pin outweighs it.
+    fn keep_weights(self, format: Format) -> Format {
         let has = |is: &dyn Fn(Weights) -> bool| is(format.weights) || format.tail.is_some_and(|tail| is(tail.weights));
         let narrow = !self.is_finite && has(&|w| matches!(w, Weights::Int { .. }));
         if !self.is_in_f16 && (narrow || has(&|w| w == Weights::F16)) {
@@ -187,14 +200,20 @@ impl Range {
     }
 
     /// Why a format that was asked for is not given.
-    fn excludes(self, settings: &Settings, node: &Node) -> Option<&'static str> {
-        let asked = settings.pinned(node).map_or_else(|| settings.permitted().to_vec(), |pin| vec![pin]);
-        (!asked.into_iter().all(|format| self.keep(format) == format)).then(|| self.why())
+    fn excludes(self, settings: &Settings, node: &Node, has_weights: bool) -> Option<&'static str> {
+        let pin = settings.pinned(node);
+        let asked = pin.map_or_else(|| settings.permitted().to_vec(), |pin| vec![pin]);
+        let of_weights = asked.iter().find(|format| has_weights && self.keep_weights(**format) != **format);
+        let of_results =
+            asked.iter().find(|format| pin.is_none() && self.keep(**format) != self.keep_weights(**format));
+        of_weights.or(of_results).map(|format| self.why(*format))
     }
 
-    /// Why weights are kept wider.
-    fn why(self) -> &'static str {
-        if self.is_finite {
+    /// Why weights or results are kept wider than in a format.
+    fn why(self, format: Format) -> &'static str {
+        if self.keep_weights(format) == format {
+            "a power that is summed, or a mask before a softmax, may be beyond f16"
+        } else if self.is_finite {
             "its weights are beyond the range of f16"
         } else {
             "its weights hold NaN or infinity, which integers do not"
@@ -254,7 +273,7 @@ impl Wishes<'_> {
     fn fixed(&self, at: usize, id: NodeId) -> Option<Format> {
         let (node, group) = (self.graph.node(id), &self.model.groups[at]);
         let set = self.set.get(&node.name).map(|(format, _)| *format);
-        set.or_else(|| Some(self.ranges[at].keep(self.settings.pinned(node)?))).map(|f| self.fit(group, f))
+        set.or_else(|| Some(self.ranges[at].keep_weights(self.settings.pinned(node)?))).map(|f| self.fit(group, f))
     }
 
     /// Why a node's format is not for the solver to choose.
@@ -281,7 +300,7 @@ impl Wishes<'_> {
                 (None, None) => solved.clone(),
             };
             let has_weights = crate::ops::weights::of(self.graph, id).is_some();
-            if let Some(why) = self.ranges[at].excludes(self.settings, node).filter(|_| has_weights) {
+            if let Some(why) = self.ranges[at].excludes(self.settings, node, has_weights) {
                 reason = format!("{reason}; {why}");
             }
             (node.name.clone(), reason)
@@ -303,7 +322,7 @@ impl Wishes<'_> {
             let why = match &decided {
                 _ if !self.settings.permitted().contains(&format) => "not permitted (--formats, --policy)".to_owned(),
                 Some((id, because)) => format!("{:?} is {because}", self.graph.node(*id).name),
-                None if kept != format => format!("{}: as {kept}", range.why()),
+                None if kept != format => format!("{}: as {kept}", range.why(format)),
                 None if group.weights.is_empty() => format!("there are no weights: as {fitted}"),
                 None => format!("there is no product whose activations could be quantized: as {fitted}"),
             };

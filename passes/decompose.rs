@@ -102,6 +102,43 @@ mod tests {
     }
 
     #[test]
+    fn what_lies_between_operands_and_results_is_f32() {
+        let text = "graph g onnx
+  %x = input : f16[2,4]
+  %ax = const [1] : i64[1]
+  %y = reduce_l2(%x, %ax) : f16[2,1]
+  output %y
+";
+        let after = check("decompose", text, "between").to_string();
+        assert!(
+            after.contains("{dtype=f32, expr=`mul(x0,x0)`}") && after.contains("{dtype=f16, expr=`sqrt(x0)`}"),
+            "{after}"
+        );
+        // What only moves elements stays as narrow as they are.
+        let text = "graph g onnx
+  %x = input : f16[1,4,2,2]
+  %y = depth_to_space(%x) {blocksize=2} : f16[1,1,4,4]
+  output %y
+";
+        assert!(!check("decompose", text, "moved").to_string().contains("f32"));
+    }
+
+    #[test]
+    fn casts_of_the_model_are_in_the_expression_and_stores_in_the_type() {
+        let text = "graph g onnx
+  %x = input : f32[2]
+  %h = cast(%x) {to=f16} : f16[2]
+  %w = cast(%h) {to=f32} : f32[2]
+  %b = cast(%w) {to=bf16} : bf16[2]
+  %s = store(%b) {dtype=f16} : f16[2]
+  output %s
+";
+        let after = check("decompose", text, "casts").to_string();
+        let exprs: Vec<_> = after.split("expr=`").skip(1).filter_map(|part| part.split('`').next()).collect();
+        assert_eq!(exprs, ["f16(x0)", "x0", "bf16(x0)", "x0"]);
+    }
+
+    #[test]
     fn core_operators_stay() {
         let text = "graph g core
   %x = input : f32[2,4]

@@ -24,6 +24,7 @@ pub mod remove_dead_code;
 pub mod remove_identities;
 mod settings;
 pub mod sum_filled;
+pub mod wide_range;
 
 pub use explain::{Candidate, Choice, Explain, Explanation, WhyNot};
 pub use pipeline::{Dump, Pipeline, PipelineError, Report, Timing};

@@ -38,6 +38,28 @@ int nx_int(float v) {
     if (isnan(v)) return 0;
     return v >= 2147483648.0 ? 2147483647 : v < -2147483648.0 ? int(0x80000000u) : int(v);
 }
+//: nx_f16
+// v rounded to f16, ties to even: 65520 and above are infinity, what is below 2^-14 is a multiple of 2^-24. Integers alone: what a device's own
+// conversions round and flush is its choice.
+float nx_f16(float v) {
+    uint bits = floatBitsToUint(v), size = bits & 0x7fffffffu;
+    if (size > 0x7f800000u) return v;
+    uint rest;
+    if (size >= 0x477ff000u) {
+        rest = 0x7f800000u;
+    } else if (size >= 0x38800000u) {
+        rest = (size + 0xfffu + ((size >> 13) & 1u)) & 0xffffe000u;
+    } else {
+        rest = floatBitsToUint(roundEven(uintBitsToFloat(size) * 16777216.0) * 5.9604644775390625e-8);
+    }
+    return uintBitsToFloat(rest | (bits & 0x80000000u));
+}
+//: nx_bf16
+float nx_bf16(float v) {
+    uint bits = floatBitsToUint(v);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return v;
+    return uintBitsToFloat((bits + 0x7fffu + ((bits >> 16) & 1u)) & 0xffff0000u);
+}
 //: nx_turn
 // The rest of v after its nearest multiple of pi/2, and which multiple: Cody and Waite's reduction in three parts, good to |v| of some 10^4.
 float nx_turn(float v, out int quarter) {

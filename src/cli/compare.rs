@@ -3,10 +3,10 @@
 use super::{Failure, load, run, write};
 use crate::import::Initializers;
 use crate::ir::{DType, Format, Node, NodeId, Tensor};
-use crate::passes::Pin;
+use crate::passes::{Pin, wide_range};
 use crate::session::Reference;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -16,7 +16,9 @@ const BEYOND_F16: f32 = 65520.0;
 /// Compare a program with its model in f32, value by value, on the CPU reference.
 #[derive(clap::Args)]
 #[command(after_help = "\
-Exits with 1 where an output misses the bound, or a value that is stored as f16 is beyond its range (65504) in f32.
+Exits with 1 where an output misses the bound, or a value that is stored as f16 is beyond its range (65504) in f32. Values
+are taken before they are stored. What is only added before a softmax, or chosen there, to take elements out (-1e9, the
+least float) is a mask and no overflow.
 
 Example:
   nyxc compare model.onnx model.nyx --inputs in.npz --bound 1e-2")]
@@ -53,6 +55,9 @@ struct Overflow {
     /// The node of the model that computes it.
     node: String,
     value: String,
+    /// How many elements are beyond f16, of how many.
+    n_beyond: usize,
+    n_elems: usize,
     /// The largest finite magnitude in f32.
     largest: f32,
 }
@@ -89,13 +94,22 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             values.insert(value.name.clone(), (node.name.clone(), tensor.clone()));
         }
     };
+    let masks: BTreeSet<String> = graph
+        .order()
+        .into_iter()
+        .flat_map(|id| (0..graph.node(id).outputs.len()).map(move |out| id.out(out)))
+        .filter(|value| wide_range::only_masks(&graph, *value))
+        .map(|value| graph.value(value).name.clone())
+        .collect();
     let expected = Reference::new(graph).run_with(&own, &mut keep)?;
     let (mut rows, mut overflows) = (Vec::new(), Vec::new());
     let mut measure = |node: &Node, results: &[Tensor]| {
         for (value, tensor) in node.outputs.iter().zip(results) {
             let reference = values.get(&value.name);
             rows.extend(reference.and_then(|(_, reference)| distance(&value.name, reference, tensor)));
-            overflows.extend(overflow(node, &value.name, reference, tensor));
+            overflows.extend(
+                reference.and_then(|reference| overflow(&value.name, reference, tensor, masks.contains(&value.name))),
+            );
         }
     };
     let given = Reference::of(&program, 0)?.run_with(&inputs, &mut measure)?;
@@ -108,7 +122,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     // A NaN must not hide behind `f64::max`.
     let worst = outputs.iter().map(|d| d.relative_l2).fold(0.0, |a: f64, b| if b.is_nan() { b } else { a.max(b) });
     let row = |d: &Distance| json!({"name": d.name, "snr_db": d.snr_db, "cosine": d.cosine, "max_error": d.max_error, "relative_l2": d.relative_l2});
-    let told = |o: &Overflow| json!({"node": o.node, "value": o.value, "largest": o.largest, "limit": f32::from(half::f16::MAX), "precision": o.pin()});
+    let told = |o: &Overflow| json!({"node": o.node, "value": o.value, "beyond": o.n_beyond, "of": o.n_elems, "largest": o.largest, "limit": f32::from(half::f16::MAX), "precision": o.pin()});
     let text = if args.json {
         format!(
             "{:#}\n",
@@ -129,8 +143,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         outputs.iter().for_each(|d| text += &line(d));
         for o in &overflows {
             text += &format!(
-                "node {:?} overflows f16, which holds 65504: {:?} is up to {:e} in f32; compile with --precision {}\n",
+                "node {:?} overflows f16, which holds 65504: {} of {} elements of {:?} are beyond it, up to {:e} in f32; compile with --precision {}\n",
                 o.node,
+                o.n_beyond,
+                o.n_elems,
                 o.value,
                 o.largest,
                 quoted(&o.pin())
@@ -143,24 +159,20 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     Ok(if is_missed || !overflows.is_empty() { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
-/// Whether a result stored as f16 is beyond its range in f32. One that the model does not have is judged by what it became.
-fn overflow(node: &Node, value: &str, reference: Option<&(String, Tensor)>, given: &Tensor) -> Option<Overflow> {
-    if given.dtype() != DType::F16 || given.ty().packing.is_some() {
+/// Whether a value of the model, which is `reference` in f32, is beyond the range of the f16 that it is stored as. What the model does not have, the
+/// program computes in f32 (`ops::widen`), or moves as it is.
+fn overflow(value: &str, reference: &(String, Tensor), given: &Tensor, is_mask: bool) -> Option<Overflow> {
+    let (node, reference) = reference;
+    // A model of f16 has no other values.
+    if given.dtype() != DType::F16 || given.ty().packing.is_some() || reference.dtype() == DType::F16 {
         return None;
     }
-    let largest = |tensor: &Tensor| {
-        tensor.to_f32s().ok().map(|all| all.iter().filter(|v| v.is_finite()).fold(0.0f32, |m, v| m.max(v.abs())))
-    };
-    let (name, largest) = match reference {
-        // A model of f16 has no other values.
-        Some((_, reference)) if reference.dtype() == DType::F16 => return None,
-        Some((name, reference)) => (name.clone(), largest(reference).filter(|&v| v >= BEYOND_F16)?),
-        None => (
-            node.origins().first().unwrap_or(&node.name).clone(),
-            largest(given).filter(|&v| v >= f32::from(half::f16::MAX))?,
-        ),
-    };
-    Some(Overflow { node: name, value: value.to_owned(), largest })
+    let values = reference.to_f32s().ok()?;
+    let is_beyond = |v: &&f32| v.is_finite() && if is_mask { **v >= BEYOND_F16 } else { v.abs() >= BEYOND_F16 };
+    let largest = values.iter().filter(is_beyond).fold(0.0f32, |most, v| most.max(v.abs()));
+    let n_beyond = values.iter().filter(is_beyond).count();
+    let (node, value) = (node.clone(), value.to_owned());
+    (n_beyond > 0).then_some(Overflow { node, value, n_beyond, n_elems: values.len(), largest })
 }
 
 /// A word of a shell's command line.

@@ -249,6 +249,10 @@ impl Body {
             Erf => self.helper("nx_erf", a),
             Sigmoid => self.helper("nx_sigmoid", a),
             Softplus => self.helper("nx_softplus", a),
+            RoundF16 => self.helper("nx_f16", a),
+            RoundBf16 => self.helper("nx_bf16", a),
+            // Floats are f32 here.
+            RoundF32 => a.to_owned(),
             // Functions whose operand or result is an integer: `integer.rs` has them.
             ToInt | ToI64 | ToU64 | UnsignedToFloat | BitNot | I2 | U2 | I4 | U4 | I8 | U8 | I16 | U16 | I32 | U32 => {
                 a.to_owned()

@@ -14,6 +14,8 @@ pub mod resize_axes;
 pub mod util;
 pub mod vectors;
 pub mod weights;
+/// f32 between the operands and the results of an expansion.
+mod widen;
 pub mod window;
 
 #[cfg(test)]
@@ -135,6 +137,8 @@ pub mod slice;
 pub mod softmax;
 /// Operators that carry a state from call to call.
 pub mod state;
+/// In which type a value is kept.
+pub mod store;
 /// Reading at other places: transposes, slices, pads.
 pub mod strided;
 
@@ -153,6 +157,7 @@ pub static ALL: &[&OpDef] = &[
     &strided::DEF,
     &concat::DEF,
     &reshape::DEF,
+    &store::DEF,
     &deferred::DEF,
     &iota::DEF,
     &resize::DEF,
@@ -372,4 +377,20 @@ pub static ALL: &[&OpDef] = &[
 /// The registry of all operators.
 pub fn registry() -> Registry {
     Registry::new(ALL)
+}
+
+/// Whether an operator of the ONNX level reads float operands of different types, each as it is stored, as core operators do. Its result has the type of
+/// the operand that its type rule names.
+pub fn reads_mixed(def: &'static OpDef) -> bool {
+    const OTHERS: &[&OpDef] = &[
+        &conv::DEF,
+        &gemm::DEF,
+        &matmul::DEF,
+        &normalize::BATCH,
+        &normalize::GROUP,
+        &normalize::INSTANCE,
+        &normalize::LAYER,
+        &normalize::RMS,
+    ];
+    OTHERS.iter().chain(elementwise::TABLE).any(|known| std::ptr::eq(*known, def))
 }

@@ -91,6 +91,8 @@ pub trait Real: Float + Send + Sync + 'static {
     fn round_ties_even(self) -> Self;
     /// The error function.
     fn erf(self) -> Self;
+    /// To the nearest f32.
+    fn to_f32(self) -> f32;
 }
 
 macro_rules! real {
@@ -119,6 +121,9 @@ macro_rules! real {
             }
             fn erf(self) -> Self {
                 erf(f64::from(self)) as Self
+            }
+            fn to_f32(self) -> f32 {
+                self as f32
             }
         }
     };
@@ -221,6 +226,10 @@ fn float<F: Real>(function: Unary, v: F) -> F {
         Unary::Softplus => v.max(F::zero()) + (-v.abs()).exp().ln_1p(),
         Unary::Relu if v.is_nan() => v,
         Unary::Relu => v.max(F::zero()),
+        // By way of f32, as ONNX Runtime does.
+        Unary::RoundF16 => F::of_f32(half::f16::from_f32(Real::to_f32(v)).to_f32()),
+        Unary::RoundBf16 => F::of_f32(half::bf16::from_f32(Real::to_f32(v)).to_f32()),
+        Unary::RoundF32 => F::of_f32(Real::to_f32(v)),
         // Functions of other classes.
         _ => v,
     }

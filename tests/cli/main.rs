@@ -901,6 +901,7 @@ fn compare_tells_what_overflows_f16_and_the_pin_that_it_names_mends_it() {
     let [told] = report["overflows"].as_array().unwrap().as_slice() else { panic!("{report:#}") };
     assert_eq!((&told["value"], &told["node"]), (&Value::from("y"), &Value::from("op:it's [a] square=*")));
     assert_eq!((told["largest"].as_f64(), told["limit"].as_f64()), (Some(160_000.0), Some(65504.0)));
+    assert_eq!((told["beyond"].as_u64(), told["of"].as_u64()), (Some(1), Some(4)));
     let text = compare(&[]).exits(1).out;
     assert!(text.contains("overflows f16") && text.contains("1.6e5") && text.contains("it'\\''s"), "{text}");
 
@@ -913,6 +914,73 @@ fn compare_tells_what_overflows_f16_and_the_pin_that_it_names_mends_it() {
     write_npz(&inputs, &[("x", &[1, 4], vec![1.0, -255.9, 255.9, 2.0])]);
     nyxc(&["compile", &onnx, "--target", "lavapipe", "--policy", "uniform:f16", "-o", &program]).exits(0);
     compare(&["--bound", "1e-2"]).exits(0);
+}
+
+#[test]
+fn a_mask_that_only_feeds_a_softmax_is_no_overflow() {
+    let folder = Folder::new("masks");
+    let (onnx, program, inputs) = (folder.file("m.onnx"), folder.file("m.nyx"), folder.file("in.npz"));
+    write_npz(&inputs, &[("x", &[2, 4], vec![0.5, 3.0, -1.0, 2.0, 1.0, 0.0, 4.0, -2.0])]);
+    let compare = |mask: &[u8], end: &str| {
+        let rest =
+            [pb::input("x", &[2, 4]), pb::f32s("one", &[], &[1.0]), pb::f32s("big", &[], &[-1e9]), pb::output("y")];
+        let nodes =
+            [pb::node("Softmax", &["s"], &["p"], &[pb::attr_int("axis", 1)]), pb::node(end, &["p"], &["y"], &[])];
+        std::fs::write(&onnx, pb::model([mask, &nodes.concat(), &rest.concat()].concat())).unwrap();
+        // The pins outweigh the rule that keeps masks wider.
+        nyxc(&[
+            "compile",
+            &onnx,
+            "--target",
+            "lavapipe",
+            "--policy",
+            "uniform:f16",
+            "--precision",
+            "*=f16",
+            "-o",
+            &program,
+        ])
+        .exits(0);
+        nyxc(&["compare", &onnx, &program, "--inputs", &inputs, "--json", "--bound", "1e-2"])
+    };
+    let mask = |last: [&str; 2]| {
+        [
+            pb::node("Sub", &["one", "x"], &["im"], &[]),
+            pb::node("Mul", &["im", "big"], &["mm"], &[]),
+            pb::node("Add", &last, &["s"], &[]),
+        ]
+        .concat()
+    };
+    // Where the mask is positive too, it is one number among others.
+    let report = compare(&mask(["x", "mm"]), "Neg").exits(1).json();
+    let values: Vec<_> = report["overflows"].as_array().unwrap().iter().map(|told| told["value"].clone()).collect();
+    assert_eq!(values, ["s"], "{report:#}");
+    let relu = [pb::node("Relu", &["x"], &["r"], &[]), pb::node("Mul", &["r", "big"], &["mm"], &[])].concat();
+    let sum = pb::node("Add", &["x", "mm"], &["s"], &[]);
+    let report = compare(&[relu, sum].concat(), "Neg").json();
+    assert_eq!(report["overflows"], serde_json::json!([]), "{report:#}");
+}
+
+#[test]
+fn nodes_of_f64_that_are_computed_in_f32_are_named() {
+    let folder = Folder::new("narrowed");
+    let onnx = folder.file("m.onnx");
+    let to = |dtype: i64| [pb::attr_int("to", dtype)];
+    let nodes = [
+        pb::node("Cast", &["x"], &["wide"], &to(11)),
+        pb::node("Mul", &["wide", "wide"], &["square"], &[]),
+        pb::node("Cast", &["square"], &["narrow"], &to(1)),
+        pb::node("Neg", &["narrow"], &["y"], &[]),
+    ]
+    .concat();
+    std::fs::write(&onnx, pb::model([nodes, pb::input("x", &[4]), pb::output("y")].concat())).unwrap();
+    let compiled = nyxc(&["compile", &onnx, "--target", "lavapipe", "--dry-run", "--json"]).exits(0);
+    assert!(compiled.err.contains("f64 is computed in f32 at"), "{}", compiled.err);
+    let report = compiled.json();
+    assert_eq!(report["narrowed"].as_array().map(Vec::len), Some(1), "{report:#}");
+    // Models without f64 say nothing of it.
+    let report = plan(&[&mlp()]);
+    assert_eq!(report["narrowed"], serde_json::json!([]));
 }
 
 #[test]

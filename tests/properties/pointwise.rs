@@ -169,8 +169,11 @@ pub fn integers(g: &mut Gen) -> Option<usize> {
 }
 
 pub fn cast(g: &mut Gen) -> Option<usize> {
-    let to =
-        g.random.pick(&[DType::F32, DType::F32, DType::F16, DType::I64, DType::I32, DType::Bool, DType::U8, DType::I8]);
+    let to = if g.random.chance(10) {
+        DType::BF16
+    } else {
+        g.random.pick(&[DType::F32, DType::F32, DType::F16, DType::I64, DType::I32, DType::Bool, DType::U8, DType::I8])
+    };
     let class = g.random.pick(&[Class::Float, Class::Int, Class::Bool]);
     let x = match class {
         Class::Float => g.float(),
@@ -187,7 +190,13 @@ pub fn cast(g: &mut Gen) -> Option<usize> {
     {
         return g.add("CastLike", Attrs::new(), &[Some(x), Some(like)]);
     }
-    g.add("Cast", Attrs::new().with("to", Attr::DType(to)), &[Some(x)])
+    let y = g.add("Cast", Attrs::new().with("to", Attr::DType(to)), &[Some(x)])?;
+    // And back: what a conversion took away stays away.
+    let from = g.tensor(x).dtype();
+    if from.is_float() && to.is_float() && from != to && g.random.chance(50) {
+        return g.add("Cast", Attrs::new().with("to", Attr::DType(from)), &[Some(y)]);
+    }
+    Some(y)
 }
 
 /// What exporters write out: patterns that passes look for.

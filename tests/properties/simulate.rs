@@ -3,9 +3,7 @@
 
 use crate::random::Random;
 use nyxc::ir::packed::{Granularity, Packing, dequantize, quantize_dynamic, unpack};
-use nyxc::ir::{
-    Activations, Attr, Class, DType, Format, Graph, NodeId, NodeKind, Op, Tensor, TensorType, ValueId, Weights,
-};
+use nyxc::ir::{Activations, Class, DType, Format, Graph, NodeId, NodeKind, Op, Tensor, TensorType, ValueId, Weights};
 use nyxc::ops::{self, quant_search, weights};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -225,7 +223,7 @@ impl Run<'_> {
                         tensor = fake_quantized(found, format, self.graph)?;
                         is_exact = on_grid(&tensor);
                     }
-                    (_, Some(_)) if self.noise.is_none() && !keeps_type(op, slot) => tensor = stored(&tensor, own),
+                    // Operands are read as they are stored.
                     _ => {}
                 }
                 if !is_exact && !keeps_type(op, slot) {
@@ -260,17 +258,23 @@ impl Run<'_> {
                 *divisor = without_below(divisor, most / 4e6);
             }
         }
-        let mut op = op.clone();
-        if let (Some(wanted), Some(to)) = (wanted, op.attrs.dtype("to"))
-            && to.is_float()
-        {
-            op.attrs.0.insert("to".to_owned(), Attr::DType(wanted));
+        // Operators read operands of one type: the wider, where they are stored in two.
+        let is_activation = |(slot, t): &(usize, &Option<Tensor>)| {
+            t.as_ref().is_some_and(|t| is_half_or_wider(t)) && !keeps_type(op, *slot)
+        };
+        let mut types =
+            operands.iter().enumerate().filter(is_activation).filter_map(|(_, t)| Some(t.as_ref()?.dtype()));
+        let first = types.next();
+        if types.any(|dtype| Some(dtype) != first) {
+            for (slot, operand) in operands.iter_mut().enumerate() {
+                if let Some(tensor) = operand.as_mut().filter(|t| is_half_or_wider(t) && !keeps_type(op, slot)) {
+                    *tensor = stored(tensor, DType::F32);
+                }
+            }
         }
-        if self.noise.is_some() && op.attrs.dtype("to").is_some_and(DType::is_float) {
-            op.attrs.0.insert("to".to_owned(), Attr::DType(DType::F32));
-        }
+        // A Cast rounds what was moved, so that a value next to where rounding turns may be either.
         let borrowed: Vec<_> = operands.iter().map(Option::as_ref).collect();
-        let mut results = ops::evaluate(&op, &borrowed, node.outputs.len()).map_err(|e| e.to_string())?;
+        let mut results = ops::evaluate(op, &borrowed, node.outputs.len()).map_err(|e| e.to_string())?;
         if self.noise.is_some() {
             results = match (op.def.onnx, &borrowed[..]) {
                 ("Equal", _) if !exact => vec![self.perhaps_equal(&borrowed, &results[0])?],
@@ -278,7 +282,7 @@ impl Run<'_> {
                     vec![self.perhaps_true(x, &results[0], next_to_nothing)?]
                 }
                 ("ReduceProd", [Some(x), rest @ ..]) if x.dtype().is_float() => {
-                    vec![products_in_any_order(&op, x, rest, &results[0])?]
+                    vec![products_in_any_order(op, x, rest, &results[0])?]
                 }
                 _ => results,
             };
@@ -363,6 +367,10 @@ fn without_below(tensor: &Tensor, least: f32) -> Tensor {
     let values: Vec<f32> =
         tensor.to_f32s().unwrap().iter().map(|&v| if v.abs() < least { f32::NAN } else { v }).collect();
     Tensor::from_f32s(DType::F32, &tensor.dims(), &values).unwrap()
+}
+
+fn is_half_or_wider(tensor: &Tensor) -> bool {
+    tensor.dtype().is_float() && !tensor.dtype().is_minifloat()
 }
 
 /// Scales, roi and the like, which are f32 in every format.
