@@ -3,7 +3,8 @@
 use super::dims::Symbols;
 use super::error::{ImportError, Kind, NodeAt};
 use super::normalize::{self, Draft, Facts, In};
-use super::read::{RawGraph, RawNode};
+use super::function::{Function, Key};
+use super::read::{MAX_DEPTH, RawGraph, RawNode};
 use super::sequence::Bound;
 use super::{body, fold};
 use crate::ir::{
@@ -20,8 +21,8 @@ pub(super) struct Model<'a> {
     /// Opset of the default domain.
     pub(super) opset: i64,
     pub(super) opsets: &'a BTreeMap<String, i64>,
-    /// Domain and name of the model's own functions.
-    pub(super) functions: BTreeSet<(String, String)>,
+    /// The model's own functions that it calls.
+    pub(super) functions: BTreeMap<Key, Function>,
     pub(super) symbols: &'a Symbols,
     /// Symbols without a value.
     pub(super) unbound: &'a [String],
@@ -52,12 +53,10 @@ struct Pending {
 }
 
 #[derive(Default)]
-pub(super) struct Scope<'a> {
+pub(super) struct Scope {
     pub(super) values: BTreeMap<String, Known>,
     /// Names that stand for no tensor.
     pub(super) lists: BTreeMap<String, Bound>,
-    /// What nodes yet to come produce, and which nodes.
-    later: BTreeMap<&'a str, &'a str>,
 }
 
 /// One graph under construction.
@@ -66,7 +65,11 @@ pub(super) struct Builder<'a> {
     pub(super) graph: Graph,
     pending: Vec<Pending>,
     /// The innermost last. A branch that is written in place of its If has one of its own.
-    pub(super) scopes: Vec<Scope<'a>>,
+    pub(super) scopes: Vec<Scope>,
+    /// The functions whose nodes are written out now, the innermost last.
+    pub(super) calls: Vec<&'a Function>,
+    /// How many subgraphs and functions are around the nodes that are written out now.
+    pub(super) depth: usize,
     /// Every name that the file has: names made up here avoid them.
     pub(super) taken: &'a BTreeSet<String>,
     /// Names of sizes that data tell.
@@ -92,10 +95,6 @@ impl Model<'_> {
         Ok(builder.graph)
     }
 
-    /// How errors name a node.
-    pub(super) fn at(&self, node: &RawNode) -> NodeAt {
-        NodeAt { name: node.name.clone(), op: node.key(), opset: self.opsets.get(&node.domain).copied().unwrap_or(1) }
-    }
 }
 
 impl<'a> Builder<'a> {
@@ -107,6 +106,8 @@ impl<'a> Builder<'a> {
             graph,
             pending: Vec::new(),
             scopes: vec![Scope::default()],
+            calls: Vec::new(),
+            depth: 0,
             taken,
             counts: BTreeSet::new(),
             is_body,
@@ -124,7 +125,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Adds all nodes of `raw` and its outputs.
-    pub(super) fn fill(&mut self, raw: &'a RawGraph) -> Result<(), ImportError> {
+    pub(super) fn fill(&mut self, raw: &RawGraph) -> Result<(), ImportError> {
         self.nodes(raw, None)?;
         let mut ports = BTreeSet::new();
         for name in &raw.outputs {
@@ -138,6 +139,7 @@ impl<'a> Builder<'a> {
                     self.graph.add_output(name, value);
                 }
                 Bound::Nothing => return Err(fail("is an optional without a value").into()),
+                Bound::Absent => return Err(fail("is an operand that is not given").into()),
                 Bound::Many(list) if list.is_empty() => return Err(fail("is an empty sequence").into()),
                 // Each element of a sequence is an output of its own.
                 Bound::Many(list) => {
@@ -159,7 +161,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Adds the nodes of `raw` to the innermost scope, all in the place `order` of the file where that is given.
-    pub(super) fn nodes(&mut self, raw: &'a RawGraph, order: Option<u32>) -> Result<(), ImportError> {
+    pub(super) fn nodes(&mut self, raw: &RawGraph, order: Option<u32>) -> Result<(), ImportError> {
         for (name, tensor) in &raw.initializers {
             // A formal input of a body is given by the node, whatever default the body has.
             if self.scopes.last().is_none_or(|s| !s.values.contains_key(name)) {
@@ -167,20 +169,48 @@ impl<'a> Builder<'a> {
                 self.define(name, known)?;
             }
         }
-        if let Some(scope) = self.scopes.last_mut() {
-            scope.later =
-                raw.nodes.iter().flat_map(|n| n.outputs.iter().map(|o| (o.as_str(), n.name.as_str()))).collect();
-        }
         for (index, node) in raw.nodes.iter().enumerate() {
             let order = order.unwrap_or_else(|| u32::try_from(index).unwrap_or(u32::MAX));
-            self.node(node, order).map_err(|e| e.at(|| self.model.at(node)))?;
+            self.node(node, order).map_err(|e| {
+                let producer = |value: &str| raw.nodes.iter().find(|n| n.outputs.iter().any(|o| o == value));
+                e.in_order(|value| producer(value).map(|n| n.name.clone())).at(|| self.at(node))
+            })?;
         }
         Ok(())
     }
 
-    fn node(&mut self, raw: &'a RawNode, order: u32) -> Result<(), ImportError> {
+    /// How errors name a node.
+    fn at(&self, node: &RawNode) -> NodeAt {
+        let opsets = self.calls.last().map_or(self.model.opsets, |function| &function.opsets);
+        NodeAt { name: node.name.clone(), op: node.key(), opset: opsets.get(&node.domain).copied().unwrap_or(1) }
+    }
+
+    /// Runs `write` in a new innermost scope.
+    pub(super) fn scoped<T>(
+        &mut self,
+        write: impl FnOnce(&mut Self) -> Result<T, ImportError>,
+    ) -> Result<T, ImportError> {
+        if self.depth >= MAX_DEPTH {
+            return Err(Kind::Depth { limit: MAX_DEPTH }.into());
+        }
+        self.depth += 1;
+        self.scopes.push(Scope::default());
+        let result = write(self);
+        self.scopes.pop();
+        self.depth -= 1;
+        result
+    }
+
+    fn node(&mut self, raw: &RawNode, order: u32) -> Result<(), ImportError> {
         if raw.name.is_empty() {
             return Err(Kind::Form("it has neither a name nor an output".to_owned()).into());
+        }
+        if let Some((name, _)) = raw.refs.first() {
+            let problem = "refers to an attribute of a function, and stands in none".to_owned();
+            return Err(Kind::Attribute { name: name.clone(), problem }.into());
+        }
+        if let Some(function) = self.function(raw) {
+            return self.call(raw, function, order);
         }
         if let Some(tensor) = &raw.constant {
             let [output] = raw.outputs.as_slice() else {
@@ -202,13 +232,15 @@ impl<'a> Builder<'a> {
         if self.model.registry.by_onnx(&raw.key()).is_none() && self.write_out(raw, order)? {
             return Ok(());
         }
-        // Refused before its operands are looked at: the operator is what the user should hear of.
-        let is_function = self.model.functions.contains(&(raw.domain.clone(), raw.op.clone()));
-        if is_function {
-            return Err(Kind::Function.into());
-        }
         self.refuse_lists(raw)?;
-        let drafts = normalize::normalize(Draft::new(raw), self.model.opset, self).map_err(Kind::Form)?;
+        let mut draft = Draft::new(raw);
+        for input in &mut draft.inputs {
+            if matches!(input, In::Value(name) if self.is_absent(name)) {
+                *input = In::Absent;
+            }
+        }
+        let opset = self.calls.last().map_or(self.model.opset, |function| function.opset);
+        let drafts = normalize::normalize(draft, opset, self).map_err(Kind::Form)?;
         let mut results: Vec<Known> = Vec::new();
         let n_drafts = drafts.len();
         for (i, draft) in drafts.into_iter().enumerate() {
@@ -388,15 +420,9 @@ impl<'a> Builder<'a> {
     /// What a name stands for.
     ///
     /// # Errors
-    /// Nothing yet, or nothing at all.
+    /// Nothing.
     pub(super) fn get(&self, name: &str) -> Result<Known, ImportError> {
-        self.find(name).ok_or_else(|| {
-            let value = name.to_owned();
-            match self.scopes.iter().rev().find_map(|scope| scope.later.get(name)) {
-                Some(producer) => Kind::Order { value, producer: (*producer).to_owned() }.into(),
-                None => Kind::UnknownValue { value }.into(),
-            }
-        })
+        self.find(name).ok_or_else(|| Kind::UnknownValue { value: name.to_owned() }.into())
     }
 
     /// The value in the graph, put there now if it is a constant that is not.
@@ -433,16 +459,15 @@ impl<'a> Builder<'a> {
     }
 
     /// Writes the nodes of a branch in place of its If.
-    fn write_branch(&mut self, raw: &RawNode, branch: &'a RawGraph, order: u32) -> Result<(), ImportError> {
+    fn write_branch(&mut self, raw: &RawNode, branch: &RawGraph, order: u32) -> Result<(), ImportError> {
         if branch.outputs.len() < raw.outputs.len() {
             return Err(Kind::Outputs { given: raw.outputs.len(), has: branch.outputs.len() }.into());
         }
-        self.scopes.push(Scope::default());
-        let written = self.nodes(branch, Some(order));
-        let results = branch.outputs.iter().map(|name| self.bound(name)).collect::<Result<Vec<_>, _>>();
-        self.scopes.pop();
-        written?;
-        for (output, bound) in raw.outputs.iter().zip(results?).filter(|(output, _)| !output.is_empty()) {
+        let results = self.scoped(|builder| {
+            builder.nodes(branch, Some(order))?;
+            branch.outputs.iter().map(|name| builder.bound(name)).collect::<Result<Vec<_>, _>>()
+        })?;
+        for (output, bound) in raw.outputs.iter().zip(results).filter(|(output, _)| !output.is_empty()) {
             self.bind(output, bound)?;
         }
         Ok(())

@@ -5,9 +5,9 @@ use super::error::{ImportError, Kind};
 use super::{DimBinding, ImportReport};
 use crate::ir::{Dim, Shape, Symbol, TensorType};
 use std::collections::{BTreeMap, BTreeSet};
-use tract_onnx::pb::ValueInfoProto;
-use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
-use tract_onnx::pb::type_proto::Value as TypeValue;
+use super::proto::ValueInfoProto;
+use super::proto::tensor_shape_proto::{Dimension, dimension};
+use super::proto::type_proto::Value as TypeValue;
 
 /// The symbols of a model and those of them that have a value: a number, a range, or an expression of ranges.
 #[derive(Default)]
@@ -26,8 +26,8 @@ const LENGTHS: &[&str] = &["seq", "len", "time", "frames"];
 /// The size of one axis as the file has it: a number, or a name of its own or after its place.
 pub(super) fn declared(input: &str, axis: usize, dim: &Dimension) -> Result<i64, String> {
     match &dim.value {
-        // Exporters write 0 and -1 for sizes they do not know.
-        Some(dimension::Value::DimValue(n)) if *n > 0 => Ok(*n),
+        // Exporters write -1 for sizes they do not know.
+        Some(dimension::Value::DimValue(n)) if *n >= 0 => Ok(*n),
         Some(dimension::Value::DimParam(name)) if !NAMELESS.contains(&name.as_str()) => Err(name.clone()),
         _ => Err(format!("{input}.{axis}")),
     }

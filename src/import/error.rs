@@ -39,7 +39,7 @@ pub(super) enum Kind {
     NoOpset { min: i64, max: i64 },
     #[error("opset {found} of the default domain is not supported, {min} to {max} are")]
     Opset { found: i64, min: i64, max: i64 },
-    #[error("subgraphs nest deeper than {limit}")]
+    #[error("functions and subgraphs nest deeper than {limit}")]
     Depth { limit: usize },
     #[error(
         "{text:?} is no binding of a dimension: expected NAME=SIZE or INPUT.AXIS=SIZE, the size a number, a range 1..512 or an expression as past+seq"
@@ -69,8 +69,8 @@ pub(super) enum Kind {
     Attribute { name: String, problem: String },
     #[error("unknown operator")]
     UnknownOp,
-    #[error("model-local functions are not supported")]
-    Function,
+    #[error("model-local function {name} {problem}")]
+    Function { name: String, problem: String },
     #[error("operand {value:?} is produced by no earlier node, input or initializer")]
     UnknownValue { value: String },
     #[error("the graph is not in topological order: operand {value:?} is produced only by the later node {producer:?}")]
@@ -135,6 +135,16 @@ impl ImportError {
     /// The input of the model whose value must be known for the model to import, where that is what is missing.
     pub fn free_input(&self) -> Option<&str> {
         if let Kind::FreeInput { name, .. } = &self.inner.kind { Some(name) } else { None }
+    }
+
+    /// An error about a value that nothing before has produced, where a later node, which `producer` finds, does: the graph is out of order.
+    pub(super) fn in_order(mut self, producer: impl FnOnce(&str) -> Option<String>) -> ImportError {
+        if let Kind::UnknownValue { value } = &self.inner.kind
+            && let Some(producer) = producer(value)
+        {
+            self.inner.kind = Kind::Order { value: value.clone(), producer };
+        }
+        self
     }
 
     /// The error said to be in this node. One that is in a node already, perhaps of a subgraph, stays there.

@@ -1,11 +1,11 @@
 //! Import: an ONNX file becomes a [`Graph`] of the level `onnx`.
 //!
-//! 1. `read` takes the protobuf apart into plain values: data moves out of it, or stays in mapped files (`data`).
+//! 1. `proto` is the protobuf, `read` takes it apart into plain values: data moves out of it, or stays in mapped files (`data`).
 //! 2. `dims` gives the sizes of the inputs values or names.
 //! 3. `normalize` brings every node to the form that the newest opset has, so that operators know one form only.
 //! 4. `build` adds the nodes in the file's order, typed one by one. Shape arithmetic is computed at once (`fold`), since later types depend
 //!    on its values. Bodies are written out where how often they run is known, or bounded (`unroll`), and become graphs of their own for operators that
-//!    a registry adds (`body`). Sequences and optionals are resolved (`sequence`).
+//!    a registry adds (`body`). Model-local functions are written out where they are called (`function`). Sequences and optionals are resolved (`sequence`).
 
 mod body;
 mod build;
@@ -13,8 +13,10 @@ mod data;
 mod dims;
 mod error;
 mod fold;
+mod function;
 mod gradient;
 mod normalize;
+pub mod proto;
 mod read;
 mod sequence;
 #[cfg(test)]
@@ -31,7 +33,7 @@ use prost::Message;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
-use tract_onnx::pb::ModelProto;
+use proto::ModelProto;
 
 /// The oldest opset of the default domain that is read. Older ones have shapes and types as attributes of other kinds.
 pub const MIN_OPSET: i64 = 6;
@@ -142,23 +144,16 @@ pub fn import_proto(
         *newest = set.version.max(*newest);
     }
     let (min, max) = (MIN_OPSET, MAX_OPSET);
+    let graph = model.graph.ok_or(Kind::NoGraph)?;
     // A model of other domains alone need not name the default one.
-    let other = |n: &tract_onnx::pb::NodeProto| !read::domain(&n.domain).is_empty();
-    let needs_none = model.graph.as_ref().is_some_and(|g| !g.node.is_empty() && g.node.iter().all(other));
+    let needs_none = !graph.node.is_empty() && graph.node.iter().all(|n| !read::domain(&n.domain).is_empty());
     let opset = *opsets.get("").or(needs_none.then_some(&max)).ok_or(Kind::NoOpset { min, max })?;
-    let same = |n: &tract_onnx::pb::NodeProto| ALWAYS_THE_SAME.contains(&n.op_type.as_str());
-    let is_old = (1..min).contains(&opset)
-        && model.graph.as_ref().is_some_and(|g| !g.node.is_empty() && g.node.iter().all(same));
-    if !(min..=max).contains(&opset) && !is_old {
+    if !is_read(opset, &graph.node) {
         return Err(Kind::Opset { found: opset, min, max }.into());
     }
-    let functions = model.functions.iter().map(|f| {
-        let (domain, name) = (f.domain.as_deref().unwrap_or_default(), f.name.as_deref().unwrap_or_default());
-        (read::domain(domain).to_owned(), name.to_owned())
-    });
-    let functions = functions.collect();
-    let mut raw =
-        read::Reader { files: data::Files::new(dir)?, opsets: &opsets }.graph(model.graph.ok_or(Kind::NoGraph)?, 0)?;
+    let mut files = data::Files::new(dir)?;
+    let functions = function::read(model.functions, &graph.node, &mut files, opset, &opsets)?;
+    let mut raw = read::Reader { files: &mut files, opsets: &opsets }.graph(graph, 0)?;
     for (name, held) in &options.held {
         sequence::spread_input(&mut raw, name, held)?;
     }
@@ -181,6 +176,13 @@ pub fn import_proto(
     }
     .graph(&raw)?;
     Ok((graph, report))
+}
+
+/// Whether nodes of this opset of the default domain are read.
+fn is_read(opset: i64, nodes: &[proto::NodeProto]) -> bool {
+    let same = |n: &proto::NodeProto| ALWAYS_THE_SAME.contains(&n.op_type.as_str());
+    (MIN_OPSET..=MAX_OPSET).contains(&opset)
+        || (1..MIN_OPSET).contains(&opset) && !nodes.is_empty() && nodes.iter().all(same)
 }
 
 /// Makes an input of the model a constant.

@@ -27,9 +27,10 @@ impl Kind {
             (Kind::Model, 25) => Kind::Function,
             (Kind::Graph, 1) | (Kind::Function, 7) => Kind::Node,
             (Kind::Graph, 5) | (Kind::Attribute, 5 | 10) => Kind::Tensor,
-            (Kind::Node, 5) => Kind::Attribute,
+            (Kind::Node, 5) | (Kind::Function, 11) => Kind::Attribute,
             (Kind::Model, 8 | 14 | 20)
             | (Kind::Graph, 11..=16)
+            | (Kind::Function, 9 | 12 | 14)
             | (Kind::Attribute, 14 | 15 | 22 | 23)
             | (Kind::Tensor, 13 | 16) => Kind::Other,
             _ => return None,

@@ -3,7 +3,7 @@
 use super::*;
 use crate::ir::DType;
 use std::path::PathBuf;
-use tract_onnx::pb::StringStringEntryProto;
+use crate::import::proto::StringStringEntryProto;
 
 fn constant(tensor: TensorProto) -> Result<Tensor, ImportError> {
     let x = vec![info("x", F32, &["2"])];

@@ -7,10 +7,10 @@ mod sequences;
 
 use super::*;
 use crate::ir::{Attr, Node, Op, OpDef, Tensor, TensorType};
-use tract_onnx::pb::attribute_proto::AttributeType;
-use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
-use tract_onnx::pb::type_proto::{self, Tensor as TensorTypeProto};
-use tract_onnx::pb::{
+use crate::import::proto::attribute_proto::AttributeType;
+use crate::import::proto::tensor_shape_proto::{Dimension, dimension};
+use crate::import::proto::type_proto::{self, Tensor as TensorTypeProto};
+use crate::import::proto::{
     AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
 };
 
