@@ -1,5 +1,6 @@
 //! `nyxc compare`.
 
+use super::constants::Constant;
 use super::{Failure, load, run, write};
 use crate::ir::{DType, Format, Node, Tensor};
 use crate::passes::Pin;
@@ -28,8 +29,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "IN.npz")]
     inputs: PathBuf,
     /// Values for inputs of the model, as given to `nyxc compile`
-    #[arg(long, value_name = "FILE.npz")]
-    constants: Option<PathBuf>,
+    #[arg(long, value_name = "NAME=VALUE|FILE.npz", value_parser = Constant::parse)]
+    constants: Vec<Constant>,
     /// Exit with 1 where an output's relative L2 error is larger
     #[arg(long, value_name = "ERROR")]
     bound: Option<f64>,
@@ -73,7 +74,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         .zip(&inputs)
         .flat_map(|(port, tensor)| load::bindings(&port.name, &tensor.ty().shape))
         .collect();
-    let (graph, _) = load::model(&args.model, &dims, args.constants.as_deref())?;
+    let (graph, _) = load::model(&args.model, &dims, &args.constants)?;
     let mut values: BTreeMap<String, (String, Tensor)> = BTreeMap::new();
     let mut keep = |node: &Node, results: &[Tensor]| {
         for (value, tensor) in node.outputs.iter().zip(results) {

@@ -1,5 +1,6 @@
 //! `nyxc compile`.
 
+use super::constants::{self, Constant};
 use super::{Failure, load, size, write};
 use crate::import::DimBinding;
 use crate::ir::{Format, Graph, valid_block};
@@ -46,9 +47,10 @@ pub(super) struct Args {
     /// expression of names with ranges
     #[arg(long, value_name = "NAME=SIZE", value_parser = DimBinding::parse)]
     dim: Vec<DimBinding>,
-    /// Values for inputs of the model, which become constants: where an input decides shapes
-    #[arg(long, value_name = "FILE.npz")]
-    constants: Option<PathBuf>,
+    /// Values for inputs of the model, which become constants: where an input decides shapes. In line, as sr=16000 or axes=[0,2], or arrays of
+    /// these names in a file
+    #[arg(long, value_name = "NAME=VALUE|FILE.npz", value_parser = Constant::parse)]
+    constants: Vec<Constant>,
     /// Formats that may be assigned [default: f32,f16,w8a32,w8a16,w8a8,w4a32,w4a16,w4a8]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     formats: Vec<Format>,
@@ -94,10 +96,10 @@ fn parse_block(text: &str) -> Result<u32, String> {
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let output = args.output.clone().unwrap_or_else(|| args.model.with_extension("nyx"));
     for written in (!args.dry_run).then_some(&output).into_iter().chain(&args.report) {
-        write::spares(written, [Some(args.model.as_path()), args.constants.as_deref()].into_iter().flatten())?;
+        write::spares(written, [args.model.as_path()].into_iter().chain(constants::files(&args.constants)))?;
     }
     let target = target(&args.target)?;
-    let (graph, imported) = load::model(&args.model, &args.dim, args.constants.as_deref())?;
+    let (graph, imported) = load::model(&args.model, &args.dim, &args.constants)?;
     for (name, n) in &imported.defaulted {
         eprintln!("nyxc: {name} is taken to be {n}; --dim {name}=N sets it");
     }

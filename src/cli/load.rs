@@ -1,6 +1,6 @@
 //! Files as graphs and programs.
 
-use super::Failure;
+use super::{Failure, constants};
 use crate::import::{DimBinding, ImportOptions, ImportReport, import};
 use crate::ir::{Graph, Shape, Tensor, TensorType, text};
 use crate::ops;
@@ -35,7 +35,7 @@ impl Loaded {
 pub fn graph(path: &Path, dims: &[DimBinding]) -> Result<Loaded, Failure> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("onnx") => {
-            let (graph, _) = model(path, dims, None)?;
+            let (graph, _) = model(path, dims, &[])?;
             Ok(Loaded::Model(graph))
         }
         Some("nyx") => {
@@ -52,24 +52,31 @@ pub fn graph(path: &Path, dims: &[DimBinding]) -> Result<Loaded, Failure> {
 ///
 /// # Errors
 /// It cannot be read or is not supported.
-pub fn model(path: &Path, dims: &[DimBinding], constants: Option<&Path>) -> Result<(Graph, ImportReport), Failure> {
-    let constants = constants.map(values).transpose()?.unwrap_or_default();
-    import(path, &ImportOptions { dims: dims.to_vec(), constants, ..ImportOptions::default() }, &ops::registry())
-        .map_err(|e| {
-            let is_named = e.is_io() || e.is_usage();
-            let mut failure: Failure = e.into();
-            if !is_named {
-                failure.message = format!("{}: {}", path.display(), failure.message);
-            }
-            failure
-        })
+pub fn model(
+    path: &Path,
+    dims: &[DimBinding],
+    constants: &[constants::Constant],
+) -> Result<(Graph, ImportReport), Failure> {
+    let mut options = ImportOptions { dims: dims.to_vec(), ..ImportOptions::default() };
+    constants::put(constants, &mut options)?;
+    import(path, &options, &ops::registry()).map_err(|e| {
+        let is_named = e.is_io() || e.is_usage();
+        let mut failure: Failure = e.into();
+        if !is_named {
+            failure.message = format!("{}: {}", path.display(), failure.message);
+        }
+        failure
+    })
 }
 
 /// Largest array that may become a constant, in bytes: a small file can hold any number of zeros.
 const MAX_CONSTANT_BYTES: u64 = 1 << 30;
 
-/// The arrays of a .npz file by name.
-fn values(path: &Path) -> Result<BTreeMap<String, Tensor>, Failure> {
+/// The arrays of a .npz file by name, none larger than a constant may be.
+///
+/// # Errors
+/// It cannot be read, or is none.
+pub fn values(path: &Path) -> Result<BTreeMap<String, Tensor>, Failure> {
     let file = std::fs::File::open(path).map_err(|e| Failure::io(path, e))?;
     let mut wants = |_: &str, ty: &TensorType| ty.bytes().is_some_and(|bytes| bytes <= MAX_CONSTANT_BYTES);
     npz::read(std::io::BufReader::new(file), &mut wants).map_err(|e| Failure::file(format!("{}: {e}", path.display())))

@@ -4,6 +4,7 @@ mod bench;
 mod compare;
 mod compile;
 mod completions;
+mod constants;
 mod devices;
 mod diff;
 mod failure;

@@ -2,14 +2,14 @@
 
 use super::dims::Symbols;
 use super::error::{ImportError, Kind, NodeAt};
-use super::normalize::{self, Draft, Facts, In};
 use super::function::{Function, Key};
+use super::normalize::{self, Draft, Facts, In};
 use super::read::{MAX_DEPTH, RawGraph, RawNode};
 use super::sequence::Bound;
-use super::{body, fold};
+use super::{DimBinding, body, fold, missing, relate};
 use crate::ir::{
-    AttrFault, Attrs, COUNT, Dim, Graph, Infer, Level, Node, NodeKind, Op, OpError, Registry, Tensor, TensorType,
-    Value, ValueId, next_number,
+    AttrFault, Attrs, COUNT, Dim, Graph, Infer, Level, Node, NodeKind, Op, OpError, Registry, Shape, Tensor,
+    TensorType, Value, ValueId, next_number,
 };
 use crate::ops::counted;
 use std::cell::Cell;
@@ -22,7 +22,7 @@ pub(super) struct Model<'a> {
     pub(super) opset: i64,
     pub(super) opsets: &'a BTreeMap<String, i64>,
     /// The model's own functions that it calls.
-    pub(super) functions: BTreeMap<Key, Function>,
+    pub(super) functions: &'a BTreeMap<Key, Function>,
     pub(super) symbols: &'a Symbols,
     /// Symbols without a value.
     pub(super) unbound: &'a [String],
@@ -75,7 +75,9 @@ pub(super) struct Builder<'a> {
     /// Names of sizes that data tell.
     counts: BTreeSet<String>,
     /// Whether this is the body of an operator, which is run any number of times.
-    is_body: bool,
+    pub(super) is_body: bool,
+    /// What could not be built because a size or the value of an input is missing.
+    pub(super) missing: missing::Missing,
     /// Conditions, computed while the program runs, of the bodies in which nodes are written out now, and the values at which those count.
     pub(super) guards: Vec<(Known, bool)>,
 }
@@ -94,7 +96,6 @@ impl Model<'_> {
         builder.fill(raw)?;
         Ok(builder.graph)
     }
-
 }
 
 impl<'a> Builder<'a> {
@@ -111,6 +112,7 @@ impl<'a> Builder<'a> {
             taken,
             counts: BTreeSet::new(),
             is_body,
+            missing: missing::Missing::default(),
             guards: Vec::new(),
         }
     }
@@ -127,6 +129,7 @@ impl<'a> Builder<'a> {
     /// Adds all nodes of `raw` and its outputs.
     pub(super) fn fill(&mut self, raw: &RawGraph) -> Result<(), ImportError> {
         self.nodes(raw, None)?;
+        self.refuse_missing()?;
         let mut ports = BTreeSet::new();
         for name in &raw.outputs {
             let fail = |problem: &str| Kind::Output { name: name.clone(), problem: problem.to_owned() };
@@ -139,7 +142,7 @@ impl<'a> Builder<'a> {
                     self.graph.add_output(name, value);
                 }
                 Bound::Nothing => return Err(fail("is an optional without a value").into()),
-                Bound::Absent => return Err(fail("is an operand that is not given").into()),
+                Bound::Absent | Bound::Unknown => return Err(fail("is an operand that is not given").into()),
                 Bound::Many(list) if list.is_empty() => return Err(fail("is an empty sequence").into()),
                 // Each element of a sequence is an output of its own.
                 Bound::Many(list) => {
@@ -171,9 +174,13 @@ impl<'a> Builder<'a> {
         }
         for (index, node) in raw.nodes.iter().enumerate() {
             let order = order.unwrap_or_else(|| u32::try_from(index).unwrap_or(u32::MAX));
-            self.node(node, order).map_err(|e| {
+            if self.passes_over(node)? {
+                continue;
+            }
+            self.node(node, order).or_else(|e| {
                 let producer = |value: &str| raw.nodes.iter().find(|n| n.outputs.iter().any(|o| o == value));
-                e.in_order(|value| producer(value).map(|n| n.name.clone())).at(|| self.at(node))
+                let e = e.in_order(|value| producer(value).map(|n| n.name.clone())).at(|| self.at(node));
+                self.go_on_after(node, e)
             })?;
         }
         Ok(())
@@ -360,7 +367,8 @@ impl<'a> Builder<'a> {
             .map(|o| if let Some(Known::Value(value)) = o { self.graph.sizes(*value) } else { None })
             .collect();
         let infer = Infer { attrs, inputs: &inputs, consts: &consts, sizes: &sizes, n_outputs };
-        infer.check_operands().and_then(|()| rule(&infer)).map_err(|source| {
+        let ask = |infer: &Infer<'_>| infer.check_operands().and_then(|()| rule(infer));
+        ask(&infer).map_err(|source| {
             let symbols = match source {
                 OpError::NotConstant { slot } => operands.get(slot).copied().flatten(),
                 _ => None,
@@ -371,8 +379,25 @@ impl<'a> Builder<'a> {
                 return Kind::FreeInput { slot: *slot, name }.into();
             }
             match symbols.map(|known| self.symbols_behind(known)) {
-                Some(symbols) if !symbols.is_empty() => Kind::UnboundDim { source, symbols }.into(),
-                _ => Kind::Type { source }.into(),
+                Some(symbols) if !symbols.is_empty() => return Kind::UnboundDim { source, symbols }.into(),
+                _ => {}
+            }
+            let fits = |binding: &DimBinding| {
+                let put = |dim: &Dim| dim.substitute(&|s| (s.name() == binding.name).then(|| binding.size.clone()));
+                let typed =
+                    |ty: &TensorType| TensorType { shape: Shape(ty.shape.0.iter().map(put).collect()), ..ty.clone() };
+                let types: Vec<_> = inputs.iter().map(|ty| ty.map(typed)).collect();
+                let lists: Vec<Option<Vec<Dim>>> =
+                    sizes.iter().map(|s| s.map(|s| s.iter().map(put).collect())).collect();
+                let (types, lists): (Vec<_>, Vec<_>) =
+                    (types.iter().map(Option::as_ref).collect(), lists.iter().map(Option::as_deref).collect());
+                ask(&Infer { attrs, inputs: &types, consts: &consts, sizes: &lists, n_outputs }).is_ok()
+            };
+            let proposals = relate::proposals(&inputs, &sizes, &self.model.symbols.ranged(), &fits);
+            if proposals.is_empty() {
+                Kind::Type { source }.into()
+            } else {
+                Kind::Unrelated { source, proposals }.into()
             }
         })
     }

@@ -110,7 +110,9 @@ impl Builder<'_> {
             "Slice" => {
                 let (data, starts, ends) = (elements(0)?, numbers(1)?, numbers(2)?);
                 let step = if operand(4).is_some() { numbers(4)? } else { vec![1] };
-                let ([start], [end], [step]) = (starts.as_slice(), ends.as_slice(), step.as_slice()) else { return None };
+                let ([start], [end], [step]) = (starts.as_slice(), ends.as_slice(), step.as_slice()) else {
+                    return None;
+                };
                 let places = crate::ops::slice::places(data.len(), *start, *end, *step)?;
                 places.into_iter().map(|i| data.get(i).cloned()).collect::<Option<_>>()?
             }

@@ -109,7 +109,17 @@ impl Function {
         let nodes = proto.node.into_iter().map(|node| reader.node(node, 0)).collect::<Result<Vec<_>, _>>()?;
         let (mut refs, mut size) = (Vec::new(), Size::default());
         nodes.iter().for_each(|node| size.add_node(node, &mut refs));
-        Ok(Function { name, inputs: proto.input, outputs: proto.output, defaults, nodes, opsets: own, opset, refs, size })
+        Ok(Function {
+            name,
+            inputs: proto.input,
+            outputs: proto.output,
+            defaults,
+            nodes,
+            opsets: own,
+            opset,
+            refs,
+            size,
+        })
     }
 
     /// The nodes, bound to a call.
@@ -298,6 +308,6 @@ impl<'a> Builder<'a> {
         });
         self.calls.pop();
         self.scopes = scopes;
-        self.bind_outputs(raw, results?).map(drop)
+        self.bind_outputs(raw, results.map_err(ImportError::in_function)?).map(drop)
     }
 }

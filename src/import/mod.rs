@@ -15,9 +15,12 @@ mod error;
 mod fold;
 mod function;
 mod gradient;
+mod literal;
+mod missing;
 mod normalize;
 pub mod proto;
 mod read;
+mod relate;
 mod sequence;
 #[cfg(test)]
 mod tests;
@@ -26,14 +29,14 @@ mod weigh;
 
 pub use error::ImportError;
 
-use crate::ir::{Dim, Graph, Registry, Tensor, TensorType};
+use crate::ir::{Dim, Graph, Registry, Tensor, TensorType, hint};
 use dims::Symbols;
 use error::Kind;
 use prost::Message;
+use proto::ModelProto;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
-use proto::ModelProto;
 
 /// The oldest opset of the default domain that is read. Older ones have shapes and types as attributes of other kinds.
 pub const MIN_OPSET: i64 = 6;
@@ -65,6 +68,8 @@ pub struct ImportOptions {
     /// Values for inputs of the model, by name: these become constants. Where an input decides shapes (the axes of a reduction, the sizes of a
     /// Resize), the model cannot be compiled otherwise.
     pub constants: BTreeMap<String, Tensor>,
+    /// The same, written out: numbers, truth values, or nested lists of these, which become tensors of the input's type.
+    pub values: BTreeMap<String, serde_json::Value>,
     /// What inputs that are sequences or optionals hold, by name; an input of which nothing is said here must be a tensor.
     pub held: BTreeMap<String, Held>,
 }
@@ -144,10 +149,11 @@ pub fn import_proto(
         *newest = set.version.max(*newest);
     }
     let (min, max) = (MIN_OPSET, MAX_OPSET);
-    let graph = model.graph.ok_or(Kind::NoGraph)?;
     // A model of other domains alone need not name the default one.
-    let needs_none = !graph.node.is_empty() && graph.node.iter().all(|n| !read::domain(&n.domain).is_empty());
+    let other = |n: &proto::NodeProto| !read::domain(&n.domain).is_empty();
+    let needs_none = model.graph.as_ref().is_some_and(|g| !g.node.is_empty() && g.node.iter().all(other));
     let opset = *opsets.get("").or(needs_none.then_some(&max)).ok_or(Kind::NoOpset { min, max })?;
+    let graph = model.graph.ok_or(Kind::NoGraph)?;
     if !is_read(opset, &graph.node) {
         return Err(Kind::Opset { found: opset, min, max }.into());
     }
@@ -160,22 +166,31 @@ pub fn import_proto(
     for (name, tensor) in &options.constants {
         fix_input(&mut raw, name, tensor)?;
     }
+    for (name, value) in &options.values {
+        if options.constants.contains_key(name) {
+            return Err(Kind::Fixed { name: name.clone(), problem: "is given twice".to_owned() }.into());
+        }
+        let tensor = literal::tensor(&raw, name, value)?;
+        fix_input(&mut raw, name, &tensor)?;
+    }
     // Before IR version 4 every initializer had to be an input too: it is a constant all the same.
     let inputs: Vec<_> = raw.inputs.iter().filter(|i| !raw.initializers.contains_key(&i.name)).collect();
-    let (symbols, report) = Symbols::new(&inputs, &options.dims)?;
-    let graph = build::Model {
-        registry,
-        opset,
-        opsets: &opsets,
-        functions,
-        symbols: &symbols,
-        unbound: &report.unbound,
-        n_bodies: Cell::new(0),
-        n_listed: Cell::new(0),
-        n_differentiated: Cell::new(0),
-    }
-    .graph(&raw)?;
-    Ok((graph, report))
+    let build = |dims: &[DimBinding]| {
+        let (symbols, report) = Symbols::new(&inputs, dims)?;
+        let model = build::Model {
+            registry,
+            opset,
+            opsets: &opsets,
+            functions: &functions,
+            symbols: &symbols,
+            unbound: &report.unbound,
+            n_bodies: Cell::new(0),
+            n_listed: Cell::new(0),
+            n_differentiated: Cell::new(0),
+        };
+        Ok((model.graph(&raw)?, report))
+    };
+    build(&options.dims).map_err(|error| relate::settled(error, &options.dims, &build))
 }
 
 /// Whether nodes of this opset of the default domain are read.
@@ -189,7 +204,8 @@ fn is_read(opset: i64, nodes: &[proto::NodeProto]) -> bool {
 fn fix_input(raw: &mut read::RawGraph, name: &str, tensor: &Tensor) -> Result<(), ImportError> {
     let fail = |problem: String| ImportError::from(Kind::Fixed { name: name.to_owned(), problem });
     let input = raw.inputs.iter().find(|input| input.name == name);
-    let input = input.ok_or_else(|| fail("the model has no such input".to_owned()))?;
+    let names = || raw.inputs.iter().map(|input| input.name.as_str());
+    let input = input.ok_or_else(|| fail(format!("the model has no such input{}", hint(name, names()))))?;
     let (dtype, dims) = dims::described(input).map_err(&fail)?;
     let sizes = dims
         .iter()

@@ -2,10 +2,10 @@
 
 use super::data::Files;
 use super::error::{ImportError, Kind, NodeAt};
-use crate::ir::{Attr, Attrs, DType, Tensor};
-use std::collections::BTreeMap;
 use super::proto::attribute_proto::AttributeType;
 use super::proto::{AttributeProto, GraphProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto};
+use crate::ir::{Attr, Attrs, DType, Tensor};
+use std::collections::BTreeMap;
 
 /// Deepest nesting of subgraphs accepted.
 pub(super) const MAX_DEPTH: usize = 64;
@@ -125,7 +125,8 @@ impl Reader<'_> {
             let name = std::mem::take(&mut proto.name);
             let fail =
                 |problem: &str| ImportError::from(Kind::Attribute { name: name.clone(), problem: problem.to_owned() });
-            let names = node.attrs.0.keys().chain(node.graphs.iter().map(|(n, _)| n)).chain(node.refs.iter().map(|(n, _)| n));
+            let names =
+                node.attrs.0.keys().chain(node.graphs.iter().map(|(n, _)| n)).chain(node.refs.iter().map(|(n, _)| n));
             if names.into_iter().any(|n| *n == name) {
                 return Err(fail("is given twice"));
             }

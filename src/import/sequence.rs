@@ -4,13 +4,13 @@
 use super::Held;
 use super::build::{Builder, Known};
 use super::error::{ImportError, Kind};
+use super::proto::tensor_shape_proto::{Dimension, dimension};
+use super::proto::type_proto::{self, Tensor as TensorTypeProto};
+use super::proto::{TensorShapeProto, TypeProto, ValueInfoProto};
 use super::read::{RawGraph, RawNode};
 use super::unroll::form;
 use crate::ir::{Attrs, DType, TensorType, resolve_axis};
 use std::rc::Rc;
-use super::proto::tensor_shape_proto::{Dimension, dimension};
-use super::proto::type_proto::{self, Tensor as TensorTypeProto};
-use super::proto::{TensorShapeProto, TypeProto, ValueInfoProto};
 
 /// Most elements of a sequence.
 const MAX_LENGTH: usize = 1 << 16;
@@ -28,6 +28,8 @@ pub(super) enum Bound {
     Nothing,
     /// An operand of a function that its call does not give.
     Absent,
+    /// What could not be built, since a size or a value is missing.
+    Unknown,
 }
 
 impl Bound {
@@ -38,6 +40,7 @@ impl Bound {
             Bound::Many(list) => format!("a sequence of {}", list.len()),
             Bound::Nothing => "an optional without a value".to_owned(),
             Bound::Absent => "an operand that is not given".to_owned(),
+            Bound::Unknown => "not known".to_owned(),
         }
     }
 }

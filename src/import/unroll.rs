@@ -126,18 +126,16 @@ impl Builder<'_> {
         let n_bodies = self.model.n_bodies.get().saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
         self.model.n_bodies.set(n_bodies);
         if n_bodies > MAX_BODIES / 4 {
-            return Err(form(format!("more than {} nodes of functions, subgraphs and sequences written out", MAX_BODIES / 4)));
+            return Err(form(format!(
+                "more than {} nodes of functions, subgraphs and sequences written out",
+                MAX_BODIES / 4
+            )));
         }
         Ok(())
     }
 
     /// Writes the nodes of a body for these values of its inputs, and gives those of its outputs.
-    pub(super) fn inline(
-        &mut self,
-        body: &RawGraph,
-        inputs: &[Bound],
-        order: u32,
-    ) -> Result<Vec<Bound>, ImportError> {
+    pub(super) fn inline(&mut self, body: &RawGraph, inputs: &[Bound], order: u32) -> Result<Vec<Bound>, ImportError> {
         self.count_written(body.nodes.len().saturating_add(10))?;
         if inputs.len() != body.inputs.len() {
             return Err(form(format!("{} values for the {} inputs of a body", inputs.len(), body.inputs.len())));

@@ -293,7 +293,7 @@ impl Dim {
     pub fn at_most(&self, other: &Dim) -> bool {
         match (self, other) {
             (Dim::Known(a), Dim::Known(b)) => a <= b,
-            _ => self == other || (self - other).is_never_positive(MAX_CASES),
+            _ => self == other || self.bounds().1 <= other.bounds().0 || (self - other).is_never_positive(MAX_CASES),
         }
     }
 

@@ -1,5 +1,6 @@
 //! The files of one test: `TEST/model.onnx` with `TEST/test_data_set_I/input_J.pb` and `output_J.pb`, or `light/MODEL.onnx` with `MODEL_output_J.pb`.
 
+use nyxc::import::proto::{GraphProto, ModelProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
 use nyxc::import::{ImportOptions, import_proto};
 use nyxc::ir::{DType, Tensor};
 use nyxc::ops::registry;
@@ -7,7 +8,6 @@ use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::Path;
-use nyxc::import::proto::{GraphProto, ModelProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
 
 /// One node test.
 pub struct Case {

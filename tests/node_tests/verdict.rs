@@ -274,8 +274,9 @@ impl Random {
 
 /// Whether a node of the model has a seed.
 fn has_seed(case: &Case) -> bool {
-    let graph =
-        prost::Message::decode(case.model.as_slice()).ok().and_then(|model: nyxc::import::proto::ModelProto| model.graph);
+    let graph = prost::Message::decode(case.model.as_slice())
+        .ok()
+        .and_then(|model: nyxc::import::proto::ModelProto| model.graph);
     graph.is_some_and(|graph| {
         graph.node.iter().any(|node| node.attribute.iter().any(|attribute| attribute.name == "seed"))
     })

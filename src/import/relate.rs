@@ -1,0 +1,170 @@
+//! Where an operator is refused because two sizes have nothing to do with each other: which bindings of dimensions would relate them.
+//!
+//! A model whose inputs are tied by more than their names (`total = past + seq`, sides that are multiples of 32) needs them. What is proposed was tried: the
+//! node has a type with it, and where possible the whole model.
+
+use super::DimBinding;
+use super::error::ImportError;
+use crate::ir::{Dim, TensorType};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Most bindings tried for one node.
+const MAX_TRIED: usize = 4096;
+/// Most that are kept, and tried on the whole model.
+const MAX_KEPT: usize = 6;
+/// Most that are proposed together.
+const MAX_DEPTH: usize = 3;
+/// Factors that networks halve, double or divide sizes by.
+const FACTORS: &[i64] = &[2, 4, 8, 16, 32, 64, 128, 3, 5, 6, 7, 12, 14, 24];
+
+/// Bindings, each a list for all of which `fits` holds once its sizes stand in the place of their names, the simplest first. `operands` are the types of
+/// the refused node's operands, `ranged` the names that a binding may use.
+pub(super) fn proposals(
+    operands: &[Option<&TensorType>],
+    sizes: &[Option<&[Dim]>],
+    ranged: &BTreeMap<String, Dim>,
+    fits: &dyn Fn(&DimBinding) -> bool,
+) -> Vec<Vec<DimBinding>> {
+    let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
+    let dims =
+        operands.iter().flatten().flat_map(|ty| &ty.shape.0).chain(sizes.iter().flatten().flat_map(|s| s.iter()));
+    for dim in dims {
+        dim.for_each_symbol(&mut |symbol| {
+            names.insert(symbol.name().to_owned());
+        });
+        let text = dim.to_string();
+        let digits = text.split(|c: char| !c.is_ascii_digit());
+        numbers.extend(digits.filter_map(|d| d.parse::<i64>().ok()).filter(|n| (1..=1 << 31).contains(n)));
+    }
+    let mut kept: Vec<Vec<DimBinding>> = Vec::new();
+    let mut n_tried = 0;
+    let own: Vec<(&String, &Dim)> = ranged.iter().filter(|(name, _)| names.contains(*name)).collect();
+    let kinds: [Candidates; 7] = [equal, sum_of_two, multiple, sum_of_three, multiple_of_new, part_of_range, number];
+    for candidates in kinds {
+        for (name, range) in &own {
+            for proposal in candidates(name, range, ranged, &numbers) {
+                n_tried += 1;
+                if n_tried > MAX_TRIED || kept.len() >= MAX_KEPT {
+                    return kept;
+                }
+                if proposal.iter().find(|binding| binding.name == **name).is_some_and(fits) {
+                    kept.push(proposal);
+                }
+            }
+        }
+    }
+    kept
+}
+
+/// Bindings that have this name, from its range, those of all names, and the numbers at hand.
+type Candidates = fn(&str, &Dim, &BTreeMap<String, Dim>, &BTreeSet<i64>) -> Vec<Vec<DimBinding>>;
+
+fn one(name: &str, size: Dim) -> Vec<DimBinding> {
+    vec![DimBinding { name: name.to_owned(), size }]
+}
+
+/// The other names.
+fn others<'r>(name: &str, ranged: &'r BTreeMap<String, Dim>) -> Vec<&'r Dim> {
+    ranged.iter().filter(|(other, _)| *other != name).map(|(_, dim)| dim).take(24).collect()
+}
+
+fn equal(name: &str, _: &Dim, ranged: &BTreeMap<String, Dim>, _: &BTreeSet<i64>) -> Vec<Vec<DimBinding>> {
+    others(name, ranged).into_iter().map(|other| one(name, other.clone())).collect()
+}
+
+fn sum_of_two(name: &str, _: &Dim, ranged: &BTreeMap<String, Dim>, _: &BTreeSet<i64>) -> Vec<Vec<DimBinding>> {
+    let others = others(name, ranged);
+    let pairs = others.iter().enumerate().flat_map(|(i, a)| others[i + 1..].iter().map(move |b| *a + *b));
+    pairs.map(|sum| one(name, sum)).collect()
+}
+
+fn sum_of_three(name: &str, _: &Dim, ranged: &BTreeMap<String, Dim>, _: &BTreeSet<i64>) -> Vec<Vec<DimBinding>> {
+    let others = others(name, ranged);
+    let mut sums = Vec::new();
+    for (i, a) in others.iter().enumerate() {
+        for (j, b) in others.iter().enumerate().skip(i + 1) {
+            sums.extend(others[j + 1..].iter().map(|c| one(name, &(*a + *b) + c)));
+        }
+    }
+    sums
+}
+
+fn multiple(name: &str, _: &Dim, ranged: &BTreeMap<String, Dim>, numbers: &BTreeSet<i64>) -> Vec<Vec<DimBinding>> {
+    let factors: BTreeSet<i64> = FACTORS.iter().chain(numbers).copied().filter(|n| *n > 1).collect();
+    let times = |other: &Dim| factors.iter().map(|n| one(name, other * &Dim::Known(*n))).collect::<Vec<_>>();
+    others(name, ranged).into_iter().flat_map(times).collect()
+}
+
+/// A multiple of a size that no input has by itself: with 32 for a side that is halved five times and doubled again.
+fn multiple_of_new(
+    name: &str,
+    range: &Dim,
+    ranged: &BTreeMap<String, Dim>,
+    numbers: &BTreeSet<i64>,
+) -> Vec<Vec<DimBinding>> {
+    let (low, high) = range.bounds();
+    let factors: BTreeSet<i64> = FACTORS.iter().chain(numbers).copied().filter(|n| (2..=high).contains(n)).collect();
+    let lower = name.to_lowercase();
+    let is_bare = !lower.is_empty() && lower.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let new = |n: i64| {
+        let base = if is_bare && lower != name { lower.clone() } else { format!("{name}_{n}") };
+        let is_free = !ranged.contains_key(&base);
+        let (least, most) = ((low + n - 1).div_euclid(n), high.div_euclid(n));
+        (is_free && least <= most).then(|| {
+            let count = Dim::ranged(&base, least, most);
+            vec![
+                DimBinding { name: base, size: count.clone() },
+                DimBinding { name: name.to_owned(), size: &count * &Dim::Known(n) },
+            ]
+        })
+    };
+    factors.into_iter().filter_map(new).collect()
+}
+
+/// A range that ends where a number ends it: a table has no more rows.
+fn part_of_range(name: &str, range: &Dim, _: &BTreeMap<String, Dim>, numbers: &BTreeSet<i64>) -> Vec<Vec<DimBinding>> {
+    let (low, high) = range.bounds();
+    let parts = numbers.iter().flat_map(|&n| [(low, n), (n, high)]);
+    let is_part = |&(a, b): &(i64, i64)| low <= a && a < b && b <= high && (a, b) != (low, high);
+    parts.filter(is_part).map(|(a, b)| one(name, Dim::ranged(name, a, b))).collect()
+}
+
+fn number(name: &str, range: &Dim, _: &BTreeMap<String, Dim>, numbers: &BTreeSet<i64>) -> Vec<Vec<DimBinding>> {
+    let (low, high) = range.bounds();
+    numbers.iter().filter(|n| (low..=high).contains(n)).map(|n| one(name, Dim::Known(*n))).collect()
+}
+
+/// The error with those of its proposals that the whole model can be imported with, where there are some, put in the place of all.
+pub(super) fn settled<T>(
+    error: ImportError,
+    given: &[DimBinding],
+    import: &dyn Fn(&[DimBinding]) -> Result<T, ImportError>,
+) -> ImportError {
+    let solved = solve(&error, given, import, MAX_DEPTH);
+    match solved {
+        Some(bindings) => error.with_proposals(vec![bindings]),
+        None => error,
+    }
+}
+
+fn solve<T>(
+    error: &ImportError,
+    given: &[DimBinding],
+    import: &dyn Fn(&[DimBinding]) -> Result<T, ImportError>,
+    depth: usize,
+) -> Option<Vec<DimBinding>> {
+    for proposal in error.proposals() {
+        let is_kept = |binding: &&DimBinding| proposal.iter().all(|new| new.name != binding.name);
+        let dims: Vec<DimBinding> = given.iter().filter(is_kept).chain(proposal).cloned().collect();
+        match import(&dims) {
+            Ok(_) => return Some(proposal.clone()),
+            Err(next) if depth > 1 && next.node() != error.node() => {
+                if let Some(more) = solve(&next, &dims, import, depth - 1) {
+                    return Some([proposal.as_slice(), &more].concat());
+                }
+            }
+            Err(_) => {}
+        }
+    }
+    None
+}
