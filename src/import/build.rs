@@ -382,8 +382,9 @@ impl<'a> Builder<'a> {
                 Some(symbols) if !symbols.is_empty() => return Kind::UnboundDim { source, symbols }.into(),
                 _ => {}
             }
-            let fits = |binding: &DimBinding| {
-                let put = |dim: &Dim| dim.substitute(&|s| (s.name() == binding.name).then(|| binding.size.clone()));
+            let fits = |bindings: &[DimBinding]| {
+                let of = |name: &str| bindings.iter().find(|b| b.name == name).map(|b| b.size.clone());
+                let put = |dim: &Dim| dim.substitute(&|symbol| of(symbol.name()));
                 let typed =
                     |ty: &TensorType| TensorType { shape: Shape(ty.shape.0.iter().map(put).collect()), ..ty.clone() };
                 let types: Vec<_> = inputs.iter().map(|ty| ty.map(typed)).collect();

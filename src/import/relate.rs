@@ -17,13 +17,13 @@ const MAX_DEPTH: usize = 3;
 /// Factors that networks halve, double or divide sizes by.
 const FACTORS: &[i64] = &[2, 4, 8, 16, 32, 64, 128, 3, 5, 6, 7, 12, 14, 24];
 
-/// Bindings, each a list for all of which `fits` holds once its sizes stand in the place of their names, the simplest first. `operands` are the types of
+/// Lists of bindings of which `fits` holds once their sizes stand in the place of their names, the simplest first. `operands` are the types of
 /// the refused node's operands, `ranged` the names that a binding may use.
 pub(super) fn proposals(
     operands: &[Option<&TensorType>],
     sizes: &[Option<&[Dim]>],
     ranged: &BTreeMap<String, Dim>,
-    fits: &dyn Fn(&DimBinding) -> bool,
+    fits: &dyn Fn(&[DimBinding]) -> bool,
 ) -> Vec<Vec<DimBinding>> {
     let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
     let dims =
@@ -36,24 +36,30 @@ pub(super) fn proposals(
         let digits = text.split(|c: char| !c.is_ascii_digit());
         numbers.extend(digits.filter_map(|d| d.parse::<i64>().ok()).filter(|n| (1..=1 << 31).contains(n)));
     }
-    let mut kept: Vec<Vec<DimBinding>> = Vec::new();
-    let mut n_tried = 0;
     let own: Vec<(&String, &Dim)> = ranged.iter().filter(|(name, _)| names.contains(*name)).collect();
+    let of = |candidates: Candidates, (name, range): (&String, &Dim)| candidates(name, range, ranged, &numbers);
     let kinds: [Candidates; 7] = [equal, sum_of_two, multiple, sum_of_three, multiple_of_new, part_of_range, number];
-    for candidates in kinds {
-        for (name, range) in &own {
-            for proposal in candidates(name, range, ranged, &numbers) {
-                n_tried += 1;
-                if n_tried > MAX_TRIED || kept.len() >= MAX_KEPT {
-                    return kept;
-                }
-                if proposal.iter().find(|binding| binding.name == **name).is_some_and(fits) {
-                    kept.push(proposal);
-                }
-            }
-        }
-    }
-    kept
+    let single = kinds.iter().flat_map(|kind| own.iter().flat_map(|&name| of(*kind, name)));
+    // Two axes at once: equal sizes of both, or a common factor of all.
+    let equals: Vec<Vec<DimBinding>> = own.iter().flat_map(|&name| of(equal, name)).collect();
+    let pairs = equals.iter().enumerate().flat_map(|(i, a)| {
+        let rest = equals[i + 1..].iter().filter(|b| a[0].name != b[0].name);
+        rest.map(|b| [a.as_slice(), b.as_slice()].concat())
+    });
+    let common = FACTORS.iter().map(|factor| {
+        let factor = BTreeSet::from([*factor]);
+        own.iter()
+            .filter_map(|(name, range)| times_new(name, range, ranged, &factor).into_iter().next())
+            .flatten()
+            .collect()
+    });
+    single
+        .chain(pairs)
+        .chain(common)
+        .take(MAX_TRIED)
+        .filter(|proposal: &Vec<_>| fits(proposal))
+        .take(MAX_KEPT)
+        .collect()
 }
 
 /// Bindings that have this name, from its range, those of all names, and the numbers at hand.
@@ -102,8 +108,12 @@ fn multiple_of_new(
     ranged: &BTreeMap<String, Dim>,
     numbers: &BTreeSet<i64>,
 ) -> Vec<Vec<DimBinding>> {
+    times_new(name, range, ranged, &FACTORS.iter().chain(numbers).copied().collect())
+}
+
+/// The same, for these factors.
+fn times_new(name: &str, range: &Dim, ranged: &BTreeMap<String, Dim>, factors: &BTreeSet<i64>) -> Vec<Vec<DimBinding>> {
     let (low, high) = range.bounds();
-    let factors: BTreeSet<i64> = FACTORS.iter().chain(numbers).copied().filter(|n| (2..=high).contains(n)).collect();
     let lower = name.to_lowercase();
     let is_bare = !lower.is_empty() && lower.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     let new = |n: i64| {
@@ -118,7 +128,7 @@ fn multiple_of_new(
             ]
         })
     };
-    factors.into_iter().filter_map(new).collect()
+    factors.iter().copied().filter(|n| (2..=high).contains(n)).filter_map(new).collect()
 }
 
 /// A range that ends where a number ends it: a table has no more rows.

@@ -156,7 +156,7 @@ fn bodies_within_functions_see_the_functions_names_and_attributes() {
     let written = lines(calls, vec![choose, repeat]);
     assert_eq!(written.len(), 4, "{written:#?}");
     assert_eq!(written[1], "%y/w/p = leaky_relu(%y/w/m) {alpha=0.125f} : f32[2,3] 24B");
-    assert_eq!(written[2], "%y/w/m.2 = mul(%y/w/p, %y/w/s) : f32[2,3] 24B");
+    assert_eq!(written[2], "%y/w/m.2 = mul(%y/w/p, %y/w/s.2) : f32[2,3] 24B");
 }
 
 #[test]

@@ -45,7 +45,7 @@ fn all_that_is_missing_is_said_at_once() {
     );
     assert_eq!((error.free_input(), error.unbound().len()), (Some("axes"), 1));
     let given = [
-        ("shape", serde_json::json!([6, 4])),
+        ("shape", serde_json::json!([24, 1])),
         ("first", serde_json::json!(2)),
         ("axes", serde_json::json!([0])),
         ("reps", serde_json::json!([1, 2])),
@@ -139,6 +139,11 @@ fn sizes_that_do_not_fit_come_with_what_would_relate_them() {
     };
     assert_eq!(proposed(&cache, &ranges), "--dim t=p+s");
     assert_eq!(proposed(&added(&["s"], &["t"], &["p"]), &ranges), "--dim s=t");
+    let both = || {
+        let inputs = vec![info("a", F32, &["s", "p"]), info("b", F32, &["t", "q"])];
+        graph(inputs, vec![], vec![node("Add", &["a", "b"], &["y"], vec![])], &["y"])
+    };
+    assert_eq!(proposed(&both, &["s=1..6", "p=1..9", "t=2..15", "q=1..3"]), "--dim p=q --dim s=t");
     // Halved five times and doubled again.
     let pyramid = || {
         let mut nodes = Vec::new();
