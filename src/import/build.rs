@@ -6,10 +6,10 @@ use super::function::{Function, Key};
 use super::normalize::{self, Draft, Facts, In};
 use super::read::{MAX_DEPTH, RawGraph, RawNode};
 use super::sequence::Bound;
-use super::{DimBinding, body, fold, missing, relate};
+use super::{body, fold, missing, relate};
 use crate::ir::{
-    AttrFault, Attrs, COUNT, Dim, Graph, Infer, Level, Node, NodeKind, Op, OpError, Registry, Shape, Tensor,
-    TensorType, Value, ValueId, next_number,
+    AttrFault, Attrs, COUNT, Dim, Graph, Infer, Level, Node, NodeKind, Op, OpError, Registry, Tensor, TensorType,
+    Value, ValueId, next_number,
 };
 use crate::ops::counted;
 use std::cell::Cell;
@@ -382,19 +382,10 @@ impl<'a> Builder<'a> {
                 Some(symbols) if !symbols.is_empty() => return Kind::UnboundDim { source, symbols }.into(),
                 _ => {}
             }
-            let fits = |bindings: &[DimBinding]| {
-                let of = |name: &str| bindings.iter().find(|b| b.name == name).map(|b| b.size.clone());
-                let put = |dim: &Dim| dim.substitute(&|symbol| of(symbol.name()));
-                let typed =
-                    |ty: &TensorType| TensorType { shape: Shape(ty.shape.0.iter().map(put).collect()), ..ty.clone() };
-                let types: Vec<_> = inputs.iter().map(|ty| ty.map(typed)).collect();
-                let lists: Vec<Option<Vec<Dim>>> =
-                    sizes.iter().map(|s| s.map(|s| s.iter().map(put).collect())).collect();
-                let (types, lists): (Vec<_>, Vec<_>) =
-                    (types.iter().map(Option::as_ref).collect(), lists.iter().map(Option::as_deref).collect());
-                ask(&Infer { attrs, inputs: &types, consts: &consts, sizes: &lists, n_outputs }).is_ok()
-            };
-            let proposals = relate::proposals(&inputs, &sizes, &self.model.symbols.ranged(), &fits);
+            let related = || relate::proposals(&infer, &self.model.symbols.ranged(), &|infer| ask(infer).is_ok());
+            // Other refusals are about more than sizes that do not fit each other.
+            let is_of_sizes = matches!(source, OpError::Broadcast { .. } | OpError::Operand { .. });
+            let proposals = if is_of_sizes { related() } else { Vec::new() };
             if proposals.is_empty() {
                 Kind::Type { source }.into()
             } else {

@@ -1,5 +1,5 @@
-//! The messages of `onnx.proto` (ONNX IR version 13) that import reads; fields that no part of nyxc needs are skipped by the decoder. Names, numbers and
-//! types are those of the standard.
+//! The messages of `onnx.proto` (ONNX IR version 13). Names, numbers and types are those of the standard; metadata, documentation of all but tensors and
+//! attributes, and configurations of devices are skipped by the decoder.
 #![allow(missing_docs, reason = "onnx.proto documents its fields")]
 
 use prost::{Enumeration, Message, Oneof};
@@ -12,10 +12,26 @@ pub struct ModelProto {
     pub opset_import: Vec<OperatorSetIdProto>,
     #[prost(string, tag = "2")]
     pub producer_name: String,
+    #[prost(string, tag = "3")]
+    pub producer_version: String,
     #[prost(message, optional, tag = "7")]
     pub graph: Option<GraphProto>,
+    #[prost(message, repeated, tag = "20")]
+    pub training_info: Vec<TrainingInfoProto>,
     #[prost(message, repeated, tag = "25")]
     pub functions: Vec<FunctionProto>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct TrainingInfoProto {
+    #[prost(message, optional, tag = "1")]
+    pub initialization: Option<GraphProto>,
+    #[prost(message, optional, tag = "2")]
+    pub algorithm: Option<GraphProto>,
+    #[prost(message, repeated, tag = "3")]
+    pub initialization_binding: Vec<StringStringEntryProto>,
+    #[prost(message, repeated, tag = "4")]
+    pub update_binding: Vec<StringStringEntryProto>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -67,6 +83,16 @@ pub struct GraphProto {
     pub output: Vec<ValueInfoProto>,
     #[prost(message, repeated, tag = "13")]
     pub value_info: Vec<ValueInfoProto>,
+    #[prost(message, repeated, tag = "14")]
+    pub quantization_annotation: Vec<TensorAnnotation>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct TensorAnnotation {
+    #[prost(string, tag = "1")]
+    pub tensor_name: String,
+    #[prost(message, repeated, tag = "2")]
+    pub quant_parameter_tensor_names: Vec<StringStringEntryProto>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -93,6 +119,8 @@ pub struct AttributeProto {
     pub name: String,
     #[prost(string, tag = "21")]
     pub ref_attr_name: String,
+    #[prost(string, tag = "13")]
+    pub doc_string: String,
     #[prost(enumeration = "attribute_proto::AttributeType", tag = "20")]
     pub r#type: i32,
     #[prost(float, tag = "2")]
@@ -111,6 +139,18 @@ pub struct AttributeProto {
     pub ints: Vec<i64>,
     #[prost(bytes = "vec", repeated, tag = "9")]
     pub strings: Vec<Vec<u8>>,
+    #[prost(message, repeated, tag = "10")]
+    pub tensors: Vec<TensorProto>,
+    #[prost(message, repeated, tag = "11")]
+    pub graphs: Vec<GraphProto>,
+    #[prost(message, optional, tag = "14")]
+    pub tp: Option<TypeProto>,
+    #[prost(message, repeated, tag = "15")]
+    pub type_protos: Vec<TypeProto>,
+    #[prost(message, optional, tag = "22")]
+    pub sparse_tensor: Option<SparseTensorProto>,
+    #[prost(message, repeated, tag = "23")]
+    pub sparse_tensors: Vec<SparseTensorProto>,
 }
 
 pub mod attribute_proto {
@@ -165,6 +205,8 @@ pub struct TensorProto {
     pub double_data: Vec<f64>,
     #[prost(uint64, repeated, tag = "11")]
     pub uint64_data: Vec<u64>,
+    #[prost(string, tag = "12")]
+    pub doc_string: String,
 }
 
 pub mod tensor_proto {
@@ -212,15 +254,14 @@ pub struct ValueInfoProto {
     pub r#type: Option<TypeProto>,
 }
 
-/// The type of a value. Of sequences, optionals, maps and sparse tensors it has no value.
 #[derive(Clone, PartialEq, Message)]
 pub struct TypeProto {
-    #[prost(oneof = "type_proto::Value", tags = "1")]
+    #[prost(oneof = "type_proto::Value", tags = "1, 4, 5, 8, 9")]
     pub value: Option<type_proto::Value>,
 }
 
 pub mod type_proto {
-    use super::{Message, Oneof, TensorShapeProto};
+    use super::{Message, Oneof, TensorShapeProto, TypeProto};
 
     #[derive(Clone, PartialEq, Message)]
     pub struct Tensor {
@@ -230,10 +271,33 @@ pub mod type_proto {
         pub shape: Option<TensorShapeProto>,
     }
 
+    /// A sequence or an optional.
+    #[derive(Clone, PartialEq, Message)]
+    pub struct Holder {
+        #[prost(message, optional, boxed, tag = "1")]
+        pub elem_type: Option<Box<TypeProto>>,
+    }
+
+    #[derive(Clone, PartialEq, Message)]
+    pub struct Map {
+        #[prost(int32, tag = "1")]
+        pub key_type: i32,
+        #[prost(message, optional, boxed, tag = "2")]
+        pub value_type: Option<Box<TypeProto>>,
+    }
+
     #[derive(Clone, PartialEq, Oneof)]
     pub enum Value {
         #[prost(message, tag = "1")]
         TensorType(Tensor),
+        #[prost(message, tag = "4")]
+        SequenceType(Holder),
+        #[prost(message, tag = "5")]
+        MapType(Map),
+        #[prost(message, tag = "8")]
+        SparseTensorType(Tensor),
+        #[prost(message, tag = "9")]
+        OptionalType(Holder),
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::DimBinding;
 use super::error::ImportError;
-use crate::ir::{Dim, TensorType};
+use crate::ir::{Dim, Infer, Shape, TensorType};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most bindings tried for one node.
@@ -17,17 +17,19 @@ const MAX_DEPTH: usize = 3;
 /// Factors that networks halve, double or divide sizes by.
 const FACTORS: &[i64] = &[2, 4, 8, 16, 32, 64, 128, 3, 5, 6, 7, 12, 14, 24];
 
-/// Lists of bindings of which `fits` holds once their sizes stand in the place of their names, the simplest first. `operands` are the types of
-/// the refused node's operands, `ranged` the names that a binding may use.
+/// Lists of bindings with which `fits` holds of a node that was refused, the simplest first. `ranged` are the names that a binding may use.
 pub(super) fn proposals(
-    operands: &[Option<&TensorType>],
-    sizes: &[Option<&[Dim]>],
+    refused: &Infer<'_>,
     ranged: &BTreeMap<String, Dim>,
-    fits: &dyn Fn(&[DimBinding]) -> bool,
+    fits: &dyn Fn(&Infer<'_>) -> bool,
 ) -> Vec<Vec<DimBinding>> {
     let (mut names, mut numbers) = (BTreeSet::new(), BTreeSet::new());
-    let dims =
-        operands.iter().flatten().flat_map(|ty| &ty.shape.0).chain(sizes.iter().flatten().flat_map(|s| s.iter()));
+    let dims = refused
+        .inputs
+        .iter()
+        .flatten()
+        .flat_map(|ty| &ty.shape.0)
+        .chain(refused.sizes.iter().flatten().flat_map(|s| s.iter()));
     for dim in dims {
         dim.for_each_symbol(&mut |symbol| {
             names.insert(symbol.name().to_owned());
@@ -57,9 +59,21 @@ pub(super) fn proposals(
         .chain(pairs)
         .chain(common)
         .take(MAX_TRIED)
-        .filter(|proposal: &Vec<_>| fits(proposal))
+        .filter(|proposal: &Vec<_>| fits_with(refused, proposal, fits))
         .take(MAX_KEPT)
         .collect()
+}
+
+/// Whether `fits` holds once the sizes of the bindings stand in the place of their names.
+fn fits_with(refused: &Infer<'_>, bindings: &[DimBinding], fits: &dyn Fn(&Infer<'_>) -> bool) -> bool {
+    let of = |name: &str| bindings.iter().find(|b| b.name == name).map(|b| b.size.clone());
+    let put = |dim: &Dim| dim.substitute(&|symbol| of(symbol.name()));
+    let typed = |ty: &TensorType| TensorType { shape: Shape(ty.shape.0.iter().map(put).collect()), ..ty.clone() };
+    let types: Vec<Option<TensorType>> = refused.inputs.iter().map(|ty| ty.map(typed)).collect();
+    let lists: Vec<Option<Vec<Dim>>> = refused.sizes.iter().map(|s| s.map(|s| s.iter().map(put).collect())).collect();
+    let inputs: Vec<_> = types.iter().map(Option::as_ref).collect();
+    let sizes: Vec<_> = lists.iter().map(Option::as_deref).collect();
+    fits(&Infer { inputs: &inputs, sizes: &sizes, ..*refused })
 }
 
 /// Bindings that have this name, from its range, those of all names, and the numbers at hand.

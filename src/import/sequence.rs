@@ -329,7 +329,8 @@ impl Builder<'_> {
 pub(super) fn spread_input(raw: &mut RawGraph, name: &str, held: &Held) -> Result<(), ImportError> {
     let fail = |problem: &str| ImportError::from(Kind::Input { name: name.to_owned(), problem: problem.to_owned() });
     let at = raw.inputs.iter().position(|input| input.name == name).ok_or_else(|| fail("is no input of the model"))?;
-    if raw.inputs[at].r#type.as_ref().is_some_and(|ty| ty.value.is_some()) {
+    let ty = raw.inputs[at].r#type.as_ref().and_then(|ty| ty.value.as_ref());
+    if matches!(ty, Some(type_proto::Value::TensorType(_))) {
         return Err(fail("is a tensor: it holds nothing else"));
     }
     let (elements, op) = match held {
