@@ -20,7 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(super) type Key = (String, String, String);
 
 /// Bytes of names and attributes in a copy that count as one node more.
-const BYTES_PER_NODE: usize = 1024;
+const BYTES_PER_NODE: usize = 256;
 
 /// A function as the file has it.
 pub(super) struct Function {

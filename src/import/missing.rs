@@ -52,7 +52,7 @@ impl Builder<'_> {
             return Err(error);
         }
         if let Some(name) = error.free_input() {
-            self.note_input(&name.to_owned());
+            self.note_input(name);
         }
         self.missing.first.get_or_insert(error);
         self.bind_unknown(node)

@@ -372,12 +372,8 @@ pub(super) fn spread_input(raw: &mut RawGraph, name: &str, held: &Held) -> Resul
 fn described(name: &str, ty: &TensorType) -> Result<ValueInfoProto, String> {
     let sizes = ty.shape.known().ok_or_else(|| format!("holds a {ty}, whose sizes are not known"))?;
     let elem_type = ty.dtype.onnx();
-    let dim = |n: usize| Dimension { value: Some(dimension::Value::DimValue(n as i64)), ..Default::default() };
+    let dim = |n: usize| Dimension { value: Some(dimension::Value::DimValue(n as i64)) };
     let shape = Some(TensorShapeProto { dim: sizes.into_iter().map(dim).collect() });
     let value = Some(type_proto::Value::TensorType(TensorTypeProto { elem_type, shape }));
-    Ok(ValueInfoProto {
-        name: name.to_owned(),
-        r#type: Some(TypeProto { value, ..Default::default() }),
-        ..Default::default()
-    })
+    Ok(ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { value }) })
 }

@@ -28,15 +28,10 @@ fn info(name: &str, dtype: i32, dims: &[&str]) -> ValueInfoProto {
             (_, "") => None,
             (_, name) => Some(dimension::Value::DimParam(name.to_owned())),
         },
-        ..Default::default()
     };
     let shape = Some(TensorShapeProto { dim: dims.iter().map(dim).collect() });
     let value = Some(type_proto::Value::TensorType(TensorTypeProto { elem_type: dtype, shape }));
-    ValueInfoProto {
-        name: name.to_owned(),
-        r#type: Some(TypeProto { value, ..Default::default() }),
-        ..Default::default()
-    }
+    ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { value }) }
 }
 
 fn floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
