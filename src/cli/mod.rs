@@ -7,6 +7,7 @@ mod completions;
 mod constants;
 mod devices;
 mod diff;
+mod explain;
 mod failure;
 mod fatal;
 mod inspect;

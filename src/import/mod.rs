@@ -9,6 +9,7 @@
 
 mod body;
 mod build;
+mod contrib;
 mod data;
 mod dims;
 mod error;
@@ -18,6 +19,7 @@ mod gradient;
 mod literal;
 mod missing;
 mod normalize;
+mod outline;
 pub mod proto;
 mod read;
 mod relate;
@@ -28,6 +30,7 @@ mod unroll;
 mod weigh;
 
 pub use error::ImportError;
+pub use outline::{Outline, outline};
 
 use crate::ir::{Dim, Graph, Registry, Tensor, TensorType, hint};
 use dims::Symbols;
@@ -184,6 +187,7 @@ pub fn import_proto(
             functions: &functions,
             symbols: &symbols,
             unbound: &report.unbound,
+            channel_block: contrib::blocked::block(&raw),
             n_bodies: Cell::new(0),
             n_listed: Cell::new(0),
             n_differentiated: Cell::new(0),

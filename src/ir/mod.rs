@@ -29,7 +29,7 @@ pub use attr::{AttrDef, AttrFault, AttrKind};
 pub use dim::{Dim, Symbol};
 pub use dtype::{Class, DType, UnknownDType};
 pub use edit::{Edit, EditError, Patch, Val};
-pub use expr::{Binary, Expr, ExprError, Unary};
+pub use expr::{Binary, Bounds, Expr, ExprError, Operand, Unary};
 pub use format::{Activations, DEFAULT_BLOCK, Format, FormatError, Tail, Weights, valid_block};
 pub(crate) use graph::next_number;
 pub use graph::{Graph, Level, Node, NodeId, NodeKind, Output, Value, ValueId};

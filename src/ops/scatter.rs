@@ -114,9 +114,13 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
         return Ok(vec![Tensor::from_f32s(data.dtype(), &own, &values)?]);
     }
     let (mut values, new) = (data.to_i64s()?, updates.to_i64s()?);
+    let is_u64 = data.dtype() == crate::ir::DType::U64;
     combine(&mut values, &new, &places, width, |a, b| match reduction {
         "add" => a.wrapping_add(b),
         "mul" => a.wrapping_mul(b),
+        // The bits of u64 compare as such.
+        "max" if is_u64 => a.cast_unsigned().max(b.cast_unsigned()).cast_signed(),
+        "min" if is_u64 => a.cast_unsigned().min(b.cast_unsigned()).cast_signed(),
         "max" => a.max(b),
         _ => a.min(b),
     });

@@ -156,6 +156,7 @@ pub(super) fn dims(ty: &TensorType) -> Vec<Dim> {
 /// What a tensor is in an expression: packed ones are floats.
 pub(super) fn class_of(ty: &TensorType) -> Value {
     match (ty.packing, ty.dtype.class()) {
+        (None, Class::Int) if storage(ty).is_some_and(Storage::is_wide) => Value::Wide,
         (None, Class::Int) => Value::Int,
         (None, Class::Bool) => Value::Bool,
         _ => Value::Float,
@@ -205,6 +206,7 @@ pub(super) fn slices(
             packing.n_blocks(n_cols).unwrap_or(0) * packing.scale.n_bytes(),
         ),
         Some(Storage::F16) => (n_cols * 2, 0),
+        Some(Storage::I64 | Storage::U64) => (n_cols * 8, 0),
         _ => (n_cols * 4, 0),
     };
     // So many rows that every slice begins where a binding may (alignments are powers of two), and its scales, halves at least, at a word.
@@ -267,7 +269,12 @@ impl Call<'_> {
                 call.bind(value, key, &parts)
             }
             Some(storage) => {
-                let row = n_cols * if storage == Storage::F16 { 2 } else { 4 };
+                let row = n_cols
+                    * match storage {
+                        Storage::F16 => 2,
+                        Storage::I64 | Storage::U64 => 8,
+                        _ => 4,
+                    };
                 let part = (rows.first * row, (rows.n * row).next_multiple_of(4));
                 self.bind(value, OperandKey { storage, scales_apart: false }, &[part])
             }
@@ -341,6 +348,11 @@ impl Call<'_> {
     pub(super) fn int(mut self, name: &str, value: impl Into<Dim>) -> Self {
         self.params.insert(name.to_owned(), (ParamType::Int, value.into()));
         self
+    }
+
+    /// `name` and `name_high`: the two halves of 64 bits.
+    pub(super) fn words(self, name: &str, bits: u64) -> Self {
+        self.uint(name, bits & 0xffff_ffff).uint(&format!("{name}_high"), bits >> 32)
     }
 
     pub(super) fn float(mut self, name: &str, value: f32) -> Self {
