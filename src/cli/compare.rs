@@ -1,5 +1,6 @@
 //! `nyxc compare`.
 
+use super::constants::Constant;
 use super::{Failure, load, run, write};
 use crate::import::Initializers;
 use crate::ir::{DType, Format, Node, NodeId, Tensor};
@@ -31,8 +32,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "IN.npz|NAME=FILE.npy", required = true)]
     inputs: Vec<PathBuf>,
     /// Values for inputs of the model, as given to `nyxc compile`
-    #[arg(long, value_name = "FILE.npz")]
-    constants: Option<PathBuf>,
+    #[arg(long, value_name = "NAME=VALUE|FILE.npz", value_parser = Constant::parse)]
+    constants: Vec<Constant>,
     /// Exit with 1 where an output's relative L2 error is larger
     #[arg(long, value_name = "ERROR")]
     bound: Option<f64>,
@@ -79,7 +80,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         .filter(|(port, _)| !entry.defaults.contains_key(&port.name))
         .flat_map(|(port, tensor)| load::bindings(&port.name, &tensor.ty().shape))
         .collect();
-    let (graph, _) = load::model(&args.model, &dims, args.constants.as_deref(), Initializers::Inputs)?;
+    let (graph, _) = load::model(&args.model, &dims, &args.constants, Initializers::Inputs)?;
     let own = |id: &NodeId| {
         let name = &graph.value(id.out(0)).name;
         let found = given().find(|(port, _)| port.name == *name).map(|(_, tensor)| tensor);

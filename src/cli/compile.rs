@@ -1,5 +1,6 @@
 //! `nyxc compile`.
 
+use super::constants::{self, Constant};
 use super::size::{self, Budget};
 use super::{Failure, explain, load, say, write};
 use crate::import::{DimBinding, Initializers};
@@ -58,9 +59,10 @@ pub(super) struct Args {
     /// expression of names with ranges
     #[arg(long, value_name = "NAME=SIZE", value_parser = DimBinding::parse)]
     dim: Vec<DimBinding>,
-    /// Values for inputs of the model, which become constants: where an input decides shapes
-    #[arg(long, value_name = "FILE.npz")]
-    constants: Option<PathBuf>,
+    /// Values for inputs of the model, which become constants: where an input decides shapes. In line, as sr=16000 or axes=[0,2], or arrays of
+    /// these names in a file
+    #[arg(long, value_name = "NAME=VALUE|FILE.npz", value_parser = Constant::parse)]
+    constants: Vec<Constant>,
     /// Initializers that the model has as inputs too (IR version 4 and later): inputs with a default, constants, or auto, which takes them for constants
     /// where the model lists all its initializers and they have 64 KiB or more
     #[arg(long, default_value = "auto", value_name = "auto|inputs|constants")]
@@ -114,10 +116,10 @@ fn parse_block(text: &str) -> Result<u32, String> {
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let output = place(args)?;
     for written in output.iter().chain(&args.report) {
-        write::spares(written, [Some(args.model.as_path()), args.constants.as_deref()].into_iter().flatten())?;
+        write::spares(written, [args.model.as_path()].into_iter().chain(constants::files(&args.constants)))?;
     }
     let target = target(&args.target)?;
-    let (graph, imported) = load::model(&args.model, &args.dim, args.constants.as_deref(), args.initializers)?;
+    let (graph, imported) = load::model(&args.model, &args.dim, &args.constants, args.initializers)?;
     let mut by_reason: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (name, reason) in &imported.fixed {
         by_reason.entry(reason).or_default().push(format!("{name:?}"));

@@ -1,5 +1,6 @@
 //! `nyxc inspect`.
 
+use super::constants::Constant;
 use super::load::{self, Loaded};
 use super::{Failure, size, write};
 use crate::import::{Axis, Described, DimBinding, ImportReport, Initializers, describe};
@@ -24,9 +25,9 @@ pub(super) struct Args {
     /// The size of a dimension of a model: batch=1 by its name, input.0=1 by input and axis, or a range 1..512
     #[arg(long, value_name = "NAME=SIZE", value_parser = DimBinding::parse)]
     dim: Vec<DimBinding>,
-    /// Values for inputs of a model, which become constants
-    #[arg(long, value_name = "FILE.npz")]
-    constants: Option<PathBuf>,
+    /// Values for inputs of a model, which become constants: in line, as sr=16000 or axes=[0,2], or arrays of these names in a file
+    #[arg(long, value_name = "NAME=VALUE|FILE.npz", value_parser = Constant::parse)]
+    constants: Vec<Constant>,
     /// List the nodes of a program too, with format, place, bytes of weights and kernel
     #[arg(long)]
     nodes: bool,
@@ -62,7 +63,7 @@ fn model(path: &Path, args: &Args) -> Result<Value, Failure> {
         }
         failure
     })?;
-    let imported = match load::model(path, &args.dim, args.constants.as_deref(), Initializers::Auto) {
+    let imported = match load::model(path, &args.dim, &args.constants, Initializers::Auto) {
         // A slip in the command, or a file beside the model that cannot be read, is none of the model's.
         Err(failure) if failure.code != 3 => return Err(failure),
         imported => imported,

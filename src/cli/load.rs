@@ -1,6 +1,7 @@
 //! Files as graphs and programs.
 
 use super::Failure;
+use super::constants::{self, Constant};
 use crate::import::{DimBinding, ImportOptions, ImportReport, Initializers, import};
 use crate::ir::{Graph, Shape, Tensor, TensorType, text};
 use crate::ops;
@@ -40,14 +41,14 @@ impl Loaded {
 /// # Errors
 /// The file cannot be read, or is none of these.
 pub fn graph(path: &Path, dims: &[DimBinding]) -> Result<Loaded, Failure> {
-    graph_with(path, dims, None)
+    graph_with(path, dims, &[])
 }
 
 /// The same, with values for inputs of a model.
 ///
 /// # Errors
 /// As [`graph`].
-pub fn graph_with(path: &Path, dims: &[DimBinding], constants: Option<&Path>) -> Result<Loaded, Failure> {
+pub fn graph_with(path: &Path, dims: &[DimBinding], constants: &[Constant]) -> Result<Loaded, Failure> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("onnx") => {
             let (graph, _) = model(path, dims, constants, Initializers::Auto)?;
@@ -70,16 +71,12 @@ pub fn graph_with(path: &Path, dims: &[DimBinding], constants: Option<&Path>) ->
 pub fn model(
     path: &Path,
     dims: &[DimBinding],
-    constants: Option<&Path>,
+    constants: &[Constant],
     initializers: Initializers,
 ) -> Result<(Graph, ImportReport), Failure> {
-    let constants = constants.map(values).transpose()?.unwrap_or_default();
-    import(
-        path,
-        &ImportOptions { dims: dims.to_vec(), constants, initializers, ..ImportOptions::default() },
-        &ops::registry(),
-    )
-    .map_err(|e| {
+    let mut options = ImportOptions { dims: dims.to_vec(), initializers, ..ImportOptions::default() };
+    constants::put(constants, &mut options)?;
+    import(path, &options, &ops::registry()).map_err(|e| {
         let is_named = e.is_io() || e.is_usage();
         let mut failure: Failure = e.into();
         if !is_named {
@@ -92,8 +89,11 @@ pub fn model(
 /// Largest array that may become a constant, in bytes: a small file can hold any number of zeros.
 const MAX_CONSTANT_BYTES: u64 = 1 << 30;
 
-/// The arrays of a .npz file by name.
-fn values(path: &Path) -> Result<BTreeMap<String, Tensor>, Failure> {
+/// The arrays of a .npz file by name, none larger than a constant may be.
+///
+/// # Errors
+/// It cannot be read, or is none.
+pub fn values(path: &Path) -> Result<BTreeMap<String, Tensor>, Failure> {
     let file = std::fs::File::open(path).map_err(|e| Failure::io(path, e))?;
     let mut wants = |_: &str, ty: &TensorType| ty.bytes().is_some_and(|bytes| bytes <= MAX_CONSTANT_BYTES);
     npz::read(std::io::BufReader::new(file), &mut wants).map_err(|e| Failure::file(format!("{}: {e}", path.display())))

@@ -5,6 +5,7 @@ mod bench;
 mod compare;
 mod compile;
 mod completions;
+mod constants;
 mod devices;
 mod diff;
 mod explain;

@@ -1,6 +1,7 @@
 //! `nyxc pass`.
 
 use super::compile::target;
+use super::constants::Constant;
 use super::size::Budget;
 use super::{Failure, load, write};
 use crate::import::DimBinding;
@@ -41,9 +42,9 @@ pub(super) struct Args {
     /// The size of a dimension of a model, or its range
     #[arg(long, value_name = "NAME=SIZE", value_parser = DimBinding::parse)]
     dim: Vec<DimBinding>,
-    /// Values for inputs of a model, which become constants
-    #[arg(long, value_name = "FILE.npz")]
-    constants: Option<PathBuf>,
+    /// Values for inputs of a model, which become constants: in line, as sr=16000 or axes=[0,2], or arrays of these names in a file
+    #[arg(long, value_name = "NAME=VALUE|FILE.npz", value_parser = Constant::parse)]
+    constants: Vec<Constant>,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
@@ -56,7 +57,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     // An unknown name is told before anything is read.
     Pipeline::of(&names, settings.clone())?;
     let mut options = Compile { settings, target: target(&args.target)?, n_threads: 0 };
-    let mut graph = load::graph_with(&args.file, &args.dim, args.constants.as_deref())?.into_graph();
+    let mut graph = load::graph_with(&args.file, &args.dim, &args.constants)?.into_graph();
     if let Some(budget) = args.budget {
         options.settings.budget_bytes = Some(budget.resolve(&graph, &options, &|_, _, _| {})?);
     }

@@ -1,14 +1,14 @@
 //! What an ONNX file says of itself, read from the protobuf alone: also where the model cannot be imported.
 
 use super::error::{ImportError, Kind};
+use super::proto::tensor_shape_proto::dimension::Value as DimValue;
+use super::proto::type_proto::Value as TypeValue;
+use super::proto::{GraphProto, NodeProto, TensorProto, ValueInfoProto};
 use super::{data, decode, read};
 use crate::ir::DType;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
-use tract_onnx::pb::tensor_shape_proto::dimension::Value as DimValue;
-use tract_onnx::pb::type_proto::Value as TypeValue;
-use tract_onnx::pb::{GraphProto, NodeProto, TensorProto, ValueInfoProto};
 
 /// What a model takes, gives and holds, as its file states it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -134,7 +134,7 @@ pub fn describe_bytes(bytes: &[u8]) -> Result<Description, ImportError> {
     description.outputs = graph.output.iter().map(Described::of).collect();
     description.count(&graph);
     for function in &model.functions {
-        description.functions.push(function.name.clone().unwrap_or_default());
+        description.functions.push(function.name.clone());
         function.node.iter().for_each(|node| description.node(node));
     }
     Ok(description)

@@ -2,12 +2,12 @@
 
 use super::data;
 use super::error::{ImportError, Kind};
+use super::proto::ValueInfoProto;
+use super::proto::tensor_shape_proto::{Dimension, dimension};
+use super::proto::type_proto::Value as TypeValue;
 use super::{DimBinding, ImportReport};
 use crate::ir::{Dim, Shape, Symbol, TensorType};
 use std::collections::{BTreeMap, BTreeSet};
-use tract_onnx::pb::ValueInfoProto;
-use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
-use tract_onnx::pb::type_proto::Value as TypeValue;
 
 /// The symbols of a model and those of them that have a value: a number, a range, or an expression of ranges.
 #[derive(Default)]
@@ -156,6 +156,19 @@ impl Symbols {
         found
     }
 
+    /// The names that stand for sizes of inputs or stand behind them and have a range, in order.
+    pub(super) fn ranged(&self) -> BTreeMap<String, Dim> {
+        let mut ranged = BTreeMap::new();
+        for dim in self.bound.values() {
+            dim.for_each_symbol(&mut |symbol| {
+                if has_range(symbol) {
+                    ranged.insert(symbol.name().to_owned(), Dim::from(symbol.clone()));
+                }
+            });
+        }
+        ranged
+    }
+
     /// The type of a value as the file describes it; sizes without a name are named after `name`. `None` where it has no shape.
     pub(super) fn ty(&self, name: &str, info: &ValueInfoProto) -> Result<Option<TensorType>, ImportError> {
         let (dtype, dims) = described(info).map_err(|problem| Kind::Input { name: name.to_owned(), problem })?;
@@ -202,6 +215,21 @@ impl DimBinding {
     /// The axis or symbol `name` has `size` elements.
     pub fn known(name: &str, size: i64) -> DimBinding {
         DimBinding { name: name.to_owned(), size: Dim::Known(size) }
+    }
+
+    /// As it is given on the command line: `--dim total=past+seq`, `--dim seq=1..512`.
+    pub(super) fn argument(&self) -> String {
+        let range = |symbol: &Symbol| symbol.range().filter(|_| symbol.name() == self.name);
+        let size = match self.size.told().and_then(range) {
+            Some(range) if self.size == Dim::ranged(&self.name, *range.start(), *range.end()) => {
+                format!("{}..{}", range.start(), range.end())
+            }
+            _ => self.size.to_string(),
+        };
+        let text = format!("{}={size}", self.name);
+        // What a shell would take apart is quoted.
+        let is_plain = |c: char| c.is_alphanumeric() || "_.,:/@%+=-*".contains(c);
+        if text.chars().all(is_plain) { format!("--dim {text}") } else { format!("--dim '{text}'") }
     }
 
     /// Reads `NAME=SIZE` or `INPUT.AXIS=SIZE`, where the size is a number, a range `1..512` that the program takes any size of, or an

@@ -1,11 +1,11 @@
 //! Import: an ONNX file becomes a [`Graph`] of the level `onnx`.
 //!
-//! 1. `read` takes the protobuf apart into plain values: data moves out of it, or stays in mapped files (`data`).
+//! 1. `proto` is the protobuf, `read` takes it apart into plain values: data moves out of it, or stays in mapped files (`data`).
 //! 2. `dims` gives the sizes of the inputs values or names.
 //! 3. `normalize` brings every node to the form that the newest opset has, so that operators know one form only.
 //! 4. `build` adds the nodes in the file's order, typed one by one. Shape arithmetic is computed at once (`fold`), since later types depend
 //!    on its values. Bodies are written out where how often they run is known, or bounded (`unroll`), and become graphs of their own for operators that
-//!    a registry adds (`body`). Sequences and optionals are resolved (`sequence`).
+//!    a registry adds (`body`). Model-local functions are written out where they are called (`function`). Sequences and optionals are resolved (`sequence`).
 
 mod body;
 mod build;
@@ -16,10 +16,15 @@ mod describe;
 mod dims;
 mod error;
 mod fold;
+mod function;
 mod gradient;
+mod literal;
+mod missing;
 mod normalize;
 mod outline;
+pub mod proto;
 mod read;
+mod relate;
 mod sequence;
 #[cfg(test)]
 mod tests;
@@ -34,10 +39,10 @@ use crate::ir::{Dim, Graph, Registry, Tensor, TensorType, hint};
 use dims::Symbols;
 use error::Kind;
 use prost::Message;
+use proto::ModelProto;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
-use tract_onnx::pb::ModelProto;
 
 /// The oldest opset of the default domain that is read. Older ones have shapes and types as attributes of other kinds.
 pub const MIN_OPSET: i64 = 6;
@@ -71,6 +76,8 @@ pub struct ImportOptions {
     pub constants: BTreeMap<String, Tensor>,
     /// What becomes of initializers that are inputs too.
     pub initializers: Initializers,
+    /// The same, written out: numbers, truth values, or nested lists of these, which become tensors of the input's type.
+    pub values: BTreeMap<String, serde_json::Value>,
     /// What inputs that are sequences or optionals hold, by name; an input of which nothing is said here must be a tensor.
     pub held: BTreeMap<String, Held>,
 }
@@ -185,34 +192,35 @@ pub fn import_proto(
     }
     let (min, max) = (MIN_OPSET, MAX_OPSET);
     // A model of other domains alone need not name the default one.
-    let other = |n: &tract_onnx::pb::NodeProto| !read::domain(&n.domain).is_empty();
+    let other = |n: &proto::NodeProto| !read::domain(&n.domain).is_empty();
     let needs_none = model.graph.as_ref().is_some_and(|g| !g.node.is_empty() && g.node.iter().all(other));
     let opset = *opsets.get("").or(needs_none.then_some(&max)).ok_or(Kind::NoOpset { min, max })?;
-    let same = |n: &tract_onnx::pb::NodeProto| ALWAYS_THE_SAME.contains(&n.op_type.as_str());
-    let is_old = (1..min).contains(&opset)
-        && model.graph.as_ref().is_some_and(|g| !g.node.is_empty() && g.node.iter().all(same));
-    if !(min..=max).contains(&opset) && !is_old {
+    let graph = model.graph.ok_or(Kind::NoGraph)?;
+    if !is_read(opset, &graph.node) {
         return Err(Kind::Opset { found: opset, min, max }.into());
     }
-    let functions = model.functions.iter().map(|f| {
-        let (domain, name) = (f.domain.as_deref().unwrap_or_default(), f.name.as_deref().unwrap_or_default());
-        (read::domain(domain).to_owned(), name.to_owned())
-    });
-    let functions = functions.collect();
     let ir_version = model.ir_version;
-    let mut raw =
-        read::Reader { files: data::Files::new(dir)?, opsets: &opsets }.graph(model.graph.ok_or(Kind::NoGraph)?, 0)?;
+    let mut files = data::Files::new(dir)?;
+    let functions = function::read(model.functions, &graph.node, &mut files, opset, &opsets)?;
+    let mut raw = read::Reader { files: &mut files, opsets: &opsets }.graph(graph, 0)?;
     for (name, held) in &options.held {
         sequence::spread_input(&mut raw, name, held)?;
     }
     for (name, tensor) in &options.constants {
         fix_input(&mut raw, name, tensor)?;
     }
+    for (name, value) in &options.values {
+        if options.constants.contains_key(name) {
+            return Err(Kind::Fixed { name: name.clone(), problem: "is given twice".to_owned() }.into());
+        }
+        let tensor = literal::tensor(&raw, name, value)?;
+        fix_input(&mut raw, name, &tensor)?;
+    }
     let mut fixed = defaults::choose(&mut raw, ir_version, options);
-    let is_given = |name: &String| !raw.initializers.contains_key(name) && !raw.defaults.contains_key(name);
-    let inputs: Vec<_> = raw.inputs.iter().filter(|i| is_given(&i.name)).cloned().collect();
-    let (symbols, mut report) = Symbols::new(&inputs.iter().collect::<Vec<_>>(), &options.dims)?;
-    loop {
+    let build = |raw: &read::RawGraph, dims: &[DimBinding]| {
+        let is_given = |name: &String| !raw.initializers.contains_key(name) && !raw.defaults.contains_key(name);
+        let inputs: Vec<_> = raw.inputs.iter().filter(|i| is_given(&i.name)).collect();
+        let (symbols, report) = Symbols::new(&inputs, dims)?;
         let model = build::Model {
             registry,
             opset,
@@ -220,20 +228,34 @@ pub fn import_proto(
             functions: &functions,
             symbols: &symbols,
             unbound: &report.unbound,
-            channel_block: contrib::blocked::block(&raw),
+            channel_block: contrib::blocked::block(raw),
             n_bodies: Cell::new(0),
             n_listed: Cell::new(0),
             n_differentiated: Cell::new(0),
         };
-        match model.graph(&raw) {
-            Ok(graph) => {
+        Ok::<_, ImportError>((model.graph(raw)?, report))
+    };
+    loop {
+        let error = match build(&raw, &options.dims) {
+            Ok((graph, mut report)) => {
                 report.fixed = fixed;
                 return Ok((graph, report));
             }
-            // Shapes may need the value of an input that has one.
-            Err(error) => fixed.extend(defaults::fix_for(&mut raw, error)?),
+            Err(error) => error,
+        };
+        // Shapes may need the value of an input that has one.
+        match defaults::fix_for(&mut raw, error) {
+            Ok(more) => fixed.extend(more),
+            Err(error) => return Err(relate::settled(error, &options.dims, &|dims| build(&raw, dims))),
         }
     }
+}
+
+/// Whether nodes of this opset of the default domain are read.
+fn is_read(opset: i64, nodes: &[proto::NodeProto]) -> bool {
+    let same = |n: &proto::NodeProto| ALWAYS_THE_SAME.contains(&n.op_type.as_str());
+    (MIN_OPSET..=MAX_OPSET).contains(&opset)
+        || (1..MIN_OPSET).contains(&opset) && !nodes.is_empty() && nodes.iter().all(same)
 }
 
 /// Makes an input of the model a constant.

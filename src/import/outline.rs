@@ -3,12 +3,12 @@
 
 use super::dims::described;
 use super::error::{ImportError, Kind};
+use super::proto::tensor_shape_proto::dimension::Value as Size;
+use super::proto::{AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 use super::{data, weigh};
 use prost::Message;
 use std::collections::BTreeMap;
 use std::path::Path;
-use tract_onnx::pb::tensor_shape_proto::dimension::Value as Size;
-use tract_onnx::pb::{AttributeProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 
 /// Lists of at most so many elements are told in full, others by their hash.
 const MAX_LISTED: usize = 8;
@@ -47,7 +47,7 @@ fn of_model(mut model: ModelProto) -> Outline {
         add("opset", domain, set.version.to_string(), String::new());
     }
     for function in &model.functions {
-        add("function", function.name.as_deref().unwrap_or_default(), hash(function), String::new());
+        add("function", &function.name, hash(function), String::new());
     }
     for (i, info) in model.training_info.iter().enumerate() {
         add("training", &i.to_string(), hash(info), String::new());
@@ -71,7 +71,7 @@ fn of_model(mut model: ModelProto) -> Outline {
         add("sparse initializer", name, hash(tensor), String::new());
     }
     for note in &graph.quantization_annotation {
-        add("quantization", note.tensor_name.as_deref().unwrap_or_default(), hash(note), String::new());
+        add("quantization", &note.tensor_name, hash(note), String::new());
     }
     for (kind, list) in [("input", &graph.input), ("output", &graph.output)] {
         list.iter().for_each(|info| add(kind, &info.name, of_value(info), String::new()));
@@ -114,7 +114,7 @@ fn of_value(info: &ValueInfoProto) -> String {
     let Ok((dtype, dims)) = described(info) else {
         return info.r#type.as_ref().map_or_else(|| "untyped".to_owned(), hash);
     };
-    let size = |dim: &tract_onnx::pb::tensor_shape_proto::Dimension| match &dim.value {
+    let size = |dim: &super::proto::tensor_shape_proto::Dimension| match &dim.value {
         Some(Size::DimValue(n)) => n.to_string(),
         Some(Size::DimParam(name)) => name.clone(),
         None => "?".to_owned(),
@@ -133,7 +133,7 @@ fn hash(message: &impl Message) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tract_onnx::pb::GraphProto;
+    use crate::import::proto::GraphProto;
 
     #[test]
     fn entries_are_told_apart_by_what_they_are_and_what_they_read() {

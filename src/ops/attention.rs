@@ -364,7 +364,7 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         scores = reshape::to(e, scores, sizes.scores().0)?;
     }
     let size = sizes.head.known().ok_or_else(|| OpError::unsupported("heads whose size is not known"))?;
-    let scale = e.attrs.float("scale").filter(|s| *s != 0.0).unwrap_or_else(|| (1.0 / (size as f64).sqrt()) as f32);
+    let scale = e.attrs.float("scale").unwrap_or_else(|| (1.0 / (size as f64).sqrt()) as f32);
     // One expression a stage that may be an output; fusion makes them one.
     if scale != 1.0 {
         scores = pointwise::add(e, &format!("mul(x0,{scale:?})"), dtype, &[scores])?;

@@ -1001,3 +1001,61 @@ fn quantized_activations_meet_quantized_kernels() {
         }
     }
 }
+
+/// An input of integers as a field of a graph.
+fn integers(name: &str, n: i64) -> Vec<u8> {
+    let shape = pb::blob(1, pb::int(1, n));
+    pb::blob(11, [pb::blob(1, name), pb::blob(2, pb::blob(1, [pb::int(1, 7), pb::blob(2, shape)].concat()))].concat())
+}
+
+#[test]
+fn values_of_inputs_are_given_in_line_and_from_files() {
+    let folder = Folder::new("values");
+    let (onnx, program, npz) = (folder.file("m.onnx"), folder.file("m.nyx"), folder.file("c.npz"));
+    let graph = [
+        pb::node("Reshape", &["x", "shape"], &["r"], &[]),
+        pb::node("ReduceSum", &["r", "axes"], &["y"], &[pb::attr_int("keepdims", 0)]),
+        pb::input("x", &[6]),
+        integers("shape", 2),
+        integers("axes", 1),
+        pb::output("y"),
+    ];
+    std::fs::write(&onnx, pb::model(graph.concat())).unwrap();
+    let compile =
+        |more: &[&str]| nyxc(&[&["compile", &onnx, "--target", "lavapipe", "-o", &program][..], more].concat());
+    let missing = compile(&[]).exits(3);
+    assert!(
+        missing.err.contains("--constants axes=VALUE (i64[1]) --constants shape=VALUE (i64[2])"),
+        "{}",
+        missing.err
+    );
+    compile(&["--constants", "shape=[2,3]", "--constants", "axes=1"]).exits(0);
+    let inputs = folder.file("in.npz");
+    write_npz(&inputs, &[("x", &[6], (1..=6).map(|v| v as f32).collect())]);
+    nyxc(&["run", &program, "--device", "cpu", "--inputs", &inputs, "--outputs", &folder.file("out.npz")]).exits(0);
+    let out = std::fs::File::open(folder.file("out.npz")).unwrap();
+    let out = nyxc::session::npz::read(out, &mut |_, _| true).unwrap();
+    assert_eq!(out["y"].to_f32s().unwrap().as_ref(), [6.0, 15.0]);
+    // Slips in the command.
+    let unknown = compile(&["--constants", "shape=[2,3]", "--constants", "axis=1"]).exits(2);
+    assert!(unknown.err.contains("did you mean \"axes\"?"), "{}", unknown.err);
+    for wrong in ["shape=[2,3,4]", "shape=[2.5,3]", "shape=two", "shape", "shape=[[2,3]]", &npz] {
+        let code = if *wrong == npz { 6 } else { 2 };
+        compile(&["--constants", wrong, "--constants", "axes=1"]).exits(code);
+    }
+    compile(&["--constants", "axes=1", "--constants", "axes=0", "--constants", "shape=[2,3]"]).exits(2);
+    // A size of a range that nothing relates to another's.
+    let graph = [
+        pb::node("Concat", &["a", "b"], &["c"], &[pb::attr_int("axis", 0)]),
+        pb::node("Add", &["c", "d"], &["y"], &[]),
+        pb::input("a", &[-1]),
+        pb::input("b", &[-2]),
+        pb::input("d", &[-3]),
+        pb::output("y"),
+    ];
+    std::fs::write(&onnx, pb::model(graph.concat())).unwrap();
+    let ranges = ["--dim", "n1=0..9", "--dim", "n2=1..6"];
+    let unrelated = compile(&[&ranges[..], &["--dim", "n3=1..15"]].concat()).exits(3);
+    assert!(unrelated.err.contains("they would fit with --dim n3=n1+n2"), "{}", unrelated.err);
+    compile(&[&ranges[..], &["--dim", "n3=n1+n2"]].concat()).exits(0);
+}

@@ -1,5 +1,6 @@
 //! The files of one test: `TEST/model.onnx` with `TEST/test_data_set_I/input_J.pb` and `output_J.pb`, or `light/MODEL.onnx` with `MODEL_output_J.pb`.
 
+use nyxc::import::proto::{GraphProto, ModelProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
 use nyxc::import::{ImportOptions, import_proto};
 use nyxc::ir::{DType, Tensor};
 use nyxc::ops::registry;
@@ -7,7 +8,6 @@ use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::Path;
-use tract_onnx::pb::{GraphProto, ModelProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
 
 /// One node test.
 pub struct Case {
@@ -162,7 +162,7 @@ fn free_inputs(graph: &GraphProto) -> Vec<&ValueInfoProto> {
 
 /// `arange(n) / n` in the shape of an input, in f64 as numpy has it, then as f32.
 fn counting(input: &ValueInfoProto) -> Tensor {
-    use tract_onnx::pb::{tensor_shape_proto::dimension::Value, type_proto};
+    use nyxc::import::proto::{tensor_shape_proto::dimension::Value, type_proto};
     let Some(type_proto::Value::TensorType(ty)) = input.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
         panic!("{} is no tensor", input.name)
     };

@@ -177,11 +177,7 @@ impl Writer<'_, '_> {
             name: self.raw.name.clone(),
             domain: domain.to_owned(),
             op: bare.to_owned(),
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-            attrs: Attrs::new(),
-            graphs: Vec::new(),
-            constant: None,
+            ..RawNode::default()
         };
         Ok(self.builder.add(draft, &bare, self.order, &given)?.into_iter().map(|o| o.1).collect())
     }

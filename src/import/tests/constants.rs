@@ -1,9 +1,9 @@
 //! Where the data of constants comes from.
 
 use super::*;
+use crate::import::proto::StringStringEntryProto;
 use crate::ir::DType;
 use std::path::PathBuf;
-use tract_onnx::pb::StringStringEntryProto;
 
 fn constant(tensor: TensorProto) -> Result<Tensor, ImportError> {
     let x = vec![info("x", F32, &["2"])];
@@ -140,6 +140,17 @@ fn external_data_is_read_inside_the_models_folder_only() {
     let (graph, _) = read(&[("location", "inner/weights.bin"), ("offset", "4"), ("length", "8")]).unwrap();
     let w = graph.constant(graph.value_named("w").unwrap()).unwrap();
     assert_eq!(w.to_f32s().unwrap().as_ref(), [2.0, 3.0]);
+
+    // A length of 0 and none at all are what the tensor needs; no offset is the beginning.
+    for (entries, values) in [
+        (&[("location", "inner/weights.bin"), ("offset", "4"), ("length", "0")][..], [2.0, 3.0]),
+        (&[("location", "inner/weights.bin"), ("offset", "4")], [2.0, 3.0]),
+        (&[("location", "inner/weights.bin"), ("offset", ""), ("length", "")], [1.0, 2.0]),
+        (&[("location", "inner/weights.bin")], [1.0, 2.0]),
+    ] {
+        let (graph, _) = read(entries).unwrap();
+        assert_eq!(graph.constant(graph.value_named("w").unwrap()).unwrap().to_f32s().unwrap().as_ref(), values);
+    }
 
     let refused = |entries: &[(&str, &str)]| read(entries).unwrap_err().to_string();
     let file = ("location", "inner/weights.bin");

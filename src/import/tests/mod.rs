@@ -1,18 +1,20 @@
 mod bodies;
 mod constants;
 mod forms;
+mod functions;
 mod gradient;
 mod models;
 mod sequences;
+mod sizes;
 
 use super::*;
-use crate::ir::{Attr, Node, Op, OpDef, Tensor, TensorType};
-use tract_onnx::pb::attribute_proto::AttributeType;
-use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
-use tract_onnx::pb::type_proto::{self, Tensor as TensorTypeProto};
-use tract_onnx::pb::{
+use crate::import::proto::attribute_proto::AttributeType;
+use crate::import::proto::tensor_shape_proto::{Dimension, dimension};
+use crate::import::proto::type_proto::{self, Tensor as TensorTypeProto};
+use crate::import::proto::{
     AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
 };
+use crate::ir::{Attr, Node, Op, OpDef, Tensor, TensorType};
 
 const F32: i32 = 1;
 const I64: i32 = 7;
@@ -26,15 +28,10 @@ fn info(name: &str, dtype: i32, dims: &[&str]) -> ValueInfoProto {
             (_, "") => None,
             (_, name) => Some(dimension::Value::DimParam(name.to_owned())),
         },
-        ..Default::default()
     };
     let shape = Some(TensorShapeProto { dim: dims.iter().map(dim).collect() });
     let value = Some(type_proto::Value::TensorType(TensorTypeProto { elem_type: dtype, shape }));
-    ValueInfoProto {
-        name: name.to_owned(),
-        r#type: Some(TypeProto { value, ..Default::default() }),
-        ..Default::default()
-    }
+    ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { value }) }
 }
 
 fn floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
@@ -318,9 +315,10 @@ fn a_shape_that_depends_on_open_sizes_says_which() {
     let error = run(13, graph(inputs(), vec![], nodes("ReduceSum"), &["y"]), &[]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        r#"node "y" (ReduceSum, opset 13): operand 1 must be a constant, but its value depends on sizes that are not known: give --dim m=N --dim n=N"#
+        "node \"y\" (ReduceSum, opset 13): operand 1 must be a constant, but its value depends on sizes that are not known: \
+         give --dim m=N --dim n=N; in all the model needs --dim k=N --dim m=N --dim n=N"
     );
-    assert_eq!(error.unbound(), ["m", "n"]);
+    assert_eq!(error.unbound(), ["k", "m", "n"]);
 }
 
 #[test]

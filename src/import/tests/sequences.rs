@@ -15,7 +15,7 @@ fn refusal(graph: GraphProto) -> ImportError {
 
 /// An input that is a sequence or an optional: tract's protobuf keeps nothing of its type.
 fn untyped(name: &str) -> ValueInfoProto {
-    ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto::default()), ..Default::default() }
+    ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto::default()) }
 }
 
 #[test]
