@@ -442,7 +442,8 @@ fn of_codes(mut draft: Draft, facts: &dyn Facts) -> Result<Vec<Draft>, Refusal> 
     let floats = Attrs::new().with_dtype("to", DType::F32);
     let cast = draft.helper("Cast", "floats", vec![draft.input(0)], floats);
     let inputs = [In::Earlier(0)].into_iter().chain(draft.inputs.drain(1..)).collect();
-    let resize = draft.helper("Resize", "resize", inputs, std::mem::take(&mut draft.attrs));
+    let attrs = std::mem::take(&mut draft.attrs);
+    let resize = draft.helper("Resize", "resize", inputs, attrs);
     "Cast".clone_into(&mut draft.op);
     draft.inputs = vec![In::Earlier(1)];
     draft.attrs = Attrs::new().with_dtype("to", dtype);
