@@ -50,7 +50,7 @@ void main() {
     T_x value = how == JOIN_SUM ? T_x(0) : how == JOIN_PROD ? T_x(1) : from_bits(p.empty, T_x(0));
     // Element 0 is joined to itself, so that a lane without elements has one.
     if ((how != JOIN_SUM && how != JOIN_PROD) && p.n_reduced > 0u) value = ld_x(base + reduced(0u));
-    for (uint i = row_lane(); i < p.n_reduced; i += LANES) value = join(how, value, ld_x(base + reduced(i)));
+    EACH(i, row_lane(), p.n_reduced, LANES) value = join(how, value, ld_x(base + reduced(i)));
     value = join_lanes(how, value);
 #if KIND == 1
     value /= T_x(p.n_reduced);

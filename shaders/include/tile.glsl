@@ -24,15 +24,16 @@ const uint PER_N = TILE_N / 16u;
 void tile(uint m0, uint n0, uint m_end, uint n_end, uint k_end) {
     uint t = gl_LocalInvocationID.x, tm = t / 16u, tn = t % 16u;
     float acc[PER_M][PER_N];
-    for (uint i = 0u; i < PER_M; i++)
-        for (uint j = 0u; j < PER_N; j++) acc[i][j] = 0.0;
+    [[unroll]] for (uint i = 0u; i < PER_M; i++)
+        [[unroll]] for (uint j = 0u; j < PER_N; j++) acc[i][j] = 0.0;
     for (uint k0 = 0u; k0 < k_end; k0 += TILE_K) {
-        for (uint e = t; e < TILE_M * SLABS; e += 128u) {
-            uint s = e % SLABS, m = e / SLABS;
+        [[unroll]] for (uint turn = 0u; turn < TILE_M * SLABS / 128u; turn++) {
+            uint e = t + 128u * turn, s = e % SLABS, m = e / SLABS;
 #define A_AT(k) (m0 + m < m_end && (k) < k_end ? tile_a(m0 + m, k) : 0.0)
             s_a[s][m] = SLAB_OF(A_AT, k0 + PAIR * s);
         }
-        for (uint e = t; e < TILE_N * SLABS; e += 128u) {
+        [[unroll]] for (uint turn = 0u; turn < TILE_N * SLABS / 128u; turn++) {
+            uint e = t + 128u * turn;
 #if B_ALONG_K
             uint s = e % SLABS, n = e / SLABS;
 #else
@@ -42,12 +43,12 @@ void tile(uint m0, uint n0, uint m_end, uint n_end, uint k_end) {
             s_b[s][n] = SLAB_OF(B_AT, k0 + PAIR * s);
         }
         barrier();
-        for (uint s = 0u; s < SLABS; s++) {
+        [[unroll]] for (uint s = 0u; s < SLABS; s++) {
             SLAB a[PER_M], b[PER_N];
-            for (uint i = 0u; i < PER_M; i++) a[i] = s_a[s][tm + 8u * i];
-            for (uint j = 0u; j < PER_N; j++) b[j] = s_b[s][tn + 16u * j];
-            for (uint i = 0u; i < PER_M; i++)
-                for (uint j = 0u; j < PER_N; j++) acc[i][j] = fused(a[i], b[j], acc[i][j]);
+            [[unroll]] for (uint i = 0u; i < PER_M; i++) a[i] = s_a[s][tm + 8u * i];
+            [[unroll]] for (uint j = 0u; j < PER_N; j++) b[j] = s_b[s][tn + 16u * j];
+            [[unroll]] for (uint i = 0u; i < PER_M; i++)
+                [[unroll]] for (uint j = 0u; j < PER_N; j++) acc[i][j] = fused(a[i], b[j], acc[i][j]);
         }
         barrier();
     }

@@ -59,12 +59,12 @@ fn class(value: Value) -> Class {
     }
 }
 
-/// The functions of `include/expr.glsl` that are used. Each starts with a line `//: name needs other ...`.
+/// The functions of `include/maths.glsl` and `include/expr.glsl` that are used. Each starts with a line `//: name needs other ...`.
 fn helpers(used: &BTreeSet<&'static str>) -> String {
-    let source = include("expr").unwrap_or_default();
-    let parts: Vec<(&str, Vec<&str>, &str)> = source
-        .split("//: ")
-        .skip(1)
+    let parts: Vec<(&str, Vec<&str>, &str)> = ["maths", "expr"]
+        .into_iter()
+        .filter_map(include)
+        .flat_map(|source| source.split("//: ").skip(1))
         .filter_map(|part| {
             let (head, body) = part.split_once('\n')?;
             let mut words = head.split_whitespace();
@@ -157,7 +157,7 @@ impl Body {
             (ToFloat, _) => return (format!("float({a})"), Class::Float),
             (ToInt, Class::Float) => return (self.helper("nx_int", a), Class::Int),
             (ToInt, _) => return (format!("int({a})"), Class::Int),
-            (ToBool, Class::Float) => return (format!("{a} != 0.0"), Class::Bool),
+            (ToBool, Class::Float) => return (format!("(floatBitsToUint({a}) << 1) != 0u"), Class::Bool),
             (ToBool, _) => return (format!("{a} != 0"), Class::Bool),
             (Not, _) => return (format!("!{a}"), Class::Bool),
             (IsNan, _) => return (format!("isnan({a})"), Class::Bool),
@@ -174,9 +174,9 @@ impl Body {
             (Round, _) => format!("roundEven({a})"),
             (Exp, _) => self.helper("nx_exp", a),
             (Log, _) => self.helper("nx_log", a),
-            (Sqrt, _) => format!("sqrt({a})"),
-            (Rsqrt, _) => format!("1.0 / sqrt({a})"),
-            (Recip, _) => format!("1.0 / {a}"),
+            (Sqrt, _) => self.helper("nx_sqrt", a),
+            (Rsqrt, _) => self.helper("nx_rsqrt", a),
+            (Recip, _) => self.helper("nx_div", &format!("1.0, {a}")),
             (Sin, _) => self.helper("nx_sin", a),
             (Cos, _) => self.helper("nx_cos", a),
             (Tan, _) => self.helper("nx_tan", a),
@@ -219,13 +219,13 @@ impl Body {
             Sub => format!("{a} - {b}"),
             Mul => format!("{a} * {b}"),
             Div if is_int => self.helper("nx_idiv", &both),
-            Div => format!("{a} / {b}"),
+            Div => self.helper("nx_div", &both),
             Min => format!("smaller({both})"),
             Max => format!("larger({both})"),
             Pow if is_int => self.helper("nx_ipow", &both),
             Pow => self.helper("nx_pow", &both),
             Mod if is_int => self.helper("nx_imod", &both),
-            Mod => format!("{a} - {b} * floor({a} / {b})"),
+            Mod => self.helper("nx_mod", &both),
             Fmod if is_int => self.helper("nx_irem", &both),
             Fmod => self.helper("nx_fmod", &both),
             BitAnd => format!("{a} & {b}"),

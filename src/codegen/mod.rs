@@ -86,6 +86,7 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     if dot {
         extensions.push("GL_EXT_integer_dot_product");
     }
+    extensions.push("GL_EXT_control_flow_attributes");
     for extension in extensions {
         let _ = writeln!(text, "#extension {extension} : require");
     }
@@ -102,7 +103,7 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     text += &access::buffers(key, target);
     text += &access::functions(key, target);
     if key.template.table().epilogue {
-        text += &expr::put(key)?;
+        expand(&mut text, &expr::put(key)?, 0).map_err(refuse)?;
     }
     expand(&mut text, template(key.template), 0).map_err(refuse)?;
     Ok(text)

@@ -313,6 +313,7 @@ impl Lowered {
                             params,
                             params_offset,
                             groups: d.groups,
+                            loop_iterations: d.loop_iterations,
                             barrier: d.barrier,
                         });
                     }

@@ -110,6 +110,7 @@ impl Target {
         low(&mut l.max_compute_shared_memory_size, o.max_compute_shared_memory_size);
         low(&mut l.max_compute_work_group_invocations, o.max_compute_work_group_invocations);
         low(&mut l.max_push_constants_size, o.max_push_constants_size);
+        l.max_loop_iterations = l.max_loop_iterations.into_iter().chain(o.max_loop_iterations).min();
         for axis in 0..3 {
             low(&mut l.max_compute_work_group_size[axis], o.max_compute_work_group_size[axis]);
             low(&mut l.max_compute_work_group_count[axis], o.max_compute_work_group_count[axis]);

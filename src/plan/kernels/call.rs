@@ -2,17 +2,17 @@
 
 use super::epilogue::Epilogue;
 use super::shape::groups;
-use super::{KernelCall, KernelError, Operand, most_device_bytes, storage};
+use super::{KernelCall, KernelError, Loop, Operand, most_device_bytes, storage};
 use crate::ir::packed::Granularity;
 use crate::ir::packed::Packing;
-use crate::ir::{Activations, Attrs, Class, Dim, Expr, Graph, NodeId, Op, TensorType, ValueId, product};
+use crate::ir::{Activations, Attrs, Binary, Class, Dim, Expr, Graph, NodeId, Op, TensorType, ValueId, product};
 use crate::ops::kernel_key::{ExprKey, KernelKey, OperandKey, ParamType, Storage, Template, Tile, Value};
 use crate::ops::util::dims_attr;
 use crate::target::Target;
 use std::collections::BTreeMap;
 
 /// Elements of the largest tensor: indices on a device are 32 bits wide, with room for the last workgroup.
-const MAX_ELEMS: u64 = 1 << 31;
+pub(super) const MAX_ELEMS: u64 = 1 << 31;
 
 /// The node at hand.
 pub(super) struct Node<'a> {
@@ -144,6 +144,8 @@ impl<'a> Node<'a> {
             tile: None,
             params: BTreeMap::new(),
             with_epilogue: template.table().epilogue,
+            loops: Vec::new(),
+            puts: 1,
         }
     }
 }
@@ -228,6 +230,9 @@ pub(super) struct Call<'n> {
     /// Name to type and value.
     params: BTreeMap<String, (ParamType, Dim)>,
     with_epilogue: bool,
+    loops: Vec<Loop>,
+    /// How many elements an invocation puts.
+    puts: u64,
 }
 
 impl Call<'_> {
@@ -333,6 +338,23 @@ impl Call<'_> {
         self.flag("half", half)
     }
 
+    /// Whether its template multiplies codes of both operands.
+    pub(super) fn is_integer_product(&self) -> bool {
+        matches!(self.template, Template::MatmulI8 | Template::ConvI8)
+    }
+
+    /// A loop of the template's text that an invocation comes to `entries` times, and whose body then runs `times` times.
+    pub(super) fn each(mut self, entries: impl Into<Dim>, times: impl Into<Dim>) -> Self {
+        self.loops.push(Loop { entries: most(&entries.into()), times: most(&times.into()), in_epilogue: false });
+        self
+    }
+
+    /// How many elements an invocation puts, where it is not one: the loops of an epilogue run for each.
+    pub(super) fn puts(mut self, n: impl Into<Dim>) -> Self {
+        self.puts = most(&n.into());
+        self
+    }
+
     pub(super) fn uint(mut self, name: &str, value: impl Into<Dim>) -> Self {
         self.params.insert(name.to_owned(), (ParamType::Uint, value.into()));
         self
@@ -378,6 +400,8 @@ impl Call<'_> {
                 self = self.float(&format!("x{i}"), *number);
             }
             expr = Some(key.clone());
+            let times = Expr::parse(&key.text).map(|expr| loops_of(&expr)).unwrap_or_default();
+            self.loops.extend(times.into_iter().map(|times| Loop { entries: self.puts, times, in_epilogue: true }));
         }
         let result = storage(node.result).unwrap_or(Storage::F32);
         let result_bytes = most_device_bytes(node.result).unwrap_or(u64::MAX);
@@ -415,13 +439,50 @@ impl Call<'_> {
         }
         let n_groups = n_groups.into();
         let groups = groups(&n_groups).ok_or_else(|| node.unsupported(format!("{n_groups} workgroups")))?;
-        Ok(KernelCall { key, operands: self.bindings, params, groups })
+        let call = KernelCall { key, operands: self.bindings, params, groups, loops: self.loops };
+        match limits.max_loop_iterations {
+            Some(limit) if call.loop_iterations() > limit => Err(node.unsupported(format!(
+                "{} loop iterations of {} where the target runs {limit}",
+                call.loop_iterations(),
+                call.key.name()
+            ))),
+            _ => Ok(call),
+        }
     }
 
     /// The call of as many workgroups of 128 as `n` invocations need.
     pub(super) fn invocations(self, n: &Dim) -> Result<KernelCall, KernelError> {
         self.groups(n.div_ceil(128))
     }
+}
+
+/// Turns of a loop up to which each takes one element.
+const MAX_ROLLED: u64 = 4096;
+/// Elements that a turn of a longer one takes: the flag `unroll`.
+const UNROLLED: u32 = 16;
+
+/// The call with the flag `unroll` for loops over `n` elements, and how many turns they have. The order of elements, and so the result, is the same.
+pub(super) fn unrolled<'n>(call: Call<'n>, n: &Dim) -> (Call<'n>, Dim) {
+    let per_turn = if most(n) <= MAX_ROLLED { 1 } else { UNROLLED };
+    (call.flag("unroll", per_turn), n.div_ceil(u64::from(per_turn)))
+}
+
+/// The most that a size can be.
+fn most(dim: &Dim) -> u64 {
+    dim.most().map_or(u64::MAX, |n| u64::try_from(n).unwrap_or(0))
+}
+
+/// How often the bodies of loops run that the device's code of an expression has (`shaders/include/maths.glsl`, `expr.glsl`), whatever the operands.
+fn loops_of(expr: &Expr) -> Vec<u64> {
+    let mut times = Vec::new();
+    expr.visit(&mut |part| match part {
+        // 8 bits of a quotient of at most 2^254 at a time.
+        Expr::Binary(Binary::Fmod | Binary::Mod, ..) => times.push(32),
+        // A bit of an integer exponent at a time.
+        Expr::Binary(Binary::Pow, ..) => times.push(64),
+        _ => {}
+    });
+    times
 }
 
 /// The uniform block: every parameter of the key exactly once, words or expressions of sizes that are words. `None` where a value does not fit

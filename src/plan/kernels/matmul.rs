@@ -104,7 +104,7 @@ fn float_product(
     trans_b: bool,
     columns: &Columns,
 ) -> Result<Vec<KernelCall>, KernelError> {
-    let Product { m, batches, .. } = product;
+    let Product { m, k, batches, .. } = product;
     let n = &columns.n;
     let batch = batches.iter().fold(Dim::Known(1), |n, (size, _)| &n * size);
     let fill = |call: Call<'_>, rows: Option<u32>, when: &Dim| -> Result<KernelCall, KernelError> {
@@ -116,12 +116,23 @@ fn float_product(
             call.uints("bd", batches.iter().map(|b| b.0.clone())).uints("ba", batches.iter().map(|b| b.1[0].clone()));
         let call = call.uints("bb", batches.iter().map(|b| b.1[1].clone()));
         if let Some(rows) = rows {
-            let columns = if trans_b { 8 } else { 32 };
-            return call.flag("rows", rows).groups(&(&n.div_ceil(columns) * &batch) * when);
+            let (per_group, lanes) = if trans_b { (8, 16) } else { (32, 4) };
+            let call = call.flag("rows", rows);
+            // Words of packed weights are taken whole, code by code.
+            let call = match node.graph.ty(columns.b).packing {
+                Some(packing) => {
+                    let codes = 32 / u64::from(packing.bits);
+                    let words = k.div_ceil(lanes * codes);
+                    call.each(1u64, words.clone()).each(words, codes)
+                }
+                None => call.each(1u64, k.div_ceil(lanes)),
+            };
+            let puts = (u64::from(rows) * per_group).div_ceil(128);
+            return call.each(1u64, puts).puts(puts).groups(&(&n.div_ceil(per_group) * &batch) * when);
         }
         let (tile_m, tile_n, tile_k) = tile(m, n);
         let n_groups = &(&m.div_ceil(u64::from(tile_m)) * &n.div_ceil(u64::from(tile_n))) * &batch;
-        call.half().tile(tile_m, tile_n, tile_k).groups(&n_groups * when)
+        tiled(call.half(), k, (tile_m, tile_n, tile_k)).groups(&n_groups * when)
     };
     let always = Dim::Known(1);
     match m.known() {
@@ -159,7 +170,17 @@ fn integer_product(
     let call = sizes(node.call(Template::MatmulI8).operand(a).operand_rows(columns.b, columns.rows), product, &columns);
     let (tile_m, tile_n, _) = tile(m, n);
     let n_groups = &m.div_ceil(u64::from(tile_m)) * &n.div_ceil(u64::from(tile_n));
-    call.uint("block", u64::from(block)).tile(tile_m, tile_n, tile_k).groups(n_groups)
+    tiled(call.uint("block", u64::from(block)), k, (tile_m, tile_n, tile_k)).groups(n_groups)
+}
+
+/// A call of a kernel that computes tiles of a product of depth `k`, with its loops.
+pub(super) fn tiled<'n>(call: Call<'n>, k: &Dim, (tile_m, tile_n, tile_k): (u32, u32, u32)) -> Call<'n> {
+    let slabs = k.div_ceil(u64::from(tile_k));
+    let call = call.tile(tile_m, tile_n, tile_k).each(1u64, slabs.clone());
+    // Integer products have a loop over pairs of words of a slab.
+    let call = if call.is_integer_product() { call.each(slabs, u64::from(tile_k / 8)) } else { call };
+    let (rows, columns) = (u64::from(tile_m / 8), u64::from(tile_n / 16));
+    call.each(1u64, rows).each(rows, columns).puts(rows * columns)
 }
 
 fn sizes<'n>(call: Call<'n>, product: &Product, columns: &Columns) -> Call<'n> {
