@@ -247,6 +247,8 @@ float nx_erf(float v) {
         r = r * a - 1.28717512e-1;
         return nx_signed(1.0 - nx_exp(r * a - a), v);
     }
+    // Apart where a device would flush the difference from a.
+    if (a < 1e-4) return nx_signed(1.12837917 * a, v);
     float r = -5.96761703e-4 * s + 4.99119423e-3;
     r = r * s - 2.67681349e-2;
     r = r * s + 1.12819925e-1;

@@ -24,6 +24,11 @@ const uint PER_N = TILE_N / 16u;
 void tile(uint m0, uint n0, uint m_end, uint n_end, uint k_end) {
     uint t = gl_LocalInvocationID.x, tm = t / 16u, tn = t % 16u;
     float acc[PER_M][PER_N];
+#if DEEP
+    float total[PER_M][PER_N];
+    [[unroll]] for (uint i = 0u; i < PER_M; i++)
+        [[unroll]] for (uint j = 0u; j < PER_N; j++) total[i][j] = 0.0;
+#endif
     [[unroll]] for (uint i = 0u; i < PER_M; i++)
         [[unroll]] for (uint j = 0u; j < PER_N; j++) acc[i][j] = 0.0;
     for (uint k0 = 0u; k0 < k_end; k0 += TILE_K) {
@@ -51,10 +56,22 @@ void tile(uint m0, uint n0, uint m_end, uint n_end, uint k_end) {
                 [[unroll]] for (uint j = 0u; j < PER_N; j++) acc[i][j] = fused(a[i], b[j], acc[i][j]);
         }
         barrier();
+#if DEEP
+        // Sums of sums: one of all terms would lose as many digits as they have powers of two.
+        if ((k0 + TILE_K) % DEEP == 0u)
+            [[unroll]] for (uint i = 0u; i < PER_M; i++)
+                [[unroll]] for (uint j = 0u; j < PER_N; j++) {
+                    total[i][j] += acc[i][j];
+                    acc[i][j] = 0.0;
+                }
+#endif
     }
     for (uint i = 0u; i < PER_M; i++)
         for (uint j = 0u; j < PER_N; j++) {
             uint m = m0 + tm + 8u * i, n = n0 + tn + 16u * j;
+#if DEEP
+            acc[i][j] += total[i][j];
+#endif
             if (m < m_end && n < n_end) tile_put(m, n, acc[i][j]);
         }
 }

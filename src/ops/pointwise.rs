@@ -222,7 +222,9 @@ fn asinh<F: Real>(v: F) -> F {
 
 fn acosh<F: Real>(v: F) -> F {
     let t = v - F::one();
-    if is_large(v) {
+    if t < F::zero() {
+        F::nan()
+    } else if is_large(v) {
         v.ln() + F::of_f64(std::f64::consts::LN_2)
     } else {
         (t + (t * (t + F::one() + F::one())).sqrt()).ln_1p()

@@ -150,23 +150,16 @@ fn grid_modes(attrs: &Attrs) -> Result<(Mode, Outside, bool), OpError> {
 
 /// A coordinate thrown back at the ends until it lies between them, exactly; one that is infinite or NaN, which has no place, is the low end.
 fn reflect(v: f32, low: f32, high: f32) -> f32 {
-    let range = high - low;
-    let away = if v < low {
-        low - v
-    } else if v > high {
-        v - high
-    } else if v.is_nan() {
-        return low;
-    } else {
+    if (low..=high).contains(&v) {
         return v;
-    };
-    if range <= 0.0 || !away.is_finite() {
-        return low;
     }
-    // Two ranges further on everything repeats.
-    let rest = away % (2.0 * range);
-    let from_end = if rest > range { 2.0 * range - rest } else { rest };
-    if v < low { low + from_end } else { high - from_end }
+    let (v, low, range) = (f64::from(v), f64::from(low), f64::from(high - low));
+    if range <= 0.0 || !v.is_finite() {
+        return low as f32;
+    }
+    // Two ranges further on everything repeats; the remainder is exact.
+    let at = (v % (2.0 * range) - low).rem_euclid(2.0 * range);
+    (low + if at > range { 2.0 * range - at } else { at }) as f32
 }
 
 /// The place on an axis of `size` elements that a coordinate from -1 to 1 names.

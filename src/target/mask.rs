@@ -38,7 +38,8 @@ const WORDS: &[(&str, Feature)] = &[
 ];
 
 /// Single masks that take a number.
-const NUMBERS: [&str; 8] = ["shared", "invocations", "range", "allocation", "align", "buffers", "heap", "vulkan"];
+const NUMBERS: [&str; 9] =
+    ["shared", "invocations", "range", "allocation", "align", "buffers", "loops", "heap", "vulkan"];
 
 impl Mask {
     /// Reads a comma list of shipped targets and single masks.
@@ -165,6 +166,7 @@ fn strongest() -> Result<Target, TargetError> {
     l.max_compute_shared_memory_size = u32::MAX;
     l.max_compute_work_group_invocations = u32::MAX;
     l.max_push_constants_size = u32::MAX;
+    l.max_loop_iterations = None;
     l.max_compute_work_group_size = [u32::MAX; 3];
     l.max_compute_work_group_count = [u32::MAX; 3];
     for (_, feature) in WORDS {
@@ -218,6 +220,7 @@ fn single(ceiling: &mut Target, element: &str) -> Result<(), String> {
         "buffers" => {
             l.max_per_stage_descriptor_storage_buffers = small()?.min(l.max_per_stage_descriptor_storage_buffers)
         }
+        "loops" => l.max_loop_iterations = Some(l.max_loop_iterations.map_or(n, |most| most.min(n))),
         "heap" => ceiling.memory.heap_bytes = n.min(ceiling.memory.heap_bytes),
         _ => return Err(unknown()),
     }
