@@ -15,6 +15,13 @@ float fused(SLAB a, SLAB b, float sum) { return fma(float(a.y), float(b.y), fma(
 #define SLAB_OF(at, k) at(k)
 float fused(SLAB a, SLAB b, float sum) { return sum + a * b; }
 #endif
+// With DEEP, for products of more terms than that, loops are unrolled so far that no driver ends them early (`Limits::max_loop_iterations`). It
+// takes the shader compiler longer, so others are not.
+#if DEEP
+#define UNROLL_DEEP [[unroll]]
+#else
+#define UNROLL_DEEP
+#endif
 const uint SLABS = TILE_K / PAIR;
 shared SLAB s_a[SLABS][TILE_M + 1u];
 shared SLAB s_b[SLABS][TILE_N + 1u];
@@ -32,12 +39,12 @@ void tile(uint m0, uint n0, uint m_end, uint n_end, uint k_end) {
     [[unroll]] for (uint i = 0u; i < PER_M; i++)
         [[unroll]] for (uint j = 0u; j < PER_N; j++) acc[i][j] = 0.0;
     for (uint k0 = 0u; k0 < k_end; k0 += TILE_K) {
-        [[unroll]] for (uint turn = 0u; turn < TILE_M * SLABS / 128u; turn++) {
+        UNROLL_DEEP for (uint turn = 0u; turn < TILE_M * SLABS / 128u; turn++) {
             uint e = t + 128u * turn, s = e % SLABS, m = e / SLABS;
 #define A_AT(k) (m0 + m < m_end && (k) < k_end ? tile_a(m0 + m, k) : 0.0)
             s_a[s][m] = SLAB_OF(A_AT, k0 + PAIR * s);
         }
-        [[unroll]] for (uint turn = 0u; turn < TILE_N * SLABS / 128u; turn++) {
+        UNROLL_DEEP for (uint turn = 0u; turn < TILE_N * SLABS / 128u; turn++) {
             uint e = t + 128u * turn;
 #if B_ALONG_K
             uint s = e % SLABS, n = e / SLABS;
@@ -48,7 +55,13 @@ void tile(uint m0, uint n0, uint m_end, uint n_end, uint k_end) {
             s_b[s][n] = SLAB_OF(B_AT, k0 + PAIR * s);
         }
         barrier();
-        [[unroll]] for (uint s = 0u; s < SLABS; s++) {
+#if DEEP
+        for (uint first = 0u; first < SLABS; first += 8u)
+        [[unroll]] for (uint next = 0u; next < 8u; next++) {
+            uint s = first + next;
+#else
+        for (uint s = 0u; s < SLABS; s++) {
+#endif
             SLAB a[PER_M], b[PER_N];
             [[unroll]] for (uint i = 0u; i < PER_M; i++) a[i] = s_a[s][tm + 8u * i];
             [[unroll]] for (uint j = 0u; j < PER_N; j++) b[j] = s_b[s][tn + 16u * j];

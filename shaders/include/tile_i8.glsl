@@ -2,6 +2,12 @@
 // block of `block` codes (a multiple of TILE_K) that share scales, then f32.
 // The includer has `int tile_a(uint m, uint word)`, `int tile_b(uint n, uint word)`, `float tile_scale(uint m, uint n, uint k)`, which is the
 // scale of the block that holds code k, and `void tile_put(uint m, uint n, float v)`.
+// DEEP as in tile.glsl.
+#if DEEP
+#define UNROLL_DEEP [[unroll]]
+#else
+#define UNROLL_DEEP
+#endif
 const uint WORDS = TILE_K / 4u;
 shared int s_a[TILE_M][WORDS + 1u];
 shared int s_b[TILE_N][WORDS + 1u];
@@ -24,22 +30,25 @@ void tile(uint m0, uint n0, uint m_end, uint n_end, uint k_end, uint block) {
     [[unroll]] for (uint i = 0u; i < PER_M; i++)
         [[unroll]] for (uint j = 0u; j < PER_N; j++) { sum[i][j] = 0; acc[i][j] = 0.0; }
     for (uint k0 = 0u; k0 < k_end; k0 += TILE_K) {
-        [[unroll]] for (uint turn = 0u; turn < TILE_M * WORDS / 128u; turn++) {
+        UNROLL_DEEP for (uint turn = 0u; turn < TILE_M * WORDS / 128u; turn++) {
             uint e = t + 128u * turn, w = e % WORDS, m = e / WORDS;
             s_a[m][w] = m0 + m < m_end && k0 + 4u * w < k_end ? tile_a(m0 + m, k0 / 4u + w) : 0;
         }
-        [[unroll]] for (uint turn = 0u; turn < TILE_N * WORDS / 128u; turn++) {
+        UNROLL_DEEP for (uint turn = 0u; turn < TILE_N * WORDS / 128u; turn++) {
             uint e = t + 128u * turn, w = e % WORDS, n = e / WORDS;
             s_b[n][w] = n0 + n < n_end && k0 + 4u * w < k_end ? tile_b(n0 + n, k0 / 4u + w) : 0;
         }
         barrier();
+#if DEEP
         for (uint pair = 0u; pair < WORDS; pair += 2u)
-            [[unroll]] for (uint second = 0u; second < 2u; second++)
-                [[unroll]] for (uint i = 0u; i < PER_M; i++)
-                    [[unroll]] for (uint j = 0u; j < PER_N; j++) {
-                        uint w = pair + second;
-                        sum[i][j] = dot4(s_a[tm + 8u * i][w], s_b[tn + 16u * j][w], sum[i][j]);
-                    }
+        [[unroll]] for (uint second = 0u; second < 2u; second++) {
+            uint w = pair + second;
+#else
+        for (uint w = 0u; w < WORDS; w++) {
+#endif
+            [[unroll]] for (uint i = 0u; i < PER_M; i++)
+                [[unroll]] for (uint j = 0u; j < PER_N; j++) sum[i][j] = dot4(s_a[tm + 8u * i][w], s_b[tn + 16u * j][w], sum[i][j]);
+        }
         if ((k0 + TILE_K) % block == 0u || k0 + TILE_K >= k_end)
             [[unroll]] for (uint i = 0u; i < PER_M; i++)
                 [[unroll]] for (uint j = 0u; j < PER_N; j++) {

@@ -10,8 +10,8 @@ use crate::ops::util::agree;
 
 /// Most rows of a for which reading b once matters more than reading a often.
 const MAX_VECTOR_ROWS: i64 = 8;
-/// Terms of a product that are summed by themselves where there are more.
-const DEEP: u32 = 2048;
+/// Terms of a product that are summed by themselves where there are more; also from where on loops are unrolled (`tile.glsl`).
+const DEEP: u32 = 4096;
 /// Most axes of batches after merging.
 const MAX_BATCH_RANK: usize = 4;
 /// Most products of 8-bit codes whose sum surely fits in i32: 2^31 / (127 * 128).
@@ -178,22 +178,20 @@ fn integer_product(
 /// A call of a kernel that computes tiles of a product of depth `k`, with its loops.
 pub(super) fn tiled<'n>(call: Call<'n>, k: &Dim, (tile_m, tile_n, tile_k): (u32, u32, u32)) -> Call<'n> {
     let slabs = k.div_ceil(u64::from(tile_k));
-    let call = call.tile(tile_m, tile_n, tile_k).each(1u64, slabs.clone());
-    // Integer products have a loop over pairs of words of a slab.
-    let call = if call.is_integer_product() {
+    // Of fewer terms the sum is the same either way, so it depends on a size and not on its range.
+    let deep = k.most().is_none_or(|k| k > i64::from(DEEP));
+    let call = call.tile(tile_m, tile_n, tile_k).flag("deep", if deep { DEEP } else { 0 }).each(1u64, slabs.clone());
+    let call = if deep {
+        // Eight terms a turn.
         call.each(slabs, u64::from(tile_k / 8))
     } else {
-        // Of fewer terms the sum is the same either way, so it depends on a size and not on its range.
-        let deep = k.most().is_none_or(|k| k > i64::from(DEEP));
-        call.flag("deep", if deep { DEEP } else { 0 })
+        let steps = if call.is_integer_product() { tile_k / 4 } else { tile_k };
+        let load = |side: u32| u64::from(side * steps / 128);
+        let call = call.each(slabs.clone(), load(tile_m)).each(slabs.clone(), load(tile_n));
+        call.each(slabs, u64::from(steps))
     };
     let (rows, columns) = (u64::from(tile_m / 8), u64::from(tile_n / 16));
     call.each(1u64, rows).each(rows, columns).puts(rows * columns)
-}
-
-fn sizes<'n>(call: Call<'n>, product: &Product, columns: &Columns) -> Call<'n> {
-    let call = call.uint("m", product.m.clone()).uint("n", columns.n.clone()).uint("k", product.k.clone());
-    call.uint("n_base", columns.base.clone()).uint("n_total", product.n.clone())
 }
 
 /// The tile of a product of `m` rows and `n` columns.

@@ -106,7 +106,7 @@ fn a_kernel_has_no_more_loop_iterations_than_the_target_runs() {
         }
     };
     let (known, ranged) = (|n: i64| crate::ir::Dim::Known(n), |n: i64| crate::ir::Dim::ranged("k", 1, n));
-    for depth in [known(200_000), ranged(200_000), known(1_000_000)] {
+    for depth in [known(260_000), ranged(260_000)] {
         assert_eq!(refused("lavapipe", depth.clone()), None);
         assert_eq!(refused("h200", depth), None);
     }
@@ -115,7 +115,7 @@ fn a_kernel_has_no_more_loop_iterations_than_the_target_runs() {
         assert_eq!(refused("h200", depth.clone()), None);
         let what = refused("vulkan-min", depth).unwrap();
         assert!(
-            what.contains("68768 loop iterations of matmul_f32_f32_f32_t32x32 where the target runs 65535"),
+            what.contains("412518 loop iterations of matmul_f32_f32_f32_deep4096_t32x32 where the target runs 65535"),
             "{what}"
         );
     }
