@@ -194,6 +194,11 @@ pub(super) fn tiled<'n>(call: Call<'n>, k: &Dim, (tile_m, tile_n, tile_k): (u32,
     call.each(1u64, rows).each(rows, columns).puts(rows * columns)
 }
 
+fn sizes<'n>(call: Call<'n>, product: &Product, columns: &Columns) -> Call<'n> {
+    let call = call.uint("m", product.m.clone()).uint("n", columns.n.clone()).uint("k", product.k.clone());
+    call.uint("n_base", columns.base.clone()).uint("n_total", product.n.clone())
+}
+
 /// The tile of a product of `m` rows and `n` columns.
 pub(super) fn tile(m: &Dim, n: &Dim) -> (u32, u32, u32) {
     if at_least(m, 64) && at_least(n, 64) { (64, 64, 16) } else { (32, 32, 32) }
