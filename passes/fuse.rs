@@ -7,7 +7,9 @@
 //! on shapes, uses and target, never on formats, so that precision can be assigned before.
 
 use super::{Context, Pass, PassError, at};
-use crate::ir::{Attr, Attrs, Class, Edit, Expr, Format, Graph, Level, NodeId, Op, OpError, Patch, Val, ValueId};
+use crate::ir::{
+    Attr, Attrs, Class, Edit, Expr, Format, Graph, Level, NodeId, Op, OpError, Operand, Patch, TensorType, Val, ValueId,
+};
 use crate::ops::pointwise;
 use crate::plan::kernels::max_operands;
 use crate::target::Target;
@@ -84,6 +86,11 @@ fn n_buffers(graph: &Graph, op: &Op, operands: &[ValueId], target: &Target) -> u
         graph.constant(*v).is_some() && bytes > target.limits.max_storage_buffer_range
     };
     operands.len().min(2) + usize::from(operands.iter().any(may_be_sliced))
+}
+
+/// What an expression knows of an operand.
+fn operand(ty: &TensorType) -> Operand {
+    if ty.packing.is_some() { Operand::Float } else { Operand::of(ty.dtype) }
 }
 
 /// The one group that all consumers of a node are in.
@@ -167,7 +174,9 @@ impl Group {
             let n = args.iter().filter(|v| Some(v.node) != self.anchor).count() + n_own;
             let position = |v: ValueId| args.iter().position(|a| *a == v).unwrap_or(0);
             let inner = inner.substitute(&|i| Expr::Arg(position(operands[i])));
-            // Storing rounds: a member that stored integers or truth values keeps its class, which the expression already has.
+            // A member that stored integers wrapped them to its type.
+            let known: Vec<_> = args.iter().map(|v| operand(graph.ty(*v))).collect();
+            let inner = inner.wrapped(graph.ty(value).dtype, &known);
             let merged = expr
                 .substitute(&|i| if self.args[i] == value { inner.clone() } else { Expr::Arg(position(self.args[i])) });
             if self.anchor.is_some() && !merged.uses_all(args.len()) {

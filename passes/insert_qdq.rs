@@ -5,7 +5,7 @@
 //! go through `dynamic_quantize` and DequantizeLinear. The parts of a split matrix are constants of their own, joined by a Concat. What an output of the graph needs is cast back. Refuses nothing: a node without format keeps
 //! its types.
 
-use super::{Context, Pass, PassError, at};
+use super::{Context, Pass, PassError, Stage, at};
 use crate::ir::packed::{Granularity, Packing, ScaleType, unpack};
 use crate::ir::{
     Activations, Attr, Attrs, DType, Edit, Format, Graph, Op, OpError, Patch, Tensor, TensorError, Val, ValueId,
@@ -25,6 +25,10 @@ impl Pass for InsertQdq {
 
     fn is_required(&self) -> bool {
         true
+    }
+
+    fn stage(&self) -> Stage {
+        Stage::Realize
     }
 
     fn run(&self, graph: &Graph, _: &mut Context<'_>) -> Result<Patch, PassError> {

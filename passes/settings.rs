@@ -18,7 +18,7 @@ pub struct Settings {
     pub formats: Vec<Format>,
     /// Nodes whose format the user decided; the last that matches wins.
     pub pins: Vec<Pin>,
-    /// The node whose near misses are traced.
+    /// The name of a node or value whose formats and near misses are to be explained.
     pub explain: Option<String>,
     /// Whether nodes may run on the host, where no kernel covers them.
     pub allow_host: bool,

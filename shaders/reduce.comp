@@ -1,7 +1,14 @@
 // One value of all elements along some axes. `kd`, `ks` are sizes and strides of the axes kept, `rd`, `rs` of those reduced, outermost first.
-// `empty` has the bits of what the maximum or minimum of no elements is.
+// `start` has the bits of what no elements give.
 #include "common.glsl"
 #define ROW_T T_x
+#ifdef U64_x
+#define LARGER w_ularger
+#define SMALLER w_usmaller
+#define MEAN w_umean
+#else
+#define MEAN mean
+#endif
 #include "row.glsl"
 
 #define AXIS(d, s) at += rest % d * s; rest /= d;
@@ -39,21 +46,22 @@ uint reduced(uint rest) {
     return at;
 }
 
-float from_bits(uint bits, float type) { return uintBitsToFloat(bits); }
-int from_bits(uint bits, int type) { return int(bits); }
-
 void main() {
     uint row = row_index();
     if (row >= p.n) return;
     uint base = kept(row);
     const int how = KIND == 1 ? JOIN_SUM : KIND;
-    T_x value = how == JOIN_SUM ? T_x(0) : how == JOIN_PROD ? T_x(1) : from_bits(p.empty, T_x(0));
+    T_x value = of_bits(p.start, p.start_high, ZERO(T_x));
     // Element 0 is joined to itself, so that a lane without elements has one.
     if ((how != JOIN_SUM && how != JOIN_PROD) && p.n_reduced > 0u) value = ld_x(base + reduced(0u));
     EACH(i, row_lane(), p.n_reduced, LANES) value = join(how, value, ld_x(base + reduced(i)));
     value = join_lanes(how, value);
 #if KIND == 1
-    value /= T_x(p.n_reduced);
+#ifdef U32_x
+    // The sum wraps before it is divided.
+    value = w_words(uvec2(w_bits(value).x, 0u));
+#endif
+    value = MEAN(value, p.n_reduced);
 #endif
     if (row_lane() == 0u) put(row, value);
 }

@@ -1,5 +1,6 @@
-// y[i] = x[offset + sum(i[d] * s[d])] inside the box lo..hi, `fill` outside: transposed, sliced, expanded, padded.
+// y[i] = x[offset + sum(i[d] * s[d])] inside the box lo..hi, `fill` outside, given by its bits: transposed, sliced, expanded, padded.
 #include "common.glsl"
+#include "generic.glsl"
 
 #define AXIS(d, s) { uint c = rest % d; rest /= d; at += int(c) * s; }
 #define BOX(d, s, lo, hi) { uint c = rest % d; rest /= d; at += int(c) * s; inside = inside && c >= lo && c < hi; }
@@ -39,7 +40,7 @@ void main() {
 #if RANK > 0
     STEP(p.d0, p.s0, p.lo0, p.hi0)
 #endif
-    T_x fill = T_x(p.fill);
-    if (inside) fill = ld_x(uint(at));
-    put(i, fill);
+    T_x value = of_bits(p.fill, p.fill_high, ZERO(T_x));
+    if (inside) value = ld_x(uint(at));
+    put(i, value);
 }

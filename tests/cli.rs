@@ -539,6 +539,178 @@ fn diff_exits_with_1_where_programs_differ() {
     nyxc(&["diff", &mlp(), &mlp()]).exits(0);
 }
 
+/// A model in which one thing may be another.
+fn chain(first: &str, second: &str, axis: i64, weight: f32, output: &str) -> Vec<u8> {
+    let nodes = [
+        pb::node("MatMul", &["x", "w"], &["m"], &[]),
+        pb::node("Softmax", &["m"], &["s"], &[pb::attr_int("axis", axis)]),
+        pb::node("Sub", &[first, second], &[output], &[]),
+    ];
+    let rest = [pb::input("x", &[2, 2]), pb::f32s("w", &[2, 2], &[1.0, 2.0, 3.0, weight]), pb::output(output)];
+    pb::model([nodes.concat(), rest.concat()].concat())
+}
+
+#[test]
+fn diff_sees_what_changed_in_a_model_and_says_it_in_one_line() {
+    let folder = Folder::new("diff-models");
+    let write = |name: &str, model: Vec<u8>| {
+        let path = folder.file(name);
+        std::fs::write(&path, model).unwrap();
+        path
+    };
+    let base = write("base.onnx", chain("s", "m", 1, 4.0, "y"));
+    let cases = [
+        ("swapped", chain("m", "s", 1, 4.0, "y"), "~ y  operands (s, m) -> (m, s)"),
+        ("axis", chain("s", "m", 0, 4.0, "y"), "~ s  attribute axis 1 -> 0"),
+        (
+            "weight",
+            chain("s", "m", 1, 4.5, "y"),
+            "~ w  1 of 4 elements differ, by at most 5.000e-1, relative L2 9.129e-2",
+        ),
+        ("output", chain("s", "m", 1, 4.0, "z"), "~ outputs  y -> z"),
+    ];
+    for (name, model, line) in cases {
+        let other = write(&format!("{name}.onnx"), model);
+        let text = nyxc(&["diff", &base, &other]).exits(1).out;
+        assert!(text.lines().any(|l| l == line), "{name}:\n{text}");
+        nyxc(&["diff", &other, &base, "--summary"]).exits(1);
+        // The text of a model is the model, as far as it goes without its data.
+        let print = folder.file(&format!("{name}.nyxir"));
+        std::fs::write(&print, nyxc(&["print", &other]).exits(0).out).unwrap();
+        nyxc(&["diff", &other, &print]).exits(0);
+        nyxc(&["diff", &base, &print]).exits(1);
+    }
+    // What no graph has: sizes that import binds, what nothing reads, and arithmetic on shapes.
+    let open = |symbol: &str, extra: &[u8], operands: [&str; 2]| {
+        let nodes = [
+            pb::node("Shape", &["w"], &["s"], &[]),
+            pb::node("Mul", &operands, &["t"], &[]),
+            pb::node("Reshape", &["x", "t"], &["y"], &[]),
+        ];
+        let dims = [pb::blob(1, pb::blob(2, symbol)), pb::blob(1, pb::int(1, 4))].concat();
+        let x = pb::blob(
+            11,
+            [pb::blob(1, "x"), pb::blob(2, pb::blob(1, [pb::int(1, 1), pb::blob(2, dims)].concat()))].concat(),
+        );
+        let rest = [x, pb::f32s("w", &[1, 4], &[0.0; 4]), pb::i64s("one", &[1], &[1]), pb::output("y")];
+        pb::model([nodes.concat(), rest.concat(), extra.to_vec()].concat())
+    };
+    let sized = write("sized.onnx", open("batch", &[], ["s", "one"]));
+    for (name, model, line) in [
+        ("symbol", open("n", &[], ["s", "one"]), "~ file: input x  f32[batch,4] -> f32[n,4]"),
+        ("unread", open("batch", &pb::f32s("u", &[1], &[7.0]), ["s", "one"]), "~ file: initializer u  - -> f32[1]"),
+        ("folded", open("batch", &[], ["one", "s"]), "~ file: node t  Mul {} (s, one) -> t -> Mul {} (one, s) -> t"),
+    ] {
+        let other = write(&format!("{name}.onnx"), model);
+        let text = nyxc(&["diff", &sized, &other]).exits(1).out;
+        assert!(text.lines().any(|l| l.starts_with(line)), "{name}:\n{text}");
+    }
+    let same = nyxc(&["diff", &base, &base, "--json", "--summary"]).exits(0).json();
+    assert_eq!((&same["equal"], same.get("nodes")), (&Value::from(true), None));
+    // A program against the text of its kernels, and against what it cannot be held to.
+    let (program, kernels) = (folder.file("base.nyx"), folder.file("kernels.nyxir"));
+    nyxc(&["compile", &base, "-o", &program]).exits(0);
+    std::fs::write(&kernels, nyxc(&["print", &program]).exits(0).out).unwrap();
+    nyxc(&["diff", &program, &kernels]).exits(0);
+    let refused = nyxc(&["diff", &base, &program]).exits(2).err;
+    assert!(refused.contains("level onnx") && refused.contains("nyxc print"), "{refused}");
+}
+
+#[test]
+fn programs_of_two_budgets_differ_in_figures_and_causes() {
+    let folder = Folder::new("diff-budgets");
+    let [wide, narrow] = ["700K", "400K"].map(|budget| {
+        let path = folder.file(&format!("{budget}.nyx"));
+        nyxc(&["compile", &mlp(), "--budget", budget, "--target", "lavapipe", "-o", &path]).exits(0);
+        path
+    });
+    let text = nyxc(&["diff", &wide, &narrow]).exits(1).out;
+    for figure in ["peak", "ledger.weights", "predicted_error", "formats."] {
+        assert!(text.lines().any(|l| l.trim_start().starts_with(figure)), "{figure}\n{text}");
+    }
+    let document = nyxc(&["diff", &wide, &narrow, "--json"]).exits(1).json();
+    let peak = &document["summary"]["peak"];
+    assert!(bytes(&peak["after"]) < bytes(&peak["before"]));
+    let nodes = document["nodes"].as_array().unwrap();
+    let causes: Vec<&str> =
+        nodes.iter().filter(|n| n.get("follows").is_none()).map(|n| n["name"].as_str().unwrap()).collect();
+    // Whatever follows has a cause, and kernels and constants follow from nodes.
+    let kernels = document["kernels"].as_array().unwrap();
+    assert!(!kernels.is_empty());
+    for change in nodes.iter().chain(kernels).filter(|n| n.get("follows").is_some()) {
+        assert!(causes.contains(&change["follows"].as_str().unwrap()), "{change}\n{text}");
+    }
+}
+
+#[test]
+fn explain_tells_of_any_name_that_a_report_shows() {
+    let folder = Folder::new("explain");
+    let program = folder.file("mlp.nyx");
+    let args = |name: &'static str| {
+        ["compile", "MODEL", "--budget", "400K", "--target", "lavapipe", "-o", "OUT", "--explain", name]
+    };
+    let run = |name: &'static str, more: &[&str]| {
+        let model = mlp();
+        let mut args = args(name)
+            .map(|a| {
+                if a == "MODEL" {
+                    &model
+                } else if a == "OUT" {
+                    &program
+                } else {
+                    a
+                }
+            })
+            .to_vec();
+        args.extend(more);
+        nyxc(&args)
+    };
+    let report = run("g0", &["--json"]).exits(0).json();
+    let choice = &report["explanation"]["choices"][0];
+    let format = report["nodes"].as_array().unwrap().iter().find(|n| n["name"] == "g0").unwrap()["format"].clone();
+    assert_eq!(choice["format"], format);
+    let candidates = choice["candidates"].as_array().unwrap();
+    assert!(candidates.len() >= 9, "{choice}");
+    let chosen = candidates.iter().find(|c| c["chosen"] == true).unwrap();
+    assert_eq!((&chosen["format"], chosen["price"].is_null()), (&format, true));
+    assert_eq!(chosen["program_error"], report["predicted_error"]);
+    for c in candidates.iter().filter(|c| c["chosen"] == false) {
+        assert!(!c["why_not"].as_str().unwrap().is_empty(), "{c}");
+        // Less error is to be had for bytes that there are not; the price is that of the trade.
+        let figure = |c: &Value, key: &str| c[key].as_f64().unwrap();
+        if figure(c, "error") < figure(chosen, "error") && bytes(&c["peak_bytes"]) > 400 << 10 {
+            assert!(c["why_not"].as_str().unwrap().starts_with("the plan would need"), "{c}");
+            let spent = figure(c, "weight_bytes") + figure(c, "activation_bytes")
+                - figure(chosen, "weight_bytes")
+                - figure(chosen, "activation_bytes");
+            let saved = figure(chosen, "program_error") - figure(c, "program_error");
+            assert!((figure(c, "price") * spent / saved - 1.0).abs() < 1e-6, "{c}");
+        }
+    }
+    let error = report["certificate"]["objective"].as_f64().unwrap().sqrt();
+    assert_eq!(report["predicted_error"].as_f64().unwrap(), error);
+    let text = run("g0", &[]).exits(0).out;
+    assert!(text.contains("relative, predicted") && text.contains("why not") && text.contains("chosen"), "{text}");
+    // Values, constants, inputs, and whatever the text of the program shows.
+    let printed = nyxc(&["print", &program]).exits(0).out;
+    let names =
+        printed.lines().filter_map(|l| l.trim_start().strip_prefix('%')?.split([' ', ',']).next().map(str::to_owned));
+    let mut names: Vec<String> = names.collect();
+    names.extend(report["nodes"].as_array().unwrap().iter().map(|n| n["name"].as_str().unwrap().to_owned()));
+    assert!(names.len() > 10);
+    for name in names {
+        let name = name.trim_matches('"');
+        let model = mlp();
+        let args = ["compile", &model, "--budget", "400K", "--target", "lavapipe", "--dry-run", "--explain", name];
+        let told = nyxc(&args).exits(0).out;
+        assert!(told.contains(&format!("{name:?}: ")), "{name}\n{told}");
+    }
+    std::fs::remove_file(&program).unwrap();
+    let unknown = run("g00", &[]).exits(2).err;
+    assert!(unknown.contains("did you mean \"g0\""), "{unknown}");
+    assert!(!Path::new(&program).exists());
+}
+
 #[test]
 fn the_ledger_adds_up_to_the_planned_peak() {
     for target in nyxc::target::shipped_names() {

@@ -11,6 +11,9 @@
 mod hazards;
 #[path = "common/module.rs"]
 mod module;
+/// Programs of pipelines with passes and operators of a toolchain's own.
+#[path = "programs/own.rs"]
+mod own;
 
 use hazards::{Access, hazards};
 use module::Module;

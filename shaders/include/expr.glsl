@@ -14,8 +14,9 @@ int nx_irem(int a, int b) { return b == 0 ? 0 : a - nx_idiv(a, b) * b; }
 int nx_imod(int a, int b) { int r = nx_irem(a, b); return r != 0 && (r < 0) != (b < 0) ? r + b : r; }
 //: nx_ipow
 int nx_ipow(int a, int b) {
-    int r = b < 0 ? 0 : 1;
-    for (int n = max(b, 0); n != 0; n >>= 1) {
+    if (b < 0) return a == 1 || (a == -1 && (b & 1) == 0) ? 1 : a == -1 ? -1 : 0;
+    int r = 1;
+    for (int n = b; n != 0; n >>= 1) {
         if ((n & 1) != 0) r *= a;
         a *= a;
     }
@@ -23,5 +24,8 @@ int nx_ipow(int a, int b) {
 }
 //: nx_shl
 int nx_shl(int a, int b) { return b < 0 || b > 31 ? 0 : a << b; }
+//: nx_ushr
+// Of a word that is not negative.
+int nx_ushr(int a, int b) { return b < 0 || b > 31 ? 0 : a >> b; }
 //: nx_shr
 int nx_shr(int a, int b) { return a >> (b < 0 || b > 31 ? 31 : b); }

@@ -1,4 +1,5 @@
 // Rows that are read as a whole: by a workgroup each with WIDE, by an invocation each without. ROW_T is the type of what is joined.
+#include "generic.glsl"
 #if WIDE
 shared ROW_T s_row[128];
 const uint LANES = 128u;
@@ -11,11 +12,16 @@ uint row_index() { return invocation(); }
 #endif
 const int JOIN_SUM = 0, JOIN_MAX = 2, JOIN_MIN = 3, JOIN_PROD = 4;
 
+#ifndef LARGER
+#define LARGER larger
+#define SMALLER smaller
+#endif
+
 // A NaN is kept by every join.
 ROW_T join(int how, ROW_T a, ROW_T b) {
-    if (how == JOIN_MAX) return larger(a, b);
-    if (how == JOIN_MIN) return smaller(a, b);
-    return how == JOIN_PROD ? a * b : a + b;
+    if (how == JOIN_MAX) return LARGER(a, b);
+    if (how == JOIN_MIN) return SMALLER(a, b);
+    return how == JOIN_PROD ? times(a, b) : plus(a, b);
 }
 
 // What all lanes of a row hold, joined; every lane gets it.

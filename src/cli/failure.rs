@@ -102,6 +102,7 @@ impl From<CompileError> for Failure {
             CompileError::Host { ref node, .. } => {
                 Failure { node: Some(node.clone()), ..Failure::new(3, "model", error) }
             }
+            CompileError::Unknown { .. } => Failure::usage(error),
             CompileError::Pipeline(error) => error.into(),
             CompileError::Threads(_) => Failure::host(chain(&error)),
             other => Failure::new(3, "compile", chain(&other)),

@@ -99,13 +99,7 @@ pub fn program(path: &Path) -> Result<Program, Failure> {
 /// # Errors
 /// It does not read.
 pub fn program_graph(program: &Program) -> Result<Graph, Failure> {
-    let plan = program.plans.first().ok_or_else(|| Failure::file("the program has no plan"))?;
-    let by_prefix: BTreeMap<String, &Tensor> =
-        program.constants.iter().map(|(hash, tensor)| (hash.to_string(), tensor)).collect();
-    let graph = text::parse(&plan.graph, &ops::registry(), &|hash, _| by_prefix.get(hash).map(|t| (*t).clone()))
-        .map_err(|e| Failure::file(format!("the graph of plan 0: {e}")))?;
-    graph.verify().map_err(|e| Failure::file(format!("the graph of plan 0: {e}")))?;
-    Ok(graph)
+    program.graph(0, &ops::registry()).map_err(Failure::file)
 }
 
 /// The text of a file. One that is no text is a bad file, not a failure to read it.

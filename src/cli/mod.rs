@@ -6,6 +6,7 @@ mod compile;
 mod completions;
 mod devices;
 mod diff;
+mod explain;
 mod failure;
 mod fatal;
 mod inspect;

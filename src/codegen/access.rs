@@ -11,12 +11,7 @@ use std::fmt::Write as _;
 
 /// Extensions that the accessors and, where it multiplies f16, the kernel need.
 pub(super) fn extensions(key: &KernelKey, target: &Target) -> Vec<&'static str> {
-    let mut storages = key
-        .present()
-        .map(|(_, k)| k.storage)
-        .chain(key.expr.iter().flat_map(|e| &e.args).map(|a| a.storage))
-        .chain([key.result]);
-    let native = target.features.storage_16bit && storages.any(|s| s == Storage::F16);
+    let native = target.features.storage_16bit && key.storages().any(|s| s == Storage::F16);
     let mut extensions = if native { vec!["GL_EXT_shader_16bit_storage"] } else { Vec::new() };
     if key.flag("half") != 0 {
         extensions.push("GL_EXT_shader_explicit_arithmetic_types_float16");
@@ -30,7 +25,8 @@ fn element(storage: Storage, target: &Target) -> &'static str {
         Storage::F32 => "float",
         Storage::F16 if target.features.storage_16bit => "float16_t",
         Storage::I32 => "int",
-        Storage::F16 | Storage::Packed(_) => "uint",
+        Storage::I64 | Storage::U64 => "uvec2",
+        Storage::F16 | Storage::U32 | Storage::Packed(_) => "uint",
     }
 }
 
@@ -74,6 +70,9 @@ pub(super) fn functions(key: &KernelKey, target: &Target) -> String {
             _ => 0,
         };
         let _ = writeln!(text, "#define HAS_{name} {}\n#define PACKED_{name} {bits}", u32::from(present.is_some()));
+        if let Some(storage @ (Storage::U32 | Storage::U64)) = present.map(|operand| operand.storage) {
+            let _ = writeln!(text, "#define {}_{name}", if storage == Storage::U32 { "U32" } else { "U64" });
+        }
         match present {
             Some(OperandKey { storage: Storage::Packed(packing), scales_apart }) => {
                 text += &packed(name, packing, scales_apart)
@@ -96,6 +95,12 @@ fn load(name: &str, storage: Storage, target: &Target) -> String {
     match storage {
         Storage::F32 => format!("#define T_{name} float\nfloat ld_{name}(uint i) {{ return d_{name}[i]; }}\n"),
         Storage::I32 => format!("#define T_{name} int\nint ld_{name}(uint i) {{ return d_{name}[i]; }}\n"),
+        Storage::U32 => {
+            format!("#define T_{name} LONG\nLONG ld_{name}(uint i) {{ return w_words(uvec2(d_{name}[i], 0u)); }}\n")
+        }
+        Storage::I64 | Storage::U64 => {
+            format!("#define T_{name} LONG\nLONG ld_{name}(uint i) {{ return w_words(d_{name}[i]); }}\n")
+        }
         Storage::F16 if target.features.storage_16bit => {
             format!("#define T_{name} float\nfloat ld_{name}(uint i) {{ return float(d_{name}[i]); }}\n")
         }
@@ -180,13 +185,17 @@ fn store(storage: Storage, target: &Target) -> String {
     const SATURATE: &str =
         "float saturate(float v) { return isinf(v) || isnan(v) ? v : clamp(v, -65504.0, 65504.0); }\n";
     match storage {
-        Storage::F32 => "#define T_y float\nvoid st_y(uint i, float v) { d_y[i] = v; }\n".to_owned(),
-        Storage::I32 => "#define T_y int\nvoid st_y(uint i, int v) { d_y[i] = v; }\n".to_owned(),
+        Storage::F32 => "#define T_y float\n#define as_y float\nvoid st_y(uint i, float v) { d_y[i] = v; }\n".to_owned(),
+        Storage::I32 => "#define T_y int\n#define as_y(v) (v)\nvoid st_y(uint i, int v) { d_y[i] = v; }\n".to_owned(),
+        Storage::U32 => {
+            "#define T_y LONG\n#define as_y w_of\nvoid st_y(uint i, LONG v) { d_y[i] = w_bits(v).x; }\n".to_owned()
+        }
+        Storage::I64 | Storage::U64 => "#define T_y LONG\n#define as_y w_of\nvoid st_y(uint i, LONG v) { d_y[i] = w_bits(v); }\n".to_owned(),
         Storage::F16 if target.features.storage_16bit => {
-            format!("#define T_y float\n{SATURATE}void st_y(uint i, float v) {{ d_y[i] = float16_t(saturate(v)); }}\n")
+            format!("#define T_y float\n#define as_y float\n{SATURATE}void st_y(uint i, float v) {{ d_y[i] = float16_t(saturate(v)); }}\n")
         }
         // Another invocation may write the other half of the word at the same time: atomics touch only this half.
-        Storage::F16 => "#define T_y float\nvoid st_y(uint i, float v) {\n    \
+        Storage::F16 => "#define T_y float\n#define as_y float\nvoid st_y(uint i, float v) {\n    \
              // Infinities and NaN apart: what packHalf2x16 makes of them differs between drivers.\n    \
              uint half_word = isnan(v) ? 0x7e00u : isinf(v) ? (v < 0.0 ? 0xfc00u : 0x7c00u) : packHalf2x16(vec2(clamp(v, -65504.0, 65504.0), 0.0)) & 0xffffu;\n    \
              uint shift = (i & 1u) * 16u;\n    atomicAnd(d_y[i >> 1], ~(0xffffu << shift));\n    atomicOr(d_y[i >> 1], half_word << shift);\n}\n"
@@ -200,6 +209,7 @@ pub(super) fn value_type(value: Value) -> &'static str {
     match value {
         Value::Float => "float",
         Value::Int => "int",
+        Value::Wide => "LONG",
         Value::Bool => "bool",
     }
 }

@@ -1,19 +1,53 @@
 //! Expressions as GLSL: one statement for each distinct part, and `put`, which applies the whole to an element and stores it.
+//!
+//! Integers are 64-bit words. A part is computed in 32 bits where its bounds say that they hold it, or where only its low bits matter; else as `LONG`
+//! (`include/wide.glsl`).
+
+mod integer;
 
 use super::{CodegenError, access, include};
-use crate::ir::{Binary, Class, Expr, Unary};
-use crate::ops::kernel_key::{ExprKey, KernelKey, Storage, Value};
+use crate::ir::{Binary, Bounds, Class, DType, Expr, Operand, Unary};
+use crate::ops::kernel_key::{KernelKey, Storage, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
+/// The text that stores a result after its epilogue.
+pub(super) struct Put {
+    pub(super) text: String,
+    /// Whether it has 64-bit integers.
+    pub(super) is_wide: bool,
+}
+
+/// What holds a part of an expression.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Float,
+    /// An integer of 32 bits: all of it, or the low bits where no others matter.
+    Word,
+    /// An integer of 64 bits.
+    Wide,
+    Bool,
+}
+
+impl Form {
+    fn of(value: Value) -> Form {
+        match value {
+            Value::Float => Form::Float,
+            Value::Int => Form::Word,
+            Value::Wide => Form::Wide,
+            Value::Bool => Form::Bool,
+        }
+    }
+}
+
 /// `void put(uint i, T v)`, which stores element `i` of the result after the epilogue; `void put(uint i)` in a pointwise kernel. `V_OWN` is
 /// the type of `v`.
-pub(super) fn put(key: &KernelKey) -> Result<String, CodegenError> {
+pub(super) fn put(key: &KernelKey) -> Result<Put, CodegenError> {
     let Some(expr) = &key.expr else {
-        return Ok("#define V_OWN T_y\nvoid put(uint i, T_y v) { st_y(i, v); }\n".to_owned());
+        let text = "#define V_OWN T_y\nvoid put(uint i, T_y v) { st_y(i, v); }\n".to_owned();
+        return Ok(Put { text, is_wide: false });
     };
-    let mut body =
-        Body { classes: Vec::new(), seen: BTreeMap::new(), statements: String::new(), helpers: BTreeSet::new() };
+    let mut body = Body::default();
     let mut text = String::new();
     match expr.own {
         Some(own) => {
@@ -24,7 +58,7 @@ pub(super) fn put(key: &KernelKey) -> Result<String, CodegenError> {
                 "#define V_OWN {outer}\nvoid put(uint i, {outer} v) {{\n    {} x0 = {x0};",
                 access::value_type(own)
             );
-            body.classes.push(class(own));
+            body.take(own, None);
         }
         None => text += "void put(uint i) {\n",
     }
@@ -32,31 +66,29 @@ pub(super) fn put(key: &KernelKey) -> Result<String, CodegenError> {
         let name = format!("x{}", i + expr.first_arg());
         let test = if arg.value == Value::Bool { " != 0" } else { "" };
         let _ = writeln!(text, "    {} {name} = ld_{name}(at_{name}(i)){test};", access::value_type(arg.value));
-        body.classes.push(class(arg.value));
+        body.take(arg.value, Some(arg.storage));
     }
     for i in expr.numbers() {
         let _ = writeln!(text, "    float x{i} = p.x{i};");
-        body.classes.push(Class::Float);
+        body.take(Value::Float, None);
     }
-    let (value, result) = body.whole(expr).map_err(|source| CodegenError::Expr { kernel: key.name(), source })?;
-    let value = match (result, key.result) {
-        (Class::Bool, Storage::I32) => format!("{value} ? 1 : 0"),
-        (Class::Int, Storage::I32) | (Class::Float, Storage::F32 | Storage::F16) => value,
-        _ => {
-            let reason = format!("a {result:?} stored as {}", key.result);
+    let fail = |source| CodegenError::Expr { kernel: key.name(), source };
+    let parsed = Expr::parse(&expr.text).map_err(fail)?;
+    let class = parsed.class(&body.classes()).map_err(fail)?;
+    let value = match (class, key.result) {
+        (Class::Bool, Storage::I32) => format!("{} ? 1 : 0", body.part(&parsed).0),
+        (Class::Int, Storage::I32) => body.low(&parsed),
+        // Of a u32 no more than the low bits are stored.
+        (Class::Int, Storage::U32) => format!("w_of({})", body.low(&parsed)),
+        (Class::Int, Storage::I64 | Storage::U64) => body.wide(&parsed),
+        (Class::Float, Storage::F32 | Storage::F16) => body.part(&parsed).0,
+        (class, result) => {
+            let reason = format!("a {class:?} stored as {result}");
             return Err(CodegenError::Key { kernel: key.name(), reason });
         }
     };
     let _ = writeln!(text, "{}    st_y(i, {value});\n}}", body.statements);
-    Ok(helpers(&body.helpers) + &text)
-}
-
-fn class(value: Value) -> Class {
-    match value {
-        Value::Float => Class::Float,
-        Value::Int => Class::Int,
-        Value::Bool => Class::Bool,
-    }
+    Ok(Put { text: helpers(&body.helpers) + &text, is_wide: body.is_wide })
 }
 
 /// The functions of `include/maths.glsl` and `include/expr.glsl` that are used. Each starts with a line `//: name needs other ...`.
@@ -82,67 +114,98 @@ fn helpers(used: &BTreeSet<&'static str>) -> String {
     parts.iter().filter(|(name, _, _)| wanted.contains(name)).map(|(_, _, body)| format!("{body}\n")).collect()
 }
 
+/// A function under construction.
+#[derive(Default)]
 struct Body {
-    classes: Vec<Class>,
+    /// What is known of each operand, and what holds it.
+    operands: Vec<(Operand, Form)>,
     /// Right-hand side of a statement to the variable that holds it: equal parts are computed once.
     seen: BTreeMap<String, String>,
     statements: String,
     helpers: BTreeSet<&'static str>,
+    is_wide: bool,
 }
 
 impl Body {
-    fn whole(&mut self, key: &ExprKey) -> Result<(String, Class), crate::ir::ExprError> {
-        let expr = Expr::parse(&key.text)?;
-        expr.class(&self.classes)?;
-        Ok(self.part(&expr))
+    /// The next operand.
+    fn take(&mut self, value: Value, storage: Option<Storage>) {
+        let known = match value {
+            Value::Float => Operand::Float,
+            Value::Bool => Operand::Bool,
+            Value::Int => Operand::Int(Bounds::WORD),
+            Value::Wide if storage == Some(Storage::U32) => Operand::of(DType::U32),
+            Value::Wide => Operand::Int(Bounds::FULL),
+        };
+        self.is_wide |= value == Value::Wide;
+        self.operands.push((known, Form::of(value)));
+    }
+
+    fn classes(&self) -> Vec<Class> {
+        let class = |(known, _): &(Operand, Form)| match known {
+            Operand::Float => Class::Float,
+            Operand::Bool => Class::Bool,
+            Operand::Int(_) => Class::Int,
+        };
+        self.operands.iter().map(class).collect()
+    }
+
+    fn is_int(&self, expr: &Expr) -> bool {
+        expr.class(&self.classes()) == Ok(Class::Int)
     }
 
     /// The variable or literal that holds `expr`, whose classes are known to fit.
-    fn part(&mut self, expr: &Expr) -> (String, Class) {
+    fn part(&mut self, expr: &Expr) -> (String, Form) {
+        if self.is_int(expr) {
+            return self.integer(expr, false);
+        }
         match expr {
-            Expr::Arg(i) => (format!("x{i}"), self.classes.get(*i).copied().unwrap_or(Class::Float)),
-            Expr::Float(v) => (float(*v), Class::Float),
-            Expr::Int(v) => (int(*v), Class::Int),
+            Expr::Arg(i) => (format!("x{i}"), self.operands.get(*i).map_or(Form::Float, |(_, form)| *form)),
+            Expr::Float(v) => (float(*v), Form::Float),
+            Expr::Int(_) => self.integer(expr, false),
+            Expr::Unary(function, a) if self.is_int(a) => self.unary_of_int(*function, a),
             Expr::Unary(function, a) => {
-                let (a, class) = self.part(a);
-                let (text, class) = self.unary(*function, &a, class);
-                self.statement(text, class)
+                let (a, form) = self.part(a);
+                let (text, form) = self.unary(*function, &a, form);
+                self.statement(text, form)
             }
             Expr::Binary(Binary::Pow, a, b) if b.is_short_power() => {
-                let (a, class) = self.part(a);
+                let (a, form) = self.part(a);
                 let text = match **b {
                     Expr::Float(2.0) => format!("{a} * {a}"),
                     Expr::Float(3.0) => format!("{a} * {a} * {a}"),
                     _ => self.helper("nx_root", &a),
                 };
-                self.statement(text, class)
+                self.statement(text, form)
             }
+            Expr::Binary(function, a, b) if self.is_int(a) => self.comparison(*function, a, b),
             Expr::Binary(function, a, b) => {
-                let ((a, class), (b, _)) = (self.part(a), self.part(b));
-                let (text, class) = self.binary(*function, &a, &b, class);
-                self.statement(text, class)
+                let ((a, form), (b, _)) = (self.part(a), self.part(b));
+                let (text, form) = self.binary(*function, &a, &b, form);
+                self.statement(text, form)
             }
             Expr::Select(c, a, b) => {
-                let ((c, _), (a, class), (b, _)) = (self.part(c), self.part(a), self.part(b));
-                self.statement(format!("{c} ? {a} : {b}"), class)
+                let ((c, _), (a, form), (b, _)) = (self.part(c), self.part(a), self.part(b));
+                self.statement(format!("{c} ? {a} : {b}"), form)
             }
         }
     }
 
-    fn statement(&mut self, text: String, class: Class) -> (String, Class) {
+    fn statement(&mut self, text: String, form: Form) -> (String, Form) {
         if let Some(name) = self.seen.get(&text) {
-            return (name.clone(), class);
+            return (name.clone(), form);
         }
         let name = format!("t{}", self.seen.len());
         // Precise, or compilers make 0 of 0 * x and 1 of x / x, whatever x is.
-        let ty = match class {
-            Class::Float => "precise float",
-            Class::Int | Class::Text => "int",
-            Class::Bool => "bool",
+        let ty = match form {
+            Form::Float => "precise float",
+            Form::Word => "int",
+            Form::Wide => "LONG",
+            Form::Bool => "bool",
         };
+        self.is_wide |= form == Form::Wide;
         let _ = writeln!(self.statements, "    {ty} {name} = {text};");
         self.seen.insert(text, name.clone());
-        (name, class)
+        (name, form)
     }
 
     fn helper(&mut self, name: &'static str, args: &str) -> String {
@@ -150,56 +213,53 @@ impl Body {
         format!("{name}({args})")
     }
 
-    fn unary(&mut self, function: Unary, a: &str, class: Class) -> (String, Class) {
+    fn unary(&mut self, function: Unary, a: &str, form: Form) -> (String, Form) {
         use Unary::*;
-        let text = match (function, class) {
-            (ToFloat, Class::Float) | (ToInt, Class::Int) | (ToBool, Class::Bool) => a.to_owned(),
-            (ToFloat, _) => return (format!("float({a})"), Class::Float),
-            (ToInt, Class::Float) => return (self.helper("nx_int", a), Class::Int),
-            (ToInt, _) => return (format!("int({a})"), Class::Int),
-            (ToBool, Class::Float) => return (format!("(floatBitsToUint({a}) << 1) != 0u"), Class::Bool),
-            (ToBool, _) => return (format!("{a} != 0"), Class::Bool),
-            (Not, _) => return (format!("!{a}"), Class::Bool),
-            (IsNan, _) => return (format!("isnan({a})"), Class::Bool),
-            (IsInf, _) => return (format!("isinf({a})"), Class::Bool),
-            (BitNot, _) => format!("~{a}"),
-            (Neg, _) => format!("-({a})"),
-            (Abs, _) => format!("abs({a})"),
-            (Sign, Class::Int) => format!("sign({a})"),
-            (Sign, _) => self.helper("nx_sign", a),
-            (Relu, Class::Int) => format!("larger({a}, 0)"),
-            (Relu, _) => format!("larger({a}, 0.0)"),
-            (Floor, _) => format!("floor({a})"),
-            (Ceil, _) => format!("ceil({a})"),
-            (Round, _) => format!("roundEven({a})"),
-            (Exp, _) => self.helper("nx_exp", a),
-            (Log, _) => self.helper("nx_log", a),
-            (Sqrt, _) => self.helper("nx_sqrt", a),
-            (Rsqrt, _) => self.helper("nx_rsqrt", a),
-            (Recip, _) => self.helper("nx_div", &format!("1.0, {a}")),
-            (Sin, _) => self.helper("nx_sin", a),
-            (Cos, _) => self.helper("nx_cos", a),
-            (Tan, _) => self.helper("nx_tan", a),
-            (Asin, _) => self.helper("nx_asin", a),
-            (Acos, _) => self.helper("nx_acos", a),
-            (Atan, _) => self.helper("nx_atan", a),
-            (Sinh, _) => self.helper("nx_sinh", a),
-            (Cosh, _) => self.helper("nx_cosh", a),
-            (Tanh, _) => self.helper("nx_tanh", a),
-            (Asinh, _) => self.helper("nx_asinh", a),
-            (Acosh, _) => self.helper("nx_acosh", a),
-            (Atanh, _) => self.helper("nx_atanh", a),
-            (Erf, _) => self.helper("nx_erf", a),
-            (Sigmoid, _) => self.helper("nx_sigmoid", a),
-            (Softplus, _) => self.helper("nx_softplus", a),
+        let text = match function {
+            ToFloat if form == Form::Bool => return (format!("float({a})"), Form::Float),
+            ToBool if form == Form::Float => return (format!("(floatBitsToUint({a}) << 1) != 0u"), Form::Bool),
+            ToFloat | ToBool => a.to_owned(),
+            Not => return (format!("!{a}"), Form::Bool),
+            IsNan => return (format!("isnan({a})"), Form::Bool),
+            IsInf => return (format!("isinf({a})"), Form::Bool),
+            Neg => format!("-({a})"),
+            Abs => format!("abs({a})"),
+            Sign => self.helper("nx_sign", a),
+            Relu => format!("larger({a}, 0.0)"),
+            Floor => format!("floor({a})"),
+            Ceil => format!("ceil({a})"),
+            Round => format!("roundEven({a})"),
+            Exp => self.helper("nx_exp", a),
+            Log => self.helper("nx_log", a),
+            Sqrt => self.helper("nx_sqrt", a),
+            Rsqrt => self.helper("nx_rsqrt", a),
+            Recip => self.helper("nx_div", &format!("1.0, {a}")),
+            Sin => self.helper("nx_sin", a),
+            Cos => self.helper("nx_cos", a),
+            Tan => self.helper("nx_tan", a),
+            Asin => self.helper("nx_asin", a),
+            Acos => self.helper("nx_acos", a),
+            Atan => self.helper("nx_atan", a),
+            Sinh => self.helper("nx_sinh", a),
+            Cosh => self.helper("nx_cosh", a),
+            Tanh => self.helper("nx_tanh", a),
+            Asinh => self.helper("nx_asinh", a),
+            Acosh => self.helper("nx_acosh", a),
+            Atanh => self.helper("nx_atanh", a),
+            Erf => self.helper("nx_erf", a),
+            Sigmoid => self.helper("nx_sigmoid", a),
+            Softplus => self.helper("nx_softplus", a),
+            // Functions whose operand or result is an integer: `integer.rs` has them.
+            ToInt | ToI64 | ToU64 | UnsignedToFloat | BitNot | I2 | U2 | I4 | U4 | I8 | U8 | I16 | U16 | I32 | U32 => {
+                a.to_owned()
+            }
         };
-        (text, class)
+        (text, form)
     }
 
-    fn binary(&mut self, function: Binary, a: &str, b: &str, class: Class) -> (String, Class) {
+    fn binary(&mut self, function: Binary, a: &str, b: &str, form: Form) -> (String, Form) {
         use Binary::*;
         let both = format!("{a}, {b}");
-        let is_int = class == Class::Int;
         let text = match function {
             Eq | Lt | Le | Gt | Ge => {
                 let sign = match function {
@@ -209,8 +269,8 @@ impl Body {
                     Gt => ">",
                     _ => ">=",
                 };
-                let guard = if class == Class::Float { format!("ordered({both}) && ") } else { String::new() };
-                return (format!("{guard}{a} {sign} {b}"), Class::Bool);
+                let guard = if form == Form::Float { format!("ordered({both}) && ") } else { String::new() };
+                return (format!("{guard}{a} {sign} {b}"), Form::Bool);
             }
             And => format!("{a} && {b}"),
             Or => format!("{a} || {b}"),
@@ -218,23 +278,18 @@ impl Body {
             Add => format!("{a} + {b}"),
             Sub => format!("{a} - {b}"),
             Mul => format!("{a} * {b}"),
-            Div if is_int => self.helper("nx_idiv", &both),
             Div => self.helper("nx_div", &both),
             Min => format!("smaller({both})"),
             Max => format!("larger({both})"),
-            Pow if is_int => self.helper("nx_ipow", &both),
             Pow => self.helper("nx_pow", &both),
-            Mod if is_int => self.helper("nx_imod", &both),
             Mod => self.helper("nx_mod", &both),
-            Fmod if is_int => self.helper("nx_irem", &both),
             Fmod => self.helper("nx_fmod", &both),
-            BitAnd => format!("{a} & {b}"),
-            BitOr => format!("{a} | {b}"),
-            BitXor => format!("{a} ^ {b}"),
-            Shl => self.helper("nx_shl", &both),
-            Shr => self.helper("nx_shr", &both),
+            // Functions of integers: `integer.rs` has them.
+            BitAnd | BitOr | BitXor | Shl | Shr | UDiv | UMod | UMin | UMax | ULt | ULe | UGt | UGe | UShr => {
+                a.to_owned()
+            }
         };
-        (text, class)
+        (text, form)
     }
 }
 
@@ -244,15 +299,5 @@ fn float(v: f32) -> String {
         if v.is_sign_negative() { format!("({text})") } else { text }
     } else {
         format!("uintBitsToFloat(0x{:08x}u)", v.to_bits())
-    }
-}
-
-/// An integer literal. Integers are i32 on a device: others wrap.
-#[expect(clippy::cast_possible_truncation, reason = "wrapping is what is meant")]
-fn int(v: i64) -> String {
-    match v as i32 {
-        i32::MIN => "int(0x80000000u)".to_owned(),
-        v if v < 0 => format!("({v})"),
-        v => v.to_string(),
     }
 }

@@ -7,7 +7,7 @@ pub mod spirv;
 #[cfg(test)]
 mod tests;
 
-use crate::ops::kernel_key::{KernelKey, Template};
+use crate::ops::kernel_key::{KernelKey, Storage, Template};
 use crate::program::Shader;
 use crate::target::Target;
 use std::cell::RefCell;
@@ -80,6 +80,8 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     if key.flag("half") != 0 && !target.features.f16_arithmetic {
         return Err(refuse(format!("it multiplies f16, which {} does not", target.name)));
     }
+    let put = if key.template.table().epilogue { Some(expr::put(key)?) } else { None };
+    let is_wide = key.storages().any(Storage::is_wide) || put.as_ref().is_some_and(|p| p.is_wide);
     let mut text = String::from("#version 450\n");
     let mut extensions: Vec<&str> = access::extensions(key, target);
     let dot = target.features.integer_dot_product && matches!(key.template, Template::MatmulI8 | Template::ConvI8);
@@ -99,12 +101,13 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     }
     let _ = writeln!(text, "#define NATIVE_DOT {}", u32::from(dot));
     expand(&mut text, "#include \"numbers.glsl\"", 0).map_err(refuse)?;
+    if is_wide {
+        expand(&mut text, "#include \"wide.glsl\"", 0).map_err(refuse)?;
+    }
     text += "layout(local_size_x = 128) in;\n";
     text += &access::buffers(key, target);
     text += &access::functions(key, target);
-    if key.template.table().epilogue {
-        expand(&mut text, &expr::put(key)?, 0).map_err(refuse)?;
-    }
+    expand(&mut text, put.as_ref().map_or("", |put| &put.text), 0).map_err(refuse)?;
     expand(&mut text, template(key.template), 0).map_err(refuse)?;
     Ok(text)
 }

@@ -43,12 +43,14 @@ fn storages(template: Template, operand: &str) -> Vec<Storage> {
         (Template::Matmul | Template::Matvec, "b") | (Template::Conv | Template::ConvDepthwise, "w") => {
             [floats, packings()].concat()
         }
-        (Template::Gather, "data") => [floats, vec![Storage::I32], packings()].concat(),
-        (Template::Gather, _) => vec![Storage::I32],
-        (Template::Reduce | Template::Strided | Template::Concat, _) => [floats, vec![Storage::I32]].concat(),
+        (Template::Gather, "data") => [floats, INTEGERS.to_vec(), packings()].concat(),
+        (Template::Gather, _) => INTEGERS.to_vec(),
+        (Template::Reduce | Template::Strided | Template::Concat, _) => [floats, INTEGERS.to_vec()].concat(),
         _ => floats,
     }
 }
+
+const INTEGERS: [Storage; 4] = [Storage::I32, Storage::U32, Storage::I64, Storage::U64];
 
 /// A key of a template with everything at its first choice.
 fn plainest(template: Template) -> KernelKey {
@@ -91,8 +93,8 @@ fn keys(template: Template) -> Vec<KernelKey> {
                 if key.flags.contains_key(flag) {
                     key.flags.insert(flag, values[values.len() - 1]);
                 }
-                if storage == Storage::I32 && name != &"indices" {
-                    key.result = Storage::I32;
+                if INTEGERS.contains(&storage) && name != &"indices" {
+                    key.result = storage;
                 }
                 keys.push(key.clone());
                 if matches!(storage, Storage::Packed(_))
@@ -201,35 +203,35 @@ fn every_variant_compiles_within_every_target() {
 #[test]
 fn every_function_of_expressions_compiles() {
     let mut keys = Vec::new();
-    let mut add = |text: String, value: Value, n: usize, result: Storage| {
-        let storage = if value == Value::Float { Storage::F32 } else { Storage::I32 };
-        let args = vec![ArgKey { storage, value, load: Load::Same }; n];
+    let mut add = |text: String, storage: Storage, value: Value, result: Storage| {
+        let args = vec![ArgKey { storage, value, load: Load::Same }; 2];
         keys.push(KernelKey {
             expr: Some(ExprKey { text, own: None, args, n_numbers: 0 }),
             result,
             ..plainest(Template::Pointwise)
         });
     };
-    let classes = [
-        (Value::Float, crate::ir::Class::Float),
-        (Value::Int, crate::ir::Class::Int),
-        (Value::Bool, crate::ir::Class::Bool),
+    use crate::ir::Class;
+    let operands = [
+        (Storage::F32, Value::Float, Class::Float),
+        (Storage::I32, Value::Int, Class::Int),
+        (Storage::U32, Value::Wide, Class::Int),
+        (Storage::I64, Value::Wide, Class::Int),
+        (Storage::I32, Value::Bool, Class::Bool),
     ];
-    for (value, class) in classes {
+    for (storage, value, class) in operands {
         let unary = Unary::ALL.iter().map(|f| Expr::unary(*f, Expr::Arg(0)));
         let binary = Binary::ALL.iter().map(|f| Expr::binary(*f, Expr::Arg(0), Expr::Arg(1)));
         for expr in unary.chain(binary) {
-            if let Ok(result) = expr.class(&[class, class]) {
-                add(
-                    expr.to_string(),
-                    value,
-                    2,
-                    if result == crate::ir::Class::Float { Storage::F32 } else { Storage::I32 },
-                );
+            match expr.class(&[class, class]) {
+                Ok(Class::Float) => add(expr.to_string(), storage, value, Storage::F32),
+                Ok(Class::Int) => INTEGERS.iter().for_each(|result| add(expr.to_string(), storage, value, *result)),
+                Ok(_) => add(expr.to_string(), storage, value, Storage::I32),
+                Err(_) => {}
             }
         }
     }
-    add("select(lt(x0,-0.5),pow(x1,2.0),add(NaN,-inf))".to_owned(), Value::Float, 2, Storage::F32);
+    add("select(lt(x0,-0.5),pow(x1,2.0),add(NaN,-inf))".to_owned(), Storage::F32, Value::Float, Storage::F32);
     assert!(compile_everywhere(&keys) > 80);
 }
 

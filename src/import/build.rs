@@ -5,7 +5,7 @@ use super::error::{ImportError, Kind, NodeAt};
 use super::normalize::{self, Draft, Facts, In};
 use super::read::{RawGraph, RawNode};
 use super::sequence::Bound;
-use super::{body, fold};
+use super::{body, contrib, fold};
 use crate::ir::{
     AttrFault, Attrs, COUNT, Dim, Graph, Infer, Level, Node, NodeKind, Op, OpError, Registry, Tensor, TensorType,
     Value, ValueId, next_number,
@@ -25,6 +25,8 @@ pub(super) struct Model<'a> {
     pub(super) symbols: &'a Symbols,
     /// Symbols without a value.
     pub(super) unbound: &'a [String],
+    /// Channels that lie together in weights of `com.microsoft.nchwc`, where the model tells.
+    pub(super) channel_block: Option<usize>,
     /// Bodies imported so far, repetitions included.
     pub(super) n_bodies: Cell<u32>,
     /// Elements of sequences made so far.
@@ -234,7 +236,7 @@ impl<'a> Builder<'a> {
     ) -> Result<Vec<(String, Known)>, ImportError> {
         let Draft { name, op: key, inputs, outputs, mut attrs } = draft;
         let is_helper = name != raw.name;
-        let def = self.model.registry.by_onnx(&key).ok_or(Kind::UnknownOp)?;
+        let def = self.model.registry.by_onnx(&key).ok_or_else(|| contrib::unknown(&key))?;
         let mut operands = Vec::with_capacity(inputs.len());
         for input in inputs {
             operands.push(match input {

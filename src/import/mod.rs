@@ -9,12 +9,14 @@
 
 mod body;
 mod build;
+mod contrib;
 mod data;
 mod dims;
 mod error;
 mod fold;
 mod gradient;
 mod normalize;
+mod outline;
 mod read;
 mod sequence;
 #[cfg(test)]
@@ -23,6 +25,7 @@ mod unroll;
 mod weigh;
 
 pub use error::ImportError;
+pub use outline::{Outline, outline};
 
 use crate::ir::{Dim, Graph, Registry, Tensor, TensorType};
 use dims::Symbols;
@@ -175,6 +178,7 @@ pub fn import_proto(
         functions,
         symbols: &symbols,
         unbound: &report.unbound,
+        channel_block: contrib::blocked::block(&raw),
         n_bodies: Cell::new(0),
         n_listed: Cell::new(0),
         n_differentiated: Cell::new(0),

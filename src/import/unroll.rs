@@ -40,7 +40,10 @@ impl<'a> Builder<'a> {
             "Scan" => self.scan(raw, order)?.into_iter().map(Bound::One).collect(),
             "ai.onnx.preview::FlexAttention" => self.flex_attention(raw, order)?.into_iter().map(Bound::One).collect(),
             "ai.onnx.preview.training::Gradient" => self.gradient(raw, order)?,
-            _ => return Ok(false),
+            _ => match self.contrib(raw, order)? {
+                Some(results) => results,
+                None => return Ok(false),
+            },
         };
         self.bind_outputs(raw, results)
     }
@@ -57,7 +60,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Operand `slot`, `None` where absent.
-    fn operand(&self, raw: &RawNode, slot: usize) -> Result<Option<Known>, ImportError> {
+    pub(super) fn operand(&self, raw: &RawNode, slot: usize) -> Result<Option<Known>, ImportError> {
         raw.inputs.get(slot).filter(|name| !name.is_empty()).map(|name| self.get(name)).transpose()
     }
 

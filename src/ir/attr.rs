@@ -10,6 +10,8 @@ use std::fmt;
 pub enum AttrKind {
     Int,
     Float,
+    /// A number of the tensor's own type: a float or an integer.
+    Number,
     Text,
     Ints,
     Floats,
@@ -43,14 +45,18 @@ macro_rules! declare {
 }
 
 declare! {
-    int = Int, float = Float, text = Text, ints = Ints, floats = Floats, texts = Texts, sizes = Sizes, dtype = DType, expr = Expr, tensor = Tensor,
+    int = Int, float = Float, number = Number, text = Text, ints = Ints, floats = Floats, texts = Texts, sizes = Sizes, dtype = DType, expr = Expr, tensor = Tensor,
     graph = Graph,
 }
 
 impl AttrKind {
     /// Whether `value` is of this kind.
     pub fn takes(self, value: &Attr) -> bool {
-        self == AttrKind::of(value) || (self == AttrKind::Sizes && matches!(value, Attr::Int(_) | Attr::Ints(_)))
+        match self {
+            AttrKind::Number => matches!(value, Attr::Int(_) | Attr::Float(_)),
+            AttrKind::Sizes => matches!(value, Attr::Int(_) | Attr::Ints(_) | Attr::Dims(_)),
+            own => own == AttrKind::of(value),
+        }
     }
 
     /// The kind of a value.
@@ -76,6 +82,7 @@ impl fmt::Display for AttrKind {
         f.write_str(match self {
             AttrKind::Int => "an integer",
             AttrKind::Float => "a float",
+            AttrKind::Number => "a number",
             AttrKind::Text => "a text",
             AttrKind::Ints => "a list of integers",
             AttrKind::Floats => "a list of floats",

@@ -111,6 +111,17 @@ impl DType {
         }
     }
 
+    /// The element type that values of this type have on a device, where no format chooses another: f16, u32 and integers of 64 bits stay, other floats
+    /// are f32, other integers and truth values i32; `None` for text.
+    pub fn on_device(self) -> Option<DType> {
+        match (self, self.class()) {
+            (DType::F16 | DType::U32 | DType::I64 | DType::U64, _) => Some(self),
+            (_, Class::Float) => Some(DType::F32),
+            (_, Class::Int | Class::Bool) => Some(DType::I32),
+            (_, Class::Text) => None,
+        }
+    }
+
     /// Whether this is a floating-point type of at most 8 bits, which only codes and scales are stored in.
     pub fn is_minifloat(self) -> bool {
         self.is_float() && self.bits() <= 8

@@ -1,6 +1,14 @@
 //! Scalar expressions: what a pointwise kernel, or the epilogue of any other, computes for one element.
+//!
+//! Integers are 64-bit words in two's complement, and arithmetic on them wraps modulo 2^64. A value of u64 is the word with its bits, for which the
+//! functions with `u` before their name exist ([`Expr::unsigned`]). Narrower integers are values of these words; whatever may leave their range is
+//! brought back by a wrapping function ([`Expr::wrapped`]). Code generation computes in 32 bits wherever the results are the same ([`Bounds`]).
 
-use super::Class;
+mod bounds;
+
+pub use bounds::{Bounds, Operand};
+
+use super::{Class, DType};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
@@ -43,22 +51,81 @@ macro_rules! functions {
 }
 
 functions! {
-    /// Functions of one operand. `f`, `i` and `b` convert to float, integer (towards zero) and truth value.
+    /// Functions of one operand. `f`, `i` and `b` convert to float, integer (towards zero, clamped to 32 bits, NaN to 0) and truth value; `i64` and
+    /// `u64` convert a float to a 64-bit integer in the same way (`u64` wraps a negative one), `uf` the bits of a u64 to a float. The name of a narrower
+    /// integer type wraps to it: `u8(x0)` is x0 modulo 256.
     Unary {
         Neg = "neg", Abs = "abs", Sign = "sign", Floor = "floor", Ceil = "ceil", Round = "round", Exp = "exp", Log = "log",
         Sqrt = "sqrt", Rsqrt = "rsqrt", Recip = "recip", Sin = "sin", Cos = "cos", Tan = "tan", Asin = "asin", Acos = "acos",
         Atan = "atan", Sinh = "sinh", Cosh = "cosh", Tanh = "tanh", Asinh = "asinh", Acosh = "acosh", Atanh = "atanh", Erf = "erf",
         Sigmoid = "sigmoid", Softplus = "softplus", Relu = "relu", Not = "not", BitNot = "bitnot", IsNan = "isnan", IsInf = "isinf",
-        ToFloat = "f", ToInt = "i", ToBool = "b",
+        ToFloat = "f", ToInt = "i", ToBool = "b", ToI64 = "i64", ToU64 = "u64", UnsignedToFloat = "uf",
+        I2 = "i2", U2 = "u2", I4 = "i4", U4 = "u4", I8 = "i8", U8 = "u8", I16 = "i16", U16 = "u16", I32 = "i32", U32 = "u32",
     }
 }
 
 functions! {
-    /// Functions of two operands. `mod` takes the sign of its divisor, `fmod` that of its dividend.
+    /// Functions of two operands. `mod` takes the sign of its divisor, `fmod` that of its dividend. A quotient by the integer 0 is 0, and so is
+    /// its rest. The last line is for the bits of u64; `ushr` fills with zeros.
     Binary {
         Add = "add", Sub = "sub", Mul = "mul", Div = "div", Min = "min", Max = "max", Pow = "pow", Mod = "mod", Fmod = "fmod",
         Eq = "eq", Lt = "lt", Le = "le", Gt = "gt", Ge = "ge", And = "and", Or = "or", Xor = "xor",
         BitAnd = "bitand", BitOr = "bitor", BitXor = "bitxor", Shl = "shl", Shr = "shr",
+        UDiv = "udiv", UMod = "umod", UMin = "umin", UMax = "umax", ULt = "ult", ULe = "ule", UGt = "ugt", UGe = "uge", UShr = "ushr",
+    }
+}
+
+impl Unary {
+    /// The function that wraps to an integer type; `None` for 64 bits, to which all arithmetic wraps, and for other types.
+    pub fn wrap(dtype: DType) -> Option<Unary> {
+        Some(match dtype {
+            DType::I2 => Unary::I2,
+            DType::U2 => Unary::U2,
+            DType::I4 => Unary::I4,
+            DType::U4 => Unary::U4,
+            DType::I8 => Unary::I8,
+            DType::U8 => Unary::U8,
+            DType::I16 => Unary::I16,
+            DType::U16 => Unary::U16,
+            DType::I32 => Unary::I32,
+            DType::U32 => Unary::U32,
+            _ => return None,
+        })
+    }
+
+    /// Bits and signedness of the type that this function wraps to.
+    pub fn wraps_to(self) -> Option<(u32, bool)> {
+        Some(match self {
+            Unary::I2 => (2, true),
+            Unary::U2 => (2, false),
+            Unary::I4 => (4, true),
+            Unary::U4 => (4, false),
+            Unary::I8 => (8, true),
+            Unary::U8 => (8, false),
+            Unary::I16 => (16, true),
+            Unary::U16 => (16, false),
+            Unary::I32 => (32, true),
+            Unary::U32 => (32, false),
+            _ => return None,
+        })
+    }
+}
+
+impl Binary {
+    /// The function of u64 that this function of signed integers is; itself where their bits are the same.
+    fn unsigned(self) -> Binary {
+        match self {
+            Binary::Div => Binary::UDiv,
+            Binary::Mod | Binary::Fmod => Binary::UMod,
+            Binary::Min => Binary::UMin,
+            Binary::Max => Binary::UMax,
+            Binary::Lt => Binary::ULt,
+            Binary::Le => Binary::ULe,
+            Binary::Gt => Binary::UGt,
+            Binary::Ge => Binary::UGe,
+            Binary::Shr => Binary::UShr,
+            other => other,
+        }
     }
 }
 
@@ -165,6 +232,34 @@ impl Expr {
         }
     }
 
+    /// The expression with its functions of integers taken as functions of u64.
+    pub fn unsigned(&self, args: &[Class]) -> Expr {
+        let again = |e: &Arc<Expr>| Arc::new(e.unsigned(args));
+        let is_int = |e: &Expr| e.class(args) == Ok(Class::Int);
+        match self {
+            Expr::Arg(_) | Expr::Float(_) | Expr::Int(_) => self.clone(),
+            Expr::Unary(function, a) if is_int(a) => match function {
+                Unary::ToFloat => Expr::Unary(Unary::UnsignedToFloat, again(a)),
+                Unary::Abs | Unary::Relu => a.unsigned(args),
+                Unary::Sign => Expr::binary(Binary::UMin, a.unsigned(args), Expr::Int(1)),
+                other => Expr::Unary(*other, again(a)),
+            },
+            Expr::Unary(function, a) => Expr::Unary(*function, again(a)),
+            Expr::Binary(function, a, b) if is_int(a) => Expr::Binary(function.unsigned(), again(a), again(b)),
+            Expr::Binary(function, a, b) => Expr::Binary(*function, again(a), again(b)),
+            Expr::Select(c, a, b) => Expr::Select(again(c), again(a), again(b)),
+        }
+    }
+
+    /// The expression brought into the range of the integer type that its result is stored as, where it may leave it; itself for other types. What
+    /// storing a value and reading it again does.
+    pub fn wrapped(self, dtype: DType, args: &[Operand]) -> Expr {
+        match Unary::wrap(dtype) {
+            Some(wrap) if !Bounds::of(dtype).holds(self.bounds(args)) => Expr::unary(wrap, self),
+            _ => self,
+        }
+    }
+
     /// An exponent for which a power is products or a root.
     pub fn is_short_power(&self) -> bool {
         matches!(self, Expr::Float(n) if *n == 2.0 || *n == 3.0 || *n == 0.5)
@@ -184,7 +279,15 @@ impl Expr {
                 let class = a.class(args)?;
                 match (function, class) {
                     (_, Class::Text) => Err(refuse(function.name(), class)),
-                    (Unary::ToFloat, _) => Ok(Class::Float),
+                    (Unary::ToFloat, _) | (Unary::UnsignedToFloat, Class::Int) => Ok(Class::Float),
+                    (Unary::ToI64 | Unary::ToU64, Class::Float) => Ok(Class::Int),
+                    (wrap, _) if wrap.wraps_to().is_some() => {
+                        if class == Class::Int {
+                            Ok(Class::Int)
+                        } else {
+                            Err(refuse(function.name(), class))
+                        }
+                    }
                     (Unary::ToInt, _) => Ok(Class::Int),
                     (Unary::ToBool, _) => Ok(Class::Bool),
                     (Unary::Not, Class::Bool) | (Unary::IsNan | Unary::IsInf, Class::Float) => Ok(Class::Bool),
@@ -203,11 +306,12 @@ impl Expr {
                 }
                 use Binary::*;
                 match (function, left) {
-                    (Eq, _) | (And | Or | Xor, Class::Bool) | (Lt | Le | Gt | Ge, Class::Float | Class::Int) => {
-                        Ok(Class::Bool)
-                    }
+                    (Eq, _)
+                    | (And | Or | Xor, Class::Bool)
+                    | (Lt | Le | Gt | Ge, Class::Float | Class::Int)
+                    | (ULt | ULe | UGt | UGe, Class::Int) => Ok(Class::Bool),
                     (Add | Sub | Mul | Div | Min | Max | Pow | Mod | Fmod, Class::Float | Class::Int) => Ok(left),
-                    (BitAnd | BitOr | BitXor | Shl | Shr, Class::Int) => Ok(left),
+                    (BitAnd | BitOr | BitXor | Shl | Shr | UDiv | UMod | UMin | UMax | UShr, Class::Int) => Ok(left),
                     _ => Err(refuse(function.name(), left)),
                 }
             }

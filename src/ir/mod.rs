@@ -17,6 +17,7 @@ mod format;
 mod graph;
 pub mod memory;
 pub mod minifloat;
+mod nearest;
 mod op;
 pub mod packed;
 mod tensor;
@@ -28,10 +29,11 @@ pub use attr::{AttrDef, AttrFault, AttrKind};
 pub use dim::{Dim, Symbol};
 pub use dtype::{Class, DType, UnknownDType};
 pub use edit::{Edit, EditError, Patch, Val};
-pub use expr::{Binary, Expr, ExprError, Unary};
+pub use expr::{Binary, Bounds, Expr, ExprError, Operand, Unary};
 pub use format::{Activations, DEFAULT_BLOCK, Format, FormatError, Tail, Weights, valid_block};
 pub(crate) use graph::next_number;
 pub use graph::{Graph, Level, Node, NodeId, NodeKind, Output, Value, ValueId};
+pub use nearest::{hint, nearest};
 pub use op::{
     Attr, Attrs, CORE, COUNT, EvalFn, Expand, ExpandFn, Infer, InferFn, KERNEL, Levels, ONNX, Op, OpDef, OpError,
     Registry, SIZES,

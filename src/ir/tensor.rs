@@ -1,6 +1,6 @@
 //! Constant data: bytes with a type, shared, hashed once, held in memory or mapped from a file.
 
-use super::{DType, Shape, TensorType};
+use super::{Class, DType, Shape, TensorType};
 use half::{bf16, f16};
 use std::borrow::Cow;
 use std::fmt;
@@ -235,6 +235,7 @@ impl Tensor {
                 let values = (0..n).map(|i| super::minifloat::decode(dtype, code_at(bytes, dtype.bits(), i)));
                 Cow::Owned(values.collect::<Option<_>>().ok_or(TensorError::Class { dtype, wanted: "f32" })?)
             }
+            DType::U64 => Cow::Owned(self.to_i64s()?.iter().map(|&v| v.cast_unsigned() as f32).collect()),
             _ => Cow::Owned(self.to_i64s()?.iter().map(|&v| v as f32).collect()),
         })
     }
@@ -254,11 +255,15 @@ impl Tensor {
         }
     }
 
-    /// The elements as f64: those of an f64 tensor as they are, others as [`Tensor::to_f32s`] has them.
+    /// The elements as f64: those of an f64 tensor as they are, integers rounded, others as [`Tensor::to_f32s`] has them.
     ///
     /// # Errors
     /// The data is absent or is text.
     pub fn to_f64s(&self) -> Result<Vec<f64>, TensorError> {
+        if self.ty.dtype.class() == Class::Int && self.ty.packing.is_none() {
+            let float = |v: i64| if self.ty.dtype == DType::U64 { v.cast_unsigned() as f64 } else { v as f64 };
+            return Ok(self.to_i64s()?.into_iter().map(float).collect());
+        }
         if self.ty.dtype != DType::F64 {
             return Ok(self.to_f32s()?.iter().map(|&v| f64::from(v)).collect());
         }

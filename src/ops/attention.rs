@@ -1,7 +1,7 @@
 //! `attention`: scaled dot-product attention, written as products around a softmax until a kernel does all of it.
 
 use super::compose::positions;
-use super::strided::{View, row_major, view};
+use super::strided::{Fill, View, row_major, view};
 use super::util::{agree, broadcast, class_of};
 use super::{concat, gather, iota, matmul, movement, pointwise, reduce, reshape, softmax};
 use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
@@ -327,7 +327,7 @@ fn padded(e: &mut Expand<'_, '_>, mask: Val, total: &Dim) -> Result<Val, OpError
     if let Some(last) = shape.last_mut() {
         last.clone_from(total);
     }
-    let fill = if class_of(&ty) == Class::Bool { 0.0 } else { f32::NEG_INFINITY };
+    let fill = if class_of(&ty) == Class::Bool { Fill::Int(0) } else { Fill::Float(f32::NEG_INFINITY) };
     view(e, mask, &View { shape, strides: row_major(&ty.shape.0), inside: Some(inside), fill, ..View::default() })
 }
 

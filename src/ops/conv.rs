@@ -168,7 +168,11 @@ pub fn deep(e: &mut Expand<'_, '_>, x: Val, w: Val, window: &Window, group: i64)
         return Err(OpError::unsupported(format!("a kernel of {} planes, at most {MAX_DEPTH}", window.kernel[0])));
     }
     let pads = [(0, 0), (0, 0), (window.pads[0], window.pads[3]), (0, 0), (0, 0)];
-    let x = if window.pads[0] + window.pads[3] == 0 { x } else { super::slice::padded(e, x, &pads, 0.0)? };
+    let x = if window.pads[0] + window.pads[3] == 0 {
+        x
+    } else {
+        super::slice::padded(e, x, &pads, super::strided::Fill::default())?
+    };
     let own = sizes(0, &e.ty(x))?;
     let (rows, w_rows) = (row_major(&dims(&own)), row_major(&dims(&w_dims)));
     let flat = Window {

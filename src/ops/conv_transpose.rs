@@ -188,7 +188,7 @@ fn stretched(
             (0..4).map(|i| if i < 2 { around[i].clone() } else { &around[i] + &Dim::Known(pads[i - 2]) }).collect();
         let strides = row_major(&around);
         let offset = (2..4).fold(Dim::Known(0), |sum, i| &sum - &(&Dim::Known(pads[i - 2]) * &strides[i]));
-        x = view(e, x, &View { shape, strides, offset: Some(offset), inside: Some((lo, hi)), fill: 0.0 })?;
+        x = view(e, x, &View { shape, strides, offset: Some(offset), inside: Some((lo, hi)), ..View::default() })?;
         pads = vec![0; 4];
     }
     let w = turned(e, w, group)?;
@@ -226,7 +226,7 @@ fn stretched_deep(
     cuts: &[(i64, i64)],
     group: i64,
 ) -> Result<Val, OpError> {
-    use super::strided::{View, row_major, view};
+    use super::strided::{Fill, View, row_major, view};
     let dims = e.ty(x).shape.0;
     if window.strides.iter().any(|&s| s != 1) {
         let own = row_major(&dims);
@@ -245,7 +245,7 @@ fn stretched_deep(
     let around =
         |i: usize| (window.extent(i) - 1 - cuts[i].0, window.extent(i) - 1 - cuts[i].1 - (window.strides[i] - 1));
     let pads: Vec<(i64, i64)> = [(0, 0), (0, 0)].into_iter().chain((0..3).map(around)).collect();
-    x = super::slice::padded(e, x, &pads, 0.0)?;
+    x = super::slice::padded(e, x, &pads, Fill::default())?;
     let w = turned(e, w, group)?;
     let whole = Window { strides: vec![1; 3], pads: vec![0; 6], ceil: false, ..window.clone() };
     super::conv::deep(e, x, w, &whole, group)

@@ -1,9 +1,9 @@
 //! The elementwise operators of ONNX: one table of rules that give each its expression. All become `pointwise`.
 
+use super::pointwise::typed;
 use super::util::{broadcast, class_of, dtype_attr};
 use crate::ir::{
-    Attrs, Binary, Class, DType, Expand, Expr, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
-    minifloat,
+    Attrs, Class, DType, Expand, Expr, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr, minifloat,
 };
 use std::fmt::Write as _;
 
@@ -155,7 +155,7 @@ fn expand_by(e: &mut Expand<'_, '_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Ve
     let consts: Vec<_> = e.inputs.iter().map(|v| v.and_then(|v| e.edit.constant(v)).cloned()).collect();
     let (text, dtype) =
         rule(&Case { attrs: e.attrs, types: types.clone(), consts: consts.iter().map(Option::as_ref).collect() })?;
-    let expr = wrapped(Expr::parse(&text)?, dtype);
+    let expr = typed(Expr::parse(&text)?, &types);
     let wanted = e.outputs[0].shape.clone();
     let first = e.input(0)?;
     let mut results = Vec::new();
@@ -170,42 +170,6 @@ fn expand_by(e: &mut Expand<'_, '_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Ve
         results.push(super::pointwise::add(e, "or(eq(x0,x0),b(1))", DType::Bool, &[first])?);
     }
     Ok(results)
-}
-
-/// `expr` modulo 2^2, 2^4, 2^8 or 2^16 where its result is so narrow an integer: kernels hold all integers in 32 bits, and an expression that
-/// reads it may be fused with it.
-fn wrapped(expr: Expr, dtype: DType) -> Expr {
-    let (bits, signed) = match dtype {
-        DType::U2 => (2, false),
-        DType::I2 => (2, true),
-        DType::U4 => (4, false),
-        DType::I4 => (4, true),
-        DType::U8 => (8, false),
-        DType::U16 => (16, false),
-        DType::I8 => (8, true),
-        DType::I16 => (16, true),
-        _ => return expr,
-    };
-    let mut keeps_range = true;
-    expr.visit(&mut |e| {
-        keeps_range &= match e {
-            Expr::Binary(f, ..) => matches!(
-                f,
-                Binary::Max | Binary::Min | Binary::BitAnd | Binary::BitOr | Binary::BitXor | Binary::Mod | Binary::Shr
-            ),
-            Expr::Unary(..) => false,
-            _ => true,
-        };
-    });
-    if keeps_range {
-        return expr;
-    }
-    let (mask, half) = ((1i64 << bits) - 1, 1i64 << (bits - 1));
-    let masked = |expr: Expr| Expr::binary(Binary::BitAnd, expr, Expr::Int(mask));
-    if !signed {
-        return masked(expr);
-    }
-    Expr::binary(Binary::Sub, masked(Expr::binary(Binary::Add, expr, Expr::Int(half))), Expr::Int(half))
 }
 
 /// Writes constants of one element into the expression, drops operands that it does not use, and numbers the others anew. An operand that
@@ -270,7 +234,7 @@ fn pow(c: &Case<'_>) -> Recipe {
     };
     let text = known.unwrap_or(match (c.dtype()?.class(), c.ty(1)?.dtype.class()) {
         (Class::Float, Class::Int) => "pow(x0,f(x1))",
-        (Class::Int, Class::Float) => "i(pow(f(x0),x1))",
+        (Class::Int, Class::Float) => return c.same(format!("{}(pow(f(x0),x1))", integer(c.dtype()?))),
         _ => "pow(x0,x1)",
     });
     c.same(text)
@@ -400,6 +364,7 @@ fn converted(c: &Case<'_>, to: DType) -> Recipe {
     let function = match to.class() {
         class if class == c.dtype()?.class() => return Ok((text, to)),
         Class::Float => "f",
+        Class::Int if c.dtype()?.is_float() => integer(to),
         Class::Int => "i",
         Class::Bool => "b",
         Class::Text => return Err(OpError::unsupported("a cast to text")),
@@ -408,6 +373,15 @@ fn converted(c: &Case<'_>, to: DType) -> Recipe {
     // Writing to a string cannot fail.
     let _ = write!(text, "{function}(x0)");
     Ok((text, to))
+}
+
+/// The function that converts a float to an integer of a type: to 64 bits where 32 signed ones do not hold its values.
+fn integer(to: DType) -> &'static str {
+    match to {
+        DType::I64 | DType::U32 => "i64",
+        DType::U64 => "u64",
+        _ => "i",
+    }
 }
 
 fn cast(c: &Case<'_>) -> Recipe {

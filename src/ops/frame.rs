@@ -21,7 +21,7 @@ pub static CENTER_CROP_PAD: OpDef = OpDef {
     expand: Some(|e| {
         let x = e.input(0)?;
         let pads = crop(e.attrs, &e.ty(x), e.ints(1)?)?;
-        Ok(vec![super::slice::padded(e, x, &pads, 0.0)?])
+        Ok(vec![super::slice::padded(e, x, &pads, super::strided::Fill::default())?])
     }),
 };
 

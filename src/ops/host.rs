@@ -16,7 +16,7 @@ pub static ARG_MAX: OpDef = OpDef {
     attrs: &[attr::int("axis"), attr::int("keepdims"), attr::int("select_last_index")],
     arity: (1, 1),
     infer: infer_arg,
-    eval: Some(|attrs, inputs| eval_arg(attrs, inputs, 1.0)),
+    eval: Some(|attrs, inputs| eval_arg(attrs, inputs, true)),
     expand: Some(|e| expand_arg(e, "max")),
 };
 
@@ -28,7 +28,7 @@ pub static ARG_MIN: OpDef = OpDef {
     attrs: &[attr::int("axis"), attr::int("keepdims"), attr::int("select_last_index")],
     arity: (1, 1),
     infer: infer_arg,
-    eval: Some(|attrs, inputs| eval_arg(attrs, inputs, -1.0)),
+    eval: Some(|attrs, inputs| eval_arg(attrs, inputs, false)),
     expand: Some(|e| expand_arg(e, "min")),
 };
 
@@ -118,29 +118,29 @@ fn expand_arg(e: &mut Expand<'_, '_>, kind: &str) -> Result<Vec<Val>, OpError> {
     let hit = if ty.dtype.is_float() { "or(eq(x0,x1),isnan(x0))" } else { "eq(x0,x1)" };
     let (other, first_or_last) =
         if e.attrs.int("select_last_index").unwrap_or(0) != 0 { (-1, "max") } else { (own[axis] as i64, "min") };
-    let candidates = pointwise::add(e, &format!("select({hit},x2,{other})"), DType::I64, &[x, best, place])?;
+    // Places along an axis need no more than 32 bits.
+    let candidates = pointwise::add(e, &format!("select({hit},x2,{other})"), DType::I32, &[x, best, place])?;
     let keepdims = e.attrs.int("keepdims").unwrap_or(1) != 0;
-    Ok(vec![reduce(e, first_or_last, candidates, &[axis], keepdims)?])
+    let found = reduce(e, first_or_last, candidates, &[axis], keepdims)?;
+    Ok(vec![super::compose::cast(e, found, DType::I64)?])
 }
 
-fn eval_arg(attrs: &Attrs, inputs: &[Option<&Tensor>], sign: f64) -> Result<Vec<Tensor>, OpError> {
+fn eval_arg(attrs: &Attrs, inputs: &[Option<&Tensor>], max: bool) -> Result<Vec<Tensor>, OpError> {
     let x = operand(split_own(attrs, inputs).0, 0)?;
     let dims = x.dims();
     let axis = axis_attr(attrs, 0, dims.len())?;
     let last = attrs.int("select_last_index").unwrap_or(0) != 0;
     let (n, inner) = (dims[axis], n_elems(&dims[axis + 1..])?);
-    let values: Vec<f64> = match x.dtype().class() {
-        Class::Float => x.to_f32s()?.iter().map(|&v| sign * f64::from(v)).collect(),
-        _ => x.to_i64s()?.iter().map(|&v| sign * v as f64).collect(),
-    };
+    // NaN is the extremum of whatever it is in.
+    let is_nan = |key: i64| x.dtype().is_float() && key == i64::MAX;
+    let keys: Vec<i64> = order_keys(x)?.into_iter().map(|key| if max || is_nan(key) { key } else { !key }).collect();
     let mut places = Vec::new();
-    for block in values.chunks_exact((n * inner).max(1)) {
+    for block in keys.chunks_exact((n * inner).max(1)) {
         for i in 0..inner {
             let mut best = 0;
             for at in 1..n {
                 let (value, so_far) = (block[at * inner + i], block[best * inner + i]);
-                let better = value > so_far || value.is_nan() && !so_far.is_nan();
-                if better || (last && (value == so_far || value.is_nan() && so_far.is_nan())) {
+                if value > so_far || (last && value == so_far) {
                     best = at;
                 }
             }

@@ -62,10 +62,23 @@ pub enum Storage {
     F32,
     /// 2 bytes an element, the whole padded to 4.
     F16,
-    /// Integers of any width and truth values, 4 bytes an element.
+    /// Integers of at most 32 bits but u32, and truth values, 4 bytes an element.
     I32,
+    /// u32, 4 bytes an element.
+    U32,
+    /// i64, 8 bytes an element.
+    I64,
+    /// u64, 8 bytes an element.
+    U64,
     /// Codes and scales.
     Packed(Packing),
+}
+
+impl Storage {
+    /// Whether an element is computed with as an integer of 64 bits.
+    pub fn is_wide(self) -> bool {
+        matches!(self, Storage::U32 | Storage::I64 | Storage::U64)
+    }
 }
 
 impl fmt::Display for Storage {
@@ -75,6 +88,9 @@ impl fmt::Display for Storage {
             Storage::F32 => f.write_str("f32"),
             Storage::F16 => f.write_str("f16"),
             Storage::I32 => f.write_str("i32"),
+            Storage::U32 => f.write_str("u32"),
+            Storage::I64 => f.write_str("i64"),
+            Storage::U64 => f.write_str("u64"),
             Storage::Packed(packing) => {
                 write!(f, "q{}", packing.bits)?;
                 match packing.granularity {
@@ -94,7 +110,10 @@ impl fmt::Display for Storage {
 #[allow(missing_docs, reason = "each variant is its own documentation")]
 pub enum Value {
     Float,
+    /// An integer of 32 signed bits.
     Int,
+    /// An integer of 64 bits.
+    Wide,
     Bool,
 }
 
@@ -247,6 +266,12 @@ impl KernelKey {
             .iter()
             .zip(&self.operands)
             .filter_map(|(&(name, _), key)| key.map(|key| (name, key)))
+    }
+
+    /// How everything that it binds lies: own operands, those of the expression, the result.
+    pub fn storages(&self) -> impl Iterator<Item = Storage> + '_ {
+        let args = self.expr.iter().flat_map(|e| &e.args).map(|arg| arg.storage);
+        self.present().map(|(_, key)| key.storage).chain(args).chain([self.result])
     }
 
     /// The scalars of the uniform block, in order: those of the table, then what packed operands and operands of the expression need,

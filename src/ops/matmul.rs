@@ -2,7 +2,9 @@
 
 use super::multiply::{self, Matrix, Sizes};
 use super::packed_view::PackedView;
-use super::util::{agree, broadcast, broadcast_strides, finish_f32s, n_elems, operand, result, split_own, stored};
+use super::util::{
+    agree, broadcast, broadcast_strides, finish, finish_f32s, n_elems, operand, result, split_own, stored,
+};
 use crate::ir::{
     Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
 };
@@ -31,9 +33,10 @@ pub fn attrs(trans_b: bool) -> Attrs {
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let (a, b) = (infer.ty(0)?, infer.ty(1)?);
     let trans_b = infer.attrs.int("trans_b").unwrap_or(0) != 0;
+    let class = super::util::class_of(a);
     for (slot, ty) in [(0, a), (1, b)] {
-        if super::util::class_of(ty) != Class::Float {
-            return Err(OpError::operand(slot, ty, "floats"));
+        if !matches!(class, Class::Float | Class::Int) || super::util::class_of(ty) != class {
+            return Err(OpError::operand(slot, ty, "floats, or integers both"));
         }
         if ty.shape.rank() == 0 {
             return Err(OpError::operand(slot, ty, "a vector or matrices"));
@@ -72,13 +75,16 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
         let Some(total) = rows.known().and_then(|rows| rows.checked_add(*so_far)).filter(|_| cols == k) else {
             return Err(refuse());
         };
-        if super::util::class_of(part) != Class::Float || (a.packing.is_some() && part.packing.is_none()) {
+        if super::util::class_of(part) != Class::Float
+            || class != Class::Float
+            || (a.packing.is_some() && part.packing.is_none())
+        {
             return Err(refuse());
         }
         n = Some(Dim::Known(total));
     }
     shape.0.extend(n);
-    result(infer, Class::Float, stored(a), shape)
+    result(infer, class, stored(a), shape)
 }
 
 fn expand(x: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
@@ -145,6 +151,13 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     let mut dims = lead.clone();
     dims.extend([m, n]);
     let mut out = vec![0.0f32; n_elems(&dims)?];
+    if super::util::class_of(a.ty()) == Class::Int {
+        let starts = starts(&lead, [a_lead, b_lead], [m * k, k * n]);
+        let (a_data, b_data) = (a.to_i64s()?, b.to_i64s()?);
+        let steps = if trans_b { (1, k) } else { (n, 1) };
+        let values = multiply::integers(Sizes { m, k, n }, &starts, &a_data, &b_data, steps);
+        return finish(attrs, Tensor::from_i64s(a.dtype(), &dims, &values)?, a.dtype(), extra);
+    }
     if let (Some(a), Some(b)) = (PackedView::of(a)?, PackedView::of(b)?) {
         if b.layout.n_rows != n || !trans_b || out.len() != a.layout.n_rows * n {
             return Err(OpError::unsupported("packed operands are a [...,M,K] and b [N,K]"));
@@ -160,15 +173,21 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
         let a = Matrix { data: &a_data, row: k, col: 1 };
         multiply::batched(Sizes { m: rows, k, n }, &mut out, |_| (a, b_matrix(&b_data)))?;
     } else {
-        let strides = [broadcast_strides(a_lead, &lead), broadcast_strides(b_lead, &lead)];
-        let mut starts = Vec::new();
-        super::util::for_each_index(&lead, &strides, |_, offsets| {
-            starts.push((offsets[0] * m * k, offsets[1] * k * n))
-        });
+        let starts = starts(&lead, [a_lead, b_lead], [m * k, k * n]);
         multiply::batched(Sizes { m, k, n }, &mut out, |i| {
             let (a, b) = starts[i];
             (Matrix { data: &a_data[a..], row: k, col: 1 }, b_matrix(&b_data[b..]))
         })?;
     }
     finish_f32s(attrs, &dims, out, stored(a.ty()), extra)
+}
+
+/// Where the matrices of each product of a batch begin, in elements of `a` and of `b`.
+fn starts(lead: &[usize], own: [&[usize]; 2], elems: [usize; 2]) -> Vec<(usize, usize)> {
+    let strides = own.map(|own| broadcast_strides(own, lead));
+    let mut starts = Vec::new();
+    super::util::for_each_index(lead, &strides, |_, offsets| {
+        starts.push((offsets[0] * elems[0], offsets[1] * elems[1]))
+    });
+    starts
 }

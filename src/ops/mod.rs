@@ -89,6 +89,8 @@ pub mod matmul;
 pub mod microsoft;
 /// ONNX's operators that only move elements.
 pub mod movement;
+/// Products with constant codes of few bits.
+pub mod n_bits;
 /// Layer and root-mean-square normalisation.
 pub mod norm;
 /// ONNX's normalisations.
@@ -327,7 +329,6 @@ pub static ALL: &[&OpDef] = &[
     &microsoft::SIMPLIFIED,
     &microsoft::SKIP_LAYER,
     &microsoft::SKIP_SIMPLIFIED,
-    &microsoft::FUSED_MAT_MUL,
     &microsoft::BIAS_GELU,
     &microsoft::FAST_GELU,
     &microsoft::GELU,
@@ -339,10 +340,14 @@ pub static ALL: &[&OpDef] = &[
     &microsoft::Q_SIGMOID,
     &microsoft::Q_LEAKY_RELU,
     &microsoft::Q_GLOBAL_POOL,
+    &microsoft::Q_AVERAGE_POOL,
+    &microsoft::Q_REDUCE_MEAN,
+    &microsoft::Q_SOFTMAX,
+    &microsoft::Q_WHERE,
     &microsoft::Q_CONCAT,
     &microsoft::MAT_MUL_TO_FLOAT,
     &microsoft::DYNAMIC_MAT_MUL,
-    &microsoft::MAT_MUL_N_BITS,
+    &n_bits::DEF,
     &q_gemm::DEF,
     &block_quantized::DEF,
     &group_query::DEF,

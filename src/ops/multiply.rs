@@ -88,6 +88,23 @@ pub struct Sizes {
     pub n: usize,
 }
 
+/// Products of integer matrices, modulo 2^64, from each pair of `starts`; rows of b lie `row` elements apart, its columns
+/// `col`.
+pub fn integers(sizes: Sizes, starts: &[(usize, usize)], a: &[i64], b: &[i64], (row, col): (usize, usize)) -> Vec<i64> {
+    let Sizes { m, k, n } = sizes;
+    let mut out = Vec::with_capacity(starts.len() * m * n);
+    for &(a_start, b_start) in starts {
+        for i in 0..m {
+            let line = &a[a_start + i * k..][..k];
+            for j in 0..n {
+                let term = |(p, v): (usize, &i64)| v.wrapping_mul(b[b_start + p * row + j * col]);
+                out.push(line.iter().enumerate().map(term).fold(0, i64::wrapping_add));
+            }
+        }
+    }
+    out
+}
+
 /// Products of a batch: `operands(i)` gives the matrices of the i-th, whose result is `out[i * m * n..]`.
 ///
 /// # Errors

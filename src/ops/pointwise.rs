@@ -4,8 +4,8 @@
 use super::util::{broadcast, class_of};
 pub use super::vectors::apply;
 use crate::ir::{
-    Attrs, Binary, CORE, DType, Expand, Expr, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Unary, Val,
-    attr,
+    Attrs, Binary, CORE, Class, DType, Expand, Expr, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Unary,
+    Val, attr,
 };
 use num_traits::Float;
 
@@ -31,7 +31,16 @@ pub fn attrs(expr: Expr, dtype: DType) -> Attrs {
 /// # Errors
 /// The text is no expression, or does not fit the operands.
 pub fn add(e: &mut Expand<'_, '_>, text: &str, dtype: DType, operands: &[Val]) -> Result<Val, OpError> {
-    e.add(&DEF, attrs(Expr::parse(text)?, dtype), operands)
+    let types: Vec<_> = operands.iter().map(|v| Some(e.ty(*v))).collect();
+    e.add(&DEF, attrs(typed(Expr::parse(text)?, &types), dtype), operands)
+}
+
+/// The expression with the functions that its operands' types have: those of u64 where an operand is one.
+pub(super) fn typed(expr: Expr, types: &[Option<TensorType>]) -> Expr {
+    if !types.iter().flatten().any(|ty| ty.dtype == DType::U64 && ty.packing.is_none()) {
+        return expr;
+    }
+    expr.unsigned(&types.iter().map(|ty| ty.as_ref().map_or(Class::Text, class_of)).collect::<Vec<_>>())
 }
 
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
@@ -72,8 +81,14 @@ pub trait Real: Float + Send + Sync + 'static {
     fn of_f64(value: f64) -> Self;
     /// An integer, rounded.
     fn of_i64(value: i64) -> Self;
-    /// Truncated, and clamped to the range.
-    fn truncated(self) -> i64;
+    /// An integer, rounded.
+    fn of_u64(value: u64) -> Self;
+    /// Truncated, and clamped to the range; NaN is 0.
+    fn to_i32(self) -> i32;
+    /// Truncated, and clamped to the range; NaN is 0.
+    fn to_i64(self) -> i64;
+    /// Truncated, and clamped to the range; NaN is 0.
+    fn to_u64(self) -> u64;
     /// To the nearest integer, to the even one of two.
     fn round_ties_even(self) -> Self;
     /// The error function.
@@ -92,8 +107,17 @@ macro_rules! real {
             fn of_i64(value: i64) -> Self {
                 value as Self
             }
-            fn truncated(self) -> i64 {
+            fn of_u64(value: u64) -> Self {
+                value as Self
+            }
+            fn to_i32(self) -> i32 {
+                self as i32
+            }
+            fn to_i64(self) -> i64 {
                 self as i64
+            }
+            fn to_u64(self) -> u64 {
+                self as u64
             }
             fn round_ties_even(self) -> Self {
                 self.round_ties_even()
@@ -113,7 +137,7 @@ real!(f64);
 pub enum Scalar<F> {
     /// A float.
     Float(F),
-    /// Integers. On a device they are i32.
+    /// An integer, or the bits of a u64.
     Int(i64),
     /// A truth value.
     Bool(bool),
@@ -143,7 +167,11 @@ pub(super) fn unary<F: Real>(function: Unary, value: Scalar<F>) -> Scalar<F> {
     match (function, value) {
         (Unary::ToFloat, Int(v)) => Float(F::of_i64(v)),
         (Unary::ToFloat, Bool(v)) => Float(F::of_i64(i64::from(v))),
-        (Unary::ToInt, Float(v)) => Int(v.truncated()),
+        (Unary::ToInt, Float(v)) => Int(i64::from(v.to_i32())),
+        (Unary::ToI64, Float(v)) => Int(v.to_i64()),
+        // A negative number wraps, as C's conversions do on the common machines.
+        (Unary::ToU64, Float(v)) => Int(if v < F::zero() { v.to_i64() } else { v.to_u64().cast_signed() }),
+        (Unary::UnsignedToFloat, Int(v)) => Float(F::of_u64(v.cast_unsigned())),
         (Unary::ToInt, Bool(v)) => Int(i64::from(v)),
         (Unary::ToBool, Float(v)) => Bool(v != F::zero()),
         (Unary::ToBool, Int(v)) => Bool(v != 0),
@@ -154,6 +182,11 @@ pub(super) fn unary<F: Real>(function: Unary, value: Scalar<F>) -> Scalar<F> {
         (Unary::Abs, Int(v)) => Int(v.wrapping_abs()),
         (Unary::Sign, Int(v)) => Int(v.signum()),
         (Unary::Relu, Int(v)) => Int(v.max(0)),
+        (wrap, Int(v)) => Int(match wrap.wraps_to() {
+            Some((bits, true)) => v << (64 - bits) >> (64 - bits),
+            Some((bits, false)) => v & ((1 << bits) - 1),
+            None => v,
+        }),
         (Unary::IsNan, Float(v)) => Bool(v.is_nan()),
         (Unary::IsInf, Float(v)) => Bool(v.is_infinite()),
         (_, Float(v)) => Float(float(function, v)),
@@ -193,7 +226,8 @@ fn float<F: Real>(function: Unary, v: F) -> F {
         Unary::Softplus => v.max(F::zero()) + (-v.abs()).exp().ln_1p(),
         Unary::Relu if v.is_nan() => v,
         Unary::Relu => v.max(F::zero()),
-        Unary::Not | Unary::BitNot | Unary::IsNan | Unary::IsInf | Unary::ToFloat | Unary::ToInt | Unary::ToBool => v,
+        // Functions of other classes.
+        _ => v,
     }
 }
 
@@ -354,12 +388,16 @@ pub(super) fn binary<F: Real>(function: Binary, left: Scalar<F>, right: Scalar<F
             Binary::Sub => Int(a.wrapping_sub(b)),
             Binary::Mul => Int(a.wrapping_mul(b)),
             // Division by zero has no value in ONNX; 0 is one that every device agrees on.
-            Binary::Div => Int(a.checked_div(b).unwrap_or(0)),
+            Binary::Div => Int(if b == 0 { 0 } else { a.wrapping_div(b) }),
             Binary::Min => Int(a.min(b)),
             Binary::Max => Int(a.max(b)),
-            Binary::Pow => Int(u32::try_from(b).map_or(0, |b| a.wrapping_pow(b))),
-            Binary::Mod => Int(a.checked_rem_euclid(b).map_or(0, |r| if b < 0 && r != 0 { r + b } else { r })),
-            Binary::Fmod => Int(a.checked_rem(b).unwrap_or(0)),
+            Binary::Pow => Int(power(a, b)),
+            Binary::Mod if b == 0 => Int(0),
+            Binary::Mod => Int(match a.wrapping_rem(b) {
+                rest if rest != 0 && (rest < 0) != (b < 0) => rest + b,
+                rest => rest,
+            }),
+            Binary::Fmod => Int(if b == 0 { 0 } else { a.wrapping_rem(b) }),
             Binary::Eq => Bool(a == b),
             Binary::Lt => Bool(a < b),
             Binary::Le => Bool(a <= b),
@@ -371,7 +409,7 @@ pub(super) fn binary<F: Real>(function: Binary, left: Scalar<F>, right: Scalar<F
             Binary::Shl => Int(u32::try_from(b).ok().and_then(|b| a.checked_shl(b)).unwrap_or(0)),
             // A distance beyond the width, and a negative one, leaves nothing but the sign.
             Binary::Shr => Int(a >> u32::try_from(b).unwrap_or(63).min(63)),
-            _ => Int(0),
+            _ => unsigned(function, a.cast_unsigned(), b.cast_unsigned()),
         },
         (Bool(a), Bool(b)) => Bool(match function {
             Binary::And => a && b,
@@ -384,10 +422,73 @@ pub(super) fn binary<F: Real>(function: Binary, left: Scalar<F>, right: Scalar<F
     }
 }
 
+/// The functions of u64.
+fn unsigned<F: Real>(function: Binary, a: u64, b: u64) -> Scalar<F> {
+    use Scalar::{Bool, Int};
+    match function {
+        Binary::UDiv => Int(a.checked_div(b).unwrap_or(0).cast_signed()),
+        Binary::UMod => Int(a.checked_rem(b).unwrap_or(0).cast_signed()),
+        Binary::UMin => Int(a.min(b).cast_signed()),
+        Binary::UMax => Int(a.max(b).cast_signed()),
+        Binary::ULt => Bool(a < b),
+        Binary::ULe => Bool(a <= b),
+        Binary::UGt => Bool(a > b),
+        Binary::UGe => Bool(a >= b),
+        Binary::UShr => Int(u32::try_from(b).ok().and_then(|b| a.checked_shr(b)).unwrap_or(0).cast_signed()),
+        // `Expr::class` refuses the functions of other classes before anything is computed.
+        _ => Int(0),
+    }
+}
+
+/// A power modulo 2^64. One with a negative exponent is truncated to an integer; that of 0 is 0.
+fn power(mut base: i64, exponent: i64) -> i64 {
+    if exponent < 0 {
+        let is_odd = exponent & 1 != 0;
+        return if base == 1 || (base == -1 && !is_odd) { 1 } else { -i64::from(base == -1) };
+    }
+    let (mut power, mut rest) = (1i64, exponent);
+    while rest != 0 {
+        if rest & 1 != 0 {
+            power = power.wrapping_mul(base);
+        }
+        base = base.wrapping_mul(base);
+        rest >>= 1;
+    }
+    power
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ir::Op;
+
+    #[test]
+    fn integers_have_all_64_bits_and_wrap() {
+        let of = |text: &str, a: i64, b: i64| match scalar::<f32>(
+            &Expr::parse(text).unwrap(),
+            &[Scalar::Int(a), Scalar::Int(b)],
+        ) {
+            Scalar::Int(v) => v,
+            Scalar::Bool(v) => i64::from(v),
+            Scalar::Float(v) => v as i64,
+        };
+        assert_eq!(of("add(x0,x1)", i64::MAX, 1), i64::MIN);
+        assert_eq!(of("div(x0,x1)", i64::MIN, -1), i64::MIN);
+        assert_eq!(of("mod(x0,x1)", i64::MIN, -1), 0);
+        assert_eq!(of("mod(x0,x1)", -7, 4), 1);
+        assert_eq!(of("pow(x0,x1)", 3, 40), 3i64.wrapping_pow(40));
+        assert_eq!(of("pow(x0,x1)", -1, -3), -1);
+        assert_eq!(of("i32(x0)", 1 << 31, 0), i64::from(i32::MIN));
+        assert_eq!(of("u32(x0)", -1, 0), 0xffff_ffff);
+        assert_eq!(of("udiv(x0,x1)", -1, 2), i64::MAX);
+        assert_eq!(of("ult(x0,x1)", 1, -1), 1);
+        assert_eq!(of("ushr(x0,x1)", -1, 63), 1);
+        let convert = |text: &str, v: f32| scalar(&Expr::parse(text).unwrap(), &[Scalar::Float(v)]);
+        assert_eq!(convert("i64(x0)", 1e18), Scalar::Int(999_999_984_306_749_440));
+        assert_eq!(convert("u64(x0)", 1.8e19), Scalar::Int(18_000_000_404_716_257_280u64.cast_signed()));
+        assert_eq!(convert("i(x0)", 1e18), Scalar::Int(i64::from(i32::MAX)));
+        assert_eq!(convert("uf(i64(x0))", -1.0), Scalar::Float(18_446_744_073_709_551_616.0));
+    }
 
     #[test]
     fn operands_broadcast() {

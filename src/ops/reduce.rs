@@ -1,7 +1,9 @@
 //! `reduce`: sums, means, extrema and products along axes.
 
 use super::util::{axes, class_of, finish, finish_f32s, n_elems, operand, result, split_own, strides};
-use crate::ir::{Attrs, CORE, Class, DType, Dim, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, attr};
+use crate::ir::{
+    Attrs, Bounds, CORE, Class, DType, Dim, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, attr,
+};
 use rayon::prelude::*;
 
 /// `reduce(x) {kind, axes, keepdims, dtype, epilogue}`.
@@ -89,10 +91,9 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     let (starts, offsets) = (offsets(part(false))?, offsets(part(true))?);
     if class_of(x.ty()) == Class::Int {
         let data = x.to_i64s()?;
-        let nothing = of_nothing(x.dtype(), kind == Kind::Max);
         let values: Vec<i64> = starts
             .par_iter()
-            .map(|&start| ints(kind, offsets.iter().map(|o| data[start + o]), offsets.len(), nothing))
+            .map(|&start| ints(kind, x.dtype(), offsets.iter().map(|o| data[start + o]), offsets.len()))
             .collect();
         return finish(attrs, Tensor::from_i64s(x.dtype(), &out_dims, &values)?, x.dtype(), extra);
     }
@@ -127,23 +128,36 @@ fn floats(kind: Kind, values: impl Iterator<Item = f32>, n: usize) -> f32 {
     }
 }
 
-/// The maximum, or minimum, of no integers: the least or largest of the type, within the 32 bits that integers have on a device (ReduceMax and
-/// ReduceMin, opset 20).
+/// The maximum, or minimum, of no integers: the least or largest of the type (ReduceMax and ReduceMin, opset 20).
 pub fn of_nothing(dtype: DType, max: bool) -> i64 {
-    let bits = dtype.bits().clamp(1, 32);
-    let is_unsigned = matches!(dtype, DType::U2 | DType::U4 | DType::U8 | DType::U16 | DType::U32 | DType::U64);
-    match (max, is_unsigned) {
-        (true, true) => 0,
-        (true, false) => -(1 << (bits - 1)),
-        (false, true) if bits < 32 => (1 << bits) - 1,
-        (false, _) => (1 << (bits - 1)) - 1,
+    let bounds = Bounds::of(dtype);
+    match (dtype, max) {
+        (DType::U64, true) => 0,
+        (DType::U64, false) => -1,
+        (_, true) => bounds.low,
+        (_, false) => bounds.high,
     }
 }
 
-fn ints(kind: Kind, values: impl Iterator<Item = i64>, n: usize, nothing: i64) -> i64 {
+/// Joins integers of a type; the bits of u64 are compared and divided as such.
+fn ints(kind: Kind, dtype: DType, values: impl Iterator<Item = i64>, n: usize) -> i64 {
+    let is_u64 = dtype == DType::U64;
+    let (nothing, n) = (of_nothing(dtype, kind == Kind::Max), n.max(1));
     match kind {
         Kind::Sum => values.fold(0, i64::wrapping_add),
-        Kind::Mean => values.fold(0, i64::wrapping_add) / i64::try_from(n.max(1)).unwrap_or(i64::MAX),
+        Kind::Mean if is_u64 => (values.fold(0, i64::wrapping_add).cast_unsigned() / n as u64).cast_signed(),
+        // The sum wraps as its type does before it is divided, one narrower than 32 bits as i32.
+        Kind::Mean => {
+            let sum = values.fold(0, i64::wrapping_add);
+            let sum = match dtype {
+                DType::I64 => sum,
+                DType::U32 => sum & i64::from(u32::MAX),
+                _ => i64::from(sum as i32),
+            };
+            sum / i64::try_from(n).unwrap_or(i64::MAX)
+        }
+        Kind::Max if is_u64 => values.max_by_key(|v| v.cast_unsigned()).unwrap_or(nothing),
+        Kind::Min if is_u64 => values.min_by_key(|v| v.cast_unsigned()).unwrap_or(nothing),
         Kind::Max => values.max().unwrap_or(nothing),
         Kind::Min => values.min().unwrap_or(nothing),
         Kind::Prod => values.fold(1, i64::wrapping_mul),

@@ -114,9 +114,13 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
         return Ok(vec![Tensor::from_f32s(data.dtype(), &own, &values)?]);
     }
     let (mut values, new) = (data.to_i64s()?, updates.to_i64s()?);
+    let is_u64 = data.dtype() == crate::ir::DType::U64;
     combine(&mut values, &new, &places, width, |a, b| match reduction {
         "add" => a.wrapping_add(b),
         "mul" => a.wrapping_mul(b),
+        // The bits of u64 compare as such.
+        "max" if is_u64 => a.cast_unsigned().max(b.cast_unsigned()).cast_signed(),
+        "min" if is_u64 => a.cast_unsigned().min(b.cast_unsigned()).cast_signed(),
         "max" => a.max(b),
         _ => a.min(b),
     });
@@ -262,5 +266,5 @@ fn expand_unpool(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let y = e.add(&DEF, Attrs::new().with_str("reduction", "none"), &[zeros, rows, x])?;
     let y = reshape::to(e, y, read.iter().map(|&n| Dim::Known(n)).collect())?;
     let pads: Vec<(i64, i64)> = read.iter().zip(&wanted).map(|(read, wanted)| (0, wanted - read)).collect();
-    Ok(vec![super::slice::padded(e, y, &pads, 0.0)?])
+    Ok(vec![super::slice::padded(e, y, &pads, super::strided::Fill::default())?])
 }

@@ -1,7 +1,7 @@
 //! ONNX's Slice and Pad: parts of a tensor, and more than all of it.
 
 use super::reshape;
-use super::strided::{View, row_major, view};
+use super::strided::{Fill, View, row_major, view};
 use crate::ir::{
     Attrs, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr, resolve_axis,
 };
@@ -180,9 +180,9 @@ fn expand_pad(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         return expand_mirrored(e, x, &pads);
     }
     let fill = match e.optional(2) {
-        None => 0.0,
+        None => Fill::default(),
         Some(value) => match e.edit.constant(value) {
-            Some(tensor) => tensor.to_f32s()?.first().copied().unwrap_or(0.0),
+            Some(tensor) => Fill::first(tensor)?,
             None => return expand_filled(e, x, &pads, value),
         },
     };
@@ -194,7 +194,7 @@ fn expand_filled(e: &mut Expand<'_, '_>, x: Val, pads: &[(i64, i64)], value: Val
     let ty = e.ty(x);
     let one = e.constant(Tensor::from_f32s(DType::F32, &[1], &[1.0])?);
     let ones = super::movement::broadcast_to(e, one, ty.shape.0)?;
-    let (inside, y) = (padded(e, ones, pads, 0.0)?, padded(e, x, pads, 0.0)?);
+    let (inside, y) = (padded(e, ones, pads, Fill::default())?, padded(e, x, pads, Fill::default())?);
     let value = reshape::to(e, value, Vec::new())?;
     Ok(vec![super::pointwise::add(e, "select(gt(x1,0.5),x0,x2)", ty.dtype, &[y, inside, value])?])
 }
@@ -203,7 +203,7 @@ fn expand_filled(e: &mut Expand<'_, '_>, x: Val, pads: &[(i64, i64)], value: Val
 ///
 /// # Errors
 /// Nothing is left along an axis.
-pub fn padded(e: &mut Expand<'_, '_>, x: Val, pads: &[(i64, i64)], fill: f32) -> Result<Val, OpError> {
+pub fn padded(e: &mut Expand<'_, '_>, x: Val, pads: &[(i64, i64)], fill: Fill) -> Result<Val, OpError> {
     let dims = e.ty(x).shape.0;
     let shape: Vec<Dim> = dims.iter().zip(pads).map(|(d, (before, after))| d + &Dim::Known(before + after)).collect();
     if shape.iter().zip(pads).any(|(d, (a, b))| *d == Dim::Known(0) && (*a, *b) != (0, 0)) {

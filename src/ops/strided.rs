@@ -1,10 +1,11 @@
 //! `strided`: a tensor read at other places: what transposes, slices, broadcasts, splits and pads become.
 
 use super::util::{
-    class_of, dims_attr, dims_value, element_of, elements, finish, from_elements, ints_attr, n_elems, operand, result,
-    split_own,
+    class_of, dims_attr, dims_value, elements, finish, from_elements, ints_attr, n_elems, operand, result, split_own,
 };
-use crate::ir::{Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
+use crate::ir::{
+    Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
+};
 use rayon::prelude::*;
 
 /// `strided(x) {shape, strides, offset, lo, hi, fill, dtype, epilogue}`: `y[i] = x.flat[offset + sum(i[d]*strides[d])]` where
@@ -20,7 +21,7 @@ pub static DEF: OpDef = OpDef {
         attr::sizes("offset"),
         attr::sizes("lo"),
         attr::sizes("hi"),
-        attr::float("fill"),
+        attr::number("fill"),
         attr::dtype("dtype"),
         attr::expr("epilogue"),
     ],
@@ -42,7 +43,60 @@ pub struct View {
     /// First and last but one positions that are read, an axis; all where absent.
     pub inside: Option<(Vec<Dim>, Vec<Dim>)>,
     /// What stands elsewhere.
-    pub fill: f32,
+    pub fill: Fill,
+}
+
+/// A number of the tensor's own type.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fill {
+    /// For floats.
+    Float(f32),
+    /// For integers and truth values.
+    Int(i64),
+}
+
+impl Default for Fill {
+    fn default() -> Fill {
+        Fill::Float(0.0)
+    }
+}
+
+impl Fill {
+    /// The attribute of this name, 0 where it is absent.
+    pub fn of(attrs: &Attrs, name: &str) -> Fill {
+        attrs.int(name).map_or_else(|| Fill::Float(attrs.float(name).unwrap_or(0.0)), Fill::Int)
+    }
+
+    /// One element of a tensor.
+    ///
+    /// # Errors
+    /// It is text, or has none.
+    pub fn first(tensor: &Tensor) -> Result<Fill, OpError> {
+        Ok(match tensor.dtype().class() {
+            Class::Float => Fill::Float(tensor.to_f32s()?.first().copied().unwrap_or(0.0)),
+            _ => Fill::Int(tensor.to_i64s()?.first().copied().unwrap_or(0)),
+        })
+    }
+
+    /// As a tensor of one element.
+    fn tensor(self, dtype: DType) -> Result<Tensor, OpError> {
+        Ok(match (self, dtype.class()) {
+            (Fill::Float(v), Class::Float) => Tensor::from_f32s(dtype, &[1], &[v])?,
+            (Fill::Int(v), Class::Float) => Tensor::from_f32s(dtype, &[1], &[v as f32])?,
+            (Fill::Float(v), _) => Tensor::from_i64s(dtype, &[1], &[v as i64])?,
+            (Fill::Int(v), _) => Tensor::from_i64s(dtype, &[1], &[v])?,
+        })
+    }
+
+    /// The bits that it has on a device as an element of `dtype`: those of an f32, or of an integer of 64 bits.
+    pub fn bits(self, dtype: DType) -> u64 {
+        match (self, dtype.class()) {
+            (Fill::Float(v), Class::Float) => u64::from(v.to_bits()),
+            (Fill::Int(v), Class::Float) => u64::from((v as f32).to_bits()),
+            (Fill::Float(v), _) => (v as i64).cast_unsigned(),
+            (Fill::Int(v), _) => v.cast_unsigned(),
+        }
+    }
 }
 
 impl View {
@@ -54,7 +108,11 @@ impl View {
             offset => attrs.with_dims("offset", vec![offset]),
         };
         if let Some((lo, hi)) = &self.inside {
-            attrs = attrs.with("lo", dims_value(lo)).with("hi", dims_value(hi)).with_float("fill", self.fill);
+            attrs = attrs.with("lo", dims_value(lo)).with("hi", dims_value(hi));
+            attrs = match self.fill {
+                Fill::Float(v) => attrs.with_float("fill", v),
+                Fill::Int(v) => attrs.with_int("fill", v),
+            };
         }
         attrs
     }
@@ -155,7 +213,8 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     let plan = Plan::of(attrs, &dims)?;
     let (bytes, size) = elements(x)?;
     plan.check((bytes.len() / size) as u64)?;
-    let fill = element_of(x.dtype(), f64::from(attrs.float("fill").unwrap_or(0.0)))?;
+    let fill = Fill::of(attrs, "fill").tensor(x.dtype())?;
+    let fill = elements(&fill)?.0;
     n_elems(&dims)?;
     let out = match size {
         1 => read::<1>(&plan, &bytes, &fill),

@@ -287,15 +287,3 @@ pub fn from_elements(dtype: DType, dims: &[usize], bytes: Vec<u8>) -> Result<Ten
     let values: Vec<i64> = bytes.iter().map(|&b| i64::from(b as i8)).collect();
     Ok(Tensor::from_i64s(dtype, dims, &values)?)
 }
-
-/// The raw bytes of one element of value `value`.
-///
-/// # Errors
-/// The type cannot be written.
-pub fn element_of(dtype: DType, value: f64) -> Result<Vec<u8>, OpError> {
-    let one = match dtype.class() {
-        Class::Float => Tensor::from_f32s(dtype, &[1], &[value as f32])?,
-        _ => Tensor::from_i64s(dtype, &[1], &[value as i64])?,
-    };
-    elements(&one).map(|(bytes, _)| bytes.into_owned())
-}

@@ -4,7 +4,7 @@ use super::arena::{self, ArenaLimits};
 use super::kernels::{self, KernelCall, KernelError};
 use super::memory::{Buffers, Kind, is_view};
 use super::{PlanError, allocation_bytes, round_up};
-use crate::ir::{Class, DType, Dim, Graph, Hash, NodeId, NodeKind, Tensor, ValueId};
+use crate::ir::{DType, Dim, Graph, Hash, NodeId, NodeKind, Tensor, ValueId};
 use crate::ops::kernel_key::KernelKey;
 use crate::ops::weights;
 use crate::program::{
@@ -352,7 +352,7 @@ impl Layout<'_> {
     fn port(&self, name: &str, value: ValueId) -> Result<Port, PlanError> {
         let ty = self.graph.ty(value);
         let device_dtype =
-            device_dtype(ty.dtype).ok_or_else(|| PlanError::Type { value: name.to_owned(), ty: ty.to_string() })?;
+            ty.dtype.on_device().ok_or_else(|| PlanError::Type { value: name.to_owned(), ty: ty.to_string() })?;
         let mut region = self.region(value)?;
         // A constant without elements has a place, but no bytes.
         region.bytes = region.bytes.min(kernels::most_device_bytes(ty).unwrap_or(region.bytes));
@@ -371,29 +371,14 @@ impl Layout<'_> {
     }
 }
 
-/// The element type that a value has on a device: f16 stays, other floats are f32, integers and truth values i32.
-pub fn device_dtype(dtype: DType) -> Option<DType> {
-    match (dtype, dtype.class()) {
-        (DType::F16, _) => Some(DType::F16),
-        (_, Class::Float) => Some(DType::F32),
-        (_, Class::Int | Class::Bool) => Some(DType::I32),
-        (_, Class::Text) => None,
-    }
-}
-
 /// A constant in the element type it has on a device.
 fn on_device(tensor: &Tensor) -> Result<Tensor, crate::ir::TensorError> {
     if tensor.ty().packing.is_some() {
         return Ok(tensor.clone());
     }
-    match device_dtype(tensor.dtype()) {
+    match tensor.dtype().on_device() {
         Some(dtype) if dtype == tensor.dtype() => Ok(tensor.clone()),
-        Some(DType::I32) => {
-            // Indices and bounds beyond i32 (a Slice to the end has i64::MAX) mean "as far as there is".
-            let values: Vec<i64> =
-                tensor.to_i64s()?.into_iter().map(|v| v.clamp(i64::from(i32::MIN), i64::from(i32::MAX))).collect();
-            Tensor::from_i64s(DType::I32, &tensor.dims(), &values)
-        }
+        Some(DType::I32) => Tensor::from_i64s(DType::I32, &tensor.dims(), &tensor.to_i64s()?),
         Some(dtype) => Tensor::from_f32s(dtype, &tensor.dims(), &tensor.to_bounded_f32s()?),
         None => Err(crate::ir::TensorError::Class { dtype: tensor.dtype(), wanted: "a device type" }),
     }

@@ -12,7 +12,7 @@ mod shape;
 #[cfg(test)]
 mod tests;
 
-use crate::ir::{Class, DType, Dim, Graph, NodeId, NodeKind, TensorType, ValueId};
+use crate::ir::{DType, Dim, Graph, NodeId, NodeKind, TensorType, ValueId};
 use crate::ops::kernel_key::{KernelKey, Storage};
 use crate::target::Target;
 use call::Node;
@@ -79,14 +79,19 @@ pub enum KernelError {
     Mismatch { node: String, kernel: String, what: String },
 }
 
-/// How a tensor lies on a device: integers and truth values as i32, bf16 and f64 as f32; `None` for text.
+/// How a tensor lies on a device: integers in 32 or 64 bits, truth values as i32, bf16 and f64 as f32; `None` for text.
 pub fn storage(ty: &TensorType) -> Option<Storage> {
-    match (ty.packing, ty.dtype.class()) {
-        (Some(packing), _) => Some(Storage::Packed(packing)),
-        (None, Class::Text) => None,
-        (None, Class::Float) => Some(if ty.dtype == DType::F16 { Storage::F16 } else { Storage::F32 }),
-        (None, Class::Int | Class::Bool) => Some(Storage::I32),
+    if let Some(packing) = ty.packing {
+        return Some(Storage::Packed(packing));
     }
+    Some(match ty.dtype.on_device()? {
+        DType::F16 => Storage::F16,
+        DType::U32 => Storage::U32,
+        DType::I64 => Storage::I64,
+        DType::U64 => Storage::U64,
+        dtype if dtype.is_float() => Storage::F32,
+        _ => Storage::I32,
+    })
 }
 
 /// Bytes of a tensor on a device, a multiple of 4; `None` while a size is symbolic, for text, or on overflow.
@@ -94,7 +99,8 @@ pub fn device_bytes(ty: &TensorType) -> Option<u64> {
     match storage(ty)? {
         Storage::Packed(_) => ty.bytes(),
         Storage::F16 => ty.shape.n_elems()?.checked_mul(2)?.checked_next_multiple_of(4),
-        Storage::F32 | Storage::I32 => ty.shape.n_elems()?.checked_mul(4),
+        Storage::F32 | Storage::I32 | Storage::U32 => ty.shape.n_elems()?.checked_mul(4),
+        Storage::I64 | Storage::U64 => ty.shape.n_elems()?.checked_mul(8),
     }
 }
 

@@ -427,7 +427,7 @@ impl<'a> Scope<'a> {
     fn port(&self, entry: &Entry, place: &str, port: &Port) -> Checked {
         let fits = match port.dtype.class() {
             Class::Float => matches!(port.device_dtype, DType::F32 | DType::F16),
-            Class::Int | Class::Bool => port.device_dtype == DType::I32,
+            Class::Int | Class::Bool => port.dtype.on_device() == Some(port.device_dtype),
             Class::Text => false,
         };
         if !fits {

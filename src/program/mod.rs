@@ -10,10 +10,11 @@ pub use check::ProgramError;
 pub use report::{Certificate, Ledger, NodeReport};
 pub use sizes::{SizeError, SizeRange, Sizes};
 
-use crate::ir::{DType, Dim, Hash, Tensor};
+use crate::ir::{DType, Dim, Graph, Hash, Registry, Tensor, text};
 use crate::target::Target;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A compiled model.
 #[derive(Clone, Debug)]
@@ -28,6 +29,34 @@ pub struct Program {
     pub constants: IndexMap<Hash, Tensor>,
     /// SPIR-V by content.
     pub shaders: IndexMap<ShaderHash, Shader>,
+}
+
+/// Why a plan's graph cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages document the fields")]
+pub enum GraphError {
+    #[error("the program has no plan {0}")]
+    Plan(usize),
+    #[error("the graph of plan {plan}: {source}")]
+    Parse { plan: usize, source: text::ParseError },
+    #[error("the graph of plan {plan} has {source}")]
+    Faults { plan: usize, source: crate::ir::Faults },
+}
+
+impl Program {
+    /// The kernel-level graph of plan number `plan`, with its constants: what the CPU reference runs. Its operators are found in `operators`.
+    ///
+    /// # Errors
+    /// There is no such plan; its graph does not read, or is not well formed.
+    pub fn graph(&self, plan: usize, operators: &Registry) -> Result<Graph, GraphError> {
+        let source = &self.plans.get(plan).ok_or(GraphError::Plan(plan))?.graph;
+        let by_prefix: BTreeMap<String, &Tensor> =
+            self.constants.iter().map(|(hash, tensor)| (hash.to_string(), tensor)).collect();
+        let find = |hash: &str, _: &crate::ir::TensorType| by_prefix.get(hash).map(|t| (*t).clone());
+        let graph = text::parse(source, operators, &find).map_err(|source| GraphError::Parse { plan, source })?;
+        graph.verify().map_err(|source| GraphError::Faults { plan, source })?;
+        Ok(graph)
+    }
 }
 
 /// BLAKE3 of a shader's SPIR-V words, in hexadecimal.
@@ -178,10 +207,10 @@ pub struct Port {
     /// The model's name for it.
     pub name: String,
     /// The model's element type. On the device floats keep theirs (f64 and bf16 are f32), integers and truth values are i32.
-    #[serde(with = "text")]
+    #[serde(with = "dtype_text")]
     pub dtype: DType,
     /// Element type on the device: f32, f16 or i32.
-    #[serde(with = "text")]
+    #[serde(with = "dtype_text")]
     pub device_dtype: DType,
     /// Sizes of the axes.
     #[serde(with = "dims")]
@@ -270,7 +299,7 @@ mod groups {
     }
 }
 
-mod text {
+mod dtype_text {
     use super::DType;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 

@@ -23,9 +23,9 @@ pub enum RuntimeError {
     /// An input is not what its port takes.
     #[error("input {name:?}: {fault}")]
     Input { name: String, fault: String },
-    /// A number is beyond the device's 32-bit types; the CPU reference has wider ones.
-    #[error("{port}: element {index} is {value}, which does not fit in the 32-bit {numbers} of the device")]
-    TooWide { port: String, index: usize, value: String, numbers: &'static str },
+    /// An f64 is beyond the device's 32-bit floats; the CPU reference has f64.
+    #[error("{port}: element {index} is {value:e}, which does not fit in the 32-bit floats of the device")]
+    TooWide { port: String, index: usize, value: f64 },
     /// A node that runs on the host failed.
     #[error("host node {node:?}: {fault}")]
     Host { node: String, fault: String },

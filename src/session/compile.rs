@@ -1,10 +1,11 @@
 //! From a graph of the ONNX level to a program.
 
+use super::explain::Names;
 use crate::codegen::{self, CodegenError};
 use crate::ir::{Graph, ValueId, text};
 use crate::ops::kernel_key::KernelKey;
 use crate::ops::weights;
-use crate::passes::{OverBudget, PassError, Pipeline, PipelineError, Settings, Timing, WhyNot};
+use crate::passes::{Explanation, OverBudget, PassError, Pipeline, PipelineError, Settings, Timing};
 use crate::plan::build::{self, Blueprint};
 use crate::plan::{Forecast, PlanError};
 use crate::program::{Certificate, Dispatch, Entry, NodeReport, Plan, Program, Shader, Step};
@@ -33,8 +34,8 @@ pub struct Compiled {
     pub kernels: Graph,
     /// Times of the passes of the last round.
     pub timings: Vec<Timing>,
-    /// Why patterns did not match, for the node asked about.
-    pub why_not: Vec<WhyNot>,
+    /// What there is to tell of the node or value asked about ([`Settings::explain`]).
+    pub explanation: Option<Explanation>,
     /// How long the solver of the budget took, in the last round.
     pub solve_time: std::time::Duration,
     /// GLSL by kernel name.
@@ -64,6 +65,10 @@ pub enum CompileError {
     Host { node: String, reason: String },
     #[error("the pipeline lacks {pass}, without which no program comes out")]
     Lacks { pass: &'static str },
+    #[error("there is no node or value {name:?} to explain{}", .nearest.as_ref().map(|n| format!("; did you mean {n:?}?")).unwrap_or_default())]
+    Unknown { name: String, nearest: Option<String> },
+    #[error(transparent)]
+    Pass(#[from] PassError),
     #[error("kernel {kernel}: {source}")]
     Codegen { kernel: String, source: CodegenError },
     #[error("nothing says how large {} may be: give {}", .names.join(", "), .names.iter().map(|n| format!("--dim {n}=N or --dim {n}=1..N")).collect::<Vec<_>>().join(", "))]
@@ -147,7 +152,7 @@ struct Lowered {
     budget_bytes: u64,
     timings: Vec<Timing>,
     solve_time: std::time::Duration,
-    why_not: Vec<WhyNot>,
+    explanation: Option<Explanation>,
 }
 
 impl Lowered {
@@ -161,11 +166,14 @@ impl Lowered {
         progress: Progress<'_>,
         dump: crate::passes::Dump<'_>,
     ) -> Result<Lowered, CompileError> {
+        let reserve = options.settings.reserve_bytes;
         let mut over = match Lowered::of(graph, options, pipeline, pool, progress, dump) {
             Err(CompileError::OverBudget(over)) => over,
+            Ok(lowered) if pipeline(options.settings.clone()).is_changed() => {
+                return lowered.at_least(graph, options, pipeline, pool);
+            }
             other => return other,
         };
-        let reserve = options.settings.reserve_bytes;
         for _ in 0..MAX_ROUNDS {
             let least = over.min_feasible_bytes;
             // What the target's memory cannot hold is not worth a plan.
@@ -191,6 +199,40 @@ impl Lowered {
         Err(CompileError::OverBudget(over))
     }
 
+    /// Makes sure of the smallest budget. What passes of a caller's own do to bytes may depend on formats, which a forecast leaves open: the figure is
+    /// that of a plan, or of this one.
+    fn at_least(
+        mut self,
+        graph: &Graph,
+        options: &Compile,
+        pipeline: &dyn Fn(Settings) -> Pipeline,
+        pool: &rayon::ThreadPool,
+    ) -> Result<Lowered, CompileError> {
+        let peak = self.blueprint.peak_bytes;
+        let mut least = self.forecast.min_feasible_bytes;
+        for _ in 0..MAX_ROUNDS {
+            if least >= peak {
+                break;
+            }
+            let budget_bytes = Some(least.saturating_add(options.settings.reserve_bytes));
+            let settings = Settings { budget_bytes, explain: None, ..options.settings.clone() };
+            let options = Compile { settings, ..options.clone() };
+            match Lowered::of(graph, &options, pipeline, pool, &|_, _, _| {}, &mut |_, _, _| {}) {
+                Ok(lowered) => {
+                    self.forecast.min_feasible_bytes = lowered.blueprint.peak_bytes.min(least);
+                    return Ok(self);
+                }
+                Err(CompileError::OverBudget(over)) if over.min_feasible_bytes > least => {
+                    least = over.min_feasible_bytes;
+                }
+                Err(CompileError::OverBudget(_)) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        self.forecast.min_feasible_bytes = peak;
+        Ok(self)
+    }
+
     fn of(
         graph: &Graph,
         options: &Compile,
@@ -207,13 +249,15 @@ impl Lowered {
             let mut assigned: Option<Graph> = None;
             let pipeline = pipeline(settings.clone());
             let n_passes = pipeline.names().len();
+            let n_before = pipeline.n_before_formats_are_real();
             if let Some(pass) = pipeline.lacks() {
                 return Err(CompileError::Lacks { pass });
             }
             let report = {
                 let mut hook = |i: usize, name: &str, graph: &Graph| {
                     progress("passes", i + 1, n_passes);
-                    if name == "assign_precision" {
+                    // The formats of the program, whichever passes set them.
+                    if i + 1 == n_before {
                         assigned = Some(graph.clone());
                     }
                     dump(i, name, graph);
@@ -259,8 +303,11 @@ impl Lowered {
             if forecast.chosen_bytes == forecast.f32_bytes && certificate.objective == 0.0 {
                 forecast.f32_bytes = blueprint.peak_bytes;
             }
-            let nodes = reports(assigned.as_ref().unwrap_or(graph), &kernels, &blueprint, &report.context.reasons);
-            let why_not = report.context.explain.found().to_vec();
+            let assigned = assigned.as_ref().unwrap_or(graph);
+            let nodes = reports(assigned, &kernels, &blueprint, &report.context.reasons);
+            let names = Names { imported: graph, assigned, kernels: &kernels };
+            let asked = settings.explain.as_ref().map(|asked| names.explain(asked, &report.context));
+            let explanation = asked.transpose()?;
             let solve_time = report.context.solve_time;
             let timings = report.timings;
             return Ok(Lowered {
@@ -272,7 +319,7 @@ impl Lowered {
                 budget_bytes,
                 timings,
                 solve_time,
-                why_not,
+                explanation,
             });
         }
         Err(CompileError::Plan(PlanError::Overflow))
@@ -363,7 +410,7 @@ impl Lowered {
             kernels: self.kernels,
             timings: self.timings,
             solve_time: self.solve_time,
-            why_not: self.why_not,
+            explanation: self.explanation,
             shaders: sources,
             arena_bytes: self.blueprint.arena_bytes,
             max_live_bytes: self.blueprint.max_live_bytes,

@@ -3,6 +3,8 @@
 #[cfg(feature = "codegen")]
 mod compile;
 mod cpu;
+#[cfg(feature = "codegen")]
+mod explain;
 pub mod npz;
 mod run;
 

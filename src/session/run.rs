@@ -1,7 +1,8 @@
 //! Sessions: a program on a device.
 
 use super::cpu::{CpuError, Reference};
-use crate::ir::Tensor;
+use crate::ir::{Registry, Tensor};
+use crate::ops;
 use crate::program::{Program, file};
 
 /// Where a program runs.
@@ -19,6 +20,8 @@ pub enum DeviceChoice {
 /// A loaded program.
 pub struct Session {
     program: Program,
+    /// The operators that the program's graph may name.
+    operators: Registry,
     reference: Option<Reference>,
     #[cfg(feature = "runtime")]
     executor: Option<crate::runtime::Executor>,
@@ -74,8 +77,22 @@ impl Session {
     /// # Errors
     /// The device fails, and was asked for by name.
     pub fn of(program: Program, choice: DeviceChoice) -> Result<Session, SessionError> {
+        Session::with_operators(program, choice, ops::registry())
+    }
+
+    /// Loads a program that was compiled with operators of a toolchain's own ([`Registry::add`]): its host steps and the CPU reference find them in
+    /// `operators`.
+    ///
+    /// # Errors
+    /// As [`Session::of`].
+    pub fn with_operators(
+        program: Program,
+        choice: DeviceChoice,
+        operators: Registry,
+    ) -> Result<Session, SessionError> {
         let mut session = Session {
             program,
+            operators,
             reference: None,
             #[cfg(feature = "runtime")]
             executor: None,
@@ -86,7 +103,7 @@ impl Session {
         };
         let has_host_steps = session.has_host_steps();
         if choice == DeviceChoice::Cpu || has_host_steps {
-            session.reference = Some(Reference::of(&session.program, 0)?);
+            session.reference = Some(Reference::with_operators(&session.program, 0, &session.operators)?);
         }
         #[cfg(feature = "runtime")]
         if choice != DeviceChoice::Cpu {
@@ -101,7 +118,7 @@ impl Session {
             if let DeviceChoice::Index(_) = choice {
                 return Err(SessionError::NoRuntime);
             }
-            session.reference = Some(Reference::of(&session.program, 0)?);
+            session.reference = Some(Reference::with_operators(&session.program, 0, &session.operators)?);
             session.fallbacks.push("this build has no Vulkan runtime: ran on the CPU reference".to_owned());
             session.n_lasting = 1;
         }
@@ -114,12 +131,32 @@ impl Session {
     /// The device fails.
     #[cfg(feature = "runtime")]
     pub fn on(program: Program, context: &crate::runtime::VkContext) -> Result<Session, SessionError> {
+        Session::on_with_operators(program, context, ops::registry())
+    }
+
+    /// Loads a program with operators of a toolchain's own on a device that the caller opened or owns.
+    ///
+    /// # Errors
+    /// The device fails.
+    #[cfg(feature = "runtime")]
+    pub fn on_with_operators(
+        program: Program,
+        context: &crate::runtime::VkContext,
+        operators: Registry,
+    ) -> Result<Session, SessionError> {
         let executor = crate::runtime::Executor::load(&program, 0, context)?;
         let choice = DeviceChoice::Index(context.info().index);
-        let mut session =
-            Session { program, reference: None, executor: Some(executor), choice, fallbacks: Vec::new(), n_lasting: 0 };
+        let mut session = Session {
+            program,
+            operators,
+            reference: None,
+            executor: Some(executor),
+            choice,
+            fallbacks: Vec::new(),
+            n_lasting: 0,
+        };
         if session.has_host_steps() {
-            session.reference = Some(Reference::of(&session.program, 0)?);
+            session.reference = Some(Reference::with_operators(&session.program, 0, &session.operators)?);
         }
         Ok(session)
     }
@@ -132,7 +169,7 @@ impl Session {
             return Err(error.into());
         }
         if self.reference.is_none() {
-            self.reference = Some(Reference::of(&self.program, 0)?);
+            self.reference = Some(Reference::with_operators(&self.program, 0, &self.operators)?);
         }
         self.fallbacks.push(format!("{error}: ran on the CPU reference"));
         if !matches!(error, crate::runtime::RuntimeError::TooWide { .. }) {
@@ -215,7 +252,7 @@ impl Session {
         let _ = profile;
         let reference = match &self.reference {
             Some(reference) => reference,
-            None => self.reference.insert(Reference::of(&self.program, 0)?),
+            None => self.reference.insert(Reference::with_operators(&self.program, 0, &self.operators)?),
         };
         Ok(Outcome { outputs: reference.run(inputs)?, device_ms: None, host_nodes, profile: None })
     }

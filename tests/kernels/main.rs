@@ -7,6 +7,7 @@
 #[path = "../common/child.rs"]
 mod child;
 mod elementwise;
+mod integers;
 mod loops;
 mod maths;
 mod matmul;
@@ -278,11 +279,7 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
     };
     let mut inputs = Vec::new();
     let port = |name: &str, ty: &TensorType, region: Region| {
-        let device_dtype = match (ty.dtype.is_float(), ty.dtype) {
-            (true, DType::F16) => DType::F16,
-            (true, _) => DType::F32,
-            (false, _) => DType::I32,
-        };
+        let device_dtype = ty.dtype.on_device().unwrap();
         Port { name: name.to_owned(), dtype: ty.dtype, device_dtype, shape: ty.shape.0.clone(), region }
     };
     for (value, tensor) in values.iter().zip(&case.operands) {

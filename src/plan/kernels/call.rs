@@ -158,6 +158,7 @@ pub(super) fn dims(ty: &TensorType) -> Vec<Dim> {
 /// What a tensor is in an expression: packed ones are floats.
 pub(super) fn class_of(ty: &TensorType) -> Value {
     match (ty.packing, ty.dtype.class()) {
+        (None, Class::Int) if storage(ty).is_some_and(Storage::is_wide) => Value::Wide,
         (None, Class::Int) => Value::Int,
         (None, Class::Bool) => Value::Bool,
         _ => Value::Float,
@@ -207,6 +208,7 @@ pub(super) fn slices(
             packing.n_blocks(n_cols).unwrap_or(0) * packing.scale.n_bytes(),
         ),
         Some(Storage::F16) => (n_cols * 2, 0),
+        Some(Storage::I64 | Storage::U64) => (n_cols * 8, 0),
         _ => (n_cols * 4, 0),
     };
     // So many rows that every slice begins where a binding may (alignments are powers of two), and its scales, halves at least, at a word.
@@ -272,7 +274,12 @@ impl Call<'_> {
                 call.bind(value, key, &parts)
             }
             Some(storage) => {
-                let row = n_cols * if storage == Storage::F16 { 2 } else { 4 };
+                let row = n_cols
+                    * match storage {
+                        Storage::F16 => 2,
+                        Storage::I64 | Storage::U64 => 8,
+                        _ => 4,
+                    };
                 let part = (rows.first * row, (rows.n * row).next_multiple_of(4));
                 self.bind(value, OperandKey { storage, scales_apart: false }, &[part])
             }
@@ -365,6 +372,11 @@ impl Call<'_> {
         self
     }
 
+    /// `name` and `name_high`: the two halves of 64 bits.
+    pub(super) fn words(self, name: &str, bits: u64) -> Self {
+        self.uint(name, bits & 0xffff_ffff).uint(&format!("{name}_high"), bits >> 32)
+    }
+
     pub(super) fn float(mut self, name: &str, value: f32) -> Self {
         self.params.insert(name.to_owned(), (ParamType::Float, u64::from(value.to_bits()).into()));
         self
@@ -400,7 +412,19 @@ impl Call<'_> {
                 self = self.float(&format!("x{i}"), *number);
             }
             expr = Some(key.clone());
-            let times = Expr::parse(&key.text).map(|expr| loops_of(&expr)).unwrap_or_default();
+            let numbers = std::iter::repeat_n(Value::Float, key.n_numbers);
+            let operands: Vec<Class> = key
+                .own
+                .into_iter()
+                .chain(key.args.iter().map(|arg| arg.value))
+                .chain(numbers)
+                .map(|value| match value {
+                    Value::Float => Class::Float,
+                    Value::Int | Value::Wide => Class::Int,
+                    Value::Bool => Class::Bool,
+                })
+                .collect();
+            let times = Expr::parse(&key.text).map(|expr| loops_of(&expr, &operands)).unwrap_or_default();
             self.loops.extend(times.into_iter().map(|times| Loop { entries: self.puts, times, in_epilogue: true }));
         }
         let result = storage(node.result).unwrap_or(Storage::F32);
@@ -456,6 +480,8 @@ impl Call<'_> {
     }
 }
 
+/// Bits of the widest integers: a quotient is found bit by bit where a device has no such integers.
+pub(super) const WIDE_BITS: u64 = 64;
 /// Turns of a loop up to which each takes one element.
 const MAX_ROLLED: u64 = 4096;
 /// Elements that a turn of a longer one takes: the flag `unroll`.
@@ -472,15 +498,20 @@ fn most(dim: &Dim) -> u64 {
     dim.most().map_or(u64::MAX, |n| u64::try_from(n).unwrap_or(0))
 }
 
-/// How often the bodies of loops run that the device's code of an expression has (`shaders/include/maths.glsl`, `expr.glsl`), whatever the operands.
-fn loops_of(expr: &Expr) -> Vec<u64> {
+/// How often the bodies of loops run that the device's code of an expression has (`shaders/include/maths.glsl`, `expr.glsl`, `wide.glsl`), whatever
+/// the operands.
+fn loops_of(expr: &Expr, operands: &[Class]) -> Vec<u64> {
+    use Binary::{Div, Fmod, Mod, Pow, UDiv, UMod};
     let mut times = Vec::new();
-    expr.visit(&mut |part| match part {
-        // 8 bits of a quotient of at most 2^254 at a time.
-        Expr::Binary(Binary::Fmod | Binary::Mod, ..) => times.push(32),
-        // A bit of an integer exponent at a time.
-        Expr::Binary(Binary::Pow, ..) => times.push(64),
-        _ => {}
+    expr.visit(&mut |part| {
+        let Expr::Binary(function, a, _) = part else { return };
+        match (function, a.class(operands)) {
+            // 8 bits of a quotient of at most 2^254 at a time.
+            (Fmod | Mod, Ok(Class::Float)) => times.push(32),
+            // A bit of a quotient or an exponent at a time.
+            (Div | Mod | Fmod | UDiv | UMod | Pow, Ok(Class::Int)) => times.push(WIDE_BITS),
+            _ => {}
+        }
     });
     times
 }

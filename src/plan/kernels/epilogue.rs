@@ -3,7 +3,7 @@
 use super::call::{Node, class_of, dims};
 use super::shape;
 use super::storage;
-use crate::ir::{Binary, DType, Dim, Expr, ValueId};
+use crate::ir::{Bounds, Dim, Expr, Operand, TensorType, ValueId};
 use crate::ops::kernel_key::{ArgKey, ExprKey, Load, Storage, Value};
 use std::collections::BTreeMap;
 
@@ -17,6 +17,11 @@ pub(super) struct Epilogue {
     pub(super) numbers: Vec<(usize, f32)>,
 }
 
+/// What an expression knows of an operand: packed ones are floats.
+fn operand(ty: &TensorType) -> Operand {
+    if ty.packing.is_some() { Operand::Float } else { Operand::of(ty.dtype) }
+}
+
 impl Epilogue {
     /// `own` is what the kernel's own result is, `None` for a pointwise node. The error says what has no kernel.
     pub(super) fn new(
@@ -27,7 +32,19 @@ impl Epilogue {
     ) -> Result<Epilogue, String> {
         let mut numbers = BTreeMap::new();
         let lifted = expr.lift_floats(usize::from(own.is_some()) + values.len(), &mut numbers);
-        let text = narrowed(&lifted, node.result.dtype).to_string();
+        let operands: Vec<Operand> = own
+            .map(|own| match own {
+                Value::Float => Operand::Float,
+                Value::Bool => Operand::Bool,
+                // What a kernel computes may have left the type of its operand, but not the words that it computes in.
+                Value::Int => Operand::Int(Bounds::WORD),
+                Value::Wide => Operand::Int(Bounds::FULL),
+            })
+            .into_iter()
+            .chain(values.iter().map(|v| v.map_or(Operand::Float, |v| operand(node.graph.ty(v)))))
+            .chain(numbers.iter().map(|_| Operand::Float))
+            .collect();
+        let text = lifted.wrapped(node.result.dtype, &operands).to_string();
         // Deep expressions print but do not read back.
         Expr::parse(&text).map_err(|e| e.to_string())?;
         let mut args = Vec::new();
@@ -59,25 +76,5 @@ impl Epilogue {
                 (0..rank).flat_map(|axis| [format!("x{number}_d{axis}"), format!("x{number}_s{axis}")]).collect()
             }
         }
-    }
-}
-
-/// The expression wrapped to the range of its result, where that is an integer narrower than the i32 which a device stores.
-fn narrowed(expr: &Expr, dtype: DType) -> Expr {
-    let signed = |shift: i64| {
-        let up = Expr::binary(Binary::Shl, expr.clone(), Expr::Int(shift));
-        Expr::binary(Binary::Shr, up, Expr::Int(shift))
-    };
-    let unsigned = |mask: i64| Expr::binary(Binary::BitAnd, expr.clone(), Expr::Int(mask));
-    match dtype {
-        DType::I8 => signed(24),
-        DType::I16 => signed(16),
-        DType::I4 => signed(28),
-        DType::I2 => signed(30),
-        DType::U8 => unsigned(0xff),
-        DType::U16 => unsigned(0xffff),
-        DType::U4 => unsigned(0xf),
-        DType::U2 => unsigned(3),
-        _ => expr.clone(),
     }
 }

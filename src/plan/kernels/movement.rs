@@ -5,6 +5,7 @@ use super::shape::merge;
 use super::{KernelCall, KernelError};
 use crate::ir::{Dim, product};
 use crate::ops::kernel_key::Template;
+use crate::ops::strided::Fill;
 
 /// Most axes of a strided read after merging.
 const MAX_RANK: usize = 8;
@@ -74,7 +75,8 @@ pub(super) fn strided(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let n = node.n();
     let offset = list("offset").first().cloned().unwrap_or(zero);
     let call = node.call(Template::Strided).operand(x).uint("n", n.clone()).int("offset", offset);
-    let call = call.float("fill", node.attrs.float("fill").unwrap_or(0.0)).flag("rank", n_axes).flag("boxed", boxed);
+    let call =
+        call.words("fill", Fill::of(node.attrs, "fill").bits(ty.dtype)).flag("rank", n_axes).flag("boxed", boxed);
     let (sizes, strides): (Vec<Dim>, Vec<Dim>) = axes.into_iter().map(|(size, [stride])| (size, stride)).unzip();
     let (lo, hi): (Vec<Dim>, Vec<Dim>) = bounds.into_iter().unzip();
     Ok(vec![call.uints("d", sizes).ints("s", strides).uints("lo", lo).uints("hi", hi).invocations(&n)?])

@@ -1,10 +1,11 @@
 //! What reads whole rows: reductions, softmax, normalisation.
 
-use super::call::{Call, MAX_ELEMS, Node, dims, unrolled};
+use super::call::{Call, MAX_ELEMS, Node, WIDE_BITS, dims, unrolled};
 use super::shape::{Axes, at_most, from, merge, strides};
 use super::{KernelCall, KernelError};
 use crate::ir::{Class, Dim, product};
 use crate::ops::kernel_key::{Template, Value};
+use crate::ops::strided::Fill;
 use crate::ops::util::agree;
 
 /// Elements of a row from which a workgroup reads it rather than an invocation.
@@ -87,11 +88,13 @@ pub(super) fn reduce(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     if ty.packing.is_some() || super::call::class_of(ty) == Value::Bool {
         return Err(node.unsupported(format!("a reduction of {ty}")));
     }
-    let empty = match (kind, ty.dtype.class()) {
-        (2, Class::Float) => f32::NEG_INFINITY.to_bits(),
-        (3, Class::Float) => f32::INFINITY.to_bits(),
-        (2 | 3, _) => crate::ops::reduce::of_nothing(ty.dtype, kind == 2) as i32 as u32,
-        _ => 0,
+    // What no elements give.
+    let start = match (kind, ty.dtype.class()) {
+        (2, Class::Float) => Fill::Float(f32::NEG_INFINITY),
+        (3, Class::Float) => Fill::Float(f32::INFINITY),
+        (2 | 3, _) => Fill::Int(crate::ops::reduce::of_nothing(ty.dtype, kind == 2)),
+        (PRODUCT, _) => Fill::Int(1),
+        _ => Fill::Int(0),
     };
     let axes = node.ints("axes").unwrap_or_default();
     let stride = strides(&own);
@@ -125,10 +128,13 @@ pub(super) fn reduce(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
             .operand(x)
             .uint("n", n.clone())
             .uint("n_reduced", n_reduced.clone())
-            .uint("empty", u64::from(empty))
+            .words("start", start.bits(ty.dtype))
             .flag("kind", kind);
         let call = call.flag("kept", ranks.0).flag("reduced", ranks.1).uints("kd", kd.clone()).uints("ks", ks.clone());
-        call.uints("rd", rd.clone()).uints("rs", rs.clone())
+        let call = call.uints("rd", rd.clone()).uints("rs", rs.clone());
+        // A mean of 64-bit integers divides bit by bit.
+        let divides = kind == 1 && super::call::class_of(ty) == Value::Wide;
+        if divides { call.each(1u64, WIDE_BITS) } else { call }
     };
     launch(call, &readers, &n, &Row { n: n_reduced.clone(), passes: 1, puts_all: false })
 }

@@ -16,7 +16,9 @@ fn one(def: &'static crate::ir::OpDef, attrs: Attrs, types: &[TensorType]) -> (G
 fn sizes_on_a_device_are_whole_words() {
     let bytes = |dtype, dims: &[usize]| device_bytes(&TensorType::of(dtype, dims));
     assert_eq!(bytes(DType::F16, &[3]), Some(8));
-    assert_eq!(bytes(DType::I64, &[3]), Some(12));
+    assert_eq!(bytes(DType::I64, &[3]), Some(24));
+    assert_eq!(bytes(DType::U32, &[3]), Some(12));
+    assert_eq!(bytes(DType::I8, &[3]), Some(12));
     assert_eq!(bytes(DType::Bool, &[]), Some(4));
     assert_eq!(bytes(DType::BF16, &[2]), Some(8));
     assert_eq!(bytes(DType::Str, &[2]), None);
