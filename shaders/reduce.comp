@@ -54,7 +54,7 @@ void main() {
     T_x value = of_bits(p.start, p.start_high, ZERO(T_x));
     // Element 0 is joined to itself, so that a lane without elements has one.
     if ((how != JOIN_SUM && how != JOIN_PROD) && p.n_reduced > 0u) value = ld_x(base + reduced(0u));
-    for (uint i = row_lane(); i < p.n_reduced; i += LANES) value = join(how, value, ld_x(base + reduced(i)));
+    EACH(i, row_lane(), p.n_reduced, LANES) value = join(how, value, ld_x(base + reduced(i)));
     value = join_lanes(how, value);
 #if KIND == 1
 #ifdef U32_x

@@ -493,3 +493,56 @@ fn products_sums_and_pads_of_integers_are_exact() {
         ],
     );
 }
+
+/// What a graph gives for these inputs on the CPU reference and on every device; each result is within `bound` of the largest.
+fn check_values(body: &str, inputs: &[Tensor], expected: &[f32], bound: f32) {
+    let graph = text::parse(&format!("graph g onnx\n{body}"), &registry(), &|_, _| None).unwrap();
+    graph.verify().unwrap();
+    let settings = Settings { policy: "uniform:f32".parse().unwrap(), ..Settings::default() };
+    let options = Compile { settings, target: device::target(), n_threads: 1 };
+    let program = compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap().program;
+    let places = devices().unwrap_or_default().into_iter().map(|d| (d.name, DeviceChoice::Index(d.index)));
+    for (name, device) in [("the CPU".to_owned(), DeviceChoice::Cpu)].into_iter().chain(places) {
+        let outputs = Session::of(program.clone(), device).unwrap().run(inputs).unwrap().outputs;
+        let dims = outputs[0].dims();
+        let expected = Tensor::from_f32s(nyxc::ir::DType::F32, &dims, expected).unwrap();
+        close(&outputs, &[expected], bound, &name);
+    }
+}
+
+/// tt-metal 51661, 56384: quotients that f32 does not hold.
+#[test]
+fn the_rest_of_a_division_is_exact_however_small_the_divisor() {
+    let a = [1.0f32, 2.0, 5.0, 100.0, 360.0, 1000.0, 7.5, -100.0, 1e6, 1e9, 3e38, -1e-3];
+    let x = Tensor::from_f32s(nyxc::ir::DType::F32, &[a.len()], &a).unwrap();
+    for (divisor, fmod) in [(0.1f32, 1), (1e-30, 1), (-0.1, 1)] {
+        let body = format!(
+            "  %x = input : f32[12]
+  %c = const [{divisor:?}] : f32[1]
+  %y = mod(%x, %c) {{fmod={fmod}}} : f32[12]
+  output %y
+"
+        );
+        check_values(&body, std::slice::from_ref(&x), &a.map(|a| a % divisor), 0.0);
+    }
+}
+
+/// llama.cpp 13813: lavapipe ends a loop after so many turns, and the last terms of a deep product were left out.
+#[test]
+fn a_product_as_deep_as_a_vocabulary_has_all_its_terms() {
+    let body = "  %a = input : f32[64,1]
+  %b = input : f32[1,64]
+  %sa = const [64,32000] : i64[2]
+  %sb = const [32000,64] : i64[2]
+  %ea = expand(%a, %sa) : f32[64,32000]
+  %eb = expand(%b, %sb) : f32[32000,64]
+  %y = matmul(%ea, %eb) : f32[64,64]
+  output %y
+";
+    let f32s = |dims: &[usize]| TensorType::of(nyxc::ir::DType::F32, dims);
+    let (a, b) = (random(&f32s(&[64, 1]), 1), random(&f32s(&[1, 64]), 2));
+    let (x, y) = (a.to_f32s().unwrap(), b.to_f32s().unwrap());
+    let product = |i: usize| (32000.0 * f64::from(x[i / 64]) * f64::from(y[i % 64])) as f32;
+    let expected: Vec<f32> = (0..64 * 64).map(product).collect();
+    check_values(body, &[a.clone(), b.clone()], &expected, 1e-4);
+}

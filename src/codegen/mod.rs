@@ -88,6 +88,7 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     if dot {
         extensions.push("GL_EXT_integer_dot_product");
     }
+    extensions.push("GL_EXT_control_flow_attributes");
     for extension in extensions {
         let _ = writeln!(text, "#extension {extension} : require");
     }
@@ -106,7 +107,7 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     text += "layout(local_size_x = 128) in;\n";
     text += &access::buffers(key, target);
     text += &access::functions(key, target);
-    text += put.as_ref().map_or("", |put| &put.text);
+    expand(&mut text, put.as_ref().map_or("", |put| &put.text), 0).map_err(refuse)?;
     expand(&mut text, template(key.template), 0).map_err(refuse)?;
     Ok(text)
 }

@@ -1,7 +1,7 @@
 //! Expressions computed for whole tensors: chunks of elements in parallel, one loop a function. In f32, as kernels do, and in f64 where the result is
 //! f64 or an operand has an element beyond f32.
 
-use super::pointwise::{Real, Scalar, binary, unary};
+use super::pointwise::{Real, Scalar, binary, sigmoid, unary};
 use super::util::{broadcast_strides, class_of, f32s, n_elems};
 use crate::ir::{Binary, Class, DType, Expr, OpError, Shape, Tensor, TensorError, Unary};
 use rayon::prelude::*;
@@ -211,7 +211,7 @@ fn unary_lane<F: Real>(function: Unary, a: Lane<F>) -> Lane<F> {
             return Lane::Float(a);
         }
         (Unary::Exp, Lane::Float(a)) => return each(a, F::exp),
-        (Unary::Sigmoid, Lane::Float(a)) => return each(a, |v| F::one() / (F::one() + (-v).exp())),
+        (Unary::Sigmoid, Lane::Float(a)) => return each(a, sigmoid),
         (Unary::Tanh, Lane::Float(a)) => return each(a, F::tanh),
         (_, a) => a,
     };

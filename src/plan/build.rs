@@ -39,6 +39,8 @@ pub struct Dispatch {
     pub params_offset: u64,
     /// Workgroups.
     pub groups: [Dim; 3],
+    /// The most loop iterations of an invocation: [`super::kernels::KernelCall::loop_iterations`].
+    pub loop_iterations: u64,
     /// Whether earlier dispatches must be done.
     pub barrier: bool,
     /// What it notes of indices out of range.
@@ -361,6 +363,7 @@ impl Layout<'_> {
                 let n_bytes = slot_bytes(&call);
                 let dispatch = Dispatch {
                     node: node.name.clone(),
+                    loop_iterations: call.loop_iterations(),
                     key: call.key,
                     bindings,
                     writes,

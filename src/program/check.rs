@@ -166,6 +166,9 @@ fn limits(entry: &Entry, dispatch: &Dispatch, target: &Target, place: &dyn Fn() 
     let l = &target.limits;
     let n_bindings = dispatch.bindings.len() as u64;
     at_most(place, "storage buffers", n_bindings, u64::from(l.max_per_stage_descriptor_storage_buffers))?;
+    if let Some(limit) = l.max_loop_iterations {
+        at_most(place, "loop iterations of an invocation", dispatch.loop_iterations, limit)?;
+    }
     for (b, region) in dispatch.bindings.iter().enumerate() {
         at_most(place, &format!("bytes at binding {b}"), region.bytes, l.max_storage_buffer_range)?;
         aligned(place, &format!("binding {b}"), region.offset, target.alignment())?;

@@ -270,6 +270,8 @@ pub struct Dispatch {
     /// Workgroups along x, y, z.
     #[serde(with = "groups")]
     pub groups: [Dim; 3],
+    /// The most loop iterations of an invocation: devices may end loops silently beyond [`crate::target::Limits::max_loop_iterations`].
+    pub loop_iterations: u64,
     /// Whether earlier writes must be visible before this dispatch, or earlier reads done.
     pub barrier: bool,
     /// What it notes of indices out of range, where it looks for any.

@@ -141,6 +141,7 @@ impl Maker {
             params: params.into_iter().map(|w| u64::from(w).into()).collect(),
             params_offset,
             groups: [u64::from(n.div_ceil(64)), 1, 1].map(Into::into),
+            loop_iterations: 0,
             barrier,
             check: None,
         });

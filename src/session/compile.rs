@@ -394,6 +394,7 @@ impl Lowered {
                             params,
                             params_offset,
                             groups: d.groups,
+                            loop_iterations: d.loop_iterations,
                             barrier: d.barrier,
                             check: d.check,
                         });

@@ -8,6 +8,8 @@
 mod child;
 mod elementwise;
 mod integers;
+mod loops;
+mod maths;
 mod matmul;
 #[path = "../common/module.rs"]
 mod module;
@@ -307,6 +309,15 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
         names.push(shader.name.clone());
         let module = module::Module::read(&shader.spirv);
         assert_eq!(module.faults(target), Vec::<String>::new(), "{} on {}", shader.name, target.name);
+        // What was not unrolled was counted; an epilogue's loops may be there once for each element that is put.
+        let own = call.loops.iter().filter(|l| !l.in_epilogue).count();
+        assert!(
+            module.loops <= own || call.loops.len() > own,
+            "{}: {} loops, of which {:?} are counted",
+            shader.name,
+            module.loops,
+            call.loops
+        );
         let mut bindings: Vec<Region> = call
             .operands
             .iter()
@@ -345,6 +356,7 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
             params: call.params.clone(),
             params_offset,
             groups: call.groups.clone(),
+            loop_iterations: call.loop_iterations(),
             barrier,
             check,
         });

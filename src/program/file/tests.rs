@@ -38,6 +38,7 @@ pub(crate) fn small() -> Program {
         params: vec![3.into()],
         params_offset: 0,
         groups: [1, 1, 1].map(Dim::from),
+        loop_iterations: 0,
         barrier: false,
         check: None,
     };
