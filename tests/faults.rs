@@ -1,5 +1,8 @@
 //! Faults from outside, through the built program: the documented exit code or fallback, the reason named, no partial file, and the next run works.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "the harness shows what a failed or long test says")]
+
 #[path = "common/folder.rs"]
 mod folder;
 #[path = "common/pb.rs"]

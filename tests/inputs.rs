@@ -146,10 +146,12 @@ fn constant_indices_out_of_range_are_found_while_compiling() {
     }
 }
 
-/// What picks or scatters by indices: operands before the indices, their type, the range of each number of an index, and whether negative ones count.
+/// What picks or scatters by indices: the node, its last operand before the indices, their shape, and the range of each number of an index.
+type IndexCase<'a> = (&'a str, &'a str, &'a [usize], &'a [(i64, i64)]);
+
 #[test]
 fn every_operator_finds_the_first_index_out_of_range() {
-    let cases: &[(&str, &str, &[usize], &[(i64, i64)])] = &[
+    let cases: &[IndexCase<'_>] = &[
         ("gather(%x, %i) {axis=1} : f32[4,2,3,6]", "x", &[2, 3], &[(-5, 4)]),
         ("gather_elements(%x, %i) {axis=1} : f32[4,2,6]", "x", &[4, 2, 6], &[(-5, 4)]),
         ("gather_nd(%x, %i) : f32[7,6]", "x", &[7, 2], &[(-4, 3), (-5, 4)]),

@@ -1,5 +1,7 @@
 //! Every operator against ONNX Runtime: the cases that `tests/make_op_cases.py` wrote.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 #[path = "common/cases.rs"]
 mod cases;
 

@@ -6,6 +6,7 @@
 
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "the harness shows what a failed or long test says")]
 
 #[path = "common/hazards.rs"]
 mod hazards;

@@ -1,5 +1,8 @@
 //! The command line as its users meet it: commands, exit codes, documents and files.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "the harness shows what a failed or long test says")]
+
 #[path = "../common/folder.rs"]
 mod folder;
 

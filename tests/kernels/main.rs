@@ -3,6 +3,8 @@
 
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "the harness shows what a failed or long test says")]
+#![allow(missing_docs, reason = "no interface of others")]
 
 #[path = "../common/child.rs"]
 mod child;

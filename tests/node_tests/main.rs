@@ -17,6 +17,7 @@
 
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "the harness shows what a failed or long test says")]
 
 mod case;
 mod compare;
