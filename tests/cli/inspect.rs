@@ -66,7 +66,7 @@ fn a_model_that_cannot_be_imported_is_described_and_the_reason_told() {
 fn missing_sizes_and_missing_external_data_leave_weights_and_types_told() {
     let folder = Folder::new("inspect-open");
     let external = [
-        vec![pb::int(1, 1000), pb::int(1, 50), pb::int(2, 1), pb::blob(8, "w")].concat(),
+        [pb::int(1, 1000), pb::int(1, 50), pb::int(2, 1), pb::blob(8, "w")].concat(),
         pb::blob(13, [pb::blob(1, "location"), pb::blob(2, "absent.bin")].concat()),
         pb::int(14, 1),
     ]
