@@ -157,7 +157,7 @@ fn integers_through_narrower_floats_are_rounded() {
   output %y
 "
         );
-        exact(&body, &[x.clone()], &expected);
+        exact(&body, std::slice::from_ref(&x), &expected);
     }
 }
 

@@ -358,7 +358,7 @@ fn fault(given: &[f32], expected: &[f32], others: f32) -> Option<String> {
     let is_off = |(_, (given, expected)): &(usize, (&f32, &f32))| {
         // Operands are exact; the result is rounded once, or lies between two that are.
         let bound = expected.abs() / 1024.0 + 1.2e-7 + most * others;
-        expected.abs() <= 65504.0 && !((*given - *expected).abs() <= bound)
+        expected.abs() <= 65504.0 && ((*given - *expected).abs() > bound || given.is_nan())
     };
     let (at, (given, expected)) = given.iter().zip(expected).enumerate().find(is_off)?;
     Some(format!("element {at} is {given:e}, expected {expected:e}"))

@@ -259,9 +259,8 @@ impl Run<'_> {
             }
         }
         // Operators read operands of one type: the wider, where they are stored in two.
-        let is_activation = |(slot, t): &(usize, &Option<Tensor>)| {
-            t.as_ref().is_some_and(|t| is_half_or_wider(t)) && !keeps_type(op, *slot)
-        };
+        let is_activation =
+            |(slot, t): &(usize, &Option<Tensor>)| t.as_ref().is_some_and(is_half_or_wider) && !keeps_type(op, *slot);
         let mut types =
             operands.iter().enumerate().filter(is_activation).filter_map(|(_, t)| Some(t.as_ref()?.dtype()));
         let first = types.next();
