@@ -6,10 +6,10 @@
 use super::build::{Builder, Known};
 use super::dims::described;
 use super::error::{ImportError, Kind};
-use super::proto::ValueInfoProto;
 use super::read::{RawGraph, RawNode};
 use crate::ir::{Attr, Attrs, DType, Dim, Graph, Shape, TensorType, resolve_axis};
 use std::collections::BTreeSet;
+use tract_onnx::pb::ValueInfoProto;
 
 /// Most imports of bodies and of nodes in them, in one model, those repeated for sizes that change included.
 pub(super) const MAX_BODIES: u32 = 1_000_000;

@@ -1,13 +1,13 @@
 //! Constant data: from the protobuf, moved and not copied where the file has it as raw bytes, or mapped from files beside the model.
 
 use super::error::{ImportError, Kind};
-use super::proto::TensorProto;
-use super::proto::tensor_proto::DataLocation;
 use crate::ir::{DType, Shape, Source, Tensor, TensorType};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
+use tract_onnx::pb::TensorProto;
+use tract_onnx::pb::tensor_proto::DataLocation;
 
 /// The files of external data in the model's folder, each mapped once.
 pub(super) struct Files {

@@ -1,14 +1,15 @@
 //! What an ONNX file says of itself, read from the protobuf alone: also where the model cannot be imported.
 
 use super::error::{ImportError, Kind};
-use super::proto::tensor_shape_proto::dimension::Value as DimValue;
-use super::proto::type_proto::Value as TypeValue;
-use super::proto::{GraphProto, NodeProto, TensorProto, ValueInfoProto};
-use super::{data, decode, read};
+use super::proto::OnnxModel;
+use super::{data, read};
 use crate::ir::DType;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
+use tract_onnx::pb::tensor_shape_proto::dimension::Value as DimValue;
+use tract_onnx::pb::type_proto::Value as TypeValue;
+use tract_onnx::pb::{GraphProto, NodeProto, TensorProto, ValueInfoProto};
 
 /// What a model takes, gives and holds, as its file states it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,7 +113,7 @@ pub fn describe(path: &Path) -> Result<Description, ImportError> {
 /// # Errors
 /// They are none.
 pub fn describe_bytes(bytes: &[u8]) -> Result<Description, ImportError> {
-    let model = decode(bytes)?;
+    let model = OnnxModel::decode(bytes)?.message;
     let graph = model.graph.ok_or(Kind::NoGraph)?;
     let mut description = Description {
         name: graph.name.clone(),
@@ -134,7 +135,7 @@ pub fn describe_bytes(bytes: &[u8]) -> Result<Description, ImportError> {
     description.outputs = graph.output.iter().map(Described::of).collect();
     description.count(&graph);
     for function in &model.functions {
-        description.functions.push(function.name.clone());
+        description.functions.push(function.name().to_owned());
         function.node.iter().for_each(|node| description.node(node));
     }
     Ok(description)

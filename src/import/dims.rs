@@ -2,12 +2,12 @@
 
 use super::data;
 use super::error::{ImportError, Kind};
-use super::proto::ValueInfoProto;
-use super::proto::tensor_shape_proto::{Dimension, dimension};
-use super::proto::type_proto::Value as TypeValue;
 use super::{DimBinding, ImportReport};
 use crate::ir::{Dim, Shape, Symbol, TensorType};
 use std::collections::{BTreeMap, BTreeSet};
+use tract_onnx::pb::ValueInfoProto;
+use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
+use tract_onnx::pb::type_proto::Value as TypeValue;
 
 /// The symbols of a model and those of them that have a value: a number, a range, or an expression of ranges.
 #[derive(Default)]

@@ -8,13 +8,14 @@ use super::body;
 use super::build::Builder;
 use super::data::Files;
 use super::error::{ImportError, Kind};
-use super::proto::{FunctionProto, NodeProto, ValueInfoProto};
+use super::proto::{AttributeExtras, FunctionExtras, NodeExtras, paired};
 use super::read::{self, RawGraph, RawNode, Reader, domain};
 use super::sequence::Bound;
 use super::unroll::form;
 use super::{MAX_OPSET, MIN_OPSET, is_read};
 use crate::ir::Attr;
 use std::collections::{BTreeMap, BTreeSet};
+use tract_onnx::pb::{AttributeProto, FunctionProto, NodeProto, ValueInfoProto};
 
 /// Domain, name and overload.
 pub(super) type Key = (String, String, String);
@@ -44,36 +45,50 @@ pub(super) struct Function {
 /// # Errors
 /// One is there twice, or does not read.
 pub(super) fn read(
-    protos: Vec<FunctionProto>,
-    nodes: &[NodeProto],
+    (protos, extras): (Vec<FunctionProto>, Vec<FunctionExtras>),
+    (nodes, nodes_extras): (&[NodeProto], &[NodeExtras]),
     files: &mut Files,
     opset: i64,
     opsets: &BTreeMap<String, i64>,
 ) -> Result<BTreeMap<Key, Function>, ImportError> {
-    let mut unread: BTreeMap<Key, FunctionProto> = BTreeMap::new();
-    for proto in protos {
-        let key = (domain(&proto.domain).to_owned(), proto.name.clone(), proto.overload.clone());
+    let mut unread = BTreeMap::new();
+    for (proto, extras) in paired(protos, extras) {
+        let extras = extras.unwrap_or_default();
+        let key = (domain(proto.domain()).to_owned(), proto.name().to_owned(), extras.overload.clone());
         let name = shown(&key);
-        if unread.insert(key, proto).is_some() {
+        if unread.insert(key, (proto, extras)).is_some() {
             return Err(Kind::Function { name, problem: "is there twice".to_owned() }.into());
         }
     }
     let (mut functions, mut called) = (BTreeMap::new(), BTreeSet::new());
-    calls(nodes, &mut called);
+    calls(nodes, nodes_extras, &mut called);
     while let Some(key) = called.pop_first() {
-        let Some(proto) = unread.remove(&key) else { continue };
-        calls(&proto.node, &mut called);
-        let function = Function::read(proto, shown(&key), files, opset, opsets)?;
+        let Some((proto, extras)) = unread.remove(&key) else { continue };
+        let fail =
+            |e| Kind::Function { name: shown(&key), problem: format!("has a default that is no attribute: {e}") };
+        let defaults = extras.defaults().map_err(fail)?;
+        calls(&proto.node, &extras.node, &mut called);
+        calls_in(&defaults.0, &defaults.1, &mut called);
+        let function = Function::read((proto, extras.node), defaults, shown(&key), files, opset, opsets)?;
         functions.insert(key, function);
     }
     Ok(functions)
 }
 
 /// Adds what these nodes, those of their subgraphs included, may call.
-fn calls(nodes: &[NodeProto], found: &mut BTreeSet<Key>) {
-    for node in nodes {
-        found.insert((domain(&node.domain).to_owned(), node.op_type.clone(), node.overload.clone()));
-        node.attribute.iter().filter_map(|a| a.g.as_ref()).for_each(|graph| calls(&graph.node, found));
+fn calls(nodes: &[NodeProto], extras: &[NodeExtras], found: &mut BTreeSet<Key>) {
+    for (node, extras) in paired(nodes, extras) {
+        let (overload, attributes) = extras.map_or(("", &[][..]), |e| (e.overload.as_str(), e.attribute.as_slice()));
+        found.insert((domain(&node.domain).to_owned(), node.op_type.clone(), overload.to_owned()));
+        calls_in(&node.attribute, attributes, found);
+    }
+}
+
+/// Adds what the nodes of these graphs may call.
+fn calls_in(attributes: &[AttributeProto], extras: &[AttributeExtras], found: &mut BTreeSet<Key>) {
+    for (attribute, extras) in paired(attributes, extras) {
+        let nodes = extras.and_then(|e| e.g.as_ref()).map_or(&[][..], |graph| &graph.node);
+        attribute.g.iter().for_each(|graph| calls(&graph.node, nodes, found));
     }
 }
 
@@ -84,7 +99,8 @@ fn shown((domain, name, overload): &Key) -> String {
 
 impl Function {
     fn read(
-        proto: FunctionProto,
+        (proto, extras): (FunctionProto, Vec<NodeExtras>),
+        (defaults, defaults_extras): (Vec<AttributeProto>, Vec<AttributeExtras>),
         name: String,
         files: &mut Files,
         opset: i64,
@@ -105,8 +121,9 @@ impl Function {
             return Err(fail(format!("has the input {input:?} twice, or without a name")));
         }
         let mut reader = Reader { files, opsets: &own };
-        let defaults = reader.defaults(&name, proto.attribute_proto)?;
-        let nodes = proto.node.into_iter().map(|node| reader.node(node, 0)).collect::<Result<Vec<_>, _>>()?;
+        let defaults = reader.defaults(&name, defaults, defaults_extras)?;
+        let nodes = paired(proto.node, extras);
+        let nodes = nodes.map(|(node, extras)| reader.node(node, extras, 0)).collect::<Result<Vec<_>, _>>()?;
         let (mut refs, mut size) = (Vec::new(), Size::default());
         nodes.iter().for_each(|node| size.add_node(node, &mut refs));
         Ok(Function {

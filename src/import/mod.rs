@@ -1,6 +1,7 @@
 //! Import: an ONNX file becomes a [`Graph`] of the level `onnx`.
 //!
-//! 1. `proto` is the protobuf, `read` takes it apart into plain values: data moves out of it, or stays in mapped files (`data`).
+//! 1. `proto` is the protobuf, that of tract-onnx and what it leaves out. `read` takes it apart into plain values: data moves out of it, or stays in
+//!    mapped files (`data`).
 //! 2. `dims` gives the sizes of the inputs values or names.
 //! 3. `normalize` brings every node to the form that the newest opset has, so that operators know one form only.
 //! 4. `build` adds the nodes in the file's order, typed one by one. Shape arithmetic is computed at once (`fold`), since later types depend
@@ -28,6 +29,7 @@ mod relate;
 mod sequence;
 #[cfg(test)]
 mod tests;
+mod undocumented;
 mod unroll;
 mod weigh;
 
@@ -38,11 +40,11 @@ pub use outline::{Outline, outline};
 use crate::ir::{Dim, Graph, Registry, Tensor, TensorType, hint};
 use dims::Symbols;
 use error::Kind;
-use prost::Message;
-use proto::ModelProto;
+use proto::OnnxModel;
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::path::Path;
+use tract_onnx::pb::NodeProto;
 
 /// The oldest opset of the default domain that is read. Older ones have shapes and types as attributes of other kinds.
 pub const MIN_OPSET: i64 = 6;
@@ -164,27 +166,21 @@ pub fn import_bytes(
     options: &ImportOptions,
     registry: &Registry,
 ) -> Result<(Graph, ImportReport), ImportError> {
-    import_proto(decode(bytes)?, dir, options, registry)
+    import_proto(OnnxModel::decode(bytes)?, dir, options, registry)
 }
 
-/// The message in `bytes`, which are weighed before.
-fn decode(bytes: &[u8]) -> Result<ModelProto, ImportError> {
-    if let Some((n, most)) = weigh::excess(bytes) {
-        return Err(Kind::Messages { n, most, n_bytes: bytes.len() }.into());
-    }
-    ModelProto::decode(bytes).map_err(|source| Kind::Decode { source }.into())
-}
-
-/// Imports a decoded model. External data is looked for in `dir`, and refused where that is `None`.
+/// Imports a decoded model; a [`ModelProto`](proto::pb::ModelProto) becomes one with `into`. External data is looked for in `dir`, and refused where that
+/// is `None`.
 ///
 /// # Errors
 /// As [`import`].
 pub fn import_proto(
-    model: ModelProto,
+    model: OnnxModel,
     dir: Option<&Path>,
     options: &ImportOptions,
     registry: &Registry,
 ) -> Result<(Graph, ImportReport), ImportError> {
+    let OnnxModel { message: model, extras } = model;
     let mut opsets = BTreeMap::new();
     for set in &model.opset_import {
         let newest = opsets.entry(read::domain(&set.domain).to_owned()).or_insert(set.version);
@@ -192,7 +188,7 @@ pub fn import_proto(
     }
     let (min, max) = (MIN_OPSET, MAX_OPSET);
     // A model of other domains alone need not name the default one.
-    let other = |n: &proto::NodeProto| !read::domain(&n.domain).is_empty();
+    let other = |n: &NodeProto| !read::domain(&n.domain).is_empty();
     let needs_none = model.graph.as_ref().is_some_and(|g| !g.node.is_empty() && g.node.iter().all(other));
     let opset = *opsets.get("").or(needs_none.then_some(&max)).ok_or(Kind::NoOpset { min, max })?;
     let graph = model.graph.ok_or(Kind::NoGraph)?;
@@ -200,9 +196,11 @@ pub fn import_proto(
         return Err(Kind::Opset { found: opset, min, max }.into());
     }
     let ir_version = model.ir_version;
+    let more = extras.graph.unwrap_or_default();
     let mut files = data::Files::new(dir)?;
-    let functions = function::read(model.functions, &graph.node, &mut files, opset, &opsets)?;
-    let mut raw = read::Reader { files: &mut files, opsets: &opsets }.graph(graph, 0)?;
+    let functions =
+        function::read((model.functions, extras.functions), (&graph.node, &more.node), &mut files, opset, &opsets)?;
+    let mut raw = read::Reader { files: &mut files, opsets: &opsets }.graph(graph, more, 0)?;
     for (name, held) in &options.held {
         sequence::spread_input(&mut raw, name, held)?;
     }
@@ -252,8 +250,8 @@ pub fn import_proto(
 }
 
 /// Whether nodes of this opset of the default domain are read.
-fn is_read(opset: i64, nodes: &[proto::NodeProto]) -> bool {
-    let same = |n: &proto::NodeProto| ALWAYS_THE_SAME.contains(&n.op_type.as_str());
+fn is_read(opset: i64, nodes: &[NodeProto]) -> bool {
+    let same = |n: &NodeProto| ALWAYS_THE_SAME.contains(&n.op_type.as_str());
     (MIN_OPSET..=MAX_OPSET).contains(&opset)
         || (1..MIN_OPSET).contains(&opset) && !nodes.is_empty() && nodes.iter().all(same)
 }

@@ -1,330 +1,206 @@
-//! The messages of `onnx.proto` (ONNX IR version 13). Names, numbers and types are those of the standard; metadata, documentation of all but tensors and
-//! attributes, and configurations of devices are skipped by the decoder.
-#![allow(missing_docs, reason = "onnx.proto documents its fields")]
+//! The protobuf of a model.
+//!
+//! Import reads the messages of tract-onnx ([`pb`]). Version 0.23.9 has `onnx.proto` of IR version 8 but for some fields; what it leaves out of IR version 13
+//! and nyxc needs is decoded from the same bytes into the messages here, which skip everything else, tensors above all:
+//!
+//! | field | since IR version | serves |
+//! |---|---|---|
+//! | `NodeProto.overload` (8), `FunctionProto.overload` (13) | 10 | calls of model-local functions |
+//! | `FunctionProto.attribute_proto` (11) | 9 | attributes of functions that have a default |
+//! | `TypeProto.sequence_type` (4), `map_type` (5), `sparse_tensor_type` (8), `optional_type` (9) | 8 | [`outline`](super::outline()) |
+//! | `AttributeProto.tp` (14) | 8 | `outline` |
+//!
+//! The two trees go together by position: the extras of a graph's second node are its second [`NodeExtras`]. Where there are fewer extras than messages, the
+//! rest have none of these fields.
 
-use prost::{Enumeration, Message, Oneof};
+use super::error::{ImportError, Kind};
+use super::weigh;
+use prost::{DecodeError, Message, Oneof};
+pub use tract_onnx::pb;
 
-#[derive(Clone, PartialEq, Message)]
-pub struct ModelProto {
-    #[prost(int64, tag = "1")]
-    pub ir_version: i64,
-    #[prost(message, repeated, tag = "8")]
-    pub opset_import: Vec<OperatorSetIdProto>,
-    #[prost(string, tag = "2")]
-    pub producer_name: String,
-    #[prost(string, tag = "3")]
-    pub producer_version: String,
-    #[prost(message, optional, tag = "7")]
-    pub graph: Option<GraphProto>,
-    #[prost(message, repeated, tag = "20")]
-    pub training_info: Vec<TrainingInfoProto>,
-    #[prost(message, repeated, tag = "25")]
-    pub functions: Vec<FunctionProto>,
+/// A decoded model: what tract-onnx reads of it, and the rest.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OnnxModel {
+    /// The model.
+    pub message: pb::ModelProto,
+    /// What its messages leave out.
+    pub extras: ModelExtras,
 }
 
-#[derive(Clone, PartialEq, Message)]
-pub struct TrainingInfoProto {
-    #[prost(message, optional, tag = "1")]
-    pub initialization: Option<GraphProto>,
-    #[prost(message, optional, tag = "2")]
-    pub algorithm: Option<GraphProto>,
-    #[prost(message, repeated, tag = "3")]
-    pub initialization_binding: Vec<StringStringEntryProto>,
-    #[prost(message, repeated, tag = "4")]
-    pub update_binding: Vec<StringStringEntryProto>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub struct OperatorSetIdProto {
-    #[prost(string, tag = "1")]
-    pub domain: String,
-    #[prost(int64, tag = "2")]
-    pub version: i64,
-}
-
-/// A model-local function: a body for the operator `(domain, name, overload)`.
-#[derive(Clone, PartialEq, Message)]
-pub struct FunctionProto {
-    #[prost(string, tag = "1")]
-    pub name: String,
-    #[prost(string, repeated, tag = "4")]
-    pub input: Vec<String>,
-    #[prost(string, repeated, tag = "5")]
-    pub output: Vec<String>,
-    /// Attributes without a default.
-    #[prost(string, repeated, tag = "6")]
-    pub attribute: Vec<String>,
-    #[prost(message, repeated, tag = "7")]
-    pub node: Vec<NodeProto>,
-    #[prost(message, repeated, tag = "9")]
-    pub opset_import: Vec<OperatorSetIdProto>,
-    #[prost(string, tag = "10")]
-    pub domain: String,
-    /// Attributes with their defaults.
-    #[prost(message, repeated, tag = "11")]
-    pub attribute_proto: Vec<AttributeProto>,
-    #[prost(string, tag = "13")]
-    pub overload: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub struct GraphProto {
-    #[prost(message, repeated, tag = "1")]
-    pub node: Vec<NodeProto>,
-    #[prost(string, tag = "2")]
-    pub name: String,
-    #[prost(message, repeated, tag = "5")]
-    pub initializer: Vec<TensorProto>,
-    #[prost(message, repeated, tag = "15")]
-    pub sparse_initializer: Vec<SparseTensorProto>,
-    #[prost(message, repeated, tag = "11")]
-    pub input: Vec<ValueInfoProto>,
-    #[prost(message, repeated, tag = "12")]
-    pub output: Vec<ValueInfoProto>,
-    #[prost(message, repeated, tag = "13")]
-    pub value_info: Vec<ValueInfoProto>,
-    #[prost(message, repeated, tag = "14")]
-    pub quantization_annotation: Vec<TensorAnnotation>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub struct TensorAnnotation {
-    #[prost(string, tag = "1")]
-    pub tensor_name: String,
-    #[prost(message, repeated, tag = "2")]
-    pub quant_parameter_tensor_names: Vec<StringStringEntryProto>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub struct NodeProto {
-    #[prost(string, repeated, tag = "1")]
-    pub input: Vec<String>,
-    #[prost(string, repeated, tag = "2")]
-    pub output: Vec<String>,
-    #[prost(string, tag = "3")]
-    pub name: String,
-    #[prost(string, tag = "4")]
-    pub op_type: String,
-    #[prost(string, tag = "7")]
-    pub domain: String,
-    #[prost(string, tag = "8")]
-    pub overload: String,
-    #[prost(message, repeated, tag = "5")]
-    pub attribute: Vec<AttributeProto>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub struct AttributeProto {
-    #[prost(string, tag = "1")]
-    pub name: String,
-    #[prost(string, tag = "21")]
-    pub ref_attr_name: String,
-    #[prost(string, tag = "13")]
-    pub doc_string: String,
-    #[prost(enumeration = "attribute_proto::AttributeType", tag = "20")]
-    pub r#type: i32,
-    #[prost(float, tag = "2")]
-    pub f: f32,
-    #[prost(int64, tag = "3")]
-    pub i: i64,
-    #[prost(bytes = "vec", tag = "4")]
-    pub s: Vec<u8>,
-    #[prost(message, optional, tag = "5")]
-    pub t: Option<TensorProto>,
-    #[prost(message, optional, tag = "6")]
-    pub g: Option<GraphProto>,
-    #[prost(float, repeated, tag = "7")]
-    pub floats: Vec<f32>,
-    #[prost(int64, repeated, tag = "8")]
-    pub ints: Vec<i64>,
-    #[prost(bytes = "vec", repeated, tag = "9")]
-    pub strings: Vec<Vec<u8>>,
-    #[prost(message, repeated, tag = "10")]
-    pub tensors: Vec<TensorProto>,
-    #[prost(message, repeated, tag = "11")]
-    pub graphs: Vec<GraphProto>,
-    #[prost(message, optional, tag = "14")]
-    pub tp: Option<TypeProto>,
-    #[prost(message, repeated, tag = "15")]
-    pub type_protos: Vec<TypeProto>,
-    #[prost(message, optional, tag = "22")]
-    pub sparse_tensor: Option<SparseTensorProto>,
-    #[prost(message, repeated, tag = "23")]
-    pub sparse_tensors: Vec<SparseTensorProto>,
-}
-
-pub mod attribute_proto {
-    use super::Enumeration;
-
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Enumeration)]
-    #[repr(i32)]
-    pub enum AttributeType {
-        Undefined = 0,
-        Float = 1,
-        Int = 2,
-        String = 3,
-        Tensor = 4,
-        Graph = 5,
-        Floats = 6,
-        Ints = 7,
-        Strings = 8,
-        Tensors = 9,
-        Graphs = 10,
-        SparseTensor = 11,
-        SparseTensors = 12,
-        TypeProto = 13,
-        TypeProtos = 14,
-    }
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub struct TensorProto {
-    #[prost(int64, repeated, tag = "1")]
-    pub dims: Vec<i64>,
-    #[prost(int32, tag = "2")]
-    pub data_type: i32,
-    #[prost(message, optional, tag = "3")]
-    pub segment: Option<tensor_proto::Segment>,
-    #[prost(float, repeated, tag = "4")]
-    pub float_data: Vec<f32>,
-    #[prost(int32, repeated, tag = "5")]
-    pub int32_data: Vec<i32>,
-    #[prost(bytes = "vec", repeated, tag = "6")]
-    pub string_data: Vec<Vec<u8>>,
-    #[prost(int64, repeated, tag = "7")]
-    pub int64_data: Vec<i64>,
-    #[prost(string, tag = "8")]
-    pub name: String,
-    #[prost(bytes = "vec", tag = "9")]
-    pub raw_data: Vec<u8>,
-    #[prost(message, repeated, tag = "13")]
-    pub external_data: Vec<StringStringEntryProto>,
-    #[prost(enumeration = "tensor_proto::DataLocation", optional, tag = "14")]
-    pub data_location: Option<i32>,
-    #[prost(double, repeated, tag = "10")]
-    pub double_data: Vec<f64>,
-    #[prost(uint64, repeated, tag = "11")]
-    pub uint64_data: Vec<u64>,
-    #[prost(string, tag = "12")]
-    pub doc_string: String,
-}
-
-pub mod tensor_proto {
-    use super::{Enumeration, Message};
-
-    #[derive(Clone, Copy, PartialEq, Eq, Message)]
-    pub struct Segment {
-        #[prost(int64, tag = "1")]
-        pub begin: i64,
-        #[prost(int64, tag = "2")]
-        pub end: i64,
-    }
-
-    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Enumeration)]
-    #[repr(i32)]
-    pub enum DataLocation {
-        Default = 0,
-        External = 1,
-    }
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub struct SparseTensorProto {
-    #[prost(message, optional, tag = "1")]
-    pub values: Option<TensorProto>,
-    #[prost(message, optional, tag = "2")]
-    pub indices: Option<TensorProto>,
-    #[prost(int64, repeated, tag = "3")]
-    pub dims: Vec<i64>,
-}
-
-#[derive(Clone, PartialEq, Eq, Message)]
-pub struct StringStringEntryProto {
-    #[prost(string, tag = "1")]
-    pub key: String,
-    #[prost(string, tag = "2")]
-    pub value: String,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub struct ValueInfoProto {
-    #[prost(string, tag = "1")]
-    pub name: String,
-    #[prost(message, optional, tag = "2")]
-    pub r#type: Option<TypeProto>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub struct TypeProto {
-    #[prost(oneof = "type_proto::Value", tags = "1, 4, 5, 8, 9")]
-    pub value: Option<type_proto::Value>,
-}
-
-pub mod type_proto {
-    use super::{Message, Oneof, TensorShapeProto, TypeProto};
-
-    #[derive(Clone, PartialEq, Message)]
-    pub struct Tensor {
-        #[prost(int32, tag = "1")]
-        pub elem_type: i32,
-        #[prost(message, optional, tag = "2")]
-        pub shape: Option<TensorShapeProto>,
-    }
-
-    /// A sequence or an optional.
-    #[derive(Clone, PartialEq, Message)]
-    pub struct Holder {
-        #[prost(message, optional, boxed, tag = "1")]
-        pub elem_type: Option<Box<TypeProto>>,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub struct Map {
-        #[prost(int32, tag = "1")]
-        pub key_type: i32,
-        #[prost(message, optional, boxed, tag = "2")]
-        pub value_type: Option<Box<TypeProto>>,
-    }
-
-    #[derive(Clone, PartialEq, Oneof)]
-    pub enum Value {
-        #[prost(message, tag = "1")]
-        TensorType(Tensor),
-        #[prost(message, tag = "4")]
-        SequenceType(Holder),
-        #[prost(message, tag = "5")]
-        MapType(Map),
-        #[prost(message, tag = "8")]
-        SparseTensorType(Tensor),
-        #[prost(message, tag = "9")]
-        OptionalType(Holder),
-    }
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub struct TensorShapeProto {
-    #[prost(message, repeated, tag = "1")]
-    pub dim: Vec<tensor_shape_proto::Dimension>,
-}
-
-pub mod tensor_shape_proto {
-    use super::{Message, Oneof};
-
-    #[derive(Clone, PartialEq, Eq, Message)]
-    pub struct Dimension {
-        #[prost(oneof = "dimension::Value", tags = "1, 2")]
-        pub value: Option<dimension::Value>,
-    }
-
-    pub mod dimension {
-        use super::Oneof;
-
-        #[derive(Clone, PartialEq, Eq, Oneof)]
-        pub enum Value {
-            #[prost(int64, tag = "1")]
-            DimValue(i64),
-            #[prost(string, tag = "2")]
-            DimParam(String),
+impl OnnxModel {
+    /// The model in `bytes`, whose messages are counted before: a small file could fill the memory.
+    ///
+    /// # Errors
+    /// They are no `ModelProto`, or have more messages than bytes allow for.
+    pub fn decode(bytes: &[u8]) -> Result<OnnxModel, ImportError> {
+        if let Some((n, most)) = weigh::excess(bytes) {
+            return Err(Kind::Messages { n, most, n_bytes: bytes.len() }.into());
         }
+        let fail = |source| Kind::Decode { source };
+        let message = pb::ModelProto::decode(bytes).map_err(fail)?;
+        let extras = ModelExtras::decode(bytes).map_err(fail)?;
+        Ok(OnnxModel { message, extras })
     }
+}
+
+/// A model without overloads and without defaults of functions.
+impl From<pb::ModelProto> for OnnxModel {
+    fn from(message: pb::ModelProto) -> OnnxModel {
+        OnnxModel { message, extras: ModelExtras::default() }
+    }
+}
+
+/// Messages, each with its extras where there are any.
+pub(super) fn paired<M, E>(
+    messages: impl IntoIterator<Item = M>,
+    extras: impl IntoIterator<Item = E>,
+) -> impl Iterator<Item = (M, Option<E>)> {
+    messages.into_iter().zip(extras.into_iter().map(Some).chain(std::iter::repeat_with(|| None)))
+}
+
+/// Of `ModelProto`.
+#[derive(Clone, PartialEq, Message)]
+pub struct ModelExtras {
+    /// Of its graph.
+    #[prost(message, optional, tag = "7")]
+    pub graph: Option<GraphExtras>,
+    /// Of what trains it.
+    #[prost(message, repeated, tag = "20")]
+    pub training_info: Vec<TrainingExtras>,
+    /// Of its functions.
+    #[prost(message, repeated, tag = "25")]
+    pub functions: Vec<FunctionExtras>,
+}
+
+/// Of `TrainingInfoProto`.
+#[derive(Clone, PartialEq, Message)]
+pub struct TrainingExtras {
+    /// Of the graph that is run first.
+    #[prost(message, optional, tag = "1")]
+    pub initialization: Option<GraphExtras>,
+    /// Of the graph of one step.
+    #[prost(message, optional, tag = "2")]
+    pub algorithm: Option<GraphExtras>,
+}
+
+/// Of `FunctionProto`.
+#[derive(Clone, PartialEq, Message)]
+pub struct FunctionExtras {
+    /// Of its nodes.
+    #[prost(message, repeated, tag = "7")]
+    pub node: Vec<NodeExtras>,
+    /// Its attributes that have a default, each an encoded `AttributeProto`: [`FunctionExtras::defaults`] decodes them.
+    #[prost(bytes = "vec", repeated, tag = "11")]
+    pub attribute_proto: Vec<Vec<u8>>,
+    /// Which of the functions of its domain and name it is.
+    #[prost(string, tag = "13")]
+    pub overload: String,
+}
+
+impl FunctionExtras {
+    /// The attributes that have a default.
+    ///
+    /// # Errors
+    /// One is no `AttributeProto`.
+    pub fn defaults(&self) -> Result<(Vec<pb::AttributeProto>, Vec<AttributeExtras>), DecodeError> {
+        let both = |bytes: &Vec<u8>| Ok((Message::decode(bytes.as_slice())?, Message::decode(bytes.as_slice())?));
+        self.attribute_proto.iter().map(both).collect()
+    }
+}
+
+/// Of `GraphProto`.
+#[derive(Clone, PartialEq, Message)]
+pub struct GraphExtras {
+    /// Of its nodes.
+    #[prost(message, repeated, tag = "1")]
+    pub node: Vec<NodeExtras>,
+    /// Of its inputs.
+    #[prost(message, repeated, tag = "11")]
+    pub input: Vec<ValueExtras>,
+    /// Of its outputs.
+    #[prost(message, repeated, tag = "12")]
+    pub output: Vec<ValueExtras>,
+}
+
+/// Of `NodeProto`.
+#[derive(Clone, PartialEq, Message)]
+pub struct NodeExtras {
+    /// Of its attributes.
+    #[prost(message, repeated, tag = "5")]
+    pub attribute: Vec<AttributeExtras>,
+    /// Which of several functions of its domain and operator it calls.
+    #[prost(string, tag = "8")]
+    pub overload: String,
+}
+
+/// Of `AttributeProto`.
+#[derive(Clone, PartialEq, Message)]
+pub struct AttributeExtras {
+    /// Of the graph that it is.
+    #[prost(message, optional, tag = "6")]
+    pub g: Option<GraphExtras>,
+    /// Of the graphs that it is.
+    #[prost(message, repeated, tag = "11")]
+    pub graphs: Vec<GraphExtras>,
+    /// The type that it is.
+    #[prost(message, optional, tag = "14")]
+    pub tp: Option<TypeExtras>,
+    /// The types that it is.
+    #[prost(message, repeated, tag = "15")]
+    pub type_protos: Vec<TypeExtras>,
+}
+
+/// Of `ValueInfoProto`.
+#[derive(Clone, PartialEq, Message)]
+pub struct ValueExtras {
+    /// Its type.
+    #[prost(message, optional, tag = "2")]
+    pub r#type: Option<TypeExtras>,
+}
+
+/// Of `TypeProto`, of which tract-onnx reads tensors only.
+#[derive(Clone, PartialEq, Message)]
+pub struct TypeExtras {
+    /// The type.
+    #[prost(oneof = "TypeValue", tags = "1, 4, 5, 8, 9")]
+    pub value: Option<TypeValue>,
+}
+
+/// Every kind of type.
+#[derive(Clone, PartialEq, Oneof)]
+pub enum TypeValue {
+    /// A tensor.
+    #[prost(message, tag = "1")]
+    Tensor(pb::type_proto::Tensor),
+    /// A sequence.
+    #[prost(message, tag = "4")]
+    Sequence(ElementType),
+    /// A map.
+    #[prost(message, tag = "5")]
+    Map(MapType),
+    /// A sparse tensor.
+    #[prost(message, tag = "8")]
+    SparseTensor(pb::type_proto::Tensor),
+    /// An optional.
+    #[prost(message, tag = "9")]
+    Optional(ElementType),
+}
+
+/// What a sequence or an optional holds.
+#[derive(Clone, PartialEq, Message)]
+pub struct ElementType {
+    /// The type of an element.
+    #[prost(message, optional, boxed, tag = "1")]
+    pub elem_type: Option<Box<TypeExtras>>,
+}
+
+/// What a map holds.
+#[derive(Clone, PartialEq, Message)]
+pub struct MapType {
+    /// The element type of its keys.
+    #[prost(int32, tag = "1")]
+    pub key_type: i32,
+    /// The type of its values.
+    #[prost(message, optional, boxed, tag = "2")]
+    pub value_type: Option<Box<TypeExtras>>,
 }

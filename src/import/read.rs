@@ -2,10 +2,11 @@
 
 use super::data::Files;
 use super::error::{ImportError, Kind, NodeAt};
-use super::proto::attribute_proto::AttributeType;
-use super::proto::{AttributeProto, GraphProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto};
+use super::proto::{AttributeExtras, GraphExtras, NodeExtras, paired};
 use crate::ir::{Attr, Attrs, DType, Tensor};
 use std::collections::BTreeMap;
+use tract_onnx::pb::attribute_proto::AttributeType;
+use tract_onnx::pb::{AttributeProto, GraphProto, NodeProto, SparseTensorProto, TensorProto, ValueInfoProto};
 
 /// Deepest nesting of subgraphs accepted.
 pub(super) const MAX_DEPTH: usize = 64;
@@ -68,7 +69,12 @@ pub(super) fn domain(name: &str) -> &str {
 
 impl Reader<'_> {
     /// Takes a graph out of its message, `depth` graphs deep.
-    pub(super) fn graph(&mut self, proto: GraphProto, depth: usize) -> Result<RawGraph, ImportError> {
+    pub(super) fn graph(
+        &mut self,
+        proto: GraphProto,
+        extras: GraphExtras,
+        depth: usize,
+    ) -> Result<RawGraph, ImportError> {
         if depth > MAX_DEPTH {
             return Err(Kind::Depth { limit: MAX_DEPTH }.into());
         }
@@ -86,20 +92,27 @@ impl Reader<'_> {
                 return Err(Kind::Twice { value: name }.into());
             }
         }
-        let nodes = proto.node.into_iter().map(|node| self.node(node, depth)).collect::<Result<_, _>>()?;
+        let nodes = paired(proto.node, extras.node);
+        let nodes = nodes.map(|(node, extras)| self.node(node, extras, depth)).collect::<Result<_, _>>()?;
         let outputs = proto.output.into_iter().map(|o| o.name).collect();
         Ok(RawGraph { name: proto.name, inputs: proto.input, outputs, initializers, defaults: BTreeMap::new(), nodes })
     }
 
     /// Takes a node out of its message, `depth` graphs deep.
-    pub(super) fn node(&mut self, proto: NodeProto, depth: usize) -> Result<RawNode, ImportError> {
-        let NodeProto { input, output, name, op_type, domain: node_domain, overload, attribute } = proto;
+    pub(super) fn node(
+        &mut self,
+        proto: NodeProto,
+        extras: Option<NodeExtras>,
+        depth: usize,
+    ) -> Result<RawNode, ImportError> {
+        let NodeProto { input, output, name, op_type, domain: node_domain, attribute, doc_string: _ } = proto;
+        let extras = extras.unwrap_or_default();
         let first = output.iter().find(|o| !o.is_empty()).cloned().unwrap_or_default();
         let mut node = RawNode {
             name: if name.is_empty() { first } else { name },
             domain: domain(&node_domain).to_owned(),
             op: op_type,
-            overload,
+            overload: extras.overload,
             inputs: input,
             outputs: output,
             ..RawNode::default()
@@ -109,21 +122,32 @@ impl Reader<'_> {
             op: node.key(),
             opset: self.opsets.get(&node.domain).copied().unwrap_or(1),
         };
-        self.attributes(&mut node, attribute, depth).map_err(|e| e.at(|| at))?;
+        self.attributes(&mut node, attribute, extras.attribute, depth).map_err(|e| e.at(|| at))?;
         Ok(node)
     }
 
     /// Attributes alone: those of a function that have defaults.
-    pub(super) fn defaults(&mut self, function: &str, protos: Vec<AttributeProto>) -> Result<RawNode, ImportError> {
+    pub(super) fn defaults(
+        &mut self,
+        function: &str,
+        protos: Vec<AttributeProto>,
+        extras: Vec<AttributeExtras>,
+    ) -> Result<RawNode, ImportError> {
         let mut node = RawNode { name: function.to_owned(), op: function.to_owned(), ..RawNode::default() };
         let at = NodeAt { name: node.name.clone(), op: node.key(), opset: 1 };
-        self.attributes(&mut node, protos, 0).map_err(|e| e.at(|| at))?;
+        self.attributes(&mut node, protos, extras, 0).map_err(|e| e.at(|| at))?;
         Ok(node)
     }
 
-    fn attributes(&mut self, node: &mut RawNode, protos: Vec<AttributeProto>, depth: usize) -> Result<(), ImportError> {
+    fn attributes(
+        &mut self,
+        node: &mut RawNode,
+        protos: Vec<AttributeProto>,
+        extras: Vec<AttributeExtras>,
+        depth: usize,
+    ) -> Result<(), ImportError> {
         let is_constant = node.is_constant();
-        for mut proto in protos {
+        for (mut proto, extras) in paired(protos, extras) {
             let name = std::mem::take(&mut proto.name);
             let fail =
                 |problem: &str| ImportError::from(Kind::Attribute { name: name.clone(), problem: problem.to_owned() });
@@ -140,7 +164,8 @@ impl Reader<'_> {
                 continue;
             }
             if let (AttributeType::Graph, Some(graph)) = (proto.r#type(), proto.g.take()) {
-                node.graphs.push((name, self.graph(graph, depth + 1)?));
+                let extras = extras.and_then(|extras| extras.g).unwrap_or_default();
+                node.graphs.push((name, self.graph(graph, extras, depth + 1)?));
                 continue;
             }
             // The type of an optional without a value says nothing that its uses need.

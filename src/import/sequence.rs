@@ -4,13 +4,13 @@
 use super::Held;
 use super::build::{Builder, Known};
 use super::error::{ImportError, Kind};
-use super::proto::tensor_shape_proto::{Dimension, dimension};
-use super::proto::type_proto::{self, Tensor as TensorTypeProto};
-use super::proto::{TensorShapeProto, TypeProto, ValueInfoProto};
 use super::read::{RawGraph, RawNode};
 use super::unroll::form;
 use crate::ir::{Attrs, DType, TensorType, resolve_axis};
 use std::rc::Rc;
+use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
+use tract_onnx::pb::type_proto::{self, Tensor as TensorTypeProto};
+use tract_onnx::pb::{TensorShapeProto, TypeProto, ValueInfoProto};
 
 /// Most elements of a sequence.
 const MAX_LENGTH: usize = 1 << 16;
@@ -372,8 +372,9 @@ pub(super) fn spread_input(raw: &mut RawGraph, name: &str, held: &Held) -> Resul
 fn described(name: &str, ty: &TensorType) -> Result<ValueInfoProto, String> {
     let sizes = ty.shape.known().ok_or_else(|| format!("holds a {ty}, whose sizes are not known"))?;
     let elem_type = ty.dtype.onnx();
-    let dim = |n: usize| Dimension { value: Some(dimension::Value::DimValue(n as i64)) };
+    let dim = |n: usize| Dimension { value: Some(dimension::Value::DimValue(n as i64)), ..Default::default() };
     let shape = Some(TensorShapeProto { dim: sizes.into_iter().map(dim).collect() });
     let value = Some(type_proto::Value::TensorType(TensorTypeProto { elem_type, shape }));
-    Ok(ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { value }) })
+    let ty = TypeProto { value, ..Default::default() };
+    Ok(ValueInfoProto { name: name.to_owned(), r#type: Some(ty), ..Default::default() })
 }

@@ -123,7 +123,7 @@ fn import(case: &Case, set: &Set) -> Result<(Graph, Vec<String>), Verdict> {
     // Sizes that the model leaves open, those of 0 among them.
     let graph = prost::Message::decode(case.model.as_slice())
         .ok()
-        .and_then(|model: nyxc::import::proto::ModelProto| model.graph)
+        .and_then(|model: nyxc::import::proto::pb::ModelProto| model.graph)
         .unwrap_or_default();
     for ((name, kind), input) in case.inputs.iter().zip(&set.inputs) {
         let Some(info) = graph.input.iter().find(|info| info.name == *name) else { continue };
@@ -179,8 +179,8 @@ fn tensors(case: &Case, set: &Set) -> Result<Vec<(String, Tensor)>, String> {
 }
 
 /// The axes whose sizes the file does not say.
-fn open_dims(info: &nyxc::import::proto::ValueInfoProto) -> Option<Vec<usize>> {
-    use nyxc::import::proto::{tensor_shape_proto::dimension::Value, type_proto};
+fn open_dims(info: &nyxc::import::proto::pb::ValueInfoProto) -> Option<Vec<usize>> {
+    use nyxc::import::proto::pb::{tensor_shape_proto::dimension::Value, type_proto};
     let type_proto::Value::TensorType(tensor) = info.r#type.as_ref()?.value.as_ref()? else { return None };
     let dims = &tensor.shape.as_ref()?.dim;
     Some((0..dims.len()).filter(|&axis| !matches!(dims[axis].value, Some(Value::DimValue(n)) if n > 0)).collect())
@@ -276,7 +276,7 @@ impl Random {
 fn has_seed(case: &Case) -> bool {
     let graph = prost::Message::decode(case.model.as_slice())
         .ok()
-        .and_then(|model: nyxc::import::proto::ModelProto| model.graph);
+        .and_then(|model: nyxc::import::proto::pb::ModelProto| model.graph);
     graph.is_some_and(|graph| {
         graph.node.iter().any(|node| node.attribute.iter().any(|attribute| attribute.name == "seed"))
     })

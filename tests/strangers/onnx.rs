@@ -57,6 +57,12 @@ fn functions() -> Vec<Case> {
         Case::of(name, "m.onnx", [model(graph), functions.concat()].concat(), COMPILE, REFUSED).says(says)
     };
     let relu = |from: &str, to: &str| node_fields("Relu", &[from], &[to]);
+    let with = |fields: Vec<u8>| {
+        blob(25, [blob(1, "f"), blob(4, "x"), blob(5, "y"), blob(10, "loc"), blob(7, relu("x", "y")), fields].concat())
+    };
+    // A default is field 11 of a function.
+    let attr_default = |name: &str| blob(11, [blob(1, name), int(3, 1), int(20, 2)].concat());
+    let deep = (0..200).fold(Vec::new(), |inner, _| blob(6, blob(1, blob(5, inner))));
     let below = |i: usize| format!("f{}", i - 1);
     let doubling = (0..64).map(|i| {
         let nodes =
@@ -87,6 +93,22 @@ fn functions() -> Vec<Case> {
             grows,
         ),
         case("two functions of one name", "f", vec![function("f", &[relu("x", "y")]); 2], "is there twice"),
+        case("an overload that is no text", "f", vec![with(blob(13, [0xff; 9]))], "not an ONNX model"),
+        case("an overload that is a number", "f", vec![with(int(13, 7))], "not an ONNX model"),
+        case("an overload that nothing has", "f", vec![with(blob(13, "b"))], "unknown operator"),
+        case(
+            "a default that is no attribute",
+            "f",
+            vec![with(blob(11, [0xff; 9]))],
+            "loc::f has a default that is no attribute",
+        ),
+        case(
+            "a default within itself, 200 times",
+            "f",
+            vec![with(blob(11, deep))],
+            "loc::f has a default that is no attribute",
+        ),
+        case("a default that is given twice", "f", vec![with(attr_default("k").repeat(2))], "\"k\" is given twice"),
     ]
 }
 

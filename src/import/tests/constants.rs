@@ -1,9 +1,9 @@
 //! Where the data of constants comes from.
 
 use super::*;
-use crate::import::proto::StringStringEntryProto;
 use crate::ir::DType;
 use std::path::PathBuf;
+use tract_onnx::pb::StringStringEntryProto;
 
 fn constant(tensor: TensorProto) -> Result<Tensor, ImportError> {
     let x = vec![info("x", F32, &["2"])];
@@ -135,7 +135,7 @@ fn external_data_is_read_inside_the_models_folder_only() {
     let read = |entries: &[(&str, &str)]| {
         let nodes = vec![node("Add", &["x", "w"], &["y"], vec![])];
         let model = model(13, graph(vec![info("x", F32, &["2"])], vec![external(entries)], nodes, &["y"]));
-        import_proto(model, Some(&dir), &ImportOptions::default(), &bodies::registry())
+        import_proto(model.into(), Some(&dir), &ImportOptions::default(), &bodies::registry())
     };
     let (graph, _) = read(&[("location", "inner/weights.bin"), ("offset", "4"), ("length", "8")]).unwrap();
     let w = graph.constant(graph.value_named("w").unwrap()).unwrap();

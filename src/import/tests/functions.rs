@@ -1,19 +1,28 @@
 //! Model-local functions.
 
 use super::*;
-use crate::import::proto::FunctionProto;
+use crate::import::proto::{FunctionExtras, ModelExtras};
+use tract_onnx::pb::FunctionProto;
 
-fn function(name: &str, inputs: &[&str], outputs: &[&str], attributes: &[&str], node: Vec<NodeProto>) -> FunctionProto {
+/// A function with what tract's message leaves out.
+#[derive(Clone)]
+struct Function {
+    proto: FunctionProto,
+    extras: FunctionExtras,
+}
+
+fn function(name: &str, inputs: &[&str], outputs: &[&str], attributes: &[&str], node: Vec<NodeProto>) -> Function {
     let list = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
-    FunctionProto {
-        domain: "loc".to_owned(),
-        name: name.to_owned(),
+    let proto = FunctionProto {
+        domain: Some("loc".to_owned()),
+        name: Some(name.to_owned()),
         input: list(inputs),
         output: list(outputs),
         attribute: list(attributes),
         node,
         ..Default::default()
-    }
+    };
+    Function { proto, extras: FunctionExtras::default() }
 }
 
 /// The value of an attribute of the function.
@@ -25,20 +34,23 @@ fn call(name: &str, inputs: &[&str], outputs: &[&str], attribute: Vec<AttributeP
     NodeProto { domain: "loc".to_owned(), ..node(name, inputs, outputs, attribute) }
 }
 
-fn imported(graph: GraphProto, functions: Vec<FunctionProto>) -> Result<Graph, ImportError> {
-    let model = ModelProto { functions, ..model(21, graph) };
-    let (mut graph, _) = import_proto(model, None, &ImportOptions::default(), &crate::ops::registry())?;
+fn imported(graph: GraphProto, functions: Vec<Function>) -> Result<Graph, ImportError> {
+    let (functions, extras) = functions.into_iter().map(|f| (f.proto, f.extras)).unzip();
+    let message = ModelProto { functions, ..model(21, graph) };
+    let extras = ModelExtras { functions: extras, ..Default::default() };
+    let options = ImportOptions::default();
+    let (mut graph, _) = import_proto(OnnxModel { message, extras }, None, &options, &crate::ops::registry())?;
     graph.verify().unwrap_or_else(|e| panic!("{e}"));
     graph.remove_dead();
     Ok(graph)
 }
 
-fn lines(node: Vec<NodeProto>, functions: Vec<FunctionProto>) -> Vec<String> {
+fn lines(node: Vec<NodeProto>, functions: Vec<Function>) -> Vec<String> {
     let x = vec![info("x", F32, &["2", "3"])];
     operators(&imported(graph(x, vec![], node, &["y"]), functions).unwrap_or_else(|e| panic!("{e}")))
 }
 
-fn refused(node: Vec<NodeProto>, functions: Vec<FunctionProto>) -> String {
+fn refused(node: Vec<NodeProto>, functions: Vec<Function>) -> String {
     imported(graph(vec![info("x", F32, &["2", "3"])], vec![], node, &["y"]), functions).unwrap_err().to_string()
 }
 
@@ -66,7 +78,7 @@ fn nested_functions_are_written_out_under_the_names_of_their_calls() {
         ],
     );
     // One default, and one that the second call overrides.
-    outer.attribute_proto = vec![int("k", 0)];
+    outer.extras.attribute_proto = vec![int("k", 0).encode_to_vec()];
     let calls = vec![
         call("outer", &["x"], &["t"], vec![float("a", 0.25)]),
         call("outer", &["t"], &["y"], vec![float("a", 0.5), int("k", 1)]),
@@ -184,30 +196,106 @@ fn a_graph_may_be_an_attribute_of_a_function() {
 
 #[test]
 fn overloads_and_operators_of_the_same_name() {
-    let overload = |name: &str, op: &str| FunctionProto {
-        overload: name.to_owned(),
+    let overload = |name: &str, op: &str| Function {
+        extras: FunctionExtras { overload: name.to_owned(), ..Default::default() },
         ..function("f", &["x"], &["y"], &[], vec![node(op, &["x"], &["y"], vec![])])
     };
-    let chosen = |name: &str| {
-        let call = NodeProto { overload: name.to_owned(), ..call("f", &["x"], &["y"], vec![]) };
-        lines(vec![call], vec![overload("", "Abs"), overload("b", "Neg")])[0].clone()
-    };
-    assert_eq!(chosen(""), "%y/y = abs(%x) : f32[2,3] 24B");
-    assert_eq!(chosen("b"), "%y/y = neg(%x) : f32[2,3] 24B");
+    assert_eq!(
+        lines(vec![call("f", &["x"], &["y"], vec![])], vec![overload("b", "Neg"), overload("", "Abs")]),
+        ["%y/y = abs(%x) : f32[2,3] 24B"]
+    );
     // The model's own function comes before an operator that nyxc has, but for its domain and overload.
-    let own =
-        FunctionProto { domain: "ai.onnx".to_owned(), ..function("Gelu", &["x"], &["y"], &[], vec![relu("x", "y")]) };
+    let mut own = function("Gelu", &["x"], &["y"], &[], vec![relu("x", "y")]);
+    own.proto.domain = Some("ai.onnx".to_owned());
     assert_eq!(lines(vec![node("Gelu", &["x"], &["y"], vec![])], vec![own]), ["%y/y = relu(%x) : f32[2,3] 24B"]);
     let twice = refused(vec![relu("x", "y")], vec![overload("b", "Abs"), overload("b", "Neg")]);
     assert_eq!(twice, "model-local function loc::f:b is there twice");
 }
 
+/// A field of bytes.
+fn field(tag: u32, bytes: impl AsRef<[u8]>) -> Vec<u8> {
+    let mut encoded = Vec::new();
+    prost::encoding::bytes::encode(tag, &bytes.as_ref().to_vec(), &mut encoded);
+    encoded
+}
+
+/// As files have it: x goes through a Relu, then through the function f with the overload `b`. `tag` is that of the nodes.
+fn relu_and_overloaded_call(tag: u32) -> Vec<u8> {
+    let call = [call("f", &["t"], &["y"], vec![]).encode_to_vec(), field(8, "b")].concat();
+    [field(tag, relu("x", "t").encode_to_vec()), field(tag, call)].concat()
+}
+
+/// The operators of a model with the functions f, f:b and f:c, and these.
+fn of_bytes(nodes: Vec<u8>, functions: &[Vec<u8>]) -> Result<Vec<String>, ImportError> {
+    let one = |name: &str, op: &str| {
+        let f = function("f", &["x"], &["y"], &[], vec![node(op, &["x"], &["y"], vec![])]);
+        field(25, [f.proto.encode_to_vec(), field(13, name)].concat())
+    };
+    let yes = TensorProto { dims: vec![], data_type: BOOL, int32_data: vec![1], ..int64s("yes", &[], &[]) };
+    let graph = graph(vec![info("x", F32, &["2", "3"])], vec![yes], vec![], &["y"]);
+    let graph = field(7, [graph.encode_to_vec(), nodes].concat());
+    let set = ModelProto { graph: None, ..model(21, GraphProto::default()) };
+    let all = [one("", "Abs"), one("b", "Neg"), one("c", "Exp")].concat();
+    let bytes = [set.encode_to_vec(), graph, all, functions.concat()].concat();
+    let (graph, _) = import_bytes(&bytes, None, &ImportOptions::default(), &crate::ops::registry())?;
+    let name = |line: &String| line.split_once(" = ").and_then(|(_, op)| op.split_once('(')).unwrap().0.to_owned();
+    Ok(operators(&graph).iter().map(name).collect())
+}
+
+#[test]
+fn overloads_are_read_wherever_a_call_stands() {
+    let function = |attributes: &[&str], parts: &[Vec<u8>]| {
+        field(25, [function("g", &["x"], &["y"], attributes, vec![]).proto.encode_to_vec(), parts.concat()].concat())
+    };
+    let call_g = || field(1, call("g", &["x"], &["y"], vec![]).encode_to_vec());
+    // A graph without inputs or, for SequenceMap, of one.
+    let of_graph = |name: &str, inputs: Vec<ValueInfoProto>| {
+        let graph = [graph(inputs, vec![], vec![], &["y"]).encode_to_vec(), relu_and_overloaded_call(1)].concat();
+        [attr(name, AttributeType::Graph).encode_to_vec(), field(6, graph)].concat()
+    };
+    let branches = |tag: u32, nodes: &[NodeProto]| {
+        let branches = [field(5, of_graph("then_branch", vec![])), field(5, of_graph("else_branch", vec![]))];
+        let choice = [node("If", &["yes"], &["y"], vec![]).encode_to_vec(), branches.concat()].concat();
+        let before: Vec<u8> = nodes.iter().flat_map(|node| field(tag, node.encode_to_vec())).collect();
+        [before, field(tag, choice)].concat()
+    };
+    let yes = node("Constant", &[], &["yes"], vec![int("value_int", 1)]);
+    let yes = [
+        NodeProto { output: vec!["one".to_owned()], ..yes },
+        node("Cast", &["one"], &["yes"], vec![int("to", i64::from(BOOL))]),
+    ];
+    let map = [
+        node("SplitToSequence", &["x"], &["s"], vec![]),
+        node("SequenceMap", &["s"], &["m"], vec![by_name("body", "each", AttributeType::Graph)]),
+        node("ConcatFromSequence", &["m"], &["y"], vec![int("axis", 0)]),
+    ];
+    let map: Vec<u8> = map.iter().flat_map(|node| field(7, node.encode_to_vec())).collect();
+    let each = field(11, of_graph("each", vec![info("x", F32, &["1", "3"])]));
+    for (place, nodes, functions) in [
+        ("graph", relu_and_overloaded_call(1), vec![]),
+        ("subgraph", branches(1, &[]), vec![]),
+        ("function", call_g(), vec![function(&[], &[relu_and_overloaded_call(7)])]),
+        ("subgraph of a function", call_g(), vec![function(&[], &[branches(7, &yes)])]),
+        ("default of a function", call_g(), vec![function(&[], &[map, each])]),
+    ] {
+        let found = of_bytes(nodes, &functions).unwrap_or_else(|e| panic!("{place}: {e}"));
+        let count = |op: &str| found.iter().filter(|o| *o == op).count();
+        assert!(count("relu") > 0 && count("neg") == count("relu"), "{place}: {found:?}");
+        assert_eq!((count("abs"), count("exp")), (0, 0), "{place}: {found:?}");
+    }
+    let damaged = of_bytes(call_g(), &[function(&[], &[relu_and_overloaded_call(7), field(11, [0xff])])]);
+    let damaged = damaged.unwrap_err().to_string();
+    assert!(damaged.starts_with("model-local function loc::g has a default that is no attribute: "), "{damaged}");
+}
+
 #[test]
 fn a_function_is_of_its_own_opset() {
     // Before opset 13 all axes from `axis` on are one.
-    let old = |opset| FunctionProto {
-        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: opset }],
-        ..function("f", &["x"], &["y"], &[], vec![node("Softmax", &["x"], &["y"], vec![int("axis", 0)])])
+    let old = |opset| {
+        let nodes = vec![node("Softmax", &["x"], &["y"], vec![int("axis", 0)])];
+        let mut softmax = function("f", &["x"], &["y"], &[], nodes);
+        softmax.proto.opset_import = vec![OperatorSetIdProto { domain: String::new(), version: opset }];
+        softmax
     };
     let call = || vec![call("f", &["x"], &["y"], vec![])];
     assert_eq!(lines(call(), vec![old(21)]), ["%y/y = softmax(%x) {axis=0} : f32[2,3] 24B"]);

@@ -8,13 +8,15 @@ mod sequences;
 mod sizes;
 
 use super::*;
-use crate::import::proto::attribute_proto::AttributeType;
-use crate::import::proto::tensor_shape_proto::{Dimension, dimension};
-use crate::import::proto::type_proto::{self, Tensor as TensorTypeProto};
-use crate::import::proto::{
-    AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
-};
 use crate::ir::{Attr, Node, Op, OpDef, Tensor, TensorType};
+use prost::Message;
+use tract_onnx::pb::attribute_proto::AttributeType;
+use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
+use tract_onnx::pb::type_proto::{self, Tensor as TensorTypeProto};
+use tract_onnx::pb::{
+    AttributeProto, GraphProto, ModelProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
+    ValueInfoProto,
+};
 
 const F32: i32 = 1;
 const I64: i32 = 7;
@@ -28,10 +30,15 @@ fn info(name: &str, dtype: i32, dims: &[&str]) -> ValueInfoProto {
             (_, "") => None,
             (_, name) => Some(dimension::Value::DimParam(name.to_owned())),
         },
+        ..Default::default()
     };
     let shape = Some(TensorShapeProto { dim: dims.iter().map(dim).collect() });
     let value = Some(type_proto::Value::TensorType(TensorTypeProto { elem_type: dtype, shape }));
-    ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { value }) }
+    typed(name, TypeProto { value, ..Default::default() })
+}
+
+fn typed(name: &str, ty: TypeProto) -> ValueInfoProto {
+    ValueInfoProto { name: name.to_owned(), r#type: Some(ty), ..Default::default() }
 }
 
 fn floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
@@ -100,7 +107,12 @@ fn model(opset: i64, graph: GraphProto) -> ModelProto {
 
 fn run(opset: i64, graph: GraphProto, dims: &[&str]) -> Result<(Graph, ImportReport), ImportError> {
     let dims = dims.iter().map(|d| DimBinding::parse(d).unwrap()).collect();
-    import_proto(model(opset, graph), None, &ImportOptions { dims, ..ImportOptions::default() }, &bodies::registry())
+    import_proto(
+        model(opset, graph).into(),
+        None,
+        &ImportOptions { dims, ..ImportOptions::default() },
+        &bodies::registry(),
+    )
 }
 
 /// Imports a graph that is fine.
@@ -323,8 +335,9 @@ fn a_shape_that_depends_on_open_sizes_says_which() {
 
 #[test]
 fn a_model_without_a_graph_or_an_opset_is_refused() {
-    let run =
-        |model| import_proto(model, None, &ImportOptions::default(), &Registry::default()).unwrap_err().to_string();
+    let run = |model: ModelProto| {
+        import_proto(model.into(), None, &ImportOptions::default(), &Registry::default()).unwrap_err().to_string()
+    };
     assert_eq!(
         run(ModelProto::default()),
         "the model imports no opset of the default domain; opsets 6 to 28 are supported"

@@ -118,7 +118,7 @@ fn a_damaged_file_is_refused_and_never_panics() {
     let bytes = std::fs::read(path).unwrap();
     let registry = crate::ops::registry();
     let read = |bytes: &[u8]| {
-        let Ok(model) = ModelProto::decode(bytes) else { return false };
+        let Ok(model) = OnnxModel::decode(bytes) else { return false };
         import_proto(model, None, &ImportOptions::default(), &registry).is_ok()
     };
     // The weights are most of the file: three flips of four go to all else.

@@ -7,7 +7,7 @@ fn import_with(graph: GraphProto, dims: &[&str], values: &[(&str, serde_json::Va
     let dims = dims.iter().map(|d| DimBinding::parse(d).unwrap()).collect();
     let values = values.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
     let options = ImportOptions { dims, values, ..ImportOptions::default() };
-    import_proto(model(21, graph), None, &options, &crate::ops::registry()).map(|(graph, _)| graph)
+    import_proto(model(21, graph).into(), None, &options, &crate::ops::registry()).map(|(graph, _)| graph)
 }
 
 /// Shapes that five inputs decide, behind one another, and a size that nobody gives.
