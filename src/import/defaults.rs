@@ -15,7 +15,8 @@ const SMALL_BYTES: u64 = 64 << 10;
 pub(super) fn choose(raw: &mut RawGraph, ir_version: i64, options: &ImportOptions) -> BTreeMap<String, String> {
     let bytes = raw.initializers.values().filter_map(|t| t.ty().bytes()).fold(0, u64::saturating_add);
     let is_listed = |name: &String| raw.inputs.iter().any(|input| input.name == *name);
-    let all = raw.initializers.keys().filter(|name| !options.constants.contains_key(*name)).all(is_listed);
+    let is_given = |name: &String| options.constants.contains_key(name) || options.values.contains_key(name);
+    let all = raw.initializers.keys().filter(|name| !is_given(name)).all(is_listed);
     let reason = match options.initializers {
         _ if ir_version < IR_VERSION => {
             Some(format!("in IR version {ir_version} every initializer is listed as an input"))
@@ -29,7 +30,7 @@ pub(super) fn choose(raw: &mut RawGraph, ir_version: i64, options: &ImportOption
     let mut fixed = BTreeMap::new();
     for input in &raw.inputs {
         let name = &input.name;
-        if options.constants.contains_key(name) {
+        if is_given(name) {
             fixed.insert(name.clone(), "--constants gave it a value".to_owned());
         } else if let Some(tensor) = raw.initializers.get(name).cloned() {
             match &reason {

@@ -172,13 +172,17 @@ fn nodes_keep_their_names_order_and_operands() {
 }
 
 #[test]
-fn an_initializer_that_is_also_an_input_is_a_constant() {
-    let inputs = vec![info("x", F32, &["2"]), info("w", F32, &["2"])];
-    let graph = good(
-        13,
-        graph(inputs, vec![floats("w", &[2], &[1.0, 2.0])], vec![node("Add", &["x", "w"], &["y"], vec![])], &["y"]),
-    );
-    assert_eq!(graph.inputs().len(), 1);
+fn an_initializer_that_is_also_an_input_is_a_default_from_ir_version_4_on() {
+    let inputs = || vec![info("x", F32, &["2"]), info("w", F32, &["2"])];
+    let add = || vec![node("Add", &["x", "w"], &["y"], vec![])];
+    let w = || vec![floats("w", &[2], &[1.0, 2.0])];
+    for (ir_version, n_inputs) in [(3, 1), (4, 2), (8, 2)] {
+        let model = ModelProto { ir_version, ..model(13, graph(inputs(), w(), add(), &["y"])) };
+        let (graph, report) =
+            import_proto(model.into(), None, &ImportOptions::default(), &crate::ops::registry()).unwrap();
+        assert_eq!(graph.inputs().len(), n_inputs, "IR version {ir_version}");
+        assert_eq!(report.fixed.contains_key("w"), n_inputs == 1, "IR version {ir_version}");
+    }
 }
 
 #[test]
