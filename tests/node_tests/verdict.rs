@@ -181,7 +181,7 @@ fn tensors(case: &Case, set: &Set) -> Result<Vec<(String, Tensor)>, String> {
 /// The axes whose sizes the file does not say.
 fn open_dims(info: &nyxc::import::proto::pb::ValueInfoProto) -> Option<Vec<usize>> {
     use nyxc::import::proto::pb::{tensor_shape_proto::dimension::Value, type_proto};
-    let type_proto::Value::TensorType(tensor) = info.r#type.as_ref()?.value.as_ref()? else { return None };
+    let type_proto::Value::TensorType(tensor) = info.r#type.as_ref()?.value.as_ref()?;
     let dims = &tensor.shape.as_ref()?.dim;
     Some((0..dims.len()).filter(|&axis| !matches!(dims[axis].value, Some(Value::DimValue(n)) if n > 0)).collect())
 }
