@@ -3,7 +3,7 @@
 use crate::random::Random;
 use crate::simulate::Expected;
 use crate::spec::{Built, Spec};
-use crate::{plan, ranges};
+use crate::{oracle, plan, ranges};
 use nyxc::ir::{CORE, Format, Graph, Tensor, text};
 use nyxc::ops::registry;
 use nyxc::passes::{DEFAULT, OverBudget, Pipeline, Policy, Settings};
@@ -18,6 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Tally {
     pub graphs: usize,
     pub nodes: usize,
+    /// Those of them that the oracle knows, which are compared three ways.
+    pub three_ways: usize,
     /// Outputs compared, and those whose bound was tight, by whether weights or activations were integers.
     pub outputs: [usize; 2],
     pub sharp: [usize; 2],
@@ -37,6 +39,7 @@ impl Tally {
     pub fn add(&mut self, other: &Tally) {
         self.graphs += other.graphs;
         self.nodes += other.nodes;
+        self.three_ways += other.three_ways;
         self.over_budget += other.over_budget;
         self.passes += other.passes;
         self.device_runs += other.device_runs;
@@ -232,6 +235,7 @@ pub fn check(spec: &Spec, seed: u64, contexts: &[VkContext]) -> Result<Tally, St
             ));
         }
     }
+    tally.three_ways = oracle::known(spec, seed)?;
     let target = Target::shipped(random.pick(&shipped_names())).unwrap();
     let settings = settings(&graph, &target, &mut random);
     let options = Compile { settings, target, n_threads: 1 };
@@ -297,6 +301,8 @@ fn after_passes(
     let mut source = graph.clone();
     let mut sized = ranges::at(graph, sizes);
     let mut expected = Expected::of(&sized, inputs, seed)?;
+    let plain = Reference::new(graph.clone()).run(inputs).map_err(faults("the CPU reference"))?;
+    expected.check(&sized, inputs, &plain, seed).map_err(faults("the CPU reference"))?;
     let mut before = graph.to_string();
     for (i, (name, after)) in dumps.iter().enumerate() {
         let said = |e: String| format!("after pass {i}, {name}: {e}");
