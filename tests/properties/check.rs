@@ -2,7 +2,7 @@
 
 use crate::random::Random;
 use crate::simulate::Expected;
-use crate::spec::{Built, Spec};
+use crate::spec::{Built, Reach, Spec};
 use crate::{oracle, plan, ranges};
 use nyxc::ir::{CORE, Format, Graph, Tensor, text};
 use nyxc::ops::registry;
@@ -78,9 +78,14 @@ const FORMATS: &[&str] = &[
     "w8a32/w4:r1",
 ];
 
+/// Those whose activations are f32, and weights f32 or of a scale of their own.
+const WIDE_FORMATS: &[&str] = &["f32", "f32", "f32", "w8a32", "w4a32", "w8a32:c"];
+
 /// The choice that a seed makes for a graph.
-fn settings(graph: &Graph, target: &Target, random: &mut Random) -> Settings {
-    let format = |random: &mut Random| random.pick(FORMATS).parse::<Format>().unwrap();
+fn settings(spec: &Spec, graph: &Graph, target: &Target, random: &mut Random) -> Settings {
+    // What f16 does not hold is not asked to be f16.
+    let formats = if spec.reach == Reach::Far { WIDE_FORMATS } else { FORMATS };
+    let format = |random: &mut Random| random.pick(formats).parse::<Format>().unwrap();
     let mut settings = Settings { budget_bytes: Some(1 << 30), ..Settings::default() };
     if random.chance(20) {
         settings.reserve_bytes = 4096;
@@ -237,7 +242,7 @@ pub fn check(spec: &Spec, seed: u64, contexts: &[VkContext]) -> Result<Tally, St
     }
     tally.three_ways = oracle::known(spec, seed)?;
     let target = Target::shipped(random.pick(&shipped_names())).unwrap();
-    let settings = settings(&graph, &target, &mut random);
+    let settings = settings(spec, &graph, &target, &mut random);
     let options = Compile { settings, target, n_threads: 1 };
     let what = format!(
         "{} at {:?} bytes less {} for {}",
@@ -281,7 +286,8 @@ pub fn check(spec: &Spec, seed: u64, contexts: &[VkContext]) -> Result<Tally, St
         tally.device_runs += 1;
     }
     if !sizes.is_empty() {
-        ranges::check((&graph, &assigned), &inputs, (&compiled, &options), contexts, seed, &mut tally).map_err(said)?;
+        ranges::check((spec, &graph, &assigned), &inputs, (&compiled, &options), contexts, seed, &mut tally)
+            .map_err(said)?;
     }
     Ok(tally)
 }

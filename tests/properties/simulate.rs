@@ -129,7 +129,7 @@ impl Run<'_> {
     fn moved(&mut self, tensor: &Tensor, epsilon: f32) -> Tensor {
         let epsilon = epsilon.max(self.least);
         let Some(random) = &mut self.noise else { return tensor.clone() };
-        let floor = if epsilon > 1e-4 { 1e-7 } else { 1e-30 };
+        let floor = if epsilon > 1e-4 { 1e-7 } else { 1.2e-38 };
         let values: Vec<f32> =
             tensor.to_f32s().unwrap().iter().map(|v| v + v * epsilon * random.unit() + floor * random.unit()).collect();
         Tensor::from_f32s(DType::F32, &tensor.dims(), &values).unwrap()
@@ -508,7 +508,7 @@ impl Expected {
         }
         let base = self.outputs[at].to_f32s().unwrap();
         let n = base.len().max(1) as f32;
-        let size = (base.iter().map(|v| v * v).sum::<f32>() / n).sqrt();
+        let size = (base.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / f64::from(n)).sqrt() as f32;
         let sharp = self.tolerances(at).iter().filter(|t| **t <= 0.05 * size || **t < 1e-6).count();
         sharp as f32 >= 0.9 * base.len() as f32
     }
