@@ -1,5 +1,6 @@
 // The maximum or the average over a window of each channel; padding is never a maximum.
 #include "common.glsl"
+#include "quotient.glsl"
 
 void main() {
     uint i = invocation();
@@ -22,7 +23,7 @@ void main() {
         if (kx == p.kw) { kx = 0u; ky++; }
     }
 #if AVERAGE
-    value /= float(COUNT_PAD == 1 ? size : max(count, 1u));
+    value = quotient(value, float(COUNT_PAD == 1 ? size : max(count, 1u)));
 #endif
     put(i, value);
 }

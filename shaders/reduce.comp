@@ -1,7 +1,9 @@
 // One value of all elements along some axes. `kd`, `ks` are sizes and strides of the axes kept, `rd`, `rs` of those reduced, outermost first.
 // `start` has the bits of what no elements give.
 #include "common.glsl"
+#include "quotient.glsl"
 #define ROW_T T_x
+float mean(float sum, uint n) { return quotient(sum, float(n)); }
 #ifdef U64_x
 #define LARGER w_ularger
 #define SMALLER w_usmaller

@@ -320,7 +320,7 @@ fn refusals_say_what_to_do() {
         (refusal("Frob", "com.microsoft", &[x], &[]), &["com.microsoft.Frob", "docs/microsoft.md"]),
         (refusal("PagedAttention", "com.microsoft", &[x], &[]), &["com.microsoft.PagedAttention", "without use_gpu"]),
         (refusal("Conv", "com.ms.internal.nhwc", &[x], &[]), &["com.ms.internal.nhwc.Conv", "ORT_ENABLE_EXTENDED"]),
-        (refusal("ReorderInput", "com.microsoft.nchwc", &[x], &[]), &["ReorderInput", "ORT_ENABLE_EXTENDED"]),
+        (refusal("Frob", "com.microsoft.nchwc", &[x], &[]), &["com.microsoft.nchwc.Frob", "ORT_ENABLE_EXTENDED"]),
         (
             refusal(
                 "MultiHeadAttention",

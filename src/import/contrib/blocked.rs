@@ -28,6 +28,10 @@ pub(in crate::import) fn block(raw: &RawGraph) -> Option<usize> {
         .filter(|node| is(node, "Conv"))
         .filter_map(|node| Some((node.outputs.first()?.as_str(), *weights(node)?.dims().first()?)))
         .collect();
+    // Without weights any size does.
+    if padded.is_empty() {
+        return Some(BLOCKS[0]);
+    }
     let mut found: [bool; 2] = [false; 2];
     for node in &raw.nodes {
         if is(node, "ReorderOutput")
