@@ -1,9 +1,9 @@
 //! What an expansion computes between its operands and its results is f32.
 //!
 //! The format of a node says how its results are stored, and its operands are stored as their own nodes' formats say. An operator that is written as
-//! several has values between them, squares and sums of squares, say, which f16 need not hold though it holds the result. So whatever an expansion
-//! chose by the type of its operands, here f16 is left to results, to what only moves elements that are f16 already, and to the probabilities of a
-//! softmax, which are 1 at most, so that their product with values of f16 is one of f16.
+//! several has values between them, squares and sums of squares, say, which f16 need not hold though it holds the result, and which bf16 would round. So
+//! whatever an expansion chose by the type of its operands, here the two are left to results, to what only moves elements that are of these types already,
+//! and f16 to the probabilities of a softmax, which are 1 at most, so that their product with values of f16 is one of f16.
 
 use super::{concat, gather, reshape, softmax, store, strided};
 use crate::ir::{Attr, DType, Edit, Op, OpError, Val};
@@ -38,6 +38,11 @@ fn only_moves(op: &Op) -> bool {
         || MOVES.contains(&op.def.onnx)
 }
 
+/// Whether results are from 0 to 1.
+fn is_probability(op: &Op) -> bool {
+    op.is(&softmax::DEF) && op.attrs.int("log").unwrap_or(0) == 0
+}
+
 /// Types the nodes that `edit` added from number `first` on, which compute `results` of the element types `wanted`. Gives the results, each of its type.
 ///
 /// # Errors
@@ -49,7 +54,9 @@ pub(super) fn between(
     wanted: &[DType],
 ) -> Result<Vec<Val>, OpError> {
     let end = edit.n_new();
-    let is_narrow = |edit: &Edit<'_>, val: Val| edit.ty(val).dtype == DType::F16 && edit.ty(val).packing.is_none();
+    let is_narrow = |edit: &Edit<'_>, val: Val| {
+        matches!(edit.ty(val).dtype, DType::F16 | DType::BF16) && edit.ty(val).packing.is_none()
+    };
     let any_narrow = (first..end).any(|node| edit.new_op(node).is_some() && is_narrow(edit, Val::New { node, out: 0 }));
     if !any_narrow {
         return typed(edit, results, wanted);
@@ -85,8 +92,8 @@ pub(super) fn between(
         let mixed = operands.iter().flatten().any(|v| edit.ty(*v).dtype == DType::F32);
         let wanted = match stored.get(&node) {
             Some(dtype) => *dtype,
-            None if moves && !mixed && is_narrow(edit, result) => DType::F16,
-            None if op.is(&softmax::DEF) && op.attrs.int("log").unwrap_or(0) == 0 => DType::F16,
+            None if moves && !mixed && is_narrow(edit, result) => edit.ty(result).dtype,
+            None if is_probability(&op) && edit.ty(result).dtype != DType::BF16 => DType::F16,
             None if is_narrow(edit, result) || moves => DType::F32,
             None => edit.ty(result).dtype,
         };

@@ -18,6 +18,7 @@ mod generate;
 mod layers;
 mod movement;
 mod mutate;
+mod oracle;
 mod plan;
 mod pointwise;
 mod random;
@@ -147,6 +148,7 @@ const NOT_DRAWN: &[&str] = &[
 
 /// That the checks mean something: enough outputs had a tight bound, and enough budgets were refused.
 fn meant_something(total: &Tally) {
+    assert!(total.three_ways * 100 >= total.nodes * 85, "too few nodes were compared three ways: {total:?}");
     for (i, least) in [(0, 85), (1, 50)] {
         assert!(total.sharp[i] * 100 >= total.outputs[i] * least, "too few outputs had a tight bound: {total:?}");
     }
