@@ -5,7 +5,7 @@
 use crate::oracle::{self, broadcast_places};
 use crate::quantized::{fake_quantized, quantized_activations};
 use crate::random::Random;
-use nyxc::ir::{Activations, Class, DType, Format, Graph, NodeId, NodeKind, Op, Tensor, TensorType, ValueId, Weights};
+use nyxc::ir::{Activations, Class, DType, Graph, NodeId, NodeKind, Op, Tensor, TensorType, ValueId, Weights};
 use nyxc::ops::{self, weights};
 use std::collections::{BTreeMap, BTreeSet};
 
