@@ -234,3 +234,45 @@ fn masked(big: f32) {
 fn masks_of_the_least_float_and_of_other_numbers_mask() {
     [f32::MIN, -1e9, -1e6, -10000.0].into_iter().for_each(masked);
 }
+
+/// Nothing is reduced, but the other steps are computed (ONNX, opset 18: `axes` of a scalar, and `noop_with_empty_axes`).
+#[test]
+fn reductions_over_no_axis_compute_their_other_steps() {
+    let cases = [
+        ("reduce_sum", -3.0, -3.0f32),
+        ("reduce_mean", -3.0, -3.0),
+        ("reduce_max", -3.0, -3.0),
+        ("reduce_prod", -3.0, -3.0),
+        ("reduce_l1", -3.0, 3.0),
+        ("reduce_l2", -3.0, 3.0),
+        ("reduce_sum_square", -3.0, 9.0),
+        ("reduce_log_sum", 8.0, 8f32.ln()),
+        ("reduce_log_sum_exp", -3.0, -3.0),
+    ];
+    for (name, x, expected) in cases {
+        for (ty, attrs, n) in [("f32[]", "keepdims=1", 1), ("f32[2,3]", "noop_with_empty_axes=1", 6)] {
+            let graph = graph(&format!("  %x = input : {ty}\n  %y = {name}(%x) {{{attrs}}} : {ty}\n  output %y\n"));
+            let input = tensor(if n == 1 { &[] } else { &[2, 3] }, &vec![x; n]);
+            for (place, outputs) in everywhere(&program(&graph, "uniform:f32"), &[input]) {
+                for given in outputs[0].to_f32s().unwrap().iter() {
+                    assert!((given - expected).abs() < 1e-5, "{name} of {x} on {place}: {given}, expected {expected}");
+                }
+            }
+        }
+    }
+}
+
+/// Between the product and the sum of a Gemm is no bf16, which has 8 bits: 1 + 2^-9 - 1.
+#[test]
+fn operators_of_bf16_round_their_results_alone() {
+    let graph = graph(
+        "  %a = input : bf16[1,2]\n  %b = input : bf16[2,1]\n  %c = input : bf16[1]\n  %y = gemm(%a, %b, %c) : bf16[1,1]\n  output %y\n",
+    );
+    let bf16 = |dims: &[usize], values: &[f32]| Tensor::from_f32s(nyxc::ir::DType::BF16, dims, values).unwrap();
+    let inputs = [bf16(&[1, 2], &[1.0, 1.0 / 512.0]), bf16(&[2, 1], &[1.0, 1.0]), bf16(&[1], &[-1.0])];
+    let plain = nyxc::session::Reference::new(graph.clone()).run(&inputs).unwrap();
+    assert_eq!(plain[0].to_f32s().unwrap().as_ref(), [1.0 / 512.0]);
+    for (place, outputs) in everywhere(&program(&graph, "uniform:f32"), &inputs) {
+        assert_eq!(outputs[0].to_f32s().unwrap().as_ref(), [1.0 / 512.0], "on {place}");
+    }
+}

@@ -102,6 +102,13 @@ lavapipe and on the CPU reference, at the standard's tolerances. *Device*: all o
 CPU reference between dispatches, or all of it, where a number is beyond the device's 32 bits. *Folded*: all inputs decide shapes, so that they had to be constants, and nothing was left to run. Expanded tests
 count with the operator that they expand.
 
+Through the command line the same tests are run as a user would: `nyxc compile` with `--dim` for the sizes that a file leaves open and `--constants` for the inputs
+that a refusal asks for, then `nyxc run` on a `.npz` file of the other inputs, and the `.npz` file that it wrote compared. The suite takes a sample; all of them:
+
+```console
+$ NYXC_NODE_TESTS=DIR cargo test --locked --test node_tests -- --ignored command_line
+```
+
 **{} pass: {} on the device, {} with host nodes, {} folded; {} refused, {} wrong.**
 
 | operator | tests | device | host | folded | refused | why |

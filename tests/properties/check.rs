@@ -2,9 +2,9 @@
 
 use crate::random::Random;
 use crate::simulate::Expected;
-use crate::spec::{Built, Reach, Spec};
+use crate::spec::{Built, Reach, Source, Spec};
 use crate::{oracle, plan, ranges};
-use nyxc::ir::{CORE, Format, Graph, Tensor, text};
+use nyxc::ir::{CORE, Class, Format, Graph, Tensor, text};
 use nyxc::ops::registry;
 use nyxc::passes::{DEFAULT, OverBudget, Pipeline, Policy, Settings};
 use nyxc::program::{Sizes, file};
@@ -20,6 +20,10 @@ pub struct Tally {
     pub nodes: usize,
     /// Those of them that the oracle knows, which are compared three ways.
     pub three_ways: usize,
+    /// Nodes with an integer beyond 32 bits, with a float beyond what f16 holds or next to nothing, and conversions.
+    pub wide: usize,
+    pub far: usize,
+    pub conversions: usize,
     /// Outputs compared, and those whose bound was tight, by whether weights or activations were integers.
     pub outputs: [usize; 2],
     pub sharp: [usize; 2],
@@ -40,6 +44,9 @@ impl Tally {
         self.graphs += other.graphs;
         self.nodes += other.nodes;
         self.three_ways += other.three_ways;
+        self.wide += other.wide;
+        self.far += other.far;
+        self.conversions += other.conversions;
         self.over_budget += other.over_budget;
         self.passes += other.passes;
         self.device_runs += other.device_runs;
@@ -241,6 +248,13 @@ pub fn check(spec: &Spec, seed: u64, contexts: &[VkContext]) -> Result<Tally, St
         }
     }
     tally.three_ways = oracle::known(spec, seed)?;
+    for value in spec.values.iter() {
+        let (Source::Node(node, _), class) = (value.source, value.tensor.dtype().class()) else { continue };
+        let any = |is: &dyn Fn(f64) -> bool| value.tensor.to_f64s().is_ok_and(|v| v.into_iter().any(is));
+        tally.wide += usize::from(class == Class::Int && any(&|v| v.abs() > 2f64.powi(32)));
+        tally.far += usize::from(class == Class::Float && any(&|v| v.abs() > 65504.0 || v != 0.0 && v.abs() < 1e-8));
+        tally.conversions += usize::from(matches!(spec.nodes[node].op.def.onnx, "Cast" | "CastLike"));
+    }
     let target = Target::shipped(random.pick(&shipped_names())).unwrap();
     let settings = settings(spec, &graph, &target, &mut random);
     let options = Compile { settings, target, n_threads: 1 };

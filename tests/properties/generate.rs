@@ -76,7 +76,7 @@ pub fn generate(seed: u64) -> Spec {
 fn step(g: &mut Gen) -> Option<usize> {
     match g.random.below(100) {
         // Integers take the place of some of these where they are of any size.
-        0..26 if g.spec.wide && g.random.chance(50) => pointwise::integers(g),
+        0..26 if g.spec.wide && g.random.chance(70) => pointwise::integers(g),
         0..14 => pointwise::unary(g),
         14..26 => pointwise::binary(g),
         26..30 => pointwise::variadic(g),
@@ -227,8 +227,10 @@ impl Gen {
 
     /// A value of a class other than floats: one that is there, or a new one of type `new`.
     pub fn of_class(&mut self, class: Class, new: DType) -> usize {
+        // Shapes and axes are small.
+        let any = class != Class::Int || !self.spec.wide;
         if self.random.chance(75)
-            && let Some(found) = self.pick(|v| v.tensor.dtype().class() == class)
+            && let Some(found) = self.pick(|v| v.tensor.dtype().class() == class && (any || v.source != Source::Const))
         {
             return found;
         }
