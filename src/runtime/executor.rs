@@ -217,6 +217,12 @@ impl Executor {
         let ports = at(&entry.inputs, &sizes)?;
         let converted =
             ports.iter().zip(inputs).map(|(port, tensor)| to_device(port, tensor)).collect::<Result<Vec<_>, _>>()?;
+        // A run whose wait failed may still be under way: nothing is written under it.
+        for step in steps.iter_mut() {
+            if let LoadedStep::Device(segment) = step {
+                segment.commands.wait()?;
+            }
+        }
         for (port, bytes) in ports.iter().zip(&converted) {
             memory.write(&port.region, bytes)?;
         }

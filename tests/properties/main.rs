@@ -327,7 +327,8 @@ fn made_wrong(tensor: &Tensor, at: usize) -> Option<Tensor> {
 #[test]
 fn the_check_of_results_notices_what_is_wrong() {
     // By class: outputs made wrong, and those noticed.
-    let mut tallies = [("floats", 100, 0, 0), ("truth values", 25, 0, 0), ("integers", 25, 0, 0)];
+    // Floats of 1e30 and of 1e-30 make bounds wide that other classes do not have.
+    let mut tallies = [("floats", 100, 82, 0, 0), ("truth values", 25, 85, 0, 0), ("integers", 25, 85, 0, 0)];
     for seed in 0..400 {
         let spec = generate::generate(seed);
         let (graph, inputs) = (spec.graph(), spec.inputs());
@@ -343,12 +344,12 @@ fn the_check_of_results_notices_what_is_wrong() {
             let Some(element) = made_wrong(&right[at], seed as usize) else { continue };
             let mut wrong = right.clone();
             wrong[at] = element;
-            tallies[class].2 += 1;
-            tallies[class].3 += usize::from(expected.check(&graph, &inputs, &wrong, seed).is_err());
+            tallies[class].3 += 1;
+            tallies[class].4 += usize::from(expected.check(&graph, &inputs, &wrong, seed).is_err());
         }
     }
     println!("{tallies:?}");
-    for (class, least, n, n_noticed) in tallies {
-        assert!(n >= least && n_noticed * 100 >= n * 82, "{class}: {n_noticed} of {n} noticed");
+    for (class, least, percent, n, n_noticed) in tallies {
+        assert!(n >= least && n_noticed * 100 >= n * percent, "{class}: {n_noticed} of {n} noticed");
     }
 }

@@ -55,6 +55,8 @@ pub(super) fn check_indices(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelEr
     let call = node.call(Template::CheckIndices).operand(indices).uint("n", n.clone());
     let call = call.uints("size", rule.sizes.iter().cloned()).int("ignored", rule.ignore.unwrap_or(0));
     let call = call.flag("numbers", numbers).flag("negative", rule.negative).flag("ignore", rule.ignore.is_some());
+    // What a fault is noted with: a word for each bit.
+    let call = call.each(1u64, 32u64);
     Ok(vec![KernelCall { check: Some(rule), ..call.invocations(&n)? }])
 }
 
