@@ -20,6 +20,12 @@ struct Table {
     epilogue: bool,
     /// Whether the key has a tile.
     tiled: bool,
+    /// Whether the key has a variant.
+    #[serde(default)]
+    variants: bool,
+    /// Features that the target must have.
+    #[serde(default)]
+    needs: Vec<String>,
     /// `"uint n"`, or `"int s*rank"`: as many scalars `s0`, `s1`, ... as the flag `rank` says.
     params: Vec<String>,
     /// Values that each flag may have.
@@ -173,11 +179,13 @@ fn templates(tables: &BTreeMap<String, Table>) -> String {
         let flags: Vec<_> = table.flags.iter().map(|(flag, values)| format!("({flag:?}, &{values:?})")).collect();
         let _ = writeln!(
             text,
-            "            Template::{} => &Table {{ name: {name:?}, operands: &[{}], epilogue: {}, tiled: {}, params: &[{}], flags: &[{}] }},",
+            "            Template::{} => &Table {{ name: {name:?}, operands: &[{}], epilogue: {}, tiled: {}, variants: {}, needs: &{:?}, params: &[{}], flags: &[{}] }},",
             camel(name),
             operands.join(", "),
             table.epilogue,
             table.tiled,
+            table.variants,
+            table.needs,
             params.join(", "),
             flags.join(", ")
         );

@@ -1,5 +1,7 @@
 //! `nyxc bench`.
 
+mod kernel;
+
 use super::{Failure, load, run, write};
 use crate::ir::{DType, Shape, Tensor, TensorType};
 use crate::program::{Port, Sizes};
@@ -9,12 +11,14 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// Time a program on random inputs.
+/// Time a program on random inputs, or one kernel alone.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  nyxc bench model.nyx --runs 50")]
+#[command(after_help = "Example:\n  nyxc bench model.nyx --runs 50
+  nyxc bench --kernel matmul --format w4a16 --shape 1,4096,4096 --variants all")]
 pub(super) struct Args {
     /// The program
-    program: PathBuf,
+    #[arg(required_unless_present = "kernel")]
+    program: Option<PathBuf>,
     /// Runs that are timed, after one that is not
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
@@ -24,10 +28,13 @@ pub(super) struct Args {
     /// Print the times as one JSON document
     #[arg(long)]
     pub(super) json: bool,
+    #[command(flatten)]
+    kernel: kernel::Args,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let program = load::program(&args.program)?;
+    let Some(program) = &args.program else { return kernel::run(&args.kernel, args.device, args.json) };
+    let program = load::program(program)?;
     let entry = run::entry(&program)?;
     let sizes = entry.largest();
     let inputs: Vec<Tensor> =

@@ -1,0 +1,114 @@
+//! Products of few rows by kernels that read 16 bytes at a time: which variant, and its call. Where the target or the form of the weights does not
+//! suit them, `matvec` computes the product on any device.
+
+use super::call::Node;
+use super::matmul::{Columns, Product, sizes};
+use super::{KernelCall, KernelError, storage};
+use crate::ir::Dim;
+use crate::ir::packed::Granularity;
+use crate::ops::kernel_key::{Storage, Template, Variant};
+use crate::target::Target;
+
+/// Elements of the step in which packed weights are read.
+const STEP: i64 = 32;
+/// Most rows of the first operand.
+const MAX_ROWS: u32 = 8;
+
+/// The kernel and its variant for `rows` rows at most; `None` where `matvec` computes the product. What is chosen for two rows and for eight adds up
+/// in the same order, so that a program for any number of rows gives the bits of that for one number.
+pub(super) fn choose(
+    node: &Node<'_>,
+    product: &Product,
+    columns: &Columns,
+    trans_b: bool,
+    rows: u32,
+) -> Result<Option<(Template, Variant)>, KernelError> {
+    let (_, a) = node.operand(0)?;
+    let (Some(a), Some(b), Some(k)) = (storage(a), storage(node.graph.ty(columns.b)), product.k.known()) else {
+        return Ok(None);
+    };
+    if !trans_b || !product.batches.is_empty() || !matches!(a, Storage::F32 | Storage::F16) {
+        return Ok(None);
+    }
+    let template = match b {
+        Storage::Packed(packing) if !matches!(packing.granularity, Granularity::Block(..32)) && k % STEP == 0 => {
+            Template::GemvDot
+        }
+        // Rows of f16 begin at a multiple of 16 bytes, in both operands.
+        Storage::F32 | Storage::F16 if k % 8 == 0 => Template::Gemv,
+        _ => return Ok(None),
+    };
+    if !template.table().needs.iter().all(|name| node.target.features.named(name) == Some(true)) {
+        return Ok(None);
+    }
+    let variant = node.variant.unwrap_or_else(|| preferred(template, b, k, rows));
+    let most_rows = if rows == 1 || node.variant.is_some() { rows } else { MAX_ROWS };
+    Ok(suits(template, variant, most_rows, node.target).then_some((template, variant)))
+}
+
+/// The variant for a kernel: from the table of what was measured, by the storage of the weights and the length of their rows.
+fn preferred(template: Template, b: Storage, k: i64, rows: u32) -> Variant {
+    let of = |threads, lanes, ways, columns, steps| Variant { threads, lanes, ways, columns, steps };
+    match (template, b, rows) {
+        (Template::Gemv, Storage::F16, 1) => of(256, 32, 8, 4, 0),
+        (Template::Gemv, _, 1) => of(256, 32, 8, 4, 0),
+        (Template::Gemv, ..) => of(256, 32, 8, 2, 0),
+        (_, _, 1) if k > 128 * STEP => of(352, 16, 22, 4, 352),
+        (_, _, 1) => of(256, 16, 8, 4, 128),
+        _ => of(256, 16, 2, 2, 32),
+    }
+}
+
+/// Whether a target has what a variant needs for so many rows.
+fn suits(template: Template, variant: Variant, rows: u32, target: &Target) -> bool {
+    let limits = &target.limits;
+    // As `gemv.glsl` and `gemv_dot.comp` declare them; of the latter the larger of both.
+    let sums = variant.columns * (variant.threads / variant.lanes) * (variant.lanes + 1) * 4;
+    let planes = if template == Template::GemvDot { rows * variant.steps * 7 * 16 } else { 0 };
+    (template != Template::GemvDot || variant.steps > 0)
+        && variant.threads <= limits.max_compute_work_group_invocations.min(limits.max_compute_work_group_size[0])
+        && sums + planes <= limits.max_compute_shared_memory_size
+}
+
+/// The call of the chosen kernel.
+pub(super) fn call(
+    node: &Node<'_>,
+    product: &Product,
+    columns: &Columns,
+    (template, variant): (Template, Variant),
+    rows: u32,
+    when: &Dim,
+) -> Result<KernelCall, KernelError> {
+    let (a, _) = node.operand(0)?;
+    let call = node.call(template).operand(a).operand_rows(columns.b, columns.rows);
+    let call = sizes(call, product, columns).flag("rows", rows).variant(variant);
+    let call = if template == Template::GemvDot { call.half() } else { call };
+    call.groups(&columns.n.div_ceil(u64::from(variant.group_columns())) * when)
+}
+
+/// Variants to try for weights that lie as `b`, in a fixed order: those that are among the best somewhere.
+pub fn variants(b: Storage) -> Vec<Variant> {
+    let lists: &[(u32, &[(u32, u32)], &[u32], &[u32])] = if matches!(b, Storage::Packed(_)) {
+        &[
+            (128, &[(8, 4), (16, 4), (16, 8)], &[2, 4], &[128]),
+            (256, &[(8, 8), (16, 4), (16, 8), (16, 16), (8, 16), (32, 8)], &[1, 2, 4], &[128, 352]),
+            (352, &[(16, 11), (16, 22)], &[2, 4], &[352]),
+            (512, &[(16, 8), (16, 16), (16, 32), (32, 16)], &[1, 2, 4], &[128, 352]),
+        ]
+    } else {
+        &[
+            (128, &[(16, 4), (32, 2), (32, 4)], &[1, 2, 4, 8], &[0]),
+            (256, &[(16, 8), (32, 4), (32, 8)], &[1, 2, 4, 8], &[0]),
+            (512, &[(32, 8), (32, 16)], &[1, 2, 4], &[0]),
+        ]
+    };
+    let mut all = Vec::new();
+    for &(threads, splits, columns, steps) in lists {
+        for &(lanes, ways) in splits {
+            for &columns in columns {
+                all.extend(steps.iter().map(|&steps| Variant { threads, lanes, ways, columns, steps }));
+            }
+        }
+    }
+    all
+}
