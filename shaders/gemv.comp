@@ -49,8 +49,8 @@ void multiply(uvec4 v[COLUMNS], uint s) {
     float w[COLUMNS][STEP], x[STEP];
     for (uint c = 0u; c < COLUMNS; c++) spread_b(v[c], w[c]);
     for (uint r = 0u; r < ROWS; r++) {
-        if (ROWS > 1u && r >= p.m) break;
-        load_a(r, s, x);
+        // Of rows past the last, the last again: every loop has as many turns as were compiled, so that sums stay in registers.
+        load_a(ROWS > 1u ? min(r, p.m - 1u) : 0u, s, x);
         for (uint c = 0u; c < COLUMNS; c++) {
             for (uint i = 0u; i < STEP; i++) acc[r][c] = fma(w[c][i], x[i], acc[r][c]);
         }

@@ -4,22 +4,19 @@
 #include "common.glsl"
 #include "gemv.glsl"
 #if HALF
-const uint PLANES = 2u;
+const uint PLANES = 2u, BIAS = 0x80u;
 const float MOST = 32512.0;
 #else
-const uint PLANES = 3u;
-const float MOST = 8323072.0;
+const uint PLANES = 3u, BIAS = 0x8080u;
+const float MOST = 4128768.0;
 #endif
+// The smallest magnitude of a step that is told from 0.
+const float LEAST = 1e-28;
 // Vectors of 16 bytes that a step has of a row of b, and in shared memory; those of the latter are odd in number, so that lanes meet no bank twice.
 const uint B_VECTORS = PACKED_b / 4u, A_VECTORS = 2u * PLANES + 1u;
 shared uvec4 s_a[ROWS * STEPS * A_VECTORS];
 
-// Four signed bytes as one word, from its lowest byte on.
-uint bytes(int a, int b, int c, int d) {
-    return uint(a & 255) | uint(b & 255) << 8 | uint(c & 255) << 16 | uint(d) << 24;
-}
-
-// Puts a step of a row of a in its place.
+// Puts a step of row r of a in its place.
 void stage(uint r, uint s, uint place) {
     float x[32];
     uint i = r * p.k + s * 32u;
@@ -39,45 +36,62 @@ void stage(uint r, uint s, uint place) {
     // Magnitudes as integers are ordered as they are as floats, infinities and NaN last.
     uint most = 0u;
     for (uint e = 0u; e < 32u; e++) most = max(most, floatBitsToUint(x[e]) & 0x7fffffffu);
-    bool finite = most < 0x7f800000u;
-    float magnitude = max(uintBitsToFloat(most), 1e-28), scale = magnitude * (1.0 / MOST), factor = MOST / magnitude;
-    int q[32], sum = 0;
-    for (uint e = 0u; e < 32u; e++) q[e] = int(roundEven(x[e] * factor));
-    if (!finite) {
+    float magnitude = max(uintBitsToFloat(most), LEAST), scale = magnitude * (1.0 / MOST), factor = MOST / magnitude;
+    // Added to 1.5 * 2^23, a number of less than 2^22 is rounded to an integer and stands in the low bits, here with half of every lower plane's
+    // range on top: so the bytes of a sum are the planes, but for the sign bits of all below the highest.
+    uint q[32];
+    for (uint e = 0u; e < 32u; e++) q[e] = floatBitsToUint(fma(x[e], factor, 12582912.0)) + BIAS;
+    if (most >= 0x7f800000u) {
         // What is not finite decides alone: signs, with infinity or NaN as their scale.
         scale = uintBitsToFloat(most);
         for (uint e = 0u; e < 32u; e++) {
             uint bits = floatBitsToUint(x[e]);
-            q[e] = (bits & 0x7fffffffu) < 0x7f800000u ? 0 : (bits >> 31) != 0u ? -1 : 1;
+            q[e] = 0x4b400000u + BIAS + ((bits & 0x7fffffffu) < 0x7f800000u ? 0u : (bits >> 31) != 0u ? ~0u : 1u);
         }
     }
-    for (uint e = 0u; e < 32u; e++) sum += q[e];
     uint at = place * A_VECTORS;
-    for (uint plane = PLANES; plane-- > 0u;) {
-        int low[32];
-        for (uint e = 0u; e < 32u; e++) {
-            low[e] = bitfieldExtract(q[e], 0, 8);
-            q[e] = (q[e] - low[e]) >> 8;
-        }
-        for (uint h = 0u; h < 2u; h++) {
-            uvec4 v;
-            for (uint j = 0u; j < 4u; j++) {
+    for (uint h = 0u; h < 2u; h++) {
+        uvec4 low, middle, high;
+        for (uint j = 0u; j < 4u; j++) {
+            // The four codes of a word of b, or every second of eight.
 #if PACKED_b == 4
-                uint e = j * 8u + h;
-                v[j] = bytes(low[e], low[e + 2u], low[e + 4u], low[e + 6u]);
+            uint e = j * 8u + h;
+            const uint next = 2u;
 #else
-                uint e = (h * 4u + j) * 4u;
-                v[j] = bytes(low[e], low[e + 1u], low[e + 2u], low[e + 3u]);
+            uint e = (h * 4u + j) * 4u;
+            const uint next = 1u;
 #endif
-            }
-            s_a[at + plane * 2u + h] = v;
+            uint even = (q[e] & 0xffffu) | (q[e + 2u * next] << 16), odd = (q[e + next] & 0xffffu) | (q[e + 3u * next] << 16);
+            low[j] = ((even & 0x00ff00ffu) | ((odd << 8) & 0xff00ff00u)) ^ 0x80808080u;
+            middle[j] = ((even >> 8) & 0x00ff00ffu) | (odd & 0xff00ff00u);
+#if !HALF
+            even = (q[e] >> 16 & 0xffu) | (q[e + 2u * next] & 0xff0000u);
+            odd = (q[e + next] >> 16 & 0xffu) | (q[e + 3u * next] & 0xff0000u);
+            // The highest of three planes has 0x40 on top.
+            uint top = even | (odd << 8);
+            high[j] = (top ^ 0x40404040u) | ((~top & 0x40404040u) << 1);
+#endif
         }
+#if HALF
+        s_a[at + h] = middle;
+        s_a[at + 2u + h] = low;
+#else
+        s_a[at + h] = high;
+        s_a[at + 2u + h] = middle ^ 0x80808080u;
+        s_a[at + 4u + h] = low;
+#endif
     }
+    float sum = 0.0;
+#if ZEROS_b
+    int total = 0;
+    for (uint e = 0u; e < 32u; e++) total += int(q[e] - BIAS - 0x4b400000u);
+    sum = float(total);
+#endif
 #if PACKED_b == 4
     scale *= 0.0625;
-    sum *= 16;
+    sum *= 16.0;
 #endif
-    s_a[at + A_VECTORS - 1u] = uvec4(floatBitsToUint(scale), floatBitsToUint(float(sum)), 0u, 0u);
+    s_a[at + A_VECTORS - 1u] = uvec4(floatBitsToUint(scale), floatBitsToUint(sum), 0u, 0u);
 }
 
 // A step of one row of b.
@@ -92,7 +106,9 @@ Codes fetch(uint row, uint s) {
     for (uint v = 0u; v < B_VECTORS; v++) codes.v[v] = v_b[at + v];
 #if BLOCK_b
     codes.scale = scale_b(row, s * 32u);
+#if ZEROS_b
     codes.zero = float(ZERO_b(row, s * 32u));
+#endif
 #endif
     return codes;
 }
@@ -117,7 +133,9 @@ void main() {
 #if !BLOCK_b
         for (uint c = 0u; c < COLUMNS; c++) {
             scale[c] = scale_b(row[c], 0u);
+#if ZEROS_b
             zero[c] = float(ZERO_b(row[c], 0u));
+#endif
         }
 #endif
         if (from > 0u) barrier();
@@ -136,15 +154,17 @@ void main() {
 #endif
 #if BLOCK_b
                 scale[c] = codes[c].scale;
+#if ZEROS_b
                 zero[c] = codes[c].zero;
+#endif
 #endif
             }
             if (s + SPLIT < to) {
                 for (uint c = 0u; c < COLUMNS; c++) codes[c] = fetch(row[c], s + SPLIT);
             }
             for (uint r = 0u; r < ROWS; r++) {
-                if (ROWS > 1u && r >= p.m) break;
-                uint at = (r * STEPS + s - from) * A_VECTORS;
+                // Of rows past the last, the last again: every loop has as many turns as were compiled, so that sums stay in registers.
+                uint at = (min(r, n_rows - 1u) * STEPS + s - from) * A_VECTORS;
                 uvec4 x[2u * PLANES];
                 for (uint v = 0u; v < 2u * PLANES; v++) x[v] = s_a[at + v];
                 vec2 rest = uintBitsToFloat(s_a[at + A_VECTORS - 1u].xy);
@@ -156,8 +176,10 @@ void main() {
 #else
                     float value = fma(float(d[0]), 65536.0, float(d[1] * 256 + d[2]));
 #endif
-                    value = (value - zero[c] * rest.y) * rest.x;
-                    acc[r][c] = fma(value, scale[c], acc[r][c]);
+#if ZEROS_b
+                    value -= zero[c] * rest.y;
+#endif
+                    acc[r][c] = fma(value * rest.x, scale[c], acc[r][c]);
                 }
             }
         }

@@ -66,15 +66,18 @@ pub(super) fn buffers(key: &KernelKey, target: &Target) -> String {
                 text,
                 "layout(set = 0, binding = {binding}, std430) readonly buffer V_{name} {{ uvec4 v_{name}[]; }};"
             );
-            let (is_f16, has_blocks) = match operand.storage {
-                Storage::Packed(packing) => (false, matches!(packing.granularity, Granularity::Block(_))),
-                storage => (storage == Storage::F16, false),
+            let (is_f16, has_blocks, has_zeros) = match operand.storage {
+                Storage::Packed(packing) => {
+                    (false, matches!(packing.granularity, Granularity::Block(_)), packing.scale.has_zeros())
+                }
+                storage => (storage == Storage::F16, false, false),
             };
             let _ = writeln!(
                 text,
-                "#define F16_{name} {}\n#define BLOCK_{name} {}",
+                "#define F16_{name} {}\n#define BLOCK_{name} {}\n#define ZEROS_{name} {}",
                 u32::from(is_f16),
-                u32::from(has_blocks)
+                u32::from(has_blocks),
+                u32::from(has_zeros)
             );
             binding += 1 + u32::from(operand.scales_apart);
         }

@@ -87,8 +87,9 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     let is_wide = key.storages().any(Storage::is_wide) || put.as_ref().is_some_and(|p| p.is_wide);
     let mut text = String::from("#version 450\n");
     let mut extensions: Vec<&str> = access::extensions(key, target);
-    let dot = target.features.integer_dot_product && (matches!(key.template, Template::MatmulI8 | Template::ConvI8)
-        || key.template.table().needs.contains(&"integer_dot_product"));
+    let dot = target.features.integer_dot_product
+        && (matches!(key.template, Template::MatmulI8 | Template::ConvI8)
+            || key.template.table().needs.contains(&"integer_dot_product"));
     if dot {
         extensions.push("GL_EXT_integer_dot_product");
     }
@@ -104,7 +105,8 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     }
     if let Some(v) = key.variant {
         let _ = writeln!(text, "#define THREADS {}u\n#define LANES {}u\n#define WAYS {}u", v.threads, v.lanes, v.ways);
-        let _ = writeln!(text, "#define WAYS_OF_K {}\n#define COLUMNS {}u\n#define STEPS {}u", v.ways, v.columns, v.steps);
+        let _ =
+            writeln!(text, "#define WAYS_OF_K {}\n#define COLUMNS {}u\n#define STEPS {}u", v.ways, v.columns, v.steps);
     }
     let _ = writeln!(text, "#define NATIVE_DOT {}", u32::from(dot));
     expand(&mut text, "#include \"numbers.glsl\"", 0).map_err(refuse)?;

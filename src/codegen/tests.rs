@@ -102,11 +102,7 @@ fn keys(template: Template) -> Vec<KernelKey> {
                 if matches!(storage, Storage::Packed(_))
                     && matches!(
                         template,
-                        Template::Matmul
-                            | Template::Matvec
-                            | Template::GemvDot
-                            | Template::MatmulI8
-                            | Template::Gather
+                        Template::Matmul | Template::Matvec | Template::GemvDot | Template::MatmulI8 | Template::Gather
                     )
                 {
                     key.operands[at] = Some(OperandKey { storage, scales_apart: true });

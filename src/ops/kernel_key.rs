@@ -217,7 +217,10 @@ impl Variant {
     fn is_sound(self) -> bool {
         let split = self.lanes.saturating_mul(self.ways);
         let within = |n: u32, most: u32| (1..=most).contains(&n);
-        within(self.threads, 1024) && within(split, self.threads) && within(self.columns, 8) && self.steps <= 4096
+        within(self.threads, 1024)
+            && within(split, self.threads)
+            && within(self.columns, 8)
+            && self.steps <= 4096
             && self.threads.is_multiple_of(split)
     }
 }
@@ -403,7 +406,9 @@ impl KernelKey {
             return Some("a tile where the table has none, or none where it has one".to_owned());
         }
         if table.variants != self.variant.is_some() || !self.variant.is_none_or(Variant::is_sound) {
-            return Some("a variant where the table has none, none where it has one, or one that is not sound".to_owned());
+            return Some(
+                "a variant where the table has none, none where it has one, or one that is not sound".to_owned(),
+            );
         }
         if self.expr.is_some() && !table.epilogue {
             return Some("an epilogue where the table allows none".to_owned());

@@ -4,8 +4,8 @@ use super::super::{Failure, write};
 use super::{Spread, spread};
 use crate::ir::packed::{Granularity, Packing, ScaleType, dequantize};
 use crate::ir::{
-    Activations, DType, Format, Graph, Level, Node, NodeId, NodeKind, Op, Shape, Tensor, TensorType, Value,
-    ValueId, Weights,
+    Activations, DType, Format, Graph, Level, Node, NodeId, NodeKind, Op, Shape, Tensor, TensorType, Value, ValueId,
+    Weights,
 };
 use crate::ops::kernel_key::Variant;
 use crate::ops::matmul;
@@ -119,9 +119,13 @@ fn matrix(ty: &TensorType, n_rows: usize, n_cols: usize, random: &mut Random) ->
         }
         Some(packing) => {
             let pitch = packing.layout(1, n_cols).map_err(bug)?.pitch_bytes;
-            let mut codes: Vec<u8> = (0..n_distinct * pitch / 4).flat_map(|_| (random.next() as u32).to_le_bytes()).collect();
+            let mut codes: Vec<u8> =
+                (0..n_distinct * pitch / 4).flat_map(|_| (random.next() as u32).to_le_bytes()).collect();
             if n_cols * usize::from(packing.bits) % 32 != 0 {
-                return Err(Failure::usage(format!("--shape: {n_cols} codes of {} bits are no whole words", packing.bits)));
+                return Err(Failure::usage(format!(
+                    "--shape: {n_cols} codes of {} bits are no whole words",
+                    packing.bits
+                )));
             }
             if packing.bits == 8 {
                 // -128 is no code of activations.

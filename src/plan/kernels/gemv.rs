@@ -41,21 +41,30 @@ pub(super) fn choose(
     if !template.table().needs.iter().all(|name| node.target.features.named(name) == Some(true)) {
         return Ok(None);
     }
-    let variant = node.variant.unwrap_or_else(|| preferred(template, b, k, rows));
-    let most_rows = if rows == 1 || node.variant.is_some() { rows } else { MAX_ROWS };
-    Ok(suits(template, variant, most_rows, node.target).then_some((template, variant)))
+    if let Some(variant) = node.variant {
+        return Ok(suits(template, variant, rows, node.target).then_some((template, variant)));
+    }
+    let most_rows = if rows == 1 { 1 } else { MAX_ROWS };
+    let of_target = preferred(template, b, (columns.n.known(), k), rows, node.target);
+    let variant = of_target.into_iter().find(|variant| suits(template, *variant, most_rows, node.target));
+    Ok(variant.map(|variant| (template, variant)))
 }
 
-/// The variant for a kernel: from the table of what was measured, by the storage of the weights and the length of their rows.
-fn preferred(template: Template, b: Storage, k: i64, rows: u32) -> Variant {
+/// Variants for a kernel, the best first, as measured on an H200 (`benches/gpu`): by the storage of the weights, their rows and the length of
+/// these. Those for two rows and more have the same lanes and ways, since sums depend on these.
+fn preferred(template: Template, b: Storage, (n, k): (Option<i64>, i64), rows: u32, target: &Target) -> Vec<Variant> {
     let of = |threads, lanes, ways, columns, steps| Variant { threads, lanes, ways, columns, steps };
     match (template, b, rows) {
-        (Template::Gemv, Storage::F16, 1) => of(256, 32, 8, 4, 0),
-        (Template::Gemv, _, 1) => of(256, 32, 8, 4, 0),
-        (Template::Gemv, ..) => of(256, 32, 8, 2, 0),
-        (_, _, 1) if k > 128 * STEP => of(352, 16, 22, 4, 352),
-        (_, _, 1) => of(256, 16, 8, 4, 128),
-        _ => of(256, 16, 2, 2, 32),
+        // A CPU, as lavapipe has it, takes the invocations of a workgroup in turn: few and large pieces suit it.
+        (Template::Gemv, ..) if target.limits.subgroup_size <= 8 => vec![of(128, 32, 4, 4, 0)],
+        (Template::Gemv, Storage::F16, 1) if k > 8192 => vec![of(256, 16, 8, 2, 0)],
+        (Template::Gemv, _, 1) => vec![of(256, 32, 8, 1, 0)],
+        (Template::Gemv, _, 2) | (Template::Gemv, Storage::F32, 4) => vec![of(128, 32, 4, 4, 0)],
+        (Template::Gemv, ..) => vec![of(128, 32, 4, 2, 0)],
+        (_, _, 1) if k > 4096 => vec![of(256, 16, 4, 4, 352), of(256, 16, 4, 4, 128)],
+        (_, _, 1) if n.is_some_and(|n| n >= 8192) => vec![of(128, 8, 2, 4, 128)],
+        (_, _, 1) => vec![of(256, 16, 4, 4, 128)],
+        _ => vec![of(256, 16, 2, 2, 32)],
     }
 }
 
@@ -90,16 +99,17 @@ pub(super) fn call(
 pub fn variants(b: Storage) -> Vec<Variant> {
     let lists: &[(u32, &[(u32, u32)], &[u32], &[u32])] = if matches!(b, Storage::Packed(_)) {
         &[
-            (128, &[(8, 4), (16, 4), (16, 8)], &[2, 4], &[128]),
-            (256, &[(8, 8), (16, 4), (16, 8), (16, 16), (8, 16), (32, 8)], &[1, 2, 4], &[128, 352]),
-            (352, &[(16, 11), (16, 22)], &[2, 4], &[352]),
-            (512, &[(16, 8), (16, 16), (16, 32), (32, 16)], &[1, 2, 4], &[128, 352]),
+            (128, &[(8, 2), (8, 4), (16, 2), (16, 4)], &[4, 8], &[128]),
+            (256, &[(8, 4), (8, 8), (16, 2), (16, 4), (16, 8)], &[2, 4, 8], &[128]),
+            (256, &[(8, 8), (16, 4)], &[2, 4], &[352]),
+            (512, &[(8, 8), (8, 16), (16, 4), (16, 8), (16, 16)], &[2, 4], &[128, 352]),
+            (704, &[(8, 11), (16, 11), (8, 22)], &[2, 4], &[352]),
         ]
     } else {
         &[
-            (128, &[(16, 4), (32, 2), (32, 4)], &[1, 2, 4, 8], &[0]),
-            (256, &[(16, 8), (32, 4), (32, 8)], &[1, 2, 4, 8], &[0]),
-            (512, &[(32, 8), (32, 16)], &[1, 2, 4], &[0]),
+            (128, &[(16, 4), (32, 4)], &[1, 2, 4], &[0]),
+            (256, &[(16, 8), (32, 4), (32, 8)], &[1, 2, 4], &[0]),
+            (512, &[(32, 16)], &[1, 2, 4], &[0]),
         ]
     };
     let mut all = Vec::new();
