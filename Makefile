@@ -26,6 +26,7 @@ test: setup lint
 	cargo test --locked
 	cargo run --locked --quiet --example embed > /dev/null
 	cargo run --locked --quiet --no-default-features --example embed > /dev/null
+	cargo run --locked --quiet --example own_operator > /dev/null
 	@scripts/unreferenced_snapshots.sh
 
 soak: setup

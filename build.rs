@@ -28,6 +28,9 @@ struct Table {
     needs: Vec<String>,
     /// `"uint n"`, or `"int s*rank"`: as many scalars `s0`, `s1`, ... as the flag `rank` says.
     params: Vec<String>,
+    /// Whether it notes indices out of range: a buffer `faults` of 64 words follows the result.
+    #[serde(default)]
+    faults: bool,
     /// Values that each flag may have.
     #[serde(default)]
     flags: BTreeMap<String, Vec<u32>>,
@@ -179,13 +182,14 @@ fn templates(tables: &BTreeMap<String, Table>) -> String {
         let flags: Vec<_> = table.flags.iter().map(|(flag, values)| format!("({flag:?}, &{values:?})")).collect();
         let _ = writeln!(
             text,
-            "            Template::{} => &Table {{ name: {name:?}, operands: &[{}], epilogue: {}, tiled: {}, variants: {}, needs: &{:?}, params: &[{}], flags: &[{}] }},",
+            "            Template::{} => &Table {{ name: {name:?}, operands: &[{}], epilogue: {}, tiled: {}, variants: {}, needs: &{:?}, faults: {}, params: &[{}], flags: &[{}] }},",
             camel(name),
             operands.join(", "),
             table.epilogue,
             table.tiled,
             table.variants,
             table.needs,
+            table.faults,
             params.join(", "),
             flags.join(", ")
         );

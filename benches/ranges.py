@@ -87,7 +87,7 @@ def compile_(model, dims, out):
 
 def run(program, feed, folder):
     np.savez(f"{folder}/in.npz", **feed)
-    report = call("run", program, "--inputs", f"{folder}/in.npz", "--outputs", f"{folder}/out.npz")
+    report = call("run", program, "--device", "vulkan,cpu", "--inputs", f"{folder}/in.npz", "--outputs", f"{folder}/out.npz")
     return report, dict(np.load(f"{folder}/out.npz"))
 
 

@@ -54,7 +54,7 @@ def compile(path, dims, *args, out='x.nyx', ok=True, env=None):
 
 def execute(feeds, program='x.nyx'):
     np.savez(TMP / 'in.npz', **feeds)
-    p = call([*WRAP, *NYXC, 'run', str(TMP / program), '--inputs', str(TMP / 'in.npz'), '--outputs', str(TMP / 'out.npz'), '--json'])
+    p = call([*WRAP, *NYXC, 'run', str(TMP / program), '--device', 'vulkan,cpu', '--inputs', str(TMP / 'in.npz'), '--outputs', str(TMP / 'out.npz'), '--json'])
     if p.returncode:
         raise SystemExit(f'run: {p.stderr}')
     return dict(np.load(TMP / 'out.npz')), json.loads(p.stdout)

@@ -5,7 +5,9 @@
 //! cargo run --example embed --no-default-features   up to the text of the graph: no C++, no Vulkan
 //! ```
 
-use nyxc::diff::{Diff, rows_of_graph};
+#![allow(clippy::print_stdout, reason = "an example shows what it does")]
+
+use nyxc::diff::Diff;
 use nyxc::import::{DimBinding, ImportOptions, import};
 use nyxc::ir::{Edit, Format, Graph, Patch};
 use nyxc::ops;
@@ -69,7 +71,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{n_changed} of {} passes changed the graph\n", report.timings.len());
 
     // 4. What the pass changes, node by node, and the kernels that come of it as text.
-    println!("{}", Diff::of(&rows_of_graph(&before), &rows_of_graph(&after)));
+    println!("{}", Diff::of_graphs(&before, &after));
     println!("{after}");
 
     #[cfg(feature = "codegen")]

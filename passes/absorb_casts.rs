@@ -1,9 +1,10 @@
 //! Lets kernels convert on load and store, so that casts between float types cost neither a kernel nor memory.
 //!
-//! Every kernel reads f16 and f32 alike and stores what its `dtype` says. Looks for casts between float types: the consumers read the operand as
-//! its producer stores it, so that each value is stored in the type of its producer's format, as memory was planned; where the cast is an output of the
-//! graph, the producer stores the model's type and everything reads that. Equal up to the rounding that is saved. Refuses outputs that are casts
-//! of inputs, or of operators that cannot choose what they store, and narrower outputs of what others read too.
+//! Every kernel reads f16 and f32 alike and stores what its `dtype` says. Looks for nodes that only store a float in another type (a Cast that rounds
+//! is an expression of its own, and stays). Where all consumers read the narrower of two types, or the cast is an output of the graph, the producer
+//! stores that; otherwise the consumers read the operand as its producer stores it. So each value is stored in the type of its producer's format, as
+//! memory was planned. Equal up to the rounding that is saved. Refuses outputs that are casts of inputs, or of operators that cannot choose what they
+//! store, and narrower outputs of what others read too.
 
 use super::pattern::float_cast;
 use super::{Context, Pass, PassError, at};
@@ -27,14 +28,17 @@ impl Pass for AbsorbCasts {
             let result = id.out(0);
             let source = *gone.get(&operand).unwrap_or(&operand);
             let (stored, dtype) = (viewed(graph, source, &gone), graph.ty(result).dtype);
+            let now = stores.get(&stored.node).copied().unwrap_or(graph.ty(source).dtype);
             let chooses = graph.node(stored.node).op().is_some_and(|op| op.def.has_attr("dtype"));
             // Others that read what is there must not read it rounded.
             let keeps = dtype.holds(graph.ty(stored).dtype) || only_casts(graph, stored, dtype);
             let may_change = chooses && keeps && !graph.is_output(stored) && !stores.contains_key(&stored.node);
-            if may_change && graph.is_output(result) && may_become(graph, stored, dtype, &gone) {
+            let narrows = !dtype.holds(graph.ty(stored).dtype);
+            let shall_change = graph.is_output(result) || narrows;
+            if may_change && shall_change && may_become(graph, stored, dtype, &gone) {
                 stores.insert(stored.node, dtype);
                 gone.insert(result, source);
-            } else if !graph.is_output(result) && may_become(graph, result, graph.ty(source).dtype, &gone) {
+            } else if !graph.is_output(result) && may_become(graph, result, now, &gone) {
                 gone.insert(result, source);
             } else {
                 cx.explain.note(&[&graph.node(id).name], "absorb_casts", "store the cast's type", || {
@@ -172,6 +176,47 @@ mod tests {
         let after = check("absorb_casts", text, "output");
         assert_eq!(after.n_nodes(), 3);
         assert!(after.to_string().contains("%y = pointwise(%x) {dtype=f32, expr=`exp(x0)`}"));
+    }
+
+    #[test]
+    fn a_producer_stores_what_all_read() {
+        let text = "graph g core
+  %x = input : f32[2]
+  %a = pointwise(%x) {dtype=f32, expr=`exp(x0)`} : f32[2]
+  %h = pointwise(%a) {dtype=f16, expr=`x0`} : f16[2]
+  %y = pointwise(%h, %x) {dtype=f32, expr=`add(x0,x1)`} : f32[2]
+  output %y
+";
+        let after = check("absorb_casts", text, "narrower");
+        assert!(after.to_string().contains("%a = pointwise(%x) {dtype=f16, expr=`exp(x0)`}"), "{after}");
+        assert_eq!(after.n_nodes(), 3);
+    }
+
+    #[test]
+    fn what_is_stored_narrower_is_widened_for_an_operator_that_stores_what_it_reads() {
+        let text = "graph g core
+  %x = input : f32[2]
+  %a = pointwise(%x) {dtype=f32, expr=`exp(x0)`} : f32[2]
+  %h = pointwise(%a) {dtype=f16, expr=`x0`} : f16[2]
+  %w = pointwise(%h) {dtype=f32, expr=`x0`} : f32[2]
+  %axis = const [0] : i64[]
+  %c = cum_sum(%w, %axis) {exclusive=0, reverse=0} : f32[2]
+  %y = pointwise(%c, %h) {dtype=f32, expr=`add(x0,x1)`} : f32[2]
+  output %y
+";
+        let after = check("absorb_casts", text, "narrower_and_back").to_string();
+        assert!(after.contains("%w = pointwise(%a) {dtype=f32, expr=`x0`}"), "{after}");
+    }
+
+    #[test]
+    fn a_cast_that_rounds_is_no_store() {
+        let text = "graph g core
+  %x = input : f32[2]
+  %h = pointwise(%x) {dtype=f16, expr=`f16(x0)`} : f16[2]
+  %y = pointwise(%h) {dtype=f32, expr=`neg(x0)`} : f32[2]
+  output %y
+";
+        assert_eq!(check("absorb_casts", text, "refuses_rounding"), crate::passes::testing::read(text));
     }
 
     #[test]

@@ -1,35 +1,28 @@
 //! Gives every node with floats a format, so that the program fits the budget with the least predicted error.
 //!
-//! Lowers a copy of the graph in f32 to see kernels, schedule and buffers (`plan::model`); scores every permitted format of every group
-//! (`plan::score`); and lets the solver choose one a group under the budget at every step (`plan::solve`). Where the arena of the answer is larger than
-//! its max-live bound, the excess is taken off and it is solved again, at most four times. Where the solver's relaxation would divide a large matrix,
-//! its rows may be stored in two ways, which closes most of the gap to that bound. Policies `uniform` and `tiered` skip the search. Formats
-//! are only noted on nodes: `insert_qdq` makes them real. Refuses with the smallest feasible budget and the cheapest ways there.
+//! Lowers a copy of the graph in f32 to see kernels, schedule and buffers (`plan::model`); scores every permitted
+//! format of every group (`plan::score`); and lets the solver choose one a group under the budget at every step
+//! (`plan::solve`). Where the arena of the answer is larger than its max-live bound, the excess is taken off and it is
+//! solved again, at most four times. Where the solver's relaxation would divide a large matrix, its rows may be stored
+//! in two ways, which closes most of the gap to that bound. Policies `uniform` and `tiered` skip the search. Formats
+//! are only noted on nodes: `insert_qdq` makes them real. Refuses with the smallest feasible budget and the cheapest
+//! ways there.
 
-use super::{Context, OverBudget, Pass, PassError, Policy, Settings, at, pipeline};
-use crate::ir::{Activations, Edit, Format, Graph, Node, Patch, Tail, Weights};
-use crate::plan::model::Model;
-use crate::plan::solve::{Choice, Group, Limits, Problem, Solution, min_peak, relax, solve};
-use crate::plan::{Forecast, PlanError, build, score};
+use super::assignment::{Assigned, Known, Outcome, Scored, gap};
+use super::{Context, Pass, PassError, Settings, Stage, pipeline, wide_range};
+use crate::ir::{Activations, Edit, Format, Graph, Node, NodeId, Patch, Weights};
+use crate::plan::model::{Group, Model};
+use crate::plan::{Forecast, build};
 use crate::program::Certificate;
 use rayon::prelude::*;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The pass.
 pub struct AssignPrecision;
 
-/// Search nodes for the arena of a trial assignment.
-const ARENA_NODES: u64 = build::ARENA_NODES;
-/// The share of the objective that must be to gain before matrices are split.
-const SPLIT_GAIN: f64 = 0.005;
-/// Relaxations solved to see what splitting could gain.
-const QUICK_NODES: usize = 32;
-/// How often splits are offered: with some offered, the relaxation may divide other matrices.
-const MAX_SPLIT_ROUNDS: usize = 8;
-/// The places where a matrix may be split are so many.
-const SPLIT_PLACES: usize = 64;
 /// The largest magnitude that f16 holds.
 const MAX_F16: f32 = 65504.0;
-/// How often the budget is solved for again because the arena was larger than its bound.
+/// How often formats are assigned again because passes to come set others.
 const MAX_ROUNDS: u32 = 4;
 
 impl Pass for AssignPrecision {
@@ -37,53 +30,135 @@ impl Pass for AssignPrecision {
         "assign_precision"
     }
 
+    fn stage(&self) -> Stage {
+        Stage::Assign
+    }
+
     fn run(&self, graph: &Graph, cx: &mut Context<'_>) -> Result<Patch, PassError> {
         cx.settings.check_pins(graph)?;
-        let mut kernels = graph.clone();
-        pipeline::lower(&mut kernels, cx)?;
-        let model = Model::of(graph, &kernels, build::params_bytes(&kernels, cx.target)?, cx.target)?;
-        drop(kernels);
-        let ranges: Vec<Range> = model.groups.iter().map(|group| Range::of(graph, group)).collect();
-        let menus = ranges
-            .iter()
-            .enumerate()
-            .map(|(g, range)| menu(graph, &model, g, &|format| range.keep(format), cx))
-            .collect::<Vec<_>>();
-        let mut problem = Scored::of(graph, &model, &menus)?;
-        let start = std::time::Instant::now();
-        let chosen = Assignment::of(graph, &model, &menus, &mut problem, cx)?;
-        cx.solve_time += start.elapsed();
-        cx.forecast = Some(chosen.forecast);
-        cx.certificate = Some(chosen.certificate);
-        let mut edit = Edit::new(graph);
-        for (at, group) in model.groups.iter().enumerate() {
-            let format = chosen.formats[at];
-            for &id in &group.nodes {
-                let node = graph.node(id);
-                let has_weights = crate::ops::weights::of(graph, id).is_some();
-                let own = if has_weights { format } else { format.without_weights() };
-                let excluded = ranges[at].excludes(cx.settings, node).filter(|_| has_weights);
-                let reason =
-                    excluded.map_or_else(|| chosen.reasons[at].clone(), |why| format!("{}; {why}", chosen.reasons[at]));
-                cx.reasons.insert(node.name.clone(), reason);
-                if node.format != Some(own) {
-                    edit.set_format(id, Some(own));
-                }
+        let model = modelled(graph, cx)?;
+        let wide = wide_range::nodes(graph);
+        let ranges: Vec<Range> = model.groups.iter().map(|group| Range::of(graph, group, &wide)).collect();
+        let mut set: BTreeMap<String, (Format, String)> = BTreeMap::new();
+        let mut rounds = 1..=MAX_ROUNDS;
+        let (assigned, reasons, excluded) = loop {
+            let wishes = Wishes { graph, model: &model, ranges: &ranges, set: &set, settings: cx.settings };
+            let menus: Vec<Vec<Format>> = (0..model.groups.len()).map(|g| wishes.menu(g)).collect();
+            let scored = Scored::of(graph, &model, &menus)?;
+            let start = std::time::Instant::now();
+            let outcome = Outcome::of(graph, &model, scored, cx);
+            cx.solve_time += start.elapsed();
+            let outcome = outcome?;
+            // What the passes between this one and real formats set is as fixed as a pin: with that known it is
+            // assigned again, so that the others fill the budget, and nothing is refused that they make fit.
+            let found = pipeline::settle(graph, || noted(graph, &model, &outcome.formats), cx)?;
+            let is_settled = found.iter().all(|(name, format)| set.get(name) == Some(format));
+            rounds.next();
+            if !is_settled && !rounds.is_empty() {
+                set.extend(found);
+                continue;
             }
-        }
-        Ok(edit.finish())
+            let assigned = outcome.assigned()?;
+            let reasons: Vec<_> = (0..model.groups.len()).map(|g| wishes.reasons(g, &assigned)).collect();
+            let is_asked = cx.settings.explain.is_some();
+            let excluded = (0..model.groups.len()).filter(|_| is_asked).map(|g| wishes.excluded(g)).collect();
+            break (assigned, reasons, excluded);
+        };
+        cx.reasons.extend(reasons.into_iter().flatten());
+        cx.forecast = Some(assigned.forecast);
+        cx.certificate = Some(assigned.certificate.clone());
+        let patch = noted(graph, &model, &assigned.formats);
+        cx.assigned = Some(Box::new(Known { names: names(graph, &model), model, assigned, excluded }));
+        Ok(patch)
     }
 }
 
-/// What the weights of a group cannot be stored as without becoming other numbers.
+/// The program to come, with all formats open.
+fn modelled(graph: &Graph, cx: &Context<'_>) -> Result<Model, PassError> {
+    let mut kernels = graph.clone();
+    pipeline::lower(&mut kernels, cx)?;
+    Ok(Model::of(graph, &kernels, build::params_bytes(&kernels, cx.target)?, cx.target)?)
+}
+
+/// The names of the nodes of each group.
+fn names(graph: &Graph, model: &Model) -> Vec<Vec<String>> {
+    model.groups.iter().map(|g| g.nodes.iter().map(|id| graph.node(*id).name.clone()).collect()).collect()
+}
+
+/// The formats of groups as notes on their nodes.
+fn noted(graph: &Graph, model: &Model, formats: &[Format]) -> Patch {
+    let mut edit = Edit::new(graph);
+    for (group, format) in model.groups.iter().zip(formats) {
+        for &id in &group.nodes {
+            let has_weights = crate::ops::weights::of(graph, id).is_some();
+            let own = if has_weights { *format } else { format.without_weights() };
+            if graph.node(id).format != Some(own) {
+                edit.set_format(id, Some(own));
+            }
+        }
+    }
+    edit.finish()
+}
+
+/// Sees to it that forecast and certificate are those of the formats that nodes have, now that they become real: where
+/// another pass than `assign_precision` set some that this one did not foresee, or there was no such pass.
+pub(super) fn account(graph: &Graph, cx: &mut Context<'_>) -> Result<(), PassError> {
+    let now = pipeline::formats(graph);
+    if let Some(known) = &cx.assigned {
+        let foreseen = known.by_name(graph);
+        if now.iter().all(|(name, format)| foreseen.get(name) == Some(format)) && foreseen.len() == now.len() {
+            return Ok(());
+        }
+    }
+    let model = modelled(graph, cx)?;
+    let format = |group: &Group| {
+        let with_weights = group.nodes.iter().find(|id| crate::ops::weights::of(graph, **id).is_some());
+        let decides = with_weights.or(group.nodes.first()).and_then(|id| graph.node(*id).format);
+        // A node without format keeps the types of the model.
+        decides.unwrap_or(Format::F32)
+    };
+    let formats: Vec<Format> = model.groups.iter().map(format).collect();
+    let menus: Vec<Vec<Format>> = formats.iter().map(|f| vec![*f]).collect();
+    let scored = Scored::of(graph, &model, &menus)?;
+    let planned = |formats: &[Format]| model.planned(formats, cx.target, build::ARENA_NODES);
+    let chosen_bytes = planned(&formats)?.peak_bytes;
+    let f32_bytes = planned(&vec![Format::F32; formats.len()])?.peak_bytes;
+    let objective = scored.cost(&formats);
+    let certificate = match cx.certificate.take() {
+        Some(was) => {
+            let bound = was.bound.min(objective);
+            Certificate { objective, bound, gap: gap(objective, bound, formats.len()), ..was }
+        }
+        None => Certificate {
+            objective,
+            bound: objective,
+            solver: "none: formats are those that passes set".to_owned(),
+            rounds: 1,
+            ..Certificate::default()
+        },
+    };
+    let min_feasible_bytes = cx.forecast.map_or(chosen_bytes, |f| f.min_feasible_bytes.min(chosen_bytes));
+    let forecast = Forecast { f32_bytes, min_feasible_bytes, chosen_bytes };
+    let budget = cx.settings.budget_bytes.unwrap_or_else(|| cx.target.default_budget_bytes());
+    let available = budget.saturating_sub(cx.settings.reserve_bytes);
+    let assigned = Assigned { scored, formats, certificate: certificate.clone(), forecast, available };
+    cx.forecast = Some(forecast);
+    cx.certificate = Some(certificate);
+    cx.assigned = Some(Box::new(Known { names: names(graph, &model), model, assigned, excluded: Vec::new() }));
+    Ok(())
+}
+
+/// What weights and results of a group cannot be stored as without becoming other numbers.
 #[derive(Clone, Copy)]
 struct Range {
     is_finite: bool,
     is_in_f16: bool,
+    /// Whether f16 is likely not to hold its results ([`wide_range`]).
+    is_wide: bool,
 }
 
 impl Range {
-    fn of(graph: &Graph, group: &crate::plan::model::Group) -> Range {
+    fn of(graph: &Graph, group: &Group, wide: &BTreeSet<NodeId>) -> Range {
         let (is_finite, is_in_f16) = group
             .weights
             .iter()
@@ -95,11 +170,21 @@ impl Range {
                 values.par_chunks(1 << 16).map(one).collect::<Vec<_>>()
             })
             .fold((true, true), |all, part| (all.0 && part.0, all.1 && part.1));
-        Range { is_finite, is_in_f16 }
+        Range { is_finite, is_in_f16, is_wide: group.nodes.iter().any(|id| wide.contains(id)) }
     }
 
-    /// The nearest format whose weights keep what is not finite, and what is too large for f16.
+    /// The nearest format that keeps what is not finite among weights, what of them is too large for f16, and results
+    /// that f16 is likely not to hold.
     fn keep(self, format: Format) -> Format {
+        let format = self.keep_weights(format);
+        match format.activations {
+            Activations::F16 if self.is_wide => Format { activations: Activations::F32, ..format },
+            _ => format,
+        }
+    }
+
+    /// The same for weights alone: what is said of results is no proof, and a pin outweighs it.
+    fn keep_weights(self, format: Format) -> Format {
         let has = |is: &dyn Fn(Weights) -> bool| is(format.weights) || format.tail.is_some_and(|tail| is(tail.weights));
         let narrow = !self.is_finite && has(&|w| matches!(w, Weights::Int { .. }));
         if !self.is_in_f16 && (narrow || has(&|w| w == Weights::F16)) {
@@ -115,357 +200,135 @@ impl Range {
     }
 
     /// Why a format that was asked for is not given.
-    fn excludes(self, settings: &Settings, node: &Node) -> Option<&'static str> {
-        let asked = settings.pinned(node).map_or_else(|| settings.permitted().to_vec(), |pin| vec![pin]);
-        let is_kept = asked.into_iter().all(|format| self.keep(format) == format);
-        match self {
-            _ if is_kept => None,
-            Range { is_finite: false, .. } => Some("its weights hold NaN or infinity, which integers do not"),
-            _ => Some("its weights are beyond the range of f16"),
+    fn excludes(self, settings: &Settings, node: &Node, has_weights: bool) -> Option<&'static str> {
+        let pin = settings.pinned(node);
+        let asked = pin.map_or_else(|| settings.permitted().to_vec(), |pin| vec![pin]);
+        let of_weights = asked.iter().find(|format| has_weights && self.keep_weights(**format) != **format);
+        let of_results =
+            asked.iter().find(|format| pin.is_none() && self.keep(**format) != self.keep_weights(**format));
+        of_weights.or(of_results).map(|format| self.why(*format))
+    }
+
+    /// Why weights or results are kept wider than in a format.
+    fn why(self, format: Format) -> &'static str {
+        if self.keep_weights(format) == format {
+            "a power that is summed, or a mask before a softmax, may be beyond f16"
+        } else if self.is_finite {
+            "its weights are beyond the range of f16"
+        } else {
+            "its weights hold NaN or infinity, which integers do not"
         }
     }
 }
 
-/// The formats that a group may have: what is permitted, or what its pins say.
-fn menu(graph: &Graph, model: &Model, group: usize, keep: &dyn Fn(Format) -> Format, cx: &Context<'_>) -> Vec<Format> {
-    let group = &model.groups[group];
-    let has_weights = !group.weights.is_empty();
-    let has_products = group.weights.iter().any(|w| w.has_products);
-    let is_splittable = group.weights.iter().all(|w| w.has_own_rows);
-    let fit = |format: Format| match format.activations {
-        _ if !has_weights => format.without_weights(),
-        _ if format.tail.is_some() && !is_splittable => Format { tail: None, ..format },
-        Activations::I8 if !has_products => Format { activations: Activations::F32, ..format },
-        _ => format,
-    };
-    let mut menu: Vec<Format> = Vec::new();
-    for format in cx.settings.permitted().iter().copied().map(keep).map(fit) {
-        if !menu.contains(&format) {
-            menu.push(format);
-        }
-    }
-    for &id in &group.nodes {
-        let Some(pin) = cx.settings.pinned(graph.node(id)).map(keep).map(fit) else { continue };
-        let own = crate::ops::weights::of(graph, id).is_some();
-        let agrees =
-            |format: &Format| if own { *format == pin } else { format.without_weights() == pin.without_weights() };
-        menu.retain(agrees);
-        if menu.is_empty() {
-            menu.push(pin);
-        }
-    }
-    menu
+/// What decides which formats a group may have.
+struct Wishes<'a> {
+    graph: &'a Graph,
+    model: &'a Model,
+    ranges: &'a [Range],
+    /// Formats that passes to come set, by node, with the pass.
+    set: &'a BTreeMap<String, (Format, String)>,
+    settings: &'a Settings,
 }
 
-/// Formats, and what proves them.
-struct Assignment {
-    formats: Vec<Format>,
-    reasons: Vec<String>,
-    certificate: Certificate,
-    forecast: Forecast,
-}
-
-impl Assignment {
-    fn of(
-        graph: &Graph,
-        model: &Model,
-        menus: &[Vec<Format>],
-        problem: &mut Scored,
-        cx: &Context<'_>,
-    ) -> Result<Assignment, PassError> {
-        let settings = cx.settings;
-        let budget = settings.budget_bytes.unwrap_or_else(|| cx.target.default_budget_bytes());
-        let available = budget.saturating_sub(settings.reserve_bytes);
-        let planned = |formats: &[Format]| model.planned(formats, cx.target, ARENA_NODES);
-        let f32_bytes = planned(&vec![Format::F32; menus.len()])?.peak_bytes;
-        let least = min_peak(&problem.solver, &Limits::default())?;
-        let least = problem.formats(&least.choice);
-        let mut min_feasible_bytes = planned(&least)?.peak_bytes;
-        let tiers = if settings.policy == Policy::Tiered { tiers(menus, &planned)? } else { Vec::new() };
-        // The smallest budget that this policy compiles with is that of a tier which is considered at that budget.
-        if let Some(bytes) =
-            tiers.iter().filter(|tier| tier.peak_bytes >= tier.memory_bytes).map(|tier| tier.peak_bytes).min()
-        {
-            min_feasible_bytes = bytes;
-        }
-        let advice = problem.advice(graph, model, menus, min_feasible_bytes, available, settings.reserve_bytes);
-        let over_budget = || {
-            let advice = advice.clone();
-            PassError::OverBudget(Box::new(OverBudget {
-                min_feasible_bytes,
-                available_bytes: available,
-                budget_bytes: budget,
-                advice,
-            }))
-        };
-        let (formats, certificate) = match settings.policy {
-            Policy::Uniform(_) => (menus.iter().map(|m| m[0]).collect::<Vec<_>>(), None),
-            Policy::Tiered => {
-                let memory = budget.min(cx.target.memory.heap_bytes);
-                let fits = |tier: &Tier| memory >= tier.memory_bytes && tier.peak_bytes <= available;
-                (tiers.into_iter().find(fits).ok_or_else(over_budget)?.formats, None)
+impl Wishes<'_> {
+    /// The format as the group can have it: without weights where it has none, whole where its rows are shared, without
+    /// quantized activations where there is no product of them.
+    fn fit(&self, group: &Group, format: Format) -> Format {
+        match format.activations {
+            _ if group.weights.is_empty() => format.without_weights(),
+            _ if format.tail.is_some() && !group.weights.iter().all(|w| w.has_own_rows) => {
+                Format { tail: None, ..format }
             }
-            Policy::Budget => {
-                if min_feasible_bytes > available {
-                    return Err(over_budget());
+            Activations::I8 if !group.weights.iter().any(|w| w.has_products) => {
+                Format { activations: Activations::F32, ..format }
+            }
+            _ => format,
+        }
+    }
+
+    /// The formats that a group may have: what is permitted, or what its pins and passes to come say.
+    fn menu(&self, at: usize) -> Vec<Format> {
+        let group = &self.model.groups[at];
+        let mut menu: Vec<Format> = Vec::new();
+        for format in self.settings.permitted().iter().map(|f| self.fit(group, self.ranges[at].keep(*f))) {
+            if !menu.contains(&format) {
+                menu.push(format);
+            }
+        }
+        for &id in &group.nodes {
+            let Some(pin) = self.fixed(at, id) else { continue };
+            let own = crate::ops::weights::of(self.graph, id).is_some();
+            let agrees =
+                |format: &Format| if own { *format == pin } else { format.without_weights() == pin.without_weights() };
+            menu.retain(agrees);
+            if menu.is_empty() {
+                menu.push(pin);
+            }
+        }
+        menu
+    }
+
+    /// The format that a pass to come or a pin gives a node.
+    fn fixed(&self, at: usize, id: NodeId) -> Option<Format> {
+        let (node, group) = (self.graph.node(id), &self.model.groups[at]);
+        let set = self.set.get(&node.name).map(|(format, _)| *format);
+        set.or_else(|| Some(self.ranges[at].keep_weights(self.settings.pinned(node)?))).map(|f| self.fit(group, f))
+    }
+
+    /// Why a node's format is not for the solver to choose.
+    fn because(&self, at: usize, id: NodeId) -> Option<String> {
+        let node = self.graph.node(id);
+        match self.set.get(&node.name) {
+            Some((_, pass)) => Some(pipeline::set_by(pass)),
+            None => self.fixed(at, id).map(|_| "pinned by --precision".to_owned()),
+        }
+    }
+
+    /// Why each node of a group has its format, by name.
+    fn reasons(&self, at: usize, assigned: &Assigned) -> Vec<(String, String)> {
+        let group = &self.model.groups[at];
+        let solved = assigned.reason(at, self.settings.policy);
+        let decided = group.nodes.iter().find_map(|&id| Some((id, self.because(at, id)?)));
+        let reason = |&id: &NodeId| {
+            let node = self.graph.node(id);
+            let mut reason = match (&decided, self.because(at, id)) {
+                (_, Some(own)) => own,
+                (Some((other, because)), None) => {
+                    format!("shares its format with {:?}, {because}", self.graph.node(*other).name)
                 }
-                let (formats, certificate) = problem
-                    .search(model, available.saturating_sub(settings.excess_bytes), cx, &planned)?
-                    .unwrap_or((least, None));
-                (formats, certificate)
-            }
-        };
-        let chosen_bytes = planned(&formats)?.peak_bytes;
-        // One format for all leaves nothing to decide: whether it fits, the plan itself says.
-        if chosen_bytes > available && !matches!(settings.policy, Policy::Uniform(_)) {
-            return Err(over_budget());
-        }
-        let objective = problem.cost(&formats);
-        let reasons = formats.iter().enumerate().map(|(g, f)| problem.reason(model, g, *f, settings.policy)).collect();
-        let certificate = certificate.unwrap_or(Certificate {
-            objective,
-            bound: objective,
-            solver: settings.policy.to_string(),
-            rounds: 1,
-            ..Certificate::default()
-        });
-        let forecast = Forecast { f32_bytes, min_feasible_bytes, chosen_bytes };
-        Ok(Assignment { formats, reasons, certificate, forecast })
-    }
-}
-
-/// A tier of the simple rule by memory.
-struct Tier {
-    /// The least memory for which it is considered, in bytes.
-    memory_bytes: u64,
-    formats: Vec<Format>,
-    peak_bytes: u64,
-}
-
-/// The tiers of the simple rule by memory, the widest first.
-fn tiers(
-    menus: &[Vec<Format>],
-    planned: &dyn Fn(&[Format]) -> Result<crate::plan::model::Planned, PlanError>,
-) -> Result<Vec<Tier>, PassError> {
-    const GB: u64 = 1_000_000_000;
-    let tiers = [
-        (24 * GB, Format::F32),
-        (12 * GB, Format::F16),
-        (4 * GB, Format::int(8, Activations::F16)),
-        (0, Format::int(4, Activations::F16)),
-    ];
-    let one = |(memory_bytes, tier): (u64, Format)| {
-        // A group whose menu lacks the tier's format has the nearest it may have: pins and permitted formats stand.
-        let pick = |menu: &Vec<Format>| {
-            let has = |format: Format| menu.iter().copied().find(|f| *f == format);
-            has(tier).or_else(|| has(tier.without_weights())).or(menu.last().copied()).unwrap_or(tier)
-        };
-        let formats: Vec<_> = menus.iter().map(pick).collect();
-        let peak_bytes = planned(&formats)?.peak_bytes;
-        Ok(Tier { memory_bytes, formats, peak_bytes })
-    };
-    tiers.into_iter().map(one).collect()
-}
-
-/// Formats by group, with what proves them where they were searched for.
-type Found = (Vec<Format>, Option<Certificate>);
-
-/// Menus with their scores, as the solver sees them.
-struct Scored {
-    menus: Vec<Vec<Format>>,
-    scores: Vec<score::Scores>,
-    solver: Problem,
-}
-
-impl Scored {
-    fn of(graph: &Graph, model: &Model, menus: &[Vec<Format>]) -> Result<Scored, PassError> {
-        let scores: Result<Vec<score::Scores>, PassError> = menus
-            .par_iter()
-            .enumerate()
-            .map(|(g, menu)| {
-                let name = model.groups[g].nodes.first().map_or("", |id| graph.node(*id).name.as_str());
-                score::Scores::of(graph, &model.groups[g], menu).map_err(at(name))
-            })
-            .collect();
-        let groups = vec![Group { choices: Vec::new() }; menus.len()];
-        let solver = Problem { groups, row_base: model.base_rows(), capacity: u64::MAX };
-        let mut scored = Scored { menus: vec![Vec::new(); menus.len()], scores: scores?, solver };
-        for (g, menu) in menus.iter().enumerate() {
-            menu.iter().for_each(|format| scored.offer(model, g, *format));
-        }
-        Ok(scored)
-    }
-
-    /// Adds a choice.
-    fn offer(&mut self, model: &Model, group: usize, format: Format) {
-        if self.menus[group].contains(&format) {
-            return;
-        }
-        self.menus[group].push(format);
-        self.solver.groups[group].choices.push(Choice {
-            cost: self.scores[group].score(&model.groups[group], format),
-            fixed_bytes: model.weight_bytes(group, format) + model.params_bytes(group, format),
-            rows: model.row_bytes(group, format),
-        });
-    }
-
-    /// Offers to split the matrices that the relaxation divides, between the ways to store weights that it mixes; whether there were any.
-    fn offer_splits(&mut self, model: &Model, divided: &[(usize, Vec<(usize, f64)>)]) -> bool {
-        let before: usize = self.menus.iter().map(Vec::len).sum();
-        for (group, choices) in divided {
-            let Some(n_rows) = model.splittable_rows(*group) else { continue };
-            let whole: Vec<Format> = self.menus[*group].iter().copied().filter(|f| f.tail.is_none()).collect();
-            // The rows that the relaxation stores as `weights`.
-            let rows_as = |weights: Weights| -> f64 {
-                let part = |(choice, part): &(usize, f64)| -> f64 {
-                    let rows = self.menus[*group][*choice]
-                        .parts(n_rows)
-                        .filter(|(_, w)| *w == weights)
-                        .map(|(n, _)| n)
-                        .sum::<usize>();
-                    rows as f64 * part
-                };
-                choices.iter().map(part).sum()
+                (None, None) => solved.clone(),
             };
-            let mixed = |weights: Weights| rows_as(weights) > 0.0;
-            let mut splits = Vec::new();
-            for head in whole.iter().filter(|f| mixed(f.weights)) {
-                // Both ways to store weights are permitted beside the activations.
-                let permitted = |weights: Weights| whole.contains(&Format { weights, ..*head });
-                for weights in whole
-                    .iter()
-                    .map(|f| f.weights)
-                    .filter(|&w| mixed(w) && permitted(w) && w.bits() < head.weights.bits())
-                {
-                    let (wide, narrow) = (rows_as(head.weights), rows_as(weights));
-                    let best = (n_rows as f64 * wide / (wide + narrow)) as usize;
-                    let places = (1..SPLIT_PLACES).map(|i| n_rows * i / SPLIT_PLACES).chain([best]);
-                    let rows = places.filter_map(|row| u32::try_from(row).ok()).filter(|&row| row > 0);
-                    splits.extend(rows.map(|from_row| Format { tail: Some(Tail { from_row, weights }), ..*head }));
-                }
+            let has_weights = crate::ops::weights::of(self.graph, id).is_some();
+            if let Some(why) = self.ranges[at].excludes(self.settings, node, has_weights) {
+                reason = format!("{reason}; {why}");
             }
-            splits.into_iter().for_each(|format| self.offer(model, *group, format));
-        }
-        self.menus.iter().map(Vec::len).sum::<usize>() > before
+            (node.name.clone(), reason)
+        };
+        group.nodes.iter().map(reason).collect()
     }
 
-    fn formats(&self, choice: &[usize]) -> Vec<Format> {
-        choice.iter().zip(&self.menus).map(|(&c, menu)| menu[c]).collect()
-    }
-
-    fn choice(&self, group: usize, format: Format) -> Option<&Choice> {
-        let at = self.menus[group].iter().position(|f| *f == format)?;
-        self.solver.groups[group].choices.get(at)
-    }
-
-    fn cost(&self, formats: &[Format]) -> f64 {
-        formats.iter().enumerate().filter_map(|(g, f)| self.choice(g, *f)).map(|c| c.cost).sum()
-    }
-
-    /// The best assignment whose plan fits `available` bytes; `None` where even the solver's smallest does not.
-    fn search(
-        &mut self,
-        model: &Model,
-        available: u64,
-        cx: &Context<'_>,
-        planned: &dyn Fn(&[Format]) -> Result<crate::plan::model::Planned, PlanError>,
-    ) -> Result<Option<Found>, PassError> {
-        // Both allocations are rounded up to the driver's granularity.
-        let mut capacity = available;
-        // Not 0 even where there is nothing to assign: the gap is relative to it.
-        let small = model.groups.len().max(1) as f64 * 6.5e-3 * 1e-6;
-        for rounds in 1..=MAX_ROUNDS {
-            let mut problem = Problem { capacity, ..self.solver.clone() };
-            for _ in 0..MAX_SPLIT_ROUNDS {
-                let quick = solve(&problem, &Limits { max_nodes: QUICK_NODES, ..Limits::default() });
-                let (Ok(quick), Ok(relaxed)) = (quick, relax(&problem, &Limits::default())) else { break };
-                let gain = quick.objective - relaxed.bound;
-                if gain <= SPLIT_GAIN * quick.objective.max(small) || !self.offer_splits(model, &relaxed.divided) {
-                    break;
-                }
-                problem = Problem { capacity, ..self.solver.clone() };
+    /// The formats that a group could not have, and why.
+    fn excluded(&self, at: usize) -> Vec<(String, String)> {
+        let (group, range, menu) = (&self.model.groups[at], self.ranges[at], self.menu(at));
+        let decided = group.nodes.iter().find_map(|&id| Some((id, self.because(at, id)?)));
+        let mut excluded = Vec::new();
+        for format in Format::MENU.iter().chain(self.settings.permitted()).copied() {
+            let text = format.to_string();
+            if menu.contains(&format) || excluded.iter().any(|(known, _)| *known == text) {
+                continue;
             }
-            let Ok(Solution { choice, objective, bound, n_nodes, shadow_price, .. }) =
-                solve(&problem, &Limits::default())
-            else {
-                return Ok(None);
+            let (kept, fitted) = (range.keep(format), self.fit(group, range.keep(format)));
+            let why = match &decided {
+                _ if !self.settings.permitted().contains(&format) => "not permitted (--formats, --policy)".to_owned(),
+                Some((id, because)) => format!("{:?} is {because}", self.graph.node(*id).name),
+                None if kept != format => format!("{}: as {kept}", range.why(format)),
+                None if group.weights.is_empty() => format!("there are no weights: as {fitted}"),
+                None => format!("there is no product whose activations could be quantized: as {fitted}"),
             };
-            let formats = self.formats(&choice);
-            let peak = planned(&formats)?.peak_bytes;
-            if peak <= available {
-                let gap = (objective - bound).max(0.0) / objective.max(small);
-                let solver = "branch and bound over an LP relaxation".to_owned();
-                let certificate =
-                    Certificate { objective, bound, gap, solver, n_nodes: n_nodes as u64, rounds, shadow_price };
-                return Ok(Some((formats, Some(certificate))));
-            }
-            capacity =
-                capacity.saturating_sub(peak - available).saturating_sub(cx.target.memory.allocation_granularity);
+            excluded.push((text, why));
         }
-        Ok(None)
-    }
-
-    fn reason(&self, model: &Model, group: usize, format: Format, policy: Policy) -> String {
-        let error = self.choice(group, format).map_or(0.0, |c| c.cost);
-        match policy {
-            Policy::Uniform(_) | Policy::Tiered => format!("policy {policy}"),
-            Policy::Budget if self.menus[group].len() == 1 => "pinned, or the only permitted format".to_owned(),
-            Policy::Budget => {
-                let wider = self.menus[group]
-                    .iter()
-                    .filter_map(|f| Some((f, self.choice(group, *f)?)))
-                    .filter(|(f, c)| c.cost < error && f.tail.is_none())
-                    .min_by_key(|(f, _)| model.weight_bytes(group, **f));
-                match wider {
-                    None => "the least error of all permitted".to_owned(),
-                    Some((next, choice)) => format!(
-                        "predicted error {error:.3e}; {next} would have {:.3e} for {} bytes of weights more",
-                        choice.cost,
-                        model.weight_bytes(group, *next) as i128 - model.weight_bytes(group, format) as i128
-                    ),
-                }
-            }
-        }
-    }
-
-    /// The cheapest ways to a budget that is too small.
-    fn advice(
-        &self,
-        graph: &Graph,
-        model: &Model,
-        menus: &[Vec<Format>],
-        least: u64,
-        available: u64,
-        reserve: u64,
-    ) -> Vec<String> {
-        let mut advice = vec![OverBudget::give(least, reserve)];
-        let lacks_int4 = menus.iter().zip(&model.groups).any(|(menu, group)| {
-            !group.weights.is_empty() && !menu.iter().any(|f| matches!(f.weights, Weights::Int { bits: 4, .. }))
-        });
-        if lacks_int4 && least > available {
-            advice.push("permit w4a16 (--formats, --precision): it is the smallest format".to_owned());
-        }
-        let largest = model
-            .groups
-            .iter()
-            .enumerate()
-            .max_by_key(|(g, _)| menus[*g].iter().map(|f| model.weight_bytes(*g, *f)).min().unwrap_or(0));
-        if let Some((g, group)) = largest
-            && let Some(id) = group.nodes.first()
-        {
-            let bytes = menus[g].iter().map(|f| model.weight_bytes(g, *f)).min().unwrap_or(0);
-            advice.push(format!(
-                "the largest node is {:?}: {bytes} bytes of weights at its smallest format",
-                graph.node(*id).name
-            ));
-            return advice;
-        }
-        let outputs = graph.order().into_iter().flat_map(|id| &graph.node(id).outputs);
-        let largest = outputs
-            .filter_map(|value| Some((value.ty.largest()?.bytes()?, &value.name)))
-            .max_by_key(|(bytes, _)| *bytes);
-        advice.extend(largest.map(|(bytes, name)| format!("the largest tensor is {name:?}: {bytes} bytes")));
-        advice
+        excluded
     }
 }
 

@@ -2,11 +2,12 @@
 //!
 //! Looks for operators that have an expansion and puts it in their place, again until only core operators are left. Equal because the expansion
 //! is the operator's definition. An operator without expansion that may not stand at the core level is an error that names the node. One whose
-//! expansion needs sizes that change between runs becomes `deferred`, as do recurrent layers of more steps than are written out.
+//! expansion needs sizes that change between runs becomes `deferred`, as do recurrent layers of more steps than are written out. Where the settings say
+//! so, `check_indices` goes.
 
 use super::{Context, Pass, PassError, at};
-use crate::ir::{CORE, Edit, Graph, Level, OpError, Patch};
-use crate::ops::{deferred, expand_node, recurrent};
+use crate::ir::{CORE, Edit, Expand, Graph, Level, NodeId, OpError, Patch, Val};
+use crate::ops::{check_indices, deferred, expand_node, gather, recurrent};
 
 /// The pass.
 pub struct Decompose;
@@ -24,7 +25,7 @@ impl Pass for Decompose {
         true
     }
 
-    fn run(&self, graph: &Graph, _: &mut Context<'_>) -> Result<Patch, PassError> {
+    fn run(&self, graph: &Graph, cx: &mut Context<'_>) -> Result<Patch, PassError> {
         let mut edit = Edit::new(graph);
         if graph.level == Level::Onnx {
             edit.set_level(Level::Core);
@@ -32,6 +33,11 @@ impl Pass for Decompose {
         for id in graph.order() {
             let node = graph.node(id);
             let Some(op) = node.op() else { continue };
+            if op.is(&check_indices::DEF) && !cx.settings.check_indices {
+                let unchecked = uncheck(graph, &mut edit, id).map_err(at(&node.name))?;
+                edit.replace(id.out(0), unchecked);
+                continue;
+            }
             let is_core = op.def.levels & CORE != 0;
             // What both levels share is brought to the core's normal form once, on the way from one to the other.
             if is_core && (graph.level != Level::Onnx || op.def.expand.is_none()) {
@@ -56,6 +62,24 @@ impl Pass for Decompose {
     }
 }
 
+/// What stands in the place of a check in a program without checks: nothing where only rows are gathered by the indices, since that clamps them.
+fn uncheck(graph: &Graph, edit: &mut Edit<'_>, id: NodeId) -> Result<Val, OpError> {
+    let operands = graph.operands(id);
+    let reads_rows =
+        |&(user, slot): &(NodeId, usize)| slot == 1 && graph.node(user).op().is_some_and(|op| op.is(&gather::DEF));
+    if let Some(Some(indices)) = operands.first().copied()
+        && !graph.is_output(id.out(0))
+        && graph.users(id.out(0)).iter().all(reads_rows)
+    {
+        return Ok(Val::Old(indices));
+    }
+    let Some(op) = graph.node(id).op() else { return Err(OpError::unsupported("only operators check")) };
+    let inputs = operands.into_iter().map(|v| v.map(Val::Old)).collect();
+    let outputs = graph.node(id).outputs.iter().map(|v| v.ty.clone()).collect();
+    edit.on_behalf_of(id);
+    check_indices::unchecked(&mut Expand { edit, attrs: &op.attrs, inputs, outputs })
+}
+
 #[cfg(test)]
 mod tests {
     use crate::ir::{CORE, Level};
@@ -75,6 +99,43 @@ mod tests {
         let ops: Vec<_> = after.order().into_iter().filter_map(|id| after.node(id).op().map(|op| op.def)).collect();
         assert_eq!(ops.iter().map(|def| def.name).collect::<Vec<_>>(), ["matmul", "pointwise"]);
         assert!(ops.iter().all(|def| def.levels & CORE != 0));
+    }
+
+    #[test]
+    fn what_lies_between_operands_and_results_is_f32() {
+        let text = "graph g onnx
+  %x = input : f16[2,4]
+  %ax = const [1] : i64[1]
+  %y = reduce_l2(%x, %ax) : f16[2,1]
+  output %y
+";
+        let after = check("decompose", text, "between").to_string();
+        assert!(
+            after.contains("{dtype=f32, expr=`mul(x0,x0)`}") && after.contains("{dtype=f16, expr=`sqrt(x0)`}"),
+            "{after}"
+        );
+        // What only moves elements stays as narrow as they are.
+        let text = "graph g onnx
+  %x = input : f16[1,4,2,2]
+  %y = depth_to_space(%x) {blocksize=2} : f16[1,1,4,4]
+  output %y
+";
+        assert!(!check("decompose", text, "moved").to_string().contains("f32"));
+    }
+
+    #[test]
+    fn casts_of_the_model_are_in_the_expression_and_stores_in_the_type() {
+        let text = "graph g onnx
+  %x = input : f32[2]
+  %h = cast(%x) {to=f16} : f16[2]
+  %w = cast(%h) {to=f32} : f32[2]
+  %b = cast(%w) {to=bf16} : bf16[2]
+  %s = store(%b) {dtype=f16} : f16[2]
+  output %s
+";
+        let after = check("decompose", text, "casts").to_string();
+        let exprs: Vec<_> = after.split("expr=`").skip(1).filter_map(|part| part.split('`').next()).collect();
+        assert_eq!(exprs, ["f16(x0)", "x0", "bf16(x0)", "x0"]);
     }
 
     #[test]

@@ -7,8 +7,8 @@
 
 use super::packed_rows::is_transposition;
 use super::pattern::float_cast;
-use super::{Context, Pass, PassError};
-use crate::ir::{Edit, Graph, NodeId, Patch, Tensor, ValueId};
+use super::{Context, Pass, PassError, at};
+use crate::ir::{Edit, Graph, NodeId, OpError, Patch, Tensor, ValueId};
 use crate::ops;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,6 +65,8 @@ impl Pass for FoldConstants {
                     }
                     folded.push(id);
                 }
+                // Every run would end so.
+                Err(error @ OpError::Index(_)) => return Err(at(&node.name)(error)),
                 Err(error) => cx.explain.note(&[&node.name], "fold_constants", "fold", || error.to_string()),
             }
         }

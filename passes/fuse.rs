@@ -10,7 +10,7 @@ use super::{Context, Pass, PassError, at};
 use crate::ir::{
     Attr, Attrs, Class, Edit, Expr, Format, Graph, Level, NodeId, Op, OpError, Operand, Patch, TensorType, Val, ValueId,
 };
-use crate::ops::pointwise;
+use crate::ops::{check_indices, pointwise};
 use crate::plan::kernels::max_operands;
 use crate::target::Target;
 use std::collections::BTreeMap;
@@ -25,7 +25,8 @@ const MAX_SIZE: usize = 96;
 const UNUSED: &str = "its consumer's expression leaves an operand unread";
 
 /// Operators that compute something for each element of their result, so that an expression can follow.
-const ANCHORS: &[&str] = &["matmul", "conv", "pool", "reduce", "softmax", "norm", "gather", "strided", "resize"];
+const ANCHORS: &[&str] =
+    &["matmul", "conv", "pool", "reduce", "softmax", "norm", "gather", "strided", "resize", "check_indices"];
 
 impl Pass for Fuse {
     fn name(&self) -> &str {
@@ -77,6 +78,10 @@ impl Pass for Fuse {
 /// in slices, and if it is packed, the scales of a slice are a buffer of their own. Whether it will be packed is not known yet, nor asked: what is fused
 /// does not depend on formats.
 fn n_buffers(graph: &Graph, op: &Op, operands: &[ValueId], target: &Target) -> usize {
+    if op.is(&check_indices::DEF) {
+        // It notes what it finds in a buffer of its own.
+        return operands.len() + 1;
+    }
     if !matches!(op.def.name, "matmul" | "conv" | "gather") {
         return operands.len();
     }
@@ -194,7 +199,8 @@ impl Group {
             if self.anchor.is_some() || !ANCHORS.contains(&op.def.name) || op.attrs.expr("epilogue").is_some() {
                 return refuse("its kernel takes no epilogue, or its consumer has an anchor already".to_owned());
             }
-            if graph.ty(value).dtype.class() != Class::Float {
+            // An index that is in range is the same in every type that holds it.
+            if graph.ty(value).dtype.class() != Class::Float && !op.is(&check_indices::DEF) {
                 return refuse("its result is no float".to_owned());
             }
             if !expr.uses_all(self.args.len()) {

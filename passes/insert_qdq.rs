@@ -1,11 +1,13 @@
 //! Makes formats explicit: the graph after this pass is plain ONNX again and computes what the formats say.
 //!
-//! For every node with a format: float operands are cast to the type that the format stores; quantized weights become a constant of codes, one of
-//! scales and a DequantizeLinear by blocks (opset 21), transposed or reshaped where the operator wants another layout; activations to be quantized
-//! go through `dynamic_quantize` and DequantizeLinear. The parts of a split matrix are constants of their own, joined by a Concat. What an output of the graph needs is cast back. Refuses nothing: a node without format keeps
-//! its types.
+//! For every node with a format: its float results are stored in the type that the format says, by a `store` where the operator gives another;
+//! operands are read as they are stored, widened where the operator wants one type. Quantized weights become a constant of codes, one of scales and a
+//! DequantizeLinear by blocks (opset 21), transposed or reshaped where the operator wants another layout; activations to be quantized
+//! go through `dynamic_quantize` and DequantizeLinear. The parts of a split matrix are constants of their own, joined by a Concat. Other constants are
+//! narrowed where they are large and f16 holds them. An output of the graph is stored as the model has it. A Cast stays: it is a conversion that the
+//! model asks for. Refuses nothing: a node without format keeps its types.
 
-use super::{Context, Pass, PassError, at};
+use super::{Context, Pass, PassError, Stage, at};
 use crate::ir::packed::{Granularity, Packing, ScaleType, unpack};
 use crate::ir::{
     Activations, Attr, Attrs, DType, Edit, Format, Graph, Op, OpError, Patch, Tensor, TensorError, Val, ValueId,
@@ -27,9 +29,13 @@ impl Pass for InsertQdq {
         true
     }
 
+    fn stage(&self) -> Stage {
+        Stage::Realize
+    }
+
     fn run(&self, graph: &Graph, _: &mut Context<'_>) -> Result<Patch, PassError> {
-        let (moved, quantized, narrowed, casts) = Default::default();
-        let mut work = Work { graph, edit: Edit::new(graph), moved, quantized, narrowed, casts };
+        let (moved, quantized, narrowed, stores) = Default::default();
+        let mut work = Work { graph, edit: Edit::new(graph), moved, quantized, narrowed, stores };
         for id in graph.order() {
             let node = graph.node(id);
             let Some(op) = node.op() else { continue };
@@ -40,8 +46,8 @@ impl Pass for InsertQdq {
             let wanted = graph.ty(output.value).dtype;
             if now != Val::Old(output.value) {
                 work.edit.on_behalf_of(output.value.node);
-                let cast = work.cast(now, wanted).map_err(at(&output.name))?;
-                work.edit.replace(output.value, cast);
+                let stored = work.stored(now, wanted).map_err(at(&output.name))?;
+                work.edit.replace(output.value, stored);
             }
         }
         Ok(work.edit.finish())
@@ -57,8 +63,8 @@ struct Work<'g> {
     quantized: BTreeMap<(ValueId, weights::Layout, Format), Val>,
     /// Constants narrowed to f16, likewise.
     narrowed: BTreeMap<ValueId, Val>,
-    /// Casts by value and type: whoever reads a value in another type reads one cast of it.
-    casts: BTreeMap<(Val, DType), Val>,
+    /// Stores by value and type: whoever reads a value in another type reads one store of it.
+    stores: BTreeMap<(Val, DType), Val>,
 }
 
 impl Work<'_> {
@@ -73,13 +79,10 @@ impl Work<'_> {
         let mut op = op.clone();
         self.edit.on_behalf_of(id);
         if let Some(format) = node.format {
-            let stored = if format.activations == Activations::F16 { DType::F16 } else { DType::F32 };
+            let stored = format.activations.stored();
             let found = weights::of(self.graph, id);
             let narrowed = |found: &weights::Weights| {
-                format.tail.is_none()
-                    && format.weights == Weights::F16
-                    && stored == DType::F32
-                    && found.dtype != DType::F16
+                format.tail.is_none() && format.weights == Weights::F16 && found.dtype != DType::F16
             };
             if let Some(found) = found.filter(narrowed) {
                 operands[found.slot] = Some(self.narrowed_weights(&found, stored)?);
@@ -100,71 +103,93 @@ impl Work<'_> {
                     }
                 }
             }
-            for (slot, operand) in operands.iter_mut().enumerate() {
-                let is_weights = rebuilt.is_some_and(|f| f.slot == slot);
-                if let (false, Some(val)) = (is_weights, *operand)
-                    && self.edit.ty(val).dtype.is_float()
-                    && !keeps_type(&op, slot)
-                {
-                    *operand = Some(self.cast(val, stored)?);
-                }
-            }
+            self.read(&op, &mut operands, stored)?;
         }
         let unchanged = old.iter().zip(&operands).all(|(old, new)| old.map(Val::Old) == *new);
-        let wanted = node.format.map(|f| if f.activations == Activations::F16 { DType::F16 } else { DType::F32 });
+        let wanted = node.format.map(|f| f.activations.stored());
         let right = |dtype: DType| !dtype.is_float() || wanted.is_none_or(|w| w == dtype);
         if unchanged && node.outputs.iter().all(|v| right(v.ty.dtype)) {
             return Ok(());
         }
-        // Operators that name their result's type (Cast, say) give the format's.
-        if let (Some(wanted), Some(to)) = (wanted, op.attrs.dtype("to"))
-            && op.def.name == "cast"
-            && to.is_float()
-        {
-            op.attrs.0.insert("to".to_owned(), Attr::DType(wanted));
-        }
         let results = self.edit.add_all(op, &operands, node.outputs.len()).map_err(|e| OpError::Edit(Box::new(e)))?;
         for (out, mut val) in results.into_iter().enumerate() {
-            if let (Some(wanted), true) = (wanted, self.edit.ty(val).dtype.is_float()) {
-                val = self.cast(val, wanted)?;
+            let value = id.out(out);
+            // What is an output is stored as the model has it, for all that read it.
+            if !self.graph.is_output(value) {
+                // The node keeps its name; what stores its result is named after it.
+                self.edit.replace(value, val);
+                if let Some(wanted) = wanted {
+                    val = self.stored_as(val, wanted, &self.graph.value(value).name.clone())?;
+                }
             }
-            self.moved.insert(id.out(out), val);
-            if !self.graph.is_output(id.out(out)) {
-                self.edit.replace(id.out(out), val);
+            self.moved.insert(value, val);
+        }
+        Ok(())
+    }
+
+    /// Brings operands to types that the operator reads: large constants to f16 where that is `stored`, f64 and bf16 to f32, and all to f32 where that
+    /// is `stored`, or they differ and the operator wants one type.
+    fn read(&mut self, op: &Op, operands: &mut [Option<Val>], stored: DType) -> Result<(), OpError> {
+        let mut slots = Vec::new();
+        for (slot, operand) in operands.iter_mut().enumerate() {
+            let Some(val) = operand.filter(|val| self.is_plain(*val) && !keeps_type(op, slot)) else { continue };
+            if let Val::Old(value) = val
+                && stored == DType::F16
+                && self.graph.constant(value).is_some_and(weights::narrows)
+            {
+                *operand = Some(self.narrow(value)?);
+            } else if matches!(self.edit.ty(val).dtype, DType::F64 | DType::BF16) {
+                *operand = Some(self.stored(val, DType::F32)?);
+            }
+            slots.push(slot);
+        }
+        let types: Vec<DType> = slots.iter().filter_map(|s| Some(self.edit.ty(operands[*s]?).dtype)).collect();
+        let agree = ops::reads_mixed(op.def) || types.iter().all(|dtype| Some(dtype) == types.first());
+        if agree && (stored == DType::F16 || !types.contains(&DType::F16)) {
+            return Ok(());
+        }
+        for slot in slots {
+            if let Some(val) = operands[slot] {
+                operands[slot] = Some(self.stored(val, DType::F32)?);
             }
         }
         Ok(())
     }
 
-    fn cast(&mut self, val: Val, to: DType) -> Result<Val, OpError> {
-        if self.edit.ty(val).dtype == to || !self.edit.ty(val).dtype.is_float() {
+    /// Whether a value is of floats of at least 16 bits.
+    fn is_plain(&self, val: Val) -> bool {
+        let dtype = self.edit.ty(val).dtype;
+        dtype.is_float() && !dtype.is_minifloat()
+    }
+
+    /// The value kept as another type.
+    fn stored(&mut self, val: Val, to: DType) -> Result<Val, OpError> {
+        let name = self.edit.name(val).to_owned();
+        self.stored_as(val, to, &name)
+    }
+
+    /// The same, named after `name`.
+    fn stored_as(&mut self, val: Val, to: DType, name: &str) -> Result<Val, OpError> {
+        if self.edit.ty(val).dtype == to || !self.is_plain(val) {
             return Ok(val);
         }
-        if let Some(&cast) = self.casts.get(&(val, to)) {
-            return Ok(cast);
+        if let Some(&stored) = self.stores.get(&(val, to)) {
+            return Ok(stored);
         }
         if let Some(tensor) = self.edit.constant(val).cloned()
             && matches!(tensor.to_f32s(), Err(TensorError::BeyondF32 { .. }))
         {
-            let (name, bounded) = (
-                format!("{}.{to}", self.edit.name(val)),
-                Tensor::from_f32s(to, &tensor.dims(), &tensor.to_bounded_f32s()?)?,
-            );
-            let bounded = self.edit.add_named_const(&name, bounded);
-            self.casts.insert((val, to), bounded);
+            let bounded = Tensor::from_f32s(to, &tensor.dims(), &tensor.to_bounded_f32s()?)?;
+            let bounded = self.edit.add_named_const(&format!("{name}.{to}"), bounded);
+            self.stores.insert((val, to), bounded);
             return Ok(bounded);
         }
-        let def = ops::registry().by_onnx("Cast").ok_or_else(|| OpError::unsupported("Cast"))?;
-        let name = format!("{}.{to}", self.edit.name(val));
-        let cast = self
-            .edit
-            .add(Op::new(def, Attrs::new().with_dtype("to", to)), &[val])
-            .map_err(|e| OpError::Edit(Box::new(e)))?;
-        self.edit.set_name(cast, &name);
-        // It is between two formats and has none of its own: a second run of the pass must not take it for a node to be cast.
-        self.edit.set_new_format(cast, None);
-        self.casts.insert((val, to), cast);
-        Ok(cast)
+        let stored = ops::store::add(&mut self.edit, val, to)?;
+        self.edit.set_name(stored, &format!("{name}.{to}"));
+        // It is between two formats and has none of its own.
+        self.edit.set_new_format(stored, None);
+        self.stores.insert((val, to), stored);
+        Ok(stored)
     }
 
     /// `x` through `dynamic_quantize` and DequantizeLinear.
@@ -172,7 +197,7 @@ impl Work<'_> {
         let name = self.edit.name(x).to_owned();
         let n_cols = self.edit.ty(x).shape.0.last().and_then(|d| d.known()).unwrap_or(0);
         let is_empty = self.edit.ty(x).shape.n_elems() == Some(0);
-        let x = self.cast(x, DType::F32)?;
+        let x = self.stored(x, DType::F32)?;
         if is_empty {
             // It has no values to take a scale from.
             return Ok(x);
@@ -193,18 +218,22 @@ impl Work<'_> {
 
     /// The weights as f16, which readers in f32 take as they are stored.
     fn narrowed_weights(&mut self, found: &weights::Weights, stored: DType) -> Result<Val, OpError> {
-        let name = format!("{}.f16", self.graph.value(found.value).name);
-        let narrow = match self.narrowed.get(&found.value) {
-            Some(&narrow) => narrow,
-            None => {
-                let tensor = self.graph.constant(found.value).ok_or(OpError::NotConstant { slot: found.slot })?;
-                let narrow = Tensor::from_f32s(DType::F16, &tensor.dims(), &tensor.to_f32s()?)?;
-                self.edit.add_named_const(&name, narrow)
-            }
-        };
-        self.narrowed.insert(found.value, narrow);
-        let cast = self.cast(narrow, stored)?;
-        if found.layout == found.wanted { Ok(cast) } else { self.transposed(cast, &format!("{name}.t")) }
+        let narrow = self.narrow(found.value)?;
+        let name = self.edit.name(narrow).to_owned();
+        let widened = self.stored(narrow, stored)?;
+        if found.layout == found.wanted { Ok(widened) } else { self.transposed(widened, &format!("{name}.t")) }
+    }
+
+    /// A constant as f16.
+    fn narrow(&mut self, value: ValueId) -> Result<Val, OpError> {
+        if let Some(&narrow) = self.narrowed.get(&value) {
+            return Ok(narrow);
+        }
+        let tensor = self.graph.constant(value).ok_or_else(|| OpError::unsupported("what is no constant as f16"))?;
+        let narrow = Tensor::from_f32s(DType::F16, &tensor.dims(), &tensor.to_f32s()?)?;
+        let narrow = self.edit.add_named_const(&format!("{}.f16", self.graph.value(value).name), narrow);
+        self.narrowed.insert(value, narrow);
+        Ok(narrow)
     }
 
     /// The weights as codes, scales and DequantizeLinear, in the layout of the operator.
@@ -240,7 +269,7 @@ impl Work<'_> {
                         &format!("{name}.rows"),
                         Tensor::from_f32s(dtype, &[n_rows, found.n_cols], rows)?,
                     );
-                    self.cast(rows, stored)?
+                    self.stored(rows, stored)?
                 }
             });
             first += n_rows;
@@ -319,8 +348,8 @@ impl Work<'_> {
     }
 }
 
-/// Operands whose float type is no activation: scales and thresholds that operators want in f32 whatever else they compute, and what a Cast converts
-/// itself.
+/// Operands whose float type is no activation: scales and thresholds that operators want in f32 whatever else they compute, and what an operator
+/// converts itself.
 fn keeps_type(op: &Op, slot: usize) -> bool {
     match op.def.onnx {
         "Resize" => slot > 0,
@@ -418,22 +447,53 @@ mod tests {
         );
     }
 
-    #[test]
-    fn an_output_keeps_the_type_of_the_model() {
-        // Not through `check`: run again, it casts what its own casts read, to the type that that has.
-        let (mut graph, settings) = (read(&product(" @f16")), Settings::default());
+    /// Not through `check`: run again, it stores what its own stores read.
+    fn once(text: &str) -> Graph {
+        let (mut graph, settings) = (read(text), Settings::default());
         let target = crate::target::Target::shipped("lavapipe").unwrap();
         let patch = InsertQdq.run(&graph, &mut Context::new(&target, &settings)).unwrap();
         graph.apply(patch);
-        graph.verify().unwrap();
-        assert_eq!(graph.ty(graph.outputs()[0].value).dtype, DType::F32);
-        let product = graph
-            .order()
-            .into_iter()
-            .find(|id| graph.node(*id).op().is_some_and(|op| op.def.name == "matmul"))
-            .unwrap();
-        assert_eq!(graph.node(product).outputs[0].ty.dtype, DType::F16);
-        assert_eq!(count(&graph, "cast"), 3);
+        graph.verify().unwrap_or_else(|e| panic!("{e}\n{graph}"));
+        graph
+    }
+
+    #[test]
+    fn a_result_is_stored_as_the_format_says_and_an_output_as_the_model_has_it() {
+        let text = product(" @f16").replace("output %y", "%z = neg(%y) @f16 : f32[1,2]\n  output %z");
+        let after = once(&text);
+        let dtype = |name: &str| after.ty(after.value_named(name).unwrap()).dtype;
+        // The product reads an input of f32, so it is computed in f32 and stored as f16; what reads it reads f16.
+        assert_eq!((dtype("y.f16"), dtype("z"), count(&after, "store")), (DType::F16, DType::F32, 2), "{after}");
+        assert_eq!(count(&after, "cast"), 0);
+    }
+
+    #[test]
+    fn operands_are_never_narrowed_and_small_constants_stay() {
+        let text = "graph g onnx
+  %x = input : f32[2]
+  %c = const [70000.0,1e-9] : f32[2]
+  %s = mul(%x, %x) @f32 : f32[2]
+  %m = mul(%s, %c) @f16 : f32[2]
+  %y = neg(%m) @f16 : f32[2]
+  output %y
+";
+        let after = once(text);
+        assert!(after.to_string().contains("const [70000.0,1e-9] : f32[2]"), "{after}");
+        assert_eq!(after.ty(after.value_named("s").unwrap()).dtype, DType::F32, "{after}");
+    }
+
+    #[test]
+    fn a_cast_of_the_model_is_no_store() {
+        let text = "graph g onnx
+  %x = input : f32[2]
+  %h = cast(%x) {to=f16} @f32 : f16[2]
+  %b = cast(%h) {to=bf16} @f16 : bf16[2]
+  %w = cast(%b) {to=f32} @f32 : f32[2]
+  %y = neg(%w) @f32 : f32[2]
+  output %y
+";
+        let after = once(text);
+        assert_eq!((count(&after, "cast"), count(&after, "store")), (3, 2), "{after}");
     }
 
     #[test]

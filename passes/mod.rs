@@ -4,7 +4,9 @@
 
 pub mod absorb_casts;
 pub mod assign_precision;
+mod assignment;
 pub mod cancel_qdq;
+mod candidates;
 pub mod decompose;
 mod explain;
 pub mod fold_constants;
@@ -22,14 +24,26 @@ pub mod remove_dead_code;
 pub mod remove_identities;
 mod settings;
 pub mod sum_filled;
+pub mod wide_range;
 
-pub use explain::{Explain, WhyNot};
+pub use explain::{Candidate, Choice, Explain, Explanation, WhyNot};
 pub use pipeline::{Dump, Pipeline, PipelineError, Report, Timing};
 pub use settings::{Pin, PinError, Policy, Settings};
 
 use crate::ir::{Graph, OpError, Patch};
 use crate::program::Certificate;
 use crate::target::Target;
+
+/// What a pass is to the formats of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// It rewrites the graph, or sets formats of nodes.
+    Rewrite,
+    /// It assigns all formats under the budget.
+    Assign,
+    /// It makes formats real: behind it they change nothing that is stored.
+    Realize,
+}
 
 /// A rewrite of the graph.
 pub trait Pass: Send + Sync {
@@ -39,6 +53,11 @@ pub trait Pass: Send + Sync {
     /// Whether a graph is not right for the passes after it unless this one ran.
     fn is_required(&self) -> bool {
         false
+    }
+
+    /// What it is to the formats of a program. Passes of a toolchain's own are rewrites, or what those are that they replace.
+    fn stage(&self) -> Stage {
+        Stage::Rewrite
     }
 
     /// Whether it is run again until it changes nothing, a bounded number of times.
@@ -59,7 +78,7 @@ pub struct Context<'a> {
     pub target: &'a Target,
     /// What the user asked for.
     pub settings: &'a Settings,
-    /// Why patterns did not match, for the node that the user asked about.
+    /// Why patterns did not match, where the user asked about a node.
     pub explain: Explain,
     /// What proves the assignment, once `assign_precision` ran.
     pub certificate: Option<Certificate>,
@@ -69,6 +88,10 @@ pub struct Context<'a> {
     pub solve_time: std::time::Duration,
     /// What `assign_precision` found the plan's figures to be.
     pub forecast: Option<crate::plan::Forecast>,
+    /// The formats that were assigned, and what they were chosen from.
+    pub(crate) assigned: Option<Box<assignment::Known>>,
+    /// The passes after this one.
+    to_come: &'a [pipeline::Slot],
 }
 
 impl<'a> Context<'a> {
@@ -77,11 +100,13 @@ impl<'a> Context<'a> {
         Context {
             target,
             settings,
-            explain: Explain::new(settings.explain.clone()),
+            explain: Explain::new(settings.explain.is_some()),
             certificate: None,
             reasons: Default::default(),
             solve_time: std::time::Duration::ZERO,
             forecast: None,
+            assigned: None,
+            to_come: &[],
         }
     }
 }
@@ -203,10 +228,6 @@ pub const DEFAULT: &[&str] = &[
     "merge_duplicates",
     "fuse",
 ];
-
-/// The passes that bring a graph of the ONNX level to kernels, whatever its formats: what `assign_precision` sees of the program to come.
-pub const LOWERING: &[&str] =
-    &["decompose", "fold_constants", "absorb_casts", "lower_quantized", "lower_qdq", "merge_duplicates", "fuse"];
 
 #[cfg(test)]
 pub(crate) mod testing;

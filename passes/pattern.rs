@@ -52,12 +52,18 @@ pub(super) fn scalar(graph: &Graph, value: ValueId) -> Option<f32> {
     is_one.then(|| tensor.to_f32s().ok()?.first().copied()).flatten()
 }
 
-/// The operand of a node that only converts between float types: a Cast, or what it decomposes to.
+/// The operand of a node that only says in which float type its value is stored: a `store`, a Cast to a type that holds all of the operand's, or what
+/// they decompose to. Another Cast rounds, which is part of its expression.
 pub(super) fn float_cast(graph: &Graph, id: NodeId) -> Option<ValueId> {
     let node = graph.node(id);
     let op = node.op()?;
     let [Some(operand)] = graph.operands(id)[..] else { return None };
-    let copies = op.def.onnx == "Cast" || op.attrs.expr("expr") == Some(&Expr::Arg(0));
+    let to = node.outputs.first()?.ty.dtype;
+    let copies = match op.def.name {
+        "store" => true,
+        "cast" => to.holds(graph.ty(operand).dtype),
+        _ => op.attrs.expr("expr") == Some(&Expr::Arg(0)),
+    };
     let is_plain = |dtype: DType| dtype.is_float() && !dtype.is_minifloat();
-    (copies && is_plain(graph.ty(operand).dtype) && is_plain(node.outputs[0].ty.dtype)).then_some(operand)
+    (copies && is_plain(graph.ty(operand).dtype) && is_plain(to)).then_some(operand)
 }

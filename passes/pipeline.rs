@@ -1,16 +1,46 @@
 //! The pass manager: runs passes in order; names, applies, verifies, times and dumps each.
 
-use super::{Context, DEFAULT, Pass, PassError, Settings, by_name};
-use crate::ir::{Faults, Graph};
+use super::{Context, DEFAULT, Explain, Pass, PassError, Settings, Stage, assign_precision, by_name};
+use crate::ir::{Edit, Faults, Format, Graph, Patch};
 use crate::target::Target;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// An ordered list of passes.
 pub struct Pipeline {
-    passes: Vec<Box<dyn Pass>>,
+    slots: Vec<Slot>,
     settings: Settings,
-    /// A pass after which another was to be put, and which is not here.
-    absent: Option<String>,
+    /// The first change that was asked for at a pass that is not here.
+    absent: Option<(String, &'static str)>,
+}
+
+/// A pass and its place.
+pub(super) struct Slot {
+    pass: Arc<dyn Pass>,
+    /// The pass of ours in whose place it stands.
+    stands_for: Option<String>,
+    /// Whether the caller brought it.
+    is_own: bool,
+}
+
+impl Slot {
+    fn ours(pass: Box<dyn Pass>) -> Slot {
+        Slot { pass: pass.into(), stands_for: None, is_own: false }
+    }
+
+    fn own(pass: impl Pass + 'static) -> Slot {
+        Slot { pass: Arc::new(pass), stands_for: None, is_own: true }
+    }
+
+    fn is(&self, name: &str) -> bool {
+        self.pass.name() == name || self.stands_for.as_deref() == Some(name)
+    }
+
+    fn stage(&self) -> Stage {
+        let replaced = self.stands_for.as_deref().and_then(by_name).map(|pass| pass.stage());
+        replaced.unwrap_or_else(|| self.pass.stage())
+    }
 }
 
 /// How long a pass took.
@@ -41,8 +71,8 @@ pub struct Report<'a> {
 pub enum PipelineError {
     #[error("unknown pass {name:?}; passes are {}", super::NAMES.join(", "))]
     Unknown { name: String },
-    #[error("the pipeline has no pass {name:?} to put another after; its passes are {}", .passes.join(", "))]
-    Absent { name: String, passes: Vec<String> },
+    #[error("the pipeline has no pass {name:?} to {change}; its passes are {}", .passes.join(", "))]
+    Absent { name: String, change: &'static str, passes: Vec<String> },
     #[error("{pass}: {source}")]
     Pass { pass: String, source: PassError },
     #[error("a bug in pass {pass}, please report it: the graph it left has {faults}")]
@@ -58,7 +88,8 @@ impl Default for Pipeline {
 impl Pipeline {
     /// The default order under these settings.
     pub fn new(settings: Settings) -> Pipeline {
-        Pipeline { passes: DEFAULT.iter().filter_map(|name| by_name(name)).collect(), settings, absent: None }
+        let slots = DEFAULT.iter().filter_map(|name| by_name(name)).map(Slot::ours).collect();
+        Pipeline { slots, settings, absent: None }
     }
 
     /// Passes of these names, in this order.
@@ -67,28 +98,77 @@ impl Pipeline {
     /// A name is unknown.
     pub fn of(names: &[&str], settings: Settings) -> Result<Pipeline, PipelineError> {
         let find = |name: &&str| by_name(name).ok_or_else(|| PipelineError::Unknown { name: (*name).to_owned() });
-        Ok(Pipeline { passes: names.iter().map(find).collect::<Result<_, _>>()?, settings, absent: None })
+        let slots = names.iter().map(|name| find(name).map(Slot::ours)).collect::<Result<_, _>>()?;
+        Ok(Pipeline { slots, settings, absent: None })
     }
 
     /// The same with another pass after the last one named `name`; where there is none, running the pipeline says so.
     pub fn insert_after(mut self, name: &str, pass: impl Pass + 'static) -> Pipeline {
-        match self.passes.iter().rposition(|p| p.name() == name) {
-            Some(at) => self.passes.insert(at + 1, Box::new(pass)),
-            None => self.absent = Some(name.to_owned()),
+        match self.slots.iter().rposition(|slot| slot.is(name)) {
+            Some(at) => self.slots.insert(at + 1, Slot::own(pass)),
+            None => self.lacks_anchor(name, "put another after"),
         }
         self
     }
 
+    /// The same with another pass before the first one named `name`; where there is none, running the pipeline says so.
+    pub fn insert_before(mut self, name: &str, pass: impl Pass + 'static) -> Pipeline {
+        match self.slots.iter().position(|slot| slot.is(name)) {
+            Some(at) => self.slots.insert(at, Slot::own(pass)),
+            None => self.lacks_anchor(name, "put another before"),
+        }
+        self
+    }
+
+    /// The same with another pass in the place of each one named `name`; where there is none, running the pipeline says
+    /// so. It counts as the pass that it replaces: other passes are put before and after it by either name, and one
+    /// that is required is no longer missed.
+    pub fn replace(mut self, name: &str, pass: impl Pass + 'static) -> Pipeline {
+        let pass: Arc<dyn Pass> = Arc::new(pass);
+        let mut is_here = false;
+        for slot in self.slots.iter_mut().filter(|slot| slot.is(name)) {
+            let stands_for = slot.stands_for.take().unwrap_or_else(|| slot.pass.name().to_owned());
+            *slot = Slot { pass: pass.clone(), stands_for: Some(stands_for), is_own: true };
+            is_here = true;
+        }
+        if !is_here {
+            self.lacks_anchor(name, "replace");
+        }
+        self
+    }
+
+    /// The same without the passes named `name`; where there is none, running the pipeline says so.
+    pub fn remove(mut self, name: &str) -> Pipeline {
+        let n = self.slots.len();
+        self.slots.retain(|slot| !slot.is(name));
+        if self.slots.len() == n {
+            self.lacks_anchor(name, "remove");
+        }
+        self
+    }
+
+    fn lacks_anchor(&mut self, name: &str, change: &'static str) {
+        self.absent.get_or_insert_with(|| (name.to_owned(), change));
+    }
+
     /// The first pass that a program cannot do without and that is not here.
     pub fn lacks(&self) -> Option<&'static str> {
-        super::NAMES.iter().copied().find(|name| {
-            by_name(name).is_some_and(|pass| pass.is_required()) && self.passes.iter().all(|p| p.name() != *name)
-        })
+        lacks(&self.slots)
+    }
+
+    /// Whether the caller brought a pass of their own, or took one of ours away.
+    pub fn is_changed(&self) -> bool {
+        self.slots.iter().any(|slot| slot.is_own) || self.names() != DEFAULT
+    }
+
+    /// How many passes run before formats are made real: the graph that they leave has the formats of the program.
+    pub fn n_before_formats_are_real(&self) -> usize {
+        self.slots.iter().position(|slot| slot.stage() == Stage::Realize).unwrap_or(self.slots.len())
     }
 
     /// The names, in order.
     pub fn names(&self) -> Vec<&str> {
-        self.passes.iter().map(|p| p.name()).collect()
+        self.slots.iter().map(|slot| slot.pass.name()).collect()
     }
 
     /// What was asked for.
@@ -114,22 +194,61 @@ impl Pipeline {
         target: &'a Target,
         dump: Dump<'_>,
     ) -> Result<Report<'a>, PipelineError> {
-        if let Some(name) = self.absent.clone() {
-            return Err(PipelineError::Absent { name, passes: self.names().into_iter().map(str::to_owned).collect() });
+        if let Some((name, change)) = self.absent.clone() {
+            let passes = self.names().into_iter().map(str::to_owned).collect();
+            return Err(PipelineError::Absent { name, change, passes });
         }
         let mut context = Context::new(target, &self.settings);
-        let mut timings = Vec::with_capacity(self.passes.len());
-        for (i, pass) in self.passes.iter().enumerate() {
+        let mut timings = Vec::with_capacity(self.slots.len());
+        let n_before = self.n_before_formats_are_real();
+        for (i, slot) in self.slots.iter().enumerate() {
+            let pass = slot.pass.as_ref();
+            context.to_come = &self.slots[i + 1..];
+            if i == n_before && lacks(&self.slots).is_none() {
+                context.to_come = &self.slots[i..];
+                match assign_precision::account(graph, &mut context) {
+                    // Where nothing assigns formats, what cannot be planned may still be rewritten.
+                    Err(source) if self.slots.iter().any(|slot| slot.stage() == Stage::Assign) => {
+                        return Err(PipelineError::Pass { pass: pass.name().to_owned(), source });
+                    }
+                    _ => context.to_come = &self.slots[i + 1..],
+                }
+            }
             let start = Instant::now();
-            let changed = run_one(pass.as_ref(), graph, &mut context)?;
+            let before = (slot.is_own && i < n_before).then(|| formats(graph));
+            let changed = run_one(pass, graph, &mut context)?;
             timings.push(Timing { pass: pass.name().to_owned(), time: start.elapsed(), changed });
             if changed {
                 graph.verify().map_err(|faults| PipelineError::Broken { pass: pass.name().to_owned(), faults })?;
+            }
+            if let Some(before) = before.filter(|_| changed) {
+                for (name, _) in formats(graph).into_iter().filter(|(name, format)| before.get(name) != Some(format)) {
+                    context.reasons.insert(name, set_by(pass.name()));
+                }
             }
             dump(i, pass.name(), graph);
         }
         Ok(Report { context, timings })
     }
+}
+
+/// The first pass that a program cannot do without and that is not among these.
+fn lacks(slots: &[Slot]) -> Option<&'static str> {
+    super::NAMES
+        .iter()
+        .copied()
+        .find(|name| by_name(name).is_some_and(|pass| pass.is_required()) && slots.iter().all(|slot| !slot.is(name)))
+}
+
+/// The reason of a format that a pass other than `assign_precision` set.
+pub(super) fn set_by(pass: &str) -> String {
+    format!("set by pass {pass}")
+}
+
+/// The formats of all nodes that have one, by name.
+pub(super) fn formats(graph: &Graph) -> BTreeMap<String, Format> {
+    let nodes = graph.order().into_iter().map(|id| graph.node(id));
+    nodes.filter_map(|node| Some((node.name.clone(), node.format?))).collect()
 }
 
 /// How often a pass that repeats may run.
@@ -152,20 +271,76 @@ fn sweep(pass: &dyn Pass, graph: &mut Graph, cx: &mut Context<'_>) -> Result<boo
     Ok(changed)
 }
 
-/// Brings a graph of the ONNX level to kernels: [`super::LOWERING`], run within another pass.
-pub(super) fn lower(graph: &mut Graph, cx: &mut Context<'_>) -> Result<(), PassError> {
-    for name in super::LOWERING {
-        if let Some(pass) = by_name(name) {
-            sweep(pass.as_ref(), graph, cx)?;
+/// Brings a graph of the ONNX level to kernels, with the formats left open: the passes that are still to come, run
+/// within another pass. Where those make no program, as when passes are run alone, the default ones do.
+pub(super) fn lower(graph: &mut Graph, cx: &Context<'_>) -> Result<(), PassError> {
+    // What does not match while formats are open may match once they are chosen: nothing is noted.
+    let mut scratch = Context { explain: Explain::new(false), ..Context::new(cx.target, cx.settings) };
+    let default: Vec<Slot>;
+    let to_come = if lacks(cx.to_come).is_none() {
+        cx.to_come
+    } else {
+        let rest = DEFAULT.iter().skip_while(|name| by_name(name).is_none_or(|pass| pass.stage() != Stage::Assign));
+        default = rest.skip(1).filter_map(|name| by_name(name)).map(Slot::ours).collect();
+        &default
+    };
+    for slot in to_come {
+        if slot.stage() == Stage::Realize {
+            // Whatever was set, each format is still to be chosen.
+            let mut edit = Edit::new(graph);
+            graph.order().into_iter().for_each(|id| edit.set_format(id, None));
+            graph.apply(edit.finish());
+        } else {
+            sweep(slot.pass.as_ref(), graph, &mut scratch)?;
         }
     }
     Ok(())
 }
 
+/// The passes that come before formats are made real, where a program comes of the pipeline.
+fn before_formats_are_real<'a>(cx: &Context<'a>) -> &'a [Slot] {
+    let n = cx.to_come.iter().position(|slot| slot.stage() == Stage::Realize).unwrap_or(0);
+    if lacks(cx.to_come).is_none() { &cx.to_come[..n] } else { &[] }
+}
+
+/// Runs the passes that come before formats are made real on `graph` under `formats`. Gives the formats that these
+/// passes set, by name, and which pass set each.
+pub(super) fn settle(
+    graph: &Graph,
+    formats_of: impl FnOnce() -> Patch,
+    cx: &Context<'_>,
+) -> Result<BTreeMap<String, (Format, String)>, PassError> {
+    let mut set: BTreeMap<String, (Format, String)> = BTreeMap::new();
+    let slots = before_formats_are_real(cx);
+    if slots.is_empty() {
+        return Ok(set);
+    }
+    let mut graph = graph.clone();
+    graph.apply(formats_of());
+    let mut scratch = Context { explain: Explain::new(false), ..Context::new(cx.target, cx.settings) };
+    let mut before = formats(&graph);
+    for slot in slots {
+        if !sweep(slot.pass.as_ref(), &mut graph, &mut scratch)? {
+            continue;
+        }
+        let after = formats(&graph);
+        let left: BTreeSet<&String> = graph.order().into_iter().map(|id| &graph.node(id).name).collect();
+        for (name, format) in before.iter().filter(|(name, _)| left.contains(name)) {
+            // A node without format keeps the types of the model.
+            let now = after.get(name).copied().unwrap_or(Format::F32);
+            if now != *format {
+                set.insert(name.clone(), (now, slot.pass.name().to_owned()));
+            }
+        }
+        before = after;
+    }
+    Ok(set)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::{Edit, Level, Patch};
+    use crate::ir::Level;
 
     struct Nothing;
 
@@ -189,6 +364,33 @@ mod tests {
         let pipeline = Pipeline::default().insert_after("fold_constant", Nothing);
         let Err(error) = pipeline.run(&mut Graph::new("g", Level::Onnx), &target) else { panic!("it ran") };
         assert!(matches!(&error, PipelineError::Absent { name, .. } if name == "fold_constant"), "{error}");
+    }
+
+    #[test]
+    fn passes_are_put_before_replaced_and_removed_by_name() {
+        let named = |pipeline: &Pipeline, name: &str| pipeline.names().iter().filter(|n| **n == name).count();
+        let pipeline = Pipeline::default().insert_before("fold_constants", Nothing);
+        let at = DEFAULT.iter().position(|name| *name == "fold_constants").unwrap();
+        assert_eq!(pipeline.names()[at], "nothing");
+        // Each of several of a name, and it counts as what it replaces.
+        let pipeline = Pipeline::default().replace("merge_duplicates", Nothing).replace("fuse", Nothing);
+        assert_eq!((named(&pipeline, "merge_duplicates"), named(&pipeline, "nothing")), (0, 4));
+        assert_eq!(pipeline.lacks(), None);
+        assert_eq!(pipeline.insert_after("fuse", Nothing).names().last(), Some(&"nothing"));
+        assert_eq!(named(&Pipeline::default().remove("fold_constants"), "fold_constants"), 0);
+        assert_eq!(Pipeline::default().remove("fuse").lacks(), Some("fuse"));
+        let target = Target::shipped("lavapipe").unwrap();
+        for (pipeline, change) in [
+            (Pipeline::default().insert_before("fold", Nothing), "put another before"),
+            (Pipeline::default().replace("fold", Nothing), "replace"),
+            (Pipeline::default().remove("fold").remove("other"), "remove"),
+        ] {
+            let Err(error) = pipeline.run(&mut Graph::new("g", Level::Onnx), &target) else { panic!("it ran") };
+            assert!(
+                error.to_string().starts_with(&format!("the pipeline has no pass \"fold\" to {change};")),
+                "{error}"
+            );
+        }
     }
 
     #[test]

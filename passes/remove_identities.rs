@@ -1,10 +1,11 @@
 //! Removes what only hands a value on.
 //!
-//! Looks for Identity, Dropout (inference), Cast to the type that the value has, Reshape to its shape and a Transpose that moves no axis; consumers
-//! read the operand instead. Equal because the result is the operand. Refuses a Dropout whose mask is used.
+//! Looks for Identity, Dropout (inference), Cast to the type that the value has, or had before a Cast to a type that holds it, Reshape to its shape and
+//! a Transpose that moves no axis; consumers read the operand instead. Equal because the result is the operand. Refuses a Dropout whose mask is used,
+//! and Casts once nodes have formats, since types then say how values are stored.
 
 use super::{Context, Pass, PassError};
-use crate::ir::{Edit, Graph, NodeId, Patch};
+use crate::ir::{Edit, Graph, NodeId, Patch, ValueId};
 
 /// The pass.
 pub struct RemoveIdentities;
@@ -17,6 +18,10 @@ impl Pass for RemoveIdentities {
     fn run(&self, graph: &Graph, cx: &mut Context<'_>) -> Result<Patch, PassError> {
         let mut edit = Edit::new(graph);
         for id in graph.order() {
+            if let Some(source) = cast_back(graph, id) {
+                edit.replace(id.out(0), source.into());
+                continue;
+            }
             if !hands_on(graph, id, cx) {
                 continue;
             }
@@ -26,6 +31,19 @@ impl Pass for RemoveIdentities {
         }
         Ok(edit.finish())
     }
+}
+
+/// What a Cast reads that goes back to the type before a Cast which lost nothing.
+fn cast_back(graph: &Graph, id: NodeId) -> Option<ValueId> {
+    let read = |id: NodeId| {
+        let node = graph.node(id);
+        let is_cast = node.format.is_none() && node.op().is_some_and(|op| op.def.name == "cast");
+        graph.operands(id).first().copied().flatten().filter(|_| is_cast)
+    };
+    let widened = read(id)?;
+    let source = read(widened.node)?;
+    let (from, between, to) = (graph.ty(source).dtype, graph.ty(widened).dtype, graph.ty(id.out(0)).dtype);
+    (to == from && from.is_float() && between.holds(from)).then_some(source)
 }
 
 fn hands_on(graph: &Graph, id: NodeId, cx: &mut Context<'_>) -> bool {
@@ -47,7 +65,8 @@ fn hands_on(graph: &Graph, id: NodeId, cx: &mut Context<'_>) -> bool {
             }
             unused
         }
-        "cast" | "reshape" | "squeeze" | "unsqueeze" | "flatten" | "expand" => same_type,
+        "cast" => same_type && node.format.is_none(),
+        "reshape" | "squeeze" | "unsqueeze" | "flatten" | "expand" => same_type,
         "transpose" => {
             same_type && op.attrs.ints("perm").is_some_and(|p| p.iter().enumerate().all(|(i, &axis)| i as i64 == axis))
         }
@@ -75,6 +94,23 @@ mod tests {
         let after = check("remove_identities", text, "chain");
         assert!(after.to_string().contains("%y = neg(%x)"));
         assert_eq!(after.order().iter().filter(|id| after.node(**id).op().is_some()).count(), 1);
+    }
+
+    #[test]
+    fn a_cast_back_goes_where_nothing_was_lost_and_types_are_the_models() {
+        let text = "graph g onnx
+  %x = input : f16[2]
+  %w = cast(%x) {to=f32} : f32[2]
+  %n = cast(%w) {to=f16} : f16[2]
+  %y = neg(%n) : f16[2]
+  output %y
+";
+        assert!(check("remove_identities", text, "cast_back").to_string().contains("%y = neg(%x)"));
+        for (other, case) in
+            [(text.replace("f32", "bf16"), "refuses_loss"), (text.replace("} :", "} @f32 :"), "refuses_formats")]
+        {
+            assert_eq!(check("remove_identities", &other, case), crate::passes::testing::read(&other));
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::ir::{DEFAULT_BLOCK, Format, FormatError, Graph, Node};
 use globset::{GlobBuilder, GlobMatcher};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -18,10 +19,14 @@ pub struct Settings {
     pub formats: Vec<Format>,
     /// Nodes whose format the user decided; the last that matches wins.
     pub pins: Vec<Pin>,
-    /// The node whose near misses are traced.
+    /// The name of a node or value whose formats and near misses are to be explained.
     pub explain: Option<String>,
     /// Whether nodes may run on the host, where no kernel covers them.
     pub allow_host: bool,
+    /// Whether indices are held against their axes while the program runs.
+    pub check_indices: bool,
+    /// Inputs of the model that became constants, and why: the program tells whoever gives one of them.
+    pub fixed_inputs: BTreeMap<String, String>,
     /// Bytes by which earlier rounds of assignment fell short.
     pub excess_bytes: u64,
 }
@@ -36,6 +41,8 @@ impl Default for Settings {
             pins: Vec::new(),
             explain: None,
             allow_host: true,
+            check_indices: true,
+            fixed_inputs: BTreeMap::new(),
             excess_bytes: 0,
         }
     }

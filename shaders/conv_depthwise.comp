@@ -8,19 +8,20 @@ void main() {
     uint pixel = i % pixels, oc = i / pixels % (p.groups * p.oc_g), image = i / pixels / (p.groups * p.oc_g);
     uint plane = image * p.groups + oc / p.oc_g;
     float sum = 0.0;
-    for (uint k = 0u; k < p.k; k++) {
+    EACH(k, 0u, p.k, 1u) {
         uint c, iy, ix;
-        if (!window(k, pixel, c, iy, ix)) continue;
+        if (window(k, pixel, c, iy, ix)) {
 #if PACKED_x
-        float x = value_x(plane * p.h + iy, ix);
+            float x = value_x(plane * p.h + iy, ix);
 #else
-        float x = ld_x((plane * p.h + iy) * p.w + ix);
+            float x = ld_x((plane * p.h + iy) * p.w + ix);
 #endif
 #if PACKED_w
-        sum += x * value_w(oc, k);
+            sum += x * value_w(oc, k);
 #else
-        sum += x * ld_w(oc * p.k + k);
+            sum += x * ld_w(oc * p.k + k);
 #endif
+        }
     }
     put(i, sum);
 }

@@ -5,17 +5,16 @@ uint image, group_idx;
 
 int tile_a(uint m, uint word) { return word_w(group_idx * p.oc_g + m, word); }
 
+// x is packed as rows [image, channel, y] of w columns.
+int code(uint k, uint n) {
+    uint c, iy, ix;
+    bool inside = window(k, n, c, iy, ix);
+    return k < p.k && inside ? code_x(((image * p.groups + group_idx) * p.c_g + c) * p.h + iy, ix) : 0;
+}
+
 int tile_b(uint n, uint word) {
-    int codes = 0;
-    for (uint i = 0u; i < 4u; i++) {
-        uint c, iy, ix, k = word * 4u + i;
-        if (k < p.k && window(k, n, c, iy, ix)) {
-            // x is packed as rows [image, channel, y] of w columns.
-            int code = code_x(((image * p.groups + group_idx) * p.c_g + c) * p.h + iy, ix);
-            codes = bitfieldInsert(codes, code, int(i * 8u), 8);
-        }
-    }
-    return codes;
+    uint k = word * 4u;
+    return (code(k, n) & 0xff) | (code(k + 1u, n) & 0xff) << 8 | (code(k + 2u, n) & 0xff) << 16 | code(k + 3u, n) << 24;
 }
 
 float tile_scale(uint m, uint n, uint k) { return scale_w(group_idx * p.oc_g + m, k); }

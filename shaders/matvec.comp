@@ -23,7 +23,7 @@ void main() {
 #endif
     uint n = g % blocks * COLUMNS + column;
     float acc[ROWS];
-    for (uint r = 0u; r < ROWS; r++) acc[r] = 0.0;
+    [[unroll]] for (uint r = 0u; r < ROWS; r++) acc[r] = 0.0;
     if (n < p.n) {
 #if PACKED_b
         const uint CODES = 32u / PACKED_b;
@@ -32,12 +32,12 @@ void main() {
             int word = int(raw_b(n, k0 / CODES));
             float scale = scale_b(n, k0), part[ROWS];
             int zero = ZERO_b(n, k0);
-            for (uint r = 0u; r < ROWS; r++) part[r] = 0.0;
+            [[unroll]] for (uint r = 0u; r < ROWS; r++) part[r] = 0.0;
             for (uint c = 0u; c < min(CODES, p.k - k0); c++) {
                 float code = float(bitfieldExtract(word, int(c * PACKED_b), PACKED_b) - zero);
-                for (uint r = 0u; r < ROWS; r++) part[r] += r < p.m ? code * ld_a(a_base + r * p.k + k0 + c) : 0.0;
+                [[unroll]] for (uint r = 0u; r < ROWS; r++) part[r] += r < p.m ? code * ld_a(a_base + r * p.k + k0 + c) : 0.0;
             }
-            for (uint r = 0u; r < ROWS; r++) acc[r] += part[r] * scale;
+            [[unroll]] for (uint r = 0u; r < ROWS; r++) acc[r] += part[r] * scale;
         }
 #else
         for (uint k = lane; k < p.k; k += LANES) {
@@ -46,16 +46,16 @@ void main() {
 #else
             float b = ld_b(b_base + k * p.n + n);
 #endif
-            for (uint r = 0u; r < ROWS; r++) acc[r] += r < p.m ? b * ld_a(a_base + r * p.k + k) : 0.0;
+            [[unroll]] for (uint r = 0u; r < ROWS; r++) acc[r] += r < p.m ? b * ld_a(a_base + r * p.k + k) : 0.0;
         }
 #endif
     }
-    for (uint r = 0u; r < ROWS; r++) s_sum[r][t] = acc[r];
+    [[unroll]] for (uint r = 0u; r < ROWS; r++) s_sum[r][t] = acc[r];
     barrier();
     for (uint e = t; e < ROWS * COLUMNS; e += 128u) {
         uint r = e / COLUMNS, c = e % COLUMNS, out_n = g % blocks * COLUMNS + c;
         float sum = 0.0;
-        for (uint l = 0u; l < LANES; l++) {
+        [[unroll]] for (uint l = 0u; l < LANES; l++) {
 #if TRANS_B
             sum += s_sum[r][c * LANES + l];
 #else

@@ -10,17 +10,17 @@ void main() {
     uint base = row * p.n;
     float mean = 0.0;
 #if RMS == 0
-    for (uint i = row_lane(); i < p.n; i += LANES) mean += ld_x(base + i);
+    EACH(i, row_lane(), p.n, LANES) mean += ld_x(base + i);
     mean = join_lanes(JOIN_SUM, mean) / float(p.n);
 #endif
     float square = 0.0;
-    for (uint i = row_lane(); i < p.n; i += LANES) {
+    EACH(i, row_lane(), p.n, LANES) {
         float v = ld_x(base + i) - mean;
         square += v * v;
     }
     square = join_lanes(JOIN_SUM, square) / float(p.n);
     float factor = 1.0 / sqrt(square + p.epsilon);
-    for (uint i = row_lane(); i < p.n; i += LANES) {
+    EACH(i, row_lane(), p.n, LANES) {
         float v = (ld_x(base + i) - mean) * factor;
 #if HAS_scale
         v *= ld_scale(i);

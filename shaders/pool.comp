@@ -1,18 +1,16 @@
 // The maximum or the average over a window of each channel; padding is never a maximum.
 #include "common.glsl"
+#include "quotient.glsl"
 
 void main() {
     uint i = invocation();
     if (i >= p.n) return;
     uint ox = i % p.ow, oy = i / p.ow % p.oh, plane = i / p.ow / p.oh;
     float value = AVERAGE == 1 ? 0.0 : uintBitsToFloat(0xff800000u);
-    uint count = 0u;
-    for (uint ky = 0u; ky < p.kh; ky++) {
-        int y = int(oy * p.sh + ky * p.dh) - int(p.pt);
-        if (y < 0 || uint(y) >= p.h) continue;
-        for (uint kx = 0u; kx < p.kw; kx++) {
-            int x = int(ox * p.sw + kx * p.dw) - int(p.pl);
-            if (x < 0 || uint(x) >= p.w) continue;
+    uint count = 0u, ky = 0u, kx = 0u, size = p.kh * p.kw;
+    EACH(k, 0u, size, 1u) {
+        int y = int(oy * p.sh + ky * p.dh) - int(p.pt), x = int(ox * p.sw + kx * p.dw) - int(p.pl);
+        if (y >= 0 && x >= 0 && uint(y) < p.h && uint(x) < p.w) {
             float v = ld_x((plane * p.h + uint(y)) * p.w + uint(x));
             count++;
 #if AVERAGE
@@ -21,9 +19,11 @@ void main() {
             value = larger(value, v);
 #endif
         }
+        kx++;
+        if (kx == p.kw) { kx = 0u; ky++; }
     }
 #if AVERAGE
-    value /= float(COUNT_PAD == 1 ? p.kh * p.kw : max(count, 1u));
+    value = quotient(value, float(COUNT_PAD == 1 ? size : max(count, 1u)));
 #endif
     put(i, value);
 }

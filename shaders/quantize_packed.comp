@@ -21,12 +21,13 @@ uint scale_of(float absmax) {
 // Four codes of a row; those beyond its end are 0.
 uint codes(uint row, uint word, float r) {
     uint v = 0u;
-    for (uint i = 0u; i < 4u; i++) {
+    [[unroll]] for (uint i = 0u; i < 4u; i++) {
         uint col = word * 4u + i;
-        if (col >= p.cols) break;
-        float x = ld_x(row * p.cols + col) * r;
-        int q = isnan(x) ? 0 : int(roundEven(clamp(x, -127.0, 127.0)));
-        v = bitfieldInsert(v, uint(q), int(i * 8u), 8);
+        if (col < p.cols) {
+            float x = ld_x(row * p.cols + col) * r;
+            int q = isnan(x) ? 0 : int(roundEven(clamp(x, -127.0, 127.0)));
+            v = bitfieldInsert(v, uint(q), int(i * 8u), 8);
+        }
     }
     return v;
 }

@@ -1,7 +1,9 @@
 // One value of all elements along some axes. `kd`, `ks` are sizes and strides of the axes kept, `rd`, `rs` of those reduced, outermost first.
 // `start` has the bits of what no elements give.
 #include "common.glsl"
+#include "quotient.glsl"
 #define ROW_T T_x
+float mean(float sum, uint n) { return quotient(sum, float(n)); }
 #ifdef U64_x
 #define LARGER w_ularger
 #define SMALLER w_usmaller
@@ -54,7 +56,7 @@ void main() {
     T_x value = of_bits(p.start, p.start_high, ZERO(T_x));
     // Element 0 is joined to itself, so that a lane without elements has one.
     if ((how != JOIN_SUM && how != JOIN_PROD) && p.n_reduced > 0u) value = ld_x(base + reduced(0u));
-    for (uint i = row_lane(); i < p.n_reduced; i += LANES) value = join(how, value, ld_x(base + reduced(i)));
+    EACH(i, row_lane(), p.n_reduced, LANES) value = join(how, value, ld_x(base + reduced(i)));
     value = join_lanes(how, value);
 #if KIND == 1
 #ifdef U32_x

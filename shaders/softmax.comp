@@ -11,12 +11,12 @@ void main() {
     if (row >= p.rows) return;
     uint base = row / p.inner * p.n * p.inner + row % p.inner;
     float largest = uintBitsToFloat(0xff800000u);
-    for (uint i = row_lane(); i < p.n; i += LANES) largest = join(JOIN_MAX, largest, ld_x(base + i * p.inner));
+    EACH(i, row_lane(), p.n, LANES) largest = join(JOIN_MAX, largest, ld_x(base + i * p.inner));
     largest = join_lanes(JOIN_MAX, largest);
     float sum = 0.0;
-    for (uint i = row_lane(); i < p.n; i += LANES) sum += power(ld_x(base + i * p.inner) - largest);
+    EACH(i, row_lane(), p.n, LANES) sum += power(ld_x(base + i * p.inner) - largest);
     sum = join_lanes(JOIN_SUM, sum);
-    for (uint i = row_lane(); i < p.n; i += LANES) {
+    EACH(i, row_lane(), p.n, LANES) {
         uint at = base + i * p.inner;
         float v = ld_x(at) - largest;
 #if LOG

@@ -2,6 +2,7 @@
 
 #![cfg(all(feature = "cli", feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "the harness shows what a failed or long test says")]
 
 #[path = "common/device.rs"]
 mod device;

@@ -1,5 +1,8 @@
 //! Faults from outside, through the built program: the documented exit code or fallback, the reason named, no partial file, and the next run works.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "the harness shows what a failed or long test says")]
+
 #[path = "common/folder.rs"]
 mod folder;
 #[path = "common/pb.rs"]
@@ -67,7 +70,7 @@ fn a_failing_device_is_named_and_the_run_goes_on_or_exits_with_5() {
         ("vkQueueSubmit:1=lost", "lost"),
         ("vkWaitForFences:1=lost", "lost"),
     ] {
-        let auto = run(&program, &outputs, "auto", fault);
+        let auto = run(&program, &outputs, "vulkan,cpu", fault);
         assert!(auto.status.success(), "{fault}: {}", text(&auto.stderr));
         let report: Value = serde_json::from_slice(&auto.stdout).unwrap();
         let told = report["fallbacks"].to_string();
@@ -106,7 +109,7 @@ fn a_call_that_fails_before_a_device_is_open_is_named_and_the_run_goes_on_or_exi
         for (k, code) in ks.flat_map(|k| codes.iter().map(move |code| (k, *code))) {
             let fault = format!("{call}:{k}={code}");
             let reason = if code == "lost" { "lost" } else { call };
-            let auto = run(&program, &outputs, "auto", &fault);
+            let auto = run(&program, &outputs, "vulkan,cpu", &fault);
             assert!(auto.status.success(), "{fault}: {}", text(&auto.stderr));
             let report: Value = serde_json::from_slice(&auto.stdout).unwrap();
             let told = report["fallbacks"].to_string();
@@ -323,7 +326,7 @@ fn an_interrupt_exits_with_130_and_leaves_no_partial_file() {
     assert!(command().args(compile(&program)).output().unwrap().status.success());
     let other_compile = compile(&other);
     let run = |device| ["run", &program, "--inputs", &inputs, "--outputs", &outputs, "--device", device];
-    for (args, written) in [(&other_compile[..], &other), (&run("cpu"), &outputs), (&run("auto"), &outputs)] {
+    for (args, written) in [(&other_compile[..], &other), (&run("cpu"), &outputs), (&run("vulkan,cpu"), &outputs)] {
         let start = std::time::Instant::now();
         let whole = command().args(args).env("NYXC_CACHE", "").output().unwrap();
         assert!(whole.status.success(), "{args:?}: {}", text(&whole.stderr));
@@ -364,7 +367,7 @@ fn a_fault_that_is_none_is_a_usage_error() {
     let program = compile(&folder);
     let outputs = folder.file("out.npz");
     for fault in ["lost", "vkQueueSubmit:1", "vkQueueSubmit:0=lost", "vkQueueSubmit:1=gone", "QueueSubmit:1=lost"] {
-        for device in ["auto", "0"] {
+        for device in ["auto", "vulkan,cpu", "0"] {
             let out = run(&program, &outputs, device, fault);
             assert_eq!(out.status.code(), Some(2), "{fault}: {}", text(&out.stderr));
             assert!(text(&out.stderr).contains(&format!("NYXC_FAULT: {fault:?}")), "{}", text(&out.stderr));

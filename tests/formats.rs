@@ -1,6 +1,9 @@
 //! Every format on every shipped target, compiled through the library; on every Vulkan device here the programs run and are held against nyxc's
 //! own CPU reference, and that against f32, while the validation layers watch.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "the harness shows what a failed or long test says")]
+
 use nyxc::import::{DimBinding, ImportOptions, import};
 use nyxc::ir::{Activations, Format, Graph, Tensor, TensorType, Weights};
 use nyxc::ops::registry;

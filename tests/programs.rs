@@ -6,11 +6,15 @@
 
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "the harness shows what a failed or long test says")]
 
 #[path = "common/hazards.rs"]
 mod hazards;
 #[path = "common/module.rs"]
 mod module;
+/// Programs of pipelines with passes and operators of a toolchain's own.
+#[path = "programs/own.rs"]
+mod own;
 
 use hazards::{Access, hazards};
 use module::Module;

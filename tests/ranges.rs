@@ -3,6 +3,7 @@
 
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "the harness shows what a failed or long test says")]
 
 use nyxc::import::{DimBinding, ImportOptions, import};
 use nyxc::ir::{Class, DType, Dim, Graph, Tensor, TensorType, text};
@@ -232,6 +233,43 @@ fn a_cache_grows_by_what_is_new_from_nothing_on() {
         &[("past", 4), ("seq", 1)],
     ];
     check(&[("past", 0, 40), ("seq", 1, 17)], body, sizes, &ALL[..2]);
+}
+
+#[test]
+fn parts_begin_and_end_where_other_sizes_say() {
+    let body = "  %pos = input : f32[2,past+seq]
+  %x = input : f32[2,seq]
+  %old = input : f32[2,past]
+  %p = sizes() {dtype=i64, value=d[past]} : i64[1]
+  %s = sizes() {dtype=i64, value=d[seq]} : i64[1]
+  %zero = const [0] : i64[1]
+  %one = const [1] : i64[1]
+  %minus = const [-1] : i64[1]
+  %end = const [9223372036854775807] : i64[1]
+  %start = const [-9223372036854775808] : i64[1]
+  %table = const [1.0,2.0,3.0,4.0,5.0] : f32[5]
+  %new = slice(%pos, %p, %end, %one) : f32[2,seq]
+  %y = add(%new, %x) : f32[2,seq]
+  %before = slice(%pos, %zero, %p, %one) : f32[2,past]
+  %z = mul(%before, %old) : f32[2,past]
+  %back = slice(%pos, %end, %start, %one, %minus) : f32[2,past+seq]
+  %w = add(%back, %pos) : f32[2,past+seq]
+  %last = slice(%pos, %minus, %end, %one) : f32[2,1]
+  %v = sub(%y, %last) : f32[2,seq]
+  %rows = slice(%table, %zero, %s) : f32[min(5,seq)]
+  %r = relu(%rows) : f32[min(5,seq)]
+  output %v
+  output %z
+  output %w
+  output %r
+";
+    let sizes: &[At] = &[
+        &[("past", 0), ("seq", 3)],
+        &[("past", 9), ("seq", 7)],
+        &[("past", 4), ("seq", 1)],
+        &[("past", 1), ("seq", 6)],
+    ];
+    check(&[("past", 0, 9), ("seq", 1, 7)], body, sizes, &ALL[..2]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "the harness shows what a failed or long test says")]
 
 #[path = "common/child.rs"]
 mod child;
@@ -110,9 +111,9 @@ fn run_a_spoilt_program() {
         let plain = VkContext::open(0, &nothing, &options).unwrap();
         let mut raw = plain.raw();
         raw.enabled = device.target.features.clone();
+        std::mem::forget(plain);
         // SAFETY: the handles are those of a context that is leaked, so that it outlives this one. That more is said to be enabled than was is
         // what the layers are to find.
-        std::mem::forget(plain);
         unsafe { VkContext::from_raw(&raw, &options) }.unwrap()
     } else {
         match VkContext::open(0, &device.target.features, &options) {

@@ -52,7 +52,7 @@ class InferenceSession:
         np.savez(self._in, **feed)
         for program in self._programs:
             try:
-                self._report = call("run", program, "--inputs", self._in, "--outputs", self._out)
+                self._report = call("run", program, "--device", "vulkan,cpu", "--inputs", self._in, "--outputs", self._out)
                 break
             except RuntimeError:
                 if program == self._programs[-1]:

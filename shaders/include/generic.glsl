@@ -5,7 +5,6 @@ float plus(float a, float b) { return a + b; }
 int plus(int a, int b) { return a + b; }
 float times(float a, float b) { return a * b; }
 int times(int a, int b) { return a * b; }
-float mean(float sum, uint n) { return sum / float(n); }
 int mean(int sum, uint n) { return sum / int(n); }
 int to_int(int v) { return v; }
 #define ZERO(type) type(0)

@@ -31,10 +31,9 @@ ROW_T join_lanes(int how, ROW_T v) {
     barrier();
     s_row[lane] = v;
     barrier();
-    for (uint half_lanes = 64u; half_lanes > 0u; half_lanes /= 2u) {
-        if (lane < half_lanes) s_row[lane] = join(how, s_row[lane], s_row[lane + half_lanes]);
-        barrier();
-    }
+#define FOLD(n) if (lane < n) s_row[lane] = join(how, s_row[lane], s_row[lane + n]); barrier();
+    FOLD(64u) FOLD(32u) FOLD(16u) FOLD(8u) FOLD(4u) FOLD(2u) FOLD(1u)
+#undef FOLD
     return s_row[0];
 #else
     return v;

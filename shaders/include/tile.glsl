@@ -15,6 +15,13 @@ float fused(SLAB a, SLAB b, float sum) { return fma(float(a.y), float(b.y), fma(
 #define SLAB_OF(at, k) at(k)
 float fused(SLAB a, SLAB b, float sum) { return sum + a * b; }
 #endif
+// With DEEP, for products of more terms than that, loops are unrolled so far that no driver ends them early (`Limits::max_loop_iterations`). It
+// takes the shader compiler longer, so others are not.
+#if DEEP
+#define UNROLL_DEEP [[unroll]]
+#else
+#define UNROLL_DEEP
+#endif
 const uint SLABS = TILE_K / PAIR;
 shared SLAB s_a[SLABS][TILE_M + 1u];
 shared SLAB s_b[SLABS][TILE_N + 1u];
@@ -24,15 +31,21 @@ const uint PER_N = TILE_N / 16u;
 void tile(uint m0, uint n0, uint m_end, uint n_end, uint k_end) {
     uint t = gl_LocalInvocationID.x, tm = t / 16u, tn = t % 16u;
     float acc[PER_M][PER_N];
-    for (uint i = 0u; i < PER_M; i++)
-        for (uint j = 0u; j < PER_N; j++) acc[i][j] = 0.0;
+#if DEEP
+    float total[PER_M][PER_N];
+    [[unroll]] for (uint i = 0u; i < PER_M; i++)
+        [[unroll]] for (uint j = 0u; j < PER_N; j++) total[i][j] = 0.0;
+#endif
+    [[unroll]] for (uint i = 0u; i < PER_M; i++)
+        [[unroll]] for (uint j = 0u; j < PER_N; j++) acc[i][j] = 0.0;
     for (uint k0 = 0u; k0 < k_end; k0 += TILE_K) {
-        for (uint e = t; e < TILE_M * SLABS; e += 128u) {
-            uint s = e % SLABS, m = e / SLABS;
+        UNROLL_DEEP for (uint turn = 0u; turn < TILE_M * SLABS / 128u; turn++) {
+            uint e = t + 128u * turn, s = e % SLABS, m = e / SLABS;
 #define A_AT(k) (m0 + m < m_end && (k) < k_end ? tile_a(m0 + m, k) : 0.0)
             s_a[s][m] = SLAB_OF(A_AT, k0 + PAIR * s);
         }
-        for (uint e = t; e < TILE_N * SLABS; e += 128u) {
+        UNROLL_DEEP for (uint turn = 0u; turn < TILE_N * SLABS / 128u; turn++) {
+            uint e = t + 128u * turn;
 #if B_ALONG_K
             uint s = e % SLABS, n = e / SLABS;
 #else
@@ -42,18 +55,36 @@ void tile(uint m0, uint n0, uint m_end, uint n_end, uint k_end) {
             s_b[s][n] = SLAB_OF(B_AT, k0 + PAIR * s);
         }
         barrier();
+#if DEEP
+        for (uint first = 0u; first < SLABS; first += 8u)
+        [[unroll]] for (uint next = 0u; next < 8u; next++) {
+            uint s = first + next;
+#else
         for (uint s = 0u; s < SLABS; s++) {
+#endif
             SLAB a[PER_M], b[PER_N];
-            for (uint i = 0u; i < PER_M; i++) a[i] = s_a[s][tm + 8u * i];
-            for (uint j = 0u; j < PER_N; j++) b[j] = s_b[s][tn + 16u * j];
-            for (uint i = 0u; i < PER_M; i++)
-                for (uint j = 0u; j < PER_N; j++) acc[i][j] = fused(a[i], b[j], acc[i][j]);
+            [[unroll]] for (uint i = 0u; i < PER_M; i++) a[i] = s_a[s][tm + 8u * i];
+            [[unroll]] for (uint j = 0u; j < PER_N; j++) b[j] = s_b[s][tn + 16u * j];
+            [[unroll]] for (uint i = 0u; i < PER_M; i++)
+                [[unroll]] for (uint j = 0u; j < PER_N; j++) acc[i][j] = fused(a[i], b[j], acc[i][j]);
         }
         barrier();
+#if DEEP
+        // Sums of sums: one of all terms would lose as many digits as they have powers of two.
+        if ((k0 + TILE_K) % DEEP == 0u)
+            [[unroll]] for (uint i = 0u; i < PER_M; i++)
+                [[unroll]] for (uint j = 0u; j < PER_N; j++) {
+                    total[i][j] += acc[i][j];
+                    acc[i][j] = 0.0;
+                }
+#endif
     }
     for (uint i = 0u; i < PER_M; i++)
         for (uint j = 0u; j < PER_N; j++) {
             uint m = m0 + tm + 8u * i, n = n0 + tn + 16u * j;
+#if DEEP
+            acc[i][j] += total[i][j];
+#endif
             if (m < m_end && n < n_end) tile_put(m, n, acc[i][j]);
         }
 }

@@ -2,6 +2,12 @@
 // block of `block` codes (a multiple of TILE_K) that share scales, then f32.
 // The includer has `int tile_a(uint m, uint word)`, `int tile_b(uint n, uint word)`, `float tile_scale(uint m, uint n, uint k)`, which is the
 // scale of the block that holds code k, and `void tile_put(uint m, uint n, float v)`.
+// DEEP as in tile.glsl.
+#if DEEP
+#define UNROLL_DEEP [[unroll]]
+#else
+#define UNROLL_DEEP
+#endif
 const uint WORDS = TILE_K / 4u;
 shared int s_a[TILE_M][WORDS + 1u];
 shared int s_b[TILE_N][WORDS + 1u];
@@ -12,7 +18,7 @@ int dot4(int a, int b, int sum) {
 #if NATIVE_DOT
     return sum + dotPacked4x8EXT(a, b);
 #else
-    for (int i = 0; i < 32; i += 8) sum += bitfieldExtract(a, i, 8) * bitfieldExtract(b, i, 8);
+    [[unroll]] for (int i = 0; i < 32; i += 8) sum += bitfieldExtract(a, i, 8) * bitfieldExtract(b, i, 8);
     return sum;
 #endif
 }
@@ -21,24 +27,31 @@ void tile(uint m0, uint n0, uint m_end, uint n_end, uint k_end, uint block) {
     uint t = gl_LocalInvocationID.x, tm = t / 16u, tn = t % 16u;
     int sum[PER_M][PER_N];
     float acc[PER_M][PER_N];
-    for (uint i = 0u; i < PER_M; i++)
-        for (uint j = 0u; j < PER_N; j++) { sum[i][j] = 0; acc[i][j] = 0.0; }
+    [[unroll]] for (uint i = 0u; i < PER_M; i++)
+        [[unroll]] for (uint j = 0u; j < PER_N; j++) { sum[i][j] = 0; acc[i][j] = 0.0; }
     for (uint k0 = 0u; k0 < k_end; k0 += TILE_K) {
-        for (uint e = t; e < TILE_M * WORDS; e += 128u) {
-            uint w = e % WORDS, m = e / WORDS;
+        UNROLL_DEEP for (uint turn = 0u; turn < TILE_M * WORDS / 128u; turn++) {
+            uint e = t + 128u * turn, w = e % WORDS, m = e / WORDS;
             s_a[m][w] = m0 + m < m_end && k0 + 4u * w < k_end ? tile_a(m0 + m, k0 / 4u + w) : 0;
         }
-        for (uint e = t; e < TILE_N * WORDS; e += 128u) {
-            uint w = e % WORDS, n = e / WORDS;
+        UNROLL_DEEP for (uint turn = 0u; turn < TILE_N * WORDS / 128u; turn++) {
+            uint e = t + 128u * turn, w = e % WORDS, n = e / WORDS;
             s_b[n][w] = n0 + n < n_end && k0 + 4u * w < k_end ? tile_b(n0 + n, k0 / 4u + w) : 0;
         }
         barrier();
-        for (uint w = 0u; w < WORDS; w++)
-            for (uint i = 0u; i < PER_M; i++)
-                for (uint j = 0u; j < PER_N; j++) sum[i][j] = dot4(s_a[tm + 8u * i][w], s_b[tn + 16u * j][w], sum[i][j]);
+#if DEEP
+        for (uint pair = 0u; pair < WORDS; pair += 2u)
+        [[unroll]] for (uint second = 0u; second < 2u; second++) {
+            uint w = pair + second;
+#else
+        for (uint w = 0u; w < WORDS; w++) {
+#endif
+            [[unroll]] for (uint i = 0u; i < PER_M; i++)
+                [[unroll]] for (uint j = 0u; j < PER_N; j++) sum[i][j] = dot4(s_a[tm + 8u * i][w], s_b[tn + 16u * j][w], sum[i][j]);
+        }
         if ((k0 + TILE_K) % block == 0u || k0 + TILE_K >= k_end)
-            for (uint i = 0u; i < PER_M; i++)
-                for (uint j = 0u; j < PER_N; j++) {
+            [[unroll]] for (uint i = 0u; i < PER_M; i++)
+                [[unroll]] for (uint j = 0u; j < PER_N; j++) {
                     uint m = min(m0 + tm + 8u * i, m_end - 1u), n = min(n0 + tn + 16u * j, n_end - 1u);
                     acc[i][j] += float(sum[i][j]) * tile_scale(m, n, k0);
                     sum[i][j] = 0;

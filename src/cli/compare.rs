@@ -1,11 +1,13 @@
 //! `nyxc compare`.
 
+use super::constants::Constant;
 use super::{Failure, load, run, write};
-use crate::ir::{DType, Format, Node, Tensor};
-use crate::passes::Pin;
+use crate::import::Initializers;
+use crate::ir::{DType, Format, Node, NodeId, Tensor};
+use crate::passes::{Pin, wide_range};
 use crate::session::Reference;
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -15,7 +17,9 @@ const BEYOND_F16: f32 = 65520.0;
 /// Compare a program with its model in f32, value by value, on the CPU reference.
 #[derive(clap::Args)]
 #[command(after_help = "\
-Exits with 1 where an output misses the bound, or a value that is stored as f16 is beyond its range (65504) in f32.
+Exits with 1 where an output misses the bound, or a value that is stored as f16 is beyond its range (65504) in f32. Values
+are taken before they are stored. What is only added before a softmax, or chosen there, to take elements out (-1e9, the
+least float) is a mask and no overflow.
 
 Example:
   nyxc compare model.onnx model.nyx --inputs in.npz --bound 1e-2")]
@@ -24,12 +28,12 @@ pub(super) struct Args {
     model: PathBuf,
     /// The program compiled from it
     program: PathBuf,
-    /// Arrays named as the model's inputs
-    #[arg(long, value_name = "IN.npz")]
-    inputs: PathBuf,
+    /// Arrays named as the model's inputs: IN.npz, NAME=FILE.npy, or FILE.npy for the only input; may be repeated
+    #[arg(long, value_name = "IN.npz|NAME=FILE.npy", required = true)]
+    inputs: Vec<PathBuf>,
     /// Values for inputs of the model, as given to `nyxc compile`
-    #[arg(long, value_name = "FILE.npz")]
-    constants: Option<PathBuf>,
+    #[arg(long, value_name = "NAME=VALUE|FILE.npz", value_parser = Constant::parse)]
+    constants: Vec<Constant>,
     /// Exit with 1 where an output's relative L2 error is larger
     #[arg(long, value_name = "ERROR")]
     bound: Option<f64>,
@@ -52,6 +56,9 @@ struct Overflow {
     /// The node of the model that computes it.
     node: String,
     value: String,
+    /// How many elements are beyond f16, of how many.
+    n_beyond: usize,
+    n_elems: usize,
     /// The largest finite magnitude in f32.
     largest: f32,
 }
@@ -65,28 +72,45 @@ impl Overflow {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let program = load::program(&args.program)?;
-    let inputs = run::inputs(&program, &args.inputs)?;
+    let inputs = run::inputs(&program, &args.inputs, None)?;
     let entry = run::entry(&program)?;
-    let dims: Vec<_> = entry
-        .inputs
-        .iter()
-        .zip(&inputs)
+    // The sizes of the others are those of their defaults.
+    let given = || entry.inputs.iter().zip(&inputs);
+    let dims: Vec<_> = given()
+        .filter(|(port, _)| !entry.defaults.contains_key(&port.name))
         .flat_map(|(port, tensor)| load::bindings(&port.name, &tensor.ty().shape))
         .collect();
-    let (graph, _) = load::model(&args.model, &dims, args.constants.as_deref())?;
+    let (graph, _) = load::model(&args.model, &dims, &args.constants, Initializers::Inputs)?;
+    let own = |id: &NodeId| {
+        let name = &graph.value(id.out(0)).name;
+        let found = given().find(|(port, _)| port.name == *name).map(|(_, tensor)| tensor);
+        found.or(graph.default_of(*id)).cloned().ok_or_else(|| {
+            Failure::file(format!("{}: the program has no input {name:?}, which the model has", args.program.display()))
+        })
+    };
+    let own = graph.inputs().iter().map(own).collect::<Result<Vec<_>, _>>()?;
     let mut values: BTreeMap<String, (String, Tensor)> = BTreeMap::new();
     let mut keep = |node: &Node, results: &[Tensor]| {
         for (value, tensor) in node.outputs.iter().zip(results) {
             values.insert(value.name.clone(), (node.name.clone(), tensor.clone()));
         }
     };
-    let expected = Reference::new(graph).run_with(&inputs, &mut keep)?;
+    let masks: BTreeSet<String> = graph
+        .order()
+        .into_iter()
+        .flat_map(|id| (0..graph.node(id).outputs.len()).map(move |out| id.out(out)))
+        .filter(|value| wide_range::only_masks(&graph, *value))
+        .map(|value| graph.value(value).name.clone())
+        .collect();
+    let expected = Reference::new(graph).run_with(&own, &mut keep)?;
     let (mut rows, mut overflows) = (Vec::new(), Vec::new());
     let mut measure = |node: &Node, results: &[Tensor]| {
         for (value, tensor) in node.outputs.iter().zip(results) {
             let reference = values.get(&value.name);
             rows.extend(reference.and_then(|(_, reference)| distance(&value.name, reference, tensor)));
-            overflows.extend(overflow(node, &value.name, reference, tensor));
+            overflows.extend(
+                reference.and_then(|reference| overflow(&value.name, reference, tensor, masks.contains(&value.name))),
+            );
         }
     };
     let given = Reference::of(&program, 0)?.run_with(&inputs, &mut measure)?;
@@ -99,7 +123,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     // A NaN must not hide behind `f64::max`.
     let worst = outputs.iter().map(|d| d.relative_l2).fold(0.0, |a: f64, b| if b.is_nan() { b } else { a.max(b) });
     let row = |d: &Distance| json!({"name": d.name, "snr_db": d.snr_db, "cosine": d.cosine, "max_error": d.max_error, "relative_l2": d.relative_l2});
-    let told = |o: &Overflow| json!({"node": o.node, "value": o.value, "largest": o.largest, "limit": f32::from(half::f16::MAX), "precision": o.pin()});
+    let told = |o: &Overflow| json!({"node": o.node, "value": o.value, "beyond": o.n_beyond, "of": o.n_elems, "largest": o.largest, "limit": f32::from(half::f16::MAX), "precision": o.pin()});
     let text = if args.json {
         format!(
             "{:#}\n",
@@ -120,8 +144,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         outputs.iter().for_each(|d| text += &line(d));
         for o in &overflows {
             text += &format!(
-                "node {:?} overflows f16, which holds 65504: {:?} is up to {:e} in f32; compile with --precision {}\n",
+                "node {:?} overflows f16, which holds 65504: {} of {} elements of {:?} are beyond it, up to {:e} in f32; compile with --precision {}\n",
                 o.node,
+                o.n_beyond,
+                o.n_elems,
                 o.value,
                 o.largest,
                 quoted(&o.pin())
@@ -134,24 +160,20 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     Ok(if is_missed || !overflows.is_empty() { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
-/// Whether a result stored as f16 is beyond its range in f32. One that the model does not have is judged by what it became.
-fn overflow(node: &Node, value: &str, reference: Option<&(String, Tensor)>, given: &Tensor) -> Option<Overflow> {
-    if given.dtype() != DType::F16 || given.ty().packing.is_some() {
+/// Whether a value of the model, which is `reference` in f32, is beyond the range of the f16 that it is stored as. What the model does not have, the
+/// program computes in f32 (`ops::widen`), or moves as it is.
+fn overflow(value: &str, reference: &(String, Tensor), given: &Tensor, is_mask: bool) -> Option<Overflow> {
+    let (node, reference) = reference;
+    // A model of f16 has no other values.
+    if given.dtype() != DType::F16 || given.ty().packing.is_some() || reference.dtype() == DType::F16 {
         return None;
     }
-    let largest = |tensor: &Tensor| {
-        tensor.to_f32s().ok().map(|all| all.iter().filter(|v| v.is_finite()).fold(0.0f32, |m, v| m.max(v.abs())))
-    };
-    let (name, largest) = match reference {
-        // A model of f16 has no other values.
-        Some((_, reference)) if reference.dtype() == DType::F16 => return None,
-        Some((name, reference)) => (name.clone(), largest(reference).filter(|&v| v >= BEYOND_F16)?),
-        None => (
-            node.origins().first().unwrap_or(&node.name).clone(),
-            largest(given).filter(|&v| v >= f32::from(half::f16::MAX))?,
-        ),
-    };
-    Some(Overflow { node: name, value: value.to_owned(), largest })
+    let values = reference.to_f32s().ok()?;
+    let is_beyond = |v: &&f32| v.is_finite() && if is_mask { **v >= BEYOND_F16 } else { v.abs() >= BEYOND_F16 };
+    let largest = values.iter().filter(is_beyond).fold(0.0f32, |most, v| most.max(v.abs()));
+    let n_beyond = values.iter().filter(is_beyond).count();
+    let (node, value) = (node.clone(), value.to_owned());
+    (n_beyond > 0).then_some(Overflow { node, value, n_beyond, n_elems: values.len(), largest })
 }
 
 /// A word of a shell's command line.

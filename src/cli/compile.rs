@@ -1,13 +1,16 @@
 //! `nyxc compile`.
 
-use super::{Failure, load, size, write};
-use crate::import::DimBinding;
+use super::constants::{self, Constant};
+use super::size::{self, Budget};
+use super::{Failure, explain, load, say, write};
+use crate::import::{DimBinding, Initializers};
 use crate::ir::{Format, Graph, valid_block};
 use crate::passes::{NAMES, Pin, Policy, Settings};
 use crate::program::file;
 use crate::session::{Compile, Compiled, best_device, compile};
 use crate::target::Target;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -18,19 +21,29 @@ use std::time::Instant;
 #[command(after_help = "\
 Examples:
   nyxc compile model.onnx --budget 7G
+  nyxc compile model.onnx --budget 50% --report report.json -o - | ssh gpu 'cat > model.nyx'
   nyxc compile model.onnx --budget 40M --dim batch=8 --target rx580 -o model.nyx
   nyxc compile decoder.onnx --dim seq=1..32 --dim past=0..512 --dim total=past+seq
-  nyxc compile model.onnx --policy uniform:w4a16 --precision 'head*=f16' --json")]
+  nyxc compile model.onnx --policy uniform:w4a16 --precision 'head*=f16' --json
+  nyxc compile model.onnx --budget 40M --dry-run --explain conv1
+
+The error of the summary is an estimate of the relative L2 error of the outputs, |y - y'| / |y|,
+that formats add; 0.01 is one percent. It is made without data: each node adds the normalised mean
+squared error of its weights as they are stored, and that of rounding its activations; the error
+is the square root of the sum over all nodes. Rounding in f32 counts as none. `nyxc compare`
+measures the real one.")]
 pub(super) struct Args {
     /// The model
     model: PathBuf,
-    /// What the program must fit in: peak device bytes of load and run [default: 90 % of the target's heap]
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
-    budget: Option<u64>,
-    /// Where the program goes [default: the model's name with .nyx]
-    #[arg(short, long, value_name = "FILE")]
+    /// What the program must fit in: peak device bytes of load and run. A size (7G, 512M, 7516192768), min (the smallest that
+    /// compiles), max (what the model needs in uniform:f32), or N% of the way from min to max [default: 90 % of the
+    /// target's heap]
+    #[arg(long, value_name = "SIZE|min|max|N%", value_parser = Budget::parse)]
+    budget: Option<Budget>,
+    /// Where the program goes; - for standard output [default: the model's name with .nyx]
+    #[arg(short, long, value_name = "FILE.nyx")]
     output: Option<PathBuf>,
-    /// The device: auto (the best one here), cpu, a shipped profile (`nyxc targets`) or a JSON file
+    /// The device: auto (the best one here: GPUs before drivers that compute on the CPU), cpu, a shipped profile (`nyxc targets`) or a JSON file
     #[arg(long, default_value = "auto", value_name = "auto|cpu|NAME|FILE.json")]
     target: String,
     /// How formats are assigned: budget, tiered or uniform:FORMAT
@@ -46,15 +59,23 @@ pub(super) struct Args {
     /// expression of names with ranges
     #[arg(long, value_name = "NAME=SIZE", value_parser = DimBinding::parse)]
     dim: Vec<DimBinding>,
-    /// Values for inputs of the model, which become constants: where an input decides shapes
-    #[arg(long, value_name = "FILE.npz")]
-    constants: Option<PathBuf>,
+    /// Values for inputs of the model, which become constants: where an input decides shapes. In line, as sr=16000 or axes=[0,2], or arrays of
+    /// these names in a file
+    #[arg(long, value_name = "NAME=VALUE|FILE.npz", value_parser = Constant::parse)]
+    constants: Vec<Constant>,
+    /// Initializers that the model has as inputs too (IR version 4 and later): inputs with a default, constants, or auto, which takes them for constants
+    /// where the model lists all its initializers and they have 64 KiB or more
+    #[arg(long, default_value = "auto", value_name = "auto|inputs|constants")]
+    initializers: Initializers,
     /// Formats that may be assigned [default: f32,f16,w8a32,w8a16,w8a8,w4a32,w4a16,w4a8]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     formats: Vec<Format>,
     /// Refuse a model of which a node would run on the host
     #[arg(long)]
     no_host: bool,
+    /// Leave out the checks of indices: one that is out of range reads or writes the nearest place that is in range
+    #[arg(long)]
+    unchecked: bool,
     /// Threads [default: one a core]
     #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     jobs: usize,
@@ -64,13 +85,14 @@ pub(super) struct Args {
     /// Write every kernel's GLSL into this folder
     #[arg(long, value_name = "DIR")]
     emit_shaders: Option<PathBuf>,
-    /// Write the graph after every pass into this folder
+    /// Write the graph into this folder, as imported and after every pass; .unchanged marks passes that changed nothing
     #[arg(long, value_name = "DIR")]
     dump_ir: Option<PathBuf>,
     /// Print the graph after this pass to standard error
     #[arg(long, value_name = "PASS", value_parser = clap::builder::PossibleValuesParser::new(NAMES))]
     print_ir_after: Vec<String>,
-    /// Say which patterns nearly matched this node, and what stopped them
+    /// Say what formats this node could have had, what each costs and why it was not taken, and which patterns nearly
+    /// matched it; any name that a report or `nyxc print` shows
     #[arg(long, value_name = "NODE")]
     explain: Option<String>,
     /// Write the report as JSON
@@ -92,22 +114,35 @@ fn parse_block(text: &str) -> Result<u32, String> {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let output = args.output.clone().unwrap_or_else(|| args.model.with_extension("nyx"));
-    for written in (!args.dry_run).then_some(&output).into_iter().chain(&args.report) {
-        write::spares(written, [Some(args.model.as_path()), args.constants.as_deref()].into_iter().flatten())?;
+    let output = place(args)?;
+    for written in output.iter().chain(&args.report) {
+        write::spares(written, [args.model.as_path()].into_iter().chain(constants::files(&args.constants)))?;
     }
     let target = target(&args.target)?;
-    let (graph, imported) = load::model(&args.model, &args.dim, args.constants.as_deref())?;
+    let (graph, imported) = load::model(&args.model, &args.dim, &args.constants, args.initializers)?;
+    let mut by_reason: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (name, reason) in &imported.fixed {
+        by_reason.entry(reason).or_default().push(format!("{name:?}"));
+    }
+    for (reason, names) in by_reason {
+        let (first, n) = (names.iter().take(8).cloned().collect::<Vec<_>>().join(", "), names.len());
+        let more = if n > 8 { format!(" and {} more", n - 8) } else { String::new() };
+        say::note(format_args!("constant, though the model has it as an input: {first}{more} ({reason})"));
+    }
     for (name, n) in &imported.defaulted {
-        eprintln!("nyxc: {name} is taken to be {n}; --dim {name}=N sets it");
+        say::note(format_args!("{name} is taken to be {n}; --dim {name}=N sets it"));
+    }
+    for place in &imported.empty {
+        say::note(format_args!("{place} is 0 in the model; --dim {place}=N gives another size"));
     }
     let mut settings = Settings {
         policy: args.policy,
-        budget_bytes: args.budget,
         reserve_bytes: args.reserve,
         pins: args.precision.clone(),
         explain: args.explain.clone(),
         allow_host: !args.no_host,
+        check_indices: !args.unchecked,
+        fixed_inputs: imported.fixed.clone(),
         ..Settings::default()
     };
     if !args.formats.is_empty() {
@@ -116,7 +151,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     if let Some(block) = args.block_size {
         settings.set_block(block);
     }
-    let options = Compile { settings, target, n_threads: args.jobs };
+    let mut options = Compile { settings, target, n_threads: args.jobs };
+    say::detail(format_args!("compiling for {}: {}", options.target.name, options.target.description));
     let bar = progress_bar();
     let progress = |stage: &str, done: usize, all: usize| {
         bar.set_length(all as u64);
@@ -124,15 +160,25 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         bar.set_message(stage.to_owned());
     };
     let mut dumps: Vec<(String, String)> = Vec::new();
+    let imported = args.dump_ir.as_ref().map(|_| graph.to_string());
     let mut dump = |i: usize, name: &str, graph: &Graph| {
         if args.print_ir_after.iter().any(|p| p == name) {
             eprintln!("# after {name}\n{graph}");
         }
-        if args.dump_ir.is_some() {
-            dumps.push((format!("{i:02}_{name}.nyxir"), graph.to_string()));
+        let Some(imported) = &imported else { return };
+        // Where a budget takes several rounds, the last is told.
+        if i == 0 {
+            dumps = vec![("00_import.nyxir".to_owned(), imported.clone())];
         }
+        let text = graph.to_string();
+        let is_same = dumps.last().is_some_and(|(_, before)| *before == text);
+        let mark = if is_same { ".unchanged" } else { "" };
+        dumps.push((format!("{:02}_{name}{mark}.nyxir", i + 1), text));
     };
     let start = Instant::now();
+    if let Some(budget) = args.budget {
+        options.settings.budget_bytes = Some(budget.resolve(&graph, &options, &progress)?);
+    }
     let compiled = compile(&graph, &options, &progress, &mut dump);
     bar.finish_and_clear();
     // What was dumped up to a failure is what one needs to see why.
@@ -140,52 +186,85 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         write_all(dir, dumps.iter().map(|(name, text)| (name.clone(), text)))?;
     }
     let compiled = compiled?;
-    let seconds = start.elapsed().as_secs_f64();
-    if let Some(node) = args.explain.as_ref().filter(|_| compiled.why_not.is_empty()) {
-        let known = compiled.program.plans.iter().flat_map(|p| &p.nodes).any(|n| n.name == *node);
-        eprintln!(
-            "nyxc: {}",
-            if known {
-                format!("no pattern nearly matched {node:?}")
-            } else {
-                format!("there is no node {node:?}; `nyxc print MODEL` lists them")
-            }
-        );
+    for t in &compiled.timings {
+        let changed = if t.changed { "" } else { ", changed nothing" };
+        say::detail(format_args!("{}: {:.1} ms{changed}", t.pass, t.time.as_secs_f64() * 1e3));
     }
-    for why in &compiled.why_not {
-        eprintln!("{}: {}: not matched: {}", why.pass, why.pattern, why.because);
+    for node in compiled.program.plans.iter().flat_map(|p| &p.nodes).filter(|n| n.place == "host") {
+        say::detail(format_args!("node {:?} ({}) runs on the host: {}", node.name, node.op, node.reason));
+    }
+    let seconds = start.elapsed().as_secs_f64();
+    if let [first, rest @ ..] = compiled.narrowed.as_slice() {
+        let others = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+        eprintln!("nyxc: f64 is computed in f32 at {first:?}{others}: --json lists them as \"narrowed\"");
     }
     if let Some(dir) = &args.emit_shaders {
         write_all(dir, compiled.shaders.iter().map(|(name, glsl)| (format!("{name}.comp"), glsl)))?;
     }
-    let report = report(&compiled, &options, seconds);
+    let report = report(&compiled, &options, args.budget, seconds);
     if let Some(path) = &args.report {
         if path.extension().is_none_or(|e| e != "json") {
             return Err(Failure::usage(format!("--report {}: the report is written as .json", path.display())));
         }
         write::file(path, |out| writeln!(out, "{report:#}"))?;
     }
-    if !args.dry_run {
+    if let Some(output) = &output {
         let mut bad = None;
-        let written = write::file(&output, |out| {
+        let fill = |out: &mut dyn std::io::Write| {
             file::write(&compiled.program, out).map_err(|e| match e {
                 file::FileError::Io(e) => e,
                 other => std::io::Error::other(bad.insert(other).to_string()),
             })
-        });
+        };
+        let written = if is_stdout(output) { write::stdout_bytes(fill) } else { write::file(output, fill) };
         // What is no failure of the disk is one of the program, and says so.
         if let Some(error) = bad {
             return Err(error.into());
         }
         written?;
     }
-    let text = if args.json {
-        format!("{report:#}\n")
+    if args.json {
+        write::stdout(&format!("{report:#}\n"))?;
     } else {
-        summary(&compiled, (!args.dry_run).then_some(output.as_path()), seconds)
-    };
-    write::stdout(&text)?;
+        let told = if say::is_quiet() { String::new() } else { summary(&compiled, output.as_deref(), seconds) };
+        let text = told + &compiled.explanation.as_ref().map(explain::text).unwrap_or_default();
+        // Standard output is the program's, where it goes there.
+        if output.as_deref().is_some_and(is_stdout) { eprint!("{text}") } else { write::stdout(&text)? }
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where the program goes; `None` where none is written.
+fn place(args: &Args) -> Result<Option<PathBuf>, Failure> {
+    let output = args.output.clone().unwrap_or_else(|| args.model.with_extension("nyx"));
+    let ends = output.extension().and_then(|e| e.to_str()).unwrap_or_default().to_lowercase();
+    let name = || output.display().to_string();
+    if args.output.is_some() && ["onnx", "nyxir", "npz", "npy", "json"].contains(&ends.as_str()) {
+        let also = if ends == "onnx" { "; nyxc does not write ONNX models yet" } else { "" };
+        let program = output.with_extension("nyx");
+        return Err(Failure::usage(format!(
+            "--output {}: what is written is a program, no .{ends} file: name it {}{also}",
+            name(),
+            program.display()
+        )));
+    }
+    if args.dry_run {
+        return Ok(None);
+    }
+    if is_stdout(&output) && args.json {
+        return Err(Failure::usage(
+            "--output - and --json would both write to standard output: give --report FILE.json instead of --json",
+        ));
+    }
+    if is_stdout(&output) && std::io::stdout().is_terminal() {
+        return Err(Failure::usage("--output -: standard output is a terminal, and a program is no text"));
+    }
+    Ok(Some(output))
+}
+
+/// Whether `-` stands for standard output here.
+fn is_stdout(path: &Path) -> bool {
+    path.as_os_str() == "-"
 }
 
 fn write_all<'a>(dir: &Path, files: impl Iterator<Item = (String, &'a String)>) -> Result<(), Failure> {
@@ -198,7 +277,7 @@ fn write_all<'a>(dir: &Path, files: impl Iterator<Item = (String, &'a String)>) 
 
 /// A bar on a terminal, nothing in a pipe.
 fn progress_bar() -> indicatif::ProgressBar {
-    if !std::io::stderr().is_terminal() {
+    if !std::io::stderr().is_terminal() || say::is_quiet() {
         return indicatif::ProgressBar::hidden();
     }
     let style = indicatif::ProgressStyle::with_template("{msg:8} {wide_bar} {pos}/{len} {elapsed}");
@@ -207,14 +286,13 @@ fn progress_bar() -> indicatif::ProgressBar {
 }
 
 /// The profile that `--target` means.
-fn target(text: &str) -> Result<Target, Failure> {
+pub(super) fn target(text: &str) -> Result<Target, Failure> {
     match text {
+        // Where there is no GPU the limits of a driver that computes on the CPU: the program runs there, and on the reference.
         "auto" => match best_device() {
             Ok(Some(device)) => Ok(device.target),
             Ok(None) => {
-                eprintln!(
-                    "nyxc: no Vulkan device here; compiling for lavapipe, which `nyxc run --device cpu` runs too"
-                );
+                say::note("no Vulkan device here; compiling for lavapipe, which `nyxc run --device cpu` runs too");
                 Target::shipped("lavapipe").map_err(Failure::usage)
             }
             Err(error) => Err(error.into()),
@@ -229,7 +307,7 @@ fn target(text: &str) -> Result<Target, Failure> {
     }
 }
 
-fn report(compiled: &Compiled, options: &Compile, seconds: f64) -> serde_json::Value {
+fn report(compiled: &Compiled, options: &Compile, asked: Option<Budget>, seconds: f64) -> serde_json::Value {
     let Some(plan) = compiled.program.plans.first() else { return serde_json::Value::Null };
     let mut certificate = json!(plan.certificate);
     certificate["seconds"] = json!(compiled.solve_time.as_secs_f64());
@@ -238,22 +316,31 @@ fn report(compiled: &Compiled, options: &Compile, seconds: f64) -> serde_json::V
         .iter()
         .map(|t| json!({"name": t.pass, "ms": t.time.as_secs_f64() * 1e3, "changed": t.changed}))
         .collect();
-    json!({
+    let mut report = json!({
         "model": compiled.program.model,
         "target": options.target.name,
         "policy": plan.policy,
         "budget_bytes": plan.budget_bytes,
+        "budget_percent": asked.and_then(Budget::percent),
         "planned_peak_bytes": plan.planned_peak_bytes,
         "ledger": plan.ledger,
         "lower_bound_bytes": plan.lower_bound_bytes,
         "min_feasible_bytes": plan.min_feasible_bytes,
         "f32_bytes": plan.f32_bytes,
         "arena": {"bytes": compiled.arena_bytes, "max_live_bytes": compiled.max_live_bytes, "imported_max_live_bytes": compiled.imported_max_live_bytes},
+        "default_inputs": plan.entries.first().map(|e| e.defaults.keys().collect::<Vec<_>>()),
+        "constant_inputs": plan.entries.first().map(|e| &e.fixed),
         "nodes": plan.nodes,
+        "narrowed": compiled.narrowed,
         "certificate": certificate,
+        "predicted_error": plan.certificate.relative_error(),
         "passes": passes,
         "seconds": seconds,
-    })
+    });
+    if let Some(explanation) = &compiled.explanation {
+        report["explanation"] = explain::json(explanation);
+    }
+    report
 }
 
 fn summary(compiled: &Compiled, output: Option<&Path>, seconds: f64) -> String {
@@ -295,9 +382,17 @@ fn summary(compiled: &Compiled, output: Option<&Path>, seconds: f64) -> String {
         size::show(ledger.io)
     );
     let c = &plan.certificate;
-    text += &format!("  error     predicted {:.3e}, bound {:.3e}, gap {:.2} %\n", c.objective, c.bound, c.gap * 100.0);
+    text += &format!(
+        "  error     {:.3e} relative, predicted (no assignment that fits is below {:.3e}; gap {:.2} %)\n",
+        c.relative_error(),
+        c.bound.max(0.0).sqrt(),
+        c.gap * 100.0
+    );
     match output {
-        Some(path) => text + &format!("  wrote     {} in {seconds:.2} s\n", path.display()),
+        Some(path) => {
+            let place = if is_stdout(path) { "to standard output".to_owned() } else { path.display().to_string() };
+            text + &format!("  wrote     {place} in {seconds:.2} s\n")
+        }
         None => text + &format!("  dry run   {seconds:.2} s\n"),
     }
 }

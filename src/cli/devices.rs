@@ -1,7 +1,7 @@
 //! `nyxc devices`.
 
 use super::{Failure, size, write};
-use crate::runtime::devices;
+use crate::runtime::{DeviceKind, devices};
 use serde_json::json;
 use std::process::ExitCode;
 
@@ -32,9 +32,16 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         let line = |d: &crate::runtime::DeviceInfo| {
             let memory = &d.target.memory;
             let mask = d.mask.as_ref().map_or(String::new(), |mask| format!(", masked by NYXC_MASK={mask}"));
+            let kind = match d.kind {
+                DeviceKind::Discrete => "discrete GPU",
+                DeviceKind::Integrated => "integrated GPU",
+                DeviceKind::Virtual => "virtual GPU",
+                DeviceKind::Cpu => "computes on the CPU (--device vulkan, not auto)",
+                DeviceKind::Other => "of no known kind",
+            };
             let shared = if memory.unified { ", shared with the host" } else { "" };
             format!(
-                "{}  {} ({})\n   Vulkan {}.{}, {}{shared}{mask}\n",
+                "{}  {} ({})\n   Vulkan {}.{}, {kind}, {}{shared}{mask}\n",
                 d.index,
                 d.name,
                 d.driver,

@@ -2,55 +2,88 @@
 
 use super::load::{self, Loaded};
 use super::{Failure, write};
-use crate::diff::{Change, Diff, Row, rows_of_graph, rows_of_plan};
-use serde_json::json;
-use std::collections::BTreeMap;
+use crate::diff::{Diff, Side};
+use crate::import::{DimBinding, Outline, outline};
+use crate::ir::Level;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Say how two graphs or programs differ, node by node. Exits with 1 where they do.
+/// Say how two models, texts or programs differ: figures, nodes, weights. Exits with 1 where anything differs.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  nyxc diff before.nyx after.nyx")]
+#[command(after_help = "\
+Examples:
+  nyxc diff before.nyx after.nyx
+  nyxc diff model.onnx dump/00_remove_dead_code.nyxir --dim batch=1
+  nyxc diff dump/06_assign_precision.nyxir dump/07_insert_qdq.nyxir --summary
+
+Everything is compared: operators, attributes, operands in order, types, formats, kernels, constants
+by content, inputs, outputs, sizes, and every field of a program. A program is compared with a
+program, or with a text of its kernels (nyxc print). Nodes are matched by name, those without a
+namesake by what they compute.")]
 pub(super) struct Args {
     /// A .onnx, .nyx or .nyxir file
     before: PathBuf,
     /// Another
     after: PathBuf,
+    /// Print the figures and how many nodes differ, and no node
+    #[arg(long)]
+    summary: bool,
+    /// The size of a dimension of the models: as for `nyxc compile`
+    #[arg(long, value_name = "NAME=SIZE", value_parser = DimBinding::parse)]
+    dim: Vec<DimBinding>,
     /// Print the differences as one JSON document
     #[arg(long)]
     pub(super) json: bool,
 }
 
-fn rows(path: &Path) -> Result<BTreeMap<String, Row>, Failure> {
-    let loaded = load::graph(path, &[])?;
-    Ok(match &loaded {
-        Loaded::Program(program, graph) => match program.plans.first() {
-            Some(plan) => rows_of_plan(plan, graph),
-            None => rows_of_graph(graph),
-        },
-        _ => rows_of_graph(loaded.graph()),
-    })
+/// A file, and what it says that no graph has.
+struct Read {
+    loaded: Loaded,
+    file: Option<Outline>,
+}
+
+impl Read {
+    fn of(path: &Path, args: &Args) -> Result<Read, Failure> {
+        let loaded = load::graph(path, &args.dim)?;
+        let file = if let Loaded::Model(_) = loaded { Some(outline(path)?) } else { None };
+        Ok(Read { loaded, file })
+    }
+
+    fn side(&self) -> Side<'_> {
+        let program = if let Loaded::Program(program, _) = &self.loaded { Some(&**program) } else { None };
+        Side { graph: self.loaded.graph(), program, file: self.file.as_ref() }
+    }
+}
+
+/// A program's graph is of kernels: another level would differ in everything, and say nothing.
+fn comparable(sides: [(&Path, &Side<'_>); 2]) -> Result<(), Failure> {
+    let [(a, from), (b, to)] = sides;
+    if from.program.is_some() != to.program.is_some() {
+        let (program, graph, level) =
+            if from.program.is_some() { (a, b, to.graph.level) } else { (b, a, from.graph.level) };
+        if level != Level::Kernel {
+            return Err(Failure::usage(format!(
+                "{} is a program and {} a graph of level {level}: compare it with another program, or with the text \
+                 of one (nyxc print PROGRAM.nyx > PROGRAM.nyxir)",
+                program.display(),
+                graph.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let diff = Diff::of(&rows(&args.before)?, &rows(&args.after)?);
-    let text = if args.json {
-        let row = |r: &Row| json!({"op": r.op, "format": r.format, "type": r.ty, "kernel": r.kernel, "bytes": r.bytes});
-        let changes: Vec<_> = diff
-            .changes
-            .iter()
-            .map(|(name, change)| match change {
-                Change::Added(after) => json!({"name": name, "change": "added", "after": row(after), "bytes_delta": change.bytes_delta()}),
-                Change::Removed(before) => json!({"name": name, "change": "removed", "before": row(before), "bytes_delta": change.bytes_delta()}),
-                Change::Changed(before, after) => {
-                    json!({"name": name, "change": "changed", "before": row(before), "after": row(after), "bytes_delta": change.bytes_delta()})
-                }
-            })
-            .collect();
-        format!("{:#}\n", json!({"nodes": changes, "bytes_delta": diff.bytes_delta()}))
-    } else {
-        diff.to_string()
+    let (before, after) = (Read::of(&args.before, args)?, Read::of(&args.after, args)?);
+    let (before, after) = (before.side(), after.side());
+    comparable([(&args.before, &before), (&args.after, &after)])?;
+    let diff = Diff::of(&before, &after);
+    let text = match (args.json, args.summary) {
+        (true, true) => format!("{:#}\n", diff.overview_json()),
+        (true, false) => format!("{:#}\n", diff.to_json()),
+        (false, true) => diff.overview(),
+        (false, false) => diff.to_string(),
     };
     write::stdout(&text)?;
-    Ok(if diff.changes.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if diff.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }

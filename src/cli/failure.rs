@@ -1,7 +1,8 @@
 //! What goes wrong, as the command line tells it: exit code, kind, node and numbers.
 
 use crate::import::ImportError;
-use crate::passes::{OverBudget, PipelineError};
+use crate::ir::OpError;
+use crate::passes::{OverBudget, PassError, PipelineError};
 use crate::program::file::FileError;
 use crate::runtime::RuntimeError;
 use crate::session::{CompileError, CpuError, SessionError};
@@ -96,12 +97,11 @@ impl From<ImportError> for Failure {
 impl From<CompileError> for Failure {
     fn from(error: CompileError) -> Failure {
         match error {
-            CompileError::OverBudget(over) => {
-                Failure { message: over.to_string(), over: Some(over), ..Failure::new(4, "over_budget", "") }
-            }
+            CompileError::OverBudget(over) => (*over).into(),
             CompileError::Host { ref node, .. } => {
                 Failure { node: Some(node.clone()), ..Failure::new(3, "model", error) }
             }
+            CompileError::Unknown { .. } => Failure::usage(error),
             CompileError::Pipeline(error) => error.into(),
             CompileError::Threads(_) => Failure::host(chain(&error)),
             other => Failure::new(3, "compile", chain(&other)),
@@ -109,18 +109,27 @@ impl From<CompileError> for Failure {
     }
 }
 
+impl From<OverBudget> for Failure {
+    fn from(over: OverBudget) -> Failure {
+        Failure { message: over.to_string(), over: Some(Box::new(over)), ..Failure::new(4, "over_budget", "") }
+    }
+}
+
 impl From<PipelineError> for Failure {
     fn from(error: PipelineError) -> Failure {
+        if let PipelineError::Pass { source: PassError::OverBudget(over), .. } = error {
+            return (*over).into();
+        }
         let kind = match &error {
             PipelineError::Unknown { .. } | PipelineError::Absent { .. } => return Failure::usage(&error),
-            PipelineError::Pass { source: crate::passes::PassError::Pin(_), .. } => {
+            PipelineError::Pass { source: PassError::Pin(_), .. } => {
                 return Failure::usage(chain(&error));
             }
             PipelineError::Pass { .. } => "pass",
             PipelineError::Broken { .. } => "bug",
         };
         let node = match &error {
-            PipelineError::Pass { source: crate::passes::PassError::Op { node, .. }, .. } => Some(node.clone()),
+            PipelineError::Pass { source: PassError::Op { node, .. }, .. } => Some(node.clone()),
             _ => None,
         };
         Failure { node, ..Failure::new(3, kind, chain(&error)) }
@@ -135,7 +144,12 @@ impl From<FileError> for Failure {
 
 impl From<CpuError> for Failure {
     fn from(error: CpuError) -> Failure {
-        Failure::new(3, "program", chain(&error))
+        match &error {
+            CpuError::Op { node, source: OpError::Index(_) } => {
+                Failure { node: Some(node.clone()), ..Failure::new(3, "index", &error) }
+            }
+            _ => Failure::new(3, "program", chain(&error)),
+        }
     }
 }
 
@@ -153,7 +167,11 @@ impl From<SessionError> for Failure {
             SessionError::Cpu(error) => error.into(),
             SessionError::Runtime(error) if error.is_usage() => error.into(),
             SessionError::Runtime(error) if crate::session::is_of_device(&error) => Failure::device(chain(&error)),
+            SessionError::Runtime(RuntimeError::Index { ref node, .. }) => {
+                Failure { node: Some(node.clone()), ..Failure::new(3, "index", &error) }
+            }
             SessionError::Runtime(error) => Failure::new(3, "program", chain(&error)),
+            SessionError::Input(error) => Failure::file(chain(&error)),
             other => Failure::device(chain(&other)),
         }
     }

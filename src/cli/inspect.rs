@@ -1,100 +1,341 @@
 //! `nyxc inspect`.
 
+use super::constants::Constant;
 use super::load::{self, Loaded};
 use super::{Failure, size, write};
-use crate::ir::Graph;
+use crate::import::{Axis, Described, DimBinding, ImportReport, Initializers, describe};
+use crate::ir::{Graph, NodeKind, Shape, TensorType, ValueId};
+use crate::program::{Plan, Port, Program, Step};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// Say what a model or program holds.
+/// Say what a model or program takes, gives and holds.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  nyxc inspect model.nyx")]
+#[command(after_help = "\
+A model is described as its file states it, also where it cannot be compiled; then the reason is told.
+
+Examples:
+  nyxc inspect model.onnx --dim batch=8
+  nyxc inspect model.nyx --nodes")]
 pub(super) struct Args {
     /// A .onnx, .nyx or .nyxir file
     file: PathBuf,
+    /// The size of a dimension of a model: batch=1 by its name, input.0=1 by input and axis, or a range 1..512
+    #[arg(long, value_name = "NAME=SIZE", value_parser = DimBinding::parse)]
+    dim: Vec<DimBinding>,
+    /// Values for inputs of a model, which become constants: in line, as sr=16000 or axes=[0,2], or arrays of these names in a file
+    #[arg(long, value_name = "NAME=VALUE|FILE.npz", value_parser = Constant::parse)]
+    constants: Vec<Constant>,
+    /// List the nodes of a program too, with format, place, bytes of weights and kernel
+    #[arg(long)]
+    nodes: bool,
     /// Print it as one JSON document
     #[arg(long)]
     pub(super) json: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let loaded = load::graph(&args.file, &[])?;
-    let mut document = describe(loaded.graph());
-    if let Loaded::Program(program, _) = &loaded {
-        document["target"] = json!(program.target.name);
-        document["shaders"] = json!(program.shaders.values().map(|s| &s.name).collect::<Vec<_>>());
-        document["plans"] = program
-            .plans
-            .iter()
-            .map(|p| {
-                json!({"policy": p.policy, "budget_bytes": p.budget_bytes, "planned_peak_bytes": p.planned_peak_bytes, "ledger": p.ledger, "lower_bound_bytes": p.lower_bound_bytes,
-                       "min_feasible_bytes": p.min_feasible_bytes, "f32_bytes": p.f32_bytes, "certificate": p.certificate, "nodes": p.nodes})
-            })
-            .collect();
+    let document = if args.file.extension().is_some_and(|e| e == "onnx") {
+        model(&args.file, args)?
+    } else {
+        match load::graph(&args.file, &args.dim)? {
+            Loaded::Program(program, graph) => of_program(&program, &graph),
+            other => of_graph(other.graph()),
+        }
+    };
+    if args.nodes && document["plans"].is_null() {
+        return Err(Failure::usage("--nodes lists those of a program; `nyxc print` shows the nodes of a model"));
     }
-    let text = if args.json { format!("{document:#}\n") } else { people(&document) };
+    let text = if args.json { format!("{document:#}\n") } else { people(&document, args.nodes) };
     write::stdout(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn describe(graph: &Graph) -> Value {
+/// What the file says, and what import makes of it where it can.
+fn model(path: &Path, args: &Args) -> Result<Value, Failure> {
+    let told = describe(path).map_err(|e| {
+        let is_io = e.is_io();
+        let mut failure: Failure = e.into();
+        if !is_io {
+            failure.message = format!("{}: {}", path.display(), failure.message);
+        }
+        failure
+    })?;
+    let imported = match load::model(path, &args.dim, &args.constants, Initializers::Auto) {
+        // A slip in the command, or a file beside the model that cannot be read, is none of the model's.
+        Err(failure) if failure.code != 3 => return Err(failure),
+        imported => imported,
+    };
+    let graph = imported.as_ref().ok().map(|(graph, _)| graph);
+    let none = ImportReport::default();
+    let report = imported.as_ref().map_or(&none, |(_, report)| report);
+    let compiled: BTreeMap<&str, ValueId> = graph.map(ports).unwrap_or_default();
+    let value = |v: &Described| {
+        let ty = graph.zip(compiled.get(v.name.as_str())).map(|(graph, value)| graph.ty(*value));
+        let axis = |axis: &Axis| match axis {
+            Axis::Size(n) => json!(n),
+            Axis::Name(name) => json!(name),
+            Axis::Unknown => Value::Null,
+        };
+        let shape: Option<Vec<Value>> = v.shape.as_ref().map(|axes| axes.iter().map(axis).collect());
+        json!({
+            "name": v.name,
+            "type": v.ty(),
+            "dtype": v.dtype,
+            "shape": shape,
+            "compiled": ty.map(ToString::to_string),
+            "bytes": ty.and_then(TensorType::bytes),
+        })
+    };
+    let values = |list: &[Described]| list.iter().map(value).collect::<Vec<_>>();
+    let inputs = told.inputs.iter().filter(|v| !report.fixed.contains_key(&v.name)).map(|v| {
+        let mut input = value(v);
+        if v.has_default {
+            input["default"] = json!(true);
+        }
+        input
+    });
+    let memory = graph.and_then(|graph| crate::ir::memory::account(graph, &graph.file_order()));
+    Ok(json!({
+        "name": told.name,
+        "kind": "model",
+        "level": "onnx",
+        "producer": told.producer,
+        "ir_version": told.ir_version,
+        "opsets": told.opsets,
+        "inputs": inputs.collect::<Vec<_>>(),
+        "constant_inputs": report.fixed,
+        "outputs": values(&told.outputs),
+        "operators": told.operators,
+        "functions": told.functions,
+        "n_weights": told.n_weights,
+        "weights_bytes": told.weights_bytes,
+        "max_live_bytes": memory.map(|m| m.max_live_bytes),
+        "defaulted": report.defaulted.iter().map(|(name, n)| json!({"dim": name, "size": n})).collect::<Vec<_>>(),
+        "empty": report.empty,
+        "unbound": report.unbound,
+        "import_error": imported.as_ref().err().map(|failure| failure.json()["error"].take()),
+    }))
+}
+
+/// Inputs and outputs by the names that the file has for them.
+fn ports(graph: &Graph) -> BTreeMap<&str, ValueId> {
+    let inputs = graph.inputs().iter().map(|id| (graph.value(id.out(0)).name.as_str(), id.out(0)));
+    graph.outputs().iter().map(|o| (o.name.as_str(), o.value)).chain(inputs).collect()
+}
+
+fn of_graph(graph: &Graph) -> Value {
     let mut ops: BTreeMap<&str, usize> = BTreeMap::new();
     let order = graph.order();
+    let mut weights_bytes = 0u64;
     for id in &order {
-        if let Some(op) = graph.node(*id).op() {
-            *ops.entry(op.def.name).or_insert(0) += 1;
+        match &graph.node(*id).kind {
+            NodeKind::Op(op) => *ops.entry(op.def.name).or_insert(0) += 1,
+            NodeKind::Const(tensor) => weights_bytes = weights_bytes.saturating_add(tensor.ty().bytes().unwrap_or(0)),
+            NodeKind::Input => {}
         }
     }
-    let value = |v: crate::ir::ValueId| json!({"name": graph.value(v).name, "type": graph.ty(v).to_string()});
+    let value =
+        |name: &str, v: ValueId| json!({"name": name, "type": graph.ty(v).to_string(), "bytes": graph.ty(v).bytes()});
+    let input = |id: &crate::ir::NodeId| {
+        let mut input = value(&graph.value(id.out(0)).name, id.out(0));
+        if graph.default_of(*id).is_some() {
+            input["default"] = json!(true);
+        }
+        input
+    };
     let memory = crate::ir::memory::account(graph, &graph.file_order());
     json!({
         "name": graph.name,
+        "kind": "text",
         "level": graph.level.to_string(),
-        "inputs": graph.inputs().iter().map(|id| value(id.out(0))).collect::<Vec<_>>(),
-        "outputs": graph.outputs().iter().map(|o| value(o.value)).collect::<Vec<_>>(),
+        "inputs": graph.inputs().iter().map(input).collect::<Vec<_>>(),
+        "outputs": graph.outputs().iter().map(|o| value(&o.name, o.value)).collect::<Vec<_>>(),
         "operators": ops,
-        "weights_bytes": memory.map(|m| m.weights_bytes),
+        "weights_bytes": weights_bytes,
         "max_live_bytes": memory.map(|m| m.max_live_bytes),
     })
 }
 
-fn people(document: &Value) -> String {
+fn of_program(program: &Program, graph: &Graph) -> Value {
+    let mut document = of_graph(graph);
+    document["kind"] = json!("program");
+    document["target"] = json!(program.target.name);
+    document["shaders"] = program.shaders.values().map(|s| s.name.as_str()).collect();
+    if let Some(entry) = program.plans.first().and_then(|plan| plan.entries.first()) {
+        let largest = entry.largest();
+        let port = |port: &Port| {
+            let ty = TensorType::new(port.dtype, Shape(port.shape.clone()));
+            let shape: Vec<Value> =
+                port.shape.iter().map(|d| d.known().map_or_else(|| json!(d.to_string()), |n| json!(n))).collect();
+            let largest = port.at(&largest).and_then(|port| TensorType::new(port.dtype, Shape(port.shape)).bytes());
+            let (ty, dtype) = (ty.to_string(), port.dtype.to_string());
+            json!({"name": port.name, "type": ty, "dtype": dtype, "shape": shape, "bytes": largest})
+        };
+        let input = |input: &Port| {
+            let mut value = port(input);
+            if entry.defaults.contains_key(&input.name) {
+                value["default"] = json!(true);
+            }
+            value
+        };
+        document["inputs"] = entry.inputs.iter().map(input).collect();
+        document["constant_inputs"] = json!(entry.fixed);
+        document["outputs"] = entry.outputs.iter().map(port).collect();
+        document["sizes"] = json!(entry.sizes);
+    }
+    document["plans"] = program.plans.iter().map(|plan| of_plan(plan, program)).collect();
+    document
+}
+
+fn of_plan(p: &Plan, program: &Program) -> Value {
+    let mut formats: BTreeMap<&str, (usize, u64, u64)> = BTreeMap::new();
+    for node in p.nodes.iter().filter(|n| !n.format.is_empty()) {
+        let (n, bytes, f32_bytes) = formats.entry(&node.format).or_default();
+        *n += 1;
+        *bytes += node.weight_bytes;
+        *f32_bytes += node.f32_weight_bytes;
+    }
+    let formats: Vec<Value> = formats
+        .iter()
+        .map(|(format, (n, bytes, f32_bytes))| {
+            json!({"format": format, "nodes": n, "weight_bytes": bytes, "f32_weight_bytes": f32_bytes})
+        })
+        .collect();
+    let steps = || p.entries.iter().flat_map(|e| &e.steps);
+    let n_dispatches: usize = steps().map(|s| if let Step::Device(list) = s { list.len() } else { 0 }).sum();
+    let sum =
+        |bytes: &dyn Fn(&crate::program::NodeReport) -> u64| p.nodes.iter().map(bytes).fold(0, u64::saturating_add);
+    json!({
+        "policy": p.policy,
+        "budget_bytes": p.budget_bytes,
+        "planned_peak_bytes": p.planned_peak_bytes,
+        "ledger": p.ledger,
+        "lower_bound_bytes": p.lower_bound_bytes,
+        "min_feasible_bytes": p.min_feasible_bytes,
+        "f32_bytes": p.f32_bytes,
+        "certificate": p.certificate,
+        "formats": formats,
+        "totals": {
+            "nodes": p.nodes.len(),
+            "host_nodes": p.nodes.iter().filter(|n| n.place == "host").count(),
+            "dispatches": n_dispatches,
+            "kernels": program.shaders.len(),
+            "weight_bytes": sum(&|n| n.weight_bytes),
+            "f32_weight_bytes": sum(&|n| n.f32_weight_bytes),
+        },
+        "nodes": p.nodes,
+    })
+}
+
+fn people(document: &Value, nodes: bool) -> String {
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-    let bytes = |v: &Value| v.as_u64().map_or("unknown: a size is symbolic".to_owned(), size::show);
-    let empty = Vec::new();
-    let list = |key: &str| document[key].as_array().unwrap_or(&empty).clone();
-    let mut out = format!("{} ({} level)\n", text(&document["name"]), text(&document["level"]));
-    for key in ["inputs", "outputs"] {
+    let bytes = |v: &Value| v.as_u64().map(size::show);
+    let list = |key: &str| document[key].as_array().cloned().unwrap_or_default();
+    let pairs =
+        |v: &Value| v.as_object().into_iter().flatten().map(|(k, n)| format!("{k} {n}")).collect::<Vec<_>>().join(", ");
+    let what = match document["kind"].as_str() {
+        Some("model") => {
+            let by = text(&document["producer"]);
+            let by = if by.is_empty() { by } else { format!(", made by {by}") };
+            format!("ONNX model, opset {}{by}", pairs(&document["opsets"]))
+        }
+        Some("program") => format!("program for {}", text(&document["target"])),
+        _ => format!("text, {} level", text(&document["level"])),
+    };
+    let mut out = format!("{}: {what}\n", text(&document["name"]));
+    let mut line = |key: &str, rest: &str| out += &format!("  {key:10} {rest}\n");
+    for (key, word) in [("inputs", "input"), ("outputs", "output")] {
         for v in list(key) {
-            out += &format!("  {:8} {} : {}\n", key.trim_end_matches('s'), text(&v["name"]), text(&v["type"]));
+            let (ty, compiled) = (text(&v["type"]), text(&v["compiled"]));
+            let more =
+                if compiled.is_empty() || compiled == ty { String::new() } else { format!(", compiled as {compiled}") };
+            let why = if v["default"] == true { ", has a default" } else { "" };
+            line(word, &format!("{} : {ty}{more}{why}", text(&v["name"])));
         }
     }
-    let ops: Vec<_> =
-        document["operators"].as_object().into_iter().flatten().map(|(k, n)| format!("{k} {n}")).collect();
-    out += &format!(
-        "  operators  {}\n  weights    {}\n  max live   {}\n",
-        ops.join(", "),
-        bytes(&document["weights_bytes"]),
-        bytes(&document["max_live_bytes"])
-    );
+    for (name, reason) in document["constant_inputs"].as_object().into_iter().flatten() {
+        line("constant", &format!("{name}: {}", text(reason)));
+    }
+    for size in list("sizes") {
+        line("size", &format!("{} in {}..{}", text(&size["name"]), size["min"], size["max"]));
+    }
+    for taken in list("defaulted") {
+        let (name, n) = (text(&taken["dim"]), &taken["size"]);
+        line("taken", &format!("{name} = {n}, because nobody said; --dim {name}=N sets it"));
+    }
+    for place in list("empty") {
+        let place = text(&place);
+        line("taken", &format!("{place} = 0, as the model has it; --dim {place}=N gives another size"));
+    }
+    for name in list("unbound") {
+        let name = text(&name);
+        line("open", &format!("{name}; --dim {name}=N or --dim {name}=1..N sets it"));
+    }
+    line("operators", &pairs(&document["operators"]));
+    let functions: Vec<_> = list("functions").iter().map(text).collect();
+    if !functions.is_empty() {
+        line("functions", &functions.join(", "));
+    }
+    let n_weights = document["n_weights"].as_u64().map_or(String::new(), |n| format!(" in {n} tensors"));
+    line("weights", &format!("{}{n_weights}", bytes(&document["weights_bytes"]).unwrap_or_default()));
+    if let Some(live) = bytes(&document["max_live_bytes"]) {
+        line("max live", &live);
+    }
+    if let Some(why) = document["import_error"]["message"].as_str() {
+        line("no import", why);
+    }
     for plan in list("plans") {
-        out += &format!(
-            "  plan       {} for {}: peak {} of {}\n",
-            text(&plan["policy"]),
-            text(&document["target"]),
-            bytes(&plan["planned_peak_bytes"]),
-            bytes(&plan["budget_bytes"])
+        let of = |key: &str| bytes(&plan[key]).unwrap_or_default();
+        line(
+            "plan",
+            &format!(
+                "{}: peak {} of {} (f32 {}, smallest {})",
+                text(&plan["policy"]),
+                of("planned_peak_bytes"),
+                of("budget_bytes"),
+                of("f32_bytes"),
+                of("min_feasible_bytes")
+            ),
         );
-        for node in plan["nodes"].as_array().unwrap_or(&empty) {
-            out += &format!(
-                "    {:8} {:7} {:>12} B  {}  {}\n",
-                text(&node["format"]),
-                text(&node["where"]),
-                node["weight_bytes"],
-                text(&node["name"]),
-                text(&node["kernel"])
+        let ledger = plan["ledger"].as_object().into_iter().flatten().filter(|(_, n)| n.as_u64() != Some(0));
+        let ledger: Vec<_> = ledger.map(|(kind, n)| format!("{kind} {}", bytes(n).unwrap_or_default())).collect();
+        line("ledger", &ledger.join(", "));
+        for f in plan["formats"].as_array().into_iter().flatten() {
+            let stored = match f["f32_weight_bytes"].as_u64() {
+                Some(0) | None => String::new(),
+                Some(wide) => {
+                    format!(", weights {} (f32 {})", bytes(&f["weight_bytes"]).unwrap_or_default(), size::show(wide))
+                }
+            };
+            line("format", &format!("{}: {} nodes{stored}", text(&f["format"]), f["nodes"]));
+        }
+        let t = &plan["totals"];
+        line(
+            "totals",
+            &format!(
+                "{} nodes, {} of them on the host, {} dispatches, {} kernels, weights {} (f32 {})",
+                t["nodes"],
+                t["host_nodes"],
+                t["dispatches"],
+                t["kernels"],
+                bytes(&t["weight_bytes"]).unwrap_or_default(),
+                bytes(&t["f32_weight_bytes"]).unwrap_or_default()
+            ),
+        );
+        for node in plan["nodes"].as_array().into_iter().flatten().filter(|_| nodes) {
+            line(
+                "node",
+                &format!(
+                    "{:8} {:6} {:>12} B  {}  {}",
+                    text(&node["format"]),
+                    text(&node["where"]),
+                    node["weight_bytes"].as_u64().unwrap_or(0),
+                    text(&node["name"]),
+                    text(&node["kernel"])
+                ),
             );
         }
     }

@@ -1,7 +1,8 @@
 //! Files as graphs and programs.
 
 use super::Failure;
-use crate::import::{DimBinding, ImportOptions, ImportReport, import};
+use super::constants::{self, Constant};
+use crate::import::{DimBinding, ImportOptions, ImportReport, Initializers, import};
 use crate::ir::{Graph, Shape, Tensor, TensorType, text};
 use crate::ops;
 use crate::program::{Program, file};
@@ -26,6 +27,13 @@ impl Loaded {
             Loaded::Model(graph) | Loaded::Program(_, graph) | Loaded::Text(graph) => graph,
         }
     }
+
+    /// The graph, for oneself.
+    pub fn into_graph(self) -> Graph {
+        match self {
+            Loaded::Model(graph) | Loaded::Program(_, graph) | Loaded::Text(graph) => graph,
+        }
+    }
 }
 
 /// Reads a `.onnx`, `.nyx` or `.nyxir` file, told apart by its name.
@@ -33,9 +41,17 @@ impl Loaded {
 /// # Errors
 /// The file cannot be read, or is none of these.
 pub fn graph(path: &Path, dims: &[DimBinding]) -> Result<Loaded, Failure> {
+    graph_with(path, dims, &[])
+}
+
+/// The same, with values for inputs of a model.
+///
+/// # Errors
+/// As [`graph`].
+pub fn graph_with(path: &Path, dims: &[DimBinding], constants: &[Constant]) -> Result<Loaded, Failure> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("onnx") => {
-            let (graph, _) = model(path, dims, None)?;
+            let (graph, _) = model(path, dims, constants, Initializers::Auto)?;
             Ok(Loaded::Model(graph))
         }
         Some("nyx") => {
@@ -52,24 +68,32 @@ pub fn graph(path: &Path, dims: &[DimBinding]) -> Result<Loaded, Failure> {
 ///
 /// # Errors
 /// It cannot be read or is not supported.
-pub fn model(path: &Path, dims: &[DimBinding], constants: Option<&Path>) -> Result<(Graph, ImportReport), Failure> {
-    let constants = constants.map(values).transpose()?.unwrap_or_default();
-    import(path, &ImportOptions { dims: dims.to_vec(), constants, ..ImportOptions::default() }, &ops::registry())
-        .map_err(|e| {
-            let is_named = e.is_io() || e.is_usage();
-            let mut failure: Failure = e.into();
-            if !is_named {
-                failure.message = format!("{}: {}", path.display(), failure.message);
-            }
-            failure
-        })
+pub fn model(
+    path: &Path,
+    dims: &[DimBinding],
+    constants: &[Constant],
+    initializers: Initializers,
+) -> Result<(Graph, ImportReport), Failure> {
+    let mut options = ImportOptions { dims: dims.to_vec(), initializers, ..ImportOptions::default() };
+    constants::put(constants, &mut options)?;
+    import(path, &options, &ops::registry()).map_err(|e| {
+        let is_named = e.is_io() || e.is_usage();
+        let mut failure: Failure = e.into();
+        if !is_named {
+            failure.message = format!("{}: {}", path.display(), failure.message);
+        }
+        failure
+    })
 }
 
 /// Largest array that may become a constant, in bytes: a small file can hold any number of zeros.
 const MAX_CONSTANT_BYTES: u64 = 1 << 30;
 
-/// The arrays of a .npz file by name.
-fn values(path: &Path) -> Result<BTreeMap<String, Tensor>, Failure> {
+/// The arrays of a .npz file by name, none larger than a constant may be.
+///
+/// # Errors
+/// It cannot be read, or is none.
+pub fn values(path: &Path) -> Result<BTreeMap<String, Tensor>, Failure> {
     let file = std::fs::File::open(path).map_err(|e| Failure::io(path, e))?;
     let mut wants = |_: &str, ty: &TensorType| ty.bytes().is_some_and(|bytes| bytes <= MAX_CONSTANT_BYTES);
     npz::read(std::io::BufReader::new(file), &mut wants).map_err(|e| Failure::file(format!("{}: {e}", path.display())))
@@ -99,13 +123,7 @@ pub fn program(path: &Path) -> Result<Program, Failure> {
 /// # Errors
 /// It does not read.
 pub fn program_graph(program: &Program) -> Result<Graph, Failure> {
-    let plan = program.plans.first().ok_or_else(|| Failure::file("the program has no plan"))?;
-    let by_prefix: BTreeMap<String, &Tensor> =
-        program.constants.iter().map(|(hash, tensor)| (hash.to_string(), tensor)).collect();
-    let graph = text::parse(&plan.graph, &ops::registry(), &|hash, _| by_prefix.get(hash).map(|t| (*t).clone()))
-        .map_err(|e| Failure::file(format!("the graph of plan 0: {e}")))?;
-    graph.verify().map_err(|e| Failure::file(format!("the graph of plan 0: {e}")))?;
-    Ok(graph)
+    program.graph(0, &ops::registry()).map_err(Failure::file)
 }
 
 /// The text of a file. One that is no text is a bad file, not a failure to read it.

@@ -1,18 +1,23 @@
 //! The command line: one file a command.
 
+mod arrays;
 mod bench;
 mod compare;
 mod compile;
 mod completions;
+mod constants;
 mod devices;
 mod diff;
+mod explain;
 mod failure;
 mod fatal;
 mod inspect;
 mod load;
 mod pass;
 mod print;
+mod profile;
 mod run;
+mod say;
 mod size;
 mod targets;
 mod verify;
@@ -34,6 +39,10 @@ Examples:
   nyxc compile model.onnx --budget 7G        compile for the GPU here, within 7 GiB
   nyxc run model.nyx --inputs in.npz --outputs out.npz
   nyxc compile model.onnx --budget 64M --target rx580 --json | jq .ledger
+  nyxc inspect model.onnx                    what it takes and gives, also where it cannot be compiled
+
+`nyxc COMMAND --help` says what each takes, with an example.
+
 
 Exit codes: 0 good; 1 `diff` found differences, `compare` missed its bound or found an overflow; 2 usage; 3 the model
 or file is bad or unsupported; 4 over budget; 5 the device failed; 6 input or output, or no memory left on
@@ -42,6 +51,12 @@ the host; 130 interrupted."
 struct Cli {
     #[command(subcommand)]
     command: Command,
+    /// Say more on standard error: the device, what goes on, the time of each pass
+    #[arg(short, long, global = true)]
+    verbose: bool,
+    /// Say nothing but what was asked for, and errors
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
 }
 
 #[derive(Subcommand)]
@@ -70,12 +85,10 @@ impl Command {
             Command::Compare(args) => args.json,
             Command::Inspect(args) => args.json,
             Command::Diff(args) => args.json,
+            Command::Verify(args) => args.json,
             Command::Devices(args) => args.json,
-            Command::Print(_)
-            | Command::Pass(_)
-            | Command::Verify(_)
-            | Command::Targets(_)
-            | Command::Completions(_) => false,
+            Command::Targets(args) => args.json,
+            Command::Print(_) | Command::Pass(_) | Command::Completions(_) => false,
         }
     }
 }
@@ -85,7 +98,11 @@ pub fn main() -> ExitCode {
     write::remove_partial_files_on_interrupt();
     fatal::report_no_memory_for_new();
     fatal::report_files_cut_short();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return refused(&error),
+    };
+    say::set(cli.quiet, cli.verbose);
     let json = cli.command.json();
     if json {
         fatal::tell_json();
@@ -117,4 +134,19 @@ pub fn main() -> ExitCode {
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Arguments that are none, or that ask for help.
+fn refused(error: &clap::Error) -> ExitCode {
+    let wants_json = std::env::args_os().skip(1).take_while(|arg| arg != "--").any(|arg| arg == "--json");
+    if error.use_stderr() && wants_json {
+        let text = error.to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text);
+        let end = ["\n\nUsage:", "\n\nFor more information"].iter().filter_map(|mark| text.find(mark)).min();
+        let failure = Failure::usage(text[..end.unwrap_or(text.len())].trim_end());
+        let _ = write::stdout(&format!("{}\n", failure.json()));
+    }
+    let _ = error.print();
+    // 2 for arguments that are none, 0 for help.
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
 }

@@ -1,5 +1,59 @@
 //! Byte counts on the command line.
 
+use crate::ir::Graph;
+use crate::session::{Compile, CompileError, Progress, budget_bounds};
+
+/// What `--budget` takes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Budget {
+    /// So many bytes.
+    Bytes(u64),
+    /// So many percent of the way from the smallest budget that compiles (0) to what the model needs in `uniform:f32` (100).
+    Percent(f64),
+}
+
+impl Budget {
+    /// Reads a size, `min`, `max` or a percentage.
+    ///
+    /// # Errors
+    /// The text is none of these.
+    pub(super) fn parse(text: &str) -> Result<Budget, String> {
+        match text {
+            "min" => return Ok(Budget::Percent(0.0)),
+            "max" => return Ok(Budget::Percent(100.0)),
+            _ => {}
+        }
+        let Some(number) = text.strip_suffix('%') else {
+            let hint = |e| format!("{e}; or min, max, or for example 50% for half way between them");
+            return parse(text).map(Budget::Bytes).map_err(hint);
+        };
+        let is_number = number.bytes().all(|c| c.is_ascii_digit() || c == b'.');
+        let percent = number.parse().ok().filter(|p| is_number && (0.0..=100.0).contains(p));
+        percent.map(Budget::Percent).ok_or_else(|| format!("{text:?} is no percentage from 0% to 100%"))
+    }
+
+    /// The percentage, where it is one.
+    pub(super) fn percent(self) -> Option<f64> {
+        if let Budget::Percent(percent) = self { Some(percent) } else { None }
+    }
+
+    /// The bytes that are meant for this graph under these options.
+    ///
+    /// # Errors
+    /// The model cannot be compiled at any budget.
+    pub(super) fn resolve(self, graph: &Graph, options: &Compile, progress: Progress<'_>) -> Result<u64, CompileError> {
+        match self {
+            Budget::Bytes(bytes) => Ok(bytes),
+            Budget::Percent(percent) => Ok(between(budget_bounds(graph, options, progress)?, percent)),
+        }
+    }
+}
+
+/// `least + percent / 100 * (most - least)`, in whole bytes.
+fn between((least, most): (u64, u64), percent: f64) -> u64 {
+    if percent >= 100.0 { most } else { least + ((most - least) as f64 * (percent / 100.0)) as u64 }
+}
+
 /// Reads `7G` (powers of 1024), `7GB` (powers of 1000), `7GiB`, or plain bytes; a fraction is allowed.
 ///
 /// # Errors
@@ -43,6 +97,19 @@ pub fn show(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn budgets_are_sizes_or_parts_of_the_way_from_min_to_max() {
+        assert_eq!(Budget::parse("7K"), Ok(Budget::Bytes(7168)));
+        for (text, bytes) in [("min", 100), ("0%", 100), ("50%", 200), ("12.5%", 125), ("99.9%", 299), ("max", 300)] {
+            let Ok(Budget::Percent(percent)) = Budget::parse(text) else { panic!("{text}") };
+            assert_eq!(between((100, 300), percent), bytes, "{text}");
+        }
+        assert_eq!(between((7, u64::MAX), 100.0), u64::MAX);
+        for text in ["101%", "-1%", "%", "1e1%", "nan%", "middle", "MIN", "50 %"] {
+            assert!(Budget::parse(text).is_err(), "{text}");
+        }
+    }
 
     #[test]
     fn units_are_as_written() {

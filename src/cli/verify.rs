@@ -11,6 +11,9 @@ use std::process::ExitCode;
 pub(super) struct Args {
     /// A .onnx, .nyx or .nyxir file
     file: PathBuf,
+    /// Say so as one JSON document
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
@@ -29,6 +32,14 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         }
         Loaded::Text(_) => "text".to_owned(),
     };
-    write::stdout(&format!("{}: {what}, {} nodes, no faults\n", args.file.display(), loaded.graph().n_nodes()))?;
+    let n_nodes = loaded.graph().n_nodes();
+    write::stdout(&if args.json {
+        format!(
+            "{:#}\n",
+            serde_json::json!({"file": args.file.display().to_string(), "is": what, "nodes": n_nodes, "faults": []})
+        )
+    } else {
+        format!("{}: {what}, {n_nodes} nodes, no faults\n", args.file.display())
+    })?;
     Ok(ExitCode::SUCCESS)
 }

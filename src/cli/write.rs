@@ -84,6 +84,15 @@ pub fn file(path: &Path, fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) ->
     result
 }
 
+/// Writes bytes to standard output.
+///
+/// # Errors
+/// Standard output cannot be written, or its reader went away.
+pub fn stdout_bytes(fill: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<(), Failure> {
+    let mut out = io::BufWriter::with_capacity(1 << 20, io::stdout().lock());
+    fill(&mut out).and_then(|()| out.flush()).map_err(|error| Failure::io(Path::new("standard output"), error))
+}
+
 /// Writes to standard output. A reader that went away (`| head`) is no error.
 ///
 /// # Errors

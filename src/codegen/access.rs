@@ -53,6 +53,9 @@ pub(super) fn buffers(key: &KernelKey, target: &Target) -> String {
         }
     }
     buffer("", element(key.result, target), "y");
+    if key.template.table().faults {
+        buffer("", "uint", "faults");
+    }
     let _ = write!(text, "layout(set = 0, binding = {binding}, std140) uniform Params {{");
     for param in key.params() {
         let _ = write!(text, " {} {};", param.ty.glsl(), param.name);

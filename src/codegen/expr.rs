@@ -91,12 +91,12 @@ pub(super) fn put(key: &KernelKey) -> Result<Put, CodegenError> {
     Ok(Put { text: helpers(&body.helpers) + &text, is_wide: body.is_wide })
 }
 
-/// The functions of `include/expr.glsl` that are used. Each starts with a line `//: name needs other ...`.
+/// The functions of `include/maths.glsl` and `include/expr.glsl` that are used. Each starts with a line `//: name needs other ...`.
 fn helpers(used: &BTreeSet<&'static str>) -> String {
-    let source = include("expr").unwrap_or_default();
-    let parts: Vec<(&str, Vec<&str>, &str)> = source
-        .split("//: ")
-        .skip(1)
+    let parts: Vec<(&str, Vec<&str>, &str)> = ["maths", "expr"]
+        .into_iter()
+        .filter_map(include)
+        .flat_map(|source| source.split("//: ").skip(1))
         .filter_map(|part| {
             let (head, body) = part.split_once('\n')?;
             let mut words = head.split_whitespace();
@@ -217,7 +217,7 @@ impl Body {
         use Unary::*;
         let text = match function {
             ToFloat if form == Form::Bool => return (format!("float({a})"), Form::Float),
-            ToBool if form == Form::Float => return (format!("{a} != 0.0"), Form::Bool),
+            ToBool if form == Form::Float => return (format!("(floatBitsToUint({a}) << 1) != 0u"), Form::Bool),
             ToFloat | ToBool => a.to_owned(),
             Not => return (format!("!{a}"), Form::Bool),
             IsNan => return (format!("isnan({a})"), Form::Bool),
@@ -231,9 +231,9 @@ impl Body {
             Round => format!("roundEven({a})"),
             Exp => self.helper("nx_exp", a),
             Log => self.helper("nx_log", a),
-            Sqrt => format!("sqrt({a})"),
-            Rsqrt => format!("1.0 / sqrt({a})"),
-            Recip => format!("1.0 / {a}"),
+            Sqrt => self.helper("nx_sqrt", a),
+            Rsqrt => self.helper("nx_rsqrt", a),
+            Recip => self.helper("nx_div", &format!("1.0, {a}")),
             Sin => self.helper("nx_sin", a),
             Cos => self.helper("nx_cos", a),
             Tan => self.helper("nx_tan", a),
@@ -249,6 +249,10 @@ impl Body {
             Erf => self.helper("nx_erf", a),
             Sigmoid => self.helper("nx_sigmoid", a),
             Softplus => self.helper("nx_softplus", a),
+            RoundF16 => self.helper("nx_f16", a),
+            RoundBf16 => self.helper("nx_bf16", a),
+            // Floats are f32 here.
+            RoundF32 => a.to_owned(),
             // Functions whose operand or result is an integer: `integer.rs` has them.
             ToInt | ToI64 | ToU64 | UnsignedToFloat | BitNot | I2 | U2 | I4 | U4 | I8 | U8 | I16 | U16 | I32 | U32 => {
                 a.to_owned()
@@ -278,11 +282,11 @@ impl Body {
             Add => format!("{a} + {b}"),
             Sub => format!("{a} - {b}"),
             Mul => format!("{a} * {b}"),
-            Div => format!("{a} / {b}"),
+            Div => self.helper("nx_div", &both),
             Min => format!("smaller({both})"),
             Max => format!("larger({both})"),
             Pow => self.helper("nx_pow", &both),
-            Mod => format!("{a} - {b} * floor({a} / {b})"),
+            Mod => self.helper("nx_mod", &both),
             Fmod => self.helper("nx_fmod", &both),
             // Functions of integers: `integer.rs` has them.
             BitAnd | BitOr | BitXor | Shl | Shr | UDiv | UMod | UMin | UMax | ULt | ULe | UGt | UGe | UShr => {

@@ -93,6 +93,7 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     if dot {
         extensions.push("GL_EXT_integer_dot_product");
     }
+    extensions.push("GL_EXT_control_flow_attributes");
     for extension in extensions {
         let _ = writeln!(text, "#extension {extension} : require");
     }
@@ -116,7 +117,7 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     let _ = writeln!(text, "layout(local_size_x = {}) in;", key.threads());
     text += &access::buffers(key, target);
     text += &access::functions(key, target);
-    text += put.as_ref().map_or("", |put| &put.text);
+    expand(&mut text, put.as_ref().map_or("", |put| &put.text), 0).map_err(refuse)?;
     expand(&mut text, template(key.template), 0).map_err(refuse)?;
     Ok(text)
 }

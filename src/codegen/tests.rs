@@ -45,7 +45,7 @@ fn storages(template: Template, operand: &str) -> Vec<Storage> {
         }
         (Template::GemvDot, "b") => packings(),
         (Template::Gather, "data") => [floats, INTEGERS.to_vec(), packings()].concat(),
-        (Template::Gather, _) => INTEGERS.to_vec(),
+        (Template::Gather | Template::CheckIndices, _) => INTEGERS.to_vec(),
         (Template::Reduce | Template::Strided | Template::Concat, _) => [floats, INTEGERS.to_vec()].concat(),
         _ => floats,
     }
@@ -64,6 +64,8 @@ fn plainest(template: Template) -> KernelKey {
         expr: (template == Template::Pointwise).then_some(expr),
         result: if template == Template::QuantizePacked {
             Storage::Packed(Packing::activation(Granularity::Row))
+        } else if template == Template::CheckIndices {
+            Storage::I32
         } else {
             Storage::F32
         },
@@ -125,6 +127,13 @@ fn keys(template: Template) -> Vec<KernelKey> {
         let large: Vec<_> =
             keys.iter().map(|key| KernelKey { tile: Some(Tile { m: 64, n: 64, k: 16 }), ..key.clone() }).collect();
         keys.extend(large);
+    }
+    if template == Template::CheckIndices {
+        let at = ArgKey { storage: Storage::I32, value: Value::Int, load: Load::Strided(2) };
+        let text = "add(mul(x0,7),x1)".to_owned();
+        let expr = ExprKey { text, own: Some(Value::Int), args: vec![at], n_numbers: 0 };
+        keys.push(KernelKey { expr: Some(expr), ..plain });
+        return keys;
     }
     if !matches!(plain.result, Storage::Packed(_)) {
         keys.push(KernelKey { result: Storage::F16, ..plain.clone() });

@@ -31,7 +31,7 @@ pub(super) fn count_nodes(raw: &RawGraph) -> usize {
 }
 
 /// Adds the names that `raw` uses and does not define, in order of use. `inner` holds what the graphs around it, within the outermost, define.
-fn free<'g>(raw: &'g RawGraph, inner: &mut Vec<BTreeSet<&'g str>>, found: &mut Vec<&'g str>) {
+pub(super) fn free<'g>(raw: &'g RawGraph, inner: &mut Vec<BTreeSet<&'g str>>, found: &mut Vec<&'g str>) {
     let inputs = raw.inputs.iter().map(|i| i.name.as_str()).chain(raw.initializers.keys().map(String::as_str));
     inner.push(inputs.chain(raw.nodes.iter().flat_map(|n| n.outputs.iter().map(String::as_str))).collect());
     let mut use_name = |name: &'g str, inner: &[BTreeSet<&str>]| {
@@ -49,9 +49,9 @@ fn free<'g>(raw: &'g RawGraph, inner: &mut Vec<BTreeSet<&'g str>>, found: &mut V
     inner.pop();
 }
 
-impl<'a> Builder<'a> {
+impl Builder<'_> {
     /// The branch of an If whose condition is known: only that one is imported, since the other may not even have a type for these sizes.
-    pub(super) fn branch_taken(&self, raw: &'a RawNode) -> Result<Option<&'a RawGraph>, ImportError> {
+    pub(super) fn branch_taken<'r>(&self, raw: &'r RawNode) -> Result<Option<&'r RawGraph>, ImportError> {
         if raw.key() != "If" {
             return Ok(None);
         }
@@ -142,6 +142,7 @@ impl<'a> Builder<'a> {
             .into());
         }
         let mut inner = Builder::new(self.model, &body.name, self.taken, true);
+        (inner.calls, inner.depth) = (self.calls.clone(), self.depth + 1);
         for (info, ty) in body.inputs.iter().zip(types) {
             inner.add_input(&info.name, ty.clone())?;
         }

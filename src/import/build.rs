@@ -2,10 +2,11 @@
 
 use super::dims::Symbols;
 use super::error::{ImportError, Kind, NodeAt};
+use super::function::{Function, Key};
 use super::normalize::{self, Draft, Facts, In};
-use super::read::{RawGraph, RawNode};
+use super::read::{MAX_DEPTH, RawGraph, RawNode};
 use super::sequence::Bound;
-use super::{body, fold};
+use super::{body, contrib, fold, missing, relate};
 use crate::ir::{
     AttrFault, Attrs, COUNT, Dim, Graph, Infer, Level, Node, NodeKind, Op, OpError, Registry, Tensor, TensorType,
     Value, ValueId, next_number,
@@ -20,11 +21,13 @@ pub(super) struct Model<'a> {
     /// Opset of the default domain.
     pub(super) opset: i64,
     pub(super) opsets: &'a BTreeMap<String, i64>,
-    /// Domain and name of the model's own functions.
-    pub(super) functions: BTreeSet<(String, String)>,
+    /// The model's own functions that it calls.
+    pub(super) functions: &'a BTreeMap<Key, Function>,
     pub(super) symbols: &'a Symbols,
     /// Symbols without a value.
     pub(super) unbound: &'a [String],
+    /// Channels that lie together in weights of `com.microsoft.nchwc`, where the model tells.
+    pub(super) channel_block: Option<usize>,
     /// Bodies imported so far, repetitions included.
     pub(super) n_bodies: Cell<u32>,
     /// Elements of sequences made so far.
@@ -52,12 +55,10 @@ struct Pending {
 }
 
 #[derive(Default)]
-pub(super) struct Scope<'a> {
+pub(super) struct Scope {
     pub(super) values: BTreeMap<String, Known>,
     /// Names that stand for no tensor.
     pub(super) lists: BTreeMap<String, Bound>,
-    /// What nodes yet to come produce, and which nodes.
-    later: BTreeMap<&'a str, &'a str>,
 }
 
 /// One graph under construction.
@@ -66,13 +67,19 @@ pub(super) struct Builder<'a> {
     pub(super) graph: Graph,
     pending: Vec<Pending>,
     /// The innermost last. A branch that is written in place of its If has one of its own.
-    pub(super) scopes: Vec<Scope<'a>>,
+    pub(super) scopes: Vec<Scope>,
+    /// The functions whose nodes are written out now, the innermost last.
+    pub(super) calls: Vec<&'a Function>,
+    /// How many subgraphs and functions are around the nodes that are written out now.
+    pub(super) depth: usize,
     /// Every name that the file has: names made up here avoid them.
     pub(super) taken: &'a BTreeSet<String>,
     /// Names of sizes that data tell.
     counts: BTreeSet<String>,
     /// Whether this is the body of an operator, which is run any number of times.
-    is_body: bool,
+    pub(super) is_body: bool,
+    /// What could not be built because a size or the value of an input is missing.
+    pub(super) missing: missing::Missing,
     /// Conditions, computed while the program runs, of the bodies in which nodes are written out now, and the values at which those count.
     pub(super) guards: Vec<(Known, bool)>,
 }
@@ -83,18 +90,18 @@ impl Model<'_> {
         let mut taken = BTreeSet::new();
         body::names(raw, &mut taken);
         let mut builder = Builder::new(self, &raw.name, &taken, false);
-        for info in raw.inputs.iter().filter(|i| !raw.initializers.contains_key(&i.name)) {
+        let is_given = |name: &String| !raw.initializers.contains_key(name) && !raw.defaults.contains_key(name);
+        for info in raw.inputs.iter().filter(|i| is_given(&i.name)) {
             let problem = || Kind::Input { name: info.name.clone(), problem: "has no shape".to_owned() };
             let ty = self.symbols.ty(&info.name, info)?.ok_or_else(problem)?;
             builder.add_input(&info.name, ty)?;
         }
+        for (name, tensor) in raw.inputs.iter().filter_map(|info| raw.defaults.get_key_value(&info.name)) {
+            let value = builder.graph.add_input_with(name, tensor.clone());
+            builder.define(name, Known::Value(value))?;
+        }
         builder.fill(raw)?;
         Ok(builder.graph)
-    }
-
-    /// How errors name a node.
-    pub(super) fn at(&self, node: &RawNode) -> NodeAt {
-        NodeAt { name: node.name.clone(), op: node.key(), opset: self.opsets.get(&node.domain).copied().unwrap_or(1) }
     }
 }
 
@@ -107,9 +114,12 @@ impl<'a> Builder<'a> {
             graph,
             pending: Vec::new(),
             scopes: vec![Scope::default()],
+            calls: Vec::new(),
+            depth: 0,
             taken,
             counts: BTreeSet::new(),
             is_body,
+            missing: missing::Missing::default(),
             guards: Vec::new(),
         }
     }
@@ -124,8 +134,9 @@ impl<'a> Builder<'a> {
     }
 
     /// Adds all nodes of `raw` and its outputs.
-    pub(super) fn fill(&mut self, raw: &'a RawGraph) -> Result<(), ImportError> {
+    pub(super) fn fill(&mut self, raw: &RawGraph) -> Result<(), ImportError> {
         self.nodes(raw, None)?;
+        self.refuse_missing()?;
         let mut ports = BTreeSet::new();
         for name in &raw.outputs {
             let fail = |problem: &str| Kind::Output { name: name.clone(), problem: problem.to_owned() };
@@ -138,6 +149,7 @@ impl<'a> Builder<'a> {
                     self.graph.add_output(name, value);
                 }
                 Bound::Nothing => return Err(fail("is an optional without a value").into()),
+                Bound::Absent | Bound::Unknown => return Err(fail("is an operand that is not given").into()),
                 Bound::Many(list) if list.is_empty() => return Err(fail("is an empty sequence").into()),
                 // Each element of a sequence is an output of its own.
                 Bound::Many(list) => {
@@ -159,7 +171,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Adds the nodes of `raw` to the innermost scope, all in the place `order` of the file where that is given.
-    pub(super) fn nodes(&mut self, raw: &'a RawGraph, order: Option<u32>) -> Result<(), ImportError> {
+    pub(super) fn nodes(&mut self, raw: &RawGraph, order: Option<u32>) -> Result<(), ImportError> {
         for (name, tensor) in &raw.initializers {
             // A formal input of a body is given by the node, whatever default the body has.
             if self.scopes.last().is_none_or(|s| !s.values.contains_key(name)) {
@@ -167,20 +179,52 @@ impl<'a> Builder<'a> {
                 self.define(name, known)?;
             }
         }
-        if let Some(scope) = self.scopes.last_mut() {
-            scope.later =
-                raw.nodes.iter().flat_map(|n| n.outputs.iter().map(|o| (o.as_str(), n.name.as_str()))).collect();
-        }
         for (index, node) in raw.nodes.iter().enumerate() {
             let order = order.unwrap_or_else(|| u32::try_from(index).unwrap_or(u32::MAX));
-            self.node(node, order).map_err(|e| e.at(|| self.model.at(node)))?;
+            if self.passes_over(node)? {
+                continue;
+            }
+            self.node(node, order).or_else(|e| {
+                let producer = |value: &str| raw.nodes.iter().find(|n| n.outputs.iter().any(|o| o == value));
+                let e = e.in_order(|value| producer(value).map(|n| n.name.clone())).at(|| self.at(node));
+                self.go_on_after(node, e)
+            })?;
         }
         Ok(())
     }
 
-    fn node(&mut self, raw: &'a RawNode, order: u32) -> Result<(), ImportError> {
+    /// How errors name a node.
+    fn at(&self, node: &RawNode) -> NodeAt {
+        let opsets = self.calls.last().map_or(self.model.opsets, |function| &function.opsets);
+        NodeAt { name: node.name.clone(), op: node.key(), opset: opsets.get(&node.domain).copied().unwrap_or(1) }
+    }
+
+    /// Runs `write` in a new innermost scope.
+    pub(super) fn scoped<T>(
+        &mut self,
+        write: impl FnOnce(&mut Self) -> Result<T, ImportError>,
+    ) -> Result<T, ImportError> {
+        if self.depth >= MAX_DEPTH {
+            return Err(Kind::Depth { limit: MAX_DEPTH }.into());
+        }
+        self.depth += 1;
+        self.scopes.push(Scope::default());
+        let result = write(self);
+        self.scopes.pop();
+        self.depth -= 1;
+        result
+    }
+
+    fn node(&mut self, raw: &RawNode, order: u32) -> Result<(), ImportError> {
         if raw.name.is_empty() {
             return Err(Kind::Form("it has neither a name nor an output".to_owned()).into());
+        }
+        if let Some((name, _)) = raw.refs.first() {
+            let problem = "refers to an attribute of a function, and stands in none".to_owned();
+            return Err(Kind::Attribute { name: name.clone(), problem }.into());
+        }
+        if let Some(function) = self.function(raw) {
+            return self.call(raw, function, order);
         }
         if let Some(tensor) = &raw.constant {
             let [output] = raw.outputs.as_slice() else {
@@ -202,13 +246,15 @@ impl<'a> Builder<'a> {
         if self.model.registry.by_onnx(&raw.key()).is_none() && self.write_out(raw, order)? {
             return Ok(());
         }
-        // Refused before its operands are looked at: the operator is what the user should hear of.
-        let is_function = self.model.functions.contains(&(raw.domain.clone(), raw.op.clone()));
-        if is_function {
-            return Err(Kind::Function.into());
-        }
         self.refuse_lists(raw)?;
-        let drafts = normalize::normalize(Draft::new(raw), self.model.opset, self).map_err(Kind::Form)?;
+        let mut draft = Draft::new(raw);
+        for input in &mut draft.inputs {
+            if matches!(input, In::Value(name) if self.is_absent(name)) {
+                *input = In::Absent;
+            }
+        }
+        let opset = self.calls.last().map_or(self.model.opset, |function| function.opset);
+        let drafts = normalize::normalize(draft, opset, self).map_err(Kind::Form)?;
         let mut results: Vec<Known> = Vec::new();
         let n_drafts = drafts.len();
         for (i, draft) in drafts.into_iter().enumerate() {
@@ -234,7 +280,7 @@ impl<'a> Builder<'a> {
     ) -> Result<Vec<(String, Known)>, ImportError> {
         let Draft { name, op: key, inputs, outputs, mut attrs } = draft;
         let is_helper = name != raw.name;
-        let def = self.model.registry.by_onnx(&key).ok_or(Kind::UnknownOp)?;
+        let def = self.model.registry.by_onnx(&key).ok_or_else(|| contrib::unknown(&key))?;
         let mut operands = Vec::with_capacity(inputs.len());
         for input in inputs {
             operands.push(match input {
@@ -328,7 +374,8 @@ impl<'a> Builder<'a> {
             .map(|o| if let Some(Known::Value(value)) = o { self.graph.sizes(*value) } else { None })
             .collect();
         let infer = Infer { attrs, inputs: &inputs, consts: &consts, sizes: &sizes, n_outputs };
-        infer.check_operands().and_then(|()| rule(&infer)).map_err(|source| {
+        let ask = |infer: &Infer<'_>| infer.check_operands().and_then(|()| rule(infer));
+        ask(&infer).map_err(|source| {
             let symbols = match source {
                 OpError::NotConstant { slot } => operands.get(slot).copied().flatten(),
                 _ => None,
@@ -339,8 +386,17 @@ impl<'a> Builder<'a> {
                 return Kind::FreeInput { slot: *slot, name }.into();
             }
             match symbols.map(|known| self.symbols_behind(known)) {
-                Some(symbols) if !symbols.is_empty() => Kind::UnboundDim { source, symbols }.into(),
-                _ => Kind::Type { source }.into(),
+                Some(symbols) if !symbols.is_empty() => return Kind::UnboundDim { source, symbols }.into(),
+                _ => {}
+            }
+            let related = || relate::proposals(&infer, &self.model.symbols.ranged(), &|infer| ask(infer).is_ok());
+            // Other refusals are about more than sizes that do not fit each other.
+            let is_of_sizes = matches!(source, OpError::Broadcast { .. } | OpError::Operand { .. });
+            let proposals = if is_of_sizes { related() } else { Vec::new() };
+            if proposals.is_empty() {
+                Kind::Type { source }.into()
+            } else {
+                Kind::Unrelated { source, proposals }.into()
             }
         })
     }
@@ -388,15 +444,9 @@ impl<'a> Builder<'a> {
     /// What a name stands for.
     ///
     /// # Errors
-    /// Nothing yet, or nothing at all.
+    /// Nothing.
     pub(super) fn get(&self, name: &str) -> Result<Known, ImportError> {
-        self.find(name).ok_or_else(|| {
-            let value = name.to_owned();
-            match self.scopes.iter().rev().find_map(|scope| scope.later.get(name)) {
-                Some(producer) => Kind::Order { value, producer: (*producer).to_owned() }.into(),
-                None => Kind::UnknownValue { value }.into(),
-            }
-        })
+        self.find(name).ok_or_else(|| Kind::UnknownValue { value: name.to_owned() }.into())
     }
 
     /// The value in the graph, put there now if it is a constant that is not.
@@ -433,16 +483,15 @@ impl<'a> Builder<'a> {
     }
 
     /// Writes the nodes of a branch in place of its If.
-    fn write_branch(&mut self, raw: &RawNode, branch: &'a RawGraph, order: u32) -> Result<(), ImportError> {
+    fn write_branch(&mut self, raw: &RawNode, branch: &RawGraph, order: u32) -> Result<(), ImportError> {
         if branch.outputs.len() < raw.outputs.len() {
             return Err(Kind::Outputs { given: raw.outputs.len(), has: branch.outputs.len() }.into());
         }
-        self.scopes.push(Scope::default());
-        let written = self.nodes(branch, Some(order));
-        let results = branch.outputs.iter().map(|name| self.bound(name)).collect::<Result<Vec<_>, _>>();
-        self.scopes.pop();
-        written?;
-        for (output, bound) in raw.outputs.iter().zip(results?).filter(|(output, _)| !output.is_empty()) {
+        let results = self.scoped(|builder| {
+            builder.nodes(branch, Some(order))?;
+            branch.outputs.iter().map(|name| builder.bound(name)).collect::<Result<Vec<_>, _>>()
+        })?;
+        for (output, bound) in raw.outputs.iter().zip(results).filter(|(output, _)| !output.is_empty()) {
             self.bind(output, bound)?;
         }
         Ok(())

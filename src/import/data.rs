@@ -119,7 +119,8 @@ impl Files {
         let unreadable =
             |(key, text): (&str, String)| fail(0, format!("its {key} is {text:?}, expected a number of bytes"));
         let offset = number("offset").map_err(unreadable)?.unwrap_or(0);
-        let length = number("length").map_err(unreadable)?.unwrap_or(needed);
+        // Left out, or written as 0: what the tensor needs.
+        let length = number("length").map_err(unreadable)?.filter(|n| *n != 0).unwrap_or(needed);
         if length != needed {
             return Err(fail(offset, format!("its length is {length} bytes, {ty} needs {needed}")).into());
         }

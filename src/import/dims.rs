@@ -26,8 +26,8 @@ const LENGTHS: &[&str] = &["seq", "len", "time", "frames"];
 /// The size of one axis as the file has it: a number, or a name of its own or after its place.
 pub(super) fn declared(input: &str, axis: usize, dim: &Dimension) -> Result<i64, String> {
     match &dim.value {
-        // Exporters write 0 and -1 for sizes they do not know.
-        Some(dimension::Value::DimValue(n)) if *n > 0 => Ok(*n),
+        // Exporters write -1 for sizes they do not know. 0 is a size, which a binding may change.
+        Some(dimension::Value::DimValue(n)) if *n >= 0 => Ok(*n),
         Some(dimension::Value::DimParam(name)) if !NAMELESS.contains(&name.as_str()) => Err(name.clone()),
         _ => Err(format!("{input}.{axis}")),
     }
@@ -99,6 +99,8 @@ impl Symbols {
             report.defaulted.push((batch, 1));
         }
         symbols.names = axes.iter().filter_map(|a| a.size.as_ref().err()).cloned().collect();
+        let is_empty = |a: &&Axis<'_>| a.size == Ok(0) && !symbols.bound.contains_key(&a.place());
+        report.empty = axes.iter().filter(is_empty).map(Axis::place).collect();
         report.unbound = symbols.names.iter().filter(|name| !symbols.bound.contains_key(*name)).cloned().collect();
         Ok((symbols, report))
     }
@@ -110,6 +112,7 @@ impl Symbols {
         } else {
             match axes.iter().find(|a| a.place() == *name).map(|a| &a.size) {
                 Some(Err(symbol)) => symbol.clone(),
+                Some(Ok(0)) => name.clone(),
                 Some(Ok(fixed)) if Dim::Known(*fixed) == *size => return Ok(()),
                 Some(Ok(fixed)) => {
                     return Err(Kind::FixedDim {
@@ -153,10 +156,24 @@ impl Symbols {
         found
     }
 
+    /// The names that stand for sizes of inputs or stand behind them and have a range, in order.
+    pub(super) fn ranged(&self) -> BTreeMap<String, Dim> {
+        let mut ranged = BTreeMap::new();
+        for dim in self.bound.values() {
+            dim.for_each_symbol(&mut |symbol| {
+                if has_range(symbol) {
+                    ranged.insert(symbol.name().to_owned(), Dim::from(symbol.clone()));
+                }
+            });
+        }
+        ranged
+    }
+
     /// The type of a value as the file describes it; sizes without a name are named after `name`. `None` where it has no shape.
     pub(super) fn ty(&self, name: &str, info: &ValueInfoProto) -> Result<Option<TensorType>, ImportError> {
         let (dtype, dims) = described(info).map_err(|problem| Kind::Input { name: name.to_owned(), problem })?;
         let dim = |(axis, dim)| match declared(name, axis, dim) {
+            Ok(0) => self.bound.get(&format!("{name}.{axis}")).cloned().unwrap_or(Dim::Known(0)),
             Ok(n) => Dim::Known(n),
             Err(symbol) => self.bound.get(&symbol).cloned().unwrap_or_else(|| Dim::symbol(&symbol)),
         };
@@ -198,6 +215,21 @@ impl DimBinding {
     /// The axis or symbol `name` has `size` elements.
     pub fn known(name: &str, size: i64) -> DimBinding {
         DimBinding { name: name.to_owned(), size: Dim::Known(size) }
+    }
+
+    /// As it is given on the command line: `--dim total=past+seq`, `--dim seq=1..512`.
+    pub(super) fn argument(&self) -> String {
+        let range = |symbol: &Symbol| symbol.range().filter(|_| symbol.name() == self.name);
+        let size = match self.size.told().and_then(range) {
+            Some(range) if self.size == Dim::ranged(&self.name, *range.start(), *range.end()) => {
+                format!("{}..{}", range.start(), range.end())
+            }
+            _ => self.size.to_string(),
+        };
+        let text = format!("{}={size}", self.name);
+        // What a shell would take apart is quoted.
+        let is_plain = |c: char| c.is_alphanumeric() || "_.,:/@%+=-*".contains(c);
+        if text.chars().all(is_plain) { format!("--dim {text}") } else { format!("--dim '{text}'") }
     }
 
     /// Reads `NAME=SIZE` or `INPUT.AXIS=SIZE`, where the size is a number, a range `1..512` that the program takes any size of, or an

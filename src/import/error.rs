@@ -1,5 +1,6 @@
 //! Why a model is not imported.
 
+use super::DimBinding;
 use crate::ir::OpError;
 use std::fmt;
 use std::path::PathBuf;
@@ -39,7 +40,7 @@ pub(super) enum Kind {
     NoOpset { min: i64, max: i64 },
     #[error("opset {found} of the default domain is not supported, {min} to {max} are")]
     Opset { found: i64, min: i64, max: i64 },
-    #[error("subgraphs nest deeper than {limit}")]
+    #[error("functions and subgraphs nest deeper than {limit}")]
     Depth { limit: usize },
     #[error(
         "{text:?} is no binding of a dimension: expected NAME=SIZE or INPUT.AXIS=SIZE, the size a number, a range 1..512 or an expression as past+seq"
@@ -59,7 +60,9 @@ pub(super) enum Kind {
     Output { name: String, problem: String },
     #[error("input {name:?} as a constant: {problem}")]
     Fixed { name: String, problem: String },
-    #[error("operand {slot} must be a constant, and is the model's input {name:?}: give it a value with --constants")]
+    #[error(
+        "operand {slot} must be a constant, and is the model's input {name:?}: give it a value with --constants {name}=VALUE"
+    )]
     FreeInput { slot: usize, name: String },
     #[error("tensor {name:?}: {problem}")]
     Tensor { name: String, problem: String },
@@ -69,8 +72,8 @@ pub(super) enum Kind {
     Attribute { name: String, problem: String },
     #[error("unknown operator")]
     UnknownOp,
-    #[error("model-local functions are not supported")]
-    Function,
+    #[error("model-local function {name} {problem}")]
+    Function { name: String, problem: String },
     #[error("operand {value:?} is produced by no earlier node, input or initializer")]
     UnknownValue { value: String },
     #[error("the graph is not in topological order: operand {value:?} is produced only by the later node {producer:?}")]
@@ -87,6 +90,23 @@ pub(super) enum Kind {
     Type { source: OpError },
     #[error("{source}, but its value depends on sizes that are not known: give {}", hints(symbols))]
     UnboundDim { source: OpError, symbols: Vec<String> },
+    #[error("{source}{}", proposed(proposals))]
+    Unrelated { source: OpError, proposals: Vec<Vec<DimBinding>> },
+    #[error("{first}; in all the model needs{}", needed(inputs, dims))]
+    Missing { first: Box<Kind>, inputs: Vec<(String, String)>, dims: Vec<String> },
+}
+
+/// What would relate the sizes, as it is given on the command line.
+fn proposed(proposals: &[Vec<DimBinding>]) -> String {
+    let arguments =
+        |bindings: &Vec<DimBinding>| bindings.iter().map(DimBinding::argument).collect::<Vec<_>>().join(" ");
+    proposals.first().map_or(String::new(), |bindings| format!("; they would fit with {}", arguments(bindings)))
+}
+
+/// Dimensions and inputs, as they are given on the command line.
+fn needed(inputs: &[(String, String)], dims: &[String]) -> String {
+    let dims = dims.iter().map(|name| format!(" --dim {name}=N"));
+    dims.chain(inputs.iter().map(|(name, ty)| format!(" --constants {name}=VALUE ({ty})"))).collect()
 }
 
 fn hints(symbols: &[String]) -> String {
@@ -129,12 +149,70 @@ impl ImportError {
 
     /// The names of the dimensions that must be given for the model to import, where that is what is missing.
     pub fn unbound(&self) -> &[String] {
-        if let Kind::UnboundDim { symbols, .. } = &self.inner.kind { symbols } else { &[] }
+        match &self.inner.kind {
+            Kind::UnboundDim { symbols, .. } => symbols,
+            Kind::Missing { dims, .. } => dims,
+            _ => &[],
+        }
     }
 
-    /// The input of the model whose value must be known for the model to import, where that is what is missing.
+    /// The input of the model whose value must be known for the model to import, the first of several, where that is what is missing.
     pub fn free_input(&self) -> Option<&str> {
-        if let Kind::FreeInput { name, .. } = &self.inner.kind { Some(name) } else { None }
+        match &self.inner.kind {
+            Kind::FreeInput { name, .. } => Some(name),
+            Kind::Missing { inputs, .. } => inputs.first().map(|(name, _)| name.as_str()),
+            _ => None,
+        }
+    }
+
+    /// Whether sizes or values are missing that a user can give.
+    pub(super) fn is_missing(&self) -> bool {
+        matches!(self.inner.kind, Kind::FreeInput { .. } | Kind::UnboundDim { .. })
+    }
+
+    /// The error about the first of several sizes and values that are missing, saying all: inputs with their types, and dimensions.
+    pub(super) fn of_all(mut self, inputs: Vec<(String, String)>, dims: Vec<String>) -> ImportError {
+        let is_said = match &self.inner.kind {
+            Kind::FreeInput { .. } => inputs.len() == 1 && dims.is_empty(),
+            Kind::UnboundDim { symbols, .. } => inputs.is_empty() && *symbols == dims,
+            _ => true,
+        };
+        if !is_said {
+            let first = Box::new(std::mem::replace(&mut self.inner.kind, Kind::NoGraph));
+            self.inner.kind = Kind::Missing { first, inputs, dims };
+        }
+        self
+    }
+
+    /// Bindings of dimensions with which a node would not have been refused, each a list of what is to be given together.
+    pub(super) fn proposals(&self) -> &[Vec<DimBinding>] {
+        if let Kind::Unrelated { proposals, .. } = &self.inner.kind { proposals } else { &[] }
+    }
+
+    /// The same error with other proposals.
+    pub(super) fn with_proposals(mut self, new: Vec<Vec<DimBinding>>) -> ImportError {
+        if let Kind::Unrelated { proposals, .. } = &mut self.inner.kind {
+            *proposals = new;
+        }
+        self
+    }
+
+    /// An error about a value that nothing before has produced, where a later node, which `producer` finds, does: the graph is out of order.
+    pub(super) fn in_order(mut self, producer: impl FnOnce(&str) -> Option<String>) -> ImportError {
+        if let Kind::UnknownValue { value } = &self.inner.kind
+            && let Some(producer) = producer(value)
+        {
+            self.inner.kind = Kind::Order { value: value.clone(), producer };
+        }
+        self
+    }
+
+    /// An error in a function: a value that nothing there produces is none of the graph's that calls.
+    pub(super) fn in_function(mut self) -> ImportError {
+        if let Kind::UnknownValue { .. } = &self.inner.kind {
+            self.inner.kind = Kind::Form(self.inner.kind.to_string());
+        }
+        self
     }
 
     /// The error said to be in this node. One that is in a node already, perhaps of a subgraph, stays there.

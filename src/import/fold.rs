@@ -110,25 +110,40 @@ impl Builder<'_> {
             "Slice" => {
                 let (data, starts, ends) = (elements(0)?, numbers(1)?, numbers(2)?);
                 let step = if operand(4).is_some() { numbers(4)? } else { vec![1] };
-                let ([start], [end], [1]) = (starts.as_slice(), ends.as_slice(), step.as_slice()) else { return None };
-                let n = data.len() as i64;
-                let bound =
-                    |at: i64| usize::try_from(if at < 0 { at.saturating_add(n) } else { at }.clamp(0, n)).unwrap_or(0);
-                data.get(bound(*start)..bound(*end).max(bound(*start)))?.to_vec()
+                let ([start], [end], [step]) = (starts.as_slice(), ends.as_slice(), step.as_slice()) else {
+                    return None;
+                };
+                let places = crate::ops::slice::places(data.len(), *start, *end, *step)?;
+                places.into_iter().map(|i| data.get(i).cloned()).collect::<Option<_>>()?
             }
             "Concat" => {
                 let parts: Option<Vec<_>> = (0..operands.len()).map(elements).collect();
                 parts?.concat()
             }
-            "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Max" | "Min" | "And" | "Or" | "Equal" | "Less" | "LessOrEqual"
-            | "Greater" | "GreaterOrEqual"
-                if operands.len() == 2 && (op.def.onnx != "Mod" || op.attrs.int("fmod").unwrap_or(0) == 0) =>
+            "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Max" | "Min" | "Sum" | "And" | "Or" | "Equal" | "Less"
+            | "LessOrEqual" | "Greater" | "GreaterOrEqual"
+                if op.def.onnx != "Mod" || op.attrs.int("fmod").unwrap_or(0) == 0 =>
             {
-                pairs(&elements(0)?, &elements(1)?)?
-                    .iter()
-                    .map(|(a, b)| binary(op.def.onnx, a, b))
-                    .collect::<Option<_>>()?
+                // Maxima, minima and sums take any number of operands.
+                (1..operands.len()).try_fold(elements(0)?, |result, slot| -> Option<Vec<Dim>> {
+                    pairs(&result, &elements(slot)?)?.iter().map(|(a, b)| binary(op.def.onnx, a, b)).collect()
+                })?
             }
+            "Clip" => {
+                let bound = |slot: usize| match operand(slot) {
+                    None => Some(None),
+                    Some(_) => elements(slot)?.first().cloned().map(Some),
+                };
+                let (least, most) = (bound(1)?, bound(2)?);
+                let above = |dim: &Dim| least.as_ref().map_or_else(|| dim.clone(), |least| Dim::larger(dim, least));
+                let below = |dim: Dim| most.as_ref().map_or_else(|| dim.clone(), |most| Dim::least(&dim, most));
+                elements(0)?.iter().map(|dim| below(above(dim))).collect()
+            }
+            "Abs" => elements(0)?.iter().map(|dim| Dim::larger(dim, &(&Dim::Known(0) - dim))).collect(),
+            "Expand" => match (elements(0)?.as_slice(), ty.shape.n_elems()?) {
+                ([one], n @ 0..=64) => vec![one.clone(); usize::try_from(n).ok()?],
+                (all, _) => all.to_vec(),
+            },
             "Neg" => elements(0)?.iter().map(|a| &Dim::Known(0) - a).collect(),
             "Not" => elements(0)?.iter().map(|a| &Dim::Known(1) - a).collect(),
             "Where" => {
@@ -142,6 +157,8 @@ impl Builder<'_> {
                 (0..n).map(chosen).collect::<Option<_>>()?
             }
             "ReduceProd" => vec![crate::ir::product(&elements(0)?)],
+            "ReduceMax" => vec![elements(0)?.iter().cloned().reduce(|a, b| Dim::larger(&a, &b))?],
+            "ReduceMin" => vec![elements(0)?.iter().cloned().reduce(|a, b| Dim::least(&a, &b))?],
             "ReduceSum" => vec![elements(0)?.iter().fold(Dim::Known(0), |sum, dim| &sum + dim)],
             _ => return None,
         };
@@ -223,11 +240,12 @@ fn pairs(left: &[Dim], right: &[Dim]) -> Option<Vec<(Dim, Dim)>> {
 /// One element of an operator of two operands; `None` where the ranges of their symbols do not tell it. Truth values are 0 and 1.
 fn binary(op: &str, a: &Dim, b: &Dim) -> Option<Dim> {
     let truth = |value: bool| Some(Dim::Known(i64::from(value)));
-    let ((a_low, a_high), (b_low, b_high)) = (a.bounds(), b.bounds());
+    let (a_low, b_low) = (a.bounds().0, b.bounds().0);
+    let is_less = |a: &Dim, b: &Dim| (a + &Dim::Known(1)).at_most(b);
     // ONNX truncates; of what is not negative, rounding down is the same.
     let quotient = || (a_low >= 0 && b_low >= 1).then(|| a.floor_div(b)).flatten();
     match op {
-        "Add" => Some(a + b),
+        "Add" | "Sum" => Some(a + b),
         "Sub" => Some(a - b),
         "Mul" | "And" => Some(a * b),
         "Div" => quotient(),
@@ -235,9 +253,9 @@ fn binary(op: &str, a: &Dim, b: &Dim) -> Option<Dim> {
         "Max" | "Or" => Some(Dim::larger(a, b)),
         "Min" => Some(Dim::least(a, b)),
         "Equal" if a == b => truth(true),
-        "Equal" if a_high < b_low || b_high < a_low => truth(false),
-        "Less" if a_high < b_low => truth(true),
-        "Less" if a_low >= b_high => truth(false),
+        "Equal" if is_less(a, b) || is_less(b, a) => truth(false),
+        "Less" if is_less(a, b) => truth(true),
+        "Less" if b.at_most(a) => truth(false),
         "LessOrEqual" => binary("Less", b, a).map(|greater| &Dim::Known(1) - &greater),
         "Greater" => binary("Less", b, a),
         "GreaterOrEqual" => binary("Less", a, b).map(|less| &Dim::Known(1) - &less),

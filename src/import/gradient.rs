@@ -17,9 +17,9 @@ const NODE_ELEMS: usize = 1 << 8;
 /// What a derivative is with respect to: a node's operand, and what `y` gains with it.
 type Partial = (usize, Known);
 
-impl<'a> Builder<'a> {
+impl Builder<'_> {
     /// The outputs of a Gradient.
-    pub(super) fn gradient(&mut self, raw: &'a RawNode, order: u32) -> Result<Vec<Bound>, ImportError> {
+    pub(super) fn gradient(&mut self, raw: &RawNode, order: u32) -> Result<Vec<Bound>, ImportError> {
         let names =
             |attr: &str| if let Some(Attr::Strs(names)) = raw.attrs.get(attr) { names.clone() } else { Vec::new() };
         let (xs, zs) = (names("xs"), names("zs"));

@@ -252,7 +252,10 @@ pub(super) fn normalize(mut draft: Draft, opset: i64, facts: &dyn Facts) -> Resu
             let k = draft.take_int("k")?.ok_or("attribute k is missing")?;
             draft.set(1, ints("k", &[k])?);
         }
-        "Upsample" | "Resize" => resize(&mut draft, opset, facts)?,
+        "Upsample" | "Resize" => {
+            resize(&mut draft, opset, facts)?;
+            return of_codes(draft, facts);
+        }
         "BatchNormalization" if opset < 14 => batch_norm(&mut draft)?,
         "CastLike" if draft.inputs.len() == 2 => {
             let to = draft.ty(1, facts)?.dtype;
@@ -428,6 +431,23 @@ fn resize(draft: &mut Draft, opset: i64, facts: &dyn Facts) -> Result<(), Refusa
         }
     }
     Ok(())
+}
+
+/// A Resize that only chooses elements, of codes of 8 bits: floats hold them all.
+fn of_codes(mut draft: Draft, facts: &dyn Facts) -> Result<Vec<Draft>, Refusal> {
+    let dtype = draft.ty(0, facts)?.dtype;
+    if dtype.class() != Class::Int || dtype.bits() > 8 || draft.attrs.str("mode").unwrap_or("nearest") != "nearest" {
+        return Ok(vec![draft]);
+    }
+    let floats = Attrs::new().with_dtype("to", DType::F32);
+    let cast = draft.helper("Cast", "floats", vec![draft.input(0)], floats);
+    let inputs = [In::Earlier(0)].into_iter().chain(draft.inputs.drain(1..)).collect();
+    let attrs = std::mem::take(&mut draft.attrs);
+    let resize = draft.helper("Resize", "resize", inputs, attrs);
+    "Cast".clone_into(&mut draft.op);
+    draft.inputs = vec![In::Earlier(1)];
+    draft.attrs = Attrs::new().with_dtype("to", dtype);
+    Ok(vec![cast, resize, draft])
 }
 
 /// `spatial` went in opset 9, the outputs of training became three in 14.

@@ -26,6 +26,10 @@ pub(super) enum Bound {
     Many(Rc<[Known]>),
     /// An optional without a value.
     Nothing,
+    /// An operand of a function that its call does not give.
+    Absent,
+    /// What could not be built, since a size or a value is missing.
+    Unknown,
 }
 
 impl Bound {
@@ -35,11 +39,13 @@ impl Bound {
             Bound::One(_) => "a tensor".to_owned(),
             Bound::Many(list) => format!("a sequence of {}", list.len()),
             Bound::Nothing => "an optional without a value".to_owned(),
+            Bound::Absent => "an operand that is not given".to_owned(),
+            Bound::Unknown => "not known".to_owned(),
         }
     }
 }
 
-impl<'a> Builder<'a> {
+impl Builder<'_> {
     /// What a name stands for.
     ///
     /// # Errors
@@ -72,7 +78,7 @@ impl<'a> Builder<'a> {
     pub(super) fn refuse_lists(&self, raw: &RawNode) -> Result<(), ImportError> {
         for name in raw.inputs.iter().filter(|name| !name.is_empty()) {
             let bound = self.bound(name)?;
-            if !matches!(bound, Bound::One(_)) {
+            if !matches!(bound, Bound::One(_) | Bound::Absent) {
                 return Err(form(format!("operand {name:?} is {}, expected a tensor", bound.what())));
             }
         }
@@ -80,7 +86,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Resolves a node that works on sequences or optionals; whether it was one.
-    pub(super) fn sequence(&mut self, raw: &'a RawNode, order: u32) -> Result<bool, ImportError> {
+    pub(super) fn sequence(&mut self, raw: &RawNode, order: u32) -> Result<bool, ImportError> {
         if !raw.domain.is_empty() {
             return Ok(false);
         }
@@ -141,7 +147,12 @@ impl<'a> Builder<'a> {
     }
 
     fn is_given(&self, raw: &RawNode, slot: usize) -> bool {
-        raw.inputs.get(slot).is_some_and(|name| !name.is_empty())
+        raw.inputs.get(slot).is_some_and(|name| !name.is_empty() && !self.is_absent(name))
+    }
+
+    /// Whether a name stands for an operand that the call of a function does not give.
+    pub(super) fn is_absent(&self, name: &str) -> bool {
+        !self.calls.is_empty() && matches!(self.bound(name), Ok(Bound::Absent))
     }
 
     /// The sequence in operand `slot`.
@@ -258,8 +269,8 @@ impl<'a> Builder<'a> {
     }
 
     /// SequenceMap, opset 17: the body for each element, beside those of other sequences or whole tensors.
-    fn sequence_map(&mut self, raw: &'a RawNode, order: u32) -> Result<Vec<Bound>, ImportError> {
-        let body: &'a RawGraph = Self::body_of_node(raw, "body")?;
+    fn sequence_map(&mut self, raw: &RawNode, order: u32) -> Result<Vec<Bound>, ImportError> {
+        let body: &RawGraph = Self::body_of_node(raw, "body")?;
         let n = self.list(raw, 0)?.len();
         let operands = raw.inputs.iter().map(|name| self.bound(name)).collect::<Result<Vec<_>, _>>()?;
         Self::check_count(raw, body, n)?;
@@ -318,7 +329,8 @@ impl<'a> Builder<'a> {
 pub(super) fn spread_input(raw: &mut RawGraph, name: &str, held: &Held) -> Result<(), ImportError> {
     let fail = |problem: &str| ImportError::from(Kind::Input { name: name.to_owned(), problem: problem.to_owned() });
     let at = raw.inputs.iter().position(|input| input.name == name).ok_or_else(|| fail("is no input of the model"))?;
-    if raw.inputs[at].r#type.as_ref().is_some_and(|ty| ty.value.is_some()) {
+    let ty = raw.inputs[at].r#type.as_ref().and_then(|ty| ty.value.as_ref());
+    if matches!(ty, Some(type_proto::Value::TensorType(_))) {
         return Err(fail("is a tensor: it holds nothing else"));
     }
     let (elements, op) = match held {
@@ -346,13 +358,10 @@ pub(super) fn spread_input(raw: &mut RawGraph, name: &str, held: &Held) -> Resul
     }
     let node = RawNode {
         name: name.to_owned(),
-        domain: String::new(),
         op: op.to_owned(),
         inputs: elements.iter().map(|element| element.name.clone()).collect(),
         outputs: vec![name.to_owned()],
-        attrs: Attrs::new(),
-        graphs: Vec::new(),
-        constant: None,
+        ..RawNode::default()
     };
     raw.inputs.splice(at..=at, elements);
     raw.nodes.insert(0, node);
@@ -366,9 +375,6 @@ fn described(name: &str, ty: &TensorType) -> Result<ValueInfoProto, String> {
     let dim = |n: usize| Dimension { value: Some(dimension::Value::DimValue(n as i64)), ..Default::default() };
     let shape = Some(TensorShapeProto { dim: sizes.into_iter().map(dim).collect() });
     let value = Some(type_proto::Value::TensorType(TensorTypeProto { elem_type, shape }));
-    Ok(ValueInfoProto {
-        name: name.to_owned(),
-        r#type: Some(TypeProto { value, ..Default::default() }),
-        ..Default::default()
-    })
+    let ty = TypeProto { value, ..Default::default() };
+    Ok(ValueInfoProto { name: name.to_owned(), r#type: Some(ty), ..Default::default() })
 }

@@ -5,7 +5,7 @@
 //! Operators that refuse indices get zeros where their body does not count, so that what nobody asked for does not end a run.
 
 use super::body::{MAX_BODIES, count_nodes};
-use super::build::{Builder, Known, Scope};
+use super::build::{Builder, Known};
 use super::error::{ImportError, Kind};
 use super::normalize::{Draft, In};
 use super::read::{RawGraph, RawNode};
@@ -18,11 +18,21 @@ const MAX_NODES: usize = 1 << 16;
 const REFUSING: &[(&str, usize)] = &[
     ("CumProd", 1),
     ("CumSum", 1),
+    ("Gather", 1),
+    ("GatherElements", 1),
+    ("GatherND", 1),
     ("MaxUnpool", 1),
+    ("NegativeLogLikelihoodLoss", 1),
+    ("ReverseSequence", 1),
     ("RoiAlign", 2),
+    ("RotaryEmbedding", 3),
     ("ScatterElements", 1),
     ("ScatterND", 1),
+    ("SoftmaxCrossEntropyLoss", 1),
     ("TensorScatter", 2),
+    ("ai.onnx.ml::ArrayFeatureExtractor", 1),
+    ("com.microsoft::GatherBlockQuantized", 1),
+    ("com.microsoft::RotaryEmbedding", 1),
 ];
 /// Why what bodies give cannot be chosen from.
 const RUN_TIME: &str = "and the condition is computed while the program runs";
@@ -31,22 +41,25 @@ pub(super) fn form(problem: impl std::fmt::Display) -> ImportError {
     Kind::Form(problem.to_string()).into()
 }
 
-impl<'a> Builder<'a> {
+impl Builder<'_> {
     /// Writes a node whose bodies can stand in its place; whether it was one.
-    pub(super) fn write_out(&mut self, raw: &'a RawNode, order: u32) -> Result<bool, ImportError> {
+    pub(super) fn write_out(&mut self, raw: &RawNode, order: u32) -> Result<bool, ImportError> {
         let results = match raw.key().as_str() {
             "If" => self.both_branches(raw, order)?,
             "Loop" => self.iterations(raw, order)?,
             "Scan" => self.scan(raw, order)?.into_iter().map(Bound::One).collect(),
             "ai.onnx.preview::FlexAttention" => self.flex_attention(raw, order)?.into_iter().map(Bound::One).collect(),
             "ai.onnx.preview.training::Gradient" => self.gradient(raw, order)?,
-            _ => return Ok(false),
+            _ => match self.contrib(raw, order)? {
+                Some(results) => results,
+                None => return Ok(false),
+            },
         };
         self.bind_outputs(raw, results)
     }
 
     /// Gives the outputs of a node that is written out their values, and says that it was.
-    pub(super) fn bind_outputs(&mut self, raw: &'a RawNode, results: Vec<Bound>) -> Result<bool, ImportError> {
+    pub(super) fn bind_outputs(&mut self, raw: &RawNode, results: Vec<Bound>) -> Result<bool, ImportError> {
         if results.len() < raw.outputs.len() {
             return Err(Kind::Outputs { given: raw.outputs.len(), has: results.len() }.into());
         }
@@ -57,8 +70,9 @@ impl<'a> Builder<'a> {
     }
 
     /// Operand `slot`, `None` where absent.
-    fn operand(&self, raw: &RawNode, slot: usize) -> Result<Option<Known>, ImportError> {
-        raw.inputs.get(slot).filter(|name| !name.is_empty()).map(|name| self.get(name)).transpose()
+    pub(super) fn operand(&self, raw: &RawNode, slot: usize) -> Result<Option<Known>, ImportError> {
+        let given = raw.inputs.get(slot).filter(|name| !name.is_empty() && !self.is_absent(name));
+        given.map(|name| self.get(name)).transpose()
     }
 
     /// Operand `slot`, which has to be there.
@@ -82,7 +96,7 @@ impl<'a> Builder<'a> {
         Ok(tensor.to_i64s().map_err(form)?.first().copied())
     }
 
-    pub(super) fn body_of_node(raw: &'a RawNode, name: &str) -> Result<&'a RawGraph, ImportError> {
+    pub(super) fn body_of_node<'r>(raw: &'r RawNode, name: &str) -> Result<&'r RawGraph, ImportError> {
         raw.graphs
             .iter()
             .find(|(n, _)| n == name)
@@ -115,16 +129,7 @@ impl<'a> Builder<'a> {
         let name = self.fresh(&format!("{}.{}", raw.name, op.to_ascii_lowercase()));
         let inputs = (0..operands.len()).map(In::Earlier).collect();
         let draft = Draft { name, op: op.to_owned(), inputs, outputs: vec![String::new()], attrs };
-        let bare = RawNode {
-            name: raw.name.clone(),
-            domain: String::new(),
-            op: op.to_owned(),
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-            attrs: Attrs::new(),
-            graphs: Vec::new(),
-            constant: None,
-        };
+        let bare = RawNode { name: raw.name.clone(), op: op.to_owned(), ..RawNode::default() };
         let outputs = self.add(draft, &bare, order, operands)?;
         outputs.first().map(|o| o.1).ok_or_else(|| form("a node without output"))
     }
@@ -134,38 +139,33 @@ impl<'a> Builder<'a> {
         let n_bodies = self.model.n_bodies.get().saturating_add(u32::try_from(n).unwrap_or(u32::MAX));
         self.model.n_bodies.set(n_bodies);
         if n_bodies > MAX_BODIES / 4 {
-            return Err(form(format!("more than {} nodes of subgraphs and sequences written out", MAX_BODIES / 4)));
+            return Err(form(format!(
+                "more than {} nodes of functions, subgraphs and sequences written out",
+                MAX_BODIES / 4
+            )));
         }
         Ok(())
     }
 
     /// Writes the nodes of a body for these values of its inputs, and gives those of its outputs.
-    pub(super) fn inline(
-        &mut self,
-        body: &'a RawGraph,
-        inputs: &[Bound],
-        order: u32,
-    ) -> Result<Vec<Bound>, ImportError> {
+    pub(super) fn inline(&mut self, body: &RawGraph, inputs: &[Bound], order: u32) -> Result<Vec<Bound>, ImportError> {
         self.count_written(body.nodes.len().saturating_add(10))?;
         if inputs.len() != body.inputs.len() {
             return Err(form(format!("{} values for the {} inputs of a body", inputs.len(), body.inputs.len())));
         }
-        self.scopes.push(Scope::default());
-        let written = (|| {
+        self.scoped(|builder| {
             for (info, bound) in body.inputs.iter().zip(inputs) {
-                self.bind(&info.name, bound.clone())?;
+                builder.bind(&info.name, bound.clone())?;
             }
-            self.nodes(body, Some(order))?;
-            body.outputs.iter().map(|name| self.bound(name)).collect::<Result<Vec<_>, _>>()
-        })();
-        self.scopes.pop();
-        written
+            builder.nodes(body, Some(order))?;
+            body.outputs.iter().map(|name| builder.bound(name)).collect()
+        })
     }
 
     /// [`Builder::inline`] of a body that counts only where `condition` is `wanted`.
     fn guarded(
         &mut self,
-        body: &'a RawGraph,
+        body: &RawGraph,
         inputs: &[Bound],
         condition: Known,
         wanted: bool,
@@ -227,7 +227,7 @@ impl<'a> Builder<'a> {
     }
 
     /// [`Builder::inline`] where all inputs and outputs are tensors.
-    fn tensors(&mut self, body: &'a RawGraph, inputs: &[Known], order: u32) -> Result<Vec<Known>, ImportError> {
+    fn tensors(&mut self, body: &RawGraph, inputs: &[Known], order: u32) -> Result<Vec<Known>, ImportError> {
         let inputs: Vec<Bound> = inputs.iter().copied().map(Bound::One).collect();
         let one = |bound| match bound {
             Bound::One(known) => Ok(known),
@@ -258,7 +258,7 @@ impl<'a> Builder<'a> {
     }
 
     /// If, ONNX opset 25, whose condition is computed while the program runs: both branches, and of each result the one that it chooses.
-    fn both_branches(&mut self, raw: &'a RawNode, order: u32) -> Result<Vec<Bound>, ImportError> {
+    fn both_branches(&mut self, raw: &RawNode, order: u32) -> Result<Vec<Bound>, ImportError> {
         let given = self.required(raw, 0)?;
         let free = self.choosing_input(given);
         let or_free = |error: ImportError| free.clone().map_or(error, |name| Kind::FreeInput { slot: 0, name }.into());
@@ -278,7 +278,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Loop, ONNX opset 25: the values carried, then those collected.
-    fn iterations(&mut self, raw: &'a RawNode, order: u32) -> Result<Vec<Bound>, ImportError> {
+    fn iterations(&mut self, raw: &RawNode, order: u32) -> Result<Vec<Bound>, ImportError> {
         let body = Self::body_of_node(raw, "body")?;
         let most = self.number(raw, 0)?;
         let first = self.operand(raw, 1)?;
@@ -358,7 +358,7 @@ impl<'a> Builder<'a> {
     }
 
     /// Scan, ONNX opset 25: the states, then the values collected.
-    fn scan(&mut self, raw: &'a RawNode, order: u32) -> Result<Vec<Known>, ImportError> {
+    fn scan(&mut self, raw: &RawNode, order: u32) -> Result<Vec<Known>, ImportError> {
         let body = Self::body_of_node(raw, "body")?;
         let operands = (0..raw.inputs.len()).map(|slot| self.required(raw, slot)).collect::<Result<Vec<_>, _>>()?;
         let n_scanned = raw
@@ -422,7 +422,7 @@ impl<'a> Builder<'a> {
     }
 
     /// FlexAttention of the preview domain, version 1: attention with bodies that change scores and probabilities.
-    fn flex_attention(&mut self, raw: &'a RawNode, order: u32) -> Result<Vec<Known>, ImportError> {
+    fn flex_attention(&mut self, raw: &RawNode, order: u32) -> Result<Vec<Known>, ImportError> {
         let (q, mut k, mut v) = (self.required(raw, 0)?, self.required(raw, 1)?, self.required(raw, 2)?);
         let sizes = |known: Known| -> Result<[i64; 4], ImportError> {
             let ty = self.ty(known);

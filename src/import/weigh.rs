@@ -16,6 +16,8 @@ enum Kind {
     Attribute,
     Tensor,
     Function,
+    Sparse,
+    Training,
     Other,
 }
 
@@ -24,13 +26,18 @@ impl Kind {
     fn child(self, field: u64) -> Option<Kind> {
         Some(match (self, field) {
             (Kind::Model, 7) | (Kind::Attribute, 6 | 11) => Kind::Graph,
+            (Kind::Model, 20) => Kind::Training,
             (Kind::Model, 25) => Kind::Function,
+            (Kind::Training, 1 | 2) => Kind::Graph,
             (Kind::Graph, 1) | (Kind::Function, 7) => Kind::Node,
-            (Kind::Graph, 5) | (Kind::Attribute, 5 | 10) => Kind::Tensor,
-            (Kind::Node, 5) => Kind::Attribute,
-            (Kind::Model, 8 | 14 | 20)
-            | (Kind::Graph, 11..=16)
-            | (Kind::Attribute, 14 | 15 | 22 | 23)
+            (Kind::Graph, 5) | (Kind::Attribute, 5 | 10) | (Kind::Sparse, 1 | 2) => Kind::Tensor,
+            (Kind::Graph, 15) | (Kind::Attribute, 22 | 23) => Kind::Sparse,
+            (Kind::Node, 5) | (Kind::Function, 11) => Kind::Attribute,
+            (Kind::Model, 8 | 14)
+            | (Kind::Graph, 11..=14 | 16)
+            | (Kind::Function, 9 | 12 | 14)
+            | (Kind::Training, 3 | 4)
+            | (Kind::Attribute, 14 | 15)
             | (Kind::Tensor, 13 | 16) => Kind::Other,
             _ => return None,
         })

@@ -129,6 +129,16 @@ impl<'g> Edit<'g> {
     /// # Errors
     /// The operator's type rule refuses the operands.
     pub fn add_all(&mut self, op: Op, operands: &[Option<Val>], n_outputs: usize) -> Result<Vec<Val>, EditError> {
+        let types = self.types(&op, operands, n_outputs)?;
+        let name = match self.context {
+            Some(node) => format!("{}.{}", self.graph.node(node).name, op.def.name),
+            None => op.def.name.to_owned(),
+        };
+        Ok(self.push(&name, NodeKind::Op(op), types, operands.to_vec()))
+    }
+
+    /// The types of the results of a use of an operator.
+    fn types(&self, op: &Op, operands: &[Option<Val>], n_outputs: usize) -> Result<Vec<TensorType>, EditError> {
         let inputs: Vec<_> = operands.iter().map(|v| v.map(|v| self.ty(v))).collect();
         let consts: Vec<_> = operands.iter().map(|v| v.and_then(|v| self.constant(v))).collect();
         let sizes: Vec<_> = operands.iter().map(|v| v.and_then(|v| self.sizes(v))).collect();
@@ -141,17 +151,39 @@ impl<'g> Edit<'g> {
                 .join(", "),
             source,
         };
-        let types = super::Infer { attrs: &op.attrs, inputs: &inputs, consts: &consts, sizes: &sizes, n_outputs }
+        let mut types = super::Infer { attrs: &op.attrs, inputs: &inputs, consts: &consts, sizes: &sizes, n_outputs }
             .types(op.def)
             .map_err(&refuse)?;
         if types.len() < n_outputs {
             return Err(refuse(OpError::unsupported(format!("{} outputs of {}", n_outputs, types.len()))));
         }
-        let name = match self.context {
-            Some(node) => format!("{}.{}", self.graph.node(node).name, op.def.name),
-            None => op.def.name.to_owned(),
-        };
-        Ok(self.push(&name, NodeKind::Op(op), types, operands.to_vec()))
+        // A rule may know of outputs that this use does not have.
+        types.truncate(n_outputs);
+        Ok(types)
+    }
+
+    /// How many nodes were added: the next one is the node of [`Val::New`] of that number.
+    pub fn n_new(&self) -> usize {
+        self.patch.new.len()
+    }
+
+    /// The operator of new node number `node`, unless it is a constant, and its operands.
+    pub fn new_op(&self, node: usize) -> Option<(&Op, &[Option<Val>])> {
+        let new = self.patch.new.get(node)?;
+        Some((new.node.op()?, &new.operands))
+    }
+
+    /// Gives new node number `node` other attributes and operands; its results are typed anew.
+    ///
+    /// # Errors
+    /// The operator's type rule refuses them.
+    pub fn rewrite_new(&mut self, node: usize, op: Op, operands: &[Option<Val>]) -> Result<(), EditError> {
+        let types = self.types(&op, operands, self.patch.new[node].node.outputs.len())?;
+        let new = &mut self.patch.new[node];
+        new.node.outputs.iter_mut().zip(types).for_each(|(value, ty)| value.ty = ty);
+        new.node.kind = NodeKind::Op(op);
+        new.operands = operands.to_vec();
+        Ok(())
     }
 
     /// Adds a constant.

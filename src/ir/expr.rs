@@ -54,6 +54,7 @@ functions! {
     /// Functions of one operand. `f`, `i` and `b` convert to float, integer (towards zero, clamped to 32 bits, NaN to 0) and truth value; `i64` and
     /// `u64` convert a float to a 64-bit integer in the same way (`u64` wraps a negative one), `uf` the bits of a u64 to a float. The name of a narrower
     /// integer type wraps to it: `u8(x0)` is x0 modulo 256.
+    /// `f16`, `bf16` and `f32` round a float to that type, as ONNX's Cast does: to nearest even, what is too large to infinity.
     Unary {
         Neg = "neg", Abs = "abs", Sign = "sign", Floor = "floor", Ceil = "ceil", Round = "round", Exp = "exp", Log = "log",
         Sqrt = "sqrt", Rsqrt = "rsqrt", Recip = "recip", Sin = "sin", Cos = "cos", Tan = "tan", Asin = "asin", Acos = "acos",
@@ -61,6 +62,7 @@ functions! {
         Sigmoid = "sigmoid", Softplus = "softplus", Relu = "relu", Not = "not", BitNot = "bitnot", IsNan = "isnan", IsInf = "isinf",
         ToFloat = "f", ToInt = "i", ToBool = "b", ToI64 = "i64", ToU64 = "u64", UnsignedToFloat = "uf",
         I2 = "i2", U2 = "u2", I4 = "i4", U4 = "u4", I8 = "i8", U8 = "u8", I16 = "i16", U16 = "u16", I32 = "i32", U32 = "u32",
+        RoundF16 = "f16", RoundBf16 = "bf16", RoundF32 = "f32",
     }
 }
 

@@ -1,5 +1,6 @@
 //! Formats: how a node stores its weights and activations, and so how it computes.
 
+use super::DType;
 use super::packed::Granularity;
 use std::fmt;
 use std::str::FromStr;
@@ -29,6 +30,13 @@ pub enum Activations {
     F16,
     /// Quantized to INT8 on the way in; the result is stored as f32.
     I8,
+}
+
+impl Activations {
+    /// The type that results are stored in.
+    pub fn stored(self) -> DType {
+        if self == Activations::F16 { DType::F16 } else { DType::F32 }
+    }
 }
 
 /// The last rows of a weight matrix, stored in another way than those before them.

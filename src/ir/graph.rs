@@ -133,6 +133,7 @@ pub struct Graph {
     pub level: Level,
     graph: StableDiGraph<Node, Operand>,
     inputs: Vec<NodeId>,
+    defaults: BTreeMap<String, Tensor>,
     outputs: Vec<Output>,
     node_names: BTreeSet<String>,
     value_names: BTreeSet<String>,
@@ -146,6 +147,7 @@ impl Graph {
             level,
             graph: StableDiGraph::new(),
             inputs: Vec::new(),
+            defaults: BTreeMap::new(),
             outputs: Vec::new(),
             node_names: BTreeSet::new(),
             value_names: BTreeSet::new(),
@@ -157,6 +159,23 @@ impl Graph {
         let node = self.insert(Node::new(name, NodeKind::Input, vec![Value { name: name.to_owned(), ty }]), &[]);
         self.inputs.push(node);
         node.out(0)
+    }
+
+    /// Adds an input that need not be given: then it is `default`, whose type it has.
+    pub fn add_input_with(&mut self, name: &str, default: Tensor) -> ValueId {
+        let value = self.add_input(name, default.ty().clone());
+        self.defaults.insert(self.value(value).name.clone(), default);
+        value
+    }
+
+    /// The values of inputs that need not be given, by name.
+    pub fn defaults(&self) -> &BTreeMap<String, Tensor> {
+        &self.defaults
+    }
+
+    /// The value of an input that need not be given.
+    pub fn default_of(&self, input: NodeId) -> Option<&Tensor> {
+        self.node(input).outputs.first().and_then(|value| self.defaults.get(&value.name))
     }
 
     /// Adds a constant.
@@ -255,8 +274,9 @@ impl Graph {
         self.node(id.node).constant()
     }
 
-    /// Calls `f` with every constant, those in attributes and in the graphs among these included.
+    /// Calls `f` with every constant, those in attributes, in the graphs among these and the defaults of inputs included.
     pub fn for_each_constant(&self, f: &mut dyn FnMut(&Tensor)) {
+        self.defaults.values().for_each(&mut *f);
         for node in self.graph.node_weights() {
             match &node.kind {
                 NodeKind::Input => {}
@@ -534,7 +554,11 @@ impl PartialEq for Graph {
         let ports = |g: &Graph| -> Vec<_> {
             g.outputs.iter().map(|o| (o.name.clone(), g.value(o.value).name.clone())).collect()
         };
-        self.name == other.name && self.level == other.level && ports(self) == ports(other) && view(self) == view(other)
+        self.name == other.name
+            && self.level == other.level
+            && self.defaults == other.defaults
+            && ports(self) == ports(other)
+            && view(self) == view(other)
     }
 }
 

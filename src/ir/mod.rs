@@ -15,14 +15,17 @@ mod edit;
 mod expr;
 mod format;
 mod graph;
+mod index;
 pub mod memory;
 pub mod minifloat;
+mod nearest;
 mod op;
 pub mod packed;
 mod tensor;
 pub mod text;
 mod types;
 mod verify;
+mod widen;
 
 pub use attr::{AttrDef, AttrFault, AttrKind};
 pub use dim::{Dim, Symbol};
@@ -32,6 +35,8 @@ pub use expr::{Binary, Bounds, Expr, ExprError, Operand, Unary};
 pub use format::{Activations, DEFAULT_BLOCK, Format, FormatError, Tail, Weights, valid_block};
 pub(crate) use graph::next_number;
 pub use graph::{Graph, Level, Node, NodeId, NodeKind, Output, Value, ValueId};
+pub use index::IndexFault;
+pub use nearest::{hint, nearest};
 pub use op::{
     Attr, Attrs, CORE, COUNT, EvalFn, Expand, ExpandFn, Infer, InferFn, KERNEL, Levels, ONNX, Op, OpDef, OpError,
     Registry, SIZES,
@@ -39,3 +44,4 @@ pub use op::{
 pub use tensor::{Hash, Source, Tensor, TensorError, saturating_f16};
 pub use types::{Shape, TensorType, product, resolve_axis};
 pub use verify::{Fault, Faults};
+pub use widen::NarrowError;

@@ -1,6 +1,8 @@
 //! What an operator is: a definition shared by all its uses, and the attributes of one use.
 
-use super::{AttrDef, DType, Dim, Edit, EditError, Expr, Graph, Level, Tensor, TensorError, TensorType, Val};
+use super::{
+    AttrDef, DType, Dim, Edit, EditError, Expr, Graph, IndexFault, Level, Tensor, TensorError, TensorType, Val,
+};
 use indexmap::IndexMap;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -215,6 +217,8 @@ pub enum OpError {
     Broadcast { left: String, right: String },
     #[error("{0}")]
     Unsupported(String),
+    #[error(transparent)]
+    Index(#[from] IndexFault),
     #[error(transparent)]
     Tensor(#[from] TensorError),
     #[error(transparent)]

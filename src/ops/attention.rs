@@ -1,9 +1,9 @@
 //! `attention`: scaled dot-product attention, written as products around a softmax until a kernel does all of it.
 
-use super::compose::positions;
+use super::compose::{gather, positions};
 use super::strided::{Fill, View, row_major, view};
 use super::util::{agree, broadcast, class_of};
-use super::{concat, gather, iota, matmul, movement, pointwise, reduce, reshape, softmax};
+use super::{concat, iota, matmul, movement, pointwise, reduce, reshape, softmax};
 use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
 
 /// `attention(q, k, v, attn_mask?, past_key?, past_value?, nonpad_kv_seqlen?)`: ONNX Attention, opset 25, with up to four outputs: y, the present
@@ -364,7 +364,7 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         scores = reshape::to(e, scores, sizes.scores().0)?;
     }
     let size = sizes.head.known().ok_or_else(|| OpError::unsupported("heads whose size is not known"))?;
-    let scale = e.attrs.float("scale").filter(|s| *s != 0.0).unwrap_or_else(|| (1.0 / (size as f64).sqrt()) as f32);
+    let scale = e.attrs.float("scale").unwrap_or_else(|| (1.0 / (size as f64).sqrt()) as f32);
     // One expression a stage that may be an output; fusion makes them one.
     if scale != 1.0 {
         scores = pointwise::add(e, &format!("mul(x0,{scale:?})"), dtype, &[scores])?;
@@ -514,7 +514,7 @@ fn expand_rotary(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     for slot in [1, 2] {
         let mut table = e.input(slot)?;
         if let Some(ids) = e.optional(3) {
-            table = e.add(&gather::DEF, Attrs::new().with_int("axis", 0), &[table, ids])?;
+            table = gather(e, table, ids, 0)?;
         }
         let [batch, len, _] = &e.ty(table).shape.0[..] else { return Err(OpError::MissingOperand { slot }) };
         let one = Dim::Known(1);

@@ -1,7 +1,7 @@
 //! `gather_block_quantized`: look-ups in a table of codes, as ONNX Runtime's quantizer writes them.
 
 use super::compose::{dims, gather, sizes};
-use super::microsoft::unpacked;
+use super::n_bits::unpacked;
 use super::quantize_linear::DEQUANTIZE;
 use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, OpError, Shape, Tensor, TensorType, Val, attr, resolve_axis};
 
@@ -30,7 +30,10 @@ impl Table {
             (DType::I4 | DType::U4, _) => 4,
             (DType::U8, bits @ (2 | 4 | 8)) => bits as u32,
             (DType::U8, bits) => return Err(OpError::attribute("bits", format!("is {bits}, expected 2, 4 or 8"))),
-            _ => return Err(OpError::operand(0, data, "codes of type i4, u4 or u8")),
+            _ => {
+                let expected = "codes of type i4, u4 or u8: others are not supported, quantize to 2, 4 or 8 bits";
+                return Err(OpError::operand(0, data, expected));
+            }
         };
         let axis = |name: &'static str, default: i64| {
             let given = attrs.int(name).unwrap_or(default);

@@ -1,5 +1,6 @@
 //! Steps that many expansions are made of.
 
+use super::check_indices::{self, Rule};
 use super::strided::{View, row_major, view};
 use super::{concat as concat_op, gather as gather_op, matmul as matmul_op, pointwise, reduce as reduce_op, reshape};
 use crate::ir::{Attrs, DType, Dim, Expand, OpError, Shape, Tensor, TensorType, Val};
@@ -62,6 +63,11 @@ pub fn positions(
     Ok(e.constant(tensor))
 }
 
+/// The type of positions in a tensor of so many elements: 32 bits where they are enough.
+pub fn position_type(n_elems: usize) -> DType {
+    if i32::try_from(n_elems).is_ok() { DType::I32 } else { DType::I64 }
+}
+
 /// `len` elements along `axis` from `start`.
 ///
 /// # Errors
@@ -117,21 +123,36 @@ pub fn concat(e: &mut Expand<'_, '_>, parts: &[Val], axis: usize) -> Result<Val,
     }
 }
 
-/// Slices chosen by indices.
+/// Slices chosen by indices that a model gives: negative ones count from the end, and one that is out of range ends the run.
 ///
 /// # Errors
 /// The type rule refuses.
 pub fn gather(e: &mut Expand<'_, '_>, data: Val, indices: Val, axis: usize) -> Result<Val, OpError> {
+    let size = e.ty(data).shape.0.get(axis).cloned();
+    let size = size.ok_or_else(|| OpError::attribute("axis", format!("is {axis}")))?;
+    let indices = check_indices::add(e, indices, &Rule::of_axis(size))?;
+    gather_within(e, data, indices, axis)
+}
+
+/// Slices chosen by indices that are in range by what they are, or are to be clamped to it.
+///
+/// # Errors
+/// The type rule refuses.
+pub fn gather_within(e: &mut Expand<'_, '_>, data: Val, indices: Val, axis: usize) -> Result<Val, OpError> {
     e.add(&gather_op::DEF, Attrs::new().with_int("axis", axis as i64), &[data, indices])
 }
 
-/// The values as another type, by ONNX's Cast.
+/// The values as another type: floats stored as it, others by ONNX's Cast.
 ///
 /// # Errors
 /// There is no such cast.
 pub fn cast(e: &mut Expand<'_, '_>, x: Val, to: DType) -> Result<Val, OpError> {
-    if e.ty(x).dtype == to {
+    let from = e.ty(x).dtype;
+    if from == to {
         return Ok(x);
+    }
+    if from.is_float() && to.is_float() && !from.is_minifloat() && !to.is_minifloat() {
+        return super::store::add(e.edit, x, to);
     }
     e.add(&super::elementwise::CAST, Attrs::new().with_dtype("to", to), &[x])
 }
@@ -149,30 +170,22 @@ pub fn along(e: &mut Expand<'_, '_>, x: Val, rank: usize, axis: usize) -> Result
     reshape::to(e, x, shape)
 }
 
-/// Elements of `data`, one index along `axis` for each: `indices` has data's rank or broadcasts to the result, whose other sizes are `out`'s.
-/// Negative indices count from the end where `negative`.
+/// Elements of `data`, one index along `axis` for each, none of them negative or beyond the axis: `indices` has data's rank or broadcasts to the result,
+/// whose other sizes are `out`'s.
 ///
 /// # Errors
 /// A size is not known.
-pub fn take(
-    e: &mut Expand<'_, '_>,
-    data: Val,
-    indices: Val,
-    axis: usize,
-    out: &[usize],
-    negative: bool,
-) -> Result<Val, OpError> {
+pub fn take(e: &mut Expand<'_, '_>, data: Val, indices: Val, axis: usize, out: &[usize]) -> Result<Val, OpError> {
     let own = sizes(0, &e.ty(data))?;
     let strides = super::util::strides(&own);
     let mut operands = vec![indices];
-    let at = if negative { format!("select(lt(x0,0),add(x0,{}),x0)", own[axis]) } else { "x0".to_owned() };
-    let mut text = format!("mul({at},{})", strides[axis]);
+    let mut text = format!("mul(x0,{})", strides[axis]);
     for (i, &n) in out.iter().enumerate().filter(|(i, n)| *i != axis && **n != 1) {
         text = format!("add({text},x{})", operands.len());
         operands.push(positions(e, out.len(), i, n, strides[i] as i64)?);
     }
-    let at = pointwise::add(e, &text, DType::I64, &operands)?;
+    let at = pointwise::add(e, &text, position_type(own.iter().product()), &operands)?;
     let flat = reshape::to(e, data, vec![Dim::Known(own.iter().product::<usize>() as i64)])?;
-    let y = gather(e, flat, at, 0)?;
+    let y = gather_within(e, flat, at, 0)?;
     super::movement::broadcast_to(e, y, dims(out))
 }

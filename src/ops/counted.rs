@@ -3,7 +3,7 @@
 //! Their attribute [`COUNT`] holds the size that the data tell, a symbol from 0 to [`bound`]: memory is planned for the bound, and the value is known
 //! once the node has been computed, on the host. Of constants alone they have no such attribute, and fold.
 
-use super::compose::gather;
+use super::compose::{gather, gather_within};
 use super::host::order_keys;
 use super::reshape;
 use super::util::{axis_attr, elements, from_elements, n_elems, operand, strides};
@@ -160,7 +160,7 @@ fn kept_of(infer: &Infer<'_>) -> Result<(Option<usize>, Dim), OpError> {
     let (x, condition) = (numbers(infer, 0)?, numbers(infer, 1)?);
     let axis = infer.attrs.int("axis").map(|_| axis_attr(infer.attrs, 0, x.shape.rank())).transpose()?;
     let n = axis.map_or_else(|| x.shape.volume(), |axis| x.shape.0[axis].clone());
-    // A shorter condition leaves the rest out. What may be longer for some sizes is seen by no kernel: gather keeps to its operand.
+    // A shorter condition leaves the rest out; one that is longer at some sizes is found by the check of what it chooses.
     if condition.shape.rank() != 1 || condition.shape.0[0].bounds().0 > n.bounds().1 {
         return Err(OpError::operand(1, condition, format!("at most {n} truth values")));
     }
@@ -193,12 +193,15 @@ fn expand_compress(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
             reshape::to(e, found, count)?
         }
         None => {
-            let condition = e.edit.constant(condition).ok_or(OpError::NotConstant { slot: 1 })?;
-            let kept: Vec<i64> = places(condition)?.into_iter().map(|i| i as i64).collect();
+            let known = e.edit.constant(condition).ok_or(OpError::NotConstant { slot: 1 })?;
+            let kept: Vec<i64> = places(known)?.into_iter().map(|i| i as i64).collect();
             e.constant(Tensor::from_i64s(DType::I64, &[kept.len()], &kept)?)
         }
     };
-    Ok(vec![gather(e, x, indices, axis.unwrap_or(0))?])
+    let axis = axis.unwrap_or(0);
+    // Only a condition that is longer than the axis may choose what is not there.
+    let is_short = e.ty(condition).shape.volume().bounds().1 <= e.ty(x).shape.0[axis].bounds().0;
+    Ok(vec![if is_short { gather_within(e, x, indices, axis) } else { gather(e, x, indices, axis) }?])
 }
 
 /// Batches, classes and boxes.

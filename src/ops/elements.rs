@@ -1,6 +1,7 @@
 //! ONNX operators that pick single elements or slices by indices, all by way of `gather`.
 
-use super::compose::{dims, gather, positions, reduce, sizes, take};
+use super::check_indices::{self, Rule};
+use super::compose::{dims, gather_within, position_type, positions, reduce, sizes, take};
 use super::util::{agree, axis_attr, strides};
 use super::{pointwise, reshape};
 use crate::ir::{Class, DType, Dim, Expand, Infer, OpError, Shape, Tensor, TensorType, Val, attr};
@@ -47,7 +48,9 @@ fn expand_elements(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let (data, indices) = (e.input(0)?, e.input(1)?);
     let out = sizes(1, &e.ty(indices))?;
     let axis = axis_attr(e.attrs, 0, out.len())?;
-    Ok(vec![take(e, data, indices, axis, &out, true)?])
+    let size = e.ty(data).shape.0[axis].clone();
+    let indices = check_indices::add(e, indices, &Rule::of_axis(size))?;
+    Ok(vec![take(e, data, indices, axis, &out)?])
 }
 
 /// How many axes lead both operands, and how many an index has.
@@ -75,10 +78,10 @@ fn expand_nd(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let rows = flat_rows(e, indices, &own, batch, depth)?;
     let n_rows: usize = own[..batch + depth].iter().product();
     let table = reshape::to(e, data, dims(&[&[n_rows], &own[batch + depth..]].concat()))?;
-    Ok(vec![gather(e, table, rows, 0)?])
+    Ok(vec![gather_within(e, table, rows, 0)?])
 }
 
-/// Indices of `depth` numbers each as row numbers of a tensor of sizes `own`, whose rows are what is behind the first `batch + depth` axes.
+/// Indices of `depth` numbers each, checked, as row numbers of a tensor of sizes `own`, whose rows are what is behind the first `batch + depth` axes.
 ///
 /// # Errors
 /// An operand is refused.
@@ -95,13 +98,15 @@ pub fn flat_rows(
     let numbers = |values: &[usize]| {
         Tensor::from_i64s(DType::I64, &[depth], &values.iter().map(|&n| n as i64).collect::<Vec<_>>())
     };
-    let (limits, factors) = (numbers(&own[batch..batch + depth])?, numbers(&steps[batch..])?);
-    let (limits, factors) = (e.constant(limits), e.constant(factors));
-    let scaled = pointwise::add(e, "mul(select(lt(x0,0),add(x0,x1),x0),x2)", DType::I64, &[indices, limits, factors])?;
+    let limits = own[batch..batch + depth].iter().map(|&n| Dim::from(n)).collect();
+    let rule = Rule { sizes: limits, negative: true, ignore: None };
+    let (indices, factors) = (check_indices::add(e, indices, &rule)?, e.constant(numbers(&steps[batch..])?));
+    let dtype = position_type(own.iter().product());
+    let scaled = pointwise::add(e, "mul(x0,x1)", dtype, &[indices, factors])?;
     let mut rows = reduce(e, "sum", scaled, &[rank], false)?;
     for axis in 0..batch {
         let place = positions(e, rank, axis, given[axis].clone(), steps[axis] as i64)?;
-        rows = pointwise::add(e, "add(x0,x1)", DType::I64, &[rows, place])?;
+        rows = pointwise::add(e, "add(x0,x1)", dtype, &[rows, place])?;
     }
     Ok(rows)
 }
@@ -130,10 +135,13 @@ fn expand_reverse(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let (x, lengths) = (e.input(0)?, e.input(1)?);
     let out = sizes(0, &e.ty(x))?;
     let (batch, time) = reverse_axes(e.attrs)?;
+    // A length may be that of the whole axis.
+    let rule = Rule { sizes: vec![Dim::from(out[time] + 1)], negative: false, ignore: None };
+    let lengths = check_indices::add(e, lengths, &rule)?;
     let lengths = super::compose::along(e, lengths, out.len(), batch)?;
     let place = positions(e, out.len(), time, out[time], 1)?;
     let from = pointwise::add(e, "select(lt(x1,x0),sub(sub(x0,x1),1),x1)", DType::I64, &[lengths, place])?;
-    Ok(vec![take(e, x, from, time, &out, false)?])
+    Ok(vec![take(e, x, from, time, &out)?])
 }
 
 fn infer_tensor_scatter(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
@@ -166,7 +174,15 @@ fn expand_tensor_scatter(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let axis = axis_attr(e.attrs, -2, out.len())?;
     let place = positions(e, out.len(), axis, out[axis], 1)?;
     let mut from = place;
-    if let Some(at) = e.optional(2) {
+    if let Some(mut at) = e.optional(2) {
+        if e.attrs.str("mode") != Some("circular") {
+            // All of the update has room behind where it begins.
+            let room = out[axis].checked_sub(given[axis]).ok_or_else(|| {
+                OpError::operand(1, e.ty(update), format!("at most {} elements along axis {axis}", out[axis]))
+            })?;
+            let rule = Rule { sizes: vec![Dim::from(room + 1)], negative: false, ignore: None };
+            at = check_indices::add(e, at, &rule)?;
+        }
         let at = super::compose::along(e, at, out.len(), 0)?;
         let text = if e.attrs.str("mode") == Some("circular") {
             format!("mod(sub(x0,x1),{})", out[axis])
@@ -177,6 +193,6 @@ fn expand_tensor_scatter(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     }
     let last = given[axis] as i64 - 1;
     let clamped = pointwise::add(e, &format!("min(max(x0,0),{last})"), DType::I64, &[from])?;
-    let new = take(e, update, clamped, axis, &out, false)?;
+    let new = take(e, update, clamped, axis, &out)?;
     Ok(vec![pointwise::add(e, &format!("select(and(ge(x2,0),le(x2,{last})),x0,x1)"), ty.dtype, &[new, past, from])?])
 }

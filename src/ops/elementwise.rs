@@ -5,7 +5,6 @@ use super::util::{broadcast, class_of, dtype_attr};
 use crate::ir::{
     Attrs, Class, DType, Expand, Expr, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr, minifloat,
 };
-use std::fmt::Write as _;
 
 /// What a rule sees of one use.
 pub struct Case<'a> {
@@ -186,7 +185,11 @@ fn inline(
             return None;
         }
         match tensor.dtype().class() {
-            Class::Float => tensor.to_f32s().ok()?.first().copied().filter(|v| v.is_finite()).map(Expr::Float),
+            // A number is f32; an f64 that is none stays an operand.
+            Class::Float => {
+                let value = tensor.to_f32s().ok()?.first().copied().filter(|v| v.is_finite())?;
+                (tensor.to_f64s().ok()?.first() == Some(&f64::from(value))).then_some(Expr::Float(value))
+            }
             Class::Int => tensor.to_i64s().ok()?.first().copied().map(Expr::Int),
             Class::Bool | Class::Text => None,
         }
@@ -360,19 +363,35 @@ fn convert(c: &Case<'_>, to: DType) -> Recipe {
 }
 
 fn converted(c: &Case<'_>, to: DType) -> Recipe {
-    let mut text = String::from("x0");
-    let function = match to.class() {
-        class if class == c.dtype()?.class() => return Ok((text, to)),
-        Class::Float => "f",
-        Class::Int if c.dtype()?.is_float() => integer(to),
-        Class::Int => "i",
-        Class::Bool => "b",
+    let from = c.dtype()?;
+    let text = match to.class() {
+        class if class == from.class() => "x0".to_owned(),
+        Class::Float => "f(x0)".to_owned(),
+        Class::Int if from.is_float() => format!("{}(x0)", integer(to)),
+        Class::Int => "i(x0)".to_owned(),
+        Class::Bool => "b(x0)".to_owned(),
         Class::Text => return Err(OpError::unsupported("a cast to text")),
     };
-    text.clear();
-    // Writing to a string cannot fail.
-    let _ = write!(text, "{function}(x0)");
-    Ok((text, to))
+    Ok((rounded(&text, from, to), to))
+}
+
+/// `text`, which computes a `to` from a `from`, rounded to it: a conversion that the model asks for is part of what is computed, whatever the result
+/// is stored as. So is one from f16 to f16: the type says how the operand is stored, and a kernel that is fused with the one before reads what was not
+/// stored at all. `remove_identities` takes away what the model's own types show to be nothing.
+fn rounded(text: &str, from: DType, to: DType) -> String {
+    // Bits of a significand. Integers of as many, and truth values, are exact.
+    let (function, precision) = match to {
+        DType::F16 => ("f16", 11),
+        DType::BF16 => ("bf16", 8),
+        DType::F32 => ("f32", 24),
+        _ => return text.to_owned(),
+    };
+    let is_exact = match from.class() {
+        Class::Float => (to == DType::F32 && from != DType::F64) || (from.is_minifloat() && from != DType::F8E8M0),
+        // f32 is what integers become.
+        _ => from == DType::Bool || from.bits() <= precision || to == DType::F32,
+    };
+    if is_exact { text.to_owned() } else { format!("{function}({text})") }
 }
 
 /// The function that converts a float to an integer of a type: to 64 bits where 32 signed ones do not hold its values.
@@ -418,6 +437,8 @@ macro_rules! operators {
                 expand: Some(|e| expand_by(e, $rule)),
             };
         )*
+        /// Every operator of single elements whose rule is an expression.
+        pub(super) const TABLE: &[&OpDef] = &[$(&$def,)* &MAX, &MEAN, &MIN, &SUM];
     };
 }
 

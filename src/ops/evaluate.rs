@@ -110,5 +110,7 @@ pub fn expand_node(edit: &mut Edit<'_>, node: NodeId) -> Result<Vec<Val>, OpErro
     let inputs = graph.operands(node).into_iter().map(|v| v.map(Val::Old)).collect();
     let outputs = graph.node(node).outputs.iter().map(|v| v.ty.clone()).collect();
     edit.on_behalf_of(node);
-    expand(&mut Expand { edit, attrs: &op.attrs, inputs, outputs })
+    let (first, wanted) = (edit.n_new(), graph.node(node).outputs.iter().map(|v| v.ty.dtype).collect::<Vec<_>>());
+    let results = expand(&mut Expand { edit, attrs: &op.attrs, inputs, outputs })?;
+    super::widen::between(edit, first, results, &wanted)
 }

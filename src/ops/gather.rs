@@ -1,5 +1,6 @@
 //! `gather`: slices of a tensor, chosen by indices.
 
+use super::check_indices::{self, Rule};
 use super::util::{
     axis_attr, elements, finish, finish_f32s, from_elements, n_elems, operand, result, split_own, stored,
 };
@@ -7,8 +8,8 @@ use crate::ir::{
     Attrs, CORE, Class, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
 };
 
-/// `gather(data, indices, ...) {axis, dtype, epilogue}`: ONNX Gather, opset 13. Indices outside the axis are clamped to it. Operands after the
-/// indices are further rows of a table `[rows, D]`, stored in other ways.
+/// `gather(data, indices, ...) {axis, dtype, epilogue}`: ONNX Gather, opset 13. The core operator clamps indices to the axis; what a model gives is
+/// checked before it (`check_indices`). Operands after the indices are further rows of a table `[rows, D]`, stored in other ways.
 pub static DEF: OpDef = OpDef {
     name: "gather",
     onnx: "Gather",
@@ -46,7 +47,9 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 
 fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let (data, indices) = (e.input(0)?, e.input(1)?);
-    let axis = axis_attr(e.attrs, 0, e.ty(data).shape.rank())?;
+    let ty = e.ty(data);
+    let axis = axis_attr(e.attrs, 0, ty.shape.rank())?;
+    let indices = check_indices::add(e, indices, &Rule::of_axis(ty.shape.0[axis].clone()))?;
     let attrs = e.attrs.clone().with_int("axis", axis as i64);
     Ok(vec![e.add(&DEF, attrs, &[data, indices])?])
 }

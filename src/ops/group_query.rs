@@ -4,13 +4,14 @@
 //! new keys are put behind old ones by a look-up; that every query sees no key behind itself is a mask that is computed.
 
 use super::attention::{DEF as ATTENTION, ROTARY as ONNX_ROTARY};
-use super::compose::{concat, dims, gather, part, positions, sizes};
+use super::compose::{concat, dims, gather_within, part, positions, sizes};
 use super::{pointwise, reshape};
-use crate::ir::{Attr, Attrs, Class, DType, Dim, Expand, Infer, OpError, Shape, Tensor, TensorType, Val, attr};
+use crate::ir::{Attr, Attrs, Class, DType, Dim, Expand, Infer, Op, OpError, Shape, Tensor, TensorType, Val, attr};
 
 written_out! {
-    /// `group_query_attention(q, k?, v?, past_key?, past_value?, seqlens_k, total_length, cos?, sin?, position_ids?, bias?) {...}`:
-    /// GroupQueryAttention of com.microsoft, version 1, with up to three outputs: y, present key, present value. The total length is a constant.
+    /// `group_query_attention(q, k?, v?, past_key?, past_value?, seqlens_k, total_length, cos?, sin?, position_ids?, bias?, sink?, _, _, q_norm?, k_norm?,
+    /// query_lengths?) {...}`: GroupQueryAttention of com.microsoft, version 1, with up to four outputs: y, present key, present value, scores. The total
+    /// length is a constant.
     DEF "group_query_attention" "com.microsoft::GroupQueryAttention" (7, 17)
         [attr::int("num_heads"), attr::int("kv_num_heads"), attr::int("causal"), attr::int("do_rotary"), attr::int("rotary_interleaved"),
          attr::int("local_window_size"), attr::float("scale"), attr::float("softcap"), attr::int("smooth_softmax"), attr::int("qk_output"),
@@ -24,6 +25,11 @@ written_out! {
         infer_rotary, expand_rotary;
 }
 
+/// Slots of what one query head adds to the sum of its softmax, of the scales of its normalisations, and of the numbers of queries that count.
+const SINK: usize = 11;
+const Q_NORM: usize = 14;
+const K_NORM: usize = 15;
+const QUERY_LENGTHS: usize = 16;
 /// Most sequences of a batch, whose caches are put together one by one.
 const MAX_BATCH: usize = 256;
 
@@ -44,6 +50,8 @@ struct Sizes {
     first: bool,
     /// Whether q holds q, k and v.
     joined: bool,
+    /// Whether each softmax has a further term, which belongs to no key: that of a key and a value of zeros behind all others.
+    sink: bool,
 }
 
 impl Sizes {
@@ -101,6 +109,7 @@ impl Sizes {
         }
         let total = usize::try_from(total).ok().filter(|t| (len..=past.saturating_add(len)).contains(t));
         let total = total.ok_or_else(|| OpError::operand(6, "a length", format!("{len} to {} keys", past + len)))?;
+        let sink = ty(SINK).is_some() || attrs.int("smooth_softmax").unwrap_or(0) > 0;
         Ok(Sizes {
             batch,
             len,
@@ -110,35 +119,58 @@ impl Sizes {
             heads,
             kv_heads,
             head,
-            first: total == len,
+            // With lengths of the queries the total says nothing of how many keys there were.
+            first: total == len && ty(QUERY_LENGTHS).is_none(),
             joined,
+            sink,
         })
+    }
+
+    /// Keys of the attention: the cache, and that of the sink.
+    fn keys(&self) -> usize {
+        self.present + usize::from(self.sink)
     }
 }
 
 fn refuse_what_is_left_out(infer: &Infer<'_>) -> Result<(), OpError> {
-    for name in ["smooth_softmax", "qk_output", "sliding_window_cache"] {
-        if let Some(value) = infer.attrs.int(name).filter(|v| *v > 0) {
-            return Err(OpError::unsupported(format!("a GroupQueryAttention with {name} {value}")));
-        }
+    let refuse = |what: String| Err(OpError::unsupported(format!("GroupQueryAttention with {what} is not supported")));
+    if infer.attrs.int("sliding_window_cache").unwrap_or(0) != 0 {
+        return refuse("attribute sliding_window_cache 1: export with a cache that holds all keys".to_owned());
     }
     for name in ["k_quant_type", "v_quant_type"] {
         if let Some(value) = infer.attrs.str(name).filter(|v| *v != "NONE") {
-            return Err(OpError::unsupported(format!("a GroupQueryAttention with {name} {value:?}")));
+            return refuse(format!("attribute {name} {value:?}: export with a cache of floats"));
         }
     }
-    match (11..infer.inputs.len()).find(|slot| infer.inputs[*slot].is_some()) {
-        Some(slot) => Err(OpError::unsupported(format!(
-            "operand {slot} of a GroupQueryAttention (sinks, scales, norms or lengths of queries)"
-        ))),
-        None => Ok(()),
+    for (slot, name) in [(12, "k_scale"), (13, "v_scale")] {
+        if infer.inputs.get(slot).copied().flatten().is_some() {
+            return refuse(format!("operand {slot} ({name}): export with a cache of floats"));
+        }
     }
+    Ok(())
+}
+
+/// Refuses operands behind the bias that do not fit.
+fn check_further(infer: &Infer<'_>, s: &Sizes) -> Result<(), OpError> {
+    let dtype = infer.ty(0)?.dtype;
+    for (slot, n) in [(SINK, s.heads), (Q_NORM, s.head), (K_NORM, s.head)] {
+        if let Some(ty) = infer.inputs.get(slot).copied().flatten().filter(|ty| **ty != TensorType::of(dtype, &[n])) {
+            return Err(OpError::operand(slot, ty, TensorType::of(dtype, &[n])));
+        }
+    }
+    if let Some(ty) = infer.inputs.get(QUERY_LENGTHS).copied().flatten()
+        && (ty.dtype.class() != Class::Int || ty.shape.n_elems() != Some(s.batch as u64) || s.past == 0)
+    {
+        return Err(OpError::operand(QUERY_LENGTHS, ty, format!("{} integers beside a cache", s.batch)));
+    }
+    Ok(())
 }
 
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     refuse_what_is_left_out(infer)?;
     let total = infer.ints(6)?.and_then(|t| t.first().copied()).ok_or(OpError::MissingOperand { slot: 6 })?;
     let s = Sizes::of(infer.attrs, infer.inputs, total)?;
+    check_further(infer, &s)?;
     let lengths = infer.ty(5)?;
     if lengths.dtype.class() != Class::Int || lengths.shape.n_elems() != Some(s.batch as u64) {
         return Err(OpError::operand(5, lengths, format!("{} integers", s.batch)));
@@ -163,12 +195,14 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     {
         return Err(OpError::operand(10, bias, format!("floats that broadcast to {}", scores[0])));
     }
-    if infer.n_outputs > 3 {
-        return Err(OpError::unsupported(format!("{} outputs of a GroupQueryAttention", infer.n_outputs)));
+    let kind = infer.attrs.int("qk_output").unwrap_or(0);
+    if !(0..=2).contains(&kind) || kind == 0 && infer.n_outputs > 3 {
+        return Err(OpError::attribute("qk_output", format!("is {kind} for {} outputs", infer.n_outputs)));
     }
     let dtype = infer.ty(0)?.dtype;
     let cache = TensorType::of(dtype, &[s.batch, s.kv_heads, s.present, s.head]);
-    Ok([TensorType::of(dtype, &[s.batch, s.len, s.heads * s.head]), cache.clone(), cache]
+    let scores = TensorType::of(dtype, &[s.batch, s.heads, s.len, s.total]);
+    Ok([TensorType::of(dtype, &[s.batch, s.len, s.heads * s.head]), cache.clone(), cache, scores]
         .into_iter()
         .take(infer.n_outputs)
         .collect())
@@ -197,9 +231,14 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let before = if s.first {
         let none = Tensor::from_i64s(DType::I64, &[1, 1], &[0])?;
         e.constant(none)
+    } else if let Some(queries) = e.optional(QUERY_LENGTHS) {
+        let queries = reshape::to(e, queries, dims(&[s.batch, 1]))?;
+        pointwise::add(e, "sub(add(x0,1),x1)", DType::I64, &[lengths, queries])?
     } else {
         pointwise::add(e, &format!("sub(add(x0,1),{})", s.len), DType::I64, &[lengths])?
     };
+    q = normalised(e, &s, q, Q_NORM, s.heads)?;
+    k = normalised(e, &s, k, K_NORM, s.kv_heads)?;
     if e.attrs.int("do_rotary").unwrap_or(0) != 0 {
         let ids = places(e, &s, before)?;
         let (cos, sin) = (e.input(7)?, e.input(8)?);
@@ -215,18 +254,56 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let past = [e.optional(3), e.optional(4)];
     let (key, value) = (cached(e, &s, past[0], k, before)?, cached(e, &s, past[1], v, before)?);
 
-    let mask = mask(e, &s, lengths, before)?;
+    let seen = Seen::of(e, &s, lengths, before)?;
+    let mask = mask(e, &s, &seen)?;
     let mut attrs = Attrs::new();
     for name in ["scale", "softcap"] {
         if let Some(Attr::Float(value)) = e.attrs.get(name).filter(|v| **v != Attr::Float(0.0)) {
             attrs = attrs.with_float(name, *value);
         }
     }
-    let y = e.add(&ATTENTION, attrs, &[q, key, value, mask])?;
-    let y = super::movement::transpose(e, y, &[0, 2, 1, 3])?;
+    let kind = e.attrs.int("qk_output").unwrap_or(0);
+    let n = if e.outputs.len() > 3 { 4 } else { 1 };
+    if n == 4 {
+        // Scores with the mask, or behind the softmax.
+        attrs = attrs.with_int("qk_matmul_output_mode", if kind == 1 { 2 } else { 3 });
+    }
+    let [keys, values] = if s.sink {
+        let behind = [(0, 0), (0, 0), (0, 1), (0, 0)];
+        [
+            super::slice::padded(e, key, &behind, super::strided::Fill::default())?,
+            super::slice::padded(e, value, &behind, super::strided::Fill::default())?,
+        ]
+    } else {
+        [key, value]
+    };
+    let operands = [q, keys, values, mask].map(Some);
+    let attended = e.edit.add_all(Op::new(&ATTENTION, attrs), &operands, n).map_err(|e| OpError::Edit(Box::new(e)))?;
+    let y = super::movement::transpose(e, attended[0], &[0, 2, 1, 3])?;
     let y = reshape::to(e, y, dims(&[s.batch, s.len, s.heads * s.head]))?;
     debug_assert_eq!(e.ty(y).dtype, dtype);
-    Ok([y, key, value].into_iter().take(e.outputs.len()).collect())
+    let mut results = vec![y, key, value];
+    if let Some(&scores) = attended.get(3) {
+        // Keys that nobody sees have the score 0.
+        let mut operands = seen.operands.clone();
+        operands.push(scores);
+        let text = format!("select({},x{},0.0)", seen.text, operands.len() - 1);
+        let scores = if kind == 1 { pointwise::add(e, &text, dtype, &operands)? } else { scores };
+        results.push(part(e, scores, 3, 0, s.total as i64)?);
+    }
+    results.truncate(e.outputs.len());
+    Ok(results)
+}
+
+/// x `[batch, length, heads * head]` with each head divided by its root mean square and times the scale in `slot`, where that is given.
+fn normalised(e: &mut Expand<'_, '_>, s: &Sizes, x: Val, slot: usize, heads: usize) -> Result<Val, OpError> {
+    let Some(scale) = e.optional(slot) else { return Ok(x) };
+    let name = if slot == Q_NORM { "q_norm_epsilon" } else { "k_norm_epsilon" };
+    let epsilon = e.attrs.float(name).or(e.attrs.float("qk_norm_epsilon")).unwrap_or(1e-6);
+    let apart = reshape::to(e, x, dims(&[s.batch, s.len, heads, s.head]))?;
+    let attrs = Attrs::new().with_int("axis", -1).with_float("epsilon", epsilon);
+    let y = e.add(&super::normalize::RMS, attrs, &[apart, scale])?;
+    reshape::to(e, y, dims(&[s.batch, s.len, heads * s.head]))
 }
 
 /// The position of each new key, [batch, length].
@@ -286,37 +363,51 @@ fn cached(e: &mut Expand<'_, '_>, s: &Sizes, past: Option<Val>, new: Val, before
     for b in 0..s.batch as i64 {
         let (own, from) = (part(e, both, 0, b, 1)?, part(e, from, 0, b, 1)?);
         let from = reshape::to(e, from, dims(&[s.present]))?;
-        parts.push(gather(e, own, from, 2)?);
+        parts.push(gather_within(e, own, from, 2)?);
     }
     concat(e, &parts, 0)
 }
 
-/// What is added to the scores, `[batch, 1 or heads, length, present]`.
-fn mask(e: &mut Expand<'_, '_>, s: &Sizes, lengths: Val, before: Val) -> Result<Val, OpError> {
-    let one = |e: &mut Expand<'_, '_>, x: Val| {
-        let n = e.ty(x).shape.n_elems().unwrap_or(1) as usize;
-        reshape::to(e, x, dims(&[n, 1, 1, 1]))
-    };
-    let (lengths, before) = (one(e, lengths)?, one(e, before)?);
-    let (row, key) = (positions(e, 4, 2, s.len, 1)?, positions(e, 4, 3, s.present, 1)?);
-    let mut operands = vec![key, row, before];
-    let mut seen = if e.attrs.int("causal").unwrap_or(1) != 0 {
-        "le(x0,add(x1,x2))".to_owned()
-    } else {
-        operands.push(lengths);
-        "le(x0,x3)".to_owned()
-    };
-    if let Some(window) = e.attrs.int("local_window_size").filter(|w| *w >= 0) {
-        seen = format!("and({seen},lt(sub(add(x1,x2),x0),{window}))");
+/// Which keys a query sees: an expression of truth, and its operands, of which the first are the numbers of keys.
+struct Seen {
+    text: String,
+    operands: Vec<Val>,
+}
+
+impl Seen {
+    fn of(e: &mut Expand<'_, '_>, s: &Sizes, lengths: Val, before: Val) -> Result<Seen, OpError> {
+        let one = |e: &mut Expand<'_, '_>, x: Val| {
+            let n = e.ty(x).shape.n_elems().unwrap_or(1) as usize;
+            reshape::to(e, x, dims(&[n, 1, 1, 1]))
+        };
+        let (lengths, before) = (one(e, lengths)?, one(e, before)?);
+        let (row, key) = (positions(e, 4, 2, s.len, 1)?, positions(e, 4, 3, s.keys(), 1)?);
+        let mut operands = vec![key, row, before];
+        let mut text = if e.attrs.int("causal").unwrap_or(1) != 0 {
+            "le(x0,add(x1,x2))".to_owned()
+        } else {
+            operands.push(lengths);
+            "le(x0,x3)".to_owned()
+        };
+        if let Some(window) = e.attrs.int("local_window_size").filter(|w| *w >= 0) {
+            text = format!("and({text},lt(sub(add(x1,x2),x0),{window}))");
+        }
+        Ok(Seen { text, operands })
     }
+}
+
+/// What is added to the scores, `[batch, 1 or heads, length, keys]`.
+fn mask(e: &mut Expand<'_, '_>, s: &Sizes, seen: &Seen) -> Result<Val, OpError> {
+    let mut operands = seen.operands.clone();
     let otherwise = match e.optional(10) {
         Some(mut bias) => {
             // Nobody sees the places behind the last key.
             let own = e.ty(bias).shape;
-            if s.total < s.present && s.total > 1 && own.0.last() == Some(&Dim::Known(s.total as i64)) {
-                let pads: Vec<(i64, i64)> = (1..=own.rank())
-                    .map(|axis| (0, if axis == own.rank() { (s.present - s.total) as i64 } else { 0 }))
-                    .collect();
+            let last = own.0.last().and_then(Dim::known).and_then(|n| usize::try_from(n).ok()).unwrap_or(1);
+            if last > 1 && last < s.keys() {
+                let behind = (0, (s.keys() - last) as i64);
+                let pads: Vec<(i64, i64)> =
+                    (1..=own.rank()).map(|axis| if axis == own.rank() { behind } else { (0, 0) }).collect();
                 bias = super::slice::padded(e, bias, &pads, super::strided::Fill::default())?;
             }
             operands.push(bias);
@@ -324,15 +415,32 @@ fn mask(e: &mut Expand<'_, '_>, s: &Sizes, lengths: Val, before: Val) -> Result<
         }
         None => "0.0".to_owned(),
     };
-    pointwise::add(e, &format!("select({seen},{otherwise},-inf)"), e.outputs[0].dtype, &operands)
+    let mut text = format!("select({},{otherwise},-inf)", seen.text);
+    if s.sink {
+        let sink = match e.optional(SINK) {
+            Some(sink) => {
+                operands.push(reshape::to(e, sink, dims(&[1, s.heads, 1, 1]))?);
+                format!("x{}", operands.len() - 1)
+            }
+            // Of smooth softmax: the exponential of 0.
+            None => "0.0".to_owned(),
+        };
+        text = format!("select(eq(x0,{}),{sink},{text})", s.present);
+    }
+    pointwise::add(e, &text, e.outputs[0].dtype, &operands)
 }
 
 /// The attributes under which ONNX's operator does the same, and the shape of the positions.
 fn rotary(attrs: &Attrs, types: &[Option<&TensorType>]) -> Result<(Attrs, Vec<usize>), OpError> {
     let ty = |slot: usize| types.get(slot).copied().flatten().ok_or(OpError::MissingOperand { slot });
     let (x, ids, cos) = (ty(0)?, ty(1)?, ty(2)?);
-    if attrs.int("is_packed_batching").unwrap_or(0) != 0 || attrs.float("scale").is_some_and(|s| s != 1.0) {
-        return Err(OpError::unsupported("a RotaryEmbedding with packed batches or a scale"));
+    for (name, otherwise) in [
+        ("is_packed_batching", attrs.int("is_packed_batching").is_some_and(|v| v != 0)),
+        ("scale", attrs.float("scale").is_some_and(|s| s != 1.0)),
+    ] {
+        if otherwise {
+            return Err(OpError::attribute(name, "is given, which is not supported: export without it"));
+        }
     }
     let own = sizes(0, x)?;
     let turned = attrs.int("rotary_embedding_dim").unwrap_or(0);

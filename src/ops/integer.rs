@@ -42,15 +42,19 @@ fn expand_dynamic(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let x = e.input(0)?;
     let axes: Vec<usize> = (0..e.ty(x).shape.rank()).collect();
     let (low, high) = (reduce(e, "min", x, &axes, false)?, reduce(e, "max", x, &axes, false)?);
-    let scale = pointwise::add(e, "div(sub(max(x1,0.0),min(x0,0.0)),255.0)", DType::F32, &[low, high])?;
-    // A tensor of nothing but zeros has the scale 0: its codes are those of zero.
-    let zero = pointwise::add(
+    // As ONNX Runtime where the standard leaves it open: nothing but zeros has the scale 1, an infinite range the scale infinity, and a zero point that
+    // is no number is 255.
+    let (least, most) = ("min(x0,0.0)", "max(x1,0.0)");
+    let scale = pointwise::add(
         e,
-        "i(select(eq(x1,0.0),0.0,min(max(round(div(neg(min(x0,0.0)),x1)),0.0),255.0)))",
-        DType::U8,
-        &[low, scale],
+        &format!("select(eq({most},{least}),1.0,div(sub({most},{least}),255.0))"),
+        DType::F32,
+        &[low, high],
     )?;
-    let text = "i(min(max(add(select(eq(x1,0.0),0.0,round(div(x0,x1))),f(x2)),0.0),255.0))";
+    let place = "round(div(neg(min(x0,0.0)),x1))";
+    let text = format!("i(select(isnan({place}),255.0,min(max({place},0.0),255.0)))");
+    let zero = pointwise::add(e, &text, DType::U8, &[low, scale])?;
+    let text = "i(min(max(add(round(div(x0,x1)),f(x2)),0.0),255.0))";
     let y = pointwise::add(e, text, DType::U8, &[x, scale, zero])?;
     Ok(vec![y, scale, zero])
 }

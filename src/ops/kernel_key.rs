@@ -22,6 +22,8 @@ pub struct Table {
     pub variants: bool,
     /// Features that the target must have, by their names in its profile.
     pub needs: &'static [&'static str],
+    /// Whether it notes indices out of range: a buffer `faults` follows the result.
+    pub faults: bool,
     /// Parameters.
     pub params: &'static [TableParam],
     /// Flags, and the values that each may have.
@@ -373,10 +375,10 @@ impl KernelKey {
         params
     }
 
-    /// How many storage buffers it binds: own operands (scales apart counted), those of the expression, the result.
+    /// How many storage buffers it binds: own operands (scales apart counted), those of the expression, the result, and what it notes faults in.
     pub fn n_buffers(&self) -> usize {
         let own: usize = self.present().map(|(_, key)| 1 + usize::from(key.scales_apart)).sum();
-        own + self.expr.as_ref().map_or(0, |e| e.args.len()) + 1
+        own + self.expr.as_ref().map_or(0, |e| e.args.len()) + 1 + usize::from(self.template.table().faults)
     }
 
     /// What contradicts the table, if anything does: then the key is a bug of ours.

@@ -1,6 +1,7 @@
 //! Operators of classical learning, of the domain `ai.onnx.ml`, and what is like them.
 
-use super::compose::gather;
+use super::check_indices::{self, Rule};
+use super::compose::gather_within;
 use super::util::{n_elems, operand};
 use super::{pointwise, reshape};
 use crate::ir::{Attrs, CORE, Class, DType, Dim, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, attr};
@@ -54,8 +55,10 @@ pub static ARRAY_FEATURE_EXTRACTOR: OpDef = OpDef {
     expand: Some(|e| {
         let (x, indices) = (e.input(0)?, e.input(1)?);
         let (axis, n) = (e.ty(x).shape.rank() - 1, e.ty(indices).shape.volume());
-        let row = reshape::to(e, indices, vec![n])?;
-        let y = gather(e, x, row, axis)?;
+        let rule = Rule { sizes: vec![e.ty(x).shape.0[axis].clone()], negative: false, ignore: None };
+        let row = check_indices::add(e, indices, &rule)?;
+        let row = reshape::to(e, row, vec![n])?;
+        let y = gather_within(e, x, row, axis)?;
         let shape = e.outputs[0].shape.0.clone();
         Ok(vec![reshape::to(e, y, shape)?])
     }),

@@ -1,5 +1,6 @@
 //! ONNX's losses over classes.
 
+use super::check_indices::{self, Rule};
 use super::compose::{along, positions, reduce, sizes};
 use super::{pointwise, reshape, softmax};
 use crate::ir::{Attrs, Class, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, attr};
@@ -69,9 +70,11 @@ fn loss(e: &mut Expand<'_, '_>, x: Val) -> Result<Val, OpError> {
     let (rank, classes) = (ty.shape.rank(), sizes(0, &ty)?[1]);
     let mut column = ty.shape.0.clone();
     column[1] = Dim::Known(1);
+    let ignored = e.attrs.int("ignore_index");
+    let rule = Rule { sizes: vec![Dim::from(classes)], negative: false, ignore: ignored };
+    let target = check_indices::add(e, target, &rule)?;
     let target = reshape::to(e, target, column)?;
     let class = positions(e, rank, 1, classes, 1)?;
-    let ignored = e.attrs.int("ignore_index");
     let hit = match ignored {
         Some(ignored) => format!("and(eq(x0,x1),not(eq(x0,{ignored})))"),
         None => "eq(x0,x1)".to_owned(),

@@ -1,9 +1,9 @@
 //! Operators of the domain `com.microsoft`, version 1, as ONNX Runtime's optimizer and quantizer write them.
 
-use super::compose::{cast, concat, dims, reduce};
+use super::compose::{concat, reduce};
 use super::util::axis_attr;
-use super::{elementwise, integer, matmul, normalize, pointwise, quantize_linear, reshape};
-use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
+use super::{elementwise, integer, normalize, pointwise, pooling, quantize_linear, reshape};
+use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, OpDef, OpError, Shape, TensorType, Val, attr};
 
 written_out! {
     /// `simplified_layer_normalization(x, scale) {axis, epsilon}`: RMSNormalization under the name that it had before opset 23.
@@ -14,9 +14,6 @@ written_out! {
     /// `skip_simplified_layer_normalization(x, skip, gamma, bias?) {epsilon}`: RMSNormalization of a sum, and the sum.
     SKIP_SIMPLIFIED "skip_simplified_layer_normalization" "com.microsoft::SkipSimplifiedLayerNormalization" (3, 4) [attr::float("epsilon")]
         infer_skip, |e| expand_skip(e, 3, false);
-    /// `fused_mat_mul(a, b) {alpha, transA, transB}`: `alpha * a x b`, last axes turned where asked.
-    FUSED_MAT_MUL "fused_mat_mul" "com.microsoft::FusedMatMul" (2, 2) [attr::float("alpha"), attr::int("transA"), attr::int("transB"), attr::int("transBatchA"), attr::int("transBatchB")]
-        infer_fused, expand_fused;
     /// `bias_gelu(x, bias)`: Gelu of a sum.
     BIAS_GELU "bias_gelu" "com.microsoft::BiasGelu" (2, 2) [] infer_first, |e| expand_gelu(e, "none");
     /// `fast_gelu(x, bias?)`: Gelu of a sum, by the hyperbolic tangent.
@@ -44,14 +41,22 @@ written_out! {
     };
     /// `q_linear_global_average_pool(x, x_scale, x_zero, y_scale, y_zero) {channels_last}`: GlobalAveragePool of codes.
     Q_GLOBAL_POOL "q_linear_global_average_pool" "com.microsoft::QLinearGlobalAveragePool" (5, 5) [attr::int("channels_last")] infer_q_pool, expand_q_pool;
+    /// `q_linear_average_pool(x, x_scale, x_zero?, y_scale, y_zero?) {channels_last, ...}`: AveragePool of codes.
+    Q_AVERAGE_POOL "q_linear_average_pool" "com.microsoft::QLinearAveragePool" (4, 5)
+        [attr::ints("kernel_shape"), attr::ints("strides"), attr::ints("pads"), attr::text("auto_pad"), attr::int("ceil_mode"), attr::int("count_include_pad"), attr::int("channels_last")]
+        infer_q_average, expand_q_average;
+    /// `q_linear_reduce_mean(x, x_scale, x_zero?, y_scale, y_zero?) {axes, keepdims}`: ReduceMean of codes.
+    Q_REDUCE_MEAN "q_linear_reduce_mean" "com.microsoft::QLinearReduceMean" (4, 5) [attr::ints("axes"), attr::int("keepdims")] infer_q_mean, expand_q_mean;
+    /// `q_linear_softmax(x, x_scale, x_zero?, y_scale, y_zero?) {axis, opset}`: Softmax of codes, of all axes from `axis` on where `opset` is below 13.
+    Q_SOFTMAX "q_linear_softmax" "com.microsoft::QLinearSoftmax" (4, 5) [attr::int("axis"), attr::int("opset")] infer_q_softmax, expand_q_softmax;
+    /// `q_linear_where(condition, x, x_scale, x_zero, y, y_scale, y_zero, z_scale, z_zero)`: Where of codes.
+    Q_WHERE "q_linear_where" "com.microsoft::QLinearWhere" (9, 9) [] infer_q_where, expand_q_where;
     /// `q_linear_concat(y_scale, y_zero, x0, x0_scale, x0_zero, ...) {axis}`: Concat of codes.
     Q_CONCAT "q_linear_concat" "com.microsoft::QLinearConcat" (5, 3071) [attr::int("axis")] infer_q_concat, expand_q_concat;
     /// `mat_mul_integer_to_float(a, b, a_scale, b_scale, a_zero?, b_zero?, bias?)`: MatMulInteger with its scales.
     MAT_MUL_TO_FLOAT "mat_mul_integer_to_float" "com.microsoft::MatMulIntegerToFloat" (4, 7) [] infer_to_float, expand_to_float;
     /// `dynamic_quantize_mat_mul(a, b, b_scale, b_zero?, bias?)`: MatMul with codes, its left operand quantized on the way.
     DYNAMIC_MAT_MUL "dynamic_quantize_mat_mul" "com.microsoft::DynamicQuantizeMatMul" (3, 5) [] infer_dynamic, expand_dynamic;
-    /// `mat_mul_n_bits(a, b, scales, zeros?, groups?, bias?) {K, N, bits, block_size}`: MatMul with constant codes of 2, 4 or 8 bits, by blocks.
-    MAT_MUL_N_BITS "mat_mul_n_bits" "com.microsoft::MatMulNBits" (3, 6) [attr::int("K"), attr::int("N"), attr::int("bits"), attr::int("block_size"), attr::int("accuracy_level")] infer_n_bits, expand_n_bits;
 }
 
 /// The same operands and attributes under another operator.
@@ -111,56 +116,6 @@ fn expand_skip(e: &mut Expand<'_, '_>, bias: usize, layer: bool) -> Result<Vec<V
     let variance = reduce(e, "mean", square, &[axis], true)?;
     let factor = pointwise::add(e, &format!("rsqrt(add(x0,{epsilon:?}))"), DType::F32, &[variance])?;
     Ok(vec![y, mean, factor, sum])
-}
-
-fn turned(attrs: &Attrs, name: &str, ty: &TensorType) -> Shape {
-    let mut shape = ty.shape.clone();
-    let rank = shape.rank();
-    if attrs.int(name).unwrap_or(0) != 0 && rank >= 2 {
-        shape.0.swap(rank - 1, rank - 2);
-    }
-    shape
-}
-
-fn infer_fused(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
-    if ["transBatchA", "transBatchB"].iter().any(|name| infer.attrs.int(name).unwrap_or(0) != 0) {
-        return Err(OpError::unsupported("a FusedMatMul that turns batches"));
-    }
-    let (a, b) = (infer.ty(0)?, infer.ty(1)?);
-    let a = TensorType::new(a.dtype, turned(infer.attrs, "transA", a));
-    let b = TensorType::new(b.dtype, turned(infer.attrs, "transB", b));
-    (matmul::DEF.infer)(&Infer {
-        attrs: &Attrs::new(),
-        inputs: &[Some(&a), Some(&b)],
-        consts: &[None, None],
-        sizes: &[],
-        n_outputs: 1,
-    })
-}
-
-fn expand_fused(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
-    let mut operands = [e.input(0)?, e.input(1)?];
-    for (val, name) in operands.iter_mut().zip(["transA", "transB"]) {
-        let rank = e.ty(*val).shape.rank();
-        if e.attrs.int(name).unwrap_or(0) != 0 && rank >= 2 {
-            let order: Vec<usize> = (0..rank - 2).chain([rank - 1, rank - 2]).collect();
-            *val = super::movement::transpose(e, *val, &order)?;
-        }
-    }
-    let dtype = e.outputs[0].dtype;
-    let y = product(e, operands[0], operands[1], dtype)?;
-    let alpha = e.attrs.float("alpha").unwrap_or(1.0);
-    Ok(vec![if alpha == 1.0 { y } else { pointwise::add(e, &format!("mul(x0,{alpha:?})"), dtype, &[y])? }])
-}
-
-/// ONNX's MatMul, vectors among its operands too.
-fn product(e: &mut Expand<'_, '_>, a: Val, b: Val, dtype: DType) -> Result<Val, OpError> {
-    let (a_dims, b_dims) = (e.ty(a).shape.0, e.ty(b).shape.0);
-    let shape = e.outputs[0].shape.0.clone();
-    let a = if a_dims.len() == 1 { reshape::to(e, a, [vec![Dim::Known(1)], a_dims].concat())? } else { a };
-    let b = if b_dims.len() == 1 { reshape::to(e, b, [b_dims, vec![Dim::Known(1)]].concat())? } else { b };
-    let y = e.add(&matmul::DEF, matmul::attrs(false).with_dtype("dtype", dtype), &[a, b])?;
-    reshape::to(e, y, shape)
 }
 
 fn expand_gelu(e: &mut Expand<'_, '_>, approximate: &str) -> Result<Vec<Val>, OpError> {
@@ -245,6 +200,129 @@ fn expand_q_pool(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let (x, dtype) = (dequantized(e, 0)?, e.outputs[0].dtype);
     let y = reduce(e, "mean", x, &axes, true)?;
     Ok(vec![quantized(e, y, 3, dtype)?])
+}
+
+/// Codes, and what they are as floats.
+fn as_floats(infer: &Infer<'_>, slot: usize) -> Result<(DType, TensorType), OpError> {
+    let x = infer.ty(slot)?;
+    if quantize_linear::range(x.dtype).is_none() || x.packing.is_some() {
+        return Err(OpError::operand(slot, x, "codes"));
+    }
+    Ok((x.dtype, x.with_dtype(DType::F32)))
+}
+
+/// What `def` says of codes as floats, as codes of the same type.
+fn infer_as(
+    infer: &Infer<'_>,
+    def: &OpDef,
+    attrs: &Attrs,
+    x: &TensorType,
+    dtype: DType,
+) -> Result<Vec<TensorType>, OpError> {
+    let types =
+        (def.infer)(&Infer { attrs, inputs: &[Some(x)], consts: &[None], sizes: &[], n_outputs: infer.n_outputs })?;
+    Ok(types.into_iter().take(1).map(|ty| ty.with_dtype(dtype)).collect())
+}
+
+/// Axes so that channels come first, and so that they come last again.
+fn turns(rank: usize) -> [Vec<usize>; 2] {
+    let last = rank.saturating_sub(1);
+    [[0, last].into_iter().chain(1..last).collect(), [0].into_iter().chain(2..rank).chain([1]).collect()]
+}
+
+fn infer_q_average(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let (dtype, mut x) = as_floats(infer, 0)?;
+    let is_last = infer.attrs.int("channels_last").unwrap_or(0) != 0;
+    let rank = x.shape.rank();
+    if rank < 3 {
+        return Err(OpError::operand(0, x, "codes with spatial axes"));
+    }
+    let turn = |ty: &TensorType, order: &[usize]| {
+        TensorType::new(ty.dtype, Shape(order.iter().map(|&axis| ty.shape.0[axis].clone()).collect()))
+    };
+    let [first, behind] = turns(rank);
+    if is_last {
+        x = turn(&x, &first);
+    }
+    let types = infer_as(infer, &pooling::AVERAGE, infer.attrs, &x, dtype)?;
+    Ok(if is_last { types.iter().map(|ty| turn(ty, &behind)).collect() } else { types })
+}
+
+fn expand_q_average(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let (mut x, dtype) = (dequantized(e, 0)?, e.outputs[0].dtype);
+    let is_last = e.attrs.int("channels_last").unwrap_or(0) != 0;
+    let [first, behind] = turns(e.ty(x).shape.rank());
+    if is_last {
+        x = super::movement::transpose(e, x, &first)?;
+    }
+    let mut attrs = e.attrs.clone();
+    attrs.0.remove("channels_last");
+    let mut y = e.add(&pooling::AVERAGE, attrs, &[x])?;
+    if is_last {
+        y = super::movement::transpose(e, y, &behind)?;
+    }
+    Ok(vec![quantized(e, y, 3, dtype)?])
+}
+
+fn mean_axes(attrs: &Attrs, rank: usize) -> Result<Vec<usize>, OpError> {
+    match attrs.ints("axes") {
+        Some(given) if !given.is_empty() => super::util::axes(given, rank),
+        _ => Ok((0..rank).collect()),
+    }
+}
+
+fn infer_q_mean(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let (dtype, x) = as_floats(infer, 0)?;
+    let axes = mean_axes(infer.attrs, x.shape.rank())?;
+    let keepdims = infer.attrs.int("keepdims").unwrap_or(1) != 0;
+    Ok(vec![TensorType::new(dtype, super::reduce::reduced(&x.shape, &axes, keepdims))])
+}
+
+fn expand_q_mean(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let (x, dtype) = (dequantized(e, 0)?, e.outputs[0].dtype);
+    let axes = mean_axes(e.attrs, e.ty(x).shape.rank())?;
+    let y = reduce(e, "mean", x, &axes, e.attrs.int("keepdims").unwrap_or(1) != 0)?;
+    Ok(vec![quantized(e, y, 3, dtype)?])
+}
+
+/// The first axis of those that one sum runs over, and whether it is the only one.
+fn softmax_axis(attrs: &Attrs, rank: usize) -> Result<(usize, bool), OpError> {
+    let opset = attrs.int("opset").ok_or_else(|| OpError::attribute("opset", "is missing"))?;
+    Ok((axis_attr(attrs, -1, rank)?, opset >= 13))
+}
+
+fn infer_q_softmax(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let (dtype, x) = as_floats(infer, 0)?;
+    softmax_axis(infer.attrs, x.shape.rank())?;
+    Ok(vec![x.with_dtype(dtype)])
+}
+
+fn expand_q_softmax(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let (x, dtype) = (dequantized(e, 0)?, e.outputs[0].dtype);
+    let own = e.ty(x).shape.0;
+    let (axis, is_one) = softmax_axis(e.attrs, own.len())?;
+    let shape =
+        if is_one { own.clone() } else { vec![crate::ir::product(&own[..axis]), crate::ir::product(&own[axis..])] };
+    let axis = if is_one { axis } else { 1 };
+    let mut y = reshape::to(e, x, shape)?;
+    let attrs = Attrs::new().with_int("axis", axis as i64).with_int("log", 0).with_dtype("dtype", DType::F32);
+    y = e.add(&super::softmax::DEF, attrs, &[y])?;
+    y = reshape::to(e, y, own)?;
+    Ok(vec![quantized(e, y, 3, dtype)?])
+}
+
+fn infer_q_where(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let (condition, (dtype, x), (other, y)) = (infer.ty(0)?, as_floats(infer, 1)?, as_floats(infer, 4)?);
+    if condition.dtype != DType::Bool || dtype != other {
+        return Err(OpError::operand(4, infer.ty(4)?, format!("codes of type {dtype} beside truth values")));
+    }
+    Ok(vec![TensorType::new(dtype, super::util::broadcast(&[&condition.shape, &x.shape, &y.shape])?)])
+}
+
+fn expand_q_where(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let (condition, x, y, dtype) = (e.input(0)?, dequantized(e, 1)?, dequantized(e, 4)?, e.outputs[0].dtype);
+    let z = pointwise::add(e, "select(x0,x1,x2)", DType::F32, &[condition, x, y])?;
+    Ok(vec![quantized(e, z, 7, dtype)?])
 }
 
 fn infer_q_concat(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
@@ -339,102 +417,4 @@ fn expand_dynamic(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let quantized = quantized.map_err(|e| OpError::Edit(Box::new(e)))?;
     let (zero, bias) = (e.optional(3), e.optional(4));
     Ok(vec![scaled(e, [Some(quantized[0]), Some(b), Some(quantized[2]), zero], [quantized[1], scale], bias)?])
-}
-
-/// The sizes of a product with packed codes: depth, columns, bits, and how many of the depth share a scale.
-fn n_bits(attrs: &Attrs) -> Result<(usize, usize, u32, usize), OpError> {
-    let number = |name: &'static str, default: Option<i64>| {
-        let given =
-            attrs.int(name).or(default).and_then(|n| usize::try_from(n).ok()).filter(|n| (1..=1 << 24).contains(n));
-        given.ok_or_else(|| OpError::attribute(name, "is missing or out of range"))
-    };
-    let bits = match attrs.int("bits").unwrap_or(4) {
-        bits @ (2 | 4 | 8) => bits as u32,
-        other => return Err(OpError::attribute("bits", format!("is {other}, expected 2, 4 or 8"))),
-    };
-    Ok((number("K", None)?, number("N", None)?, bits, number("block_size", None)?))
-}
-
-fn infer_n_bits(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
-    let (a, b, scales) = (infer.ty(0)?, infer.ty(1)?, infer.ty(2)?);
-    let (k, n, bits, block) = n_bits(infer.attrs)?;
-    let n_blocks = k.div_ceil(block);
-    let blob = (block * bits as usize).div_ceil(8);
-    if !a.dtype.is_float() || a.packing.is_some() || a.shape.0.last() != Some(&Dim::Known(k as i64)) {
-        return Err(OpError::operand(0, a, format!("floats [...,{k}]")));
-    }
-    if infer.constant(1).is_none() {
-        return Err(OpError::NotConstant { slot: 1 });
-    }
-    let fits = |ty: &TensorType, count: usize| ty.shape.n_elems() == Some(count as u64);
-    if b.dtype != DType::U8 || !fits(b, n * n_blocks * blob) || !fits(scales, n * n_blocks) {
-        return Err(OpError::operand(1, b, format!("u8[{n},{n_blocks},{blob}] and {} scales", n * n_blocks)));
-    }
-    if infer.inputs.get(4).copied().flatten().is_some() {
-        return Err(OpError::unsupported("a MatMulNBits whose columns are grouped by an operand"));
-    }
-    match infer.inputs.get(3).copied().flatten() {
-        Some(_) if infer.constant(3).is_none() => return Err(OpError::NotConstant { slot: 3 }),
-        Some(zeros) if zeros.dtype != DType::U8 || !fits(zeros, n * (n_blocks * bits as usize).div_ceil(8)) => {
-            return Err(OpError::operand(
-                3,
-                zeros,
-                format!("zero points of {n} rows of {n_blocks} blocks, packed as the codes are"),
-            ));
-        }
-        _ => {}
-    }
-    let mut shape = a.shape.clone();
-    if let Some(last) = shape.0.last_mut() {
-        *last = Dim::Known(n as i64);
-    }
-    Ok(vec![TensorType::new(a.dtype, shape)])
-}
-
-/// Rows of `count` codes of 2, 4 or 8 bits each, `pitch` bytes apart, the first codes of a byte in its low bits.
-pub(super) fn unpacked(bytes: &[u8], rows: usize, pitch: usize, count: usize, bits: u32) -> Vec<u8> {
-    let (each, mask) = (bits as usize, (u16::MAX >> (16 - bits)) as u8);
-    let code = |row: usize, i: usize| bytes[row * pitch + i * each / 8] >> (i * each % 8) & mask;
-    (0..rows).flat_map(|row| (0..count).map(move |i| code(row, i))).collect()
-}
-
-/// Codes become signed ones around zero, so that kernels read them packed; with zero points of their own they keep these.
-fn expand_n_bits(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
-    let (a, scales) = (e.input(0)?, e.input(2)?);
-    let (k, n, bits, block) = n_bits(e.attrs)?;
-    let n_blocks = k.div_ceil(block);
-    let pitch = n_blocks * (block * bits as usize).div_ceil(8);
-    let constant = |e: &Expand<'_, '_>, slot: usize| {
-        e.optional(slot).map(|v| e.edit.constant(v).cloned().ok_or(OpError::NotConstant { slot })).transpose()
-    };
-    let codes = constant(e, 1)?.ok_or(OpError::MissingOperand { slot: 1 })?;
-    let middle = 1i64 << (bits - 1);
-    let dtype = match bits {
-        2 => DType::I2,
-        4 => DType::I4,
-        _ => DType::I8,
-    };
-    let signed = |codes: Vec<u8>| -> Vec<i64> { codes.into_iter().map(|c| i64::from(c) - middle).collect() };
-    let codes = Tensor::from_i64s(dtype, &[n, k], &signed(unpacked(codes.bytes()?, n, pitch, k, bits)))?;
-    let codes = e.constant(codes);
-    let scales = reshape::to(e, scales, dims(&[n, n_blocks]))?;
-    let mut operands = vec![codes, scales];
-    if let Some(zeros) = constant(e, 3)? {
-        let zeros = signed(unpacked(zeros.bytes()?, n, (n_blocks * bits as usize).div_ceil(8), n_blocks, bits));
-        if zeros.iter().any(|z| *z != 0) {
-            let zeros = Tensor::from_i64s(dtype, &[n, n_blocks], &zeros)?;
-            operands.push(e.constant(zeros));
-        }
-    }
-    let attrs = Attrs::new().with_int("axis", 1).with_int("block_size", block as i64);
-    let weights = e.add(&quantize_linear::DEQUANTIZE, attrs, &operands)?;
-    let result = e.outputs[0].clone();
-    let own = e.ty(a).shape.0;
-    let n_rows = Shape(own[..own.len() - 1].to_vec()).volume();
-    let rows = reshape::to(e, a, vec![n_rows, Dim::from(k)])?;
-    let y = e.add(&matmul::DEF, matmul::attrs(true).with_dtype("dtype", result.dtype), &[rows, weights])?;
-    let y = reshape::to(e, y, result.shape.0)?;
-    let Some(bias) = e.optional(5) else { return Ok(vec![y]) };
-    let bias = cast(e, bias, result.dtype)?;
-    Ok(vec![pointwise::add(e, "add(x0,x1)", result.dtype, &[y, bias])?])
 }

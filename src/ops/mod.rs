@@ -14,6 +14,8 @@ pub mod resize_axes;
 pub mod util;
 pub mod vectors;
 pub mod weights;
+/// f32 between the operands and the results of an expansion.
+mod widen;
 pub mod window;
 
 #[cfg(test)]
@@ -43,6 +45,8 @@ macro_rules! written_out {
 pub mod attention;
 /// Look-ups in tables of codes.
 pub mod block_quantized;
+/// Indices held against their axes.
+pub mod check_indices;
 /// Tensors one after the other.
 pub mod concat;
 /// Convolutions.
@@ -89,6 +93,8 @@ pub mod matmul;
 pub mod microsoft;
 /// ONNX's operators that only move elements.
 pub mod movement;
+/// Products with constant codes of few bits.
+pub mod n_bits;
 /// Layer and root-mean-square normalisation.
 pub mod norm;
 /// ONNX's normalisations.
@@ -131,6 +137,8 @@ pub mod slice;
 pub mod softmax;
 /// Operators that carry a state from call to call.
 pub mod state;
+/// In which type a value is kept.
+pub mod store;
 /// Reading at other places: transposes, slices, pads.
 pub mod strided;
 
@@ -144,10 +152,12 @@ pub static ALL: &[&OpDef] = &[
     &softmax::DEF,
     &softmax::LOG,
     &norm::DEF,
+    &check_indices::DEF,
     &gather::DEF,
     &strided::DEF,
     &concat::DEF,
     &reshape::DEF,
+    &store::DEF,
     &deferred::DEF,
     &iota::DEF,
     &resize::DEF,
@@ -327,7 +337,6 @@ pub static ALL: &[&OpDef] = &[
     &microsoft::SIMPLIFIED,
     &microsoft::SKIP_LAYER,
     &microsoft::SKIP_SIMPLIFIED,
-    &microsoft::FUSED_MAT_MUL,
     &microsoft::BIAS_GELU,
     &microsoft::FAST_GELU,
     &microsoft::GELU,
@@ -339,10 +348,14 @@ pub static ALL: &[&OpDef] = &[
     &microsoft::Q_SIGMOID,
     &microsoft::Q_LEAKY_RELU,
     &microsoft::Q_GLOBAL_POOL,
+    &microsoft::Q_AVERAGE_POOL,
+    &microsoft::Q_REDUCE_MEAN,
+    &microsoft::Q_SOFTMAX,
+    &microsoft::Q_WHERE,
     &microsoft::Q_CONCAT,
     &microsoft::MAT_MUL_TO_FLOAT,
     &microsoft::DYNAMIC_MAT_MUL,
-    &microsoft::MAT_MUL_N_BITS,
+    &n_bits::DEF,
     &q_gemm::DEF,
     &block_quantized::DEF,
     &group_query::DEF,
@@ -364,4 +377,20 @@ pub static ALL: &[&OpDef] = &[
 /// The registry of all operators.
 pub fn registry() -> Registry {
     Registry::new(ALL)
+}
+
+/// Whether an operator of the ONNX level reads float operands of different types, each as it is stored, as core operators do. Its result has the type of
+/// the operand that its type rule names.
+pub fn reads_mixed(def: &'static OpDef) -> bool {
+    const OTHERS: &[&OpDef] = &[
+        &conv::DEF,
+        &gemm::DEF,
+        &matmul::DEF,
+        &normalize::BATCH,
+        &normalize::GROUP,
+        &normalize::INSTANCE,
+        &normalize::LAYER,
+        &normalize::RMS,
+    ];
+    OTHERS.iter().chain(elementwise::TABLE).any(|known| std::ptr::eq(*known, def))
 }

@@ -118,9 +118,9 @@ fn expand_batch(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         let factor: Vec<f32> = factor.iter().map(|f| *f as f32).collect();
         let mut dims = vec![1; rank];
         dims[1] = factor.len();
-        // Stored as the operands were, so that the bytes of a format are those of its types.
-        let factor = e.constant(Tensor::from_f32s(dtype, &dims, &factor)?);
-        let shift = e.constant(Tensor::from_f32s(dtype, &dims, &shift)?);
+        // In f32 whatever the operands are stored as: f16 need not hold a quotient of what it holds.
+        let factor = e.constant(Tensor::from_f32s(DType::F32, &dims, &factor)?);
+        let shift = e.constant(Tensor::from_f32s(DType::F32, &dims, &shift)?);
         return Ok(vec![super::pointwise::add(e, "add(mul(x0,x1),x2)", dtype, &[x, factor, shift])?]);
     }
     let mut operands = vec![x];

@@ -77,6 +77,8 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
 pub trait Real: Float + Send + Sync + 'static {
     /// A number of an expression.
     fn of_f32(value: f32) -> Self;
+    /// A constant, rounded.
+    fn of_f64(value: f64) -> Self;
     /// An integer, rounded.
     fn of_i64(value: i64) -> Self;
     /// An integer, rounded.
@@ -91,6 +93,8 @@ pub trait Real: Float + Send + Sync + 'static {
     fn round_ties_even(self) -> Self;
     /// The error function.
     fn erf(self) -> Self;
+    /// To the nearest f32.
+    fn to_f32(self) -> f32;
 }
 
 macro_rules! real {
@@ -98,6 +102,9 @@ macro_rules! real {
         impl Real for $ty {
             fn of_f32(value: f32) -> Self {
                 Self::from(value)
+            }
+            fn of_f64(value: f64) -> Self {
+                value as Self
             }
             fn of_i64(value: i64) -> Self {
                 value as Self
@@ -119,6 +126,9 @@ macro_rules! real {
             }
             fn erf(self) -> Self {
                 erf(f64::from(self)) as Self
+            }
+            fn to_f32(self) -> f32 {
+                self as f32
             }
         }
     };
@@ -213,16 +223,71 @@ fn float<F: Real>(function: Unary, v: F) -> F {
         Unary::Sinh => v.sinh(),
         Unary::Cosh => v.cosh(),
         Unary::Tanh => v.tanh(),
-        Unary::Asinh => v.asinh(),
-        Unary::Acosh => v.acosh(),
-        Unary::Atanh => v.atanh(),
+        Unary::Asinh => asinh(v),
+        Unary::Acosh => acosh(v),
+        Unary::Atanh => atanh(v),
         Unary::Erf => v.erf(),
-        Unary::Sigmoid => F::one() / (F::one() + (-v).exp()),
+        Unary::Sigmoid => sigmoid(v),
         Unary::Softplus => v.max(F::zero()) + (-v.abs()).exp().ln_1p(),
         Unary::Relu if v.is_nan() => v,
         Unary::Relu => v.max(F::zero()),
+        // By way of f32, as ONNX Runtime does.
+        Unary::RoundF16 => F::of_f32(half::f16::from_f32(Real::to_f32(v)).to_f32()),
+        Unary::RoundBf16 => F::of_f32(half::bf16::from_f32(Real::to_f32(v)).to_f32()),
+        Unary::RoundF32 => F::of_f32(Real::to_f32(v)),
         // Functions of other classes.
         _ => v,
+    }
+}
+
+/// The logistic function; below zero not as `1 / (1 + exp(-v))`, whose divisor overflows where the quotient is a number.
+pub(super) fn sigmoid<F: Real>(v: F) -> F {
+    let e = (-v.abs()).exp();
+    let above = if v < F::zero() { e } else { F::one() };
+    above / (F::one() + e)
+}
+
+/// Numbers beyond which 1 is lost beside the square.
+fn is_large<F: Real>(v: F) -> bool {
+    v > F::one() / F::epsilon()
+}
+
+// The standard library's lose digits near 1 (acosh), and are infinite near the largest number (asinh, acosh).
+fn asinh<F: Real>(v: F) -> F {
+    let a = v.abs();
+    let size = if is_large(a) {
+        a.ln() + F::of_f64(std::f64::consts::LN_2)
+    } else {
+        (a + a * a / (F::one() + (F::one() + a * a).sqrt())).ln_1p()
+    };
+    size.copysign(v)
+}
+
+fn acosh<F: Real>(v: F) -> F {
+    let t = v - F::one();
+    if t < F::zero() {
+        F::nan()
+    } else if is_large(v) {
+        v.ln() + F::of_f64(std::f64::consts::LN_2)
+    } else {
+        (t + (t * (t + F::one() + F::one())).sqrt()).ln_1p()
+    }
+}
+
+fn atanh<F: Real>(v: F) -> F {
+    let a = v.abs();
+    (((a + a) / (F::one() - a)).ln_1p() / (F::one() + F::one())).copysign(v)
+}
+
+/// The rest of a division with the sign of the divisor, exact but for one addition; of a zero rest that sign is all (Python's `%`).
+fn modulo<F: Real>(a: F, b: F) -> F {
+    let rest = a % b;
+    if rest == F::zero() {
+        rest.copysign(b)
+    } else if (rest < F::zero()) != (b < F::zero()) {
+        rest + b
+    } else {
+        rest
     }
 }
 
@@ -318,7 +383,7 @@ pub(super) fn binary<F: Real>(function: Binary, left: Scalar<F>, right: Scalar<F
             Binary::Min => Float(if a.is_nan() || b.is_nan() { F::nan() } else { a.min(b) }),
             Binary::Max => Float(if a.is_nan() || b.is_nan() { F::nan() } else { a.max(b) }),
             Binary::Pow => Float(a.powf(b)),
-            Binary::Mod => Float(a - b * (a / b).floor()),
+            Binary::Mod => Float(modulo(a, b)),
             Binary::Fmod => Float(a % b),
             Binary::Eq => Bool(a == b),
             Binary::Lt => Bool(a < b),

@@ -1,6 +1,6 @@
 //! Any Resize of ONNX, axis by axis: nearest elements by `gather`, all other interpolations as products with constant matrices.
 
-use super::compose::{LARGEST_CONSTANT, dims, floats, gather, sizes};
+use super::compose::{LARGEST_CONSTANT, dims, floats, gather_within, sizes};
 use super::sample::cubic;
 use super::{matmul, pointwise, reshape};
 use crate::ir::{Attrs, DType, Expand, OpError, Shape, Tensor, Val, product, resolve_axis};
@@ -239,7 +239,7 @@ pub fn expand(e: &mut Expand<'_, '_>, x: Val, plan: &[Axis]) -> Result<Val, OpEr
                 places.iter().map(|v| nearest(v.unwrap_or(0.0), mode, plan.own)).collect::<Result<Vec<_>, _>>()?;
             let indices = Tensor::from_i64s(DType::I64, &[indices.len()], &indices)?;
             let indices = e.constant(indices);
-            y = gather(e, y, indices, plan.axis)?;
+            y = gather_within(e, y, indices, plan.axis)?;
         } else {
             let values = matrix(e.attrs, plan, &coordinates)?;
             let matrix = floats(e, &[1, plan.out, plan.own], &values)?;

@@ -2,7 +2,9 @@
 
 use super::util::{finish_f32s, n_elems, operand, strides};
 use super::window::Window;
-use crate::ir::{Attrs, CORE, Class, DType, Dim, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, attr};
+use crate::ir::{
+    Attrs, CORE, Class, DType, Dim, IndexFault, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, attr,
+};
 use rayon::prelude::*;
 
 /// `grid_sample(x, grid) {mode, padding_mode, align_corners}`: ONNX GridSample, opset 22: x `[N,C,...]`, the grid `[N,...,n]` with n coordinates
@@ -148,32 +150,40 @@ fn grid_modes(attrs: &Attrs) -> Result<(Mode, Outside, bool), OpError> {
     Ok((mode, outside, attrs.int("align_corners").unwrap_or(0) != 0))
 }
 
-/// A coordinate thrown back at the ends until it lies between them.
+/// A coordinate thrown back at the ends until it lies between them, exactly; one that is infinite or NaN, which has no place, is the low end.
 fn reflect(v: f32, low: f32, high: f32) -> f32 {
-    let range = high - low;
-    let away = if v < low {
-        low - v
-    } else if v > high {
-        v - high
-    } else {
+    if (low..=high).contains(&v) {
         return v;
-    };
-    if range <= 0.0 || !away.is_finite() {
-        return low;
     }
-    let (turns, rest) = ((away / range).floor(), away % range);
-    if (turns % 2.0 == 0.0) == (v < low) { low + rest } else { high - rest }
+    let (v, low, range) = (f64::from(v), f64::from(low), f64::from(high - low));
+    if range <= 0.0 || !v.is_finite() {
+        return low as f32;
+    }
+    // Two ranges further on everything repeats; the remainder is exact.
+    let at = (v % (2.0 * range) - low).rem_euclid(2.0 * range);
+    (low + if at > range { 2.0 * range - at } else { at }) as f32
 }
 
-/// The elements of an axis of `size` that a coordinate reads, with their weights. Those outside that count as zero are left out.
+/// The place on an axis of `size` elements that a coordinate from -1 to 1 names.
+fn unnormalized(v: f32, size: f32, align: bool) -> f32 {
+    if !align {
+        return ((v + 1.0) * size - 1.0) / 2.0;
+    }
+    // A single element is where every number leads, infinity too.
+    if size == 1.0 && !v.is_nan() { 0.0 } else { (v + 1.0) / 2.0 * (size - 1.0) }
+}
+
+/// The elements of an axis of `size` that a coordinate reads, with their weights. Those outside that count as zero are left out. Of what the standard
+/// leaves open, NaN reads zero with `zeros` and the first element otherwise (as PyTorch on CUDA), infinity with `reflection` the first element.
 fn taps(mut v: f32, size: usize, (mode, outside, align): (Mode, Outside, bool), found: &mut Vec<(usize, f32)>) {
     found.clear();
     let (low, high) = if align { (0.0, size as f32 - 1.0) } else { (-0.5, size as f32 - 0.5) };
     if mode == Mode::Nearest {
         v = v.round_ties_even();
     }
-    if v < low || v > high {
+    if !(low..=high).contains(&v) {
         match outside {
+            Outside::Border if v.is_nan() => v = 0.0,
             Outside::Border => v = v.clamp(0.0, size as f32 - 1.0),
             Outside::Reflection => v = reflect(v, low, high),
             Outside::Zeros => {}
@@ -248,8 +258,7 @@ fn eval_grid(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, O
             let at = &grid[(image * n_points + point) * n..][..n];
             for (axis, found) in axes.iter_mut().enumerate() {
                 let (v, size) = (at[n - 1 - axis], spatial[axis] as f32);
-                let v = if modes.2 { (v + 1.0) / 2.0 * (size - 1.0) } else { ((v + 1.0) * size - 1.0) / 2.0 };
-                taps(v, spatial[axis], modes, found);
+                taps(unnormalized(v, size, modes.2), spatial[axis], modes, found);
             }
             for channel in 0..channels {
                 let first = (image * channels + channel) * plane;
@@ -324,10 +333,12 @@ fn eval_roi(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, Op
         return Err(OpError::operand(0, x.ty(), "an image that is not empty"));
     }
     for (r, roi) in rois.chunks_exact(4).enumerate().take(batch.len()) {
-        let image = usize::try_from(batch[r])
-            .ok()
-            .filter(|&i| i < images)
-            .ok_or_else(|| OpError::operand(2, batch[r], format!("images of {images}")))?;
+        let image = usize::try_from(batch[r]).ok().filter(|&i| i < images).ok_or(IndexFault {
+            element: r as u64,
+            index: batch[r],
+            least: 0,
+            most: images as i64 - 1,
+        })?;
         let corner: Vec<f32> = roi.iter().map(|v| v * scale - if half { 0.5 } else { 0.0 }).collect();
         let least = if half { f32::NEG_INFINITY } else { 1.0 };
         let (w, h) = ((corner[2] - corner[0]).max(least), (corner[3] - corner[1]).max(least));
@@ -576,3 +587,6 @@ fn eval_indices(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>
     }
     Ok(vec![Tensor::from_i64s(DType::I64, &[&own[..2], &counts[..]].concat(), &places)?])
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,11 +1,13 @@
 //! `scatter`: rows written into a copy of a tensor; ONNX's scattering operators become one. On the host: no kernel yet.
 
-use super::compose::{dims, positions, sizes};
+use super::check_indices::{self, Rule};
+use super::compose::{dims, position_type, positions, sizes};
 use super::elements::flat_rows;
 use super::util::{axis_attr, elements, from_elements, n_elems, operand, strides};
 use super::{pointwise, reshape};
 use crate::ir::{
-    Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
+    Attrs, CORE, Class, DType, Dim, Expand, IndexFault, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType,
+    Val, attr,
 };
 
 /// `scatter(data, rows, updates) {reduction}`: data `[R,D]` with rows `[N]` replaced by, or combined with, updates `[N,D]`, in order.
@@ -88,9 +90,12 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     let reduction = reduction(attrs)?;
     let places = rows.to_i64s()?.into_iter().map(|row| {
         let place = usize::try_from(row).ok().filter(|&row| row < n_rows);
-        place.ok_or_else(|| OpError::operand(1, row, format!("rows of {}", data.ty())))
+        place.ok_or((row, n_rows))
     });
-    let places = places.collect::<Result<Vec<_>, _>>()?;
+    let out_of_range = |(element, place): (usize, Result<usize, (i64, usize)>)| {
+        place.map_err(|(index, n)| IndexFault { element: element as u64, index, least: 0, most: n as i64 - 1 })
+    };
+    let places = places.enumerate().map(out_of_range).collect::<Result<Vec<_>, _>>()?;
     if n_elems(&updates.dims())? != places.len() * width {
         return Err(OpError::operand(2, updates.ty(), format!("{} rows of {width}", places.len())));
     }
@@ -164,13 +169,13 @@ fn expand_elements(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let (own, given) = (sizes(0, &e.ty(data))?, sizes(1, &e.ty(indices))?);
     let axis = axis_attr(e.attrs, 0, own.len())?;
     let steps = strides(&own);
-    let mut operands = vec![indices];
-    let mut text = format!("mul(select(lt(x0,0),add(x0,{}),x0),{})", own[axis], steps[axis]);
+    let mut operands = vec![check_indices::add(e, indices, &Rule::of_axis(Dim::from(own[axis])))?];
+    let mut text = format!("mul(x0,{})", steps[axis]);
     for i in (0..own.len()).filter(|&i| i != axis) {
         text = format!("add({text},x{})", operands.len());
         operands.push(positions(e, own.len(), i, given[i], steps[i] as i64)?);
     }
-    let rows = pointwise::add(e, &text, DType::I64, &operands)?;
+    let rows = pointwise::add(e, &text, position_type(own.iter().product()), &operands)?;
     let n = n_elems(&given)?;
     write(e, data, rows, updates, &[own.iter().product(), 1], n)
 }
@@ -218,28 +223,97 @@ fn write(
     Ok(vec![reshape::to(e, y, shape)?])
 }
 
-/// The shape that the pool had read, and the shape of the result.
-fn unpooled(attrs: &Attrs, x: &TensorType, output_shape: Option<Vec<i64>>) -> Result<(Vec<i64>, Vec<i64>), OpError> {
-    let own = sizes(0, x)?;
-    let n = own.len().saturating_sub(2);
-    let list = |name: &'static str, len: usize, default: i64| -> Result<Vec<i64>, OpError> {
-        let values = attrs.ints(name).map_or_else(|| vec![default; len], <[i64]>::to_vec);
-        let fits = values.len() == len && values.iter().all(|v| (0..1 << 24).contains(v));
-        if fits { Ok(values) } else { Err(OpError::attribute(name, format!("is {values:?} for {n} spatial axes"))) }
-    };
-    let (kernel, strides, pads) = (list("kernel_shape", n, 0)?, list("strides", n, 1)?, list("pads", 2 * n, 0)?);
-    let mut read: Vec<i64> = own.iter().map(|&n| n as i64).collect();
-    for i in 0..n {
-        read[2 + i] = (read[2 + i] - 1) * strides[i] - pads[i] - pads[n + i] + kernel[i];
+/// Sizes of an unpooling.
+struct Unpool {
+    kernel: Vec<i64>,
+    strides: Vec<i64>,
+    /// Before the first element along each axis.
+    pads: Vec<i64>,
+    /// The least that the pool can have read.
+    inferred: Vec<i64>,
+    /// The shape of the result.
+    result: Vec<i64>,
+}
+
+impl Unpool {
+    fn of(attrs: &Attrs, x: &TensorType, output_shape: Option<Vec<i64>>) -> Result<Unpool, OpError> {
+        let own = sizes(0, x)?;
+        let n = own.len().saturating_sub(2);
+        let list = |name: &'static str, len: usize, default: i64| -> Result<Vec<i64>, OpError> {
+            let values = attrs.ints(name).map_or_else(|| vec![default; len], <[i64]>::to_vec);
+            let fits = values.len() == len && values.iter().all(|v| (0..1 << 24).contains(v));
+            if fits { Ok(values) } else { Err(OpError::attribute(name, format!("is {values:?} for {n} spatial axes"))) }
+        };
+        let (kernel, strides, pads) = (list("kernel_shape", n, 0)?, list("strides", n, 1)?, list("pads", 2 * n, 0)?);
+        let mut inferred: Vec<i64> = own.iter().map(|&n| n as i64).collect();
+        for i in 0..n {
+            inferred[2 + i] = (inferred[2 + i] - 1) * strides[i] - pads[i] - pads[n + i] + kernel[i];
+        }
+        let result = output_shape.unwrap_or_else(|| inferred.clone());
+        let fits = own.len() >= 3
+            && result.len() == own.len()
+            && result[..2] == inferred[..2]
+            && result.iter().zip(&inferred).all(|(w, r)| *r >= 1 && (*r..1 << 31).contains(w));
+        if fits {
+            Ok(Unpool { kernel, strides, pads: pads[..n].to_vec(), inferred, result })
+        } else {
+            Err(OpError::operand(
+                2,
+                format!("{result:?}"),
+                format!("at least {inferred:?}, the first two axes equal to those"),
+            ))
+        }
     }
-    let wanted = output_shape.unwrap_or_else(|| read.clone());
-    let fits = own.len() >= 3
-        && wanted.len() == own.len()
-        && wanted.iter().zip(&read).all(|(w, r)| *r >= 1 && (*r..1 << 31).contains(w));
-    if fits {
-        Ok((read, wanted))
-    } else {
-        Err(OpError::operand(2, format!("{wanted:?}"), format!("at least {read:?}")))
+
+    /// The place of an index within a plane of a tensor of this shape, as expressions: whether it lies in its window, and its coordinates. `x0` is the
+    /// index, `x1+x2` the number of its plane, `x3` and on are the places of its window.
+    fn coordinates(&self, shape: &[i64]) -> (String, Vec<String>) {
+        let plane: i64 = shape[2..].iter().product();
+        let local = format!("sub(x0,mul(add(x1,x2),{plane}))");
+        let mut inside = format!("and(ge({local},0),lt({local},{plane}))");
+        let mut all = Vec::new();
+        for (axis, size) in shape[2..].iter().enumerate() {
+            let step: i64 = shape[3 + axis..].iter().product();
+            let at = format!("mod(div({local},{step}),{size})");
+            let within = format!("sub({at},sub(x{},{}))", 3 + axis, self.pads[axis]);
+            inside = format!("and({inside},and(ge({within},0),lt({within},{})))", self.kernel[axis]);
+            all.push(at);
+        }
+        (inside, all)
+    }
+
+    /// The indices as places in the result. MaxPool counts in the tensor that it reads, which has the shape of the result; so does ONNX Runtime. One node
+    /// test of the standard counts in the least shape that the pool can have read (github.com/onnx/onnx/issues/5398): that is meant where all indices lie
+    /// in their windows there, and one does not in the result.
+    fn places(&self, e: &mut Expand<'_, '_>, indices: Val) -> Result<Val, OpError> {
+        if self.inferred == self.result {
+            return Ok(indices);
+        }
+        let dtype = e.ty(indices).dtype;
+        let own = sizes(1, &e.ty(indices))?;
+        let rank = own.len();
+        let mut operands =
+            vec![indices, positions(e, rank, 0, own[0], own[1] as i64)?, positions(e, rank, 1, own[1], 1)?];
+        for (axis, stride) in self.strides.iter().enumerate() {
+            operands.push(positions(e, rank, 2 + axis, own[2 + axis], *stride)?);
+        }
+        let (in_result, _) = self.coordinates(&self.result);
+        let (in_inferred, coordinates) = self.coordinates(&self.inferred);
+        let all = super::reduce::attrs("min", &(0..rank).collect::<Vec<_>>(), true);
+        let mut tests = Vec::new();
+        for inside in [in_result, in_inferred] {
+            let test = pointwise::add(e, &format!("select({inside},1.0,0.0)"), DType::F32, &operands)?;
+            tests.push(e.add(&super::reduce::DEF, all.clone(), &[test])?);
+        }
+        let plane: i64 = self.result[2..].iter().product();
+        let mut place = format!("mul(add(x1,x2),{plane})");
+        for (axis, at) in coordinates.iter().enumerate() {
+            place = format!("add({place},mul({at},{}))", self.result[3 + axis..].iter().product::<i64>());
+        }
+        let (result, inferred) = (operands.len(), operands.len() + 1);
+        operands.extend(tests);
+        let text = format!("select(and(lt(x{result},0.5),gt(x{inferred},0.5)),{place},x0)");
+        pointwise::add(e, &text, dtype, &operands)
     }
 }
 
@@ -248,23 +322,24 @@ fn infer_unpool(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     if !x.dtype.is_float() || x.packing.is_some() || indices.dtype.class() != Class::Int || indices.shape != x.shape {
         return Err(OpError::operand(1, indices, format!("an index for each element of {x}")));
     }
-    let (_, wanted) = unpooled(infer.attrs, x, infer.ints(2)?)?;
-    Ok(vec![TensorType::new(x.dtype, Shape(wanted.into_iter().map(Dim::Known).collect()))])
+    let unpool = Unpool::of(infer.attrs, x, infer.ints(2)?)?;
+    Ok(vec![TensorType::new(x.dtype, Shape(unpool.result.into_iter().map(Dim::Known).collect()))])
 }
 
 fn expand_unpool(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let (x, indices) = (e.input(0)?, e.input(1)?);
     let ty = e.ty(x);
-    let (read, wanted) = unpooled(e.attrs, &ty, e.ints(2)?)?;
+    let unpool = Unpool::of(e.attrs, &ty, e.ints(2)?)?;
     let n = n_elems(&sizes(0, &ty)?)?;
-    let total = read.iter().product::<i64>();
-    let zero = Tensor::from_f32s(ty.dtype, &[1], &[0.0])?;
-    let zero = e.constant(zero);
+    let total = unpool.result.iter().try_fold(1i64, |n, d| n.checked_mul(*d));
+    let total = total.ok_or_else(|| OpError::unsupported("a result larger than the address space"))?;
+    let zero = e.constant(Tensor::from_f32s(ty.dtype, &[1], &[0.0])?);
     let zeros = super::movement::broadcast_to(e, zero, vec![Dim::Known(total), Dim::Known(1)])?;
-    let rows = reshape::to(e, indices, dims(&[n]))?;
+    let rule = Rule { sizes: vec![Dim::Known(total)], negative: false, ignore: None };
+    let indices = check_indices::add(e, indices, &rule)?;
+    let places = unpool.places(e, indices)?;
+    let rows = reshape::to(e, places, dims(&[n]))?;
     let x = reshape::to(e, x, dims(&[n, 1]))?;
     let y = e.add(&DEF, Attrs::new().with_str("reduction", "none"), &[zeros, rows, x])?;
-    let y = reshape::to(e, y, read.iter().map(|&n| Dim::Known(n)).collect())?;
-    let pads: Vec<(i64, i64)> = read.iter().zip(&wanted).map(|(read, wanted)| (0, wanted - read)).collect();
-    Ok(vec![super::slice::padded(e, y, &pads, super::strided::Fill::default())?])
+    Ok(vec![reshape::to(e, y, unpool.result.iter().map(|&n| Dim::Known(n)).collect())?])
 }

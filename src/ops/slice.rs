@@ -37,52 +37,55 @@ struct Range {
     size: Dim,
 }
 
-/// What ONNX's `start..end` by `step` keeps of an axis.
-fn range(dim: &Dim, start: &Dim, end: &Dim, step: i64) -> Result<Range, OpError> {
-    let refuse = || {
-        OpError::unsupported(format!(
-            "{start}..{end} by {step} of an axis of size {dim}: the sizes do not tell which part that is"
-        ))
-    };
+/// What ONNX's `start..end` by `step` keeps of an axis of size `n`, at every size that these may have.
+fn range(n: &Dim, start: &Dim, end: &Dim, step: i64) -> Result<Range, OpError> {
     if step == 0 {
         return Err(OpError::operand(4, 0, "steps other than 0"));
     }
-    if let (Some(n), Some(start), Some(end)) = (dim.known(), start.known(), end.known()) {
-        let at = |v: i64| if v < 0 { v.saturating_add(n) } else { v };
-        let (start, end) = if step > 0 {
-            (at(start).clamp(0, n), at(end).clamp(0, n))
-        } else {
-            (at(start).clamp(-1, n - 1), at(end).clamp(-1, n - 1))
-        };
-        let span = if step > 0 { end - start } else { start - end }.max(0);
-        let size = span.saturating_add(step.saturating_abs() - 1) / step.saturating_abs();
-        return Ok(Range { start: Dim::Known(start.max(0)), step, size: Dim::Known(size) });
-    }
-    let far = 1 << 31;
-    let place = |v: &Dim, far_end: &Dim, last: &Dim| -> Result<Dim, OpError> {
-        let v = match v.known() {
-            Some(v) if v >= far - 1 => return Ok(last.clone()),
-            Some(v) if v <= -(far - 1) => return Ok(far_end.clone()),
-            _ => v.clone(),
-        };
-        let v = match v.bounds() {
-            (low, _) if low >= 0 => v,
-            (_, high) if high < 0 => dim + &v,
-            _ => return Err(refuse()),
-        };
-        Ok(Dim::least(&Dim::larger(&v, far_end), last))
-    };
     let (zero, one) = (Dim::Known(0), Dim::Known(1));
-    if step > 0 {
-        let (start, end) = (place(start, &zero, dim)?, place(end, &zero, dim)?);
-        let size = (&(&end - &start) + &Dim::Known(step - 1)).floor_div(&Dim::Known(step)).ok_or_else(refuse)?;
-        return Ok(Range { start, step, size: Dim::larger(&size, &zero) });
+    let clamp = |v: &Dim| Dim::least(&Dim::larger(v, &zero), n);
+    // Places from that of the first element on, or from behind the last one backwards: both lie within 0..=n and count up.
+    let place = |v: &Dim| {
+        let v = from_the_front(n, v);
+        if step > 0 { v } else { n - &(&v + &one) }
+    };
+    let (from, to) = (place(start), place(end));
+    let (first, last) = (clamp(&from), clamp(&to));
+    // Of a part that begins or ends with the axis, one clamp is enough: its size has better bounds, and more often the form of another size.
+    let span = if last == *n {
+        clamp(&(n - &from))
+    } else if first == zero {
+        last
+    } else {
+        Dim::larger(&(&last - &first), &zero)
+    };
+    let by = i64::try_from(step.unsigned_abs()).unwrap_or(i64::MAX);
+    let size = span.div_ceil(step.unsigned_abs());
+    let start = if step > 0 { first } else { Dim::larger(&(&(n - &one) - &first), &zero) };
+    // One element, or none, has no step: the next place would be beyond any memory.
+    let step = if n.at_most(&Dim::Known(by)) { step.signum() } else { step };
+    Ok(Range { start, step, size })
+}
+
+/// The elements of a list of `n` that `start..end` by `step` keeps, in order; `None` where the step is 0.
+pub fn places(n: usize, start: i64, end: i64, step: i64) -> Option<Vec<usize>> {
+    let kept = range(&Dim::from(n), &Dim::Known(start), &Dim::Known(end), step).ok()?;
+    let (first, size) = (kept.start.known()?, kept.size.known()?);
+    (0..size).map(|i| usize::try_from(first + i * kept.step).ok()).collect()
+}
+
+/// A place as Slice has it, negative ones counted from the end, as a place from the front, which may be before it or behind the end.
+fn from_the_front(n: &Dim, v: &Dim) -> Dim {
+    /// No axis is longer.
+    const FAR: i64 = 1 << 31;
+    match (v.known(), v.bounds()) {
+        (Some(v), _) if v >= FAR - 1 => n.clone(),
+        (Some(v), _) if v <= 1 - FAR => Dim::Known(-1),
+        (_, (low, _)) if low >= 0 => v.clone(),
+        (_, (_, high)) if high < 0 => n + v,
+        // 1 where it is negative, and 0 elsewhere.
+        _ => v + &(n * &Dim::least(&Dim::larger(&(&Dim::Known(0) - v), &Dim::Known(0)), &Dim::Known(1))),
     }
-    let (last, before) = (dim - &one, Dim::Known(-1));
-    let (start, end) = (place(start, &before, &last)?, place(end, &before, &last)?);
-    let by = step.checked_neg().ok_or_else(refuse)?;
-    let size = (&(&start - &end) + &Dim::Known(by - 1)).floor_div(&Dim::Known(by)).ok_or_else(refuse)?;
-    Ok(Range { start: Dim::larger(&start, &zero), step, size: Dim::larger(&size, &zero) })
 }
 
 /// The ranges of all axes.

@@ -1,7 +1,7 @@
 //! What several operators share: broadcasting, strides, operands, epilogues, attributes.
 
 use super::pointwise;
-use crate::ir::{Attr, Attrs, Class, DType, Dim, Infer, OpError, Shape, Tensor, TensorType};
+use crate::ir::{Attr, Attrs, Class, DType, Dim, Infer, OpError, Shape, Tensor, TensorType, minifloat};
 use std::borrow::Cow;
 
 /// Whether two sizes may stand for the same one: they are equal, or one of them has neither a value nor a range yet. Sizes with ranges must be
@@ -263,7 +263,7 @@ pub fn axes(given: &[i64], rank: usize) -> Result<Vec<usize>, OpError> {
     Ok(axes)
 }
 
-/// The elements of a tensor as bytes, and how many each has. Types of less than a byte are widened to one.
+/// The elements of a tensor as bytes, and how many each has. Types of less than a byte are widened to one: floats as their codes.
 ///
 /// # Errors
 /// The data is absent, packed, or of a type without a size.
@@ -272,6 +272,10 @@ pub fn elements(tensor: &Tensor) -> Result<(Cow<'_, [u8]>, usize), OpError> {
         _ if tensor.ty().packing.is_some() => Err(OpError::operand(0, tensor.ty(), "a tensor that is not packed")),
         0 => Err(OpError::operand(0, tensor.ty(), "numbers")),
         bits if bits >= 8 => Ok((Cow::Borrowed(tensor.bytes()?), bits as usize / 8)),
+        _ if tensor.dtype().is_float() => {
+            let code = |&v: &f32| minifloat::encode(tensor.dtype(), v).unwrap_or(0);
+            Ok((Cow::Owned(tensor.to_f32s()?.iter().map(code).collect()), 1))
+        }
         _ => Ok((Cow::Owned(tensor.to_i64s()?.iter().map(|&v| v as u8).collect()), 1)),
     }
 }
@@ -283,6 +287,10 @@ pub fn elements(tensor: &Tensor) -> Result<(Cow<'_, [u8]>, usize), OpError> {
 pub fn from_elements(dtype: DType, dims: &[usize], bytes: Vec<u8>) -> Result<Tensor, OpError> {
     if dtype.bits() >= 8 {
         return Ok(Tensor::from_bytes(TensorType::of(dtype, dims), bytes)?);
+    }
+    if dtype.is_float() {
+        let values: Vec<f32> = bytes.iter().map(|&b| minifloat::decode(dtype, b).unwrap_or(0.0)).collect();
+        return Ok(Tensor::from_f32s(dtype, dims, &values)?);
     }
     let values: Vec<i64> = bytes.iter().map(|&b| i64::from(b as i8)).collect();
     Ok(Tensor::from_i64s(dtype, dims, &values)?)

@@ -1,7 +1,7 @@
-//! Expressions computed for whole tensors: chunks of elements in parallel, one loop a function. In f32, as kernels do, and in f64 where an operand
-//! has an element beyond f32.
+//! Expressions computed for whole tensors: chunks of elements in parallel, one loop a function. In f32, as kernels do, and in f64 where the result is
+//! f64 or an operand has an element beyond f32.
 
-use super::pointwise::{Real, Scalar, binary, unary};
+use super::pointwise::{Real, Scalar, binary, sigmoid, unary};
 use super::util::{broadcast_strides, class_of, f32s, n_elems};
 use crate::ir::{Binary, Class, DType, Expr, OpError, Shape, Tensor, TensorError, Unary};
 use rayon::prelude::*;
@@ -15,15 +15,21 @@ const CHUNK: usize = 1024;
 /// # Errors
 /// An operand cannot be read or does not broadcast to `out`, the expression has no type, or a result is beyond `dtype` that was computed in f64.
 pub fn apply(expr: &Expr, operands: &[&Tensor], out: &[usize], dtype: DType) -> Result<Tensor, OpError> {
-    match apply_in::<f32>(expr, operands, out, dtype, |t| Ok(t.to_f32s()?), |values| f32s(dtype, out, values)) {
-        Err(OpError::Tensor(TensorError::BeyondF32 { .. })) => apply_in::<f64>(
+    let wide = || {
+        apply_in::<f64>(
             expr,
             operands,
             out,
             dtype,
             |t| Ok(Cow::Owned(t.to_f64s()?)),
             |values| Ok(Tensor::from_f64s(dtype, out, &values)?),
-        ),
+        )
+    };
+    if dtype == DType::F64 {
+        return wide();
+    }
+    match apply_in::<f32>(expr, operands, out, dtype, |t| Ok(t.to_f32s()?), |values| f32s(dtype, out, values)) {
+        Err(OpError::Tensor(TensorError::BeyondF32 { .. })) => wide(),
         others => others,
     }
 }
@@ -205,7 +211,7 @@ fn unary_lane<F: Real>(function: Unary, a: Lane<F>) -> Lane<F> {
             return Lane::Float(a);
         }
         (Unary::Exp, Lane::Float(a)) => return each(a, F::exp),
-        (Unary::Sigmoid, Lane::Float(a)) => return each(a, |v| F::one() / (F::one() + (-v).exp())),
+        (Unary::Sigmoid, Lane::Float(a)) => return each(a, sigmoid),
         (Unary::Tanh, Lane::Float(a)) => return each(a, F::tanh),
         (_, a) => a,
     };

@@ -91,12 +91,32 @@ fn view(graph: &Graph, value: ValueId) -> Option<(ValueId, bool)> {
     let op = graph.node(value.node).op()?;
     let before = graph.operands(value.node).first().copied()??;
     match op.def.onnx {
-        "Cast" if graph.ty(value).dtype.is_float() => Some((before, false)),
+        // One that rounds is a conversion of the model's.
+        "Cast" if graph.ty(value).dtype.holds(graph.ty(before).dtype) => Some((before, false)),
         "Transpose" if graph.ty(value).shape.rank() == 2 => {
             Some((before, op.attrs.ints("perm").is_none_or(|perm| perm == [1, 0])))
         }
         _ => None,
     }
+}
+
+/// Constants of at least so many bytes in f32 are stored as f16 where their readers' format is f16; smaller ones are no gain.
+const LARGE_BYTES: u64 = 64 << 10;
+/// The largest magnitude that f16 holds.
+const MAX_F16: f32 = 65504.0;
+/// Beside a largest magnitude of this, what f16 loses below its least normal number is less than its rounding.
+const LEAST_SCALE: f32 = 1.0 / 64.0;
+
+/// Whether a constant that is not a node's weights is stored as f16 under formats of f16: it is large, and f16 holds its range.
+pub fn narrows(tensor: &Tensor) -> bool {
+    let ty = tensor.ty();
+    let is_large = ty.packing.is_none() && ty.shape.n_elems().is_some_and(|n| n.saturating_mul(4) >= LARGE_BYTES);
+    if !is_large || !matches!(ty.dtype, DType::F32 | DType::F64 | DType::BF16) {
+        return false;
+    }
+    let largest =
+        tensor.to_f32s().map(|all| all.iter().filter(|v| v.is_finite()).fold(0.0f32, |most, v| most.max(v.abs())));
+    largest.is_ok_and(|most| most == 0.0 || (LEAST_SCALE..=MAX_F16).contains(&most))
 }
 
 /// The nodes between a node's weights and itself.

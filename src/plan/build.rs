@@ -6,9 +6,10 @@ use super::memory::{Buffers, Kind, is_view};
 use super::{PlanError, allocation_bytes, round_up};
 use crate::ir::{DType, Dim, Graph, Hash, NodeId, NodeKind, Tensor, ValueId};
 use crate::ops::kernel_key::KernelKey;
-use crate::ops::weights;
+use crate::ops::{check_indices, weights};
 use crate::program::{
-    Allocation, AllocationKind, HostStep, Ledger, Port, Region, SizeRange, Upload, params_bytes as params_bytes_of,
+    Allocation, AllocationKind, FAULT_BYTES, HostStep, IndexCheck, Ledger, Port, Region, SizeRange, Upload,
+    params_bytes as params_bytes_of,
 };
 use crate::target::Target;
 use indexmap::IndexMap;
@@ -38,8 +39,12 @@ pub struct Dispatch {
     pub params_offset: u64,
     /// Workgroups.
     pub groups: [Dim; 3],
+    /// The most loop iterations of an invocation: [`super::kernels::KernelCall::loop_iterations`].
+    pub loop_iterations: u64,
     /// Whether earlier dispatches must be done.
     pub barrier: bool,
+    /// What it notes of indices out of range.
+    pub check: Option<IndexCheck>,
 }
 
 /// One step.
@@ -80,7 +85,7 @@ pub struct Blueprint {
     pub lower_bound_bytes: u64,
 }
 
-/// Bytes of parameters and counted staging of a graph's dispatches: what a plan needs besides constants and arena.
+/// Bytes of parameters of a graph's dispatches, and of what they note of indices out of range: what a plan needs besides constants and values.
 ///
 /// # Errors
 /// A kernel cannot be chosen.
@@ -88,8 +93,19 @@ pub fn params_bytes(graph: &Graph, target: &Target) -> Result<u64, PlanError> {
     let mut bytes = 0u64;
     for id in graph.order() {
         for call in calls(graph, id, target)?.unwrap_or_default() {
-            bytes = bytes.saturating_add(slot_bytes(&call));
+            bytes = bytes.saturating_add(slot_bytes(&call)).saturating_add(call.check.map_or(0, |_| FAULT_BYTES));
         }
+    }
+    Ok(bytes)
+}
+
+/// Bytes in which the dispatches of a graph note indices out of range. They lie behind the values, for the whole of a run, so that nothing has to be
+/// written there before a run that finds none.
+fn fault_bytes(graph: &Graph, target: &Target) -> Result<u64, PlanError> {
+    let mut bytes = 0u64;
+    for id in graph.order().into_iter().filter(|id| graph.node(*id).op().is_some_and(|op| op.is(&check_indices::DEF))) {
+        let n = calls(graph, id, target)?.map_or(0, |calls| calls.iter().filter(|call| call.check.is_some()).count());
+        bytes = bytes.saturating_add(n as u64 * FAULT_BYTES);
     }
     Ok(bytes)
 }
@@ -129,12 +145,17 @@ pub fn build(graph: &Graph, target: &Target) -> Result<Blueprint, PlanError> {
         allocations: Vec::new(),
         constants: IndexMap::new(),
         uploads: Vec::new(),
+        faults: Region { allocation: 0, offset: 0, bytes: 0 },
     };
     let (weights, constants) = layout.constants()?;
     // Values without elements need a place too, where nothing else makes an arena.
     let arena_bytes = if buffers.live.is_empty() { 0 } else { plan.bytes.max(target.alignment()) };
+    let fault_bytes = fault_bytes(graph, target)?;
     if arena_bytes > 0 {
-        let arena = layout.allocate(AllocationKind::Arena, arena_bytes)?;
+        let start = round_up(arena_bytes, FAULT_BYTES.max(target.alignment()));
+        let all = if fault_bytes > 0 { start.saturating_add(fault_bytes) } else { arena_bytes };
+        let arena = layout.allocate(AllocationKind::Arena, all)?;
+        layout.faults = Region { allocation: arena, offset: start, bytes: fault_bytes };
         for (live, &offset) in buffers.live.iter().zip(&plan.offsets) {
             layout.regions.insert(live.value, Region { allocation: arena, offset, bytes: live.buffer.bytes });
         }
@@ -164,10 +185,11 @@ pub fn build(graph: &Graph, target: &Target) -> Result<Blueprint, PlanError> {
             Kind::Workspace => ledger.workspace += bytes,
         }
     }
+    ledger.workspace += fault_bytes;
     // What the arena has above its bound, and what rounding adds, counts as activations.
     ledger.activations += arena_total.saturating_sub(ledger.io + ledger.activations + ledger.workspace);
-    let lower_bound_bytes =
-        counted - arena_total + if arena_bytes > 0 { allocation_bytes(plan.max_live.max(1), target) } else { 0 };
+    let least_arena = allocation_bytes(plan.max_live.max(1).saturating_add(fault_bytes), target);
+    let lower_bound_bytes = counted - arena_total + if arena_bytes > 0 { least_arena.min(arena_total) } else { 0 };
     Ok(Blueprint {
         allocations: layout.allocations,
         uploads: layout.uploads,
@@ -197,6 +219,8 @@ struct Layout<'a> {
     allocations: Vec<Allocation>,
     constants: IndexMap<Hash, Tensor>,
     uploads: Vec<Upload>,
+    /// Where dispatches note indices out of range, one after the other.
+    faults: Region,
 }
 
 impl Layout<'_> {
@@ -291,6 +315,7 @@ impl Layout<'_> {
     fn steps(&self) -> Result<(Vec<Step>, u64), PlanError> {
         let mut steps: Vec<Step> = Vec::new();
         let mut params_offset = 0u64;
+        let mut fault_offset = self.faults.offset;
         let mut hazards = Hazards::default();
         // Parameters come after weights and arena.
         for &id in &self.buffers.order {
@@ -324,10 +349,21 @@ impl Layout<'_> {
                         writes.push(u32::try_from(i).map_err(|_| PlanError::Overflow)?);
                     }
                 }
+                let mut check = None;
+                if let Some(rule) = &call.check {
+                    let binding = u32::try_from(bindings.len()).map_err(|_| PlanError::Overflow)?;
+                    bindings.push(Region { offset: fault_offset, bytes: FAULT_BYTES, ..self.faults });
+                    writes.push(binding);
+                    fault_offset += FAULT_BYTES;
+                    let node = node.origins().first().unwrap_or(&node.name).clone();
+                    let (sizes, negative) = (rule.sizes.clone(), rule.negative);
+                    check = Some(IndexCheck { binding, node, sizes, negative });
+                }
                 let barrier = hazards.conflict(&bindings, &writes);
                 let n_bytes = slot_bytes(&call);
                 let dispatch = Dispatch {
                     node: node.name.clone(),
+                    loop_iterations: call.loop_iterations(),
                     key: call.key,
                     bindings,
                     writes,
@@ -335,6 +371,7 @@ impl Layout<'_> {
                     params_offset,
                     groups: call.groups,
                     barrier,
+                    check,
                 };
                 params_offset += n_bytes;
                 match steps.last_mut() {

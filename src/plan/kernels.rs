@@ -14,6 +14,7 @@ mod shape;
 mod tests;
 
 use crate::ir::{DType, Dim, Graph, NodeId, NodeKind, TensorType, ValueId};
+use crate::ops::check_indices::Rule;
 use crate::ops::kernel_key::{KernelKey, Storage, Variant};
 use crate::target::Target;
 use call::Node;
@@ -30,6 +31,29 @@ pub struct KernelCall {
     pub params: Vec<Dim>,
     /// Workgroups along x, y, z.
     pub groups: [Dim; 3],
+    /// What it checks indices by: then a binding of [`FAULT_BYTES`](crate::program::FAULT_BYTES), which it writes, comes after those of `operands`.
+    pub check: Option<Rule>,
+    /// The loops of its text, those of the epilogue last; loops of constant length that are unrolled aside.
+    pub loops: Vec<Loop>,
+}
+
+/// A loop of a kernel, at its longest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loop {
+    /// How often an invocation comes to it.
+    pub entries: u64,
+    /// How often its body then runs.
+    pub times: u64,
+    /// Whether it is one of the epilogue: then it may stand in the text once for each element that is put.
+    pub in_epilogue: bool,
+}
+
+impl KernelCall {
+    /// How often an invocation comes to the end of a loop's body, all loops together: what [`crate::target::Limits::max_loop_iterations`] limits. The
+    /// turn that finds a loop done counts too.
+    pub fn loop_iterations(&self) -> u64 {
+        self.loops.iter().fold(0, |n, l| n.saturating_add(l.entries.saturating_mul(l.times.saturating_add(1))))
+    }
 }
 
 /// Part of a value that a kernel binds.
@@ -140,6 +164,7 @@ pub fn dispatches_as(
         "reduce" => rows::reduce(&node),
         "softmax" => rows::softmax(&node),
         "norm" => rows::norm(&node),
+        "check_indices" => movement::check_indices(&node),
         "gather" => movement::gather(&node),
         "strided" => movement::strided(&node),
         "concat" => movement::concat(&node),

@@ -15,9 +15,6 @@ use crate::ops::weights;
 use crate::target::Target;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Smaller constants may be stored in two types, where kernels of two formats read them.
-const SHARED_BYTES: u64 = 256;
-
 /// Matrices of at least so many bytes in f32 may be split.
 const SPLIT_BYTES: u64 = 256 << 10;
 
@@ -28,16 +25,39 @@ pub struct Group {
     pub nodes: Vec<NodeId>,
     /// Their weights that can be quantized, each constant once.
     pub weights: Vec<weights::Weights>,
-    /// Other float constants of their kernels: elements.
-    pub constants: Vec<u64>,
-    /// Float constants that nodes without a format read too, in their own type: elements, and whether that type is f16.
-    copies: Vec<(u64, bool)>,
+    /// Other float constants of their kernels.
+    pub constants: Vec<Constant>,
+    /// Elements of float constants that nodes without a format read too, in their own type, and that are stored as f16 as well under formats of f16.
+    copies: Vec<u64>,
     /// Buffers whose size follows the format: index in [`Model::buffers`] and elements.
     stored: Vec<(usize, u64)>,
     /// Kernels that read its weights.
     n_readers: usize,
     /// Kernels with weights whose activations could be quantized: step, shape of the activations, whether one scale serves all.
     products: Vec<(usize, TensorType, bool)>,
+}
+
+/// A float constant that is no node's weights.
+#[derive(Clone, Copy, Debug)]
+pub struct Constant {
+    /// Its elements.
+    pub n_elems: u64,
+    /// Bytes of one under formats of f32.
+    pub wide_bytes: u64,
+    /// Bytes of one under formats of f16.
+    pub narrow_bytes: u64,
+}
+
+impl Constant {
+    fn of(tensor: &Tensor) -> Constant {
+        let wide_bytes = if tensor.dtype() == DType::F16 { 2 } else { 4 };
+        let narrow_bytes = if weights::narrows(tensor) { 2 } else { wide_bytes };
+        Constant { n_elems: tensor.ty().shape.n_elems().unwrap_or(0).max(1), wide_bytes, narrow_bytes }
+    }
+
+    fn bytes(self, is_f16: bool) -> u64 {
+        self.n_elems.saturating_mul(if is_f16 { self.narrow_bytes } else { self.wide_bytes })
+    }
 }
 
 /// The model of a program to come.
@@ -103,13 +123,12 @@ impl Model {
             members.iter().for_each(|m| sets.join(first, *m));
             kernel_sets.insert(id, first);
         }
-        // Kernels that read one constant read it in one type: a copy in another would be bytes that nobody planned.
+        // Kernels that read one constant whose type follows their format read it in one type: a copy in another would be bytes that nobody planned.
         let mut readers: BTreeMap<ValueId, NodeId> = BTreeMap::new();
         for (&id, &first) in &kernel_sets {
             for value in kernels.operands(id).into_iter().flatten() {
                 let value = planned.root.get(&value).copied().unwrap_or(value);
-                let bytes = kernels.constant(value).filter(|t| is_float(t.ty())).and_then(|t| t.ty().bytes());
-                if bytes.is_some_and(|b| b >= SHARED_BYTES) {
+                if kernels.constant(value).is_some_and(weights::narrows) {
                     let reader = *readers.entry(value).or_insert(first);
                     sets.join(reader, first);
                 }
@@ -155,13 +174,14 @@ impl Model {
                 }
             }
         }
-        model.place(kernels, &planned, &kernel_sets, &mut sets, &index);
+        model.place(graph, kernels, &planned, &kernel_sets, &mut sets, &index);
         Ok(model)
     }
 
     /// Finds out whose formats decide the size of each buffer and constant.
     fn place(
         &mut self,
+        graph: &Graph,
         kernels: &Graph,
         planned: &Buffers,
         kernel_sets: &BTreeMap<NodeId, NodeId>,
@@ -169,7 +189,21 @@ impl Model {
         index: &BTreeMap<NodeId, usize>,
     ) {
         let mut owner = |id: NodeId| kernel_sets.get(&id).and_then(|first| index.get(&sets.find(*first)).copied());
-        for (i, live) in planned.live.iter().enumerate() {
+        // Formats say how results of the model's nodes are stored. What lies between the kernels of one node is f32 (`ops::widen`).
+        let names: BTreeSet<&str> = graph
+            .order()
+            .into_iter()
+            .filter(|id| graph.node(*id).op().is_some())
+            .flat_map(|id| graph.node(id).outputs.iter().map(|v| v.name.as_str()))
+            .collect();
+        let results: BTreeSet<ValueId> = kernels
+            .order()
+            .into_iter()
+            .flat_map(|id| (0..kernels.node(id).outputs.len()).map(move |out| id.out(out)))
+            .filter(|value| names.contains(kernels.value(*value).name.as_str()))
+            .map(|value| planned.root.get(&value).copied().unwrap_or(value))
+            .collect();
+        for (i, live) in planned.live.iter().enumerate().filter(|(_, live)| results.contains(&live.value)) {
             let ty = kernels.ty(live.value);
             // What an output needs is stored as the model has it.
             let is_output = kernels.outputs().iter().any(|o| planned.root.get(&o.value) == Some(&live.value));
@@ -202,9 +236,8 @@ impl Model {
                 if !counted.insert((value, group.is_some())) {
                     continue;
                 }
-                let n = tensor.ty().shape.n_elems().unwrap_or(0).max(1);
                 match group {
-                    Some(g) => read_in_groups.push((value, g, n)),
+                    Some(g) => read_in_groups.push((value, g, Constant::of(tensor))),
                     None => self.fix(tensor),
                 }
             }
@@ -216,11 +249,11 @@ impl Model {
                 self.fix(tensor);
             }
         }
-        for (value, g, n) in read_in_groups {
-            if counted.contains(&(value, false)) {
-                self.groups[g].copies.push((n, kernels.ty(value).dtype == DType::F16));
-            } else {
-                self.groups[g].constants.push(n);
+        for (value, g, constant) in read_in_groups {
+            if !counted.contains(&(value, false)) {
+                self.groups[g].constants.push(constant);
+            } else if constant.narrow_bytes < constant.wide_bytes {
+                self.groups[g].copies.push(constant.n_elems);
             }
         }
     }
@@ -250,16 +283,15 @@ impl Model {
 
     /// Bytes of a group's weights and constants under `format`.
     pub fn weight_bytes(&self, group: usize, format: Format) -> u64 {
-        let float =
-            |n: u64, f16: bool| round_up(if f16 { n.saturating_mul(2) } else { n.saturating_mul(4) }, self.alignment);
         let group = &self.groups[group];
         let a16 = format.activations == Activations::F16;
         let part =
             |w: &weights::Weights, n_rows: usize, how: Weights| round_up(matrix_bytes(w, n_rows, how), self.alignment);
         let weights: u64 =
             group.weights.iter().map(|w| format.parts(w.n_rows).map(|(n, how)| part(w, n, how)).sum::<u64>()).sum();
-        let copies = group.copies.iter().filter(|(_, is_f16)| *is_f16 != a16).map(|&(n, _)| float(n, a16)).sum::<u64>();
-        weights + copies + group.constants.iter().map(|&n| float(n, a16)).sum::<u64>()
+        let copies = group.copies.iter().filter(|_| a16).map(|n| round_up(n.saturating_mul(2), self.alignment));
+        let constants = group.constants.iter().map(|constant| round_up(constant.bytes(a16), self.alignment));
+        weights + copies.sum::<u64>() + constants.sum::<u64>()
     }
 
     /// Bytes that a group's choice occupies in some steps, above what [`Model::base_rows`] has.

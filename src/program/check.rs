@@ -1,9 +1,10 @@
 //! What every program must keep to before a device sees it. File and runtime ask the same checks, so a file that loads is one that can run.
 
 use super::{
-    Allocation, AllocationKind, Dispatch, Entry, HostStep, Plan, Port, Program, Region, Shader, Step, hex, parse_hex,
+    Allocation, AllocationKind, Dispatch, Entry, FAULT_BYTES, HostStep, Plan, Port, Program, Region, Shader, Step, hex,
+    parse_hex,
 };
-use crate::ir::{Class, DType, Dim, Shape};
+use crate::ir::{Class, DType, Dim, Shape, TensorType};
 use crate::program::spirv::Interface;
 use crate::target::Target;
 use rayon::prelude::*;
@@ -165,6 +166,9 @@ fn limits(entry: &Entry, dispatch: &Dispatch, target: &Target, place: &dyn Fn() 
     let l = &target.limits;
     let n_bindings = dispatch.bindings.len() as u64;
     at_most(place, "storage buffers", n_bindings, u64::from(l.max_per_stage_descriptor_storage_buffers))?;
+    if let Some(limit) = l.max_loop_iterations {
+        at_most(place, "loop iterations of an invocation", dispatch.loop_iterations, limit)?;
+    }
     for (b, region) in dispatch.bindings.iter().enumerate() {
         at_most(place, &format!("bytes at binding {b}"), region.bytes, l.max_storage_buffer_range)?;
         aligned(place, &format!("binding {b}"), region.offset, target.alignment())?;
@@ -286,6 +290,7 @@ impl<'a> Scope<'a> {
     fn entry(&self, entry: &Entry) -> Checked {
         let at = format!("plan {}, entry {:?}", self.index, entry.name);
         self.sizes(entry, &at)?;
+        self.defaults(entry, &at)?;
         for (what, ports) in [("input", &entry.inputs), ("output", &entry.outputs)] {
             ports.iter().try_for_each(|port| self.port(entry, &format!("{at}, {what} {:?}", port.name), port))?;
         }
@@ -300,6 +305,23 @@ impl<'a> Scope<'a> {
                     let place = format!("{at}, step {s}, host node {node:?}");
                     inputs.iter().flatten().chain(outputs).try_for_each(|port| self.port(entry, &place, port))?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Every default is a constant of its input's type.
+    fn defaults(&self, entry: &Entry, at: &str) -> Checked {
+        for (name, constant) in &entry.defaults {
+            let place = format!("{at}, default of input {name:?}");
+            let tensor = parse_hex(constant).and_then(|hash| self.program.constants.get(&hash));
+            let port = entry.inputs.iter().find(|port| port.name == *name);
+            let (Some(tensor), Some(port)) = (tensor, port) else {
+                return Err(fault(&place, format!("there is no constant {constant}, or no such input")));
+            };
+            let wanted = TensorType::new(port.dtype, Shape(port.shape.clone()));
+            if *tensor.ty() != wanted {
+                return Err(fault(&place, format!("it is {}, the input is {wanted}", tensor.ty())));
             }
         }
         Ok(())
@@ -338,6 +360,24 @@ impl<'a> Scope<'a> {
                         format!("it writes binding {written}, which lies in memory for {kind:?}"),
                     ));
                 }
+            }
+        }
+        if let Some(check) = &dispatch.check {
+            let noted = dispatch.bindings.get(check.binding as usize);
+            let fits = noted.is_some_and(|region| region.bytes == FAULT_BYTES && region.offset.is_multiple_of(4));
+            if !fits || !dispatch.writes.contains(&check.binding) || check.sizes.is_empty() {
+                let text = format!(
+                    "it notes indices for {} axes in binding {}: {noted:?}, {FAULT_BYTES} bytes that it writes are wanted",
+                    check.sizes.len(),
+                    check.binding
+                );
+                return Err(fault(&place.to_string(), text));
+            }
+            if let Some(size) = check.sizes.iter().find(|size| place.1.bounds(size).is_none()) {
+                return Err(fault(
+                    &place.to_string(),
+                    format!("it checks indices against {size}, which no input tells"),
+                ));
             }
         }
         Ok(())

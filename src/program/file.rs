@@ -3,7 +3,7 @@
 //! ```text
 //! 8 bytes          length of the header, little-endian
 //! header           JSON: `__metadata__` and, for each tensor, its dtype, shape and place
-//!   nyxc_format    "1"
+//!   nyxc_format    "2"
 //!   model          the model's name
 //!   target         JSON of the target
 //!   plans          JSON of the plans
@@ -27,7 +27,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// The version of the format that this code writes, and the only one that it reads.
-pub const FORMAT: &str = "1";
+pub const FORMAT: &str = "2";
 
 /// Why a program cannot be written or read.
 #[derive(Debug, thiserror::Error)]

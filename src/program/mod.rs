@@ -1,19 +1,23 @@
 //! Programs: what is shipped and run. A program knows no passes and no policies, only plans: memory, shaders, dispatches.
 
 mod check;
+mod fault;
 pub mod file;
+pub mod profile;
 mod report;
 pub mod sizes;
 pub mod spirv;
 
 pub use check::ProgramError;
+pub use fault::{CLEAR, FAULT_BYTES, IndexCheck};
 pub use report::{Certificate, Ledger, NodeReport};
 pub use sizes::{SizeError, SizeRange, Sizes};
 
-use crate::ir::{DType, Dim, Hash, Tensor};
+use crate::ir::{DType, Dim, Graph, Hash, Registry, Tensor, text};
 use crate::target::Target;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A compiled model.
 #[derive(Clone, Debug)]
@@ -28,6 +32,34 @@ pub struct Program {
     pub constants: IndexMap<Hash, Tensor>,
     /// SPIR-V by content.
     pub shaders: IndexMap<ShaderHash, Shader>,
+}
+
+/// Why a plan's graph cannot be had.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages document the fields")]
+pub enum GraphError {
+    #[error("the program has no plan {0}")]
+    Plan(usize),
+    #[error("the graph of plan {plan}: {source}")]
+    Parse { plan: usize, source: text::ParseError },
+    #[error("the graph of plan {plan} has {source}")]
+    Faults { plan: usize, source: crate::ir::Faults },
+}
+
+impl Program {
+    /// The kernel-level graph of plan number `plan`, with its constants: what the CPU reference runs. Its operators are found in `operators`.
+    ///
+    /// # Errors
+    /// There is no such plan; its graph does not read, or is not well formed.
+    pub fn graph(&self, plan: usize, operators: &Registry) -> Result<Graph, GraphError> {
+        let source = &self.plans.get(plan).ok_or(GraphError::Plan(plan))?.graph;
+        let by_prefix: BTreeMap<String, &Tensor> =
+            self.constants.iter().map(|(hash, tensor)| (hash.to_string(), tensor)).collect();
+        let find = |hash: &str, _: &crate::ir::TensorType| by_prefix.get(hash).map(|t| (*t).clone());
+        let graph = text::parse(source, operators, &find).map_err(|source| GraphError::Parse { plan, source })?;
+        graph.verify().map_err(|source| GraphError::Faults { plan, source })?;
+        Ok(graph)
+    }
 }
 
 /// BLAKE3 of a shader's SPIR-V words, in hexadecimal.
@@ -155,7 +187,7 @@ pub struct Upload {
 }
 
 /// Something that can be called.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
     /// Its name.
@@ -163,8 +195,14 @@ pub struct Entry {
     /// The sizes that each run chooses, by the shapes of its inputs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sizes: Vec<SizeRange>,
-    /// What the caller gives, in order.
+    /// What the caller gives, in order: those with defaults come last.
     pub inputs: Vec<Port>,
+    /// The constant that an input is where the caller does not give it: its name to the full hexadecimal hash, a key of [`Program::constants`].
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub defaults: BTreeMap<String, String>,
+    /// Inputs of the model that are constants of the program, and why: nobody can give these.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fixed: BTreeMap<String, String>,
     /// What the caller gets, in order.
     pub outputs: Vec<Port>,
     /// What happens, in order.
@@ -178,10 +216,10 @@ pub struct Port {
     /// The model's name for it.
     pub name: String,
     /// The model's element type. On the device floats keep theirs (f64 and bf16 are f32), integers and truth values are i32.
-    #[serde(with = "text")]
+    #[serde(with = "dtype_text")]
     pub dtype: DType,
     /// Element type on the device: f32, f16 or i32.
-    #[serde(with = "text")]
+    #[serde(with = "dtype_text")]
     pub device_dtype: DType,
     /// Sizes of the axes.
     #[serde(with = "dims")]
@@ -232,8 +270,13 @@ pub struct Dispatch {
     /// Workgroups along x, y, z.
     #[serde(with = "groups")]
     pub groups: [Dim; 3],
+    /// The most loop iterations of an invocation: devices may end loops silently beyond [`crate::target::Limits::max_loop_iterations`].
+    pub loop_iterations: u64,
     /// Whether earlier writes must be visible before this dispatch, or earlier reads done.
     pub barrier: bool,
+    /// What it notes of indices out of range, where it looks for any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<IndexCheck>,
 }
 
 impl Dispatch {
@@ -268,7 +311,7 @@ mod groups {
     }
 }
 
-mod text {
+mod dtype_text {
     use super::DType;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 

@@ -37,7 +37,7 @@ impl Ledger {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Certificate {
-    /// The predicted error of the chosen formats.
+    /// The predicted error of the chosen formats, as a variance relative to that of the outputs: variances add up over nodes.
     pub objective: f64,
     /// No assignment that fits has a smaller predicted error than this.
     pub bound: f64,
@@ -51,6 +51,13 @@ pub struct Certificate {
     pub rounds: u32,
     /// Error that one more byte would save, at the margin.
     pub shadow_price: f64,
+}
+
+impl Certificate {
+    /// The predicted relative error of the outputs: the square root of the objective, which is a variance relative to that of the outputs.
+    pub fn relative_error(&self) -> f64 {
+        self.objective.max(0.0).sqrt()
+    }
 }
 
 /// What became of one imported node.

@@ -1,5 +1,6 @@
 //! What can go wrong between a program and a device.
 
+use crate::ir::IndexFault;
 use crate::program::ProgramError;
 use crate::target::MaskError;
 
@@ -11,6 +12,9 @@ pub enum RuntimeError {
     /// There is no Vulkan, no device, or none of this index.
     #[error("no Vulkan device: {reason}")]
     NoDevice { reason: String },
+    /// There is no GPU, only a driver that computes on the CPU.
+    #[error("no GPU here, only {software}, which computes on the CPU (--device vulkan takes it)")]
+    NoGpu { software: String },
     /// The device has less memory than the plan needs.
     #[error("the device is out of memory: {asked_bytes} bytes asked, {free_bytes} free")]
     OutOfMemory { asked_bytes: u64, free_bytes: u64 },
@@ -26,6 +30,9 @@ pub enum RuntimeError {
     /// An f64 is beyond the device's 32-bit floats; the CPU reference has f64.
     #[error("{port}: element {index} is {value:e}, which does not fit in the 32-bit floats of the device")]
     TooWide { port: String, index: usize, value: f64 },
+    /// An index of a node is out of range.
+    #[error("node {node:?}: {fault}")]
+    Index { node: String, fault: IndexFault },
     /// A node that runs on the host failed.
     #[error("host node {node:?}: {fault}")]
     Host { node: String, fault: String },
@@ -44,6 +51,26 @@ pub enum RuntimeError {
     /// A Vulkan call failed in another way.
     #[error("{call} failed with VkResult {code}")]
     Vulkan { call: &'static str, code: i32 },
+}
+
+/// Why a node cannot be computed on the host.
+#[derive(Clone, Debug, PartialEq)]
+pub enum HostError {
+    /// An index of a node of the model is out of range.
+    Index {
+        /// The node.
+        node: String,
+        /// Which index, and the range.
+        fault: IndexFault,
+    },
+    /// Anything else, in words.
+    Other(String),
+}
+
+impl From<String> for HostError {
+    fn from(fault: String) -> HostError {
+        HostError::Other(fault)
+    }
 }
 
 impl RuntimeError {

@@ -1,13 +1,15 @@
 //! A plan on a device, ready to run.
 
-use super::RuntimeError;
 use super::convert::{device_bytes, from_device, to_device};
 use super::memory::Memory;
+use super::timeline::Timeline;
 use super::vk::{Bound, Commands, Pipelines, Queries, VkContext};
+use super::{HostError, RuntimeError};
 use crate::ir::{Dim, Tensor};
+use crate::program::profile::Span;
 use crate::program::{
-    AllocationKind, Dispatch, Entry, HostStep, Plan, Port, Program, ProgramError, Region, SizeError, Sizes, Step,
-    parse_hex,
+    AllocationKind, CLEAR, Dispatch, Entry, FAULT_BYTES, HostStep, IndexCheck, Plan, Port, Program, ProgramError,
+    Region, SizeError, Sizes, Step, parse_hex,
 };
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -17,7 +19,7 @@ const MAX_RECORDED: usize = 2000;
 
 /// Computes a node that no kernel covers: its name in [`Plan::graph`], its operands by slot, absent where the program has none on the device, and the
 /// sizes of this run as far as they are known.
-pub type HostFn<'a> = &'a dyn Fn(&str, &[Option<Tensor>], &Sizes) -> Result<Vec<Tensor>, String>;
+pub type HostFn<'a> = &'a dyn Fn(&str, &[Option<Tensor>], &Sizes) -> Result<Vec<Tensor>, HostError>;
 
 /// What a run gives.
 #[derive(Clone, Debug)]
@@ -26,8 +28,8 @@ pub struct RunOutput {
     pub outputs: Vec<Tensor>,
     /// Time that the device spent in dispatches, in milliseconds; `None` where its queue has no timestamps.
     pub device_ms: Option<f64>,
-    /// Each dispatch's node and milliseconds, in order, where profiling is on. Profiled dispatches run one after the other.
-    pub profile: Option<Vec<(String, f64)>>,
+    /// What happened when, where profiling is on. Profiled dispatches run one after the other.
+    pub profile: Option<Vec<Span>>,
 }
 
 /// A plan on a device. Everything it holds there is made by [`Executor::load`] and goes with it.
@@ -45,6 +47,10 @@ struct Loaded {
     /// The entry without its steps.
     entry: Entry,
     steps: Vec<LoadedStep>,
+    /// Where dispatches note indices out of range, in the order in which they run.
+    checks: Vec<(Region, IndexCheck)>,
+    /// Whether nothing is noted there: the last run read it back so.
+    is_clear: bool,
 }
 
 enum LoadedStep {
@@ -59,12 +65,22 @@ struct Changing {
     groups: Vec<Dim>,
 }
 
+/// A dispatch as the commands have it.
+pub(super) struct Recorded {
+    pub(super) node: String,
+    pub(super) kernel: String,
+    bound: Bound,
+    /// Whether a barrier precedes it.
+    barrier: bool,
+}
+
 /// Dispatches between two host steps.
 struct Segment {
     commands: Commands,
     queries: Option<Queries>,
-    /// Node, what it binds, and whether a barrier precedes it.
-    dispatches: Vec<(String, Bound, bool)>,
+    dispatches: Vec<Recorded>,
+    /// Whether the commands are recorded with a timestamp after each dispatch; `None` before they are.
+    profiled: Option<bool>,
     /// Parameters and workgroups that depend on sizes.
     changing: Vec<Changing>,
     /// The sizes for which those are written; `None` before the first run.
@@ -106,7 +122,7 @@ impl Executor {
             context: context.clone(),
         };
         for entry in &plan.entries {
-            let loaded = executor.load_entry(entry, params, &mut bound)?;
+            let loaded = executor.load_entry(program, entry, params, &mut bound)?;
             executor.entries.push(loaded);
         }
         // Uploads end here, so that the first run does not pay for them and a failure shows now.
@@ -116,6 +132,7 @@ impl Executor {
 
     fn load_entry(
         &self,
+        program: &Program,
         entry: &Entry,
         params: Option<usize>,
         bound: &mut impl Iterator<Item = Bound>,
@@ -130,12 +147,22 @@ impl Executor {
                         dispatches.iter().filter_map(|d| Some((d.params_offset, Changing::of(d, params?)?)));
                     let changing: BTreeMap<u64, Changing> = with_sizes.collect();
                     let named = dispatches.iter().zip(bound.by_ref());
-                    let dispatches = named.map(|(d, b)| (d.node.clone(), b, d.barrier)).collect();
+                    let kernel =
+                        |d: &Dispatch| program.shaders.get(&d.shader).map(|s| s.name.clone()).unwrap_or_default();
+                    let dispatches = named
+                        .map(|(d, bound)| Recorded {
+                            node: d.node.clone(),
+                            kernel: kernel(d),
+                            bound,
+                            barrier: d.barrier,
+                        })
+                        .collect();
                     let commands = Commands::new(&self.context)?;
                     let mut segment = Segment {
                         commands,
                         queries: None,
                         dispatches,
+                        profiled: None,
                         changing: changing.into_values().collect(),
                         at: None,
                     };
@@ -144,7 +171,12 @@ impl Executor {
                 }
             }
         }
-        Ok(Loaded { entry: Entry { steps: Vec::new(), ..entry.clone() }, steps })
+        let checks = entry.steps.iter().flat_map(of_step).filter_map(|dispatch| {
+            let check = dispatch.check.as_ref()?;
+            Some((*dispatch.bindings.get(check.binding as usize)?, check.clone()))
+        });
+        let (checks, entry) = (checks.collect(), Entry { steps: Vec::new(), ..entry.clone() });
+        Ok(Loaded { entry, steps, checks, is_clear: false })
     }
 
     /// Runs `main`, which must have no host steps.
@@ -152,16 +184,18 @@ impl Executor {
     /// # Errors
     /// As for [`Executor::run_entry`].
     pub fn run(&mut self, inputs: &[Tensor]) -> Result<RunOutput, RuntimeError> {
-        self.run_entry("main", inputs, &|_, _, _| Err("this run has nobody to compute it on the host".to_owned()))
+        self.run_entry("main", inputs, &|_, _, _| {
+            Err("this run has nobody to compute it on the host".to_owned().into())
+        })
     }
 
     /// Runs an entry. Inputs come in the entry's order, in the model's types and shapes.
     ///
     /// # Errors
-    /// An input is not what its port takes, a host step fails, or the device does.
+    /// An input is not what its port takes, an index is out of range, a host step fails, or the device does. After all but the last the executor runs on.
     pub fn run_entry(&mut self, entry: &str, inputs: &[Tensor], host: HostFn<'_>) -> Result<RunOutput, RuntimeError> {
         let Executor { entries, memory, profiling, .. } = self;
-        let Some(Loaded { entry, steps }) = entries.iter_mut().find(|e| e.entry.name == entry) else {
+        let Some(Loaded { entry, steps, checks, is_clear }) = entries.iter_mut().find(|e| e.entry.name == entry) else {
             return Err(RuntimeError::Unsupported {
                 what: format!("entry {entry:?}, which the program does not have"),
             });
@@ -178,6 +212,7 @@ impl Executor {
                 .sizes_of(&shapes)
                 .map_err(|SizeError { port, fault }| RuntimeError::Input { name: port, fault })?;
         }
+        let mut timeline = profiling.then(Timeline::new);
         // All are looked at before the first is written, so a refused run leaves the device's tensors alone.
         let ports = at(&entry.inputs, &sizes)?;
         let converted =
@@ -186,7 +221,13 @@ impl Executor {
             memory.write(&port.region, bytes)?;
         }
         drop(converted);
-        let (mut device_ms, mut profile) = (Some(0.0), profiling.then(Vec::new));
+        if !std::mem::replace(is_clear, checks.is_empty()) {
+            checks.iter().try_for_each(|(region, _)| memory.write(region, &[CLEAR; FAULT_BYTES as usize]))?;
+        }
+        if let Some(timeline) = &mut timeline {
+            timeline.host("write inputs");
+        }
+        let mut device_ms = Some(0.0);
         for step in steps {
             match step {
                 LoadedStep::Device(segment) => {
@@ -198,17 +239,35 @@ impl Executor {
                     }
                     segment.commands.start()?;
                     segment.commands.wait()?;
-                    let spans = segment.queries.as_ref().map(Queries::elapsed_ms).transpose()?;
-                    device_ms = device_ms.zip(spans.as_ref()).map(|(sum, spans)| sum + spans.iter().sum::<f64>());
-                    if let (Some(profile), Some(spans)) = (&mut profile, spans) {
-                        profile.extend(segment.dispatches.iter().map(|(node, ..)| node.clone()).zip(spans));
+                    let Some(queries) = &segment.queries else {
+                        device_ms = None;
+                        continue;
+                    };
+                    let ticks = queries.ticks()?;
+                    let ends = ticks.first().zip(ticks.last());
+                    let ms = ends.map(|(first, last)| queries.ms(*first, *last));
+                    device_ms = device_ms.zip(ms).map(|(sum, ms)| sum + ms);
+                    if let Some(timeline) = &mut timeline {
+                        timeline.segment(&segment.dispatches, queries, &ticks);
                     }
                 }
-                LoadedStep::Host(step) => run_host(memory, entry, step, &mut sizes, host)?,
+                LoadedStep::Host(step) => {
+                    if let Err(error) = run_host(memory, entry, step, &mut sizes, host) {
+                        // What a kernel noted before is why.
+                        return Err(read_back(memory, &[], checks, &sizes).err().unwrap_or(error));
+                    }
+                    if let Some(timeline) = &mut timeline {
+                        timeline.node(&step.node);
+                    }
+                }
             }
         }
-        let outputs = fetch(memory, &at(&entry.outputs, &sizes)?)?;
-        Ok(RunOutput { outputs, device_ms, profile })
+        let outputs = read_back(memory, &at(&entry.outputs, &sizes)?, checks, &sizes)?;
+        *is_clear = true;
+        if let Some(timeline) = &mut timeline {
+            timeline.host("read outputs");
+        }
+        Ok(RunOutput { outputs, device_ms, profile: timeline.map(Timeline::finish) })
     }
 
     /// Turns times for each dispatch on or off. While on, each dispatch waits for the one before.
@@ -292,7 +351,12 @@ impl Segment {
         Ok(())
     }
 
+    /// Records the commands, unless they are so already.
     fn record(&mut self, context: &VkContext, profiling: bool) -> Result<(), RuntimeError> {
+        if self.profiled == Some(profiling) {
+            return Ok(());
+        }
+        self.profiled = None;
         // Commands that use the old queries must have ended, and be recorded anew, before those go: hence the order here.
         self.commands.wait()?;
         let n = if profiling { self.dispatches.len() + 1 } else { 2 };
@@ -306,14 +370,14 @@ impl Segment {
             if let Some(queries) = &queries {
                 recorder.timestamp(queries, 0);
             }
-            for (i, (_, bound, barrier)) in dispatches.iter().enumerate() {
+            for (i, dispatch) in dispatches.iter().enumerate() {
                 if i > 0 && i.is_multiple_of(MAX_RECORDED) {
                     recorder.split()?;
                 }
-                if *barrier || profiling {
+                if dispatch.barrier || profiling {
                     recorder.barrier();
                 }
-                recorder.dispatch(bound);
+                recorder.dispatch(&dispatch.bound);
                 if let Some(queries) = queries.as_ref().filter(|_| profiling || i + 1 == dispatches.len()) {
                     recorder.timestamp(queries, if profiling { i as u32 + 1 } else { 1 });
                 }
@@ -322,6 +386,7 @@ impl Segment {
             Ok(())
         })?;
         self.queries = queries;
+        self.profiled = Some(profiling);
         Ok(())
     }
 }
@@ -382,7 +447,10 @@ fn run_host(
     let mut tensors = fetch(memory, &at(&present, sizes)?)?.into_iter();
     let operands: Vec<Option<Tensor>> =
         step.inputs.iter().map(|port| port.as_ref().and_then(|_| tensors.next())).collect();
-    let results = host(&step.node, &operands, sizes).map_err(fail)?;
+    let results = host(&step.node, &operands, sizes).map_err(|error| match error {
+        HostError::Index { node, fault } => RuntimeError::Index { node, fault },
+        HostError::Other(fault) => fail(fault),
+    })?;
     if results.len() != step.outputs.len() {
         return Err(fail(format!("{} results given, {} wanted", results.len(), step.outputs.len())));
     }
@@ -403,8 +471,24 @@ fn run_host(
 }
 
 fn fetch(memory: &mut Memory, ports: &[Port]) -> Result<Vec<Tensor>, RuntimeError> {
-    let regions: Vec<Region> =
-        ports.iter().map(|port| Region { bytes: device_bytes(port) as u64, ..port.region }).collect();
-    let all = memory.read(&regions)?;
+    read_back(memory, ports, &[], &Sizes::new())
+}
+
+/// The tensors of `ports`, unless a dispatch noted an index out of range: both are read together.
+fn read_back(
+    memory: &mut Memory,
+    ports: &[Port],
+    checks: &[(Region, IndexCheck)],
+    sizes: &Sizes,
+) -> Result<Vec<Tensor>, RuntimeError> {
+    let own = ports.iter().map(|port| Region { bytes: device_bytes(port) as u64, ..port.region });
+    let regions: Vec<Region> = own.chain(checks.iter().map(|(region, _)| *region)).collect();
+    let mut all = memory.read(&regions)?;
+    let noted = all.split_off(ports.len().min(all.len()));
+    for ((_, check), words) in checks.iter().zip(&noted) {
+        if let Some(fault) = check.read(words, sizes) {
+            return Err(RuntimeError::Index { node: check.node.clone(), fault });
+        }
+    }
     ports.iter().zip(all).map(|(port, bytes)| from_device(port, bytes)).collect()
 }

@@ -18,8 +18,9 @@ mod executor;
 mod memory;
 #[cfg(all(test, feature = "codegen"))]
 mod tests;
+mod timeline;
 mod vk;
 
-pub use error::RuntimeError;
+pub use error::{HostError, RuntimeError};
 pub use executor::{Executor, HostFn, RunOutput};
 pub use vk::{DeviceInfo, DeviceKind, Options, RawDevice, VkContext, devices, validation_errors};

@@ -4,6 +4,7 @@
 
 use super::*;
 use crate::ir::{DType, Dim, Tensor};
+use crate::program::profile::Track;
 use crate::program::*;
 use crate::target::Target;
 use std::io::Write as _;
@@ -79,13 +80,7 @@ impl Maker {
             graph: String::new(),
             allocations: sizes.into_iter().map(|(kind, bytes)| Allocation { kind, bytes }).collect(),
             uploads: vec![],
-            entries: vec![Entry {
-                name: "main".to_owned(),
-                sizes: vec![],
-                inputs: vec![],
-                outputs: vec![],
-                steps: vec![],
-            }],
+            entries: vec![Entry { name: "main".to_owned(), ..Entry::default() }],
         };
         let (constants, shaders) = Default::default();
         Maker {
@@ -146,7 +141,9 @@ impl Maker {
             params: params.into_iter().map(|w| u64::from(w).into()).collect(),
             params_offset,
             groups: [u64::from(n.div_ceil(64)), 1, 1].map(Into::into),
+            loop_iterations: 0,
             barrier,
+            check: None,
         });
     }
 
@@ -264,8 +261,14 @@ fn a_long_entry_is_split_and_can_be_profiled() {
         assert!(first.profile.is_none());
         if first.device_ms.is_some() {
             executor.set_profiling(true).unwrap();
-            let profile = executor.run(std::slice::from_ref(&x)).unwrap().profile.unwrap();
-            assert_eq!((profile.len(), profile[4002].0.as_str()), (4003, "node4002"));
+            let spans = executor.run(std::slice::from_ref(&x)).unwrap().profile.unwrap();
+            let on = |track| spans.iter().filter(move |span| span.track == track).collect::<Vec<_>>();
+            let (device, host) = (on(Track::Device), on(Track::Host));
+            assert_eq!((device.len(), device[4002].name.as_str()), (4003, "node4002"));
+            assert!(device.iter().all(|span| !span.kernel.is_empty()));
+            // Dispatches follow each other, after what the host did to start them.
+            assert!(device.is_sorted_by_key(|span| span.start) && host[0].start <= device[0].start);
+            assert_eq!(host.iter().map(|span| span.name.as_str()).collect::<Vec<_>>()[0], "write inputs");
             executor.set_profiling(false).unwrap();
         }
         assert_eq!(executor.run(&[x]).unwrap().outputs, first.outputs);
@@ -438,7 +441,7 @@ fn a_host_step_stands_between_dispatches() {
                     let values: Vec<f32> = y.to_f32s().unwrap().iter().map(|v| -v).collect();
                     Ok(vec![Tensor::from_f32s(DType::F32, &[N], &values).unwrap()])
                 }
-                _ => Err(format!("{node} has {} operands", operands.len())),
+                _ => Err(format!("{node} has {} operands", operands.len()).into()),
             };
             let run = executor.run_entry("main", std::slice::from_ref(&x), &negate).unwrap();
             let wanted: Vec<f32> = values.iter().map(|v| -(2.0 * v + 1.0) * 2.0 + 1.0).collect();

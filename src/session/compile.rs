@@ -1,13 +1,14 @@
 //! From a graph of the ONNX level to a program.
 
+use super::explain::Names;
 use crate::codegen::{self, CodegenError};
-use crate::ir::{Graph, ValueId, text};
+use crate::ir::{DType, Graph, NodeId, ValueId, text};
 use crate::ops::kernel_key::KernelKey;
 use crate::ops::weights;
-use crate::passes::{OverBudget, PassError, Pipeline, PipelineError, Settings, Timing, WhyNot};
+use crate::passes::{Explanation, OverBudget, PassError, Pipeline, PipelineError, Settings, Timing};
 use crate::plan::build::{self, Blueprint};
 use crate::plan::{Forecast, PlanError};
-use crate::program::{Certificate, Dispatch, Entry, NodeReport, Plan, Program, Shader, Step};
+use crate::program::{Certificate, Dispatch, Entry, NodeReport, Plan, Program, Shader, Step, hex};
 use crate::target::Target;
 use indexmap::IndexMap;
 use rayon::prelude::*;
@@ -33,8 +34,8 @@ pub struct Compiled {
     pub kernels: Graph,
     /// Times of the passes of the last round.
     pub timings: Vec<Timing>,
-    /// Why patterns did not match, for the node asked about.
-    pub why_not: Vec<WhyNot>,
+    /// What there is to tell of the node or value asked about ([`Settings::explain`]).
+    pub explanation: Option<Explanation>,
     /// How long the solver of the budget took, in the last round.
     pub solve_time: std::time::Duration,
     /// GLSL by kernel name.
@@ -43,6 +44,8 @@ pub struct Compiled {
     pub arena_bytes: u64,
     /// Max-live of the arena with sizes rounded to the target's alignment: no arena can be smaller.
     pub max_live_bytes: u64,
+    /// Nodes that the model computes in f64 and the program in f32, in order.
+    pub narrowed: Vec<String>,
     /// Max-live of the imported graph in the order of its file, unfused; `None` while a size is symbolic.
     pub imported_max_live_bytes: Option<u64>,
 }
@@ -64,6 +67,10 @@ pub enum CompileError {
     Host { node: String, reason: String },
     #[error("the pipeline lacks {pass}, without which no program comes out")]
     Lacks { pass: &'static str },
+    #[error("there is no node or value {name:?} to explain{}", .nearest.as_ref().map(|n| format!("; did you mean {n:?}?")).unwrap_or_default())]
+    Unknown { name: String, nearest: Option<String> },
+    #[error(transparent)]
+    Pass(#[from] PassError),
     #[error("kernel {kernel}: {source}")]
     Codegen { kernel: String, source: CodegenError },
     #[error("nothing says how large {} may be: give {}", .names.join(", "), .names.iter().map(|n| format!("--dim {n}=N or --dim {n}=1..N")).collect::<Vec<_>>().join(", "))]
@@ -137,6 +144,35 @@ pub fn compile_with(
     lowered.program(graph, options, compiled, sources)
 }
 
+/// The smallest budget that `graph`, of the ONNX level, compiles within under these options, and what it needs in `uniform:f32` without pins, in
+/// bytes with the reserve: the second is at least the first. The budget of the options does not count.
+///
+/// # Errors
+/// As [`compile`], but for the budget.
+pub fn budget_bounds(graph: &Graph, options: &Compile, progress: Progress<'_>) -> Result<(u64, u64), CompileError> {
+    let names: Vec<String> = graph.open_symbols().into_iter().collect();
+    if !names.is_empty() {
+        return Err(CompileError::Open { names });
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.n_threads).build()?;
+    let with = |settings: Settings| Compile { settings, ..options.clone() };
+    let nothing = with(Settings { budget_bytes: Some(0), ..options.settings.clone() });
+    let least = match Lowered::fitting(graph, &nothing, &Pipeline::new, &pool, progress, &mut |_, _, _| {}) {
+        Ok(lowered) => lowered.blueprint.peak_bytes,
+        Err(CompileError::OverBudget(over)) => over.min_feasible_bytes,
+        Err(error) => return Err(error),
+    };
+    let plain = with(Settings {
+        policy: crate::passes::Policy::Uniform(crate::ir::Format::F32),
+        budget_bytes: Some(u64::MAX),
+        pins: Vec::new(),
+        ..options.settings.clone()
+    });
+    let most = Lowered::of(graph, &plain, &Pipeline::new, &pool, progress, &mut |_, _, _| {})?.blueprint.peak_bytes;
+    let with_reserve = |bytes: u64| bytes.saturating_add(options.settings.reserve_bytes);
+    Ok((with_reserve(least), with_reserve(most.max(least))))
+}
+
 /// A graph of kernels with its layout.
 struct Lowered {
     kernels: Graph,
@@ -147,7 +183,8 @@ struct Lowered {
     budget_bytes: u64,
     timings: Vec<Timing>,
     solve_time: std::time::Duration,
-    why_not: Vec<WhyNot>,
+    explanation: Option<Explanation>,
+    narrowed: Vec<String>,
 }
 
 impl Lowered {
@@ -161,11 +198,14 @@ impl Lowered {
         progress: Progress<'_>,
         dump: crate::passes::Dump<'_>,
     ) -> Result<Lowered, CompileError> {
+        let reserve = options.settings.reserve_bytes;
         let mut over = match Lowered::of(graph, options, pipeline, pool, progress, dump) {
             Err(CompileError::OverBudget(over)) => over,
+            Ok(lowered) if pipeline(options.settings.clone()).is_changed() => {
+                return lowered.at_least(graph, options, pipeline, pool);
+            }
             other => return other,
         };
-        let reserve = options.settings.reserve_bytes;
         for _ in 0..MAX_ROUNDS {
             let least = over.min_feasible_bytes;
             // What the target's memory cannot hold is not worth a plan.
@@ -191,6 +231,40 @@ impl Lowered {
         Err(CompileError::OverBudget(over))
     }
 
+    /// Makes sure of the smallest budget. What passes of a caller's own do to bytes may depend on formats, which a forecast leaves open: the figure is
+    /// that of a plan, or of this one.
+    fn at_least(
+        mut self,
+        graph: &Graph,
+        options: &Compile,
+        pipeline: &dyn Fn(Settings) -> Pipeline,
+        pool: &rayon::ThreadPool,
+    ) -> Result<Lowered, CompileError> {
+        let peak = self.blueprint.peak_bytes;
+        let mut least = self.forecast.min_feasible_bytes;
+        for _ in 0..MAX_ROUNDS {
+            if least >= peak {
+                break;
+            }
+            let budget_bytes = Some(least.saturating_add(options.settings.reserve_bytes));
+            let settings = Settings { budget_bytes, explain: None, ..options.settings.clone() };
+            let options = Compile { settings, ..options.clone() };
+            match Lowered::of(graph, &options, pipeline, pool, &|_, _, _| {}, &mut |_, _, _| {}) {
+                Ok(lowered) => {
+                    self.forecast.min_feasible_bytes = lowered.blueprint.peak_bytes.min(least);
+                    return Ok(self);
+                }
+                Err(CompileError::OverBudget(over)) if over.min_feasible_bytes > least => {
+                    least = over.min_feasible_bytes;
+                }
+                Err(CompileError::OverBudget(_)) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        self.forecast.min_feasible_bytes = peak;
+        Ok(self)
+    }
+
     fn of(
         graph: &Graph,
         options: &Compile,
@@ -207,13 +281,15 @@ impl Lowered {
             let mut assigned: Option<Graph> = None;
             let pipeline = pipeline(settings.clone());
             let n_passes = pipeline.names().len();
+            let n_before = pipeline.n_before_formats_are_real();
             if let Some(pass) = pipeline.lacks() {
                 return Err(CompileError::Lacks { pass });
             }
             let report = {
                 let mut hook = |i: usize, name: &str, graph: &Graph| {
                     progress("passes", i + 1, n_passes);
-                    if name == "assign_precision" {
+                    // The formats of the program, whichever passes set them.
+                    if i + 1 == n_before {
                         assigned = Some(graph.clone());
                     }
                     dump(i, name, graph);
@@ -259,8 +335,12 @@ impl Lowered {
             if forecast.chosen_bytes == forecast.f32_bytes && certificate.objective == 0.0 {
                 forecast.f32_bytes = blueprint.peak_bytes;
             }
-            let nodes = reports(assigned.as_ref().unwrap_or(graph), &kernels, &blueprint, &report.context.reasons);
-            let why_not = report.context.explain.found().to_vec();
+            let assigned = assigned.as_ref().unwrap_or(graph);
+            let narrowed = narrowed(assigned);
+            let nodes = reports(assigned, &kernels, &blueprint, &report.context.reasons);
+            let names = Names { imported: graph, assigned, kernels: &kernels };
+            let asked = settings.explain.as_ref().map(|asked| names.explain(asked, &report.context));
+            let explanation = asked.transpose()?;
             let solve_time = report.context.solve_time;
             let timings = report.timings;
             return Ok(Lowered {
@@ -272,7 +352,8 @@ impl Lowered {
                 budget_bytes,
                 timings,
                 solve_time,
-                why_not,
+                explanation,
+                narrowed,
             });
         }
         Err(CompileError::Plan(PlanError::Overflow))
@@ -313,7 +394,9 @@ impl Lowered {
                             params,
                             params_offset,
                             groups: d.groups,
+                            loop_iterations: d.loop_iterations,
                             barrier: d.barrier,
+                            check: d.check,
                         });
                     }
                     steps.push(Step::Device(dispatches));
@@ -327,10 +410,16 @@ impl Lowered {
                 constants.entry(tensor.hash()).or_insert_with(|| tensor.clone());
             }
         });
+        // A default is written to its input, so it is kept whole.
+        for tensor in self.kernels.defaults().values() {
+            constants.entry(tensor.hash()).or_insert_with(|| tensor.clone());
+        }
         let entry = Entry {
             name: "main".to_owned(),
             sizes: self.blueprint.sizes,
             inputs: self.blueprint.inputs,
+            defaults: self.kernels.defaults().iter().map(|(name, t)| (name.clone(), hex(t.hash()))).collect(),
+            fixed: options.settings.fixed_inputs.clone(),
             outputs: self.blueprint.outputs,
             steps,
         };
@@ -362,13 +451,27 @@ impl Lowered {
             kernels: self.kernels,
             timings: self.timings,
             solve_time: self.solve_time,
-            why_not: self.why_not,
+            explanation: self.explanation,
+            narrowed: self.narrowed,
             shaders: sources,
             arena_bytes: self.blueprint.arena_bytes,
             max_live_bytes: self.blueprint.max_live_bytes,
             imported_max_live_bytes: crate::ir::memory::account(graph, &graph.file_order()).map(|m| m.max_live_bytes),
         })
     }
+}
+
+/// The nodes that compute in f64, which is f32 in a program. A Cast between floats loses nothing that it should keep.
+fn narrowed(graph: &Graph) -> Vec<String> {
+    let is_narrowed = |id: &NodeId| {
+        let node = graph.node(*id);
+        let Some(op) = node.op() else { return false };
+        let operands = graph.operands(*id).into_iter().flatten().map(|v| graph.ty(v).dtype);
+        let mut types = operands.chain(node.outputs.iter().map(|v| v.ty.dtype));
+        let converts = op.def.onnx == "Cast" && types.clone().all(DType::is_float);
+        !converts && types.any(|dtype| dtype == DType::F64)
+    };
+    graph.order().into_iter().filter(is_narrowed).map(|id| graph.node(id).name.clone()).collect()
 }
 
 /// What became of every node of the assigned graph.

@@ -1,8 +1,8 @@
 //! The CPU reference as a device: runs the kernel-level graph of a plan, node by node, with the operators' own definitions.
 
-use crate::ir::{Dim, Graph, Hash, Level, NodeId, NodeKind, Op, OpError, Tensor, ValueId, text};
+use crate::ir::{Dim, Graph, Level, NodeId, NodeKind, Op, OpError, Registry, Tensor, ValueId};
 use crate::ops;
-use crate::program::{Entry, HostStep, Port, Program, Region, SizeError, SizeRange, Sizes};
+use crate::program::{Entry, GraphError, HostStep, Port, Program, Region, SizeError, SizeRange, Sizes};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -21,10 +21,8 @@ pub struct Reference {
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages document the fields")]
 pub enum CpuError {
-    #[error("the program's graph: {0}")]
-    Parse(#[from] text::ParseError),
-    #[error("the program's graph has {0}")]
-    Faults(#[from] crate::ir::Faults),
+    #[error(transparent)]
+    Graph(#[from] GraphError),
     #[error("node {node:?}: {source}")]
     Op { node: String, source: OpError },
     #[error("input {name:?} is {given}, expected {expected}")]
@@ -35,24 +33,25 @@ pub enum CpuError {
     Size(#[from] SizeError),
     #[error("node {node:?}: result {source}")]
     Count { node: String, source: SizeError },
-    #[error("the program has no plan {0}")]
-    Plan(usize),
     #[error("the program's graph has no node {0:?}")]
     Node(String),
 }
 
 impl Reference {
-    /// The reference of plan number `plan`.
+    /// The reference of plan number `plan`, of operators of ours alone.
     ///
     /// # Errors
     /// The plan's graph does not read, or is not well formed.
     pub fn of(program: &Program, plan: usize) -> Result<Reference, CpuError> {
-        let plan = program.plans.get(plan).ok_or(CpuError::Plan(plan))?;
-        let by_prefix: BTreeMap<String, &Tensor> =
-            program.constants.iter().map(|(hash, tensor): (&Hash, &Tensor)| (hash.to_string(), tensor)).collect();
-        let graph = text::parse(&plan.graph, &ops::registry(), &|hash, _| by_prefix.get(hash).map(|t| (*t).clone()))?;
-        graph.verify()?;
-        Ok(Reference::new(graph))
+        Reference::with_operators(program, plan, &ops::registry())
+    }
+
+    /// The reference of plan number `plan`, whose graph names operators of `registry`: those of a toolchain's own among them.
+    ///
+    /// # Errors
+    /// As [`Reference::of`].
+    pub fn with_operators(program: &Program, plan: usize, registry: &Registry) -> Result<Reference, CpuError> {
+        Ok(Reference::new(program.graph(plan, registry)?))
     }
 
     /// The reference of any graph whose constants are at hand.
@@ -68,7 +67,7 @@ impl Reference {
             .map(|(name, range)| SizeRange { name, min: *range.start(), max: *range.end() })
             .collect();
         let inputs = graph.inputs().iter().map(|id| port(&graph, id.out(0))).collect();
-        let entry = Entry { name: String::new(), sizes, inputs, outputs: Vec::new(), steps: Vec::new() };
+        let entry = Entry { sizes, inputs, ..Entry::default() };
         Reference { graph, order, last_use, entry }
     }
 
@@ -144,6 +143,17 @@ impl Reference {
         graph.outputs().iter().map(output).collect()
     }
 
+    /// How many nodes compute something.
+    pub fn n_nodes(&self) -> usize {
+        self.order.iter().filter(|id| self.graph.node(**id).op().is_some()).count()
+    }
+
+    /// The operator of the node of this name.
+    pub fn operator(&self, name: &str) -> Option<&'static str> {
+        let node = self.order.iter().map(|id| self.graph.node(*id)).find(|node| node.name == name)?;
+        node.op().map(|op| op.def.name)
+    }
+
     /// Notes the sizes that the results of a node tell.
     fn tell(&self, id: NodeId, results: &[Tensor], sizes: &mut Sizes) -> Result<(), CpuError> {
         let node = self.graph.node(id);
@@ -168,8 +178,11 @@ impl Reference {
         if changes {
             op.to_mut().substitute(&|symbol| sizes.get(symbol.name()).map(|&n| Dim::Known(n)));
         }
-        let mut results = compute(self.graph.level, &op, operands, node.outputs.len())
-            .map_err(|source| CpuError::Op { node: node.name.clone(), source })?;
+        let mut results = compute(self.graph.level, &op, operands, node.outputs.len()).map_err(|source| {
+            // The indices are those of a node of the model.
+            let own = if matches!(source, OpError::Index(_)) { node.origins().first() } else { None };
+            CpuError::Op { node: own.unwrap_or(&node.name).clone(), source }
+        })?;
         results.truncate(node.outputs.len());
         Ok(results)
     }

@@ -3,12 +3,16 @@
 #[cfg(feature = "codegen")]
 mod compile;
 mod cpu;
+#[cfg(feature = "codegen")]
+mod explain;
+mod inputs;
 pub mod npz;
 mod run;
 
 #[cfg(feature = "codegen")]
-pub use compile::{Compile, CompileError, Compiled, Progress, compile, compile_with};
+pub use compile::{Compile, CompileError, Compiled, Progress, budget_bounds, compile, compile_with};
 pub use cpu::{CpuError, Reference};
-pub use run::{DeviceChoice, Outcome, Session, SessionError};
+pub use inputs::InputError;
+pub use run::{DeviceChoice, Outcome, Session, SessionError, Told};
 #[cfg(feature = "runtime")]
 pub use run::{best_device, is_of_device};

@@ -1,6 +1,7 @@
-//! `.npz` files: a zip of `.npy` arrays (NumPy's format 1.0, 2.0 and 3.0).
+//! `.npy` arrays (NumPy's format 1.0, 2.0 and 3.0) and `.npz` files, a zip of them.
 //!
-//! f16 is `<f2`. Types that NumPy lacks travel widened: bf16 as f32, 4-bit integers as 8-bit ones.
+//! f16 is `<f2`. Types that NumPy lacks are written widened ([`Tensor::widened`]): bf16 and floats of 8 and 4 bits as f32, 2- and 4-bit integers as bytes of
+//! the same sign.
 
 use crate::ir::{DType, Tensor, TensorType};
 use std::collections::BTreeMap;
@@ -22,7 +23,7 @@ pub fn read(
     for i in 0..archive.len() {
         let entry = archive.by_index(i).map_err(|e| format!("entry {i}: {e}"))?;
         let name = entry.name().strip_suffix(".npy").unwrap_or(entry.name()).to_owned();
-        let tensor = npy(entry, &mut |ty| wants(&name, ty)).map_err(|e| format!("array {name:?}: {e}"))?;
+        let tensor = read_npy(entry, &mut |ty| wants(&name, ty)).map_err(|e| format!("array {name:?}: {e}"))?;
         if let Some(tensor) = tensor
             && tensors.insert(name.clone(), tensor).is_some()
         {
@@ -32,7 +33,11 @@ pub fn read(
     Ok(tensors)
 }
 
-fn npy(mut entry: impl Read, wants: &mut dyn FnMut(&TensorType) -> bool) -> Result<Option<Tensor>, String> {
+/// Reads one `.npy` array, if `wants` takes its type.
+///
+/// # Errors
+/// It is none, is damaged, or of a kind that is not read.
+pub fn read_npy(mut entry: impl Read, wants: &mut dyn FnMut(&TensorType) -> bool) -> Result<Option<Tensor>, String> {
     let mut exactly = |n: usize| -> Result<Vec<u8>, String> {
         let mut bytes = vec![0; n];
         entry.read_exact(&mut bytes).map_err(|e| e.to_string())?;
@@ -108,28 +113,37 @@ pub fn write(out: impl Write + Seek, tensors: &[(String, Tensor)]) -> Result<(),
         zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored).large_file(true);
     for (name, tensor) in tensors {
         archive.start_file(format!("{name}.npy"), options).map_err(|e| e.to_string())?;
-        let (descr, tensor) = on_paper(tensor)?;
-        let dims: Vec<_> = tensor.dims().iter().map(|d| format!("{d},")).collect();
-        let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}), }}", dims.join(" "));
-        while (10 + header.len() + 1) % 64 != 0 {
-            header.push(' ');
-        }
-        header.push('\n');
-        let len = u16::try_from(header.len()).map_err(|e| e.to_string())?;
-        let write = |archive: &mut zip::ZipWriter<_>| -> std::io::Result<()> {
-            archive.write_all(b"\x93NUMPY\x01\x00")?;
-            archive.write_all(&len.to_le_bytes())?;
-            archive.write_all(header.as_bytes())?;
-            archive.write_all(tensor.bytes().map_err(std::io::Error::other)?)
-        };
-        write(&mut archive).map_err(|e| e.to_string())?;
+        write_npy(&mut archive, tensor)?;
     }
     archive.finish().map(drop).map_err(|e| e.to_string())
 }
 
-/// NumPy's name of a type, and the tensor in it, widened where NumPy has no such type.
-fn on_paper(tensor: &Tensor) -> Result<(&'static str, Tensor), String> {
-    let descr = match tensor.dtype() {
+/// Writes one `.npy` array, widened where NumPy has no such type.
+///
+/// # Errors
+/// The writer fails, or the array is of a type that has no place in such a file.
+pub fn write_npy(mut out: impl Write, tensor: &Tensor) -> Result<(), String> {
+    let tensor = tensor.widened().map_err(|e| e.to_string())?;
+    let descr = descr(tensor.dtype())?;
+    let dims: Vec<_> = tensor.dims().iter().map(|d| format!("{d},")).collect();
+    let mut header = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({}), }}", dims.join(" "));
+    while (10 + header.len() + 1) % 64 != 0 {
+        header.push(' ');
+    }
+    header.push('\n');
+    let len = u16::try_from(header.len()).map_err(|e| e.to_string())?;
+    let mut write = || -> std::io::Result<()> {
+        out.write_all(b"\x93NUMPY\x01\x00")?;
+        out.write_all(&len.to_le_bytes())?;
+        out.write_all(header.as_bytes())?;
+        out.write_all(tensor.bytes().map_err(std::io::Error::other)?)
+    };
+    write().map_err(|e| e.to_string())
+}
+
+/// NumPy's name of a type that it has.
+fn descr(dtype: DType) -> Result<&'static str, String> {
+    Ok(match dtype {
         DType::F32 => "<f4",
         DType::F16 => "<f2",
         DType::F64 => "<f8",
@@ -142,17 +156,8 @@ fn on_paper(tensor: &Tensor) -> Result<(&'static str, Tensor), String> {
         DType::I64 => "<i8",
         DType::U64 => "<u8",
         DType::Bool => "|b1",
-        DType::BF16 => {
-            let values = tensor.to_f32s().map_err(|e| e.to_string())?;
-            return Ok(("<f4", Tensor::from_f32s(DType::F32, &tensor.dims(), &values).map_err(|e| e.to_string())?));
-        }
-        DType::I4 | DType::I2 | DType::U4 | DType::U2 => {
-            let values = tensor.to_i64s().map_err(|e| e.to_string())?;
-            return Ok(("|i1", Tensor::from_i64s(DType::I8, &tensor.dims(), &values).map_err(|e| e.to_string())?));
-        }
         other => return Err(format!("{other} has no place in a .npz file")),
-    };
-    Ok((descr, tensor.clone()))
+    })
 }
 
 #[cfg(test)]

@@ -1,24 +1,45 @@
 //! Sessions: a program on a device.
 
 use super::cpu::{CpuError, Reference};
-use crate::ir::Tensor;
-use crate::program::{Program, file};
+use super::inputs::InputError;
+#[cfg(feature = "runtime")]
+use crate::ir::OpError;
+use crate::ir::{Registry, Tensor};
+use crate::ops;
+use crate::program::profile::{Span, Track};
+use crate::program::{GraphError, Program, file};
+use std::collections::BTreeMap;
+use std::time::Instant;
 
 /// Where a program runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The best Vulkan device; the CPU reference where there is none, or where it fails.
+    /// The best GPU; the CPU reference where there is none, or where it fails. A Vulkan driver that computes on the CPU is no GPU: the reference is
+    /// many times faster than it.
     #[default]
     Auto,
+    /// The best Vulkan device, GPUs before drivers that compute on the CPU.
+    Vulkan,
+    /// The same; the CPU reference where there is none, or where it fails.
+    VulkanOrCpu,
     /// The CPU reference.
     Cpu,
     /// The Vulkan device of this index, as `nyxc devices` lists them.
     Index(usize),
 }
 
+impl DeviceChoice {
+    /// Whether the CPU reference takes over where the device fails.
+    fn may_fall_back(self) -> bool {
+        matches!(self, DeviceChoice::Auto | DeviceChoice::VulkanOrCpu)
+    }
+}
+
 /// A loaded program.
 pub struct Session {
     program: Program,
+    /// The operators that the program's graph may name.
+    operators: Registry,
     reference: Option<Reference>,
     #[cfg(feature = "runtime")]
     executor: Option<crate::runtime::Executor>,
@@ -38,9 +59,12 @@ pub struct Outcome {
     pub device_ms: Option<f64>,
     /// Nodes that ran on the host.
     pub host_nodes: Vec<String>,
-    /// Time of each dispatch, where asked for.
-    pub profile: Option<Vec<(String, f64)>>,
+    /// What happened when, where asked for.
+    pub profile: Option<Vec<Span>>,
 }
+
+/// Told how many nodes the CPU reference has computed, and of how many.
+pub type Told<'a> = &'a mut dyn FnMut(usize, usize);
 
 /// Why a program cannot be loaded or run.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +77,8 @@ pub enum SessionError {
     #[cfg(feature = "runtime")]
     #[error(transparent)]
     Runtime(#[from] crate::runtime::RuntimeError),
+    #[error(transparent)]
+    Input(#[from] InputError),
     #[error("this build has no Vulkan runtime; use --device cpu")]
     NoRuntime,
 }
@@ -74,8 +100,22 @@ impl Session {
     /// # Errors
     /// The device fails, and was asked for by name.
     pub fn of(program: Program, choice: DeviceChoice) -> Result<Session, SessionError> {
+        Session::with_operators(program, choice, ops::registry())
+    }
+
+    /// Loads a program that was compiled with operators of a toolchain's own ([`Registry::add`]): its host steps and the CPU reference find them in
+    /// `operators`.
+    ///
+    /// # Errors
+    /// As [`Session::of`].
+    pub fn with_operators(
+        program: Program,
+        choice: DeviceChoice,
+        operators: Registry,
+    ) -> Result<Session, SessionError> {
         let mut session = Session {
             program,
+            operators,
             reference: None,
             #[cfg(feature = "runtime")]
             executor: None,
@@ -86,22 +126,21 @@ impl Session {
         };
         let has_host_steps = session.has_host_steps();
         if choice == DeviceChoice::Cpu || has_host_steps {
-            session.reference = Some(Reference::of(&session.program, 0)?);
+            session.reference = Some(Reference::with_operators(&session.program, 0, &session.operators)?);
         }
         #[cfg(feature = "runtime")]
         if choice != DeviceChoice::Cpu {
-            let index = if let DeviceChoice::Index(index) = choice { Some(index) } else { None };
-            match load(&session.program, index) {
+            match load(&session.program, choice) {
                 Ok(executor) => session.executor = Some(executor),
                 Err(error) => session.fall_back(error)?,
             }
         }
         #[cfg(not(feature = "runtime"))]
         if choice != DeviceChoice::Cpu {
-            if let DeviceChoice::Index(_) = choice {
+            if !choice.may_fall_back() {
                 return Err(SessionError::NoRuntime);
             }
-            session.reference = Some(Reference::of(&session.program, 0)?);
+            session.reference = Some(Reference::with_operators(&session.program, 0, &session.operators)?);
             session.fallbacks.push("this build has no Vulkan runtime: ran on the CPU reference".to_owned());
             session.n_lasting = 1;
         }
@@ -114,12 +153,32 @@ impl Session {
     /// The device fails.
     #[cfg(feature = "runtime")]
     pub fn on(program: Program, context: &crate::runtime::VkContext) -> Result<Session, SessionError> {
+        Session::on_with_operators(program, context, ops::registry())
+    }
+
+    /// Loads a program with operators of a toolchain's own on a device that the caller opened or owns.
+    ///
+    /// # Errors
+    /// The device fails.
+    #[cfg(feature = "runtime")]
+    pub fn on_with_operators(
+        program: Program,
+        context: &crate::runtime::VkContext,
+        operators: Registry,
+    ) -> Result<Session, SessionError> {
         let executor = crate::runtime::Executor::load(&program, 0, context)?;
         let choice = DeviceChoice::Index(context.info().index);
-        let mut session =
-            Session { program, reference: None, executor: Some(executor), choice, fallbacks: Vec::new(), n_lasting: 0 };
+        let mut session = Session {
+            program,
+            operators,
+            reference: None,
+            executor: Some(executor),
+            choice,
+            fallbacks: Vec::new(),
+            n_lasting: 0,
+        };
         if session.has_host_steps() {
-            session.reference = Some(Reference::of(&session.program, 0)?);
+            session.reference = Some(Reference::with_operators(&session.program, 0, &session.operators)?);
         }
         Ok(session)
     }
@@ -128,11 +187,11 @@ impl Session {
     /// device, else for good.
     #[cfg(feature = "runtime")]
     fn fall_back(&mut self, error: crate::runtime::RuntimeError) -> Result<(), SessionError> {
-        if self.choice != DeviceChoice::Auto || !is_of_device(&error) {
+        if !self.choice.may_fall_back() || !is_of_device(&error) {
             return Err(error.into());
         }
         if self.reference.is_none() {
-            self.reference = Some(Reference::of(&self.program, 0)?);
+            self.reference = Some(Reference::with_operators(&self.program, 0, &self.operators)?);
         }
         self.fallbacks.push(format!("{error}: ran on the CPU reference"));
         if !matches!(error, crate::runtime::RuntimeError::TooWide { .. }) {
@@ -177,47 +236,95 @@ impl Session {
         0
     }
 
-    /// Runs the program once. Inputs and outputs are in the order of the entry's ports.
+    /// Runs the program once on arrays named as its inputs; those with a default may be left out, and types that NumPy lacks may be given widened.
     ///
     /// # Errors
-    /// An input has a wrong type or shape, or the device fails and was asked for by name.
+    /// An array is no input, one is missing, or as [`Session::run`].
+    pub fn run_named(&mut self, arrays: BTreeMap<String, Tensor>) -> Result<Outcome, SessionError> {
+        let entry = self.program.entry().ok_or(CpuError::Graph(GraphError::Plan(0)))?;
+        let inputs = self.program.inputs(entry, arrays)?;
+        self.run(&inputs)
+    }
+
+    /// Runs the program once. Inputs and outputs are in the order of the entry's ports; inputs with defaults, which are the last, may be left out.
+    ///
+    /// # Errors
+    /// An input has a wrong type or shape, an index is out of range, or the device fails and was asked for by name. After an index out of range the
+    /// session runs on.
     pub fn run(&mut self, inputs: &[Tensor]) -> Result<Outcome, SessionError> {
         self.run_profiled(inputs, false)
     }
 
-    /// The same, with the time of each dispatch if `profile`.
+    /// The same, with what happened when if `profile`.
     ///
     /// # Errors
     /// As [`Session::run`].
     pub fn run_profiled(&mut self, inputs: &[Tensor], profile: bool) -> Result<Outcome, SessionError> {
+        self.run_told(inputs, profile, &mut |_, _| {})
+    }
+
+    /// The same, and tells how far the CPU reference is.
+    ///
+    /// # Errors
+    /// As [`Session::run`].
+    pub fn run_told(&mut self, inputs: &[Tensor], profile: bool, told: Told<'_>) -> Result<Outcome, SessionError> {
         let host_nodes: Vec<String> = self.host_nodes();
         self.fallbacks.truncate(self.n_lasting);
+        let entry = self.program.entry().ok_or(CpuError::Graph(GraphError::Plan(0)))?;
+        let all: Vec<Tensor>;
+        let inputs = if inputs.len() == entry.inputs.len() {
+            inputs
+        } else {
+            all = self.program.with_defaults(entry, inputs)?;
+            &all
+        };
         #[cfg(feature = "runtime")]
         if let Some(executor) = &mut self.executor {
+            use crate::runtime::HostError;
             let reference = self.reference.as_ref();
             let evaluate = |node: &str, operands: &[Option<Tensor>], sizes: &crate::program::Sizes| match reference {
-                Some(reference) => reference.node(node, operands, sizes).map_err(|e| e.to_string()),
-                None => Err("the program has no host steps".to_owned()),
+                Some(reference) => reference.node(node, operands, sizes).map_err(|error| match error {
+                    CpuError::Op { node, source: OpError::Index(fault) } => HostError::Index { node, fault },
+                    other => other.to_string().into(),
+                }),
+                None => Err("the program has no host steps".to_owned().into()),
             };
             let result = executor.set_profiling(profile).and_then(|()| executor.run_entry("main", inputs, &evaluate));
             match result {
                 Ok(output) => {
-                    return Ok(Outcome {
-                        outputs: output.outputs,
-                        device_ms: output.device_ms,
-                        host_nodes,
-                        profile: output.profile,
-                    });
+                    let mut profile = output.profile;
+                    for span in profile.iter_mut().flatten().filter(|span| span.track == Track::Node) {
+                        span.kernel = reference.and_then(|r| r.operator(&span.name)).unwrap_or_default().to_owned();
+                    }
+                    let crate::runtime::RunOutput { outputs, device_ms, .. } = output;
+                    return Ok(Outcome { outputs, device_ms, host_nodes, profile });
                 }
                 Err(error) => self.fall_back(error)?,
             }
         }
-        let _ = profile;
         let reference = match &self.reference {
             Some(reference) => reference,
-            None => self.reference.insert(Reference::of(&self.program, 0)?),
+            None => self.reference.insert(Reference::with_operators(&self.program, 0, &self.operators)?),
         };
-        Ok(Outcome { outputs: reference.run(inputs)?, device_ms: None, host_nodes, profile: None })
+        let (mut spans, mut n_done, mut since) = (Vec::new(), 0, Instant::now());
+        let n_nodes = reference.n_nodes();
+        let outputs = reference.run_with(inputs, &mut |node, _| {
+            n_done += 1;
+            told(n_done, n_nodes);
+            if profile {
+                let now = Instant::now();
+                let kernel = node.op().map(|op| op.def.name.to_owned()).unwrap_or_default();
+                spans.push(Span {
+                    track: Track::Node,
+                    name: node.name.clone(),
+                    kernel,
+                    start: since,
+                    time: now - since,
+                });
+                since = now;
+            }
+        })?;
+        Ok(Outcome { outputs, device_ms: None, host_nodes, profile: profile.then_some(spans) })
     }
 
     fn host_nodes(&self) -> Vec<String> {
@@ -228,23 +335,27 @@ impl Session {
     }
 }
 
-/// Loads on the device of this index, or on the best: discrete before integrated before software.
+/// Loads on the device that is meant.
 #[cfg(feature = "runtime")]
-fn load(program: &Program, index: Option<usize>) -> Result<crate::runtime::Executor, crate::runtime::RuntimeError> {
+fn load(program: &Program, choice: DeviceChoice) -> Result<crate::runtime::Executor, crate::runtime::RuntimeError> {
     use crate::runtime::{Executor, Options, RuntimeError, VkContext};
-    let index = match index {
-        Some(index) => index,
-        None => {
-            best_device()?
-                .ok_or_else(|| RuntimeError::NoDevice { reason: "none of Vulkan 1.1 was found".to_owned() })?
-                .index
+    let index = match choice {
+        DeviceChoice::Index(index) => index,
+        _ => {
+            let best = best_device()?;
+            let best =
+                best.ok_or_else(|| RuntimeError::NoDevice { reason: "none of Vulkan 1.1 was found".to_owned() })?;
+            if choice == DeviceChoice::Auto && best.kind == crate::runtime::DeviceKind::Cpu {
+                return Err(RuntimeError::NoGpu { software: best.name });
+            }
+            best.index
         }
     };
     let context = VkContext::open(index, &program.target.features, &Options::from_env())?;
     Executor::load(program, 0, &context)
 }
 
-/// The device that `auto` means; `None` where there is none.
+/// The best Vulkan device here: discrete GPUs before integrated and virtual ones, drivers that compute on the CPU last; `None` where there is none.
 ///
 /// # Errors
 /// Vulkan fails.
@@ -267,6 +378,12 @@ pub fn is_of_device(error: &crate::runtime::RuntimeError) -> bool {
     use crate::runtime::RuntimeError::*;
     matches!(
         error,
-        NoDevice { .. } | OutOfMemory { .. } | DeviceLost | Unsupported { .. } | TooWide { .. } | Vulkan { .. }
+        NoDevice { .. }
+            | NoGpu { .. }
+            | OutOfMemory { .. }
+            | DeviceLost
+            | Unsupported { .. }
+            | TooWide { .. }
+            | Vulkan { .. }
     )
 }

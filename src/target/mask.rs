@@ -38,7 +38,8 @@ const WORDS: &[(&str, Feature)] = &[
 ];
 
 /// Single masks that take a number.
-const NUMBERS: [&str; 8] = ["shared", "invocations", "range", "allocation", "align", "buffers", "heap", "vulkan"];
+const NUMBERS: [&str; 9] =
+    ["shared", "invocations", "range", "allocation", "align", "buffers", "loops", "heap", "vulkan"];
 
 impl Mask {
     /// Reads a comma list of shipped targets and single masks.
@@ -110,6 +111,7 @@ impl Target {
         low(&mut l.max_compute_shared_memory_size, o.max_compute_shared_memory_size);
         low(&mut l.max_compute_work_group_invocations, o.max_compute_work_group_invocations);
         low(&mut l.max_push_constants_size, o.max_push_constants_size);
+        l.max_loop_iterations = l.max_loop_iterations.into_iter().chain(o.max_loop_iterations).min();
         for axis in 0..3 {
             low(&mut l.max_compute_work_group_size[axis], o.max_compute_work_group_size[axis]);
             low(&mut l.max_compute_work_group_count[axis], o.max_compute_work_group_count[axis]);
@@ -164,6 +166,7 @@ fn strongest() -> Result<Target, TargetError> {
     l.max_compute_shared_memory_size = u32::MAX;
     l.max_compute_work_group_invocations = u32::MAX;
     l.max_push_constants_size = u32::MAX;
+    l.max_loop_iterations = None;
     l.max_compute_work_group_size = [u32::MAX; 3];
     l.max_compute_work_group_count = [u32::MAX; 3];
     for (_, feature) in WORDS {
@@ -217,6 +220,7 @@ fn single(ceiling: &mut Target, element: &str) -> Result<(), String> {
         "buffers" => {
             l.max_per_stage_descriptor_storage_buffers = small()?.min(l.max_per_stage_descriptor_storage_buffers)
         }
+        "loops" => l.max_loop_iterations = Some(l.max_loop_iterations.map_or(n, |most| most.min(n))),
         "heap" => ceiling.memory.heap_bytes = n.min(ceiling.memory.heap_bytes),
         _ => return Err(unknown()),
     }

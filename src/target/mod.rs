@@ -48,6 +48,10 @@ pub struct Limits {
     pub max_compute_work_group_count: [u32; 3],
     pub max_push_constants_size: u32,
     pub subgroup_size: u32,
+    /// Not of Vulkan: how often an invocation may come to the end of a loop's body, all loops counted together, before the driver ends loops
+    /// early and silently, as Mesa's llvmpipe does (`LP_MAX_TGSI_LOOP_ITERATIONS`). `None` where no such number is known.
+    #[serde(default)]
+    pub max_loop_iterations: Option<u64>,
 }
 
 /// What shaders may use.

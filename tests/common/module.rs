@@ -20,6 +20,8 @@ pub struct Module {
     /// Scopes of barriers and atomics, as section 3.27 numbers them.
     pub scopes: BTreeSet<u32>,
     pub version: u32,
+    /// Loops that the text had and that were not unrolled (OpLoopMerge).
+    pub loops: usize,
 }
 
 enum Type {
@@ -105,6 +107,7 @@ impl Module {
                     roots.insert(w[1], w[2]);
                 }
                 62 => stored.push(w[0]),
+                246 => m.loops += 1,
                 228 => {
                     stored.push(w[0]);
                     scopes.push(w[1]);

@@ -42,6 +42,11 @@ pub fn attr_ints(name: &str, v: &[i64]) -> Vec<u8> {
     blob(5, [blob(1, name), v.iter().flat_map(|&v| int(8, v)).collect(), int(20, 7)].concat())
 }
 
+pub fn attr_floats(name: &str, v: &[f32]) -> Vec<u8> {
+    let list = v.iter().flat_map(|v| [varint(7 << 3 | 5), v.to_le_bytes().to_vec()].concat()).collect();
+    blob(5, [blob(1, name), list, int(20, 6)].concat())
+}
+
 pub fn attr_graph(name: &str, graph: impl AsRef<[u8]>) -> Vec<u8> {
     blob(5, [blob(1, name), blob(6, graph), int(20, 5)].concat())
 }
@@ -79,9 +84,14 @@ pub fn i64s(name: &str, dims: &[i64], values: &[i64]) -> Vec<u8> {
 
 /// A float input as a field of a graph; sizes below 0 are symbols.
 pub fn input(name: &str, dims: &[i64]) -> Vec<u8> {
+    typed_input(name, 1, dims)
+}
+
+/// An input of an element type as a field of a graph; sizes below 0 are symbols.
+pub fn typed_input(name: &str, dtype: i64, dims: &[i64]) -> Vec<u8> {
     let dim = |&d: &i64| blob(1, if d < 0 { blob(2, format!("n{}", -d)) } else { int(1, d) });
     let shape: Vec<u8> = dims.iter().flat_map(dim).collect();
-    blob(11, [blob(1, name), blob(2, blob(1, [int(1, 1), blob(2, shape)].concat()))].concat())
+    blob(11, [blob(1, name), blob(2, blob(1, [int(1, dtype), blob(2, shape)].concat()))].concat())
 }
 
 pub fn output(name: &str) -> Vec<u8> {

@@ -3,11 +3,15 @@
 
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "the harness shows what a failed or long test says")]
+#![allow(missing_docs, reason = "no interface of others")]
 
 #[path = "../common/child.rs"]
 mod child;
 mod elementwise;
 mod integers;
+mod loops;
+mod maths;
 mod matmul;
 #[path = "../common/module.rs"]
 mod module;
@@ -266,8 +270,7 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
     let calls = kernels::dispatches(&graph, node, target)?;
     let (mut weights, mut arena, mut params) = (Arena { bytes: 256 }, Arena::default(), Arena { bytes: 256 });
     let mut places: BTreeMap<ValueId, Region> = BTreeMap::new();
-    let (mut entry, mut uploads) =
-        (Entry { name: "main".to_owned(), sizes: vec![], inputs: vec![], outputs: vec![], steps: vec![] }, Vec::new());
+    let (mut entry, mut uploads) = (Entry { name: "main".to_owned(), ..Entry::default() }, Vec::new());
     let mut program = Program {
         model: "case".to_owned(),
         target: context.info().target.clone(),
@@ -308,7 +311,16 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
         names.push(shader.name.clone());
         let module = module::Module::read(&shader.spirv);
         assert_eq!(module.faults(target), Vec::<String>::new(), "{} on {}", shader.name, target.name);
-        let bindings: Vec<Region> = call
+        // What was not unrolled was counted; an epilogue's loops may be there once for each element that is put.
+        let own = call.loops.iter().filter(|l| !l.in_epilogue).count();
+        assert!(
+            module.loops <= own || call.loops.len() > own,
+            "{}: {} loops, of which {:?} are counted",
+            shader.name,
+            module.loops,
+            call.loops
+        );
+        let mut bindings: Vec<Region> = call
             .operands
             .iter()
             .map(|o| {
@@ -320,8 +332,14 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
                 Region { offset: place.offset + o.offset_bytes, bytes: o.bytes, ..place }
             })
             .collect();
-        let writes: Vec<u32> =
+        let mut writes: Vec<u32> =
             call.operands.iter().enumerate().filter(|(_, o)| o.write).map(|(i, _)| i as u32).collect();
+        let check = call.check.as_ref().map(|rule| {
+            let binding = bindings.len() as u32;
+            bindings.push(arena.place(1, FAULT_BYTES, target.alignment()));
+            writes.push(binding);
+            IndexCheck { binding, node: "node".to_owned(), sizes: rule.sizes.clone(), negative: rule.negative }
+        });
         assert!(
             module.written.iter().eq(&writes),
             "{} writes {:?}, the plan says {writes:?}",
@@ -340,7 +358,9 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
             params: call.params.clone(),
             params_offset,
             groups: call.groups.clone(),
+            loop_iterations: call.loop_iterations(),
             barrier,
+            check,
         });
     }
     entry.steps.push(Step::Device(dispatches));

@@ -1,5 +1,5 @@
 use super::*;
-use nyxc::ops::{concat, gather, strided};
+use nyxc::ops::{check_indices, concat, gather, strided};
 
 #[test]
 fn gathers_from_every_storage() {
@@ -26,6 +26,30 @@ fn gathers_from_every_storage() {
         }
         let scalar = Tensor::from_i64s(DType::I64, &[], &[-1]).unwrap();
         Case::new(&gather::DEF, axis(0), &[&random.floats(DType::F32, &[4]), &scalar]).check(bench);
+    });
+}
+
+#[test]
+fn indices_are_checked_and_counted_from_the_start() {
+    on_devices(|bench| {
+        let mut random = Random::new(37);
+        let attrs = |sizes: &[i64], negative: i64| {
+            Attrs::new().with_ints("sizes", sizes.iter().copied()).with_int("negative", negative)
+        };
+        let indices = random.ints(DType::I64, &[7, 40], -11, 10);
+        let at = random.ints(DType::I64, &[1, 40], 0, 1000);
+        Case::new(&check_indices::DEF, attrs(&[11], 1), &[&indices]).check(bench);
+        Case::new(&check_indices::DEF, attrs(&[11], 1), &[&indices])
+            .then("add(mul(x0,40),x1)", &[&at])
+            .stored(DType::I64)
+            .check(bench);
+        let ignored = random.ints(DType::I32, &[300], -1, 4);
+        Case::new(&check_indices::DEF, attrs(&[5], 0).with_int("ignore", -1), &[&ignored]).check(bench);
+        for numbers in 2..=8 {
+            let pairs = random.ints(DType::I64, &[9, numbers], -3, 2);
+            let sizes: Vec<i64> = (0..numbers as i64).map(|n| 3 + n).collect();
+            Case::new(&check_indices::DEF, attrs(&sizes, 1), &[&pairs]).check(bench);
+        }
     });
 }
 

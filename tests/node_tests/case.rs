@@ -1,5 +1,6 @@
 //! The files of one test: `TEST/model.onnx` with `TEST/test_data_set_I/input_J.pb` and `output_J.pb`, or `light/MODEL.onnx` with `MODEL_output_J.pb`.
 
+use nyxc::import::proto::pb::{GraphProto, ModelProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
 use nyxc::import::{ImportOptions, import_proto};
 use nyxc::ir::{DType, Tensor};
 use nyxc::ops::registry;
@@ -7,7 +8,6 @@ use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::Path;
-use tract_onnx::pb::{GraphProto, ModelProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
 
 /// One node test.
 pub struct Case {
@@ -162,7 +162,7 @@ fn free_inputs(graph: &GraphProto) -> Vec<&ValueInfoProto> {
 
 /// `arange(n) / n` in the shape of an input, in f64 as numpy has it, then as f32.
 fn counting(input: &ValueInfoProto) -> Tensor {
-    use tract_onnx::pb::{tensor_shape_proto::dimension::Value, type_proto};
+    use nyxc::import::proto::pb::{tensor_shape_proto::dimension::Value, type_proto};
     let Some(type_proto::Value::TensorType(ty)) = input.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
         panic!("{} is no tensor", input.name)
     };
@@ -294,6 +294,7 @@ pub fn tensor(bytes: &[u8]) -> Result<Tensor, String> {
     let graph = GraphProto { initializer: vec![proto], output: vec![output], ..GraphProto::default() };
     let opset = OperatorSetIdProto { domain: String::new(), version: 28 };
     let model = ModelProto { graph: Some(graph), opset_import: vec![opset], ..ModelProto::default() };
-    let (graph, _) = import_proto(model, None, &ImportOptions::default(), &registry()).map_err(|e| e.to_string())?;
+    let (graph, _) =
+        import_proto(model.into(), None, &ImportOptions::default(), &registry()).map_err(|e| e.to_string())?;
     graph.constant(graph.outputs()[0].value).cloned().ok_or_else(|| "no constant".to_owned())
 }

@@ -6,6 +6,12 @@
 //! NYXC_NODE_TESTS=DIR NYXC_NODE_TESTS_TABLE=docs/node-tests.md cargo test --locked --test node_tests
 //! ```
 //!
+//! The same tests through the command line, `nyxc compile` and `nyxc run` with `.npz` files:
+//!
+//! ```text
+//! NYXC_NODE_TESTS=DIR cargo test --locked --test node_tests -- --ignored command_line
+//! ```
+//!
 //! Whole models come from folders of the same layout, and from `light/MODEL.onnx` with `MODEL_output_0.pb` beside it: `onnx/backend/test/data` of the
 //! onnx wheel, and Debian's libonnx-testdata. All but those listed here must pass:
 //!
@@ -17,8 +23,15 @@
 
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "the harness shows what a failed or long test says")]
+
+#[path = "../common/child.rs"]
+mod child;
+#[path = "../common/folder.rs"]
+mod folder;
 
 mod case;
+mod command_line;
 mod compare;
 mod table;
 mod verdict;
@@ -38,7 +51,8 @@ fn say(text: &str) {
     let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
-fn run_all(cases: &[Case]) -> Vec<Verdict> {
+/// Judges every case, each thread by a judge of its own.
+fn run_all<J: Fn(&Case) -> Verdict>(cases: &[Case], judge: &(dyn Fn() -> J + Sync)) -> Vec<Verdict> {
     // A panic is a verdict, whose line has its text.
     std::panic::set_hook(Box::new(|_| {}));
     let next = AtomicUsize::new(0);
@@ -46,11 +60,11 @@ fn run_all(cases: &[Case]) -> Vec<Verdict> {
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
             scope.spawn(|| {
-                let runner = Runner::new();
+                let judge = judge();
                 while let Some((at, case)) =
                     Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| Some((at, cases.get(at)?)))
                 {
-                    let verdict = runner.judge(case);
+                    let verdict = judge(case);
                     say(&format!("{}: {verdict}\n", case.name));
                     verdicts.lock().unwrap()[at] = Some(verdict);
                 }
@@ -63,7 +77,25 @@ fn run_all(cases: &[Case]) -> Vec<Verdict> {
 
 /// Judges all cases, and says how many pass: on the device, with host nodes, folded away.
 fn judge(cases: &[Case]) -> (Vec<Verdict>, [usize; 3]) {
-    let verdicts = run_all(cases);
+    let verdicts = run_all(cases, &|| {
+        let runner = Runner::new();
+        move |case: &Case| runner.judge(case)
+    });
+    let pass = counted(&verdicts);
+    (verdicts, pass)
+}
+
+/// Judges all cases through the command line, on a Vulkan device if there is one.
+fn judge_commands(cases: &[Case]) -> (Vec<Verdict>, usize) {
+    let has_device = nyxc::runtime::devices().is_ok_and(|devices| !devices.is_empty());
+    let device = if has_device { "vulkan" } else { "cpu" };
+    let verdicts = run_all(cases, &|| move |case: &Case| command_line::judge(case, device));
+    let pass = counted(&verdicts).iter().sum();
+    (verdicts, pass)
+}
+
+/// Says how many pass, and fails where one is wrong or crashed.
+fn counted(verdicts: &[Verdict]) -> [usize; 3] {
     let count = |is: fn(&Verdict) -> bool| verdicts.iter().filter(|v| is(v)).count();
     let pass = [
         count(|v| matches!(v, Verdict::Device(_))),
@@ -75,11 +107,11 @@ fn judge(cases: &[Case]) -> (Vec<Verdict>, [usize; 3]) {
     let [device, host, folded] = pass;
     say(&format!(
         "{} tests: {} pass ({device} on the device, {host} with host nodes, {folded} folded away), {refused} refused, {wrong} wrong, {crashed} crashed\n",
-        cases.len(),
+        verdicts.len(),
         device + host + folded
     ));
     assert_eq!((wrong, crashed), (0, 0), "wrong or crashed; the lines above say which");
-    (verdicts, pass)
+    pass
 }
 
 #[test]
@@ -148,4 +180,38 @@ fn a_sample_of_the_standards_node_tests() {
         .map(|(c, v)| format!("{}: {v}", c.name))
         .collect();
     assert_eq!(pass.iter().sum::<usize>(), cases.len(), "refused:\n{}", refused.join("\n"));
+}
+
+/// How many of the 1,884 tests pass at least through the command line.
+const COMMAND_FLOOR: usize = 1840;
+
+#[test]
+#[ignore = "a quarter of an hour: two or three processes a test"]
+fn the_standards_node_tests_through_the_command_line() {
+    let Some(dir) = std::env::var_os("NYXC_NODE_TESTS").map(PathBuf::from) else {
+        panic!("NYXC_NODE_TESTS names no folder of ONNX's node tests")
+    };
+    let only = std::env::var("NYXC_NODE_TESTS_ONLY").unwrap_or_default();
+    let cases: Vec<Case> =
+        Case::all(&case::folder(&dir)).into_iter().filter(|case| case.name.contains(&only)).collect();
+    let (_, pass) = judge_commands(&cases);
+    if only.is_empty() {
+        assert!(pass >= COMMAND_FLOOR, "{pass} pass, fewer than {COMMAND_FLOOR}");
+    }
+}
+
+/// Every eighth test of the sample, so that the suite stays fast.
+#[test]
+fn a_sample_through_the_command_line() {
+    let cases = Case::all(&case::archive(include_bytes!("../data/node_tests.zip")));
+    let cases: Vec<Case> = cases.into_iter().step_by(8).collect();
+    assert!(cases.len() >= 30, "{} tests", cases.len());
+    let (verdicts, pass) = judge_commands(&cases);
+    let refused: Vec<String> = cases
+        .iter()
+        .zip(&verdicts)
+        .filter(|(_, v)| matches!(v, Verdict::Refused(_)))
+        .map(|(c, v)| format!("{}: {v}", c.name))
+        .collect();
+    assert_eq!(pass, cases.len(), "refused:\n{}", refused.join("\n"));
 }

@@ -21,7 +21,7 @@ pub enum Verdict {
     Device(Vec<String>),
     /// Right, with these operators on the host.
     Host(Vec<String>),
-    /// Right on the CPU reference, where `--device auto` goes too: the device refused this number, which its 32-bit types do not hold.
+    /// Right on the CPU reference, where `--device vulkan,cpu` goes too: the device refused this number, which its 32-bit types do not hold.
     Wide(String),
     /// Right, and nothing is left to run: all inputs had to be constants.
     Folded,
@@ -123,7 +123,7 @@ fn import(case: &Case, set: &Set) -> Result<(Graph, Vec<String>), Verdict> {
     // Sizes that the model leaves open, those of 0 among them.
     let graph = prost::Message::decode(case.model.as_slice())
         .ok()
-        .and_then(|model: tract_onnx::pb::ModelProto| model.graph)
+        .and_then(|model: nyxc::import::proto::pb::ModelProto| model.graph)
         .unwrap_or_default();
     for ((name, kind), input) in case.inputs.iter().zip(&set.inputs) {
         let Some(info) = graph.input.iter().find(|info| info.name == *name) else { continue };
@@ -164,7 +164,7 @@ fn import(case: &Case, set: &Set) -> Result<(Graph, Vec<String>), Verdict> {
 }
 
 /// The tensors among the inputs, by the names that the graph has for them.
-fn tensors(case: &Case, set: &Set) -> Result<Vec<(String, Tensor)>, String> {
+pub fn tensors(case: &Case, set: &Set) -> Result<Vec<(String, Tensor)>, String> {
     let mut all = Vec::new();
     for (input, (name, kind)) in set.inputs.iter().zip(&case.inputs) {
         match input.read(kind)? {
@@ -179,8 +179,8 @@ fn tensors(case: &Case, set: &Set) -> Result<Vec<(String, Tensor)>, String> {
 }
 
 /// The axes whose sizes the file does not say.
-fn open_dims(info: &tract_onnx::pb::ValueInfoProto) -> Option<Vec<usize>> {
-    use tract_onnx::pb::{tensor_shape_proto::dimension::Value, type_proto};
+pub fn open_dims(info: &nyxc::import::proto::pb::ValueInfoProto) -> Option<Vec<usize>> {
+    use nyxc::import::proto::pb::{tensor_shape_proto::dimension::Value, type_proto};
     let type_proto::Value::TensorType(tensor) = info.r#type.as_ref()?.value.as_ref()?;
     let dims = &tensor.shape.as_ref()?.dim;
     Some((0..dims.len()).filter(|&axis| !matches!(dims[axis].value, Some(Value::DimValue(n)) if n > 0)).collect())
@@ -203,7 +203,18 @@ fn check(case: &Case, mut session: Session, values: &Values<'_>, place: &str) ->
             _ => Verdict::Wrong(format!("run on {place}: {}", text(&e))),
         })
     };
-    let (given, expected) = (run()?, values.expected);
+    compare(case, &mut run, values.given, values.expected, place)
+}
+
+/// What is wrong with the results of a run, and with those of another where a seed says that they are the same.
+pub fn compare(
+    case: &Case,
+    run: &mut dyn FnMut() -> Result<Vec<Tensor>, Verdict>,
+    inputs: &[(String, Tensor)],
+    expected: &[Tensor],
+    place: &str,
+) -> Result<(), Verdict> {
+    let given = run()?;
     if given.len() != expected.len() {
         return Err(Verdict::Wrong(format!("{} outputs for {}", given.len(), expected.len())));
     }
@@ -212,7 +223,7 @@ fn check(case: &Case, mut session: Session, values: &Values<'_>, place: &str) ->
         if let Some(i) = (0..given.len()).find(|&i| given[i].ty() != expected[i].ty()) {
             return wrong(i, given[i].ty().to_string());
         }
-        if let Some(fault) = random.fault(values.given, &given) {
+        if let Some(fault) = random.fault(inputs, &given) {
             return wrong(0, fault);
         }
         let repeats = run()? == given;
@@ -274,8 +285,9 @@ impl Random {
 
 /// Whether a node of the model has a seed.
 fn has_seed(case: &Case) -> bool {
-    let graph =
-        prost::Message::decode(case.model.as_slice()).ok().and_then(|model: tract_onnx::pb::ModelProto| model.graph);
+    let graph = prost::Message::decode(case.model.as_slice())
+        .ok()
+        .and_then(|model: nyxc::import::proto::pb::ModelProto| model.graph);
     graph.is_some_and(|graph| {
         graph.node.iter().any(|node| node.attribute.iter().any(|attribute| attribute.name == "seed"))
     })

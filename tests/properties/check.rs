@@ -2,8 +2,8 @@
 
 use crate::random::Random;
 use crate::simulate::Expected;
-use crate::spec::{Built, Spec};
-use crate::{plan, ranges};
+use crate::spec::{Built, Reach, Spec};
+use crate::{oracle, plan, ranges};
 use nyxc::ir::{CORE, Format, Graph, Tensor, text};
 use nyxc::ops::registry;
 use nyxc::passes::{DEFAULT, OverBudget, Pipeline, Policy, Settings};
@@ -18,6 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub struct Tally {
     pub graphs: usize,
     pub nodes: usize,
+    /// Those of them that the oracle knows, which are compared three ways.
+    pub three_ways: usize,
     /// Outputs compared, and those whose bound was tight, by whether weights or activations were integers.
     pub outputs: [usize; 2],
     pub sharp: [usize; 2],
@@ -37,6 +39,7 @@ impl Tally {
     pub fn add(&mut self, other: &Tally) {
         self.graphs += other.graphs;
         self.nodes += other.nodes;
+        self.three_ways += other.three_ways;
         self.over_budget += other.over_budget;
         self.passes += other.passes;
         self.device_runs += other.device_runs;
@@ -75,9 +78,14 @@ const FORMATS: &[&str] = &[
     "w8a32/w4:r1",
 ];
 
+/// Those whose activations are f32, and weights f32 or of a scale of their own.
+const WIDE_FORMATS: &[&str] = &["f32", "f32", "f32", "w8a32", "w4a32", "w8a32:c"];
+
 /// The choice that a seed makes for a graph.
-fn settings(graph: &Graph, target: &Target, random: &mut Random) -> Settings {
-    let format = |random: &mut Random| random.pick(FORMATS).parse::<Format>().unwrap();
+fn settings(spec: &Spec, graph: &Graph, target: &Target, random: &mut Random) -> Settings {
+    // What f16 does not hold is not asked to be f16.
+    let formats = if spec.reach == Reach::Far { WIDE_FORMATS } else { FORMATS };
+    let format = |random: &mut Random| random.pick(formats).parse::<Format>().unwrap();
     let mut settings = Settings { budget_bytes: Some(1 << 30), ..Settings::default() };
     if random.chance(20) {
         settings.reserve_bytes = 4096;
@@ -232,8 +240,9 @@ pub fn check(spec: &Spec, seed: u64, contexts: &[VkContext]) -> Result<Tally, St
             ));
         }
     }
+    tally.three_ways = oracle::known(spec, seed)?;
     let target = Target::shipped(random.pick(&shipped_names())).unwrap();
-    let settings = settings(&graph, &target, &mut random);
+    let settings = settings(spec, &graph, &target, &mut random);
     let options = Compile { settings, target, n_threads: 1 };
     let what = format!(
         "{} at {:?} bytes less {} for {}",
@@ -277,7 +286,8 @@ pub fn check(spec: &Spec, seed: u64, contexts: &[VkContext]) -> Result<Tally, St
         tally.device_runs += 1;
     }
     if !sizes.is_empty() {
-        ranges::check((&graph, &assigned), &inputs, (&compiled, &options), contexts, seed, &mut tally).map_err(said)?;
+        ranges::check((spec, &graph, &assigned), &inputs, (&compiled, &options), contexts, seed, &mut tally)
+            .map_err(said)?;
     }
     Ok(tally)
 }
@@ -297,6 +307,8 @@ fn after_passes(
     let mut source = graph.clone();
     let mut sized = ranges::at(graph, sizes);
     let mut expected = Expected::of(&sized, inputs, seed)?;
+    let plain = Reference::new(graph.clone()).run(inputs).map_err(faults("the CPU reference"))?;
+    expected.check(&sized, inputs, &plain, seed).map_err(faults("the CPU reference"))?;
     let mut before = graph.to_string();
     for (i, (name, after)) in dumps.iter().enumerate() {
         let said = |e: String| format!("after pass {i}, {name}: {e}");

@@ -2,16 +2,40 @@
 //! logarithm of positive numbers, say. What the CPU reference refuses, or what is not finite or large, is not added.
 
 use crate::random::Random;
-use crate::spec::{Node, Source, Spec, Value};
+use crate::spec::{Node, Reach, Source, Spec, Value};
 use crate::{layers, movement, pointwise};
 use nyxc::ir::{Attrs, Class, DType, Op, Registry, Tensor};
 use nyxc::ops;
 
 /// Most elements of a value.
 const MAX_ELEMS: usize = 3000;
-/// Largest magnitude of a float and of an integer: products of a few must stay within f16 and i32.
-const MAX_FLOAT: f32 = 200.0;
+/// Largest magnitude of an integer in a graph whose integers are not of any size.
 const MAX_INT: u64 = 1 << 20;
+
+impl Spec {
+    /// Largest magnitude of a float.
+    fn max_float(&self) -> f64 {
+        match self.reach {
+            Reach::Usual => 200.0,
+            Reach::Half => 6e4,
+            Reach::Far => 1e30,
+        }
+    }
+
+    /// Finite, not large and not many; and far from what is no normal number, which devices may take for 0.
+    pub fn is_useful(&self, tensor: &Tensor) -> bool {
+        let n: usize = tensor.dims().iter().product();
+        let most = self.max_float();
+        let is_normal = |v: f64| self.reach != Reach::Far || v == 0.0 || v.abs() > 1e-36;
+        let small = match tensor.dtype().class() {
+            Class::Float => tensor.to_f64s().is_ok_and(|v| v.iter().all(|&v| v.abs() <= most && is_normal(v))),
+            Class::Int => self.wide || tensor.to_i64s().is_ok_and(|v| v.iter().all(|v| v.unsigned_abs() <= MAX_INT)),
+            Class::Bool => true,
+            Class::Text => false,
+        };
+        small && n <= MAX_ELEMS
+    }
+}
 
 pub struct Gen {
     pub random: Random,
@@ -25,7 +49,14 @@ pub struct Gen {
 pub fn generate(seed: u64) -> Spec {
     let mut random = Random::new(seed);
     let dtype = if random.chance(12) { random.pick(&[DType::F16, DType::BF16, DType::F64]) } else { DType::F32 };
-    let mut g = Gen { random, spec: Spec::default(), registry: ops::registry(), dtype };
+    let (wide, reach) = (random.chance(35), random.below(100));
+    let reach = match reach {
+        0..12 => Reach::Half,
+        12..28 if dtype != DType::F16 => Reach::Far,
+        _ => Reach::Usual,
+    };
+    let spec = Spec { wide, reach, ..Spec::default() };
+    let mut g = Gen { random, spec, registry: ops::registry(), dtype };
     let most = g.random.int(3, 25) as usize;
     for _ in 0..most * 6 {
         if g.spec.nodes.len() >= most {
@@ -44,6 +75,8 @@ pub fn generate(seed: u64) -> Spec {
 /// Tries to add one operator, or a few that belong together.
 fn step(g: &mut Gen) -> Option<usize> {
     match g.random.below(100) {
+        // Integers take the place of some of these where they are of any size.
+        0..26 if g.spec.wide && g.random.chance(50) => pointwise::integers(g),
         0..14 => pointwise::unary(g),
         14..26 => pointwise::binary(g),
         26..30 => pointwise::variadic(g),
@@ -76,7 +109,7 @@ impl Gen {
         let op = Op::new(def, attrs);
         let tensors: Vec<Option<&Tensor>> = operands.iter().map(|o| o.map(|o| &self.spec.values[o].tensor)).collect();
         let results = ops::evaluate(&op, &tensors, n_outputs).ok()?;
-        if results.len() < n_outputs || !results.iter().all(useful) {
+        if results.len() < n_outputs || !results.iter().all(|result| self.spec.is_useful(result)) {
             return None;
         }
         let (node, first) = (self.spec.nodes.len(), self.spec.values.len());
@@ -123,7 +156,14 @@ impl Gen {
     }
 
     pub fn value_of(&mut self, dtype: DType, dims: &[usize], constant: bool) -> usize {
-        let tensor = self.random.tensor(dtype, dims);
+        let tensor = match (dtype.class(), self.spec.reach) {
+            (Class::Int, _) if self.spec.wide => self.random.wide_tensor(dtype, dims),
+            (Class::Float, Reach::Half) if self.random.chance(60) => self.random.far_tensor(dtype, dims, (-5.0, 4.7)),
+            (Class::Float, Reach::Far) if self.random.chance(60) && dtype != DType::F16 => {
+                self.random.far_tensor(dtype, dims, (-30.0, 29.9))
+            }
+            _ => self.random.tensor(dtype, dims),
+        };
         self.spec.values.push(Value { source: if constant { Source::Const } else { Source::Input }, tensor });
         self.spec.values.len() - 1
     }
@@ -141,8 +181,8 @@ impl Gen {
 
     /// One of the values that fit, rather a late one.
     pub fn pick(&mut self, fits: impl Fn(&Value) -> bool) -> Option<usize> {
-        // The ends of a Slice may be the last integers that there are.
-        let is_end = |v: &Value| v.source == Source::Const && v.tensor.dtype() == DType::I64 && !useful(&v.tensor);
+        // The ends of a Slice may be the last integers that there are, the bounds of a Clip the last floats.
+        let is_end = |v: &Value| v.source == Source::Const && !self.spec.is_useful(&v.tensor);
         let all: Vec<usize> = (0..self.spec.values.len())
             .filter(|&i| fits(&self.spec.values[i]) && !is_end(&self.spec.values[i]))
             .collect();
@@ -252,18 +292,6 @@ impl Gen {
             self.value_of(DType::F32, &dims, false);
         }
     }
-}
-
-/// Finite, not large and not many.
-pub fn useful(tensor: &Tensor) -> bool {
-    let n: usize = tensor.dims().iter().product();
-    let small = match tensor.dtype().class() {
-        Class::Float => tensor.to_f32s().is_ok_and(|v| v.iter().all(|v| v.abs() <= MAX_FLOAT)),
-        Class::Int => tensor.to_i64s().is_ok_and(|v| v.iter().all(|v| v.unsigned_abs() <= MAX_INT)),
-        Class::Bool => true,
-        Class::Text => false,
-    };
-    small && n <= MAX_ELEMS
 }
 
 pub fn broadcasts(a: &[usize], b: &[usize]) -> bool {

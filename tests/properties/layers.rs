@@ -168,7 +168,7 @@ pub fn pool(g: &mut Gen) -> Option<usize> {
 }
 
 pub fn reduce(g: &mut Gen) -> Option<usize> {
-    let integers = g.random.chance(20);
+    let integers = g.random.chance(if g.spec.wide { 60 } else { 20 });
     let x = if integers { g.of_class(Class::Int, DType::I64) } else { g.float_of(1, 5) };
     let names = [
         "ReduceSum",
@@ -182,7 +182,8 @@ pub fn reduce(g: &mut Gen) -> Option<usize> {
         "ReduceLogSum",
         "ReduceLogSumExp",
     ];
-    let name = if integers { g.random.pick(&["ReduceSum", "ReduceMax", "ReduceMin"]) } else { g.random.pick(&names) };
+    let of_integers = ["ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceSumSquare"];
+    let name = if integers { g.random.pick(&of_integers) } else { g.random.pick(&names) };
     let rank = g.dims(x).len() as i64;
     let mut axes: Vec<i64> = (0..rank).filter(|_| g.random.chance(45)).collect();
     if g.random.chance(30) {
@@ -315,7 +316,7 @@ pub fn gather(g: &mut Gen) -> Option<usize> {
     let x = if table {
         let dims = g.sizes(2);
         g.weights(DType::F32, &dims)
-    } else if g.random.chance(75) {
+    } else if g.random.chance(if g.spec.wide { 40 } else { 75 }) {
         g.float_of(1, 4)
     } else {
         g.of_class(Class::Int, DType::I64)

@@ -6,15 +6,19 @@
 //! cargo test --test properties                                                          200 graphs
 //! NYXC_SEEDS=1000..51000 cargo test --test properties -- --ignored many                 50,000 of them, or as many as are named
 //! NYXC_SEEDS=123..124 cargo test --test properties -- --ignored many                    one of them again
+//! NYXC_MUTATIONS=10000 cargo test --test properties -- --ignored mutations              changes of graphs and of programs that `diff` must see
 //! ```
 
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "the harness shows what a failed or long test says")]
 
 mod check;
 mod generate;
 mod layers;
 mod movement;
+mod mutate;
+mod oracle;
 mod plan;
 mod pointwise;
 mod random;
@@ -144,6 +148,7 @@ const NOT_DRAWN: &[&str] = &[
 
 /// That the checks mean something: enough outputs had a tight bound, and enough budgets were refused.
 fn meant_something(total: &Tally) {
+    assert!(total.three_ways * 100 >= total.nodes * 85, "too few nodes were compared three ways: {total:?}");
     for (i, least) in [(0, 85), (1, 50)] {
         assert!(total.sharp[i] * 100 >= total.outputs[i] * least, "too few outputs had a tight bound: {total:?}");
     }
@@ -194,6 +199,25 @@ fn many_graphs_keep_every_property() {
     if total.graphs >= 5000 {
         drew_everything(&total);
     }
+}
+
+/// Any one change of a graph or a program is a difference, and no graph differs from itself.
+#[test]
+fn diff_sees_six_hundred_mutations() {
+    let seen = mutate::graphs(500, 0);
+    assert!(seen.len() >= 24, "{seen:?}");
+    mutate::programs(100, 0);
+}
+
+/// `NYXC_MUTATIONS` names how many; four in five are of graphs.
+#[test]
+#[ignore = "minutes"]
+fn diff_sees_ten_thousand_mutations() {
+    let n = std::env::var("NYXC_MUTATIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000usize);
+    let seen = mutate::graphs(n * 4 / 5, 100_000);
+    say(&format!("{seen:?}\n"));
+    mutate::programs(n - n * 4 / 5, 100_000);
+    say(&format!("{n} of {n} changes seen\n"));
 }
 
 /// A program that has several values at once, with the kernels that it was made of.

@@ -5,6 +5,7 @@ use nyxc::ir::{Attr, Attrs, Class, DType, Tensor};
 
 fn operand(g: &mut Gen) -> usize {
     match g.random.below(10) {
+        2..6 if g.spec.wide => g.of_class(Class::Int, DType::I64),
         0 => g.of_class(Class::Int, DType::I64),
         1 => g.of_class(Class::Bool, DType::Bool),
         _ => g.float(),
@@ -137,7 +138,9 @@ fn pad(g: &mut Gen, x: usize, dims: &[i64]) -> Option<usize> {
         let dtype = g.tensor(x).dtype();
         let value =
             if dtype.is_float() { Tensor::from_f32s(dtype, &[], &[-0.5]) } else { Tensor::from_i64s(dtype, &[], &[1]) };
-        operands.push(Some(g.constant(value.unwrap())));
+        let any = dtype.class() == Class::Int && g.spec.wide;
+        let value = if any { g.random.wide_tensor(dtype, &[]) } else { value.unwrap() };
+        operands.push(Some(g.constant(value)));
     }
     g.add("Pad", Attrs::new().with_str("mode", mode), &operands)
 }

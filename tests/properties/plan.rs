@@ -137,6 +137,7 @@ pub fn check(plan: &Plan, graph: &Graph, target_unified: bool) -> Result<(), Str
         }
     }
     let _ = (reads, writes);
+    notes(plan)?;
     for (port, output) in entry.outputs.iter().zip(graph.outputs()) {
         if !is_constant(graph, maker(graph, output.value)) {
             memory.read(&port.region, &BTreeSet::from([owners_of(output.value)]), &format!("output {}", port.name))?;
@@ -160,6 +161,38 @@ pub fn check(plan: &Plan, graph: &Graph, target_unified: bool) -> Result<(), Str
             "planned {} with {} in reserve, the budget is {}",
             plan.planned_peak_bytes, plan.reserve_bytes, plan.budget_bytes
         ));
+    }
+    Ok(())
+}
+
+/// What a dispatch notes of indices out of range is read when the run is over: nothing else touches it, and it is written by its own dispatch.
+fn notes(plan: &Plan) -> Result<(), String> {
+    let entry = &plan.entries[0];
+    let (mut notes, mut others): (Vec<Region>, Vec<Region>) = (Vec::new(), Vec::new());
+    others.extend(entry.inputs.iter().chain(&entry.outputs).map(|port| port.region));
+    others.extend(plan.uploads.iter().map(|upload| upload.region));
+    for step in &entry.steps {
+        match step {
+            Step::Host(step) => {
+                others.extend(step.inputs.iter().flatten().chain(&step.outputs).map(|port| port.region))
+            }
+            Step::Device(dispatches) => {
+                for dispatch in dispatches {
+                    let own = dispatch.check.as_ref().map(|check| check.binding);
+                    if own.is_some_and(|binding| !dispatch.writes.contains(&binding)) {
+                        return Err(format!("{} does not write what it notes", dispatch.node));
+                    }
+                    for (i, region) in dispatch.bindings.iter().enumerate() {
+                        if own == Some(i as u32) { notes.push(*region) } else { others.push(*region) }
+                    }
+                }
+            }
+        }
+    }
+    for (i, note) in notes.iter().enumerate() {
+        if let Some(other) = others.iter().chain(&notes[..i]).find(|other| overlap(note, other)) {
+            return Err(format!("{other:?} lies over the note {note:?}"));
+        }
     }
     Ok(())
 }

@@ -64,7 +64,13 @@ pub fn unary(g: &mut Gen) -> Option<usize> {
                 let present = g.random.chance(70);
                 present.then(|| g.constant(Tensor::from_f32s(dtype, &[], &[value]).unwrap()))
             };
+            // What exporters write for no bound.
             let (low, high) = (bound(-0.75), bound(alpha));
+            let (low, high) = match g.random.below(4) {
+                0 => (low, Some(g.constant(Tensor::from_f32s(dtype, &[], &[f32::MAX]).unwrap()))),
+                1 => (Some(g.constant(Tensor::from_f32s(dtype, &[], &[f32::MIN]).unwrap())), high),
+                _ => (low, high),
+            };
             return g.add("Clip", Attrs::new(), &[Some(x), low, high]);
         }
         _ => {
@@ -141,12 +147,49 @@ pub fn logic(g: &mut Gen) -> Option<usize> {
     }
 }
 
+const INTEGERS: &[DType] =
+    &[DType::I64, DType::I64, DType::U64, DType::U32, DType::I32, DType::U16, DType::I16, DType::U8, DType::I8];
+
 pub fn integers(g: &mut Gen) -> Option<usize> {
-    let new = g.random.pick(&[DType::I64, DType::I32, DType::I64, DType::U8, DType::I8, DType::U32, DType::I16]);
+    let new = if g.spec.wide {
+        g.random.pick(INTEGERS)
+    } else {
+        g.random.pick(&[DType::I64, DType::I32, DType::I64, DType::U8, DType::I8, DType::U32, DType::I16])
+    };
     let x = g.of_class(Class::Int, new);
+    let dtype = g.tensor(x).dtype();
     if g.random.chance(25) {
         let name = g.random.pick(&["Abs", "Neg", "Sign", "BitwiseNot", "Relu"]);
         return g.add(name, Attrs::new(), &[Some(x)]);
+    }
+    let some = |g: &mut Gen, values: &[i64]| {
+        let value = g.random.pick(values);
+        Some(g.constant(Tensor::from_i64s(dtype, &[], &[value]).unwrap()))
+    };
+    if g.spec.wide && g.random.chance(30) {
+        return match g.random.below(4) {
+            0 => {
+                // What exporters write for no bound.
+                let low = if g.random.chance(70) { some(g, &[0, 1, -5, i64::MIN]) } else { None };
+                let high = if g.random.chance(70) { some(g, &[i64::MAX, i64::MAX, 100, 1 << 40]) } else { None };
+                g.add("Clip", Attrs::new(), &[Some(x), low, high])
+            }
+            1 if matches!(dtype, DType::I32 | DType::I64) => {
+                let exponent = some(g, &[0, 1, 2, 3, 5, 31, 63]);
+                g.add("Pow", Attrs::new(), &[Some(x), exponent])
+            }
+            2 if matches!(dtype, DType::U8 | DType::U16 | DType::U32 | DType::U64) => {
+                let n = i64::from(dtype.bits());
+                let by = some(g, &[0, 1, 3, 7, n / 2, n - 1]);
+                let direction = g.random.pick(&["LEFT", "RIGHT"]);
+                g.add("BitShift", Attrs::new().with_str("direction", direction), &[Some(x), by])
+            }
+            _ => {
+                let operands = [Some(x), Some(g.partner(x)), Some(g.partner(x))];
+                let name = g.random.pick(&["Max", "Min"]);
+                g.add(name, Attrs::new(), &operands)
+            }
+        };
     }
     let y = g.partner(x);
     let is_zero = |g: &Gen, v: usize| g.tensor(v).to_i64s().is_ok_and(|v| v.contains(&0));
@@ -168,18 +211,53 @@ pub fn integers(g: &mut Gen) -> Option<usize> {
     g.add(name, attrs, &[Some(x), Some(y)])
 }
 
+const FLOATS: &[DType] = &[DType::F32, DType::F32, DType::F16, DType::BF16, DType::F64];
+
+/// One conversion, or a chain of them: what one took away stays away.
 pub fn cast(g: &mut Gen) -> Option<usize> {
-    let to =
-        g.random.pick(&[DType::F32, DType::F32, DType::F16, DType::I64, DType::I32, DType::Bool, DType::U8, DType::I8]);
     let class = g.random.pick(&[Class::Float, Class::Int, Class::Bool]);
     let x = match class {
         Class::Float => g.float(),
         Class::Int => g.of_class(Class::Int, DType::I64),
         _ => g.of_class(Class::Bool, DType::Bool),
     };
-    // What lies outside the type has no value that all devices agree on.
-    let low = if to == DType::U8 { 0.0 } else { -100.0 };
-    if to.class() == Class::Int && g.tensor(x).to_f32s().ok()?.iter().any(|v| !(low..=100.0).contains(v)) {
+    let from = g.tensor(x).dtype();
+    let mut y = converted(g, x)?;
+    for _ in 0..g.random.pick(&[0, 0, 1, 1, 2]) {
+        y = converted(g, y).unwrap_or(y);
+    }
+    if g.tensor(y).dtype() != from && g.random.chance(40) {
+        y = to(g, y, from).unwrap_or(y);
+    }
+    Some(y)
+}
+
+fn converted(g: &mut Gen, x: usize) -> Option<usize> {
+    let dtype = match g.random.below(10) {
+        0..5 => g.random.pick(FLOATS),
+        5..9 => g.random.pick(INTEGERS),
+        _ => DType::Bool,
+    };
+    to(g, x, dtype)
+}
+
+fn to(g: &mut Gen, x: usize, to: DType) -> Option<usize> {
+    // A float outside the type has no value that all devices agree on.
+    let (low, high) = match to {
+        DType::U8 => (0.0, 100.0),
+        DType::I8 => (-100.0, 100.0),
+        DType::U16 => (0.0, 6e4),
+        DType::I16 => (-3e4, 3e4),
+        DType::U32 => (0.0, 4e9),
+        DType::I32 => (-2e9, 2e9),
+        DType::U64 => (0.0, 1.8e19),
+        _ => (-9e18, 9e18),
+    };
+    let from = g.tensor(x).dtype();
+    if to.class() == Class::Int
+        && from.is_float()
+        && !g.tensor(x).to_f64s().ok()?.iter().all(|v| (low..=high).contains(v))
+    {
         return None;
     }
     if g.random.chance(20)

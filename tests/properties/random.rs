@@ -41,6 +41,39 @@ impl Random {
         (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 
+    /// An integer of a type: any, one where some width ends, or a small one.
+    fn wide(&mut self, dtype: DType) -> i64 {
+        match self.below(4) {
+            0 => self.next().cast_signed() >> self.below(64),
+            1 | 2 => {
+                let power =
+                    self.pick(&[1i64 << 7, 1 << 8, 1 << 15, 1 << 16, 1 << 24, 1 << 31, 1 << 32, 1 << 53, 1 << 62]);
+                let at = if self.chance(30) { i64::MIN } else { power };
+                let at = if dtype.bits() < 64 && self.chance(40) { 1 << (dtype.bits() - 1) } else { at };
+                let value = at.wrapping_add(self.int(-2, 2));
+                if self.chance(40) { value.wrapping_neg() } else { value }
+            }
+            _ => self.int(-9, 9),
+        }
+    }
+
+    /// Integers of any size.
+    pub fn wide_tensor(&mut self, dtype: DType, dims: &[usize]) -> Tensor {
+        let values: Vec<i64> = (0..dims.iter().product()).map(|_| self.wide(dtype)).collect();
+        Tensor::from_i64s(dtype, dims, &values).unwrap()
+    }
+
+    /// Floats of a few decades between 10^low and 10^high.
+    pub fn far_tensor(&mut self, dtype: DType, dims: &[usize], (low, high): (f32, f32)) -> Tensor {
+        let (centre, spread) = (low + (high - low) * (self.unit() + 1.0) / 2.0, self.pick(&[0.1, 1.0, 3.0]));
+        let mut one = || {
+            let magnitude = 10f32.powf((centre + spread * self.unit()).clamp(low, high));
+            if self.chance(50) { -magnitude } else { magnitude }
+        };
+        let values: Vec<f32> = (0..dims.iter().product()).map(|_| one()).collect();
+        Tensor::from_f32s(dtype, dims, &values).unwrap()
+    }
+
     pub fn tensor(&mut self, dtype: DType, dims: &[usize]) -> Tensor {
         let n: usize = dims.iter().product();
         match dtype.class() {

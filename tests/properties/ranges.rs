@@ -1,7 +1,6 @@
 //! The same graphs with a size that changes between runs: one program must compute at every size of its range what the graph of that size does.
 
 use crate::check::{Tally, faults};
-use crate::generate::useful;
 use crate::random::Random;
 use crate::simulate::Expected;
 use crate::spec::{Built, Source, Spec};
@@ -77,18 +76,20 @@ fn resized(tensor: &Tensor, ty: &TensorType) -> Option<Tensor> {
 }
 
 /// The inputs of the graph at a size; `None` where the graph has nothing to say there: indices that lead outside, values that are not finite.
-fn inputs(graph: &Graph, given: &[Tensor], sizes: &Sizes) -> Option<Vec<Tensor>> {
+fn inputs(spec: &Spec, graph: &Graph, given: &[Tensor], sizes: &Sizes) -> Option<Vec<Tensor>> {
     let graph = at(graph, sizes);
     let types = graph.inputs().iter().map(|id| graph.ty(id.out(0)));
     let inputs = types.zip(given).map(|(ty, tensor)| resized(tensor, ty)).collect::<Option<Vec<_>>>()?;
     let mut is_useful = true;
-    Reference::new(graph).run_with(&inputs, &mut |_, results| is_useful &= results.iter().all(useful)).ok()?;
+    Reference::new(graph)
+        .run_with(&inputs, &mut |_, results| is_useful &= results.iter().all(|result| spec.is_useful(result)))
+        .ok()?;
     is_useful.then_some(inputs)
 }
 
 /// Other sizes than that of the first run, under the same program; and on the device the bits of the program for that size alone.
 pub fn check(
-    (graph, assigned): (&Graph, &Graph),
+    (spec, graph, assigned): (&Spec, &Graph, &Graph),
     given: &[Tensor],
     (compiled, options): (&Compiled, &Compile),
     contexts: &[VkContext],
@@ -109,7 +110,7 @@ pub fn check(
     for size in [*range.start(), *range.end(), random.int(*range.start(), *range.end())] {
         let sizes = Sizes::from([(NAME.to_owned(), size)]);
         let said = |e: String| format!("at {size}: {e}");
-        let Some(inputs) = inputs(graph, given, &sizes) else { continue };
+        let Some(inputs) = inputs(spec, graph, given, &sizes) else { continue };
         let source = at(assigned, &sizes);
         let mut expected = Expected::of(&source, &inputs, seed).map_err(said)?;
         let on_cpu = kernels.run(&inputs).map_err(faults("the kernels")).map_err(said)?;

@@ -28,9 +28,24 @@ pub struct Node {
     pub n_outputs: usize,
 }
 
+/// How large floats are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// Some units, so that sums and products of a few stay within f16.
+    #[default]
+    Usual,
+    /// Whatever f16 holds: from 1e-5 to 60,000.
+    Half,
+    /// From 1e-30 to 1e30.
+    Far,
+}
+
 /// Values in an order in which each comes after what it is made of.
 #[derive(Clone, Default)]
 pub struct Spec {
+    pub reach: Reach,
+    /// Whether integers are of any size.
+    pub wide: bool,
     pub values: Vec<Value>,
     pub nodes: Vec<Node>,
     pub outputs: Vec<usize>,

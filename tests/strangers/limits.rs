@@ -41,12 +41,15 @@ fn small_files_stay_small() {
         deep.extend(node("MaxPool", &[&format!("a{i}")], &[&format!("a{}", i + 1)], &window));
     }
     deep.extend(output("a5000"));
+    let defaults = blob(25, [blob(1, "f"), blob(10, "loc"), blob(11, []).repeat(200_000)].concat());
+    let defaults = [model([input("x", &[1]), output("x")].concat()), defaults].concat();
     let cases = vec![
         bomb("100,000 nodes of nothing", 1, 100_000),
         bomb("100,000 initializers of nothing", 5, 100_000),
         bomb("100,000 inputs of nothing", 11, 100_000),
         case("10,000 descriptions of nothing", blob(13, []).repeat(10_000), &[0]),
         case("200,000 attributes of nothing", attributes, &[3]).says("protobuf messages"),
+        Case::of("200,000 defaults of nothing", "m.onnx", defaults, VERIFY, &[3]).says("protobuf messages"),
         case("20,000 nodes of one name", same_names, &[0]),
         case("a size that doubles 60 times", doubling, &[0, 3]),
         case("5,000 divisions of one size", deep, &[0, 3]),

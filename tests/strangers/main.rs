@@ -4,6 +4,9 @@
 //! Each reader meets files that are hand-made to hurt it, truncated ones, ones with flipped bits, and random ones: a small fixed part here, and
 //! a thousand of each in the ignored tests (`make soak`, or `cargo test --test strangers -- --ignored`).
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "the harness shows what a failed or long test says")]
+
 mod caches;
 mod child;
 mod external;

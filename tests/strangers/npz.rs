@@ -73,16 +73,16 @@ fn hostile_arrays_are_refused() {
             one("<f4", "(100000000,)", 400_000_000),
             "expected f32[1,1,3,3]",
         ),
-        case(
+        refused(
             "a bomb beside the input",
             zipped(&[("bomb", header("<f4", "(100000000,)"), 400_000_000), ("x", good.clone(), 36)]),
-            &[0],
+            "no input \"bomb\"",
         ),
         refused("a bomb behind the input's data", one("<f4", "(1, 1, 3, 3)", 400_000_000), "more are given"),
         refused(
             "a bomb and no input",
             zipped(&[("bomb", header("<f4", "(100000000,)"), 400_000_000)]),
-            "no array \"x\"",
+            "no input \"bomb\"",
         ),
         refused("sizes that overflow", one("<f4", "(4611686018427387904, 4611686018427387904)", 36), "\"x\""),
         refused("a size beyond 2^64", one("<f4", "(99999999999999999999,)", 36), "shape"),
@@ -106,7 +106,7 @@ fn hostile_arrays_are_refused() {
 }
 
 fn damaged(n: usize, seed: u64) -> impl Iterator<Item = Case> {
-    let seeds = vec![inputs(), zipped(&[("y", header("<i8", "(3,)"), 24), ("x", header("<f8", "(1, 1, 3, 3)"), 72)])];
+    let seeds = vec![inputs(), zipped(&[("x", header("<f8", "(1, 1, 3, 3)"), 72)])];
     mutants(seeds, n, seed).map(|(name, _, bytes)| case(name, bytes, &[0, 3]))
 }
 

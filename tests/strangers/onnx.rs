@@ -36,6 +36,82 @@ fn folded(name: &str, op: &str, constants: &[Vec<u8>], attrs: &[Vec<u8>], says: 
     hostile(name, &graph, &[3, 4], says)
 }
 
+/// A model-local function as a field of a model.
+fn function(name: &str, nodes: &[Vec<u8>]) -> Vec<u8> {
+    blob(25, [blob(1, name), blob(4, "x"), blob(5, "y"), blob(10, "loc"), nodes_of_function(nodes)].concat())
+}
+
+/// Nodes are field 1 of a graph and field 7 of a function.
+fn nodes_of_function(nodes: &[Vec<u8>]) -> Vec<u8> {
+    nodes.iter().flat_map(|fields| blob(7, fields)).collect()
+}
+
+/// The fields of a node that calls a function.
+fn calls(name: &str, from: &str, to: &str) -> Vec<u8> {
+    [node_fields(name, &[from], &[to]), blob(7, "loc")].concat()
+}
+
+fn functions() -> Vec<Case> {
+    let case = |name: &str, top: &str, functions: Vec<Vec<u8>>, says| {
+        let graph = [blob(1, calls(top, "x", "y")), input("x", &[2]), output("y")].concat();
+        Case::of(name, "m.onnx", [model(graph), functions.concat()].concat(), COMPILE, REFUSED).says(says)
+    };
+    let relu = |from: &str, to: &str| node_fields("Relu", &[from], &[to]);
+    let with = |fields: Vec<u8>| {
+        blob(25, [blob(1, "f"), blob(4, "x"), blob(5, "y"), blob(10, "loc"), blob(7, relu("x", "y")), fields].concat())
+    };
+    // A default is field 11 of a function.
+    let attr_default = |name: &str| blob(11, [blob(1, name), int(3, 1), int(20, 2)].concat());
+    let deep = (0..200).fold(Vec::new(), |inner, _| blob(6, blob(1, blob(5, inner))));
+    let below = |i: usize| format!("f{}", i - 1);
+    let doubling = (0..64).map(|i| {
+        let nodes =
+            if i == 0 { vec![relu("x", "y")] } else { vec![calls(&below(i), "x", "t"), calls(&below(i), "t", "y")] };
+        function(&format!("f{i}"), &nodes)
+    });
+    let chain = (0..5000).map(|i| {
+        let nodes = if i == 0 { relu("x", "y") } else { calls(&below(i), "x", "y") };
+        function(&format!("f{i}"), &[nodes])
+    });
+    let long = "n".repeat(1 << 20);
+    let wide: Vec<Vec<u8>> = (0..2000).map(|i| calls("f", "x", &format!("y{i}"))).chain([relu("x", "y")]).collect();
+    let grows = "more than 250000 nodes of functions, subgraphs and sequences written out";
+    vec![
+        case("functions that double 63 times", "f63", doubling.collect(), grows),
+        case("functions 5,000 deep", "f4999", chain.collect(), "nest deeper than 64"),
+        case("a function that calls itself", "f", vec![function("f", &[calls("f", "x", "y")])], "calls itself"),
+        case(
+            "functions that call each other",
+            "f",
+            vec![function("f", &[calls("g", "x", "y")]), function("g", &[calls("f", "x", "y")])],
+            "calls itself",
+        ),
+        case(
+            "a name of a megabyte in thousands of copies",
+            "g",
+            vec![function("f", &[relu("x", &long), relu(&long, "y")]), function("g", &wide)],
+            grows,
+        ),
+        case("two functions of one name", "f", vec![function("f", &[relu("x", "y")]); 2], "is there twice"),
+        case("an overload that is no text", "f", vec![with(blob(13, [0xff; 9]))], "not an ONNX model"),
+        case("an overload that is a number", "f", vec![with(int(13, 7))], "not an ONNX model"),
+        case("an overload that nothing has", "f", vec![with(blob(13, "b"))], "unknown operator"),
+        case(
+            "a default that is no attribute",
+            "f",
+            vec![with(blob(11, [0xff; 9]))],
+            "loc::f has a default that is no attribute",
+        ),
+        case(
+            "a default within itself, 200 times",
+            "f",
+            vec![with(blob(11, deep))],
+            "loc::f has a default that is no attribute",
+        ),
+        case("a default that is given twice", "f", vec![with(attr_default("k").repeat(2))], "\"k\" is given twice"),
+    ]
+}
+
 fn tensors() -> Vec<Case> {
     let relu = || [node("Relu", &["w"], &["y"], &[]), output("y")].concat();
     let weight = |dims: &[i64], raw: &[u8]| vec![relu(), blob(5, tensor("w", 1, dims, raw))];
@@ -256,7 +332,7 @@ fn operators() -> Vec<Case> {
 
 #[test]
 fn hostile_models_are_refused() {
-    check("onnx-hostile", tensors().into_iter().chain(graphs()).chain(kinds()).chain(operators()));
+    check("onnx-hostile", tensors().into_iter().chain(graphs()).chain(kinds()).chain(operators()).chain(functions()));
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! `nyxc bench --kernel`: the kernels of one product, alone on the device.
 
 use super::super::{Failure, write};
-use super::{Spread, spread};
 use crate::ir::packed::{Granularity, Packing, ScaleType, dequantize};
 use crate::ir::{
     Activations, DType, Format, Graph, Level, Node, NodeId, NodeKind, Op, Shape, Tensor, TensorType, Value, ValueId,
@@ -13,9 +12,10 @@ use crate::plan::kernels::{self, KernelCall};
 use crate::program::{
     Allocation, AllocationKind, Certificate, Dispatch, Entry, Ledger, Plan, Port, Program, Region, Step, Upload, hex,
 };
-use crate::runtime::{DeviceInfo, DeviceKind, Executor, Options, VkContext};
+use crate::runtime::{DeviceInfo, DeviceKind, Executor, HostError, Options, VkContext};
 use crate::session::{DeviceChoice, best_device};
 use serde_json::{Value as Json, json};
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -226,7 +226,15 @@ fn program(
         shape: y_ty.shape.0.clone(),
         region: y_region,
     };
-    let entry = |name: String, inputs, outputs, steps| Entry { name, sizes: vec![], inputs, outputs, steps };
+    let entry = |name: String, inputs, outputs, steps| Entry {
+        name,
+        sizes: vec![],
+        inputs,
+        outputs,
+        steps,
+        defaults: BTreeMap::new(),
+        fixed: BTreeMap::new(),
+    };
     let mut entries = vec![entry("main".to_owned(), vec![port.clone()], vec![], vec![])];
     let mut shaders = indexmap::IndexMap::new();
     for (i, calls) in calls.iter().enumerate() {
@@ -259,6 +267,8 @@ fn program(
                     params_offset: *params_offset,
                     groups: call.groups.clone(),
                     barrier: !steps.is_empty(),
+                    loop_iterations: call.loop_iterations(),
+                    check: None,
                 });
             }
         }
@@ -311,6 +321,18 @@ fn error(y: &Tensor, x: &Matrix, w: &Matrix, [m, n, _]: [usize; 3]) -> Result<f6
         norm += wanted * wanted;
     }
     Ok((sum / f64::max(norm, 1e-30)).sqrt())
+}
+
+/// Times of one list of calls.
+struct Spread {
+    median: f64,
+    min: f64,
+    max: f64,
+}
+
+fn spread(mut times: Vec<f64>) -> Option<Spread> {
+    times.sort_by(f64::total_cmp);
+    Some(Spread { median: *times.get(times.len() / 2)?, min: *times.first()?, max: *times.last()? })
 }
 
 /// One list of calls and what was found.
@@ -371,7 +393,7 @@ pub(super) fn run(args: &Args, device: DeviceChoice, json: bool) -> Result<ExitC
     let program = program(&product, (&x, &w), &calls, (copies, dispatches), &info)?;
     let context = VkContext::open(info.index, &info.target.features, &Options::from_env())?;
     let mut executor = Executor::load(&program, 0, &context)?;
-    let none = |_: &str, _: &[Option<Tensor>], _: &crate::program::Sizes| Err("no host".to_owned());
+    let none = |_: &str, _: &[Option<Tensor>], _: &crate::program::Sizes| Err(HostError::Other("no host".to_owned()));
     let y_ty = product.graph.ty(product.node.out(0));
     let poison = Tensor::from_f32s(y_ty.dtype, &[rows, columns], &vec![f32::NAN; rows * columns]).map_err(bug)?;
     for (i, one) in timed.iter_mut().enumerate() {

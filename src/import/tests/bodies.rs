@@ -183,7 +183,7 @@ fn no_flipped_bit_panics() {
     let mut damaged = bytes.clone();
     for bit in 0..bytes.len() * 8 {
         damaged[bit / 8] ^= 1 << (bit % 8);
-        if let Ok(model) = ModelProto::decode(&damaged[..]) {
+        if let Ok(model) = OnnxModel::decode(&damaged) {
             let _ = import_proto(model, None, &ImportOptions::default(), &registry);
         }
         damaged[bit / 8] = bytes[bit / 8];

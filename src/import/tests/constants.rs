@@ -135,11 +135,22 @@ fn external_data_is_read_inside_the_models_folder_only() {
     let read = |entries: &[(&str, &str)]| {
         let nodes = vec![node("Add", &["x", "w"], &["y"], vec![])];
         let model = model(13, graph(vec![info("x", F32, &["2"])], vec![external(entries)], nodes, &["y"]));
-        import_proto(model, Some(&dir), &ImportOptions::default(), &bodies::registry())
+        import_proto(model.into(), Some(&dir), &ImportOptions::default(), &bodies::registry())
     };
     let (graph, _) = read(&[("location", "inner/weights.bin"), ("offset", "4"), ("length", "8")]).unwrap();
     let w = graph.constant(graph.value_named("w").unwrap()).unwrap();
     assert_eq!(w.to_f32s().unwrap().as_ref(), [2.0, 3.0]);
+
+    // A length of 0 and none at all are what the tensor needs; no offset is the beginning.
+    for (entries, values) in [
+        (&[("location", "inner/weights.bin"), ("offset", "4"), ("length", "0")][..], [2.0, 3.0]),
+        (&[("location", "inner/weights.bin"), ("offset", "4")], [2.0, 3.0]),
+        (&[("location", "inner/weights.bin"), ("offset", ""), ("length", "")], [1.0, 2.0]),
+        (&[("location", "inner/weights.bin")], [1.0, 2.0]),
+    ] {
+        let (graph, _) = read(entries).unwrap();
+        assert_eq!(graph.constant(graph.value_named("w").unwrap()).unwrap().to_f32s().unwrap().as_ref(), values);
+    }
 
     let refused = |entries: &[(&str, &str)]| read(entries).unwrap_err().to_string();
     let file = ("location", "inner/weights.bin");

@@ -26,7 +26,7 @@ fn gradient(inputs: &[&str], outputs: &[&str], xs: &[&str], zs: &[&str], y: &str
 fn import(graph: GraphProto) -> Result<Graph, ImportError> {
     let mut proto = model(18, graph);
     proto.opset_import.push(OperatorSetIdProto { domain: "ai.onnx.preview.training".to_owned(), version: 1 });
-    import_proto(proto, None, &ImportOptions::default(), &registry()).map(|(graph, _)| graph)
+    import_proto(proto.into(), None, &ImportOptions::default(), &registry()).map(|(graph, _)| graph)
 }
 
 /// Numbers between 0.5 and 1.5, none like another.

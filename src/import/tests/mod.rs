@@ -1,17 +1,21 @@
 mod bodies;
 mod constants;
 mod forms;
+mod functions;
 mod gradient;
 mod models;
 mod sequences;
+mod sizes;
 
 use super::*;
 use crate::ir::{Attr, Node, Op, OpDef, Tensor, TensorType};
+use prost::Message;
 use tract_onnx::pb::attribute_proto::AttributeType;
 use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
 use tract_onnx::pb::type_proto::{self, Tensor as TensorTypeProto};
 use tract_onnx::pb::{
-    AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    AttributeProto, GraphProto, ModelProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto,
+    ValueInfoProto,
 };
 
 const F32: i32 = 1;
@@ -30,11 +34,11 @@ fn info(name: &str, dtype: i32, dims: &[&str]) -> ValueInfoProto {
     };
     let shape = Some(TensorShapeProto { dim: dims.iter().map(dim).collect() });
     let value = Some(type_proto::Value::TensorType(TensorTypeProto { elem_type: dtype, shape }));
-    ValueInfoProto {
-        name: name.to_owned(),
-        r#type: Some(TypeProto { value, ..Default::default() }),
-        ..Default::default()
-    }
+    typed(name, TypeProto { value, ..Default::default() })
+}
+
+fn typed(name: &str, ty: TypeProto) -> ValueInfoProto {
+    ValueInfoProto { name: name.to_owned(), r#type: Some(ty), ..Default::default() }
 }
 
 fn floats(name: &str, dims: &[i64], values: &[f32]) -> TensorProto {
@@ -103,7 +107,12 @@ fn model(opset: i64, graph: GraphProto) -> ModelProto {
 
 fn run(opset: i64, graph: GraphProto, dims: &[&str]) -> Result<(Graph, ImportReport), ImportError> {
     let dims = dims.iter().map(|d| DimBinding::parse(d).unwrap()).collect();
-    import_proto(model(opset, graph), None, &ImportOptions { dims, ..ImportOptions::default() }, &bodies::registry())
+    import_proto(
+        model(opset, graph).into(),
+        None,
+        &ImportOptions { dims, ..ImportOptions::default() },
+        &bodies::registry(),
+    )
 }
 
 /// Imports a graph that is fine.
@@ -176,9 +185,11 @@ fn an_initializer_that_is_also_an_input_is_a_constant() {
 fn a_batch_that_nobody_gives_is_one_and_other_sizes_stay_open() {
     let build = || graph(vec![info("x", F32, &["batch", "seq", "", "0"])], vec![], vec![relu("x", "y")], &["y"]);
     let (graph, report) = run(13, build(), &[]).unwrap();
-    assert_eq!(graph.ty(graph.inputs()[0].out(0)).to_string(), "f32[1,seq,\"x.2\",\"x.3\"]");
+    assert_eq!(graph.ty(graph.inputs()[0].out(0)).to_string(), "f32[1,seq,\"x.2\",0]");
     assert_eq!(report.defaulted, [("batch".to_owned(), 1)]);
-    assert_eq!(report.unbound, ["seq", "x.2", "x.3"]);
+    assert_eq!(report.unbound, ["seq", "x.2"]);
+    // 0 is a size, and the only one that a binding may change.
+    assert_eq!(report.empty, ["x.3"]);
     let (graph, report) = run(13, build(), &["batch=4", "x.1=7", "x.2=5", "x.3=6"]).unwrap();
     assert_eq!(graph.ty(graph.inputs()[0].out(0)).to_string(), "f32[4,7,5,6]");
     assert_eq!(report, ImportReport::default());
@@ -316,15 +327,17 @@ fn a_shape_that_depends_on_open_sizes_says_which() {
     let error = run(13, graph(inputs(), vec![], nodes("ReduceSum"), &["y"]), &[]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        r#"node "y" (ReduceSum, opset 13): operand 1 must be a constant, but its value depends on sizes that are not known: give --dim m=N --dim n=N"#
+        "node \"y\" (ReduceSum, opset 13): operand 1 must be a constant, but its value depends on sizes that are not known: \
+         give --dim m=N --dim n=N; in all the model needs --dim k=N --dim m=N --dim n=N"
     );
-    assert_eq!(error.unbound(), ["m", "n"]);
+    assert_eq!(error.unbound(), ["k", "m", "n"]);
 }
 
 #[test]
 fn a_model_without_a_graph_or_an_opset_is_refused() {
-    let run =
-        |model| import_proto(model, None, &ImportOptions::default(), &Registry::default()).unwrap_err().to_string();
+    let run = |model: ModelProto| {
+        import_proto(model.into(), None, &ImportOptions::default(), &Registry::default()).unwrap_err().to_string()
+    };
     assert_eq!(
         run(ModelProto::default()),
         "the model imports no opset of the default domain; opsets 6 to 28 are supported"

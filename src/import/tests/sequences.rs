@@ -6,7 +6,7 @@ use super::*;
 fn import(graph: GraphProto, held: &[(&str, Held)]) -> Result<Graph, ImportError> {
     let held = held.iter().map(|(name, held)| ((*name).to_owned(), held.clone())).collect();
     let options = ImportOptions { held, ..ImportOptions::default() };
-    import_proto(model(17, graph), None, &options, &crate::ops::registry()).map(|(graph, _)| graph)
+    import_proto(model(17, graph).into(), None, &options, &crate::ops::registry()).map(|(graph, _)| graph)
 }
 
 fn refusal(graph: GraphProto) -> ImportError {
@@ -15,7 +15,7 @@ fn refusal(graph: GraphProto) -> ImportError {
 
 /// An input that is a sequence or an optional: tract's protobuf keeps nothing of its type.
 fn untyped(name: &str) -> ValueInfoProto {
-    ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto::default()), ..Default::default() }
+    typed(name, TypeProto::default())
 }
 
 #[test]

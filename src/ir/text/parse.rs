@@ -320,7 +320,11 @@ impl<'a> Parser<'a> {
                         Tensor::from_f32s(ty.dtype, &dims, &values).map_err(|e| bad(self, &e))
                     }
                     _ => {
-                        let values: Result<Vec<i64>, _> = values.iter().map(|v| v.parse()).collect();
+                        let one = |v: &&str| match ty.dtype {
+                            DType::U64 => v.parse().map(u64::cast_signed),
+                            _ => v.parse(),
+                        };
+                        let values: Result<Vec<i64>, _> = values.iter().map(one).collect();
                         let values = values.map_err(|e| bad(self, &e))?;
                         Tensor::from_i64s(ty.dtype, &dims, &values).map_err(|e| bad(self, &e))
                     }
@@ -466,6 +470,7 @@ impl<'a> Parser<'a> {
         let mut constant = None;
         let mut attrs = Attrs::new();
         match op.as_str() {
+            "input" if self.take(" default ") => constant = Some(self.data()?),
             "input" => {}
             "const" => {
                 self.eat(" ")?;
@@ -513,8 +518,13 @@ impl<'a> Parser<'a> {
             }
         }
         let kind = match (op.as_str(), constant) {
-            ("input", _) => {
-                let value = graph.add_input(&names[0], types.swap_remove(0));
+            ("input", default) => {
+                let ty = types.swap_remove(0);
+                let default = default.map(|data| self.tensor(data, ty.clone())).transpose()?;
+                let value = match default {
+                    Some(tensor) => graph.add_input_with(&names[0], tensor),
+                    None => graph.add_input(&names[0], ty),
+                };
                 values.insert(names[0].clone(), value);
                 return Ok(node_name);
             }

@@ -1,7 +1,7 @@
 //! Printing.
 
 use super::{MAX_INLINE, name, quoted, symbol};
-use crate::ir::{Attr, Attrs, Class, Graph, NodeId, NodeKind, Shape, Tensor};
+use crate::ir::{Attr, Attrs, Class, DType, Graph, NodeId, NodeKind, Shape, Tensor};
 use std::fmt::{self, Write};
 
 impl fmt::Display for Graph {
@@ -58,7 +58,10 @@ fn line(graph: &Graph, id: NodeId, depth: usize) -> Result<String, fmt::Error> {
     }
     f.push_str(" = ");
     match &node.kind {
-        NodeKind::Input => f.push_str("input"),
+        NodeKind::Input => match graph.default_of(id) {
+            Some(tensor) => write!(f, "input default {}", data(tensor)?)?,
+            None => f.push_str("input"),
+        },
         NodeKind::Const(tensor) => write!(f, "const {}", data(tensor)?)?,
         NodeKind::Op(op) => {
             f.push_str(op.def.name);
@@ -154,6 +157,9 @@ fn data(tensor: &Tensor) -> Result<String, fmt::Error> {
     match tensor.dtype().class() {
         Class::Float if inline => {
             list(&mut f, "", tensor.to_f32s().map_err(|_| fmt::Error)?.iter().map(|v| format!("{v:?}")))?
+        }
+        _ if inline && tensor.dtype() == DType::U64 => {
+            list(&mut f, "", tensor.to_i64s().map_err(|_| fmt::Error)?.iter().map(|v| v.cast_unsigned()))?
         }
         _ if inline => list(&mut f, "", tensor.to_i64s().map_err(|_| fmt::Error)?.iter())?,
         _ => write!(f, "#{}", tensor.hash())?,

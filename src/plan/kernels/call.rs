@@ -2,17 +2,18 @@
 
 use super::epilogue::Epilogue;
 use super::shape::groups;
-use super::{KernelCall, KernelError, Operand, most_device_bytes, storage};
+use super::{KernelCall, KernelError, Loop, Operand, most_device_bytes, storage};
 use crate::ir::packed::Granularity;
 use crate::ir::packed::Packing;
-use crate::ir::{Activations, Attrs, Class, Dim, Expr, Graph, NodeId, Op, TensorType, ValueId, product};
+use crate::ir::{Activations, Attrs, Binary, Class, Dim, Expr, Graph, NodeId, Op, TensorType, ValueId, product};
+use crate::ops::check_indices::{self, Rule};
 use crate::ops::kernel_key::{ExprKey, KernelKey, OperandKey, ParamType, Storage, Template, Tile, Value, Variant};
 use crate::ops::util::dims_attr;
 use crate::target::Target;
 use std::collections::BTreeMap;
 
 /// Elements of the largest tensor: indices on a device are 32 bits wide, with room for the last workgroup.
-const MAX_ELEMS: u64 = 1 << 31;
+pub(super) const MAX_ELEMS: u64 = 1 << 31;
 
 /// The node at hand.
 pub(super) struct Node<'a> {
@@ -73,11 +74,11 @@ impl<'a> Node<'a> {
                 let extra = own.split_off(own.len().saturating_sub(expr.n_args().saturating_sub(1)));
                 let first = own.first().copied().flatten().map(|v| graph.ty(v));
                 node.epilogue = Some(
-                    Epilogue::new(&node, expr, &extra, Some(first.map_or(Value::Float, class_of)))
+                    Epilogue::new(&node, expr, &extra, Some(first.map_or(Value::Float, |ty| made_of(op, ty))))
                         .map_err(unsupported)?,
                 );
             }
-            let first = own.first().copied().flatten().map_or(class_of(result), |v| class_of(graph.ty(v)));
+            let first = own.first().copied().flatten().map_or(class_of(result), |v| made_of(op, graph.ty(v)));
             if node.epilogue.is_none() && op.def.name == "reduce" && first == Value::Int {
                 // Sums of narrow integers wrap as their type does.
                 node.epilogue = Some(Epilogue::new(&node, &Expr::Arg(0), &[], Some(first)).map_err(unsupported)?);
@@ -148,6 +149,8 @@ impl<'a> Node<'a> {
             variant: None,
             params: BTreeMap::new(),
             with_epilogue: template.table().epilogue,
+            loops: Vec::new(),
+            puts: 1,
         }
     }
 }
@@ -164,6 +167,17 @@ pub(super) fn class_of(ty: &TensorType) -> Value {
         (None, Class::Int) => Value::Int,
         (None, Class::Bool) => Value::Bool,
         _ => Value::Float,
+    }
+}
+
+/// What an operator makes of its first operand, before the epilogue: as a rule what that is.
+fn made_of(op: &Op, first: &TensorType) -> Value {
+    // Indices that were checked may need fewer bits.
+    match Rule::of(&op.attrs) {
+        Ok(rule) if op.is(&check_indices::DEF) => {
+            class_of(&TensorType::new(rule.dtype(first.dtype), first.shape.clone()))
+        }
+        _ => class_of(first),
     }
 }
 
@@ -235,6 +249,9 @@ pub(super) struct Call<'n> {
     /// Name to type and value.
     params: BTreeMap<String, (ParamType, Dim)>,
     with_epilogue: bool,
+    loops: Vec<Loop>,
+    /// How many elements an invocation puts.
+    puts: u64,
 }
 
 impl Call<'_> {
@@ -350,6 +367,23 @@ impl Call<'_> {
         self.flag("half", half)
     }
 
+    /// Whether its template multiplies codes of both operands.
+    pub(super) fn is_integer_product(&self) -> bool {
+        matches!(self.template, Template::MatmulI8 | Template::ConvI8)
+    }
+
+    /// A loop of the template's text that an invocation comes to `entries` times, and whose body then runs `times` times.
+    pub(super) fn each(mut self, entries: impl Into<Dim>, times: impl Into<Dim>) -> Self {
+        self.loops.push(Loop { entries: most(&entries.into()), times: most(&times.into()), in_epilogue: false });
+        self
+    }
+
+    /// How many elements an invocation puts, where it is not one: the loops of an epilogue run for each.
+    pub(super) fn puts(mut self, n: impl Into<Dim>) -> Self {
+        self.puts = most(&n.into());
+        self
+    }
+
     pub(super) fn uint(mut self, name: &str, value: impl Into<Dim>) -> Self {
         self.params.insert(name.to_owned(), (ParamType::Uint, value.into()));
         self
@@ -400,6 +434,20 @@ impl Call<'_> {
                 self = self.float(&format!("x{i}"), *number);
             }
             expr = Some(key.clone());
+            let numbers = std::iter::repeat_n(Value::Float, key.n_numbers);
+            let operands: Vec<Class> = key
+                .own
+                .into_iter()
+                .chain(key.args.iter().map(|arg| arg.value))
+                .chain(numbers)
+                .map(|value| match value {
+                    Value::Float => Class::Float,
+                    Value::Int | Value::Wide => Class::Int,
+                    Value::Bool => Class::Bool,
+                })
+                .collect();
+            let times = Expr::parse(&key.text).map(|expr| loops_of(&expr, &operands)).unwrap_or_default();
+            self.loops.extend(times.into_iter().map(|times| Loop { entries: self.puts, times, in_epilogue: true }));
         }
         let result = storage(node.result).unwrap_or(Storage::F32);
         let result_bytes = most_device_bytes(node.result).unwrap_or(u64::MAX);
@@ -438,13 +486,57 @@ impl Call<'_> {
         }
         let n_groups = n_groups.into();
         let groups = groups(&n_groups).ok_or_else(|| node.unsupported(format!("{n_groups} workgroups")))?;
-        Ok(KernelCall { key, operands: self.bindings, params, groups })
+        let call = KernelCall { key, operands: self.bindings, params, groups, loops: self.loops, check: None };
+        match limits.max_loop_iterations {
+            Some(limit) if call.loop_iterations() > limit => Err(node.unsupported(format!(
+                "{} loop iterations of {} where the target runs {limit}",
+                call.loop_iterations(),
+                call.key.name()
+            ))),
+            _ => Ok(call),
+        }
     }
 
     /// The call of as many workgroups of 128 as `n` invocations need.
     pub(super) fn invocations(self, n: &Dim) -> Result<KernelCall, KernelError> {
         self.groups(n.div_ceil(128))
     }
+}
+
+/// Bits of the widest integers: a quotient is found bit by bit where a device has no such integers.
+pub(super) const WIDE_BITS: u64 = 64;
+/// Turns of a loop up to which each takes one element.
+const MAX_ROLLED: u64 = 4096;
+/// Elements that a turn of a longer one takes: the flag `unroll`.
+const UNROLLED: u32 = 16;
+
+/// The call with the flag `unroll` for loops over `n` elements, and how many turns they have. The order of elements, and so the result, is the same.
+pub(super) fn unrolled<'n>(call: Call<'n>, n: &Dim) -> (Call<'n>, Dim) {
+    let per_turn = if most(n) <= MAX_ROLLED { 1 } else { UNROLLED };
+    (call.flag("unroll", per_turn), n.div_ceil(u64::from(per_turn)))
+}
+
+/// The most that a size can be.
+fn most(dim: &Dim) -> u64 {
+    dim.most().map_or(u64::MAX, |n| u64::try_from(n).unwrap_or(0))
+}
+
+/// How often the bodies of loops run that the device's code of an expression has (`shaders/include/maths.glsl`, `expr.glsl`, `wide.glsl`), whatever
+/// the operands.
+fn loops_of(expr: &Expr, operands: &[Class]) -> Vec<u64> {
+    use Binary::{Div, Fmod, Mod, Pow, UDiv, UMod};
+    let mut times = Vec::new();
+    expr.visit(&mut |part| {
+        let Expr::Binary(function, a, _) = part else { return };
+        match (function, a.class(operands)) {
+            // 8 bits of a quotient of at most 2^254 at a time.
+            (Fmod | Mod, Ok(Class::Float)) => times.push(32),
+            // A bit of a quotient or an exponent at a time.
+            (Div | Mod | Fmod | UDiv | UMod | Pow, Ok(Class::Int)) => times.push(WIDE_BITS),
+            _ => {}
+        }
+    });
+    times
 }
 
 /// The uniform block: every parameter of the key exactly once, words or expressions of sizes that are words. `None` where a value does not fit

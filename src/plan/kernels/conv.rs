@@ -1,7 +1,7 @@
 //! Convolutions and pools: windows over the last two axes.
 
-use super::call::{Call, Node, dims, slices};
-use super::matmul::{MAX_I32_TERMS, block, tile};
+use super::call::{Call, Node, dims, slices, unrolled};
+use super::matmul::{MAX_I32_TERMS, block, tile, tiled};
 use super::{KernelCall, KernelError};
 use crate::ir::packed::Granularity;
 use crate::ir::{Dim, TensorType};
@@ -74,7 +74,8 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     if c_g == 1 && parts.len() == 1 {
         let call =
             sizes(window.params(node.call(Template::ConvDepthwise).operand(x).operand(w)), &own).uint("oc_g", oc_g);
-        return Ok(vec![call.invocations(&node.n())?]);
+        let (call, times) = unrolled(call, &k.into());
+        return Ok(vec![call.each(1u64, times).invocations(&node.n())?]);
     }
     // Rows of w are channels of the result: its parts, and slices of large ones, are dispatches of their own.
     let mut calls = Vec::new();
@@ -110,7 +111,7 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
                 Some(block) => call.uint("block", u64::from(block)),
                 None => call.half(),
             };
-            calls.push(call.tile(tile_m, tile_n, tile_k).groups(n_groups)?);
+            calls.push(tiled(call, &k.into(), (tile_m, tile_n, tile_k)).groups(n_groups)?);
         }
         base += n_rows;
     }
@@ -136,7 +137,9 @@ pub(super) fn pool(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         return Err(node.unsupported(format!("a pool of {ty}")));
     }
     let n = node.n();
-    let call = Window::of(node)?.params(node.call(Template::Pool).operand(x));
+    let window = Window::of(node)?;
+    let elements = window.kernel[0].saturating_mul(window.kernel[1]);
+    let call = window.params(node.call(Template::Pool).operand(x));
     let call = call
         .uint("n", n.clone())
         .uint("h", h.clone())
@@ -144,5 +147,6 @@ pub(super) fn pool(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         .uint("oh", oh.clone())
         .uint("ow", ow.clone());
     let count_pad = average && node.attrs.int("count_pad").unwrap_or(0) != 0;
-    Ok(vec![call.flag("average", average).flag("count_pad", count_pad).invocations(&n)?])
+    let (call, times) = unrolled(call.flag("average", average).flag("count_pad", count_pad), &elements.into());
+    Ok(vec![call.each(1u64, times).invocations(&n)?])
 }

@@ -30,6 +30,10 @@ pub(super) fn choose(
     if !trans_b || !product.batches.is_empty() || !matches!(a, Storage::F32 | Storage::F16) {
         return Ok(None);
     }
+    // Loops of constant length inside of those over the reduction axis count where loops are limited.
+    if node.target.limits.max_loop_iterations.is_some() && k > 16384 {
+        return Ok(None);
+    }
     let template = match b {
         Storage::Packed(packing) if !matches!(packing.granularity, Granularity::Block(..32)) && k % STEP == 0 => {
             Template::GemvDot
@@ -91,7 +95,20 @@ pub(super) fn call(
     let (a, _) = node.operand(0)?;
     let call = node.call(template).operand(a).operand_rows(columns.b, columns.rows);
     let call = sizes(call, product, columns).flag("rows", rows).variant(variant);
-    let call = if template == Template::GemvDot { call.half() } else { call };
+    // Loops as the text has them, those of constant length counted too: some compilers keep them.
+    let Variant { threads, lanes, ways, columns: each, steps } = variant;
+    let (k, split) = (&product.k, u64::from(lanes * ways));
+    let (rows, each) = (u64::from(rows), u64::from(each));
+    let call = if template == Template::GemvDot {
+        let chunks = k.div_ceil(32 * u64::from(steps));
+        let staged = u64::from(steps) * rows / u64::from(threads) + 1;
+        let turns = u64::from(steps).div_ceil(split) * (rows * (each * 6 + 10) + each * 12);
+        call.half().each(chunks, staged * 320 + turns)
+    } else {
+        call.each(k.div_ceil(4 * split), rows * (each * 10 + 4) + each * 20)
+    };
+    let call = call.each(rows, u64::from(lanes + ways) * (each + 1) + each);
+    let call = call.puts(rows * u64::from(variant.group_columns().div_ceil(threads)));
     call.groups(&columns.n.div_ceil(u64::from(variant.group_columns())) * when)
 }
 

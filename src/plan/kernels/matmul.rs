@@ -11,6 +11,8 @@ use crate::ops::util::agree;
 
 /// Most rows of a for which reading b once matters more than reading a often.
 const MAX_VECTOR_ROWS: i64 = 8;
+/// Terms of a product that are summed by themselves where there are more; also from where on loops are unrolled (`tile.glsl`).
+const DEEP: u32 = 4096;
 /// Most axes of batches after merging.
 const MAX_BATCH_RANK: usize = 4;
 /// Most products of 8-bit codes whose sum surely fits in i32: 2^31 / (127 * 128).
@@ -105,7 +107,7 @@ fn float_product(
     trans_b: bool,
     columns: &Columns,
 ) -> Result<Vec<KernelCall>, KernelError> {
-    let Product { m, batches, .. } = product;
+    let Product { m, k, batches, .. } = product;
     let n = &columns.n;
     let batch = batches.iter().fold(Dim::Known(1), |n, (size, _)| &n * size);
     let fill = |call: Call<'_>, rows: Option<u32>, when: &Dim| -> Result<KernelCall, KernelError> {
@@ -117,12 +119,23 @@ fn float_product(
             call.uints("bd", batches.iter().map(|b| b.0.clone())).uints("ba", batches.iter().map(|b| b.1[0].clone()));
         let call = call.uints("bb", batches.iter().map(|b| b.1[1].clone()));
         if let Some(rows) = rows {
-            let columns = if trans_b { 8 } else { 32 };
-            return call.flag("rows", rows).groups(&(&n.div_ceil(columns) * &batch) * when);
+            let (per_group, lanes) = if trans_b { (8, 16) } else { (32, 4) };
+            let call = call.flag("rows", rows);
+            // Words of packed weights are taken whole, code by code.
+            let call = match node.graph.ty(columns.b).packing {
+                Some(packing) => {
+                    let codes = 32 / u64::from(packing.bits);
+                    let words = k.div_ceil(lanes * codes);
+                    call.each(1u64, words.clone()).each(words, codes)
+                }
+                None => call.each(1u64, k.div_ceil(lanes)),
+            };
+            let puts = (u64::from(rows) * per_group).div_ceil(128);
+            return call.each(1u64, puts).puts(puts).groups(&(&n.div_ceil(per_group) * &batch) * when);
         }
         let (tile_m, tile_n, tile_k) = tile(m, n);
         let n_groups = &(&m.div_ceil(u64::from(tile_m)) * &n.div_ceil(u64::from(tile_n))) * &batch;
-        call.half().tile(tile_m, tile_n, tile_k).groups(&n_groups * when)
+        tiled(call.half(), k, (tile_m, tile_n, tile_k)).groups(&n_groups * when)
     };
     let few_rows = |rows: u32, when: &Dim| match gemv::choose(node, product, columns, trans_b, rows)? {
         Some((template, variant)) => gemv::call(node, product, columns, (template, variant), rows, when),
@@ -164,7 +177,26 @@ fn integer_product(
     let call = sizes(node.call(Template::MatmulI8).operand(a).operand_rows(columns.b, columns.rows), product, &columns);
     let (tile_m, tile_n, _) = tile(m, n);
     let n_groups = &m.div_ceil(u64::from(tile_m)) * &n.div_ceil(u64::from(tile_n));
-    call.uint("block", u64::from(block)).tile(tile_m, tile_n, tile_k).groups(n_groups)
+    tiled(call.uint("block", u64::from(block)), k, (tile_m, tile_n, tile_k)).groups(n_groups)
+}
+
+/// A call of a kernel that computes tiles of a product of depth `k`, with its loops.
+pub(super) fn tiled<'n>(call: Call<'n>, k: &Dim, (tile_m, tile_n, tile_k): (u32, u32, u32)) -> Call<'n> {
+    let slabs = k.div_ceil(u64::from(tile_k));
+    // Of fewer terms the sum is the same either way, so it depends on a size and not on its range.
+    let deep = k.most().is_none_or(|k| k > i64::from(DEEP));
+    let call = call.tile(tile_m, tile_n, tile_k).flag("deep", if deep { DEEP } else { 0 }).each(1u64, slabs.clone());
+    let call = if deep {
+        // Eight terms a turn.
+        call.each(slabs, u64::from(tile_k / 8))
+    } else {
+        let steps = if call.is_integer_product() { tile_k / 4 } else { tile_k };
+        let load = |side: u32| u64::from(side * steps / 128);
+        let call = call.each(slabs.clone(), load(tile_m)).each(slabs.clone(), load(tile_n));
+        call.each(slabs, u64::from(steps))
+    };
+    let (rows, columns) = (u64::from(tile_m / 8), u64::from(tile_n / 16));
+    call.each(1u64, rows).each(rows, columns).puts(rows * columns)
 }
 
 pub(super) fn sizes<'n>(call: Call<'n>, product: &Product, columns: &Columns) -> Call<'n> {

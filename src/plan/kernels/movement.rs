@@ -4,11 +4,14 @@ use super::call::{Node, dims, slices};
 use super::shape::merge;
 use super::{KernelCall, KernelError};
 use crate::ir::{Dim, product};
+use crate::ops::check_indices::Rule;
 use crate::ops::kernel_key::Template;
 use crate::ops::strided::Fill;
 
 /// Most axes of a strided read after merging.
 const MAX_RANK: usize = 8;
+/// Most numbers of an index that is checked.
+const MAX_NUMBERS: u32 = 8;
 
 pub(super) fn gather(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let ((data, data_ty), (indices, indices_ty)) = (node.operand(0)?, node.operand(1)?);
@@ -40,6 +43,19 @@ pub(super) fn gather(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         base = &base + &size;
     }
     Ok(calls)
+}
+
+pub(super) fn check_indices(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
+    let (indices, _) = node.operand(0)?;
+    let rule = Rule::of(node.attrs).map_err(|e| node.unsupported(e.to_string()))?;
+    let numbers = u32::try_from(rule.sizes.len()).ok().filter(|n| *n <= MAX_NUMBERS);
+    let numbers =
+        numbers.ok_or_else(|| node.unsupported(format!("indices of {} numbers, at most 8", rule.sizes.len())))?;
+    let n = node.n();
+    let call = node.call(Template::CheckIndices).operand(indices).uint("n", n.clone());
+    let call = call.uints("size", rule.sizes.iter().cloned()).int("ignored", rule.ignore.unwrap_or(0));
+    let call = call.flag("numbers", numbers).flag("negative", rule.negative).flag("ignore", rule.ignore.is_some());
+    Ok(vec![KernelCall { check: Some(rule), ..call.invocations(&n)? }])
 }
 
 pub(super) fn strided(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {

@@ -36,9 +36,17 @@ pub(super) fn quantize_packed(node: &Node<'_>) -> Result<Vec<KernelCall>, Kernel
         call.uint("pitch", pitch.clone()).uint("scales", n_words.clone()).uint("parts", parts.clone())
     };
     match packing.granularity {
-        Granularity::Row => Ok(vec![stage(0).groups(rows.clone())?]),
+        Granularity::Row => {
+            let call = stage(0).each(1u64, cols.div_ceil(128)).each(1u64, pitch.div_ceil(128));
+            Ok(vec![call.groups(rows.clone())?])
+        }
         Granularity::Tensor => {
-            Ok(vec![stage(1).groups(parts.clone())?, stage(2).groups(1u64)?, stage(3).invocations(&n_words)?])
+            // As long as there may be more parts, none has more elements than one should.
+            let most = MAX_PARTS.unsigned_abs() * 128;
+            let per_part = Dim::larger(&(&rows * &cols).div_ceil(most), &Dim::Known(ELEMS_PER_PART as i64 / 128));
+            let maxima = stage(1).each(1u64, per_part).groups(parts.clone())?;
+            let scale = stage(2).each(1u64, MAX_PARTS.unsigned_abs() / 128).groups(1u64)?;
+            Ok(vec![maxima, scale, stage(3).invocations(&n_words)?])
         }
         Granularity::Block(_) => Err(node.unsupported("activations quantized by block")),
     }

@@ -1,6 +1,6 @@
 //! What reads whole rows: reductions, softmax, normalisation.
 
-use super::call::{Call, Node, dims};
+use super::call::{Call, MAX_ELEMS, Node, WIDE_BITS, dims, unrolled};
 use super::shape::{Axes, at_most, from, merge, strides};
 use super::{KernelCall, KernelError};
 use crate::ir::{Class, Dim, product};
@@ -17,31 +17,61 @@ const PRODUCT: u32 = 4;
 /// Most axes kept or reduced after merging.
 const MAX_RANK: usize = 4;
 
-/// Whether a workgroup reads a row of `n` elements, of which there are `rows`, with `strided` only as long as there are few of them; and whether an
-/// invocation does. 1 and 0, or expressions where that changes between runs.
-fn readers(n: &Dim, rows: &Dim, strided: bool) -> (Dim, Dim) {
-    let (long, short) = (from(n, WIDE_ROW), at_most(n, WIDE_ROW - 1));
-    if strided {
-        (&long * &at_most(rows, MANY_ROWS - 1), Dim::larger(&short, &from(rows, MANY_ROWS)))
-    } else {
-        (long, short)
+/// Who reads a row.
+struct Readers {
+    /// Whether a workgroup does: 1 or 0, or an expression where that changes between runs.
+    group: Dim,
+    /// Whether an invocation does.
+    invocation: Dim,
+    /// The longest row that an invocation reads.
+    longest: Dim,
+}
+
+impl Readers {
+    /// Those of rows of `n` elements, of which there are `rows`: long ones are a workgroup's, with `strided` only as long as there are few of them.
+    fn of(n: &Dim, rows: &Dim, strided: bool) -> Readers {
+        let (long, short) = (from(n, WIDE_ROW), at_most(n, WIDE_ROW - 1));
+        if strided {
+            let (few, many) = (at_most(rows, MANY_ROWS - 1), from(rows, MANY_ROWS));
+            let longest = Dim::Known(MAX_ELEMS.cast_signed() / MANY_ROWS);
+            Readers { group: &long * &few, invocation: Dim::larger(&short, &many), longest: Dim::least(n, &longest) }
+        } else {
+            Readers { group: long, invocation: short, longest: Dim::least(n, &Dim::Known(WIDE_ROW - 1)) }
+        }
     }
 }
 
 /// One workgroup a row, or one invocation; both where it depends on sizes, and one of them without workgroups.
 fn launch<'n>(
     call: impl Fn() -> Call<'n>,
-    (group, invocation): &(Dim, Dim),
+    readers: &Readers,
     rows: &Dim,
+    row: &Row,
 ) -> Result<Vec<KernelCall>, KernelError> {
     let mut calls = Vec::new();
-    if *group != Dim::Known(0) {
-        calls.push(call().flag("wide", true).groups(rows * group)?);
+    let looped = |per_lane: &Dim| {
+        let (call, times) = unrolled(call(), per_lane);
+        let call = if row.puts_all { call.puts(per_lane.clone()) } else { call };
+        (0..row.passes).fold(call, |call, _| call.each(1u64, times.clone()))
+    };
+    if readers.group != Dim::Known(0) {
+        calls.push(looped(&row.n.div_ceil(128)).flag("wide", true).groups(rows * &readers.group)?);
     }
-    if *invocation != Dim::Known(0) {
-        calls.push(call().flag("wide", false).groups(&rows.div_ceil(128) * invocation)?);
+    if readers.invocation != Dim::Known(0) {
+        let groups = &rows.div_ceil(128) * &readers.invocation;
+        calls.push(looped(&readers.longest).flag("wide", false).groups(groups)?);
     }
     Ok(calls)
+}
+
+/// What is looped over.
+struct Row {
+    /// Elements of a row.
+    n: Dim,
+    /// How often it is read.
+    passes: u32,
+    /// Whether every element is put, not one of a row.
+    puts_all: bool,
 }
 
 pub(super) fn reduce(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
@@ -82,7 +112,11 @@ pub(super) fn reduce(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let (n, n_reduced) = (count(&kept), count(&reduced));
     let contiguous = matches!(reduced[..], [(_, [Dim::Known(1)])]);
     // Products in parts may overflow in one and vanish in another, and infinity times 0 is no number: one invocation takes them in order.
-    let readers = if kind == PRODUCT { (Dim::Known(0), Dim::Known(1)) } else { readers(&n_reduced, &n, !contiguous) };
+    let readers = if kind == PRODUCT {
+        Readers { group: Dim::Known(0), invocation: Dim::Known(1), longest: n_reduced.clone() }
+    } else {
+        Readers::of(&n_reduced, &n, !contiguous)
+    };
     let rank = |axes: &Axes<1>| u32::try_from(axes.len()).unwrap_or(u32::MAX);
     let ranks = (rank(&kept), rank(&reduced));
     let part =
@@ -97,9 +131,12 @@ pub(super) fn reduce(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
             .words("start", start.bits(ty.dtype))
             .flag("kind", kind);
         let call = call.flag("kept", ranks.0).flag("reduced", ranks.1).uints("kd", kd.clone()).uints("ks", ks.clone());
-        call.uints("rd", rd.clone()).uints("rs", rs.clone())
+        let call = call.uints("rd", rd.clone()).uints("rs", rs.clone());
+        // A mean of 64-bit integers divides bit by bit.
+        let divides = kind == 1 && super::call::class_of(ty) == Value::Wide;
+        if divides { call.each(1u64, WIDE_BITS) } else { call }
     };
-    launch(call, &readers, &n)
+    launch(call, &readers, &n, &Row { n: n_reduced.clone(), passes: 1, puts_all: false })
 }
 
 /// The axis of a row operator, and sizes before, of and after it.
@@ -116,7 +153,7 @@ pub(super) fn softmax(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     }
     let (outer, n, inner) = split(node, &dims(ty))?;
     let rows = &outer * &inner;
-    let readers = readers(&n, &rows, inner != Dim::Known(1));
+    let readers = Readers::of(&n, &rows, inner != Dim::Known(1));
     let log = node.attrs.int("log").unwrap_or(0) != 0;
     let call = || {
         let call = node
@@ -127,7 +164,7 @@ pub(super) fn softmax(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
             .uint("inner", inner.clone());
         call.flag("log", log)
     };
-    launch(call, &readers, &rows)
+    launch(call, &readers, &rows, &Row { n: n.clone(), passes: 3, puts_all: true })
 }
 
 pub(super) fn norm(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
@@ -151,5 +188,6 @@ pub(super) fn norm(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         let call = node.call(Template::Norm).operand(x).optional(vector(1)).optional(vector(2));
         call.uint("rows", rows.clone()).uint("n", n.clone()).float("epsilon", epsilon).flag("rms", rms)
     };
-    launch(call, &readers(&n, &rows, false), &rows)
+    let row = Row { n: n.clone(), passes: if rms { 2 } else { 3 }, puts_all: true };
+    launch(call, &Readers::of(&n, &rows, false), &rows, &row)
 }

@@ -90,3 +90,42 @@ fn products_are_taken_in_order_and_sums_in_parts() {
         assert_eq!((calls.len(), calls[0].key.flags["wide"]), (1, expected), "{kind}");
     }
 }
+
+#[test]
+fn a_kernel_has_no_more_loop_iterations_than_the_target_runs() {
+    let refused = |name: &str, depth: crate::ir::Dim| {
+        let target = Target::shipped(name).unwrap();
+        let types = [vec![10.into(), depth.clone()], vec![depth.clone(), 3.into()]]
+            .map(|dims| TensorType::new(DType::F32, Shape(dims)));
+        let (graph, id) = one(&matmul::DEF, matmul::attrs(false), &types);
+        match dispatches(&graph, id, &target) {
+            Ok(calls) => {
+                let limit = target.limits.max_loop_iterations.unwrap_or(u64::MAX);
+                assert!(calls.iter().all(|call| call.loop_iterations() <= limit), "{name} {depth}");
+                None
+            }
+            Err(error) => Some(error.to_string()),
+        }
+    };
+    let (known, ranged) = (|n: i64| crate::ir::Dim::Known(n), |n: i64| crate::ir::Dim::ranged("k", 1, n));
+    for depth in [known(260_000), ranged(260_000)] {
+        assert_eq!(refused("lavapipe", depth.clone()), None);
+        assert_eq!(refused("h200", depth), None);
+    }
+    // The upper end of a range counts.
+    for depth in [known(2_200_000), ranged(2_200_000)] {
+        assert_eq!(refused("h200", depth.clone()), None);
+        let what = refused("vulkan-min", depth).unwrap();
+        assert!(
+            what.contains("412518 loop iterations of matmul_f32_f32_f32_deep4096_t32x32 where the target runs 65535"),
+            "{what}"
+        );
+    }
+    // A loop of the epilogue runs for every element that an invocation puts.
+    let target = Target::shipped("lavapipe").unwrap();
+    let types = [TensorType::of(DType::F32, &[3, 5000]), TensorType::of(DType::F32, &[1])];
+    let attrs = Attrs::new().with_int("axis", 1).with_expr("epilogue", Expr::parse("fmod(x0,x1)").unwrap());
+    let (graph, id) = one(&crate::ops::softmax::DEF, attrs, &types);
+    let call = &dispatches(&graph, id, &target).unwrap()[0];
+    assert_eq!(call.loop_iterations(), 3 * 41 + 40 * 33, "{:?}", call.loops);
+}

@@ -2,6 +2,7 @@ use super::{FileError, open, read, to_bytes, write};
 use crate::ir::{DType, Dim, Source, Tensor, TensorType};
 use crate::program::*;
 use crate::target::Target;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A compute shader with `main`, two bindings, and a parameter block that does nothing.
@@ -37,7 +38,9 @@ pub(crate) fn small() -> Program {
         params: vec![3.into()],
         params_offset: 0,
         groups: [1, 1, 1].map(Dim::from),
+        loop_iterations: 0,
         barrier: false,
+        check: None,
     };
     let allocation = |kind, bytes| Allocation { kind, bytes };
     let plan = Plan {
@@ -65,6 +68,8 @@ pub(crate) fn small() -> Program {
             name: "main".to_owned(),
             sizes: vec![],
             inputs: vec![port("x", 0)],
+            defaults: BTreeMap::new(),
+            fixed: BTreeMap::new(),
             outputs: vec![port("y", 64)],
             steps: vec![Step::Device(vec![dispatch])],
         }],

@@ -260,17 +260,21 @@ impl Queries {
         Ok(Some(Queries { raw, n, context: context.clone() }))
     }
 
-    /// Milliseconds from each timestamp to the next, once what writes them has been waited for.
-    pub(in crate::runtime) fn elapsed_ms(&self) -> Result<Vec<f64>, RuntimeError> {
+    /// The timestamps in ticks of the device's clock, once what writes them has been waited for.
+    pub(in crate::runtime) fn ticks(&self) -> Result<Vec<u64>, RuntimeError> {
         let mut ticks = vec![0u64; self.n as usize];
         // SAFETY: the pool is live, and the slice holds one 64-bit result for each of its queries.
         self.context.attempt("vkGetQueryPoolResults", || unsafe {
             self.context.device().get_query_pool_results(self.raw, 0, &mut ticks, vk::QueryResultFlags::TYPE_64)
         })?;
+        Ok(ticks)
+    }
+
+    /// Milliseconds from one timestamp to a later one.
+    pub(in crate::runtime) fn ms(&self, from: u64, to: u64) -> f64 {
         let probe = &self.context.inner().probe;
         let mask = 1u64.checked_shl(probe.timestamp_bits).map_or(u64::MAX, |bit| bit - 1);
-        let ms = |pair: &[u64]| (pair[1].wrapping_sub(pair[0]) & mask) as f64 * f64::from(probe.timestamp_period) / 1e6;
-        Ok(ticks.windows(2).map(ms).collect())
+        (to.wrapping_sub(from) & mask) as f64 * f64::from(probe.timestamp_period) / 1e6
     }
 }
 

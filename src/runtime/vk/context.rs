@@ -286,9 +286,9 @@ impl VkContext {
     pub(super) fn wait(&self, fence: vk::Fence) -> Result<(), RuntimeError> {
         let mut last = vk::Result::TIMEOUT;
         for _ in 0..WAITS {
-            // SAFETY: the fence is a live one of this device.
             let waited = match self.0.instance.faults.strike("vkWaitForFences") {
                 Some(code) => Err(code),
+                // SAFETY: the fence is a live one of this device.
                 None => unsafe { self.device().wait_for_fences(&[fence], true, WAIT_NS) },
             };
             match waited {

@@ -281,10 +281,10 @@ fn pipeline(
     let stage =
         vk::PipelineShaderStageCreateInfo::default().stage(vk::ShaderStageFlags::COMPUTE).module(module).name(c"main");
     let info = vk::ComputePipelineCreateInfo::default().stage(stage).layout(layout);
-    // SAFETY: all handles are live and of this device; the module has a compute entry point `main` and reads no binding that the layout lacks,
-    // as `Program::check` holds. A cache without the external-synchronization flag may be shared by threads.
     // A pipeline that could not be made is the null handle: there is nothing to destroy.
     let made = context.attempt("vkCreateComputePipelines", || {
+        // SAFETY: all handles are live and of this device; the module has a compute entry point `main` and reads no binding that the layout lacks,
+        // as `Program::check` holds. A cache without the external-synchronization flag may be shared by threads.
         unsafe { device.create_compute_pipelines(cache, &[info], None) }.map_err(|(_, code)| code)
     });
     // SAFETY: the pipeline does not need the module any more.

@@ -71,6 +71,9 @@ pub fn devices() -> Result<Vec<DeviceInfo>, RuntimeError> {
     failed.filter(|_| found.is_empty()).map_or(Ok(found), Err)
 }
 
+/// Mesa 22.3 to 26.1, `LP_MAX_TGSI_LOOP_ITERATIONS`: see [`Limits::max_loop_iterations`].
+const LLVMPIPE_LOOP_ITERATIONS: u64 = 65535;
+
 /// A device's description with what only the runtime needs.
 pub(super) struct Probe {
     pub(super) info: DeviceInfo,
@@ -140,10 +143,14 @@ impl Probe {
             vk::PhysicalDeviceType::CPU => DeviceKind::Cpu,
             _ => DeviceKind::Other,
         };
+        let driver_id = driver.driver_id;
         let driver = match (cstr(&driver.driver_name).to_string_lossy(), cstr(&driver.driver_info).to_string_lossy()) {
             (name, _) if name.is_empty() => format!("driver {:#x}", properties.driver_version),
             (name, info) => format!("{name} {info}"),
         };
+        // By its name too: a driver of Vulkan 1.1 need not say which it is.
+        let is_llvmpipe = driver_id == vk::DriverId::MESA_LLVMPIPE || name.starts_with("llvmpipe");
+        let max_loop_iterations = is_llvmpipe.then_some(LLVMPIPE_LOOP_ITERATIONS);
         let memory_profile = profile(&memory, kind);
         let features = features(
             instance,
@@ -160,7 +167,7 @@ impl Probe {
                 .map(|group| (group.to_owned(), source.clone()))
                 .collect::<BTreeMap<_, _>>(),
             vulkan: [vk::api_version_major(version), vk::api_version_minor(version)],
-            limits: limits(&properties.limits, &maintenance, subgroup.subgroup_size),
+            limits: limits(&properties.limits, &maintenance, subgroup.subgroup_size, max_loop_iterations),
             features,
             memory: memory_profile,
             rates: None,
@@ -208,6 +215,7 @@ fn limits(
     l: &vk::PhysicalDeviceLimits,
     maintenance: &vk::PhysicalDeviceMaintenance3Properties<'_>,
     subgroup_size: u32,
+    max_loop_iterations: Option<u64>,
 ) -> Limits {
     Limits {
         max_storage_buffer_range: u64::from(l.max_storage_buffer_range),
@@ -224,6 +232,7 @@ fn limits(
         max_compute_work_group_count: l.max_compute_work_group_count,
         max_push_constants_size: l.max_push_constants_size,
         subgroup_size,
+        max_loop_iterations,
     }
 }
 

@@ -1,10 +1,20 @@
 //! The command line as its users meet it: commands, exit codes, documents and files.
 
-#[path = "common/folder.rs"]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::print_stdout, reason = "the harness shows what a failed or long test says")]
+
+#[path = "../common/folder.rs"]
 mod folder;
 
-#[path = "common/pb.rs"]
+#[path = "../common/pb.rs"]
 mod pb;
+
+mod bench;
+mod budget;
+mod dump;
+mod inspect;
+mod run;
+mod usage;
 
 use folder::Folder;
 use nyxc::ir::Format;
@@ -140,12 +150,13 @@ fn image(folder: &Folder, batch: usize) -> String {
 }
 
 #[test]
-fn the_default_device_and_the_cpu_agree() {
+fn a_device_and_the_cpu_agree() {
     let folder = Folder::new("agree");
     let (program, inputs) = (folder.file("mlp.nyx"), image(&folder, 1));
     let (here, cpu) = (folder.file("here.npz"), folder.file("cpu.npz"));
     nyxc(&["compile", &mlp(), "-o", &program]).exits(0);
-    let report = nyxc(&["run", &program, "--inputs", &inputs, "--outputs", &here, "--json"]).exits(0).json();
+    let here_args = ["run", &program, "--inputs", &inputs, "--outputs", &here, "--device", "vulkan,cpu", "--json"];
+    let report = nyxc(&here_args).exits(0).json();
     let on_cpu =
         nyxc(&["run", &program, "--inputs", &inputs, "--outputs", &cpu, "--device", "cpu", "--json"]).exits(0).json();
     assert_eq!(on_cpu["device"], "cpu");
@@ -312,6 +323,57 @@ fn the_smallest_budget_is_exact_for_a_convolutional_classifier() {
     smallest_budget_is_exact(&[&model("ppocr-cls.onnx"), "--target", "lavapipe", "--dim", "x.2=48", "--dim", "x.3=48"]);
 }
 
+/// What is given is used or refused: a default by its name, an array that nobody knows with the nearest one, and an index beyond its table with its node.
+#[test]
+fn arrays_are_used_or_refused_and_indices_are_held_against_their_tables() {
+    let folder = Folder::new("given");
+    let (onnx, program, inputs, out) =
+        (folder.file("m.onnx"), folder.file("m.nyx"), folder.file("in.npz"), folder.file("out.npz"));
+    let graph = [
+        pb::node("Cast", &["at"], &["indices"], &[pb::attr_int("to", 7)]),
+        pb::node("Gather", &["table", "indices"], &["rows"], &[]),
+        pb::node("Mul", &["rows", "scale"], &["y"], &[]),
+        pb::f32s("table", &[3, 2], &[0.0, 1.0, 2.0, 3.0, 4.0, 5.0]),
+        pb::f32s("scale", &[1], &[2.0]),
+        pb::input("at", &[2]),
+        pb::input("scale", &[1]),
+        pb::output("y"),
+    ];
+    std::fs::write(&onnx, pb::model(graph.concat())).unwrap();
+    nyxc(&["compile", &onnx, "-o", &program]).exits(0);
+    let seen = nyxc(&["inspect", &onnx, "--json"]).exits(0).json();
+    assert_eq!((&seen["inputs"][0]["default"], &seen["inputs"][1]["default"]), (&Value::Null, &Value::Bool(true)));
+    for device in ["cpu", "0"] {
+        let run = |arrays: &[(&str, &[usize], Vec<f32>)]| {
+            write_npz(&inputs, arrays);
+            nyxc(&["run", &program, "--inputs", &inputs, "--outputs", &out, "--device", device, "--json"])
+        };
+        run(&[("at", &[2], vec![2.0, -3.0])]).exits(0);
+        assert_eq!(read_npz(&out, "y"), [8.0, 10.0, 0.0, 2.0]);
+        run(&[("at", &[2], vec![2.0, -3.0]), ("scale", &[1], vec![-1.0])]).exits(0);
+        assert_eq!(read_npz(&out, "y"), [-4.0, -5.0, 0.0, -1.0]);
+        let done = run(&[("at", &[2], vec![2.0, 0.0]), ("scales", &[1], vec![-1.0])]).exits(3);
+        assert!(done.err.contains("no input \"scales\"; did you mean \"scale\"?"), "{}", done.err);
+        let done = run(&[("at", &[2], vec![2.0, 3.0])]).exits(3);
+        let error = &done.json()["error"];
+        assert_eq!((&error["kind"], &error["node"]), (&Value::from("index"), &Value::from("rows")));
+        let says = "node \"rows\": index 3 (element 1 of the indices) is out of range: -3 to 2 are allowed";
+        assert!(done.err.contains(says), "{}", done.err);
+    }
+    let nearest = folder.file("unchecked.nyx");
+    nyxc(&["compile", &onnx, "--unchecked", "-o", &nearest]).exits(0);
+    nyxc(&["run", &nearest, "--inputs", &inputs, "--outputs", &out]).exits(0);
+    assert_eq!(read_npz(&out, "y"), [8.0, 10.0, 8.0, 10.0]);
+    let constant = folder.file("constant.nyx");
+    let done = nyxc(&["compile", &onnx, "--initializers", "constants", "-o", &constant]).exits(0);
+    assert!(done.err.contains("constant, though the model has it as an input: \"scale\""), "{}", done.err);
+    write_npz(&inputs, &[("at", &[2], vec![2.0, 0.0]), ("scale", &[1], vec![-1.0])]);
+    let done = nyxc(&["run", &constant, "--inputs", &inputs, "--outputs", &out]).exits(3);
+    assert!(done.err.contains("input \"scale\" is a constant of this program"), "{}", done.err);
+    let done = nyxc(&["compile", &onnx, "--constants", &inputs, "-o", &constant]).exits(0);
+    assert!(done.err.contains("--constants gave it a value"), "{}", done.err);
+}
+
 #[test]
 fn over_budget_leaves_no_file() {
     let folder = Folder::new("over");
@@ -446,7 +508,7 @@ fn a_program_of_a_range_runs_compares_and_refuses_by_the_sizes_of_its_inputs() {
             nyxc(&["run", &program, "--inputs", &inputs, "--outputs", &outputs, "--device", device]).exits(0);
             read_npz(&outputs, "logits")
         };
-        let (given, expected) = (run("auto"), run("cpu"));
+        let (given, expected) = (run("vulkan,cpu"), run("cpu"));
         assert_eq!(given.len(), batch * 10);
         assert!(relative_l2(&given, &expected) <= 1e-5);
         let report = nyxc(&["compare", &mlp(), &program, "--inputs", &inputs, "--json"]).exits(0).json();
@@ -537,6 +599,178 @@ fn diff_exits_with_1_where_programs_differ() {
     let text = nyxc(&["diff", &wide, &narrow]).exits(1).out;
     assert!(text.contains("g0") && text.contains("f32 -> w4a16"), "{text}");
     nyxc(&["diff", &mlp(), &mlp()]).exits(0);
+}
+
+/// A model in which one thing may be another.
+fn chain(first: &str, second: &str, axis: i64, weight: f32, output: &str) -> Vec<u8> {
+    let nodes = [
+        pb::node("MatMul", &["x", "w"], &["m"], &[]),
+        pb::node("Softmax", &["m"], &["s"], &[pb::attr_int("axis", axis)]),
+        pb::node("Sub", &[first, second], &[output], &[]),
+    ];
+    let rest = [pb::input("x", &[2, 2]), pb::f32s("w", &[2, 2], &[1.0, 2.0, 3.0, weight]), pb::output(output)];
+    pb::model([nodes.concat(), rest.concat()].concat())
+}
+
+#[test]
+fn diff_sees_what_changed_in_a_model_and_says_it_in_one_line() {
+    let folder = Folder::new("diff-models");
+    let write = |name: &str, model: Vec<u8>| {
+        let path = folder.file(name);
+        std::fs::write(&path, model).unwrap();
+        path
+    };
+    let base = write("base.onnx", chain("s", "m", 1, 4.0, "y"));
+    let cases = [
+        ("swapped", chain("m", "s", 1, 4.0, "y"), "~ y  operands (s, m) -> (m, s)"),
+        ("axis", chain("s", "m", 0, 4.0, "y"), "~ s  attribute axis 1 -> 0"),
+        (
+            "weight",
+            chain("s", "m", 1, 4.5, "y"),
+            "~ w  1 of 4 elements differ, by at most 5.000e-1, relative L2 9.129e-2",
+        ),
+        ("output", chain("s", "m", 1, 4.0, "z"), "~ outputs  y -> z"),
+    ];
+    for (name, model, line) in cases {
+        let other = write(&format!("{name}.onnx"), model);
+        let text = nyxc(&["diff", &base, &other]).exits(1).out;
+        assert!(text.lines().any(|l| l == line), "{name}:\n{text}");
+        nyxc(&["diff", &other, &base, "--summary"]).exits(1);
+        // The text of a model is the model, as far as it goes without its data.
+        let print = folder.file(&format!("{name}.nyxir"));
+        std::fs::write(&print, nyxc(&["print", &other]).exits(0).out).unwrap();
+        nyxc(&["diff", &other, &print]).exits(0);
+        nyxc(&["diff", &base, &print]).exits(1);
+    }
+    // What no graph has: sizes that import binds, what nothing reads, and arithmetic on shapes.
+    let open = |symbol: &str, extra: &[u8], operands: [&str; 2]| {
+        let nodes = [
+            pb::node("Shape", &["w"], &["s"], &[]),
+            pb::node("Mul", &operands, &["t"], &[]),
+            pb::node("Reshape", &["x", "t"], &["y"], &[]),
+        ];
+        let dims = [pb::blob(1, pb::blob(2, symbol)), pb::blob(1, pb::int(1, 4))].concat();
+        let x = pb::blob(
+            11,
+            [pb::blob(1, "x"), pb::blob(2, pb::blob(1, [pb::int(1, 1), pb::blob(2, dims)].concat()))].concat(),
+        );
+        let rest = [x, pb::f32s("w", &[1, 4], &[0.0; 4]), pb::i64s("one", &[1], &[1]), pb::output("y")];
+        pb::model([nodes.concat(), rest.concat(), extra.to_vec()].concat())
+    };
+    let sized = write("sized.onnx", open("batch", &[], ["s", "one"]));
+    for (name, model, line) in [
+        ("symbol", open("n", &[], ["s", "one"]), "~ file: input x  f32[batch,4] -> f32[n,4]"),
+        ("unread", open("batch", &pb::f32s("u", &[1], &[7.0]), ["s", "one"]), "~ file: initializer u  - -> f32[1]"),
+        ("folded", open("batch", &[], ["one", "s"]), "~ file: node t  Mul {} (s, one) -> t -> Mul {} (one, s) -> t"),
+    ] {
+        let other = write(&format!("{name}.onnx"), model);
+        let text = nyxc(&["diff", &sized, &other]).exits(1).out;
+        assert!(text.lines().any(|l| l.starts_with(line)), "{name}:\n{text}");
+    }
+    let same = nyxc(&["diff", &base, &base, "--json", "--summary"]).exits(0).json();
+    assert_eq!((&same["equal"], same.get("nodes")), (&Value::from(true), None));
+    // A program against the text of its kernels, and against what it cannot be held to.
+    let (program, kernels) = (folder.file("base.nyx"), folder.file("kernels.nyxir"));
+    nyxc(&["compile", &base, "-o", &program]).exits(0);
+    std::fs::write(&kernels, nyxc(&["print", &program]).exits(0).out).unwrap();
+    nyxc(&["diff", &program, &kernels]).exits(0);
+    let refused = nyxc(&["diff", &base, &program]).exits(2).err;
+    assert!(refused.contains("level onnx") && refused.contains("nyxc print"), "{refused}");
+}
+
+#[test]
+fn programs_of_two_budgets_differ_in_figures_and_causes() {
+    let folder = Folder::new("diff-budgets");
+    let [wide, narrow] = ["700K", "400K"].map(|budget| {
+        let path = folder.file(&format!("{budget}.nyx"));
+        nyxc(&["compile", &mlp(), "--budget", budget, "--target", "lavapipe", "-o", &path]).exits(0);
+        path
+    });
+    let text = nyxc(&["diff", &wide, &narrow]).exits(1).out;
+    for figure in ["peak", "ledger.weights", "predicted_error", "formats."] {
+        assert!(text.lines().any(|l| l.trim_start().starts_with(figure)), "{figure}\n{text}");
+    }
+    let document = nyxc(&["diff", &wide, &narrow, "--json"]).exits(1).json();
+    let peak = &document["summary"]["peak"];
+    assert!(bytes(&peak["after"]) < bytes(&peak["before"]));
+    let nodes = document["nodes"].as_array().unwrap();
+    let causes: Vec<&str> =
+        nodes.iter().filter(|n| n.get("follows").is_none()).map(|n| n["name"].as_str().unwrap()).collect();
+    // Whatever follows has a cause, and kernels and constants follow from nodes.
+    let kernels = document["kernels"].as_array().unwrap();
+    assert!(!kernels.is_empty());
+    for change in nodes.iter().chain(kernels).filter(|n| n.get("follows").is_some()) {
+        assert!(causes.contains(&change["follows"].as_str().unwrap()), "{change}\n{text}");
+    }
+}
+
+#[test]
+fn explain_tells_of_any_name_that_a_report_shows() {
+    let folder = Folder::new("explain");
+    let program = folder.file("mlp.nyx");
+    let args = |name: &'static str| {
+        ["compile", "MODEL", "--budget", "400K", "--target", "lavapipe", "-o", "OUT", "--explain", name]
+    };
+    let run = |name: &'static str, more: &[&str]| {
+        let model = mlp();
+        let mut args = args(name)
+            .map(|a| {
+                if a == "MODEL" {
+                    &model
+                } else if a == "OUT" {
+                    &program
+                } else {
+                    a
+                }
+            })
+            .to_vec();
+        args.extend(more);
+        nyxc(&args)
+    };
+    let report = run("g0", &["--json"]).exits(0).json();
+    let choice = &report["explanation"]["choices"][0];
+    let format = report["nodes"].as_array().unwrap().iter().find(|n| n["name"] == "g0").unwrap()["format"].clone();
+    assert_eq!(choice["format"], format);
+    let candidates = choice["candidates"].as_array().unwrap();
+    assert!(candidates.len() >= 9, "{choice}");
+    let chosen = candidates.iter().find(|c| c["chosen"] == true).unwrap();
+    assert_eq!((&chosen["format"], chosen["price"].is_null()), (&format, true));
+    assert_eq!(chosen["program_error"], report["predicted_error"]);
+    for c in candidates.iter().filter(|c| c["chosen"] == false) {
+        assert!(!c["why_not"].as_str().unwrap().is_empty(), "{c}");
+        // Less error is to be had for bytes that there are not; the price is that of the trade.
+        let figure = |c: &Value, key: &str| c[key].as_f64().unwrap();
+        if figure(c, "error") < figure(chosen, "error") && bytes(&c["peak_bytes"]) > 400 << 10 {
+            assert!(c["why_not"].as_str().unwrap().starts_with("the plan would need"), "{c}");
+            let spent = figure(c, "weight_bytes") + figure(c, "activation_bytes")
+                - figure(chosen, "weight_bytes")
+                - figure(chosen, "activation_bytes");
+            let saved = figure(chosen, "program_error") - figure(c, "program_error");
+            assert!((figure(c, "price") * spent / saved - 1.0).abs() < 1e-6, "{c}");
+        }
+    }
+    let error = report["certificate"]["objective"].as_f64().unwrap().sqrt();
+    assert_eq!(report["predicted_error"].as_f64().unwrap(), error);
+    let text = run("g0", &[]).exits(0).out;
+    assert!(text.contains("relative, predicted") && text.contains("why not") && text.contains("chosen"), "{text}");
+    // Values, constants, inputs, and whatever the text of the program shows.
+    let printed = nyxc(&["print", &program]).exits(0).out;
+    let names =
+        printed.lines().filter_map(|l| l.trim_start().strip_prefix('%')?.split([' ', ',']).next().map(str::to_owned));
+    let mut names: Vec<String> = names.collect();
+    names.extend(report["nodes"].as_array().unwrap().iter().map(|n| n["name"].as_str().unwrap().to_owned()));
+    assert!(names.len() > 10);
+    for name in names {
+        let name = name.trim_matches('"');
+        let model = mlp();
+        let args = ["compile", &model, "--budget", "400K", "--target", "lavapipe", "--dry-run", "--explain", name];
+        let told = nyxc(&args).exits(0).out;
+        assert!(told.contains(&format!("{name:?}: ")), "{name}\n{told}");
+    }
+    std::fs::remove_file(&program).unwrap();
+    let unknown = run("g00", &[]).exits(2).err;
+    assert!(unknown.contains("did you mean \"g0\""), "{unknown}");
+    assert!(!Path::new(&program).exists());
 }
 
 #[test]
@@ -670,6 +904,7 @@ fn compare_tells_what_overflows_f16_and_the_pin_that_it_names_mends_it() {
     let [told] = report["overflows"].as_array().unwrap().as_slice() else { panic!("{report:#}") };
     assert_eq!((&told["value"], &told["node"]), (&Value::from("y"), &Value::from("op:it's [a] square=*")));
     assert_eq!((told["largest"].as_f64(), told["limit"].as_f64()), (Some(160_000.0), Some(65504.0)));
+    assert_eq!((told["beyond"].as_u64(), told["of"].as_u64()), (Some(1), Some(4)));
     let text = compare(&[]).exits(1).out;
     assert!(text.contains("overflows f16") && text.contains("1.6e5") && text.contains("it'\\''s"), "{text}");
 
@@ -682,6 +917,73 @@ fn compare_tells_what_overflows_f16_and_the_pin_that_it_names_mends_it() {
     write_npz(&inputs, &[("x", &[1, 4], vec![1.0, -255.9, 255.9, 2.0])]);
     nyxc(&["compile", &onnx, "--target", "lavapipe", "--policy", "uniform:f16", "-o", &program]).exits(0);
     compare(&["--bound", "1e-2"]).exits(0);
+}
+
+#[test]
+fn a_mask_that_only_feeds_a_softmax_is_no_overflow() {
+    let folder = Folder::new("masks");
+    let (onnx, program, inputs) = (folder.file("m.onnx"), folder.file("m.nyx"), folder.file("in.npz"));
+    write_npz(&inputs, &[("x", &[2, 4], vec![0.5, 3.0, -1.0, 2.0, 1.0, 0.0, 4.0, -2.0])]);
+    let compare = |mask: &[u8], end: &str| {
+        let rest =
+            [pb::input("x", &[2, 4]), pb::f32s("one", &[], &[1.0]), pb::f32s("big", &[], &[-1e9]), pb::output("y")];
+        let nodes =
+            [pb::node("Softmax", &["s"], &["p"], &[pb::attr_int("axis", 1)]), pb::node(end, &["p"], &["y"], &[])];
+        std::fs::write(&onnx, pb::model([mask, &nodes.concat(), &rest.concat()].concat())).unwrap();
+        // The pins outweigh the rule that keeps masks wider.
+        nyxc(&[
+            "compile",
+            &onnx,
+            "--target",
+            "lavapipe",
+            "--policy",
+            "uniform:f16",
+            "--precision",
+            "*=f16",
+            "-o",
+            &program,
+        ])
+        .exits(0);
+        nyxc(&["compare", &onnx, &program, "--inputs", &inputs, "--json", "--bound", "1e-2"])
+    };
+    let mask = |last: [&str; 2]| {
+        [
+            pb::node("Sub", &["one", "x"], &["im"], &[]),
+            pb::node("Mul", &["im", "big"], &["mm"], &[]),
+            pb::node("Add", &last, &["s"], &[]),
+        ]
+        .concat()
+    };
+    // Where the mask is positive too, it is one number among others.
+    let report = compare(&mask(["x", "mm"]), "Neg").exits(1).json();
+    let values: Vec<_> = report["overflows"].as_array().unwrap().iter().map(|told| told["value"].clone()).collect();
+    assert_eq!(values, ["s"], "{report:#}");
+    let relu = [pb::node("Relu", &["x"], &["r"], &[]), pb::node("Mul", &["r", "big"], &["mm"], &[])].concat();
+    let sum = pb::node("Add", &["x", "mm"], &["s"], &[]);
+    let report = compare(&[relu, sum].concat(), "Neg").json();
+    assert_eq!(report["overflows"], serde_json::json!([]), "{report:#}");
+}
+
+#[test]
+fn nodes_of_f64_that_are_computed_in_f32_are_named() {
+    let folder = Folder::new("narrowed");
+    let onnx = folder.file("m.onnx");
+    let to = |dtype: i64| [pb::attr_int("to", dtype)];
+    let nodes = [
+        pb::node("Cast", &["x"], &["wide"], &to(11)),
+        pb::node("Mul", &["wide", "wide"], &["square"], &[]),
+        pb::node("Cast", &["square"], &["narrow"], &to(1)),
+        pb::node("Neg", &["narrow"], &["y"], &[]),
+    ]
+    .concat();
+    std::fs::write(&onnx, pb::model([nodes, pb::input("x", &[4]), pb::output("y")].concat())).unwrap();
+    let compiled = nyxc(&["compile", &onnx, "--target", "lavapipe", "--dry-run", "--json"]).exits(0);
+    assert!(compiled.err.contains("f64 is computed in f32 at"), "{}", compiled.err);
+    let report = compiled.json();
+    assert_eq!(report["narrowed"].as_array().map(Vec::len), Some(1), "{report:#}");
+    // Models without f64 say nothing of it.
+    let report = plan(&[&mlp()]);
+    assert_eq!(report["narrowed"], serde_json::json!([]));
 }
 
 #[test]
@@ -701,4 +1003,62 @@ fn quantized_activations_meet_quantized_kernels() {
             assert!(bytes(&node["weight_bytes"]) * 3 < bytes(&node["f32_weight_bytes"]), "{target}: {node:#}");
         }
     }
+}
+
+/// An input of integers as a field of a graph.
+fn integers(name: &str, n: i64) -> Vec<u8> {
+    let shape = pb::blob(1, pb::int(1, n));
+    pb::blob(11, [pb::blob(1, name), pb::blob(2, pb::blob(1, [pb::int(1, 7), pb::blob(2, shape)].concat()))].concat())
+}
+
+#[test]
+fn values_of_inputs_are_given_in_line_and_from_files() {
+    let folder = Folder::new("values");
+    let (onnx, program, npz) = (folder.file("m.onnx"), folder.file("m.nyx"), folder.file("c.npz"));
+    let graph = [
+        pb::node("Reshape", &["x", "shape"], &["r"], &[]),
+        pb::node("ReduceSum", &["r", "axes"], &["y"], &[pb::attr_int("keepdims", 0)]),
+        pb::input("x", &[6]),
+        integers("shape", 2),
+        integers("axes", 1),
+        pb::output("y"),
+    ];
+    std::fs::write(&onnx, pb::model(graph.concat())).unwrap();
+    let compile =
+        |more: &[&str]| nyxc(&[&["compile", &onnx, "--target", "lavapipe", "-o", &program][..], more].concat());
+    let missing = compile(&[]).exits(3);
+    assert!(
+        missing.err.contains("--constants axes=VALUE (i64[1]) --constants shape=VALUE (i64[2])"),
+        "{}",
+        missing.err
+    );
+    compile(&["--constants", "shape=[2,3]", "--constants", "axes=1"]).exits(0);
+    let inputs = folder.file("in.npz");
+    write_npz(&inputs, &[("x", &[6], (1..=6).map(|v| v as f32).collect())]);
+    nyxc(&["run", &program, "--device", "cpu", "--inputs", &inputs, "--outputs", &folder.file("out.npz")]).exits(0);
+    let out = std::fs::File::open(folder.file("out.npz")).unwrap();
+    let out = nyxc::session::npz::read(out, &mut |_, _| true).unwrap();
+    assert_eq!(out["y"].to_f32s().unwrap().as_ref(), [6.0, 15.0]);
+    // Slips in the command.
+    let unknown = compile(&["--constants", "shape=[2,3]", "--constants", "axis=1"]).exits(2);
+    assert!(unknown.err.contains("did you mean \"axes\"?"), "{}", unknown.err);
+    for wrong in ["shape=[2,3,4]", "shape=[2.5,3]", "shape=two", "shape", "shape=[[2,3]]", &npz] {
+        let code = if *wrong == npz { 6 } else { 2 };
+        compile(&["--constants", wrong, "--constants", "axes=1"]).exits(code);
+    }
+    compile(&["--constants", "axes=1", "--constants", "axes=0", "--constants", "shape=[2,3]"]).exits(2);
+    // A size of a range that nothing relates to another's.
+    let graph = [
+        pb::node("Concat", &["a", "b"], &["c"], &[pb::attr_int("axis", 0)]),
+        pb::node("Add", &["c", "d"], &["y"], &[]),
+        pb::input("a", &[-1]),
+        pb::input("b", &[-2]),
+        pb::input("d", &[-3]),
+        pb::output("y"),
+    ];
+    std::fs::write(&onnx, pb::model(graph.concat())).unwrap();
+    let ranges = ["--dim", "n1=0..9", "--dim", "n2=1..6"];
+    let unrelated = compile(&[&ranges[..], &["--dim", "n3=1..15"]].concat()).exits(3);
+    assert!(unrelated.err.contains("they would fit with --dim n3=n1+n2"), "{}", unrelated.err);
+    compile(&[&ranges[..], &["--dim", "n3=n1+n2"]].concat()).exits(0);
 }

@@ -1,0 +1,35 @@
+//! `nyxc bench`.
+
+use super::*;
+
+#[test]
+fn times_come_with_percentiles_throughput_and_the_kernels_that_take_them() {
+    let folder = Folder::new("bench");
+    let (program, trace) = (folder.file("any.nyx"), folder.file("t.json"));
+    nyxc(&["compile", &mlp(), "--dim", "batch=1..6", "--target", "lavapipe", "-o", &program]).exits(0);
+    let bench = |more: &[&str]| nyxc(&[&["bench", &program, "--runs", "5"], more].concat());
+    for device in ["cpu", "vulkan,cpu"] {
+        let told = bench(&["--device", device, "--dim", "batch=3", "--warmup", "1", "--json", "--profile", &trace])
+            .exits(0)
+            .json();
+        assert_eq!(
+            (&told["sizes"], bytes(&told["runs"]), bytes(&told["warmup"])),
+            (&serde_json::json!({"batch": 3}), 5, 1)
+        );
+        let wall = |key: &str| told["wall_ms"][key].as_f64().unwrap_or_else(|| panic!("no {key}: {told:#}"));
+        let all = ["min", "p5", "p50", "p95", "p99", "max"].map(wall);
+        assert!(all.is_sorted() && wall("median") == wall("p50") && wall("mean") >= wall("min"), "{all:?}");
+        let per_second = told["runs_per_second"].as_f64().unwrap();
+        assert!((per_second * wall("mean") / 1e3 - 1.0).abs() < 1e-6, "{told:#}");
+        let kernels = told["kernels"].as_array().unwrap();
+        assert!(!kernels.is_empty() && kernels.iter().all(|k| bytes(&k["calls"]) > 0), "{told:#}");
+        let ms: Vec<f64> = kernels.iter().map(|k| k["total_ms"].as_f64().unwrap()).collect();
+        assert!(ms.iter().rev().is_sorted(), "the longest first: {ms:?}");
+        assert!(serde_json::from_slice::<Value>(&std::fs::read(&trace).unwrap()).unwrap()["traceEvents"].is_array());
+    }
+    let text = bench(&["--device", "cpu"]).exits(0).out;
+    assert!(text.contains("at batch=6") && text.contains("p95") && text.contains("share"), "{text}");
+    let (inputs, told) = (image(&folder, 2), |more: &[&str]| bench(more).exits(0).json());
+    assert_eq!(told(&["--device", "cpu", "--inputs", &inputs, "--json"])["sizes"]["batch"], 2);
+    bench(&["--dim", "batch=7"]).exits(2);
+}
