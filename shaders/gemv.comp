@@ -47,28 +47,28 @@ float acc[ROWS][COLUMNS];
 
 void multiply(uvec4 v[COLUMNS], uint s) {
     float w[COLUMNS][STEP], x[STEP];
-    for (uint c = 0u; c < COLUMNS; c++) spread_b(v[c], w[c]);
-    for (uint r = 0u; r < ROWS; r++) {
+    [[unroll]] for (uint c = 0u; c < COLUMNS; c++) spread_b(v[c], w[c]);
+    [[unroll]] for (uint r = 0u; r < ROWS; r++) {
         // Of rows past the last, the last again: every loop has as many turns as were compiled, so that sums stay in registers.
         load_a(ROWS > 1u ? min(r, p.m - 1u) : 0u, s, x);
-        for (uint c = 0u; c < COLUMNS; c++) {
-            for (uint i = 0u; i < STEP; i++) acc[r][c] = fma(w[c][i], x[i], acc[r][c]);
+        [[unroll]] for (uint c = 0u; c < COLUMNS; c++) {
+            [[unroll]] for (uint i = 0u; i < STEP; i++) acc[r][c] = fma(w[c][i], x[i], acc[r][c]);
         }
     }
 }
 
 void main() {
     uint steps = p.k / STEP, s = first_step(), at[COLUMNS];
-    for (uint c = 0u; c < COLUMNS; c++) at[c] = row_of_b(c) * steps;
-    for (uint r = 0u; r < ROWS; r++) for (uint c = 0u; c < COLUMNS; c++) acc[r][c] = 0.0;
+    [[unroll]] for (uint c = 0u; c < COLUMNS; c++) at[c] = row_of_b(c) * steps;
+    [[unroll]] for (uint r = 0u; r < ROWS; r++) [[unroll]] for (uint c = 0u; c < COLUMNS; c++) acc[r][c] = 0.0;
     for (; s + (AHEAD - 1u) * SPLIT < steps; s += AHEAD * SPLIT) {
         uvec4 v[AHEAD][COLUMNS];
-        for (uint i = 0u; i < AHEAD; i++) for (uint c = 0u; c < COLUMNS; c++) v[i][c] = v_b[at[c] + s + i * SPLIT];
-        for (uint i = 0u; i < AHEAD; i++) multiply(v[i], s + i * SPLIT);
+        [[unroll]] for (uint i = 0u; i < AHEAD; i++) [[unroll]] for (uint c = 0u; c < COLUMNS; c++) v[i][c] = v_b[at[c] + s + i * SPLIT];
+        [[unroll]] for (uint i = 0u; i < AHEAD; i++) multiply(v[i], s + i * SPLIT);
     }
     for (; s < steps; s += SPLIT) {
         uvec4 v[COLUMNS];
-        for (uint c = 0u; c < COLUMNS; c++) v[c] = v_b[at[c] + s];
+        [[unroll]] for (uint c = 0u; c < COLUMNS; c++) v[c] = v_b[at[c] + s];
         multiply(v, s);
     }
     for (uint r = 0u; r < ROWS; r++) finish(acc[r], r);

@@ -21,38 +21,38 @@ void stage(uint r, uint s, uint place) {
     float x[32];
     uint i = r * p.k + s * 32u;
 #if F16_a
-    for (uint v = 0u; v < 4u; v++) {
+    [[unroll]] for (uint v = 0u; v < 4u; v++) {
         uvec4 w = v_a[(i >> 3) + v];
         vec2 w0 = unpackHalf2x16(w.x), w1 = unpackHalf2x16(w.y), w2 = unpackHalf2x16(w.z), w3 = unpackHalf2x16(w.w);
         x[v * 8u] = w0.x; x[v * 8u + 1u] = w0.y; x[v * 8u + 2u] = w1.x; x[v * 8u + 3u] = w1.y;
         x[v * 8u + 4u] = w2.x; x[v * 8u + 5u] = w2.y; x[v * 8u + 6u] = w3.x; x[v * 8u + 7u] = w3.y;
     }
 #else
-    for (uint v = 0u; v < 8u; v++) {
+    [[unroll]] for (uint v = 0u; v < 8u; v++) {
         vec4 w = uintBitsToFloat(v_a[(i >> 2) + v]);
         x[v * 4u] = w.x; x[v * 4u + 1u] = w.y; x[v * 4u + 2u] = w.z; x[v * 4u + 3u] = w.w;
     }
 #endif
     // Magnitudes as integers are ordered as they are as floats, infinities and NaN last.
     uint most = 0u;
-    for (uint e = 0u; e < 32u; e++) most = max(most, floatBitsToUint(x[e]) & 0x7fffffffu);
+    [[unroll]] for (uint e = 0u; e < 32u; e++) most = max(most, floatBitsToUint(x[e]) & 0x7fffffffu);
     float magnitude = max(uintBitsToFloat(most), LEAST), scale = magnitude * (1.0 / MOST), factor = MOST / magnitude;
     // Added to 1.5 * 2^23, a number of less than 2^22 is rounded to an integer and stands in the low bits, here with half of every lower plane's
     // range on top: so the bytes of a sum are the planes, but for the sign bits of all below the highest.
     uint q[32];
-    for (uint e = 0u; e < 32u; e++) q[e] = floatBitsToUint(fma(x[e], factor, 12582912.0)) + BIAS;
+    [[unroll]] for (uint e = 0u; e < 32u; e++) q[e] = floatBitsToUint(fma(x[e], factor, 12582912.0)) + BIAS;
     if (most >= 0x7f800000u) {
         // What is not finite decides alone: signs, with infinity or NaN as their scale.
         scale = uintBitsToFloat(most);
-        for (uint e = 0u; e < 32u; e++) {
+        [[unroll]] for (uint e = 0u; e < 32u; e++) {
             uint bits = floatBitsToUint(x[e]);
             q[e] = 0x4b400000u + BIAS + ((bits & 0x7fffffffu) < 0x7f800000u ? 0u : (bits >> 31) != 0u ? ~0u : 1u);
         }
     }
     uint at = place * A_VECTORS;
-    for (uint h = 0u; h < 2u; h++) {
+    [[unroll]] for (uint h = 0u; h < 2u; h++) {
         uvec4 low, middle, high;
-        for (uint j = 0u; j < 4u; j++) {
+        [[unroll]] for (uint j = 0u; j < 4u; j++) {
             // The four codes of a word of b, or every second of eight.
 #if PACKED_b == 4
             uint e = j * 8u + h;
@@ -84,7 +84,7 @@ void stage(uint r, uint s, uint place) {
     float sum = 0.0;
 #if ZEROS_b
     int total = 0;
-    for (uint e = 0u; e < 32u; e++) total += int(q[e] - BIAS - 0x4b400000u);
+    [[unroll]] for (uint e = 0u; e < 32u; e++) total += int(q[e] - BIAS - 0x4b400000u);
     sum = float(total);
 #endif
 #if PACKED_b == 4
@@ -103,7 +103,7 @@ struct Codes {
 Codes fetch(uint row, uint s) {
     Codes codes;
     uint at = row * (p.b_pitch >> 2) + s * B_VECTORS;
-    for (uint v = 0u; v < B_VECTORS; v++) codes.v[v] = v_b[at + v];
+    [[unroll]] for (uint v = 0u; v < B_VECTORS; v++) codes.v[v] = v_b[at + v];
 #if BLOCK_b
     codes.scale = scale_b(row, s * 32u);
 #if ZEROS_b
@@ -121,17 +121,17 @@ int dot4(uvec4 a, uvec4 b) {
 void main() {
     uint steps = p.k / 32u, t = thread(), row[COLUMNS];
     float acc[ROWS][COLUMNS], scale[COLUMNS], zero[COLUMNS];
-    for (uint c = 0u; c < COLUMNS; c++) {
+    [[unroll]] for (uint c = 0u; c < COLUMNS; c++) {
         row[c] = row_of_b(c);
-        for (uint r = 0u; r < ROWS; r++) acc[r][c] = 0.0;
+        [[unroll]] for (uint r = 0u; r < ROWS; r++) acc[r][c] = 0.0;
     }
     for (uint from = 0u; from < steps; from += STEPS) {
         uint n = min(STEPS, steps - from), to = from + n, s = from + first_step();
         // The first of b are on their way while a is prepared.
         Codes codes[COLUMNS];
-        for (uint c = 0u; c < COLUMNS; c++) codes[c] = fetch(row[c], min(s, to - 1u));
+        [[unroll]] for (uint c = 0u; c < COLUMNS; c++) codes[c] = fetch(row[c], min(s, to - 1u));
 #if !BLOCK_b
-        for (uint c = 0u; c < COLUMNS; c++) {
+        [[unroll]] for (uint c = 0u; c < COLUMNS; c++) {
             scale[c] = scale_b(row[c], 0u);
 #if ZEROS_b
             zero[c] = float(ZERO_b(row[c], 0u));
@@ -144,7 +144,7 @@ void main() {
         barrier();
         for (; s < to; s += SPLIT) {
             uvec4 high[COLUMNS], low[COLUMNS];
-            for (uint c = 0u; c < COLUMNS; c++) {
+            [[unroll]] for (uint c = 0u; c < COLUMNS; c++) {
 #if PACKED_b == 4
                 high[c] = (codes[c].v[0] << 4) & 0xf0f0f0f0u;
                 low[c] = codes[c].v[0] & 0xf0f0f0f0u;
@@ -160,17 +160,17 @@ void main() {
 #endif
             }
             if (s + SPLIT < to) {
-                for (uint c = 0u; c < COLUMNS; c++) codes[c] = fetch(row[c], s + SPLIT);
+                [[unroll]] for (uint c = 0u; c < COLUMNS; c++) codes[c] = fetch(row[c], s + SPLIT);
             }
-            for (uint r = 0u; r < ROWS; r++) {
+            [[unroll]] for (uint r = 0u; r < ROWS; r++) {
                 // Of rows past the last, the last again: every loop has as many turns as were compiled, so that sums stay in registers.
                 uint at = (min(r, n_rows - 1u) * STEPS + s - from) * A_VECTORS;
                 uvec4 x[2u * PLANES];
-                for (uint v = 0u; v < 2u * PLANES; v++) x[v] = s_a[at + v];
+                [[unroll]] for (uint v = 0u; v < 2u * PLANES; v++) x[v] = s_a[at + v];
                 vec2 rest = uintBitsToFloat(s_a[at + A_VECTORS - 1u].xy);
-                for (uint c = 0u; c < COLUMNS; c++) {
+                [[unroll]] for (uint c = 0u; c < COLUMNS; c++) {
                     int d[PLANES];
-                    for (uint i = 0u; i < PLANES; i++) d[i] = dot4(high[c], x[2u * i]) + dot4(low[c], x[2u * i + 1u]);
+                    [[unroll]] for (uint i = 0u; i < PLANES; i++) d[i] = dot4(high[c], x[2u * i]) + dot4(low[c], x[2u * i + 1u]);
 #if HALF
                     float value = float(d[0] * 256 + d[1]);
 #else

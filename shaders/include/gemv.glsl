@@ -17,14 +17,14 @@ uint row_of_b(uint c) { return min(first_column() + c, p.n - 1u); }
 void finish(float acc[COLUMNS], uint r) {
     uint t = thread();
     if (r > 0u) barrier();
-    for (uint c = 0u; c < COLUMNS; c++) s_sum[(c * LINES + t / LANES) * LINE + t % LANES] = acc[c];
+    [[unroll]] for (uint c = 0u; c < COLUMNS; c++) s_sum[(c * LINES + t / LANES) * LINE + t % LANES] = acc[c];
     barrier();
 #if WAYS_OF_K > 1
     // Lines of the same columns lie SETS apart.
     for (uint e = t; e < COLUMNS * SETS * LANES; e += THREADS) {
         uint at = (e / (SETS * LANES) * LINES + e / LANES % SETS) * LINE + e % LANES;
         float sum = s_sum[at];
-        for (uint w = 1u; w < WAYS; w++) sum += s_sum[at + w * SETS * LINE];
+        [[unroll]] for (uint w = 1u; w < WAYS; w++) sum += s_sum[at + w * SETS * LINE];
         s_sum[at] = sum;
     }
     barrier();
@@ -32,7 +32,7 @@ void finish(float acc[COLUMNS], uint r) {
     for (uint e = t; e < GROUP_COLUMNS; e += THREADS) {
         uint n = group() * GROUP_COLUMNS + e, at = (e % COLUMNS * LINES + e / COLUMNS) * LINE;
         float sum = 0.0;
-        for (uint l = 0u; l < LANES; l++) sum += s_sum[at + l];
+        [[unroll]] for (uint l = 0u; l < LANES; l++) sum += s_sum[at + l];
         if (r < p.m && n < p.n) put(r * p.n_total + p.n_base + n, sum);
     }
 }

@@ -177,7 +177,11 @@ fn compile_everywhere(keys: &[KernelKey]) -> usize {
         // Every flag but this one is open to every target.
         let has = |target: &&Target| {
             let needs = key.template.table().needs.iter();
+            // Variants are chosen by what a target has: `plan/kernels/gemv.rs`.
+            let roomy = target.limits.max_compute_work_group_invocations >= 1024
+                && target.limits.max_compute_shared_memory_size >= 49152;
             (key.flag("half") == 0 || target.features.f16_arithmetic)
+                && (key.threads() <= 128 || roomy)
                 && needs.fold(true, |all, name| all & target.features.named(name).unwrap())
         };
         for target in targets.iter().filter(has) {

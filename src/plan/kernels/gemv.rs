@@ -95,19 +95,19 @@ pub(super) fn call(
     let (a, _) = node.operand(0)?;
     let call = node.call(template).operand(a).operand_rows(columns.b, columns.rows);
     let call = sizes(call, product, columns).flag("rows", rows).variant(variant);
-    // Loops as the text has them, those of constant length counted too: some compilers keep them.
-    let Variant { threads, lanes, ways, columns: each, steps } = variant;
-    let (k, split) = (&product.k, u64::from(lanes * ways));
-    let (rows, each) = (u64::from(rows), u64::from(each));
+    // Loops as the text has them.
+    let Variant { threads, lanes, ways, columns: _, steps } = variant;
+    let (k, split, rows) = (&product.k, u64::from(lanes * ways), u64::from(rows));
     let call = if template == Template::GemvDot {
         let chunks = k.div_ceil(32 * u64::from(steps));
-        let staged = u64::from(steps) * rows / u64::from(threads) + 1;
-        let turns = u64::from(steps).div_ceil(split) * (rows * (each * 6 + 10) + each * 12);
-        call.half().each(chunks, staged * 320 + turns)
+        let call = call.half().each(1u64, chunks.clone());
+        let call = call.each(chunks.clone(), u64::from(steps) * rows / u64::from(threads) + 1);
+        call.each(chunks, u64::from(steps).div_ceil(split))
     } else {
-        call.each(k.div_ceil(4 * split), rows * (each * 10 + 4) + each * 20)
+        call.each(1u64, k.div_ceil(4 * split)).each(1u64, k.div_ceil(4 * split))
     };
-    let call = call.each(rows, u64::from(lanes + ways) * (each + 1) + each);
+    let sums = u64::from(variant.group_columns() * lanes).div_ceil(u64::from(threads));
+    let call = call.each(1u64, rows).each(rows, sums).each(rows, sums);
     let call = call.puts(rows * u64::from(variant.group_columns().div_ceil(threads)));
     call.groups(&columns.n.div_ceil(u64::from(variant.group_columns())) * when)
 }
