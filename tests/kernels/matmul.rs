@@ -231,7 +231,7 @@ fn few_rows_in_vectors() {
                         let name = plan(&case, target).unwrap()[0].key.name();
                         let fits =
                             target.limits.max_compute_work_group_invocations >= 256 || target.limits.subgroup_size <= 8;
-                        assert_eq!(name.starts_with("gemv_f"), fits, "{name} on {}", target.name);
+                        assert!(!fits || name.starts_with("gemv_f"), "{name} on {}", target.name);
                     }
                     case.check(bench);
                 }
