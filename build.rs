@@ -20,6 +20,12 @@ struct Table {
     epilogue: bool,
     /// Whether the key has a tile.
     tiled: bool,
+    /// Whether the key has a variant.
+    #[serde(default)]
+    variants: bool,
+    /// Features that the target must have.
+    #[serde(default)]
+    needs: Vec<String>,
     /// `"uint n"`, or `"int s*rank"`: as many scalars `s0`, `s1`, ... as the flag `rank` says.
     params: Vec<String>,
     /// Whether it notes indices out of range: a buffer `faults` of 64 words follows the result.
@@ -176,11 +182,13 @@ fn templates(tables: &BTreeMap<String, Table>) -> String {
         let flags: Vec<_> = table.flags.iter().map(|(flag, values)| format!("({flag:?}, &{values:?})")).collect();
         let _ = writeln!(
             text,
-            "            Template::{} => &Table {{ name: {name:?}, operands: &[{}], epilogue: {}, tiled: {}, faults: {}, params: &[{}], flags: &[{}] }},",
+            "            Template::{} => &Table {{ name: {name:?}, operands: &[{}], epilogue: {}, tiled: {}, variants: {}, needs: &{:?}, faults: {}, params: &[{}], flags: &[{}] }},",
             camel(name),
             operands.join(", "),
             table.epilogue,
             table.tiled,
+            table.variants,
+            table.needs,
             table.faults,
             params.join(", "),
             flags.join(", ")

@@ -1,5 +1,7 @@
 //! `nyxc bench`.
 
+mod kernel;
+
 use super::say::{self, Status};
 use super::{Failure, load, profile, run, write};
 use crate::import::DimBinding;
@@ -10,17 +12,19 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-/// Time a program, on random inputs where none are given, and say which kernels take the time.
+/// Time a program, on random inputs where none are given, and say which kernels take the time; or one kernel alone.
 #[derive(clap::Args)]
 #[command(after_help = "\
 The table of kernels is of one more run, in which dispatches run one after the other.
 
 Examples:
   nyxc bench model.nyx --runs 50
-  nyxc bench decoder.nyx --dim seq=1 --dim past=256 --warmup 5 --json")]
+  nyxc bench decoder.nyx --dim seq=1 --dim past=256 --warmup 5 --json
+  nyxc bench --kernel matmul --format w4a16 --shape 1,4096,4096 --variants all")]
 pub(super) struct Args {
     /// The program
-    program: PathBuf,
+    #[arg(required_unless_present = "kernel")]
+    program: Option<PathBuf>,
     /// Runs that are timed
     #[arg(long, default_value_t = 10, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
@@ -45,14 +49,17 @@ pub(super) struct Args {
     /// Print the times as one JSON document
     #[arg(long)]
     pub(super) json: bool,
+    #[command(flatten)]
+    kernel: kernel::Args,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let Some(path) = &args.program else { return kernel::run(&args.kernel, args.device.choice, args.json) };
     let status = Status::new();
-    status.doing(format_args!("reading {}", args.program.display()));
-    let program = load::program(&args.program)?;
+    status.doing(format_args!("reading {}", path.display()));
+    let program = load::program(path)?;
     if let Some(trace) = &args.profile {
-        write::spares(trace, std::iter::once(&args.program).chain(&args.inputs).map(PathBuf::as_path))?;
+        write::spares(trace, std::iter::once(path).chain(&args.inputs).map(PathBuf::as_path))?;
     }
     let random = run::Random { seed: args.seed, dims: &args.dim };
     let inputs = run::inputs(&program, &args.inputs, Some(random))?;

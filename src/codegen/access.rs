@@ -60,7 +60,32 @@ pub(super) fn buffers(key: &KernelKey, target: &Target) -> String {
     for param in key.params() {
         let _ = write!(text, " {} {};", param.ty.glsl(), param.name);
     }
-    text + " } p;\n"
+    text += " } p;\n";
+    if key.variant.is_some() {
+        let mut binding = 0;
+        for (name, operand) in key.present() {
+            // The same bytes as vectors: nothing writes them, so two views agree.
+            let _ = writeln!(
+                text,
+                "layout(set = 0, binding = {binding}, std430) readonly buffer V_{name} {{ uvec4 v_{name}[]; }};"
+            );
+            let (is_f16, has_blocks, has_zeros) = match operand.storage {
+                Storage::Packed(packing) => {
+                    (false, matches!(packing.granularity, Granularity::Block(_)), packing.scale.has_zeros())
+                }
+                storage => (storage == Storage::F16, false, false),
+            };
+            let _ = writeln!(
+                text,
+                "#define F16_{name} {}\n#define BLOCK_{name} {}\n#define ZEROS_{name} {}",
+                u32::from(is_f16),
+                u32::from(has_blocks),
+                u32::from(has_zeros)
+            );
+            binding += 1 + u32::from(operand.scales_apart);
+        }
+    }
+    text
 }
 
 /// The functions that read operands and write the result.

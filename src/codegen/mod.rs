@@ -80,11 +80,16 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     if key.flag("half") != 0 && !target.features.f16_arithmetic {
         return Err(refuse(format!("it multiplies f16, which {} does not", target.name)));
     }
+    if let Some(lacking) = key.template.table().needs.iter().find(|name| target.features.named(name) != Some(true)) {
+        return Err(refuse(format!("it needs {lacking}, which {} lacks", target.name)));
+    }
     let put = if key.template.table().epilogue { Some(expr::put(key)?) } else { None };
     let is_wide = key.storages().any(Storage::is_wide) || put.as_ref().is_some_and(|p| p.is_wide);
     let mut text = String::from("#version 450\n");
     let mut extensions: Vec<&str> = access::extensions(key, target);
-    let dot = target.features.integer_dot_product && matches!(key.template, Template::MatmulI8 | Template::ConvI8);
+    let dot = target.features.integer_dot_product
+        && (matches!(key.template, Template::MatmulI8 | Template::ConvI8)
+            || key.template.table().needs.contains(&"integer_dot_product"));
     if dot {
         extensions.push("GL_EXT_integer_dot_product");
     }
@@ -99,12 +104,17 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     if let Some(tile) = key.tile {
         let _ = writeln!(text, "#define TILE_M {}u\n#define TILE_N {}u\n#define TILE_K {}u", tile.m, tile.n, tile.k);
     }
+    if let Some(v) = key.variant {
+        let _ = writeln!(text, "#define THREADS {}u\n#define LANES {}u\n#define WAYS {}u", v.threads, v.lanes, v.ways);
+        let _ =
+            writeln!(text, "#define WAYS_OF_K {}\n#define COLUMNS {}u\n#define STEPS {}u", v.ways, v.columns, v.steps);
+    }
     let _ = writeln!(text, "#define NATIVE_DOT {}", u32::from(dot));
     expand(&mut text, "#include \"numbers.glsl\"", 0).map_err(refuse)?;
     if is_wide {
         expand(&mut text, "#include \"wide.glsl\"", 0).map_err(refuse)?;
     }
-    text += "layout(local_size_x = 128) in;\n";
+    let _ = writeln!(text, "layout(local_size_x = {}) in;", key.threads());
     text += &access::buffers(key, target);
     text += &access::functions(key, target);
     expand(&mut text, put.as_ref().map_or("", |put| &put.text), 0).map_err(refuse)?;

@@ -6,7 +6,7 @@ use super::spirv::capability;
 use super::*;
 use crate::ir::packed::{Granularity, Packing, ScaleType};
 use crate::ir::{Binary, Expr, Unary};
-use crate::ops::kernel_key::{ArgKey, ExprKey, Load, OperandKey, Storage, Tile, Value};
+use crate::ops::kernel_key::{ArgKey, ExprKey, Load, OperandKey, Storage, Tile, Value, Variant};
 use crate::program::spirv::Interface;
 use crate::target::shipped_names;
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +43,7 @@ fn storages(template: Template, operand: &str) -> Vec<Storage> {
         (Template::Matmul | Template::Matvec, "b") | (Template::Conv | Template::ConvDepthwise, "w") => {
             [floats, packings()].concat()
         }
+        (Template::GemvDot, "b") => packings(),
         (Template::Gather, "data") => [floats, INTEGERS.to_vec(), packings()].concat(),
         (Template::Gather | Template::CheckIndices, _) => INTEGERS.to_vec(),
         (Template::Reduce | Template::Strided | Template::Concat, _) => [floats, INTEGERS.to_vec()].concat(),
@@ -70,6 +71,7 @@ fn plainest(template: Template) -> KernelKey {
         },
         flags: table.flags.iter().map(|(flag, values)| (*flag, values[0])).collect(),
         tile: table.tiled.then_some(Tile { m: 32, n: 32, k: 32 }),
+        variant: table.variants.then_some(Variant { threads: 128, lanes: 16, ways: 2, columns: 2, steps: 8 }),
     }
 }
 
@@ -100,7 +102,10 @@ fn keys(template: Template) -> Vec<KernelKey> {
                 }
                 keys.push(key.clone());
                 if matches!(storage, Storage::Packed(_))
-                    && matches!(template, Template::Matmul | Template::Matvec | Template::MatmulI8 | Template::Gather)
+                    && matches!(
+                        template,
+                        Template::Matmul | Template::Matvec | Template::GemvDot | Template::MatmulI8 | Template::Gather
+                    )
                 {
                     key.operands[at] = Some(OperandKey { storage, scales_apart: true });
                     keys.push(key);
@@ -111,6 +116,11 @@ fn keys(template: Template) -> Vec<KernelKey> {
             let mut key = plain.clone();
             key.operands[at] = None;
             keys.push(key);
+        }
+    }
+    if template.table().variants {
+        for text in ["256x16x8x4x128", "352x16x22x4x344", "512x32x16x1x64", "128x8x16x8x16"] {
+            keys.push(KernelKey { variant: Some(text.parse().unwrap()), ..plain.clone() });
         }
     }
     if template.table().tiled {
@@ -165,7 +175,16 @@ fn compile_everywhere(keys: &[KernelKey]) -> usize {
     let mut done: BTreeMap<String, Interface> = BTreeMap::new();
     for key in keys {
         // Every flag but this one is open to every target.
-        for target in targets.iter().filter(|target| key.flag("half") == 0 || target.features.f16_arithmetic) {
+        let has = |target: &&Target| {
+            let needs = key.template.table().needs.iter();
+            // Variants are chosen by what a target has: `plan/kernels/gemv.rs`.
+            let roomy = target.limits.max_compute_work_group_invocations >= 1024
+                && target.limits.max_compute_shared_memory_size >= 49152;
+            (key.flag("half") == 0 || target.features.f16_arithmetic)
+                && (key.threads() <= 128 || roomy)
+                && needs.fold(true, |all, name| all & target.features.named(name).unwrap())
+        };
+        for target in targets.iter().filter(has) {
             let text = glsl(key, target).unwrap();
             let read = || Interface::read(&compile(key, target).unwrap_or_else(|e| panic!("{e}")).spirv).unwrap();
             let asks = done.entry(text).or_insert_with(read);

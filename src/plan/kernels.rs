@@ -4,6 +4,7 @@ mod call;
 mod conv;
 mod elementwise;
 mod epilogue;
+mod gemv;
 mod matmul;
 mod movement;
 mod quantize;
@@ -14,9 +15,10 @@ mod tests;
 
 use crate::ir::{DType, Dim, Graph, NodeId, NodeKind, TensorType, ValueId};
 use crate::ops::check_indices::Rule;
-use crate::ops::kernel_key::{KernelKey, Storage};
+use crate::ops::kernel_key::{KernelKey, Storage, Variant};
 use crate::target::Target;
 use call::Node;
+pub use gemv::variants;
 
 /// One dispatch of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,13 +126,27 @@ pub fn max_operands(target: &Target) -> usize {
 /// # Errors
 /// No kernel covers the node, or a tensor is larger than a binding may be.
 pub fn dispatches(graph: &Graph, node: NodeId, target: &Target) -> Result<Vec<KernelCall>, KernelError> {
+    dispatches_as(graph, node, target, None)
+}
+
+/// [`dispatches`] with this variant of the kernel, where the node's has variants: for benchmarks.
+///
+/// # Errors
+/// As for [`dispatches`].
+pub fn dispatches_as(
+    graph: &Graph,
+    node: NodeId,
+    target: &Target,
+    variant: Option<Variant>,
+) -> Result<Vec<KernelCall>, KernelError> {
     let NodeKind::Op(op) = &graph.node(node).kind else {
         return Err(KernelError::Unsupported {
             node: graph.node(node).name.clone(),
             what: "an input or a constant".to_owned(),
         });
     };
-    let node = Node::new(graph, node, op, target)?;
+    let mut node = Node::new(graph, node, op, target)?;
+    node.variant = variant;
     if node.result.shape.most_elems() == Some(0) {
         return Ok(Vec::new());
     }

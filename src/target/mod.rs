@@ -74,6 +74,22 @@ pub struct Features {
     pub cooperative_matrix: bool,
 }
 
+impl Features {
+    /// The feature of this name; `None` where there is none.
+    pub fn named(&self, name: &str) -> Option<bool> {
+        Some(match name {
+            "f16_arithmetic" => self.f16_arithmetic,
+            "int8_arithmetic" => self.int8_arithmetic,
+            "storage_16bit" => self.storage_16bit,
+            "storage_8bit" => self.storage_8bit,
+            "integer_dot_product" => self.integer_dot_product,
+            "integer_dot_product_accelerated" => self.integer_dot_product_accelerated,
+            "cooperative_matrix" => self.cooperative_matrix,
+            _ => return None,
+        })
+    }
+}
+
 /// The memory that programs are planned for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -204,3 +204,104 @@ fn rows_stored_in_several_ways() {
         }
     });
 }
+
+/// The device's own target as if its integer dot products were instructions: the kernels that need them are right on any device that has them.
+fn with_dot(bench: &Bench) -> Bench {
+    let mut target = bench.targets[0].clone();
+    target.features.integer_dot_product_accelerated = target.features.integer_dot_product;
+    bench.with(target)
+}
+
+/// Kernels that read rows 16 bytes at a time: any number of columns, rows of one step to several chunks, every packing whose blocks hold a step.
+#[test]
+fn few_rows_in_vectors() {
+    on_devices(|bench| {
+        let (mut random, bench) = (Random::new(21), &with_dot(bench));
+        let mut n_dots = 0;
+        for (m, n, k) in [(1, 1, 32), (1, 37, 64), (1, 9, 4640), (3, 33, 1056), (8, 18, 320)] {
+            for a_ty in [DType::F32, DType::F16] {
+                if m > 1 && (a_ty == DType::F16) != (m == 8) {
+                    continue;
+                }
+                let a = random.floats(a_ty, &[m, k]);
+                for b_ty in [DType::F32, DType::F16] {
+                    let b = random.floats(b_ty, &[n, k]);
+                    let case = Case::new(&DEF, attrs(true), &[&a, &b]).stored(DType::F32);
+                    for target in &bench.targets {
+                        let name = plan(&case, target).unwrap()[0].key.name();
+                        let fits =
+                            target.limits.max_compute_work_group_invocations >= 256 || target.limits.subgroup_size <= 8;
+                        assert!(!fits || name.starts_with("gemv_f"), "{name} on {}", target.name);
+                    }
+                    case.check(bench);
+                }
+                for packing in packings().into_iter().skip(m / 2).step_by(if k == 64 { 1 } else { 5 }) {
+                    let b = random.packed(packing, &[n, k]);
+                    let case = Case::new(&DEF, attrs(true), &[&a, &b]).stored(DType::F32);
+                    for target in &bench.targets {
+                        let name = plan(&case, target).unwrap()[0].key.name();
+                        let is_dot = name.starts_with("gemv_dot");
+                        assert!(!is_dot || packing.granularity != Granularity::Block(16), "{name}");
+                        assert!(!is_dot || target.features.integer_dot_product, "{name} on {}", target.name);
+                        n_dots += usize::from(is_dot);
+                    }
+                    case.check(bench);
+                }
+            }
+        }
+        let least = if bench.targets[0].features.integer_dot_product { 20 } else { 0 };
+        assert!(n_dots >= least, "{n_dots} cases took integer dot products");
+    });
+}
+
+/// Every variant that a benchmark tries, and what follows a product: an epilogue, parts stored in several ways, slices of rows.
+#[test]
+fn variants_of_few_rows() {
+    on_devices(|bench| {
+        let (mut random, bench) = (Random::new(22), &with_dot(bench));
+        let bias = random.floats(DType::F32, &[83]);
+        for m in [1, 2, 5] {
+            let a = random.floats(DType::F32, &[m, 320]);
+            let parts = [
+                random.packed(packings()[0], &[40, 320]),
+                random.floats(DType::F16, &[3, 320]),
+                random.packed(packings()[4], &[40, 320]),
+            ];
+            let case = Case::new(&DEF, attrs(true), &[&a, &parts[0], &parts[1], &parts[2]]);
+            case.then("relu(add(x0,x1))", &[&bias]).check(bench);
+        }
+        let mut small = bench.targets[0].clone();
+        small.limits.max_storage_buffer_range = 8192;
+        let bench = &bench.with(small);
+        for packing in [None, Some(packings()[0]), Some(packings()[4])] {
+            let a = random.floats(DType::F32, &[1, 64]);
+            let b = match packing {
+                None => random.floats(DType::F16, &[200, 64]),
+                Some(packing) => random.packed(packing, &[300, 64]),
+            };
+            let case = Case::new(&DEF, attrs(true), &[&a, &b]);
+            assert!(plan(&case, &bench.targets[0]).unwrap().len() > 1, "{}", case.describe());
+            case.check(bench);
+        }
+    });
+}
+
+/// Infinities and NaN of the activations reach the columns whose weights are not zero; the largest and the smallest values stay exact.
+#[test]
+fn few_rows_of_extreme_values() {
+    on_devices(|bench| {
+        let (mut random, bench) = (Random::new(23), &with_dot(bench));
+        for packing in packings() {
+            let b = random.packed(packing, &[20, 128]);
+            for special in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e30, 1e-20, 0.0] {
+                let mut values = random.floats(DType::F32, &[2, 128]).to_f32s().unwrap().into_owned();
+                values[70] = special;
+                if special == 0.0 {
+                    values.fill(0.0);
+                }
+                let a = Tensor::from_f32s(DType::F32, &[2, 128], &values).unwrap();
+                Case::new(&DEF, attrs(true), &[&a, &b]).check(bench);
+            }
+        }
+    });
+}

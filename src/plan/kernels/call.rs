@@ -7,7 +7,7 @@ use crate::ir::packed::Granularity;
 use crate::ir::packed::Packing;
 use crate::ir::{Activations, Attrs, Binary, Class, Dim, Expr, Graph, NodeId, Op, TensorType, ValueId, product};
 use crate::ops::check_indices::{self, Rule};
-use crate::ops::kernel_key::{ExprKey, KernelKey, OperandKey, ParamType, Storage, Template, Tile, Value};
+use crate::ops::kernel_key::{ExprKey, KernelKey, OperandKey, ParamType, Storage, Template, Tile, Value, Variant};
 use crate::ops::util::dims_attr;
 use crate::target::Target;
 use std::collections::BTreeMap;
@@ -23,6 +23,8 @@ pub(super) struct Node<'a> {
     pub(super) name: &'a str,
     /// What the node's format says of activations.
     activations: Option<Activations>,
+    /// What a kernel that has variants is made as, where somebody asks for one.
+    pub(super) variant: Option<Variant>,
     /// Own operands, `None` where an optional one is absent.
     pub(super) own: Vec<Option<ValueId>>,
     pub(super) value: ValueId,
@@ -57,6 +59,7 @@ impl<'a> Node<'a> {
             attrs: &op.attrs,
             name,
             activations,
+            variant: None,
             own: Vec::new(),
             value,
             result,
@@ -143,6 +146,7 @@ impl<'a> Node<'a> {
             bindings: Vec::new(),
             flags: BTreeMap::new(),
             tile: None,
+            variant: None,
             params: BTreeMap::new(),
             with_epilogue: template.table().epilogue,
             loops: Vec::new(),
@@ -241,6 +245,7 @@ pub(super) struct Call<'n> {
     bindings: Vec<Operand>,
     flags: BTreeMap<&'static str, u32>,
     tile: Option<Tile>,
+    variant: Option<Variant>,
     /// Name to type and value.
     params: BTreeMap<String, (ParamType, Dim)>,
     with_epilogue: bool,
@@ -347,6 +352,11 @@ impl Call<'_> {
         self
     }
 
+    pub(super) fn variant(mut self, variant: Variant) -> Self {
+        self.variant = Some(variant);
+        self
+    }
+
     /// Whether its own operands, all given by now, are multiplied as f16: the target does it, and none holds more. Packed weights are rounded for
     /// that, so the node's format says a16, or there is none.
     pub(super) fn half(self) -> Self {
@@ -449,6 +459,7 @@ impl Call<'_> {
             result,
             flags: self.flags,
             tile: self.tile,
+            variant: self.variant,
         };
         let mismatch = |what: String| KernelError::Mismatch { node: node.name.to_owned(), kernel: key.name(), what };
         if let Some(fault) = key.fault() {

@@ -1,6 +1,7 @@
 //! Matrix products: tiled, of few rows, and in integer arithmetic.
 
 use super::call::{Call, Node, Rows, dims, slices};
+use super::gemv;
 use super::shape::{at_least, at_most, broadcast, from, merge};
 use super::{KernelCall, KernelError};
 use crate::ir::packed::{Granularity, Packing};
@@ -18,22 +19,22 @@ const MAX_BATCH_RANK: usize = 4;
 pub(super) const MAX_I32_TERMS: i64 = 132_104;
 
 /// Columns of the result that one dispatch computes.
-struct Columns {
+pub(super) struct Columns {
     /// The operand that has them.
-    b: ValueId,
+    pub(super) b: ValueId,
     /// The first of them.
     base: Dim,
-    n: Dim,
+    pub(super) n: Dim,
     /// The rows of the operand, where not all of them are read.
-    rows: Option<Rows>,
+    pub(super) rows: Option<Rows>,
 }
 
 /// Sizes of a product, and its batches: size and strides in elements of a and b.
-struct Product {
+pub(super) struct Product {
     m: Dim,
     n: Dim,
-    k: Dim,
-    batches: Vec<(Dim, [Dim; 2])>,
+    pub(super) k: Dim,
+    pub(super) batches: Vec<(Dim, [Dim; 2])>,
 }
 
 pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
@@ -136,19 +137,23 @@ fn float_product(
         let n_groups = &(&m.div_ceil(u64::from(tile_m)) * &n.div_ceil(u64::from(tile_n))) * &batch;
         tiled(call.half(), k, (tile_m, tile_n, tile_k)).groups(&n_groups * when)
     };
+    let few_rows = |rows: u32, when: &Dim| match gemv::choose(node, product, columns, trans_b, rows)? {
+        Some((template, variant)) => gemv::call(node, product, columns, (template, variant), rows, when),
+        None => fill(node.call(Template::Matvec), Some(rows), when),
+    };
     let always = Dim::Known(1);
     match m.known() {
         Some(m) if m <= MAX_VECTOR_ROWS => {
             let rows = u32::try_from(m).unwrap_or(u32::MAX).next_power_of_two();
-            Ok(vec![fill(node.call(Template::Matvec), Some(rows), &always)?])
+            Ok(vec![few_rows(rows, &always)?])
         }
         Some(_) => Ok(vec![fill(node.call(Template::Matmul), None, &always)?]),
         None => {
             let few = &from(m, 2) * &at_most(m, MAX_VECTOR_ROWS);
             let most = u32::try_from(MAX_VECTOR_ROWS).unwrap_or(u32::MAX);
             Ok(vec![
-                fill(node.call(Template::Matvec), Some(1), &at_most(m, 1))?,
-                fill(node.call(Template::Matvec), Some(most), &few)?,
+                few_rows(1, &at_most(m, 1))?,
+                few_rows(most, &few)?,
                 fill(node.call(Template::Matmul), None, &from(m, MAX_VECTOR_ROWS + 1))?,
             ])
         }
@@ -194,7 +199,7 @@ pub(super) fn tiled<'n>(call: Call<'n>, k: &Dim, (tile_m, tile_n, tile_k): (u32,
     call.each(1u64, rows).each(rows, columns).puts(rows * columns)
 }
 
-fn sizes<'n>(call: Call<'n>, product: &Product, columns: &Columns) -> Call<'n> {
+pub(super) fn sizes<'n>(call: Call<'n>, product: &Product, columns: &Columns) -> Call<'n> {
     let call = call.uint("m", product.m.clone()).uint("n", columns.n.clone()).uint("k", product.k.clone());
     call.uint("n_base", columns.base.clone()).uint("n_total", product.n.clone())
 }
