@@ -121,7 +121,7 @@ fn matrix(ty: &TensorType, n_rows: usize, n_cols: usize, random: &mut Random) ->
             let pitch = packing.layout(1, n_cols).map_err(bug)?.pitch_bytes;
             let mut codes: Vec<u8> =
                 (0..n_distinct * pitch / 4).flat_map(|_| (random.next() as u32).to_le_bytes()).collect();
-            if n_cols * usize::from(packing.bits) % 32 != 0 {
+            if !(n_cols * usize::from(packing.bits)).is_multiple_of(32) {
                 return Err(Failure::usage(format!(
                     "--shape: {n_cols} codes of {} bits are no whole words",
                     packing.bits

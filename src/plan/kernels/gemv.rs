@@ -112,9 +112,12 @@ pub(super) fn call(
     call.groups(&columns.n.div_ceil(u64::from(variant.group_columns())) * when)
 }
 
+/// Threads, then pairs of lanes and ways, columns and steps that go with them.
+type Sweep<'a> = (u32, &'a [(u32, u32)], &'a [u32], &'a [u32]);
+
 /// Variants to try for weights that lie as `b`, in a fixed order: those that are among the best somewhere.
 pub fn variants(b: Storage) -> Vec<Variant> {
-    let lists: &[(u32, &[(u32, u32)], &[u32], &[u32])] = if matches!(b, Storage::Packed(_)) {
+    let lists: &[Sweep<'_>] = if matches!(b, Storage::Packed(_)) {
         &[
             (128, &[(8, 2), (8, 4), (16, 2), (16, 4)], &[4, 8], &[128]),
             (256, &[(8, 4), (8, 8), (16, 2), (16, 4), (16, 8)], &[2, 4, 8], &[128]),
