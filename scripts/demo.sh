@@ -8,7 +8,7 @@ trap 'rm -rf "$out"' EXIT
 run() { echo "\$ nyxc $*"; "$nyxc" "$@"; echo; }
 run devices
 run compile fmnist-mlp.onnx --dim batch=8 --budget 400K -o "$out/mlp.nyx"
-run run "$out/mlp.nyx" --inputs fmnist-mlp.inputs.npz --outputs "$out/out.npz"
+run run "$out/mlp.nyx" --inputs fmnist-mlp.inputs.npz --outputs "$out/out.npz" --device vulkan
 run compare fmnist-mlp.onnx "$out/mlp.nyx" --inputs fmnist-mlp.inputs.npz --bound 0.1
 run compile fmnist-mlp.onnx --dim batch=8 --policy uniform:w4a16 -o "$out/w4.nyx"
 echo "\$ nyxc diff mlp.nyx w4.nyx"
