@@ -7,6 +7,7 @@
 pub mod compose;
 mod evaluate;
 pub mod kernel_key;
+pub mod variant;
 pub mod multiply;
 pub mod packed_view;
 pub mod quant_search;

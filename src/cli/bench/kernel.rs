@@ -6,7 +6,7 @@ use crate::ir::{
     Activations, DType, Format, Graph, Level, Node, NodeId, NodeKind, Op, Shape, Tensor, TensorType, Value, ValueId,
     Weights,
 };
-use crate::ops::kernel_key::Variant;
+use crate::ops::variant::Variant;
 use crate::ops::matmul;
 use crate::plan::kernels::{self, KernelCall};
 use crate::program::{
