@@ -8,9 +8,9 @@ uint y_base;
 
 uvec4 a_vector(uint m, uint k) { return v_a[(a_base + m * p.k + k) >> 3]; }
 
-RawB b_fetch(uint n, uint k) {
+PartB b_fetch(uint n, uint k) {
 #if PACKED_b
-    return raw_b(n, k);
+    return part_of_b(n, k);
 #elif TRANS_B
     return v_b[(b_base + n * p.k + k) >> 3];
 #else

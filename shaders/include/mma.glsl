@@ -2,8 +2,8 @@
 // TILE_K along the reduction axis lies in shared memory at a time, in lines of 16-byte vectors with one more, so that lines begin in
 // different banks; the next slab is on its way to registers meanwhile. Subgroups of WARP_M x WARP_N share a tile, and WAYS such sets the
 // reduction axis, whose sums are added up in order at the end. Nothing depends on where a matrix has its elements.
-// The includer has `uvec4 a_vector(uint m, uint k)`, eight elements along k (k is a multiple of 8), `RawB b_fetch(uint n, uint k)` and
-// `uvec4 b_vector(RawB raw, uint v)`: what memory has of B_VECTORS * 8 elements, and eight of these; `void tile_put(uint m, uint n, float v)`;
+// The includer has `uvec4 a_vector(uint m, uint k)`, eight elements along k (k is a multiple of 8), `PartB b_fetch(uint n, uint k)` and
+// `uvec4 b_vector(PartB raw, uint v)`: what memory has of B_VECTORS * 8 elements, and eight of these; `void tile_put(uint m, uint n, float v)`;
 // and B_ALONG_K as 1 where those of b lie along k, 0 where they lie along n.
 const uint WARPS_N = TILE_N / WARP_N, WARPS = TILE_M / WARP_M * WARPS_N, LANES = SUBGROUP * WARPS, THREADS = LANES * WAYS;
 const uint MATRICES_M = WARP_M / FRAG_M, MATRICES_N = WARP_N / FRAG_N;
@@ -21,7 +21,7 @@ shared uvec4 s_tile[max(WAYS * SLAB, WAYS * WARPS * SUMS)];
 const uint LOADS_A = (TILE_M * (TILE_K / 8u) + LANES - 1u) / LANES;
 const uint PARTS_B = ROW_B / B_VECTORS, LOADS_B = (ROWS_B * PARTS_B + LANES - 1u) / LANES;
 uvec4 next_a[LOADS_A];
-RawB next_b[LOADS_B];
+PartB next_b[LOADS_B];
 coopmat<float, gl_ScopeSubgroup, FRAG_M, FRAG_N, gl_MatrixUseAccumulator> sums[MATRICES_M][MATRICES_N];
 
 // Subgroups need not be numbered as invocations are.

@@ -1,25 +1,25 @@
 // The rows of b as `mma.glsl` reads them, 16 bytes at a time: f16, or codes that become f16 on the way into shared memory.
 #if PACKED_b
 #define B_VECTORS (32u / PACKED_b / 2u)
-struct RawB {
+struct PartB {
     uvec4 codes;
     float scale;
     float zero;
 };
-RawB raw_b(uint row, uint k) {
-    RawB raw;
+PartB part_of_b(uint row, uint k) {
+    PartB raw;
     raw.codes = v_b[row * (p.b_pitch >> 2) + k / (B_VECTORS * 8u)];
     raw.scale = scale_b(row, k);
     raw.zero = float(ZERO_b(row, k));
     return raw;
 }
 // A code, as an unsigned number in the low bits of an f16 of 1024, is an exact difference away from itself.
-f16vec2 f16_of_codes(uint pair, RawB raw) {
+f16vec2 f16_of_codes(uint pair, PartB raw) {
     const float offset = 1024.0 + float(1 << (PACKED_b - 1));
     f16vec2 v = (unpackFloat2x16(pair | 0x64006400u) - f16vec2(offset + raw.zero)) * f16vec2(raw.scale);
     return clamp(v, f16vec2(-65504.0), f16vec2(65504.0));
 }
-uvec4 b_vector(RawB raw, uint v) {
+uvec4 b_vector(PartB raw, uint v) {
 #if PACKED_b == 4
     uint w = raw.codes[v] ^ 0x88888888u;
     // Codes 0 and 4, 1 and 5, and so on.
@@ -38,6 +38,6 @@ uvec4 b_vector(RawB raw, uint v) {
 }
 #else
 #define B_VECTORS 1u
-#define RawB uvec4
-uvec4 b_vector(RawB raw, uint v) { return raw; }
+#define PartB uvec4
+uvec4 b_vector(PartB raw, uint v) { return raw; }
 #endif
