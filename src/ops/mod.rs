@@ -7,12 +7,12 @@
 pub mod compose;
 mod evaluate;
 pub mod kernel_key;
-pub mod variant;
 pub mod multiply;
 pub mod packed_view;
 pub mod quant_search;
 pub mod resize_axes;
 pub mod util;
+pub mod variant;
 pub mod vectors;
 pub mod weights;
 /// f32 between the operands and the results of an expansion.

@@ -134,7 +134,6 @@ impl Mma {
         (self.m / self.warp_m.max(1)) * (self.n / self.warp_n.max(1)) * self.ways
     }
 
-
     fn is_sound(self) -> bool {
         let within = |n: u32, most: u32| (8..=most).contains(&n) && n.is_power_of_two();
         let tile = |n: u32, part: u32| (8..=256).contains(&n) && within(part, 128) && n.is_multiple_of(part);

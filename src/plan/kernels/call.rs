@@ -8,8 +8,8 @@ use crate::ir::packed::Packing;
 use crate::ir::{Activations, Attrs, Binary, Class, Dim, Expr, Graph, NodeId, Op, TensorType, ValueId, product};
 use crate::ops::check_indices::{self, Rule};
 use crate::ops::kernel_key::{ExprKey, KernelKey, OperandKey, ParamType, Storage, Template, Tile, Value};
-use crate::ops::variant::Variant;
 use crate::ops::util::dims_attr;
+use crate::ops::variant::Variant;
 use crate::target::Target;
 use std::collections::BTreeMap;
 

@@ -185,10 +185,7 @@ fn integer_product(
     let matrices = |few: bool, when: &Dim| mma::call(node, product, columns, trans_b, few, when);
     let calls = match m.known() {
         Some(m) => vec![matrices(m <= mma::FEW_ROWS, &Dim::Known(1))?],
-        None => vec![
-            matrices(true, &at_most(m, mma::FEW_ROWS))?,
-            matrices(false, &from(m, mma::FEW_ROWS + 1))?,
-        ],
+        None => vec![matrices(true, &at_most(m, mma::FEW_ROWS))?, matrices(false, &from(m, mma::FEW_ROWS + 1))?],
     };
     if let Some(calls) = calls.into_iter().collect() {
         return Ok(calls);
