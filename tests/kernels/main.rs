@@ -13,6 +13,7 @@ mod integers;
 mod loops;
 mod maths;
 mod matmul;
+mod matrices;
 #[path = "../common/module.rs"]
 mod module;
 mod movement;
@@ -21,6 +22,7 @@ mod windows;
 
 use nyxc::ir::packed::{Packing, pack_with_zeros};
 use nyxc::ir::{Attrs, DType, Dim, Expr, Graph, Level, Op, OpDef, Shape, Tensor, TensorType, ValueId};
+use nyxc::ops::variant::Variant;
 use nyxc::plan::kernels::{self, KernelError};
 use nyxc::program::*;
 use nyxc::runtime::{Executor, Options, VkContext, devices, validation_errors};
@@ -125,17 +127,25 @@ pub struct Case {
     pub def: &'static OpDef,
     pub attrs: Attrs,
     pub operands: Vec<Option<Tensor>>,
+    /// The variant of the kernel, where it is not the planner's choice.
+    pub variant: Option<Variant>,
 }
 
 impl Case {
     pub fn new(def: &'static OpDef, attrs: Attrs, operands: &[&Tensor]) -> Case {
-        Case { def, attrs, operands: operands.iter().map(|t| Some((*t).clone())).collect() }
+        Case { def, attrs, operands: operands.iter().map(|t| Some((*t).clone())).collect(), variant: None }
     }
 
     /// The same with an epilogue and its operands.
     pub fn then(mut self, epilogue: &str, extra: &[&Tensor]) -> Case {
         self.attrs = self.attrs.with_expr("epilogue", Expr::parse(epilogue).unwrap());
         self.operands.extend(extra.iter().map(|t| Some((*t).clone())));
+        self
+    }
+
+    /// The same by this variant of the kernel.
+    pub fn by(mut self, variant: &str) -> Case {
+        self.variant = Some(variant.parse().unwrap());
         self
     }
 
@@ -162,8 +172,7 @@ impl Case {
                 Err(e) => panic!("{}: {e}", self.describe()),
             };
             let is_packed = inputs.iter().flatten().any(|t| t.ty().packing.is_some());
-            let is_half =
-                wanted.dtype() == DType::F16 || (is_packed && names.iter().any(|name| name.contains("_half")));
+            let is_half = wanted.dtype() == DType::F16 || (is_packed && names.iter().any(|name| multiplies_f16(name)));
             if let Err(fault) = compare(&given, &wanted, if is_half { 2e-3 } else { 1e-5 }) {
                 bench.faults.borrow_mut().push(format!(
                     "{} on {}: {}: {fault}",
@@ -181,6 +190,11 @@ impl Case {
         let attrs: Vec<String> = self.attrs.0.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
         format!("{}({}) {{{}}}", self.def.name, operands.join(", "), attrs.join(", "))
     }
+}
+
+/// Whether a kernel rounds packed weights to f16.
+fn multiplies_f16(name: &str) -> bool {
+    name.contains("_half") || name.starts_with("matmul_mma_f16_q") || name.starts_with("conv_mma_f16_q")
 }
 
 /// Relative L2 over what is finite, at most `bound`; infinities and NaN must agree.
@@ -262,13 +276,13 @@ fn graph_of(case: &Case) -> (Graph, nyxc::ir::NodeId, Vec<Option<ValueId>>) {
 /// What a target's kernels for a case are.
 pub fn plan(case: &Case, target: &Target) -> Result<Vec<kernels::KernelCall>, KernelError> {
     let (graph, node, _) = graph_of(case);
-    kernels::dispatches(&graph, node, target)
+    kernels::dispatches_as(&graph, node, target, case.variant)
 }
 
 /// Runs a case; gives the result and the names of the kernels.
 pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor, Vec<String>), KernelError> {
     let (graph, node, values) = graph_of(case);
-    let calls = kernels::dispatches(&graph, node, target)?;
+    let calls = kernels::dispatches_as(&graph, node, target, case.variant)?;
     let (mut weights, mut arena, mut params) = (Arena { bytes: 256 }, Arena::default(), Arena { bytes: 256 });
     let mut places: BTreeMap<ValueId, Region> = BTreeMap::new();
     let (mut entry, mut uploads) = (Entry { name: "main".to_owned(), ..Entry::default() }, Vec::new());
