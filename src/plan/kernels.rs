@@ -26,6 +26,14 @@ pub fn variants(b: Storage) -> Vec<Variant> {
     [gemv::variants(b), mma::variants()].concat()
 }
 
+/// Invocations of a subgroup up to which a device is taken for a CPU.
+const NARROW_SUBGROUP: u32 = 8;
+
+/// Whether products are faster where the weights' rows lie along the reduction axis, `[N, K]`: on what is no CPU.
+pub fn prefers_rows(target: &Target) -> bool {
+    target.limits.subgroup_size > NARROW_SUBGROUP
+}
+
 /// One dispatch of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KernelCall {

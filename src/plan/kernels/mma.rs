@@ -3,7 +3,7 @@
 
 use super::call::{Call, Node};
 use super::matmul::{Columns, Product, sizes};
-use super::{KernelCall, KernelError, storage};
+use super::{KernelCall, KernelError, prefers_rows, storage};
 use crate::ir::packed::Granularity;
 use crate::ir::{Activations, Dim};
 use crate::ops::kernel_key::{Storage, Template};
@@ -14,8 +14,6 @@ use crate::target::{MatrixShape, MatrixTypes, Target};
 pub(super) const FEW_ROWS: i64 = 64;
 /// Workgroups that keep a large device busy: fewer leave parts of it idle.
 const MANY_GROUPS: u64 = 128;
-/// Invocations of a subgroup up to which a device is taken for a CPU.
-const NARROW_SUBGROUP: u32 = 8;
 
 /// What is multiplied: see `mma_operands.glsl`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -157,7 +155,7 @@ impl Operands {
         let variant = match node.variant {
             Some(Variant::Mma(variant)) => Some(variant).filter(fits),
             // A CPU is as fast with the other kernels.
-            _ if node.target.limits.subgroup_size <= NARROW_SUBGROUP => None,
+            _ if !prefers_rows(node.target) => None,
             _ => self.preferred([m, n, batch], k, few).into_iter().find(fits),
         };
         variant.map(|variant| Choice { variant, operands: self })
