@@ -298,26 +298,39 @@ mod tests {
     }
 
     #[test]
-    fn float_weights_beyond_a_binding_become_rows() {
-        let text = "graph g core
+    fn float_weights_become_rows_beyond_a_binding_and_where_kernels_are_made_for_rows() {
+        // One product, two, and a product beside another reader of the same weights.
+        let one = "graph g core
   %x = input : f32[1,2]
   %w = const [1.0,2.0,3.0,4.0,5.0,6.0] : f32[2,3]
   %y = matmul(%x, %w) {dtype=f32} : f32[1,3]
   output %y
 ";
-        let mut target = crate::target::Target::shipped("lavapipe").unwrap();
-        target.limits.max_storage_buffer_range = 16;
-        let settings = crate::passes::Settings::default();
-        let mut graph = read(text);
-        let patch =
-            super::Pass::run(&super::LowerQuantized, &graph, &mut super::Context::new(&target, &settings)).unwrap();
-        graph.apply(patch);
-        graph.verify().unwrap();
-        let printed = graph.to_string();
-        assert!(
-            printed.contains("const [1.0,4.0,2.0,5.0,3.0,6.0] : f32[3,2]") && printed.contains("trans_b=1"),
-            "{printed}"
-        );
+        let two = "graph g core
+  %x = input : f32[1,2]
+  %w = const [1.0,2.0,3.0,4.0] : f32[2,2]
+  %y = matmul(%x, %w) {dtype=f32} : f32[1,2]
+  %z = matmul(%y, %w) {dtype=f32} : f32[1,2]
+  output %z
+";
+        let sum = "  %z = pointwise(%y, %w) {dtype=f32, expr=`add(x0,x1)`} : f32[2,3]\n  output %y\n  output %z";
+        let shared = one.replace("  output %y", sum);
+        let rows_of = |text: &str, target: &str, range: u64| {
+            let mut target = crate::target::Target::shipped(target).unwrap();
+            target.limits.max_storage_buffer_range = range;
+            let settings = crate::passes::Settings::default();
+            let mut graph = read(text);
+            let patch =
+                super::Pass::run(&super::LowerQuantized, &graph, &mut super::Context::new(&target, &settings)).unwrap();
+            graph.apply(patch);
+            graph.verify().unwrap();
+            let printed = graph.to_string();
+            (printed.matches("trans_b=1").count(), printed.matches("= const ").count())
+        };
+        let (all, few) = (1 << 27, 16);
+        assert_eq!([rows_of(one, "lavapipe", all), rows_of(one, "lavapipe", few)], [(0, 1), (1, 1)]);
+        assert_eq!([rows_of(one, "h200", all), rows_of(two, "h200", all)], [(1, 1), (2, 1)]);
+        assert_eq!(rows_of(&shared, "h200", all), (0, 1));
     }
 
     #[test]
