@@ -10,11 +10,14 @@ use ash::vk::{self, Handle};
 use std::ffi::{CStr, CString};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// How long one wait for a fence lasts at most, in nanoseconds, and how many of them are tried: half an hour in all, because a software device
 /// may take minutes for one submission.
 const WAIT_NS: u64 = 5_000_000_000;
 const WAITS: u32 = 360;
+/// How long a thread looks at a fence itself before it sleeps until that is signalled.
+const LOOK: Duration = Duration::from_micros(50);
 
 /// What surrounds a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -273,6 +276,18 @@ impl VkContext {
         self.0.instance.faults.seen()
     }
 
+    /// Whether the compute queue has timestamps.
+    pub(in crate::runtime) fn has_timestamps(&self) -> bool {
+        self.inner().probe.timestamp_bits != 0
+    }
+
+    /// Milliseconds from one timestamp of the queue to a later one.
+    pub(in crate::runtime) fn ms(&self, from: u64, to: u64) -> f64 {
+        let probe = &self.inner().probe;
+        let mask = 1u64.checked_shl(probe.timestamp_bits).map_or(u64::MAX, |bit| bit - 1);
+        (to.wrapping_sub(from) & mask) as f64 * f64::from(probe.timestamp_period) / 1e6
+    }
+
     /// Submits command buffers in order; `fence` is signalled when the last has ended.
     pub(super) fn submit(&self, commands: &[vk::CommandBuffer], fence: vk::Fence) -> Result<(), RuntimeError> {
         let queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -288,8 +303,7 @@ impl VkContext {
         for _ in 0..WAITS {
             let waited = match self.0.instance.faults.strike("vkWaitForFences") {
                 Some(code) => Err(code),
-                // SAFETY: the fence is a live one of this device.
-                None => unsafe { self.device().wait_for_fences(&[fence], true, WAIT_NS) },
+                None => self.wait_once(fence),
             };
             match waited {
                 // SAFETY: it is signalled, so no queue uses it any more.
@@ -302,6 +316,20 @@ impl VkContext {
             }
         }
         Err(call("vkWaitForFences")(last))
+    }
+
+    /// Looks at the fence for a moment before this thread sleeps: short runs end before it would be woken.
+    fn wait_once(&self, fence: vk::Fence) -> Result<(), vk::Result> {
+        let start = Instant::now();
+        while start.elapsed() < LOOK {
+            // SAFETY: the fence is a live one of this device, here and below.
+            if unsafe { self.device().get_fence_status(fence) }? {
+                return Ok(());
+            }
+            std::thread::yield_now();
+        }
+        // SAFETY: as above.
+        unsafe { self.device().wait_for_fences(&[fence], true, WAIT_NS) }
     }
 
     /// Waits until the device has nothing left to do. A lost device has not.
