@@ -4,14 +4,10 @@
 use super::RuntimeError;
 use super::convert::Source;
 use super::vk::{Buffer, Commands, Fence, Tally, VkContext};
-use crate::program::Region;
+use crate::program::{Region, SLOT_ALIGNMENT, SLOT_BYTES};
 use rayon::prelude::*;
 use std::sync::Arc;
 
-/// Bytes of a slot at most: while the device copies one, the host fills or empties the next.
-const SLOT_BYTES: u64 = 4 << 20;
-/// Slots begin at a multiple of this, so that none cuts an element in two.
-const SLOT_ALIGNMENT: u64 = 16;
 /// Bytes from which on threads share what is to be copied.
 const SHARED_BYTES: u64 = 1 << 20;
 

@@ -19,6 +19,8 @@ pub(super) struct Recorded {
     bound: Bound,
     /// Whether a barrier precedes it.
     barrier: bool,
+    /// Whether it shares the binding of its result with others, each of which writes elements of its own.
+    shares: bool,
 }
 
 /// Dispatches between two host steps.
@@ -55,6 +57,7 @@ impl Segment {
             kernel,
             bound,
             barrier: d.barrier,
+            shares: d.stripe.is_some(),
         });
         let (recordings, empty) = (Vec::new(), vec![false; dispatches.len()]);
         Segment { dispatches: recorded.collect(), recordings, changing, at: None, empty, wanted }
@@ -132,7 +135,7 @@ impl Segment {
             let (mut n_recorded, mut barrier) = (0, false);
             for (dispatch, empty) in self.dispatches.iter().zip(&self.empty) {
                 // What comes after a dispatch that is left out waits for what that would have waited for.
-                barrier |= dispatch.barrier || profiled;
+                barrier |= dispatch.barrier || profiled || (dispatch.shares && context.sees_bindings());
                 if *empty {
                     continue;
                 }

@@ -144,6 +144,7 @@ impl Maker {
             loop_iterations: 0,
             barrier,
             check: None,
+            stripe: None,
         });
     }
 

@@ -269,6 +269,7 @@ fn program(
                     barrier: !steps.is_empty(),
                     loop_iterations: call.loop_iterations(),
                     check: None,
+                    stripe: None,
                 });
             }
         }

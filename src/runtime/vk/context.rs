@@ -276,6 +276,12 @@ impl VkContext {
         self.0.instance.faults.seen()
     }
 
+    /// Whether synchronization is validated: layers take a binding that is written for written as a whole, so that writers of different elements of it
+    /// need a barrier between them to please them.
+    pub(in crate::runtime) fn sees_bindings(&self) -> bool {
+        self.inner().instance.sync
+    }
+
     /// Whether the compute queue has timestamps.
     pub(in crate::runtime) fn has_timestamps(&self) -> bool {
         self.inner().probe.timestamp_bits != 0
