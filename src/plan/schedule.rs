@@ -247,3 +247,88 @@ fn apart((first, last): (usize, usize), other: (usize, usize)) -> impl Iterator<
     let right = (last > other.1).then(|| (first.max(other.1 + 1), last));
     left.into_iter().chain(right)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::{DType, Expr, Level, Op, TensorType};
+    use crate::ops::{concat, pointwise};
+    use crate::plan::arena::max_live;
+    use crate::target::Target;
+
+    /// `n` nodes, each of one or two values made before, some of them wider than their operands.
+    fn random(n: usize, seed: u64) -> Graph {
+        let mut state = seed;
+        let mut next = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % below
+        };
+        let mut graph = Graph::new("g", Level::Kernel);
+        let mut values: Vec<ValueId> =
+            (0..3).map(|i| graph.add_input(&format!("x{i}"), TensorType::of(DType::F32, &[64]))).collect();
+        for i in 0..n {
+            let mut pick = || values[values.len() - 1 - next(values.len().min(8))];
+            let (a, b) = (pick(), pick());
+            let op = if graph.ty(a) == graph.ty(b) && next(4) > 0 {
+                Op::new(&pointwise::DEF, pointwise::attrs(Expr::parse("add(x0,x1)").unwrap(), DType::F32))
+            } else {
+                Op::new(&concat::DEF, crate::ir::Attrs::new().with_int("axis", 0))
+            };
+            let wide = graph.ty(a).shape.n_elems().unwrap() + graph.ty(b).shape.n_elems().unwrap() > 1 << 12;
+            let (op, operands) = if op.is(&concat::DEF) && wide {
+                (Op::new(&pointwise::DEF, pointwise::attrs(Expr::parse("neg(x0)").unwrap(), DType::F32)), vec![Some(a)])
+            } else {
+                (op, vec![Some(a), Some(b)])
+            };
+            let node = graph.add_op(&format!("n{i}"), op, &operands, &[format!("y{i}")]).unwrap();
+            values.push(node.out(0));
+        }
+        graph.add_output("y", values[values.len() - 1]);
+        graph.add_output("z", values[values.len() - 3]);
+        graph
+    }
+
+    fn check(graph: &Graph, limit: Option<u64>) -> (usize, usize) {
+        let target = Target::shipped("lavapipe").unwrap();
+        let buffers = Buffers::best(graph, &target).unwrap();
+        let (least, _) = max_live(&buffers.arena(), target.alignment()).unwrap();
+        let schedule = Schedule::new(graph, &buffers, target.alignment(), limit.unwrap_or(least), &|_| false);
+        assert_eq!(schedule.order.iter().collect::<BTreeSet<_>>(), buffers.order.iter().collect());
+        let group: BTreeMap<NodeId, usize> =
+            schedule.order.iter().copied().zip(schedule.groups.iter().copied()).collect();
+        let runs = |id: NodeId| graph.node(id).op().is_some();
+        for (step, &id) in schedule.order.iter().enumerate() {
+            for operand in graph.operands(id).into_iter().flatten() {
+                assert!(schedule.order[..step].contains(&operand.node), "an operand comes before");
+                assert!(!runs(operand.node) || group[&operand.node] < group[&id], "and in an earlier group");
+            }
+        }
+        let again = Buffers::of(graph, schedule.order.clone()).unwrap();
+        let (most, _) = max_live(&schedule.lifetimes(&again), target.alignment()).unwrap();
+        assert!(limit.is_some() || most <= least, "{most} bytes live where {least} did");
+        let depth = schedule.order.iter().filter(|id| runs(**id)).count();
+        (schedule.groups.iter().copied().max().unwrap(), depth)
+    }
+
+    /// The nodes of the longest chain.
+    fn longest(graph: &Graph) -> usize {
+        let mut depth: BTreeMap<NodeId, usize> = BTreeMap::new();
+        for id in graph.order() {
+            let before = graph.operands(id).into_iter().flatten().map(|v| depth[&v.node]).max().unwrap_or(0);
+            depth.insert(id, before + usize::from(graph.node(id).op().is_some()));
+        }
+        depth.into_values().max().unwrap()
+    }
+
+    #[test]
+    fn groups_never_take_more_memory_and_without_a_limit_there_are_as_few_as_can_be() {
+        let (mut n_groups, mut n_nodes) = (0, 0);
+        for seed in 0..200 {
+            let graph = random(40, seed);
+            let (groups, nodes) = check(&graph, None);
+            (n_groups, n_nodes) = (n_groups + groups, n_nodes + nodes);
+            assert_eq!(check(&graph, Some(u64::MAX)).0, longest(&graph), "graph {seed}");
+        }
+        assert!(n_groups * 10 < n_nodes * 9, "{n_groups} groups of {n_nodes} nodes");
+    }
+}

@@ -1,6 +1,7 @@
 //! Between the model's element types and those on the device ([`DType::on_device`]).
 
 use super::RuntimeError;
+use super::pool::Pool;
 use crate::ir::{Class, DType, Shape, Tensor, TensorError, TensorType, saturating_f16};
 use crate::program::Port;
 use half::slice::HalfFloatSliceExt;
@@ -99,15 +100,16 @@ pub(super) struct Sink<'a> {
     cast: Option<Cast>,
     /// In the model's type where it is converted on the way, else in the device's.
     bytes: Vec<u8>,
+    pool: &'a Pool,
 }
 
 impl<'a> Sink<'a> {
-    /// Takes what lies at `port`, whose sizes are known.
-    pub(super) fn new(port: &'a Port) -> Sink<'a> {
+    /// Takes what lies at `port`, whose sizes are known, into memory of `pool`.
+    pub(super) fn new(port: &'a Port, pool: &'a Pool) -> Sink<'a> {
         let cast = Cast::of(port.device_dtype, port.dtype).filter(|_| port.device_dtype != port.dtype);
         let n_bytes = device_bytes(port);
         let n_bytes = cast.map_or(n_bytes, |cast| n_bytes / cast.bytes().0 * cast.bytes().1);
-        Sink { port, cast, bytes: Vec::with_capacity(n_bytes) }
+        Sink { port, cast, bytes: pool.take(n_bytes), pool }
     }
 
     /// Takes the next bytes, whole elements.
@@ -123,12 +125,14 @@ impl<'a> Sink<'a> {
     /// # Errors
     /// The model's type cannot be made from the device's.
     pub(super) fn finish(self) -> Result<Tensor, RuntimeError> {
-        let Sink { port, cast, bytes } = self;
+        let Sink { port, cast, bytes, pool } = self;
         let refuse =
             |e: TensorError| RuntimeError::Unsupported { what: format!("{:?} of type {}: {e}", port.name, port.dtype) };
         let shape = Shape(port.shape.clone());
         if cast.is_some() || port.dtype == port.device_dtype {
-            return Tensor::from_bytes(TensorType::new(port.dtype, shape), bytes).map_err(refuse);
+            let n_bytes = bytes.len();
+            return Tensor::from_source(TensorType::new(port.dtype, shape), pool.lend(bytes), 0, n_bytes)
+                .map_err(refuse);
         }
         let device = Tensor::from_bytes(TensorType::new(port.device_dtype, shape), bytes).map_err(refuse)?;
         let dims = device.dims();
@@ -145,7 +149,8 @@ impl<'a> Sink<'a> {
 /// # Errors
 /// As for [`Sink::finish`].
 pub(super) fn from_device(port: &Port, bytes: &[u8]) -> Result<Tensor, RuntimeError> {
-    let mut sink = Sink::new(port);
+    let pool = Pool::default();
+    let mut sink = Sink::new(port, &pool);
     sink.take(bytes.get(..device_bytes(port)).unwrap_or(bytes));
     sink.finish()
 }

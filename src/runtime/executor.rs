@@ -3,6 +3,7 @@
 use super::convert::{Sink, Source, device_bytes, from_device};
 use super::memory::Memory;
 use super::params::{Params, lost};
+use super::pool::Pool;
 use super::segment::Segment;
 use super::timeline::Timeline;
 use super::vk::{Bound, Pipelines, Queries, Tally, VkContext};
@@ -57,6 +58,7 @@ pub struct Executor {
     _pipelines: Pipelines,
     memory: Memory,
     params: Params,
+    pool: Pool,
     planned_peak_bytes: u64,
     profiling: bool,
     tally: Arc<Tally>,
@@ -115,6 +117,7 @@ impl Executor {
             _pipelines: pipelines,
             memory,
             params,
+            pool: Pool::default(),
             planned_peak_bytes: plan.planned_peak_bytes,
             profiling: false,
             tally,
@@ -176,7 +179,7 @@ impl Executor {
     /// # Errors
     /// An input is not what its port takes, an index is out of range, a host step fails, or the device does. After all but the last the executor runs on.
     pub fn run_entry(&mut self, entry: &str, inputs: &[Tensor], host: HostFn<'_>) -> Result<RunOutput, RuntimeError> {
-        let Executor { entries, memory, params, profiling, tally, context, .. } = self;
+        let Executor { entries, memory, params, pool, profiling, tally, context, .. } = self;
         let before = tally.so_far();
         let Some(Loaded { entry, steps, checks, is_clear }) = entries.iter_mut().find(|e| e.entry.name == entry) else {
             return Err(RuntimeError::Unsupported {
@@ -240,7 +243,7 @@ impl Executor {
                         timeline.segment(segment.present(), context, &ticks);
                     }
                     match results {
-                        Some(ports) => outputs = Some(collect(memory, &ports, &reads, checks, &sizes)?),
+                        Some(ports) => outputs = Some(collect(memory, pool, &ports, &reads, checks, &sizes)?),
                         None => memory.collect(&reads, &mut |pieces| {
                             for (region, bytes) in pieces {
                                 let Region { allocation, offset, .. } = reads[region];
@@ -420,12 +423,15 @@ fn run_host(
 /// The tensors of `ports`, which the last submission was given to read, unless a dispatch noted an index out of range.
 fn collect(
     memory: &mut Memory,
+    pool: &Pool,
     ports: &[Port],
     reads: &[Region],
     checks: &[(Region, IndexCheck)],
     sizes: &Sizes,
 ) -> Result<Vec<Tensor>, RuntimeError> {
-    let mut sinks: Vec<Sink<'_>> = ports.iter().map(Sink::new).collect();
+    // What a caller may hold of two runs.
+    pool.limit(ports.iter().map(device_bytes).fold(0, usize::saturating_add).saturating_mul(2));
+    let mut sinks: Vec<Sink<'_>> = ports.iter().map(|port| Sink::new(port, pool)).collect();
     let mut noted: Vec<Vec<u8>> = vec![Vec::new(); checks.len()];
     memory.collect(reads, &mut |pieces| {
         let n_bytes: usize = pieces.iter().map(|(_, bytes)| bytes.len()).sum();

@@ -17,6 +17,7 @@ mod error;
 mod executor;
 mod memory;
 mod params;
+mod pool;
 mod ring;
 mod segment;
 #[cfg(all(test, feature = "codegen"))]

@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 /// may take minutes for one submission.
 const WAIT_NS: u64 = 5_000_000_000;
 const WAITS: u32 = 360;
-/// How long a thread looks at a fence itself before it sleeps until that is signalled.
+/// How long before its fence should be signalled a thread wakes up, at least and at most.
 const LOOK: Duration = Duration::from_micros(50);
+const MOST_AHEAD: Duration = Duration::from_micros(400);
 
 /// What surrounds a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -303,13 +304,15 @@ impl VkContext {
         self.attempt("vkQueueSubmit", || unsafe { self.device().queue_submit(*queue, &[submit], fence) })
     }
 
-    /// Waits for a fence that was submitted, and resets it.
-    pub(super) fn wait(&self, fence: vk::Fence) -> Result<(), RuntimeError> {
+    /// Waits for a fence that was submitted, which took `usual` the last time, and resets it.
+    pub(super) fn wait(&self, fence: vk::Fence, usual: Duration) -> Result<(), RuntimeError> {
         let mut last = vk::Result::TIMEOUT;
-        for _ in 0..WAITS {
+        for i in 0..WAITS {
             let waited = match self.0.instance.faults.strike("vkWaitForFences") {
                 Some(code) => Err(code),
-                None => self.wait_once(fence),
+                None if i == 0 => self.wait_awake(fence, usual),
+                // SAFETY: the fence is a live one of this device.
+                None => unsafe { self.device().wait_for_fences(&[fence], true, WAIT_NS) },
             };
             match waited {
                 // SAFETY: it is signalled, so no queue uses it any more.
@@ -324,18 +327,26 @@ impl VkContext {
         Err(call("vkWaitForFences")(last))
     }
 
-    /// Looks at the fence for a moment before this thread sleeps: short runs end before it would be woken.
-    fn wait_once(&self, fence: vk::Fence) -> Result<(), vk::Result> {
-        let start = Instant::now();
-        while start.elapsed() < LOOK {
+    /// Sleeps until shortly before the fence should be signalled, then looks at it for a while: a thread that sleeps is woken late.
+    fn wait_awake(&self, fence: vk::Fence, usual: Duration) -> Result<(), vk::Result> {
+        let ahead = (usual / 8).clamp(LOOK, MOST_AHEAD);
+        if usual > 2 * ahead {
+            let asleep = (usual - ahead).as_nanos() as u64;
             // SAFETY: the fence is a live one of this device, here and below.
+            match unsafe { self.device().wait_for_fences(&[fence], true, asleep.min(WAIT_NS)) } {
+                Err(vk::Result::TIMEOUT) => {}
+                other => return other,
+            }
+        }
+        let start = Instant::now();
+        while start.elapsed() < 2 * ahead {
+            // SAFETY: as above.
             if unsafe { self.device().get_fence_status(fence) }? {
                 return Ok(());
             }
             std::thread::yield_now();
         }
-        // SAFETY: as above.
-        unsafe { self.device().wait_for_fences(&[fence], true, WAIT_NS) }
+        Err(vk::Result::TIMEOUT)
     }
 
     /// Waits until the device has nothing left to do. A lost device has not.
