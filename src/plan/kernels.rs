@@ -18,6 +18,7 @@ use crate::ir::{DType, Dim, Graph, NodeId, NodeKind, TensorType, ValueId};
 use crate::ops::check_indices::Rule;
 use crate::ops::kernel_key::{KernelKey, Storage};
 use crate::ops::variant::Variant;
+use crate::program::Stripe;
 use crate::target::Target;
 use call::Node;
 
@@ -47,6 +48,10 @@ pub struct KernelCall {
     pub groups: [Dim; 3],
     /// What it checks indices by: then a binding of [`FAULT_BYTES`](crate::program::FAULT_BYTES), which it writes, comes after those of `operands`.
     pub check: Option<Rule>,
+    /// Which elements of the result it writes, where other calls of the node write the rest.
+    pub stripe: Option<Stripe>,
+    /// Calls of a node with the same number here are alternatives: whatever the sizes, at most one of them has workgroups.
+    pub alternative: Option<usize>,
     /// The loops of its text, those of the epilogue last; loops of constant length that are unrolled aside.
     pub loops: Vec<Loop>,
 }

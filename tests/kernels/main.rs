@@ -378,6 +378,7 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
             loop_iterations: call.loop_iterations(),
             barrier,
             check,
+            stripe: call.stripe.clone(),
         });
     }
     entry.steps.push(Step::Device(dispatches));
@@ -408,12 +409,49 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
     });
     let mut executor = Executor::load(&program, 0, context).unwrap_or_else(|e| panic!("{}: {e}", case.describe()));
     let output = executor.run(&inputs).unwrap_or_else(|e| panic!("{}: {e}", case.describe())).outputs.remove(0);
+    drop(executor);
+    if calls.iter().any(|call| call.stripe.is_some()) {
+        writes_what_it_says(context, &program, &inputs, port("y", &words, region), &result);
+    }
     let output = if result.packing.is_some() {
         Tensor::from_bytes(result, output.bytes().unwrap().to_vec()).unwrap()
     } else {
         output
     };
     Ok((output, names))
+}
+
+/// Runs each dispatch by itself over a result of a pattern: what changes are the elements of its stripe, all of them and no others, and no two stripes have
+/// one in common.
+fn writes_what_it_says(context: &VkContext, program: &Program, inputs: &[Tensor], words: Port, result: &TensorType) {
+    const PATTERN: u8 = 0x5b;
+    let Step::Device(dispatches) = &program.plans[0].entries[0].steps[0] else { panic!("all run on the device") };
+    let n = result.shape.n_elems().unwrap() as usize;
+    let size = result.dtype.on_device().unwrap().bits() as usize / 8;
+    let poison = vec![PATTERN; words.region.bytes as usize];
+    let poison = Tensor::from_bytes(TensorType::new(DType::I32, Shape(words.shape.clone())), poison).unwrap();
+    let mut writer: Vec<Option<usize>> = vec![None; n];
+    for (i, dispatch) in dispatches.iter().enumerate() {
+        let mut program = program.clone();
+        let entry = &mut program.plans[0].entries[0];
+        entry.inputs.push(words.clone());
+        entry.outputs = vec![words.clone()];
+        entry.steps = vec![Step::Device(vec![dispatch.clone()])];
+        let given: Vec<Tensor> = inputs.iter().cloned().chain([poison.clone()]).collect();
+        let output = Executor::load(&program, 0, context).unwrap().run(&given).unwrap().outputs.remove(0);
+        let stripe = dispatch.stripe.as_ref().unwrap_or_else(|| panic!("dispatch {i} says nothing of what it writes"));
+        let number = |dim: &Dim| dim.known().unwrap() as usize;
+        let (pitch, first, width) = (number(&stripe.pitch), number(&stripe.first), number(&stripe.width));
+        for (element, bytes) in output.bytes().unwrap().chunks(size).take(n).enumerate() {
+            let is_written = bytes.iter().any(|b| *b != PATTERN);
+            let is_own = (first..first + width).contains(&(element % pitch));
+            assert_eq!(is_written, is_own, "dispatch {i}, element {element} of {result}, {stripe:?}");
+            if is_written {
+                assert_eq!(writer[element].replace(i), None, "element {element} is written twice");
+            }
+        }
+    }
+    assert!(writer.iter().all(Option::is_some), "an element that nobody writes");
 }
 
 /// Some kernels again in a child process, on the same devices as if they had no more than every Vulkan device has. `scripts/device_matrix.sh` runs

@@ -271,6 +271,7 @@ fn program(
                     barrier: !steps.is_empty(),
                     loop_iterations: call.loop_iterations(),
                     check: None,
+                    stripe: None,
                 });
             }
         }

@@ -9,6 +9,7 @@ use crate::ir::packed::{Granularity, Packing};
 use crate::ir::{Dim, ValueId, product as product_of};
 use crate::ops::kernel_key::Template;
 use crate::ops::util::agree;
+use crate::program::Stripe;
 
 /// Most rows of a for which reading b once matters more than reading a often.
 const MAX_VECTOR_ROWS: i64 = 8;
@@ -88,17 +89,24 @@ pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     // Rows of b are columns of the result: its further operands, and slices of large ones, are dispatches of their own.
     let mut calls = Vec::new();
     let mut base = Dim::Known(0);
+    let mut n_parts = 0;
     for slot in 1..node.own.len() {
         let (b, ty) = node.operand(slot)?;
         // Alone, it may have leading axes of one.
         let n = if node.own.len() == 2 { n.clone() } else { dims(ty).first().cloned().unwrap_or(Dim::Known(0)) };
         for rows in slices(node, b, &n, k)? {
             let (first, n) = rows.map_or((Dim::Known(0), n.clone()), |rows| (rows.first.into(), rows.n.into()));
-            calls.extend(one(Columns { b, base: &base + &first, n, rows })?);
+            let first = &base + &first;
+            let stripe = Stripe { pitch: product.n.clone(), first: first.clone(), width: n.clone() };
+            for call in one(Columns { b, base: first, n, rows })? {
+                let alternative = call.alternative.map(|_| n_parts);
+                calls.push(KernelCall { stripe: Some(stripe.clone()), alternative, ..call });
+            }
+            n_parts += 1;
         }
         base = &base + &n;
     }
-    Ok(calls)
+    Ok(calls.into_iter().map(|call| KernelCall { stripe: call.stripe.filter(|_| n_parts > 1), ..call }).collect())
 }
 
 /// The calls that compute it: one, or where the number of rows changes between runs those for one row, for few and for many, of which one applies.
@@ -162,7 +170,7 @@ fn float_product(
                 Some(cases) => calls.extend(cases),
                 None => calls.push(fill(node.call(Template::Matmul), None, &from(m, MAX_VECTOR_ROWS + 1))?),
             }
-            Ok(calls)
+            Ok(calls.into_iter().map(|call| KernelCall { alternative: Some(0), ..call }).collect())
         }
     }
 }
@@ -189,7 +197,8 @@ fn integer_product(
     };
     let calls = cases.into_iter().map(|(bucket, when)| matrices(bucket, &when));
     if let Some(calls) = calls.collect::<Result<Option<Vec<_>>, _>>()? {
-        return Ok(calls);
+        let alternative = (calls.len() > 1).then_some(0);
+        return Ok(calls.into_iter().map(|call| KernelCall { alternative, ..call }).collect());
     }
     let call = sizes(node.call(Template::MatmulI8).operand(a).operand_rows(columns.b, columns.rows), product, columns);
     let (tile_m, tile_n, _) = tile(m, n);
