@@ -163,6 +163,8 @@ fn allowed(target: &Target) -> BTreeSet<u32> {
         (capability::STORAGE_BUFFER_8BIT_ACCESS, f.storage_8bit),
         (capability::DOT_PRODUCT, f.integer_dot_product),
         (capability::DOT_PRODUCT_INPUT_4X8_BIT_PACKED, f.integer_dot_product),
+        (capability::GROUP_NON_UNIFORM, f.subgroup_arithmetic),
+        (capability::GROUP_NON_UNIFORM_ARITHMETIC, f.subgroup_arithmetic),
     ]
     .into_iter()
     .filter_map(|(number, has)| has.then_some(number))
@@ -188,7 +190,7 @@ fn compile_everywhere(keys: &[KernelKey]) -> usize {
             let text = glsl(key, target).unwrap();
             let read = || Interface::read(&compile(key, target).unwrap_or_else(|e| panic!("{e}")).spirv).unwrap();
             let asks = done.entry(text).or_insert_with(read);
-            // No subgroup operation is among what is allowed: no kernel may depend on the size of a subgroup.
+            // Of the operations of subgroups arithmetic is allowed: no kernel may depend on the size of a subgroup.
             let allowed = allowed(target);
             let extra: Vec<_> = asks.capabilities.difference(&allowed).collect();
             assert!(extra.is_empty() && !asks.capabilities.is_empty(), "{key} on {} declares {extra:?}", target.name);

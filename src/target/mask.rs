@@ -35,6 +35,7 @@ const WORDS: &[(&str, Feature)] = &[
     ("no-dot", |f| &mut f.integer_dot_product),
     ("no-fast-dot", |f| &mut f.integer_dot_product_accelerated),
     ("no-matrix", |f| &mut f.cooperative_matrix),
+    ("no-subgroup", |f| &mut f.subgroup_arithmetic),
 ];
 
 /// Single masks that take a number.
@@ -138,6 +139,7 @@ impl Features {
             integer_dot_product_accelerated: self.integer_dot_product_accelerated
                 && other.integer_dot_product_accelerated,
             cooperative_matrix: self.cooperative_matrix && other.cooperative_matrix,
+            subgroup_arithmetic: self.subgroup_arithmetic && other.subgroup_arithmetic,
         }
     }
 }

@@ -72,6 +72,8 @@ pub struct Features {
     pub integer_dot_product_accelerated: bool,
     /// `VK_KHR_cooperative_matrix` with f16 operands.
     pub cooperative_matrix: bool,
+    /// `VK_SUBGROUP_FEATURE_ARITHMETIC_BIT` in compute shaders, of `VkPhysicalDeviceSubgroupProperties`.
+    pub subgroup_arithmetic: bool,
 }
 
 impl Features {
@@ -85,6 +87,7 @@ impl Features {
             "integer_dot_product" => self.integer_dot_product,
             "integer_dot_product_accelerated" => self.integer_dot_product_accelerated,
             "cooperative_matrix" => self.cooperative_matrix,
+            "subgroup_arithmetic" => self.subgroup_arithmetic,
             _ => return None,
         })
     }
