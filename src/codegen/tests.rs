@@ -6,7 +6,7 @@ use super::spirv::capability;
 use super::*;
 use crate::ir::packed::{Granularity, Packing, ScaleType};
 use crate::ir::{Binary, Expr, Unary};
-use crate::ops::kernel_key::{ArgKey, ExprKey, Load, OperandKey, Storage, Tile, Value, Variant};
+use crate::ops::kernel_key::{ArgKey, ExprKey, Load, OperandKey, Run, Storage, Tile, Value, Variant};
 use crate::program::spirv::Interface;
 use crate::target::shipped_names;
 use std::collections::{BTreeMap, BTreeSet};
@@ -76,7 +76,7 @@ fn plainest(template: Template) -> KernelKey {
 }
 
 fn arg(load: Load) -> ArgKey {
-    ArgKey { storage: Storage::F32, value: Value::Float, load }
+    ArgKey { storage: Storage::F32, value: Value::Float, load, run: Run::Each }
 }
 
 /// Keys that differ from the plainest in all flags, in every storage, in every epilogue.
@@ -129,7 +129,7 @@ fn keys(template: Template) -> Vec<KernelKey> {
         keys.extend(large);
     }
     if template == Template::CheckIndices {
-        let at = ArgKey { storage: Storage::I32, value: Value::Int, load: Load::Strided(2) };
+        let at = ArgKey { storage: Storage::I32, value: Value::Int, ..arg(Load::Strided(2)) };
         let text = "add(mul(x0,7),x1)".to_owned();
         let expr = ExprKey { text, own: Some(Value::Int), args: vec![at], n_numbers: 0 };
         keys.push(KernelKey { expr: Some(expr), ..plain });
@@ -234,7 +234,7 @@ fn every_variant_compiles_within_every_target() {
 fn every_function_of_expressions_compiles() {
     let mut keys = Vec::new();
     let mut add = |text: String, storage: Storage, value: Value, result: Storage| {
-        let args = vec![ArgKey { storage, value, load: Load::Same }; 2];
+        let args = vec![ArgKey { storage, value, ..arg(Load::Same) }; 2];
         keys.push(KernelKey {
             expr: Some(ExprKey { text, own: None, args, n_numbers: 0 }),
             result,

@@ -5,6 +5,7 @@ mod conv;
 mod elementwise;
 mod epilogue;
 mod gemv;
+mod held;
 mod matmul;
 mod movement;
 mod quantize;
@@ -12,6 +13,7 @@ mod rows;
 mod shape;
 #[cfg(test)]
 mod tests;
+mod vectors;
 
 use crate::ir::{DType, Dim, Graph, NodeId, NodeKind, TensorType, ValueId};
 use crate::ops::check_indices::Rule;
