@@ -102,7 +102,8 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
         let _ = writeln!(text, "#extension {extension} : require");
     }
     let _ = writeln!(text, "// {}", key.name());
-    for (flag, value) in &key.flags {
+    // `vector` is told as WIDTH.
+    for (flag, value) in key.flags.iter().filter(|(flag, _)| **flag != "vector") {
         let _ = writeln!(text, "#define {} {value}", flag.to_uppercase());
     }
     if let Some(tile) = key.tile {

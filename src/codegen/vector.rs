@@ -72,7 +72,8 @@ impl View {
                 format!("float(unpackFloat2x16({}).{})", self.word(e / 2), ["x", "y"][(e % 2) as usize])
             }
             (_, Halves::Emulated) => format!("unpackHalf2x16({}).{}", self.word(e / 2), ["x", "y"][(e % 2) as usize]),
-            (_, Halves::Vectors) => format!("float({})", self.word(e)),
+            // Converted where it was read.
+            (_, Halves::Vectors) => self.word(e),
             (Storage::F32, _) => format!("uintBitsToFloat({})", self.word(e)),
             (Storage::U32, _) => format!("w_words(uvec2({}, 0u))", self.word(e)),
             (Storage::I64 | Storage::U64, _) => {
@@ -93,14 +94,28 @@ impl View {
             (_, Halves::Emulated) => {
                 format!("half_word({}) | (half_word({}) << 16)", element(2 * n), element(2 * n + 1))
             }
-            (_, Halves::Vectors) => format!("float16_t(saturate({}))", element(n)),
+            (_, Halves::Vectors) => format!("saturate({})", element(n)),
             (Storage::F32, _) => format!("floatBitsToUint({})", element(n)),
             (Storage::U32, _) => format!("w_bits({}).x", element(n)),
             (Storage::I64 | Storage::U64, _) => format!("w_bits({}).{}", element(n / 2), ["x", "y"][(n % 2) as usize]),
             _ => format!("uint({})", element(n)),
         };
         let words: Vec<String> = (part * self.per_part..(part + 1) * self.per_part).map(word).collect();
-        if self.per_part == 1 { words.concat() } else { format!("{}({})", self.part, words.join(", ")) }
+        match self.halves {
+            // Of f16 there are no numbers, so that vectors are converted whole.
+            Halves::Vectors => format!("{}({}({}))", self.part, self.read_as(), words.join(", ")),
+            _ if self.per_part == 1 => words.concat(),
+            _ => format!("{}({})", self.part, words.join(", ")),
+        }
+    }
+
+    /// The type of a part that was read.
+    fn read_as(&self) -> &'static str {
+        match (self.halves, self.per_part) {
+            (Halves::Vectors, 2) => "vec2",
+            (Halves::Vectors, _) => "vec4",
+            _ => self.part,
+        }
     }
 }
 
@@ -134,7 +149,7 @@ pub(super) fn functions(key: &KernelKey, target: &Target) -> String {
     let Some(width) = key.width() else { return text };
     for (name, storage, binding) in seen(key) {
         let is_result = name == "y";
-        let Some(view) = View::of(storage, width, target).filter(|_| width > 1) else {
+        let Some(view) = Some(width).filter(|n| *n > 1).and_then(|width| View::of(storage, width, target)) else {
             if storage.element_bytes().is_some() {
                 text += &if is_result {
                     "void sts_y(uint i, T_y v[WIDTH]) { st_y(i, v[0]); }\n".to_owned()
@@ -159,12 +174,14 @@ pub(super) fn functions(key: &KernelKey, target: &Target) -> String {
                 (0..n_parts).map(|n| format!("    v_y[{}] = {};\n", at(n), view.stored(storage, n))).collect();
             let _ = writeln!(text, "void sts_y(uint i, T_y v[WIDTH]) {{\n{stores}}}");
         } else {
-            let reads: String = (0..n_parts).map(|n| format!("    r[{n}] = v_{name}[{}];\n", at(n))).collect();
+            let reads: String =
+                (0..n_parts).map(|n| format!("    r[{n}] = {}(v_{name}[{}]);\n", view.read_as(), at(n))).collect();
             let elements: String =
                 (0..width).map(|e| format!("    v[{e}] = {};\n", view.element(storage, e))).collect();
             let _ = writeln!(
                 text,
-                "void lds_{name}(uint i, out T_{name} v[WIDTH]) {{\n    {part} r[{n_parts}];\n{reads}{elements}}}"
+                "void lds_{name}(uint i, out T_{name} v[WIDTH]) {{\n    {} r[{n_parts}];\n{reads}{elements}}}",
+                view.read_as()
             );
         }
     }

@@ -267,6 +267,9 @@ impl std::str::FromStr for Variant {
     }
 }
 
+/// Most elements that an invocation holds of a row: loops over them are unrolled.
+pub const MOST_HELD: u32 = 128;
+
 /// Which kernel.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KernelKey {
@@ -446,6 +449,10 @@ impl KernelKey {
             return Some(
                 "a variant where the table has none, none where it has one, or one that is not sound".to_owned(),
             );
+        }
+        let held = self.flags.get("held").map_or(0, |held| held * self.width().unwrap_or(1));
+        if self.threads() > 1024 || held > MOST_HELD {
+            return Some(format!("{} invocations, or {held} elements held by one", self.threads()));
         }
         if self.expr.is_some() && !table.epilogue {
             return Some("an epilogue where the table allows none".to_owned());

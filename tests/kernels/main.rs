@@ -56,6 +56,15 @@ impl Bench {
     }
 }
 
+impl Bench {
+    /// The same, and the device's own target as if its subgroups were wide: rows are then held by several of them.
+    pub fn with_wide(&self) -> Bench {
+        let mut target = Target { name: "wide".to_owned(), ..self.targets[0].clone() };
+        target.limits.subgroup_size = target.limits.subgroup_size.max(32);
+        Bench { targets: [&self.targets[..], &[target]].concat(), ..self.with(self.targets[0].clone()) }
+    }
+}
+
 /// Runs `test` on every device; fails with all that was wrong there.
 pub fn on_devices(test: impl Fn(&Bench)) {
     let found = devices().unwrap_or_default();
@@ -267,8 +276,17 @@ pub fn plan(case: &Case, target: &Target) -> Result<Vec<kernels::KernelCall>, Ke
 
 /// Runs a case; gives the result and the names of the kernels.
 pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor, Vec<String>), KernelError> {
+    Ok(run_calls(context, target, case, &plan(case, target)?))
+}
+
+/// Runs a case by these calls.
+pub fn run_calls(
+    context: &VkContext,
+    target: &Target,
+    case: &Case,
+    calls: &[kernels::KernelCall],
+) -> (Tensor, Vec<String>) {
     let (graph, node, values) = graph_of(case);
-    let calls = kernels::dispatches(&graph, node, target)?;
     let (mut weights, mut arena, mut params) = (Arena { bytes: 256 }, Arena::default(), Arena { bytes: 256 });
     let mut places: BTreeMap<ValueId, Region> = BTreeMap::new();
     let (mut entry, mut uploads) = (Entry { name: "main".to_owned(), ..Entry::default() }, Vec::new());
@@ -307,7 +325,7 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
     entry.outputs.push(port("y", if result.packing.is_some() { &words } else { &result }, region));
     let mut dispatches = Vec::new();
     let mut names = Vec::new();
-    for call in &calls {
+    for call in calls {
         let shader = nyxc::codegen::compile(&call.key, target).unwrap_or_else(|e| panic!("{e}"));
         names.push(shader.name.clone());
         let module = module::Module::read(&shader.spirv);
@@ -397,7 +415,7 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
     } else {
         output
     };
-    Ok((output, names))
+    (output, names)
 }
 
 /// Some kernels again in a child process, on the same devices as if they had no more than every Vulkan device has. `scripts/device_matrix.sh` runs

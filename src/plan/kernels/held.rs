@@ -6,14 +6,14 @@ use super::gemv::NARROW_SUBGROUP;
 use super::vectors::longest;
 use super::{KernelCall, KernelError};
 use crate::ir::Dim;
-use crate::ops::kernel_key::{Storage, Template};
+use crate::ops::kernel_key::{MOST_HELD, Storage, Template};
 
 /// Shortest row that a subgroup holds rather than an invocation reads.
 const SHORTEST: u32 = 32;
 /// Longest row that one subgroup holds.
 const OF_SUBGROUP: u32 = 256;
-/// Most elements of a row that an invocation holds, and on a CPU, which has no more registers but is slow to join subgroups.
-const MOST_HELD: (u32, u32) = (32, 128);
+/// Most elements of a row that the registers of an invocation hold.
+const IN_REGISTERS: u32 = 32;
 /// Invocations of a workgroup with rows of fewer lanes.
 const GROUP: u32 = 128;
 
@@ -40,7 +40,8 @@ impl Held {
         if !storages.iter().all(|s| matches!(s, Some(Storage::F32 | Storage::F16))) {
             return None;
         }
-        let flag = |name| Template::RowSoftmax.table().flags.iter().find(|(own, _)| *own == name).map(|(_, values)| *values);
+        let flag =
+            |name| Template::RowSoftmax.table().flags.iter().find(|(own, _)| *own == name).map(|(_, values)| *values);
         let most = limits.max_compute_work_group_invocations.min(limits.max_compute_work_group_size[0]);
         let fits = |lanes: &&u32| lanes.is_multiple_of(limits.subgroup_size) && **lanes <= most;
         let all_lanes: Vec<u32> = flag("lanes")?.iter().filter(fits).copied().collect();
@@ -51,11 +52,14 @@ impl Held {
         let width = [8, 4, 2].into_iter().find(fits).unwrap_or(0);
         let vectors = n / width.max(1);
         let (is_cpu, subgroup) = (limits.subgroup_size <= NARROW_SUBGROUP, subgroup);
-        let lanes = if n <= OF_SUBGROUP || is_cpu { subgroup } else {
+        let lanes = if n <= OF_SUBGROUP || is_cpu {
+            subgroup
+        } else {
             all_lanes.iter().copied().find(|lanes| *lanes >= vectors).or(all_lanes.last().copied())?
         };
         let held = flag("held")?.iter().copied().find(|held| held * lanes >= vectors)?;
-        let most = if is_cpu { MOST_HELD.1 } else { MOST_HELD.0 };
+        // A CPU has no more registers, but is slow to join subgroups.
+        let most = if is_cpu { MOST_HELD } else { IN_REGISTERS };
         (held * width.max(1) <= most).then_some(Held { width, lanes, n: held })
     }
 

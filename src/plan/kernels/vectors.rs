@@ -20,9 +20,7 @@ pub(super) fn width(node: &Node<'_>, storages: impl Iterator<Item = Storage>, n:
         if width == 2 && longest == 8 && !node.target.features.storage_16bit { 0 } else { ENOUGH * i64::from(width) }
     };
     let fits = |width: &u32| {
-        *width <= longest
-            && at_least(n, least_elements(*width))
-            && multiples.iter().all(|size| divides(*width, size))
+        *width <= longest && at_least(n, least_elements(*width)) && multiples.iter().all(|size| divides(*width, size))
     };
     [8, 4, 2].into_iter().find(fits).unwrap_or(0)
 }
