@@ -13,6 +13,7 @@ mod rows;
 mod shape;
 #[cfg(test)]
 mod tests;
+mod tiles;
 mod vectors;
 
 use crate::ir::{DType, Dim, Graph, NodeId, NodeKind, TensorType, ValueId};

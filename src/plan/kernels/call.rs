@@ -516,6 +516,12 @@ impl Call<'_> {
         }
     }
 
+    /// The call for `n` elements, each invocation with `width` of them, or one where that is 0.
+    pub(super) fn vectors(self, n: &Dim, width: u32) -> Result<KernelCall, KernelError> {
+        let per_invocation = u64::from(width.max(1));
+        self.vector(width).puts(per_invocation).invocations(&n.div_ceil(per_invocation))
+    }
+
     /// The call of as many workgroups of 128 as `n` invocations need.
     pub(super) fn invocations(self, n: &Dim) -> Result<KernelCall, KernelError> {
         self.groups(n.div_ceil(128))

@@ -9,8 +9,7 @@ use crate::ops::kernel_key::Template;
 pub(super) fn pointwise(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let n = node.n();
     let width = vectors::width(node, node.outer_storages(), &n, &[&n]);
-    let call = node.call(Template::Pointwise).uint("n", n.clone()).vector(width).puts(u64::from(width.max(1)));
-    Ok(vec![call.invocations(&n.div_ceil(u64::from(width.max(1))))?])
+    Ok(vec![node.call(Template::Pointwise).uint("n", n.clone()).vectors(&n, width)?])
 }
 
 pub(super) fn iota(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
