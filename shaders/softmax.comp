@@ -2,9 +2,7 @@
 #include "common.glsl"
 #define ROW_T float
 #include "row.glsl"
-
-// Of numbers up to 0. Where a device's exp is not defined it is not asked: some make infinity of NaN.
-float power(float v) { return isnan(v) ? v : v < -104.0 ? 0.0 : exp(v); }
+#include "power.glsl"
 
 void main() {
     uint row = row_index();

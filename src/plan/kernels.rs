@@ -5,6 +5,7 @@ mod conv;
 mod elementwise;
 mod epilogue;
 mod gemv;
+mod held;
 mod matmul;
 mod mma;
 mod movement;
@@ -13,6 +14,8 @@ mod rows;
 mod shape;
 #[cfg(test)]
 mod tests;
+mod tiles;
+mod vectors;
 
 use crate::ir::{DType, Dim, Graph, NodeId, NodeKind, TensorType, ValueId};
 use crate::ops::check_indices::Rule;
