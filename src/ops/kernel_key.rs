@@ -18,8 +18,10 @@ pub struct Table {
     pub epilogue: bool,
     /// Whether its key has a tile.
     pub tiled: bool,
-    /// Whether its key has a variant, and its operands are read as vectors of 16 bytes too.
+    /// Whether its key has a variant.
     pub variants: bool,
+    /// Whether its operands are read as vectors of 16 bytes too.
+    pub vectors: bool,
     /// Features that the target must have, by their names in its profile.
     pub needs: &'static [&'static str],
     /// Whether it notes indices out of range: a buffer `faults` follows the result.

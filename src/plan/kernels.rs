@@ -1,5 +1,6 @@
 //! Which kernels compute a node of a kernel-level graph: their keys, operands, parameters and workgroups. No shader is compiled here.
 
+mod attention;
 mod call;
 mod conv;
 mod elementwise;
@@ -18,6 +19,7 @@ use crate::ops::check_indices::Rule;
 use crate::ops::kernel_key::{KernelKey, Storage, Variant};
 use crate::target::Target;
 use call::Node;
+pub use attention::CHUNK as ATTENTION_CHUNK;
 pub use gemv::variants;
 
 /// One dispatch of a kernel.
@@ -164,6 +166,8 @@ pub fn dispatches_as(
         "reduce" => rows::reduce(&node),
         "softmax" => rows::softmax(&node),
         "norm" => rows::norm(&node),
+        "dot_product_attention" => attention::attention(&node),
+        "attention_parts" => attention::parts(&node),
         "check_indices" => movement::check_indices(&node),
         "gather" => movement::gather(&node),
         "strided" => movement::strided(&node),

@@ -8,6 +8,7 @@
 
 #[path = "../common/child.rs"]
 mod child;
+mod attention;
 mod elementwise;
 mod integers;
 mod loops;
