@@ -11,7 +11,7 @@ use crate::ops::dot_product_attention::{DEF, FEW, LENGTHS, PARTS, PARTS_SLOT, Si
 use crate::ops::strided::row_major;
 use crate::ops::util::dims_attr;
 use crate::ops::{reshape, strided, write_out_attention};
-use crate::plan::kernels::{ATTENTION_CHUNK, dispatches};
+use crate::plan::kernels::{ATTENTION_CHUNK, NARROW_SUBGROUP, dispatches};
 use crate::target::Target;
 
 /// The pass.
@@ -41,6 +41,9 @@ impl Pass for LowerAttention {
 
 /// Why an attention is written out; `None` where it is not.
 fn refused(graph: &Graph, id: NodeId, target: &Target) -> Option<String> {
+    if target.limits.subgroup_size <= NARROW_SUBGROUP {
+        return Some("a CPU, as lavapipe has it, is faster with products".to_owned());
+    }
     dispatches(graph, id, target).err().map(|e| e.to_string())
 }
 
@@ -115,4 +118,68 @@ fn swapped(graph: &Graph, value: ValueId) -> Option<(ValueId, Vec<Dim>)> {
     let ty = graph.ty(source);
     (is_plain && ty.dtype.is_float() && ty.packing.is_none() && ty.shape.volume() == product(&dims))
         .then_some((source, dims))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ir::Graph;
+    use crate::passes::testing::check_on;
+
+    fn count(graph: &Graph, name: &str) -> usize {
+        graph.order().iter().filter(|id| graph.node(**id).op().is_some_and(|op| op.def.name == name)).count()
+    }
+
+    /// Attention of `queries` and `keys`, heads behind the sequence before and after it.
+    fn attention(queries: &str, keys: &str, size: u32, ranges: &str, outputs: &str) -> String {
+        let of = |len: &str| format!("d[2,4,{len},{size}]");
+        let strides = |len: &str| format!("d[{0}*{len},{size},{0},1]", 4 * size);
+        format!(
+            "graph g core{ranges}
+  %q0 = input : f32[2,{queries},4,{size}]
+  %k = input : f32[2,2,{keys},{size}]
+  %v = input : f32[2,2,{keys},{size}]
+  %q = strided(%q0) {{offset=0, shape={}, strides={}}} : f32[2,4,{queries},{size}]
+  %a = dot_product_attention(%q, %k, %v) {{dtype=f32, right=0, scale=0.5f}} : f32[2,4,{queries},{size}]
+  %y = strided(%a) {{offset=0, shape=d[2,{queries},4,{size}], strides=d[{}*{queries},{size},{size}*{queries},1]}} : f32[2,{queries},4,{size}]
+{outputs}",
+            of(queries),
+            strides(queries),
+            4 * size,
+        )
+    }
+
+    #[test]
+    fn transpositions_are_read_and_written_by_the_kernel() {
+        let after = check_on("h200", "lower_attention", &attention("40", "40", 8, "", "  output %y\n"), "transpositions");
+        assert_eq!((count(&after, "strided"), count(&after, "attention_parts")), (0, 0));
+        assert!(after.to_string().contains("heads_last=[1,0,0,1]"), "{after}");
+    }
+
+    #[test]
+    fn a_result_that_others_read_keeps_its_order() {
+        let text = attention("40", "40", 8, "", "  output %y\n  output %a\n");
+        let after = check_on("h200", "lower_attention", &text, "refuses_output");
+        assert!(after.to_string().contains("heads_last=[1,0,0,0]"), "{after}");
+    }
+
+    #[test]
+    fn keys_of_few_queries_are_divided() {
+        let after = check_on("h200", "lower_attention", &attention("1", "300", 8, "", "  output %y\n"), "parts");
+        assert_eq!(count(&after, "attention_parts"), 1);
+        let range = attention("n", "300", 8, " where n in 1..512", "  output %y\n");
+        let after = check_on("h200", "lower_attention", &range, "parts_of_a_range");
+        assert_eq!(count(&after, "attention_parts"), 1);
+    }
+
+    #[test]
+    fn heads_that_no_kernel_covers_are_products() {
+        let after = check_on("h200", "lower_attention", &attention("3", "5", 260, "", "  output %y\n"), "refuses_large_heads");
+        assert_eq!((count(&after, "matmul"), count(&after, "softmax")), (2, 1));
+    }
+
+    #[test]
+    fn a_cpu_has_products() {
+        let after = check_on("lavapipe", "lower_attention", &attention("3", "5", 8, "", "  output %y\n"), "refuses_cpu");
+        assert_eq!((count(&after, "matmul"), count(&after, "softmax")), (2, 1));
+    }
 }

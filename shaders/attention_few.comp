@@ -1,9 +1,13 @@
 // A chunk of 128 keys for few queries. First a thread a key: all its elements against those of every query, which lie in shared memory. Then threads
-// side by side along a row of v, LANES of 8 columns, groups of them taking keys in turn; the groups meet in shared memory.
+// side by side along a row of v, LANES of them, sets of which take keys in turn; the sets meet in shared memory.
 #include "common.glsl"
 #include "attention.glsl"
 #include "weights.glsl"
-const uint KEYS = 128u, MAX_HEAD = 256u;
+const uint KEYS = 128u, MAX_HEAD = 256u, LANES = COLUMNS == 64 ? 16u : 32u, WAYS = 128u / LANES;
+// Vectors of four columns that a thread has of a row of v.
+const uint PARTS = COLUMNS == 256 ? 2u : 1u;
+// Keys whose values a thread has in flight.
+const uint AHEAD = ROWS > 2u ? 4u : 8u;
 const uint VECTORS = max(ROWS * MAX_HEAD / 4u, 2u * 128u);
 shared vec4 s_q[VECTORS];
 shared float s_p[ROWS][KEYS];
@@ -25,7 +29,8 @@ void main() {
         h[r] = kv * p.repeats + i % p.repeats;
     }
     [[unroll]] for (uint r = 0u; r < ROWS; r++) {
-        if (t < head4) s_q[r * (MAX_HEAD / 4u) + t] = row_q(b * p.q_b + h[r] * p.q_h + row[r] * p.q_r, 4u * t, p.head);
+        vec4 q = row_q(b * p.q_b + h[r] * p.q_h + row[r] * p.q_r, 4u * t, p.head);
+        if (t < head4) s_q[r * (MAX_HEAD / 4u) + t] = q;
     }
     barrier();
     // What any of the rows sees of the chunk.
@@ -72,57 +77,51 @@ void main() {
         s_p[r][t] = power(s_p[r][t] - shift_of(most[r]));
     }
     barrier();
-    uint lanes = p.lanes, lane = t % lanes, way = t / lanes, ways = 128u / lanes;
-    vec4 low[ROWS], high[ROWS];
+    uint lane = t % LANES, way = t / LANES;
+    vec4 acc[ROWS][PARTS];
     float weights[ROWS];
     [[unroll]] for (uint r = 0u; r < ROWS; r++) {
-        low[r] = high[r] = vec4(0.0);
+        [[unroll]] for (uint x = 0u; x < PARTS; x++) acc[r][x] = vec4(0.0);
         weights[r] = 0.0;
     }
     uint v_base = b * p.v_b + kv * p.v_h, n_here = end > n0 ? end - n0 : 0u;
-    for (uint n = way; n < n_here; n += 4u * ways) {
-        vec4 v[4][2];
-        [[unroll]] for (uint u = 0u; u < 4u; u++) {
-            uint at = n + u * ways, base = v_base + (n0 + min(at, n_here - 1u)) * p.v_r, size = at < n_here ? p.v_head : 0u;
-            v[u][0] = row_v(base, 8u * lane, size);
-            v[u][1] = row_v(base, 8u * lane + 4u, size);
+    for (uint n = way; n < n_here; n += AHEAD * WAYS) {
+        vec4 v[AHEAD][PARTS];
+        [[unroll]] for (uint u = 0u; u < AHEAD; u++) {
+            uint at = n + u * WAYS, base = v_base + (n0 + min(at, n_here - 1u)) * p.v_r, size = at < n_here ? p.v_head : 0u;
+            [[unroll]] for (uint x = 0u; x < PARTS; x++) v[u][x] = row_v(base, 4u * lane + 128u * x, size);
         }
-        [[unroll]] for (uint u = 0u; u < 4u; u++) {
-            uint at = n + u * ways;
+        [[unroll]] for (uint u = 0u; u < AHEAD; u++) {
+            uint at = n + u * WAYS;
             [[unroll]] for (uint r = 0u; r < ROWS; r++) {
                 float w = at < n_here ? s_p[r][min(at, KEYS - 1u)] : 0.0;
                 weights[r] += w;
-                low[r] = fma(vec4(w), v[u][0], low[r]);
-                high[r] = fma(vec4(w), v[u][1], high[r]);
+                [[unroll]] for (uint x = 0u; x < PARTS; x++) acc[r][x] = fma(vec4(w), v[u][x], acc[r][x]);
             }
         }
     }
     [[unroll]] for (uint r = 0u; r < ROWS; r++) {
         barrier();
-        s_q[2u * t] = low[r];
-        s_q[2u * t + 1u] = high[r];
+        [[unroll]] for (uint x = 0u; x < PARTS; x++) s_q[128u * x + t] = acc[r][x];
         s_weights[t] = weights[r];
         barrier();
-        [[unroll]] for (uint part = 0u; part < 2u; part++) {
-            uint e = t + 128u * part;
-            float sum = 0.0, total = 0.0;
-            if (e < p.v_head) {
-                for (uint w = 0u; w < ways; w++) {
-                    sum += s_q[2u * (w * lanes + e / 8u) + e / 4u % 2u][e % 4u];
-                    total += s_weights[w * lanes];
-                }
-                if (block * ROWS + r < all) {
+        float total = 0.0;
+        [[unroll]] for (uint w = 0u; w < WAYS; w++) total += s_weights[w * LANES];
+        [[unroll]] for (uint x = 0u; x < PARTS; x++) {
+            uint e = t + 128u * x;
+            float sum = 0.0;
+            [[unroll]] for (uint w = 0u; w < WAYS; w++) sum += s_q[128u * x + w * LANES + t / 4u % LANES][t % 4u];
+            if (e < p.v_head && block * ROWS + r < all) {
 #if WHOLE
-                    put(b * p.y_b + h[r] * p.y_h + row[r] * p.y_r + e, divided(sum, total));
+                put(b * p.y_b + h[r] * p.y_h + row[r] * p.y_r + e, divided(sum, total));
 #else
-                    uint at = (((b * p.heads + h[r]) * p.queries + row[r]) * p.chunks + chunk) * (p.v_head + 2u);
-                    put(at + e, sum);
-                    if (e == 0u) {
-                        put(at + p.v_head, most[r]);
-                        put(at + p.v_head + 1u, total);
-                    }
-#endif
+                uint at = (((b * p.heads + h[r]) * p.queries + row[r]) * p.chunks + chunk) * (p.v_head + 2u);
+                put(at + e, sum);
+                if (e == 0u) {
+                    put(at + p.v_head, most[r]);
+                    put(at + p.v_head + 1u, total);
                 }
+#endif
             }
         }
     }

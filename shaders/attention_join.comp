@@ -13,10 +13,9 @@ void main() {
     for (uint c = t; c < p.chunks; c += 128u) most = larger(most, ld_parts(base + c * width + p.v_head));
     s_most[t] = most;
     barrier();
-    [[unroll]] for (uint n = 64u; n > 0u; n /= 2u) {
-        if (t < n) s_most[t] = larger(s_most[t], s_most[t + n]);
-        barrier();
-    }
+#define FOLD(n) if (t < n) s_most[t] = larger(s_most[t], s_most[t + n]); barrier();
+    FOLD(64u) FOLD(32u) FOLD(16u) FOLD(8u) FOLD(4u) FOLD(2u) FOLD(1u)
+#undef FOLD
     most = shift_of(s_most[0]);
     float sum[2], weights = 0.0;
     sum[0] = sum[1] = 0.0;
@@ -37,11 +36,12 @@ void main() {
                     uint e = t + 128u * x;
                     v[u][x] = c + u < here && e < p.v_head ? ld_parts(base + (c0 + c + u) * width + e) : 0.0;
                 }
-            [[unroll]] for (uint u = 0u; u < 8u; u++)
-                if (c + u < here) {
-                    weights += s_most[c + u];
-                    [[unroll]] for (uint x = 0u; x < 2u; x++) sum[x] = fma(s_factor[c + u], v[u][x], sum[x]);
-                }
+            [[unroll]] for (uint u = 0u; u < 8u; u++) {
+                bool is_here = c + u < here;
+                float f = is_here ? s_factor[c + u] : 0.0;
+                weights += is_here ? s_most[c + u] : 0.0;
+                [[unroll]] for (uint x = 0u; x < 2u; x++) sum[x] = fma(f, v[u][x], sum[x]);
+            }
         }
     }
     [[unroll]] for (uint x = 0u; x < 2u; x++) {

@@ -1,4 +1,4 @@
-const float LEAST = uintBitsToFloat(0xff800000u);
+#define LEAST uintBitsToFloat(0xff800000u)
 
 // The exponential of a number up to 0, as of differences from the largest. Where a device's exp is not defined it is not asked: some make infinity of NaN.
 float power(float v) { return isnan(v) ? v : v < -104.0 ? 0.0 : exp(v); }

@@ -20,7 +20,7 @@ use crate::ops::kernel_key::{KernelKey, Storage, Variant};
 use crate::target::Target;
 use call::Node;
 pub use attention::CHUNK as ATTENTION_CHUNK;
-pub use gemv::variants;
+pub use gemv::{NARROW_SUBGROUP, variants};
 
 /// One dispatch of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]

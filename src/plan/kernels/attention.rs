@@ -102,14 +102,16 @@ impl<'n> Attention<'n> {
     fn few(&self, most: i64, whole: bool, when: &Dim) -> Result<KernelCall, KernelError> {
         let Sizes { batch, kv_heads, queries, keys, .. } = &self.sizes;
         let rows = most.saturating_mul(self.repeats).clamp(1, FEW).unsigned_abs().next_power_of_two();
-        let lanes = self.v_head.div_ceil(8).next_power_of_two();
+        let columns = self.v_head.next_power_of_two().max(64);
         let chunks = keys.div_ceil(CHUNK.unsigned_abs());
         let blocks = (queries * &Dim::Known(self.repeats)).div_ceil(rows);
-        let ways = 128 / lanes;
-        let call = self.call(Template::AttentionFew)?.uint("chunks", chunks.clone()).uint("lanes", lanes);
-        let call = call.flag("rows", u32::try_from(rows).unwrap_or(u32::MAX)).flag("whole", whole);
-        let call = call.each(1u64, self.head.div_ceil(32)).each(1u64, CHUNK.unsigned_abs().div_ceil(4 * ways));
-        let call = (0..2 * rows).fold(call, |call, _| call.each(1u64, ways)).puts(2 * rows);
+        // Sets of threads that take keys in turn, so many at a time.
+        let (ways, ahead) = (if columns == 64 { 8 } else { 4 }, if rows > 2 { 4 } else { 8 });
+        let call = self.call(Template::AttentionFew)?.uint("chunks", chunks.clone());
+        let flag = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        let call = call.flag("rows", flag(rows)).flag("columns", flag(columns)).flag("whole", whole);
+        let call = call.each(1u64, self.head.div_ceil(32)).each(1u64, CHUNK.unsigned_abs() / (ahead * ways));
+        let call = call.puts(2 * rows);
         call.groups(&product(&[chunks, blocks, batch.clone(), kv_heads.clone()]) * when)
     }
 
