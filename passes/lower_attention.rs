@@ -150,7 +150,8 @@ mod tests {
 
     #[test]
     fn transpositions_are_read_and_written_by_the_kernel() {
-        let after = check_on("h200", "lower_attention", &attention("40", "40", 8, "", "  output %y\n"), "transpositions");
+        let after =
+            check_on("h200", "lower_attention", &attention("40", "40", 8, "", "  output %y\n"), "transpositions");
         assert_eq!((count(&after, "strided"), count(&after, "attention_parts")), (0, 0));
         assert!(after.to_string().contains("heads_last=[1,0,0,1]"), "{after}");
     }
@@ -173,13 +174,15 @@ mod tests {
 
     #[test]
     fn heads_that_no_kernel_covers_are_products() {
-        let after = check_on("h200", "lower_attention", &attention("3", "5", 260, "", "  output %y\n"), "refuses_large_heads");
+        let after =
+            check_on("h200", "lower_attention", &attention("3", "5", 260, "", "  output %y\n"), "refuses_large_heads");
         assert_eq!((count(&after, "matmul"), count(&after, "softmax")), (2, 1));
     }
 
     #[test]
     fn a_cpu_has_products() {
-        let after = check_on("lavapipe", "lower_attention", &attention("3", "5", 8, "", "  output %y\n"), "refuses_cpu");
+        let after =
+            check_on("lavapipe", "lower_attention", &attention("3", "5", 8, "", "  output %y\n"), "refuses_cpu");
         assert_eq!((count(&after, "matmul"), count(&after, "softmax")), (2, 1));
     }
 }

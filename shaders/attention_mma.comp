@@ -1,20 +1,20 @@
-// softmax(scores) x v on cooperative matrices of FRAG_M x FRAG_N x FRAG_K: f16 operands, f32 sums. A subgroup has FRAG_M queries, which stay in matrices
+// softmax(scores) x v on cooperative matrices of SIDE x SIDE x SIDE: f16 operands, f32 sums. A subgroup has SIDE queries, which stay in matrices
 // as their weighted sums of values do; blocks of 32 keys in turn lie in shared memory for all subgroups. Scores go through shared memory, where an
 // invocation has part of a row of them, so that nothing depends on where a matrix has its elements.
 #include "common.glsl"
 #include "attention.glsl"
 #include "weights.glsl"
-const uint WARPS = 128u / SUBGROUP, ROWS = WARPS * FRAG_M, KEYS = 32u;
+const uint SUBGROUP = SHARE * SIDE, WARPS = 128u / SUBGROUP, ROWS = WARPS * SIDE, KEYS = 32u;
 // Lines of vectors of 8 elements of f16, with one more, so that lines begin in different banks.
 const uint HEAD = 16u * HEAD16, VECTORS = HEAD / 8u, LINE = VECTORS + 1u, BLOCK = KEYS * LINE;
 // Of vectors of 4 scores; the weights in f16 take their place.
-const uint LINE_S = KEYS / 4u + 1u, STRIP = FRAG_M * LINE_S, SCORES = (1u + BOTH) * BLOCK;
+const uint LINE_S = KEYS / 4u + 1u, STRIP = SIDE * LINE_S, SCORES = (1u + BOTH) * BLOCK;
 shared uvec4 s_tile[max(SCORES + WARPS * STRIP, ROWS * LINE)];
 shared float s_lane[128];
 // One number for each query: by what its sum shrinks, in the end the sum of its weights.
 shared float s_row[ROWS];
-// Invocations that share a row of scores.
-const uint SHARE = SUBGROUP / FRAG_M, OWN = KEYS / SHARE;
+// SHARE invocations have a row of scores, so many each.
+const uint OWN = KEYS / SHARE;
 const uint LOADS = (KEYS * VECTORS + 127u) / 128u;
 uvec4 next_k[LOADS], next_v[LOADS];
 
@@ -48,7 +48,7 @@ void main() {
     int place = place_of(b) + int(first), keys = keys_of(b);
     uint end = uint(end_key(place + int(min(ROWS, p.queries - first)) - 1, keys));
     uint start = min(uint(first_key(place)), end) / KEYS * KEYS;
-    uint strip = gl_SubgroupID * FRAG_M, lane = gl_SubgroupInvocationID, own = lane / SHARE, part = lane % SHARE;
+    uint strip = gl_SubgroupID * SIDE, lane = gl_SubgroupInvocationID, own = lane / SHARE, part = lane % SHARE;
     uint scores = SCORES + gl_SubgroupID * STRIP;
 
     // Queries of all subgroups, where keys will lie; of rows past the last, the last again.
@@ -58,18 +58,18 @@ void main() {
         if (ROWS * VECTORS % 128u == 0u || r < ROWS) s_tile[r * LINE + e % VECTORS] = v;
     }
     barrier();
-    coopmat<float16_t, gl_ScopeSubgroup, FRAG_M, FRAG_K, gl_MatrixUseA> q[HEAD / FRAG_K];
-    [[unroll]] for (uint d = 0u; d < HEAD / FRAG_K; d++)
-        coopMatLoad(q[d], s_tile, strip * LINE + d * (FRAG_K / 8u), LINE, gl_CooperativeMatrixLayoutRowMajor);
-    coopmat<float, gl_ScopeSubgroup, FRAG_M, FRAG_N, gl_MatrixUseAccumulator> sums[HEAD / FRAG_N];
-    [[unroll]] for (uint j = 0u; j < HEAD / FRAG_N; j++)
-        sums[j] = coopmat<float, gl_ScopeSubgroup, FRAG_M, FRAG_N, gl_MatrixUseAccumulator>(0.0);
+    coopmat<float16_t, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseA> q[HEAD / SIDE];
+    [[unroll]] for (uint d = 0u; d < HEAD / SIDE; d++)
+        coopMatLoad(q[d], s_tile, strip * LINE + d * (SIDE / 8u), LINE, gl_CooperativeMatrixLayoutRowMajor);
+    coopmat<float, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseAccumulator> sums[HEAD / SIDE];
+    [[unroll]] for (uint j = 0u; j < HEAD / SIDE; j++)
+        sums[j] = coopmat<float, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseAccumulator>(0.0);
 
     // The row of this invocation, and the keys that any row of its subgroup sees.
     uint row = min(first + strip + own, p.queries - 1u);
     int at = place + int(strip + own);
     uint row_start = uint(first_key(at)), row_end = uint(end_key(at, keys));
-    uint strip_start = uint(first_key(place + int(strip))), strip_end = uint(end_key(place + int(strip + FRAG_M - 1u), keys));
+    uint strip_start = uint(first_key(place + int(strip))), strip_end = uint(end_key(place + int(strip + SIDE - 1u), keys));
     float largest = LEAST, weights = 0.0;
     if (start < end) {
         fetch_k(k_base, start, end);
@@ -89,17 +89,17 @@ void main() {
 #endif
         bool is_seen = n0 < strip_end && n0 + KEYS > strip_start;
         if (is_seen) {
-            coopmat<float, gl_ScopeSubgroup, FRAG_M, FRAG_N, gl_MatrixUseAccumulator> s[KEYS / FRAG_N];
-            [[unroll]] for (uint j = 0u; j < KEYS / FRAG_N; j++)
-                s[j] = coopmat<float, gl_ScopeSubgroup, FRAG_M, FRAG_N, gl_MatrixUseAccumulator>(0.0);
-            [[unroll]] for (uint d = 0u; d < HEAD / FRAG_K; d++)
-                [[unroll]] for (uint j = 0u; j < KEYS / FRAG_N; j++) {
-                    coopmat<float16_t, gl_ScopeSubgroup, FRAG_K, FRAG_N, gl_MatrixUseB> k;
-                    coopMatLoad(k, s_tile, j * FRAG_N * LINE + d * (FRAG_K / 8u), LINE, gl_CooperativeMatrixLayoutColumnMajor);
+            coopmat<float, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseAccumulator> s[KEYS / SIDE];
+            [[unroll]] for (uint j = 0u; j < KEYS / SIDE; j++)
+                s[j] = coopmat<float, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseAccumulator>(0.0);
+            [[unroll]] for (uint d = 0u; d < HEAD / SIDE; d++)
+                [[unroll]] for (uint j = 0u; j < KEYS / SIDE; j++) {
+                    coopmat<float16_t, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseB> k;
+                    coopMatLoad(k, s_tile, j * SIDE * LINE + d * (SIDE / 8u), LINE, gl_CooperativeMatrixLayoutColumnMajor);
                     s[j] = coopMatMulAdd(q[d], k, s[j]);
                 }
-            [[unroll]] for (uint j = 0u; j < KEYS / FRAG_N; j++)
-                coopMatStore(s[j], s_tile, scores + j * (FRAG_N / 4u), LINE_S, gl_CooperativeMatrixLayoutRowMajor);
+            [[unroll]] for (uint j = 0u; j < KEYS / SIDE; j++)
+                coopMatStore(s[j], s_tile, scores + j * (SIDE / 4u), LINE_S, gl_CooperativeMatrixLayoutRowMajor);
             subgroupBarrier();
             float w[OWN], here = LEAST;
             [[unroll]] for (uint x = 0u; x < OWN / 4u; x++) {
@@ -137,15 +137,15 @@ void main() {
         fetch_v(v_base, next, end);
 #endif
         if (is_seen) {
-            coopmat<float, gl_ScopeSubgroup, FRAG_M, FRAG_N, gl_MatrixUseAccumulator> shrunk;
+            coopmat<float, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseAccumulator> shrunk;
             coopMatLoad(shrunk, s_row, strip, 0u, gl_CooperativeMatrixLayoutColumnMajor);
-            [[unroll]] for (uint j = 0u; j < HEAD / FRAG_N; j++) sums[j] = sums[j] * shrunk;
-            [[unroll]] for (uint n = 0u; n < KEYS / FRAG_K; n++) {
-                coopmat<float16_t, gl_ScopeSubgroup, FRAG_M, FRAG_K, gl_MatrixUseA> w;
-                coopMatLoad(w, s_tile, scores + n * (FRAG_K / 8u), LINE_S, gl_CooperativeMatrixLayoutRowMajor);
-                [[unroll]] for (uint j = 0u; j < HEAD / FRAG_N; j++) {
-                    coopmat<float16_t, gl_ScopeSubgroup, FRAG_K, FRAG_N, gl_MatrixUseB> v;
-                    coopMatLoad(v, s_tile, BOTH * BLOCK + n * FRAG_K * LINE + j * (FRAG_N / 8u), LINE, gl_CooperativeMatrixLayoutRowMajor);
+            [[unroll]] for (uint j = 0u; j < HEAD / SIDE; j++) sums[j] = sums[j] * shrunk;
+            [[unroll]] for (uint n = 0u; n < KEYS / SIDE; n++) {
+                coopmat<float16_t, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseA> w;
+                coopMatLoad(w, s_tile, scores + n * (SIDE / 8u), LINE_S, gl_CooperativeMatrixLayoutRowMajor);
+                [[unroll]] for (uint j = 0u; j < HEAD / SIDE; j++) {
+                    coopmat<float16_t, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseB> v;
+                    coopMatLoad(v, s_tile, BOTH * BLOCK + n * SIDE * LINE + j * (SIDE / 8u), LINE, gl_CooperativeMatrixLayoutRowMajor);
                     sums[j] = coopMatMulAdd(w, v, sums[j]);
                 }
             }
@@ -157,13 +157,13 @@ void main() {
     [[unroll]] for (uint x = 0u; x < SHARE; x++) total += s_lane[gl_SubgroupID * SUBGROUP + own * SHARE + x];
     subgroupBarrier();
     if (part == 0u) s_row[strip + own] = total;
-    [[unroll]] for (uint j = 0u; j < HEAD / FRAG_N; j++) {
+    [[unroll]] for (uint j = 0u; j < HEAD / SIDE; j++) {
         subgroupBarrier();
         coopMatStore(sums[j], s_tile, scores, LINE_S, gl_CooperativeMatrixLayoutRowMajor);
         subgroupBarrier();
-        [[unroll]] for (uint x = 0u; x < FRAG_M * FRAG_N / SUBGROUP; x++) {
-            uint i = lane + x * SUBGROUP, r = strip + i / FRAG_N, c = i % FRAG_N, e = j * FRAG_N + c;
-            float sum = uintBitsToFloat(s_tile[scores + i / FRAG_N * LINE_S + c / 4u][c % 4u]);
+        [[unroll]] for (uint x = 0u; x < SIDE * SIDE / SUBGROUP; x++) {
+            uint i = lane + x * SUBGROUP, r = strip + i / SIDE, c = i % SIDE, e = j * SIDE + c;
+            float sum = uintBitsToFloat(s_tile[scores + i / SIDE * LINE_S + c / 4u][c % 4u]);
             if (first + r < p.queries && e < p.v_head) put(b * p.y_b + h * p.y_h + (first + r) * p.y_r + e, divided(sum, s_row[r]));
         }
     }

@@ -45,7 +45,9 @@ impl Bias {
             let (row, key) = (bias.operand(row), bias.operand(key));
             // The place of the query among the keys.
             let place = match lengths {
-                Some(lengths) => format!("add({row},sub({},{}))", bias.operand(lengths), bias.number(e, &sizes.queries)?),
+                Some(lengths) => {
+                    format!("add({row},sub({},{}))", bias.operand(lengths), bias.number(e, &sizes.queries)?)
+                }
                 None => format!("add({row},{})", bias.number(e, &offset(e.attrs))?),
             };
             bias.masks_rows |= lengths.is_some() || left.is_some() || right.is_some_and(|n| n > 0);

@@ -163,8 +163,7 @@ impl Sizes {
             Dim::Known(0)
         } else {
             let is_few = Dim::Known(FEW).floor_div(&Dim::larger(&self.queries, &Dim::Known(1)));
-            &Dim::least(&self.queries, &Dim::Known(FEW))
-                * &Dim::least(&is_few.unwrap_or(Dim::Known(0)), &Dim::Known(1))
+            &Dim::least(&self.queries, &Dim::Known(FEW)) * &Dim::least(&is_few.unwrap_or(Dim::Known(0)), &Dim::Known(1))
         };
         let chunks = self.keys.div_ceil(chunk.unsigned_abs());
         vec![self.batch.clone(), self.heads.clone(), few, chunks, &self.v_head + &Dim::Known(2)]
@@ -386,11 +385,7 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     rows.for_each(|(i, out)| {
         // Rows of the result lie in its order.
         let [b, h, row] = if sizes.heads_last[3] {
-            let [b, row, h] = [
-                i / scores.heads / scores.queries,
-                i / scores.heads % scores.queries,
-                i % scores.heads,
-            ];
+            let [b, row, h] = [i / scores.heads / scores.queries, i / scores.heads % scores.queries, i % scores.heads];
             [b, h, row]
         } else {
             scores.place(i)

@@ -18,8 +18,8 @@ use crate::ir::{DType, Dim, Graph, NodeId, NodeKind, TensorType, ValueId};
 use crate::ops::check_indices::Rule;
 use crate::ops::kernel_key::{KernelKey, Storage, Variant};
 use crate::target::Target;
-use call::Node;
 pub use attention::CHUNK as ATTENTION_CHUNK;
+use call::Node;
 pub use gemv::{NARROW_SUBGROUP, variants};
 
 /// One dispatch of a kernel.

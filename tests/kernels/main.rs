@@ -6,9 +6,9 @@
 #![allow(clippy::print_stdout, reason = "the harness shows what a failed or long test says")]
 #![allow(missing_docs, reason = "no interface of others")]
 
+mod attention;
 #[path = "../common/child.rs"]
 mod child;
-mod attention;
 mod elementwise;
 mod integers;
 mod loops;

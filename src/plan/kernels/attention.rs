@@ -101,7 +101,11 @@ impl<'n> Attention<'n> {
     /// Chunks of keys for at most `most` queries: the whole where there is one chunk.
     fn few(&self, most: i64, whole: bool, when: &Dim) -> Result<KernelCall, KernelError> {
         let Sizes { batch, kv_heads, queries, keys, .. } = &self.sizes;
-        let rows = most.saturating_mul(self.repeats).clamp(1, FEW).unsigned_abs().next_power_of_two();
+        let rows = match most.saturating_mul(self.repeats) {
+            ..=1 => 1u64,
+            2..=4 => 4,
+            _ => 8,
+        };
         let columns = self.v_head.next_power_of_two().max(64);
         let chunks = keys.div_ceil(CHUNK.unsigned_abs());
         let blocks = (queries * &Dim::Known(self.repeats)).div_ceil(rows);
