@@ -95,13 +95,13 @@ fn lower(graph: &Graph, edit: &mut Edit<'_>, id: NodeId, op: &Op) -> Result<(), 
     Ok(())
 }
 
-/// Whether there may be few queries of more keys than one workgroup reads. What is divided depends on the form of sizes, not on their range.
+/// Whether there may be few queries of more keys than one workgroup reads. Of sizes that change there may be, unless their range says that there never
+/// are: then the kernel for many is the only one of theirs that runs.
 fn wants_parts(graph: &Graph, id: NodeId, op: &Op) -> Result<bool, OpError> {
     let operands = graph.operands(id);
     let types: Vec<_> = operands.iter().map(|v| v.map(|v| graph.ty(v))).collect();
     let sizes = Sizes::of(&op.attrs, &types)?;
-    let are_few = sizes.queries.known().is_none_or(|n| n <= FEW);
-    Ok(are_few && sizes.keys.known().is_none_or(|n| n > ATTENTION_CHUNK))
+    Ok(sizes.queries.bounds().0 <= FEW && sizes.keys.known().is_none_or(|n| n > ATTENTION_CHUNK))
 }
 
 /// The source of a value `[a, c, b, d]` that is a source of `[a, b, c, d]` with two axes swapped, and these sizes.
