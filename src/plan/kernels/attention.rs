@@ -2,10 +2,11 @@
 
 use super::call::{Call, Node};
 use super::shape::{at_most, broadcast, from};
-use super::{KernelCall, KernelError};
+use super::{KernelCall, KernelError, storage};
 use crate::ir::{Dim, TensorType, product};
 use crate::ops::dot_product_attention::{FEW, LENGTHS, MASK, PARTS_SLOT, Sizes, offset};
-use crate::ops::kernel_key::Template;
+use crate::ops::kernel_key::{Storage, Template};
+use crate::target::{MatrixTypes, Target};
 
 /// Keys of a part, a thread each (`attention_few.comp`).
 pub const CHUNK: i64 = 128;
@@ -15,8 +16,27 @@ const MAX_HEAD: i64 = 256;
 const TILE: (u64, u64) = (32, 64);
 /// Elements of a head that shared memory holds at a time (`attention.comp`).
 const SLAB: u64 = 16;
+/// Keys of a block on cooperative matrices (`attention_mma.comp`), and the largest head whose sums stay in registers there.
+const MATRIX_KEYS: u64 = 32;
+const MAX_MATRIX_HEAD: u64 = 128;
+/// Shared memory of a workgroup up to which a GPU has two at a time.
+const ROOMY_BYTES: u64 = 20 << 10;
 /// More keys or queries than an attention has: a window that ends nowhere.
 const FAR: i64 = (1 << 30) - 1;
+
+/// How an attention is divided on cooperative matrices.
+struct Matrices {
+    /// Of what a subgroup multiplies.
+    side: u64,
+    /// Invocations that have a row of it.
+    share: u64,
+    /// Blocks of 16 elements of a head.
+    head16: u64,
+    /// 1 where k and v of a block lie in shared memory at the same time.
+    both: u64,
+    /// Queries of a workgroup.
+    rows: u64,
+}
 
 /// An attention and what its kernels need to know.
 struct Attention<'n> {
@@ -82,13 +102,60 @@ impl<'n> Attention<'n> {
             .float("scale", node.attrs.float("scale").unwrap_or(1.0))
             .float("softcap", node.attrs.float("softcap").unwrap_or(0.0))
             .uint("zero_masked", u64::from(node.attrs.int("zero_masked").unwrap_or(0) != 0));
-        // Vectors are of 8 elements of f16: with such heads every row begins at one.
-        let flag = self.head.is_multiple_of(8) && self.v_head.is_multiple_of(8);
-        Ok(call.flag("vec", flag))
+        Ok(call.flag("vec", self.is_aligned()))
     }
 
-    /// Tiles of queries.
+    /// Whether every row begins at a vector, which has 8 elements of f16.
+    fn is_aligned(&self) -> bool {
+        self.head.is_multiple_of(8) && self.v_head.is_multiple_of(8)
+    }
+
+    /// What a subgroup multiplies and how many of its invocations have a row of that, where q, k and v are f16 and the target has what the kernel on
+    /// cooperative matrices needs.
+    fn matrices(&self) -> Option<Matrices> {
+        let Target { limits, features, .. } = self.node.target;
+        let is_f16 = |slot: usize| self.node.operand(slot).is_ok_and(|(_, ty)| storage(ty) == Some(Storage::F16));
+        let needs = Template::AttentionMma.table().needs;
+        let has_all = needs.iter().all(|name| features.named(name) == Some(true));
+        let size = self.head.max(self.v_head);
+        if !has_all || !(0..3).all(is_f16) || !self.is_aligned() || size > MAX_MATRIX_HEAD {
+            return None;
+        }
+        let shape = features.matrix_shape(MatrixTypes::F16)?;
+        let side = u64::from(shape.m);
+        let share = u64::from(limits.subgroup_size) / side;
+        let fits = shape.m == shape.n && shape.m == shape.k && [8, 16].contains(&side) && [1, 2, 4].contains(&share);
+        if !fits || u64::from(limits.subgroup_size) != share * side {
+            return None;
+        }
+        let head16 = [1, 2, 4, 6, 8].into_iter().find(|blocks| 16 * blocks >= size)?;
+        // As the text declares them: lines of a vector more than the head has, of queries, and of keys beside scores of a block.
+        let (line, rows) = (2 * head16 + 1, 128 / share);
+        let bytes = |both: u64| {
+            let vectors = (rows * line).max((1 + both) * MATRIX_KEYS * line + rows * (MATRIX_KEYS / 4 + 1));
+            16 * vectors + 4 * (128 + rows)
+        };
+        let both = u64::from(bytes(1) <= ROOMY_BYTES);
+        let matrices = Matrices { side, share, head16, both, rows };
+        (bytes(both) <= u64::from(limits.max_compute_shared_memory_size)).then_some(matrices)
+    }
+
+    /// Strips of queries on cooperative matrices.
+    fn strips(&self, matrices: &Matrices, when: &Dim) -> Result<KernelCall, KernelError> {
+        let Sizes { batch, heads, queries, keys, .. } = &self.sizes;
+        let Matrices { side, share, head16, both, rows } = *matrices;
+        let flag = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        let call = self.call(Template::AttentionMma)?.flag("side", flag(side)).flag("share", flag(share));
+        let call = call.flag("head16", flag(head16)).flag("both", flag(both));
+        let call = call.each(1u64, &keys.div_ceil(MATRIX_KEYS) + &Dim::Known(1)).puts(16 * head16 / share);
+        call.groups(&product(&[queries.div_ceil(rows), batch.clone(), heads.clone()]) * when)
+    }
+
+    /// Tiles of queries, or strips.
     fn many(&self, when: &Dim) -> Result<KernelCall, KernelError> {
+        if let Some(matrices) = self.matrices() {
+            return self.strips(&matrices, when);
+        }
         let Sizes { batch, heads, queries, keys, .. } = &self.sizes;
         let blocks = &keys.div_ceil(TILE.1) + &Dim::Known(1);
         let columns = self.v_head.div_ceil(64);
