@@ -96,9 +96,8 @@ fn operands(random: &mut Random, dtype: DType, sizes: Sizes, heads_last: [bool; 
 fn check(bench: &Bench, attrs: &Attrs, operands: &[Option<&Tensor>], sizes: Sizes) {
     let own = Attrs(attrs.0.clone());
     let case = |def: &'static OpDef, attrs: Attrs, operands: &[Option<&Tensor>]| Case {
-        def,
-        attrs,
         operands: operands.iter().map(|t| t.cloned()).collect(),
+        ..Case::new(def, attrs, &[])
     };
     let given = DEF.eval.unwrap()(&own.clone().with_dtype("dtype", DType::F32), operands).unwrap().remove(0);
     let wanted: Vec<f32> = reference(attrs, operands, sizes).into_iter().map(|v| v as f32).collect();
@@ -202,7 +201,8 @@ fn attention_with_masks_and_lengths() {
                 })
                 .collect();
             let hard = Tensor::from_f32s(DType::F32, &[queries, keys], &values).unwrap();
-            Case { def: &DEF, attrs: attrs.clone(), operands: own(&hard).map(|t| t.cloned()).to_vec() }.check(bench);
+            Case { operands: own(&hard).map(|t| t.cloned()).to_vec(), ..Case::new(&DEF, attrs.clone(), &[]) }
+                .check(bench);
             for (lengths, right) in [([0, 33], 1 << 20), ([keys as i64 + 9, 33], 0)] {
                 let lengths = Tensor::from_i64s(DType::I32, &[batch], &lengths).unwrap();
                 let own = [Some(&tensors[0]), Some(&tensors[1]), Some(&tensors[2]), None, Some(&lengths)];

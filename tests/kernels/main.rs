@@ -163,8 +163,9 @@ impl Case {
                 Err(e) => panic!("{}: {e}", self.describe()),
             };
             let is_packed = inputs.iter().flatten().any(|t| t.ty().packing.is_some());
-            let is_half =
-                wanted.dtype() == DType::F16 || (is_packed && names.iter().any(|name| name.contains("_half")));
+            let named = |part: &str| names.iter().any(|name| name.contains(part));
+            // On cooperative matrices an attention's weights are f16.
+            let is_half = wanted.dtype() == DType::F16 || (is_packed && named("_half")) || named("attention_mma");
             if let Err(fault) = compare(&given, &wanted, if is_half { 2e-3 } else { 1e-5 }) {
                 bench.faults.borrow_mut().push(format!(
                     "{} on {}: {}: {fault}",
