@@ -8,7 +8,7 @@ void main() {
     uint row = row_index();
     if (row >= p.rows) return;
     uint base = row / p.inner * p.n * p.inner + row % p.inner;
-    float largest = uintBitsToFloat(0xff800000u);
+    float largest = LEAST;
     EACH(i, row_lane(), p.n, LANES) largest = join(JOIN_MAX, largest, ld_x(base + i * p.inner));
     largest = join_lanes(JOIN_MAX, largest);
     float sum = 0.0;

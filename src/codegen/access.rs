@@ -71,7 +71,7 @@ pub(super) fn buffers(key: &KernelKey, target: &Target) -> String {
         let _ = write!(text, " {} {};", param.ty.glsl(), param.name);
     }
     text += " } p;\n";
-    if key.variant.is_some() {
+    if key.template.table().vectors {
         let mut binding = 0;
         for (name, operand) in key.present() {
             // The same bytes as vectors: nothing writes them, so two views agree.

@@ -47,6 +47,8 @@ fn storages(template: Template, operand: &str) -> Vec<Storage> {
         (Template::GemvDot, "b") => packings(),
         (Template::Gather, "data") => [floats, INTEGERS.to_vec(), packings()].concat(),
         (Template::Gather | Template::CheckIndices, _) => INTEGERS.to_vec(),
+        (Template::Attention | Template::AttentionFew, "mask") => [floats, vec![Storage::I32]].concat(),
+        (_, "lengths") => vec![Storage::I32],
         (Template::Reduce | Template::Strided | Template::Concat, _) => [floats, INTEGERS.to_vec()].concat(),
         _ => floats,
     }
@@ -170,7 +172,7 @@ fn keys(template: Template) -> Vec<KernelKey> {
                 if key.flags.contains_key(flag) {
                     key.flags.insert(flag, values[values.len() - 1]);
                 }
-                if INTEGERS.contains(&storage) && name != &"indices" {
+                if INTEGERS.contains(&storage) && !["indices", "mask", "lengths"].contains(name) {
                     key.result = storage;
                 }
                 keys.push(key.clone());

@@ -19,8 +19,10 @@ pub struct Table {
     pub epilogue: bool,
     /// Whether its key has a tile.
     pub tiled: bool,
-    /// Of what family its key has a variant, if it has; then its operands are read as vectors of 16 bytes too.
+    /// Of what family its key has a variant, if it has.
     pub variant: Option<Family>,
+    /// Whether its operands are read as vectors of 16 bytes too.
+    pub vectors: bool,
     /// Features that the target must have, by their names in its profile.
     pub needs: &'static [&'static str],
     /// Whether it notes indices out of range: a buffer `faults` follows the result.

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, reason = "the harness shows what a failed or long test says")]
 #![allow(missing_docs, reason = "no interface of others")]
 
+mod attention;
 #[path = "../common/child.rs"]
 mod child;
 mod elementwise;
@@ -184,7 +185,11 @@ impl Case {
                 Err(e) => panic!("{}: {e}", self.describe()),
             };
             let is_packed = inputs.iter().flatten().any(|t| t.ty().packing.is_some());
-            let is_half = wanted.dtype() == DType::F16 || (is_packed && names.iter().any(|name| multiplies_f16(name)));
+            let named = |part: &str| names.iter().any(|name| name.contains(part));
+            // On cooperative matrices an attention's weights are f16.
+            let is_half = wanted.dtype() == DType::F16
+                || (is_packed && names.iter().any(|name| multiplies_f16(name)))
+                || named("attention_mma");
             if let Err(fault) = compare(&given, &wanted, if is_half { 2e-3 } else { 1e-5 }) {
                 bench.faults.borrow_mut().push(format!(
                     "{} on {}: {}: {fault}",

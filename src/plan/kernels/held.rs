@@ -1,8 +1,8 @@
 //! Rows that are read once and held in registers: how many invocations hold one, and in what vectors. Rows of other lengths, and those of devices
 //! whose subgroups have no arithmetic, are read again for each of their sums.
 
-use super::NARROW_SUBGROUP;
 use super::call::{Call, Node};
+use super::is_cpu;
 use super::vectors::longest;
 use super::{KernelCall, KernelError};
 use crate::ir::Dim;
@@ -51,7 +51,7 @@ impl Held {
         let fits = |width: &u32| *width <= longest && n.is_multiple_of(*width) && n / width >= subgroup;
         let width = [8, 4, 2].into_iter().find(fits).unwrap_or(0);
         let vectors = n / width.max(1);
-        let (is_cpu, subgroup) = (limits.subgroup_size <= NARROW_SUBGROUP, subgroup);
+        let is_cpu = is_cpu(node.target);
         let lanes = if n <= OF_SUBGROUP || is_cpu {
             subgroup
         } else {
