@@ -1,6 +1,6 @@
 //! Operators that read images at computed places, or write overlapping windows. They have a CPU reference but no kernel yet.
 
-use super::util::{finish_f32s, n_elems, operand, strides};
+use super::util::{finish_floats, n_elems, operand, strides};
 use super::window::Window;
 use crate::ir::{
     Attrs, CORE, Class, DType, Dim, IndexFault, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, attr,
@@ -249,7 +249,7 @@ fn eval_grid(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, O
     let (data, grid) = (x.to_f32s()?, grid.to_f32s()?);
     let mut out = vec![0.0f32; n_elems(&dims)?];
     if n_points == 0 || plane == 0 {
-        return finish_f32s(attrs, &dims, out, x.dtype(), &[]);
+        return finish_floats(attrs, &dims, out, x.dtype(), &[]);
     }
     let channels = own[1];
     out.par_chunks_mut((channels * n_points).max(1)).enumerate().for_each(|(image, out)| {
@@ -266,7 +266,7 @@ fn eval_grid(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, O
             }
         }
     });
-    finish_f32s(attrs, &dims, out, x.dtype(), &[])
+    finish_floats(attrs, &dims, out, x.dtype(), &[])
 }
 
 /// Rows and columns of the result of RoiAlign.
@@ -365,7 +365,7 @@ fn eval_roi(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, Op
             }
         }
     }
-    finish_f32s(attrs, &dims, out, x.dtype(), &[])
+    finish_floats(attrs, &dims, out, x.dtype(), &[])
 }
 
 /// The window of a deformable convolution, its groups and groups of offsets.
@@ -422,7 +422,7 @@ fn eval_deform(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>,
     let modes = (Mode::Linear, Outside::Zeros, true);
     let mut y = vec![0.0f32; n_elems(&dims)?];
     if pixels == 0 || height == 0 || width == 0 {
-        return finish_f32s(attrs, &dims, y, x.dtype(), &[]);
+        return finish_floats(attrs, &dims, y, x.dtype(), &[]);
     }
     let taps_n = kh * kw;
     y.par_chunks_mut(oc * pixels).enumerate().for_each(|(image, y)| {
@@ -455,7 +455,7 @@ fn eval_deform(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>,
             }
         }
     });
-    finish_f32s(attrs, &dims, y, x.dtype(), &[])
+    finish_floats(attrs, &dims, y, x.dtype(), &[])
 }
 
 /// The image, the window over it, and how many windows there are along each axis.
@@ -521,7 +521,7 @@ fn eval_col2im(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>,
             }
         }
     }
-    finish_f32s(attrs, &dims, out, x.dtype(), &[])
+    finish_floats(attrs, &dims, out, x.dtype(), &[])
 }
 
 fn infer_indices(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {

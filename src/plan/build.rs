@@ -330,7 +330,11 @@ impl Layout<'_> {
                 let op = node.op().map_or("", |op| op.def.name);
                 steps.push(Step::Host(
                     HostStep { node: node.name.clone(), inputs, outputs },
-                    format!("no kernel covers {op} of these operands"),
+                    if kernels::has_doubles(self.graph, id) {
+                        "f64 is computed on the CPU reference".to_owned()
+                    } else {
+                        format!("no kernel covers {op} of these operands")
+                    },
                 ));
                 hazards = Hazards::default();
                 continue;
@@ -413,7 +417,7 @@ fn on_device(tensor: &Tensor) -> Result<Tensor, crate::ir::TensorError> {
     match tensor.dtype().on_device() {
         Some(dtype) if dtype == tensor.dtype() => Ok(tensor.clone()),
         Some(DType::I32) => Tensor::from_i64s(DType::I32, &tensor.dims(), &tensor.to_i64s()?),
-        Some(dtype) => Tensor::from_f32s(dtype, &tensor.dims(), &tensor.to_bounded_f32s()?),
+        Some(dtype) => Tensor::from_f32s(dtype, &tensor.dims(), &tensor.to_f32s()?),
         None => Err(crate::ir::TensorError::Class { dtype: tensor.dtype(), wanted: "a device type" }),
     }
 }

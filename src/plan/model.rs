@@ -1,7 +1,7 @@
 //! What assignment sees: the program to come, with the formats still open.
 //!
 //! The graph is lowered once without formats. That gives the kernels, their order and their buffers, which do not depend on formats: whatever float
-//! type the model has, a format says how it is stored. Imported
+//! type but f64 the model has, a format says how it is stored. Imported
 //! nodes that end up in one kernel, that view each other's results or share weights form a group, which has one format.
 
 use super::arena::{ArenaLimits, Buffer, plan};
@@ -386,21 +386,21 @@ impl Model {
     }
 }
 
-/// Whether a node has a format.
+/// Whether a node has a format: it has a result that formats say how to store.
 fn has_floats(graph: &Graph, id: NodeId) -> bool {
-    graph.node(id).outputs.iter().any(|v| v.ty.dtype.is_float() && !v.ty.dtype.is_minifloat())
+    graph.node(id).outputs.iter().any(|v| is_float(&v.ty) && !v.ty.dtype.is_minifloat())
 }
 
-/// Whether formats say how such a tensor is stored.
+/// Whether formats say how such a tensor is stored. f64 is f64 under each.
 fn is_float(ty: &TensorType) -> bool {
-    ty.dtype.is_float() && ty.packing.is_none()
+    ty.dtype.is_float() && ty.dtype != DType::F64 && ty.packing.is_none()
 }
 
 /// Bytes of some rows of a weight matrix as stored: in f32 as the model has them, at most; scales are counted as f16, as nearly all are.
 fn matrix_bytes(found: &weights::Weights, n_rows: usize, format: Weights) -> u64 {
     let (rows, cols) = (n_rows as u64, found.n_cols as u64);
     match format {
-        Weights::F32 if matches!(found.dtype, DType::F32 | DType::F64) => rows.saturating_mul(cols).saturating_mul(4),
+        Weights::F32 if found.dtype == DType::F32 => rows.saturating_mul(cols).saturating_mul(4),
         Weights::F32 => rows.saturating_mul(cols).saturating_mul(2),
         Weights::F16 => rows.saturating_mul(cols).saturating_mul(2),
         Weights::Int { bits, granularity } => {
