@@ -3,9 +3,7 @@
 use super::multiply::{self, Matrix};
 use super::packed_view::{PackedView, dot_blocks};
 use super::pointwise::Real;
-use super::util::{
-    agree, between, class_of, finish_floats, is_double, n_elems, operand, result, split_own, stored,
-};
+use super::util::{agree, between, class_of, finish_floats, is_double, n_elems, operand, result, split_own, stored};
 use super::window::{Plain, Window};
 use crate::ir::{
     Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,

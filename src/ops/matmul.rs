@@ -4,8 +4,8 @@ use super::multiply::{self, Matrix, Sizes};
 use super::packed_view::PackedView;
 use super::pointwise::Real;
 use super::util::{
-    agree, between, broadcast, broadcast_strides, finish, finish_floats, is_double, n_elems, operand, result, split_own,
-    stored,
+    agree, between, broadcast, broadcast_strides, finish, finish_floats, is_double, n_elems, operand, result,
+    split_own, stored,
 };
 use crate::ir::{
     Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
@@ -118,7 +118,11 @@ fn eval_parts(attrs: &Attrs, own: &[Option<&Tensor>], extra: &[Option<&Tensor>])
     if let Some(last) = dims.last_mut() {
         *last = n;
     }
-    if is_double(attrs, own) { joined::<f64>(&products, n, &dims, attrs, (a, extra)) } else { joined::<f32>(&products, n, &dims, attrs, (a, extra)) }
+    if is_double(attrs, own) {
+        joined::<f64>(&products, n, &dims, attrs, (a, extra))
+    } else {
+        joined::<f32>(&products, n, &dims, attrs, (a, extra))
+    }
 }
 
 /// Products of `n` columns in all side by side.

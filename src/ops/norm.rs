@@ -60,11 +60,7 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     if is_double(attrs, own) { eval_in::<f64>(attrs, own, extra) } else { eval_in::<f32>(attrs, own, extra) }
 }
 
-fn eval_in<F: Real>(
-    attrs: &Attrs,
-    own: &[Option<&Tensor>],
-    extra: &[Option<&Tensor>],
-) -> Result<Vec<Tensor>, OpError> {
+fn eval_in<F: Real>(attrs: &Attrs, own: &[Option<&Tensor>], extra: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let x = operand(own, 0)?;
     let dims = x.dims();
     let axis = axis_attr(attrs, -1, dims.len())?;

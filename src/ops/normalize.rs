@@ -108,11 +108,7 @@ fn expand_batch(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     if let Some([scale, bias, mean, variance]) =
         parameters.iter().map(|v| constant(*v)).collect::<Option<Vec<_>>>().as_deref()
     {
-        let factor: Vec<f64> = scale
-            .iter()
-            .zip(variance)
-            .map(|(s, v)| s / (v + f64::from(epsilon)).sqrt())
-            .collect();
+        let factor: Vec<f64> = scale.iter().zip(variance).map(|(s, v)| s / (v + f64::from(epsilon)).sqrt()).collect();
         let shift: Vec<f64> = bias.iter().zip(mean).zip(&factor).map(|((b, m), f)| b - m * f).collect();
         let mut dims = vec![1; rank];
         dims[1] = factor.len();

@@ -1,6 +1,7 @@
 //! Operators that read images at computed places, or write overlapping windows. They have a CPU reference but no kernel yet.
 
-use super::util::{finish_floats, n_elems, operand, strides};
+use super::pointwise::Real;
+use super::util::{finish_floats, is_double, n_elems, operand, strides};
 use super::window::Window;
 use crate::ir::{
     Attrs, CORE, Class, DType, Dim, IndexFault, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, attr,
@@ -493,6 +494,10 @@ fn infer_col2im(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 }
 
 fn eval_col2im(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    if is_double(attrs, inputs) { col2im::<f64>(attrs, inputs) } else { col2im::<f32>(attrs, inputs) }
+}
+
+fn col2im<F: Real>(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let x = operand(inputs, 0)?;
     let (image, window, counts) =
         col2im_plan(attrs, x.ty(), &operand(inputs, 1)?.to_i64s()?, &operand(inputs, 2)?.to_i64s()?)?;
@@ -500,8 +505,8 @@ fn eval_col2im(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>,
     let taps: usize = window.kernel.iter().map(|&k| k as usize).product();
     let (n_axes, n_windows, plane) = (image.len(), own[2], n_elems(&image)?);
     let dims = [&[own[0], own[1] / taps], &image[..]].concat();
-    let data = x.to_f32s()?;
-    let mut out = vec![0.0f32; n_elems(&dims)?];
+    let data = F::elements(x)?;
+    let mut out = vec![F::zero(); n_elems(&dims)?];
     for (at, out) in out.chunks_exact_mut(plane.max(1)).enumerate() {
         for tap in 0..taps {
             let row = &data[(at * taps + tap) * n_windows..][..n_windows];
@@ -516,7 +521,7 @@ fn eval_col2im(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>,
                     step *= image[axis];
                 }
                 if let Some(offset) = offset {
-                    out[offset] += value;
+                    out[offset] += *value;
                 }
             }
         }
@@ -551,11 +556,11 @@ fn eval_indices(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>
         return Err(OpError::unsupported(format!("{n_windows} windows of {taps} elements")));
     }
     let rows = strides(image);
-    let data = x.to_f32s()?;
+    let data = x.to_f64s()?;
     let mut places = Vec::with_capacity(own[0] * own[1] * n_windows);
     for (block, values) in data.chunks_exact(plane.max(1)).enumerate() {
         for at in 0..n_windows {
-            let mut best: Option<(f32, usize, usize)> = None;
+            let mut best: Option<(f64, usize, usize)> = None;
             for tap in 0..taps {
                 let (mut tap, mut at, mut row, mut column, mut inside) = (tap, at, 0usize, 0usize, true);
                 let mut position = vec![0usize; n_axes];

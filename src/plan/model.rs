@@ -189,20 +189,7 @@ impl Model {
         index: &BTreeMap<NodeId, usize>,
     ) {
         let mut owner = |id: NodeId| kernel_sets.get(&id).and_then(|first| index.get(&sets.find(*first)).copied());
-        // Formats say how results of the model's nodes are stored. What lies between the kernels of one node is f32 (`ops::widen`).
-        let names: BTreeSet<&str> = graph
-            .order()
-            .into_iter()
-            .filter(|id| graph.node(*id).op().is_some())
-            .flat_map(|id| graph.node(id).outputs.iter().map(|v| v.name.as_str()))
-            .collect();
-        let results: BTreeSet<ValueId> = kernels
-            .order()
-            .into_iter()
-            .flat_map(|id| (0..kernels.node(id).outputs.len()).map(move |out| id.out(out)))
-            .filter(|value| names.contains(kernels.value(*value).name.as_str()))
-            .map(|value| planned.root.get(&value).copied().unwrap_or(value))
-            .collect();
+        let results = results(graph, kernels, planned);
         for (i, live) in planned.live.iter().enumerate().filter(|(_, live)| results.contains(&live.value)) {
             let ty = kernels.ty(live.value);
             // What an output needs is stored as the model has it.
@@ -384,6 +371,37 @@ impl Model {
         let peak_bytes = parts.iter().try_fold(0u64, |sum, b| sum.checked_add(*b)).ok_or(PlanError::Overflow)?;
         Ok(Planned { peak_bytes, arena_bytes, max_live_bytes: arena.max_live })
     }
+}
+
+/// The values, each the root of its views, that are stored as formats say: what others read of a node. What lies between the kernels of one node is f32
+/// (`ops::widen`), be they of its expansion, or of a pass that put something behind it.
+fn results(graph: &Graph, kernels: &Graph, planned: &Buffers) -> BTreeSet<ValueId> {
+    let nodes = graph.order().into_iter().map(|id| graph.node(id)).filter(|node| node.op().is_some());
+    let named: BTreeMap<&str, &str> =
+        nodes.flat_map(|node| node.outputs.iter().map(|v| (v.name.as_str(), node.name.as_str()))).collect();
+    // The nodes whose value one is: that of its name, else those that its kernel is of.
+    let mut of: BTreeMap<ValueId, Vec<&str>> = BTreeMap::new();
+    let mut results = BTreeSet::new();
+    for &id in &planned.order {
+        let node = kernels.node(id);
+        let own: Vec<&str> = node.origins().iter().map(String::as_str).collect();
+        let operands = kernels.operands(id);
+        let viewed = operands.first().copied().flatten().filter(|_| is_view(kernels, id));
+        if node.op().is_some() && viewed.is_none() {
+            let is_inner = |value: &ValueId| of.get(value).is_none_or(|of| of.iter().any(|name| own.contains(name)));
+            let read = operands.iter().flatten().filter(|value| !is_inner(value));
+            results.extend(read.map(|value| planned.root.get(value).copied().unwrap_or(*value)));
+        }
+        for (out, value) in node.outputs.iter().enumerate() {
+            let origins = match (named.get(value.name.as_str()), viewed) {
+                (Some(name), _) => vec![*name],
+                (None, Some(viewed)) => of.get(&viewed).cloned().unwrap_or_default(),
+                (None, None) => own.clone(),
+            };
+            of.insert(id.out(out), origins);
+        }
+    }
+    results
 }
 
 /// Whether a node has a format: it has a result that formats say how to store.

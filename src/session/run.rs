@@ -164,14 +164,8 @@ impl Session {
     ) -> Result<Session, SessionError> {
         let executor = crate::runtime::Executor::load(&program, 0, context)?;
         let choice = DeviceChoice::Index(context.info().index);
-        let mut session = Session {
-            program,
-            operators,
-            reference: None,
-            executor: Some(executor),
-            choice,
-            fallbacks: Vec::new(),
-        };
+        let mut session =
+            Session { program, operators, reference: None, executor: Some(executor), choice, fallbacks: Vec::new() };
         if session.has_host_steps() {
             session.reference = Some(Reference::with_operators(&session.program, 0, &session.operators)?);
         }
@@ -366,11 +360,6 @@ pub fn is_of_device(error: &crate::runtime::RuntimeError) -> bool {
     use crate::runtime::RuntimeError::*;
     matches!(
         error,
-        NoDevice { .. }
-            | NoGpu { .. }
-            | OutOfMemory { .. }
-            | DeviceLost
-            | Unsupported { .. }
-            | Vulkan { .. }
+        NoDevice { .. } | NoGpu { .. } | OutOfMemory { .. } | DeviceLost | Unsupported { .. } | Vulkan { .. }
     )
 }

@@ -317,6 +317,8 @@ impl Run<'_> {
             if out >= node.outputs.len() {
                 break;
             }
+            // An output is stored as the model has it, for all that read it.
+            let wanted = wanted.filter(|_| !self.graph.is_output(id.out(out)));
             let tensor = match wanted {
                 Some(wanted) if is_stored(&tensor) && self.noise.is_none() => stored(&tensor, wanted),
                 _ => tensor,
@@ -327,7 +329,8 @@ impl Run<'_> {
                 if tensor.dtype().is_float() && !is_exact { self.moved(&tensor, epsilon(own)) } else { tensor };
             // Near 0 these are the difference of larger numbers, whose last bits a device may have otherwise.
             let tensor = match op.def.onnx {
-                _ if own == DType::F64 => tensor,
+                "Elu" | "Celu" | "Selu" if own == DType::F64 => self.shifted(&tensor, 1e-15),
+                "Gelu" if own == DType::F64 => self.shifted(&tensor, 1e-8),
                 "Elu" | "Celu" | "Selu" => self.shifted(&tensor, 4e-7),
                 "Gelu" => self.shifted(&tensor, 1e-6),
                 "Resize" if op.attrs.str("mode").is_some_and(|mode| mode != "nearest") => {
