@@ -102,7 +102,10 @@ impl Work<'_> {
                     }
                 }
             }
-            self.read(&op, &mut operands, stored)?;
+            // An output is computed in the type in which the model has it.
+            let is_f32 = |out: usize| self.graph.is_output(id.out(out)) && node.outputs[out].ty.dtype == DType::F32;
+            let computed = if (0..node.outputs.len()).any(is_f32) { DType::F32 } else { stored };
+            self.read(&op, &mut operands, stored, computed)?;
         }
         let unchanged = old.iter().zip(&operands).all(|(old, new)| old.map(Val::Old) == *new);
         let wanted = node.format.map(|f| f.activations.stored());
@@ -127,8 +130,8 @@ impl Work<'_> {
     }
 
     /// Brings operands to types that the operator reads: large constants to f16 where that is `stored`, bf16 to f32, and all to f32 where that
-    /// is `stored`, or they differ and the operator wants one type.
-    fn read(&mut self, op: &Op, operands: &mut [Option<Val>], stored: DType) -> Result<(), OpError> {
+    /// is `computed`, or they differ and the operator wants one type.
+    fn read(&mut self, op: &Op, operands: &mut [Option<Val>], stored: DType, computed: DType) -> Result<(), OpError> {
         let mut slots = Vec::new();
         for (slot, operand) in operands.iter_mut().enumerate() {
             let Some(val) = operand.filter(|val| self.is_plain(*val) && !keeps_type(op, slot)) else { continue };
@@ -144,7 +147,7 @@ impl Work<'_> {
         }
         let types: Vec<DType> = slots.iter().filter_map(|s| Some(self.edit.ty(operands[*s]?).dtype)).collect();
         let agree = ops::reads_mixed(op.def) || types.iter().all(|dtype| Some(dtype) == types.first());
-        if agree && (stored == DType::F16 || !types.contains(&DType::F16)) {
+        if agree && (computed == DType::F16 || !types.contains(&DType::F16)) {
             return Ok(());
         }
         for slot in slots {

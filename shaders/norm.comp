@@ -10,15 +10,16 @@ void main() {
     uint base = row * p.n;
     float mean = 0.0;
 #if RMS == 0
-    EACH(i, row_lane(), p.n, LANES) mean += ld_x(base + i);
-    mean = join_lanes(JOIN_SUM, mean) / float(p.n);
+    Sum sum = no_sum();
+    EACH(i, row_lane(), p.n, LANES) add(sum, ld_x(base + i), i);
+    mean = sum_lanes(sum) / float(p.n);
 #endif
-    float square = 0.0;
+    Sum squares = no_sum();
     EACH(i, row_lane(), p.n, LANES) {
         float v = ld_x(base + i) - mean;
-        square += v * v;
+        add(squares, v * v, i);
     }
-    square = join_lanes(JOIN_SUM, square) / float(p.n);
+    float square = sum_lanes(squares) / float(p.n);
     float factor = 1.0 / sqrt(square + p.epsilon);
     EACH(i, row_lane(), p.n, LANES) {
         float v = (ld_x(base + i) - mean) * factor;
