@@ -79,18 +79,19 @@ struct Run<'a> {
     values: BTreeMap<ValueId, Tensor>,
     exact: BTreeSet<ValueId>,
     noise: Option<&'a mut Random>,
-    /// The least that is moved: a value that is an output of a narrow type is stored in that type for all who read it.
-    least: f64,
+    /// By how much the narrowest type in the graph rounds.
+    narrowest: f64,
     /// Whether some node stores f16.
     narrow: bool,
 }
 
 /// The outputs of a graph of the ONNX level, as its formats have it; with `noise`, moved, and floats as f32.
 pub fn run(graph: &Graph, inputs: &[Tensor], noise: Option<&mut Random>) -> Result<Vec<Tensor>, String> {
-    let least = graph.outputs().iter().map(|o| epsilon(graph.ty(o.value).dtype)).fold(0.0, f64::max);
+    let values = graph.order().into_iter().flat_map(|id| graph.node(id).outputs.iter().map(|v| v.ty.dtype));
+    let narrowest = values.filter(|dtype| dtype.is_float()).map(epsilon).fold(0.0, f64::max);
     let narrow =
         graph.order().iter().any(|id| graph.node(*id).format.is_some_and(|f| f.activations == Activations::F16));
-    let mut run = Run { graph, values: BTreeMap::new(), exact: BTreeSet::new(), noise, least, narrow };
+    let mut run = Run { graph, values: BTreeMap::new(), exact: BTreeSet::new(), noise, narrowest, narrow };
     for (id, tensor) in graph.inputs().iter().zip(inputs) {
         run.set(id.out(0), tensor.clone(), true);
     }
@@ -149,7 +150,6 @@ impl Run<'_> {
     }
 
     fn moved(&mut self, tensor: &Tensor, epsilon: f64) -> Tensor {
-        let epsilon = epsilon.max(self.least);
         let Some(random) = &mut self.noise else { return tensor.clone() };
         let floor = if epsilon > 1e-4 { 1e-7 } else { 1.2e-38 };
         each(tensor, |v| v + v * epsilon * f64::from(random.unit()) + floor * f64::from(random.unit()))
@@ -211,7 +211,7 @@ impl Run<'_> {
         };
         let (apart, sums) = (of("Sub")?.remove(0), of("Add")?.remove(0));
         let (apart, sums) = (apart.to_f64s().unwrap(), sums.to_f64s().unwrap());
-        let least = self.least.max(1.0 / 1024.0);
+        let least = self.narrowest.max(1.0 / 1024.0);
         let normal = self.least_normal();
         let near = |i: usize| apart[i].abs() <= (4.0 * least * sums[i].abs()).max(normal);
         let values = equal.to_i64s().unwrap();
@@ -236,7 +236,7 @@ impl Run<'_> {
             let mut tensor = self.values[&value].clone();
             let mut is_exact = self.exact.contains(&value);
             if tensor.dtype().is_float() {
-                let own = tensor_type(&tensor, self.graph.ty(value).dtype, wanted);
+                let rounds = rounding(self.graph.ty(value).dtype, wanted);
                 match (found.as_ref().filter(|f| f.slot == slot), format) {
                     (Some(found), Some(format))
                         if format.has_int_weights() || format.tail.is_some() || format.weights == Weights::F16 =>
@@ -248,7 +248,7 @@ impl Run<'_> {
                     _ => {}
                 }
                 if !is_exact && !keeps_type(op, slot) {
-                    tensor = self.moved(&tensor, epsilon(own));
+                    tensor = self.moved(&tensor, rounds);
                 }
                 let products = found.as_ref().is_some_and(|f| f.has_products);
                 if slot == 0
@@ -265,7 +265,7 @@ impl Run<'_> {
         }
         // What was rounded to f16 before may be 0 there, whatever this node computes in.
         let next_to_nothing =
-            4.0 * epsilon(if self.narrow { DType::F16 } else { wanted.unwrap_or(DType::F32) }).max(self.least);
+            4.0 * epsilon(if self.narrow { DType::F16 } else { wanted.unwrap_or(DType::F32) }).max(self.narrowest);
         if let (true, "Reciprocal", Some(Some(x))) = (self.noise.is_some(), op.def.onnx, operands.first_mut()) {
             *x = without_cancelled(x, next_to_nothing);
         }
@@ -323,10 +323,9 @@ impl Run<'_> {
                 Some(wanted) if is_stored(&tensor) && self.noise.is_none() => stored(&tensor, wanted),
                 _ => tensor,
             };
-            let own = tensor_type(&tensor, node.outputs[out].ty.dtype, wanted);
+            let (own, rounds) = (node.outputs[out].ty.dtype, rounding(node.outputs[out].ty.dtype, wanted));
             let is_exact = exact && on_grid(&tensor);
-            let tensor =
-                if tensor.dtype().is_float() && !is_exact { self.moved(&tensor, epsilon(own)) } else { tensor };
+            let tensor = if tensor.dtype().is_float() && !is_exact { self.moved(&tensor, rounds) } else { tensor };
             // Near 0 these are the difference of larger numbers, whose last bits a device may have otherwise.
             let tensor = match op.def.onnx {
                 "Elu" | "Celu" | "Selu" if own == DType::F64 => self.shifted(&tensor, 1e-15),
@@ -381,9 +380,13 @@ fn is_stored(tensor: &Tensor) -> bool {
     tensor.dtype().is_float() && tensor.dtype() != DType::F64
 }
 
-/// The float type that a result is stored in.
-fn tensor_type(tensor: &Tensor, dtype: DType, wanted: Option<DType>) -> DType {
-    wanted.filter(|_| is_stored(tensor)).unwrap_or(dtype)
+/// By how much a value of this type of the model is rounded where a format says how it is stored: by either, for the oracle has each value in the
+/// model's type, and a program in the format's. f64 is f64 under each.
+fn rounding(dtype: DType, wanted: Option<DType>) -> f64 {
+    match wanted {
+        Some(wanted) if dtype.is_float() && dtype != DType::F64 => epsilon(dtype).max(epsilon(wanted)),
+        _ => epsilon(dtype),
+    }
 }
 
 fn is_half_or_wider(tensor: &Tensor) -> bool {
