@@ -11,7 +11,7 @@ use crate::ir::{
     Attr, Attrs, Class, Edit, Expr, Format, Graph, Level, NodeId, Op, OpError, Operand, Patch, TensorType, Val, ValueId,
 };
 use crate::ops::{check_indices, pointwise};
-use crate::plan::kernels::max_operands;
+use crate::plan::kernels::{has_doubles, max_operands};
 use crate::target::Target;
 use std::collections::BTreeMap;
 
@@ -162,6 +162,9 @@ impl Group {
         };
         let value = id.out(0);
         let shape = &graph.ty(self.root.out(0)).shape;
+        if has_doubles(graph, id) != has_doubles(graph, self.root) {
+            return refuse("f64 is computed on the host".to_owned());
+        }
         if graph.ty(value).dtype.is_minifloat() {
             return refuse(format!("it rounds to {}", graph.ty(value).dtype));
         }

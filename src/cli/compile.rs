@@ -194,10 +194,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         say::detail(format_args!("node {:?} ({}) runs on the host: {}", node.name, node.op, node.reason));
     }
     let seconds = start.elapsed().as_secs_f64();
-    if let [first, rest @ ..] = compiled.narrowed.as_slice() {
-        let others = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
-        eprintln!("nyxc: f64 is computed in f32 at {first:?}{others}: --json lists them as \"narrowed\"");
-    }
     if let Some(dir) = &args.emit_shaders {
         write_all(dir, compiled.shaders.iter().map(|(name, glsl)| (format!("{name}.comp"), glsl)))?;
     }
@@ -331,7 +327,6 @@ fn report(compiled: &Compiled, options: &Compile, asked: Option<Budget>, seconds
         "default_inputs": plan.entries.first().map(|e| e.defaults.keys().collect::<Vec<_>>()),
         "constant_inputs": plan.entries.first().map(|e| &e.fixed),
         "nodes": plan.nodes,
-        "narrowed": compiled.narrowed,
         "certificate": certificate,
         "predicted_error": plan.certificate.relative_error(),
         "passes": passes,

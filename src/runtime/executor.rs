@@ -404,10 +404,6 @@ fn run_host(
     for (port, tensor) in at(&step.outputs, sizes)?.iter().zip(&results) {
         let source = Source::of(port, tensor).map_err(|e| match e {
             RuntimeError::Input { name, fault } => fail(format!("result {name:?}: {fault}")),
-            RuntimeError::TooWide { index, value, .. } => {
-                let port = format!("host node {:?}: result {:?}", step.node, port.name);
-                RuntimeError::TooWide { port, index, value }
-            }
             other => other,
         })?;
         let upload = [(region_of(port), source)];
