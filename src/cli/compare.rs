@@ -1,6 +1,6 @@
 //! `nyxc compare`.
 
-use super::constants::Constant;
+use super::source::{Source, Values};
 use super::{Failure, load, run, write};
 use crate::import::Initializers;
 use crate::ir::{DType, Format, Node, NodeId, Tensor};
@@ -31,9 +31,8 @@ pub(super) struct Args {
     /// Arrays named as the model's inputs: IN.npz, NAME=FILE.npy, or FILE.npy for the only input; may be repeated
     #[arg(long, value_name = "IN.npz|NAME=FILE.npy", required = true)]
     inputs: Vec<PathBuf>,
-    /// Values for inputs of the model, as given to `nyxc compile`
-    #[arg(long, value_name = "NAME=VALUE|FILE.npz", value_parser = Constant::parse)]
-    constants: Vec<Constant>,
+    #[command(flatten)]
+    values: Values,
     /// Exit with 1 where an output's relative L2 error is larger
     #[arg(long, value_name = "ERROR")]
     bound: Option<f64>,
@@ -76,11 +75,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let entry = run::entry(&program)?;
     // The sizes of the others are those of their defaults.
     let given = || entry.inputs.iter().zip(&inputs);
-    let dims: Vec<_> = given()
+    let dim = given()
         .filter(|(port, _)| !entry.defaults.contains_key(&port.name))
         .flat_map(|(port, tensor)| load::bindings(&port.name, &tensor.ty().shape))
         .collect();
-    let (graph, _) = load::model(&args.model, &dims, &args.constants, Initializers::Inputs)?;
+    let source = Source { dim, values: args.values.clone(), initializers: Initializers::Inputs };
+    let (graph, _) = load::model(&args.model, &source)?;
     let own = |id: &NodeId| {
         let name = &graph.value(id.out(0)).name;
         let found = given().find(|(port, _)| port.name == *name).map(|(_, tensor)| tensor);

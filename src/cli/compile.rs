@@ -1,9 +1,8 @@
 //! `nyxc compile`.
 
-use super::constants::{self, Constant};
 use super::size::{self, Budget};
-use super::{Failure, explain, load, say, write};
-use crate::import::{DimBinding, Initializers};
+use super::source::Source;
+use super::{Failure, constants, explain, load, say, write};
 use crate::ir::{Format, Graph, valid_block};
 use crate::passes::{NAMES, Pin, Policy, Settings};
 use crate::program::file;
@@ -24,6 +23,7 @@ Examples:
   nyxc compile model.onnx --budget 50% --report report.json -o - | ssh gpu 'cat > model.nyx'
   nyxc compile model.onnx --budget 40M --dim batch=8 --target rx580 -o model.nyx
   nyxc compile decoder.onnx --dim seq=1..32 --dim past=0..512 --dim total=past+seq
+  nyxc compile model.onnx --constants axes=[0,2] --holds 'frames=[f32[3,64],f32[3,64]]'
   nyxc compile model.onnx --policy uniform:w4a16 --precision 'head*=f16' --json
   nyxc compile model.onnx --budget 40M --dry-run --explain conv1
 
@@ -55,18 +55,8 @@ pub(super) struct Args {
     /// Weights that share a scale, along the reduction axis: a power of two from 16 to 256
     #[arg(long, value_name = "N", value_parser = parse_block)]
     block_size: Option<u32>,
-    /// The size of a dimension: batch=1 by its name, input.0=1 by input and axis, seq=1..512 for any size of a range, total=past+seq for an
-    /// expression of names with ranges
-    #[arg(long, value_name = "NAME=SIZE", value_parser = DimBinding::parse)]
-    dim: Vec<DimBinding>,
-    /// Values for inputs of the model, which become constants: where an input decides shapes. In line, as sr=16000 or axes=[0,2], or arrays of
-    /// these names in a file
-    #[arg(long, value_name = "NAME=VALUE|FILE.npz", value_parser = Constant::parse)]
-    constants: Vec<Constant>,
-    /// Initializers that the model has as inputs too (IR version 4 and later): inputs with a default, constants, or auto, which takes them for constants
-    /// where the model lists all its initializers and they have 64 KiB or more
-    #[arg(long, default_value = "auto", value_name = "auto|inputs|constants")]
-    initializers: Initializers,
+    #[command(flatten)]
+    source: Source,
     /// Formats that may be assigned [default: f32,f16,w8a32,w8a16,w8a8,w4a32,w4a16,w4a8]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     formats: Vec<Format>,
@@ -116,10 +106,13 @@ fn parse_block(text: &str) -> Result<u32, String> {
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let output = place(args)?;
     for written in output.iter().chain(&args.report) {
-        write::spares(written, [args.model.as_path()].into_iter().chain(constants::files(&args.constants)))?;
+        write::spares(
+            written,
+            [args.model.as_path()].into_iter().chain(constants::files(&args.source.values.constants)),
+        )?;
     }
     let target = target(&args.target)?;
-    let (graph, imported) = load::model(&args.model, &args.dim, &args.constants, args.initializers)?;
+    let (graph, imported) = load::model(&args.model, &args.source)?;
     let mut by_reason: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (name, reason) in &imported.fixed {
         by_reason.entry(reason).or_default().push(format!("{name:?}"));

@@ -1,9 +1,10 @@
 //! `nyxc diff`.
 
 use super::load::{self, Loaded};
+use super::source::Source;
 use super::{Failure, write};
 use crate::diff::{Diff, Side};
-use crate::import::{DimBinding, Outline, outline};
+use crate::import::{Outline, outline};
 use crate::ir::Level;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,9 +29,8 @@ pub(super) struct Args {
     /// Print the figures and how many nodes differ, and no node
     #[arg(long)]
     summary: bool,
-    /// The size of a dimension of the models: as for `nyxc compile`
-    #[arg(long, value_name = "NAME=SIZE", value_parser = DimBinding::parse)]
-    dim: Vec<DimBinding>,
+    #[command(flatten)]
+    source: Source,
     /// Print the differences as one JSON document
     #[arg(long)]
     pub(super) json: bool,
@@ -44,7 +44,11 @@ struct Read {
 
 impl Read {
     fn of(path: &Path, args: &Args) -> Result<Read, Failure> {
-        let loaded = load::graph(path, &args.dim)?;
+        // Sizes and values are those of the models: of one that is compared with a text, of it alone.
+        let is_for_another =
+            !load::is_model(path) && [&args.before, &args.after].into_iter().any(|p| load::is_model(p));
+        let source = if is_for_another { Source::default() } else { args.source.clone() };
+        let loaded = load::graph(path, &source)?;
         let file = if let Loaded::Model(_) = loaded { Some(outline(path)?) } else { None };
         Ok(Read { loaded, file })
     }

@@ -19,6 +19,7 @@ mod profile;
 mod run;
 mod say;
 mod size;
+mod source;
 mod targets;
 mod verify;
 mod write;

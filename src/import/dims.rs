@@ -36,7 +36,7 @@ pub(super) fn declared(input: &str, axis: usize, dim: &Dimension) -> Result<i64,
 /// Element type and axes of a value that the file describes.
 pub(super) fn described(info: &ValueInfoProto) -> Result<(crate::ir::DType, Option<&[Dimension]>), String> {
     let Some(TypeValue::TensorType(tensor)) = info.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
-        return Err("is no tensor: what a sequence or an optional holds must be said (ImportOptions::held), maps are not supported".to_owned());
+        return Err("is no tensor".to_owned());
     };
     Ok((data::dtype(tensor.elem_type)?, tensor.shape.as_ref().map(|s| s.dim.as_slice())))
 }

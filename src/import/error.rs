@@ -64,6 +64,10 @@ pub(super) enum Kind {
         "operand {slot} must be a constant, and is the model's input {name:?}: give it a value with --constants {name}=VALUE"
     )]
     FreeInput { slot: usize, name: String },
+    #[error("input {name:?} holds: {problem}")]
+    Held { name: String, problem: String },
+    #[error("{}", not_held(inputs))]
+    NotHeld { inputs: Vec<(String, String, String)> },
     #[error("tensor {name:?}: {problem}")]
     Tensor { name: String, problem: String },
     #[error("tensor {name:?}: {needed} bytes from byte {offset} of {file:?}: {problem}")]
@@ -94,6 +98,14 @@ pub(super) enum Kind {
     Unrelated { source: OpError, proposals: Vec<Vec<DimBinding>> },
     #[error("{first}; in all the model needs{}", needed(inputs, dims))]
     Missing { first: Box<Kind>, inputs: Vec<(String, String)>, dims: Vec<String> },
+}
+
+/// Inputs that are no tensors, with their types and what is given for them on the command line.
+fn not_held(inputs: &[(String, String, String)]) -> String {
+    let each = inputs.iter().map(|(name, ty, argument)| {
+        format!("input {name:?} is {ty}: a program takes the tensors that it holds, so say which, as {argument}")
+    });
+    each.collect::<Vec<_>>().join("; ")
 }
 
 /// What would relate the sizes, as it is given on the command line.
@@ -129,12 +141,13 @@ impl ImportError {
         matches!(self.inner.kind, Kind::Io { .. })
     }
 
-    /// Whether a binding of a dimension was wrong, rather than the model.
+    /// Whether the options were wrong, rather than the model: a dimension, or a value or a type of an input.
     pub fn is_usage(&self) -> bool {
         matches!(
             self.inner.kind,
             Kind::UnknownDim { .. }
                 | Kind::Fixed { .. }
+                | Kind::Held { .. }
                 | Kind::FixedDim { .. }
                 | Kind::FreeSymbol { .. }
                 | Kind::SizeRange { .. }
@@ -163,6 +176,13 @@ impl ImportError {
             Kind::Missing { inputs, .. } => inputs.first().map(|(name, _)| name.as_str()),
             _ => None,
         }
+    }
+
+    /// The inputs of the model of which must be said what they hold for the model to import ([`ImportOptions::held`](super::ImportOptions::held)), where
+    /// that is what is missing.
+    pub fn not_held(&self) -> impl Iterator<Item = &str> {
+        let inputs = if let Kind::NotHeld { inputs } = &self.inner.kind { inputs.as_slice() } else { &[] };
+        inputs.iter().map(|(name, ..)| name.as_str())
     }
 
     /// Whether sizes or values are missing that a user can give.

@@ -6,7 +6,8 @@
 //! 3. `normalize` brings every node to the form that the newest opset has, so that operators know one form only.
 //! 4. `build` adds the nodes in the file's order, typed one by one. Shape arithmetic is computed at once (`fold`), since later types depend
 //!    on its values. Bodies are written out where how often they run is known, or bounded (`unroll`), and become graphs of their own for operators that
-//!    a registry adds (`body`). Model-local functions are written out where they are called (`function`). Sequences and optionals are resolved (`sequence`).
+//!    a registry adds (`body`). Model-local functions are written out where they are called (`function`). Sequences and optionals are resolved (`sequence`); those among the inputs become
+//!    what they hold (`held`).
 
 mod body;
 mod build;
@@ -19,6 +20,7 @@ mod error;
 mod fold;
 mod function;
 mod gradient;
+mod held;
 mod literal;
 mod missing;
 mod normalize;
@@ -31,13 +33,16 @@ mod sequence;
 mod tests;
 mod undocumented;
 mod unroll;
+mod value_type;
 mod weigh;
 
-pub use describe::{Axis, Described, Description, describe, describe_bytes};
+pub use describe::{Described, Description, describe, describe_bytes};
 pub use error::ImportError;
+pub use held::Held;
 pub use outline::{Outline, outline};
+pub use value_type::{Axis, ValueType};
 
-use crate::ir::{Dim, Graph, Registry, Tensor, TensorType, hint};
+use crate::ir::{Dim, Graph, Registry, Tensor, hint};
 use dims::Symbols;
 use error::Kind;
 use proto::OnnxModel;
@@ -80,7 +85,7 @@ pub struct ImportOptions {
     pub initializers: Initializers,
     /// The same, written out: numbers, truth values, or nested lists of these, which become tensors of the input's type.
     pub values: BTreeMap<String, serde_json::Value>,
-    /// What inputs that are sequences or optionals hold, by name; an input of which nothing is said here must be a tensor.
+    /// What inputs that are sequences or optionals hold, by name: each of them needs one.
     pub held: BTreeMap<String, Held>,
 }
 
@@ -108,17 +113,6 @@ impl std::str::FromStr for Initializers {
             _ => Err(format!("{text:?} is none of auto, inputs, constants")),
         }
     }
-}
-
-/// What an input of the model that is no tensor holds. A program has sizes and lengths of its own, so they must be known.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Held {
-    /// A sequence, perhaps an optional one, of tensors of these types: the graph has the inputs `NAME.0`, `NAME.1` and so on.
-    Sequence(Vec<TensorType>),
-    /// An optional with a tensor of this type: the graph has the input `NAME`.
-    Tensor(TensorType),
-    /// An optional without a value: the graph has no such input.
-    Nothing,
 }
 
 /// A size for a dimension that the model leaves open.
@@ -200,10 +194,10 @@ pub fn import_proto(
     let mut files = data::Files::new(dir)?;
     let functions =
         function::read((model.functions, extras.functions), (&graph.node, &more.node), &mut files, opset, &opsets)?;
+    let declared = proto::paired(&graph.input, &more.input);
+    let declared = declared.map(|(info, extras)| (info.name.clone(), ValueType::of(info, extras))).collect();
     let mut raw = read::Reader { files: &mut files, opsets: &opsets }.graph(graph, more, 0)?;
-    for (name, held) in &options.held {
-        sequence::spread_input(&mut raw, name, held)?;
-    }
+    held::spread_inputs(&mut raw, &declared, &options.held)?;
     for (name, tensor) in &options.constants {
         fix_input(&mut raw, name, tensor)?;
     }

@@ -14,6 +14,7 @@ mod budget;
 mod dump;
 mod inspect;
 mod run;
+mod sequences;
 mod usage;
 
 use folder::Folder;

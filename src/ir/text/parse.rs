@@ -64,6 +64,17 @@ pub fn parse_type(text: &str) -> Result<TensorType, ParseError> {
     alone(text, |parser| parser.ty())
 }
 
+/// Reads one type as [`parse_type`], whose symbols have their ranges elsewhere: they may be any number from 0.
+///
+/// # Errors
+/// The text is none.
+pub fn parse_open_type(text: &str) -> Result<TensorType, ParseError> {
+    alone(text, |parser| {
+        parser.unlisted = Some((0, i64::MAX));
+        parser.ty()
+    })
+}
+
 fn alone<T>(text: &str, read: impl FnOnce(&mut Parser<'_>) -> Result<T, ParseError>) -> Result<T, ParseError> {
     let registry = Registry::default();
     let mut parser =
