@@ -18,7 +18,14 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("runtime", &["ir", "target", "program"]),
     ("diff", &["ir", "program"]),
     ("session", &["ir", "target", "ops", "program", "import", "plan", "passes", "codegen", "runtime", "diff"]),
-    ("cli", &["ir", "target", "ops", "program", "import", "plan", "passes", "codegen", "runtime", "diff", "session"]),
+    ("failure", &["ir", "program", "import", "passes", "runtime", "session"]),
+    (
+        "cli",
+        &[
+            "ir", "target", "ops", "program", "import", "plan", "passes", "codegen", "runtime", "diff", "session",
+            "failure",
+        ],
+    ),
 ];
 
 #[test]

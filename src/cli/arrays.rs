@@ -23,6 +23,10 @@ pub(super) fn read(given: &Path, entry: &Entry, wants: Wants<'_>) -> Result<BTre
         },
         None => (None, given.to_owned()),
     };
+    // The file `a=b.npy` may be there; else it is a name that no input has.
+    if name.is_some() && path == given && !path.exists() && given.to_str().is_some_and(|text| text.contains('=')) {
+        return Err(unnamed(given, "input", &names));
+    }
     let file = std::fs::File::open(&path).map_err(|e| Failure::io(&path, e))?;
     let file = BufReader::new(file);
     let refuse = |e: String| Failure::file(format!("{}: {e}", path.display()));
@@ -171,8 +175,18 @@ pub(super) fn write_outputs(places: &[PathBuf], outputs: &[(String, Tensor)]) ->
 /// Checks, before anything runs, that each place is one that [`write_outputs`] can use.
 pub(super) fn check_places(places: &[PathBuf], outputs: &[Port]) -> Result<(), Failure> {
     let names: Vec<&str> = outputs.iter().map(|port| port.name.as_str()).collect();
-    match places.iter().find(|p| is_npy(p) && !is_folder(p) && named(p, &names).is_none() && names.len() != 1) {
-        Some(place) => Err(unnamed(place, "output", &names)),
+    let files = || places.iter().filter(|p| !is_folder(p));
+    if let Some(place) = files().find(|p| is_npy(p) && named(p, &names).is_none() && names.len() != 1) {
+        return Err(unnamed(place, "output", &names));
+    }
+    // Devices and pipes have any name.
+    let is_file = |p: &Path| p.metadata().map_or(true, |m| m.is_file());
+    match files().find(|p| p.extension().is_some_and(|e| e != "npz" && e != "npy") && is_file(p)) {
+        Some(place) => Err(Failure::usage(format!(
+            "{}: outputs go to a .npz or .npy file, or to a folder, as {}/",
+            place.display(),
+            place.display()
+        ))),
         None => Ok(()),
     }
 }

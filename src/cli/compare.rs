@@ -2,9 +2,11 @@
 
 use super::source::{Source, Values};
 use super::{Failure, load, run, write};
-use crate::import::Initializers;
+use crate::failure::EXIT_DIFFERENT;
+use crate::import::{Initializers, describe};
 use crate::ir::{DType, Format, Node, NodeId, Tensor};
 use crate::passes::{Pin, wide_range};
+use crate::program::Port;
 use crate::session::Reference;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,9 +19,9 @@ const BEYOND_F16: f32 = 65520.0;
 /// Compare a program with its model in f32, value by value, on the CPU reference.
 #[derive(clap::Args)]
 #[command(after_help = "\
-Exits with 1 where an output misses the bound, or a value that is stored as f16 is beyond its range (65504) in f32. Values
-are taken before they are stored. What is only added before a softmax, or chosen there, to take elements out (-1e9, the
-least float) is a mask and no overflow.
+Exits with 1 where an output misses the bound, or a value that is stored as f16 is beyond its range (65504) in f32. \
+Values are taken before they are stored. What is only added before a softmax, or chosen there, to take elements out \
+(-1e9, the least float) is a mask and no overflow.
 
 Example:
   nyxc compare model.onnx model.nyx --inputs in.npz --bound 1e-2")]
@@ -69,6 +71,24 @@ impl Overflow {
     }
 }
 
+/// Refuses a program with an input that the model has not: it comes from another.
+fn is_of_model(args: &Args, inputs: &[Port]) -> Result<(), Failure> {
+    let told = describe(&args.model).map_err(|e| load::refused(&args.model, e))?;
+    let has = |name: &str| {
+        let is_element = |of: &str| name.strip_prefix(of).is_some_and(|rest| rest.starts_with('.'));
+        told.inputs.iter().any(|input| input.name == name || !input.ty.is_tensor() && is_element(&input.name))
+    };
+    match inputs.iter().find(|port| !has(&port.name)) {
+        Some(port) => Err(Failure::usage(format!(
+            "{} has an input {:?}, which {} has not: it is the program of another model",
+            args.program.display(),
+            port.name,
+            args.model.display()
+        ))),
+        None => Ok(()),
+    }
+}
+
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let program = load::program(&args.program)?;
     let inputs = run::inputs(&program, &args.inputs, None)?;
@@ -79,6 +99,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         .filter(|(port, _)| !entry.defaults.contains_key(&port.name))
         .flat_map(|(port, tensor)| load::bindings(&port.name, &tensor.ty().shape))
         .collect();
+    is_of_model(args, &entry.inputs)?;
     let source = Source { dim, values: args.values.clone(), initializers: Initializers::Inputs };
     let (graph, _) = load::model(&args.model, &source)?;
     let own = |id: &NodeId| {
@@ -157,7 +178,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     };
     write::stdout(&text)?;
     let is_missed = args.bound.is_some_and(|bound| worst > bound || worst.is_nan());
-    Ok(if is_missed || !overflows.is_empty() { ExitCode::from(1) } else { ExitCode::SUCCESS })
+    Ok(if is_missed || !overflows.is_empty() { ExitCode::from(EXIT_DIFFERENT) } else { ExitCode::SUCCESS })
 }
 
 /// Whether a value of the model, which is `reference` in f32, is beyond the range of the f16 that it is stored as. What the model does not have, the

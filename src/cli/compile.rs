@@ -27,11 +27,10 @@ Examples:
   nyxc compile model.onnx --policy uniform:w4a16 --precision 'head*=f16' --json
   nyxc compile model.onnx --budget 40M --dry-run --explain conv1
 
-The error of the summary is an estimate of the relative L2 error of the outputs, |y - y'| / |y|,
-that formats add; 0.01 is one percent. It is made without data: each node adds the normalised mean
-squared error of its weights as they are stored, and that of rounding its activations; the error
-is the square root of the sum over all nodes. Rounding in f32 counts as none. `nyxc compare`
-measures the real one.")]
+The error of the summary is an estimate of the relative L2 error of the outputs, |y - y'| / |y|, that formats add; \
+0.01 is one percent. It is made without data: each node adds the normalised mean squared error of its weights as they \
+are stored, and that of rounding its activations; the error is the square root of the sum over all nodes. Rounding in \
+f32 counts as none. `nyxc compare` measures the real one.")]
 pub(super) struct Args {
     /// The model
     model: PathBuf,
@@ -104,6 +103,7 @@ fn parse_block(text: &str) -> Result<u32, String> {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    load::refuse_program(&args.model)?;
     let output = place(args)?;
     for written in output.iter().chain(&args.report) {
         write::spares(
@@ -351,12 +351,15 @@ fn summary(compiled: &Compiled, output: Option<&Path>, seconds: f64) -> String {
         .map(|s| if let crate::program::Step::Device(d) = s { d.len() } else { 0 })
         .sum();
     let ledger = &plan.ledger;
+    let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let mut text = format!(
-        "{} for {}: {} nodes, {dispatches} dispatches, {} kernels, {n_host} nodes on the host\n",
+        "{} for {}: {}, {}, {}, {} on the host\n",
         compiled.program.model,
         compiled.program.target.name,
-        plan.nodes.len(),
-        compiled.program.shaders.len()
+        counted(plan.nodes.len(), "node"),
+        if dispatches == 1 { "1 dispatch".to_owned() } else { format!("{dispatches} dispatches") },
+        counted(compiled.program.shaders.len(), "kernel"),
+        counted(n_host, "node"),
     );
     text += &format!("  formats   {}\n", formats.join(", "));
     text += &format!(

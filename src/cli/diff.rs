@@ -4,6 +4,7 @@ use super::load::{self, Loaded};
 use super::source::Source;
 use super::{Failure, write};
 use crate::diff::{Diff, Side};
+use crate::failure::EXIT_DIFFERENT;
 use crate::import::{Outline, outline};
 use crate::ir::Level;
 use std::path::{Path, PathBuf};
@@ -14,13 +15,12 @@ use std::process::ExitCode;
 #[command(after_help = "\
 Examples:
   nyxc diff before.nyx after.nyx
-  nyxc diff model.onnx dump/00_remove_dead_code.nyxir --dim batch=1
-  nyxc diff dump/06_assign_precision.nyxir dump/07_insert_qdq.nyxir --summary
+  nyxc diff model.onnx dump/00_import.nyxir --dim batch=1
+  nyxc diff dump/07_assign_precision.nyxir dump/08_insert_qdq.nyxir --summary
 
-Everything is compared: operators, attributes, operands in order, types, formats, kernels, constants
-by content, inputs, outputs, sizes, and every field of a program. A program is compared with a
-program, or with a text of its kernels (nyxc print). Nodes are matched by name, those without a
-namesake by what they compute.")]
+Everything is compared: operators, attributes, operands in order, types, formats, kernels, constants by content, \
+inputs, outputs, sizes, and every field of a program. A program is compared with a program, or with a text of its \
+kernels (nyxc print). Nodes are matched by name, those without a namesake by what they compute.")]
 pub(super) struct Args {
     /// A .onnx, .nyx or .nyxir file
     before: PathBuf,
@@ -89,5 +89,5 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         (false, false) => diff.to_string(),
     };
     write::stdout(&text)?;
-    Ok(if diff.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if diff.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DIFFERENT) })
 }

@@ -2,6 +2,7 @@
 //! file, and exits with 6, as for any other failure of what surrounds it.
 
 use super::write;
+use crate::failure::FailureKind;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,7 +41,7 @@ unsafe impl GlobalAlloc for Allocator {
 
 fn some(ptr: *mut u8, n_bytes: usize) -> *mut u8 {
     if ptr.is_null() {
-        end("memory", format_args!("out of memory: {n_bytes} bytes more were asked of the host"));
+        end(FailureKind::Memory, format_args!("out of memory: {n_bytes} bytes more were asked of the host"));
     }
     ptr
 }
@@ -56,7 +57,10 @@ unsafe extern "C" {
 /// thread waiting for it.
 pub(super) fn report_no_memory_for_new() {
     extern "C" fn report() {
-        end("memory", format_args!("out of memory: the shader compiler or the driver asked for more of the host's"));
+        end(
+            FailureKind::Memory,
+            format_args!("out of memory: the shader compiler or the driver asked for more of the host's"),
+        );
     }
     #[cfg(unix)]
     // SAFETY: the handler has the type that the standard asks for, and may end the program.
@@ -69,7 +73,8 @@ pub(super) fn report_no_memory_for_new() {
 
 /// Makes reading beyond the end of a mapped file, which another process cut short, end the program with a message and exit code 6.
 pub(super) fn report_files_cut_short() {
-    let report = || end("io", format_args!("a file that was being read was cut short by another process (SIGBUS)"));
+    let report =
+        || end(FailureKind::Io, format_args!("a file that was being read was cut short by another process (SIGBUS)"));
     #[cfg(unix)]
     // SAFETY: the fault is in the thread that reads the file, which holds no lock of standard error then; the handler does not return, allocates only
     // where the reader of standard output is told, and takes other locks only where they are free. Without it the signal would end the process at once.
@@ -86,19 +91,20 @@ pub(super) fn tell_json() {
 }
 
 /// Ends the process, once, with what can be done without memory: message, partial files, exit code.
-fn end(kind: &str, message: std::fmt::Arguments<'_>) -> ! {
+fn end(kind: FailureKind, message: std::fmt::Arguments<'_>) -> ! {
     static ENDING: AtomicBool = AtomicBool::new(false);
+    let (kind, code) = (kind.name(), i32::from(kind.exit_code()));
     if ENDING.swap(true, Ordering::SeqCst) {
         // Another thread is at it; or this one, and could not.
         std::thread::sleep(Duration::from_millis(200));
-        signal_hook::low_level::exit(6);
+        signal_hook::low_level::exit(code);
     }
     write::remove_partial_files();
     // Standard error has no buffer.
     let _ = writeln!(std::io::stderr(), "nyxc: {message}");
     if JSON.load(Ordering::Relaxed) {
-        let fields = r#""node": null, "needed_bytes": null, "budget_bytes": null, "min_feasible_bytes": null"#;
+        let fields = r#""node": null, "needed_bytes": null, "budget_bytes": null, "min_feasible_bytes": null, "free_bytes": null"#;
         let _ = writeln!(std::io::stdout(), r#"{{"error": {{"kind": "{kind}", "message": "{message}", {fields}}}}}"#);
     }
-    signal_hook::low_level::exit(6);
+    signal_hook::low_level::exit(code);
 }

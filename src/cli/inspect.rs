@@ -3,6 +3,7 @@
 use super::load::{self, Loaded};
 use super::source::Source;
 use super::{Failure, size, write};
+use crate::failure::FailureKind;
 use crate::import::{Axis, Described, ImportReport, ValueType, describe};
 use crate::ir::{Graph, NodeKind, Shape, TensorType, ValueId};
 use crate::program::{Plan, Port, Program, Step};
@@ -51,17 +52,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
 
 /// What the file says, and what import makes of it where it can.
 fn model(path: &Path, args: &Args) -> Result<Value, Failure> {
-    let told = describe(path).map_err(|e| {
-        let is_io = e.is_io();
-        let mut failure: Failure = e.into();
-        if !is_io {
-            failure.message = format!("{}: {}", path.display(), failure.message);
-        }
-        failure
-    })?;
+    let told = describe(path).map_err(|e| load::refused(path, e))?;
     let imported = match load::model(path, &args.source) {
         // A slip in the command, or a file beside the model that cannot be read, is none of the model's.
-        Err(failure) if failure.code != 3 => return Err(failure),
+        Err(failure) if failure.kind != FailureKind::Model => return Err(failure),
         imported => imported,
     };
     let graph = imported.as_ref().ok().map(|(graph, _)| graph);

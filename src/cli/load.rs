@@ -2,7 +2,8 @@
 
 use super::Failure;
 use super::source::Source;
-use crate::import::{DimBinding, ImportReport, import};
+use crate::failure::FailureKind;
+use crate::import::{DimBinding, ImportError, ImportReport, import};
 use crate::ir::{Graph, Shape, Tensor, TensorType, text};
 use crate::ops;
 use crate::program::{Program, file};
@@ -65,19 +66,31 @@ pub fn is_model(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "onnx")
 }
 
+/// Refuses a program or a text where a model is wanted, by its name.
+///
+/// # Errors
+/// It is one.
+pub fn refuse_program(path: &Path) -> Result<(), Failure> {
+    let what = match path.extension().and_then(|e| e.to_str()) {
+        Some("nyx") => "a program, compiled already",
+        Some("nyxir") => "a text of a graph",
+        _ => return Ok(()),
+    };
+    Err(Failure::usage(format!("{} is {what}: give the model, a .onnx file", path.display())))
+}
+
 /// Reads an ONNX model.
 ///
 /// # Errors
 /// It cannot be read or is not supported.
 pub(super) fn model(path: &Path, source: &Source) -> Result<(Graph, ImportReport), Failure> {
-    import(path, &source.options()?, &ops::registry()).map_err(|e| {
-        let is_named = e.is_io() || e.is_usage();
-        let mut failure: Failure = e.into();
-        if !is_named {
-            failure.message = format!("{}: {}", path.display(), failure.message);
-        }
-        failure
-    })
+    import(path, &source.options()?, &ops::registry()).map_err(|e| refused(path, e))
+}
+
+/// Why a model is not imported, with its file where the model is at fault.
+pub(super) fn refused(path: &Path, error: ImportError) -> Failure {
+    let failure = Failure::from(error);
+    if failure.kind == FailureKind::Model { failure.of_file(path) } else { failure }
 }
 
 /// Largest array that may become a constant, in bytes: a small file can hold any number of zeros.
@@ -105,11 +118,7 @@ pub fn program(path: &Path) -> Result<Program, Failure> {
             "{path} is a model, not a program: compile it first, nyxc compile {path} -o PROGRAM.nyx"
         )));
     }
-    file::open(path).map_err(|e| {
-        let mut failure: Failure = e.into();
-        failure.message = format!("{}: {}", path.display(), failure.message);
-        failure
-    })
+    file::open(path).map_err(|e| Failure::from(e).of_file(path))
 }
 
 /// The kernel-level graph of a program's first plan.

@@ -128,7 +128,7 @@ impl Symbols {
         };
         match self.bound.insert(symbol, size.clone()) {
             Some(before) if before != *size => {
-                Err(Kind::FixedDim { name: name.clone(), size: before.to_string(), given: size.to_string() }.into())
+                Err(Kind::TwiceDim { name: name.clone(), first: before.to_string(), second: size.to_string() }.into())
             }
             _ => Ok(()),
         }

@@ -54,6 +54,8 @@ pub(super) enum Kind {
     UnknownDim { name: String, available: String },
     #[error("dimension {name:?} is {size} in the model, {given} was given")]
     FixedDim { name: String, size: String, given: String },
+    #[error("dimension {name:?} is given twice, as {first} and as {second}")]
+    TwiceDim { name: String, first: String, second: String },
     #[error("input {name:?}: {problem}")]
     Input { name: String, problem: String },
     #[error("output {name:?}: {problem}")]
@@ -149,6 +151,7 @@ impl ImportError {
                 | Kind::Fixed { .. }
                 | Kind::Held { .. }
                 | Kind::FixedDim { .. }
+                | Kind::TwiceDim { .. }
                 | Kind::FreeSymbol { .. }
                 | Kind::SizeRange { .. }
                 | Kind::Binding { .. }

@@ -10,7 +10,7 @@ use super::error::{ImportError, Kind};
 use super::normalize::{Draft, In};
 use super::read::{RawGraph, RawNode};
 use super::sequence::Bound;
-use crate::ir::{Attrs, DType, Tensor, TensorType, resolve_axis};
+use crate::ir::{Attrs, DType, OpError, Tensor, TensorType, resolve_axis};
 
 /// Most nodes, those in nested bodies included, that one node's iterations are written out as.
 const MAX_NODES: usize = 1 << 16;
@@ -271,7 +271,15 @@ impl Builder<'_> {
         let mut results = Vec::with_capacity(raw.outputs.len());
         for (i, (yes, no)) in branches[0].iter().zip(&branches[1]).take(raw.outputs.len()).enumerate() {
             let selected = self.select(raw, condition, yes, no, order)?;
-            let refused = |types| form(format!("output {i} is {types} in the two branches, {RUN_TIME}"));
+            let refused = |types| {
+                let what = format!("output {i} is {types} in the two branches, {RUN_TIME}");
+                // Sizes that are known may decide the condition.
+                let symbols = self.symbols_behind(given);
+                if symbols.is_empty() || symbols.iter().any(|symbol| !self.model.unbound.contains(symbol)) {
+                    return form(what);
+                }
+                Kind::UnboundDim { source: OpError::Unsupported(what), symbols }.into()
+            };
             results.push(selected.map_err(|types| or_free(refused(types)))?);
         }
         Ok(results)

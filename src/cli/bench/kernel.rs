@@ -1,6 +1,7 @@
 //! `nyxc bench --kernel`: the kernels of one product, alone on the device.
 
 use super::super::{Failure, write};
+use crate::failure::EXIT_DIFFERENT;
 use crate::ir::packed::{Granularity, Packing, ScaleType, dequantize};
 use crate::ir::{
     Activations, DType, Format, Graph, Level, Node, NodeId, NodeKind, Op, Shape, Tensor, TensorType, Value, ValueId,
@@ -483,5 +484,5 @@ fn report(
         text
     };
     write::stdout(&text)?;
-    if is_right { Ok(ExitCode::SUCCESS) } else { Ok(ExitCode::from(1)) }
+    if is_right { Ok(ExitCode::SUCCESS) } else { Ok(ExitCode::from(EXIT_DIFFERENT)) }
 }

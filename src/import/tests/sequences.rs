@@ -153,7 +153,7 @@ fn sequences_have_a_bound_together() {
 
 /// A model of one input of a type that tract's protobuf leaves out.
 fn of_input(name: &str, ty: TypeExtras, held: &[(&str, &str)], dims: &[&str]) -> Result<Graph, ImportError> {
-    let nodes = vec![node("Identity", &[name], &["t"], vec![])];
+    let nodes = vec![node("OptionalHasElement", &[name], &["t"], vec![])];
     let mut model: proto::OnnxModel = model(17, graph(vec![untyped(name)], vec![], nodes, &["t"])).into();
     let input = vec![proto::ValueExtras { r#type: Some(ty) }];
     model.extras.graph = Some(proto::GraphExtras { input, ..Default::default() });
