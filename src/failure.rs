@@ -277,7 +277,9 @@ impl From<PipelineError> for Failure {
     fn from(error: PipelineError) -> Failure {
         let message = chain(&error);
         match error {
-            PipelineError::Unknown { .. } | PipelineError::Absent { .. } => Failure::usage(message),
+            PipelineError::Unknown { .. } | PipelineError::Absent { .. } | PipelineError::Level { .. } => {
+                Failure::usage(message)
+            }
             PipelineError::Broken { .. } => Failure::new(FailureKind::Bug, message),
             PipelineError::Pass { source: PassError::OverBudget(over), .. } => (*over).into(),
             // The message has the pass.

@@ -24,7 +24,8 @@ fuzz_target!(|bytes: &[u8]| {
     if graph.verify().is_err() {
         return;
     }
-    let small = nyxc::ir::memory::summary(&graph).is_some_and(|m| m.weights_bytes.saturating_add(m.max_live_bytes) <= 1 << 20);
+    let summary = nyxc::ir::memory::summary(&graph);
+    let small = summary.is_some_and(|m| m.weights_bytes.saturating_add(m.max_live_bytes) <= 1 << 20);
     if small
         && graph.level == Level::Onnx
         && let (Ok(pipeline), Ok(target)) = (Pipeline::of(PASSES, Settings::default()), Target::shipped("vulkan-min"))

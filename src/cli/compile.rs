@@ -67,7 +67,8 @@ pub(super) struct Args {
     unchecked: bool,
     /// Threads [default: one a core]
     #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    jobs: usize,
+    #[arg(value_parser = clap::value_parser!(u16).range(0..=1024))]
+    jobs: u16,
     /// Held back from the budget
     #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "0")]
     reserve: u64,
@@ -144,7 +145,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     if let Some(block) = args.block_size {
         settings.set_block(block);
     }
-    let mut options = Compile { settings, target, n_threads: args.jobs };
+    let mut options = Compile { settings, target, n_threads: usize::from(args.jobs) };
     say::detail(format_args!("compiling for {}: {}", options.target.name, options.target.description));
     let bar = progress_bar();
     let progress = |stage: &str, done: usize, all: usize| {
@@ -361,7 +362,8 @@ fn summary(compiled: &Compiled, output: Option<&Path>, seconds: f64) -> String {
         counted(compiled.program.shaders.len(), "kernel"),
         counted(n_host, "node"),
     );
-    text += &format!("  formats   {}\n", formats.join(", "));
+    let formats = if formats.is_empty() { "none".to_owned() } else { formats.join(", ") };
+    text += &format!("  formats   {formats}\n");
     text += &format!(
         "  peak      {} of {} (f32 {}, smallest {})\n",
         size::show(plan.planned_peak_bytes),

@@ -182,7 +182,8 @@ impl Draft {
 
     /// Whether operand `slot` is a constant without elements, which is how exporters leave optional ones out.
     fn is_empty(&self, slot: usize, facts: &dyn Facts) -> bool {
-        matches!(self.inputs.get(slot), Some(In::Value(name)) if facts.data_of(name).is_some_and(|t| t.ty().shape.n_elems() == Some(0)))
+        let Some(In::Value(name)) = self.inputs.get(slot) else { return false };
+        facts.data_of(name).is_some_and(|t| t.ty().shape.n_elems() == Some(0))
     }
 }
 

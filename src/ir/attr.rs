@@ -45,8 +45,8 @@ macro_rules! declare {
 }
 
 declare! {
-    int = Int, float = Float, number = Number, text = Text, ints = Ints, floats = Floats, texts = Texts, sizes = Sizes, dtype = DType, expr = Expr, tensor = Tensor,
-    graph = Graph,
+    int = Int, float = Float, number = Number, text = Text, ints = Ints, floats = Floats, texts = Texts, sizes = Sizes,
+    dtype = DType, expr = Expr, tensor = Tensor, graph = Graph,
 }
 
 impl AttrKind {

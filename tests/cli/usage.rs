@@ -205,6 +205,8 @@ fn a_slip_is_named_for_what_it_is() {
         (&["run", &program, "--inputs", &npz, "--outputs", &text], 2, "out.txt: outputs go to a .npz or .npy file"),
         (&["run", &program, "--inputs", &other], 2, "NAME an input of the program: image"),
         (&["compare", &magika, &program, "--inputs", &npz], 2, "it is the program of another model"),
+        (&["pass", "fuse", &mlp], 2, "fuse takes a graph of level core, and this one is of level onnx"),
+        (&["compile", &mlp, "-j", "100000"], 2, "100000 is not in 0..=1024"),
     ] {
         let told = nyxc(args).exits(code).err;
         assert!(told.contains(says), "{args:?}: {told}");

@@ -183,7 +183,7 @@ fn a_sample_of_the_standards_node_tests() {
 }
 
 /// How many of the 1,884 tests pass at least through the command line.
-const COMMAND_FLOOR: usize = 1840;
+const COMMAND_FLOOR: usize = 1846;
 
 #[test]
 #[ignore = "a quarter of an hour: two or three processes a test"]
