@@ -1,11 +1,13 @@
 //! Turns dequantize-then-compute into operators that read packed weights.
 //!
-//! Looks for `matmul`, `conv` and `gather` whose weights are a DequantizeLinear of constants, the model's own or one that `insert_qdq` made, with
-//! views (`strided`, `reshape`) and casts on the way. Codes, scales and zero points become one packed constant `[rows, columns]` (`packed_rows`), which
-//! the operator reads as it is; a DequantizeLinear of `dynamic_quantize` on the other side, perhaps reshaped, becomes `quantize_packed`, and the products
-//! integer ones. Equal because the kernel computes `(code - zero) * scale` where the pattern did. Float weights `[K, N]` of a product that are larger
-//! than a binding may be are transposed, since only rows can be bound in slices; the transposition of a constant that others read too is read as its
-//! rows. Refuses scales that change along the reduction axis in other than blocks of 16 to 256; a DequantizeLinear of constants that is left is computed.
+//! Looks for `matmul`, `conv` and `gather` whose weights are a DequantizeLinear of constants, the model's own or one
+//! that `insert_qdq` made, with views (`strided`, `reshape`) and casts on the way. Codes, scales and zero points become
+//! one packed constant `[rows, columns]` (`packed_rows`), which the operator reads as it is; a DequantizeLinear of
+//! `dynamic_quantize` on the other side, perhaps reshaped, becomes `quantize_packed`, and the products integer ones.
+//! Equal because the kernel computes `(code - zero) * scale` where the pattern did. Float weights `[K, N]` of a product
+//! that are larger than a binding may be are transposed, since only rows can be bound in slices; the transposition of a
+//! constant that others read too is read as its rows. Refuses scales that change along the reduction axis in other than
+//! blocks of 16 to 256; a DequantizeLinear of constants that is left is computed.
 
 use super::packed_rows::{Rows, is_transposition};
 use super::{Context, Pass, PassError, at};
@@ -117,7 +119,8 @@ impl Pass for LowerQuantized {
     }
 }
 
-/// The rows of constant float weights `[K, N]` of a product, `[N, K]`, where a binding of `limit` bytes does not span them.
+/// The rows of constant float weights `[K, N]` of a product, `[N, K]`, where a binding of `limit` bytes does not span
+/// them.
 fn rows_of_large(graph: &Graph, weights: ValueId, op: &Op, limit: u64) -> Result<Option<Tensor>, OpError> {
     let is_product = op.def.name == "matmul" && op.attrs.int("trans_b").unwrap_or(0) == 0;
     let Some(tensor) = graph
@@ -151,8 +154,8 @@ enum Part {
     Quantized(Rows),
 }
 
-/// The DequantizeLinear behind the weights; several, perhaps with plain constants between them, where a matrix is put together of rows that are
-/// stored in different ways.
+/// The DequantizeLinear behind the weights; several, perhaps with plain constants between them, where a matrix is put
+/// together of rows that are stored in different ways.
 fn parts(graph: &Graph, weights: ValueId, op: &Op, slot: usize) -> Option<Vec<Part>> {
     if let Some(rows) = Rows::of(graph, weights, op, slot) {
         return Some(vec![Part::Quantized(rows)]);
@@ -186,8 +189,8 @@ fn reshape(graph: &Graph, value: ValueId) -> Option<&Op> {
     graph.node(value.node).op().filter(|op| op.is(&ops::reshape::DEF))
 }
 
-/// The x and the granularity behind a DequantizeLinear of `dynamic_quantize`, between which and the operator there may be a reshape that leaves
-/// every row a row.
+/// The x and the granularity behind a DequantizeLinear of `dynamic_quantize`, between which and the operator there may
+/// be a reshape that leaves every row a row.
 fn dynamic(graph: &Graph, value: ValueId) -> Option<(ValueId, String)> {
     if reshape(graph, value).is_some() {
         let source = graph.operands(value.node).first().copied().flatten()?;

@@ -1,7 +1,8 @@
-//! What every failure of the library has in common: its kind and exit code, the node and the numbers, for the command line and for bindings.
+//! What every failure of the library has in common: its kind and exit code, the node and the numbers, for the command
+//! line and for bindings.
 //!
-//! Each error type of the library becomes a [`Failure`] with `from`, so that a caller needs one type, and the same error has the same
-//! kind wherever it is met. `docs/errors.md` lists the kinds.
+//! Each error type of the library becomes a [`Failure`] with `from`, so that a caller needs one type, and the same
+//! error has the same kind wherever it is met. `docs/errors.md` lists the kinds.
 //!
 //! ```
 //! use nyxc::failure::{Failure, FailureKind};
@@ -185,8 +186,8 @@ impl Failure {
         Failure { node: Some(node.to_owned()), ..self }
     }
 
-    /// As one JSON document, `{"error": {"kind", "node", "message", "needed_bytes", "budget_bytes", "min_feasible_bytes", "free_bytes"}}`: every key
-    /// is always there, `null` where there is nothing to say.
+    /// As one JSON document, `{"error": {"kind", "node", "message", "needed_bytes", "budget_bytes",
+    /// "min_feasible_bytes", "free_bytes"}}`: every key is always there, `null` where there is nothing to say.
     pub fn json(&self) -> serde_json::Value {
         json!({"error": {
             "kind": self.kind.name(),

@@ -1,5 +1,5 @@
-//! A text, and behind a line `---` its constants: whatever is well formed prints, and prints the same when read again. Small graphs go through
-//! passes too.
+//! A text, and behind a line `---` its constants: whatever is well formed prints, and prints the same when read again.
+//! Small graphs go through passes too.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

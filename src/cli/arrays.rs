@@ -60,7 +60,8 @@ fn unnamed(given: &Path, what: &str, names: &[&str]) -> Failure {
     Failure::usage(format!("{}: expected NAME=FILE.npy, NAME an {what} of the program: {list}", given.display()))
 }
 
-/// Sizes of a run whose inputs are made up: those that `--dim` gives, those of inputs that are given, and the largest of all others.
+/// Sizes of a run whose inputs are made up: those that `--dim` gives, those of inputs that are given, and the largest
+/// of all others.
 pub(super) fn sizes(entry: &Entry, dims: &[DimBinding], given: &BTreeMap<String, Tensor>) -> Result<Sizes, Failure> {
     let mut sizes = Sizes::new();
     for DimBinding { name, size } in dims {
@@ -137,8 +138,9 @@ pub(super) fn random(entry: &Entry, port: &Port, sizes: &Sizes, seed: u64) -> Re
     tensor.map_err(|e| refuse(&e))
 }
 
-/// Writes outputs, by name and in order, to each place that one `--outputs` names: `FILE.npz`, `NAME=FILE.npy`, `FILE.npy` for the only output, or a
-/// folder, made where it is not there, which gets `NAME.npy` for each. All is made ready before the first file is written.
+/// Writes outputs, by name and in order, to each place that one `--outputs` names: `FILE.npz`, `NAME=FILE.npy`,
+/// `FILE.npy` for the only output, or a folder, made where it is not there, which gets `NAME.npy` for each. All is made
+/// ready before the first file is written.
 pub(super) fn write_outputs(places: &[PathBuf], outputs: &[(String, Tensor)]) -> Result<(), Failure> {
     let names: Vec<&str> = outputs.iter().map(|(name, _)| name.as_str()).collect();
     let mut files: Vec<(PathBuf, Vec<u8>)> = Vec::new();

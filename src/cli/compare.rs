@@ -181,8 +181,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     Ok(if is_missed || !overflows.is_empty() { ExitCode::from(EXIT_DIFFERENT) } else { ExitCode::SUCCESS })
 }
 
-/// Whether a value of the model, which is `reference` in f32, is beyond the range of the f16 that it is stored as. What the model does not have, the
-/// program computes in f32 (`ops::widen`), or moves as it is.
+/// Whether a value of the model, which is `reference` in f32, is beyond the range of the f16 that it is stored as. What
+/// the model does not have, the program computes in f32 (`ops::widen`), or moves as it is.
 fn overflow(value: &str, reference: &(String, Tensor), given: &Tensor, is_mask: bool) -> Option<Overflow> {
     let (node, reference) = reference;
     // A model of f16 has no other values.

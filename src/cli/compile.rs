@@ -34,15 +34,16 @@ f32 counts as none. `nyxc compare` measures the real one.")]
 pub(super) struct Args {
     /// The model
     model: PathBuf,
-    /// What the program must fit in: peak device bytes of load and run. A size (7G, 512M, 7516192768), min (the smallest that
-    /// compiles), max (what the model needs in uniform:f32), or N% of the way from min to max [default: 90 % of the
-    /// target's heap]
+    /// What the program must fit in: peak device bytes of load and run. A size (7G, 512M, 7516192768), min (the
+    /// smallest that compiles), max (what the model needs in uniform:f32), or N% of the way from min to max [default:
+    /// 90 % of the target's heap]
     #[arg(long, value_name = "SIZE|min|max|N%", value_parser = Budget::parse)]
     budget: Option<Budget>,
     /// Where the program goes; - for standard output [default: the model's name with .nyx]
     #[arg(short, long, value_name = "FILE.nyx")]
     output: Option<PathBuf>,
-    /// The device: auto (the best one here: GPUs before drivers that compute on the CPU), cpu, a shipped profile (`nyxc targets`) or a JSON file
+    /// The device: auto (the best one here: GPUs before drivers that compute on the CPU), cpu, a shipped profile (`nyxc
+    /// targets`) or a JSON file
     #[arg(long, default_value = "auto", value_name = "auto|cpu|NAME|FILE.json")]
     target: String,
     /// How formats are assigned: budget, tiered or uniform:FORMAT
@@ -282,7 +283,8 @@ fn progress_bar() -> indicatif::ProgressBar {
 /// The profile that `--target` means.
 pub(super) fn target(text: &str) -> Result<Target, Failure> {
     match text {
-        // Where there is no GPU the limits of a driver that computes on the CPU: the program runs there, and on the reference.
+        // Where there is no GPU the limits of a driver that computes on the CPU: the program runs there, and on the
+        // reference.
         "auto" => match best_device() {
             Ok(Some(device)) => Ok(device.target),
             Ok(None) => {

@@ -1,5 +1,5 @@
-//! Ends that no error value can tell: the host has no memory left, or a file that is mapped was cut short. The program says so, leaves no partial
-//! file, and exits with 6, as for any other failure of what surrounds it.
+//! Ends that no error value can tell: the host has no memory left, or a file that is mapped was cut short. The program
+//! says so, leaves no partial file, and exits with 6, as for any other failure of what surrounds it.
 
 use super::write;
 use crate::failure::FailureKind;
@@ -11,8 +11,8 @@ use std::time::Duration;
 /// Whether the command prints one JSON document, whatever happens.
 static JSON: AtomicBool = AtomicBool::new(false);
 
-/// The system's allocator; where that has nothing, the process ends with exit code 6 instead of being aborted. For `#[global_allocator]` of a program,
-/// not for libraries: callers that could do with less memory are not asked.
+/// The system's allocator; where that has nothing, the process ends with exit code 6 instead of being aborted. For
+/// `#[global_allocator]` of a program, not for libraries: callers that could do with less memory are not asked.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Allocator;
 
@@ -48,13 +48,14 @@ fn some(ptr: *mut u8, n_bytes: usize) -> *mut u8 {
 
 #[cfg(unix)]
 unsafe extern "C" {
-    /// `std::set_new_handler` of C++ (C++17, section 21.6.3.3), as the Itanium ABI names it: what `new` calls where there is no memory.
+    /// `std::set_new_handler` of C++ (C++17, section 21.6.3.3), as the Itanium ABI names it: what `new` calls where
+    /// there is no memory.
     #[link_name = "_ZSt15set_new_handlerPFvvE"]
     fn set_new_handler(handler: Option<extern "C" fn()>) -> Option<extern "C" fn()>;
 }
 
-/// Makes the shader compiler's and the drivers' `new` end the program as [`Allocator`] does. An exception would leave glslang's lock taken, and every other
-/// thread waiting for it.
+/// Makes the shader compiler's and the drivers' `new` end the program as [`Allocator`] does. An exception would leave
+/// glslang's lock taken, and every other thread waiting for it.
 pub(super) fn report_no_memory_for_new() {
     extern "C" fn report() {
         end(
@@ -71,13 +72,15 @@ pub(super) fn report_no_memory_for_new() {
     let _ = report;
 }
 
-/// Makes reading beyond the end of a mapped file, which another process cut short, end the program with a message and exit code 6.
+/// Makes reading beyond the end of a mapped file, which another process cut short, end the program with a message and
+/// exit code 6.
 pub(super) fn report_files_cut_short() {
     let report =
         || end(FailureKind::Io, format_args!("a file that was being read was cut short by another process (SIGBUS)"));
     #[cfg(unix)]
-    // SAFETY: the fault is in the thread that reads the file, which holds no lock of standard error then; the handler does not return, allocates only
-    // where the reader of standard output is told, and takes other locks only where they are free. Without it the signal would end the process at once.
+    // SAFETY: the fault is in the thread that reads the file, which holds no lock of standard error then; the handler
+    // does not return, allocates only where the reader of standard output is told, and takes other locks only where
+    // they are free. Without it the signal would end the process at once.
     let _ = unsafe { signal_hook::low_level::register(signal_hook::consts::SIGBUS, report) };
     #[cfg(not(unix))]
     let _ = report;

@@ -64,16 +64,15 @@ fn model(path: &Path, args: &Args) -> Result<Value, Failure> {
     let compiled: BTreeMap<&str, ValueId> = graph.map(ports).unwrap_or_default();
     let value = |v: &Described| {
         let ty = |name: &str| graph.zip(compiled.get(name)).map(|(graph, value)| graph.ty(*value));
-        let element = |name: String| {
+        let element = |i: usize| {
+            let name = format!("{}.{i}", v.name);
             let ty = ty(&name)?;
             Some(json!({"name": name, "type": ty.to_string(), "bytes": ty.bytes()}))
         };
-        let is_tensor = v.ty.is_tensor();
-        let elements = || (0..).map_while(|i| element(format!("{}.{i}", v.name)));
-        // What an optional holds has its name.
-        let elements = graph.filter(|_| !is_tensor).map(|_| element(v.name.clone()).into_iter().chain(elements()));
-        let elements = elements.map(Iterator::collect::<Vec<_>>);
-        let ty = ty(&v.name).filter(|_| is_tensor);
+        let ty = ty(&v.name);
+        // A sequence has no value of its own name, and neither has an optional without a value.
+        let is_spread = graph.is_some() && ty.is_none() && !v.ty.is_tensor();
+        let elements = is_spread.then(|| (0..).map_while(element).collect::<Vec<_>>());
         let axis = |axis: &Axis| match axis {
             Axis::Size(n) => json!(n),
             Axis::Name(name) => json!(name),
@@ -271,7 +270,7 @@ fn people(document: &Value, nodes: bool) -> String {
             let more =
                 if compiled.is_empty() || compiled == ty { String::new() } else { format!(", compiled as {compiled}") };
             let why = if v["default"] == true { ", has a default" } else { "" };
-            let how = v["holds"].as_str().filter(|_| v["elements"].is_null());
+            let how = v["holds"].as_str().filter(|_| v["elements"].is_null() && v["compiled"].is_null());
             let how = how.map_or(String::new(), |how| format!(", which must be told: {how}"));
             line(word, &format!("{} : {ty}{more}{why}{how}", text(&v["name"])));
         }

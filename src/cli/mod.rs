@@ -155,7 +155,8 @@ mod tests {
     use super::*;
     use clap::CommandFactory;
 
-    /// The words of an example as a shell takes them, without what it does with the output and without the comment behind it.
+    /// The words of an example as a shell takes them, without what it does with the output and without the comment
+    /// behind it.
     fn words(example: &str) -> Vec<String> {
         let end = [" | ", " > ", "   "].iter().filter_map(|mark| example.find(mark)).min().unwrap_or(example.len());
         let mut words = vec![String::new()];

@@ -8,14 +8,14 @@ use std::path::Path;
 /// Sizes, values and types for a model, and what becomes of its initializers.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct Source {
-    /// The size of a dimension: batch=1 by its name, input.0=1 by input and axis, seq=1..512 for any size of a range, total=past+seq for an
-    /// expression of names with ranges
+    /// The size of a dimension: batch=1 by its name, input.0=1 by input and axis, seq=1..512 for any size of a range,
+    /// total=past+seq for an expression of names with ranges
     #[arg(long, value_name = "NAME=SIZE", value_parser = DimBinding::parse)]
     pub(super) dim: Vec<DimBinding>,
     #[command(flatten)]
     pub(super) values: Values,
-    /// Initializers that the model has as inputs too (IR version 4 and later): inputs with a default, constants, or auto, which takes them for constants
-    /// where the model lists all its initializers and they have 64 KiB or more
+    /// Initializers that the model has as inputs too (IR version 4 and later): inputs with a default, constants, or
+    /// auto, which takes them for constants where the model lists all its initializers and they have 64 KiB or more
     #[arg(long, default_value = "auto", value_name = "auto|inputs|constants")]
     pub(super) initializers: Initializers,
 }
@@ -23,12 +23,12 @@ pub(super) struct Source {
 /// What inputs of a model are and hold.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(super) struct Values {
-    /// Values for inputs of the model, which become constants: where an input decides shapes. In line, as sr=16000 or axes=[0,2], or arrays of
-    /// these names in a file
+    /// Values for inputs of the model, which become constants: where an input decides shapes. In line, as sr=16000 or
+    /// axes=[0,2], or arrays of these names in a file
     #[arg(long, value_name = "NAME=VALUE|FILE.npz", value_parser = Constant::parse)]
     pub(super) constants: Vec<Constant>,
-    /// What an input holds that is a sequence or an optional: the types of its elements as seq=[f32[2,3],f32[4,3]], the type of an optional's
-    /// value as opt=f32[5], or opt=none. The program takes the elements as seq.0, seq.1 and so on
+    /// What an input holds that is a sequence or an optional: the types of its elements as seq=[f32[2,3],f32[4,3]], the
+    /// type of an optional's value as opt=f32[5], or opt=none. The program takes the elements as seq.0, seq.1 and so on
     #[arg(long, value_name = "NAME=TYPE|[TYPE,...]|none", value_parser = holds)]
     pub(super) holds: Vec<(String, Held)>,
 }

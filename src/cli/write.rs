@@ -42,7 +42,8 @@ pub fn spares<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> 
     }
 }
 
-/// Writes a file whole: beside its place first, then renamed into it. A link stays one, what it leads to is replaced; a device or a pipe is written to.
+/// Writes a file whole: beside its place first, then renamed into it. A link stays one, what it leads to is replaced; a
+/// device or a pipe is written to.
 ///
 /// # Errors
 /// The file cannot be written; nothing is left behind.

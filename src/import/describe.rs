@@ -20,11 +20,13 @@ pub struct Description {
     pub ir_version: i64,
     /// Opset by domain; the default domain is `ai.onnx`.
     pub opsets: BTreeMap<String, i64>,
-    /// Inputs in order. Before IR version 4 every initializer had to be one too: those are constants all the same, and not listed.
+    /// Inputs in order. Before IR version 4 every initializer had to be one too: those are constants all the same, and
+    /// not listed.
     pub inputs: Vec<Described>,
     /// Outputs in order.
     pub outputs: Vec<Described>,
-    /// How often each operator stands in the file, those of subgraphs and functions included; `domain::name` for other domains.
+    /// How often each operator stands in the file, those of subgraphs and functions included; `domain::name` for other
+    /// domains.
     pub operators: BTreeMap<String, usize>,
     /// Model-local functions.
     pub functions: Vec<String>,

@@ -134,8 +134,8 @@ impl Symbols {
         }
     }
 
-    /// The symbol that looks like a batch: the only unbound one on the first axis of inputs of two axes and more, on no other axis, and not
-    /// called a length.
+    /// The symbol that looks like a batch: the only unbound one on the first axis of inputs of two axes and more, on no
+    /// other axis, and not called a length.
     fn batch(&self, axes: &[Axis<'_>]) -> Option<String> {
         let unbound = |a: &&Axis<'_>| a.size.as_ref().is_err_and(|name| !self.bound.contains_key(name));
         let first: BTreeSet<&String> =
@@ -169,7 +169,8 @@ impl Symbols {
         ranged
     }
 
-    /// The type of a value as the file describes it; sizes without a name are named after `name`. `None` where it has no shape.
+    /// The type of a value as the file describes it; sizes without a name are named after `name`. `None` where it has
+    /// no shape.
     pub(super) fn ty(&self, name: &str, info: &ValueInfoProto) -> Result<Option<TensorType>, ImportError> {
         let (dtype, dims) = described(info).map_err(|problem| Kind::Input { name: name.to_owned(), problem })?;
         let dim = |(axis, dim)| match declared(name, axis, dim) {
@@ -232,8 +233,8 @@ impl DimBinding {
         if text.chars().all(is_plain) { format!("--dim {text}") } else { format!("--dim '{text}'") }
     }
 
-    /// Reads `NAME=SIZE` or `INPUT.AXIS=SIZE`, where the size is a number, a range `1..512` that the program takes any size of, or an
-    /// expression of names that have a range (`past+seq`, `32*h`).
+    /// Reads `NAME=SIZE` or `INPUT.AXIS=SIZE`, where the size is a number, a range `1..512` that the program takes any
+    /// size of, or an expression of names that have a range (`past+seq`, `32*h`).
     ///
     /// # Errors
     /// The text is none of these.

@@ -172,7 +172,8 @@ impl ImportError {
         }
     }
 
-    /// The input of the model whose value must be known for the model to import, the first of several, where that is what is missing.
+    /// The input of the model whose value must be known for the model to import, the first of several, where that is
+    /// what is missing.
     pub fn free_input(&self) -> Option<&str> {
         match &self.inner.kind {
             Kind::FreeInput { name, .. } => Some(name),
@@ -181,8 +182,8 @@ impl ImportError {
         }
     }
 
-    /// The inputs of the model of which must be said what they hold for the model to import ([`ImportOptions::held`](super::ImportOptions::held)), where
-    /// that is what is missing.
+    /// The inputs of the model of which must be said what they hold for the model to import
+    /// ([`ImportOptions::held`](super::ImportOptions::held)), where that is what is missing.
     pub fn not_held(&self) -> impl Iterator<Item = &str> {
         let inputs = if let Kind::NotHeld { inputs } = &self.inner.kind { inputs.as_slice() } else { &[] };
         inputs.iter().map(|(name, ..)| name.as_str())
@@ -193,7 +194,8 @@ impl ImportError {
         matches!(self.inner.kind, Kind::FreeInput { .. } | Kind::UnboundDim { .. })
     }
 
-    /// The error about the first of several sizes and values that are missing, saying all: inputs with their types, and dimensions.
+    /// The error about the first of several sizes and values that are missing, saying all: inputs with their types, and
+    /// dimensions.
     pub(super) fn of_all(mut self, inputs: Vec<(String, String)>, dims: Vec<String>) -> ImportError {
         let is_said = match &self.inner.kind {
             Kind::FreeInput { .. } => inputs.len() == 1 && dims.is_empty(),
@@ -207,7 +209,8 @@ impl ImportError {
         self
     }
 
-    /// Bindings of dimensions with which a node would not have been refused, each a list of what is to be given together.
+    /// Bindings of dimensions with which a node would not have been refused, each a list of what is to be given
+    /// together.
     pub(super) fn proposals(&self) -> &[Vec<DimBinding>] {
         if let Kind::Unrelated { proposals, .. } = &self.inner.kind { proposals } else { &[] }
     }
@@ -220,7 +223,8 @@ impl ImportError {
         self
     }
 
-    /// An error about a value that nothing before has produced, where a later node, which `producer` finds, does: the graph is out of order.
+    /// An error about a value that nothing before has produced, where a later node, which `producer` finds, does: the
+    /// graph is out of order.
     pub(super) fn in_order(mut self, producer: impl FnOnce(&str) -> Option<String>) -> ImportError {
         if let Kind::UnknownValue { value } = &self.inner.kind
             && let Some(producer) = producer(value)

@@ -11,11 +11,12 @@ use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
 use tract_onnx::pb::type_proto::{self, Tensor as TensorTypeProto};
 use tract_onnx::pb::{TensorShapeProto, TypeProto, ValueInfoProto};
 
-/// What an input of the model holds that is no tensor. The number of elements belongs to the program; a size of one may be a name, which
-/// [`ImportOptions::dims`](super::ImportOptions::dims) binds as it binds those of the model.
+/// What an input of the model holds that is no tensor. The number of elements belongs to the program; a size of one may
+/// be a name, which [`ImportOptions::dims`](super::ImportOptions::dims) binds as it binds those of the model.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Held {
-    /// A sequence, perhaps an optional one, of tensors of these types: the graph has the inputs `NAME.0`, `NAME.1` and so on.
+    /// A sequence, perhaps an optional one, of tensors of these types: the graph has the inputs `NAME.0`, `NAME.1` and
+    /// so on.
     Sequence(Vec<TensorType>),
     /// An optional with a tensor of this type: the graph has the input `NAME`.
     Tensor(TensorType),
@@ -40,7 +41,8 @@ impl fmt::Display for Held {
 impl FromStr for Held {
     type Err = String;
 
-    /// Reads `[f32[2,3],f32[4,3]]`, the types of a sequence's elements; `f32[5]`, the type of what an optional holds; or `none`.
+    /// Reads `[f32[2,3],f32[4,3]]`, the types of a sequence's elements; `f32[5]`, the type of what an optional holds;
+    /// or `none`.
     fn from_str(source: &str) -> Result<Held, String> {
         let source = source.trim();
         let ty = |text: &str| {
@@ -89,7 +91,8 @@ impl Held {
     }
 }
 
-/// Makes of each input that is a sequence or an optional the inputs that it holds, and the node that puts them together.
+/// Makes of each input that is a sequence or an optional the inputs that it holds, and the node that puts them
+/// together.
 ///
 /// # Errors
 /// One that is given is no such input or of another type, or nothing is given of one: the error lists all of these.

@@ -1,5 +1,6 @@
-//! Sequences and optionals, which no graph has: a sequence is a list of values that is known while the graph is built, an optional one of the other
-//! two or nothing. Their operators (ONNX, opset 11 and later) move names about, and what they compute is written out.
+//! Sequences and optionals, which no graph has: a sequence is a list of values that is known while the graph is built,
+//! an optional one of the other two or nothing. Their operators (ONNX, opset 11 and later) move names about, and what
+//! they compute is written out.
 
 use super::build::{Builder, Known};
 use super::error::{ImportError, Kind};
@@ -193,7 +194,8 @@ impl Builder<'_> {
         place.ok_or_else(|| form(format!("place {at} of a sequence of {len}")))
     }
 
-    /// SplitToSequence, opset 24: parts along an axis; of one element each, perhaps without the axis, where no sizes are given.
+    /// SplitToSequence, opset 24: parts along an axis; of one element each, perhaps without the axis, where no sizes
+    /// are given.
     fn split_to_sequence(&mut self, raw: &RawNode, order: u32) -> Result<Vec<Known>, ImportError> {
         let x = self.required(raw, 0)?;
         let ty = self.ty(x).clone();

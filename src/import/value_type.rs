@@ -1,4 +1,5 @@
-//! The type of an input or output as the file states it: a tensor, or what no graph has, a sequence, an optional or a map.
+//! The type of an input or output as the file states it: a tensor, or what no graph has, a sequence, an optional or a
+//! map.
 
 use super::proto::{TypeExtras, TypeValue, ValueExtras};
 use crate::ir::{DType, TensorType};
@@ -50,7 +51,8 @@ impl fmt::Display for Axis {
     }
 }
 
-/// As text: `f32[batch,3]`, `?` for an axis of unknown size, `f32[...]` where their number is unknown, `sequence(f32[?])`, `optional(f32[5])`.
+/// As text: `f32[batch,3]`, `?` for an axis of unknown size, `f32[...]` where their number is unknown,
+/// `sequence(f32[?])`, `optional(f32[5])`.
 impl fmt::Display for ValueType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -63,7 +65,7 @@ impl fmt::Display for ValueType {
             ValueType::Optional(value) => write!(f, "optional({value})"),
             ValueType::Map => f.write_str("map"),
             ValueType::Sparse => f.write_str("sparse tensor"),
-            ValueType::Unknown => f.write_str("of a type that the file does not state"),
+            ValueType::Unknown => f.write_str("of unknown type"),
         }
     }
 }
@@ -125,7 +127,8 @@ impl ValueType {
         }
     }
 
-    /// What `--holds` is given for an input `name` of this type, sizes that are open as N; `None` where nothing can be given.
+    /// What `--holds` is given for an input `name` of this type, sizes that are open as N; `None` where nothing can be
+    /// given.
     pub fn holds(&self, name: &str) -> Option<String> {
         let tensor = |ty: &ValueType| match ty {
             ValueType::Tensor { dtype, shape: Some(axes) } => {

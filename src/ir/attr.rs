@@ -1,5 +1,5 @@
-//! What an operator declares of its attributes: `attr::int("axis")`. Import and verifier hold every use against it, so that operators read attributes
-//! without asking whether they are of another kind.
+//! What an operator declares of its attributes: `attr::int("axis")`. Import and verifier hold every use against it, so
+//! that operators read attributes without asking whether they are of another kind.
 
 use super::{Attr, Attrs, OpDef};
 use std::fmt;

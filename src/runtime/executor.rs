@@ -17,8 +17,8 @@ use std::collections::BTreeMap;
 /// Dispatches in one command buffer at most.
 const MAX_RECORDED: usize = 2000;
 
-/// Computes a node that no kernel covers: its name in [`Plan::graph`], its operands by slot, absent where the program has none on the device, and the
-/// sizes of this run as far as they are known.
+/// Computes a node that no kernel covers: its name in [`Plan::graph`], its operands by slot, absent where the program
+/// has none on the device, and the sizes of this run as far as they are known.
 pub type HostFn<'a> = &'a dyn Fn(&str, &[Option<Tensor>], &Sizes) -> Result<Vec<Tensor>, HostError>;
 
 /// What a run gives.
@@ -192,7 +192,8 @@ impl Executor {
     /// Runs an entry. Inputs come in the entry's order, in the model's types and shapes.
     ///
     /// # Errors
-    /// An input is not what its port takes, an index is out of range, a host step fails, or the device does. After all but the last the executor runs on.
+    /// An input is not what its port takes, an index is out of range, a host step fails, or the device does. After all
+    /// but the last the executor runs on.
     pub fn run_entry(&mut self, entry: &str, inputs: &[Tensor], host: HostFn<'_>) -> Result<RunOutput, RuntimeError> {
         let Executor { entries, memory, profiling, .. } = self;
         let Some(Loaded { entry, steps, checks, is_clear }) = entries.iter_mut().find(|e| e.entry.name == entry) else {
@@ -293,8 +294,8 @@ impl Executor {
         Ok(())
     }
 
-    /// The most bytes that load and runs held so far, in the heaps that the budget is about: the high-water mark of the sum of
-    /// `VkMemoryAllocateInfo::allocationSize`.
+    /// The most bytes that load and runs held so far, in the heaps that the budget is about: the high-water mark of the
+    /// sum of `VkMemoryAllocateInfo::allocationSize`.
     pub fn measured_peak_bytes(&self) -> u64 {
         self.memory.peak_bytes()
     }
@@ -336,7 +337,8 @@ impl Changing {
 }
 
 impl Segment {
-    /// Makes parameters and workgroups those of these sizes, if they are not yet. Nothing is allocated or recorded anew.
+    /// Makes parameters and workgroups those of these sizes, if they are not yet. Nothing is allocated or recorded
+    /// anew.
     fn resize(&mut self, memory: &mut Memory, sizes: &Sizes) -> Result<(), RuntimeError> {
         if self.changing.is_empty() || self.at.as_ref() == Some(sizes) {
             return Ok(());
@@ -363,7 +365,8 @@ impl Segment {
             return Ok(());
         }
         self.profiled = None;
-        // Commands that use the old queries must have ended, and be recorded anew, before those go: hence the order here.
+        // Commands that use the old queries must have ended, and be recorded anew, before those go: hence the order
+        // here.
         self.commands.wait()?;
         let n = if profiling { self.dispatches.len() + 1 } else { 2 };
         let queries = Queries::new(context, u32::try_from(n).unwrap_or(0))?;

@@ -1,4 +1,5 @@
-//! The memory of a loaded plan, and the ways into it and out of it: through a map where the host reaches it, through a bounded ring where not.
+//! The memory of a loaded plan, and the ways into it and out of it: through a map where the host reaches it, through a
+//! bounded ring where not.
 
 use super::RuntimeError;
 use super::vk::{Buffer, Commands, Meter, Place, VkContext, heap};
@@ -18,7 +19,8 @@ impl Memory {
     /// Makes every allocation of a checked plan, and fills those of kind `State` with zeros.
     pub(super) fn new(context: &VkContext, program: &Program, plan: &Plan) -> Result<Memory, RuntimeError> {
         let staging = plan.allocations.iter().position(|a| a.kind == AllocationKind::Staging);
-        // A plan for separate memory does not count its ring; on a device with unified memory the ring would count, and is not needed.
+        // A plan for separate memory does not count its ring; on a device with unified memory the ring would count, and
+        // is not needed.
         let staging = staging.filter(|_| program.target.memory.unified || !context.info().target.memory.unified);
         let place = if staging.is_some() { Place::Device } else { Place::Shared };
         afford(context, plan, place)?;
@@ -230,7 +232,8 @@ impl Ring {
             Ok(())
         });
         let sent = recorded.and_then(|()| half.start());
-        // What could not be sent is given up: the load fails, or the next run writes its inputs again, into an empty half.
+        // What could not be sent is given up: the load fails, or the next run writes its inputs again, into an empty
+        // half.
         self.filled = 0;
         sent?;
         self.current = 1 - self.current;

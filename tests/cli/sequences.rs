@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// A type as a field of what holds it: `f32[n1,2]`, in as many sequences and optionals as `wraps` has field numbers (4 and 9), the outermost last.
+/// A type as a field of what holds it: `f32[n1,2]`, in as many sequences and optionals as `wraps` has field numbers (4
+/// and 9), the outermost last.
 fn held(wraps: &[u64]) -> Vec<u8> {
     let dims = [pb::blob(1, pb::blob(2, "n1")), pb::blob(1, pb::int(1, 2))].concat();
     let tensor = pb::blob(1, [pb::int(1, 1), pb::blob(2, dims)].concat());

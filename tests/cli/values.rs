@@ -2,7 +2,8 @@
 
 use super::*;
 
-/// What is given is used or refused: a default by its name, an array that nobody knows with the nearest one, and an index beyond its table with its node.
+/// What is given is used or refused: a default by its name, an array that nobody knows with the nearest one, and an
+/// index beyond its table with its node.
 #[test]
 fn arrays_are_used_or_refused_and_indices_are_held_against_their_tables() {
     let folder = Folder::new("given");

@@ -3,7 +3,6 @@
 
 use nyxc::target::Target;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeInclusive;
 
 /// What a module says of itself.
 #[derive(Debug, Default)]
@@ -190,9 +189,7 @@ impl Module {
             ));
         }
         // OpSubgroup..., OpGroup... and OpGroupNonUniform... instructions of the core and of the extensions before it.
-        const GROUP: [RangeInclusive<u32>; 7] =
-            [259..=271, 333..=366, 4421..=4432, 5000..=5007, 5296..=5296, 5571..=5581, 6401..=6408];
-        let group = |op: &&u32| GROUP.iter().any(|range| range.contains(op));
+        let group = |op: &&u32| matches!(op, 259..=271 | 333..=366 | 4421..=4432 | 5000..=5007 | 5296 | 5571..=5581 | 6401..=6408);
         faults.extend(self.opcodes.iter().filter(group).map(|op| format!("subgroup instruction {op}")));
         // NumSubgroups, SubgroupId, SubgroupSize, SubgroupMaxSize, SubgroupLocalInvocationId and the masks.
         let built_in = |b: &&u32| matches!(b, 36..=41 | 4416..=4420);

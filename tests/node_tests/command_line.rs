@@ -1,5 +1,6 @@
-//! The same tests through the command line, as a user would: `nyxc compile`, with `--dim` for the sizes that the file leaves open, `--constants` for the
-//! inputs and `--holds` for the sequences and optionals that a refusal asks for, then `nyxc run` with the other inputs in a `.npz` file, and what it wrote compared.
+//! The same tests through the command line, as a user would: `nyxc compile`, with `--dim` for the sizes that the file
+//! leaves open, `--constants` for the inputs and `--holds` for the sequences and optionals that a refusal asks for,
+//! then `nyxc run` with the other inputs in a `.npz` file, and what it wrote compared.
 
 use crate::case::{Case, Data, Kind, Set};
 use crate::folder::Folder;

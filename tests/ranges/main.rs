@@ -1,5 +1,6 @@
-//! Sizes that change between runs: one program for every size of its ranges, on every Vulkan device here, while the validation layers watch. Its outputs
-//! are those of the program for the range N..N to the bit, and near those of the graph of size N alone on the CPU reference.
+//! Sizes that change between runs: one program for every size of its ranges, on every Vulkan device here, while the
+//! validation layers watch. Its outputs are those of the program for the range N..N to the bit, and near those of the
+//! graph of size N alone on the CPU reference.
 
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]

@@ -131,7 +131,8 @@ fn what_needs_its_sizes_to_be_written_out_runs_on_the_host() {
     check(&[("n", 3, 9)], body, &[&[("n", 3)], &[("n", 9)], &[("n", 4)]], F32);
 }
 
-/// As quantizers of ONNX Runtime save models: integer products, their sums in parts where f32 would not hold them, and scales around them.
+/// As quantizers of ONNX Runtime save models: integer products, their sums in parts where f32 would not hold them, and
+/// scales around them.
 #[test]
 fn products_of_codes_take_any_size_on_the_device() {
     let on_device = |ranges: &[(&str, i64, i64)], body: &str, sizes: &[At]| {
@@ -257,7 +258,8 @@ fn more_workgroups_than_one_axis_has() {
     check(&[("n", 0, 3_000_000)], body, &[&[("n", 2_900_001)], &[("n", 5)], &[("n", 0)]], F32);
 }
 
-/// ONNX Attention, opset 23 to 25: a mask may end before the keys do, and those beyond it are masked out. One of a single key does not broadcast.
+/// ONNX Attention, opset 23 to 25: a mask may end before the keys do, and those beyond it are masked out. One of a
+/// single key does not broadcast.
 #[test]
 fn keys_beyond_a_mask_are_masked_out_at_every_size() {
     for (least, mask, rows) in [(1, "f32[5,1]", 1), (2, "f32[1,5,2]", 2), (3, "bool[1,1,1,3]", 3)] {

@@ -20,8 +20,8 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// Rows of weights that are random; those after them repeat these, so that large matrices are made in no time. A prime: tiles of kernels do not
-/// meet the same rows at the same place.
+/// Rows of weights that are random; those after them repeat these, so that large matrices are made in no time. A prime:
+/// tiles of kernels do not meet the same rows at the same place.
 const DISTINCT_ROWS: usize = 61;
 /// Elements of the result that are compared with f64.
 const CHECKED: usize = 2048;
@@ -41,7 +41,8 @@ pub(super) struct Args {
     /// Rows, columns and depth of the product
     #[arg(long, value_name = "M,N,K", value_delimiter = ',', num_args = 1, requires = "kernel")]
     shape: Vec<u32>,
-    /// Variants of the kernel: all, or some such as 256x16x8x4x128 (threads, lanes, ways, columns, steps); the planner's where absent
+    /// Variants of the kernel: all, or some such as 256x16x8x4x128 (threads, lanes, ways, columns, steps); the
+    /// planner's where absent
     #[arg(long, value_delimiter = ',', requires = "kernel")]
     variants: Vec<String>,
     /// Samples, each of many dispatches
@@ -200,8 +201,8 @@ impl Arena {
     }
 }
 
-/// A program that holds copies of the weights, an entry for each list of calls that runs it on one copy after the other, each dispatch behind a
-/// barrier, and an entry `main` that overwrites the result.
+/// A program that holds copies of the weights, an entry for each list of calls that runs it on one copy after the
+/// other, each dispatch behind a barrier, and an entry `main` that overwrites the result.
 fn program(
     product: &Product,
     (x, w): (&Matrix, &Matrix),
@@ -303,7 +304,8 @@ fn program(
     Ok(Program { model: "bench".to_owned(), target: info.target.clone(), plans: vec![plan], constants, shaders })
 }
 
-/// Relative L2 against f64 over some elements, the first and last of each row among them; infinite where one is not finite.
+/// Relative L2 against f64 over some elements, the first and last of each row among them; infinite where one is not
+/// finite.
 fn error(y: &Tensor, x: &Matrix, w: &Matrix, [m, n, _]: [usize; 3]) -> Result<f64, Failure> {
     let y = y.to_f32s().map_err(bug)?;
     let step = (m * n / CHECKED).max(1);

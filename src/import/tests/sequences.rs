@@ -1,5 +1,5 @@
-//! Sequences, optionals and conditions that are computed while the program runs, with the operators as they are. What they compute is checked against
-//! ONNX Runtime in `tests/small_onnx.rs`.
+//! Sequences, optionals and conditions that are computed while the program runs, with the operators as they are. What
+//! they compute is checked against ONNX Runtime in `tests/small_onnx.rs`.
 
 use super::*;
 use crate::import::proto::{ElementType, TypeExtras, TypeValue};

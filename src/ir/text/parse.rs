@@ -30,7 +30,8 @@ const FUNCTIONS: [(&str, Function); 3] =
 /// Deepest nesting of subgraphs and sizes accepted.
 const MAX_DEPTH: usize = 64;
 
-/// Reads the text form of a graph. Constants that `source` does not have are absent: the graph can be looked at, but not computed.
+/// Reads the text form of a graph. Constants that `source` does not have are absent: the graph can be looked at, but
+/// not computed.
 ///
 /// # Errors
 /// The text is none, with the place and what was expected.
