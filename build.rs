@@ -21,9 +21,9 @@ struct Table {
     epilogue: bool,
     /// Whether the key has a tile.
     tiled: bool,
-    /// Whether the key has a variant.
+    /// Of what family of `ops::variant` the key has a variant.
     #[serde(default)]
-    variants: bool,
+    variant: Option<String>,
     /// Features that the target must have.
     #[serde(default)]
     needs: Vec<String>,
@@ -183,12 +183,12 @@ fn templates(tables: &BTreeMap<String, Table>) -> String {
         let flags: Vec<_> = table.flags.iter().map(|(flag, values)| format!("({flag:?}, &{values:?})")).collect();
         let _ = writeln!(
             text,
-            "            Template::{} => &Table {{ name: {name:?}, operands: &[{}], epilogue: {}, tiled: {}, variants: {}, needs: &{:?}, faults: {}, params: &[{}], flags: &[{}] }},",
+            "            Template::{} => &Table {{ name: {name:?}, operands: &[{}], epilogue: {}, tiled: {}, variant: {}, needs: &{:?}, faults: {}, params: &[{}], flags: &[{}] }},",
             camel(name),
             operands.join(", "),
             table.epilogue,
             table.tiled,
-            table.variants,
+            table.variant.as_ref().map_or("None".to_owned(), |family| format!("Some(Family::{})", camel(family))),
             table.needs,
             table.faults,
             params.join(", "),
