@@ -151,6 +151,30 @@ fn sequences_have_a_bound_together() {
     assert!(refusal(grown(4200)).to_string().contains("more than 8388608 elements of sequences in all"));
 }
 
+#[test]
+fn a_condition_on_sizes_that_are_open_asks_for_them() {
+    let identity = |of: &str| vec![node("Identity", &[of], &["r"], vec![])];
+    let build = || {
+        let constants =
+            vec![int64s("three", &[1], &[3]), floats("four", &[4], &[4.0; 4]), floats("two", &[2], &[2.0; 2])];
+        let nodes = vec![
+            node("Shape", &["x"], &["s"], vec![]),
+            node("Equal", &["s", "three"], &["c"], vec![]),
+            branches(identity("four"), identity("two")),
+        ];
+        graph(vec![info("x", F32, &["n"])], constants, nodes, &["y"])
+    };
+    let error = refusal(build());
+    assert_eq!(error.unbound(), ["n"], "{error}");
+    assert!(error.to_string().contains("f32[4] and f32[2] in the two branches"), "{error}");
+    assert!(error.to_string().ends_with("give --dim n=N"), "{error}");
+    for (n, ty) in [(3, "f32[4]"), (5, "f32[2]")] {
+        let options = ImportOptions { dims: vec![DimBinding::known("n", n)], ..ImportOptions::default() };
+        let (graph, _) = import_proto(model(17, build()).into(), None, &options, &crate::ops::registry()).unwrap();
+        assert_eq!(graph.ty(graph.outputs()[0].value).to_string(), ty);
+    }
+}
+
 /// A model of one input of a type that tract's protobuf leaves out.
 fn of_input(name: &str, ty: TypeExtras, held: &[(&str, &str)], dims: &[&str]) -> Result<Graph, ImportError> {
     let nodes = vec![node("OptionalHasElement", &[name], &["t"], vec![])];
@@ -228,6 +252,8 @@ fn what_an_input_holds_is_asked_for_by_its_type_and_held_against_it() {
     assert_eq!(ports(graph), ["f32[n,3]", "f32[n,3]"]);
     let error = of_input("s", rows(true), &[("s", "[f32[2*n,3]]")], &["n=1..8"]).unwrap_err();
     assert!(error.is_usage() && error.to_string().contains("2*n is neither"), "{error}");
+    let error = of_input("s", rows(true), &[("s", "[f32[2-5,3]]")], &[]).unwrap_err();
+    assert!(error.is_usage() && error.to_string().contains("-3 is neither"), "{error}");
     // What no graph can have.
     let error = of_input("s", of(TypeValue::Map(proto::MapType::default())), &[], &[]).unwrap_err();
     assert_eq!(
