@@ -165,8 +165,8 @@ enum Part {
     Quantized(Rows),
 }
 
-/// The DequantizeLinear behind the weights; several, perhaps with plain constants between them, where a matrix is put together of rows that are
-/// stored in different ways.
+/// The DequantizeLinear behind the weights; several, perhaps with plain constants between them, where a matrix is put
+/// together of rows that are stored in different ways.
 fn parts(graph: &Graph, weights: ValueId, op: &Op, slot: usize) -> Option<Vec<Part>> {
     if let Some(rows) = Rows::of(graph, weights, op, slot) {
         return Some(vec![Part::Quantized(rows)]);
@@ -200,8 +200,8 @@ fn reshape(graph: &Graph, value: ValueId) -> Option<&Op> {
     graph.node(value.node).op().filter(|op| op.is(&ops::reshape::DEF))
 }
 
-/// The x and the granularity behind a DequantizeLinear of `dynamic_quantize`, between which and the operator there may be a reshape that leaves
-/// every row a row.
+/// The x and the granularity behind a DequantizeLinear of `dynamic_quantize`, between which and the operator there may
+/// be a reshape that leaves every row a row.
 fn dynamic(graph: &Graph, value: ValueId) -> Option<(ValueId, String)> {
     if reshape(graph, value).is_some() {
         let source = graph.operands(value.node).first().copied().flatten()?;
