@@ -3,7 +3,9 @@
 //! ONNX's Attention is written as this (`attention.rs`). Where no kernel covers it, it is written as products around a softmax
 //! (`attention_products.rs`). The reference has all scores of a query, subtracts their maximum and adds up in f64.
 
-use super::util::{agree, broadcast, class_of, dims_attr, finish_floats, ints_attr, n_elems, operand, result, split_own};
+use super::util::{
+    agree, broadcast, class_of, dims_attr, finish_floats, ints_attr, n_elems, operand, result, split_own,
+};
 use crate::ir::{
     Attrs, CORE, Class, DType, Dim, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, attr, product,
 };

@@ -348,8 +348,7 @@ mod tests {
         ];
         let mut n_checked = 0;
         for tensor in tensors.iter().chain(&more) {
-            for to in [DType::F16, DType::F32, DType::BF16, DType::I32, DType::I8, DType::I16, DType::Bool]
-            {
+            for to in [DType::F16, DType::F32, DType::BF16, DType::I32, DType::I8, DType::I16, DType::Bool] {
                 let Some(cast) = Cast::of(tensor.dtype(), to) else { continue };
                 let expected = if to.class() == Class::Float {
                     Tensor::from_f32s(to, &tensor.dims(), &tensor.to_f32s().unwrap())
