@@ -361,7 +361,7 @@ mod tests {
                 n_checked += 1;
             }
         }
-        assert_eq!(n_checked, 13);
+        assert_eq!(n_checked, 12);
         // Pieces of any whole number of elements, and zeros behind the end.
         let source = Source::Cast(Cast::F32ToF16, tensors[3].bytes().unwrap());
         let mut pieces = Vec::new();
