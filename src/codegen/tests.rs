@@ -6,7 +6,8 @@ use super::spirv::capability;
 use super::*;
 use crate::ir::packed::{Granularity, Packing, ScaleType};
 use crate::ir::{Binary, Expr, Unary};
-use crate::ops::kernel_key::{ArgKey, ExprKey, Load, OperandKey, Storage, Tile, Value, Variant};
+use crate::ops::kernel_key::{ArgKey, ExprKey, Load, OperandKey, Run, Storage, Tile, Value};
+use crate::ops::variant::{Family, Variant};
 use crate::program::spirv::Interface;
 use crate::target::shipped_names;
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,6 +47,8 @@ fn storages(template: Template, operand: &str) -> Vec<Storage> {
         (Template::GemvDot, "b") => packings(),
         (Template::Gather, "data") => [floats, INTEGERS.to_vec(), packings()].concat(),
         (Template::Gather | Template::CheckIndices, _) => INTEGERS.to_vec(),
+        (Template::Attention | Template::AttentionFew, "mask") => [floats, vec![Storage::I32]].concat(),
+        (_, "lengths") => vec![Storage::I32],
         (Template::Reduce | Template::Strided | Template::Concat, _) => [floats, INTEGERS.to_vec()].concat(),
         _ => floats,
     }
@@ -71,24 +74,96 @@ fn plainest(template: Template) -> KernelKey {
         },
         flags: table.flags.iter().map(|(flag, values)| (*flag, values[0])).collect(),
         tile: table.tiled.then_some(Tile { m: 32, n: 32, k: 32 }),
-        variant: table.variants.then_some(Variant { threads: 128, lanes: 16, ways: 2, columns: 2, steps: 8 }),
+        variant: variants(table.variant).first().copied(),
     }
 }
 
+/// Variants of a family, a plain one first.
+fn variants(family: Option<Family>) -> Vec<Variant> {
+    let texts: &[&str] = match family {
+        None => &[],
+        Some(Family::Gemv) => &["128x16x2x2x8", "256x16x8x4x128", "352x16x22x4x344", "512x32x16x1x64", "128x8x16x8x16"],
+        Some(Family::Mma) => {
+            &["32x32x32_16x16_1", "128x128x64_64x32_1", "64x32x32_32x32_4", "16x16x64_16x16_8", "128x64x64_128x16_1"]
+        }
+    };
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
 fn arg(load: Load) -> ArgKey {
-    ArgKey { storage: Storage::F32, value: Value::Float, load }
+    ArgKey { storage: Storage::F32, value: Value::Float, load, run: Run::Each }
+}
+
+/// Most keys that differ in their flags alone.
+const MOST_COMBINATIONS: usize = 256;
+
+/// Every combination of flags; where these are too many, every value of each flag with all others at their first, at a third and at their
+/// middle.
+fn combinations(plain: &KernelKey) -> Vec<KernelKey> {
+    let flags = plain.template.table().flags;
+    let mut keys = vec![plain.clone()];
+    if flags.iter().map(|(_, values)| values.len()).product::<usize>() > MOST_COMBINATIONS {
+        keys = [0, 1, 2]
+            .map(|part| {
+                let of = |values: &[u32]| values[(values.len() - 1) * part / 4];
+                KernelKey { flags: flags.iter().map(|(flag, values)| (*flag, of(values))).collect(), ..plain.clone() }
+            })
+            .into();
+    }
+    let product = keys.len() == 1;
+    let mut all = keys.clone();
+    for (flag, values) in flags {
+        let of = |key: &KernelKey| -> Vec<KernelKey> {
+            values.iter().map(|v| KernelKey { flags: with(&key.flags, flag, *v), ..key.clone() }).collect()
+        };
+        if product {
+            all = all.iter().flat_map(of).collect();
+        } else {
+            all.extend(keys.iter().flat_map(of).filter(|key| key.fault().is_none()));
+        }
+    }
+    all
+}
+
+/// Keys of every width of a template that has some, with every storage and run of an operand of the expression.
+fn of_vectors(plain: &KernelKey) -> Vec<KernelKey> {
+    let table = plain.template.table();
+    let Some((_, widths)) = table.flags.iter().find(|(flag, _)| *flag == "vector").filter(|_| table.epilogue) else {
+        return Vec::new();
+    };
+    let own = (plain.template != Template::Pointwise).then_some(Value::Float);
+    let mut keys = Vec::new();
+    for (width, storage) in widths.iter().flat_map(|width| [(*width, Storage::F32), (*width, Storage::F16)]) {
+        for run in [Run::Each, Run::One, Run::Vector] {
+            let args = vec![ArgKey { storage, run, ..arg(Load::Strided(2)) }, arg(Load::Scalar)];
+            let expr = ExprKey { text: "max(x0,x1)".to_owned(), own, args, n_numbers: 0 };
+            keys.push(KernelKey {
+                expr: Some(expr),
+                result: storage,
+                flags: with(&plain.flags, "vector", width),
+                ..plain.clone()
+            });
+        }
+    }
+    if plain.template == Template::Pointwise {
+        for (width, storage) in widths.iter().flat_map(|width| INTEGERS.map(|storage| (*width, storage))) {
+            let value = if storage == Storage::I32 { Value::Int } else { Value::Wide };
+            let args = vec![ArgKey { storage, value, run: Run::Vector, ..arg(Load::Same) }; 2];
+            let expr = ExprKey { text: "add(x0,x1)".to_owned(), own: None, args, n_numbers: 0 };
+            let flags = with(&plain.flags, "vector", width);
+            keys.push(KernelKey { expr: Some(expr), result: storage, flags, ..plain.clone() });
+        }
+    }
+    keys
 }
 
 /// Keys that differ from the plainest in all flags, in every storage, in every epilogue.
 fn keys(template: Template) -> Vec<KernelKey> {
     let plain = plainest(template);
-    let mut keys = vec![plain.clone()];
-    for (flag, values) in template.table().flags {
-        keys = keys
-            .iter()
-            .flat_map(|key| values.iter().map(|v| KernelKey { flags: with(&key.flags, flag, *v), ..key.clone() }))
-            .collect();
+    if template.table().variant == Some(Family::Mma) {
+        return matrix_keys(&plain);
     }
+    let mut keys = combinations(&plain);
     for (at, (name, optional)) in template.table().operands.iter().enumerate() {
         for storage in storages(template, name) {
             for (flag, values) in template.table().flags.iter().chain([&("", &[0][..])]) {
@@ -97,7 +172,7 @@ fn keys(template: Template) -> Vec<KernelKey> {
                 if key.flags.contains_key(flag) {
                     key.flags.insert(flag, values[values.len() - 1]);
                 }
-                if INTEGERS.contains(&storage) && name != &"indices" {
+                if INTEGERS.contains(&storage) && !["indices", "mask", "lengths"].contains(name) {
                     key.result = storage;
                 }
                 keys.push(key.clone());
@@ -118,18 +193,16 @@ fn keys(template: Template) -> Vec<KernelKey> {
             keys.push(key);
         }
     }
-    if template.table().variants {
-        for text in ["256x16x8x4x128", "352x16x22x4x344", "512x32x16x1x64", "128x8x16x8x16"] {
-            keys.push(KernelKey { variant: Some(text.parse().unwrap()), ..plain.clone() });
-        }
-    }
+    let divided = variants(template.table().variant).into_iter();
+    keys.extend(divided.map(|v| KernelKey { variant: Some(v), ..plain.clone() }));
     if template.table().tiled {
         let large: Vec<_> =
             keys.iter().map(|key| KernelKey { tile: Some(Tile { m: 64, n: 64, k: 16 }), ..key.clone() }).collect();
         keys.extend(large);
     }
+    keys.extend(of_vectors(&plain));
     if template == Template::CheckIndices {
-        let at = ArgKey { storage: Storage::I32, value: Value::Int, load: Load::Strided(2) };
+        let at = ArgKey { storage: Storage::I32, value: Value::Int, ..arg(Load::Strided(2)) };
         let text = "add(mul(x0,7),x1)".to_owned();
         let expr = ExprKey { text, own: Some(Value::Int), args: vec![at], n_numbers: 0 };
         keys.push(KernelKey { expr: Some(expr), ..plain });
@@ -144,6 +217,57 @@ fn keys(template: Template) -> Vec<KernelKey> {
         let args =
             vec![arg(Load::Scalar), ArgKey { storage: Storage::F16, ..arg(Load::Periodic) }, arg(Load::Strided(3))];
         keys.push(KernelKey { expr: Some(ExprKey { text: text.to_owned(), own, args, n_numbers: 0 }), ..plain });
+    }
+    keys
+}
+
+/// Keys of a kernel on cooperative matrices, as the planner may make them for an H200: `plan/kernels/mma.rs`.
+fn matrix_keys(plain: &KernelKey) -> Vec<KernelKey> {
+    let packed = |bits, granularity, scale| Storage::Packed(Packing { bits, granularity, scale });
+    let (block, row) = (Granularity::Block(32), Granularity::Row);
+    let codes = Storage::Packed(Packing::activation(row));
+    // Operands, then terms after which sums move, and the length of a product of codes.
+    let forms = [
+        (Storage::F16, Storage::F16, 0, 16),
+        (Storage::F16, packed(4, block, ScaleType::F16), 0, 16),
+        (Storage::F16, packed(4, Granularity::Block(64), ScaleType::F16Zero), 0, 16),
+        (Storage::F16, packed(8, row, ScaleType::F32Zero), 0, 16),
+        (Storage::F32, Storage::F32, 32, 16),
+        (Storage::F32, Storage::F16, 32, 16),
+        (Storage::F32, packed(4, block, ScaleType::F16Zero), 32, 16),
+        (Storage::F32, packed(8, row, ScaleType::F32), 32, 16),
+        (codes, packed(8, block, ScaleType::F16), 32, 32),
+        (codes, packed(8, row, ScaleType::F32), 0, 32),
+        (codes, packed(4, block, ScaleType::F16), 32, 32),
+    ];
+    let mut keys = Vec::new();
+    for (a, b, flush_k, frag_k) in forms {
+        for text in ["32x32x32_16x16_1", "128x128x32_64x32_1", "64x32x32_32x32_2", "16x16x32_16x16_8"] {
+            for (trans_b, whole, batch_rank) in [(1, 1, 0), (1, 0, 0), (1, 0, 1), (0, 1, 1), (0, 0, 0)] {
+                if trans_b == 0 && (a, b) != (Storage::F16, Storage::F16) {
+                    continue;
+                }
+                let mut key = plain.clone();
+                for (at, storage) in [a, b].into_iter().enumerate() {
+                    key.operands[at] = Some(OperandKey { storage, scales_apart: false });
+                }
+                for (flag, value) in [
+                    ("trans_b", trans_b),
+                    ("whole", whole),
+                    ("batch_rank", batch_rank),
+                    ("flush_k", flush_k),
+                    ("frag_m", 16),
+                    ("frag_n", 16),
+                    ("frag_k", frag_k),
+                    ("subgroup", 32),
+                ] {
+                    key.flags.insert(flag, value);
+                }
+                key.variant = Some(text.parse().unwrap());
+                keys.push(KernelKey { result: Storage::F16, ..key.clone() });
+                keys.push(key);
+            }
+        }
     }
     keys
 }
@@ -163,6 +287,11 @@ fn allowed(target: &Target) -> BTreeSet<u32> {
         (capability::STORAGE_BUFFER_8BIT_ACCESS, f.storage_8bit),
         (capability::DOT_PRODUCT, f.integer_dot_product),
         (capability::DOT_PRODUCT_INPUT_4X8_BIT_PACKED, f.integer_dot_product),
+        (capability::GROUP_NON_UNIFORM, f.subgroup_arithmetic || f.cooperative_matrix),
+        (capability::GROUP_NON_UNIFORM_ARITHMETIC, f.subgroup_arithmetic),
+        (capability::GROUP_NON_UNIFORM_SHUFFLE, f.cooperative_matrix),
+        (capability::VULKAN_MEMORY_MODEL, f.cooperative_matrix),
+        (capability::COOPERATIVE_MATRIX, f.cooperative_matrix),
     ]
     .into_iter()
     .filter_map(|(number, has)| has.then_some(number))
@@ -188,8 +317,9 @@ fn compile_everywhere(keys: &[KernelKey]) -> usize {
             let text = glsl(key, target).unwrap();
             let read = || Interface::read(&compile(key, target).unwrap_or_else(|e| panic!("{e}")).spirv).unwrap();
             let asks = done.entry(text).or_insert_with(read);
-            // No subgroup operation is among what is allowed: no kernel may depend on the size of a subgroup.
+            // Only kernels on cooperative matrices, whose keys have the size of a subgroup, depend on it.
             let allowed = allowed(target);
+            asks.granted(&target.features).unwrap_or_else(|e| panic!("{key} on {}: {e}", target.name));
             let extra: Vec<_> = asks.capabilities.difference(&allowed).collect();
             assert!(extra.is_empty() && !asks.capabilities.is_empty(), "{key} on {} declares {extra:?}", target.name);
             let (l, size) = (&target.limits, asks.local_size.unwrap());
@@ -232,7 +362,7 @@ fn every_variant_compiles_within_every_target() {
 fn every_function_of_expressions_compiles() {
     let mut keys = Vec::new();
     let mut add = |text: String, storage: Storage, value: Value, result: Storage| {
-        let args = vec![ArgKey { storage, value, load: Load::Same }; 2];
+        let args = vec![ArgKey { storage, value, ..arg(Load::Same) }; 2];
         keys.push(KernelKey {
             expr: Some(ExprKey { text, own: None, args, n_numbers: 0 }),
             result,

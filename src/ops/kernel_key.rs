@@ -1,6 +1,7 @@
 //! Which kernel: a template of `shaders/` with everything that its text depends on. Equal keys are the same shader, and one function turns a
 //! key into the name that generator and reports use.
 
+use super::variant::{Family, Variant};
 use crate::ir::packed::{Granularity, Packing};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,8 +19,10 @@ pub struct Table {
     pub epilogue: bool,
     /// Whether its key has a tile.
     pub tiled: bool,
-    /// Whether its key has a variant, and its operands are read as vectors of 16 bytes too.
-    pub variants: bool,
+    /// Of what family its key has a variant, if it has.
+    pub variant: Option<Family>,
+    /// Whether its operands are read as vectors of 16 bytes too.
+    pub vectors: bool,
     /// Features that the target must have, by their names in its profile.
     pub needs: &'static [&'static str],
     /// Whether it notes indices out of range: a buffer `faults` follows the result.
@@ -81,6 +84,16 @@ pub enum Storage {
 }
 
 impl Storage {
+    /// Bytes of an element; `None` of a packed tensor.
+    pub fn element_bytes(self) -> Option<u32> {
+        match self {
+            Storage::F16 => Some(2),
+            Storage::F32 | Storage::I32 | Storage::U32 => Some(4),
+            Storage::I64 | Storage::U64 => Some(8),
+            Storage::Packed(_) => None,
+        }
+    }
+
     /// Whether an element is computed with as an integer of 64 bits.
     pub fn is_wide(self) -> bool {
         matches!(self, Storage::U32 | Storage::I64 | Storage::U64)
@@ -136,6 +149,17 @@ pub enum Load {
     Strided(u8),
 }
 
+/// How the elements of an operand lie that go with as many neighbours of the result as a vector has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Run {
+    /// Anyhow: each is looked for.
+    Each,
+    /// They are one element.
+    One,
+    /// They are neighbours, and the first has a number that the vector's length divides.
+    Vector,
+}
+
 /// An operand of the kernel itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OperandKey {
@@ -154,6 +178,8 @@ pub struct ArgKey {
     pub value: Value,
     /// How it is indexed.
     pub load: Load,
+    /// How a vector of it lies; `Each` in a kernel without the flag `vector`.
+    pub run: Run,
 }
 
 /// The expression of a pointwise kernel, or the epilogue of another.
@@ -193,56 +219,8 @@ pub struct Tile {
     pub k: u32,
 }
 
-/// How a product of few rows is divided among the threads of a workgroup. Sums are added up in an order that `lanes` and `ways` decide, whatever
-/// the rest is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Variant {
-    /// Invocations of a workgroup: a multiple of `lanes * ways`.
-    pub threads: u32,
-    /// Neighbouring threads that read one row of the weights side by side.
-    pub lanes: u32,
-    /// How many such neighbours share the reduction axis of a row.
-    pub ways: u32,
-    /// Columns of the result that a thread computes.
-    pub columns: u32,
-    /// Steps of 32 along the reduction axis that shared memory holds of each row of the first operand; 0 where it is read from memory.
-    pub steps: u32,
-}
-
-impl Variant {
-    /// Columns of the result that a workgroup computes.
-    pub fn group_columns(self) -> u32 {
-        self.threads / (self.lanes * self.ways).max(1) * self.columns
-    }
-
-    /// Whether the parts fit together.
-    fn is_sound(self) -> bool {
-        let split = self.lanes.saturating_mul(self.ways);
-        let within = |n: u32, most: u32| (1..=most).contains(&n);
-        within(self.threads, 1024)
-            && within(split, self.threads)
-            && within(self.columns, 8)
-            && self.steps <= 4096
-            && self.threads.is_multiple_of(split)
-    }
-}
-
-impl fmt::Display for Variant {
-    /// `256x16x8x4x128`: threads, lanes, ways, columns, steps.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}x{}x{}x{}x{}", self.threads, self.lanes, self.ways, self.columns, self.steps)
-    }
-}
-
-impl std::str::FromStr for Variant {
-    type Err = &'static str;
-    fn from_str(text: &str) -> Result<Variant, Self::Err> {
-        let refuse = "a variant is threads, lanes, ways, columns and steps that fit together, such as 256x16x8x4x128";
-        let numbers: Vec<u32> = text.split('x').map(str::parse).collect::<Result<_, _>>().map_err(|_| refuse)?;
-        let [threads, lanes, ways, columns, steps] = numbers[..] else { return Err(refuse) };
-        Some(Variant { threads, lanes, ways, columns, steps }).filter(|v| v.is_sound()).ok_or(refuse)
-    }
-}
+/// Most elements that an invocation holds of a row: loops over them are unrolled.
+pub const MOST_HELD: u32 = 128;
 
 /// Which kernel.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -291,6 +269,11 @@ impl KernelKey {
                 Load::Periodic => name += "p",
                 Load::Strided(rank) => name += &format!("r{rank}"),
             }
+            match arg.run {
+                Run::Each => {}
+                Run::One => name += "o",
+                Run::Vector => name += "v",
+            }
         }
         name += &format!("_{}", self.result);
         for (flag, value) in &self.flags {
@@ -317,12 +300,19 @@ impl KernelKey {
 
     /// Invocations of a workgroup.
     pub fn threads(&self) -> u32 {
-        self.variant.map_or(128, |variant| variant.threads)
+        // With `lanes` of a row, as many rows as fit: `include/held_row.glsl`.
+        let of_rows = self.flags.get("lanes").map_or(128, |lanes| lanes * (128 / lanes).max(1));
+        self.variant.map_or(of_rows, |variant| variant.threads(self.flag("subgroup")))
     }
 
     /// The value of a flag; 0 for one that the table does not have, which [`KernelKey::fault`] finds.
     pub fn flag(&self, name: &str) -> u32 {
         self.flags.get(name).copied().unwrap_or(0)
+    }
+
+    /// Neighbours of the result that an invocation computes at a time: the flag `vector`, 1 where that is 0; `None` where the table has none.
+    pub fn width(&self) -> Option<u32> {
+        self.flags.get("vector").map(|width| (*width).max(1))
     }
 
     /// The own operands that are present, with their names.
@@ -407,10 +397,14 @@ impl KernelKey {
         if table.tiled != self.tile.is_some() {
             return Some("a tile where the table has none, or none where it has one".to_owned());
         }
-        if table.variants != self.variant.is_some() || !self.variant.is_none_or(Variant::is_sound) {
+        if table.variant != self.variant.map(Variant::family) || !self.variant.is_none_or(Variant::is_sound) {
             return Some(
                 "a variant where the table has none, none where it has one, or one that is not sound".to_owned(),
             );
+        }
+        let held = self.flags.get("held").map_or(0, |held| held * self.width().unwrap_or(1));
+        if self.threads() > 1024 || held > MOST_HELD {
+            return Some(format!("{} invocations, or {held} elements held by one", self.threads()));
         }
         if self.expr.is_some() && !table.epilogue {
             return Some("an epilogue where the table allows none".to_owned());

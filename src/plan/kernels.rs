@@ -1,25 +1,45 @@
 //! Which kernels compute a node of a kernel-level graph: their keys, operands, parameters and workgroups. No shader is compiled here.
 
+mod attention;
 mod call;
 mod conv;
 mod elementwise;
 mod epilogue;
 mod gemv;
+mod held;
 mod matmul;
+mod mma;
 mod movement;
 mod quantize;
 mod rows;
 mod shape;
 #[cfg(test)]
 mod tests;
+mod tiles;
+mod vectors;
 
 use crate::ir::{DType, Dim, Graph, NodeId, NodeKind, TensorType, ValueId};
 use crate::ops::check_indices::Rule;
-use crate::ops::kernel_key::{KernelKey, Storage, Variant};
+use crate::ops::kernel_key::{KernelKey, Storage};
+use crate::ops::variant::Variant;
 use crate::program::Stripe;
 use crate::target::Target;
+pub use attention::CHUNK as ATTENTION_CHUNK;
 use call::Node;
-pub use gemv::variants;
+
+/// Variants to try of the kernels for a product whose second operand lies so, in a fixed order: those that are among the best somewhere.
+pub fn variants(b: Storage) -> Vec<Variant> {
+    [gemv::variants(b), mma::variants()].concat()
+}
+
+/// Invocations of a subgroup up to which a device is taken for a CPU.
+const NARROW_SUBGROUP: u32 = 8;
+
+/// Whether a target is taken for a CPU, as lavapipe is one: it takes the invocations of a workgroup in turn, and kernels that are made for many at a
+/// time are no faster there.
+pub fn is_cpu(target: &Target) -> bool {
+    target.limits.subgroup_size <= NARROW_SUBGROUP
+}
 
 /// One dispatch of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -169,6 +189,8 @@ pub fn dispatches_as(
         "reduce" => rows::reduce(&node),
         "softmax" => rows::softmax(&node),
         "norm" => rows::norm(&node),
+        "dot_product_attention" => attention::attention(&node),
+        "attention_parts" => attention::parts(&node),
         "check_indices" => movement::check_indices(&node),
         "gather" => movement::gather(&node),
         "strided" => movement::strided(&node),

@@ -2,6 +2,7 @@
 
 use super::call::{Call, Node, Rows, dims, slices};
 use super::gemv;
+use super::mma::{self, Bucket};
 use super::shape::{at_least, at_most, broadcast, from, merge};
 use super::{KernelCall, KernelError};
 use crate::ir::packed::{Granularity, Packing};
@@ -32,7 +33,7 @@ pub(super) struct Columns {
 
 /// Sizes of a product, and its batches: size and strides in elements of a and b.
 pub(super) struct Product {
-    m: Dim,
+    pub(super) m: Dim,
     n: Dim,
     pub(super) k: Dim,
     pub(super) batches: Vec<(Dim, [Dim; 2])>,
@@ -78,7 +79,7 @@ pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
                 && !weights.scale.has_zeros()
                 && !matches!(packing.granularity, Granularity::Block(_)) =>
         {
-            Ok(vec![integer_product(node, &product, weights, columns)?])
+            integer_product(node, &product, trans_b, weights, &columns)
         }
         _ => Err(refuse()),
     };
@@ -149,22 +150,27 @@ fn float_product(
         Some((template, variant)) => gemv::call(node, product, columns, (template, variant), rows, when),
         None => fill(node.call(Template::Matvec), Some(rows), when),
     };
+    let matrices = |bucket: Bucket, when: &Dim| mma::call(node, product, columns, trans_b, bucket, when);
     let always = Dim::Known(1);
     match m.known() {
         Some(m) if m <= MAX_VECTOR_ROWS => {
             let rows = u32::try_from(m).unwrap_or(u32::MAX).next_power_of_two();
             Ok(vec![few_rows(rows, &always)?])
         }
-        Some(_) => Ok(vec![fill(node.call(Template::Matmul), None, &always)?]),
+        Some(m) => match matrices(Bucket::of(m), &always)? {
+            Some(call) => Ok(vec![call]),
+            None => Ok(vec![fill(node.call(Template::Matmul), None, &always)?]),
+        },
         None => {
             let few = &from(m, 2) * &at_most(m, MAX_VECTOR_ROWS);
             let most = u32::try_from(MAX_VECTOR_ROWS).unwrap_or(u32::MAX);
-            let calls = [
-                few_rows(1, &at_most(m, 1))?,
-                few_rows(most, &few)?,
-                fill(node.call(Template::Matmul), None, &from(m, MAX_VECTOR_ROWS + 1))?,
-            ];
-            Ok(calls.map(|call| KernelCall { alternative: Some(0), ..call }).into())
+            let mut calls = vec![few_rows(1, &at_most(m, 1))?, few_rows(most, &few)?];
+            let cases = Bucket::cases(m, MAX_VECTOR_ROWS).into_iter().map(|(bucket, when)| matrices(bucket, &when));
+            match cases.collect::<Result<Option<Vec<_>>, _>>()? {
+                Some(cases) => calls.extend(cases),
+                None => calls.push(fill(node.call(Template::Matmul), None, &from(m, MAX_VECTOR_ROWS + 1))?),
+            }
+            Ok(calls.into_iter().map(|call| KernelCall { alternative: Some(0), ..call }).collect())
         }
     }
 }
@@ -172,9 +178,10 @@ fn float_product(
 fn integer_product(
     node: &Node<'_>,
     product: &Product,
+    trans_b: bool,
     weights: Packing,
-    columns: Columns,
-) -> Result<KernelCall, KernelError> {
+    columns: &Columns,
+) -> Result<Vec<KernelCall>, KernelError> {
     let Product { m, k, .. } = product;
     let n = &columns.n;
     let (a, a_ty) = node.operand(0)?;
@@ -183,10 +190,20 @@ fn integer_product(
     if k.most().is_none_or(|k| k.min(i64::from(block)) > MAX_I32_TERMS) {
         return Err(node.unsupported(format!("an integer product of {a_ty} and {b_ty}, whose sums may not fit in i32")));
     }
-    let call = sizes(node.call(Template::MatmulI8).operand(a).operand_rows(columns.b, columns.rows), product, &columns);
+    let matrices = |bucket: Bucket, when: &Dim| mma::call(node, product, columns, trans_b, bucket, when);
+    let cases = match m.known() {
+        Some(m) => vec![(Bucket::of(m), Dim::Known(1))],
+        None => Bucket::cases(m, 0),
+    };
+    let calls = cases.into_iter().map(|(bucket, when)| matrices(bucket, &when));
+    if let Some(calls) = calls.collect::<Result<Option<Vec<_>>, _>>()? {
+        let alternative = (calls.len() > 1).then_some(0);
+        return Ok(calls.into_iter().map(|call| KernelCall { alternative, ..call }).collect());
+    }
+    let call = sizes(node.call(Template::MatmulI8).operand(a).operand_rows(columns.b, columns.rows), product, columns);
     let (tile_m, tile_n, _) = tile(m, n);
     let n_groups = &m.div_ceil(u64::from(tile_m)) * &n.div_ceil(u64::from(tile_n));
-    tiled(call.uint("block", u64::from(block)), k, (tile_m, tile_n, tile_k)).groups(n_groups)
+    Ok(vec![tiled(call.uint("block", u64::from(block)), k, (tile_m, tile_n, tile_k)).groups(n_groups)?])
 }
 
 /// A call of a kernel that computes tiles of a product of depth `k`, with its loops.
