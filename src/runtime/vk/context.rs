@@ -317,7 +317,7 @@ impl VkContext {
         for i in 0..WAITS {
             let waited = match self.0.instance.faults.strike("vkWaitForFences") {
                 Some(code) => Err(code),
-                None if i == 0 => self.wait_awake(fence, usual),
+                None if i == 0 && self.wait_awake(fence, usual).map_err(call("vkWaitForFences"))? => Ok(()),
                 // SAFETY: the fence is a live one of this device.
                 None => unsafe { self.device().wait_for_fences(&[fence], true, WAIT_NS) },
             };
@@ -334,26 +334,26 @@ impl VkContext {
         Err(call("vkWaitForFences")(last))
     }
 
-    /// Sleeps until shortly before the fence should be signalled, then looks at it for a while: a thread that sleeps is woken late.
-    fn wait_awake(&self, fence: vk::Fence, usual: Duration) -> Result<(), vk::Result> {
+    /// Sleeps until shortly before the fence should be signalled, then looks at it for a while, as a thread that sleeps is woken late; whether it is.
+    fn wait_awake(&self, fence: vk::Fence, usual: Duration) -> Result<bool, vk::Result> {
         let ahead = (usual / 8).clamp(LOOK, MOST_AHEAD);
         if usual > 2 * ahead {
             let asleep = (usual - ahead).as_nanos() as u64;
             // SAFETY: the fence is a live one of this device, here and below.
             match unsafe { self.device().wait_for_fences(&[fence], true, asleep.min(WAIT_NS)) } {
                 Err(vk::Result::TIMEOUT) => {}
-                other => return other,
+                other => return other.map(|()| true),
             }
         }
         let start = Instant::now();
         while start.elapsed() < 2 * ahead {
             // SAFETY: as above.
             if unsafe { self.device().get_fence_status(fence) }? {
-                return Ok(());
+                return Ok(true);
             }
             std::thread::yield_now();
         }
-        Err(vk::Result::TIMEOUT)
+        Ok(false)
     }
 
     /// Waits until the device has nothing left to do. A lost device has not.
