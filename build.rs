@@ -23,6 +23,12 @@ struct Table {
     /// Whether the key has a variant.
     #[serde(default)]
     variants: bool,
+    /// Whether parameters that are known when it is compiled stand in its text as numbers.
+    #[serde(default)]
+    literals: bool,
+    /// Whether floats are read and written four at a time as well.
+    #[serde(default)]
+    fours: bool,
     /// Features that the target must have.
     #[serde(default)]
     needs: Vec<String>,
@@ -182,12 +188,14 @@ fn templates(tables: &BTreeMap<String, Table>) -> String {
         let flags: Vec<_> = table.flags.iter().map(|(flag, values)| format!("({flag:?}, &{values:?})")).collect();
         let _ = writeln!(
             text,
-            "            Template::{} => &Table {{ name: {name:?}, operands: &[{}], epilogue: {}, tiled: {}, variants: {}, needs: &{:?}, faults: {}, params: &[{}], flags: &[{}] }},",
+            "            Template::{} => &Table {{ name: {name:?}, operands: &[{}], epilogue: {}, tiled: {}, variants: {}, literals: {}, fours: {}, needs: &{:?}, faults: {}, params: &[{}], flags: &[{}] }},",
             camel(name),
             operands.join(", "),
             table.epilogue,
             table.tiled,
             table.variants,
+            table.literals,
+            table.fours,
             table.needs,
             table.faults,
             params.join(", "),

@@ -7,6 +7,7 @@ pub mod assign_precision;
 mod assignment;
 pub mod cancel_qdq;
 mod candidates;
+pub mod channels_last;
 pub mod decompose;
 mod explain;
 pub mod fold_constants;
@@ -202,6 +203,7 @@ list_passes! {
     cancel_qdq: CancelQdq,
     decompose: Decompose,
     absorb_casts: AbsorbCasts,
+    channels_last: ChannelsLast,
     lower_quantized: LowerQuantized,
     lower_qdq: LowerQdq,
     fuse: Fuse,
@@ -223,6 +225,7 @@ pub const DEFAULT: &[&str] = &[
     "decompose",
     "fold_constants",
     "absorb_casts",
+    "channels_last",
     "lower_quantized",
     "lower_qdq",
     "merge_duplicates",

@@ -17,10 +17,18 @@ pub(crate) fn check(pass: &str, text: &str, case: &str) -> Graph {
 }
 
 /// The same with settings and a graph of the caller's.
-pub(crate) fn check_with(pass: &str, mut graph: Graph, case: &str, settings: &Settings) -> Graph {
-    let target = Target::shipped("lavapipe").unwrap();
+pub(crate) fn check_with(pass: &str, graph: Graph, case: &str, settings: &Settings) -> Graph {
+    checked(pass, graph, case, settings, &Target::shipped("lavapipe").unwrap())
+}
+
+/// The same for another target.
+pub(crate) fn check_on(pass: &str, graph: Graph, case: &str, target: &Target) -> Graph {
+    checked(pass, graph, case, &Settings::default(), target)
+}
+
+fn checked(pass: &str, mut graph: Graph, case: &str, settings: &Settings, target: &Target) -> Graph {
     let before = graph.to_string();
-    let mut context = Context::new(&target, settings);
+    let mut context = Context::new(target, settings);
     let unit = by_name(pass).unwrap_or_else(|| panic!("no pass {pass}"));
     super::pipeline::run_one(unit.as_ref(), &mut graph, &mut context).unwrap_or_else(|e| panic!("{e}"));
     graph.verify().unwrap_or_else(|e| panic!("{e}\n{graph}"));

@@ -7,7 +7,7 @@ mod integer;
 
 use super::{CodegenError, access, include};
 use crate::ir::{Binary, Bounds, Class, DType, Expr, Operand, Unary};
-use crate::ops::kernel_key::{KernelKey, Storage, Value};
+use crate::ops::kernel_key::{ExprKey, KernelKey, Storage, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
@@ -43,12 +43,33 @@ impl Form {
 /// `void put(uint i, T v)`, which stores element `i` of the result after the epilogue; `void put(uint i)` in a pointwise kernel. `V_OWN` is
 /// the type of `v`.
 pub(super) fn put(key: &KernelKey) -> Result<Put, CodegenError> {
+    let fours = key.template.table().fours;
     let Some(expr) = &key.expr else {
+        if fours {
+            return Ok(Put { text: super::fours::put(key, "T_y", "T_y x0", "x0", ""), is_wide: false });
+        }
         let text = "#define V_OWN T_y\nvoid put(uint i, T_y v) { st_y(i, v); }\n".to_owned();
         return Ok(Put { text, is_wide: false });
     };
     let mut body = Body::default();
     let mut text = String::new();
+    if fours {
+        let own = expr.own.unwrap_or(Value::Float);
+        body.take(own, None);
+        let mut operands = format!("{} x0", access::value_type(own));
+        for (i, arg) in expr.args.iter().enumerate() {
+            let _ = write!(operands, ", {} x{}", access::value_type(arg.value), i + expr.first_arg());
+            body.take(arg.value, Some(arg.storage));
+        }
+        for i in expr.numbers() {
+            let _ = writeln!(text, "    float x{i} = p.x{i};");
+            body.take(Value::Float, None);
+        }
+        let value = value_of(key, expr, &mut body)?;
+        text += &body.statements;
+        let put = super::fours::put(key, access::value_type(own), &operands, &value, &text);
+        return Ok(Put { text: helpers(&body.helpers) + &put, is_wide: body.is_wide });
+    }
     match expr.own {
         Some(own) => {
             // Truth values lie as integers outside expressions.
@@ -72,10 +93,17 @@ pub(super) fn put(key: &KernelKey) -> Result<Put, CodegenError> {
         let _ = writeln!(text, "    float x{i} = p.x{i};");
         body.take(Value::Float, None);
     }
+    let value = value_of(key, expr, &mut body)?;
+    let _ = writeln!(text, "{}    st_y(i, {value});\n}}", body.statements);
+    Ok(Put { text: helpers(&body.helpers) + &text, is_wide: body.is_wide })
+}
+
+/// What is stored of the expression, its statements being in `body`.
+fn value_of(key: &KernelKey, expr: &ExprKey, body: &mut Body) -> Result<String, CodegenError> {
     let fail = |source| CodegenError::Expr { kernel: key.name(), source };
     let parsed = Expr::parse(&expr.text).map_err(fail)?;
     let class = parsed.class(&body.classes()).map_err(fail)?;
-    let value = match (class, key.result) {
+    Ok(match (class, key.result) {
         (Class::Bool, Storage::I32) => format!("{} ? 1 : 0", body.part(&parsed).0),
         (Class::Int, Storage::I32) => body.low(&parsed),
         // Of a u32 no more than the low bits are stored.
@@ -86,9 +114,7 @@ pub(super) fn put(key: &KernelKey) -> Result<Put, CodegenError> {
             let reason = format!("a {class:?} stored as {result}");
             return Err(CodegenError::Key { kernel: key.name(), reason });
         }
-    };
-    let _ = writeln!(text, "{}    st_y(i, {value});\n}}", body.statements);
-    Ok(Put { text: helpers(&body.helpers) + &text, is_wide: body.is_wide })
+    })
 }
 
 /// The functions of `include/maths.glsl` and `include/expr.glsl` that are used. Each starts with a line `//: name needs other ...`.

@@ -6,7 +6,7 @@ use super::spirv::capability;
 use super::*;
 use crate::ir::packed::{Granularity, Packing, ScaleType};
 use crate::ir::{Binary, Expr, Unary};
-use crate::ops::kernel_key::{ArgKey, ExprKey, Load, OperandKey, Storage, Tile, Value, Variant};
+use crate::ops::kernel_key::{ArgKey, ExprKey, Load, OperandKey, ParamType, Storage, Tile, Value, Variant};
 use crate::program::spirv::Interface;
 use crate::target::shipped_names;
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,16 +31,19 @@ fn storages(template: Template, operand: &str) -> Vec<Storage> {
         .collect();
     match (template, operand) {
         (Template::MatmulI8, "a") => activations,
-        (Template::ConvI8, "x") => vec![Storage::Packed(Packing::activation(Granularity::Tensor))],
+        (Template::ConvI8 | Template::ConvNhwcI8, "x") => {
+            vec![Storage::Packed(Packing::activation(Granularity::Tensor))]
+        }
         // Integer products know no zero points.
-        (Template::MatmulI8 | Template::ConvI8, _) => packings()
+        (Template::MatmulI8 | Template::ConvI8 | Template::ConvNhwcI8, _) => packings()
             .into_iter()
             .filter(|s| matches!(s, Storage::Packed(packing) if !packing.scale.has_zeros()))
             .collect(),
-        (Template::ConvDepthwise, "x") => {
+        (Template::ConvDepthwise | Template::ConvDepthwiseNhwc, "x") => {
             [floats, vec![Storage::Packed(Packing::activation(Granularity::Tensor))]].concat()
         }
-        (Template::Matmul | Template::Matvec, "b") | (Template::Conv | Template::ConvDepthwise, "w") => {
+        (Template::Matmul | Template::Matvec, "b")
+        | (Template::Conv | Template::ConvDepthwise | Template::ConvNhwc | Template::ConvDepthwiseNhwc, "w") => {
             [floats, packings()].concat()
         }
         (Template::GemvDot, "b") => packings(),
@@ -72,7 +75,15 @@ fn plainest(template: Template) -> KernelKey {
         flags: table.flags.iter().map(|(flag, values)| (*flag, values[0])).collect(),
         tile: table.tiled.then_some(Tile { m: 32, n: 32, k: 32 }),
         variant: table.variants.then_some(Variant { threads: 128, lanes: 16, ways: 2, columns: 2, steps: 8 }),
+        literals: if table.literals { literals(template) } else { BTreeMap::new() },
     }
+}
+
+/// Numbers for what loops and arrays of a template need to know, all of a small window.
+fn literals(template: Template) -> BTreeMap<String, u32> {
+    let known = ["kh", "kw", "sh", "sw", "pt", "pl", "dh", "dw"];
+    let params = template.table().params.iter().filter(|param| known.contains(&param.name));
+    params.map(|param| (param.name.to_owned(), 2)).collect()
 }
 
 fn arg(load: Load) -> ArgKey {
@@ -128,6 +139,10 @@ fn keys(template: Template) -> Vec<KernelKey> {
             keys.iter().map(|key| KernelKey { tile: Some(Tile { m: 64, n: 64, k: 16 }), ..key.clone() }).collect();
         keys.extend(large);
     }
+    if template.table().literals {
+        let all = template.table().params.iter().filter(|param| param.ty == ParamType::Uint);
+        keys.push(KernelKey { literals: all.map(|param| (param.name.to_owned(), 4)).collect(), ..plain.clone() });
+    }
     if template == Template::CheckIndices {
         let at = ArgKey { storage: Storage::I32, value: Value::Int, load: Load::Strided(2) };
         let text = "add(mul(x0,7),x1)".to_owned();
@@ -143,7 +158,16 @@ fn keys(template: Template) -> Vec<KernelKey> {
         let text = if own.is_some() { "relu(add(mul(x0,x1),add(x2,x3)))" } else { "relu(add(mul(x0,x1),x2))" };
         let args =
             vec![arg(Load::Scalar), ArgKey { storage: Storage::F16, ..arg(Load::Periodic) }, arg(Load::Strided(3))];
-        keys.push(KernelKey { expr: Some(ExprKey { text: text.to_owned(), own, args, n_numbers: 0 }), ..plain });
+        let expr = ExprKey { text: text.to_owned(), own, args, n_numbers: 0 };
+        if template.table().fours {
+            let number = expr.first_arg() + 1;
+            for (inner, n) in [(1, 8), (4, 3), (3, 5)] {
+                let numbers = [(format!("x{number}_inner"), inner), (format!("x{number}_n"), n)];
+                let literals = plain.literals.clone().into_iter().chain(numbers).collect();
+                keys.push(KernelKey { expr: Some(expr.clone()), literals, ..plain.clone() });
+            }
+        }
+        keys.push(KernelKey { expr: Some(expr), ..plain });
     }
     keys
 }

@@ -1,6 +1,7 @@
 //! Which kernels compute a node of a kernel-level graph: their keys, operands, parameters and workgroups. No shader is compiled here.
 
 mod call;
+mod channels_last;
 mod conv;
 mod elementwise;
 mod epilogue;

@@ -226,6 +226,11 @@ impl Target {
         self.limits.min_storage_buffer_offset_alignment.max(16)
     }
 
+    /// Whether convolutions are faster with the channels of a pixel side by side: the device multiplies matrices, and not on a CPU, as lavapipe does.
+    pub fn prefers_channels_last(&self) -> bool {
+        self.features.cooperative_matrix && self.limits.subgroup_size > 8
+    }
+
     /// The budget where none is given: 90 % of the heap, in whole MiB.
     pub fn default_budget_bytes(&self) -> u64 {
         (self.memory.heap_bytes / 10).saturating_mul(9) >> 20 << 20

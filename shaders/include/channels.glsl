@@ -1,0 +1,20 @@
+// VECTOR neighbouring channels of a pixel at a time, as floats.
+#if VECTOR == 4
+#define V vec4
+#define LOAD_x(i) ld4_x(i)
+#define PUT(i, v) put4(i, v)
+#define EACH_CHANNEL(at) [[unroll]] for (uint at = 0u; at < 4u; at++)
+#define CHANNEL(v, at) v[at]
+#else
+#define V float
+#define LOAD_x(i) ld_x(i)
+#define PUT(i, v) put(i, v)
+#define EACH_CHANNEL(at) const uint at = 0u;
+#define CHANNEL(v, at) v
+#endif
+// Loops over a window whose size is known and small are unrolled.
+#if UNROLLED
+#define EACH_TAP [[unroll]]
+#else
+#define EACH_TAP
+#endif
