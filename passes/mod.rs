@@ -16,6 +16,7 @@ pub mod insert_qdq;
 pub mod lower_qdq;
 pub mod lower_quantized;
 pub mod merge_duplicates;
+pub mod order_filters;
 mod packed_rows;
 mod pattern;
 mod pipeline;
@@ -198,6 +199,7 @@ list_passes! {
     remove_identities: RemoveIdentities,
     recognize_composites: RecognizeComposites,
     sum_filled: SumFilled,
+    order_filters: OrderFilters,
     assign_precision: AssignPrecision,
     insert_qdq: InsertQdq,
     cancel_qdq: CancelQdq,
@@ -217,6 +219,7 @@ pub const DEFAULT: &[&str] = &[
     "merge_duplicates",
     "sum_filled",
     "recognize_composites",
+    "order_filters",
     "assign_precision",
     "insert_qdq",
     "fold_constants",
