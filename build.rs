@@ -20,9 +20,9 @@ struct Table {
     epilogue: bool,
     /// Whether the key has a tile.
     tiled: bool,
-    /// Whether the key has a variant.
+    /// Of what family of `ops::variant` the key has a variant.
     #[serde(default)]
-    variants: bool,
+    variant: Option<String>,
     /// Whether parameters that are known when it is compiled stand in its text as numbers.
     #[serde(default)]
     literals: bool,
@@ -188,12 +188,12 @@ fn templates(tables: &BTreeMap<String, Table>) -> String {
         let flags: Vec<_> = table.flags.iter().map(|(flag, values)| format!("({flag:?}, &{values:?})")).collect();
         let _ = writeln!(
             text,
-            "            Template::{} => &Table {{ name: {name:?}, operands: &[{}], epilogue: {}, tiled: {}, variants: {}, literals: {}, fours: {}, needs: &{:?}, faults: {}, params: &[{}], flags: &[{}] }},",
+            "            Template::{} => &Table {{ name: {name:?}, operands: &[{}], epilogue: {}, tiled: {}, variant: {}, literals: {}, fours: {}, needs: &{:?}, faults: {}, params: &[{}], flags: &[{}] }},",
             camel(name),
             operands.join(", "),
             table.epilogue,
             table.tiled,
-            table.variants,
+            table.variant.as_ref().map_or("None".to_owned(), |family| format!("Some(Family::{})", camel(family))),
             table.literals,
             table.fours,
             table.needs,

@@ -13,8 +13,16 @@ use std::fmt::Write as _;
 pub(super) fn extensions(key: &KernelKey, target: &Target) -> Vec<&'static str> {
     let native = target.features.storage_16bit && key.storages().any(|s| s == Storage::F16);
     let mut extensions = if native { vec!["GL_EXT_shader_16bit_storage"] } else { Vec::new() };
-    if key.flag("half") != 0 {
+    let multiplies_matrices = key.template.table().needs.contains(&"cooperative_matrix");
+    if key.flag("half") != 0 || multiplies_matrices {
         extensions.push("GL_EXT_shader_explicit_arithmetic_types_float16");
+    }
+    if multiplies_matrices {
+        extensions.extend([
+            "GL_KHR_cooperative_matrix",
+            "GL_KHR_memory_scope_semantics",
+            "GL_KHR_shader_subgroup_basic",
+        ]);
     }
     extensions
 }

@@ -9,6 +9,7 @@ pub mod spirv;
 mod tests;
 
 use crate::ops::kernel_key::{KernelKey, ParamType, Storage, Template};
+use crate::ops::variant::Variant;
 use crate::program::Shader;
 use crate::target::Target;
 use std::cell::RefCell;
@@ -105,10 +106,8 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     if let Some(tile) = key.tile {
         let _ = writeln!(text, "#define TILE_M {}u\n#define TILE_N {}u\n#define TILE_K {}u", tile.m, tile.n, tile.k);
     }
-    if let Some(v) = key.variant {
-        let _ = writeln!(text, "#define THREADS {}u\n#define LANES {}u\n#define WAYS {}u", v.threads, v.lanes, v.ways);
-        let _ =
-            writeln!(text, "#define WAYS_OF_K {}\n#define COLUMNS {}u\n#define STEPS {}u", v.ways, v.columns, v.steps);
+    for (name, value) in key.variant.into_iter().flat_map(Variant::constants) {
+        let _ = writeln!(text, "#define {name} {value}");
     }
     let _ = writeln!(text, "#define NATIVE_DOT {}", u32::from(dot));
     expand(&mut text, "#include \"numbers.glsl\"", 0).map_err(refuse)?;

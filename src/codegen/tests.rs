@@ -6,7 +6,8 @@ use super::spirv::capability;
 use super::*;
 use crate::ir::packed::{Granularity, Packing, ScaleType};
 use crate::ir::{Binary, Expr, Unary};
-use crate::ops::kernel_key::{ArgKey, ExprKey, Load, OperandKey, ParamType, Storage, Tile, Value, Variant};
+use crate::ops::kernel_key::{ArgKey, ExprKey, Load, OperandKey, ParamType, Storage, Tile, Value};
+use crate::ops::variant::{Family, Variant};
 use crate::program::spirv::Interface;
 use crate::target::shipped_names;
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,7 +75,7 @@ fn plainest(template: Template) -> KernelKey {
         },
         flags: table.flags.iter().map(|(flag, values)| (*flag, values[0])).collect(),
         tile: table.tiled.then_some(Tile { m: 32, n: 32, k: 32 }),
-        variant: table.variants.then_some(Variant { threads: 128, lanes: 16, ways: 2, columns: 2, steps: 8 }),
+        variant: variants(table.variant).first().copied(),
         literals: if table.literals { literals(template) } else { BTreeMap::new() },
     }
 }
@@ -84,6 +85,18 @@ fn literals(template: Template) -> BTreeMap<String, u32> {
     let known = ["kh", "kw", "sh", "sw", "pt", "pl", "dh", "dw"];
     let params = template.table().params.iter().filter(|param| known.contains(&param.name));
     params.map(|param| (param.name.to_owned(), 2)).collect()
+}
+
+/// Variants of a family, a plain one first.
+fn variants(family: Option<Family>) -> Vec<Variant> {
+    let texts: &[&str] = match family {
+        None => &[],
+        Some(Family::Gemv) => &["128x16x2x2x8", "256x16x8x4x128", "352x16x22x4x344", "512x32x16x1x64", "128x8x16x8x16"],
+        Some(Family::Mma) => {
+            &["32x32x32_16x16_1", "128x128x64_64x32_1", "64x32x32_32x32_4", "16x16x64_16x16_8", "128x64x64_128x16_1"]
+        }
+    };
+    texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
 fn arg(load: Load) -> ArgKey {
@@ -129,11 +142,9 @@ fn keys(template: Template) -> Vec<KernelKey> {
             keys.push(key);
         }
     }
-    if template.table().variants {
-        for text in ["256x16x8x4x128", "352x16x22x4x344", "512x32x16x1x64", "128x8x16x8x16"] {
-            keys.push(KernelKey { variant: Some(text.parse().unwrap()), ..plain.clone() });
-        }
-    }
+    keys.extend(
+        variants(template.table().variant).into_iter().map(|v| KernelKey { variant: Some(v), ..plain.clone() }),
+    );
     if template.table().tiled {
         let large: Vec<_> =
             keys.iter().map(|key| KernelKey { tile: Some(Tile { m: 64, n: 64, k: 16 }), ..key.clone() }).collect();

@@ -14,6 +14,7 @@ pub mod packed_view;
 pub mod quant_search;
 pub mod resize_axes;
 pub mod util;
+pub mod variant;
 pub mod vectors;
 pub mod weights;
 /// f32 between the operands and the results of an expansion.

@@ -7,6 +7,7 @@ mod elementwise;
 mod epilogue;
 mod gemv;
 mod matmul;
+mod mma;
 mod movement;
 mod quantize;
 mod rows;
@@ -16,10 +17,15 @@ mod tests;
 
 use crate::ir::{DType, Dim, Graph, NodeId, NodeKind, TensorType, ValueId};
 use crate::ops::check_indices::Rule;
-use crate::ops::kernel_key::{KernelKey, Storage, Variant};
+use crate::ops::kernel_key::{KernelKey, Storage};
+use crate::ops::variant::Variant;
 use crate::target::Target;
 use call::Node;
-pub use gemv::variants;
+
+/// Variants to try of the kernels for a product whose second operand lies so, in a fixed order: those that are among the best somewhere.
+pub fn variants(b: Storage) -> Vec<Variant> {
+    [gemv::variants(b), mma::variants()].concat()
+}
 
 /// One dispatch of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,7 +6,8 @@
 //! It does not change what no program can make a driver do: whether host and device share memory, the size of a subgroup, the driver's own
 //! rounding of allocations below the mask's, and speed. Nor can a mask lower what the Vulkan specification guarantees.
 
-use super::{Features, Target, TargetError};
+use super::{Features, MatrixShape, Target, TargetError};
+use std::collections::BTreeSet;
 
 /// What a target leaves of a device.
 #[derive(Clone, Debug, PartialEq)]
@@ -138,6 +139,10 @@ impl Features {
             integer_dot_product_accelerated: self.integer_dot_product_accelerated
                 && other.integer_dot_product_accelerated,
             cooperative_matrix: self.cooperative_matrix && other.cooperative_matrix,
+            matrix_shapes: {
+                let both = self.matrix_shapes.iter().filter(|shape| other.matrix_shapes.contains(shape));
+                both.copied().collect::<BTreeSet<_>>().into_iter().collect()
+            },
         }
     }
 }
@@ -172,6 +177,7 @@ fn strongest() -> Result<Target, TargetError> {
     for (_, feature) in WORDS {
         *feature(&mut all.features) = true;
     }
+    all.features.matrix_shapes = MatrixShape::every();
     Ok(all)
 }
 
@@ -180,6 +186,9 @@ fn single(ceiling: &mut Target, element: &str) -> Result<(), String> {
         *feature(&mut ceiling.features) = false;
         // What is not there is not fast either.
         ceiling.features.integer_dot_product_accelerated &= ceiling.features.integer_dot_product;
+        if !ceiling.features.cooperative_matrix {
+            ceiling.features.matrix_shapes.clear();
+        }
         return Ok(());
     }
     let unknown = || {
@@ -289,6 +298,7 @@ mod tests {
             let mut wanted = device.features.clone();
             *feature(&mut wanted) = false;
             wanted.integer_dot_product_accelerated &= wanted.integer_dot_product;
+            wanted.matrix_shapes.retain(|_| wanted.cooperative_matrix);
             assert_eq!(left, wanted, "{word}");
         }
         let text =

@@ -1,8 +1,10 @@
 //! Targets: what a device can do, read from the device or from a JSON file, so that one can compile for a GPU that is not here.
 
 mod mask;
+mod matrix;
 
 pub use mask::{Mask, MaskError};
+pub use matrix::{MatrixShape, MatrixTypes};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -72,9 +74,18 @@ pub struct Features {
     pub integer_dot_product_accelerated: bool,
     /// `VK_KHR_cooperative_matrix` with f16 operands.
     pub cooperative_matrix: bool,
+    /// What subgroups multiply with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub matrix_shapes: Vec<MatrixShape>,
 }
 
 impl Features {
+    /// The shape for these types that multiplies most at a time, square where there is a choice; `None` where there is none.
+    pub fn matrix_shape(&self, types: MatrixTypes) -> Option<MatrixShape> {
+        let of_types = self.matrix_shapes.iter().filter(|shape| self.cooperative_matrix && shape.types == types);
+        of_types.copied().max_by_key(|s| (s.m * s.n * s.k, std::cmp::Reverse(s.m.abs_diff(s.n)), s.m))
+    }
+
     /// The feature of this name; `None` where there is none.
     pub fn named(&self, name: &str) -> Option<bool> {
         Some(match name {

@@ -38,6 +38,7 @@ const NO_FEATURES: Features = Features {
     integer_dot_product: false,
     integer_dot_product_accelerated: false,
     cooperative_matrix: false,
+    matrix_shapes: Vec::new(),
 };
 
 /// A device, and the targets that kernels are compiled for on it.

@@ -7,8 +7,9 @@ use crate::ir::packed::Granularity;
 use crate::ir::packed::Packing;
 use crate::ir::{Activations, Attrs, Binary, Class, Dim, Expr, Graph, NodeId, Op, TensorType, ValueId, product};
 use crate::ops::check_indices::{self, Rule};
-use crate::ops::kernel_key::{ExprKey, KernelKey, OperandKey, ParamType, Storage, Template, Tile, Value, Variant};
+use crate::ops::kernel_key::{ExprKey, KernelKey, OperandKey, ParamType, Storage, Template, Tile, Value};
 use crate::ops::util::dims_attr;
+use crate::ops::variant::Variant;
 use crate::target::Target;
 use std::collections::BTreeMap;
 
@@ -22,7 +23,7 @@ pub(super) struct Node<'a> {
     pub(super) attrs: &'a Attrs,
     pub(super) name: &'a str,
     /// What the node's format says of activations.
-    activations: Option<Activations>,
+    pub(super) activations: Option<Activations>,
     /// What a kernel that has variants is made as, where somebody asks for one.
     pub(super) variant: Option<Variant>,
     /// Own operands, `None` where an optional one is absent.

@@ -2,6 +2,7 @@
 
 use super::call::{Call, Node, Rows, dims, slices};
 use super::gemv;
+use super::mma;
 use super::shape::{at_least, at_most, broadcast, from, merge};
 use super::{KernelCall, KernelError};
 use crate::ir::packed::{Granularity, Packing};
@@ -31,7 +32,7 @@ pub(super) struct Columns {
 
 /// Sizes of a product, and its batches: size and strides in elements of a and b.
 pub(super) struct Product {
-    m: Dim,
+    pub(super) m: Dim,
     n: Dim,
     pub(super) k: Dim,
     pub(super) batches: Vec<(Dim, [Dim; 2])>,
@@ -141,21 +142,30 @@ fn float_product(
         Some((template, variant)) => gemv::call(node, product, columns, (template, variant), rows, when),
         None => fill(node.call(Template::Matvec), Some(rows), when),
     };
+    let many_rows = |few: bool, when: &Dim| match mma::choose(node, product, columns, trans_b, few)? {
+        Some(choice) => Ok(Some(mma::call(node, product, columns, trans_b, choice, when)?)),
+        None => Ok::<_, KernelError>(None),
+    };
     let always = Dim::Known(1);
     match m.known() {
         Some(m) if m <= MAX_VECTOR_ROWS => {
             let rows = u32::try_from(m).unwrap_or(u32::MAX).next_power_of_two();
             Ok(vec![few_rows(rows, &always)?])
         }
-        Some(_) => Ok(vec![fill(node.call(Template::Matmul), None, &always)?]),
+        Some(m) => match many_rows(m <= mma::FEW_ROWS, &always)? {
+            Some(call) => Ok(vec![call]),
+            None => Ok(vec![fill(node.call(Template::Matmul), None, &always)?]),
+        },
         None => {
             let few = &from(m, 2) * &at_most(m, MAX_VECTOR_ROWS);
             let most = u32::try_from(MAX_VECTOR_ROWS).unwrap_or(u32::MAX);
-            Ok(vec![
-                few_rows(1, &at_most(m, 1))?,
-                few_rows(most, &few)?,
-                fill(node.call(Template::Matmul), None, &from(m, MAX_VECTOR_ROWS + 1))?,
-            ])
+            let mut calls = vec![few_rows(1, &at_most(m, 1))?, few_rows(most, &few)?];
+            let some = &from(m, MAX_VECTOR_ROWS + 1) * &at_most(m, mma::FEW_ROWS);
+            match (many_rows(true, &some)?, many_rows(false, &from(m, mma::FEW_ROWS + 1))?) {
+                (Some(some), Some(many)) => calls.extend([some, many]),
+                _ => calls.push(fill(node.call(Template::Matmul), None, &from(m, MAX_VECTOR_ROWS + 1))?),
+            }
+            Ok(calls)
         }
     }
 }

@@ -337,6 +337,7 @@ pub(super) fn bare(instance: &Instance, probe: &Probe) -> Result<ash::Device, Ru
         integer_dot_product: false,
         integer_dot_product_accelerated: false,
         cooperative_matrix: false,
+        matrix_shapes: Vec::new(),
     };
     create(instance, probe, &nothing)
 }

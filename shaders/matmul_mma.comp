@@ -1,0 +1,33 @@
+// y[batch, m, n] = a[batch, m, k] x b on cooperative matrices: a of f16, b of f16 [batch, k, n] or, with trans_b, [batch, n, k], or packed [n, k].
+// `n_base` is the first column of y where the rows of b come in slices, `n_total` the columns of all slices.
+#include "common.glsl"
+#include "batch.glsl"
+#include "mma_weights.glsl"
+#define B_ALONG_K TRANS_B
+uint y_base;
+
+uvec4 a_vector(uint m, uint k) { return v_a[(a_base + m * p.k + k) >> 3]; }
+
+PartB b_fetch(uint n, uint k) {
+#if PACKED_b
+    return part_of_b(n, k);
+#elif TRANS_B
+    return v_b[(b_base + n * p.k + k) >> 3];
+#else
+    return v_b[(b_base + k * p.n + n) >> 3];
+#endif
+}
+
+void tile_put(uint m, uint n, float v) { put(y_base + m * p.n_total + p.n_base + n, v); }
+
+#include "mma.glsl"
+
+void main() {
+    uint n_tiles = (p.n + TILE_N - 1u) / TILE_N, m_tiles = (p.m + TILE_M - 1u) / TILE_M;
+    uint g = group();
+    uint batch = g / n_tiles / m_tiles;
+    if (batch >= p.batch) return;
+    find_batch(batch);
+    y_base = batch * p.m * p.n_total;
+    mma(g / n_tiles % m_tiles * TILE_M, g % n_tiles * TILE_N, p.m, p.n, p.k);
+}
