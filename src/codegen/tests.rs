@@ -48,6 +48,7 @@ fn storages(template: Template, operand: &str) -> Vec<Storage> {
             [floats, packings()].concat()
         }
         (Template::GemvDot, "b") => packings(),
+        (Template::ConvMma, "b") => [vec![Storage::F16], packings()].concat(),
         (Template::Gather, "data") => [floats, INTEGERS.to_vec(), packings()].concat(),
         (Template::Gather | Template::CheckIndices, _) => INTEGERS.to_vec(),
         (Template::Reduce | Template::Strided | Template::Concat, _) => [floats, INTEGERS.to_vec()].concat(),

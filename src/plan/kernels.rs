@@ -3,6 +3,7 @@
 mod call;
 mod channels_last;
 mod conv;
+mod conv_mma;
 mod elementwise;
 mod epilogue;
 mod gemv;

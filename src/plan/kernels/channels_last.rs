@@ -4,7 +4,7 @@ use super::call::{Call, Node, dims, slices};
 use super::conv::{Window, sizes};
 use super::elementwise::Resize;
 use super::matmul::{MAX_I32_TERMS, block, tile, tiled};
-use super::{KernelCall, KernelError};
+use super::{KernelCall, KernelError, conv_mma, storage};
 use crate::ir::packed::Granularity;
 use crate::ir::{Dim, TensorType};
 use crate::ops::kernel_key::Template;
@@ -83,12 +83,23 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     // Rows of w are channels of the result: its parts, and slices of large ones, are dispatches of their own.
     let mut calls = Vec::new();
     let mut base = 0;
-    let pixels = &images.n * &(&images.to[0] * &images.to[1]);
+    let plane = &images.to[0] * &images.to[1];
+    let pixels = &images.n * &plane;
     for (w, w_ty) in parts {
         let n_rows = n_elems(w_ty) / k.max(1);
         let slices = if groups == 1 { slices(node, w, &n_rows.into(), &k.into())? } else { vec![None] };
         for rows in slices {
             let (first, oc_g) = rows.map_or((0, n_rows / groups), |rows| (rows.first, rows.n));
+            let product = conv_mma::Sizes { plane: &plane, filters: oc_g, groups, depth: k };
+            let storages = storage(x_ty).zip(storage(w_ty));
+            if let Some(choice) = storages.and_then(|(x, w)| conv_mma::choose(node, x, w, &product)) {
+                let call = node.call(Template::ConvMma).operand(x).operand_rows(w, rows);
+                let call = filters(images.params(window.params(call)), [groups, c_g, k, oc_g, oc, base + first]);
+                let subgroup = node.target.limits.subgroup_size;
+                let (call, n_groups) = conv_mma::with(call, choice, &product, &pixels, subgroup);
+                calls.push(call.groups(n_groups)?);
+                continue;
+            }
             let (tile_m, tile_n, tile_k) = tile(&pixels, &oc_g.into());
             let (template, tile_k, block) = match (x_ty.packing, w_ty.packing) {
                 (None, _) => (Template::ConvNhwc, tile_k, None),
@@ -108,8 +119,7 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
                 _ => return Err(refuse()),
             };
             let call = images.params(window.params(node.call(template).operand(x).operand_rows(w, rows)));
-            let call = call.uint("groups", groups).uint("c_g", c_g).uint("k", k);
-            let call = call.uint("oc_g", oc_g).uint("oc", oc).uint("oc_base", base + first);
+            let call = filters(call, [groups, c_g, k, oc_g, oc, base + first]);
             let call = match block {
                 Some(block) => call.uint("block", u64::from(block)),
                 None => call.half(),
@@ -121,6 +131,10 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         base += n_rows;
     }
     Ok(calls)
+}
+
+fn filters(call: Call<'_>, sizes: [u64; 6]) -> Call<'_> {
+    ["groups", "c_g", "k", "oc_g", "oc", "oc_base"].iter().zip(sizes).fold(call, |call, (name, n)| call.uint(name, n))
 }
 
 /// A pool whose kind is known to have a kernel.

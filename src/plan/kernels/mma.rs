@@ -93,7 +93,7 @@ fn most(size: &Dim) -> u64 {
 }
 
 /// Whether a target has what a variant needs, and the variant is made of whole matrices.
-fn fits(v: Mma, shape: MatrixShape, trans_b: bool, b: Storage, target: &Target) -> bool {
+pub(super) fn fits(v: Mma, shape: MatrixShape, trans_b: bool, b: Storage, target: &Target) -> bool {
     let limits = &target.limits;
     let threads = Variant::Mma(v).threads(limits.subgroup_size);
     let vectors = if matches!(b, Storage::Packed(packing) if packing.bits == 4) { 32 } else { 16 };
