@@ -1,59 +1,106 @@
 // y[pixel, oc] = window[pixel, k] x b[oc, k] for each group on cooperative matrices, channels last, the pixels of all images one after the other.
-// x of f16, or of f32, which is rounded to f16; b of f16 or packed. `oc_base` is the first channel of y where the rows of b come in parts, `oc` the
-// channels of all parts.
+// The images a are of f16, f32, or INT8 codes with one scale; the filters b are floats or packed. `oc_base` is the first channel of y where the rows
+// of b come in parts, `oc` the channels of all parts.
 #include "common.glsl"
 #include "window_nhwc.glsl"
-#include "mma_weights.glsl"
+#include "mma_operands.glsl"
 #define B_ALONG_K 1
 uint group_idx;
 
-// As f16 is stored: what is finite beyond its range becomes its largest.
-uint halves(float a, float b) {
-    a = isnan(a) || isinf(a) ? a : clamp(a, -65504.0, 65504.0);
-    b = isnan(b) || isinf(b) ? b : clamp(b, -65504.0, 65504.0);
-    return packFloat2x16(f16vec2(a, b));
+// The elements of a part, where channels of a pixel make no vectors: 0 past the reduction axis, which is no multiple of them then.
+#if PACKED_a
+int element(uint m, uint k) {
+    uint pixel, c;
+    return k < p.k && window(m, k, pixel, c) ? code_a(pixel, group_idx * p.c_g + c) : 0;
 }
-
+uint word_of_a(uint m, uint k) {
+    return uint(element(m, k) & 0xff) | uint(element(m, k + 1u) & 0xff) << 8 | uint(element(m, k + 2u) & 0xff) << 16 | uint(element(m, k + 3u)) << 24;
+}
+#else
 float element(uint m, uint k) {
     uint pixel, c;
-    return k < p.k && window(m, k, pixel, c) ? ld_x((pixel * p.groups + group_idx) * p.c_g + c) : 0.0;
+    return k < p.k && window(m, k, pixel, c) ? ld_a((pixel * p.groups + group_idx) * p.c_g + c) : 0.0;
 }
-
-uvec4 a_vector(uint m, uint k) {
-    if (p.c_g % 8u != 0u) {
-        uvec4 v;
-        [[unroll]] for (uint i = 0u; i < 4u; i++) v[i] = halves(element(m, k + 2u * i), element(m, k + 2u * i + 1u));
-        return v;
-    }
-    // Eight channels of one pixel.
-    uint pixel, c;
-    if (!window(m, k, pixel, c)) return uvec4(0u);
-    uint i = (pixel * p.groups + group_idx) * p.c_g + c;
-#if F16_x
-    return v_x[i >> 3];
-#else
-    vec4 a = uintBitsToFloat(v_x[i >> 2]), b = uintBitsToFloat(v_x[(i >> 2) + 1u]);
-    return uvec4(halves(a.x, a.y), halves(a.z, a.w), halves(b.x, b.y), halves(b.z, b.w));
 #endif
+
+PartA fetch_a(uint m, uint k) {
+    PartA part;
+    uint pixel, c;
+#if PACKED_a
+    if (p.c_g % 16u == 0u) {
+        part.v[0] = window(m, k, pixel, c) ? v_a[(pixel * p.a_pitch + (group_idx * p.c_g + c) / 4u) >> 2] : uvec4(0u);
+    } else {
+        [[unroll]] for (uint i = 0u; i < 4u; i++) part.v[0][i] = word_of_a(m, k + 4u * i);
+    }
+#elif F16_a
+    if (p.c_g % 8u == 0u) {
+        part.v[0] = window(m, k, pixel, c) ? v_a[((pixel * p.groups + group_idx) * p.c_g + c) >> 3] : uvec4(0u);
+    } else {
+        [[unroll]] for (uint i = 0u; i < 4u; i++)
+            part.v[0][i] = packFloat2x16(f16vec2(element(m, k + 2u * i), element(m, k + 2u * i + 1u)));
+    }
+#else
+    if (p.c_g % 8u == 0u) {
+        bool inside = window(m, k, pixel, c);
+        uint at = ((pixel * p.groups + group_idx) * p.c_g + c) >> 2;
+        part.v[0] = inside ? v_a[at] : uvec4(0u);
+        part.v[1] = inside ? v_a[at + 1u] : uvec4(0u);
+    } else {
+        [[unroll]] for (uint i = 0u; i < 8u; i++) part.v[i / 4u][i % 4u] = floatBitsToUint(element(m, k + i));
+    }
+#endif
+    return part;
 }
 
-PartB b_fetch(uint n, uint k) {
+PartB fetch_b(uint n, uint k) {
     uint row = group_idx * p.oc_g + n;
 #if PACKED_b
-    return part_of_b(row, k);
+    return codes_of_b(row, k);
 #else
-    if (p.k % 8u == 0u) return v_b[(row * p.k + k) >> 3];
-    uvec4 v;
-    [[unroll]] for (uint i = 0u; i < 4u; i++) {
-        uint at = k + 2u * i;
-        float first = at < p.k ? ld_b(row * p.k + at) : 0.0, second = at + 1u < p.k ? ld_b(row * p.k + at + 1u) : 0.0;
-        v[i] = packFloat2x16(f16vec2(first, second));
+    PartB part;
+    part.scale = 1.0;
+    part.zero = 0.0;
+    uint at = row * p.k + k;
+    if (p.k % 8u == 0u) {
+#ifdef PAIRS_B
+        part.v[0] = v_b[at >> 2];
+        part.v[1] = v_b[(at >> 2) + 1u];
+#else
+        part.v[0] = v_b[at >> 3];
+#endif
+        return part;
     }
-    return v;
+#ifdef PAIRS_B
+    [[unroll]] for (uint i = 0u; i < 8u; i++) part.v[i / 4u][i % 4u] = k + i < p.k ? floatBitsToUint(ld_b(at + i)) : 0u;
+#else
+    [[unroll]] for (uint i = 0u; i < 8u; i += 2u) {
+        float first = k + i < p.k ? ld_b(at + i) : 0.0, second = k + i + 1u < p.k ? ld_b(at + i + 1u) : 0.0;
+        part.v[0][i / 2u] = packFloat2x16(f16vec2(first, second));
+    }
+#endif
+    return part;
 #endif
 }
 
-void tile_put(uint m, uint n, float v) { put(m * p.oc + group_idx * p.oc_g + p.oc_base + n, v); }
+#ifdef PAIRS_B
+float plain_product(uint m, uint n) {
+    float sum = 0.0;
+    for (uint k = 0u; k < p.k; k += 8u)
+        [[unroll]] for (uint e = 0u; e < 8u; e++)
+            if (k + e < p.k) sum = fma(element(m, k + e), ld_b((group_idx * p.oc_g + n) * p.k + k + e), sum);
+    return sum;
+}
+#endif
+
+void tile_put(uint m, uint n, float v) {
+#if PACKED_a
+    v *= scale_a(0u, 0u);
+#if !BLOCK_b
+    v *= scale_b(group_idx * p.oc_g + n, 0u);
+#endif
+#endif
+    put(m * p.oc + group_idx * p.oc_g + p.oc_base + n, v);
+}
 
 #include "mma.glsl"
 
@@ -63,6 +110,5 @@ void main() {
     uint g = group();
     group_idx = g / m_tiles / n_tiles;
     if (group_idx >= p.groups) return;
-    // Whole vectors: what is past the reduction axis is 0 in both.
-    mma(g % m_tiles * TILE_M, g / m_tiles % n_tiles * TILE_N, pixels, p.oc_g, (p.k + 7u) / 8u * 8u);
+    mma(g % m_tiles * TILE_M, g / m_tiles % n_tiles * TILE_N, pixels, p.oc_g, (p.k + PER_VECTOR - 1u) / PER_VECTOR * PER_VECTOR);
 }

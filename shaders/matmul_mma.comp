@@ -1,24 +1,68 @@
-// y[batch, m, n] = a[batch, m, k] x b on cooperative matrices: a of f16, b of f16 [batch, k, n] or, with trans_b, [batch, n, k], or packed [n, k].
-// `n_base` is the first column of y where the rows of b come in slices, `n_total` the columns of all slices.
+// y[batch, m, n] = a[batch, m, k] x b on cooperative matrices: a of f16, f32 or INT8 codes; b of floats [batch, k, n] or, with trans_b, [batch, n, k], or
+// packed [n, k]. `n_base` is the first column of y where the rows of b come in slices, `n_total` the columns of all slices.
 #include "common.glsl"
 #include "batch.glsl"
-#include "mma_weights.glsl"
+#include "mma_operands.glsl"
 #define B_ALONG_K TRANS_B
 uint y_base;
 
-uvec4 a_vector(uint m, uint k) { return v_a[(a_base + m * p.k + k) >> 3]; }
-
-PartB b_fetch(uint n, uint k) {
-#if PACKED_b
-    return part_of_b(n, k);
-#elif TRANS_B
-    return v_b[(b_base + n * p.k + k) >> 3];
+PartA fetch_a(uint m, uint k) {
+    PartA part;
+#if PACKED_a
+    part.v[0] = v_a[m * (p.a_pitch >> 2) + (k >> 4)];
 #else
-    return v_b[(b_base + k * p.n + n) >> 3];
+    uint at = a_base + m * p.k + k;
+#ifdef PAIRS_A
+    part.v[0] = v_a[at >> 2];
+    part.v[1] = v_a[(at >> 2) + 1u];
+#else
+    part.v[0] = v_a[at >> 3];
+#endif
+#endif
+    return part;
+}
+
+PartB fetch_b(uint n, uint k) {
+#if PACKED_b
+    return codes_of_b(n, k);
+#else
+    PartB part;
+    part.scale = 1.0;
+    part.zero = 0.0;
+#if TRANS_B
+    uint at = b_base + n * p.k + k;
+#else
+    uint at = b_base + k * p.n + n;
+#endif
+#ifdef PAIRS_B
+    part.v[0] = v_b[at >> 2];
+    part.v[1] = v_b[(at >> 2) + 1u];
+#else
+    part.v[0] = v_b[at >> 3];
+#endif
+    return part;
 #endif
 }
 
-void tile_put(uint m, uint n, float v) { put(y_base + m * p.n_total + p.n_base + n, v); }
+#ifdef PAIRS_B
+float plain_product(uint m, uint n) {
+    float sum = 0.0;
+    uint at_a = a_base + m * p.k, at_b = b_base + n * p.k;
+    for (uint k = 0u; k < p.k; k += 8u)
+        [[unroll]] for (uint e = 0u; e < 8u; e++) sum = fma(ld_a(at_a + k + e), ld_b(at_b + k + e), sum);
+    return sum;
+}
+#endif
+
+void tile_put(uint m, uint n, float v) {
+#if PACKED_a
+    v *= scale_a(m, 0u);
+#if !BLOCK_b
+    v *= scale_b(n, 0u);
+#endif
+#endif
+    put(y_base + m * p.n_total + p.n_base + n, v);
+}
 
 #include "mma.glsl"
 

@@ -18,14 +18,14 @@ void main() {
 #if AVERAGE
                 value += v;
 #else
-                EACH_CHANNEL(at) CHANNEL(value, at) = larger(CHANNEL(value, at), CHANNEL(v, at));
+                value = OF_EACH(larger, value, v);
 #endif
             }
         }
     }
 #if AVERAGE
-    float all = float(COUNT_PAD == 1 ? p.kh * p.kw : max(count, 1u));
-    EACH_CHANNEL(at) CHANNEL(value, at) = quotient(CHANNEL(value, at), all);
+    V all = V(float(COUNT_PAD == 1 ? p.kh * p.kw : max(count, 1u)));
+    value = OF_EACH(quotient, value, all);
 #endif
     PUT(pixel * p.c + c, value);
 }

@@ -22,6 +22,8 @@ pub(super) fn extensions(key: &KernelKey, target: &Target) -> Vec<&'static str> 
             "GL_KHR_cooperative_matrix",
             "GL_KHR_memory_scope_semantics",
             "GL_KHR_shader_subgroup_basic",
+            "GL_KHR_shader_subgroup_shuffle",
+            "GL_EXT_shader_explicit_arithmetic_types_int8",
         ]);
     }
     extensions

@@ -134,15 +134,6 @@ impl Mma {
         (self.m / self.warp_m.max(1)) * (self.n / self.warp_n.max(1)) * self.ways
     }
 
-    /// Bytes of shared memory, as `mma.glsl` declares it, where the second operand lies along the reduction axis or not, and a subgroup multiplies
-    /// `frag_m` rows at a time.
-    pub fn shared_bytes(self, b_along_k: bool, frag_m: u32) -> u32 {
-        let b = if b_along_k { self.n * (self.k / 8 + 1) } else { self.k * (self.n / 8 + 1) };
-        let slabs = self.ways * (self.m * (self.k / 8 + 1) + b);
-        let sums = self.subgroups() * frag_m * (self.warp_n / 4 + 1);
-        16 * slabs.max(sums)
-    }
-
     fn is_sound(self) -> bool {
         let within = |n: u32, most: u32| (8..=most).contains(&n) && n.is_power_of_two();
         let tile = |n: u32, part: u32| (8..=256).contains(&n) && within(part, 128) && n.is_multiple_of(part);

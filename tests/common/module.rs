@@ -151,6 +151,7 @@ impl Module {
                 4433 => f.storage_16bit,
                 4448 => f.storage_8bit,
                 6017..=6019 => f.integer_dot_product,
+                61 | 65 | 5345 | 6022 => f.cooperative_matrix,
                 _ => false,
             };
             faults.extend((!has).then(|| format!("capability {capability}")));
@@ -161,6 +162,7 @@ impl Module {
                 "SPV_KHR_16bit_storage" => f.storage_16bit,
                 "SPV_KHR_8bit_storage" => f.storage_8bit,
                 "SPV_KHR_integer_dot_product" => f.integer_dot_product,
+                "SPV_KHR_cooperative_matrix" | "SPV_KHR_vulkan_memory_model" => f.cooperative_matrix,
                 _ => false,
             };
             faults.extend((!has).then(|| format!("extension {extension}")));
@@ -187,6 +189,10 @@ impl Module {
                 self.storage.len(),
                 l.max_per_stage_descriptor_storage_buffers
             ));
+        }
+        // Cooperative matrices are a subgroup's, whose size their kernels are compiled for.
+        if self.capabilities.contains(&6022) {
+            return faults;
         }
         // OpSubgroup..., OpGroup... and OpGroupNonUniform... instructions of the core and of the extensions before it.
         let group = |op: &&u32| matches!(op, 259..=271 | 333..=366 | 4421..=4432 | 5000..=5007 | 5296 | 5571..=5581 | 6401..=6408);

@@ -21,6 +21,7 @@ mod windows;
 
 use nyxc::ir::packed::{Packing, pack_with_zeros};
 use nyxc::ir::{Attrs, DType, Dim, Expr, Graph, Level, Op, OpDef, Shape, Tensor, TensorType, ValueId};
+use nyxc::ops::variant::Variant;
 use nyxc::plan::kernels::{self, KernelError};
 use nyxc::program::*;
 use nyxc::runtime::{Executor, Options, VkContext, devices, validation_errors};
@@ -125,11 +126,19 @@ pub struct Case {
     pub def: &'static OpDef,
     pub attrs: Attrs,
     pub operands: Vec<Option<Tensor>>,
+    /// How a kernel that has variants is divided, where the test says so.
+    pub variant: Option<Variant>,
 }
 
 impl Case {
     pub fn new(def: &'static OpDef, attrs: Attrs, operands: &[&Tensor]) -> Case {
-        Case { def, attrs, operands: operands.iter().map(|t| Some((*t).clone())).collect() }
+        Case { def, attrs, operands: operands.iter().map(|t| Some((*t).clone())).collect(), variant: None }
+    }
+
+    /// The same with a kernel divided so, where it has variants.
+    pub fn divided(mut self, variant: &str) -> Case {
+        self.variant = Some(variant.parse().unwrap());
+        self
     }
 
     /// The same with an epilogue and its operands.
@@ -162,8 +171,8 @@ impl Case {
                 Err(e) => panic!("{}: {e}", self.describe()),
             };
             let is_packed = inputs.iter().flatten().any(|t| t.ty().packing.is_some());
-            let is_half =
-                wanted.dtype() == DType::F16 || (is_packed && names.iter().any(|name| name.contains("_half")));
+            let is_half = wanted.dtype() == DType::F16
+                || (is_packed && names.iter().any(|name| name.contains("_half") || name.contains("_mma")));
             if let Err(fault) = compare(&given, &wanted, if is_half { 2e-3 } else { 1e-5 }) {
                 bench.faults.borrow_mut().push(format!(
                     "{} on {}: {}: {fault}",
@@ -262,13 +271,13 @@ fn graph_of(case: &Case) -> (Graph, nyxc::ir::NodeId, Vec<Option<ValueId>>) {
 /// What a target's kernels for a case are.
 pub fn plan(case: &Case, target: &Target) -> Result<Vec<kernels::KernelCall>, KernelError> {
     let (graph, node, _) = graph_of(case);
-    kernels::dispatches(&graph, node, target)
+    kernels::dispatches_as(&graph, node, target, case.variant)
 }
 
 /// Runs a case; gives the result and the names of the kernels.
 pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor, Vec<String>), KernelError> {
     let (graph, node, values) = graph_of(case);
-    let calls = kernels::dispatches(&graph, node, target)?;
+    let calls = kernels::dispatches_as(&graph, node, target, case.variant)?;
     let (mut weights, mut arena, mut params) = (Arena { bytes: 256 }, Arena::default(), Arena { bytes: 256 });
     let mut places: BTreeMap<ValueId, Region> = BTreeMap::new();
     let (mut entry, mut uploads) = (Entry { name: "main".to_owned(), ..Entry::default() }, Vec::new());

@@ -92,11 +92,13 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
             let (first, oc_g) = rows.map_or((0, n_rows / groups), |rows| (rows.first, rows.n));
             let product = conv_mma::Sizes { plane: &plane, filters: oc_g, groups, depth: k };
             let storages = storage(x_ty).zip(storage(w_ty));
-            if let Some(choice) = storages.and_then(|(x, w)| conv_mma::choose(node, x, w, &product)) {
+            if let Some((choice, k_padded)) =
+                storages.and_then(|(x, w)| Some((conv_mma::choose(node, x, w, &product)?, product.padded(w))))
+            {
                 let call = node.call(Template::ConvMma).operand(x).operand_rows(w, rows);
                 let call = filters(images.params(window.params(call)), [groups, c_g, k, oc_g, oc, base + first]);
-                let subgroup = node.target.limits.subgroup_size;
-                let (call, n_groups) = conv_mma::with(call, choice, &product, &pixels, subgroup);
+                let call = choice.apply(call, &k_padded, node.target.limits.subgroup_size);
+                let n_groups = &choice.tiles(&pixels, &oc_g.into()) * &Dim::from(groups);
                 calls.push(call.groups(n_groups)?);
                 continue;
             }

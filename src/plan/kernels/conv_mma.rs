@@ -1,13 +1,11 @@
-//! Convolutions with channels last on cooperative matrices: which variant, and the part of the call that is its own. Where the target or the form of the
-//! operands does not suit them, `conv_nhwc` computes the convolution on any device.
+//! Convolutions with channels last on cooperative matrices: which variant. Where the target or the form of the operands does not suit them, other kernels
+//! compute the convolution on any device.
 
-use super::call::{Call, Node};
-use super::mma;
-use crate::ir::packed::Granularity;
-use crate::ir::{Activations, Dim};
-use crate::ops::kernel_key::{Storage, Template};
-use crate::ops::variant::{Mma, Variant};
-use crate::target::{MatrixShape, MatrixTypes};
+use super::call::Node;
+use super::mma::{Choice, Operands};
+use crate::ir::Dim;
+use crate::ops::kernel_key::Storage;
+use crate::ops::variant::Mma;
 
 /// Shortest reduction axis and fewest filters of a group for which matrices are filled well enough.
 const LEAST_DEPTH: u64 = 16;
@@ -28,43 +26,22 @@ pub(super) struct Sizes<'a> {
     pub(super) depth: u64,
 }
 
-/// How a convolution is computed.
-#[derive(Clone, Copy)]
-pub(super) struct Choice {
-    variant: Mma,
-    shape: MatrixShape,
+impl Sizes<'_> {
+    /// The reduction axis as it is multiplied: where filters are floats, what is missing of its last vector is 0.
+    pub(super) fn padded(&self, b: Storage) -> Dim {
+        let depth = if matches!(b, Storage::Packed(_)) { self.depth } else { self.depth.next_multiple_of(8) };
+        depth.into()
+    }
 }
 
-/// The variant; `None` where `conv_nhwc` computes it. It depends on one image alone, so that a program for any number of them gives the bits of that
-/// for one number.
+/// How it is computed; `None` where other kernels are better. It depends on one image alone, so that a program for any number of them gives the bits of
+/// that for one number.
 pub(super) fn choose(node: &Node<'_>, x: Storage, b: Storage, sizes: &Sizes<'_>) -> Option<Choice> {
-    let shape = node.target.features.matrix_shape(MatrixTypes::F16)?;
-    let is_rounded = node.activations == Some(Activations::F16);
-    let suits = match b {
-        Storage::F16 => true,
-        // Weights are rounded to f16, so the format asks for it, or there is none. Rows begin at vectors.
-        Storage::Packed(packing) => {
-            !matches!(packing.granularity, Granularity::Block(..32))
-                && sizes.depth.is_multiple_of(32)
-                && (is_rounded || node.activations.is_none())
-        }
-        _ => false,
-    };
-    let suits = suits && (x == Storage::F16 || x == Storage::F32 && is_rounded);
-    let needs = Template::ConvMma.table().needs;
-    if !suits
-        || sizes.depth < LEAST_DEPTH
-        || sizes.filters < LEAST_FILTERS
-        || !needs.iter().all(|name| node.target.features.named(name) == Some(true))
-    {
+    if sizes.depth < LEAST_DEPTH || sizes.filters < LEAST_FILTERS {
         return None;
     }
-    let fits = |variant: &Mma| mma::fits(*variant, shape, true, b, node.target);
-    let variant = match node.variant {
-        Some(Variant::Mma(variant)) => Some(variant).filter(fits),
-        _ => preferred(sizes).into_iter().find(fits),
-    };
-    variant.map(|variant| Choice { variant, shape })
+    let k = sizes.padded(b);
+    Operands::of(node, (x, b), true, (k.known()?, None))?.choose_among(node, &k, || preferred(sizes))
 }
 
 /// Variants, the best first, by what was measured on an H200 with kernels of this structure: tiles of a workgroup where they are enough to
@@ -77,47 +54,25 @@ fn preferred(sizes: &Sizes<'_>) -> Vec<Mma> {
     };
     let mut all = Vec::new();
     let narrow = sizes.filters <= 32;
-    // Four subgroups a workgroup, or two.
+    // Four subgroups a workgroup.
     if !narrow && 4 * tiles(64, 64) >= 2 * BUSY.start {
-        all.push(of(64, 64, 64, 32, 32, 1));
+        all.extend([of(64, 64, 64, 32, 32, 1), of(64, 64, 32, 32, 32, 1)]);
     }
     if !narrow && (sizes.depth <= 128 && 4 * tiles(32, 64) >= BUSY.start / 2 || 4 * tiles(32, 64) >= BUSY.end) {
-        all.push(of(32, 64, 64, 16, 32, 1));
+        all.extend([of(32, 64, 64, 16, 32, 1), of(32, 64, 32, 16, 32, 1)]);
     }
     let m = if plane >= MANY_PIXELS { 32 } else { 16 };
     let n = if sizes.filters <= 16 || tiles(m, 32) < 100 { 16 } else { 32 };
-    let most = u64::from(if m == 32 && n == 32 {
-        8u32
-    } else if m + n == 32 {
-        16
-    } else {
-        12
-    });
+    let most: u64 = match m + n {
+        64 => 8,
+        48 => 12,
+        _ => 16,
+    };
     let wanted = BUSY.end.div_ceil(tiles(m, n).max(1)).min(sizes.depth.div_ceil(32)).clamp(1, most);
-    // Fewer, until the shared memory of the target holds them; then as whole matrices of other sizes.
+    // Fewer, until the shared memory of the target holds them.
     for ways in (1..=u32::try_from(wanted).unwrap_or(1)).rev() {
-        all.push(of(m, n, 32, m, n, ways));
+        all.extend([of(m, n, 32, m, n, ways), of(m, n, 64, m, n, ways.div_ceil(2))]);
     }
     all.push(of(32, 32, 32, 32, 32, 1));
     all
-}
-
-/// The call with what belongs to the variant, and how many workgroups there are for `pixels` of all images.
-pub(super) fn with<'n>(
-    call: Call<'n>,
-    Choice { variant, shape }: Choice,
-    sizes: &Sizes<'_>,
-    pixels: &Dim,
-    subgroup: u32,
-) -> (Call<'n>, Dim) {
-    let depth = sizes.depth.next_multiple_of(8);
-    let slab = u64::from(variant.k * variant.ways);
-    let call = call.flag("whole", depth.is_multiple_of(slab)).flag("subgroup", subgroup).variant(Variant::Mma(variant));
-    let call = call.flag("frag_m", shape.m).flag("frag_n", shape.n).flag("frag_k", shape.k);
-    // Loops as `mma.glsl` has them; the others are unrolled.
-    let rows = u64::from(variant.warp_m / shape.m);
-    let puts = u64::from((shape.m * variant.warp_n).div_ceil(subgroup * variant.ways));
-    let call = call.each(1u64, depth.div_ceil(slab)).each(rows, puts).puts(rows * puts);
-    let bands = sizes.groups * sizes.filters.div_ceil(u64::from(variant.n));
-    (call, &pixels.div_ceil(u64::from(variant.m)) * &Dim::from(bands))
 }

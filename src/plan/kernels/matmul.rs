@@ -78,7 +78,7 @@ pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
                 && !weights.scale.has_zeros()
                 && !matches!(packing.granularity, Granularity::Block(_)) =>
         {
-            Ok(vec![integer_product(node, &product, weights, columns)?])
+            integer_product(node, &product, trans_b, weights, &columns)
         }
         _ => Err(refuse()),
     };
@@ -142,10 +142,7 @@ fn float_product(
         Some((template, variant)) => gemv::call(node, product, columns, (template, variant), rows, when),
         None => fill(node.call(Template::Matvec), Some(rows), when),
     };
-    let many_rows = |few: bool, when: &Dim| match mma::choose(node, product, columns, trans_b, few)? {
-        Some(choice) => Ok(Some(mma::call(node, product, columns, trans_b, choice, when)?)),
-        None => Ok::<_, KernelError>(None),
-    };
+    let many_rows = |few: bool, when: &Dim| mma::call(node, product, columns, trans_b, few, when);
     let always = Dim::Known(1);
     match m.known() {
         Some(m) if m <= MAX_VECTOR_ROWS => {
@@ -173,9 +170,10 @@ fn float_product(
 fn integer_product(
     node: &Node<'_>,
     product: &Product,
+    trans_b: bool,
     weights: Packing,
-    columns: Columns,
-) -> Result<KernelCall, KernelError> {
+    columns: &Columns,
+) -> Result<Vec<KernelCall>, KernelError> {
     let Product { m, k, .. } = product;
     let n = &columns.n;
     let (a, a_ty) = node.operand(0)?;
@@ -184,10 +182,18 @@ fn integer_product(
     if k.most().is_none_or(|k| k.min(i64::from(block)) > MAX_I32_TERMS) {
         return Err(node.unsupported(format!("an integer product of {a_ty} and {b_ty}, whose sums may not fit in i32")));
     }
-    let call = sizes(node.call(Template::MatmulI8).operand(a).operand_rows(columns.b, columns.rows), product, &columns);
+    let matrices = |few: bool, when: &Dim| mma::call(node, product, columns, trans_b, few, when);
+    let calls = match m.known() {
+        Some(m) => vec![matrices(m <= mma::FEW_ROWS, &Dim::Known(1))?],
+        None => vec![matrices(true, &at_most(m, mma::FEW_ROWS))?, matrices(false, &from(m, mma::FEW_ROWS + 1))?],
+    };
+    if let Some(calls) = calls.into_iter().collect() {
+        return Ok(calls);
+    }
+    let call = sizes(node.call(Template::MatmulI8).operand(a).operand_rows(columns.b, columns.rows), product, columns);
     let (tile_m, tile_n, _) = tile(m, n);
     let n_groups = &m.div_ceil(u64::from(tile_m)) * &n.div_ceil(u64::from(tile_n));
-    tiled(call.uint("block", u64::from(block)), k, (tile_m, tile_n, tile_k)).groups(n_groups)
+    Ok(vec![tiled(call.uint("block", u64::from(block)), k, (tile_m, tile_n, tile_k)).groups(n_groups)?])
 }
 
 /// A call of a kernel that computes tiles of a product of depth `k`, with its loops.
