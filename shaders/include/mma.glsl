@@ -35,6 +35,12 @@ shared uint s_not_finite;
 #define SUMS_OF(type) coopmat<type, gl_ScopeSubgroup, FRAG_M, FRAG_N, gl_MatrixUseAccumulator>
 SUMS_OF(SUM) sums[MATRICES_M][MATRICES_N];
 
+// Where those that share a slab are one subgroup, the others need not wait.
+void wait_for_slab() {
+    if (WARPS == 1u) subgroupBarrier();
+    else barrier();
+}
+
 // Subgroups need not be numbered as invocations are.
 uint lane() { return gl_SubgroupID % WARPS * SUBGROUP + gl_SubgroupInvocationID; }
 uint way() { return gl_SubgroupID / WARPS; }
@@ -224,15 +230,17 @@ void mma(uint m0, uint n0, uint m_end, uint n_end, uint k_end) {
     fetch_slab(m0, n0, k0, m_end, n_end, k_end);
     put_slab(k0, k_end);
     fetch_slab(m0, n0, k0 + step, m_end, n_end, k_end);
-    barrier();
+    wait_for_slab();
     [[dont_unroll]] for (uint first = 0u; first < k_end; first += step) {
         multiply_slab(warp_m, warp_n);
-        barrier();
+        wait_for_slab();
         k0 += step;
         put_slab(k0, k_end);
         fetch_slab(m0, n0, k0 + step, m_end, n_end, k_end);
-        barrier();
+        wait_for_slab();
     }
+    // Sums leave through the memory of other ways.
+    if (WARPS == 1u && WAYS > 1u) barrier();
     PUT_SUMS(0u)
 #if ROWS_OF_WARP / FRAG_M > 1
     PUT_SUMS(1u)

@@ -4,6 +4,7 @@ use super::call::{Call, Node, dims, slices};
 use super::conv::{Window, sizes};
 use super::elementwise::Resize;
 use super::matmul::{MAX_I32_TERMS, block, tile, tiled};
+use super::shape::{at_most, from};
 use super::{KernelCall, KernelError, conv_mma, storage};
 use crate::ir::packed::Granularity;
 use crate::ir::{Dim, TensorType};
@@ -91,15 +92,25 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         for rows in slices {
             let (first, oc_g) = rows.map_or((0, n_rows / groups), |rows| (rows.first, rows.n));
             let product = conv_mma::Sizes { plane: &plane, filters: oc_g, groups, depth: k };
-            let storages = storage(x_ty).zip(storage(w_ty));
-            if let Some((choice, k_padded)) =
-                storages.and_then(|(x, w)| Some((conv_mma::choose(node, x, w, &product)?, product.padded(w))))
-            {
+            let with_matrices = |few: bool, when: &Dim| -> Result<Option<KernelCall>, KernelError> {
+                let Some(storages) = storage(x_ty).zip(storage(w_ty)) else { return Ok(None) };
+                let Some(choice) = conv_mma::choose(node, storages, &product, few) else { return Ok(None) };
                 let call = node.call(Template::ConvMma).operand(x).operand_rows(w, rows);
                 let call = filters(images.params(window.params(call)), [groups, c_g, k, oc_g, oc, base + first]);
-                let call = choice.apply(call, &k_padded, node.target.limits.subgroup_size);
+                let call = choice.apply(call, &product.padded(storages.1), node.target.limits.subgroup_size);
                 let n_groups = &choice.tiles(&pixels, &oc_g.into()) * &Dim::from(groups);
-                calls.push(call.groups(n_groups)?);
+                Ok(Some(call.groups(&n_groups * when)?))
+            };
+            let most = conv_mma::FEW_IMAGES;
+            let found = match images.n.known() {
+                Some(n) => vec![with_matrices(n <= most, &Dim::Known(1))?],
+                None => vec![
+                    with_matrices(true, &at_most(&images.n, most))?,
+                    with_matrices(false, &from(&images.n, most + 1))?,
+                ],
+            };
+            if let Some(found) = found.into_iter().collect::<Option<Vec<_>>>() {
+                calls.extend(found);
                 continue;
             }
             let (tile_m, tile_n, tile_k) = tile(&pixels, &oc_g.into());

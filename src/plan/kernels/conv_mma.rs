@@ -15,7 +15,12 @@ const BUSY: std::ops::Range<u64> = 800..2000;
 /// Pixels of an image from which tiles have 32 of them.
 const MANY_PIXELS: u64 = 784;
 
+/// Images up to which tiles are chosen for one of them; and what more of them count for.
+pub(super) const FEW_IMAGES: i64 = 4;
+const MANY_IMAGES: u64 = 8;
+
 /// A convolution as a product, for each group.
+#[derive(Clone, Copy)]
 pub(super) struct Sizes<'a> {
     /// Pixels of one image of the result.
     pub(super) plane: &'a Dim,
@@ -34,21 +39,22 @@ impl Sizes<'_> {
     }
 }
 
-/// How it is computed; `None` where other kernels are better. It depends on one image alone, so that a program for any number of them gives the bits of
-/// that for one number.
-pub(super) fn choose(node: &Node<'_>, x: Storage, b: Storage, sizes: &Sizes<'_>) -> Option<Choice> {
+/// How it is computed where there are at most [`FEW_IMAGES`], or more; `None` where other kernels are better. How many there are decides nothing else,
+/// so that a program for any number of them gives the bits of that for one number.
+pub(super) fn choose(node: &Node<'_>, (x, b): (Storage, Storage), sizes: &Sizes<'_>, few: bool) -> Option<Choice> {
     if sizes.depth < LEAST_DEPTH || sizes.filters < LEAST_FILTERS {
         return None;
     }
     let k = sizes.padded(b);
-    Operands::of(node, (x, b), true, (k.known()?, None))?.choose_among(node, &k, || preferred(sizes))
+    Operands::of(node, (x, b), true, (k.known()?, None))?.choose_among(node, &k, || preferred(sizes, few))
 }
 
 /// Variants, the best first, by what was measured on an H200 with kernels of this structure: tiles of a workgroup where they are enough to
 /// keep the device busy, else small tiles whose reduction axis several subgroups share.
-fn preferred(sizes: &Sizes<'_>) -> Vec<Mma> {
+fn preferred(sizes: &Sizes<'_>, few: bool) -> Vec<Mma> {
     let of = |m, n, k, warp_m, warp_n, ways| Mma { m, n, k, warp_m, warp_n, ways };
     let plane = sizes.plane.known().and_then(|n| u64::try_from(n).ok()).unwrap_or(MANY_PIXELS);
+    let plane = if few { plane } else { plane.saturating_mul(MANY_IMAGES) };
     let tiles = |m: u32, n: u32| {
         plane.div_ceil(u64::from(m)).saturating_mul(sizes.filters.div_ceil(u64::from(n))).saturating_mul(sizes.groups)
     };
