@@ -7,38 +7,39 @@
 #define B_ALONG_K 1
 uint group_idx;
 
-// The elements of a part, where channels of a pixel make no vectors: 0 past the reduction axis, which is no multiple of them then.
+// Elements of a part, where channels of a pixel make no vectors: 0 past the reduction axis, which is no multiple of them then. Written out, since loops
+// inside of conditions stay loops.
 #if PACKED_a
-int element(uint m, uint k) {
+uint element(uint m, uint k) {
     uint pixel, c;
-    return k < p.k && window(m, k, pixel, c) ? code_a(pixel, group_idx * p.c_g + c) : 0;
+    return k < p.k && window(m, k, pixel, c) ? uint(code_a(pixel, group_idx * p.c_g + c)) & 0xffu : 0u;
 }
-uint word_of_a(uint m, uint k) {
-    return uint(element(m, k) & 0xff) | uint(element(m, k + 1u) & 0xff) << 8 | uint(element(m, k + 2u) & 0xff) << 16 | uint(element(m, k + 3u)) << 24;
+uint four(uint m, uint k) {
+    return element(m, k) | element(m, k + 1u) << 8 | element(m, k + 2u) << 16 | element(m, k + 3u) << 24;
 }
+uvec4 sixteen(uint m, uint k) { return uvec4(four(m, k), four(m, k + 4u), four(m, k + 8u), four(m, k + 12u)); }
 #else
 float element(uint m, uint k) {
     uint pixel, c;
     return k < p.k && window(m, k, pixel, c) ? ld_a((pixel * p.groups + group_idx) * p.c_g + c) : 0.0;
 }
+vec4 four(uint m, uint k) { return vec4(element(m, k), element(m, k + 1u), element(m, k + 2u), element(m, k + 3u)); }
 #endif
+uvec2 halves(vec4 v) { return uvec2(packFloat2x16(f16vec2(v.xy)), packFloat2x16(f16vec2(v.zw))); }
 
 PartA fetch_a(uint m, uint k) {
     PartA part;
     uint pixel, c;
 #if PACKED_a
-    if (p.c_g % 16u == 0u) {
+    if (p.c_g % 16u == 0u)
         part.v[0] = window(m, k, pixel, c) ? v_a[(pixel * p.a_pitch + (group_idx * p.c_g + c) / 4u) >> 2] : uvec4(0u);
-    } else {
-        [[unroll]] for (uint i = 0u; i < 4u; i++) part.v[0][i] = word_of_a(m, k + 4u * i);
-    }
+    else
+        part.v[0] = sixteen(m, k);
 #elif F16_a
-    if (p.c_g % 8u == 0u) {
+    if (p.c_g % 8u == 0u)
         part.v[0] = window(m, k, pixel, c) ? v_a[((pixel * p.groups + group_idx) * p.c_g + c) >> 3] : uvec4(0u);
-    } else {
-        [[unroll]] for (uint i = 0u; i < 4u; i++)
-            part.v[0][i] = packFloat2x16(f16vec2(element(m, k + 2u * i), element(m, k + 2u * i + 1u)));
-    }
+    else
+        part.v[0] = uvec4(halves(four(m, k)), halves(four(m, k + 4u)));
 #else
     if (p.c_g % 8u == 0u) {
         bool inside = window(m, k, pixel, c);
@@ -46,11 +47,19 @@ PartA fetch_a(uint m, uint k) {
         part.v[0] = inside ? v_a[at] : uvec4(0u);
         part.v[1] = inside ? v_a[at + 1u] : uvec4(0u);
     } else {
-        [[unroll]] for (uint i = 0u; i < 8u; i++) part.v[i / 4u][i % 4u] = floatBitsToUint(element(m, k + i));
+        part.v[0] = floatBitsToUint(four(m, k));
+        part.v[1] = floatBitsToUint(four(m, k + 4u));
     }
 #endif
     return part;
 }
+
+#if !PACKED_b
+float filter_at(uint row, uint k) { return k < p.k ? ld_b(row * p.k + k) : 0.0; }
+vec4 four_of_filter(uint row, uint k) {
+    return vec4(filter_at(row, k), filter_at(row, k + 1u), filter_at(row, k + 2u), filter_at(row, k + 3u));
+}
+#endif
 
 PartB fetch_b(uint n, uint k) {
     uint row = group_idx * p.oc_g + n;
@@ -61,22 +70,19 @@ PartB fetch_b(uint n, uint k) {
     part.scale = 1.0;
     part.zero = 0.0;
     uint at = row * p.k + k;
-    if (p.k % 8u == 0u) {
 #ifdef PAIRS_B
+    if (p.k % 8u == 0u) {
         part.v[0] = v_b[at >> 2];
         part.v[1] = v_b[(at >> 2) + 1u];
-#else
+    } else {
+        part.v[0] = floatBitsToUint(four_of_filter(row, k));
+        part.v[1] = floatBitsToUint(four_of_filter(row, k + 4u));
+    }
+#elif F16_b
+    if (p.k % 8u == 0u)
         part.v[0] = v_b[at >> 3];
-#endif
-        return part;
-    }
-#ifdef PAIRS_B
-    [[unroll]] for (uint i = 0u; i < 8u; i++) part.v[i / 4u][i % 4u] = k + i < p.k ? floatBitsToUint(ld_b(at + i)) : 0u;
-#else
-    [[unroll]] for (uint i = 0u; i < 8u; i += 2u) {
-        float first = k + i < p.k ? ld_b(at + i) : 0.0, second = k + i + 1u < p.k ? ld_b(at + i + 1u) : 0.0;
-        part.v[0][i / 2u] = packFloat2x16(f16vec2(first, second));
-    }
+    else
+        part.v[0] = uvec4(halves(four_of_filter(row, k)), halves(four_of_filter(row, k + 4u)));
 #endif
     return part;
 #endif
@@ -86,8 +92,7 @@ PartB fetch_b(uint n, uint k) {
 float plain_product(uint m, uint n) {
     float sum = 0.0;
     for (uint k = 0u; k < p.k; k += 8u)
-        [[unroll]] for (uint e = 0u; e < 8u; e++)
-            if (k + e < p.k) sum = fma(element(m, k + e), ld_b((group_idx * p.oc_g + n) * p.k + k + e), sum);
+        [[unroll]] for (uint e = 0u; e < 8u; e++) sum = fma(element(m, k + e), filter_at(group_idx * p.oc_g + n, k + e), sum);
     return sum;
 }
 #endif

@@ -107,6 +107,9 @@ fn arg(load: Load) -> ArgKey {
 /// Keys that differ from the plainest in all flags, in every storage, in every epilogue.
 fn keys(template: Template) -> Vec<KernelKey> {
     let plain = plainest(template);
+    if template.table().variant == Some(Family::Mma) {
+        return matrix_keys(&plain);
+    }
     let mut keys = vec![plain.clone()];
     for (flag, values) in template.table().flags {
         keys = keys
@@ -143,9 +146,8 @@ fn keys(template: Template) -> Vec<KernelKey> {
             keys.push(key);
         }
     }
-    keys.extend(
-        variants(template.table().variant).into_iter().map(|v| KernelKey { variant: Some(v), ..plain.clone() }),
-    );
+    let divided = variants(template.table().variant).into_iter();
+    keys.extend(divided.map(|v| KernelKey { variant: Some(v), ..plain.clone() }));
     if template.table().tiled {
         let large: Vec<_> =
             keys.iter().map(|key| KernelKey { tile: Some(Tile { m: 64, n: 64, k: 16 }), ..key.clone() }).collect();
@@ -184,6 +186,60 @@ fn keys(template: Template) -> Vec<KernelKey> {
     keys
 }
 
+/// Keys of a kernel on cooperative matrices, as the planner may make them for an H200: `plan/kernels/mma.rs`.
+fn matrix_keys(plain: &KernelKey) -> Vec<KernelKey> {
+    let packed = |bits, granularity, scale| Storage::Packed(Packing { bits, granularity, scale });
+    let (block, row) = (Granularity::Block(32), Granularity::Row);
+    let codes = Storage::Packed(Packing::activation(row));
+    // Operands, then terms after which sums move, and the length of a product of codes.
+    let forms = [
+        (Storage::F16, Storage::F16, 0, 16),
+        (Storage::F16, packed(4, block, ScaleType::F16), 0, 16),
+        (Storage::F16, packed(4, Granularity::Block(64), ScaleType::F16Zero), 0, 16),
+        (Storage::F16, packed(8, row, ScaleType::F32Zero), 0, 16),
+        (Storage::F32, Storage::F32, 32, 16),
+        (Storage::F32, Storage::F16, 32, 16),
+        (Storage::F32, packed(4, block, ScaleType::F16Zero), 32, 16),
+        (Storage::F32, packed(8, row, ScaleType::F32), 32, 16),
+        (codes, packed(8, block, ScaleType::F16), 32, 32),
+        (codes, packed(8, row, ScaleType::F32), 0, 32),
+        (codes, packed(4, block, ScaleType::F16), 32, 32),
+    ];
+    let mut keys = Vec::new();
+    for (a, b, flush_k, frag_k) in forms {
+        for text in ["32x32x32_16x16_1", "128x128x32_64x32_1", "64x32x32_32x32_2", "16x16x32_16x16_8"] {
+            for (trans_b, whole, batch_rank) in [(1, 1, 0), (1, 0, 0), (1, 0, 1), (0, 1, 1), (0, 0, 0)] {
+                let turns = plain.flags.contains_key("trans_b");
+                if !turns && (trans_b, batch_rank) != (1, 0) || trans_b == 0 && (a, b) != (Storage::F16, Storage::F16) {
+                    continue;
+                }
+                let mut key = plain.clone();
+                for (at, storage) in [a, b].into_iter().enumerate() {
+                    key.operands[at] = Some(OperandKey { storage, scales_apart: false });
+                }
+                for (flag, value) in [
+                    ("trans_b", trans_b),
+                    ("whole", whole),
+                    ("batch_rank", batch_rank),
+                    ("flush_k", flush_k),
+                    ("frag_m", 16),
+                    ("frag_n", 16),
+                    ("frag_k", frag_k),
+                    ("subgroup", 32),
+                ] {
+                    if key.flags.contains_key(flag) {
+                        key.flags.insert(flag, value);
+                    }
+                }
+                key.variant = Some(text.parse().unwrap());
+                keys.push(KernelKey { result: Storage::F16, ..key.clone() });
+                keys.push(key);
+            }
+        }
+    }
+    keys
+}
+
 fn with(flags: &BTreeMap<&'static str, u32>, flag: &'static str, value: u32) -> BTreeMap<&'static str, u32> {
     flags.iter().map(|(k, v)| (*k, *v)).chain([(flag, value)]).collect()
 }
@@ -199,6 +255,10 @@ fn allowed(target: &Target) -> BTreeSet<u32> {
         (capability::STORAGE_BUFFER_8BIT_ACCESS, f.storage_8bit),
         (capability::DOT_PRODUCT, f.integer_dot_product),
         (capability::DOT_PRODUCT_INPUT_4X8_BIT_PACKED, f.integer_dot_product),
+        (capability::GROUP_NON_UNIFORM, f.cooperative_matrix),
+        (capability::GROUP_NON_UNIFORM_SHUFFLE, f.cooperative_matrix),
+        (capability::VULKAN_MEMORY_MODEL, f.cooperative_matrix),
+        (capability::COOPERATIVE_MATRIX, f.cooperative_matrix),
     ]
     .into_iter()
     .filter_map(|(number, has)| has.then_some(number))
@@ -224,8 +284,9 @@ fn compile_everywhere(keys: &[KernelKey]) -> usize {
             let text = glsl(key, target).unwrap();
             let read = || Interface::read(&compile(key, target).unwrap_or_else(|e| panic!("{e}")).spirv).unwrap();
             let asks = done.entry(text).or_insert_with(read);
-            // No subgroup operation is among what is allowed: no kernel may depend on the size of a subgroup.
+            // Only kernels on cooperative matrices, whose keys have the size of a subgroup, depend on it.
             let allowed = allowed(target);
+            asks.granted(&target.features).unwrap_or_else(|e| panic!("{key} on {}: {e}", target.name));
             let extra: Vec<_> = asks.capabilities.difference(&allowed).collect();
             assert!(extra.is_empty() && !asks.capabilities.is_empty(), "{key} on {} declares {extra:?}", target.name);
             let (l, size) = (&target.limits, asks.local_size.unwrap());

@@ -201,12 +201,21 @@ impl Operands {
     }
 
     /// The loops of the text: how often an invocation comes to each, and how often its body then runs. The others are unrolled.
-    fn loops(self, v: Mma, k: &Dim, subgroup: u32) -> [(u64, u64); 3] {
-        let rows = u64::from(v.warp_m / self.shape.m);
-        let puts = u64::from((self.shape.m * v.warp_n).div_ceil(subgroup * v.ways));
-        let plain =
-            if self.arithmetic == Arithmetic::Pairs && self.b == Storage::F32 { most(k).div_ceil(8) } else { 0 };
-        [(1, most(k).div_ceil(u64::from(v.k * v.ways))), (rows, puts), (rows * puts, plain)]
+    fn loops(self, v: Mma, k: &Dim, subgroup: u32) -> Vec<(u64, u64)> {
+        let puts = self.puts(v, subgroup);
+        let has_plain = self.arithmetic == Arithmetic::Pairs && self.b == Storage::F32;
+        let plain = has_plain.then(|| (puts, most(k).div_ceil(8)));
+        let mut loops = vec![(1, most(k).div_ceil(u64::from(v.k * v.ways)))];
+        for _ in 0..v.warp_m / self.shape.m {
+            loops.push((1, puts));
+            loops.extend(plain);
+        }
+        loops
+    }
+
+    /// How many elements of one row of matrices an invocation puts.
+    fn puts(self, v: Mma, subgroup: u32) -> u64 {
+        u64::from((self.shape.m * v.warp_n).div_ceil(subgroup * v.ways))
     }
 
     fn loops_fit(self, v: Mma, k: &Dim, target: &Target) -> bool {
@@ -229,9 +238,11 @@ impl Choice {
         let whole = k.known().is_some_and(|k| k % i64::from(variant.k * variant.ways) == 0);
         let call = call.flag("whole", whole).flag("subgroup", subgroup).variant(Variant::Mma(variant));
         let call = call.flag("frag_m", shape.m).flag("frag_n", shape.n).flag("frag_k", shape.k);
-        let loops = operands.loops(variant, k, subgroup);
-        let puts = loops[1].0 * loops[1].1;
-        let call = loops.into_iter().fold(call, |call, (entries, times)| call.each(entries, times));
+        let puts = operands.puts(variant, subgroup) * u64::from(variant.warp_m / shape.m);
+        let call = operands
+            .loops(variant, k, subgroup)
+            .into_iter()
+            .fold(call, |call, (entries, times)| call.each(entries, times));
         call.flag("flush_k", operands.flush_k(variant)).puts(puts)
     }
 

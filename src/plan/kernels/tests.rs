@@ -50,10 +50,17 @@ fn every_target_computes_a_product_and_refuses_what_no_binding_spans() {
         let types = [TensorType::of(DType::F32, &[100, 64]), TensorType::of(DType::F16, &[200, 64])];
         let (graph, id) = one(&matmul::DEF, matmul::attrs(true), &types);
         let calls = dispatches(&graph, id, &target).unwrap();
-        assert_eq!(calls[0].key.name(), "matmul_f32_f16_f32_transb_t64x64x16");
+        let (kernel, groups) = match target.features.cooperative_matrix {
+            true => (
+                "matmul_mma_f32_f16_f32_flushk32_fragk16_fragm16_fragn16_subgroup32_transb_whole_v32x32x32_16x16_1",
+                4 * 7,
+            ),
+            false => ("matmul_f32_f16_f32_transb_t64x64x16", 2 * 4),
+        };
+        assert_eq!(calls[0].key.name(), kernel);
         assert_eq!(
             (calls.len(), calls[0].groups.clone(), calls[0].params.len() % 4),
-            (1, [2 * 4, 1, 1].map(Dim::from), 0)
+            (1, [groups, 1, 1].map(Dim::from), 0)
         );
         assert!(calls[0].operands.len() <= max_operands(&target) + 1);
     }
