@@ -3,7 +3,7 @@
 //! Looks for `conv` with constant filters, quantized ones among them, and gives it the layout `nhwc`; filters become `[OC, kh, kw, C/group]`. What
 //! follows takes its operands as they come: pools, resizes, elementwise nodes, joins, reductions, softmax and quantization of a whole tensor are
 //! computed channels last where most of what they read is; everything else reads the model's order. A transposition stands where both orders meet,
-//! once for each value, and is a reshape where only axes of one element move. Equal because each node computes the same elements of the same operands.
+//! once for each value; it is a view where only axes of one element move, or the model itself turned or turns the image so. Equal because each node computes the same elements of the same operands.
 //! Refuses filters that are computed, and those whose quantized blocks run along other axes than channels.
 
 use super::pattern::float_cast;
@@ -71,6 +71,14 @@ enum Form {
 impl Work<'_> {
     fn node(&mut self, id: NodeId, op: &Op, cx: &mut Context<'_>) -> Result<(), OpError> {
         let operands = self.graph.operands(id);
+        if let Some((source, shape)) = self.turned(id) {
+            // The model turns it itself: what was computed lies so already.
+            self.edit.on_behalf_of(id);
+            let op = Op::new(&reshape::DEF, Attrs::new().with_dims("shape", shape));
+            let val = self.edit.add(op, &[source]).map_err(Box::new)?;
+            self.edit.replace(id.out(0), val);
+            return Ok(());
+        }
         let form = match self.form(id, op, &operands) {
             Ok(form) => form,
             Err(because) => {
@@ -112,6 +120,30 @@ impl Work<'_> {
             }
         }
         Ok(())
+    }
+
+    /// For a node that brings channels last, of an image or of its pixels `[N,C,H*W]`, what it could view, and its shape.
+    fn turned(&self, id: NodeId) -> Option<(Val, Vec<Dim>)> {
+        let shape = &self.graph.ty(id.out(0)).shape;
+        let native = |v: ValueId| self.last.get(&v).filter(|last| last.is_native).map(|last| last.val);
+        if let Some(source) = source_of_transposition(self.graph, id.out(0), &TO_NHWC) {
+            return Some((native(source)?, shape.0.clone()));
+        }
+        let pixels = source_of_transposition(self.graph, id.out(0), &[0, 2, 1])?;
+        self.graph.node(pixels.node).op().filter(|op| op.is(&reshape::DEF))?;
+        let image = self.graph.operands(pixels.node).first().copied().flatten()?;
+        (pixels_of(&self.graph.ty(image).shape)? == *shape).then_some((native(image)?, shape.0.clone()))
+    }
+
+    /// For an image that the model made of one with channels last, or of its pixels `[N,H*W,C]`, what it is a view of.
+    fn before_turn(&self, value: ValueId) -> Option<ValueId> {
+        if let Some(source) = source_of_transposition(self.graph, value, &TO_NCHW) {
+            return Some(source);
+        }
+        self.graph.node(value.node).op().filter(|op| op.is(&reshape::DEF))?;
+        let planes = self.graph.operands(value.node).first().copied().flatten()?;
+        let pixels = source_of_transposition(self.graph, planes, &[0, 2, 1])?;
+        (pixels_of(&self.graph.ty(value).shape)? == self.graph.ty(pixels).shape).then_some(pixels)
     }
 
     /// Outputs of the graph keep the model's order.
@@ -301,6 +333,13 @@ impl Work<'_> {
         let constant =
             self.graph.constant(value).filter(|t| t.is_present() && is_alone && !moves_nothing(&whole, &TO_NHWC));
         let val = match constant {
+            None if self.before_turn(value).is_some_and(|source| self.is_as_it_was(source)) => {
+                let source = self.before_turn(value).unwrap_or(value);
+                let wanted = layout::nhwc(&shape).unwrap_or(shape);
+                let val = self.reshaped(Val::Old(source), wanted.0)?;
+                self.edit.set_name(val, &name);
+                val
+            }
             Some(tensor) => {
                 let dims = whole.known().unwrap_or_default();
                 let tensor = layout::transposed(&tensor.reshaped(&dims)?, TO_NHWC)?;
@@ -315,6 +354,11 @@ impl Work<'_> {
         };
         self.last.insert(value, Last { val, is_native: false });
         Ok(val)
+    }
+
+    /// Whether a value is in the model's order after the edit too.
+    fn is_as_it_was(&self, value: ValueId) -> bool {
+        !self.last.get(&value).is_some_and(|last| last.is_native)
     }
 
     /// Filters with channels last.
@@ -395,8 +439,14 @@ fn moves_nothing(shape: &Shape, perm: &[usize; 4]) -> bool {
     shape.rank() == 4 && perm.iter().filter(|&&axis| shape.0[axis] != Dim::Known(1)).is_sorted()
 }
 
+/// `[N,C,H,W]` as `[N,H*W,C]`.
+fn pixels_of(image: &Shape) -> Option<Shape> {
+    let [n, c, h, w] = &image.0[..] else { return None };
+    Some(Shape(vec![n.clone(), h * w, c.clone()]))
+}
+
 /// What a value is the transposition of.
-fn source_of_transposition(graph: &Graph, value: ValueId, perm: &[usize; 4]) -> Option<ValueId> {
+fn source_of_transposition(graph: &Graph, value: ValueId, perm: &[usize]) -> Option<ValueId> {
     let op = graph.node(value.node).op().filter(|op| op.is(&strided::DEF) && op.attrs.expr("epilogue").is_none())?;
     let source = graph.operands(value.node).first().copied().flatten()?;
     let view = strided::permuted(&graph.ty(source).shape, perm)?.attrs();
@@ -439,6 +489,26 @@ mod tests {
         assert_eq!(after.matches("strided(").count(), 2, "{after}");
         assert!(after.contains("const [1.0,3.0,2.0,4.0,5.0,7.0,6.0,8.0] : f32[2,1,2,2]"), "{after}");
         assert_eq!(after.matches("layout=\"nhwc\"").count(), 3, "{after}");
+    }
+
+    #[test]
+    fn what_the_model_turns_itself_is_a_view() {
+        let text = "graph g core
+  %x = input : f32[1,4,4,2]
+  %t = strided(%x) {offset=0, shape=d[1,2,4,4], strides=[32,1,8,2]} : f32[1,2,4,4]
+  %w = const [1.0,2.0,3.0,4.0] : f32[2,2,1,1]
+  %c = conv(%t, %w) {dilations=[1,1], dtype=f32, group=1, kernel=[1,1], pads=[0,0,0,0], strides=[1,1]} : f32[1,2,4,4]
+  %p = reshape(%c) {shape=d[1,2,16]} : f32[1,2,16]
+  %q = strided(%p) {offset=0, shape=d[1,16,2], strides=[32,1,16]} : f32[1,16,2]
+  %s = softmax(%q) {axis=2, dtype=f32, log=0} : f32[1,16,2]
+  %r = strided(%s) {offset=0, shape=d[1,2,16], strides=[32,1,2]} : f32[1,2,16]
+  %i = reshape(%r) {shape=d[1,2,4,4]} : f32[1,2,4,4]
+  %d = conv(%i, %w) {dilations=[1,1], dtype=f32, group=1, kernel=[1,1], pads=[0,0,0,0], strides=[1,1]} : f32[1,2,4,4]
+  %y = strided(%d) {offset=0, shape=d[1,4,4,2], strides=[32,4,1,16]} : f32[1,4,4,2]
+  output %y
+";
+        let after = check(text, "views");
+        assert!(!after.contains("strided("), "{after}");
     }
 
     #[test]

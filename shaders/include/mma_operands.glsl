@@ -128,11 +128,16 @@ PartB codes_of_b(uint row, uint k) {
 #endif
 
 #ifdef PAIRS_A
-// The bits of the largest magnitude among what the lanes that hold a line have: `lanes` neighbours, a power of two.
+// The bits of the largest magnitude among what the lanes that hold a line have: `lanes` neighbours, a power of two of at most 32.
 uint most_of_line(uvec4 v[2], uint lanes) {
     uvec4 both = max(v[0] & 0x7fffffffu, v[1] & 0x7fffffffu);
     uint most = max(max(both.x, both.y), max(both.z, both.w));
-    [[unroll]] for (uint step = 1u; step < lanes; step *= 2u) most = max(most, subgroupShuffleXor(most, step));
+    // Not a loop: one whose step doubles stays one.
+    if (lanes > 1u) most = max(most, subgroupShuffleXor(most, 1u));
+    if (lanes > 2u) most = max(most, subgroupShuffleXor(most, 2u));
+    if (lanes > 4u) most = max(most, subgroupShuffleXor(most, 4u));
+    if (lanes > 8u) most = max(most, subgroupShuffleXor(most, 8u));
+    if (lanes > 16u) most = max(most, subgroupShuffleXor(most, 16u));
     return most;
 }
 // The power of two that brings this magnitude to 2^14 or somewhat more, and its inverse.

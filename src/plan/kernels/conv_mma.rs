@@ -46,12 +46,12 @@ pub(super) fn choose(node: &Node<'_>, (x, b): (Storage, Storage), sizes: &Sizes<
         return None;
     }
     let k = sizes.padded(b);
-    Operands::of(node, (x, b), true, (k.known()?, None))?.choose_among(node, &k, || preferred(sizes, few))
+    Operands::of(node, (x, b), true, (k.known()?, None))?.choose_among(node, &k, || preferred(sizes, few, x))
 }
 
 /// Variants, the best first, by what was measured on an H200 with kernels of this structure: tiles of a workgroup where they are enough to
 /// keep the device busy, else small tiles whose reduction axis several subgroups share.
-fn preferred(sizes: &Sizes<'_>, few: bool) -> Vec<Mma> {
+fn preferred(sizes: &Sizes<'_>, few: bool, x: Storage) -> Vec<Mma> {
     let of = |m, n, k, warp_m, warp_n, ways| Mma { m, n, k, warp_m, warp_n, ways };
     let plane = sizes.plane.known().and_then(|n| u64::try_from(n).ok()).unwrap_or(MANY_PIXELS);
     let plane = if few { plane } else { plane.saturating_mul(MANY_IMAGES) };
@@ -60,11 +60,13 @@ fn preferred(sizes: &Sizes<'_>, few: bool) -> Vec<Mma> {
     };
     let mut all = Vec::new();
     let narrow = sizes.filters <= 32;
+    // Codes are half as wide as f16.
+    let slab = if matches!(x, Storage::Packed(_)) { 64 } else { 32 };
     // Four subgroups a workgroup.
     if !narrow && 4 * tiles(64, 64) >= 2 * BUSY.start {
         all.extend([of(64, 64, 64, 32, 32, 1), of(64, 64, 32, 32, 32, 1)]);
     }
-    if !narrow && (sizes.depth <= 128 && 4 * tiles(32, 64) >= BUSY.start / 2 || 4 * tiles(32, 64) >= BUSY.end) {
+    if !narrow && (sizes.depth <= 128 && 4 * tiles(32, 64) >= BUSY.start / 3 || 4 * tiles(32, 64) >= BUSY.end) {
         all.extend([of(32, 64, 64, 16, 32, 1), of(32, 64, 32, 16, 32, 1)]);
     }
     let m = if plane >= MANY_PIXELS { 32 } else { 16 };
@@ -74,11 +76,11 @@ fn preferred(sizes: &Sizes<'_>, few: bool) -> Vec<Mma> {
         48 => 12,
         _ => 16,
     };
-    let wanted = BUSY.end.div_ceil(tiles(m, n).max(1)).min(sizes.depth.div_ceil(32)).clamp(1, most);
+    let wanted = BUSY.end.div_ceil(tiles(m, n).max(1)).min(sizes.depth.div_ceil(u64::from(slab))).clamp(1, most);
     // Fewer, until the shared memory of the target holds them.
     for ways in (1..=u32::try_from(wanted).unwrap_or(1)).rev() {
-        all.extend([of(m, n, 32, m, n, ways), of(m, n, 64, m, n, ways.div_ceil(2))]);
+        all.push(of(m, n, slab, m, n, ways));
     }
-    all.push(of(32, 32, 32, 32, 32, 1));
+    all.extend([of(32, 32, 32, 32, 32, 1), of(32, 32, 64, 32, 32, 1)]);
     all
 }
