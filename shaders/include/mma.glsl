@@ -204,7 +204,9 @@ void put_rows(uint m0, uint n0, uint row, uint m_end, uint n_end) {
         uint warp = e / (FRAG_M * WARP_N), r = e / WARP_N % FRAG_M, c = e % WARP_N;
         uint at = warp * SUMS + r * LINE_Y + c / 4u;
         SUM sum = sum_of(s_tile[at][c % 4u], SUM(0));
+#if WAYS_OF_K > 1
         [[unroll]] for (uint w = 1u; w < WAYS; w++) sum += sum_of(s_tile[at + w * WARPS * SUMS][c % 4u], SUM(0));
+#endif
         uint m = m0 + warp / WARPS_N * WARP_M + row + r, n = n0 + warp % WARPS_N * WARP_N + c;
         if (m >= m_end || n >= n_end) continue;
 #ifdef PAIRS_B

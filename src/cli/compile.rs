@@ -351,12 +351,7 @@ fn summary(compiled: &Compiled, output: Option<&Path>, seconds: f64) -> String {
     }
     let formats: Vec<_> = counts.iter().map(|(format, n)| format!("{format} {n}")).collect();
     let n_host = plan.nodes.iter().filter(|n| n.place == "host").count();
-    let dispatches: usize = plan
-        .entries
-        .iter()
-        .flat_map(|e| &e.steps)
-        .map(|s| if let crate::program::Step::Device(d) = s { d.len() } else { 0 })
-        .sum();
+    let dispatches: usize = plan.entries.iter().map(|entry| entry.n_dispatches().0).sum();
     let ledger = &plan.ledger;
     let mut text = format!(
         "{} for {}: {} nodes, {dispatches} dispatches, {} kernels, {n_host} nodes on the host\n",

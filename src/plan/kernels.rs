@@ -20,12 +20,21 @@ use crate::ir::{DType, Dim, Graph, NodeId, NodeKind, TensorType, ValueId};
 use crate::ops::check_indices::Rule;
 use crate::ops::kernel_key::{KernelKey, Storage};
 use crate::ops::variant::Variant;
+use crate::program::Stripe;
 use crate::target::Target;
 use call::Node;
 
 /// Variants to try of the kernels for a product whose second operand lies so, in a fixed order: those that are among the best somewhere.
 pub fn variants(b: Storage) -> Vec<Variant> {
     [gemv::variants(b), mma::variants()].concat()
+}
+
+/// Invocations of a subgroup up to which a device is taken for a CPU.
+const NARROW_SUBGROUP: u32 = 8;
+
+/// Whether products are faster where the weights' rows lie along the reduction axis, `[N, K]`: on what is no CPU.
+pub fn prefers_rows(target: &Target) -> bool {
+    target.limits.subgroup_size > NARROW_SUBGROUP
 }
 
 /// One dispatch of a kernel.
@@ -41,6 +50,10 @@ pub struct KernelCall {
     pub groups: [Dim; 3],
     /// What it checks indices by: then a binding of [`FAULT_BYTES`](crate::program::FAULT_BYTES), which it writes, comes after those of `operands`.
     pub check: Option<Rule>,
+    /// Which elements of the result it writes, where other calls of the node write the rest.
+    pub stripe: Option<Stripe>,
+    /// Calls of a node with the same number here are alternatives: whatever the sizes, at most one of them has workgroups.
+    pub alternative: Option<usize>,
     /// The loops of its text, those of the epilogue last; loops of constant length that are unrolled aside.
     pub loops: Vec<Loop>,
 }

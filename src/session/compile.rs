@@ -397,6 +397,7 @@ impl Lowered {
                             loop_iterations: d.loop_iterations,
                             barrier: d.barrier,
                             check: d.check,
+                            stripe: d.stripe,
                         });
                     }
                     steps.push(Step::Device(dispatches));

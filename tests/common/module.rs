@@ -139,10 +139,12 @@ impl Module {
         m
     }
 
-    /// What the module asks for that `target` does not have, and whatever depends on subgroups.
+    /// What the module asks for that `target` does not have, and whatever depends on subgroups where it has no cooperative matrices, which are those of
+    /// subgroups.
     pub fn faults(&self, target: &Target) -> Vec<String> {
         let (f, l) = (&target.features, &target.limits);
         let mut faults = Vec::new();
+        let has_matrices = self.capabilities.contains(&6022);
         for &capability in &self.capabilities {
             let has = match capability {
                 1 => true,
@@ -151,7 +153,8 @@ impl Module {
                 4433 => f.storage_16bit,
                 4448 => f.storage_8bit,
                 6017..=6019 => f.integer_dot_product,
-                61 | 65 | 5345 | 6022 => f.cooperative_matrix,
+                61 | 65 => has_matrices,
+                5345 | 6022 => f.cooperative_matrix,
                 _ => false,
             };
             faults.extend((!has).then(|| format!("capability {capability}")));
@@ -190,8 +193,7 @@ impl Module {
                 l.max_per_stage_descriptor_storage_buffers
             ));
         }
-        // Cooperative matrices are a subgroup's, whose size their kernels are compiled for.
-        if self.capabilities.contains(&6022) {
+        if has_matrices {
             return faults;
         }
         // OpSubgroup..., OpGroup... and OpGroupNonUniform... instructions of the core and of the extensions before it.

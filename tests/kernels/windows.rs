@@ -270,7 +270,7 @@ fn convolutions_on_matrices() {
             for (x_ty, w_ty) in [(DType::F16, DType::F16), (DType::F32, DType::F16), (DType::F32, DType::F32)] {
                 let x = random.floats(x_ty, &[n, h, w, channels]);
                 let floats = random.floats(w_ty, &[filters, kh, kw, own]);
-                let plain = Case::new(&conv::DEF, attrs.clone(), &[&x, &floats]).stored(DType::F32).divided(variant);
+                let plain = Case::new(&conv::DEF, attrs.clone(), &[&x, &floats]).stored(DType::F32).by(variant);
                 plain.check(bench);
                 for target in &bench.targets {
                     let names: Vec<_> = plan(&plain, target).unwrap().iter().map(|call| call.key.name()).collect();
@@ -281,7 +281,7 @@ fn convolutions_on_matrices() {
                 let rest = random.floats(DType::F16, &y.dims());
                 Case::new(&conv::DEF, attrs.clone(), &[&x, &floats])
                     .then("relu(add(add(x0,x1),x2))", &[&bias, &rest])
-                    .divided(variant)
+                    .by(variant)
                     .check(bench);
             }
             if own * kh * kw % 32 == 0 {
@@ -289,7 +289,7 @@ fn convolutions_on_matrices() {
                 let codes = random.packed(Packing::activation(Granularity::Tensor), &[n, h, w, channels]);
                 for packing in packings() {
                     let packed = random.packed(packing, &[filters, own * kh * kw]);
-                    let case = |x: &Tensor| Case::new(&conv::DEF, attrs.clone(), &[x, &packed]).divided(variant);
+                    let case = |x: &Tensor| Case::new(&conv::DEF, attrs.clone(), &[x, &packed]).by(variant);
                     case(&x).then("add(x0,x1)", &[&bias]).check(bench);
                     if !packing.scale.has_zeros() {
                         case(&codes).then("add(x0,x1)", &[&bias]).check(bench);
@@ -299,7 +299,7 @@ fn convolutions_on_matrices() {
                     let part = random.packed(packings()[0], &[9, own * kh * kw]);
                     let matrix = random.floats(DType::F16, &[filters, own * kh * kw]);
                     let case = Case::new(&conv::DEF, attrs.clone(), &[&x, &matrix, &part]);
-                    case.stored(DType::F16).divided(variant).check(bench);
+                    case.stored(DType::F16).by(variant).check(bench);
                 }
             }
         }
@@ -310,7 +310,7 @@ fn convolutions_on_matrices() {
             let x = Tensor::from_f32s(x_ty, &[1, 5, 5, 8], &values).unwrap();
             let w = random.floats(w_ty, &[16, 3, 3, 8]);
             let attrs = attrs(WINDOWS[1]).with_str("layout", "nhwc");
-            Case::new(&conv::DEF, attrs, &[&x, &w]).stored(DType::F32).divided("16x16x32_16x16_2").check(bench);
+            Case::new(&conv::DEF, attrs, &[&x, &w]).stored(DType::F32).by("16x16x32_16x16_2").check(bench);
         }
     });
 }

@@ -505,7 +505,16 @@ impl Call<'_> {
         }
         let n_groups = n_groups.into();
         let groups = groups(&n_groups).ok_or_else(|| node.unsupported(format!("{n_groups} workgroups")))?;
-        let call = KernelCall { key, operands: self.bindings, params, groups, loops: self.loops, check: None };
+        let call = KernelCall {
+            key,
+            operands: self.bindings,
+            params,
+            groups,
+            check: None,
+            stripe: None,
+            alternative: None,
+            loops: self.loops,
+        };
         match limits.max_loop_iterations {
             Some(limit) if call.loop_iterations() > limit => Err(node.unsupported(format!(
                 "{} loop iterations of {} where the target runs {limit}",

@@ -7,6 +7,7 @@ use crate::ir::{Dim, product};
 use crate::ops::check_indices::Rule;
 use crate::ops::kernel_key::Template;
 use crate::ops::strided::Fill;
+use crate::program::Stripe;
 
 /// Most axes of a strided read after merging.
 const MAX_RANK: usize = 8;
@@ -116,7 +117,9 @@ pub(super) fn concat(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         let (n, run) = (product(&own), product(&own[axis..]));
         if n != Dim::Known(0) {
             let call = node.call(Template::Concat).operand(x).uint("n", n.clone()).uint("run", run.clone());
-            calls.push(call.uint("pitch", pitch.clone()).uint("first", first.clone()).invocations(&n)?);
+            let call = call.uint("pitch", pitch.clone()).uint("first", first.clone()).invocations(&n)?;
+            let stripe = Stripe { pitch: pitch.clone(), first: first.clone(), width: run.clone() };
+            calls.push(KernelCall { stripe: Some(stripe), ..call });
         }
         first = &first + &run;
     }

@@ -61,7 +61,8 @@ fn launch<'n>(
         let groups = &rows.div_ceil(128) * &readers.invocation;
         calls.push(looped(&readers.longest).flag("wide", false).groups(groups)?);
     }
-    Ok(calls)
+    let alternative = (calls.len() > 1).then_some(0);
+    Ok(calls.into_iter().map(|call| KernelCall { alternative, ..call }).collect())
 }
 
 /// What is looped over.

@@ -191,13 +191,16 @@ impl Probe {
         })
     }
 
-    /// Makes the device behave as a weaker one. Of the operations of subgroups, which targets do not describe, the basic ones remain: what every
-    /// device of Vulkan 1.1 has.
+    /// Makes the device behave as a weaker one. Of the operations of subgroups, which targets do not describe, the basic ones remain, which every
+    /// device of Vulkan 1.1 has, and what kernels on cooperative matrices use where these remain.
     pub(super) fn mask(&mut self, mask: Option<&Mask>) {
         let Some(mask) = mask else { return };
         self.info.target = mask.apply(&self.info.target);
         self.info.mask = Some(mask.text().to_owned());
-        self.subgroup_operations &= vk::SubgroupFeatureFlags::BASIC;
+        self.subgroup_operations &= match self.info.target.features.cooperative_matrix {
+            true => vk::SubgroupFeatureFlags::BASIC | vk::SubgroupFeatureFlags::SHUFFLE,
+            false => vk::SubgroupFeatureFlags::BASIC,
+        };
     }
 
     /// Notes to what the driver rounds, where a mask does not round to more.
