@@ -25,8 +25,19 @@ const MAX_SIZE: usize = 96;
 const UNUSED: &str = "its consumer's expression leaves an operand unread";
 
 /// Operators that compute something for each element of their result, so that an expression can follow.
-const ANCHORS: &[&str] =
-    &["matmul", "conv", "pool", "reduce", "softmax", "norm", "gather", "strided", "resize", "check_indices"];
+const ANCHORS: &[&str] = &[
+    "matmul",
+    "conv",
+    "pool",
+    "reduce",
+    "softmax",
+    "dot_product_attention",
+    "norm",
+    "gather",
+    "strided",
+    "resize",
+    "check_indices",
+];
 
 impl Pass for Fuse {
     fn name(&self) -> &str {

@@ -13,6 +13,7 @@ mod explain;
 pub mod fold_constants;
 pub mod fuse;
 pub mod insert_qdq;
+pub mod lower_attention;
 pub mod lower_qdq;
 pub mod lower_quantized;
 pub mod merge_duplicates;
@@ -206,6 +207,7 @@ list_passes! {
     decompose: Decompose,
     absorb_casts: AbsorbCasts,
     channels_last: ChannelsLast,
+    lower_attention: LowerAttention,
     lower_quantized: LowerQuantized,
     lower_qdq: LowerQdq,
     fuse: Fuse,
@@ -226,8 +228,10 @@ pub const DEFAULT: &[&str] = &[
     "cancel_qdq",
     "merge_duplicates",
     "decompose",
+    "lower_attention",
     "fold_constants",
     "absorb_casts",
+    "lower_attention",
     "channels_last",
     "lower_quantized",
     "lower_qdq",

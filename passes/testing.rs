@@ -16,17 +16,17 @@ pub(crate) fn check(pass: &str, text: &str, case: &str) -> Graph {
     check_with(pass, read(text), case, &Settings::default())
 }
 
+/// The same for another target.
+pub(crate) fn check_on(target: &str, pass: &str, text: &str, case: &str) -> Graph {
+    check_for(&Target::shipped(target).unwrap(), pass, read(text), case, &Settings::default())
+}
+
 /// The same with settings and a graph of the caller's.
 pub(crate) fn check_with(pass: &str, graph: Graph, case: &str, settings: &Settings) -> Graph {
-    checked(pass, graph, case, settings, &Target::shipped("lavapipe").unwrap())
+    check_for(&Target::shipped("lavapipe").unwrap(), pass, graph, case, settings)
 }
 
-/// The same for another target.
-pub(crate) fn check_on(pass: &str, graph: Graph, case: &str, target: &Target) -> Graph {
-    checked(pass, graph, case, &Settings::default(), target)
-}
-
-fn checked(pass: &str, mut graph: Graph, case: &str, settings: &Settings, target: &Target) -> Graph {
+fn check_for(target: &Target, pass: &str, mut graph: Graph, case: &str, settings: &Settings) -> Graph {
     let before = graph.to_string();
     let mut context = Context::new(target, settings);
     let unit = by_name(pass).unwrap_or_else(|| panic!("no pass {pass}"));

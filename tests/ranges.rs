@@ -12,7 +12,7 @@ use nyxc::passes::{Policy, Settings};
 use nyxc::program::{Program, file};
 use nyxc::runtime::{Options, VkContext, devices, validation_errors};
 use nyxc::session::{Compile, DeviceChoice, Reference, Session, compile};
-use nyxc::target::{Target, shipped_names};
+use nyxc::target::{Limits, Target, shipped_names};
 use std::path::Path;
 
 type At<'a> = &'a [(&'a str, i64)];
@@ -100,6 +100,17 @@ fn distance(given: &[Tensor], expected: &[Tensor]) -> f64 {
 
 /// Every policy and every size, on the CPU reference and every device here.
 fn check(ranges: &[(&str, i64, i64)], body: &str, sizes: &[At], policies: &[(&str, f64)]) {
+    check_as(&|target| target, ranges, body, sizes, policies);
+}
+
+/// The same, compiled for what `shown` makes of the device.
+fn check_as(
+    shown: &dyn Fn(Target) -> Target,
+    ranges: &[(&str, i64, i64)],
+    body: &str,
+    sizes: &[At],
+    policies: &[(&str, f64)],
+) {
     let graph = read(&where_(ranges), body);
     let options = Options { validation: true, ..Options::from_env() };
     let devices = devices().unwrap();
@@ -108,7 +119,7 @@ fn check(ranges: &[(&str, i64, i64)], body: &str, sizes: &[At], policies: &[(&st
     }
     for &(policy, bound) in policies {
         let lavapipe = Target::shipped("lavapipe").unwrap();
-        let target = devices.first().map_or(&lavapipe, |d| &d.target);
+        let target = &shown(devices.first().map_or(&lavapipe, |d| &d.target).clone());
         let program = compiled(&graph, policy, target);
         let mut bytes = Vec::new();
         file::write(&program, &mut bytes).unwrap();
@@ -710,4 +721,48 @@ fn a_real_model_takes_any_batch_and_width_on_every_target() {
         }
     }
     assert_eq!(validation_errors(), 0);
+}
+
+/// As if its subgroups were as wide as a GPU's: attention then has kernels of its own.
+fn wide(target: Target) -> Target {
+    let limits = Limits { subgroup_size: 32, ..target.limits };
+    Target { limits, ..target }
+}
+
+/// Kernels for one query, for few and for many, with the keys in one chunk or in several.
+#[test]
+fn attention_takes_any_number_of_queries_and_keys() {
+    let body = "  %q = input : f32[2,n,4*16]
+  %k = input : f32[2,n,2*16]
+  %v = input : f32[2,n,2*16]
+  %key = input : f32[2,2,past,16]
+  %value = input : f32[2,2,past,16]
+  %y, %present, %values = attention(%q, %k, %v, _, %key, %value) {is_causal=1, kv_num_heads=2, q_num_heads=4} : f32[2,n,64], f32[2,2,n+past,16], f32[2,2,n+past,16]
+  output %y
+  output %present
+"
+    .replace("4*16", "64")
+    .replace("2*16", "32");
+    let sizes: &[At] = &[
+        &[("n", 40), ("past", 0)],
+        &[("n", 1), ("past", 0)],
+        &[("n", 1), ("past", 300)],
+        &[("n", 5), ("past", 126)],
+        &[("n", 9), ("past", 3)],
+    ];
+    check_as(&wide, &[("n", 1, 40), ("past", 0, 300)], &body, sizes, &ALL[..2]);
+}
+
+#[test]
+fn scores_of_attention_take_no_memory() {
+    let body = "  %q = input : f32[1,4,512,16]
+  %k = input : f32[1,4,512,16]
+  %v = input : f32[1,4,512,16]
+  %y = attention(%q, %k, %v) {is_causal=1} : f32[1,4,512,16]
+  output %y
+";
+    let lavapipe = Target::shipped("lavapipe").unwrap();
+    let peak = |target: &Target| compiled(&read("", body), "uniform:f32", target).plans[0].planned_peak_bytes;
+    let (whole, products) = (peak(&wide(lavapipe.clone())), peak(&lavapipe));
+    assert!(whole + 4 * 512 * 512 * 4 <= products, "{whole} {products}");
 }

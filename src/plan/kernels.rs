@@ -1,5 +1,6 @@
 //! Which kernels compute a node of a kernel-level graph: their keys, operands, parameters and workgroups. No shader is compiled here.
 
+mod attention;
 mod call;
 mod channels_last;
 mod conv;
@@ -7,6 +8,7 @@ mod conv_mma;
 mod elementwise;
 mod epilogue;
 mod gemv;
+mod held;
 mod matmul;
 mod mma;
 mod movement;
@@ -15,6 +17,8 @@ mod rows;
 mod shape;
 #[cfg(test)]
 mod tests;
+mod tiles;
+mod vectors;
 
 use crate::ir::{DType, Dim, Graph, NodeId, NodeKind, TensorType, ValueId};
 use crate::ops::check_indices::Rule;
@@ -22,6 +26,7 @@ use crate::ops::kernel_key::{KernelKey, Storage};
 use crate::ops::variant::Variant;
 use crate::program::Stripe;
 use crate::target::Target;
+pub use attention::CHUNK as ATTENTION_CHUNK;
 use call::Node;
 
 /// Variants to try of the kernels for a product whose second operand lies so, in a fixed order: those that are among the best somewhere.
@@ -32,9 +37,10 @@ pub fn variants(b: Storage) -> Vec<Variant> {
 /// Invocations of a subgroup up to which a device is taken for a CPU.
 const NARROW_SUBGROUP: u32 = 8;
 
-/// Whether products are faster where the weights' rows lie along the reduction axis, `[N, K]`: on what is no CPU.
-pub fn prefers_rows(target: &Target) -> bool {
-    target.limits.subgroup_size > NARROW_SUBGROUP
+/// Whether a target is taken for a CPU, as lavapipe is one: it takes the invocations of a workgroup in turn, and kernels that are made for many at a
+/// time are no faster there.
+pub fn is_cpu(target: &Target) -> bool {
+    target.limits.subgroup_size <= NARROW_SUBGROUP
 }
 
 /// One dispatch of a kernel.
@@ -185,6 +191,8 @@ pub fn dispatches_as(
         "reduce" => rows::reduce(&node),
         "softmax" => rows::softmax(&node),
         "norm" => rows::norm(&node),
+        "dot_product_attention" => attention::attention(&node),
+        "attention_parts" => attention::parts(&node),
         "check_indices" => movement::check_indices(&node),
         "gather" => movement::gather(&node),
         "strided" => movement::strided(&node),

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, reason = "the harness shows what a failed or long test says")]
 #![allow(missing_docs, reason = "no interface of others")]
 
+mod attention;
 #[path = "../common/child.rs"]
 mod child;
 mod elementwise;
@@ -41,6 +42,7 @@ const NO_FEATURES: Features = Features {
     integer_dot_product_accelerated: false,
     cooperative_matrix: false,
     matrix_shapes: Vec::new(),
+    subgroup_arithmetic: false,
 };
 
 /// A device, and the targets that kernels are compiled for on it.
@@ -55,6 +57,15 @@ impl Bench {
     /// The same for one other target.
     pub fn with(&self, target: Target) -> Bench {
         Bench { context: self.context.clone(), targets: vec![target], faults: self.faults.clone() }
+    }
+}
+
+impl Bench {
+    /// The same, and the device's own target as if its subgroups were wide: rows are then held by several of them.
+    pub fn with_wide(&self) -> Bench {
+        let mut target = Target { name: "wide".to_owned(), ..self.targets[0].clone() };
+        target.limits.subgroup_size = target.limits.subgroup_size.max(32);
+        Bench { targets: [&self.targets[..], &[target]].concat(), ..self.with(self.targets[0].clone()) }
     }
 }
 
@@ -174,7 +185,11 @@ impl Case {
                 Err(e) => panic!("{}: {e}", self.describe()),
             };
             let is_packed = inputs.iter().flatten().any(|t| t.ty().packing.is_some());
-            let is_half = wanted.dtype() == DType::F16 || (is_packed && names.iter().any(|name| multiplies_f16(name)));
+            let named = |part: &str| names.iter().any(|name| name.contains(part));
+            // On cooperative matrices an attention's weights are f16.
+            let is_half = wanted.dtype() == DType::F16
+                || (is_packed && names.iter().any(|name| multiplies_f16(name)))
+                || named("attention_mma");
             if let Err(fault) = compare(&given, &wanted, if is_half { 2e-3 } else { 1e-5 }) {
                 bench.faults.borrow_mut().push(format!(
                     "{} on {}: {}: {fault}",
@@ -283,8 +298,17 @@ pub fn plan(case: &Case, target: &Target) -> Result<Vec<kernels::KernelCall>, Ke
 
 /// Runs a case; gives the result and the names of the kernels.
 pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor, Vec<String>), KernelError> {
+    Ok(run_calls(context, target, case, &plan(case, target)?))
+}
+
+/// Runs a case by these calls.
+pub fn run_calls(
+    context: &VkContext,
+    target: &Target,
+    case: &Case,
+    calls: &[kernels::KernelCall],
+) -> (Tensor, Vec<String>) {
     let (graph, node, values) = graph_of(case);
-    let calls = kernels::dispatches_as(&graph, node, target, case.variant)?;
     let (mut weights, mut arena, mut params) = (Arena { bytes: 256 }, Arena::default(), Arena { bytes: 256 });
     let mut places: BTreeMap<ValueId, Region> = BTreeMap::new();
     let (mut entry, mut uploads) = (Entry { name: "main".to_owned(), ..Entry::default() }, Vec::new());
@@ -323,7 +347,7 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
     entry.outputs.push(port("y", if result.packing.is_some() { &words } else { &result }, region));
     let mut dispatches = Vec::new();
     let mut names = Vec::new();
-    for call in &calls {
+    for call in calls {
         let shader = nyxc::codegen::compile(&call.key, target).unwrap_or_else(|e| panic!("{e}"));
         names.push(shader.name.clone());
         let module = module::Module::read(&shader.spirv);
@@ -418,7 +442,7 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
     } else {
         output
     };
-    Ok((output, names))
+    (output, names)
 }
 
 /// Runs each dispatch by itself over a result of a pattern: what changes are the elements of its stripe, all of them and no others, and no two stripes have

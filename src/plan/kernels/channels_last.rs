@@ -39,9 +39,9 @@ impl Images {
         sizes(call, &own.map(|(name, size)| (name, size.clone())))
     }
 
-    /// How many channels an invocation has.
-    fn vector(&self) -> u32 {
-        if self.c.is_multiple_of(4) { 4 } else { 1 }
+    /// How many channels an invocation has; 0 where it is one.
+    fn width(&self) -> u32 {
+        if self.c.is_multiple_of(4) { 4 } else { 0 }
     }
 }
 
@@ -75,10 +75,10 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     }
     if c_g == 1 && oc_g == 1 && parts.len() == 1 {
         let call = images.params(window.params(node.call(Template::ConvDepthwiseNhwc).operand(x).operand(w)));
-        let vector = images.vector();
-        let call = over_window(call.uint("c", channels).flag("vector", vector), &window).puts(2u64);
+        let width = images.width();
+        let call = over_window(call.uint("c", channels).vector(width), &window).puts(2 * u64::from(width.max(1)));
         let pairs = images.to[1].div_ceil(2);
-        let n = &(&images.n * &images.to[0]) * &(&pairs * &Dim::from(channels / u64::from(vector)));
+        let n = &(&images.n * &images.to[0]) * &(&pairs * &Dim::from(channels / u64::from(width.max(1))));
         return Ok(vec![call.invocations(&n)?]);
     }
     // Rows of w are channels of the result: its parts, and slices of large ones, are dispatches of their own.
@@ -157,14 +157,12 @@ pub(super) fn pool(node: &Node<'_>, average: bool, count_pad: bool) -> Result<Ve
     let window = Window::of(node)?;
     let call = images.params(window.params(node.call(Template::PoolNhwc).operand(x)));
     let call = call.uint("c", images.c).flag("average", average).flag("count_pad", count_pad);
-    let (call, n) = (over_window(call.flag("vector", images.vector()), &window), node.n());
-    Ok(vec![call.invocations(&n.div_ceil(u64::from(images.vector())))?])
+    Ok(vec![over_window(call, &window).vectors(&node.n(), images.width())?])
 }
 
 pub(super) fn resize(node: &Node<'_>, how: &Resize) -> Result<Vec<KernelCall>, KernelError> {
     let (x, ty) = node.operand(0)?;
     let images = Images::of(node, ty)?;
     let call = how.params(images.params(node.call(Template::ResizeNhwc).operand(x)));
-    let (call, n) = (call.uint("c", images.c).flag("vector", images.vector()), node.n());
-    Ok(vec![call.invocations(&n.div_ceil(u64::from(images.vector())))?])
+    Ok(vec![call.uint("c", images.c).vectors(&node.n(), images.width())?])
 }

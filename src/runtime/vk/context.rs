@@ -383,6 +383,7 @@ pub(super) fn bare(instance: &Instance, probe: &Probe) -> Result<ash::Device, Ru
         integer_dot_product_accelerated: false,
         cooperative_matrix: false,
         matrix_shapes: Vec::new(),
+        subgroup_arithmetic: false,
     };
     create(instance, probe, &nothing)
 }
