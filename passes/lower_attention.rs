@@ -11,7 +11,7 @@ use crate::ops::dot_product_attention::{DEF, FEW, LENGTHS, PARTS, PARTS_SLOT, Si
 use crate::ops::strided::row_major;
 use crate::ops::util::dims_attr;
 use crate::ops::{reshape, strided, write_out_attention};
-use crate::plan::kernels::{ATTENTION_CHUNK, dispatches, is_cpu};
+use crate::plan::kernels::{ATTENTION_CHUNK, dispatches};
 use crate::target::Target;
 
 /// The pass.
@@ -41,7 +41,7 @@ impl Pass for LowerAttention {
 
 /// Why an attention is written out; `None` where it is not.
 fn refused(graph: &Graph, id: NodeId, target: &Target) -> Option<String> {
-    if is_cpu(target) {
+    if target.is_cpu() {
         return Some("a CPU, as lavapipe has it, is faster with products".to_owned());
     }
     dispatches(graph, id, target).err().map(|e| e.to_string())

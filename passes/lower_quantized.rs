@@ -11,7 +11,6 @@ use super::packed_rows::{Rows, is_transposition};
 use super::{Context, Pass, PassError, at};
 use crate::ir::{Attr, Attrs, Edit, Graph, NodeId, Op, OpError, Patch, Tensor, Val, ValueId};
 use crate::ops;
-use crate::plan::kernels;
 use crate::target::Target;
 use std::collections::BTreeMap;
 
@@ -137,7 +136,7 @@ fn rows_of(graph: &Graph, weights: ValueId, op: &Op, target: &Target) -> Result<
         let users = graph.users(weights);
         users.iter().all(|&(user, slot)| slot == 1 && graph.node(user).op().is_some_and(is_product))
     };
-    if !is_large && !(!kernels::is_cpu(target) && of_products()) {
+    if !is_large && !(!target.is_cpu() && of_products()) {
         return Ok(None);
     }
     let &[k, n] = &tensor.dims()[..] else { return Ok(None) };

@@ -8,6 +8,7 @@ pub mod assign_precision;
 mod assignment;
 pub mod cancel_qdq;
 mod candidates;
+pub mod channels_last;
 pub mod decompose;
 mod explain;
 pub mod fold_constants;
@@ -17,6 +18,7 @@ pub mod lower_attention;
 pub mod lower_qdq;
 pub mod lower_quantized;
 pub mod merge_duplicates;
+pub mod order_filters;
 mod packed_rows;
 mod pattern;
 mod pipeline;
@@ -201,11 +203,13 @@ list_passes! {
     remove_identities: RemoveIdentities,
     recognize_composites: RecognizeComposites,
     sum_filled: SumFilled,
+    order_filters: OrderFilters,
     assign_precision: AssignPrecision,
     insert_qdq: InsertQdq,
     cancel_qdq: CancelQdq,
     decompose: Decompose,
     absorb_casts: AbsorbCasts,
+    channels_last: ChannelsLast,
     lower_attention: LowerAttention,
     lower_quantized: LowerQuantized,
     lower_qdq: LowerQdq,
@@ -220,6 +224,7 @@ pub const DEFAULT: &[&str] = &[
     "merge_duplicates",
     "sum_filled",
     "recognize_composites",
+    "order_filters",
     "assign_precision",
     "insert_qdq",
     "fold_constants",
@@ -230,6 +235,7 @@ pub const DEFAULT: &[&str] = &[
     "fold_constants",
     "absorb_casts",
     "lower_attention",
+    "channels_last",
     "lower_quantized",
     "lower_qdq",
     "merge_duplicates",

@@ -2,7 +2,9 @@
 
 mod attention;
 mod call;
+mod channels_last;
 mod conv;
+mod conv_mma;
 mod elementwise;
 mod epilogue;
 mod gemv;
@@ -30,15 +32,6 @@ use call::Node;
 /// Variants to try of the kernels for a product whose second operand lies so, in a fixed order: those that are among the best somewhere.
 pub fn variants(b: Storage) -> Vec<Variant> {
     [gemv::variants(b), mma::variants()].concat()
-}
-
-/// Invocations of a subgroup up to which a device is taken for a CPU.
-const NARROW_SUBGROUP: u32 = 8;
-
-/// Whether a target is taken for a CPU, as lavapipe is one: it takes the invocations of a workgroup in turn, and kernels that are made for many at a
-/// time are no faster there.
-pub fn is_cpu(target: &Target) -> bool {
-    target.limits.subgroup_size <= NARROW_SUBGROUP
 }
 
 /// One dispatch of a kernel.

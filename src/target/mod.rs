@@ -10,6 +10,9 @@ pub use matrix::{MatrixShape, MatrixTypes};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// Invocations of a subgroup up to which a device is taken for a CPU.
+const NARROW_SUBGROUP: u32 = 8;
+
 /// A device profile. Every byte count is in bytes, every limit as Vulkan names it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -242,6 +245,17 @@ impl Target {
     /// To what offsets in a buffer are aligned: what bindings need, and 16 bytes at least.
     pub fn alignment(&self) -> u64 {
         self.limits.min_storage_buffer_offset_alignment.max(16)
+    }
+
+    /// Whether convolutions are faster with the channels of a pixel side by side: the device multiplies matrices, and not on a CPU, as lavapipe does.
+    pub fn prefers_channels_last(&self) -> bool {
+        self.features.cooperative_matrix && !self.is_cpu()
+    }
+
+    /// Whether it is taken for a CPU, as lavapipe is one: it takes the invocations of a workgroup in turn, and kernels that
+    /// are made for many at a time are no faster there.
+    pub fn is_cpu(&self) -> bool {
+        self.limits.subgroup_size <= NARROW_SUBGROUP
     }
 
     /// The budget where none is given: 90 % of the heap, in whole MiB.

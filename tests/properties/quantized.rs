@@ -11,7 +11,7 @@ pub fn fake_quantized(found: &weights::Weights, format: Format, graph: &Graph) -
     let (dims, data) = (tensor.dims(), tensor.to_f32s().unwrap());
     let place = |layout: weights::Layout, row: usize, col: usize| match layout {
         weights::Layout::Columns => col * found.n_rows + row,
-        weights::Layout::Rows | weights::Layout::Filters => row * found.n_cols + col,
+        weights::Layout::Rows | weights::Layout::Filters | weights::Layout::FiltersLast => row * found.n_cols + col,
     };
     let mut out = vec![0.0f32; data.len()];
     let first_tail = format.tail.map_or(found.n_rows, |t| t.from_row as usize).min(found.n_rows);
@@ -58,6 +58,15 @@ pub fn fake_quantized(found: &weights::Weights, format: Format, graph: &Graph) -
         for (i, row) in rows.enumerate() {
             (0..found.n_cols).for_each(|col| out[place(found.wanted, row, col)] = values[i * found.n_cols + col]);
         }
+    }
+    if let (weights::Layout::FiltersLast, &[rows, height, width, channels]) = (found.layout, &dims[..]) {
+        // `out` is `[rows, height * width, channels]`.
+        let places = height * width;
+        let first: Vec<f32> = (0..out.len())
+            .map(|i| (i / (channels * places), i / places % channels, i % places))
+            .map(|(row, channel, at)| out[(row * places + at) * channels + channel])
+            .collect();
+        return Ok(Tensor::from_f32s(DType::F32, &[rows, channels, height, width], &first).unwrap());
     }
     let dims = if found.layout == found.wanted { dims } else { dims.into_iter().rev().collect() };
     Ok(Tensor::from_f32s(DType::F32, &dims, &out).unwrap())

@@ -4,7 +4,7 @@
 use super::call::{Call, Node};
 use super::matmul::{Columns, Product, sizes};
 use super::shape::{at_most, from};
-use super::{KernelCall, KernelError, is_cpu, storage};
+use super::{KernelCall, KernelError, storage};
 use crate::ir::packed::Granularity;
 use crate::ir::{Activations, Dim};
 use crate::ops::kernel_key::{Storage, Template};
@@ -195,7 +195,7 @@ impl Operands {
         let variant = match node.variant {
             Some(Variant::Mma(variant)) => Some(variant).filter(fits),
             // A CPU is as fast with the other kernels.
-            _ if is_cpu(node.target) => None,
+            _ if node.target.is_cpu() => None,
             _ => preferred().into_iter().find(fits),
         };
         variant.map(|variant| Choice { variant, operands: self })
