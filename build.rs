@@ -24,6 +24,9 @@ struct Table {
     /// Of what family of `ops::variant` the key has a variant.
     #[serde(default)]
     variant: Option<String>,
+    /// Whether its operands are read as vectors of 16 bytes too; those of a kernel with variants always are.
+    #[serde(default)]
+    vectors: bool,
     /// Features that the target must have.
     #[serde(default)]
     needs: Vec<String>,
@@ -183,12 +186,13 @@ fn templates(tables: &BTreeMap<String, Table>) -> String {
         let flags: Vec<_> = table.flags.iter().map(|(flag, values)| format!("({flag:?}, &{values:?})")).collect();
         let _ = writeln!(
             text,
-            "            Template::{} => &Table {{ name: {name:?}, operands: &[{}], epilogue: {}, tiled: {}, variant: {}, needs: &{:?}, faults: {}, params: &[{}], flags: &[{}] }},",
+            "            Template::{} => &Table {{ name: {name:?}, operands: &[{}], epilogue: {}, tiled: {}, variant: {}, vectors: {}, needs: &{:?}, faults: {}, params: &[{}], flags: &[{}] }},",
             camel(name),
             operands.join(", "),
             table.epilogue,
             table.tiled,
             table.variant.as_ref().map_or("None".to_owned(), |family| format!("Some(Family::{})", camel(family))),
+            table.variant.is_some() || table.vectors,
             table.needs,
             table.faults,
             params.join(", "),

@@ -12,7 +12,7 @@ use crate::ir::{
     Attr, Attrs, Class, Edit, Expr, Format, Graph, Level, NodeId, Op, OpError, Operand, Patch, TensorType, Val, ValueId,
 };
 use crate::ops::{check_indices, pointwise};
-use crate::plan::kernels::max_operands;
+use crate::plan::kernels::{has_doubles, max_operands};
 use crate::target::Target;
 use std::collections::BTreeMap;
 
@@ -26,8 +26,19 @@ const MAX_SIZE: usize = 96;
 const UNUSED: &str = "its consumer's expression leaves an operand unread";
 
 /// Operators that compute something for each element of their result, so that an expression can follow.
-const ANCHORS: &[&str] =
-    &["matmul", "conv", "pool", "reduce", "softmax", "norm", "gather", "strided", "resize", "check_indices"];
+const ANCHORS: &[&str] = &[
+    "matmul",
+    "conv",
+    "pool",
+    "reduce",
+    "softmax",
+    "dot_product_attention",
+    "norm",
+    "gather",
+    "strided",
+    "resize",
+    "check_indices",
+];
 
 impl Pass for Fuse {
     fn name(&self) -> &str {
@@ -153,6 +164,9 @@ impl Group {
         };
         let value = id.out(0);
         let shape = &graph.ty(self.root.out(0)).shape;
+        if has_doubles(graph, id) != has_doubles(graph, self.root) {
+            return refuse("f64 is computed on the host".to_owned());
+        }
         if graph.ty(value).dtype.is_minifloat() {
             return refuse(format!("it rounds to {}", graph.ty(value).dtype));
         }

@@ -13,6 +13,7 @@ mod explain;
 pub mod fold_constants;
 pub mod fuse;
 pub mod insert_qdq;
+pub mod lower_attention;
 pub mod lower_qdq;
 pub mod lower_quantized;
 pub mod merge_duplicates;
@@ -205,6 +206,7 @@ list_passes! {
     cancel_qdq: CancelQdq,
     decompose: Decompose,
     absorb_casts: AbsorbCasts,
+    lower_attention: LowerAttention,
     lower_quantized: LowerQuantized,
     lower_qdq: LowerQdq,
     fuse: Fuse,
@@ -224,8 +226,10 @@ pub const DEFAULT: &[&str] = &[
     "cancel_qdq",
     "merge_duplicates",
     "decompose",
+    "lower_attention",
     "fold_constants",
     "absorb_casts",
+    "lower_attention",
     "lower_quantized",
     "lower_qdq",
     "merge_duplicates",

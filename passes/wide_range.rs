@@ -208,7 +208,7 @@ fn masks(graph: &Graph, found: &mut BTreeSet<NodeId>) {
         }
     }
     let is_mask = |value: ValueId| {
-        let values = graph.constant(value).filter(|t| t.dtype().is_float()).map(|t| t.to_bounded_f32s());
+        let values = graph.constant(value).filter(|t| t.dtype().is_float()).map(|t| t.to_f32s());
         values.is_some_and(|all| all.is_ok_and(|all| all.iter().any(|v| v.is_finite() && v.abs() >= LEAST_MASK)))
     };
     for id in order.into_iter().filter(|id| summed.contains(id) && graph.ty(id.out(0)).dtype.is_float()) {

@@ -189,10 +189,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         say::detail(format_args!("node {:?} ({}) runs on the host: {}", node.name, node.op, node.reason));
     }
     let seconds = start.elapsed().as_secs_f64();
-    if let [first, rest @ ..] = compiled.narrowed.as_slice() {
-        let others = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
-        eprintln!("nyxc: f64 is computed in f32 at {first:?}{others}: --json lists them as \"narrowed\"");
-    }
     if let Some(dir) = &args.emit_shaders {
         write_all(dir, compiled.shaders.iter().map(|(name, glsl)| (format!("{name}.comp"), glsl)))?;
     }
@@ -327,7 +323,6 @@ fn report(compiled: &Compiled, options: &Compile, asked: Option<Budget>, seconds
         "default_inputs": plan.entries.first().map(|e| e.defaults.keys().collect::<Vec<_>>()),
         "constant_inputs": plan.entries.first().map(|e| &e.fixed),
         "nodes": plan.nodes,
-        "narrowed": compiled.narrowed,
         "certificate": certificate,
         "predicted_error": plan.certificate.relative_error(),
         "passes": passes,
@@ -347,12 +342,7 @@ fn summary(compiled: &Compiled, output: Option<&Path>, seconds: f64) -> String {
     }
     let formats: Vec<_> = counts.iter().map(|(format, n)| format!("{format} {n}")).collect();
     let n_host = plan.nodes.iter().filter(|n| n.place == "host").count();
-    let dispatches: usize = plan
-        .entries
-        .iter()
-        .flat_map(|e| &e.steps)
-        .map(|s| if let crate::program::Step::Device(d) = s { d.len() } else { 0 })
-        .sum();
+    let dispatches: usize = plan.entries.iter().map(|entry| entry.n_dispatches().0).sum();
     let ledger = &plan.ledger;
     let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let mut text = format!(

@@ -6,7 +6,7 @@ use super::{Failure, size, write};
 use crate::failure::FailureKind;
 use crate::import::{Axis, Described, ImportReport, ValueType, describe};
 use crate::ir::{Graph, NodeKind, Shape, TensorType, ValueId};
-use crate::program::{Plan, Port, Program, Step};
+use crate::program::{Plan, Port, Program};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -212,8 +212,8 @@ fn of_plan(p: &Plan, program: &Program) -> Value {
             json!({"format": format, "nodes": n, "weight_bytes": bytes, "f32_weight_bytes": f32_bytes})
         })
         .collect();
-    let steps = || p.entries.iter().flat_map(|e| &e.steps);
-    let n_dispatches: usize = steps().map(|s| if let Step::Device(list) = s { list.len() } else { 0 }).sum();
+    let counts = p.entries.iter().map(crate::program::Entry::n_dispatches);
+    let (n_dispatches, n_barriers) = counts.fold((0, 0), |sum, n| (sum.0 + n.0, sum.1 + n.1));
     let sum =
         |bytes: &dyn Fn(&crate::program::NodeReport) -> u64| p.nodes.iter().map(bytes).fold(0, u64::saturating_add);
     json!({
@@ -230,6 +230,7 @@ fn of_plan(p: &Plan, program: &Program) -> Value {
             "nodes": p.nodes.len(),
             "host_nodes": p.nodes.iter().filter(|n| n.place == "host").count(),
             "dispatches": n_dispatches,
+            "barriers": n_barriers,
             "kernels": program.shaders.len(),
             "weight_bytes": sum(&|n| n.weight_bytes),
             "f32_weight_bytes": sum(&|n| n.f32_weight_bytes),
@@ -335,10 +336,11 @@ fn people(document: &Value, nodes: bool) -> String {
         line(
             "totals",
             &format!(
-                "{} nodes, {} of them on the host, {} dispatches, {} kernels, weights {} (f32 {})",
+                "{} nodes, {} of them on the host, {} dispatches, {} barriers, {} kernels, weights {} (f32 {})",
                 t["nodes"],
                 t["host_nodes"],
                 t["dispatches"],
+                t["barriers"],
                 t["kernels"],
                 bytes(&t["weight_bytes"]).unwrap_or_default(),
                 bytes(&t["f32_weight_bytes"]).unwrap_or_default()

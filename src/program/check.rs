@@ -466,6 +466,7 @@ impl<'a> Scope<'a> {
 
     fn port(&self, entry: &Entry, place: &str, port: &Port) -> Checked {
         let fits = match port.dtype.class() {
+            Class::Float if port.dtype == DType::F64 => port.device_dtype == DType::F64,
             Class::Float => matches!(port.device_dtype, DType::F32 | DType::F16),
             Class::Int | Class::Bool => port.dtype.on_device() == Some(port.device_dtype),
             Class::Text => false,

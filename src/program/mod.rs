@@ -139,6 +139,11 @@ pub struct Plan {
     pub entries: Vec<Entry>,
 }
 
+/// Bytes of a slot of the staging ring at most: while the device copies one, the host fills or empties the next.
+pub const SLOT_BYTES: u64 = 4 << 20;
+/// What lies in a slot begins at a multiple of this, so that no slot cuts an element in two.
+pub const SLOT_ALIGNMENT: u64 = 16;
+
 /// What an allocation is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -283,6 +288,40 @@ pub struct Dispatch {
     /// What it notes of indices out of range, where it looks for any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<IndexCheck>,
+    /// Which elements of its result it writes, where other dispatches write the rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stripe: Option<Stripe>,
+}
+
+/// The elements of a result that one of several dispatches writes: of every `pitch` elements `width`, from number `first` on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stripe {
+    /// Elements from one part to the next.
+    #[serde(with = "dim")]
+    pub pitch: Dim,
+    /// The first of them.
+    #[serde(with = "dim")]
+    pub first: Dim,
+    /// How many there are.
+    #[serde(with = "dim")]
+    pub width: Dim,
+}
+
+impl Stripe {
+    /// Whether two stripes of one result have no element in common, whatever the sizes.
+    pub fn is_apart(&self, other: &Stripe) -> bool {
+        let before = |a: &Stripe, b: &Stripe| (&b.first - &(&a.first + &a.width)).bounds().0 >= 0;
+        self.pitch == other.pitch && (before(self, other) || before(other, self))
+    }
+}
+
+impl Entry {
+    /// How many dispatches it has, and how many barriers between them.
+    pub fn n_dispatches(&self) -> (usize, usize) {
+        let lists = self.steps.iter().map(|step| if let Step::Device(list) = step { list.as_slice() } else { &[] });
+        lists.flatten().fold((0, 0), |(n, barriers), d| (n + 1, barriers + usize::from(d.barrier)))
+    }
 }
 
 impl Dispatch {
@@ -332,31 +371,49 @@ mod dtype_text {
     }
 }
 
+mod dim {
+    use super::Dim;
+    use super::dims::Size;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(dim: &Dim, serializer: S) -> Result<S::Ok, S::Error> {
+        Size::of(dim).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dim, D::Error> {
+        Size::deserialize(deserializer)?.dim()
+    }
+}
+
 mod dims {
     use super::Dim;
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
     #[derive(Serialize, Deserialize)]
     #[serde(untagged)]
-    enum Size {
+    pub(super) enum Size {
         Known(i64),
         Symbolic(String),
     }
 
+    impl Size {
+        pub(super) fn of(dim: &Dim) -> Size {
+            dim.known().map_or_else(|| Size::Symbolic(dim.to_string()), Size::Known)
+        }
+
+        pub(super) fn dim<E: Error>(self) -> Result<Dim, E> {
+            match self {
+                Size::Known(n) => Ok(Dim::Known(n)),
+                Size::Symbolic(text) => crate::ir::text::parse_dim(&text).map_err(E::custom),
+            }
+        }
+    }
+
     pub(super) fn serialize<S: Serializer>(dims: &[Dim], serializer: S) -> Result<S::Ok, S::Error> {
-        let sizes: Vec<Size> =
-            dims.iter().map(|d| d.known().map_or_else(|| Size::Symbolic(d.to_string()), Size::Known)).collect();
-        sizes.serialize(serializer)
+        dims.iter().map(Size::of).collect::<Vec<Size>>().serialize(serializer)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Dim>, D::Error> {
-        let sizes = Vec::<Size>::deserialize(deserializer)?;
-        sizes
-            .into_iter()
-            .map(|size| match size {
-                Size::Known(n) => Ok(Dim::Known(n)),
-                Size::Symbolic(text) => crate::ir::text::parse_dim(&text).map_err(D::Error::custom),
-            })
-            .collect()
+        Vec::<Size>::deserialize(deserializer)?.into_iter().map(Size::dim).collect()
     }
 }

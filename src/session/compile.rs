@@ -2,7 +2,7 @@
 
 use super::explain::Names;
 use crate::codegen::{self, CodegenError};
-use crate::ir::{DType, Graph, NodeId, ValueId, text};
+use crate::ir::{Graph, ValueId, text};
 use crate::ops::kernel_key::KernelKey;
 use crate::ops::weights;
 use crate::passes::{Explanation, OverBudget, PassError, Pipeline, PipelineError, Settings, Timing};
@@ -44,8 +44,6 @@ pub struct Compiled {
     pub arena_bytes: u64,
     /// Max-live of the arena with sizes rounded to the target's alignment: no arena can be smaller.
     pub max_live_bytes: u64,
-    /// Nodes that the model computes in f64 and the program in f32, in order.
-    pub narrowed: Vec<String>,
     /// Max-live of the imported graph in the order of its file, unfused; `None` while a size is symbolic.
     pub imported_max_live_bytes: Option<u64>,
 }
@@ -186,7 +184,6 @@ struct Lowered {
     timings: Vec<Timing>,
     solve_time: std::time::Duration,
     explanation: Option<Explanation>,
-    narrowed: Vec<String>,
 }
 
 impl Lowered {
@@ -340,7 +337,6 @@ impl Lowered {
                 forecast.f32_bytes = blueprint.peak_bytes;
             }
             let assigned = assigned.as_ref().unwrap_or(graph);
-            let narrowed = narrowed(assigned);
             let nodes = reports(assigned, &kernels, &blueprint, &report.context.reasons);
             let names = Names { imported: graph, assigned, kernels: &kernels };
             let asked = settings.explain.as_ref().map(|asked| names.explain(asked, &report.context));
@@ -357,7 +353,6 @@ impl Lowered {
                 timings,
                 solve_time,
                 explanation,
-                narrowed,
             });
         }
         Err(CompileError::Plan(PlanError::Overflow))
@@ -401,6 +396,7 @@ impl Lowered {
                             loop_iterations: d.loop_iterations,
                             barrier: d.barrier,
                             check: d.check,
+                            stripe: d.stripe,
                         });
                     }
                     steps.push(Step::Device(dispatches));
@@ -457,26 +453,12 @@ impl Lowered {
             timings: self.timings,
             solve_time: self.solve_time,
             explanation: self.explanation,
-            narrowed: self.narrowed,
             shaders: sources,
             arena_bytes: self.blueprint.arena_bytes,
             max_live_bytes: self.blueprint.max_live_bytes,
             imported_max_live_bytes: crate::ir::memory::account(graph, &graph.file_order()).map(|m| m.max_live_bytes),
         })
     }
-}
-
-/// The nodes that compute in f64, which is f32 in a program. A Cast between floats loses nothing that it should keep.
-fn narrowed(graph: &Graph) -> Vec<String> {
-    let is_narrowed = |id: &NodeId| {
-        let node = graph.node(*id);
-        let Some(op) = node.op() else { return false };
-        let operands = graph.operands(*id).into_iter().flatten().map(|v| graph.ty(v).dtype);
-        let mut types = operands.chain(node.outputs.iter().map(|v| v.ty.dtype));
-        let converts = op.def.onnx == "Cast" && types.clone().all(DType::is_float);
-        !converts && types.any(|dtype| dtype == DType::F64)
-    };
-    graph.order().into_iter().filter(is_narrowed).map(|id| graph.node(id).name.clone()).collect()
 }
 
 /// What became of every node of the assigned graph.

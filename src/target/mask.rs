@@ -38,6 +38,7 @@ const WORDS: &[(&str, Feature)] = &[
     ("no-dot", |f| &mut f.integer_dot_product),
     ("no-fast-dot", |f| &mut f.integer_dot_product_accelerated),
     ("no-matrix", |f| &mut f.cooperative_matrix),
+    ("no-subgroup", |f| &mut f.subgroup_arithmetic),
 ];
 
 /// Single masks that take a number.
@@ -145,6 +146,7 @@ impl Features {
                 let both = self.matrix_shapes.iter().filter(|shape| other.matrix_shapes.contains(shape));
                 both.copied().collect::<BTreeSet<_>>().into_iter().collect()
             },
+            subgroup_arithmetic: self.subgroup_arithmetic && other.subgroup_arithmetic,
         }
     }
 }

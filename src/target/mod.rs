@@ -79,6 +79,8 @@ pub struct Features {
     /// What subgroups multiply with it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub matrix_shapes: Vec<MatrixShape>,
+    /// `VK_SUBGROUP_FEATURE_ARITHMETIC_BIT` in compute shaders, of `VkPhysicalDeviceSubgroupProperties`.
+    pub subgroup_arithmetic: bool,
 }
 
 impl Features {
@@ -99,6 +101,7 @@ impl Features {
             "integer_dot_product" => self.integer_dot_product,
             "integer_dot_product_accelerated" => self.integer_dot_product_accelerated,
             "cooperative_matrix" => self.cooperative_matrix,
+            "subgroup_arithmetic" => self.subgroup_arithmetic,
             _ => return None,
         })
     }

@@ -149,25 +149,39 @@ fn explain_tells_of_any_name_that_a_report_shows() {
 }
 
 #[test]
-fn nodes_of_f64_that_are_computed_in_f32_are_named() {
-    let folder = Folder::new("narrowed");
-    let onnx = folder.file("m.onnx");
+fn f64_is_computed_in_f64_on_the_host_and_the_rest_on_the_device() {
+    let folder = Folder::new("doubles");
+    let (onnx, program) = (folder.file("m.onnx"), folder.file("m.nyx"));
     let to = |dtype: i64| [pb::attr_int("to", dtype)];
     let nodes = [
-        pb::node("Cast", &["x"], &["wide"], &to(11)),
+        pb::node("Neg", &["x"], &["n"], &[]),
+        pb::node("Cast", &["n"], &["wide"], &to(11)),
         pb::node("Mul", &["wide", "wide"], &["square"], &[]),
-        pb::node("Cast", &["square"], &["narrow"], &to(1)),
-        pb::node("Neg", &["narrow"], &["y"], &[]),
+        pb::node("Cast", &["square"], &["whole"], &to(7)),
+        pb::node("Add", &["whole", "whole"], &["y"], &[]),
     ]
     .concat();
     std::fs::write(&onnx, pb::model([nodes, pb::input("x", &[4]), pb::output("y")].concat())).unwrap();
-    let compiled = nyxc(&["compile", &onnx, "--target", "lavapipe", "--dry-run", "--json"]).exits(0);
-    assert!(compiled.err.contains("f64 is computed in f32 at"), "{}", compiled.err);
-    let report = compiled.json();
-    assert_eq!(report["narrowed"].as_array().map(Vec::len), Some(1), "{report:#}");
-    // Models without f64 say nothing of it.
-    let report = plan(&[&mlp()]);
-    assert_eq!(report["narrowed"], serde_json::json!([]));
+    for policy in ["uniform:f32", "uniform:f16", "budget"] {
+        let args = ["compile", &onnx, "-o", &program, "--target", "lavapipe", "--policy", policy, "--json"];
+        let report = nyxc(&args).exits(0).json();
+        let place = |op: &str| {
+            let nodes = report["nodes"].as_array().unwrap();
+            nodes.iter().find(|n| n["op"] == op).map(|n| (n["where"].clone(), n["reason"].clone())).unwrap()
+        };
+        assert_eq!(place("Mul"), ("host".into(), "f64 is computed on the CPU reference".into()), "{report:#}");
+        assert_eq!((place("Neg").0, place("Add").0), ("device".into(), "device".into()), "{report:#}");
+        let loaded = nyxc::program::file::read(std::sync::Arc::new(std::fs::read(&program).unwrap())).unwrap();
+        let x = nyxc::ir::Tensor::from_f32s(nyxc::ir::DType::F32, &[4], &[3.0, -20000.0, 40961.0, 0.5]).unwrap();
+        let device = nyxc::runtime::devices().unwrap().first().map(|d| nyxc::session::DeviceChoice::Index(d.index));
+        for choice in [nyxc::session::DeviceChoice::Cpu].into_iter().chain(device) {
+            let mut session = nyxc::session::Session::of(loaded.clone(), choice).unwrap();
+            let y = session.run(std::slice::from_ref(&x)).unwrap().outputs.remove(0);
+            // 40961 squared has 31 bits; as f16 it is 40960 where a policy stores it so.
+            let square = if policy == "uniform:f16" { 40_960i64 } else { 40_961 }.pow(2);
+            assert_eq!(y.to_i64s().unwrap(), [18, 800_000_000, 2 * square, 0], "{policy} {choice:?}");
+        }
+    }
 }
 
 #[test]

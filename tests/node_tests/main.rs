@@ -100,7 +100,7 @@ fn counted(verdicts: &[Verdict]) -> [usize; 3] {
     let count = |is: fn(&Verdict) -> bool| verdicts.iter().filter(|v| is(v)).count();
     let pass = [
         count(|v| matches!(v, Verdict::Device(_))),
-        count(|v| matches!(v, Verdict::Host(_) | Verdict::Wide(_))),
+        count(|v| matches!(v, Verdict::Host(_))),
         count(|v| matches!(v, Verdict::Folded)),
     ];
     let refused = count(|v| matches!(v, Verdict::Refused(_)));

@@ -70,7 +70,7 @@ impl Row {
     fn count(&mut self, verdict: &Verdict) -> usize {
         let column = match verdict {
             Verdict::Device(_) => 1,
-            Verdict::Host(_) | Verdict::Wide(_) => 2,
+            Verdict::Host(_) => 2,
             Verdict::Folded => 3,
             Verdict::Refused(reason) => {
                 *self.reasons.entry(short(reason)).or_default() += 1;

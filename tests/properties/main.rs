@@ -332,12 +332,12 @@ fn made_wrong(tensor: &Tensor, at: usize) -> Option<Tensor> {
 #[test]
 fn the_check_of_results_notices_what_is_wrong() {
     // By class: outputs made wrong, and those noticed.
-    // Outputs with floats that f16 does not hold have wider bounds: they are a class of their own.
+    // Outputs with floats that f16 does not hold are a class of their own, so that they too are many.
     let mut tallies = [
-        ("floats", 100, 85, 0, 0),
+        ("floats", 100, 93, 0, 0),
         ("truth values", 25, 85, 0, 0),
-        ("integers", 25, 85, 0, 0),
-        ("floats of a wide range", 25, 70, 0, 0),
+        ("integers", 25, 95, 0, 0),
+        ("floats of a wide range", 25, 92, 0, 0),
     ];
     for seed in 0..400 {
         let spec = generate::generate(seed);

@@ -287,3 +287,47 @@ fn keys_beyond_a_mask_are_masked_out_at_every_size() {
         assert!(distance(&of(&all, rows as i64), &long) <= 1e-6, "{mask}");
     }
 }
+
+/// As if its subgroups were as wide as a GPU's: attention then has kernels of its own.
+fn wide(target: Target) -> Target {
+    let limits = Limits { subgroup_size: 32, ..target.limits };
+    Target { limits, ..target }
+}
+
+/// Kernels for one query, for few and for many, with the keys in one chunk or in several.
+#[test]
+fn attention_takes_any_number_of_queries_and_keys() {
+    let body = "  %q = input : f32[2,n,4*16]
+  %k = input : f32[2,n,2*16]
+  %v = input : f32[2,n,2*16]
+  %key = input : f32[2,2,past,16]
+  %value = input : f32[2,2,past,16]
+  %y, %present, %values = attention(%q, %k, %v, _, %key, %value) {is_causal=1, kv_num_heads=2, q_num_heads=4} : f32[2,n,64], f32[2,2,n+past,16], f32[2,2,n+past,16]
+  output %y
+  output %present
+"
+    .replace("4*16", "64")
+    .replace("2*16", "32");
+    let sizes: &[At] = &[
+        &[("n", 40), ("past", 0)],
+        &[("n", 1), ("past", 0)],
+        &[("n", 1), ("past", 300)],
+        &[("n", 5), ("past", 126)],
+        &[("n", 9), ("past", 3)],
+    ];
+    check_as(&wide, &[("n", 1, 40), ("past", 0, 300)], &body, sizes, &ALL[..2]);
+}
+
+#[test]
+fn scores_of_attention_take_no_memory() {
+    let body = "  %q = input : f32[1,4,512,16]
+  %k = input : f32[1,4,512,16]
+  %v = input : f32[1,4,512,16]
+  %y = attention(%q, %k, %v) {is_causal=1} : f32[1,4,512,16]
+  output %y
+";
+    let lavapipe = Target::shipped("lavapipe").unwrap();
+    let peak = |target: &Target| compiled(&read("", body), "uniform:f32", target).plans[0].planned_peak_bytes;
+    let (whole, products) = (peak(&wide(lavapipe.clone())), peak(&lavapipe));
+    assert!(whole + 4 * 512 * 512 * 4 <= products, "{whole} {products}");
+}

@@ -273,6 +273,7 @@ fn program(
                     barrier: !steps.is_empty(),
                     loop_iterations: call.loop_iterations(),
                     check: None,
+                    stripe: None,
                 });
             }
         }
@@ -419,15 +420,16 @@ pub(super) fn run(args: &Args, device: DeviceChoice, json: bool) -> Result<ExitC
     while start.elapsed() < load {
         executor.run_entry("v0", &[], &none)?;
     }
-    // Samples of all variants in turn: a clock that moves moves them all. What is far behind after the first is left
-    // out.
-    for _ in 0..args.samples {
+    // Samples of all variants in turn: a clock that moves moves them all. What is far behind after the first is left out.
+    for sample in 0..=args.samples {
         let best = timed.iter().filter_map(|one| one.us.first().copied()).fold(f64::INFINITY, f64::min);
         for (i, one) in timed.iter_mut().enumerate() {
             if one.us.first().is_some_and(|us| *us > best * FAR_BEHIND) {
                 continue;
             }
-            if let Some(ms) = executor.run_entry(&format!("v{i}"), &[], &none)?.device_ms {
+            let ran = executor.run_entry(&format!("v{i}"), &[], &none)?;
+            // The first round warms up, all variants alike.
+            if let Some(ms) = ran.device_ms.filter(|_| sample > 0) {
                 one.us.push(ms * 1e3 / dispatches as f64);
             }
         }

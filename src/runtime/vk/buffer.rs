@@ -164,24 +164,22 @@ impl Buffer {
         self.bytes
     }
 
-    /// Writes through the map. Nothing that is submitted may use these bytes.
-    pub(in crate::runtime) fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), RuntimeError> {
-        let to = self.at(offset, bytes.len())?;
-        // SAFETY: `at` checked that the range lies in the map; `&mut self` and the rule above keep everybody else away.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.as_ptr(), bytes.len()) };
-        Ok(())
+    /// Bytes of the map, to be written. Nothing that is submitted may use them.
+    pub(in crate::runtime) fn bytes_mut(&mut self, offset: u64, len: u64) -> Result<&mut [u8], RuntimeError> {
+        let at = self.at(offset, len)?;
+        // SAFETY: `at` checked that the range lies in the map; `&mut self` and the rule above keep everybody else away. Mapped memory holds bytes.
+        Ok(unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), len as usize) })
     }
 
-    /// Reads through the map. Nothing that is submitted may write these bytes.
-    pub(in crate::runtime) fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), RuntimeError> {
-        let from = self.at(offset, bytes.len())?;
-        // SAFETY: as in `write`; the memory is coherent, and a fence was waited for since the device last wrote it.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), bytes.as_mut_ptr(), bytes.len()) };
-        Ok(())
+    /// Bytes of the map, to be read. Nothing that is submitted may write them.
+    pub(in crate::runtime) fn bytes_at(&self, offset: u64, len: u64) -> Result<&[u8], RuntimeError> {
+        let at = self.at(offset, len)?;
+        // SAFETY: as in `bytes_mut`; the memory is coherent, and a fence was waited for since the device last wrote it.
+        Ok(unsafe { std::slice::from_raw_parts(at.as_ptr(), len as usize) })
     }
 
-    fn at(&self, offset: u64, len: usize) -> Result<NonNull<u8>, RuntimeError> {
-        let inside = offset.checked_add(len as u64).is_some_and(|end| end <= self.bytes);
+    fn at(&self, offset: u64, len: u64) -> Result<NonNull<u8>, RuntimeError> {
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.bytes);
         match self.mapped {
             // SAFETY: the offset lies in the mapped object, or one past its end where the length is 0.
             Some(map) if inside => Ok(unsafe { map.add(offset as usize) }),

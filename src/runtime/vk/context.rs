@@ -10,11 +10,15 @@ use ash::vk::{self, Handle};
 use std::ffi::{CStr, CString};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// How long one wait for a fence lasts at most, in nanoseconds, and how many of them are tried: half an hour in all,
 /// because a software device may take minutes for one submission.
 const WAIT_NS: u64 = 5_000_000_000;
 const WAITS: u32 = 360;
+/// How long before its fence should be signalled a thread wakes up, at least and at most.
+const LOOK: Duration = Duration::from_micros(50);
+const MOST_AHEAD: Duration = Duration::from_micros(400);
 
 /// What surrounds a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -279,6 +283,24 @@ impl VkContext {
         self.0.instance.faults.seen()
     }
 
+    /// Whether synchronization is validated: layers take a binding that is written for written as a whole, so that writers of different elements of it
+    /// need a barrier between them to please them.
+    pub(in crate::runtime) fn sees_bindings(&self) -> bool {
+        self.inner().instance.sync
+    }
+
+    /// Whether the compute queue has timestamps.
+    pub(in crate::runtime) fn has_timestamps(&self) -> bool {
+        self.inner().probe.timestamp_bits != 0
+    }
+
+    /// Milliseconds from one timestamp of the queue to a later one.
+    pub(in crate::runtime) fn ms(&self, from: u64, to: u64) -> f64 {
+        let probe = &self.inner().probe;
+        let mask = 1u64.checked_shl(probe.timestamp_bits).map_or(u64::MAX, |bit| bit - 1);
+        (to.wrapping_sub(from) & mask) as f64 * f64::from(probe.timestamp_period) / 1e6
+    }
+
     /// Submits command buffers in order; `fence` is signalled when the last has ended.
     pub(super) fn submit(&self, commands: &[vk::CommandBuffer], fence: vk::Fence) -> Result<(), RuntimeError> {
         let queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
@@ -289,12 +311,13 @@ impl VkContext {
         self.attempt("vkQueueSubmit", || unsafe { self.device().queue_submit(*queue, &[submit], fence) })
     }
 
-    /// Waits for a fence that was submitted, and resets it.
-    pub(super) fn wait(&self, fence: vk::Fence) -> Result<(), RuntimeError> {
+    /// Waits for a fence that was submitted, which took `usual` the last time, and resets it.
+    pub(super) fn wait(&self, fence: vk::Fence, usual: Duration) -> Result<(), RuntimeError> {
         let mut last = vk::Result::TIMEOUT;
-        for _ in 0..WAITS {
+        for i in 0..WAITS {
             let waited = match self.0.instance.faults.strike("vkWaitForFences") {
                 Some(code) => Err(code),
+                None if i == 0 && self.wait_awake(fence, usual).map_err(call("vkWaitForFences"))? => Ok(()),
                 // SAFETY: the fence is a live one of this device.
                 None => unsafe { self.device().wait_for_fences(&[fence], true, WAIT_NS) },
             };
@@ -309,6 +332,28 @@ impl VkContext {
             }
         }
         Err(call("vkWaitForFences")(last))
+    }
+
+    /// Sleeps until shortly before the fence should be signalled, then looks at it for a while, as a thread that sleeps is woken late; whether it is.
+    fn wait_awake(&self, fence: vk::Fence, usual: Duration) -> Result<bool, vk::Result> {
+        let ahead = (usual / 8).clamp(LOOK, MOST_AHEAD);
+        if usual > 2 * ahead {
+            let asleep = (usual - ahead).as_nanos() as u64;
+            // SAFETY: the fence is a live one of this device, here and below.
+            match unsafe { self.device().wait_for_fences(&[fence], true, asleep.min(WAIT_NS)) } {
+                Err(vk::Result::TIMEOUT) => {}
+                other => return other.map(|()| true),
+            }
+        }
+        let start = Instant::now();
+        while start.elapsed() < 2 * ahead {
+            // SAFETY: as above.
+            if unsafe { self.device().get_fence_status(fence) }? {
+                return Ok(true);
+            }
+            std::thread::yield_now();
+        }
+        Ok(false)
     }
 
     /// Waits until the device has nothing left to do. A lost device has not.
@@ -345,6 +390,7 @@ pub(super) fn bare(instance: &Instance, probe: &Probe) -> Result<ash::Device, Ru
         integer_dot_product_accelerated: false,
         cooperative_matrix: false,
         matrix_shapes: Vec::new(),
+        subgroup_arithmetic: false,
     };
     create(instance, probe, &nothing)
 }

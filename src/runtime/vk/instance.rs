@@ -30,6 +30,8 @@ pub(super) struct Instance {
     pub(super) debug: bool,
     /// Whether the validation layers instrument shaders.
     pub(super) gpu_assisted: bool,
+    /// Whether they look for accesses that nothing orders.
+    pub(super) sync: bool,
     /// Which of its calls, and those of its device, shall fail.
     pub(super) faults: Faults,
     messenger: Option<(ash::ext::debug_utils::Instance, vk::DebugUtilsMessengerEXT)>,
@@ -114,6 +116,7 @@ impl Instance {
             version,
             debug,
             gpu_assisted: validation && gpu,
+            sync: validation && sync,
             faults,
             messenger: None,
             owned: true,
@@ -137,7 +140,17 @@ impl Instance {
         let entry = load(&faults)?;
         // SAFETY: the caller's promise.
         let raw = unsafe { ash::Instance::load(entry.static_fn(), raw) };
-        Ok(Instance { entry, raw, version, debug: false, gpu_assisted: false, faults, messenger: None, owned: false })
+        Ok(Instance {
+            entry,
+            raw,
+            version,
+            debug: false,
+            gpu_assisted: false,
+            sync: false,
+            faults,
+            messenger: None,
+            owned: false,
+        })
     }
 
     /// Devices of at least Vulkan 1.1, in the driver's order.

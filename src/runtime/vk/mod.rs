@@ -11,7 +11,7 @@ mod pipelines;
 mod probe;
 
 pub(super) use buffer::{Buffer, Meter, Place, heap};
-pub(super) use commands::{Commands, Queries};
+pub(super) use commands::{Commands, Fence, Queries, Tally};
 pub use context::{Options, RawDevice, VkContext};
 pub use instance::validation_errors;
 pub(super) use pipelines::{Bound, Pipelines};

@@ -300,7 +300,7 @@ fn pipeline(
     Ok(pipeline)
 }
 
-/// Checks the operations of subgroups (`VkSubgroupFeatureFlagBits`), which targets do not describe.
+/// Checks the operations of subgroups (`VkSubgroupFeatureFlagBits`), of which targets describe arithmetic only.
 fn subgroups(context: &VkContext, shader: &Shader) -> Result<(), RuntimeError> {
     use vk::SubgroupFeatureFlags as F;
     const NEEDED: [(u32, &str, F); 8] = [
