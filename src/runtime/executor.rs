@@ -9,7 +9,7 @@ use super::timeline::Timeline;
 use super::vk::{Bound, Pipelines, Queries, Tally, VkContext};
 use super::{HostError, RuntimeError};
 use crate::ir::Tensor;
-use crate::program::profile::Span;
+use crate::program::profile::{Span, Work};
 use crate::program::{
     AllocationKind, CLEAR, Dispatch, Entry, FAULT_BYTES, HostStep, IndexCheck, Plan, Port, Program, ProgramError,
     Region, SizeError, Sizes, Step, parse_hex,
@@ -37,18 +37,6 @@ pub struct RunOutput {
     pub profile: Option<Vec<Span>>,
     /// What the host had the queue do.
     pub work: Work,
-}
-
-/// What a run asked of the queue. One without host steps, whose inputs and outputs fit in slots of the staging ring (4 MiB at most), is one submission and
-/// one wait, and records nothing where sizes are those of a run before.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Work {
-    /// Calls of `vkQueueSubmit`.
-    pub submits: u64,
-    /// Times that the host waited for a submission.
-    pub waits: u64,
-    /// Lists of commands that were recorded.
-    pub recorded: u64,
 }
 
 /// A plan on a device. Everything it holds there is made by [`Executor::load`] and goes with it.

@@ -25,6 +25,7 @@ mod tests;
 mod timeline;
 mod vk;
 
+pub use crate::program::profile::Work;
 pub use error::{HostError, RuntimeError};
-pub use executor::{Executor, HostFn, RunOutput, Work};
+pub use executor::{Executor, HostFn, RunOutput};
 pub use vk::{DeviceInfo, DeviceKind, Options, RawDevice, VkContext, devices, validation_errors};

@@ -234,7 +234,7 @@ fn one(
 
 /// Sizes of an entry to look at: the ends of each range, and on either side of where kernels take turns.
 fn sampled(entry: &Entry) -> Vec<Sizes> {
-    const TURNS: [i64; 14] = [0, 1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 63, 64, 16_384];
+    const TURNS: [i64; 19] = [0, 1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 63, 64, 65, 128, 256, 257, 1024, 16_384];
     let mut all = vec![Sizes::new()];
     for range in &entry.sizes {
         let within = TURNS.iter().copied().filter(|n| (range.min..=range.max).contains(n));
