@@ -2,8 +2,8 @@
 //!
 //! Looks for `dot_product_attention`. Where the target has kernels for it, it reads q, k and v through the transposition of heads and sequence that made
 //! them, and gives its result in the order in which the only reader, such a transposition, has it: kernels read and write either order alike. For few
-//! queries of many keys, or where their numbers change between runs, `attention_parts` come before it. Elsewhere, and on CPUs, which are as fast with
-//! products, the operator's definition is written out. Refuses transpositions that the graph gives out or that others read, as far as the result goes.
+//! queries of many keys, or where their numbers change between runs, `attention_parts` come before it. Elsewhere the operator's definition is
+//! written out. Refuses transpositions that the graph gives out or that others read, as far as the result goes.
 
 use super::{Context, Pass, PassError, at};
 use crate::ir::{Dim, Edit, Expand, Graph, NodeId, Op, OpError, Patch, Val, ValueId, product};
@@ -11,7 +11,7 @@ use crate::ops::dot_product_attention::{DEF, FEW, LENGTHS, PARTS, PARTS_SLOT, Si
 use crate::ops::strided::row_major;
 use crate::ops::util::dims_attr;
 use crate::ops::{reshape, strided, write_out_attention};
-use crate::plan::kernels::{ATTENTION_CHUNK, NARROW_SUBGROUP, dispatches};
+use crate::plan::kernels::{ATTENTION_CHUNK, dispatches};
 use crate::target::Target;
 
 /// The pass.
@@ -41,9 +41,6 @@ impl Pass for LowerAttention {
 
 /// Why an attention is written out; `None` where it is not.
 fn refused(graph: &Graph, id: NodeId, target: &Target) -> Option<String> {
-    if target.limits.subgroup_size <= NARROW_SUBGROUP {
-        return Some("a CPU, as lavapipe has it, is faster with products".to_owned());
-    }
     dispatches(graph, id, target).err().map(|e| e.to_string())
 }
 
@@ -123,7 +120,7 @@ fn swapped(graph: &Graph, value: ValueId) -> Option<(ValueId, Vec<Dim>)> {
 #[cfg(test)]
 mod tests {
     use crate::ir::Graph;
-    use crate::passes::testing::check_on;
+    use crate::passes::testing::check;
 
     fn count(graph: &Graph, name: &str) -> usize {
         graph.order().iter().filter(|id| graph.node(**id).op().is_some_and(|op| op.def.name == name)).count()
@@ -150,8 +147,7 @@ mod tests {
 
     #[test]
     fn transpositions_are_read_and_written_by_the_kernel() {
-        let after =
-            check_on("h200", "lower_attention", &attention("40", "40", 8, "", "  output %y\n"), "transpositions");
+        let after = check("lower_attention", &attention("40", "40", 8, "", "  output %y\n"), "transpositions");
         assert_eq!((count(&after, "strided"), count(&after, "attention_parts")), (0, 0));
         assert!(after.to_string().contains("heads_last=[1,0,0,1]"), "{after}");
     }
@@ -159,30 +155,22 @@ mod tests {
     #[test]
     fn a_result_that_others_read_keeps_its_order() {
         let text = attention("40", "40", 8, "", "  output %y\n  output %a\n");
-        let after = check_on("h200", "lower_attention", &text, "refuses_output");
+        let after = check("lower_attention", &text, "refuses_output");
         assert!(after.to_string().contains("heads_last=[1,0,0,0]"), "{after}");
     }
 
     #[test]
     fn keys_of_few_queries_are_divided() {
-        let after = check_on("h200", "lower_attention", &attention("1", "300", 8, "", "  output %y\n"), "parts");
+        let after = check("lower_attention", &attention("1", "300", 8, "", "  output %y\n"), "parts");
         assert_eq!(count(&after, "attention_parts"), 1);
         let range = attention("n", "300", 8, " where n in 1..512", "  output %y\n");
-        let after = check_on("h200", "lower_attention", &range, "parts_of_a_range");
+        let after = check("lower_attention", &range, "parts_of_a_range");
         assert_eq!(count(&after, "attention_parts"), 1);
     }
 
     #[test]
     fn heads_that_no_kernel_covers_are_products() {
-        let after =
-            check_on("h200", "lower_attention", &attention("3", "5", 260, "", "  output %y\n"), "refuses_large_heads");
-        assert_eq!((count(&after, "matmul"), count(&after, "softmax")), (2, 1));
-    }
-
-    #[test]
-    fn a_cpu_has_products() {
-        let after =
-            check_on("lavapipe", "lower_attention", &attention("3", "5", 8, "", "  output %y\n"), "refuses_cpu");
+        let after = check("lower_attention", &attention("3", "5", 260, "", "  output %y\n"), "refuses_large_heads");
         assert_eq!((count(&after, "matmul"), count(&after, "softmax")), (2, 1));
     }
 }

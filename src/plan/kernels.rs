@@ -22,7 +22,6 @@ use crate::ops::variant::Variant;
 use crate::target::Target;
 pub use attention::CHUNK as ATTENTION_CHUNK;
 use call::Node;
-pub use gemv::NARROW_SUBGROUP;
 
 /// Variants to try of the kernels for a product whose second operand lies so, in a fixed order: those that are among the best somewhere.
 pub fn variants(b: Storage) -> Vec<Variant> {

@@ -13,7 +13,7 @@ use crate::target::Target;
 /// Elements of the step in which packed weights are read.
 const STEP: i64 = 32;
 /// Invocations of a subgroup up to which a device is taken for a CPU.
-pub const NARROW_SUBGROUP: u32 = 8;
+const NARROW_SUBGROUP: u32 = 8;
 /// Most rows of the first operand.
 const MAX_ROWS: u32 = 8;
 
