@@ -1,6 +1,7 @@
-//! Reads the kernel templates `shaders/<kernel>.comp` with their tables `shaders/<kernel>.toml` and the parts in `shaders/include`, and writes
-//! them as Rust: `kernel_templates.rs` (the typed list of templates, for `ops::kernel_key`) and `kernel_sources.rs` (their text, for `codegen`).
-//! A template without a table, a table without a template, and an unknown or duplicate key stop the build.
+//! Reads the kernel templates `shaders/<kernel>.comp` with their tables `shaders/<kernel>.toml` and the parts in
+//! `shaders/include`, and writes them as Rust: `kernel_templates.rs` (the typed list of templates, for
+//! `ops::kernel_key`) and `kernel_sources.rs` (their text, for `codegen`). A template without a table, a table without
+//! a template, and an unknown or duplicate key stop the build.
 
 use serde::Deserialize;
 use std::collections::BTreeSet;

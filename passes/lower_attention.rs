@@ -120,7 +120,7 @@ fn swapped(graph: &Graph, value: ValueId) -> Option<(ValueId, Vec<Dim>)> {
 #[cfg(test)]
 mod tests {
     use crate::ir::Graph;
-    use crate::passes::testing::check;
+    use crate::passes::testing::check_on;
 
     fn count(graph: &Graph, name: &str) -> usize {
         graph.order().iter().filter(|id| graph.node(**id).op().is_some_and(|op| op.def.name == name)).count()
@@ -147,7 +147,8 @@ mod tests {
 
     #[test]
     fn transpositions_are_read_and_written_by_the_kernel() {
-        let after = check("lower_attention", &attention("40", "40", 8, "", "  output %y\n"), "transpositions");
+        let after =
+            check_on("h200", "lower_attention", &attention("40", "40", 8, "", "  output %y\n"), "transpositions");
         assert_eq!((count(&after, "strided"), count(&after, "attention_parts")), (0, 0));
         assert!(after.to_string().contains("heads_last=[1,0,0,1]"), "{after}");
     }
@@ -155,22 +156,23 @@ mod tests {
     #[test]
     fn a_result_that_others_read_keeps_its_order() {
         let text = attention("40", "40", 8, "", "  output %y\n  output %a\n");
-        let after = check("lower_attention", &text, "refuses_output");
+        let after = check_on("h200", "lower_attention", &text, "refuses_output");
         assert!(after.to_string().contains("heads_last=[1,0,0,0]"), "{after}");
     }
 
     #[test]
     fn keys_of_few_queries_are_divided() {
-        let after = check("lower_attention", &attention("1", "300", 8, "", "  output %y\n"), "parts");
+        let after = check_on("h200", "lower_attention", &attention("1", "300", 8, "", "  output %y\n"), "parts");
         assert_eq!(count(&after, "attention_parts"), 1);
         let range = attention("n", "300", 8, " where n in 1..512", "  output %y\n");
-        let after = check("lower_attention", &range, "parts_of_a_range");
+        let after = check_on("h200", "lower_attention", &range, "parts_of_a_range");
         assert_eq!(count(&after, "attention_parts"), 1);
     }
 
     #[test]
     fn heads_that_no_kernel_covers_are_products() {
-        let after = check("lower_attention", &attention("3", "5", 260, "", "  output %y\n"), "refuses_large_heads");
+        let after =
+            check_on("h200", "lower_attention", &attention("3", "5", 260, "", "  output %y\n"), "refuses_large_heads");
         assert_eq!((count(&after, "matmul"), count(&after, "softmax")), (2, 1));
     }
 }

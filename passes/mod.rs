@@ -1,6 +1,7 @@
 //! Passes: each a rewrite of the graph, one file each, and the one list of them.
 //!
-//! A pass looks at a graph and gives an edit. The runner applies it, verifies, times and dumps around it, so that a pass holds only its idea.
+//! A pass looks at a graph and gives an edit. The runner applies it, verifies, times and dumps around it, so that a
+//! pass holds only its idea.
 
 pub mod absorb_casts;
 pub mod assign_precision;
@@ -56,7 +57,8 @@ pub trait Pass: Send + Sync {
         false
     }
 
-    /// What it is to the formats of a program. Passes of a toolchain's own are rewrites, or what those are that they replace.
+    /// What it is to the formats of a program. Passes of a toolchain's own are rewrites, or what those are that they
+    /// replace.
     fn stage(&self) -> Stage {
         Stage::Rewrite
     }
@@ -85,7 +87,8 @@ pub struct Context<'a> {
     pub certificate: Option<Certificate>,
     /// Why each node has its format, by name, once `assign_precision` ran.
     pub reasons: std::collections::BTreeMap<String, String>,
-    /// How long the solver took. Kept out of the certificate, which is part of the program and so must not depend on the clock.
+    /// How long the solver took. Kept out of the certificate, which is part of the program and so must not depend on
+    /// the clock.
     pub solve_time: std::time::Duration,
     /// What `assign_precision` found the plan's figures to be.
     pub forecast: Option<crate::plan::Forecast>,

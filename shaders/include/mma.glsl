@@ -95,10 +95,12 @@ void put_slab(uint k0, uint k_end) {
             if (e % FULL_B == 0u) s_columns[way() * TILE_N + line] = from_f16(most);
             split(next_b[i].v, to_f16(most), s_tile[to], s_tile[to + PLANE_B]);
 #else
-            [[unroll]] for (uint v = 0u; v < VECTORS_B; v++) {
-                uvec4 value = vector_of_b(next_b[i], v);
-                s_tile[to + v] = is_past ? uvec4(0u) : value;
-            }
+            // Not a loop: one in the other would stay.
+#define PUT_B(v) if (v < VECTORS_B) s_tile[to + v] = is_past ? uvec4(0u) : vector_of_b(next_b[i], v);
+            PUT_B(0u)
+            PUT_B(1u)
+            PUT_B(2u)
+            PUT_B(3u)
 #ifdef FLUSHED
 #if PACKED_b
             const uint PARTS_OF_FLUSH = FLUSH_K / (VECTORS_B * PER_VECTOR);
@@ -202,7 +204,9 @@ void put_rows(uint m0, uint n0, uint row, uint m_end, uint n_end) {
         uint warp = e / (FRAG_M * WARP_N), r = e / WARP_N % FRAG_M, c = e % WARP_N;
         uint at = warp * SUMS + r * LINE_Y + c / 4u;
         SUM sum = sum_of(s_tile[at][c % 4u], SUM(0));
+#if WAYS_OF_K > 1
         [[unroll]] for (uint w = 1u; w < WAYS; w++) sum += sum_of(s_tile[at + w * WARPS * SUMS][c % 4u], SUM(0));
+#endif
         uint m = m0 + warp / WARPS_N * WARP_M + row + r, n = n0 + warp % WARPS_N * WARP_N + c;
         if (m >= m_end || n >= n_end) continue;
 #ifdef PAIRS_B

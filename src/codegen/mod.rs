@@ -6,6 +6,7 @@ mod expr;
 pub mod spirv;
 #[cfg(test)]
 mod tests;
+mod vector;
 
 use crate::ops::kernel_key::{KernelKey, Storage, Template};
 use crate::ops::variant::Variant;
@@ -94,12 +95,16 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     if dot {
         extensions.push("GL_EXT_integer_dot_product");
     }
+    if key.template.table().needs.contains(&"subgroup_arithmetic") {
+        extensions.extend(["GL_KHR_shader_subgroup_basic", "GL_KHR_shader_subgroup_arithmetic"]);
+    }
     extensions.push("GL_EXT_control_flow_attributes");
     for extension in extensions {
         let _ = writeln!(text, "#extension {extension} : require");
     }
     let _ = writeln!(text, "// {}", key.name());
-    for (flag, value) in &key.flags {
+    // `vector` is told as WIDTH.
+    for (flag, value) in key.flags.iter().filter(|(flag, _)| **flag != "vector") {
         let _ = writeln!(text, "#define {} {value}", flag.to_uppercase());
     }
     if let Some(tile) = key.tile {
@@ -107,6 +112,9 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     }
     for (name, value) in key.variant.into_iter().flat_map(Variant::constants) {
         let _ = writeln!(text, "#define {name} {value}");
+    }
+    if let Some(width) = key.width() {
+        let _ = writeln!(text, "#define WIDTH {width}u");
     }
     let _ = writeln!(text, "#define NATIVE_DOT {}", u32::from(dot));
     expand(&mut text, "#include \"numbers.glsl\"", 0).map_err(refuse)?;
@@ -116,6 +124,7 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     let _ = writeln!(text, "layout(local_size_x = {}) in;", key.threads());
     text += &access::buffers(key, target);
     text += &access::functions(key, target);
+    text += &vector::functions(key, target);
     expand(&mut text, put.as_ref().map_or("", |put| &put.text), 0).map_err(refuse)?;
     expand(&mut text, template(key.template), 0).map_err(refuse)?;
     Ok(text)

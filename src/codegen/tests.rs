@@ -6,10 +6,10 @@ use super::spirv::capability;
 use super::*;
 use crate::ir::packed::{Granularity, Packing, ScaleType};
 use crate::ir::{Binary, Expr, Unary};
-use crate::ops::kernel_key::{ArgKey, ExprKey, Load, OperandKey, Storage, Tile, Value};
+use crate::ops::kernel_key::{ArgKey, ExprKey, Load, OperandKey, Run, Storage, Tile, Value};
 use crate::ops::variant::{Family, Variant};
 use crate::program::spirv::Interface;
-use crate::target::shipped_names;
+use crate::target::{MatrixTypes, shipped_names};
 use std::collections::{BTreeMap, BTreeSet};
 
 const BLOCK_4: Packing = Packing { bits: 4, granularity: Granularity::Block(32), scale: ScaleType::F16 };
@@ -47,8 +47,11 @@ fn storages(template: Template, operand: &str) -> Vec<Storage> {
         (Template::GemvDot, "b") => packings(),
         (Template::Gather, "data") => [floats, INTEGERS.to_vec(), packings()].concat(),
         (Template::Gather | Template::CheckIndices, _) => INTEGERS.to_vec(),
-        (Template::Attention | Template::AttentionFew, "mask") => [floats, vec![Storage::I32]].concat(),
+        (Template::Attention | Template::AttentionFew | Template::AttentionMma, "mask") => {
+            [floats, vec![Storage::I32]].concat()
+        }
         (_, "lengths") => vec![Storage::I32],
+        (Template::AttentionMma, _) => vec![Storage::F16],
         (Template::Reduce | Template::Strided | Template::Concat, _) => [floats, INTEGERS.to_vec()].concat(),
         _ => floats,
     }
@@ -91,7 +94,70 @@ fn variants(family: Option<Family>) -> Vec<Variant> {
 }
 
 fn arg(load: Load) -> ArgKey {
-    ArgKey { storage: Storage::F32, value: Value::Float, load }
+    ArgKey { storage: Storage::F32, value: Value::Float, load, run: Run::Each }
+}
+
+/// Most keys that differ in their flags alone.
+const MOST_COMBINATIONS: usize = 256;
+
+/// Every combination of flags; where these are too many, every value of each flag with all others at their first, at a third and at their
+/// middle.
+fn combinations(plain: &KernelKey) -> Vec<KernelKey> {
+    let flags = plain.template.table().flags;
+    let mut keys = vec![plain.clone()];
+    if flags.iter().map(|(_, values)| values.len()).product::<usize>() > MOST_COMBINATIONS {
+        keys = [0, 1, 2]
+            .map(|part| {
+                let of = |values: &[u32]| values[(values.len() - 1) * part / 4];
+                KernelKey { flags: flags.iter().map(|(flag, values)| (*flag, of(values))).collect(), ..plain.clone() }
+            })
+            .into();
+    }
+    let product = keys.len() == 1;
+    let mut all = keys.clone();
+    for (flag, values) in flags {
+        let of = |key: &KernelKey| -> Vec<KernelKey> {
+            values.iter().map(|v| KernelKey { flags: with(&key.flags, flag, *v), ..key.clone() }).collect()
+        };
+        if product {
+            all = all.iter().flat_map(of).collect();
+        } else {
+            all.extend(keys.iter().flat_map(of).filter(|key| key.fault().is_none()));
+        }
+    }
+    all
+}
+
+/// Keys of every width of a template that has some, with every storage and run of an operand of the expression.
+fn of_vectors(plain: &KernelKey) -> Vec<KernelKey> {
+    let table = plain.template.table();
+    let Some((_, widths)) = table.flags.iter().find(|(flag, _)| *flag == "vector").filter(|_| table.epilogue) else {
+        return Vec::new();
+    };
+    let own = (plain.template != Template::Pointwise).then_some(Value::Float);
+    let mut keys = Vec::new();
+    for (width, storage) in widths.iter().flat_map(|width| [(*width, Storage::F32), (*width, Storage::F16)]) {
+        for run in [Run::Each, Run::One, Run::Vector] {
+            let args = vec![ArgKey { storage, run, ..arg(Load::Strided(2)) }, arg(Load::Scalar)];
+            let expr = ExprKey { text: "max(x0,x1)".to_owned(), own, args, n_numbers: 0 };
+            keys.push(KernelKey {
+                expr: Some(expr),
+                result: storage,
+                flags: with(&plain.flags, "vector", width),
+                ..plain.clone()
+            });
+        }
+    }
+    if plain.template == Template::Pointwise {
+        for (width, storage) in widths.iter().flat_map(|width| INTEGERS.map(|storage| (*width, storage))) {
+            let value = if storage == Storage::I32 { Value::Int } else { Value::Wide };
+            let args = vec![ArgKey { storage, value, run: Run::Vector, ..arg(Load::Same) }; 2];
+            let expr = ExprKey { text: "add(x0,x1)".to_owned(), own: None, args, n_numbers: 0 };
+            let flags = with(&plain.flags, "vector", width);
+            keys.push(KernelKey { expr: Some(expr), result: storage, flags, ..plain.clone() });
+        }
+    }
+    keys
 }
 
 /// Keys that differ from the plainest in all flags, in every storage, in every epilogue.
@@ -100,13 +166,7 @@ fn keys(template: Template) -> Vec<KernelKey> {
     if template.table().variant == Some(Family::Mma) {
         return matrix_keys(&plain);
     }
-    let mut keys = vec![plain.clone()];
-    for (flag, values) in template.table().flags {
-        keys = keys
-            .iter()
-            .flat_map(|key| values.iter().map(|v| KernelKey { flags: with(&key.flags, flag, *v), ..key.clone() }))
-            .collect();
-    }
+    let mut keys = combinations(&plain);
     for (at, (name, optional)) in template.table().operands.iter().enumerate() {
         for storage in storages(template, name) {
             for (flag, values) in template.table().flags.iter().chain([&("", &[0][..])]) {
@@ -143,8 +203,9 @@ fn keys(template: Template) -> Vec<KernelKey> {
             keys.iter().map(|key| KernelKey { tile: Some(Tile { m: 64, n: 64, k: 16 }), ..key.clone() }).collect();
         keys.extend(large);
     }
+    keys.extend(of_vectors(&plain));
     if template == Template::CheckIndices {
-        let at = ArgKey { storage: Storage::I32, value: Value::Int, load: Load::Strided(2) };
+        let at = ArgKey { storage: Storage::I32, value: Value::Int, ..arg(Load::Strided(2)) };
         let text = "add(mul(x0,7),x1)".to_owned();
         let expr = ExprKey { text, own: Some(Value::Int), args: vec![at], n_numbers: 0 };
         keys.push(KernelKey { expr: Some(expr), ..plain });
@@ -229,7 +290,8 @@ fn allowed(target: &Target) -> BTreeSet<u32> {
         (capability::STORAGE_BUFFER_8BIT_ACCESS, f.storage_8bit),
         (capability::DOT_PRODUCT, f.integer_dot_product),
         (capability::DOT_PRODUCT_INPUT_4X8_BIT_PACKED, f.integer_dot_product),
-        (capability::GROUP_NON_UNIFORM, f.cooperative_matrix),
+        (capability::GROUP_NON_UNIFORM, f.subgroup_arithmetic || f.cooperative_matrix),
+        (capability::GROUP_NON_UNIFORM_ARITHMETIC, f.subgroup_arithmetic),
         (capability::GROUP_NON_UNIFORM_SHUFFLE, f.cooperative_matrix),
         (capability::VULKAN_MEMORY_MODEL, f.cooperative_matrix),
         (capability::COOPERATIVE_MATRIX, f.cooperative_matrix),
@@ -250,7 +312,9 @@ fn compile_everywhere(keys: &[KernelKey]) -> usize {
             // Variants are chosen by what a target has: `plan/kernels/gemv.rs`.
             let roomy = target.limits.max_compute_work_group_invocations >= 1024
                 && target.limits.max_compute_shared_memory_size >= 49152;
+            let side = target.features.matrix_shape(MatrixTypes::F16).map_or(0, |shape| shape.m);
             (key.flag("half") == 0 || target.features.f16_arithmetic)
+                && (key.flag("side") == 0 || key.flag("side") == side)
                 && (key.threads() <= 128 || roomy)
                 && needs.fold(true, |all, name| all & target.features.named(name).unwrap())
         };
@@ -303,7 +367,7 @@ fn every_variant_compiles_within_every_target() {
 fn every_function_of_expressions_compiles() {
     let mut keys = Vec::new();
     let mut add = |text: String, storage: Storage, value: Value, result: Storage| {
-        let args = vec![ArgKey { storage, value, load: Load::Same }; 2];
+        let args = vec![ArgKey { storage, value, ..arg(Load::Same) }; 2];
         keys.push(KernelKey {
             expr: Some(ExprKey { text, own: None, args, n_numbers: 0 }),
             result,

@@ -2,7 +2,8 @@
 
 use super::multiply::{self, Matrix};
 use super::packed_view::{PackedView, dot_blocks};
-use super::util::{agree, class_of, finish_f32s, n_elems, operand, result, split_own, stored};
+use super::pointwise::Real;
+use super::util::{agree, between, class_of, finish_floats, is_double, n_elems, operand, result, split_own, stored};
 use super::window::{Plain, Window};
 use crate::ir::{
     Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
@@ -266,7 +267,7 @@ fn sizes(attrs: &Attrs, x: &Tensor, w: &Tensor) -> Result<Sizes, OpError> {
 /// The convolution with each part, channels one after the other.
 fn eval_parts(attrs: &Attrs, own: &[Option<&Tensor>], extra: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let x = operand(own, 0)?;
-    let mut alone = attrs.clone().with_dtype("dtype", DType::F32);
+    let mut alone = attrs.clone().with_dtype("dtype", between(x.dtype()));
     alone.0.remove("epilogue");
     let mut results = Vec::new();
     for slot in 1..own.len() {
@@ -276,15 +277,30 @@ fn eval_parts(attrs: &Attrs, own: &[Option<&Tensor>], extra: &[Option<&Tensor>])
     let [images, channels, ..] = &mut dims[..] else { return Err(OpError::MissingOperand { slot: 1 }) };
     *channels = results.iter().map(|part| part.dims()[1]).sum();
     let images = *images;
-    let mut out = Vec::with_capacity(n_elems(&dims)?);
-    let data: Vec<_> = results.iter().map(Tensor::to_f32s).collect::<Result<_, _>>()?;
+    if is_double(attrs, own) {
+        joined::<f64>(&results, images, &dims, attrs, (x, extra))
+    } else {
+        joined::<f32>(&results, images, &dims, attrs, (x, extra))
+    }
+}
+
+/// The channels of all parts, image by image.
+fn joined<F: Real>(
+    results: &[Tensor],
+    images: usize,
+    dims: &[usize],
+    attrs: &Attrs,
+    (x, extra): (&Tensor, &[Option<&Tensor>]),
+) -> Result<Vec<Tensor>, OpError> {
+    let mut out = Vec::with_capacity(n_elems(dims)?);
+    let data: Vec<_> = results.iter().map(F::elements).collect::<Result<_, _>>()?;
     for image in 0..images {
         for part in &data {
             let size = part.len() / images;
             out.extend_from_slice(&part[image * size..][..size]);
         }
     }
-    finish_f32s(attrs, &dims, out, stored(x.ty()), extra)
+    finish_floats(attrs, dims, out, stored(x.ty()), extra)
 }
 
 fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
@@ -295,10 +311,15 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     }
     let s = sizes(attrs, x, w)?;
     let dims = [s.batch, s.out_channels, s.out_height, s.out_width];
+    if is_double(attrs, own) {
+        let mut out = vec![0.0f64; n_elems(&dims)?];
+        direct(&s, &x.to_f64s()?, &w.to_f64s()?, &mut out);
+        return finish_floats(attrs, &dims, out, stored(x.ty()), extra);
+    }
     let mut out = vec![0.0f32; n_elems(&dims)?];
     if let (Some(x), Some(w)) = (PackedView::of(x)?, PackedView::of(w)?) {
         packed(&s, &x, &w, &mut out);
-        return finish_f32s(attrs, &dims, out, DType::F32, extra);
+        return finish_floats(attrs, &dims, out, DType::F32, extra);
     }
     let (x_data, w_data) = (x.to_f32s()?, w.to_f32s()?);
     if s.out_channels / s.group < 4 {
@@ -306,11 +327,11 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     } else {
         columns(&s, &x_data, &w_data, &mut out)?;
     }
-    finish_f32s(attrs, &dims, out, stored(x.ty()), extra)
+    finish_floats(attrs, &dims, out, stored(x.ty()), extra)
 }
 
-/// Few filters a group, above all depthwise: each output plane is a sum of shifted input planes.
-fn direct(s: &Sizes, x: &[f32], w: &[f32], out: &mut [f32]) {
+/// Few filters a group, above all depthwise, and f64: each output plane is a sum of shifted input planes.
+fn direct<F: Real>(s: &Sizes, x: &[F], w: &[F], out: &mut [F]) {
     let (channels, filters, plane) = (s.channels / s.group, s.out_channels / s.group, s.height * s.width);
     let [kh, kw] = s.plain.kernel;
     out.par_chunks_mut(s.pixels().max(1)).enumerate().for_each(|(at, out)| {
@@ -329,9 +350,9 @@ fn direct(s: &Sizes, x: &[f32], w: &[f32], out: &mut [f32]) {
                 let row = &row[s.plain.element(1, kx, x0)..];
                 let out = &mut out[y * s.out_width + x0..y * s.out_width + x1];
                 if s.plain.strides[1] == 1 {
-                    out.iter_mut().zip(row).for_each(|(out, x)| *out += weight * x);
+                    out.iter_mut().zip(row).for_each(|(out, x)| *out += weight * *x);
                 } else {
-                    out.iter_mut().zip(row.iter().step_by(s.plain.strides[1])).for_each(|(out, x)| *out += weight * x);
+                    out.iter_mut().zip(row.iter().step_by(s.plain.strides[1])).for_each(|(out, x)| *out += weight * *x);
                 }
             }
         }

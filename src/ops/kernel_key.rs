@@ -84,6 +84,16 @@ pub enum Storage {
 }
 
 impl Storage {
+    /// Bytes of an element; `None` of a packed tensor.
+    pub fn element_bytes(self) -> Option<u32> {
+        match self {
+            Storage::F16 => Some(2),
+            Storage::F32 | Storage::I32 | Storage::U32 => Some(4),
+            Storage::I64 | Storage::U64 => Some(8),
+            Storage::Packed(_) => None,
+        }
+    }
+
     /// Whether an element is computed with as an integer of 64 bits.
     pub fn is_wide(self) -> bool {
         matches!(self, Storage::U32 | Storage::I64 | Storage::U64)
@@ -139,6 +149,17 @@ pub enum Load {
     Strided(u8),
 }
 
+/// How the elements of an operand lie that go with as many neighbours of the result as a vector has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Run {
+    /// Anyhow: each is looked for.
+    Each,
+    /// They are one element.
+    One,
+    /// They are neighbours, and the first has a number that the vector's length divides.
+    Vector,
+}
+
 /// An operand of the kernel itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OperandKey {
@@ -157,6 +178,8 @@ pub struct ArgKey {
     pub value: Value,
     /// How it is indexed.
     pub load: Load,
+    /// How a vector of it lies; `Each` in a kernel without the flag `vector`.
+    pub run: Run,
 }
 
 /// The expression of a pointwise kernel, or the epilogue of another.
@@ -195,6 +218,9 @@ pub struct Tile {
     /// Along the reduction axis.
     pub k: u32,
 }
+
+/// Most elements that an invocation holds of a row: loops over them are unrolled.
+pub const MOST_HELD: u32 = 128;
 
 /// Which kernel.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -243,6 +269,11 @@ impl KernelKey {
                 Load::Periodic => name += "p",
                 Load::Strided(rank) => name += &format!("r{rank}"),
             }
+            match arg.run {
+                Run::Each => {}
+                Run::One => name += "o",
+                Run::Vector => name += "v",
+            }
         }
         name += &format!("_{}", self.result);
         for (flag, value) in &self.flags {
@@ -269,12 +300,19 @@ impl KernelKey {
 
     /// Invocations of a workgroup.
     pub fn threads(&self) -> u32 {
-        self.variant.map_or(128, |variant| variant.threads(self.flag("subgroup")))
+        // With `lanes` of a row, as many rows as fit: `include/held_row.glsl`.
+        let of_rows = self.flags.get("lanes").map_or(128, |lanes| lanes * (128 / lanes).max(1));
+        self.variant.map_or(of_rows, |variant| variant.threads(self.flag("subgroup")))
     }
 
     /// The value of a flag; 0 for one that the table does not have, which [`KernelKey::fault`] finds.
     pub fn flag(&self, name: &str) -> u32 {
         self.flags.get(name).copied().unwrap_or(0)
+    }
+
+    /// Neighbours of the result that an invocation computes at a time: the flag `vector`, 1 where that is 0; `None` where the table has none.
+    pub fn width(&self) -> Option<u32> {
+        self.flags.get("vector").map(|width| (*width).max(1))
     }
 
     /// The own operands that are present, with their names.
@@ -363,6 +401,10 @@ impl KernelKey {
             return Some(
                 "a variant where the table has none, none where it has one, or one that is not sound".to_owned(),
             );
+        }
+        let held = self.flags.get("held").map_or(0, |held| held * self.width().unwrap_or(1));
+        if self.threads() > 1024 || held > MOST_HELD {
+            return Some(format!("{} invocations, or {held} elements held by one", self.threads()));
         }
         if self.expr.is_some() && !table.epilogue {
             return Some("an epilogue where the table allows none".to_owned());

@@ -61,7 +61,9 @@ pub fn of(graph: &Graph, id: NodeId) -> Option<Weights> {
     }
     let tensor = graph.constant(value)?;
     let dims = tensor.dims();
-    if !tensor.dtype().is_float() || tensor.ty().packing.is_some() {
+    // f64 is f64 under every format.
+    let is_double = tensor.dtype() == DType::F64 || graph.ty(id.out(0)).dtype == DType::F64;
+    if !tensor.dtype().is_float() || is_double || tensor.ty().packing.is_some() {
         return None;
     }
     let (n_rows, n_cols) = match (layout, &dims[..]) {
@@ -111,7 +113,7 @@ const LEAST_SCALE: f32 = 1.0 / 64.0;
 pub fn narrows(tensor: &Tensor) -> bool {
     let ty = tensor.ty();
     let is_large = ty.packing.is_none() && ty.shape.n_elems().is_some_and(|n| n.saturating_mul(4) >= LARGE_BYTES);
-    if !is_large || !matches!(ty.dtype, DType::F32 | DType::F64 | DType::BF16) {
+    if !is_large || !matches!(ty.dtype, DType::F32 | DType::BF16) {
         return false;
     }
     let largest =

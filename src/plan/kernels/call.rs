@@ -117,6 +117,12 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// Storages of the operands of the expression, and of the result.
+    pub(super) fn outer_storages(&self) -> impl Iterator<Item = Storage> + '_ {
+        let args = self.epilogue.iter().flat_map(|e| &e.key.args).map(|arg| arg.storage);
+        args.chain(storage(self.result))
+    }
+
     /// Whether the result may have values that no operand has.
     pub(super) fn rounds(&self) -> bool {
         let same = |v: &ValueId| self.graph.ty(*v).dtype == self.result.dtype;
@@ -152,6 +158,7 @@ impl<'a> Node<'a> {
             with_epilogue: template.table().epilogue,
             loops: Vec::new(),
             puts: 1,
+            vector: 0,
         }
     }
 }
@@ -253,6 +260,8 @@ pub(super) struct Call<'n> {
     loops: Vec<Loop>,
     /// How many elements an invocation puts.
     puts: u64,
+    /// Neighbours of the result that go through its epilogue together.
+    vector: u32,
 }
 
 impl Call<'_> {
@@ -348,6 +357,12 @@ impl Call<'_> {
         self
     }
 
+    /// Neighbours of the result that an invocation computes at a time; 0 where each is computed by itself. They begin at multiples of that number.
+    pub(super) fn vector(mut self, width: u32) -> Self {
+        self.vector = width;
+        self.flag("vector", width)
+    }
+
     pub(super) fn tile(mut self, m: u32, n: u32, k: u32) -> Self {
         self.tile = Some(Tile { m, n, k });
         self
@@ -422,7 +437,11 @@ impl Call<'_> {
         if self.with_epilogue
             && let Some(epilogue) = &node.epilogue
         {
-            let key: &ExprKey = &epilogue.key;
+            let mut key: ExprKey = epilogue.key.clone();
+            if self.vector > 1 {
+                let runs = epilogue.runs(self.vector);
+                key.args.iter_mut().zip(runs).for_each(|(arg, run)| arg.run = run);
+            }
             for (i, (value, numbers)) in epilogue.args.iter().enumerate() {
                 let number = i + key.first_arg();
                 for (name, value) in epilogue.param_names(i, number).iter().zip(numbers) {
@@ -434,7 +453,6 @@ impl Call<'_> {
             for (i, number) in &epilogue.numbers {
                 self = self.float(&format!("x{i}"), *number);
             }
-            expr = Some(key.clone());
             let numbers = std::iter::repeat_n(Value::Float, key.n_numbers);
             let operands: Vec<Class> = key
                 .own
@@ -448,6 +466,7 @@ impl Call<'_> {
                 })
                 .collect();
             let times = Expr::parse(&key.text).map(|expr| loops_of(&expr, &operands)).unwrap_or_default();
+            expr = Some(key);
             self.loops.extend(times.into_iter().map(|times| Loop { entries: self.puts, times, in_epilogue: true }));
         }
         let result = storage(node.result).unwrap_or(Storage::F32);
@@ -487,7 +506,16 @@ impl Call<'_> {
         }
         let n_groups = n_groups.into();
         let groups = groups(&n_groups).ok_or_else(|| node.unsupported(format!("{n_groups} workgroups")))?;
-        let call = KernelCall { key, operands: self.bindings, params, groups, loops: self.loops, check: None };
+        let call = KernelCall {
+            key,
+            operands: self.bindings,
+            params,
+            groups,
+            check: None,
+            stripe: None,
+            alternative: None,
+            loops: self.loops,
+        };
         match limits.max_loop_iterations {
             Some(limit) if call.loop_iterations() > limit => Err(node.unsupported(format!(
                 "{} loop iterations of {} where the target runs {limit}",
@@ -496,6 +524,12 @@ impl Call<'_> {
             ))),
             _ => Ok(call),
         }
+    }
+
+    /// The call for `n` elements, each invocation with `width` of them, or one where that is 0.
+    pub(super) fn vectors(self, n: &Dim, width: u32) -> Result<KernelCall, KernelError> {
+        let per_invocation = u64::from(width.max(1));
+        self.vector(width).puts(per_invocation).invocations(&n.div_ceil(per_invocation))
     }
 
     /// The call of as many workgroups of 128 as `n` invocations need.

@@ -6,6 +6,7 @@ use super::{KernelCall, KernelError};
 use crate::ir::packed::Granularity;
 use crate::ir::{Dim, TensorType};
 use crate::ops::kernel_key::Template;
+use crate::program::Stripe;
 
 /// A window: sizes, steps, elements before the first and distances, each along y and x.
 struct Window {
@@ -111,11 +112,14 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
                 Some(block) => call.uint("block", u64::from(block)),
                 None => call.half(),
             };
-            calls.push(tiled(call, &k.into(), (tile_m, tile_n, tile_k)).groups(n_groups)?);
+            let call = tiled(call, &k.into(), (tile_m, tile_n, tile_k)).groups(n_groups)?;
+            let [pitch, first, width] = [oc, base + first, oc_g * groups].map(|n| &plane * &n.into());
+            calls.push(KernelCall { stripe: Some(Stripe { pitch, first, width }), ..call });
         }
         base += n_rows;
     }
-    Ok(calls)
+    let has_parts = calls.len() > 1;
+    Ok(calls.into_iter().map(|call| KernelCall { stripe: call.stripe.filter(|_| has_parts), ..call }).collect())
 }
 
 fn sizes<'n>(call: Call<'n>, sizes: &[(&str, Dim)]) -> Call<'n> {

@@ -1,14 +1,15 @@
 //! Pointwise and resize: one invocation an element.
 
 use super::call::{Node, dims};
-use super::{KernelCall, KernelError};
+use super::{KernelCall, KernelError, vectors};
 use crate::ir::Dim;
 use crate::ops::iota;
 use crate::ops::kernel_key::Template;
 
 pub(super) fn pointwise(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let n = node.n();
-    Ok(vec![node.call(Template::Pointwise).uint("n", n.clone()).invocations(&n)?])
+    let width = vectors::width(node, node.outer_storages(), &n, &[&n]);
+    Ok(vec![node.call(Template::Pointwise).uint("n", n.clone()).vectors(&n, width)?])
 }
 
 pub(super) fn iota(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
