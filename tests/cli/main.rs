@@ -988,7 +988,7 @@ fn f64_is_computed_in_f64_on_the_host_and_the_rest_on_the_device() {
         assert_eq!(place("Mul"), ("host".into(), "f64 is computed on the CPU reference".into()), "{report:#}");
         assert_eq!((place("Neg").0, place("Add").0), ("device".into(), "device".into()), "{report:#}");
         let loaded = nyxc::program::file::read(std::sync::Arc::new(std::fs::read(&program).unwrap())).unwrap();
-        let x = nyxc::ir::Tensor::from_f32s(DType::F32, &[4], &[3.0, -20000.0, 40961.0, 0.5]).unwrap();
+        let x = nyxc::ir::Tensor::from_f32s(nyxc::ir::DType::F32, &[4], &[3.0, -20000.0, 40961.0, 0.5]).unwrap();
         let device = nyxc::runtime::devices().unwrap().first().map(|d| nyxc::session::DeviceChoice::Index(d.index));
         for choice in [nyxc::session::DeviceChoice::Cpu].into_iter().chain(device) {
             let mut session = nyxc::session::Session::of(loaded.clone(), choice).unwrap();
