@@ -13,14 +13,24 @@ use std::fmt::Write as _;
 pub(super) fn extensions(key: &KernelKey, target: &Target) -> Vec<&'static str> {
     let native = target.features.storage_16bit && key.storages().any(|s| s == Storage::F16);
     let mut extensions = if native { vec!["GL_EXT_shader_16bit_storage"] } else { Vec::new() };
-    if key.flag("half") != 0 || super::vector::needs_f16(key, target) {
+    let multiplies_matrices = key.template.table().needs.contains(&"cooperative_matrix");
+    if key.flag("half") != 0 || multiplies_matrices || super::vector::needs_f16(key, target) {
         extensions.push("GL_EXT_shader_explicit_arithmetic_types_float16");
+    }
+    if multiplies_matrices {
+        extensions.extend([
+            "GL_KHR_cooperative_matrix",
+            "GL_KHR_memory_scope_semantics",
+            "GL_KHR_shader_subgroup_basic",
+            "GL_KHR_shader_subgroup_shuffle",
+            "GL_EXT_shader_explicit_arithmetic_types_int8",
+        ]);
     }
     extensions
 }
 
 /// The type of one element of a buffer.
-fn element(storage: Storage, target: &Target) -> &'static str {
+pub(super) fn element(storage: Storage, target: &Target) -> &'static str {
     match storage {
         Storage::F32 => "float",
         Storage::F16 if target.features.storage_16bit => "float16_t",
@@ -56,12 +66,15 @@ pub(super) fn buffers(key: &KernelKey, target: &Target) -> String {
     if key.template.table().faults {
         buffer("", "uint", "faults");
     }
-    let _ = write!(text, "layout(set = 0, binding = {binding}, std140) uniform Params {{");
-    for param in key.params() {
-        let _ = write!(text, " {} {};", param.ty.glsl(), param.name);
+    let params = key.params();
+    if !params.is_empty() {
+        let _ = write!(text, "layout(set = 0, binding = {binding}, std140) uniform Params {{");
+        for param in params {
+            let _ = write!(text, " {} {};", param.ty.glsl(), param.name);
+        }
+        text += " } p;\n";
     }
-    text += " } p;\n";
-    if key.variant.is_some() {
+    if key.template.table().vectors {
         let mut binding = 0;
         for (name, operand) in key.present() {
             // The same bytes as vectors: nothing writes them, so two views agree.

@@ -20,6 +20,9 @@ pub mod capability {
     pub const DOT_PRODUCT_INPUT_4X8_BIT_PACKED: u32 = 6018;
     pub const DOT_PRODUCT: u32 = 6019;
     pub const SHADER: u32 = 1;
+    pub const GROUP_NON_UNIFORM_SHUFFLE: u32 = 65;
+    pub const VULKAN_MEMORY_MODEL: u32 = 5345;
+    pub const COOPERATIVE_MATRIX: u32 = 6022;
 }
 
 /// The capabilities that a module declares, in its order.

@@ -6,8 +6,9 @@ use super::spirv::capability;
 use super::*;
 use crate::ir::packed::{Granularity, Packing, ScaleType};
 use crate::ir::{Binary, Expr, Unary};
-use crate::ops::kernel_key::{ArgKey, ExprKey, Load, OperandKey, Run, Storage, Tile, Value, Variant};
-use crate::program::spirv::Interface;
+use crate::ops::kernel_key::{ArgKey, ExprKey, Load, OperandKey, ParamType, Run, Storage, Tile, Value};
+use crate::ops::variant::{Family, Variant};
+use crate::program::spirv::{Interface, SpirvError};
 use crate::target::shipped_names;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,21 +32,27 @@ fn storages(template: Template, operand: &str) -> Vec<Storage> {
         .collect();
     match (template, operand) {
         (Template::MatmulI8, "a") => activations,
-        (Template::ConvI8, "x") => vec![Storage::Packed(Packing::activation(Granularity::Tensor))],
+        (Template::ConvI8 | Template::ConvNhwcI8, "x") => {
+            vec![Storage::Packed(Packing::activation(Granularity::Tensor))]
+        }
         // Integer products know no zero points.
-        (Template::MatmulI8 | Template::ConvI8, _) => packings()
+        (Template::MatmulI8 | Template::ConvI8 | Template::ConvNhwcI8, _) => packings()
             .into_iter()
             .filter(|s| matches!(s, Storage::Packed(packing) if !packing.scale.has_zeros()))
             .collect(),
-        (Template::ConvDepthwise, "x") => {
+        (Template::ConvDepthwise | Template::ConvDepthwiseNhwc, "x") => {
             [floats, vec![Storage::Packed(Packing::activation(Granularity::Tensor))]].concat()
         }
-        (Template::Matmul | Template::Matvec, "b") | (Template::Conv | Template::ConvDepthwise, "w") => {
+        (Template::Matmul | Template::Matvec, "b")
+        | (Template::Conv | Template::ConvDepthwise | Template::ConvNhwc | Template::ConvDepthwiseNhwc, "w") => {
             [floats, packings()].concat()
         }
         (Template::GemvDot, "b") => packings(),
+        (Template::ConvMma, "b") => [vec![Storage::F16], packings()].concat(),
         (Template::Gather, "data") => [floats, INTEGERS.to_vec(), packings()].concat(),
         (Template::Gather | Template::CheckIndices, _) => INTEGERS.to_vec(),
+        (Template::Attention | Template::AttentionFew, "mask") => [floats, vec![Storage::I32]].concat(),
+        (_, "lengths") => vec![Storage::I32],
         (Template::Reduce | Template::Strided | Template::Concat, _) => [floats, INTEGERS.to_vec()].concat(),
         _ => floats,
     }
@@ -71,8 +78,28 @@ fn plainest(template: Template) -> KernelKey {
         },
         flags: table.flags.iter().map(|(flag, values)| (*flag, values[0])).collect(),
         tile: table.tiled.then_some(Tile { m: 32, n: 32, k: 32 }),
-        variant: table.variants.then_some(Variant { threads: 128, lanes: 16, ways: 2, columns: 2, steps: 8 }),
+        variant: variants(table.variant).first().copied(),
+        literals: if table.literals { literals(template) } else { BTreeMap::new() },
     }
+}
+
+/// Numbers for what loops and arrays of a template need to know, all of a small window.
+fn literals(template: Template) -> BTreeMap<String, u32> {
+    let known = ["kh", "kw", "sh", "sw", "pt", "pl", "dh", "dw"];
+    let params = template.table().params.iter().filter(|param| known.contains(&param.name));
+    params.map(|param| (param.name.to_owned(), 2)).collect()
+}
+
+/// Variants of a family, a plain one first.
+fn variants(family: Option<Family>) -> Vec<Variant> {
+    let texts: &[&str] = match family {
+        None => &[],
+        Some(Family::Gemv) => &["128x16x2x2x8", "256x16x8x4x128", "352x16x22x4x344", "512x32x16x1x64", "128x8x16x8x16"],
+        Some(Family::Mma) => {
+            &["32x32x32_16x16_1", "128x128x64_64x32_1", "64x32x32_32x32_4", "16x16x64_16x16_8", "128x64x64_128x16_1"]
+        }
+    };
+    texts.iter().map(|text| text.parse().unwrap()).collect()
 }
 
 fn arg(load: Load) -> ArgKey {
@@ -145,6 +172,9 @@ fn of_vectors(plain: &KernelKey) -> Vec<KernelKey> {
 /// Keys that differ from the plainest in all flags, in every storage, in every epilogue.
 fn keys(template: Template) -> Vec<KernelKey> {
     let plain = plainest(template);
+    if template.table().variant == Some(Family::Mma) {
+        return matrix_keys(&plain);
+    }
     let mut keys = combinations(&plain);
     for (at, (name, optional)) in template.table().operands.iter().enumerate() {
         for storage in storages(template, name) {
@@ -154,7 +184,7 @@ fn keys(template: Template) -> Vec<KernelKey> {
                 if key.flags.contains_key(flag) {
                     key.flags.insert(flag, values[values.len() - 1]);
                 }
-                if INTEGERS.contains(&storage) && name != &"indices" {
+                if INTEGERS.contains(&storage) && !["indices", "mask", "lengths"].contains(name) {
                     key.result = storage;
                 }
                 keys.push(key.clone());
@@ -175,15 +205,16 @@ fn keys(template: Template) -> Vec<KernelKey> {
             keys.push(key);
         }
     }
-    if template.table().variants {
-        for text in ["256x16x8x4x128", "352x16x22x4x344", "512x32x16x1x64", "128x8x16x8x16"] {
-            keys.push(KernelKey { variant: Some(text.parse().unwrap()), ..plain.clone() });
-        }
-    }
+    let divided = variants(template.table().variant).into_iter();
+    keys.extend(divided.map(|v| KernelKey { variant: Some(v), ..plain.clone() }));
     if template.table().tiled {
         let large: Vec<_> =
             keys.iter().map(|key| KernelKey { tile: Some(Tile { m: 64, n: 64, k: 16 }), ..key.clone() }).collect();
         keys.extend(large);
+    }
+    if template.table().literals {
+        let all = template.table().params.iter().filter(|param| param.ty == ParamType::Uint);
+        keys.push(KernelKey { literals: all.map(|param| (param.name.to_owned(), 4)).collect(), ..plain.clone() });
     }
     keys.extend(of_vectors(&plain));
     if template == Template::CheckIndices {
@@ -201,7 +232,62 @@ fn keys(template: Template) -> Vec<KernelKey> {
         let text = if own.is_some() { "relu(add(mul(x0,x1),add(x2,x3)))" } else { "relu(add(mul(x0,x1),x2))" };
         let args =
             vec![arg(Load::Scalar), ArgKey { storage: Storage::F16, ..arg(Load::Periodic) }, arg(Load::Strided(3))];
-        keys.push(KernelKey { expr: Some(ExprKey { text: text.to_owned(), own, args, n_numbers: 0 }), ..plain });
+        let expr = ExprKey { text: text.to_owned(), own, args, n_numbers: 0 };
+        keys.push(KernelKey { expr: Some(expr), ..plain });
+    }
+    keys
+}
+
+/// Keys of a kernel on cooperative matrices, as the planner may make them for an H200: `plan/kernels/mma.rs`.
+fn matrix_keys(plain: &KernelKey) -> Vec<KernelKey> {
+    let packed = |bits, granularity, scale| Storage::Packed(Packing { bits, granularity, scale });
+    let (block, row) = (Granularity::Block(32), Granularity::Row);
+    let codes = Storage::Packed(Packing::activation(row));
+    // Operands, then terms after which sums move, and the length of a product of codes.
+    let forms = [
+        (Storage::F16, Storage::F16, 0, 16),
+        (Storage::F16, packed(4, block, ScaleType::F16), 0, 16),
+        (Storage::F16, packed(4, Granularity::Block(64), ScaleType::F16Zero), 0, 16),
+        (Storage::F16, packed(8, row, ScaleType::F32Zero), 0, 16),
+        (Storage::F32, Storage::F32, 32, 16),
+        (Storage::F32, Storage::F16, 32, 16),
+        (Storage::F32, packed(4, block, ScaleType::F16Zero), 32, 16),
+        (Storage::F32, packed(8, row, ScaleType::F32), 32, 16),
+        (codes, packed(8, block, ScaleType::F16), 32, 32),
+        (codes, packed(8, row, ScaleType::F32), 0, 32),
+        (codes, packed(4, block, ScaleType::F16), 32, 32),
+    ];
+    let mut keys = Vec::new();
+    for (a, b, flush_k, frag_k) in forms {
+        for text in ["32x32x32_16x16_1", "128x128x32_64x32_1", "64x32x32_32x32_2", "16x16x32_16x16_8"] {
+            for (trans_b, whole, batch_rank) in [(1, 1, 0), (1, 0, 0), (1, 0, 1), (0, 1, 1), (0, 0, 0)] {
+                let turns = plain.flags.contains_key("trans_b");
+                if !turns && (trans_b, batch_rank) != (1, 0) || trans_b == 0 && (a, b) != (Storage::F16, Storage::F16) {
+                    continue;
+                }
+                let mut key = plain.clone();
+                for (at, storage) in [a, b].into_iter().enumerate() {
+                    key.operands[at] = Some(OperandKey { storage, scales_apart: false });
+                }
+                for (flag, value) in [
+                    ("trans_b", trans_b),
+                    ("whole", whole),
+                    ("batch_rank", batch_rank),
+                    ("flush_k", flush_k),
+                    ("frag_m", 16),
+                    ("frag_n", 16),
+                    ("frag_k", frag_k),
+                    ("subgroup", 32),
+                ] {
+                    if key.flags.contains_key(flag) {
+                        key.flags.insert(flag, value);
+                    }
+                }
+                key.variant = Some(text.parse().unwrap());
+                keys.push(KernelKey { result: Storage::F16, ..key.clone() });
+                keys.push(key);
+            }
+        }
     }
     keys
 }
@@ -221,8 +307,11 @@ fn allowed(target: &Target) -> BTreeSet<u32> {
         (capability::STORAGE_BUFFER_8BIT_ACCESS, f.storage_8bit),
         (capability::DOT_PRODUCT, f.integer_dot_product),
         (capability::DOT_PRODUCT_INPUT_4X8_BIT_PACKED, f.integer_dot_product),
-        (capability::GROUP_NON_UNIFORM, f.subgroup_arithmetic),
+        (capability::GROUP_NON_UNIFORM, f.subgroup_arithmetic || f.cooperative_matrix),
         (capability::GROUP_NON_UNIFORM_ARITHMETIC, f.subgroup_arithmetic),
+        (capability::GROUP_NON_UNIFORM_SHUFFLE, f.cooperative_matrix),
+        (capability::VULKAN_MEMORY_MODEL, f.cooperative_matrix),
+        (capability::COOPERATIVE_MATRIX, f.cooperative_matrix),
     ]
     .into_iter()
     .filter_map(|(number, has)| has.then_some(number))
@@ -248,8 +337,13 @@ fn compile_everywhere(keys: &[KernelKey]) -> usize {
             let text = glsl(key, target).unwrap();
             let read = || Interface::read(&compile(key, target).unwrap_or_else(|e| panic!("{e}")).spirv).unwrap();
             let asks = done.entry(text).or_insert_with(read);
-            // Of the operations of subgroups arithmetic is allowed: no kernel may depend on the size of a subgroup.
+            // Only kernels on cooperative matrices, whose keys have the size of a subgroup, depend on it.
             let allowed = allowed(target);
+            match asks.granted(&target.features) {
+                // The planner takes a shape that the target has.
+                Err(SpirvError::Matrix { .. }) if key.flags.contains_key("side") => continue,
+                granted => granted.unwrap_or_else(|e| panic!("{key} on {}: {e}", target.name)),
+            }
             let extra: Vec<_> = asks.capabilities.difference(&allowed).collect();
             assert!(extra.is_empty() && !asks.capabilities.is_empty(), "{key} on {} declares {extra:?}", target.name);
             let (l, size) = (&target.limits, asks.local_size.unwrap());

@@ -1,6 +1,7 @@
 //! Which kernel: a template of `shaders/` with everything that its text depends on. Equal keys are the same shader, and one function turns a
 //! key into the name that generator and reports use.
 
+use super::variant::{Family, Variant};
 use crate::ir::packed::{Granularity, Packing};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,8 +19,12 @@ pub struct Table {
     pub epilogue: bool,
     /// Whether its key has a tile.
     pub tiled: bool,
-    /// Whether its key has a variant, and its operands are read as vectors of 16 bytes too.
-    pub variants: bool,
+    /// Of what family its key has a variant, if it has.
+    pub variant: Option<Family>,
+    /// Whether parameters that are known when it is compiled stand in its text as numbers, so that divisions by them cost little and loops over them unroll.
+    pub literals: bool,
+    /// Whether its operands are read as vectors of 16 bytes too.
+    pub vectors: bool,
     /// Features that the target must have, by their names in its profile.
     pub needs: &'static [&'static str],
     /// Whether it notes indices out of range: a buffer `faults` follows the result.
@@ -216,57 +221,6 @@ pub struct Tile {
     pub k: u32,
 }
 
-/// How a product of few rows is divided among the threads of a workgroup. Sums are added up in an order that `lanes` and `ways` decide, whatever
-/// the rest is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Variant {
-    /// Invocations of a workgroup: a multiple of `lanes * ways`.
-    pub threads: u32,
-    /// Neighbouring threads that read one row of the weights side by side.
-    pub lanes: u32,
-    /// How many such neighbours share the reduction axis of a row.
-    pub ways: u32,
-    /// Columns of the result that a thread computes.
-    pub columns: u32,
-    /// Steps of 32 along the reduction axis that shared memory holds of each row of the first operand; 0 where it is read from memory.
-    pub steps: u32,
-}
-
-impl Variant {
-    /// Columns of the result that a workgroup computes.
-    pub fn group_columns(self) -> u32 {
-        self.threads / (self.lanes * self.ways).max(1) * self.columns
-    }
-
-    /// Whether the parts fit together.
-    fn is_sound(self) -> bool {
-        let split = self.lanes.saturating_mul(self.ways);
-        let within = |n: u32, most: u32| (1..=most).contains(&n);
-        within(self.threads, 1024)
-            && within(split, self.threads)
-            && within(self.columns, 8)
-            && self.steps <= 4096
-            && self.threads.is_multiple_of(split)
-    }
-}
-
-impl fmt::Display for Variant {
-    /// `256x16x8x4x128`: threads, lanes, ways, columns, steps.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}x{}x{}x{}x{}", self.threads, self.lanes, self.ways, self.columns, self.steps)
-    }
-}
-
-impl std::str::FromStr for Variant {
-    type Err = &'static str;
-    fn from_str(text: &str) -> Result<Variant, Self::Err> {
-        let refuse = "a variant is threads, lanes, ways, columns and steps that fit together, such as 256x16x8x4x128";
-        let numbers: Vec<u32> = text.split('x').map(str::parse).collect::<Result<_, _>>().map_err(|_| refuse)?;
-        let [threads, lanes, ways, columns, steps] = numbers[..] else { return Err(refuse) };
-        Some(Variant { threads, lanes, ways, columns, steps }).filter(|v| v.is_sound()).ok_or(refuse)
-    }
-}
-
 /// Most elements that an invocation holds of a row: loops over them are unrolled.
 pub const MOST_HELD: u32 = 128;
 
@@ -287,6 +241,8 @@ pub struct KernelKey {
     pub tile: Option<Tile>,
     /// How the work is divided.
     pub variant: Option<Variant>,
+    /// Parameters that stand in its text as numbers: the bits of each, by name.
+    pub literals: BTreeMap<String, u32>,
 }
 
 /// One scalar of the uniform block.
@@ -340,6 +296,9 @@ impl KernelKey {
         if let Some(variant) = self.variant {
             name += &format!("_v{variant}");
         }
+        if !self.literals.is_empty() {
+            name += &format!("_l{}", &blake3::hash(format!("{:?}", self.literals).as_bytes()).to_hex()[..8]);
+        }
         if let Some(expr) = &self.expr {
             name += &format!("_e{}", &blake3::hash(format!("{:?} {}", expr.own, expr.text).as_bytes()).to_hex()[..8]);
         }
@@ -350,7 +309,7 @@ impl KernelKey {
     pub fn threads(&self) -> u32 {
         // With `lanes` of a row, as many rows as fit: `include/held_row.glsl`.
         let of_rows = self.flags.get("lanes").map_or(128, |lanes| lanes * (128 / lanes).max(1));
-        self.variant.map_or(of_rows, |variant| variant.threads)
+        self.variant.map_or(of_rows, |variant| variant.threads(self.flag("subgroup")))
     }
 
     /// The value of a flag; 0 for one that the table does not have, which [`KernelKey::fault`] finds.
@@ -379,9 +338,15 @@ impl KernelKey {
         self.present().map(|(_, key)| key.storage).chain(args).chain([self.result])
     }
 
-    /// The scalars of the uniform block, in order: those of the table, then what packed operands and operands of the expression need,
-    /// then the expression's numbers.
+    /// The scalars of the uniform block, in order: all parameters but those that stand in the text.
     pub fn params(&self) -> Vec<Param> {
+        let mut params = self.all_params();
+        params.retain(|param| !self.literals.contains_key(&param.name));
+        params
+    }
+
+    /// All parameters: those of the table, then what packed operands and operands of the expression need, then the expression's numbers.
+    pub fn all_params(&self) -> Vec<Param> {
         let mut params = Vec::new();
         for param in self.template.table().params {
             match param.count {
@@ -445,10 +410,15 @@ impl KernelKey {
         if table.tiled != self.tile.is_some() {
             return Some("a tile where the table has none, or none where it has one".to_owned());
         }
-        if table.variants != self.variant.is_some() || !self.variant.is_none_or(Variant::is_sound) {
+        if table.variant != self.variant.map(Variant::family) || !self.variant.is_none_or(Variant::is_sound) {
             return Some(
                 "a variant where the table has none, none where it has one, or one that is not sound".to_owned(),
             );
+        }
+        let all = self.all_params();
+        let is_param = |name: &String| all.iter().any(|param| param.name == *name && param.ty != ParamType::Float);
+        if let Some(name) = self.literals.keys().find(|name| !table.literals || !is_param(name)) {
+            return Some(format!("{name} as a number in the text, which the table does not allow"));
         }
         let held = self.flags.get("held").map_or(0, |held| held * self.width().unwrap_or(1));
         if self.threads() > 1024 || held > MOST_HELD {

@@ -1,12 +1,16 @@
 //! Which kernels compute a node of a kernel-level graph: their keys, operands, parameters and workgroups. No shader is compiled here.
 
+mod attention;
 mod call;
+mod channels_last;
 mod conv;
+mod conv_mma;
 mod elementwise;
 mod epilogue;
 mod gemv;
 mod held;
 mod matmul;
+mod mma;
 mod movement;
 mod quantize;
 mod rows;
@@ -18,10 +22,17 @@ mod vectors;
 
 use crate::ir::{DType, Dim, Graph, NodeId, NodeKind, TensorType, ValueId};
 use crate::ops::check_indices::Rule;
-use crate::ops::kernel_key::{KernelKey, Storage, Variant};
+use crate::ops::kernel_key::{KernelKey, Storage};
+use crate::ops::variant::Variant;
+use crate::program::Stripe;
 use crate::target::Target;
+pub use attention::CHUNK as ATTENTION_CHUNK;
 use call::Node;
-pub use gemv::variants;
+
+/// Variants to try of the kernels for a product whose second operand lies so, in a fixed order: those that are among the best somewhere.
+pub fn variants(b: Storage) -> Vec<Variant> {
+    [gemv::variants(b), mma::variants()].concat()
+}
 
 /// One dispatch of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +47,10 @@ pub struct KernelCall {
     pub groups: [Dim; 3],
     /// What it checks indices by: then a binding of [`FAULT_BYTES`](crate::program::FAULT_BYTES), which it writes, comes after those of `operands`.
     pub check: Option<Rule>,
+    /// Which elements of the result it writes, where other calls of the node write the rest.
+    pub stripe: Option<Stripe>,
+    /// Calls of a node with the same number here are alternatives: whatever the sizes, at most one of them has workgroups.
+    pub alternative: Option<usize>,
     /// The loops of its text, those of the epilogue last; loops of constant length that are unrolled aside.
     pub loops: Vec<Loop>,
 }
@@ -87,12 +102,13 @@ pub enum KernelError {
     Mismatch { node: String, kernel: String, what: String },
 }
 
-/// How a tensor lies on a device: integers in 32 or 64 bits, truth values as i32, bf16 and f64 as f32; `None` for text.
+/// How a kernel reads a tensor: integers in 32 or 64 bits, truth values as i32, bf16 as f32; `None` for f64 and for text, which none does.
 pub fn storage(ty: &TensorType) -> Option<Storage> {
     if let Some(packing) = ty.packing {
         return Some(Storage::Packed(packing));
     }
     Some(match ty.dtype.on_device()? {
+        DType::F64 => return None,
         DType::F16 => Storage::F16,
         DType::U32 => Storage::U32,
         DType::I64 => Storage::I64,
@@ -104,12 +120,21 @@ pub fn storage(ty: &TensorType) -> Option<Storage> {
 
 /// Bytes of a tensor on a device, a multiple of 4; `None` while a size is symbolic, for text, or on overflow.
 pub fn device_bytes(ty: &TensorType) -> Option<u64> {
+    if ty.dtype == DType::F64 && ty.packing.is_none() {
+        return ty.shape.n_elems()?.checked_mul(8);
+    }
     match storage(ty)? {
         Storage::Packed(_) => ty.bytes(),
         Storage::F16 => ty.shape.n_elems()?.checked_mul(2)?.checked_next_multiple_of(4),
         Storage::F32 | Storage::I32 | Storage::U32 => ty.shape.n_elems()?.checked_mul(4),
         Storage::I64 | Storage::U64 => ty.shape.n_elems()?.checked_mul(8),
     }
+}
+
+/// Whether a node reads or gives f64: the CPU reference computes it, in f64. No kernel does: a result of f32 would be another one.
+pub fn has_doubles(graph: &Graph, node: NodeId) -> bool {
+    let operands = graph.operands(node).into_iter().flatten().map(|v| graph.ty(v).dtype);
+    operands.chain(graph.node(node).outputs.iter().map(|v| v.ty.dtype)).any(|dtype| dtype == DType::F64)
 }
 
 /// The most bytes that a tensor may take on a device: [`device_bytes`] where every size is known.
@@ -148,6 +173,12 @@ pub fn dispatches_as(
             what: "an input or a constant".to_owned(),
         });
     };
+    if has_doubles(graph, node) {
+        return Err(KernelError::Unsupported {
+            node: graph.node(node).name.clone(),
+            what: "f64, which the CPU reference computes".to_owned(),
+        });
+    }
     let mut node = Node::new(graph, node, op, target)?;
     node.variant = variant;
     if node.result.shape.most_elems() == Some(0) {
@@ -167,6 +198,8 @@ pub fn dispatches_as(
         "reduce" => rows::reduce(&node),
         "softmax" => rows::softmax(&node),
         "norm" => rows::norm(&node),
+        "dot_product_attention" => attention::attention(&node),
+        "attention_parts" => attention::parts(&node),
         "check_indices" => movement::check_indices(&node),
         "gather" => movement::gather(&node),
         "strided" => movement::strided(&node),

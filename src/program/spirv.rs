@@ -3,7 +3,7 @@
 //! Only the instructions that say so are looked at (SPIR-V 1.6, section 3.3: capabilities, entry points, execution modes, annotations). A module
 //! is not validated here: that is the generator's duty, and the content hash holds what it made.
 
-use crate::target::Features;
+use crate::target::{Features, MatrixTypes};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a module declares.
@@ -17,6 +17,8 @@ pub struct Interface {
     pub local_size: Option<[u32; 3]>,
     /// Bytes of shared memory: the variables of the storage class Workgroup, without padding between their members.
     pub shared_bytes: u64,
+    /// Cooperative matrices of a subgroup: bits of a component, rows, columns, use (0 and 1 for the operands, 2 for sums).
+    pub matrices: BTreeSet<[u32; 4]>,
     /// SPIR-V version, major and minor.
     pub version: [u32; 2],
 }
@@ -35,6 +37,8 @@ pub enum SpirvError {
     Set { set: u32 },
     #[error("it needs {capability}, which the target lacks")]
     Capability { capability: String },
+    #[error("it needs a cooperative matrix of {rows} x {columns} components of {bits} bits, which the target lacks")]
+    Matrix { rows: u32, columns: u32, bits: u32 },
 }
 
 const MAGIC: u32 = 0x0723_0203;
@@ -48,6 +52,8 @@ const LOCAL_SIZE: u32 = 17;
 const BINDING: u32 = 33;
 const DESCRIPTOR_SET: u32 = 34;
 const WORKGROUP: u32 = 4;
+const TYPE_COOPERATIVE_MATRIX: u32 = 4456;
+const SCOPE_SUBGROUP: u64 = 3;
 
 impl Interface {
     /// Reads what a module declares.
@@ -85,6 +91,16 @@ impl Interface {
                         .shared_bytes
                         .saturating_add(sizes.of(*pointer).checked_next_multiple_of(4).unwrap_or(u64::MAX));
                 }
+                (TYPE_COOPERATIVE_MATRIX, [_, component, scope, parts @ ..]) => {
+                    let number = |id: &u32| sizes.constants.get(id).and_then(|&n| u32::try_from(n).ok()).unwrap_or(0);
+                    let [rows, columns, role] = parts else {
+                        return Err(SpirvError::Length { at, length, left: words.len() - at });
+                    };
+                    // Of another scope there are none here: no target has it.
+                    let is_of_subgroup = sizes.constants.get(scope) == Some(&SCOPE_SUBGROUP);
+                    let bits = if is_of_subgroup { sizes.of(*component).min(64) as u32 * 8 } else { 0 };
+                    interface.matrices.insert([bits, number(rows), number(columns), number(role)]);
+                }
                 _ => sizes.note(opcode, operands),
             }
             at += length;
@@ -93,14 +109,30 @@ impl Interface {
         if main { Ok(interface) } else { Err(SpirvError::EntryPoint) }
     }
 
-    /// Checks that every capability is one that Vulkan 1.1 has everywhere or that `features` grant.
+    /// Checks that every capability is one that Vulkan 1.1 has everywhere or that `features` grant, and every cooperative matrix one of its shapes.
     ///
     /// # Errors
     /// The first that is not.
     pub fn granted(&self, features: &Features) -> Result<(), SpirvError> {
         match self.capabilities.iter().find(|&&number| !granted(number, features)) {
+            None => {}
+            Some(&number) => return Err(SpirvError::Capability { capability: name(number) }),
+        }
+        let is_there = |[bits, rows, columns, role]: [u32; 4]| {
+            features.matrix_shapes.iter().any(|shape| {
+                let operand = if shape.types == MatrixTypes::F16 { 16 } else { 8 };
+                [
+                    [operand, shape.m, shape.k, 0],
+                    [operand, shape.k, shape.n, 1],
+                    [operand, shape.m, shape.n, 2],
+                    [32, shape.m, shape.n, 2],
+                ]
+                .contains(&[bits, rows, columns, role])
+            })
+        };
+        match self.matrices.iter().find(|matrix| !is_there(**matrix)) {
             None => Ok(()),
-            Some(&number) => Err(SpirvError::Capability { capability: name(number) }),
+            Some(&[bits, rows, columns, _]) => Err(SpirvError::Matrix { rows, columns, bits }),
         }
     }
 }

@@ -6,7 +6,7 @@ use super::inputs::InputError;
 use crate::ir::OpError;
 use crate::ir::{Registry, Tensor};
 use crate::ops;
-use crate::program::profile::{Span, Track};
+use crate::program::profile::{Span, Track, Work};
 use crate::program::{GraphError, Program, file};
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -46,8 +46,6 @@ pub struct Session {
     #[cfg(feature = "runtime")]
     choice: DeviceChoice,
     fallbacks: Vec<String>,
-    /// How many of them hold for every run to come; the others are of the last one.
-    n_lasting: usize,
 }
 
 /// What a run gave.
@@ -61,6 +59,8 @@ pub struct Outcome {
     pub host_nodes: Vec<String>,
     /// What happened when, where asked for.
     pub profile: Option<Vec<Span>>,
+    /// What the host had the device's queue do; `None` on the CPU reference.
+    pub work: Option<Work>,
 }
 
 /// Told how many nodes the CPU reference has computed, and of how many.
@@ -122,7 +122,6 @@ impl Session {
             #[cfg(feature = "runtime")]
             choice,
             fallbacks: Vec::new(),
-            n_lasting: 0,
         };
         let has_host_steps = session.has_host_steps();
         if choice == DeviceChoice::Cpu || has_host_steps {
@@ -142,7 +141,6 @@ impl Session {
             }
             session.reference = Some(Reference::with_operators(&session.program, 0, &session.operators)?);
             session.fallbacks.push("this build has no Vulkan runtime: ran on the CPU reference".to_owned());
-            session.n_lasting = 1;
         }
         Ok(session)
     }
@@ -168,23 +166,15 @@ impl Session {
     ) -> Result<Session, SessionError> {
         let executor = crate::runtime::Executor::load(&program, 0, context)?;
         let choice = DeviceChoice::Index(context.info().index);
-        let mut session = Session {
-            program,
-            operators,
-            reference: None,
-            executor: Some(executor),
-            choice,
-            fallbacks: Vec::new(),
-            n_lasting: 0,
-        };
+        let mut session =
+            Session { program, operators, reference: None, executor: Some(executor), choice, fallbacks: Vec::new() };
         if session.has_host_steps() {
             session.reference = Some(Reference::with_operators(&session.program, 0, &session.operators)?);
         }
         Ok(session)
     }
 
-    /// Goes on with the CPU reference after `error`, where the device was not asked for by name: for this run alone where its numbers are too wide for the
-    /// device, else for good.
+    /// Goes on with the CPU reference after `error`, where the device was not asked for by name.
     #[cfg(feature = "runtime")]
     fn fall_back(&mut self, error: crate::runtime::RuntimeError) -> Result<(), SessionError> {
         if !self.choice.may_fall_back() || !is_of_device(&error) {
@@ -194,10 +184,7 @@ impl Session {
             self.reference = Some(Reference::with_operators(&self.program, 0, &self.operators)?);
         }
         self.fallbacks.push(format!("{error}: ran on the CPU reference"));
-        if !matches!(error, crate::runtime::RuntimeError::TooWide { .. }) {
-            self.executor = None;
-            self.n_lasting = self.fallbacks.len();
-        }
+        self.executor = None;
         Ok(())
     }
 
@@ -211,7 +198,7 @@ impl Session {
         &self.program
     }
 
-    /// What went another way than asked in the last run, and why.
+    /// What went another way than asked, and why.
     pub fn fallbacks(&self) -> &[String] {
         &self.fallbacks
     }
@@ -219,9 +206,7 @@ impl Session {
     /// The name of the device that the last run was on; before the first, of the one to come.
     pub fn device(&self) -> String {
         #[cfg(feature = "runtime")]
-        if let Some(executor) = &self.executor
-            && self.fallbacks.len() == self.n_lasting
-        {
+        if let Some(executor) = &self.executor {
             return executor.context().info().name.clone();
         }
         "cpu".to_owned()
@@ -269,7 +254,6 @@ impl Session {
     /// As [`Session::run`].
     pub fn run_told(&mut self, inputs: &[Tensor], profile: bool, told: Told<'_>) -> Result<Outcome, SessionError> {
         let host_nodes: Vec<String> = self.host_nodes();
-        self.fallbacks.truncate(self.n_lasting);
         let entry = self.program.entry().ok_or(CpuError::Graph(GraphError::Plan(0)))?;
         let all: Vec<Tensor>;
         let inputs = if inputs.len() == entry.inputs.len() {
@@ -296,8 +280,8 @@ impl Session {
                     for span in profile.iter_mut().flatten().filter(|span| span.track == Track::Node) {
                         span.kernel = reference.and_then(|r| r.operator(&span.name)).unwrap_or_default().to_owned();
                     }
-                    let crate::runtime::RunOutput { outputs, device_ms, .. } = output;
-                    return Ok(Outcome { outputs, device_ms, host_nodes, profile });
+                    let crate::runtime::RunOutput { outputs, device_ms, work, .. } = output;
+                    return Ok(Outcome { outputs, device_ms, host_nodes, profile, work: Some(work) });
                 }
                 Err(error) => self.fall_back(error)?,
             }
@@ -324,7 +308,7 @@ impl Session {
                 since = now;
             }
         })?;
-        Ok(Outcome { outputs, device_ms: None, host_nodes, profile: profile.then_some(spans) })
+        Ok(Outcome { outputs, device_ms: None, host_nodes, profile: profile.then_some(spans), work: None })
     }
 
     fn host_nodes(&self) -> Vec<String> {
@@ -378,12 +362,6 @@ pub fn is_of_device(error: &crate::runtime::RuntimeError) -> bool {
     use crate::runtime::RuntimeError::*;
     matches!(
         error,
-        NoDevice { .. }
-            | NoGpu { .. }
-            | OutOfMemory { .. }
-            | DeviceLost
-            | Unsupported { .. }
-            | TooWide { .. }
-            | Vulkan { .. }
+        NoDevice { .. } | NoGpu { .. } | OutOfMemory { .. } | DeviceLost | Unsupported { .. } | Vulkan { .. }
     )
 }

@@ -1,12 +1,15 @@
 //! Masks: what makes a strong device behave as a weak one, so that what a weak device runs can be tested without it.
 //!
-//! A mask is the name of a shipped target, or a comma list of those and of single masks (`no-f16`, `shared=16K` and so on; the message of [`MaskError`] lists them). What it leaves of a device is the meet of both:
-//! of every limit the lower, of every alignment the higher, of the features those that both have.
+//! A mask is the name of a shipped target, or a comma list of those and of single masks (`no-f16`, `shared=16K` and so
+//! on; the message of [`MaskError`] lists them). What it leaves of a device is the meet of both: of every limit the
+//! lower, of every alignment the higher, of the features those that both have.
 //!
-//! It does not change what no program can make a driver do: whether host and device share memory, the size of a subgroup, the driver's own
-//! rounding of allocations below the mask's, and speed. Nor can a mask lower what the Vulkan specification guarantees.
+//! It does not change what no program can make a driver do: whether host and device share memory, the size of a
+//! subgroup, the driver's own rounding of allocations below the mask's, and speed. Nor can a mask lower what the Vulkan
+//! specification guarantees.
 
-use super::{Features, Target, TargetError};
+use super::{Features, MatrixShape, Target, TargetError};
+use std::collections::BTreeSet;
 
 /// What a target leaves of a device.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,8 +99,8 @@ impl Mask {
 }
 
 impl Target {
-    /// The weaker of two targets in everything that a program may rely on. Names, sources, rates, the kind of memory and the size of a subgroup are
-    /// this target's.
+    /// The weaker of two targets in everything that a program may rely on. Names, sources, rates, the kind of memory
+    /// and the size of a subgroup are this target's.
     pub fn meet(&self, other: &Target) -> Target {
         let mut all = self.clone();
         all.vulkan = self.vulkan.min(other.vulkan);
@@ -139,6 +142,10 @@ impl Features {
             integer_dot_product_accelerated: self.integer_dot_product_accelerated
                 && other.integer_dot_product_accelerated,
             cooperative_matrix: self.cooperative_matrix && other.cooperative_matrix,
+            matrix_shapes: {
+                let both = self.matrix_shapes.iter().filter(|shape| other.matrix_shapes.contains(shape));
+                both.copied().collect::<BTreeSet<_>>().into_iter().collect()
+            },
             subgroup_arithmetic: self.subgroup_arithmetic && other.subgroup_arithmetic,
         }
     }
@@ -174,6 +181,7 @@ fn strongest() -> Result<Target, TargetError> {
     for (_, feature) in WORDS {
         *feature(&mut all.features) = true;
     }
+    all.features.matrix_shapes = MatrixShape::every();
     Ok(all)
 }
 
@@ -182,6 +190,9 @@ fn single(ceiling: &mut Target, element: &str) -> Result<(), String> {
         *feature(&mut ceiling.features) = false;
         // What is not there is not fast either.
         ceiling.features.integer_dot_product_accelerated &= ceiling.features.integer_dot_product;
+        if !ceiling.features.cooperative_matrix {
+            ceiling.features.matrix_shapes.clear();
+        }
         return Ok(());
     }
     let unknown = || {
@@ -291,6 +302,7 @@ mod tests {
             let mut wanted = device.features.clone();
             *feature(&mut wanted) = false;
             wanted.integer_dot_product_accelerated &= wanted.integer_dot_product;
+            wanted.matrix_shapes.retain(|_| wanted.cooperative_matrix);
             assert_eq!(left, wanted, "{word}");
         }
         let text =

@@ -139,10 +139,12 @@ impl Module {
         m
     }
 
-    /// What the module asks for that `target` does not have, and of subgroups everything but arithmetic over all of one.
+    /// What the module asks for that `target` does not have, and of subgroups everything but arithmetic over all of one, where it has no cooperative
+    /// matrices, which are those of subgroups.
     pub fn faults(&self, target: &Target) -> Vec<String> {
         let (f, l) = (&target.features, &target.limits);
         let mut faults = Vec::new();
+        let has_matrices = self.capabilities.contains(&6022);
         for &capability in &self.capabilities {
             let has = match capability {
                 1 => true,
@@ -151,7 +153,10 @@ impl Module {
                 4433 => f.storage_16bit,
                 4448 => f.storage_8bit,
                 6017..=6019 => f.integer_dot_product,
-                61 | 63 => f.subgroup_arithmetic,
+                61 => f.subgroup_arithmetic || has_matrices,
+                63 => f.subgroup_arithmetic,
+                65 => has_matrices,
+                5345 | 6022 => f.cooperative_matrix,
                 _ => false,
             };
             faults.extend((!has).then(|| format!("capability {capability}")));
@@ -162,6 +167,7 @@ impl Module {
                 "SPV_KHR_16bit_storage" => f.storage_16bit,
                 "SPV_KHR_8bit_storage" => f.storage_8bit,
                 "SPV_KHR_integer_dot_product" => f.integer_dot_product,
+                "SPV_KHR_cooperative_matrix" | "SPV_KHR_vulkan_memory_model" => f.cooperative_matrix,
                 _ => false,
             };
             faults.extend((!has).then(|| format!("extension {extension}")));
@@ -188,6 +194,9 @@ impl Module {
                 self.storage.len(),
                 l.max_per_stage_descriptor_storage_buffers
             ));
+        }
+        if has_matrices {
+            return faults;
         }
         // OpSubgroup..., OpGroup... and OpGroupNonUniform... instructions of the core and of the extensions before it.
         let group = |op: &&u32| matches!(op, 259..=271 | 333..=366 | 4421..=4432 | 5000..=5007 | 5296 | 5571..=5581 | 6401..=6408);

@@ -60,7 +60,8 @@ fn tables_beyond_a_binding_come_in_slices() {
         let indices = random.ints(DType::I32, &[15], -210, 209);
         let packed = random.packed(packings()[0], &[210, 90]);
         let rank_3 = random.floats(DType::F16, &[210, 5, 9]);
-        // Where bindings begin at multiples of 256, as many rows of 90 bytes as lead from one to the next do not fit in the lesser.
+        // Where bindings begin at multiples of 256, as many rows of 90 bytes as lead from one to the next do not fit in
+        // the lesser.
         for (table, range) in [(packed, 8192), (rank_3, 12288)] {
             let mut small = bench.targets[0].clone();
             small.limits.max_storage_buffer_range = range;

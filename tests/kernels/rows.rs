@@ -27,7 +27,8 @@ fn reductions_along_any_axes() {
                 Case::new(&reduce::DEF, attrs.clone(), &[&random.floats(DType::F16, dims)])
                     .stored(DType::F32)
                     .check(bench);
-                // The mean of integers is no more than any other division of them, and a product of many wraps differently in i64.
+                // The mean of integers is no more than any other division of them, and a product of many wraps
+                // differently in i64.
                 if kind != "prod" {
                     Case::new(&reduce::DEF, attrs, &[&random.ints(DType::I32, dims, -50, 50)]).check(bench);
                 }

@@ -7,8 +7,9 @@ use crate::ir::packed::Granularity;
 use crate::ir::packed::Packing;
 use crate::ir::{Activations, Attrs, Binary, Class, Dim, Expr, Graph, NodeId, Op, TensorType, ValueId, product};
 use crate::ops::check_indices::{self, Rule};
-use crate::ops::kernel_key::{ExprKey, KernelKey, OperandKey, ParamType, Storage, Template, Tile, Value, Variant};
+use crate::ops::kernel_key::{ExprKey, KernelKey, OperandKey, ParamType, Storage, Template, Tile, Value};
 use crate::ops::util::dims_attr;
+use crate::ops::variant::Variant;
 use crate::target::Target;
 use std::collections::BTreeMap;
 
@@ -22,7 +23,7 @@ pub(super) struct Node<'a> {
     pub(super) attrs: &'a Attrs,
     pub(super) name: &'a str,
     /// What the node's format says of activations.
-    activations: Option<Activations>,
+    pub(super) activations: Option<Activations>,
     /// What a kernel that has variants is made as, where somebody asks for one.
     pub(super) variant: Option<Variant>,
     /// Own operands, `None` where an optional one is absent.
@@ -127,6 +128,11 @@ impl<'a> Node<'a> {
         let same = |v: &ValueId| self.graph.ty(*v).dtype == self.result.dtype;
         self.epilogue.as_ref().is_some_and(|e| e.key.text != "x0" || !e.args.iter().all(|(v, _)| same(v)))
             || !self.own.iter().take(1).flatten().all(same)
+    }
+
+    /// Whether its images have their channels last.
+    pub(super) fn has_channels_last(&self) -> bool {
+        self.attrs.str("layout") == Some("nhwc")
     }
 
     /// The integers of an attribute.
@@ -384,7 +390,7 @@ impl Call<'_> {
 
     /// Whether its template multiplies codes of both operands.
     pub(super) fn is_integer_product(&self) -> bool {
-        matches!(self.template, Template::MatmulI8 | Template::ConvI8)
+        matches!(self.template, Template::MatmulI8 | Template::ConvI8 | Template::ConvNhwcI8)
     }
 
     /// A loop of the template's text that an invocation comes to `entries` times, and whose body then runs `times` times.
@@ -471,7 +477,20 @@ impl Call<'_> {
         let result = storage(node.result).unwrap_or(Storage::F32);
         let result_bytes = most_device_bytes(node.result).unwrap_or(u64::MAX);
         self.bindings.push(Operand { value: node.value, offset_bytes: 0, bytes: result_bytes, write: true });
+        let mut literals = BTreeMap::new();
+        if self.template.table().literals {
+            let known = |(name, (ty, value)): (&String, &(ParamType, Dim))| {
+                let word = value.known().filter(|_| *ty != ParamType::Float)?;
+                // What does not fit is refused with the others.
+                let fits =
+                    if *ty == ParamType::Int { i32::try_from(word).is_ok() } else { u32::try_from(word).is_ok() };
+                fits.then(|| (name.clone(), word as u32))
+            };
+            literals = self.params.iter().filter_map(known).collect();
+            self.params.retain(|name, _| !literals.contains_key(name));
+        }
         let key = KernelKey {
+            literals,
             template: self.template,
             operands: self.operands,
             expr,
@@ -505,7 +524,16 @@ impl Call<'_> {
         }
         let n_groups = n_groups.into();
         let groups = groups(&n_groups).ok_or_else(|| node.unsupported(format!("{n_groups} workgroups")))?;
-        let call = KernelCall { key, operands: self.bindings, params, groups, loops: self.loops, check: None };
+        let call = KernelCall {
+            key,
+            operands: self.bindings,
+            params,
+            groups,
+            check: None,
+            stripe: None,
+            alternative: None,
+            loops: self.loops,
+        };
         match limits.max_loop_iterations {
             Some(limit) if call.loop_iterations() > limit => Err(node.unsupported(format!(
                 "{} loop iterations of {} where the target runs {limit}",

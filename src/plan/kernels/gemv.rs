@@ -6,13 +6,12 @@ use super::matmul::{Columns, Product, sizes};
 use super::{KernelCall, KernelError, storage};
 use crate::ir::Dim;
 use crate::ir::packed::Granularity;
-use crate::ops::kernel_key::{Storage, Template, Variant};
+use crate::ops::kernel_key::{Storage, Template};
+use crate::ops::variant::{Gemv, Variant};
 use crate::target::Target;
 
 /// Elements of the step in which packed weights are read.
 const STEP: i64 = 32;
-/// Invocations of a subgroup up to which a device is taken for a CPU.
-pub(super) const NARROW_SUBGROUP: u32 = 8;
 /// Most rows of the first operand.
 const MAX_ROWS: u32 = 8;
 
@@ -24,7 +23,7 @@ pub(super) fn choose(
     columns: &Columns,
     trans_b: bool,
     rows: u32,
-) -> Result<Option<(Template, Variant)>, KernelError> {
+) -> Result<Option<(Template, Gemv)>, KernelError> {
     let (_, a) = node.operand(0)?;
     let (Some(a), Some(b), Some(k)) = (storage(a), storage(node.graph.ty(columns.b)), product.k.known()) else {
         return Ok(None);
@@ -47,7 +46,7 @@ pub(super) fn choose(
     if !template.table().needs.iter().all(|name| node.target.features.named(name) == Some(true)) {
         return Ok(None);
     }
-    if let Some(variant) = node.variant {
+    if let Some(Variant::Gemv(variant)) = node.variant {
         return Ok(suits(template, variant, rows, node.target).then_some((template, variant)));
     }
     let most_rows = if rows == 1 { 1 } else { MAX_ROWS };
@@ -58,11 +57,11 @@ pub(super) fn choose(
 
 /// Variants for a kernel, the best first, as measured on an H200 (`benches/gpu`): by the storage of the weights, their rows and the length of
 /// these. Those for two rows and more have the same lanes and ways, since sums depend on these.
-fn preferred(template: Template, b: Storage, (n, k): (Option<i64>, i64), rows: u32, target: &Target) -> Vec<Variant> {
-    let of = |threads, lanes, ways, columns, steps| Variant { threads, lanes, ways, columns, steps };
+fn preferred(template: Template, b: Storage, (n, k): (Option<i64>, i64), rows: u32, target: &Target) -> Vec<Gemv> {
+    let of = |threads, lanes, ways, columns, steps| Gemv { threads, lanes, ways, columns, steps };
     match (template, b, rows) {
         // A CPU, as lavapipe has it, takes the invocations of a workgroup in turn, and is faster with `matvec`.
-        _ if target.limits.subgroup_size <= NARROW_SUBGROUP => Vec::new(),
+        _ if target.is_cpu() => Vec::new(),
         (Template::Gemv, Storage::F16, 1) if k > 8192 => vec![of(256, 16, 8, 2, 0)],
         (Template::Gemv, _, 1) => vec![of(256, 32, 8, 1, 0)],
         (Template::Gemv, _, 2) | (Template::Gemv, Storage::F32, 4) => vec![of(128, 32, 4, 4, 0)],
@@ -75,7 +74,7 @@ fn preferred(template: Template, b: Storage, (n, k): (Option<i64>, i64), rows: u
 }
 
 /// Whether a target has what a variant needs for so many rows.
-fn suits(template: Template, variant: Variant, rows: u32, target: &Target) -> bool {
+fn suits(template: Template, variant: Gemv, rows: u32, target: &Target) -> bool {
     let limits = &target.limits;
     // As `gemv.glsl` and `gemv_dot.comp` declare them; of the latter the larger of both.
     let sums = variant.columns * (variant.threads / variant.lanes) * (variant.lanes + 1) * 4;
@@ -90,15 +89,15 @@ pub(super) fn call(
     node: &Node<'_>,
     product: &Product,
     columns: &Columns,
-    (template, variant): (Template, Variant),
+    (template, variant): (Template, Gemv),
     rows: u32,
     when: &Dim,
 ) -> Result<KernelCall, KernelError> {
     let (a, _) = node.operand(0)?;
     let call = node.call(template).operand(a).operand_rows(columns.b, columns.rows);
-    let call = sizes(call, product, columns).flag("rows", rows).variant(variant);
+    let call = sizes(call, product, columns).flag("rows", rows).variant(Variant::Gemv(variant));
     // Loops as the text has them.
-    let Variant { threads, lanes, ways, columns: _, steps } = variant;
+    let Gemv { threads, lanes, ways, columns: _, steps } = variant;
     let (k, split, rows) = (&product.k, u64::from(lanes * ways), u64::from(rows));
     let call = if template == Template::GemvDot {
         let chunks = k.div_ceil(32 * u64::from(steps));
@@ -117,8 +116,8 @@ pub(super) fn call(
 /// Threads, then pairs of lanes and ways, columns and steps that go with them.
 type Sweep<'a> = (u32, &'a [(u32, u32)], &'a [u32], &'a [u32]);
 
-/// Variants to try for weights that lie as `b`, in a fixed order: those that are among the best somewhere.
-pub fn variants(b: Storage) -> Vec<Variant> {
+/// Variants to try for weights that lie as `b`, in a fixed order.
+pub(super) fn variants(b: Storage) -> Vec<Variant> {
     let lists: &[Sweep<'_>] = if matches!(b, Storage::Packed(_)) {
         &[
             (128, &[(8, 2), (8, 4), (16, 2), (16, 4)], &[4, 8], &[128]),
@@ -138,7 +137,7 @@ pub fn variants(b: Storage) -> Vec<Variant> {
     for &(threads, splits, columns, steps) in lists {
         for &(lanes, ways) in splits {
             for &columns in columns {
-                all.extend(steps.iter().map(|&steps| Variant { threads, lanes, ways, columns, steps }));
+                all.extend(steps.iter().map(|&steps| Variant::Gemv(Gemv { threads, lanes, ways, columns, steps })));
             }
         }
     }

@@ -2,17 +2,21 @@
 
 use super::call::{Call, Node, Rows, dims, slices};
 use super::gemv;
+use super::mma::{self, Bucket};
 use super::shape::{at_least, at_most, broadcast, from, merge};
 use super::{KernelCall, KernelError};
 use crate::ir::packed::{Granularity, Packing};
 use crate::ir::{Dim, ValueId, product as product_of};
 use crate::ops::kernel_key::Template;
 use crate::ops::util::agree;
+use crate::program::Stripe;
 
 /// Most rows of a for which reading b once matters more than reading a often.
 const MAX_VECTOR_ROWS: i64 = 8;
-/// Terms of a product that are summed by themselves where there are more; also from where on loops are unrolled (`tile.glsl`).
-const DEEP: u32 = 4096;
+/// Terms of a product beyond which loops are unrolled and sums are sums of parts (`DEEP_TERMS` of `tile.glsl`).
+const DEEP: i64 = 4096;
+/// Terms beyond which the sum of parts keeps what it loses (`DEEPER_TERMS`).
+const DEEPER: i64 = 65536;
 /// Most axes of batches after merging.
 const MAX_BATCH_RANK: usize = 4;
 /// Most products of 8-bit codes whose sum surely fits in i32: 2^31 / (127 * 128).
@@ -31,7 +35,7 @@ pub(super) struct Columns {
 
 /// Sizes of a product, and its batches: size and strides in elements of a and b.
 pub(super) struct Product {
-    m: Dim,
+    pub(super) m: Dim,
     n: Dim,
     pub(super) k: Dim,
     pub(super) batches: Vec<(Dim, [Dim; 2])>,
@@ -77,7 +81,7 @@ pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
                 && !weights.scale.has_zeros()
                 && !matches!(packing.granularity, Granularity::Block(_)) =>
         {
-            Ok(vec![integer_product(node, &product, weights, columns)?])
+            integer_product(node, &product, trans_b, weights, &columns)
         }
         _ => Err(refuse()),
     };
@@ -87,17 +91,24 @@ pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     // Rows of b are columns of the result: its further operands, and slices of large ones, are dispatches of their own.
     let mut calls = Vec::new();
     let mut base = Dim::Known(0);
+    let mut n_parts = 0;
     for slot in 1..node.own.len() {
         let (b, ty) = node.operand(slot)?;
         // Alone, it may have leading axes of one.
         let n = if node.own.len() == 2 { n.clone() } else { dims(ty).first().cloned().unwrap_or(Dim::Known(0)) };
         for rows in slices(node, b, &n, k)? {
             let (first, n) = rows.map_or((Dim::Known(0), n.clone()), |rows| (rows.first.into(), rows.n.into()));
-            calls.extend(one(Columns { b, base: &base + &first, n, rows })?);
+            let first = &base + &first;
+            let stripe = Stripe { pitch: product.n.clone(), first: first.clone(), width: n.clone() };
+            for call in one(Columns { b, base: first, n, rows })? {
+                let alternative = call.alternative.map(|_| n_parts);
+                calls.push(KernelCall { stripe: Some(stripe.clone()), alternative, ..call });
+            }
+            n_parts += 1;
         }
         base = &base + &n;
     }
-    Ok(calls)
+    Ok(calls.into_iter().map(|call| KernelCall { stripe: call.stripe.filter(|_| n_parts > 1), ..call }).collect())
 }
 
 /// The calls that compute it: one, or where the number of rows changes between runs those for one row, for few and for many, of which one applies.
@@ -141,21 +152,27 @@ fn float_product(
         Some((template, variant)) => gemv::call(node, product, columns, (template, variant), rows, when),
         None => fill(node.call(Template::Matvec), Some(rows), when),
     };
+    let matrices = |bucket: Bucket, when: &Dim| mma::call(node, product, columns, trans_b, bucket, when);
     let always = Dim::Known(1);
     match m.known() {
         Some(m) if m <= MAX_VECTOR_ROWS => {
             let rows = u32::try_from(m).unwrap_or(u32::MAX).next_power_of_two();
             Ok(vec![few_rows(rows, &always)?])
         }
-        Some(_) => Ok(vec![fill(node.call(Template::Matmul), None, &always)?]),
+        Some(m) => match matrices(Bucket::of(m), &always)? {
+            Some(call) => Ok(vec![call]),
+            None => Ok(vec![fill(node.call(Template::Matmul), None, &always)?]),
+        },
         None => {
             let few = &from(m, 2) * &at_most(m, MAX_VECTOR_ROWS);
             let most = u32::try_from(MAX_VECTOR_ROWS).unwrap_or(u32::MAX);
-            Ok(vec![
-                few_rows(1, &at_most(m, 1))?,
-                few_rows(most, &few)?,
-                fill(node.call(Template::Matmul), None, &from(m, MAX_VECTOR_ROWS + 1))?,
-            ])
+            let mut calls = vec![few_rows(1, &at_most(m, 1))?, few_rows(most, &few)?];
+            let cases = Bucket::cases(m, MAX_VECTOR_ROWS).into_iter().map(|(bucket, when)| matrices(bucket, &when));
+            match cases.collect::<Result<Option<Vec<_>>, _>>()? {
+                Some(cases) => calls.extend(cases),
+                None => calls.push(fill(node.call(Template::Matmul), None, &from(m, MAX_VECTOR_ROWS + 1))?),
+            }
+            Ok(calls.into_iter().map(|call| KernelCall { alternative: Some(0), ..call }).collect())
         }
     }
 }
@@ -163,9 +180,10 @@ fn float_product(
 fn integer_product(
     node: &Node<'_>,
     product: &Product,
+    trans_b: bool,
     weights: Packing,
-    columns: Columns,
-) -> Result<KernelCall, KernelError> {
+    columns: &Columns,
+) -> Result<Vec<KernelCall>, KernelError> {
     let Product { m, k, .. } = product;
     let n = &columns.n;
     let (a, a_ty) = node.operand(0)?;
@@ -174,18 +192,30 @@ fn integer_product(
     if k.most().is_none_or(|k| k.min(i64::from(block)) > MAX_I32_TERMS) {
         return Err(node.unsupported(format!("an integer product of {a_ty} and {b_ty}, whose sums may not fit in i32")));
     }
-    let call = sizes(node.call(Template::MatmulI8).operand(a).operand_rows(columns.b, columns.rows), product, &columns);
+    let matrices = |bucket: Bucket, when: &Dim| mma::call(node, product, columns, trans_b, bucket, when);
+    let cases = match m.known() {
+        Some(m) => vec![(Bucket::of(m), Dim::Known(1))],
+        None => Bucket::cases(m, 0),
+    };
+    let calls = cases.into_iter().map(|(bucket, when)| matrices(bucket, &when));
+    if let Some(calls) = calls.collect::<Result<Option<Vec<_>>, _>>()? {
+        let alternative = (calls.len() > 1).then_some(0);
+        return Ok(calls.into_iter().map(|call| KernelCall { alternative, ..call }).collect());
+    }
+    let call = sizes(node.call(Template::MatmulI8).operand(a).operand_rows(columns.b, columns.rows), product, columns);
     let (tile_m, tile_n, _) = tile(m, n);
     let n_groups = &m.div_ceil(u64::from(tile_m)) * &n.div_ceil(u64::from(tile_n));
-    tiled(call.uint("block", u64::from(block)), k, (tile_m, tile_n, tile_k)).groups(n_groups)
+    Ok(vec![tiled(call.uint("block", u64::from(block)), k, (tile_m, tile_n, tile_k)).groups(n_groups)?])
 }
 
 /// A call of a kernel that computes tiles of a product of depth `k`, with its loops.
 pub(super) fn tiled<'n>(call: Call<'n>, k: &Dim, (tile_m, tile_n, tile_k): (u32, u32, u32)) -> Call<'n> {
     let slabs = k.div_ceil(u64::from(tile_k));
     // Of fewer terms the sum is the same either way, so it depends on a size and not on its range.
-    let deep = k.most().is_none_or(|k| k > i64::from(DEEP));
-    let call = call.tile(tile_m, tile_n, tile_k).flag("deep", if deep { DEEP } else { 0 }).each(1u64, slabs.clone());
+    let exceeds = |terms: i64| k.most().is_none_or(|k| k > terms);
+    let deep = exceeds(DEEP);
+    let level = u32::from(deep) + u32::from(exceeds(DEEPER) && !call.is_integer_product());
+    let call = call.tile(tile_m, tile_n, tile_k).flag("deep", level).each(1u64, slabs.clone());
     let call = if deep {
         // Eight terms a turn.
         call.each(slabs, u64::from(tile_k / 8))

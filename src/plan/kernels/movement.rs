@@ -9,6 +9,7 @@ use crate::ir::{Dim, product};
 use crate::ops::check_indices::Rule;
 use crate::ops::kernel_key::Template;
 use crate::ops::strided::Fill;
+use crate::program::Stripe;
 
 /// Most axes of a strided read after merging.
 const MAX_RANK: usize = 8;
@@ -134,7 +135,9 @@ pub(super) fn concat(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
             let call = node.call(Template::Concat).operand(x).uint("n", n.clone()).uint("run", run.clone());
             let storages = node.outer_storages().chain(storage(ty));
             let width = vectors::width(node, storages, &n, &[&run, &pitch, &first]);
-            calls.push(call.uint("pitch", pitch.clone()).uint("first", first.clone()).vectors(&n, width)?);
+            let call = call.uint("pitch", pitch.clone()).uint("first", first.clone()).vectors(&n, width)?;
+            let stripe = Stripe { pitch: pitch.clone(), first: first.clone(), width: run.clone() };
+            calls.push(KernelCall { stripe: Some(stripe), ..call });
         }
         first = &first + &run;
     }

@@ -3,9 +3,9 @@
 use super::instance::Instance;
 use super::{Options, cstr};
 use crate::runtime::RuntimeError;
-use crate::target::{Features, Limits, Mask, Memory, Target};
+use crate::target::{Features, Limits, Mask, MatrixShape, MatrixTypes, Memory, Target};
 use ash::vk;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString};
 
 /// What kind of device it is (`VkPhysicalDeviceType`).
@@ -196,14 +196,21 @@ impl Probe {
         })
     }
 
-    /// Makes the device behave as a weaker one. Of the operations of subgroups the basic ones remain, which every device of Vulkan 1.1 has, and
-    /// arithmetic where the mask leaves it.
+    /// Makes the device behave as a weaker one. Of the operations of subgroups the basic ones remain, which every device of Vulkan 1.1 has, and those of
+    /// the features that the mask leaves.
     pub(super) fn mask(&mut self, mask: Option<&Mask>) {
         let Some(mask) = mask else { return };
         self.info.target = mask.apply(&self.info.target);
         self.info.mask = Some(mask.text().to_owned());
-        self.subgroup_operations &=
-            if self.info.target.features.subgroup_arithmetic { ARITHMETIC } else { vk::SubgroupFeatureFlags::BASIC };
+        let features = &self.info.target.features;
+        let mut left = vk::SubgroupFeatureFlags::BASIC;
+        if features.subgroup_arithmetic {
+            left |= ARITHMETIC;
+        }
+        if features.cooperative_matrix {
+            left |= vk::SubgroupFeatureFlags::SHUFFLE;
+        }
+        self.subgroup_operations &= left;
     }
 
     /// Notes to what the driver rounds, where a mask does not round to more.
@@ -289,14 +296,14 @@ fn features(
     }
     // SAFETY: `physical` is a device of this live instance, and every structure in the chain is one that it knows, as just checked.
     unsafe { instance.raw.get_physical_device_features2(physical, &mut all) };
-    let halves = has_matrix && {
-        let functions = ash::khr::cooperative_matrix::Instance::new(&instance.entry, &instance.raw);
-        // SAFETY: the device has the extension.
-        let shapes =
-            unsafe { functions.get_physical_device_cooperative_matrix_properties(physical) }.unwrap_or_default();
-        shapes.iter().any(|s| s.a_type == vk::ComponentTypeKHR::FLOAT16 && s.scope == vk::ScopeKHR::SUBGROUP)
-    };
     let on = |b: vk::Bool32| b == vk::TRUE;
+    let mut matrix_shapes = if has_matrix { matrix_shapes(instance, physical) } else { Vec::new() };
+    // With the memory model on, the atomics that store emulated f16 need its device scope (VUID-RuntimeSpirv-vulkanMemoryModel-06265).
+    let cooperative_matrix = on(matrix.cooperative_matrix)
+        && on(model.vulkan_memory_model)
+        && on(model.vulkan_memory_model_device_scope)
+        && matrix_shapes.iter().any(|shape| shape.types == MatrixTypes::F16);
+    matrix_shapes.retain(|_| cooperative_matrix);
     Features {
         f16_arithmetic: on(arithmetic.shader_float16),
         int8_arithmetic: on(arithmetic.shader_int8),
@@ -304,14 +311,33 @@ fn features(
         storage_8bit: on(storage8.storage_buffer8_bit_access),
         integer_dot_product: on(dot.shader_integer_dot_product),
         integer_dot_product_accelerated: on(dot.shader_integer_dot_product) && dot_accelerated,
-        // With the memory model on, the atomics that store emulated f16 need its device scope (VUID-RuntimeSpirv-vulkanMemoryModel-06265).
-        cooperative_matrix: on(matrix.cooperative_matrix)
-            && on(model.vulkan_memory_model)
-            && on(model.vulkan_memory_model_device_scope)
-            && halves,
+        cooperative_matrix,
+        matrix_shapes,
         subgroup_arithmetic: subgroup.supported_stages.contains(vk::ShaderStageFlags::COMPUTE)
             && subgroup.supported_operations.contains(ARITHMETIC),
     }
+}
+
+/// What subgroups of the device, which has the extension, multiply, in order: of the types that are used here, without saturation.
+fn matrix_shapes(instance: &Instance, physical: vk::PhysicalDevice) -> Vec<MatrixShape> {
+    let functions = ash::khr::cooperative_matrix::Instance::new(&instance.entry, &instance.raw);
+    // SAFETY: the device has the extension.
+    let all = unsafe { functions.get_physical_device_cooperative_matrix_properties(physical) }.unwrap_or_default();
+    let shapes = all.iter().filter_map(|s| {
+        let types = match (s.a_type, s.result_type) {
+            (vk::ComponentTypeKHR::FLOAT16, vk::ComponentTypeKHR::FLOAT32) => MatrixTypes::F16,
+            (vk::ComponentTypeKHR::SINT8, vk::ComponentTypeKHR::SINT32) => MatrixTypes::I8,
+            _ => return None,
+        };
+        let is_plain = s.a_type == s.b_type
+            && s.c_type == s.result_type
+            && s.saturating_accumulation == vk::FALSE
+            && s.scope == vk::ScopeKHR::SUBGROUP;
+        let shape = MatrixShape { types, m: s.m_size, n: s.n_size, k: s.k_size };
+        // Sides that have no name are not used.
+        (is_plain && MatrixShape::try_from(shape.to_string()).is_ok()).then_some(shape)
+    });
+    shapes.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// To what multiple the driver rounds: the sizes asked are one byte above a power of two, so the lowest bit of each answer is that multiple.
