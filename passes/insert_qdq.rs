@@ -213,7 +213,7 @@ impl Work<'_> {
         let narrow = self.narrow(found.value)?;
         let name = self.edit.name(narrow).to_owned();
         let widened = self.stored(narrow, stored)?;
-        if found.layout == found.wanted { Ok(widened) } else { self.transposed(widened, &format!("{name}.t")) }
+        self.turned(widened, found, &format!("{name}.t"))
     }
 
     /// A constant as f16.
@@ -311,20 +311,36 @@ impl Work<'_> {
         match found.wanted {
             weights::Layout::Rows => Ok(plain),
             weights::Layout::Columns => self.transposed(plain, &format!("{name}.t")),
-            weights::Layout::Filters => {
+            weights::Layout::Filters | weights::Layout::FiltersLast => {
                 let dims: Vec<i64> = self.graph.ty(found.value).shape.0.iter().filter_map(|d| d.known()).collect();
                 let shape = self
                     .edit
                     .add_named_const(&format!("{name}.shape"), Tensor::from_i64s(DType::I64, &[dims.len()], &dims)?);
                 let def = ops::registry().by_onnx("Reshape").ok_or_else(|| OpError::unsupported("Reshape"))?;
-                self.add_named(def, Attrs::new(), &[plain, shape], &format!("{name}.r"))
+                let filters = self.add_named(def, Attrs::new(), &[plain, shape], &format!("{name}.r"))?;
+                self.turned(filters, found, &format!("{name}.t"))
             }
         }
     }
 
+    /// Weights that lie as their constant does, as the operator reads them.
+    fn turned(&mut self, val: Val, found: &weights::Weights, name: &str) -> Result<Val, OpError> {
+        match (found.layout, found.wanted) {
+            (own, wanted) if own == wanted => Ok(val),
+            (weights::Layout::FiltersLast, _) => {
+                self.permuted(val, &ops::layout::TO_NCHW.map(|axis| axis as i64), name)
+            }
+            _ => self.transposed(val, name),
+        }
+    }
+
     fn transposed(&mut self, matrix: Val, name: &str) -> Result<Val, OpError> {
-        let def = ops::registry().by_onnx("Transpose").ok_or_else(|| OpError::unsupported("Transpose"))?;
-        self.add_named(def, Attrs::new().with_ints("perm", [1, 0]), &[matrix], name)
+        self.permuted(matrix, &[1, 0], name)
+    }
+
+    fn permuted(&mut self, val: Val, perm: &[i64], name: &str) -> Result<Val, OpError> {
+        let attrs = Attrs::new().with_ints("perm", perm.iter().copied());
+        self.add_named(&ops::movement::TRANSPOSE, attrs, &[val], name)
     }
 
     fn add_named(

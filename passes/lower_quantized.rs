@@ -4,13 +4,14 @@
 //! views (`strided`, `reshape`) and casts on the way. Codes, scales and zero points become one packed constant `[rows, columns]` (`packed_rows`), which
 //! the operator reads as it is; a DequantizeLinear of `dynamic_quantize` on the other side, perhaps reshaped, becomes `quantize_packed`, and the products
 //! integer ones. Equal because the kernel computes `(code - zero) * scale` where the pattern did. Float weights `[K, N]` of a product that are larger
-//! than a binding may be are transposed, since only rows can be bound in slices; the transposition of a constant that others read too is read as its
+//! than a binding may be are transposed, since only rows can be bound in slices, as are those that products alone read where kernels are made for rows; the transposition of a constant that others read too is read as its
 //! rows. Refuses scales that change along the reduction axis in other than blocks of 16 to 256; a DequantizeLinear of constants that is left is computed.
 
 use super::packed_rows::{Rows, is_transposition};
 use super::{Context, Pass, PassError, at};
 use crate::ir::{Attr, Attrs, Edit, Graph, NodeId, Op, OpError, Patch, Tensor, Val, ValueId};
 use crate::ops;
+use crate::target::Target;
 use std::collections::BTreeMap;
 
 /// The pass.
@@ -24,6 +25,7 @@ impl Pass for LowerQuantized {
     fn run(&self, graph: &Graph, cx: &mut Context<'_>) -> Result<Patch, PassError> {
         let mut edit = Edit::new(graph);
         let mut packed: BTreeMap<Rows, (Val, bool)> = BTreeMap::new();
+        let mut transposed: BTreeMap<ValueId, Val> = BTreeMap::new();
         for id in graph.order() {
             let node = graph.node(id);
             let Some(op) = node.op() else { continue };
@@ -37,11 +39,16 @@ impl Pass for LowerQuantized {
             let mut note = |because: &str| {
                 cx.explain.note(&[&node.name], "lower_quantized", "packed weights", || because.to_owned())
             };
-            let large =
-                rows_of_large(graph, weights, op, cx.target.limits.max_storage_buffer_range).map_err(at(&node.name))?;
-            let rows = match large {
-                Some(tensor) => Some(edit.add_named_const(&format!("{}.t", graph.value(weights).name), tensor)),
-                None => shared_rows(graph, weights, op).map(Val::Old),
+            let rows = match transposed.get(&weights) {
+                Some(rows) => Some(*rows),
+                None => match rows_of(graph, weights, op, cx.target).map_err(at(&node.name))? {
+                    Some(tensor) => {
+                        let rows = edit.add_named_const(&format!("{}.t", graph.value(weights).name), tensor);
+                        transposed.insert(weights, rows);
+                        Some(rows)
+                    }
+                    None => shared_rows(graph, weights, op).map(Val::Old),
+                },
             };
             if let Some(rows) = rows {
                 edit.on_behalf_of(id);
@@ -117,15 +124,21 @@ impl Pass for LowerQuantized {
     }
 }
 
-/// The rows of constant float weights `[K, N]` of a product, `[N, K]`, where a binding of `limit` bytes does not span them.
-fn rows_of_large(graph: &Graph, weights: ValueId, op: &Op, limit: u64) -> Result<Option<Tensor>, OpError> {
-    let is_product = op.def.name == "matmul" && op.attrs.int("trans_b").unwrap_or(0) == 0;
-    let Some(tensor) = graph
-        .constant(weights)
-        .filter(|t| is_product && t.dtype().is_float() && t.ty().bytes().is_some_and(|b| b > limit))
-    else {
+/// The rows of constant float weights `[K, N]` of a product, `[N, K]`, where one binding of the target does not span them, or its kernels are made for
+/// rows and products alone read them, so that they are stored once.
+fn rows_of(graph: &Graph, weights: ValueId, op: &Op, target: &Target) -> Result<Option<Tensor>, OpError> {
+    let is_product = |op: &Op| op.def.name == "matmul" && op.attrs.int("trans_b").unwrap_or(0) == 0;
+    let Some(tensor) = graph.constant(weights).filter(|t| is_product(op) && t.dtype().is_float()) else {
         return Ok(None);
     };
+    let is_large = tensor.ty().bytes().is_some_and(|b| b > target.limits.max_storage_buffer_range);
+    let of_products = || {
+        let users = graph.users(weights);
+        users.iter().all(|&(user, slot)| slot == 1 && graph.node(user).op().is_some_and(is_product))
+    };
+    if !is_large && !(!target.is_cpu() && of_products()) {
+        return Ok(None);
+    }
     let &[k, n] = &tensor.dims()[..] else { return Ok(None) };
     let values = tensor.to_f32s()?;
     let rows: Vec<f32> = (0..n).flat_map(|row| values[row..].iter().step_by(n).take(k).copied()).collect();
@@ -151,8 +164,8 @@ enum Part {
     Quantized(Rows),
 }
 
-/// The DequantizeLinear behind the weights; several, perhaps with plain constants between them, where a matrix is put together of rows that are
-/// stored in different ways.
+/// The DequantizeLinear behind the weights; several, perhaps with plain constants between them, where a matrix is put
+/// together of rows that are stored in different ways.
 fn parts(graph: &Graph, weights: ValueId, op: &Op, slot: usize) -> Option<Vec<Part>> {
     if let Some(rows) = Rows::of(graph, weights, op, slot) {
         return Some(vec![Part::Quantized(rows)]);
@@ -186,8 +199,8 @@ fn reshape(graph: &Graph, value: ValueId) -> Option<&Op> {
     graph.node(value.node).op().filter(|op| op.is(&ops::reshape::DEF))
 }
 
-/// The x and the granularity behind a DequantizeLinear of `dynamic_quantize`, between which and the operator there may be a reshape that leaves
-/// every row a row.
+/// The x and the granularity behind a DequantizeLinear of `dynamic_quantize`, between which and the operator there may
+/// be a reshape that leaves every row a row.
 fn dynamic(graph: &Graph, value: ValueId) -> Option<(ValueId, String)> {
     if reshape(graph, value).is_some() {
         let source = graph.operands(value.node).first().copied().flatten()?;
@@ -284,26 +297,39 @@ mod tests {
     }
 
     #[test]
-    fn float_weights_beyond_a_binding_become_rows() {
-        let text = "graph g core
+    fn float_weights_become_rows_beyond_a_binding_and_where_kernels_are_made_for_rows() {
+        // One product, two, and a product beside another reader of the same weights.
+        let one = "graph g core
   %x = input : f32[1,2]
   %w = const [1.0,2.0,3.0,4.0,5.0,6.0] : f32[2,3]
   %y = matmul(%x, %w) {dtype=f32} : f32[1,3]
   output %y
 ";
-        let mut target = crate::target::Target::shipped("lavapipe").unwrap();
-        target.limits.max_storage_buffer_range = 16;
-        let settings = crate::passes::Settings::default();
-        let mut graph = read(text);
-        let patch =
-            super::Pass::run(&super::LowerQuantized, &graph, &mut super::Context::new(&target, &settings)).unwrap();
-        graph.apply(patch);
-        graph.verify().unwrap();
-        let printed = graph.to_string();
-        assert!(
-            printed.contains("const [1.0,4.0,2.0,5.0,3.0,6.0] : f32[3,2]") && printed.contains("trans_b=1"),
-            "{printed}"
-        );
+        let two = "graph g core
+  %x = input : f32[1,2]
+  %w = const [1.0,2.0,3.0,4.0] : f32[2,2]
+  %y = matmul(%x, %w) {dtype=f32} : f32[1,2]
+  %z = matmul(%y, %w) {dtype=f32} : f32[1,2]
+  output %z
+";
+        let sum = "  %z = pointwise(%y, %w) {dtype=f32, expr=`add(x0,x1)`} : f32[2,3]\n  output %y\n  output %z";
+        let shared = one.replace("  output %y", sum);
+        let rows_of = |text: &str, target: &str, range: u64| {
+            let mut target = crate::target::Target::shipped(target).unwrap();
+            target.limits.max_storage_buffer_range = range;
+            let settings = crate::passes::Settings::default();
+            let mut graph = read(text);
+            let patch =
+                super::Pass::run(&super::LowerQuantized, &graph, &mut super::Context::new(&target, &settings)).unwrap();
+            graph.apply(patch);
+            graph.verify().unwrap();
+            let printed = graph.to_string();
+            (printed.matches("trans_b=1").count(), printed.matches("= const ").count())
+        };
+        let (all, few) = (1 << 27, 16);
+        assert_eq!([rows_of(one, "lavapipe", all), rows_of(one, "lavapipe", few)], [(0, 1), (1, 1)]);
+        assert_eq!([rows_of(one, "h200", all), rows_of(two, "h200", all)], [(1, 1), (2, 1)]);
+        assert_eq!(rows_of(&shared, "h200", all), (0, 1));
     }
 
     #[test]

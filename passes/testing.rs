@@ -11,16 +11,25 @@ pub(crate) fn read(text: &str) -> Graph {
     graph
 }
 
-/// Runs one pass with default settings, verifies, runs it again without change, and holds the difference in `snapshots/<pass>/<case>.snap`.
+/// Runs one pass with default settings, verifies, runs it again without change, and holds the difference in
+/// `snapshots/<pass>/<case>.snap`.
 pub(crate) fn check(pass: &str, text: &str, case: &str) -> Graph {
     check_with(pass, read(text), case, &Settings::default())
 }
 
+/// The same for another target.
+pub(crate) fn check_on(target: &str, pass: &str, text: &str, case: &str) -> Graph {
+    check_for(&Target::shipped(target).unwrap(), pass, read(text), case, &Settings::default())
+}
+
 /// The same with settings and a graph of the caller's.
-pub(crate) fn check_with(pass: &str, mut graph: Graph, case: &str, settings: &Settings) -> Graph {
-    let target = Target::shipped("lavapipe").unwrap();
+pub(crate) fn check_with(pass: &str, graph: Graph, case: &str, settings: &Settings) -> Graph {
+    check_for(&Target::shipped("lavapipe").unwrap(), pass, graph, case, settings)
+}
+
+fn check_for(target: &Target, pass: &str, mut graph: Graph, case: &str, settings: &Settings) -> Graph {
     let before = graph.to_string();
-    let mut context = Context::new(&target, settings);
+    let mut context = Context::new(target, settings);
     let unit = by_name(pass).unwrap_or_else(|| panic!("no pass {pass}"));
     super::pipeline::run_one(unit.as_ref(), &mut graph, &mut context).unwrap_or_else(|e| panic!("{e}"));
     graph.verify().unwrap_or_else(|e| panic!("{e}\n{graph}"));

@@ -2,6 +2,10 @@
 #include "common.glsl"
 
 void main() {
-    uint i = invocation();
-    if (i < p.n) st_y(i / p.run * p.pitch + p.first + i % p.run, ld_x(i));
+    uint i = invocation() * WIDTH;
+    if (i >= p.n) return;
+    uint outer = i / p.run;
+    T_x v[WIDTH];
+    lds_x(i, v);
+    sts_y(outer * p.pitch + p.first + (i - outer * p.run), v);
 }

@@ -4,15 +4,17 @@
 #include "generic.glsl"
 
 void main() {
-    uint i = invocation();
+    uint i = invocation() * WIDTH;
     if (i >= p.n) return;
-    uint inner = i % p.inner, outer = i / p.inner / p.n_indices;
-    int row = to_int(ld_indices(i / p.inner % p.n_indices));
+    uint run = i / p.inner, inner = i - run * p.inner, outer = run / p.n_indices;
+    int row = to_int(ld_indices(run - outer * p.n_indices));
     row = clamp(row < 0 ? row + int(p.total) : row, 0, int(p.total) - 1) - int(p.first);
     if (row < 0 || uint(row) >= p.size) return;
+    V_OWN v[WIDTH];
 #if PACKED_data
-    put(i, value_data(uint(row), inner));
+    [[unroll]] for (uint e = 0u; e < WIDTH; e++) v[e] = value_data(uint(row), inner + e);
 #else
-    put(i, ld_data((outer * p.size + uint(row)) * p.inner + inner));
+    lds_data((outer * p.size + uint(row)) * p.inner + inner, v);
 #endif
+    puts(i, v);
 }

@@ -1,7 +1,7 @@
-// Any function of single elements: `put` computes and stores element i.
+// Any function of single elements: `puts` computes and stores elements i and on.
 #include "common.glsl"
 
 void main() {
-    uint i = invocation();
-    if (i < p.n) put(i);
+    uint i = invocation() * WIDTH;
+    if (i < p.n) puts(i);
 }

@@ -2,15 +2,13 @@
 #include "common.glsl"
 #define ROW_T float
 #include "row.glsl"
-
-// Of numbers up to 0. Where a device's exp is not defined it is not asked: some make infinity of NaN.
-float power(float v) { return isnan(v) ? v : v < -104.0 ? 0.0 : exp(v); }
+#include "power.glsl"
 
 void main() {
     uint row = row_index();
     if (row >= p.rows) return;
     uint base = row / p.inner * p.n * p.inner + row % p.inner;
-    float largest = uintBitsToFloat(0xff800000u);
+    float largest = LEAST;
     EACH(i, row_lane(), p.n, LANES) largest = join(JOIN_MAX, largest, ld_x(base + i * p.inner));
     largest = join_lanes(JOIN_MAX, largest);
     Sum powers = no_sum();

@@ -1,17 +1,17 @@
-// y[i] = x[offset + sum(i[d] * s[d])] inside the box lo..hi, `fill` outside, given by its bits: transposed, sliced, expanded, padded.
+// y[i] = x[offset + sum(i[d] * s[d])] inside the box lo..hi, `fill` outside, given by its bits: transposed, sliced, expanded, padded. Vectors are of
+// neighbours in both.
 #include "common.glsl"
 #include "generic.glsl"
 
-#define AXIS(d, s) { uint c = rest % d; rest /= d; at += int(c) * s; }
-#define BOX(d, s, lo, hi) { uint c = rest % d; rest /= d; at += int(c) * s; inside = inside && c >= lo && c < hi; }
 #if BOXED
-#define STEP(d, s, lo, hi) BOX(d, s, lo, hi)
+#define PLACE(c, s, lo, hi) at += int(c) * s; inside = inside && c >= lo && c < hi;
 #else
-#define STEP(d, s, lo, hi) AXIS(d, s)
+#define PLACE(c, s, lo, hi) at += int(c) * s;
 #endif
+#define STEP(d, s, lo, hi) { uint q = rest / d, c = rest - q * d; PLACE(c, s, lo, hi) rest = q; }
 
 void main() {
-    uint i = invocation();
+    uint i = invocation() * WIDTH;
     if (i >= p.n) return;
     uint rest = i;
     int at = p.offset;
@@ -38,9 +38,11 @@ void main() {
     STEP(p.d1, p.s1, p.lo1, p.hi1)
 #endif
 #if RANK > 0
-    STEP(p.d0, p.s0, p.lo0, p.hi0)
+    // What is left is the place along the outermost axis.
+    PLACE(rest, p.s0, p.lo0, p.hi0)
 #endif
-    T_x value = of_bits(p.fill, p.fill_high, ZERO(T_x));
-    if (inside) value = ld_x(uint(at));
-    put(i, value);
+    T_x v[WIDTH];
+    [[unroll]] for (uint e = 0u; e < WIDTH; e++) v[e] = of_bits(p.fill, p.fill_high, ZERO(T_x));
+    if (inside) lds_x(uint(at), v);
+    puts(i, v);
 }

@@ -1,6 +1,7 @@
-//! NaN and infinities pass through as in ONNX Runtime: the models that `tests/make_nonfinite_cases.py` wrote, on the CPU reference and on every
-//! Vulkan device here, as it is and as the weakest, with results stored as f32 and as f16. Integers hold neither, so with these a result may be
-//! NaN where ONNX Runtime has a number, but never the other way round. And numbers beyond a device's 32 bits are computed on the CPU or refused.
+//! NaN and infinities pass through as in ONNX Runtime: the models that `tests/make_nonfinite_cases.py` wrote, on the
+//! CPU reference and on every Vulkan device here, as it is and as the weakest, with results stored as f32 and as f16.
+//! Integers hold neither, so with these a result may be NaN where ONNX Runtime has a number, but never the other way
+//! round. And numbers beyond a device's 32 bits are computed on the CPU or refused.
 
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -53,7 +54,8 @@ fn program(case: &Case, format: &str, target: &Target) -> Program {
         .program
 }
 
-/// What is wrong with results, if anything: NaN and infinities must be where they belong, and finite values as near as `format` is.
+/// What is wrong with results, if anything: NaN and infinities must be where they belong, and finite values as near as
+/// `format` is.
 fn fault(given: &[Tensor], expected: &[Tensor], format: &str) -> Option<String> {
     assert_eq!(given.len(), expected.len());
     for (given, expected) in given.iter().zip(expected) {
@@ -139,8 +141,8 @@ fn devices_agree_with_onnx_runtime() {
     assert_eq!(validation_errors(), 0);
 }
 
-/// `y = softmax(z + mask)` of f64, where the mask is `masked` in the middle; `s = x + x` of f64; `p = n * n` of i64; `l = mask < z`, which
-/// has no format.
+/// `y = softmax(z + mask)` of f64, where the mask is `masked` in the middle; `s = x + x` of f64; `p = n * n` of i64; `l
+/// = mask < z`, which has no format.
 fn wide(masked: f64) -> Case {
     let mut graph = Graph::new("wide", Level::Onnx);
     let f64s = |values: &[f64]| Tensor::from_f64s(DType::F64, &[values.len()], values).unwrap();

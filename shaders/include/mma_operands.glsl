@@ -128,27 +128,32 @@ PartB codes_of_b(uint row, uint k) {
 #endif
 
 #ifdef PAIRS_A
-// The bits of the largest magnitude among what the lanes that hold a line have: `lanes` neighbours, a power of two.
+// The bits of the largest magnitude among what the lanes that hold a line have: `lanes` neighbours, a power of two of at most 32.
 uint most_of_line(uvec4 v[2], uint lanes) {
     uvec4 both = max(v[0] & 0x7fffffffu, v[1] & 0x7fffffffu);
     uint most = max(max(both.x, both.y), max(both.z, both.w));
-    [[unroll]] for (uint step = 1u; step < lanes; step *= 2u) most = max(most, subgroupShuffleXor(most, step));
+    if (lanes > 1u) most = max(most, subgroupShuffleXor(most, 1u));
+    if (lanes > 2u) most = max(most, subgroupShuffleXor(most, 2u));
+    if (lanes > 4u) most = max(most, subgroupShuffleXor(most, 4u));
+    if (lanes > 8u) most = max(most, subgroupShuffleXor(most, 8u));
+    if (lanes > 16u) most = max(most, subgroupShuffleXor(most, 16u));
     return most;
 }
 // The power of two that brings this magnitude to 2^14 or somewhat more, and its inverse.
 float to_f16(uint most) { return uintBitsToFloat((268u - max(most >> 23, 15u)) << 23); }
 float from_f16(uint most) { return uintBitsToFloat((max(most >> 23, 15u) - 14u) << 23); }
-// Eight elements, times a power of two, as pairs of f16: the high ones, which hold 11 bits each, then what is left. Of what is not finite
+// Four elements, times a power of two, as pairs of f16: the high ones, which hold 11 bits each, then what is left. Of what is not finite
 // nothing is left.
+uvec4 split4(uvec4 v, float factor) {
+    vec4 x = uintBitsToFloat(v) * factor;
+    vec4 top = uintBitsToFloat(floatBitsToUint(x) & 0xffffe000u);
+    vec4 rest = mix(x - top, vec4(0.0), equal(v & 0x7f800000u, uvec4(0x7f800000u)));
+    return uvec4(packHalf2x16(top.xy), packHalf2x16(top.zw), packHalf2x16(rest.xy), packHalf2x16(rest.zw));
+}
+// The same of eight elements.
 void split(uvec4 v[2], float factor, out uvec4 high, out uvec4 low) {
-    [[unroll]] for (uint h = 0u; h < 2u; h++) {
-        vec4 x = uintBitsToFloat(v[h]) * factor;
-        vec4 top = uintBitsToFloat(floatBitsToUint(x) & 0xffffe000u);
-        vec4 rest = mix(x - top, vec4(0.0), equal(v[h] & 0x7f800000u, uvec4(0x7f800000u)));
-        high[2u * h] = packHalf2x16(top.xy);
-        high[2u * h + 1u] = packHalf2x16(top.zw);
-        low[2u * h] = packHalf2x16(rest.xy);
-        low[2u * h + 1u] = packHalf2x16(rest.zw);
-    }
+    uvec4 first = split4(v[0], factor), second = split4(v[1], factor);
+    high = uvec4(first.xy, second.xy);
+    low = uvec4(first.zw, second.zw);
 }
 #endif

@@ -5,7 +5,7 @@ mod kernel;
 use super::say::{self, Status};
 use super::{Failure, load, profile, run, write};
 use crate::import::DimBinding;
-use crate::program::profile::by_kernel;
+use crate::program::profile::{Work, by_kernel};
 use crate::session::Session;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -31,8 +31,8 @@ pub(super) struct Args {
     /// Runs before them, which are not timed
     #[arg(long, default_value_t = 2, value_name = "N")]
     warmup: u32,
-    /// Arrays named as the model's inputs: IN.npz, NAME=FILE.npy, or FILE.npy for the only input; may be repeated. What is
-    /// not given is random: floats between -1 and 1, integers and truth values 0 or 1
+    /// Arrays named as the model's inputs: IN.npz, NAME=FILE.npy, or FILE.npy for the only input; may be repeated. What
+    /// is not given is random: floats between -1 and 1, integers and truth values 0 or 1
     #[arg(long, value_name = "IN.npz|NAME=FILE.npy")]
     inputs: Vec<PathBuf>,
     /// What the random inputs are drawn from
@@ -69,14 +69,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         status.doing(format_args!("warming up on {}: run {} of {}", session.device(), n + 1, args.warmup));
         session.run(&inputs)?;
     }
-    let (mut wall, mut device, mut host_nodes) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut wall, mut device, mut rest) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut host_nodes, mut work) = (Vec::new(), None);
     for n in 0..args.runs {
         status.step(&format!("timing on {}: run", session.device()), n as usize + 1, args.runs as usize);
         let start = Instant::now();
         let outcome = session.run(&inputs)?;
-        wall.push(start.elapsed().as_secs_f64() * 1e3);
+        let wall_ms = start.elapsed().as_secs_f64() * 1e3;
+        wall.push(wall_ms);
         device.extend(outcome.device_ms);
-        host_nodes = outcome.host_nodes;
+        rest.extend(outcome.device_ms.map(|ms| wall_ms - ms));
+        (host_nodes, work) = (outcome.host_nodes, outcome.work);
     }
     let runs_per_second = wall.len() as f64 * 1e3 / wall.iter().sum::<f64>();
     // The figures are of runs on one device: what a fallback takes, the runs before it did not.
@@ -97,7 +100,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let kernels = by_kernel(&spans);
     drop(status);
     fallbacks.iter().for_each(say::note);
-    let (wall, device) = (Spread::of(wall), Spread::of(device));
+    let (wall, device, rest) = (Spread::of(wall), Spread::of(device), Spread::of(rest));
     let entry = run::entry(session.program())?;
     let shapes: Vec<Vec<usize>> = inputs.iter().map(crate::ir::Tensor::dims).collect();
     let sizes = entry.sizes_of(&shapes).unwrap_or_default();
@@ -110,6 +113,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             "sizes": sizes,
             "wall_ms": wall.as_ref().map(Spread::json),
             "device_ms": device.as_ref().map(Spread::json),
+            "besides_ms": rest.as_ref().map(Spread::json),
+            "queue": work.map(|w| json!({"submits": w.submits, "waits": w.waits, "recorded": w.recorded})),
             "runs_per_second": runs_per_second,
             "kernels": profile::kernels_json(&kernels),
             "planned_peak_bytes": planned,
@@ -123,8 +128,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         let at = if at.is_empty() { String::new() } else { format!(" at {}", at.join(", ")) };
         let mut text =
             format!("{}, median of {} runs{at}, {runs_per_second:.1} runs a second\n", session.device(), args.runs);
-        for (name, spread) in [("wall", &wall), ("device", &device)] {
+        for (name, spread) in [("wall", &wall), ("device", &device), ("besides", &rest)] {
             text += &spread.as_ref().map_or(String::new(), |s| s.line(name));
+        }
+        if let Some(Work { submits, waits, recorded }) = work {
+            text += &format!("  queue   {submits} submissions, {waits} waits, {recorded} recordings in the last run\n");
         }
         text + &profile::table(&kernels)
     };

@@ -14,7 +14,7 @@ pub(super) fn extensions(key: &KernelKey, target: &Target) -> Vec<&'static str> 
     let native = target.features.storage_16bit && key.storages().any(|s| s == Storage::F16);
     let mut extensions = if native { vec!["GL_EXT_shader_16bit_storage"] } else { Vec::new() };
     let multiplies_matrices = key.template.table().needs.contains(&"cooperative_matrix");
-    if key.flag("half") != 0 || multiplies_matrices {
+    if key.flag("half") != 0 || multiplies_matrices || super::vector::needs_f16(key, target) {
         extensions.push("GL_EXT_shader_explicit_arithmetic_types_float16");
     }
     if multiplies_matrices {
@@ -30,7 +30,7 @@ pub(super) fn extensions(key: &KernelKey, target: &Target) -> Vec<&'static str> 
 }
 
 /// The type of one element of a buffer.
-fn element(storage: Storage, target: &Target) -> &'static str {
+pub(super) fn element(storage: Storage, target: &Target) -> &'static str {
     match storage {
         Storage::F32 => "float",
         Storage::F16 if target.features.storage_16bit => "float16_t",
@@ -66,12 +66,15 @@ pub(super) fn buffers(key: &KernelKey, target: &Target) -> String {
     if key.template.table().faults {
         buffer("", "uint", "faults");
     }
-    let _ = write!(text, "layout(set = 0, binding = {binding}, std140) uniform Params {{");
-    for param in key.params() {
-        let _ = write!(text, " {} {};", param.ty.glsl(), param.name);
+    let params = key.params();
+    if !params.is_empty() {
+        let _ = write!(text, "layout(set = 0, binding = {binding}, std140) uniform Params {{");
+        for param in params {
+            let _ = write!(text, " {} {};", param.ty.glsl(), param.name);
+        }
+        text += " } p;\n";
     }
-    text += " } p;\n";
-    if key.variant.is_some() {
+    if key.template.table().vectors {
         let mut binding = 0;
         for (name, operand) in key.present() {
             // The same bytes as vectors: nothing writes them, so two views agree.
@@ -208,9 +211,15 @@ fn index(name: &str, load: Load) -> String {
         Load::Scalar => "return 0u;".to_owned(),
         Load::Periodic => format!("return (i / p.{name}_inner) % p.{name}_n;"),
         Load::Strided(rank) => {
-            let mut body = String::from("uint at = 0u;");
+            let mut body = String::from("uint at = 0u, rest;");
             for axis in (0..rank).rev() {
-                let _ = write!(body, " at += (i % p.{name}_d{axis}) * p.{name}_s{axis}; i /= p.{name}_d{axis};");
+                // What is left of `i` is the place along the outermost axis.
+                body += &match axis {
+                    0 => format!(" at += i * p.{name}_s0;"),
+                    _ => format!(
+                        " rest = i / p.{name}_d{axis}; at += (i - rest * p.{name}_d{axis}) * p.{name}_s{axis}; i = rest;"
+                    ),
+                };
             }
             body + " return at;"
         }
@@ -233,10 +242,11 @@ fn store(storage: Storage, target: &Target) -> String {
             format!("#define T_y float\n#define as_y float\n{SATURATE}void st_y(uint i, float v) {{ d_y[i] = float16_t(saturate(v)); }}\n")
         }
         // Another invocation may write the other half of the word at the same time: atomics touch only this half.
-        Storage::F16 => "#define T_y float\n#define as_y float\nvoid st_y(uint i, float v) {\n    \
+        Storage::F16 => "#define T_y float\n#define as_y float\nuint half_word(float v) {\n    \
              // Infinities and NaN apart: what packHalf2x16 makes of them differs between drivers.\n    \
-             uint half_word = isnan(v) ? 0x7e00u : isinf(v) ? (v < 0.0 ? 0xfc00u : 0x7c00u) : packHalf2x16(vec2(clamp(v, -65504.0, 65504.0), 0.0)) & 0xffffu;\n    \
-             uint shift = (i & 1u) * 16u;\n    atomicAnd(d_y[i >> 1], ~(0xffffu << shift));\n    atomicOr(d_y[i >> 1], half_word << shift);\n}\n"
+             return isnan(v) ? 0x7e00u : isinf(v) ? (v < 0.0 ? 0xfc00u : 0x7c00u) : packHalf2x16(vec2(clamp(v, -65504.0, 65504.0), 0.0)) & 0xffffu;\n}\n\
+             void st_y(uint i, float v) {\n    \
+             uint shift = (i & 1u) * 16u;\n    atomicAnd(d_y[i >> 1], ~(0xffffu << shift));\n    atomicOr(d_y[i >> 1], half_word(v) << shift);\n}\n"
             .to_owned(),
         Storage::Packed(_) => "#define T_y uint\n".to_owned(),
     }

@@ -7,7 +7,7 @@ mod integer;
 
 use super::{CodegenError, access, include};
 use crate::ir::{Binary, Bounds, Class, DType, Expr, Operand, Unary};
-use crate::ops::kernel_key::{KernelKey, Storage, Value};
+use crate::ops::kernel_key::{ArgKey, KernelKey, Run, Storage, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
@@ -41,35 +41,34 @@ impl Form {
 }
 
 /// `void put(uint i, T v)`, which stores element `i` of the result after the epilogue; `void put(uint i)` in a pointwise kernel. `V_OWN` is
-/// the type of `v`.
+/// the type of `v`. Where the key has a width, also `puts` for that many elements from `i` on, with an array `v`.
 pub(super) fn put(key: &KernelKey) -> Result<Put, CodegenError> {
     let Some(expr) = &key.expr else {
-        let text = "#define V_OWN T_y\nvoid put(uint i, T_y v) { st_y(i, v); }\n".to_owned();
+        let mut text = "#define V_OWN T_y\nvoid put(uint i, T_y v) { st_y(i, v); }\n".to_owned();
+        if key.width().is_some() {
+            text += "void puts(uint i, T_y v[WIDTH]) { sts_y(i, v); }\n";
+        }
         return Ok(Put { text, is_wide: false });
     };
     let mut body = Body::default();
     let mut text = String::new();
-    match expr.own {
-        Some(own) => {
-            // Truth values lie as integers outside expressions.
-            let (outer, x0) = if own == Value::Bool { ("int", "v != 0") } else { (access::value_type(own), "v") };
-            let _ = writeln!(
-                text,
-                "#define V_OWN {outer}\nvoid put(uint i, {outer} v) {{\n    {} x0 = {x0};",
-                access::value_type(own)
-            );
-            body.take(own, None);
-        }
-        None => text += "void put(uint i) {\n",
+    // Types and names of the function's parameters.
+    let mut parameters: Vec<String> = Vec::new();
+    // Truth values lie as integers outside expressions.
+    let outer = expr.own.map(|own| if own == Value::Bool { "int" } else { access::value_type(own) });
+    if let (Some(own), Some(outer)) = (expr.own, outer) {
+        let _ = writeln!(text, "#define V_OWN {outer}");
+        parameters.push(format!("{} x0", access::value_type(own)));
+        body.take(own, None);
     }
-    for (i, arg) in expr.args.iter().enumerate() {
-        let name = format!("x{}", i + expr.first_arg());
-        let test = if arg.value == Value::Bool { " != 0" } else { "" };
-        let _ = writeln!(text, "    {} {name} = ld_{name}(at_{name}(i)){test};", access::value_type(arg.value));
-        body.take(arg.value, Some(arg.storage));
+    let args: Vec<Arg<'_>> =
+        expr.args.iter().enumerate().map(|(i, key)| Arg { name: format!("x{}", i + expr.first_arg()), key }).collect();
+    for arg in &args {
+        parameters.push(format!("{} {}", access::value_type(arg.key.value), arg.name));
+        body.take(arg.key.value, Some(arg.key.storage));
     }
     for i in expr.numbers() {
-        let _ = writeln!(text, "    float x{i} = p.x{i};");
+        let _ = writeln!(body.statements, "    float x{i} = p.x{i};");
         body.take(Value::Float, None);
     }
     let fail = |source| CodegenError::Expr { kernel: key.name(), source };
@@ -87,8 +86,64 @@ pub(super) fn put(key: &KernelKey) -> Result<Put, CodegenError> {
             return Err(CodegenError::Key { kernel: key.name(), reason });
         }
     };
-    let _ = writeln!(text, "{}    st_y(i, {value});\n}}", body.statements);
+    let own = outer.map_or("", |_| ", V_OWN v");
+    let x0 = expr.own.map(|own| if own == Value::Bool { "v != 0" } else { "v" });
+    let values = |one: &dyn Fn(&Arg<'_>) -> String| -> String {
+        x0.map(str::to_owned).into_iter().chain(args.iter().map(one)).collect::<Vec<_>>().join(", ")
+    };
+    let _ = writeln!(text, "T_y value_y({}) {{\n{}    return {value};\n}}", parameters.join(", "), body.statements);
+    let one = values(&|arg| arg.one(&format!("at_{}(i)", arg.name)));
+    let _ = writeln!(text, "void put(uint i{own}) {{ st_y(i, value_y({one})); }}");
+    if key.width().is_some() {
+        let loads: String = args.iter().map(Arg::loads).collect();
+        let x0 = x0.map(|x0| x0.replace('v', "v[e]"));
+        let each = x0.into_iter().chain(args.iter().map(Arg::of_vector)).collect::<Vec<_>>().join(", ");
+        let own = if own.is_empty() { String::new() } else { format!("{own}[WIDTH]") };
+        let _ = writeln!(
+            text,
+            "void puts(uint i{own}) {{\n{loads}    T_y r[WIDTH];\n    \
+             [[unroll]] for (uint e = 0u; e < WIDTH; e++) r[e] = value_y({each});\n    sts_y(i, r);\n}}"
+        );
+    }
     Ok(Put { text: helpers(&body.helpers) + &text, is_wide: body.is_wide })
+}
+
+/// An operand of the expression.
+struct Arg<'a> {
+    name: String,
+    key: &'a ArgKey,
+}
+
+impl Arg<'_> {
+    fn test(&self) -> &'static str {
+        if self.key.value == Value::Bool { " != 0" } else { "" }
+    }
+
+    /// Element `at`, as the expression takes it.
+    fn one(&self, at: &str) -> String {
+        format!("ld_{}({at}){}", self.name, self.test())
+    }
+
+    /// The statements of `puts` that read what goes with elements `i` on.
+    fn loads(&self) -> String {
+        let name = &self.name;
+        match self.key.run {
+            Run::Each => String::new(),
+            Run::One => {
+                format!("    {} {name} = {};\n", access::value_type(self.key.value), self.one(&format!("at_{name}(i)")))
+            }
+            Run::Vector => format!("    T_{name} {name}[WIDTH];\n    lds_{name}(at_{name}(i), {name});\n"),
+        }
+    }
+
+    /// What goes with element `i + e`, after those statements.
+    fn of_vector(&self) -> String {
+        match self.key.run {
+            Run::Each => self.one(&format!("at_{}(i + e)", self.name)),
+            Run::One => self.name.clone(),
+            Run::Vector => format!("{}[e]{}", self.name, self.test()),
+        }
+    }
 }
 
 /// The functions of `include/maths.glsl` and `include/expr.glsl` that are used. Each starts with a line `//: name needs other ...`.

@@ -6,8 +6,9 @@ mod expr;
 pub mod spirv;
 #[cfg(test)]
 mod tests;
+mod vector;
 
-use crate::ops::kernel_key::{KernelKey, Storage, Template};
+use crate::ops::kernel_key::{KernelKey, ParamType, Storage, Template};
 use crate::ops::variant::Variant;
 use crate::program::Shader;
 use crate::target::Target;
@@ -89,17 +90,21 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     let mut text = String::from("#version 450\n");
     let mut extensions: Vec<&str> = access::extensions(key, target);
     let dot = target.features.integer_dot_product
-        && (matches!(key.template, Template::MatmulI8 | Template::ConvI8)
+        && (matches!(key.template, Template::MatmulI8 | Template::ConvI8 | Template::ConvNhwcI8)
             || key.template.table().needs.contains(&"integer_dot_product"));
     if dot {
         extensions.push("GL_EXT_integer_dot_product");
+    }
+    if key.template.table().needs.contains(&"subgroup_arithmetic") {
+        extensions.extend(["GL_KHR_shader_subgroup_basic", "GL_KHR_shader_subgroup_arithmetic"]);
     }
     extensions.push("GL_EXT_control_flow_attributes");
     for extension in extensions {
         let _ = writeln!(text, "#extension {extension} : require");
     }
     let _ = writeln!(text, "// {}", key.name());
-    for (flag, value) in &key.flags {
+    // `vector` is told as WIDTH.
+    for (flag, value) in key.flags.iter().filter(|(flag, _)| **flag != "vector") {
         let _ = writeln!(text, "#define {} {value}", flag.to_uppercase());
     }
     if let Some(tile) = key.tile {
@@ -107,6 +112,9 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     }
     for (name, value) in key.variant.into_iter().flat_map(Variant::constants) {
         let _ = writeln!(text, "#define {name} {value}");
+    }
+    if let Some(width) = key.width() {
+        let _ = writeln!(text, "#define WIDTH {width}u");
     }
     let _ = writeln!(text, "#define NATIVE_DOT {}", u32::from(dot));
     expand(&mut text, "#include \"numbers.glsl\"", 0).map_err(refuse)?;
@@ -116,9 +124,34 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     let _ = writeln!(text, "layout(local_size_x = {}) in;", key.threads());
     text += &access::buffers(key, target);
     text += &access::functions(key, target);
+    text += &vector::functions(key, target);
     expand(&mut text, put.as_ref().map_or("", |put| &put.text), 0).map_err(refuse)?;
     expand(&mut text, template(key.template), 0).map_err(refuse)?;
-    Ok(text)
+    Ok(if key.literals.is_empty() { text } else { with_literals(&text, key) })
+}
+
+/// The text with numbers in the place of parameters `p.name` that are known.
+fn with_literals(text: &str, key: &KernelKey) -> String {
+    let params = key.all_params();
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut done = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("p.") {
+        let (before, from) = rest.split_at(at);
+        let name = &from[2..];
+        let name = &name[..name.find(|c| !is_word(c)).unwrap_or(name.len())];
+        let starts = !before.ends_with(is_word) && !(before.is_empty() && done.ends_with(is_word));
+        done += before;
+        match key.literals.get(name).filter(|_| starts) {
+            Some(&bits) => {
+                let is_int = params.iter().any(|param| param.name == name && param.ty == ParamType::Int);
+                done += &if is_int { format!("({})", bits.cast_signed()) } else { format!("{bits}u") };
+            }
+            None => done += &from[..2 + name.len()],
+        }
+        rest = &from[2 + name.len()..];
+    }
+    done + rest
 }
 
 /// Appends `source` with its includes in place.

@@ -13,12 +13,13 @@ pub mod capability {
     pub const INT64: u32 = 11;
     pub const INT16: u32 = 22;
     pub const INT8: u32 = 39;
+    pub const GROUP_NON_UNIFORM: u32 = 61;
+    pub const GROUP_NON_UNIFORM_ARITHMETIC: u32 = 63;
     pub const STORAGE_BUFFER_16BIT_ACCESS: u32 = 4433;
     pub const STORAGE_BUFFER_8BIT_ACCESS: u32 = 4448;
     pub const DOT_PRODUCT_INPUT_4X8_BIT_PACKED: u32 = 6018;
     pub const DOT_PRODUCT: u32 = 6019;
     pub const SHADER: u32 = 1;
-    pub const GROUP_NON_UNIFORM: u32 = 61;
     pub const GROUP_NON_UNIFORM_SHUFFLE: u32 = 65;
     pub const VULKAN_MEMORY_MODEL: u32 = 5345;
     pub const COOPERATIVE_MATRIX: u32 = 6022;

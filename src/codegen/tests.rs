@@ -6,10 +6,10 @@ use super::spirv::capability;
 use super::*;
 use crate::ir::packed::{Granularity, Packing, ScaleType};
 use crate::ir::{Binary, Expr, Unary};
-use crate::ops::kernel_key::{ArgKey, ExprKey, Load, OperandKey, Storage, Tile, Value};
+use crate::ops::kernel_key::{ArgKey, ExprKey, Load, OperandKey, ParamType, Run, Storage, Tile, Value};
 use crate::ops::variant::{Family, Variant};
-use crate::program::spirv::Interface;
-use crate::target::shipped_names;
+use crate::program::spirv::{Interface, SpirvError};
+use crate::target::{MatrixTypes, shipped_names};
 use std::collections::{BTreeMap, BTreeSet};
 
 const BLOCK_4: Packing = Packing { bits: 4, granularity: Granularity::Block(32), scale: ScaleType::F16 };
@@ -32,21 +32,30 @@ fn storages(template: Template, operand: &str) -> Vec<Storage> {
         .collect();
     match (template, operand) {
         (Template::MatmulI8, "a") => activations,
-        (Template::ConvI8, "x") => vec![Storage::Packed(Packing::activation(Granularity::Tensor))],
+        (Template::ConvI8 | Template::ConvNhwcI8, "x") => {
+            vec![Storage::Packed(Packing::activation(Granularity::Tensor))]
+        }
         // Integer products know no zero points.
-        (Template::MatmulI8 | Template::ConvI8, _) => packings()
+        (Template::MatmulI8 | Template::ConvI8 | Template::ConvNhwcI8, _) => packings()
             .into_iter()
             .filter(|s| matches!(s, Storage::Packed(packing) if !packing.scale.has_zeros()))
             .collect(),
-        (Template::ConvDepthwise, "x") => {
+        (Template::ConvDepthwise | Template::ConvDepthwiseNhwc, "x") => {
             [floats, vec![Storage::Packed(Packing::activation(Granularity::Tensor))]].concat()
         }
-        (Template::Matmul | Template::Matvec, "b") | (Template::Conv | Template::ConvDepthwise, "w") => {
+        (Template::Matmul | Template::Matvec, "b")
+        | (Template::Conv | Template::ConvDepthwise | Template::ConvNhwc | Template::ConvDepthwiseNhwc, "w") => {
             [floats, packings()].concat()
         }
         (Template::GemvDot, "b") => packings(),
+        (Template::ConvMma, "b") => [vec![Storage::F16], packings()].concat(),
         (Template::Gather, "data") => [floats, INTEGERS.to_vec(), packings()].concat(),
         (Template::Gather | Template::CheckIndices, _) => INTEGERS.to_vec(),
+        (Template::Attention | Template::AttentionFew | Template::AttentionMma, "mask") => {
+            [floats, vec![Storage::I32]].concat()
+        }
+        (_, "lengths") => vec![Storage::I32],
+        (Template::AttentionMma, _) => vec![Storage::F16],
         (Template::Reduce | Template::Strided | Template::Concat, _) => [floats, INTEGERS.to_vec()].concat(),
         _ => floats,
     }
@@ -73,7 +82,15 @@ fn plainest(template: Template) -> KernelKey {
         flags: table.flags.iter().map(|(flag, values)| (*flag, values[0])).collect(),
         tile: table.tiled.then_some(Tile { m: 32, n: 32, k: 32 }),
         variant: variants(table.variant).first().copied(),
+        literals: if table.literals { literals(template) } else { BTreeMap::new() },
     }
+}
+
+/// Numbers for what loops and arrays of a template need to know, all of a small window.
+fn literals(template: Template) -> BTreeMap<String, u32> {
+    let known = ["kh", "kw", "sh", "sw", "pt", "pl", "dh", "dw"];
+    let params = template.table().params.iter().filter(|param| known.contains(&param.name));
+    params.map(|param| (param.name.to_owned(), 2)).collect()
 }
 
 /// Variants of a family, a plain one first.
@@ -89,7 +106,70 @@ fn variants(family: Option<Family>) -> Vec<Variant> {
 }
 
 fn arg(load: Load) -> ArgKey {
-    ArgKey { storage: Storage::F32, value: Value::Float, load }
+    ArgKey { storage: Storage::F32, value: Value::Float, load, run: Run::Each }
+}
+
+/// Most keys that differ in their flags alone.
+const MOST_COMBINATIONS: usize = 256;
+
+/// Every combination of flags; where these are too many, every value of each flag with all others at their first, at a third and at their
+/// middle.
+fn combinations(plain: &KernelKey) -> Vec<KernelKey> {
+    let flags = plain.template.table().flags;
+    let mut keys = vec![plain.clone()];
+    if flags.iter().map(|(_, values)| values.len()).product::<usize>() > MOST_COMBINATIONS {
+        keys = [0, 1, 2]
+            .map(|part| {
+                let of = |values: &[u32]| values[(values.len() - 1) * part / 4];
+                KernelKey { flags: flags.iter().map(|(flag, values)| (*flag, of(values))).collect(), ..plain.clone() }
+            })
+            .into();
+    }
+    let product = keys.len() == 1;
+    let mut all = keys.clone();
+    for (flag, values) in flags {
+        let of = |key: &KernelKey| -> Vec<KernelKey> {
+            values.iter().map(|v| KernelKey { flags: with(&key.flags, flag, *v), ..key.clone() }).collect()
+        };
+        if product {
+            all = all.iter().flat_map(of).collect();
+        } else {
+            all.extend(keys.iter().flat_map(of).filter(|key| key.fault().is_none()));
+        }
+    }
+    all
+}
+
+/// Keys of every width of a template that has some, with every storage and run of an operand of the expression.
+fn of_vectors(plain: &KernelKey) -> Vec<KernelKey> {
+    let table = plain.template.table();
+    let Some((_, widths)) = table.flags.iter().find(|(flag, _)| *flag == "vector").filter(|_| table.epilogue) else {
+        return Vec::new();
+    };
+    let own = (plain.template != Template::Pointwise).then_some(Value::Float);
+    let mut keys = Vec::new();
+    for (width, storage) in widths.iter().flat_map(|width| [(*width, Storage::F32), (*width, Storage::F16)]) {
+        for run in [Run::Each, Run::One, Run::Vector] {
+            let args = vec![ArgKey { storage, run, ..arg(Load::Strided(2)) }, arg(Load::Scalar)];
+            let expr = ExprKey { text: "max(x0,x1)".to_owned(), own, args, n_numbers: 0 };
+            keys.push(KernelKey {
+                expr: Some(expr),
+                result: storage,
+                flags: with(&plain.flags, "vector", width),
+                ..plain.clone()
+            });
+        }
+    }
+    if plain.template == Template::Pointwise {
+        for (width, storage) in widths.iter().flat_map(|width| INTEGERS.map(|storage| (*width, storage))) {
+            let value = if storage == Storage::I32 { Value::Int } else { Value::Wide };
+            let args = vec![ArgKey { storage, value, run: Run::Vector, ..arg(Load::Same) }; 2];
+            let expr = ExprKey { text: "add(x0,x1)".to_owned(), own: None, args, n_numbers: 0 };
+            let flags = with(&plain.flags, "vector", width);
+            keys.push(KernelKey { expr: Some(expr), result: storage, flags, ..plain.clone() });
+        }
+    }
+    keys
 }
 
 /// Keys that differ from the plainest in all flags, in every storage, in every epilogue.
@@ -98,13 +178,7 @@ fn keys(template: Template) -> Vec<KernelKey> {
     if template.table().variant == Some(Family::Mma) {
         return matrix_keys(&plain);
     }
-    let mut keys = vec![plain.clone()];
-    for (flag, values) in template.table().flags {
-        keys = keys
-            .iter()
-            .flat_map(|key| values.iter().map(|v| KernelKey { flags: with(&key.flags, flag, *v), ..key.clone() }))
-            .collect();
-    }
+    let mut keys = combinations(&plain);
     for (at, (name, optional)) in template.table().operands.iter().enumerate() {
         for storage in storages(template, name) {
             for (flag, values) in template.table().flags.iter().chain([&("", &[0][..])]) {
@@ -113,7 +187,7 @@ fn keys(template: Template) -> Vec<KernelKey> {
                 if key.flags.contains_key(flag) {
                     key.flags.insert(flag, values[values.len() - 1]);
                 }
-                if INTEGERS.contains(&storage) && name != &"indices" {
+                if INTEGERS.contains(&storage) && !["indices", "mask", "lengths"].contains(name) {
                     key.result = storage;
                 }
                 keys.push(key.clone());
@@ -141,8 +215,13 @@ fn keys(template: Template) -> Vec<KernelKey> {
             keys.iter().map(|key| KernelKey { tile: Some(Tile { m: 64, n: 64, k: 16 }), ..key.clone() }).collect();
         keys.extend(large);
     }
+    if template.table().literals {
+        let all = template.table().params.iter().filter(|param| param.ty == ParamType::Uint);
+        keys.push(KernelKey { literals: all.map(|param| (param.name.to_owned(), 4)).collect(), ..plain.clone() });
+    }
+    keys.extend(of_vectors(&plain));
     if template == Template::CheckIndices {
-        let at = ArgKey { storage: Storage::I32, value: Value::Int, load: Load::Strided(2) };
+        let at = ArgKey { storage: Storage::I32, value: Value::Int, ..arg(Load::Strided(2)) };
         let text = "add(mul(x0,7),x1)".to_owned();
         let expr = ExprKey { text, own: Some(Value::Int), args: vec![at], n_numbers: 0 };
         keys.push(KernelKey { expr: Some(expr), ..plain });
@@ -156,7 +235,8 @@ fn keys(template: Template) -> Vec<KernelKey> {
         let text = if own.is_some() { "relu(add(mul(x0,x1),add(x2,x3)))" } else { "relu(add(mul(x0,x1),x2))" };
         let args =
             vec![arg(Load::Scalar), ArgKey { storage: Storage::F16, ..arg(Load::Periodic) }, arg(Load::Strided(3))];
-        keys.push(KernelKey { expr: Some(ExprKey { text: text.to_owned(), own, args, n_numbers: 0 }), ..plain });
+        let expr = ExprKey { text: text.to_owned(), own, args, n_numbers: 0 };
+        keys.push(KernelKey { expr: Some(expr), ..plain });
     }
     keys
 }
@@ -184,7 +264,8 @@ fn matrix_keys(plain: &KernelKey) -> Vec<KernelKey> {
     for (a, b, flush_k, frag_k) in forms {
         for text in ["32x32x32_16x16_1", "128x128x32_64x32_1", "64x32x32_32x32_2", "16x16x32_16x16_8"] {
             for (trans_b, whole, batch_rank) in [(1, 1, 0), (1, 0, 0), (1, 0, 1), (0, 1, 1), (0, 0, 0)] {
-                if trans_b == 0 && (a, b) != (Storage::F16, Storage::F16) {
+                let turns = plain.flags.contains_key("trans_b");
+                if !turns && (trans_b, batch_rank) != (1, 0) || trans_b == 0 && (a, b) != (Storage::F16, Storage::F16) {
                     continue;
                 }
                 let mut key = plain.clone();
@@ -201,7 +282,9 @@ fn matrix_keys(plain: &KernelKey) -> Vec<KernelKey> {
                     ("frag_k", frag_k),
                     ("subgroup", 32),
                 ] {
-                    key.flags.insert(flag, value);
+                    if key.flags.contains_key(flag) {
+                        key.flags.insert(flag, value);
+                    }
                 }
                 key.variant = Some(text.parse().unwrap());
                 keys.push(KernelKey { result: Storage::F16, ..key.clone() });
@@ -227,7 +310,8 @@ fn allowed(target: &Target) -> BTreeSet<u32> {
         (capability::STORAGE_BUFFER_8BIT_ACCESS, f.storage_8bit),
         (capability::DOT_PRODUCT, f.integer_dot_product),
         (capability::DOT_PRODUCT_INPUT_4X8_BIT_PACKED, f.integer_dot_product),
-        (capability::GROUP_NON_UNIFORM, f.cooperative_matrix),
+        (capability::GROUP_NON_UNIFORM, f.subgroup_arithmetic || f.cooperative_matrix),
+        (capability::GROUP_NON_UNIFORM_ARITHMETIC, f.subgroup_arithmetic),
         (capability::GROUP_NON_UNIFORM_SHUFFLE, f.cooperative_matrix),
         (capability::VULKAN_MEMORY_MODEL, f.cooperative_matrix),
         (capability::COOPERATIVE_MATRIX, f.cooperative_matrix),
@@ -248,7 +332,9 @@ fn compile_everywhere(keys: &[KernelKey]) -> usize {
             // Variants are chosen by what a target has: `plan/kernels/gemv.rs`.
             let roomy = target.limits.max_compute_work_group_invocations >= 1024
                 && target.limits.max_compute_shared_memory_size >= 49152;
+            let side = target.features.matrix_shape(MatrixTypes::F16).map_or(0, |shape| shape.m);
             (key.flag("half") == 0 || target.features.f16_arithmetic)
+                && (key.flag("side") == 0 || key.flag("side") == side)
                 && (key.threads() <= 128 || roomy)
                 && needs.fold(true, |all, name| all & target.features.named(name).unwrap())
         };
@@ -258,7 +344,11 @@ fn compile_everywhere(keys: &[KernelKey]) -> usize {
             let asks = done.entry(text).or_insert_with(read);
             // Only kernels on cooperative matrices, whose keys have the size of a subgroup, depend on it.
             let allowed = allowed(target);
-            asks.granted(&target.features).unwrap_or_else(|e| panic!("{key} on {}: {e}", target.name));
+            match asks.granted(&target.features) {
+                // The planner takes a shape that the target has.
+                Err(SpirvError::Matrix { .. }) if key.flags.contains_key("side") => continue,
+                granted => granted.unwrap_or_else(|e| panic!("{key} on {}: {e}", target.name)),
+            }
             let extra: Vec<_> = asks.capabilities.difference(&allowed).collect();
             assert!(extra.is_empty() && !asks.capabilities.is_empty(), "{key} on {} declares {extra:?}", target.name);
             let (l, size) = (&target.limits, asks.local_size.unwrap());
@@ -301,7 +391,7 @@ fn every_variant_compiles_within_every_target() {
 fn every_function_of_expressions_compiles() {
     let mut keys = Vec::new();
     let mut add = |text: String, storage: Storage, value: Value, result: Storage| {
-        let args = vec![ArgKey { storage, value, load: Load::Same }; 2];
+        let args = vec![ArgKey { storage, value, ..arg(Load::Same) }; 2];
         keys.push(KernelKey {
             expr: Some(ExprKey { text, own: None, args, n_numbers: 0 }),
             result,

@@ -2,7 +2,7 @@
 
 use super::Side;
 use crate::ir::{Graph, NodeKind, memory};
-use crate::program::{Program, Step};
+use crate::program::{Entry, Program};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -68,8 +68,8 @@ fn figures(side: &Side<'_>) -> Vec<(String, Number)> {
 fn of_program(program: &Program) -> Vec<(String, Number)> {
     let Some(plan) = program.plans.first() else { return Vec::new() };
     let ledger = &plan.ledger;
-    let n_dispatches = |step: &Step| if let Step::Device(list) = step { list.len() } else { 0 };
-    let dispatches: usize = plan.entries.iter().flat_map(|e| &e.steps).map(n_dispatches).sum();
+    let counts = plan.entries.iter().map(Entry::n_dispatches);
+    let (dispatches, barriers) = counts.fold((0, 0), |sum, n| (sum.0 + n.0, sum.1 + n.1));
     let formats = counted(plan.nodes.iter().map(|n| n.format.clone()));
     let mut figures: Vec<(String, Number)> = [
         ("peak", Number::Bytes(plan.planned_peak_bytes)),
@@ -87,6 +87,7 @@ fn of_program(program: &Program) -> Vec<(String, Number)> {
         ("nodes", Number::Count(plan.nodes.len() as u64)),
         ("host_nodes", Number::Count(plan.nodes.iter().filter(|n| n.place == "host").count() as u64)),
         ("dispatches", Number::Count(dispatches as u64)),
+        ("barriers", Number::Count(barriers as u64)),
         ("kernels", Number::Count(program.shaders.len() as u64)),
     ]
     .map(|(name, value)| (name.to_owned(), value))

@@ -1,10 +1,12 @@
-//! `attention`: scaled dot-product attention, written as products around a softmax until a kernel does all of it.
+//! `attention`: ONNX's scaled dot-product attention, written as the core's `dot_product_attention`; and the rotary embedding before it.
 
-use super::compose::{gather, positions};
+use super::compose::gather;
 use super::strided::{Fill, View, row_major, view};
-use super::util::{agree, broadcast, class_of};
-use super::{concat, iota, matmul, movement, pointwise, reduce, reshape, softmax};
-use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr};
+use super::util::{agree, broadcast, class_of, dims_value};
+use super::{attention_products, concat, dot_product_attention, movement, pointwise, reshape};
+use crate::ir::{
+    Attrs, Class, DType, Dim, Expand, Infer, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
+};
 
 /// `attention(q, k, v, attn_mask?, past_key?, past_value?, nonpad_kv_seqlen?)`: ONNX Attention, opset 25, with up to four outputs: y, the present
 /// key and value, and what `qk_matmul_output_mode` says of the scores.
@@ -236,85 +238,6 @@ fn by_head(e: &mut Expand<'_, '_>, x: Val, heads: &Dim, size: &Dim) -> Result<Va
     movement::transpose(e, apart, &[0, 2, 1, 3])
 }
 
-/// What is added to the scores: expressions over operands, of which `@n@` is number n.
-#[derive(Default)]
-struct Bias {
-    terms: Vec<String>,
-    operands: Vec<Val>,
-    /// Whether it may mask out all keys of a row.
-    masks_rows: bool,
-}
-
-impl Bias {
-    fn operand(&mut self, val: Val) -> String {
-        let at = self.operands.iter().position(|v| *v == val).unwrap_or(self.operands.len());
-        if at == self.operands.len() {
-            self.operands.push(val);
-        }
-        format!("@{at}@")
-    }
-
-    fn of(e: &mut Expand<'_, '_>, sizes: &Sizes) -> Result<Bias, OpError> {
-        let mut bias = Bias::default();
-        let total = sizes.total_len();
-        if let Some(mask) = e.optional(3) {
-            let mask = padded(e, mask, &total)?;
-            let is_bool = class_of(&e.ty(mask)) == Class::Bool;
-            let x = bias.operand(mask);
-            bias.terms.push(if is_bool { format!("select({x},0.0,-inf)") } else { x });
-            bias.masks_rows = true;
-        }
-        let window = |name: &str| e.attrs.int(name).filter(|size| *size >= 0);
-        let (left, right) = (window("left_window_size"), window("right_window_size"));
-        let is_causal = e.attrs.int("is_causal").unwrap_or(0) != 0;
-        let lengths = e.optional(6);
-        let lengths = match lengths {
-            Some(lengths) => {
-                Some(reshape::to(e, lengths, [vec![sizes.batch.clone()], vec![Dim::Known(1); 3]].concat())?)
-            }
-            None => None,
-        };
-        if is_causal || left.is_some() || right.is_some() {
-            let (row, key) = (positions(e, 2, 0, sizes.q_len.clone(), 1)?, positions(e, 2, 1, total.clone(), 1)?);
-            let (row, key) = (bias.operand(row), bias.operand(key));
-            // The place of the query among the keys.
-            let place = match lengths {
-                Some(lengths) => format!("add({row},sub({},{}))", bias.operand(lengths), bias.number(e, &sizes.q_len)?),
-                None => format!("add({row},{})", bias.number(e, &sizes.past_len)?),
-            };
-            bias.masks_rows |= lengths.is_some() || left.is_some() || right.is_some();
-            let allowed = [
-                is_causal.then(|| format!("le({key},{place})")),
-                left.map(|left| format!("le(sub({place},{key}),{left})")),
-                right.map(|right| format!("le(sub({key},{place}),{right})")),
-            ];
-            bias.terms.extend(allowed.into_iter().flatten().map(|allowed| format!("select({allowed},0.0,-inf)")));
-        }
-        if let Some(lengths) = lengths {
-            let key = positions(e, 2, 1, total.clone(), 1)?;
-            let (key, lengths) = (bias.operand(key), bias.operand(lengths));
-            bias.terms.push(format!("select(lt({key},{lengths}),0.0,-inf)"));
-            bias.masks_rows = true;
-        }
-        Ok(bias)
-    }
-
-    /// A size in an expression: its number, or an operand that holds it.
-    fn number(&mut self, e: &mut Expand<'_, '_>, size: &Dim) -> Result<String, OpError> {
-        Ok(match size.known() {
-            Some(n) => n.to_string(),
-            None => self.operand(iota::add(e, size.clone(), Dim::Known(0), Dim::Known(1), DType::I64)?),
-        })
-    }
-
-    /// `first` and all terms added up; operands are numbered from `base`.
-    fn text(&self, first: Option<&str>, base: usize) -> Option<String> {
-        let terms = first.into_iter().chain(self.terms.iter().map(String::as_str)).map(str::to_owned);
-        let sum = terms.reduce(|sum, term| format!("add({sum},{term})"))?;
-        Some((0..self.operands.len()).fold(sum, |text, i| text.replace(&format!("@{i}@"), &format!("x{}", i + base))))
-    }
-}
-
 /// A mask whose last axis has all keys; those that it lacks are masked out.
 fn padded(e: &mut Expand<'_, '_>, mask: Val, total: &Dim) -> Result<Val, OpError> {
     let ty = e.ty(mask);
@@ -334,10 +257,9 @@ fn padded(e: &mut Expand<'_, '_>, mask: Val, total: &Dim) -> Result<Val, OpError
 fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let types: Vec<Option<TensorType>> = e.inputs.iter().map(|v| v.map(|v| e.edit.ty(v).clone())).collect();
     let sizes = Sizes::of(e.attrs, &types.iter().map(Option::as_ref).collect::<Vec<_>>())?;
-    let repeats = sizes.repeats().ok_or_else(|| OpError::unsupported("heads of k that do not divide those of q"))?;
     let dtype = e.outputs[0].dtype;
     let (q, k, v) = (e.input(0)?, e.input(1)?, e.input(2)?);
-    let (mut q, mut k, mut v) = (
+    let (q, mut k, mut v) = (
         by_head(e, q, &sizes.q_heads, &sizes.head)?,
         by_head(e, k, &sizes.kv_heads, &sizes.head)?,
         by_head(e, v, &sizes.kv_heads, &sizes.v_head)?,
@@ -346,78 +268,61 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         k = e.add(&concat::DEF, Attrs::new().with_int("axis", 2), &[past_key, k])?;
         v = e.add(&concat::DEF, Attrs::new().with_int("axis", 2), &[past_value, v])?;
     }
-    let present = [k, v];
-    // Heads that share one of k and v are one more axis, along which k and v broadcast.
-    let is_shared = repeats != Dim::Known(1);
-    let apart = |heads: &Dim, of: &Dim, len: &Dim, size: &Dim| {
-        vec![sizes.batch.clone(), heads.clone(), of.clone(), len.clone(), size.clone()]
+    let mask = match e.optional(3) {
+        Some(mask) => Some(padded(e, mask, &sizes.total_len())?),
+        None => None,
     };
-    let total = sizes.total_len();
-    if is_shared {
-        q = reshape::to(e, q, apart(&sizes.kv_heads, &repeats, &sizes.q_len, &sizes.head))?;
-        k = reshape::to(e, k, apart(&sizes.kv_heads, &Dim::Known(1), &total, &sizes.head))?;
-        v = reshape::to(e, v, apart(&sizes.kv_heads, &Dim::Known(1), &total, &sizes.v_head))?;
+    let lengths = match e.optional(6) {
+        Some(lengths) => Some(pointwise::add(e, "i32(x0)", DType::I32, &[lengths])?),
+        None => None,
+    };
+    let attrs = core_attrs(e.attrs, &sizes)?;
+    let mut inputs = vec![Some(q), Some(k), Some(v), mask, lengths];
+    while inputs.last().is_some_and(Option::is_none) {
+        inputs.pop();
     }
-    let product_attrs = |trans_b: bool| matmul::attrs(trans_b).with_dtype("dtype", dtype);
-    let mut scores = e.add(&matmul::DEF, product_attrs(true), &[q, k])?;
-    if is_shared {
-        scores = reshape::to(e, scores, sizes.scores().0)?;
-    }
-    let size = sizes.head.known().ok_or_else(|| OpError::unsupported("heads whose size is not known"))?;
-    let scale = e.attrs.float("scale").unwrap_or_else(|| (1.0 / (size as f64).sqrt()) as f32);
-    // One expression a stage that may be an output; fusion makes them one.
-    if scale != 1.0 {
-        scores = pointwise::add(e, &format!("mul(x0,{scale:?})"), dtype, &[scores])?;
-    }
-    let mut stages = vec![scores];
-    if let Some(cap) = e.attrs.float("softcap").filter(|cap| *cap > 0.0) {
-        scores = pointwise::add(e, &format!("mul(tanh(div(x0,{cap:?})),{cap:?})"), dtype, &[scores])?;
-    }
-    stages.push(scores);
-    let bias = Bias::of(e, &sizes)?;
-    if let (Some(text), false) = (bias.text(Some("x0"), 1), bias.terms.is_empty()) {
-        let operands: Vec<Val> = [scores].into_iter().chain(bias.operands.iter().copied()).collect();
-        scores = pointwise::add(e, &text, dtype, &operands)?;
-    }
-    stages.push(scores);
-    let mut weights = e.add(
-        &softmax::DEF,
-        Attrs::new().with_int("axis", 3).with_int("log", 0).with_dtype("dtype", dtype),
-        &[scores],
-    )?;
-    if bias.masks_rows && e.attrs.int("zero_masked").unwrap_or(1) != 0 {
-        weights = without_masked_rows(e, weights, &bias)?;
-    }
-    stages.push(weights);
-    if is_shared {
-        weights = reshape::to(e, weights, apart(&sizes.kv_heads, &repeats, &sizes.q_len, &total))?;
-    }
-    let mut y = e.add(&matmul::DEF, product_attrs(false), &[weights, v])?;
-    if is_shared {
-        y = reshape::to(
-            e,
-            y,
-            vec![sizes.batch.clone(), sizes.q_heads.clone(), sizes.q_len.clone(), sizes.v_head.clone()],
-        )?;
-    }
+    let outputs = e.outputs.clone();
+    let mut stages = Vec::new();
+    // Products are computed in f64 where a model asks for it; the operator of the core is f32.
+    let is_double = dtype == DType::F64 || inputs.iter().flatten().any(|v| e.ty(*v).dtype == DType::F64);
+    let mut y = if outputs.len() > 3 || is_double {
+        let inner = &mut Expand { edit: &mut *e.edit, attrs: &attrs, inputs, outputs: outputs.clone() };
+        let written = attention_products::written_out(inner, dtype)?;
+        stages.extend(written.stages);
+        written.y
+    } else {
+        let op = Op::new(&dot_product_attention::DEF, attrs.with_dtype("dtype", dtype));
+        let results = e.edit.add_all(op, &inputs, 1).map_err(|e| OpError::Edit(Box::new(e)))?;
+        results.first().copied().ok_or_else(|| OpError::unsupported("an attention without result"))?
+    };
     if sizes.flat {
         y = movement::transpose(e, y, &[0, 2, 1, 3])?;
-        y = reshape::to(e, y, e.outputs[0].shape.0.clone())?;
+        y = reshape::to(e, y, outputs[0].shape.0.clone())?;
     }
     let mode = usize::try_from(e.attrs.int("qk_matmul_output_mode").unwrap_or(0)).unwrap_or(0);
-    let stage = stages.get(mode).copied().unwrap_or(scores);
-    Ok([y, present[0], present[1], stage].into_iter().take(e.outputs.len()).collect())
+    Ok([y, k, v].into_iter().chain(stages.get(mode).copied()).take(outputs.len()).collect())
 }
 
-/// Zeros in the rows whose bias is minus infinity for every key.
-fn without_masked_rows(e: &mut Expand<'_, '_>, weights: Val, bias: &Bias) -> Result<Val, OpError> {
-    let Some(text) = bias.text(None, 0) else { return Ok(weights) };
-    let sums = pointwise::add(e, &text, e.ty(weights).dtype, &bias.operands)?;
-    let last = e.ty(sums).shape.rank().saturating_sub(1) as i64;
-    let attrs = Attrs::new().with_str("kind", "max").with_ints("axes", [last]).with_int("keepdims", 1);
-    let highest = e.add(&reduce::DEF, attrs, &[sums])?;
-    let dtype = e.ty(weights).dtype;
-    pointwise::add(e, "select(eq(x1,-inf),0.0,x0)", dtype, &[weights, highest])
+/// The attributes of the core's operator.
+fn core_attrs(own: &Attrs, sizes: &Sizes) -> Result<Attrs, OpError> {
+    let size = sizes.head.known().ok_or_else(|| OpError::unsupported("heads whose size is not known"))?;
+    let scale = own.float("scale").unwrap_or_else(|| (1.0 / (size as f64).sqrt()) as f32);
+    let mut attrs = Attrs::new().with_float("scale", scale);
+    if let Some(cap) = own.float("softcap").filter(|cap| *cap > 0.0) {
+        attrs = attrs.with_float("softcap", cap);
+    }
+    let window = |name: &str| own.int(name).filter(|size| *size >= 0);
+    let is_causal = own.int("is_causal").unwrap_or(0) != 0;
+    if let Some(left) = window("left_window_size") {
+        attrs = attrs.with_int("left", left);
+    }
+    if let Some(right) = if is_causal { Some(0) } else { window("right_window_size") } {
+        attrs = attrs.with_int("right", right);
+    }
+    if sizes.past_len != Dim::Known(0) {
+        attrs = attrs.with("offset", dims_value(std::slice::from_ref(&sizes.past_len)));
+    }
+    Ok(attrs.with_int("zero_masked", i64::from(own.int("zero_masked").unwrap_or(1) != 0)))
 }
 
 /// Sizes of a rotation: x `[batch, a, b, head]`, of which the first `2 * pairs` of the last axis are turned.

@@ -19,8 +19,12 @@ pub struct Table {
     pub epilogue: bool,
     /// Whether its key has a tile.
     pub tiled: bool,
-    /// Of what family its key has a variant, if it has; then its operands are read as vectors of 16 bytes too.
+    /// Of what family its key has a variant, if it has.
     pub variant: Option<Family>,
+    /// Whether parameters that are known when it is compiled stand in its text as numbers, so that divisions by them cost little and loops over them unroll.
+    pub literals: bool,
+    /// Whether its operands are read as vectors of 16 bytes too.
+    pub vectors: bool,
     /// Features that the target must have, by their names in its profile.
     pub needs: &'static [&'static str],
     /// Whether it notes indices out of range: a buffer `faults` follows the result.
@@ -82,6 +86,16 @@ pub enum Storage {
 }
 
 impl Storage {
+    /// Bytes of an element; `None` of a packed tensor.
+    pub fn element_bytes(self) -> Option<u32> {
+        match self {
+            Storage::F16 => Some(2),
+            Storage::F32 | Storage::I32 | Storage::U32 => Some(4),
+            Storage::I64 | Storage::U64 => Some(8),
+            Storage::Packed(_) => None,
+        }
+    }
+
     /// Whether an element is computed with as an integer of 64 bits.
     pub fn is_wide(self) -> bool {
         matches!(self, Storage::U32 | Storage::I64 | Storage::U64)
@@ -137,6 +151,17 @@ pub enum Load {
     Strided(u8),
 }
 
+/// How the elements of an operand lie that go with as many neighbours of the result as a vector has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Run {
+    /// Anyhow: each is looked for.
+    Each,
+    /// They are one element.
+    One,
+    /// They are neighbours, and the first has a number that the vector's length divides.
+    Vector,
+}
+
 /// An operand of the kernel itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OperandKey {
@@ -155,6 +180,8 @@ pub struct ArgKey {
     pub value: Value,
     /// How it is indexed.
     pub load: Load,
+    /// How a vector of it lies; `Each` in a kernel without the flag `vector`.
+    pub run: Run,
 }
 
 /// The expression of a pointwise kernel, or the epilogue of another.
@@ -194,6 +221,9 @@ pub struct Tile {
     pub k: u32,
 }
 
+/// Most elements that an invocation holds of a row: loops over them are unrolled.
+pub const MOST_HELD: u32 = 128;
+
 /// Which kernel.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KernelKey {
@@ -211,6 +241,8 @@ pub struct KernelKey {
     pub tile: Option<Tile>,
     /// How the work is divided.
     pub variant: Option<Variant>,
+    /// Parameters that stand in its text as numbers: the bits of each, by name.
+    pub literals: BTreeMap<String, u32>,
 }
 
 /// One scalar of the uniform block.
@@ -241,6 +273,11 @@ impl KernelKey {
                 Load::Periodic => name += "p",
                 Load::Strided(rank) => name += &format!("r{rank}"),
             }
+            match arg.run {
+                Run::Each => {}
+                Run::One => name += "o",
+                Run::Vector => name += "v",
+            }
         }
         name += &format!("_{}", self.result);
         for (flag, value) in &self.flags {
@@ -259,6 +296,9 @@ impl KernelKey {
         if let Some(variant) = self.variant {
             name += &format!("_v{variant}");
         }
+        if !self.literals.is_empty() {
+            name += &format!("_l{}", &blake3::hash(format!("{:?}", self.literals).as_bytes()).to_hex()[..8]);
+        }
         if let Some(expr) = &self.expr {
             name += &format!("_e{}", &blake3::hash(format!("{:?} {}", expr.own, expr.text).as_bytes()).to_hex()[..8]);
         }
@@ -267,12 +307,19 @@ impl KernelKey {
 
     /// Invocations of a workgroup.
     pub fn threads(&self) -> u32 {
-        self.variant.map_or(128, |variant| variant.threads(self.flag("subgroup")))
+        // With `lanes` of a row, as many rows as fit: `include/held_row.glsl`.
+        let of_rows = self.flags.get("lanes").map_or(128, |lanes| lanes * (128 / lanes).max(1));
+        self.variant.map_or(of_rows, |variant| variant.threads(self.flag("subgroup")))
     }
 
     /// The value of a flag; 0 for one that the table does not have, which [`KernelKey::fault`] finds.
     pub fn flag(&self, name: &str) -> u32 {
         self.flags.get(name).copied().unwrap_or(0)
+    }
+
+    /// Neighbours of the result that an invocation computes at a time: the flag `vector`, 1 where that is 0; `None` where the table has none.
+    pub fn width(&self) -> Option<u32> {
+        self.flags.get("vector").map(|width| (*width).max(1))
     }
 
     /// The own operands that are present, with their names.
@@ -291,9 +338,15 @@ impl KernelKey {
         self.present().map(|(_, key)| key.storage).chain(args).chain([self.result])
     }
 
-    /// The scalars of the uniform block, in order: those of the table, then what packed operands and operands of the expression need,
-    /// then the expression's numbers.
+    /// The scalars of the uniform block, in order: all parameters but those that stand in the text.
     pub fn params(&self) -> Vec<Param> {
+        let mut params = self.all_params();
+        params.retain(|param| !self.literals.contains_key(&param.name));
+        params
+    }
+
+    /// All parameters: those of the table, then what packed operands and operands of the expression need, then the expression's numbers.
+    pub fn all_params(&self) -> Vec<Param> {
         let mut params = Vec::new();
         for param in self.template.table().params {
             match param.count {
@@ -361,6 +414,15 @@ impl KernelKey {
             return Some(
                 "a variant where the table has none, none where it has one, or one that is not sound".to_owned(),
             );
+        }
+        let all = self.all_params();
+        let is_param = |name: &String| all.iter().any(|param| param.name == *name && param.ty != ParamType::Float);
+        if let Some(name) = self.literals.keys().find(|name| !table.literals || !is_param(name)) {
+            return Some(format!("{name} as a number in the text, which the table does not allow"));
+        }
+        let held = self.flags.get("held").map_or(0, |held| held * self.width().unwrap_or(1));
+        if self.threads() > 1024 || held > MOST_HELD {
+            return Some(format!("{} invocations, or {held} elements held by one", self.threads()));
         }
         if self.expr.is_some() && !table.epilogue {
             return Some("an epilogue where the table allows none".to_owned());

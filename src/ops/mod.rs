@@ -5,8 +5,10 @@
 //! brings ONNX's freedoms (biases, vectors, one spatial axis) into the core's normal form.
 
 pub mod compose;
+mod conv_nhwc;
 mod evaluate;
 pub mod kernel_key;
+pub mod layout;
 pub mod multiply;
 pub mod packed_view;
 pub mod quant_search;
@@ -22,6 +24,7 @@ pub mod window;
 #[cfg(test)]
 mod tests;
 
+pub use attention_products::write_out as write_out_attention;
 pub use evaluate::{evaluate, expand_node};
 
 use crate::ir::{OpDef, Registry};
@@ -44,6 +47,8 @@ macro_rules! written_out {
 
 /// Attention, and the rotations of positions before it.
 pub mod attention;
+/// Attention as products around a softmax.
+mod attention_products;
 /// Look-ups in tables of codes.
 pub mod block_quantized;
 /// Indices held against their axes.
@@ -58,6 +63,8 @@ pub mod conv_transpose;
 pub mod counted;
 /// Operators that wait for their sizes: without kernels.
 pub mod deferred;
+/// Attention as one operator of the core.
+pub mod dot_product_attention;
 /// Sums of products by labels.
 pub mod einsum;
 /// Single elements and slices by indices.
@@ -152,6 +159,8 @@ pub static ALL: &[&OpDef] = &[
     &reduce::DEF,
     &softmax::DEF,
     &softmax::LOG,
+    &dot_product_attention::DEF,
+    &dot_product_attention::PARTS,
     &norm::DEF,
     &check_indices::DEF,
     &gather::DEF,

@@ -1,12 +1,14 @@
 //! `pool`: the maximum or average of a sliding window.
 
+use super::layout;
 use super::pointwise::Real;
 use super::util::{finish_floats, is_double, n_elems, operand, result, split_own};
 use super::window::Window;
 use crate::ir::{Attrs, CORE, Class, DType, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, attr};
 use rayon::prelude::*;
 
-/// `pool(x) {kind, kernel, strides, pads, dilations, ceil, count_pad, dtype, epilogue}` over the last two axes of `[N,C,H,W]`.
+/// `pool(x) {kind, kernel, strides, pads, dilations, ceil, count_pad, layout, dtype, epilogue}` over the last two axes of `[N,C,H,W]`, with the layout
+/// `nhwc` over the middle ones of `[N,H,W,C]`.
 pub static DEF: OpDef = OpDef {
     name: "pool",
     onnx: "",
@@ -19,6 +21,7 @@ pub static DEF: OpDef = OpDef {
         attr::ints("dilations"),
         attr::int("ceil"),
         attr::int("count_pad"),
+        attr::text("layout"),
         attr::dtype("dtype"),
         attr::expr("epilogue"),
     ],
@@ -56,14 +59,20 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     if !x.dtype.is_float() || x.shape.rank() != 4 {
         return Err(OpError::operand(0, x, "floats [N,C,H,W]"));
     }
-    let mut shape = x.shape.0[..2].to_vec();
-    shape.extend(window(infer.attrs, &x.shape)?.out(&x.shape.0[2..])?);
-    result(infer, Class::Float, x.dtype, Shape(shape))
+    let infer_nchw = |image: &Shape| -> Result<Shape, OpError> {
+        let mut shape = image.0[..2].to_vec();
+        shape.extend(window(infer.attrs, image)?.out(&image.0[2..])?);
+        Ok(Shape(shape))
+    };
+    result(infer, Class::Float, x.dtype, layout::of_images(infer.attrs, &x.shape, infer_nchw)?)
 }
 
 fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let (own, extra) = split_own(attrs, inputs);
     let x = operand(own, 0)?;
+    if layout::is_nhwc(attrs)? {
+        return layout::eval_as_nchw(attrs, x, extra, eval);
+    }
     if is_double(attrs, own) { eval_in::<f64>(attrs, x, extra) } else { eval_in::<f32>(attrs, x, extra) }
 }
 

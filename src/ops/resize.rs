@@ -1,5 +1,6 @@
 //! `resize`: images enlarged and reduced.
 
+use super::layout;
 use super::pointwise::Real;
 use super::resize_axes;
 use super::util::{axes, class_of, dims_attr, finish_floats, is_double, n_elems, operand, result, split_own};
@@ -8,8 +9,9 @@ use crate::ir::{
 };
 use rayon::prelude::*;
 
-/// `resize(x) {mode, scales, sizes, coordinates, nearest, dtype, epilogue}`: ONNX Resize, opset 19, along the last two axes; there with roi,
-/// scales and sizes as operands, along any axes, and with cubic interpolation, antialiasing and cropping (`resize_axes`).
+/// `resize(x) {mode, scales, sizes, coordinates, nearest, layout, dtype, epilogue}`: ONNX Resize, opset 19, along the last two axes; there with roi,
+/// scales and sizes as operands, along any axes, and with cubic interpolation, antialiasing and cropping (`resize_axes`). With the layout `nhwc`, which
+/// only the lower levels have, channels are the last of four axes; `scales` and `sizes` keep the order `[N,C,H,W]`.
 pub static DEF: OpDef = OpDef {
     name: "resize",
     onnx: "Resize",
@@ -20,6 +22,7 @@ pub static DEF: OpDef = OpDef {
         attr::sizes("sizes"),
         attr::text("coordinates"),
         attr::text("nearest"),
+        attr::text("layout"),
         attr::dtype("dtype"),
         attr::expr("epilogue"),
         attr::text("coordinate_transformation_mode"),
@@ -171,7 +174,8 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
         plan.iter().for_each(|plan| dims[plan.axis] = plan.out);
         return result(infer, Class::Float, x.dtype, Shape::of(&dims));
     }
-    result(infer, Class::Float, x.dtype, Shape(normal(infer.attrs, &x.shape, scales, sizes)?.sizes))
+    let infer_nchw = |image: &Shape| Ok(Shape(normal(infer.attrs, image, scales, sizes)?.sizes));
+    result(infer, Class::Float, x.dtype, layout::of_images(infer.attrs, &x.shape, infer_nchw)?)
 }
 
 fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
@@ -248,6 +252,9 @@ fn taps(normal: &Normal, scale: f32, own: usize, out: usize) -> Taps {
 fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let (own, extra) = split_own(attrs, inputs);
     let x = operand(own, 0)?;
+    if layout::is_nhwc(attrs)? {
+        return layout::eval_as_nchw(attrs, x, extra, eval);
+    }
     if is_double(attrs, own) { eval_in::<f64>(attrs, x, extra) } else { eval_in::<f32>(attrs, x, extra) }
 }
 

@@ -2,8 +2,8 @@
 
 use super::pointwise::{Scalar, apply, scalar};
 use super::{
-    ALL, concat, conv, elementwise, gather, matmul, movement, norm, pool, pooling, quantize_packed, reduce, reshape,
-    slice, softmax, strided,
+    ALL, concat, conv, elementwise, gather, layout, matmul, movement, norm, pool, pooling, quantize_packed, reduce,
+    reshape, slice, softmax, strided,
 };
 use crate::ir::packed::{Granularity, Packing, ScaleType, pack};
 use crate::ir::{
@@ -447,4 +447,45 @@ fn a_table_of_more_codes_than_can_be_counted_is_refused() {
         let attrs = Attrs::new().with_int("bits", bits).with_int("block_size", 16);
         assert!(infer(&super::block_quantized::DEF, &attrs, &[&table, &indices, &scales], &[None; 3]).is_err());
     }
+}
+
+#[test]
+fn channels_last_compute_what_channels_first_do() {
+    let transposed = |t: &Tensor| layout::transposed(t, layout::TO_NHWC).unwrap();
+    for (at, packing) in packings().into_iter().enumerate() {
+        let (group, filters) = [(1, 6), (2, 4), (4, 4), (4, 8)][at % 4];
+        let (own, x) = (4 / group, floats(&[2, 4, 6, 7], 9));
+        let attrs = Attrs::new()
+            .with_ints("kernel", [3, 2])
+            .with_ints("strides", [2, 1])
+            .with_ints("pads", [1, 0, 1, 2])
+            .with_ints("dilations", [1, 2])
+            .with_int("group", group as i64);
+        let last = attrs.clone().with_str("layout", "nhwc");
+        let w = floats(&[filters, own, 3, 2], 12);
+        let y = transposed(&eval(&conv::DEF, &attrs, &[&x, &w]));
+        assert_near(&eval(&conv::DEF, &last, &[&transposed(&x), &transposed(&w)]), &y);
+        // Two parts, the second packed.
+        let matrix = packed(packing, filters, own * 6, 11);
+        let values = plain(&matrix, &[filters, 3, 2, own]);
+        let y = eval(&conv::DEF, &last, &[&transposed(&x), &values]);
+        assert_near(&eval(&conv::DEF, &last, &[&transposed(&x), &matrix]), &y);
+        if group == 1 {
+            let both = eval(&conv::DEF, &last, &[&transposed(&x), &plain(&values, &[filters, own * 6]), &matrix]);
+            let doubled: Vec<f32> = y.to_f32s().unwrap().chunks(filters).flat_map(|c| [c, c].concat()).collect();
+            let dims = [2, y.dims()[1], y.dims()[2], 2 * filters];
+            assert_near(&both, &Tensor::from_f32s(DType::F32, &dims, &doubled).unwrap());
+        }
+        let codes = eval(&quantize_packed::DEF, &quantize_packed::attrs(Granularity::Tensor), &[&transposed(&x)]);
+        let plain_codes = plain(&codes, &[2, 6, 7, 4]);
+        assert_near(&eval(&conv::DEF, &last, &[&codes, &matrix]), &eval(&conv::DEF, &last, &[&plain_codes, &values]));
+        let pool = attrs.with_str("kind", if at % 2 == 0 { "max" } else { "average" });
+        assert_near(
+            &eval(&pool::DEF, &pool.clone().with_str("layout", "nhwc"), &[&transposed(&x)]),
+            &transposed(&eval(&pool::DEF, &pool, &[&x])),
+        );
+    }
+    let attrs = Attrs::new().with_ints("kernel", [1, 1]).with_str("layout", "chwn");
+    let x = TensorType::of(DType::F32, &[1, 2, 3, 4]);
+    assert!(infer(&conv::DEF, &attrs, &[&x, &x], &[None; 2]).unwrap_err().to_string().contains("chwn"));
 }

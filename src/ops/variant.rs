@@ -104,6 +104,7 @@ impl Variant {
                     ("WARP_N", warp_n),
                     ("WAYS", ways),
                 ]);
+                list.push(("WAYS_OF_K", ways.to_string()));
                 list.push(("ROWS_OF_WARP", warp_m.to_string()));
                 list
             }

@@ -1,15 +1,18 @@
 //! Lays a kernel-level graph out on a device: constants, arena, dispatches, barriers, ledger. What is left to do is to compile the shaders.
 
-use super::arena::{self, ArenaLimits};
+mod steps;
+
+use super::arena::{self, ArenaLimits, ArenaPlan, Buffer};
 use super::kernels::{self, KernelCall, KernelError};
 use super::memory::{Buffers, Kind, is_view};
+use super::schedule::Schedule;
 use super::{PlanError, allocation_bytes, round_up};
 use crate::ir::{DType, Dim, Graph, Hash, NodeId, NodeKind, Tensor, ValueId};
 use crate::ops::kernel_key::KernelKey;
-use crate::ops::{check_indices, weights};
+use crate::ops::weights;
 use crate::program::{
-    Allocation, AllocationKind, FAULT_BYTES, HostStep, IndexCheck, Ledger, Port, Region, SizeRange, Upload,
-    params_bytes as params_bytes_of,
+    Allocation, AllocationKind, FAULT_BYTES, HostStep, IndexCheck, Ledger, Port, Region, SLOT_ALIGNMENT, SLOT_BYTES,
+    SizeRange, Stripe, Upload, params_bytes as params_bytes_of,
 };
 use crate::target::Target;
 use indexmap::IndexMap;
@@ -19,8 +22,8 @@ use std::collections::BTreeMap;
 pub const ARENA_NODES: u64 = 20_000;
 /// Parameters of a dispatch take a multiple of this, so that their bytes do not depend on which variant of a kernel is chosen.
 pub(super) const PARAMS_SLOT_BYTES: u64 = 256;
-/// The staging ring where the host cannot reach device memory.
-const STAGING_BYTES: u64 = 4 << 20;
+/// The least and the most bytes of the staging ring where the host cannot reach device memory.
+const STAGING_BYTES: (u64, u64) = (4 << 20, 64 << 20);
 
 /// A dispatch whose shader is not compiled yet.
 #[derive(Clone, Debug)]
@@ -45,6 +48,8 @@ pub struct Dispatch {
     pub barrier: bool,
     /// What it notes of indices out of range.
     pub check: Option<IndexCheck>,
+    /// Which elements of its result it writes, where others write the rest.
+    pub stripe: Option<Stripe>,
 }
 
 /// One step.
@@ -99,19 +104,22 @@ pub fn params_bytes(graph: &Graph, target: &Target) -> Result<u64, PlanError> {
     Ok(bytes)
 }
 
-/// Bytes in which the dispatches of a graph note indices out of range. They lie behind the values, for the whole of a run, so that nothing has to be
-/// written there before a run that finds none.
-fn fault_bytes(graph: &Graph, target: &Target) -> Result<u64, PlanError> {
-    let mut bytes = 0u64;
-    for id in graph.order().into_iter().filter(|id| graph.node(*id).op().is_some_and(|op| op.is(&check_indices::DEF))) {
-        let n = calls(graph, id, target)?.map_or(0, |calls| calls.iter().filter(|call| call.check.is_some()).count());
-        bytes = bytes.saturating_add(n as u64 * FAULT_BYTES);
-    }
-    Ok(bytes)
-}
-
 fn slot_bytes(call: &KernelCall) -> u64 {
     round_up(params_bytes_of(&call.params, &call.groups), PARAMS_SLOT_BYTES).max(PARAMS_SLOT_BYTES)
+}
+
+/// Bytes of a staging ring that takes inputs and outputs of a run side by side, unless those are very many.
+fn staging_bytes(inputs: &[Port], outputs: &[Port]) -> u64 {
+    let [a, b] = [inputs, outputs].map(|ports| {
+        ports.iter().fold(0u64, |sum, port| sum.saturating_add(round_up(port.region.bytes, SLOT_ALIGNMENT)))
+    });
+    let (least, most) = STAGING_BYTES;
+    let bytes = match a.max(b) {
+        // Two slots, as large as need be.
+        one if one <= SLOT_BYTES => 2 * round_up(one, SLOT_ALIGNMENT),
+        _ => a.div_ceil(SLOT_BYTES).saturating_add(b.div_ceil(SLOT_BYTES)).saturating_mul(SLOT_BYTES),
+    };
+    bytes.clamp(least, most)
 }
 
 /// The dispatches of a node: none for inputs, constants and views, `None` where no kernel covers it.
@@ -130,90 +138,57 @@ fn calls(graph: &Graph, id: NodeId, target: &Target) -> Result<Option<Vec<Kernel
     }
 }
 
-/// Lays out `graph`.
+/// Lays out `graph`: in the order of the smallest arena, or in one that needs fewer barriers and no more memory.
 ///
 /// # Errors
 /// A size is not known, a tensor fits no buffer of the target, or sizes overflow.
 pub fn build(graph: &Graph, target: &Target) -> Result<Blueprint, PlanError> {
     let buffers = Buffers::best(graph, target)?;
-    let plan = arena::plan(&buffers.arena(), &ArenaLimits { alignment: target.alignment(), max_nodes: ARENA_NODES })?;
-    let mut layout = Layout {
-        graph,
-        target,
-        buffers: &buffers,
-        regions: BTreeMap::new(),
-        allocations: Vec::new(),
-        constants: IndexMap::new(),
-        uploads: Vec::new(),
-        faults: Region { allocation: 0, offset: 0, bytes: 0 },
-    };
-    let (weights, constants) = layout.constants()?;
-    // Values without elements need a place too, where nothing else makes an arena.
-    let arena_bytes = if buffers.live.is_empty() { 0 } else { plan.bytes.max(target.alignment()) };
-    let fault_bytes = fault_bytes(graph, target)?;
-    if arena_bytes > 0 {
-        let start = round_up(arena_bytes, FAULT_BYTES.max(target.alignment()));
-        let all = if fault_bytes > 0 { start.saturating_add(fault_bytes) } else { arena_bytes };
-        let arena = layout.allocate(AllocationKind::Arena, all)?;
-        layout.faults = Region { allocation: arena, offset: start, bytes: fault_bytes };
-        for (live, &offset) in buffers.live.iter().zip(&plan.offsets) {
-            layout.regions.insert(live.value, Region { allocation: arena, offset, bytes: live.buffer.bytes });
+    let calls =
+        buffers.order.iter().map(|&id| Ok((id, calls(graph, id, target)?))).collect::<Result<Calls, PlanError>>()?;
+    let limits = ArenaLimits { alignment: target.alignment(), max_nodes: ARENA_NODES };
+    let lives = buffers.arena();
+    let plan = arena::plan(&lives, &limits)?;
+    let groups = (0..buffers.order.len()).collect();
+    let first = Layout::of(graph, target, &calls, Planned { buffers, lives, plan, groups })?;
+    let (most, max_live) = (first.planned.plan.bytes, first.planned.plan.max_live);
+    let is_host = |id: NodeId| calls.get(&id).is_some_and(Option::is_none);
+    let schedule = Schedule::new(graph, &first.planned.buffers, limits.alignment, max_live, &is_host);
+    let buffers = Buffers::of(graph, schedule.order.clone())?;
+    // Where the arena is larger if groups reuse no buffer, the order may still do.
+    for lives in [schedule.lifetimes(&buffers), buffers.arena()] {
+        let plan = arena::plan(&lives, &limits)?;
+        if plan.bytes <= most {
+            let planned = Planned { buffers, lives, plan, groups: schedule.groups };
+            let is_better =
+                |other: &Layout<'_>| other.device_bytes() <= first.device_bytes() && other.pauses() < first.pauses();
+            return match Layout::of(graph, target, &calls, planned) {
+                Ok(other) if is_better(&other) => other.finish(),
+                _ => first.finish(),
+            };
         }
     }
-    let (steps, n_params_bytes) = layout.steps()?;
-    let mut params = 0;
-    if n_params_bytes > 0 {
-        layout.allocate(AllocationKind::Params, n_params_bytes)?;
-        params = allocation_bytes(n_params_bytes, target);
-    }
-    let (inputs, outputs) = layout.ports()?;
-    let counted: u64 = layout.allocations.iter().map(|a| a.bytes).fold(0, u64::saturating_add);
-    if !target.memory.unified {
-        // The ring lies in the host's memory: it is part of the plan, but not of the device's bytes.
-        layout.allocate(AllocationKind::Staging, STAGING_BYTES)?;
-    }
-    let weights_total: u64 =
-        layout.allocations.iter().filter(|a| a.kind == AllocationKind::Weights).map(|a| a.bytes).sum();
-    let arena_total: u64 = layout.allocations.iter().filter(|a| a.kind == AllocationKind::Arena).map(|a| a.bytes).sum();
-    debug_assert!(weights + constants <= weights_total);
-    let mut ledger = Ledger { weights: weights_total - constants, constants: constants + params, ..Ledger::default() };
-    for live in buffers.live.iter().filter(|l| (l.buffer.first..=l.buffer.last).contains(&plan.max_live_step)) {
-        let bytes = round_up(live.buffer.bytes, target.alignment());
-        match live.kind {
-            Kind::Io => ledger.io += bytes,
-            Kind::Activation => ledger.activations += bytes,
-            Kind::Workspace => ledger.workspace += bytes,
-        }
-    }
-    ledger.workspace += fault_bytes;
-    // What the arena has above its bound, and what rounding adds, counts as activations.
-    ledger.activations += arena_total.saturating_sub(ledger.io + ledger.activations + ledger.workspace);
-    let least_arena = allocation_bytes(plan.max_live.max(1).saturating_add(fault_bytes), target);
-    let lower_bound_bytes = counted - arena_total + if arena_bytes > 0 { least_arena.min(arena_total) } else { 0 };
-    Ok(Blueprint {
-        allocations: layout.allocations,
-        uploads: layout.uploads,
-        constants: layout.constants,
-        sizes: graph
-            .ranges()
-            .into_iter()
-            .map(|(name, range)| SizeRange { name, min: *range.start(), max: *range.end() })
-            .collect(),
-        inputs,
-        outputs,
-        steps,
-        ledger,
-        peak_bytes: counted,
-        arena_bytes,
-        max_live_bytes: plan.max_live,
-        lower_bound_bytes,
-    })
+    first.finish()
 }
+
+/// An order with its buffers and their offsets.
+struct Planned {
+    buffers: Buffers,
+    /// Size and lifetime of each buffer.
+    lives: Vec<Buffer>,
+    plan: ArenaPlan,
+    /// For each node its group, ascending: nodes of one are ordered by nothing but what they touch.
+    groups: Vec<usize>,
+}
+
+/// The dispatches of each node; `None` where it runs on the host.
+type Calls = BTreeMap<NodeId, Option<Vec<KernelCall>>>;
 
 struct Layout<'a> {
     graph: &'a Graph,
     target: &'a Target,
-    buffers: &'a Buffers,
+    calls: &'a Calls,
+    planned: Planned,
     /// Where each value that is its own root lies.
     regions: BTreeMap<ValueId, Region>,
     allocations: Vec<Allocation>,
@@ -221,9 +196,120 @@ struct Layout<'a> {
     uploads: Vec<Upload>,
     /// Where dispatches note indices out of range, one after the other.
     faults: Region,
+    /// Bytes of weights and of other constants, aligned.
+    constant_bytes: (u64, u64),
+    steps: Vec<Step>,
+    params_bytes: u64,
 }
 
-impl Layout<'_> {
+impl<'a> Layout<'a> {
+    fn of(graph: &'a Graph, target: &'a Target, calls: &'a Calls, planned: Planned) -> Result<Layout<'a>, PlanError> {
+        let mut layout = Layout {
+            graph,
+            target,
+            calls,
+            planned,
+            regions: BTreeMap::new(),
+            allocations: Vec::new(),
+            constants: IndexMap::new(),
+            uploads: Vec::new(),
+            faults: Region { allocation: 0, offset: 0, bytes: 0 },
+            constant_bytes: (0, 0),
+            steps: Vec::new(),
+            params_bytes: 0,
+        };
+        layout.constant_bytes = layout.constants()?;
+        // They lie behind the values, for the whole of a run, so that nothing has to be written there before a run that finds no index out of range.
+        let n_checks = calls.values().flatten().flatten().filter(|call| call.check.is_some()).count();
+        let (arena_bytes, fault_bytes) = (layout.arena_bytes(), n_checks as u64 * FAULT_BYTES);
+        if arena_bytes > 0 {
+            let start = round_up(arena_bytes, FAULT_BYTES.max(target.alignment()));
+            let all = if fault_bytes > 0 { start.saturating_add(fault_bytes) } else { arena_bytes };
+            let arena = layout.allocate(AllocationKind::Arena, all)?;
+            layout.faults = Region { allocation: arena, offset: start, bytes: fault_bytes };
+            for (live, &offset) in layout.planned.buffers.live.iter().zip(&layout.planned.plan.offsets) {
+                layout.regions.insert(live.value, Region { allocation: arena, offset, bytes: live.buffer.bytes });
+            }
+        }
+        (layout.steps, layout.params_bytes) = layout.steps()?;
+        if layout.params_bytes > 0 {
+            layout.allocate(AllocationKind::Params, layout.params_bytes)?;
+        }
+        Ok(layout)
+    }
+
+    /// Values without elements need a place too, where nothing else makes an arena.
+    fn arena_bytes(&self) -> u64 {
+        if self.planned.buffers.live.is_empty() { 0 } else { self.planned.plan.bytes.max(self.target.alignment()) }
+    }
+
+    /// Bytes of all allocations but for the staging ring.
+    fn device_bytes(&self) -> u64 {
+        self.allocations.iter().map(|a| a.bytes).fold(0, u64::saturating_add)
+    }
+
+    /// How often the host waits for the device, and a dispatch for others.
+    fn pauses(&self) -> (usize, usize) {
+        let barriers = |step: &Step| {
+            if let Step::Device(list) = step { list.iter().filter(|d| d.barrier).count() } else { 0 }
+        };
+        let n_segments = self.steps.iter().filter(|step| matches!(step, Step::Device(_))).count();
+        (n_segments, self.steps.iter().map(barriers).sum())
+    }
+
+    fn finish(mut self) -> Result<Blueprint, PlanError> {
+        let (graph, target) = (self.graph, self.target);
+        let (weights, constants) = self.constant_bytes;
+        let params = if self.params_bytes > 0 { allocation_bytes(self.params_bytes, target) } else { 0 };
+        let (arena_bytes, fault_bytes) = (self.arena_bytes(), self.faults.bytes);
+        let (inputs, outputs) = self.ports()?;
+        let counted = self.device_bytes();
+        if !target.memory.unified {
+            // The ring lies in the host's memory: it is part of the plan, but not of the device's bytes.
+            self.allocate(AllocationKind::Staging, staging_bytes(&inputs, &outputs))?;
+        }
+        let weights_total: u64 =
+            self.allocations.iter().filter(|a| a.kind == AllocationKind::Weights).map(|a| a.bytes).sum();
+        let arena_total: u64 =
+            self.allocations.iter().filter(|a| a.kind == AllocationKind::Arena).map(|a| a.bytes).sum();
+        debug_assert!(weights + constants <= weights_total);
+        let mut ledger =
+            Ledger { weights: weights_total - constants, constants: constants + params, ..Ledger::default() };
+        let Planned { buffers, lives, plan, .. } = &self.planned;
+        let at_peak = |l: &Buffer| (l.first..=l.last).contains(&plan.max_live_step);
+        for (live, _) in buffers.live.iter().zip(lives).filter(|(_, l)| at_peak(l)) {
+            let bytes = round_up(live.buffer.bytes, target.alignment());
+            match live.kind {
+                Kind::Io => ledger.io += bytes,
+                Kind::Activation => ledger.activations += bytes,
+                Kind::Workspace => ledger.workspace += bytes,
+            }
+        }
+        ledger.workspace += fault_bytes;
+        // What the arena has above its bound, and what rounding adds, counts as activations.
+        ledger.activations += arena_total.saturating_sub(ledger.io + ledger.activations + ledger.workspace);
+        let least_arena = allocation_bytes(plan.max_live.max(1).saturating_add(fault_bytes), target);
+        let lower_bound_bytes = counted - arena_total + if arena_bytes > 0 { least_arena.min(arena_total) } else { 0 };
+        Ok(Blueprint {
+            allocations: self.allocations,
+            uploads: self.uploads,
+            constants: self.constants,
+            sizes: graph
+                .ranges()
+                .into_iter()
+                .map(|(name, range)| SizeRange { name, min: *range.start(), max: *range.end() })
+                .collect(),
+            inputs,
+            outputs,
+            steps: self.steps,
+            ledger,
+            peak_bytes: counted,
+            arena_bytes,
+            max_live_bytes: plan.max_live,
+            lower_bound_bytes,
+        })
+    }
+
     fn allocate(&mut self, kind: AllocationKind, bytes: u64) -> Result<u32, PlanError> {
         let bytes = allocation_bytes(bytes, self.target);
         if bytes > self.target.limits.max_memory_allocation_size {
@@ -234,7 +320,7 @@ impl Layout<'_> {
     }
 
     fn root(&self, value: ValueId) -> ValueId {
-        self.buffers.root.get(&value).copied().unwrap_or(value)
+        self.planned.buffers.root.get(&value).copied().unwrap_or(value)
     }
 
     /// Gives every constant that a kernel reads its place; the aligned bytes of weights and of other constants.
@@ -244,7 +330,7 @@ impl Layout<'_> {
         let mut at = (u32::MAX, 0u64);
         let limit = self.target.limits.max_memory_allocation_size / 4096 * 4096;
         let mut pending: Vec<(ValueId, bool)> = Vec::new();
-        for &id in &self.buffers.order {
+        for &id in &self.planned.buffers.order {
             let Some(op) = self.graph.node(id).op() else { continue };
             let operands = self.graph.operands(id);
             for (slot, value) in operands.iter().enumerate() {
@@ -311,82 +397,6 @@ impl Layout<'_> {
         self.regions.get(&self.root(value)).copied().ok_or_else(missing)
     }
 
-    /// All steps, and the bytes of their parameters.
-    fn steps(&self) -> Result<(Vec<Step>, u64), PlanError> {
-        let mut steps: Vec<Step> = Vec::new();
-        let mut params_offset = 0u64;
-        let mut fault_offset = self.faults.offset;
-        let mut hazards = Hazards::default();
-        // Parameters come after weights and arena.
-        for &id in &self.buffers.order {
-            let node = self.graph.node(id);
-            let Some(calls) = calls(self.graph, id, self.target)? else {
-                let operands = self.graph.operands(id);
-                let port = |v: ValueId| self.port(&self.graph.value(v).name, v);
-                let operand =
-                    |v: Option<ValueId>| v.filter(|v| self.graph.constant(*v).is_none()).map(port).transpose();
-                let inputs = operands.into_iter().map(operand).collect::<Result<_, _>>()?;
-                let outputs = (0..node.outputs.len()).map(|out| port(id.out(out))).collect::<Result<_, _>>()?;
-                let op = node.op().map_or("", |op| op.def.name);
-                steps.push(Step::Host(
-                    HostStep { node: node.name.clone(), inputs, outputs },
-                    if kernels::has_doubles(self.graph, id) {
-                        "f64 is computed on the CPU reference".to_owned()
-                    } else {
-                        format!("no kernel covers {op} of these operands")
-                    },
-                ));
-                hazards = Hazards::default();
-                continue;
-            };
-            for call in calls {
-                let mut bindings = Vec::with_capacity(call.operands.len());
-                let mut writes = Vec::new();
-                for (i, operand) in call.operands.iter().enumerate() {
-                    let region = self.region(operand.value)?;
-                    bindings.push(Region {
-                        offset: region.offset + operand.offset_bytes,
-                        bytes: operand.bytes,
-                        ..region
-                    });
-                    if operand.write {
-                        writes.push(u32::try_from(i).map_err(|_| PlanError::Overflow)?);
-                    }
-                }
-                let mut check = None;
-                if let Some(rule) = &call.check {
-                    let binding = u32::try_from(bindings.len()).map_err(|_| PlanError::Overflow)?;
-                    bindings.push(Region { offset: fault_offset, bytes: FAULT_BYTES, ..self.faults });
-                    writes.push(binding);
-                    fault_offset += FAULT_BYTES;
-                    let node = node.origins().first().unwrap_or(&node.name).clone();
-                    let (sizes, negative) = (rule.sizes.clone(), rule.negative);
-                    check = Some(IndexCheck { binding, node, sizes, negative });
-                }
-                let barrier = hazards.conflict(&bindings, &writes);
-                let n_bytes = slot_bytes(&call);
-                let dispatch = Dispatch {
-                    node: node.name.clone(),
-                    loop_iterations: call.loop_iterations(),
-                    key: call.key,
-                    bindings,
-                    writes,
-                    params: call.params,
-                    params_offset,
-                    groups: call.groups,
-                    barrier,
-                    check,
-                };
-                params_offset += n_bytes;
-                match steps.last_mut() {
-                    Some(Step::Device(list)) => list.push(dispatch),
-                    _ => steps.push(Step::Device(vec![dispatch])),
-                }
-            }
-        }
-        Ok((steps, params_offset))
-    }
-
     fn port(&self, name: &str, value: ValueId) -> Result<Port, PlanError> {
         let ty = self.graph.ty(value);
         let device_dtype =
@@ -419,37 +429,5 @@ fn on_device(tensor: &Tensor) -> Result<Tensor, crate::ir::TensorError> {
         Some(DType::I32) => Tensor::from_i64s(DType::I32, &tensor.dims(), &tensor.to_i64s()?),
         Some(dtype) => Tensor::from_f32s(dtype, &tensor.dims(), &tensor.to_f32s()?),
         None => Err(crate::ir::TensorError::Class { dtype: tensor.dtype(), wanted: "a device type" }),
-    }
-}
-
-/// What was read and written since the last barrier.
-#[derive(Default)]
-struct Hazards {
-    reads: Vec<Region>,
-    writes: Vec<Region>,
-}
-
-impl Hazards {
-    /// Whether a dispatch must wait for earlier ones: it reads what they wrote, or writes what they read or wrote. Notes the dispatch.
-    fn conflict(&mut self, bindings: &[Region], writes: &[u32]) -> bool {
-        let overlap = |a: &Region, b: &Region| {
-            a.allocation == b.allocation && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes
-        };
-        let is_write = |i: usize| writes.iter().any(|&w| w as usize == i);
-        let conflict = bindings.iter().enumerate().any(|(i, region)| {
-            self.writes.iter().any(|w| overlap(w, region))
-                || (is_write(i) && self.reads.iter().any(|r| overlap(r, region)))
-        });
-        if conflict {
-            *self = Hazards::default();
-        }
-        for (i, region) in bindings.iter().enumerate() {
-            if is_write(i) {
-                self.writes.push(*region);
-            } else {
-                self.reads.push(*region);
-            }
-        }
-        conflict
     }
 }

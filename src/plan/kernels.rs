@@ -1,10 +1,14 @@
 //! Which kernels compute a node of a kernel-level graph: their keys, operands, parameters and workgroups. No shader is compiled here.
 
+mod attention;
 mod call;
+mod channels_last;
 mod conv;
+mod conv_mma;
 mod elementwise;
 mod epilogue;
 mod gemv;
+mod held;
 mod matmul;
 mod mma;
 mod movement;
@@ -13,12 +17,16 @@ mod rows;
 mod shape;
 #[cfg(test)]
 mod tests;
+mod tiles;
+mod vectors;
 
 use crate::ir::{DType, Dim, Graph, NodeId, NodeKind, TensorType, ValueId};
 use crate::ops::check_indices::Rule;
 use crate::ops::kernel_key::{KernelKey, Storage};
 use crate::ops::variant::Variant;
+use crate::program::Stripe;
 use crate::target::Target;
+pub use attention::CHUNK as ATTENTION_CHUNK;
 use call::Node;
 
 /// Variants to try of the kernels for a product whose second operand lies so, in a fixed order: those that are among the best somewhere.
@@ -39,6 +47,10 @@ pub struct KernelCall {
     pub groups: [Dim; 3],
     /// What it checks indices by: then a binding of [`FAULT_BYTES`](crate::program::FAULT_BYTES), which it writes, comes after those of `operands`.
     pub check: Option<Rule>,
+    /// Which elements of the result it writes, where other calls of the node write the rest.
+    pub stripe: Option<Stripe>,
+    /// Calls of a node with the same number here are alternatives: whatever the sizes, at most one of them has workgroups.
+    pub alternative: Option<usize>,
     /// The loops of its text, those of the epilogue last; loops of constant length that are unrolled aside.
     pub loops: Vec<Loop>,
 }
@@ -186,6 +198,8 @@ pub fn dispatches_as(
         "reduce" => rows::reduce(&node),
         "softmax" => rows::softmax(&node),
         "norm" => rows::norm(&node),
+        "dot_product_attention" => attention::attention(&node),
+        "attention_parts" => attention::parts(&node),
         "check_indices" => movement::check_indices(&node),
         "gather" => movement::gather(&node),
         "strided" => movement::strided(&node),

@@ -5,6 +5,7 @@ pub mod build;
 pub mod kernels;
 pub mod memory;
 pub mod model;
+pub mod schedule;
 pub mod score;
 pub mod solve;
 

@@ -1,4 +1,5 @@
-//! Programs: what is shipped and run. A program knows no passes and no policies, only plans: memory, shaders, dispatches.
+//! Programs: what is shipped and run. A program knows no passes and no policies, only plans: memory, shaders,
+//! dispatches.
 
 mod check;
 mod fault;
@@ -47,7 +48,8 @@ pub enum GraphError {
 }
 
 impl Program {
-    /// The kernel-level graph of plan number `plan`, with its constants: what the CPU reference runs. Its operators are found in `operators`.
+    /// The kernel-level graph of plan number `plan`, with its constants: what the CPU reference runs. Its operators are
+    /// found in `operators`.
     ///
     /// # Errors
     /// There is no such plan; its graph does not read, or is not well formed.
@@ -137,6 +139,11 @@ pub struct Plan {
     pub entries: Vec<Entry>,
 }
 
+/// Bytes of a slot of the staging ring at most: while the device copies one, the host fills or empties the next.
+pub const SLOT_BYTES: u64 = 4 << 20;
+/// What lies in a slot begins at a multiple of this, so that no slot cuts an element in two.
+pub const SLOT_ALIGNMENT: u64 = 16;
+
 /// What an allocation is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -149,8 +156,8 @@ pub enum AllocationKind {
     Params,
     /// Tensors that outlive a run.
     State,
-    /// The ring through which the host writes and reads where it cannot reach device memory. It lies in host memory, and counts where the heap
-    /// is shared.
+    /// The ring through which the host writes and reads where it cannot reach device memory. It lies in host memory,
+    /// and counts where the heap is shared.
     Staging,
 }
 
@@ -197,7 +204,8 @@ pub struct Entry {
     pub sizes: Vec<SizeRange>,
     /// What the caller gives, in order: those with defaults come last.
     pub inputs: Vec<Port>,
-    /// The constant that an input is where the caller does not give it: its name to the full hexadecimal hash, a key of [`Program::constants`].
+    /// The constant that an input is where the caller does not give it: its name to the full hexadecimal hash, a key of
+    /// [`Program::constants`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub defaults: BTreeMap<String, String>,
     /// Inputs of the model that are constants of the program, and why: nobody can give these.
@@ -215,7 +223,8 @@ pub struct Entry {
 pub struct Port {
     /// The model's name for it.
     pub name: String,
-    /// The model's element type. On the device floats keep theirs (f64 and bf16 are f32), integers and truth values are i32.
+    /// The model's element type. On the device floats keep theirs (f64 and bf16 are f32), integers and truth values are
+    /// i32.
     #[serde(with = "dtype_text")]
     pub dtype: DType,
     /// Element type on the device: f32, f16 or i32.
@@ -265,27 +274,65 @@ pub struct Dispatch {
     /// The shader's parameters, as std140 lays out a block of scalars: words, or expressions of the entry's sizes.
     #[serde(with = "dims")]
     pub params: Vec<Dim>,
-    /// Where in the allocation for parameters they go, in bytes; behind them the workgroups, where those depend on sizes.
+    /// Where in the allocation for parameters they go, in bytes; behind them the workgroups, where those depend on
+    /// sizes.
     pub params_offset: u64,
     /// Workgroups along x, y, z.
     #[serde(with = "groups")]
     pub groups: [Dim; 3],
-    /// The most loop iterations of an invocation: devices may end loops silently beyond [`crate::target::Limits::max_loop_iterations`].
+    /// The most loop iterations of an invocation: devices may end loops silently beyond
+    /// [`crate::target::Limits::max_loop_iterations`].
     pub loop_iterations: u64,
     /// Whether earlier writes must be visible before this dispatch, or earlier reads done.
     pub barrier: bool,
     /// What it notes of indices out of range, where it looks for any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<IndexCheck>,
+    /// Which elements of its result it writes, where other dispatches write the rest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stripe: Option<Stripe>,
+}
+
+/// The elements of a result that one of several dispatches writes: of every `pitch` elements `width`, from number `first` on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stripe {
+    /// Elements from one part to the next.
+    #[serde(with = "dim")]
+    pub pitch: Dim,
+    /// The first of them.
+    #[serde(with = "dim")]
+    pub first: Dim,
+    /// How many there are.
+    #[serde(with = "dim")]
+    pub width: Dim,
+}
+
+impl Stripe {
+    /// Whether two stripes of one result have no element in common, whatever the sizes.
+    pub fn is_apart(&self, other: &Stripe) -> bool {
+        let before = |a: &Stripe, b: &Stripe| (&b.first - &(&a.first + &a.width)).bounds().0 >= 0;
+        self.pitch == other.pitch && (before(self, other) || before(other, self))
+    }
+}
+
+impl Entry {
+    /// How many dispatches it has, and how many barriers between them.
+    pub fn n_dispatches(&self) -> (usize, usize) {
+        let lists = self.steps.iter().map(|step| if let Step::Device(list) = step { list.as_slice() } else { &[] });
+        lists.flatten().fold((0, 0), |(n, barriers), d| (n + 1, barriers + usize::from(d.barrier)))
+    }
 }
 
 impl Dispatch {
-    /// Whether the number of its workgroups depends on sizes, and so lies in memory when it is dispatched (`vkCmdDispatchIndirect`).
+    /// Whether the number of its workgroups depends on sizes, and so lies in memory when it is dispatched
+    /// (`vkCmdDispatchIndirect`).
     pub fn is_indirect(&self) -> bool {
         self.groups.iter().any(|n| n.known().is_none())
     }
 
-    /// Bytes that it has in the allocation for parameters: its parameters, and its workgroups where they depend on sizes.
+    /// Bytes that it has in the allocation for parameters: its parameters, and its workgroups where they depend on
+    /// sizes.
     pub fn params_bytes(&self) -> u64 {
         params_bytes(&self.params, &self.groups)
     }
@@ -324,31 +371,49 @@ mod dtype_text {
     }
 }
 
+mod dim {
+    use super::Dim;
+    use super::dims::Size;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(dim: &Dim, serializer: S) -> Result<S::Ok, S::Error> {
+        Size::of(dim).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dim, D::Error> {
+        Size::deserialize(deserializer)?.dim()
+    }
+}
+
 mod dims {
     use super::Dim;
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
     #[derive(Serialize, Deserialize)]
     #[serde(untagged)]
-    enum Size {
+    pub(super) enum Size {
         Known(i64),
         Symbolic(String),
     }
 
+    impl Size {
+        pub(super) fn of(dim: &Dim) -> Size {
+            dim.known().map_or_else(|| Size::Symbolic(dim.to_string()), Size::Known)
+        }
+
+        pub(super) fn dim<E: Error>(self) -> Result<Dim, E> {
+            match self {
+                Size::Known(n) => Ok(Dim::Known(n)),
+                Size::Symbolic(text) => crate::ir::text::parse_dim(&text).map_err(E::custom),
+            }
+        }
+    }
+
     pub(super) fn serialize<S: Serializer>(dims: &[Dim], serializer: S) -> Result<S::Ok, S::Error> {
-        let sizes: Vec<Size> =
-            dims.iter().map(|d| d.known().map_or_else(|| Size::Symbolic(d.to_string()), Size::Known)).collect();
-        sizes.serialize(serializer)
+        dims.iter().map(Size::of).collect::<Vec<Size>>().serialize(serializer)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Dim>, D::Error> {
-        let sizes = Vec::<Size>::deserialize(deserializer)?;
-        sizes
-            .into_iter()
-            .map(|size| match size {
-                Size::Known(n) => Ok(Dim::Known(n)),
-                Size::Symbolic(text) => crate::ir::text::parse_dim(&text).map_err(D::Error::custom),
-            })
-            .collect()
+        Vec::<Size>::deserialize(deserializer)?.into_iter().map(Size::dim).collect()
     }
 }

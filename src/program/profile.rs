@@ -28,6 +28,18 @@ pub struct Span {
     pub time: Duration,
 }
 
+/// What a run asked of the queue. One without host steps, whose inputs and outputs fit in slots of the staging ring (4 MiB at most), is one submission and
+/// one wait, and records nothing where sizes are those of a run before.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Calls of `vkQueueSubmit`.
+    pub submits: u64,
+    /// Times that the host waited for a submission.
+    pub waits: u64,
+    /// Lists of commands that were recorded.
+    pub recorded: u64,
+}
+
 /// What one kernel, or one operator on the host, takes of a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KernelTime {

@@ -174,8 +174,8 @@ impl Sizes {
     }
 }
 
-/// Capabilities that features grant: (number, name, feature). Those of subgroups hang on `VkPhysicalDeviceSubgroupProperties`, which the runtime
-/// checks; here they are granted.
+/// Capabilities that features grant: (number, name, feature). Those of subgroups beside arithmetic hang on `VkPhysicalDeviceSubgroupProperties`,
+/// which the runtime checks; here they are granted.
 type Grant = fn(&Features) -> bool;
 const CAPABILITIES: &[(u32, &str, Grant)] = &[
     (0, "Matrix", |_| true),
@@ -185,7 +185,7 @@ const CAPABILITIES: &[(u32, &str, Grant)] = &[
     (50, "ImageQuery", |_| true),
     (61, "GroupNonUniform", |_| true),
     (62, "GroupNonUniformVote", |_| true),
-    (63, "GroupNonUniformArithmetic", |_| true),
+    (63, "GroupNonUniformArithmetic", |f| f.subgroup_arithmetic),
     (64, "GroupNonUniformBallot", |_| true),
     (65, "GroupNonUniformShuffle", |_| true),
     (66, "GroupNonUniformShuffleRelative", |_| true),

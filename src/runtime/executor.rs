@@ -1,24 +1,29 @@
 //! A plan on a device, ready to run.
 
-use super::convert::{device_bytes, from_device, to_device};
+use super::convert::{Sink, Source, device_bytes, from_device};
 use super::memory::Memory;
+use super::params::{Params, lost};
+use super::pool::Pool;
+use super::segment::Segment;
 use super::timeline::Timeline;
-use super::vk::{Bound, Commands, Pipelines, Queries, VkContext};
+use super::vk::{Bound, Pipelines, Queries, Tally, VkContext};
 use super::{HostError, RuntimeError};
-use crate::ir::{Dim, Tensor};
-use crate::program::profile::Span;
+use crate::ir::Tensor;
+use crate::program::profile::{Span, Work};
 use crate::program::{
     AllocationKind, CLEAR, Dispatch, Entry, FAULT_BYTES, HostStep, IndexCheck, Plan, Port, Program, ProgramError,
     Region, SizeError, Sizes, Step, parse_hex,
 };
+use rayon::prelude::*;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-/// Dispatches in one command buffer at most.
-const MAX_RECORDED: usize = 2000;
+/// Bytes of outputs from which on threads share them.
+const SHARED_BYTES: usize = 1 << 20;
 
-/// Computes a node that no kernel covers: its name in [`Plan::graph`], its operands by slot, absent where the program has none on the device, and the
-/// sizes of this run as far as they are known.
+/// Computes a node that no kernel covers: its name in [`Plan::graph`], its operands by slot, absent where the program
+/// has none on the device, and the sizes of this run as far as they are known.
 pub type HostFn<'a> = &'a dyn Fn(&str, &[Option<Tensor>], &Sizes) -> Result<Vec<Tensor>, HostError>;
 
 /// What a run gives.
@@ -30,6 +35,8 @@ pub struct RunOutput {
     pub device_ms: Option<f64>,
     /// What happened when, where profiling is on. Profiled dispatches run one after the other.
     pub profile: Option<Vec<Span>>,
+    /// What the host had the queue do.
+    pub work: Work,
 }
 
 /// A plan on a device. Everything it holds there is made by [`Executor::load`] and goes with it.
@@ -38,8 +45,11 @@ pub struct Executor {
     entries: Vec<Loaded>,
     _pipelines: Pipelines,
     memory: Memory,
+    params: Params,
+    pool: Pool,
     planned_peak_bytes: u64,
     profiling: bool,
+    tally: Arc<Tally>,
     context: VkContext,
 }
 
@@ -58,34 +68,8 @@ enum LoadedStep {
     Host(HostStep),
 }
 
-/// What a dispatch has in the memory for parameters.
-struct Changing {
-    region: Region,
-    params: Vec<Dim>,
-    groups: Vec<Dim>,
-}
-
-/// A dispatch as the commands have it.
-pub(super) struct Recorded {
-    pub(super) node: String,
-    pub(super) kernel: String,
-    bound: Bound,
-    /// Whether a barrier precedes it.
-    barrier: bool,
-}
-
-/// Dispatches between two host steps.
-struct Segment {
-    commands: Commands,
-    queries: Option<Queries>,
-    dispatches: Vec<Recorded>,
-    /// Whether the commands are recorded with a timestamp after each dispatch; `None` before they are.
-    profiled: Option<bool>,
-    /// Parameters and workgroups that depend on sizes.
-    changing: Vec<Changing>,
-    /// The sizes for which those are written; `None` before the first run.
-    at: Option<Sizes>,
-}
+/// What the host knows of values on the device: their bytes there, by allocation and offset.
+type Known = BTreeMap<(u32, u64), Vec<u8>>;
 
 impl Executor {
     /// Loads a plan: makes its memory, uploads its constants, compiles its shaders, records its commands.
@@ -106,23 +90,29 @@ impl Executor {
         };
         program.check_limits(index, &target).map_err(lacking)?;
 
-        let mut memory = Memory::new(context, program, plan)?;
-        upload(&mut memory, program, plan)?;
+        let tally = Arc::new(Tally::default());
+        let mut memory = Memory::new(context, &tally, program, plan)?;
         let dispatches: Vec<&Dispatch> =
             plan.entries.iter().flat_map(|entry| entry.steps.iter().flat_map(of_step)).collect();
-        let params = plan.allocations.iter().position(|a| a.kind == AllocationKind::Params);
-        let (pipelines, bound) = Pipelines::new(context, &program.shaders, &dispatches, memory.buffers(), params)?;
+        let params_at = plan.allocations.iter().position(|a| a.kind == AllocationKind::Params);
+        let params = Params::new(dispatches.iter().copied(), params_at.map_or(u32::MAX, |i| i as u32));
+        upload(&mut memory, program, plan)?;
+        memory.write(&params.uploads())?;
+        let (pipelines, bound) = Pipelines::new(context, &program.shaders, &dispatches, memory.buffers(), params_at)?;
         let mut bound = bound.into_iter();
         let mut executor = Executor {
             entries: Vec::new(),
             _pipelines: pipelines,
             memory,
+            params,
+            pool: Pool::default(),
             planned_peak_bytes: plan.planned_peak_bytes,
             profiling: false,
+            tally,
             context: context.clone(),
         };
         for entry in &plan.entries {
-            let loaded = executor.load_entry(program, entry, params, &mut bound)?;
+            let loaded = executor.load_entry(program, entry, &mut bound)?;
             executor.entries.push(loaded);
         }
         // Uploads end here, so that the first run does not pay for them and a failure shows now.
@@ -134,39 +124,22 @@ impl Executor {
         &self,
         program: &Program,
         entry: &Entry,
-        params: Option<usize>,
         bound: &mut impl Iterator<Item = Bound>,
     ) -> Result<Loaded, RuntimeError> {
         let mut steps = Vec::new();
-        for step in &entry.steps {
+        for (i, step) in entry.steps.iter().enumerate() {
             match step {
                 Step::Host(host) => steps.push(LoadedStep::Host(host.clone())),
                 Step::Device(dispatches) if dispatches.is_empty() => {}
                 Step::Device(dispatches) => {
-                    let with_sizes =
-                        dispatches.iter().filter_map(|d| Some((d.params_offset, Changing::of(d, params?)?)));
-                    let changing: BTreeMap<u64, Changing> = with_sizes.collect();
-                    let named = dispatches.iter().zip(bound.by_ref());
                     let kernel =
                         |d: &Dispatch| program.shaders.get(&d.shader).map(|s| s.name.clone()).unwrap_or_default();
-                    let dispatches = named
-                        .map(|(d, bound)| Recorded {
-                            node: d.node.clone(),
-                            kernel: kernel(d),
-                            bound,
-                            barrier: d.barrier,
-                        })
-                        .collect();
-                    let commands = Commands::new(&self.context)?;
-                    let mut segment = Segment {
-                        commands,
-                        queries: None,
-                        dispatches,
-                        profiled: None,
-                        changing: changing.into_values().collect(),
-                        at: None,
-                    };
-                    segment.record(&self.context, self.profiling)?;
+                    let bound = dispatches.iter().zip(bound.by_ref()).map(|(d, bound)| (bound, kernel(d))).collect();
+                    let mut segment = Segment::new(dispatches, bound, wanted(entry, i + 1));
+                    // Where it depends on sizes what is recorded, the first run at them does it.
+                    if !segment.changes() {
+                        segment.recording(&self.context, &self.tally, self.profiling)?;
+                    }
                     steps.push(LoadedStep::Device(segment));
                 }
             }
@@ -192,9 +165,11 @@ impl Executor {
     /// Runs an entry. Inputs come in the entry's order, in the model's types and shapes.
     ///
     /// # Errors
-    /// An input is not what its port takes, an index is out of range, a host step fails, or the device does. After all but the last the executor runs on.
+    /// An input is not what its port takes, an index is out of range, a host step fails, or the device does. After all
+    /// but the last the executor runs on.
     pub fn run_entry(&mut self, entry: &str, inputs: &[Tensor], host: HostFn<'_>) -> Result<RunOutput, RuntimeError> {
-        let Executor { entries, memory, profiling, .. } = self;
+        let Executor { entries, memory, params, pool, profiling, tally, context, .. } = self;
+        let before = tally.so_far();
         let Some(Loaded { entry, steps, checks, is_clear }) = entries.iter_mut().find(|e| e.entry.name == entry) else {
             return Err(RuntimeError::Unsupported {
                 what: format!("entry {entry:?}, which the program does not have"),
@@ -215,52 +190,61 @@ impl Executor {
         let mut timeline = profiling.then(Timeline::new);
         // All are looked at before the first is written, so a refused run leaves the device's tensors alone.
         let ports = at(&entry.inputs, &sizes)?;
-        let converted =
-            ports.iter().zip(inputs).map(|(port, tensor)| to_device(port, tensor)).collect::<Result<Vec<_>, _>>()?;
-        // A run whose wait failed may still be under way: nothing is written under it.
-        for step in steps.iter_mut() {
-            if let LoadedStep::Device(segment) = step {
-                segment.commands.wait()?;
-            }
+        let mut uploads = Vec::with_capacity(ports.len() + checks.len());
+        for (port, tensor) in ports.iter().zip(inputs) {
+            uploads.push((region_of(port), Source::of(port, tensor)?));
         }
-        for (port, bytes) in ports.iter().zip(&converted) {
-            memory.write(&port.region, bytes)?;
-        }
-        drop(converted);
         if !std::mem::replace(is_clear, checks.is_empty()) {
-            checks.iter().try_for_each(|(region, _)| memory.write(region, &[CLEAR; FAULT_BYTES as usize]))?;
+            let clear = || Source::Bytes(Cow::Borrowed(&[CLEAR; FAULT_BYTES as usize]));
+            uploads.extend(checks.iter().map(|(region, _)| (*region, clear())));
         }
+        memory.begin()?;
+        memory.write(&uploads)?;
+        drop(uploads);
         if let Some(timeline) = &mut timeline {
             timeline.host("write inputs");
         }
         let mut device_ms = Some(0.0);
-        for step in steps {
+        let mut known = Known::new();
+        let mut outputs = None;
+        let n_steps = steps.len();
+        for (i, step) in steps.iter_mut().enumerate() {
             match step {
                 LoadedStep::Device(segment) => {
-                    segment.resize(memory, &sizes)?;
-                    memory.flush()?;
-                    // Only now: what was on its way when a flush failed is written again.
-                    if segment.at.is_none() {
-                        segment.at = Some(sizes.clone());
-                    }
-                    segment.commands.start()?;
-                    segment.commands.wait()?;
-                    let Some(queries) = &segment.queries else {
-                        device_ms = None;
-                        continue;
+                    memory.write(&segment.resize(params, &sizes)?)?;
+                    known.clear();
+                    let results = if i + 1 == n_steps { Some(at(&entry.outputs, &sizes)?) } else { None };
+                    let reads: Vec<Region> = match &results {
+                        Some(ports) => ports.iter().map(exact).chain(checks.iter().map(|(r, _)| *r)).collect(),
+                        None if memory.is_mapped() => Vec::new(),
+                        // Those of sizes that a host step tells are none of the device's.
+                        None => segment.wanted.iter().filter_map(|port| port.at(&sizes)).map(|p| exact(&p)).collect(),
                     };
-                    let ticks = queries.ticks()?;
-                    let ends = ticks.first().zip(ticks.last());
-                    let ms = ends.map(|(first, last)| queries.ms(*first, *last));
+                    let recording = segment.recording(context, tally, *profiling)?;
+                    memory.submit(Some(&mut recording.commands), &reads)?;
+                    memory.wait()?;
+                    let ticks = recording.queries.as_ref().map(Queries::ticks).transpose()?;
+                    segment.resized(&sizes);
+                    let ends = ticks.as_ref().and_then(|ticks| ticks.first().zip(ticks.last()));
+                    let ms = ends.map(|(first, last)| context.ms(*first, *last));
                     device_ms = device_ms.zip(ms).map(|(sum, ms)| sum + ms);
-                    if let Some(timeline) = &mut timeline {
-                        timeline.segment(&segment.dispatches, queries, &ticks);
+                    if let (Some(timeline), Some(ticks)) = (&mut timeline, ticks) {
+                        timeline.segment(segment.present(), context, &ticks);
+                    }
+                    match results {
+                        Some(ports) => outputs = Some(collect(memory, pool, &ports, &reads, checks, &sizes)?),
+                        None => memory.collect(&reads, &mut |pieces| {
+                            for (region, bytes) in pieces {
+                                let Region { allocation, offset, .. } = reads[region];
+                                known.entry((allocation, offset)).or_default().extend_from_slice(bytes);
+                            }
+                        })?,
                     }
                 }
                 LoadedStep::Host(step) => {
-                    if let Err(error) = run_host(memory, entry, step, &mut sizes, host) {
+                    if let Err(error) = run_host(memory, &mut known, entry, step, &mut sizes, host) {
                         // What a kernel noted before is why.
-                        return Err(read_back(memory, &[], checks, &sizes).err().unwrap_or(error));
+                        return Err(outputs_of(memory, &known, &[], checks, &sizes).err().unwrap_or(error));
                     }
                     if let Some(timeline) = &mut timeline {
                         timeline.node(&step.node);
@@ -268,12 +252,18 @@ impl Executor {
                 }
             }
         }
-        let outputs = read_back(memory, &at(&entry.outputs, &sizes)?, checks, &sizes)?;
+        let outputs = match outputs {
+            Some(outputs) => outputs,
+            None => outputs_of(memory, &known, &at(&entry.outputs, &sizes)?, checks, &sizes)?,
+        };
         *is_clear = true;
         if let Some(timeline) = &mut timeline {
             timeline.host("read outputs");
         }
-        Ok(RunOutput { outputs, device_ms, profile: timeline.map(Timeline::finish) })
+        let after = tally.so_far();
+        let [submits, waits, recorded] = std::array::from_fn(|i| after[i] - before[i]);
+        let (work, profile) = (Work { submits, waits, recorded }, timeline.map(Timeline::finish));
+        Ok(RunOutput { outputs, device_ms, profile, work })
     }
 
     /// Turns times for each dispatch on or off. While on, each dispatch waits for the one before.
@@ -281,20 +271,15 @@ impl Executor {
     /// # Errors
     /// The device fails, or its queue has no timestamps.
     pub fn set_profiling(&mut self, on: bool) -> Result<(), RuntimeError> {
-        for step in self.entries.iter_mut().flat_map(|entry| &mut entry.steps) {
-            if let LoadedStep::Device(segment) = step {
-                segment.record(&self.context, on)?;
-                if on && segment.queries.is_none() {
-                    return Err(RuntimeError::Unsupported { what: "timestamps on its compute queue".to_owned() });
-                }
-            }
+        if on && !self.context.has_timestamps() {
+            return Err(RuntimeError::Unsupported { what: "timestamps on its compute queue".to_owned() });
         }
         self.profiling = on;
         Ok(())
     }
 
-    /// The most bytes that load and runs held so far, in the heaps that the budget is about: the high-water mark of the sum of
-    /// `VkMemoryAllocateInfo::allocationSize`.
+    /// The most bytes that load and runs held so far, in the heaps that the budget is about: the high-water mark of the
+    /// sum of `VkMemoryAllocateInfo::allocationSize`.
     pub fn measured_peak_bytes(&self) -> u64 {
         self.memory.peak_bytes()
     }
@@ -318,113 +303,60 @@ impl Executor {
     }
 }
 
-impl Changing {
-    /// What of a dispatch depends on sizes; `None` where nothing does.
-    fn of(dispatch: &Dispatch, params: usize) -> Option<Changing> {
-        let is_indirect = dispatch.is_indirect();
-        if !is_indirect && dispatch.params.iter().all(|word| word.known().is_some()) {
-            return None;
-        }
-        let groups = if is_indirect { dispatch.groups.as_slice() } else { &[] };
-        let region = Region {
-            allocation: u32::try_from(params).ok()?,
-            offset: dispatch.params_offset,
-            bytes: dispatch.params_bytes(),
-        };
-        Some(Changing { region, params: dispatch.params.clone(), groups: groups.to_vec() })
-    }
-}
-
-impl Segment {
-    /// Makes parameters and workgroups those of these sizes, if they are not yet. Nothing is allocated or recorded anew.
-    fn resize(&mut self, memory: &mut Memory, sizes: &Sizes) -> Result<(), RuntimeError> {
-        if self.changing.is_empty() || self.at.as_ref() == Some(sizes) {
-            return Ok(());
-        }
-        self.at = None;
-        for changing in &self.changing {
-            let word = |dim: &Dim, least: i64| {
-                dim.eval(&|name| sizes.get(name).copied()).filter(|v| (least..1 << 32).contains(v)).map(|v| v as u32)
-            };
-            let params = changing.params.iter().map(|dim| word(dim, -(1 << 31)));
-            let words = params
-                .chain(changing.groups.iter().map(|dim| word(dim, 0)))
-                .collect::<Option<Vec<u32>>>()
-                .ok_or_else(|| lost(sizes))?;
-            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-            memory.write(&changing.region, &bytes)?;
-        }
-        Ok(())
-    }
-
-    /// Records the commands, unless they are so already.
-    fn record(&mut self, context: &VkContext, profiling: bool) -> Result<(), RuntimeError> {
-        if self.profiled == Some(profiling) {
-            return Ok(());
-        }
-        self.profiled = None;
-        // Commands that use the old queries must have ended, and be recorded anew, before those go: hence the order here.
-        self.commands.wait()?;
-        let n = if profiling { self.dispatches.len() + 1 } else { 2 };
-        let queries = Queries::new(context, u32::try_from(n).unwrap_or(0))?;
-        let dispatches = &self.dispatches;
-        self.commands.record(|recorder| {
-            if let Some(queries) = &queries {
-                recorder.reset(queries);
-            }
-            recorder.acquire();
-            if let Some(queries) = &queries {
-                recorder.timestamp(queries, 0);
-            }
-            for (i, dispatch) in dispatches.iter().enumerate() {
-                if i > 0 && i.is_multiple_of(MAX_RECORDED) {
-                    recorder.split()?;
-                }
-                if dispatch.barrier || profiling {
-                    recorder.barrier();
-                }
-                recorder.dispatch(&dispatch.bound);
-                if let Some(queries) = queries.as_ref().filter(|_| profiling || i + 1 == dispatches.len()) {
-                    recorder.timestamp(queries, if profiling { i as u32 + 1 } else { 1 });
-                }
-            }
-            recorder.release();
-            Ok(())
-        })?;
-        self.queries = queries;
-        self.profiled = Some(profiling);
-        Ok(())
-    }
-}
-
 fn of_step(step: &Step) -> &[Dispatch] {
     if let Step::Device(dispatches) = step { dispatches } else { &[] }
 }
 
-/// Sends constants and parameters on their way.
+/// What the host needs once the dispatches before step `next` are done: operands of the host steps up to the next dispatches, and where there are no
+/// more, outputs; as far as those host steps do not make them.
+fn wanted(entry: &Entry, next: usize) -> Vec<Port> {
+    let place = |port: &Port| (port.region.allocation, port.region.offset);
+    let (mut made, mut wanted) = (BTreeSet::new(), Vec::new());
+    let mut is_over = true;
+    for step in entry.steps.iter().skip(next) {
+        match step {
+            Step::Host(host) => {
+                for port in host.inputs.iter().flatten() {
+                    if made.insert(place(port)) {
+                        wanted.push(port.clone());
+                    }
+                }
+                made.extend(host.outputs.iter().map(place));
+            }
+            Step::Device(list) if list.is_empty() => {}
+            Step::Device(_) => {
+                is_over = false;
+                break;
+            }
+        }
+    }
+    if is_over {
+        wanted.extend(entry.outputs.iter().filter(|port| made.insert(place(port))).cloned());
+    }
+    wanted
+}
+
+/// Sends constants on their way.
 fn upload(memory: &mut Memory, program: &Program, plan: &Plan) -> Result<(), RuntimeError> {
     for upload in &plan.uploads {
         let constant = parse_hex(&upload.constant).and_then(|hash| program.constants.get(&hash));
         let bytes = constant.and_then(|tensor| tensor.bytes().ok());
         let bytes = bytes
             .ok_or_else(|| RuntimeError::Unsupported { what: format!("constant {} without data", upload.constant) })?;
-        memory.write(&upload.region, bytes)?;
-    }
-    let Some(params) = plan.allocations.iter().position(|a| a.kind == AllocationKind::Params) else { return Ok(()) };
-    let mut written = std::collections::BTreeSet::new();
-    for dispatch in plan.entries.iter().flat_map(|entry| entry.steps.iter().flat_map(of_step)) {
-        // What depends on sizes is written once a run tells them.
-        let words: Option<Vec<u32>> = dispatch.params.iter().map(|word| word.known().map(|word| word as u32)).collect();
-        if let Some(words) = words.filter(|words| !words.is_empty() && !dispatch.is_indirect())
-            && written.insert(dispatch.params_offset)
-        {
-            let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-            let region =
-                Region { allocation: params as u32, offset: dispatch.params_offset, bytes: bytes.len() as u64 };
-            memory.write(&region, &bytes)?;
-        }
+        memory.write(&[(upload.region, Source::Bytes(Cow::Borrowed(bytes)))])?;
     }
     Ok(())
+}
+
+/// The bytes that a port's tensor takes.
+fn exact(port: &Port) -> Region {
+    Region { bytes: device_bytes(port) as u64, ..port.region }
+}
+
+/// The same in whole words, as kernels read them.
+fn region_of(port: &Port) -> Region {
+    let bytes = (device_bytes(port) as u64).next_multiple_of(4);
+    Region { bytes: bytes.min(port.region.bytes), ..port.region }
 }
 
 /// Ports for these sizes.
@@ -435,14 +367,10 @@ fn at<'a>(ports: &'a [Port], sizes: &Sizes) -> Result<Cow<'a, [Port]>, RuntimeEr
     ports.iter().map(|port| port.at(sizes)).collect::<Option<_>>().map(Cow::Owned).ok_or_else(|| lost(sizes))
 }
 
-fn lost(sizes: &Sizes) -> RuntimeError {
-    let list: Vec<String> = sizes.iter().map(|(name, n)| format!("{name} = {n}")).collect();
-    RuntimeError::Unsupported { what: format!("the sizes {}: some tensor would have a negative one", list.join(", ")) }
-}
-
 /// Computes a host step, and notes the sizes that its results tell.
 fn run_host(
     memory: &mut Memory,
+    known: &mut Known,
     entry: &Entry,
     step: &HostStep,
     sizes: &mut Sizes,
@@ -450,7 +378,7 @@ fn run_host(
 ) -> Result<(), RuntimeError> {
     let fail = |fault: String| RuntimeError::Host { node: step.node.clone(), fault };
     let present: Vec<Port> = step.inputs.iter().flatten().cloned().collect();
-    let mut tensors = fetch(memory, &at(&present, sizes)?)?.into_iter();
+    let mut tensors = outputs_of(memory, known, &at(&present, sizes)?, &[], sizes)?.into_iter();
     let operands: Vec<Option<Tensor>> =
         step.inputs.iter().map(|port| port.as_ref().and_then(|_| tensors.next())).collect();
     let results = host(&step.node, &operands, sizes).map_err(|error| match error {
@@ -463,34 +391,88 @@ fn run_host(
     let shapes: Vec<Vec<usize>> = results.iter().map(Tensor::dims).collect();
     entry.sizes_after(step, &shapes, sizes).map_err(|e| fail(format!("result {e}")))?;
     for (port, tensor) in at(&step.outputs, sizes)?.iter().zip(&results) {
-        let bytes = to_device(port, tensor).map_err(|e| match e {
+        let source = Source::of(port, tensor).map_err(|e| match e {
             RuntimeError::Input { name, fault } => fail(format!("result {name:?}: {fault}")),
             other => other,
         })?;
-        memory.write(&port.region, &bytes)?;
+        let upload = [(region_of(port), source)];
+        memory.write(&upload)?;
+        if !memory.is_mapped() {
+            let [(region, source)] = upload;
+            known.insert((region.allocation, region.offset), source.into_bytes());
+        }
     }
-    memory.flush()
+    Ok(())
 }
 
-fn fetch(memory: &mut Memory, ports: &[Port]) -> Result<Vec<Tensor>, RuntimeError> {
-    read_back(memory, ports, &[], &Sizes::new())
-}
-
-/// The tensors of `ports`, unless a dispatch noted an index out of range: both are read together.
-fn read_back(
+/// The tensors of `ports`, which the last submission was given to read, unless a dispatch noted an index out of range.
+fn collect(
     memory: &mut Memory,
+    pool: &Pool,
+    ports: &[Port],
+    reads: &[Region],
+    checks: &[(Region, IndexCheck)],
+    sizes: &Sizes,
+) -> Result<Vec<Tensor>, RuntimeError> {
+    // What a caller may hold of two runs.
+    pool.limit(ports.iter().map(device_bytes).fold(0, usize::saturating_add).saturating_mul(2));
+    let mut sinks: Vec<Sink<'_>> = ports.iter().map(|port| Sink::new(port, pool)).collect();
+    let mut noted: Vec<Vec<u8>> = vec![Vec::new(); checks.len()];
+    memory.collect(reads, &mut |pieces| {
+        let n_bytes: usize = pieces.iter().map(|(_, bytes)| bytes.len()).sum();
+        let mut jobs: Vec<(&mut Sink<'_>, &[u8])> = Vec::with_capacity(pieces.len());
+        let mut pieces = pieces.into_iter().peekable();
+        for (i, sink) in sinks.iter_mut().enumerate() {
+            if let Some((_, bytes)) = pieces.next_if(|(region, _)| *region == i) {
+                jobs.push((sink, bytes));
+            }
+        }
+        for (region, bytes) in pieces {
+            if let Some(words) = region.checked_sub(ports.len()).and_then(|i| noted.get_mut(i)) {
+                words.extend_from_slice(bytes);
+            }
+        }
+        if n_bytes >= SHARED_BYTES && jobs.len() > 1 {
+            jobs.into_par_iter().for_each(|(sink, bytes)| sink.take(bytes));
+        } else {
+            jobs.into_iter().for_each(|(sink, bytes)| sink.take(bytes));
+        }
+    })?;
+    faults(checks, &noted, sizes)?;
+    sinks.into_iter().map(Sink::finish).collect()
+}
+
+/// The tensors of `ports` from what the host knows or else from the device, unless a dispatch noted an index out of range.
+fn outputs_of(
+    memory: &mut Memory,
+    known: &Known,
     ports: &[Port],
     checks: &[(Region, IndexCheck)],
     sizes: &Sizes,
 ) -> Result<Vec<Tensor>, RuntimeError> {
-    let own = ports.iter().map(|port| Region { bytes: device_bytes(port) as u64, ..port.region });
-    let regions: Vec<Region> = own.chain(checks.iter().map(|(region, _)| *region)).collect();
-    let mut all = memory.read(&regions)?;
-    let noted = all.split_off(ports.len().min(all.len()));
-    for ((_, check), words) in checks.iter().zip(&noted) {
+    let bytes_of = |port: &Port| match device_bytes(port) {
+        0 => Some(&[] as &[u8]),
+        n => known.get(&(port.region.allocation, port.region.offset)).and_then(|bytes| bytes.get(..n)),
+    };
+    let missing = ports.iter().filter(|port| bytes_of(port).is_none()).map(exact);
+    let regions: Vec<Region> = missing.chain(checks.iter().map(|(region, _)| *region)).collect();
+    let mut read = if regions.is_empty() { Vec::new() } else { memory.read(&regions)? };
+    let noted = read.split_off(read.len() - checks.len());
+    faults(checks, &noted, sizes)?;
+    let mut read = read.into_iter();
+    let tensor = |port: &Port| match bytes_of(port) {
+        Some(bytes) => from_device(port, bytes),
+        None => from_device(port, &read.next().unwrap_or_default()),
+    };
+    ports.iter().map(tensor).collect()
+}
+
+/// What dispatches noted of indices out of range.
+fn faults(checks: &[(Region, IndexCheck)], noted: &[Vec<u8>], sizes: &Sizes) -> Result<(), RuntimeError> {
+    for ((_, check), words) in checks.iter().zip(noted) {
         if let Some(fault) = check.read(words, sizes) {
             return Err(RuntimeError::Index { node: check.node.clone(), fault });
         }
     }
-    ports.iter().zip(all).map(|(port, bytes)| from_device(port, bytes)).collect()
+    Ok(())
 }

@@ -16,11 +16,16 @@ mod convert;
 mod error;
 mod executor;
 mod memory;
+mod params;
+mod pool;
+mod ring;
+mod segment;
 #[cfg(all(test, feature = "codegen"))]
 mod tests;
 mod timeline;
 mod vk;
 
+pub use crate::program::profile::Work;
 pub use error::{HostError, RuntimeError};
 pub use executor::{Executor, HostFn, RunOutput};
 pub use vk::{DeviceInfo, DeviceKind, Options, RawDevice, VkContext, devices, validation_errors};

@@ -144,6 +144,7 @@ impl Maker {
             loop_iterations: 0,
             barrier,
             check: None,
+            stripe: None,
         });
     }
 
@@ -287,8 +288,8 @@ fn watched(info: &DeviceInfo, checks: &str) -> Result<VkContext, RuntimeError> {
     VkContext::open(info.index, &info.target.features, &options)
 }
 
-/// Loads a program in another thread, and says when it has and holds no device any more: the process may end then, which the layers do not survive while a
-/// thread destroys a device.
+/// Loads a program in another thread, and says when it has and holds no device any more: the process may end then,
+/// which the layers do not survive while a thread destroys a device.
 fn load_elsewhere(info: &DeviceInfo, context: &VkContext) -> mpsc::Receiver<Result<(), RuntimeError>> {
     let (program, context, (done, loaded)) = (chain(&info.target, 1), context.clone(), mpsc::channel());
     std::thread::spawn(move || {
@@ -299,7 +300,8 @@ fn load_elsewhere(info: &DeviceInfo, context: &VkContext) -> mpsc::Receiver<Resu
     loaded
 }
 
-/// Whoever names an object has the loader look through lists that others change: while this thread keeps them, another cannot load a program.
+/// Whoever names an object has the loader look through lists that others change: while this thread keeps them, another
+/// cannot load a program.
 #[test]
 fn objects_are_named_while_no_device_comes_or_goes() {
     for info in devices().unwrap_or_default() {
@@ -312,7 +314,8 @@ fn objects_are_named_while_no_device_comes_or_goes() {
     }
 }
 
-/// The layers that instrument shaders do so for one thread at a time: while this one keeps them, another cannot load a program.
+/// The layers that instrument shaders do so for one thread at a time: while this one keeps them, another cannot load a
+/// program.
 #[test]
 fn shaders_are_instrumented_one_at_a_time() {
     for info in devices().unwrap_or_default() {
@@ -350,8 +353,12 @@ fn with_weights(target: &Target, staging_bytes: Option<u64>) -> (Program, Vec<f3
 fn run_weights(context: &VkContext, program: &Program, weights: &[f32]) {
     let mut executor = Executor::load(program, 0, context).unwrap();
     let (x, values) = floats(N);
-    for _ in 0..2 {
-        let outputs = executor.run(std::slice::from_ref(&x)).unwrap().outputs;
+    let staging = program.plans[0].allocations.iter().find(|a| a.kind == AllocationKind::Staging).map(|a| a.bytes);
+    for again in [false, true, true] {
+        let RunOutput { outputs, work, .. } = executor.run(std::slice::from_ref(&x)).unwrap();
+        if again && staging.is_none_or(|bytes| bytes >= 1 << 16) {
+            assert_eq!(work, Work { submits: 1, waits: 1, recorded: 0 }, "a ring of {staging:?}");
+        }
         let sums: Vec<f32> = values.iter().zip(weights).map(|(v, w)| v + w).collect();
         assert_eq!(outputs[1].to_f32s().unwrap().as_ref(), sums);
         assert_eq!(outputs[0].to_f32s().unwrap().as_ref(), sums.iter().map(|v| 2.0 * v + 1.0).collect::<Vec<_>>());
@@ -362,7 +369,8 @@ fn run_weights(context: &VkContext, program: &Program, weights: &[f32]) {
 #[test]
 fn memory_that_the_host_does_not_reach_is_filled_through_the_ring() {
     on_devices(|context, target| {
-        // Rings from one that takes everything at once to one that takes a few words. Drivers give no buffer of less than 64 bytes.
+        // Rings from one that takes everything at once to one that takes a few words. Drivers give no buffer of less
+        // than 64 bytes.
         for bytes in [1 << 16, 256, 64] {
             let (program, weights) = with_weights(target, Some(bytes));
             run_weights(context, &program, &weights);
@@ -416,7 +424,7 @@ fn halves_and_integers_come_and_go_in_the_models_types() {
 #[test]
 fn a_host_step_stands_between_dispatches() {
     on_devices(|context, target| {
-        for staging in [None, Some(512)] {
+        for staging in [None, Some(512), Some(1 << 14)] {
             let mut maker = Maker::new(target, 1 << 14);
             if let Some(bytes) = staging {
                 maker = maker.staging(bytes);
@@ -443,11 +451,56 @@ fn a_host_step_stands_between_dispatches() {
                 }
                 _ => Err(format!("{node} has {} operands", operands.len()).into()),
             };
+            let first = executor.run_entry("main", std::slice::from_ref(&x), &negate).unwrap();
             let run = executor.run_entry("main", std::slice::from_ref(&x), &negate).unwrap();
+            assert_eq!(run.outputs, first.outputs);
+            if staging.is_none_or(|bytes| bytes > 512) {
+                // What the host step reads and writes goes with the dispatches before and behind it.
+                assert_eq!(run.work, Work { submits: 2, waits: 2, recorded: 0 });
+            }
             let wanted: Vec<f32> = values.iter().map(|v| -(2.0 * v + 1.0) * 2.0 + 1.0).collect();
             assert_eq!(run.outputs[0].to_f32s().unwrap().as_ref(), wanted);
             assert_eq!(executor.host_nodes(), ["negate"]);
             assert!(matches!(executor.run(&[x]), Err(RuntimeError::Host { node, .. }) if node == "negate"));
+            kept(&executor);
+        }
+    });
+}
+
+/// Tensors larger than slots of the ring, larger than all of it, and many small ones, each copied back as it came and as another type.
+#[test]
+fn inputs_and_outputs_of_any_size_go_through_rings_of_any_size() {
+    on_devices(|context, target| {
+        for staging in [None, Some(32), Some(4096), Some(10 << 20), Some(13 << 20)] {
+            let sizes: &[usize] =
+                if staging == Some(32) { &[1, 3, 100] } else { &[1, 3, 300_000, 7, 1_200_000, 2, 800_000] };
+            let mut maker = Maker::new(target, 64 << 20);
+            if let Some(bytes) = staging {
+                maker = maker.staging(bytes);
+            }
+            let (mut offset, mut inputs) = (0, Vec::new());
+            for (i, &n) in sizes.iter().enumerate() {
+                let types = [(DType::F32, DType::F32), (DType::F32, DType::F16), (DType::I16, DType::I32)][i % 3];
+                let x = port(&format!("x{i}"), types, n, offset);
+                offset += x.region.bytes.next_multiple_of(256);
+                maker.output(Port { name: format!("y{i}"), ..x.clone() });
+                maker.input(x);
+                let values: Vec<i64> = (0..n as i64).map(|v| (v * 37 + i as i64) % 2003 - 1001).collect();
+                let floats: Vec<f32> = values.iter().map(|v| *v as f32).collect();
+                inputs.push(match types.0 {
+                    DType::F32 => Tensor::from_f32s(DType::F32, &[n], &floats).unwrap(),
+                    dtype => Tensor::from_i64s(dtype, &[n], &values).unwrap(),
+                });
+            }
+            let (x, y) = (port("", FLOATS, N, offset), port("", FLOATS, N, offset + 8192));
+            let params = [N as u32, 2.0f32.to_bits(), 1.0f32.to_bits()];
+            maker.dispatch(&shader("affine_f32", AFFINE), vec![x.region, y.region], &params, N as u32, false);
+            let mut executor = Executor::load(&maker.finish(), 0, context).unwrap();
+            for _ in 0..3 {
+                let run = executor.run(&inputs).unwrap();
+                assert!(run.outputs == inputs, "a ring of {staging:?}");
+                assert!(run.work.submits <= 1 || staging.is_some());
+            }
             kept(&executor);
         }
     });
@@ -514,7 +567,8 @@ fn a_program_that_needs_what_the_device_lacks_is_refused() {
 fn a_device_that_the_caller_owns_runs_programs_and_stays() {
     on_devices(|context, target| {
         for _ in 0..2 {
-            // SAFETY: the handles are those of a context that outlives the borrowed one, and nobody else uses its queue.
+            // SAFETY: the handles are those of a context that outlives the borrowed one, and nobody else uses its
+            // queue.
             let borrowed = unsafe { VkContext::from_raw(&context.raw(), &Options::from_env()) }.unwrap();
             let mut executor = Executor::load(&chain(target, 2), 0, &borrowed).unwrap();
             let (x, values) = floats(N);

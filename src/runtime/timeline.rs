@@ -1,10 +1,12 @@
-//! What a profiled run notes of itself: spans of the host by the host's clock, dispatches by the device's, on one time axis.
+//! What a profiled run notes of itself: spans of the host by the host's clock, dispatches by the device's, on one time
+//! axis.
 //!
-//! The two clocks have nothing in common but that no dispatch starts before the host submitted it. The device's times are moved by one amount, the least
-//! for which that holds of every submission of the run; so lengths and distances on the device are its own.
+//! The two clocks have nothing in common but that no dispatch starts before the host submitted it. The device's times
+//! are moved by one amount, the least for which that holds of every submission of the run; so lengths and distances on
+//! the device are its own.
 
-use super::executor::Recorded;
-use super::vk::Queries;
+use super::segment::Recorded;
+use super::vk::VkContext;
 use crate::program::profile::{Span, Track};
 use std::time::{Duration, Instant};
 
@@ -51,22 +53,27 @@ impl Timeline {
     }
 
     /// The device has run these dispatches, with a timestamp before the first and after each.
-    pub(super) fn segment(&mut self, dispatches: &[Recorded], queries: &Queries, ticks: &[u64]) {
+    pub(super) fn segment<'a>(
+        &mut self,
+        dispatches: impl Iterator<Item = &'a Recorded>,
+        context: &VkContext,
+        ticks: &[u64],
+    ) {
         let Some(&first) = ticks.first() else { return };
         let origin = *self.origin.get_or_insert(first);
-        let at = |tick| queries.ms(origin, tick);
+        let at = |tick| context.ms(origin, tick);
         let submitted_ms = (self.since - self.start).as_secs_f64() * 1e3;
         self.shift_ms = if self.dispatches.is_empty() {
             submitted_ms - at(first)
         } else {
             self.shift_ms.max(submitted_ms - at(first))
         };
-        for (dispatch, pair) in dispatches.iter().zip(ticks.windows(2)) {
+        for (dispatch, pair) in dispatches.zip(ticks.windows(2)) {
             let (name, kernel) = (dispatch.node.clone(), dispatch.kernel.clone());
-            let time = Duration::from_secs_f64(queries.ms(pair[0], pair[1]) / 1e3);
+            let time = Duration::from_secs_f64(context.ms(pair[0], pair[1]) / 1e3);
             self.dispatches.push((Span { track: Track::Device, name, kernel, start: self.start, time }, at(pair[0])));
         }
-        self.host(&format!("wait for {} dispatches", dispatches.len()));
+        self.host(&format!("wait for {} dispatches", ticks.len() - 1));
     }
 
     /// Everything in order of its beginning.

@@ -102,7 +102,8 @@ pub fn compile(
     compile_with(graph, options, &Pipeline::new, progress, dump)
 }
 
-/// Compiles `graph`, of the ONNX level, with a pipeline of the caller's, which is made anew for each round of assignment.
+/// Compiles `graph`, of the ONNX level, with a pipeline of the caller's, which is made anew for each round of
+/// assignment.
 ///
 /// # Errors
 /// As [`compile`].
@@ -142,8 +143,9 @@ pub fn compile_with(
     lowered.program(graph, options, compiled, sources)
 }
 
-/// The smallest budget that `graph`, of the ONNX level, compiles within under these options, and what it needs in `uniform:f32` without pins, in
-/// bytes with the reserve: the second is at least the first. The budget of the options does not count.
+/// The smallest budget that `graph`, of the ONNX level, compiles within under these options, and what it needs in
+/// `uniform:f32` without pins, in bytes with the reserve: the second is at least the first. The budget of the options
+/// does not count.
 ///
 /// # Errors
 /// As [`compile`], but for the budget.
@@ -185,8 +187,8 @@ struct Lowered {
 }
 
 impl Lowered {
-    /// As [`Lowered::of`]; but what is refused by a forecast is tried at the budget that is said to be enough. So that figure is one that was
-    /// planned, and nothing is refused that would have fitted.
+    /// As [`Lowered::of`]; but what is refused by a forecast is tried at the budget that is said to be enough. So that
+    /// figure is one that was planned, and nothing is refused that would have fitted.
     fn fitting(
         graph: &Graph,
         options: &Compile,
@@ -228,8 +230,8 @@ impl Lowered {
         Err(CompileError::OverBudget(over))
     }
 
-    /// Makes sure of the smallest budget. What passes of a caller's own do to bytes may depend on formats, which a forecast leaves open: the figure is
-    /// that of a plan, or of this one.
+    /// Makes sure of the smallest budget. What passes of a caller's own do to bytes may depend on formats, which a
+    /// forecast leaves open: the figure is that of a plan, or of this one.
     fn at_least(
         mut self,
         graph: &Graph,
@@ -308,7 +310,8 @@ impl Lowered {
                 continue;
             }
             if blueprint.peak_bytes > available {
-                // The forecast fell short of the plan by as much for the smallest assignment as for this one, or this is the smallest.
+                // The forecast fell short of the plan by as much for the smallest assignment as for this one, or this
+                // is the smallest.
                 let surprise = blueprint.peak_bytes.saturating_sub(forecast.chosen_bytes);
                 let forecast_bytes = forecast.min_feasible_bytes.saturating_add(surprise);
                 // What is refused here is not enough, whatever the forecast says; what was planned is.
@@ -325,7 +328,8 @@ impl Lowered {
                     advice,
                 })));
             }
-            // The model counts quantized activations beside all they are made from; a plan that did better is the proof that less is enough.
+            // The model counts quantized activations beside all they are made from; a plan that did better is the proof
+            // that less is enough.
             forecast.min_feasible_bytes = forecast.min_feasible_bytes.min(blueprint.peak_bytes);
             let mut certificate = report.context.certificate.clone().unwrap_or_default();
             certificate.rounds += round - 1;
@@ -392,6 +396,7 @@ impl Lowered {
                             loop_iterations: d.loop_iterations,
                             barrier: d.barrier,
                             check: d.check,
+                            stripe: d.stripe,
                         });
                     }
                     steps.push(Step::Device(dispatches));
@@ -399,7 +404,8 @@ impl Lowered {
             }
         }
         let mut constants = self.blueprint.constants;
-        // The CPU reference reads constants as the graph has them: those that differ on the device are kept in both forms.
+        // The CPU reference reads constants as the graph has them: those that differ on the device are kept in both
+        // forms.
         self.kernels.for_each_constant(&mut |tensor| {
             if !text::is_inline(tensor) {
                 constants.entry(tensor.hash()).or_insert_with(|| tensor.clone());

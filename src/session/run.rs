@@ -6,7 +6,7 @@ use super::inputs::InputError;
 use crate::ir::OpError;
 use crate::ir::{Registry, Tensor};
 use crate::ops;
-use crate::program::profile::{Span, Track};
+use crate::program::profile::{Span, Track, Work};
 use crate::program::{GraphError, Program, file};
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -59,6 +59,8 @@ pub struct Outcome {
     pub host_nodes: Vec<String>,
     /// What happened when, where asked for.
     pub profile: Option<Vec<Span>>,
+    /// What the host had the device's queue do; `None` on the CPU reference.
+    pub work: Option<Work>,
 }
 
 /// Told how many nodes the CPU reference has computed, and of how many.
@@ -278,8 +280,8 @@ impl Session {
                     for span in profile.iter_mut().flatten().filter(|span| span.track == Track::Node) {
                         span.kernel = reference.and_then(|r| r.operator(&span.name)).unwrap_or_default().to_owned();
                     }
-                    let crate::runtime::RunOutput { outputs, device_ms, .. } = output;
-                    return Ok(Outcome { outputs, device_ms, host_nodes, profile });
+                    let crate::runtime::RunOutput { outputs, device_ms, work, .. } = output;
+                    return Ok(Outcome { outputs, device_ms, host_nodes, profile, work: Some(work) });
                 }
                 Err(error) => self.fall_back(error)?,
             }
@@ -306,7 +308,7 @@ impl Session {
                 since = now;
             }
         })?;
-        Ok(Outcome { outputs, device_ms: None, host_nodes, profile: profile.then_some(spans) })
+        Ok(Outcome { outputs, device_ms: None, host_nodes, profile: profile.then_some(spans), work: None })
     }
 
     fn host_nodes(&self) -> Vec<String> {

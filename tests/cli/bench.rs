@@ -21,6 +21,10 @@ fn times_come_with_percentiles_throughput_and_the_kernels_that_take_them() {
         assert!(all.is_sorted() && wall("median") == wall("p50") && wall("mean") >= wall("min"), "{all:?}");
         let per_second = told["runs_per_second"].as_f64().unwrap();
         assert!((per_second * wall("mean") / 1e3 - 1.0).abs() < 1e-6, "{told:#}");
+        if told["device"] != "cpu" {
+            let once = serde_json::json!({"submits": 1, "waits": 1, "recorded": 0});
+            assert_eq!(told["queue"], once, "copies and dispatches go together, and nothing is recorded again");
+        }
         let kernels = told["kernels"].as_array().unwrap();
         assert!(!kernels.is_empty() && kernels.iter().all(|k| bytes(&k["calls"]) > 0), "{told:#}");
         let ms: Vec<f64> = kernels.iter().map(|k| k["total_ms"].as_f64().unwrap()).collect();

@@ -149,6 +149,7 @@ fn a_program_tells_ports_ranges_ledger_formats_and_totals_and_nodes_where_asked(
         (sum("weight_bytes"), sum("f32_weight_bytes"))
     );
     assert_eq!(bytes(&totals["nodes"]), report["nodes"].as_array().unwrap().len() as u64);
+    assert!((1..bytes(&totals["dispatches"])).contains(&bytes(&totals["barriers"])), "the first waits for nothing");
     let n_formats: u64 = plan["formats"].as_array().unwrap().iter().map(|f| bytes(&f["nodes"])).sum();
     assert_eq!(n_formats, report["nodes"].as_array().unwrap().iter().filter(|n| n["format"] != "").count() as u64);
     let (plain, with_nodes) =

@@ -139,10 +139,12 @@ impl Module {
         m
     }
 
-    /// What the module asks for that `target` does not have, and whatever depends on subgroups.
+    /// What the module asks for that `target` does not have, and of subgroups everything but arithmetic over all of one, where it has no cooperative
+    /// matrices, which are those of subgroups.
     pub fn faults(&self, target: &Target) -> Vec<String> {
         let (f, l) = (&target.features, &target.limits);
         let mut faults = Vec::new();
+        let has_matrices = self.capabilities.contains(&6022);
         for &capability in &self.capabilities {
             let has = match capability {
                 1 => true,
@@ -151,6 +153,10 @@ impl Module {
                 4433 => f.storage_16bit,
                 4448 => f.storage_8bit,
                 6017..=6019 => f.integer_dot_product,
+                61 => f.subgroup_arithmetic || has_matrices,
+                63 => f.subgroup_arithmetic,
+                65 => has_matrices,
+                5345 | 6022 => f.cooperative_matrix,
                 _ => false,
             };
             faults.extend((!has).then(|| format!("capability {capability}")));
@@ -161,6 +167,7 @@ impl Module {
                 "SPV_KHR_16bit_storage" => f.storage_16bit,
                 "SPV_KHR_8bit_storage" => f.storage_8bit,
                 "SPV_KHR_integer_dot_product" => f.integer_dot_product,
+                "SPV_KHR_cooperative_matrix" | "SPV_KHR_vulkan_memory_model" => f.cooperative_matrix,
                 _ => false,
             };
             faults.extend((!has).then(|| format!("extension {extension}")));
@@ -188,11 +195,20 @@ impl Module {
                 l.max_per_stage_descriptor_storage_buffers
             ));
         }
+        if has_matrices {
+            return faults;
+        }
         // OpSubgroup..., OpGroup... and OpGroupNonUniform... instructions of the core and of the extensions before it.
         let group = |op: &&u32| matches!(op, 259..=271 | 333..=366 | 4421..=4432 | 5000..=5007 | 5296 | 5571..=5581 | 6401..=6408);
-        faults.extend(self.opcodes.iter().filter(group).map(|op| format!("subgroup instruction {op}")));
+        // OpGroupNonUniformElect, and OpGroupNonUniformIAdd to OpGroupNonUniformLogicalXor.
+        let granted = |op: &&u32| !(f.subgroup_arithmetic && matches!(op, 333 | 349..=364));
+        faults.extend(self.opcodes.iter().filter(group).filter(granted).map(|op| format!("subgroup instruction {op}")));
         // NumSubgroups, SubgroupId, SubgroupSize, SubgroupMaxSize, SubgroupLocalInvocationId and the masks.
-        let built_in = |b: &&u32| matches!(b, 36..=41 | 4416..=4420);
+        let built_in = |b: &&u32| match b {
+            36 | 38 | 40 | 41 => !f.subgroup_arithmetic,
+            37 | 39 | 4416..=4420 => true,
+            _ => false,
+        };
         faults.extend(
             self.built_ins.iter().filter(built_in).map(|b| format!("built-in {b}, which depends on the subgroup")),
         );

@@ -181,3 +181,65 @@ fn resizes_in_every_mode() {
         }
     });
 }
+
+/// Vectors give the bits of single elements: every width, storage and way to broadcast.
+#[test]
+fn vectors_have_the_bits_of_single_elements() {
+    use nyxc::ops::kernel_key::Run;
+    on_devices(|bench| {
+        let mut random = Random::new(47);
+        // Enough elements that all widths are worth it, and inner axes that 8, 4, 2 and 1 divide.
+        let mut widths = std::collections::BTreeSet::new();
+        for (outer, inner, own, out) in [
+            (64, 8192, DType::F16, DType::F16),
+            (66, 4100, DType::F16, DType::F16),
+            (75, 3498, DType::F16, DType::F32),
+            (64, 4096, DType::F32, DType::F32),
+            (65, 4098, DType::F32, DType::F16),
+            (77, 3001, DType::F32, DType::F32),
+            (80, 3000, DType::I64, DType::I64),
+            (70, 3746, DType::I32, DType::I32),
+            (70, 3744, DType::U32, DType::U32),
+        ] {
+            let dims = [outer / 2, 2, inner];
+            let shapes: [&[usize]; 6] =
+                [&dims, &[inner], &[2, inner], &[outer / 2, 2, 1], &[1], &[outer / 2, 1, inner]];
+            let mut tensors = Vec::new();
+            for (at, shape) in shapes.iter().enumerate() {
+                tensors.push(if !own.is_float() {
+                    random.ints(own, shape, 0, 1 << 20)
+                } else if at == 0 {
+                    let mut values = edges(dims.iter().product(), &mut random);
+                    values.rotate_right(at);
+                    Tensor::from_f32s(own, &dims, &values).unwrap()
+                } else {
+                    random.floats(if at % 2 == 1 { DType::F32 } else { own }, shape)
+                });
+            }
+            let text = if own.is_float() {
+                "add(mul(exp(x0),x1),sub(div(x2,x3),mul(x4,x5)))"
+            } else {
+                "add(mul(x0,x1),sub(x2,max(x3,mul(x4,x5))))"
+            };
+            let case = pointwise(text, out, &tensors.iter().collect::<Vec<_>>());
+            for target in &bench.targets {
+                let calls = plan(&case, target).unwrap();
+                let width = calls[0].key.width().unwrap();
+                widths.insert(width);
+                let mut alone = calls.clone();
+                alone[0].key.flags.insert("vector", 0);
+                alone[0].key.expr.as_mut().unwrap().args.iter_mut().for_each(|arg| arg.run = Run::Each);
+                let n_groups = dims.iter().product::<usize>().div_ceil(128) as i64;
+                alone[0].groups = [n_groups, 1, 1].map(Dim::Known);
+                let ((vectors, names), (singles, others)) = (
+                    run_calls(&bench.context, target, &case, &calls),
+                    run_calls(&bench.context, target, &case, &alone),
+                );
+                assert!(width == 1 || names != others, "{names:?}");
+                assert!(vectors.bytes().unwrap() == singles.bytes().unwrap(), "{names:?} on {}", target.name);
+            }
+            case.check(bench);
+        }
+        assert_eq!(Vec::from_iter(widths), [1, 2, 4, 8]);
+    });
+}

@@ -1,5 +1,6 @@
-//! Every kernel with a loop at depths at which some drivers end loops early (`Limits::max_loop_iterations`). Operands are small integers, so that sums
-//! are exact in whatever order they are taken, and a single term that is left out shows.
+//! Every kernel with a loop at depths at which some drivers end loops early (`Limits::max_loop_iterations`). Operands
+//! are small integers, so that sums are exact in whatever order they are taken, and a single term that is left out
+//! shows.
 
 use super::*;
 use nyxc::ir::packed::{Granularity, ScaleType};
@@ -26,7 +27,8 @@ fn packing(bits: u8, granularity: Granularity) -> Packing {
     Packing { bits, granularity, scale: ScaleType::F32 }
 }
 
-/// INT8 activations of small integers: the scale of a row is 1/127 and its codes are multiples of 127, but for their rounding.
+/// INT8 activations of small integers: the scale of a row is 1/127 and its codes are multiples of 127, but for their
+/// rounding.
 fn activations(random: &mut Random, granularity: Granularity, dims: [usize; 2]) -> Tensor {
     let packing = Packing::activation(granularity);
     let codes: Vec<i8> = (0..dims[0] * dims[1]).map(|_| (random.unit() * 1.5).round() as i8).collect();
@@ -156,7 +158,8 @@ fn long_rows() {
     });
 }
 
-/// A product as deep as the count of iterations allows is right, so the count is no lower than the driver's; a deeper one has no kernel.
+/// A product as deep as the count of iterations allows is right, so the count is no lower than the driver's; a deeper
+/// one has no kernel.
 #[test]
 fn the_limit_is_counted_as_the_driver_counts_it() {
     on_devices(|bench| {

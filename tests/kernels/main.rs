@@ -1,11 +1,12 @@
-//! Every kernel against the CPU reference of its operator, on whatever Vulkan devices are here: as they are, and as if they had no optional
-//! feature at all.
+//! Every kernel against the CPU reference of its operator, on whatever Vulkan devices are here: as they are, and as if
+//! they had no optional feature at all.
 
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "the harness shows what a failed or long test says")]
 #![allow(missing_docs, reason = "no interface of others")]
 
+mod attention;
 #[path = "../common/child.rs"]
 mod child;
 mod elementwise;
@@ -13,6 +14,7 @@ mod integers;
 mod loops;
 mod maths;
 mod matmul;
+mod matrices;
 #[path = "../common/module.rs"]
 mod module;
 mod movement;
@@ -21,6 +23,7 @@ mod windows;
 
 use nyxc::ir::packed::{Packing, pack_with_zeros};
 use nyxc::ir::{Attrs, DType, Dim, Expr, Graph, Level, Op, OpDef, Shape, Tensor, TensorType, ValueId};
+use nyxc::ops::variant::Variant;
 use nyxc::plan::kernels::{self, KernelError};
 use nyxc::program::*;
 use nyxc::runtime::{Executor, Options, VkContext, devices, validation_errors};
@@ -39,6 +42,7 @@ const NO_FEATURES: Features = Features {
     integer_dot_product_accelerated: false,
     cooperative_matrix: false,
     matrix_shapes: Vec::new(),
+    subgroup_arithmetic: false,
 };
 
 /// A device, and the targets that kernels are compiled for on it.
@@ -56,6 +60,15 @@ impl Bench {
     }
 }
 
+impl Bench {
+    /// The same, and the device's own target as if its subgroups were wide: rows are then held by several of them.
+    pub fn with_wide(&self) -> Bench {
+        let mut target = Target { name: "wide".to_owned(), ..self.targets[0].clone() };
+        target.limits.subgroup_size = target.limits.subgroup_size.max(32);
+        Bench { targets: [&self.targets[..], &[target]].concat(), ..self.with(self.targets[0].clone()) }
+    }
+}
+
 /// Runs `test` on every device; fails with all that was wrong there.
 pub fn on_devices(test: impl Fn(&Bench)) {
     let found = devices().unwrap_or_default();
@@ -64,7 +77,9 @@ pub fn on_devices(test: impl Fn(&Bench)) {
         let _ = std::io::stderr().write_all(b"SKIPPED: no Vulkan device\n");
     }
     for info in found {
-        let options = Options { validation: true, cache_dir: None, fault: None, ..Options::from_env() };
+        // Layers older than a driver's extensions see errors where there are none: `NYXC_VALIDATION=0` leaves them out.
+        let validation = std::env::var("NYXC_VALIDATION").as_deref() != Ok("0");
+        let options = Options { validation, cache_dir: None, fault: None, ..Options::from_env() };
         let context = VkContext::open(info.index, &info.target.features, &options).unwrap();
         let plain = Target { name: "plain".to_owned(), features: NO_FEATURES, ..info.target.clone() };
         let bench = Bench { context, targets: vec![info.target.clone(), plain], faults: Rc::default() };
@@ -125,11 +140,13 @@ pub struct Case {
     pub def: &'static OpDef,
     pub attrs: Attrs,
     pub operands: Vec<Option<Tensor>>,
+    /// The variant of the kernel, where it is not the planner's choice.
+    pub variant: Option<Variant>,
 }
 
 impl Case {
     pub fn new(def: &'static OpDef, attrs: Attrs, operands: &[&Tensor]) -> Case {
-        Case { def, attrs, operands: operands.iter().map(|t| Some((*t).clone())).collect() }
+        Case { def, attrs, operands: operands.iter().map(|t| Some((*t).clone())).collect(), variant: None }
     }
 
     /// The same with an epilogue and its operands.
@@ -139,14 +156,20 @@ impl Case {
         self
     }
 
+    /// The same by this variant of the kernel.
+    pub fn by(mut self, variant: &str) -> Case {
+        self.variant = Some(variant.parse().unwrap());
+        self
+    }
+
     /// The same with the result stored as `dtype`.
     pub fn stored(mut self, dtype: DType) -> Case {
         self.attrs = self.attrs.with_dtype("dtype", dtype);
         self
     }
 
-    /// Runs it for every target and compares with the reference; relative L2 of at most 1e-5, 2e-3 where the result is f16 or packed weights are
-    /// multiplied as f16.
+    /// Runs it for every target and compares with the reference; relative L2 of at most 1e-5, 2e-3 where the result is
+    /// f16 or packed weights are multiplied as f16.
     pub fn check(&self, bench: &Bench) {
         let inputs: Vec<Option<&Tensor>> = self.operands.iter().map(Option::as_ref).collect();
         let wanted = self.def.eval.unwrap()(&self.attrs, &inputs).unwrap().remove(0);
@@ -162,8 +185,11 @@ impl Case {
                 Err(e) => panic!("{}: {e}", self.describe()),
             };
             let is_packed = inputs.iter().flatten().any(|t| t.ty().packing.is_some());
-            let is_half =
-                wanted.dtype() == DType::F16 || (is_packed && names.iter().any(|name| name.contains("_half")));
+            let named = |part: &str| names.iter().any(|name| name.contains(part));
+            // On cooperative matrices an attention's weights are f16.
+            let is_half = wanted.dtype() == DType::F16
+                || (is_packed && names.iter().any(|name| multiplies_f16(name)))
+                || named("attention_mma");
             if let Err(fault) = compare(&given, &wanted, if is_half { 2e-3 } else { 1e-5 }) {
                 bench.faults.borrow_mut().push(format!(
                     "{} on {}: {}: {fault}",
@@ -181,6 +207,11 @@ impl Case {
         let attrs: Vec<String> = self.attrs.0.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
         format!("{}({}) {{{}}}", self.def.name, operands.join(", "), attrs.join(", "))
     }
+}
+
+/// Whether a kernel rounds packed weights to f16.
+fn multiplies_f16(name: &str) -> bool {
+    name.contains("_half") || name.starts_with("matmul_mma_f16_q") || name.starts_with("conv_mma_f16_q")
 }
 
 /// Relative L2 over what is finite, at most `bound`; infinities and NaN must agree.
@@ -262,13 +293,22 @@ fn graph_of(case: &Case) -> (Graph, nyxc::ir::NodeId, Vec<Option<ValueId>>) {
 /// What a target's kernels for a case are.
 pub fn plan(case: &Case, target: &Target) -> Result<Vec<kernels::KernelCall>, KernelError> {
     let (graph, node, _) = graph_of(case);
-    kernels::dispatches(&graph, node, target)
+    kernels::dispatches_as(&graph, node, target, case.variant)
 }
 
 /// Runs a case; gives the result and the names of the kernels.
 pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor, Vec<String>), KernelError> {
+    Ok(run_calls(context, target, case, &plan(case, target)?))
+}
+
+/// Runs a case by these calls.
+pub fn run_calls(
+    context: &VkContext,
+    target: &Target,
+    case: &Case,
+    calls: &[kernels::KernelCall],
+) -> (Tensor, Vec<String>) {
     let (graph, node, values) = graph_of(case);
-    let calls = kernels::dispatches(&graph, node, target)?;
     let (mut weights, mut arena, mut params) = (Arena { bytes: 256 }, Arena::default(), Arena { bytes: 256 });
     let mut places: BTreeMap<ValueId, Region> = BTreeMap::new();
     let (mut entry, mut uploads) = (Entry { name: "main".to_owned(), ..Entry::default() }, Vec::new());
@@ -307,7 +347,7 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
     entry.outputs.push(port("y", if result.packing.is_some() { &words } else { &result }, region));
     let mut dispatches = Vec::new();
     let mut names = Vec::new();
-    for call in &calls {
+    for call in calls {
         let shader = nyxc::codegen::compile(&call.key, target).unwrap_or_else(|e| panic!("{e}"));
         names.push(shader.name.clone());
         let module = module::Module::read(&shader.spirv);
@@ -362,6 +402,7 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
             loop_iterations: call.loop_iterations(),
             barrier,
             check,
+            stripe: call.stripe.clone(),
         });
     }
     entry.steps.push(Step::Device(dispatches));
@@ -392,16 +433,53 @@ pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor,
     });
     let mut executor = Executor::load(&program, 0, context).unwrap_or_else(|e| panic!("{}: {e}", case.describe()));
     let output = executor.run(&inputs).unwrap_or_else(|e| panic!("{}: {e}", case.describe())).outputs.remove(0);
+    drop(executor);
+    if calls.iter().any(|call| call.stripe.is_some()) {
+        writes_what_it_says(context, &program, &inputs, port("y", &words, region), &result);
+    }
     let output = if result.packing.is_some() {
         Tensor::from_bytes(result, output.bytes().unwrap().to_vec()).unwrap()
     } else {
         output
     };
-    Ok((output, names))
+    (output, names)
 }
 
-/// Some kernels again in a child process, on the same devices as if they had no more than every Vulkan device has. `scripts/device_matrix.sh` runs
-/// all, under more masks, and sets `NYXC_MASK` for that.
+/// Runs each dispatch by itself over a result of a pattern: what changes are the elements of its stripe, all of them and no others, and no two stripes have
+/// one in common.
+fn writes_what_it_says(context: &VkContext, program: &Program, inputs: &[Tensor], words: Port, result: &TensorType) {
+    const PATTERN: u8 = 0x5b;
+    let Step::Device(dispatches) = &program.plans[0].entries[0].steps[0] else { panic!("all run on the device") };
+    let n = result.shape.n_elems().unwrap() as usize;
+    let size = result.dtype.on_device().unwrap().bits() as usize / 8;
+    let poison = vec![PATTERN; words.region.bytes as usize];
+    let poison = Tensor::from_bytes(TensorType::new(DType::I32, Shape(words.shape.clone())), poison).unwrap();
+    let mut writer: Vec<Option<usize>> = vec![None; n];
+    for (i, dispatch) in dispatches.iter().enumerate() {
+        let mut program = program.clone();
+        let entry = &mut program.plans[0].entries[0];
+        entry.inputs.push(words.clone());
+        entry.outputs = vec![words.clone()];
+        entry.steps = vec![Step::Device(vec![dispatch.clone()])];
+        let given: Vec<Tensor> = inputs.iter().cloned().chain([poison.clone()]).collect();
+        let output = Executor::load(&program, 0, context).unwrap().run(&given).unwrap().outputs.remove(0);
+        let stripe = dispatch.stripe.as_ref().unwrap_or_else(|| panic!("dispatch {i} says nothing of what it writes"));
+        let number = |dim: &Dim| dim.known().unwrap() as usize;
+        let (pitch, first, width) = (number(&stripe.pitch), number(&stripe.first), number(&stripe.width));
+        for (element, bytes) in output.bytes().unwrap().chunks(size).take(n).enumerate() {
+            let is_written = bytes.iter().any(|b| *b != PATTERN);
+            let is_own = (first..first + width).contains(&(element % pitch));
+            assert_eq!(is_written, is_own, "dispatch {i}, element {element} of {result}, {stripe:?}");
+            if is_written {
+                assert_eq!(writer[element].replace(i), None, "element {element} is written twice");
+            }
+        }
+    }
+    assert!(writer.iter().all(Option::is_some), "an element that nobody writes");
+}
+
+/// Some kernels again in a child process, on the same devices as if they had no more than every Vulkan device has.
+/// `scripts/device_matrix.sh` runs all, under more masks, and sets `NYXC_MASK` for that.
 #[test]
 fn kernels_run_on_a_device_masked_to_the_least_that_vulkan_allows() {
     if std::env::var_os("NYXC_MASK").is_some() {

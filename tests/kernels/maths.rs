@@ -1,6 +1,6 @@
-//! Every function of the expression generator against f64 over its whole domain, on the CPU reference and on every Vulkan device, and the table of
-//! the errors in docs/maths.md, which is held to: no error may be larger than it says for the driver. `NYXC_MATHS=write` writes the column of the
-//! driver here anew.
+//! Every function of the expression generator against f64 over its whole domain, on the CPU reference and on every
+//! Vulkan device, and the table of the errors in docs/maths.md, which is held to: no error may be larger than it says
+//! for the driver. `NYXC_MATHS=write` writes the column of the driver here anew.
 
 use super::*;
 use nyxc::ir::{Binary, Class, Unary};
@@ -21,7 +21,8 @@ enum Exact {
     Truth(fn(f32, f32) -> bool),
 }
 
-/// The functions of the generator: text of the expression and what it is. Every one of `Unary` and `Binary` that floats have is here.
+/// The functions of the generator: text of the expression and what it is. Every one of `Unary` and `Binary` that floats
+/// have is here.
 fn functions() -> Vec<(String, Exact)> {
     use Exact::{Chosen, Near, Rounded, Truth};
     let unary = |f: Unary| -> Option<Exact> {
@@ -221,7 +222,8 @@ fn arguments() -> Vec<f32> {
     all
 }
 
-/// Pairs of arguments: special ones with each other, random bits, near numbers, far ones, powers near 1 and integral ones.
+/// Pairs of arguments: special ones with each other, random bits, near numbers, far ones, powers near 1 and integral
+/// ones.
 fn pairs() -> (Vec<f32>, Vec<f32>) {
     let mut random = Bits(0x9e37_79b9_7f4a_7c15);
     let mut all: Vec<(f32, f32)> = Vec::new();

@@ -60,7 +60,8 @@ fn tables_beyond_a_binding_come_in_slices() {
         let indices = random.ints(DType::I32, &[15], -210, 209);
         let packed = random.packed(packings()[0], &[210, 90]);
         let rank_3 = random.floats(DType::F16, &[210, 5, 9]);
-        // Where bindings begin at multiples of 256, as many rows of 90 bytes as lead from one to the next do not fit in the lesser.
+        // Where bindings begin at multiples of 256, as many rows of 90 bytes as lead from one to the next do not fit in
+        // the lesser.
         for (table, range) in [(packed, 8192), (rank_3, 12288)] {
             let mut small = bench.targets[0].clone();
             small.limits.max_storage_buffer_range = range;
@@ -142,5 +143,96 @@ fn concatenation_along_any_axis() {
                     .check(bench);
             }
         }
+    });
+}
+
+/// The kernel that a case takes on the device's own target.
+fn kernel(case: &Case, bench: &Bench) -> String {
+    plan(case, &bench.targets[0]).unwrap().remove(0).key.name()
+}
+
+/// The view of a tensor of `dims` with its axes in another order.
+fn permuted(dims: &[i64], order: &[usize]) -> Attrs {
+    let stride = |axis: usize| dims[axis + 1..].iter().product::<i64>();
+    let (shape, strides): (Vec<i64>, Vec<i64>) = order.iter().map(|&axis| (dims[axis], stride(axis))).unzip();
+    view(&shape, &strides, 0)
+}
+
+/// Tiles that are whole and tiles that are not, in pairs and one by one, with other axes around and between.
+#[test]
+fn transposes_in_tiles() {
+    on_devices(|bench| {
+        let mut random = Random::new(36);
+        for (dims, order) in [
+            (vec![8, 8], vec![1, 0]),
+            (vec![33, 65], vec![1, 0]),
+            (vec![64, 128], vec![1, 0]),
+            (vec![70, 34], vec![1, 0]),
+            (vec![2, 40, 3, 34], vec![2, 3, 0, 1]),
+            (vec![3, 5, 20, 36], vec![0, 3, 1, 2]),
+            (vec![2, 66, 3, 10], vec![2, 0, 3, 1]),
+            (vec![10, 2, 3, 2, 9, 2, 2, 12], vec![2, 6, 0, 7, 4, 1, 3, 5]),
+        ] {
+            let sizes: Vec<usize> = dims.iter().map(|n| *n as usize).collect();
+            for dtype in [DType::F32, DType::F16, DType::I64, DType::Bool, DType::U32] {
+                let x = if dtype.is_float() { random.floats(dtype, &sizes) } else { random.ints(dtype, &sizes, 0, 1) };
+                let attrs = permuted(&dims, &order);
+                let case = Case::new(&strided::DEF, attrs.clone(), &[&x]);
+                if dims.len() < 8 {
+                    assert!(kernel(&case, bench).starts_with("transposed_"), "{}", kernel(&case, bench));
+                }
+                case.check(bench);
+                if dtype.is_float() {
+                    let out: Vec<usize> = order.iter().map(|&axis| sizes[axis]).collect();
+                    let (all, last) =
+                        (random.floats(DType::F16, &out), random.floats(DType::F32, &out[out.len() - 1..]));
+                    let case = Case::new(&strided::DEF, attrs, &[&x]).then("add(mul(x0,x1),x2)", &[&all, &last]);
+                    case.stored(DType::F16).check(bench);
+                }
+            }
+        }
+        // Part of a tensor, from an odd and from an even element on.
+        let x = random.floats(DType::F16, &[40, 50]);
+        for offset in [51, 102] {
+            Case::new(&strided::DEF, view(&[40, 30], &[1, 50], offset), &[&x]).check(bench);
+        }
+    });
+}
+
+/// Runs of neighbours that vectors of every width divide, or none does.
+#[test]
+fn neighbours_move_together() {
+    on_devices(|bench| {
+        let mut random = Random::new(38);
+        let mut seen = std::collections::BTreeSet::new();
+        let mut check = |case: Case| {
+            seen.insert(plan(&case, &bench.targets[0]).unwrap().iter().filter_map(|call| call.key.width()).max());
+            case.check(bench);
+        };
+        for (dtype, heads, size) in [
+            (DType::F16, 16, 128),
+            (DType::F32, 16, 128),
+            (DType::F16, 6, 180),
+            (DType::F16, 7, 151),
+            (DType::I64, 7, 158),
+            (DType::Bool, 8, 132),
+        ] {
+            let dims = [2, 256, heads, size];
+            let sizes = dims.map(|n| n as usize);
+            let x = if dtype.is_float() { random.floats(dtype, &sizes) } else { random.ints(dtype, &sizes, 0, 1) };
+            check(Case::new(&strided::DEF, permuted(&dims, &[0, 2, 1, 3]), &[&x]));
+            let other = [2, 256, 1, size].map(|n| n as usize);
+            let y = if dtype.is_float() { random.floats(dtype, &other) } else { random.ints(dtype, &other, 0, 1) };
+            check(Case::new(&concat::DEF, Attrs::new().with_int("axis", 2), &[&y, &x]));
+            let table = [50, heads as usize * size as usize];
+            let table = if dtype.is_float() { random.floats(dtype, &table) } else { random.ints(dtype, &table, 0, 1) };
+            let indices = random.ints(DType::I64, &[500], -50, 49);
+            check(Case::new(&gather::DEF, Attrs::new().with_int("axis", 0), &[&table, &indices]));
+        }
+        let table = random.packed(packings()[0], &[50, 1056]);
+        let indices = random.ints(DType::I32, &[500], 0, 49);
+        let gather = Case::new(&gather::DEF, Attrs::new().with_int("axis", 0), &[&table, &indices]);
+        check(gather.then("mul(x0,2.0)", &[]).stored(DType::F16));
+        assert_eq!(Vec::from_iter(seen), [1, 2, 4, 8].map(Some));
     });
 }

@@ -4,6 +4,7 @@ use nyxc::ops::{norm, quantize_packed, reduce, softmax};
 #[test]
 fn reductions_along_any_axes() {
     on_devices(|bench| {
+        let bench = &bench.with_wide();
         let mut random = Random::new(21);
         let cases: [(&[usize], &[i64]); 9] = [
             (&[7], &[0]),
@@ -26,7 +27,8 @@ fn reductions_along_any_axes() {
                 Case::new(&reduce::DEF, attrs.clone(), &[&random.floats(DType::F16, dims)])
                     .stored(DType::F32)
                     .check(bench);
-                // The mean of integers is no more than any other division of them, and a product of many wraps differently in i64.
+                // The mean of integers is no more than any other division of them, and a product of many wraps
+                // differently in i64.
                 if kind != "prod" {
                     Case::new(&reduce::DEF, attrs, &[&random.ints(DType::I32, dims, -50, 50)]).check(bench);
                 }
@@ -47,6 +49,7 @@ fn reductions_along_any_axes() {
 #[test]
 fn softmax_along_any_axis() {
     on_devices(|bench| {
+        let bench = &bench.with_wide();
         let mut random = Random::new(22);
         for (dims, axis) in
             [(vec![5], 0), (vec![3, 300], 1), (vec![100, 4], 0), (vec![2, 7, 3], 1), (vec![2, 2, 3, 65], 3)]
@@ -70,6 +73,7 @@ fn softmax_along_any_axis() {
 #[test]
 fn normalisation_with_and_without_vectors() {
     on_devices(|bench| {
+        let bench = &bench.with_wide();
         let mut random = Random::new(23);
         for kind in ["layer", "rms"] {
             for (dims, axis) in [(vec![3, 5], 1), (vec![2, 3, 130], 2), (vec![4, 3, 50], 1)] {
@@ -85,6 +89,128 @@ fn normalisation_with_and_without_vectors() {
                     ..Case::new(&norm::DEF, attrs, &[])
                 }
                 .check(bench);
+            }
+        }
+    });
+}
+
+/// Row lengths at which the number of lanes, of vectors or of elements in one changes, and those around them; odd numbers of rows.
+#[test]
+fn rows_of_every_length_held_in_registers() {
+    on_devices(|bench| {
+        let bench = &bench.with_wide();
+        let mut random = Random::new(25);
+        let mut seen = std::collections::BTreeSet::new();
+        for (rows, n) in [
+            (1, 32),
+            (7, 33),
+            (9, 36),
+            (130, 40),
+            (5, 64),
+            (3, 127),
+            (13, 128),
+            (3, 130),
+            (2, 255),
+            (5, 256),
+            (3, 260),
+            (2, 384),
+            (3, 500),
+            (3, 576),
+            (3, 577),
+            (2, 768),
+            (2, 1000),
+            (1, 1024),
+            (2, 1026),
+            (2, 1536),
+            (1, 2047),
+            (1, 3072),
+            (2, 4096),
+            (1, 5120),
+            (1, 8192),
+            (1, 12288),
+            (1, 30000),
+            (1, 32768),
+            (1, 32772),
+        ] {
+            let dims = [rows, n];
+            let (x, half) = (random.floats(DType::F32, &dims), random.floats(DType::F16, &dims));
+            let column = random.floats(DType::F32, &[rows, 1]);
+            let vectors = [DType::F32, DType::F16].map(|t| random.floats(t, &[n]));
+            let attrs = Attrs::new().with_int("axis", 1);
+            let soft = |log: i64, x: &Tensor| Case::new(&softmax::DEF, attrs.clone().with_int("log", log), &[x]);
+            let norms = |kind: &str| attrs.clone().with_str("kind", kind).with_float("epsilon", 1e-5);
+            let one = |kind: &str, x: &Tensor| {
+                let attrs = Attrs::new().with_str("kind", kind).with_ints("axes", [1]).with_int("keepdims", 1);
+                Case::new(&reduce::DEF, attrs, &[x])
+            };
+            let cases = [
+                soft(0, &x).then("mul(x0,x1)", &[&column]),
+                soft(1, &half).stored(DType::F32),
+                soft(0, &half),
+                Case::new(&norm::DEF, norms("layer"), &[&half, &vectors[0], &vectors[1]])
+                    .then("add(mul(x0,x1),x2)", &[&x, &vectors[1]])
+                    .stored(DType::F16),
+                Case::new(&norm::DEF, norms("rms"), &[&x, &vectors[1]]),
+                one("mean", &half).then("add(x0,x1)", &[&column]).stored(DType::F32),
+                one("sum", &x),
+                one("max", &half),
+                one("min", &x),
+            ];
+            for case in &cases {
+                for target in &bench.targets {
+                    let key = plan(case, target).unwrap().remove(0).key;
+                    let is_held = key.flags.contains_key("lanes");
+                    assert!(!is_held || target.features.subgroup_arithmetic, "{key} on {}", target.name);
+                    let most = target.limits.max_compute_work_group_invocations;
+                    let held = target.features.subgroup_arithmetic && n <= (most as usize * 16).min(1024);
+                    assert!(is_held || !held, "{key} on {}", target.name);
+                    seen.extend(["lanes", "held", "vector"].map(|flag| (flag, key.flags.get(flag).copied())));
+                }
+                case.check(bench);
+            }
+        }
+        // Where the device can hold rows at all, they were held in many ways.
+        let ways = seen.iter().filter(|(_, value)| value.is_some()).count();
+        assert!(ways >= 15 || !bench.targets[0].features.subgroup_arithmetic, "{seen:?}");
+    });
+}
+
+/// Sums that would cancel, and numbers that are none, wherever they lie in a row.
+#[test]
+fn held_rows_keep_digits_and_what_is_no_number() {
+    on_devices(|bench| {
+        let bench = &bench.with_wide();
+        let mut random = Random::new(26);
+        for n in [96, 256, 768] {
+            let far: Vec<f32> = (0..3 * n).map(|_| 1000.0 + random.unit()).collect();
+            let far = Tensor::from_f32s(DType::F32, &[3, n], &far).unwrap();
+            let attrs = Attrs::new().with_str("kind", "layer").with_int("axis", 1).with_float("epsilon", 1e-5);
+            let (given, wanted) = (&far, norm::DEF.eval.unwrap()(&attrs, &[Some(&far)]).unwrap().remove(0));
+            for target in &bench.targets {
+                let case = Case::new(&norm::DEF, attrs.clone(), &[given]);
+                let (result, names) = run(&bench.context, target, &case).unwrap();
+                let far = |(a, b): (&f32, &f32)| f64::from(a - b).abs();
+                let (a, b) = (result.to_f32s().unwrap(), wanted.to_f32s().unwrap());
+                // A mean near 1000 has an error of about 1e-4 of the deviation.
+                let worst = a.iter().zip(b.iter()).map(far).fold(0.0, f64::max);
+                assert!(worst < 1e-3, "{names:?} on {}: {worst:e}", target.name);
+            }
+            let special = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, f32::MAX, f32::MIN];
+            let places = [0, 1, n / 2 + 1, n - 1];
+            let n_rows = special.len() * places.len() + 1;
+            let mut values = random.floats(DType::F32, &[n_rows, n]).to_f32s().unwrap().into_owned();
+            for (row, (value, place)) in special.iter().flat_map(|v| places.map(|place| (*v, place))).enumerate() {
+                values[row * n + place] = value;
+            }
+            values[(n_rows - 1) * n..].fill(f32::NEG_INFINITY);
+            let x = Tensor::from_f32s(DType::F32, &[n_rows, n], &values).unwrap();
+            let axis = Attrs::new().with_int("axis", 1);
+            for log in [0, 1] {
+                Case::new(&softmax::DEF, axis.clone().with_int("log", log), &[&x]).check(bench);
+            }
+            for kind in ["sum", "mean", "max", "min"] {
+                let attrs = Attrs::new().with_str("kind", kind).with_ints("axes", [1]).with_int("keepdims", 0);
+                Case::new(&reduce::DEF, attrs, &[&x]).check(bench);
             }
         }
     });

@@ -125,12 +125,7 @@ fn import(case: &Case, set: &Set) -> Result<(Graph, Vec<String>), Verdict> {
         let Some(info) = graph.input.iter().find(|info| info.name == *name) else { continue };
         let read = input.read(kind);
         if *kind != Kind::Tensor {
-            let held = match read.map_err(Verdict::Refused)? {
-                Data::Sequence(list) => Held::Sequence(list.iter().map(|t| t.ty().clone()).collect()),
-                Data::Tensor(tensor) => Held::Tensor(tensor.ty().clone()),
-                Data::Nothing => Held::Nothing,
-            };
-            options.held.insert(name.clone(), held);
+            options.held.insert(name.clone(), held(&read.map_err(Verdict::Refused)?));
             continue;
         }
         let Some(dims) = open_dims(info) else { continue };
@@ -156,6 +151,15 @@ fn import(case: &Case, set: &Set) -> Result<(Graph, Vec<String>), Verdict> {
         let value = given.into_iter().find(|(input, _)| *input == name).ok_or(refused)?.1;
         options.dims.retain(|dim| !dim.name.starts_with(&format!("{name}.")));
         options.constants.insert(name, value);
+    }
+}
+
+/// What an input holds that is no tensor.
+pub fn held(data: &Data) -> Held {
+    match data {
+        Data::Sequence(list) => Held::Sequence(list.iter().map(|t| t.ty().clone()).collect()),
+        Data::Tensor(tensor) => Held::Tensor(tensor.ty().clone()),
+        Data::Nothing => Held::Nothing,
     }
 }
 

@@ -1,7 +1,8 @@
-//! The memory of a program, checked from its dispatches alone: whatever a dispatch reads was last written by the node whose result it reads.
+//! The memory of a program, checked from its dispatches alone: whatever a dispatch reads was last written by the node
+//! whose result it reads.
 
 use nyxc::ir::{Graph, NodeId, NodeKind, ValueId};
-use nyxc::program::{AllocationKind, Dispatch, Plan, Region, Step};
+use nyxc::program::{AllocationKind, Dispatch, Entry, Plan, Region, Sizes, Step};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Who wrote which bytes last.
@@ -97,7 +98,7 @@ pub fn check(plan: &Plan, graph: &Graph, target_unified: bool) -> Result<(), Str
         inside(&port.region)?;
         memory.write(&port.region, &graph.node(*id).name);
     }
-    let (mut reads, mut writes): (Vec<Region>, Vec<Region>) = (Vec::new(), Vec::new());
+    let sizes = sampled(entry);
     for step in &entry.steps {
         match step {
             Step::Host(step) => {
@@ -124,19 +125,17 @@ pub fn check(plan: &Plan, graph: &Graph, target_unified: bool) -> Result<(), Str
                     }
                 }
                 step.outputs.iter().for_each(|port| memory.write(&port.region, &step.node));
-                (reads, writes) = (Vec::new(), Vec::new());
             }
             Step::Device(dispatches) => {
                 // Segments are submitted one after the other, and waited for.
-                (reads, writes) = (Vec::new(), Vec::new());
+                let mut since: Vec<&Dispatch> = Vec::new();
                 for dispatch in dispatches {
                     one(dispatch, &by_name, graph, &mut memory, &kind, &inside)?;
-                    order(dispatch, &mut reads, &mut writes)?;
+                    order(dispatch, &mut since, &sizes)?;
                 }
             }
         }
     }
-    let _ = (reads, writes);
     notes(plan)?;
     for (port, output) in entry.outputs.iter().zip(graph.outputs()) {
         if !is_constant(graph, maker(graph, output.value)) {
@@ -165,7 +164,8 @@ pub fn check(plan: &Plan, graph: &Graph, target_unified: bool) -> Result<(), Str
     Ok(())
 }
 
-/// What a dispatch notes of indices out of range is read when the run is over: nothing else touches it, and it is written by its own dispatch.
+/// What a dispatch notes of indices out of range is read when the run is over: nothing else touches it, and it is
+/// written by its own dispatch.
 fn notes(plan: &Plan) -> Result<(), String> {
     let entry = &plan.entries[0];
     let (mut notes, mut others): (Vec<Region>, Vec<Region>) = (Vec::new(), Vec::new());
@@ -232,20 +232,77 @@ fn one(
     Ok(())
 }
 
-/// Dispatches that touch the same bytes, one of them writing, have a barrier between them.
-fn order(dispatch: &Dispatch, reads: &mut Vec<Region>, writes: &mut Vec<Region>) -> Result<(), String> {
-    if dispatch.barrier {
-        reads.clear();
-        writes.clear();
+/// Sizes of an entry to look at: the ends of each range, and on either side of where kernels take turns.
+fn sampled(entry: &Entry) -> Vec<Sizes> {
+    const TURNS: [i64; 19] = [0, 1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 63, 64, 65, 128, 256, 257, 1024, 16_384];
+    let mut all = vec![Sizes::new()];
+    for range in &entry.sizes {
+        let within = TURNS.iter().copied().filter(|n| (range.min..=range.max).contains(n));
+        let values: BTreeSet<i64> = within.chain([range.min, range.max]).collect();
+        all = all
+            .into_iter()
+            .flat_map(|sizes| {
+                values.iter().map(move |n| {
+                    let mut sizes = sizes.clone();
+                    sizes.insert(range.name.clone(), *n);
+                    sizes
+                })
+            })
+            .take(5000)
+            .collect();
     }
-    for (i, region) in dispatch.bindings.iter().enumerate() {
-        let writing = dispatch.writes.contains(&(i as u32));
-        if writes.iter().any(|w| overlap(w, region)) || (writing && reads.iter().any(|r| overlap(r, region))) {
-            return Err(format!("{} needs a barrier before it, for {region:?}", dispatch.node));
+    all
+}
+
+/// Whether a dispatch has workgroups.
+fn runs(dispatch: &Dispatch, sizes: &Sizes) -> bool {
+    dispatch.groups.iter().all(|n| n.eval(&|name| sizes.get(name).copied()).is_none_or(|n| n > 0))
+}
+
+/// Whether two dispatches write different elements of one result: of the same pitch, in stripes that lie within it, and one behind the other.
+fn different(a: &Dispatch, b: &Dispatch, sizes: &Sizes) -> bool {
+    let numbers = |d: &Dispatch| {
+        let stripe = d.stripe.as_ref()?;
+        let number = |dim: &nyxc::ir::Dim| dim.eval(&|name| sizes.get(name).copied());
+        let (pitch, first, end) =
+            (number(&stripe.pitch)?, number(&stripe.first)?, number(&(&stripe.first + &stripe.width))?);
+        (0 <= first && first <= end && end <= pitch).then_some((pitch, first, end))
+    };
+    match (numbers(a), numbers(b)) {
+        (Some((pitch, first, end)), Some((other_pitch, other_first, other_end))) => {
+            pitch == other_pitch && (end <= other_first || other_end <= first)
+        }
+        _ => false,
+    }
+}
+
+/// Dispatches that touch the same bytes, one of them writing, have a barrier between them, unless they write different elements of one result, or
+/// at no sizes run both.
+fn order<'a>(dispatch: &'a Dispatch, since: &mut Vec<&'a Dispatch>, sizes: &[Sizes]) -> Result<(), String> {
+    if dispatch.barrier {
+        since.clear();
+    }
+    let writes = |d: &Dispatch, i: usize| d.writes.contains(&(i as u32));
+    for earlier in since.iter() {
+        for (i, region) in dispatch.bindings.iter().enumerate() {
+            for (j, other) in earlier.bindings.iter().enumerate() {
+                if !overlap(region, other) || !(writes(dispatch, i) || writes(earlier, j)) {
+                    continue;
+                }
+                let both_write = writes(dispatch, i) && writes(earlier, j) && region == other;
+                let is_fine = |sizes: &Sizes| {
+                    let together = runs(dispatch, sizes) && runs(earlier, sizes);
+                    !together || (both_write && different(dispatch, earlier, sizes))
+                };
+                if !sizes.iter().all(is_fine) {
+                    return Err(format!(
+                        "{} needs a barrier before it, for {region:?} that {} touches",
+                        dispatch.node, earlier.node
+                    ));
+                }
+            }
         }
     }
-    for (i, region) in dispatch.bindings.iter().enumerate() {
-        if dispatch.writes.contains(&(i as u32)) { writes.push(*region) } else { reads.push(*region) }
-    }
+    since.push(dispatch);
     Ok(())
 }

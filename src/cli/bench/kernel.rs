@@ -1,6 +1,7 @@
 //! `nyxc bench --kernel`: the kernels of one product, alone on the device.
 
 use super::super::{Failure, write};
+use crate::failure::EXIT_DIFFERENT;
 use crate::ir::packed::{Granularity, Packing, ScaleType, dequantize};
 use crate::ir::{
     Activations, DType, Format, Graph, Level, Node, NodeId, NodeKind, Op, Shape, Tensor, TensorType, Value, ValueId,
@@ -19,8 +20,8 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// Rows of weights that are random; those after them repeat these, so that large matrices are made in no time. A prime: tiles of kernels do not
-/// meet the same rows at the same place.
+/// Rows of weights that are random; those after them repeat these, so that large matrices are made in no time. A prime:
+/// tiles of kernels do not meet the same rows at the same place.
 const DISTINCT_ROWS: usize = 61;
 /// Elements of the result that are compared with f64.
 const CHECKED: usize = 2048;
@@ -42,7 +43,8 @@ pub(super) struct Args {
     /// Rows, columns and depth of the product
     #[arg(long, value_name = "M,N,K", value_delimiter = ',', num_args = 1, requires = "kernel")]
     shape: Vec<u32>,
-    /// Variants of the kernel: all, or some such as 256x16x8x4x128 (threads, lanes, ways, columns, steps); the planner's where absent
+    /// Variants of the kernel: all, or some such as 256x16x8x4x128 (threads, lanes, ways, columns, steps); the
+    /// planner's where absent
     #[arg(long, value_delimiter = ',', requires = "kernel")]
     variants: Vec<String>,
     /// Samples, each of many dispatches
@@ -201,8 +203,8 @@ impl Arena {
     }
 }
 
-/// A program that holds copies of the weights, an entry for each list of calls that runs it on one copy after the other, each dispatch behind a
-/// barrier, and an entry `main` that overwrites the result.
+/// A program that holds copies of the weights, an entry for each list of calls that runs it on one copy after the
+/// other, each dispatch behind a barrier, and an entry `main` that overwrites the result.
 fn program(
     product: &Product,
     (x, w): (&Matrix, &Matrix),
@@ -271,6 +273,7 @@ fn program(
                     barrier: !steps.is_empty(),
                     loop_iterations: call.loop_iterations(),
                     check: None,
+                    stripe: None,
                 });
             }
         }
@@ -418,13 +421,15 @@ pub(super) fn run(args: &Args, device: DeviceChoice, json: bool) -> Result<ExitC
         executor.run_entry("v0", &[], &none)?;
     }
     // Samples of all variants in turn: a clock that moves moves them all. What is far behind after the first is left out.
-    for _ in 0..args.samples {
+    for sample in 0..=args.samples {
         let best = timed.iter().filter_map(|one| one.us.first().copied()).fold(f64::INFINITY, f64::min);
         for (i, one) in timed.iter_mut().enumerate() {
             if one.us.first().is_some_and(|us| *us > best * FAR_BEHIND) {
                 continue;
             }
-            if let Some(ms) = executor.run_entry(&format!("v{i}"), &[], &none)?.device_ms {
+            let ran = executor.run_entry(&format!("v{i}"), &[], &none)?;
+            // The first round warms up, all variants alike.
+            if let Some(ms) = ran.device_ms.filter(|_| sample > 0) {
                 one.us.push(ms * 1e3 / dispatches as f64);
             }
         }
@@ -499,5 +504,5 @@ fn report(
         text
     };
     write::stdout(&text)?;
-    if is_right { Ok(ExitCode::SUCCESS) } else { Ok(ExitCode::from(1)) }
+    if is_right { Ok(ExitCode::SUCCESS) } else { Ok(ExitCode::from(EXIT_DIFFERENT)) }
 }

@@ -53,7 +53,7 @@ impl Graph {
     }
 
     /// The tellers of the symbols that a node mentions, itself excepted: they must be computed before it, be there an edge or not.
-    pub(super) fn waits_for(&self, id: NodeId, tellers: &BTreeMap<String, NodeId>) -> BTreeSet<NodeId> {
+    pub fn waits_for(&self, id: NodeId, tellers: &BTreeMap<String, NodeId>) -> BTreeSet<NodeId> {
         let mut found = BTreeSet::new();
         if !tellers.is_empty() && self.node(id).kind != NodeKind::Input {
             self.node(id).for_each_symbol(&mut |symbol| {
@@ -76,7 +76,8 @@ impl Graph {
         open
     }
 
-    /// This graph with the symbols replaced for which `replace` gives something: of sizes bound to numbers, one that can be computed.
+    /// This graph with the symbols replaced for which `replace` gives something: of sizes bound to numbers, one that
+    /// can be computed.
     pub fn substitute(&self, replace: &dyn Fn(&Symbol) -> Option<Dim>) -> Graph {
         let mut graph = self.clone();
         for node in graph.graph.node_weights_mut() {

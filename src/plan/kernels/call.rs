@@ -117,11 +117,22 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// Storages of the operands of the expression, and of the result.
+    pub(super) fn outer_storages(&self) -> impl Iterator<Item = Storage> + '_ {
+        let args = self.epilogue.iter().flat_map(|e| &e.key.args).map(|arg| arg.storage);
+        args.chain(storage(self.result))
+    }
+
     /// Whether the result may have values that no operand has.
     pub(super) fn rounds(&self) -> bool {
         let same = |v: &ValueId| self.graph.ty(*v).dtype == self.result.dtype;
         self.epilogue.as_ref().is_some_and(|e| e.key.text != "x0" || !e.args.iter().all(|(v, _)| same(v)))
             || !self.own.iter().take(1).flatten().all(same)
+    }
+
+    /// Whether its images have their channels last.
+    pub(super) fn has_channels_last(&self) -> bool {
+        self.attrs.str("layout") == Some("nhwc")
     }
 
     /// The integers of an attribute.
@@ -152,6 +163,7 @@ impl<'a> Node<'a> {
             with_epilogue: template.table().epilogue,
             loops: Vec::new(),
             puts: 1,
+            vector: 0,
         }
     }
 }
@@ -253,6 +265,8 @@ pub(super) struct Call<'n> {
     loops: Vec<Loop>,
     /// How many elements an invocation puts.
     puts: u64,
+    /// Neighbours of the result that go through its epilogue together.
+    vector: u32,
 }
 
 impl Call<'_> {
@@ -348,6 +362,12 @@ impl Call<'_> {
         self
     }
 
+    /// Neighbours of the result that an invocation computes at a time; 0 where each is computed by itself. They begin at multiples of that number.
+    pub(super) fn vector(mut self, width: u32) -> Self {
+        self.vector = width;
+        self.flag("vector", width)
+    }
+
     pub(super) fn tile(mut self, m: u32, n: u32, k: u32) -> Self {
         self.tile = Some(Tile { m, n, k });
         self
@@ -370,7 +390,7 @@ impl Call<'_> {
 
     /// Whether its template multiplies codes of both operands.
     pub(super) fn is_integer_product(&self) -> bool {
-        matches!(self.template, Template::MatmulI8 | Template::ConvI8)
+        matches!(self.template, Template::MatmulI8 | Template::ConvI8 | Template::ConvNhwcI8)
     }
 
     /// A loop of the template's text that an invocation comes to `entries` times, and whose body then runs `times` times.
@@ -422,7 +442,11 @@ impl Call<'_> {
         if self.with_epilogue
             && let Some(epilogue) = &node.epilogue
         {
-            let key: &ExprKey = &epilogue.key;
+            let mut key: ExprKey = epilogue.key.clone();
+            if self.vector > 1 {
+                let runs = epilogue.runs(self.vector);
+                key.args.iter_mut().zip(runs).for_each(|(arg, run)| arg.run = run);
+            }
             for (i, (value, numbers)) in epilogue.args.iter().enumerate() {
                 let number = i + key.first_arg();
                 for (name, value) in epilogue.param_names(i, number).iter().zip(numbers) {
@@ -434,7 +458,6 @@ impl Call<'_> {
             for (i, number) in &epilogue.numbers {
                 self = self.float(&format!("x{i}"), *number);
             }
-            expr = Some(key.clone());
             let numbers = std::iter::repeat_n(Value::Float, key.n_numbers);
             let operands: Vec<Class> = key
                 .own
@@ -448,12 +471,26 @@ impl Call<'_> {
                 })
                 .collect();
             let times = Expr::parse(&key.text).map(|expr| loops_of(&expr, &operands)).unwrap_or_default();
+            expr = Some(key);
             self.loops.extend(times.into_iter().map(|times| Loop { entries: self.puts, times, in_epilogue: true }));
         }
         let result = storage(node.result).unwrap_or(Storage::F32);
         let result_bytes = most_device_bytes(node.result).unwrap_or(u64::MAX);
         self.bindings.push(Operand { value: node.value, offset_bytes: 0, bytes: result_bytes, write: true });
+        let mut literals = BTreeMap::new();
+        if self.template.table().literals {
+            let known = |(name, (ty, value)): (&String, &(ParamType, Dim))| {
+                let word = value.known().filter(|_| *ty != ParamType::Float)?;
+                // What does not fit is refused with the others.
+                let fits =
+                    if *ty == ParamType::Int { i32::try_from(word).is_ok() } else { u32::try_from(word).is_ok() };
+                fits.then(|| (name.clone(), word as u32))
+            };
+            literals = self.params.iter().filter_map(known).collect();
+            self.params.retain(|name, _| !literals.contains_key(name));
+        }
         let key = KernelKey {
+            literals,
             template: self.template,
             operands: self.operands,
             expr,
@@ -487,7 +524,16 @@ impl Call<'_> {
         }
         let n_groups = n_groups.into();
         let groups = groups(&n_groups).ok_or_else(|| node.unsupported(format!("{n_groups} workgroups")))?;
-        let call = KernelCall { key, operands: self.bindings, params, groups, loops: self.loops, check: None };
+        let call = KernelCall {
+            key,
+            operands: self.bindings,
+            params,
+            groups,
+            check: None,
+            stripe: None,
+            alternative: None,
+            loops: self.loops,
+        };
         match limits.max_loop_iterations {
             Some(limit) if call.loop_iterations() > limit => Err(node.unsupported(format!(
                 "{} loop iterations of {} where the target runs {limit}",
@@ -496,6 +542,12 @@ impl Call<'_> {
             ))),
             _ => Ok(call),
         }
+    }
+
+    /// The call for `n` elements, each invocation with `width` of them, or one where that is 0.
+    pub(super) fn vectors(self, n: &Dim, width: u32) -> Result<KernelCall, KernelError> {
+        let per_invocation = u64::from(width.max(1));
+        self.vector(width).puts(per_invocation).invocations(&n.div_ceil(per_invocation))
     }
 
     /// The call of as many workgroups of 128 as `n` invocations need.

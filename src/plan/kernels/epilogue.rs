@@ -1,10 +1,10 @@
 //! The expression of a pointwise node or of an epilogue as part of a key.
 
 use super::call::{Node, class_of, dims};
-use super::shape;
+use super::shape::{self, divides};
 use super::storage;
 use crate::ir::{Bounds, Dim, Expr, Operand, TensorType, ValueId};
-use crate::ops::kernel_key::{ArgKey, ExprKey, Load, Storage, Value};
+use crate::ops::kernel_key::{ArgKey, ExprKey, Load, Run, Storage, Value};
 use std::collections::BTreeMap;
 
 /// An expression, and the values that its operands are.
@@ -57,7 +57,7 @@ impl Epilogue {
                 .ok_or_else(|| format!("{ty} in an expression"))?;
             let (load, numbers) = shape::load(&dims(ty), &node.dims)
                 .ok_or_else(|| format!("{ty} broadcast to {} in an expression", node.result))?;
-            keys.push(ArgKey { storage, value: class_of(ty), load });
+            keys.push(ArgKey { storage, value: class_of(ty), load, run: Run::Each });
             args.push((value, numbers));
         }
         Ok(Epilogue {
@@ -65,6 +65,24 @@ impl Epilogue {
             args,
             numbers: numbers.into_iter().map(|(bits, i)| (i, f32::from_bits(bits))).collect(),
         })
+    }
+
+    /// How vectors of so many elements of each operand lie, for vectors of the result that begin at multiples of `width`.
+    pub(super) fn runs(&self, width: u32) -> Vec<Run> {
+        let divides = |dim: &Dim| divides(width, dim);
+        let run = |load: Load, numbers: &[Dim]| match (load, numbers) {
+            (Load::Same, _) => Run::Vector,
+            (Load::Scalar, _) => Run::One,
+            (Load::Periodic, [inner, n]) if *inner == Dim::Known(1) && divides(n) => Run::Vector,
+            (Load::Periodic, [inner, _]) if divides(inner) => Run::One,
+            (Load::Strided(_), [outer @ .., size, stride]) if divides(size) => match stride {
+                Dim::Known(0) => Run::One,
+                Dim::Known(1) if outer.iter().skip(1).step_by(2).all(divides) => Run::Vector,
+                _ => Run::Each,
+            },
+            _ => Run::Each,
+        };
+        self.key.args.iter().zip(&self.args).map(|(key, (_, numbers))| run(key.load, numbers)).collect()
     }
 
     /// The names of the parameters of operand `i`, which is `x<number>`, in the order of their numbers.

@@ -12,8 +12,6 @@ use crate::target::Target;
 
 /// Elements of the step in which packed weights are read.
 const STEP: i64 = 32;
-/// Invocations of a subgroup up to which a device is taken for a CPU.
-const NARROW_SUBGROUP: u32 = 8;
 /// Most rows of the first operand.
 const MAX_ROWS: u32 = 8;
 
@@ -63,7 +61,7 @@ fn preferred(template: Template, b: Storage, (n, k): (Option<i64>, i64), rows: u
     let of = |threads, lanes, ways, columns, steps| Gemv { threads, lanes, ways, columns, steps };
     match (template, b, rows) {
         // A CPU, as lavapipe has it, takes the invocations of a workgroup in turn, and is faster with `matvec`.
-        _ if target.limits.subgroup_size <= NARROW_SUBGROUP => Vec::new(),
+        _ if target.is_cpu() => Vec::new(),
         (Template::Gemv, Storage::F16, 1) if k > 8192 => vec![of(256, 16, 8, 2, 0)],
         (Template::Gemv, _, 1) => vec![of(256, 32, 8, 1, 0)],
         (Template::Gemv, _, 2) | (Template::Gemv, Storage::F32, 4) => vec![of(128, 32, 4, 4, 0)],

@@ -2,13 +2,14 @@
 
 use super::call::{Call, Node, Rows, dims, slices};
 use super::gemv;
-use super::mma;
+use super::mma::{self, Bucket};
 use super::shape::{at_least, at_most, broadcast, from, merge};
 use super::{KernelCall, KernelError};
 use crate::ir::packed::{Granularity, Packing};
 use crate::ir::{Dim, ValueId, product as product_of};
 use crate::ops::kernel_key::Template;
 use crate::ops::util::agree;
+use crate::program::Stripe;
 
 /// Most rows of a for which reading b once matters more than reading a often.
 const MAX_VECTOR_ROWS: i64 = 8;
@@ -90,17 +91,24 @@ pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     // Rows of b are columns of the result: its further operands, and slices of large ones, are dispatches of their own.
     let mut calls = Vec::new();
     let mut base = Dim::Known(0);
+    let mut n_parts = 0;
     for slot in 1..node.own.len() {
         let (b, ty) = node.operand(slot)?;
         // Alone, it may have leading axes of one.
         let n = if node.own.len() == 2 { n.clone() } else { dims(ty).first().cloned().unwrap_or(Dim::Known(0)) };
         for rows in slices(node, b, &n, k)? {
             let (first, n) = rows.map_or((Dim::Known(0), n.clone()), |rows| (rows.first.into(), rows.n.into()));
-            calls.extend(one(Columns { b, base: &base + &first, n, rows })?);
+            let first = &base + &first;
+            let stripe = Stripe { pitch: product.n.clone(), first: first.clone(), width: n.clone() };
+            for call in one(Columns { b, base: first, n, rows })? {
+                let alternative = call.alternative.map(|_| n_parts);
+                calls.push(KernelCall { stripe: Some(stripe.clone()), alternative, ..call });
+            }
+            n_parts += 1;
         }
         base = &base + &n;
     }
-    Ok(calls)
+    Ok(calls.into_iter().map(|call| KernelCall { stripe: call.stripe.filter(|_| n_parts > 1), ..call }).collect())
 }
 
 /// The calls that compute it: one, or where the number of rows changes between runs those for one row, for few and for many, of which one applies.
@@ -144,14 +152,14 @@ fn float_product(
         Some((template, variant)) => gemv::call(node, product, columns, (template, variant), rows, when),
         None => fill(node.call(Template::Matvec), Some(rows), when),
     };
-    let many_rows = |few: bool, when: &Dim| mma::call(node, product, columns, trans_b, few, when);
+    let matrices = |bucket: Bucket, when: &Dim| mma::call(node, product, columns, trans_b, bucket, when);
     let always = Dim::Known(1);
     match m.known() {
         Some(m) if m <= MAX_VECTOR_ROWS => {
             let rows = u32::try_from(m).unwrap_or(u32::MAX).next_power_of_two();
             Ok(vec![few_rows(rows, &always)?])
         }
-        Some(m) => match many_rows(m <= mma::FEW_ROWS, &always)? {
+        Some(m) => match matrices(Bucket::of(m), &always)? {
             Some(call) => Ok(vec![call]),
             None => Ok(vec![fill(node.call(Template::Matmul), None, &always)?]),
         },
@@ -159,12 +167,12 @@ fn float_product(
             let few = &from(m, 2) * &at_most(m, MAX_VECTOR_ROWS);
             let most = u32::try_from(MAX_VECTOR_ROWS).unwrap_or(u32::MAX);
             let mut calls = vec![few_rows(1, &at_most(m, 1))?, few_rows(most, &few)?];
-            let some = &from(m, MAX_VECTOR_ROWS + 1) * &at_most(m, mma::FEW_ROWS);
-            match (many_rows(true, &some)?, many_rows(false, &from(m, mma::FEW_ROWS + 1))?) {
-                (Some(some), Some(many)) => calls.extend([some, many]),
-                _ => calls.push(fill(node.call(Template::Matmul), None, &from(m, MAX_VECTOR_ROWS + 1))?),
+            let cases = Bucket::cases(m, MAX_VECTOR_ROWS).into_iter().map(|(bucket, when)| matrices(bucket, &when));
+            match cases.collect::<Result<Option<Vec<_>>, _>>()? {
+                Some(cases) => calls.extend(cases),
+                None => calls.push(fill(node.call(Template::Matmul), None, &from(m, MAX_VECTOR_ROWS + 1))?),
             }
-            Ok(calls)
+            Ok(calls.into_iter().map(|call| KernelCall { alternative: Some(0), ..call }).collect())
         }
     }
 }
@@ -184,13 +192,15 @@ fn integer_product(
     if k.most().is_none_or(|k| k.min(i64::from(block)) > MAX_I32_TERMS) {
         return Err(node.unsupported(format!("an integer product of {a_ty} and {b_ty}, whose sums may not fit in i32")));
     }
-    let matrices = |few: bool, when: &Dim| mma::call(node, product, columns, trans_b, few, when);
-    let calls = match m.known() {
-        Some(m) => vec![matrices(m <= mma::FEW_ROWS, &Dim::Known(1))?],
-        None => vec![matrices(true, &at_most(m, mma::FEW_ROWS))?, matrices(false, &from(m, mma::FEW_ROWS + 1))?],
+    let matrices = |bucket: Bucket, when: &Dim| mma::call(node, product, columns, trans_b, bucket, when);
+    let cases = match m.known() {
+        Some(m) => vec![(Bucket::of(m), Dim::Known(1))],
+        None => Bucket::cases(m, 0),
     };
-    if let Some(calls) = calls.into_iter().collect() {
-        return Ok(calls);
+    let calls = cases.into_iter().map(|(bucket, when)| matrices(bucket, &when));
+    if let Some(calls) = calls.collect::<Result<Option<Vec<_>>, _>>()? {
+        let alternative = (calls.len() > 1).then_some(0);
+        return Ok(calls.into_iter().map(|call| KernelCall { alternative, ..call }).collect());
     }
     let call = sizes(node.call(Template::MatmulI8).operand(a).operand_rows(columns.b, columns.rows), product, columns);
     let (tile_m, tile_n, _) = tile(m, n);

@@ -3,6 +3,7 @@
 
 use super::call::{Call, Node};
 use super::matmul::{Columns, Product, sizes};
+use super::shape::{at_most, from};
 use super::{KernelCall, KernelError, storage};
 use crate::ir::packed::Granularity;
 use crate::ir::{Activations, Dim};
@@ -10,12 +11,44 @@ use crate::ops::kernel_key::{Storage, Template};
 use crate::ops::variant::{Mma, Variant};
 use crate::target::{MatrixShape, MatrixTypes, Target};
 
-/// Rows up to which a product is divided for few rows.
-pub(super) const FEW_ROWS: i64 = 64;
+/// Cases of numbers of rows: products of the same case are divided alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bucket {
+    UpTo16,
+    UpTo64,
+    UpTo256,
+    More,
+}
+
+impl Bucket {
+    /// Every case, with its largest number of rows.
+    pub(super) const ALL: [(Bucket, i64); 4] =
+        [(Bucket::UpTo16, 16), (Bucket::UpTo64, 64), (Bucket::UpTo256, 256), (Bucket::More, i64::MAX)];
+
+    /// The case of `m` rows.
+    pub(super) fn of(m: i64) -> Bucket {
+        Bucket::ALL.iter().find(|(_, most)| m <= *most).map_or(Bucket::More, |(bucket, _)| *bucket)
+    }
+
+    /// The cases that a number of rows may be of that is more than `least`, and whether it is of it: 1 or 0.
+    pub(super) fn cases(m: &Dim, least: i64) -> Vec<(Bucket, Dim)> {
+        let mut cases = Vec::new();
+        let mut first = least + 1;
+        for (bucket, most) in Bucket::ALL {
+            if most < first {
+                continue;
+            }
+            let when = if most == i64::MAX { from(m, first) } else { &from(m, first) * &at_most(m, most) };
+            if when.most() != Some(0) {
+                cases.push((bucket, when));
+            }
+            first = most.saturating_add(1);
+        }
+        cases
+    }
+}
 /// Workgroups that keep a large device busy: fewer leave parts of it idle.
 const MANY_GROUPS: u64 = 128;
-/// Invocations of a subgroup up to which a device is taken for a CPU.
-const NARROW_SUBGROUP: u32 = 8;
 
 /// What is multiplied: see `mma_operands.glsl`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -149,50 +182,61 @@ impl Operands {
             && self.shared_bytes(v) <= limits.max_compute_shared_memory_size
     }
 
-    /// The variant for a product of `m` rows and `n` columns, `batch` times, whose rows are few or not; `None` where other kernels are better.
+    /// The variant for a product of `m` rows, of a bucket, and `n` columns, `batch` times; `None` where other kernels are better.
     /// Variants for the same case add up in the same order, whatever the number of rows is, so that a program for any number of rows gives the
     /// bits of that for one number.
-    pub(super) fn choose(self, node: &Node<'_>, [m, n, batch]: [&Dim; 3], k: &Dim, few: bool) -> Option<Choice> {
+    fn choose(self, node: &Node<'_>, [m, n, batch]: [&Dim; 3], k: &Dim, bucket: Bucket) -> Option<Choice> {
+        self.choose_among(node, k, || self.preferred([m, n, batch], k, bucket))
+    }
+
+    /// The first of these variants that the target has room for, or the one that somebody asks for; `None` where other kernels are better.
+    pub(super) fn choose_among(self, node: &Node<'_>, k: &Dim, preferred: impl FnOnce() -> Vec<Mma>) -> Option<Choice> {
         let fits = |variant: &Mma| self.fits(*variant, node.target) && self.loops_fit(*variant, k, node.target);
         let variant = match node.variant {
             Some(Variant::Mma(variant)) => Some(variant).filter(fits),
             // A CPU is as fast with the other kernels.
-            _ if node.target.limits.subgroup_size <= NARROW_SUBGROUP => None,
-            _ => self.preferred([m, n, batch], k, few).into_iter().find(fits),
+            _ if node.target.is_cpu() => None,
+            _ => preferred().into_iter().find(fits),
         };
         variant.map(|variant| Choice { variant, operands: self })
     }
 
-    /// Variants, the best first. All of one case have the same `k` and `ways`, which sums depend on.
-    fn preferred(self, [m, n, batch]: [&Dim; 3], k: &Dim, few: bool) -> Vec<Mma> {
-        let of = |m, n, k, warp_m, warp_n, ways| Mma { m, n, k, warp_m, warp_n, ways };
+    /// Variants, the best first, as measured on an H200 (`benches/gpu`). All of one case have the same `k` and `ways`, which sums depend on: these follow
+    /// from the columns and the reduction axis alone.
+    fn preferred(self, [m, n, batch]: [&Dim; 3], k: &Dim, bucket: Bucket) -> Vec<Mma> {
         let slab = match self.arithmetic {
             Arithmetic::Half => 64,
             Arithmetic::Pairs => 32,
             Arithmetic::Codes => 128,
         };
-        if few {
-            let slab = slab.min(64);
-            return if most(k) < 256 {
-                vec![of(32, 32, slab, 16, 16, 1), of(16, 16, slab, 16, 16, 1)]
-            } else {
-                vec![of(32, 64, slab, 32, 32, 2), of(32, 32, slab, 16, 16, 2), of(16, 16, slab, 16, 16, 2)]
-            };
-        }
+        // Tiles and the parts of subgroups, the largest first, and the ways. The longer tile of pairs lies along the rows.
+        let (ways, tiles): (u32, &[[u32; 4]]) = match bucket {
+            Bucket::UpTo16 => (8, &[[16, 16, 16, 16]]),
+            Bucket::UpTo64 if self.arithmetic == Arithmetic::Codes => (2, &[[32, 32, 16, 16], [16, 16, 16, 16]]),
+            Bucket::UpTo64 => (4, &[[32, 32, 32, 32], [16, 16, 16, 16]]),
+            Bucket::UpTo256 if most(n) < 4096 => (4, &[[32, 32, 32, 32], [32, 32, 16, 16], [16, 16, 16, 16]]),
+            Bucket::UpTo256 => (2, &[[64, 64, 32, 32], [32, 32, 32, 32], [32, 32, 16, 16]]),
+            Bucket::More if self.arithmetic == Arithmetic::Pairs => {
+                (1, &[[128, 128, 32, 64], [64, 128, 64, 32], [64, 64, 32, 32], [32, 64, 16, 32], [32, 32, 16, 16]])
+            }
+            Bucket::More => {
+                (1, &[[128, 128, 64, 32], [64, 128, 64, 32], [64, 64, 32, 32], [32, 64, 16, 32], [32, 32, 16, 16]])
+            }
+        };
+        // Ways that would have nothing to do are none, and shared memory holds a slab for each.
+        let slab = if ways == 8 { slab.min(64) } else { slab };
+        let slabs = most(k).div_ceil(u64::from(slab)).clamp(1, u64::from(ways));
+        let ways = 1 << slabs.ilog2();
+        let all: Vec<Mma> =
+            tiles.iter().map(|&[m, n, warp_m, warp_n]| Mma { m, n, k: slab, warp_m, warp_n, ways }).collect();
         // The largest tile of which there are enough; of sizes that change, the largest counts.
         let groups = |v: &Mma| {
             let tiles = |size: &Dim, tile: u32| most(size).div_ceil(u64::from(tile));
             most(batch).saturating_mul(tiles(m, v.m)).saturating_mul(tiles(n, v.n))
         };
-        let all = [
-            of(128, 128, slab, 64, 32, 1),
-            of(64, 128, slab, 32, 32, 1),
-            of(64, 64, slab, 32, 32, 1),
-            of(32, 64, slab, 16, 32, 1),
-            of(32, 32, slab, 16, 16, 1),
-        ];
         let enough = all.iter().position(|v| groups(v) >= MANY_GROUPS).unwrap_or(all.len() - 1);
-        all[enough..].to_vec()
+        // Smaller ones where those have no room, then larger ones.
+        [&all[enough..], &all[..enough]].concat()
     }
 
     /// The loops of the text: how often an invocation comes to each, and how often its body then runs. The others are unrolled.
@@ -247,14 +291,13 @@ impl Choice {
     }
 }
 
-/// The call for a product whose rows are at most [`FEW_ROWS`] or more, in as many workgroups as `when` says, times 1 or 0; `None` where other
-/// kernels compute it.
+/// The call for a product whose rows are of this case; `when` is 1 or 0 and says whether it applies. `None` where other kernels compute it.
 pub(super) fn call(
     node: &Node<'_>,
     product: &Product,
     columns: &Columns,
     trans_b: bool,
-    few: bool,
+    bucket: Bucket,
     when: &Dim,
 ) -> Result<Option<KernelCall>, KernelError> {
     let (a, a_ty) = node.operand(0)?;
@@ -265,7 +308,7 @@ pub(super) fn call(
     };
     let batch = batches.iter().fold(Dim::Known(1), |n, (size, _)| &n * size);
     let operands = Operands::of(node, (a_storage, b_storage), trans_b, (depth, columns.n.known()));
-    let Some(choice) = operands.and_then(|operands| operands.choose(node, [m, &columns.n, &batch], k, few)) else {
+    let Some(choice) = operands.and_then(|operands| operands.choose(node, [m, &columns.n, &batch], k, bucket)) else {
         return Ok(None);
     };
     let call = node.call(Template::MatmulMma).operand(a).operand_rows(columns.b, columns.rows);

@@ -2,11 +2,13 @@
 
 use super::call::{Node, dims, slices};
 use super::shape::merge;
-use super::{KernelCall, KernelError};
+use super::tiles::Tiles;
+use super::{KernelCall, KernelError, storage, vectors};
 use crate::ir::{Dim, product};
 use crate::ops::check_indices::Rule;
 use crate::ops::kernel_key::Template;
 use crate::ops::strided::Fill;
+use crate::program::Stripe;
 
 /// Most axes of a strided read after merging.
 const MAX_RANK: usize = 8;
@@ -32,13 +34,15 @@ pub(super) fn gather(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         let size = size_of(table);
         // Only along the first axis is a slice of rows one piece of memory.
         let parts = if axis == 0 { slices(node, table, &size, &inner)? } else { vec![None] };
+        let width = vectors::width(node, node.outer_storages().chain(storage(node.graph.ty(table))), &n, &[&inner]);
         for rows in parts {
             let (first, size) =
                 rows.map_or((base.clone(), size.clone()), |rows| (&base + &rows.first.into(), rows.n.into()));
             let call = node.call(Template::Gather).operand_rows(table, rows).operand(indices);
             let call =
                 call.uint("n", n.clone()).uint("inner", inner.clone()).uint("n_indices", indices_ty.shape.volume());
-            calls.push(call.uint("total", total.clone()).uint("first", first).uint("size", size).invocations(&n)?);
+            let call = call.uint("total", total.clone()).uint("first", first).uint("size", size);
+            calls.push(call.vectors(&n, width)?);
         }
         base = &base + &size;
     }
@@ -92,12 +96,22 @@ pub(super) fn strided(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let n_axes = u32::try_from(axes.len()).ok().filter(|&n| n as usize <= MAX_RANK).ok_or_else(too_many)?;
     let n = node.n();
     let offset = list("offset").first().cloned().unwrap_or(zero);
+    if let Some(tiles) = Tiles::of(&axes, &offset, storage(ty)).filter(|_| !boxed) {
+        return Ok(vec![tiles.call(node.call(Template::Transposed).operand(x))?]);
+    }
+    let width = match axes.split_last() {
+        Some(((inner, [Dim::Known(1)]), outer)) if !boxed => {
+            let multiples: Vec<&Dim> = outer.iter().map(|(_, [stride])| stride).chain([inner, &offset]).collect();
+            vectors::width(node, node.outer_storages().chain(storage(ty)), &n, &multiples)
+        }
+        _ => 0,
+    };
     let call = node.call(Template::Strided).operand(x).uint("n", n.clone()).int("offset", offset);
     let call =
         call.words("fill", Fill::of(node.attrs, "fill").bits(ty.dtype)).flag("rank", n_axes).flag("boxed", boxed);
     let (sizes, strides): (Vec<Dim>, Vec<Dim>) = axes.into_iter().map(|(size, [stride])| (size, stride)).unzip();
     let (lo, hi): (Vec<Dim>, Vec<Dim>) = bounds.into_iter().unzip();
-    Ok(vec![call.uints("d", sizes).ints("s", strides).uints("lo", lo).uints("hi", hi).invocations(&n)?])
+    Ok(vec![call.uints("d", sizes).ints("s", strides).uints("lo", lo).uints("hi", hi).vectors(&n, width)?])
 }
 
 pub(super) fn concat(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
@@ -116,7 +130,11 @@ pub(super) fn concat(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         let (n, run) = (product(&own), product(&own[axis..]));
         if n != Dim::Known(0) {
             let call = node.call(Template::Concat).operand(x).uint("n", n.clone()).uint("run", run.clone());
-            calls.push(call.uint("pitch", pitch.clone()).uint("first", first.clone()).invocations(&n)?);
+            let storages = node.outer_storages().chain(storage(ty));
+            let width = vectors::width(node, storages, &n, &[&run, &pitch, &first]);
+            let call = call.uint("pitch", pitch.clone()).uint("first", first.clone()).vectors(&n, width)?;
+            let stripe = Stripe { pitch: pitch.clone(), first: first.clone(), width: run.clone() };
+            calls.push(KernelCall { stripe: Some(stripe), ..call });
         }
         first = &first + &run;
     }

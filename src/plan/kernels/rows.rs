@@ -1,8 +1,9 @@
 //! What reads whole rows: reductions, softmax, normalisation.
 
 use super::call::{Call, MAX_ELEMS, Node, WIDE_BITS, dims, unrolled};
+use super::held::Held;
 use super::shape::{Axes, at_most, from, merge, strides};
-use super::{KernelCall, KernelError};
+use super::{KernelCall, KernelError, storage};
 use crate::ir::{Class, Dim, product};
 use crate::ops::kernel_key::{Template, Value};
 use crate::ops::strided::Fill;
@@ -61,7 +62,8 @@ fn launch<'n>(
         let groups = &rows.div_ceil(128) * &readers.invocation;
         calls.push(looped(&readers.longest).flag("wide", false).groups(groups)?);
     }
-    Ok(calls)
+    let alternative = (calls.len() > 1).then_some(0);
+    Ok(calls.into_iter().map(|call| KernelCall { alternative, ..call }).collect())
 }
 
 /// What is looped over.
@@ -111,6 +113,12 @@ pub(super) fn reduce(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let count = |axes: &Axes<1>| axes.iter().fold(Dim::Known(1), |n, (size, _)| &n * size);
     let (n, n_reduced) = (count(&kept), count(&reduced));
     let contiguous = matches!(reduced[..], [(_, [Dim::Known(1)])]);
+    // Rows that follow one upon the other: those that are kept are one axis of that stride, or there is one row.
+    let is_rows = contiguous && (kept.is_empty() || matches!(&kept[..], [(_, [stride])] if *stride == n_reduced));
+    if let Some(held) = Held::of(node, &n_reduced, &[storage(ty)]).filter(|_| is_rows && kind != PRODUCT) {
+        let call = node.call(Template::RowReduce).operand(x).uint("rows", n.clone()).uint("n", n_reduced);
+        return Ok(vec![held.call(call.flag("kind", kind).flag("vector", held.width), 1, &n)?]);
+    }
     // Products in parts may overflow in one and vanish in another, and infinity times 0 is no number: one invocation takes them in order.
     let readers = if kind == PRODUCT {
         Readers { group: Dim::Known(0), invocation: Dim::Known(1), longest: n_reduced.clone() }
@@ -153,8 +161,13 @@ pub(super) fn softmax(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     }
     let (outer, n, inner) = split(node, &dims(ty))?;
     let rows = &outer * &inner;
-    let readers = Readers::of(&n, &rows, inner != Dim::Known(1));
     let log = node.attrs.int("log").unwrap_or(0) != 0;
+    let storages = [storage(ty), storage(node.result)];
+    if let Some(held) = Held::of(node, &n, &storages).filter(|_| inner == Dim::Known(1)) {
+        let call = node.call(Template::RowSoftmax).operand(x).uint("rows", rows.clone()).uint("n", n);
+        return Ok(vec![held.call(held.puts(call.flag("log", log)), 2, &rows)?]);
+    }
+    let readers = Readers::of(&n, &rows, inner != Dim::Known(1));
     let call = || {
         let call = node
             .call(Template::Softmax)
@@ -184,6 +197,11 @@ pub(super) fn norm(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         }
     }
     let epsilon = node.attrs.float("epsilon").unwrap_or(1e-5);
+    if let Some(held) = Held::of(node, &n, &[storage(ty), storage(node.result)]) {
+        let call = node.call(Template::RowNorm).operand(x).optional(vector(1)).optional(vector(2));
+        let call = call.uint("rows", rows.clone()).uint("n", n).float("epsilon", epsilon).flag("rms", rms);
+        return Ok(vec![held.call(held.puts(call), if rms { 1 } else { 2 }, &rows)?]);
+    }
     let call = || {
         let call = node.call(Template::Norm).operand(x).optional(vector(1)).optional(vector(2));
         call.uint("rows", rows.clone()).uint("n", n.clone()).float("epsilon", epsilon).flag("rms", rms)

@@ -71,6 +71,12 @@ pub(super) fn at_least(dim: &Dim, n: i64) -> bool {
     dim.known().is_none_or(|own| own >= n)
 }
 
+/// Whether a number divides a size, whatever its symbols are: by the form of the size, never by its range.
+pub(super) fn divides(n: u32, dim: &Dim) -> bool {
+    let n = Dim::Known(i64::from(n));
+    dim.floor_div(&n).is_some_and(|quotient| &quotient * &n == *dim)
+}
+
 /// 1 where a size is `most` or less, else 0. Kernels that are for few or for many of something are both recorded where how many there are changes
 /// between runs; the one that does not apply gets no workgroups.
 pub(super) fn at_most(dim: &Dim, most: i64) -> Dim {

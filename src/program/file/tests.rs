@@ -41,6 +41,7 @@ pub(crate) fn small() -> Program {
         loop_iterations: 0,
         barrier: false,
         check: None,
+        stripe: None,
     };
     let allocation = |kind, bytes| Allocation { kind, bytes };
     let plan = Plan {

@@ -22,7 +22,8 @@ const NEVER: vk::MemoryPropertyFlags = vk::MemoryPropertyFlags::from_raw(
         | vk::MemoryPropertyFlags::DEVICE_COHERENT_AMD.as_raw(),
 );
 
-/// Counts the bytes of `VkMemoryAllocateInfo::allocationSize` in the heaps that the budget is about: device-local ones, or all on unified memory.
+/// Counts the bytes of `VkMemoryAllocateInfo::allocationSize` in the heaps that the budget is about: device-local ones,
+/// or all on unified memory.
 #[derive(Debug, Default)]
 pub(in crate::runtime) struct Meter {
     held: AtomicU64,
@@ -65,14 +66,16 @@ pub(in crate::runtime) struct Buffer {
     context: VkContext,
 }
 
-// SAFETY: the map is plain memory that this struct alone points to, writes need `&mut`, and Vulkan handles may be used from any thread.
+// SAFETY: the map is plain memory that this struct alone points to, writes need `&mut`, and Vulkan handles may be used
+// from any thread.
 unsafe impl Send for Buffer {}
-// SAFETY: through `&Buffer` the map is only read, and the device writes it only between a submission and the wait for it.
+// SAFETY: through `&Buffer` the map is only read, and the device writes it only between a submission and the wait for
+// it.
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    /// Makes a buffer whose memory takes at most `planned` bytes, of which the program uses the first `used`. With `is_indirect` the device reads
-    /// numbers of workgroups from it.
+    /// Makes a buffer whose memory takes at most `planned` bytes, of which the program uses the first `used`. With
+    /// `is_indirect` the device reads numbers of workgroups from it.
     pub(in crate::runtime) fn new(
         context: &VkContext,
         meter: &Arc<Meter>,
@@ -139,7 +142,8 @@ impl Buffer {
             self.counted = needs.size;
             self.meter.add(needs.size);
         }
-        // SAFETY: both are of this device, neither is bound yet, and the memory has the size and a type that the buffer needs.
+        // SAFETY: both are of this device, neither is bound yet, and the memory has the size and a type that the buffer
+        // needs.
         context.attempt("vkBindBufferMemory", || unsafe { device.bind_buffer_memory(self.raw, memory, 0) })?;
         if place != Place::Device {
             // SAFETY: the memory is host-visible, not mapped yet, and stays mapped until it is freed.
@@ -160,24 +164,22 @@ impl Buffer {
         self.bytes
     }
 
-    /// Writes through the map. Nothing that is submitted may use these bytes.
-    pub(in crate::runtime) fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), RuntimeError> {
-        let to = self.at(offset, bytes.len())?;
-        // SAFETY: `at` checked that the range lies in the map; `&mut self` and the rule above keep everybody else away.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), to.as_ptr(), bytes.len()) };
-        Ok(())
+    /// Bytes of the map, to be written. Nothing that is submitted may use them.
+    pub(in crate::runtime) fn bytes_mut(&mut self, offset: u64, len: u64) -> Result<&mut [u8], RuntimeError> {
+        let at = self.at(offset, len)?;
+        // SAFETY: `at` checked that the range lies in the map; `&mut self` and the rule above keep everybody else away. Mapped memory holds bytes.
+        Ok(unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), len as usize) })
     }
 
-    /// Reads through the map. Nothing that is submitted may write these bytes.
-    pub(in crate::runtime) fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), RuntimeError> {
-        let from = self.at(offset, bytes.len())?;
-        // SAFETY: as in `write`; the memory is coherent, and a fence was waited for since the device last wrote it.
-        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), bytes.as_mut_ptr(), bytes.len()) };
-        Ok(())
+    /// Bytes of the map, to be read. Nothing that is submitted may write them.
+    pub(in crate::runtime) fn bytes_at(&self, offset: u64, len: u64) -> Result<&[u8], RuntimeError> {
+        let at = self.at(offset, len)?;
+        // SAFETY: as in `bytes_mut`; the memory is coherent, and a fence was waited for since the device last wrote it.
+        Ok(unsafe { std::slice::from_raw_parts(at.as_ptr(), len as usize) })
     }
 
-    fn at(&self, offset: u64, len: usize) -> Result<NonNull<u8>, RuntimeError> {
-        let inside = offset.checked_add(len as u64).is_some_and(|end| end <= self.bytes);
+    fn at(&self, offset: u64, len: u64) -> Result<NonNull<u8>, RuntimeError> {
+        let inside = offset.checked_add(len).is_some_and(|end| end <= self.bytes);
         match self.mapped {
             // SAFETY: the offset lies in the mapped object, or one past its end where the length is 0.
             Some(map) if inside => Ok(unsafe { map.add(offset as usize) }),
@@ -191,7 +193,8 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let device = self.context.device();
-        // SAFETY: both were made from this device and are destroyed once; executors drop what was submitted, and wait for it, before buffers.
+        // SAFETY: both were made from this device and are destroyed once; executors drop what was submitted, and wait
+        // for it, before buffers.
         unsafe { device.destroy_buffer(self.raw, None) };
         // SAFETY: as above; freeing unmaps, and freeing the null handle does nothing.
         unsafe { device.free_memory(self.memory, None) };

@@ -4,31 +4,107 @@ use super::pipelines::Groups;
 use super::{Bound, Buffer, VkContext};
 use crate::runtime::RuntimeError;
 use ash::vk;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-/// Command buffers that are recorded together, submitted together, and waited for together. What they use must outlive this.
+/// Counts what was recorded, submitted and waited for.
+#[derive(Debug, Default)]
+pub(in crate::runtime) struct Tally {
+    submits: AtomicU64,
+    waits: AtomicU64,
+    recorded: AtomicU64,
+}
+
+impl Tally {
+    /// Submissions, waits for their end, and lists of commands that were recorded, each since the beginning.
+    pub(in crate::runtime) fn so_far(&self) -> [u64; 3] {
+        [&self.submits, &self.waits, &self.recorded].map(|count| count.load(Ordering::Relaxed))
+    }
+}
+
+/// The end of a submission.
+pub(in crate::runtime) struct Fence {
+    raw: vk::Fence,
+    pending: AtomicBool,
+    /// When it was submitted last, and how long that took, in nanoseconds.
+    since: Mutex<Instant>,
+    usual_ns: AtomicU64,
+    tally: Arc<Tally>,
+    context: VkContext,
+}
+
+impl Fence {
+    pub(in crate::runtime) fn new(context: &VkContext, tally: &Arc<Tally>) -> Result<Arc<Fence>, RuntimeError> {
+        let device = context.device();
+        // SAFETY: the device is live and the structure complete.
+        let raw = context
+            .attempt("vkCreateFence", || unsafe { device.create_fence(&vk::FenceCreateInfo::default(), None) })?;
+        let (pending, since, usual_ns) = (AtomicBool::new(false), Mutex::new(Instant::now()), AtomicU64::new(0));
+        Ok(Arc::new(Fence { raw, pending, since, usual_ns, tally: tally.clone(), context: context.clone() }))
+    }
+
+    /// Submits what was recorded, in order. Whatever of it is still under way, and this fence's last submission, is waited for before.
+    pub(in crate::runtime) fn submit(self: &Arc<Fence>, all: &mut [&mut Commands]) -> Result<(), RuntimeError> {
+        self.wait()?;
+        all.iter().try_for_each(|commands| commands.wait())?;
+        let buffers: Vec<vk::CommandBuffer> =
+            all.iter().flat_map(|c| c.buffers.get(..c.n_recorded).unwrap_or_default()).copied().collect();
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        self.context.submit(&buffers, self.raw)?;
+        self.tally.submits.fetch_add(1, Ordering::Relaxed);
+        self.pending.store(true, Ordering::Relaxed);
+        all.iter_mut().for_each(|commands| commands.last = Some(self.clone()));
+        Ok(())
+    }
+
+    /// Waits for what was submitted.
+    pub(in crate::runtime) fn wait(&self) -> Result<(), RuntimeError> {
+        if self.is_pending() {
+            self.tally.waits.fetch_add(1, Ordering::Relaxed);
+            self.context.wait(self.raw, Duration::from_nanos(self.usual_ns.load(Ordering::Relaxed)))?;
+            self.pending.store(false, Ordering::Relaxed);
+            let took = self.since.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+            self.usual_ns.store(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn is_pending(&self) -> bool {
+        self.pending.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Fence {
+    fn drop(&mut self) {
+        if self.is_pending() {
+            self.context.idle();
+        }
+        // SAFETY: it was made from this device, and nothing submitted signals it any more: it was waited for, or the device is idle or lost.
+        unsafe { self.context.device().destroy_fence(self.raw, None) };
+    }
+}
+
+/// Command buffers that are recorded together and submitted together, alone or with others. What they use must outlive this.
 pub(in crate::runtime) struct Commands {
     pool: vk::CommandPool,
     buffers: Vec<vk::CommandBuffer>,
     /// How many of `buffers` are recorded.
     n_recorded: usize,
-    fence: vk::Fence,
-    pending: bool,
+    /// The end of the last submission they were part of.
+    last: Option<Arc<Fence>>,
+    tally: Arc<Tally>,
     context: VkContext,
 }
 
 impl Commands {
-    pub(in crate::runtime) fn new(context: &VkContext) -> Result<Commands, RuntimeError> {
+    pub(in crate::runtime) fn new(context: &VkContext, tally: &Arc<Tally>) -> Result<Commands, RuntimeError> {
         let device = context.device();
-        let (pool, fence) = (vk::CommandPool::null(), vk::Fence::null());
-        let mut made =
-            Commands { pool, buffers: Vec::new(), n_recorded: 0, fence, pending: false, context: context.clone() };
         let info = vk::CommandPoolCreateInfo::default().queue_family_index(context.inner().probe.family);
-        // SAFETY: the device is live and the structures complete, here and below.
-        made.pool = context.attempt("vkCreateCommandPool", || unsafe { device.create_command_pool(&info, None) })?;
-        // SAFETY: as above.
-        made.fence = context
-            .attempt("vkCreateFence", || unsafe { device.create_fence(&vk::FenceCreateInfo::default(), None) })?;
-        Ok(made)
+        // SAFETY: the device is live and the structure complete.
+        let pool = context.attempt("vkCreateCommandPool", || unsafe { device.create_command_pool(&info, None) })?;
+        let (tally, context) = (tally.clone(), context.clone());
+        Ok(Commands { pool, buffers: Vec::new(), n_recorded: 0, last: None, tally, context })
     }
 
     /// Records anew.
@@ -46,24 +122,14 @@ impl Commands {
         let mut recorder = Recorder { commands: self, raw };
         f(&mut recorder)?;
         let raw = recorder.raw;
-        self.end(raw)
-    }
-
-    /// Submits what was recorded.
-    pub(in crate::runtime) fn start(&mut self) -> Result<(), RuntimeError> {
-        self.wait()?;
-        self.context.submit(self.buffers.get(..self.n_recorded).unwrap_or_default(), self.fence)?;
-        self.pending = true;
+        self.end(raw)?;
+        self.tally.recorded.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Waits for what was submitted.
-    pub(in crate::runtime) fn wait(&mut self) -> Result<(), RuntimeError> {
-        if self.pending {
-            self.context.wait(self.fence)?;
-            self.pending = false;
-        }
-        Ok(())
+    /// Waits until nothing of it is under way.
+    pub(in crate::runtime) fn wait(&self) -> Result<(), RuntimeError> {
+        self.last.as_ref().map_or(Ok(()), |fence| fence.wait())
     }
 
     fn begin(&mut self) -> Result<vk::CommandBuffer, RuntimeError> {
@@ -94,18 +160,17 @@ impl Commands {
 
 impl Drop for Commands {
     fn drop(&mut self) {
-        if self.pending {
+        if self.last.as_ref().is_some_and(|fence| fence.is_pending()) {
             self.context.idle();
         }
-        let device = self.context.device();
-        // SAFETY: both were made from this device, and nothing submitted uses them any more: it was waited for, or the device is idle or lost.
-        unsafe { device.destroy_fence(self.fence, None) };
-        // SAFETY: as above; its command buffers go with it.
-        unsafe { device.destroy_command_pool(self.pool, None) };
+        // SAFETY: it was made from this device, and nothing submitted uses it any more: it was waited for, or the device is idle or lost. Its command
+        // buffers go with it.
+        unsafe { self.context.device().destroy_command_pool(self.pool, None) };
     }
 }
 
-/// Records into a command buffer. Every object that it is given must be of the same context and outlive the recorded commands.
+/// Records into a command buffer. Every object that it is given must be of the same context and outlive the recorded
+/// commands.
 pub(in crate::runtime) struct Recorder<'a> {
     commands: &'a mut Commands,
     raw: vk::CommandBuffer,
@@ -136,7 +201,8 @@ impl Recorder<'_> {
         );
     }
 
-    /// Writes of dispatches before are visible to dispatches after, and reads before are done (Vulkan 1.3, section 7.6).
+    /// Writes of dispatches before are visible to dispatches after, and reads before are done (Vulkan 1.3, section
+    /// 7.6).
     pub(in crate::runtime) fn barrier(&mut self) {
         use vk::{AccessFlags as A, PipelineStageFlags as S};
         self.fence_off(S::COMPUTE_SHADER, A::SHADER_WRITE, S::COMPUTE_SHADER, A::SHADER_READ | A::SHADER_WRITE);
@@ -170,7 +236,8 @@ impl Recorder<'_> {
     /// One dispatch.
     pub(in crate::runtime) fn dispatch(&mut self, bound: &Bound) {
         let device = self.device();
-        // SAFETY: pipeline, layout and set are live ones of this device that belong together: `Pipelines` made them for one dispatch.
+        // SAFETY: pipeline, layout and set are live ones of this device that belong together: `Pipelines` made them for
+        // one dispatch.
         unsafe { device.cmd_bind_pipeline(self.raw, vk::PipelineBindPoint::COMPUTE, bound.pipeline) };
         if bound.set != vk::DescriptorSet::null() {
             // SAFETY: as above.
@@ -186,10 +253,12 @@ impl Recorder<'_> {
             };
         }
         match bound.groups {
-            // SAFETY: everything that the pipeline reads is bound; the counts are within the device's limits, as `check_limits` holds.
+            // SAFETY: everything that the pipeline reads is bound; the counts are within the device's limits, as
+            // `check_limits` holds.
             Groups::Given([x, y, z]) => unsafe { device.cmd_dispatch(self.raw, x, y, z) },
-            // SAFETY: as above; the buffer has the usage, the offset is a multiple of 4, and 12 bytes from it lie inside, as `Program::check` holds.
-            // The counts that are written there are evaluated within the bounds that `check_limits` looked at.
+            // SAFETY: as above; the buffer has the usage, the offset is a multiple of 4, and 12 bytes from it lie
+            // inside, as `Program::check` holds. The counts that are written there are evaluated within the bounds that
+            // `check_limits` looked at.
             Groups::At(buffer, offset) => unsafe { device.cmd_dispatch_indirect(self.raw, buffer, offset) },
         }
     }
@@ -268,13 +337,6 @@ impl Queries {
             self.context.device().get_query_pool_results(self.raw, 0, &mut ticks, vk::QueryResultFlags::TYPE_64)
         })?;
         Ok(ticks)
-    }
-
-    /// Milliseconds from one timestamp to a later one.
-    pub(in crate::runtime) fn ms(&self, from: u64, to: u64) -> f64 {
-        let probe = &self.context.inner().probe;
-        let mask = 1u64.checked_shl(probe.timestamp_bits).map_or(u64::MAX, |bit| bit - 1);
-        (to.wrapping_sub(from) & mask) as f64 * f64::from(probe.timestamp_period) / 1e6
     }
 }
 

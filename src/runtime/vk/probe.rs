@@ -71,6 +71,10 @@ pub fn devices() -> Result<Vec<DeviceInfo>, RuntimeError> {
     failed.filter(|_| found.is_empty()).map_or(Ok(found), Err)
 }
 
+/// Operations of subgroups that kernels of a target with `subgroup_arithmetic` have.
+const ARITHMETIC: vk::SubgroupFeatureFlags = vk::SubgroupFeatureFlags::from_raw(
+    vk::SubgroupFeatureFlags::BASIC.as_raw() | vk::SubgroupFeatureFlags::ARITHMETIC.as_raw(),
+);
 /// Mesa 22.3 to 26.1, `LP_MAX_TGSI_LOOP_ITERATIONS`: see [`Limits::max_loop_iterations`].
 const LLVMPIPE_LOOP_ITERATIONS: u64 = 65535;
 
@@ -157,6 +161,7 @@ impl Probe {
             physical,
             &core,
             dot && dots.integer_dot_product4x8_bit_packed_signed_accelerated == vk::TRUE,
+            &subgroup,
         );
         let source = format!("read from the device by nyxc, driver {driver}");
         let target = Target {
@@ -191,13 +196,21 @@ impl Probe {
         })
     }
 
-    /// Makes the device behave as a weaker one. Of the operations of subgroups, which targets do not describe, the basic ones remain: what every
-    /// device of Vulkan 1.1 has.
+    /// Makes the device behave as a weaker one. Of the operations of subgroups the basic ones remain, which every device of Vulkan 1.1 has, and those of
+    /// the features that the mask leaves.
     pub(super) fn mask(&mut self, mask: Option<&Mask>) {
         let Some(mask) = mask else { return };
         self.info.target = mask.apply(&self.info.target);
         self.info.mask = Some(mask.text().to_owned());
-        self.subgroup_operations &= vk::SubgroupFeatureFlags::BASIC;
+        let features = &self.info.target.features;
+        let mut left = vk::SubgroupFeatureFlags::BASIC;
+        if features.subgroup_arithmetic {
+            left |= ARITHMETIC;
+        }
+        if features.cooperative_matrix {
+            left |= vk::SubgroupFeatureFlags::SHUFFLE;
+        }
+        self.subgroup_operations &= left;
     }
 
     /// Notes to what the driver rounds, where a mask does not round to more.
@@ -256,6 +269,7 @@ fn features(
     physical: vk::PhysicalDevice,
     core: &dyn Fn(u32, &CStr) -> bool,
     dot_accelerated: bool,
+    subgroup: &vk::PhysicalDeviceSubgroupProperties<'_>,
 ) -> Features {
     let mut storage16 = vk::PhysicalDevice16BitStorageFeatures::default();
     let mut arithmetic = vk::PhysicalDeviceShaderFloat16Int8Features::default();
@@ -299,6 +313,8 @@ fn features(
         integer_dot_product_accelerated: on(dot.shader_integer_dot_product) && dot_accelerated,
         cooperative_matrix,
         matrix_shapes,
+        subgroup_arithmetic: subgroup.supported_stages.contains(vk::ShaderStageFlags::COMPUTE)
+            && subgroup.supported_operations.contains(ARITHMETIC),
     }
 }
 

@@ -1,0 +1,45 @@
+// (x - mean) / sqrt(variance + epsilon) * scale + bias along rows of n elements that are held in registers; without the mean with RMS. The variance
+// is that of what is held: the difference of mean square and squared mean loses digits.
+#include "common.glsl"
+#include "held_row.glsl"
+
+void main() {
+    find_thread();
+    uint base = row_index() * p.n;
+    float x[HELD][WIDTH], mean = 0.0;
+    [[unroll]] for (uint h = 0u; h < HELD; h++) {
+        [[unroll]] for (uint e = 0u; e < WIDTH; e++) x[h][e] = 0.0;
+        if (column(h) < p.n) lds_x(base + column(h), x[h]);
+        [[unroll]] for (uint e = 0u; e < WIDTH; e++) mean += x[h][e];
+    }
+#if RMS
+    mean = 0.0;
+#else
+    mean = row_sum(mean) / float(p.n);
+#endif
+    float square = 0.0;
+    [[unroll]] for (uint h = 0u; h < HELD; h++) {
+        [[unroll]] for (uint e = 0u; e < WIDTH; e++) {
+            x[h][e] -= mean;
+            if (column(h) < p.n) square += x[h][e] * x[h][e];
+        }
+    }
+    square = row_sum(square) / float(p.n);
+    float factor = 1.0 / sqrt(square + p.epsilon);
+    [[unroll]] for (uint h = 0u; h < HELD; h++) {
+        uint c = column(h);
+        if (!is_row() || c >= p.n) continue;
+        [[unroll]] for (uint e = 0u; e < WIDTH; e++) x[h][e] *= factor;
+#if HAS_scale
+        float scale[WIDTH];
+        lds_scale(c, scale);
+        [[unroll]] for (uint e = 0u; e < WIDTH; e++) x[h][e] *= scale[e];
+#endif
+#if HAS_bias
+        float bias[WIDTH];
+        lds_bias(c, bias);
+        [[unroll]] for (uint e = 0u; e < WIDTH; e++) x[h][e] += bias[e];
+#endif
+        puts(base + c, x[h]);
+    }
+}

@@ -1,0 +1,151 @@
+//! Nodes as steps: dispatches in the order of groups, each with a barrier before it where it touches what others touched since the last one.
+
+use super::{Dispatch, Layout, PlanError, Planned, Step, slot_bytes};
+use crate::ir::{NodeId, ValueId};
+use crate::plan::kernels::{self, KernelCall, Operand};
+use crate::program::{FAULT_BYTES, HostStep, IndexCheck, Region, Stripe};
+
+impl Layout<'_> {
+    /// All steps, and the bytes of their parameters.
+    pub(super) fn steps(&self) -> Result<(Vec<Step>, u64), PlanError> {
+        let mut made = Steps { list: Vec::new(), params: 0, faults: self.faults.offset, hazards: Hazards::default() };
+        let Planned { buffers, groups, .. } = &self.planned;
+        let mut at = 0;
+        while let Some(group) = groups.get(at) {
+            let end = at + groups[at..].iter().take_while(|other| *other == group).count();
+            // First what waits for nothing within its node, then what waits for that, and so on.
+            let mut ready: Vec<(usize, NodeId, &KernelCall)> = Vec::new();
+            for &id in &buffers.order[at..end] {
+                match self.calls.get(&id) {
+                    Some(Some(calls)) => {
+                        let mut within = Hazards::default();
+                        let mut wave = 0;
+                        for call in calls {
+                            wave += usize::from(within.conflict(self.accesses(id, call)?));
+                            ready.push((wave, id, call));
+                        }
+                    }
+                    Some(None) => self.host_step(id, &mut made)?,
+                    None => {}
+                }
+            }
+            ready.sort_by_key(|(wave, ..)| *wave);
+            ready.into_iter().try_for_each(|(_, id, call)| self.dispatch(id, call, &mut made))?;
+            at = end;
+        }
+        Ok((made.list, made.params))
+    }
+
+    /// What a call touches.
+    fn accesses(&self, id: NodeId, call: &KernelCall) -> Result<Vec<Access>, PlanError> {
+        let access = |operand: &Operand| {
+            let region = self.region(operand.value)?;
+            let region = Region { offset: region.offset + operand.offset_bytes, bytes: operand.bytes, ..region };
+            let alternative = call.alternative.map(|number| (id, number));
+            let stripe = call.stripe.clone().filter(|_| operand.write);
+            Ok(Access { region, is_write: operand.write, stripe, alternative })
+        };
+        call.operands.iter().map(access).collect()
+    }
+
+    fn host_step(&self, id: NodeId, made: &mut Steps) -> Result<(), PlanError> {
+        let node = self.graph.node(id);
+        let port = |v: ValueId| self.port(&self.graph.value(v).name, v);
+        let operand = |v: Option<ValueId>| v.filter(|v| self.graph.constant(*v).is_none()).map(port).transpose();
+        let inputs = self.graph.operands(id).into_iter().map(operand).collect::<Result<_, _>>()?;
+        let outputs = (0..node.outputs.len()).map(|out| port(id.out(out))).collect::<Result<_, _>>()?;
+        let op = node.op().map_or("", |op| op.def.name);
+        made.list.push(Step::Host(
+            HostStep { node: node.name.clone(), inputs, outputs },
+            if kernels::has_doubles(self.graph, id) {
+                "f64 is computed on the CPU reference".to_owned()
+            } else {
+                format!("no kernel covers {op} of these operands")
+            },
+        ));
+        made.hazards = Hazards::default();
+        Ok(())
+    }
+
+    fn dispatch(&self, id: NodeId, call: &KernelCall, made: &mut Steps) -> Result<(), PlanError> {
+        let node = self.graph.node(id);
+        let mut accesses = self.accesses(id, call)?;
+        let number = |n: usize| u32::try_from(n).map_err(|_| PlanError::Overflow);
+        let mut check = None;
+        if let Some(rule) = &call.check {
+            let region = Region { offset: made.faults, bytes: FAULT_BYTES, ..self.faults };
+            made.faults += FAULT_BYTES;
+            let node = node.origins().first().unwrap_or(&node.name).clone();
+            let (binding, sizes, negative) = (number(accesses.len())?, rule.sizes.clone(), rule.negative);
+            accesses.push(Access { region, is_write: true, stripe: None, alternative: None });
+            check = Some(IndexCheck { binding, node, sizes, negative });
+        }
+        let bindings = accesses.iter().map(|access| access.region).collect();
+        let written = accesses.iter().enumerate().filter(|(_, access)| access.is_write);
+        let writes = written.map(|(i, _)| number(i)).collect::<Result<_, _>>()?;
+        let dispatch = Dispatch {
+            node: node.name.clone(),
+            loop_iterations: call.loop_iterations(),
+            key: call.key.clone(),
+            bindings,
+            writes,
+            params: call.params.clone(),
+            params_offset: made.params,
+            groups: call.groups.clone(),
+            barrier: made.hazards.conflict(accesses),
+            check,
+            stripe: call.stripe.clone(),
+        };
+        made.params += slot_bytes(call);
+        match made.list.last_mut() {
+            Some(Step::Device(list)) => list.push(dispatch),
+            _ => made.list.push(Step::Device(vec![dispatch])),
+        }
+        Ok(())
+    }
+}
+
+/// Steps under construction.
+struct Steps {
+    list: Vec<Step>,
+    /// Where the next parameters go, and the next note of indices out of range.
+    params: u64,
+    faults: u64,
+    hazards: Hazards,
+}
+
+/// Bytes that a dispatch touches.
+struct Access {
+    region: Region,
+    is_write: bool,
+    stripe: Option<Stripe>,
+    /// Of all with the same in here, one at most runs.
+    alternative: Option<(NodeId, usize)>,
+}
+
+/// What was read and written since the last barrier.
+#[derive(Default)]
+struct Hazards(Vec<Access>);
+
+impl Hazards {
+    /// Whether a dispatch must wait for earlier ones: it reads what they wrote, or writes what they read or wrote. Notes the dispatch.
+    fn conflict(&mut self, accesses: Vec<Access>) -> bool {
+        let overlap = |a: &Region, b: &Region| {
+            a.allocation == b.allocation && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes
+        };
+        let apart = |a: &Access, b: &Access| match (&a.stripe, &b.stripe) {
+            (Some(one), Some(other)) => a.region == b.region && one.is_apart(other),
+            _ => false,
+        };
+        let waits = |a: &Access, b: &Access| {
+            let both_run = a.alternative.is_none() || a.alternative != b.alternative;
+            (a.is_write || b.is_write) && overlap(&a.region, &b.region) && both_run && !apart(a, b)
+        };
+        let conflict = accesses.iter().any(|access| self.0.iter().any(|other| waits(access, other)));
+        if conflict {
+            self.0.clear();
+        }
+        self.0.extend(accesses);
+        conflict
+    }
+}
