@@ -502,7 +502,13 @@ fn functions_are_right_behind_a_product() {
                 let case = Case::new(&matmul::DEF, Attrs::new().with_int("trans_b", 1), &[a, b]).then(&text, &[]);
                 let inputs: Vec<Option<&Tensor>> = case.operands.iter().map(Option::as_ref).collect();
                 let wanted = case.def.eval.unwrap()(&case.attrs, &inputs).unwrap().remove(0);
-                if wanted.to_f32s().unwrap().iter().all(|v| v.is_finite()) {
+                // Near a pole a last bit of the sum is many of the function.
+                if wanted
+                    .to_f32s()
+                    .unwrap()
+                    .iter()
+                    .all(|v| v.abs() < 50.0 || v.is_finite() && !text.starts_with("tan("))
+                {
                     case.check(bench);
                     n_checked += 1;
                 }
