@@ -447,9 +447,11 @@ fn functions_are_as_near_as_the_table_says() {
         let on_device = |case: &Case| run(&context, &info.target, case).unwrap().0;
         let tiny = Tensor::from_f32s(DType::F32, &[1], &[1e-40]).unwrap();
         let product = pointwise::attrs(Expr::parse("mul(x0,x0)").unwrap(), DType::F32);
-        let kept = pointwise::attrs(Expr::parse("mul(x0,f(1))").unwrap(), DType::F32);
+        // By an operand: a compiler leaves out the product with a constant of one.
+        let kept = pointwise::attrs(Expr::parse("mul(x0,x1)").unwrap(), DType::F32);
+        let one = Tensor::from_f32s(DType::F32, &[1], &[1.0]).unwrap();
         assert_eq!(on_device(&Case::new(&pointwise::DEF, product, &[&tiny])).to_f32s().unwrap()[0], 0.0);
-        let flushes = on_device(&Case::new(&pointwise::DEF, kept, &[&tiny])).to_f32s().unwrap()[0] == 0.0;
+        let flushes = on_device(&Case::new(&pointwise::DEF, kept, &[&tiny, &one])).to_f32s().unwrap()[0] == 0.0;
         let note = format!("{} {} denormals\n", info.driver, if flushes { "flushes" } else { "keeps" });
         let _ = std::io::stderr().write_all(note.as_bytes());
         faults.extend(check(&format!("{} {}", info.name, info.driver), flushes, on_device));
@@ -502,7 +504,13 @@ fn functions_are_right_behind_a_product() {
                 let case = Case::new(&matmul::DEF, Attrs::new().with_int("trans_b", 1), &[a, b]).then(&text, &[]);
                 let inputs: Vec<Option<&Tensor>> = case.operands.iter().map(Option::as_ref).collect();
                 let wanted = case.def.eval.unwrap()(&case.attrs, &inputs).unwrap().remove(0);
-                if wanted.to_f32s().unwrap().iter().all(|v| v.is_finite()) {
+                // Near a pole a last bit of the sum is many of the function.
+                if wanted
+                    .to_f32s()
+                    .unwrap()
+                    .iter()
+                    .all(|v| v.abs() < 50.0 || v.is_finite() && !text.starts_with("tan("))
+                {
                     case.check(bench);
                     n_checked += 1;
                 }

@@ -315,7 +315,7 @@ fn convolutions_of_packed_filters_on_matrices() {
             let divided = DIVIDED[divided];
             let ([n, h, w], channels, filters, groups, window, variant) = divided;
             let depth = channels / groups * (window.0[0] * window.0[1]) as usize;
-            if depth % 32 != 0 {
+            if !depth.is_multiple_of(32) {
                 continue;
             }
             let packing = packings()[packing % packings().len()];
