@@ -1,6 +1,7 @@
-//! Reads the kernel templates `shaders/<kernel>.comp` with their tables `shaders/<kernel>.toml` and the parts in `shaders/include`, and writes
-//! them as Rust: `kernel_templates.rs` (the typed list of templates, for `ops::kernel_key`) and `kernel_sources.rs` (their text, for `codegen`).
-//! A template without a table, a table without a template, and an unknown or duplicate key stop the build.
+//! Reads the kernel templates `shaders/<kernel>.comp` with their tables `shaders/<kernel>.toml` and the parts in
+//! `shaders/include`, and writes them as Rust: `kernel_templates.rs` (the typed list of templates, for
+//! `ops::kernel_key`) and `kernel_sources.rs` (their text, for `codegen`). A template without a table, a table without
+//! a template, and an unknown or duplicate key stop the build.
 
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -23,6 +24,9 @@ struct Table {
     /// Of what family of `ops::variant` the key has a variant.
     #[serde(default)]
     variant: Option<String>,
+    /// Whether parameters that are known when it is compiled stand in its text as numbers.
+    #[serde(default)]
+    literals: bool,
     /// Whether its operands are read as vectors of 16 bytes too; those of a kernel with variants always are.
     #[serde(default)]
     vectors: bool,
@@ -185,13 +189,14 @@ fn templates(tables: &BTreeMap<String, Table>) -> String {
         let flags: Vec<_> = table.flags.iter().map(|(flag, values)| format!("({flag:?}, &{values:?})")).collect();
         let _ = writeln!(
             text,
-            "            Template::{} => &Table {{ name: {name:?}, operands: &[{}], epilogue: {}, tiled: {}, variant: {}, vectors: {}, needs: &{:?}, faults: {}, params: &[{}], flags: &[{}] }},",
+            "            Template::{} => &Table {{ name: {name:?}, operands: &[{}], epilogue: {}, tiled: {}, variant: {}, vectors: {}, literals: {}, needs: &{:?}, faults: {}, params: &[{}], flags: &[{}] }},",
             camel(name),
             operands.join(", "),
             table.epilogue,
             table.tiled,
             table.variant.as_ref().map_or("None".to_owned(), |family| format!("Some(Family::{})", camel(family))),
             table.variant.is_some() || table.vectors,
+            table.literals,
             table.needs,
             table.faults,
             params.join(", "),

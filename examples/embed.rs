@@ -1,4 +1,5 @@
-//! nyxc inside another toolchain: a graph, our passes and one of your own, the difference it makes, the program and its results.
+//! nyxc inside another toolchain: a graph, our passes and one of your own, the difference it makes, the program and its
+//! results.
 //!
 //! ```text
 //! cargo run --example embed                         all of it; the CPU reference computes where there is no Vulkan device
@@ -16,10 +17,11 @@ use nyxc::target::Target;
 use std::error::Error;
 use std::path::Path;
 
-/// A pass of one's own: small layers stay in f32. They cost next to nothing, and the last layer of a classifier is one of them.
+/// A pass of one's own: small layers stay in f32. They cost next to nothing, and the last layer of a classifier is one
+/// of them.
 ///
-/// Passes do not change the graph. They look at it and give an edit, which the runner applies and verifies: a pass that leaves a malformed
-/// graph is named by the error.
+/// Passes do not change the graph. They look at it and give an edit, which the runner applies and verifies: a pass that
+/// leaves a malformed graph is named by the error.
 struct KeepSmallLayers {
     /// Weights of fewer bytes than this, in f32, are kept.
     below_bytes: u64,
@@ -79,7 +81,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// 5. The program and its results. The pipeline is given as a function: to meet the budget, formats may have to be assigned more than once.
+/// 5. The program and its results. The pipeline is given as a function: to meet the budget, formats may have to be
+///    assigned more than once.
 #[cfg(feature = "codegen")]
 fn run(graph: &Graph, settings: Settings, target: Target) -> Result<(), Box<dyn Error>> {
     use nyxc::ir::{DType, Tensor};
@@ -99,7 +102,8 @@ fn run(graph: &Graph, settings: Settings, target: Target) -> Result<(), Box<dyn 
     let bytes = file::to_bytes(&compiled.program)?;
     println!("program: {} bytes, planned peak {} bytes", bytes.len(), compiled.program.plans[0].planned_peak_bytes);
 
-    // Auto is the best Vulkan device, or the CPU reference where there is none. Tensors go in and come out in the order of the model.
+    // Auto is the best Vulkan device, or the CPU reference where there is none. Tensors go in and come out in the order
+    // of the model.
     let image: Vec<f32> = (0..28 * 28).map(|i| ((i * 37) % 101) as f32 / 101.0).collect();
     let inputs = [Tensor::from_f32s(DType::F32, &[1, 1, 28, 28], &image)?];
     let mut session = Session::load(bytes, DeviceChoice::Auto)?;

@@ -1,10 +1,11 @@
 //! Lets kernels convert on load and store, so that casts between float types cost neither a kernel nor memory.
 //!
-//! Every kernel reads f16 and f32 alike and stores what its `dtype` says. Looks for nodes that only store a float in another type (a Cast that rounds
-//! is an expression of its own, and stays). Where all consumers read the narrower of two types, or the cast is an output of the graph, the producer
-//! stores that; otherwise the consumers read the operand as its producer stores it. So each value is stored in the type of its producer's format, as
-//! memory was planned. Equal up to the rounding that is saved. Refuses outputs that are casts of inputs, or of operators that cannot choose what they
-//! store, and narrower outputs of what others read too.
+//! Every kernel reads f16 and f32 alike and stores what its `dtype` says. Looks for nodes that only store a float in
+//! another type (a Cast that rounds is an expression of its own, and stays). Where all consumers read the narrower of
+//! two types, or the cast is an output of the graph, the producer stores that; otherwise the consumers read the operand
+//! as its producer stores it. So each value is stored in the type of its producer's format, as memory was planned.
+//! Equal up to the rounding that is saved. Refuses outputs that are casts of inputs, or of operators that cannot choose
+//! what they store, and narrower outputs of what others read too.
 
 use super::pattern::float_cast;
 use super::{Context, Pass, PassError, at};
@@ -49,7 +50,8 @@ impl Pass for AbsorbCasts {
         if gone.is_empty() {
             return Ok(Edit::new(graph).finish());
         }
-        // Consumers say what they store before their operands change: what they store by default is their first operand's type.
+        // Consumers say what they store before their operands change: what they store by default is their first
+        // operand's type.
         let mut edit = Edit::new(graph);
         let mut moved: BTreeMap<ValueId, Val> = BTreeMap::new();
         for id in graph.order() {
@@ -129,8 +131,9 @@ fn only_casts(graph: &Graph, value: ValueId, dtype: DType) -> bool {
     true
 }
 
-/// Whether all that read `value` give what they gave where it has another float type: they say what they store, view it for others of which
-/// that is true, or have results whose types do not follow that operand. Others (CumSum) store what they read, and so does an output.
+/// Whether all that read `value` give what they gave where it has another float type: they say what they store, view it
+/// for others of which that is true, or have results whose types do not follow that operand. Others (CumSum) store what
+/// they read, and so does an output.
 fn may_become(graph: &Graph, value: ValueId, dtype: DType, gone: &Gone) -> bool {
     graph.users(value).iter().all(|(user, _)| stays_typed(graph, *user, value, dtype, gone))
 }

@@ -248,7 +248,8 @@ impl Scored {
     }
 
     pub fn cost(&self, formats: &[Format]) -> f64 {
-        formats.iter().enumerate().filter_map(|(g, f)| self.choice(g, *f)).map(|c| c.cost).sum()
+        // The sum of no floats is -0.
+        formats.iter().enumerate().filter_map(|(g, f)| self.choice(g, *f)).map(|c| c.cost).sum::<f64>() + 0.0
     }
 
     /// The best assignment whose plan fits `available` bytes; `None` where even the solver's smallest does not.

@@ -1,9 +1,10 @@
 //! Cancels casts that undo each other.
 //!
-//! Looks for a Cast or `store` between float types whose operand is such a node. Where the first one widened, the second reads its operand directly;
-//! a `store` to the type one started from goes away altogether. Equal because widening is exact, so that the second rounds the same values. Refuses
-//! where the first narrowed, or went from a type to itself: what it rounded away does not come back. Such a Cast stays too, for the type may be how a format
-//! stores the value, and not what the model made of it.
+//! Looks for a Cast or `store` between float types whose operand is such a node. Where the first one widened, the
+//! second reads its operand directly; a `store` to the type one started from goes away altogether. Equal because
+//! widening is exact, so that the second rounds the same values. Refuses where the first narrowed, or went from a type
+//! to itself: what it rounded away does not come back. Such a Cast stays too, for the type may be how a format stores
+//! the value, and not what the model made of it.
 
 use super::{Context, Pass, PassError, at};
 use crate::ir::{Edit, Graph, NodeId, OpError, Patch, ValueId};

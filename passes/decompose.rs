@@ -1,9 +1,10 @@
 //! Writes every operator as core operators: from here on the graph is of the level `core`.
 //!
-//! Looks for operators that have an expansion and puts it in their place, again until only core operators are left. Equal because the expansion
-//! is the operator's definition. An operator without expansion that may not stand at the core level is an error that names the node. One whose
-//! expansion needs sizes that change between runs becomes `deferred`, as do recurrent layers of more steps than are written out. Where the settings say
-//! so, `check_indices` goes.
+//! Looks for operators that have an expansion and puts it in their place, again until only core operators are left.
+//! Equal because the expansion is the operator's definition. An operator without expansion that may not stand at the
+//! core level is an error that names the node. One whose expansion needs sizes that change between runs becomes
+//! `deferred`, as do recurrent layers of more steps than are written out. Where the settings say so, `check_indices`
+//! goes.
 
 use super::{Context, Pass, PassError, at};
 use crate::ir::{CORE, Edit, Expand, Graph, Level, NodeId, OpError, Patch, Val};
@@ -62,7 +63,8 @@ impl Pass for Decompose {
     }
 }
 
-/// What stands in the place of a check in a program without checks: nothing where only rows are gathered by the indices, since that clamps them.
+/// What stands in the place of a check in a program without checks: nothing where only rows are gathered by the
+/// indices, since that clamps them.
 fn uncheck(graph: &Graph, edit: &mut Edit<'_>, id: NodeId) -> Result<Val, OpError> {
     let operands = graph.operands(id);
     let reads_rows =

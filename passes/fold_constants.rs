@@ -1,9 +1,11 @@
 //! Computes what depends on constants alone.
 //!
-//! Looks for operators all of whose operands are constants, computes them on the CPU reference and puts a constant in their place. Equal because
-//! the reference defines the operator. Refuses dequantization, since its constant is what quantization saved, and likewise the widening
-//! of weights; a transposed weight that is also used as it is, since that would store it twice, where it is large or products read it; results over the
-//! larger of 64 MiB and twice the operands; and whatever would let all results together exceed theirs by more than the graph's constants have, or 1 GiB.
+//! Looks for operators all of whose operands are constants, computes them on the CPU reference and puts a constant in
+//! their place. Equal because the reference defines the operator. Refuses dequantization, since its constant is what
+//! quantization saved, and likewise the widening of weights; a transposed weight that is also used as it is, since that
+//! would store it twice, where it is large or products read it; results over the larger of 64 MiB and twice the
+//! operands; and whatever would let all results together exceed theirs by more than the graph's constants have, or 1
+//! GiB.
 
 use super::packed_rows::is_transposition;
 use super::pattern::float_cast;
@@ -17,10 +19,11 @@ pub struct FoldConstants;
 
 /// Results up to this size are always folded, in bytes.
 const SMALL_BYTES: u64 = 64 << 20;
-/// How much all results together may exceed their operands, in bytes, where the graph's constants have less: a small file can hold any number of
-/// nodes that each make a little, or twice what they are given.
+/// How much all results together may exceed their operands, in bytes, where the graph's constants have less: a small
+/// file can hold any number of nodes that each make a little, or twice what they are given.
 const GROWTH_BYTES: u64 = 1 << 30;
-/// A copy of a shared weight above this size is not worth its bytes, whoever reads it; products read the rows as they are at no cost.
+/// A copy of a shared weight above this size is not worth its bytes, whoever reads it; products read the rows as they
+/// are at no cost.
 const SHARED_BYTES: u64 = 64 << 10;
 
 impl Pass for FoldConstants {
@@ -124,7 +127,8 @@ fn bytes(graph: &Graph, id: NodeId) -> (u64, u64) {
     (given, made)
 }
 
-/// Whether a node widens a matrix for readers that take it as it is stored: products, perhaps of its transposition, look-ups, and the joining of rows.
+/// Whether a node widens a matrix for readers that take it as it is stored: products, perhaps of its transposition,
+/// look-ups, and the joining of rows.
 fn widens_weights(graph: &Graph, id: NodeId) -> bool {
     let Some(source) = float_cast(graph, id) else { return false };
     let (from, to) = (graph.ty(source), graph.ty(id.out(0)));

@@ -1,17 +1,18 @@
 //! Fuses: from here on every operator is one kernel, and the graph is of the level `kernel`.
 //!
-//! Looks, from the outputs back, for an operator all of whose consumers are in one group and whose result has the group's shape. A pointwise
-//! operator is written into the group's expression; another becomes the group's anchor, whose epilogue the expression is, where the group has none
-//! yet. Equal because each element of the group's result depends on the same element of each member. Refuses where a member is an output of the
-//! graph, where the kernel would read more buffers than the target binds, or where its expression grows too large. Which operators end up together depends
-//! on shapes, uses and target, never on formats, so that precision can be assigned before.
+//! Looks, from the outputs back, for an operator all of whose consumers are in one group and whose result has the
+//! group's shape. A pointwise operator is written into the group's expression; another becomes the group's anchor,
+//! whose epilogue the expression is, where the group has none yet. Equal because each element of the group's result
+//! depends on the same element of each member. Refuses where a member is an output of the graph, where the kernel would
+//! read more buffers than the target binds, or where its expression grows too large. Which operators end up together
+//! depends on shapes, uses and target, never on formats, so that precision can be assigned before.
 
 use super::{Context, Pass, PassError, at};
 use crate::ir::{
     Attr, Attrs, Class, Edit, Expr, Format, Graph, Level, NodeId, Op, OpError, Operand, Patch, TensorType, Val, ValueId,
 };
 use crate::ops::{check_indices, pointwise};
-use crate::plan::kernels::max_operands;
+use crate::plan::kernels::{has_doubles, max_operands};
 use crate::target::Target;
 use std::collections::BTreeMap;
 
@@ -85,9 +86,9 @@ impl Pass for Fuse {
     }
 }
 
-/// How many buffers of its own operands one dispatch of an operator reads: of a matrix in parts, one part. A matrix that a binding may not span is read
-/// in slices, and if it is packed, the scales of a slice are a buffer of their own. Whether it will be packed is not known yet, nor asked: what is fused
-/// does not depend on formats.
+/// How many buffers of its own operands one dispatch of an operator reads: of a matrix in parts, one part. A matrix
+/// that a binding may not span is read in slices, and if it is packed, the scales of a slice are a buffer of their own.
+/// Whether it will be packed is not known yet, nor asked: what is fused does not depend on formats.
 fn n_buffers(graph: &Graph, op: &Op, operands: &[ValueId], target: &Target) -> usize {
     if op.is(&check_indices::DEF) {
         // It notes what it finds in a buffer of its own.
@@ -126,7 +127,8 @@ struct Group {
     root: NodeId,
     /// All members, the last first.
     members: Vec<NodeId>,
-    /// The operator before the expression; its own operands are `own`, its result is operand `args[0]` of the expression.
+    /// The operator before the expression; its own operands are `own`, its result is operand `args[0]` of the
+    /// expression.
     anchor: Option<NodeId>,
     own: Vec<ValueId>,
     /// What is computed of `args`; `None` where the root is the anchor.
@@ -162,6 +164,10 @@ impl Group {
         };
         let value = id.out(0);
         let shape = &graph.ty(self.root.out(0)).shape;
+        if has_doubles(graph, id) || has_doubles(graph, self.root) {
+            // In a kernel's expression it would be f32.
+            return refuse("f64 is computed on the host".to_owned());
+        }
         if graph.ty(value).dtype.is_minifloat() {
             return refuse(format!("it rounds to {}", graph.ty(value).dtype));
         }

@@ -5,13 +5,12 @@
 //! DequantizeLinear by blocks (opset 21), transposed or reshaped where the operator wants another layout; activations to be quantized
 //! go through `dynamic_quantize` and DequantizeLinear. The parts of a split matrix are constants of their own, joined by a Concat. Other constants are
 //! narrowed where they are large and f16 holds them. An output of the graph is stored as the model has it. A Cast stays: it is a conversion that the
-//! model asks for. Refuses nothing: a node without format keeps its types.
+//! model asks for. Refuses nothing: a node without format keeps its types, and f64 is f64 under every format.
 
 use super::{Context, Pass, PassError, Stage, at};
 use crate::ir::packed::{Granularity, Packing, ScaleType, unpack};
 use crate::ir::{
-    Activations, Attr, Attrs, DType, Edit, Format, Graph, Op, OpError, Patch, Tensor, TensorError, Val, ValueId,
-    Weights,
+    Activations, Attr, Attrs, DType, Edit, Format, Graph, Op, OpError, Patch, Tensor, Val, ValueId, Weights,
 };
 use crate::ops::quant_search::{choose_scale_type, quantize};
 use crate::ops::{self, weights};
@@ -103,11 +102,14 @@ impl Work<'_> {
                     }
                 }
             }
-            self.read(&op, &mut operands, stored)?;
+            // An output is computed in the type in which the model has it.
+            let is_f32 = |out: usize| self.graph.is_output(id.out(out)) && node.outputs[out].ty.dtype == DType::F32;
+            let computed = if (0..node.outputs.len()).any(is_f32) { DType::F32 } else { stored };
+            self.read(&op, &mut operands, stored, computed)?;
         }
         let unchanged = old.iter().zip(&operands).all(|(old, new)| old.map(Val::Old) == *new);
         let wanted = node.format.map(|f| f.activations.stored());
-        let right = |dtype: DType| !dtype.is_float() || wanted.is_none_or(|w| w == dtype);
+        let right = |dtype: DType| !is_plain(dtype) || wanted.is_none_or(|w| w == dtype);
         if unchanged && node.outputs.iter().all(|v| right(v.ty.dtype)) {
             return Ok(());
         }
@@ -127,9 +129,9 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Brings operands to types that the operator reads: large constants to f16 where that is `stored`, f64 and bf16 to f32, and all to f32 where that
-    /// is `stored`, or they differ and the operator wants one type.
-    fn read(&mut self, op: &Op, operands: &mut [Option<Val>], stored: DType) -> Result<(), OpError> {
+    /// Brings operands to types that the operator reads: large constants to f16 where that is `stored`, bf16 to f32, and all to f32 where that
+    /// is `computed`, or they differ and the operator wants one type.
+    fn read(&mut self, op: &Op, operands: &mut [Option<Val>], stored: DType, computed: DType) -> Result<(), OpError> {
         let mut slots = Vec::new();
         for (slot, operand) in operands.iter_mut().enumerate() {
             let Some(val) = operand.filter(|val| self.is_plain(*val) && !keeps_type(op, slot)) else { continue };
@@ -138,14 +140,14 @@ impl Work<'_> {
                 && self.graph.constant(value).is_some_and(weights::narrows)
             {
                 *operand = Some(self.narrow(value)?);
-            } else if matches!(self.edit.ty(val).dtype, DType::F64 | DType::BF16) {
+            } else if self.edit.ty(val).dtype == DType::BF16 {
                 *operand = Some(self.stored(val, DType::F32)?);
             }
             slots.push(slot);
         }
         let types: Vec<DType> = slots.iter().filter_map(|s| Some(self.edit.ty(operands[*s]?).dtype)).collect();
         let agree = ops::reads_mixed(op.def) || types.iter().all(|dtype| Some(dtype) == types.first());
-        if agree && (stored == DType::F16 || !types.contains(&DType::F16)) {
+        if agree && (computed == DType::F16 || !types.contains(&DType::F16)) {
             return Ok(());
         }
         for slot in slots {
@@ -156,10 +158,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Whether a value is of floats of at least 16 bits.
     fn is_plain(&self, val: Val) -> bool {
-        let dtype = self.edit.ty(val).dtype;
-        dtype.is_float() && !dtype.is_minifloat()
+        is_plain(self.edit.ty(val).dtype)
     }
 
     /// The value kept as another type.
@@ -175,14 +175,6 @@ impl Work<'_> {
         }
         if let Some(&stored) = self.stores.get(&(val, to)) {
             return Ok(stored);
-        }
-        if let Some(tensor) = self.edit.constant(val).cloned()
-            && matches!(tensor.to_f32s(), Err(TensorError::BeyondF32 { .. }))
-        {
-            let bounded = Tensor::from_f32s(to, &tensor.dims(), &tensor.to_bounded_f32s()?)?;
-            let bounded = self.edit.add_named_const(&format!("{name}.{to}"), bounded);
-            self.stores.insert((val, to), bounded);
-            return Ok(bounded);
         }
         let stored = ops::store::add(&mut self.edit, val, to)?;
         self.edit.set_name(stored, &format!("{name}.{to}"));
@@ -221,7 +213,7 @@ impl Work<'_> {
         let narrow = self.narrow(found.value)?;
         let name = self.edit.name(narrow).to_owned();
         let widened = self.stored(narrow, stored)?;
-        if found.layout == found.wanted { Ok(widened) } else { self.transposed(widened, &format!("{name}.t")) }
+        self.turned(widened, found, &format!("{name}.t"))
     }
 
     /// A constant as f16.
@@ -319,20 +311,36 @@ impl Work<'_> {
         match found.wanted {
             weights::Layout::Rows => Ok(plain),
             weights::Layout::Columns => self.transposed(plain, &format!("{name}.t")),
-            weights::Layout::Filters => {
+            weights::Layout::Filters | weights::Layout::FiltersLast => {
                 let dims: Vec<i64> = self.graph.ty(found.value).shape.0.iter().filter_map(|d| d.known()).collect();
                 let shape = self
                     .edit
                     .add_named_const(&format!("{name}.shape"), Tensor::from_i64s(DType::I64, &[dims.len()], &dims)?);
                 let def = ops::registry().by_onnx("Reshape").ok_or_else(|| OpError::unsupported("Reshape"))?;
-                self.add_named(def, Attrs::new(), &[plain, shape], &format!("{name}.r"))
+                let filters = self.add_named(def, Attrs::new(), &[plain, shape], &format!("{name}.r"))?;
+                self.turned(filters, found, &format!("{name}.t"))
             }
         }
     }
 
+    /// Weights that lie as their constant does, as the operator reads them.
+    fn turned(&mut self, val: Val, found: &weights::Weights, name: &str) -> Result<Val, OpError> {
+        match (found.layout, found.wanted) {
+            (own, wanted) if own == wanted => Ok(val),
+            (weights::Layout::FiltersLast, _) => {
+                self.permuted(val, &ops::layout::TO_NCHW.map(|axis| axis as i64), name)
+            }
+            _ => self.transposed(val, name),
+        }
+    }
+
     fn transposed(&mut self, matrix: Val, name: &str) -> Result<Val, OpError> {
-        let def = ops::registry().by_onnx("Transpose").ok_or_else(|| OpError::unsupported("Transpose"))?;
-        self.add_named(def, Attrs::new().with_ints("perm", [1, 0]), &[matrix], name)
+        self.permuted(matrix, &[1, 0], name)
+    }
+
+    fn permuted(&mut self, val: Val, perm: &[i64], name: &str) -> Result<Val, OpError> {
+        let attrs = Attrs::new().with_ints("perm", perm.iter().copied());
+        self.add_named(&ops::movement::TRANSPOSE, attrs, &[val], name)
     }
 
     fn add_named(
@@ -346,6 +354,11 @@ impl Work<'_> {
         self.edit.set_name(val, name);
         Ok(val)
     }
+}
+
+/// Whether formats say how floats of this type are stored: those of 16 and 32 bits.
+fn is_plain(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
 }
 
 /// Operands whose float type is no activation: scales and thresholds that operators want in f32 whatever else they compute, and what an operator
@@ -426,15 +439,9 @@ mod tests {
     }
 
     #[test]
-    fn double_weights_are_narrowed_too() {
+    fn doubles_stay_doubles() {
         let double = product(" @w16a32").replace(" : f32[4,2]", " : f64[4,2]").replace("f32[1,", "f64[1,");
-        let after = check("insert_qdq", &double, "narrow_double");
-        assert!(
-            after
-                .order()
-                .into_iter()
-                .any(|id| after.node(id).constant().is_some_and(|t| t.dims() == [4, 2] && t.dtype() == DType::F16))
-        );
+        assert_eq!(check("insert_qdq", &double, "refuses_double"), read(&double));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Writes what is left of QuantizeLinear and DequantizeLinear as arithmetic.
 //!
-//! Looks for both, after `lower_quantized` took those that kernels read packed. A DequantizeLinear of constants becomes the constant that it is; any
-//! other becomes one `pointwise`, scales and zero points broadcast along their axis or over their blocks. Equal by the definition of ONNX, opset 21.
-//! Refuses blocks that do not divide their axis, and codes that are floats: these run on the host.
+//! Looks for both, after `lower_quantized` took those that kernels read packed. A DequantizeLinear of constants becomes
+//! the constant that it is; any other becomes one `pointwise`, scales and zero points broadcast along their axis or
+//! over their blocks. Equal by the definition of ONNX, opset 21. Refuses blocks that do not divide their axis, and
+//! codes that are floats: these run on the host.
 
 use super::{Context, Pass, PassError, at};
 use crate::ir::{Edit, Expand, Graph, Patch, Tensor, Val};

@@ -11,7 +11,6 @@ use super::packed_rows::{Rows, is_transposition};
 use super::{Context, Pass, PassError, at};
 use crate::ir::{Attr, Attrs, Edit, Graph, NodeId, Op, OpError, Patch, Tensor, Val, ValueId};
 use crate::ops;
-use crate::plan::kernels;
 use crate::target::Target;
 use std::collections::BTreeMap;
 
@@ -137,7 +136,7 @@ fn rows_of(graph: &Graph, weights: ValueId, op: &Op, target: &Target) -> Result<
         let users = graph.users(weights);
         users.iter().all(|&(user, slot)| slot == 1 && graph.node(user).op().is_some_and(is_product))
     };
-    if !is_large && !(!kernels::is_cpu(target) && of_products()) {
+    if !is_large && (target.is_cpu() || !of_products()) {
         return Ok(None);
     }
     let &[k, n] = &tensor.dims()[..] else { return Ok(None) };
@@ -165,8 +164,8 @@ enum Part {
     Quantized(Rows),
 }
 
-/// The DequantizeLinear behind the weights; several, perhaps with plain constants between them, where a matrix is put together of rows that are
-/// stored in different ways.
+/// The DequantizeLinear behind the weights; several, perhaps with plain constants between them, where a matrix is put
+/// together of rows that are stored in different ways.
 fn parts(graph: &Graph, weights: ValueId, op: &Op, slot: usize) -> Option<Vec<Part>> {
     if let Some(rows) = Rows::of(graph, weights, op, slot) {
         return Some(vec![Part::Quantized(rows)]);
@@ -200,8 +199,8 @@ fn reshape(graph: &Graph, value: ValueId) -> Option<&Op> {
     graph.node(value.node).op().filter(|op| op.is(&ops::reshape::DEF))
 }
 
-/// The x and the granularity behind a DequantizeLinear of `dynamic_quantize`, between which and the operator there may be a reshape that leaves
-/// every row a row.
+/// The x and the granularity behind a DequantizeLinear of `dynamic_quantize`, between which and the operator there may
+/// be a reshape that leaves every row a row.
 fn dynamic(graph: &Graph, value: ValueId) -> Option<(ValueId, String)> {
     if reshape(graph, value).is_some() {
         let source = graph.operands(value.node).first().copied().flatten()?;

@@ -1,7 +1,7 @@
 //! Makes one of nodes that compute the same (common subexpressions).
 //!
-//! Looks for nodes of one operator with equal attributes, format and operands, and for equal constants; the first in order stays. Equal because
-//! operators are functions; those that are not (random ones) are refused.
+//! Looks for nodes of one operator with equal attributes, format and operands, and for equal constants; the first in
+//! order stays. Equal because operators are functions; those that are not (random ones) are refused.
 
 use super::{Context, Pass, PassError};
 use crate::ir::{Edit, Graph, NodeKind, Patch, ValueId};

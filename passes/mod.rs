@@ -1,12 +1,14 @@
 //! Passes: each a rewrite of the graph, one file each, and the one list of them.
 //!
-//! A pass looks at a graph and gives an edit. The runner applies it, verifies, times and dumps around it, so that a pass holds only its idea.
+//! A pass looks at a graph and gives an edit. The runner applies it, verifies, times and dumps around it, so that a
+//! pass holds only its idea.
 
 pub mod absorb_casts;
 pub mod assign_precision;
 mod assignment;
 pub mod cancel_qdq;
 mod candidates;
+pub mod channels_last;
 pub mod decompose;
 mod explain;
 pub mod fold_constants;
@@ -16,6 +18,7 @@ pub mod lower_attention;
 pub mod lower_qdq;
 pub mod lower_quantized;
 pub mod merge_duplicates;
+pub mod order_filters;
 mod packed_rows;
 mod pattern;
 mod pipeline;
@@ -56,7 +59,8 @@ pub trait Pass: Send + Sync {
         false
     }
 
-    /// What it is to the formats of a program. Passes of a toolchain's own are rewrites, or what those are that they replace.
+    /// What it is to the formats of a program. Passes of a toolchain's own are rewrites, or what those are that they
+    /// replace.
     fn stage(&self) -> Stage {
         Stage::Rewrite
     }
@@ -85,7 +89,8 @@ pub struct Context<'a> {
     pub certificate: Option<Certificate>,
     /// Why each node has its format, by name, once `assign_precision` ran.
     pub reasons: std::collections::BTreeMap<String, String>,
-    /// How long the solver took. Kept out of the certificate, which is part of the program and so must not depend on the clock.
+    /// How long the solver took. Kept out of the certificate, which is part of the program and so must not depend on
+    /// the clock.
     pub solve_time: std::time::Duration,
     /// What `assign_precision` found the plan's figures to be.
     pub forecast: Option<crate::plan::Forecast>,
@@ -198,11 +203,13 @@ list_passes! {
     remove_identities: RemoveIdentities,
     recognize_composites: RecognizeComposites,
     sum_filled: SumFilled,
+    order_filters: OrderFilters,
     assign_precision: AssignPrecision,
     insert_qdq: InsertQdq,
     cancel_qdq: CancelQdq,
     decompose: Decompose,
     absorb_casts: AbsorbCasts,
+    channels_last: ChannelsLast,
     lower_attention: LowerAttention,
     lower_quantized: LowerQuantized,
     lower_qdq: LowerQdq,
@@ -217,6 +224,7 @@ pub const DEFAULT: &[&str] = &[
     "merge_duplicates",
     "sum_filled",
     "recognize_composites",
+    "order_filters",
     "assign_precision",
     "insert_qdq",
     "fold_constants",
@@ -227,6 +235,7 @@ pub const DEFAULT: &[&str] = &[
     "fold_constants",
     "absorb_casts",
     "lower_attention",
+    "channels_last",
     "lower_quantized",
     "lower_qdq",
     "merge_duplicates",

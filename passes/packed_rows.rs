@@ -1,9 +1,11 @@
-//! Constant weights behind a DequantizeLinear as one packed matrix of rows, whoever quantized them and however they lie.
+//! Constant weights behind a DequantizeLinear as one packed matrix of rows, whoever quantized them and however they
+//! lie.
 //!
-//! Between the DequantizeLinear and the operator there may be views (`strided`, `reshape`) and casts of floats. The codes are read through them in
-//! the order in which the operator wants rows, so that a scale along any axis but the reduction's is one a row, and one in blocks of the reduction
-//! axis one a block. Unsigned codes become signed ones less 128 (or 8), exactly, and their zero points with them. Zero points that no shift of the
-//! codes removes stay beside the scales ([`ScaleType::with_zeros`]).
+//! Between the DequantizeLinear and the operator there may be views (`strided`, `reshape`) and casts of floats. The
+//! codes are read through them in the order in which the operator wants rows, so that a scale along any axis but the
+//! reduction's is one a row, and one in blocks of the reduction axis one a block. Unsigned codes become signed ones
+//! less 128 (or 8), exactly, and their zero points with them. Zero points that no shift of the codes removes stay
+//! beside the scales ([`ScaleType::with_zeros`]).
 
 use super::pattern::float_cast;
 use crate::ir::packed::{Granularity, Packing, ScaleType, pack_with_zeros};
@@ -28,7 +30,8 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// The weights that a use of `op` reads in operand `slot`; `None` where they are no DequantizeLinear of constants, or no matrix.
+    /// The weights that a use of `op` reads in operand `slot`; `None` where they are no DequantizeLinear of constants,
+    /// or no matrix.
     pub(super) fn of(graph: &Graph, weights: ValueId, op: &Op, slot: usize) -> Option<Rows> {
         let (mut at, mut reorders) = (weights, false);
         while !is_dequantize(graph, at) {
@@ -181,7 +184,8 @@ impl Rows {
 
 /// Which scale of a DequantizeLinear goes with a code: ONNX, opset 21.
 struct ScaleOf {
-    /// Size of the axis that has scales, elements between two indices of it, codes of it that share a scale; all of the tensor where `None`.
+    /// Size of the axis that has scales, elements between two indices of it, codes of it that share a scale; all of the
+    /// tensor where `None`.
     axis: Option<(usize, usize, usize)>,
 }
 

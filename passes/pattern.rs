@@ -53,7 +53,7 @@ pub(super) fn scalar(graph: &Graph, value: ValueId) -> Option<f32> {
 }
 
 /// The operand of a node that only says in which float type its value is stored: a `store`, a Cast to a type that holds all of the operand's, or what
-/// they decompose to. Another Cast rounds, which is part of its expression.
+/// they decompose to. Another Cast rounds, which is part of its expression; so does one from or to f64, in which others compute what reads it.
 pub(super) fn float_cast(graph: &Graph, id: NodeId) -> Option<ValueId> {
     let node = graph.node(id);
     let op = node.op()?;
@@ -64,6 +64,6 @@ pub(super) fn float_cast(graph: &Graph, id: NodeId) -> Option<ValueId> {
         "cast" => to.holds(graph.ty(operand).dtype),
         _ => op.attrs.expr("expr") == Some(&Expr::Arg(0)),
     };
-    let is_plain = |dtype: DType| dtype.is_float() && !dtype.is_minifloat();
+    let is_plain = |dtype: DType| dtype.is_float() && !dtype.is_minifloat() && dtype != DType::F64;
     (copies && is_plain(graph.ty(operand).dtype) && is_plain(to)).then_some(operand)
 }

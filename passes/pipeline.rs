@@ -1,7 +1,7 @@
 //! The pass manager: runs passes in order; names, applies, verifies, times and dumps each.
 
 use super::{Context, DEFAULT, Explain, Pass, PassError, Settings, Stage, assign_precision, by_name};
-use crate::ir::{Edit, Faults, Format, Graph, Patch};
+use crate::ir::{Edit, Faults, Format, Graph, Level, Patch};
 use crate::target::Target;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -75,6 +75,8 @@ pub enum PipelineError {
     Absent { name: String, change: &'static str, passes: Vec<String> },
     #[error("{pass}: {source}")]
     Pass { pass: String, source: PassError },
+    #[error("{pass} takes a graph of level {wanted}, and this one is of level {given}: run decompose before it")]
+    Level { pass: String, given: Level, wanted: Level },
     #[error("a bug in pass {pass}, please report it: the graph it left has {faults}")]
     Broken { pass: String, faults: Faults },
 }
@@ -216,10 +218,18 @@ impl Pipeline {
             }
             let start = Instant::now();
             let before = (slot.is_own && i < n_before).then(|| formats(graph));
+            let level = graph.level;
             let changed = run_one(pass, graph, &mut context)?;
             timings.push(Timing { pass: pass.name().to_owned(), time: start.elapsed(), changed });
             if changed {
-                graph.verify().map_err(|faults| PipelineError::Broken { pass: pass.name().to_owned(), faults })?;
+                let pass = || pass.name().to_owned();
+                graph.verify().map_err(|faults| match (level, graph.level) {
+                    // Nothing was brought to the level between.
+                    (given @ Level::Onnx, Level::Kernel) => {
+                        PipelineError::Level { pass: pass(), given, wanted: Level::Core }
+                    }
+                    _ => PipelineError::Broken { pass: pass(), faults },
+                })?;
             }
             if let Some(before) = before.filter(|_| changed) {
                 for (name, _) in formats(graph).into_iter().filter(|(name, format)| before.get(name) != Some(format)) {

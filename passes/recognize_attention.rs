@@ -1,9 +1,10 @@
 //! Attention and rotary embedding as exporters write them out: patterns of `recognize_composites`.
 //!
-//! Looks for `softmax(q x k^T * scale + mask) x v` over operands of four axes, the scale before or after the product, k a transposed value, heads
-//! that are repeated for k and v or not (Attention, opset 25, which sums the same products), and for `x * cos + rotated(x) * sin` where
-//! `rotated(x)` is `concat(-x[n/2..], x[..n/2])` and both halves of cos and sin are equal (RotaryEmbedding, opset 23: the definition). Refuses
-//! where the scores or what comes of them is read by others too: they would be computed twice.
+//! Looks for `softmax(q x k^T * scale + mask) x v` over operands of four axes, the scale before or after the product, k
+//! a transposed value, heads that are repeated for k and v or not (Attention, opset 25, which sums the same products),
+//! and for `x * cos + rotated(x) * sin` where `rotated(x)` is `concat(-x[n/2..], x[..n/2])` and both halves of cos and
+//! sin are equal (RotaryEmbedding, opset 23: the definition). Refuses where the scores or what comes of them is read by
+//! others too: they would be computed twice.
 
 use super::Context;
 use super::pattern::{Match, producer, scalar};
@@ -245,7 +246,8 @@ fn slice_of_last(graph: &Graph, value: ValueId) -> Option<(ValueId, (i64, i64))>
 }
 
 impl Halves {
-    /// Half of a table `[b, 1, s, n]` whose halves along the last axis are equal, as `[b, s, n / 2]`; `None` where they are not known to be.
+    /// Half of a table `[b, 1, s, n]` whose halves along the last axis are equal, as `[b, s, n / 2]`; `None` where they
+    /// are not known to be.
     fn of(&mut self, edit: &mut Edit<'_>, table: ValueId) -> Result<Option<Val>, OpError> {
         if let Some(known) = self.0.get(&table) {
             return Ok(*known);
@@ -310,7 +312,8 @@ fn half_of_constant(tensor: &Tensor) -> Result<Option<Tensor>, OpError> {
 mod tests {
     use crate::passes::testing::{check, read};
 
-    /// Attention written out over q `f32[1,4,3,8]`, k and v of 2 heads that are repeated; what the softmax reads is `%{scores}`.
+    /// Attention written out over q `f32[1,4,3,8]`, k and v of 2 heads that are repeated; what the softmax reads is
+    /// `%{scores}`.
     fn attention(scores: &str, outputs: &str) -> String {
         format!(
             "graph g onnx

@@ -1,12 +1,12 @@
-//! Names what exporters wrote out: GELU, SiLU, LayerNormalization, RMSNormalization, attention and rotary embedding become one node each, which
-//! precision, reports and kernels then treat as one.
+//! Names what exporters wrote out: GELU, SiLU, LayerNormalization, RMSNormalization, attention and rotary embedding
+//! become one node each, which precision, reports and kernels then treat as one.
 //!
 //! Looks, from the last node of each, for
 //! `x * (erf(x / sqrt 2) + 1) * 0.5` in any order of the factors (Gelu), `x * sigmoid(x)` (Swish),
 //! `(x - mean x) / sqrt(mean (x - mean x)^2 + eps) * scale + bias` (LayerNormalization) and
-//! `x / sqrt(mean x^2 + eps) * scale` (RMSNormalization), both over the last axis. Equal by the definitions of ONNX opsets 17, 20, 23 and 24.
-//! Refuses where the reduction is over another axis, or where scale and bias are no constants over that axis. Attention and rotary embedding:
-//! `recognize_attention.rs`.
+//! `x / sqrt(mean x^2 + eps) * scale` (RMSNormalization), both over the last axis. Equal by the definitions of ONNX
+//! opsets 17, 20, 23 and 24. Refuses where the reduction is over another axis, or where scale and bias are no constants
+//! over that axis. Attention and rotary embedding: `recognize_attention.rs`.
 
 use super::pattern::{producer, scalar};
 use super::recognize_attention::{Halves, attention, rotary};

@@ -1,7 +1,7 @@
 //! Removes what no output needs.
 //!
-//! Looks for nodes from which no output can be reached, and removes them. Equal because nothing observes them. Inputs of the graph stay: they
-//! are its interface.
+//! Looks for nodes from which no output can be reached, and removes them. Equal because nothing observes them. Inputs
+//! of the graph stay: they are its interface.
 
 use super::{Context, Pass, PassError};
 use crate::ir::{Edit, Graph, Patch};

@@ -1,8 +1,9 @@
 //! Removes what only hands a value on.
 //!
-//! Looks for Identity, Dropout (inference), Cast to the type that the value has, or had before a Cast to a type that holds it, Reshape to its shape and
-//! a Transpose that moves no axis; consumers read the operand instead. Equal because the result is the operand. Refuses a Dropout whose mask is used,
-//! and Casts once nodes have formats, since types then say how values are stored.
+//! Looks for Identity, Dropout (inference), Cast to the type that the value has, or had before a Cast to a type that
+//! holds it, Reshape to its shape and a Transpose that moves no axis; consumers read the operand instead. Equal because
+//! the result is the operand. Refuses a Dropout whose mask is used, and Casts once nodes have formats, since types then
+//! say how values are stored.
 
 use super::{Context, Pass, PassError};
 use crate::ir::{Edit, Graph, NodeId, Patch, ValueId};

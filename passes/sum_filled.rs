@@ -1,8 +1,9 @@
 //! Sums rows instead of multiplying them with a matrix that holds one number throughout.
 //!
-//! Looks for a MatMul, or a Gemm that does not turn its left operand, whose right operand is a ConstantOfShape that was too large to become a constant.
-//! Equal because each element of a row of the product is the sum of the row of the left operand times that number; only the order of the sum differs.
-//! Refuses where a size is not known, and leaves constants alone: their data may be anything, and they can be packed.
+//! Looks for a MatMul, or a Gemm that does not turn its left operand, whose right operand is a ConstantOfShape that was
+//! too large to become a constant. Equal because each element of a row of the product is the sum of the row of the left
+//! operand times that number; only the order of the sum differs. Refuses where a size is not known, and leaves
+//! constants alone: their data may be anything, and they can be packed.
 
 use super::{Context, Pass, PassError, at};
 use crate::ir::{Attr, Attrs, DType, Edit, Graph, NodeId, NodeKind, Op, OpError, Patch, Tensor, Val, ValueId};

@@ -11,7 +11,8 @@ pub(crate) fn read(text: &str) -> Graph {
     graph
 }
 
-/// Runs one pass with default settings, verifies, runs it again without change, and holds the difference in `snapshots/<pass>/<case>.snap`.
+/// Runs one pass with default settings, verifies, runs it again without change, and holds the difference in
+/// `snapshots/<pass>/<case>.snap`.
 pub(crate) fn check(pass: &str, text: &str, case: &str) -> Graph {
     check_with(pass, read(text), case, &Settings::default())
 }

@@ -1,8 +1,9 @@
 //! Which values of a graph f16 is likely not to hold though it holds what is made of them, told by the graph alone.
 //!
-//! Two kinds. Powers that are summed: what exporters write for norms, variances and means of squares has squares, products and exponentials under a
-//! sum, and the sum before its root; the model's result fits, these need not. And masks: what is added before a softmax to take elements out, the
-//! least float or -1e9, whose sum with the scores must swallow them in a row that is masked throughout.
+//! Two kinds. Powers that are summed: what exporters write for norms, variances and means of squares has squares,
+//! products and exponentials under a sum, and the sum before its root; the model's result fits, these need not. And
+//! masks: what is added before a softmax to take elements out, the least float or -1e9, whose sum with the scores must
+//! swallow them in a row that is masked throughout.
 
 use super::pattern::scalar;
 use crate::ir::{Graph, NodeId, ValueId};
@@ -158,7 +159,8 @@ fn is_power(graph: &Graph, id: NodeId) -> bool {
     }
 }
 
-/// What sums of powers are added to on the way to a root or a logarithm: `|x|^2 + |y|^2 - 2 x y`, say, is small where its parts are large.
+/// What sums of powers are added to on the way to a root or a logarithm: `|x|^2 + |y|^2 - 2 x y`, say, is small where
+/// its parts are large.
 fn under_roots(graph: &Graph, found: &mut BTreeSet<NodeId>) {
     let order = graph.order();
     let is_root = |id: NodeId| match name(graph, id) {
@@ -206,7 +208,7 @@ fn masks(graph: &Graph, found: &mut BTreeSet<NodeId>) {
         }
     }
     let is_mask = |value: ValueId| {
-        let values = graph.constant(value).filter(|t| t.dtype().is_float()).map(|t| t.to_bounded_f32s());
+        let values = graph.constant(value).filter(|t| t.dtype().is_float()).map(|t| t.to_f32s());
         values.is_some_and(|all| all.is_ok_and(|all| all.iter().any(|v| v.is_finite() && v.abs() >= LEAST_MASK)))
     };
     for id in order.into_iter().filter(|id| summed.contains(id) && graph.ty(id.out(0)).dtype.is_float()) {
@@ -230,7 +232,8 @@ fn adds(graph: &Graph, id: NodeId) -> Option<Vec<ValueId>> {
     }
 }
 
-/// Whether all that is made of a value goes into a softmax, by way of sums, choices and views: its least values take elements out.
+/// Whether all that is made of a value goes into a softmax, by way of sums, choices and views: its least values take
+/// elements out.
 pub fn only_masks(graph: &Graph, value: ValueId) -> bool {
     let (mut open, mut seen, mut reaches) = (vec![value], BTreeSet::new(), false);
     while let Some(value) = open.pop() {

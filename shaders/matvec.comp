@@ -2,6 +2,7 @@
 // column split its reduction axis and meet in shared memory. Operands as in matmul.
 #include "common.glsl"
 #include "batch.glsl"
+#include "parts.glsl"
 #if TRANS_B
 // Neighbouring threads read neighbouring elements of one row of b.
 const uint LANES = 16u, COLUMNS = 8u;
@@ -9,6 +10,8 @@ const uint LANES = 16u, COLUMNS = 8u;
 const uint LANES = 4u, COLUMNS = 32u;
 #endif
 shared float s_sum[ROWS][128];
+// After turn `turn` of all lanes.
+#define END_PART(turn) if (((turn) / LANES + 1u) % PART == 0u) [[unroll]] for (uint r = 0u; r < ROWS; r++) { total[r] = added(total[r], acc[r], lost[r]); acc[r] = 0.0; }
 
 void main() {
     uint blocks = (p.n + COLUMNS - 1u) / COLUMNS;
@@ -22,8 +25,8 @@ void main() {
     uint column = t % COLUMNS, lane = t / COLUMNS;
 #endif
     uint n = g % blocks * COLUMNS + column;
-    float acc[ROWS];
-    [[unroll]] for (uint r = 0u; r < ROWS; r++) acc[r] = 0.0;
+    float acc[ROWS], total[ROWS], lost[ROWS];
+    [[unroll]] for (uint r = 0u; r < ROWS; r++) acc[r] = total[r] = lost[r] = 0.0;
     if (n < p.n) {
 #if PACKED_b
         const uint CODES = 32u / PACKED_b;
@@ -38,6 +41,7 @@ void main() {
                 [[unroll]] for (uint r = 0u; r < ROWS; r++) part[r] += r < p.m ? code * ld_a(a_base + r * p.k + k0 + c) : 0.0;
             }
             [[unroll]] for (uint r = 0u; r < ROWS; r++) acc[r] += part[r] * scale;
+            END_PART(k0 / CODES)
         }
 #else
         for (uint k = lane; k < p.k; k += LANES) {
@@ -47,10 +51,11 @@ void main() {
             float b = ld_b(b_base + k * p.n + n);
 #endif
             [[unroll]] for (uint r = 0u; r < ROWS; r++) acc[r] += r < p.m ? b * ld_a(a_base + r * p.k + k) : 0.0;
+            END_PART(k)
         }
 #endif
     }
-    [[unroll]] for (uint r = 0u; r < ROWS; r++) s_sum[r][t] = acc[r];
+    [[unroll]] for (uint r = 0u; r < ROWS; r++) s_sum[r][t] = added(total[r], acc[r], lost[r]);
     barrier();
     for (uint e = t; e < ROWS * COLUMNS; e += 128u) {
         uint r = e / COLUMNS, c = e % COLUMNS, out_n = g % blocks * COLUMNS + c;

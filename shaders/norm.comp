@@ -1,5 +1,5 @@
 // (x - mean) / sqrt(variance + epsilon) * scale + bias along rows of n elements; without the mean with RMS. In two passes, because the
-// difference of mean square and squared mean loses digits.
+// difference of mean square and squared mean loses digits; squares beyond f32 take a third.
 #include "common.glsl"
 #define ROW_T float
 #include "row.glsl"
@@ -10,16 +10,27 @@ void main() {
     uint base = row * p.n;
     float mean = 0.0;
 #if RMS == 0
-    EACH(i, row_lane(), p.n, LANES) mean += ld_x(base + i);
-    mean = join_lanes(JOIN_SUM, mean) / float(p.n);
+    Sum sum = no_sum();
+    EACH(i, row_lane(), p.n, LANES) add(sum, ld_x(base + i), i);
+    mean = sum_lanes(sum) / float(p.n);
 #endif
-    float square = 0.0;
+    Sum squares = no_sum();
     EACH(i, row_lane(), p.n, LANES) {
         float v = ld_x(base + i) - mean;
-        square += v * v;
+        add(squares, v * v, i);
     }
-    square = join_lanes(JOIN_SUM, square) / float(p.n);
-    float factor = 1.0 / sqrt(square + p.epsilon);
+    float square = sum_lanes(squares) / float(p.n), scale = 1.0;
+    if (square > 3.4028235e38) {
+        // Squares beyond f32: of values a power of two smaller.
+        scale = uintBitsToFloat(0x1f800000u);
+        squares = no_sum();
+        EACH(i, row_lane(), p.n, LANES) {
+            float v = (ld_x(base + i) - mean) * scale;
+            add(squares, v * v, i);
+        }
+        square = sum_lanes(squares) / float(p.n);
+    }
+    float factor = scale / sqrt(square + p.epsilon * scale * scale);
     EACH(i, row_lane(), p.n, LANES) {
         float v = (ld_x(base + i) - mean) * factor;
 #if HAS_scale

@@ -1,12 +1,14 @@
 // The maximum or the average over a window of each channel; padding is never a maximum.
 #include "common.glsl"
 #include "quotient.glsl"
+#include "parts.glsl"
 
 void main() {
     uint i = invocation();
     if (i >= p.n) return;
     uint ox = i % p.ow, oy = i / p.ow % p.oh, plane = i / p.ow / p.oh;
     float value = AVERAGE == 1 ? 0.0 : uintBitsToFloat(0xff800000u);
+    float total = 0.0, lost = 0.0;
     uint count = 0u, ky = 0u, kx = 0u, size = p.kh * p.kw;
     EACH(k, 0u, size, 1u) {
         int y = int(oy * p.sh + ky * p.dh) - int(p.pt), x = int(ox * p.sw + kx * p.dw) - int(p.pl);
@@ -15,6 +17,10 @@ void main() {
             count++;
 #if AVERAGE
             value += v;
+            if (count % PART == 0u) {
+                total = added(total, value, lost);
+                value = 0.0;
+            }
 #else
             value = larger(value, v);
 #endif
@@ -23,7 +29,7 @@ void main() {
         if (kx == p.kw) { kx = 0u; ky++; }
     }
 #if AVERAGE
-    value = quotient(value, float(COUNT_PAD == 1 ? size : max(count, 1u)));
+    value = quotient(added(total, value, lost), float(COUNT_PAD == 1 ? size : max(count, 1u)));
 #endif
     put(i, value);
 }

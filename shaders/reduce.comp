@@ -52,12 +52,17 @@ void main() {
     uint row = row_index();
     if (row >= p.n) return;
     uint base = kept(row);
-    const int how = KIND == 1 ? JOIN_SUM : KIND;
+#if KIND < 2
+    Sum sum = no_sum();
+    EACH(i, row_lane(), p.n_reduced, LANES) add(sum, ld_x(base + reduced(i)), i);
+    T_x value = sum_lanes(sum);
+#else
     T_x value = of_bits(p.start, p.start_high, ZERO(T_x));
     // Element 0 is joined to itself, so that a lane without elements has one.
-    if ((how != JOIN_SUM && how != JOIN_PROD) && p.n_reduced > 0u) value = ld_x(base + reduced(0u));
-    EACH(i, row_lane(), p.n_reduced, LANES) value = join(how, value, ld_x(base + reduced(i)));
-    value = join_lanes(how, value);
+    if (KIND != JOIN_PROD && p.n_reduced > 0u) value = ld_x(base + reduced(0u));
+    EACH(i, row_lane(), p.n_reduced, LANES) value = join(KIND, value, ld_x(base + reduced(i)));
+    value = join_lanes(KIND, value);
+#endif
 #if KIND == 1
 #ifdef U32_x
     // The sum wraps before it is divided.

@@ -27,19 +27,17 @@ void main() {
     square = row_sum(square) / float(p.n);
     float factor = 1.0 / sqrt(square + p.epsilon);
     [[unroll]] for (uint h = 0u; h < HELD; h++) {
-        uint c = column(h);
-        if (!is_row() || c >= p.n) continue;
         [[unroll]] for (uint e = 0u; e < WIDTH; e++) x[h][e] *= factor;
 #if HAS_scale
         float scale[WIDTH];
-        lds_scale(c, scale);
+        if (column(h) < p.n) lds_scale(column(h), scale);
         [[unroll]] for (uint e = 0u; e < WIDTH; e++) x[h][e] *= scale[e];
 #endif
 #if HAS_bias
         float bias[WIDTH];
-        lds_bias(c, bias);
+        if (column(h) < p.n) lds_bias(column(h), bias);
         [[unroll]] for (uint e = 0u; e < WIDTH; e++) x[h][e] += bias[e];
 #endif
-        puts(base + c, x[h]);
+        if (is_row() && column(h) < p.n) puts(base + column(h), x[h]);
     }
 }

@@ -6,12 +6,15 @@
 // Sums; of minima the negative is the maximum of negatives. A NaN is kept.
 #if KIND == 2
 #define NONE uintBitsToFloat(0xff800000u)
+#define NO_ELEMENT NONE
 #define JOIN(a, b) larger(a, b)
 #elif KIND == 3
 #define NONE uintBitsToFloat(0xff800000u)
+#define NO_ELEMENT -NONE
 #define JOIN(a, b) larger(a, -(b))
 #else
 #define NONE 0.0
+#define NO_ELEMENT NONE
 #define JOIN(a, b) (a + (b))
 #endif
 
@@ -20,9 +23,9 @@ void main() {
     uint row = row_index();
     float value = NONE;
     [[unroll]] for (uint h = 0u; h < HELD; h++) {
-        if (column(h) >= p.n) continue;
         float x[WIDTH];
-        lds_x(row * p.n + column(h), x);
+        [[unroll]] for (uint e = 0u; e < WIDTH; e++) x[e] = NO_ELEMENT;
+        if (column(h) < p.n) lds_x(row * p.n + column(h), x);
         [[unroll]] for (uint e = 0u; e < WIDTH; e++) value = JOIN(value, x[e]);
     }
 #if KIND == 0

@@ -11,9 +11,9 @@ void main() {
     float largest = LEAST;
     EACH(i, row_lane(), p.n, LANES) largest = join(JOIN_MAX, largest, ld_x(base + i * p.inner));
     largest = join_lanes(JOIN_MAX, largest);
-    float sum = 0.0;
-    EACH(i, row_lane(), p.n, LANES) sum += power(ld_x(base + i * p.inner) - largest);
-    sum = join_lanes(JOIN_SUM, sum);
+    Sum powers = no_sum();
+    EACH(i, row_lane(), p.n, LANES) add(powers, power(ld_x(base + i * p.inner) - largest), i);
+    float sum = sum_lanes(powers);
     EACH(i, row_lane(), p.n, LANES) {
         uint at = base + i * p.inner;
         float v = ld_x(at) - largest;

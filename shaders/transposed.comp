@@ -40,11 +40,11 @@ void main() {
     AXIS(p.bd0, p.bs0, p.bo0)
 #endif
     T_x v[WIDTH];
+    [[unroll]] for (uint e = 0u; e < WIDTH; e++) v[e] = ZERO(T_x);
     uint j = t % 32u * WIDTH;
     [[unroll]] for (uint turn = 0u; turn < 8u; turn++) {
         uint r = turn * 4u + t / 32u;
-        if (j0 + j >= p.nj || r0 + r >= p.nr) continue;
-        lds_x(uint(at + int(j0 + j) + int(r0 + r) * p.sr), v);
+        if (j0 + j < p.nj && r0 + r < p.nr) lds_x(uint(at + int(j0 + j) + int(r0 + r) * p.sr), v);
         [[unroll]] for (uint e = 0u; e < WIDTH; e++) s_tile[place(j + e, r)] = v[e];
     }
     barrier();
@@ -52,8 +52,7 @@ void main() {
     uint r = t % per_line * WIDTH;
     [[unroll]] for (uint turn = 0u; turn < 8u; turn++) {
         j = turn * 4u * WIDTH + t / per_line;
-        if (j0 + j >= p.nj || r0 + r >= p.nr) continue;
         [[unroll]] for (uint e = 0u; e < WIDTH; e++) v[e] = s_tile[place(j, r + e)];
-        puts(to + (j0 + j) * p.oj + r0 + r, v);
+        if (j0 + j < p.nj && r0 + r < p.nr) puts(to + (j0 + j) * p.oj + r0 + r, v);
     }
 }

@@ -5,6 +5,7 @@ pub mod cli;
 #[cfg(feature = "codegen")]
 pub mod codegen;
 pub mod diff;
+pub mod failure;
 pub mod import;
 pub mod ir;
 pub mod ops;

@@ -1,4 +1,5 @@
-//! Several at once: processes that write the same file and share the caches, threads that run one program, and programs that come and go on one device.
+//! Several at once: processes that write the same file and share the caches, threads that run one program, and programs
+//! that come and go on one device.
 
 #![cfg(all(feature = "cli", feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]

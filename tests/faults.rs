@@ -1,4 +1,5 @@
-//! Faults from outside, through the built program: the documented exit code or fallback, the reason named, no partial file, and the next run works.
+//! Faults from outside, through the built program: the documented exit code or fallback, the reason named, no partial
+//! file, and the next run works.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "the harness shows what a failed or long test says")]
@@ -173,8 +174,9 @@ fn too_little_memory_of_the_host_exits_with_6_and_leaves_no_file() {
             let what = format!("{} of {kib} KiB: {}, {}", args[0], out.status, text(&out.stderr));
             let codes: &[i32] = if args == on_device { &[0, 5, 6] } else { &[0, 6] };
             if args == on_device && matches!(out.status.signal(), Some(6 | 11)) {
-                // A driver in software compiles with malloc and LLVM: what it does not look at we cannot catch (ARCHITECTURE.md). lavapipe dies in
-                // vkCreateDevice, by SIGSEGV or, where it frees twice what it could not make, by SIGABRT.
+                // A driver in software compiles with malloc and LLVM: what it does not look at we cannot catch
+                // (ARCHITECTURE.md). lavapipe dies in vkCreateDevice, by SIGSEGV or, where it frees twice what it could
+                // not make, by SIGABRT.
                 eprintln!("the driver died with {kib} KiB");
                 assert_eq!(folder.names(), ["mlp.nyx"], "{what}");
                 continue;
@@ -340,7 +342,8 @@ fn an_interrupt_exits_with_130_and_leaves_no_partial_file() {
             for part in [0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0] {
                 let what = format!("{} at {part} of {takes:?}, {signal}", args[0]);
                 let status = interrupted(args, signal, takes.mul_f64(part));
-                // Before the handler is there, the signal itself ends the process; after the end of the work nothing is left to interrupt.
+                // Before the handler is there, the signal itself ends the process; after the end of the work nothing is
+                // left to interrupt.
                 assert!(
                     status.code() == Some(130) || status.signal() == Some(number) || status.success(),
                     "{what}: {status}"

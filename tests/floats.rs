@@ -1,5 +1,6 @@
-//! Casts that a model writes, and the range of f16: what a program computes under formats of f16 is what the model's nodes compute in f32, each
-//! result rounded once, also where an operator or what an exporter wrote for one has values between that f16 does not hold.
+//! Casts that a model writes, and the range of f16: what a program computes under formats of f16 is what the model's
+//! nodes compute in f32, each result rounded once, also where an operator or what an exporter wrote for one has values
+//! between that f16 does not hold.
 
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]

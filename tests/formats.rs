@@ -1,5 +1,5 @@
-//! Every format on every shipped target, compiled through the library; on every Vulkan device here the programs run and are held against nyxc's
-//! own CPU reference, and that against f32, while the validation layers watch.
+//! Every format on every shipped target, compiled through the library; on every Vulkan device here the programs run and
+//! are held against nyxc's own CPU reference, and that against f32, while the validation layers watch.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "the harness shows what a failed or long test says")]
@@ -26,7 +26,8 @@ fn program(graph: &Graph, format: Format, target: &Target) -> Result<Program, St
     compile(graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).map(|c| c.program).map_err(|e| e.to_string())
 }
 
-/// Values of mean 0 and deviation 1, near enough to normal, as pictures are after normalization: SplitMix64 (Steele et al. 2014), twelve numbers a value.
+/// Values of mean 0 and deviation 1, near enough to normal, as pictures are after normalization: SplitMix64 (Steele et
+/// al. 2014), twelve numbers a value.
 fn random(ty: &TensorType) -> Tensor {
     let dims = ty.shape.known().unwrap();
     let mut state = 7u64;
@@ -55,8 +56,9 @@ fn distance(given: &[Tensor], expected: &[Tensor]) -> f64 {
     given.iter().zip(expected).map(one).fold(0.0, |a, b| if b.is_nan() { b } else { a.max(b) })
 }
 
-/// How far a device may be from the CPU reference of the same program: sums differ in order, and halves round at every store. Where activations are
-/// quantized, one last bit of a sum can move a code by one, and each layer turns few moved codes into many: `a8` says how far that may lead.
+/// How far a device may be from the CPU reference of the same program: sums differ in order, and halves round at every
+/// store. Where activations are quantized, one last bit of a sum can move a code by one, and each layer turns few moved
+/// codes into many: `a8` says how far that may lead.
 fn device_bound(format: Format, a8: f64) -> f64 {
     match format.activations {
         Activations::F32 => 1e-4,

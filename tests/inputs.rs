@@ -1,5 +1,6 @@
-//! What a run is given: every array is used or refused, initializers that are inputs too are defaults, every element type travels both ways, and an index
-//! out of range ends the run with its node, its place and the range, on the CPU reference and on every Vulkan device alike.
+//! What a run is given: every array is used or refused, initializers that are inputs too are defaults, every element
+//! type travels both ways, and an index out of range ends the run with its node, its place and the range, on the CPU
+//! reference and on every Vulkan device alike.
 
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -146,7 +147,8 @@ fn constant_indices_out_of_range_are_found_while_compiling() {
     }
 }
 
-/// What picks or scatters by indices: the node, its last operand before the indices, their shape, and the range of each number of an index.
+/// What picks or scatters by indices: the node, its last operand before the indices, their shape, and the range of each
+/// number of an index.
 type IndexCase<'a> = (&'a str, &'a str, &'a [usize], &'a [(i64, i64)]);
 
 #[test]
@@ -244,7 +246,8 @@ fn every_operator_finds_the_first_index_out_of_range() {
     }
 }
 
-/// A size that changes between runs: the range is that of the run, and what waits for its sizes on the host says the same as the kernel.
+/// A size that changes between runs: the range is that of the run, and what waits for its sizes on the host says the
+/// same as the kernel.
 #[test]
 fn the_range_is_that_of_the_sizes_of_the_run() {
     for op in ["gather(%x, %i) {axis=0} : f32[3,2]", "gather_elements(%x, %i) {axis=0} : f32[3,2]"] {
@@ -272,7 +275,8 @@ fn the_range_is_that_of_the_sizes_of_the_run() {
     }
 }
 
-/// Thousands of indices, over many workgroups, of which many are out of range: the first is named, whichever invocation came first.
+/// Thousands of indices, over many workgroups, of which many are out of range: the first is named, whichever invocation
+/// came first.
 #[test]
 fn the_first_of_many_is_named_each_time() {
     let n = 40_000;

@@ -1,4 +1,4 @@
-//! The layering: which module may name which, held against every `crate::` path outside tests.
+//! The layering: which module may name which, held against every `crate::` path outside tests; and how wide lines are.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -18,7 +18,14 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("runtime", &["ir", "target", "program"]),
     ("diff", &["ir", "program"]),
     ("session", &["ir", "target", "ops", "program", "import", "plan", "passes", "codegen", "runtime", "diff"]),
-    ("cli", &["ir", "target", "ops", "program", "import", "plan", "passes", "codegen", "runtime", "diff", "session"]),
+    ("failure", &["ir", "program", "import", "passes", "runtime", "session"]),
+    (
+        "cli",
+        &[
+            "ir", "target", "ops", "program", "import", "plan", "passes", "codegen", "runtime", "diff", "session",
+            "failure",
+        ],
+    ),
 ];
 
 #[test]
@@ -79,4 +86,66 @@ fn named(text: &str) -> Vec<(usize, String)> {
         }
     }
     found
+}
+
+/// Most columns of a line.
+const WIDTH: usize = 120;
+/// Folders and files that are being rewritten, whose comments are wrapped afterwards.
+const BEING_REWRITTEN: &[&str] = &[
+    "src/plan/",
+    "src/codegen/",
+    "src/ops/",
+    "shaders/",
+    "passes/insert_qdq.rs",
+    "passes/pattern.rs",
+    "src/ir/dtype.rs",
+    "src/ir/tensor.rs",
+    "src/program/spirv.rs",
+    "src/runtime/vk/probe.rs",
+    "src/session/run.rs",
+    "tests/common/module.rs",
+    "tests/node_tests/verdict.rs",
+    "tests/properties/simulate.rs",
+];
+
+/// rustfmt wraps code at the width that `rustfmt.toml` has, but for what holds a text that has no break; comments it
+/// leaves as they are.
+#[test]
+fn lines_are_no_wider_than_the_limit() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for folder in ["src", "passes", "tests", "examples", "fuzz/fuzz_targets", "shaders"] {
+        sources(&root.join(folder), &mut files);
+    }
+    files.push(root.join("build.rs"));
+    assert!(files.len() > 300, "{} files", files.len());
+    let mut faults = Vec::new();
+    for path in files {
+        let name = path.strip_prefix(root).unwrap().to_str().unwrap().replace('\\', "/");
+        if BEING_REWRITTEN.iter().any(|folder| name.starts_with(folder)) {
+            continue;
+        }
+        let source = std::fs::read_to_string(&path).unwrap();
+        for (i, line) in source.lines().enumerate().filter(|(_, line)| line.chars().count() > WIDTH) {
+            let text = line.trim_start();
+            // Rows of tables and lines of code within comments have no break.
+            let comment = text.strip_prefix("//").map(|rest| rest.trim_start_matches(['/', '!']));
+            let is_whole = comment.map_or(text.contains('"'), |rest| rest.starts_with(" |") || rest.contains("  "));
+            if !is_whole {
+                faults.push(format!("{name}:{}: {} columns", i + 1, line.chars().count()));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "scripts/wrap_comments.py wraps comments:\n{}", faults.join("\n"));
+}
+
+fn sources(folder: &Path, files: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, files);
+        } else if path.extension().is_some_and(|e| ["rs", "comp", "glsl"].iter().any(|own| e == *own)) {
+            files.push(path);
+        }
+    }
 }

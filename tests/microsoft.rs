@@ -1,6 +1,6 @@
-//! Operators of com.microsoft against ONNX Runtime, from the file to the device: the cases that `tests/make_microsoft_cases.py` wrote, each as a model of
-//! one node, once with as many operands as may be computed while the program runs and once with constants for all but the first, so that codes are read
-//! packed.
+//! Operators of com.microsoft against ONNX Runtime, from the file to the device: the cases that
+//! `tests/make_microsoft_cases.py` wrote, each as a model of one node, once with as many operands as may be computed
+//! while the program runs and once with constants for all but the first, so that codes are read packed.
 
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -213,8 +213,8 @@ fn outputs(model: &[u8], inputs: &[Tensor]) -> Vec<(String, Vec<Tensor>)> {
 /// An operator of two operands, and what it computes.
 type Operator = (&'static str, fn(f32, f32) -> f32);
 
-/// What lies between two codes goes to the even one as the graph's own f32 arithmetic has it: no reciprocal, no product and sum in one rounding
-/// (ONNX Runtime issue 32132). All pairs of codes, for the scales of that report and others.
+/// What lies between two codes goes to the even one as the graph's own f32 arithmetic has it: no reciprocal, no product
+/// and sum in one rounding (ONNX Runtime issue 32132). All pairs of codes, for the scales of that report and others.
 #[test]
 fn ties_round_as_the_graph_is_written() {
     let all: Vec<i64> = (0..256).collect();
@@ -380,7 +380,8 @@ fn refusals_say_what_to_do() {
     }
 }
 
-/// Files as ONNX Runtime's own tools write them, from the file to the device: the cases that `tests/make_ort_files.py` wrote.
+/// Files as ONNX Runtime's own tools write them, from the file to the device: the cases that `tests/make_ort_files.py`
+/// wrote.
 #[test]
 fn files_of_onnx_runtimes_tools_agree_with_it() {
     let cases: Vec<Value> = serde_json::from_str(include_str!("data/ort_files.json")).unwrap();

@@ -1,8 +1,9 @@
-//! Whole programs, looked at and not run: every model in `models/`, in formats and for targets enough to reach every kind of kernel.
+//! Whole programs, looked at and not run: every model in `models/`, in formats and for targets enough to reach every
+//! kind of kernel.
 //!
-//! Two things that validation layers do not check, or only on a device that lacks something: that no shader asks for more than its target has or
-//! depends on the size of a subgroup, and that every two dispatches which touch the same bytes, one writing, have a barrier between them. Both are
-//! judged from the program alone, by readers of their own.
+//! Two things that validation layers do not check, or only on a device that lacks something: that no shader asks for
+//! more than its target has or depends on the size of a subgroup, and that every two dispatches which touch the same
+//! bytes, one writing, have a barrier between them. Both are judged from the program alone, by readers of their own.
 
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]

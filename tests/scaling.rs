@@ -1,5 +1,5 @@
-//! Models of thousands of nodes: the time of compilation grows about as they do, and operators take as many operands as they are given.
-//! `benches/scaling.sh` measures whole compilations, up to 50,000 nodes.
+//! Models of thousands of nodes: the time of compilation grows about as they do, and operators take as many operands as
+//! they are given. `benches/scaling.sh` measures whole compilations, up to 50,000 nodes.
 
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -46,7 +46,8 @@ fn chain(n: usize) -> Vec<u8> {
     pb::model(fields.concat())
 }
 
-/// `n / 2` branches of Mul and MatMul with one shared matrix, and one Sum of all. Each Mul has a vector of its own, or a number.
+/// `n / 2` branches of Mul and MatMul with one shared matrix, and one Sum of all. Each Mul has a vector of its own, or
+/// a number.
 fn wide(n: usize) -> Vec<u8> {
     let mut fields = vec![pb::input("x", &[2, WIDTH as i64]), pb::output("y"), weights("w", 1)];
     let parts: Vec<String> = (0..n / 2).map(|i| format!("p{i}")).collect();
@@ -75,7 +76,8 @@ fn time(model: &[u8]) -> Duration {
     once().min(once())
 }
 
-/// Eight times the nodes may take 40 times as long, where N log N takes 11 and N x N 64 times; what both take alike is subtracted by nobody.
+/// Eight times the nodes may take 40 times as long, where N log N takes 11 and N x N 64 times; what both take alike is
+/// subtracted by nobody.
 #[test]
 fn eight_times_the_nodes_take_less_than_their_square() {
     // The first compilation starts the shader compiler.

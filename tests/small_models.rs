@@ -1,5 +1,6 @@
-//! Small graphs that once went wrong, found by random ones (`tests/properties`): each compiles, also at the least budget that is said to be enough,
-//! and its program computes what the graph does, on the CPU reference and on every Vulkan device.
+//! Small graphs that once went wrong, found by random ones (`tests/properties`): each compiles, also at the least
+//! budget that is said to be enough, and its program computes what the graph does, on the CPU reference and on every
+//! Vulkan device.
 
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -494,7 +495,8 @@ fn products_sums_and_pads_of_integers_are_exact() {
     );
 }
 
-/// What a graph gives for these inputs on the CPU reference and on every device; each result is within `bound` of the largest.
+/// What a graph gives for these inputs on the CPU reference and on every device; each result is within `bound` of the
+/// largest.
 fn check_values(body: &str, inputs: &[Tensor], expected: &[f32], bound: f32) {
     let graph = text::parse(&format!("graph g onnx\n{body}"), &registry(), &|_, _| None).unwrap();
     graph.verify().unwrap();

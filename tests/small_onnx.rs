@@ -1,5 +1,6 @@
-//! Small ONNX models against ONNX Runtime, from the file to the device: quantized by its own tools, with control flow, with sequences, and of forms that
-//! exporters write and runtimes have got wrong. The cases are those that `tests/make_small_onnx.py` and `tests/make_model_cases.py` wrote.
+//! Small ONNX models against ONNX Runtime, from the file to the device: quantized by its own tools, with control flow,
+//! with sequences, and of forms that exporters write and runtimes have got wrong. The cases are those that
+//! `tests/make_small_onnx.py` and `tests/make_model_cases.py` wrote.
 
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]

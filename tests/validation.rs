@@ -1,5 +1,5 @@
-//! That the validation layers see what they are switched on for: programs spoilt in one way each, in child processes, because the count of errors
-//! belongs to the process.
+//! That the validation layers see what they are switched on for: programs spoilt in one way each, in child processes,
+//! because the count of errors belongs to the process.
 
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -19,7 +19,8 @@ use nyxc::target::Target;
 use std::io::Write as _;
 use std::path::Path;
 
-/// Runs the spoilt program under `checks`; gives the number of errors and what the layers said, `None` where there is no device.
+/// Runs the spoilt program under `checks`; gives the number of errors and what the layers said, `None` where there is
+/// no device.
 fn errors(checks: &str, spoilt: &str) -> Option<(u64, String)> {
     if devices().unwrap().is_empty() {
         // Straight to the terminal: the test harness swallows `eprintln!`.
@@ -112,8 +113,8 @@ fn run_a_spoilt_program() {
         let mut raw = plain.raw();
         raw.enabled = device.target.features.clone();
         std::mem::forget(plain);
-        // SAFETY: the handles are those of a context that is leaked, so that it outlives this one. That more is said to be enabled than was is
-        // what the layers are to find.
+        // SAFETY: the handles are those of a context that is leaked, so that it outlives this one. That more is said to
+        // be enabled than was is what the layers are to find.
         unsafe { VkContext::from_raw(&raw, &options) }.unwrap()
     } else {
         match VkContext::open(0, &device.target.features, &options) {

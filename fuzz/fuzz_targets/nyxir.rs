@@ -1,5 +1,5 @@
-//! A text, and behind a line `---` its constants: whatever is well formed prints, and prints the same when read again. Small graphs go through
-//! passes too.
+//! A text, and behind a line `---` its constants: whatever is well formed prints, and prints the same when read again.
+//! Small graphs go through passes too.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -24,7 +24,8 @@ fuzz_target!(|bytes: &[u8]| {
     if graph.verify().is_err() {
         return;
     }
-    let small = nyxc::ir::memory::summary(&graph).is_some_and(|m| m.weights_bytes.saturating_add(m.max_live_bytes) <= 1 << 20);
+    let summary = nyxc::ir::memory::summary(&graph);
+    let small = summary.is_some_and(|m| m.weights_bytes.saturating_add(m.max_live_bytes) <= 1 << 20);
     if small
         && graph.level == Level::Onnx
         && let (Ok(pipeline), Ok(target)) = (Pipeline::of(PASSES, Settings::default()), Target::shipped("vulkan-min"))

@@ -35,84 +35,84 @@ shared uint s_not_finite;
 #define SUMS_OF(type) coopmat<type, gl_ScopeSubgroup, FRAG_M, FRAG_N, gl_MatrixUseAccumulator>
 SUMS_OF(SUM) sums[MATRICES_M][MATRICES_N];
 
+// Where those that share a slab are one subgroup, the others need not wait.
+void wait_for_slab() {
+    if (WARPS == 1u) subgroupBarrier();
+    else barrier();
+}
+
 // Subgroups need not be numbered as invocations are.
 uint lane() { return gl_SubgroupID % WARPS * SUBGROUP + gl_SubgroupInvocationID; }
 uint way() { return gl_SubgroupID / WARPS; }
 
+// Number i of what a lane brings of n: the last again where there are no more. Without conditions around them, loops unroll.
+#define BROUGHT(i, n) ((n) % LANES == 0u ? lane() + (i) * LANES : min(lane() + (i) * LANES, (n) - 1u))
+
 void fetch_slab(uint m0, uint n0, uint k0, uint m_end, uint n_end, uint k_end) {
     // Of rows and columns past the last, the last again; what lies past the reduction axis becomes 0.
     [[unroll]] for (uint i = 0u; i < LOADS_A; i++) {
-        uint e = lane() + i * LANES, k = k0 + e % FULL_A * PER_VECTOR;
-        if (N_A % LANES == 0u || e < N_A)
-            next_a[i] = fetch_a(min(m0 + e / FULL_A, m_end - 1u), min(k, k_end - PER_VECTOR));
+        uint e = BROUGHT(i, N_A), k = k0 + e % FULL_A * PER_VECTOR;
+        next_a[i] = fetch_a(min(m0 + e / FULL_A, m_end - 1u), min(k, k_end - PER_VECTOR));
     }
     [[unroll]] for (uint i = 0u; i < LOADS_B; i++) {
-        uint e = lane() + i * LANES, at = e % PARTS_B * VECTORS_B * PER_VECTOR, line = e / PARTS_B;
-        if (N_B % LANES == 0u || e < N_B) {
+        uint e = BROUGHT(i, N_B), at = e % PARTS_B * VECTORS_B * PER_VECTOR, line = e / PARTS_B;
 #if B_ALONG_K
-            next_b[i] = fetch_b(min(n0 + line, n_end - 1u), min(k0 + at, k_end - VECTORS_B * PER_VECTOR));
+        next_b[i] = fetch_b(min(n0 + line, n_end - 1u), min(k0 + at, k_end - VECTORS_B * PER_VECTOR));
 #else
-            next_b[i] = fetch_b(min(n0 + at, n_end - PER_VECTOR), min(k0 + line, k_end - 1u));
+        next_b[i] = fetch_b(min(n0 + at, n_end - PER_VECTOR), min(k0 + line, k_end - 1u));
 #endif
-        }
     }
 }
 
 void put_slab(uint k0, uint k_end) {
     uint at = way() * SLAB;
     [[unroll]] for (uint i = 0u; i < LOADS_A; i++) {
-        uint e = lane() + i * LANES, to = at + e / FULL_A * LINE_A + e % FULL_A;
-        if (N_A % LANES == 0u || e < N_A) {
-            bool is_past = WHOLE == 0 && k0 + e % FULL_A * PER_VECTOR >= k_end;
+        uint e = BROUGHT(i, N_A), to = at + e / FULL_A * LINE_A + e % FULL_A;
+        bool is_past = WHOLE == 0 && k0 + e % FULL_A * PER_VECTOR >= k_end;
 #ifdef PAIRS_A
-            if (is_past) next_a[i].v[0] = next_a[i].v[1] = uvec4(0u);
-            uint most = most_of_line(next_a[i].v, FULL_A);
+        if (is_past) next_a[i].v[0] = next_a[i].v[1] = uvec4(0u);
+        uint most = most_of_line(next_a[i].v, FULL_A);
 #ifdef PAIRS_B
-            if (most >= 0x7f800000u) s_not_finite = 1u;
+        if (most >= 0x7f800000u) s_not_finite = 1u;
 #endif
-            if (e % FULL_A == 0u) s_rows[way() * TILE_M + e / FULL_A] = from_f16(most);
-            split(next_a[i].v, to_f16(most), s_tile[to], s_tile[to + PLANE_A]);
+        if (e % FULL_A == 0u) s_rows[way() * TILE_M + e / FULL_A] = from_f16(most);
+        split(next_a[i].v, to_f16(most), s_tile[to], s_tile[to + PLANE_A]);
 #else
-            s_tile[to] = is_past ? uvec4(0u) : next_a[i].v[0];
+        s_tile[to] = is_past ? uvec4(0u) : next_a[i].v[0];
 #endif
-        }
     }
     at += PLANES_A * PLANE_A;
     [[unroll]] for (uint i = 0u; i < LOADS_B; i++) {
-        uint e = lane() + i * LANES, line = e / PARTS_B, first = e % PARTS_B * VECTORS_B;
-        if (N_B % LANES == 0u || e < N_B) {
-            uint to = at + line * LINE_B + first;
-            // Infinities there would make NaN of the zeros of a.
+        uint e = BROUGHT(i, N_B), line = e / PARTS_B, first = e % PARTS_B * VECTORS_B;
+        uint to = at + line * LINE_B + first;
+        // Infinities there would make NaN of the zeros of a.
 #if B_ALONG_K
-            bool is_past = WHOLE == 0 && k0 + first * PER_VECTOR >= k_end;
+        bool is_past = WHOLE == 0 && k0 + first * PER_VECTOR >= k_end;
 #else
-            bool is_past = WHOLE == 0 && k0 + line >= k_end;
+        bool is_past = WHOLE == 0 && k0 + line >= k_end;
 #endif
 #ifdef PAIRS_B
-            if (is_past) next_b[i].v[0] = next_b[i].v[1] = uvec4(0u);
-            uint most = most_of_line(next_b[i].v, FULL_B);
-            if (most >= 0x7f800000u) s_not_finite = 1u;
-            if (e % FULL_B == 0u) s_columns[way() * TILE_N + line] = from_f16(most);
-            split(next_b[i].v, to_f16(most), s_tile[to], s_tile[to + PLANE_B]);
+        if (is_past) next_b[i].v[0] = next_b[i].v[1] = uvec4(0u);
+        uint most = most_of_line(next_b[i].v, FULL_B);
+        if (most >= 0x7f800000u) s_not_finite = 1u;
+        if (e % FULL_B == 0u) s_columns[way() * TILE_N + line] = from_f16(most);
+        split(next_b[i].v, to_f16(most), s_tile[to], s_tile[to + PLANE_B]);
 #else
-            // Not a loop: one in the other would stay.
-#define PUT_B(v) if (v < VECTORS_B) s_tile[to + v] = is_past ? uvec4(0u) : vector_of_b(next_b[i], v);
-            PUT_B(0u)
-            PUT_B(1u)
-            PUT_B(2u)
-            PUT_B(3u)
+        [[unroll]] for (uint v = 0u; v < VECTORS_B; v++) {
+            uvec4 value = vector_of_b(next_b[i], v);
+            s_tile[to + v] = is_past ? uvec4(0u) : value;
+        }
 #ifdef FLUSHED
 #if PACKED_b
-            const uint PARTS_OF_FLUSH = FLUSH_K / (VECTORS_B * PER_VECTOR);
-            uint part = e % PARTS_B;
-            if (part % PARTS_OF_FLUSH == 0u)
-                s_columns[(way() * FLUSHES + part / PARTS_OF_FLUSH) * TILE_N + line] = next_b[i].scale;
+        const uint PARTS_OF_FLUSH = FLUSH_K / (VECTORS_B * PER_VECTOR);
+        uint part = e % PARTS_B;
+        if (part % PARTS_OF_FLUSH == 0u)
+            s_columns[(way() * FLUSHES + part / PARTS_OF_FLUSH) * TILE_N + line] = next_b[i].scale;
 #else
-            if (first == 0u) s_columns[way() * TILE_N + line] = 1.0;
+        if (first == 0u) s_columns[way() * TILE_N + line] = 1.0;
 #endif
 #endif
 #endif
-        }
     }
 }
 
@@ -228,15 +228,17 @@ void mma(uint m0, uint n0, uint m_end, uint n_end, uint k_end) {
     fetch_slab(m0, n0, k0, m_end, n_end, k_end);
     put_slab(k0, k_end);
     fetch_slab(m0, n0, k0 + step, m_end, n_end, k_end);
-    barrier();
+    wait_for_slab();
     [[dont_unroll]] for (uint first = 0u; first < k_end; first += step) {
         multiply_slab(warp_m, warp_n);
-        barrier();
+        wait_for_slab();
         k0 += step;
         put_slab(k0, k_end);
         fetch_slab(m0, n0, k0 + step, m_end, n_end, k_end);
-        barrier();
+        wait_for_slab();
     }
+    // Sums leave through the memory of other ways.
+    if (WARPS == 1u && WAYS > 1u) barrier();
     PUT_SUMS(0u)
 #if ROWS_OF_WARP / FRAG_M > 1
     PUT_SUMS(1u)

@@ -128,7 +128,7 @@ PartB codes_of_b(uint row, uint k) {
 #endif
 
 #ifdef PAIRS_A
-// The bits of the largest magnitude among what the lanes that hold a line have: `lanes` neighbours, a power of two.
+// The bits of the largest magnitude among what the lanes that hold a line have: `lanes` neighbours, a power of two of at most 32.
 uint most_of_line(uvec4 v[2], uint lanes) {
     uvec4 both = max(v[0] & 0x7fffffffu, v[1] & 0x7fffffffu);
     uint most = max(max(both.x, both.y), max(both.z, both.w));

@@ -17,11 +17,37 @@ const int JOIN_SUM = 0, JOIN_MAX = 2, JOIN_MIN = 3, JOIN_PROD = 4;
 #define SMALLER smaller
 #endif
 
+// The sum of what a lane reads: of floats in parts, of integers as it comes.
+#include "parts.glsl"
+int added(int total, int part, inout int lost) { return total + part; }
+#ifdef LONG
+LONG added(LONG total, LONG part, inout LONG lost) { return plus(total, part); }
+#endif
+struct Sum { ROW_T part, total, lost; };
+Sum no_sum() { return Sum(ZERO(ROW_T), ZERO(ROW_T), ZERO(ROW_T)); }
+void end_part(inout Sum s) {
+    s.total = added(s.total, s.part, s.lost);
+    s.part = ZERO(ROW_T);
+}
+// Adds element `i` of the row.
+void add(inout Sum s, ROW_T v, uint i) {
+    s.part = plus(s.part, v);
+    if ((i / LANES + 1u) % PART == 0u) end_part(s);
+}
+
 // A NaN is kept by every join.
 ROW_T join(int how, ROW_T a, ROW_T b) {
     if (how == JOIN_MAX) return LARGER(a, b);
     if (how == JOIN_MIN) return SMALLER(a, b);
     return how == JOIN_PROD ? times(a, b) : plus(a, b);
+}
+
+ROW_T join_lanes(int how, ROW_T v);
+
+// The sum of all lanes.
+ROW_T sum_lanes(Sum s) {
+    end_part(s);
+    return join_lanes(JOIN_SUM, s.total);
 }
 
 // What all lanes of a row hold, joined; every lane gets it.

@@ -15,9 +15,12 @@ float fused(SLAB a, SLAB b, float sum) { return fma(float(a.y), float(b.y), fma(
 #define SLAB_OF(at, k) at(k)
 float fused(SLAB a, SLAB b, float sum) { return sum + a * b; }
 #endif
-// With DEEP, for products of more terms than that, loops are unrolled so far that no driver ends them early (`Limits::max_loop_iterations`). It
-// takes the shader compiler longer, so others are not.
+// With DEEP, for products of more than DEEP_TERMS terms, loops are unrolled so far that no driver ends them early (`Limits::max_loop_iterations`). It
+// takes the shader compiler longer, so others are not. Their terms are summed in parts; with DEEP of 2, for more than DEEPER_TERMS, what the
+// sum of parts loses is kept too. A product of fewer terms is summed as without, so that it depends on its size alone.
 #if DEEP
+#include "parts.glsl"
+const uint DEEP_TERMS = 4096u, DEEPER_TERMS = 65536u;
 #define UNROLL_DEEP [[unroll]]
 #else
 #define UNROLL_DEEP
@@ -35,6 +38,11 @@ void tile(uint m0, uint n0, uint m_end, uint n_end, uint k_end) {
     float total[PER_M][PER_N];
     [[unroll]] for (uint i = 0u; i < PER_M; i++)
         [[unroll]] for (uint j = 0u; j < PER_N; j++) total[i][j] = 0.0;
+#endif
+#if DEEP > 1
+    float lost[PER_M][PER_N];
+    [[unroll]] for (uint i = 0u; i < PER_M; i++)
+        [[unroll]] for (uint j = 0u; j < PER_N; j++) lost[i][j] = 0.0;
 #endif
     [[unroll]] for (uint i = 0u; i < PER_M; i++)
         [[unroll]] for (uint j = 0u; j < PER_N; j++) acc[i][j] = 0.0;
@@ -70,10 +78,13 @@ void tile(uint m0, uint n0, uint m_end, uint n_end, uint k_end) {
         }
         barrier();
 #if DEEP
-        // Sums of sums: one of all terms would lose as many digits as they have powers of two.
-        if ((k0 + TILE_K) % DEEP == 0u)
+        if (k_end > DEEP_TERMS && (k0 + TILE_K) % PART == 0u)
             [[unroll]] for (uint i = 0u; i < PER_M; i++)
                 [[unroll]] for (uint j = 0u; j < PER_N; j++) {
+#if DEEP > 1
+                    if (k_end > DEEPER_TERMS) total[i][j] = added(total[i][j], acc[i][j], lost[i][j]);
+                    else
+#endif
                     total[i][j] += acc[i][j];
                     acc[i][j] = 0.0;
                 }

@@ -2,8 +2,10 @@
 // block of `block` codes (a multiple of TILE_K) that share scales, then f32.
 // The includer has `int tile_a(uint m, uint word)`, `int tile_b(uint n, uint word)`, `float tile_scale(uint m, uint n, uint k)`, which is the
 // scale of the block that holds code k, and `void tile_put(uint m, uint n, float v)`.
-// DEEP as in tile.glsl.
+// With DEEP, for products of more than DEEP_TERMS terms, loops are unrolled and sums are sums of parts as in tile.glsl; a part is of PART blocks.
 #if DEEP
+#include "parts.glsl"
+const uint DEEP_TERMS = 4096u;
 #define UNROLL_DEEP [[unroll]]
 #else
 #define UNROLL_DEEP
@@ -29,6 +31,11 @@ void tile(uint m0, uint n0, uint m_end, uint n_end, uint k_end, uint block) {
     float acc[PER_M][PER_N];
     [[unroll]] for (uint i = 0u; i < PER_M; i++)
         [[unroll]] for (uint j = 0u; j < PER_N; j++) { sum[i][j] = 0; acc[i][j] = 0.0; }
+#if DEEP
+    float total[PER_M][PER_N];
+    [[unroll]] for (uint i = 0u; i < PER_M; i++)
+        [[unroll]] for (uint j = 0u; j < PER_N; j++) total[i][j] = 0.0;
+#endif
     for (uint k0 = 0u; k0 < k_end; k0 += TILE_K) {
         UNROLL_DEEP for (uint turn = 0u; turn < TILE_M * WORDS / 128u; turn++) {
             uint e = t + 128u * turn, w = e % WORDS, m = e / WORDS;
@@ -56,11 +63,22 @@ void tile(uint m0, uint n0, uint m_end, uint n_end, uint k_end, uint block) {
                     acc[i][j] += float(sum[i][j]) * tile_scale(m, n, k0);
                     sum[i][j] = 0;
                 }
+#if DEEP
+        if (k_end > DEEP_TERMS && (k0 + TILE_K) % (PART * block) == 0u)
+            [[unroll]] for (uint i = 0u; i < PER_M; i++)
+                [[unroll]] for (uint j = 0u; j < PER_N; j++) {
+                    total[i][j] += acc[i][j];
+                    acc[i][j] = 0.0;
+                }
+#endif
         barrier();
     }
     for (uint i = 0u; i < PER_M; i++)
         for (uint j = 0u; j < PER_N; j++) {
             uint m = m0 + tm + 8u * i, n = n0 + tn + 16u * j;
+#if DEEP
+            acc[i][j] += total[i][j];
+#endif
             if (m < m_end && n < n_end) tile_put(m, n, acc[i][j]);
         }
 }

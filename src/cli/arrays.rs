@@ -23,6 +23,10 @@ pub(super) fn read(given: &Path, entry: &Entry, wants: Wants<'_>) -> Result<BTre
         },
         None => (None, given.to_owned()),
     };
+    // The file `a=b.npy` may be there; else it is a name that no input has.
+    if name.is_some() && path == given && !path.exists() && given.to_str().is_some_and(|text| text.contains('=')) {
+        return Err(unnamed(given, "input", &names));
+    }
     let file = std::fs::File::open(&path).map_err(|e| Failure::io(&path, e))?;
     let file = BufReader::new(file);
     let refuse = |e: String| Failure::file(format!("{}: {e}", path.display()));
@@ -56,7 +60,8 @@ fn unnamed(given: &Path, what: &str, names: &[&str]) -> Failure {
     Failure::usage(format!("{}: expected NAME=FILE.npy, NAME an {what} of the program: {list}", given.display()))
 }
 
-/// Sizes of a run whose inputs are made up: those that `--dim` gives, those of inputs that are given, and the largest of all others.
+/// Sizes of a run whose inputs are made up: those that `--dim` gives, those of inputs that are given, and the largest
+/// of all others.
 pub(super) fn sizes(entry: &Entry, dims: &[DimBinding], given: &BTreeMap<String, Tensor>) -> Result<Sizes, Failure> {
     let mut sizes = Sizes::new();
     for DimBinding { name, size } in dims {
@@ -133,8 +138,9 @@ pub(super) fn random(entry: &Entry, port: &Port, sizes: &Sizes, seed: u64) -> Re
     tensor.map_err(|e| refuse(&e))
 }
 
-/// Writes outputs, by name and in order, to each place that one `--outputs` names: `FILE.npz`, `NAME=FILE.npy`, `FILE.npy` for the only output, or a
-/// folder, made where it is not there, which gets `NAME.npy` for each. All is made ready before the first file is written.
+/// Writes outputs, by name and in order, to each place that one `--outputs` names: `FILE.npz`, `NAME=FILE.npy`,
+/// `FILE.npy` for the only output, or a folder, made where it is not there, which gets `NAME.npy` for each. All is made
+/// ready before the first file is written.
 pub(super) fn write_outputs(places: &[PathBuf], outputs: &[(String, Tensor)]) -> Result<(), Failure> {
     let names: Vec<&str> = outputs.iter().map(|(name, _)| name.as_str()).collect();
     let mut files: Vec<(PathBuf, Vec<u8>)> = Vec::new();
@@ -171,8 +177,18 @@ pub(super) fn write_outputs(places: &[PathBuf], outputs: &[(String, Tensor)]) ->
 /// Checks, before anything runs, that each place is one that [`write_outputs`] can use.
 pub(super) fn check_places(places: &[PathBuf], outputs: &[Port]) -> Result<(), Failure> {
     let names: Vec<&str> = outputs.iter().map(|port| port.name.as_str()).collect();
-    match places.iter().find(|p| is_npy(p) && !is_folder(p) && named(p, &names).is_none() && names.len() != 1) {
-        Some(place) => Err(unnamed(place, "output", &names)),
+    let files = || places.iter().filter(|p| !is_folder(p));
+    if let Some(place) = files().find(|p| is_npy(p) && named(p, &names).is_none() && names.len() != 1) {
+        return Err(unnamed(place, "output", &names));
+    }
+    // Devices and pipes have any name.
+    let is_file = |p: &Path| p.metadata().map_or(true, |m| m.is_file());
+    match files().find(|p| p.extension().is_some_and(|e| e != "npz" && e != "npy") && is_file(p)) {
+        Some(place) => Err(Failure::usage(format!(
+            "{}: outputs go to a .npz or .npy file, or to a folder, as {}/",
+            place.display(),
+            place.display()
+        ))),
         None => Ok(()),
     }
 }

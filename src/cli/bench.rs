@@ -31,8 +31,8 @@ pub(super) struct Args {
     /// Runs before them, which are not timed
     #[arg(long, default_value_t = 2, value_name = "N")]
     warmup: u32,
-    /// Arrays named as the model's inputs: IN.npz, NAME=FILE.npy, or FILE.npy for the only input; may be repeated. What is
-    /// not given is random: floats between -1 and 1, integers and truth values 0 or 1
+    /// Arrays named as the model's inputs: IN.npz, NAME=FILE.npy, or FILE.npy for the only input; may be repeated. What
+    /// is not given is random: floats between -1 and 1, integers and truth values 0 or 1
     #[arg(long, value_name = "IN.npz|NAME=FILE.npy")]
     inputs: Vec<PathBuf>,
     /// What the random inputs are drawn from

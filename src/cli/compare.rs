@@ -1,10 +1,12 @@
 //! `nyxc compare`.
 
-use super::constants::Constant;
+use super::source::{Source, Values};
 use super::{Failure, load, run, write};
-use crate::import::Initializers;
+use crate::failure::EXIT_DIFFERENT;
+use crate::import::{Initializers, describe};
 use crate::ir::{DType, Format, Node, NodeId, Tensor};
 use crate::passes::{Pin, wide_range};
+use crate::program::Port;
 use crate::session::Reference;
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,9 +19,9 @@ const BEYOND_F16: f32 = 65520.0;
 /// Compare a program with its model in f32, value by value, on the CPU reference.
 #[derive(clap::Args)]
 #[command(after_help = "\
-Exits with 1 where an output misses the bound, or a value that is stored as f16 is beyond its range (65504) in f32. Values
-are taken before they are stored. What is only added before a softmax, or chosen there, to take elements out (-1e9, the
-least float) is a mask and no overflow.
+Exits with 1 where an output misses the bound, or a value that is stored as f16 is beyond its range (65504) in f32. \
+Values are taken before they are stored. What is only added before a softmax, or chosen there, to take elements out \
+(-1e9, the least float) is a mask and no overflow.
 
 Example:
   nyxc compare model.onnx model.nyx --inputs in.npz --bound 1e-2")]
@@ -31,9 +33,8 @@ pub(super) struct Args {
     /// Arrays named as the model's inputs: IN.npz, NAME=FILE.npy, or FILE.npy for the only input; may be repeated
     #[arg(long, value_name = "IN.npz|NAME=FILE.npy", required = true)]
     inputs: Vec<PathBuf>,
-    /// Values for inputs of the model, as given to `nyxc compile`
-    #[arg(long, value_name = "NAME=VALUE|FILE.npz", value_parser = Constant::parse)]
-    constants: Vec<Constant>,
+    #[command(flatten)]
+    values: Values,
     /// Exit with 1 where an output's relative L2 error is larger
     #[arg(long, value_name = "ERROR")]
     bound: Option<f64>,
@@ -70,17 +71,37 @@ impl Overflow {
     }
 }
 
+/// Refuses a program with an input that the model has not: it comes from another.
+fn is_of_model(args: &Args, inputs: &[Port]) -> Result<(), Failure> {
+    let told = describe(&args.model).map_err(|e| load::refused(&args.model, e))?;
+    let has = |name: &str| {
+        let is_element = |of: &str| name.strip_prefix(of).is_some_and(|rest| rest.starts_with('.'));
+        told.inputs.iter().any(|input| input.name == name || !input.ty.is_tensor() && is_element(&input.name))
+    };
+    match inputs.iter().find(|port| !has(&port.name)) {
+        Some(port) => Err(Failure::usage(format!(
+            "{} has an input {:?}, which {} has not: it is the program of another model",
+            args.program.display(),
+            port.name,
+            args.model.display()
+        ))),
+        None => Ok(()),
+    }
+}
+
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let program = load::program(&args.program)?;
     let inputs = run::inputs(&program, &args.inputs, None)?;
     let entry = run::entry(&program)?;
     // The sizes of the others are those of their defaults.
     let given = || entry.inputs.iter().zip(&inputs);
-    let dims: Vec<_> = given()
+    let dim = given()
         .filter(|(port, _)| !entry.defaults.contains_key(&port.name))
         .flat_map(|(port, tensor)| load::bindings(&port.name, &tensor.ty().shape))
         .collect();
-    let (graph, _) = load::model(&args.model, &dims, &args.constants, Initializers::Inputs)?;
+    is_of_model(args, &entry.inputs)?;
+    let source = Source { dim, values: args.values.clone(), initializers: Initializers::Inputs };
+    let (graph, _) = load::model(&args.model, &source)?;
     let own = |id: &NodeId| {
         let name = &graph.value(id.out(0)).name;
         let found = given().find(|(port, _)| port.name == *name).map(|(_, tensor)| tensor);
@@ -157,11 +178,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     };
     write::stdout(&text)?;
     let is_missed = args.bound.is_some_and(|bound| worst > bound || worst.is_nan());
-    Ok(if is_missed || !overflows.is_empty() { ExitCode::from(1) } else { ExitCode::SUCCESS })
+    Ok(if is_missed || !overflows.is_empty() { ExitCode::from(EXIT_DIFFERENT) } else { ExitCode::SUCCESS })
 }
 
-/// Whether a value of the model, which is `reference` in f32, is beyond the range of the f16 that it is stored as. What the model does not have, the
-/// program computes in f32 (`ops::widen`), or moves as it is.
+/// Whether a value of the model, which is `reference` in f32, is beyond the range of the f16 that it is stored as. What
+/// the model does not have, the program computes in f32 (`ops::widen`), or moves as it is.
 fn overflow(value: &str, reference: &(String, Tensor), given: &Tensor, is_mask: bool) -> Option<Overflow> {
     let (node, reference) = reference;
     // A model of f16 has no other values.

@@ -1,9 +1,8 @@
 //! `nyxc compile`.
 
-use super::constants::{self, Constant};
 use super::size::{self, Budget};
-use super::{Failure, explain, load, say, write};
-use crate::import::{DimBinding, Initializers};
+use super::source::Source;
+use super::{Failure, constants, explain, load, say, write};
 use crate::ir::{Format, Graph, valid_block};
 use crate::passes::{NAMES, Pin, Policy, Settings};
 use crate::program::file;
@@ -24,26 +23,27 @@ Examples:
   nyxc compile model.onnx --budget 50% --report report.json -o - | ssh gpu 'cat > model.nyx'
   nyxc compile model.onnx --budget 40M --dim batch=8 --target rx580 -o model.nyx
   nyxc compile decoder.onnx --dim seq=1..32 --dim past=0..512 --dim total=past+seq
+  nyxc compile model.onnx --constants axes=[0,2] --holds 'frames=[f32[3,64],f32[3,64]]'
   nyxc compile model.onnx --policy uniform:w4a16 --precision 'head*=f16' --json
   nyxc compile model.onnx --budget 40M --dry-run --explain conv1
 
-The error of the summary is an estimate of the relative L2 error of the outputs, |y - y'| / |y|,
-that formats add; 0.01 is one percent. It is made without data: each node adds the normalised mean
-squared error of its weights as they are stored, and that of rounding its activations; the error
-is the square root of the sum over all nodes. Rounding in f32 counts as none. `nyxc compare`
-measures the real one.")]
+The error of the summary is an estimate of the relative L2 error of the outputs, |y - y'| / |y|, that formats add; \
+0.01 is one percent. It is made without data: each node adds the normalised mean squared error of its weights as they \
+are stored, and that of rounding its activations; the error is the square root of the sum over all nodes. Rounding in \
+f32 counts as none. `nyxc compare` measures the real one.")]
 pub(super) struct Args {
     /// The model
     model: PathBuf,
-    /// What the program must fit in: peak device bytes of load and run. A size (7G, 512M, 7516192768), min (the smallest that
-    /// compiles), max (what the model needs in uniform:f32), or N% of the way from min to max [default: 90 % of the
-    /// target's heap]
+    /// What the program must fit in: peak device bytes of load and run. A size (7G, 512M, 7516192768), min (the
+    /// smallest that compiles), max (what the model needs in uniform:f32), or N% of the way from min to max [default:
+    /// 90 % of the target's heap]
     #[arg(long, value_name = "SIZE|min|max|N%", value_parser = Budget::parse)]
     budget: Option<Budget>,
     /// Where the program goes; - for standard output [default: the model's name with .nyx]
     #[arg(short, long, value_name = "FILE.nyx")]
     output: Option<PathBuf>,
-    /// The device: auto (the best one here: GPUs before drivers that compute on the CPU), cpu, a shipped profile (`nyxc targets`) or a JSON file
+    /// The device: auto (the best one here: GPUs before drivers that compute on the CPU), cpu, a shipped profile (`nyxc
+    /// targets`) or a JSON file
     #[arg(long, default_value = "auto", value_name = "auto|cpu|NAME|FILE.json")]
     target: String,
     /// How formats are assigned: budget, tiered or uniform:FORMAT
@@ -55,18 +55,8 @@ pub(super) struct Args {
     /// Weights that share a scale, along the reduction axis: a power of two from 16 to 256
     #[arg(long, value_name = "N", value_parser = parse_block)]
     block_size: Option<u32>,
-    /// The size of a dimension: batch=1 by its name, input.0=1 by input and axis, seq=1..512 for any size of a range, total=past+seq for an
-    /// expression of names with ranges
-    #[arg(long, value_name = "NAME=SIZE", value_parser = DimBinding::parse)]
-    dim: Vec<DimBinding>,
-    /// Values for inputs of the model, which become constants: where an input decides shapes. In line, as sr=16000 or axes=[0,2], or arrays of
-    /// these names in a file
-    #[arg(long, value_name = "NAME=VALUE|FILE.npz", value_parser = Constant::parse)]
-    constants: Vec<Constant>,
-    /// Initializers that the model has as inputs too (IR version 4 and later): inputs with a default, constants, or auto, which takes them for constants
-    /// where the model lists all its initializers and they have 64 KiB or more
-    #[arg(long, default_value = "auto", value_name = "auto|inputs|constants")]
-    initializers: Initializers,
+    #[command(flatten)]
+    source: Source,
     /// Formats that may be assigned [default: f32,f16,w8a32,w8a16,w8a8,w4a32,w4a16,w4a8]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     formats: Vec<Format>,
@@ -78,7 +68,8 @@ pub(super) struct Args {
     unchecked: bool,
     /// Threads [default: one a core]
     #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
-    jobs: usize,
+    #[arg(value_parser = clap::value_parser!(u16).range(0..=1024))]
+    jobs: u16,
     /// Held back from the budget
     #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "0")]
     reserve: u64,
@@ -114,12 +105,16 @@ fn parse_block(text: &str) -> Result<u32, String> {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    load::refuse_program(&args.model)?;
     let output = place(args)?;
     for written in output.iter().chain(&args.report) {
-        write::spares(written, [args.model.as_path()].into_iter().chain(constants::files(&args.constants)))?;
+        write::spares(
+            written,
+            [args.model.as_path()].into_iter().chain(constants::files(&args.source.values.constants)),
+        )?;
     }
     let target = target(&args.target)?;
-    let (graph, imported) = load::model(&args.model, &args.dim, &args.constants, args.initializers)?;
+    let (graph, imported) = load::model(&args.model, &args.source)?;
     let mut by_reason: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (name, reason) in &imported.fixed {
         by_reason.entry(reason).or_default().push(format!("{name:?}"));
@@ -151,7 +146,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     if let Some(block) = args.block_size {
         settings.set_block(block);
     }
-    let mut options = Compile { settings, target, n_threads: args.jobs };
+    let mut options = Compile { settings, target, n_threads: usize::from(args.jobs) };
     say::detail(format_args!("compiling for {}: {}", options.target.name, options.target.description));
     let bar = progress_bar();
     let progress = |stage: &str, done: usize, all: usize| {
@@ -194,10 +189,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         say::detail(format_args!("node {:?} ({}) runs on the host: {}", node.name, node.op, node.reason));
     }
     let seconds = start.elapsed().as_secs_f64();
-    if let [first, rest @ ..] = compiled.narrowed.as_slice() {
-        let others = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
-        eprintln!("nyxc: f64 is computed in f32 at {first:?}{others}: --json lists them as \"narrowed\"");
-    }
     if let Some(dir) = &args.emit_shaders {
         write_all(dir, compiled.shaders.iter().map(|(name, glsl)| (format!("{name}.comp"), glsl)))?;
     }
@@ -288,7 +279,8 @@ fn progress_bar() -> indicatif::ProgressBar {
 /// The profile that `--target` means.
 pub(super) fn target(text: &str) -> Result<Target, Failure> {
     match text {
-        // Where there is no GPU the limits of a driver that computes on the CPU: the program runs there, and on the reference.
+        // Where there is no GPU the limits of a driver that computes on the CPU: the program runs there, and on the
+        // reference.
         "auto" => match best_device() {
             Ok(Some(device)) => Ok(device.target),
             Ok(None) => {
@@ -331,7 +323,6 @@ fn report(compiled: &Compiled, options: &Compile, asked: Option<Budget>, seconds
         "default_inputs": plan.entries.first().map(|e| e.defaults.keys().collect::<Vec<_>>()),
         "constant_inputs": plan.entries.first().map(|e| &e.fixed),
         "nodes": plan.nodes,
-        "narrowed": compiled.narrowed,
         "certificate": certificate,
         "predicted_error": plan.certificate.relative_error(),
         "passes": passes,
@@ -353,14 +344,18 @@ fn summary(compiled: &Compiled, output: Option<&Path>, seconds: f64) -> String {
     let n_host = plan.nodes.iter().filter(|n| n.place == "host").count();
     let dispatches: usize = plan.entries.iter().map(|entry| entry.n_dispatches().0).sum();
     let ledger = &plan.ledger;
+    let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let mut text = format!(
-        "{} for {}: {} nodes, {dispatches} dispatches, {} kernels, {n_host} nodes on the host\n",
+        "{} for {}: {}, {}, {}, {} on the host\n",
         compiled.program.model,
         compiled.program.target.name,
-        plan.nodes.len(),
-        compiled.program.shaders.len()
+        counted(plan.nodes.len(), "node"),
+        if dispatches == 1 { "1 dispatch".to_owned() } else { format!("{dispatches} dispatches") },
+        counted(compiled.program.shaders.len(), "kernel"),
+        counted(n_host, "node"),
     );
-    text += &format!("  formats   {}\n", formats.join(", "));
+    let formats = if formats.is_empty() { "none".to_owned() } else { formats.join(", ") };
+    text += &format!("  formats   {formats}\n");
     text += &format!(
         "  peak      {} of {} (f32 {}, smallest {})\n",
         size::show(plan.planned_peak_bytes),

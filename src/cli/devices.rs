@@ -7,9 +7,13 @@ use std::process::ExitCode;
 
 /// List the Vulkan devices here.
 #[derive(clap::Args)]
-#[command(after_help = "Example:\n  nyxc devices --json | jq '.devices[0].target' > mine.json   a profile for --target
-  NYXC_MASK=vulkan-min nyxc devices              as if they had only what every Vulkan device has; also a target's
-                                                 JSON file, or a list such as no-f16,no-dot,shared=16K,align=256")]
+#[command(after_help = "\
+NYXC_MASK takes features from devices: a target's name or JSON file, or a list such as \
+no-f16,no-dot,shared=16K,align=256.
+
+Examples:
+  nyxc devices --json | jq '.devices[0].target' > mine.json    a profile for --target
+  NYXC_MASK=vulkan-min nyxc devices    as if they had only what every Vulkan device has")]
 pub(super) struct Args {
     /// Print them as one JSON document, with their profiles
     #[arg(long)]

@@ -1,9 +1,11 @@
 //! `nyxc diff`.
 
 use super::load::{self, Loaded};
+use super::source::Source;
 use super::{Failure, write};
 use crate::diff::{Diff, Side};
-use crate::import::{DimBinding, Outline, outline};
+use crate::failure::EXIT_DIFFERENT;
+use crate::import::{Outline, outline};
 use crate::ir::Level;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -13,13 +15,12 @@ use std::process::ExitCode;
 #[command(after_help = "\
 Examples:
   nyxc diff before.nyx after.nyx
-  nyxc diff model.onnx dump/00_remove_dead_code.nyxir --dim batch=1
-  nyxc diff dump/06_assign_precision.nyxir dump/07_insert_qdq.nyxir --summary
+  nyxc diff model.onnx dump/00_import.nyxir --dim batch=1
+  nyxc diff dump/07_assign_precision.nyxir dump/08_insert_qdq.nyxir --summary
 
-Everything is compared: operators, attributes, operands in order, types, formats, kernels, constants
-by content, inputs, outputs, sizes, and every field of a program. A program is compared with a
-program, or with a text of its kernels (nyxc print). Nodes are matched by name, those without a
-namesake by what they compute.")]
+Everything is compared: operators, attributes, operands in order, types, formats, kernels, constants by content, \
+inputs, outputs, sizes, and every field of a program. A program is compared with a program, or with a text of its \
+kernels (nyxc print). Nodes are matched by name, those without a namesake by what they compute.")]
 pub(super) struct Args {
     /// A .onnx, .nyx or .nyxir file
     before: PathBuf,
@@ -28,9 +29,8 @@ pub(super) struct Args {
     /// Print the figures and how many nodes differ, and no node
     #[arg(long)]
     summary: bool,
-    /// The size of a dimension of the models: as for `nyxc compile`
-    #[arg(long, value_name = "NAME=SIZE", value_parser = DimBinding::parse)]
-    dim: Vec<DimBinding>,
+    #[command(flatten)]
+    source: Source,
     /// Print the differences as one JSON document
     #[arg(long)]
     pub(super) json: bool,
@@ -44,7 +44,11 @@ struct Read {
 
 impl Read {
     fn of(path: &Path, args: &Args) -> Result<Read, Failure> {
-        let loaded = load::graph(path, &args.dim)?;
+        // Sizes and values are those of the models: of one that is compared with a text, of it alone.
+        let is_for_another =
+            !load::is_model(path) && [&args.before, &args.after].into_iter().any(|p| load::is_model(p));
+        let source = if is_for_another { Source::default() } else { args.source.clone() };
+        let loaded = load::graph(path, &source)?;
         let file = if let Loaded::Model(_) = loaded { Some(outline(path)?) } else { None };
         Ok(Read { loaded, file })
     }
@@ -85,5 +89,5 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         (false, false) => diff.to_string(),
     };
     write::stdout(&text)?;
-    Ok(if diff.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if diff.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DIFFERENT) })
 }

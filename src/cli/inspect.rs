@@ -1,9 +1,10 @@
 //! `nyxc inspect`.
 
-use super::constants::Constant;
 use super::load::{self, Loaded};
+use super::source::Source;
 use super::{Failure, size, write};
-use crate::import::{Axis, Described, DimBinding, ImportReport, Initializers, describe};
+use crate::failure::FailureKind;
+use crate::import::{Axis, Described, ImportReport, ValueType, describe};
 use crate::ir::{Graph, NodeKind, Shape, TensorType, ValueId};
 use crate::program::{Plan, Port, Program};
 use serde_json::{Value, json};
@@ -22,12 +23,8 @@ Examples:
 pub(super) struct Args {
     /// A .onnx, .nyx or .nyxir file
     file: PathBuf,
-    /// The size of a dimension of a model: batch=1 by its name, input.0=1 by input and axis, or a range 1..512
-    #[arg(long, value_name = "NAME=SIZE", value_parser = DimBinding::parse)]
-    dim: Vec<DimBinding>,
-    /// Values for inputs of a model, which become constants: in line, as sr=16000 or axes=[0,2], or arrays of these names in a file
-    #[arg(long, value_name = "NAME=VALUE|FILE.npz", value_parser = Constant::parse)]
-    constants: Vec<Constant>,
+    #[command(flatten)]
+    source: Source,
     /// List the nodes of a program too, with format, place, bytes of weights and kernel
     #[arg(long)]
     nodes: bool,
@@ -37,10 +34,10 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let document = if args.file.extension().is_some_and(|e| e == "onnx") {
+    let document = if load::is_model(&args.file) {
         model(&args.file, args)?
     } else {
-        match load::graph(&args.file, &args.dim)? {
+        match load::graph(&args.file, &args.source)? {
             Loaded::Program(program, graph) => of_program(&program, &graph),
             other => of_graph(other.graph()),
         }
@@ -55,17 +52,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
 
 /// What the file says, and what import makes of it where it can.
 fn model(path: &Path, args: &Args) -> Result<Value, Failure> {
-    let told = describe(path).map_err(|e| {
-        let is_io = e.is_io();
-        let mut failure: Failure = e.into();
-        if !is_io {
-            failure.message = format!("{}: {}", path.display(), failure.message);
-        }
-        failure
-    })?;
-    let imported = match load::model(path, &args.dim, &args.constants, Initializers::Auto) {
+    let told = describe(path).map_err(|e| load::refused(path, e))?;
+    let imported = match load::model(path, &args.source) {
         // A slip in the command, or a file beside the model that cannot be read, is none of the model's.
-        Err(failure) if failure.code != 3 => return Err(failure),
+        Err(failure) if failure.kind != FailureKind::Model => return Err(failure),
         imported => imported,
     };
     let graph = imported.as_ref().ok().map(|(graph, _)| graph);
@@ -73,27 +63,45 @@ fn model(path: &Path, args: &Args) -> Result<Value, Failure> {
     let report = imported.as_ref().map_or(&none, |(_, report)| report);
     let compiled: BTreeMap<&str, ValueId> = graph.map(ports).unwrap_or_default();
     let value = |v: &Described| {
-        let ty = graph.zip(compiled.get(v.name.as_str())).map(|(graph, value)| graph.ty(*value));
+        let ty = |name: &str| graph.zip(compiled.get(name)).map(|(graph, value)| graph.ty(*value));
+        let element = |i: usize| {
+            let name = format!("{}.{i}", v.name);
+            let ty = ty(&name)?;
+            Some(json!({"name": name, "type": ty.to_string(), "bytes": ty.bytes()}))
+        };
+        let ty = ty(&v.name);
+        // A sequence has no value of its own name, and neither has an optional without a value.
+        let is_spread = graph.is_some() && ty.is_none() && !v.ty.is_tensor();
+        let elements = is_spread.then(|| (0..).map_while(element).collect::<Vec<_>>());
         let axis = |axis: &Axis| match axis {
             Axis::Size(n) => json!(n),
             Axis::Name(name) => json!(name),
             Axis::Unknown => Value::Null,
         };
-        let shape: Option<Vec<Value>> = v.shape.as_ref().map(|axes| axes.iter().map(axis).collect());
-        json!({
+        let (dtype, shape) =
+            if let ValueType::Tensor { dtype, shape } = &v.ty { (Some(dtype), shape.as_ref()) } else { (None, None) };
+        let shape: Option<Vec<Value>> = shape.map(|axes| axes.iter().map(axis).collect());
+        let mut value = json!({
             "name": v.name,
-            "type": v.ty(),
-            "dtype": v.dtype,
+            "type": v.ty.to_string(),
+            "dtype": dtype,
             "shape": shape,
             "compiled": ty.map(ToString::to_string),
             "bytes": ty.and_then(TensorType::bytes),
-        })
+        });
+        if let Some(elements) = elements {
+            value["elements"] = json!(elements);
+        }
+        value
     };
     let values = |list: &[Described]| list.iter().map(value).collect::<Vec<_>>();
     let inputs = told.inputs.iter().filter(|v| !report.fixed.contains_key(&v.name)).map(|v| {
         let mut input = value(v);
         if v.has_default {
             input["default"] = json!(true);
+        }
+        if let Some(argument) = v.ty.holds(&v.name) {
+            input["holds"] = json!(argument);
         }
         input
     });
@@ -250,11 +258,22 @@ fn people(document: &Value, nodes: bool) -> String {
     let mut line = |key: &str, rest: &str| out += &format!("  {key:10} {rest}\n");
     for (key, word) in [("inputs", "input"), ("outputs", "output")] {
         for v in list(key) {
-            let (ty, compiled) = (text(&v["type"]), text(&v["compiled"]));
+            let ty = text(&v["type"]);
+            let compiled = match v["elements"].as_array() {
+                Some(list) if list.is_empty() => "nothing".to_owned(),
+                Some(list) => list
+                    .iter()
+                    .map(|e| format!("{} : {}", text(&e["name"]), text(&e["type"])))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+                None => text(&v["compiled"]),
+            };
             let more =
                 if compiled.is_empty() || compiled == ty { String::new() } else { format!(", compiled as {compiled}") };
             let why = if v["default"] == true { ", has a default" } else { "" };
-            line(word, &format!("{} : {ty}{more}{why}", text(&v["name"])));
+            let how = v["holds"].as_str().filter(|_| v["elements"].is_null() && v["compiled"].is_null());
+            let how = how.map_or(String::new(), |how| format!(", which must be told: {how}"));
+            line(word, &format!("{} : {ty}{more}{why}{how}", text(&v["name"])));
         }
     }
     for (name, reason) in document["constant_inputs"].as_object().into_iter().flatten() {

@@ -1,8 +1,9 @@
 //! Files as graphs and programs.
 
 use super::Failure;
-use super::constants::{self, Constant};
-use crate::import::{DimBinding, ImportOptions, ImportReport, Initializers, import};
+use super::source::Source;
+use crate::failure::FailureKind;
+use crate::import::{DimBinding, ImportError, ImportReport, import};
 use crate::ir::{Graph, Shape, Tensor, TensorType, text};
 use crate::ops;
 use crate::program::{Program, file};
@@ -36,54 +37,60 @@ impl Loaded {
     }
 }
 
-/// Reads a `.onnx`, `.nyx` or `.nyxir` file, told apart by its name.
+/// Reads a `.onnx`, `.nyx` or `.nyxir` file, told apart by its name; a model as `source` says.
 ///
 /// # Errors
-/// The file cannot be read, or is none of these.
-pub fn graph(path: &Path, dims: &[DimBinding]) -> Result<Loaded, Failure> {
-    graph_with(path, dims, &[])
-}
-
-/// The same, with values for inputs of a model.
-///
-/// # Errors
-/// As [`graph`].
-pub fn graph_with(path: &Path, dims: &[DimBinding], constants: &[Constant]) -> Result<Loaded, Failure> {
+/// The file cannot be read, or is none of these; `source` says something of a file that is no model.
+pub(super) fn graph(path: &Path, source: &Source) -> Result<Loaded, Failure> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("onnx") => {
-            let (graph, _) = model(path, dims, constants, Initializers::Auto)?;
+            let (graph, _) = model(path, source)?;
             Ok(Loaded::Model(graph))
         }
         Some("nyx") => {
+            source.refuse_unused(path)?;
             let program = program(path)?;
             let graph = program_graph(&program)?;
             Ok(Loaded::Program(Box::new(program), graph))
         }
-        Some("nyxir") => Ok(Loaded::Text(text_graph(path)?)),
+        Some("nyxir") => {
+            source.refuse_unused(path)?;
+            Ok(Loaded::Text(text_graph(path)?))
+        }
         _ => Err(Failure::usage(format!("{}: expected a file named .onnx, .nyx or .nyxir", path.display()))),
     }
+}
+
+/// Whether a file is a model by its name.
+pub fn is_model(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "onnx")
+}
+
+/// Refuses a program or a text where a model is wanted, by its name.
+///
+/// # Errors
+/// It is one.
+pub fn refuse_program(path: &Path) -> Result<(), Failure> {
+    let what = match path.extension().and_then(|e| e.to_str()) {
+        Some("nyx") => "a program, compiled already",
+        Some("nyxir") => "a text of a graph",
+        _ => return Ok(()),
+    };
+    Err(Failure::usage(format!("{} is {what}: give the model, a .onnx file", path.display())))
 }
 
 /// Reads an ONNX model.
 ///
 /// # Errors
 /// It cannot be read or is not supported.
-pub fn model(
-    path: &Path,
-    dims: &[DimBinding],
-    constants: &[Constant],
-    initializers: Initializers,
-) -> Result<(Graph, ImportReport), Failure> {
-    let mut options = ImportOptions { dims: dims.to_vec(), initializers, ..ImportOptions::default() };
-    constants::put(constants, &mut options)?;
-    import(path, &options, &ops::registry()).map_err(|e| {
-        let is_named = e.is_io() || e.is_usage();
-        let mut failure: Failure = e.into();
-        if !is_named {
-            failure.message = format!("{}: {}", path.display(), failure.message);
-        }
-        failure
-    })
+pub(super) fn model(path: &Path, source: &Source) -> Result<(Graph, ImportReport), Failure> {
+    import(path, &source.options()?, &ops::registry()).map_err(|e| refused(path, e))
+}
+
+/// Why a model is not imported, with its file where the model is at fault.
+pub(super) fn refused(path: &Path, error: ImportError) -> Failure {
+    let failure = Failure::from(error);
+    if failure.kind == FailureKind::Model { failure.of_file(path) } else { failure }
 }
 
 /// Largest array that may become a constant, in bytes: a small file can hold any number of zeros.
@@ -105,17 +112,13 @@ pub fn values(path: &Path) -> Result<BTreeMap<String, Tensor>, Failure> {
 /// It cannot be read or is damaged.
 pub fn program(path: &Path) -> Result<Program, Failure> {
     std::fs::File::open(path).map_err(|e| Failure::io(path, e))?;
-    if path.extension().is_some_and(|e| e == "onnx") {
+    if is_model(path) {
         let path = path.display();
         return Err(Failure::usage(format!(
             "{path} is a model, not a program: compile it first, nyxc compile {path} -o PROGRAM.nyx"
         )));
     }
-    file::open(path).map_err(|e| {
-        let mut failure: Failure = e.into();
-        failure.message = format!("{}: {}", path.display(), failure.message);
-        failure
-    })
+    file::open(path).map_err(|e| Failure::from(e).of_file(path))
 }
 
 /// The kernel-level graph of a program's first plan.

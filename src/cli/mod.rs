@@ -9,7 +9,6 @@ mod constants;
 mod devices;
 mod diff;
 mod explain;
-mod failure;
 mod fatal;
 mod inspect;
 mod load;
@@ -19,12 +18,13 @@ mod profile;
 mod run;
 mod say;
 mod size;
+mod source;
 mod targets;
 mod verify;
 mod write;
 
+use crate::failure::Failure;
 use clap::{Parser, Subcommand};
-pub use failure::Failure;
 pub use fatal::Allocator;
 use std::process::ExitCode;
 
@@ -39,14 +39,13 @@ Examples:
   nyxc compile model.onnx --budget 7G        compile for the GPU here, within 7 GiB
   nyxc run model.nyx --inputs in.npz --outputs out.npz
   nyxc compile model.onnx --budget 64M --target rx580 --json | jq .ledger
-  nyxc inspect model.onnx                    what it takes and gives, also where it cannot be compiled
+  nyxc inspect model.onnx                    what it takes and gives
 
 `nyxc COMMAND --help` says what each takes, with an example.
 
-
-Exit codes: 0 good; 1 `diff` found differences, `compare` missed its bound or found an overflow; 2 usage; 3 the model
-or file is bad or unsupported; 4 over budget; 5 the device failed; 6 input or output, or no memory left on
-the host; 130 interrupted."
+Exit codes: 0 good; 1 `diff` found differences, `compare` missed its bound or found an overflow; 2 usage; 3 the model \
+or file is bad or unsupported; 4 over budget; 5 the device failed; 6 input or output, or no memory left on the host; \
+130 interrupted."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -131,7 +130,7 @@ pub fn main() -> ExitCode {
                 let _ = write::stdout(&format!("{}\n", failure.json()));
             }
             eprintln!("nyxc: {}", failure.message);
-            ExitCode::from(failure.code)
+            ExitCode::from(failure.kind.exit_code())
         }
     }
 }
@@ -149,4 +148,45 @@ fn refused(error: &clap::Error) -> ExitCode {
     let _ = error.print();
     // 2 for arguments that are none, 0 for help.
     ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// The words of an example as a shell takes them, without what it does with the output and without the comment
+    /// behind it.
+    fn words(example: &str) -> Vec<String> {
+        let end = [" | ", " > ", "   "].iter().filter_map(|mark| example.find(mark)).min().unwrap_or(example.len());
+        let mut words = vec![String::new()];
+        let mut is_quoted = false;
+        for c in example[..end].chars() {
+            match (c, words.last_mut()) {
+                ('\'', _) => is_quoted = !is_quoted,
+                (' ', _) if !is_quoted => words.push(String::new()),
+                (c, Some(word)) => word.push(c),
+                (_, None) => {}
+            }
+        }
+        // Variables of the environment before the command.
+        words.into_iter().skip_while(|word| word != "nyxc").collect()
+    }
+
+    #[test]
+    fn every_example_of_the_help_is_a_command() {
+        let cli = Cli::command();
+        let mut n_examples = 0;
+        for command in std::iter::once(&cli).chain(cli.get_subcommands()) {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for example in help.lines().filter_map(|line| line.strip_prefix("  ")) {
+                let words = words(example);
+                if let Err(error) = Cli::try_parse_from(&words) {
+                    panic!("{}: {example}: {words:?}: {error}", command.get_name());
+                }
+                n_examples += 1;
+            }
+        }
+        assert!(n_examples > 2 * cli.get_subcommands().count(), "{n_examples} examples");
+    }
 }

@@ -1,10 +1,9 @@
 //! `nyxc pass`.
 
 use super::compile::target;
-use super::constants::Constant;
 use super::size::Budget;
+use super::source::Source;
 use super::{Failure, load, write};
-use crate::import::DimBinding;
 use crate::ir::Format;
 use crate::passes::{Pin, Pipeline, Policy, Settings};
 use crate::session::Compile;
@@ -39,12 +38,8 @@ pub(super) struct Args {
     /// Formats that assign_precision may assign
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     formats: Vec<Format>,
-    /// The size of a dimension of a model, or its range
-    #[arg(long, value_name = "NAME=SIZE", value_parser = DimBinding::parse)]
-    dim: Vec<DimBinding>,
-    /// Values for inputs of a model, which become constants: in line, as sr=16000 or axes=[0,2], or arrays of these names in a file
-    #[arg(long, value_name = "NAME=VALUE|FILE.npz", value_parser = Constant::parse)]
-    constants: Vec<Constant>,
+    #[command(flatten)]
+    source: Source,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
@@ -57,7 +52,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     // An unknown name is told before anything is read.
     Pipeline::of(&names, settings.clone())?;
     let mut options = Compile { settings, target: target(&args.target)?, n_threads: 0 };
-    let mut graph = load::graph_with(&args.file, &args.dim, &args.constants)?.into_graph();
+    let mut graph = load::graph(&args.file, &args.source)?.into_graph();
     if let Some(budget) = args.budget {
         options.settings.budget_bytes = Some(budget.resolve(&graph, &options, &|_, _, _| {})?);
     }

@@ -1,7 +1,7 @@
 //! `nyxc print`.
 
+use super::source::Source;
 use super::{Failure, load, write};
-use crate::import::DimBinding;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,13 +11,12 @@ use std::process::ExitCode;
 pub(super) struct Args {
     /// A .onnx, .nyx or .nyxir file
     file: PathBuf,
-    /// The size of a dimension of a model: batch=1 by its name, input.0=1 by input and axis, or a range 1..512
-    #[arg(long, value_name = "NAME=SIZE", value_parser = DimBinding::parse)]
-    dim: Vec<DimBinding>,
+    #[command(flatten)]
+    source: Source,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let loaded = load::graph(&args.file, &args.dim)?;
+    let loaded = load::graph(&args.file, &args.source)?;
     write::stdout(&loaded.graph().to_string())?;
     Ok(ExitCode::SUCCESS)
 }

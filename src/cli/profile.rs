@@ -1,7 +1,8 @@
 //! Profiles: the trace of a run, and the time of each kernel.
 //!
-//! The trace is in the Trace Event Format of Chromium (JSON object form), which ui.perfetto.dev opens: complete events (`ph: "X"`) with times in
-//! microseconds, one process with a thread for each track, metadata events (`ph: "M"`) that name them.
+//! The trace is in the Trace Event Format of Chromium (JSON object form), which ui.perfetto.dev opens: complete events
+//! (`ph: "X"`) with times in microseconds, one process with a thread for each track, metadata events (`ph: "M"`) that
+//! name them.
 
 use crate::program::profile::{KernelTime, Span, Track};
 use serde_json::{Value, json};

@@ -54,9 +54,9 @@ pub(super) struct Args {
 /// `--device`.
 #[derive(clap::Args)]
 pub(super) struct Device {
-    /// auto (the best GPU; the CPU reference where there is none or where it fails), cpu, vulkan (the best Vulkan device,
-    /// drivers that compute on the CPU included), vulkan,cpu (the same; the CPU reference where it fails), or an index of
-    /// `nyxc devices`
+    /// auto (the best GPU; the CPU reference where there is none or where it fails), cpu, vulkan (the best Vulkan
+    /// device, drivers that compute on the CPU included), vulkan,cpu (the same; the CPU reference where it fails), or
+    /// an index of `nyxc devices`
     #[arg(long = "device", default_value = "auto", value_parser = device_choice, value_name = "DEVICE")]
     pub(super) choice: DeviceChoice,
 }

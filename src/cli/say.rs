@@ -1,4 +1,5 @@
-//! What a command says beside its result, on standard error: notes, details, and what it is doing where that takes long.
+//! What a command says beside its result, on standard error: notes, details, and what it is doing where that takes
+//! long.
 
 use std::io::IsTerminal;
 use std::sync::atomic::{AtomicI8, Ordering};
@@ -35,7 +36,8 @@ pub(super) fn detail(text: impl std::fmt::Display) {
 /// How long a command may take before it shows what it is doing.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// One line that shows what goes on, once it has gone on for a second: on a terminal, and nothing in a pipe. Gone when dropped.
+/// One line that shows what goes on, once it has gone on for a second: on a terminal, and nothing in a pipe. Gone when
+/// dropped.
 pub(super) struct Status {
     bar: indicatif::ProgressBar,
     /// Dropped to end the thread that shows the line.

@@ -8,7 +8,8 @@ use crate::session::{Compile, CompileError, Progress, budget_bounds};
 pub(super) enum Budget {
     /// So many bytes.
     Bytes(u64),
-    /// So many percent of the way from the smallest budget that compiles (0) to what the model needs in `uniform:f32` (100).
+    /// So many percent of the way from the smallest budget that compiles (0) to what the model needs in `uniform:f32`
+    /// (100).
     Percent(f64),
 }
 

@@ -1,6 +1,7 @@
 //! `nyxc verify`.
 
 use super::load::{self, Loaded};
+use super::source::Source;
 use super::{Failure, write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,13 +12,15 @@ use std::process::ExitCode;
 pub(super) struct Args {
     /// A .onnx, .nyx or .nyxir file
     file: PathBuf,
+    #[command(flatten)]
+    source: Source,
     /// Say so as one JSON document
     #[arg(long)]
     pub(super) json: bool,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let loaded = load::graph(&args.file, &[])?;
+    let loaded = load::graph(&args.file, &args.source)?;
     loaded.graph().verify().map_err(|e| Failure::file(format!("{}: {e}", args.file.display())))?;
     let what = match &loaded {
         Loaded::Model(..) => "model".to_owned(),

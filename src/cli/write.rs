@@ -1,6 +1,7 @@
 //! Output: whole files or none, standard output that may be a closed pipe.
 
 use super::Failure;
+use crate::failure::EXIT_INTERRUPTED;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -8,13 +9,13 @@ use std::sync::Mutex;
 /// Files that are being written, to be removed when interrupted.
 static PARTIAL: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
-/// Makes an interrupt remove half-written files and exit with code 130.
+/// Makes an interrupt remove half-written files and end the process.
 pub fn remove_partial_files_on_interrupt() {
     // Without a handler an interrupt ends the process all the same; only a temporary file could be left then.
     let _ = ctrlc::set_handler(|| {
         remove_partial_files();
         // At once: destructors of C++ statics would pull the ground from under the threads that compile shaders.
-        signal_hook::low_level::exit(130);
+        signal_hook::low_level::exit(i32::from(EXIT_INTERRUPTED));
     });
 }
 
@@ -41,7 +42,8 @@ pub fn spares<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> 
     }
 }
 
-/// Writes a file whole: beside its place first, then renamed into it. A link stays one, what it leads to is replaced; a device or a pipe is written to.
+/// Writes a file whole: beside its place first, then renamed into it. A link stays one, what it leads to is replaced; a
+/// device or a pipe is written to.
 ///
 /// # Errors
 /// The file cannot be written; nothing is left behind.

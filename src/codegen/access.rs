@@ -30,7 +30,7 @@ pub(super) fn extensions(key: &KernelKey, target: &Target) -> Vec<&'static str> 
 }
 
 /// The type of one element of a buffer.
-fn element(storage: Storage, target: &Target) -> &'static str {
+pub(super) fn element(storage: Storage, target: &Target) -> &'static str {
     match storage {
         Storage::F32 => "float",
         Storage::F16 if target.features.storage_16bit => "float16_t",
@@ -66,11 +66,14 @@ pub(super) fn buffers(key: &KernelKey, target: &Target) -> String {
     if key.template.table().faults {
         buffer("", "uint", "faults");
     }
-    let _ = write!(text, "layout(set = 0, binding = {binding}, std140) uniform Params {{");
-    for param in key.params() {
-        let _ = write!(text, " {} {};", param.ty.glsl(), param.name);
+    let params = key.params();
+    if !params.is_empty() {
+        let _ = write!(text, "layout(set = 0, binding = {binding}, std140) uniform Params {{");
+        for param in params {
+            let _ = write!(text, " {} {};", param.ty.glsl(), param.name);
+        }
+        text += " } p;\n";
     }
-    text += " } p;\n";
     if key.template.table().vectors {
         let mut binding = 0;
         for (name, operand) in key.present() {

@@ -94,15 +94,19 @@ pub(super) fn put(key: &KernelKey) -> Result<Put, CodegenError> {
     let _ = writeln!(text, "T_y value_y({}) {{\n{}    return {value};\n}}", parameters.join(", "), body.statements);
     let one = values(&|arg| arg.one(&format!("at_{}(i)", arg.name)));
     let _ = writeln!(text, "void put(uint i{own}) {{ st_y(i, value_y({one})); }}");
-    if key.width().is_some() {
+    if let Some(width) = key.width() {
         let loads: String = args.iter().map(Arg::loads).collect();
-        let x0 = x0.map(|x0| x0.replace('v', "v[e]"));
-        let each = x0.into_iter().chain(args.iter().map(Arg::of_vector)).collect::<Vec<_>>().join(", ");
+        // Written out, not a loop: optimizers leave a loop be that is in a branch of another one, and arrays then in memory.
+        let each = |e: u32| -> String {
+            let x0 = x0.map(|x0| x0.replace('v', &format!("v[{e}]")));
+            let values: Vec<String> = x0.into_iter().chain(args.iter().map(|arg| arg.of_vector(e))).collect();
+            format!("    r[{e}] = value_y({});\n", values.join(", "))
+        };
         let own = if own.is_empty() { String::new() } else { format!("{own}[WIDTH]") };
         let _ = writeln!(
             text,
-            "void puts(uint i{own}) {{\n{loads}    T_y r[WIDTH];\n    \
-             [[unroll]] for (uint e = 0u; e < WIDTH; e++) r[e] = value_y({each});\n    sts_y(i, r);\n}}"
+            "void puts(uint i{own}) {{\n{loads}    T_y r[WIDTH];\n{}    sts_y(i, r);\n}}",
+            (0..width).map(each).collect::<String>()
         );
     }
     Ok(Put { text: helpers(&body.helpers) + &text, is_wide: body.is_wide })
@@ -137,11 +141,11 @@ impl Arg<'_> {
     }
 
     /// What goes with element `i + e`, after those statements.
-    fn of_vector(&self) -> String {
+    fn of_vector(&self, e: u32) -> String {
         match self.key.run {
-            Run::Each => self.one(&format!("at_{}(i + e)", self.name)),
+            Run::Each => self.one(&format!("at_{}(i + {e}u)", self.name)),
             Run::One => self.name.clone(),
-            Run::Vector => format!("{}[e]{}", self.name, self.test()),
+            Run::Vector => format!("{}[{e}]{}", self.name, self.test()),
         }
     }
 }

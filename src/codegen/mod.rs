@@ -8,7 +8,7 @@ pub mod spirv;
 mod tests;
 mod vector;
 
-use crate::ops::kernel_key::{KernelKey, Storage, Template};
+use crate::ops::kernel_key::{KernelKey, ParamType, Storage, Template};
 use crate::ops::variant::Variant;
 use crate::program::Shader;
 use crate::target::Target;
@@ -90,7 +90,7 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     let mut text = String::from("#version 450\n");
     let mut extensions: Vec<&str> = access::extensions(key, target);
     let dot = target.features.integer_dot_product
-        && (matches!(key.template, Template::MatmulI8 | Template::ConvI8)
+        && (matches!(key.template, Template::MatmulI8 | Template::ConvI8 | Template::ConvNhwcI8)
             || key.template.table().needs.contains(&"integer_dot_product"));
     if dot {
         extensions.push("GL_EXT_integer_dot_product");
@@ -127,7 +127,31 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     text += &vector::functions(key, target);
     expand(&mut text, put.as_ref().map_or("", |put| &put.text), 0).map_err(refuse)?;
     expand(&mut text, template(key.template), 0).map_err(refuse)?;
-    Ok(text)
+    Ok(if key.literals.is_empty() { text } else { with_literals(&text, key) })
+}
+
+/// The text with numbers in the place of parameters `p.name` that are known.
+fn with_literals(text: &str, key: &KernelKey) -> String {
+    let params = key.all_params();
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut done = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("p.") {
+        let (before, from) = rest.split_at(at);
+        let name = &from[2..];
+        let name = &name[..name.find(|c| !is_word(c)).unwrap_or(name.len())];
+        let starts = !(before.ends_with(is_word) || before.is_empty() && done.ends_with(is_word));
+        done += before;
+        match key.literals.get(name).filter(|_| starts) {
+            Some(&bits) => {
+                let is_int = params.iter().any(|param| param.name == name && param.ty == ParamType::Int);
+                done += &if is_int { format!("({})", bits.cast_signed()) } else { format!("{bits}u") };
+            }
+            None => done += &from[..2 + name.len()],
+        }
+        rest = &from[2 + name.len()..];
+    }
+    done + rest
 }
 
 /// Appends `source` with its includes in place.

@@ -6,10 +6,10 @@ use super::spirv::capability;
 use super::*;
 use crate::ir::packed::{Granularity, Packing, ScaleType};
 use crate::ir::{Binary, Expr, Unary};
-use crate::ops::kernel_key::{ArgKey, ExprKey, Load, OperandKey, Run, Storage, Tile, Value};
+use crate::ops::kernel_key::{ArgKey, ExprKey, Load, OperandKey, ParamType, Run, Storage, Tile, Value};
 use crate::ops::variant::{Family, Variant};
-use crate::program::spirv::Interface;
-use crate::target::shipped_names;
+use crate::program::spirv::{Interface, SpirvError};
+use crate::target::{MatrixTypes, shipped_names};
 use std::collections::{BTreeMap, BTreeSet};
 
 const BLOCK_4: Packing = Packing { bits: 4, granularity: Granularity::Block(32), scale: ScaleType::F16 };
@@ -32,23 +32,30 @@ fn storages(template: Template, operand: &str) -> Vec<Storage> {
         .collect();
     match (template, operand) {
         (Template::MatmulI8, "a") => activations,
-        (Template::ConvI8, "x") => vec![Storage::Packed(Packing::activation(Granularity::Tensor))],
+        (Template::ConvI8 | Template::ConvNhwcI8, "x") => {
+            vec![Storage::Packed(Packing::activation(Granularity::Tensor))]
+        }
         // Integer products know no zero points.
-        (Template::MatmulI8 | Template::ConvI8, _) => packings()
+        (Template::MatmulI8 | Template::ConvI8 | Template::ConvNhwcI8, _) => packings()
             .into_iter()
             .filter(|s| matches!(s, Storage::Packed(packing) if !packing.scale.has_zeros()))
             .collect(),
-        (Template::ConvDepthwise, "x") => {
+        (Template::ConvDepthwise | Template::ConvDepthwiseNhwc, "x") => {
             [floats, vec![Storage::Packed(Packing::activation(Granularity::Tensor))]].concat()
         }
-        (Template::Matmul | Template::Matvec, "b") | (Template::Conv | Template::ConvDepthwise, "w") => {
+        (Template::Matmul | Template::Matvec, "b")
+        | (Template::Conv | Template::ConvDepthwise | Template::ConvNhwc | Template::ConvDepthwiseNhwc, "w") => {
             [floats, packings()].concat()
         }
         (Template::GemvDot, "b") => packings(),
+        (Template::ConvMma, "b") => [vec![Storage::F16], packings()].concat(),
         (Template::Gather, "data") => [floats, INTEGERS.to_vec(), packings()].concat(),
         (Template::Gather | Template::CheckIndices, _) => INTEGERS.to_vec(),
-        (Template::Attention | Template::AttentionFew, "mask") => [floats, vec![Storage::I32]].concat(),
+        (Template::Attention | Template::AttentionFew | Template::AttentionMma, "mask") => {
+            [floats, vec![Storage::I32]].concat()
+        }
         (_, "lengths") => vec![Storage::I32],
+        (Template::AttentionMma, _) => vec![Storage::F16],
         (Template::Reduce | Template::Strided | Template::Concat, _) => [floats, INTEGERS.to_vec()].concat(),
         _ => floats,
     }
@@ -75,7 +82,15 @@ fn plainest(template: Template) -> KernelKey {
         flags: table.flags.iter().map(|(flag, values)| (*flag, values[0])).collect(),
         tile: table.tiled.then_some(Tile { m: 32, n: 32, k: 32 }),
         variant: variants(table.variant).first().copied(),
+        literals: if table.literals { literals(template) } else { BTreeMap::new() },
     }
+}
+
+/// Numbers for what loops and arrays of a template need to know, all of a small window.
+fn literals(template: Template) -> BTreeMap<String, u32> {
+    let known = ["kh", "kw", "sh", "sw", "pt", "pl", "dh", "dw"];
+    let params = template.table().params.iter().filter(|param| known.contains(&param.name));
+    params.map(|param| (param.name.to_owned(), 2)).collect()
 }
 
 /// Variants of a family, a plain one first.
@@ -200,6 +215,10 @@ fn keys(template: Template) -> Vec<KernelKey> {
             keys.iter().map(|key| KernelKey { tile: Some(Tile { m: 64, n: 64, k: 16 }), ..key.clone() }).collect();
         keys.extend(large);
     }
+    if template.table().literals {
+        let all = template.table().params.iter().filter(|param| param.ty == ParamType::Uint);
+        keys.push(KernelKey { literals: all.map(|param| (param.name.to_owned(), 4)).collect(), ..plain.clone() });
+    }
     keys.extend(of_vectors(&plain));
     if template == Template::CheckIndices {
         let at = ArgKey { storage: Storage::I32, value: Value::Int, ..arg(Load::Strided(2)) };
@@ -216,7 +235,8 @@ fn keys(template: Template) -> Vec<KernelKey> {
         let text = if own.is_some() { "relu(add(mul(x0,x1),add(x2,x3)))" } else { "relu(add(mul(x0,x1),x2))" };
         let args =
             vec![arg(Load::Scalar), ArgKey { storage: Storage::F16, ..arg(Load::Periodic) }, arg(Load::Strided(3))];
-        keys.push(KernelKey { expr: Some(ExprKey { text: text.to_owned(), own, args, n_numbers: 0 }), ..plain });
+        let expr = ExprKey { text: text.to_owned(), own, args, n_numbers: 0 };
+        keys.push(KernelKey { expr: Some(expr), ..plain });
     }
     keys
 }
@@ -244,7 +264,8 @@ fn matrix_keys(plain: &KernelKey) -> Vec<KernelKey> {
     for (a, b, flush_k, frag_k) in forms {
         for text in ["32x32x32_16x16_1", "128x128x32_64x32_1", "64x32x32_32x32_2", "16x16x32_16x16_8"] {
             for (trans_b, whole, batch_rank) in [(1, 1, 0), (1, 0, 0), (1, 0, 1), (0, 1, 1), (0, 0, 0)] {
-                if trans_b == 0 && (a, b) != (Storage::F16, Storage::F16) {
+                let turns = plain.flags.contains_key("trans_b");
+                if !turns && (trans_b, batch_rank) != (1, 0) || trans_b == 0 && (a, b) != (Storage::F16, Storage::F16) {
                     continue;
                 }
                 let mut key = plain.clone();
@@ -261,7 +282,9 @@ fn matrix_keys(plain: &KernelKey) -> Vec<KernelKey> {
                     ("frag_k", frag_k),
                     ("subgroup", 32),
                 ] {
-                    key.flags.insert(flag, value);
+                    if key.flags.contains_key(flag) {
+                        key.flags.insert(flag, value);
+                    }
                 }
                 key.variant = Some(text.parse().unwrap());
                 keys.push(KernelKey { result: Storage::F16, ..key.clone() });
@@ -309,7 +332,9 @@ fn compile_everywhere(keys: &[KernelKey]) -> usize {
             // Variants are chosen by what a target has: `plan/kernels/gemv.rs`.
             let roomy = target.limits.max_compute_work_group_invocations >= 1024
                 && target.limits.max_compute_shared_memory_size >= 49152;
+            let side = target.features.matrix_shape(MatrixTypes::F16).map_or(0, |shape| shape.m);
             (key.flag("half") == 0 || target.features.f16_arithmetic)
+                && (key.flag("side") == 0 || key.flag("side") == side)
                 && (key.threads() <= 128 || roomy)
                 && needs.fold(true, |all, name| all & target.features.named(name).unwrap())
         };
@@ -319,7 +344,11 @@ fn compile_everywhere(keys: &[KernelKey]) -> usize {
             let asks = done.entry(text).or_insert_with(read);
             // Only kernels on cooperative matrices, whose keys have the size of a subgroup, depend on it.
             let allowed = allowed(target);
-            asks.granted(&target.features).unwrap_or_else(|e| panic!("{key} on {}: {e}", target.name));
+            match asks.granted(&target.features) {
+                // The planner takes a shape that the target has.
+                Err(SpirvError::Matrix { .. }) if key.flags.contains_key("side") => continue,
+                granted => granted.unwrap_or_else(|e| panic!("{key} on {}: {e}", target.name)),
+            }
             let extra: Vec<_> = asks.capabilities.difference(&allowed).collect();
             assert!(extra.is_empty() && !asks.capabilities.is_empty(), "{key} on {} declares {extra:?}", target.name);
             let (l, size) = (&target.limits, asks.local_size.unwrap());

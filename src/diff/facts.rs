@@ -25,8 +25,8 @@ impl Facts {
     }
 }
 
-/// Name, level, ranges of sizes, inputs and outputs in order. `has_names` is false where both come of model files, which
-/// tell their names: the graph of one without is named after the file.
+/// Name, level, ranges of sizes, inputs and outputs in order. `has_names` is false where both come of model files,
+/// which tell their names: the graph of one without is named after the file.
 pub(super) fn of_graphs(before: &Graph, after: &Graph, pairs: &Pairs, has_names: bool) -> Vec<Fact> {
     let mut facts = Facts::default();
     if has_names {

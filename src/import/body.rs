@@ -1,7 +1,8 @@
-//! Bodies of If, Loop and Scan. What a body uses from outside becomes an input of it and an operand of its node; constants are repeated
-//! inside, where type rules can see them.
+//! Bodies of If, Loop and Scan. What a body uses from outside becomes an input of it and an operand of its node;
+//! constants are repeated inside, where type rules can see them.
 //!
-//! The inputs of a body are its own, then the captured values. A node of several bodies (If) gives all captured values to each.
+//! The inputs of a body are its own, then the captured values. A node of several bodies (If) gives all captured values
+//! to each.
 
 use super::build::{Builder, Known};
 use super::dims::described;
@@ -30,7 +31,8 @@ pub(super) fn count_nodes(raw: &RawGraph) -> usize {
     raw.nodes.iter().map(|node| 1 + node.graphs.iter().map(|(_, body)| count_nodes(body)).sum::<usize>()).sum()
 }
 
-/// Adds the names that `raw` uses and does not define, in order of use. `inner` holds what the graphs around it, within the outermost, define.
+/// Adds the names that `raw` uses and does not define, in order of use. `inner` holds what the graphs around it, within
+/// the outermost, define.
 pub(super) fn free<'g>(raw: &'g RawGraph, inner: &mut Vec<BTreeSet<&'g str>>, found: &mut Vec<&'g str>) {
     let inputs = raw.inputs.iter().map(|i| i.name.as_str()).chain(raw.initializers.keys().map(String::as_str));
     inner.push(inputs.chain(raw.nodes.iter().flat_map(|n| n.outputs.iter().map(String::as_str))).collect());
@@ -50,7 +52,8 @@ pub(super) fn free<'g>(raw: &'g RawGraph, inner: &mut Vec<BTreeSet<&'g str>>, fo
 }
 
 impl Builder<'_> {
-    /// The branch of an If whose condition is known: only that one is imported, since the other may not even have a type for these sizes.
+    /// The branch of an If whose condition is known: only that one is imported, since the other may not even have a
+    /// type for these sizes.
     pub(super) fn branch_taken<'r>(&self, raw: &'r RawNode) -> Result<Option<&'r RawGraph>, ImportError> {
         if raw.key() != "If" {
             return Ok(None);
@@ -89,7 +92,8 @@ impl Builder<'_> {
         Ok(())
     }
 
-    /// Imports one body. A size that an iteration changes is not known, whatever it is before the first: found by importing again.
+    /// Imports one body. A size that an iteration changes is not known, whatever it is before the first: found by
+    /// importing again.
     fn body(
         &self,
         raw: &RawNode,
@@ -159,7 +163,8 @@ impl Builder<'_> {
         Ok(inner.graph)
     }
 
-    /// What the operands say of a body's own inputs, how many of these come before those that iterations carry, and how many are carried.
+    /// What the operands say of a body's own inputs, how many of these come before those that iterations carry, and how
+    /// many are carried.
     fn given_types(
         &self,
         raw: &RawNode,

@@ -80,7 +80,8 @@ pub(super) struct Builder<'a> {
     pub(super) is_body: bool,
     /// What could not be built because a size or the value of an input is missing.
     pub(super) missing: missing::Missing,
-    /// Conditions, computed while the program runs, of the bodies in which nodes are written out now, and the values at which those count.
+    /// Conditions, computed while the program runs, of the bodies in which nodes are written out now, and the values at
+    /// which those count.
     pub(super) guards: Vec<(Known, bool)>,
 }
 
@@ -270,7 +271,8 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    /// Adds one node of the newest form, or the constants that it computes. Gives the names the file has for its outputs, and the outputs.
+    /// Adds one node of the newest form, or the constants that it computes. Gives the names the file has for its
+    /// outputs, and the outputs.
     pub(super) fn add(
         &mut self,
         draft: Draft,

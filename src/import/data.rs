@@ -1,4 +1,5 @@
-//! Constant data: from the protobuf, moved and not copied where the file has it as raw bytes, or mapped from files beside the model.
+//! Constant data: from the protobuf, moved and not copied where the file has it as raw bytes, or mapped from files
+//! beside the model.
 
 use super::error::{ImportError, Kind};
 use crate::ir::{DType, Shape, Source, Tensor, TensorType};
@@ -19,9 +20,13 @@ pub(super) struct Files {
 /// Maps a file for reading.
 pub(super) fn map(path: &Path) -> std::io::Result<memmap2::Mmap> {
     let file = File::open(path)?;
-    // SAFETY: the mapping is private and read only, every byte pattern is a valid `u8`, and all readers check their ranges against its
-    // length. That nobody changes the file meanwhile cannot be enforced: as for every tool that maps its input, a writer could make the
-    // bytes change or, by truncating the file, raise SIGBUS (which the command line turns into exit code 6); it cannot make us read or write memory that is not the mapping's.
+    if file.metadata()?.is_dir() {
+        return Err(std::io::Error::from(std::io::ErrorKind::IsADirectory));
+    }
+    // SAFETY: the mapping is private and read only, every byte pattern is a valid `u8`, and all readers check their
+    // ranges against its length. That nobody changes the file meanwhile cannot be enforced: as for every tool that maps
+    // its input, a writer could make the bytes change or, by truncating the file, raise SIGBUS (which the command line
+    // turns into exit code 6); it cannot make us read or write memory that is not the mapping's.
     unsafe { memmap2::Mmap::map(&file) }
 }
 

@@ -1,4 +1,5 @@
-//! Initializers that are inputs too: from IR version 4 on an input with a default, unless what it is must be known while compiling.
+//! Initializers that are inputs too: from IR version 4 on an input with a default, unless what it is must be known
+//! while compiling.
 
 use super::error::ImportError;
 use super::read::RawGraph;
@@ -10,8 +11,8 @@ const IR_VERSION: i64 = 4;
 /// Initializers of less than this together are inputs, though the model lists all it has.
 const SMALL_BYTES: u64 = 64 << 10;
 
-/// Makes inputs with a default of the initializers that are listed as inputs, where they shall be ones. Gives the others that are listed, and why they are
-/// constants.
+/// Makes inputs with a default of the initializers that are listed as inputs, where they shall be ones. Gives the
+/// others that are listed, and why they are constants.
 pub(super) fn choose(raw: &mut RawGraph, ir_version: i64, options: &ImportOptions) -> BTreeMap<String, String> {
     let bytes = raw.initializers.values().filter_map(|t| t.ty().bytes()).fold(0, u64::saturating_add);
     let is_listed = |name: &String| raw.inputs.iter().any(|input| input.name == *name);
@@ -47,8 +48,8 @@ pub(super) fn choose(raw: &mut RawGraph, ir_version: i64, options: &ImportOption
     fixed
 }
 
-/// Makes constants of the inputs with a default whose value the graph cannot do without, and gives why: the one that the error names, or all where it names
-/// none of them.
+/// Makes constants of the inputs with a default whose value the graph cannot do without, and gives why: the one that
+/// the error names, or all where it names none of them.
 ///
 /// # Errors
 /// There is no such input: the error is the model's.

@@ -1,14 +1,12 @@
 //! What an ONNX file says of itself, read from the protobuf alone: also where the model cannot be imported.
 
 use super::error::{ImportError, Kind};
-use super::proto::OnnxModel;
+use super::proto::{OnnxModel, ValueExtras, paired};
+use super::value_type::ValueType;
 use super::{data, read};
 use crate::ir::DType;
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::path::Path;
-use tract_onnx::pb::tensor_shape_proto::dimension::Value as DimValue;
-use tract_onnx::pb::type_proto::Value as TypeValue;
 use tract_onnx::pb::{GraphProto, NodeProto, TensorProto, ValueInfoProto};
 
 /// What a model takes, gives and holds, as its file states it.
@@ -22,11 +20,13 @@ pub struct Description {
     pub ir_version: i64,
     /// Opset by domain; the default domain is `ai.onnx`.
     pub opsets: BTreeMap<String, i64>,
-    /// Inputs in order. Before IR version 4 every initializer had to be one too: those are constants all the same, and not listed.
+    /// Inputs in order. Before IR version 4 every initializer had to be one too: those are constants all the same, and
+    /// not listed.
     pub inputs: Vec<Described>,
     /// Outputs in order.
     pub outputs: Vec<Described>,
-    /// How often each operator stands in the file, those of subgraphs and functions included; `domain::name` for other domains.
+    /// How often each operator stands in the file, those of subgraphs and functions included; `domain::name` for other
+    /// domains.
     pub operators: BTreeMap<String, usize>,
     /// Model-local functions.
     pub functions: Vec<String>,
@@ -41,58 +41,10 @@ pub struct Description {
 pub struct Described {
     /// Its name.
     pub name: String,
-    /// Its element type; `None` where it is no tensor.
-    pub dtype: Option<String>,
-    /// Its axes; `None` where the file does not say how many it has.
-    pub shape: Option<Vec<Axis>>,
+    /// Its type.
+    pub ty: ValueType,
     /// Whether an initializer gives it a value.
     pub has_default: bool,
-}
-
-/// The size of an axis as the file states it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Axis {
-    /// A number, whatever it is.
-    Size(i64),
-    /// A name.
-    Name(String),
-    /// Neither.
-    Unknown,
-}
-
-impl fmt::Display for Axis {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Axis::Size(n) => write!(f, "{n}"),
-            Axis::Name(name) => f.write_str(name),
-            Axis::Unknown => f.write_str("?"),
-        }
-    }
-}
-
-impl Described {
-    fn of(info: &ValueInfoProto) -> Described {
-        let name = info.name.clone();
-        let Some(TypeValue::TensorType(tensor)) = info.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
-            return Described { name, dtype: None, shape: None, has_default: false };
-        };
-        let dtype = DType::from_onnx(tensor.elem_type);
-        let dtype = dtype.map_or_else(|| format!("type {}", tensor.elem_type), |dtype| dtype.to_string());
-        let axis = |dim: &Option<DimValue>| match dim {
-            Some(DimValue::DimValue(n)) => Axis::Size(*n),
-            Some(DimValue::DimParam(name)) if !name.is_empty() => Axis::Name(name.clone()),
-            _ => Axis::Unknown,
-        };
-        let shape = tensor.shape.as_ref().map(|shape| shape.dim.iter().map(|dim| axis(&dim.value)).collect());
-        Described { name, dtype: Some(dtype), shape, has_default: false }
-    }
-
-    /// The type as one text: `f32[batch,3,224,224]`, `?` for an axis that is not told, `f32[...]` where their number is not.
-    pub fn ty(&self) -> String {
-        let Some(dtype) = &self.dtype else { return "a sequence, an optional or a map".to_owned() };
-        let axes = self.shape.as_ref().map(|axes| axes.iter().map(Axis::to_string).collect::<Vec<_>>().join(","));
-        format!("{dtype}[{}]", axes.as_deref().unwrap_or("..."))
-    }
 }
 
 /// Describes the ONNX file at `path`. External data is not looked at, only counted.
@@ -113,8 +65,9 @@ pub fn describe(path: &Path) -> Result<Description, ImportError> {
 /// # Errors
 /// They are none.
 pub fn describe_bytes(bytes: &[u8]) -> Result<Description, ImportError> {
-    let model = OnnxModel::decode(bytes)?.message;
+    let OnnxModel { message: model, extras } = OnnxModel::decode(bytes)?;
     let graph = model.graph.ok_or(Kind::NoGraph)?;
+    let extras = extras.graph.unwrap_or_default();
     let mut description = Description {
         name: graph.name.clone(),
         producer: format!("{} {}", model.producer_name, model.producer_version).trim().to_owned(),
@@ -128,11 +81,15 @@ pub fn describe_bytes(bytes: &[u8]) -> Result<Description, ImportError> {
         *newest = set.version.max(*newest);
     }
     let given: BTreeSet<&str> = graph.initializer.iter().map(|t| t.name.as_str()).collect();
-    let input =
-        |info: &ValueInfoProto| Described { has_default: given.contains(info.name.as_str()), ..Described::of(info) };
-    description.inputs =
-        graph.input.iter().map(input).filter(|input| !input.has_default || model.ir_version >= 4).collect();
-    description.outputs = graph.output.iter().map(Described::of).collect();
+    let value = |(info, extras): (&ValueInfoProto, Option<&ValueExtras>), has_default| Described {
+        name: info.name.clone(),
+        ty: ValueType::of(info, extras),
+        has_default,
+    };
+    let inputs = paired(&graph.input, &extras.input);
+    let inputs = inputs.map(|(info, extras)| value((info, extras), given.contains(info.name.as_str())));
+    description.inputs = inputs.filter(|input| !input.has_default || model.ir_version >= 4).collect();
+    description.outputs = paired(&graph.output, &extras.output).map(|both| value(both, false)).collect();
     description.count(&graph);
     for function in &model.functions {
         description.functions.push(function.name().to_owned());

@@ -36,7 +36,7 @@ pub(super) fn declared(input: &str, axis: usize, dim: &Dimension) -> Result<i64,
 /// Element type and axes of a value that the file describes.
 pub(super) fn described(info: &ValueInfoProto) -> Result<(crate::ir::DType, Option<&[Dimension]>), String> {
     let Some(TypeValue::TensorType(tensor)) = info.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
-        return Err("is no tensor: what a sequence or an optional holds must be said (ImportOptions::held), maps are not supported".to_owned());
+        return Err("is no tensor".to_owned());
     };
     Ok((data::dtype(tensor.elem_type)?, tensor.shape.as_ref().map(|s| s.dim.as_slice())))
 }
@@ -128,14 +128,14 @@ impl Symbols {
         };
         match self.bound.insert(symbol, size.clone()) {
             Some(before) if before != *size => {
-                Err(Kind::FixedDim { name: name.clone(), size: before.to_string(), given: size.to_string() }.into())
+                Err(Kind::TwiceDim { name: name.clone(), first: before.to_string(), second: size.to_string() }.into())
             }
             _ => Ok(()),
         }
     }
 
-    /// The symbol that looks like a batch: the only unbound one on the first axis of inputs of two axes and more, on no other axis, and not
-    /// called a length.
+    /// The symbol that looks like a batch: the only unbound one on the first axis of inputs of two axes and more, on no
+    /// other axis, and not called a length.
     fn batch(&self, axes: &[Axis<'_>]) -> Option<String> {
         let unbound = |a: &&Axis<'_>| a.size.as_ref().is_err_and(|name| !self.bound.contains_key(name));
         let first: BTreeSet<&String> =
@@ -169,7 +169,8 @@ impl Symbols {
         ranged
     }
 
-    /// The type of a value as the file describes it; sizes without a name are named after `name`. `None` where it has no shape.
+    /// The type of a value as the file describes it; sizes without a name are named after `name`. `None` where it has
+    /// no shape.
     pub(super) fn ty(&self, name: &str, info: &ValueInfoProto) -> Result<Option<TensorType>, ImportError> {
         let (dtype, dims) = described(info).map_err(|problem| Kind::Input { name: name.to_owned(), problem })?;
         let dim = |(axis, dim)| match declared(name, axis, dim) {
@@ -232,8 +233,8 @@ impl DimBinding {
         if text.chars().all(is_plain) { format!("--dim {text}") } else { format!("--dim '{text}'") }
     }
 
-    /// Reads `NAME=SIZE` or `INPUT.AXIS=SIZE`, where the size is a number, a range `1..512` that the program takes any size of, or an
-    /// expression of names that have a range (`past+seq`, `32*h`).
+    /// Reads `NAME=SIZE` or `INPUT.AXIS=SIZE`, where the size is a number, a range `1..512` that the program takes any
+    /// size of, or an expression of names that have a range (`past+seq`, `32*h`).
     ///
     /// # Errors
     /// The text is none of these.

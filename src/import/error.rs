@@ -54,6 +54,8 @@ pub(super) enum Kind {
     UnknownDim { name: String, available: String },
     #[error("dimension {name:?} is {size} in the model, {given} was given")]
     FixedDim { name: String, size: String, given: String },
+    #[error("dimension {name:?} is given twice, as {first} and as {second}")]
+    TwiceDim { name: String, first: String, second: String },
     #[error("input {name:?}: {problem}")]
     Input { name: String, problem: String },
     #[error("output {name:?}: {problem}")]
@@ -64,6 +66,10 @@ pub(super) enum Kind {
         "operand {slot} must be a constant, and is the model's input {name:?}: give it a value with --constants {name}=VALUE"
     )]
     FreeInput { slot: usize, name: String },
+    #[error("input {name:?} holds: {problem}")]
+    Held { name: String, problem: String },
+    #[error("{}", not_held(inputs))]
+    NotHeld { inputs: Vec<(String, String, String)> },
     #[error("tensor {name:?}: {problem}")]
     Tensor { name: String, problem: String },
     #[error("tensor {name:?}: {needed} bytes from byte {offset} of {file:?}: {problem}")]
@@ -94,6 +100,14 @@ pub(super) enum Kind {
     Unrelated { source: OpError, proposals: Vec<Vec<DimBinding>> },
     #[error("{first}; in all the model needs{}", needed(inputs, dims))]
     Missing { first: Box<Kind>, inputs: Vec<(String, String)>, dims: Vec<String> },
+}
+
+/// Inputs that are no tensors, with their types and what is given for them on the command line.
+fn not_held(inputs: &[(String, String, String)]) -> String {
+    let each = inputs.iter().map(|(name, ty, argument)| {
+        format!("input {name:?} is {ty}: a program takes the tensors that it holds, so say which, as {argument}")
+    });
+    each.collect::<Vec<_>>().join("; ")
 }
 
 /// What would relate the sizes, as it is given on the command line.
@@ -129,13 +143,15 @@ impl ImportError {
         matches!(self.inner.kind, Kind::Io { .. })
     }
 
-    /// Whether a binding of a dimension was wrong, rather than the model.
+    /// Whether the options were wrong, rather than the model: a dimension, or a value or a type of an input.
     pub fn is_usage(&self) -> bool {
         matches!(
             self.inner.kind,
             Kind::UnknownDim { .. }
                 | Kind::Fixed { .. }
+                | Kind::Held { .. }
                 | Kind::FixedDim { .. }
+                | Kind::TwiceDim { .. }
                 | Kind::FreeSymbol { .. }
                 | Kind::SizeRange { .. }
                 | Kind::Binding { .. }
@@ -156,7 +172,8 @@ impl ImportError {
         }
     }
 
-    /// The input of the model whose value must be known for the model to import, the first of several, where that is what is missing.
+    /// The input of the model whose value must be known for the model to import, the first of several, where that is
+    /// what is missing.
     pub fn free_input(&self) -> Option<&str> {
         match &self.inner.kind {
             Kind::FreeInput { name, .. } => Some(name),
@@ -165,12 +182,20 @@ impl ImportError {
         }
     }
 
+    /// The inputs of the model of which must be said what they hold for the model to import
+    /// ([`ImportOptions::held`](super::ImportOptions::held)), where that is what is missing.
+    pub fn not_held(&self) -> impl Iterator<Item = &str> {
+        let inputs = if let Kind::NotHeld { inputs } = &self.inner.kind { inputs.as_slice() } else { &[] };
+        inputs.iter().map(|(name, ..)| name.as_str())
+    }
+
     /// Whether sizes or values are missing that a user can give.
     pub(super) fn is_missing(&self) -> bool {
         matches!(self.inner.kind, Kind::FreeInput { .. } | Kind::UnboundDim { .. })
     }
 
-    /// The error about the first of several sizes and values that are missing, saying all: inputs with their types, and dimensions.
+    /// The error about the first of several sizes and values that are missing, saying all: inputs with their types, and
+    /// dimensions.
     pub(super) fn of_all(mut self, inputs: Vec<(String, String)>, dims: Vec<String>) -> ImportError {
         let is_said = match &self.inner.kind {
             Kind::FreeInput { .. } => inputs.len() == 1 && dims.is_empty(),
@@ -184,7 +209,8 @@ impl ImportError {
         self
     }
 
-    /// Bindings of dimensions with which a node would not have been refused, each a list of what is to be given together.
+    /// Bindings of dimensions with which a node would not have been refused, each a list of what is to be given
+    /// together.
     pub(super) fn proposals(&self) -> &[Vec<DimBinding>] {
         if let Kind::Unrelated { proposals, .. } = &self.inner.kind { proposals } else { &[] }
     }
@@ -197,7 +223,8 @@ impl ImportError {
         self
     }
 
-    /// An error about a value that nothing before has produced, where a later node, which `producer` finds, does: the graph is out of order.
+    /// An error about a value that nothing before has produced, where a later node, which `producer` finds, does: the
+    /// graph is out of order.
     pub(super) fn in_order(mut self, producer: impl FnOnce(&str) -> Option<String>) -> ImportError {
         if let Kind::UnknownValue { value } = &self.inner.kind
             && let Some(producer) = producer(value)

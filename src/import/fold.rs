@@ -1,4 +1,5 @@
-//! Computing shapes at once: what depends on constants and known sizes alone becomes a constant while the graph is built.
+//! Computing shapes at once: what depends on constants and known sizes alone becomes a constant while the graph is
+//! built.
 
 use super::build::{Builder, Known};
 use crate::ir::{Attr, Class, DType, Dim, NodeKind, Op, Tensor, TensorType, ValueId, resolve_axis};
@@ -80,8 +81,9 @@ impl Builder<'_> {
         }
     }
 
-    /// The elements of the first result, where `op` is arithmetic on sizes. Following them symbolically finds those that do not depend on
-    /// what is unknown, as the channels of a shape whose batch is open, and gives all others as expressions.
+    /// The elements of the first result, where `op` is arithmetic on sizes. Following them symbolically finds those
+    /// that do not depend on what is unknown, as the channels of a shape whose batch is open, and gives all others as
+    /// expressions.
     pub(super) fn sizes_of(&self, op: &Op, operands: &[Option<Known>], types: &[TensorType]) -> Option<Vec<Dim>> {
         let ty =
             types.first().filter(|ty| matches!(ty.dtype.class(), Class::Int | Class::Bool) && ty.shape.rank() <= 1)?;
@@ -237,7 +239,8 @@ fn pairs(left: &[Dim], right: &[Dim]) -> Option<Vec<(Dim, Dim)>> {
     (0..n).map(|i| Some((pick(left, i)?, pick(right, i)?))).collect()
 }
 
-/// One element of an operator of two operands; `None` where the ranges of their symbols do not tell it. Truth values are 0 and 1.
+/// One element of an operator of two operands; `None` where the ranges of their symbols do not tell it. Truth values
+/// are 0 and 1.
 fn binary(op: &str, a: &Dim, b: &Dim) -> Option<Dim> {
     let truth = |value: bool| Some(Dim::Known(i64::from(value)));
     let (a_low, b_low) = (a.bounds().0, b.bounds().0);

@@ -1,8 +1,9 @@
 //! Model-local functions (ONNX IR, `FunctionProto`): a call is replaced by the nodes of its function.
 //!
-//! The copy is bound to the call first: attributes that refer to the function's own get the call's values or the defaults, and one that neither has is
-//! absent. Every name in it is put behind that of the call, as `CALL/NAME`, so names stay unique and say where a node comes from. Its nodes see nothing of
-//! the graph that calls, and are of the function's own opsets. A function is used before an operator of the same name that nyxc has.
+//! The copy is bound to the call first: attributes that refer to the function's own get the call's values or the
+//! defaults, and one that neither has is absent. Every name in it is put behind that of the call, as `CALL/NAME`, so
+//! names stay unique and say where a node comes from. Its nodes see nothing of the graph that calls, and are of the
+//! function's own opsets. A function is used before an operator of the same name that nyxc has.
 
 use super::body;
 use super::build::Builder;

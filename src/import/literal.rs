@@ -9,7 +9,8 @@ use serde_json::Value;
 /// Most elements of a value: files hold larger ones.
 const MAX_ELEMS: usize = 1 << 16;
 
-/// The tensor that `value` is for the input `name`. A single number is enough for an input of one element, whatever its rank.
+/// The tensor that `value` is for the input `name`. A single number is enough for an input of one element, whatever its
+/// rank.
 ///
 /// # Errors
 /// There is no such input, or its type does not hold the value; the message has both.

@@ -1,5 +1,5 @@
-//! Sizes and values that a model needs and nobody has given: all of them in one error. A node that cannot be built without one is passed over, with all that
-//! depend on it, and the rest is built to see what else is missing.
+//! Sizes and values that a model needs and nobody has given: all of them in one error. A node that cannot be built
+//! without one is passed over, with all that depend on it, and the rest is built to see what else is missing.
 
 use super::body;
 use super::build::Builder;
@@ -8,7 +8,8 @@ use super::read::RawNode;
 use super::sequence::Bound;
 use std::collections::BTreeMap;
 
-/// Operands that must be known, by operator of the default domain: asked of nodes that are passed over, whose type rules cannot be asked.
+/// Operands that must be known, by operator of the default domain: asked of nodes that are passed over, whose type
+/// rules cannot be asked.
 const KNOWN: &[(&str, &[usize])] = &[
     ("CenterCropPad", &[1]),
     ("ConstantOfShape", &[0]),
@@ -46,7 +47,8 @@ pub(super) struct Missing {
 }
 
 impl Builder<'_> {
-    /// Notes that a node cannot be built, and goes on where only a size or a value is missing. Bodies are not gone on with: their number may depend on it.
+    /// Notes that a node cannot be built, and goes on where only a size or a value is missing. Bodies are not gone on
+    /// with: their number may depend on it.
     pub(super) fn go_on_after(&mut self, node: &RawNode, error: ImportError) -> Result<(), ImportError> {
         if !error.is_missing() || self.is_body || self.depth != self.calls.len() {
             return Err(error);

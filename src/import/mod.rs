@@ -1,12 +1,14 @@
 //! Import: an ONNX file becomes a [`Graph`] of the level `onnx`.
 //!
-//! 1. `proto` is the protobuf, that of tract-onnx and what it leaves out. `read` takes it apart into plain values: data moves out of it, or stays in
-//!    mapped files (`data`).
+//! 1. `proto` is the protobuf, that of tract-onnx and what it leaves out. `read` takes it apart into plain values: data
+//!    moves out of it, or stays in mapped files (`data`).
 //! 2. `dims` gives the sizes of the inputs values or names.
 //! 3. `normalize` brings every node to the form that the newest opset has, so that operators know one form only.
-//! 4. `build` adds the nodes in the file's order, typed one by one. Shape arithmetic is computed at once (`fold`), since later types depend
-//!    on its values. Bodies are written out where how often they run is known, or bounded (`unroll`), and become graphs of their own for operators that
-//!    a registry adds (`body`). Model-local functions are written out where they are called (`function`). Sequences and optionals are resolved (`sequence`).
+//! 4. `build` adds the nodes in the file's order, typed one by one. Shape arithmetic is computed at once (`fold`),
+//!    since later types depend on its values. Bodies are written out where how often they run is known, or bounded
+//!    (`unroll`), and become graphs of their own for operators that a registry adds (`body`). Model-local functions are
+//!    written out where they are called (`function`). Sequences and optionals are resolved (`sequence`); those among
+//!    the inputs become what they hold (`held`).
 
 mod body;
 mod build;
@@ -19,6 +21,7 @@ mod error;
 mod fold;
 mod function;
 mod gradient;
+mod held;
 mod literal;
 mod missing;
 mod normalize;
@@ -31,13 +34,16 @@ mod sequence;
 mod tests;
 mod undocumented;
 mod unroll;
+mod value_type;
 mod weigh;
 
-pub use describe::{Axis, Described, Description, describe, describe_bytes};
+pub use describe::{Described, Description, describe, describe_bytes};
 pub use error::ImportError;
+pub use held::Held;
 pub use outline::{Outline, outline};
+pub use value_type::{Axis, ValueType};
 
-use crate::ir::{Dim, Graph, Registry, Tensor, TensorType, hint};
+use crate::ir::{Dim, Graph, Registry, Tensor, hint};
 use dims::Symbols;
 use error::Kind;
 use proto::OnnxModel;
@@ -73,23 +79,24 @@ pub const MAX_OPSET: i64 = 28;
 pub struct ImportOptions {
     /// Sizes for dimensions that the model leaves open.
     pub dims: Vec<DimBinding>,
-    /// Values for inputs of the model, by name: these become constants. Where an input decides shapes (the axes of a reduction, the sizes of a
-    /// Resize), the model cannot be compiled otherwise.
+    /// Values for inputs of the model, by name: these become constants. Where an input decides shapes (the axes of a
+    /// reduction, the sizes of a Resize), the model cannot be compiled otherwise.
     pub constants: BTreeMap<String, Tensor>,
     /// What becomes of initializers that are inputs too.
     pub initializers: Initializers,
-    /// The same, written out: numbers, truth values, or nested lists of these, which become tensors of the input's type.
+    /// The same, written out: numbers, truth values, or nested lists of these, which become tensors of the input's
+    /// type.
     pub values: BTreeMap<String, serde_json::Value>,
-    /// What inputs that are sequences or optionals hold, by name; an input of which nothing is said here must be a tensor.
+    /// What inputs that are sequences or optionals hold, by name: each of them needs one.
     pub held: BTreeMap<String, Held>,
 }
 
-/// What becomes of initializers that the model lists as inputs too. From IR version 4 on these are inputs with a default, before that every initializer had
-/// to be listed, and all are constants.
+/// What becomes of initializers that the model lists as inputs too. From IR version 4 on these are inputs with a
+/// default, before that every initializer had to be listed, and all are constants.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Initializers {
-    /// Inputs with a default. But where a model lists all its initializers, and they have 64 KiB or more, its exporter does so whatever they are for: there
-    /// they are constants, as weights must be to be quantized and folded.
+    /// Inputs with a default. But where a model lists all its initializers, and they have 64 KiB or more, its exporter
+    /// does so whatever they are for: there they are constants, as weights must be to be quantized and folded.
     #[default]
     Auto,
     /// Inputs with a default, all of which the shapes do not depend on.
@@ -110,23 +117,13 @@ impl std::str::FromStr for Initializers {
     }
 }
 
-/// What an input of the model that is no tensor holds. A program has sizes and lengths of its own, so they must be known.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Held {
-    /// A sequence, perhaps an optional one, of tensors of these types: the graph has the inputs `NAME.0`, `NAME.1` and so on.
-    Sequence(Vec<TensorType>),
-    /// An optional with a tensor of this type: the graph has the input `NAME`.
-    Tensor(TensorType),
-    /// An optional without a value: the graph has no such input.
-    Nothing,
-}
-
 /// A size for a dimension that the model leaves open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DimBinding {
     /// The dimension's name in the model (its `dim_param`), or the name of an input, a dot and a 0-based axis.
     pub name: String,
-    /// Its size: a number, a range that each run chooses from ([`Dim::ranged`]), or an expression of names that have a range.
+    /// Its size: a number, a range that each run chooses from ([`Dim::ranged`]), or an expression of names that have a
+    /// range.
     pub size: Dim,
 }
 
@@ -137,7 +134,8 @@ pub struct ImportReport {
     pub defaulted: Vec<(String, i64)>,
     /// Dimensions that stay symbolic, sorted.
     pub unbound: Vec<String>,
-    /// Axes, as `INPUT.AXIS`, that have no elements because the model says so: some exporters write 0 for what they do not know.
+    /// Axes, as `INPUT.AXIS`, that have no elements because the model says so: some exporters write 0 for what they do
+    /// not know.
     pub empty: Vec<String>,
     /// Inputs of the model that are constants of the graph, and why.
     pub fixed: BTreeMap<String, String>,
@@ -146,7 +144,8 @@ pub struct ImportReport {
 /// Reads the ONNX file at `path`, with the external data in its folder.
 ///
 /// # Errors
-/// The file cannot be read, is no ONNX model, or uses what nyxc does not support; the error names the node and the numbers.
+/// The file cannot be read, is no ONNX model, or uses what nyxc does not support; the error names the node and the
+/// numbers.
 pub fn import(path: &Path, options: &ImportOptions, registry: &Registry) -> Result<(Graph, ImportReport), ImportError> {
     let bytes = data::map(path).map_err(|source| Kind::Io { path: path.to_owned(), source })?;
     let (mut graph, report) = import_bytes(&bytes, path.parent(), options, registry)?;
@@ -169,8 +168,8 @@ pub fn import_bytes(
     import_proto(OnnxModel::decode(bytes)?, dir, options, registry)
 }
 
-/// Imports a decoded model; a [`ModelProto`](proto::pb::ModelProto) becomes one with `into`. External data is looked for in `dir`, and refused where that
-/// is `None`.
+/// Imports a decoded model; a [`ModelProto`](proto::pb::ModelProto) becomes one with `into`. External data is looked
+/// for in `dir`, and refused where that is `None`.
 ///
 /// # Errors
 /// As [`import`].
@@ -200,10 +199,10 @@ pub fn import_proto(
     let mut files = data::Files::new(dir)?;
     let functions =
         function::read((model.functions, extras.functions), (&graph.node, &more.node), &mut files, opset, &opsets)?;
+    let declared = proto::paired(&graph.input, &more.input);
+    let declared = declared.map(|(info, extras)| (info.name.clone(), ValueType::of(info, extras))).collect();
     let mut raw = read::Reader { files: &mut files, opsets: &opsets }.graph(graph, more, 0)?;
-    for (name, held) in &options.held {
-        sequence::spread_input(&mut raw, name, held)?;
-    }
+    held::spread_inputs(&mut raw, &declared, &options.held)?;
     for (name, tensor) in &options.constants {
         fix_input(&mut raw, name, tensor)?;
     }

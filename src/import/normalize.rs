@@ -1,8 +1,8 @@
 //! Every node in the form of the newest opset, so that operators know one form only.
 //!
-//! What the years changed falls into few kinds: attributes that became inputs (axes, pads, splits, bounds), operators renamed or split
-//! (Upsample, Scatter), defaults and spellings that moved (Softmax's axis, GridSample's modes), and numbers that stand for element types.
-//! `docs/import.md` lists the forms. Nodes of other domains pass as they are.
+//! What the years changed falls into few kinds: attributes that became inputs (axes, pads, splits, bounds), operators
+//! renamed or split (Upsample, Scatter), defaults and spellings that moved (Softmax's axis, GridSample's modes), and
+//! numbers that stand for element types. `docs/import.md` lists the forms. Nodes of other domains pass as they are.
 
 use super::data;
 use super::read::RawNode;
@@ -44,7 +44,8 @@ pub(super) trait Facts {
 /// Why a node has no newest form.
 type Refusal = String;
 
-/// Attributes that mean nothing to inference where they have this value; `None` is any. Dropped from operators that do not know them.
+/// Attributes that mean nothing to inference where they have this value; `None` is any. Dropped from operators that do
+/// not know them.
 const NEUTRAL: &[(&str, Option<Attr>)] = &[
     ("momentum", None),
     ("seed", None),
@@ -182,7 +183,8 @@ impl Draft {
 
     /// Whether operand `slot` is a constant without elements, which is how exporters leave optional ones out.
     fn is_empty(&self, slot: usize, facts: &dyn Facts) -> bool {
-        matches!(self.inputs.get(slot), Some(In::Value(name)) if facts.data_of(name).is_some_and(|t| t.ty().shape.n_elems() == Some(0)))
+        let Some(In::Value(name)) = self.inputs.get(slot) else { return false };
+        facts.data_of(name).is_some_and(|t| t.ty().shape.n_elems() == Some(0))
     }
 }
 
@@ -287,8 +289,8 @@ pub(super) fn normalize(mut draft: Draft, opset: i64, facts: &dyn Facts) -> Resu
     Ok(vec![draft])
 }
 
-/// Opset 6: an operand is broadcast where `broadcast` says so, its first axis against `axis` of the other, and training is the default. Gives the node
-/// that puts axes after those of operand 1, where it needs them.
+/// Opset 6: an operand is broadcast where `broadcast` says so, its first axis against `axis` of the other, and training
+/// is the default. Gives the node that puts axes after those of operand 1, where it needs them.
 fn before_7(draft: &mut Draft, facts: &dyn Facts) -> Result<Option<Draft>, Refusal> {
     match draft.op.as_str() {
         "Add" | "Sub" | "Mul" | "Div" | "Pow" | "And" | "Or" | "Xor" | "Equal" | "Greater" | "Less" => {

@@ -15,8 +15,8 @@ use tract_onnx::pb::{AttributeProto, NodeProto, TensorProto, ValueInfoProto};
 const MAX_LISTED: usize = 8;
 
 /// The entries of a file by kind and name (`node conv1`, `initializer w`, `input x`, `output y`, `opset ai.onnx`,
-/// `function f`, `graph name`). Of each what it is, and, of nodes, which values it reads and writes. Documentation, producer, metadata
-/// and the declared types of values between nodes are left out.
+/// `function f`, `graph name`). Of each what it is, and, of nodes, which values it reads and writes. Documentation,
+/// producer, metadata and the declared types of values between nodes are left out.
 pub type Outline = BTreeMap<String, [String; 2]>;
 
 /// Reads the outline of the file at `path`. External data counts by where it lies.

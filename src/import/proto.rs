@@ -1,7 +1,8 @@
 //! The protobuf of a model.
 //!
-//! Import reads the messages of tract-onnx ([`pb`]). Version 0.23.9 has `onnx.proto` of IR version 8 but for some fields; what it leaves out of IR version 13
-//! and nyxc needs is decoded from the same bytes into the messages here, which skip everything else, tensors above all:
+//! Import reads the messages of tract-onnx ([`pb`]). Version 0.23.9 has `onnx.proto` of IR version 8 but for some
+//! fields; what it leaves out of IR version 13 and nyxc needs is decoded from the same bytes into the messages here,
+//! which skip everything else, tensors above all:
 //!
 //! | field | since IR version | serves |
 //! |---|---|---|
@@ -10,8 +11,8 @@
 //! | `TypeProto.sequence_type` (4), `map_type` (5), `sparse_tensor_type` (8), `optional_type` (9) | 8 | [`outline`](super::outline()) |
 //! | `AttributeProto.tp` (14) | 8 | `outline` |
 //!
-//! The two trees go together by position: the extras of a graph's second node are its second [`NodeExtras`]. Where there are fewer extras than messages, the
-//! rest have none of these fields.
+//! The two trees go together by position: the extras of a graph's second node are its second [`NodeExtras`]. Where
+//! there are fewer extras than messages, the rest have none of these fields.
 
 use super::error::{ImportError, Kind};
 use super::weigh;

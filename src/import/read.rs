@@ -1,4 +1,5 @@
-//! From protobuf messages to plain values: nothing after this file sees the protobuf. Data moves out of it, nothing is copied.
+//! From protobuf messages to plain values: nothing after this file sees the protobuf. Data moves out of it, nothing is
+//! copied.
 
 use super::data::Files;
 use super::error::{ImportError, Kind, NodeAt};

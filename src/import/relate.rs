@@ -1,7 +1,8 @@
-//! Where an operator is refused because two sizes have nothing to do with each other: which bindings of dimensions would relate them.
+//! Where an operator is refused because two sizes have nothing to do with each other: which bindings of dimensions
+//! would relate them.
 //!
-//! A model whose inputs are tied by more than their names (`total = past + seq`, sides that are multiples of 32) needs them. What is proposed was tried: the
-//! node has a type with it, and where possible the whole model.
+//! A model whose inputs are tied by more than their names (`total = past + seq`, sides that are multiples of 32) needs
+//! them. What is proposed was tried: the node has a type with it, and where possible the whole model.
 
 use super::DimBinding;
 use super::error::ImportError;
@@ -17,7 +18,8 @@ const MAX_DEPTH: usize = 3;
 /// Factors that networks halve, double or divide sizes by.
 const FACTORS: &[i64] = &[2, 4, 8, 16, 32, 64, 128, 3, 5, 6, 7, 12, 14, 24];
 
-/// Lists of bindings with which `fits` holds of a node that was refused, the simplest first. `ranged` are the names that a binding may use.
+/// Lists of bindings with which `fits` holds of a node that was refused, the simplest first. `ranged` are the names
+/// that a binding may use.
 pub(super) fn proposals(
     refused: &Infer<'_>,
     ranged: &BTreeMap<String, Dim>,
@@ -158,7 +160,8 @@ fn number(name: &str, range: &Dim, _: &BTreeMap<String, Dim>, numbers: &BTreeSet
     numbers.iter().filter(|n| (low..=high).contains(n)).map(|n| one(name, Dim::Known(*n))).collect()
 }
 
-/// The error with those of its proposals that the whole model can be imported with, where there are some, put in the place of all.
+/// The error with those of its proposals that the whole model can be imported with, where there are some, put in the
+/// place of all.
 pub(super) fn settled<T>(
     error: ImportError,
     given: &[DimBinding],

@@ -1,16 +1,13 @@
-//! Sequences and optionals, which no graph has: a sequence is a list of values that is known while the graph is built, an optional one of the other
-//! two or nothing. Their operators (ONNX, opset 11 and later) move names about, and what they compute is written out.
+//! Sequences and optionals, which no graph has: a sequence is a list of values that is known while the graph is built,
+//! an optional one of the other two or nothing. Their operators (ONNX, opset 11 and later) move names about, and what
+//! they compute is written out.
 
-use super::Held;
 use super::build::{Builder, Known};
 use super::error::{ImportError, Kind};
 use super::read::{RawGraph, RawNode};
 use super::unroll::form;
-use crate::ir::{Attrs, DType, TensorType, resolve_axis};
+use crate::ir::{Attrs, DType, resolve_axis};
 use std::rc::Rc;
-use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension};
-use tract_onnx::pb::type_proto::{self, Tensor as TensorTypeProto};
-use tract_onnx::pb::{TensorShapeProto, TypeProto, ValueInfoProto};
 
 /// Most elements of a sequence.
 const MAX_LENGTH: usize = 1 << 16;
@@ -197,7 +194,8 @@ impl Builder<'_> {
         place.ok_or_else(|| form(format!("place {at} of a sequence of {len}")))
     }
 
-    /// SplitToSequence, opset 24: parts along an axis; of one element each, perhaps without the axis, where no sizes are given.
+    /// SplitToSequence, opset 24: parts along an axis; of one element each, perhaps without the axis, where no sizes
+    /// are given.
     fn split_to_sequence(&mut self, raw: &RawNode, order: u32) -> Result<Vec<Known>, ImportError> {
         let x = self.required(raw, 0)?;
         let ty = self.ty(x).clone();
@@ -323,58 +321,4 @@ impl Builder<'_> {
         }
         Ok(Ok(if matches!(yes, Bound::Many(_)) { self.listed(list)? } else { Bound::One(list[0]) }))
     }
-}
-
-/// Makes of an input that is a sequence or an optional the inputs that it holds, and the node that puts them together.
-pub(super) fn spread_input(raw: &mut RawGraph, name: &str, held: &Held) -> Result<(), ImportError> {
-    let fail = |problem: &str| ImportError::from(Kind::Input { name: name.to_owned(), problem: problem.to_owned() });
-    let at = raw.inputs.iter().position(|input| input.name == name).ok_or_else(|| fail("is no input of the model"))?;
-    let ty = raw.inputs[at].r#type.as_ref().and_then(|ty| ty.value.as_ref());
-    if matches!(ty, Some(type_proto::Value::TensorType(_))) {
-        return Err(fail("is a tensor: it holds nothing else"));
-    }
-    let (elements, op) = match held {
-        Held::Tensor(ty) => {
-            raw.inputs[at] = described(name, ty).map_err(|problem| fail(&problem))?;
-            return Ok(());
-        }
-        Held::Nothing => (Vec::new(), "Optional"),
-        Held::Sequence(types) if types.is_empty() => (Vec::new(), "SequenceEmpty"),
-        Held::Sequence(types) => {
-            let element = |(i, ty)| described(&format!("{name}.{i}"), ty);
-            (
-                types
-                    .iter()
-                    .enumerate()
-                    .map(element)
-                    .collect::<Result<Vec<_>, _>>()
-                    .map_err(|problem| fail(&problem))?,
-                "SequenceConstruct",
-            )
-        }
-    };
-    if let Some(taken) = elements.iter().find(|element| raw.inputs.iter().any(|input| input.name == element.name)) {
-        return Err(fail(&format!("has an element with the name of the input {:?}", taken.name)));
-    }
-    let node = RawNode {
-        name: name.to_owned(),
-        op: op.to_owned(),
-        inputs: elements.iter().map(|element| element.name.clone()).collect(),
-        outputs: vec![name.to_owned()],
-        ..RawNode::default()
-    };
-    raw.inputs.splice(at..=at, elements);
-    raw.nodes.insert(0, node);
-    Ok(())
-}
-
-/// An input of this type, as a file describes it.
-fn described(name: &str, ty: &TensorType) -> Result<ValueInfoProto, String> {
-    let sizes = ty.shape.known().ok_or_else(|| format!("holds a {ty}, whose sizes are not known"))?;
-    let elem_type = ty.dtype.onnx();
-    let dim = |n: usize| Dimension { value: Some(dimension::Value::DimValue(n as i64)), ..Default::default() };
-    let shape = Some(TensorShapeProto { dim: sizes.into_iter().map(dim).collect() });
-    let value = Some(type_proto::Value::TensorType(TensorTypeProto { elem_type, shape }));
-    let ty = TypeProto { value, ..Default::default() };
-    Ok(ValueInfoProto { name: name.to_owned(), r#type: Some(ty), ..Default::default() })
 }

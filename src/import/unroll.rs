@@ -1,8 +1,10 @@
-//! Bodies written in place of their nodes: iterations whose number is known one after the other, and the bodies of attention that is customized.
+//! Bodies written in place of their nodes: iterations whose number is known one after the other, and the bodies of
+//! attention that is customized.
 //!
-//! A condition that is computed while the program runs is no branch: both bodies of an If are computed, and each result selected; a Loop runs as often
-//! as it may, and from the iteration at which it would have ended keeps what it carries. Bodies have no effects but their results, so that is equal.
-//! Operators that refuse indices get zeros where their body does not count, so that what nobody asked for does not end a run.
+//! A condition that is computed while the program runs is no branch: both bodies of an If are computed, and each result
+//! selected; a Loop runs as often as it may, and from the iteration at which it would have ended keeps what it carries.
+//! Bodies have no effects but their results, so that is equal. Operators that refuse indices get zeros where their body
+//! does not count, so that what nobody asked for does not end a run.
 
 use super::body::{MAX_BODIES, count_nodes};
 use super::build::{Builder, Known};
@@ -10,7 +12,7 @@ use super::error::{ImportError, Kind};
 use super::normalize::{Draft, In};
 use super::read::{RawGraph, RawNode};
 use super::sequence::Bound;
-use crate::ir::{Attrs, DType, Tensor, TensorType, resolve_axis};
+use crate::ir::{Attrs, DType, OpError, Tensor, TensorType, resolve_axis};
 
 /// Most nodes, those in nested bodies included, that one node's iterations are written out as.
 const MAX_NODES: usize = 1 << 16;
@@ -177,7 +179,8 @@ impl Builder<'_> {
         written
     }
 
-    /// Puts zeros in the place of the operand that operator `op` may refuse, where one of the bodies it is in does not count.
+    /// Puts zeros in the place of the operand that operator `op` may refuse, where one of the bodies it is in does not
+    /// count.
     pub(super) fn guard(
         &mut self,
         op: &str,
@@ -249,15 +252,16 @@ impl Builder<'_> {
         self.made(raw, "Reshape", &[condition, shape], Attrs::new(), order)
     }
 
-    /// The input behind a condition that a user can give a value: integers or truth values, no data. Where bodies cannot be chosen from while the
-    /// program runs, that is what helps.
+    /// The input behind a condition that a user can give a value: integers or truth values, no data. Where bodies
+    /// cannot be chosen from while the program runs, that is what helps.
     fn choosing_input(&self, condition: Known) -> Option<String> {
         let name = self.input_behind(condition)?;
         let input = self.graph.inputs().iter().find(|id| self.graph.node(**id).name == name)?;
         (!self.graph.ty(input.out(0)).dtype.is_float()).then_some(name)
     }
 
-    /// If, ONNX opset 25, whose condition is computed while the program runs: both branches, and of each result the one that it chooses.
+    /// If, ONNX opset 25, whose condition is computed while the program runs: both branches, and of each result the one
+    /// that it chooses.
     fn both_branches(&mut self, raw: &RawNode, order: u32) -> Result<Vec<Bound>, ImportError> {
         let given = self.required(raw, 0)?;
         let free = self.choosing_input(given);
@@ -271,7 +275,15 @@ impl Builder<'_> {
         let mut results = Vec::with_capacity(raw.outputs.len());
         for (i, (yes, no)) in branches[0].iter().zip(&branches[1]).take(raw.outputs.len()).enumerate() {
             let selected = self.select(raw, condition, yes, no, order)?;
-            let refused = |types| form(format!("output {i} is {types} in the two branches, {RUN_TIME}"));
+            let refused = |types| {
+                let what = format!("output {i} is {types} in the two branches, {RUN_TIME}");
+                // Sizes that are known may decide the condition.
+                let symbols = self.symbols_behind(given);
+                if symbols.is_empty() || symbols.iter().any(|symbol| !self.model.unbound.contains(symbol)) {
+                    return form(what);
+                }
+                Kind::UnboundDim { source: OpError::Unsupported(what), symbols }.into()
+            };
             results.push(selected.map_err(|types| or_free(refused(types)))?);
         }
         Ok(results)
@@ -309,7 +321,8 @@ impl Builder<'_> {
                 let refusal = || form(format!("{what}, {RUN_TIME}"));
                 return Err(free.clone().map_or_else(refusal, |name| Kind::FreeInput { slot: 1, name }.into()));
             }
-            // From the second iteration on that may not count, all are written out but for a condition that turns out to be constant.
+            // From the second iteration on that may not count, all are written out but for a condition that turns out
+            // to be constant.
             let n = most.filter(|_| active.is_some() && i > 0).unwrap_or(i + 1);
             Self::check_count(raw, body, usize::try_from(n).unwrap_or(usize::MAX))?;
             let yes = self.integer(raw, DType::Bool, &[], &[1], order)?;

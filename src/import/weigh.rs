@@ -1,4 +1,5 @@
-//! A look at the wire before a model is decoded: messages of two bytes become structures of a thousand, so a small file could fill the memory.
+//! A look at the wire before a model is decoded: messages of two bytes become structures of a thousand, so a small file
+//! could fill the memory.
 
 /// Messages that any file may have.
 const FREE: usize = 20_000;
@@ -44,7 +45,8 @@ impl Kind {
     }
 }
 
-/// The number of messages in a model, and how many it may have, where it has more. What is no protobuf is left to the decoder.
+/// The number of messages in a model, and how many it may have, where it has more. What is no protobuf is left to the
+/// decoder.
 pub(super) fn excess(bytes: &[u8]) -> Option<(usize, usize)> {
     let (mut n, most) = (0, FREE + bytes.len() / BYTES_PER_MESSAGE);
     count(bytes, Kind::Model, 0, &mut n);

@@ -1,5 +1,5 @@
-//! What an operator declares of its attributes: `attr::int("axis")`. Import and verifier hold every use against it, so that operators read attributes
-//! without asking whether they are of another kind.
+//! What an operator declares of its attributes: `attr::int("axis")`. Import and verifier hold every use against it, so
+//! that operators read attributes without asking whether they are of another kind.
 
 use super::{Attr, Attrs, OpDef};
 use std::fmt;
@@ -45,8 +45,8 @@ macro_rules! declare {
 }
 
 declare! {
-    int = Int, float = Float, number = Number, text = Text, ints = Ints, floats = Floats, texts = Texts, sizes = Sizes, dtype = DType, expr = Expr, tensor = Tensor,
-    graph = Graph,
+    int = Int, float = Float, number = Number, text = Text, ints = Ints, floats = Floats, texts = Texts, sizes = Sizes,
+    dtype = DType, expr = Expr, tensor = Tensor, graph = Graph,
 }
 
 impl AttrKind {

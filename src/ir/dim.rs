@@ -9,8 +9,8 @@ use std::fmt;
 use std::ops::{Add, Mul, RangeInclusive, Sub};
 use std::sync::Arc;
 
-/// The size of one axis: a number, or a polynomial over symbols, floor divisions, minima and maxima, always in normal form, so that equal sizes
-/// compare equal whatever the order in which they were built.
+/// The size of one axis: a number, or a polynomial over symbols, floor divisions, minima and maxima, always in normal
+/// form, so that equal sizes compare equal whatever the order in which they were built.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Dim {
     /// A known size.
@@ -19,7 +19,8 @@ pub enum Dim {
     Sym(Arc<Poly>),
 }
 
-/// A sum of products: each key is a sorted product of atoms, each value its factor, never zero. The empty product is the constant term.
+/// A sum of products: each key is a sorted product of atoms, each value its factor, never zero. The empty product is
+/// the constant term.
 #[derive(Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Poly(BTreeMap<Vec<Atom>, i64>);
 
@@ -88,7 +89,8 @@ impl Poly {
         })
     }
 
-    /// Bounds from two corners, where it only rises or only falls in every atom: n*n-n for n of 1 to 3 lies within 0 to 6.
+    /// Bounds from two corners, where it only rises or only falls in every atom: n*n-n for n of 1 to 3 lies within 0 to
+    /// 6.
     fn corners(&self, atoms: &BTreeMap<&Atom, (i64, i64)>, depth: usize) -> Option<(i64, i64)> {
         // Terms of one sign are bounded as well one by one.
         if depth == 0
@@ -173,7 +175,8 @@ impl Dim {
         }
     }
 
-    /// The least and the most that it can be, as far as the ranges of its symbols tell: it lies between them, but need not reach them. Saturates.
+    /// The least and the most that it can be, as far as the ranges of its symbols tell: it lies between them, but need
+    /// not reach them. Saturates.
     pub fn bounds(&self) -> (i64, i64) {
         self.bounds_with(&|symbol| symbol.range.unwrap_or((1, i64::MAX)))
     }
@@ -210,7 +213,8 @@ impl Dim {
         poly.bounds(&atoms, MAX_SLOPES)
     }
 
-    /// The least and the most that it is, where [`Dim::bounds`] are those: every symbol stands in it once, so that nothing cancels.
+    /// The least and the most that it is, where [`Dim::bounds`] are those: every symbol stands in it once, so that
+    /// nothing cancels.
     pub fn exact_bounds(&self) -> Option<(i64, i64)> {
         let mut seen = std::collections::BTreeSet::new();
         let mut once = true;
@@ -343,7 +347,8 @@ impl Dim {
         self.linear().map(|(symbol, ..)| symbol)
     }
 
-    /// The symbol that this size tells, and what it is if this is `value`; `None` also where that would be no whole number.
+    /// The symbol that this size tells, and what it is if this is `value`; `None` also where that would be no whole
+    /// number.
     pub fn solve(&self, value: i64) -> Option<(&Symbol, i64)> {
         let (symbol, factor, base) = self.linear()?;
         let rest = value.checked_sub(base)?;
@@ -390,8 +395,8 @@ impl From<Symbol> for Dim {
 }
 
 impl From<Poly> for Dim {
-    /// The normal form. It saturates where it would be larger than any model has reason for: sizes share their parts, so that a file of a few
-    /// kilobytes could otherwise ask for one whose text fills the disk.
+    /// The normal form. It saturates where it would be larger than any model has reason for: sizes share their parts,
+    /// so that a file of a few kilobytes could otherwise ask for one whose text fills the disk.
     fn from(mut poly: Poly) -> Dim {
         poly.0.retain(|_, factor| *factor != 0);
         let mut left = MAX_PARTS;

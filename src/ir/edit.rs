@@ -70,8 +70,8 @@ impl<'g> Edit<'g> {
         self.graph
     }
 
-    /// Says on whose behalf nodes are added from here on: they take over the node's origin, format and place in the file, and names derived
-    /// from its name.
+    /// Says on whose behalf nodes are added from here on: they take over the node's origin, format and place in the
+    /// file, and names derived from its name.
     pub fn on_behalf_of(&mut self, node: NodeId) {
         self.context = Some(node);
         self.others.clear();
@@ -245,8 +245,8 @@ impl<'g> Edit<'g> {
         }
     }
 
-    /// Puts `new` in the place of `old` everywhere, nodes of this edit included. The old producer goes when nothing needs it any more, and the
-    /// new one takes over its names.
+    /// Puts `new` in the place of `old` everywhere, nodes of this edit included. The old producer goes when nothing
+    /// needs it any more, and the new one takes over its names.
     pub fn replace(&mut self, old: ValueId, new: Val) {
         self.patch.replaced.push((old, new));
     }
@@ -302,7 +302,8 @@ impl Patch {
     }
 }
 
-/// What stands in for each value in the end: a replacement may itself be replaced by the same edit. Each link of a chain is followed once.
+/// What stands in for each value in the end: a replacement may itself be replaced by the same edit. Each link of a
+/// chain is followed once.
 fn resolved(mut replaced: BTreeMap<ValueId, Val>) -> BTreeMap<ValueId, Val> {
     let mut done: BTreeMap<ValueId, Val> = BTreeMap::new();
     for start in replaced.keys().copied().collect::<Vec<_>>() {

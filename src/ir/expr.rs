@@ -1,8 +1,9 @@
 //! Scalar expressions: what a pointwise kernel, or the epilogue of any other, computes for one element.
 //!
-//! Integers are 64-bit words in two's complement, and arithmetic on them wraps modulo 2^64. A value of u64 is the word with its bits, for which the
-//! functions with `u` before their name exist ([`Expr::unsigned`]). Narrower integers are values of these words; whatever may leave their range is
-//! brought back by a wrapping function ([`Expr::wrapped`]). Code generation computes in 32 bits wherever the results are the same ([`Bounds`]).
+//! Integers are 64-bit words in two's complement, and arithmetic on them wraps modulo 2^64. A value of u64 is the word
+//! with its bits, for which the functions with `u` before their name exist ([`Expr::unsigned`]). Narrower integers are
+//! values of these words; whatever may leave their range is brought back by a wrapping function ([`Expr::wrapped`]).
+//! Code generation computes in 32 bits wherever the results are the same ([`Bounds`]).
 
 mod bounds;
 
@@ -51,10 +52,11 @@ macro_rules! functions {
 }
 
 functions! {
-    /// Functions of one operand. `f`, `i` and `b` convert to float, integer (towards zero, clamped to 32 bits, NaN to 0) and truth value; `i64` and
-    /// `u64` convert a float to a 64-bit integer in the same way (`u64` wraps a negative one), `uf` the bits of a u64 to a float. The name of a narrower
-    /// integer type wraps to it: `u8(x0)` is x0 modulo 256.
-    /// `f16`, `bf16` and `f32` round a float to that type, as ONNX's Cast does: to nearest even, what is too large to infinity.
+    /// Functions of one operand. `f`, `i` and `b` convert to float, integer (towards zero, clamped to 32 bits, NaN to
+    /// 0) and truth value; `i64` and `u64` convert a float to a 64-bit integer in the same way (`u64` wraps a negative
+    /// one), `uf` the bits of a u64 to a float. The name of a narrower integer type wraps to it: `u8(x0)` is x0 modulo
+    /// 256. `f16`, `bf16` and `f32` round a float to that type, as ONNX's Cast does: to nearest even, what is too large
+    /// to infinity.
     Unary {
         Neg = "neg", Abs = "abs", Sign = "sign", Floor = "floor", Ceil = "ceil", Round = "round", Exp = "exp", Log = "log",
         Sqrt = "sqrt", Rsqrt = "rsqrt", Recip = "recip", Sin = "sin", Cos = "cos", Tan = "tan", Asin = "asin", Acos = "acos",
@@ -67,8 +69,8 @@ functions! {
 }
 
 functions! {
-    /// Functions of two operands. `mod` takes the sign of its divisor, `fmod` that of its dividend. A quotient by the integer 0 is 0, and so is
-    /// its rest. The last line is for the bits of u64; `ushr` fills with zeros.
+    /// Functions of two operands. `mod` takes the sign of its divisor, `fmod` that of its dividend. A quotient by the
+    /// integer 0 is 0, and so is its rest. The last line is for the bits of u64; `ushr` fills with zeros.
     Binary {
         Add = "add", Sub = "sub", Mul = "mul", Div = "div", Min = "min", Max = "max", Pow = "pow", Mod = "mod", Fmod = "fmod",
         Eq = "eq", Lt = "lt", Le = "le", Gt = "gt", Ge = "ge", And = "and", Or = "or", Xor = "xor",
@@ -78,7 +80,8 @@ functions! {
 }
 
 impl Unary {
-    /// The function that wraps to an integer type; `None` for 64 bits, to which all arithmetic wraps, and for other types.
+    /// The function that wraps to an integer type; `None` for 64 bits, to which all arithmetic wraps, and for other
+    /// types.
     pub fn wrap(dtype: DType) -> Option<Unary> {
         Some(match dtype {
             DType::I2 => Unary::I2,
@@ -211,8 +214,9 @@ impl Expr {
         }
     }
 
-    /// The expression with each float literal as an operand, and which operand each is, by its bits and numbered from `first`: expressions that differ
-    /// only in them become one. Exponents of 2, 3 and 0.5 stay, since what is computed depends on them.
+    /// The expression with each float literal as an operand, and which operand each is, by its bits and numbered from
+    /// `first`: expressions that differ only in them become one. Exponents of 2, 3 and 0.5 stay, since what is computed
+    /// depends on them.
     pub fn lift_floats(&self, first: usize, numbers: &mut BTreeMap<u32, usize>) -> Expr {
         match self {
             Expr::Float(v) => {
@@ -253,8 +257,8 @@ impl Expr {
         }
     }
 
-    /// The expression brought into the range of the integer type that its result is stored as, where it may leave it; itself for other types. What
-    /// storing a value and reading it again does.
+    /// The expression brought into the range of the integer type that its result is stored as, where it may leave it;
+    /// itself for other types. What storing a value and reading it again does.
     pub fn wrapped(self, dtype: DType, args: &[Operand]) -> Expr {
         match Unary::wrap(dtype) {
             Some(wrap) if !Bounds::of(dtype).holds(self.bounds(args)) => Expr::unary(wrap, self),

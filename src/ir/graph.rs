@@ -1,7 +1,8 @@
 //! The graph: nodes that produce named values, on petgraph.
 //!
-//! Names are identity. Indices of petgraph stay inside this file: a `StableGraph` hands a removed node's index to the next one, and orders
-//! that depend on indices or on the order of edge insertion are never printed, planned or compared.
+//! Names are identity. Indices of petgraph stay inside this file: a `StableGraph` hands a removed node's index to the
+//! next one, and orders that depend on indices or on the order of edge insertion are never printed, planned or
+//! compared.
 
 mod symbols;
 
@@ -274,7 +275,8 @@ impl Graph {
         self.node(id.node).constant()
     }
 
-    /// Calls `f` with every constant, those in attributes, in the graphs among these and the defaults of inputs included.
+    /// Calls `f` with every constant, those in attributes, in the graphs among these and the defaults of inputs
+    /// included.
     pub fn for_each_constant(&self, f: &mut dyn FnMut(&Tensor)) {
         self.defaults.values().for_each(&mut *f);
         for node in self.graph.node_weights() {
@@ -328,8 +330,9 @@ impl Graph {
         })
     }
 
-    /// Every node, each after its operands and after what tells the sizes it mentions: post-order from the outputs, operands by slot, so that each value
-    /// stands just before its first use and a local rewrite is a local diff. Inputs come first, in the model's order; what no output needs comes last.
+    /// Every node, each after its operands and after what tells the sizes it mentions: post-order from the outputs,
+    /// operands by slot, so that each value stands just before its first use and a local rewrite is a local diff.
+    /// Inputs come first, in the model's order; what no output needs comes last.
     pub fn order(&self) -> Vec<NodeId> {
         let mut done = vec![false; self.graph.node_indices().map(|i| i.index() + 1).max().unwrap_or(0)];
         let mut order = Vec::with_capacity(self.n_nodes());
@@ -371,7 +374,8 @@ impl Graph {
         order
     }
 
-    /// Every node, each after its operands and after what tells the sizes it mentions, as near the order of the imported file as that allows.
+    /// Every node, each after its operands and after what tells the sizes it mentions, as near the order of the
+    /// imported file as that allows.
     pub fn file_order(&self) -> Vec<NodeId> {
         let tellers = self.tellers();
         let mut missing: BTreeMap<NodeId, usize> = BTreeMap::new();
@@ -407,8 +411,9 @@ impl Graph {
         self.file_order().len() != self.n_nodes()
     }
 
-    /// Takes all edges out. A list of edges cannot be changed at less than the cost of walking it, and a constant may have as many consumers as
-    /// there are nodes: whoever changes many edges takes all out and puts all back, in one step for each.
+    /// Takes all edges out. A list of edges cannot be changed at less than the cost of walking it, and a constant may
+    /// have as many consumers as there are nodes: whoever changes many edges takes all out and puts all back, in one
+    /// step for each.
     pub(super) fn unwire(&mut self) -> Wires {
         let mut wires = Wires(vec![Vec::new(); self.graph.node_indices().map(|i| i.index() + 1).max().unwrap_or(0)]);
         for edge in self.graph.edge_references() {
@@ -419,13 +424,15 @@ impl Graph {
         wires
     }
 
-    /// Puts edges back, without those of `candidates` that nothing needs and whatever then is needed no more. Gives how many went.
+    /// Puts edges back, without those of `candidates` that nothing needs and whatever then is needed no more. Gives how
+    /// many went.
     pub(super) fn rewire(&mut self, wires: Wires, mut candidates: Vec<NodeId>) -> usize {
         let mut n_uses = vec![0usize; wires.0.len()];
         for value in wires.0.iter().flatten().flatten().chain(self.outputs.iter().map(|o| &o.value)) {
             n_uses[value.node.0.index()] += 1;
         }
-        // Where an edit writes a node anew that tells a size, the new one tells it: nothing takes the results of the old one any more.
+        // Where an edit writes a node anew that tells a size, the new one tells it: nothing takes the results of the
+        // old one any more.
         let tellers = self.tellers_by(|id| n_uses[id.0.index()]);
         if !tellers.is_empty() {
             for id in self.graph.node_indices().map(NodeId) {
@@ -512,8 +519,8 @@ impl Node {
     }
 }
 
-/// The number to try after `n`, where `name.n` is one of `n_taken` names that are taken: the next one for a while, then in leaps, so that a file
-/// of thousands of equal names does not make us count them all for each.
+/// The number to try after `n`, where `name.n` is one of `n_taken` names that are taken: the next one for a while, then
+/// in leaps, so that a file of thousands of equal names does not make us count them all for each.
 pub(crate) fn next_number(n: u64, n_taken: usize) -> u64 {
     let behind = n.saturating_sub(n_taken as u64);
     match n {

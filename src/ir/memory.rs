@@ -10,8 +10,9 @@ use std::fmt;
 pub struct Memory {
     /// Constants, each counted once.
     pub weights_bytes: u64,
-    /// The most bytes of values that live at one step of the order given: inputs from the start to their last use, results from the step that
-    /// makes them to their last use, outputs to the end. Nothing shares memory here: views and in-place results count in full.
+    /// The most bytes of values that live at one step of the order given: inputs from the start to their last use,
+    /// results from the step that makes them to their last use, outputs to the end. Nothing shares memory here: views
+    /// and in-place results count in full.
     pub max_live_bytes: u64,
 }
 
@@ -26,7 +27,8 @@ pub fn summary(graph: &Graph) -> Option<Memory> {
     account(graph, &graph.order())
 }
 
-/// The bytes of a graph whose nodes run in this order, sizes with a range at their most; `None` while a size has no bound.
+/// The bytes of a graph whose nodes run in this order, sizes with a range at their most; `None` while a size has no
+/// bound.
 pub fn account(graph: &Graph, order: &[NodeId]) -> Option<Memory> {
     let mut weights_bytes = 0u64;
     let mut delta: Vec<i128> = vec![0; order.len() + 1];

@@ -59,8 +59,9 @@ pub fn decode(dtype: DType, code: u8) -> Option<f32> {
     Some(if negative { -value as f32 } else { value as f32 })
 }
 
-/// The code of `dtype` nearest to `value`, ties to even; E8M0 rounds up. Finite values beyond the range become its largest, infinities too where
-/// the type has neither them nor NaN, and NaN where it has that. `None` where the type has more than 8 bits.
+/// The code of `dtype` nearest to `value`, ties to even; E8M0 rounds up. Finite values beyond the range become its
+/// largest, infinities too where the type has neither them nor NaN, and NaN where it has that. `None` where the type
+/// has more than 8 bits.
 pub fn encode(dtype: DType, value: f32) -> Option<u8> {
     if dtype == DType::F8E8M0 {
         return Some(encode_scale(value));

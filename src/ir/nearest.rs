@@ -3,8 +3,9 @@
 /// Longer names are not compared: a file may hold any.
 const MAX_LEN: usize = 256;
 
-/// The candidate that is the fewest insertions, deletions and substitutions of characters away from `name` (Levenshtein 1966), the first of several;
-/// upper and lower case count as the same. `None` where all are further than half of the longer name's length.
+/// The candidate that is the fewest insertions, deletions and substitutions of characters away from `name` (Levenshtein
+/// 1966), the first of several; upper and lower case count as the same. `None` where all are further than half of the
+/// longer name's length.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let fold = |text: &str| text.to_lowercase().chars().collect::<Vec<char>>();
     let given = fold(name);

@@ -28,8 +28,8 @@ pub enum Attr {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Attrs(pub BTreeMap<String, Attr>);
 
-/// Reading and building attributes. A getter gives `None` where the attribute is absent or of another kind, which no operator meets that declares
-/// its kind.
+/// Reading and building attributes. A getter gives `None` where the attribute is absent or of another kind, which no
+/// operator meets that declares its kind.
 #[allow(missing_docs, reason = "one getter and one builder a kind")]
 impl Attrs {
     pub fn new() -> Attrs {
@@ -244,12 +244,12 @@ impl OpError {
     }
 }
 
-/// The name of the operator whose result is a list of sizes, symbolic ones among them: what shape arithmetic on sizes that change becomes.
-/// Operators read it as they read a constant.
+/// The name of the operator whose result is a list of sizes, symbolic ones among them: what shape arithmetic on sizes
+/// that change becomes. Operators read it as they read a constant.
 pub const SIZES: &str = "sizes";
 
-/// The name of the attribute in which an operator has the size that its data tell: a symbol with a range, whose value a run knows once the node
-/// has been computed. What mentions that symbol is computed after the node.
+/// The name of the attribute in which an operator has the size that its data tell: a symbol with a range, whose value a
+/// run knows once the node has been computed. What mentions that symbol is computed after the node.
 pub const COUNT: &str = "count";
 
 /// What a type rule sees.
@@ -274,7 +274,8 @@ impl<'a> Infer<'a> {
     /// What the rule of `def` gives: the one way to ask it of values that a graph has.
     ///
     /// # Errors
-    /// The rule refuses, or an operand or a result has a shape that no tensor has ([`Shape::fault`](super::Shape::fault)).
+    /// The rule refuses, or an operand or a result has a shape that no tensor has
+    /// ([`Shape::fault`](super::Shape::fault)).
     pub fn types(&self, def: &OpDef) -> Result<Vec<TensorType>, OpError> {
         self.check_operands()?;
         let results = (def.infer)(self)?;

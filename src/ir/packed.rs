@@ -460,7 +460,8 @@ fn unpack_row(bits: u8, row: &[u8], codes: &mut [i8]) {
     }
 }
 
-/// Writes all scales behind the codes, and their zero points (0 where `zeros` has none); `bytes` holds the whole tensor.
+/// Writes all scales behind the codes, and their zero points (0 where `zeros` has none); `bytes` holds the whole
+/// tensor.
 pub(crate) fn write_scales(layout: &Layout, scales: &[f32], zeros: &[i16], bytes: &mut [u8]) {
     let stored = &mut bytes[layout.scale_offset..];
     let zeros = zeros.iter().copied().chain(std::iter::repeat(0));

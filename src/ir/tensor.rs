@@ -240,21 +240,6 @@ impl Tensor {
         })
     }
 
-    /// As [`Tensor::to_f32s`], with the least and the largest f64 as those of f32: as masks and bounds they stand for none, and not for their value.
-    ///
-    /// # Errors
-    /// As [`Tensor::to_f32s`].
-    pub fn to_bounded_f32s(&self) -> Result<Cow<'_, [f32]>, TensorError> {
-        match self.to_f32s() {
-            Err(TensorError::BeyondF32 { .. }) => {
-                let bounded = |v: f64| if v.abs() == f64::MAX { f64::from(f32::MAX).copysign(v) } else { v };
-                let values: Vec<f64> = self.to_f64s()?.into_iter().map(bounded).collect();
-                Ok(Cow::Owned(Tensor::from_f64s(DType::F64, &self.dims(), &values)?.to_f32s()?.into_owned()))
-            }
-            others => others,
-        }
-    }
-
     /// The elements as f64: those of an f64 tensor as they are, integers rounded, others as [`Tensor::to_f32s`] has them.
     ///
     /// # Errors

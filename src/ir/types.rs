@@ -28,8 +28,9 @@ impl Shape {
         self.0.iter().try_fold(1u64, |n, d| n.checked_mul(u64::try_from(d.known()?).ok()?))
     }
 
-    /// Why no tensor has this shape, if none has: a known size is negative, or the product of those that are not 0 is more than an address space holds. One
-    /// size of 0 makes the others no less of a danger to whoever multiplies some of them.
+    /// Why no tensor has this shape, if none has: a known size is negative, or the product of those that are not 0 is
+    /// more than an address space holds. One size of 0 makes the others no less of a danger to whoever multiplies some
+    /// of them.
     pub fn fault(&self) -> Option<&'static str> {
         let mut sizes = self.0.iter().filter_map(Dim::known);
         if sizes.clone().any(|n| n < 0) {
@@ -39,8 +40,8 @@ impl Shape {
         n.is_none_or(|n| n > isize::MAX as u64 / 16).then_some("is larger than the address space")
     }
 
-    /// The most elements that it can have: the number where all sizes are known, else what the ranges of its symbols allow. `None` where
-    /// nothing bounds a size, or on overflow.
+    /// The most elements that it can have: the number where all sizes are known, else what the ranges of its symbols
+    /// allow. `None` where nothing bounds a size, or on overflow.
     pub fn most_elems(&self) -> Option<u64> {
         self.0.iter().try_fold(1u64, |n, d| n.checked_mul(u64::try_from(d.most()?.max(0)).ok()?))
     }
@@ -50,7 +51,8 @@ impl Shape {
         product(&self.0)
     }
 
-    /// The 0-based axis that `axis` means, which counts from the end where negative (ONNX's rule); `None` outside `-rank..rank`.
+    /// The 0-based axis that `axis` means, which counts from the end where negative (ONNX's rule); `None` outside
+    /// `-rank..rank`.
     pub fn axis(&self, axis: i64) -> Option<usize> {
         resolve_axis(axis, self.rank())
     }

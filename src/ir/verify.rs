@@ -1,11 +1,14 @@
 //! The verifier. A graph is well formed when
 //!
 //! 1. its edges close no circle, and every operand is an output that its producer has;
-//! 2. every operator may stand at the graph's level, has as many operands as it takes, and no attribute that it does not know or that is of another kind;
-//! 3. the type of every value is what the operator's rule gives, a constant's is that of its data, and no size is negative or more than an address space holds;
+//! 2. every operator may stand at the graph's level, has as many operands as it takes, and no attribute that it does
+//!    not know or that is of another kind;
+//! 3. the type of every value is what the operator's rule gives, a constant's is that of its data, and no size is
+//!    negative or more than an address space holds;
 //! 4. only uses of operators have formats;
 //! 5. names of nodes and of values are unique, and ports are too;
-//! 6. a size that data tell is told by one node and by no input, and nothing that this node is computed from mentions it.
+//! 6. a size that data tell is told by one node and by no input, and nothing that this node is computed from mentions
+//!    it.
 //!
 //! A fault after a pass is a bug of that pass, whatever the model was.
 

@@ -1,4 +1,5 @@
-//! Types that NumPy lacks travel in wider ones: bf16 and floats of 8 and 4 bits as f32, 2- and 4-bit integers as bytes of the same sign.
+//! Types that NumPy lacks travel in wider ones: bf16 and floats of 8 and 4 bits as f32, 2- and 4-bit integers as bytes
+//! of the same sign.
 
 use super::{Class, DType, Tensor, TensorError, minifloat};
 
@@ -41,11 +42,12 @@ impl Tensor {
         }
     }
 
-    /// The values stored as `dtype`. Floats of any width are taken for floats and rounded to nearest even, integers and truth values of any width for
-    /// integers and truth values, as they are.
+    /// The values stored as `dtype`. Floats of any width are taken for floats and rounded to nearest even, integers and
+    /// truth values of any width for integers and truth values, as they are.
     ///
     /// # Errors
-    /// A value lies outside the range of `dtype`: its place in row-major order and it are named. Or the types are of two kinds.
+    /// A value lies outside the range of `dtype`: its place in row-major order and it are named. Or the types are of
+    /// two kinds.
     pub fn narrowed(&self, dtype: DType) -> Result<Tensor, NarrowError> {
         let given = self.dtype();
         let refuse = |element: usize, value: &dyn std::fmt::Display| NarrowError::Value {

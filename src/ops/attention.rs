@@ -283,7 +283,9 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     }
     let outputs = e.outputs.clone();
     let mut stages = Vec::new();
-    let mut y = if outputs.len() > 3 {
+    // Products are computed in f64 where a model asks for it; the operator of the core is f32.
+    let is_double = dtype == DType::F64 || inputs.iter().flatten().any(|v| e.ty(*v).dtype == DType::F64);
+    let mut y = if outputs.len() > 3 || is_double {
         let inner = &mut Expand { edit: &mut *e.edit, attrs: &attrs, inputs, outputs: outputs.clone() };
         let written = attention_products::written_out(inner, dtype)?;
         stages.extend(written.stages);

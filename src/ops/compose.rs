@@ -2,6 +2,7 @@
 
 use super::check_indices::{self, Rule};
 use super::strided::{View, row_major, view};
+use super::util::between;
 use super::{concat as concat_op, gather as gather_op, matmul as matmul_op, pointwise, reduce as reduce_op, reshape};
 use crate::ir::{Attrs, DType, Dim, Expand, OpError, Shape, Tensor, TensorType, Val};
 
@@ -100,8 +101,8 @@ pub fn reduce(e: &mut Expand<'_, '_>, kind: &str, x: Val, axes: &[usize], keepdi
 /// The type rule refuses.
 pub fn extremum(e: &mut Expand<'_, '_>, kind: &str, x: Val, axis: usize) -> Result<Val, OpError> {
     let attrs = reduce_op::attrs(kind, &[axis], true);
-    let is_float = e.ty(x).dtype.is_float();
-    e.add(&reduce_op::DEF, if is_float { attrs.with_dtype("dtype", DType::F32) } else { attrs }, &[x])
+    let dtype = e.ty(x).dtype;
+    e.add(&reduce_op::DEF, if dtype.is_float() { attrs.with_dtype("dtype", between(dtype)) } else { attrs }, &[x])
 }
 
 /// A product of matrices, both of rank 2 at least.

@@ -57,7 +57,7 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     let stored = |tensor: &Tensor| -> Result<Tensor, OpError> {
         let converts =
             attrs.dtype("dtype").is_some() && tensor.dtype() != dtype && tensor.dtype().is_float() && dtype.is_float();
-        Ok(if converts { Tensor::from_f32s(dtype, &tensor.dims(), &tensor.to_f32s()?)? } else { tensor.clone() })
+        if converts { super::util::cast(tensor.clone(), dtype) } else { Ok(tensor.clone()) }
     };
     let tensors = (0..inputs.len()).map(|slot| stored(operand(inputs, slot)?)).collect::<Result<Vec<_>, _>>()?;
     let first = tensors.first().ok_or(OpError::MissingOperand { slot: 0 })?;

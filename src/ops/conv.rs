@@ -1,8 +1,10 @@
 //! `conv`: convolutions over one, two or three spatial axes; the core has two.
 
+use super::layout;
 use super::multiply::{self, Matrix};
 use super::packed_view::{PackedView, dot_blocks};
-use super::util::{agree, class_of, finish_f32s, n_elems, operand, result, split_own, stored};
+use super::pointwise::Real;
+use super::util::{agree, between, class_of, finish_floats, is_double, n_elems, operand, result, split_own, stored};
 use super::window::{Plain, Window};
 use crate::ir::{
     Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
@@ -10,9 +12,10 @@ use crate::ir::{
 };
 use rayon::prelude::*;
 
-/// `conv(x, w) {kernel, strides, pads, dilations, group, dtype, epilogue}`: ONNX Conv, opset 22, over one to three spatial axes; there with a
+/// `conv(x, w) {kernel, strides, pads, dilations, group, layout, dtype, epilogue}`: ONNX Conv, opset 22, over one to three spatial axes; there with a
 /// bias, `auto_pad` and `kernel_shape`. With `kernel` and one group, `w` may be a matrix `[OC, C*kh*kw]`, and operands of rank 2 after it are
-/// further rows of it, stored in other ways.
+/// further rows of it, stored in other ways. With the layout `nhwc`, which only the lower levels have, channels are the last axis of x, of the
+/// result and of each filter: `[OC, kh, kw, C/group]`.
 pub static DEF: OpDef = OpDef {
     name: "conv",
     onnx: "Conv",
@@ -25,6 +28,7 @@ pub static DEF: OpDef = OpDef {
         attr::ints("dilations"),
         attr::int("group"),
         attr::text("auto_pad"),
+        attr::text("layout"),
         attr::dtype("dtype"),
         attr::expr("epilogue"),
     ],
@@ -52,7 +56,7 @@ pub fn window(attrs: &Attrs, w: &Shape, spatial: &[Dim]) -> Result<Window, OpErr
 }
 
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
-    let (own, _) = split_own(infer.attrs, infer.inputs);
+    let (operands, _) = split_own(infer.attrs, infer.inputs);
     let (x, w) = (infer.ty(0)?, infer.ty(1)?);
     for (slot, ty) in [(0, x), (1, w)] {
         if class_of(ty) != Class::Float {
@@ -64,15 +68,20 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     {
         return Err(OpError::operand(0, x, "INT8 with one scale beside a packed w"));
     }
-    let [n, c, spatial @ ..] = x.shape.0.as_slice() else { return Err(OpError::operand(0, x, "[N,C,...]")) };
+    let last = layout::is_nhwc(infer.attrs)?;
+    let image = if last { layout::nchw(&x.shape) } else { Some(x.shape.clone()) };
+    let image = image.filter(|_| !last || infer.attrs.get("kernel").is_some());
+    let Some([n, c, spatial @ ..]) = image.as_ref().map(|shape| shape.0.as_slice()) else {
+        return Err(OpError::operand(0, x, if last { "[N,H,W,C] and a kernel" } else { "[N,C,...]" }));
+    };
     if !(1..=3).contains(&spatial.len()) || spatial.len() == 3 && infer.attrs.get("kernel").is_some() {
         return Err(OpError::unsupported(format!("a convolution over {} spatial axes", spatial.len())));
     }
     let window = window(infer.attrs, &w.shape, spatial)?;
     let group = infer.attrs.int("group").unwrap_or(1);
-    let mut expected =
-        vec![c.floor_div(&Dim::Known(group)).ok_or_else(|| OpError::attribute("group", format!("is {group}")))?];
-    expected.extend(window.kernel.iter().map(|&k| Dim::Known(k)));
+    let own = c.floor_div(&Dim::Known(group)).ok_or_else(|| OpError::attribute("group", format!("is {group}")))?;
+    let mut expected: Vec<Dim> = window.kernel.iter().map(|&k| Dim::Known(k)).collect();
+    expected.insert(if last { expected.len() } else { 0 }, own);
     let is_matrix = w.shape.rank() == 2 && infer.attrs.get("kernel").is_some();
     if w.packing.is_some() || is_matrix {
         expected = vec![product(&expected)];
@@ -91,7 +100,7 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     }
     let mut oc = oc.clone();
     for (slot, part) in
-        own.iter().enumerate().skip(2).filter(|(_, part)| part.is_some_and(|part| part.shape.rank() == 2))
+        operands.iter().enumerate().skip(2).filter(|(_, part)| part.is_some_and(|part| part.shape.rank() == 2))
     {
         let Some(part) = part else { continue };
         let rows = part.shape.0[0].known().zip(oc.known()).and_then(|(rows, so_far)| rows.checked_add(so_far));
@@ -104,7 +113,7 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
         oc = Dim::Known(total);
     }
     let oc = &oc;
-    if let Some(Some(bias)) = own.get(2)
+    if let Some(Some(bias)) = operands.get(2)
         && bias.shape.rank() != 2
         && (bias.shape.rank() != 1 || differ((&bias.shape.0[0], oc)))
     {
@@ -112,7 +121,9 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     }
     let mut shape = vec![n.clone(), oc.clone()];
     shape.extend(window.out(spatial)?);
-    result(infer, Class::Float, stored(x), Shape(shape))
+    let shape = Shape(shape);
+    let shape = if last { layout::nhwc(&shape).unwrap_or(shape) } else { shape };
+    result(infer, Class::Float, stored(x), shape)
 }
 
 fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
@@ -208,33 +219,36 @@ pub fn deep(e: &mut Expand<'_, '_>, x: Val, w: Val, window: &Window, group: i64)
 }
 
 /// All sizes of one convolution.
-struct Sizes {
-    batch: usize,
-    channels: usize,
-    height: usize,
-    width: usize,
-    out_channels: usize,
-    out_height: usize,
-    out_width: usize,
-    group: usize,
-    plain: Plain,
+pub(super) struct Sizes {
+    pub(super) batch: usize,
+    pub(super) channels: usize,
+    pub(super) height: usize,
+    pub(super) width: usize,
+    pub(super) out_channels: usize,
+    pub(super) out_height: usize,
+    pub(super) out_width: usize,
+    pub(super) group: usize,
+    pub(super) plain: Plain,
 }
 
 impl Sizes {
     /// Elements of one filter.
-    fn depth(&self) -> usize {
+    pub(super) fn depth(&self) -> usize {
         self.channels / self.group * self.plain.kernel[0] * self.plain.kernel[1]
     }
 
-    fn pixels(&self) -> usize {
+    pub(super) fn pixels(&self) -> usize {
         self.out_height * self.out_width
     }
 }
 
-fn sizes(attrs: &Attrs, x: &Tensor, w: &Tensor) -> Result<Sizes, OpError> {
-    let dims = x.dims();
-    let [batch, channels, height, width] = dims[..] else { return Err(OpError::operand(0, x.ty(), "[N,C,H,W]")) };
-    let spatial = &x.ty().shape.0[2..];
+pub(super) fn sizes(attrs: &Attrs, x: &Tensor, w: &Tensor) -> Result<Sizes, OpError> {
+    let shape = if layout::is_nhwc(attrs)? { layout::nchw(&x.ty().shape) } else { Some(x.ty().shape.clone()) };
+    let dims = shape.as_ref().and_then(Shape::known).unwrap_or_default();
+    let (&[batch, channels, height, width], Some(shape)) = (&dims[..], shape) else {
+        return Err(OpError::operand(0, x.ty(), "[N,C,H,W]"));
+    };
+    let spatial = &shape.0[2..];
     let window = window(attrs, &w.ty().shape, spatial)?;
     let out = Shape(window.out(spatial)?).known().unwrap_or_default();
     let (&[out_height, out_width], Some(&out_channels)) = (&out[..], w.dims().first()) else {
@@ -266,7 +280,7 @@ fn sizes(attrs: &Attrs, x: &Tensor, w: &Tensor) -> Result<Sizes, OpError> {
 /// The convolution with each part, channels one after the other.
 fn eval_parts(attrs: &Attrs, own: &[Option<&Tensor>], extra: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let x = operand(own, 0)?;
-    let mut alone = attrs.clone().with_dtype("dtype", DType::F32);
+    let mut alone = attrs.clone().with_dtype("dtype", between(x.dtype()));
     alone.0.remove("epilogue");
     let mut results = Vec::new();
     for slot in 1..own.len() {
@@ -276,29 +290,52 @@ fn eval_parts(attrs: &Attrs, own: &[Option<&Tensor>], extra: &[Option<&Tensor>])
     let [images, channels, ..] = &mut dims[..] else { return Err(OpError::MissingOperand { slot: 1 }) };
     *channels = results.iter().map(|part| part.dims()[1]).sum();
     let images = *images;
-    let mut out = Vec::with_capacity(n_elems(&dims)?);
-    let data: Vec<_> = results.iter().map(Tensor::to_f32s).collect::<Result<_, _>>()?;
+    if is_double(attrs, own) {
+        joined::<f64>(&results, images, &dims, attrs, (x, extra))
+    } else {
+        joined::<f32>(&results, images, &dims, attrs, (x, extra))
+    }
+}
+
+/// The channels of all parts, image by image.
+fn joined<F: Real>(
+    results: &[Tensor],
+    images: usize,
+    dims: &[usize],
+    attrs: &Attrs,
+    (x, extra): (&Tensor, &[Option<&Tensor>]),
+) -> Result<Vec<Tensor>, OpError> {
+    let mut out = Vec::with_capacity(n_elems(dims)?);
+    let data: Vec<_> = results.iter().map(F::elements).collect::<Result<_, _>>()?;
     for image in 0..images {
         for part in &data {
             let size = part.len() / images;
             out.extend_from_slice(&part[image * size..][..size]);
         }
     }
-    finish_f32s(attrs, &dims, out, stored(x.ty()), extra)
+    finish_floats(attrs, dims, out, stored(x.ty()), extra)
 }
 
 fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let (own, extra) = split_own(attrs, inputs);
+    if layout::is_nhwc(attrs)? {
+        return super::conv_nhwc::eval(attrs, own, extra);
+    }
     let (x, w) = (operand(own, 0)?, operand(own, 1)?);
     if own.len() > 2 {
         return eval_parts(attrs, own, extra);
     }
     let s = sizes(attrs, x, w)?;
     let dims = [s.batch, s.out_channels, s.out_height, s.out_width];
+    if is_double(attrs, own) {
+        let mut out = vec![0.0f64; n_elems(&dims)?];
+        direct(&s, &x.to_f64s()?, &w.to_f64s()?, &mut out);
+        return finish_floats(attrs, &dims, out, stored(x.ty()), extra);
+    }
     let mut out = vec![0.0f32; n_elems(&dims)?];
     if let (Some(x), Some(w)) = (PackedView::of(x)?, PackedView::of(w)?) {
         packed(&s, &x, &w, &mut out);
-        return finish_f32s(attrs, &dims, out, DType::F32, extra);
+        return finish_floats(attrs, &dims, out, DType::F32, extra);
     }
     let (x_data, w_data) = (x.to_f32s()?, w.to_f32s()?);
     if s.out_channels / s.group < 4 {
@@ -306,11 +343,11 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     } else {
         columns(&s, &x_data, &w_data, &mut out)?;
     }
-    finish_f32s(attrs, &dims, out, stored(x.ty()), extra)
+    finish_floats(attrs, &dims, out, stored(x.ty()), extra)
 }
 
-/// Few filters a group, above all depthwise: each output plane is a sum of shifted input planes.
-fn direct(s: &Sizes, x: &[f32], w: &[f32], out: &mut [f32]) {
+/// Few filters a group, above all depthwise, and f64: each output plane is a sum of shifted input planes.
+fn direct<F: Real>(s: &Sizes, x: &[F], w: &[F], out: &mut [F]) {
     let (channels, filters, plane) = (s.channels / s.group, s.out_channels / s.group, s.height * s.width);
     let [kh, kw] = s.plain.kernel;
     out.par_chunks_mut(s.pixels().max(1)).enumerate().for_each(|(at, out)| {
@@ -329,9 +366,9 @@ fn direct(s: &Sizes, x: &[f32], w: &[f32], out: &mut [f32]) {
                 let row = &row[s.plain.element(1, kx, x0)..];
                 let out = &mut out[y * s.out_width + x0..y * s.out_width + x1];
                 if s.plain.strides[1] == 1 {
-                    out.iter_mut().zip(row).for_each(|(out, x)| *out += weight * x);
+                    out.iter_mut().zip(row).for_each(|(out, x)| *out += weight * *x);
                 } else {
-                    out.iter_mut().zip(row.iter().step_by(s.plain.strides[1])).for_each(|(out, x)| *out += weight * x);
+                    out.iter_mut().zip(row.iter().step_by(s.plain.strides[1])).for_each(|(out, x)| *out += weight * *x);
                 }
             }
         }

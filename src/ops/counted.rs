@@ -139,7 +139,7 @@ fn infer_non_zero(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 /// Which elements are not zero, in order.
 fn places(x: &Tensor) -> Result<Vec<usize>, OpError> {
     let is_set: Vec<bool> = if x.dtype().is_float() {
-        x.to_f32s()?.iter().map(|v| *v != 0.0).collect()
+        x.to_f64s()?.iter().map(|v| *v != 0.0).collect()
     } else {
         x.to_i64s()?.iter().map(|v| *v != 0).collect()
     };

@@ -3,7 +3,9 @@
 //! ONNX's Attention is written as this (`attention.rs`). Where no kernel covers it, it is written as products around a softmax
 //! (`attention_products.rs`). The reference has all scores of a query, subtracts their maximum and adds up in f64.
 
-use super::util::{agree, broadcast, class_of, dims_attr, finish_f32s, ints_attr, n_elems, operand, result, split_own};
+use super::util::{
+    agree, broadcast, class_of, dims_attr, finish_floats, ints_attr, n_elems, operand, result, split_own,
+};
 use crate::ir::{
     Attrs, CORE, Class, DType, Dim, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, attr, product,
 };
@@ -288,7 +290,7 @@ impl<'a> Scores<'a> {
             Some(mask) => {
                 let places = super::util::broadcast_strides(&mask.dims(), &[batch, heads, queries, keys]);
                 let is_bool = class_of(mask.ty()) == Class::Bool;
-                let mask = if is_bool { Mask::Seen(mask.to_i64s()?) } else { Mask::Added(mask.to_bounded_f32s()?) };
+                let mask = if is_bool { Mask::Seen(mask.to_i64s()?) } else { Mask::Added(mask.to_f32s()?) };
                 Some((mask, places))
             }
             None => None,
@@ -405,7 +407,7 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
         scores.weighted([b, h], first, &weights, &mut sums);
         out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum as f32);
     });
-    finish_f32s(attrs, &dims, out, operand(own, 0)?.dtype(), extra)
+    finish_floats(attrs, &dims, out, operand(own, 0)?.dtype(), extra)
 }
 
 fn eval_parts(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {

@@ -1,7 +1,7 @@
 //! The elementwise operators of ONNX: one table of rules that give each its expression. All become `pointwise`.
 
 use super::pointwise::typed;
-use super::util::{broadcast, class_of, dtype_attr};
+use super::util::{between, broadcast, class_of, dtype_attr};
 use crate::ir::{
     Attrs, Class, DType, Expand, Expr, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr, minifloat,
 };
@@ -34,10 +34,11 @@ impl Case<'_> {
         self.attrs.float(name).unwrap_or(default)
     }
 
-    /// The value of operand `slot`, where it is a constant with one element.
+    /// The value of operand `slot`, where it is a constant with one element that is an f32.
     fn scalar(&self, slot: usize) -> Option<f32> {
-        let tensor = self.consts.get(slot).copied().flatten()?;
-        if tensor.ty().shape.n_elems() == Some(1) { tensor.to_f32s().ok()?.first().copied() } else { None }
+        let tensor = self.consts.get(slot).copied().flatten().filter(|t| t.ty().shape.n_elems() == Some(1))?;
+        let value = tensor.to_f64s().ok()?.first().copied()?;
+        (f64::from(value as f32) == value).then_some(value as f32)
     }
 
     fn same(&self, text: impl Into<String>) -> Recipe {
@@ -92,7 +93,7 @@ fn expand_fold(
     }
     let dtype = e.outputs[0].dtype;
     // One kernel would round once, at its end.
-    let between = if dtype.is_float() { DType::F32 } else { dtype };
+    let between = if dtype.is_float() { between(dtype) } else { dtype };
     let mut result = e.input(0)?;
     for first in (1..n).step_by(FOLD - 1) {
         let slots = first..n.min(first + FOLD - 1);

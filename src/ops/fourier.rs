@@ -68,7 +68,7 @@ fn folded(attrs: &Attrs, inputs: &[Option<&Tensor>], table: Table) -> Result<Ten
     for (slot, input) in inputs.iter().enumerate() {
         let tensor = input.ok_or(OpError::NotConstant { slot })?;
         let number = if tensor.dtype().is_float() {
-            tensor.to_f32s()?.first().map(|&v| f64::from(v))
+            tensor.to_f64s()?.first().copied()
         } else {
             tensor.to_i64s()?.first().map(|&v| v as f64)
         };

@@ -1,8 +1,10 @@
 //! `gather`: slices of a tensor, chosen by indices.
 
 use super::check_indices::{self, Rule};
+use super::pointwise::Real;
 use super::util::{
-    axis_attr, elements, finish, finish_f32s, from_elements, n_elems, operand, result, split_own, stored,
+    axis_attr, between, elements, finish, finish_floats, from_elements, is_double, n_elems, operand, result, split_own,
+    stored,
 };
 use crate::ir::{
     Attrs, CORE, Class, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
@@ -55,7 +57,11 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
 }
 
 /// Each index reads the part that its row is in.
-fn eval_parts(attrs: &Attrs, own: &[Option<&Tensor>], extra: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+fn eval_parts<F: Real>(
+    attrs: &Attrs,
+    own: &[Option<&Tensor>],
+    extra: &[Option<&Tensor>],
+) -> Result<Vec<Tensor>, OpError> {
     let (first, indices) = (operand(own, 0)?, operand(own, 1)?);
     let parts: Vec<&Tensor> =
         [Ok(first)].into_iter().chain((2..own.len()).map(|slot| operand(own, slot))).collect::<Result<_, _>>()?;
@@ -64,7 +70,7 @@ fn eval_parts(attrs: &Attrs, own: &[Option<&Tensor>], extra: &[Option<&Tensor>])
     let total = i64::try_from(parts.iter().map(|part| rows(part)).sum::<usize>()).unwrap_or(i64::MAX);
     let dims = [&indices.dims()[..], &[width]].concat();
     let mut out = Vec::with_capacity(n_elems(&dims)?);
-    let alone = Attrs::new().with_int("axis", 0).with_dtype("dtype", crate::ir::DType::F32);
+    let alone = Attrs::new().with_int("axis", 0).with_dtype("dtype", between(first.dtype()));
     for index in indices.to_i64s()? {
         let mut row = if index < 0 { index.saturating_add(total) } else { index }.clamp(0, (total - 1).max(0)) as usize;
         let part = parts.iter().find(|part| {
@@ -75,16 +81,20 @@ fn eval_parts(attrs: &Attrs, own: &[Option<&Tensor>], extra: &[Option<&Tensor>])
         let part = part.ok_or_else(|| OpError::operand(0, first.ty(), "an axis that is not empty"))?;
         let index = Tensor::from_i64s(crate::ir::DType::I64, &[1], &[row as i64])?;
         for values in eval(&alone, &[Some(part), Some(&index)])? {
-            out.extend_from_slice(&values.to_f32s()?);
+            out.extend_from_slice(&F::elements(&values)?);
         }
     }
-    finish_f32s(attrs, &dims, out, stored(first.ty()), extra)
+    finish_floats(attrs, &dims, out, stored(first.ty()), extra)
 }
 
 fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let (own, extra) = split_own(attrs, inputs);
     if own.len() > 2 {
-        return eval_parts(attrs, own, extra);
+        return if is_double(attrs, own) {
+            eval_parts::<f64>(attrs, own, extra)
+        } else {
+            eval_parts::<f32>(attrs, own, extra)
+        };
     }
     let (data, indices) = (operand(own, 0)?, operand(own, 1)?);
     let dims = data.dims();
@@ -103,7 +113,7 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
         for row in indices {
             out.extend(super::packed_view::dequantize_row(&layout, data.bytes()?, row));
         }
-        return finish_f32s(attrs, &out_dims, out, stored(data.ty()), extra);
+        return finish_floats(attrs, &out_dims, out, stored(data.ty()), extra);
     }
     let (bytes, size) = elements(data)?;
     let inner = n_elems(&dims[axis + 1..])? * size;

@@ -1,7 +1,7 @@
 //! Operators of both levels that have a CPU reference but no kernel yet: positions of extrema, running sums and products, sorting, determinants, bits.
 
 use super::compose::{extremum, positions, reduce, sizes};
-use super::pointwise;
+use super::pointwise::{self, Real};
 use super::util::{axis_attr, n_elems, operand, split_own};
 use crate::ir::{
     Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
@@ -185,17 +185,32 @@ fn eval_cumulated(attrs: &Attrs, inputs: &[Option<&Tensor>], product: bool) -> R
         }
         return Ok(vec![Tensor::from_i64s(x.dtype(), &dims, &values)?]);
     }
-    let mut values = x.to_f32s()?.into_owned();
-    for start in (0..inner).flat_map(places) {
+    let whole = (product, exclusive);
+    if x.dtype() == DType::F64 {
+        return cumulated::<f64>(x, &order, (0..inner).flat_map(places), inner, whole);
+    }
+    cumulated::<f32>(x, &order, (0..inner).flat_map(places), inner, whole)
+}
+
+/// Running sums or products of floats from each start, elements `inner` apart.
+fn cumulated<F: Real>(
+    x: &Tensor,
+    order: &[usize],
+    starts: impl Iterator<Item = usize>,
+    inner: usize,
+    (product, exclusive): (bool, bool),
+) -> Result<Vec<Tensor>, OpError> {
+    let mut values = F::elements(x)?.into_owned();
+    for start in starts {
         let mut sum = f64::from(u8::from(product));
-        for &at in &order {
+        for &at in order {
             let slot = &mut values[start + at * inner];
-            let next = if product { sum * f64::from(*slot) } else { sum + f64::from(*slot) };
-            *slot = if exclusive { sum } else { next } as f32;
+            let next = if product { sum * slot.wide() } else { sum + slot.wide() };
+            *slot = F::of_f64(if exclusive { sum } else { next });
             sum = next;
         }
     }
-    Ok(vec![super::util::f32s(x.dtype(), &dims, values)?])
+    Ok(vec![F::stored(x.dtype(), &x.dims(), values)?])
 }
 
 /// The axis and how many elements along it stay.
@@ -242,12 +257,13 @@ fn eval_top_k(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, 
 /// # Errors
 /// The data is absent or no numbers.
 pub fn order_keys(x: &Tensor) -> Result<Vec<i64>, OpError> {
-    let of_float = |v: f32| match (v + 0.0).to_bits().cast_signed() {
+    let of_float = |v: f64| match (v + 0.0).to_bits().cast_signed() {
         _ if v.is_nan() => i64::MAX,
-        bits => i64::from(bits ^ ((bits >> 31).cast_unsigned() >> 1).cast_signed()),
+        bits => bits ^ ((bits >> 63).cast_unsigned() >> 1).cast_signed(),
     };
     Ok(match x.dtype().class() {
-        Class::Float => x.to_f32s()?.iter().map(|&v| of_float(v)).collect(),
+        // A float orders as its bits do, but for the sign; f32s widened order as they did.
+        Class::Float => x.to_f64s()?.iter().map(|&v| of_float(v)).collect(),
         // The sign of a u64 is its highest bit.
         _ if x.dtype() == DType::U64 => x.to_i64s()?.iter().map(|v| v ^ i64::MIN).collect(),
         _ => x.to_i64s()?,
@@ -296,18 +312,22 @@ fn eval_det(_: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     let x = operand(inputs, 0)?;
     let dims = x.dims();
     let [lead @ .., n, _] = &dims[..] else { return Err(OpError::operand(0, x.ty(), "square matrices")) };
-    let values = x.to_f32s()?;
-    let results: Vec<f32> = if *n == 0 {
+    let values = x.to_f64s()?;
+    let results: Vec<f64> = if *n == 0 {
         vec![1.0; n_elems(lead)?]
     } else {
         values.chunks_exact(n * n).map(|m| determinant(m, *n)).collect()
     };
-    Ok(vec![super::util::f32s(x.dtype(), lead, results)?])
+    Ok(vec![if x.dtype() == DType::F64 {
+        Tensor::from_f64s(x.dtype(), lead, &results)?
+    } else {
+        super::util::f32s(x.dtype(), lead, results.into_iter().map(|v| v as f32).collect())?
+    }])
 }
 
 /// By Gaussian elimination, the largest element of a column first.
-fn determinant(matrix: &[f32], n: usize) -> f32 {
-    let mut m: Vec<f64> = matrix.iter().map(|&v| f64::from(v)).collect();
+fn determinant(matrix: &[f64], n: usize) -> f64 {
+    let mut m = matrix.to_vec();
     let mut product = 1.0;
     for column in 0..n {
         let pivot =
@@ -319,7 +339,7 @@ fn determinant(matrix: &[f32], n: usize) -> f32 {
         let head = m[column * n + column];
         product *= head;
         if head == 0.0 {
-            return product as f32;
+            return product;
         }
         for row in column + 1..n {
             let factor = m[row * n + column] / head;
@@ -328,5 +348,5 @@ fn determinant(matrix: &[f32], n: usize) -> f32 {
             }
         }
     }
-    product as f32
+    product
 }

@@ -21,6 +21,8 @@ pub struct Table {
     pub tiled: bool,
     /// Of what family its key has a variant, if it has.
     pub variant: Option<Family>,
+    /// Whether parameters that are known when it is compiled stand in its text as numbers, so that divisions by them cost little and loops over them unroll.
+    pub literals: bool,
     /// Whether its operands are read as vectors of 16 bytes too.
     pub vectors: bool,
     /// Features that the target must have, by their names in its profile.
@@ -239,6 +241,8 @@ pub struct KernelKey {
     pub tile: Option<Tile>,
     /// How the work is divided.
     pub variant: Option<Variant>,
+    /// Parameters that stand in its text as numbers: the bits of each, by name.
+    pub literals: BTreeMap<String, u32>,
 }
 
 /// One scalar of the uniform block.
@@ -292,6 +296,9 @@ impl KernelKey {
         if let Some(variant) = self.variant {
             name += &format!("_v{variant}");
         }
+        if !self.literals.is_empty() {
+            name += &format!("_l{}", &blake3::hash(format!("{:?}", self.literals).as_bytes()).to_hex()[..8]);
+        }
         if let Some(expr) = &self.expr {
             name += &format!("_e{}", &blake3::hash(format!("{:?} {}", expr.own, expr.text).as_bytes()).to_hex()[..8]);
         }
@@ -331,9 +338,15 @@ impl KernelKey {
         self.present().map(|(_, key)| key.storage).chain(args).chain([self.result])
     }
 
-    /// The scalars of the uniform block, in order: those of the table, then what packed operands and operands of the expression need,
-    /// then the expression's numbers.
+    /// The scalars of the uniform block, in order: all parameters but those that stand in the text.
     pub fn params(&self) -> Vec<Param> {
+        let mut params = self.all_params();
+        params.retain(|param| !self.literals.contains_key(&param.name));
+        params
+    }
+
+    /// All parameters: those of the table, then what packed operands and operands of the expression need, then the expression's numbers.
+    pub fn all_params(&self) -> Vec<Param> {
         let mut params = Vec::new();
         for param in self.template.table().params {
             match param.count {
@@ -401,6 +414,11 @@ impl KernelKey {
             return Some(
                 "a variant where the table has none, none where it has one, or one that is not sound".to_owned(),
             );
+        }
+        let all = self.all_params();
+        let is_param = |name: &String| all.iter().any(|param| param.name == *name && param.ty != ParamType::Float);
+        if let Some(name) = self.literals.keys().find(|name| !table.literals || !is_param(name)) {
+            return Some(format!("{name} as a number in the text, which the table does not allow"));
         }
         let held = self.flags.get("held").map_or(0, |held| held * self.width().unwrap_or(1));
         if self.threads() > 1024 || held > MOST_HELD {

@@ -4,7 +4,7 @@ use super::compose::{dims, reduce, sizes};
 use super::util::{axes, axis_attr};
 use super::window::Window;
 use super::{pointwise, pool, reshape};
-use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, attr};
+use crate::ir::{Attrs, Class, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, attr};
 
 macro_rules! norms {
     ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal [$($attr:expr),*] $infer:expr, $expand:expr;)*) => {
@@ -143,7 +143,10 @@ fn power(e: &mut Expand<'_, '_>, x: Val, p: f32) -> Result<Val, OpError> {
         2.0 => "mul(x0,x0)".to_owned(),
         _ => format!("pow(abs(x0),{p:?})"),
     };
-    pointwise::add(e, &text, DType::F32, &[x])
+    {
+        let between = super::util::between(e.ty(x).dtype);
+        pointwise::add(e, &text, between, &[x])
+    }
 }
 
 fn expand_pool(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {

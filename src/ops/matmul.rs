@@ -2,8 +2,10 @@
 
 use super::multiply::{self, Matrix, Sizes};
 use super::packed_view::PackedView;
+use super::pointwise::Real;
 use super::util::{
-    agree, broadcast, broadcast_strides, finish, finish_f32s, n_elems, operand, result, split_own, stored,
+    agree, between, broadcast, broadcast_strides, finish, finish_floats, is_double, n_elems, operand, result,
+    split_own, stored,
 };
 use crate::ir::{
     Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
@@ -107,7 +109,7 @@ fn eval_parts(attrs: &Attrs, own: &[Option<&Tensor>], extra: &[Option<&Tensor>])
     let a = operand(own, 0)?;
     let mut products = Vec::new();
     for slot in 1..own.len() {
-        let alone = self::attrs(true).with_dtype("dtype", crate::ir::DType::F32);
+        let alone = self::attrs(true).with_dtype("dtype", between(a.dtype()));
         products.extend(eval(&alone, &[Some(a), Some(operand(own, slot)?)])?);
     }
     let width = |t: &Tensor| t.dims().last().copied().unwrap_or(0);
@@ -116,11 +118,26 @@ fn eval_parts(attrs: &Attrs, own: &[Option<&Tensor>], extra: &[Option<&Tensor>])
     if let Some(last) = dims.last_mut() {
         *last = n;
     }
-    let mut out = vec![0.0f32; n_elems(&dims)?];
+    if is_double(attrs, own) {
+        joined::<f64>(&products, n, &dims, attrs, (a, extra))
+    } else {
+        joined::<f32>(&products, n, &dims, attrs, (a, extra))
+    }
+}
+
+/// Products of `n` columns in all side by side.
+fn joined<F: Real>(
+    products: &[Tensor],
+    n: usize,
+    dims: &[usize],
+    attrs: &Attrs,
+    (a, extra): (&Tensor, &[Option<&Tensor>]),
+) -> Result<Vec<Tensor>, OpError> {
+    let mut out = vec![F::zero(); n_elems(dims)?];
     let mut first = 0;
-    for product in &products {
-        let own = width(product);
-        let data = product.to_f32s()?;
+    for product in products {
+        let own = product.dims().last().copied().unwrap_or(0);
+        let data = F::elements(product)?;
         if own > 0 {
             out.chunks_mut(n)
                 .zip(data.chunks(own))
@@ -128,7 +145,7 @@ fn eval_parts(attrs: &Attrs, own: &[Option<&Tensor>], extra: &[Option<&Tensor>])
         }
         first += own;
     }
-    finish_f32s(attrs, &dims, out, stored(a.ty()), extra)
+    finish_floats(attrs, dims, out, stored(a.ty()), extra)
 }
 
 fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
@@ -163,7 +180,13 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
             return Err(OpError::unsupported("packed operands are a [...,M,K] and b [N,K]"));
         }
         multiply::packed(&a, &b, 0, &mut out);
-        return finish_f32s(attrs, &dims, out, crate::ir::DType::F32, extra);
+        return finish_floats(attrs, &dims, out, crate::ir::DType::F32, extra);
+    }
+    if is_double(attrs, own) {
+        let starts = starts(&lead, [a_lead, b_lead], [m * k, k * n]);
+        let steps = if trans_b { (1, k) } else { (n, 1) };
+        let values = multiply::doubles(Sizes { m, k, n }, &starts, &a.to_f64s()?, &b.to_f64s()?, steps);
+        return finish_floats(attrs, &dims, values, stored(a.ty()), extra);
     }
     let (a_data, b_data) = (a.to_f32s()?, b.to_f32s()?);
     let b_matrix = |data| if trans_b { Matrix { data, row: 1, col: k } } else { Matrix { data, row: n, col: 1 } };
@@ -179,7 +202,7 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
             (Matrix { data: &a_data[a..], row: k, col: 1 }, b_matrix(&b_data[b..]))
         })?;
     }
-    finish_f32s(attrs, &dims, out, stored(a.ty()), extra)
+    finish_floats(attrs, &dims, out, stored(a.ty()), extra)
 }
 
 /// Where the matrices of each product of a batch begin, in elements of `a` and of `b`.

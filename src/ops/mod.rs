@@ -5,8 +5,10 @@
 //! brings ONNX's freedoms (biases, vectors, one spatial axis) into the core's normal form.
 
 pub mod compose;
+mod conv_nhwc;
 mod evaluate;
 pub mod kernel_key;
+pub mod layout;
 pub mod multiply;
 pub mod packed_view;
 pub mod quant_search;

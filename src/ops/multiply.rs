@@ -105,6 +105,20 @@ pub fn integers(sizes: Sizes, starts: &[(usize, usize)], a: &[i64], b: &[i64], (
     out
 }
 
+/// The same of f64.
+pub fn doubles(sizes: Sizes, starts: &[(usize, usize)], a: &[f64], b: &[f64], (row, col): (usize, usize)) -> Vec<f64> {
+    let Sizes { m, k, n } = sizes;
+    let lines: Vec<(usize, usize)> = starts.iter().flat_map(|&(a, b)| (0..m).map(move |i| (a + i * k, b))).collect();
+    let line = |&(a_start, b_start): &(usize, usize)| {
+        let mut sums = vec![0.0; n];
+        for (p, v) in a[a_start..][..k].iter().enumerate() {
+            sums.iter_mut().enumerate().for_each(|(j, sum)| *sum += v * b[b_start + p * row + j * col]);
+        }
+        sums
+    };
+    lines.par_iter().flat_map_iter(line).collect()
+}
+
 /// Products of a batch: `operands(i)` gives the matrices of the i-th, whose result is `out[i * m * n..]`.
 ///
 /// # Errors

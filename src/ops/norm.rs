@@ -1,6 +1,7 @@
 //! `norm`: layer and root-mean-square normalisation over the last axes.
 
-use super::util::{axis_attr, class_of, finish_f32s, operand, result, split_own};
+use super::pointwise::Real;
+use super::util::{axis_attr, class_of, finish_floats, is_double, operand, result, split_own};
 use crate::ir::{Attrs, CORE, Class, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, attr};
 use rayon::prelude::*;
 
@@ -56,15 +57,19 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 
 fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let (own, extra) = split_own(attrs, inputs);
+    if is_double(attrs, own) { eval_in::<f64>(attrs, own, extra) } else { eval_in::<f32>(attrs, own, extra) }
+}
+
+fn eval_in<F: Real>(attrs: &Attrs, own: &[Option<&Tensor>], extra: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let x = operand(own, 0)?;
     let dims = x.dims();
     let axis = axis_attr(attrs, -1, dims.len())?;
     let rms = is_rms(attrs)?;
     let epsilon = f64::from(attrs.float("epsilon").unwrap_or(1e-5));
     let n: usize = dims[axis..].iter().product();
-    let vector = |slot: usize| -> Result<Option<Vec<f32>>, OpError> {
+    let vector = |slot: usize| -> Result<Option<Vec<F>>, OpError> {
         let Some(tensor) = own.get(slot).copied().flatten() else { return Ok(None) };
-        let values = tensor.to_f32s()?.into_owned();
+        let values = F::elements(tensor)?.into_owned();
         if values.len() == n {
             Ok(Some(values))
         } else {
@@ -72,15 +77,15 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
         }
     };
     let (scale, bias) = (vector(1)?, vector(2)?);
-    let mut out = x.to_f32s()?.into_owned();
+    let mut out = F::elements(x)?.into_owned();
     out.par_chunks_exact_mut(n.max(1)).for_each(|row| {
-        let mean = if rms { 0.0 } else { row.iter().map(|&v| f64::from(v)).sum::<f64>() / n as f64 };
-        let variance = row.iter().map(|&v| (f64::from(v) - mean).powi(2)).sum::<f64>() / n as f64;
+        let mean = if rms { 0.0 } else { row.iter().map(|&v| v.wide()).sum::<f64>() / n as f64 };
+        let variance = row.iter().map(|&v| (v.wide() - mean).powi(2)).sum::<f64>() / n as f64;
         let factor = 1.0 / (variance + epsilon).sqrt();
         for (i, v) in row.iter_mut().enumerate() {
-            let scaled = (f64::from(*v) - mean) * factor * f64::from(scale.as_ref().map_or(1.0, |s| s[i]));
-            *v = (scaled + f64::from(bias.as_ref().map_or(0.0, |b| b[i]))) as f32;
+            let scaled = (v.wide() - mean) * factor * scale.as_ref().map_or(1.0, |s| s[i].wide());
+            *v = F::of_f64(scaled + bias.as_ref().map_or(0.0, |b| b[i].wide()));
         }
     });
-    finish_f32s(attrs, &dims, out, x.dtype(), extra)
+    finish_floats(attrs, &dims, out, x.dtype(), extra)
 }

@@ -1,7 +1,7 @@
 //! ONNX's normalisations: of batches, layers, instances and groups.
 
 use super::gemm::channels;
-use super::util::axis_attr;
+use super::util::{axis_attr, between};
 use crate::ir::{DType, Dim, Expand, Infer, OpError, Shape, Tensor, TensorType, Val, attr, product};
 
 written_out! {
@@ -80,7 +80,7 @@ fn expand_training(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let rank = ty.shape.rank();
     let axes: Vec<usize> = (0..rank).filter(|&i| i != 1).collect();
     let mean = super::compose::reduce(e, "mean", x, &axes, true)?;
-    let square = super::pointwise::add(e, "mul(sub(x0,x1),sub(x0,x1))", DType::F32, &[x, mean])?;
+    let square = super::pointwise::add(e, "mul(sub(x0,x1),sub(x0,x1))", between(e.ty(x).dtype), &[x, mean])?;
     let variance = super::compose::reduce(e, "mean", square, &axes, true)?;
     let (scale, bias) = (e.input(1)?, e.input(2)?);
     let (scale, bias) = (channels(e, scale, rank)?, channels(e, bias, rank)?);
@@ -104,23 +104,23 @@ fn expand_batch(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let (rank, dtype) = (e.ty(x).shape.rank(), e.outputs[0].dtype);
     let epsilon = e.attrs.float("epsilon").unwrap_or(1e-5);
     let parameters = (1..5).map(|slot| e.input(slot)).collect::<Result<Vec<_>, _>>()?;
-    let constant = |val: Val| e.edit.constant(val).and_then(|t| Some(t.to_f32s().ok()?.into_owned()));
+    let constant = |val: Val| e.edit.constant(val).and_then(|t| t.to_f64s().ok());
     if let Some([scale, bias, mean, variance]) =
         parameters.iter().map(|v| constant(*v)).collect::<Option<Vec<_>>>().as_deref()
     {
-        let factor: Vec<f64> = scale
-            .iter()
-            .zip(variance)
-            .map(|(s, v)| f64::from(*s) / (f64::from(*v) + f64::from(epsilon)).sqrt())
-            .collect();
-        let shift: Vec<f32> =
-            bias.iter().zip(mean).zip(&factor).map(|((b, m), f)| (f64::from(*b) - f64::from(*m) * f) as f32).collect();
-        let factor: Vec<f32> = factor.iter().map(|f| *f as f32).collect();
+        let factor: Vec<f64> = scale.iter().zip(variance).map(|(s, v)| s / (v + f64::from(epsilon)).sqrt()).collect();
+        let shift: Vec<f64> = bias.iter().zip(mean).zip(&factor).map(|((b, m), f)| b - m * f).collect();
         let mut dims = vec![1; rank];
         dims[1] = factor.len();
         // In f32 whatever the operands are stored as: f16 need not hold a quotient of what it holds.
-        let factor = e.constant(Tensor::from_f32s(DType::F32, &dims, &factor)?);
-        let shift = e.constant(Tensor::from_f32s(DType::F32, &dims, &shift)?);
+        let mut constant = |values: &[f64]| -> Result<Val, OpError> {
+            let tensor = match between(e.ty(x).dtype) {
+                DType::F64 => Tensor::from_f64s(DType::F64, &dims, values)?,
+                dtype => Tensor::from_f32s(dtype, &dims, &values.iter().map(|v| *v as f32).collect::<Vec<_>>())?,
+            };
+            Ok(e.constant(tensor))
+        };
+        let (factor, shift) = (constant(&factor)?, constant(&shift)?);
         return Ok(vec![super::pointwise::add(e, "add(mul(x0,x1),x2)", dtype, &[x, factor, shift])?]);
     }
     let mut operands = vec![x];
@@ -143,7 +143,7 @@ fn expand_layer(e: &mut Expand<'_, '_>, kind: &str) -> Result<Vec<Val>, OpError>
             super::reduce::attrs("mean", &axes, true).with_dtype("dtype", statistics),
             &[x],
         )?;
-        let square = super::pointwise::add(e, "mul(sub(x0,x1),sub(x0,x1))", DType::F32, &[x, mean])?;
+        let square = super::pointwise::add(e, "mul(sub(x0,x1),sub(x0,x1))", between(e.ty(x).dtype), &[x, mean])?;
         let variance = e.add(&super::reduce::DEF, super::reduce::attrs("mean", &axes, true), &[square])?;
         let factor = super::pointwise::add(e, &format!("rsqrt(add(x0,{epsilon:?}))"), statistics, &[variance])?;
         results.extend([mean, factor]);

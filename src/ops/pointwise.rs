@@ -1,13 +1,16 @@
 //! `pointwise`: any function of single elements, with operands that broadcast. Every elementwise operator of ONNX becomes one, and fusion
 //! makes one of many.
 
-use super::util::{broadcast, class_of};
+use super::util::{broadcast, class_of, f32s};
 pub use super::vectors::apply;
 use crate::ir::{
     Attrs, Binary, CORE, Class, DType, Expand, Expr, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Unary,
     Val, attr,
 };
 use num_traits::Float;
+use std::borrow::Cow;
+use std::iter::Sum;
+use std::ops::AddAssign;
 
 /// `pointwise(x0, x1, ...) {expr, dtype}`: `expr` over the operands, stored as `dtype`.
 pub static DEF: OpDef = OpDef {
@@ -73,8 +76,22 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     apply(expr, &tensors, &out, dtype).map(|t| vec![t])
 }
 
-/// What floats are computed in: f32, as the kernels do, or f64, where an operand has an element beyond f32.
-pub trait Real: Float + Send + Sync + 'static {
+/// What floats are computed in: f32, as the kernels do, or f64, where an operand or the result is f64.
+pub trait Real: Float + AddAssign + Sum + Send + Sync + 'static {
+    /// The element type.
+    const DTYPE: DType;
+    /// The elements of a tensor.
+    ///
+    /// # Errors
+    /// The data is absent or no numbers, or an f64 is beyond this type.
+    fn elements(tensor: &Tensor) -> Result<Cow<'_, [Self]>, OpError>;
+    /// Elements stored as a float type.
+    ///
+    /// # Errors
+    /// As of [`Tensor::from_f32s`] and [`Tensor::from_f64s`].
+    fn stored(dtype: DType, dims: &[usize], values: Vec<Self>) -> Result<Tensor, OpError>;
+    /// As f64, exactly.
+    fn wide(self) -> f64;
     /// A number of an expression.
     fn of_f32(value: f32) -> Self;
     /// A constant, rounded.
@@ -98,8 +115,18 @@ pub trait Real: Float + Send + Sync + 'static {
 }
 
 macro_rules! real {
-    ($ty:ty) => {
+    ($ty:ty, $dtype:expr, |$tensor:ident: &Tensor| $read:expr, |$to:ident, $dims:ident, $values:ident| $store:expr) => {
         impl Real for $ty {
+            const DTYPE: DType = $dtype;
+            fn elements($tensor: &Tensor) -> Result<Cow<'_, [Self]>, OpError> {
+                Ok($read?)
+            }
+            fn stored($to: DType, $dims: &[usize], $values: Vec<Self>) -> Result<Tensor, OpError> {
+                $store
+            }
+            fn wide(self) -> f64 {
+                f64::from(self)
+            }
             fn of_f32(value: f32) -> Self {
                 Self::from(value)
             }
@@ -134,8 +161,10 @@ macro_rules! real {
     };
 }
 
-real!(f32);
-real!(f64);
+real!(f32, DType::F32, |t: &Tensor| t.to_f32s(), |dtype, dims, values| f32s(dtype, dims, values));
+real!(f64, DType::F64, |t: &Tensor| t.to_f64s().map(Cow::Owned), |dtype, dims, values| Ok(Tensor::from_f64s(
+    dtype, dims, &values
+)?));
 
 /// One value during evaluation.
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,11 +1,14 @@
 //! `pool`: the maximum or average of a sliding window.
 
-use super::util::{finish_f32s, n_elems, operand, result, split_own};
+use super::layout;
+use super::pointwise::Real;
+use super::util::{finish_floats, is_double, n_elems, operand, result, split_own};
 use super::window::Window;
 use crate::ir::{Attrs, CORE, Class, DType, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, attr};
 use rayon::prelude::*;
 
-/// `pool(x) {kind, kernel, strides, pads, dilations, ceil, count_pad, dtype, epilogue}` over the last two axes of `[N,C,H,W]`.
+/// `pool(x) {kind, kernel, strides, pads, dilations, ceil, count_pad, layout, dtype, epilogue}` over the last two axes of `[N,C,H,W]`, with the layout
+/// `nhwc` over the middle ones of `[N,H,W,C]`.
 pub static DEF: OpDef = OpDef {
     name: "pool",
     onnx: "",
@@ -18,6 +21,7 @@ pub static DEF: OpDef = OpDef {
         attr::ints("dilations"),
         attr::int("ceil"),
         attr::int("count_pad"),
+        attr::text("layout"),
         attr::dtype("dtype"),
         attr::expr("epilogue"),
     ],
@@ -55,14 +59,24 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     if !x.dtype.is_float() || x.shape.rank() != 4 {
         return Err(OpError::operand(0, x, "floats [N,C,H,W]"));
     }
-    let mut shape = x.shape.0[..2].to_vec();
-    shape.extend(window(infer.attrs, &x.shape)?.out(&x.shape.0[2..])?);
-    result(infer, Class::Float, x.dtype, Shape(shape))
+    let infer_nchw = |image: &Shape| -> Result<Shape, OpError> {
+        let mut shape = image.0[..2].to_vec();
+        shape.extend(window(infer.attrs, image)?.out(&image.0[2..])?);
+        Ok(Shape(shape))
+    };
+    result(infer, Class::Float, x.dtype, layout::of_images(infer.attrs, &x.shape, infer_nchw)?)
 }
 
 fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let (own, extra) = split_own(attrs, inputs);
     let x = operand(own, 0)?;
+    if layout::is_nhwc(attrs)? {
+        return layout::eval_as_nchw(attrs, x, extra, eval);
+    }
+    if is_double(attrs, own) { eval_in::<f64>(attrs, x, extra) } else { eval_in::<f32>(attrs, x, extra) }
+}
+
+fn eval_in<F: Real>(attrs: &Attrs, x: &Tensor, extra: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let [n, c, height, width] = x.dims()[..] else { return Err(OpError::operand(0, x.ty(), "[N,C,H,W]")) };
     let max = is_max(attrs)?;
     let count_pad = attrs.int("count_pad").unwrap_or(0) != 0;
@@ -72,10 +86,10 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     };
     let plain = window.plain();
     let dims = [n, c, oh, ow];
-    let mut out = vec![if max { f32::NEG_INFINITY } else { 0.0 }; n_elems(&dims)?];
-    let data = x.to_f32s()?;
+    let mut out = vec![if max { F::neg_infinity() } else { F::zero() }; n_elems(&dims)?];
+    let data = F::elements(x)?;
     let [kh, kw] = plain.kernel;
-    let full = (kh * kw) as f32;
+    let full = F::of_f64((kh * kw) as f64);
     out.par_chunks_mut((oh * ow).max(1)).enumerate().for_each(|(at, out)| {
         let x = &data[at * height * width..(at + 1) * height * width];
         let mut counts = vec![0u32; if max || count_pad { 0 } else { out.len() }];
@@ -96,7 +110,7 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
                         .zip(row)
                         .for_each(|(out, x)| *out = if *x > *out || x.is_nan() { *x } else { *out });
                 } else {
-                    out[range.clone()].iter_mut().zip(row).for_each(|(out, x)| *out += x);
+                    out[range.clone()].iter_mut().zip(row).for_each(|(out, x)| *out += *x);
                     if !count_pad {
                         counts[range].iter_mut().for_each(|n| *n += 1);
                     }
@@ -104,9 +118,9 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
             }
         }
         if !max && count_pad {
-            out.iter_mut().for_each(|v| *v /= full);
+            out.iter_mut().for_each(|v| *v = *v / full);
         }
-        out.iter_mut().zip(&counts).for_each(|(v, n)| *v /= (*n).max(1) as f32);
+        out.iter_mut().zip(&counts).for_each(|(v, n)| *v = *v / F::of_f64(f64::from((*n).max(1))));
     });
-    finish_f32s(attrs, &dims, out, if x.dtype().is_float() { x.dtype() } else { DType::F32 }, extra)
+    finish_floats(attrs, &dims, out, if x.dtype().is_float() { x.dtype() } else { DType::F32 }, extra)
 }

@@ -1,6 +1,6 @@
 //! `quantize_linear` and `dequantize_linear`: floats to codes and back, with scales given.
 
-use super::util::{agree, class_of, dtype_attr, finish, finish_f32s, n_elems, operand, result, split_own};
+use super::util::{agree, class_of, dtype_attr, finish, finish_floats, n_elems, operand, result, split_own};
 use crate::ir::{
     Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val,
     attr, minifloat,
@@ -232,11 +232,11 @@ fn eval_dequantize(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tens
     if x.dtype().is_minifloat() {
         let data = x.to_f32s()?;
         each(attrs, x, scale, |i, at| out[i] = data[i] * scales[at])?;
-        return finish_f32s(attrs, &x.dims(), out, stored, extra);
+        return finish_floats(attrs, &x.dims(), out, stored, extra);
     }
     let (data, zeros) = (x.to_i64s()?, zero_points(own)?);
     each(attrs, x, scale, |i, at| {
         out[i] = data[i].wrapping_sub(zeros.get(at).copied().unwrap_or(0)) as f32 * scales[at]
     })?;
-    finish_f32s(attrs, &x.dims(), out, stored, extra)
+    finish_floats(attrs, &x.dims(), out, stored, extra)
 }

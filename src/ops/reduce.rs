@@ -1,6 +1,7 @@
 //! `reduce`: sums, means, extrema and products along axes.
 
-use super::util::{axes, class_of, finish, finish_f32s, n_elems, operand, result, split_own, strides};
+use super::pointwise::Real;
+use super::util::{axes, class_of, finish, finish_floats, is_double, n_elems, operand, result, split_own, strides};
 use crate::ir::{
     Attrs, Bounds, CORE, Class, DType, Dim, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, attr,
 };
@@ -97,16 +98,32 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
             .collect();
         return finish(attrs, Tensor::from_i64s(x.dtype(), &out_dims, &values)?, x.dtype(), extra);
     }
-    let data = x.to_f32s()?;
-    let row = !axes.is_empty() && axes.iter().enumerate().all(|(i, &a)| a == dims.len() - axes.len() + i);
-    let values: Vec<f32> = starts
+    if is_double(attrs, own) {
+        return joined::<f64>(attrs, x, (kind, &axes), (&starts, &offsets), &out_dims, extra);
+    }
+    joined::<f32>(attrs, x, (kind, &axes), (&starts, &offsets), &out_dims, extra)
+}
+
+/// The elements from each start at the same offsets joined to one.
+fn joined<F: Real>(
+    attrs: &Attrs,
+    x: &Tensor,
+    (kind, axes): (Kind, &[usize]),
+    (starts, offsets): (&[usize], &[usize]),
+    out_dims: &[usize],
+    extra: &[Option<&Tensor>],
+) -> Result<Vec<Tensor>, OpError> {
+    let data = F::elements(x)?;
+    let dims = x.ty().shape.rank();
+    let row = !axes.is_empty() && axes.iter().enumerate().all(|(i, &a)| a == dims - axes.len() + i);
+    let values: Vec<F> = starts
         .par_iter()
         .map(|&start| match row {
             true => floats(kind, data[start..start + offsets.len()].iter().copied(), offsets.len()),
             false => floats(kind, offsets.iter().map(|o| data[start + o]), offsets.len()),
         })
         .collect();
-    finish_f32s(attrs, &out_dims, values, x.dtype(), extra)
+    finish_floats(attrs, out_dims, values, x.dtype(), extra)
 }
 
 /// The offsets of all elements along axes of these sizes and strides, in row-major order.
@@ -116,15 +133,15 @@ fn offsets((dims, strides): (Vec<usize>, Vec<usize>)) -> Result<Vec<usize>, OpEr
     Ok(all)
 }
 
-fn floats(kind: Kind, values: impl Iterator<Item = f32>, n: usize) -> f32 {
-    let sum = |values: &mut dyn Iterator<Item = f32>| values.fold(0.0f64, |sum, v| sum + f64::from(v));
+fn floats<F: Real>(kind: Kind, values: impl Iterator<Item = F>, n: usize) -> F {
+    let sum = |values: &mut dyn Iterator<Item = F>| values.fold(0.0f64, |sum, v| sum + v.wide());
     let mut values = values;
     match kind {
-        Kind::Sum => sum(&mut values) as f32,
-        Kind::Mean => (sum(&mut values) / n as f64) as f32,
-        Kind::Max => values.fold(f32::NEG_INFINITY, |m, v| if v > m || v.is_nan() { v } else { m }),
-        Kind::Min => values.fold(f32::INFINITY, |m, v| if v < m || v.is_nan() { v } else { m }),
-        Kind::Prod => values.fold(1.0f64, |p, v| p * f64::from(v)) as f32,
+        Kind::Sum => F::of_f64(sum(&mut values)),
+        Kind::Mean => F::of_f64(sum(&mut values) / n as f64),
+        Kind::Max => values.fold(F::neg_infinity(), |m, v| if v > m || v.is_nan() { v } else { m }),
+        Kind::Min => values.fold(F::infinity(), |m, v| if v < m || v.is_nan() { v } else { m }),
+        Kind::Prod => F::of_f64(values.fold(1.0f64, |p, v| p * v.wide())),
     }
 }
 

@@ -1,14 +1,17 @@
 //! `resize`: images enlarged and reduced.
 
+use super::layout;
+use super::pointwise::Real;
 use super::resize_axes;
-use super::util::{axes, class_of, dims_attr, finish_f32s, n_elems, operand, result, split_own};
+use super::util::{axes, class_of, dims_attr, finish_floats, is_double, n_elems, operand, result, split_own};
 use crate::ir::{
     Attr, Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
 };
 use rayon::prelude::*;
 
-/// `resize(x) {mode, scales, sizes, coordinates, nearest, dtype, epilogue}`: ONNX Resize, opset 19, along the last two axes; there with roi,
-/// scales and sizes as operands, along any axes, and with cubic interpolation, antialiasing and cropping (`resize_axes`).
+/// `resize(x) {mode, scales, sizes, coordinates, nearest, layout, dtype, epilogue}`: ONNX Resize, opset 19, along the last two axes; there with roi,
+/// scales and sizes as operands, along any axes, and with cubic interpolation, antialiasing and cropping (`resize_axes`). With the layout `nhwc`, which
+/// only the lower levels have, channels are the last of four axes; `scales` and `sizes` keep the order `[N,C,H,W]`.
 pub static DEF: OpDef = OpDef {
     name: "resize",
     onnx: "Resize",
@@ -19,6 +22,7 @@ pub static DEF: OpDef = OpDef {
         attr::sizes("sizes"),
         attr::text("coordinates"),
         attr::text("nearest"),
+        attr::text("layout"),
         attr::dtype("dtype"),
         attr::expr("epilogue"),
         attr::text("coordinate_transformation_mode"),
@@ -170,7 +174,8 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
         plan.iter().for_each(|plan| dims[plan.axis] = plan.out);
         return result(infer, Class::Float, x.dtype, Shape::of(&dims));
     }
-    result(infer, Class::Float, x.dtype, Shape(normal(infer.attrs, &x.shape, scales, sizes)?.sizes))
+    let infer_nchw = |image: &Shape| Ok(Shape(normal(infer.attrs, image, scales, sizes)?.sizes));
+    result(infer, Class::Float, x.dtype, layout::of_images(infer.attrs, &x.shape, infer_nchw)?)
 }
 
 fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
@@ -247,6 +252,13 @@ fn taps(normal: &Normal, scale: f32, own: usize, out: usize) -> Taps {
 fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let (own, extra) = split_own(attrs, inputs);
     let x = operand(own, 0)?;
+    if layout::is_nhwc(attrs)? {
+        return layout::eval_as_nchw(attrs, x, extra, eval);
+    }
+    if is_double(attrs, own) { eval_in::<f64>(attrs, x, extra) } else { eval_in::<f32>(attrs, x, extra) }
+}
+
+fn eval_in<F: Real>(attrs: &Attrs, x: &Tensor, extra: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let normal = normal(attrs, &x.ty().shape, None, None)?;
     let dims = x.dims();
     let out_dims = Shape(normal.sizes.clone()).known().unwrap_or_default();
@@ -257,9 +269,9 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
         i.map_or((1.0, 1, 1), |i| (normal.scales[i], dims[i], out_dims[i]))
     };
     let ((sy, height, oh), (sx, width, ow)) = (axis(2), axis(1));
-    let mut out = vec![0.0f32; n_elems(&out_dims)?];
+    let mut out = vec![F::zero(); n_elems(&out_dims)?];
     let (rows, columns) = (taps(&normal, sy, height, oh), taps(&normal, sx, width, ow));
-    let (data, nearest) = (x.to_f32s()?, normal.mode == "nearest");
+    let (data, nearest) = (F::elements(x)?, normal.mode == "nearest");
     out.par_chunks_mut((oh * ow).max(1)).enumerate().for_each(|(plane, out)| {
         let x = &data[plane * height * width..(plane + 1) * height * width];
         for (out, &(y0, y1, wy)) in out.chunks_exact_mut(ow).zip(&rows.0) {
@@ -270,11 +282,11 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
                     *out = top[x0];
                     continue;
                 }
-                let upper = top[x0] * (1.0 - wx) + top[x1] * wx;
-                let lower = bottom[x0] * (1.0 - wx) + bottom[x1] * wx;
-                *out = upper * (1.0 - wy) + lower * wy;
+                let between = |a: F, b: F, w: f32| a * F::of_f32(1.0 - w) + b * F::of_f32(w);
+                let (upper, lower) = (between(top[x0], top[x1], wx), between(bottom[x0], bottom[x1], wx));
+                *out = between(upper, lower, wy);
             }
         }
     });
-    finish_f32s(attrs, &out_dims, out, x.dtype(), extra)
+    finish_floats(attrs, &out_dims, out, x.dtype(), extra)
 }

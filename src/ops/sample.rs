@@ -1,6 +1,7 @@
 //! Operators that read images at computed places, or write overlapping windows. They have a CPU reference but no kernel yet.
 
-use super::util::{finish_f32s, n_elems, operand, strides};
+use super::pointwise::Real;
+use super::util::{finish_floats, is_double, n_elems, operand, strides};
 use super::window::Window;
 use crate::ir::{
     Attrs, CORE, Class, DType, Dim, IndexFault, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, attr,
@@ -249,7 +250,7 @@ fn eval_grid(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, O
     let (data, grid) = (x.to_f32s()?, grid.to_f32s()?);
     let mut out = vec![0.0f32; n_elems(&dims)?];
     if n_points == 0 || plane == 0 {
-        return finish_f32s(attrs, &dims, out, x.dtype(), &[]);
+        return finish_floats(attrs, &dims, out, x.dtype(), &[]);
     }
     let channels = own[1];
     out.par_chunks_mut((channels * n_points).max(1)).enumerate().for_each(|(image, out)| {
@@ -266,7 +267,7 @@ fn eval_grid(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, O
             }
         }
     });
-    finish_f32s(attrs, &dims, out, x.dtype(), &[])
+    finish_floats(attrs, &dims, out, x.dtype(), &[])
 }
 
 /// Rows and columns of the result of RoiAlign.
@@ -365,7 +366,7 @@ fn eval_roi(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, Op
             }
         }
     }
-    finish_f32s(attrs, &dims, out, x.dtype(), &[])
+    finish_floats(attrs, &dims, out, x.dtype(), &[])
 }
 
 /// The window of a deformable convolution, its groups and groups of offsets.
@@ -422,7 +423,7 @@ fn eval_deform(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>,
     let modes = (Mode::Linear, Outside::Zeros, true);
     let mut y = vec![0.0f32; n_elems(&dims)?];
     if pixels == 0 || height == 0 || width == 0 {
-        return finish_f32s(attrs, &dims, y, x.dtype(), &[]);
+        return finish_floats(attrs, &dims, y, x.dtype(), &[]);
     }
     let taps_n = kh * kw;
     y.par_chunks_mut(oc * pixels).enumerate().for_each(|(image, y)| {
@@ -455,7 +456,7 @@ fn eval_deform(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>,
             }
         }
     });
-    finish_f32s(attrs, &dims, y, x.dtype(), &[])
+    finish_floats(attrs, &dims, y, x.dtype(), &[])
 }
 
 /// The image, the window over it, and how many windows there are along each axis.
@@ -493,6 +494,10 @@ fn infer_col2im(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 }
 
 fn eval_col2im(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    if is_double(attrs, inputs) { col2im::<f64>(attrs, inputs) } else { col2im::<f32>(attrs, inputs) }
+}
+
+fn col2im<F: Real>(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let x = operand(inputs, 0)?;
     let (image, window, counts) =
         col2im_plan(attrs, x.ty(), &operand(inputs, 1)?.to_i64s()?, &operand(inputs, 2)?.to_i64s()?)?;
@@ -500,8 +505,8 @@ fn eval_col2im(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>,
     let taps: usize = window.kernel.iter().map(|&k| k as usize).product();
     let (n_axes, n_windows, plane) = (image.len(), own[2], n_elems(&image)?);
     let dims = [&[own[0], own[1] / taps], &image[..]].concat();
-    let data = x.to_f32s()?;
-    let mut out = vec![0.0f32; n_elems(&dims)?];
+    let data = F::elements(x)?;
+    let mut out = vec![F::zero(); n_elems(&dims)?];
     for (at, out) in out.chunks_exact_mut(plane.max(1)).enumerate() {
         for tap in 0..taps {
             let row = &data[(at * taps + tap) * n_windows..][..n_windows];
@@ -516,12 +521,12 @@ fn eval_col2im(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>,
                     step *= image[axis];
                 }
                 if let Some(offset) = offset {
-                    out[offset] += value;
+                    out[offset] += *value;
                 }
             }
         }
     }
-    finish_f32s(attrs, &dims, out, x.dtype(), &[])
+    finish_floats(attrs, &dims, out, x.dtype(), &[])
 }
 
 fn infer_indices(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
@@ -551,11 +556,11 @@ fn eval_indices(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>
         return Err(OpError::unsupported(format!("{n_windows} windows of {taps} elements")));
     }
     let rows = strides(image);
-    let data = x.to_f32s()?;
+    let data = x.to_f64s()?;
     let mut places = Vec::with_capacity(own[0] * own[1] * n_windows);
     for (block, values) in data.chunks_exact(plane.max(1)).enumerate() {
         for at in 0..n_windows {
-            let mut best: Option<(f32, usize, usize)> = None;
+            let mut best: Option<(f64, usize, usize)> = None;
             for tap in 0..taps {
                 let (mut tap, mut at, mut row, mut column, mut inside) = (tap, at, 0usize, 0usize, true);
                 let mut position = vec![0usize; n_axes];

@@ -3,6 +3,7 @@
 use super::check_indices::{self, Rule};
 use super::compose::{dims, position_type, positions, sizes};
 use super::elements::flat_rows;
+use super::pointwise::Real;
 use super::util::{axis_attr, elements, from_elements, n_elems, operand, strides};
 use super::{pointwise, reshape};
 use crate::ir::{
@@ -108,15 +109,11 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
         return Ok(vec![from_elements(data.dtype(), &own, bytes)?]);
     }
     if data.dtype().is_float() {
-        let (mut values, new) = (data.to_f32s()?.into_owned(), updates.to_f32s()?);
-        combine(&mut values, &new, &places, width, |a, b| match reduction {
-            "add" => a + b,
-            "mul" => a * b,
-            "max" if b > a || b.is_nan() => b,
-            "min" if b < a || b.is_nan() => b,
-            _ => a,
-        });
-        return Ok(vec![Tensor::from_f32s(data.dtype(), &own, &values)?]);
+        return if data.dtype() == DType::F64 {
+            combined::<f64>(reduction, data, updates, (&places, width))
+        } else {
+            combined::<f32>(reduction, data, updates, (&places, width))
+        };
     }
     let (mut values, new) = (data.to_i64s()?, updates.to_i64s()?);
     let is_u64 = data.dtype() == crate::ir::DType::U64;
@@ -130,6 +127,23 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
         _ => a.min(b),
     });
     Ok(vec![Tensor::from_i64s(data.dtype(), &own, &values)?])
+}
+
+fn combined<F: Real>(
+    reduction: &str,
+    data: &Tensor,
+    updates: &Tensor,
+    (places, width): (&[usize], usize),
+) -> Result<Vec<Tensor>, OpError> {
+    let (mut values, new) = (F::elements(data)?.into_owned(), F::elements(updates)?);
+    combine(&mut values, &new, places, width, |a, b| match reduction {
+        "add" => a + b,
+        "mul" => a * b,
+        "max" if b > a || b.is_nan() => b,
+        "min" if b < a || b.is_nan() => b,
+        _ => a,
+    });
+    Ok(vec![F::stored(data.dtype(), &data.dims(), values)?])
 }
 
 fn combine<T: Copy>(values: &mut [T], new: &[T], places: &[usize], width: usize, f: impl Fn(T, T) -> T) {

@@ -1,6 +1,7 @@
 //! Operators whose results are known once shapes are: they become constants, or expressions of the sizes that change between runs.
 
 use super::iota;
+use super::pointwise::Real;
 use super::util::{n_elems, operand};
 use crate::ir::{
     Attr, Attrs, Class, DType, Dim, Expand, Infer, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
@@ -199,8 +200,7 @@ fn infer_range(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 fn count(start: &Tensor, limit: &Tensor, delta: &Tensor) -> Result<usize, OpError> {
     let refuse = || OpError::operand(2, delta.ty(), "a range of finite length");
     let n = if start.dtype().is_float() {
-        let one =
-            |t: &Tensor| -> Result<f64, OpError> { Ok(f64::from(t.to_f32s()?.first().copied().unwrap_or(f32::NAN))) };
+        let one = |t: &Tensor| -> Result<f64, OpError> { Ok(t.to_f64s()?.first().copied().unwrap_or(f64::NAN)) };
         let n = ((one(limit)? - one(start)?) / one(delta)?).ceil();
         if n.is_nan() { None } else { Some(n.max(0.0) as usize) }
     } else {
@@ -221,16 +221,23 @@ fn count(start: &Tensor, limit: &Tensor, delta: &Tensor) -> Result<usize, OpErro
 fn range(_: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let (start, limit, delta) = (operand(inputs, 0)?, operand(inputs, 1)?, operand(inputs, 2)?);
     let n = count(start, limit, delta)?;
+    if start.dtype() == DType::F64 {
+        return floats::<f64>(start, delta, n);
+    }
     if start.dtype().is_float() {
-        let one = |t: &Tensor| -> Result<f32, OpError> { Ok(t.to_f32s()?.first().copied().unwrap_or(0.0)) };
-        let (start_at, step) = (one(start)?, one(delta)?);
-        let values: Vec<f32> = (0..n).map(|i| start_at + i as f32 * step).collect();
-        return Ok(vec![Tensor::from_f32s(start.dtype(), &[n], &values)?]);
+        return floats::<f32>(start, delta, n);
     }
     let one = |t: &Tensor| -> Result<i64, OpError> { Ok(t.to_i64s()?.first().copied().unwrap_or(0)) };
     let (start_at, step) = (one(start)?, one(delta)?);
     let values: Vec<i64> = (0..n).map(|i| start_at.wrapping_add(step.wrapping_mul(i as i64))).collect();
     Ok(vec![Tensor::from_i64s(start.dtype(), &[n], &values)?])
+}
+
+fn floats<F: Real>(start: &Tensor, delta: &Tensor, n: usize) -> Result<Vec<Tensor>, OpError> {
+    let one = |t: &Tensor| -> Result<F, OpError> { Ok(F::elements(t)?.first().copied().unwrap_or(F::zero())) };
+    let (start_at, step) = (one(start)?, one(delta)?);
+    let values = (0..n).map(|i| start_at + F::of_i64(i as i64) * step).collect();
+    Ok(vec![F::stored(start.dtype(), &[n], values)?])
 }
 
 /// The value that fills, as a tensor of one element; zero of f32 where absent.

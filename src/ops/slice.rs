@@ -185,14 +185,20 @@ fn expand_pad(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let fill = match e.optional(2) {
         None => Fill::default(),
         Some(value) => match e.edit.constant(value) {
-            Some(tensor) => Fill::first(tensor)?,
-            None => return expand_filled(e, x, &pads, value),
+            Some(tensor) if is_f32(tensor)? => Fill::first(tensor)?,
+            _ => return expand_filled(e, x, &pads, value),
         },
     };
     Ok(vec![padded(e, x, &pads, fill)?])
 }
 
-/// A fill that is computed: chosen wherever a padded tensor of ones has none.
+/// Whether a fill is one that the attribute holds.
+fn is_f32(tensor: &Tensor) -> Result<bool, OpError> {
+    let is_kept = |v: &f64| v.is_nan() || f64::from(*v as f32) == *v;
+    Ok(tensor.dtype() != DType::F64 || tensor.to_f64s()?.first().is_none_or(is_kept))
+}
+
+/// A fill that is computed, or that no f32 is: chosen wherever a padded tensor of ones has none.
 fn expand_filled(e: &mut Expand<'_, '_>, x: Val, pads: &[(i64, i64)], value: Val) -> Result<Vec<Val>, OpError> {
     let ty = e.ty(x);
     let one = e.constant(Tensor::from_f32s(DType::F32, &[1], &[1.0])?);

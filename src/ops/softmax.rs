@@ -1,6 +1,7 @@
 //! `softmax`: exponentials along one axis, divided by their sum.
 
-use super::util::{axis_attr, finish_f32s, operand, result, split_own};
+use super::pointwise::Real;
+use super::util::{axis_attr, finish_floats, is_double, operand, result, split_own};
 use crate::ir::{Attrs, CORE, Class, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, Val, attr};
 use rayon::prelude::*;
 
@@ -51,25 +52,28 @@ fn expand(e: &mut Expand<'_, '_>, log: i64) -> Result<Vec<Val>, OpError> {
 fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let (own, extra) = split_own(attrs, inputs);
     let x = operand(own, 0)?;
+    if is_double(attrs, own) { eval_in::<f64>(attrs, x, extra) } else { eval_in::<f32>(attrs, x, extra) }
+}
+
+fn eval_in<F: Real>(attrs: &Attrs, x: &Tensor, extra: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let dims = x.dims();
     let axis = axis_attr(attrs, -1, dims.len())?;
     let log = attrs.int("log").unwrap_or(0) != 0;
     let n = dims[axis];
     let inner: usize = dims[axis + 1..].iter().product();
-    // What is masked by the least f64 counts nothing; its logarithm would be another number.
-    let mut out = if log { x.to_f32s()? } else { x.to_bounded_f32s()? }.into_owned();
+    let mut out = F::elements(x)?.into_owned();
     out.par_chunks_mut((n * inner).max(1)).for_each(|block| {
-        let mut row = vec![0.0f32; n];
+        let mut row = vec![F::zero(); n];
         for i in 0..inner {
             row.iter_mut().zip(block[i..].iter().step_by(inner)).for_each(|(r, v)| *r = *v);
-            let max = row.iter().fold(f32::NEG_INFINITY, |m, &v| if v > m || v.is_nan() { v } else { m });
+            let max = row.iter().fold(F::neg_infinity(), |m, &v| if v > m || v.is_nan() { v } else { m });
             // A row of nothing but minus infinity (all masked) would be 0/0; ONNX Runtime gives NaN there as well.
-            let sum: f64 = row.iter().map(|&v| f64::from((v - max).exp())).sum();
-            let ln = sum.ln() as f32;
+            let sum: f64 = row.iter().map(|&v| (v - max).exp().wide()).sum();
+            let ln = F::of_f64(sum.ln());
             for (out, v) in block[i..].iter_mut().step_by(inner).zip(&row) {
-                *out = if log { v - max - ln } else { (f64::from((v - max).exp()) / sum) as f32 };
+                *out = if log { *v - max - ln } else { F::of_f64((*v - max).exp().wide() / sum) };
             }
         }
     });
-    finish_f32s(attrs, &dims, out, x.dtype(), extra)
+    finish_floats(attrs, &dims, out, x.dtype(), extra)
 }

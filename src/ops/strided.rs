@@ -123,6 +123,15 @@ pub fn row_major(dims: &[Dim]) -> Vec<Dim> {
     (0..dims.len()).map(|i| crate::ir::product(&dims[i + 1..])).collect()
 }
 
+/// A tensor of `shape` read with its axes in the order `perm`; `None` where that is no order of them.
+pub fn permuted(shape: &Shape, perm: &[usize]) -> Option<View> {
+    let mut sorted = perm.to_vec();
+    sorted.sort_unstable();
+    let own = row_major(&shape.0);
+    let of = |all: &[Dim]| perm.iter().map(|&axis| all[axis].clone()).collect();
+    sorted.into_iter().eq(0..shape.rank()).then(|| View { shape: of(&shape.0), strides: of(&own), ..View::default() })
+}
+
 /// `x` read as `view` says.
 ///
 /// # Errors

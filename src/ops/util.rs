@@ -1,6 +1,6 @@
 //! What several operators share: broadcasting, strides, operands, epilogues, attributes.
 
-use super::pointwise;
+use super::pointwise::{self, Real};
 use crate::ir::{Attr, Attrs, Class, DType, Dim, Infer, OpError, Shape, Tensor, TensorType, minifloat};
 use std::borrow::Cow;
 
@@ -126,18 +126,28 @@ pub fn finish(
 ///
 /// # Errors
 /// As there.
-pub fn finish_f32s(
+pub fn finish_floats<F: Real>(
     attrs: &Attrs,
     dims: &[usize],
-    values: Vec<f32>,
+    values: Vec<F>,
     default: DType,
     extra: &[Option<&Tensor>],
 ) -> Result<Vec<Tensor>, OpError> {
     let dtype = attrs.dtype("dtype").unwrap_or(default);
     if attrs.expr("epilogue").is_none() && dtype.is_float() {
-        return Ok(vec![f32s(dtype, dims, values)?]);
+        return Ok(vec![F::stored(dtype, dims, values)?]);
     }
-    finish(attrs, f32s(DType::F32, dims, values)?, default, extra)
+    finish(attrs, F::stored(F::DTYPE, dims, values)?, default, extra)
+}
+
+/// Whether an operator is computed in f64: its result or one of these operands is.
+pub fn is_double(attrs: &Attrs, operands: &[Option<&Tensor>]) -> bool {
+    attrs.dtype("dtype") == Some(DType::F64) || operands.iter().flatten().any(|t| t.dtype() == DType::F64)
+}
+
+/// The type of what lies between the kernels of an operator whose operand is `dtype`: f64 for f64, else f32.
+pub fn between(dtype: DType) -> DType {
+    if dtype == DType::F64 { DType::F64 } else { DType::F32 }
 }
 
 /// Floats stored as `dtype`, without a copy where they already are.
@@ -170,8 +180,11 @@ pub fn cast(tensor: Tensor, dtype: DType) -> Result<Tensor, OpError> {
     }
     let dims = tensor.dims();
     match (class_of(tensor.ty()), dtype.class()) {
+        (_, Class::Float) if dtype == DType::F64 || tensor.dtype() == DType::F64 => {
+            Ok(Tensor::from_f64s(dtype, &dims, &tensor.to_f64s()?)?)
+        }
         (Class::Float, Class::Bool) => {
-            let values: Vec<i64> = tensor.to_f32s()?.iter().map(|&v| i64::from(v != 0.0)).collect();
+            let values: Vec<i64> = tensor.to_f64s()?.iter().map(|&v| i64::from(v != 0.0)).collect();
             Ok(Tensor::from_i64s(dtype, &dims, &values)?)
         }
         (_, Class::Float) => f32s(dtype, &dims, tensor.to_f32s()?.into_owned()),

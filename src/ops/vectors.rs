@@ -1,9 +1,9 @@
-//! Expressions computed for whole tensors: chunks of elements in parallel, one loop a function. In f32, as kernels do, and in f64 where the result is
-//! f64 or an operand has an element beyond f32.
+//! Expressions computed for whole tensors: chunks of elements in parallel, one loop a function. In f32, as kernels do, and in f64 where the result or an
+//! operand is f64.
 
 use super::pointwise::{Real, Scalar, binary, sigmoid, unary};
-use super::util::{broadcast_strides, class_of, f32s, n_elems};
-use crate::ir::{Binary, Class, DType, Expr, OpError, Shape, Tensor, TensorError, Unary};
+use super::util::{broadcast_strides, class_of, n_elems};
+use crate::ir::{Binary, Class, DType, Expr, OpError, Shape, Tensor, Unary};
 use rayon::prelude::*;
 use std::borrow::Cow;
 
@@ -15,35 +15,16 @@ const CHUNK: usize = 1024;
 /// # Errors
 /// An operand cannot be read or does not broadcast to `out`, the expression has no type, or a result is beyond `dtype` that was computed in f64.
 pub fn apply(expr: &Expr, operands: &[&Tensor], out: &[usize], dtype: DType) -> Result<Tensor, OpError> {
-    let wide = || {
-        apply_in::<f64>(
-            expr,
-            operands,
-            out,
-            dtype,
-            |t| Ok(Cow::Owned(t.to_f64s()?)),
-            |values| Ok(Tensor::from_f64s(dtype, out, &values)?),
-        )
-    };
-    if dtype == DType::F64 {
-        return wide();
-    }
-    match apply_in::<f32>(expr, operands, out, dtype, |t| Ok(t.to_f32s()?), |values| f32s(dtype, out, values)) {
-        Err(OpError::Tensor(TensorError::BeyondF32 { .. })) => wide(),
-        others => others,
+    if dtype == DType::F64 || operands.iter().any(|t| t.dtype() == DType::F64) {
+        apply_in::<f64>(expr, operands, out, dtype)
+    } else {
+        apply_in::<f32>(expr, operands, out, dtype)
     }
 }
 
-/// The same with floats computed in `F`, operands as `read` has them and float results as `store` has them.
-fn apply_in<F: Real>(
-    expr: &Expr,
-    operands: &[&Tensor],
-    out: &[usize],
-    dtype: DType,
-    read: impl for<'a> Fn(&'a Tensor) -> Result<Cow<'a, [F]>, OpError>,
-    store: impl Fn(Vec<F>) -> Result<Tensor, OpError>,
-) -> Result<Tensor, OpError> {
-    let columns: Vec<Column<'_, F>> = operands.iter().map(|t| Column::of(t, out, &read)).collect::<Result<_, _>>()?;
+/// The same with floats computed in `F`.
+fn apply_in<F: Real>(expr: &Expr, operands: &[&Tensor], out: &[usize], dtype: DType) -> Result<Tensor, OpError> {
+    let columns: Vec<Column<'_, F>> = operands.iter().map(|t| Column::of(t, out)).collect::<Result<_, _>>()?;
     let classes: Vec<_> = operands.iter().map(|t| class_of(t.ty())).collect();
     let n = n_elems(out)?;
     match expr.class(&classes)? {
@@ -54,7 +35,7 @@ fn apply_in<F: Real>(
                     part.copy_from_slice(&lane);
                 }
             });
-            store(values)
+            F::stored(dtype, out, values)
         }
         _ => {
             let mut values = vec![0i64; n];
@@ -91,18 +72,14 @@ enum Lane<F> {
 }
 
 impl<'a, F: Real> Column<'a, F> {
-    fn of(
-        tensor: &'a Tensor,
-        out: &[usize],
-        read: impl Fn(&'a Tensor) -> Result<Cow<'a, [F]>, OpError>,
-    ) -> Result<Self, OpError> {
+    fn of(tensor: &'a Tensor, out: &[usize]) -> Result<Self, OpError> {
         let own = tensor.dims();
         let fits = own.len() <= out.len() && own.iter().rev().zip(out.iter().rev()).all(|(a, b)| a == b || *a == 1);
         if !fits {
             return Err(OpError::Broadcast { left: Shape::of(out).to_string(), right: tensor.ty().shape.to_string() });
         }
         let values = match class_of(tensor.ty()) {
-            Class::Float => Values::Float(read(tensor)?),
+            Class::Float => Values::Float(F::elements(tensor)?),
             Class::Int => Values::Int(tensor.to_i64s()?),
             Class::Bool => Values::Bool(tensor.to_i64s()?.into_iter().map(|v| v != 0).collect()),
             Class::Text => return Err(OpError::unsupported("text in an expression")),

@@ -1,5 +1,6 @@
 //! Where an operator has weights that can be quantized, and the matrix they form: one row an output, the reduction axis along the columns.
 
+use super::layout::TO_NCHW;
 use crate::ir::{Class, DType, Graph, NodeId, Op, OpError, Tensor, ValueId};
 use std::borrow::Cow;
 
@@ -12,6 +13,8 @@ pub enum Layout {
     Columns,
     /// `[rows, ...]`, all other axes being columns: the filters of a convolution.
     Filters,
+    /// `[rows, kh, kw, channels]`: the same with channels last.
+    FiltersLast,
 }
 
 /// Weights of one node.
@@ -50,24 +53,31 @@ pub fn of(graph: &Graph, id: NodeId) -> Option<Weights> {
     };
     let (mut value, mut layout) = ((*graph.operands(id).get(slot)?)?, wanted);
     for _ in 0..MAX_VIEWS {
-        let Some((before, turns)) = view(graph, value).filter(|(_, turns)| !turns || has_products) else { break };
-        layout = match layout {
-            Layout::Rows if turns => Layout::Columns,
-            Layout::Columns if turns => Layout::Rows,
-            Layout::Filters if turns => return None,
-            same => same,
+        let Some((before, turn)) = view(graph, value).filter(|(_, turn)| turn.is_none() || has_products) else {
+            break;
+        };
+        layout = match (layout, turn) {
+            (same, None) => same,
+            (Layout::Rows, Some(Turn::Matrix)) => Layout::Columns,
+            (Layout::Columns, Some(Turn::Matrix)) => Layout::Rows,
+            (Layout::Filters, Some(Turn::Channels)) => Layout::FiltersLast,
+            _ => return None,
         };
         value = before;
     }
     let tensor = graph.constant(value)?;
     let dims = tensor.dims();
-    if !tensor.dtype().is_float() || tensor.ty().packing.is_some() {
+    // f64 is f64 under every format.
+    let is_double = tensor.dtype() == DType::F64 || graph.ty(id.out(0)).dtype == DType::F64;
+    if !tensor.dtype().is_float() || is_double || tensor.ty().packing.is_some() {
         return None;
     }
     let (n_rows, n_cols) = match (layout, &dims[..]) {
         (Layout::Rows, &[rows, cols]) => (rows, cols),
         (Layout::Columns, &[cols, rows]) => (rows, cols),
-        (Layout::Filters, &[rows, ref rest @ ..]) if rest.len() >= 2 => (rows, rest.iter().product()),
+        (Layout::Filters | Layout::FiltersLast, &[rows, ref rest @ ..]) if rest.len() >= 2 => {
+            (rows, rest.iter().product())
+        }
         _ => return None,
     };
     (n_rows > 0 && n_cols > 0).then_some(Weights {
@@ -86,15 +96,28 @@ pub fn of(graph: &Graph, id: NodeId) -> Option<Weights> {
 /// How many Casts and Transposes are looked through.
 const MAX_VIEWS: usize = 8;
 
-/// What a Cast between floats or a Transpose of a matrix reads, and whether it exchanges the axes.
-fn view(graph: &Graph, value: ValueId) -> Option<(ValueId, bool)> {
+/// How a Transpose turns weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    /// It exchanges the axes of a matrix.
+    Matrix,
+    /// It brings the channels of filters, which are last, before the axes of the kernel.
+    Channels,
+}
+
+/// What a Cast between floats or a Transpose of weights reads, and how it turns them.
+fn view(graph: &Graph, value: ValueId) -> Option<(ValueId, Option<Turn>)> {
     let op = graph.node(value.node).op()?;
     let before = graph.operands(value.node).first().copied()??;
     match op.def.onnx {
         // One that rounds is a conversion of the model's.
-        "Cast" if graph.ty(value).dtype.holds(graph.ty(before).dtype) => Some((before, false)),
+        "Cast" if graph.ty(value).dtype.holds(graph.ty(before).dtype) => Some((before, None)),
         "Transpose" if graph.ty(value).shape.rank() == 2 => {
-            Some((before, op.attrs.ints("perm").is_none_or(|perm| perm == [1, 0])))
+            let turns = op.attrs.ints("perm").is_none_or(|perm| perm == [1, 0]);
+            Some((before, turns.then_some(Turn::Matrix)))
+        }
+        "Transpose" if op.attrs.ints("perm") == Some(&TO_NCHW.map(|axis| axis as i64)) => {
+            Some((before, Some(Turn::Channels)))
         }
         _ => None,
     }
@@ -111,7 +134,7 @@ const LEAST_SCALE: f32 = 1.0 / 64.0;
 pub fn narrows(tensor: &Tensor) -> bool {
     let ty = tensor.ty();
     let is_large = ty.packing.is_none() && ty.shape.n_elems().is_some_and(|n| n.saturating_mul(4) >= LARGE_BYTES);
-    if !is_large || !matches!(ty.dtype, DType::F32 | DType::F64 | DType::BF16) {
+    if !is_large || !matches!(ty.dtype, DType::F32 | DType::BF16) {
         return false;
     }
     let largest =
@@ -196,7 +219,9 @@ impl Weights {
             let row = i * rows / n;
             match self.layout {
                 Layout::Columns => sample.extend((0..cols).map(|col| data[col * rows + row])),
-                Layout::Rows | Layout::Filters => sample.extend_from_slice(&data[row * cols..(row + 1) * cols]),
+                Layout::Rows | Layout::Filters | Layout::FiltersLast => {
+                    sample.extend_from_slice(&data[row * cols..(row + 1) * cols])
+                }
             }
         }
         Ok((sample, n))

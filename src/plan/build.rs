@@ -427,7 +427,7 @@ fn on_device(tensor: &Tensor) -> Result<Tensor, crate::ir::TensorError> {
     match tensor.dtype().on_device() {
         Some(dtype) if dtype == tensor.dtype() => Ok(tensor.clone()),
         Some(DType::I32) => Tensor::from_i64s(DType::I32, &tensor.dims(), &tensor.to_i64s()?),
-        Some(dtype) => Tensor::from_f32s(dtype, &tensor.dims(), &tensor.to_bounded_f32s()?),
+        Some(dtype) => Tensor::from_f32s(dtype, &tensor.dims(), &tensor.to_f32s()?),
         None => Err(crate::ir::TensorError::Class { dtype: tensor.dtype(), wanted: "a device type" }),
     }
 }

@@ -2,7 +2,9 @@
 
 mod attention;
 mod call;
+mod channels_last;
 mod conv;
+mod conv_mma;
 mod elementwise;
 mod epilogue;
 mod gemv;
@@ -30,15 +32,6 @@ use call::Node;
 /// Variants to try of the kernels for a product whose second operand lies so, in a fixed order: those that are among the best somewhere.
 pub fn variants(b: Storage) -> Vec<Variant> {
     [gemv::variants(b), mma::variants()].concat()
-}
-
-/// Invocations of a subgroup up to which a device is taken for a CPU.
-const NARROW_SUBGROUP: u32 = 8;
-
-/// Whether a target is taken for a CPU, as lavapipe is one: it takes the invocations of a workgroup in turn, and kernels that are made for many at a
-/// time are no faster there.
-pub fn is_cpu(target: &Target) -> bool {
-    target.limits.subgroup_size <= NARROW_SUBGROUP
 }
 
 /// One dispatch of a kernel.
@@ -109,12 +102,13 @@ pub enum KernelError {
     Mismatch { node: String, kernel: String, what: String },
 }
 
-/// How a tensor lies on a device: integers in 32 or 64 bits, truth values as i32, bf16 and f64 as f32; `None` for text.
+/// How a kernel reads a tensor: integers in 32 or 64 bits, truth values as i32, bf16 as f32; `None` for f64 and for text, which none does.
 pub fn storage(ty: &TensorType) -> Option<Storage> {
     if let Some(packing) = ty.packing {
         return Some(Storage::Packed(packing));
     }
     Some(match ty.dtype.on_device()? {
+        DType::F64 => return None,
         DType::F16 => Storage::F16,
         DType::U32 => Storage::U32,
         DType::I64 => Storage::I64,
@@ -126,12 +120,21 @@ pub fn storage(ty: &TensorType) -> Option<Storage> {
 
 /// Bytes of a tensor on a device, a multiple of 4; `None` while a size is symbolic, for text, or on overflow.
 pub fn device_bytes(ty: &TensorType) -> Option<u64> {
+    if ty.dtype == DType::F64 && ty.packing.is_none() {
+        return ty.shape.n_elems()?.checked_mul(8);
+    }
     match storage(ty)? {
         Storage::Packed(_) => ty.bytes(),
         Storage::F16 => ty.shape.n_elems()?.checked_mul(2)?.checked_next_multiple_of(4),
         Storage::F32 | Storage::I32 | Storage::U32 => ty.shape.n_elems()?.checked_mul(4),
         Storage::I64 | Storage::U64 => ty.shape.n_elems()?.checked_mul(8),
     }
+}
+
+/// Whether a node reads or gives f64: the CPU reference computes it, in f64. No kernel does: a result of f32 would be another one.
+pub fn has_doubles(graph: &Graph, node: NodeId) -> bool {
+    let operands = graph.operands(node).into_iter().flatten().map(|v| graph.ty(v).dtype);
+    operands.chain(graph.node(node).outputs.iter().map(|v| v.ty.dtype)).any(|dtype| dtype == DType::F64)
 }
 
 /// The most bytes that a tensor may take on a device: [`device_bytes`] where every size is known.
@@ -170,6 +173,12 @@ pub fn dispatches_as(
             what: "an input or a constant".to_owned(),
         });
     };
+    if has_doubles(graph, node) {
+        return Err(KernelError::Unsupported {
+            node: graph.node(node).name.clone(),
+            what: "f64, which the CPU reference computes".to_owned(),
+        });
+    }
     let mut node = Node::new(graph, node, op, target)?;
     node.variant = variant;
     if node.result.shape.most_elems() == Some(0) {

@@ -1,7 +1,7 @@
 //! What assignment sees: the program to come, with the formats still open.
 //!
 //! The graph is lowered once without formats. That gives the kernels, their order and their buffers, which do not depend on formats: whatever float
-//! type the model has, a format says how it is stored. Imported
+//! type but f64 the model has, a format says how it is stored. Imported
 //! nodes that end up in one kernel, that view each other's results or share weights form a group, which has one format.
 
 use super::arena::{ArenaLimits, Buffer, plan};
@@ -189,20 +189,7 @@ impl Model {
         index: &BTreeMap<NodeId, usize>,
     ) {
         let mut owner = |id: NodeId| kernel_sets.get(&id).and_then(|first| index.get(&sets.find(*first)).copied());
-        // Formats say how results of the model's nodes are stored. What lies between the kernels of one node is f32 (`ops::widen`).
-        let names: BTreeSet<&str> = graph
-            .order()
-            .into_iter()
-            .filter(|id| graph.node(*id).op().is_some())
-            .flat_map(|id| graph.node(id).outputs.iter().map(|v| v.name.as_str()))
-            .collect();
-        let results: BTreeSet<ValueId> = kernels
-            .order()
-            .into_iter()
-            .flat_map(|id| (0..kernels.node(id).outputs.len()).map(move |out| id.out(out)))
-            .filter(|value| names.contains(kernels.value(*value).name.as_str()))
-            .map(|value| planned.root.get(&value).copied().unwrap_or(value))
-            .collect();
+        let results = results(graph, kernels, planned);
         for (i, live) in planned.live.iter().enumerate().filter(|(_, live)| results.contains(&live.value)) {
             let ty = kernels.ty(live.value);
             // What an output needs is stored as the model has it.
@@ -386,21 +373,52 @@ impl Model {
     }
 }
 
-/// Whether a node has a format.
-fn has_floats(graph: &Graph, id: NodeId) -> bool {
-    graph.node(id).outputs.iter().any(|v| v.ty.dtype.is_float() && !v.ty.dtype.is_minifloat())
+/// The values, each the root of its views, that are stored as formats say: what others read of a node. What lies between the kernels of one node is f32
+/// (`ops::widen`), be they of its expansion, or of a pass that put something behind it.
+fn results(graph: &Graph, kernels: &Graph, planned: &Buffers) -> BTreeSet<ValueId> {
+    let nodes = graph.order().into_iter().map(|id| graph.node(id)).filter(|node| node.op().is_some());
+    let named: BTreeMap<&str, &str> =
+        nodes.flat_map(|node| node.outputs.iter().map(|v| (v.name.as_str(), node.name.as_str()))).collect();
+    // The nodes whose value one is: that of its name, else those that its kernel is of.
+    let mut of: BTreeMap<ValueId, Vec<&str>> = BTreeMap::new();
+    let mut results = BTreeSet::new();
+    for &id in &planned.order {
+        let node = kernels.node(id);
+        let own: Vec<&str> = node.origins().iter().map(String::as_str).collect();
+        let operands = kernels.operands(id);
+        let viewed = operands.first().copied().flatten().filter(|_| is_view(kernels, id));
+        if node.op().is_some() && viewed.is_none() {
+            let is_inner = |value: &ValueId| of.get(value).is_none_or(|of| of.iter().any(|name| own.contains(name)));
+            let read = operands.iter().flatten().filter(|value| !is_inner(value));
+            results.extend(read.map(|value| planned.root.get(value).copied().unwrap_or(*value)));
+        }
+        for (out, value) in node.outputs.iter().enumerate() {
+            let origins = match (named.get(value.name.as_str()), viewed) {
+                (Some(name), _) => vec![*name],
+                (None, Some(viewed)) => of.get(&viewed).cloned().unwrap_or_default(),
+                (None, None) => own.clone(),
+            };
+            of.insert(id.out(out), origins);
+        }
+    }
+    results
 }
 
-/// Whether formats say how such a tensor is stored.
+/// Whether a node has a format: it has a result that formats say how to store.
+fn has_floats(graph: &Graph, id: NodeId) -> bool {
+    graph.node(id).outputs.iter().any(|v| is_float(&v.ty) && !v.ty.dtype.is_minifloat())
+}
+
+/// Whether formats say how such a tensor is stored. f64 is f64 under each.
 fn is_float(ty: &TensorType) -> bool {
-    ty.dtype.is_float() && ty.packing.is_none()
+    ty.dtype.is_float() && ty.dtype != DType::F64 && ty.packing.is_none()
 }
 
 /// Bytes of some rows of a weight matrix as stored: in f32 as the model has them, at most; scales are counted as f16, as nearly all are.
 fn matrix_bytes(found: &weights::Weights, n_rows: usize, format: Weights) -> u64 {
     let (rows, cols) = (n_rows as u64, found.n_cols as u64);
     match format {
-        Weights::F32 if matches!(found.dtype, DType::F32 | DType::F64) => rows.saturating_mul(cols).saturating_mul(4),
+        Weights::F32 if found.dtype == DType::F32 => rows.saturating_mul(cols).saturating_mul(4),
         Weights::F32 => rows.saturating_mul(cols).saturating_mul(2),
         Weights::F16 => rows.saturating_mul(cols).saturating_mul(2),
         Weights::Int { bits, granularity } => {

@@ -1,4 +1,5 @@
-//! What every program must keep to before a device sees it. File and runtime ask the same checks, so a file that loads is one that can run.
+//! What every program must keep to before a device sees it. File and runtime ask the same checks, so a file that loads
+//! is one that can run.
 
 use super::{
     Allocation, AllocationKind, Dispatch, Entry, FAULT_BYTES, HostStep, Plan, Port, Program, Region, Shader, Step, hex,
@@ -33,7 +34,8 @@ impl ProgramError {
 type Checked = Result<(), ProgramError>;
 
 impl Program {
-    /// Checks all that can be checked without a device: hashes, sizes, regions, and the limits and features of its own target.
+    /// Checks all that can be checked without a device: hashes, sizes, regions, and the limits and features of its own
+    /// target.
     ///
     /// # Errors
     /// The first fault, with its place and the numbers.
@@ -71,7 +73,8 @@ impl Program {
         (0..self.plans.len()).try_for_each(|plan| self.check_limits(plan, &self.target))
     }
 
-    /// Checks a plan against the limits and features of `target`: the program's own, or those of the device it is to run on.
+    /// Checks a plan against the limits and features of `target`: the program's own, or those of the device it is to
+    /// run on.
     ///
     /// # Errors
     /// There is no such plan, or the first limit that it exceeds or feature that it needs.
@@ -406,8 +409,8 @@ impl<'a> Scope<'a> {
         aligned(&|| place.to_owned(), "the region", region.offset, alignment)
     }
 
-    /// The sizes of an entry have ranges and names of their own, and each is told, by the shape of an input or of a host step's result, before it is
-    /// used.
+    /// The sizes of an entry have ranges and names of their own, and each is told, by the shape of an input or of a
+    /// host step's result, before it is used.
     fn sizes(&self, entry: &Entry, at: &str) -> Checked {
         for (i, size) in entry.sizes.iter().enumerate() {
             let place = format!("{at}, size {:?}", size.name);
@@ -463,6 +466,7 @@ impl<'a> Scope<'a> {
 
     fn port(&self, entry: &Entry, place: &str, port: &Port) -> Checked {
         let fits = match port.dtype.class() {
+            Class::Float if port.dtype == DType::F64 => port.device_dtype == DType::F64,
             Class::Float => matches!(port.device_dtype, DType::F32 | DType::F16),
             Class::Int | Class::Bool => port.dtype.on_device() == Some(port.device_dtype),
             Class::Text => false,

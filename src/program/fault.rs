@@ -4,8 +4,9 @@ use super::{Dispatch, Entry, Port, Sizes, Step};
 use crate::ir::{Dim, IndexFault};
 use serde::{Deserialize, Serialize};
 
-/// Bytes in which a dispatch notes the first index that is out of range: 64 words, one a bit of the index. Word `b` is the least of
-/// `2 * place + bit b` over all of them, so that whichever invocation comes first, all words speak of the first place ([`CLEAR`] where there is none).
+/// Bytes in which a dispatch notes the first index that is out of range: 64 words, one a bit of the index. Word `b` is
+/// the least of `2 * place + bit b` over all of them, so that whichever invocation comes first, all words speak of the
+/// first place ([`CLEAR`] where there is none).
 pub const FAULT_BYTES: u64 = 256;
 /// What each of these bytes is before a run.
 pub const CLEAR: u8 = 0xff;
@@ -40,7 +41,8 @@ impl IndexCheck {
 }
 
 impl Entry {
-    /// How many indices from 0 on an input may hold, where dispatches check it as it is; `None` where none does. For values that somebody makes up.
+    /// How many indices from 0 on an input may hold, where dispatches check it as it is; `None` where none does. For
+    /// values that somebody makes up.
     pub fn index_limit(&self, port: &Port, sizes: &Sizes) -> Option<i64> {
         let dispatches = self.steps.iter().flat_map(|step| match step {
             Step::Device(list) => list.as_slice(),

@@ -12,7 +12,8 @@
 //!   nyxc_hash      BLAKE3 of all of the above and of each tensor's name, dtype, shape and place
 //! data             shader/HASH (U32) first, then constant/HASH (their own dtype; packed and 4-bit ones U8)
 //! ```
-//! Tensors are named by their content, so the header's hash and theirs cover every byte of the file. The same program gives the same bytes.
+//! Tensors are named by their content, so the header's hash and theirs cover every byte of the file. The same program
+//! gives the same bytes.
 
 mod header;
 #[cfg(test)]
@@ -66,7 +67,8 @@ pub fn write(program: &Program, mut to: impl Write) -> Result<(), FileError> {
     for (hash, tensor) in &program.constants {
         constants.push((format!("constant/{}", hex(*hash)), tensor.ty().to_string()));
     }
-    // Wide elements first: then every tensor is aligned to its elements, because each size before it is a multiple of them.
+    // Wide elements first: then every tensor is aligned to its elements, because each size before it is a multiple of
+    // them.
     let mut order: Vec<(u64, usize)> = Vec::new();
     for (i, tensor) in program.constants.values().enumerate() {
         order.push((native(tensor.ty()).map_or(1, |(_, bytes)| bytes), i));
@@ -112,7 +114,8 @@ pub fn to_bytes(program: &Program) -> Result<Vec<u8>, FileError> {
 /// Reads a program; its constants are views of `bytes`.
 ///
 /// # Errors
-/// The bytes are cut short, altered, of another version, or no `.nyx` file; the message names the place and the numbers.
+/// The bytes are cut short, altered, of another version, or no `.nyx` file; the message names the place and the
+/// numbers.
 pub fn read(bytes: Source) -> Result<Program, FileError> {
     let header = Header::read((*bytes).as_ref())?;
     let target = header.json("target")?;
@@ -154,16 +157,18 @@ pub fn read(bytes: Source) -> Result<Program, FileError> {
     Ok(program)
 }
 
-/// Maps a file and reads the program in it. Constants stay in the map: whoever cuts the file short before they are on the device makes reading them raise
-/// SIGBUS, which ends a process that has no handler (the command line has one, and exits with 6). [`read`] of bytes in memory has no such end.
+/// Maps a file and reads the program in it. Constants stay in the map: whoever cuts the file short before they are on
+/// the device makes reading them raise SIGBUS, which ends a process that has no handler (the command line has one, and
+/// exits with 6). [`read`] of bytes in memory has no such end.
 ///
 /// # Errors
 /// As for [`read`], and where the file cannot be opened.
 pub fn open(path: &Path) -> Result<Program, FileError> {
     let file = std::fs::File::open(path)?;
-    // SAFETY: the mapping is read-only and private to this process's view. Its bytes may change only if another process writes the file in
-    // place, which no tool of ours does (outputs are written beside and renamed, so an old mapping keeps the old file); nothing derives a
-    // pointer, length or index from mapped bytes after they were checked, since header, plans and shaders are copied out while reading.
+    // SAFETY: the mapping is read-only and private to this process's view. Its bytes may change only if another process
+    // writes the file in place, which no tool of ours does (outputs are written beside and renamed, so an old mapping
+    // keeps the old file); nothing derives a pointer, length or index from mapped bytes after they were checked, since
+    // header, plans and shaders are copied out while reading.
     let map = unsafe { memmap2::Mmap::map(&file)? };
     read(Arc::new(map))
 }

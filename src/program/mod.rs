@@ -1,4 +1,5 @@
-//! Programs: what is shipped and run. A program knows no passes and no policies, only plans: memory, shaders, dispatches.
+//! Programs: what is shipped and run. A program knows no passes and no policies, only plans: memory, shaders,
+//! dispatches.
 
 mod check;
 mod fault;
@@ -47,7 +48,8 @@ pub enum GraphError {
 }
 
 impl Program {
-    /// The kernel-level graph of plan number `plan`, with its constants: what the CPU reference runs. Its operators are found in `operators`.
+    /// The kernel-level graph of plan number `plan`, with its constants: what the CPU reference runs. Its operators are
+    /// found in `operators`.
     ///
     /// # Errors
     /// There is no such plan; its graph does not read, or is not well formed.
@@ -154,8 +156,8 @@ pub enum AllocationKind {
     Params,
     /// Tensors that outlive a run.
     State,
-    /// The ring through which the host writes and reads where it cannot reach device memory. It lies in host memory, and counts where the heap
-    /// is shared.
+    /// The ring through which the host writes and reads where it cannot reach device memory. It lies in host memory,
+    /// and counts where the heap is shared.
     Staging,
 }
 
@@ -202,7 +204,8 @@ pub struct Entry {
     pub sizes: Vec<SizeRange>,
     /// What the caller gives, in order: those with defaults come last.
     pub inputs: Vec<Port>,
-    /// The constant that an input is where the caller does not give it: its name to the full hexadecimal hash, a key of [`Program::constants`].
+    /// The constant that an input is where the caller does not give it: its name to the full hexadecimal hash, a key of
+    /// [`Program::constants`].
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub defaults: BTreeMap<String, String>,
     /// Inputs of the model that are constants of the program, and why: nobody can give these.
@@ -220,7 +223,8 @@ pub struct Entry {
 pub struct Port {
     /// The model's name for it.
     pub name: String,
-    /// The model's element type. On the device floats keep theirs (f64 and bf16 are f32), integers and truth values are i32.
+    /// The model's element type. On the device floats keep theirs (f64 and bf16 are f32), integers and truth values are
+    /// i32.
     #[serde(with = "dtype_text")]
     pub dtype: DType,
     /// Element type on the device: f32, f16 or i32.
@@ -270,12 +274,14 @@ pub struct Dispatch {
     /// The shader's parameters, as std140 lays out a block of scalars: words, or expressions of the entry's sizes.
     #[serde(with = "dims")]
     pub params: Vec<Dim>,
-    /// Where in the allocation for parameters they go, in bytes; behind them the workgroups, where those depend on sizes.
+    /// Where in the allocation for parameters they go, in bytes; behind them the workgroups, where those depend on
+    /// sizes.
     pub params_offset: u64,
     /// Workgroups along x, y, z.
     #[serde(with = "groups")]
     pub groups: [Dim; 3],
-    /// The most loop iterations of an invocation: devices may end loops silently beyond [`crate::target::Limits::max_loop_iterations`].
+    /// The most loop iterations of an invocation: devices may end loops silently beyond
+    /// [`crate::target::Limits::max_loop_iterations`].
     pub loop_iterations: u64,
     /// Whether earlier writes must be visible before this dispatch, or earlier reads done.
     pub barrier: bool,
@@ -319,12 +325,14 @@ impl Entry {
 }
 
 impl Dispatch {
-    /// Whether the number of its workgroups depends on sizes, and so lies in memory when it is dispatched (`vkCmdDispatchIndirect`).
+    /// Whether the number of its workgroups depends on sizes, and so lies in memory when it is dispatched
+    /// (`vkCmdDispatchIndirect`).
     pub fn is_indirect(&self) -> bool {
         self.groups.iter().any(|n| n.known().is_none())
     }
 
-    /// Bytes that it has in the allocation for parameters: its parameters, and its workgroups where they depend on sizes.
+    /// Bytes that it has in the allocation for parameters: its parameters, and its workgroups where they depend on
+    /// sizes.
     pub fn params_bytes(&self) -> u64 {
         params_bytes(&self.params, &self.groups)
     }

@@ -37,7 +37,8 @@ impl Ledger {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Certificate {
-    /// The predicted error of the chosen formats, as a variance relative to that of the outputs: variances add up over nodes.
+    /// The predicted error of the chosen formats, as a variance relative to that of the outputs: variances add up over
+    /// nodes.
     pub objective: f64,
     /// No assignment that fits has a smaller predicted error than this.
     pub bound: f64,
@@ -54,7 +55,8 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// The predicted relative error of the outputs: the square root of the objective, which is a variance relative to that of the outputs.
+    /// The predicted relative error of the outputs: the square root of the objective, which is a variance relative to
+    /// that of the outputs.
     pub fn relative_error(&self) -> f64 {
         self.objective.max(0.0).sqrt()
     }

@@ -1,4 +1,5 @@
-//! Sizes that change between runs: what they may be, and what the shapes of the inputs, or results that data make longer or shorter, make them.
+//! Sizes that change between runs: what they may be, and what the shapes of the inputs, or results that data make
+//! longer or shorter, make them.
 
 use super::{Entry, HostStep, Port};
 use crate::ir::Dim;
@@ -34,7 +35,8 @@ impl Entry {
     /// The sizes that inputs of these shapes, in the entry's order, choose. Those that data choose are not among them.
     ///
     /// # Errors
-    /// A shape is none that the input may have: another rank, a size out of its range, or one that other inputs contradict.
+    /// A shape is none that the input may have: another rank, a size out of its range, or one that other inputs
+    /// contradict.
     pub fn sizes_of(&self, shapes: &[Vec<usize>]) -> Result<Sizes, SizeError> {
         let mut sizes = Sizes::new();
         self.tell(&mut sizes, self.inputs.iter().zip(shapes.iter().map(Vec::as_slice)))?;
@@ -90,7 +92,8 @@ impl Entry {
         self.sizes.iter().map(|size| (size.name.clone(), size.max)).collect()
     }
 
-    /// The least and the most that a size of this entry may be; `None` where it has a symbol that the entry does not choose.
+    /// The least and the most that a size of this entry may be; `None` where it has a symbol that the entry does not
+    /// choose.
     pub fn bounds(&self, dim: &Dim) -> Option<(i64, i64)> {
         let mut known = true;
         let ranges: BTreeMap<&str, (i64, i64)> = self.sizes.iter().map(|s| (s.name.as_str(), (s.min, s.max))).collect();

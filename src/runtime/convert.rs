@@ -41,12 +41,7 @@ impl<'a> Source<'a> {
             return Ok(Source::Cast(cast, bytes));
         }
         let device = if port.dtype.class() == Class::Float {
-            let values = tensor.to_f32s().map_err(|e| match e {
-                TensorError::BeyondF32 { index, value } => {
-                    RuntimeError::TooWide { port: format!("input {:?}", port.name), index, value }
-                }
-                other => refuse(other.to_string()),
-            })?;
+            let values = tensor.to_f32s().map_err(|e| refuse(e.to_string()))?;
             Tensor::from_f32s(port.device_dtype, &tensor.dims(), &values)
         } else {
             let values = tensor.to_i64s().map_err(|e| refuse(e.to_string()))?;
@@ -169,7 +164,6 @@ pub(super) enum Cast {
     F16ToF32,
     BF16ToF32,
     F32ToBF16,
-    F32ToF64,
     I8ToI32,
     U8ToI32,
     I16ToI32,
@@ -187,7 +181,6 @@ impl Cast {
             (DType::F16, DType::F32) => Cast::F16ToF32,
             (DType::BF16, DType::F32) => Cast::BF16ToF32,
             (DType::F32, DType::BF16) => Cast::F32ToBF16,
-            (DType::F32, DType::F64) => Cast::F32ToF64,
             (DType::I8, DType::I32) => Cast::I8ToI32,
             (DType::U8, DType::I32) => Cast::U8ToI32,
             (DType::I16, DType::I32) => Cast::I16ToI32,
@@ -205,7 +198,6 @@ impl Cast {
         match self {
             Cast::F32ToF16 | Cast::F32ToBF16 | Cast::I32ToI16 => (4, 2),
             Cast::F16ToF32 | Cast::BF16ToF32 | Cast::I16ToI32 | Cast::U16ToI32 => (2, 4),
-            Cast::F32ToF64 => (4, 8),
             Cast::I8ToI32 | Cast::U8ToI32 | Cast::BoolToI32 => (1, 4),
             Cast::I32ToI8 | Cast::I32ToBool => (4, 1),
         }
@@ -217,7 +209,6 @@ impl Cast {
             Cast::F16ToF32 => floats(from, to),
             Cast::BF16ToF32 => each(from, to, |b| bf16::from_le_bytes(b).to_f32().to_le_bytes()),
             Cast::F32ToBF16 => each(from, to, |b| bf16::from_f32(f32::from_le_bytes(b)).to_le_bytes()),
-            Cast::F32ToF64 => each(from, to, |b| f64::from(f32::from_le_bytes(b)).to_le_bytes()),
             Cast::I8ToI32 => each(from, to, |b| i32::from(i8::from_le_bytes(b)).to_le_bytes()),
             Cast::U8ToI32 => each(from, to, |[b]| i32::from(b).to_le_bytes()),
             Cast::I16ToI32 => each(from, to, |b| i32::from(i16::from_le_bytes(b)).to_le_bytes()),
@@ -286,7 +277,7 @@ mod tests {
     #[test]
     fn values_survive_the_way_to_the_device_and_back() {
         for (dtype, device) in
-            [(DType::F64, DType::F32), (DType::BF16, DType::F32), (DType::F32, DType::F16), (DType::F16, DType::F16)]
+            [(DType::F64, DType::F64), (DType::BF16, DType::F32), (DType::F32, DType::F16), (DType::F16, DType::F16)]
         {
             let tensor = Tensor::from_f32s(dtype, &[2], &[-1.5, 384.0]).unwrap();
             let bytes = Source::of(&port(dtype, device), &tensor).unwrap().into_bytes();
@@ -312,21 +303,6 @@ mod tests {
                 assert_eq!(from_device(&port, &bytes).unwrap(), tensor);
             }
         }
-    }
-
-    #[test]
-    fn a_float_beyond_32_bits_is_refused_and_infinity_is_not() {
-        let tensor = |values: [f64; 2]| {
-            Tensor::from_bytes(TensorType::of(DType::F64, &[2]), values.iter().flat_map(|v| v.to_le_bytes()).collect())
-                .unwrap()
-        };
-        let refuse = |port: &Port, tensor: &Tensor| Source::of(port, tensor).err().unwrap().to_string();
-        let refused = refuse(&port(DType::F64, DType::F32), &tensor([f64::INFINITY, -2.4e146]));
-        assert_eq!(
-            refused,
-            "input \"x\": element 1 is -2.4e146, which does not fit in the 32-bit floats of the device"
-        );
-        assert!(Source::of(&port(DType::F64, DType::F32), &tensor([f64::INFINITY, f64::from(f32::MAX)])).is_ok());
     }
 
     #[test]
@@ -372,8 +348,7 @@ mod tests {
         ];
         let mut n_checked = 0;
         for tensor in tensors.iter().chain(&more) {
-            for to in [DType::F16, DType::F32, DType::BF16, DType::F64, DType::I32, DType::I8, DType::I16, DType::Bool]
-            {
+            for to in [DType::F16, DType::F32, DType::BF16, DType::I32, DType::I8, DType::I16, DType::Bool] {
                 let Some(cast) = Cast::of(tensor.dtype(), to) else { continue };
                 let expected = if to.class() == Class::Float {
                     Tensor::from_f32s(to, &tensor.dims(), &tensor.to_f32s().unwrap())
@@ -386,7 +361,7 @@ mod tests {
                 n_checked += 1;
             }
         }
-        assert_eq!(n_checked, 13);
+        assert_eq!(n_checked, 12);
         // Pieces of any whole number of elements, and zeros behind the end.
         let source = Source::Cast(Cast::F32ToF16, tensors[3].bytes().unwrap());
         let mut pieces = Vec::new();

@@ -27,9 +27,6 @@ pub enum RuntimeError {
     /// An input is not what its port takes.
     #[error("input {name:?}: {fault}")]
     Input { name: String, fault: String },
-    /// An f64 is beyond the device's 32-bit floats; the CPU reference has f64.
-    #[error("{port}: element {index} is {value:e}, which does not fit in the 32-bit floats of the device")]
-    TooWide { port: String, index: usize, value: f64 },
     /// An index of a node is out of range.
     #[error("node {node:?}: {fault}")]
     Index { node: String, fault: IndexFault },

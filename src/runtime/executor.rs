@@ -22,8 +22,8 @@ use std::sync::Arc;
 /// Bytes of outputs from which on threads share them.
 const SHARED_BYTES: usize = 1 << 20;
 
-/// Computes a node that no kernel covers: its name in [`Plan::graph`], its operands by slot, absent where the program has none on the device, and the
-/// sizes of this run as far as they are known.
+/// Computes a node that no kernel covers: its name in [`Plan::graph`], its operands by slot, absent where the program
+/// has none on the device, and the sizes of this run as far as they are known.
 pub type HostFn<'a> = &'a dyn Fn(&str, &[Option<Tensor>], &Sizes) -> Result<Vec<Tensor>, HostError>;
 
 /// What a run gives.
@@ -165,7 +165,8 @@ impl Executor {
     /// Runs an entry. Inputs come in the entry's order, in the model's types and shapes.
     ///
     /// # Errors
-    /// An input is not what its port takes, an index is out of range, a host step fails, or the device does. After all but the last the executor runs on.
+    /// An input is not what its port takes, an index is out of range, a host step fails, or the device does. After all
+    /// but the last the executor runs on.
     pub fn run_entry(&mut self, entry: &str, inputs: &[Tensor], host: HostFn<'_>) -> Result<RunOutput, RuntimeError> {
         let Executor { entries, memory, params, pool, profiling, tally, context, .. } = self;
         let before = tally.so_far();
@@ -277,8 +278,8 @@ impl Executor {
         Ok(())
     }
 
-    /// The most bytes that load and runs held so far, in the heaps that the budget is about: the high-water mark of the sum of
-    /// `VkMemoryAllocateInfo::allocationSize`.
+    /// The most bytes that load and runs held so far, in the heaps that the budget is about: the high-water mark of the
+    /// sum of `VkMemoryAllocateInfo::allocationSize`.
     pub fn measured_peak_bytes(&self) -> u64 {
         self.memory.peak_bytes()
     }
@@ -392,10 +393,6 @@ fn run_host(
     for (port, tensor) in at(&step.outputs, sizes)?.iter().zip(&results) {
         let source = Source::of(port, tensor).map_err(|e| match e {
             RuntimeError::Input { name, fault } => fail(format!("result {name:?}: {fault}")),
-            RuntimeError::TooWide { index, value, .. } => {
-                let port = format!("host node {:?}: result {:?}", step.node, port.name);
-                RuntimeError::TooWide { port, index, value }
-            }
             other => other,
         })?;
         let upload = [(region_of(port), source)];

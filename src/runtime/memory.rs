@@ -1,4 +1,5 @@
-//! The memory of a loaded plan, and the ways into it and out of it: through a map where the host reaches it, through a bounded ring where not.
+//! The memory of a loaded plan, and the ways into it and out of it: through a map where the host reaches it, through a
+//! bounded ring where not.
 
 use super::RuntimeError;
 use super::convert::Source;
@@ -27,7 +28,8 @@ impl Memory {
         plan: &Plan,
     ) -> Result<Memory, RuntimeError> {
         let staging = plan.allocations.iter().position(|a| a.kind == AllocationKind::Staging);
-        // A plan for separate memory does not count its ring; on a device with unified memory the ring would count, and is not needed.
+        // A plan for separate memory does not count its ring; on a device with unified memory the ring would count, and
+        // is not needed.
         let staging = staging.filter(|_| program.target.memory.unified || !context.info().target.memory.unified);
         let place = if staging.is_some() { Place::Device } else { Place::Shared };
         afford(context, plan, place)?;

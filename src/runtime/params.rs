@@ -180,7 +180,7 @@ mod tests {
         let all = [
             dispatch(&[7.into(), n.clone()], 0, 5.into()),
             dispatch(&[1.into(), 2.into(), 3.into(), 4.into()], 8, 5.into()),
-            dispatch(&[twice.clone()], 24, n.clone()),
+            dispatch(std::slice::from_ref(&twice), 24, n.clone()),
             dispatch(&[9.into()], 1 << 20, twice),
             dispatch(&[], u64::MAX, 5.into()),
         ];

@@ -288,8 +288,8 @@ fn watched(info: &DeviceInfo, checks: &str) -> Result<VkContext, RuntimeError> {
     VkContext::open(info.index, &info.target.features, &options)
 }
 
-/// Loads a program in another thread, and says when it has and holds no device any more: the process may end then, which the layers do not survive while a
-/// thread destroys a device.
+/// Loads a program in another thread, and says when it has and holds no device any more: the process may end then,
+/// which the layers do not survive while a thread destroys a device.
 fn load_elsewhere(info: &DeviceInfo, context: &VkContext) -> mpsc::Receiver<Result<(), RuntimeError>> {
     let (program, context, (done, loaded)) = (chain(&info.target, 1), context.clone(), mpsc::channel());
     std::thread::spawn(move || {
@@ -300,7 +300,8 @@ fn load_elsewhere(info: &DeviceInfo, context: &VkContext) -> mpsc::Receiver<Resu
     loaded
 }
 
-/// Whoever names an object has the loader look through lists that others change: while this thread keeps them, another cannot load a program.
+/// Whoever names an object has the loader look through lists that others change: while this thread keeps them, another
+/// cannot load a program.
 #[test]
 fn objects_are_named_while_no_device_comes_or_goes() {
     for info in devices().unwrap_or_default() {
@@ -313,7 +314,8 @@ fn objects_are_named_while_no_device_comes_or_goes() {
     }
 }
 
-/// The layers that instrument shaders do so for one thread at a time: while this one keeps them, another cannot load a program.
+/// The layers that instrument shaders do so for one thread at a time: while this one keeps them, another cannot load a
+/// program.
 #[test]
 fn shaders_are_instrumented_one_at_a_time() {
     for info in devices().unwrap_or_default() {
@@ -367,7 +369,8 @@ fn run_weights(context: &VkContext, program: &Program, weights: &[f32]) {
 #[test]
 fn memory_that_the_host_does_not_reach_is_filled_through_the_ring() {
     on_devices(|context, target| {
-        // Rings from one that takes everything at once to one that takes a few words. Drivers give no buffer of less than 64 bytes.
+        // Rings from one that takes everything at once to one that takes a few words. Drivers give no buffer of less
+        // than 64 bytes.
         for bytes in [1 << 16, 256, 64] {
             let (program, weights) = with_weights(target, Some(bytes));
             run_weights(context, &program, &weights);
@@ -564,7 +567,8 @@ fn a_program_that_needs_what_the_device_lacks_is_refused() {
 fn a_device_that_the_caller_owns_runs_programs_and_stays() {
     on_devices(|context, target| {
         for _ in 0..2 {
-            // SAFETY: the handles are those of a context that outlives the borrowed one, and nobody else uses its queue.
+            // SAFETY: the handles are those of a context that outlives the borrowed one, and nobody else uses its
+            // queue.
             let borrowed = unsafe { VkContext::from_raw(&context.raw(), &Options::from_env()) }.unwrap();
             let mut executor = Executor::load(&chain(target, 2), 0, &borrowed).unwrap();
             let (x, values) = floats(N);

@@ -1,7 +1,9 @@
-//! What a profiled run notes of itself: spans of the host by the host's clock, dispatches by the device's, on one time axis.
+//! What a profiled run notes of itself: spans of the host by the host's clock, dispatches by the device's, on one time
+//! axis.
 //!
-//! The two clocks have nothing in common but that no dispatch starts before the host submitted it. The device's times are moved by one amount, the least
-//! for which that holds of every submission of the run; so lengths and distances on the device are its own.
+//! The two clocks have nothing in common but that no dispatch starts before the host submitted it. The device's times
+//! are moved by one amount, the least for which that holds of every submission of the run; so lengths and distances on
+//! the device are its own.
 
 use super::segment::Recorded;
 use super::vk::VkContext;

@@ -2,7 +2,7 @@
 
 use super::explain::Names;
 use crate::codegen::{self, CodegenError};
-use crate::ir::{DType, Graph, NodeId, ValueId, text};
+use crate::ir::{Graph, ValueId, text};
 use crate::ops::kernel_key::KernelKey;
 use crate::ops::weights;
 use crate::passes::{Explanation, OverBudget, PassError, Pipeline, PipelineError, Settings, Timing};
@@ -44,8 +44,6 @@ pub struct Compiled {
     pub arena_bytes: u64,
     /// Max-live of the arena with sizes rounded to the target's alignment: no arena can be smaller.
     pub max_live_bytes: u64,
-    /// Nodes that the model computes in f64 and the program in f32, in order.
-    pub narrowed: Vec<String>,
     /// Max-live of the imported graph in the order of its file, unfused; `None` while a size is symbolic.
     pub imported_max_live_bytes: Option<u64>,
 }
@@ -104,7 +102,8 @@ pub fn compile(
     compile_with(graph, options, &Pipeline::new, progress, dump)
 }
 
-/// Compiles `graph`, of the ONNX level, with a pipeline of the caller's, which is made anew for each round of assignment.
+/// Compiles `graph`, of the ONNX level, with a pipeline of the caller's, which is made anew for each round of
+/// assignment.
 ///
 /// # Errors
 /// As [`compile`].
@@ -144,8 +143,9 @@ pub fn compile_with(
     lowered.program(graph, options, compiled, sources)
 }
 
-/// The smallest budget that `graph`, of the ONNX level, compiles within under these options, and what it needs in `uniform:f32` without pins, in
-/// bytes with the reserve: the second is at least the first. The budget of the options does not count.
+/// The smallest budget that `graph`, of the ONNX level, compiles within under these options, and what it needs in
+/// `uniform:f32` without pins, in bytes with the reserve: the second is at least the first. The budget of the options
+/// does not count.
 ///
 /// # Errors
 /// As [`compile`], but for the budget.
@@ -184,12 +184,11 @@ struct Lowered {
     timings: Vec<Timing>,
     solve_time: std::time::Duration,
     explanation: Option<Explanation>,
-    narrowed: Vec<String>,
 }
 
 impl Lowered {
-    /// As [`Lowered::of`]; but what is refused by a forecast is tried at the budget that is said to be enough. So that figure is one that was
-    /// planned, and nothing is refused that would have fitted.
+    /// As [`Lowered::of`]; but what is refused by a forecast is tried at the budget that is said to be enough. So that
+    /// figure is one that was planned, and nothing is refused that would have fitted.
     fn fitting(
         graph: &Graph,
         options: &Compile,
@@ -231,8 +230,8 @@ impl Lowered {
         Err(CompileError::OverBudget(over))
     }
 
-    /// Makes sure of the smallest budget. What passes of a caller's own do to bytes may depend on formats, which a forecast leaves open: the figure is
-    /// that of a plan, or of this one.
+    /// Makes sure of the smallest budget. What passes of a caller's own do to bytes may depend on formats, which a
+    /// forecast leaves open: the figure is that of a plan, or of this one.
     fn at_least(
         mut self,
         graph: &Graph,
@@ -311,7 +310,8 @@ impl Lowered {
                 continue;
             }
             if blueprint.peak_bytes > available {
-                // The forecast fell short of the plan by as much for the smallest assignment as for this one, or this is the smallest.
+                // The forecast fell short of the plan by as much for the smallest assignment as for this one, or this
+                // is the smallest.
                 let surprise = blueprint.peak_bytes.saturating_sub(forecast.chosen_bytes);
                 let forecast_bytes = forecast.min_feasible_bytes.saturating_add(surprise);
                 // What is refused here is not enough, whatever the forecast says; what was planned is.
@@ -328,7 +328,8 @@ impl Lowered {
                     advice,
                 })));
             }
-            // The model counts quantized activations beside all they are made from; a plan that did better is the proof that less is enough.
+            // The model counts quantized activations beside all they are made from; a plan that did better is the proof
+            // that less is enough.
             forecast.min_feasible_bytes = forecast.min_feasible_bytes.min(blueprint.peak_bytes);
             let mut certificate = report.context.certificate.clone().unwrap_or_default();
             certificate.rounds += round - 1;
@@ -336,7 +337,6 @@ impl Lowered {
                 forecast.f32_bytes = blueprint.peak_bytes;
             }
             let assigned = assigned.as_ref().unwrap_or(graph);
-            let narrowed = narrowed(assigned);
             let nodes = reports(assigned, &kernels, &blueprint, &report.context.reasons);
             let names = Names { imported: graph, assigned, kernels: &kernels };
             let asked = settings.explain.as_ref().map(|asked| names.explain(asked, &report.context));
@@ -353,7 +353,6 @@ impl Lowered {
                 timings,
                 solve_time,
                 explanation,
-                narrowed,
             });
         }
         Err(CompileError::Plan(PlanError::Overflow))
@@ -405,7 +404,8 @@ impl Lowered {
             }
         }
         let mut constants = self.blueprint.constants;
-        // The CPU reference reads constants as the graph has them: those that differ on the device are kept in both forms.
+        // The CPU reference reads constants as the graph has them: those that differ on the device are kept in both
+        // forms.
         self.kernels.for_each_constant(&mut |tensor| {
             if !text::is_inline(tensor) {
                 constants.entry(tensor.hash()).or_insert_with(|| tensor.clone());
@@ -453,26 +453,12 @@ impl Lowered {
             timings: self.timings,
             solve_time: self.solve_time,
             explanation: self.explanation,
-            narrowed: self.narrowed,
             shaders: sources,
             arena_bytes: self.blueprint.arena_bytes,
             max_live_bytes: self.blueprint.max_live_bytes,
             imported_max_live_bytes: crate::ir::memory::account(graph, &graph.file_order()).map(|m| m.max_live_bytes),
         })
     }
-}
-
-/// The nodes that compute in f64, which is f32 in a program. A Cast between floats loses nothing that it should keep.
-fn narrowed(graph: &Graph) -> Vec<String> {
-    let is_narrowed = |id: &NodeId| {
-        let node = graph.node(*id);
-        let Some(op) = node.op() else { return false };
-        let operands = graph.operands(*id).into_iter().flatten().map(|v| graph.ty(v).dtype);
-        let mut types = operands.chain(node.outputs.iter().map(|v| v.ty.dtype));
-        let converts = op.def.onnx == "Cast" && types.clone().all(DType::is_float);
-        !converts && types.any(|dtype| dtype == DType::F64)
-    };
-    graph.order().into_iter().filter(is_narrowed).map(|id| graph.node(id).name.clone()).collect()
 }
 
 /// What became of every node of the assigned graph.

@@ -1,4 +1,5 @@
-//! The CPU reference as a device: runs the kernel-level graph of a plan, node by node, with the operators' own definitions.
+//! The CPU reference as a device: runs the kernel-level graph of a plan, node by node, with the operators' own
+//! definitions.
 
 use crate::ir::{Dim, Graph, Level, NodeId, NodeKind, Op, OpError, Registry, Tensor, ValueId};
 use crate::ops;
@@ -46,7 +47,8 @@ impl Reference {
         Reference::with_operators(program, plan, &ops::registry())
     }
 
-    /// The reference of plan number `plan`, whose graph names operators of `registry`: those of a toolchain's own among them.
+    /// The reference of plan number `plan`, whose graph names operators of `registry`: those of a toolchain's own among
+    /// them.
     ///
     /// # Errors
     /// As [`Reference::of`].
@@ -187,7 +189,8 @@ impl Reference {
         Ok(results)
     }
 
-    /// Computes one node, for host steps: operands by slot, constants taken from the graph, and the sizes that are known.
+    /// Computes one node, for host steps: operands by slot, constants taken from the graph, and the sizes that are
+    /// known.
     ///
     /// # Errors
     /// There is no such node, or it cannot be computed.
@@ -219,7 +222,8 @@ fn port(graph: &Graph, value: ValueId) -> Port {
     Port { name: name.clone(), dtype: ty.dtype, device_dtype: ty.dtype, shape: ty.shape.0.clone(), region }
 }
 
-/// Operators of the lower levels stand in normal form, which their own reference computes; those of the ONNX level expand first.
+/// Operators of the lower levels stand in normal form, which their own reference computes; those of the ONNX level
+/// expand first.
 fn compute(
     level: Level,
     op: &crate::ir::Op,

@@ -1,4 +1,5 @@
-//! Arrays by name as the inputs of a program: each is known, has its type and shape, and what is not given has a default.
+//! Arrays by name as the inputs of a program: each is known, has its type and shape, and what is not given has a
+//! default.
 
 use crate::ir::{Dim, NarrowError, Shape, Tensor, TensorType, hint};
 use crate::program::{Entry, Port, Program, parse_hex};
@@ -33,10 +34,12 @@ impl Program {
         self.constants.get(&parse_hex(entry.defaults.get(&port.name)?)?)
     }
 
-    /// The inputs of an entry, in its order, from arrays by name: widened types are narrowed ([`Tensor::narrowed`]), defaults fill what is not there.
+    /// The inputs of an entry, in its order, from arrays by name: widened types are narrowed ([`Tensor::narrowed`]),
+    /// defaults fill what is not there.
     ///
     /// # Errors
-    /// An array is no input of the entry or has another type or shape, a value does not fit its type, or one without a default is missing.
+    /// An array is no input of the entry or has another type or shape, a value does not fit its type, or one without a
+    /// default is missing.
     pub fn inputs(&self, entry: &Entry, mut arrays: BTreeMap<String, Tensor>) -> Result<Vec<Tensor>, InputError> {
         for (name, tensor) in &arrays {
             entry.takes(name, tensor.ty())?;
@@ -75,7 +78,8 @@ impl Program {
 }
 
 impl Entry {
-    /// Whether an array of this name and type may be an input, before its data is looked at. What its shape asks of others is seen when all are there.
+    /// Whether an array of this name and type may be an input, before its data is looked at. What its shape asks of
+    /// others is seen when all are there.
     ///
     /// # Errors
     /// There is no such input, it is a constant of the program, or its type or shape is another.

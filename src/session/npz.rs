@@ -1,7 +1,7 @@
 //! `.npy` arrays (NumPy's format 1.0, 2.0 and 3.0) and `.npz` files, a zip of them.
 //!
-//! f16 is `<f2`. Types that NumPy lacks are written widened ([`Tensor::widened`]): bf16 and floats of 8 and 4 bits as f32, 2- and 4-bit integers as bytes of
-//! the same sign.
+//! f16 is `<f2`. Types that NumPy lacks are written widened ([`Tensor::widened`]): bf16 and floats of 8 and 4 bits as
+//! f32, 2- and 4-bit integers as bytes of the same sign.
 
 use crate::ir::{DType, Tensor, TensorType};
 use std::collections::BTreeMap;
@@ -10,7 +10,8 @@ use std::io::{Read, Seek, Write};
 /// Largest array accepted, in bytes: what a file claims is not believed further than that before it is read.
 const MAX_BYTES: u64 = 1 << 36;
 
-/// Reads those arrays that `wants` takes by name and type; the data of others is not unpacked, however much of it a small file holds.
+/// Reads those arrays that `wants` takes by name and type; the data of others is not unpacked, however much of it a
+/// small file holds.
 ///
 /// # Errors
 /// The file is none, or an array is damaged, of a kind that is not read, or there twice; the message names it.

@@ -46,8 +46,6 @@ pub struct Session {
     #[cfg(feature = "runtime")]
     choice: DeviceChoice,
     fallbacks: Vec<String>,
-    /// How many of them hold for every run to come; the others are of the last one.
-    n_lasting: usize,
 }
 
 /// What a run gave.
@@ -124,7 +122,6 @@ impl Session {
             #[cfg(feature = "runtime")]
             choice,
             fallbacks: Vec::new(),
-            n_lasting: 0,
         };
         let has_host_steps = session.has_host_steps();
         if choice == DeviceChoice::Cpu || has_host_steps {
@@ -144,7 +141,6 @@ impl Session {
             }
             session.reference = Some(Reference::with_operators(&session.program, 0, &session.operators)?);
             session.fallbacks.push("this build has no Vulkan runtime: ran on the CPU reference".to_owned());
-            session.n_lasting = 1;
         }
         Ok(session)
     }
@@ -170,23 +166,15 @@ impl Session {
     ) -> Result<Session, SessionError> {
         let executor = crate::runtime::Executor::load(&program, 0, context)?;
         let choice = DeviceChoice::Index(context.info().index);
-        let mut session = Session {
-            program,
-            operators,
-            reference: None,
-            executor: Some(executor),
-            choice,
-            fallbacks: Vec::new(),
-            n_lasting: 0,
-        };
+        let mut session =
+            Session { program, operators, reference: None, executor: Some(executor), choice, fallbacks: Vec::new() };
         if session.has_host_steps() {
             session.reference = Some(Reference::with_operators(&session.program, 0, &session.operators)?);
         }
         Ok(session)
     }
 
-    /// Goes on with the CPU reference after `error`, where the device was not asked for by name: for this run alone where its numbers are too wide for the
-    /// device, else for good.
+    /// Goes on with the CPU reference after `error`, where the device was not asked for by name.
     #[cfg(feature = "runtime")]
     fn fall_back(&mut self, error: crate::runtime::RuntimeError) -> Result<(), SessionError> {
         if !self.choice.may_fall_back() || !is_of_device(&error) {
@@ -196,10 +184,7 @@ impl Session {
             self.reference = Some(Reference::with_operators(&self.program, 0, &self.operators)?);
         }
         self.fallbacks.push(format!("{error}: ran on the CPU reference"));
-        if !matches!(error, crate::runtime::RuntimeError::TooWide { .. }) {
-            self.executor = None;
-            self.n_lasting = self.fallbacks.len();
-        }
+        self.executor = None;
         Ok(())
     }
 
@@ -213,7 +198,7 @@ impl Session {
         &self.program
     }
 
-    /// What went another way than asked in the last run, and why.
+    /// What went another way than asked, and why.
     pub fn fallbacks(&self) -> &[String] {
         &self.fallbacks
     }
@@ -221,9 +206,7 @@ impl Session {
     /// The name of the device that the last run was on; before the first, of the one to come.
     pub fn device(&self) -> String {
         #[cfg(feature = "runtime")]
-        if let Some(executor) = &self.executor
-            && self.fallbacks.len() == self.n_lasting
-        {
+        if let Some(executor) = &self.executor {
             return executor.context().info().name.clone();
         }
         "cpu".to_owned()
@@ -271,7 +254,6 @@ impl Session {
     /// As [`Session::run`].
     pub fn run_told(&mut self, inputs: &[Tensor], profile: bool, told: Told<'_>) -> Result<Outcome, SessionError> {
         let host_nodes: Vec<String> = self.host_nodes();
-        self.fallbacks.truncate(self.n_lasting);
         let entry = self.program.entry().ok_or(CpuError::Graph(GraphError::Plan(0)))?;
         let all: Vec<Tensor>;
         let inputs = if inputs.len() == entry.inputs.len() {
@@ -380,12 +362,6 @@ pub fn is_of_device(error: &crate::runtime::RuntimeError) -> bool {
     use crate::runtime::RuntimeError::*;
     matches!(
         error,
-        NoDevice { .. }
-            | NoGpu { .. }
-            | OutOfMemory { .. }
-            | DeviceLost
-            | Unsupported { .. }
-            | TooWide { .. }
-            | Vulkan { .. }
+        NoDevice { .. } | NoGpu { .. } | OutOfMemory { .. } | DeviceLost | Unsupported { .. } | Vulkan { .. }
     )
 }

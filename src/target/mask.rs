@@ -1,10 +1,12 @@
 //! Masks: what makes a strong device behave as a weak one, so that what a weak device runs can be tested without it.
 //!
-//! A mask is the name of a shipped target, or a comma list of those and of single masks (`no-f16`, `shared=16K` and so on; the message of [`MaskError`] lists them). What it leaves of a device is the meet of both:
-//! of every limit the lower, of every alignment the higher, of the features those that both have.
+//! A mask is the name of a shipped target, or a comma list of those and of single masks (`no-f16`, `shared=16K` and so
+//! on; the message of [`MaskError`] lists them). What it leaves of a device is the meet of both: of every limit the
+//! lower, of every alignment the higher, of the features those that both have.
 //!
-//! It does not change what no program can make a driver do: whether host and device share memory, the size of a subgroup, the driver's own
-//! rounding of allocations below the mask's, and speed. Nor can a mask lower what the Vulkan specification guarantees.
+//! It does not change what no program can make a driver do: whether host and device share memory, the size of a
+//! subgroup, the driver's own rounding of allocations below the mask's, and speed. Nor can a mask lower what the Vulkan
+//! specification guarantees.
 
 use super::{Features, MatrixShape, Target, TargetError};
 use std::collections::BTreeSet;
@@ -97,8 +99,8 @@ impl Mask {
 }
 
 impl Target {
-    /// The weaker of two targets in everything that a program may rely on. Names, sources, rates, the kind of memory and the size of a subgroup are
-    /// this target's.
+    /// The weaker of two targets in everything that a program may rely on. Names, sources, rates, the kind of memory
+    /// and the size of a subgroup are this target's.
     pub fn meet(&self, other: &Target) -> Target {
         let mut all = self.clone();
         all.vulkan = self.vulkan.min(other.vulkan);

@@ -1,4 +1,5 @@
-//! Targets: what a device can do, read from the device or from a JSON file, so that one can compile for a GPU that is not here.
+//! Targets: what a device can do, read from the device or from a JSON file, so that one can compile for a GPU that is
+//! not here.
 
 mod mask;
 mod matrix;
@@ -8,6 +9,9 @@ pub use matrix::{MatrixShape, MatrixTypes};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+
+/// Invocations of a subgroup up to which a device is taken for a CPU.
+const NARROW_SUBGROUP: u32 = 8;
 
 /// A device profile. Every byte count is in bytes, every limit as Vulkan names it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,8 +54,9 @@ pub struct Limits {
     pub max_compute_work_group_count: [u32; 3],
     pub max_push_constants_size: u32,
     pub subgroup_size: u32,
-    /// Not of Vulkan: how often an invocation may come to the end of a loop's body, all loops counted together, before the driver ends loops
-    /// early and silently, as Mesa's llvmpipe does (`LP_MAX_TGSI_LOOP_ITERATIONS`). `None` where no such number is known.
+    /// Not of Vulkan: how often an invocation may come to the end of a loop's body, all loops counted together, before
+    /// the driver ends loops early and silently, as Mesa's llvmpipe does (`LP_MAX_TGSI_LOOP_ITERATIONS`). `None` where
+    /// no such number is known.
     #[serde(default)]
     pub max_loop_iterations: Option<u64>,
 }
@@ -82,7 +87,8 @@ pub struct Features {
 }
 
 impl Features {
-    /// The shape for these types that multiplies most at a time, square where there is a choice; `None` where there is none.
+    /// The shape for these types that multiplies most at a time, square where there is a choice; `None` where there is
+    /// none.
     pub fn matrix_shape(&self, types: MatrixTypes) -> Option<MatrixShape> {
         let of_types = self.matrix_shapes.iter().filter(|shape| self.cooperative_matrix && shape.types == types);
         of_types.copied().max_by_key(|s| (s.m * s.n * s.k, std::cmp::Reverse(s.m.abs_diff(s.n)), s.m))
@@ -170,7 +176,8 @@ impl Target {
     /// Reads a profile and checks that its figures make sense.
     ///
     /// # Errors
-    /// It is no JSON of a profile, or a figure is below the floor of the Vulkan specification where kernels rely on that.
+    /// It is no JSON of a profile, or a figure is below the floor of the Vulkan specification where kernels rely on
+    /// that.
     pub fn from_json(name: &str, json: &str) -> Result<Target, TargetError> {
         let target: Target =
             serde_json::from_str(json).map_err(|source| TargetError::Json { name: name.to_owned(), source })?;
@@ -238,6 +245,17 @@ impl Target {
     /// To what offsets in a buffer are aligned: what bindings need, and 16 bytes at least.
     pub fn alignment(&self) -> u64 {
         self.limits.min_storage_buffer_offset_alignment.max(16)
+    }
+
+    /// Whether convolutions are faster with the channels of a pixel side by side: the device multiplies matrices, and not on a CPU, as lavapipe does.
+    pub fn prefers_channels_last(&self) -> bool {
+        self.features.cooperative_matrix && !self.is_cpu()
+    }
+
+    /// Whether it is taken for a CPU, as lavapipe is one: it takes the invocations of a workgroup in turn, and kernels that
+    /// are made for many at a time are no faster there.
+    pub fn is_cpu(&self) -> bool {
+        self.limits.subgroup_size <= NARROW_SUBGROUP
     }
 
     /// The budget where none is given: 90 % of the heap, in whole MiB.

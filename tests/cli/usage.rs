@@ -28,7 +28,7 @@ fn every_failure_is_json_where_json_is_asked_for() {
         let done = nyxc(args).exits(code);
         let error = &done.json()["error"];
         assert_eq!(error["kind"], kind, "{args:?}: {error}");
-        for key in ["node", "needed_bytes", "budget_bytes", "min_feasible_bytes"] {
+        for key in ["node", "needed_bytes", "budget_bytes", "min_feasible_bytes", "free_bytes"] {
             assert!(error.get(key).is_some(), "{args:?}: no {key}");
         }
         assert!(!error["message"].as_str().unwrap().is_empty() && !done.err.is_empty(), "{args:?}");
@@ -53,6 +53,13 @@ fn every_command_has_help_with_an_example() {
     for name in names {
         let help = nyxc(&[name, "--help"]).exits(0).out;
         assert!(help.contains("Example") && help.contains(&format!("nyxc {name}")), "{name}: {help}");
+        // Paragraphs fill their lines: those that are broken in the source are broken again by a narrower terminal.
+        let prose: Vec<&str> = help.lines().skip_while(|line| !line.starts_with("Options:")).skip(1).collect();
+        for pair in prose.windows(2).filter(|pair| pair.iter().all(|line| line.starts_with(|c: char| c != ' '))) {
+            let next = pair[1].split(' ').next().unwrap();
+            let is_head = pair[0].ends_with(':');
+            assert!(is_head || pair[0].len() + 1 + next.len() > 100, "{name}: {pair:?}");
+        }
     }
 }
 
@@ -147,4 +154,61 @@ fn a_size_that_the_model_declares_as_0_is_0_and_may_be_changed() {
         assert_eq!(read_npz(&outputs, "y"), [4.5 * rows as f32]);
     }
     nyxc(&["compile", &model, "--dim", "x.1=4", "-o", &program]).exits(2);
+}
+
+#[test]
+fn usage_errors_exit_with_2() {
+    let folder = Folder::new("usage");
+    let out = folder.file("mlp.nyx");
+    for args in [
+        &["--no-such-option"][..],
+        &["--budget", "7X"],
+        &["--budget", "-1"],
+        &["--block-size", "33"],
+        &["--policy", "uniform:w5a16"],
+        &["--policy", "generous"],
+        &["--formats", "f32,f99"],
+        &["--target", "no-such-target"],
+        &["--dim", "nosuch=2"],
+        &["--dim", "image.1=3"],
+        &["--dim", "batch"],
+        &["--dim", "batch=-1"],
+        &["--precision", "g0"],
+        &["--precision", "g0=f99"],
+        &["--precision", "no_such_node*=f16"],
+        &["--precision", "op:NoSuchOp=f16"],
+        &["--print-ir-after", "no_such_pass"],
+    ] {
+        let model = mlp();
+        let mut all = vec!["compile", &model, "-o", &out];
+        all.extend(args);
+        nyxc(&all).exits(2);
+    }
+    nyxc(&[]).exits(2);
+    nyxc(&["no-such-command"]).exits(2);
+    nyxc(&["pass", "no_such_pass", &mlp()]).exits(2);
+    assert!(folder.names().is_empty(), "{:?}", folder.names());
+}
+
+#[test]
+fn a_slip_is_named_for_what_it_is() {
+    let folder = Folder::new("slips");
+    let (mlp, magika) = (mlp(), model("magika.onnx"));
+    let (program, npz) = (folder.file("m.nyx"), folder.file("in.npz"));
+    nyxc(&["compile", &mlp, "--dim", "batch=1", "--target", "lavapipe", "-o", &program, "-q"]).exits(0);
+    write_npz(&npz, &[("image", &[1, 1, 28, 28], random(784, 1))]);
+    let (text, other) = (folder.file("out.txt"), folder.file("picture=x.npy"));
+    for (args, code, says) in [
+        (&["compile", &program][..], 2, "is a program, compiled already: give the model"),
+        (&["compile", &mlp, "--dim", "batch=2", "--dim", "batch=3"], 2, "\"batch\" is given twice, as 2 and as 3"),
+        (&["compile", env!("CARGO_MANIFEST_DIR"), "-o", &text], 6, "is a directory"),
+        (&["run", &program, "--inputs", &npz, "--outputs", &text], 2, "out.txt: outputs go to a .npz or .npy file"),
+        (&["run", &program, "--inputs", &other], 2, "NAME an input of the program: image"),
+        (&["compare", &magika, &program, "--inputs", &npz], 2, "it is the program of another model"),
+        (&["pass", "fuse", &mlp], 2, "fuse takes a graph of level core, and this one is of level onnx"),
+        (&["compile", &mlp, "-j", "100000"], 2, "100000 is not in 0..=1024"),
+    ] {
+        let told = nyxc(args).exits(code).err;
+        assert!(told.contains(says), "{args:?}: {told}");
+    }
 }

@@ -2,8 +2,8 @@
 
 use std::process::Command;
 
-/// A command that runs `program`, through `NYXC_TEST_RUNNER` where that is set: a program that starts another with the libraries of a Vulkan driver
-/// which the system's own cannot load, as `scripts/new_lavapipe.sh` makes one.
+/// A command that runs `program`, through `NYXC_TEST_RUNNER` where that is set: a program that starts another with the
+/// libraries of a Vulkan driver which the system's own cannot load, as `scripts/new_lavapipe.sh` makes one.
 pub fn command(program: &str) -> Command {
     match std::env::var_os("NYXC_TEST_RUNNER") {
         None => Command::new(program),

@@ -1,5 +1,6 @@
-//! Dispatches that touch the same bytes, one of them writing, with no barrier between them. Validation layers miss most of these: they see whole
-//! buffers or nothing. This looks at every pair, from the recorded order alone, and shares no code with the planner that places the barriers.
+//! Dispatches that touch the same bytes, one of them writing, with no barrier between them. Validation layers miss most
+//! of these: they see whole buffers or nothing. This looks at every pair, from the recorded order alone, and shares no
+//! code with the planner that places the barriers.
 
 use nyxc::program::{Region, Stripe};
 

@@ -4,7 +4,8 @@ use super::{POLICIES, everywhere, graph, program};
 use half::{bf16, f16};
 use nyxc::ir::{DType, Tensor};
 
-/// Numbers around every place where a conversion of floats does something of its own: ties, the ends of f16, what is subnormal in it, both zeros.
+/// Numbers around every place where a conversion of floats does something of its own: ties, the ends of f16, what is
+/// subnormal in it, both zeros.
 fn floats() -> Vec<f32> {
     let mut values = vec![0.0, -0.0, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, 1.0 / 3.0, -2049.3, 70000.0, 1e30];
     for edge in [1.0f32, 2048.0, 65504.0, 65520.0, 2f32.powi(-14), 2f32.powi(-24), 2f32.powi(-25), 256.0, 3.389e38] {

@@ -20,7 +20,8 @@ fn tensor(dims: &[usize], values: &[f32]) -> Tensor {
     Tensor::from_f32s(nyxc::ir::DType::F32, dims, values).unwrap()
 }
 
-/// The first output under every narrow policy everywhere, each element within `relative` of the expected one and of the largest.
+/// The first output under every narrow policy everywhere, each element within `relative` of the expected one and of the
+/// largest.
 fn near(body: &str, inputs: &[Tensor], expected: &[f32], relative: f32) {
     let graph = graph(body);
     let most = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
@@ -235,7 +236,8 @@ fn masks_of_the_least_float_and_of_other_numbers_mask() {
     [f32::MIN, -1e9, -1e6, -10000.0].into_iter().for_each(masked);
 }
 
-/// Nothing is reduced, but the other steps are computed (ONNX, opset 18: `axes` of a scalar, and `noop_with_empty_axes`).
+/// Nothing is reduced, but the other steps are computed (ONNX, opset 18: `axes` of a scalar, and
+/// `noop_with_empty_axes`).
 #[test]
 fn reductions_over_no_axis_compute_their_other_steps() {
     let cases = [

@@ -1,4 +1,5 @@
-//! Every operator of floats on operands from 1e-4 to 60,000: where its result fits f16, a program that stores f16 has it to within f16's rounding.
+//! Every operator of floats on operands from 1e-4 to 60,000: where its result fits f16, a program that stores f16 has
+//! it to within f16's rounding.
 
 use super::{program, sessions};
 use nyxc::ir::{Attrs, DType, Graph, Level, ONNX, Op, Tensor, TensorType};
@@ -26,8 +27,8 @@ use Of::{F, I, P, U, X};
 /// Magnitudes that operands are up to.
 const SCALES: &[f32] = &[1e-4, 0.01, 1.0, 20.0, 300.0, 6000.0, 60000.0];
 
-/// Operators that have no arithmetic of floats here: they move, compare, count, convert, quantize or make values, or need what a case cannot have (states,
-/// sequences, random numbers); what only reads f16 as it is has tests of its own.
+/// Operators that have no arithmetic of floats here: they move, compare, count, convert, quantize or make values, or
+/// need what a case cannot have (states, sequences, random numbers); what only reads f16 as it is has tests of its own.
 const OTHERS: &[&str] = &[
     "AffineGrid",
     "And",
@@ -267,7 +268,8 @@ fn values(n: usize, scale: f32, positive: bool, seed: u64) -> Vec<f32> {
     (0..n).map(|_| half::f16::from_f32(one(next()) * scale).to_f32()).collect()
 }
 
-/// A case: its graph, in which operands and result are read through another operator, so that they are stored as formats say.
+/// A case: its graph, in which operands and result are read through another operator, so that they are stored as
+/// formats say.
 struct Made {
     graph: Graph,
     op: Op,

@@ -1,5 +1,6 @@
-//! Every kernel with a loop at depths at which some drivers end loops early (`Limits::max_loop_iterations`). Operands are small integers, so that sums
-//! are exact in whatever order they are taken, and a single term that is left out shows.
+//! Every kernel with a loop at depths at which some drivers end loops early (`Limits::max_loop_iterations`). Operands
+//! are small integers, so that sums are exact in whatever order they are taken, and a single term that is left out
+//! shows.
 
 use super::*;
 use nyxc::ir::packed::{Granularity, ScaleType};
@@ -26,7 +27,8 @@ fn packing(bits: u8, granularity: Granularity) -> Packing {
     Packing { bits, granularity, scale: ScaleType::F32 }
 }
 
-/// INT8 activations of small integers: the scale of a row is 1/127 and its codes are multiples of 127, but for their rounding.
+/// INT8 activations of small integers: the scale of a row is 1/127 and its codes are multiples of 127, but for their
+/// rounding.
 fn activations(random: &mut Random, granularity: Granularity, dims: [usize; 2]) -> Tensor {
     let packing = Packing::activation(granularity);
     let codes: Vec<i8> = (0..dims[0] * dims[1]).map(|_| (random.unit() * 1.5).round() as i8).collect();
@@ -156,7 +158,8 @@ fn long_rows() {
     });
 }
 
-/// A product as deep as the count of iterations allows is right, so the count is no lower than the driver's; a deeper one has no kernel.
+/// A product as deep as the count of iterations allows is right, so the count is no lower than the driver's; a deeper
+/// one has no kernel.
 #[test]
 fn the_limit_is_counted_as_the_driver_counts_it() {
     on_devices(|bench| {
@@ -180,5 +183,69 @@ fn the_limit_is_counted_as_the_driver_counts_it() {
             assert!(refused.contains("loop iterations") && refused.contains("65535"), "{refused}");
             deep(fits).check(&bench.with(target.clone()));
         }
+    });
+}
+
+/// Sums of equal terms, which rounding takes off in one direction: the longer a row of additions, the further.
+#[test]
+fn long_sums_keep_their_digits() {
+    on_devices(|bench| {
+        // How far f32 adds up 1.0 to the significands of ten numbers depends on them: some are among the worst.
+        let terms: Vec<f32> = (0..12).map(|i| 1.0 + 0.083 * i as f32 + 1e-3).collect();
+        let check = |case: &Case, wanted: &dyn Fn(usize) -> f64| {
+            let (y, kernels) = run(&bench.context, &bench.targets[0], case).unwrap();
+            for (i, v) in y.to_f32s().unwrap().iter().enumerate() {
+                let wanted = wanted(i);
+                let off = (f64::from(*v) / wanted - 1.0).abs();
+                assert!(
+                    off <= 1e-5,
+                    "{kernels:?} on {}: element {i} is {v}, {wanted} wanted",
+                    bench.context.info().name
+                );
+            }
+        };
+        for depth in [32_000, 200_003] {
+            let n = depth as f64;
+            for m in [1, 2, 12] {
+                let rows: Vec<f32> = (0..m * depth).map(|i| terms[i / depth]).collect();
+                let a = Tensor::from_f32s(DType::F32, &[m, depth], &rows).unwrap();
+                for trans_b in [false, true] {
+                    let dims = if trans_b { [3, depth] } else { [depth, 3] };
+                    let b = Tensor::from_f32s(DType::F32, &dims, &vec![1.0; 3 * depth]).unwrap();
+                    let attrs = Attrs::new().with_int("trans_b", i64::from(trans_b));
+                    check(&Case::new(&matmul::DEF, attrs, &[&a, &b]), &|i| f64::from(terms[i / 3]) * n);
+                }
+                for (kind, share) in [("sum", n), ("mean", 1.0)] {
+                    let attrs = Attrs::new().with_str("kind", kind).with_ints("axes", [1]).with_int("keepdims", 0);
+                    check(&Case::new(&reduce::DEF, attrs, &[&a]), &|i| f64::from(terms[i]) * share);
+                }
+                let attrs = Attrs::new().with_int("axis", 1).with_int("log", 0);
+                check(&Case::new(&softmax::DEF, attrs, &[&a]), &|_| 1.0 / n);
+                let attrs = Attrs::new().with_str("kind", "rms").with_int("axis", 1).with_float("epsilon", 0.0);
+                check(&Case::new(&norm::DEF, attrs, &[&a]), &|_| 1.0);
+            }
+            // Along the first axis, where one invocation may read a whole column.
+            let columns: Vec<f32> = (0..12 * depth).map(|i| terms[i % 12]).collect();
+            let x = Tensor::from_f32s(DType::F32, &[depth, 12], &columns).unwrap();
+            let attrs = Attrs::new().with_str("kind", "sum").with_ints("axes", [0]).with_int("keepdims", 0);
+            check(&Case::new(&reduce::DEF, attrs, &[&x]), &|i| f64::from(terms[i]) * n);
+            let x = Tensor::from_f32s(DType::F32, &[1, depth, 1, 1], &vec![1.333; depth]).unwrap();
+            let w = Tensor::from_f32s(DType::F32, &[5, depth, 1, 1], &vec![1.0; 5 * depth]).unwrap();
+            let attrs = Attrs::new().with_ints("kernel", [1, 1]).with_int("group", 1);
+            check(&Case::new(&conv::DEF, attrs, &[&x, &w]), &|_| f64::from(1.333f32) * n);
+            let x = Tensor::from_f32s(DType::F32, &[1, 1, 1, depth], &vec![1.333; depth]).unwrap();
+            let attrs = Attrs::new().with_ints("kernel", [1, depth as i64]).with_str("kind", "average");
+            check(&Case::new(&pool::DEF, attrs.clone(), &[&x]), &|_| f64::from(1.333f32));
+            let w = Tensor::from_f32s(DType::F32, &[1, 1, 1, depth], &vec![1.0; depth]).unwrap();
+            let attrs = Attrs::new().with_ints("kernel", [1, depth as i64]).with_int("group", 1);
+            check(&Case::new(&conv::DEF, attrs, &[&x, &w]), &|_| f64::from(1.333f32) * n);
+        }
+        // Infinities stay what they are.
+        let mut values = vec![1.0f32; 2 * 40_000];
+        values[7] = f32::INFINITY;
+        let x = Tensor::from_f32s(DType::F32, &[2, 40_000], &values).unwrap();
+        let attrs = Attrs::new().with_str("kind", "sum").with_ints("axes", [1]).with_int("keepdims", 0);
+        let (y, _) = run(&bench.context, &bench.targets[0], &Case::new(&reduce::DEF, attrs, &[&x])).unwrap();
+        assert_eq!(y.to_f32s().unwrap().as_ref(), &[f32::INFINITY, 40_000.0]);
     });
 }

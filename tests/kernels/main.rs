@@ -1,5 +1,5 @@
-//! Every kernel against the CPU reference of its operator, on whatever Vulkan devices are here: as they are, and as if they had no optional
-//! feature at all.
+//! Every kernel against the CPU reference of its operator, on whatever Vulkan devices are here: as they are, and as if
+//! they had no optional feature at all.
 
 #![cfg(all(feature = "codegen", feature = "runtime"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -168,8 +168,8 @@ impl Case {
         self
     }
 
-    /// Runs it for every target and compares with the reference; relative L2 of at most 1e-5, 2e-3 where the result is f16 or packed weights are
-    /// multiplied as f16.
+    /// Runs it for every target and compares with the reference; relative L2 of at most 1e-5, 2e-3 where the result is
+    /// f16 or packed weights are multiplied as f16.
     pub fn check(&self, bench: &Bench) {
         let inputs: Vec<Option<&Tensor>> = self.operands.iter().map(Option::as_ref).collect();
         let wanted = self.def.eval.unwrap()(&self.attrs, &inputs).unwrap().remove(0);
@@ -478,8 +478,8 @@ fn writes_what_it_says(context: &VkContext, program: &Program, inputs: &[Tensor]
     assert!(writer.iter().all(Option::is_some), "an element that nobody writes");
 }
 
-/// Some kernels again in a child process, on the same devices as if they had no more than every Vulkan device has. `scripts/device_matrix.sh` runs
-/// all, under more masks, and sets `NYXC_MASK` for that.
+/// Some kernels again in a child process, on the same devices as if they had no more than every Vulkan device has.
+/// `scripts/device_matrix.sh` runs all, under more masks, and sets `NYXC_MASK` for that.
 #[test]
 fn kernels_run_on_a_device_masked_to_the_least_that_vulkan_allows() {
     if std::env::var_os("NYXC_MASK").is_some() {

@@ -21,7 +21,8 @@ fn float_products_of_odd_shapes() {
     });
 }
 
-/// The product of two f16 is exact in f32: results are as good as from f32, beyond f16's range too, wherever the operands lie in f16.
+/// The product of two f16 is exact in f32: results are as good as from f32, beyond f16's range too, wherever the
+/// operands lie in f16.
 #[test]
 fn products_of_f16_are_exact() {
     on_devices(|bench| {
@@ -43,7 +44,7 @@ fn products_of_f16_are_exact() {
                 for target in &bench.targets {
                     let (given, names) = run(&bench.context, target, &case).unwrap();
                     assert_eq!(
-                        names[0].contains("_half"),
+                        names[0].contains("_half") || names[0].contains("_mma_"),
                         target.features.f16_arithmetic,
                         "{names:?} on {}",
                         target.name
@@ -205,8 +206,8 @@ fn rows_stored_in_several_ways() {
     });
 }
 
-/// The device's own target as if its subgroups were wide and its integer dot products instructions: the kernels that are chosen then are right on any
-/// device.
+/// The device's own target as if its subgroups were wide and its integer dot products instructions: the kernels that
+/// are chosen then are right on any device.
 fn with_dot(bench: &Bench) -> Bench {
     let mut target = bench.targets[0].clone();
     target.features.integer_dot_product_accelerated = target.features.integer_dot_product;
@@ -214,7 +215,8 @@ fn with_dot(bench: &Bench) -> Bench {
     bench.with(target)
 }
 
-/// Kernels that read rows 16 bytes at a time: any number of columns, rows of one step to several chunks, every packing whose blocks hold a step.
+/// Kernels that read rows 16 bytes at a time: any number of columns, rows of one step to several chunks, every packing
+/// whose blocks hold a step.
 #[test]
 fn few_rows_in_vectors() {
     on_devices(|bench| {
@@ -256,7 +258,8 @@ fn few_rows_in_vectors() {
     });
 }
 
-/// Every variant that a benchmark tries, and what follows a product: an epilogue, parts stored in several ways, slices of rows.
+/// Every variant that a benchmark tries, and what follows a product: an epilogue, parts stored in several ways, slices
+/// of rows.
 #[test]
 fn variants_of_few_rows() {
     on_devices(|bench| {
@@ -288,7 +291,8 @@ fn variants_of_few_rows() {
     });
 }
 
-/// Infinities and NaN of the activations reach the columns whose weights are not zero; the largest and the smallest values stay exact.
+/// Infinities and NaN of the activations reach the columns whose weights are not zero; the largest and the smallest
+/// values stay exact.
 #[test]
 fn few_rows_of_extreme_values() {
     on_devices(|bench| {

@@ -60,7 +60,8 @@ fn tables_beyond_a_binding_come_in_slices() {
         let indices = random.ints(DType::I32, &[15], -210, 209);
         let packed = random.packed(packings()[0], &[210, 90]);
         let rank_3 = random.floats(DType::F16, &[210, 5, 9]);
-        // Where bindings begin at multiples of 256, as many rows of 90 bytes as lead from one to the next do not fit in the lesser.
+        // Where bindings begin at multiples of 256, as many rows of 90 bytes as lead from one to the next do not fit in
+        // the lesser.
         for (table, range) in [(packed, 8192), (rank_3, 12288)] {
             let mut small = bench.targets[0].clone();
             small.limits.max_storage_buffer_range = range;
@@ -145,9 +146,9 @@ fn concatenation_along_any_axis() {
     });
 }
 
-/// The kernel that a case takes on the device's own target.
+/// The kernel that a case takes on a device of wide subgroups.
 fn kernel(case: &Case, bench: &Bench) -> String {
-    plan(case, &bench.targets[0]).unwrap().remove(0).key.name()
+    plan(case, bench.with_wide().targets.last().unwrap()).unwrap().remove(0).key.name()
 }
 
 /// The view of a tensor of `dims` with its axes in another order.
@@ -161,6 +162,7 @@ fn permuted(dims: &[i64], order: &[usize]) -> Attrs {
 #[test]
 fn transposes_in_tiles() {
     on_devices(|bench| {
+        let bench = &bench.with_wide();
         let mut random = Random::new(36);
         for (dims, order) in [
             (vec![8, 8], vec![1, 0]),

@@ -1,6 +1,6 @@
 use super::*;
 use nyxc::ir::packed::Granularity;
-use nyxc::ops::{conv, pool};
+use nyxc::ops::{conv, pool, resize};
 
 /// Kernel, strides, pads and dilations.
 type Window = ([i64; 2], [i64; 2], [i64; 4], [i64; 2]);
@@ -124,6 +124,232 @@ fn filters_beyond_a_binding_come_in_slices() {
             let case = Case::new(&conv::DEF, attrs(WINDOWS[1]), &[&x, &w]);
             assert!(plan(&case, &bench.targets[0]).unwrap().len() > 1, "{}", case.describe());
             case.check(&bench);
+        }
+    });
+}
+
+/// Input channels, filters, groups: with and without vectors of four channels, depthwise ones among them.
+const CHANNELS_LAST: [(usize, usize, usize); 7] =
+    [(3, 5, 1), (8, 70, 2), (6, 6, 6), (8, 8, 8), (4, 8, 4), (16, 12, 1), (20, 64, 1)];
+
+/// A window whose loops are not unrolled.
+const LARGE: Window = ([8, 7], [1, 2], [3, 3, 4, 3], [1, 2]);
+
+#[test]
+fn convolutions_with_channels_last() {
+    on_devices(|bench| {
+        let mut random = Random::new(21);
+        for (i, window) in WINDOWS.into_iter().chain([LARGE]).enumerate() {
+            for (at, (channels, filters, groups)) in CHANNELS_LAST.into_iter().enumerate() {
+                let types = [DType::F32, DType::F16];
+                let ([kh, kw], own) = (window.0.map(|n| n as usize), channels / groups);
+                let x = random.floats(types[(i + at) % 2], &[2, 11, 9, channels]);
+                let w = random.floats(types[(i / 2 + at / 2) % 2], &[filters, kh, kw, own]);
+                let attrs = attrs(window).with_int("group", groups as i64).with_str("layout", "nhwc");
+                let case = || Case::new(&conv::DEF, attrs.clone(), &[&x, &w]);
+                case().check(bench);
+                let y = conv::DEF.eval.unwrap()(&attrs, &[Some(&x), Some(&w)]).unwrap().remove(0);
+                let (bias, rest) = (random.floats(DType::F32, &[filters]), random.floats(DType::F16, &y.dims()));
+                case().then("relu(add(add(x0,x1),x2))", &[&bias, &rest]).stored(types[at % 2]).check(bench);
+                // One of each image's channels.
+                let gate = random.floats(DType::F16, &[2, 1, 1, filters]);
+                case().then("mul(x0,x1)", &[&gate]).stored(DType::F16).check(bench);
+            }
+        }
+    });
+}
+
+#[test]
+fn convolutions_with_channels_last_of_packed_operands() {
+    on_devices(|bench| {
+        let mut random = Random::new(22);
+        for packing in packings() {
+            for (window, (channels, filters, groups)) in
+                WINDOWS[1..3].iter().zip([CHANNELS_LAST[1], CHANNELS_LAST[0]]).chain([
+                    (&WINDOWS[1], CHANNELS_LAST[2]),
+                    (&WINDOWS[1], CHANNELS_LAST[3]),
+                    (&WINDOWS[2], CHANNELS_LAST[6]),
+                ])
+            {
+                let k = channels / groups * (window.0[0] * window.0[1]) as usize;
+                let w = random.packed(packing, &[filters, k]);
+                let bias = random.floats(DType::F32, &[filters]);
+                let attrs = attrs(*window).with_int("group", groups as i64).with_str("layout", "nhwc");
+                let x = random.floats(DType::F32, &[2, 8, 10, channels]);
+                Case::new(&conv::DEF, attrs.clone(), &[&x, &w])
+                    .then("min(relu(add(x0,x1)),0.5)", &[&bias])
+                    .check(bench);
+                if packing.scale.has_zeros() {
+                    continue;
+                }
+                let x = random.packed(Packing::activation(Granularity::Tensor), &[2, 8, 10, channels]);
+                Case::new(&conv::DEF, attrs, &[&x, &w]).then("add(x0,x1)", &[&bias]).check(bench);
+            }
+        }
+    });
+}
+
+#[test]
+fn filters_of_several_parts_with_channels_last() {
+    on_devices(|bench| {
+        let mut random = Random::new(23);
+        for (window, channels) in [(WINDOWS[1], 3), (WINDOWS[2], 1)] {
+            let k = channels * (window.0[0] * window.0[1]) as usize;
+            let parts = [
+                random.floats(DType::F16, &[5, k]),
+                random.packed(packings()[1], &[33, k]),
+                random.packed(packings()[0], &[2, k]),
+            ];
+            let bias = random.floats(DType::F32, &[40]);
+            let x = random.floats(DType::F32, &[2, 8, 10, channels]);
+            let attrs = attrs(window).with_str("layout", "nhwc");
+            Case::new(&conv::DEF, attrs, &[&x, &parts[0], &parts[1], &parts[2]])
+                .then("relu(add(x0,x1))", &[&bias])
+                .check(bench);
+        }
+    });
+}
+
+#[test]
+fn pools_and_resizes_with_channels_last() {
+    on_devices(|bench| {
+        let mut random = Random::new(24);
+        for (dtype, dims) in [(DType::F32, [2, 11, 9, 3]), (DType::F16, [1, 8, 7, 12])] {
+            let mut x = random.floats(dtype, &dims);
+            for window in [WINDOWS[1], WINDOWS[2], ([3, 3], [2, 2], [1, 1, 1, 1], [1, 1]), LARGE] {
+                for kind in ["max", "average"] {
+                    for (ceil, count_pad) in [(0, 0), (1, 1)] {
+                        let attrs = attrs(window).with_str("kind", kind).with_int("ceil", ceil);
+                        let attrs = attrs.with_int("count_pad", count_pad).with_str("layout", "nhwc");
+                        Case::new(&pool::DEF, attrs.clone(), &[&x]).check(bench);
+                        Case::new(&pool::DEF, attrs, &[&x]).then("mul(x0,2.0)", &[]).stored(DType::F16).check(bench);
+                    }
+                }
+            }
+            // Places are found in f32: multiples of 1/64 leave room beside them.
+            let values: Vec<f32> = x.to_f32s().unwrap().iter().map(|v| (v * 64.0).round() / 64.0).collect();
+            x = Tensor::from_f32s(dtype, &dims, &values).unwrap();
+            let [n, h, w, c] = dims.map(|n| n as i64);
+            for (mode, coordinates) in
+                [("nearest", "asymmetric"), ("linear", "half_pixel"), ("linear", "align_corners")]
+            {
+                let attrs = Attrs::new()
+                    .with_str("mode", mode)
+                    .with_str("coordinates", coordinates)
+                    .with_str("nearest", "floor")
+                    .with_str("layout", "nhwc")
+                    .with("scales", nyxc::ir::Attr::Floats(vec![1.0, 1.0, 2.0, 3.0]))
+                    .with_ints("sizes", [n, c, 2 * h, 3 * w]);
+                Case::new(&resize::DEF, attrs.clone(), &[&x]).check(bench);
+                Case::new(&resize::DEF, attrs, &[&x]).then("neg(x0)", &[]).stored(DType::F32).check(bench);
+            }
+        }
+    });
+}
+
+/// A convolution with channels last, and how it is divided among subgroups: images, channels, filters, groups, window, variant.
+type Divided = ([usize; 3], usize, usize, usize, Window, &'static str);
+
+/// Odd sizes, channels that make vectors and such that do not, groups, padding, one image and several, and few pixels with a long reduction axis, which
+/// subgroups share.
+const DIVIDED: [Divided; 6] = [
+    ([2, 9, 7], 16, 24, 1, WINDOWS[1], "32x32x32_16x16_1"),
+    ([1, 7, 7], 64, 40, 1, WINDOWS[0], "16x32x32_16x32_2"),
+    ([1, 6, 5], 32, 64, 2, WINDOWS[2], "16x16x32_16x16_4"),
+    ([3, 5, 5], 72, 16, 1, ([3, 3], [1, 1], [2, 2, 2, 2], [2, 2]), "16x16x64_16x16_3"),
+    ([1, 11, 13], 3, 20, 1, ([7, 7], [2, 2], [3, 3, 3, 3], [1, 1]), "16x16x32_16x16_2"),
+    ([1, 4, 4], 12, 96, 4, WINDOWS[1], "32x32x32_16x32_1"),
+];
+
+fn divided_attrs((_, _, _, groups, window, _): Divided) -> Attrs {
+    attrs(window).with_int("group", groups as i64).with_str("layout", "nhwc")
+}
+
+/// Runs convolutions of floats on matrices where the device has them, elsewhere on what stands in for them.
+fn on_matrices(bench: &Bench, random: &mut Random, divided: Divided, (x_ty, w_ty): (DType, DType)) {
+    let ([n, h, w], channels, filters, groups, window, variant) = divided;
+    let ([kh, kw], own, attrs) = (window.0.map(|n| n as usize), channels / groups, divided_attrs(divided));
+    let x = random.floats(x_ty, &[n, h, w, channels]);
+    let floats = random.floats(w_ty, &[filters, kh, kw, own]);
+    let y = conv::DEF.eval.unwrap()(&attrs, &[Some(&x), Some(&floats)]).unwrap().remove(0);
+    let (bias, rest) = (random.floats(DType::F32, &[filters]), random.floats(DType::F16, &y.dims()));
+    let case = Case::new(&conv::DEF, attrs, &[&x, &floats]).then("relu(add(add(x0,x1),x2))", &[&bias, &rest]);
+    let case = case.stored(DType::F32).by(variant);
+    case.check(bench);
+    for target in &bench.targets {
+        let names: Vec<_> = plan(&case, target).unwrap().iter().map(|call| call.key.name()).collect();
+        let multiplies = target.features.cooperative_matrix && target.features.f16_arithmetic;
+        assert_eq!(names[0].starts_with("conv_mma"), multiplies, "{names:?} on {}", target.name);
+    }
+}
+
+#[test]
+fn convolutions_of_f16_on_matrices() {
+    on_devices(|bench| {
+        let mut random = Random::new(25);
+        for divided in DIVIDED {
+            on_matrices(bench, &mut random, divided, (DType::F16, DType::F16));
+        }
+    });
+}
+
+#[test]
+fn convolutions_of_f32_on_matrices() {
+    on_devices(|bench| {
+        let mut random = Random::new(26);
+        for (divided, types) in [
+            (DIVIDED[0], (DType::F32, DType::F32)),
+            (DIVIDED[2], (DType::F32, DType::F16)),
+            (DIVIDED[4], (DType::F32, DType::F32)),
+        ] {
+            on_matrices(bench, &mut random, divided, types);
+        }
+    });
+}
+
+#[test]
+fn convolutions_of_packed_filters_on_matrices() {
+    on_devices(|bench| {
+        let mut random = Random::new(27);
+        for (divided, packing) in [(1, 0), (2, 1), (3, 2), (1, 3), (2, 5)] {
+            let divided = DIVIDED[divided];
+            let ([n, h, w], channels, filters, groups, window, variant) = divided;
+            let depth = channels / groups * (window.0[0] * window.0[1]) as usize;
+            if !depth.is_multiple_of(32) {
+                continue;
+            }
+            let packing = packings()[packing % packings().len()];
+            let packed = random.packed(packing, &[filters, depth]);
+            let bias = random.floats(DType::F32, &[filters]);
+            let x = random.floats(DType::F16, &[n, h, w, channels]);
+            let codes = random.packed(Packing::activation(Granularity::Tensor), &[n, h, w, channels]);
+            let case = |x: &Tensor| Case::new(&conv::DEF, divided_attrs(divided), &[x, &packed]).by(variant);
+            case(&x).then("add(x0,x1)", &[&bias]).check(bench);
+            if !packing.scale.has_zeros() {
+                case(&codes).then("add(x0,x1)", &[&bias]).check(bench);
+            }
+            if groups == 1 {
+                let part = random.packed(packings()[0], &[9, depth]);
+                let matrix = random.floats(DType::F16, &[filters, depth]);
+                let case = Case::new(&conv::DEF, divided_attrs(divided), &[&x, &matrix, &part]);
+                case.stored(DType::F16).by(variant).check(bench);
+            }
+        }
+    });
+}
+
+/// What is not finite stays so, in the pixels that draw on it.
+#[test]
+fn convolutions_of_infinities_on_matrices() {
+    on_devices(|bench| {
+        let mut random = Random::new(28);
+        let mut values = random.floats(DType::F32, &[1, 5, 5, 8]).to_f32s().unwrap().into_owned();
+        (values[3], values[100], values[177]) = (f32::INFINITY, f32::NEG_INFINITY, f32::NAN);
+        for (x_ty, w_ty) in [(DType::F16, DType::F16), (DType::F32, DType::F32)] {
+            let x = Tensor::from_f32s(x_ty, &[1, 5, 5, 8], &values).unwrap();
+            let w = random.floats(w_ty, &[16, 3, 3, 8]);
+            let attrs = attrs(WINDOWS[1]).with_str("layout", "nhwc");
+            Case::new(&conv::DEF, attrs, &[&x, &w]).stored(DType::F32).by("16x16x32_16x16_2").check(bench);
         }
     });
 }

@@ -1,4 +1,5 @@
-//! The files of one test: `TEST/model.onnx` with `TEST/test_data_set_I/input_J.pb` and `output_J.pb`, or `light/MODEL.onnx` with `MODEL_output_J.pb`.
+//! The files of one test: `TEST/model.onnx` with `TEST/test_data_set_I/input_J.pb` and `output_J.pb`, or
+//! `light/MODEL.onnx` with `MODEL_output_J.pb`.
 
 use nyxc::import::proto::pb::{GraphProto, ModelProto, OperatorSetIdProto, TensorProto, ValueInfoProto};
 use nyxc::import::{ImportOptions, import_proto};
@@ -100,8 +101,8 @@ impl Case {
         cases
     }
 
-    /// A model beside which its outputs lie. Inputs and tolerance are those of onnx's own runner (`onnx/backend/test/runner`): floats that count from 0
-    /// to 1, and what `real/test_MODEL/data.json` says.
+    /// A model beside which its outputs lie. Inputs and tolerance are those of onnx's own runner
+    /// (`onnx/backend/test/runner`): floats that count from 0 to 1, and what `real/test_MODEL/data.json` says.
     fn light(files: &Files, name: &str) -> Option<Case> {
         let outputs: Vec<Vec<u8>> = (0..).map_while(|i| files.get(&format!("{name}_output_{i}.pb")).cloned()).collect();
         let model = files[&format!("{name}.onnx")].clone();

@@ -1,9 +1,10 @@
-//! The same tests through the command line, as a user would: `nyxc compile`, with `--dim` for the sizes that the file leaves open and `--constants` for
-//! the inputs that a refusal asks for, then `nyxc run` with the other inputs in a `.npz` file, and what it wrote compared.
+//! The same tests through the command line, as a user would: `nyxc compile`, with `--dim` for the sizes that the file
+//! leaves open, `--constants` for the inputs and `--holds` for the sequences and optionals that a refusal asks for,
+//! then `nyxc run` with the other inputs in a `.npz` file, and what it wrote compared.
 
 use crate::case::{Case, Data, Kind, Set};
 use crate::folder::Folder;
-use crate::verdict::{Verdict, compare, open_dims, tensors};
+use crate::verdict::{Verdict, compare, held, open_dims, tensors};
 use nyxc::import::proto::pb::ModelProto;
 use nyxc::ir::Tensor;
 use nyxc::session::npz;
@@ -44,9 +45,9 @@ fn write(path: &Path, arrays: &[(String, Tensor)]) -> Result<(), Verdict> {
     npz::write(file, arrays).map_err(Verdict::Refused)
 }
 
-/// The inputs to which a refusal says that `--constants` gives values.
-fn asked(told: &str) -> impl Iterator<Item = &str> {
-    told.split("--constants ").skip(1).filter_map(|rest| rest.split_once('=')).map(|(name, _)| name.trim())
+/// The inputs of which a refusal asks for `argument`.
+fn asked<'t>(told: &'t str, argument: &str) -> impl Iterator<Item = &'t str> {
+    told.split(argument).skip(1).filter_map(|rest| rest.split_once('=')).map(|(name, _)| name.trim_matches([' ', '\'']))
 }
 
 fn run_set(case: &Case, set: &Set, device: &str, folder: &Path) -> Result<Verdict, Verdict> {
@@ -57,6 +58,7 @@ fn run_set(case: &Case, set: &Set, device: &str, folder: &Path) -> Result<Verdic
     let graph = graph.unwrap_or_default();
     let given = tensors(case, set).map_err(Verdict::Refused)?;
     let mut fixed: BTreeSet<String> = BTreeSet::new();
+    let mut holds: BTreeSet<String> = BTreeSet::new();
     loop {
         let mut args = vec!["compile".to_owned(), model.clone(), "-o".to_owned(), program.clone()];
         args.extend(["--budget", "1G", "-q"].map(str::to_owned));
@@ -73,14 +75,20 @@ fn run_set(case: &Case, set: &Set, device: &str, folder: &Path) -> Result<Verdic
             write(Path::new(&constants), &values)?;
             args.extend(["--constants".to_owned(), constants.clone()]);
         }
+        for (input, (name, kind)) in set.inputs.iter().zip(&case.inputs).filter(|(_, (name, _))| holds.contains(name)) {
+            let data = input.read(kind).map_err(Verdict::Refused)?;
+            args.extend(["--holds".to_owned(), format!("{name}={}", held(&data))]);
+        }
         let output = nyxc(&args.iter().map(String::as_str).collect::<Vec<_>>())?;
         if output.status.success() {
             break;
         }
         let told = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        let before = fixed.len();
-        fixed.extend(asked(&told).filter(|name| given.iter().any(|(given, _)| given == name)).map(str::to_owned));
-        if fixed.len() == before {
+        let before = (fixed.len(), holds.len());
+        let is_given = |name: &&str| given.iter().any(|(given, _)| given == name);
+        fixed.extend(asked(&told, "--constants ").filter(is_given).map(str::to_owned));
+        holds.extend(asked(&told, "--holds ").map(str::to_owned));
+        if (fixed.len(), holds.len()) == before {
             return Err(Verdict::Refused(told.lines().last().unwrap_or_default().to_owned()));
         }
     }

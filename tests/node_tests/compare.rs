@@ -1,9 +1,10 @@
-//! The standard's comparison: `|given - expected| <= 1e-7 + 1e-3 * |expected|` where a test names no other tolerance, bf16 within two of its units, NaN equal to NaN.
+//! The standard's comparison: `|given - expected| <= 1e-7 + 1e-3 * |expected|` where a test names no other tolerance,
+//! bf16 within two of its units, NaN equal to NaN.
 
 use nyxc::ir::{Class, DType, Tensor};
 
-/// Tests whose expected values err by more than the standard's tolerance, and by how much at most: the inverse transforms were computed in f32 and
-/// have 2e-7 where the result is zero.
+/// Tests whose expected values err by more than the standard's tolerance, and by how much at most: the inverse
+/// transforms were computed in f32 and have 2e-7 where the result is zero.
 const NOISE: &[(&str, f64)] = &[("test_dft_inverse", 1e-6)];
 
 /// What is wrong with a result of the test `name`, if anything.

@@ -31,7 +31,8 @@ pub struct Tally {
     pub over_budget: usize,
     pub passes: usize,
     pub device_runs: usize,
-    /// Graphs with a size that changes, other sizes at which their programs ran, and programs for one of these sizes alone.
+    /// Graphs with a size that changes, other sizes at which their programs ran, and programs for one of these sizes
+    /// alone.
     pub ranged: usize,
     pub sizes: usize,
     pub alone: usize,
@@ -310,7 +311,8 @@ fn has_nan(tensor: &Tensor) -> bool {
     tensor.dtype().is_float() && tensor.to_f32s().unwrap().iter().any(|v| v.is_nan())
 }
 
-/// Every graph that a pass left: well formed, reads back, and computes what it must. Gives the graph with formats and what it must compute.
+/// Every graph that a pass left: well formed, reads back, and computes what it must. Gives the graph with formats and
+/// what it must compute.
 fn after_passes(
     graph: &Graph,
     (inputs, sizes): (&[Tensor], &Sizes),

@@ -1,5 +1,6 @@
-//! Random valid graphs of the ONNX level. Every node is computed as it is added, so that the next ones can be chosen by what their operands are: a
-//! logarithm of positive numbers, say. What the CPU reference refuses, or what is not finite or large, is not added.
+//! Random valid graphs of the ONNX level. Every node is computed as it is added, so that the next ones can be chosen by
+//! what their operands are: a logarithm of positive numbers, say. What the CPU reference refuses, or what is not finite
+//! or large, is not added.
 
 use crate::random::Random;
 use crate::spec::{Node, Reach, Source, Spec, Value};
@@ -264,7 +265,8 @@ impl Gen {
         dims.split_off(missing)
     }
 
-    /// What the graph gives: most of what nothing reads, some of what is read, now and then an input, a constant or the same twice.
+    /// What the graph gives: most of what nothing reads, some of what is read, now and then an input, a constant or the
+    /// same twice.
     fn outputs(&mut self) {
         let n = self.spec.values.len();
         let mut read = vec![false; n];

@@ -33,7 +33,8 @@ pub fn matmul(g: &mut Gen) -> Option<usize> {
     Some(y)
 }
 
-/// The transposition of a matrix of rows of `k`, rather one that others read too: a table, say. At times it is stored as f16.
+/// The transposition of a matrix of rows of `k`, rather one that others read too: a table, say. At times it is stored
+/// as f16.
 fn turned(g: &mut Gen, dtype: DType, n: usize, k: usize) -> Option<usize> {
     let is_table = |v: &crate::spec::Value| {
         v.source == Source::Const && v.tensor.dtype() == dtype && matches!(v.tensor.dims()[..], [_, cols] if cols == k)

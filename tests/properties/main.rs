@@ -1,6 +1,7 @@
-//! Properties that hold for every graph, on random ones: after each pass the graph is well formed, reads back from its text and computes what its
-//! formats say; the program's memory is sound and within its budget; what is refused does not fit; and devices compute what the CPU reference
-//! does. A failure prints its seed and the smallest graph found that still fails.
+//! Properties that hold for every graph, on random ones: after each pass the graph is well formed, reads back from its
+//! text and computes what its formats say; the program's memory is sound and within its budget; what is refused does
+//! not fit; and devices compute what the CPU reference does. A failure prints its seed and the smallest graph found
+//! that still fails.
 //!
 //! ```text
 //! cargo test --test properties                                                          2,000 graphs, 200 of them on devices
@@ -136,9 +137,10 @@ fn run(seeds: Range<u64>, contexts: &[VkContext]) -> Tally {
     total
 }
 
-/// Operators of the core that graphs need not have: `iota` stands for positions at sizes that change, which tests/ranges has; `random`
-/// has no expected result; the bits, the choices of boxes and taps, and the counts of words change by leaps with the last bit of what they read, and run
-/// on the host alone, where the standard's node tests hold them.
+/// Operators of the core that graphs need not have: `iota` stands for positions at sizes that change, which
+/// tests/ranges has; `random` has no expected result; the bits, the choices of boxes and taps, and the counts of words
+/// change by leaps with the last bit of what they read, and run on the host alone, where the standard's node tests hold
+/// them.
 const NOT_DRAWN: &[&str] = &[
     "iota",
     "bit_cast",
@@ -258,7 +260,8 @@ fn sample() -> nyxc::session::Compiled {
     nyxc::session::compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap()
 }
 
-/// Every change of a plan that would spoil a value is noticed: a buffer moved onto another that is alive, and a barrier that is missing.
+/// Every change of a plan that would spoil a value is noticed: a buffer moved onto another that is alive, and a barrier
+/// that is missing.
 #[test]
 fn the_check_of_plans_notices_what_is_wrong() {
     use nyxc::program::Step;
@@ -303,8 +306,9 @@ fn the_check_of_plans_notices_what_is_wrong() {
     plan::check(&over, kernels, true).unwrap_err();
 }
 
-/// The element of a tensor that the check is most likely to know, made wrong: the largest float off by a thousandth in f32 or by a twentieth in f16, a
-/// truth value turned round, another integer one more. None where no element is wrong then.
+/// The element of a tensor that the check is most likely to know, made wrong: the largest float off by a thousandth in
+/// f32 or by a twentieth in f16, a truth value turned round, another integer one more. None where no element is wrong
+/// then.
 fn made_wrong(tensor: &Tensor, at: usize) -> Option<Tensor> {
     let dims = tensor.dims();
     if tensor.dtype().is_float() {
@@ -323,16 +327,17 @@ fn made_wrong(tensor: &Tensor, at: usize) -> Option<Tensor> {
     Tensor::from_i64s(tensor.dtype(), &dims, &values).ok()
 }
 
-/// One wrong element is noticed in nearly every output: a float that is off, a truth value turned round, an integer that is one more.
+/// One wrong element is noticed in nearly every output: a float that is off, a truth value turned round, an integer
+/// that is one more.
 #[test]
 fn the_check_of_results_notices_what_is_wrong() {
     // By class: outputs made wrong, and those noticed.
-    // Outputs with floats that f16 does not hold have wider bounds: they are a class of their own.
+    // Outputs with floats that f16 does not hold are a class of their own, so that they too are many.
     let mut tallies = [
-        ("floats", 100, 85, 0, 0),
+        ("floats", 100, 93, 0, 0),
         ("truth values", 25, 85, 0, 0),
-        ("integers", 25, 85, 0, 0),
-        ("floats of a wide range", 25, 70, 0, 0),
+        ("integers", 25, 95, 0, 0),
+        ("floats of a wide range", 25, 92, 0, 0),
     ];
     for seed in 0..400 {
         let spec = generate::generate(seed);

@@ -1,4 +1,5 @@
-//! The memory of a program, checked from its dispatches alone: whatever a dispatch reads was last written by the node whose result it reads.
+//! The memory of a program, checked from its dispatches alone: whatever a dispatch reads was last written by the node
+//! whose result it reads.
 
 use nyxc::ir::{Graph, NodeId, NodeKind, ValueId};
 use nyxc::program::{AllocationKind, Dispatch, Entry, Plan, Region, Sizes, Step};
@@ -163,7 +164,8 @@ pub fn check(plan: &Plan, graph: &Graph, target_unified: bool) -> Result<(), Str
     Ok(())
 }
 
-/// What a dispatch notes of indices out of range is read when the run is over: nothing else touches it, and it is written by its own dispatch.
+/// What a dispatch notes of indices out of range is read when the run is over: nothing else touches it, and it is
+/// written by its own dispatch.
 fn notes(plan: &Plan) -> Result<(), String> {
     let entry = &plan.entries[0];
     let (mut notes, mut others): (Vec<Region>, Vec<Region>) = (Vec::new(), Vec::new());

@@ -4,13 +4,14 @@ use nyxc::ir::packed::{Granularity, Packing, dequantize, quantize_dynamic, unpac
 use nyxc::ir::{DType, Format, Graph, Op, Tensor, Weights};
 use nyxc::ops::{quant_search, weights};
 
-/// The weights as the format stores them, as f32 in the layout that the operator reads: rows are outputs, columns the reduction.
+/// The weights as the format stores them, as f32 in the layout that the operator reads: rows are outputs, columns the
+/// reduction.
 pub fn fake_quantized(found: &weights::Weights, format: Format, graph: &Graph) -> Result<Tensor, String> {
     let tensor = graph.constant(found.value).ok_or("weights that are no constant")?;
     let (dims, data) = (tensor.dims(), tensor.to_f32s().unwrap());
     let place = |layout: weights::Layout, row: usize, col: usize| match layout {
         weights::Layout::Columns => col * found.n_rows + row,
-        weights::Layout::Rows | weights::Layout::Filters => row * found.n_cols + col,
+        weights::Layout::Rows | weights::Layout::Filters | weights::Layout::FiltersLast => row * found.n_cols + col,
     };
     let mut out = vec![0.0f32; data.len()];
     let first_tail = format.tail.map_or(found.n_rows, |t| t.from_row as usize).min(found.n_rows);
@@ -40,7 +41,8 @@ pub fn fake_quantized(found: &weights::Weights, format: Format, graph: &Graph) -
                 let values: Vec<f32> = (0..matrix.len())
                     .map(|i| f32::from(codes[i]) * scales[i / found.n_cols * per_row + i % found.n_cols / block])
                     .collect();
-                // Rounding each weight to the nearest of the codes errs by half a step at most, and the search may only do better.
+                // Rounding each weight to the nearest of the codes errs by half a step at most, and the search may only
+                // do better.
                 let most = matrix.iter().fold(0.0f32, |m, v| m.max(v.abs()));
                 let step = most / if bits == 4 { 7.0 } else { 127.0 };
                 let error: f64 = matrix.iter().zip(&values).map(|(a, b)| f64::from(a - b).powi(2)).sum();
@@ -57,11 +59,21 @@ pub fn fake_quantized(found: &weights::Weights, format: Format, graph: &Graph) -
             (0..found.n_cols).for_each(|col| out[place(found.wanted, row, col)] = values[i * found.n_cols + col]);
         }
     }
+    if let (weights::Layout::FiltersLast, &[rows, height, width, channels]) = (found.layout, &dims[..]) {
+        // `out` is `[rows, height * width, channels]`.
+        let places = height * width;
+        let first: Vec<f32> = (0..out.len())
+            .map(|i| (i / (channels * places), i / places % channels, i % places))
+            .map(|(row, channel, at)| out[(row * places + at) * channels + channel])
+            .collect();
+        return Ok(Tensor::from_f32s(DType::F32, &[rows, channels, height, width], &first).unwrap());
+    }
     let dims = if found.layout == found.wanted { dims } else { dims.into_iter().rev().collect() };
     Ok(Tensor::from_f32s(DType::F32, &dims, &out).unwrap())
 }
 
-/// Activations to INT8 and back: one scale for the image of a convolution, one for each row of the reduction of a product.
+/// Activations to INT8 and back: one scale for the image of a convolution, one for each row of the reduction of a
+/// product.
 pub fn quantized_activations(x: &Tensor, op: &Op) -> Result<Tensor, String> {
     if op.attrs.int("transA").unwrap_or(0) != 0 {
         let turn = |x: &Tensor| {

@@ -1,4 +1,5 @@
-//! The same graphs with a size that changes between runs: one program must compute at every size of its range what the graph of that size does.
+//! The same graphs with a size that changes between runs: one program must compute at every size of its range what the
+//! graph of that size does.
 
 use crate::check::{Tally, faults};
 use crate::random::Random;
@@ -14,7 +15,8 @@ use std::collections::BTreeMap;
 /// The name of the size.
 const NAME: &str = "n";
 
-/// The graph with one of its sizes as a range, and the size that it has; `None` where it has none, or nothing can be computed from it.
+/// The graph with one of its sizes as a range, and the size that it has; `None` where it has none, or nothing can be
+/// computed from it.
 pub fn open(spec: &Spec, random: &mut Random) -> Option<(Built, Sizes)> {
     let of_inputs = spec.values.iter().filter(|v| v.source == Source::Input).flat_map(|v| v.tensor.dims());
     let all: Vec<usize> = of_inputs.filter(|n| *n > 0).collect();
@@ -75,7 +77,8 @@ fn resized(tensor: &Tensor, ty: &TensorType) -> Option<Tensor> {
     }
 }
 
-/// The inputs of the graph at a size; `None` where the graph has nothing to say there: indices that lead outside, values that are not finite.
+/// The inputs of the graph at a size; `None` where the graph has nothing to say there: indices that lead outside,
+/// values that are not finite.
 fn inputs(spec: &Spec, graph: &Graph, given: &[Tensor], sizes: &Sizes) -> Option<Vec<Tensor>> {
     let graph = at(graph, sizes);
     let types = graph.inputs().iter().map(|id| graph.ty(id.out(0)));
@@ -87,7 +90,8 @@ fn inputs(spec: &Spec, graph: &Graph, given: &[Tensor], sizes: &Sizes) -> Option
     is_useful.then_some(inputs)
 }
 
-/// Other sizes than that of the first run, under the same program; and on the device the bits of the program for that size alone.
+/// Other sizes than that of the first run, under the same program; and on the device the bits of the program for that
+/// size alone.
 pub fn check(
     (spec, graph, assigned): (&Spec, &Graph, &Graph),
     given: &[Tensor],

@@ -10,10 +10,11 @@ use nyxc::ops::{self, weights};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How far an operand stored as this type is moved, relative to itself: several last bits, for sums in another order and functions of a device.
-fn epsilon(dtype: DType) -> f32 {
+fn epsilon(dtype: DType) -> f64 {
     match dtype {
         DType::F16 => 1.0 / 1024.0,
         DType::BF16 => 1.0 / 128.0,
+        DType::F64 => 1e-13,
         _ => 1e-6,
     }
 }
@@ -78,18 +79,19 @@ struct Run<'a> {
     values: BTreeMap<ValueId, Tensor>,
     exact: BTreeSet<ValueId>,
     noise: Option<&'a mut Random>,
-    /// The least that is moved: a value that is an output of a narrow type is stored in that type for all who read it.
-    least: f32,
+    /// By how much the narrowest type in the graph rounds.
+    narrowest: f64,
     /// Whether some node stores f16.
     narrow: bool,
 }
 
 /// The outputs of a graph of the ONNX level, as its formats have it; with `noise`, moved, and floats as f32.
 pub fn run(graph: &Graph, inputs: &[Tensor], noise: Option<&mut Random>) -> Result<Vec<Tensor>, String> {
-    let least = graph.outputs().iter().map(|o| epsilon(graph.ty(o.value).dtype)).fold(0.0, f32::max);
+    let values = graph.order().into_iter().flat_map(|id| graph.node(id).outputs.iter().map(|v| v.ty.dtype));
+    let narrowest = values.filter(|dtype| dtype.is_float()).map(epsilon).fold(0.0, f64::max);
     let narrow =
         graph.order().iter().any(|id| graph.node(*id).format.is_some_and(|f| f.activations == Activations::F16));
-    let mut run = Run { graph, values: BTreeMap::new(), exact: BTreeSet::new(), noise, least, narrow };
+    let mut run = Run { graph, values: BTreeMap::new(), exact: BTreeSet::new(), noise, narrowest, narrow };
     for (id, tensor) in graph.inputs().iter().zip(inputs) {
         run.set(id.out(0), tensor.clone(), true);
     }
@@ -111,10 +113,31 @@ pub fn run(graph: &Graph, inputs: &[Tensor], noise: Option<&mut Random>) -> Resu
 
 fn stored(tensor: &Tensor, dtype: DType) -> Tensor {
     if tensor.dtype() == dtype {
-        tensor.clone()
-    } else {
-        Tensor::from_f32s(dtype, &tensor.dims(), &tensor.to_f32s().unwrap()).unwrap()
+        return tensor.clone();
     }
+    Tensor::from_f64s(dtype, &tensor.dims(), &tensor.to_f64s().unwrap()).unwrap()
+}
+
+/// The type in which floats are moved: f64 for f64, which formats leave as it is, else f32.
+fn moved_as(dtype: DType) -> DType {
+    if dtype == DType::F64 { DType::F64 } else { DType::F32 }
+}
+
+/// Every float of a tensor made another.
+fn each(tensor: &Tensor, f: impl FnMut(f64) -> f64) -> Tensor {
+    let values: Vec<f64> = tensor.to_f64s().unwrap().into_iter().map(f).collect();
+    match moved_as(tensor.dtype()) {
+        DType::F64 => Tensor::from_f64s(DType::F64, &tensor.dims(), &values).unwrap(),
+        dtype => {
+            let values: Vec<f32> = values.iter().map(|v| *v as f32).collect();
+            Tensor::from_f32s(dtype, &tensor.dims(), &values).unwrap()
+        }
+    }
+}
+
+/// The largest magnitude.
+fn most(tensor: &Tensor) -> f64 {
+    tensor.to_f64s().unwrap().into_iter().fold(0.0, |most, v| most.max(v.abs()))
 }
 
 impl Run<'_> {
@@ -123,38 +146,34 @@ impl Run<'_> {
             self.exact.insert(value);
         }
         let wide = self.noise.is_some() && tensor.dtype().is_float();
-        self.values.insert(value, if wide { stored(&tensor, DType::F32) } else { tensor });
+        self.values.insert(value, if wide { stored(&tensor, moved_as(tensor.dtype())) } else { tensor });
     }
 
-    fn moved(&mut self, tensor: &Tensor, epsilon: f32) -> Tensor {
-        let epsilon = epsilon.max(self.least);
+    fn moved(&mut self, tensor: &Tensor, epsilon: f64) -> Tensor {
         let Some(random) = &mut self.noise else { return tensor.clone() };
         let floor = if epsilon > 1e-4 { 1e-7 } else { 1.2e-38 };
-        let values: Vec<f32> =
-            tensor.to_f32s().unwrap().iter().map(|v| v + v * epsilon * random.unit() + floor * random.unit()).collect();
-        Tensor::from_f32s(DType::F32, &tensor.dims(), &values).unwrap()
+        each(tensor, |v| v + v * epsilon * f64::from(random.unit()) + floor * f64::from(random.unit()))
     }
 
     /// Moved by as much as `most`, whatever its size: a small result is the difference of larger ones.
-    fn shifted(&mut self, tensor: &Tensor, most: f32) -> Tensor {
+    fn shifted(&mut self, tensor: &Tensor, most: f64) -> Tensor {
         let Some(random) = &mut self.noise else { return tensor.clone() };
-        let values: Vec<f32> = tensor.to_f32s().unwrap().iter().map(|v| v + most * random.unit()).collect();
-        Tensor::from_f32s(DType::F32, &tensor.dims(), &values).unwrap()
+        each(tensor, |v| v + most * f64::from(random.unit()))
     }
 
     /// The least that a float may be without being stored as 0: devices may flush what is not normal (Vulkan 1.3, "Precision and Operation of SPIR-V
     /// Instructions"), here or where it was before.
-    fn least_normal(&self) -> f32 {
+    fn least_normal(&self) -> f64 {
         if self.narrow { 6.2e-5 } else { 1.2e-38 }
     }
 
     /// Truth values, either of them where floats are so near to 0, or next to nothing beside the others, that they may be 0.
-    fn perhaps_true(&mut self, x: &Tensor, truth: &Tensor, next_to_nothing: f32) -> Result<Tensor, String> {
+    fn perhaps_true(&mut self, x: &Tensor, truth: &Tensor, next_to_nothing: f64) -> Result<Tensor, String> {
         let normal = self.least_normal().max(1e-30);
         let Some(random) = self.noise.as_mut().filter(|_| x.dtype().is_float()) else { return Ok(truth.clone()) };
-        let (x, values) = (x.to_f32s().unwrap(), truth.to_i64s().unwrap());
-        let least = normal.max(next_to_nothing * x.iter().fold(0.0f32, |m, v| m.max(v.abs())));
-        let either = |(x, v): (&f32, i64)| if x.abs() < least { i64::from(random.unit() > 0.0) } else { v };
+        let least = normal.max(next_to_nothing * most(x));
+        let (x, values) = (x.to_f64s().unwrap(), truth.to_i64s().unwrap());
+        let either = |(x, v): (&f64, i64)| if x.abs() < least { i64::from(random.unit() > 0.0) } else { v };
         Tensor::from_i64s(DType::Bool, &truth.dims(), &x.iter().zip(values).map(either).collect::<Vec<_>>())
             .map_err(|e| e.to_string())
     }
@@ -162,14 +181,14 @@ impl Run<'_> {
     /// Integers and truth values of floats that say nothing (NaN) say nothing either: they are anything where operands, single elements as results are,
     /// are NaN, and everywhere where results are not of single elements.
     fn unknown(&mut self, operands: &[Option<&Tensor>], result: Tensor) -> Result<Tensor, String> {
-        let has_nan = |t: &Tensor| t.dtype().is_float() && t.to_f32s().unwrap().iter().any(|v| v.is_nan());
+        let has_nan = |t: &Tensor| t.dtype().is_float() && t.to_f64s().unwrap().iter().any(|v| v.is_nan());
         if result.dtype().is_float() || !operands.iter().flatten().any(|t| has_nan(t)) {
             return Ok(result);
         }
         let values = result.to_i64s().unwrap();
         let mut free = vec![false; values.len()];
         for operand in operands.iter().flatten().filter(|t| has_nan(t)) {
-            let x = operand.to_f32s().unwrap();
+            let x = operand.to_f64s().unwrap();
             match broadcast_places(&operand.dims(), &result.dims()) {
                 Some(places) => free.iter_mut().zip(places).for_each(|(free, place)| *free |= x[place].is_nan()),
                 None => free.fill(true),
@@ -191,8 +210,8 @@ impl Run<'_> {
             ops::evaluate(&Op::new(def, nyxc::ir::Attrs::new()), operands, 1).map_err(|e| e.to_string())
         };
         let (apart, sums) = (of("Sub")?.remove(0), of("Add")?.remove(0));
-        let (apart, sums) = (apart.to_f32s().unwrap(), sums.to_f32s().unwrap());
-        let least = self.least.max(1.0 / 1024.0);
+        let (apart, sums) = (apart.to_f64s().unwrap(), sums.to_f64s().unwrap());
+        let least = self.narrowest.max(1.0 / 1024.0);
         let normal = self.least_normal();
         let near = |i: usize| apart[i].abs() <= (4.0 * least * sums[i].abs()).max(normal);
         let values = equal.to_i64s().unwrap();
@@ -217,7 +236,7 @@ impl Run<'_> {
             let mut tensor = self.values[&value].clone();
             let mut is_exact = self.exact.contains(&value);
             if tensor.dtype().is_float() {
-                let own = wanted.unwrap_or(self.graph.ty(value).dtype);
+                let rounds = rounding(self.graph.ty(value).dtype, wanted);
                 match (found.as_ref().filter(|f| f.slot == slot), format) {
                     (Some(found), Some(format))
                         if format.has_int_weights() || format.tail.is_some() || format.weights == Weights::F16 =>
@@ -229,7 +248,7 @@ impl Run<'_> {
                     _ => {}
                 }
                 if !is_exact && !keeps_type(op, slot) {
-                    tensor = self.moved(&tensor, epsilon(own));
+                    tensor = self.moved(&tensor, rounds);
                 }
                 let products = found.as_ref().is_some_and(|f| f.has_products);
                 if slot == 0
@@ -246,7 +265,7 @@ impl Run<'_> {
         }
         // What was rounded to f16 before may be 0 there, whatever this node computes in.
         let next_to_nothing =
-            4.0 * epsilon(if self.narrow { DType::F16 } else { wanted.unwrap_or(DType::F32) }).max(self.least);
+            4.0 * epsilon(if self.narrow { DType::F16 } else { wanted.unwrap_or(DType::F32) }).max(self.narrowest);
         if let (true, "Reciprocal", Some(Some(x))) = (self.noise.is_some(), op.def.onnx, operands.first_mut()) {
             *x = without_cancelled(x, next_to_nothing);
         }
@@ -256,8 +275,7 @@ impl Run<'_> {
             *divisor = without_cancelled(divisor, next_to_nothing);
             // A remainder of a quotient beyond f32's integers has no digit that is right on a device (docs/core-operators.md).
             if let ("Mod", [Some(dividend), Some(divisor)]) = (op.def.onnx, &mut operands[..]) {
-                let most = dividend.to_f32s().unwrap().iter().fold(0.0f32, |m, v| m.max(v.abs()));
-                *divisor = without_below(divisor, most / 4e6);
+                *divisor = without_below(divisor, most(dividend) / 4e6);
             }
         }
         // Operators read operands of one type: the wider, where they are stored in two.
@@ -289,7 +307,7 @@ impl Run<'_> {
                     vec![products_in_any_order(op, x, rest, &results[0])?]
                 }
                 _ if oracle::squares_beyond_f32(op, &borrowed) => {
-                    results.iter().map(|t| without_below(t, f32::INFINITY)).collect()
+                    results.iter().map(|t| without_below(t, f64::INFINITY)).collect()
                 }
                 _ => results,
             };
@@ -299,24 +317,26 @@ impl Run<'_> {
             if out >= node.outputs.len() {
                 break;
             }
+            // An output is stored as the model has it, for all that read it.
+            let wanted = wanted.filter(|_| !self.graph.is_output(id.out(out)));
             let tensor = match wanted {
-                Some(wanted) if tensor.dtype().is_float() && self.noise.is_none() => stored(&tensor, wanted),
+                Some(wanted) if is_stored(&tensor) && self.noise.is_none() => stored(&tensor, wanted),
                 _ => tensor,
             };
-            let own = wanted.unwrap_or(node.outputs[out].ty.dtype);
+            let (own, rounds) = (node.outputs[out].ty.dtype, rounding(node.outputs[out].ty.dtype, wanted));
             let is_exact = exact && on_grid(&tensor);
-            let tensor =
-                if tensor.dtype().is_float() && !is_exact { self.moved(&tensor, epsilon(own)) } else { tensor };
+            let tensor = if tensor.dtype().is_float() && !is_exact { self.moved(&tensor, rounds) } else { tensor };
             // Near 0 these are the difference of larger numbers, whose last bits a device may have otherwise.
             let tensor = match op.def.onnx {
+                "Elu" | "Celu" | "Selu" if own == DType::F64 => self.shifted(&tensor, 1e-15),
+                "Gelu" if own == DType::F64 => self.shifted(&tensor, 1e-8),
                 "Elu" | "Celu" | "Selu" => self.shifted(&tensor, 4e-7),
                 "Gelu" => self.shifted(&tensor, 1e-6),
                 "Resize" if op.attrs.str("mode").is_some_and(|mode| mode != "nearest") => {
                     // Places are quotients, of which a device may have some last bits otherwise; between neighbours that are far apart they count.
-                    let x = &operands[0].as_ref().ok_or("no operand")?;
-                    let most = x.to_f32s().unwrap().iter().fold(0.0f32, |m, v| m.max(v.abs()));
-                    let longest = x.dims().into_iter().max().unwrap_or(1) as f32;
-                    self.shifted(&tensor, 3e-7 * longest * most)
+                    let x = operands[0].as_ref().ok_or("no operand")?;
+                    let longest = x.dims().into_iter().max().unwrap_or(1) as f64;
+                    self.shifted(&tensor, 3e-7 * longest * most(x))
                 }
                 _ => tensor,
             };
@@ -346,16 +366,27 @@ fn products_in_any_order(op: &Op, x: &Tensor, rest: &[Option<&Tensor>], products
 }
 
 /// NaN, which says nothing, for elements that are next to nothing beside the others: with rounding they may be 0, by which quotient and remainder are NaN.
-fn without_cancelled(tensor: &Tensor, share: f32) -> Tensor {
-    let most = tensor.to_f32s().unwrap().iter().fold(0.0f32, |m, v| m.max(v.abs()));
-    without_below(tensor, most * share)
+fn without_cancelled(tensor: &Tensor, share: f64) -> Tensor {
+    without_below(tensor, most(tensor) * share)
 }
 
 /// NaN for elements whose magnitude is less than `least`.
-fn without_below(tensor: &Tensor, least: f32) -> Tensor {
-    let values: Vec<f32> =
-        tensor.to_f32s().unwrap().iter().map(|&v| if v.abs() < least { f32::NAN } else { v }).collect();
-    Tensor::from_f32s(DType::F32, &tensor.dims(), &values).unwrap()
+fn without_below(tensor: &Tensor, least: f64) -> Tensor {
+    each(tensor, |v| if v.abs() < least { f64::NAN } else { v })
+}
+
+/// Whether formats say how a tensor is stored: f64 stays f64.
+fn is_stored(tensor: &Tensor) -> bool {
+    tensor.dtype().is_float() && tensor.dtype() != DType::F64
+}
+
+/// By how much a value of this type of the model is rounded where a format says how it is stored: by either, for the oracle has each value in the
+/// model's type, and a program in the format's. f64 is f64 under each.
+fn rounding(dtype: DType, wanted: Option<DType>) -> f64 {
+    match wanted {
+        Some(wanted) if dtype.is_float() && dtype != DType::F64 => epsilon(dtype).max(epsilon(wanted)),
+        _ => epsilon(dtype),
+    }
 }
 
 fn is_half_or_wider(tensor: &Tensor) -> bool {
@@ -390,22 +421,18 @@ impl Expected {
     }
 
     /// Tolerances of one output; infinite where the moved results say nothing.
-    fn tolerances(&self, at: usize) -> Vec<f32> {
-        let base = self.outputs[at].to_f32s().unwrap();
-        let mut most = vec![0.0f32; base.len()];
+    fn tolerances(&self, at: usize) -> Vec<f64> {
+        let base = self.outputs[at].to_f64s().unwrap();
+        let mut most = vec![0.0f64; base.len()];
         for moved in &self.moved {
-            for ((m, a), b) in most.iter_mut().zip(base.iter()).zip(moved[at].to_f32s().unwrap().iter()) {
+            for ((m, a), b) in most.iter_mut().zip(base.iter()).zip(moved[at].to_f64s().unwrap().iter()) {
                 let far = (a - b).abs();
-                *m = if far.is_nan() { f32::INFINITY } else { m.max(far) };
+                *m = if far.is_nan() { f64::INFINITY } else { m.max(far) };
             }
         }
-        let finite: Vec<f64> = most.iter().filter(|m| m.is_finite()).map(|&m| f64::from(m)).collect();
-        let rms = (finite.iter().map(|m| m * m).sum::<f64>() / finite.len().max(1) as f64).sqrt() as f32;
-        let last = match self.outputs[at].dtype() {
-            DType::F16 => 1.0 / 1024.0,
-            DType::BF16 => 1.0 / 128.0,
-            _ => 1e-6,
-        };
+        let finite: Vec<f64> = most.iter().filter(|m| m.is_finite()).copied().collect();
+        let rms = (finite.iter().map(|m| m * m).sum::<f64>() / finite.len().max(1) as f64).sqrt();
+        let last = epsilon(self.outputs[at].dtype());
         most.iter().zip(base.iter()).map(|(m, v)| 8.0 * m + 4.0 * rms + last * v.abs()).collect()
     }
 
@@ -427,9 +454,8 @@ impl Expected {
             let stable = self.stable(at);
             return stable.iter().filter(|s| **s).count() as f32 >= 0.9 * stable.len() as f32;
         }
-        let base = self.outputs[at].to_f32s().unwrap();
-        let n = base.len().max(1) as f32;
-        let size = (base.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>() / f64::from(n)).sqrt() as f32;
+        let base = self.outputs[at].to_f64s().unwrap();
+        let size = (base.iter().map(|v| v.powi(2)).sum::<f64>() / base.len().max(1) as f64).sqrt();
         let sharp = self.tolerances(at).iter().filter(|t| **t <= 0.05 * size || **t < 1e-6).count();
         sharp as f32 >= 0.9 * base.len() as f32
     }
@@ -452,7 +478,7 @@ impl Expected {
                 }
                 continue;
             }
-            let (g, w) = (given.to_f32s().unwrap(), wanted.to_f32s().unwrap());
+            let (g, w) = (given.to_f64s().unwrap(), wanted.to_f64s().unwrap());
             for (i, ((g, w), tolerance)) in g.iter().zip(w.iter()).zip(self.tolerances(at)).enumerate() {
                 // NaN is no nearness.
                 let near = (g - w).abs() <= tolerance;

@@ -1,4 +1,5 @@
-//! A graph as the generator made it, with the value of everything in it: so that parts can be cut out and the rest still stands.
+//! A graph as the generator made it, with the value of everything in it: so that parts can be cut out and the rest
+//! still stands.
 
 use nyxc::ir::{COUNT, Dim, Graph, Infer, Level, Op, Tensor, TensorType, ValueId};
 use nyxc::ops::counted;
@@ -63,8 +64,8 @@ impl Spec {
         self.built(&|_| None, &Sizes::new()).graph
     }
 
-    /// The graph in which the values for which `open` gives a type are inputs of that type, whose symbols have `sizes`. What its operator refuses because
-    /// of a size that is not known is left out, with what depends on it.
+    /// The graph in which the values for which `open` gives a type are inputs of that type, whose symbols have `sizes`.
+    /// What its operator refuses because of a size that is not known is left out, with what depends on it.
     pub fn built(&self, open: &dyn Fn(usize) -> Option<TensorType>, sizes: &Sizes) -> Built {
         let mut graph = Graph::new("random", Level::Onnx);
         let mut ids: Vec<Option<ValueId>> = vec![None; self.values.len()];
@@ -194,7 +195,8 @@ impl Spec {
     }
 }
 
-/// A smaller graph for which `fails` still holds: outputs are dropped, and nodes become inputs with the values that they had.
+/// A smaller graph for which `fails` still holds: outputs are dropped, and nodes become inputs with the values that
+/// they had.
 pub fn shrink(spec: &Spec, fails: &mut dyn FnMut(&Spec) -> bool) -> Spec {
     let mut best = spec.clone();
     let mut tries = 300usize;

@@ -60,7 +60,8 @@ pub struct Done {
     pub rss_bytes: u64,
 }
 
-/// Runs `nyxc` in `dir`. The memory that is measured begins with what this process has when it forks: it is to hold few files at a time.
+/// Runs `nyxc` in `dir`. The memory that is measured begins with what this process has when it forks: it is to hold few
+/// files at a time.
 #[expect(clippy::zombie_processes, reason = "wait4 below waits for it")]
 pub fn nyxc(args: &[String], dir: &Path, cache: &Path) -> Done {
     let stderr = cache.join(format!("stderr-{:?}", std::thread::current().id()));
@@ -100,7 +101,8 @@ pub fn baseline_bytes(folder: &Folder) -> u64 {
     })
 }
 
-/// Runs every case and fails with all that went wrong. Says how many files were refused, and the most memory that a refused one took.
+/// Runs every case and fails with all that went wrong. Says how many files were refused, and the most memory that a
+/// refused one took.
 pub fn check(reader: &str, cases: impl Iterator<Item = Case>) {
     let (folder, cache) = (Folder::new(&format!("{reader}-in")), Folder::new(&format!("{reader}-cache")));
     let baseline = baseline_bytes(&cache);
@@ -176,7 +178,8 @@ pub fn check(reader: &str, cases: impl Iterator<Item = Case>) {
     assert!(faults.is_empty(), "{reader}: {} of {n} files\n{}", faults.len(), faults.join("\n"));
 }
 
-/// Whether the message says where: the file's name, or something in it with its name or number (`node "culprit"`, `line 3`, `%x`).
+/// Whether the message says where: the file's name, or something in it with its name or number (`node "culprit"`, `line
+/// 3`, `%x`).
 fn names_a_place(err: &str, case: &Case) -> bool {
     if !err.lines().any(|line| line.starts_with("nyxc: ")) {
         return false;
@@ -188,7 +191,8 @@ fn names_a_place(err: &str, case: &Case) -> bool {
 
 const ELEMENTS: &[&str] = &["element", "node", "tensor", "line", "plan", "constant", "shader", "input", "output"];
 
-/// Whether the text has an element that a name in quotes or a number follows, or the name of a value of the textual form.
+/// Whether the text has an element that a name in quotes or a number follows, or the name of a value of the textual
+/// form.
 fn has_element(text: &str) -> bool {
     let is_name = |c: char| c.is_alphanumeric() || c == '_';
     // "The largest tensor is \"x\"."

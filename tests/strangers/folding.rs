@@ -1,4 +1,5 @@
-//! Folding makes no tensor larger than 64 MiB or twice its operands, whatever a model asks for, and importing such a model does not make it.
+//! Folding makes no tensor larger than 64 MiB or twice its operands, whatever a model asks for, and importing such a
+//! model does not make it.
 
 use super::child::{Case, baseline_bytes, check, nyxc};
 use super::folder::Folder;

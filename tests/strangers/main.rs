@@ -1,8 +1,9 @@
-//! Files from strangers: whatever a file holds, the program ends with a documented exit code and a message that names the place, does not
-//! panic, leaves no half-written output, and takes memory in proportion to the file.
+//! Files from strangers: whatever a file holds, the program ends with a documented exit code and a message that names
+//! the place, does not panic, leaves no half-written output, and takes memory in proportion to the file.
 //!
-//! Each reader meets files that are hand-made to hurt it, truncated ones, ones with flipped bits, and random ones: a small fixed part here, and
-//! a thousand of each in the ignored tests (`make soak`, or `cargo test --test strangers -- --ignored`).
+//! Each reader meets files that are hand-made to hurt it, truncated ones, ones with flipped bits, and random ones: a
+//! small fixed part here, and a thousand of each in the ignored tests (`make soak`, or `cargo test --test strangers --
+//! --ignored`).
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "the harness shows what a failed or long test says")]

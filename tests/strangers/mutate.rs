@@ -3,7 +3,8 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-/// `n` damaged versions of the seeds, in turn truncated, bit-flipped, rewritten in part, and random, each with its name and its seed's index.
+/// `n` damaged versions of the seeds, in turn truncated, bit-flipped, rewritten in part, and random, each with its name
+/// and its seed's index.
 pub fn mutants(seeds: Vec<Vec<u8>>, n: usize, seed: u64) -> impl Iterator<Item = (String, usize, Vec<u8>)> {
     let mut rng = StdRng::seed_from_u64(seed);
     (0..n).map(move |i| {

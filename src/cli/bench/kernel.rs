@@ -1,6 +1,7 @@
 //! `nyxc bench --kernel`: the kernels of one product, alone on the device.
 
 use super::super::{Failure, write};
+use crate::failure::EXIT_DIFFERENT;
 use crate::ir::packed::{Granularity, Packing, ScaleType, dequantize};
 use crate::ir::{
     Activations, DType, Format, Graph, Level, Node, NodeId, NodeKind, Op, Shape, Tensor, TensorType, Value, ValueId,
@@ -19,8 +20,8 @@ use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-/// Rows of weights that are random; those after them repeat these, so that large matrices are made in no time. A prime: tiles of kernels do not
-/// meet the same rows at the same place.
+/// Rows of weights that are random; those after them repeat these, so that large matrices are made in no time. A prime:
+/// tiles of kernels do not meet the same rows at the same place.
 const DISTINCT_ROWS: usize = 61;
 /// Elements of the result that are compared with f64.
 const CHECKED: usize = 2048;
@@ -42,7 +43,8 @@ pub(super) struct Args {
     /// Rows, columns and depth of the product
     #[arg(long, value_name = "M,N,K", value_delimiter = ',', num_args = 1, requires = "kernel")]
     shape: Vec<u32>,
-    /// Variants of the kernel: all, or some such as 256x16x8x4x128 (threads, lanes, ways, columns, steps); the planner's where absent
+    /// Variants of the kernel: all, or some such as 256x16x8x4x128 (threads, lanes, ways, columns, steps); the
+    /// planner's where absent
     #[arg(long, value_delimiter = ',', requires = "kernel")]
     variants: Vec<String>,
     /// Samples, each of many dispatches
@@ -201,8 +203,8 @@ impl Arena {
     }
 }
 
-/// A program that holds copies of the weights, an entry for each list of calls that runs it on one copy after the other, each dispatch behind a
-/// barrier, and an entry `main` that overwrites the result.
+/// A program that holds copies of the weights, an entry for each list of calls that runs it on one copy after the
+/// other, each dispatch behind a barrier, and an entry `main` that overwrites the result.
 fn program(
     product: &Product,
     (x, w): (&Matrix, &Matrix),
@@ -502,5 +504,5 @@ fn report(
         text
     };
     write::stdout(&text)?;
-    if is_right { Ok(ExitCode::SUCCESS) } else { Ok(ExitCode::from(1)) }
+    if is_right { Ok(ExitCode::SUCCESS) } else { Ok(ExitCode::from(EXIT_DIFFERENT)) }
 }

@@ -18,8 +18,9 @@ struct Heads {
 }
 
 impl Writer<'_, '_> {
-    /// `MultiHeadAttention(q, k?, v?, bias?, key_padding_mask?, attention_bias?, past_key?, past_value?) {num_heads, scale, mask_filter_value,
-    /// unidirectional}`: the result, the keys and values with those of the cache, and the scores before the softmax.
+    /// `MultiHeadAttention(q, k?, v?, bias?, key_padding_mask?, attention_bias?, past_key?, past_value?) {num_heads,
+    /// scale, mask_filter_value, unidirectional}`: the result, the keys and values with those of the cache, and the
+    /// scores before the softmax.
     pub(super) fn multi_head(&mut self) -> Results {
         self.only(&["num_heads", "scale", "mask_filter_value", "unidirectional"])?;
         self.refuse_shared_cache(&[8, 9])?;
@@ -30,8 +31,8 @@ impl Writer<'_, '_> {
         self.attend(&heads)
     }
 
-    /// `DecoderMaskedMultiHeadAttention(q, k?, v?, mask?, attention_bias?, past_key?, past_value?, ..., bias?)`: the same of one query. q may hold k and v
-    /// behind it.
+    /// `DecoderMaskedMultiHeadAttention(q, k?, v?, mask?, attention_bias?, past_key?, past_value?, ..., bias?)`: the
+    /// same of one query. q may hold k and v behind it.
     pub(super) fn decoder_masked(&mut self) -> Results {
         self.only(&["num_heads", "scale", "mask_filter_value", "past_present_share_buffer", "output_qk"])?;
         if self.int("past_present_share_buffer", 0) != 0 {
@@ -45,8 +46,8 @@ impl Writer<'_, '_> {
         self.attend(&heads)
     }
 
-    /// `Attention(x, weights, bias?, mask_index?, past?, attention_bias?) {num_heads, qkv_hidden_sizes, unidirectional, scale, mask_filter_value}`: the
-    /// result, and the cache `[2, batch, heads, total, head size]`.
+    /// `Attention(x, weights, bias?, mask_index?, past?, attention_bias?) {num_heads, qkv_hidden_sizes, unidirectional,
+    /// scale, mask_filter_value}`: the result, and the cache `[2, batch, heads, total, head size]`.
     pub(super) fn attention(&mut self) -> Results {
         let (x, weights) = (self.required(0)?, self.required(1)?);
         let mut projected = self.main("MatMul", &[Some(x), Some(weights)], Attrs::new())?;
@@ -57,7 +58,8 @@ impl Writer<'_, '_> {
         self.self_attention(projected, self.operand(3)?, self.operand(4)?, self.operand(5)?)
     }
 
-    /// `QAttention(x, weights, bias, x_scale, weight_scale, mask_index?, x_zero?, weight_zero?, past?)`: the same of codes.
+    /// `QAttention(x, weights, bias, x_scale, weight_scale, mask_index?, x_zero?, weight_zero?, past?)`: the same of
+    /// codes.
     pub(super) fn q_attention(&mut self) -> Results {
         let slots = [0, 1, 3, 4, 6, 7, 2].map(|slot| self.operand(slot));
         let operands = slots.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -225,7 +227,8 @@ impl Writer<'_, '_> {
         Ok(results)
     }
 
-    /// The result `[batch, sequence, heads * size]`, the keys and values with those of the cache, and the scores before the softmax.
+    /// The result `[batch, sequence, heads * size]`, the keys and values with those of the cache, and the scores before
+    /// the softmax.
     fn attend(&mut self, heads: &Heads) -> Results {
         let &Heads { q, k, v, past, mask, bias } = heads;
         let is_causal = self.int("unidirectional", 0) != 0;
@@ -266,7 +269,8 @@ impl Writer<'_, '_> {
         Ok([Some(y)].into_iter().chain(results.iter().skip(1).map(|&known| Some(known))).collect())
     }
 
-    /// What is added to the scores of keys that the mask hides, in a shape that broadcasts to them; `None` where it hides none.
+    /// What is added to the scores of keys that the mask hides, in a shape that broadcasts to them; `None` where it
+    /// hides none.
     fn mask(&mut self, heads: &Heads, mask: Known) -> Result<Option<Known>, ImportError> {
         let (batch, len) = (self.dim(heads.q, 0)?, self.dim(heads.q, 2)?);
         let past = heads.past.map(|[key, _]| self.dim(key, 2)).transpose()?.unwrap_or(Dim::Known(0));

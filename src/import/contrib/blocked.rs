@@ -1,8 +1,10 @@
-//! Operators of `com.microsoft.nchwc`, which ONNX Runtime's optimizer writes from ORT_ENABLE_LAYOUT on: images whose channels lie in blocks of 8 or 16,
-//! as the processor at hand has vectors. Here their channels are padded to whole blocks and lie as ever, so only weights are put in order again.
+//! Operators of `com.microsoft.nchwc`, which ONNX Runtime's optimizer writes from ORT_ENABLE_LAYOUT on: images whose
+//! channels lie in blocks of 8 or 16, as the processor at hand has vectors. Here their channels are padded to whole
+//! blocks and lie as ever, so only weights are put in order again.
 //!
-//! The file does not say how large a block is. Sizes tell where a padded number of channels divides by 8 alone, where fewer input channels than 16 are
-//! read unblocked, and where more channels are dropped than a block of 8 pads; else the zeros tell that pad the weights.
+//! The file does not say how large a block is. Sizes tell where a padded number of channels divides by 8 alone, where
+//! fewer input channels than 16 are read unblocked, and where more channels are dropped than a block of 8 pads; else
+//! the zeros tell that pad the weights.
 
 use super::{Results, Writer, form};
 use crate::import::error::ImportError;

@@ -14,8 +14,9 @@ const VALUES: [[f32; 16]; 2] = [
 ];
 
 impl Writer<'_, '_> {
-    /// `MatMulBnb4(a, b, absmax) {K, N, block_size, quant_type, transB}`: MatMul with constant codes `[N, K]`, the first of a byte in its high bits, times the
-    /// largest magnitude of their block; blocks run on over rows. The weights become floats, which get formats of their own.
+    /// `MatMulBnb4(a, b, absmax) {K, N, block_size, quant_type, transB}`: MatMul with constant codes `[N, K]`, the
+    /// first of a byte in its high bits, times the largest magnitude of their block; blocks run on over rows. The
+    /// weights become floats, which get formats of their own.
     pub(super) fn mat_mul_bnb4(&mut self) -> Results {
         self.only(&["K", "N", "block_size", "quant_type", "transB", "training_mode"])?;
         let a = self.required(0)?;

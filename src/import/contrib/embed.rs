@@ -18,8 +18,8 @@ struct Embedding {
 }
 
 impl Writer<'_, '_> {
-    /// `EmbedLayerNormalization(ids, segment_ids?, words, places, segments?, gamma, beta, mask?, place_ids?) {epsilon, mask_index_type}`: the result, how
-    /// many ones each row of the mask has, and the sum that is normalised.
+    /// `EmbedLayerNormalization(ids, segment_ids?, words, places, segments?, gamma, beta, mask?, place_ids?) {epsilon,
+    /// mask_index_type}`: the result, how many ones each row of the mask has, and the sum that is normalised.
     pub(super) fn embed(&mut self) -> Results {
         self.only(&["epsilon", "mask_index_type"])?;
         let embedding = Embedding {
@@ -36,7 +36,8 @@ impl Writer<'_, '_> {
         self.embedded(&embedding)
     }
 
-    /// `QEmbedLayerNormalization(...) {epsilon}`: the same of codes, whose five scales and five zero points follow them.
+    /// `QEmbedLayerNormalization(...) {epsilon}`: the same of codes, whose five scales and five zero points follow
+    /// them.
     pub(super) fn q_embed(&mut self) -> Results {
         self.only(&["epsilon"])?;
         let [words, places, segments, gamma, beta] =
@@ -113,8 +114,8 @@ impl Writer<'_, '_> {
         Attrs::new().with_int("axis", -1).with_float("epsilon", self.raw.attrs.float("epsilon").unwrap_or(epsilon))
     }
 
-    /// `GroupNorm(x, gamma, beta) {groups, activation, epsilon, channels_last}`, and SkipGroupNorm(x, gamma, beta, skip, bias?) of a sum, which is a second
-    /// output.
+    /// `GroupNorm(x, gamma, beta) {groups, activation, epsilon, channels_last}`, and SkipGroupNorm(x, gamma, beta,
+    /// skip, bias?) of a sum, which is a second output.
     pub(super) fn group_norm(&mut self, of_sum: bool) -> Results {
         self.only(&["groups", "activation", "epsilon", "channels_last"])?;
         let (mut x, gamma, beta) = (self.required(0)?, self.required(1)?, self.required(2)?);

@@ -24,7 +24,8 @@ const ACTIVATIONS: &[(&str, &[&str])] = &[
 ];
 
 impl Writer<'_, '_> {
-    /// The activation that attribute `activation` names, with `activation_params` or `activation_alpha` and so on; none where it is not given.
+    /// The activation that attribute `activation` names, with `activation_params` or `activation_alpha` and so on; none
+    /// where it is not given.
     fn activated(&mut self, y: Known) -> Result<Known, ImportError> {
         let Some(name) = self.raw.attrs.str("activation").filter(|name| !name.is_empty()).map(str::to_owned) else {
             return Ok(y);
@@ -60,7 +61,8 @@ impl Writer<'_, '_> {
                 let (low, high) = (self.float_like(y, low)?, self.float_like(y, high)?);
                 self.plain("Clip", &[y, low, high])
             }
-            // alpha * x + beta, alpha * tanh(beta * x), alpha * log(1 + exp(beta * x)): operators of ONNX before its opset 6.
+            // alpha * x + beta, alpha * tanh(beta * x), alpha * log(1 + exp(beta * x)): operators of ONNX before its
+            // opset 6.
             "Affine" => {
                 check(2)?;
                 let [alpha, beta] = both(self, [1.0, 0.0]);
@@ -95,7 +97,8 @@ impl Writer<'_, '_> {
         self.plain("Mul", &[x, factor])
     }
 
-    /// `FusedConv(x, w, b?, z?) {activation, activation_params, ...}`: the activation of Conv and a sum; NhwcConv and NhwcFusedConv with channels last.
+    /// `FusedConv(x, w, b?, z?) {activation, activation_params, ...}`: the activation of Conv and a sum; NhwcConv and
+    /// NhwcFusedConv with channels last.
     pub(super) fn fused_conv(&mut self, channels_last: bool) -> Results {
         let (x, w, b, z) = (self.required(0)?, self.required(1)?, self.operand(2)?, self.operand(3)?);
         self.convolved(x, w, b, z, channels_last)
@@ -124,7 +127,8 @@ impl Writer<'_, '_> {
         Ok(vec![Some(self.activated(y)?)])
     }
 
-    /// `FusedGemm(a, b, c?) {alpha, beta, transA, transB, activation, activation_alpha, activation_beta, activation_gamma}`.
+    /// `FusedGemm(a, b, c?) {alpha, beta, transA, transB, activation, activation_alpha, activation_beta,
+    /// activation_gamma}`.
     pub(super) fn fused_gemm(&mut self) -> Results {
         let operands = self.operands()?;
         self.only(&[
@@ -142,8 +146,9 @@ impl Writer<'_, '_> {
         Ok(vec![Some(self.activated(y)?)])
     }
 
-    /// `FusedMatMul(a, b) {alpha, transA, transB, transBatchA, transBatchB}`: `alpha * a x b`, the last two axes exchanged where `trans` says so, before that
-    /// the first moved behind the other batch axes where `transBatch` does. TransposeMatMul is its old name; FusedMatMulActivation has an activation.
+    /// `FusedMatMul(a, b) {alpha, transA, transB, transBatchA, transBatchB}`: `alpha * a x b`, the last two axes
+    /// exchanged where `trans` says so, before that the first moved behind the other batch axes where `transBatch`
+    /// does. TransposeMatMul is its old name; FusedMatMulActivation has an activation.
     pub(super) fn fused_mat_mul(&mut self) -> Results {
         self.only(&[
             "alpha",

@@ -1,6 +1,7 @@
-//! Operators of the domain `com.microsoft`, version 1, that are ONNX's own put together: written out as those, so that passes see their weights and
-//! products as they see a model's that nobody has fused. ONNX Runtime's optimizer and its tools for transformers write them into files. Definitions:
-//! docs/ContribOperators.md of ONNX Runtime; `docs/microsoft.md` lists what is supported.
+//! Operators of the domain `com.microsoft`, version 1, that are ONNX's own put together: written out as those, so that
+//! passes see their weights and products as they see a model's that nobody has fused. ONNX Runtime's optimizer and its
+//! tools for transformers write them into files. Definitions: docs/ContribOperators.md of ONNX Runtime;
+//! `docs/microsoft.md` lists what is supported.
 
 mod attention;
 pub(super) mod blocked;

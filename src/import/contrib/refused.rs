@@ -2,7 +2,8 @@
 
 use crate::import::read::RawNode;
 
-/// Operators of `com.microsoft` by why they are refused. None of them is written by the optimizer or the quantizer for CPUs but where it says so.
+/// Operators of `com.microsoft` by why they are refused. None of them is written by the optimizer or the quantizer for
+/// CPUs but where it says so.
 const REFUSED: &[(&[&str], &str)] = &[
     (
         &["MatMulFpQ4"],

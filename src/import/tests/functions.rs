@@ -219,7 +219,8 @@ fn field(tag: u32, bytes: impl AsRef<[u8]>) -> Vec<u8> {
     encoded
 }
 
-/// As files have it: x goes through a Relu, then through the function f with the overload `b`. `tag` is that of the nodes.
+/// As files have it: x goes through a Relu, then through the function f with the overload `b`. `tag` is that of the
+/// nodes.
 fn relu_and_overloaded_call(tag: u32) -> Vec<u8> {
     let call = [call("f", &["t"], &["y"], vec![]).encode_to_vec(), field(8, "b")].concat();
     [field(tag, relu("x", "t").encode_to_vec()), field(tag, call)].concat()

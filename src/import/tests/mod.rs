@@ -216,7 +216,7 @@ fn a_binding_that_names_nothing_says_what_there_is() {
     let refused = |dims: &[&str]| run(13, build(), dims).unwrap_err().to_string();
     assert_eq!(refused(&["seq=2"]), r#"no dimension is named "seq"; the model has batch (x.0), x.1 = 3, x.2"#);
     assert_eq!(refused(&["x.1=4"]), r#"dimension "x.1" is 3 in the model, 4 was given"#);
-    assert_eq!(refused(&["batch=2", "x.0=3"]), r#"dimension "x.0" is 2 in the model, 3 was given"#);
+    assert_eq!(refused(&["batch=2", "x.0=3"]), r#"dimension "x.0" is given twice, as 2 and as 3"#);
     assert!(run(13, build(), &["x.1=3"]).is_ok());
     assert_eq!(refused(&["batch=x"]), r#"dimension "batch" is x, but x has no range: give --dim x=1..N"#);
     assert_eq!(DimBinding::parse("batch=0").unwrap(), DimBinding::known("batch", 0));

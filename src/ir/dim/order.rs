@@ -21,8 +21,8 @@ fn any(symbol: &Symbol) -> (i64, i64) {
 }
 
 impl Dim {
-    /// Whether it is at most `other` at every size of the ranges of their symbols, as far as that can be proven. What holds of a range holds of each
-    /// part of it.
+    /// Whether it is at most `other` at every size of the ranges of their symbols, as far as that can be proven. What
+    /// holds of a range holds of each part of it.
     pub fn at_most(&self, other: &Dim) -> bool {
         self.at_most_with(other, &own)
     }
@@ -38,8 +38,9 @@ impl Dim {
         }
     }
 
-    /// Whether it is 0 at most at every size, by its bounds, or by those of what is no smaller: of a minimum either side, of a maximum both sides one
-    /// after the other, of a quotient the dividend where all else is multiplied. `depth` says how many of these are looked into.
+    /// Whether it is 0 at most at every size, by its bounds, or by those of what is no smaller: of a minimum either
+    /// side, of a maximum both sides one after the other, of a quotient the dividend where all else is multiplied.
+    /// `depth` says how many of these are looked into.
     fn is_never_positive(&self, range: Range<'_>, depth: usize) -> bool {
         let poly = match self {
             Dim::Known(n) => return *n <= 0,
@@ -93,8 +94,8 @@ impl Dim {
     }
 }
 
-/// The smaller and the larger of two, where one is at every size. What holds of every range is asked first, so that a range of one size gives the form
-/// that a wider one does; of two that are always equal, that with symbols is both.
+/// The smaller and the larger of two, where one is at every size. What holds of every range is asked first, so that a
+/// range of one size gives the form that a wider one does; of two that are always equal, that with symbols is both.
 fn in_order<'d>(a: &'d Dim, b: &'d Dim) -> Option<(&'d Dim, &'d Dim)> {
     let ranges: [Range<'_>; 2] = [&any, &own];
     ranges.into_iter().find_map(|range| match (a.at_most_with(b, range), b.at_most_with(a, range)) {

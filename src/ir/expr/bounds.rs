@@ -273,7 +273,10 @@ mod tests {
         /// Whatever two operands are, the value lies within the bounds found from bounds around them.
         #[test]
         fn values_lie_within_their_bounds(
-            a in special(), b in special(), around in prop::array::uniform4(special()), function in 0..Binary::ALL.len(),
+            a in special(),
+            b in special(),
+            around in prop::array::uniform4(special()),
+            function in 0..Binary::ALL.len(),
         ) {
             let function = Binary::ALL[function];
             let bound = |v: i64, p: i64, q: i64| int(v.min(p).min(q), v.max(p).max(q));

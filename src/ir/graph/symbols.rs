@@ -76,7 +76,8 @@ impl Graph {
         open
     }
 
-    /// This graph with the symbols replaced for which `replace` gives something: of sizes bound to numbers, one that can be computed.
+    /// This graph with the symbols replaced for which `replace` gives something: of sizes bound to numbers, one that
+    /// can be computed.
     pub fn substitute(&self, replace: &dyn Fn(&Symbol) -> Option<Dim>) -> Graph {
         let mut graph = self.clone();
         for node in graph.graph.node_weights_mut() {

@@ -142,7 +142,8 @@ proptest! {
         };
         let codes: Vec<i8> = (0..layout.n_elems).map(|_| next() >> (8 - packing.bits)).collect();
         let scales: Vec<f32> = (0..layout.n_scales).map(|_| f32::from(next()) / 16.0).collect();
-        let zeros: Vec<i16> = (0..if packing.scale.has_zeros() { layout.n_scales } else { 0 }).map(|_| i16::from(next())).collect();
+        let n_zeros = if packing.scale.has_zeros() { layout.n_scales } else { 0 };
+        let zeros: Vec<i16> = (0..n_zeros).map(|_| i16::from(next())).collect();
         let bytes = pack_with_zeros(packing, n_rows, n_cols, &codes, &scales, &zeros).unwrap();
         prop_assert_eq!(super::zeros(packing, n_rows, n_cols, &bytes).unwrap(), zeros);
         prop_assert_eq!(bytes.len() % 4, 0);

@@ -1,4 +1,5 @@
-//! How packings print: `g32:f16` (block and type of the scales), `c:f32` (one scale a row), `t:f32` (one scale in all), `g32:f16z` (with zero points).
+//! How packings print: `g32:f16` (block and type of the scales), `c:f32` (one scale a row), `t:f32` (one scale in all),
+//! `g32:f16z` (with zero points).
 
 use super::{Granularity, Packing, ScaleType};
 use crate::ir::{DType, valid_block};

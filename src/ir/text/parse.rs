@@ -30,7 +30,8 @@ const FUNCTIONS: [(&str, Function); 3] =
 /// Deepest nesting of subgraphs and sizes accepted.
 const MAX_DEPTH: usize = 64;
 
-/// Reads the text form of a graph. Constants that `source` does not have are absent: the graph can be looked at, but not computed.
+/// Reads the text form of a graph. Constants that `source` does not have are absent: the graph can be looked at, but
+/// not computed.
 ///
 /// # Errors
 /// The text is none, with the place and what was expected.
@@ -62,6 +63,17 @@ pub fn parse_dim(text: &str) -> Result<Dim, ParseError> {
 /// The text is none.
 pub fn parse_type(text: &str) -> Result<TensorType, ParseError> {
     alone(text, |parser| parser.ty())
+}
+
+/// Reads one type as [`parse_type`], whose symbols have their ranges elsewhere: they may be any number from 0.
+///
+/// # Errors
+/// The text is none.
+pub fn parse_open_type(text: &str) -> Result<TensorType, ParseError> {
+    alone(text, |parser| {
+        parser.unlisted = Some((0, i64::MAX));
+        parser.ty()
+    })
 }
 
 fn alone<T>(text: &str, read: impl FnOnce(&mut Parser<'_>) -> Result<T, ParseError>) -> Result<T, ParseError> {

@@ -2,7 +2,7 @@
 
 use super::{Dispatch, Layout, PlanError, Planned, Step, slot_bytes};
 use crate::ir::{NodeId, ValueId};
-use crate::plan::kernels::{KernelCall, Operand};
+use crate::plan::kernels::{self, KernelCall, Operand};
 use crate::program::{FAULT_BYTES, HostStep, IndexCheck, Region, Stripe};
 
 impl Layout<'_> {
@@ -57,7 +57,11 @@ impl Layout<'_> {
         let op = node.op().map_or("", |op| op.def.name);
         made.list.push(Step::Host(
             HostStep { node: node.name.clone(), inputs, outputs },
-            format!("no kernel covers {op} of these operands"),
+            if kernels::has_doubles(self.graph, id) {
+                "f64 is computed on the CPU reference".to_owned()
+            } else {
+                format!("no kernel covers {op} of these operands")
+            },
         ));
         made.hazards = Hazards::default();
         Ok(())

@@ -130,6 +130,11 @@ impl<'a> Node<'a> {
             || !self.own.iter().take(1).flatten().all(same)
     }
 
+    /// Whether its images have their channels last.
+    pub(super) fn has_channels_last(&self) -> bool {
+        self.attrs.str("layout") == Some("nhwc")
+    }
+
     /// The integers of an attribute.
     pub(super) fn ints(&self, name: &str) -> Option<Vec<i64>> {
         self.attrs.ints(name).map(<[i64]>::to_vec).or_else(|| self.attrs.int(name).map(|v| vec![v]))
@@ -385,7 +390,7 @@ impl Call<'_> {
 
     /// Whether its template multiplies codes of both operands.
     pub(super) fn is_integer_product(&self) -> bool {
-        matches!(self.template, Template::MatmulI8 | Template::ConvI8)
+        matches!(self.template, Template::MatmulI8 | Template::ConvI8 | Template::ConvNhwcI8)
     }
 
     /// A loop of the template's text that an invocation comes to `entries` times, and whose body then runs `times` times.
@@ -472,7 +477,20 @@ impl Call<'_> {
         let result = storage(node.result).unwrap_or(Storage::F32);
         let result_bytes = most_device_bytes(node.result).unwrap_or(u64::MAX);
         self.bindings.push(Operand { value: node.value, offset_bytes: 0, bytes: result_bytes, write: true });
+        let mut literals = BTreeMap::new();
+        if self.template.table().literals {
+            let known = |(name, (ty, value)): (&String, &(ParamType, Dim))| {
+                let word = value.known().filter(|_| *ty != ParamType::Float)?;
+                // What does not fit is refused with the others.
+                let fits =
+                    if *ty == ParamType::Int { i32::try_from(word).is_ok() } else { u32::try_from(word).is_ok() };
+                fits.then(|| (name.clone(), word as u32))
+            };
+            literals = self.params.iter().filter_map(known).collect();
+            self.params.retain(|name, _| !literals.contains_key(name));
+        }
         let key = KernelKey {
+            literals,
             template: self.template,
             operands: self.operands,
             expr,

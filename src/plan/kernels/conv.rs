@@ -2,22 +2,22 @@
 
 use super::call::{Call, Node, dims, slices, unrolled};
 use super::matmul::{MAX_I32_TERMS, block, tile, tiled};
-use super::{KernelCall, KernelError};
+use super::{KernelCall, KernelError, channels_last};
 use crate::ir::packed::Granularity;
 use crate::ir::{Dim, TensorType};
 use crate::ops::kernel_key::Template;
 use crate::program::Stripe;
 
 /// A window: sizes, steps, elements before the first and distances, each along y and x.
-struct Window {
-    kernel: [u64; 2],
-    strides: [u64; 2],
-    pads: [u64; 2],
-    dilations: [u64; 2],
+pub(super) struct Window {
+    pub(super) kernel: [u64; 2],
+    pub(super) strides: [u64; 2],
+    pub(super) pads: [u64; 2],
+    pub(super) dilations: [u64; 2],
 }
 
 impl Window {
-    fn of(node: &Node<'_>) -> Result<Window, KernelError> {
+    pub(super) fn of(node: &Node<'_>) -> Result<Window, KernelError> {
         let pair = |name: &str, default: i64, len: usize| -> Result<[u64; 2], KernelError> {
             let values = node.ints(name).unwrap_or_else(|| vec![default; len]);
             match values[..] {
@@ -33,7 +33,7 @@ impl Window {
         })
     }
 
-    fn params<'n>(&self, call: Call<'n>) -> Call<'n> {
+    pub(super) fn params<'n>(&self, call: Call<'n>) -> Call<'n> {
         let names = [("kh", "kw"), ("sh", "sw"), ("pt", "pl"), ("dh", "dw")];
         let pairs = [self.kernel, self.strides, self.pads, self.dilations];
         names.iter().zip(pairs).fold(call, |call, ((y, x), [at_y, at_x])| call.uint(y, at_y).uint(x, at_x))
@@ -41,6 +41,9 @@ impl Window {
 }
 
 pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
+    if node.has_channels_last() {
+        return channels_last::conv(node);
+    }
     let ((x, x_ty), (w, w_ty)) = (node.operand(0)?, node.operand(1)?);
     let refuse = || node.unsupported(format!("a conv of {x_ty} and {w_ty}"));
     let (x_dims, w_dims) = (dims(x_ty), dims(w_ty));
@@ -122,7 +125,7 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     Ok(calls.into_iter().map(|call| KernelCall { stripe: call.stripe.filter(|_| has_parts), ..call }).collect())
 }
 
-fn sizes<'n>(call: Call<'n>, sizes: &[(&str, Dim)]) -> Call<'n> {
+pub(super) fn sizes<'n>(call: Call<'n>, sizes: &[(&str, Dim)]) -> Call<'n> {
     sizes.iter().fold(call, |call, (name, size)| call.uint(name, size.clone()))
 }
 
@@ -140,6 +143,10 @@ pub(super) fn pool(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     if ty.packing.is_some() || !ty.dtype.is_float() {
         return Err(node.unsupported(format!("a pool of {ty}")));
     }
+    let count_pad = average && node.attrs.int("count_pad").unwrap_or(0) != 0;
+    if node.has_channels_last() {
+        return channels_last::pool(node, average, count_pad);
+    }
     let n = node.n();
     let window = Window::of(node)?;
     let elements = window.kernel[0].saturating_mul(window.kernel[1]);
@@ -150,7 +157,6 @@ pub(super) fn pool(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         .uint("w", w.clone())
         .uint("oh", oh.clone())
         .uint("ow", ow.clone());
-    let count_pad = average && node.attrs.int("count_pad").unwrap_or(0) != 0;
     let (call, times) = unrolled(call.flag("average", average).flag("count_pad", count_pad), &elements.into());
     Ok(vec![call.each(1u64, times).invocations(&n)?])
 }

@@ -1,7 +1,7 @@
 //! Pointwise and resize: one invocation an element.
 
-use super::call::{Node, dims};
-use super::{KernelCall, KernelError, vectors};
+use super::call::{Call, Node, dims};
+use super::{KernelCall, KernelError, channels_last, vectors};
 use crate::ir::Dim;
 use crate::ops::iota;
 use crate::ops::kernel_key::Template;
@@ -19,6 +19,40 @@ pub(super) fn iota(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     Ok(vec![call.invocations(&n)?])
 }
 
+/// How a resize finds the elements that each position draws on.
+pub(super) struct Resize {
+    linear: u32,
+    coordinates: u32,
+    nearest: u32,
+    /// Elements of the result for each of the operand, along y and x.
+    scales: [f32; 2],
+}
+
+impl Resize {
+    fn of(node: &Node<'_>, scales: [f32; 2]) -> Result<Resize, KernelError> {
+        let one_of = |name: &str, names: &[&str]| -> Result<u32, KernelError> {
+            let given = node.attrs.str(name).unwrap_or(names[0]);
+            let at = names
+                .iter()
+                .position(|n| *n == given)
+                .ok_or_else(|| node.unsupported(format!("{name} {given:?} of a resize")))?;
+            Ok(u32::try_from(at).unwrap_or(0))
+        };
+        let linear = one_of("mode", &["nearest", "linear"])?;
+        let coordinates = one_of(
+            "coordinates",
+            &["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"],
+        )?;
+        let nearest = one_of("nearest", &["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])?;
+        Ok(Resize { linear, coordinates, nearest: if linear == 1 { 0 } else { nearest }, scales })
+    }
+
+    pub(super) fn params<'n>(&self, call: Call<'n>) -> Call<'n> {
+        let call = call.float("scale_y", self.scales[0]).float("scale_x", self.scales[1]);
+        call.flag("linear", self.linear).flag("coordinates", self.coordinates).flag("nearest", self.nearest)
+    }
+}
+
 pub(super) fn resize(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let (x, ty) = node.operand(0)?;
     let own = dims(ty);
@@ -26,26 +60,15 @@ pub(super) fn resize(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     if own.len() != node.dims.len() || scales.len() != own.len() || ty.packing.is_some() || !ty.dtype.is_float() {
         return Err(node.unsupported(format!("a resize of {ty} to {}", node.result)));
     }
-    let one_of = |name: &str, names: &[&str]| -> Result<u32, KernelError> {
-        let given = node.attrs.str(name).unwrap_or(names[0]);
-        let at = names
-            .iter()
-            .position(|n| *n == given)
-            .ok_or_else(|| node.unsupported(format!("{name} {given:?} of a resize")))?;
-        Ok(u32::try_from(at).unwrap_or(0))
-    };
-    let linear = one_of("mode", &["nearest", "linear"])?;
-    let coordinates = one_of(
-        "coordinates",
-        &["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"],
-    )?;
-    let nearest = one_of("nearest", &["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])?;
+    let scale = |back: usize| own.len().checked_sub(back).map_or(1.0, |i| scales[i]);
+    let how = Resize::of(node, [scale(2), scale(1)])?;
+    if node.has_channels_last() {
+        return channels_last::resize(node, &how);
+    }
     let axis = |back: usize| {
-        own.len()
-            .checked_sub(back)
-            .map_or((1.0, Dim::Known(1), Dim::Known(1)), |i| (scales[i], own[i].clone(), node.dims[i].clone()))
+        own.len().checked_sub(back).map_or((Dim::Known(1), Dim::Known(1)), |i| (own[i].clone(), node.dims[i].clone()))
     };
-    let ((sy, h, oh), (sx, w, ow)) = (axis(2), axis(1));
+    let ((h, oh), (w, ow)) = (axis(2), axis(1));
     let n = node.n();
     let call = node
         .call(Template::Resize)
@@ -55,6 +78,5 @@ pub(super) fn resize(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         .uint("w", w)
         .uint("oh", oh)
         .uint("ow", ow);
-    let call = call.float("scale_y", sy).float("scale_x", sx).flag("linear", linear).flag("coordinates", coordinates);
-    Ok(vec![call.flag("nearest", if linear == 1 { 0 } else { nearest }).invocations(&n)?])
+    Ok(vec![how.params(call).invocations(&n)?])
 }

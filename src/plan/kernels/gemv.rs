@@ -3,7 +3,7 @@
 
 use super::call::Node;
 use super::matmul::{Columns, Product, sizes};
-use super::{KernelCall, KernelError, is_cpu, storage};
+use super::{KernelCall, KernelError, storage};
 use crate::ir::Dim;
 use crate::ir::packed::Granularity;
 use crate::ops::kernel_key::{Storage, Template};
@@ -61,7 +61,7 @@ fn preferred(template: Template, b: Storage, (n, k): (Option<i64>, i64), rows: u
     let of = |threads, lanes, ways, columns, steps| Gemv { threads, lanes, ways, columns, steps };
     match (template, b, rows) {
         // A CPU, as lavapipe has it, takes the invocations of a workgroup in turn, and is faster with `matvec`.
-        _ if is_cpu(target) => Vec::new(),
+        _ if target.is_cpu() => Vec::new(),
         (Template::Gemv, Storage::F16, 1) if k > 8192 => vec![of(256, 16, 8, 2, 0)],
         (Template::Gemv, _, 1) => vec![of(256, 32, 8, 1, 0)],
         (Template::Gemv, _, 2) | (Template::Gemv, Storage::F32, 4) => vec![of(128, 32, 4, 4, 0)],

@@ -2,7 +2,6 @@
 //! whose subgroups have no arithmetic, are read again for each of their sums.
 
 use super::call::{Call, Node};
-use super::is_cpu;
 use super::vectors::longest;
 use super::{KernelCall, KernelError};
 use crate::ir::Dim;
@@ -51,7 +50,7 @@ impl Held {
         let fits = |width: &u32| *width <= longest && n.is_multiple_of(*width) && n / width >= subgroup;
         let width = [8, 4, 2].into_iter().find(fits).unwrap_or(0);
         let vectors = n / width.max(1);
-        let is_cpu = is_cpu(node.target);
+        let is_cpu = node.target.is_cpu();
         let lanes = if n <= OF_SUBGROUP || is_cpu {
             subgroup
         } else {

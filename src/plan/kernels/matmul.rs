@@ -13,8 +13,10 @@ use crate::program::Stripe;
 
 /// Most rows of a for which reading b once matters more than reading a often.
 const MAX_VECTOR_ROWS: i64 = 8;
-/// Terms of a product that are summed by themselves where there are more; also from where on loops are unrolled (`tile.glsl`).
-const DEEP: u32 = 4096;
+/// Terms of a product beyond which loops are unrolled and sums are sums of parts (`DEEP_TERMS` of `tile.glsl`).
+const DEEP: i64 = 4096;
+/// Terms beyond which the sum of parts keeps what it loses (`DEEPER_TERMS`).
+const DEEPER: i64 = 65536;
 /// Most axes of batches after merging.
 const MAX_BATCH_RANK: usize = 4;
 /// Most products of 8-bit codes whose sum surely fits in i32: 2^31 / (127 * 128).
@@ -210,8 +212,10 @@ fn integer_product(
 pub(super) fn tiled<'n>(call: Call<'n>, k: &Dim, (tile_m, tile_n, tile_k): (u32, u32, u32)) -> Call<'n> {
     let slabs = k.div_ceil(u64::from(tile_k));
     // Of fewer terms the sum is the same either way, so it depends on a size and not on its range.
-    let deep = k.most().is_none_or(|k| k > i64::from(DEEP));
-    let call = call.tile(tile_m, tile_n, tile_k).flag("deep", if deep { DEEP } else { 0 }).each(1u64, slabs.clone());
+    let exceeds = |terms: i64| k.most().is_none_or(|k| k > terms);
+    let deep = exceeds(DEEP);
+    let level = u32::from(deep) + u32::from(exceeds(DEEPER) && !call.is_integer_product());
+    let call = call.tile(tile_m, tile_n, tile_k).flag("deep", level).each(1u64, slabs.clone());
     let call = if deep {
         // Eight terms a turn.
         call.each(slabs, u64::from(tile_k / 8))

@@ -96,7 +96,9 @@ pub(super) fn strided(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let n_axes = u32::try_from(axes.len()).ok().filter(|&n| n as usize <= MAX_RANK).ok_or_else(too_many)?;
     let n = node.n();
     let offset = list("offset").first().cloned().unwrap_or(zero);
-    if let Some(tiles) = Tiles::of(&axes, &offset, storage(ty)).filter(|_| !boxed) {
+    // A CPU, as lavapipe has it, is slow to fill shared memory and has caches.
+    let is_cpu = node.target.is_cpu();
+    if let Some(tiles) = Tiles::of(&axes, &offset, storage(ty)).filter(|_| !boxed && !is_cpu) {
         return Ok(vec![tiles.call(node.call(Template::Transposed).operand(x))?]);
     }
     let width = match axes.split_last() {

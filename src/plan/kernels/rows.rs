@@ -206,6 +206,6 @@ pub(super) fn norm(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         let call = node.call(Template::Norm).operand(x).optional(vector(1)).optional(vector(2));
         call.uint("rows", rows.clone()).uint("n", n.clone()).float("epsilon", epsilon).flag("rms", rms)
     };
-    let row = Row { n: n.clone(), passes: if rms { 2 } else { 3 }, puts_all: true };
+    let row = Row { n: n.clone(), passes: if rms { 3 } else { 4 }, puts_all: true };
     launch(call, &Readers::of(&n, &rows, false), &rows, &row)
 }

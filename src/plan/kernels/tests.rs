@@ -33,13 +33,13 @@ fn a_parameter_that_is_missing_or_unknown_is_refused() {
     let (graph, id) = one(&pointwise::DEF, pointwise::attrs(Expr::Arg(0), DType::F32), &[ty]);
     let node = Node::new(&graph, id, graph.node(id).op().unwrap(), &target).unwrap();
     let refused = |call: call::Call<'_>| call.groups(1).unwrap_err().to_string();
-    let missing = refused(node.call(Template::Pointwise));
+    let missing = refused(node.call(Template::Pointwise).flag("vector", 0u32));
     assert!(missing.ends_with("parameter n is missing (this is a bug)"), "{missing}");
-    let unknown = refused(node.call(Template::Pointwise).uint("n", 4).uint("m", 4));
+    let unknown = refused(node.call(Template::Pointwise).flag("vector", 0u32).uint("n", 4).uint("m", 4));
     assert!(unknown.ends_with("no parameter is named m (this is a bug)"), "{unknown}");
-    let wrong = refused(node.call(Template::Pointwise).int("n", 4));
+    let wrong = refused(node.call(Template::Pointwise).flag("vector", 0u32).int("n", 4));
     assert!(wrong.ends_with("parameter n is uint, not int (this is a bug)"), "{wrong}");
-    let large = refused(node.call(Template::Pointwise).uint("n", 1u64 << 32));
+    let large = refused(node.call(Template::Pointwise).flag("vector", 0u32).uint("n", 1u64 << 32));
     assert_eq!(large, r#"node "node": no kernel for a size beyond 32 bits"#);
 }
 
@@ -52,8 +52,8 @@ fn every_target_computes_a_product_and_refuses_what_no_binding_spans() {
         let calls = dispatches(&graph, id, &target).unwrap();
         let (kernel, groups) = match target.features.cooperative_matrix {
             true => (
-                "matmul_mma_f32_f16_f32_flushk32_fragk16_fragm16_fragn16_subgroup32_transb_whole_v16x16x32_16x16_2",
-                7 * 13,
+                "matmul_mma_f32_f16_f32_flushk64_fragk16_fragm16_fragn16_subgroup32_transb_whole_v32x32x64_16x16_1",
+                4 * 7,
             ),
             false => ("matmul_f32_f16_f32_transb_t64x64x16", 2 * 4),
         };
@@ -124,7 +124,7 @@ fn a_kernel_has_no_more_loop_iterations_than_the_target_runs() {
         assert_eq!(refused("h200", depth.clone()), None);
         let what = refused("vulkan-min", depth).unwrap();
         assert!(
-            what.contains("412518 loop iterations of matmul_f32_f32_f32_deep4096_t32x32 where the target runs 65535"),
+            what.contains("412518 loop iterations of matmul_f32_f32_f32_deep2_t32x32 where the target runs 65535"),
             "{what}"
         );
     }

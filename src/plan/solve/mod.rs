@@ -316,7 +316,7 @@ impl Problem {
     }
 
     fn cost(&self, choice: &[usize]) -> f64 {
-        self.chosen(choice).map(|c| c.cost).sum()
+        self.chosen(choice).map(|c| c.cost).sum::<f64>() + 0.0
     }
 
     fn peak(&self, choice: &[usize]) -> u64 {

@@ -81,8 +81,8 @@ fn submissions_of_load(info: &DeviceInfo, program: &Program) -> u64 {
     context.n_calls()
 }
 
-/// A graph whose sizes change between runs, one of which data tell, with a step on the host in between: a run takes several submissions, and one at
-/// new sizes writes its parameters again.
+/// A graph whose sizes change between runs, one of which data tell, with a step on the host in between: a run takes
+/// several submissions, and one at new sizes writes its parameters again.
 const RANGED: &str = "graph g onnx where kept in 0..9, seq in 1..9
   %ones = const [1] : i64[1]
   %x = input : f32[seq,6]
@@ -94,7 +94,8 @@ const RANGED: &str = "graph g onnx where kept in 0..9, seq in 1..9
   output %y
 ";
 
-/// Loads and runs at three sizes, a run that fails once more; the results, the failures, and how many calls that may fail were made.
+/// Loads and runs at three sizes, a run that fails once more; the results, the failures, and how many calls that may
+/// fail were made.
 fn attempt_sizes(
     info: &DeviceInfo,
     program: &Program,

@@ -22,7 +22,8 @@ const NEVER: vk::MemoryPropertyFlags = vk::MemoryPropertyFlags::from_raw(
         | vk::MemoryPropertyFlags::DEVICE_COHERENT_AMD.as_raw(),
 );
 
-/// Counts the bytes of `VkMemoryAllocateInfo::allocationSize` in the heaps that the budget is about: device-local ones, or all on unified memory.
+/// Counts the bytes of `VkMemoryAllocateInfo::allocationSize` in the heaps that the budget is about: device-local ones,
+/// or all on unified memory.
 #[derive(Debug, Default)]
 pub(in crate::runtime) struct Meter {
     held: AtomicU64,
@@ -65,14 +66,16 @@ pub(in crate::runtime) struct Buffer {
     context: VkContext,
 }
 
-// SAFETY: the map is plain memory that this struct alone points to, writes need `&mut`, and Vulkan handles may be used from any thread.
+// SAFETY: the map is plain memory that this struct alone points to, writes need `&mut`, and Vulkan handles may be used
+// from any thread.
 unsafe impl Send for Buffer {}
-// SAFETY: through `&Buffer` the map is only read, and the device writes it only between a submission and the wait for it.
+// SAFETY: through `&Buffer` the map is only read, and the device writes it only between a submission and the wait for
+// it.
 unsafe impl Sync for Buffer {}
 
 impl Buffer {
-    /// Makes a buffer whose memory takes at most `planned` bytes, of which the program uses the first `used`. With `is_indirect` the device reads
-    /// numbers of workgroups from it.
+    /// Makes a buffer whose memory takes at most `planned` bytes, of which the program uses the first `used`. With
+    /// `is_indirect` the device reads numbers of workgroups from it.
     pub(in crate::runtime) fn new(
         context: &VkContext,
         meter: &Arc<Meter>,
@@ -139,7 +142,8 @@ impl Buffer {
             self.counted = needs.size;
             self.meter.add(needs.size);
         }
-        // SAFETY: both are of this device, neither is bound yet, and the memory has the size and a type that the buffer needs.
+        // SAFETY: both are of this device, neither is bound yet, and the memory has the size and a type that the buffer
+        // needs.
         context.attempt("vkBindBufferMemory", || unsafe { device.bind_buffer_memory(self.raw, memory, 0) })?;
         if place != Place::Device {
             // SAFETY: the memory is host-visible, not mapped yet, and stays mapped until it is freed.
@@ -189,7 +193,8 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let device = self.context.device();
-        // SAFETY: both were made from this device and are destroyed once; executors drop what was submitted, and wait for it, before buffers.
+        // SAFETY: both were made from this device and are destroyed once; executors drop what was submitted, and wait
+        // for it, before buffers.
         unsafe { device.destroy_buffer(self.raw, None) };
         // SAFETY: as above; freeing unmaps, and freeing the null handle does nothing.
         unsafe { device.free_memory(self.memory, None) };

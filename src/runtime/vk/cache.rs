@@ -1,5 +1,6 @@
-//! The pipeline cache on disk, one file for each device and driver: BLAKE3 of the file's own name and the data, then the data as the driver gave it.
-//! What is damaged, or was written by another driver, version or device, is not used, and replaced.
+//! The pipeline cache on disk, one file for each device and driver: BLAKE3 of the file's own name and the data, then
+//! the data as the driver gave it. What is damaged, or was written by another driver, version or device, is not used,
+//! and replaced.
 
 use super::VkContext;
 use crate::runtime::RuntimeError;
@@ -29,7 +30,8 @@ impl Cache {
         let path = context.inner().cache_dir.as_ref().map(|dir| dir.join(file_name(identity)));
         let data = path.as_ref().and_then(|path| read(identity, path)).unwrap_or_default();
         let info = vk::PipelineCacheCreateInfo::default().initial_data(&data);
-        // SAFETY: the device is live; the data has the header of this device and driver and the hash under which we wrote it.
+        // SAFETY: the device is live; the data has the header of this device and driver and the hash under which we
+        // wrote it.
         let raw = context
             .attempt("vkCreatePipelineCache", || unsafe { context.device().create_pipeline_cache(&info, None) })?;
         Ok(Cache { raw, path, before: blake3::hash(&data), context: context.clone() })

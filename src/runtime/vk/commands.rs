@@ -162,7 +162,8 @@ impl Drop for Commands {
     }
 }
 
-/// Records into a command buffer. Every object that it is given must be of the same context and outlive the recorded commands.
+/// Records into a command buffer. Every object that it is given must be of the same context and outlive the recorded
+/// commands.
 pub(in crate::runtime) struct Recorder<'a> {
     commands: &'a mut Commands,
     raw: vk::CommandBuffer,
@@ -193,7 +194,8 @@ impl Recorder<'_> {
         );
     }
 
-    /// Writes of dispatches before are visible to dispatches after, and reads before are done (Vulkan 1.3, section 7.6).
+    /// Writes of dispatches before are visible to dispatches after, and reads before are done (Vulkan 1.3, section
+    /// 7.6).
     pub(in crate::runtime) fn barrier(&mut self) {
         use vk::{AccessFlags as A, PipelineStageFlags as S};
         self.fence_off(S::COMPUTE_SHADER, A::SHADER_WRITE, S::COMPUTE_SHADER, A::SHADER_READ | A::SHADER_WRITE);
@@ -227,7 +229,8 @@ impl Recorder<'_> {
     /// One dispatch.
     pub(in crate::runtime) fn dispatch(&mut self, bound: &Bound) {
         let device = self.device();
-        // SAFETY: pipeline, layout and set are live ones of this device that belong together: `Pipelines` made them for one dispatch.
+        // SAFETY: pipeline, layout and set are live ones of this device that belong together: `Pipelines` made them for
+        // one dispatch.
         unsafe { device.cmd_bind_pipeline(self.raw, vk::PipelineBindPoint::COMPUTE, bound.pipeline) };
         if bound.set != vk::DescriptorSet::null() {
             // SAFETY: as above.
@@ -243,10 +246,12 @@ impl Recorder<'_> {
             };
         }
         match bound.groups {
-            // SAFETY: everything that the pipeline reads is bound; the counts are within the device's limits, as `check_limits` holds.
+            // SAFETY: everything that the pipeline reads is bound; the counts are within the device's limits, as
+            // `check_limits` holds.
             Groups::Given([x, y, z]) => unsafe { device.cmd_dispatch(self.raw, x, y, z) },
-            // SAFETY: as above; the buffer has the usage, the offset is a multiple of 4, and 12 bytes from it lie inside, as `Program::check` holds.
-            // The counts that are written there are evaluated within the bounds that `check_limits` looked at.
+            // SAFETY: as above; the buffer has the usage, the offset is a multiple of 4, and 12 bytes from it lie
+            // inside, as `Program::check` holds. The counts that are written there are evaluated within the bounds that
+            // `check_limits` looked at.
             Groups::At(buffer, offset) => unsafe { device.cmd_dispatch_indirect(self.raw, buffer, offset) },
         }
     }

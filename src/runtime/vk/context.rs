@@ -12,8 +12,8 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long one wait for a fence lasts at most, in nanoseconds, and how many of them are tried: half an hour in all, because a software device
-/// may take minutes for one submission.
+/// How long one wait for a fence lasts at most, in nanoseconds, and how many of them are tried: half an hour in all,
+/// because a software device may take minutes for one submission.
 const WAIT_NS: u64 = 5_000_000_000;
 const WAITS: u32 = 360;
 /// How long a thread looks at a fence itself before it sleeps until that is signalled.
@@ -26,22 +26,25 @@ pub struct Options {
     pub validation: bool,
     /// What they check besides the core checks, as [`Options::from_env`] spells it.
     pub checks: Option<String>,
-    /// What makes the device behave as a weaker one: a [`Mask`], or the name of a JSON file of a target where an element of it ends in `.json`.
+    /// What makes the device behave as a weaker one: a [`Mask`], or the name of a JSON file of a target where an
+    /// element of it ends in `.json`.
     pub mask: Option<String>,
     /// Where pipeline caches lie; `None` for nowhere.
     pub cache_dir: Option<PathBuf>,
-    /// A call of the instance or the device that shall fail, for tests. Written `CALL:K=RESULT`: the K-th (from 1) of the calls named `CALL`
-    /// (`vkAllocateMemory`, say), or of `any`, gives `device-memory` (`VK_ERROR_OUT_OF_DEVICE_MEMORY`), `host-memory`
-    /// (`VK_ERROR_OUT_OF_HOST_MEMORY`), `initialization` (`VK_ERROR_INITIALIZATION_FAILED`) or `lost` (`VK_ERROR_DEVICE_LOST`, as then does every
-    /// later call). Every instance counts anew; the first of a process also counts the calls for the bare one that keeps the drivers loaded.
+    /// A call of the instance or the device that shall fail, for tests. Written `CALL:K=RESULT`: the K-th (from 1) of
+    /// the calls named `CALL` (`vkAllocateMemory`, say), or of `any`, gives `device-memory`
+    /// (`VK_ERROR_OUT_OF_DEVICE_MEMORY`), `host-memory` (`VK_ERROR_OUT_OF_HOST_MEMORY`), `initialization`
+    /// (`VK_ERROR_INITIALIZATION_FAILED`) or `lost` (`VK_ERROR_DEVICE_LOST`, as then does every later call). Every
+    /// instance counts anew; the first of a process also counts the calls for the bare one that keeps the drivers
+    /// loaded.
     pub fault: Option<String>,
 }
 
 impl Options {
-    /// `NYXC_VALIDATION` turns validation on: `1` or `core` for the core checks, `sync` and `gpu`, after a comma, for synchronization and
-    /// GPU-assisted validation too; empty and `0` for none. `NYXC_MASK` makes every device behave as a weaker one ([`Mask`]).
-    /// Caches lie in `NYXC_CACHE` (nowhere where that is empty), else `$XDG_CACHE_HOME/nyxc`, else
-    /// `~/.cache/nyxc`. `NYXC_FAULT` lets a call fail ([`Options::fault`]).
+    /// `NYXC_VALIDATION` turns validation on: `1` or `core` for the core checks, `sync` and `gpu`, after a comma, for
+    /// synchronization and GPU-assisted validation too; empty and `0` for none. `NYXC_MASK` makes every device behave
+    /// as a weaker one ([`Mask`]). Caches lie in `NYXC_CACHE` (nowhere where that is empty), else
+    /// `$XDG_CACHE_HOME/nyxc`, else `~/.cache/nyxc`. `NYXC_FAULT` lets a call fail ([`Options::fault`]).
     pub fn from_env() -> Options {
         let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());
         let cache_dir = match std::env::var_os("NYXC_CACHE") {
@@ -167,8 +170,9 @@ impl VkContext {
     /// The loader is missing, the device is no device of Vulkan 1.1 with compute, or an option is none.
     ///
     /// # Safety
-    /// The handles are live and belong together, came from the loader that this process finds by its usual name, and outlive every clone of the
-    /// context and every executor on it. `enabled` says nothing that was not enabled. Nobody else submits to `queue` during a call on an executor.
+    /// The handles are live and belong together, came from the loader that this process finds by its usual name, and
+    /// outlive every clone of the context and every executor on it. `enabled` says nothing that was not enabled. Nobody
+    /// else submits to `queue` during a call on an executor.
     pub unsafe fn from_raw(raw: &RawDevice, options: &Options) -> Result<VkContext, RuntimeError> {
         let faults = options.faults()?;
         // SAFETY: the caller's promise.
@@ -229,7 +233,8 @@ impl VkContext {
         &self.0.device
     }
 
-    /// Bytes free in a heap: what `VK_EXT_memory_budget` says, or the heap's size where that is not there; no more than a mask leaves.
+    /// Bytes free in a heap: what `VK_EXT_memory_budget` says, or the heap's size where that is not there; no more than
+    /// a mask leaves.
     pub(in crate::runtime) fn free_bytes(&self, heap: u32) -> u64 {
         let Inner { instance, probe, .. } = &*self.0;
         let size = probe
@@ -257,7 +262,8 @@ impl VkContext {
         let (Some(functions), Ok(name)) = (&self.0.names, CString::new(name)) else { return };
         let info = vk::DebugUtilsObjectNameInfoEXT::default().object_handle(object).object_name(&name);
         let _alone = super::handles();
-        // SAFETY: the object was made from this device and is live; nobody else uses it yet. A name that is refused changes nothing.
+        // SAFETY: the object was made from this device and is live; nobody else uses it yet. A name that is refused
+        // changes nothing.
         let _ = unsafe { functions.set_debug_utils_object_name(&info) };
     }
 
@@ -298,8 +304,9 @@ impl VkContext {
     pub(super) fn submit(&self, commands: &[vk::CommandBuffer], fence: vk::Fence) -> Result<(), RuntimeError> {
         let queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
         let submit = vk::SubmitInfo::default().command_buffers(commands);
-        // SAFETY: the callers, all in this module tree, pass recorded command buffers and an unsignalled fence of this device, and keep both and
-        // all they use until they waited for the fence or the device is idle. The lock keeps other threads off the queue.
+        // SAFETY: the callers, all in this module tree, pass recorded command buffers and an unsignalled fence of this
+        // device, and keep both and all they use until they waited for the fence or the device is idle. The lock keeps
+        // other threads off the queue.
         self.attempt("vkQueueSubmit", || unsafe { self.device().queue_submit(*queue, &[submit], fence) })
     }
 
@@ -427,6 +434,7 @@ fn create(instance: &Instance, probe: &Probe, enabled: &Features) -> Result<ash:
         info = info.push_next(&mut matrix_features).push_next(&mut model);
     }
     let _alone = super::handles();
-    // SAFETY: every pointer in `info` is to a local or a static that outlives the call; features and extensions are ones that the probe found.
+    // SAFETY: every pointer in `info` is to a local or a static that outlives the call; features and extensions are
+    // ones that the probe found.
     instance.faults.attempt("vkCreateDevice", || unsafe { instance.raw.create_device(probe.physical, &info, None) })
 }

@@ -16,7 +16,8 @@ pub fn validation_errors() -> u64 {
 }
 
 const VALIDATION: &CStr = c"VK_LAYER_KHRONOS_validation";
-/// Layers before may write invalid SPIR-V when they instrument a loop of one block; of those known to us 1.3.239 does and 1.4.309 does not.
+/// Layers before may write invalid SPIR-V when they instrument a loop of one block; of those known to us 1.3.239 does
+/// and 1.4.309 does not.
 const GPU_ASSISTED_SINCE: u32 = vk::make_api_version(0, 1, 4, 0);
 
 /// A `VkInstance`, and the loader that it came from.
@@ -38,7 +39,8 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    /// Loads Vulkan and makes an instance of at most the version that the mask leaves, so that the validation layers know it too.
+    /// Loads Vulkan and makes an instance of at most the version that the mask leaves, so that the validation layers
+    /// know it too.
     pub(super) fn new(options: &Options) -> Result<Instance, RuntimeError> {
         let validation = options.validation;
         let (sync, gpu) = options.checks()?;
@@ -104,7 +106,8 @@ impl Instance {
             info = info.push_next(&mut features);
         }
         let alone = super::handles();
-        // SAFETY: every pointer in `info` is to a local or a static that outlives the call; the layers and extensions were enumerated.
+        // SAFETY: every pointer in `info` is to a local or a static that outlives the call; the layers and extensions
+        // were enumerated.
         let raw = faults.attempt("vkCreateInstance", || unsafe { entry.create_instance(&info, None) })?;
         drop(alone);
         let mut instance = Instance {
@@ -131,7 +134,8 @@ impl Instance {
     /// An instance that the caller made and keeps.
     ///
     /// # Safety
-    /// `raw` is a live instance of the loader that [`ash::Entry::load`] finds, of at least `version`, and outlives the result.
+    /// `raw` is a live instance of the loader that [`ash::Entry::load`] finds, of at least `version`, and outlives the
+    /// result.
     pub(super) unsafe fn borrowed(raw: vk::Instance, version: u32, faults: Faults) -> Result<Instance, RuntimeError> {
         let entry = load(&faults)?;
         // SAFETY: the caller's promise.
@@ -179,14 +183,16 @@ impl Drop for Instance {
 /// The loader and a bare instance, which keep it and the drivers loaded for as long as the process runs.
 static LOADED: Mutex<Option<(ash::Entry, ash::Instance)>> = Mutex::new(None);
 
-/// The Vulkan loader. The last instance to go takes the drivers out of the process with it, and a thread that ends after that calls what a driver had
-/// registered for the end of threads (`pthread_key_create`), at an address where nothing is: NVIDIA's 580 ends the process so. One instance stays.
+/// The Vulkan loader. The last instance to go takes the drivers out of the process with it, and a thread that ends
+/// after that calls what a driver had registered for the end of threads (`pthread_key_create`), at an address where
+/// nothing is: NVIDIA's 580 ends the process so. One instance stays.
 fn load(faults: &Faults) -> Result<ash::Entry, RuntimeError> {
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((entry, _)) = &*loaded {
         return Ok(entry.clone());
     }
-    // SAFETY: loading the Vulkan loader runs its initialisers; it is the system's own library, and `LOADED` keeps it loaded.
+    // SAFETY: loading the Vulkan loader runs its initialisers; it is the system's own library, and `LOADED` keeps it
+    // loaded.
     let entry = unsafe { ash::Entry::load() };
     let entry =
         entry.map_err(|e| RuntimeError::NoDevice { reason: format!("the Vulkan loader is not installed ({e})") })?;
@@ -234,7 +240,8 @@ unsafe extern "system" fn on_message(
     _user: *mut c_void,
 ) -> vk::Bool32 {
     ERRORS.fetch_add(1, Ordering::Relaxed);
-    // SAFETY: the layer passes a valid structure whose message, where set, is a C string, both alive during the callback.
+    // SAFETY: the layer passes a valid structure whose message, where set, is a C string, both alive during the
+    // callback.
     let text = unsafe {
         data.as_ref().filter(|d| !d.p_message.is_null()).map(|d| CStr::from_ptr(d.p_message).to_string_lossy())
     };

@@ -1,4 +1,5 @@
-//! All that touches Vulkan, and all `unsafe` code of the runtime. Each object destroys itself when dropped and keeps what it was made from alive.
+//! All that touches Vulkan, and all `unsafe` code of the runtime. Each object destroys itself when dropped and keeps
+//! what it was made from alive.
 
 mod buffer;
 mod cache;
@@ -21,16 +22,18 @@ use ash::vk;
 use std::ffi::{CStr, c_char};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Held while an instance or a device is made or destroyed, and while the loader looks a device up, as it does for a name or a function of it. Layers
-/// forget a handle only after the driver gave it back, when another thread may have been given the same: the validation layers then take its device
-/// for unknown. The loader looks through a list of all devices, from which it takes and frees those that go without a lock (Vulkan-Loader #2018).
+/// Held while an instance or a device is made or destroyed, and while the loader looks a device up, as it does for a
+/// name or a function of it. Layers forget a handle only after the driver gave it back, when another thread may have
+/// been given the same: the validation layers then take its device for unknown. The loader looks through a list of all
+/// devices, from which it takes and frees those that go without a lock (Vulkan-Loader #2018).
 pub(super) fn handles() -> MutexGuard<'static, ()> {
     static HANDLES: Mutex<()> = Mutex::new(());
     HANDLES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Held while a shader is made under GPU-assisted validation. Layers as of 1.4.309 keep in a static variable which function they link into a shader, so
-/// that of two threads one may get the other's number for it, and then hands SPIR-V that is not valid to the driver (Vulkan-ValidationLayers #9809).
+/// Held while a shader is made under GPU-assisted validation. Layers as of 1.4.309 keep in a static variable which
+/// function they link into a shader, so that of two threads one may get the other's number for it, and then hands
+/// SPIR-V that is not valid to the driver (Vulkan-ValidationLayers #9809).
 pub(super) fn instrumenting() -> MutexGuard<'static, ()> {
     static INSTRUMENTING: Mutex<()> = Mutex::new(());
     INSTRUMENTING.lock().unwrap_or_else(PoisonError::into_inner)

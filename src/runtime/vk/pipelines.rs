@@ -43,7 +43,8 @@ pub(in crate::runtime) struct Pipelines {
 }
 
 impl Pipelines {
-    /// Makes what `dispatches` of a checked plan need, and says what each binds. `params` is the index of the buffer for parameters.
+    /// Makes what `dispatches` of a checked plan need, and says what each binds. `params` is the index of the buffer
+    /// for parameters.
     pub(in crate::runtime) fn new(
         context: &VkContext,
         shaders: &IndexMap<ShaderHash, Shader>,
@@ -125,7 +126,8 @@ impl Pipelines {
             let layout = layouts.get(&key.1)?.1;
             Some(((key.0.clone(), key.1), pipeline(&self.context, shader, layout, cache.raw())))
         };
-        // In order where they are instrumented: what is added numbers the shaders of a device, and the driver keeps what it compiled by all their words.
+        // In order where they are instrumented: what is added numbers the shaders of a device, and the driver keeps
+        // what it compiled by all their words.
         let made: Vec<_> = if self.context.inner().instance.gpu_assisted {
             wanted.into_iter().filter_map(make).collect()
         } else {
@@ -179,7 +181,8 @@ impl Pipelines {
             let key = (regions.len() as u32, uniform.is_some());
             let layouts = [self.layouts.get(&key).map_or(vk::DescriptorSetLayout::null(), |l| l.0)];
             let info = vk::DescriptorSetAllocateInfo::default().descriptor_pool(self.pool).set_layouts(&layouts);
-            // SAFETY: `layout` was called for every dispatch, so the layout is there; the pool was made for exactly these sets.
+            // SAFETY: `layout` was called for every dispatch, so the layout is there; the pool was made for exactly
+            // these sets.
             let new = self
                 .context
                 .attempt("vkAllocateDescriptorSets", || unsafe { device.allocate_descriptor_sets(&info) })?;
@@ -205,7 +208,8 @@ impl Pipelines {
                     write.buffer_info(std::slice::from_ref(info))
                 })
                 .collect();
-            // SAFETY: set, buffers and ranges are live and of this device, `describe` checked the ranges, and nothing uses the set yet.
+            // SAFETY: set, buffers and ranges are live and of this device, `describe` checked the ranges, and nothing
+            // uses the set yet.
             unsafe { device.update_descriptor_sets(&writes, &[]) };
         }
         Ok(sets)
@@ -216,7 +220,8 @@ impl Drop for Pipelines {
     fn drop(&mut self) {
         let device = self.context.device();
         for &pipeline in self.pipelines.values() {
-            // SAFETY: it was made from this device; executors drop, and wait for, what uses it first. So it is with the rest.
+            // SAFETY: it was made from this device; executors drop, and wait for, what uses it first. So it is with the
+            // rest.
             unsafe { device.destroy_pipeline(pipeline, None) };
         }
         // SAFETY: as above; destroying the null handle does nothing.
@@ -275,16 +280,17 @@ fn pipeline(
     let device = context.device();
     let _alone = context.inner().instance.gpu_assisted.then(super::instrumenting);
     let info = vk::ShaderModuleCreateInfo::default().code(&shader.spirv);
-    // SAFETY: the words are a SPIR-V module by its header and instruction lengths, with the hash under which the compiler wrote it, and use only
-    // capabilities that are enabled: `Program::check` and `check_limits` hold that.
+    // SAFETY: the words are a SPIR-V module by its header and instruction lengths, with the hash under which the
+    // compiler wrote it, and use only capabilities that are enabled: `Program::check` and `check_limits` hold that.
     let module = context.attempt("vkCreateShaderModule", || unsafe { device.create_shader_module(&info, None) })?;
     let stage =
         vk::PipelineShaderStageCreateInfo::default().stage(vk::ShaderStageFlags::COMPUTE).module(module).name(c"main");
     let info = vk::ComputePipelineCreateInfo::default().stage(stage).layout(layout);
     // A pipeline that could not be made is the null handle: there is nothing to destroy.
     let made = context.attempt("vkCreateComputePipelines", || {
-        // SAFETY: all handles are live and of this device; the module has a compute entry point `main` and reads no binding that the layout lacks,
-        // as `Program::check` holds. A cache without the external-synchronization flag may be shared by threads.
+        // SAFETY: all handles are live and of this device; the module has a compute entry point `main` and reads no
+        // binding that the layout lacks, as `Program::check` holds. A cache without the external-synchronization flag
+        // may be shared by threads.
         unsafe { device.create_compute_pipelines(cache, &[info], None) }.map_err(|(_, code)| code)
     });
     // SAFETY: the pipeline does not need the module any more.

@@ -182,7 +182,8 @@ fn comparison<T: PartialOrd>(name: &str) -> Option<fn(&T, &T) -> bool> {
     })
 }
 
-/// A conversion that a model writes; `None` where it is to a type that the oracle lacks, or a value has no integer of that type.
+/// A conversion that a model writes; `None` where it is to a type that the oracle lacks, or a value has no integer of
+/// that type.
 pub fn cast(x: &Values, to: DType) -> Option<Values> {
     let is_plain = matches!(to, DType::F64 | DType::F32 | DType::F16 | DType::BF16);
     Some(match (&x.data, to.class()) {

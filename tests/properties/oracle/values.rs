@@ -34,7 +34,8 @@ pub fn range(dtype: DType) -> (i128, i128) {
     }
 }
 
-/// To the nearest number of a float type, to the even one of two; what is too large is infinite. Subnormal numbers are among them.
+/// To the nearest number of a float type, to the even one of two; what is too large is infinite. Subnormal numbers are
+/// among them.
 pub fn rounded(v: f64, dtype: DType) -> f64 {
     let (digits, least, most) = match dtype {
         DType::F16 => (11, -14, 65504.0),
