@@ -1,5 +1,5 @@
-//! Where the channels of images stand: the attribute `layout` of what works on windows and images. `nchw`, as ONNX has it and where it is absent,
-//! or `nhwc`, channels last, in which neighbouring channels of a pixel lie side by side.
+//! Where the channels of images stand: the attribute `layout` of what works on windows and images. `nchw`, as ONNX has
+//! it and where it is absent, or `nhwc`, channels last, in which neighbouring channels of a pixel lie side by side.
 
 use super::strided;
 use super::util::finish;

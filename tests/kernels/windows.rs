@@ -250,14 +250,14 @@ fn pools_and_resizes_with_channels_last() {
 /// A convolution with channels last, and how it is divided among subgroups: images, channels, filters, groups, window, variant.
 type Divided = ([usize; 3], usize, usize, usize, Window, &'static str);
 
-/// Odd sizes, channels that make vectors and such that do not, groups, padding, one image and several, and few pixels with a long reduction axis, which
-/// subgroups share.
+/// Odd sizes, channels that make vectors and such that do not, groups, padding, one image and several, and few pixels
+/// with a long reduction axis, which subgroups share.
 const DIVIDED: [Divided; 6] = [
     ([2, 9, 7], 16, 24, 1, WINDOWS[1], "32x32x32_16x16_1"),
     ([1, 7, 7], 64, 40, 1, WINDOWS[0], "16x32x32_16x32_2"),
     ([1, 6, 5], 32, 64, 2, WINDOWS[2], "16x16x32_16x16_4"),
     ([3, 5, 5], 72, 16, 1, ([3, 3], [1, 1], [2, 2, 2, 2], [2, 2]), "16x16x64_16x16_3"),
-    ([1, 11, 13], 3, 20, 1, ([7, 7], [2, 2], [3, 3, 3, 3], [1, 1]), "16x16x32_16x16_2"),
+    ([1, 11, 13], 3, 20, 1, ([7, 7], [2, 2], [3, 3, 3, 3], [1, 1]), "32x32x32_16x16_1"),
     ([1, 4, 4], 12, 96, 4, WINDOWS[1], "32x32x32_16x32_1"),
 ];
 
