@@ -11,7 +11,7 @@
 use super::axis_orders::{last_axis, leading, moves_nothing, pixels_of, source_of_transposition, with};
 use super::pattern::float_cast;
 use super::{Context, Pass, PassError, at};
-use crate::ir::{Attr, Attrs, CORE, Dim, Edit, Graph, Level, NodeId, Op, OpError, Patch, Shape, Val, ValueId};
+use crate::ir::{Attr, Attrs, CORE, Dim, Edit, Graph, Level, NodeId, Op, OpError, Patch, Val, ValueId};
 use crate::ops::layout::{self, TO_NCHW, TO_NHWC};
 use crate::ops::{conv, pool, reshape, resize, strided};
 use crate::plan::kernels;
