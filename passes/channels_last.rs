@@ -1,14 +1,17 @@
 //! Brings convolutions to channels last (`[N,H,W,C]`), where the target's matrix units make that pay.
 //!
-//! Looks for `conv` with constant filters, quantized ones among them, and gives it the layout `nhwc`; filters become `[OC, kh, kw, C/group]`. What
-//! follows takes its operands as they come: pools, resizes, elementwise nodes, joins, reductions, softmax and quantization of a whole tensor are
-//! computed channels last where most of what they read is; everything else reads the model's order. A transposition stands where both orders meet,
-//! once for each value; it is a view where only axes of one element move, or the model itself turned or turns the image so. Equal because each node computes the same elements of the same operands.
-//! Refuses filters that are computed, and those whose quantized blocks run along other axes than channels.
+//! Looks for `conv` with constant filters, quantized ones among them, and gives it the layout `nhwc`; filters become
+//! `[OC, kh, kw, C/group]`. What follows takes its operands as they come: pools, resizes, elementwise nodes, joins,
+//! reductions, softmax and quantization of a whole tensor are computed channels last where most of what they read is;
+//! everything else reads the model's order. A transposition stands where both orders meet, once for each value; it is a
+//! view where only axes of one element move, or the model itself turned or turns the image so. Equal because each node
+//! computes the same elements of the same operands. Refuses filters that are computed, and those whose quantized blocks
+//! run along other axes than channels.
 
+use super::axis_orders::{last_axis, leading, moves_nothing, pixels_of, source_of_transposition, with};
 use super::pattern::float_cast;
 use super::{Context, Pass, PassError, at};
-use crate::ir::{Attr, Attrs, CORE, Dim, Edit, Graph, Level, NodeId, Op, OpError, Patch, Shape, Val, ValueId};
+use crate::ir::{Attr, Attrs, CORE, Dim, Edit, Graph, Level, NodeId, Op, OpError, Patch, Val, ValueId};
 use crate::ops::layout::{self, TO_NCHW, TO_NHWC};
 use crate::ops::{conv, pool, reshape, resize, strided};
 use crate::plan::kernels;
@@ -123,7 +126,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// For a node that brings channels last, of an image or of its pixels `[N,C,H*W]`, what it could view, and its shape.
+    /// For a node that brings channels last, of an image or of its pixels `[N,C,H*W]`, what it could view, and its
+    /// shape.
     fn turned(&self, id: NodeId) -> Option<(Val, Vec<Dim>)> {
         let shape = &self.graph.ty(id.out(0)).shape;
         let native = |v: ValueId| self.last.get(&v).filter(|last| last.is_native).map(|last| last.val);
@@ -271,7 +275,8 @@ impl Work<'_> {
         if let Some(tensor) = self.graph.constant(w) {
             return if tensor.is_present() { Ok(()) } else { refuse("the data of its filters is not here") };
         }
-        // Behind casts and views a DequantizeLinear of constants, whose blocks lie along the channels, or are whole filters.
+        // Behind casts and views a DequantizeLinear of constants, whose blocks lie along the channels, or are whole
+        // filters.
         let mut value = w;
         let mut turned = false;
         while let Some(op) = self.graph.node(value.node).op() {
@@ -321,7 +326,8 @@ impl Work<'_> {
         Ok(val)
     }
 
-    /// `value` with channels last, for a node that reads it so; of fewer axes, which it broadcasts along, others come before.
+    /// `value` with channels last, for a node that reads it so; of fewer axes, which it broadcasts along, others come
+    /// before.
     fn last(&mut self, reader: NodeId, value: ValueId) -> Result<Val, OpError> {
         if let Some(last) = self.last.get(&value) {
             return Ok(last.val);
@@ -417,46 +423,6 @@ impl Work<'_> {
         }
         Ok(self.edit.add(Op::new(&strided::DEF, view.attrs()), &[val]).map_err(Box::new)?)
     }
-}
-
-/// `op` with another attribute.
-fn with(op: &Op, name: &str, value: Attr) -> Op {
-    let mut op = op.clone();
-    op.attrs.0.insert(name.to_owned(), value);
-    op
-}
-
-/// Where an axis of `[N,C,H,W]` stands with channels last.
-fn last_axis(axis: i64) -> Option<i64> {
-    let at = TO_NHWC.iter().position(|own| usize::try_from(axis) == Ok(*own))?;
-    i64::try_from(at).ok()
-}
-
-/// The shape with axes of one element before it, so that there are four.
-fn leading(shape: &Shape) -> Shape {
-    let missing = 4usize.saturating_sub(shape.rank());
-    Shape(std::iter::repeat_n(Dim::Known(1), missing).chain(shape.0.iter().cloned()).collect())
-}
-
-/// Whether only axes of one element change their places.
-fn moves_nothing(shape: &Shape, perm: &[usize; 4]) -> bool {
-    shape.rank() == 4 && perm.iter().filter(|&&axis| shape.0[axis] != Dim::Known(1)).is_sorted()
-}
-
-/// `[N,C,H,W]` as `[N,H*W,C]`.
-fn pixels_of(image: &Shape) -> Option<Shape> {
-    let [n, c, h, w] = &image.0[..] else { return None };
-    Some(Shape(vec![n.clone(), h * w, c.clone()]))
-}
-
-/// What a value is the transposition of.
-fn source_of_transposition(graph: &Graph, value: ValueId, perm: &[usize]) -> Option<ValueId> {
-    let op = graph.node(value.node).op().filter(|op| op.is(&strided::DEF) && op.attrs.expr("epilogue").is_none())?;
-    let source = graph.operands(value.node).first().copied().flatten()?;
-    let view = strided::permuted(&graph.ty(source).shape, perm)?.attrs();
-    let is_same = |name: &str| op.attrs.get(name) == view.get(name);
-    let keeps_type = graph.ty(source).dtype == graph.ty(value).dtype;
-    (keeps_type && ["shape", "strides", "offset", "lo", "hi"].into_iter().all(is_same)).then_some(source)
 }
 
 #[cfg(test)]

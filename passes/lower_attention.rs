@@ -2,8 +2,8 @@
 //!
 //! Looks for `dot_product_attention`. Where the target has kernels for it, it reads q, k and v through the transposition of heads and sequence that made
 //! them, and gives its result in the order in which the only reader, such a transposition, has it: kernels read and write either order alike. For few
-//! queries of many keys, or where their numbers change between runs, `attention_parts` come before it. Elsewhere, and on CPUs, which are as fast with
-//! products, the operator's definition is written out. Refuses transpositions that the graph gives out or that others read, as far as the result goes.
+//! queries of many keys, or where their numbers change between runs, `attention_parts` come before it. Elsewhere the operator's definition is
+//! written out. Refuses transpositions that the graph gives out or that others read, as far as the result goes.
 
 use super::{Context, Pass, PassError, at};
 use crate::ir::{Dim, Edit, Expand, Graph, NodeId, Op, OpError, Patch, Val, ValueId, product};
@@ -41,9 +41,6 @@ impl Pass for LowerAttention {
 
 /// Why an attention is written out; `None` where it is not.
 fn refused(graph: &Graph, id: NodeId, target: &Target) -> Option<String> {
-    if target.is_cpu() {
-        return Some("a CPU, as lavapipe has it, is faster with products".to_owned());
-    }
     dispatches(graph, id, target).err().map(|e| e.to_string())
 }
 
@@ -176,13 +173,6 @@ mod tests {
     fn heads_that_no_kernel_covers_are_products() {
         let after =
             check_on("h200", "lower_attention", &attention("3", "5", 260, "", "  output %y\n"), "refuses_large_heads");
-        assert_eq!((count(&after, "matmul"), count(&after, "softmax")), (2, 1));
-    }
-
-    #[test]
-    fn a_cpu_has_products() {
-        let after =
-            check_on("lavapipe", "lower_attention", &attention("3", "5", 8, "", "  output %y\n"), "refuses_cpu");
         assert_eq!((count(&after, "matmul"), count(&after, "softmax")), (2, 1));
     }
 }

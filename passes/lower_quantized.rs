@@ -136,7 +136,7 @@ fn rows_of(graph: &Graph, weights: ValueId, op: &Op, target: &Target) -> Result<
         let users = graph.users(weights);
         users.iter().all(|&(user, slot)| slot == 1 && graph.node(user).op().is_some_and(is_product))
     };
-    if !is_large && !(!target.is_cpu() && of_products()) {
+    if !is_large && (target.is_cpu() || !of_products()) {
         return Ok(None);
     }
     let &[k, n] = &tensor.dims()[..] else { return Ok(None) };

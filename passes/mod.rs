@@ -6,6 +6,7 @@
 pub mod absorb_casts;
 pub mod assign_precision;
 mod assignment;
+mod axis_orders;
 pub mod cancel_qdq;
 mod candidates;
 pub mod channels_last;

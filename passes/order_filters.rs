@@ -1,9 +1,10 @@
-//! Lays filters out with channels last, `[OC, kh, kw, C/group]`, before they are quantized, where `channels_last` will convolve so: blocks that share a
-//! scale then run along the channels of one place of the kernel, as they are read.
+//! Lays filters out with channels last, `[OC, kh, kw, C/group]`, before they are quantized, where `channels_last` will
+//! convolve so: blocks that share a scale then run along the channels of one place of the kernel, as they are read.
 //!
-//! Looks for Conv over two spatial axes with constant filters of several channels and places, which only convolutions read, and puts a transposition of
-//! the other order in their place. Equal because that gives the filters as they were. It costs nothing: `fold_constants` takes it out of filters that stay
-//! floats, `channels_last` out of those that are quantized.
+//! Looks for Conv over two spatial axes with constant filters of several channels and places, which only convolutions
+//! read, and puts a transposition of the other order in their place. Equal because that gives the filters as they were.
+//! It costs nothing: `fold_constants` takes it out of filters that stay floats, `channels_last` out of those that are
+//! quantized.
 
 use super::{Context, Pass, PassError, at};
 use crate::ir::{Attrs, Edit, Graph, Level, Op, OpError, Patch, ValueId};

@@ -65,11 +65,10 @@ void main() {
     [[unroll]] for (uint j = 0u; j < HEAD / SIDE; j++)
         sums[j] = coopmat<float, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseAccumulator>(0.0);
 
-    // The row of this invocation, and the keys that any row of its subgroup sees.
+    // The row of this invocation, and the keys that it sees. Where others of the workgroup see more, it has weights of 0 for them.
     uint row = min(first + strip + own, p.queries - 1u);
     int at = place + int(strip + own);
     uint row_start = uint(first_key(at)), row_end = uint(end_key(at, keys));
-    uint strip_start = uint(first_key(place + int(strip))), strip_end = uint(end_key(place + int(strip + SIDE - 1u), keys));
     float largest = LEAST, weights = 0.0;
     if (start < end) {
         fetch_k(k_base, start, end);
@@ -87,67 +86,62 @@ void main() {
 #if BOTH
         fetch_v(v_base, next, end);
 #endif
-        bool is_seen = n0 < strip_end && n0 + KEYS > strip_start;
-        if (is_seen) {
-            coopmat<float, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseAccumulator> s[KEYS / SIDE];
-            [[unroll]] for (uint j = 0u; j < KEYS / SIDE; j++)
-                s[j] = coopmat<float, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseAccumulator>(0.0);
-            [[unroll]] for (uint d = 0u; d < HEAD / SIDE; d++)
-                [[unroll]] for (uint j = 0u; j < KEYS / SIDE; j++) {
-                    coopmat<float16_t, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseB> k;
-                    coopMatLoad(k, s_tile, j * SIDE * LINE + d * (SIDE / 8u), LINE, gl_CooperativeMatrixLayoutColumnMajor);
-                    s[j] = coopMatMulAdd(q[d], k, s[j]);
-                }
-            [[unroll]] for (uint j = 0u; j < KEYS / SIDE; j++)
-                coopMatStore(s[j], s_tile, scores + j * (SIDE / 4u), LINE_S, gl_CooperativeMatrixLayoutRowMajor);
-            subgroupBarrier();
-            float w[OWN], here = LEAST;
-            [[unroll]] for (uint x = 0u; x < OWN / 4u; x++) {
-                vec4 v = uintBitsToFloat(s_tile[scores + own * LINE_S + part * (OWN / 4u) + x]);
-                [[unroll]] for (uint y = 0u; y < 4u; y++) {
-                    uint key = n0 + part * OWN + 4u * x + y;
-                    float one = key >= row_start && key < row_end ? score(v[y], b, h, row, key) : LEAST;
-                    w[4u * x + y] = one;
-                    here = larger(here, one);
-                }
+        coopmat<float, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseAccumulator> s[KEYS / SIDE];
+        [[unroll]] for (uint j = 0u; j < KEYS / SIDE; j++)
+            s[j] = coopmat<float, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseAccumulator>(0.0);
+        [[unroll]] for (uint d = 0u; d < HEAD / SIDE; d++)
+            [[unroll]] for (uint j = 0u; j < KEYS / SIDE; j++) {
+                coopmat<float16_t, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseB> k;
+                coopMatLoad(k, s_tile, j * SIDE * LINE + d * (SIDE / 8u), LINE, gl_CooperativeMatrixLayoutColumnMajor);
+                s[j] = coopMatMulAdd(q[d], k, s[j]);
             }
-            s_lane[thread()] = here;
-            subgroupBarrier();
-            here = largest;
-            [[unroll]] for (uint x = 0u; x < SHARE; x++) here = larger(here, s_lane[gl_SubgroupID * SUBGROUP + own * SHARE + x]);
-            float shift = shift_of(here), shrunk = power(largest - shift);
-            largest = here;
-            weights *= shrunk;
-            [[unroll]] for (uint x = 0u; x < OWN; x++) {
-                w[x] = power(w[x] - shift);
-                weights += w[x];
+        [[unroll]] for (uint j = 0u; j < KEYS / SIDE; j++)
+            coopMatStore(s[j], s_tile, scores + j * (SIDE / 4u), LINE_S, gl_CooperativeMatrixLayoutRowMajor);
+        subgroupBarrier();
+        float w[OWN], here = LEAST;
+        [[unroll]] for (uint x = 0u; x < OWN / 4u; x++) {
+            vec4 v = uintBitsToFloat(s_tile[scores + own * LINE_S + part * (OWN / 4u) + x]);
+            [[unroll]] for (uint y = 0u; y < 4u; y++) {
+                uint key = n0 + part * OWN + 4u * x + y;
+                float one = key >= row_start && key < row_end ? score(v[y], b, h, row, key) : LEAST;
+                w[4u * x + y] = one;
+                here = larger(here, one);
             }
-            [[unroll]] for (uint x = 0u; x < OWN / 8u; x++) {
-                uvec4 v;
-                [[unroll]] for (uint y = 0u; y < 4u; y++) v[y] = packHalf2x16(vec2(w[8u * x + 2u * y], w[8u * x + 2u * y + 1u]));
-                s_tile[scores + own * LINE_S + part * (OWN / 8u) + x] = v;
-            }
-            if (part == 0u) s_row[strip + own] = shrunk;
-            subgroupBarrier();
         }
+        s_lane[thread()] = here;
+        subgroupBarrier();
+        here = largest;
+        [[unroll]] for (uint x = 0u; x < SHARE; x++) here = larger(here, s_lane[gl_SubgroupID * SUBGROUP + own * SHARE + x]);
+        float shift = shift_of(here), factor = power(largest - shift);
+        largest = here;
+        weights *= factor;
+        [[unroll]] for (uint x = 0u; x < OWN; x++) {
+            w[x] = power(w[x] - shift);
+            weights += w[x];
+        }
+        [[unroll]] for (uint x = 0u; x < OWN / 8u; x++) {
+            uvec4 v;
+            [[unroll]] for (uint y = 0u; y < 4u; y++) v[y] = packHalf2x16(vec2(w[8u * x + 2u * y], w[8u * x + 2u * y + 1u]));
+            s_tile[scores + own * LINE_S + part * (OWN / 8u) + x] = v;
+        }
+        if (part == 0u) s_row[strip + own] = factor;
+        subgroupBarrier();
 #if !BOTH
         barrier();
         PUT(next_v, 0u)
         barrier();
         fetch_v(v_base, next, end);
 #endif
-        if (is_seen) {
-            coopmat<float, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseAccumulator> shrunk;
-            coopMatLoad(shrunk, s_row, strip, 0u, gl_CooperativeMatrixLayoutColumnMajor);
-            [[unroll]] for (uint j = 0u; j < HEAD / SIDE; j++) sums[j] = sums[j] * shrunk;
-            [[unroll]] for (uint n = 0u; n < KEYS / SIDE; n++) {
-                coopmat<float16_t, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseA> w;
-                coopMatLoad(w, s_tile, scores + n * (SIDE / 8u), LINE_S, gl_CooperativeMatrixLayoutRowMajor);
-                [[unroll]] for (uint j = 0u; j < HEAD / SIDE; j++) {
-                    coopmat<float16_t, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseB> v;
-                    coopMatLoad(v, s_tile, BOTH * BLOCK + n * SIDE * LINE + j * (SIDE / 8u), LINE, gl_CooperativeMatrixLayoutRowMajor);
-                    sums[j] = coopMatMulAdd(w, v, sums[j]);
-                }
+        coopmat<float, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseAccumulator> shrunk;
+        coopMatLoad(shrunk, s_row, strip, 0u, gl_CooperativeMatrixLayoutColumnMajor);
+        [[unroll]] for (uint j = 0u; j < HEAD / SIDE; j++) sums[j] = sums[j] * shrunk;
+        [[unroll]] for (uint n = 0u; n < KEYS / SIDE; n++) {
+            coopmat<float16_t, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseA> w;
+            coopMatLoad(w, s_tile, scores + n * (SIDE / 8u), LINE_S, gl_CooperativeMatrixLayoutRowMajor);
+            [[unroll]] for (uint j = 0u; j < HEAD / SIDE; j++) {
+                coopmat<float16_t, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseB> v;
+                coopMatLoad(v, s_tile, BOTH * BLOCK + n * SIDE * LINE + j * (SIDE / 8u), LINE, gl_CooperativeMatrixLayoutRowMajor);
+                sums[j] = coopMatMulAdd(w, v, sums[j]);
             }
         }
     }

@@ -1,4 +1,5 @@
-// A convolution with one input channel and one filter a group, channels last: each invocation has WIDTH channels of two neighbours along x.
+// A convolution with one input channel and one filter a group, channels last: each invocation has WIDTH channels of two
+// neighbours along x.
 #include "common.glsl"
 const uint PIXELS = 2u, TAPS = p.kh * p.kw;
 

@@ -1,14 +1,14 @@
-// y[pixel, oc] = window[pixel, k] x b[oc, k] for each group on cooperative matrices, channels last, the pixels of all images one after the other.
-// The images a are of f16, f32, or INT8 codes with one scale; the filters b are floats or packed. `oc_base` is the first channel of y where the rows
-// of b come in parts, `oc` the channels of all parts.
+// y[pixel, oc] = window[pixel, k] x b[oc, k] for each group on cooperative matrices, channels last, the pixels of all
+// images one after the other. The images a are of f16, f32, or INT8 codes with one scale; the filters b are floats or
+// packed. `oc_base` is the first channel of y where the rows of b come in parts, `oc` the channels of all parts.
 #include "common.glsl"
 #include "window_nhwc.glsl"
 #include "mma_operands.glsl"
 #define B_ALONG_K 1
 uint group_idx;
 
-// Elements of a part, where channels of a pixel make no vectors: 0 past the reduction axis, which is no multiple of them then. Written out, since loops
-// inside of conditions stay loops.
+// Elements of a part, where channels of a pixel make no vectors: 0 past the reduction axis, which is no multiple of
+// them then. Written out, since loops inside of conditions stay loops.
 #if PACKED_a
 uint element(uint m, uint k) {
     uint pixel, c;

@@ -1,5 +1,6 @@
-// y[pixel, oc] = window[pixel, k] x w[oc, k] for each group, the pixels of all images one after the other: a matrix product whose left side is never
-// stored. `oc_base` is the first channel of y where the rows of w come in parts, `oc` the channels of all parts.
+// y[pixel, oc] = window[pixel, k] x w[oc, k] for each group, the pixels of all images one after the other: a matrix
+// product whose left side is never stored. `oc_base` is the first channel of y where the rows of w come in parts, `oc`
+// the channels of all parts.
 #include "common.glsl"
 #include "window_nhwc.glsl"
 #include "weight.glsl"

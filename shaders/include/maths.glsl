@@ -213,10 +213,13 @@ float nx_tanh(float v) {
     }
     return nx_signed(a > 10.0 ? 1.0 : 1.0 - 2.0 / (nx_exp(2.0 * a) + 1.0), v);
 }
-//: nx_asinh nx_log1p nx_log nx_signed
+//: nx_asinh nx_log1p nx_signed
 float nx_asinh(float v) {
     float a = abs(v);
-    float r = a > 1e18 ? nx_log(a) + 0.69314718056 : a < 1e-4 ? a : nx_log1p(a + a * a / (1.0 + sqrt(1.0 + a * a)));
+    // One logarithm for all: of two in a choice lavapipe 22.3 made neither behind a product.
+    bool large = a > 1e18;
+    float r = nx_log1p(large ? a : a + a * a / (1.0 + sqrt(1.0 + a * a))) + (large ? 0.69314718056 : 0.0);
+    r = a < 1e-4 ? a : r;
     return isnan(v) ? v : nx_signed(r, v);
 }
 //: nx_acosh nx_log1p nx_log nx_sqrt

@@ -1,5 +1,6 @@
-// Positions in the windows of a convolution with channels last. Rows of the implicit matrix are pixels of all results, its columns (y, x, channel) of the
-// kernel. False where the window is over the padding; else `pixel` of x and channel c of the group.
+// Positions in the windows of a convolution with channels last. Rows of the implicit matrix are pixels of all results,
+// its columns (y, x, channel) of the kernel. False where the window is over the padding; else `pixel` of x and channel
+// c of the group.
 bool window(uint m, uint k, out uint pixel, out uint c) {
     c = k % p.c_g;
     uint tap = k / p.c_g, row = m / p.ow;

@@ -140,7 +140,7 @@ fn with_literals(text: &str, key: &KernelKey) -> String {
         let (before, from) = rest.split_at(at);
         let name = &from[2..];
         let name = &name[..name.find(|c| !is_word(c)).unwrap_or(name.len())];
-        let starts = !before.ends_with(is_word) && !(before.is_empty() && done.ends_with(is_word));
+        let starts = !(before.ends_with(is_word) || before.is_empty() && done.ends_with(is_word));
         done += before;
         match key.literals.get(name).filter(|_| starts) {
             Some(&bits) => {

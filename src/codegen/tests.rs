@@ -9,7 +9,7 @@ use crate::ir::{Binary, Expr, Unary};
 use crate::ops::kernel_key::{ArgKey, ExprKey, Load, OperandKey, ParamType, Run, Storage, Tile, Value};
 use crate::ops::variant::{Family, Variant};
 use crate::program::spirv::{Interface, SpirvError};
-use crate::target::shipped_names;
+use crate::target::{MatrixTypes, shipped_names};
 use std::collections::{BTreeMap, BTreeSet};
 
 const BLOCK_4: Packing = Packing { bits: 4, granularity: Granularity::Block(32), scale: ScaleType::F16 };
@@ -51,8 +51,11 @@ fn storages(template: Template, operand: &str) -> Vec<Storage> {
         (Template::ConvMma, "b") => [vec![Storage::F16], packings()].concat(),
         (Template::Gather, "data") => [floats, INTEGERS.to_vec(), packings()].concat(),
         (Template::Gather | Template::CheckIndices, _) => INTEGERS.to_vec(),
-        (Template::Attention | Template::AttentionFew, "mask") => [floats, vec![Storage::I32]].concat(),
+        (Template::Attention | Template::AttentionFew | Template::AttentionMma, "mask") => {
+            [floats, vec![Storage::I32]].concat()
+        }
         (_, "lengths") => vec![Storage::I32],
+        (Template::AttentionMma, _) => vec![Storage::F16],
         (Template::Reduce | Template::Strided | Template::Concat, _) => [floats, INTEGERS.to_vec()].concat(),
         _ => floats,
     }
@@ -329,7 +332,9 @@ fn compile_everywhere(keys: &[KernelKey]) -> usize {
             // Variants are chosen by what a target has: `plan/kernels/gemv.rs`.
             let roomy = target.limits.max_compute_work_group_invocations >= 1024
                 && target.limits.max_compute_shared_memory_size >= 49152;
+            let side = target.features.matrix_shape(MatrixTypes::F16).map_or(0, |shape| shape.m);
             (key.flag("half") == 0 || target.features.f16_arithmetic)
+                && (key.flag("side") == 0 || key.flag("side") == side)
                 && (key.threads() <= 128 || roomy)
                 && needs.fold(true, |all, name| all & target.features.named(name).unwrap())
         };

@@ -94,7 +94,8 @@ fn each_tap(s: &Sizes, pixel: usize, mut f: impl FnMut(usize, usize)) {
     }
 }
 
-/// The windows of `n` pixels from `first`, of one group's channels: `[pixel, tap, channel]`, `fill` where they lie in the padding.
+/// The windows of `n` pixels from `first`, of one group's channels: `[pixel, tap, channel]`, `fill` where they lie in
+/// the padding.
 fn windows<T: Copy>(s: &Sizes, x: &[T], group: usize, first: usize, n: usize, fill: T) -> Vec<T> {
     let own = s.channels / s.group;
     let mut all = vec![fill; n * s.depth()];

@@ -1,9 +1,9 @@
-//! Where the channels of images stand: the attribute `layout` of what works on windows and images. `nchw`, as ONNX has it and where it is absent,
-//! or `nhwc`, channels last, in which neighbouring channels of a pixel lie side by side.
+//! Where the channels of images stand: the attribute `layout` of what works on windows and images. `nchw`, as ONNX has
+//! it and where it is absent, or `nhwc`, channels last, in which neighbouring channels of a pixel lie side by side.
 
 use super::strided;
 use super::util::finish;
-use crate::ir::{Attrs, DType, OpError, Shape, Tensor};
+use crate::ir::{Attrs, DType, EvalFn, OpError, Shape, Tensor};
 
 /// The axes of `[N,C,H,W]` in the order of `[N,H,W,C]`.
 pub const TO_NHWC: [usize; 4] = [0, 2, 3, 1];
@@ -71,7 +71,7 @@ pub fn eval_as_nchw(
     attrs: &Attrs,
     x: &Tensor,
     extra: &[Option<&Tensor>],
-    eval: fn(&Attrs, &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError>,
+    eval: EvalFn,
 ) -> Result<Vec<Tensor>, OpError> {
     let mut alone = attrs.clone().with_dtype("dtype", DType::F32);
     alone.0.remove("epilogue");

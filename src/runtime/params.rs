@@ -38,8 +38,7 @@ impl Params {
         }
         let mut made = Params { pieces, bytes: vec![0; n] };
         for dispatch in dispatches {
-            for (word, at) in dispatch.params.iter().chain(&dispatch.groups).zip((dispatch.params_offset..).step_by(4))
-            {
+            for (word, at) in words_of(dispatch) {
                 if let Some(word) = word.known() {
                     made.set(at, word as u32);
                 }
@@ -48,7 +47,7 @@ impl Params {
         made
     }
 
-    /// Sets the word at this offset of the allocation. Workgroups that do not lie there are none of its words.
+    /// Sets the word at this offset of the allocation.
     fn set(&mut self, offset: u64, word: u32) {
         if let Some(at) = self.place(offset)
             && let Some(bytes) = self.bytes.get_mut(at..at + 4)
@@ -74,6 +73,13 @@ impl Params {
     }
 }
 
+/// The words that a dispatch has in the allocation, and their offsets: parameters, and workgroups where those depend on sizes.
+fn words_of(dispatch: &Dispatch) -> impl Iterator<Item = (&Dim, u64)> {
+    let groups = if dispatch.is_indirect() { dispatch.groups.as_slice() } else { &[] };
+    let offset = |(i, dim)| (dim, dispatch.params_offset.saturating_add(4 * i as u64));
+    dispatch.params.iter().chain(groups).enumerate().map(offset)
+}
+
 /// What of some dispatches depends on sizes.
 pub(super) struct Changing {
     /// Different expressions, and the least that each may be.
@@ -96,16 +102,11 @@ impl Changing {
             *index.entry((dim.clone(), least)).or_insert(n)
         };
         for (i, dispatch) in dispatches.iter().enumerate() {
-            let mut at = (dispatch.params_offset..).step_by(4);
-            for (dim, at) in dispatch.params.iter().zip(&mut at) {
-                if dim.known().is_none() {
-                    words.push((at, number(dim, -(1 << 31))));
-                }
-            }
-            for (dim, at) in dispatch.groups.iter().zip(at) {
-                if dim.known().is_none() {
-                    let value = number(dim, 0);
-                    words.push((at, value));
+            for (n, (dim, at)) in words_of(dispatch).enumerate().filter(|(_, (dim, _))| dim.known().is_none()) {
+                let is_param = n < dispatch.params.len();
+                let value = number(dim, if is_param { -(1 << 31) } else { 0 });
+                words.push((at, value));
+                if !is_param {
                     groups.push((i, value));
                 }
             }
@@ -149,4 +150,58 @@ impl Changing {
 pub(super) fn lost(sizes: &Sizes) -> RuntimeError {
     let list: Vec<String> = sizes.iter().map(|(name, n)| format!("{name} = {n}")).collect();
     RuntimeError::Unsupported { what: format!("the sizes {}: some tensor would have a negative one", list.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dispatch(params: &[Dim], offset: u64, groups: Dim) -> Dispatch {
+        Dispatch {
+            node: "n".to_owned(),
+            shader: String::new(),
+            bindings: vec![],
+            writes: vec![],
+            params: params.to_vec(),
+            params_offset: offset,
+            groups: [groups, 1.into(), 1.into()],
+            loop_iterations: 0,
+            barrier: false,
+            check: None,
+            stripe: None,
+        }
+    }
+
+    /// Parameters side by side and far apart, direct dispatches right before others, and one that has neither parameters nor a place for them.
+    #[test]
+    fn words_follow_sizes_and_no_dispatch_writes_those_of_another() {
+        let n = Dim::ranged("n", 0, 100);
+        let twice = &n * &Dim::Known(2);
+        let all = [
+            dispatch(&[7.into(), n.clone()], 0, 5.into()),
+            dispatch(&[1.into(), 2.into(), 3.into(), 4.into()], 8, 5.into()),
+            dispatch(std::slice::from_ref(&twice), 24, n.clone()),
+            dispatch(&[9.into()], 1 << 20, twice),
+            dispatch(&[], u64::MAX, 5.into()),
+        ];
+        let mut params = Params::new(all.iter(), 2);
+        assert_eq!(params.bytes.len(), 40 + 16);
+        let changing = Changing::of(&all).unwrap();
+        assert_eq!(changing.values.len(), 4, "n and 2 n, each as a parameter and as workgroups");
+        let mut empty = [true; 5];
+        for (size, is_empty) in [(3, false), (0, true)] {
+            changing.follow(&Sizes::from([("n".to_owned(), size)]), &mut params, &mut empty).unwrap();
+            assert_eq!(empty, [false, false, is_empty, is_empty, false]);
+            let words: Vec<u32> =
+                params.bytes.as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect();
+            let n = size as u32;
+            assert_eq!(words, [7, n, 1, 2, 3, 4, 2 * n, n, 1, 1, 9, 2 * n, 1, 1]);
+        }
+        let uploads: Vec<Region> = changing.uploads(&params).iter().map(|(region, _)| *region).collect();
+        let region = |offset, bytes| Region { allocation: 2, offset, bytes };
+        assert_eq!(uploads, [region(4, 36), region(1 << 20, 8)]);
+        assert_eq!(params.uploads().len(), 2);
+        assert!(changing.follow(&Sizes::from([("n".to_owned(), -1)]), &mut params, &mut empty).is_none());
+        assert!(Changing::of(&all[..2][1..]).is_none());
+    }
 }

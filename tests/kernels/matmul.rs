@@ -44,7 +44,7 @@ fn products_of_f16_are_exact() {
                 for target in &bench.targets {
                     let (given, names) = run(&bench.context, target, &case).unwrap();
                     assert_eq!(
-                        names[0].contains("_half"),
+                        names[0].contains("_half") || names[0].contains("_mma_"),
                         target.features.f16_arithmetic,
                         "{names:?} on {}",
                         target.name

@@ -129,7 +129,7 @@ fn batches_epilogues_and_slices() {
         let mut small = bench.targets[0].clone();
         small.limits.max_storage_buffer_range = 8192;
         let bench = &bench.with(small);
-        let (a, b) = (random.floats(DType::F16, &[20, 64]), random.packed(packings()[0], &[300, 64]));
+        let (a, b) = (random.floats(DType::F16, &[12, 64]), random.packed(packings()[0], &[300, 64]));
         let case = || Case::new(&DEF, attrs(true), &[&a, &b]);
         assert!(plan(&case(), &bench.targets[0]).unwrap().len() > 1);
         by_every_variant(case, bench);

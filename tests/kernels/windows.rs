@@ -247,66 +247,105 @@ fn pools_and_resizes_with_channels_last() {
     });
 }
 
-/// Matrices where the device has them; elsewhere what stands in for them. Odd sizes, channels that make vectors and such that do not, groups,
-/// padding, every way to store filters, one image and several, and few pixels with a long reduction axis, which subgroups share.
+/// A convolution with channels last, and how it is divided among subgroups: images, channels, filters, groups, window, variant.
+type Divided = ([usize; 3], usize, usize, usize, Window, &'static str);
+
+/// Odd sizes, channels that make vectors and such that do not, groups, padding, one image and several, and few pixels
+/// with a long reduction axis, which subgroups share.
+const DIVIDED: [Divided; 6] = [
+    ([2, 9, 7], 16, 24, 1, WINDOWS[1], "32x32x32_16x16_1"),
+    ([1, 7, 7], 64, 40, 1, WINDOWS[0], "16x32x32_16x32_2"),
+    ([1, 6, 5], 32, 64, 2, WINDOWS[2], "16x16x32_16x16_4"),
+    ([3, 5, 5], 72, 16, 1, ([3, 3], [1, 1], [2, 2, 2, 2], [2, 2]), "16x16x64_16x16_3"),
+    ([1, 11, 13], 3, 20, 1, ([7, 7], [2, 2], [3, 3, 3, 3], [1, 1]), "32x32x32_16x16_1"),
+    ([1, 4, 4], 12, 96, 4, WINDOWS[1], "32x32x32_16x32_1"),
+];
+
+fn divided_attrs((_, _, _, groups, window, _): Divided) -> Attrs {
+    attrs(window).with_int("group", groups as i64).with_str("layout", "nhwc")
+}
+
+/// Runs convolutions of floats on matrices where the device has them, elsewhere on what stands in for them.
+fn on_matrices(bench: &Bench, random: &mut Random, divided: Divided, (x_ty, w_ty): (DType, DType)) {
+    let ([n, h, w], channels, filters, groups, window, variant) = divided;
+    let ([kh, kw], own, attrs) = (window.0.map(|n| n as usize), channels / groups, divided_attrs(divided));
+    let x = random.floats(x_ty, &[n, h, w, channels]);
+    let floats = random.floats(w_ty, &[filters, kh, kw, own]);
+    let y = conv::DEF.eval.unwrap()(&attrs, &[Some(&x), Some(&floats)]).unwrap().remove(0);
+    let (bias, rest) = (random.floats(DType::F32, &[filters]), random.floats(DType::F16, &y.dims()));
+    let case = Case::new(&conv::DEF, attrs, &[&x, &floats]).then("relu(add(add(x0,x1),x2))", &[&bias, &rest]);
+    let case = case.stored(DType::F32).by(variant);
+    case.check(bench);
+    for target in &bench.targets {
+        let names: Vec<_> = plan(&case, target).unwrap().iter().map(|call| call.key.name()).collect();
+        let multiplies = target.features.cooperative_matrix && target.features.f16_arithmetic;
+        assert_eq!(names[0].starts_with("conv_mma"), multiplies, "{names:?} on {}", target.name);
+    }
+}
+
 #[test]
-fn convolutions_on_matrices() {
+fn convolutions_of_f16_on_matrices() {
     on_devices(|bench| {
         let mut random = Random::new(25);
-        let shapes = [
-            // Image, channels, filters, groups, window, variant.
-            ([2, 9, 7], 16, 24, 1, WINDOWS[1], "32x32x32_16x16_1"),
-            ([1, 11, 13], 3, 20, 1, ([7, 7], [2, 2], [3, 3, 3, 3], [1, 1]), "32x16x32_32x16_2"),
-            ([1, 7, 7], 64, 40, 1, WINDOWS[0], "16x32x32_16x32_2"),
-            ([1, 6, 5], 32, 64, 2, WINDOWS[2], "16x16x32_16x16_4"),
-            ([1, 30, 29], 8, 33, 1, WINDOWS[3], "64x32x64_32x16_1"),
-            ([3, 5, 5], 72, 16, 1, ([3, 3], [1, 1], [2, 2, 2, 2], [2, 2]), "16x16x64_16x16_3"),
-            ([1, 4, 4], 12, 96, 4, WINDOWS[1], "32x32x32_16x32_1"),
-        ];
-        for ([n, h, w], channels, filters, groups, window, variant) in shapes {
-            let ([kh, kw], own) = (window.0.map(|n| n as usize), channels / groups);
-            let attrs = attrs(window).with_int("group", groups as i64).with_str("layout", "nhwc");
-            let bias = random.floats(DType::F32, &[filters]);
-            for (x_ty, w_ty) in [(DType::F16, DType::F16), (DType::F32, DType::F16), (DType::F32, DType::F32)] {
-                let x = random.floats(x_ty, &[n, h, w, channels]);
-                let floats = random.floats(w_ty, &[filters, kh, kw, own]);
-                let plain = Case::new(&conv::DEF, attrs.clone(), &[&x, &floats]).stored(DType::F32).by(variant);
-                plain.check(bench);
-                for target in &bench.targets {
-                    let names: Vec<_> = plan(&plain, target).unwrap().iter().map(|call| call.key.name()).collect();
-                    let multiplies = target.features.cooperative_matrix && target.features.f16_arithmetic;
-                    assert_eq!(names[0].starts_with("conv_mma"), multiplies, "{names:?} on {}", target.name);
-                }
-                let y = conv::DEF.eval.unwrap()(&attrs, &[Some(&x), Some(&floats)]).unwrap().remove(0);
-                let rest = random.floats(DType::F16, &y.dims());
-                Case::new(&conv::DEF, attrs.clone(), &[&x, &floats])
-                    .then("relu(add(add(x0,x1),x2))", &[&bias, &rest])
-                    .by(variant)
-                    .check(bench);
+        for divided in DIVIDED {
+            on_matrices(bench, &mut random, divided, (DType::F16, DType::F16));
+        }
+    });
+}
+
+#[test]
+fn convolutions_of_f32_on_matrices() {
+    on_devices(|bench| {
+        let mut random = Random::new(26);
+        for (divided, types) in [
+            (DIVIDED[0], (DType::F32, DType::F32)),
+            (DIVIDED[2], (DType::F32, DType::F16)),
+            (DIVIDED[4], (DType::F32, DType::F32)),
+        ] {
+            on_matrices(bench, &mut random, divided, types);
+        }
+    });
+}
+
+#[test]
+fn convolutions_of_packed_filters_on_matrices() {
+    on_devices(|bench| {
+        let mut random = Random::new(27);
+        for (divided, packing) in [(1, 0), (2, 1), (3, 2), (1, 3), (2, 5)] {
+            let divided = DIVIDED[divided];
+            let ([n, h, w], channels, filters, groups, window, variant) = divided;
+            let depth = channels / groups * (window.0[0] * window.0[1]) as usize;
+            if !depth.is_multiple_of(32) {
+                continue;
             }
-            if own * kh * kw % 32 == 0 {
-                let x = random.floats(DType::F16, &[n, h, w, channels]);
-                let codes = random.packed(Packing::activation(Granularity::Tensor), &[n, h, w, channels]);
-                for packing in packings() {
-                    let packed = random.packed(packing, &[filters, own * kh * kw]);
-                    let case = |x: &Tensor| Case::new(&conv::DEF, attrs.clone(), &[x, &packed]).by(variant);
-                    case(&x).then("add(x0,x1)", &[&bias]).check(bench);
-                    if !packing.scale.has_zeros() {
-                        case(&codes).then("add(x0,x1)", &[&bias]).check(bench);
-                    }
-                }
-                if groups == 1 {
-                    let part = random.packed(packings()[0], &[9, own * kh * kw]);
-                    let matrix = random.floats(DType::F16, &[filters, own * kh * kw]);
-                    let case = Case::new(&conv::DEF, attrs.clone(), &[&x, &matrix, &part]);
-                    case.stored(DType::F16).by(variant).check(bench);
-                }
+            let packing = packings()[packing % packings().len()];
+            let packed = random.packed(packing, &[filters, depth]);
+            let bias = random.floats(DType::F32, &[filters]);
+            let x = random.floats(DType::F16, &[n, h, w, channels]);
+            let codes = random.packed(Packing::activation(Granularity::Tensor), &[n, h, w, channels]);
+            let case = |x: &Tensor| Case::new(&conv::DEF, divided_attrs(divided), &[x, &packed]).by(variant);
+            case(&x).then("add(x0,x1)", &[&bias]).check(bench);
+            if !packing.scale.has_zeros() {
+                case(&codes).then("add(x0,x1)", &[&bias]).check(bench);
+            }
+            if groups == 1 {
+                let part = random.packed(packings()[0], &[9, depth]);
+                let matrix = random.floats(DType::F16, &[filters, depth]);
+                let case = Case::new(&conv::DEF, divided_attrs(divided), &[&x, &matrix, &part]);
+                case.stored(DType::F16).by(variant).check(bench);
             }
         }
-        // What is not finite stays so, in the pixels that draw on it.
+    });
+}
+
+/// What is not finite stays so, in the pixels that draw on it.
+#[test]
+fn convolutions_of_infinities_on_matrices() {
+    on_devices(|bench| {
+        let mut random = Random::new(28);
         let mut values = random.floats(DType::F32, &[1, 5, 5, 8]).to_f32s().unwrap().into_owned();
         (values[3], values[100], values[177]) = (f32::INFINITY, f32::NEG_INFINITY, f32::NAN);
-        for (x_ty, w_ty) in [(DType::F16, DType::F16), (DType::F32, DType::F16), (DType::F32, DType::F32)] {
+        for (x_ty, w_ty) in [(DType::F16, DType::F16), (DType::F32, DType::F32)] {
             let x = Tensor::from_f32s(x_ty, &[1, 5, 5, 8], &values).unwrap();
             let w = random.floats(w_ty, &[16, 3, 3, 8]);
             let attrs = attrs(WINDOWS[1]).with_str("layout", "nhwc");

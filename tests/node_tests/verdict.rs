@@ -101,9 +101,7 @@ impl Runner {
         check(case, on_cpu, &all, "CPU")?;
         if let Some(context) = &self.device {
             let on_device = Session::on(program, context).map_err(|e| Verdict::Crash(text(&e)))?;
-            match check(case, on_device, &all, "device") {
-                checked => checked?,
-            }
+            check(case, on_device, &all, "device")?;
         }
         Ok(match (hosts.is_empty(), inputs.is_empty() && n_dispatches == 0) {
             (false, _) => Verdict::Host(hosts),

@@ -17,7 +17,7 @@ use nyxc::passes::{Policy, Settings};
 use nyxc::program::{Program, file};
 use nyxc::runtime::{Options, VkContext, devices, validation_errors};
 use nyxc::session::{Compile, DeviceChoice, Reference, Session, compile};
-use nyxc::target::{Limits, Target, shipped_names};
+use nyxc::target::{Target, shipped_names};
 use std::path::Path;
 
 type At<'a> = &'a [(&'a str, i64)];
@@ -105,17 +105,6 @@ fn distance(given: &[Tensor], expected: &[Tensor]) -> f64 {
 
 /// Every policy and every size, on the CPU reference and every device here.
 fn check(ranges: &[(&str, i64, i64)], body: &str, sizes: &[At], policies: &[(&str, f64)]) {
-    check_as(&|target| target, ranges, body, sizes, policies);
-}
-
-/// The same, compiled for what `shown` makes of the device.
-fn check_as(
-    shown: &dyn Fn(Target) -> Target,
-    ranges: &[(&str, i64, i64)],
-    body: &str,
-    sizes: &[At],
-    policies: &[(&str, f64)],
-) {
     let graph = read(&where_(ranges), body);
     let options = Options { validation: true, ..Options::from_env() };
     let devices = devices().unwrap();
@@ -124,7 +113,7 @@ fn check_as(
     }
     for &(policy, bound) in policies {
         let lavapipe = Target::shipped("lavapipe").unwrap();
-        let target = &shown(devices.first().map_or(&lavapipe, |d| &d.target).clone());
+        let target = devices.first().map_or(&lavapipe, |d| &d.target);
         let program = compiled(&graph, policy, target);
         let mut bytes = Vec::new();
         file::write(&program, &mut bytes).unwrap();

@@ -288,12 +288,6 @@ fn keys_beyond_a_mask_are_masked_out_at_every_size() {
     }
 }
 
-/// As if its subgroups were as wide as a GPU's: attention then has kernels of its own.
-fn wide(target: Target) -> Target {
-    let limits = Limits { subgroup_size: 32, ..target.limits };
-    Target { limits, ..target }
-}
-
 /// Kernels for one query, for few and for many, with the keys in one chunk or in several.
 #[test]
 fn attention_takes_any_number_of_queries_and_keys() {
@@ -315,7 +309,7 @@ fn attention_takes_any_number_of_queries_and_keys() {
         &[("n", 5), ("past", 126)],
         &[("n", 9), ("past", 3)],
     ];
-    check_as(&wide, &[("n", 1, 40), ("past", 0, 300)], &body, sizes, &ALL[..2]);
+    check(&[("n", 1, 40), ("past", 0, 300)], &body, sizes, &ALL[..2]);
 }
 
 #[test]
@@ -327,7 +321,6 @@ fn scores_of_attention_take_no_memory() {
   output %y
 ";
     let lavapipe = Target::shipped("lavapipe").unwrap();
-    let peak = |target: &Target| compiled(&read("", body), "uniform:f32", target).plans[0].planned_peak_bytes;
-    let (whole, products) = (peak(&wide(lavapipe.clone())), peak(&lavapipe));
-    assert!(whole + 4 * 512 * 512 * 4 <= products, "{whole} {products}");
+    let program = compiled(&read("", body), "uniform:f32", &lavapipe);
+    assert!(program.plans[0].planned_peak_bytes < 4 * 512 * 512 * 4, "{:?}", program.plans[0].ledger);
 }

@@ -10,8 +10,9 @@ use crate::ir::packed::Granularity;
 use crate::ir::{Dim, TensorType};
 use crate::ops::kernel_key::Template;
 
-/// Elements of a window up to which loops over it are unrolled.
-const MAX_UNROLLED: u64 = 49;
+/// Elements of a window up to which loops over it are unrolled: an invocation holds the weights of so many, of four
+/// channels, in registers.
+const MAX_UNROLLED: u64 = 25;
 /// Elements between the first and the last along x that an invocation of an unrolled window may hold.
 const MAX_COLUMNS: u64 = 16;
 

@@ -1,5 +1,5 @@
-//! Convolutions with channels last on cooperative matrices: which variant. Where the target or the form of the operands does not suit them, other kernels
-//! compute the convolution on any device.
+//! Convolutions with channels last on cooperative matrices: which variant. Where the target or the form of the operands
+//! does not suit them, other kernels compute the convolution on any device.
 
 use super::call::Node;
 use super::mma::{Choice, Operands};
@@ -39,8 +39,8 @@ impl Sizes<'_> {
     }
 }
 
-/// How it is computed where there are at most [`FEW_IMAGES`], or more; `None` where other kernels are better. How many there are decides nothing else,
-/// so that a program for any number of them gives the bits of that for one number.
+/// How it is computed where there are at most [`FEW_IMAGES`], or more; `None` where other kernels are better. How many
+/// there are decides nothing else, so that a program for any number of them gives the bits of that for one number.
 pub(super) fn choose(node: &Node<'_>, (x, b): (Storage, Storage), sizes: &Sizes<'_>, few: bool) -> Option<Choice> {
     if sizes.depth < LEAST_DEPTH || sizes.filters < LEAST_FILTERS {
         return None;
@@ -49,8 +49,8 @@ pub(super) fn choose(node: &Node<'_>, (x, b): (Storage, Storage), sizes: &Sizes<
     Operands::of(node, (x, b), true, (k.known()?, None))?.choose_among(node, &k, || preferred(sizes, few, x))
 }
 
-/// Variants, the best first, by what was measured on an H200 with kernels of this structure: tiles of a workgroup where they are enough to
-/// keep the device busy, else small tiles whose reduction axis several subgroups share.
+/// Variants, the best first, by what was measured on an H200 with kernels of this structure: tiles of a workgroup where
+/// they are enough to keep the device busy, else small tiles whose reduction axis several subgroups share.
 fn preferred(sizes: &Sizes<'_>, few: bool, x: Storage) -> Vec<Mma> {
     let of = |m, n, k, warp_m, warp_n, ways| Mma { m, n, k, warp_m, warp_n, ways };
     let plane = sizes.plane.known().and_then(|n| u64::try_from(n).ok()).unwrap_or(MANY_PIXELS);

@@ -204,27 +204,35 @@ impl Operands {
     /// Variants, the best first, as measured on an H200 (`benches/gpu`). All of one case have the same `k` and `ways`, which sums depend on: these follow
     /// from the columns and the reduction axis alone.
     fn preferred(self, [m, n, batch]: [&Dim; 3], k: &Dim, bucket: Bucket) -> Vec<Mma> {
-        let slab = match self.arithmetic {
-            Arithmetic::Half => 64,
-            Arithmetic::Pairs => 32,
-            Arithmetic::Codes => 128,
-        };
-        // Tiles and the parts of subgroups, the largest first, and the ways. The longer tile of pairs lies along the rows.
-        let (ways, tiles): (u32, &[[u32; 4]]) = match bucket {
-            Bucket::UpTo16 => (8, &[[16, 16, 16, 16]]),
-            Bucket::UpTo64 if self.arithmetic == Arithmetic::Codes => (2, &[[32, 32, 16, 16], [16, 16, 16, 16]]),
-            Bucket::UpTo64 => (4, &[[32, 32, 32, 32], [16, 16, 16, 16]]),
-            Bucket::UpTo256 if most(n) < 4096 => (4, &[[32, 32, 32, 32], [32, 32, 16, 16], [16, 16, 16, 16]]),
-            Bucket::UpTo256 => (2, &[[64, 64, 32, 32], [32, 32, 32, 32], [32, 32, 16, 16]]),
-            Bucket::More if self.arithmetic == Arithmetic::Pairs => {
-                (1, &[[128, 128, 32, 64], [64, 128, 64, 32], [64, 64, 32, 32], [32, 64, 16, 32], [32, 32, 16, 16]])
+        use Arithmetic::{Codes, Half, Pairs};
+        // Of narrow products there are few tiles, and small ones are faster.
+        let is_narrow = most(n) < 2048;
+        // The slab and the ways, then tiles and the parts of subgroups, the largest first. The longer part of pairs lies along the rows.
+        let (slab, ways, tiles): (u32, u32, &[[u32; 4]]) = match (bucket, self.arithmetic) {
+            (Bucket::UpTo16, Half | Codes) => (64, 8, &[[16, 16, 16, 16]]),
+            (Bucket::UpTo16, Pairs) => (32, 8, &[[16, 16, 16, 16]]),
+            (Bucket::UpTo64, Codes) => (128, 2, &[[32, 32, 16, 16]]),
+            (Bucket::UpTo64 | Bucket::UpTo256, Half) if is_narrow => (128, 2, &[[32, 32, 16, 16]]),
+            (Bucket::UpTo64 | Bucket::UpTo256, Pairs) if is_narrow => (64, 2, &[[32, 32, 16, 16]]),
+            (Bucket::UpTo64, Half) => (64, 4, &[[32, 32, 32, 32]]),
+            (Bucket::UpTo64, Pairs) => (32, 4, &[[32, 32, 32, 32]]),
+            (Bucket::UpTo256, Codes) if is_narrow => (128, 2, &[[32, 32, 16, 16]]),
+            (Bucket::UpTo256, Half) => (64, 2, &[[64, 64, 32, 32], [32, 32, 16, 16]]),
+            (Bucket::UpTo256, Pairs) => (32, 2, &[[64, 64, 32, 32], [32, 32, 16, 16]]),
+            (Bucket::UpTo256, Codes) => (128, 2, &[[64, 64, 32, 32], [32, 32, 16, 16]]),
+            (Bucket::More, Pairs) => {
+                (32, 1, &[[128, 128, 32, 64], [64, 128, 64, 32], [64, 64, 32, 32], [32, 64, 16, 32], [32, 32, 16, 16]])
             }
-            Bucket::More => {
-                (1, &[[128, 128, 64, 32], [64, 128, 64, 32], [64, 64, 32, 32], [32, 64, 16, 32], [32, 32, 16, 16]])
+            (Bucket::More, Half | Codes) => {
+                let slab = if self.arithmetic == Codes { 128 } else { 64 };
+                (
+                    slab,
+                    1,
+                    &[[128, 128, 64, 32], [64, 128, 64, 32], [64, 64, 32, 32], [32, 64, 16, 32], [32, 32, 16, 16]],
+                )
             }
         };
-        // Ways that would have nothing to do are none, and shared memory holds a slab for each.
-        let slab = if ways == 8 { slab.min(64) } else { slab };
+        // Ways that would have nothing to do are none.
         let slabs = most(k).div_ceil(u64::from(slab)).clamp(1, u64::from(ways));
         let ways = 1 << slabs.ilog2();
         let all: Vec<Mma> =
