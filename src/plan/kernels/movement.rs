@@ -97,8 +97,7 @@ pub(super) fn strided(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let n = node.n();
     let offset = list("offset").first().cloned().unwrap_or(zero);
     // A CPU, as lavapipe has it, is slow to fill shared memory and has caches.
-    let is_cpu = node.target.is_cpu();
-    if let Some(tiles) = Tiles::of(&axes, &offset, storage(ty)).filter(|_| !boxed && !is_cpu) {
+    if let Some(tiles) = Tiles::of(&axes, &offset, storage(ty)).filter(|_| !boxed && !node.target.is_cpu()) {
         return Ok(vec![tiles.call(node.call(Template::Transposed).operand(x))?]);
     }
     let width = match axes.split_last() {

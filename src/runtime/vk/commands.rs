@@ -4,9 +4,8 @@ use super::pipelines::Groups;
 use super::{Bound, Buffer, VkContext};
 use crate::runtime::RuntimeError;
 use ash::vk;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
 
 /// Counts what was recorded, submitted and waited for.
 #[derive(Debug, Default)]
@@ -27,9 +26,6 @@ impl Tally {
 pub(in crate::runtime) struct Fence {
     raw: vk::Fence,
     pending: AtomicBool,
-    /// When it was submitted last, and how long that took, in nanoseconds.
-    since: Mutex<Instant>,
-    usual_ns: AtomicU64,
     tally: Arc<Tally>,
     context: VkContext,
 }
@@ -40,8 +36,8 @@ impl Fence {
         // SAFETY: the device is live and the structure complete.
         let raw = context
             .attempt("vkCreateFence", || unsafe { device.create_fence(&vk::FenceCreateInfo::default(), None) })?;
-        let (pending, since, usual_ns) = (AtomicBool::new(false), Mutex::new(Instant::now()), AtomicU64::new(0));
-        Ok(Arc::new(Fence { raw, pending, since, usual_ns, tally: tally.clone(), context: context.clone() }))
+        let (pending, tally, context) = (AtomicBool::new(false), tally.clone(), context.clone());
+        Ok(Arc::new(Fence { raw, pending, tally, context }))
     }
 
     /// Submits what was recorded, in order. Whatever of it is still under way, and this fence's last submission, is waited for before.
@@ -50,7 +46,6 @@ impl Fence {
         all.iter().try_for_each(|commands| commands.wait())?;
         let buffers: Vec<vk::CommandBuffer> =
             all.iter().flat_map(|c| c.buffers.get(..c.n_recorded).unwrap_or_default()).copied().collect();
-        *self.since.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.context.submit(&buffers, self.raw)?;
         self.tally.submits.fetch_add(1, Ordering::Relaxed);
         self.pending.store(true, Ordering::Relaxed);
@@ -62,10 +57,8 @@ impl Fence {
     pub(in crate::runtime) fn wait(&self) -> Result<(), RuntimeError> {
         if self.is_pending() {
             self.tally.waits.fetch_add(1, Ordering::Relaxed);
-            self.context.wait(self.raw, Duration::from_nanos(self.usual_ns.load(Ordering::Relaxed)))?;
+            self.context.wait(self.raw)?;
             self.pending.store(false, Ordering::Relaxed);
-            let took = self.since.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
-            self.usual_ns.store(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         }
         Ok(())
     }

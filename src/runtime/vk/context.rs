@@ -3,7 +3,7 @@
 use super::call;
 use super::fault::Faults;
 use super::instance::Instance;
-use super::probe::{DeviceInfo, Probe, granularity};
+use super::probe::{DeviceInfo, DeviceKind, Probe, granularity};
 use crate::runtime::RuntimeError;
 use crate::target::{Features, Mask, Target};
 use ash::vk::{self, Handle};
@@ -16,9 +16,8 @@ use std::time::{Duration, Instant};
 /// because a software device may take minutes for one submission.
 const WAIT_NS: u64 = 5_000_000_000;
 const WAITS: u32 = 360;
-/// How long before its fence should be signalled a thread wakes up, at least and at most.
-const LOOK: Duration = Duration::from_micros(50);
-const MOST_AHEAD: Duration = Duration::from_micros(400);
+/// How long a thread looks at a fence itself before it sleeps until that is signalled.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// What surrounds a device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -311,13 +310,13 @@ impl VkContext {
         self.attempt("vkQueueSubmit", || unsafe { self.device().queue_submit(*queue, &[submit], fence) })
     }
 
-    /// Waits for a fence that was submitted, which took `usual` the last time, and resets it.
-    pub(super) fn wait(&self, fence: vk::Fence, usual: Duration) -> Result<(), RuntimeError> {
+    /// Waits for a fence that was submitted, and resets it.
+    pub(super) fn wait(&self, fence: vk::Fence) -> Result<(), RuntimeError> {
         let mut last = vk::Result::TIMEOUT;
         for i in 0..WAITS {
             let waited = match self.0.instance.faults.strike("vkWaitForFences") {
                 Some(code) => Err(code),
-                None if i == 0 && self.wait_awake(fence, usual).map_err(call("vkWaitForFences"))? => Ok(()),
+                None if i == 0 && self.wait_awake(fence).map_err(call("vkWaitForFences"))? => Ok(()),
                 // SAFETY: the fence is a live one of this device.
                 None => unsafe { self.device().wait_for_fences(&[fence], true, WAIT_NS) },
             };
@@ -334,20 +333,12 @@ impl VkContext {
         Err(call("vkWaitForFences")(last))
     }
 
-    /// Sleeps until shortly before the fence should be signalled, then looks at it for a while, as a thread that sleeps is woken late; whether it is.
-    fn wait_awake(&self, fence: vk::Fence, usual: Duration) -> Result<bool, vk::Result> {
-        let ahead = (usual / 8).clamp(LOOK, MOST_AHEAD);
-        if usual > 2 * ahead {
-            let asleep = (usual - ahead).as_nanos() as u64;
-            // SAFETY: the fence is a live one of this device, here and below.
-            match unsafe { self.device().wait_for_fences(&[fence], true, asleep.min(WAIT_NS)) } {
-                Err(vk::Result::TIMEOUT) => {}
-                other => return other.map(|()| true),
-            }
-        }
+    /// Looks at the fence for a while, as a thread that sleeps is woken late; whether it is signalled. A device that computes on the CPU needs this thread's
+    /// time itself.
+    fn wait_awake(&self, fence: vk::Fence) -> Result<bool, vk::Result> {
         let start = Instant::now();
-        while start.elapsed() < 2 * ahead {
-            // SAFETY: as above.
+        while self.info().kind != DeviceKind::Cpu && start.elapsed() < LOOK {
+            // SAFETY: the fence is a live one of this device.
             if unsafe { self.device().get_fence_status(fence) }? {
                 return Ok(true);
             }
