@@ -102,9 +102,11 @@ impl Work<'_> {
                     }
                 }
             }
-            // An output is computed in the type in which the model has it.
-            let is_f32 = |out: usize| self.graph.is_output(id.out(out)) && node.outputs[out].ty.dtype == DType::F32;
-            let computed = if (0..node.outputs.len()).any(is_f32) { DType::F32 } else { stored };
+            // An output is computed in the type in which the model has it, bf16 in f32.
+            let is_wide = |out: usize| {
+                self.graph.is_output(id.out(out)) && matches!(node.outputs[out].ty.dtype, DType::F32 | DType::BF16)
+            };
+            let computed = if (0..node.outputs.len()).any(is_wide) { DType::F32 } else { stored };
             self.read(&op, &mut operands, stored, computed)?;
         }
         let unchanged = old.iter().zip(&operands).all(|(old, new)| old.map(Val::Old) == *new);

@@ -141,7 +141,7 @@ fn rows_of(graph: &Graph, weights: ValueId, op: &Op, target: &Target) -> Result<
     }
     let &[k, n] = &tensor.dims()[..] else { return Ok(None) };
     let values = tensor.to_f32s()?;
-    let rows: Vec<f32> = (0..n).flat_map(|row| values[row..].iter().step_by(n).take(k).copied()).collect();
+    let rows: Vec<f32> = (0..n).flat_map(|row| values.iter().skip(row).step_by(n).take(k).copied()).collect();
     Ok(Some(Tensor::from_f32s(tensor.dtype(), &[n, k], &rows)?))
 }
 

@@ -11,7 +11,7 @@
 use super::pattern::{producer, scalar};
 use super::recognize_attention::{Halves, attention, rotary};
 use super::{Context, Pass, PassError, at};
-use crate::ir::{Attrs, Edit, Graph, NodeId, Op, Patch, Val, ValueId};
+use crate::ir::{Attrs, DType, Edit, Graph, NodeId, Op, Patch, Val, ValueId};
 use crate::ops;
 
 /// The pass.
@@ -44,6 +44,10 @@ impl Pass for RecognizeComposites {
         let mut halves = Halves::default();
         for id in graph.order() {
             let value = id.out(0);
+            // Attributes are f32: what is written out in f64 has constants of more digits.
+            if graph.ty(value).dtype == DType::F64 {
+                continue;
+            }
             let mut found = gelu(graph, value).map(|x| Found::of("Gelu", Attrs::new(), vec![x]));
             found = found.or_else(|| swish(graph, value).map(|x| Found::of("Swish", Attrs::new(), vec![x])));
             found = found.or_else(|| {

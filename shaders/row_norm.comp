@@ -17,15 +17,22 @@ void main() {
 #else
     mean = row_sum(mean) / float(p.n);
 #endif
-    float square = 0.0;
+    // Squares beyond f32 are those of values a power of two smaller. Both are summed: rows of a workgroup share barriers.
+    const float LESS = uintBitsToFloat(0x1f800000u);
+    float square = 0.0, less = 0.0;
     [[unroll]] for (uint h = 0u; h < HELD; h++) {
         [[unroll]] for (uint e = 0u; e < WIDTH; e++) {
             x[h][e] -= mean;
-            if (column(h) < p.n) square += x[h][e] * x[h][e];
+            if (column(h) < p.n) {
+                float v = x[h][e] * LESS;
+                square += x[h][e] * x[h][e];
+                less += v * v;
+            }
         }
     }
     square = row_sum(square) / float(p.n);
-    float factor = 1.0 / sqrt(square + p.epsilon);
+    less = row_sum(less) / float(p.n);
+    float factor = square > 3.4028235e38 ? LESS / sqrt(less + p.epsilon * LESS * LESS) : 1.0 / sqrt(square + p.epsilon);
     [[unroll]] for (uint h = 0u; h < HELD; h++) {
         [[unroll]] for (uint e = 0u; e < WIDTH; e++) x[h][e] *= factor;
 #if HAS_scale

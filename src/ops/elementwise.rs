@@ -290,10 +290,20 @@ fn is_inf(c: &Case<'_>) -> Recipe {
 
 fn gelu(c: &Case<'_>) -> Recipe {
     match c.attrs.str("approximate").unwrap_or("none") {
+        // Numbers of expressions are f32: in f64 others are computed from exact ones.
+        "none" if c.dtype()? == DType::F64 => c.same("mul(mul(x0,0.5),add(erf(div(x0,sqrt(2.0))),1.0))"),
+        "tanh" if c.dtype()? == DType::F64 => c.same(
+            "mul(mul(x0,0.5),add(tanh(mul(sqrt(div(0.5,atan(1.0))),add(x0,mul(div(44715.0,1000000.0),mul(x0,mul(x0,x0)))))),1.0))",
+        ),
         "none" => c.same("mul(mul(x0,0.5),add(erf(mul(x0,0.70710677)),1.0))"),
         "tanh" => c.same("mul(mul(x0,0.5),add(tanh(mul(0.7978846,add(x0,mul(0.044715,mul(x0,mul(x0,x0)))))),1.0))"),
         other => Err(OpError::attribute("approximate", format!("is {other:?}"))),
     }
+}
+
+fn hard_swish(c: &Case<'_>) -> Recipe {
+    let sixth = if c.dtype()? == DType::F64 { "div(x0,6.0)" } else { "mul(x0,0.16666667)" };
+    c.same(format!("mul(x0,max(min(add({sixth},0.5),1.0),0.0))"))
 }
 
 fn elu(c: &Case<'_>) -> Recipe {
@@ -539,7 +549,7 @@ operators! {
     GREATER "greater" "Greater" 13 (2, 2) [] rule!("gt(x0,x1)", Bool);
     GREATER_OR_EQUAL "greater_or_equal" "GreaterOrEqual" 16 (2, 2) [] rule!("ge(x0,x1)", Bool);
     HARD_SIGMOID "hard_sigmoid" "HardSigmoid" 22 (1, 1) [attr::float("alpha"), attr::float("beta")] hard_sigmoid;
-    HARD_SWISH "hard_swish" "HardSwish" 22 (1, 1) [] rule!("mul(x0,max(min(add(mul(x0,0.16666667),0.5),1.0),0.0))");
+    HARD_SWISH "hard_swish" "HardSwish" 22 (1, 1) [] hard_swish;
     IDENTITY "identity" "Identity" 21 (1, 1) [] rule!("x0");
     IS_INF "is_inf" "IsInf" 20 (1, 1) [attr::int("detect_negative"), attr::int("detect_positive")] is_inf;
     IS_NAN "is_nan" "IsNaN" 20 (1, 1) [] rule!("isnan(x0)", Bool);

@@ -171,7 +171,8 @@ fn slice(x: &Values, operands: &[Option<Values>]) -> Option<Values> {
         let (low, high) = if by > 0 { (0, n) } else { (-1, n - 1) };
         let (start, end) = (from_end(starts[i]).clamp(low.max(0), high.max(0)), from_end(ends[i]).clamp(low, high));
         (first[at], step[at]) = (start, by);
-        dims[at] = if by > 0 { (end - start + by - 1) / by } else { (start - end - by - 1) / -by }.max(0) as usize;
+        let taken = if by > 0 { (end - start + by - 1) / by } else { (start - end - by - 1) / -by };
+        dims[at] = if n == 0 { 0 } else { taken.max(0) as usize };
     }
     let source =
         |index: &[usize]| index.iter().enumerate().map(|(a, &i)| (first[a] + step[a] * i as i128) as usize).collect();
