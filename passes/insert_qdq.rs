@@ -1,11 +1,13 @@
 //! Makes formats explicit: the graph after this pass is plain ONNX again and computes what the formats say.
 //!
-//! For every node with a format: its float results are stored in the type that the format says, by a `store` where the operator gives another;
-//! operands are read as they are stored, widened where the operator wants one type. Quantized weights become a constant of codes, one of scales and a
-//! DequantizeLinear by blocks (opset 21), transposed or reshaped where the operator wants another layout; activations to be quantized
-//! go through `dynamic_quantize` and DequantizeLinear. The parts of a split matrix are constants of their own, joined by a Concat. Other constants are
-//! narrowed where they are large and f16 holds them. An output of the graph is stored as the model has it. A Cast stays: it is a conversion that the
-//! model asks for. Refuses nothing: a node without format keeps its types, and f64 is f64 under every format.
+//! For every node with a format: its float results are stored in the type that the format says, by a `store` where the
+//! operator gives another; operands are read as they are stored, widened where the operator wants one type. Quantized
+//! weights become a constant of codes, one of scales and a DequantizeLinear by blocks (opset 21), transposed or
+//! reshaped where the operator wants another layout; activations to be quantized go through `dynamic_quantize` and
+//! DequantizeLinear. The parts of a split matrix are constants of their own, joined by a Concat. Other constants are
+//! narrowed where they are large and f16 holds them. An output of the graph is stored as the model has it. A Cast
+//! stays: it is a conversion that the model asks for. Refuses nothing: a node without format keeps its types, and f64
+//! is f64 under every format.
 
 use super::{Context, Pass, PassError, Stage, at};
 use crate::ir::packed::{Granularity, Packing, ScaleType, unpack};
@@ -131,8 +133,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Brings operands to types that the operator reads: large constants to f16 where that is `stored`, bf16 to f32, and all to f32 where that
-    /// is `computed`, or they differ and the operator wants one type.
+    /// Brings operands to types that the operator reads: large constants to f16 where that is `stored`, bf16 to f32,
+    /// and all to f32 where that is `computed`, or they differ and the operator wants one type.
     fn read(&mut self, op: &Op, operands: &mut [Option<Val>], stored: DType, computed: DType) -> Result<(), OpError> {
         let mut slots = Vec::new();
         for (slot, operand) in operands.iter_mut().enumerate() {
@@ -363,8 +365,8 @@ fn is_plain(dtype: DType) -> bool {
     matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
 }
 
-/// Operands whose float type is no activation: scales and thresholds that operators want in f32 whatever else they compute, and what an operator
-/// converts itself.
+/// Operands whose float type is no activation: scales and thresholds that operators want in f32 whatever else they
+/// compute, and what an operator converts itself.
 fn keeps_type(op: &Op, slot: usize) -> bool {
     match op.def.onnx {
         "Resize" => slot > 0,

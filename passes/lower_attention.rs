@@ -1,9 +1,10 @@
 //! Makes an attention one kernel, or products around a softmax where no kernel covers it.
 //!
-//! Looks for `dot_product_attention`. Where the target has kernels for it, it reads q, k and v through the transposition of heads and sequence that made
-//! them, and gives its result in the order in which the only reader, such a transposition, has it: kernels read and write either order alike. For few
-//! queries of many keys, or where their numbers change between runs, `attention_parts` come before it. Elsewhere the operator's definition is
-//! written out. Refuses transpositions that the graph gives out or that others read, as far as the result goes.
+//! Looks for `dot_product_attention`. Where the target has kernels for it, it reads q, k and v through the
+//! transposition of heads and sequence that made them, and gives its result in the order in which the only reader, such
+//! a transposition, has it: kernels read and write either order alike. For few queries of many keys, or where their
+//! numbers change between runs, `attention_parts` come before it. Elsewhere the operator's definition is written out.
+//! Refuses transpositions that the graph gives out or that others read, as far as the result goes.
 
 use super::{Context, Pass, PassError, at};
 use crate::ir::{Dim, Edit, Expand, Graph, NodeId, Op, OpError, Patch, Val, ValueId, product};
@@ -92,8 +93,8 @@ fn lower(graph: &Graph, edit: &mut Edit<'_>, id: NodeId, op: &Op) -> Result<(), 
     Ok(())
 }
 
-/// Whether there may be few queries of more keys than one workgroup reads. Of sizes that change there may be, unless their range says that there never
-/// are: then the kernel for many is the only one of theirs that runs.
+/// Whether there may be few queries of more keys than one workgroup reads. Of sizes that change there may be, unless
+/// their range says that there never are: then the kernel for many is the only one of theirs that runs.
 fn wants_parts(graph: &Graph, id: NodeId, op: &Op) -> Result<bool, OpError> {
     let operands = graph.operands(id);
     let types: Vec<_> = operands.iter().map(|v| v.map(|v| graph.ty(v))).collect();

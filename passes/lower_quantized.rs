@@ -1,11 +1,14 @@
 //! Turns dequantize-then-compute into operators that read packed weights.
 //!
-//! Looks for `matmul`, `conv` and `gather` whose weights are a DequantizeLinear of constants, the model's own or one that `insert_qdq` made, with
-//! views (`strided`, `reshape`) and casts on the way. Codes, scales and zero points become one packed constant `[rows, columns]` (`packed_rows`), which
-//! the operator reads as it is; a DequantizeLinear of `dynamic_quantize` on the other side, perhaps reshaped, becomes `quantize_packed`, and the products
-//! integer ones. Equal because the kernel computes `(code - zero) * scale` where the pattern did. Float weights `[K, N]` of a product that are larger
-//! than a binding may be are transposed, since only rows can be bound in slices, as are those that products alone read where kernels are made for rows; the transposition of a constant that others read too is read as its
-//! rows. Refuses scales that change along the reduction axis in other than blocks of 16 to 256; a DequantizeLinear of constants that is left is computed.
+//! Looks for `matmul`, `conv` and `gather` whose weights are a DequantizeLinear of constants, the model's own or one
+//! that `insert_qdq` made, with views (`strided`, `reshape`) and casts on the way. Codes, scales and zero points become
+//! one packed constant `[rows, columns]` (`packed_rows`), which the operator reads as it is; a DequantizeLinear of
+//! `dynamic_quantize` on the other side, perhaps reshaped, becomes `quantize_packed`, and the products integer ones.
+//! Equal because the kernel computes `(code - zero) * scale` where the pattern did. Float weights `[K, N]` of a product
+//! that are larger than a binding may be are transposed, since only rows can be bound in slices, as are those that
+//! products alone read where kernels are made for rows; the transposition of a constant that others read too is read as
+//! its rows. Refuses scales that change along the reduction axis in other than blocks of 16 to 256; a DequantizeLinear
+//! of constants that is left is computed.
 
 use super::packed_rows::{Rows, is_transposition};
 use super::{Context, Pass, PassError, at};
@@ -124,8 +127,8 @@ impl Pass for LowerQuantized {
     }
 }
 
-/// The rows of constant float weights `[K, N]` of a product, `[N, K]`, where one binding of the target does not span them, or its kernels are made for
-/// rows and products alone read them, so that they are stored once.
+/// The rows of constant float weights `[K, N]` of a product, `[N, K]`, where one binding of the target does not span
+/// them, or its kernels are made for rows and products alone read them, so that they are stored once.
 fn rows_of(graph: &Graph, weights: ValueId, op: &Op, target: &Target) -> Result<Option<Tensor>, OpError> {
     let is_product = |op: &Op| op.def.name == "matmul" && op.attrs.int("trans_b").unwrap_or(0) == 0;
     let Some(tensor) = graph.constant(weights).filter(|t| is_product(op) && t.dtype().is_float()) else {

@@ -26,7 +26,8 @@ impl Match<'_> {
         self.operands.get(slot).copied().flatten()
     }
 
-    /// The operand of a commutative operator beside the scalar `constant`, which is compared to a relative 1e-3: exporters round it.
+    /// The operand of a commutative operator beside the scalar `constant`, which is compared to a relative 1e-3:
+    /// exporters round it.
     pub(super) fn beside(&self, constant: f32) -> Option<ValueId> {
         let near = |v: ValueId| scalar(self.graph, v).is_some_and(|c| (c - constant).abs() <= 1e-3 * constant.abs());
         match (self.operand(0)?, self.operand(1)?) {
@@ -52,8 +53,9 @@ pub(super) fn scalar(graph: &Graph, value: ValueId) -> Option<f32> {
     is_one.then(|| tensor.to_f32s().ok()?.first().copied()).flatten()
 }
 
-/// The operand of a node that only says in which float type its value is stored: a `store`, a Cast to a type that holds all of the operand's, or what
-/// they decompose to. Another Cast rounds, which is part of its expression; so does one from or to f64, in which others compute what reads it.
+/// The operand of a node that only says in which float type its value is stored: a `store`, a Cast to a type that holds
+/// all of the operand's, or what they decompose to. Another Cast rounds, which is part of its expression; so does one
+/// from or to f64, in which others compute what reads it.
 pub(super) fn float_cast(graph: &Graph, id: NodeId) -> Option<ValueId> {
     let node = graph.node(id);
     let op = node.op()?;

@@ -12,7 +12,7 @@ import sys
 WIDTH = 120
 COMMENT = re.compile(r"^(\s*)(//!|///|//)( ?)(.*)$")
 # What no paragraph goes on into, and what begins one of its own.
-APART = re.compile(r"^(\s*$|\||#|```|>|    )")
+APART = re.compile(r"^(\s*$|\||#|```|>|:|    )")
 ITEM = re.compile(r"^(\s*)([-*]|\d+\.)\s+")
 
 

@@ -1,5 +1,6 @@
-// softmax(scores) x v of 32 queries by 128 threads, without the scores ever in memory: blocks of 64 keys in turn, the largest score and the sum of
-// weights so far beside the weighted sum of values, which is scaled whenever the largest grows.
+// softmax(scores) x v of 32 queries by 128 threads, without the scores ever in memory: blocks of 64 keys in turn, the
+// largest score and the sum of weights so far beside the weighted sum of values, which is scaled whenever the largest
+// grows.
 #include "common.glsl"
 #include "attention.glsl"
 #include "weights.glsl"
@@ -52,7 +53,8 @@ void main() {
                 [[unroll]] for (uint j = 0u; j < 4u; j++) w[j] = s_k[(tn + 16u * j) * PITCH + c];
                 [[unroll]] for (uint i = 0u; i < 4u; i++)
                     [[unroll]] for (uint j = 0u; j < 4u; j++)
-                        s[i][j] = fma(a[i].w, w[j].w, fma(a[i].z, w[j].z, fma(a[i].y, w[j].y, fma(a[i].x, w[j].x, s[i][j]))));
+                        s[i][j] = fma(a[i].w, w[j].w, fma(a[i].z, w[j].z, fma(a[i].y, w[j].y, fma(a[i].x, w[j].x,
+                            s[i][j]))));
             }
         }
         [[unroll]] for (uint i = 0u; i < 4u; i++) {
@@ -91,7 +93,8 @@ void main() {
                 bool is_key = n0 + n + u < end;
                 uint base = v_base + min(n0 + n + u, end - 1u) * p.v_r;
                 vec4 w[COLS];
-                [[unroll]] for (uint j = 0u; j < COLS; j++) w[j] = row_v(base, 4u * (tn + 16u * j), is_key ? p.v_head : 0u);
+                [[unroll]] for (uint j = 0u; j < COLS; j++) w[j] = row_v(base, 4u * (tn + 16u * j), is_key
+                    ? p.v_head : 0u);
                 [[unroll]] for (uint i = 0u; i < 4u; i++) {
                     float weight = s_p[tm + 8u * i][n + u];
                     [[unroll]] for (uint j = 0u; j < COLS; j++) acc[i][j] = fma(vec4(weight), w[j], acc[i][j]);

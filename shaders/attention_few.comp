@@ -1,5 +1,6 @@
-// A chunk of 128 keys for few queries. First a thread a key: all its elements against those of every query, which lie in shared memory. Then threads
-// side by side along a row of v, LANES of them, sets of which take keys in turn; the sets meet in shared memory.
+// A chunk of 128 keys for few queries. First a thread a key: all its elements against those of every query, which lie
+// in shared memory. Then threads side by side along a row of v, LANES of them, sets of which take keys in turn; the
+// sets meet in shared memory.
 #include "common.glsl"
 #include "attention.glsl"
 #include "weights.glsl"
@@ -88,7 +89,8 @@ void main() {
     for (uint n = way; n < n_here; n += AHEAD * WAYS) {
         vec4 v[AHEAD][PARTS];
         [[unroll]] for (uint u = 0u; u < AHEAD; u++) {
-            uint at = n + u * WAYS, base = v_base + (n0 + min(at, n_here - 1u)) * p.v_r, size = at < n_here ? p.v_head : 0u;
+            uint at = n + u * WAYS, base = v_base + (n0 + min(at, n_here - 1u)) * p.v_r, size = at < n_here
+                ? p.v_head : 0u;
             [[unroll]] for (uint x = 0u; x < PARTS; x++) v[u][x] = row_v(base, 4u * lane + 128u * x, size);
         }
         [[unroll]] for (uint u = 0u; u < AHEAD; u++) {

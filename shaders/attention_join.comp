@@ -1,4 +1,5 @@
-// A workgroup a query: the parts of its chunks, each scaled from its own largest score to that of all, in the order of the chunks.
+// A workgroup a query: the parts of its chunks, each scaled from its own largest score to that of all, in the order of
+// the chunks.
 #include "common.glsl"
 #include "power.glsl"
 #include "weights.glsl"

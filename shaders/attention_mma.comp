@@ -1,6 +1,7 @@
-// softmax(scores) x v on cooperative matrices of SIDE x SIDE x SIDE: f16 operands, f32 sums. A subgroup has SIDE queries, which stay in matrices
-// as their weighted sums of values do; blocks of 32 keys in turn lie in shared memory for all subgroups. Scores go through shared memory, where an
-// invocation has part of a row of them, so that nothing depends on where a matrix has its elements.
+// softmax(scores) x v on cooperative matrices of SIDE x SIDE x SIDE: f16 operands, f32 sums. A subgroup has SIDE
+// queries, which stay in matrices as their weighted sums of values do; blocks of 32 keys in turn lie in shared memory
+// for all subgroups. Scores go through shared memory, where an invocation has part of a row of them, so that nothing
+// depends on where a matrix has its elements.
 #include "common.glsl"
 #include "attention.glsl"
 #include "weights.glsl"
@@ -65,7 +66,8 @@ void main() {
     [[unroll]] for (uint j = 0u; j < HEAD / SIDE; j++)
         sums[j] = coopmat<float, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseAccumulator>(0.0);
 
-    // The row of this invocation, and the keys that it sees. Where others of the workgroup see more, it has weights of 0 for them.
+    // The row of this invocation, and the keys that it sees. Where others of the workgroup see more, it has weights of
+    // 0 for them.
     uint row = min(first + strip + own, p.queries - 1u);
     int at = place + int(strip + own);
     uint row_start = uint(first_key(at)), row_end = uint(end_key(at, keys));
@@ -111,7 +113,8 @@ void main() {
         s_lane[thread()] = here;
         subgroupBarrier();
         here = largest;
-        [[unroll]] for (uint x = 0u; x < SHARE; x++) here = larger(here, s_lane[gl_SubgroupID * SUBGROUP + own * SHARE + x]);
+        [[unroll]] for (uint x = 0u; x < SHARE; x++) here = larger(here, s_lane[gl_SubgroupID * SUBGROUP + own
+            * SHARE + x]);
         float shift = shift_of(here), factor = power(largest - shift);
         largest = here;
         weights *= factor;
@@ -121,7 +124,8 @@ void main() {
         }
         [[unroll]] for (uint x = 0u; x < OWN / 8u; x++) {
             uvec4 v;
-            [[unroll]] for (uint y = 0u; y < 4u; y++) v[y] = packHalf2x16(vec2(w[8u * x + 2u * y], w[8u * x + 2u * y + 1u]));
+            [[unroll]] for (uint y = 0u; y < 4u; y++) v[y] = packHalf2x16(vec2(w[8u * x + 2u * y], w[8u * x + 2u
+                * y + 1u]));
             s_tile[scores + own * LINE_S + part * (OWN / 8u) + x] = v;
         }
         if (part == 0u) s_row[strip + own] = factor;
@@ -140,7 +144,8 @@ void main() {
             coopMatLoad(w, s_tile, scores + n * (SIDE / 8u), LINE_S, gl_CooperativeMatrixLayoutRowMajor);
             [[unroll]] for (uint j = 0u; j < HEAD / SIDE; j++) {
                 coopmat<float16_t, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseB> v;
-                coopMatLoad(v, s_tile, BOTH * BLOCK + n * SIDE * LINE + j * (SIDE / 8u), LINE, gl_CooperativeMatrixLayoutRowMajor);
+                coopMatLoad(v, s_tile, BOTH * BLOCK + n * SIDE * LINE + j * (SIDE / 8u), LINE,
+                    gl_CooperativeMatrixLayoutRowMajor);
                 sums[j] = coopMatMulAdd(w, v, sums[j]);
             }
         }
@@ -158,7 +163,8 @@ void main() {
         [[unroll]] for (uint x = 0u; x < SIDE * SIDE / SUBGROUP; x++) {
             uint i = lane + x * SUBGROUP, r = strip + i / SIDE, c = i % SIDE, e = j * SIDE + c;
             float sum = uintBitsToFloat(s_tile[scores + i / SIDE * LINE_S + c / 4u][c % 4u]);
-            if (first + r < p.queries && e < p.v_head) put(b * p.y_b + h * p.y_h + (first + r) * p.y_r + e, divided(sum, s_row[r]));
+            if (first + r < p.queries && e < p.v_head) put(b * p.y_b + h * p.y_h + (first + r) * p.y_r + e,
+                divided(sum, s_row[r]));
         }
     }
 }

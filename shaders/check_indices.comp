@@ -1,5 +1,6 @@
-// y[i] is index i counted from the start of its axis; number i % NUMBERS of an index goes into an axis of `size` elements. One that is out of range
-// raises the fault, and becomes the nearest that is in range, so that whoever reads by it stays inside the table.
+// y[i] is index i counted from the start of its axis; number i % NUMBERS of an index goes into an axis of `size`
+// elements. One that is out of range raises the fault, and becomes the nearest that is in range, so that whoever reads
+// by it stays inside the table.
 #include "common.glsl"
 #include "generic.glsl"
 
@@ -34,9 +35,9 @@ uvec2 words_of(uvec2 v) { return v; }
 int own(int v, int like) { return v; }
 uvec2 own(int v, uvec2 like) { return words_of(v); }
 
-// Word b is the least of 2 * place + bit b over all indices that are out of range: bit b of the index in the first place. Whoever comes behind a place
-// that is noted changes nothing. A loop, and no branch around one: drivers for CPUs compute what a branch that nobody takes would do, but of a loop that
-// nobody enters only one round.
+// Word b is the least of 2 * place + bit b over all indices that are out of range: bit b of the index in the first
+// place. Whoever comes behind a place that is noted changes nothing. A loop, and no branch around one: drivers for CPUs
+// compute what a branch that nobody takes would do, but of a loop that nobody enters only one round.
 void note(bool is_fault, uint place, uvec2 words) {
     for (uint b = is_fault && (d_faults[0] >> 1) >= place ? 0u : 32u; b < 32u; b++) {
         atomicMin(d_faults[b], (place << 1) | ((words.x >> b) & 1u));

@@ -1,4 +1,5 @@
-// One operand of a concatenation: row `outer` of `run` elements goes to element `first` of the same row of the result, which has `pitch`.
+// One operand of a concatenation: row `outer` of `run` elements goes to element `first` of the same row of the result,
+// which has `pitch`.
 #include "common.glsl"
 
 void main() {

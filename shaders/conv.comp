@@ -1,5 +1,5 @@
-// y[image, oc, pixel] = w[oc, k] x window[k, pixel] for each image and group: a matrix product whose right side is never stored.
-// `oc_base` is the first channel of y where the rows of w come in parts, `oc` the channels of all parts.
+// y[image, oc, pixel] = w[oc, k] x window[k, pixel] for each image and group: a matrix product whose right side is
+// never stored. `oc_base` is the first channel of y where the rows of w come in parts, `oc` the channels of all parts.
 #include "common.glsl"
 #include "window.glsl"
 #include "weight.glsl"
@@ -20,7 +20,8 @@ float tile_b(uint k, uint n) {
     return ld_x(((image * p.groups + group_idx) * p.c_g + c) * p.h * p.w + iy * p.w + ix);
 }
 
-void tile_put(uint m, uint n, float v) { put((image * p.oc + group_idx * p.oc_g + p.oc_base + m) * p.oh * p.ow + n, v); }
+void tile_put(uint m, uint n, float v) { put((image * p.oc + group_idx * p.oc_g + p.oc_base + m) * p.oh * p.ow + n,
+    v); }
 
 #include "tile.glsl"
 

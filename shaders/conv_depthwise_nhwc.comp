@@ -31,7 +31,8 @@ void put_pixel(uint pixel, uint c, float v[WIDTH]) {
 void main() {
     uint i = invocation(), vectors = p.c / WIDTH, pairs = (p.ow + PIXELS - 1u) / PIXELS;
     if (i >= p.images * p.oh * pairs * vectors) return;
-    uint c = i % vectors * WIDTH, ox = i / vectors % pairs * PIXELS, row = i / vectors / pairs, oy = row % p.oh, image = row / p.oh;
+    uint c = i % vectors * WIDTH, ox = i / vectors % pairs * PIXELS, row = i / vectors / pairs, oy = row % p.oh,
+        image = row / p.oh;
     float sum[PIXELS][WIDTH];
     [[unroll]] for (uint at = 0u; at < PIXELS; at++)
         [[unroll]] for (uint e = 0u; e < WIDTH; e++) sum[at][e] = 0.0;

@@ -92,7 +92,8 @@ PartB fetch_b(uint n, uint k) {
 float plain_product(uint m, uint n) {
     float sum = 0.0;
     for (uint k = 0u; k < p.k; k += 8u)
-        [[unroll]] for (uint e = 0u; e < 8u; e++) sum = fma(element(m, k + e), filter_at(group_idx * p.oc_g + n, k + e), sum);
+        [[unroll]] for (uint e = 0u; e < 8u; e++) sum = fma(element(m, k + e), filter_at(group_idx * p.oc_g + n, k
+            + e), sum);
     return sum;
 }
 #endif
@@ -115,5 +116,6 @@ void main() {
     uint g = group();
     group_idx = g / m_tiles / n_tiles;
     if (group_idx >= p.groups) return;
-    mma(g % m_tiles * TILE_M, g / m_tiles % n_tiles * TILE_N, pixels, p.oc_g, (p.k + PER_VECTOR - 1u) / PER_VECTOR * PER_VECTOR);
+    mma(g % m_tiles * TILE_M, g / m_tiles % n_tiles * TILE_N, pixels, p.oc_g, (p.k + PER_VECTOR - 1u) / PER_VECTOR
+        * PER_VECTOR);
 }

@@ -1,5 +1,5 @@
-// y[outer, index, inner] = data[outer, indices[index], inner]. Where the rows of data come in slices, this dispatch holds those from
-// `first` on, `size` of `total`, and leaves the others' elements alone.
+// y[outer, index, inner] = data[outer, indices[index], inner]. Where the rows of data come in slices, this dispatch
+// holds those from `first` on, `size` of `total`, and leaves the others' elements alone.
 #include "common.glsl"
 #include "generic.glsl"
 

@@ -1,5 +1,5 @@
-// The product of few rows of a (at most ROWS) with rows of b that are floats, k a multiple of 8. A step is one vector of b; what goes with it of a
-// lies side by side too, and comes from the cache for all but the first column.
+// The product of few rows of a (at most ROWS) with rows of b that are floats, k a multiple of 8. A step is one vector
+// of b; what goes with it of a lies side by side too, and comes from the cache for all but the first column.
 #include "common.glsl"
 #include "gemv.glsl"
 #if F16_b
@@ -49,7 +49,8 @@ void multiply(uvec4 v[COLUMNS], uint s) {
     float w[COLUMNS][STEP], x[STEP];
     [[unroll]] for (uint c = 0u; c < COLUMNS; c++) spread_b(v[c], w[c]);
     [[unroll]] for (uint r = 0u; r < ROWS; r++) {
-        // Of rows past the last, the last again: every loop has as many turns as were compiled, so that sums stay in registers.
+        // Of rows past the last, the last again: every loop has as many turns as were compiled, so that sums stay in
+        // registers.
         load_a(ROWS > 1u ? min(r, p.m - 1u) : 0u, s, x);
         [[unroll]] for (uint c = 0u; c < COLUMNS; c++) {
             [[unroll]] for (uint i = 0u; i < STEP; i++) acc[r][c] = fma(w[c][i], x[i], acc[r][c]);
@@ -63,7 +64,8 @@ void main() {
     [[unroll]] for (uint r = 0u; r < ROWS; r++) [[unroll]] for (uint c = 0u; c < COLUMNS; c++) acc[r][c] = 0.0;
     for (; s + (AHEAD - 1u) * SPLIT < steps; s += AHEAD * SPLIT) {
         uvec4 v[AHEAD][COLUMNS];
-        [[unroll]] for (uint i = 0u; i < AHEAD; i++) [[unroll]] for (uint c = 0u; c < COLUMNS; c++) v[i][c] = v_b[at[c] + s + i * SPLIT];
+        [[unroll]] for (uint i = 0u; i < AHEAD; i++) [[unroll]] for (uint c = 0u; c < COLUMNS; c++)
+            v[i][c] = v_b[at[c] + s + i * SPLIT];
         [[unroll]] for (uint i = 0u; i < AHEAD; i++) multiply(v[i], s + i * SPLIT);
     }
     for (; s < steps; s += SPLIT) {

@@ -1,6 +1,7 @@
-// The product of few rows of a (at most ROWS) with rows of b that are packed, k a multiple of 32 and each scale of b one of 32 codes or more. A step
-// is 32 columns: those of a become integers of 16 or 24 bits with a scale of their own, held in shared memory as planes of signed bytes, the
-// highest first. Codes of 4 bits are multiplied as 16 times what they are: the even ones of a word, then the odd ones.
+// The product of few rows of a (at most ROWS) with rows of b that are packed, k a multiple of 32 and each scale of b
+// one of 32 codes or more. A step is 32 columns: those of a become integers of 16 or 24 bits with a scale of their own,
+// held in shared memory as planes of signed bytes, the highest first. Codes of 4 bits are multiplied as 16 times what
+// they are: the even ones of a word, then the odd ones.
 #include "common.glsl"
 #include "gemv.glsl"
 #if HALF
@@ -12,7 +13,8 @@ const float MOST = 4128768.0;
 #endif
 // The smallest magnitude of a step that is told from 0.
 const float LEAST = 1e-28;
-// Vectors of 16 bytes that a step has of a row of b, and in shared memory; those of the latter are odd in number, so that lanes meet no bank twice.
+// Vectors of 16 bytes that a step has of a row of b, and in shared memory; those of the latter are odd in number, so
+// that lanes meet no bank twice.
 const uint B_VECTORS = PACKED_b / 4u, A_VECTORS = 2u * PLANES + 1u;
 shared uvec4 s_a[ROWS * STEPS * A_VECTORS];
 
@@ -37,8 +39,9 @@ void stage(uint r, uint s, uint place) {
     uint most = 0u;
     [[unroll]] for (uint e = 0u; e < 32u; e++) most = max(most, floatBitsToUint(x[e]) & 0x7fffffffu);
     float magnitude = max(uintBitsToFloat(most), LEAST), scale = magnitude * (1.0 / MOST), factor = MOST / magnitude;
-    // Added to 1.5 * 2^23, a number of less than 2^22 is rounded to an integer and stands in the low bits, here with half of every lower plane's
-    // range on top: so the bytes of a sum are the planes, but for the sign bits of all below the highest.
+    // Added to 1.5 * 2^23, a number of less than 2^22 is rounded to an integer and stands in the low bits, here with
+    // half of every lower plane's range on top: so the bytes of a sum are the planes, but for the sign bits of all
+    // below the highest.
     uint q[32];
     [[unroll]] for (uint e = 0u; e < 32u; e++) q[e] = floatBitsToUint(fma(x[e], factor, 12582912.0)) + BIAS;
     if (most >= 0x7f800000u) {
@@ -61,7 +64,8 @@ void stage(uint r, uint s, uint place) {
             uint e = (h * 4u + j) * 4u;
             const uint next = 1u;
 #endif
-            uint even = (q[e] & 0xffffu) | (q[e + 2u * next] << 16), odd = (q[e + next] & 0xffffu) | (q[e + 3u * next] << 16);
+            uint even = (q[e] & 0xffffu) | (q[e + 2u * next] << 16), odd = (q[e + next] & 0xffffu) | (q[e + 3u
+                * next] << 16);
             low[j] = ((even & 0x00ff00ffu) | ((odd << 8) & 0xff00ff00u)) ^ 0x80808080u;
             middle[j] = ((even >> 8) & 0x00ff00ffu) | (odd & 0xff00ff00u);
 #if !HALF
@@ -114,7 +118,8 @@ Codes fetch(uint row, uint s) {
 }
 
 int dot4(uvec4 a, uvec4 b) {
-    return dotPacked4x8EXT(int(a.x), int(b.x)) + dotPacked4x8EXT(int(a.y), int(b.y)) + dotPacked4x8EXT(int(a.z), int(b.z))
+    return dotPacked4x8EXT(int(a.x), int(b.x)) + dotPacked4x8EXT(int(a.y), int(b.y)) + dotPacked4x8EXT(int(a.z),
+        int(b.z))
         + dotPacked4x8EXT(int(a.w), int(b.w));
 }
 
@@ -163,14 +168,16 @@ void main() {
                 [[unroll]] for (uint c = 0u; c < COLUMNS; c++) codes[c] = fetch(row[c], s + SPLIT);
             }
             [[unroll]] for (uint r = 0u; r < ROWS; r++) {
-                // Of rows past the last, the last again: every loop has as many turns as were compiled, so that sums stay in registers.
+                // Of rows past the last, the last again: every loop has as many turns as were compiled, so that sums
+                // stay in registers.
                 uint at = (min(r, n_rows - 1u) * STEPS + s - from) * A_VECTORS;
                 uvec4 x[2u * PLANES];
                 [[unroll]] for (uint v = 0u; v < 2u * PLANES; v++) x[v] = s_a[at + v];
                 vec2 rest = uintBitsToFloat(s_a[at + A_VECTORS - 1u].xy);
                 [[unroll]] for (uint c = 0u; c < COLUMNS; c++) {
                     int d[PLANES];
-                    [[unroll]] for (uint i = 0u; i < PLANES; i++) d[i] = dot4(high[c], x[2u * i]) + dot4(low[c], x[2u * i + 1u]);
+                    [[unroll]] for (uint i = 0u; i < PLANES; i++) d[i] = dot4(high[c], x[2u * i]) + dot4(low[c],
+                        x[2u * i + 1u]);
 #if HALF
                     float value = float(d[0] * 256 + d[1]);
 #else

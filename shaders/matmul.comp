@@ -1,5 +1,5 @@
-// y[batch, m, n] = a[batch, m, k] x b: float [batch, k, n] or, with trans_b, [batch, n, k]; packed [n, k]. `n_base` is the first column of y
-// where the rows of b come in slices, `n_total` the columns of all slices.
+// y[batch, m, n] = a[batch, m, k] x b: float [batch, k, n] or, with trans_b, [batch, n, k]; packed [n, k]. `n_base` is
+// the first column of y where the rows of b come in slices, `n_total` the columns of all slices.
 #include "common.glsl"
 #include "batch.glsl"
 #include "weight.glsl"

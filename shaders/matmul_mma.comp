@@ -1,5 +1,6 @@
-// y[batch, m, n] = a[batch, m, k] x b on cooperative matrices: a of f16, f32 or INT8 codes; b of floats [batch, k, n] or, with trans_b, [batch, n, k], or
-// packed [n, k]. `n_base` is the first column of y where the rows of b come in slices, `n_total` the columns of all slices.
+// y[batch, m, n] = a[batch, m, k] x b on cooperative matrices: a of f16, f32 or INT8 codes; b of floats [batch, k, n]
+// or, with trans_b, [batch, n, k], or packed [n, k]. `n_base` is the first column of y where the rows of b come in
+// slices, `n_total` the columns of all slices.
 #include "common.glsl"
 #include "batch.glsl"
 #include "mma_operands.glsl"

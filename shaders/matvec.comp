@@ -1,5 +1,5 @@
-// The product of few rows of a (at most ROWS) with b: what is read is mostly b, so each of its elements is read once. Threads that share a
-// column split its reduction axis and meet in shared memory. Operands as in matmul.
+// The product of few rows of a (at most ROWS) with b: what is read is mostly b, so each of its elements is read once.
+// Threads that share a column split its reduction axis and meet in shared memory. Operands as in matmul.
 #include "common.glsl"
 #include "batch.glsl"
 #include "parts.glsl"
@@ -11,7 +11,8 @@ const uint LANES = 4u, COLUMNS = 32u;
 #endif
 shared float s_sum[ROWS][128];
 // After turn `turn` of all lanes.
-#define END_PART(turn) if (((turn) / LANES + 1u) % PART == 0u) [[unroll]] for (uint r = 0u; r < ROWS; r++) { total[r] = added(total[r], acc[r], lost[r]); acc[r] = 0.0; }
+#define END_PART(turn) if (((turn) / LANES + 1u) % PART == 0u) [[unroll]] for (uint r = 0u; r < ROWS; r++) \
+    { total[r] = added(total[r], acc[r], lost[r]); acc[r] = 0.0; }
 
 void main() {
     uint blocks = (p.n + COLUMNS - 1u) / COLUMNS;
@@ -38,7 +39,8 @@ void main() {
             [[unroll]] for (uint r = 0u; r < ROWS; r++) part[r] = 0.0;
             for (uint c = 0u; c < min(CODES, p.k - k0); c++) {
                 float code = float(bitfieldExtract(word, int(c * PACKED_b), PACKED_b) - zero);
-                [[unroll]] for (uint r = 0u; r < ROWS; r++) part[r] += r < p.m ? code * ld_a(a_base + r * p.k + k0 + c) : 0.0;
+                [[unroll]] for (uint r = 0u; r < ROWS; r++) part[r] += r < p.m ? code * ld_a(a_base + r * p.k + k0
+                    + c) : 0.0;
             }
             [[unroll]] for (uint r = 0u; r < ROWS; r++) acc[r] += part[r] * scale;
             END_PART(k0 / CODES)

@@ -1,5 +1,5 @@
-// (x - mean) / sqrt(variance + epsilon) * scale + bias along rows of n elements; without the mean with RMS. In two passes, because the
-// difference of mean square and squared mean loses digits; squares beyond f32 take a third.
+// (x - mean) / sqrt(variance + epsilon) * scale + bias along rows of n elements; without the mean with RMS. In two
+// passes, because the difference of mean square and squared mean loses digits; squares beyond f32 take a third.
 #include "common.glsl"
 #define ROW_T float
 #include "row.glsl"

@@ -10,7 +10,8 @@
 void main() {
     uint i = invocation(), vectors = p.c / WIDTH;
     if (i >= p.images * p.oh * p.ow * vectors) return;
-    uint c = i % vectors * WIDTH, pixel = i / vectors, ox = pixel % p.ow, row = pixel / p.ow, oy = row % p.oh, image = row / p.oh;
+    uint c = i % vectors * WIDTH, pixel = i / vectors, ox = pixel % p.ow, row = pixel / p.ow, oy = row % p.oh,
+        image = row / p.oh;
     // What changes nothing.
     const float nothing = AVERAGE == 1 ? 0.0 : uintBitsToFloat(0xff800000u);
     float value[WIDTH];

@@ -1,6 +1,7 @@
-// INT8 codes with scales absmax/127, bit for bit as src/ir/packed/dynamic.rs: rows of `cols` codes take `pitch` words, the scales begin at word
-// `scales`. By row a workgroup does it all (STAGE 0). For one scale in all, a few workgroups first leave maxima of their parts in the words of
-// the codes (1), one workgroup makes the scale of these (2), and then every invocation writes one word of codes (3).
+// INT8 codes with scales absmax/127, bit for bit as src/ir/packed/dynamic.rs: rows of `cols` codes take `pitch` words,
+// the scales begin at word `scales`. By row a workgroup does it all (STAGE 0). For one scale in all, a few workgroups
+// first leave maxima of their parts in the words of the codes (1), one workgroup makes the scale of these (2), and then
+// every invocation writes one word of codes (3).
 #include "common.glsl"
 #define WIDE 1
 #define ROW_T float
@@ -55,6 +56,7 @@ void main() {
     if (t == 0u) d_y[p.scales] = scale_of(m);
 #else
     uint word = invocation();
-    if (word < p.rows * p.pitch) d_y[word] = codes(word / p.pitch, word % p.pitch, quotient(1.0, uintBitsToFloat(d_y[p.scales])));
+    if (word < p.rows * p.pitch) d_y[word] = codes(word / p.pitch, word % p.pitch, quotient(1.0,
+        uintBitsToFloat(d_y[p.scales])));
 #endif
 }

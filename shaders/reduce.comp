@@ -1,5 +1,5 @@
-// One value of all elements along some axes. `kd`, `ks` are sizes and strides of the axes kept, `rd`, `rs` of those reduced, outermost first.
-// `start` has the bits of what no elements give.
+// One value of all elements along some axes. `kd`, `ks` are sizes and strides of the axes kept, `rd`, `rs` of those
+// reduced, outermost first. `start` has the bits of what no elements give.
 #include "common.glsl"
 #include "quotient.glsl"
 #define ROW_T T_x

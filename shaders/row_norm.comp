@@ -1,5 +1,5 @@
-// (x - mean) / sqrt(variance + epsilon) * scale + bias along rows of n elements that are held in registers; without the mean with RMS. The variance
-// is that of what is held: the difference of mean square and squared mean loses digits.
+// (x - mean) / sqrt(variance + epsilon) * scale + bias along rows of n elements that are held in registers; without the
+// mean with RMS. The variance is that of what is held: the difference of mean square and squared mean loses digits.
 #include "common.glsl"
 #include "held_row.glsl"
 
@@ -17,7 +17,8 @@ void main() {
 #else
     mean = row_sum(mean) / float(p.n);
 #endif
-    // Squares beyond f32 are those of values a power of two smaller. Both are summed: rows of a workgroup share barriers.
+    // Squares beyond f32 are those of values a power of two smaller. Both are summed: rows of a workgroup share
+    // barriers.
     const float LESS = uintBitsToFloat(0x1f800000u);
     float square = 0.0, less = 0.0;
     [[unroll]] for (uint h = 0u; h < HELD; h++) {

@@ -1,5 +1,5 @@
-// y[i] = x[offset + sum(i[d] * s[d])] inside the box lo..hi, `fill` outside, given by its bits: transposed, sliced, expanded, padded. Vectors are of
-// neighbours in both.
+// y[i] = x[offset + sum(i[d] * s[d])] inside the box lo..hi, `fill` outside, given by its bits: transposed, sliced,
+// expanded, padded. Vectors are of neighbours in both.
 #include "common.glsl"
 #include "generic.glsl"
 

@@ -1,11 +1,13 @@
-// y[batch, j, r] = x[offset + batch + j + r * sr]: the axis along which x is contiguous becomes another, and r the innermost, through a tile of TILE_J x
-// TILE_R elements in shared memory, so that neighbours read and write neighbours. The result has j `oj` elements apart; `bd`, `bs`, `bo` are
-// sizes and strides of the other axes in x and in the result, outermost first.
+// y[batch, j, r] = x[offset + batch + j + r * sr]: the axis along which x is contiguous becomes another, and r the
+// innermost, through a tile of TILE_J x TILE_R elements in shared memory, so that neighbours read and write neighbours.
+// The result has j `oj` elements apart; `bd`, `bs`, `bo` are sizes and strides of the other axes in x and in the
+// result, outermost first.
 #include "common.glsl"
 #include "generic.glsl"
 
 const uint TILE_J = 32u * WIDTH, TILE_R = 32u;
-// A line for each j, those of one place in their vector together: neither the lanes that fill the tile nor those that empty it meet in a bank.
+// A line for each j, those of one place in their vector together: neither the lanes that fill the tile nor those that
+// empty it meet in a bank.
 shared T_x s_tile[TILE_J * (TILE_R + 1u) + WIDTH];
 uint place(uint j, uint r) {
     uint e = j % WIDTH;

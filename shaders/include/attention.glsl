@@ -1,7 +1,9 @@
-// What every kernel of attention does with a score: scale, cap, mask, window; and exponentials of differences of scores.
+// What every kernel of attention does with a score: scale, cap, mask, window; and exponentials of differences of
+// scores.
 //
-// Parameters: strides in elements `q_b`, `q_h`, `q_r` from one batch, head and place of q to the next, the same of k, v, the result `y` and, with one
-// for keys, of the mask; `repeats` heads of q share one of k and v; a window of `left` keys before and `right` behind the place of a query.
+// Parameters: strides in elements `q_b`, `q_h`, `q_r` from one batch, head and place of q to the next, the same of k,
+// v, the result `y` and, with one for keys, of the mask; `repeats` heads of q share one of k and v; a window of `left`
+// keys before and `right` behind the place of a query.
 #include "power.glsl"
 
 // The hyperbolic tangent, right to the last bits of 1.
@@ -46,12 +48,14 @@ float score(float product, uint b, uint h, uint row, uint key) {
     return s;
 }
 
-// Elements d to d + 3 of a row that begins at element `base` and has n, zeros behind its end. With VEC all rows begin at, and have, multiples of 8.
+// Elements d to d + 3 of a row that begins at element `base` and has n, zeros behind its end. With VEC all rows begin
+// at, and have, multiples of 8.
 #if VEC
 #define ROW4(name, f16) vec4 row_##name(uint base, uint d, uint n) { \
     if (d >= n) return vec4(0.0); \
     uint at = base + d; \
-    if (f16) { uvec4 v = v_##name[at >> 3]; uvec2 w = (at & 4u) == 0u ? v.xy : v.zw; return vec4(unpackHalf2x16(w.x), unpackHalf2x16(w.y)); } \
+    if (f16) { uvec4 v = v_##name[at >> 3]; uvec2 w = (at & 4u) == 0u ? v.xy : v.zw; return vec4(unpackHalf2x16(w.x), \
+        unpackHalf2x16(w.y)); } \
     return uintBitsToFloat(v_##name[at >> 2]); }
 #else
 #define ROW4(name, f16) vec4 row_##name(uint base, uint d, uint n) { \

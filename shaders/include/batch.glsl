@@ -1,4 +1,5 @@
-// Leading axes of a product, adjacent ones merged: sizes `p.bd0..`, strides in elements `p.ba0..` of a and `p.bb0..` of b.
+// Leading axes of a product, adjacent ones merged: sizes `p.bd0..`, strides in elements `p.ba0..` of a and `p.bb0..` of
+// b.
 uint a_base = 0u, b_base = 0u;
 void find_batch(uint batch) {
 #define AXIS(d, sa, sb) { uint at = batch % d; batch /= d; a_base += at * sa; b_base += at * sb; }

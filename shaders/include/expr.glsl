@@ -1,13 +1,13 @@
-// Functions of expressions on integers, and from floats to them; those of floats are in maths.glsl. Each part begins with a line of two slashes and a
-// colon, its name and those it needs; only those that a kernel uses are in its text.
+// Functions of expressions on integers, and from floats to them; those of floats are in maths.glsl. Each part begins
+// with a line of two slashes and a colon, its name and those it needs; only those that a kernel uses are in its text.
 //: nx_int
 int nx_int(float v) {
     if (isnan(v)) return 0;
     return v >= 2147483648.0 ? 2147483647 : v < -2147483648.0 ? int(0x80000000u) : int(v);
 }
 //: nx_f16
-// v rounded to f16, ties to even: 65520 and above are infinity, what is below 2^-14 is a multiple of 2^-24. Integers alone: what a device's own
-// conversions round and flush is its choice.
+// v rounded to f16, ties to even: 65520 and above are infinity, what is below 2^-14 is a multiple of 2^-24. Integers
+// alone: what a device's own conversions round and flush is its choice.
 float nx_f16(float v) {
     uint bits = floatBitsToUint(v), size = bits & 0x7fffffffu;
     if (size > 0x7f800000u) return v;

@@ -1,5 +1,6 @@
-// How the threads of a workgroup share a product of few rows of a with the rows of b, which are columns of the result: each thread has COLUMNS of
-// them, LANES neighbours read one row of b side by side, and WAYS of such neighbours share its reduction axis. Rows come in vectors of 16 bytes.
+// How the threads of a workgroup share a product of few rows of a with the rows of b, which are columns of the result:
+// each thread has COLUMNS of them, LANES neighbours read one row of b side by side, and WAYS of such neighbours share
+// its reduction axis. Rows come in vectors of 16 bytes.
 const uint SPLIT = LANES * WAYS, SETS = THREADS / SPLIT, GROUP_COLUMNS = SETS * COLUMNS;
 // One line of LANES sums, and a word so that lines begin in different banks.
 const uint LINE = LANES + 1u, LINES = THREADS / LANES;

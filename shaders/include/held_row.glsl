@@ -1,12 +1,14 @@
-// Rows that are read once and held in registers: LANES invocations hold one, HELD vectors of WIDTH elements each, and a workgroup has ROWS of them.
-// What lanes hold is joined within subgroups first, then through shared memory, whatever the size of a subgroup is.
+// Rows that are read once and held in registers: LANES invocations hold one, HELD vectors of WIDTH elements each, and a
+// workgroup has ROWS of them. What lanes hold is joined within subgroups first, then through shared memory, whatever
+// the size of a subgroup is.
 const uint ROWS = LANES < 128 ? 128 / LANES : 1, THREADS = LANES * ROWS;
 shared uint s_part[THREADS];
 // How many lanes a subgroup joins, and the number of this invocation by which neighbours are of one subgroup.
 uint joined, thread;
 
-// A subgroup has no more invocations than its size says: where as many subgroups as make up the workgroup by that have all of them, each is full, and its
-// number and that of the invocation in it tell a lane. Elsewhere shared memory joins all.
+// A subgroup has no more invocations than its size says: where as many subgroups as make up the workgroup by that have
+// all of them, each is full, and its number and that of the invocation in it tell a lane. Elsewhere shared memory joins
+// all.
 void find_thread() {
     bool full = gl_NumSubgroups * gl_SubgroupSize == THREADS && LANES % gl_SubgroupSize == 0u;
     joined = full ? gl_SubgroupSize : 1u;

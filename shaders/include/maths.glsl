@@ -1,7 +1,8 @@
-// Functions of floats. Each part begins with a line of two slashes and a colon, its name and those it needs; only those that a kernel uses are in
-// its text. docs/maths.md has their errors. What Vulkan says of a device's own functions is too loose for it: trigonometric functions may err by
-// 2^-11, exp and log by as much as their arguments are large, and denormals may count as 0. So these use additions, products and integers, in the
-// order written where that matters (`precise`), and build numbers from their bits where a device could flush them.
+// Functions of floats. Each part begins with a line of two slashes and a colon, its name and those it needs; only those
+// that a kernel uses are in its text. docs/maths.md has their errors. What Vulkan says of a device's own functions is
+// too loose for it: trigonometric functions may err by 2^-11, exp and log by as much as their arguments are large, and
+// denormals may count as 0. So these use additions, products and integers, in the order written where that matters
+// (`precise`), and build numbers from their bits where a device could flush them.
 //: nx_signed
 // The size of one number with the sign of another.
 float nx_signed(float size, float sign) {
@@ -40,13 +41,15 @@ float nx_div(float a, float b) { return quotient(a, b); }
 // Correctly rounded: the device's root of the significand, corrected by what its square lacks.
 float nx_sqrt(float v) {
     uint bits = floatBitsToUint(v), m;
-    if (bits >= 0x7f800000u || bits == 0u) return bits > 0x80000000u && bits <= 0xff800000u ? uintBitsToFloat(0x7fc00000u) : v;
+    if (bits >= 0x7f800000u || bits == 0u) return bits > 0x80000000u && bits <= 0xff800000u
+        ? uintBitsToFloat(0x7fc00000u) : v;
     int e = nx_exponent(bits, m);
     uint odd = uint(e & 1);
     float s = sqrt(uintBitsToFloat(m + (odd << 23)));
     uint root = (floatBitsToUint(clamp(s, 1.0, 1.99999988)) & 0x7fffffu) | 0x800000u;
     int rest = int((((m & 0x7fffffu) | 0x800000u) << (23u + odd)) - root * root);
-#define STEP if (rest > int(root)) { rest -= int(2u * root + 1u); root++; } else if (rest <= -int(root)) { rest += int(2u * root - 1u); root--; }
+#define STEP if (rest > int(root)) { rest -= int(2u * root + 1u); root++; } else if (rest <= -int(root)) \
+    { rest += int(2u * root - 1u); root--; }
     STEP STEP STEP STEP
 #undef STEP
     return uintBitsToFloat((uint((e - int(odd)) / 2 + 127) << 23) + (root - 0x800000u));
@@ -63,7 +66,8 @@ float nx_exp(float v) {
     float k = roundEven(a * 1.44269504);
     precise float r = a - k * 0.693359375;
     r = r - k * -2.12194440e-4;
-    float t = ((((1.9875691500e-4 * r + 1.3981999507e-3) * r + 8.3334519073e-3) * r + 4.1665795894e-2) * r + 1.6666665459e-1) * r + 5.0000001201e-1;
+    float t = ((((1.9875691500e-4 * r + 1.3981999507e-3) * r + 8.3334519073e-3) * r + 4.1665795894e-2) * r
+        + 1.6666665459e-1) * r + 5.0000001201e-1;
     return nx_scale(t * r * r + r + 1.0, int(k));
 }
 //: nx_log_near
@@ -93,8 +97,9 @@ float nx_log1p(float v) {
     return rest == 0.0 || isinf(w) ? v : nx_log(w) * (v / rest);
 }
 //: nx_turn
-// The rest of a finite v >= 0 after its nearest multiple of pi/2, and which multiple (modulo 4). Up to 100 by Cody and Waite in three parts, whose
-// products with the multiple are exact; beyond by Payne and Hanek: the product with those 96 bits of 2/pi that decide.
+// The rest of a finite v >= 0 after its nearest multiple of pi/2, and which multiple (modulo 4). Up to 100 by Cody and
+// Waite in three parts, whose products with the multiple are exact; beyond by Payne and Hanek: the product with those
+// 96 bits of 2/pi that decide.
 float nx_turn(float v, out uint quarter) {
     if (v < 100.0) {
         float k = roundEven(v * 0.636619772);
@@ -104,7 +109,8 @@ float nx_turn(float v, out uint quarter) {
         r = r - k * 6.07710063e-11;
         return r;
     }
-    const uint BITS[8] = uint[8](0u, 0xa2f9836eu, 0x4e441529u, 0xfc2757d1u, 0xf534ddc0u, 0xdb629599u, 0x3c439041u, 0xfe5163abu);
+    const uint BITS[8] = uint[8](0u, 0xa2f9836eu, 0x4e441529u, 0xfc2757d1u, 0xf534ddc0u, 0xdb629599u, 0x3c439041u,
+        0xfe5163abu);
     uint size = floatBitsToUint(v), m = (size & 0x7fffffu) | 0x800000u;
     // v is m * 2^e; bits of 2/pi before bit e - 1 lead to multiples of 4.
     uint at = (size >> 23) - 120u, word = min(at >> 5, 4u), shift = at & 31u;
@@ -127,7 +133,8 @@ float nx_turn(float v, out uint quarter) {
     return over ? -r : r;
 }
 //: nx_sin_near
-float nx_sin_near(float r) { float z = r * r; return ((-1.9515295891e-4 * z + 8.3321608736e-3) * z - 1.6666654611e-1) * z * r + r; }
+float nx_sin_near(float r) { float z = r * r; return ((-1.9515295891e-4 * z + 8.3321608736e-3) * z - 1.6666654611e-1)
+    * z * r + r; }
 //: nx_cos_near
 float nx_cos_near(float r) {
     float z = r * r;
@@ -164,14 +171,16 @@ float nx_atan(float v) {
     if (a > 2.414213562) { base = 1.57079632679; a = a > 1e9 ? 0.0 : -1.0 / a; }
     else if (a > 0.4142135624) { base = 0.78539816339; a = (a - 1.0) / (a + 1.0); }
     float z = a * a;
-    float r = base + ((((8.05374449538e-2 * z - 1.38776856032e-1) * z + 1.99777106478e-1) * z - 3.33329491539e-1) * z * a + a);
+    float r = base + ((((8.05374449538e-2 * z - 1.38776856032e-1) * z + 1.99777106478e-1) * z - 3.33329491539e-1)
+        * z * a + a);
     return isnan(v) ? v : nx_signed(r, v);
 }
 //: nx_asin_near
 // asin(x) for x from 0 to 0.5.
 float nx_asin_near(float x) {
     float z = x * x;
-    return ((((4.2163199048e-2 * z + 2.4181311049e-2) * z + 4.5470025998e-2) * z + 7.4953002686e-2) * z + 1.6666752422e-1) * z * x + x;
+    return ((((4.2163199048e-2 * z + 2.4181311049e-2) * z + 4.5470025998e-2) * z + 7.4953002686e-2) * z
+        + 1.6666752422e-1) * z * x + x;
 }
 //: nx_asin nx_asin_near nx_sqrt nx_signed
 float nx_asin(float v) {
@@ -208,7 +217,8 @@ float nx_tanh(float v) {
     float a = abs(v), z = v * v;
     if (isnan(v)) return v;
     if (a < 0.625) {
-        float r = (((-5.70498872745e-3 * z + 2.06390887954e-2) * z - 5.37397155531e-2) * z + 1.33314422036e-1) * z - 3.33332819422e-1;
+        float r = (((-5.70498872745e-3 * z + 2.06390887954e-2) * z - 5.37397155531e-2) * z + 1.33314422036e-1)
+            * z - 3.33332819422e-1;
         return nx_signed(r * z * a + a, v);
     }
     return nx_signed(a > 10.0 ? 1.0 : 1.0 - 2.0 / (nx_exp(2.0 * a) + 1.0), v);
@@ -285,7 +295,8 @@ float nx_product(float a, float b, out float rest) {
     return r;
 }
 //: nx_pow nx_product nx_exponent nx_scale
-// As C's powf: a negative base has a power where the exponent is integral. 2^(b * log2(a)), with the logarithm as a sum of two numbers.
+// As C's powf: a negative base has a power where the exponent is integral. 2^(b * log2(a)), with the logarithm as a sum
+// of two numbers.
 float nx_pow(float a, float b) {
     uint wa = floatBitsToUint(a) & 0x7fffffffu, wb = floatBitsToUint(b) & 0x7fffffffu, m;
     bool below = floatBitsToUint(a) > 0x7fffffffu, down = floatBitsToUint(b) > 0x7fffffffu;
@@ -295,7 +306,8 @@ float nx_pow(float a, float b) {
     // Of numbers from 2^24 on all are even.
     uint sign = integral && wb < 0x4b800000u && (int(b) & 1) != 0 && below ? 0x80000000u : 0u;
     if (wa == 0u || wa == 0x7f800000u) return uintBitsToFloat(sign | ((wa == 0u) == down ? 0x7f800000u : 0u));
-    if (wb == 0x7f800000u) return wa == 0x3f800000u ? 1.0 : uintBitsToFloat((wa > 0x3f800000u) == down ? 0u : 0x7f800000u);
+    if (wb == 0x7f800000u) return wa == 0x3f800000u ? 1.0 : uintBitsToFloat((wa > 0x3f800000u) == down ? 0u
+        : 0x7f800000u);
     if (below && !integral) return uintBitsToFloat(0x7fc00000u);
     int e = nx_exponent(wa, m);
     float x = uintBitsToFloat(m);
@@ -329,7 +341,8 @@ float nx_pow(float a, float b) {
     precise float q = nx_product(r, 0.693147182, rest);
     precise float q_rest = rest + (r * -1.90465421e-9 + power_rest * 0.693147182);
     precise float v = r + power_rest;
-    float t2 = ((((((1.32154868e-6 * v + 1.52527338e-5) * v + 1.54035304e-4) * v + 1.33335581e-3) * v + 9.61812911e-3) * v + 5.55041087e-2) * v + 2.40226507e-1) * v * v;
+    float t2 = ((((((1.32154868e-6 * v + 1.52527338e-5) * v + 1.54035304e-4) * v + 1.33335581e-3) * v
+        + 9.61812911e-3) * v + 5.55041087e-2) * v + 2.40226507e-1) * v * v;
     precise float sum = 1.0 + q;
     precise float sum_rest = (q - (sum - 1.0)) + (q_rest + t2);
     return uintBitsToFloat(floatBitsToUint(nx_scale(sum + sum_rest, int(k))) | sign);
@@ -337,11 +350,13 @@ float nx_pow(float a, float b) {
 //: nx_fmod
 // Exact: the rest of the significands by long division, 8 bits of the quotient at a time; at most 32 times.
 float nx_fmod(float a, float b) {
-    uint wa = floatBitsToUint(a) & 0x7fffffffu, wb = floatBitsToUint(b) & 0x7fffffffu, sign = floatBitsToUint(a) & 0x80000000u;
+    uint wa = floatBitsToUint(a) & 0x7fffffffu, wb = floatBitsToUint(b) & 0x7fffffffu, sign = floatBitsToUint(a)
+        & 0x80000000u;
     if (wa >= 0x7f800000u || wb > 0x7f800000u || wb == 0u) return uintBitsToFloat(0x7fc00000u);
     if (wa < wb) return a;
     uint ea = max(wa >> 23, 1u), eb = max(wb >> 23, 1u);
-    uint ma = (wa & 0x7fffffu) | (wa >= 0x800000u ? 0x800000u : 0u), mb = (wb & 0x7fffffu) | (wb >= 0x800000u ? 0x800000u : 0u);
+    uint ma = (wa & 0x7fffffu) | (wa >= 0x800000u ? 0x800000u : 0u), mb = (wb & 0x7fffffu) | (wb >= 0x800000u
+        ? 0x800000u : 0u);
     uint rest = ma % mb;
     for (uint left = ea - eb; left != 0u && rest != 0u;) {
         uint bits = min(left, 8u);

@@ -1,11 +1,14 @@
-// One TILE_M x TILE_N tile of a product on cooperative matrices of FRAG_M x FRAG_N x FRAG_K (VK_KHR_cooperative_matrix), of the types that
-// `mma_operands.glsl` chose. A slab of TILE_K along the reduction axis lies in shared memory at a time, in lines of 16-byte vectors with one more, so
-// that lines begin in different banks; the next slab is on its way to registers meanwhile. Subgroups of WARP_M x WARP_N share a tile,
-// and WAYS such sets the reduction axis, whose sums are added up in order at the end. Nothing depends on where a matrix has its elements.
-// The includer has `PartA fetch_a(uint m, uint k)` and `PartB fetch_b(uint n, uint k)`, `void tile_put(uint m, uint n, float v)`, and B_ALONG_K as 1 where
-// elements of b that are neighbours in memory are so along k, 0 where along n; where both operands become pairs, `float plain_product(uint m, uint n)` too.
-// The reduction axis is a multiple of what a part holds.
-const uint WARPS_N = TILE_N / WARP_N, WARPS = TILE_M / WARP_M * WARPS_N, LANES = SUBGROUP * WARPS, THREADS = LANES * WAYS;
+// One TILE_M x TILE_N tile of a product on cooperative matrices of FRAG_M x FRAG_N x FRAG_K
+// (VK_KHR_cooperative_matrix), of the types that `mma_operands.glsl` chose. A slab of TILE_K along the reduction axis
+// lies in shared memory at a time, in lines of 16-byte vectors with one more, so that lines begin in different banks;
+// the next slab is on its way to registers meanwhile. Subgroups of WARP_M x WARP_N share a tile, and WAYS such sets the
+// reduction axis, whose sums are added up in order at the end. Nothing depends on where a matrix has its elements. The
+// includer has `PartA fetch_a(uint m, uint k)` and `PartB fetch_b(uint n, uint k)`, `void tile_put(uint m, uint n,
+// float v)`, and B_ALONG_K as 1 where elements of b that are neighbours in memory are so along k, 0 where along n;
+// where both operands become pairs, `float plain_product(uint m, uint n)` too. The reduction axis is a multiple of what
+// a part holds.
+const uint WARPS_N = TILE_N / WARP_N, WARPS = TILE_M / WARP_M * WARPS_N, LANES = SUBGROUP * WARPS, THREADS = LANES
+    * WAYS;
 const uint MATRICES_M = WARP_M / FRAG_M, MATRICES_N = WARP_N / FRAG_N, PER_LANE = FRAG_M * FRAG_N / SUBGROUP;
 // Lines of shared memory, in vectors: what they hold, and how far they are apart.
 const uint FULL_A = TILE_K / PER_VECTOR, LINE_A = FULL_A + 1u;
@@ -45,7 +48,8 @@ void wait_for_slab() {
 uint lane() { return gl_SubgroupID % WARPS * SUBGROUP + gl_SubgroupInvocationID; }
 uint way() { return gl_SubgroupID / WARPS; }
 
-// Number i of what a lane brings of n: the last again where there are no more. Without conditions around them, loops unroll.
+// Number i of what a lane brings of n: the last again where there are no more. Without conditions around them, loops
+// unroll.
 #define BROUGHT(i, n) ((n) % LANES == 0u ? lane() + (i) * LANES : min(lane() + (i) * LANES, (n) - 1u))
 
 void fetch_slab(uint m0, uint n0, uint k0, uint m_end, uint n_end, uint k_end) {
@@ -189,18 +193,21 @@ void multiply_slab(uint warp_m, uint warp_n) {
 #endif
 }
 
-// Stores rows of matrices i of each subgroup. Not a loop over i: arrays of matrices stay in registers only where their indices are literals.
+// Stores rows of matrices i of each subgroup. Not a loop over i: arrays of matrices stay in registers only where their
+// indices are literals.
 #define PUT_SUMS(i) { \
     if (i > 0u) barrier(); \
     [[unroll]] for (uint j = 0u; j < MATRICES_N; j++) \
-        coopMatStore(sums[i][j], s_tile, gl_SubgroupID * SUMS + j * (FRAG_N / 4u), LINE_Y, gl_CooperativeMatrixLayoutRowMajor); \
+        coopMatStore(sums[i][j], s_tile, gl_SubgroupID * SUMS + j * (FRAG_N / 4u), LINE_Y, \
+            gl_CooperativeMatrixLayoutRowMajor); \
     barrier(); \
     put_rows(m0, n0, i * FRAG_M, m_end, n_end); \
 }
 SUM sum_of(uint bits, float like) { return SUM(uintBitsToFloat(bits)); }
 SUM sum_of(uint bits, int like) { return SUM(int(bits)); }
 void put_rows(uint m0, uint n0, uint row, uint m_end, uint n_end) {
-    [[dont_unroll]] for (uint e = gl_SubgroupID * SUBGROUP + gl_SubgroupInvocationID; e < WARPS * FRAG_M * WARP_N; e += THREADS) {
+    [[dont_unroll]] for (uint e = gl_SubgroupID * SUBGROUP + gl_SubgroupInvocationID; e < WARPS * FRAG_M * WARP_N;
+        e += THREADS) {
         uint warp = e / (FRAG_M * WARP_N), r = e / WARP_N % FRAG_M, c = e % WARP_N;
         uint at = warp * SUMS + r * LINE_Y + c / 4u;
         SUM sum = sum_of(s_tile[at][c % 4u], SUM(0));

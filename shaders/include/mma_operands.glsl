@@ -1,8 +1,8 @@
 // What `mma.glsl` multiplies, by how the operands lie:
 // - a of f16: b of f16, or codes that become f16, times their scale, on the way into shared memory. Sums are f32.
-// - a of f32: both operands become pairs of f16 whose sum has 22 bits, and a pair times a pair is three products (Ootomo and Yokota 2022). Elements
-//   are brought to the range of f16 by a power of two for each line of a slab, and sums of a slab move to f32 each time, because matrix
-//   units truncate as they add up. Codes and f16 are one f16.
+// - a of f32: both operands become pairs of f16 whose sum has 22 bits, and a pair times a pair is three products
+//   (Ootomo and Yokota 2022). Elements are brought to the range of f16 by a power of two for each line of a slab, and
+//   sums of a slab move to f32 each time, because matrix units truncate as they add up. Codes and f16 are one f16.
 // - a of INT8 codes: b of codes, as INT8. Sums are i32, within a block that shares scales.
 #if PACKED_a
 #define ELEMENT int8_t
@@ -64,8 +64,8 @@ const uint VECTORS_B = 1u;
 #endif
 
 #if !PACKED_a
-// Two elements as f16: a pair of codes lies in bits 0 to 7 and 16 to 23, as numbers without sign. In the low bits of an f16 of 1024 each is an exact
-// difference away from itself.
+// Two elements as f16: a pair of codes lies in bits 0 to 7 and 16 to 23, as numbers without sign. In the low bits of an
+// f16 of 1024 each is an exact difference away from itself.
 #if PACKED_b
 uint f16_of_codes(uint pair, PartB part) {
     const float offset = 1024.0 + float(1 << (PACKED_b - 1));
@@ -128,7 +128,8 @@ PartB codes_of_b(uint row, uint k) {
 #endif
 
 #ifdef PAIRS_A
-// The bits of the largest magnitude among what the lanes that hold a line have: `lanes` neighbours, a power of two of at most 32.
+// The bits of the largest magnitude among what the lanes that hold a line have: `lanes` neighbours, a power of two of
+// at most 32.
 uint most_of_line(uvec4 v[2], uint lanes) {
     uvec4 both = max(v[0] & 0x7fffffffu, v[1] & 0x7fffffffu);
     uint most = max(max(both.x, both.y), max(both.z, both.w));
@@ -142,8 +143,8 @@ uint most_of_line(uvec4 v[2], uint lanes) {
 // The power of two that brings this magnitude to 2^14 or somewhat more, and its inverse.
 float to_f16(uint most) { return uintBitsToFloat((268u - max(most >> 23, 15u)) << 23); }
 float from_f16(uint most) { return uintBitsToFloat((max(most >> 23, 15u) - 14u) << 23); }
-// Four elements, times a power of two, as pairs of f16: the high ones, which hold 11 bits each, then what is left. Of what is not finite
-// nothing is left.
+// Four elements, times a power of two, as pairs of f16: the high ones, which hold 11 bits each, then what is left. Of
+// what is not finite nothing is left.
 uvec4 split4(uvec4 v, float factor) {
     vec4 x = uintBitsToFloat(v) * factor;
     vec4 top = uintBitsToFloat(floatBitsToUint(x) & 0xffffe000u);

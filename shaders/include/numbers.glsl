@@ -1,6 +1,7 @@
-// NaN and infinity by their bits, and what depends on them: a compiler may take it that no value is NaN or infinite (Vulkan 1.3, appendix "Precision
-// and Operation of SPIR-V Instructions", without `SignedZeroInfNanPreserve`). It then drops tests, and makes max, in which NaN is lost, of `a < b ? b : a`:
-// NVIDIA's does. The generated text has this part before everything else.
+// NaN and infinity by their bits, and what depends on them: a compiler may take it that no value is NaN or infinite
+// (Vulkan 1.3, appendix "Precision and Operation of SPIR-V Instructions", without `SignedZeroInfNanPreserve`). It then
+// drops tests, and makes max, in which NaN is lost, of `a < b ? b : a`: NVIDIA's does. The generated text has this part
+// before everything else.
 #define isnan(v) ((floatBitsToUint(v) & 0x7fffffffu) > 0x7f800000u)
 #define isinf(v) ((floatBitsToUint(v) & 0x7fffffffu) == 0x7f800000u)
 // Before a comparison whose result says which of the two is taken.

@@ -1,5 +1,5 @@
-// Long sums are sums of parts. A sum of n terms in a row may be off by n last bits; so terms are added up PART at a time, and each part is added to
-// the total with what the additions before it lost (Kahan, 1965).
+// Long sums are sums of parts. A sum of n terms in a row may be off by n last bits; so terms are added up PART at a
+// time, and each part is added to the total with what the additions before it lost (Kahan, 1965).
 const uint PART = 256u;
 
 // total + part; `lost` is what of it was rounded away.

@@ -1,4 +1,5 @@
-// Rows that are read as a whole: by a workgroup each with WIDE, by an invocation each without. ROW_T is the type of what is joined.
+// Rows that are read as a whole: by a workgroup each with WIDE, by an invocation each without. ROW_T is the type of
+// what is joined.
 #include "generic.glsl"
 #if WIDE
 shared ROW_T s_row[128];

@@ -1,9 +1,9 @@
-// One TILE_M x TILE_N tile of a product by 128 threads, a slab of TILE_K along the reduction axis in shared memory at a time.
-// The includer has `float tile_a(uint m, uint k)`, `float tile_b(uint k, uint n)`, `void tile_put(uint m, uint n, float v)`, and defines
-// B_ALONG_K as 1 where neighbours along k are neighbours in memory.
+// One TILE_M x TILE_N tile of a product by 128 threads, a slab of TILE_K along the reduction axis in shared memory at a
+// time. The includer has `float tile_a(uint m, uint k)`, `float tile_b(uint k, uint n)`, `void tile_put(uint m, uint n,
+// float v)`, and defines B_ALONG_K as 1 where neighbours along k are neighbours in memory.
 //
-// With HALF the slab holds pairs along k in f16: half the shared memory and half the reads of it. The product of two f16 is exact in f32,
-// so each is summed there as it is.
+// With HALF the slab holds pairs along k in f16: half the shared memory and half the reads of it. The product of two
+// f16 is exact in f32, so each is summed there as it is.
 #if HALF
 #define PAIR 2u
 #define SLAB f16vec2
@@ -15,9 +15,10 @@ float fused(SLAB a, SLAB b, float sum) { return fma(float(a.y), float(b.y), fma(
 #define SLAB_OF(at, k) at(k)
 float fused(SLAB a, SLAB b, float sum) { return sum + a * b; }
 #endif
-// With DEEP, for products of more than DEEP_TERMS terms, loops are unrolled so far that no driver ends them early (`Limits::max_loop_iterations`). It
-// takes the shader compiler longer, so others are not. Their terms are summed in parts; with DEEP of 2, for more than DEEPER_TERMS, what the
-// sum of parts loses is kept too. A product of fewer terms is summed as without, so that it depends on its size alone.
+// With DEEP, for products of more than DEEP_TERMS terms, loops are unrolled so far that no driver ends them early
+// (`Limits::max_loop_iterations`). It takes the shader compiler longer, so others are not. Their terms are summed in
+// parts; with DEEP of 2, for more than DEEPER_TERMS, what the sum of parts loses is kept too. A product of fewer terms
+// is summed as without, so that it depends on its size alone.
 #if DEEP
 #include "parts.glsl"
 const uint DEEP_TERMS = 4096u, DEEPER_TERMS = 65536u;

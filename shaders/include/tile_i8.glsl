@@ -1,8 +1,8 @@
-// One TILE_M x TILE_N tile of a product of 8-bit codes by 128 threads; four codes along the reduction axis make a word. Sums are i32 within a
-// block of `block` codes (a multiple of TILE_K) that share scales, then f32.
-// The includer has `int tile_a(uint m, uint word)`, `int tile_b(uint n, uint word)`, `float tile_scale(uint m, uint n, uint k)`, which is the
-// scale of the block that holds code k, and `void tile_put(uint m, uint n, float v)`.
-// With DEEP, for products of more than DEEP_TERMS terms, loops are unrolled and sums are sums of parts as in tile.glsl; a part is of PART blocks.
+// One TILE_M x TILE_N tile of a product of 8-bit codes by 128 threads; four codes along the reduction axis make a word.
+// Sums are i32 within a block of `block` codes (a multiple of TILE_K) that share scales, then f32. The includer has
+// `int tile_a(uint m, uint word)`, `int tile_b(uint n, uint word)`, `float tile_scale(uint m, uint n, uint k)`, which
+// is the scale of the block that holds code k, and `void tile_put(uint m, uint n, float v)`. With DEEP, for products of
+// more than DEEP_TERMS terms, loops are unrolled and sums are sums of parts as in tile.glsl; a part is of PART blocks.
 #if DEEP
 #include "parts.glsl"
 const uint DEEP_TERMS = 4096u;
@@ -54,7 +54,8 @@ void tile(uint m0, uint n0, uint m_end, uint n_end, uint k_end, uint block) {
         for (uint w = 0u; w < WORDS; w++) {
 #endif
             [[unroll]] for (uint i = 0u; i < PER_M; i++)
-                [[unroll]] for (uint j = 0u; j < PER_N; j++) sum[i][j] = dot4(s_a[tm + 8u * i][w], s_b[tn + 16u * j][w], sum[i][j]);
+                [[unroll]] for (uint j = 0u; j < PER_N; j++) sum[i][j] = dot4(s_a[tm + 8u * i][w], s_b[tn + 16u
+                    * j][w], sum[i][j]);
         }
         if ((k0 + TILE_K) % block == 0u || k0 + TILE_K >= k_end)
             [[unroll]] for (uint i = 0u; i < PER_M; i++)

@@ -1,6 +1,6 @@
-// Integers of 64 bits as pairs of words, the low one first: the same on every device, also on those that have such integers, since lavapipe 22.3
-// computes powers wrongly with its own. Arithmetic wraps modulo 2^64. Functions with a `u` take the bits as those of u64. Distances of shifts are
-// words; outside 0..63 they leave 0, or the sign.
+// Integers of 64 bits as pairs of words, the low one first: the same on every device, also on those that have such
+// integers, since lavapipe 22.3 computes powers wrongly with its own. Arithmetic wraps modulo 2^64. Functions with a
+// `u` take the bits as those of u64. Distances of shifts are words; outside 0..63 they leave 0, or the sign.
 #define LONG uvec2
 LONG w_words(uvec2 v) { return v; }
 uvec2 w_bits(LONG v) { return v; }

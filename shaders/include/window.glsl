@@ -1,5 +1,5 @@
-// Positions in the windows of a convolution. Columns of the implicit matrix are pixels of the result, its rows (channel, y, x) of the kernel.
-// False where the window is over the padding.
+// Positions in the windows of a convolution. Columns of the implicit matrix are pixels of the result, its rows
+// (channel, y, x) of the kernel. False where the window is over the padding.
 bool window(uint k, uint pixel, out uint c, out uint iy, out uint ix) {
     uint kx = k % p.kw, ky = k / p.kw % p.kh;
     c = k / (p.kw * p.kh);

@@ -1,8 +1,10 @@
-//! Generated declarations: buffers, the uniform block, and functions that read and write elements whatever their storage.
+//! Generated declarations: buffers, the uniform block, and functions that read and write elements whatever their
+//! storage.
 //!
-//! For an operand `a`: `T_a` is `float` or `int`; `T_a ld_a(uint i)`; for a packed one instead `PACKED_a` (its bits, 0 for others),
-//! `float value_a(uint row, uint col)`, `float scale_a(uint row, uint col)`, `ZERO_a(row, col)` (its zero point, 0 without one), `int code_a(uint row, uint col)` and
-//! `int word_a(uint row, uint word)`, which gives four codes as bytes. For the result: `void st_y(uint i, T_y v)`.
+//! For an operand `a`: `T_a` is `float` or `int`; `T_a ld_a(uint i)`; for a packed one instead `PACKED_a` (its bits, 0
+//! for others), `float value_a(uint row, uint col)`, `float scale_a(uint row, uint col)`, `ZERO_a(row, col)` (its zero
+//! point, 0 without one), `int code_a(uint row, uint col)` and `int word_a(uint row, uint word)`, which gives four
+//! codes as bytes. For the result: `void st_y(uint i, T_y v)`.
 
 use crate::ir::packed::{Granularity, Packing, ScaleType};
 use crate::ops::kernel_key::{KernelKey, Load, OperandKey, Storage, Value};
@@ -244,7 +246,8 @@ fn store(storage: Storage, target: &Target) -> String {
         // Another invocation may write the other half of the word at the same time: atomics touch only this half.
         Storage::F16 => "#define T_y float\n#define as_y float\nuint half_word(float v) {\n    \
              // Infinities and NaN apart: what packHalf2x16 makes of them differs between drivers.\n    \
-             return isnan(v) ? 0x7e00u : isinf(v) ? (v < 0.0 ? 0xfc00u : 0x7c00u) : packHalf2x16(vec2(clamp(v, -65504.0, 65504.0), 0.0)) & 0xffffu;\n}\n\
+             if (isnan(v) || isinf(v)) return isnan(v) ? 0x7e00u : v < 0.0 ? 0xfc00u : 0x7c00u;\n    \
+             return packHalf2x16(vec2(clamp(v, -65504.0, 65504.0), 0.0)) & 0xffffu;\n}\n\
              void st_y(uint i, float v) {\n    \
              uint shift = (i & 1u) * 16u;\n    atomicAnd(d_y[i >> 1], ~(0xffffu << shift));\n    atomicOr(d_y[i >> 1], half_word(v) << shift);\n}\n"
             .to_owned(),

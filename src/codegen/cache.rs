@@ -1,11 +1,12 @@
-//! Compiled shaders on disk, by content: a compilation that happened once on this machine is not repeated. What cannot be read or written is
-//! compiled anew; the cache never fails anything.
+//! Compiled shaders on disk, by content: a compilation that happened once on this machine is not repeated. What cannot
+//! be read or written is compiled anew; the cache never fails anything.
 
 use crate::program::spirv::Interface;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Everything that the words depend on besides the text, which the target's features are in. nyxc's version stands for how it calls shaderc.
+/// Everything that the words depend on besides the text, which the target's features are in. nyxc's version stands for
+/// how it calls shaderc.
 const OPTIONS: &str =
     concat!("vulkan1.1 spirv1.3 performance compute main; shaderc 0.10.1; cache 2; nyxc ", env!("CARGO_PKG_VERSION"));
 

@@ -1,7 +1,8 @@
-//! Expressions as GLSL: one statement for each distinct part, and `put`, which applies the whole to an element and stores it.
+//! Expressions as GLSL: one statement for each distinct part, and `put`, which applies the whole to an element and
+//! stores it.
 //!
-//! Integers are 64-bit words. A part is computed in 32 bits where its bounds say that they hold it, or where only its low bits matter; else as `LONG`
-//! (`include/wide.glsl`).
+//! Integers are 64-bit words. A part is computed in 32 bits where its bounds say that they hold it, or where only its
+//! low bits matter; else as `LONG` (`include/wide.glsl`).
 
 mod integer;
 
@@ -40,8 +41,9 @@ impl Form {
     }
 }
 
-/// `void put(uint i, T v)`, which stores element `i` of the result after the epilogue; `void put(uint i)` in a pointwise kernel. `V_OWN` is
-/// the type of `v`. Where the key has a width, also `puts` for that many elements from `i` on, with an array `v`.
+/// `void put(uint i, T v)`, which stores element `i` of the result after the epilogue; `void put(uint i)` in a
+/// pointwise kernel. `V_OWN` is the type of `v`. Where the key has a width, also `puts` for that many elements from `i`
+/// on, with an array `v`.
 pub(super) fn put(key: &KernelKey) -> Result<Put, CodegenError> {
     let Some(expr) = &key.expr else {
         let mut text = "#define V_OWN T_y\nvoid put(uint i, T_y v) { st_y(i, v); }\n".to_owned();
@@ -96,7 +98,8 @@ pub(super) fn put(key: &KernelKey) -> Result<Put, CodegenError> {
     let _ = writeln!(text, "void put(uint i{own}) {{ st_y(i, value_y({one})); }}");
     if let Some(width) = key.width() {
         let loads: String = args.iter().map(Arg::loads).collect();
-        // Written out, not a loop: optimizers leave a loop be that is in a branch of another one, and arrays then in memory.
+        // Written out, not a loop: optimizers leave a loop be that is in a branch of another one, and arrays then in
+        // memory.
         let each = |e: u32| -> String {
             let x0 = x0.map(|x0| x0.replace('v', &format!("v[{e}]")));
             let values: Vec<String> = x0.into_iter().chain(args.iter().map(|arg| arg.of_vector(e))).collect();
@@ -150,7 +153,8 @@ impl Arg<'_> {
     }
 }
 
-/// The functions of `include/maths.glsl` and `include/expr.glsl` that are used. Each starts with a line `//: name needs other ...`.
+/// The functions of `include/maths.glsl` and `include/expr.glsl` that are used. Each starts with a line `//: name needs
+/// other ...`.
 fn helpers(used: &BTreeSet<&'static str>) -> String {
     let parts: Vec<(&str, Vec<&str>, &str)> = ["maths", "expr"]
         .into_iter()

@@ -1,4 +1,5 @@
-//! From a [`KernelKey`] to SPIR-V: the template's text with generated accessors before it, compiled by shaderc for Vulkan 1.1 (SPIR-V 1.3).
+//! From a [`KernelKey`] to SPIR-V: the template's text with generated accessors before it, compiled by shaderc for
+//! Vulkan 1.1 (SPIR-V 1.3).
 
 mod access;
 mod cache;
@@ -35,7 +36,8 @@ pub enum CodegenError {
 }
 
 thread_local! {
-    /// The first compilation of a process takes up to half a second, the later ones milliseconds; a compiler must stay on its thread.
+    /// The first compilation of a process takes up to half a second, the later ones milliseconds; a compiler must stay
+    /// on its thread.
     static COMPILER: RefCell<Option<shaderc::Compiler>> = const { RefCell::new(None) };
 }
 

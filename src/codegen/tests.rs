@@ -112,8 +112,8 @@ fn arg(load: Load) -> ArgKey {
 /// Most keys that differ in their flags alone.
 const MOST_COMBINATIONS: usize = 256;
 
-/// Every combination of flags; where these are too many, every value of each flag with all others at their first, at a third and at their
-/// middle.
+/// Every combination of flags; where these are too many, every value of each flag with all others at their first, at a
+/// third and at their middle.
 fn combinations(plain: &KernelKey) -> Vec<KernelKey> {
     let flags = plain.template.table().flags;
     let mut keys = vec![plain.clone()];

@@ -1,7 +1,7 @@
 //! Vectors: as many neighbours as a kernel's width says, read and written in words of up to 16 bytes.
 //!
-//! For an operand `a`: `void lds_a(uint i, out T_a v[WIDTH])` reads elements `i` on, where WIDTH divides `i`. For the result:
-//! `void sts_y(uint i, T_y v[WIDTH])`. Both give the bits that `ld_a` and `st_y` give for each element.
+//! For an operand `a`: `void lds_a(uint i, out T_a v[WIDTH])` reads elements `i` on, where WIDTH divides `i`. For the
+//! result: `void sts_y(uint i, T_y v[WIDTH])`. Both give the bits that `ld_a` and `st_y` give for each element.
 
 use crate::ops::kernel_key::{KernelKey, Storage};
 use crate::target::Target;

@@ -111,8 +111,9 @@ impl DType {
         }
     }
 
-    /// The element type that values of this type have on a device, where no format chooses another: f16, u32 and integers of 64 bits stay, other floats
-    /// are f32, other integers and truth values i32, f64 stays f64, which no kernel reads; `None` for text.
+    /// The element type that values of this type have on a device, where no format chooses another: f16, u32 and
+    /// integers of 64 bits stay, other floats are f32, other integers and truth values i32, f64 stays f64, which no
+    /// kernel reads; `None` for text.
     pub fn on_device(self) -> Option<DType> {
         match (self, self.class()) {
             (DType::F64 | DType::F16 | DType::U32 | DType::I64 | DType::U64, _) => Some(self),

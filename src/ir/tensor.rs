@@ -6,7 +6,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-/// Where the bytes of a constant come from. Anything that lends bytes and can be shared between threads will do: a vector or a file mapping.
+/// Where the bytes of a constant come from. Anything that lends bytes and can be shared between threads will do: a
+/// vector or a file mapping.
 pub type Source = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
 /// A tensor with its data, cheap to clone.
@@ -101,7 +102,8 @@ impl Tensor {
         if dtype == DType::F64 { Ok(all) } else { Tensor::from_f32s(dtype, dims, &all.to_f32s()?) }
     }
 
-    /// Floats stored as `dtype`, rounded to nearest even; finite values beyond f16's range become its largest, as the kernels store them.
+    /// Floats stored as `dtype`, rounded to nearest even; finite values beyond f16's range become its largest, as the
+    /// kernels store them.
     ///
     /// # Errors
     /// The count is not the shape's, or `dtype` is no float type that can be written.
@@ -240,7 +242,8 @@ impl Tensor {
         })
     }
 
-    /// The elements as f64: those of an f64 tensor as they are, integers rounded, others as [`Tensor::to_f32s`] has them.
+    /// The elements as f64: those of an f64 tensor as they are, integers rounded, others as [`Tensor::to_f32s`] has
+    /// them.
     ///
     /// # Errors
     /// The data is absent or is text.

@@ -1,4 +1,5 @@
-//! `attention`: ONNX's scaled dot-product attention, written as the core's `dot_product_attention`; and the rotary embedding before it.
+//! `attention`: ONNX's scaled dot-product attention, written as the core's `dot_product_attention`; and the rotary
+//! embedding before it.
 
 use super::compose::gather;
 use super::strided::{Fill, View, row_major, view};
@@ -8,12 +9,13 @@ use crate::ir::{
     Attrs, Class, DType, Dim, Expand, Infer, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
 };
 
-/// `attention(q, k, v, attn_mask?, past_key?, past_value?, nonpad_kv_seqlen?)`: ONNX Attention, opset 25, with up to four outputs: y, the present
-/// key and value, and what `qk_matmul_output_mode` says of the scores.
+/// `attention(q, k, v, attn_mask?, past_key?, past_value?, nonpad_kv_seqlen?)`: ONNX Attention, opset 25, with up to
+/// four outputs: y, the present key and value, and what `qk_matmul_output_mode` says of the scores.
 ///
-/// Operands are `[batch, heads, sequence, head size]`, or `[batch, sequence, heads * head size]` with the numbers of heads as attributes. Fewer
-/// heads of k and v than of q serve several of q each. `zero_masked` (1 by default, as in opset 25) says that a row whose keys are all masked out
-/// gives zeros; with 0 it gives NaN, as a softmax over nothing but minus infinity does: what exporters wrote out is that.
+/// Operands are `[batch, heads, sequence, head size]`, or `[batch, sequence, heads * head size]` with the numbers of
+/// heads as attributes. Fewer heads of k and v than of q serve several of q each. `zero_masked` (1 by default, as in
+/// opset 25) says that a row whose keys are all masked out gives zeros; with 0 it gives NaN, as a softmax over nothing
+/// but minus infinity does: what exporters wrote out is that.
 pub static DEF: OpDef = OpDef {
     name: "attention",
     onnx: "Attention",
@@ -36,10 +38,11 @@ pub static DEF: OpDef = OpDef {
     expand: Some(expand),
 };
 
-/// `rotary_embedding(x, cos_cache, sin_cache, position_ids?) {interleaved, num_heads, rotary_embedding_dim}`: ONNX RotaryEmbedding, opset 23.
+/// `rotary_embedding(x, cos_cache, sin_cache, position_ids?) {interleaved, num_heads, rotary_embedding_dim}`: ONNX
+/// RotaryEmbedding, opset 23.
 ///
-/// x is `[batch, heads, sequence, head size]` or `[batch, sequence, heads * head size]`; the caches are `[batch or 1, sequence, pairs]`, or
-/// `[positions, pairs]` with `position_ids` `[batch, sequence]`.
+/// x is `[batch, heads, sequence, head size]` or `[batch, sequence, heads * head size]`; the caches are `[batch or 1,
+/// sequence, pairs]`, or `[positions, pairs]` with `position_ids` `[batch, sequence]`.
 pub static ROTARY: OpDef = OpDef {
     name: "rotary_embedding",
     onnx: "RotaryEmbedding",
@@ -165,8 +168,8 @@ impl Sizes {
     }
 }
 
-/// Whether a mask of `last` keys may end before all `total` of them: those beyond are masked out, also where it has but one, which would broadcast
-/// in any other operator. `None` where at some size it has more than there are.
+/// Whether a mask of `last` keys may end before all `total` of them: those beyond are masked out, also where it has but
+/// one, which would broadcast in any other operator. `None` where at some size it has more than there are.
 fn is_short(last: &Dim, total: &Dim) -> Option<bool> {
     let free = |dim: &Dim| dim.most().is_none();
     if last == total || free(last) || free(total) {

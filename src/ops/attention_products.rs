@@ -1,4 +1,5 @@
-//! `dot_product_attention` written as products around a softmax, the scores in memory: where no kernel covers it whole, and where the scores are asked for.
+//! `dot_product_attention` written as products around a softmax, the scores in memory: where no kernel covers it whole,
+//! and where the scores are asked for.
 
 use super::compose::positions;
 use super::dot_product_attention::{DEF, LENGTHS, MASK, Sizes, offset};

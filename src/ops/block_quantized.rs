@@ -6,9 +6,10 @@ use super::quantize_linear::DEQUANTIZE;
 use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, OpError, Shape, Tensor, TensorType, Val, attr, resolve_axis};
 
 written_out! {
-    /// `gather_block_quantized(data, indices, scales, zeros?) {bits, block_size, gather_axis, quantize_axis}`: GatherBlockQuantized of com.microsoft,
-    /// version 1: Gather of a DequantizeLinear by blocks. Bytes hold several codes along the last axis, the first in the low bits, and their zero point
-    /// is the middle where none is given; that of 4-bit types is 0.
+    /// `gather_block_quantized(data, indices, scales, zeros?) {bits, block_size, gather_axis, quantize_axis}`:
+    /// GatherBlockQuantized of com.microsoft, version 1: Gather of a DequantizeLinear by blocks. Bytes hold several
+    /// codes along the last axis, the first in the low bits, and their zero point is the middle where none is given;
+    /// that of 4-bit types is 0.
     DEF "gather_block_quantized" "com.microsoft::GatherBlockQuantized" (3, 4)
         [attr::int("bits"), attr::int("block_size"), attr::int("gather_axis"), attr::int("quantize_axis")] infer, expand;
 }

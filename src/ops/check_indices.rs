@@ -7,9 +7,10 @@ use crate::ir::{
     Attrs, CORE, Class, DType, Dim, Expand, IndexFault, Infer, KERNEL, OpDef, OpError, Tensor, TensorType, Val, attr,
 };
 
-/// `check_indices(indices) {sizes, negative, ignore, dtype, epilogue}`: indices counted from the start. An index is `len(sizes)` numbers, which lie
-/// along the last axis where there is more than one; number `k` goes into an axis of `sizes[k]` elements. With `negative` negative ones count from the
-/// end; one that equals `ignore` stays as it is. The first that is out of range ends the run ([`OpError::Index`]).
+/// `check_indices(indices) {sizes, negative, ignore, dtype, epilogue}`: indices counted from the start. An index is
+/// `len(sizes)` numbers, which lie along the last axis where there is more than one; number `k` goes into an axis of
+/// `sizes[k]` elements. With `negative` negative ones count from the end; one that equals `ignore` stays as it is. The
+/// first that is out of range ends the run ([`OpError::Index`]).
 pub static DEF: OpDef = OpDef {
     name: "check_indices",
     onnx: "",
@@ -39,7 +40,8 @@ pub struct Rule {
 }
 
 impl Rule {
-    /// Indices of one number into an axis of this size, negative ones from the end: what ONNX says of Gather and its like.
+    /// Indices of one number into an axis of this size, negative ones from the end: what ONNX says of Gather and its
+    /// like.
     pub fn of_axis(size: Dim) -> Rule {
         Rule { sizes: vec![size], negative: true, ignore: None }
     }
@@ -89,7 +91,8 @@ pub fn add(e: &mut Expand<'_, '_>, indices: Val, rule: &Rule) -> Result<Val, OpE
     e.add(&DEF, rule.attrs(), &[indices])
 }
 
-/// The same without the check, for programs that are compiled so: indices out of range become the nearest that are in range.
+/// The same without the check, for programs that are compiled so: indices out of range become the nearest that are in
+/// range.
 ///
 /// # Errors
 /// The type rule refuses.

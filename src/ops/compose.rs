@@ -95,7 +95,8 @@ pub fn reduce(e: &mut Expand<'_, '_>, kind: &str, x: Val, axes: &[usize], keepdi
     e.add(&reduce_op::DEF, reduce_op::attrs(kind, axes, keepdims), &[x])
 }
 
-/// The largest or smallest (`kind`) along one axis, which stays. It is stored as wide as any float is: rounded, it would equal no element of x.
+/// The largest or smallest (`kind`) along one axis, which stays. It is stored as wide as any float is: rounded, it
+/// would equal no element of x.
 ///
 /// # Errors
 /// The type rule refuses.
@@ -124,7 +125,8 @@ pub fn concat(e: &mut Expand<'_, '_>, parts: &[Val], axis: usize) -> Result<Val,
     }
 }
 
-/// Slices chosen by indices that a model gives: negative ones count from the end, and one that is out of range ends the run.
+/// Slices chosen by indices that a model gives: negative ones count from the end, and one that is out of range ends the
+/// run.
 ///
 /// # Errors
 /// The type rule refuses.
@@ -171,8 +173,8 @@ pub fn along(e: &mut Expand<'_, '_>, x: Val, rank: usize, axis: usize) -> Result
     reshape::to(e, x, shape)
 }
 
-/// Elements of `data`, one index along `axis` for each, none of them negative or beyond the axis: `indices` has data's rank or broadcasts to the result,
-/// whose other sizes are `out`'s.
+/// Elements of `data`, one index along `axis` for each, none of them negative or beyond the axis: `indices` has data's
+/// rank or broadcasts to the result, whose other sizes are `out`'s.
 ///
 /// # Errors
 /// A size is not known.

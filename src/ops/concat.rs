@@ -3,7 +3,8 @@
 use super::util::{agree, axis_attr, elements, from_elements, n_elems, operand};
 use crate::ir::{Attrs, CORE, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, Val, attr};
 
-/// `concat(x0, x1, ...) {axis, dtype}`: ONNX Concat, opset 13. With `dtype`, which only the lower levels have, operands may be of any float type.
+/// `concat(x0, x1, ...) {axis, dtype}`: ONNX Concat, opset 13. With `dtype`, which only the lower levels have, operands
+/// may be of any float type.
 pub static DEF: OpDef = OpDef {
     name: "concat",
     onnx: "Concat",

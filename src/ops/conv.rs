@@ -12,10 +12,11 @@ use crate::ir::{
 };
 use rayon::prelude::*;
 
-/// `conv(x, w) {kernel, strides, pads, dilations, group, layout, dtype, epilogue}`: ONNX Conv, opset 22, over one to three spatial axes; there with a
-/// bias, `auto_pad` and `kernel_shape`. With `kernel` and one group, `w` may be a matrix `[OC, C*kh*kw]`, and operands of rank 2 after it are
-/// further rows of it, stored in other ways. With the layout `nhwc`, which only the lower levels have, channels are the last axis of x, of the
-/// result and of each filter: `[OC, kh, kw, C/group]`.
+/// `conv(x, w) {kernel, strides, pads, dilations, group, layout, dtype, epilogue}`: ONNX Conv, opset 22, over one to
+/// three spatial axes; there with a bias, `auto_pad` and `kernel_shape`. With `kernel` and one group, `w` may be a
+/// matrix `[OC, C*kh*kw]`, and operands of rank 2 after it are further rows of it, stored in other ways. With the
+/// layout `nhwc`, which only the lower levels have, channels are the last axis of x, of the result and of each filter:
+/// `[OC, kh, kw, C/group]`.
 pub static DEF: OpDef = OpDef {
     name: "conv",
     onnx: "Conv",
@@ -165,7 +166,8 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
 /// Most elements of a kernel along its first of three axes.
 const MAX_DEPTH: i64 = 64;
 
-/// A convolution over three axes, as a sum of convolutions over two: one for each place along the first axis of the kernel.
+/// A convolution over three axes, as a sum of convolutions over two: one for each place along the first axis of the
+/// kernel.
 ///
 /// # Errors
 /// A size is not known, or the kernel is too deep.
@@ -428,7 +430,8 @@ fn columns(s: &Sizes, x: &[f32], w: &[f32], out: &mut [f32]) -> Result<(), OpErr
     Ok(())
 }
 
-/// The windows of `width` pixels from `first` of one group's planes `x`: element `[tap, pixel]`, `fill` where it lies in the padding.
+/// The windows of `width` pixels from `first` of one group's planes `x`: element `[tap, pixel]`, `fill` where it lies
+/// in the padding.
 fn unfold<T: Copy>(s: &Sizes, x: &[T], first: usize, width: usize, fill: T) -> Vec<T> {
     let [kh, kw] = s.plain.kernel;
     let mut columns = vec![fill; s.depth() * width];

@@ -4,8 +4,8 @@ use super::util::ints_attr;
 use super::window::Window;
 use crate::ir::{Attrs, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, attr, product};
 
-/// `conv_transpose(x, w, bias?) {strides, pads, dilations, group, output_padding, output_shape, auto_pad}`: ONNX ConvTranspose, opset 22, over
-/// one to three spatial axes. w is `[C, OC/group, ...]`.
+/// `conv_transpose(x, w, bias?) {strides, pads, dilations, group, output_padding, output_shape, auto_pad}`: ONNX
+/// ConvTranspose, opset 22, over one to three spatial axes. w is `[C, OC/group, ...]`.
 pub static DEF: OpDef = OpDef {
     name: "conv_transpose",
     onnx: "ConvTranspose",
@@ -26,7 +26,8 @@ pub static DEF: OpDef = OpDef {
     expand: Some(expand),
 };
 
-/// The window without pads, and how many elements of the full result are dropped before and after each axis (less than none: added).
+/// The window without pads, and how many elements of the full result are dropped before and after each axis (less than
+/// none: added).
 fn plan(attrs: &Attrs, x: &Shape, w: &Shape) -> Result<(Window, Vec<(i64, i64)>), OpError> {
     let (spatial, n) = (&x.0[2..], x.rank() - 2);
     let kernel: Option<Vec<i64>> = w.0[2..].iter().map(Dim::known).collect();
@@ -136,7 +137,8 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     Ok(vec![super::reshape::to(e, y, shape)?])
 }
 
-/// Windows that do not overlap: each pixel makes its own patch, a convolution of kernel 1 whose channels are then laid out as planes.
+/// Windows that do not overlap: each pixel makes its own patch, a convolution of kernel 1 whose channels are then laid
+/// out as planes.
 fn patches(e: &mut Expand<'_, '_>, x: Val, w: Val, x_dims: &[Dim], w_dims: &[Dim]) -> Result<Val, OpError> {
     let (kh, kw) = (w_dims[2].clone(), w_dims[3].clone());
     let depth = product(&w_dims[1..]);
@@ -175,7 +177,8 @@ fn stretched(
         x = view(e, x, &View { shape, strides, inside, ..View::default() })?;
         x = super::reshape::to(e, x, vec![dims[0].clone(), dims[1].clone(), &dims[2] * &sh, &dims[3] * &sw])?;
     }
-    // What surrounds the stretched plane: a window less one, less what is cut; behind it already stand stride - 1 zeros.
+    // What surrounds the stretched plane: a window less one, less what is cut; behind it already stand stride - 1
+    // zeros.
     let before = |i: usize| window.extent(i) - 1 - cuts[i].0;
     let after = |i: usize| window.extent(i) - 1 - cuts[i].1 - (window.strides[i] - 1);
     let (mut pads, around) = (vec![before(0), before(1), after(0), after(1)], e.ty(x).shape.0);

@@ -1,7 +1,8 @@
 //! Operators whose results have as many elements as their data say: NonZero, Compress, NonMaxSuppression, Unique.
 //!
-//! Their attribute [`COUNT`] holds the size that the data tell, a symbol from 0 to [`bound`]: memory is planned for the bound, and the value is known
-//! once the node has been computed, on the host. Of constants alone they have no such attribute, and fold.
+//! Their attribute [`COUNT`] holds the size that the data tell, a symbol from 0 to [`bound`]: memory is planned for the
+//! bound, and the value is known once the node has been computed, on the host. Of constants alone they have no such
+//! attribute, and fold.
 
 use super::compose::{gather, gather_within};
 use super::host::order_keys;
@@ -24,7 +25,8 @@ pub static NON_ZERO: OpDef = OpDef {
     expand: None,
 };
 
-/// `compress(x, condition) {axis, count}`: ONNX Compress, opset 11: the slices along an axis whose condition holds, or elements where there is no axis.
+/// `compress(x, condition) {axis, count}`: ONNX Compress, opset 11: the slices along an axis whose condition holds, or
+/// elements where there is no axis.
 pub static COMPRESS: OpDef = OpDef {
     name: "compress",
     onnx: "Compress",
@@ -36,8 +38,8 @@ pub static COMPRESS: OpDef = OpDef {
     expand: Some(expand_compress),
 };
 
-/// `non_max_suppression(boxes, scores, max_output_boxes_per_class?, iou_threshold?, score_threshold?) {center_point_box, count}`: ONNX
-/// NonMaxSuppression, opset 11: `[count, 3]` of batch, class and box.
+/// `non_max_suppression(boxes, scores, max_output_boxes_per_class?, iou_threshold?, score_threshold?)
+/// {center_point_box, count}`: ONNX NonMaxSuppression, opset 11: `[count, 3]` of batch, class and box.
 pub static NON_MAX_SUPPRESSION: OpDef = OpDef {
     name: "non_max_suppression",
     onnx: "NonMaxSuppression",
@@ -49,8 +51,8 @@ pub static NON_MAX_SUPPRESSION: OpDef = OpDef {
     expand: None,
 };
 
-/// `unique(x) {axis, sorted, count}`: ONNX Unique, opset 11: the elements or slices that differ, where each first stands, which of them each is, and how
-/// often it stands there.
+/// `unique(x) {axis, sorted, count}`: ONNX Unique, opset 11: the elements or slices that differ, where each first
+/// stands, which of them each is, and how often it stands there.
 pub static UNIQUE: OpDef = OpDef {
     name: "unique",
     onnx: "Unique",
@@ -62,8 +64,8 @@ pub static UNIQUE: OpDef = OpDef {
     expand: None,
 };
 
-/// The most that the size may be which the data of a use of `def` tell; `None` where there is no such size, because `def` is none of these operators or
-/// what decides it is constant.
+/// The most that the size may be which the data of a use of `def` tell; `None` where there is no such size, because
+/// `def` is none of these operators or what decides it is constant.
 ///
 /// # Errors
 /// An operand is missing or refused.
@@ -160,7 +162,8 @@ fn kept_of(infer: &Infer<'_>) -> Result<(Option<usize>, Dim), OpError> {
     let (x, condition) = (numbers(infer, 0)?, numbers(infer, 1)?);
     let axis = infer.attrs.int("axis").map(|_| axis_attr(infer.attrs, 0, x.shape.rank())).transpose()?;
     let n = axis.map_or_else(|| x.shape.volume(), |axis| x.shape.0[axis].clone());
-    // A shorter condition leaves the rest out; one that is longer at some sizes is found by the check of what it chooses.
+    // A shorter condition leaves the rest out; one that is longer at some sizes is found by the check of what it
+    // chooses.
     if condition.shape.rank() != 1 || condition.shape.0[0].bounds().0 > n.bounds().1 {
         return Err(OpError::operand(1, condition, format!("at most {n} truth values")));
     }

@@ -1,7 +1,8 @@
 //! `deferred`: an operator of ONNX as it is, computed on the host once a run has told its sizes.
 //!
-//! Some operators are written in others only when every size is known: the steps of a recurrent layer, the taps of a resize. Where their sizes change
-//! between runs, `decompose` keeps the node whole, as the body of this operator. No kernel covers it, so the planner makes it a host step.
+//! Some operators are written in others only when every size is known: the steps of a recurrent layer, the taps of a
+//! resize. Where their sizes change between runs, `decompose` keeps the node whole, as the body of this operator. No
+//! kernel covers it, so the planner makes it a host step.
 
 use super::evaluate;
 use super::util::agree;
@@ -11,7 +12,8 @@ use crate::ir::{
 };
 use std::collections::BTreeMap;
 
-/// `deferred(x0, ...) {body}`: the outputs of `body`, a graph of the level `onnx` whose inputs are the operands, all present.
+/// `deferred(x0, ...) {body}`: the outputs of `body`, a graph of the level `onnx` whose inputs are the operands, all
+/// present.
 pub static DEF: OpDef = OpDef {
     name: "deferred",
     onnx: "",
@@ -23,7 +25,8 @@ pub static DEF: OpDef = OpDef {
     expand: None,
 };
 
-/// Constants of so many elements at most, and sizes, go into the body, where type rules see them. Longer ones stay outside, once for all their readers.
+/// Constants of so many elements at most, and sizes, go into the body, where type rules see them. Longer ones stay
+/// outside, once for all their readers.
 const MAX_INSIDE: u64 = 8;
 
 fn body(attrs: &Attrs) -> Result<&Graph, OpError> {
@@ -89,7 +92,8 @@ pub fn has_sizes(graph: &Graph, node: NodeId) -> bool {
 /// The node is none of an operator, or its type rule refuses it.
 pub fn defer(edit: &mut Edit<'_>, node: NodeId) -> Result<Vec<Val>, OpError> {
     let graph = edit.graph();
-    // Where the type rule reads a longer constant, the pads of five axes say, the constants go in whatever their length.
+    // Where the type rule reads a longer constant, the pads of five axes say, the constants go in whatever their
+    // length.
     let (body, outer) = match enclose(graph, node, MAX_INSIDE) {
         Ok(enclosed) if types(&enclosed.0).eq(graph.node(node).outputs.iter().map(|v| &v.ty)) => enclosed,
         _ => enclose(graph, node, u64::MAX)?,

@@ -1,7 +1,8 @@
 //! `dot_product_attention` and its parts: the softmax of scaled scores times the values, as one operator of the core.
 //!
-//! ONNX's Attention is written as this (`attention.rs`). Where no kernel covers it, it is written as products around a softmax
-//! (`attention_products.rs`). The reference has all scores of a query, subtracts their maximum and adds up in f64.
+//! ONNX's Attention is written as this (`attention.rs`). Where no kernel covers it, it is written as products around a
+//! softmax (`attention_products.rs`). The reference has all scores of a query, subtracts their maximum and adds up in
+//! f64.
 
 use super::util::{
     agree, broadcast, class_of, dims_attr, finish_floats, ints_attr, n_elems, operand, result, split_own,
@@ -12,15 +13,16 @@ use crate::ir::{
 use rayon::prelude::*;
 use std::borrow::Cow;
 
-/// `dot_product_attention(q, k, v, mask?, lengths?, parts?) {scale, softcap, left, right, offset, zero_masked, heads_last, dtype, epilogue}`:
-/// `softmax(cap(q x k^T * scale) + mask) x v` for each head.
+/// `dot_product_attention(q, k, v, mask?, lengths?, parts?) {scale, softcap, left, right, offset, zero_masked,
+/// heads_last, dtype, epilogue}`: `softmax(cap(q x k^T * scale) + mask) x v` for each head.
 ///
-/// q is `[batch, heads, queries, head size]`, k and v are `[batch, heads of k, keys, head size]` (v's own); each head of k and v serves as many
-/// neighbouring ones of q as q has more of them. `heads_last` says of q, k, v and the result, 1 or 0 each, whether heads and sequence are the other way
-/// round. The mask, floats that are added or truth values of what is seen, broadcasts to `[batch, heads, queries, keys]`. Query `i` stands at the place
-/// `offset + i` among the keys, or at `lengths[batch] - queries + i`, and sees the keys from `left` before it to `right` behind it, all where absent, of
-/// the first `lengths[batch]`; others take no part. A query all of whose scores are minus infinity gives NaN, zeros with `zero_masked`. `parts` are
-/// those of the same attention, for a kernel that only joins them.
+/// q is `[batch, heads, queries, head size]`, k and v are `[batch, heads of k, keys, head size]` (v's own); each head
+/// of k and v serves as many neighbouring ones of q as q has more of them. `heads_last` says of q, k, v and the result,
+/// 1 or 0 each, whether heads and sequence are the other way round. The mask, floats that are added or truth values of
+/// what is seen, broadcasts to `[batch, heads, queries, keys]`. Query `i` stands at the place `offset + i` among the
+/// keys, or at `lengths[batch] - queries + i`, and sees the keys from `left` before it to `right` behind it, all where
+/// absent, of the first `lengths[batch]`; others take no part. A query all of whose scores are minus infinity gives
+/// NaN, zeros with `zero_masked`. `parts` are those of the same attention, for a kernel that only joins them.
 pub static DEF: OpDef = OpDef {
     name: "dot_product_attention",
     onnx: "",
@@ -42,9 +44,9 @@ pub static DEF: OpDef = OpDef {
     expand: None,
 };
 
-/// `attention_parts(q, k, v, mask?, lengths?) {..., chunk}`: the same by chunks of `chunk` keys, for at most [`FEW`] queries: f32
-/// `[batch, heads, queries, chunks, head size of v + 2]`, the sum of values weighted by `exp(score - largest)`, the largest score, the sum of the
-/// weights. For more queries there are none.
+/// `attention_parts(q, k, v, mask?, lengths?) {..., chunk}`: the same by chunks of `chunk` keys, for at most [`FEW`]
+/// queries: f32 `[batch, heads, queries, chunks, head size of v + 2]`, the sum of values weighted by `exp(score -
+/// largest)`, the largest score, the sum of the weights. For more queries there are none.
 pub static PARTS: OpDef = OpDef {
     name: "attention_parts",
     onnx: "",

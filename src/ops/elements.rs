@@ -81,7 +81,8 @@ fn expand_nd(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     Ok(vec![gather_within(e, table, rows, 0)?])
 }
 
-/// Indices of `depth` numbers each, checked, as row numbers of a tensor of sizes `own`, whose rows are what is behind the first `batch + depth` axes.
+/// Indices of `depth` numbers each, checked, as row numbers of a tensor of sizes `own`, whose rows are what is behind
+/// the first `batch + depth` axes.
 ///
 /// # Errors
 /// An operand is refused.

@@ -172,8 +172,8 @@ fn expand_by(e: &mut Expand<'_, '_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Ve
     Ok(results)
 }
 
-/// Writes constants of one element into the expression, drops operands that it does not use, and numbers the others anew. An operand that
-/// alone gives the result its shape stays.
+/// Writes constants of one element into the expression, drops operands that it does not use, and numbers the others
+/// anew. An operand that alone gives the result its shape stays.
 fn inline(
     expr: &Expr,
     types: &[Option<TensorType>],
@@ -386,9 +386,10 @@ fn converted(c: &Case<'_>, to: DType) -> Recipe {
     Ok((rounded(&text, from, to), to))
 }
 
-/// `text`, which computes a `to` from a `from`, rounded to it: a conversion that the model asks for is part of what is computed, whatever the result
-/// is stored as. So is one from f16 to f16: the type says how the operand is stored, and a kernel that is fused with the one before reads what was not
-/// stored at all. `remove_identities` takes away what the model's own types show to be nothing.
+/// `text`, which computes a `to` from a `from`, rounded to it: a conversion that the model asks for is part of what is
+/// computed, whatever the result is stored as. So is one from f16 to f16: the type says how the operand is stored, and
+/// a kernel that is fused with the one before reads what was not stored at all. `remove_identities` takes away what the
+/// model's own types show to be nothing.
 fn rounded(text: &str, from: DType, to: DType) -> String {
     // Bits of a significand. Integers of as many, and truth values, are exact.
     let (function, precision) = match to {

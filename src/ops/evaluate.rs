@@ -99,7 +99,8 @@ fn expand_at(op: &Op, inputs: &[Option<&Tensor>], n_outputs: usize, depth: usize
         .collect()
 }
 
-/// Writes one node of the edited graph anew by its operator's expansion, and gives the values that stand for its outputs.
+/// Writes one node of the edited graph anew by its operator's expansion, and gives the values that stand for its
+/// outputs.
 ///
 /// # Errors
 /// The operator has no expansion, or refuses.

@@ -1,4 +1,5 @@
-//! ONNX's discrete Fourier transforms, as products with constant matrices, and the windows and filters that go with them.
+//! ONNX's discrete Fourier transforms, as products with constant matrices, and the windows and filters that go with
+//! them.
 
 use super::compose::{LARGEST_CONSTANT, dims, floats, part, sizes};
 use super::strided::{View, row_major, view};
@@ -9,7 +10,8 @@ use crate::ir::{
 };
 use std::f64::consts::TAU;
 
-/// `dft(x, length?, axis?) {inverse, onesided}`: ONNX DFT, opset 20. The last axis of x has 1 (real) or 2 (complex) elements.
+/// `dft(x, length?, axis?) {inverse, onesided}`: ONNX DFT, opset 20. The last axis of x has 1 (real) or 2 (complex)
+/// elements.
 pub static DFT: OpDef = OpDef {
     name: "dft",
     onnx: "DFT",

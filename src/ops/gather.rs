@@ -10,8 +10,9 @@ use crate::ir::{
     Attrs, CORE, Class, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
 };
 
-/// `gather(data, indices, ...) {axis, dtype, epilogue}`: ONNX Gather, opset 13. The core operator clamps indices to the axis; what a model gives is
-/// checked before it (`check_indices`). Operands after the indices are further rows of a table `[rows, D]`, stored in other ways.
+/// `gather(data, indices, ...) {axis, dtype, epilogue}`: ONNX Gather, opset 13. The core operator clamps indices to the
+/// axis; what a model gives is checked before it (`check_indices`). Operands after the indices are further rows of a
+/// table `[rows, D]`, stored in other ways.
 pub static DEF: OpDef = OpDef {
     name: "gather",
     onnx: "Gather",

@@ -1,7 +1,8 @@
 //! Attention of com.microsoft: GroupQueryAttention with its cache, and RotaryEmbedding, both written in ONNX's own.
 //!
-//! The cache of step `b` of a batch holds `seqlens_k[b] + 1` keys once the new ones are in. How many of them were there before is known only then, so
-//! new keys are put behind old ones by a look-up; that every query sees no key behind itself is a mask that is computed.
+//! The cache of step `b` of a batch holds `seqlens_k[b] + 1` keys once the new ones are in. How many of them were there
+//! before is known only then, so new keys are put behind old ones by a look-up; that every query sees no key behind
+//! itself is a mask that is computed.
 
 use super::attention::{DEF as ATTENTION, ROTARY as ONNX_ROTARY};
 use super::compose::{concat, dims, gather_within, part, positions, sizes};
@@ -9,23 +10,24 @@ use super::{pointwise, reshape};
 use crate::ir::{Attr, Attrs, Class, DType, Dim, Expand, Infer, Op, OpError, Shape, Tensor, TensorType, Val, attr};
 
 written_out! {
-    /// `group_query_attention(q, k?, v?, past_key?, past_value?, seqlens_k, total_length, cos?, sin?, position_ids?, bias?, sink?, _, _, q_norm?, k_norm?,
-    /// query_lengths?) {...}`: GroupQueryAttention of com.microsoft, version 1, with up to four outputs: y, present key, present value, scores. The total
-    /// length is a constant.
+    /// `group_query_attention(q, k?, v?, past_key?, past_value?, seqlens_k, total_length, cos?, sin?, position_ids?,
+    /// bias?, sink?, _, _, q_norm?, k_norm?, query_lengths?) {...}`: GroupQueryAttention of com.microsoft, version 1,
+    /// with up to four outputs: y, present key, present value, scores. The total length is a constant.
     DEF "group_query_attention" "com.microsoft::GroupQueryAttention" (7, 17)
         [attr::int("num_heads"), attr::int("kv_num_heads"), attr::int("causal"), attr::int("do_rotary"), attr::int("rotary_interleaved"),
          attr::int("local_window_size"), attr::float("scale"), attr::float("softcap"), attr::int("smooth_softmax"), attr::int("qk_output"),
          attr::int("sliding_window_cache"), attr::int("kv_cache_bit_width"), attr::text("k_quant_type"), attr::text("v_quant_type"),
          attr::float("qk_norm_epsilon"), attr::float("q_norm_epsilon"), attr::float("k_norm_epsilon")]
         infer, expand;
-    /// `ms_rotary_embedding(x, position_ids, cos, sin) {interleaved, num_heads, rotary_embedding_dim, scale}`: RotaryEmbedding of com.microsoft,
-    /// version 1. One position is that of the first of a sequence.
+    /// `ms_rotary_embedding(x, position_ids, cos, sin) {interleaved, num_heads, rotary_embedding_dim, scale}`:
+    /// RotaryEmbedding of com.microsoft, version 1. One position is that of the first of a sequence.
     ROTARY "ms_rotary_embedding" "com.microsoft::RotaryEmbedding" (4, 4)
         [attr::int("interleaved"), attr::int("num_heads"), attr::int("rotary_embedding_dim"), attr::int("is_packed_batching"), attr::float("scale")]
         infer_rotary, expand_rotary;
 }
 
-/// Slots of what one query head adds to the sum of its softmax, of the scales of its normalisations, and of the numbers of queries that count.
+/// Slots of what one query head adds to the sum of its softmax, of the scales of its normalisations, and of the numbers
+/// of queries that count.
 const SINK: usize = 11;
 const Q_NORM: usize = 14;
 const K_NORM: usize = 15;
@@ -50,7 +52,8 @@ struct Sizes {
     first: bool,
     /// Whether q holds q, k and v.
     joined: bool,
-    /// Whether each softmax has a further term, which belongs to no key: that of a key and a value of zeros behind all others.
+    /// Whether each softmax has a further term, which belongs to no key: that of a key and a value of zeros behind all
+    /// others.
     sink: bool,
 }
 
@@ -295,7 +298,8 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     Ok(results)
 }
 
-/// x `[batch, length, heads * head]` with each head divided by its root mean square and times the scale in `slot`, where that is given.
+/// x `[batch, length, heads * head]` with each head divided by its root mean square and times the scale in `slot`,
+/// where that is given.
 fn normalised(e: &mut Expand<'_, '_>, s: &Sizes, x: Val, slot: usize, heads: usize) -> Result<Val, OpError> {
     let Some(scale) = e.optional(slot) else { return Ok(x) };
     let name = if slot == Q_NORM { "q_norm_epsilon" } else { "k_norm_epsilon" };
@@ -338,7 +342,8 @@ fn rotated(
     e.add(&ONNX_ROTARY, attrs, &[x, tables[0], tables[1], tables[2]])
 }
 
-/// The cache `[batch, heads, past, head]` with the new keys or values `[batch, heads, length, head]` behind the `before` that it held.
+/// The cache `[batch, heads, past, head]` with the new keys or values `[batch, heads, length, head]` behind the
+/// `before` that it held.
 fn cached(e: &mut Expand<'_, '_>, s: &Sizes, past: Option<Val>, new: Val, before: Val) -> Result<Val, OpError> {
     let Some(past) = past.filter(|_| s.past > 0) else { return Ok(new) };
     let behind = |n: usize| [(0, 0), (0, 0), (0, n as i64), (0, 0)];

@@ -1,4 +1,5 @@
-//! Operators of both levels that have a CPU reference but no kernel yet: positions of extrema, running sums and products, sorting, determinants, bits.
+//! Operators of both levels that have a CPU reference but no kernel yet: positions of extrema, running sums and
+//! products, sorting, determinants, bits.
 
 use super::compose::{extremum, positions, reduce, sizes};
 use super::pointwise::{self, Real};
@@ -56,8 +57,8 @@ pub static CUM_PROD: OpDef = OpDef {
     expand: None,
 };
 
-/// `top_k(x, k) {axis, largest, sorted}`: ONNX TopK, opset 24: the largest or smallest elements along an axis, in order, and where they stood. k is a
-/// constant. NaN counts as larger than any number.
+/// `top_k(x, k) {axis, largest, sorted}`: ONNX TopK, opset 24: the largest or smallest elements along an axis, in
+/// order, and where they stood. k is a constant. NaN counts as larger than any number.
 pub static TOP_K: OpDef = OpDef {
     name: "top_k",
     onnx: "TopK",

@@ -16,11 +16,13 @@ written_out! {
     DYNAMIC_QUANTIZE "dynamic_quantize_linear" "DynamicQuantizeLinear" (1, 1) [] infer_dynamic, expand_dynamic;
     /// `mat_mul_integer(a, b, a_zero?, b_zero?)`: ONNX MatMulInteger, opset 10.
     MAT_MUL "mat_mul_integer" "MatMulInteger" (2, 4) [] infer_mat_mul, expand_mat_mul;
-    /// `conv_integer(x, w, x_zero?, w_zero?) {kernel_shape, strides, pads, dilations, group, auto_pad}`: ONNX ConvInteger, opset 10.
+    /// `conv_integer(x, w, x_zero?, w_zero?) {kernel_shape, strides, pads, dilations, group, auto_pad}`: ONNX
+    /// ConvInteger, opset 10.
     CONV "conv_integer" "ConvInteger" (2, 4) [attr::ints("kernel_shape"), attr::ints("strides"), attr::ints("pads"), attr::ints("dilations"), attr::int("group"), attr::text("auto_pad")] infer_conv, expand_conv;
     /// `q_linear_mat_mul(a, a_scale, a_zero, b, b_scale, b_zero, y_scale, y_zero)`: ONNX QLinearMatMul, opset 21.
     Q_MAT_MUL "q_linear_mat_mul" "QLinearMatMul" (8, 8) [] infer_q_mat_mul, expand_q_mat_mul;
-    /// `q_linear_conv(x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, bias?) {...}`: ONNX QLinearConv, opset 10.
+    /// `q_linear_conv(x, x_scale, x_zero, w, w_scale, w_zero, y_scale, y_zero, bias?) {...}`: ONNX QLinearConv, opset
+    /// 10.
     Q_CONV "q_linear_conv" "QLinearConv" (8, 9) [attr::ints("kernel_shape"), attr::ints("strides"), attr::ints("pads"), attr::ints("dilations"), attr::int("group"), attr::text("auto_pad")] infer_q_conv, expand_q_conv;
 }
 
@@ -42,8 +44,8 @@ fn expand_dynamic(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let x = e.input(0)?;
     let axes: Vec<usize> = (0..e.ty(x).shape.rank()).collect();
     let (low, high) = (reduce(e, "min", x, &axes, false)?, reduce(e, "max", x, &axes, false)?);
-    // As ONNX Runtime where the standard leaves it open: nothing but zeros has the scale 1, an infinite range the scale infinity, and a zero point that
-    // is no number is 255.
+    // As ONNX Runtime where the standard leaves it open: nothing but zeros has the scale 1, an infinite range the scale
+    // infinity, and a zero point that is no number is 255.
     let (least, most) = ("min(x0,0.0)", "max(x1,0.0)");
     let scale = pointwise::add(
         e,
@@ -59,7 +61,8 @@ fn expand_dynamic(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     Ok(vec![y, scale, zero])
 }
 
-/// The depth of a product whose left operand is `a`. Others of its sizes may change between runs; this one says into how many parts the sums go.
+/// The depth of a product whose left operand is `a`. Others of its sizes may change between runs; this one says into
+/// how many parts the sums go.
 fn depth(a: &TensorType) -> Result<usize, OpError> {
     let known = a.shape.0.last().and_then(Dim::known).and_then(|n| usize::try_from(n).ok());
     known.ok_or_else(|| OpError::operand(0, a, "a depth that is known before the run"))
@@ -83,7 +86,8 @@ fn infer_mat_mul(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     Ok(vec![TensorType::new(DType::I32, Shape(product(a, b)?))])
 }
 
-/// A per-row or per-column operand of a matrix as what broadcasts to it: scalars, vectors along `back` axes from the last, or of full rank.
+/// A per-row or per-column operand of a matrix as what broadcasts to it: scalars, vectors along `back` axes from the
+/// last, or of full rank.
 fn spread(e: &mut Expand<'_, '_>, val: Val, rank: usize, back: usize) -> Result<Val, OpError> {
     let ty = e.ty(val);
     match ty.shape.rank() {
@@ -102,8 +106,8 @@ fn centred(e: &mut Expand<'_, '_>, x: Val, zero: Option<Val>) -> Result<Val, OpE
     }
 }
 
-/// Constant codes less their zero point as floats, as a DequantizeLinear with the scale 1: kernels read such codes packed. `None` where codes or zero
-/// point are no constants, or there are zero points along another axis than `axis`.
+/// Constant codes less their zero point as floats, as a DequantizeLinear with the scale 1: kernels read such codes
+/// packed. `None` where codes or zero point are no constants, or there are zero points along another axis than `axis`.
 fn kept(e: &mut Expand<'_, '_>, codes: Val, zero: Option<Val>, axis: usize) -> Result<Option<Val>, OpError> {
     let (own, zeros) = (e.ty(codes), zero.map(|zero| e.ty(zero)));
     if e.edit.constant(codes).is_none() || zero.is_some_and(|zero| e.edit.constant(zero).is_none()) {
@@ -330,7 +334,8 @@ fn infer_q_conv(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     Ok(vec![TensorType::new(dtype, Shape(convolved(infer, x, w)?))])
 }
 
-/// `round(sum * (a_scale * b_scale / y_scale)) + y_zero`, saturated, in this order, which is that of the standard and of ONNX Runtime. The scales are a's, b's and y's.
+/// `round(sum * (a_scale * b_scale / y_scale)) + y_zero`, saturated, in this order, which is that of the standard and
+/// of ONNX Runtime. The scales are a's, b's and y's.
 pub(super) fn requantize(e: &mut Expand<'_, '_>, sum: Val, scales: [Val; 3], zero: Val) -> Result<Val, OpError> {
     let dtype = e.outputs[0].dtype;
     let (low, high) =

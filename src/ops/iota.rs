@@ -6,7 +6,8 @@ use crate::ir::{
     Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
 };
 
-/// `iota() {start, step, n, dtype}`: `y[i] = start + i*step` for `n` integers. Sizes all of them; what is constant folds.
+/// `iota() {start, step, n, dtype}`: `y[i] = start + i*step` for `n` integers. Sizes all of them; what is constant
+/// folds.
 pub static DEF: OpDef = OpDef {
     name: "iota",
     onnx: "",

@@ -1,5 +1,5 @@
-//! Which kernel: a template of `shaders/` with everything that its text depends on. Equal keys are the same shader, and one function turns a
-//! key into the name that generator and reports use.
+//! Which kernel: a template of `shaders/` with everything that its text depends on. Equal keys are the same shader, and
+//! one function turns a key into the name that generator and reports use.
 
 use super::variant::{Family, Variant};
 use crate::ir::packed::{Granularity, Packing};
@@ -21,7 +21,8 @@ pub struct Table {
     pub tiled: bool,
     /// Of what family its key has a variant, if it has.
     pub variant: Option<Family>,
-    /// Whether parameters that are known when it is compiled stand in its text as numbers, so that divisions by them cost little and loops over them unroll.
+    /// Whether parameters that are known when it is compiled stand in its text as numbers, so that divisions by them
+    /// cost little and loops over them unroll.
     pub literals: bool,
     /// Whether its operands are read as vectors of 16 bytes too.
     pub vectors: bool,
@@ -103,7 +104,8 @@ impl Storage {
 }
 
 impl fmt::Display for Storage {
-    /// `f32`, `f16`, `i32`, `q4g32f16` (4-bit codes, blocks of 32, f16 scales), `q8cf32` (a scale a row), `q8tf32` (one scale), `q4g32f16z` (zero points too).
+    /// `f32`, `f16`, `i32`, `q4g32f16` (4-bit codes, blocks of 32, f16 scales), `q8cf32` (a scale a row), `q8tf32` (one
+    /// scale), `q4g32f16z` (zero points too).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Storage::F32 => f.write_str("f32"),
@@ -167,7 +169,8 @@ pub enum Run {
 pub struct OperandKey {
     /// How it lies.
     pub storage: Storage,
-    /// Whether the scales are bound apart, after the codes: where rows of a packed tensor that is larger than a binding may be are read.
+    /// Whether the scales are bound apart, after the codes: where rows of a packed tensor that is larger than a binding
+    /// may be are read.
     pub scales_apart: bool,
 }
 
@@ -255,7 +258,8 @@ pub struct Param {
 }
 
 impl KernelKey {
-    /// The name of the kernel: operation, operands, result, then flags that are not 0, tile, variant and expression: `matmul_f32_q4g32f16_f32_t32x32`.
+    /// The name of the kernel: operation, operands, result, then flags that are not 0, tile, variant and expression:
+    /// `matmul_f32_q4g32f16_f32_t32x32`.
     pub fn name(&self) -> String {
         let mut name = self.template.table().name.to_owned();
         for operand in &self.operands {
@@ -317,7 +321,8 @@ impl KernelKey {
         self.flags.get(name).copied().unwrap_or(0)
     }
 
-    /// Neighbours of the result that an invocation computes at a time: the flag `vector`, 1 where that is 0; `None` where the table has none.
+    /// Neighbours of the result that an invocation computes at a time: the flag `vector`, 1 where that is 0; `None`
+    /// where the table has none.
     pub fn width(&self) -> Option<u32> {
         self.flags.get("vector").map(|width| (*width).max(1))
     }
@@ -345,7 +350,8 @@ impl KernelKey {
         params
     }
 
-    /// All parameters: those of the table, then what packed operands and operands of the expression need, then the expression's numbers.
+    /// All parameters: those of the table, then what packed operands and operands of the expression need, then the
+    /// expression's numbers.
     pub fn all_params(&self) -> Vec<Param> {
         let mut params = Vec::new();
         for param in self.template.table().params {
@@ -378,7 +384,8 @@ impl KernelKey {
         params
     }
 
-    /// How many storage buffers it binds: own operands (scales apart counted), those of the expression, the result, and what it notes faults in.
+    /// How many storage buffers it binds: own operands (scales apart counted), those of the expression, the result, and
+    /// what it notes faults in.
     pub fn n_buffers(&self) -> usize {
         let own: usize = self.present().map(|(_, key)| 1 + usize::from(key.scales_apart)).sum();
         own + self.expr.as_ref().map_or(0, |e| e.args.len()) + 1 + usize::from(self.template.table().faults)

@@ -91,7 +91,8 @@ pub static OPTIONAL_GET_ELEMENT: OpDef = OpDef {
     expand: Some(|e| Ok(vec![e.input(0)?])),
 };
 
-/// `tf_idf_vectorizer(x) {...}`: ONNX TfIdfVectorizer, opset 9, of integers: how often runs of numbers occur. On the host.
+/// `tf_idf_vectorizer(x) {...}`: ONNX TfIdfVectorizer, opset 9, of integers: how often runs of numbers occur. On the
+/// host.
 pub static TF_IDF: OpDef = OpDef {
     name: "tf_idf_vectorizer",
     onnx: "TfIdfVectorizer",

@@ -22,13 +22,15 @@ macro_rules! norms {
 }
 
 norms! {
-    /// `lrn(x) {alpha, beta, bias, size}`: ONNX LRN, opset 13: `x / (bias + alpha / size * sum of squares of neighbouring channels) ^ beta`.
+    /// `lrn(x) {alpha, beta, bias, size}`: ONNX LRN, opset 13: `x / (bias + alpha / size * sum of squares of
+    /// neighbouring channels) ^ beta`.
     LRN "lrn" "LRN" [attr::float("alpha"), attr::float("beta"), attr::float("bias"), attr::int("size")] |i| floats(i, 2), expand_lrn;
     /// `lp_normalization(x) {axis, p}`: ONNX LpNormalization, opset 22: `x / norm`, zero where the norm is.
     LP_NORMALIZATION "lp_normalization" "LpNormalization" [attr::int("axis"), attr::int("p")] infer_lp, expand_lp;
     /// `mean_variance_normalization(x) {axes}`: ONNX MeanVarianceNormalization, opset 13.
     MEAN_VARIANCE "mean_variance_normalization" "MeanVarianceNormalization" [attr::ints("axes")] infer_mean_variance, expand_mean_variance;
-    /// `lp_pool(x) {kernel_shape, p, strides, pads, dilations, auto_pad, ceil_mode}`: ONNX LpPool, opset 22, over one or two spatial axes.
+    /// `lp_pool(x) {kernel_shape, p, strides, pads, dilations, auto_pad, ceil_mode}`: ONNX LpPool, opset 22, over one
+    /// or two spatial axes.
     LP_POOL "lp_pool" "LpPool" [attr::ints("kernel_shape"), attr::int("p"), attr::ints("strides"), attr::ints("pads"), attr::ints("dilations"), attr::text("auto_pad"), attr::int("ceil_mode")] infer_pool, expand_pool;
     /// `global_lp_pool(x) {p}`: ONNX GlobalLpPool, opset 22.
     GLOBAL_LP_POOL "global_lp_pool" "GlobalLpPool" [attr::int("p")] infer_global, expand_global;

@@ -5,8 +5,8 @@ use super::compose::{along, positions, reduce, sizes};
 use super::{pointwise, reshape, softmax};
 use crate::ir::{Attrs, Class, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, attr};
 
-/// `negative_log_likelihood_loss(x, target, weight?) {reduction, ignore_index}`: ONNX NegativeLogLikelihoodLoss, opset 22: x is `[N,C,...]`, the
-/// target `[N,...]`.
+/// `negative_log_likelihood_loss(x, target, weight?) {reduction, ignore_index}`: ONNX NegativeLogLikelihoodLoss, opset
+/// 22: x is `[N,C,...]`, the target `[N,...]`.
 pub static NEGATIVE_LOG_LIKELIHOOD: OpDef = OpDef {
     name: "negative_log_likelihood_loss",
     onnx: "NegativeLogLikelihoodLoss",
@@ -21,8 +21,8 @@ pub static NEGATIVE_LOG_LIKELIHOOD: OpDef = OpDef {
     }),
 };
 
-/// `softmax_cross_entropy_loss(scores, labels, weight?) {reduction, ignore_index}`: ONNX SoftmaxCrossEntropyLoss, opset 13: the loss, and on demand the
-/// logarithm of the probabilities.
+/// `softmax_cross_entropy_loss(scores, labels, weight?) {reduction, ignore_index}`: ONNX SoftmaxCrossEntropyLoss, opset
+/// 13: the loss, and on demand the logarithm of the probabilities.
 pub static SOFTMAX_CROSS_ENTROPY: OpDef = OpDef {
     name: "softmax_cross_entropy_loss",
     onnx: "SoftmaxCrossEntropyLoss",

@@ -11,8 +11,9 @@ use crate::ir::{
     Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
 };
 
-/// `matmul(a, b, ...) {trans_b, dtype, epilogue}`: ONNX MatMul, opset 13. At the core level both operands have at least two axes, and `b` may come in
-/// several operands with `trans_b`, each `[rows, K]`: one matrix whose rows are stored in different ways.
+/// `matmul(a, b, ...) {trans_b, dtype, epilogue}`: ONNX MatMul, opset 13. At the core level both operands have at least
+/// two axes, and `b` may come in several operands with `trans_b`, each `[rows, K]`: one matrix whose rows are stored in
+/// different ways.
 pub static DEF: OpDef = OpDef {
     name: "matmul",
     onnx: "MatMul",

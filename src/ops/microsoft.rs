@@ -6,7 +6,8 @@ use super::{elementwise, integer, normalize, pointwise, pooling, quantize_linear
 use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, OpDef, OpError, Shape, TensorType, Val, attr};
 
 written_out! {
-    /// `simplified_layer_normalization(x, scale) {axis, epsilon}`: RMSNormalization under the name that it had before opset 23.
+    /// `simplified_layer_normalization(x, scale) {axis, epsilon}`: RMSNormalization under the name that it had before
+    /// opset 23.
     SIMPLIFIED "simplified_layer_normalization" "SimplifiedLayerNormalization" (2, 2) [attr::int("axis"), attr::float("epsilon"), attr::int("stash_type")]
         |i| (normalize::RMS.infer)(i), |e| Ok(vec![as_is(e, &normalize::RMS)?]);
     /// `skip_layer_normalization(x, skip, gamma, beta?, bias?) {epsilon}`: LayerNormalization of a sum, and the sum.
@@ -47,7 +48,8 @@ written_out! {
         infer_q_average, expand_q_average;
     /// `q_linear_reduce_mean(x, x_scale, x_zero?, y_scale, y_zero?) {axes, keepdims}`: ReduceMean of codes.
     Q_REDUCE_MEAN "q_linear_reduce_mean" "com.microsoft::QLinearReduceMean" (4, 5) [attr::ints("axes"), attr::int("keepdims")] infer_q_mean, expand_q_mean;
-    /// `q_linear_softmax(x, x_scale, x_zero?, y_scale, y_zero?) {axis, opset}`: Softmax of codes, of all axes from `axis` on where `opset` is below 13.
+    /// `q_linear_softmax(x, x_scale, x_zero?, y_scale, y_zero?) {axis, opset}`: Softmax of codes, of all axes from
+    /// `axis` on where `opset` is below 13.
     Q_SOFTMAX "q_linear_softmax" "com.microsoft::QLinearSoftmax" (4, 5) [attr::int("axis"), attr::int("opset")] infer_q_softmax, expand_q_softmax;
     /// `q_linear_where(condition, x, x_scale, x_zero, y, y_scale, y_zero, z_scale, z_zero)`: Where of codes.
     Q_WHERE "q_linear_where" "com.microsoft::QLinearWhere" (9, 9) [] infer_q_where, expand_q_where;
@@ -55,7 +57,8 @@ written_out! {
     Q_CONCAT "q_linear_concat" "com.microsoft::QLinearConcat" (5, 3071) [attr::int("axis")] infer_q_concat, expand_q_concat;
     /// `mat_mul_integer_to_float(a, b, a_scale, b_scale, a_zero?, b_zero?, bias?)`: MatMulInteger with its scales.
     MAT_MUL_TO_FLOAT "mat_mul_integer_to_float" "com.microsoft::MatMulIntegerToFloat" (4, 7) [] infer_to_float, expand_to_float;
-    /// `dynamic_quantize_mat_mul(a, b, b_scale, b_zero?, bias?)`: MatMul with codes, its left operand quantized on the way.
+    /// `dynamic_quantize_mat_mul(a, b, b_scale, b_zero?, bias?)`: MatMul with codes, its left operand quantized on the
+    /// way.
     DYNAMIC_MAT_MUL "dynamic_quantize_mat_mul" "com.microsoft::DynamicQuantizeMatMul" (3, 5) [] infer_dynamic, expand_dynamic;
 }
 

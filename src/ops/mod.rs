@@ -1,8 +1,9 @@
 //! Operators, one file each, and the one list of them.
 //!
-//! An operator is a static [`OpDef`]. A **core** operator's file holds its type rule and its CPU reference; any other holds its type rule and
-//! how it is written in core operators. What ONNX and the core level share (MatMul, Conv, Gather, ...) is one operator: its expansion then
-//! brings ONNX's freedoms (biases, vectors, one spatial axis) into the core's normal form.
+//! An operator is a static [`OpDef`]. A **core** operator's file holds its type rule and its CPU reference; any other
+//! holds its type rule and how it is written in core operators. What ONNX and the core level share (MatMul, Conv,
+//! Gather, ...) is one operator: its expansion then brings ONNX's freedoms (biases, vectors, one spatial axis) into the
+//! core's normal form.
 
 pub mod compose;
 mod conv_nhwc;
@@ -29,9 +30,11 @@ pub use evaluate::{evaluate, expand_node};
 
 use crate::ir::{OpDef, Registry};
 
-/// Operators of ONNX that are written in others: name in the text form, name in ONNX, fewest and most operands, attributes, type rule, expansion.
+/// Operators of ONNX that are written in others: name in the text form, name in ONNX, fewest and most operands,
+/// attributes, type rule, expansion.
 macro_rules! written_out {
-    ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:expr),*] $infer:expr, $expand:expr;)*) => {
+    ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:expr),*]
+        $infer:expr, $expand:expr;)*) => {
         $($(#[$doc])* pub static $def: $crate::ir::OpDef = $crate::ir::OpDef {
             name: $name,
             onnx: $onnx,
@@ -389,8 +392,8 @@ pub fn registry() -> Registry {
     Registry::new(ALL)
 }
 
-/// Whether an operator of the ONNX level reads float operands of different types, each as it is stored, as core operators do. Its result has the type of
-/// the operand that its type rule names.
+/// Whether an operator of the ONNX level reads float operands of different types, each as it is stored, as core
+/// operators do. Its result has the type of the operand that its type rule names.
 pub fn reads_mixed(def: &'static OpDef) -> bool {
     const OTHERS: &[&OpDef] = &[
         &conv::DEF,

@@ -1,4 +1,5 @@
-//! Products of matrices on the CPU: tiles of fixed size in parallel, so that the result does not depend on the number of threads.
+//! Products of matrices on the CPU: tiles of fixed size in parallel, so that the result does not depend on the number
+//! of threads.
 
 use super::packed_view::PackedView;
 use crate::ir::OpError;
@@ -88,8 +89,8 @@ pub struct Sizes {
     pub n: usize,
 }
 
-/// Products of integer matrices, modulo 2^64, from each pair of `starts`; rows of b lie `row` elements apart, its columns
-/// `col`.
+/// Products of integer matrices, modulo 2^64, from each pair of `starts`; rows of b lie `row` elements apart, its
+/// columns `col`.
 pub fn integers(sizes: Sizes, starts: &[(usize, usize)], a: &[i64], b: &[i64], (row, col): (usize, usize)) -> Vec<i64> {
     let Sizes { m, k, n } = sizes;
     let mut out = Vec::with_capacity(starts.len() * m * n);
@@ -197,7 +198,8 @@ pub fn scatter(out: &mut [f32], n: usize, start: usize, parts: &[Vec<f32>]) {
     }
 }
 
-/// `out[i, j] = (sum over blocks of (i32 sum of codes) * scale of b) * scale of row i of a`, as the kernels compute it; rows of `a` from `first`.
+/// `out[i, j] = (sum over blocks of (i32 sum of codes) * scale of b) * scale of row i of a`, as the kernels compute it;
+/// rows of `a` from `first`.
 pub fn packed(a: &PackedView, b: &PackedView, first: usize, out: &mut [f32]) {
     let n = b.layout.n_rows;
     out.par_chunks_mut(n.max(1)).enumerate().for_each(|(i, out)| {

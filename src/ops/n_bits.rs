@@ -1,13 +1,15 @@
-//! `mat_mul_n_bits`: a product with constant codes of few bits by blocks, as ONNX Runtime's weight-only quantizer writes it.
+//! `mat_mul_n_bits`: a product with constant codes of few bits by blocks, as ONNX Runtime's weight-only quantizer
+//! writes it.
 
 use super::compose::{cast, dims, gather, reduce};
 use super::{matmul, pointwise, quantize_linear, reshape};
 use crate::ir::{Attrs, DType, Dim, Expand, Infer, OpError, Shape, Tensor, TensorType, Val, attr};
 
 written_out! {
-    /// `mat_mul_n_bits(a, b, scales, zeros?, groups?, bias?) {K, N, bits, block_size}`: MatMulNBits of com.microsoft, version 1: MatMul with constant codes of
-    /// 2, 4 or 8 bits, `block_size` of the depth sharing a scale and a zero point. Zero points are packed as the codes are, or floats, one a block, and
-    /// the middle of the codes where absent. `groups` says for each index of the depth which block it belongs to. Without codes the product is zero.
+    /// `mat_mul_n_bits(a, b, scales, zeros?, groups?, bias?) {K, N, bits, block_size}`: MatMulNBits of com.microsoft,
+    /// version 1: MatMul with constant codes of 2, 4 or 8 bits, `block_size` of the depth sharing a scale and a zero
+    /// point. Zero points are packed as the codes are, or floats, one a block, and the middle of the codes where
+    /// absent. `groups` says for each index of the depth which block it belongs to. Without codes the product is zero.
     DEF "mat_mul_n_bits" "com.microsoft::MatMulNBits" (3, 6)
         [attr::int("K"), attr::int("N"), attr::int("bits"), attr::int("block_size"), attr::int("accuracy_level"), attr::int("weight_prepacked")]
         infer, expand;
@@ -163,7 +165,8 @@ impl Zeros {
     }
 }
 
-/// In which order the depth has its blocks one after the other; `None` where it has. The second is none where blocks are not full.
+/// In which order the depth has its blocks one after the other; `None` where it has. The second is none where blocks
+/// are not full.
 fn order(s: &Sizes, groups: &[i64]) -> Option<Option<Vec<usize>>> {
     let in_place = |(at, group): (usize, &i64)| *group == (at / s.block) as i64;
     if groups.iter().enumerate().all(in_place) {
@@ -175,7 +178,8 @@ fn order(s: &Sizes, groups: &[i64]) -> Option<Option<Vec<usize>>> {
     Some(is_full.then_some(order))
 }
 
-/// Codes become signed ones around zero, so that kernels read them packed; with zero points of their own they keep these.
+/// Codes become signed ones around zero, so that kernels read them packed; with zero points of their own they keep
+/// these.
 fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let s = Sizes::of(e.attrs)?;
     let (a, b) = (e.input(0)?, e.input(1)?);

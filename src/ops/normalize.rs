@@ -8,7 +8,8 @@ written_out! {
     /// `batch_normalization(x, scale, bias, mean, var) {epsilon}`: ONNX BatchNormalization, opset 15; while
     /// training also the running mean and variance.
     BATCH "batch_normalization" "BatchNormalization" (5, 5) [attr::float("epsilon"), attr::float("momentum"), attr::int("training_mode")] infer_batch, expand_batch;
-    /// `layer_normalization(x, scale, bias?) {axis, epsilon}`: ONNX LayerNormalization, opset 17: the result, and on demand mean and 1 / standard deviation.
+    /// `layer_normalization(x, scale, bias?) {axis, epsilon}`: ONNX LayerNormalization, opset 17: the result, and on
+    /// demand mean and 1 / standard deviation.
     LAYER "layer_normalization" "LayerNormalization" (2, 3) [attr::int("axis"), attr::float("epsilon"), attr::int("stash_type")] infer_first, |e| expand_layer(e, "layer");
     /// `rms_normalization(x, scale) {axis, epsilon}`: ONNX RMSNormalization, opset 23.
     RMS "rms_normalization" "RMSNormalization" (2, 2) [attr::int("axis"), attr::float("epsilon"), attr::int("stash_type")] infer_first, |e| expand_layer(e, "rms");

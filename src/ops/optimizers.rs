@@ -1,5 +1,5 @@
-//! ONNX's optimizers of the preview domain `ai.onnx.preview.training`, version 1: Adagrad, Adam, Momentum. Learning rate and update count are
-//! scalars; tensors come in groups: all x, all gradients, all states.
+//! ONNX's optimizers of the preview domain `ai.onnx.preview.training`, version 1: Adagrad, Adam, Momentum. Learning
+//! rate and update count are scalars; tensors come in groups: all x, all gradients, all states.
 
 use super::{pointwise, reshape};
 use crate::ir::{Expand, Infer, ONNX, OpDef, OpError, TensorType, Val, attr};
@@ -22,7 +22,8 @@ macro_rules! optimizers {
 optimizers! {
     /// `adagrad(rate, count, x..., gradient..., sum of squares...) {decay_factor, epsilon, norm_coefficient}`: Adagrad.
     ADAGRAD "adagrad" "ai.onnx.preview.training::Adagrad" [attr::float("decay_factor"), attr::float("epsilon"), attr::float("norm_coefficient")] 1, |e| each(e, 1, adagrad);
-    /// `adam(rate, count, x..., gradient..., mean..., mean of squares...) {alpha, beta, epsilon, norm_coefficient, norm_coefficient_post}`: Adam.
+    /// `adam(rate, count, x..., gradient..., mean..., mean of squares...) {alpha, beta, epsilon, norm_coefficient,
+    /// norm_coefficient_post}`: Adam.
     ADAM "adam" "ai.onnx.preview.training::Adam" [attr::float("alpha"), attr::float("beta"), attr::float("epsilon"), attr::float("norm_coefficient"), attr::float("norm_coefficient_post")] 2, |e| each(e, 2, adam);
     /// `momentum(rate, count, x..., gradient..., momentum...) {alpha, beta, mode, norm_coefficient}`: Momentum.
     MOMENTUM "momentum" "ai.onnx.preview.training::Momentum" [attr::float("alpha"), attr::float("beta"), attr::text("mode"), attr::float("norm_coefficient")] 1, |e| each(e, 1, momentum);

@@ -12,7 +12,8 @@ pub struct PackedView {
 }
 
 impl PackedView {
-    /// Unpacks a tensor for integer products; `None` where it is not packed, or has zero points, with which there are none.
+    /// Unpacks a tensor for integer products; `None` where it is not packed, or has zero points, with which there are
+    /// none.
     ///
     /// # Errors
     /// Its data is absent or does not fit its type.
@@ -63,7 +64,8 @@ pub fn dot_codes(a: &[i8], b: &[i8]) -> i32 {
     lanes.into_iter().chain(tail).fold(0, i32::wrapping_add)
 }
 
-/// One row of codes against another whose columns have a scale a block of `unit`: i32 within a block, then f32 `acc += sum * scale`.
+/// One row of codes against another whose columns have a scale a block of `unit`: i32 within a block, then f32 `acc +=
+/// sum * scale`.
 pub fn dot_blocks(a: &[i8], b: &[i8], unit: usize, scales: &[f32]) -> f32 {
     let unit = unit.max(1);
     a.chunks(unit)

@@ -1,5 +1,5 @@
-//! `pointwise`: any function of single elements, with operands that broadcast. Every elementwise operator of ONNX becomes one, and fusion
-//! makes one of many.
+//! `pointwise`: any function of single elements, with operands that broadcast. Every elementwise operator of ONNX
+//! becomes one, and fusion makes one of many.
 
 use super::util::{broadcast, class_of, f32s};
 pub use super::vectors::apply;
@@ -269,7 +269,8 @@ fn float<F: Real>(function: Unary, v: F) -> F {
     }
 }
 
-/// The logistic function; below zero not as `1 / (1 + exp(-v))`, whose divisor overflows where the quotient is a number.
+/// The logistic function; below zero not as `1 / (1 + exp(-v))`, whose divisor overflows where the quotient is a
+/// number.
 pub(super) fn sigmoid<F: Real>(v: F) -> F {
     let e = (-v.abs()).exp();
     let above = if v < F::zero() { e } else { F::one() };
@@ -308,7 +309,8 @@ fn atanh<F: Real>(v: F) -> F {
     (((a + a) / (F::one() - a)).ln_1p() / (F::one() + F::one())).copysign(v)
 }
 
-/// The rest of a division with the sign of the divisor, exact but for one addition; of a zero rest that sign is all (Python's `%`).
+/// The rest of a division with the sign of the divisor, exact but for one addition; of a zero rest that sign is all
+/// (Python's `%`).
 fn modulo<F: Real>(a: F, b: F) -> F {
     let rest = a % b;
     if rest == F::zero() {
@@ -325,8 +327,8 @@ fn polynomial(x: f64, coefficients: &[f64]) -> f64 {
     coefficients.iter().rev().fold(0.0, |sum, c| sum * x + c)
 }
 
-/// The error function by the rational approximations of FreeBSD's `s_erf.c` (Sun Microsystems, 1993) up to 1/0.35, and its continued fraction
-/// beyond (Abramowitz and Stegun 7.1.14), to about 1e-15.
+/// The error function by the rational approximations of FreeBSD's `s_erf.c` (Sun Microsystems, 1993) up to 1/0.35, and
+/// its continued fraction beyond (Abramowitz and Stegun 7.1.14), to about 1e-15.
 fn erf(x: f64) -> f64 {
     let a = x.abs();
     let value = if a < 0.84375 {

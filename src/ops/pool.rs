@@ -7,8 +7,8 @@ use super::window::Window;
 use crate::ir::{Attrs, CORE, Class, DType, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, attr};
 use rayon::prelude::*;
 
-/// `pool(x) {kind, kernel, strides, pads, dilations, ceil, count_pad, layout, dtype, epilogue}` over the last two axes of `[N,C,H,W]`, with the layout
-/// `nhwc` over the middle ones of `[N,H,W,C]`.
+/// `pool(x) {kind, kernel, strides, pads, dilations, ceil, count_pad, layout, dtype, epilogue}` over the last two axes
+/// of `[N,C,H,W]`, with the layout `nhwc` over the middle ones of `[N,H,W,C]`.
 pub static DEF: OpDef = OpDef {
     name: "pool",
     onnx: "",

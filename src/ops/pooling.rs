@@ -21,10 +21,12 @@ macro_rules! pools {
 }
 
 pools! {
-    /// `max_pool(x) {kernel_shape, strides, pads, dilations, auto_pad, ceil_mode}`: ONNX MaxPool, opset 22: maxima, and on demand where they stood.
+    /// `max_pool(x) {kernel_shape, strides, pads, dilations, auto_pad, ceil_mode}`: ONNX MaxPool, opset 22: maxima, and
+    /// on demand where they stood.
     MAX "max_pool" "MaxPool" [attr::ints("kernel_shape"), attr::ints("strides"), attr::ints("pads"), attr::ints("dilations"), attr::text("auto_pad"), attr::int("ceil_mode"), attr::int("storage_order")]
         |i| infer_window(i, true), |e| expand_window(e, "max");
-    /// `average_pool(x) {kernel_shape, strides, pads, dilations, auto_pad, ceil_mode, count_include_pad}`: ONNX AveragePool, opset 22.
+    /// `average_pool(x) {kernel_shape, strides, pads, dilations, auto_pad, ceil_mode, count_include_pad}`: ONNX
+    /// AveragePool, opset 22.
     AVERAGE "average_pool" "AveragePool" [attr::ints("kernel_shape"), attr::ints("strides"), attr::ints("pads"), attr::ints("dilations"), attr::text("auto_pad"), attr::int("ceil_mode"), attr::int("count_include_pad")]
         |i| infer_window(i, false), |e| expand_window(e, "average");
     /// `global_max_pool(x)`: ONNX GlobalMaxPool, opset 22.
@@ -64,7 +66,8 @@ fn along(window: &Window, axis: usize) -> Window {
     }
 }
 
-/// For each position along an axis, how many elements a full window has for each one of this, padding counted and what is behind it not.
+/// For each position along an axis, how many elements a full window has for each one of this, padding counted and what
+/// is behind it not.
 fn fullness(window: &Window, axis: usize, own: i64, out: i64) -> Vec<f32> {
     let n = window.kernel.len();
     let room = own + window.pads[axis] + window.pads[n + axis];

@@ -5,8 +5,9 @@ use super::{integer, pointwise, reshape};
 use crate::ir::{DType, Dim, Expand, Infer, OpError, Shape, TensorType, Val, attr};
 
 written_out! {
-    /// `q_gemm(a, a_scale, a_zero, b, b_scale, b_zero, c?, y_scale?, y_zero?) {alpha, transA, transB}`: QGemm of com.microsoft, version 1. c is i32
-    /// with the scale `alpha * a_scale * b_scale`; without y_scale the result is f32.
+    /// `q_gemm(a, a_scale, a_zero, b, b_scale, b_zero, c?, y_scale?, y_zero?) {alpha, transA, transB}`: QGemm of
+    /// com.microsoft, version 1. c is i32 with the scale `alpha * a_scale * b_scale`; without y_scale the result is
+    /// f32.
     DEF "q_gemm" "com.microsoft::QGemm" (6, 9) [attr::float("alpha"), attr::int("transA"), attr::int("transB")] infer, expand;
 }
 

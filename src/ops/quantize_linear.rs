@@ -6,8 +6,8 @@ use crate::ir::{
     attr, minifloat,
 };
 
-/// `quantize_linear(x, scale, zero_point?) {axis, block_size, output_dtype}`: ONNX QuantizeLinear, opset 21: `x / scale`, rounded half to
-/// even, plus the zero point, saturated.
+/// `quantize_linear(x, scale, zero_point?) {axis, block_size, output_dtype}`: ONNX QuantizeLinear, opset 21: `x /
+/// scale`, rounded half to even, plus the zero point, saturated.
 pub static DEF: OpDef = OpDef {
     name: "quantize_linear",
     onnx: "QuantizeLinear",
@@ -27,7 +27,8 @@ pub static DEF: OpDef = OpDef {
     expand: None,
 };
 
-/// `dequantize_linear(x, scale, zero_point?) {axis, block_size}`: ONNX DequantizeLinear, opset 21: `(x - zero_point) * scale`.
+/// `dequantize_linear(x, scale, zero_point?) {axis, block_size}`: ONNX DequantizeLinear, opset 21: `(x - zero_point) *
+/// scale`.
 pub static DEQUANTIZE: OpDef = OpDef {
     name: "dequantize_linear",
     onnx: "DequantizeLinear",
@@ -132,7 +133,8 @@ fn infer_dequantize(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     result(infer, Class::Float, dtype_attr(infer.attrs, "output_dtype").unwrap_or(scale.dtype), x.shape.clone())
 }
 
-/// A use of either operator as one expression; `None` where blocks do not divide their axis, or codes are floats that must be rounded to.
+/// A use of either operator as one expression; `None` where blocks do not divide their axis, or codes are floats that
+/// must be rounded to.
 ///
 /// # Errors
 /// The operands do not fit each other.

@@ -4,7 +4,8 @@ use super::util::operand;
 use crate::ir::packed::{Granularity, Packing, quantize_dynamic, unpack};
 use crate::ir::{Attrs, CORE, DType, Dim, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, attr};
 
-/// `quantize_packed(x) {granularity}`: x as packed INT8, one f32 scale a row or in all, found from the values (`src/ir/packed/dynamic.rs`).
+/// `quantize_packed(x) {granularity}`: x as packed INT8, one f32 scale a row or in all, found from the values
+/// (`src/ir/packed/dynamic.rs`).
 pub static DEF: OpDef = OpDef {
     name: "quantize_packed",
     onnx: "",
@@ -16,8 +17,8 @@ pub static DEF: OpDef = OpDef {
     expand: None,
 };
 
-/// `dynamic_quantize(x) {granularity}`: codes `i8` of x's shape and their f32 scales, `[..., 1]` by row or a scalar: a composite of ONNX's
-/// ReduceMax, Abs, Div and QuantizeLinear.
+/// `dynamic_quantize(x) {granularity}`: codes `i8` of x's shape and their f32 scales, `[..., 1]` by row or a scalar: a
+/// composite of ONNX's ReduceMax, Abs, Div and QuantizeLinear.
 pub static DYNAMIC: OpDef = OpDef {
     name: "dynamic_quantize",
     onnx: "",

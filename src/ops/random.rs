@@ -7,8 +7,8 @@ use crate::ir::{
 };
 use std::hash::{BuildHasher, Hasher};
 
-/// `random(like?) {kind, shape, low, high, seed, dtype}`: numbers uniform from `low` to `high`, or normal with the mean `low` and the standard
-/// deviation `high`, of a shape given or that of an operand.
+/// `random(like?) {kind, shape, low, high, seed, dtype}`: numbers uniform from `low` to `high`, or normal with the mean
+/// `low` and the standard deviation `high`, of a shape given or that of an operand.
 pub static DEF: OpDef = OpDef {
     name: "random",
     onnx: "",
@@ -40,12 +40,15 @@ written_out! {
     BERNOULLI "bernoulli" "Bernoulli" (1, 1) [attr::float("seed"), attr::dtype("dtype")] infer_like, expand_bernoulli;
 }
 
-/// Whether an operator gives other numbers in another node or run: random ones, by itself or in a graph that it keeps. Such nodes are neither computed
-/// while compiling nor made one.
+/// Whether an operator gives other numbers in another node or run: random ones, by itself or in a graph that it keeps.
+/// Such nodes are neither computed while compiling nor made one.
 pub fn is_random(op: &Op) -> bool {
     let own = [&DEF, &UNIFORM, &UNIFORM_LIKE, &NORMAL, &NORMAL_LIKE, &BERNOULLI, &super::elementwise::DROPOUT];
-    let keeps = |attr: &Attr| matches!(attr, Attr::Graph(body) if body.order().into_iter().any(|id| body.node(id).op().is_some_and(is_random)));
-    own.into_iter().any(|def| op.is(def)) || op.attrs.0.values().any(keeps)
+    let is_kept = |attr: &Attr| match attr {
+        Attr::Graph(body) => body.order().into_iter().any(|id| body.node(id).op().is_some_and(is_random)),
+        _ => false,
+    };
+    own.into_iter().any(|def| op.is(def)) || op.attrs.0.values().any(is_kept)
 }
 
 fn shape(attrs: &Attrs, like: Option<&TensorType>) -> Result<Shape, OpError> {

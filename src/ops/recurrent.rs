@@ -1,5 +1,6 @@
-//! ONNX's recurrent layers, step by step: RNN, GRU, LSTM. What depends on the input alone is one product for all steps. Layers of more than
-//! [`MAX_STEPS`] are not written out: they are `deferred`, and the host computes them in parts of so many steps.
+//! ONNX's recurrent layers, step by step: RNN, GRU, LSTM. What depends on the input alone is one product for all steps.
+//! Layers of more than [`MAX_STEPS`] are not written out: they are `deferred`, and the host computes them in parts of
+//! so many steps.
 
 use super::compose::{along, concat, dims, matmul, part, sizes};
 use super::state::MAX_STEPS;
@@ -104,7 +105,8 @@ fn layer(attrs: &Attrs, x: &TensorType, w: &TensorType, r: &TensorType, kind: Ki
 
 fn infer(infer: &Infer<'_>, kind: Kind) -> Result<Vec<TensorType>, OpError> {
     let x = infer.ty(0)?;
-    // Steps and batch may change between runs: the layer is looked at with one of each, and its results have as many as the operand.
+    // Steps and batch may change between runs: the layer is looked at with one of each, and its results have as many as
+    // the operand.
     let one = |dim: &Dim| dim.known().map_or(Dim::Known(1), Dim::Known);
     let known = TensorType { shape: Shape(x.shape.0.iter().map(one).collect()), ..x.clone() };
     let l = layer(infer.attrs, &known, infer.ty(1)?, infer.ty(2)?, kind)?;
@@ -178,7 +180,8 @@ struct Cell {
     /// Activation functions, `@` their operand.
     functions: Vec<String>,
     clip: Option<f32>,
-    /// Recurrent weights `[gates * hidden, hidden]` and their biases `[gates * hidden]`, where they are not in the input's part already.
+    /// Recurrent weights `[gates * hidden, hidden]` and their biases `[gates * hidden]`, where they are not in the
+    /// input's part already.
     r: Val,
     r_bias: Option<Val>,
     /// `[3 * hidden]`.
@@ -295,8 +298,9 @@ pub fn is_long(graph: &Graph, node: NodeId) -> bool {
     steps.is_some_and(|steps| steps > MAX_STEPS as i64)
 }
 
-/// The layer's results, `most` steps at a time: each part begins with the state that the one before left. Where there are two directions, whose parts
-/// come in opposite orders, either has a turn of its own, and the other's results of that turn are nobody's.
+/// The layer's results, `most` steps at a time: each part begins with the state that the one before left. Where there
+/// are two directions, whose parts come in opposite orders, either has a turn of its own, and the other's results of
+/// that turn are nobody's.
 fn eval(
     def: &'static OpDef,
     attrs: &Attrs,
@@ -384,7 +388,8 @@ fn of_direction(e: &mut Expand<'_, '_>, x: Val, direction: usize) -> Result<Val,
     reshape::to(e, one, shape[1..].to_vec())
 }
 
-/// The layer written out. With `codes` its weights are what that makes of operand `slot` for a direction, and activations go through 8 bits.
+/// The layer written out. With `codes` its weights are what that makes of operand `slot` for a direction, and
+/// activations go through 8 bits.
 fn expand(e: &mut Expand<'_, '_>, kind: Kind, codes: Option<&Codes>) -> Result<Vec<Val>, OpError> {
     let (mut x, w, r) = (e.input(0)?, e.input(1)?, e.input(2)?);
     let types = match codes {
@@ -496,9 +501,10 @@ fn expand(e: &mut Expand<'_, '_>, kind: Kind, codes: Option<&Codes>) -> Result<V
     Ok(results)
 }
 
-/// `dynamic_quantize_lstm(x, w, r, bias?, lengths?, initial_h?, initial_c?, peepholes?, w_scale, w_zero, r_scale, r_zero) {...}`: DynamicQuantizeLSTM of
-/// com.microsoft, version 1: an LSTM whose weights `[directions, input, 4 * hidden]` are constant codes, with a scale a direction or a column. Input and
-/// hidden state are quantized to 8 bits where they are multiplied.
+/// `dynamic_quantize_lstm(x, w, r, bias?, lengths?, initial_h?, initial_c?, peepholes?, w_scale, w_zero, r_scale,
+/// r_zero) {...}`: DynamicQuantizeLSTM of com.microsoft, version 1: an LSTM whose weights `[directions, input, 4 *
+/// hidden]` are constant codes, with a scale a direction or a column. Input and hidden state are quantized to 8 bits
+/// where they are multiplied.
 pub static DYNAMIC_QUANTIZE_LSTM: OpDef = OpDef {
     name: "dynamic_quantize_lstm",
     onnx: "com.microsoft::DynamicQuantizeLSTM",
@@ -522,7 +528,8 @@ pub static DYNAMIC_QUANTIZE_LSTM: OpDef = OpDef {
 struct Codes;
 
 impl Codes {
-    /// Operand `slot` (1 or 2: w or r) of a direction as floats `[4 * hidden, ...]`: views of a DequantizeLinear, which kernels read packed.
+    /// Operand `slot` (1 or 2: w or r) of a direction as floats `[4 * hidden, ...]`: views of a DequantizeLinear, which
+    /// kernels read packed.
     fn of(&self, e: &mut Expand<'_, '_>, slot: usize, direction: usize) -> Result<Val, OpError> {
         let of = |e: &mut Expand<'_, '_>, slot: usize| -> Result<Val, OpError> {
             let tensor =

@@ -68,7 +68,8 @@ fn expand(e: &mut Expand<'_, '_>, steps: &Steps) -> Result<Vec<Val>, OpError> {
     let ty = e.ty(x);
     let (axes, keepdims) = which(e.attrs, e.ints(1)?, ty.shape.rank())?;
     if axes.is_empty() {
-        // Every element is a sum of its own: the other steps are computed nonetheless, and the logarithm of an exponential is the element.
+        // Every element is a sum of its own: the other steps are computed nonetheless, and the logarithm of an
+        // exponential is the element.
         let mut others =
             [steps.before, steps.after].into_iter().filter(|step| !step.is_empty() && steps.before != "exp(x0)");
         return others.try_fold(x, |x, step| pointwise::add(e, step, ty.dtype, &[x])).map(|y| vec![y]);

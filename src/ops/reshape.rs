@@ -5,8 +5,8 @@ use crate::ir::{
     Attrs, CORE, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr, product,
 };
 
-/// `reshape(x) {shape}`: ONNX Reshape, opset 21, where the shape is a constant operand, 0 means the operand's own size (unless `allowzero`)
-/// and -1 what remains. At the core level the sizes are an attribute, all resolved.
+/// `reshape(x) {shape}`: ONNX Reshape, opset 21, where the shape is a constant operand, 0 means the operand's own size
+/// (unless `allowzero`) and -1 what remains. At the core level the sizes are an attribute, all resolved.
 pub static DEF: OpDef = OpDef {
     name: "reshape",
     onnx: "Reshape",

@@ -9,9 +9,10 @@ use crate::ir::{
 };
 use rayon::prelude::*;
 
-/// `resize(x) {mode, scales, sizes, coordinates, nearest, layout, dtype, epilogue}`: ONNX Resize, opset 19, along the last two axes; there with roi,
-/// scales and sizes as operands, along any axes, and with cubic interpolation, antialiasing and cropping (`resize_axes`). With the layout `nhwc`, which
-/// only the lower levels have, channels are the last of four axes; `scales` and `sizes` keep the order `[N,C,H,W]`.
+/// `resize(x) {mode, scales, sizes, coordinates, nearest, layout, dtype, epilogue}`: ONNX Resize, opset 19, along the
+/// last two axes; there with roi, scales and sizes as operands, along any axes, and with cubic interpolation,
+/// antialiasing and cropping (`resize_axes`). With the layout `nhwc`, which only the lower levels have, channels are
+/// the last of four axes; `scales` and `sizes` keep the order `[N,C,H,W]`.
 pub static DEF: OpDef = OpDef {
     name: "resize",
     onnx: "Resize",

@@ -1,4 +1,5 @@
-//! Any Resize of ONNX, axis by axis: nearest elements by `gather`, all other interpolations as products with constant matrices.
+//! Any Resize of ONNX, axis by axis: nearest elements by `gather`, all other interpolations as products with constant
+//! matrices.
 
 use super::compose::{LARGEST_CONSTANT, dims, floats, gather_within, sizes};
 use super::sample::cubic;

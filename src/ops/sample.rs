@@ -1,4 +1,5 @@
-//! Operators that read images at computed places, or write overlapping windows. They have a CPU reference but no kernel yet.
+//! Operators that read images at computed places, or write overlapping windows. They have a CPU reference but no kernel
+//! yet.
 
 use super::pointwise::Real;
 use super::util::{finish_floats, is_double, n_elems, operand, strides};
@@ -8,8 +9,8 @@ use crate::ir::{
 };
 use rayon::prelude::*;
 
-/// `grid_sample(x, grid) {mode, padding_mode, align_corners}`: ONNX GridSample, opset 22: x `[N,C,...]`, the grid `[N,...,n]` with n coordinates
-/// from -1 to 1, innermost axis first.
+/// `grid_sample(x, grid) {mode, padding_mode, align_corners}`: ONNX GridSample, opset 22: x `[N,C,...]`, the grid
+/// `[N,...,n]` with n coordinates from -1 to 1, innermost axis first.
 pub static GRID_SAMPLE: OpDef = OpDef {
     name: "grid_sample",
     onnx: "GridSample",
@@ -59,7 +60,8 @@ pub static DEFORM_CONV: OpDef = OpDef {
     expand: None,
 };
 
-/// `col2im(x, image, block) {strides, pads, dilations}`: ONNX Col2Im, opset 18: x `[N,C*prod(block),L]`, columns added up where they overlap.
+/// `col2im(x, image, block) {strides, pads, dilations}`: ONNX Col2Im, opset 18: x `[N,C*prod(block),L]`, columns added
+/// up where they overlap.
 pub static COL2IM: OpDef = OpDef {
     name: "col2im",
     onnx: "Col2Im",
@@ -71,7 +73,8 @@ pub static COL2IM: OpDef = OpDef {
     expand: None,
 };
 
-/// `pool_indices(x) {kernel, strides, pads, dilations, ceil, column_major}`: where the maxima of sliding windows stand, in x as one row.
+/// `pool_indices(x) {kernel, strides, pads, dilations, ceil, column_major}`: where the maxima of sliding windows stand,
+/// in x as one row.
 pub static POOL_INDICES: OpDef = OpDef {
     name: "pool_indices",
     onnx: "",
@@ -151,7 +154,8 @@ fn grid_modes(attrs: &Attrs) -> Result<(Mode, Outside, bool), OpError> {
     Ok((mode, outside, attrs.int("align_corners").unwrap_or(0) != 0))
 }
 
-/// A coordinate thrown back at the ends until it lies between them, exactly; one that is infinite or NaN, which has no place, is the low end.
+/// A coordinate thrown back at the ends until it lies between them, exactly; one that is infinite or NaN, which has no
+/// place, is the low end.
 fn reflect(v: f32, low: f32, high: f32) -> f32 {
     if (low..=high).contains(&v) {
         return v;
@@ -174,8 +178,9 @@ fn unnormalized(v: f32, size: f32, align: bool) -> f32 {
     if size == 1.0 && !v.is_nan() { 0.0 } else { (v + 1.0) / 2.0 * (size - 1.0) }
 }
 
-/// The elements of an axis of `size` that a coordinate reads, with their weights. Those outside that count as zero are left out. Of what the standard
-/// leaves open, NaN reads zero with `zeros` and the first element otherwise (as PyTorch on CUDA), infinity with `reflection` the first element.
+/// The elements of an axis of `size` that a coordinate reads, with their weights. Those outside that count as zero are
+/// left out. Of what the standard leaves open, NaN reads zero with `zeros` and the first element otherwise (as PyTorch
+/// on CUDA), infinity with `reflection` the first element.
 fn taps(mut v: f32, size: usize, (mode, outside, align): (Mode, Outside, bool), found: &mut Vec<(usize, f32)>) {
     found.clear();
     let (low, high) = if align { (0.0, size as f32 - 1.0) } else { (-0.5, size as f32 - 0.5) };

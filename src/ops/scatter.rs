@@ -11,7 +11,8 @@ use crate::ir::{
     Val, attr,
 };
 
-/// `scatter(data, rows, updates) {reduction}`: data `[R,D]` with rows `[N]` replaced by, or combined with, updates `[N,D]`, in order.
+/// `scatter(data, rows, updates) {reduction}`: data `[R,D]` with rows `[N]` replaced by, or combined with, updates
+/// `[N,D]`, in order.
 pub static DEF: OpDef = OpDef {
     name: "scatter",
     onnx: "",
@@ -47,8 +48,8 @@ pub static ND: OpDef = OpDef {
     expand: Some(expand_nd),
 };
 
-/// `max_unpool(x, indices, output_shape?) {kernel_shape, pads, strides}`: ONNX MaxUnpool, opset 22: elements back at the places that MaxPool
-/// took them from, zero elsewhere.
+/// `max_unpool(x, indices, output_shape?) {kernel_shape, pads, strides}`: ONNX MaxUnpool, opset 22: elements back at
+/// the places that MaxPool took them from, zero elsewhere.
 pub static MAX_UNPOOL: OpDef = OpDef {
     name: "max_unpool",
     onnx: "MaxUnpool",
@@ -279,8 +280,9 @@ impl Unpool {
         }
     }
 
-    /// The place of an index within a plane of a tensor of this shape, as expressions: whether it lies in its window, and its coordinates. `x0` is the
-    /// index, `x1+x2` the number of its plane, `x3` and on are the places of its window.
+    /// The place of an index within a plane of a tensor of this shape, as expressions: whether it lies in its window,
+    /// and its coordinates. `x0` is the index, `x1+x2` the number of its plane, `x3` and on are the places of its
+    /// window.
     fn coordinates(&self, shape: &[i64]) -> (String, Vec<String>) {
         let plane: i64 = shape[2..].iter().product();
         let local = format!("sub(x0,mul(add(x1,x2),{plane}))");
@@ -296,9 +298,10 @@ impl Unpool {
         (inside, all)
     }
 
-    /// The indices as places in the result. MaxPool counts in the tensor that it reads, which has the shape of the result; so does ONNX Runtime. One node
-    /// test of the standard counts in the least shape that the pool can have read (github.com/onnx/onnx/issues/5398): that is meant where all indices lie
-    /// in their windows there, and one does not in the result.
+    /// The indices as places in the result. MaxPool counts in the tensor that it reads, which has the shape of the
+    /// result; so does ONNX Runtime. One node test of the standard counts in the least shape that the pool can have
+    /// read (github.com/onnx/onnx/issues/5398): that is meant where all indices lie in their windows there, and one
+    /// does not in the result.
     fn places(&self, e: &mut Expand<'_, '_>, indices: Val) -> Result<Val, OpError> {
         if self.inferred == self.result {
             return Ok(indices);

@@ -1,4 +1,5 @@
-//! Operators whose results are known once shapes are: they become constants, or expressions of the sizes that change between runs.
+//! Operators whose results are known once shapes are: they become constants, or expressions of the sizes that change
+//! between runs.
 
 use super::iota;
 use super::pointwise::Real;
@@ -13,7 +14,8 @@ pub const LARGEST: usize = 1 << 26;
 const LARGEST_BYTES: u64 = 64 << 20;
 
 macro_rules! foldable {
-    ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:expr),*] $infer:expr, $eval:expr, $expand:expr;)*) => {
+    ($($(#[$doc:meta])* $def:ident $name:literal $onnx:literal $arity:tt [$($attr:expr),*]
+        $infer:expr, $eval:expr, $expand:expr;)*) => {
         $($(#[$doc])* pub static $def: OpDef = OpDef {
             name: $name,
             onnx: $onnx,
@@ -41,8 +43,9 @@ foldable! {
     CONSTANT_OF_SHAPE "constant_of_shape" "ConstantOfShape" (1, 1) [attr::tensor("value")] infer_filled, eval_filled, expand_filled;
 }
 
-/// `sizes() {value, dtype, scalar}`: integers that are expressions of symbolic sizes, `[n]` or with `scalar` `[]`. Import makes it of the
-/// arithmetic on shapes whose sizes change between runs; operators read it as they read a constant.
+/// `sizes() {value, dtype, scalar}`: integers that are expressions of symbolic sizes, `[n]` or with `scalar` `[]`.
+/// Import makes it of the arithmetic on shapes whose sizes change between runs; operators read it as they read a
+/// constant.
 pub static SIZES: OpDef = OpDef {
     name: crate::ir::SIZES,
     onnx: "",

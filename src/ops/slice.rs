@@ -44,14 +44,16 @@ fn range(n: &Dim, start: &Dim, end: &Dim, step: i64) -> Result<Range, OpError> {
     }
     let (zero, one) = (Dim::Known(0), Dim::Known(1));
     let clamp = |v: &Dim| Dim::least(&Dim::larger(v, &zero), n);
-    // Places from that of the first element on, or from behind the last one backwards: both lie within 0..=n and count up.
+    // Places from that of the first element on, or from behind the last one backwards: both lie within 0..=n and count
+    // up.
     let place = |v: &Dim| {
         let v = from_the_front(n, v);
         if step > 0 { v } else { n - &(&v + &one) }
     };
     let (from, to) = (place(start), place(end));
     let (first, last) = (clamp(&from), clamp(&to));
-    // Of a part that begins or ends with the axis, one clamp is enough: its size has better bounds, and more often the form of another size.
+    // Of a part that begins or ends with the axis, one clamp is enough: its size has better bounds, and more often the
+    // form of another size.
     let span = if last == *n {
         clamp(&(n - &from))
     } else if first == zero {
@@ -74,7 +76,8 @@ pub fn places(n: usize, start: i64, end: i64, step: i64) -> Option<Vec<usize>> {
     (0..size).map(|i| usize::try_from(first + i * kept.step).ok()).collect()
 }
 
-/// A place as Slice has it, negative ones counted from the end, as a place from the front, which may be before it or behind the end.
+/// A place as Slice has it, negative ones counted from the end, as a place from the front, which may be before it or
+/// behind the end.
 fn from_the_front(n: &Dim, v: &Dim) -> Dim {
     /// No axis is longer.
     const FAR: i64 = 1 << 31;

@@ -8,8 +8,8 @@ use crate::ir::{Attrs, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, T
 /// Most steps that are written out one after the other.
 pub const MAX_STEPS: usize = 1024;
 
-/// `causal_conv_with_state(x, w, bias?, past?) {activation}`: ONNX CausalConvWithState, opset 27: x `[N,C,L]`, w `[C,1,k]`, past `[N,C,k-1]`; the
-/// result and the last k - 1 elements that were read.
+/// `causal_conv_with_state(x, w, bias?, past?) {activation}`: ONNX CausalConvWithState, opset 27: x `[N,C,L]`, w
+/// `[C,1,k]`, past `[N,C,k-1]`; the result and the last k - 1 elements that were read.
 pub static CAUSAL_CONV: OpDef = OpDef {
     name: "causal_conv_with_state",
     onnx: "CausalConvWithState",
@@ -21,7 +21,8 @@ pub static CAUSAL_CONV: OpDef = OpDef {
     expand: Some(expand_conv),
 };
 
-/// `linear_attention(query, key, value, past?, decay?, beta?) {q_num_heads, kv_num_heads, scale, update_rule}`: ONNX LinearAttention, opset 27.
+/// `linear_attention(query, key, value, past?, decay?, beta?) {q_num_heads, kv_num_heads, scale, update_rule}`: ONNX
+/// LinearAttention, opset 27.
 pub static LINEAR_ATTENTION: OpDef = OpDef {
     name: "linear_attention",
     onnx: "LinearAttention",

@@ -1,10 +1,11 @@
-//! `store`: in which type nyxc keeps a value. No part of the model's computation, unlike a Cast: formats ask for it, kernels convert when they read
-//! and write, and a finite value beyond f16's range becomes its largest.
+//! `store`: in which type nyxc keeps a value. No part of the model's computation, unlike a Cast: formats ask for it,
+//! kernels convert when they read and write, and a finite value beyond f16's range becomes its largest.
 
 use super::pointwise;
 use crate::ir::{Attrs, DType, Edit, Expr, Infer, ONNX, Op, OpDef, OpError, TensorType, Val, attr};
 
-/// `store(x) {dtype}`: x, kept as `dtype`. Only `insert_qdq` and expansions add it; the model's own conversions are `cast`.
+/// `store(x) {dtype}`: x, kept as `dtype`. Only `insert_qdq` and expansions add it; the model's own conversions are
+/// `cast`.
 pub static DEF: OpDef = OpDef {
     name: "store",
     onnx: "",

@@ -8,9 +8,9 @@ use crate::ir::{
 };
 use rayon::prelude::*;
 
-/// `strided(x) {shape, strides, offset, lo, hi, fill, dtype, epilogue}`: `y[i] = x.flat[offset + sum(i[d]*strides[d])]` where
-/// `lo[d] <= i[d] < hi[d]` for every axis d, `fill` elsewhere. Sizes, strides and places are integers where known and dims where not;
-/// [`super::util::ints_attr`] reads both.
+/// `strided(x) {shape, strides, offset, lo, hi, fill, dtype, epilogue}`: `y[i] = x.flat[offset + sum(i[d]*strides[d])]`
+/// where `lo[d] <= i[d] < hi[d]` for every axis d, `fill` elsewhere. Sizes, strides and places are integers where known
+/// and dims where not; [`super::util::ints_attr`] reads both.
 pub static DEF: OpDef = OpDef {
     name: "strided",
     onnx: "",

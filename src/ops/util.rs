@@ -4,8 +4,8 @@ use super::pointwise::{self, Real};
 use crate::ir::{Attr, Attrs, Class, DType, Dim, Infer, OpError, Shape, Tensor, TensorType, minifloat};
 use std::borrow::Cow;
 
-/// Whether two sizes may stand for the same one: they are equal, or one of them has neither a value nor a range yet. Sizes with ranges must be
-/// equal by their form, so that they are at run time.
+/// Whether two sizes may stand for the same one: they are equal, or one of them has neither a value nor a range yet.
+/// Sizes with ranges must be equal by their form, so that they are at run time.
 pub fn agree(a: &Dim, b: &Dim) -> bool {
     let free = |dim: &Dim| dim.most().is_none();
     a == b || free(a) || free(b)
@@ -43,14 +43,16 @@ pub fn strides(dims: &[usize]) -> Vec<usize> {
     strides
 }
 
-/// Strides in elements with which an operand of `dims` is read for an output of `out` that it broadcasts to: 0 along axes it lacks or has one of.
+/// Strides in elements with which an operand of `dims` is read for an output of `out` that it broadcasts to: 0 along
+/// axes it lacks or has one of.
 pub fn broadcast_strides(dims: &[usize], out: &[usize]) -> Vec<usize> {
     let own = strides(dims);
     let missing = out.len().saturating_sub(dims.len());
     (0..out.len()).map(|i| if i < missing || dims[i - missing] == 1 { 0 } else { own[i - missing] }).collect()
 }
 
-/// Calls `f(position in the output, offset of each operand)` for every element of an output of `dims`, in row-major order.
+/// Calls `f(position in the output, offset of each operand)` for every element of an output of `dims`, in row-major
+/// order.
 pub fn for_each_index(dims: &[usize], strides: &[Vec<usize>], mut f: impl FnMut(usize, &[usize])) {
     let n: usize = dims.iter().product();
     let mut index = vec![0usize; dims.len()];
@@ -103,7 +105,8 @@ pub fn split_own<'a, T>(attrs: &Attrs, operands: &'a [T]) -> (&'a [T], &'a [T]) 
     operands.split_at(operands.len().saturating_sub(extra))
 }
 
-/// Applies the epilogue to the result of an operator before it is stored, and stores it as attribute `dtype`, or `default` where absent.
+/// Applies the epilogue to the result of an operator before it is stored, and stores it as attribute `dtype`, or
+/// `default` where absent.
 ///
 /// # Errors
 /// The epilogue does not fit its operands or the type.
@@ -276,7 +279,8 @@ pub fn axes(given: &[i64], rank: usize) -> Result<Vec<usize>, OpError> {
     Ok(axes)
 }
 
-/// The elements of a tensor as bytes, and how many each has. Types of less than a byte are widened to one: floats as their codes.
+/// The elements of a tensor as bytes, and how many each has. Types of less than a byte are widened to one: floats as
+/// their codes.
 ///
 /// # Errors
 /// The data is absent, packed, or of a type without a size.

@@ -20,8 +20,8 @@ pub enum Variant {
     Mma(Mma),
 }
 
-/// How a product of few rows is divided among the threads of a workgroup. Sums are added up in an order that `lanes` and `ways` decide, whatever
-/// the rest is.
+/// How a product of few rows is divided among the threads of a workgroup. Sums are added up in an order that `lanes`
+/// and `ways` decide, whatever the rest is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Gemv {
     /// Invocations of a workgroup: a multiple of `lanes * ways`.
@@ -32,12 +32,13 @@ pub struct Gemv {
     pub ways: u32,
     /// Columns of the result that a thread computes.
     pub columns: u32,
-    /// Steps of 32 along the reduction axis that shared memory holds of each row of the first operand; 0 where it is read from memory.
+    /// Steps of 32 along the reduction axis that shared memory holds of each row of the first operand; 0 where it is
+    /// read from memory.
     pub steps: u32,
 }
 
-/// How a product on cooperative matrices is divided: tiles among workgroups, parts of a tile among subgroups. Sums are added up in an order that
-/// `k` and `ways` decide, whatever the rest is.
+/// How a product on cooperative matrices is divided: tiles among workgroups, parts of a tile among subgroups. Sums are
+/// added up in an order that `k` and `ways` decide, whatever the rest is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mma {
     /// Rows of a workgroup's tile.

@@ -1,5 +1,5 @@
-//! Expressions computed for whole tensors: chunks of elements in parallel, one loop a function. In f32, as kernels do, and in f64 where the result or an
-//! operand is f64.
+//! Expressions computed for whole tensors: chunks of elements in parallel, one loop a function. In f32, as kernels do,
+//! and in f64 where the result or an operand is f64.
 
 use super::pointwise::{Real, Scalar, binary, sigmoid, unary};
 use super::util::{broadcast_strides, class_of, n_elems};
@@ -13,7 +13,8 @@ const CHUNK: usize = 1024;
 /// Computes `expr` for every element of an output of `out`, operands broadcast to it. Also what computes epilogues.
 ///
 /// # Errors
-/// An operand cannot be read or does not broadcast to `out`, the expression has no type, or a result is beyond `dtype` that was computed in f64.
+/// An operand cannot be read or does not broadcast to `out`, the expression has no type, or a result is beyond `dtype`
+/// that was computed in f64.
 pub fn apply(expr: &Expr, operands: &[&Tensor], out: &[usize], dtype: DType) -> Result<Tensor, OpError> {
     if dtype == DType::F64 || operands.iter().any(|t| t.dtype() == DType::F64) {
         apply_in::<f64>(expr, operands, out, dtype)

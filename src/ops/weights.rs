@@ -1,4 +1,5 @@
-//! Where an operator has weights that can be quantized, and the matrix they form: one row an output, the reduction axis along the columns.
+//! Where an operator has weights that can be quantized, and the matrix they form: one row an output, the reduction axis
+//! along the columns.
 
 use super::layout::TO_NCHW;
 use crate::ir::{Class, DType, Graph, NodeId, Op, OpError, Tensor, ValueId};
@@ -123,14 +124,16 @@ fn view(graph: &Graph, value: ValueId) -> Option<(ValueId, Option<Turn>)> {
     }
 }
 
-/// Constants of at least so many bytes in f32 are stored as f16 where their readers' format is f16; smaller ones are no gain.
+/// Constants of at least so many bytes in f32 are stored as f16 where their readers' format is f16; smaller ones are no
+/// gain.
 const LARGE_BYTES: u64 = 64 << 10;
 /// The largest magnitude that f16 holds.
 const MAX_F16: f32 = 65504.0;
 /// Beside a largest magnitude of this, what f16 loses below its least normal number is less than its rounding.
 const LEAST_SCALE: f32 = 1.0 / 64.0;
 
-/// Whether a constant that is not a node's weights is stored as f16 under formats of f16: it is large, and f16 holds its range.
+/// Whether a constant that is not a node's weights is stored as f16 under formats of f16: it is large, and f16 holds
+/// its range.
 pub fn narrows(tensor: &Tensor) -> bool {
     let ty = tensor.ty();
     let is_large = ty.packing.is_none() && ty.shape.n_elems().is_some_and(|n| n.saturating_mul(4) >= LARGE_BYTES);
@@ -158,8 +161,8 @@ pub fn views(graph: &Graph, id: NodeId) -> Vec<NodeId> {
 /// Operators through which weights are read as they are.
 const VIEWS: &[&str] = &["Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"];
 
-/// How many weights a node of the ONNX level has, those that the model has as codes included: constant integers of 8 bits at most that are operands of
-/// its own, or of a DequantizeLinear before it, perhaps with views between.
+/// How many weights a node of the ONNX level has, those that the model has as codes included: constant integers of 8
+/// bits at most that are operands of its own, or of a DequantizeLinear before it, perhaps with views between.
 pub fn n_elems(graph: &Graph, id: NodeId) -> Option<u64> {
     if let Some(found) = of(graph, id) {
         return Some((found.n_rows * found.n_cols) as u64);
@@ -195,7 +198,8 @@ pub fn n_elems(graph: &Graph, id: NodeId) -> Option<u64> {
     (n > 0).then(|| matrix.unwrap_or(n))
 }
 
-/// Whether operand `slot` of a use of `op` with `n_operands` is a matrix of weights, or further rows of one; epilogues have none.
+/// Whether operand `slot` of a use of `op` with `n_operands` is a matrix of weights, or further rows of one; epilogues
+/// have none.
 pub fn is_slot(op: &Op, slot: usize, n_operands: usize) -> bool {
     let n_own = n_operands.saturating_sub(op.attrs.expr("epilogue").map_or(0, |e| e.n_args().saturating_sub(1)));
     match op.def.name {
@@ -206,7 +210,8 @@ pub fn is_slot(op: &Op, slot: usize, n_operands: usize) -> bool {
 }
 
 impl Weights {
-    /// At most `max_elems` elements of the matrix, but one row at least: whole rows, evenly spaced, and how many they are. Nothing else is read.
+    /// At most `max_elems` elements of the matrix, but one row at least: whole rows, evenly spaced, and how many they
+    /// are. Nothing else is read.
     ///
     /// # Errors
     /// The data is absent.

@@ -1,9 +1,10 @@
 //! What an expansion computes between its operands and its results is f32.
 //!
-//! The format of a node says how its results are stored, and its operands are stored as their own nodes' formats say. An operator that is written as
-//! several has values between them, squares and sums of squares, say, which f16 need not hold though it holds the result, and which bf16 would round. So
-//! whatever an expansion chose by the type of its operands, here the two are left to results, to what only moves elements that are of these types already,
-//! and f16 to the probabilities of a softmax, which are 1 at most, so that their product with values of f16 is one of f16.
+//! The format of a node says how its results are stored, and its operands are stored as their own nodes' formats say.
+//! An operator that is written as several has values between them, squares and sums of squares, say, which f16 need not
+//! hold though it holds the result, and which bf16 would round. So whatever an expansion chose by the type of its
+//! operands, here the two are left to results, to what only moves elements that are of these types already, and f16 to
+//! the probabilities of a softmax, which are 1 at most, so that their product with values of f16 is one of f16.
 
 use super::{concat, gather, reshape, softmax, store, strided};
 use crate::ir::{Attr, DType, Edit, Op, OpError, Val};
@@ -43,7 +44,8 @@ fn is_probability(op: &Op) -> bool {
     op.is(&softmax::DEF) && op.attrs.int("log").unwrap_or(0) == 0
 }
 
-/// Types the nodes that `edit` added from number `first` on, which compute `results` of the element types `wanted`. Gives the results, each of its type.
+/// Types the nodes that `edit` added from number `first` on, which compute `results` of the element types `wanted`.
+/// Gives the results, each of its type.
 ///
 /// # Errors
 /// An operator refuses f32.

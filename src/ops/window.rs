@@ -160,7 +160,8 @@ pub struct Plain {
 }
 
 impl Plain {
-    /// The positions `from..to` of the window along `axis` at which its element `tap` meets one of `size` elements, of `out` positions.
+    /// The positions `from..to` of the window along `axis` at which its element `tap` meets one of `size` elements, of
+    /// `out` positions.
     pub fn span(&self, axis: usize, tap: usize, size: usize, out: usize) -> (usize, usize) {
         let (step, pad, at) = (self.strides[axis], self.pads[axis], tap * self.dilations[axis]);
         let from = pad.saturating_sub(at).div_ceil(step);

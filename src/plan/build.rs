@@ -1,4 +1,5 @@
-//! Lays a kernel-level graph out on a device: constants, arena, dispatches, barriers, ledger. What is left to do is to compile the shaders.
+//! Lays a kernel-level graph out on a device: constants, arena, dispatches, barriers, ledger. What is left to do is to
+//! compile the shaders.
 
 mod steps;
 
@@ -20,7 +21,8 @@ use std::collections::BTreeMap;
 
 /// Search nodes that the arena's exact phase may take.
 pub const ARENA_NODES: u64 = 20_000;
-/// Parameters of a dispatch take a multiple of this, so that their bytes do not depend on which variant of a kernel is chosen.
+/// Parameters of a dispatch take a multiple of this, so that their bytes do not depend on which variant of a kernel is
+/// chosen.
 pub(super) const PARAMS_SLOT_BYTES: u64 = 256;
 /// The least and the most bytes of the staging ring where the host cannot reach device memory.
 const STAGING_BYTES: (u64, u64) = (4 << 20, 64 << 20);
@@ -90,7 +92,8 @@ pub struct Blueprint {
     pub lower_bound_bytes: u64,
 }
 
-/// Bytes of parameters of a graph's dispatches, and of what they note of indices out of range: what a plan needs besides constants and values.
+/// Bytes of parameters of a graph's dispatches, and of what they note of indices out of range: what a plan needs
+/// besides constants and values.
 ///
 /// # Errors
 /// A kernel cannot be chosen.
@@ -219,7 +222,8 @@ impl<'a> Layout<'a> {
             params_bytes: 0,
         };
         layout.constant_bytes = layout.constants()?;
-        // They lie behind the values, for the whole of a run, so that nothing has to be written there before a run that finds no index out of range.
+        // They lie behind the values, for the whole of a run, so that nothing has to be written there before a run that
+        // finds no index out of range.
         let n_checks = calls.values().flatten().flatten().filter(|call| call.check.is_some()).count();
         let (arena_bytes, fault_bytes) = (layout.arena_bytes(), n_checks as u64 * FAULT_BYTES);
         if arena_bytes > 0 {

@@ -1,4 +1,5 @@
-//! Which kernels compute a node of a kernel-level graph: their keys, operands, parameters and workgroups. No shader is compiled here.
+//! Which kernels compute a node of a kernel-level graph: their keys, operands, parameters and workgroups. No shader is
+//! compiled here.
 
 mod attention;
 mod call;
@@ -29,7 +30,8 @@ use crate::target::Target;
 pub use attention::CHUNK as ATTENTION_CHUNK;
 use call::Node;
 
-/// Variants to try of the kernels for a product whose second operand lies so, in a fixed order: those that are among the best somewhere.
+/// Variants to try of the kernels for a product whose second operand lies so, in a fixed order: those that are among
+/// the best somewhere.
 pub fn variants(b: Storage) -> Vec<Variant> {
     [gemv::variants(b), mma::variants()].concat()
 }
@@ -41,15 +43,18 @@ pub struct KernelCall {
     pub key: KernelKey,
     /// What its bindings 0, 1, ... are.
     pub operands: Vec<Operand>,
-    /// The uniform block after the last binding: scalars as std140 lays them out, a multiple of 16 bytes. Words, or expressions of sizes.
+    /// The uniform block after the last binding: scalars as std140 lays them out, a multiple of 16 bytes. Words, or
+    /// expressions of sizes.
     pub params: Vec<Dim>,
     /// Workgroups along x, y, z.
     pub groups: [Dim; 3],
-    /// What it checks indices by: then a binding of [`FAULT_BYTES`](crate::program::FAULT_BYTES), which it writes, comes after those of `operands`.
+    /// What it checks indices by: then a binding of [`FAULT_BYTES`](crate::program::FAULT_BYTES), which it writes,
+    /// comes after those of `operands`.
     pub check: Option<Rule>,
     /// Which elements of the result it writes, where other calls of the node write the rest.
     pub stripe: Option<Stripe>,
-    /// Calls of a node with the same number here are alternatives: whatever the sizes, at most one of them has workgroups.
+    /// Calls of a node with the same number here are alternatives: whatever the sizes, at most one of them has
+    /// workgroups.
     pub alternative: Option<usize>,
     /// The loops of its text, those of the epilogue last; loops of constant length that are unrolled aside.
     pub loops: Vec<Loop>,
@@ -67,8 +72,8 @@ pub struct Loop {
 }
 
 impl KernelCall {
-    /// How often an invocation comes to the end of a loop's body, all loops together: what [`crate::target::Limits::max_loop_iterations`] limits. The
-    /// turn that finds a loop done counts too.
+    /// How often an invocation comes to the end of a loop's body, all loops together: what
+    /// [`crate::target::Limits::max_loop_iterations`] limits. The turn that finds a loop done counts too.
     pub fn loop_iterations(&self) -> u64 {
         self.loops.iter().fold(0, |n, l| n.saturating_add(l.entries.saturating_mul(l.times.saturating_add(1))))
     }
@@ -102,7 +107,8 @@ pub enum KernelError {
     Mismatch { node: String, kernel: String, what: String },
 }
 
-/// How a kernel reads a tensor: integers in 32 or 64 bits, truth values as i32, bf16 as f32; `None` for f64 and for text, which none does.
+/// How a kernel reads a tensor: integers in 32 or 64 bits, truth values as i32, bf16 as f32; `None` for f64 and for
+/// text, which none does.
 pub fn storage(ty: &TensorType) -> Option<Storage> {
     if let Some(packing) = ty.packing {
         return Some(Storage::Packed(packing));
@@ -131,7 +137,8 @@ pub fn device_bytes(ty: &TensorType) -> Option<u64> {
     }
 }
 
-/// Whether a node reads or gives f64: the CPU reference computes it, in f64. No kernel does: a result of f32 would be another one.
+/// Whether a node reads or gives f64: the CPU reference computes it, in f64. No kernel does: a result of f32 would be
+/// another one.
 pub fn has_doubles(graph: &Graph, node: NodeId) -> bool {
     let operands = graph.operands(node).into_iter().flatten().map(|v| graph.ty(v).dtype);
     operands.chain(graph.node(node).outputs.iter().map(|v| v.ty.dtype)).any(|dtype| dtype == DType::F64)
@@ -149,7 +156,8 @@ pub fn max_operands(target: &Target) -> usize {
     buffers.saturating_sub(1).min(16)
 }
 
-/// The dispatches that compute a node, in order; each may read what those before it wrote. None for a result without elements.
+/// The dispatches that compute a node, in order; each may read what those before it wrote. None for a result without
+/// elements.
 ///
 /// # Errors
 /// No kernel covers the node, or a tensor is larger than a binding may be.

@@ -1,8 +1,8 @@
 //! What assignment sees: the program to come, with the formats still open.
 //!
-//! The graph is lowered once without formats. That gives the kernels, their order and their buffers, which do not depend on formats: whatever float
-//! type but f64 the model has, a format says how it is stored. Imported
-//! nodes that end up in one kernel, that view each other's results or share weights form a group, which has one format.
+//! The graph is lowered once without formats. That gives the kernels, their order and their buffers, which do not
+//! depend on formats: whatever float type but f64 the model has, a format says how it is stored. Imported nodes that
+//! end up in one kernel, that view each other's results or share weights form a group, which has one format.
 
 use super::arena::{ArenaLimits, Buffer, plan};
 use super::build::PARAMS_SLOT_BYTES;
@@ -27,13 +27,15 @@ pub struct Group {
     pub weights: Vec<weights::Weights>,
     /// Other float constants of their kernels.
     pub constants: Vec<Constant>,
-    /// Elements of float constants that nodes without a format read too, in their own type, and that are stored as f16 as well under formats of f16.
+    /// Elements of float constants that nodes without a format read too, in their own type, and that are stored as f16
+    /// as well under formats of f16.
     copies: Vec<u64>,
     /// Buffers whose size follows the format: index in [`Model::buffers`] and elements.
     stored: Vec<(usize, u64)>,
     /// Kernels that read its weights.
     n_readers: usize,
-    /// Kernels with weights whose activations could be quantized: step, shape of the activations, whether one scale serves all.
+    /// Kernels with weights whose activations could be quantized: step, shape of the activations, whether one scale
+    /// serves all.
     products: Vec<(usize, TensorType, bool)>,
 }
 
@@ -90,8 +92,8 @@ pub struct Planned {
 }
 
 impl Model {
-    /// The model of `graph`, of the ONNX level, that lowers to `kernels`, of the kernel level, with `params_bytes` bytes of
-    /// parameters.
+    /// The model of `graph`, of the ONNX level, that lowers to `kernels`, of the kernel level, with `params_bytes`
+    /// bytes of parameters.
     ///
     /// # Errors
     /// The kernels cannot be planned.
@@ -123,7 +125,8 @@ impl Model {
             members.iter().for_each(|m| sets.join(first, *m));
             kernel_sets.insert(id, first);
         }
-        // Kernels that read one constant whose type follows their format read it in one type: a copy in another would be bytes that nobody planned.
+        // Kernels that read one constant whose type follows their format read it in one type: a copy in another would
+        // be bytes that nobody planned.
         let mut readers: BTreeMap<ValueId, NodeId> = BTreeMap::new();
         for (&id, &first) in &kernel_sets {
             for value in kernels.operands(id).into_iter().flatten() {
@@ -251,7 +254,8 @@ impl Model {
         self.fixed_constants = self.fixed_constants.saturating_add(round_up(bytes, self.alignment));
     }
 
-    /// The rows of a group's one large matrix that products or look-ups read row by row, and so may be stored in different ways.
+    /// The rows of a group's one large matrix that products or look-ups read row by row, and so may be stored in
+    /// different ways.
     pub fn splittable_rows(&self, group: usize) -> Option<usize> {
         match self.groups[group].weights[..] {
             [w] if w.has_own_rows && matrix_bytes(&w, w.n_rows, Weights::F32) >= SPLIT_BYTES => Some(w.n_rows),
@@ -259,7 +263,8 @@ impl Model {
         }
     }
 
-    /// Bytes of the parameters of the dispatches that `format` adds: those of further parts, and those that quantize activations.
+    /// Bytes of the parameters of the dispatches that `format` adds: those of further parts, and those that quantize
+    /// activations.
     pub fn params_bytes(&self, group: usize, format: Format) -> u64 {
         let own = &self.groups[group];
         let parts = own.weights.first().map_or(1, |w| format.parts(w.n_rows).count());
@@ -373,8 +378,9 @@ impl Model {
     }
 }
 
-/// The values, each the root of its views, that are stored as formats say: what others read of a node. What lies between the kernels of one node is f32
-/// (`ops::widen`), be they of its expansion, or of a pass that put something behind it.
+/// The values, each the root of its views, that are stored as formats say: what others read of a node. What lies
+/// between the kernels of one node is f32 (`ops::widen`), be they of its expansion, or of a pass that put something
+/// behind it.
 fn results(graph: &Graph, kernels: &Graph, planned: &Buffers) -> BTreeSet<ValueId> {
     let nodes = graph.order().into_iter().map(|id| graph.node(id)).filter(|node| node.op().is_some());
     let named: BTreeMap<&str, &str> =
@@ -414,7 +420,8 @@ fn is_float(ty: &TensorType) -> bool {
     ty.dtype.is_float() && ty.dtype != DType::F64 && ty.packing.is_none()
 }
 
-/// Bytes of some rows of a weight matrix as stored: in f32 as the model has them, at most; scales are counted as f16, as nearly all are.
+/// Bytes of some rows of a weight matrix as stored: in f32 as the model has them, at most; scales are counted as f16,
+/// as nearly all are.
 fn matrix_bytes(found: &weights::Weights, n_rows: usize, format: Weights) -> u64 {
     let (rows, cols) = (n_rows as u64, found.n_cols as u64);
     match format {

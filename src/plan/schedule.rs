@@ -1,9 +1,10 @@
-//! An order in which nodes that do not depend on each other stand together, so that one barrier serves them all, in no more memory than the order it
-//! is made from.
+//! An order in which nodes that do not depend on each other stand together, so that one barrier serves them all, in no
+//! more memory than the order it is made from.
 //!
-//! Nodes run in groups. In the beginning each is a group by itself, in the given order. From the first group on, nodes of the next ones move into it that
-//! depend on nothing in it nor in the groups between, as long as nowhere more is live than was anywhere before. Whatever lives in a group is taken to live
-//! through all of it. So a group reuses no buffer, and nothing within it needs a barrier but what the dispatches of one node do to each other.
+//! Nodes run in groups. In the beginning each is a group by itself, in the given order. From the first group on, nodes
+//! of the next ones move into it that depend on nothing in it nor in the groups between, as long as nowhere more is
+//! live than was anywhere before. Whatever lives in a group is taken to live through all of it. So a group reuses no
+//! buffer, and nothing within it needs a barrier but what the dispatches of one node do to each other.
 
 use super::arena::Buffer;
 use super::memory::{Buffers, is_view};
@@ -24,8 +25,8 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Groups the nodes of `buffers`, of which at most `limit` bytes are live at once; `is_host` says of a node whether it runs on the host, which no
-    /// dispatch shares a group with.
+    /// Groups the nodes of `buffers`, of which at most `limit` bytes are live at once; `is_host` says of a node whether
+    /// it runs on the host, which no dispatch shares a group with.
     pub fn new(
         graph: &Graph,
         buffers: &Buffers,
@@ -178,7 +179,8 @@ impl Units {
         self.exchange(to, changes.iter().map(|(bytes, before, after)| (*bytes, *after, *before)));
     }
 
-    /// So many bytes each live from now on in the second span, and not in the first. What lives in groups before `to` is settled.
+    /// So many bytes each live from now on in the second span, and not in the first. What lives in groups before `to`
+    /// is settled.
     fn exchange(&mut self, to: usize, changes: impl Iterator<Item = (u64, (usize, usize), (usize, usize))>) {
         for (bytes, old, new) in changes {
             for (first, last) in apart(old, new) {

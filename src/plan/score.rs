@@ -1,8 +1,9 @@
 //! The data-free score: how much error a format is predicted to add.
 //!
-//! Each layer adds noise to what passes through it. Relative to the layer's own output its variance is the normalised mean squared error of its
-//! weights, `sum (w - q s)^2 / sum w^2` with the scales that would be stored, plus that of rounding the activations. Layers that follow each other add
-//! these up, so the score of an assignment is the sum over all groups; each layer's share is one.
+//! Each layer adds noise to what passes through it. Relative to the layer's own output its variance is the normalised
+//! mean squared error of its weights, `sum (w - q s)^2 / sum w^2` with the scales that would be stored, plus that of
+//! rounding the activations. Layers that follow each other add these up, so the score of an assignment is the sum over
+//! all groups; each layer's share is one.
 
 use super::model::Group;
 use crate::ir::packed::{Packing, ScaleType};
@@ -14,8 +15,8 @@ use std::collections::BTreeMap;
 const SAMPLE_ELEMS: usize = 1 << 17;
 /// Relative variance of rounding to f16: `2^-22 / 12`, at the mean position in a binade.
 const F16_ROUNDING: f64 = 3.0e-8;
-/// Relative variance of rounding activations to INT8 with one scale a row: that of Gaussian values whose largest is 3.5 standard deviations, times
-/// four for the outliers that activations have.
+/// Relative variance of rounding activations to INT8 with one scale a row: that of Gaussian values whose largest is 3.5
+/// standard deviations, times four for the outliers that activations have.
 const I8_ROW_ROUNDING: f64 = 2.5e-4;
 
 /// The errors of a group's weights, measured once a weight format however many formats share it.
@@ -41,7 +42,8 @@ impl Scores {
         Ok(Scores(scores))
     }
 
-    /// The predicted relative error variance of the group under `format`. The rows of a split matrix are taken as alike.
+    /// The predicted relative error variance of the group under `format`. The rows of a split matrix are taken as
+    /// alike.
     pub fn score(&self, group: &Group, format: Format) -> f64 {
         let n_rows = group.weights.first().map_or(1, |w| w.n_rows);
         let part =

@@ -293,7 +293,8 @@ pub struct Dispatch {
     pub stripe: Option<Stripe>,
 }
 
-/// The elements of a result that one of several dispatches writes: of every `pitch` elements `width`, from number `first` on.
+/// The elements of a result that one of several dispatches writes: of every `pitch` elements `width`, from number
+/// `first` on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stripe {

@@ -28,8 +28,8 @@ pub struct Span {
     pub time: Duration,
 }
 
-/// What a run asked of the queue. One without host steps, whose inputs and outputs fit in slots of the staging ring (4 MiB at most), is one submission and
-/// one wait, and records nothing where sizes are those of a run before.
+/// What a run asked of the queue. One without host steps, whose inputs and outputs fit in slots of the staging ring (4
+/// MiB at most), is one submission and one wait, and records nothing where sizes are those of a run before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Work {
     /// Calls of `vkQueueSubmit`.

@@ -1,7 +1,9 @@
-//! What a SPIR-V module asks of its surroundings: read from the words, so that no driver ever sees a module that does not fit its dispatch.
+//! What a SPIR-V module asks of its surroundings: read from the words, so that no driver ever sees a module that does
+//! not fit its dispatch.
 //!
-//! Only the instructions that say so are looked at (SPIR-V 1.6, section 3.3: capabilities, entry points, execution modes, annotations). A module
-//! is not validated here: that is the generator's duty, and the content hash holds what it made.
+//! Only the instructions that say so are looked at (SPIR-V 1.6, section 3.3: capabilities, entry points, execution
+//! modes, annotations). A module is not validated here: that is the generator's duty, and the content hash holds what
+//! it made.
 
 use crate::target::{Features, MatrixTypes};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +19,8 @@ pub struct Interface {
     pub local_size: Option<[u32; 3]>,
     /// Bytes of shared memory: the variables of the storage class Workgroup, without padding between their members.
     pub shared_bytes: u64,
-    /// Cooperative matrices of a subgroup: bits of a component, rows, columns, use (0 and 1 for the operands, 2 for sums).
+    /// Cooperative matrices of a subgroup: bits of a component, rows, columns, use (0 and 1 for the operands, 2 for
+    /// sums).
     pub matrices: BTreeSet<[u32; 4]>,
     /// SPIR-V version, major and minor.
     pub version: [u32; 2],
@@ -109,7 +112,8 @@ impl Interface {
         if main { Ok(interface) } else { Err(SpirvError::EntryPoint) }
     }
 
-    /// Checks that every capability is one that Vulkan 1.1 has everywhere or that `features` grant, and every cooperative matrix one of its shapes.
+    /// Checks that every capability is one that Vulkan 1.1 has everywhere or that `features` grant, and every
+    /// cooperative matrix one of its shapes.
     ///
     /// # Errors
     /// The first that is not.
@@ -137,7 +141,8 @@ impl Interface {
     }
 }
 
-/// Bytes of types, and values of constants, by their number. A module defines each before its use, so one pass suffices.
+/// Bytes of types, and values of constants, by their number. A module defines each before its use, so one pass
+/// suffices.
 #[derive(Default)]
 struct Sizes {
     bytes: BTreeMap<u32, u64>,
@@ -145,7 +150,8 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// Looks at a type or a constant (SPIR-V 1.6, sections 3.42.6 and 3.42.7). A pointer has the size of what it points to.
+    /// Looks at a type or a constant (SPIR-V 1.6, sections 3.42.6 and 3.42.7). A pointer has the size of what it points
+    /// to.
     fn note(&mut self, opcode: u32, operands: &[u32]) {
         let (id, bytes) = match (opcode, operands) {
             // A truth value has no size of its own; drivers take a word.
@@ -174,8 +180,8 @@ impl Sizes {
     }
 }
 
-/// Capabilities that features grant: (number, name, feature). Those of subgroups beside arithmetic hang on `VkPhysicalDeviceSubgroupProperties`,
-/// which the runtime checks; here they are granted.
+/// Capabilities that features grant: (number, name, feature). Those of subgroups beside arithmetic hang on
+/// `VkPhysicalDeviceSubgroupProperties`, which the runtime checks; here they are granted.
 type Grant = fn(&Features) -> bool;
 const CAPABILITIES: &[(u32, &str, Grant)] = &[
     (0, "Matrix", |_| true),

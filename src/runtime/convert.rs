@@ -60,7 +60,8 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// Writes the device's bytes from `at` on to all of `out`; zeros beyond the end. Where elements are converted, both are multiples of their size.
+    /// Writes the device's bytes from `at` on to all of `out`; zeros beyond the end. Where elements are converted, both
+    /// are multiples of their size.
     pub(super) fn write(&self, at: u64, out: &mut [u8]) {
         let start = at.min(self.len()) as usize;
         let n = (self.len() as usize - start).min(out.len());
@@ -156,8 +157,8 @@ pub(super) fn device_bytes(port: &Port) -> usize {
     n.and_then(|n| port.device_dtype.bytes(n)).and_then(|n| usize::try_from(n).ok()).unwrap_or(0)
 }
 
-/// A conversion element by element that cannot fail. The values are those of [`Tensor::to_f32s`] and [`Tensor::from_f32s`], or of their likes for
-/// integers.
+/// A conversion element by element that cannot fail. The values are those of [`Tensor::to_f32s`] and
+/// [`Tensor::from_f32s`], or of their likes for integers.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Cast {
     F32ToF16,
@@ -315,7 +316,8 @@ mod tests {
         assert_eq!(refused.to_string(), "input \"x\": f32[3] given, i64[2] wanted");
     }
 
-    /// Every 16-bit float, and floats around each boundary of f16, in lengths that fill blocks and that do not: as [`Tensor`] converts them.
+    /// Every 16-bit float, and floats around each boundary of f16, in lengths that fill blocks and that do not: as
+    /// [`Tensor`] converts them.
     #[test]
     fn conversions_on_the_way_are_those_of_tensors() {
         let all: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();

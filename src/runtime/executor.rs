@@ -307,8 +307,8 @@ fn of_step(step: &Step) -> &[Dispatch] {
     if let Step::Device(dispatches) = step { dispatches } else { &[] }
 }
 
-/// What the host needs once the dispatches before step `next` are done: operands of the host steps up to the next dispatches, and where there are no
-/// more, outputs; as far as those host steps do not make them.
+/// What the host needs once the dispatches before step `next` are done: operands of the host steps up to the next
+/// dispatches, and where there are no more, outputs; as far as those host steps do not make them.
 fn wanted(entry: &Entry, next: usize) -> Vec<Port> {
     let place = |port: &Port| (port.region.allocation, port.region.offset);
     let (mut made, mut wanted) = (BTreeSet::new(), Vec::new());
@@ -442,7 +442,8 @@ fn collect(
     sinks.into_iter().map(Sink::finish).collect()
 }
 
-/// The tensors of `ports` from what the host knows or else from the device, unless a dispatch noted an index out of range.
+/// The tensors of `ports` from what the host knows or else from the device, unless a dispatch noted an index out of
+/// range.
 fn outputs_of(
     memory: &mut Memory,
     known: &Known,

@@ -79,7 +79,8 @@ impl Memory {
         self.ring.is_none()
     }
 
-    /// Begins a run: waits for one whose wait failed and that may still be under way, and gives up what it had written and not submitted.
+    /// Begins a run: waits for one whose wait failed and that may still be under way, and gives up what it had written
+    /// and not submitted.
     pub(super) fn begin(&mut self) -> Result<(), RuntimeError> {
         self.fence.wait()?;
         if let Some(ring) = &mut self.ring {
@@ -103,7 +104,8 @@ impl Memory {
         Ok(())
     }
 
-    /// Submits what was written, then `commands`, then what copies `reads` to the host, as far as there are any of them.
+    /// Submits what was written, then `commands`, then what copies `reads` to the host, as far as there are any of
+    /// them.
     pub(super) fn submit(&mut self, commands: Option<&mut Commands>, reads: &[Region]) -> Result<(), RuntimeError> {
         match (&mut self.ring, commands) {
             (Some(ring), commands) => ring.submit(&self.buffers, commands, reads, &self.fence),
@@ -123,8 +125,8 @@ impl Memory {
         self.begin()
     }
 
-    /// Hands out the bytes of `reads`, which the last submission was given and which was waited for: pieces in the order of regions and bytes, no two of
-    /// one region in one call.
+    /// Hands out the bytes of `reads`, which the last submission was given and which was waited for: pieces in the
+    /// order of regions and bytes, no two of one region in one call.
     pub(super) fn collect(&mut self, reads: &[Region], take: &mut dyn FnMut(Pieces<'_>)) -> Result<(), RuntimeError> {
         if let Some(ring) = &mut self.ring {
             return ring.collect(&self.buffers, reads, take);

@@ -1,4 +1,5 @@
-//! Parameters of dispatches and numbers of workgroups: the host's copy of the memory that has them, and how it follows sizes.
+//! Parameters of dispatches and numbers of workgroups: the host's copy of the memory that has them, and how it follows
+//! sizes.
 
 use super::RuntimeError;
 use super::convert::Source;
@@ -18,7 +19,8 @@ pub(super) struct Params {
 }
 
 impl Params {
-    /// The parameters of these dispatches of a checked plan, zeros where they depend on sizes. `allocation` is the index of their allocation.
+    /// The parameters of these dispatches of a checked plan, zeros where they depend on sizes. `allocation` is the
+    /// index of their allocation.
     pub(super) fn new<'a>(dispatches: impl Iterator<Item = &'a Dispatch> + Clone, allocation: u32) -> Params {
         let spans: BTreeMap<u64, u64> =
             dispatches.clone().filter(|d| d.params_bytes() > 0).map(|d| (d.params_offset, d.params_bytes())).collect();
@@ -73,7 +75,8 @@ impl Params {
     }
 }
 
-/// The words that a dispatch has in the allocation, and their offsets: parameters, and workgroups where those depend on sizes.
+/// The words that a dispatch has in the allocation, and their offsets: parameters, and workgroups where those depend on
+/// sizes.
 fn words_of(dispatch: &Dispatch) -> impl Iterator<Item = (&Dim, u64)> {
     let groups = if dispatch.is_indirect() { dispatch.groups.as_slice() } else { &[] };
     let offset = |(i, dim)| (dim, dispatch.params_offset.saturating_add(4 * i as u64));
@@ -117,7 +120,8 @@ impl Changing {
         Some(Changing { values: values.into_iter().map(|(value, _)| value).collect(), words, groups, span })
     }
 
-    /// Makes `params` those of these sizes, and `empty` the dispatches that have no workgroups then; `None` where a number is out of range.
+    /// Makes `params` those of these sizes, and `empty` the dispatches that have no workgroups then; `None` where a
+    /// number is out of range.
     pub(super) fn follow(&self, sizes: &Sizes, params: &mut Params, empty: &mut [bool]) -> Option<()> {
         let value = |(dim, least): &(Dim, i64)| {
             let value = dim.eval(&|name| sizes.get(name).copied())?;
@@ -172,7 +176,8 @@ mod tests {
         }
     }
 
-    /// Parameters side by side and far apart, direct dispatches right before others, and one that has neither parameters nor a place for them.
+    /// Parameters side by side and far apart, direct dispatches right before others, and one that has neither
+    /// parameters nor a place for them.
     #[test]
     fn words_follow_sizes_and_no_dispatch_writes_those_of_another() {
         let n = Dim::ranged("n", 0, 100);

@@ -1,4 +1,5 @@
-//! Host memory of outputs, which runs use again once nobody has the tensors any more: fresh memory of the system costs more than to fill it.
+//! Host memory of outputs, which runs use again once nobody has the tensors any more: fresh memory of the system costs
+//! more than to fill it.
 
 use crate::ir::Source;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,5 +1,6 @@
-//! The way between host and device where the host does not reach device memory: host memory in slots. Each has its copies recorded, and keeps them as
-//! long as they are the same; those of the last slot on the way in and of the first on the way out go with the dispatches between them, in one submission.
+//! The way between host and device where the host does not reach device memory: host memory in slots. Each has its
+//! copies recorded, and keeps them as long as they are the same; those of the last slot on the way in and of the first
+//! on the way out go with the dispatches between them, in one submission.
 
 use super::RuntimeError;
 use super::convert::Source;
@@ -183,7 +184,8 @@ impl Ring {
         Ok(())
     }
 
-    /// Submits what was written and is not on its way yet, `between`, and the first copies of `reads`, all in one. [`Ring::collect`] has the others.
+    /// Submits what was written and is not on its way yet, `between`, and the first copies of `reads`, all in one.
+    /// [`Ring::collect`] has the others.
     pub(super) fn submit(
         &mut self,
         buffers: &[Option<Buffer>],
@@ -255,7 +257,8 @@ impl Ring {
         slot.fence.submit(&mut [&mut slot.outward.commands])
     }
 
-    /// Hands out what was asked for by [`Ring::submit`], a slot at a time; no two pieces of one call are of the same region.
+    /// Hands out what was asked for by [`Ring::submit`], a slot at a time; no two pieces of one call are of the same
+    /// region.
     pub(super) fn collect(
         &mut self,
         buffers: &[Option<Buffer>],

@@ -34,7 +34,8 @@ pub(super) struct Segment {
     at: Option<Sizes>,
     /// The dispatches that have no workgroups at these sizes.
     empty: Vec<bool>,
-    /// What the host reads once the dispatches are done: operands of the host steps behind them, and outputs that those do not make.
+    /// What the host reads once the dispatches are done: operands of the host steps behind them, and outputs that those
+    /// do not make.
     pub(super) wanted: Vec<Port>,
 }
 
@@ -68,7 +69,8 @@ impl Segment {
         self.changing.is_some()
     }
 
-    /// What has to be written so that parameters and workgroups are those of these sizes: nothing if they are. Nothing is recorded anew for it.
+    /// What has to be written so that parameters and workgroups are those of these sizes: nothing if they are. Nothing
+    /// is recorded anew for it.
     ///
     /// # Errors
     /// A number is out of range.

@@ -467,7 +467,8 @@ fn a_host_step_stands_between_dispatches() {
     });
 }
 
-/// Tensors larger than slots of the ring, larger than all of it, and many small ones, each copied back as it came and as another type.
+/// Tensors larger than slots of the ring, larger than all of it, and many small ones, each copied back as it came and
+/// as another type.
 #[test]
 fn inputs_and_outputs_of_any_size_go_through_rings_of_any_size() {
     on_devices(|context, target| {

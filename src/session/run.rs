@@ -14,8 +14,8 @@ use std::time::Instant;
 /// Where a program runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The best GPU; the CPU reference where there is none, or where it fails. A Vulkan driver that computes on the CPU is no GPU: the reference is
-    /// many times faster than it.
+    /// The best GPU; the CPU reference where there is none, or where it fails. A Vulkan driver that computes on the CPU
+    /// is no GPU: the reference is many times faster than it.
     #[default]
     Auto,
     /// The best Vulkan device, GPUs before drivers that compute on the CPU.
@@ -103,8 +103,8 @@ impl Session {
         Session::with_operators(program, choice, ops::registry())
     }
 
-    /// Loads a program that was compiled with operators of a toolchain's own ([`Registry::add`]): its host steps and the CPU reference find them in
-    /// `operators`.
+    /// Loads a program that was compiled with operators of a toolchain's own ([`Registry::add`]): its host steps and
+    /// the CPU reference find them in `operators`.
     ///
     /// # Errors
     /// As [`Session::of`].
@@ -221,7 +221,8 @@ impl Session {
         0
     }
 
-    /// Runs the program once on arrays named as its inputs; those with a default may be left out, and types that NumPy lacks may be given widened.
+    /// Runs the program once on arrays named as its inputs; those with a default may be left out, and types that NumPy
+    /// lacks may be given widened.
     ///
     /// # Errors
     /// An array is no input, one is missing, or as [`Session::run`].
@@ -231,11 +232,12 @@ impl Session {
         self.run(&inputs)
     }
 
-    /// Runs the program once. Inputs and outputs are in the order of the entry's ports; inputs with defaults, which are the last, may be left out.
+    /// Runs the program once. Inputs and outputs are in the order of the entry's ports; inputs with defaults, which are
+    /// the last, may be left out.
     ///
     /// # Errors
-    /// An input has a wrong type or shape, an index is out of range, or the device fails and was asked for by name. After an index out of range the
-    /// session runs on.
+    /// An input has a wrong type or shape, an index is out of range, or the device fails and was asked for by name.
+    /// After an index out of range the session runs on.
     pub fn run(&mut self, inputs: &[Tensor]) -> Result<Outcome, SessionError> {
         self.run_profiled(inputs, false)
     }
@@ -339,7 +341,8 @@ fn load(program: &Program, choice: DeviceChoice) -> Result<crate::runtime::Execu
     Executor::load(program, 0, &context)
 }
 
-/// The best Vulkan device here: discrete GPUs before integrated and virtual ones, drivers that compute on the CPU last; `None` where there is none.
+/// The best Vulkan device here: discrete GPUs before integrated and virtual ones, drivers that compute on the CPU last;
+/// `None` where there is none.
 ///
 /// # Errors
 /// Vulkan fails.

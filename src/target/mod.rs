@@ -247,13 +247,14 @@ impl Target {
         self.limits.min_storage_buffer_offset_alignment.max(16)
     }
 
-    /// Whether convolutions are faster with the channels of a pixel side by side: the device multiplies matrices, and not on a CPU, as lavapipe does.
+    /// Whether convolutions are faster with the channels of a pixel side by side: the device multiplies matrices, and
+    /// not on a CPU, as lavapipe does.
     pub fn prefers_channels_last(&self) -> bool {
         self.features.cooperative_matrix && !self.is_cpu()
     }
 
-    /// Whether it is taken for a CPU, as lavapipe is one: it takes the invocations of a workgroup in turn, and kernels that
-    /// are made for many at a time are no faster there.
+    /// Whether it is taken for a CPU, as lavapipe is one: it takes the invocations of a workgroup in turn, and kernels
+    /// that are made for many at a time are no faster there.
     pub fn is_cpu(&self) -> bool {
         self.limits.subgroup_size <= NARROW_SUBGROUP
     }

@@ -1,5 +1,5 @@
-//! A SPIR-V module read word by word (SPIR-V 1.6, sections 2.3 and 3), apart from nyxc's own reader: what it asks of a device, and which buffers it
-//! writes.
+//! A SPIR-V module read word by word (SPIR-V 1.6, sections 2.3 and 3), apart from nyxc's own reader: what it asks of a
+//! device, and which buffers it writes.
 
 use nyxc::target::Target;
 use std::collections::{BTreeMap, BTreeSet};
@@ -139,8 +139,8 @@ impl Module {
         m
     }
 
-    /// What the module asks for that `target` does not have, and of subgroups everything but arithmetic over all of one, where it has no cooperative
-    /// matrices, which are those of subgroups.
+    /// What the module asks for that `target` does not have, and of subgroups everything but arithmetic over all of
+    /// one, where it has no cooperative matrices, which are those of subgroups.
     pub fn faults(&self, target: &Target) -> Vec<String> {
         let (f, l) = (&target.features, &target.limits);
         let mut faults = Vec::new();
@@ -199,7 +199,8 @@ impl Module {
             return faults;
         }
         // OpSubgroup..., OpGroup... and OpGroupNonUniform... instructions of the core and of the extensions before it.
-        let group = |op: &&u32| matches!(op, 259..=271 | 333..=366 | 4421..=4432 | 5000..=5007 | 5296 | 5571..=5581 | 6401..=6408);
+        let of_extension = |op: u32| matches!(op, 4421..=4432 | 5000..=5007 | 5296 | 5571..=5581 | 6401..=6408);
+        let group = |op: &&u32| matches!(op, 259..=271 | 333..=366) || of_extension(**op);
         // OpGroupNonUniformElect, and OpGroupNonUniformIAdd to OpGroupNonUniformLogicalXor.
         let granted = |op: &&u32| !(f.subgroup_arithmetic && matches!(op, 333 | 349..=364));
         faults.extend(self.opcodes.iter().filter(group).filter(granted).map(|op| format!("subgroup instruction {op}")));

@@ -92,7 +92,8 @@ fn operands(random: &mut Random, dtype: DType, sizes: Sizes, heads_last: [bool; 
         .collect()
 }
 
-/// The reference of the operator against that of this file, the kernels against it, in one piece and, for few queries, in parts.
+/// The reference of the operator against that of this file, the kernels against it, in one piece and, for few queries,
+/// in parts.
 fn check(bench: &Bench, attrs: &Attrs, operands: &[Option<&Tensor>], sizes: Sizes) {
     let own = Attrs(attrs.0.clone());
     let case = |def: &'static OpDef, attrs: Attrs, operands: &[Option<&Tensor>]| Case {
@@ -125,7 +126,8 @@ fn check(bench: &Bench, attrs: &Attrs, operands: &[Option<&Tensor>], sizes: Size
 fn attention_of_many_sizes() {
     on_devices(|bench| {
         let mut random = Random::new(61);
-        // What else there is: nothing; places, of a prompt behind others; a window, a cap, and zeros for rows without keys.
+        // What else there is: nothing; places, of a prompt behind others; a window, a cap, and zeros for rows without
+        // keys.
         let cases: [(Sizes, DType, u32); 11] = [
             ([1, 1, 1, 1, 1, 1, 1], DType::F32, 0),
             ([2, 3, 3, 1, 40, 8, 8], DType::F16, 0),
@@ -190,8 +192,8 @@ fn attention_with_masks_and_lengths() {
             // Whole heads that see nothing.
             let seen = Tensor::from_i64s(DType::Bool, &[heads, 1, 1], &[[1, 0], [0, 1]].concat()[..heads]).unwrap();
             check(bench, &attrs.clone().with_int("zero_masked", 1).with_int("right", 1), &own(&seen), sizes);
-            // Minus infinity, the least float, a number that swallows the scores, in whole rows and among others. What is swallowed depends on the bits
-            // of a float, so the reference in f64 has another answer.
+            // Minus infinity, the least float, a number that swallows the scores, in whole rows and among others. What
+            // is swallowed depends on the bits of a float, so the reference in f64 has another answer.
             let values: Vec<f32> = (0..queries * keys)
                 .map(|i| match (i / keys % 5, i % 3) {
                     (0, _) | (4, 0) => f32::NEG_INFINITY,

@@ -445,8 +445,8 @@ pub fn run_calls(
     (output, names)
 }
 
-/// Runs each dispatch by itself over a result of a pattern: what changes are the elements of its stripe, all of them and no others, and no two stripes have
-/// one in common.
+/// Runs each dispatch by itself over a result of a pattern: what changes are the elements of its stripe, all of them
+/// and no others, and no two stripes have one in common.
 fn writes_what_it_says(context: &VkContext, program: &Program, inputs: &[Tensor], words: Port, result: &TensorType) {
     const PATTERN: u8 = 0x5b;
     let Step::Device(dispatches) = &program.plans[0].entries[0].steps[0] else { panic!("all run on the device") };

@@ -1,4 +1,5 @@
-//! Products on cooperative matrices, by variants that divide them in every way: of f16, of f32 as pairs of f16, and of codes.
+//! Products on cooperative matrices, by variants that divide them in every way: of f16, of f32 as pairs of f16, and of
+//! codes.
 
 use super::*;
 use nyxc::ir::packed::{Granularity, ScaleType};
@@ -8,7 +9,8 @@ fn attrs(trans_b: bool) -> Attrs {
     Attrs::new().with_int("trans_b", i64::from(trans_b))
 }
 
-/// Tiles of one and of several subgroups, with one matrix and with several for each, and the reduction axis divided or not.
+/// Tiles of one and of several subgroups, with one matrix and with several for each, and the reduction axis divided or
+/// not.
 const VARIANTS: [&str; 5] =
     ["16x16x32_16x16_1", "16x32x32_16x16_2", "32x32x32_16x16_4", "64x32x32_32x32_2", "32x64x64_16x32_1"];
 

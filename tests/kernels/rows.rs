@@ -94,7 +94,8 @@ fn normalisation_with_and_without_vectors() {
     });
 }
 
-/// Row lengths at which the number of lanes, of vectors or of elements in one changes, and those around them; odd numbers of rows.
+/// Row lengths at which the number of lanes, of vectors or of elements in one changes, and those around them; odd
+/// numbers of rows.
 #[test]
 fn rows_of_every_length_held_in_registers() {
     on_devices(|bench| {
@@ -199,6 +200,15 @@ fn held_rows_keep_digits_and_what_is_no_number() {
                 // A mean near 1000 has an error of about 1e-4 of the deviation.
                 let worst = a.iter().zip(b.iter()).map(far).fold(0.0, f64::max);
                 assert!(worst < 1e-3, "{names:?} on {}: {worst:e}", target.name);
+            }
+            // Values whose squares f32 does not hold, in some rows of a workgroup.
+            let values: Vec<f32> = random.floats(DType::F32, &[5, n]).to_f32s().unwrap().iter().copied().collect();
+            let values =
+                values.iter().enumerate().map(|(i, v)| v * [1.0, 1e25, 3.0, 2e37, 1e-3][i / n]).collect::<Vec<f32>>();
+            let x = Tensor::from_f32s(DType::F32, &[5, n], &values).unwrap();
+            for kind in ["layer", "rms"] {
+                let attrs = Attrs::new().with_str("kind", kind).with_int("axis", 1).with_float("epsilon", 1e-5);
+                Case::new(&norm::DEF, attrs, &[&x]).check(bench);
             }
             let special = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0, f32::MAX, f32::MIN];
             let places = [0, 1, n / 2 + 1, n - 1];

@@ -247,7 +247,8 @@ fn pools_and_resizes_with_channels_last() {
     });
 }
 
-/// A convolution with channels last, and how it is divided among subgroups: images, channels, filters, groups, window, variant.
+/// A convolution with channels last, and how it is divided among subgroups: images, channels, filters, groups, window,
+/// variant.
 type Divided = ([usize; 3], usize, usize, usize, Window, &'static str);
 
 /// Odd sizes, channels that make vectors and such that do not, groups, padding, one image and several, and few pixels

@@ -237,7 +237,8 @@ pub fn compare(
     Ok(())
 }
 
-/// Operators whose values are random: their types, shapes and ranges are compared, and what a seed gives with what it gives again.
+/// Operators whose values are random: their types, shapes and ranges are compared, and what a seed gives with what it
+/// gives again.
 #[derive(Clone, Copy)]
 enum Random {
     Bernoulli,

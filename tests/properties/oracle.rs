@@ -33,8 +33,9 @@ fn evaluated(op: &Op, operands: &[Option<Values>], n_outputs: usize) -> Option<V
     elementwise::evaluate(op, operands).or_else(|| layers::evaluate(op, operands)).map(|values| vec![values])
 }
 
-/// Whether the squares that an operator sums lie beyond f32, in which kernels compute them: then its results say nothing. Of ReduceL2 alone: the
-/// square, the sum and the root are kernels of their own, as ONNX Runtime's are, which give infinity and 0 there too.
+/// Whether the squares that an operator sums lie beyond f32, in which kernels compute them: then its results say
+/// nothing. Of ReduceL2 alone: the square, the sum and the root are kernels of their own, as ONNX Runtime's are, which
+/// give infinity and 0 there too.
 pub fn squares_beyond_f32(op: &Op, operands: &[Option<&Tensor>]) -> bool {
     let name = op.def.onnx;
     let is_double = operands.first().copied().flatten().is_some_and(|x| x.dtype() == DType::F64);

@@ -259,7 +259,8 @@ fn runs(dispatch: &Dispatch, sizes: &Sizes) -> bool {
     dispatch.groups.iter().all(|n| n.eval(&|name| sizes.get(name).copied()).is_none_or(|n| n > 0))
 }
 
-/// Whether two dispatches write different elements of one result: of the same pitch, in stripes that lie within it, and one behind the other.
+/// Whether two dispatches write different elements of one result: of the same pitch, in stripes that lie within it, and
+/// one behind the other.
 fn different(a: &Dispatch, b: &Dispatch, sizes: &Sizes) -> bool {
     let numbers = |d: &Dispatch| {
         let stripe = d.stripe.as_ref()?;
@@ -276,8 +277,8 @@ fn different(a: &Dispatch, b: &Dispatch, sizes: &Sizes) -> bool {
     }
 }
 
-/// Dispatches that touch the same bytes, one of them writing, have a barrier between them, unless they write different elements of one result, or
-/// at no sizes run both.
+/// Dispatches that touch the same bytes, one of them writing, have a barrier between them, unless they write different
+/// elements of one result, or at no sizes run both.
 fn order<'a>(dispatch: &'a Dispatch, since: &mut Vec<&'a Dispatch>, sizes: &[Sizes]) -> Result<(), String> {
     if dispatch.barrier {
         since.clear();

@@ -1,6 +1,6 @@
-//! What a graph with formats must compute, by the words of the formats alone: an implementation apart from the passes, in which the oracle computes the
-//! nodes that it knows. And how far rounding may
-//! lead: the same with every operand moved at random by about its last bits (Monte Carlo arithmetic, Parker 1997).
+//! What a graph with formats must compute, by the words of the formats alone: an implementation apart from the passes,
+//! in which the oracle computes the nodes that it knows. And how far rounding may lead: the same with every operand
+//! moved at random by about its last bits (Monte Carlo arithmetic, Parker 1997).
 
 use crate::oracle::{self, broadcast_places};
 use crate::quantized::{fake_quantized, quantized_activations};
@@ -9,7 +9,8 @@ use nyxc::ir::{Activations, Class, DType, Graph, NodeId, NodeKind, Op, Tensor, T
 use nyxc::ops::{self, weights};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How far an operand stored as this type is moved, relative to itself: several last bits, for sums in another order and functions of a device.
+/// How far an operand stored as this type is moved, relative to itself: several last bits, for sums in another order
+/// and functions of a device.
 fn epsilon(dtype: DType) -> f64 {
     match dtype {
         DType::F16 => 1.0 / 1024.0,
@@ -161,13 +162,14 @@ impl Run<'_> {
         each(tensor, |v| v + most * f64::from(random.unit()))
     }
 
-    /// The least that a float may be without being stored as 0: devices may flush what is not normal (Vulkan 1.3, "Precision and Operation of SPIR-V
-    /// Instructions"), here or where it was before.
+    /// The least that a float may be without being stored as 0: devices may flush what is not normal (Vulkan 1.3,
+    /// "Precision and Operation of SPIR-V Instructions"), here or where it was before.
     fn least_normal(&self) -> f64 {
         if self.narrow { 6.2e-5 } else { 1.2e-38 }
     }
 
-    /// Truth values, either of them where floats are so near to 0, or next to nothing beside the others, that they may be 0.
+    /// Truth values, either of them where floats are so near to 0, or next to nothing beside the others, that they may
+    /// be 0.
     fn perhaps_true(&mut self, x: &Tensor, truth: &Tensor, next_to_nothing: f64) -> Result<Tensor, String> {
         let normal = self.least_normal().max(1e-30);
         let Some(random) = self.noise.as_mut().filter(|_| x.dtype().is_float()) else { return Ok(truth.clone()) };
@@ -178,8 +180,8 @@ impl Run<'_> {
             .map_err(|e| e.to_string())
     }
 
-    /// Integers and truth values of floats that say nothing (NaN) say nothing either: they are anything where operands, single elements as results are,
-    /// are NaN, and everywhere where results are not of single elements.
+    /// Integers and truth values of floats that say nothing (NaN) say nothing either: they are anything where operands,
+    /// single elements as results are, are NaN, and everywhere where results are not of single elements.
     fn unknown(&mut self, operands: &[Option<&Tensor>], result: Tensor) -> Result<Tensor, String> {
         let has_nan = |t: &Tensor| t.dtype().is_float() && t.to_f64s().unwrap().iter().any(|v| v.is_nan());
         if result.dtype().is_float() || !operands.iter().flatten().any(|t| has_nan(t)) {
@@ -273,7 +275,8 @@ impl Run<'_> {
             && divisor.dtype().is_float()
         {
             *divisor = without_cancelled(divisor, next_to_nothing);
-            // A remainder of a quotient beyond f32's integers has no digit that is right on a device (docs/core-operators.md).
+            // A remainder of a quotient beyond f32's integers has no digit that is right on a device
+            // (docs/core-operators.md).
             if let ("Mod", [Some(dividend), Some(divisor)]) = (op.def.onnx, &mut operands[..]) {
                 *divisor = without_below(divisor, most(dividend) / 4e6);
             }
@@ -333,7 +336,8 @@ impl Run<'_> {
                 "Elu" | "Celu" | "Selu" => self.shifted(&tensor, 4e-7),
                 "Gelu" => self.shifted(&tensor, 1e-6),
                 "Resize" if op.attrs.str("mode").is_some_and(|mode| mode != "nearest") => {
-                    // Places are quotients, of which a device may have some last bits otherwise; between neighbours that are far apart they count.
+                    // Places are quotients, of which a device may have some last bits otherwise; between neighbours
+                    // that are far apart they count.
                     let x = operands[0].as_ref().ok_or("no operand")?;
                     let longest = x.dims().into_iter().max().unwrap_or(1) as f64;
                     self.shifted(&tensor, 3e-7 * longest * most(x))
@@ -346,7 +350,8 @@ impl Run<'_> {
     }
 }
 
-/// NaN, which says nothing, for products of which a part may be beyond what a float holds: kernels multiply in an order of their own.
+/// NaN, which says nothing, for products of which a part may be beyond what a float holds: kernels multiply in an order
+/// of their own.
 fn products_in_any_order(op: &Op, x: &Tensor, rest: &[Option<&Tensor>], products: &Tensor) -> Result<Tensor, String> {
     let extreme = |part: fn(f32) -> f32| {
         let values: Vec<f32> = x.to_f32s().unwrap().iter().map(|v| part(v.abs())).collect();
@@ -365,7 +370,8 @@ fn products_in_any_order(op: &Op, x: &Tensor, rest: &[Option<&Tensor>], products
     Tensor::from_f32s(DType::F32, &products.dims(), &values).map_err(|e| e.to_string())
 }
 
-/// NaN, which says nothing, for elements that are next to nothing beside the others: with rounding they may be 0, by which quotient and remainder are NaN.
+/// NaN, which says nothing, for elements that are next to nothing beside the others: with rounding they may be 0, by
+/// which quotient and remainder are NaN.
 fn without_cancelled(tensor: &Tensor, share: f64) -> Tensor {
     without_below(tensor, most(tensor) * share)
 }
@@ -380,8 +386,8 @@ fn is_stored(tensor: &Tensor) -> bool {
     tensor.dtype().is_float() && tensor.dtype() != DType::F64
 }
 
-/// By how much a value of this type of the model is rounded where a format says how it is stored: by either, for the oracle has each value in the
-/// model's type, and a program in the format's. f64 is f64 under each.
+/// By how much a value of this type of the model is rounded where a format says how it is stored: by either, for the
+/// oracle has each value in the model's type, and a program in the format's. f64 is f64 under each.
 fn rounding(dtype: DType, wanted: Option<DType>) -> f64 {
     match wanted {
         Some(wanted) if dtype.is_float() && dtype != DType::F64 => epsilon(dtype).max(epsilon(wanted)),
@@ -447,8 +453,8 @@ impl Expected {
         stable
     }
 
-    /// Whether a comparison means much: floats of which most may be off by a twentieth at most of what they usually are, and other classes of
-    /// which most are stable.
+    /// Whether a comparison means much: floats of which most may be off by a twentieth at most of what they usually
+    /// are, and other classes of which most are stable.
     pub fn sharp(&self, at: usize) -> bool {
         if self.outputs[at].dtype().class() != Class::Float {
             let stable = self.stable(at);

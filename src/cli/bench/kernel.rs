@@ -420,7 +420,8 @@ pub(super) fn run(args: &Args, device: DeviceChoice, json: bool) -> Result<ExitC
     while start.elapsed() < load {
         executor.run_entry("v0", &[], &none)?;
     }
-    // Samples of all variants in turn: a clock that moves moves them all. What is far behind after the first is left out.
+    // Samples of all variants in turn: a clock that moves moves them all. What is far behind after the first is left
+    // out.
     for sample in 0..=args.samples {
         let best = timed.iter().filter_map(|one| one.us.first().copied()).fold(f64::INFINITY, f64::min);
         for (i, one) in timed.iter_mut().enumerate() {

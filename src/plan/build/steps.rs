@@ -1,4 +1,5 @@
-//! Nodes as steps: dispatches in the order of groups, each with a barrier before it where it touches what others touched since the last one.
+//! Nodes as steps: dispatches in the order of groups, each with a barrier before it where it touches what others
+//! touched since the last one.
 
 use super::{Dispatch, Layout, PlanError, Planned, Step, slot_bytes};
 use crate::ir::{NodeId, ValueId};
@@ -128,7 +129,8 @@ struct Access {
 struct Hazards(Vec<Access>);
 
 impl Hazards {
-    /// Whether a dispatch must wait for earlier ones: it reads what they wrote, or writes what they read or wrote. Notes the dispatch.
+    /// Whether a dispatch must wait for earlier ones: it reads what they wrote, or writes what they read or wrote.
+    /// Notes the dispatch.
     fn conflict(&mut self, accesses: Vec<Access>) -> bool {
         let overlap = |a: &Region, b: &Region| {
             a.allocation == b.allocation && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes

@@ -16,7 +16,8 @@ const MAX_HEAD: i64 = 256;
 const TILE: (u64, u64) = (32, 64);
 /// Elements of a head that shared memory holds at a time (`attention.comp`).
 const SLAB: u64 = 16;
-/// Keys of a block on cooperative matrices (`attention_mma.comp`), and the largest head whose sums stay in registers there.
+/// Keys of a block on cooperative matrices (`attention_mma.comp`), and the largest head whose sums stay in registers
+/// there.
 const MATRIX_KEYS: u64 = 32;
 const MAX_MATRIX_HEAD: u64 = 128;
 /// Shared memory of a workgroup up to which a GPU has two at a time.
@@ -110,8 +111,8 @@ impl<'n> Attention<'n> {
         self.head.is_multiple_of(8) && self.v_head.is_multiple_of(8)
     }
 
-    /// What a subgroup multiplies and how many of its invocations have a row of that, where q, k and v are f16 and the target has what the kernel on
-    /// cooperative matrices needs.
+    /// What a subgroup multiplies and how many of its invocations have a row of that, where q, k and v are f16 and the
+    /// target has what the kernel on cooperative matrices needs.
     fn matrices(&self) -> Option<Matrices> {
         let Target { limits, features, .. } = self.node.target;
         let is_f16 = |slot: usize| self.node.operand(slot).is_ok_and(|(_, ty)| storage(ty) == Some(Storage::F16));
@@ -129,7 +130,8 @@ impl<'n> Attention<'n> {
             return None;
         }
         let head16 = [1, 2, 4, 6, 8].into_iter().find(|blocks| 16 * blocks >= size)?;
-        // As the text declares them: lines of a vector more than the head has, of queries, and of keys beside scores of a block.
+        // As the text declares them: lines of a vector more than the head has, of queries, and of keys beside scores of
+        // a block.
         let (line, rows) = (2 * head16 + 1, 128 / share);
         let bytes = |both: u64| {
             let vectors = (rows * line).max((1 + both) * MATRIX_KEYS * line + rows * (MATRIX_KEYS / 4 + 1));
@@ -209,7 +211,8 @@ impl<'n> Attention<'n> {
     }
 }
 
-/// The calls: for few queries a kernel that divides the keys, for many one of tiles; both where their number changes between runs.
+/// The calls: for few queries a kernel that divides the keys, for many one of tiles; both where their number changes
+/// between runs.
 pub(super) fn attention(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let attention = Attention::of(node)?;
     let Sizes { queries, keys, .. } = &attention.sizes;

@@ -1,4 +1,5 @@
-//! Building a call: operands by slot, parameters by name, the epilogue added, everything checked against key and target.
+//! Building a call: operands by slot, parameters by name, the epilogue added, everything checked against key and
+//! target.
 
 use super::epilogue::Epilogue;
 use super::shape::groups;
@@ -240,7 +241,8 @@ pub(super) fn slices(
         Some(Storage::I64 | Storage::U64) => (n_cols * 8, 0),
         _ => (n_cols * 4, 0),
     };
-    // So many rows that every slice begins where a binding may (alignments are powers of two), and its scales, halves at least, at a word.
+    // So many rows that every slice begins where a binding may (alignments are powers of two), and its scales, halves
+    // at least, at a word.
     let alignment = node.target.alignment();
     let step = (alignment >> row_bytes.trailing_zeros().min(alignment.trailing_zeros())).max(2);
     let n = (limit - alignment) / row_bytes.max(scale_bytes).max(1) / step * step;
@@ -362,7 +364,8 @@ impl Call<'_> {
         self
     }
 
-    /// Neighbours of the result that an invocation computes at a time; 0 where each is computed by itself. They begin at multiples of that number.
+    /// Neighbours of the result that an invocation computes at a time; 0 where each is computed by itself. They begin
+    /// at multiples of that number.
     pub(super) fn vector(mut self, width: u32) -> Self {
         self.vector = width;
         self.flag("vector", width)
@@ -378,8 +381,8 @@ impl Call<'_> {
         self
     }
 
-    /// Whether its own operands, all given by now, are multiplied as f16: the target does it, and none holds more. Packed weights are rounded for
-    /// that, so the node's format says a16, or there is none.
+    /// Whether its own operands, all given by now, are multiplied as f16: the target does it, and none holds more.
+    /// Packed weights are rounded for that, so the node's format says a16, or there is none.
     pub(super) fn half(self) -> Self {
         let may_round = self.node.activations.is_none_or(|a| a == Activations::F16);
         let fits = |storage: Storage| storage == Storage::F16 || (may_round && matches!(storage, Storage::Packed(_)));
@@ -393,7 +396,8 @@ impl Call<'_> {
         matches!(self.template, Template::MatmulI8 | Template::ConvI8 | Template::ConvNhwcI8)
     }
 
-    /// A loop of the template's text that an invocation comes to `entries` times, and whose body then runs `times` times.
+    /// A loop of the template's text that an invocation comes to `entries` times, and whose body then runs `times`
+    /// times.
     pub(super) fn each(mut self, entries: impl Into<Dim>, times: impl Into<Dim>) -> Self {
         self.loops.push(Loop { entries: most(&entries.into()), times: most(&times.into()), in_epilogue: false });
         self
@@ -563,7 +567,8 @@ const MAX_ROLLED: u64 = 4096;
 /// Elements that a turn of a longer one takes: the flag `unroll`.
 const UNROLLED: u32 = 16;
 
-/// The call with the flag `unroll` for loops over `n` elements, and how many turns they have. The order of elements, and so the result, is the same.
+/// The call with the flag `unroll` for loops over `n` elements, and how many turns they have. The order of elements,
+/// and so the result, is the same.
 pub(super) fn unrolled<'n>(call: Call<'n>, n: &Dim) -> (Call<'n>, Dim) {
     let per_turn = if most(n) <= MAX_ROLLED { 1 } else { UNROLLED };
     (call.flag("unroll", per_turn), n.div_ceil(u64::from(per_turn)))
@@ -574,8 +579,8 @@ fn most(dim: &Dim) -> u64 {
     dim.most().map_or(u64::MAX, |n| u64::try_from(n).unwrap_or(0))
 }
 
-/// How often the bodies of loops run that the device's code of an expression has (`shaders/include/maths.glsl`, `expr.glsl`, `wide.glsl`), whatever
-/// the operands.
+/// How often the bodies of loops run that the device's code of an expression has (`shaders/include/maths.glsl`,
+/// `expr.glsl`, `wide.glsl`), whatever the operands.
 fn loops_of(expr: &Expr, operands: &[Class]) -> Vec<u64> {
     use Binary::{Div, Fmod, Mod, Pow, UDiv, UMod};
     let mut times = Vec::new();
@@ -592,8 +597,8 @@ fn loops_of(expr: &Expr, operands: &[Class]) -> Vec<u64> {
     times
 }
 
-/// The uniform block: every parameter of the key exactly once, words or expressions of sizes that are words. `None` where a value does not fit
-/// in 32 bits.
+/// The uniform block: every parameter of the key exactly once, words or expressions of sizes that are words. `None`
+/// where a value does not fit in 32 bits.
 fn block(key: &KernelKey, given: &mut BTreeMap<String, (ParamType, Dim)>) -> Result<Option<Vec<Dim>>, String> {
     let mut words = Vec::new();
     let mut fits = true;

@@ -12,8 +12,9 @@ pub(super) struct Epilogue {
     pub(super) key: ExprKey,
     /// Each operand with the numbers that its load needs.
     pub(super) args: Vec<(ValueId, Vec<Dim>)>,
-    /// Its float literals, each with the `i` of the parameter `xi` that it is: kernels that differ only in these are one. Drivers also compute products and quotients with a literal
-    /// 0 as if no number were NaN or infinite (lavapipe's gallivm), however precise they are said to be.
+    /// Its float literals, each with the `i` of the parameter `xi` that it is: kernels that differ only in these are
+    /// one. Drivers also compute products and quotients with a literal 0 as if no number were NaN or infinite
+    /// (lavapipe's gallivm), however precise they are said to be.
     pub(super) numbers: Vec<(usize, f32)>,
 }
 
@@ -67,7 +68,8 @@ impl Epilogue {
         })
     }
 
-    /// How vectors of so many elements of each operand lie, for vectors of the result that begin at multiples of `width`.
+    /// How vectors of so many elements of each operand lie, for vectors of the result that begin at multiples of
+    /// `width`.
     pub(super) fn runs(&self, width: u32) -> Vec<Run> {
         let divides = |dim: &Dim| divides(width, dim);
         let run = |load: Load, numbers: &[Dim]| match (load, numbers) {

@@ -1,5 +1,5 @@
-//! Products of few rows by kernels that read 16 bytes at a time: which variant, and its call. Where the target or the form of the weights does not
-//! suit them, `matvec` computes the product on any device.
+//! Products of few rows by kernels that read 16 bytes at a time: which variant, and its call. Where the target or the
+//! form of the weights does not suit them, `matvec` computes the product on any device.
 
 use super::call::Node;
 use super::matmul::{Columns, Product, sizes};
@@ -15,8 +15,9 @@ const STEP: i64 = 32;
 /// Most rows of the first operand.
 const MAX_ROWS: u32 = 8;
 
-/// The kernel and its variant for `rows` rows at most; `None` where `matvec` computes the product. What is chosen for two rows and for eight adds up
-/// in the same order, so that a program for any number of rows gives the bits of that for one number.
+/// The kernel and its variant for `rows` rows at most; `None` where `matvec` computes the product. What is chosen for
+/// two rows and for eight adds up in the same order, so that a program for any number of rows gives the bits of that
+/// for one number.
 pub(super) fn choose(
     node: &Node<'_>,
     product: &Product,
@@ -55,8 +56,8 @@ pub(super) fn choose(
     Ok(variant.map(|variant| (template, variant)))
 }
 
-/// Variants for a kernel, the best first, as measured on an H200 (`benches/gpu`): by the storage of the weights, their rows and the length of
-/// these. Those for two rows and more have the same lanes and ways, since sums depend on these.
+/// Variants for a kernel, the best first, as measured on an H200 (`benches/gpu`): by the storage of the weights, their
+/// rows and the length of these. Those for two rows and more have the same lanes and ways, since sums depend on these.
 fn preferred(template: Template, b: Storage, (n, k): (Option<i64>, i64), rows: u32, target: &Target) -> Vec<Gemv> {
     let of = |threads, lanes, ways, columns, steps| Gemv { threads, lanes, ways, columns, steps };
     match (template, b, rows) {

@@ -1,5 +1,5 @@
-//! Rows that are read once and held in registers: how many invocations hold one, and in what vectors. Rows of other lengths, and those of devices
-//! whose subgroups have no arithmetic, are read again for each of their sums.
+//! Rows that are read once and held in registers: how many invocations hold one, and in what vectors. Rows of other
+//! lengths, and those of devices whose subgroups have no arithmetic, are read again for each of their sums.
 
 use super::call::{Call, Node};
 use super::vectors::longest;
@@ -28,8 +28,8 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// For rows of `n` elements of these storages; `None` where they are not held. Only lengths that are known are: a program for sizes that change
-    /// is then the same whatever their range.
+    /// For rows of `n` elements of these storages; `None` where they are not held. Only lengths that are known are: a
+    /// program for sizes that change is then the same whatever their range.
     pub(super) fn of(node: &Node<'_>, n: &Dim, storages: &[Option<Storage>]) -> Option<Held> {
         let n = n.known().and_then(|n| u32::try_from(n).ok()).filter(|n| *n >= SHORTEST)?;
         let limits = &node.target.limits;

@@ -111,7 +111,8 @@ pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     Ok(calls.into_iter().map(|call| KernelCall { stripe: call.stripe.filter(|_| n_parts > 1), ..call }).collect())
 }
 
-/// The calls that compute it: one, or where the number of rows changes between runs those for one row, for few and for many, of which one applies.
+/// The calls that compute it: one, or where the number of rows changes between runs those for one row, for few and for
+/// many, of which one applies.
 fn float_product(
     node: &Node<'_>,
     product: &Product,

@@ -1,5 +1,5 @@
-//! Products of many rows on cooperative matrices: which variant, and its call. Where the target or the form of the operands does not suit them, other
-//! kernels compute the product on any device.
+//! Products of many rows on cooperative matrices: which variant, and its call. Where the target or the form of the
+//! operands does not suit them, other kernels compute the product on any device.
 
 use super::call::{Call, Node};
 use super::matmul::{Columns, Product, sizes};
@@ -78,8 +78,8 @@ pub(super) struct Choice {
 }
 
 impl Operands {
-    /// Of a product of depth `k` whose second operand has `n` columns; `None` where no kernel of cooperative matrices has them. `b_along_k`: whether
-    /// elements of b that are neighbours in memory are so along the reduction axis.
+    /// Of a product of depth `k` whose second operand has `n` columns; `None` where no kernel of cooperative matrices
+    /// has them. `b_along_k`: whether elements of b that are neighbours in memory are so along the reduction axis.
     pub(super) fn of(
         node: &Node<'_>,
         (a, b): (Storage, Storage),
@@ -182,14 +182,15 @@ impl Operands {
             && self.shared_bytes(v) <= limits.max_compute_shared_memory_size
     }
 
-    /// The variant for a product of `m` rows, of a bucket, and `n` columns, `batch` times; `None` where other kernels are better.
-    /// Variants for the same case add up in the same order, whatever the number of rows is, so that a program for any number of rows gives the
-    /// bits of that for one number.
+    /// The variant for a product of `m` rows, of a bucket, and `n` columns, `batch` times; `None` where other kernels
+    /// are better. Variants for the same case add up in the same order, whatever the number of rows is, so that a
+    /// program for any number of rows gives the bits of that for one number.
     fn choose(self, node: &Node<'_>, [m, n, batch]: [&Dim; 3], k: &Dim, bucket: Bucket) -> Option<Choice> {
         self.choose_among(node, k, || self.preferred([m, n, batch], k, bucket))
     }
 
-    /// The first of these variants that the target has room for, or the one that somebody asks for; `None` where other kernels are better.
+    /// The first of these variants that the target has room for, or the one that somebody asks for; `None` where other
+    /// kernels are better.
     pub(super) fn choose_among(self, node: &Node<'_>, k: &Dim, preferred: impl FnOnce() -> Vec<Mma>) -> Option<Choice> {
         let fits = |variant: &Mma| self.fits(*variant, node.target) && self.loops_fit(*variant, k, node.target);
         let variant = match node.variant {
@@ -201,13 +202,14 @@ impl Operands {
         variant.map(|variant| Choice { variant, operands: self })
     }
 
-    /// Variants, the best first, as measured on an H200 (`benches/gpu`). All of one case have the same `k` and `ways`, which sums depend on: these follow
-    /// from the columns and the reduction axis alone.
+    /// Variants, the best first, as measured on an H200 (`benches/gpu`). All of one case have the same `k` and `ways`,
+    /// which sums depend on: these follow from the columns and the reduction axis alone.
     fn preferred(self, [m, n, batch]: [&Dim; 3], k: &Dim, bucket: Bucket) -> Vec<Mma> {
         use Arithmetic::{Codes, Half, Pairs};
         // Of narrow products there are few tiles, and small ones are faster.
         let is_narrow = most(n) < 2048;
-        // The slab and the ways, then tiles and the parts of subgroups, the largest first. The longer part of pairs lies along the rows.
+        // The slab and the ways, then tiles and the parts of subgroups, the largest first. The longer part of pairs
+        // lies along the rows.
         let (slab, ways, tiles): (u32, u32, &[[u32; 4]]) = match (bucket, self.arithmetic) {
             (Bucket::UpTo16, Half | Codes) => (64, 8, &[[16, 16, 16, 16]]),
             (Bucket::UpTo16, Pairs) => (32, 8, &[[16, 16, 16, 16]]),
@@ -247,7 +249,8 @@ impl Operands {
         [&all[enough..], &all[..enough]].concat()
     }
 
-    /// The loops of the text: how often an invocation comes to each, and how often its body then runs. The others are unrolled.
+    /// The loops of the text: how often an invocation comes to each, and how often its body then runs. The others are
+    /// unrolled.
     fn loops(self, v: Mma, k: &Dim, subgroup: u32) -> Vec<(u64, u64)> {
         let puts = self.puts(v, subgroup);
         let has_plain = self.arithmetic == Arithmetic::Pairs && self.b == Storage::F32;
@@ -299,7 +302,8 @@ impl Choice {
     }
 }
 
-/// The call for a product whose rows are of this case; `when` is 1 or 0 and says whether it applies. `None` where other kernels compute it.
+/// The call for a product whose rows are of this case; `when` is 1 or 0 and says whether it applies. `None` where other
+/// kernels compute it.
 pub(super) fn call(
     node: &Node<'_>,
     product: &Product,

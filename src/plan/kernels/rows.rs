@@ -29,7 +29,8 @@ struct Readers {
 }
 
 impl Readers {
-    /// Those of rows of `n` elements, of which there are `rows`: long ones are a workgroup's, with `strided` only as long as there are few of them.
+    /// Those of rows of `n` elements, of which there are `rows`: long ones are a workgroup's, with `strided` only as
+    /// long as there are few of them.
     fn of(n: &Dim, rows: &Dim, strided: bool) -> Readers {
         let (long, short) = (from(n, WIDE_ROW), at_most(n, WIDE_ROW - 1));
         if strided {
@@ -119,7 +120,8 @@ pub(super) fn reduce(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         let call = node.call(Template::RowReduce).operand(x).uint("rows", n.clone()).uint("n", n_reduced);
         return Ok(vec![held.call(call.flag("kind", kind).flag("vector", held.width), 1, &n)?]);
     }
-    // Products in parts may overflow in one and vanish in another, and infinity times 0 is no number: one invocation takes them in order.
+    // Products in parts may overflow in one and vanish in another, and infinity times 0 is no number: one invocation
+    // takes them in order.
     let readers = if kind == PRODUCT {
         Readers { group: Dim::Known(0), invocation: Dim::Known(1), longest: n_reduced.clone() }
     } else {

@@ -10,8 +10,8 @@ const ZERO: Dim = Dim::Known(0);
 /// Axes of an index space with the strides of some operands: `(size, stride of each operand)`, outermost first.
 pub(super) type Axes<const N: usize> = Vec<(Dim, [Dim; N])>;
 
-/// Leaves out axes of size 1 and merges those that every operand walks as one. Sizes that change merge where their form tells it, so that the
-/// kernel is one for all of them.
+/// Leaves out axes of size 1 and merges those that every operand walks as one. Sizes that change merge where their form
+/// tells it, so that the kernel is one for all of them.
 pub(super) fn merge<const N: usize>(axes: impl IntoIterator<Item = (Dim, [Dim; N])>) -> Axes<N> {
     let mut merged: Axes<N> = Vec::new();
     for (size, strides) in axes.into_iter().filter(|(size, _)| *size != ONE) {
@@ -29,7 +29,8 @@ pub(super) fn merge<const N: usize>(axes: impl IntoIterator<Item = (Dim, [Dim; N
 /// Row-major strides in elements.
 pub(super) use crate::ops::strided::row_major as strides;
 
-/// Strides with which an operand of `dims` is read for a result of `out` that it broadcasts to; `None` where it does not.
+/// Strides with which an operand of `dims` is read for a result of `out` that it broadcasts to; `None` where it does
+/// not.
 pub(super) fn broadcast(dims: &[Dim], out: &[Dim]) -> Option<Vec<Dim>> {
     let missing = out.len().checked_sub(dims.len())?;
     let own = strides(dims);
@@ -42,8 +43,8 @@ pub(super) fn broadcast(dims: &[Dim], out: &[Dim]) -> Option<Vec<Dim>> {
         .collect()
 }
 
-/// How an operand of `dims` is read for a result of `out`, and the numbers that [`Load`] needs, in the order of its parameters; `None` where
-/// it does not broadcast or has too many axes.
+/// How an operand of `dims` is read for a result of `out`, and the numbers that [`Load`] needs, in the order of its
+/// parameters; `None` where it does not broadcast or has too many axes.
 pub(super) fn load(dims: &[Dim], out: &[Dim]) -> Option<(Load, Vec<Dim>)> {
     let strides = broadcast(dims, out)?;
     if product(dims) == ONE {
@@ -65,8 +66,8 @@ pub(super) fn load(dims: &[Dim], out: &[Dim]) -> Option<(Load, Vec<Dim>)> {
     Some((Load::Strided(rank), numbers))
 }
 
-/// Whether a size is `n` or more. Of sizes that change it is taken to be, whatever their range: kernels are not chosen by ranges, so that results
-/// do not depend on them.
+/// Whether a size is `n` or more. Of sizes that change it is taken to be, whatever their range: kernels are not chosen
+/// by ranges, so that results do not depend on them.
 pub(super) fn at_least(dim: &Dim, n: i64) -> bool {
     dim.known().is_none_or(|own| own >= n)
 }
@@ -77,8 +78,8 @@ pub(super) fn divides(n: u32, dim: &Dim) -> bool {
     dim.floor_div(&n).is_some_and(|quotient| &quotient * &n == *dim)
 }
 
-/// 1 where a size is `most` or less, else 0. Kernels that are for few or for many of something are both recorded where how many there are changes
-/// between runs; the one that does not apply gets no workgroups.
+/// 1 where a size is `most` or less, else 0. Kernels that are for few or for many of something are both recorded where
+/// how many there are changes between runs; the one that does not apply gets no workgroups.
 pub(super) fn at_most(dim: &Dim, most: i64) -> Dim {
     let quotient = Dim::Known(most).floor_div(&Dim::larger(dim, &ONE)).unwrap_or(ZERO);
     Dim::least(&quotient, &ONE)
@@ -89,7 +90,8 @@ pub(super) fn from(dim: &Dim, least: i64) -> Dim {
     Dim::least(&dim.floor_div(&Dim::Known(least)).unwrap_or(ZERO), &ONE)
 }
 
-/// Groups along x, y, z for `n` workgroups in all, spread over x and y as `group()` in `common.glsl` numbers them; `None` where they do not fit.
+/// Groups along x, y, z for `n` workgroups in all, spread over x and y as `group()` in `common.glsl` numbers them;
+/// `None` where they do not fit.
 pub(super) fn groups(n: &Dim) -> Option<[Dim; 3]> {
     const MOST: i64 = 65535;
     let most = n.most()?;

@@ -1,4 +1,5 @@
-//! Transposed tensors, tile by tile: where the innermost axis of the operand becomes another of the result, neighbours of one side are far apart on the other.
+//! Transposed tensors, tile by tile: where the innermost axis of the operand becomes another of the result, neighbours
+//! of one side are far apart on the other.
 
 use super::call::Call;
 use super::shape::{Axes, at_least, divides, strides};
@@ -27,8 +28,8 @@ pub(super) struct Tiles {
 }
 
 impl Tiles {
-    /// For a result of these axes, with their strides in an operand that lies as `x`; `None` where the result is contiguous where the operand is,
-    /// the operand is not contiguous along any, or one of both axes is short.
+    /// For a result of these axes, with their strides in an operand that lies as `x`; `None` where the result is
+    /// contiguous where the operand is, the operand is not contiguous along any, or one of both axes is short.
     pub(super) fn of(axes: &Axes<1>, offset: &Dim, x: Option<Storage>) -> Option<Tiles> {
         let sizes: Vec<Dim> = axes.iter().map(|(size, _)| size.clone()).collect();
         let own = strides(&sizes);

@@ -10,9 +10,10 @@ const ENOUGH: i64 = 1 << 16;
 /// Bytes of the longest word that one instruction reads.
 const WORD_BYTES: u32 = 16;
 
-/// The width for a result of `n` elements where vectors begin at multiples of what divides all of `multiples`: so many that the shortest elements of
-/// `storages` fill a word, but no more than leave every invocation something to do; 0 where single elements it is. It depends on the form of sizes
-/// that change, never on their range, and every width gives the same bits.
+/// The width for a result of `n` elements where vectors begin at multiples of what divides all of `multiples`: so many
+/// that the shortest elements of `storages` fill a word, but no more than leave every invocation something to do; 0
+/// where single elements it is. It depends on the form of sizes that change, never on their range, and every width
+/// gives the same bits.
 pub(super) fn width(node: &Node<'_>, storages: impl Iterator<Item = Storage>, n: &Dim, multiples: &[&Dim]) -> u32 {
     let longest = longest(storages);
     // Where f16 is emulated, a single element is written by two atomic operations.

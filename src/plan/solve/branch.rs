@@ -74,7 +74,8 @@ struct Half {
     lost: f64,
 }
 
-/// How much the bound has risen for each unit of lost fractions, by group and side (pseudo-costs, Benichou et al. 1971).
+/// How much the bound has risen for each unit of lost fractions, by group and side (pseudo-costs, Benichou et al.
+/// 1971).
 struct Experience(Vec<[(f64, f64); 2]>);
 
 impl Experience {
@@ -207,8 +208,8 @@ impl<'a> Search<'a> {
         self.closed.min(open).min(self.best)
     }
 
-    /// Objectives from here on are not worth finding. What counts as better grows with the nodes spent, from nearly nothing to the gap that
-    /// is allowed, which lets easy searches end exactly and hard ones end.
+    /// Objectives from here on are not worth finding. What counts as better grows with the nodes spent, from nearly
+    /// nothing to the gap that is allowed, which lets easy searches end exactly and hard ones end.
     fn cutoff(&self) -> f64 {
         let model = self.model;
         let value = model.offset + model.unit * self.best;
@@ -303,8 +304,8 @@ impl<'a> Search<'a> {
         Some((bound, split))
     }
 
-    /// The split that promises the largest rise of the bound, among those that allow the current fractions in neither part. In the order of
-    /// cost, the parts are "precise" and "small" (Beale and Tomlin 1970).
+    /// The split that promises the largest rise of the bound, among those that allow the current fractions in neither
+    /// part. In the order of cost, the parts are "precise" and "small" (Beale and Tomlin 1970).
     fn fractional_split(&self) -> Option<Split> {
         let inst = self.model.inst;
         let mut parts: Vec<Vec<(usize, f64)>> = vec![Vec::new(); inst.n_groups()];
@@ -334,7 +335,8 @@ impl<'a> Search<'a> {
         best.map(|b| b.1)
     }
 
-    /// Splits some group that still has a choice, for when the relaxation is integral and yet does not fit, by rounding errors.
+    /// Splits some group that still has a choice, for when the relaxation is integral and yet does not fit, by rounding
+    /// errors.
     fn any_split(&self) -> Option<Split> {
         let inst = self.model.inst;
         (0..inst.n_groups()).find_map(|group| {

@@ -91,9 +91,9 @@ impl<'a> Assignment<'a> {
         self.usage.iter().map(|&u| i128::from((u - ceiling).max(0))).sum()
     }
 
-    /// Moves groups to smaller choices until all rows are within `ceiling`: each time the group that frees bytes in the fullest row at the
-    /// least rise of `score` a byte, among moves that lower the excess over all rows. False if it gets stuck, or if `effort`, counted in
-    /// look-ups, is spent; what is spent is taken from it.
+    /// Moves groups to smaller choices until all rows are within `ceiling`: each time the group that frees bytes in the
+    /// fullest row at the least rise of `score` a byte, among moves that lower the excess over all rows. False if it
+    /// gets stuck, or if `effort`, counted in look-ups, is spent; what is spent is taken from it.
     pub fn repair(&mut self, ceiling: i64, score: &[f64], effort: &mut usize) -> bool {
         let inst = self.inst;
         let mut excess = self.excess(ceiling);
@@ -136,8 +136,8 @@ impl<'a> Assignment<'a> {
         self.fits(ceiling)
     }
 
-    /// Lowers the cost of an assignment that fits, as long as one move does, or one move paid for by another. Pairs are tried while `effort`,
-    /// counted in look-ups, lasts; what is spent is taken from it.
+    /// Lowers the cost of an assignment that fits, as long as one move does, or one move paid for by another. Pairs are
+    /// tried while `effort`, counted in look-ups, lasts; what is spent is taken from it.
     pub fn improve(&mut self, ceiling: i64, effort: &mut usize) {
         loop {
             while self.improve_once(ceiling) {}

@@ -1,9 +1,11 @@
-//! Chooses one way to run each group of nodes such that the predicted error is least and every step of the schedule fits its byte budget.
+//! Chooses one way to run each group of nodes such that the predicted error is least and every step of the schedule
+//! fits its byte budget.
 //!
-//! This is a multiple-choice knapsack with one constraint per schedule step (Kellerer, Pferschy and Pisinger 2004, chapters 9 and 11). It is
-//! reduced to the choices and rows that can matter (`reduce`), relaxed to fractions (`simplex`), rounded (`local`), and searched by branch
-//! and bound (`branch`). Floating-point errors can cost time and tightness, never truth: assignments are checked in integers, and bounds are
-//! Lagrangian ones with their rounding errors deducted (`model`).
+//! This is a multiple-choice knapsack with one constraint per schedule step (Kellerer, Pferschy and Pisinger 2004,
+//! chapters 9 and 11). It is reduced to the choices and rows that can matter (`reduce`), relaxed to fractions
+//! (`simplex`), rounded (`local`), and searched by branch and bound (`branch`). Floating-point errors can cost time and
+//! tightness, never truth: assignments are checked in integers, and bounds are Lagrangian ones with their rounding
+//! errors deducted (`model`).
 
 mod branch;
 mod local;
@@ -72,8 +74,8 @@ pub struct Limits {
     pub max_work: u64,
     /// Relaxations solved before the search stops insisting on an exact answer.
     pub exact_nodes: usize,
-    /// The share of the objective that may be given away: nothing up to `exact_nodes`, all of this from half of `max_nodes`, `max_pivots` or
-    /// `max_work`, and rising in between.
+    /// The share of the objective that may be given away: nothing up to `exact_nodes`, all of this from half of
+    /// `max_nodes`, `max_pivots` or `max_work`, and rising in between.
     pub gap: f64,
 }
 
@@ -96,7 +98,8 @@ pub struct Solution {
     pub peak: u64,
     /// Relaxations solved.
     pub n_nodes: usize,
-    /// Error that one byte more of capacity would save, in the relaxation; zero if all groups have their cheapest choice.
+    /// Error that one byte more of capacity would save, in the relaxation; zero if all groups have their cheapest
+    /// choice.
     pub shadow_price: f64,
 }
 
@@ -121,7 +124,8 @@ pub enum SolveError {
     Infeasible {
         /// The smallest peak of any assignment found, in bytes.
         min_peak: u64,
-        /// A proven lower limit of all peaks, in bytes; equal to `min_peak` if the search ended within [`Limits::exact_nodes`].
+        /// A proven lower limit of all peaks, in bytes; equal to `min_peak` if the search ended within
+        /// [`Limits::exact_nodes`].
         bound: u64,
         /// The capacity asked for, in bytes.
         capacity: u64,
@@ -178,13 +182,14 @@ enum Goal {
 
 /// Finds an assignment of nearly least cost among those that fit.
 ///
-/// The answer is exact to a relative 1e-9 if the search ends within `limits.exact_nodes`, and within `limits.gap` if it ends before the other
-/// limits; in any case [`Solution::bound`] says how good it is. Where the cheapest choices of all groups fit, they are the answer.
+/// The answer is exact to a relative 1e-9 if the search ends within `limits.exact_nodes`, and within `limits.gap` if it
+/// ends before the other limits; in any case [`Solution::bound`] says how good it is. Where the cheapest choices of all
+/// groups fit, they are the answer.
 ///
 /// # Errors
 ///
-/// [`SolveError::Infeasible`] if nothing fits, [`SolveError::Undecided`] if `limits` are too tight to tell, the others if the problem is
-/// malformed.
+/// [`SolveError::Infeasible`] if nothing fits, [`SolveError::Undecided`] if `limits` are too tight to tell, the others
+/// if the problem is malformed.
 pub fn solve(problem: &Problem, limits: &Limits) -> Result<Solution, SolveError> {
     let most = problem.check()?;
     let cheapest = problem.cheapest();
@@ -233,8 +238,8 @@ pub struct Relaxed {
 /// Solves the relaxation, in which a group may take its choices in parts that add up to one.
 ///
 /// # Errors
-/// [`SolveError::Infeasible`] without numbers of a search if not even that fits or no first assignment was found, the others if the problem is
-/// malformed.
+/// [`SolveError::Infeasible`] without numbers of a search if not even that fits or no first assignment was found, the
+/// others if the problem is malformed.
 pub fn relax(problem: &Problem, limits: &Limits) -> Result<Relaxed, SolveError> {
     let most = problem.check()?;
     let capacity = problem.capacity;
@@ -260,7 +265,8 @@ pub fn min_peak(problem: &Problem, limits: &Limits) -> Result<MinPeak, SolveErro
 }
 
 impl Problem {
-    /// Checks what the types do not say. Gives the bytes that the largest choices would use if all their rows fell together.
+    /// Checks what the types do not say. Gives the bytes that the largest choices would use if all their rows fell
+    /// together.
     fn check(&self) -> Result<u64, SolveError> {
         let mut most = u128::from(self.row_base.iter().copied().max().unwrap_or(0));
         let mut dearest = 0.0;

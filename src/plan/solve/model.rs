@@ -3,7 +3,8 @@
 use super::Goal;
 use super::reduce::Instance;
 
-/// One row in units of its own slack: `sum of coef * x - relief * t <= rhs`, with `t >= 0` the excess over the floor of the peak.
+/// One row in units of its own slack: `sum of coef * x - relief * t <= rhs`, with `t >= 0` the excess over the floor of
+/// the peak.
 pub(super) struct Row {
     /// The row of the instance.
     pub id: usize,
@@ -15,8 +16,8 @@ pub(super) struct Row {
     scale: f64,
 }
 
-/// An instance with its objective scaled, so that the difference between the floor of the objective and the best known answer is one.
-/// Coefficients are then between zero and about one, whatever the sizes of errors and tensors.
+/// An instance with its objective scaled, so that the difference between the floor of the objective and the best known
+/// answer is one. Coefficients are then between zero and about one, whatever the sizes of errors and tensors.
 pub(super) struct Model<'a> {
     pub inst: &'a Instance,
     pub goal: Goal,
@@ -32,7 +33,8 @@ pub(super) struct Model<'a> {
 pub(super) struct Dual {
     /// A lower limit of the scaled objective, rounding errors deducted.
     pub bound: f64,
-    /// For each choice, how much the bound rises at least if that choice is taken; negative only for choices that were not allowed.
+    /// For each choice, how much the bound rises at least if that choice is taken; negative only for choices that were
+    /// not allowed.
     pub reduced: Vec<f64>,
 }
 
@@ -45,8 +47,8 @@ impl<'a> Model<'a> {
         };
         let gap = best - offset;
         let unit = if gap > 0.0 { gap } else { 1.0 };
-        // A choice that alone costs more than the best answer is in no better one; what exactly it costs is of no interest then, and would
-        // only spoil the scaling.
+        // A choice that alone costs more than the best answer is in no better one; what exactly it costs is of no
+        // interest then, and would only spoil the scaling.
         let cost = inst.cost.iter().map(|c| (c / unit).min(2.0)).collect();
         Model { inst, goal, cost, offset, unit }
     }
@@ -77,9 +79,9 @@ impl<'a> Model<'a> {
         Row { id, coef, rhs, relief, scale }
     }
 
-    /// Evaluates the Lagrangian at multipliers `pi`, one for each of `rows`, over the choices that are not `banned`. The multipliers may
-    /// come from any source: negative ones count as zero, so the bound holds by weak duality alone (Geoffrion 1974). With `cost` unset,
-    /// costs count as zero: a positive bound then proves that no assignment fits.
+    /// Evaluates the Lagrangian at multipliers `pi`, one for each of `rows`, over the choices that are not `banned`.
+    /// The multipliers may come from any source: negative ones count as zero, so the bound holds by weak duality alone
+    /// (Geoffrion 1974). With `cost` unset, costs count as zero: a positive bound then proves that no assignment fits.
     pub fn lagrangian<'r>(&self, rows: impl Iterator<Item = &'r Row>, pi: &[f64], banned: &[bool], cost: bool) -> Dual {
         let inst = self.inst;
         let mut value = if cost { self.cost.clone() } else { vec![0.0; inst.n_choices()] };
@@ -99,10 +101,11 @@ impl<'a> Model<'a> {
             inst.choices(g).for_each(|j| reduced[j] = value[j] - best);
             sum += best;
         }
-        // All terms of either sum are non-negative, so this exceeds the error of any order of summation (Higham 2002, section 4.2), with
-        // room for the rounding of the coefficients.
+        // All terms of either sum are non-negative, so this exceeds the error of any order of summation (Higham 2002,
+        // section 4.2), with room for the rounding of the coefficients.
         let margin = 4.0 * terms as f64 * f64::EPSILON * (1.0 + sum + paid);
-        // Paying more than one for the excess would make the Lagrangian unbounded below; scaling all prices down mends that.
+        // Paying more than one for the excess would make the Lagrangian unbounded below; scaling all prices down mends
+        // that.
         let shrink = if cost && relief > 1.0 { 1.0 / relief } else { 1.0 };
         let bound = if sum.is_finite() { (sum - paid) * shrink - margin } else { f64::INFINITY };
         reduced.iter_mut().for_each(|d| *d = *d * shrink - margin);

@@ -110,7 +110,8 @@ pub(super) struct Best {
     pub price: f64,
 }
 
-/// Improves on `start`, which fits in `ceiling`, until it is proven good enough, `limits` are reached, or the objective is `target` or less.
+/// Improves on `start`, which fits in `ceiling`, until it is proven good enough, `limits` are reached, or the objective
+/// is `target` or less.
 pub(super) fn optimise(
     problem: &Problem,
     limits: &Limits,

@@ -11,9 +11,9 @@ pub(super) struct Span {
     pub bytes: i64,
 }
 
-/// A reduced problem. Groups with one choice left are folded away; the choices of the others are numbered consecutively, group by group,
-/// each group's by rising cost. Usage is stored above the least that any of the group's choices has in that row, and that least is part of
-/// `low`, so `low` alone is a lower limit of each row's usage.
+/// A reduced problem. Groups with one choice left are folded away; the choices of the others are numbered
+/// consecutively, group by group, each group's by rising cost. Usage is stored above the least that any of the group's
+/// choices has in that row, and that least is part of `low`, so `low` alone is a lower limit of each row's usage.
 pub(super) struct Instance {
     /// First choice of each group, and one past the last choice of all.
     pub start: Vec<usize>,
@@ -78,8 +78,8 @@ impl Instance {
 /// Which choices of each group may still be part of a better answer.
 pub(super) type Alive = Vec<Vec<bool>>;
 
-/// Reduces `problem` to assignments of `alive` choices that use at most `ceiling` bytes in each row, and clears in `alive` the choices that
-/// no such assignment needs. `None` if there is no such assignment.
+/// Reduces `problem` to assignments of `alive` choices that use at most `ceiling` bytes in each row, and clears in
+/// `alive` the choices that no such assignment needs. `None` if there is no such assignment.
 pub(super) fn reduce(problem: &Problem, alive: &mut Alive, goal: Goal, ceiling: i64) -> Option<Instance> {
     let all: Vec<usize> = (0..problem.row_base.len()).collect();
     let low = drop_oversized(problem, alive, ceiling, &all)?;
@@ -165,8 +165,9 @@ pub(super) fn signed(bytes: u64) -> i64 {
     i64::try_from(bytes).unwrap_or(i64::MAX)
 }
 
-/// Clears the choices that overflow some row even if all other groups take their least there. Each removal can raise the least of its
-/// group, hence the repetition. Gives the least usage of each row; `None` if a group or a row has nothing that fits.
+/// Clears the choices that overflow some row even if all other groups take their least there. Each removal can raise
+/// the least of its group, hence the repetition. Gives the least usage of each row; `None` if a group or a row has
+/// nothing that fits.
 fn drop_oversized(problem: &Problem, alive: &mut Alive, ceiling: i64, rows: &[usize]) -> Option<Vec<i64>> {
     loop {
         if alive.iter().any(|group| !group.contains(&true)) {
@@ -179,7 +180,8 @@ fn drop_oversized(problem: &Problem, alive: &mut Alive, ceiling: i64, rows: &[us
         let fullest = Largest::of(&low);
         let mut dead = Vec::new();
         for_each_group(problem, alive, rows, |g, choices, usage| {
-            // Above the least of the group, a choice has room for what the fullest row leaves, in its own pieces and in all rows outside them.
+            // Above the least of the group, a choice has room for what the fullest row leaves, in its own pieces and in
+            // all rows outside them.
             let outside = usage.outside().filter_map(|range| fullest.within(range)).max();
             let within = usage.pieces.iter().map(|piece| fullest.within(piece.clone())).collect::<Vec<_>>();
             for (i, &c) in choices.iter().enumerate() {
@@ -198,8 +200,9 @@ fn drop_oversized(problem: &Problem, alive: &mut Alive, ceiling: i64, rows: &[us
     }
 }
 
-/// The rows that may exceed `quiet` and whose usage is not, for each assignment, at most that of a kept row. Only neighbours are compared:
-/// a tensor is live over an interval of rows, so a row is mostly covered by one beside it, and removals make new neighbours.
+/// The rows that may exceed `quiet` and whose usage is not, for each assignment, at most that of a kept row. Only
+/// neighbours are compared: a tensor is live over an interval of rows, so a row is mostly covered by one beside it, and
+/// removals make new neighbours.
 fn binding_rows(problem: &Problem, alive: &Alive, quiet: i64) -> Vec<usize> {
     let mut rows: Vec<usize> = (0..problem.row_base.len()).collect();
     loop {
@@ -236,8 +239,8 @@ fn binding_rows(problem: &Problem, alive: &Alive, quiet: i64) -> Vec<usize> {
     }
 }
 
-/// Clears each choice that costs at least as much as another of its group and uses at least as much in each of `rows`. The cost of a peak
-/// is nil, so there it only decides between equals.
+/// Clears each choice that costs at least as much as another of its group and uses at least as much in each of `rows`.
+/// The cost of a peak is nil, so there it only decides between equals.
 fn drop_dominated(problem: &Problem, alive: &mut Alive, goal: Goal, rows: &[usize]) {
     let mut dead = Vec::new();
     for_each_group(problem, alive, rows, |g, choices, usage| {

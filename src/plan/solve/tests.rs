@@ -206,7 +206,9 @@ proptest! {
                 let best = best.expect("something fits");
                 prop_assert!(s.peak <= problem.capacity && s.bound <= best && best <= s.objective);
             }
-            Err(SolveError::Infeasible { min_peak, bound, .. }) => prop_assert!(best.is_none() && bound <= least && least <= min_peak),
+            Err(SolveError::Infeasible { min_peak, bound, .. }) => {
+                prop_assert!(best.is_none() && bound <= least && least <= min_peak);
+            }
             Err(SolveError::Undecided { min_peak, bound, .. }) => prop_assert!(bound <= least && least <= min_peak),
             Err(error) => prop_assert!(false, "{}", error),
         }
@@ -333,7 +335,8 @@ fn more_capacity_is_never_worse() {
     }
 }
 
-/// Thousands of groups over thousands of rows, in which each row is as full as the next: the work is limited, and the answer is proven as far as it went.
+/// Thousands of groups over thousands of rows, in which each row is as full as the next: the work is limited, and the
+/// answer is proven as far as it went.
 #[test]
 fn work_is_limited_and_bounds_stay_sound() {
     for kind in [Kind::Decoder, Kind::Attention] {

@@ -1,5 +1,5 @@
-//! What the choices of one group use of the rows. Most have bytes of their own in a few rows only; what is the same in all others is kept once, so
-//! that schedules of tens of thousands of steps cost what is in them.
+//! What the choices of one group use of the rows. Most have bytes of their own in a few rows only; what is the same in
+//! all others is kept once, so that schedules of tens of thousands of steps cost what is in them.
 
 use super::Problem;
 use super::reduce::{Alive, signed};
@@ -9,7 +9,8 @@ use std::ops::Range;
 pub(super) struct Usage<'a> {
     /// How many rows there are.
     pub n_rows: usize,
-    /// Ranges of rows in each of which every choice uses equally many bytes; ascending, apart. Outside all of them no choice has bytes of its own.
+    /// Ranges of rows in each of which every choice uses equally many bytes; ascending, apart. Outside all of them no
+    /// choice has bytes of its own.
     pub pieces: &'a [Range<usize>],
     /// For each choice its bytes outside the pieces, and those in each piece.
     choices: &'a [(i64, Vec<i64>)],

@@ -167,7 +167,8 @@ impl Buffer {
     /// Bytes of the map, to be written. Nothing that is submitted may use them.
     pub(in crate::runtime) fn bytes_mut(&mut self, offset: u64, len: u64) -> Result<&mut [u8], RuntimeError> {
         let at = self.at(offset, len)?;
-        // SAFETY: `at` checked that the range lies in the map; `&mut self` and the rule above keep everybody else away. Mapped memory holds bytes.
+        // SAFETY: `at` checked that the range lies in the map; `&mut self` and the rule above keep everybody else away.
+        // Mapped memory holds bytes.
         Ok(unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), len as usize) })
     }
 

@@ -40,7 +40,8 @@ impl Fence {
         Ok(Arc::new(Fence { raw, pending, tally, context }))
     }
 
-    /// Submits what was recorded, in order. Whatever of it is still under way, and this fence's last submission, is waited for before.
+    /// Submits what was recorded, in order. Whatever of it is still under way, and this fence's last submission, is
+    /// waited for before.
     pub(in crate::runtime) fn submit(self: &Arc<Fence>, all: &mut [&mut Commands]) -> Result<(), RuntimeError> {
         self.wait()?;
         all.iter().try_for_each(|commands| commands.wait())?;
@@ -73,12 +74,14 @@ impl Drop for Fence {
         if self.is_pending() {
             self.context.idle();
         }
-        // SAFETY: it was made from this device, and nothing submitted signals it any more: it was waited for, or the device is idle or lost.
+        // SAFETY: it was made from this device, and nothing submitted signals it any more: it was waited for, or the
+        // device is idle or lost.
         unsafe { self.context.device().destroy_fence(self.raw, None) };
     }
 }
 
-/// Command buffers that are recorded together and submitted together, alone or with others. What they use must outlive this.
+/// Command buffers that are recorded together and submitted together, alone or with others. What they use must outlive
+/// this.
 pub(in crate::runtime) struct Commands {
     pool: vk::CommandPool,
     buffers: Vec<vk::CommandBuffer>,
@@ -156,8 +159,8 @@ impl Drop for Commands {
         if self.last.as_ref().is_some_and(|fence| fence.is_pending()) {
             self.context.idle();
         }
-        // SAFETY: it was made from this device, and nothing submitted uses it any more: it was waited for, or the device is idle or lost. Its command
-        // buffers go with it.
+        // SAFETY: it was made from this device, and nothing submitted uses it any more: it was waited for, or the
+        // device is idle or lost. Its command buffers go with it.
         unsafe { self.context.device().destroy_command_pool(self.pool, None) };
     }
 }

@@ -282,8 +282,8 @@ impl VkContext {
         self.0.instance.faults.seen()
     }
 
-    /// Whether synchronization is validated: layers take a binding that is written for written as a whole, so that writers of different elements of it
-    /// need a barrier between them to please them.
+    /// Whether synchronization is validated: layers take a binding that is written for written as a whole, so that
+    /// writers of different elements of it need a barrier between them to please them.
     pub(in crate::runtime) fn sees_bindings(&self) -> bool {
         self.inner().instance.sync
     }
@@ -333,8 +333,8 @@ impl VkContext {
         Err(call("vkWaitForFences")(last))
     }
 
-    /// Looks at the fence for a while, as a thread that sleeps is woken late; whether it is signalled. A device that computes on the CPU needs this thread's
-    /// time itself.
+    /// Looks at the fence for a while, as a thread that sleeps is woken late; whether it is signalled. A device that
+    /// computes on the CPU needs this thread's time itself.
     fn wait_awake(&self, fence: vk::Fence) -> Result<bool, vk::Result> {
         let start = Instant::now();
         while self.info().kind != DeviceKind::Cpu && start.elapsed() < LOOK {

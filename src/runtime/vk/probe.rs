@@ -36,11 +36,12 @@ pub struct DeviceInfo {
     pub mask: Option<String>,
 }
 
-/// Every device of at least Vulkan 1.1 with a compute queue that can be opened, in the driver's order; none where there is no driver.
-/// `NYXC_MASK` makes them weaker ([`Options::from_env`]).
+/// Every device of at least Vulkan 1.1 with a compute queue that can be opened, in the driver's order; none where there
+/// is no driver. `NYXC_MASK` makes them weaker ([`Options::from_env`]).
 ///
 /// # Errors
-/// The loader is missing, or has only Vulkan 1.0, or a call fails for every device, or an option of the environment is none.
+/// The loader is missing, or has only Vulkan 1.0, or a call fails for every device, or an option of the environment is
+/// none.
 pub fn devices() -> Result<Vec<DeviceInfo>, RuntimeError> {
     let options = Options { validation: false, ..Options::from_env() };
     let mask = options.mask()?;
@@ -196,8 +197,8 @@ impl Probe {
         })
     }
 
-    /// Makes the device behave as a weaker one. Of the operations of subgroups the basic ones remain, which every device of Vulkan 1.1 has, and those of
-    /// the features that the mask leaves.
+    /// Makes the device behave as a weaker one. Of the operations of subgroups the basic ones remain, which every
+    /// device of Vulkan 1.1 has, and those of the features that the mask leaves.
     pub(super) fn mask(&mut self, mask: Option<&Mask>) {
         let Some(mask) = mask else { return };
         self.info.target = mask.apply(&self.info.target);
@@ -294,11 +295,13 @@ fn features(
     if has_matrix {
         all = all.push_next(&mut matrix);
     }
-    // SAFETY: `physical` is a device of this live instance, and every structure in the chain is one that it knows, as just checked.
+    // SAFETY: `physical` is a device of this live instance, and every structure in the chain is one that it knows, as
+    // just checked.
     unsafe { instance.raw.get_physical_device_features2(physical, &mut all) };
     let on = |b: vk::Bool32| b == vk::TRUE;
     let mut matrix_shapes = if has_matrix { matrix_shapes(instance, physical) } else { Vec::new() };
-    // With the memory model on, the atomics that store emulated f16 need its device scope (VUID-RuntimeSpirv-vulkanMemoryModel-06265).
+    // With the memory model on, the atomics that store emulated f16 need its device scope
+    // (VUID-RuntimeSpirv-vulkanMemoryModel-06265).
     let cooperative_matrix = on(matrix.cooperative_matrix)
         && on(model.vulkan_memory_model)
         && on(model.vulkan_memory_model_device_scope)
@@ -318,7 +321,8 @@ fn features(
     }
 }
 
-/// What subgroups of the device, which has the extension, multiply, in order: of the types that are used here, without saturation.
+/// What subgroups of the device, which has the extension, multiply, in order: of the types that are used here, without
+/// saturation.
 fn matrix_shapes(instance: &Instance, physical: vk::PhysicalDevice) -> Vec<MatrixShape> {
     let functions = ash::khr::cooperative_matrix::Instance::new(&instance.entry, &instance.raw);
     // SAFETY: the device has the extension.
@@ -340,7 +344,8 @@ fn matrix_shapes(instance: &Instance, physical: vk::PhysicalDevice) -> Vec<Matri
     shapes.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
-/// To what multiple the driver rounds: the sizes asked are one byte above a power of two, so the lowest bit of each answer is that multiple.
+/// To what multiple the driver rounds: the sizes asked are one byte above a power of two, so the lowest bit of each
+/// answer is that multiple.
 pub(super) fn granularity(device: &ash::Device) -> u64 {
     let mut largest = 1;
     for power in [17, 18, 20, 22, 24, 26] {

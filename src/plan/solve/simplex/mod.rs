@@ -1,8 +1,10 @@
-//! Dual simplex method for the relaxation, with implicit multiple-choice constraints and rows added as they are violated.
+//! Dual simplex method for the relaxation, with implicit multiple-choice constraints and rows added as they are
+//! violated.
 //!
-//! Each group's constraint "the fractions of its choices sum to one" is kept out of the basis by a key choice per group (generalised upper
-//! bounding, Dantzig and Van Slyke 1967): the basis is only as large as the number of rows in play, a few dozen, so a dense inverse is both
-//! the simplest and the fastest. Nothing here needs to be exact: bounds are taken from [`Model::lagrangian`].
+//! Each group's constraint "the fractions of its choices sum to one" is kept out of the basis by a key choice per group
+//! (generalised upper bounding, Dantzig and Van Slyke 1967): the basis is only as large as the number of rows in play,
+//! a few dozen, so a dense inverse is both the simplest and the fastest. Nothing here needs to be exact: bounds are
+//! taken from [`Model::lagrangian`].
 
 mod factor;
 mod pivot;
@@ -116,8 +118,8 @@ impl<'a> Simplex<'a> {
         self.banned[choice] = true;
     }
 
-    /// Bans the choices that overflow a row in play even if all other groups take their least there, in answers whose objective is below
-    /// `cutoff`. False if nothing is left.
+    /// Bans the choices that overflow a row in play even if all other groups take their least there, in answers whose
+    /// objective is below `cutoff`. False if nothing is left.
     pub fn ban_oversized(&mut self, cutoff: f64) -> bool {
         let inst = self.model.inst;
         let allowed: Vec<Vec<usize>> =

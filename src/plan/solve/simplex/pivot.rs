@@ -63,8 +63,9 @@ impl Simplex<'_> {
         }
     }
 
-    /// Picks the basic variable that is furthest out of its bounds, in the norm of its row of the inverse (dual steepest edge), and says
-    /// whether it must rise. A key variable that other basic choices of its group can replace is exchanged for one of those first.
+    /// Picks the basic variable that is furthest out of its bounds, in the norm of its row of the inverse (dual
+    /// steepest edge), and says whether it must rise. A key variable that other basic choices of its group can replace
+    /// is exchanged for one of those first.
     fn leaving(&mut self) -> Option<(Leaving, bool)> {
         let mut best: Option<(f64, Leaving, bool)> = None;
         let mut offer = |score: f64, leaving, up| {
@@ -195,8 +196,8 @@ impl Simplex<'_> {
         }
     }
 
-    /// The column whose reduced cost reaches zero first, among near-ties the one with the largest pivot (Harris 1973), with its entry in
-    /// the pivot row and its reduced cost.
+    /// The column whose reduced cost reaches zero first, among near-ties the one with the largest pivot (Harris 1973),
+    /// with its entry in the pivot row and its reduced cost.
     fn entering(&self, rho: &[f64], alpha: &[f64], relief_alpha: f64, goes_up: bool) -> Option<(Column, f64, f64)> {
         let sign = if goes_up { -1.0 } else { 1.0 };
         let slack_basic = |i: usize| self.head.contains(&Column::Slack(i));
