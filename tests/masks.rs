@@ -191,7 +191,11 @@ fn a_program_for_a_stronger_device_is_refused_by_what_this_one_lacks() {
     for ((onnx, dim, inputs), policy, lacking) in [
         (mlp, "uniform:f16", &[("no-16bit-storage", "StorageBuffer16BitAccess"), ("heap=64K", "65536 free")][..]),
         (mlp, "uniform:w8a8", &[("no-dot", "DotProductInput4x8BitPacked"), ("align=64", "no multiple of 64")]),
-        (magika, "uniform:f32", &[("buffers=4", "6 storage buffers, at most 4"), ("vulkan-min", "no multiple of 256")]),
+        (
+            magika,
+            "uniform:f32",
+            &[("buffers=4", "6 storage buffers, at most 4"), ("vulkan-min", "GroupNonUniformArithmetic")],
+        ),
     ] {
         let (program, inputs) = (folder.file("p.nyx"), model(inputs));
         json(

@@ -163,7 +163,9 @@ fn rows_of_every_length_held_in_registers() {
             // A third of them at each length.
             for case in cases.iter().skip(at % 3).step_by(3) {
                 for target in &bench.targets {
-                    let key = plan(case, target).unwrap().remove(0).key;
+                    // What a target has too few buffers for is told by `check`.
+                    let Ok(mut calls) = plan(case, target) else { continue };
+                    let key = calls.remove(0).key;
                     let is_held = key.flags.contains_key("lanes");
                     assert!(!is_held || target.features.subgroup_arithmetic, "{key} on {}", target.name);
                     let most = target.limits.max_compute_work_group_invocations;
