@@ -3,6 +3,7 @@
 #include "common.glsl"
 #define ROW_T float
 #include "row.glsl"
+#include "quotient.glsl"
 
 void main() {
     uint row = row_index();
@@ -12,7 +13,8 @@ void main() {
 #if RMS == 0
     Sum sum = no_sum();
     EACH(i, row_lane(), p.n, LANES) add(sum, ld_x(base + i), i);
-    mean = sum_lanes(sum) / float(p.n);
+    // Exact, so that nothing is left of numbers that are all the same.
+    mean = quotient(sum_lanes(sum), float(p.n));
 #endif
     Sum squares = no_sum();
     EACH(i, row_lane(), p.n, LANES) {

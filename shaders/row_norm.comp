@@ -2,6 +2,7 @@
 // mean with RMS. The variance is that of what is held: the difference of mean square and squared mean loses digits.
 #include "common.glsl"
 #include "held_row.glsl"
+#include "quotient.glsl"
 
 void main() {
     find_thread();
@@ -15,7 +16,8 @@ void main() {
 #if RMS
     mean = 0.0;
 #else
-    mean = row_sum(mean) / float(p.n);
+    // Exact, so that nothing is left of numbers that are all the same.
+    mean = quotient(row_sum(mean), float(p.n));
 #endif
     // Squares beyond f32 are those of values a power of two smaller. Both are summed: rows of a workgroup share
     // barriers.

@@ -94,7 +94,8 @@ float nx_log1p(float v) {
     // Kahan's correction: the rounding error of 1 + v cancels in the quotient.
     precise float w = 1.0 + v;
     precise float rest = w - 1.0;
-    return rest == 0.0 || isinf(w) ? v : nx_log(w) * (v / rest);
+    // A divisor above 2^126 has no inverse on devices that flush; there 1 + v is v.
+    return rest == 0.0 || isinf(w) ? v : nx_log(w) * (v > 1e10 ? 1.0 : v / rest);
 }
 //: nx_turn
 // The rest of a finite v >= 0 after its nearest multiple of pi/2, and which multiple (modulo 4). Up to 100 by Cody and
