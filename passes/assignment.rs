@@ -22,6 +22,7 @@ const SPLIT_PLACES: usize = 64;
 const MAX_ROUNDS: u32 = 4;
 
 /// An assignment, what proves it, and what it was chosen from.
+#[cfg_attr(not(feature = "codegen"), allow(dead_code, reason = "what a session explains"))]
 pub(crate) struct Assigned {
     /// Menus with their scores.
     pub(super) scored: Scored,
@@ -34,6 +35,7 @@ pub(crate) struct Assigned {
 }
 
 /// What stays known of an assignment once the pass is done.
+#[cfg_attr(not(feature = "codegen"), allow(dead_code, reason = "what a session explains"))]
 pub(crate) struct Known {
     pub(super) model: Model,
     pub(super) assigned: Assigned,

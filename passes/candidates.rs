@@ -65,6 +65,7 @@ impl Assigned {
     }
 }
 
+#[cfg_attr(not(feature = "codegen"), allow(dead_code, reason = "what a session explains"))]
 impl Known {
     /// The formats as they were assigned, by node.
     pub(super) fn by_name(&self, graph: &Graph) -> BTreeMap<String, Format> {
