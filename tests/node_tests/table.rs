@@ -99,8 +99,8 @@ pub fn table(cases: &[Case], verdicts: &[Verdict]) -> String {
 
 Written by `tests/node_tests`; [its head](../tests/node_tests/main.rs) says how to run it. {} tests of the ONNX
 standard, each compiled and run on lavapipe and on the CPU reference, at the standard's tolerances. *Device*: all of it
-in kernels, or in no kernel at all. *Host*: some node on the CPU reference between dispatches, or all of it, where a
-number is beyond the device's 32 bits. *Folded*: all inputs decide shapes, so that they had to be constants, and nothing
+in kernels, or in no kernel at all. *Host*: some node on the CPU reference between dispatches, as everything of f64 and
+of numbers beyond the device's is. *Folded*: all inputs decide shapes, so that they had to be constants, and nothing
 was left to run. Expanded tests count with the operator that they expand.
 
 Through the command line the same tests are run as a user would: `nyxc compile` with `--dim` for the sizes that a file
