@@ -31,6 +31,8 @@ pub struct Tally {
     pub over_budget: usize,
     pub passes: usize,
     pub device_runs: usize,
+    /// Programs for targets with features that the device lacks, which refused them.
+    pub beyond: usize,
     /// Graphs with a size that changes, other sizes at which their programs ran, and programs for one of these sizes
     /// alone.
     pub ranged: usize,
@@ -51,6 +53,7 @@ impl Tally {
         self.over_budget += other.over_budget;
         self.passes += other.passes;
         self.device_runs += other.device_runs;
+        self.beyond += other.beyond;
         self.ranged += other.ranged;
         self.sizes += other.sizes;
         self.alone += other.alone;
@@ -282,7 +285,14 @@ pub fn check(spec: &Spec, seed: u64, contexts: &[VkContext]) -> Result<Tally, St
     for context in contexts {
         let program = compiled.program.clone();
         let mut session = match Session::on(program, context) {
-            Err(nyxc::session::SessionError::Runtime(nyxc::runtime::RuntimeError::Unsupported { .. })) => continue,
+            Err(nyxc::session::SessionError::Runtime(nyxc::runtime::RuntimeError::Unsupported { what })) => {
+                let wanted = &options.target.features;
+                if wanted.meet(context.enabled()) == *wanted {
+                    return Err(said(format!("the device has what the target has, and refuses: {what}")));
+                }
+                tally.beyond += 1;
+                continue;
+            }
             other => other.map_err(faults("loading on the device")).map_err(said)?,
         };
         let outputs = session.run(&inputs).map_err(faults("running on the device")).map_err(said)?.outputs;
