@@ -1,12 +1,11 @@
 //! Convolutions, pools and resizes with channels last (`[N,H,W,C]`).
 
 use super::call::{Call, Node, dims, slices};
-use super::conv::{Window, sizes};
+use super::conv::{Window, arithmetic, sizes};
 use super::elementwise::Resize;
-use super::matmul::{MAX_I32_TERMS, block, tile, tiled};
+use super::matmul::{tile, tiled};
 use super::shape::{at_most, from};
 use super::{KernelCall, KernelError, conv_mma, storage};
-use crate::ir::packed::Granularity;
 use crate::ir::{Dim, TensorType};
 use crate::ops::kernel_key::Template;
 
@@ -115,22 +114,10 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
                 continue;
             }
             let (tile_m, tile_n, tile_k) = tile(&pixels, &oc_g.into());
-            let (template, tile_k, block) = match (x_ty.packing, w_ty.packing) {
-                (None, _) => (Template::ConvNhwc, tile_k, None),
-                (Some(packing), Some(weights))
-                    if packing.bits == 8
-                        && packing.granularity == Granularity::Tensor
-                        && !weights.scale.has_zeros() =>
-                {
-                    let (block, words) = block(weights);
-                    if u64::from(block).min(k) > MAX_I32_TERMS.unsigned_abs() {
-                        return Err(node.unsupported(format!(
-                            "an integer conv of {x_ty} and {w_ty}, whose sums may not fit in i32"
-                        )));
-                    }
-                    (Template::ConvNhwcI8, words, Some(block))
-                }
-                _ => return Err(refuse()),
+            let Some((template, tile_k, block)) =
+                arithmetic(node, (x_ty, w_ty), k, tile_k, [Template::ConvNhwc, Template::ConvNhwcI8])?
+            else {
+                return Err(refuse());
             };
             let call = images.params(window.params(node.call(template).operand(x).operand_rows(w, rows)));
             let call = filters(call, [groups, c_g, k, oc_g, oc, base + first]);

@@ -92,22 +92,10 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
             let (tile_m, tile_n, tile_k) = tile(&oc_g.into(), &plane);
             let bands = (groups * oc_g.div_ceil(u64::from(tile_m))).into();
             let n_groups = &(images * &bands) * &plane.div_ceil(u64::from(tile_n));
-            let (template, tile_k, block) = match (x_ty.packing, w_ty.packing) {
-                (None, _) => (Template::Conv, tile_k, None),
-                (Some(packing), Some(weights))
-                    if packing.bits == 8
-                        && packing.granularity == Granularity::Tensor
-                        && !weights.scale.has_zeros() =>
-                {
-                    let (block, words) = block(weights);
-                    if u64::from(block).min(k) > MAX_I32_TERMS.unsigned_abs() {
-                        return Err(node.unsupported(format!(
-                            "an integer conv of {x_ty} and {w_ty}, whose sums may not fit in i32"
-                        )));
-                    }
-                    (Template::ConvI8, words, Some(block))
-                }
-                _ => return Err(refuse()),
+            let Some((template, tile_k, block)) =
+                arithmetic(node, (x_ty, w_ty), k, tile_k, [Template::Conv, Template::ConvI8])?
+            else {
+                return Err(refuse());
             };
             let call = sizes(window.params(node.call(template).operand(x).operand_rows(w, rows)), &own);
             let call = call.uint("oc_g", oc_g).uint("oc", oc).uint("oc_base", base + first);
@@ -123,6 +111,31 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     }
     let has_parts = calls.len() > 1;
     Ok(calls.into_iter().map(|call| KernelCall { stripe: call.stripe.filter(|_| has_parts), ..call }).collect())
+}
+
+/// Which of two templates, of floats and of codes, convolves x and filters of these types, each `k` terms; of codes,
+/// how many of these a tile holds, and how many share a scale. `None` where neither does.
+pub(super) fn arithmetic(
+    node: &Node<'_>,
+    (x_ty, w_ty): (&TensorType, &TensorType),
+    k: u64,
+    tile_k: u32,
+    [floats, codes]: [Template; 2],
+) -> Result<Option<(Template, u32, Option<u32>)>, KernelError> {
+    match (x_ty.packing, w_ty.packing) {
+        (None, _) => Ok(Some((floats, tile_k, None))),
+        (Some(packing), Some(weights))
+            if packing.bits == 8 && packing.granularity == Granularity::Tensor && !weights.scale.has_zeros() =>
+        {
+            let (block, words) = block(weights);
+            if u64::from(block).min(k) > MAX_I32_TERMS.unsigned_abs() {
+                let what = format!("an integer conv of {x_ty} and {w_ty}, whose sums may not fit in i32");
+                return Err(node.unsupported(what));
+            }
+            Ok(Some((codes, words, Some(block))))
+        }
+        _ => Ok(None),
+    }
 }
 
 pub(super) fn sizes<'n>(call: Call<'n>, sizes: &[(&str, Dim)]) -> Call<'n> {
