@@ -1,7 +1,7 @@
 //! Reads the kernel templates `shaders/<kernel>.comp` with their tables `shaders/<kernel>.toml` and the parts in
 //! `shaders/include`, and writes them as Rust: `kernel_templates.rs` (the typed list of templates, for
-//! `ops::kernel_key`) and `kernel_sources.rs` (their text, for `codegen`). A template without a table, a table without
-//! a template, and an unknown or duplicate key stop the build.
+//! `nyxc::kernels::key`) and `kernel_sources.rs` (their text, for `codegen`). A template without a table, a table
+//! without a template, and an unknown or duplicate key stop the build.
 
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -21,7 +21,7 @@ struct Table {
     epilogue: bool,
     /// Whether the key has a tile.
     tiled: bool,
-    /// Of what family of `ops::variant` the key has a variant.
+    /// Of what family of `nyxc::kernels::variant` the key has a variant.
     #[serde(default)]
     variant: Option<String>,
     /// Whether parameters that are known when it is compiled stand in its text as numbers.

@@ -13,7 +13,7 @@ use nyxc::import::{DimBinding, ImportOptions, import};
 use nyxc::ir::{Edit, Format, Graph, Patch};
 use nyxc::ops;
 use nyxc::passes::{Context, Pass, PassError, Pipeline, Policy, Settings};
-use nyxc::target::Target;
+use nyxc::targets::Target;
 use std::error::Error;
 use std::path::Path;
 

@@ -30,7 +30,7 @@ static SCALED_TANH: OpDef = OpDef {
         let x = e.input(0)?;
         let dtype = e.ty(x).dtype;
         // Functions of single elements are expressions; docs/core-operators.md has the others.
-        Ok(vec![ops::pointwise::add(e, &format!("mul(tanh(x0), {scale:?})"), dtype, &[x])?])
+        Ok(vec![ops::core::pointwise::add(e, &format!("mul(tanh(x0), {scale:?})"), dtype, &[x])?])
     }),
 };
 
@@ -83,7 +83,7 @@ fn run(graph: &Graph, operators: nyxc::ir::Registry) -> Result<(), Box<dyn Error
     use nyxc::passes::Settings;
     use nyxc::program::file;
     use nyxc::session::{Compile, DeviceChoice, Session, compile};
-    use nyxc::target::Target;
+    use nyxc::targets::Target;
 
     let options = Compile { settings: Settings::default(), target: Target::shipped("lavapipe")?, n_threads: 0 };
     let compiled = compile(graph, &options, &|_, _, _| {}, &mut |_, _, _| {})?;

@@ -158,7 +158,7 @@ fn stays_typed(graph: &Graph, user: NodeId, value: ValueId, dtype: DType, gone: 
 /// The operand of a kernel that only converts between float types.
 fn cast_kernel(graph: &Graph, id: NodeId) -> Option<ValueId> {
     let is_kernel =
-        graph.node(id).op().is_some_and(|op| op.def.levels & CORE != 0 && op.is(&crate::ops::pointwise::DEF));
+        graph.node(id).op().is_some_and(|op| op.def.levels & CORE != 0 && op.is(&crate::ops::core::pointwise::DEF));
     float_cast(graph, id).filter(|operand| is_kernel && graph.ty(*operand).packing.is_none())
 }
 

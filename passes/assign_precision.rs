@@ -1,17 +1,17 @@
 //! Gives every node with floats a format, so that the program fits the budget with the least predicted error.
 //!
-//! Lowers a copy of the graph in f32 to see kernels, schedule and buffers (`plan::model`); scores every permitted
-//! format of every group (`plan::score`); and lets the solver choose one a group under the budget at every step
-//! (`plan::solve`). Where the arena of the answer is larger than its max-live bound, the excess is taken off and it is
-//! solved again, at most four times. Where the solver's relaxation would divide a large matrix, its rows may be stored
-//! in two ways, which closes most of the gap to that bound. Policies `uniform` and `tiered` skip the search. Formats
-//! are only noted on nodes: `insert_qdq` makes them real. Refuses with the smallest feasible budget and the cheapest
-//! ways there.
+//! Lowers a copy of the graph in f32 to see kernels, schedule and buffers (`crate::assign::model`); scores every
+//! permitted format of every group (`crate::assign::score`); and lets the solver choose one a group under the budget at
+//! every step (`crate::assign::solve`). Where the arena of the answer is larger than its max-live bound, the excess is
+//! taken off and it is solved again, at most four times. Where the solver's relaxation would divide a large matrix, its
+//! rows may be stored in two ways, which closes most of the gap to that bound. Policies `uniform` and `tiered` skip the
+//! search. Formats are only noted on nodes: `insert_qdq` makes them real. Refuses with the smallest feasible budget and
+//! the cheapest ways there.
 
 use super::assignment::{Assigned, Known, Outcome, Scored, gap};
 use super::{Context, Pass, PassError, Settings, Stage, pipeline, wide_range};
+use crate::assign::model::{Group, Model};
 use crate::ir::{Activations, Edit, Format, Graph, Node, NodeId, Patch, Weights};
-use crate::plan::model::{Group, Model};
 use crate::plan::{Forecast, build};
 use crate::program::Certificate;
 use rayon::prelude::*;
@@ -337,7 +337,7 @@ mod tests {
     use super::*;
     use crate::ir::{Attrs, DType, Level, Op, Tensor, TensorType};
     use crate::passes::testing::check_with;
-    use crate::target::Target;
+    use crate::targets::Target;
 
     /// `relu(x * w)` with weights of 64 x 32.
     fn product() -> Graph {

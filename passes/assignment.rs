@@ -1,10 +1,11 @@
 //! Chooses a format for each group under the policy, and keeps what it was chosen from.
 
 use super::{Context, OverBudget, PassError, Policy, at};
+use crate::assign::model::Model;
+use crate::assign::score;
+use crate::assign::solve::{Choice, Group, Limits, Problem, Solution, min_peak, relax, solve};
 use crate::ir::{Activations, Format, Graph, Tail, Weights};
-use crate::plan::model::Model;
-use crate::plan::solve::{Choice, Group, Limits, Problem, Solution, min_peak, relax, solve};
-use crate::plan::{Forecast, PlanError, build, score};
+use crate::plan::{Forecast, PlanError, build};
 use crate::program::Certificate;
 use rayon::prelude::*;
 
@@ -135,7 +136,7 @@ struct Tier {
 /// The tiers of the simple rule by memory, the widest first.
 fn tiers(
     menus: &[Vec<Format>],
-    planned: &dyn Fn(&[Format]) -> Result<crate::plan::model::Planned, PlanError>,
+    planned: &dyn Fn(&[Format]) -> Result<crate::assign::model::Planned, PlanError>,
 ) -> Result<Vec<Tier>, PassError> {
     const GB: u64 = 1_000_000_000;
     let tiers = [
@@ -260,7 +261,7 @@ impl Scored {
         model: &Model,
         available: u64,
         cx: &Context<'_>,
-        planned: &dyn Fn(&[Format]) -> Result<crate::plan::model::Planned, PlanError>,
+        planned: &dyn Fn(&[Format]) -> Result<crate::assign::model::Planned, PlanError>,
     ) -> Result<Option<Found>, PassError> {
         // Both allocations are rounded up to the driver's granularity.
         let mut capacity = available;

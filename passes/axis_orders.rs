@@ -1,8 +1,8 @@
 //! Small questions about the two orders in which images have their axes, `[N,C,H,W]` and `[N,H,W,C]`.
 
 use crate::ir::{Attr, Dim, Graph, Op, Shape, ValueId};
-use crate::ops::layout::TO_NHWC;
-use crate::ops::strided;
+use crate::ops::core::layout::TO_NHWC;
+use crate::ops::core::strided;
 
 /// `op` with another attribute.
 pub(super) fn with(op: &Op, name: &str, value: Attr) -> Op {

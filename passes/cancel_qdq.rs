@@ -39,7 +39,7 @@ impl Pass for CancelQdq {
                 });
                 continue;
             }
-            let is_store = graph.node(id).op().is_some_and(|op| op.is(&crate::ops::store::DEF));
+            let is_store = graph.node(id).op().is_some_and(|op| op.is(&crate::ops::core::store::DEF));
             if to == from && is_store {
                 edit.replace(id.out(0), source.into());
             } else if let Some(op) = graph.node(id).op() {

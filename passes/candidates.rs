@@ -3,10 +3,10 @@
 use super::assignment::{Assigned, Known};
 use super::explain::{Candidate, Choice};
 use super::{PassError, Policy};
+use crate::assign::solve;
 use crate::ir::{Format, Graph};
 use crate::plan::build::ARENA_NODES;
-use crate::plan::solve;
-use crate::target::Target;
+use crate::targets::Target;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The error that a cost stands for: costs are variances relative to the output's, which add up.

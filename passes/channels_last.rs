@@ -12,9 +12,9 @@ use super::axis_orders::{last_axis, leading, moves_nothing, pixels_of, source_of
 use super::pattern::float_cast;
 use super::{Context, Pass, PassError, at};
 use crate::ir::{Attr, Attrs, CORE, Dim, Edit, Graph, Level, NodeId, Op, OpError, Patch, Val, ValueId};
-use crate::ops::layout::{self, TO_NCHW, TO_NHWC};
-use crate::ops::{conv, pool, reshape, resize, strided};
-use crate::plan::kernels;
+use crate::kernels;
+use crate::ops::core::layout::{self, TO_NCHW, TO_NHWC};
+use crate::ops::core::{conv, pool, reshape, resize, strided};
 use std::collections::BTreeMap;
 
 /// The pass.

@@ -8,7 +8,9 @@
 
 use super::{Context, Pass, PassError, at};
 use crate::ir::{CORE, Edit, Expand, Graph, Level, NodeId, OpError, Patch, Val};
-use crate::ops::{check_indices, deferred, expand_node, gather, recurrent};
+use crate::ops::core::{check_indices, deferred, gather};
+use crate::ops::expand_node;
+use crate::ops::onnx::recurrent;
 
 /// The pass.
 pub struct Decompose;

@@ -60,7 +60,7 @@ impl Pass for FoldConstants {
                 });
                 continue;
             }
-            match ops::evaluate(op, &inputs, node.outputs.len()) {
+            match ops::reference::evaluate(op, &inputs, node.outputs.len()) {
                 Ok(results) => {
                     growth_bytes = grown;
                     for (out, tensor) in results.into_iter().enumerate() {
@@ -92,7 +92,7 @@ impl Pass for FoldConstants {
 fn refusal(graph: &Graph, id: NodeId, inputs: &[Option<&Tensor>]) -> Option<String> {
     let node = graph.node(id);
     let op = node.op()?;
-    if ops::random::is_random(op) {
+    if ops::onnx::random::is_random(op) {
         return Some("random numbers are made while the program runs".to_owned());
     }
     if matches!(op.def.name, "dequantize_linear" | "dynamic_quantize" | "quantize_packed") {

@@ -11,9 +11,9 @@ use super::{Context, Pass, PassError, at};
 use crate::ir::{
     Attr, Attrs, Class, Edit, Expr, Format, Graph, Level, NodeId, Op, OpError, Operand, Patch, TensorType, Val, ValueId,
 };
-use crate::ops::{check_indices, pointwise};
-use crate::plan::kernels::{has_doubles, max_operands};
-use crate::target::Target;
+use crate::kernels::{has_doubles, max_operands};
+use crate::ops::core::{check_indices, pointwise};
+use crate::targets::Target;
 use std::collections::BTreeMap;
 
 /// The pass.

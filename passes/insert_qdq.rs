@@ -14,8 +14,9 @@ use crate::ir::packed::{Granularity, Packing, ScaleType, unpack};
 use crate::ir::{
     Activations, Attr, Attrs, DType, Edit, Format, Graph, Op, OpError, Patch, Tensor, Val, ValueId, Weights,
 };
-use crate::ops::quant_search::{choose_scale_type, quantize};
-use crate::ops::{self, weights};
+use crate::ops;
+use crate::ops::weights;
+use crate::quant::{choose_scale_type, quantize};
 use std::collections::BTreeMap;
 
 /// The pass.
@@ -180,7 +181,7 @@ impl Work<'_> {
         if let Some(&stored) = self.stores.get(&(val, to)) {
             return Ok(stored);
         }
-        let stored = ops::store::add(&mut self.edit, val, to)?;
+        let stored = ops::core::store::add(&mut self.edit, val, to)?;
         self.edit.set_name(stored, &format!("{name}.{to}"));
         // It is between two formats and has none of its own.
         self.edit.set_new_format(stored, None);
@@ -201,7 +202,7 @@ impl Work<'_> {
         let attrs = Attrs::new().with_str("granularity", granularity);
         let codes = self
             .edit
-            .add_all(Op::new(&ops::quantize_packed::DYNAMIC, attrs), &[Some(x)], 2)
+            .add_all(Op::new(&ops::core::quantize_packed::DYNAMIC, attrs), &[Some(x)], 2)
             .map_err(|e| OpError::Edit(Box::new(e)))?;
         self.edit.set_name(codes[0], &format!("{name}.q"));
         let attrs = if granularity == "row" {
@@ -209,7 +210,7 @@ impl Work<'_> {
         } else {
             Attrs::new()
         };
-        self.add_named(&ops::quantize_linear::DEQUANTIZE, attrs, &codes, &format!("{name}.dq"))
+        self.add_named(&ops::core::quantize_linear::DEQUANTIZE, attrs, &codes, &format!("{name}.dq"))
     }
 
     /// The weights as f16, which readers in f32 take as they are stored.
@@ -307,7 +308,7 @@ impl Work<'_> {
         let scales = self.edit.add_named_const(&format!("{name}.scale"), scales);
         let attrs =
             Attrs::new().with_int("axis", 1).with_int("block_size", block as i64).with_dtype("output_dtype", stored);
-        self.add_named(&ops::quantize_linear::DEQUANTIZE, attrs, &[codes, scales], &format!("{name}.dq"))
+        self.add_named(&ops::core::quantize_linear::DEQUANTIZE, attrs, &[codes, scales], &format!("{name}.dq"))
     }
 
     fn in_layout(&mut self, plain: Val, found: &weights::Weights) -> Result<Val, OpError> {
@@ -332,7 +333,7 @@ impl Work<'_> {
         match (found.layout, found.wanted) {
             (own, wanted) if own == wanted => Ok(val),
             (weights::Layout::FiltersLast, _) => {
-                self.permuted(val, &ops::layout::TO_NCHW.map(|axis| axis as i64), name)
+                self.permuted(val, &ops::core::layout::TO_NCHW.map(|axis| axis as i64), name)
             }
             _ => self.transposed(val, name),
         }
@@ -344,7 +345,7 @@ impl Work<'_> {
 
     fn permuted(&mut self, val: Val, perm: &[i64], name: &str) -> Result<Val, OpError> {
         let attrs = Attrs::new().with_ints("perm", perm.iter().copied());
-        self.add_named(&ops::movement::TRANSPOSE, attrs, &[val], name)
+        self.add_named(&ops::onnx::movement::TRANSPOSE, attrs, &[val], name)
     }
 
     fn add_named(
@@ -461,7 +462,7 @@ mod tests {
     /// Not through `check`: run again, it stores what its own stores read.
     fn once(text: &str) -> Graph {
         let (mut graph, settings) = (read(text), Settings::default());
-        let target = crate::target::Target::shipped("lavapipe").unwrap();
+        let target = crate::targets::Target::shipped("lavapipe").unwrap();
         let patch = InsertQdq.run(&graph, &mut Context::new(&target, &settings)).unwrap();
         graph.apply(patch);
         graph.verify().unwrap_or_else(|e| panic!("{e}\n{graph}"));

@@ -8,12 +8,13 @@
 
 use super::{Context, Pass, PassError, at};
 use crate::ir::{Dim, Edit, Expand, Graph, NodeId, Op, OpError, Patch, Val, ValueId, product};
-use crate::ops::dot_product_attention::{DEF, FEW, LENGTHS, PARTS, PARTS_SLOT, Sizes, of_scores};
-use crate::ops::strided::row_major;
+use crate::kernels::{ATTENTION_CHUNK, dispatches};
+use crate::ops::core::dot_product_attention::{DEF, FEW, LENGTHS, PARTS, PARTS_SLOT, Sizes, of_scores};
+use crate::ops::core::strided::row_major;
+use crate::ops::core::write_out_attention;
+use crate::ops::core::{reshape, strided};
 use crate::ops::util::dims_attr;
-use crate::ops::{reshape, strided, write_out_attention};
-use crate::plan::kernels::{ATTENTION_CHUNK, dispatches};
-use crate::target::Target;
+use crate::targets::Target;
 
 /// The pass.
 pub struct LowerAttention;

@@ -21,8 +21,9 @@ impl Pass for LowerQdq {
         let mut edit = Edit::new(graph);
         for id in graph.order() {
             let node = graph.node(id);
-            let Some(op) =
-                node.op().filter(|op| op.is(&ops::quantize_linear::DEF) || op.is(&ops::quantize_linear::DEQUANTIZE))
+            let Some(op) = node
+                .op()
+                .filter(|op| op.is(&ops::core::quantize_linear::DEF) || op.is(&ops::core::quantize_linear::DEQUANTIZE))
             else {
                 continue;
             };
@@ -32,7 +33,7 @@ impl Pass for LowerQdq {
                 operands.iter().zip(&constants).all(|(v, t)| v.is_none() || t.is_some_and(|t| t.is_present()));
             edit.on_behalf_of(id);
             if all_constant {
-                let results = ops::evaluate(op, &constants, 1).map_err(at(&node.name))?;
+                let results = ops::reference::evaluate(op, &constants, 1).map_err(at(&node.name))?;
                 if let Some(tensor) = results.into_iter().next() {
                     let constant = edit.add_named_const(&graph.value(id.out(0)).name, tensor);
                     edit.replace(id.out(0), constant);
@@ -41,7 +42,7 @@ impl Pass for LowerQdq {
             }
             let inputs = operands.into_iter().map(|v| v.map(Val::Old)).collect();
             let outputs = node.outputs.iter().map(|v| v.ty.clone()).collect();
-            match ops::quantize_linear::written_out(
+            match ops::core::quantize_linear::written_out(
                 &mut Expand { edit: &mut edit, attrs: &op.attrs, inputs, outputs },
                 op,
             ) {

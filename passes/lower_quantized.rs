@@ -14,7 +14,7 @@ use super::packed_rows::{Rows, is_transposition};
 use super::{Context, Pass, PassError, at};
 use crate::ir::{Attr, Attrs, Edit, Graph, NodeId, Op, OpError, Patch, Tensor, Val, ValueId};
 use crate::ops;
-use crate::target::Target;
+use crate::targets::Target;
 use std::collections::BTreeMap;
 
 /// The pass.
@@ -116,7 +116,7 @@ impl Pass for LowerQuantized {
                 if let Some(view) = operands[0].and_then(|v| reshape(graph, v)) {
                     val = edit.add(view.clone(), &[val]).map_err(added)?;
                 }
-                let q = edit.add(Op::new(&ops::quantize_packed::DEF, attrs), &[val]).map_err(added)?;
+                let q = edit.add(Op::new(&ops::core::quantize_packed::DEF, attrs), &[val]).map_err(added)?;
                 edit.set_name(q, &format!("{}.q", graph.value(x).name));
                 inputs[0] = Some(q);
             }
@@ -199,7 +199,7 @@ fn parts(graph: &Graph, weights: ValueId, op: &Op, slot: usize) -> Option<Vec<Pa
 
 /// The operator behind a value, where it is a reshape.
 fn reshape(graph: &Graph, value: ValueId) -> Option<&Op> {
-    graph.node(value.node).op().filter(|op| op.is(&ops::reshape::DEF))
+    graph.node(value.node).op().filter(|op| op.is(&ops::core::reshape::DEF))
 }
 
 /// The x and the granularity behind a DequantizeLinear of `dynamic_quantize`, between which and the operator there may
@@ -211,9 +211,9 @@ fn dynamic(graph: &Graph, value: ValueId) -> Option<(ValueId, String)> {
         let same_rows = graph.ty(source).shape.0.last() == graph.ty(value).shape.0.last();
         return found.filter(|(_, granularity)| granularity == "tensor" || same_rows);
     }
-    graph.node(value.node).op().filter(|op| op.is(&ops::quantize_linear::DEQUANTIZE))?;
+    graph.node(value.node).op().filter(|op| op.is(&ops::core::quantize_linear::DEQUANTIZE))?;
     let codes = graph.operands(value.node).first().copied().flatten()?;
-    let op = graph.node(codes.node).op().filter(|op| op.is(&ops::quantize_packed::DYNAMIC))?;
+    let op = graph.node(codes.node).op().filter(|op| op.is(&ops::core::quantize_packed::DYNAMIC))?;
     let x = graph.operands(codes.node).first().copied().flatten()?;
     Some((x, op.attrs.str("granularity")?.to_owned()))
 }
@@ -318,7 +318,7 @@ mod tests {
         let sum = "  %z = pointwise(%y, %w) {dtype=f32, expr=`add(x0,x1)`} : f32[2,3]\n  output %y\n  output %z";
         let shared = one.replace("  output %y", sum);
         let rows_of = |text: &str, target: &str, range: u64| {
-            let mut target = crate::target::Target::shipped(target).unwrap();
+            let mut target = crate::targets::Target::shipped(target).unwrap();
             target.limits.max_storage_buffer_range = range;
             let settings = crate::passes::Settings::default();
             let mut graph = read(text);

@@ -5,7 +5,7 @@
 
 use super::{Context, Pass, PassError};
 use crate::ir::{Edit, Graph, NodeKind, Patch, ValueId};
-use crate::ops::random::is_random;
+use crate::ops::onnx::random::is_random;
 use std::collections::BTreeMap;
 
 /// The pass.

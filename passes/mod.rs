@@ -37,7 +37,7 @@ pub use settings::{Pin, PinError, Policy, Settings};
 
 use crate::ir::{Graph, OpError, Patch};
 use crate::program::Certificate;
-use crate::target::Target;
+use crate::targets::Target;
 
 /// What a pass is to the formats of a program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,7 +131,7 @@ pub enum PassError {
     #[error(transparent)]
     Plan(#[from] crate::plan::PlanError),
     #[error(transparent)]
-    Solve(#[from] crate::plan::solve::SolveError),
+    Solve(#[from] crate::assign::solve::SolveError),
 }
 
 /// No permitted assignment fits.

@@ -8,8 +8,9 @@
 
 use super::{Context, Pass, PassError, at};
 use crate::ir::{Attrs, Edit, Graph, Level, Op, OpError, Patch, ValueId};
-use crate::ops::layout::{self, TO_NCHW, TO_NHWC};
-use crate::ops::{movement, weights};
+use crate::ops::core::layout::{self, TO_NCHW, TO_NHWC};
+use crate::ops::onnx::movement;
+use crate::ops::weights;
 use std::collections::BTreeSet;
 
 /// The pass.

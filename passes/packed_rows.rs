@@ -40,7 +40,7 @@ impl Rows {
                     reorders = true;
                     graph.operands(at.node).first().copied()??
                 }
-                view if view.is(&ops::reshape::DEF) => graph.operands(at.node).first().copied()??,
+                view if view.is(&ops::core::reshape::DEF) => graph.operands(at.node).first().copied()??,
                 _ => float_cast(graph, at.node)?,
             };
         }
@@ -140,7 +140,7 @@ impl Rows {
         let mut views = Vec::new();
         while at != self.dequantize {
             let Some(op) = graph.node(at.node).op() else { return Ok(None) };
-            if op.is(&ops::strided::DEF) || op.is(&ops::reshape::DEF) {
+            if op.is(&ops::core::strided::DEF) || op.is(&ops::core::reshape::DEF) {
                 let mut op = op.clone();
                 op.attrs.0.remove("dtype");
                 views.push(op);
@@ -152,7 +152,7 @@ impl Rows {
         let bytes = (0..n as i32).flat_map(i32::to_le_bytes).collect();
         let mut places = Tensor::from_bytes(TensorType::of(DType::I32, dims), bytes)?;
         for op in views.iter().rev() {
-            places = ops::evaluate(op, &[Some(&places)], 1)?.swap_remove(0);
+            places = ops::reference::evaluate(op, &[Some(&places)], 1)?.swap_remove(0);
         }
         Ok(Some(places.bytes()?.as_chunks().0.iter().map(|b: &[u8; 4]| u32::from_le_bytes(*b)).collect()))
     }
@@ -259,12 +259,12 @@ pub(super) fn is_dequantize(graph: &Graph, value: ValueId) -> bool {
     graph
         .node(value.node)
         .op()
-        .is_some_and(|op| op.is(&ops::quantize_linear::DEQUANTIZE) && op.attrs.expr("epilogue").is_none())
+        .is_some_and(|op| op.is(&ops::core::quantize_linear::DEQUANTIZE) && op.attrs.expr("epilogue").is_none())
 }
 
 /// Whether it is a `strided` that reads an element of its operand everywhere.
 fn is_plain_strided(op: &Op) -> bool {
-    op.is(&ops::strided::DEF)
+    op.is(&ops::core::strided::DEF)
         && op.attrs.get("lo").is_none()
         && op.attrs.get("hi").is_none()
         && op.attrs.expr("epilogue").is_none()

@@ -2,7 +2,7 @@
 
 use super::{Context, DEFAULT, Explain, Pass, PassError, Settings, Stage, assign_precision, by_name};
 use crate::ir::{Edit, Faults, Format, Graph, Level, Patch};
-use crate::target::Target;
+use crate::targets::Target;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

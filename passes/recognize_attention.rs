@@ -10,7 +10,7 @@ use super::Context;
 use super::pattern::{Match, producer, scalar};
 use super::recognize_composites::Found;
 use crate::ir::{Attrs, Dim, Edit, Graph, NodeId, Op, OpError, Tensor, Val, ValueId};
-use crate::ops::{attention as ops, elementwise, movement};
+use crate::ops::onnx::{attention as ops, elementwise, movement};
 use std::collections::BTreeMap;
 
 const PASS: &str = "recognize_composites";

@@ -2,7 +2,7 @@
 
 use super::{Context, Settings, by_name};
 use crate::ir::{Graph, text};
-use crate::target::Target;
+use crate::targets::Target;
 
 /// Reads a graph whose constants are all written out, or absent.
 pub(crate) fn read(text: &str) -> Graph {

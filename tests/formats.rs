@@ -11,7 +11,7 @@ use nyxc::passes::{Policy, Settings};
 use nyxc::program::Program;
 use nyxc::runtime::{Options, RuntimeError, VkContext, devices, validation_errors};
 use nyxc::session::{Compile, DeviceChoice, Reference, Session, SessionError, compile};
-use nyxc::target::{Target, shipped_names};
+use nyxc::targets::{Target, shipped_names};
 use std::path::Path;
 
 fn model(file: &str, dims: &[&str]) -> Graph {

@@ -8,22 +8,31 @@ use std::path::Path;
 /// Data moves one way: each module names only what stands before it.
 const MAY_NAME: &[(&str, &[&str])] = &[
     ("ir", &[]),
-    ("target", &[]),
-    ("ops", &["ir", "target"]),
-    ("program", &["ir", "target"]),
-    ("import", &["ir", "ops", "target", "program"]),
-    ("plan", &["ir", "ops", "target", "program"]),
-    ("passes", &["ir", "ops", "target", "program", "plan"]),
-    ("codegen", &["ir", "ops", "target", "plan", "program"]),
-    ("runtime", &["ir", "target", "program"]),
+    ("targets", &[]),
+    ("ops", &["ir", "targets"]),
+    ("quant", &["ir"]),
+    ("program", &["ir", "targets"]),
+    ("kernels", &["ir", "ops", "targets", "program"]),
+    ("import", &["ir", "ops", "targets", "program"]),
+    ("plan", &["ir", "ops", "targets", "program", "kernels"]),
+    ("assign", &["ir", "ops", "targets", "program", "quant", "kernels", "plan"]),
+    ("passes", &["ir", "ops", "targets", "program", "quant", "kernels", "plan", "assign"]),
+    ("codegen", &["ir", "ops", "targets", "kernels", "program"]),
+    ("runtime", &["ir", "targets", "program"]),
     ("diff", &["ir", "program"]),
-    ("session", &["ir", "target", "ops", "program", "import", "plan", "passes", "codegen", "runtime", "diff"]),
+    (
+        "session",
+        &[
+            "ir", "targets", "ops", "program", "import", "kernels", "plan", "assign", "passes", "codegen", "runtime",
+            "diff",
+        ],
+    ),
     ("failure", &["ir", "program", "import", "passes", "runtime", "session"]),
     (
         "cli",
         &[
-            "ir", "target", "ops", "program", "import", "plan", "passes", "codegen", "runtime", "diff", "session",
-            "failure",
+            "ir", "targets", "ops", "program", "import", "kernels", "plan", "assign", "passes", "codegen", "runtime",
+            "diff", "session", "failure",
         ],
     ),
 ];

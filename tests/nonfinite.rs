@@ -18,7 +18,7 @@ use nyxc::passes::{Policy, Settings};
 use nyxc::program::Program;
 use nyxc::runtime::{Options, VkContext, devices, validation_errors};
 use nyxc::session::{Compile, DeviceChoice, Reference, Session, compile};
-use nyxc::target::Target;
+use nyxc::targets::Target;
 use serde_json::Value;
 use std::io::Write as _;
 

@@ -7,7 +7,8 @@ mod cases;
 
 use cases::tensor;
 use nyxc::ir::{Attr, Attrs, Class, DType, Op, Tensor};
-use nyxc::ops::{evaluate, registry};
+use nyxc::ops::reference::evaluate;
+use nyxc::ops::registry;
 use serde_json::Value;
 
 fn attribute(value: &Value) -> Attr {

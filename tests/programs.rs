@@ -26,7 +26,7 @@ use nyxc::passes::{Policy, Settings};
 use nyxc::program::spirv::Interface;
 use nyxc::program::{Program, Step};
 use nyxc::session::{Compile, compile};
-use nyxc::target::{Target, shipped_names};
+use nyxc::targets::{Target, shipped_names};
 use std::collections::BTreeMap;
 use std::path::Path;
 

@@ -12,7 +12,7 @@ use nyxc::ir::{DType, Graph, Tensor};
 use nyxc::ops::registry;
 use nyxc::passes::Settings;
 use nyxc::session::{Compile, DeviceChoice, Session, compile};
-use nyxc::target::Target;
+use nyxc::targets::Target;
 use std::time::{Duration, Instant};
 
 const WIDTH: usize = 8;

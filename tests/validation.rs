@@ -15,7 +15,7 @@ use nyxc::passes::{Policy, Settings};
 use nyxc::program::{Program, Step};
 use nyxc::runtime::{Executor, Options, VkContext, devices, validation_errors};
 use nyxc::session::{Compile, compile};
-use nyxc::target::Target;
+use nyxc::targets::Target;
 use std::io::Write as _;
 use std::path::Path;
 

@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use nyxc::ir::{Level, TensorType, text};
 use nyxc::passes::{Pipeline, PipelineError, Settings};
-use nyxc::target::Target;
+use nyxc::targets::Target;
 use std::sync::Arc;
 
 const PASSES: &[&str] = &["remove_dead_code", "fold_constants", "merge_duplicates", "recognize_composites", "decompose", "lower_quantized", "fuse"];

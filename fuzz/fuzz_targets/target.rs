@@ -3,7 +3,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use nyxc::passes::{Pipeline, Settings};
-use nyxc::target::Target;
+use nyxc::targets::Target;
 
 const GRAPH: &str = "graph g onnx
   %x = input : f32[1,3]

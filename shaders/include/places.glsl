@@ -1,5 +1,5 @@
 // Where the elements lie that a position of an enlarged or reduced axis draws on. The f32 arithmetic is that of
-// src/ops/resize.rs.
+// src/ops/core/resize.rs.
 #include "quotient.glsl"
 
 float place(uint at, float scale, uint own, uint out_size) {

@@ -7,7 +7,7 @@ use crate::ir::{Format, Graph, valid_block};
 use crate::passes::{NAMES, Pin, Policy, Settings};
 use crate::program::file;
 use crate::session::{Compile, Compiled, best_device, compile};
-use crate::target::Target;
+use crate::targets::Target;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;

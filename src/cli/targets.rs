@@ -1,7 +1,7 @@
 //! `nyxc targets`.
 
 use super::{Failure, size, write};
-use crate::target::{Target, shipped_names};
+use crate::targets::{Target, shipped_names};
 use serde_json::json;
 use std::process::ExitCode;
 

@@ -7,8 +7,8 @@
 //! codes as bytes. For the result: `void st_y(uint i, T_y v)`.
 
 use crate::ir::packed::{Granularity, Packing, ScaleType};
-use crate::ops::kernel_key::{KernelKey, Load, OperandKey, Storage, Value};
-use crate::target::Target;
+use crate::kernels::key::{KernelKey, Load, OperandKey, Storage, Value};
+use crate::targets::Target;
 use std::fmt::Write as _;
 
 /// Extensions that the accessors and, where it multiplies f16, the kernel need.

@@ -8,7 +8,7 @@ mod integer;
 
 use super::{CodegenError, access, include};
 use crate::ir::{Binary, Bounds, Class, DType, Expr, Operand, Unary};
-use crate::ops::kernel_key::{ArgKey, KernelKey, Run, Storage, Value};
+use crate::kernels::key::{ArgKey, KernelKey, Run, Storage, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 

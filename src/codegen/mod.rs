@@ -9,10 +9,10 @@ pub mod spirv;
 mod tests;
 mod vector;
 
-use crate::ops::kernel_key::{KernelKey, ParamType, Storage, Template};
-use crate::ops::variant::Variant;
+use crate::kernels::key::{KernelKey, ParamType, Storage, Template};
+use crate::kernels::variant::Variant;
 use crate::program::Shader;
-use crate::target::Target;
+use crate::targets::Target;
 use std::cell::RefCell;
 use std::fmt::Write as _;
 

@@ -6,10 +6,10 @@ use super::spirv::capability;
 use super::*;
 use crate::ir::packed::{Granularity, Packing, ScaleType};
 use crate::ir::{Binary, Expr, Unary};
-use crate::ops::kernel_key::{ArgKey, ExprKey, Load, OperandKey, ParamType, Run, Storage, Tile, Value};
-use crate::ops::variant::{Family, Variant};
+use crate::kernels::key::{ArgKey, ExprKey, Load, OperandKey, ParamType, Run, Storage, Tile, Value};
+use crate::kernels::variant::{Family, Variant};
 use crate::program::spirv::{Interface, SpirvError};
-use crate::target::{MatrixTypes, shipped_names};
+use crate::targets::{MatrixTypes, shipped_names};
 use std::collections::{BTreeMap, BTreeSet};
 
 const BLOCK_4: Packing = Packing { bits: 4, granularity: Granularity::Block(32), scale: ScaleType::F16 };

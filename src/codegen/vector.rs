@@ -3,8 +3,8 @@
 //! For an operand `a`: `void lds_a(uint i, out T_a v[WIDTH])` reads elements `i` on, where WIDTH divides `i`. For the
 //! result: `void sts_y(uint i, T_y v[WIDTH])`. Both give the bits that `ld_a` and `st_y` give for each element.
 
-use crate::ops::kernel_key::{KernelKey, Storage};
-use crate::target::Target;
+use crate::kernels::key::{KernelKey, Storage};
+use crate::targets::Target;
 use std::fmt::Write as _;
 
 /// How vectors of a storage are seen in a buffer.

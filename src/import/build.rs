@@ -11,7 +11,7 @@ use crate::ir::{
     AttrFault, Attrs, COUNT, Dim, Graph, Infer, Level, Node, NodeKind, Op, OpError, Registry, Tensor, TensorType,
     Value, ValueId, next_number,
 };
-use crate::ops::counted;
+use crate::ops::core::data_dependent;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -309,7 +309,7 @@ impl<'a> Builder<'a> {
         if !(min..=max).contains(&operands.len()) {
             return Err(Kind::Arity { given: operands.len(), min, max }.into());
         }
-        if let Some(bound) = self.typed(&attrs, &operands, outputs.len(), |infer| counted::bound(def, infer))? {
+        if let Some(bound) = self.typed(&attrs, &operands, outputs.len(), |infer| data_dependent::bound(def, infer))? {
             attrs = attrs.with_dims(COUNT, vec![self.count(outputs.first().map_or(&name, |output| output), &bound)?]);
         }
         let types = self.typed(&attrs, &operands, outputs.len(), |infer| infer.types(def))?;
@@ -329,7 +329,7 @@ impl<'a> Builder<'a> {
         }
         // Arithmetic on sizes has been done: its result stands in its place.
         let (op, operands) = match sizes {
-            Some(sizes) => (crate::ops::shape::sizes(sizes, &types), Vec::new()),
+            Some(sizes) => (crate::ops::onnx::shape::sizes(sizes, &types), Vec::new()),
             None => (op, operands.into_iter().map(|o| o.map(|known| self.place(known, order))).collect()),
         };
         let values = outputs

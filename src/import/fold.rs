@@ -59,7 +59,7 @@ pub(super) fn constants(
     if n_in > MAX_ELEMS || !types.iter().take(n_outputs).all(is_small) {
         return None;
     }
-    let results = crate::ops::evaluate(op, data, n_outputs).ok()?;
+    let results = crate::ops::reference::evaluate(op, data, n_outputs).ok()?;
     let fits = results.len() >= n_outputs && results.iter().zip(types).all(|(t, ty)| t.dtype() == ty.dtype);
     fits.then_some(results)
 }
@@ -115,7 +115,7 @@ impl Builder<'_> {
                 let ([start], [end], [step]) = (starts.as_slice(), ends.as_slice(), step.as_slice()) else {
                     return None;
                 };
-                let places = crate::ops::slice::places(data.len(), *start, *end, *step)?;
+                let places = crate::ops::onnx::slice::places(data.len(), *start, *end, *step)?;
                 places.into_iter().map(|i| data.get(i).cloned()).collect::<Option<_>>()?
             }
             "Concat" => {
@@ -228,7 +228,7 @@ fn cast(dim: Dim, dtype: DType) -> Option<Dim> {
             _ => None,
         };
     }
-    let fits = crate::ops::quantize_linear::range(dtype).is_none_or(|(least, most)| least <= low && high <= most);
+    let fits = crate::ops::core::quantize_linear::range(dtype).is_none_or(|(least, most)| least <= low && high <= most);
     fits.then_some(dim)
 }
 

@@ -30,7 +30,7 @@ pub(super) fn tensor(raw: &RawGraph, name: &str, value: &Value) -> Result<Tensor
         // Types narrower than a byte, and floats of 16 bits and less.
         let floats: Option<Vec<f32>> = elements.iter().map(|v| v.as_f64().map(|v| v as f32)).collect();
         let integers: Option<Vec<i64>> = elements.iter().map(|v| Value::as_i64(v)).collect();
-        let range = crate::ops::quantize_linear::range(dtype);
+        let range = crate::ops::core::quantize_linear::range(dtype);
         let tensor = match (dtype.class(), integers, floats) {
             (Class::Int, Some(values), _)
                 if range.is_some_and(|(low, high)| values.iter().all(|v| (low..=high).contains(v))) =>

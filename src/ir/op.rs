@@ -171,9 +171,9 @@ pub struct Registry {
 
 impl Registry {
     /// A registry of these operators.
-    pub fn new(defs: &[&'static OpDef]) -> Registry {
+    pub fn new(defs: impl IntoIterator<Item = &'static OpDef>) -> Registry {
         let mut registry = Registry::default();
-        defs.iter().for_each(|def| registry.add(def));
+        defs.into_iter().for_each(|def| registry.add(def));
         registry
     }
 

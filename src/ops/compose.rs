@@ -1,10 +1,12 @@
 //! Steps that many expansions are made of.
 
-use super::check_indices::{self, Rule};
-use super::strided::{View, row_major, view};
-use super::util::between;
-use super::{concat as concat_op, gather as gather_op, matmul as matmul_op, pointwise, reduce as reduce_op, reshape};
 use crate::ir::{Attrs, DType, Dim, Expand, OpError, Shape, Tensor, TensorType, Val};
+use crate::ops::core::check_indices::{self, Rule};
+use crate::ops::core::strided::{View, row_major, view};
+use crate::ops::core::{
+    concat as concat_op, gather as gather_op, matmul as matmul_op, pointwise, reduce as reduce_op, reshape,
+};
+use crate::ops::util::between;
 
 /// Most elements of a constant that an expansion computes: 64 MiB of f32.
 pub const LARGEST_CONSTANT: usize = 1 << 24;
@@ -45,7 +47,7 @@ pub fn positions(
     let n: Dim = n.into();
     let Some(n) = n.known().and_then(|n| usize::try_from(n).ok()) else {
         // How many there are changes between runs: the device counts them.
-        let list = super::iota::add(e, Dim::Known(0), Dim::Known(step), n.clone(), DType::I64)?;
+        let list = crate::ops::core::iota::add(e, Dim::Known(0), Dim::Known(step), n.clone(), DType::I64)?;
         let mut dims = vec![Dim::Known(1); rank];
         if let Some(size) = dims.get_mut(axis) {
             *size = n;
@@ -155,9 +157,9 @@ pub fn cast(e: &mut Expand<'_, '_>, x: Val, to: DType) -> Result<Val, OpError> {
         return Ok(x);
     }
     if from.is_float() && to.is_float() && !from.is_minifloat() && !to.is_minifloat() {
-        return super::store::add(e.edit, x, to);
+        return crate::ops::core::store::add(e.edit, x, to);
     }
-    e.add(&super::elementwise::CAST, Attrs::new().with_dtype("to", to), &[x])
+    e.add(&crate::ops::onnx::elementwise::CAST, Attrs::new().with_dtype("to", to), &[x])
 }
 
 /// A one-dimensional operand along `axis` of `rank` axes.
@@ -180,7 +182,7 @@ pub fn along(e: &mut Expand<'_, '_>, x: Val, rank: usize, axis: usize) -> Result
 /// A size is not known.
 pub fn take(e: &mut Expand<'_, '_>, data: Val, indices: Val, axis: usize, out: &[usize]) -> Result<Val, OpError> {
     let own = sizes(0, &e.ty(data))?;
-    let strides = super::util::strides(&own);
+    let strides = crate::ops::util::strides(&own);
     let mut operands = vec![indices];
     let mut text = format!("mul(x0,{})", strides[axis]);
     for (i, &n) in out.iter().enumerate().filter(|(i, n)| *i != axis && **n != 1) {
@@ -190,5 +192,5 @@ pub fn take(e: &mut Expand<'_, '_>, data: Val, indices: Val, axis: usize, out: &
     let at = pointwise::add(e, &text, position_type(own.iter().product()), &operands)?;
     let flat = reshape::to(e, data, vec![Dim::Known(own.iter().product::<usize>() as i64)])?;
     let y = gather_within(e, flat, at, 0)?;
-    super::movement::broadcast_to(e, y, dims(out))
+    crate::ops::onnx::movement::broadcast_to(e, y, dims(out))
 }

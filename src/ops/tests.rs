@@ -1,14 +1,15 @@
 //! Tests of core operators in the forms that ONNX does not have: packed operands, epilogues, sizes not yet known.
 
-use super::pointwise::{Scalar, apply, scalar};
-use super::{
-    ALL, concat, conv, elementwise, gather, layout, matmul, movement, norm, pool, pooling, quantize_packed, reduce,
-    reshape, slice, softmax, strided,
-};
 use crate::ir::packed::{Granularity, Packing, ScaleType, pack};
 use crate::ir::{
     Attr, AttrKind, Attrs, DType, Dim, Expr, Graph, Infer, Level, OpDef, OpError, Shape, Tensor, TensorType,
 };
+use crate::ops::all;
+use crate::ops::core::pointwise::{Scalar, apply, scalar};
+use crate::ops::core::{
+    concat, conv, gather, layout, matmul, norm, pool, quantize_packed, reduce, reshape, softmax, strided,
+};
+use crate::ops::onnx::{elementwise, movement, pooling, slice};
 
 /// Numbers that look random, between -1 and 1.
 fn noise(n: usize, seed: u32) -> Vec<f32> {
@@ -93,7 +94,7 @@ fn every_attribute_is_refused_where_it_is_of_another_kind() {
         Attr::Tensor(Tensor::from_f32s(DType::F32, &[], &[1.0]).unwrap()),
         Attr::Graph(Box::new(Graph::new("g", Level::Onnx))),
     ];
-    for def in ALL {
+    for def in all() {
         for attr in def.attrs {
             let check = |value: &Attr| def.check_attrs(&Attrs::new().with(attr.name, value.clone()));
             let n_taken = values.iter().filter(|value| check(value).is_ok()).count();
@@ -276,7 +277,7 @@ fn f64_is_computed_in_f64() {
     let masked = of(&[0.0, f64::MIN, 0.0]);
     let softmax = |log| {
         let op = crate::ir::Op::new(&softmax::DEF, Attrs::new().with_int("axis", 0).with_int("log", log));
-        crate::ops::evaluate(&op, &[Some(&masked)], 1)
+        crate::ops::reference::evaluate(&op, &[Some(&masked)], 1)
     };
     assert_eq!(softmax(0).unwrap()[0].to_f64s().unwrap(), [0.5, 0.0, 0.5]);
     assert_eq!(softmax(1).unwrap()[0].to_f64s().unwrap(), [-std::f64::consts::LN_2, f64::MIN, -std::f64::consts::LN_2]);
@@ -285,7 +286,7 @@ fn f64_is_computed_in_f64() {
     let one = |onnx: &str, attrs: Attrs, operands: &[&Tensor]| {
         let op = crate::ir::Op::new(crate::ops::registry().by_onnx(onnx).unwrap(), attrs);
         let operands: Vec<_> = operands.iter().map(|t| Some(*t)).collect();
-        crate::ops::evaluate(&op, &operands, 1).unwrap().remove(0)
+        crate::ops::reference::evaluate(&op, &operands, 1).unwrap().remove(0)
     };
     let none = Attrs::new;
     let to = |dtype| none().with_dtype("to", dtype);
@@ -403,17 +404,17 @@ fn what_does_not_fit_is_refused() {
         strided::View { shape: vec![Dim::Known(5)], strides: vec![Dim::Known(7)], ..strided::View::default() };
     assert!(refused(&strided::DEF, &outside.attrs(), &[&x]).contains("reach elements 0 to 28 of 24"));
     let huge = Tensor::from_i64s(DType::I64, &[3], &[1 << 40, 1 << 40, 1 << 40]).unwrap();
-    assert!((super::shape::CONSTANT_OF_SHAPE.eval.unwrap())(&none, &[Some(&huge)]).is_err());
+    assert!((crate::ops::onnx::shape::CONSTANT_OF_SHAPE.eval.unwrap())(&none, &[Some(&huge)]).is_err());
 }
 
 #[test]
 fn names_are_unique() {
     let registry = super::registry();
-    assert_eq!(registry.iter().count(), super::ALL.len());
-    for def in super::ALL.iter().filter(|d| !d.onnx.is_empty()) {
-        assert!(std::ptr::eq(registry.by_onnx(def.onnx).unwrap(), *def), "{}", def.onnx);
+    assert_eq!(registry.iter().count(), all().count());
+    for def in all().filter(|d| !d.onnx.is_empty()) {
+        assert!(std::ptr::eq(registry.by_onnx(def.onnx).unwrap(), def), "{}", def.onnx);
     }
-    assert!(super::ALL.iter().all(|d| d.eval.is_some() || d.expand.is_some()));
+    assert!(all().all(|d| d.eval.is_some() || d.expand.is_some()));
 }
 
 #[test]
@@ -422,17 +423,21 @@ fn products_of_codes_may_be_empty() {
     let number = |v: f32| Tensor::from_f32s(DType::F32, &[], &[v]).unwrap();
     let zero = Tensor::from_i64s(DType::U8, &[], &[1]).unwrap();
     let (a, scale) = (codes(&[3, 300]), number(0.5));
-    let product = super::evaluate(
-        &crate::ir::Op::new(&super::integer::MAT_MUL, Attrs::new()),
+    let product = crate::ops::reference::evaluate(
+        &crate::ir::Op::new(&crate::ops::onnx::integer::MAT_MUL, Attrs::new()),
         &[Some(&a), Some(&codes(&[300, 0]))],
         1,
     )
     .unwrap();
     assert_eq!(product[0].dims(), [3, 0]);
-    let op = crate::ir::Op::new(&super::q_gemm::DEF, Attrs::new().with_int("transB", 1));
+    let op = crate::ir::Op::new(&crate::ops::contrib::q_gemm::DEF, Attrs::new().with_int("transB", 1));
     let b = codes(&[0, 300]);
-    let product =
-        super::evaluate(&op, &[Some(&a), Some(&scale), Some(&zero), Some(&b), Some(&scale), Some(&zero)], 1).unwrap();
+    let product = crate::ops::reference::evaluate(
+        &op,
+        &[Some(&a), Some(&scale), Some(&zero), Some(&b), Some(&scale), Some(&zero)],
+        1,
+    )
+    .unwrap();
     assert_eq!(product[0].dims(), [3, 0]);
 }
 
@@ -445,7 +450,10 @@ fn a_table_of_more_codes_than_can_be_counted_is_refused() {
     );
     for bits in [2, 4] {
         let attrs = Attrs::new().with_int("bits", bits).with_int("block_size", 16);
-        assert!(infer(&super::block_quantized::DEF, &attrs, &[&table, &indices, &scales], &[None; 3]).is_err());
+        assert!(
+            infer(&crate::ops::contrib::block_quantized::DEF, &attrs, &[&table, &indices, &scales], &[None; 3])
+                .is_err()
+        );
     }
 }
 

@@ -1,7 +1,7 @@
 //! What several operators share: broadcasting, strides, operands, epilogues, attributes.
 
-use super::pointwise::{self, Real};
 use crate::ir::{Attr, Attrs, Class, DType, Dim, Infer, OpError, Shape, Tensor, TensorType, minifloat};
+use crate::ops::core::pointwise::{self, Real};
 use std::borrow::Cow;
 
 /// Whether two sizes may stand for the same one: they are equal, or one of them has neither a value nor a range yet.

@@ -1,8 +1,8 @@
 //! Where an operator has weights that can be quantized, and the matrix they form: one row an output, the reduction axis
 //! along the columns.
 
-use super::layout::TO_NCHW;
 use crate::ir::{Class, DType, Graph, NodeId, Op, OpError, Tensor, ValueId};
+use crate::ops::core::layout::TO_NCHW;
 use std::borrow::Cow;
 
 /// How the matrix lies in the constant.

@@ -6,8 +6,8 @@
 //! operands, here the two are left to results, to what only moves elements that are of these types already, and f16 to
 //! the probabilities of a softmax, which are 1 at most, so that their product with values of f16 is one of f16.
 
-use super::{concat, gather, reshape, softmax, store, strided};
 use crate::ir::{Attr, DType, Edit, Op, OpError, Val};
+use crate::ops::core::{concat, gather, reshape, softmax, store, strided};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Operators of the ONNX level, which expand in turn, that only move elements.
@@ -49,7 +49,7 @@ fn is_probability(op: &Op) -> bool {
 ///
 /// # Errors
 /// An operator refuses f32.
-pub(super) fn between(
+pub(crate) fn between(
     edit: &mut Edit<'_>,
     first: usize,
     mut results: Vec<Val>,

@@ -4,18 +4,18 @@
 mod steps;
 
 use super::arena::{self, ArenaLimits, ArenaPlan, Buffer};
-use super::kernels::{self, KernelCall, KernelError};
 use super::memory::{Buffers, Kind, is_view};
 use super::schedule::Schedule;
 use super::{PlanError, allocation_bytes, round_up};
 use crate::ir::{DType, Dim, Graph, Hash, NodeId, NodeKind, Tensor, ValueId};
-use crate::ops::kernel_key::KernelKey;
+use crate::kernels::key::KernelKey;
+use crate::kernels::{self, KernelCall, KernelError};
 use crate::ops::weights;
 use crate::program::{
     Allocation, AllocationKind, FAULT_BYTES, HostStep, IndexCheck, Ledger, Port, Region, SLOT_ALIGNMENT, SLOT_BYTES,
     SizeRange, Stripe, Upload, params_bytes as params_bytes_of,
 };
-use crate::target::Target;
+use crate::targets::Target;
 use indexmap::IndexMap;
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ use std::collections::BTreeMap;
 pub const ARENA_NODES: u64 = 20_000;
 /// Parameters of a dispatch take a multiple of this, so that their bytes do not depend on which variant of a kernel is
 /// chosen.
-pub(super) const PARAMS_SLOT_BYTES: u64 = 256;
+pub const PARAMS_SLOT_BYTES: u64 = 256;
 /// The least and the most bytes of the staging ring where the host cannot reach device memory.
 const STAGING_BYTES: (u64, u64) = (4 << 20, 64 << 20);
 

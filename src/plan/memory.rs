@@ -2,10 +2,10 @@
 
 use super::PlanError;
 use super::arena::Buffer;
-use super::kernels::most_device_bytes;
 use crate::ir::{Graph, NodeId, NodeKind, ValueId, memory::lifetimes};
+use crate::kernels::most_device_bytes;
 use crate::ops;
-use crate::target::Target;
+use crate::targets::Target;
 use std::collections::BTreeMap;
 
 /// What a buffer is for.
@@ -43,7 +43,7 @@ pub struct Buffers {
 
 /// Whether a node only gives its operand another shape.
 pub fn is_view(graph: &Graph, id: NodeId) -> bool {
-    graph.node(id).op().is_some_and(|op| op.is(&ops::reshape::DEF))
+    graph.node(id).op().is_some_and(|op| op.is(&ops::core::reshape::DEF))
 }
 
 impl Buffers {

@@ -2,12 +2,8 @@
 
 pub mod arena;
 pub mod build;
-pub mod kernels;
 pub mod memory;
-pub mod model;
 pub mod schedule;
-pub mod score;
-pub mod solve;
 
 use serde::{Deserialize, Serialize};
 
@@ -43,13 +39,13 @@ pub enum PlanError {
     #[error("the plan has more than 2^64 bytes")]
     Overflow,
     #[error(transparent)]
-    Kernel(#[from] kernels::KernelError),
+    Kernel(#[from] crate::kernels::KernelError),
     #[error("%{value}: {source}")]
     Constant { value: String, source: crate::ir::TensorError },
 }
 
 /// Bytes of an allocation of `bytes`, as the driver rounds them.
-pub fn allocation_bytes(bytes: u64, target: &crate::target::Target) -> u64 {
+pub fn allocation_bytes(bytes: u64, target: &crate::targets::Target) -> u64 {
     round_up(bytes, target.memory.allocation_granularity.max(256))
 }
 

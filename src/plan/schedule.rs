@@ -254,9 +254,9 @@ fn apart((first, last): (usize, usize), other: (usize, usize)) -> impl Iterator<
 mod tests {
     use super::*;
     use crate::ir::{DType, Expr, Level, Op, TensorType};
-    use crate::ops::{concat, pointwise};
+    use crate::ops::core::{concat, pointwise};
     use crate::plan::arena::max_live;
-    use crate::target::Target;
+    use crate::targets::Target;
 
     /// `n` nodes, each of one or two values made before, some of them wider than their operands.
     fn random(n: usize, seed: u64) -> Graph {

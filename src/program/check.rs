@@ -7,7 +7,7 @@ use super::{
 };
 use crate::ir::{Class, DType, Dim, Shape, TensorType};
 use crate::program::spirv::Interface;
-use crate::target::Target;
+use crate::targets::Target;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -15,7 +15,7 @@ pub use report::{Certificate, Ledger, NodeReport};
 pub use sizes::{SizeError, SizeRange, Sizes};
 
 use crate::ir::{DType, Dim, Graph, Hash, Registry, Tensor, text};
-use crate::target::Target;
+use crate::targets::Target;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -281,7 +281,7 @@ pub struct Dispatch {
     #[serde(with = "groups")]
     pub groups: [Dim; 3],
     /// The most loop iterations of an invocation: devices may end loops silently beyond
-    /// [`crate::target::Limits::max_loop_iterations`].
+    /// [`crate::targets::Limits::max_loop_iterations`].
     pub loop_iterations: u64,
     /// Whether earlier writes must be visible before this dispatch, or earlier reads done.
     pub barrier: bool,

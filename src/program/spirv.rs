@@ -5,7 +5,7 @@
 //! modes, annotations). A module is not validated here: that is the generator's duty, and the content hash holds what
 //! it made.
 
-use crate::target::{Features, MatrixTypes};
+use crate::targets::{Features, MatrixTypes};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a module declares.

@@ -2,7 +2,7 @@
 
 use crate::ir::IndexFault;
 use crate::program::ProgramError;
-use crate::target::MaskError;
+use crate::targets::MaskError;
 
 /// Why a program cannot be loaded or run. Whatever was made before is destroyed when this is returned.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]

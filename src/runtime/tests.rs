@@ -6,7 +6,7 @@ use super::*;
 use crate::ir::{DType, Dim, Tensor};
 use crate::program::profile::Track;
 use crate::program::*;
-use crate::target::Target;
+use crate::targets::Target;
 use std::io::Write as _;
 use std::sync::mpsc;
 use std::time::Duration;

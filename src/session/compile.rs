@@ -3,13 +3,13 @@
 use super::explain::Names;
 use crate::codegen::{self, CodegenError};
 use crate::ir::{Graph, ValueId, text};
-use crate::ops::kernel_key::KernelKey;
+use crate::kernels::key::KernelKey;
 use crate::ops::weights;
 use crate::passes::{Explanation, OverBudget, PassError, Pipeline, PipelineError, Settings, Timing};
 use crate::plan::build::{self, Blueprint};
 use crate::plan::{Forecast, PlanError};
 use crate::program::{Certificate, Dispatch, Entry, NodeReport, Plan, Program, Shader, Step, hex};
-use crate::target::Target;
+use crate::targets::Target;
 use indexmap::IndexMap;
 use rayon::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};

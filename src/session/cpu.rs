@@ -232,6 +232,6 @@ fn compute(
 ) -> Result<Vec<Tensor>, OpError> {
     match op.def.eval {
         Some(eval) if level != Level::Onnx => eval(&op.attrs, operands),
-        _ => ops::evaluate(op, operands, n_outputs),
+        _ => ops::reference::evaluate(op, operands, n_outputs),
     }
 }

@@ -59,7 +59,7 @@ fn smallest_budget_is_exact(args: &[&str]) {
 
 #[test]
 fn over_budget_exits_with_4_and_the_smallest_budget_that_compiles() {
-    for target in nyxc::target::shipped_names() {
+    for target in nyxc::targets::shipped_names() {
         smallest_budget_is_exact(&[&mlp(), "--target", target]);
     }
     smallest_budget_is_exact(&[&mlp(), "--target", "lavapipe", "--formats", "f32,w8a16"]);
@@ -69,7 +69,7 @@ fn over_budget_exits_with_4_and_the_smallest_budget_that_compiles() {
 
 #[test]
 fn the_smallest_budget_is_exact_where_a_node_is_pinned() {
-    for target in nyxc::target::shipped_names() {
+    for target in nyxc::targets::shipped_names() {
         smallest_budget_is_exact(&[&mlp(), "--target", target, "--precision", "g0=f32"]);
     }
 }
@@ -88,7 +88,7 @@ fn over_budget_leaves_no_file() {
 
 #[test]
 fn the_ledger_adds_up_to_the_planned_peak() {
-    for target in nyxc::target::shipped_names() {
+    for target in nyxc::targets::shipped_names() {
         for options in [
             &["--budget", "400K"][..],
             &["--policy", "uniform:w8a8"],

@@ -186,7 +186,7 @@ fn f64_is_computed_in_f64_on_the_host_and_the_rest_on_the_device() {
 
 #[test]
 fn quantized_activations_meet_quantized_kernels() {
-    for target in nyxc::target::shipped_names() {
+    for target in nyxc::targets::shipped_names() {
         let report = plan(&[&mlp(), "--target", target, "--policy", "uniform:w8a8"]);
         let format: Format = "w8a8".parse().unwrap();
         for node in report["nodes"].as_array().unwrap() {

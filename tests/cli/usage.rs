@@ -111,7 +111,7 @@ fn quiet_says_nothing_and_verbose_says_more() {
 fn targets_are_told_whole() {
     let told = nyxc(&["targets", "--json"]).exits(0).json();
     let targets = told["targets"].as_array().unwrap();
-    assert_eq!(targets.len(), nyxc::target::shipped_names().len());
+    assert_eq!(targets.len(), nyxc::targets::shipped_names().len());
     // Each is a profile that --target takes.
     let folder = Folder::new("targets");
     for target in targets {

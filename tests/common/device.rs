@@ -1,7 +1,7 @@
 //! The device that tests run on.
 
 use nyxc::runtime::devices;
-use nyxc::target::Target;
+use nyxc::targets::Target;
 use std::sync::OnceLock;
 
 /// The first Vulkan device here, as NYXC_MASK leaves it; lavapipe where there is none.

@@ -1,7 +1,7 @@
 //! A SPIR-V module read word by word (SPIR-V 1.6, sections 2.3 and 3), apart from nyxc's own reader: what it asks of a
 //! device, and which buffers it writes.
 
-use nyxc::target::Target;
+use nyxc::targets::Target;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What a module says of itself.

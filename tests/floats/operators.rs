@@ -3,7 +3,8 @@
 
 use super::{program, sessions};
 use nyxc::ir::{Attrs, DType, Graph, Level, ONNX, Op, Tensor, TensorType};
-use nyxc::ops::{evaluate, registry};
+use nyxc::ops::reference::evaluate;
+use nyxc::ops::registry;
 use std::collections::BTreeSet;
 
 /// An operand of a case.

@@ -1,7 +1,7 @@
 //! Attention against a reference in f64 of its own, and the parts of it against the operator's.
 
 use super::*;
-use nyxc::ops::dot_product_attention::{DEF, PARTS};
+use nyxc::ops::core::dot_product_attention::{DEF, PARTS};
 
 /// Sizes of a case: batch, heads, heads of k, queries, keys, head size, that of v.
 type Sizes = [usize; 7];

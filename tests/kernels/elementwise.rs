@@ -1,6 +1,6 @@
 use super::*;
 use nyxc::ir::{Attr, Binary, Class, Unary};
-use nyxc::ops::{pointwise, resize};
+use nyxc::ops::core::{pointwise, resize};
 
 fn pointwise(text: &str, dtype: DType, operands: &[&Tensor]) -> Case {
     Case::new(&pointwise::DEF, pointwise::attrs(Expr::parse(text).unwrap(), dtype), operands)
@@ -185,7 +185,7 @@ fn resizes_in_every_mode() {
 /// Vectors give the bits of single elements: every width, storage and way to broadcast.
 #[test]
 fn vectors_have_the_bits_of_single_elements() {
-    use nyxc::ops::kernel_key::Run;
+    use nyxc::kernels::key::Run;
     on_devices(|bench| {
         let mut random = Random::new(47);
         // Enough elements that all widths are worth it, and inner axes that 8, 4, 2 and 1 divide.

@@ -2,7 +2,7 @@
 
 use super::*;
 use nyxc::ir::{Binary, Class, Unary};
-use nyxc::ops::{concat, gather, iota, pointwise, reduce, strided};
+use nyxc::ops::core::{concat, gather, iota, pointwise, reduce, strided};
 
 const TYPES: [DType; 8] =
     [DType::I8, DType::U8, DType::I16, DType::U16, DType::I32, DType::U32, DType::I64, DType::U64];

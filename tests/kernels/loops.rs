@@ -4,7 +4,7 @@
 
 use super::*;
 use nyxc::ir::packed::{Granularity, ScaleType};
-use nyxc::ops::{conv, matmul, norm, pool, quantize_packed, reduce, softmax};
+use nyxc::ops::core::{conv, matmul, norm, pool, quantize_packed, reduce, softmax};
 
 const DEPTH: usize = 200_003;
 

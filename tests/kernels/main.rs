@@ -23,11 +23,11 @@ mod windows;
 
 use nyxc::ir::packed::{Packing, pack_with_zeros};
 use nyxc::ir::{Attrs, DType, Dim, Expr, Graph, Level, Op, OpDef, Shape, Tensor, TensorType, ValueId};
-use nyxc::ops::variant::Variant;
-use nyxc::plan::kernels::{self, KernelError};
+use nyxc::kernels::variant::Variant;
+use nyxc::kernels::{self, KernelError};
 use nyxc::program::*;
 use nyxc::runtime::{Executor, Options, VkContext, devices, validation_errors};
-use nyxc::target::{Features, Target};
+use nyxc::targets::{Features, Target};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::Write as _;

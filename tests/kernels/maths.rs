@@ -4,8 +4,8 @@
 
 use super::*;
 use nyxc::ir::{Binary, Class, Unary};
-use nyxc::ops::matmul;
-use nyxc::ops::pointwise::{self, Real};
+use nyxc::ops::core::matmul;
+use nyxc::ops::core::pointwise::{self, Real};
 
 const TABLE: &str = "docs/maths.md";
 

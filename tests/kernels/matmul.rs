@@ -1,6 +1,6 @@
 use super::*;
 use nyxc::ir::packed::Granularity;
-use nyxc::ops::matmul::DEF;
+use nyxc::ops::core::matmul::DEF;
 
 fn attrs(trans_b: bool) -> Attrs {
     Attrs::new().with_int("trans_b", i64::from(trans_b))

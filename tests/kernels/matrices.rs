@@ -3,7 +3,7 @@
 
 use super::*;
 use nyxc::ir::packed::{Granularity, ScaleType};
-use nyxc::ops::matmul::DEF;
+use nyxc::ops::core::matmul::DEF;
 
 fn attrs(trans_b: bool) -> Attrs {
     Attrs::new().with_int("trans_b", i64::from(trans_b))
@@ -95,7 +95,7 @@ fn packed_weights() {
 fn codes_times_codes() {
     on_matrices(|bench| {
         // Matrices of codes are made of whole vectors of 16: not on every device.
-        let shape = bench.targets[0].features.matrix_shape(nyxc::target::MatrixTypes::I8);
+        let shape = bench.targets[0].features.matrix_shape(nyxc::targets::MatrixTypes::I8);
         if shape.is_none_or(|shape| shape.k < 16) {
             let line = format!("SKIPPED on {}: matrices of codes are {shape:?}\n", bench.targets[0].name);
             let _ = std::io::stderr().write_all(line.as_bytes());

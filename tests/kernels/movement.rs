@@ -1,5 +1,5 @@
 use super::*;
-use nyxc::ops::{check_indices, concat, gather, strided};
+use nyxc::ops::core::{check_indices, concat, gather, strided};
 
 #[test]
 fn gathers_from_every_storage() {

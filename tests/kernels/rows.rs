@@ -1,5 +1,5 @@
 use super::*;
-use nyxc::ops::{norm, quantize_packed, reduce, softmax};
+use nyxc::ops::core::{norm, quantize_packed, reduce, softmax};
 
 #[test]
 fn reductions_along_any_axes() {

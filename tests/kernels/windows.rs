@@ -1,6 +1,6 @@
 use super::*;
 use nyxc::ir::packed::Granularity;
-use nyxc::ops::{conv, pool, resize};
+use nyxc::ops::core::{conv, pool, resize};
 
 /// Kernel, strides, pads and dilations.
 type Window = ([i64; 2], [i64; 2], [i64; 4], [i64; 2]);

@@ -9,7 +9,7 @@ use nyxc::passes::Settings;
 use nyxc::program::{Program, Step};
 use nyxc::runtime::{Options, VkContext, devices};
 use nyxc::session::{Compile, DeviceChoice, Session, SessionError, compile};
-use nyxc::target::Target;
+use nyxc::targets::Target;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};

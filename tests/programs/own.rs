@@ -5,12 +5,13 @@ use super::{compile, model};
 use nyxc::ir::{
     Attrs, CORE, DType, Edit, Format, Graph, KERNEL, Level, ONNX, Op, OpDef, OpError, Patch, Tensor, TensorType,
 };
-use nyxc::ops::{self, weights};
+use nyxc::ops;
+use nyxc::ops::weights;
 use nyxc::passes::{Context, Pass, PassError, Pipeline, Policy, Settings};
 use nyxc::program::{Plan, file};
 use nyxc::runtime::devices;
 use nyxc::session::{Compile, CompileError, Compiled, DeviceChoice, Session, compile_with};
-use nyxc::target::Target;
+use nyxc::targets::Target;
 
 /// Sets formats of nodes by what they are and have.
 struct SetFormats<F>(&'static str, F);
@@ -205,7 +206,7 @@ static HARD_SWISH: OpDef = OpDef {
         let x = e.input(0)?;
         let swish = "mul(x0, div(min(max(add(x0, 3.0), 0.0), 6.0), 6.0))";
         let dtype = e.ty(x).dtype;
-        Ok(vec![ops::pointwise::add(e, swish, dtype, &[x])?])
+        Ok(vec![ops::core::pointwise::add(e, swish, dtype, &[x])?])
     }),
 };
 

@@ -10,7 +10,7 @@ use nyxc::passes::{DEFAULT, OverBudget, Pipeline, Policy, Settings};
 use nyxc::program::{Sizes, file};
 use nyxc::runtime::VkContext;
 use nyxc::session::{Compile, CompileError, Compiled, DeviceChoice, Reference, Session, compile_with};
-use nyxc::target::{Target, shipped_names};
+use nyxc::targets::{Target, shipped_names};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What was checked, so that a suite can say that its checks meant something.

@@ -256,7 +256,7 @@ fn sample() -> nyxc::session::Compiled {
   output %y
 ";
     let graph = nyxc::ir::text::parse(text, &nyxc::ops::registry(), &|_, _| None).unwrap();
-    let target = nyxc::target::Target::shipped("lavapipe").unwrap();
+    let target = nyxc::targets::Target::shipped("lavapipe").unwrap();
     let settings = nyxc::passes::Settings { policy: "uniform:f32".parse().unwrap(), ..Default::default() };
     let options = nyxc::session::Compile { settings, target, n_threads: 1 };
     nyxc::session::compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap()

@@ -10,7 +10,7 @@ use nyxc::ops;
 use nyxc::passes::{DEFAULT, Pipeline, Settings};
 use nyxc::program::{Plan, Program};
 use nyxc::session::{Compile, compile};
-use nyxc::target::Target;
+use nyxc::targets::Target;
 use serde_json::Value;
 use std::collections::BTreeMap;
 

@@ -2,7 +2,8 @@
 
 use nyxc::ir::packed::{Granularity, Packing, dequantize, quantize_dynamic, unpack};
 use nyxc::ir::{DType, Format, Graph, Op, Tensor, Weights};
-use nyxc::ops::{quant_search, weights};
+use nyxc::ops::weights;
+use nyxc::quant;
 
 /// The weights as the format stores them, as f32 in the layout that the operator reads: rows are outputs, columns the
 /// reduction.
@@ -31,10 +32,10 @@ pub fn fake_quantized(found: &weights::Weights, format: Format, graph: &Graph) -
             }
             Weights::Int { bits, granularity } => {
                 let n = rows.len();
-                let scale = quant_search::choose_scale_type(&matrix, n, found.n_cols, bits, granularity)
-                    .map_err(|e| e.to_string())?;
+                let scale =
+                    quant::choose_scale_type(&matrix, n, found.n_cols, bits, granularity).map_err(|e| e.to_string())?;
                 let packing = Packing { bits, granularity, scale };
-                let bytes = quant_search::quantize(&matrix, n, found.n_cols, packing).map_err(|e| e.to_string())?.bytes;
+                let bytes = quant::quantize(&matrix, n, found.n_cols, packing).map_err(|e| e.to_string())?.bytes;
                 let (codes, scales) = unpack(packing, n, found.n_cols, &bytes).map_err(|e| e.to_string())?;
                 let block = if let Granularity::Block(block) = granularity { block as usize } else { found.n_cols };
                 let per_row = found.n_cols.div_ceil(block.max(1));

@@ -6,7 +6,8 @@ use crate::oracle::{self, broadcast_places};
 use crate::quantized::{fake_quantized, quantized_activations};
 use crate::random::Random;
 use nyxc::ir::{Activations, Class, DType, Graph, NodeId, NodeKind, Op, Tensor, TensorType, ValueId, Weights};
-use nyxc::ops::{self, weights};
+use nyxc::ops;
+use nyxc::ops::weights;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How far an operand stored as this type is moved, relative to itself: several last bits, for sums in another order
@@ -209,7 +210,7 @@ impl Run<'_> {
         }
         let of = |onnx: &str| {
             let def = ops::registry().by_onnx(onnx).ok_or("no operator")?;
-            ops::evaluate(&Op::new(def, nyxc::ir::Attrs::new()), operands, 1).map_err(|e| e.to_string())
+            ops::reference::evaluate(&Op::new(def, nyxc::ir::Attrs::new()), operands, 1).map_err(|e| e.to_string())
         };
         let (apart, sums) = (of("Sub")?.remove(0), of("Add")?.remove(0));
         let (apart, sums) = (apart.to_f64s().unwrap(), sums.to_f64s().unwrap());
@@ -298,7 +299,7 @@ impl Run<'_> {
         let borrowed: Vec<_> = operands.iter().map(Option::as_ref).collect();
         let mut results = match oracle::evaluate(op, &borrowed, node.outputs.len()) {
             Some(results) => results,
-            None => ops::evaluate(op, &borrowed, node.outputs.len()).map_err(|e| e.to_string())?,
+            None => ops::reference::evaluate(op, &borrowed, node.outputs.len()).map_err(|e| e.to_string())?,
         };
         if self.noise.is_some() {
             results = match (op.def.onnx, &borrowed[..]) {
@@ -357,7 +358,7 @@ fn products_in_any_order(op: &Op, x: &Tensor, rest: &[Option<&Tensor>], products
         let values: Vec<f32> = x.to_f32s().unwrap().iter().map(|v| part(v.abs())).collect();
         let x = Tensor::from_f32s(DType::F32, &x.dims(), &values).map_err(|e| e.to_string())?;
         let operands: Vec<_> = [Some(&x)].into_iter().chain(rest.iter().copied()).collect();
-        ops::evaluate(op, &operands, 1).map(|mut all| all.remove(0)).map_err(|e| e.to_string())
+        ops::reference::evaluate(op, &operands, 1).map(|mut all| all.remove(0)).map_err(|e| e.to_string())
     };
     let (least, most) = (extreme(|v| v.min(1.0))?, extreme(|v| v.max(1.0))?);
     let (least, most) = (least.to_f32s().unwrap(), most.to_f32s().unwrap());

@@ -2,7 +2,7 @@
 //! still stands.
 
 use nyxc::ir::{COUNT, Dim, Graph, Infer, Level, Op, Tensor, TensorType, ValueId};
-use nyxc::ops::counted;
+use nyxc::ops::core::data_dependent;
 use nyxc::program::Sizes;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -118,7 +118,7 @@ impl Spec {
             sizes: &vec![None; types.len()],
             n_outputs: node.n_outputs,
         };
-        if let Some(bound) = counted::bound(op.def, &infer).unwrap() {
+        if let Some(bound) = data_dependent::bound(op.def, &infer).unwrap() {
             op.attrs = op.attrs.with_dims(COUNT, vec![Dim::ranged(&format!("v{i}.count"), 0, bound.most().unwrap())]);
         }
         let is_open = operands.iter().flatten().any(|v| graph.ty(*v).shape.known().is_none());

@@ -17,7 +17,7 @@ use nyxc::passes::{Policy, Settings};
 use nyxc::program::{Program, file};
 use nyxc::runtime::{Options, VkContext, devices, validation_errors};
 use nyxc::session::{Compile, DeviceChoice, Reference, Session, compile};
-use nyxc::target::{Target, shipped_names};
+use nyxc::targets::{Target, shipped_names};
 use std::path::Path;
 
 type At<'a> = &'a [(&'a str, i64)];

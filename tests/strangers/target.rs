@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 const COMPILE: &[&str] = &["compile", "m.onnx", "-o", "out.nyx", "--target", "t.json"];
 
 fn profile() -> Value {
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/target/h200.json");
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/targets/h200.json");
     serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 

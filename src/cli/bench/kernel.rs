@@ -7,9 +7,9 @@ use crate::ir::{
     Activations, DType, Format, Graph, Level, Node, NodeId, NodeKind, Op, Shape, Tensor, TensorType, Value, ValueId,
     Weights,
 };
-use crate::ops::matmul;
-use crate::ops::variant::Variant;
-use crate::plan::kernels::{self, KernelCall};
+use crate::kernels::variant::Variant;
+use crate::kernels::{self, KernelCall};
+use crate::ops::core::matmul;
 use crate::program::{
     Allocation, AllocationKind, Certificate, Dispatch, Entry, Ledger, Plan, Port, Program, Region, Step, Upload, hex,
 };

@@ -71,11 +71,11 @@ fn what_is_printed_reads_back() {
     let large = graph.constant(graph.value_named("/model/l.weight").unwrap()).unwrap().clone();
     let text = graph.to_string();
     let read =
-        parse(&text, &Registry::new(&[&PROBE]), &|hash, _| (large.hash().to_string() == hash).then(|| large.clone()))
+        parse(&text, &Registry::new([&PROBE]), &|hash, _| (large.hash().to_string() == hash).then(|| large.clone()))
             .unwrap();
     assert_eq!(read, graph);
     assert_eq!(read.to_string(), text);
-    let blind = parse(&text, &Registry::new(&[&PROBE]), &|_, _| None).unwrap();
+    let blind = parse(&text, &Registry::new([&PROBE]), &|_, _| None).unwrap();
     assert_eq!(blind.to_string(), text, "a constant that is absent prints as it did");
 }
 
@@ -90,7 +90,7 @@ fn a_size_alone_reads_as_it_was_printed_whatever_the_range_of_its_symbols() {
 
 #[test]
 fn errors_name_the_place() {
-    let registry = Registry::new(&[&PROBE]);
+    let registry = Registry::new([&PROBE]);
     let refused = |text: &str| parse(text, &registry, &|_, _| None).unwrap_err().to_string();
     assert_eq!(
         refused("graph g onnx\n  %x = input : f32[2]\n  %y = probe(%z) : f32[2]\n"),

@@ -3,7 +3,7 @@
 
 use super::{Dispatch, Layout, PlanError, Planned, Step, slot_bytes};
 use crate::ir::{NodeId, ValueId};
-use crate::plan::kernels::{self, KernelCall, Operand};
+use crate::kernels::{self, KernelCall, Operand};
 use crate::program::{FAULT_BYTES, HostStep, IndexCheck, Region, Stripe};
 
 impl Layout<'_> {

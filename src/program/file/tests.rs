@@ -1,7 +1,7 @@
 use super::{FileError, open, read, to_bytes, write};
 use crate::ir::{DType, Dim, Source, Tensor, TensorType};
 use crate::program::*;
-use crate::target::Target;
+use crate::targets::Target;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

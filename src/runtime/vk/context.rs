@@ -5,7 +5,7 @@ use super::fault::Faults;
 use super::instance::Instance;
 use super::probe::{DeviceInfo, DeviceKind, Probe, granularity};
 use crate::runtime::RuntimeError;
-use crate::target::{Features, Mask, Target};
+use crate::targets::{Features, Mask, Target};
 use ash::vk::{self, Handle};
 use std::ffi::{CStr, CString};
 use std::path::PathBuf;

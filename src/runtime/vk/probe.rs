@@ -3,7 +3,7 @@
 use super::instance::Instance;
 use super::{Options, cstr};
 use crate::runtime::RuntimeError;
-use crate::target::{Features, Limits, Mask, MatrixShape, MatrixTypes, Memory, Target};
+use crate::targets::{Features, Limits, Mask, MatrixShape, MatrixTypes, Memory, Target};
 use ash::vk;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString};

@@ -1,0 +1,156 @@
+//! Convolutions, pools and resizes with channels last (`[N,H,W,C]`).
+
+use super::call::{Call, Node, dims, slices};
+use super::conv::{Window, arithmetic, sizes};
+use super::elementwise::Resize;
+use super::matmul::{tile, tiled};
+use super::shape::{at_most, from};
+use super::{KernelCall, KernelError, conv_mma, storage};
+use crate::ir::{Dim, TensorType};
+use crate::kernels::key::Template;
+
+/// Elements of a window up to which loops over it are unrolled: an invocation holds the weights of so many, of four
+/// channels, in registers.
+const MAX_UNROLLED: u64 = 25;
+/// Elements between the first and the last along x that an invocation of an unrolled window may hold.
+const MAX_COLUMNS: u64 = 16;
+
+/// The sizes of an image and of what is made of it.
+struct Images {
+    n: Dim,
+    /// Channels.
+    c: u64,
+    from: [Dim; 2],
+    to: [Dim; 2],
+}
+
+impl Images {
+    fn of(node: &Node<'_>, x: &TensorType) -> Result<Images, KernelError> {
+        let refuse = || node.unsupported(format!("{x} with channels last"));
+        let (own, out) = (dims(x), &node.dims[..]);
+        let ([n, h, w, c], [_, oh, ow, _]) = (&own[..], out) else { return Err(refuse()) };
+        let c = c.known().and_then(|c| u64::try_from(c).ok()).ok_or_else(refuse)?;
+        Ok(Images { n: n.clone(), c, from: [h.clone(), w.clone()], to: [oh.clone(), ow.clone()] })
+    }
+
+    fn params<'n>(&self, call: Call<'n>) -> Call<'n> {
+        let [[h, w], [oh, ow]] = [&self.from, &self.to];
+        let own = [("images", &self.n), ("h", h), ("w", w), ("oh", oh), ("ow", ow)];
+        sizes(call, &own.map(|(name, size)| (name, size.clone())))
+    }
+
+    /// How many channels an invocation has; 0 where it is one.
+    fn width(&self) -> u32 {
+        if self.c.is_multiple_of(4) { 4 } else { 0 }
+    }
+}
+
+/// The call with the flag `unrolled`, and the loops where they are not.
+fn over_window<'n>(call: Call<'n>, window: &Window) -> Call<'n> {
+    let [kh, kw] = window.kernel;
+    let columns = window.strides[1].saturating_add((kw.saturating_sub(1)).saturating_mul(window.dilations[1]));
+    if kh.saturating_mul(kw) <= MAX_UNROLLED && columns < MAX_COLUMNS {
+        return call.flag("unrolled", true);
+    }
+    call.flag("unrolled", false).each(1u64, kh).each(kh, kw)
+}
+
+pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
+    let ((x, x_ty), (w, w_ty)) = (node.operand(0)?, node.operand(1)?);
+    let refuse = || node.unsupported(format!("a conv of {x_ty} and {w_ty} with channels last"));
+    let images = Images::of(node, x_ty)?;
+    let channels = images.c;
+    let groups = u64::try_from(node.attrs.int("group").unwrap_or(1)).unwrap_or(0);
+    let oc = node.dims.last().and_then(Dim::known).and_then(|n| u64::try_from(n).ok()).ok_or_else(refuse)?;
+    if groups == 0 || channels % groups != 0 || oc % groups != 0 || (w_ty.packing.is_some() && dims(w_ty).len() != 2) {
+        return Err(refuse());
+    }
+    let window = Window::of(node)?;
+    let (c_g, oc_g) = (channels / groups, oc / groups);
+    let k = c_g * window.kernel[0] * window.kernel[1];
+    let parts: Vec<_> = (1..node.own.len()).map(|slot| node.operand(slot)).collect::<Result<_, _>>()?;
+    let n_elems = |ty: &TensorType| ty.shape.n_elems().unwrap_or(0);
+    if parts.iter().map(|(_, ty)| n_elems(ty)).sum::<u64>() != oc * k || (parts.len() > 1 && groups != 1) {
+        return Err(refuse());
+    }
+    if c_g == 1 && oc_g == 1 && parts.len() == 1 {
+        let call = images.params(window.params(node.call(Template::ConvDepthwiseNhwc).operand(x).operand(w)));
+        let width = images.width();
+        let call = over_window(call.uint("c", channels).vector(width), &window).puts(2 * u64::from(width.max(1)));
+        let pairs = images.to[1].div_ceil(2);
+        let n = &(&images.n * &images.to[0]) * &(&pairs * &Dim::from(channels / u64::from(width.max(1))));
+        return Ok(vec![call.invocations(&n)?]);
+    }
+    // Rows of w are channels of the result: its parts, and slices of large ones, are dispatches of their own.
+    let mut calls = Vec::new();
+    let mut base = 0;
+    let plane = &images.to[0] * &images.to[1];
+    let pixels = &images.n * &plane;
+    for (w, w_ty) in parts {
+        let n_rows = n_elems(w_ty) / k.max(1);
+        let slices = if groups == 1 { slices(node, w, &n_rows.into(), &k.into())? } else { vec![None] };
+        for rows in slices {
+            let (first, oc_g) = rows.map_or((0, n_rows / groups), |rows| (rows.first, rows.n));
+            let product = conv_mma::Sizes { plane: &plane, filters: oc_g, groups, depth: k };
+            let with_matrices = |few: bool, when: &Dim| -> Result<Option<KernelCall>, KernelError> {
+                let Some(storages) = storage(x_ty).zip(storage(w_ty)) else { return Ok(None) };
+                let Some(choice) = conv_mma::choose(node, storages, &product, few) else { return Ok(None) };
+                let call = node.call(Template::ConvMma).operand(x).operand_rows(w, rows);
+                let call = filters(images.params(window.params(call)), [groups, c_g, k, oc_g, oc, base + first]);
+                let call = choice.apply(call, &product.padded(storages.1), node.target.limits.subgroup_size);
+                let n_groups = &choice.tiles(&pixels, &oc_g.into()) * &Dim::from(groups);
+                Ok(Some(call.groups(&n_groups * when)?))
+            };
+            let most = conv_mma::FEW_IMAGES;
+            let found = match images.n.known() {
+                Some(n) => vec![with_matrices(n <= most, &Dim::Known(1))?],
+                None => vec![
+                    with_matrices(true, &at_most(&images.n, most))?,
+                    with_matrices(false, &from(&images.n, most + 1))?,
+                ],
+            };
+            if let Some(found) = found.into_iter().collect::<Option<Vec<_>>>() {
+                calls.extend(found);
+                continue;
+            }
+            let (tile_m, tile_n, tile_k) = tile(&pixels, &oc_g.into());
+            let Some((template, tile_k, block)) =
+                arithmetic(node, (x_ty, w_ty), k, tile_k, [Template::ConvNhwc, Template::ConvNhwcI8])?
+            else {
+                return Err(refuse());
+            };
+            let call = images.params(window.params(node.call(template).operand(x).operand_rows(w, rows)));
+            let call = filters(call, [groups, c_g, k, oc_g, oc, base + first]);
+            let call = match block {
+                Some(block) => call.uint("block", u64::from(block)),
+                None => call.half(),
+            };
+            let bands = groups * oc_g.div_ceil(u64::from(tile_n));
+            let n_groups = &pixels.div_ceil(u64::from(tile_m)) * &Dim::from(bands);
+            calls.push(tiled(call, &k.into(), (tile_m, tile_n, tile_k)).groups(n_groups)?);
+        }
+        base += n_rows;
+    }
+    Ok(calls)
+}
+
+fn filters(call: Call<'_>, sizes: [u64; 6]) -> Call<'_> {
+    ["groups", "c_g", "k", "oc_g", "oc", "oc_base"].iter().zip(sizes).fold(call, |call, (name, n)| call.uint(name, n))
+}
+
+/// A pool whose kind is known to have a kernel.
+pub(super) fn pool(node: &Node<'_>, average: bool, count_pad: bool) -> Result<Vec<KernelCall>, KernelError> {
+    let (x, ty) = node.operand(0)?;
+    let images = Images::of(node, ty)?;
+    let window = Window::of(node)?;
+    let call = images.params(window.params(node.call(Template::PoolNhwc).operand(x)));
+    let call = call.uint("c", images.c).flag("average", average).flag("count_pad", count_pad);
+    Ok(vec![over_window(call, &window).vectors(&node.n(), images.width())?])
+}
+
+pub(super) fn resize(node: &Node<'_>, how: &Resize) -> Result<Vec<KernelCall>, KernelError> {
+    let (x, ty) = node.operand(0)?;
+    let images = Images::of(node, ty)?;
+    let call = how.params(images.params(node.call(Template::ResizeNhwc).operand(x)));
+    Ok(vec![call.uint("c", images.c).vectors(&node.n(), images.width())?])
+}

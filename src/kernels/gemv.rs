@@ -1,0 +1,146 @@
+//! Products of few rows by kernels that read 16 bytes at a time: which variant, and its call. Where the target or the
+//! form of the weights does not suit them, `matvec` computes the product on any device.
+
+use super::call::Node;
+use super::matmul::{Columns, Product, sizes};
+use super::{KernelCall, KernelError, storage};
+use crate::ir::Dim;
+use crate::ir::packed::Granularity;
+use crate::kernels::key::{Storage, Template};
+use crate::kernels::variant::{Gemv, Variant};
+use crate::targets::Target;
+
+/// Elements of the step in which packed weights are read.
+const STEP: i64 = 32;
+/// Most rows of the first operand.
+const MAX_ROWS: u32 = 8;
+
+/// The kernel and its variant for `rows` rows at most; `None` where `matvec` computes the product. What is chosen for
+/// two rows and for eight adds up in the same order, so that a program for any number of rows gives the bits of that
+/// for one number.
+pub(super) fn choose(
+    node: &Node<'_>,
+    product: &Product,
+    columns: &Columns,
+    trans_b: bool,
+    rows: u32,
+) -> Result<Option<(Template, Gemv)>, KernelError> {
+    let (_, a) = node.operand(0)?;
+    let (Some(a), Some(b), Some(k)) = (storage(a), storage(node.graph.ty(columns.b)), product.k.known()) else {
+        return Ok(None);
+    };
+    if !trans_b || !product.batches.is_empty() || !matches!(a, Storage::F32 | Storage::F16) {
+        return Ok(None);
+    }
+    // Loops of constant length inside of those over the reduction axis count where loops are limited.
+    if node.target.limits.max_loop_iterations.is_some() && k > 16384 {
+        return Ok(None);
+    }
+    let template = match b {
+        Storage::Packed(packing) if !matches!(packing.granularity, Granularity::Block(..32)) && k % STEP == 0 => {
+            Template::GemvDot
+        }
+        // Rows of f16 begin at a multiple of 16 bytes, in both operands.
+        Storage::F32 | Storage::F16 if k % 8 == 0 => Template::Gemv,
+        _ => return Ok(None),
+    };
+    if !template.table().needs.iter().all(|name| node.target.features.named(name) == Some(true)) {
+        return Ok(None);
+    }
+    if let Some(Variant::Gemv(variant)) = node.variant {
+        return Ok(suits(template, variant, rows, node.target).then_some((template, variant)));
+    }
+    let most_rows = if rows == 1 { 1 } else { MAX_ROWS };
+    let of_target = preferred(template, b, (columns.n.known(), k), rows, node.target);
+    let variant = of_target.into_iter().find(|variant| suits(template, *variant, most_rows, node.target));
+    Ok(variant.map(|variant| (template, variant)))
+}
+
+/// Variants for a kernel, the best first, as measured on an H200 (`benches/gpu`): by the storage of the weights, their
+/// rows and the length of these. Those for two rows and more have the same lanes and ways, since sums depend on these.
+fn preferred(template: Template, b: Storage, (n, k): (Option<i64>, i64), rows: u32, target: &Target) -> Vec<Gemv> {
+    let of = |threads, lanes, ways, columns, steps| Gemv { threads, lanes, ways, columns, steps };
+    match (template, b, rows) {
+        // A CPU, as lavapipe has it, takes the invocations of a workgroup in turn, and is faster with `matvec`.
+        _ if target.is_cpu() => Vec::new(),
+        (Template::Gemv, Storage::F16, 1) if k > 8192 => vec![of(256, 16, 8, 2, 0)],
+        (Template::Gemv, _, 1) => vec![of(256, 32, 8, 1, 0)],
+        (Template::Gemv, _, 2) | (Template::Gemv, Storage::F32, 4) => vec![of(128, 32, 4, 4, 0)],
+        (Template::Gemv, ..) => vec![of(128, 32, 4, 2, 0)],
+        (_, _, 1) if k > 4096 => vec![of(256, 16, 4, 4, 352), of(256, 16, 4, 4, 128)],
+        (_, _, 1) if n.is_some_and(|n| n >= 8192) => vec![of(128, 8, 2, 4, 128)],
+        (_, _, 1) => vec![of(256, 16, 4, 4, 128)],
+        _ => vec![of(256, 16, 2, 2, 32)],
+    }
+}
+
+/// Whether a target has what a variant needs for so many rows.
+fn suits(template: Template, variant: Gemv, rows: u32, target: &Target) -> bool {
+    let limits = &target.limits;
+    // As `gemv.glsl` and `gemv_dot.comp` declare them; of the latter the larger of both.
+    let sums = variant.columns * (variant.threads / variant.lanes) * (variant.lanes + 1) * 4;
+    let planes = if template == Template::GemvDot { rows * variant.steps * 7 * 16 } else { 0 };
+    (template != Template::GemvDot || variant.steps > 0)
+        && variant.threads <= limits.max_compute_work_group_invocations.min(limits.max_compute_work_group_size[0])
+        && sums + planes <= limits.max_compute_shared_memory_size
+}
+
+/// The call of the chosen kernel.
+pub(super) fn call(
+    node: &Node<'_>,
+    product: &Product,
+    columns: &Columns,
+    (template, variant): (Template, Gemv),
+    rows: u32,
+    when: &Dim,
+) -> Result<KernelCall, KernelError> {
+    let (a, _) = node.operand(0)?;
+    let call = node.call(template).operand(a).operand_rows(columns.b, columns.rows);
+    let call = sizes(call, product, columns).flag("rows", rows).variant(Variant::Gemv(variant));
+    // Loops as the text has them.
+    let Gemv { threads, lanes, ways, columns: _, steps } = variant;
+    let (k, split, rows) = (&product.k, u64::from(lanes * ways), u64::from(rows));
+    let call = if template == Template::GemvDot {
+        let chunks = k.div_ceil(32 * u64::from(steps));
+        let call = call.half().each(1u64, chunks.clone());
+        let call = call.each(chunks.clone(), u64::from(steps) * rows / u64::from(threads) + 1);
+        call.each(chunks, u64::from(steps).div_ceil(split))
+    } else {
+        call.each(1u64, k.div_ceil(4 * split)).each(1u64, k.div_ceil(4 * split))
+    };
+    let sums = u64::from(variant.group_columns() * lanes).div_ceil(u64::from(threads));
+    let call = call.each(1u64, rows).each(rows, sums).each(rows, sums);
+    let call = call.puts(rows * u64::from(variant.group_columns().div_ceil(threads)));
+    call.groups(&columns.n.div_ceil(u64::from(variant.group_columns())) * when)
+}
+
+/// Threads, then pairs of lanes and ways, columns and steps that go with them.
+type Sweep<'a> = (u32, &'a [(u32, u32)], &'a [u32], &'a [u32]);
+
+/// Variants to try for weights that lie as `b`, in a fixed order.
+pub(super) fn variants(b: Storage) -> Vec<Variant> {
+    let lists: &[Sweep<'_>] = if matches!(b, Storage::Packed(_)) {
+        &[
+            (128, &[(8, 2), (8, 4), (16, 2), (16, 4)], &[4, 8], &[128]),
+            (256, &[(8, 4), (8, 8), (16, 2), (16, 4), (16, 8)], &[2, 4, 8], &[128]),
+            (256, &[(8, 8), (16, 4)], &[2, 4], &[352]),
+            (512, &[(8, 8), (8, 16), (16, 4), (16, 8), (16, 16)], &[2, 4], &[128, 352]),
+            (704, &[(8, 11), (16, 11), (8, 22)], &[2, 4], &[352]),
+        ]
+    } else {
+        &[
+            (128, &[(16, 4), (32, 4)], &[1, 2, 4], &[0]),
+            (256, &[(16, 8), (32, 4), (32, 8)], &[1, 2, 4], &[0]),
+            (512, &[(32, 16)], &[1, 2, 4], &[0]),
+        ]
+    };
+    let mut all = Vec::new();
+    for &(threads, splits, columns, steps) in lists {
+        for &(lanes, ways) in splits {
+            for &columns in columns {
+                all.extend(steps.iter().map(|&steps| Variant::Gemv(Gemv { threads, lanes, ways, columns, steps })));
+            }
+        }
+    }
+    all
+}

@@ -1,0 +1,375 @@
+//! Products of many rows on cooperative matrices: which variant, and its call. Where the target or the form of the
+//! operands does not suit them, other kernels compute the product on any device.
+
+use super::call::{Call, Node};
+use super::matmul::{Columns, Product, sizes};
+use super::shape::{at_most, from};
+use super::{KernelCall, KernelError, storage};
+use crate::ir::packed::Granularity;
+use crate::ir::{Activations, Dim};
+use crate::kernels::key::{Storage, Template};
+use crate::kernels::variant::{Mma, Variant};
+use crate::targets::{MatrixShape, MatrixTypes, Target};
+
+/// Cases of numbers of rows: products of the same case are divided alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Bucket {
+    UpTo16,
+    UpTo64,
+    UpTo256,
+    More,
+}
+
+impl Bucket {
+    /// Every case, with its largest number of rows.
+    pub(super) const ALL: [(Bucket, i64); 4] =
+        [(Bucket::UpTo16, 16), (Bucket::UpTo64, 64), (Bucket::UpTo256, 256), (Bucket::More, i64::MAX)];
+
+    /// The case of `m` rows.
+    pub(super) fn of(m: i64) -> Bucket {
+        Bucket::ALL.iter().find(|(_, most)| m <= *most).map_or(Bucket::More, |(bucket, _)| *bucket)
+    }
+
+    /// The cases that a number of rows may be of that is more than `least`, and whether it is of it: 1 or 0.
+    pub(super) fn cases(m: &Dim, least: i64) -> Vec<(Bucket, Dim)> {
+        let mut cases = Vec::new();
+        let mut first = least + 1;
+        for (bucket, most) in Bucket::ALL {
+            if most < first {
+                continue;
+            }
+            let when = if most == i64::MAX { from(m, first) } else { &from(m, first) * &at_most(m, most) };
+            if when.most() != Some(0) {
+                cases.push((bucket, when));
+            }
+            first = most.saturating_add(1);
+        }
+        cases
+    }
+}
+/// Workgroups that keep a large device busy: fewer leave parts of it idle.
+const MANY_GROUPS: u64 = 128;
+
+/// What is multiplied: see `mma_operands.glsl`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Arithmetic {
+    /// f16.
+    Half,
+    /// Pairs of f16, of f32.
+    Pairs,
+    /// INT8 codes.
+    Codes,
+}
+
+/// The operands of a product, as far as a kernel of cooperative matrices depends on them.
+#[derive(Clone, Copy)]
+pub(super) struct Operands {
+    arithmetic: Arithmetic,
+    b: Storage,
+    b_along_k: bool,
+    shape: MatrixShape,
+}
+
+/// How a product is computed.
+#[derive(Clone, Copy)]
+pub(super) struct Choice {
+    variant: Mma,
+    operands: Operands,
+}
+
+impl Operands {
+    /// Of a product of depth `k` whose second operand has `n` columns; `None` where no kernel of cooperative matrices
+    /// has them. `b_along_k`: whether elements of b that are neighbours in memory are so along the reduction axis.
+    pub(super) fn of(
+        node: &Node<'_>,
+        (a, b): (Storage, Storage),
+        b_along_k: bool,
+        (k, n): (i64, Option<i64>),
+    ) -> Option<Operands> {
+        let (arithmetic, types) = match a {
+            Storage::F16 => (Arithmetic::Half, MatrixTypes::F16),
+            Storage::F32 => (Arithmetic::Pairs, MatrixTypes::F16),
+            Storage::Packed(packing) if packing.bits == 8 => (Arithmetic::Codes, MatrixTypes::I8),
+            _ => return None,
+        };
+        let features = &node.target.features;
+        let shape = features.matrix_shape(types)?;
+        let suits = match (arithmetic, b) {
+            (_, Storage::Packed(packing)) => {
+                !matches!(packing.granularity, Granularity::Block(..32))
+                    && b_along_k
+                    && k % 32 == 0
+                    && match arithmetic {
+                        // Weights are rounded to f16, so the format asks for it, or there is none.
+                        Arithmetic::Half => node.activations.is_none_or(|a| a == Activations::F16),
+                        Arithmetic::Pairs => true,
+                        Arithmetic::Codes => !packing.scale.has_zeros() && features.int8_arithmetic,
+                    }
+            }
+            // Rows begin at vectors of 16 bytes.
+            (Arithmetic::Half, Storage::F16) => k % 8 == 0 && (b_along_k || n.is_some_and(|n| n % 8 == 0)),
+            (Arithmetic::Pairs, Storage::F32 | Storage::F16) => k % 8 == 0 && b_along_k,
+            _ => false,
+        };
+        let needs = Template::MatmulMma.table().needs;
+        let has = needs.iter().all(|name| features.named(name) == Some(true));
+        (suits && has && k > 0).then_some(Operands { arithmetic, b, b_along_k, shape })
+    }
+
+    /// Elements of a vector of 16 bytes in shared memory.
+    fn per_vector(self) -> u32 {
+        if self.arithmetic == Arithmetic::Codes { 16 } else { 8 }
+    }
+
+    /// Elements of b that one invocation brings at a time.
+    fn per_part(self) -> u32 {
+        match self.b {
+            Storage::Packed(packing) => 128 / u32::from(packing.bits),
+            _ => self.per_vector(),
+        }
+    }
+
+    /// Terms after which sums move to others, 0 where they stay.
+    fn flush_k(self, variant: Mma) -> u32 {
+        match (self.arithmetic, self.b) {
+            (Arithmetic::Half, _) => 0,
+            (_, Storage::Packed(packing)) if matches!(packing.granularity, Granularity::Block(_)) => {
+                let Granularity::Block(block) = packing.granularity else { return 0 };
+                block.min(variant.k)
+            }
+            (Arithmetic::Pairs, _) => variant.k,
+            (Arithmetic::Codes, _) => 0,
+        }
+    }
+
+    /// Bytes of shared memory, as `mma.glsl` declares it.
+    fn shared_bytes(self, v: Mma) -> u32 {
+        let per_vector = self.per_vector();
+        let line = |n: u32| n / per_vector + 1;
+        let b = if self.b_along_k { v.n * line(v.k) } else { v.k * line(v.n) };
+        let (planes_a, planes_b) = match (self.arithmetic, self.b) {
+            (Arithmetic::Pairs, Storage::F32) => (2, 2),
+            (Arithmetic::Pairs, _) => (2, 1),
+            _ => (1, 1),
+        };
+        let slabs = v.ways * (planes_a * v.m * line(v.k) + planes_b * b);
+        let sums = v.subgroups() * self.shape.m * (v.warp_n / 4 + 1);
+        let flushes = v.k.checked_div(self.flush_k(v)).unwrap_or(0);
+        let factors = if flushes == 0 { 0 } else { v.ways * (v.m + flushes * v.n) };
+        16 * slabs.max(sums) + 4 * factors + 16
+    }
+
+    /// Whether a target has what a variant needs, and the variant is made of whole matrices.
+    fn fits(self, v: Mma, target: &Target) -> bool {
+        let (limits, shape) = (&target.limits, self.shape);
+        let subgroup = limits.subgroup_size;
+        let threads = Variant::Mma(v).threads(subgroup);
+        let lanes = threads / v.ways;
+        // Neighbours find the largest magnitude of a line together.
+        let lines = self.arithmetic != Arithmetic::Pairs
+            || ((v.k / 8) <= subgroup && [v.m, v.n].iter().all(|side| (side * v.k / 8).is_multiple_of(lanes)));
+        let flush = self.flush_k(v);
+        v.warp_m.is_multiple_of(shape.m)
+            && matches!(v.warp_m / shape.m, 1 | 2 | 4 | 8)
+            && v.warp_n.is_multiple_of(shape.n)
+            && v.k.is_multiple_of(shape.k.max(self.per_part()))
+            && (flush == 0 || flush.is_multiple_of(shape.k))
+            // Matrices begin at vectors.
+            && shape.k.is_multiple_of(self.per_vector())
+            && matches!(subgroup, 4 | 8 | 16 | 32 | 64)
+            && lines
+            && threads <= limits.max_compute_work_group_invocations.min(limits.max_compute_work_group_size[0])
+            && self.shared_bytes(v) <= limits.max_compute_shared_memory_size
+    }
+
+    /// The variant for a product of `m` rows, of a bucket, and `n` columns, `batch` times; `None` where other kernels
+    /// are better. Variants for the same case add up in the same order, whatever the number of rows is, so that a
+    /// program for any number of rows gives the bits of that for one number.
+    fn choose(self, node: &Node<'_>, [m, n, batch]: [&Dim; 3], k: &Dim, bucket: Bucket) -> Option<Choice> {
+        self.choose_among(node, k, || self.preferred([m, n, batch], k, bucket))
+    }
+
+    /// The first of these variants that the target has room for, or the one that somebody asks for; `None` where other
+    /// kernels are better.
+    pub(super) fn choose_among(self, node: &Node<'_>, k: &Dim, preferred: impl FnOnce() -> Vec<Mma>) -> Option<Choice> {
+        let fits = |variant: &Mma| self.fits(*variant, node.target) && self.loops_fit(*variant, k, node.target);
+        let variant = match node.variant {
+            Some(Variant::Mma(variant)) => Some(variant).filter(fits),
+            // A CPU is as fast with the other kernels.
+            _ if node.target.is_cpu() => None,
+            _ => preferred().into_iter().find(fits),
+        };
+        variant.map(|variant| Choice { variant, operands: self })
+    }
+
+    /// Variants, the best first, as measured on an H200 (`benches/gpu`). All of one case have the same `k` and `ways`,
+    /// which sums depend on: these follow from the columns and the reduction axis alone.
+    fn preferred(self, [m, n, batch]: [&Dim; 3], k: &Dim, bucket: Bucket) -> Vec<Mma> {
+        use Arithmetic::{Codes, Half, Pairs};
+        // Of narrow products there are few tiles, and small ones are faster.
+        let is_narrow = most(n) < 2048;
+        // The slab and the ways, then tiles and the parts of subgroups, the largest first. The longer part of pairs
+        // lies along the rows.
+        let (slab, ways, tiles): (u32, u32, &[[u32; 4]]) = match (bucket, self.arithmetic) {
+            (Bucket::UpTo16, Half | Codes) => (64, 8, &[[16, 16, 16, 16]]),
+            (Bucket::UpTo16, Pairs) => (32, 8, &[[16, 16, 16, 16]]),
+            (Bucket::UpTo64, Codes) => (128, 2, &[[32, 32, 16, 16]]),
+            (Bucket::UpTo64 | Bucket::UpTo256, Half) if is_narrow => (128, 2, &[[32, 32, 16, 16]]),
+            (Bucket::UpTo64 | Bucket::UpTo256, Pairs) if is_narrow => (64, 2, &[[32, 32, 16, 16]]),
+            (Bucket::UpTo64, Half) => (64, 4, &[[32, 32, 32, 32]]),
+            (Bucket::UpTo64, Pairs) => (32, 4, &[[32, 32, 32, 32]]),
+            (Bucket::UpTo256, Codes) if is_narrow => (128, 2, &[[32, 32, 16, 16]]),
+            (Bucket::UpTo256, Half) => (64, 2, &[[64, 64, 32, 32], [32, 32, 16, 16]]),
+            (Bucket::UpTo256, Pairs) => (32, 2, &[[64, 64, 32, 32], [32, 32, 16, 16]]),
+            (Bucket::UpTo256, Codes) => (128, 2, &[[64, 64, 32, 32], [32, 32, 16, 16]]),
+            (Bucket::More, Pairs) => {
+                (32, 1, &[[128, 128, 32, 64], [64, 128, 64, 32], [64, 64, 32, 32], [32, 64, 16, 32], [32, 32, 16, 16]])
+            }
+            (Bucket::More, Half | Codes) => {
+                let slab = if self.arithmetic == Codes { 128 } else { 64 };
+                (
+                    slab,
+                    1,
+                    &[[128, 128, 64, 32], [64, 128, 64, 32], [64, 64, 32, 32], [32, 64, 16, 32], [32, 32, 16, 16]],
+                )
+            }
+        };
+        // Ways that would have nothing to do are none.
+        let slabs = most(k).div_ceil(u64::from(slab)).clamp(1, u64::from(ways));
+        let ways = 1 << slabs.ilog2();
+        let all: Vec<Mma> =
+            tiles.iter().map(|&[m, n, warp_m, warp_n]| Mma { m, n, k: slab, warp_m, warp_n, ways }).collect();
+        // The largest tile of which there are enough; of sizes that change, the largest counts.
+        let groups = |v: &Mma| {
+            let tiles = |size: &Dim, tile: u32| most(size).div_ceil(u64::from(tile));
+            most(batch).saturating_mul(tiles(m, v.m)).saturating_mul(tiles(n, v.n))
+        };
+        let enough = all.iter().position(|v| groups(v) >= MANY_GROUPS).unwrap_or(all.len() - 1);
+        // Smaller ones where those have no room, then larger ones.
+        [&all[enough..], &all[..enough]].concat()
+    }
+
+    /// The loops of the text: how often an invocation comes to each, and how often its body then runs. The others are
+    /// unrolled.
+    fn loops(self, v: Mma, k: &Dim, subgroup: u32) -> Vec<(u64, u64)> {
+        let puts = self.puts(v, subgroup);
+        let has_plain = self.arithmetic == Arithmetic::Pairs && self.b == Storage::F32;
+        let plain = has_plain.then(|| (puts, most(k).div_ceil(8)));
+        let mut loops = vec![(1, most(k).div_ceil(u64::from(v.k * v.ways)))];
+        for _ in 0..v.warp_m / self.shape.m {
+            loops.push((1, puts));
+            loops.extend(plain);
+        }
+        loops
+    }
+
+    /// How many elements of one row of matrices an invocation puts.
+    fn puts(self, v: Mma, subgroup: u32) -> u64 {
+        u64::from((self.shape.m * v.warp_n).div_ceil(subgroup * v.ways))
+    }
+
+    fn loops_fit(self, v: Mma, k: &Dim, target: &Target) -> bool {
+        let loops = self.loops(v, k, target.limits.subgroup_size);
+        let all = loops.iter().fold(0, |n: u64, (entries, times)| n.saturating_add(entries.saturating_mul(times + 1)));
+        // Half of what there is: an epilogue has loops too.
+        target.limits.max_loop_iterations.is_none_or(|limit| all <= limit / 2)
+    }
+}
+
+fn most(size: &Dim) -> u64 {
+    size.most().map_or(u64::MAX, |n| u64::try_from(n).unwrap_or(0))
+}
+
+impl Choice {
+    /// Adds to a call what its template needs of the choice.
+    pub(super) fn apply<'n>(self, call: Call<'n>, k: &Dim, subgroup: u32) -> Call<'n> {
+        let Choice { variant, operands } = self;
+        let shape = operands.shape;
+        let whole = k.known().is_some_and(|k| k % i64::from(variant.k * variant.ways) == 0);
+        let call = call.flag("whole", whole).flag("subgroup", subgroup).variant(Variant::Mma(variant));
+        let call = call.flag("frag_m", shape.m).flag("frag_n", shape.n).flag("frag_k", shape.k);
+        let puts = operands.puts(variant, subgroup) * u64::from(variant.warp_m / shape.m);
+        let call = operands
+            .loops(variant, k, subgroup)
+            .into_iter()
+            .fold(call, |call, (entries, times)| call.each(entries, times));
+        call.flag("flush_k", operands.flush_k(variant)).puts(puts)
+    }
+
+    /// Workgroups for `m` rows and `n` columns.
+    pub(super) fn tiles(self, m: &Dim, n: &Dim) -> Dim {
+        &m.div_ceil(u64::from(self.variant.m)) * &n.div_ceil(u64::from(self.variant.n))
+    }
+}
+
+/// The call for a product whose rows are of this case; `when` is 1 or 0 and says whether it applies. `None` where other
+/// kernels compute it.
+pub(super) fn call(
+    node: &Node<'_>,
+    product: &Product,
+    columns: &Columns,
+    trans_b: bool,
+    bucket: Bucket,
+    when: &Dim,
+) -> Result<Option<KernelCall>, KernelError> {
+    let (a, a_ty) = node.operand(0)?;
+    let Product { m, k, batches, .. } = product;
+    let (Some(a_storage), Some(b_storage), Some(depth)) = (storage(a_ty), storage(node.graph.ty(columns.b)), k.known())
+    else {
+        return Ok(None);
+    };
+    let batch = batches.iter().fold(Dim::Known(1), |n, (size, _)| &n * size);
+    let operands = Operands::of(node, (a_storage, b_storage), trans_b, (depth, columns.n.known()));
+    let Some(choice) = operands.and_then(|operands| operands.choose(node, [m, &columns.n, &batch], k, bucket)) else {
+        return Ok(None);
+    };
+    let call = node.call(Template::MatmulMma).operand(a).operand_rows(columns.b, columns.rows);
+    let call = sizes(call, product, columns).uint("batch", batch.clone()).flag("trans_b", trans_b);
+    let call = call.flag("batch_rank", u32::try_from(batches.len()).unwrap_or(u32::MAX));
+    let call =
+        call.uints("bd", batches.iter().map(|b| b.0.clone())).uints("ba", batches.iter().map(|b| b.1[0].clone()));
+    let call = call.uints("bb", batches.iter().map(|b| b.1[1].clone()));
+    let call = choice.apply(call, k, node.target.limits.subgroup_size);
+    Ok(Some(call.groups(&(&choice.tiles(m, &columns.n) * &batch) * when)?))
+}
+
+/// Variants to try, in a fixed order.
+pub(super) fn variants() -> Vec<Variant> {
+    let of = |m, n, k, warp_m, warp_n, ways| Variant::Mma(Mma { m, n, k, warp_m, warp_n, ways });
+    let mut all = vec![
+        of(128, 128, 128, 64, 32, 1),
+        of(128, 128, 64, 64, 32, 1),
+        of(128, 128, 32, 64, 64, 1),
+        of(128, 128, 32, 64, 32, 1),
+        of(128, 256, 32, 64, 64, 1),
+        of(256, 128, 32, 64, 64, 1),
+        of(64, 256, 32, 64, 64, 1),
+        of(128, 64, 64, 64, 32, 1),
+        of(128, 64, 64, 32, 32, 1),
+        of(64, 128, 64, 64, 32, 1),
+        of(64, 128, 64, 32, 32, 1),
+        of(64, 128, 32, 32, 32, 1),
+        of(64, 64, 64, 32, 32, 1),
+        of(64, 64, 128, 32, 32, 1),
+        of(64, 64, 64, 64, 16, 1),
+        of(32, 128, 64, 32, 32, 1),
+    ];
+    for ways in [1, 2, 4, 8] {
+        for (m, n, warp_m, warp_n) in [
+            (64, 64, 64, 32),
+            (64, 64, 32, 64),
+            (64, 32, 64, 32),
+            (64, 32, 32, 32),
+            (32, 64, 32, 64),
+            (32, 64, 32, 32),
+            (32, 32, 32, 32),
+            (32, 32, 16, 32),
+            (16, 64, 16, 64),
+            (16, 32, 16, 32),
+            (16, 16, 16, 16),
+        ] {
+            all.extend([32, 64, 128].map(|k| of(m, n, k, warp_m, warp_n, ways)));
+        }
+    }
+    all
+}

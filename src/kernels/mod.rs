@@ -1,0 +1,222 @@
+//! Which kernels compute a node of a kernel-level graph: their keys, operands, parameters and workgroups. No shader is
+//! compiled here.
+
+mod attention;
+mod call;
+mod channels_last;
+mod conv;
+mod conv_mma;
+mod elementwise;
+mod epilogue;
+mod gemv;
+mod held;
+pub mod key;
+mod matmul;
+mod mma;
+mod movement;
+mod quantize;
+mod rows;
+mod shape;
+#[cfg(test)]
+mod tests;
+mod tiles;
+pub mod variant;
+mod vectors;
+
+use crate::ir::{DType, Dim, Graph, NodeId, NodeKind, TensorType, ValueId};
+use crate::kernels::key::{KernelKey, Storage};
+use crate::kernels::variant::Variant;
+use crate::ops::core::check_indices::Rule;
+use crate::program::Stripe;
+use crate::targets::Target;
+pub use attention::CHUNK as ATTENTION_CHUNK;
+use call::Node;
+
+/// Variants to try of the kernels for a product whose second operand lies so, in a fixed order: those that are among
+/// the best somewhere.
+pub fn variants(b: Storage) -> Vec<Variant> {
+    [gemv::variants(b), mma::variants()].concat()
+}
+
+/// One dispatch of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelCall {
+    /// Which kernel.
+    pub key: KernelKey,
+    /// What its bindings 0, 1, ... are.
+    pub operands: Vec<Operand>,
+    /// The uniform block after the last binding: scalars as std140 lays them out, a multiple of 16 bytes. Words, or
+    /// expressions of sizes.
+    pub params: Vec<Dim>,
+    /// Workgroups along x, y, z.
+    pub groups: [Dim; 3],
+    /// What it checks indices by: then a binding of [`FAULT_BYTES`](crate::program::FAULT_BYTES), which it writes,
+    /// comes after those of `operands`.
+    pub check: Option<Rule>,
+    /// Which elements of the result it writes, where other calls of the node write the rest.
+    pub stripe: Option<Stripe>,
+    /// Calls of a node with the same number here are alternatives: whatever the sizes, at most one of them has
+    /// workgroups.
+    pub alternative: Option<usize>,
+    /// The loops of its text, those of the epilogue last; loops of constant length that are unrolled aside.
+    pub loops: Vec<Loop>,
+}
+
+/// A loop of a kernel, at its longest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loop {
+    /// How often an invocation comes to it.
+    pub entries: u64,
+    /// How often its body then runs.
+    pub times: u64,
+    /// Whether it is one of the epilogue: then it may stand in the text once for each element that is put.
+    pub in_epilogue: bool,
+}
+
+impl KernelCall {
+    /// How often an invocation comes to the end of a loop's body, all loops together: what
+    /// [`crate::targets::Limits::max_loop_iterations`] limits. The turn that finds a loop done counts too.
+    pub fn loop_iterations(&self) -> u64 {
+        self.loops.iter().fold(0, |n, l| n.saturating_add(l.entries.saturating_mul(l.times.saturating_add(1))))
+    }
+}
+
+/// Part of a value that a kernel binds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Operand {
+    /// The value.
+    pub value: ValueId,
+    /// First byte, a multiple of [`Target::alignment`].
+    pub offset_bytes: u64,
+    /// Size in bytes, a multiple of 4.
+    pub bytes: u64,
+    /// Whether the kernel writes it.
+    pub write: bool,
+}
+
+/// Why a node cannot run on the device.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages document the fields")]
+pub enum KernelError {
+    /// The planner puts such a node on the host.
+    #[error("node {node:?}: no kernel for {what}")]
+    Unsupported { node: String, what: String },
+    /// A tensor that cannot be split is larger than what one binding may span.
+    #[error("node {node:?}: {value:?} has {bytes} bytes, a binding may span {limit_bytes}")]
+    TooLarge { node: String, value: String, bytes: u64, limit_bytes: u64 },
+    /// A bug of ours: key and template contradict each other.
+    #[error("node {node:?}: kernel {kernel}: {what} (this is a bug)")]
+    Mismatch { node: String, kernel: String, what: String },
+}
+
+/// How a kernel reads a tensor: integers in 32 or 64 bits, truth values as i32, bf16 as f32; `None` for f64 and for
+/// text, which none does.
+pub fn storage(ty: &TensorType) -> Option<Storage> {
+    if let Some(packing) = ty.packing {
+        return Some(Storage::Packed(packing));
+    }
+    Some(match ty.dtype.on_device()? {
+        DType::F64 => return None,
+        DType::F16 => Storage::F16,
+        DType::U32 => Storage::U32,
+        DType::I64 => Storage::I64,
+        DType::U64 => Storage::U64,
+        dtype if dtype.is_float() => Storage::F32,
+        _ => Storage::I32,
+    })
+}
+
+/// Bytes of a tensor on a device, a multiple of 4; `None` while a size is symbolic, for text, or on overflow.
+pub fn device_bytes(ty: &TensorType) -> Option<u64> {
+    if ty.dtype == DType::F64 && ty.packing.is_none() {
+        return ty.shape.n_elems()?.checked_mul(8);
+    }
+    match storage(ty)? {
+        Storage::Packed(_) => ty.bytes(),
+        Storage::F16 => ty.shape.n_elems()?.checked_mul(2)?.checked_next_multiple_of(4),
+        Storage::F32 | Storage::I32 | Storage::U32 => ty.shape.n_elems()?.checked_mul(4),
+        Storage::I64 | Storage::U64 => ty.shape.n_elems()?.checked_mul(8),
+    }
+}
+
+/// Whether a node reads or gives f64: the CPU reference computes it, in f64. No kernel does: a result of f32 would be
+/// another one.
+pub fn has_doubles(graph: &Graph, node: NodeId) -> bool {
+    let operands = graph.operands(node).into_iter().flatten().map(|v| graph.ty(v).dtype);
+    operands.chain(graph.node(node).outputs.iter().map(|v| v.ty.dtype)).any(|dtype| dtype == DType::F64)
+}
+
+/// The most bytes that a tensor may take on a device: [`device_bytes`] where every size is known.
+pub fn most_device_bytes(ty: &TensorType) -> Option<u64> {
+    device_bytes(&ty.largest()?)
+}
+
+/// How many storage buffers a kernel may read, own operands and those of its epilogue together: fusion keeps to it.
+pub fn max_operands(target: &Target) -> usize {
+    let buffers = usize::try_from(target.limits.max_per_stage_descriptor_storage_buffers).unwrap_or(usize::MAX);
+    // One is the result; beyond sixteen nothing is won.
+    buffers.saturating_sub(1).min(16)
+}
+
+/// The dispatches that compute a node, in order; each may read what those before it wrote. None for a result without
+/// elements.
+///
+/// # Errors
+/// No kernel covers the node, or a tensor is larger than a binding may be.
+pub fn dispatches(graph: &Graph, node: NodeId, target: &Target) -> Result<Vec<KernelCall>, KernelError> {
+    dispatches_as(graph, node, target, None)
+}
+
+/// [`dispatches`] with this variant of the kernel, where the node's has variants: for benchmarks.
+///
+/// # Errors
+/// As for [`dispatches`].
+pub fn dispatches_as(
+    graph: &Graph,
+    node: NodeId,
+    target: &Target,
+    variant: Option<Variant>,
+) -> Result<Vec<KernelCall>, KernelError> {
+    let NodeKind::Op(op) = &graph.node(node).kind else {
+        return Err(KernelError::Unsupported {
+            node: graph.node(node).name.clone(),
+            what: "an input or a constant".to_owned(),
+        });
+    };
+    if has_doubles(graph, node) {
+        return Err(KernelError::Unsupported {
+            node: graph.node(node).name.clone(),
+            what: "f64, which the CPU reference computes".to_owned(),
+        });
+    }
+    let mut node = Node::new(graph, node, op, target)?;
+    node.variant = variant;
+    if node.result.shape.most_elems() == Some(0) {
+        return Ok(Vec::new());
+    }
+    // On a device these are f32: what moves values may stand there, what makes new ones would have to round them.
+    if node.result.dtype.is_minifloat()
+        && (node.rounds() || !matches!(op.def.name, "pointwise" | "strided" | "gather" | "concat" | "reduce"))
+    {
+        return Err(node.unsupported(format!("rounding to {}", node.result.dtype)));
+    }
+    match op.def.name {
+        "pointwise" => elementwise::pointwise(&node),
+        "matmul" => matmul::matmul(&node),
+        "conv" => conv::conv(&node),
+        "pool" => conv::pool(&node),
+        "reduce" => rows::reduce(&node),
+        "softmax" => rows::softmax(&node),
+        "norm" => rows::norm(&node),
+        "dot_product_attention" => attention::attention(&node),
+        "attention_parts" => attention::parts(&node),
+        "check_indices" => movement::check_indices(&node),
+        "gather" => movement::gather(&node),
+        "strided" => movement::strided(&node),
+        "concat" => movement::concat(&node),
+        "resize" => elementwise::resize(&node),
+        "iota" => elementwise::iota(&node),
+        "quantize_packed" => quantize::quantize_packed(&node),
+        other => Err(node.unsupported(format!("the operator {other}"))),
+    }
+}

@@ -1,0 +1,91 @@
+//! `norm`: layer and root-mean-square normalisation over the last axes.
+
+use crate::ir::{Attrs, CORE, Class, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, attr};
+use crate::ops::core::pointwise::Real;
+use crate::ops::util::{axis_attr, class_of, finish_floats, is_double, operand, result, split_own};
+use rayon::prelude::*;
+
+/// `norm(x, scale?, bias?) {kind, axis, epsilon, dtype, epilogue}`.
+pub static DEF: OpDef = OpDef {
+    name: "norm",
+    onnx: "",
+    levels: CORE | KERNEL,
+    attrs: &[
+        attr::text("kind"),
+        attr::int("axis"),
+        attr::float("epsilon"),
+        attr::dtype("dtype"),
+        attr::expr("epilogue"),
+    ],
+    arity: (1, 3),
+    infer,
+    eval: Some(eval),
+    expand: None,
+};
+
+/// Attributes of a normalisation of axis `axis` and all after it.
+pub fn attrs(kind: &str, axis: usize, epsilon: f32) -> Attrs {
+    Attrs::new().with_str("kind", kind).with_int("axis", axis as i64).with_float("epsilon", epsilon)
+}
+
+fn is_rms(attrs: &Attrs) -> Result<bool, OpError> {
+    match attrs.str("kind") {
+        Some("rms") => Ok(true),
+        Some("layer") => Ok(false),
+        other => Err(OpError::attribute("kind", format!("is {other:?}"))),
+    }
+}
+
+fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let (own, _) = split_own(infer.attrs, infer.inputs);
+    let x = infer.ty(0)?;
+    is_rms(infer.attrs)?;
+    if !x.dtype.is_float() {
+        return Err(OpError::operand(0, x, "floats"));
+    }
+    let axis = axis_attr(infer.attrs, -1, x.shape.rank())?;
+    let expected = Shape(x.shape.0[axis..].to_vec());
+    for (slot, ty) in own.iter().enumerate().skip(1) {
+        if let Some(ty) = ty
+            && (ty.shape != expected || class_of(ty) != Class::Float)
+        {
+            return Err(OpError::operand(slot, ty, format!("floats {expected}")));
+        }
+    }
+    result(infer, Class::Float, x.dtype, x.shape.clone())
+}
+
+fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let (own, extra) = split_own(attrs, inputs);
+    if is_double(attrs, own) { eval_in::<f64>(attrs, own, extra) } else { eval_in::<f32>(attrs, own, extra) }
+}
+
+fn eval_in<F: Real>(attrs: &Attrs, own: &[Option<&Tensor>], extra: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let x = operand(own, 0)?;
+    let dims = x.dims();
+    let axis = axis_attr(attrs, -1, dims.len())?;
+    let rms = is_rms(attrs)?;
+    let epsilon = f64::from(attrs.float("epsilon").unwrap_or(1e-5));
+    let n: usize = dims[axis..].iter().product();
+    let vector = |slot: usize| -> Result<Option<Vec<F>>, OpError> {
+        let Some(tensor) = own.get(slot).copied().flatten() else { return Ok(None) };
+        let values = F::elements(tensor)?.into_owned();
+        if values.len() == n {
+            Ok(Some(values))
+        } else {
+            Err(OpError::operand(slot, tensor.ty(), format!("{n} floats")))
+        }
+    };
+    let (scale, bias) = (vector(1)?, vector(2)?);
+    let mut out = F::elements(x)?.into_owned();
+    out.par_chunks_exact_mut(n.max(1)).for_each(|row| {
+        let mean = if rms { 0.0 } else { row.iter().map(|&v| v.wide()).sum::<f64>() / n as f64 };
+        let variance = row.iter().map(|&v| (v.wide() - mean).powi(2)).sum::<f64>() / n as f64;
+        let factor = 1.0 / (variance + epsilon).sqrt();
+        for (i, v) in row.iter_mut().enumerate() {
+            let scaled = (v.wide() - mean) * factor * scale.as_ref().map_or(1.0, |s| s[i].wide());
+            *v = F::of_f64(scaled + bias.as_ref().map_or(0.0, |b| b[i].wide()));
+        }
+    });
+    finish_floats(attrs, &dims, out, x.dtype(), extra)
+}

@@ -1,0 +1,244 @@
+//! `quantize_linear` and `dequantize_linear`: floats to codes and back, with scales given.
+
+use crate::ir::{
+    Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val,
+    attr, minifloat,
+};
+use crate::ops::util::{agree, class_of, dtype_attr, finish, finish_floats, n_elems, operand, result, split_own};
+
+/// `quantize_linear(x, scale, zero_point?) {axis, block_size, output_dtype}`: ONNX QuantizeLinear, opset 21: `x /
+/// scale`, rounded half to even, plus the zero point, saturated.
+pub static DEF: OpDef = OpDef {
+    name: "quantize_linear",
+    onnx: "QuantizeLinear",
+    levels: ONNX | CORE | KERNEL,
+    attrs: &[
+        attr::int("axis"),
+        attr::int("block_size"),
+        attr::dtype("output_dtype"),
+        attr::int("saturate"),
+        attr::dtype("precision"),
+        attr::dtype("dtype"),
+        attr::expr("epilogue"),
+    ],
+    arity: (2, 3),
+    infer: infer_quantize,
+    eval: Some(eval_quantize),
+    expand: None,
+};
+
+/// `dequantize_linear(x, scale, zero_point?) {axis, block_size}`: ONNX DequantizeLinear, opset 21: `(x - zero_point) *
+/// scale`.
+pub static DEQUANTIZE: OpDef = OpDef {
+    name: "dequantize_linear",
+    onnx: "DequantizeLinear",
+    levels: ONNX | CORE | KERNEL,
+    attrs: &[
+        attr::int("axis"),
+        attr::int("block_size"),
+        attr::dtype("output_dtype"),
+        attr::dtype("dtype"),
+        attr::expr("epilogue"),
+    ],
+    arity: (2, 3),
+    infer: infer_dequantize,
+    eval: Some(eval_dequantize),
+    expand: None,
+};
+
+/// The range of codes of an integer type of up to 16 bits.
+pub fn range(dtype: DType) -> Option<(i64, i64)> {
+    Some(match dtype {
+        DType::I2 => (-2, 1),
+        DType::U2 => (0, 3),
+        DType::I4 => (-8, 7),
+        DType::U4 => (0, 15),
+        DType::I8 => (-128, 127),
+        DType::U8 => (0, 255),
+        DType::I16 => (-32768, 32767),
+        DType::U16 => (0, 65535),
+        _ => return None,
+    })
+}
+
+/// The type of the codes: what is asked for, that of the zero point, or u8.
+fn codes(attrs: &Attrs, zero_point: Option<DType>) -> Result<DType, OpError> {
+    let asked = dtype_attr(attrs, "output_dtype");
+    let dtype = asked.or(zero_point).unwrap_or(DType::U8);
+    if range(dtype).is_none() && !dtype.is_minifloat() || zero_point.is_some_and(|z| z != dtype) {
+        return Err(OpError::unsupported(format!("codes of type {dtype} with a zero point of type {zero_point:?}")));
+    }
+    Ok(dtype)
+}
+
+/// Refuses scales whose shape is none of: one, one an index of the axis, one a block of the axis.
+fn check(attrs: &Attrs, x: &Shape, scale: &Shape, zero_point: Option<&Shape>) -> Result<(), OpError> {
+    let refuse = |given: &Shape| OpError::operand(1, given, format!("a scalar, or scales along attribute axis of {x}"));
+    if zero_point.is_some_and(|z| {
+        z != scale && (z.volume(), scale.volume()) != (crate::ir::Dim::Known(1), crate::ir::Dim::Known(1))
+    }) {
+        return Err(refuse(zero_point.unwrap_or(scale)));
+    }
+    let block = attrs.int("block_size").unwrap_or(0);
+    if block == 0 && scale.n_elems() == Some(1) && scale.rank() <= 1 {
+        return Ok(());
+    }
+    let axis = crate::ops::util::axis_attr(attrs, 1, x.rank())?;
+    if block == 0 {
+        return if scale.rank() == 1 && agree(&scale.0[0], &x.0[axis]) { Ok(()) } else { Err(refuse(scale)) };
+    }
+    let blocks = |dim: &Dim| dim.div_ceil(block.unsigned_abs());
+    let fits = |i: usize| {
+        if i == axis {
+            agree(&scale.0[i], &blocks(&x.0[i])) && scale.0[i].known() != Some(0)
+        } else {
+            agree(&scale.0[i], &x.0[i])
+        }
+    };
+    if block > 0 && scale.rank() == x.rank() && (0..x.rank()).all(fits) { Ok(()) } else { Err(refuse(scale)) }
+}
+
+fn checked<'a>(
+    infer: &Infer<'a>,
+    x_class: Class,
+) -> Result<(&'a TensorType, &'a TensorType, Option<&'a TensorType>), OpError> {
+    let (own, _) = split_own(infer.attrs, infer.inputs);
+    let (x, scale) = (infer.ty(0)?, infer.ty(1)?);
+    let zero_point = own.get(2).copied().flatten();
+    let fits = class_of(x) == x_class || x_class == Class::Int && x.dtype.is_minifloat();
+    if !fits || x.packing.is_some() {
+        return Err(OpError::operand(0, x, format!("{x_class:?}s")));
+    }
+    if !scale.dtype.is_float() {
+        return Err(OpError::operand(1, scale, "floats"));
+    }
+    check(infer.attrs, &x.shape, &scale.shape, zero_point.map(|z| &z.shape))?;
+    Ok((x, scale, zero_point))
+}
+
+fn infer_quantize(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let (x, _, zero_point) = checked(infer, Class::Float)?;
+    let dtype = codes(infer.attrs, zero_point.map(|z| z.dtype))?;
+    if dtype.is_minifloat() && infer.attrs.int("saturate").unwrap_or(1) == 0 {
+        return Err(OpError::attribute("saturate", format!("is 0, which is not supported for {dtype}")));
+    }
+    result(infer, dtype.class(), dtype, x.shape.clone())
+}
+
+fn infer_dequantize(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let (x, scale, zero_point) = checked(infer, Class::Int)?;
+    if zero_point.is_some_and(|z| z.dtype != x.dtype) {
+        return Err(OpError::operand(2, x, format!("a zero point of type {}", x.dtype)));
+    }
+    result(infer, Class::Float, dtype_attr(infer.attrs, "output_dtype").unwrap_or(scale.dtype), x.shape.clone())
+}
+
+/// A use of either operator as one expression; `None` where blocks do not divide their axis, or codes are floats that
+/// must be rounded to.
+///
+/// # Errors
+/// The operands do not fit each other.
+pub fn written_out(e: &mut Expand<'_, '_>, op: &Op) -> Result<Option<Val>, OpError> {
+    let (x, scale, zero) = (e.input(0)?, e.input(1)?, e.optional(2));
+    let (ty, scale_ty, result) = (e.ty(x), e.ty(scale), e.outputs[0].clone());
+    let (own, scales) = (ty.shape.0.clone(), scale_ty.shape.0.clone());
+    let text = match (op.is(&DEF), range(result.dtype), zero.filter(|_| !ty.dtype.is_minifloat())) {
+        (true, None, _) => return Ok(None),
+        (true, Some((low, high)), zero) => {
+            let code = if zero.is_some() { "add(round(div(x0,x1)),f(x2))" } else { "round(div(x0,x1))" };
+            format!("i(min(max({code},{:?}),{:?}))", low as f32, high as f32)
+        }
+        (false, _, Some(_)) => "mul(f(sub(x0,x2)),x1)".to_owned(),
+        (false, _, None) => "mul(f(x0),x1)".to_owned(),
+    };
+    let block = usize::try_from(e.attrs.int("block_size").unwrap_or(0)).unwrap_or(0);
+    let (mut wide, mut narrow) = (own.clone(), vec![Dim::Known(1); own.len()]);
+    if block != 0 || scale_ty.shape.n_elems() != Some(1) {
+        let axis = crate::ops::util::axis_attr(e.attrs, 1, own.len())?;
+        if block == 0 {
+            if scales[..] != own[axis..=axis] {
+                return Ok(None);
+            }
+            narrow[axis] = own[axis].clone();
+        } else {
+            // Blocks that may be cut short at some sizes stay with the host.
+            let n_blocks = &scales[axis];
+            if n_blocks * &Dim::from(block) != own[axis] {
+                return Ok(None);
+            }
+            wide.splice(axis..=axis, [n_blocks.clone(), Dim::from(block)]);
+            narrow = scales;
+            narrow.insert(axis + 1, Dim::Known(1));
+        }
+    }
+    let x = crate::ops::core::reshape::to(e, x, wide)?;
+    let mut operands = vec![x, crate::ops::core::reshape::to(e, scale, narrow.clone())?];
+    if text.contains("x2") {
+        let zero = zero.ok_or(OpError::MissingOperand { slot: 2 })?;
+        operands.push(crate::ops::core::reshape::to(e, zero, narrow)?);
+    }
+    let y = crate::ops::core::pointwise::add(e, &text, result.dtype, &operands)?;
+    Ok(Some(crate::ops::core::reshape::to(e, y, result.shape.0)?))
+}
+
+/// Calls `f(element, index of its scale)` for every element of x.
+fn each(attrs: &Attrs, x: &Tensor, scale: &Tensor, mut f: impl FnMut(usize, usize)) -> Result<(), OpError> {
+    check(attrs, &x.ty().shape, &scale.ty().shape, None)?;
+    let dims = x.dims();
+    let n = n_elems(&dims)?;
+    let block = usize::try_from(attrs.int("block_size").unwrap_or(0)).unwrap_or(0);
+    if block == 0 && scale.ty().shape.n_elems() == Some(1) {
+        (0..n).for_each(|i| f(i, 0));
+        return Ok(());
+    }
+    let axis = crate::ops::util::axis_attr(attrs, 1, dims.len())?;
+    let inner: usize = dims[axis + 1..].iter().product();
+    for i in 0..n {
+        let (outer, at) = (i / inner / dims[axis], i / inner % dims[axis]);
+        f(i, if block == 0 { at } else { (outer * dims[axis].div_ceil(block) + at / block) * inner + i % inner });
+    }
+    Ok(())
+}
+
+fn zero_points(own: &[Option<&Tensor>]) -> Result<Vec<i64>, OpError> {
+    own.get(2).copied().flatten().map_or(Ok(Vec::new()), |z| Ok(z.to_i64s()?))
+}
+
+fn eval_quantize(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let (own, extra) = split_own(attrs, inputs);
+    let (x, scale) = (operand(own, 0)?, operand(own, 1)?);
+    let dtype = codes(attrs, own.get(2).copied().flatten().map(Tensor::dtype))?;
+    let (low, high) = range(dtype).unwrap_or((0, 0));
+    let (data, scales, zeros) = (x.to_f32s()?, scale.to_f32s()?, zero_points(own)?);
+    if let Some(max) = minifloat::max(dtype) {
+        // Such codes have no zero point but zero.
+        let mut out = vec![0.0f32; data.len()];
+        each(attrs, x, scale, |i, at| out[i] = (data[i] / scales[at]).clamp(-max, max))?;
+        return finish(attrs, Tensor::from_f32s(dtype, &x.dims(), &out)?, dtype, extra);
+    }
+    let mut out = vec![0i64; data.len()];
+    each(attrs, x, scale, |i, at| {
+        // The sum saturates in i64, so that infinities give the extreme codes.
+        let code = (data[i] / scales[at]).round_ties_even() as i64;
+        out[i] = code.saturating_add(zeros.get(at).copied().unwrap_or(0)).clamp(low, high);
+    })?;
+    finish(attrs, Tensor::from_i64s(dtype, &x.dims(), &out)?, dtype, extra)
+}
+
+fn eval_dequantize(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let (own, extra) = split_own(attrs, inputs);
+    let (x, scale) = (operand(own, 0)?, operand(own, 1)?);
+    let mut out = vec![0.0f32; n_elems(&x.dims())?];
+    let stored = dtype_attr(attrs, "output_dtype").unwrap_or(scale.dtype());
+    let scales = scale.to_f32s()?;
+    if x.dtype().is_minifloat() {
+        let data = x.to_f32s()?;
+        each(attrs, x, scale, |i, at| out[i] = data[i] * scales[at])?;
+        return finish_floats(attrs, &x.dims(), out, stored, extra);
+    }
+    let (data, zeros) = (x.to_i64s()?, zero_points(own)?);
+    each(attrs, x, scale, |i, at| {
+        out[i] = data[i].wrapping_sub(zeros.get(at).copied().unwrap_or(0)) as f32 * scales[at]
+    })?;
+    finish_floats(attrs, &x.dims(), out, stored, extra)
+}

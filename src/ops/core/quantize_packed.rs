@@ -1,0 +1,119 @@
+//! `quantize_packed` and `dynamic_quantize`: activations quantized to INT8 while the program runs.
+
+use crate::ir::packed::{Granularity, Packing, quantize_dynamic, unpack};
+use crate::ir::{Attrs, CORE, DType, Dim, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, attr};
+use crate::ops::util::operand;
+
+/// `quantize_packed(x) {granularity}`: x as packed INT8, one f32 scale a row or in all, found from the values
+/// (`src/ir/packed/dynamic.rs`).
+pub static DEF: OpDef = OpDef {
+    name: "quantize_packed",
+    onnx: "",
+    levels: CORE | KERNEL,
+    attrs: &[attr::text("granularity")],
+    arity: (1, 1),
+    infer,
+    eval: Some(eval),
+    expand: None,
+};
+
+/// `dynamic_quantize(x) {granularity}`: codes `i8` of x's shape and their f32 scales, `[..., 1]` by row or a scalar: a
+/// composite of ONNX's ReduceMax, Abs, Div and QuantizeLinear.
+pub static DYNAMIC: OpDef = OpDef {
+    name: "dynamic_quantize",
+    onnx: "",
+    levels: ONNX | CORE | KERNEL,
+    attrs: &[attr::text("granularity")],
+    arity: (1, 1),
+    infer: infer_dynamic,
+    eval: Some(eval_dynamic),
+    expand: None,
+};
+
+/// Attributes of both.
+pub fn attrs(granularity: Granularity) -> Attrs {
+    Attrs::new().with_str("granularity", if granularity == Granularity::Tensor { "tensor" } else { "row" })
+}
+
+fn granularity(attrs: &Attrs) -> Result<Granularity, OpError> {
+    match attrs.str("granularity") {
+        Some("row") => Ok(Granularity::Row),
+        Some("tensor") => Ok(Granularity::Tensor),
+        other => Err(OpError::attribute("granularity", format!("is {other:?}"))),
+    }
+}
+
+fn floats<'a>(infer: &Infer<'a>) -> Result<&'a TensorType, OpError> {
+    let x = infer.ty(0)?;
+    if x.dtype.is_float() { Ok(x) } else { Err(OpError::operand(0, x, "floats")) }
+}
+
+fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let packing = Packing::activation(granularity(infer.attrs)?);
+    Ok(vec![TensorType { dtype: DType::I8, shape: floats(infer)?.shape.clone(), packing: Some(packing) }])
+}
+
+fn infer_dynamic(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    let x = floats(infer)?;
+    let mut scale = TensorType::of(DType::F32, &[]);
+    if granularity(infer.attrs)? == Granularity::Row {
+        scale.shape = x.shape.clone();
+        match scale.shape.0.last_mut() {
+            Some(last) => *last = Dim::Known(1),
+            None => return Err(OpError::operand(0, x, "rows")),
+        }
+    }
+    Ok(vec![x.with_dtype(DType::I8), scale])
+}
+
+fn pack(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<(TensorType, usize, usize, Vec<u8>), OpError> {
+    let x = operand(inputs, 0)?;
+    let granularity = granularity(attrs)?;
+    let dims = x.dims();
+    let n_cols = dims.last().copied().unwrap_or(1);
+    let n_rows = crate::ops::util::n_elems(&dims[..dims.len().saturating_sub(1)])?;
+    let bytes = quantize_dynamic(&x.to_f32s()?, n_rows, n_cols, granularity).map_err(OpError::unsupported)?;
+    let ty =
+        TensorType { dtype: DType::I8, shape: x.ty().shape.clone(), packing: Some(Packing::activation(granularity)) };
+    Ok((ty, n_rows, n_cols, bytes))
+}
+
+fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let (ty, _, _, bytes) = pack(attrs, inputs)?;
+    Ok(vec![Tensor::from_bytes(ty, bytes)?])
+}
+
+fn eval_dynamic(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let (ty, n_rows, n_cols, bytes) = pack(attrs, inputs)?;
+    let packing = Packing::activation(granularity(attrs)?);
+    let (codes, scales) = unpack(packing, n_rows, n_cols, &bytes).map_err(OpError::unsupported)?;
+    let mut dims = ty.shape.known().unwrap_or_default();
+    let codes =
+        Tensor::from_bytes(TensorType::of(DType::I8, &dims), codes.iter().map(|c| c.cast_unsigned()).collect())?;
+    match (packing.granularity, dims.last_mut()) {
+        (Granularity::Row, Some(last)) => *last = 1,
+        _ => dims.clear(),
+    }
+    Ok(vec![codes, Tensor::from_f32s(DType::F32, &dims, &scales)?])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ir::Op;
+
+    #[test]
+    fn codes_and_scales_are_those_of_the_packed_form() {
+        let x = Tensor::from_f32s(DType::F16, &[2, 3], &[1.0, -2.0, 0.5, 3.0, 0.25, -1.0]).unwrap();
+        for (granularity, dims) in [(Granularity::Row, vec![2, 1]), (Granularity::Tensor, vec![])] {
+            let packed =
+                &crate::ops::reference::evaluate(&Op::new(&DEF, attrs(granularity)), &[Some(&x)], 1).unwrap()[0];
+            let pair = crate::ops::reference::evaluate(&Op::new(&DYNAMIC, attrs(granularity)), &[Some(&x)], 2).unwrap();
+            assert_eq!(pair[1].dims(), dims);
+            let (codes, scales) = (pair[0].to_f32s().unwrap(), pair[1].to_f32s().unwrap());
+            let product: Vec<f32> =
+                (0..6).map(|i| codes[i] * scales[if dims.is_empty() { 0 } else { i / 3 }]).collect();
+            assert_eq!(packed.to_f32s().unwrap().as_ref(), product);
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The CPU reference: how operators, products and expressions are computed on the host.
+
+pub(crate) mod evaluate;
+pub mod expression;
+pub mod multiply;
+pub mod packed_view;
+
+pub use evaluate::{evaluate, expand_node};
