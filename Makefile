@@ -24,6 +24,7 @@ demo: build
 
 test: setup lint
 	cargo test --locked
+	cargo run --locked --quiet --example quickstart 2> /dev/null
 	cargo run --locked --quiet --example embed > /dev/null
 	cargo run --locked --quiet --no-default-features --example embed > /dev/null
 	cargo run --locked --quiet --example own_operator > /dev/null
