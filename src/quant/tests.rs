@@ -6,7 +6,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::time::Instant;
 
 /// Standard normal weights, by the method of Box and Muller.
-fn gaussian(n: usize) -> Vec<f32> {
+pub(super) fn gaussian(n: usize) -> Vec<f32> {
     let mut rng = StdRng::seed_from_u64(7);
     let mut draw = || {
         let (u, v): (f32, f32) = (1.0 - rng.random::<f32>(), rng.random());
@@ -37,19 +37,63 @@ fn absmax_nmse(w: &[f32], unit: usize, low: f32, high: f32) -> f64 {
     error / sum_sq
 }
 
+/// The error that codes under `max / -8` leave, as ONNX Runtime's quantizer chooses them, and that of the search, both
+/// weighted as the search weighs them and relative to the sum of the weighted squares.
+fn weighted_nmse(w: &[f32], n_cols: usize, packing: Packing) -> (f64, f64) {
+    let bytes = quantize(w, w.len() / n_cols, n_cols, packing).unwrap().bytes;
+    let searched = dequantize(packing, w.len() / n_cols, n_cols, &bytes).unwrap();
+    let unit = packing.layout(w.len() / n_cols, n_cols).unwrap().unit_cols;
+    let (mut simple, mut ours, mut all) = (0.0, 0.0, 0.0);
+    for (unit, searched) in w.chunks(unit).zip(searched.chunks(unit)) {
+        let mean = unit.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>() / unit.len() as f64;
+        let largest = unit.iter().fold(0.0f32, |m, w| if w.abs() > m.abs() { *w } else { m });
+        let scale = half::f16::from_f32(largest / -8.0).to_f32();
+        for (w, searched) in unit.iter().zip(searched) {
+            let weight = (mean + f64::from(*w).powi(2)).sqrt();
+            let value = (w / scale).round_ties_even().clamp(-8.0, 7.0) * scale;
+            simple += weight * f64::from(w - value).powi(2);
+            ours += weight * f64::from(w - searched).powi(2);
+            all += weight * f64::from(*w).powi(2);
+        }
+    }
+    (simple / all, ours / all)
+}
+
+/// Weights with the tails that networks have: Student's t with 4 degrees of freedom.
+fn heavy_tailed(n: usize) -> Vec<f32> {
+    let normal = gaussian(5 * n);
+    let one = |z: &[f32]| z[0] / (z[1..].iter().map(|z| z * z).sum::<f32>() / 4.0).sqrt();
+    normal.chunks_exact(5).map(one).collect()
+}
+
 #[test]
-fn int4_reaches_the_floor_on_gaussian_weights() {
+fn large_weights_are_not_clipped_for_the_sake_of_small_ones() {
+    for (w, gains) in
+        [(gaussian(1 << 18), [0.84, 0.89, 0.92, 0.93, 0.92]), (heavy_tailed(1 << 18), [0.93, 0.95, 0.965, 0.96, 0.95])]
+    {
+        for (block, gain) in [16, 32, 64, 128, 256].into_iter().zip(gains) {
+            let (simple, ours) = weighted_nmse(&w, 4096, packing(4, Granularity::Block(block), ScaleType::F16));
+            assert!(ours < gain * simple, "block {block}: {ours}, max / -8 {simple}");
+        }
+    }
+}
+
+#[test]
+fn int4_is_near_the_floor_on_gaussian_weights() {
     let w = gaussian(1 << 20);
+    // Within 5 % of the least plain error, which is not what is searched.
     for (block, floor) in [(16, 4.95e-3), (32, 6.6e-3), (64, 8.1e-3), (128, 9.35e-3), (256, 10.3e-3)] {
         let searched = nmse(&w, 4096, packing(4, Granularity::Block(block), ScaleType::F16));
-        assert!(searched <= floor, "block {block}: {searched}");
+        assert!(searched <= 1.05 * floor, "block {block}: {searched}");
         let simple = absmax_nmse(&w, block as usize, -8.0, 7.0);
         assert!(searched < 0.75 * simple, "block {block}: {searched}, absmax {simple}");
     }
+    let row = nmse(&w, 4096, packing(4, Granularity::Row, ScaleType::F16));
+    let tensor = nmse(&w, 4096, packing(4, Granularity::Tensor, ScaleType::F32));
     // The best uniform 16-level quantizer of a Gaussian leaves 11.54e-3 (Max,
-    // "Quantizing for minimum distortion", 1960); a level at zero costs a little.
-    assert!(nmse(&w, 4096, packing(4, Granularity::Row, ScaleType::F16)) < 11.8e-3);
-    assert!(nmse(&w, 4096, packing(4, Granularity::Tensor, ScaleType::F32)) < 12.0e-3);
+    // "Quantizing for minimum distortion", 1960); a level at zero costs a little, and large weights
+    // that count more than small ones another 5 %.
+    assert!(row < 12.5e-3 && tensor < 12.7e-3);
 }
 
 #[test]
