@@ -23,16 +23,16 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     (
         "session",
         &[
-            "ir", "targets", "ops", "program", "import", "kernels", "plan", "assign", "passes", "codegen", "runtime",
-            "diff",
+            "ir", "targets", "ops", "program", "import", "quant", "kernels", "plan", "assign", "passes", "codegen",
+            "runtime", "diff",
         ],
     ),
     ("failure", &["ir", "program", "import", "passes", "runtime", "session"]),
     (
         "cli",
         &[
-            "ir", "targets", "ops", "program", "import", "kernels", "plan", "assign", "passes", "codegen", "runtime",
-            "diff", "session", "failure",
+            "ir", "targets", "ops", "program", "import", "quant", "kernels", "plan", "assign", "passes", "codegen",
+            "runtime", "diff", "session", "failure",
         ],
     ),
 ];

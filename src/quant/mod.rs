@@ -29,6 +29,7 @@ use crate::ir::packed::{self, Granularity, Layout, PackedError, Packing, ScaleTy
 use half::f16;
 use rayon::prelude::*;
 
+pub mod calibration;
 pub mod gptq;
 mod sample;
 mod search;

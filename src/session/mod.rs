@@ -1,5 +1,6 @@
 //! The whole way: a graph to a program, a program to results.
 
+mod calibrate;
 pub mod compare;
 #[cfg(feature = "codegen")]
 mod compile;
@@ -13,6 +14,7 @@ mod report;
 mod run;
 pub mod size;
 
+pub use calibrate::{CalibrateError, calibrate};
 #[cfg(feature = "codegen")]
 pub use compile::{Compile, CompileError, Compiled, Progress, budget_bounds, compile, compile_with};
 pub use cpu::{CpuError, Reference};

@@ -1,0 +1,34 @@
+//! What inputs of a model's own data say of its weights: second moments of what each matrix is multiplied with.
+
+use super::gptq::Gram;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Second moments of the inputs of a matrix of weights, in the order of its columns: one a group of its rows. Several
+/// for a convolution in groups, whose filters see channels of their own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Moments {
+    /// The groups, over which the rows are shared out evenly.
+    pub groups: Vec<Gram>,
+}
+
+impl Moments {
+    /// Inputs seen, of the group with the fewest.
+    pub fn n_samples(&self) -> u64 {
+        self.groups.iter().map(Gram::n_samples).min().unwrap_or(0)
+    }
+
+    /// The moments of row `row` of `n_rows`.
+    pub fn of_row(&self, row: usize, n_rows: usize) -> Option<&Gram> {
+        self.groups.get(row * self.groups.len() / n_rows.max(1))
+    }
+}
+
+/// What was learnt of a model from data, by the name of the constant that holds the weights.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Calibration {
+    /// Moments of what weights are multiplied with. Weights that read one value share them.
+    pub moments: BTreeMap<String, Arc<Moments>>,
+    /// Sets of inputs that the model was run on.
+    pub n_runs: usize,
+}
