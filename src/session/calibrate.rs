@@ -1,7 +1,7 @@
 //! Calibration: the model in f32 on data of its own, on the CPU reference, with what its weights are multiplied with
 //! noted.
 
-use super::{CpuError, Reference};
+use super::{CpuError, Reference, SampleError};
 use crate::ir::{Graph, NodeId, Tensor, ValueId};
 use crate::ops::core::window::Window;
 use crate::ops::weights::{self, Layout};
@@ -22,6 +22,8 @@ const POSITIONS: usize = 256;
 pub enum CalibrateError {
     #[error("sample {sample}: {source}")]
     Run { sample: usize, source: CpuError },
+    #[error(transparent)]
+    Sample(#[from] SampleError),
     #[error("calibration needs at least one sample")]
     NoSamples,
 }
@@ -51,7 +53,7 @@ struct Tap {
 }
 
 /// Runs `graph`, of the ONNX level as `assign_precision` sees it, on each of `samples` and notes the moments of the
-/// inputs of its weights. A sample has the graph's inputs in order; `told` hears how many are done.
+/// inputs of its weights. A sample has the graph's inputs without a default in order; `told` hears how many are done.
 ///
 /// Memory: the moments, `8 n^2` bytes for each value that weights of `n` columns read, and one run.
 ///
@@ -59,7 +61,7 @@ struct Tap {
 /// There is no sample, or one cannot be run.
 pub fn calibrate(
     graph: &Graph,
-    samples: &mut dyn Iterator<Item = Vec<Tensor>>,
+    samples: &mut dyn Iterator<Item = Result<Vec<Tensor>, SampleError>>,
     told: &mut dyn FnMut(usize),
 ) -> Result<Calibration, CalibrateError> {
     let mut taps = taps(graph);
@@ -67,6 +69,7 @@ pub fn calibrate(
     let reference = Reference::new(graph.clone());
     let mut n_runs = 0;
     for sample in samples {
+        let sample = with_defaults(graph, sample?);
         for (name, tensor) in inputs.iter().zip(&sample) {
             taps.get_mut(name).into_iter().flatten().for_each(|tap| tap.note(tensor));
         }
@@ -88,6 +91,12 @@ pub fn calibrate(
         moments.extend(tap.constants.into_iter().map(|name| (name, shared.clone())));
     }
     Ok(Calibration { moments, n_runs })
+}
+
+/// The inputs of a graph, those with a default included, from the others in their order.
+fn with_defaults(graph: &Graph, given: Vec<Tensor>) -> Vec<Tensor> {
+    let mut given = given.into_iter();
+    graph.inputs().iter().filter_map(|id| graph.default_of(*id).cloned().or_else(|| given.next())).collect()
 }
 
 /// What is noted, by the name of the value. Weights that more than one value is multiplied with, or that are looked up
@@ -249,7 +258,7 @@ mod tests {
     /// For each constant of weights, `sum (W x)^2` by moments, and of the results of the node that reads them.
     fn energies(source: &str, x: &Tensor, node: &str, constant: &str) -> (f64, f64) {
         let graph = read(source);
-        let found = calibrate(&graph, &mut [vec![x.clone()]].into_iter(), &mut |_| {}).unwrap();
+        let found = calibrate(&graph, &mut [Ok(vec![x.clone()])].into_iter(), &mut |_| {}).unwrap();
         let moments = &found.moments[constant];
         let id = graph.order().into_iter().find(|id| graph.node(*id).name == node).unwrap();
         let own = weights::of(&graph, id).unwrap();
@@ -311,7 +320,7 @@ mod tests {
   output %y
 ";
         let ids = Tensor::from_i64s(DType::I64, &[2], &[2, 0]).unwrap();
-        let found = calibrate(&read(tied), &mut [vec![ids]].into_iter(), &mut |_| {}).unwrap();
+        let found = calibrate(&read(tied), &mut [Ok(vec![ids])].into_iter(), &mut |_| {}).unwrap();
         assert!(found.moments.is_empty() && found.n_runs == 1);
         assert!(matches!(calibrate(&read(tied), &mut std::iter::empty(), &mut |_| {}), Err(CalibrateError::NoSamples)));
     }
@@ -328,7 +337,8 @@ mod tests {
   output %b
 ";
         let found =
-            calibrate(&read(two), &mut [vec![ramp(&[3, 2])], vec![ramp(&[3, 2])]].into_iter(), &mut |_| {}).unwrap();
+            calibrate(&read(two), &mut [Ok(vec![ramp(&[3, 2])]), Ok(vec![ramp(&[3, 2])])].into_iter(), &mut |_| {})
+                .unwrap();
         assert!(Arc::ptr_eq(&found.moments["w"], &found.moments["v"]));
         assert_eq!((found.moments["w"].n_samples(), found.n_runs), (6, 2));
     }

@@ -12,6 +12,7 @@ pub mod npz;
 #[cfg(feature = "codegen")]
 mod report;
 mod run;
+mod samples;
 pub mod size;
 
 pub use calibrate::{CalibrateError, calibrate};
@@ -22,3 +23,4 @@ pub use inputs::InputError;
 pub use run::{DeviceChoice, Outcome, Session, SessionError, Told};
 #[cfg(feature = "runtime")]
 pub use run::{best_device, is_of_device};
+pub use samples::{SampleError, Samples};
