@@ -142,7 +142,7 @@ fn of_graph(graph: &Graph) -> Value {
         match &graph.node(*id).kind {
             NodeKind::Op(op) => *ops.entry(op.def.name).or_insert(0) += 1,
             NodeKind::Const(tensor) => weights_bytes = weights_bytes.saturating_add(tensor.ty().bytes().unwrap_or(0)),
-            NodeKind::Input => {}
+            NodeKind::Input | NodeKind::State => {}
         }
     }
     let value =
