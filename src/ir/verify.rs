@@ -10,8 +10,7 @@
 //! 6. a size that data tell is told by one node and by no input, and nothing that this node is computed from mentions
 //!    it;
 //! 7. a state has a known size, and an initial value of its type or of one element; every store is over a version of a
-//!    state, over each there is at most one, and all of them lead to what the state is after the run; at the kernel
-//!    level no read is late ([`Ordering::late`](super::Ordering::late)).
+//!    state, over each there is at most one, and all of them lead to what the state is after the run.
 //!
 //! A fault after a pass is a bug of that pass, whatever the model was.
 
@@ -144,15 +143,6 @@ impl Graph {
                     &node.name,
                     "no state becomes what it stores: its first operand must be the last version".to_owned(),
                 );
-            }
-        }
-        if self.level == super::Level::Kernel {
-            for late in self.ordering().late() {
-                let (name, what) = match late {
-                    super::Late::Operand(id, slot) => (&self.node(*id).name, format!("operand {slot}")),
-                    super::Late::Output(at) => (&self.outputs()[*at].name, "the output".to_owned()),
-                };
-                fault(name, format!("{what} is a version of a state that is stored over before it can be read"));
             }
         }
     }

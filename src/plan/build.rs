@@ -7,7 +7,7 @@ use super::arena::{self, ArenaLimits, ArenaPlan, Buffer};
 use super::memory::{Buffers, Kind, is_view};
 use super::schedule::Schedule;
 use super::{PlanError, allocation_bytes, round_up};
-use crate::ir::{DType, Dim, Graph, Hash, NodeId, NodeKind, State, Tensor, TensorType, ValueId};
+use crate::ir::{DType, Dim, Graph, Hash, Late, NodeId, NodeKind, State, Tensor, TensorType, ValueId};
 use crate::kernels::key::KernelKey;
 use crate::kernels::{self, KernelCall, KernelError};
 use crate::ops::weights;
@@ -253,6 +253,13 @@ struct Source<'a> {
 
 impl<'a> Source<'a> {
     fn of(name: &'a str, graph: &'a Graph, target: &Target) -> Result<Source<'a>, PlanError> {
+        if let Some(late) = graph.ordering().late().first() {
+            let name = match *late {
+                Late::Operand(reader, _) => &graph.node(reader).name,
+                Late::Output(output) => &graph.outputs()[output].name,
+            };
+            return Err(PlanError::Late { name: name.clone() });
+        }
         let buffers = Buffers::best(graph, target)?;
         let calls = buffers
             .order

@@ -8,8 +8,8 @@
 //!
 //! On a device all versions lie in the same memory. Whatever reads a version must therefore run before the store over
 //! it ([`Graph::ordering`] adds that to what edges say). A node that reads a version and also needs what comes after
-//! the store over it cannot: its read is late ([`Ordering::late`]). Graphs of the kernel level have no late reads; the
-//! pass `copy_states` sees to that.
+//! the store over it cannot: its read is late ([`Ordering::late`]). The pass `copy_states` has it read a copy; what is
+//! laid out on a device has no late reads.
 
 use super::{Graph, Node, NodeId, NodeKind, Value, ValueId};
 use crate::ir::{STATE_STORE, Tensor, TensorType, VIEW};
