@@ -53,3 +53,42 @@ impl Pass for CopyStates {
         Ok(edit.finish())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::passes::testing::check;
+
+    #[test]
+    fn what_is_read_late_is_copied_before_the_store() {
+        let text = "graph g core
+  %x = input : f32[2]
+  %s = state [0.0,0.0] : f32[2]
+  %s.1 = state_store(%s, %x) : f32[2]
+  %y = pointwise(%s.1, %s) {dtype=f32, expr=`sub(x0,x1)`} : f32[2]
+  output %y
+  output %s as \"before\"
+  state %s = %s.1
+";
+        let after = check("copy_states", text, "late");
+        assert_eq!(after.ordering().late(), []);
+        assert_eq!(after.to_string().matches("expr=`x0`").count(), 1, "one copy serves both");
+    }
+
+    #[test]
+    fn what_can_be_read_in_time_is_not_copied() {
+        let text = "graph g core
+  %x = input : f32[2]
+  %s = state [0.0,0.0] : f32[2]
+  %y = pointwise(%x, %s) {dtype=f32, expr=`sub(x0,x1)`} : f32[2]
+  %s.1 = state_store(%s, %x) : f32[2]
+  output %s.1
+  output %y
+  state %s = %s.1
+";
+        let after = check("copy_states", text, "in_time");
+        assert_eq!(after.n_nodes(), 4);
+        let order: Vec<_> = after.order().into_iter().map(|id| after.node(id).name.clone()).collect();
+        let at = |name: &str| order.iter().position(|n| n == name).unwrap();
+        assert!(at("y") < at("s.1"), "the read comes before the store, though its output comes behind: {order:?}");
+    }
+}
