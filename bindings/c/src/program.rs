@@ -71,11 +71,13 @@ impl nyxc_compile_options {
             if pointer.is_null() { Ok(default) } else { unsafe { text(pointer, what) } }
         };
         // SAFETY: the caller of `read` keeps that there are so many pointers to texts.
-        let list = |pointer, n, what: &str| unsafe { elements(pointer, n, what) }?
-            .iter()
-            // SAFETY: as above.
-            .map(|entry: &*const c_char| unsafe { text(*entry, what) })
-            .collect::<Result<Vec<&str>, Failure>>();
+        let list = |pointer, n, what: &str| {
+            unsafe { elements(pointer, n, what) }?
+                .iter()
+                // SAFETY: as above.
+                .map(|entry: &*const c_char| unsafe { text(*entry, what) })
+                .collect::<Result<Vec<&str>, Failure>>()
+        };
         let dims = list(self.dims, self.n_dims, "dims")?;
         let dims = dims.into_iter().map(DimBinding::parse).collect::<Result<_, _>>()?;
         let pins = list(self.precision, self.n_precision, "precision")?;
@@ -128,8 +130,7 @@ pub unsafe extern "C" fn nyxc_compile(
         let (graph, found) = import(Path::new(path), &import_options, &nyxc_core::ops::registry())?;
         compile_options.settings.fixed_inputs = found.fixed;
         if let Some(budget) = budget {
-            compile_options.settings.budget_bytes =
-                Some(budget.resolve(&graph, &compile_options, &|_, _, _| {})?);
+            compile_options.settings.budget_bytes = Some(budget.resolve(&graph, &compile_options, &|_, _, _| {})?);
         }
         let compiled = compile(&graph, &compile_options, &|_, _, _| {}, &mut |_, _, _| {})?;
         let report = compiled.report(&compile_options, start.elapsed().as_secs_f64()).to_string();
