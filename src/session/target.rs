@@ -25,9 +25,9 @@ pub struct Chosen {
     pub is_fallback: bool,
 }
 
-/// The profile that `text` means: `auto` (the best device here, GPUs before drivers that compute on the CPU; where there
-/// is none, the profile of such a driver, whose programs run on the CPU reference), `cpu` (the same profile), a shipped
-/// name, the path of a `.json` file, or its text.
+/// The profile that `text` means: `auto` (the best device here, GPUs before drivers that compute on the CPU; where
+/// there is none, the profile of such a driver, whose programs run on the CPU reference), `cpu` (the same profile), a
+/// shipped name, the path of a `.json` file, or its text.
 ///
 /// # Errors
 /// There is no such profile, it is bad, or Vulkan fails.
