@@ -216,7 +216,7 @@ fn runs_in_flat_memory(n: usize) {
             statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0) * 4096
         };
         let row = floats(&[1, 4], &[1.0, 2.0, 3.0, 4.0]);
-        let mut cycle = |session: &mut Session| {
+        let cycle = |session: &mut Session| {
             for _ in 0..8 {
                 session.entry("decode").unwrap().run(std::slice::from_ref(&row)).unwrap();
             }
