@@ -4,8 +4,8 @@
 mod states;
 
 use super::{
-    Allocation, AllocationKind, Dispatch, Entry, FAULT_BYTES, HostStep, Plan, Port, Program, Region, Shader,
-    StateTensor, Step, hex, parse_hex,
+    Allocation, AllocationKind, Dispatch, Entry, FAULT_BYTES, HostStep, Plan, Port, Program, Region, Shader, Step, hex,
+    parse_hex,
 };
 use crate::ir::{Class, DType, Dim, Shape, TensorType};
 use crate::program::spirv::Interface;

@@ -136,7 +136,8 @@ fn lower(
                     return Err(refused(min_feasible_bytes, available_bytes, budget_bytes));
                 }
                 Err(CompileError::OverBudget(over)) => {
-                    let excess = over.min_feasible_bytes.saturating_sub(over.available_bytes);
+                    let needed = over.min_feasible_bytes.saturating_add(settings.excess_bytes);
+                    let excess = needed.saturating_sub(over.available_bytes);
                     settings.excess_bytes = settings.excess_bytes.saturating_add(excess.max(1));
                     continue 'rounds;
                 }
