@@ -33,6 +33,16 @@ pub fn floats(e: &mut Expand<'_, '_>, dims: &[usize], values: &[f32]) -> Result<
     Ok(e.constant(tensor))
 }
 
+/// Zeros of these sizes.
+///
+/// # Errors
+/// The type has no zero.
+pub fn zeros(e: &mut Expand<'_, '_>, dtype: DType, sizes: &[usize]) -> Result<Val, OpError> {
+    let zero = Tensor::from_f32s(dtype, &[1], &[0.0])?;
+    let zero = e.constant(zero);
+    crate::ops::onnx::movement::broadcast_to(e, zero, dims(sizes))
+}
+
 /// The positions 0 to n - 1 as i64, times `step`, along `axis` of `rank` axes that are 1 otherwise.
 ///
 /// # Errors

@@ -274,8 +274,8 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let [keys, values] = if s.sink {
         let behind = [(0, 0), (0, 0), (0, 1), (0, 0)];
         [
-            crate::ops::onnx::slice::padded(e, key, &behind, crate::ops::core::strided::Fill::default())?,
-            crate::ops::onnx::slice::padded(e, value, &behind, crate::ops::core::strided::Fill::default())?,
+            crate::ops::onnx::pad::padded(e, key, &behind, crate::ops::core::strided::Fill::default())?,
+            crate::ops::onnx::pad::padded(e, value, &behind, crate::ops::core::strided::Fill::default())?,
         ]
     } else {
         [key, value]
@@ -353,11 +353,11 @@ fn cached(e: &mut Expand<'_, '_>, s: &Sizes, past: Option<Val>, new: Val, before
         return if room == 0 {
             Ok(new)
         } else {
-            crate::ops::onnx::slice::padded(e, new, &behind(room), crate::ops::core::strided::Fill::default())
+            crate::ops::onnx::pad::padded(e, new, &behind(room), crate::ops::core::strided::Fill::default())
         };
     }
     // Behind the new ones stand zeros.
-    let new = crate::ops::onnx::slice::padded(e, new, &behind(1), crate::ops::core::strided::Fill::default())?;
+    let new = crate::ops::onnx::pad::padded(e, new, &behind(1), crate::ops::core::strided::Fill::default())?;
     let both = concat(e, &[past, new], 2)?;
     let place = positions(e, 2, 1, s.present, 1)?;
     let (len, old) = (s.len, s.past);
@@ -413,7 +413,7 @@ fn mask(e: &mut Expand<'_, '_>, s: &Sizes, seen: &Seen) -> Result<Val, OpError> 
                 let behind = (0, (s.keys() - last) as i64);
                 let pads: Vec<(i64, i64)> =
                     (1..=own.rank()).map(|axis| if axis == own.rank() { behind } else { (0, 0) }).collect();
-                bias = crate::ops::onnx::slice::padded(e, bias, &pads, crate::ops::core::strided::Fill::default())?;
+                bias = crate::ops::onnx::pad::padded(e, bias, &pads, crate::ops::core::strided::Fill::default())?;
             }
             operands.push(bias);
             format!("x{}", operands.len() - 1)

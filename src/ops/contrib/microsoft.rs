@@ -1,7 +1,7 @@
 //! Operators of the domain `com.microsoft`, version 1, as ONNX Runtime's optimizer and quantizer write them.
 
 use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, OpDef, OpError, Shape, TensorType, Val, attr};
-use crate::ops::compose::{concat, reduce};
+use crate::ops::compose::{concat, floats, reduce};
 use crate::ops::core::{pointwise, quantize_linear, reshape};
 use crate::ops::onnx::{elementwise, integer, normalization, pooling};
 use crate::ops::util::axis_attr;
@@ -31,9 +31,9 @@ written_out! {
     DEQUANTIZE "ms_dequantize_linear" "com.microsoft::DequantizeLinear" (2, 3) [attr::int("axis"), attr::int("block_size")]
         |i| (quantize_linear::DEQUANTIZE.infer)(i), |e| Ok(vec![as_is(e, &quantize_linear::DEQUANTIZE)?]);
     /// `q_linear_add(a, a_scale, a_zero?, b, b_scale, b_zero?, y_scale, y_zero?)`: a sum of codes.
-    Q_ADD "q_linear_add" "com.microsoft::QLinearAdd" (7, 8) [] infer_q_binary, |e| expand_q_binary(e, "add");
+    Q_ADD "q_linear_add" "com.microsoft::QLinearAdd" (7, 8) [] infer_q_binary, expand_q_add;
     /// `q_linear_mul(a, a_scale, a_zero?, b, b_scale, b_zero?, y_scale, y_zero?)`: a product of codes.
-    Q_MUL "q_linear_mul" "com.microsoft::QLinearMul" (7, 8) [] infer_q_binary, |e| expand_q_binary(e, "mul");
+    Q_MUL "q_linear_mul" "com.microsoft::QLinearMul" (7, 8) [] infer_q_binary, expand_q_mul;
     /// `q_linear_sigmoid(x, x_scale, x_zero?, y_scale, y_zero?)`: Sigmoid of codes.
     Q_SIGMOID "q_linear_sigmoid" "com.microsoft::QLinearSigmoid" (4, 5) [] infer_first, |e| expand_q_unary(e, "sigmoid(@)".to_owned());
     /// `q_linear_leaky_relu(x, x_scale, x_zero?, y_scale, y_zero?) {alpha}`: LeakyRelu of codes.
@@ -150,21 +150,42 @@ fn dequantized(e: &mut Expand<'_, '_>, slot: usize) -> Result<Val, OpError> {
     }
 }
 
-/// f32 as codes of `dtype`, scale and zero point in `slot` and behind.
-fn quantized(e: &mut Expand<'_, '_>, x: Val, slot: usize, dtype: DType) -> Result<Val, OpError> {
+/// The scalar in `slot`.
+fn scalar(e: &mut Expand<'_, '_>, slot: usize) -> Result<Val, OpError> {
+    let value = e.input(slot)?;
+    reshape::to(e, value, Vec::new())
+}
+
+/// The zero point in `slot` as f32: 0 where it is absent.
+fn zero_point(e: &mut Expand<'_, '_>, slot: usize) -> Result<Val, OpError> {
+    match e.optional(slot) {
+        Some(_) => {
+            let zero = scalar(e, slot)?;
+            pointwise::add(e, "f(x0)", DType::F32, &[zero])
+        }
+        None => floats(e, &[], &[0.0]),
+    }
+}
+
+/// Whole numbers, or values that `text` rounds to some, as codes of `dtype`, those beyond its range as its ends.
+fn saturated(e: &mut Expand<'_, '_>, text: &str, dtype: DType, operands: &[Val]) -> Result<Val, OpError> {
     let (low, high) =
         quantize_linear::range(dtype).ok_or_else(|| OpError::unsupported(format!("codes of type {dtype}")))?;
-    let scale = e.input(slot)?;
-    let scale = reshape::to(e, scale, Vec::new())?;
-    let (code, mut operands) = ("round(div(x0,x1))", vec![x, scale]);
-    let code = match e.optional(slot + 1) {
-        Some(zero) => {
-            operands.push(reshape::to(e, zero, Vec::new())?);
-            format!("add({code},f(x2))")
-        }
-        None => code.to_owned(),
-    };
-    pointwise::add(e, &format!("i(min(max({code},{:?}),{:?}))", low as f32, high as f32), dtype, &operands)
+    pointwise::add(e, &format!("i(min(max({text},{:?}),{:?}))", low as f32, high as f32), dtype, operands)
+}
+
+/// f32 as codes of `dtype`, scale and zero point in `slot` and behind, by the rule of QuantizeLinear: rounded, then
+/// moved by the zero point.
+fn quantized(e: &mut Expand<'_, '_>, x: Val, slot: usize, dtype: DType) -> Result<Val, OpError> {
+    let (scale, zero) = (scalar(e, slot)?, zero_point(e, slot + 1)?);
+    saturated(e, "add(round(div(x0,x1)),x2)", dtype, &[x, scale, zero])
+}
+
+/// As [`quantized`], but moved by the zero point before it is rounded, as ONNX Runtime has it in sums, products and
+/// averages of codes: half a step goes to the even code, whether the zero point is even or odd.
+fn moved_and_quantized(e: &mut Expand<'_, '_>, x: Val, slot: usize, dtype: DType) -> Result<Val, OpError> {
+    let (scale, zero) = (scalar(e, slot)?, zero_point(e, slot + 1)?);
+    saturated(e, "round(add(div(x0,x1),x2))", dtype, &[x, scale, zero])
 }
 
 fn infer_q_binary(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
@@ -175,10 +196,39 @@ fn infer_q_binary(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     Ok(vec![TensorType::new(a.dtype, crate::ops::util::broadcast(&[&a.shape, &b.shape])?)])
 }
 
-fn expand_q_binary(e: &mut Expand<'_, '_>, function: &str) -> Result<Vec<Val>, OpError> {
-    let (a, b, dtype) = (dequantized(e, 0)?, dequantized(e, 3)?, e.outputs[0].dtype);
-    let y = pointwise::add(e, &format!("{function}(x0,x1)"), DType::F32, &[a, b])?;
-    Ok(vec![quantized(e, y, 6, dtype)?])
+/// The sum in steps of the result, by the ratios of the scales, as ONNX Runtime has it for codes of 8 bits: sums of
+/// whole and half steps are exact where the scales are multiples of each other.
+fn expand_q_add(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let (a, b, dtype) = (e.input(0)?, e.input(3)?, e.outputs[0].dtype);
+    if dtype.bits() > 8 {
+        let (a, b) = (dequantized(e, 0)?, dequantized(e, 3)?);
+        let y = pointwise::add(e, "add(x0,x1)", DType::F32, &[a, b])?;
+        return Ok(vec![moved_and_quantized(e, y, 6, dtype)?]);
+    }
+    let (scale, zero) = (scalar(e, 6)?, zero_point(e, 7)?);
+    let (a_scale, a_zero, b_scale, b_zero) = (scalar(e, 1)?, zero_point(e, 2)?, scalar(e, 4)?, zero_point(e, 5)?);
+    let a_ratio = pointwise::add(e, "div(x0,x1)", DType::F32, &[a_scale, scale])?;
+    let b_ratio = pointwise::add(e, "div(x0,x1)", DType::F32, &[b_scale, scale])?;
+    let operands = [zero, a_ratio, a_zero, b_ratio, b_zero];
+    let fixed = pointwise::add(e, "sub(x0,add(mul(x1,x2),mul(x3,x4)))", DType::F32, &operands)?;
+    // The one that is the same for a row of elements is added to what is the same for all of them.
+    let is_column = |e: &Expand<'_, '_>, val: Val| e.ty(val).shape.0.last().is_none_or(|size| *size == Dim::Known(1));
+    let operands = if is_column(e, b) && !is_column(e, a) {
+        [fixed, b, b_ratio, a, a_ratio]
+    } else {
+        [fixed, a, a_ratio, b, b_ratio]
+    };
+    Ok(vec![saturated(e, "round(add(add(x0,mul(f(x1),x2)),mul(f(x3),x4)))", dtype, &operands)?])
+}
+
+/// The product of whole numbers in steps of the result.
+fn expand_q_mul(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let (a, b, dtype) = (e.input(0)?, e.input(3)?, e.outputs[0].dtype);
+    let (a_scale, b_scale, scale, zero) = (scalar(e, 1)?, scalar(e, 4)?, scalar(e, 6)?, zero_point(e, 7)?);
+    let ratio = pointwise::add(e, "div(mul(x0,x1),x2)", DType::F32, &[a_scale, b_scale, scale])?;
+    let (a_zero, b_zero) = (zero_point(e, 2)?, zero_point(e, 5)?);
+    let text = "round(add(mul(mul(sub(f(x0),x1),sub(f(x2),x3)),x4),x5))";
+    Ok(vec![saturated(e, text, dtype, &[a, a_zero, b, b_zero, ratio, zero])?])
 }
 
 fn expand_q_unary(e: &mut Expand<'_, '_>, text: String) -> Result<Vec<Val>, OpError> {
@@ -266,7 +316,7 @@ fn expand_q_average(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     if is_last {
         y = crate::ops::onnx::movement::transpose(e, y, &behind)?;
     }
-    Ok(vec![quantized(e, y, 3, dtype)?])
+    Ok(vec![moved_and_quantized(e, y, 3, dtype)?])
 }
 
 fn mean_axes(attrs: &Attrs, rank: usize) -> Result<Vec<usize>, OpError> {
@@ -293,7 +343,7 @@ fn expand_q_mean(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
 /// The first axis of those that one sum runs over, and whether it is the only one.
 fn softmax_axis(attrs: &Attrs, rank: usize) -> Result<(usize, bool), OpError> {
     let opset = attrs.int("opset").ok_or_else(|| OpError::attribute("opset", "is missing"))?;
-    Ok((axis_attr(attrs, -1, rank)?, opset >= 13))
+    Ok((axis_attr(attrs, if opset < 13 { 1 } else { -1 }, rank)?, opset >= 13))
 }
 
 fn infer_q_softmax(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
@@ -313,7 +363,10 @@ fn expand_q_softmax(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let attrs = Attrs::new().with_int("axis", axis as i64).with_int("log", 0).with_dtype("dtype", DType::F32);
     y = e.add(&crate::ops::core::softmax::DEF, attrs, &[y])?;
     y = reshape::to(e, y, own)?;
-    Ok(vec![quantized(e, y, 3, dtype)?])
+    // ONNX Runtime has a whole number of steps in 1, whatever the scale.
+    let (scale, zero) = (scalar(e, 3)?, zero_point(e, 4)?);
+    let n_steps = pointwise::add(e, "floor(div(1.0,x0))", DType::F32, &[scale])?;
+    Ok(vec![saturated(e, "add(round(mul(x0,x1)),x2)", dtype, &[y, n_steps, zero])?])
 }
 
 fn infer_q_where(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {

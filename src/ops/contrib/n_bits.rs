@@ -243,7 +243,7 @@ fn multiplied(e: &mut Expand<'_, '_>, s: &Sizes, mut rows: Val, dtype: DType) ->
     let whole = if missing == 0 {
         rows
     } else {
-        crate::ops::onnx::slice::padded(
+        crate::ops::onnx::pad::padded(
             e,
             rows,
             &[(0, 0), (0, missing as i64)],

@@ -186,7 +186,7 @@ pub fn deep(e: &mut Expand<'_, '_>, x: Val, w: Val, window: &Window, group: i64)
     let x = if window.pads[0] + window.pads[3] == 0 {
         x
     } else {
-        crate::ops::onnx::slice::padded(e, x, &pads, crate::ops::core::strided::Fill::default())?
+        crate::ops::onnx::pad::padded(e, x, &pads, crate::ops::core::strided::Fill::default())?
     };
     let own = sizes(0, &e.ty(x))?;
     let (rows, w_rows) = (row_major(&dims(&own)), row_major(&dims(&w_dims)));

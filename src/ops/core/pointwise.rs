@@ -38,6 +38,15 @@ pub fn add(e: &mut Expand<'_, '_>, text: &str, dtype: DType, operands: &[Val]) -
     e.add(&DEF, attrs(typed(Expr::parse(text)?, &types), dtype), operands)
 }
 
+/// Zero of a type, as an expression has it.
+pub(crate) fn zero(dtype: DType) -> &'static str {
+    match dtype.class() {
+        Class::Float => "0.0",
+        Class::Bool => "b(0)",
+        _ => "0",
+    }
+}
+
 /// The expression with the functions that its operands' types have: those of u64 where an operand is one.
 pub(crate) fn typed(expr: Expr, types: &[Option<TensorType>]) -> Expr {
     if !types.iter().flatten().any(|ty| ty.dtype == DType::U64 && ty.packing.is_none()) {

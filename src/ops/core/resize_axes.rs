@@ -3,7 +3,7 @@
 
 use crate::ir::{Attrs, DType, Expand, OpError, Shape, Tensor, Val, product, resolve_axis};
 use crate::ops::compose::{LARGEST_CONSTANT, dims, floats, gather_within, sizes};
-use crate::ops::core::sample::cubic;
+use crate::ops::core::interpolate::cubic;
 use crate::ops::core::{matmul, pointwise, reshape};
 
 /// What happens along one axis.
@@ -165,7 +165,7 @@ fn weights(mode: &str, t: f64, scale: f64, a: f32, antialias: bool) -> Result<(i
     if !antialias {
         return match mode {
             "linear" => Ok((0, vec![1.0 - t, t])),
-            "cubic" => Ok((-1, cubic(t as f32, a).iter().map(|&w| f64::from(w)).collect())),
+            "cubic" => Ok((-1, cubic(t, f64::from(a)).to_vec())),
             other => Err(OpError::attribute("mode", format!("is {other:?}"))),
         };
     }

@@ -255,7 +255,7 @@ fn stretched_deep(
     let around =
         |i: usize| (window.extent(i) - 1 - cuts[i].0, window.extent(i) - 1 - cuts[i].1 - (window.strides[i] - 1));
     let pads: Vec<(i64, i64)> = [(0, 0), (0, 0)].into_iter().chain((0..3).map(around)).collect();
-    x = crate::ops::onnx::slice::padded(e, x, &pads, Fill::default())?;
+    x = crate::ops::onnx::pad::padded(e, x, &pads, Fill::default())?;
     let w = turned(e, w, group)?;
     let whole = Window { strides: vec![1; 3], pads: vec![0; 6], ceil: false, ..window.clone() };
     crate::ops::core::conv::deep(e, x, w, &whole, group)

@@ -261,7 +261,7 @@ fn expand_dft(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     } else if have < want {
         let mut pads = vec![(0, 0); rank];
         pads[rank - 2] = (0, want - have);
-        y = crate::ops::onnx::slice::padded(e, y, &pads, crate::ops::core::strided::Fill::default())?;
+        y = crate::ops::onnx::pad::padded(e, y, &pads, crate::ops::core::strided::Fill::default())?;
     }
     let y = transformed(e, y, &transform, ty.dtype)?;
     let back: Vec<usize> = (0..rank).map(|i| order.iter().position(|&o| o == i).unwrap_or(i)).collect();

@@ -219,7 +219,7 @@ pub(crate) fn mat_mul(
         if missing == 0 {
             Ok(x)
         } else {
-            crate::ops::onnx::slice::padded(e, x, &pads, crate::ops::core::strided::Fill::default())
+            crate::ops::onnx::pad::padded(e, x, &pads, crate::ops::core::strided::Fill::default())
         }
     };
     let (a, b) = (pad(e, a, r, r - 1)?, pad(e, b, s, s - 2)?);

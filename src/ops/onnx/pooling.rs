@@ -131,7 +131,7 @@ fn expand_window(e: &mut Expand<'_, '_>, kind: &str) -> Result<Vec<Val>, OpError
         let column_major = e.attrs.int("storage_order").unwrap_or(0);
         let attrs =
             window.write(Attrs::new()).with_int("ceil", i64::from(window.ceil)).with_int("column_major", column_major);
-        results.push(e.add(&crate::ops::core::sample::POOL_INDICES, attrs, &[given])?);
+        results.push(e.add(&crate::ops::core::pool_indices::DEF, attrs, &[given])?);
     }
     Ok(results)
 }

@@ -8,8 +8,8 @@ use crate::ir::{
 };
 use crate::ops::compose::{along, concat, dims, matmul, part, sizes};
 use crate::ops::core::{pointwise, reshape};
+use crate::ops::onnx::linear_attention::MAX_STEPS;
 use crate::ops::onnx::movement;
-use crate::ops::onnx::state::MAX_STEPS;
 use crate::ops::util::{agree, operand};
 
 macro_rules! layers {
