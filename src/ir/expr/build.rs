@@ -96,8 +96,12 @@ methods! {
     unary:
     /// The magnitude.
     abs Abs
+    /// 1, 0 or -1, as it is more than 0, 0 or less.
+    sign Sign
     /// Downwards to an integer.
     floor Floor
+    /// Upwards to an integer.
+    ceil Ceil
     /// To the nearest integer, the even one of two.
     round Round
     /// e to the power of it.
@@ -118,10 +122,36 @@ methods! {
     softplus Softplus
     /// 0 where it is negative.
     relu Relu
+    /// The sine.
+    sin Sin
     /// The cosine.
     cos Cos
+    /// The tangent.
+    tan Tan
+    /// The inverse of the sine.
+    asin Asin
+    /// The inverse of the cosine.
+    acos Acos
+    /// The inverse of the tangent.
+    atan Atan
+    /// The hyperbolic sine.
+    sinh Sinh
+    /// The hyperbolic cosine.
+    cosh Cosh
+    /// The inverse of the hyperbolic sine.
+    asinh Asinh
+    /// The inverse of the hyperbolic cosine.
+    acosh Acosh
+    /// The inverse of the hyperbolic tangent.
+    atanh Atanh
+    /// The error function.
+    erf Erf
+    /// The bits of an integer, each turned over.
+    bit_not BitNot
     /// Whether it is NaN.
     is_nan IsNan
+    /// Whether it is infinite.
+    is_inf IsInf
     /// As a float.
     to_float ToFloat
     /// As an integer of 32 bits.
@@ -139,6 +169,8 @@ methods! {
     pow Pow
     /// The rest of a quotient, of the sign of the divisor.
     modulo Mod
+    /// The rest of a quotient, of the sign of the dividend.
+    fmod Fmod
     /// Whether both are the same.
     equals Eq
     /// Whether it is less.

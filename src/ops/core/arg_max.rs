@@ -1,5 +1,6 @@
 //! ONNX ArgMax and ArgMin: the place of an extremum along an axis.
 
+use crate::ir::expr::build::{arg, select};
 use crate::ir::{
     Attrs, CORE, Class, DType, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, Val, attr,
 };
@@ -54,11 +55,11 @@ fn expand(e: &mut Expand<'_, '_>, kind: &str) -> Result<Vec<Val>, OpError> {
     let best = extremum(e, kind, x, axis)?;
     let place = positions(e, own.len(), axis, own[axis], 1)?;
     // NaN is the extremum of whatever it is in.
-    let hit = if ty.dtype.is_float() { "or(eq(x0,x1),isnan(x0))" } else { "eq(x0,x1)" };
+    let hit = if ty.dtype.is_float() { arg(0).equals(arg(1)).or(arg(0).is_nan()) } else { arg(0).equals(arg(1)) };
     let (other, first_or_last) =
         if e.attrs.int("select_last_index").unwrap_or(0) != 0 { (-1, "max") } else { (own[axis] as i64, "min") };
     // Places along an axis need no more than 32 bits.
-    let candidates = pointwise::add(e, &format!("select({hit},x2,{other})"), DType::I32, &[x, best, place])?;
+    let candidates = pointwise::add(e, select(hit, arg(2), other), DType::I32, &[x, best, place])?;
     let keepdims = e.attrs.int("keepdims").unwrap_or(1) != 0;
     let found = reduce(e, first_or_last, candidates, &[axis], keepdims)?;
     Ok(vec![crate::ops::compose::cast(e, found, DType::I64)?])

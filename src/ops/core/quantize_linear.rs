@@ -1,5 +1,6 @@
 //! `quantize_linear` and `dequantize_linear`: floats to codes and back, with scales given.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{
     Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val,
     attr, minifloat,
@@ -145,14 +146,15 @@ pub fn written_out(e: &mut Expand<'_, '_>, op: &Op) -> Result<Option<Val>, OpErr
     let (x, scale, zero) = (e.input(0)?, e.input(1)?, e.optional(2));
     let (ty, scale_ty, result) = (e.ty(x), e.ty(scale), e.outputs[0].clone());
     let (own, scales) = (ty.shape.0.clone(), scale_ty.shape.0.clone());
-    let text = match (op.is(&DEF), range(result.dtype), zero.filter(|_| !ty.dtype.is_minifloat())) {
+    let expr = match (op.is(&DEF), range(result.dtype), zero.filter(|_| !ty.dtype.is_minifloat())) {
         (true, None, _) => return Ok(None),
         (true, Some((low, high)), zero) => {
-            let code = if zero.is_some() { "add(round(div(x0,x1)),f(x2))" } else { "round(div(x0,x1))" };
-            format!("i(min(max({code},{:?}),{:?}))", low as f32, high as f32)
+            let code =
+                if zero.is_some() { (arg(0) / arg(1)).round() + arg(2).to_float() } else { (arg(0) / arg(1)).round() };
+            code.max(low as f32).min(high as f32).to_int()
         }
-        (false, _, Some(_)) => "mul(f(sub(x0,x2)),x1)".to_owned(),
-        (false, _, None) => "mul(f(x0),x1)".to_owned(),
+        (false, _, Some(_)) => (arg(0) - arg(2)).to_float() * arg(1),
+        (false, _, None) => arg(0).to_float() * arg(1),
     };
     let block = usize::try_from(e.attrs.int("block_size").unwrap_or(0)).unwrap_or(0);
     let (mut wide, mut narrow) = (own.clone(), vec![Dim::Known(1); own.len()]);
@@ -176,11 +178,11 @@ pub fn written_out(e: &mut Expand<'_, '_>, op: &Op) -> Result<Option<Val>, OpErr
     }
     let x = crate::ops::core::reshape::to(e, x, wide)?;
     let mut operands = vec![x, crate::ops::core::reshape::to(e, scale, narrow.clone())?];
-    if text.contains("x2") {
+    if expr.n_args() > 2 {
         let zero = zero.ok_or(OpError::MissingOperand { slot: 2 })?;
         operands.push(crate::ops::core::reshape::to(e, zero, narrow)?);
     }
-    let y = crate::ops::core::pointwise::add(e, &text, result.dtype, &operands)?;
+    let y = crate::ops::core::pointwise::add(e, expr, result.dtype, &operands)?;
     Ok(Some(crate::ops::core::reshape::to(e, y, result.shape.0)?))
 }
 
@@ -222,7 +224,15 @@ fn quantized<F: Real>(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<T
         let max = F::of_f32(max);
         let mut out = vec![F::zero(); data.len()];
         // NaN stays NaN.
-        let clamped = |v: F| if v > max { max } else if v < -max { -max } else { v };
+        let clamped = |v: F| {
+            if v > max {
+                max
+            } else if v < -max {
+                -max
+            } else {
+                v
+            }
+        };
         each(attrs, x, scale, |i, at| out[i] = clamped(data[i] / scales[at]))?;
         return finish(attrs, F::stored(dtype, &x.dims(), out)?, dtype, extra);
     }

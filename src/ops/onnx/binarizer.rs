@@ -1,5 +1,6 @@
 //! ONNX Binarizer, of the domain `ai.onnx.ml`.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{Class, ONNX, OpDef, OpError, attr};
 use crate::ops::core::pointwise;
 
@@ -21,8 +22,11 @@ pub static DEF: OpDef = OpDef {
     expand: Some(|e| {
         let x = e.input(0)?;
         let (dtype, threshold) = (e.ty(x).dtype, e.attrs.float("threshold").unwrap_or(0.0));
-        let text =
-            if dtype.is_float() { format!("f(gt(x0,{threshold:?}))") } else { format!("i(gt(f(x0),{threshold:?}))") };
-        Ok(vec![pointwise::add(e, &text, dtype, &[x])?])
+        let expr = if dtype.is_float() {
+            arg(0).above(threshold).to_float()
+        } else {
+            arg(0).to_float().above(threshold).to_int()
+        };
+        Ok(vec![pointwise::add(e, expr, dtype, &[x])?])
     }),
 };

@@ -1,5 +1,6 @@
 //! ONNX CausalConvWithState: a convolution over what was and what is, and what it leaves for the next call.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{Attrs, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, attr};
 use crate::ops::compose::{concat, dims, part, sizes, zeros};
 use crate::ops::core::window::Window;
@@ -59,16 +60,13 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         Window { kernel: vec![1, k as i64], strides: vec![1; 2], pads: vec![0; 4], dilations: vec![1; 2], ceil: false };
     let mut y = e.add(&conv::DEF, window.write(Attrs::new()).with_int("group", c as i64), &[planes, filters])?;
     y = reshape::to(e, y, ty.shape.0)?;
-    let sum = if bias.is_some() { "add(x0,x1)" } else { "x0" };
-    let text = if matches!(e.attrs.str("activation"), Some("silu" | "swish")) {
-        format!("mul({sum},sigmoid({sum}))")
-    } else {
-        sum.to_owned()
-    };
-    if text != "x0" {
+    let sum = if bias.is_some() { arg(0) + arg(1) } else { arg(0) };
+    let is_swish = matches!(e.attrs.str("activation"), Some("silu" | "swish"));
+    let expr = if is_swish { sum.clone() * sum.sigmoid() } else { sum };
+    if expr != arg(0) {
         let bias = bias.map(|bias| reshape::to(e, bias, dims(&[c, 1]))).transpose()?;
         let operands: Vec<Val> = [y].into_iter().chain(bias).collect();
-        y = pointwise::add(e, &text, ty.dtype, &operands)?;
+        y = pointwise::add(e, expr, ty.dtype, &operands)?;
     }
     let state = part(e, read, 2, len as i64, k as i64 - 1)?;
     Ok(vec![y, state])

@@ -1,5 +1,6 @@
 //! ONNX EyeLike: identity matrices.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{Class, Expand, Infer, OpError, TensorType, Val, attr};
 use crate::ops::compose::{positions, sizes};
 use crate::ops::core::pointwise;
@@ -22,11 +23,11 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let ty = e.outputs[0].clone();
     let own = sizes(0, &ty)?;
     let (rows, columns) = (positions(e, 2, 0, own[0], 1)?, positions(e, 2, 1, own[1], 1)?);
-    let hit = format!("eq(sub(x1,x0),{})", e.attrs.int("k").unwrap_or(0).clamp(-(1 << 31), 1 << 31));
-    let text = match ty.dtype.class() {
-        Class::Float => format!("f({hit})"),
-        Class::Int => format!("i({hit})"),
+    let hit = (arg(1) - arg(0)).equals(e.attrs.int("k").unwrap_or(0).clamp(-(1 << 31), 1 << 31));
+    let expr = match ty.dtype.class() {
+        Class::Float => hit.to_float(),
+        Class::Int => hit.to_int(),
         _ => hit,
     };
-    Ok(vec![pointwise::add(e, &text, ty.dtype, &[rows, columns])?])
+    Ok(vec![pointwise::add(e, expr, ty.dtype, &[rows, columns])?])
 }

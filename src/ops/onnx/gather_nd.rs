@@ -1,5 +1,6 @@
 //! ONNX GatherND: elements or slices by indices of several axes.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{DType, Dim, Expand, Infer, OpError, Shape, Tensor, TensorType, Val, attr};
 use crate::ops::compose::{dims, gather_within, position_type, positions, reduce, sizes};
 use crate::ops::core::check_indices::{self, Rule};
@@ -61,11 +62,11 @@ pub fn flat_rows(
     let rule = Rule { sizes: limits, negative: true, ignore: None };
     let (indices, factors) = (check_indices::add(e, indices, &rule)?, e.constant(numbers(&steps[batch..])?));
     let dtype = position_type(own.iter().product());
-    let scaled = pointwise::add(e, "mul(x0,x1)", dtype, &[indices, factors])?;
+    let scaled = pointwise::add(e, arg(0) * arg(1), dtype, &[indices, factors])?;
     let mut rows = reduce(e, "sum", scaled, &[rank], false)?;
     for axis in 0..batch {
         let place = positions(e, rank, axis, given[axis].clone(), steps[axis] as i64)?;
-        rows = pointwise::add(e, "add(x0,x1)", dtype, &[rows, place])?;
+        rows = pointwise::add(e, arg(0) + arg(1), dtype, &[rows, place])?;
     }
     Ok(rows)
 }

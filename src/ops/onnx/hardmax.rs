@@ -1,5 +1,6 @@
 //! ONNX Hardmax: one at the first maximum.
 
+use crate::ir::expr::build::{arg, select};
 use crate::ir::{DType, Expand, Infer, OpError, TensorType, Val, attr};
 use crate::ops::compose::{extremum, positions, reduce, sizes};
 use crate::ops::core::pointwise;
@@ -26,7 +27,8 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let axis = axis_attr(e.attrs, -1, own.len())?;
     let max = extremum(e, "max", x, axis)?;
     let place = positions(e, own.len(), axis, own[axis], 1)?;
-    let candidates = pointwise::add(e, &format!("select(eq(x0,x1),x2,{})", own[axis]), DType::I64, &[x, max, place])?;
+    let candidates =
+        pointwise::add(e, select(arg(0).equals(arg(1)), arg(2), own[axis] as i64), DType::I64, &[x, max, place])?;
     let first = reduce(e, "min", candidates, &[axis], true)?;
-    Ok(vec![pointwise::add(e, "f(eq(x0,x1))", ty.dtype, &[place, first])?])
+    Ok(vec![pointwise::add(e, arg(0).equals(arg(1)).to_float(), ty.dtype, &[place, first])?])
 }

@@ -1,5 +1,6 @@
 //! ONNX LinearAttention: attention by a state that is carried from step to step.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{Attrs, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, attr};
 use crate::ops::compose::{concat, dims, matmul, part, reduce, sizes, zeros};
 use crate::ops::core::{pointwise, reshape};
@@ -111,7 +112,7 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         scale => scale,
     };
     let mut state = match e.optional(3) {
-        Some(past) => pointwise::add(e, "x0", DType::F32, &[past])?,
+        Some(past) => pointwise::add(e, arg(0), DType::F32, &[past])?,
         None => zeros(e, DType::F32, &[h.batch, h.keys, h.key_size, h.value_size])?,
     };
     let mut rows = Vec::new();
@@ -127,24 +128,24 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
             let decay = e.input(4)?;
             let wide = e.ty(decay).shape.0[2] != Dim::Known(h.keys as i64);
             let decay = at(e, decay, [h.batch, h.keys, if wide { h.key_size } else { 1 }, 1])?;
-            state = pointwise::add(e, "mul(x0,exp(x1))", DType::F32, &[state, decay])?;
+            state = pointwise::add(e, arg(0) * arg(1).exp(), DType::F32, &[state, decay])?;
         }
         if delta {
             let beta = e.input(5)?;
             let wide = e.ty(beta).shape.0[2] == Dim::Known(h.keys as i64);
             let beta = at(e, beta, [h.batch, if wide { h.keys } else { 1 }, 1, 1])?;
-            let product = pointwise::add(e, "mul(x0,x1)", DType::F32, &[state, k])?;
+            let product = pointwise::add(e, arg(0) * arg(1), DType::F32, &[state, k])?;
             let known = reduce(e, "sum", product, &[2], true)?;
-            v = pointwise::add(e, "mul(x2,sub(x0,x1))", DType::F32, &[v, known, beta])?;
+            v = pointwise::add(e, arg(2) * (arg(0) - arg(1)), DType::F32, &[v, known, beta])?;
         }
-        state = pointwise::add(e, "add(x0,mul(x1,x2))", DType::F32, &[state, k, v])?;
-        let q = pointwise::add(e, "x0", DType::F32, &[q])?;
+        state = pointwise::add(e, arg(0) + arg(1) * arg(2), DType::F32, &[state, k, v])?;
+        let q = pointwise::add(e, arg(0), DType::F32, &[q])?;
         let y = matmul(e, q, state, false)?;
-        let y = pointwise::add(e, &format!("mul(x0,{scale:?})"), types[0].dtype, &[y])?;
+        let y = pointwise::add(e, arg(0) * scale, types[0].dtype, &[y])?;
         rows.push(reshape::to(e, y, dims(&[h.batch, 1, h.queries * h.value_size]))?);
     }
     let y = concat(e, &rows, 1)?;
     let dtype = e.outputs.get(1).map_or(types[0].dtype, |ty| ty.dtype);
-    let state = pointwise::add(e, "x0", dtype, &[state])?;
+    let state = pointwise::add(e, arg(0), dtype, &[state])?;
     Ok(vec![y, state])
 }

@@ -1,5 +1,6 @@
 //! ONNX LpNormalization.
 
+use crate::ir::expr::build::{arg, select};
 use crate::ir::{Attrs, Expand, Infer, OpError, TensorType, Val, attr};
 use crate::ops::compose::reduce;
 use crate::ops::core::pointwise;
@@ -28,8 +29,8 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let x = e.input(0)?;
     let ty = e.ty(x);
     let axis = axis_attr(e.attrs, -1, ty.shape.rank())?;
-    let (before, norm) = if order(e.attrs)? == 1 { ("abs(x0)", "x1") } else { ("mul(x0,x0)", "sqrt(x1)") };
+    let (before, norm) = if order(e.attrs)? == 1 { (arg(0).abs(), arg(1)) } else { (arg(0) * arg(0), arg(1).sqrt()) };
     let powers = pointwise::add(e, before, ty.dtype, &[x])?;
     let sum = reduce(e, "sum", powers, &[axis], true)?;
-    Ok(vec![pointwise::add(e, &format!("select(eq(x1,0.0),0.0,div(x0,{norm}))"), ty.dtype, &[x, sum])?])
+    Ok(vec![pointwise::add(e, select(arg(1).equals(0.0), 0.0, arg(0) / norm), ty.dtype, &[x, sum])?])
 }

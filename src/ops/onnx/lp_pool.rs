@@ -1,5 +1,6 @@
 //! ONNX LpPool and GlobalLpPool: pools by norms.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{Attrs, Dim, Expand, Infer, OpError, Shape, TensorType, Val, attr};
 use crate::ops::compose::reduce;
 use crate::ops::core::window::Window;
@@ -43,14 +44,14 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 
 /// `|x|^p`.
 fn power(e: &mut Expand<'_, '_>, x: Val, p: f32) -> Result<Val, OpError> {
-    let text = match p {
-        1.0 => "abs(x0)".to_owned(),
-        2.0 => "mul(x0,x0)".to_owned(),
-        _ => format!("pow(abs(x0),{p:?})"),
+    let expr = match p {
+        1.0 => arg(0).abs(),
+        2.0 => arg(0) * arg(0),
+        _ => arg(0).abs().pow(p),
     };
     {
         let between = crate::ops::util::between(e.ty(x).dtype);
-        pointwise::add(e, &text, between, &[x])
+        pointwise::add(e, expr, between, &[x])
     }
 }
 
@@ -74,7 +75,7 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         let powers = reshape::to(e, powers, plane)?;
         e.add(&pool::DEF, pool::attrs("average", &window.flat(), true), &[powers])?
     };
-    let y = pointwise::add(e, &format!("pow(mul(x0,{:?}),{:?})", n as f32, 1.0 / p), ty.dtype, &[mean])?;
+    let y = pointwise::add(e, (arg(0) * (n as f32)).pow(1.0 / p), ty.dtype, &[mean])?;
     let shape = e.outputs[0].shape.0.clone();
     Ok(vec![reshape::to(e, y, shape)?])
 }
@@ -92,5 +93,5 @@ fn expand_global(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let (p, axes): (f32, Vec<usize>) = (pool_order(e.attrs)?, (2..ty.shape.rank()).collect());
     let powers = power(e, x, p)?;
     let sum = reduce(e, "sum", powers, &axes, true)?;
-    Ok(vec![pointwise::add(e, &format!("pow(x0,{:?})", 1.0 / p), ty.dtype, &[sum])?])
+    Ok(vec![pointwise::add(e, arg(0).pow(1.0 / p), ty.dtype, &[sum])?])
 }

@@ -1,5 +1,6 @@
 //! ONNX LRN: local response normalization.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{Expand, OpError, Val, attr};
 use crate::ops::compose::{dims, sizes};
 use crate::ops::core::window::Window;
@@ -23,7 +24,7 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         .ok_or_else(|| OpError::attribute("size", "is missing or out of range"))?;
     let float = |name: &str, default: f32| e.attrs.float(name).unwrap_or(default);
     let (alpha, beta, bias) = (float("alpha", 1e-4), float("beta", 0.75), float("bias", 1.0));
-    let square = pointwise::add(e, "mul(x0,x0)", ty.dtype, &[x])?;
+    let square = pointwise::add(e, arg(0) * arg(0), ty.dtype, &[x])?;
     let planes = reshape::to(e, square, dims(&[own[0], 1, own[1], own[2..].iter().product()]))?;
     let before = (size - 1) / 2;
     let window = Window {
@@ -35,10 +36,5 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     };
     let mean = e.add(&pool::DEF, pool::attrs("average", &window, true), &[planes])?;
     let mean = reshape::to(e, mean, ty.shape.0)?;
-    Ok(vec![pointwise::add(
-        e,
-        &format!("div(x0,pow(add({bias:?},mul({alpha:?},x1)),{beta:?}))"),
-        ty.dtype,
-        &[x, mean],
-    )?])
+    Ok(vec![pointwise::add(e, arg(0) / (bias + alpha * arg(1)).pow(beta), ty.dtype, &[x, mean])?])
 }

@@ -1,5 +1,6 @@
 //! ONNX MeanVarianceNormalization.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{Expand, Infer, OpError, TensorType, Val, attr};
 use crate::ops::compose::reduce;
 use crate::ops::core::pointwise;
@@ -20,7 +21,7 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let ty = e.ty(x);
     let axes = axes(e.attrs.ints("axes").unwrap_or(&[0, 2, 3]), ty.shape.rank())?;
     let mean = reduce(e, "mean", x, &axes, true)?;
-    let square = pointwise::add(e, "mul(sub(x0,x1),sub(x0,x1))", ty.dtype, &[x, mean])?;
+    let square = pointwise::add(e, (arg(0) - arg(1)) * (arg(0) - arg(1)), ty.dtype, &[x, mean])?;
     let variance = reduce(e, "mean", square, &axes, true)?;
-    Ok(vec![pointwise::add(e, "div(sub(x0,x1),add(sqrt(x2),1e-9))", ty.dtype, &[x, mean, variance])?])
+    Ok(vec![pointwise::add(e, (arg(0) - arg(1)) / (arg(2).sqrt() + (1.0e-9)), ty.dtype, &[x, mean, variance])?])
 }

@@ -1,5 +1,6 @@
 //! ONNX OneHot: codes with one element set.
 
+use crate::ir::expr::build::{arg, select};
 use crate::ir::{Attrs, Class, Dim, Expand, Infer, OpError, Shape, Tensor, TensorType, Val, attr};
 use crate::ops::compose::positions;
 use crate::ops::core::{pointwise, reshape};
@@ -48,8 +49,8 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         reshape::to(e, one, Vec::new())
     };
     let (off, on) = (part(e, 0)?, part(e, 1)?);
-    let index = if ty.dtype.is_float() { "i(x0)" } else { "x0" };
-    let text = format!("select(eq(select(lt({index},0),add({index},{n}),{index}),x1),x3,x2)");
+    let index = if ty.dtype.is_float() { arg(0).to_int() } else { arg(0) };
+    let expr = select(select(index.clone().below(0), index.clone() + n, index).equals(arg(1)), arg(3), arg(2));
     let dtype = e.outputs[0].dtype;
-    Ok(vec![pointwise::add(e, &text, dtype, &[indices, place, off, on])?])
+    Ok(vec![pointwise::add(e, expr, dtype, &[indices, place, off, on])?])
 }

@@ -1,5 +1,6 @@
 //! ONNX Pad: a tensor with more around it.
 
+use crate::ir::expr::build::{arg, select};
 use crate::ir::{
     Attrs, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr, resolve_axis,
 };
@@ -85,7 +86,12 @@ fn expand_filled(e: &mut Expand<'_, '_>, x: Val, pads: &[(i64, i64)], value: Val
     let ones = crate::ops::onnx::movement::broadcast_to(e, one, ty.shape.0)?;
     let (inside, y) = (padded(e, ones, pads, Fill::default())?, padded(e, x, pads, Fill::default())?);
     let value = reshape::to(e, value, Vec::new())?;
-    Ok(vec![crate::ops::core::pointwise::add(e, "select(gt(x1,0.5),x0,x2)", ty.dtype, &[y, inside, value])?])
+    Ok(vec![crate::ops::core::pointwise::add(
+        e,
+        select(arg(1).above(0.5), arg(0), arg(2)),
+        ty.dtype,
+        &[y, inside, value],
+    )?])
 }
 
 /// `x` with elements `fill` before and after each axis, or with fewer where a count is negative.

@@ -1,5 +1,6 @@
 //! ONNX ReverseSequence: the first elements of each row in reverse.
 
+use crate::ir::expr::build::{arg, select};
 use crate::ir::{DType, Dim, Expand, Infer, OpError, TensorType, Val, attr};
 use crate::ops::compose::{positions, sizes, take};
 use crate::ops::core::check_indices::{self, Rule};
@@ -40,6 +41,7 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let lengths = check_indices::add(e, lengths, &rule)?;
     let lengths = crate::ops::compose::along(e, lengths, out.len(), batch)?;
     let place = positions(e, out.len(), time, out[time], 1)?;
-    let from = pointwise::add(e, "select(lt(x1,x0),sub(sub(x0,x1),1),x1)", DType::I64, &[lengths, place])?;
+    let from =
+        pointwise::add(e, select(arg(1).below(arg(0)), arg(0) - arg(1) - 1, arg(1)), DType::I64, &[lengths, place])?;
     Ok(vec![take(e, x, from, time, &out)?])
 }

@@ -1,5 +1,6 @@
 //! ONNX TensorScatter: rows written into a cache.
 
+use crate::ir::expr::build::{arg, select};
 use crate::ir::{DType, Dim, Expand, Infer, OpError, TensorType, Val, attr};
 use crate::ops::compose::{positions, sizes, take};
 use crate::ops::core::check_indices::{self, Rule};
@@ -51,15 +52,20 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
             at = check_indices::add(e, at, &rule)?;
         }
         let at = crate::ops::compose::along(e, at, out.len(), 0)?;
-        let text = if e.attrs.str("mode") == Some("circular") {
-            format!("mod(sub(x0,x1),{})", out[axis])
+        let expr = if e.attrs.str("mode") == Some("circular") {
+            (arg(0) - arg(1)).modulo(out[axis] as i64)
         } else {
-            "sub(x0,x1)".to_owned()
+            arg(0) - arg(1)
         };
-        from = pointwise::add(e, &text, DType::I64, &[place, at])?;
+        from = pointwise::add(e, expr, DType::I64, &[place, at])?;
     }
     let last = given[axis] as i64 - 1;
-    let clamped = pointwise::add(e, &format!("min(max(x0,0),{last})"), DType::I64, &[from])?;
+    let clamped = pointwise::add(e, arg(0).max(0).min(last), DType::I64, &[from])?;
     let new = take(e, update, clamped, axis, &out)?;
-    Ok(vec![pointwise::add(e, &format!("select(and(ge(x2,0),le(x2,{last})),x0,x1)"), ty.dtype, &[new, past, from])?])
+    Ok(vec![pointwise::add(
+        e,
+        select(arg(2).at_least(0).and(arg(2).at_most(last)), arg(0), arg(1)),
+        ty.dtype,
+        &[new, past, from],
+    )?])
 }

@@ -1,5 +1,6 @@
 //! ONNX Trilu: triangles of matrices.
 
+use crate::ir::expr::build::{arg, int, select};
 use crate::ir::{Class, Expand, Infer, OpError, TensorType, Val, attr};
 use crate::ops::compose::positions;
 use crate::ops::core::{pointwise, reshape};
@@ -31,16 +32,17 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let columns = positions(e, rank, rank - 1, own[rank - 1].clone(), 1)?;
     let mut operands = vec![x, rows, columns];
     let k = match e.optional(1) {
-        None => "0".to_owned(),
+        None => int(0),
         Some(k) => match e.edit.constant(k) {
-            Some(k) => k.to_i64s()?.first().copied().unwrap_or(0).clamp(-(1 << 31), 1 << 31).to_string(),
+            Some(k) => int(k.to_i64s()?.first().copied().unwrap_or(0).clamp(-(1 << 31), 1 << 31)),
             None => {
                 operands.push(reshape::to(e, k, Vec::new())?);
-                "x3".to_owned()
+                arg(3)
             }
         },
     };
-    let compare = if e.attrs.int("upper").unwrap_or(1) != 0 { "ge" } else { "le" };
-    let text = format!("select({compare}(sub(x2,x1),{k}),x0,{})", pointwise::zero(ty.dtype));
-    Ok(vec![pointwise::add(e, &text, ty.dtype, &operands)?])
+    let above = arg(2) - arg(1);
+    let is_kept = if e.attrs.int("upper").unwrap_or(1) != 0 { above.at_least(k) } else { above.at_most(k) };
+    let expr = select(is_kept, arg(0), pointwise::zero(ty.dtype));
+    Ok(vec![pointwise::add(e, expr, ty.dtype, &operands)?])
 }
