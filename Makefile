@@ -31,6 +31,7 @@ test: setup lint
 	cargo run --locked --quiet --example own_operator > /dev/null
 	@scripts/unreferenced_snapshots.sh
 	scripts/test_python.sh
+	scripts/test_c.sh
 
 wheel: setup
 	scripts/wheel.sh
@@ -41,7 +42,7 @@ soak: setup
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- -D warnings
-	cargo clippy --locked -p nyxc-python -- -D warnings
+	cargo clippy --locked -p nyxc-python -p nyxc-python-runtime -p nyxc-c --all-targets -- -D warnings
 
 # Accept changed snapshots, after reading them.
 bless:

@@ -17,17 +17,13 @@ build() { # MANIFEST-FOLDER ARGUMENTS
   shift
   (cd "$folder" && maturin build --locked --profile wheel --zig --compatibility manylinux_2_28 --out "$out" "$@")
 }
-build bindings/python
-runtime="$target/wheel-runtime"
-rm -rf "$runtime" && mkdir -p "$runtime"
-# The same sources under another name.
-sed -e 's/^name = "nyxc"$/name = "nyxc-runtime"/' -e "s|^python-source = .*|python-source = \"$PWD/bindings/python/python\"|" bindings/python/pyproject.toml > "$runtime/pyproject.toml"
-cp bindings/python/README.md "$runtime/"
-build "$runtime" --manifest-path "$PWD/bindings/python/Cargo.toml" --no-default-features
+# The C++ library that shaderc was built against, within the wheel.
+NYXC_LIBSTDCXX="$(c++ -print-file-name=libstdc++.a)" build bindings/python
+build bindings/python-runtime
 
 for wheel in "$out"/*.whl; do
   echo "$(basename "$wheel"): $(stat -c %s "$wheel") bytes"
-  auditwheel show "$wheel" | grep -q manylinux_2_28 || { echo "$wheel is not manylinux_2_28" >&2; exit 1; }
+  auditwheel show "$wheel" | grep -qE 'manylinux_2_(1[0-9]|2[0-8])_' || { echo "$wheel is not manylinux_2_28" >&2; exit 1; }
   check="$target/wheel-check"
   rm -rf "$check" && python3 -m venv "$check"
   "$check/bin/pip" --quiet --disable-pip-version-check install "$wheel"

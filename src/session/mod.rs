@@ -1,6 +1,7 @@
 //! The whole way: a graph to a program, a program to results.
 
 mod calibrate;
+mod call;
 pub mod compare;
 #[cfg(feature = "codegen")]
 mod compile;
@@ -8,18 +9,23 @@ mod cpu;
 #[cfg(feature = "codegen")]
 mod explain;
 mod inputs;
-pub mod npz;
 #[cfg(feature = "codegen")]
+mod module;
+pub mod npz;
 mod report;
 mod run;
 mod samples;
 pub mod size;
+pub mod target;
 
 pub use calibrate::{CalibrateError, calibrate};
+pub use call::{Call, DeviceTensor};
 #[cfg(feature = "codegen")]
 pub use compile::{Compile, CompileError, Compiled, Progress, budget_bounds, compile, compile_with};
-pub use cpu::{CpuError, Reference};
+pub use cpu::{CpuError, Reference, States, Tap};
 pub use inputs::InputError;
+#[cfg(feature = "codegen")]
+pub use module::compile_module;
 pub use run::{DeviceChoice, Outcome, Session, SessionError, Told};
 #[cfg(feature = "runtime")]
 pub use run::{best_device, is_of_device};
