@@ -43,6 +43,15 @@ struct Table {
     flags: BTreeMap<String, Vec<u32>>,
 }
 
+/// What `shaders/constants.toml` has of each number.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Constant {
+    value: u32,
+    /// One sentence.
+    description: String,
+}
+
 fn main() {
     println!("cargo:rerun-if-changed=shaders");
     println!("cargo:rerun-if-changed=build.rs");
@@ -58,7 +67,13 @@ fn run() -> Result<(), String> {
     let out = PathBuf::from(std::env::var("OUT_DIR").map_err(|e| e.to_string())?);
     let includes = files(&root.join("include"), "glsl")?;
     let sources = files(&root, "comp")?;
-    let tables = files(&root, "toml")?;
+    let mut tables = files(&root, "toml")?;
+    let constants = tables.remove("constants").ok_or("no constants.toml")?;
+    let constants: BTreeMap<String, Constant> =
+        toml::from_str(&constants).map_err(|e| format!("constants.toml: {e}"))?;
+    if let Some(name) = constants.keys().find(|name| !is_word(name)) {
+        return Err(format!("constants.toml: {name:?} is no lower-case word"));
+    }
     if let Some(name) = tables.keys().find(|name| !sources.contains_key(*name)) {
         return Err(format!("{name}.toml has no template {name}.comp"));
     }
@@ -67,13 +82,18 @@ fn run() -> Result<(), String> {
         let text = tables.get(name).ok_or_else(|| format!("{name}.comp has no table {name}.toml"))?;
         let table: Table = toml::from_str(text).map_err(|e| format!("{name}.toml: {e}"))?;
         check(name, &table)?;
-        parsed.insert(name.clone(), table);
         check_includes(name, source, &includes)?;
+        let puts = puts(source, &includes, &mut BTreeSet::new());
+        if puts != table.epilogue {
+            let what = if puts { "puts its result through an epilogue" } else { "has no put" };
+            return Err(format!("{name}.comp {what}, and {name}.toml says otherwise"));
+        }
+        parsed.insert(name.clone(), table);
     }
     for (name, source) in &includes {
         check_includes(name, source, &includes)?;
     }
-    write(&out.join("kernel_templates.rs"), &templates(&parsed))?;
+    write(&out.join("kernel_templates.rs"), &(templates(&parsed) + &constants_text(&constants)))?;
     write(&out.join("kernel_sources.rs"), &texts(&sources, &includes))
 }
 
@@ -157,6 +177,19 @@ fn check_includes(name: &str, source: &str, includes: &BTreeMap<String, String>)
     Ok(())
 }
 
+/// Whether a source, or a part that it includes, puts results through the epilogue.
+fn puts<'s>(source: &'s str, includes: &'s BTreeMap<String, String>, seen: &mut BTreeSet<&'s str>) -> bool {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let calls = |name: &str| {
+        let code = source.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+        code.match_indices(name).any(|(at, _)| !code[..at].ends_with(is_word))
+    };
+    let mut parts = source.lines().filter_map(|line| line.strip_prefix("#include \"")?.strip_suffix(".glsl\""));
+    calls("put(")
+        || calls("puts(")
+        || parts.any(|part| seen.insert(part) && includes.get(part).is_some_and(|text| puts(text, includes, seen)))
+}
+
 /// `conv_depthwise` as `ConvDepthwise`.
 fn camel(name: &str) -> String {
     name.split('_').map(|word| word[..1].to_uppercase() + &word[1..]).collect()
@@ -204,6 +237,25 @@ fn templates(tables: &BTreeMap<String, Table>) -> String {
         );
     }
     text + "        }\n    }\n}\n"
+}
+
+fn constants_text(constants: &BTreeMap<String, Constant>) -> String {
+    let mut text = String::from("/// Numbers that templates and planner both need.\npub mod constants {\n");
+    for (name, constant) in constants {
+        let _ = writeln!(
+            text,
+            "    #[doc = {:?}]\n    pub const {}: u32 = {};",
+            constant.description,
+            name.to_uppercase(),
+            constant.value
+        );
+    }
+    text += "    /// All of them, by their names in GLSL.\n    pub const ALL: &[(&str, u32)] = &[";
+    for name in constants.keys() {
+        let name = name.to_uppercase();
+        let _ = write!(text, "({name:?}, {name}), ");
+    }
+    text + "];\n}\n"
 }
 
 fn texts(sources: &BTreeMap<String, String>, includes: &BTreeMap<String, String>) -> String {

@@ -32,6 +32,8 @@ static SCALED_TANH: OpDef = OpDef {
         // Functions of single elements are expressions; docs/core-operators.md has the others.
         Ok(vec![ops::core::pointwise::add(e, &format!("mul(tanh(x0), {scale:?})"), dtype, &[x])?])
     }),
+    weights: None,
+    gradient: None,
 };
 
 /// `com.example::RunningMax(x)`: the largest element so far, in the order of memory; type and shape are those of `x`.
@@ -54,6 +56,8 @@ static RUNNING_MAX: OpDef = OpDef {
         Ok(vec![Tensor::from_f32s(x.dtype(), &x.dims(), &values)?])
     }),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -9,7 +9,7 @@ pub mod spirv;
 mod tests;
 mod vector;
 
-use crate::kernels::key::{KernelKey, ParamType, Storage, Template};
+use crate::kernels::key::{KernelKey, ParamType, Storage, Template, constants};
 use crate::kernels::variant::Variant;
 use crate::program::Shader;
 use crate::targets::Target;
@@ -123,12 +123,16 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     if is_wide {
         expand(&mut text, "#include \"wide.glsl\"", 0).map_err(refuse)?;
     }
+    let mut body = access::buffers(key, target);
+    body += &access::functions(key, target);
+    body += &vector::functions(key, target);
+    expand(&mut body, put.as_ref().map_or("", |put| &put.text), 0).map_err(refuse)?;
+    expand(&mut body, template(key.template), 0).map_err(refuse)?;
+    for (name, value) in constants::ALL.iter().filter(|(name, _)| body.contains(name)) {
+        let _ = writeln!(text, "#define {name} {value}u");
+    }
     let _ = writeln!(text, "layout(local_size_x = {}) in;", key.threads());
-    text += &access::buffers(key, target);
-    text += &access::functions(key, target);
-    text += &vector::functions(key, target);
-    expand(&mut text, put.as_ref().map_or("", |put| &put.text), 0).map_err(refuse)?;
-    expand(&mut text, template(key.template), 0).map_err(refuse)?;
+    text += &body;
     Ok(if key.literals.is_empty() { text } else { with_literals(&text, key) })
 }
 

@@ -2,6 +2,7 @@
 
 use super::{
     AttrDef, DType, Dim, Edit, EditError, Expr, Graph, IndexFault, Level, Tensor, TensorError, TensorType, Val,
+    WeightOperand, GradientFn,
 };
 use indexmap::IndexMap;
 use std::collections::BTreeMap;
@@ -107,6 +108,8 @@ pub type InferFn = fn(&Infer<'_>) -> Result<Vec<TensorType>, OpError>;
 pub type EvalFn = fn(&Attrs, &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError>;
 /// Writes the operator as core operators (or others that expand in turn) and gives its outputs.
 pub type ExpandFn = fn(&mut Expand<'_, '_>) -> Result<Vec<Val>, OpError>;
+/// Says which operand of a use with these attributes holds weights.
+pub type WeightsFn = fn(&Attrs) -> Option<WeightOperand>;
 
 /// The definition of an operator.
 #[derive(Debug)]
@@ -127,6 +130,10 @@ pub struct OpDef {
     pub eval: Option<EvalFn>,
     /// How it becomes core operators; core operators have none.
     pub expand: Option<ExpandFn>,
+    /// Which operand holds weights; `None` for an operator that has none. Whoever asks where weights are asks this.
+    pub weights: Option<WeightsFn>,
+    /// How its operands gain where its results do; `None`: by the derivative of its expansion, or there is none.
+    pub gradient: Option<GradientFn>,
 }
 
 /// One use of an operator.
@@ -142,6 +149,12 @@ impl Op {
     /// A use of `def`.
     pub fn new(def: &'static OpDef, attrs: Attrs) -> Op {
         Op { def, attrs }
+    }
+
+    /// Whether an expression of single elements of its result may follow as its epilogue: an operator that allows it
+    /// has the attribute, and `fuse`, the reference and the tables of kernels go by that.
+    pub fn takes_epilogue(&self) -> bool {
+        self.def.has_attr("epilogue") && self.attrs.expr("epilogue").is_none()
     }
 
     /// Whether this is a use of `def`.

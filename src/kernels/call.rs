@@ -7,7 +7,7 @@ use super::{KernelCall, KernelError, Loop, Operand, most_device_bytes, storage};
 use crate::ir::packed::Granularity;
 use crate::ir::packed::Packing;
 use crate::ir::{Activations, Attrs, Binary, Class, Dim, Expr, Graph, NodeId, Op, TensorType, ValueId, product};
-use crate::kernels::key::{ExprKey, KernelKey, OperandKey, ParamType, Storage, Template, Tile, Value};
+use crate::kernels::key::{ExprKey, KernelKey, OperandKey, ParamType, Storage, Template, Tile, Value, constants};
 use crate::kernels::variant::Variant;
 use crate::ops::core::check_indices::{self, Rule};
 use crate::ops::util::dims_attr;
@@ -237,9 +237,8 @@ pub(super) fn slices(
             packing.pitch_words(n_cols).unwrap_or(u64::MAX).saturating_mul(4),
             packing.n_blocks(n_cols).unwrap_or(0) * packing.scale.n_bytes(),
         ),
-        Some(Storage::F16) => (n_cols * 2, 0),
-        Some(Storage::I64 | Storage::U64) => (n_cols * 8, 0),
-        _ => (n_cols * 4, 0),
+        Some(storage) => (n_cols * u64::from(storage.element_bytes().unwrap_or(4)), 0),
+        None => return Err(node.unsupported(format!("{ty}"))),
     };
     // So many rows that every slice begins where a binding may (alignments are powers of two), and its scales, halves
     // at least, at a word.
@@ -308,12 +307,7 @@ impl Call<'_> {
                 call.bind(value, key, &parts)
             }
             Some(storage) => {
-                let row = n_cols
-                    * match storage {
-                        Storage::F16 => 2,
-                        Storage::I64 | Storage::U64 => 8,
-                        _ => 4,
-                    };
+                let row = n_cols * u64::from(storage.element_bytes().unwrap_or(4));
                 let part = (rows.first * row, (rows.n * row).next_multiple_of(4));
                 self.bind(value, OperandKey { storage, scales_apart: false }, &[part])
             }
@@ -554,9 +548,9 @@ impl Call<'_> {
         self.vector(width).puts(per_invocation).invocations(&n.div_ceil(per_invocation))
     }
 
-    /// The call of as many workgroups of 128 as `n` invocations need.
+    /// The call of as many workgroups as `n` invocations need.
     pub(super) fn invocations(self, n: &Dim) -> Result<KernelCall, KernelError> {
-        self.groups(n.div_ceil(128))
+        self.groups(n.div_ceil(u64::from(constants::INVOCATIONS)))
     }
 }
 

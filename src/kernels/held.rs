@@ -5,7 +5,7 @@ use super::call::{Call, Node};
 use super::vectors::longest;
 use super::{KernelCall, KernelError};
 use crate::ir::Dim;
-use crate::kernels::key::{MOST_HELD, Storage, Template};
+use crate::kernels::key::{MOST_HELD, Storage, Template, rows_of_lanes};
 
 /// Shortest row that a subgroup holds rather than an invocation reads.
 const SHORTEST: u32 = 32;
@@ -13,8 +13,6 @@ const SHORTEST: u32 = 32;
 const OF_SUBGROUP: u32 = 256;
 /// Most elements of a row that the registers of an invocation hold.
 const IN_REGISTERS: u32 = 32;
-/// Invocations of a workgroup with rows of fewer lanes.
-const GROUP: u32 = 128;
 
 /// How a row is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +70,6 @@ impl Held {
         let call = call.flag("lanes", self.lanes).flag("held", self.n);
         // Subgroups of one invocation, at the worst.
         let call = (0..joins).fold(call, |call, _| call.each(1u64, u64::from(self.lanes)));
-        call.groups(rows.div_ceil(u64::from((GROUP / self.lanes).max(1))))
+        call.groups(rows.div_ceil(u64::from(rows_of_lanes(self.lanes))))
     }
 }

@@ -1,6 +1,7 @@
 //! Which kernel: a template of `shaders/` with everything that its text depends on. Equal keys are the same shader, and
 //! one function turns a key into the name that generator and reports use.
 
+use crate::ir::DType;
 use crate::ir::packed::{Granularity, Packing};
 use crate::kernels::variant::{Family, Variant};
 use std::collections::BTreeMap;
@@ -87,14 +88,28 @@ pub enum Storage {
 }
 
 impl Storage {
+    /// Elements of a type that values have on a device; `None` for those that no kernel reads.
+    pub fn of(device: DType) -> Option<Storage> {
+        let all = [Storage::F32, Storage::F16, Storage::I32, Storage::U32, Storage::I64, Storage::U64];
+        all.into_iter().find(|storage| storage.dtype() == Some(device))
+    }
+
+    /// The type of its elements; `None` of a packed tensor.
+    pub fn dtype(self) -> Option<DType> {
+        Some(match self {
+            Storage::F32 => DType::F32,
+            Storage::F16 => DType::F16,
+            Storage::I32 => DType::I32,
+            Storage::U32 => DType::U32,
+            Storage::I64 => DType::I64,
+            Storage::U64 => DType::U64,
+            Storage::Packed(_) => return None,
+        })
+    }
+
     /// Bytes of an element; `None` of a packed tensor.
     pub fn element_bytes(self) -> Option<u32> {
-        match self {
-            Storage::F16 => Some(2),
-            Storage::F32 | Storage::I32 | Storage::U32 => Some(4),
-            Storage::I64 | Storage::U64 => Some(8),
-            Storage::Packed(_) => None,
-        }
+        self.dtype().map(|dtype| dtype.bits() / 8)
     }
 
     /// Whether an element is computed with as an integer of 64 bits.
@@ -108,12 +123,6 @@ impl fmt::Display for Storage {
     /// scale), `q4g32f16z` (zero points too).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Storage::F32 => f.write_str("f32"),
-            Storage::F16 => f.write_str("f16"),
-            Storage::I32 => f.write_str("i32"),
-            Storage::U32 => f.write_str("u32"),
-            Storage::I64 => f.write_str("i64"),
-            Storage::U64 => f.write_str("u64"),
             Storage::Packed(packing) => {
                 write!(f, "q{}", packing.bits)?;
                 match packing.granularity {
@@ -124,6 +133,7 @@ impl fmt::Display for Storage {
                 f.write_str(if packing.scale.is_f16() { "f16" } else { "f32" })?;
                 f.write_str(if packing.scale.has_zeros() { "z" } else { "" })
             }
+            element => element.dtype().map_or(Ok(()), |dtype| write!(f, "{dtype}")),
         }
     }
 }
@@ -227,6 +237,11 @@ pub struct Tile {
 /// Most elements that an invocation holds of a row: loops over them are unrolled.
 pub const MOST_HELD: u32 = 128;
 
+/// Rows of a workgroup, each held by so many lanes: as many as fit (`include/held_row.glsl`).
+pub fn rows_of_lanes(lanes: u32) -> u32 {
+    (constants::INVOCATIONS / lanes.max(1)).max(1)
+}
+
 /// Which kernel.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KernelKey {
@@ -311,8 +326,7 @@ impl KernelKey {
 
     /// Invocations of a workgroup.
     pub fn threads(&self) -> u32 {
-        // With `lanes` of a row, as many rows as fit: `include/held_row.glsl`.
-        let of_rows = self.flags.get("lanes").map_or(128, |lanes| lanes * (128 / lanes).max(1));
+        let of_rows = self.flags.get("lanes").map_or(constants::INVOCATIONS, |lanes| lanes * rows_of_lanes(*lanes));
         self.variant.map_or(of_rows, |variant| variant.threads(self.flag("subgroup")))
     }
 

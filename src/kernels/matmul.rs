@@ -7,16 +7,12 @@ use super::shape::{at_least, at_most, broadcast, from, merge};
 use super::{KernelCall, KernelError};
 use crate::ir::packed::{Granularity, Packing};
 use crate::ir::{Dim, ValueId, product as product_of};
-use crate::kernels::key::Template;
+use crate::kernels::key::{Template, constants};
 use crate::ops::util::agree;
 use crate::program::Stripe;
 
 /// Most rows of a for which reading b once matters more than reading a often.
 const MAX_VECTOR_ROWS: i64 = 8;
-/// Terms of a product beyond which loops are unrolled and sums are sums of parts (`DEEP_TERMS` of `tile.glsl`).
-const DEEP: i64 = 4096;
-/// Terms beyond which the sum of parts keeps what it loses (`DEEPER_TERMS`).
-const DEEPER: i64 = 65536;
 /// Most axes of batches after merging.
 const MAX_BATCH_RANK: usize = 4;
 /// Most products of 8-bit codes whose sum surely fits in i32: 2^31 / (127 * 128).
@@ -131,7 +127,9 @@ fn float_product(
             call.uints("bd", batches.iter().map(|b| b.0.clone())).uints("ba", batches.iter().map(|b| b.1[0].clone()));
         let call = call.uints("bb", batches.iter().map(|b| b.1[1].clone()));
         if let Some(rows) = rows {
-            let (per_group, lanes) = if trans_b { (8, 16) } else { (32, 4) };
+            let lanes =
+                u64::from(if trans_b { constants::MATVEC_LANES_OF_ROWS } else { constants::MATVEC_LANES_OF_COLUMNS });
+            let per_group = u64::from(constants::INVOCATIONS) / lanes;
             let call = call.flag("rows", rows);
             // Words of packed weights are taken whole, code by code.
             let call = match node.graph.ty(columns.b).packing {
@@ -142,7 +140,7 @@ fn float_product(
                 }
                 None => call.each(1u64, k.div_ceil(lanes)),
             };
-            let puts = (u64::from(rows) * per_group).div_ceil(128);
+            let puts = (u64::from(rows) * per_group).div_ceil(u64::from(constants::INVOCATIONS));
             return call.each(1u64, puts).puts(puts).groups(&(&n.div_ceil(per_group) * &batch) * when);
         }
         let (tile_m, tile_n, tile_k) = tile(m, n);
@@ -213,20 +211,19 @@ fn integer_product(
 pub(super) fn tiled<'n>(call: Call<'n>, k: &Dim, (tile_m, tile_n, tile_k): (u32, u32, u32)) -> Call<'n> {
     let slabs = k.div_ceil(u64::from(tile_k));
     // Of fewer terms the sum is the same either way, so it depends on a size and not on its range.
-    let exceeds = |terms: i64| k.most().is_none_or(|k| k > terms);
-    let deep = exceeds(DEEP);
-    let level = u32::from(deep) + u32::from(exceeds(DEEPER) && !call.is_integer_product());
+    let exceeds = |terms: u32| k.most().is_none_or(|k| k > i64::from(terms));
+    let deep = exceeds(constants::DEEP_TERMS);
+    let level = u32::from(deep) + u32::from(exceeds(constants::DEEPER_TERMS) && !call.is_integer_product());
     let call = call.tile(tile_m, tile_n, tile_k).flag("deep", level).each(1u64, slabs.clone());
     let call = if deep {
-        // Eight terms a turn.
-        call.each(slabs, u64::from(tile_k / 8))
+        call.each(slabs, u64::from(tile_k / constants::DEEP_TURN))
     } else {
         let steps = if call.is_integer_product() { tile_k / 4 } else { tile_k };
-        let load = |side: u32| u64::from(side * steps / 128);
+        let load = |side: u32| u64::from(side * steps / constants::INVOCATIONS);
         let call = call.each(slabs.clone(), load(tile_m)).each(slabs.clone(), load(tile_n));
         call.each(slabs, u64::from(steps))
     };
-    let (rows, columns) = (u64::from(tile_m / 8), u64::from(tile_n / 16));
+    let (rows, columns) = (u64::from(tile_m / constants::TILE_ROWS), u64::from(tile_n / constants::TILE_COLUMNS));
     call.each(1u64, rows).each(rows, columns).puts(rows * columns)
 }
 

@@ -4,8 +4,10 @@ use super::call::{Call, Node, matrix, pitch};
 use super::{KernelCall, KernelError};
 use crate::ir::Dim;
 use crate::ir::packed::Granularity;
-use crate::kernels::key::Template;
+use crate::kernels::key::{Template, constants};
 
+/// Invocations of a workgroup.
+const INVOCATIONS: u64 = constants::INVOCATIONS as u64;
 /// Elements that one workgroup still looks through by itself for one maximum.
 const ELEMS_PER_PART: u64 = 1 << 14;
 /// Most workgroups that look for one maximum.
@@ -37,15 +39,15 @@ pub(super) fn quantize_packed(node: &Node<'_>) -> Result<Vec<KernelCall>, Kernel
     };
     match packing.granularity {
         Granularity::Row => {
-            let call = stage(0).each(1u64, cols.div_ceil(128)).each(1u64, pitch.div_ceil(128));
+            let call = stage(0).each(1u64, cols.div_ceil(INVOCATIONS)).each(1u64, pitch.div_ceil(INVOCATIONS));
             Ok(vec![call.groups(rows.clone())?])
         }
         Granularity::Tensor => {
             // As long as there may be more parts, none has more elements than one should.
-            let most = MAX_PARTS.unsigned_abs() * 128;
-            let per_part = Dim::larger(&(&rows * &cols).div_ceil(most), &Dim::Known(ELEMS_PER_PART as i64 / 128));
+            let most = MAX_PARTS.unsigned_abs() * INVOCATIONS;
+            let per_part = Dim::larger(&(&rows * &cols).div_ceil(most), &(ELEMS_PER_PART / INVOCATIONS).into());
             let maxima = stage(1).each(1u64, per_part).groups(parts.clone())?;
-            let scale = stage(2).each(1u64, MAX_PARTS.unsigned_abs() / 128).groups(1u64)?;
+            let scale = stage(2).each(1u64, MAX_PARTS.unsigned_abs() / INVOCATIONS).groups(1u64)?;
             Ok(vec![maxima, scale, stage(3).invocations(&n_words)?])
         }
         Granularity::Block(_) => Err(node.unsupported("activations quantized by block")),

@@ -5,10 +5,12 @@ use super::held::Held;
 use super::shape::{Axes, at_most, from, merge, strides};
 use super::{KernelCall, KernelError, storage};
 use crate::ir::{Class, Dim, product};
-use crate::kernels::key::{Template, Value};
+use crate::kernels::key::{Template, Value, constants};
 use crate::ops::core::strided::Fill;
 use crate::ops::util::agree;
 
+/// Invocations of a workgroup.
+const INVOCATIONS: u64 = constants::INVOCATIONS as u64;
 /// Elements of a row from which a workgroup reads it rather than an invocation.
 const WIDE_ROW: i64 = 64;
 /// Rows beyond which there is enough to do without sharing rows out.
@@ -57,10 +59,10 @@ fn launch<'n>(
         (0..row.passes).fold(call, |call, _| call.each(1u64, times.clone()))
     };
     if readers.group != Dim::Known(0) {
-        calls.push(looped(&row.n.div_ceil(128)).flag("wide", true).groups(rows * &readers.group)?);
+        calls.push(looped(&row.n.div_ceil(INVOCATIONS)).flag("wide", true).groups(rows * &readers.group)?);
     }
     if readers.invocation != Dim::Known(0) {
-        let groups = &rows.div_ceil(128) * &readers.invocation;
+        let groups = &rows.div_ceil(INVOCATIONS) * &readers.invocation;
         calls.push(looped(&readers.longest).flag("wide", false).groups(groups)?);
     }
     let alternative = (calls.len() > 1).then_some(0);

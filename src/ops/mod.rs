@@ -18,6 +18,8 @@ macro_rules! written_out {
             infer: $infer,
             eval: None,
             expand: Some($expand),
+            weights: None,
+            gradient: None,
         };)*
     };
 }

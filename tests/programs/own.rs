@@ -3,7 +3,8 @@
 
 use super::{compile, model};
 use nyxc::ir::{
-    Attrs, CORE, DType, Edit, Format, Graph, KERNEL, Level, ONNX, Op, OpDef, OpError, Patch, Tensor, TensorType,
+    Attrs, CORE, DType, Edit, Format, Graph, KERNEL, Level, MatrixLayout, ONNX, Op, OpDef, OpError, Patch, Shape,
+    Tensor, TensorType, WeightOperand,
 };
 use nyxc::ops;
 use nyxc::ops::weights;
@@ -208,6 +209,8 @@ static HARD_SWISH: OpDef = OpDef {
         let dtype = e.ty(x).dtype;
         Ok(vec![ops::core::pointwise::add(e, swish, dtype, &[x])?])
     }),
+    weights: None,
+    gradient: None,
 };
 
 /// The elements in the opposite order: no kernel, so the CPU reference runs it on the host.
@@ -225,6 +228,8 @@ static BACKWARDS: OpDef = OpDef {
         Ok(vec![Tensor::from_f32s(x.dtype(), &x.dims(), &values)?])
     }),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 #[test]
@@ -259,4 +264,76 @@ fn operators_of_a_toolchain_compile_load_and_run() {
     // Whoever does not know the operator is told which it is.
     let Err(error) = Session::load(bytes, DeviceChoice::Cpu) else { panic!("an unknown operator loads") };
     assert!(error.to_string().contains("own_backwards"), "{error}");
+}
+
+/// `w x + x`, of square weights that are its first operand: a product whose rows are quantized as those of ours are.
+static RESIDUAL: OpDef = OpDef {
+    name: "own_residual",
+    onnx: "com.example::Residual",
+    levels: ONNX,
+    attrs: &[],
+    arity: (2, 2),
+    infer: |infer| {
+        let (w, x) = (infer.ty(0)?, infer.ty(1)?);
+        let fits = w.shape.rank() == 2 && w.shape.0[0] == w.shape.0[1] && x.shape.0.last() == w.shape.0.first();
+        if fits { Ok(vec![x.clone()]) } else { Err(OpError::operand(0, w, "a square matrix of the size of x")) }
+    },
+    eval: None,
+    expand: Some(|e| {
+        let (w, x) = (e.input(0)?, e.input(1)?);
+        let dtype = e.ty(x).dtype;
+        let y = ops::compose::matmul(e, x, w, true)?;
+        Ok(vec![ops::core::pointwise::add(e, "add(x0, x1)", dtype, &[y, x])?])
+    }),
+    weights: Some(|_| {
+        Some(WeightOperand {
+            slot: 0,
+            layout: Some(MatrixLayout::Rows),
+            // Operand 0 is no x whose activations could be quantized.
+            is_product: false,
+            has_own_rows: true,
+            rows_attr: None,
+            x_columns_attr: None,
+            further_rows: None,
+        })
+    }),
+    gradient: None,
+};
+
+#[test]
+fn an_operator_of_a_toolchain_says_where_its_weights_are() {
+    const N: usize = 96;
+    let values: Vec<f32> = (0..N * N).map(|i| ((i * 37 + 11) % 101) as f32 / 101.0 - 0.5).collect();
+    let compiled = |def: &'static OpDef| {
+        let mut graph = Graph::new("own", Level::Onnx);
+        let w = graph.add_const("w", Tensor::from_f32s(DType::F32, &[N, N], &values).unwrap());
+        let x = graph.add_input("x", TensorType::new(DType::F32, Shape::of(&[2, N])));
+        let y = graph.add_op("y", Op::new(def, Attrs::new()), &[Some(w), Some(x)], &["y".into()]).unwrap().out(0);
+        graph.add_output("y", y);
+        let settings = Settings { policy: Policy::Uniform("w8a32".parse().unwrap()), ..Settings::default() };
+        let options = Compile { settings, target: Target::shipped("lavapipe").unwrap(), n_threads: 0 };
+        let found = weights::of(&graph, y.node);
+        (compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap().program, found)
+    };
+    let (program, found) = compiled(&RESIDUAL);
+    let found = found.unwrap();
+    assert_eq!((found.slot, found.n_rows, found.n_cols, found.has_products), (0, N, N, false));
+    // One kernel reads codes, a scale for each 32 of them.
+    let plan = &program.plans[0];
+    assert_eq!((plan.nodes.len(), plan.nodes[0].format.as_str()), (1, "w8a32"), "{:?}", plan.nodes);
+    let bytes: usize = program.constants.values().map(|tensor| tensor.bytes().unwrap().len()).sum();
+    assert_eq!(bytes, N * N + N * N / 32 * 2, "{}", plan.graph);
+    let input: Vec<f32> = (0..2 * N).map(|i| (i % 7) as f32 - 3.0).collect();
+    let product = |row: usize, at: usize| -> f32 { (0..N).map(|k| values[at * N + k] * input[row * N + k]).sum() };
+    let expected = (0..2 * N).map(|i| product(i / N, i % N) + input[i]);
+    let mut session = Session::load(file::to_bytes(&program).unwrap(), DeviceChoice::Cpu).unwrap();
+    let outcome = session.run(&[Tensor::from_f32s(DType::F32, &[2, N], &input).unwrap()]).unwrap();
+    let given = outcome.outputs[0].to_f32s().unwrap().into_owned();
+    assert!(given.iter().zip(expected).all(|(a, b)| (a - b).abs() < 0.1), "{given:?}");
+    // One that says nothing of weights has none: they stay floats.
+    static SILENT: OpDef = OpDef { name: "own_silent", onnx: "com.example::Silent", weights: None, ..RESIDUAL };
+    let (program, found) = compiled(&SILENT);
+    assert!(found.is_none());
+    let bytes: usize = program.constants.values().map(|tensor| tensor.bytes().unwrap().len()).sum();
+    assert_eq!(bytes, 4 * N * N);
 }

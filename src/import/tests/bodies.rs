@@ -12,6 +12,8 @@ static IF: OpDef = OpDef {
     infer: |infer| outputs(infer, "then_branch", 0),
     eval: None,
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 static LOOP: OpDef = OpDef {
@@ -21,6 +23,8 @@ static LOOP: OpDef = OpDef {
     arity: (2, usize::MAX),
     infer: |infer| outputs(infer, "body", 1),
     ..IF
+    weights: None,
+    gradient: None,
 };
 
 static SCAN: OpDef = OpDef {
@@ -30,6 +34,8 @@ static SCAN: OpDef = OpDef {
     arity: (1, usize::MAX),
     infer: |infer| outputs(infer, "body", 0),
     ..IF
+    weights: None,
+    gradient: None,
 };
 
 static LSTM: OpDef = OpDef {
@@ -55,6 +61,8 @@ static LSTM: OpDef = OpDef {
         Ok(vec![ty(&[&seq, &one, &batch, &hidden]), state.clone(), state])
     },
     ..IF
+    weights: None,
+    gradient: None,
 };
 
 fn outputs(infer: &Infer<'_>, body: &'static str, skip: usize) -> Result<Vec<TensorType>, OpError> {

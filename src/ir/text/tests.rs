@@ -27,6 +27,8 @@ static PROBE: OpDef = OpDef {
     infer: same,
     eval: None,
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 fn graph() -> Graph {

@@ -26,6 +26,8 @@ pub static DEF: OpDef = OpDef {
     infer,
     eval: Some(eval),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// Which indices are in range.

@@ -14,6 +14,8 @@ pub static DEF: OpDef = OpDef {
     infer,
     eval: Some(eval),
     expand: Some(expand),
+    weights: None,
+    gradient: None,
 };
 
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {

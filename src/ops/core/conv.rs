@@ -1,7 +1,8 @@
 //! `conv`: convolutions over one, two or three spatial axes; the core has two.
 
 use crate::ir::{
-    Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
+    Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, MatrixLayout, Shape, Tensor, TensorType, Val, WeightOperand,
+    attr,
     product,
 };
 use crate::ops::core::layout;
@@ -39,7 +40,23 @@ pub static DEF: OpDef = OpDef {
     infer,
     eval: Some(eval),
     expand: Some(expand),
+    weights: Some(weights),
+    gradient: None,
 };
+
+/// The filters, each a row.
+fn weights(attrs: &Attrs) -> Option<WeightOperand> {
+    let is_last = attrs.str("layout") == Some("nhwc");
+    Some(WeightOperand {
+        slot: 1,
+        layout: Some(if is_last { MatrixLayout::FiltersLast } else { MatrixLayout::Filters }),
+        is_product: true,
+        has_own_rows: attrs.int("group").unwrap_or(1) == 1,
+        rows_attr: None,
+        x_columns_attr: None,
+        further_rows: Some(2),
+    })
+}
 
 /// Pixels of one parallel task.
 const PIXELS: usize = 1024;

@@ -23,6 +23,8 @@ pub static NON_ZERO: OpDef = OpDef {
     infer: infer_non_zero,
     eval: Some(eval_non_zero),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// `compress(x, condition) {axis, count}`: ONNX Compress, opset 11: the slices along an axis whose condition holds, or
@@ -36,6 +38,8 @@ pub static COMPRESS: OpDef = OpDef {
     infer: infer_compress,
     eval: None,
     expand: Some(expand_compress),
+    weights: None,
+    gradient: None,
 };
 
 /// `non_max_suppression(boxes, scores, max_output_boxes_per_class?, iou_threshold?, score_threshold?)
@@ -49,6 +53,8 @@ pub static NON_MAX_SUPPRESSION: OpDef = OpDef {
     infer: infer_suppression,
     eval: Some(eval_suppression),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// `unique(x) {axis, sorted, count}`: ONNX Unique, opset 11: the elements or slices that differ, where each first
@@ -62,6 +68,8 @@ pub static UNIQUE: OpDef = OpDef {
     infer: infer_unique,
     eval: Some(eval_unique),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// The most that the size may be which the data of a use of `def` tell; `None` where there is no such size, because

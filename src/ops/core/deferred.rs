@@ -23,6 +23,8 @@ pub static DEF: OpDef = OpDef {
     infer,
     eval: Some(eval),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// Constants of so many elements at most, and sizes, go into the body, where type rules see them. Longer ones stay

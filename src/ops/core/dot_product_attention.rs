@@ -42,6 +42,8 @@ pub static DEF: OpDef = OpDef {
     infer,
     eval: Some(eval),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// `attention_parts(q, k, v, mask?, lengths?) {..., chunk}`: the same by chunks of `chunk` keys, for at most [`FEW`]
@@ -65,6 +67,8 @@ pub static PARTS: OpDef = OpDef {
     infer: infer_parts,
     eval: Some(eval_parts),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// Most queries whose keys are divided among workgroups.

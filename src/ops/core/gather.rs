@@ -1,7 +1,8 @@
 //! `gather`: slices of a tensor, chosen by indices.
 
 use crate::ir::{
-    Attrs, CORE, Class, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
+    Attrs, CORE, Class, Expand, Infer, KERNEL, MatrixLayout, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val,
+    WeightOperand, attr,
 };
 use crate::ops::core::check_indices::{self, Rule};
 use crate::ops::core::pointwise::Real;
@@ -22,7 +23,22 @@ pub static DEF: OpDef = OpDef {
     infer,
     eval: Some(eval),
     expand: Some(expand),
+    weights: Some(weights),
+    gradient: None,
 };
+
+/// The table, whose rows are a matrix where the first axis is chosen from.
+fn weights(attrs: &Attrs) -> Option<WeightOperand> {
+    Some(WeightOperand {
+        slot: 0,
+        layout: (attrs.int("axis").unwrap_or(0) == 0).then_some(MatrixLayout::Rows),
+        is_product: false,
+        has_own_rows: true,
+        rows_attr: None,
+        x_columns_attr: None,
+        further_rows: Some(2),
+    })
+}
 
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let (data, indices) = (infer.ty(0)?, infer.ty(1)?);

@@ -19,6 +19,8 @@ pub static ARG_MAX: OpDef = OpDef {
     infer: infer_arg,
     eval: Some(|attrs, inputs| eval_arg(attrs, inputs, true)),
     expand: Some(|e| expand_arg(e, "max")),
+    weights: None,
+    gradient: None,
 };
 
 /// `arg_min(x) {axis, keepdims, select_last_index}`: ONNX ArgMin, opset 13.
@@ -31,6 +33,8 @@ pub static ARG_MIN: OpDef = OpDef {
     infer: infer_arg,
     eval: Some(|attrs, inputs| eval_arg(attrs, inputs, false)),
     expand: Some(|e| expand_arg(e, "min")),
+    weights: None,
+    gradient: None,
 };
 
 /// `cum_sum(x, axis) {exclusive, reverse}`: ONNX CumSum, opset 14.
@@ -43,6 +47,8 @@ pub static CUM_SUM: OpDef = OpDef {
     infer: infer_cum_sum,
     eval: Some(|attrs, inputs| eval_cumulated(attrs, inputs, false)),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// `cum_prod(x, axis) {exclusive, reverse}`: ONNX CumProd, opset 26.
@@ -55,6 +61,8 @@ pub static CUM_PROD: OpDef = OpDef {
     infer: infer_cum_sum,
     eval: Some(|attrs, inputs| eval_cumulated(attrs, inputs, true)),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// `top_k(x, k) {axis, largest, sorted}`: ONNX TopK, opset 24: the largest or smallest elements along an axis, in
@@ -68,6 +76,8 @@ pub static TOP_K: OpDef = OpDef {
     infer: infer_top_k,
     eval: Some(eval_top_k),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// `bit_cast(x) {to}`: ONNX BitCast, opset 26: the same bits as another type.
@@ -80,6 +90,8 @@ pub static BIT_CAST: OpDef = OpDef {
     infer: infer_bit_cast,
     eval: Some(eval_bit_cast),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// `det(x)`: ONNX Det, opset 22: determinants of the matrices in the last two axes.
@@ -92,6 +104,8 @@ pub static DET: OpDef = OpDef {
     infer: infer_det,
     eval: Some(eval_det),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 fn infer_arg(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {

@@ -17,6 +17,8 @@ pub static DEF: OpDef = OpDef {
     infer,
     eval: Some(|attrs, _| eval(attrs)),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// `n` integers from `start` on.

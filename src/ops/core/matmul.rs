@@ -1,7 +1,8 @@
 //! `matmul`: products of matrices, batched.
 
 use crate::ir::{
-    Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
+    Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val,
+    WeightOperand, attr,
 };
 use crate::ops::core::pointwise::Real;
 use crate::ops::reference::multiply::{self, Matrix, Sizes};
@@ -23,6 +24,10 @@ pub static DEF: OpDef = OpDef {
     infer,
     eval: Some(eval),
     expand: Some(expand),
+    weights: Some(|attrs| {
+        Some(WeightOperand { further_rows: Some(2), ..WeightOperand::right_of_product(attrs, "trans_b") })
+    }),
+    gradient: None,
 };
 
 /// Most operands that hold further rows of a matrix.

@@ -21,6 +21,8 @@ pub static DEF: OpDef = OpDef {
     infer,
     eval: Some(eval),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// Attributes of a normalisation of axis `axis` and all after it.

@@ -29,6 +29,8 @@ pub static DEF: OpDef = OpDef {
     infer,
     eval: Some(eval),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// Attributes of a pool; the window is over two axes.

@@ -15,6 +15,8 @@ pub static DEF: OpDef = OpDef {
     infer,
     eval: Some(eval),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// `dynamic_quantize(x) {granularity}`: codes `i8` of x's shape and their f32 scales, `[..., 1]` by row or a scalar: a
@@ -28,6 +30,8 @@ pub static DYNAMIC: OpDef = OpDef {
     infer: infer_dynamic,
     eval: Some(eval_dynamic),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// Attributes of both.

@@ -16,6 +16,8 @@ pub static DEF: OpDef = OpDef {
     infer,
     eval: Some(eval),
     expand: Some(expand),
+    weights: None,
+    gradient: None,
 };
 
 /// `x` under another shape; `x` itself where it has that shape already.

@@ -39,6 +39,8 @@ pub static DEF: OpDef = OpDef {
     infer,
     eval: Some(eval),
     expand: Some(expand),
+    weights: None,
+    gradient: None,
 };
 
 const COORDINATES: [&str; 5] =

@@ -20,6 +20,8 @@ pub static GRID_SAMPLE: OpDef = OpDef {
     infer: infer_grid,
     eval: Some(eval_grid),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// `roi_align(x, rois, batch_indices) {...}`: ONNX RoiAlign, opset 22.
@@ -39,6 +41,8 @@ pub static ROI_ALIGN: OpDef = OpDef {
     infer: infer_roi,
     eval: Some(eval_roi),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// `deform_conv(x, w, offset, bias?, mask?) {...}`: ONNX DeformConv, opset 22, over two spatial axes.
@@ -58,6 +62,8 @@ pub static DEFORM_CONV: OpDef = OpDef {
     infer: infer_deform,
     eval: Some(eval_deform),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// `col2im(x, image, block) {strides, pads, dilations}`: ONNX Col2Im, opset 18: x `[N,C*prod(block),L]`, columns added
@@ -71,6 +77,8 @@ pub static COL2IM: OpDef = OpDef {
     infer: infer_col2im,
     eval: Some(eval_col2im),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// `pool_indices(x) {kernel, strides, pads, dilations, ceil, column_major}`: where the maxima of sliding windows stand,
@@ -91,6 +99,8 @@ pub static POOL_INDICES: OpDef = OpDef {
     infer: infer_indices,
     eval: Some(eval_indices),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 fn floats<'a>(infer: &Infer<'a>, slot: usize) -> Result<&'a TensorType, OpError> {

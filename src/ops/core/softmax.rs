@@ -15,6 +15,8 @@ pub static DEF: OpDef = OpDef {
     infer,
     eval: Some(eval),
     expand: Some(|e| expand(e, 0)),
+    weights: None,
+    gradient: None,
 };
 
 /// `log_softmax(x) {axis}`: ONNX LogSoftmax, opset 13.
@@ -27,6 +29,8 @@ pub static LOG: OpDef = OpDef {
     infer,
     eval: None,
     expand: Some(|e| expand(e, 1)),
+    weights: None,
+    gradient: None,
 };
 
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {

@@ -18,6 +18,8 @@ pub static DEF: OpDef = OpDef {
         let (x, dtype) = (e.input(0)?, e.outputs[0].dtype);
         Ok(vec![e.add(&pointwise::DEF, pointwise::attrs(Expr::Arg(0), dtype), &[x])?])
     }),
+    weights: None,
+    gradient: None,
 };
 
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {

@@ -37,6 +37,8 @@ pub static DEF: OpDef = OpDef {
     infer,
     eval: None,
     expand: Some(expand),
+    weights: None,
+    gradient: None,
 };
 
 /// `rotary_embedding(x, cos_cache, sin_cache, position_ids?) {interleaved, num_heads, rotary_embedding_dim}`: ONNX
@@ -53,6 +55,8 @@ pub static ROTARY: OpDef = OpDef {
     infer: infer_rotary,
     eval: None,
     expand: Some(expand_rotary),
+    weights: None,
+    gradient: None,
 };
 
 /// Sizes of an attention.

@@ -24,6 +24,8 @@ pub static DEF: OpDef = OpDef {
     infer,
     eval: None,
     expand: Some(expand),
+    weights: None,
+    gradient: None,
 };
 
 /// The window without pads, and how many elements of the full result are dropped before and after each axis (less than

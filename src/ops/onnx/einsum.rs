@@ -15,6 +15,8 @@ pub static DEF: OpDef = OpDef {
     infer,
     eval: None,
     expand: Some(expand),
+    weights: None,
+    gradient: None,
 };
 
 /// A label: a letter, or an axis of the ellipsis counted from the last.

@@ -451,6 +451,8 @@ macro_rules! operators {
                 infer: |infer| infer_by(infer, $rule),
                 eval: None,
                 expand: Some(|e| expand_by(e, $rule)),
+                weights: None,
+                gradient: None,
             };
         )*
         /// Every operator of single elements whose rule is an expression.
@@ -471,6 +473,8 @@ macro_rules! folds {
                 infer: |infer| infer_fold(infer, |c| fold(c, $function, $is_mean)),
                 eval: None,
                 expand: Some(|e| expand_fold(e, |c| fold(c, $function, $is_mean), $function, $is_mean)),
+                weights: None,
+                gradient: None,
             };
         )*
     };
@@ -507,6 +511,8 @@ pub static CAST_LIKE: OpDef = OpDef {
         let (x, attrs) = (e.input(0)?, e.attrs.clone().with_dtype("to", e.outputs[0].dtype));
         Ok(vec![e.add(&CAST, attrs, &[x])?])
     }),
+    weights: None,
+    gradient: None,
 };
 
 /// `dropout(x, ratio?, training?) {seed}`: ONNX Dropout, opset 22: the result, and which elements stayed.
@@ -519,6 +525,8 @@ pub static DROPOUT: OpDef = OpDef {
     infer: infer_dropout,
     eval: None,
     expand: Some(expand_dropout),
+    weights: None,
+    gradient: None,
 };
 
 const ANY: usize = usize::MAX;

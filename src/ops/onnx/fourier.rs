@@ -21,6 +21,8 @@ pub static DFT: OpDef = OpDef {
     infer: infer_dft,
     eval: None,
     expand: Some(expand_dft),
+    weights: None,
+    gradient: None,
 };
 
 /// `stft(signal, step, window?, length?) {onesided}`: ONNX STFT, opset 17.
@@ -33,6 +35,8 @@ pub static STFT: OpDef = OpDef {
     infer: infer_stft,
     eval: None,
     expand: Some(expand_stft),
+    weights: None,
+    gradient: None,
 };
 
 macro_rules! tables {
@@ -46,6 +50,8 @@ macro_rules! tables {
             infer: |i| Ok(vec![folded(i.attrs, i.consts, $eval)?.ty().clone()]),
             eval: Some(|attrs, inputs| Ok(vec![folded(attrs, inputs, $eval)?])),
             expand: Some(|e| expand_folded(e, $eval)),
+            weights: None,
+            gradient: None,
         };)*
     };
 }

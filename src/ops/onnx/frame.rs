@@ -23,6 +23,8 @@ pub static CENTER_CROP_PAD: OpDef = OpDef {
         let pads = crop(e.attrs, &e.ty(x), e.ints(1)?)?;
         Ok(vec![crate::ops::onnx::slice::padded(e, x, &pads, crate::ops::core::strided::Fill::default())?])
     }),
+    weights: None,
+    gradient: None,
 };
 
 /// Elements added before and after each axis; less than none where some go.
@@ -55,6 +57,8 @@ pub static AFFINE_GRID: OpDef = OpDef {
     infer: infer_grid,
     eval: None,
     expand: Some(expand_grid),
+    weights: None,
+    gradient: None,
 };
 
 /// The spatial sizes of a grid.

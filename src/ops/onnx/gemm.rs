@@ -1,6 +1,6 @@
 //! `gemm`: a product of two matrices with factors and a bias.
 
-use crate::ir::{Attrs, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, attr};
+use crate::ir::{Attrs, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, WeightOperand, attr};
 use crate::ops::util::agree;
 
 /// `gemm(a, b, c?) {alpha, beta, transA, transB}`: ONNX Gemm, opset 13: `alpha * a x b + beta * c`.
@@ -13,6 +13,10 @@ pub static DEF: OpDef = OpDef {
     infer,
     eval: None,
     expand: Some(expand),
+    weights: Some(|attrs| {
+        Some(WeightOperand { x_columns_attr: Some("transA"), ..WeightOperand::right_of_product(attrs, "transB") })
+    }),
+    gradient: None,
 };
 
 fn flag(attrs: &Attrs, name: &str) -> bool {

@@ -29,6 +29,8 @@ pub static BINARIZER: OpDef = OpDef {
             if dtype.is_float() { format!("f(gt(x0,{threshold:?}))") } else { format!("i(gt(f(x0),{threshold:?}))") };
         Ok(vec![pointwise::add(e, &text, dtype, &[x])?])
     }),
+    weights: None,
+    gradient: None,
 };
 
 /// `array_feature_extractor(x, indices)`: ONNX ArrayFeatureExtractor, version 1: elements of the last axis.
@@ -62,6 +64,8 @@ pub static ARRAY_FEATURE_EXTRACTOR: OpDef = OpDef {
         let shape = e.outputs[0].shape.0.clone();
         Ok(vec![reshape::to(e, y, shape)?])
     }),
+    weights: None,
+    gradient: None,
 };
 
 /// `optional_has_element(x?)`: ONNX OptionalHasElement, opset 18, of tensors: whether there is one.
@@ -77,6 +81,8 @@ pub static OPTIONAL_HAS_ELEMENT: OpDef = OpDef {
         let has = Tensor::from_i64s(DType::Bool, &[], &[i64::from(e.optional(0).is_some())])?;
         Ok(vec![e.constant(has)])
     }),
+    weights: None,
+    gradient: None,
 };
 
 /// `optional_get_element(x)`: ONNX OptionalGetElement, opset 18, of tensors: x.
@@ -89,6 +95,8 @@ pub static OPTIONAL_GET_ELEMENT: OpDef = OpDef {
     infer: |i| Ok(vec![i.ty(0)?.clone()]),
     eval: None,
     expand: Some(|e| Ok(vec![e.input(0)?])),
+    weights: None,
+    gradient: None,
 };
 
 /// `tf_idf_vectorizer(x) {...}`: ONNX TfIdfVectorizer, opset 9, of integers: how often runs of numbers occur. On the
@@ -111,6 +119,8 @@ pub static TF_IDF: OpDef = OpDef {
     infer: infer_tf_idf,
     eval: Some(eval_tf_idf),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// Most elements of the result for one row, and most elements between two of a run.

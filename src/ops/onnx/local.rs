@@ -17,6 +17,8 @@ macro_rules! norms {
             infer: $infer,
             eval: None,
             expand: Some($expand),
+            weights: None,
+            gradient: None,
         };)*
     };
 }

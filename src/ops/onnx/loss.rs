@@ -19,6 +19,8 @@ pub static NEGATIVE_LOG_LIKELIHOOD: OpDef = OpDef {
         let x = e.input(0)?;
         Ok(vec![loss(e, x)?])
     }),
+    weights: None,
+    gradient: None,
 };
 
 /// `softmax_cross_entropy_loss(scores, labels, weight?) {reduction, ignore_index}`: ONNX SoftmaxCrossEntropyLoss, opset
@@ -36,6 +38,8 @@ pub static SOFTMAX_CROSS_ENTROPY: OpDef = OpDef {
         let log = e.add(&softmax::DEF, Attrs::new().with_int("axis", 1).with_int("log", 1), &[scores])?;
         Ok(vec![loss(e, log)?, log])
     }),
+    weights: None,
+    gradient: None,
 };
 
 fn reduction(attrs: &Attrs) -> Result<&str, OpError> {

@@ -15,6 +15,8 @@ macro_rules! optimizers {
             infer: |i| infer(i, $states),
             eval: None,
             expand: Some($expand),
+            weights: None,
+            gradient: None,
         };)*
     };
 }

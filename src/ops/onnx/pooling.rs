@@ -16,6 +16,8 @@ macro_rules! pools {
             infer: $infer,
             eval: None,
             expand: Some($expand),
+            weights: None,
+            gradient: None,
         };)*
     };
 }

@@ -25,6 +25,8 @@ pub static DEF: OpDef = OpDef {
     infer,
     eval: Some(eval),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 written_out! {

@@ -23,6 +23,8 @@ macro_rules! layers {
             infer: |i| infer(i, $kind),
             eval: Some(|attrs, inputs| eval(&$def, attrs, inputs, $kind, MAX_STEPS)),
             expand: Some(|e| expand(e, $kind, None)),
+            weights: None,
+            gradient: None,
         };)*
     };
 }
@@ -523,6 +525,8 @@ pub static DYNAMIC_QUANTIZE_LSTM: OpDef = OpDef {
     infer: infer_quantized,
     eval: None,
     expand: Some(|e| expand(e, Kind::Lstm, Some(&Codes))),
+    weights: None,
+    gradient: None,
 };
 
 /// The weights of a DynamicQuantizeLSTM.

@@ -25,6 +25,8 @@ macro_rules! reductions {
                 infer,
                 eval: None,
                 expand: Some(|e| expand(e, &Steps { before: $before, kind: $kind, after: $after })),
+                weights: None,
+                gradient: None,
             };
         )*
     };

@@ -22,6 +22,8 @@ pub static DEF: OpDef = OpDef {
     infer,
     eval: Some(eval),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// `scatter_elements(data, indices, updates) {axis, reduction}`: ONNX ScatterElements, opset 18.
@@ -34,6 +36,8 @@ pub static ELEMENTS: OpDef = OpDef {
     infer: infer_elements,
     eval: None,
     expand: Some(expand_elements),
+    weights: None,
+    gradient: None,
 };
 
 /// `scatter_nd(data, indices, updates) {reduction}`: ONNX ScatterND, opset 18.
@@ -46,6 +50,8 @@ pub static ND: OpDef = OpDef {
     infer: infer_nd,
     eval: None,
     expand: Some(expand_nd),
+    weights: None,
+    gradient: None,
 };
 
 /// `max_unpool(x, indices, output_shape?) {kernel_shape, pads, strides}`: ONNX MaxUnpool, opset 22: elements back at
@@ -59,6 +65,8 @@ pub static MAX_UNPOOL: OpDef = OpDef {
     infer: infer_unpool,
     eval: None,
     expand: Some(expand_unpool),
+    weights: None,
+    gradient: None,
 };
 
 fn reduction(attrs: &Attrs) -> Result<&str, OpError> {

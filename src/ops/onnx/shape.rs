@@ -25,6 +25,8 @@ macro_rules! foldable {
             infer: $infer,
             eval: Some($eval),
             expand: Some($expand),
+            weights: None,
+            gradient: None,
         };)*
     };
 }
@@ -55,6 +57,8 @@ pub static SIZES: OpDef = OpDef {
     infer: infer_sizes,
     eval: None,
     expand: Some(expand_sizes),
+    weights: None,
+    gradient: None,
 };
 
 /// A use of [`SIZES`] with the type of the first of `types`.

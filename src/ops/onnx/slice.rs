@@ -16,6 +16,8 @@ pub static SLICE: OpDef = OpDef {
     infer: infer_slice,
     eval: None,
     expand: Some(expand_slice),
+    weights: None,
+    gradient: None,
 };
 
 /// `pad(x, pads, value?, axes?) {mode}`: ONNX Pad, opset 21.
@@ -28,6 +30,8 @@ pub static PAD: OpDef = OpDef {
     infer: infer_pad,
     eval: None,
     expand: Some(expand_pad),
+    weights: None,
+    gradient: None,
 };
 
 /// The part of one axis that is kept.

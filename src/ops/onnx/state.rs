@@ -19,6 +19,8 @@ pub static CAUSAL_CONV: OpDef = OpDef {
     infer: infer_conv,
     eval: None,
     expand: Some(expand_conv),
+    weights: None,
+    gradient: None,
 };
 
 /// `linear_attention(query, key, value, past?, decay?, beta?) {q_num_heads, kv_num_heads, scale, update_rule}`: ONNX
@@ -38,6 +40,8 @@ pub static LINEAR_ATTENTION: OpDef = OpDef {
     infer: infer_attention,
     eval: None,
     expand: Some(expand_attention),
+    weights: None,
+    gradient: None,
 };
 
 fn infer_conv(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
