@@ -12,7 +12,8 @@
 use super::{Context, Pass, PassError, Stage, at};
 use crate::ir::packed::{Granularity, Packing, ScaleType, unpack};
 use crate::ir::{
-    Activations, Attr, Attrs, DType, Edit, Format, Graph, MatrixLayout, Op, OpError, Patch, Tensor, Val, ValueId, Weights,
+    Activations, Attr, Attrs, DType, Edit, Format, Graph, MatrixLayout, Op, OpError, Patch, Tensor, Val, ValueId,
+    Weights,
 };
 use crate::ops;
 use crate::ops::weights;

@@ -138,7 +138,8 @@ fn rows_of(
     graph: &Graph,
     weights: ValueId,
     operand: &WeightOperand,
-    target: &Target) -> Result<Option<Tensor>, OpError> {
+    target: &Target,
+) -> Result<Option<Tensor>, OpError> {
     let reads_columns = |operand: &WeightOperand| operand.layout == Some(MatrixLayout::Columns);
     let Some(tensor) = graph.constant(weights).filter(|t| reads_columns(operand) && t.dtype().is_float()) else {
         return Ok(None);

@@ -42,8 +42,7 @@ pub use index::IndexFault;
 pub use nearest::{hint, nearest};
 pub use op::{
     Attr, Attrs, CORE, COUNT, EvalFn, Expand, ExpandFn, Infer, InferFn, KERNEL, Levels, ONNX, Op, OpDef, OpError,
-    Registry, SIZES,
-    WeightsFn,
+    Registry, SIZES, WeightsFn,
 };
 pub use tensor::{Hash, Source, Tensor, TensorError, saturating_f16};
 pub use types::{Shape, TensorType, product, resolve_axis};

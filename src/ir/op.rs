@@ -1,8 +1,8 @@
 //! What an operator is: a definition shared by all its uses, and the attributes of one use.
 
 use super::{
-    AttrDef, DType, Dim, Edit, EditError, Expr, Graph, IndexFault, Level, Tensor, TensorError, TensorType, Val,
-    WeightOperand, GradientFn,
+    AttrDef, DType, Dim, Edit, EditError, Expr, GradientFn, Graph, IndexFault, Level, Tensor, TensorError, TensorType,
+    Val, WeightOperand,
 };
 use indexmap::IndexMap;
 use std::collections::BTreeMap;

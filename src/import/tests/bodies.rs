@@ -23,8 +23,6 @@ static LOOP: OpDef = OpDef {
     arity: (2, usize::MAX),
     infer: |infer| outputs(infer, "body", 1),
     ..IF
-    weights: None,
-    gradient: None,
 };
 
 static SCAN: OpDef = OpDef {
@@ -34,8 +32,6 @@ static SCAN: OpDef = OpDef {
     arity: (1, usize::MAX),
     infer: |infer| outputs(infer, "body", 0),
     ..IF
-    weights: None,
-    gradient: None,
 };
 
 static LSTM: OpDef = OpDef {
@@ -61,8 +57,6 @@ static LSTM: OpDef = OpDef {
         Ok(vec![ty(&[&seq, &one, &batch, &hidden]), state.clone(), state])
     },
     ..IF
-    weights: None,
-    gradient: None,
 };
 
 fn outputs(infer: &Infer<'_>, body: &'static str, skip: usize) -> Result<Vec<TensorType>, OpError> {

@@ -1,9 +1,8 @@
 //! `conv`: convolutions over one, two or three spatial axes; the core has two.
 
 use crate::ir::{
-    Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, MatrixLayout, Shape, Tensor, TensorType, Val, WeightOperand,
-    attr,
-    product,
+    Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, MatrixLayout, ONNX, OpDef, OpError, Shape, Tensor,
+    TensorType, Val, WeightOperand, attr, product,
 };
 use crate::ops::core::layout;
 use crate::ops::core::pointwise::Real;

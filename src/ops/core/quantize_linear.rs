@@ -34,12 +34,7 @@ pub static DEQUANTIZE: OpDef = OpDef {
     name: "dequantize_linear",
     onnx: "DequantizeLinear",
     levels: ONNX | CORE | KERNEL,
-    attrs: &[
-        attr::int("axis"),
-        attr::int("block_size"),
-        attr::dtype("output_dtype"),
-        attr::dtype("dtype"),
-    ],
+    attrs: &[attr::int("axis"), attr::int("block_size"), attr::dtype("output_dtype"), attr::dtype("dtype")],
     arity: (2, 3),
     infer: infer_dequantize,
     eval: Some(eval_dequantize),
