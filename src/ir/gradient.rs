@@ -3,10 +3,19 @@
 use super::{Expand, OpError, Val};
 use std::ops::{Deref, DerefMut};
 
-/// Writes what the operands of a node gain where its results gain [`Differentiate::gains`]: as many as there are
-/// operands, each in the shape of its operand, or in the result's where the operand was broadcast. `None` for an operand
-/// whose gain is nothing, or is not [wanted](Differentiate::wants).
-pub type GradientFn = fn(&mut Differentiate<'_, '_>) -> Result<Vec<Option<Val>>, OpError>;
+/// What a rule gives.
+pub enum Gains {
+    /// What each operand gains, in its shape, or in the result's where it was broadcast; `None` for one that gains
+    /// nothing, or whose gain is not [wanted](Differentiate::wants).
+    Are(Vec<Option<Val>>),
+    /// The results, written in operators that have rules.
+    Written(Vec<Val>),
+    /// The rule leaves this form of the operator to its expansion.
+    Expanded,
+}
+
+/// Writes what the operands of a node gain where its results gain [`Differentiate::gains`].
+pub type GradientFn = fn(&mut Differentiate<'_, '_>) -> Result<Gains, OpError>;
 
 /// What the rule of a derivative sees: the node as an expansion sees it, what it computed, and what that gains.
 pub struct Differentiate<'e, 'g> {
@@ -41,6 +50,17 @@ impl Differentiate<'_, '_> {
     /// It has none.
     pub fn result(&self) -> Result<Val, OpError> {
         self.results.first().copied().ok_or_else(|| OpError::unsupported("a derivative of no result"))
+    }
+}
+
+impl Differentiate<'_, '_> {
+    /// The known sizes of an operand.
+    ///
+    /// # Errors
+    /// It is absent, or a size is not known.
+    pub fn sizes(&self, slot: usize) -> Result<Vec<usize>, OpError> {
+        let ty = self.ty(self.input(slot)?);
+        ty.shape.known().ok_or_else(|| OpError::operand(slot, &ty, "known sizes, for its derivative"))
     }
 }
 

@@ -35,7 +35,7 @@ pub use dtype::{Class, DType, UnknownDType};
 pub use edit::{Edit, EditError, Patch, Val};
 pub use expr::{Binary, Bounds, Expr, ExprError, Operand, Unary};
 pub use format::{Activations, DEFAULT_BLOCK, Format, FormatError, Tail, Weights, valid_block};
-pub use gradient::{Differentiate, GradientFn};
+pub use gradient::{Differentiate, Gains, GradientFn};
 pub(crate) use graph::next_number;
 pub use graph::{Graph, Level, Node, NodeId, NodeKind, Output, Value, ValueId};
 pub use index::IndexFault;

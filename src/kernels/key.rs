@@ -34,7 +34,7 @@ pub struct Table {
     /// Parameters.
     pub params: &'static [TableParam],
     /// Flags, and the values that each may have.
-    pub flags: &'static [(&'static str, &'static [u32])],
+    pub flags: &'static [(Flag, &'static [u32])],
 }
 
 /// A parameter, or a list of them.
@@ -45,7 +45,7 @@ pub struct TableParam {
     /// Its name.
     pub name: &'static str,
     /// The flag that counts how many there are, named `name0`, `name1` and so on; one named `name` where absent.
-    pub count: Option<&'static str>,
+    pub count: Option<Flag>,
 }
 
 /// The type of a parameter. All take 4 bytes.
@@ -237,6 +237,13 @@ pub struct Tile {
 /// Most elements that an invocation holds of a row: loops over them are unrolled.
 pub const MOST_HELD: u32 = 128;
 
+impl Template {
+    /// Whether it multiplies codes of both operands in integers, word by word.
+    pub fn multiplies_codes(self) -> bool {
+        matches!(self, Template::MatmulI8 | Template::ConvI8 | Template::ConvNhwcI8)
+    }
+}
+
 /// Rows of a workgroup, each held by so many lanes: as many as fit (`include/held_row.glsl`).
 pub fn rows_of_lanes(lanes: u32) -> u32 {
     (constants::INVOCATIONS / lanes.max(1)).max(1)
@@ -254,7 +261,7 @@ pub struct KernelKey {
     /// How the result lies.
     pub result: Storage,
     /// Every flag of the table.
-    pub flags: BTreeMap<&'static str, u32>,
+    pub flags: BTreeMap<Flag, u32>,
     /// The tile.
     pub tile: Option<Tile>,
     /// How the work is divided.
@@ -302,8 +309,8 @@ impl KernelKey {
         for (flag, value) in &self.flags {
             match value {
                 0 => {}
-                1 => name += &format!("_{}", flag.replace('_', "")),
-                _ => name += &format!("_{}{value}", flag.replace('_', "")),
+                1 => name += &format!("_{}", flag.name().replace('_', "")),
+                _ => name += &format!("_{}{value}", flag.name().replace('_', "")),
             }
         }
         if let Some(tile) = self.tile {
@@ -326,19 +333,20 @@ impl KernelKey {
 
     /// Invocations of a workgroup.
     pub fn threads(&self) -> u32 {
-        let of_rows = self.flags.get("lanes").map_or(constants::INVOCATIONS, |lanes| lanes * rows_of_lanes(*lanes));
-        self.variant.map_or(of_rows, |variant| variant.threads(self.flag("subgroup")))
+        let of_rows =
+            self.flags.get(&Flag::Lanes).map_or(constants::INVOCATIONS, |lanes| lanes * rows_of_lanes(*lanes));
+        self.variant.map_or(of_rows, |variant| variant.threads(self.flag(Flag::Subgroup)))
     }
 
     /// The value of a flag; 0 for one that the table does not have, which [`KernelKey::fault`] finds.
-    pub fn flag(&self, name: &str) -> u32 {
-        self.flags.get(name).copied().unwrap_or(0)
+    pub fn flag(&self, flag: Flag) -> u32 {
+        self.flags.get(&flag).copied().unwrap_or(0)
     }
 
     /// Neighbours of the result that an invocation computes at a time: the flag `vector`, 1 where that is 0; `None`
     /// where the table has none.
     pub fn width(&self) -> Option<u32> {
-        self.flags.get("vector").map(|width| (*width).max(1))
+        self.flags.get(&Flag::Vector).map(|width| (*width).max(1))
     }
 
     /// The own operands that are present, with their names.
@@ -417,13 +425,13 @@ impl KernelKey {
             return Some(format!("operand {name} is absent"));
         }
         if let Some(flag) = self.flags.keys().find(|flag| !table.flags.iter().any(|(name, _)| name == *flag)) {
-            return Some(format!("flag {flag} is not in the table"));
+            return Some(format!("flag {} is not in the table", flag.name()));
         }
         for (flag, values) in table.flags {
             match self.flags.get(flag) {
-                None => return Some(format!("flag {flag} is missing")),
+                None => return Some(format!("flag {} is missing", flag.name())),
                 Some(value) if !values.contains(value) => {
-                    return Some(format!("flag {flag} is {value}, not one of {values:?}"));
+                    return Some(format!("flag {} is {value}, not one of {values:?}", flag.name()));
                 }
                 Some(_) => {}
             }
@@ -441,7 +449,7 @@ impl KernelKey {
         if let Some(name) = self.literals.keys().find(|name| !table.literals || !is_param(name)) {
             return Some(format!("{name} as a number in the text, which the table does not allow"));
         }
-        let held = self.flags.get("held").map_or(0, |held| held * self.width().unwrap_or(1));
+        let held = self.flags.get(&Flag::Held).map_or(0, |held| held * self.width().unwrap_or(1));
         if self.threads() > 1024 || held > MOST_HELD {
             return Some(format!("{} invocations, or {held} elements held by one", self.threads()));
         }

@@ -16,6 +16,7 @@ mod mma;
 mod movement;
 mod quantize;
 mod rows;
+mod settings;
 mod shape;
 #[cfg(test)]
 mod tests;

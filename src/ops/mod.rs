@@ -27,6 +27,7 @@ macro_rules! written_out {
 pub mod compose;
 pub mod contrib;
 pub mod core;
+pub mod differentiate;
 pub mod onnx;
 pub mod reference;
 pub mod util;

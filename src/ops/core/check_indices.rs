@@ -1,7 +1,8 @@
 //! `check_indices`: indices held against the axis that they go into, before anything is read or written by them.
 
 use crate::ir::{
-    Attrs, CORE, Class, DType, Dim, Expand, IndexFault, Infer, KERNEL, OpDef, OpError, Tensor, TensorType, Val, attr,
+    Attrs, CORE, Class, DType, Dim, Expand, IndexFault, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, Val,
+    attr,
 };
 use crate::ops::core::iota;
 use crate::ops::core::pointwise;
@@ -14,7 +15,7 @@ use crate::ops::util::{dims_attr, dims_value, finish, ints_attr, operand, result
 pub static DEF: OpDef = OpDef {
     name: "check_indices",
     onnx: "",
-    levels: CORE | KERNEL,
+    levels: ONNX | CORE | KERNEL,
     attrs: &[
         attr::sizes("sizes"),
         attr::int("negative"),

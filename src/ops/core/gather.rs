@@ -1,11 +1,13 @@
 //! `gather`: slices of a tensor, chosen by indices.
 
 use crate::ir::{
-    Attrs, CORE, Class, Expand, Infer, KERNEL, MatrixLayout, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val,
-    WeightOperand, attr,
+    Attrs, CORE, Class, Differentiate, Expand, Gains, Infer, KERNEL, MatrixLayout, ONNX, OpDef, OpError, Shape, Tensor,
+    TensorType, Val, WeightOperand, attr,
 };
+use crate::ops::compose::{self, dims};
 use crate::ops::core::check_indices::{self, Rule};
-use crate::ops::core::pointwise::Real;
+use crate::ops::core::pointwise::{self, Real};
+use crate::ops::core::reshape;
 use crate::ops::util::{
     axis_attr, between, elements, finish, finish_floats, from_elements, is_double, n_elems, operand, result, split_own,
     stored,
@@ -24,7 +26,7 @@ pub static DEF: OpDef = OpDef {
     eval: Some(eval),
     expand: Some(expand),
     weights: Some(weights),
-    gradient: None,
+    gradient: Some(gradient),
 };
 
 /// The table, whose rows are a matrix where the first axis is chosen from.
@@ -143,4 +145,26 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
         }
     }
     finish(attrs, from_elements(data.dtype(), &out_dims, out)?, data.dtype(), extra)
+}
+
+/// Each slice of the table gains what all places that name it do: a product with the matrix that says which do.
+fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
+    let (data, indices, gain) = (d.input(0)?, d.input(1)?, d.gain()?);
+    let (sizes, n) = (d.sizes(0)?, d.sizes(1)?.iter().product::<usize>());
+    if d.inputs.len() != 2 {
+        return Err(OpError::unsupported("the derivative of a table in parts"));
+    }
+    let axis = axis_attr(d.attrs, 0, sizes.len())?;
+    let dtype = d.ty(data).dtype;
+    let (outer, size) = (sizes[..axis].iter().product::<usize>(), sizes[axis]);
+    let inner = sizes[axis + 1..].iter().product::<usize>();
+    let flat = reshape::to(d, indices, dims(&[1, n]))?;
+    let places = compose::positions(d, 2, 0, size as i64, 1)?;
+    let last = size.saturating_sub(1);
+    let text = format!("f(eq(x0,max(0,min(select(lt(x1,0),add(x1,{size}),x1),{last}))))");
+    let named = pointwise::add(d, &text, between(dtype), &[places, flat])?;
+    let gain = reshape::to(d, gain, dims(&[outer, n, inner]))?;
+    let sum = compose::matmul(d, named, gain, false)?;
+    let part = reshape::to(d, sum, dims(&sizes))?;
+    Ok(Gains::Are(vec![Some(part), None]))
 }

@@ -1,8 +1,12 @@
 //! `softmax`: exponentials along one axis, divided by their sum.
 
-use crate::ir::{Attrs, CORE, Class, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, Val, attr};
-use crate::ops::core::pointwise::Real;
-use crate::ops::util::{axis_attr, finish_floats, is_double, operand, result, split_own};
+use crate::ir::{
+    Attrs, CORE, Class, Differentiate, Expand, Gains, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, Val,
+    attr,
+};
+use crate::ops::compose;
+use crate::ops::core::pointwise::{self, Real};
+use crate::ops::util::{axis_attr, between, finish_floats, is_double, operand, result, split_own};
 use rayon::prelude::*;
 
 /// `softmax(x) {axis, log, dtype, epilogue}`: ONNX Softmax, opset 13. With `log` the logarithm of it.
@@ -16,7 +20,7 @@ pub static DEF: OpDef = OpDef {
     eval: Some(eval),
     expand: Some(|e| expand(e, 0)),
     weights: None,
-    gradient: None,
+    gradient: Some(gradient),
 };
 
 /// `log_softmax(x) {axis}`: ONNX LogSoftmax, opset 13.
@@ -80,4 +84,20 @@ fn eval_in<F: Real>(attrs: &Attrs, x: &Tensor, extra: &[Option<&Tensor>]) -> Res
         }
     });
     finish_floats(attrs, &dims, out, x.dtype(), extra)
+}
+
+/// `y * (dy - sum(dy * y))`; of the logarithm `dy - exp(y) * sum(dy)`.
+fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
+    let (y, gain) = (d.result()?, d.gain()?);
+    let axis = axis_attr(d.attrs, -1, d.ty(y).shape.rank())?;
+    let dtype = d.ty(gain).dtype;
+    let part = if d.attrs.int("log").unwrap_or(0) != 0 {
+        let sum = compose::reduce(d, "sum", gain, &[axis], true)?;
+        pointwise::add(d, "sub(x0,mul(exp(x1),x2))", dtype, &[gain, y, sum])?
+    } else {
+        let product = pointwise::add(d, "mul(x0,x1)", between(dtype), &[gain, y])?;
+        let sum = compose::reduce(d, "sum", product, &[axis], true)?;
+        pointwise::add(d, "mul(x1,sub(x0,x2))", dtype, &[gain, y, sum])?
+    };
+    Ok(Gains::Are(vec![Some(part)]))
 }
