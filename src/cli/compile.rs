@@ -1,11 +1,11 @@
 //! `nyxc compile`.
 
-use super::size::{self, Budget};
 use super::source::Source;
 use super::{Failure, constants, explain, load, say, write};
 use crate::ir::{Format, Graph, valid_block};
 use crate::passes::{NAMES, Pin, Policy, Settings};
 use crate::program::file;
+use crate::session::size::{self, Budget};
 use crate::session::{Compile, Compiled, best_device, compile};
 use crate::targets::Target;
 use serde_json::json;
@@ -299,35 +299,10 @@ pub(super) fn target(text: &str) -> Result<Target, Failure> {
     }
 }
 
+/// The report, with what the command line was asked.
 fn report(compiled: &Compiled, options: &Compile, asked: Option<Budget>, seconds: f64) -> serde_json::Value {
-    let Some(plan) = compiled.program.plans.first() else { return serde_json::Value::Null };
-    let mut certificate = json!(plan.certificate);
-    certificate["seconds"] = json!(compiled.solve_time.as_secs_f64());
-    let passes: Vec<_> = compiled
-        .timings
-        .iter()
-        .map(|t| json!({"name": t.pass, "ms": t.time.as_secs_f64() * 1e3, "changed": t.changed}))
-        .collect();
-    let mut report = json!({
-        "model": compiled.program.model,
-        "target": options.target.name,
-        "policy": plan.policy,
-        "budget_bytes": plan.budget_bytes,
-        "budget_percent": asked.and_then(Budget::percent),
-        "planned_peak_bytes": plan.planned_peak_bytes,
-        "ledger": plan.ledger,
-        "lower_bound_bytes": plan.lower_bound_bytes,
-        "min_feasible_bytes": plan.min_feasible_bytes,
-        "f32_bytes": plan.f32_bytes,
-        "arena": {"bytes": compiled.arena_bytes, "max_live_bytes": compiled.max_live_bytes, "imported_max_live_bytes": compiled.imported_max_live_bytes},
-        "default_inputs": plan.entries.first().map(|e| e.defaults.keys().collect::<Vec<_>>()),
-        "constant_inputs": plan.entries.first().map(|e| &e.fixed),
-        "nodes": plan.nodes,
-        "certificate": certificate,
-        "predicted_error": plan.certificate.relative_error(),
-        "passes": passes,
-        "seconds": seconds,
-    });
+    let mut report = compiled.report(options, seconds);
+    report["budget_percent"] = json!(asked.and_then(Budget::percent));
     if let Some(explanation) = &compiled.explanation {
         report["explanation"] = explain::json(explanation);
     }
