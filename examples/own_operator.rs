@@ -23,9 +23,9 @@ static SCALED_TANH: OpDef = OpDef {
     // Import and verifier refuse other attributes, and those of another kind.
     attrs: &[attr::float("scale")],
     arity: (1, 1),
-    infer: |infer| Ok(vec![infer.ty(0)?.clone()]),
+    infer: &|infer| Ok(vec![infer.ty(0)?.clone()]),
     eval: None,
-    expand: Some(|e| {
+    expand: Some(&|e| {
         let scale = e.attrs.float("scale").unwrap_or(1.0);
         let x = e.input(0)?;
         let dtype = e.ty(x).dtype;
@@ -44,8 +44,8 @@ static RUNNING_MAX: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[],
     arity: (1, 1),
-    infer: |infer| Ok(vec![infer.ty(0)?.clone()]),
-    eval: Some(|_, operands| {
+    infer: &|infer| Ok(vec![infer.ty(0)?.clone()]),
+    eval: Some(&|_, operands| {
         let x = operands.first().copied().flatten().ok_or(OpError::MissingOperand { slot: 0 })?;
         let mut most = f32::NEG_INFINITY;
         let one = |v: &f32| {

@@ -129,7 +129,7 @@ fn combinations(plain: &KernelKey) -> Vec<KernelKey> {
     let mut all = keys.clone();
     for (flag, values) in flags {
         let of = |key: &KernelKey| -> Vec<KernelKey> {
-            values.iter().map(|v| KernelKey { flags: with(&key.flags, flag, *v), ..key.clone() }).collect()
+            values.iter().map(|v| KernelKey { flags: with(&key.flags, *flag, *v), ..key.clone() }).collect()
         };
         if product {
             all = all.iter().flat_map(of).collect();

@@ -15,7 +15,7 @@ pub enum Gains {
 }
 
 /// Writes what the operands of a node gain where its results gain [`Differentiate::gains`].
-pub type GradientFn = fn(&mut Differentiate<'_, '_>) -> Result<Gains, OpError>;
+pub type GradientFn = &'static (dyn Fn(&mut Differentiate<'_, '_>) -> Result<Gains, OpError> + Sync);
 
 /// What the rule of a derivative sees: the node as an expansion sees it, what it computed, and what that gains.
 pub struct Differentiate<'e, 'g> {

@@ -103,16 +103,17 @@ pub const CORE: Levels = 2;
 pub const KERNEL: Levels = 4;
 
 /// Infers the types of all outputs.
-pub type InferFn = fn(&Infer<'_>) -> Result<Vec<TensorType>, OpError>;
+pub type InferFn = &'static (dyn Fn(&Infer<'_>) -> Result<Vec<TensorType>, OpError> + Sync);
 /// Computes all outputs on the CPU: the reference.
-pub type EvalFn = fn(&Attrs, &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError>;
+pub type EvalFn = &'static (dyn Fn(&Attrs, &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> + Sync);
 /// Writes the operator as core operators (or others that expand in turn) and gives its outputs.
-pub type ExpandFn = fn(&mut Expand<'_, '_>) -> Result<Vec<Val>, OpError>;
+pub type ExpandFn = &'static (dyn Fn(&mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> + Sync);
 /// Says which operand of a use with these attributes holds weights.
-pub type WeightsFn = fn(&Attrs) -> Option<WeightOperand>;
+pub type WeightsFn = &'static (dyn Fn(&Attrs) -> Option<WeightOperand> + Sync);
 
-/// The definition of an operator.
-#[derive(Debug)]
+/// The definition of an operator. Graphs hold `&'static` ones. Those of ours are statics of plain functions; one that a
+/// toolchain makes while it runs, with closures, is given to [`OpDef::leaked`].
+#[derive(Clone, Copy)]
 pub struct OpDef {
     /// The name in the text IR: snake case.
     pub name: &'static str,
@@ -134,6 +135,22 @@ pub struct OpDef {
     pub weights: Option<WeightsFn>,
     /// How its operands gain where its results do; `None`: by the derivative of its expansion, or there is none.
     pub gradient: Option<GradientFn>,
+}
+
+impl OpDef {
+    /// A definition that lives as long as the process, made of one that is not known before it runs: names and
+    /// attributes leaked likewise (`String::leak`, `Vec::leak`), functions as closures (`Box::leak(Box::new(...))`). An
+    /// operator is to be made once and kept, since its memory is never given back: graphs and registries hold it for as
+    /// long as they like.
+    pub fn leaked(self) -> &'static OpDef {
+        Box::leak(Box::new(self))
+    }
+}
+
+impl fmt::Debug for OpDef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpDef").field("name", &self.name).field("onnx", &self.onnx).finish_non_exhaustive()
+    }
 }
 
 /// One use of an operator.

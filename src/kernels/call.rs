@@ -24,7 +24,10 @@ pub(super) struct Node<'a> {
     pub(super) target: &'a Target,
     pub(super) attrs: &'a Attrs,
     pub(super) name: &'a str,
-    /// What the node's format says of activations.
+    /// What the node's format says of activations. Formats were made real before, but for one thing that no type says:
+    /// whether packed weights may be rounded to f16 to be multiplied (`Draft::half`, `mma::Operands`). Codes and scales
+    /// are the same under a16 and a32; x is f16 where its own producer's format is; and a result may be f32 under a16,
+    /// as an output or for its range.
     pub(super) activations: Option<Activations>,
     /// What a kernel that has variants is made as, where somebody asks for one.
     pub(super) variant: Option<Variant>,

@@ -15,9 +15,9 @@ macro_rules! written_out {
             levels: $crate::ir::ONNX,
             attrs: &[$($attr),*],
             arity: $arity,
-            infer: $infer,
+            infer: &$infer,
             eval: None,
-            expand: Some($expand),
+            expand: Some(&$expand),
             weights: None,
             gradient: None,
         };)*

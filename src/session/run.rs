@@ -125,7 +125,7 @@ impl Session {
         };
         let has_host_steps = session.has_host_steps();
         if choice == DeviceChoice::Cpu || has_host_steps {
-            session.reference = Some(Reference::with_operators(&session.program, 0, &session.operators)?);
+            session.reference = Some(Reference::of(&session.program, 0, &session.operators)?);
         }
         #[cfg(feature = "runtime")]
         if choice != DeviceChoice::Cpu {
@@ -139,7 +139,7 @@ impl Session {
             if !choice.may_fall_back() {
                 return Err(SessionError::NoRuntime);
             }
-            session.reference = Some(Reference::with_operators(&session.program, 0, &session.operators)?);
+            session.reference = Some(Reference::of(&session.program, 0, &session.operators)?);
             session.fallbacks.push("this build has no Vulkan runtime: ran on the CPU reference".to_owned());
         }
         Ok(session)
@@ -169,7 +169,7 @@ impl Session {
         let mut session =
             Session { program, operators, reference: None, executor: Some(executor), choice, fallbacks: Vec::new() };
         if session.has_host_steps() {
-            session.reference = Some(Reference::with_operators(&session.program, 0, &session.operators)?);
+            session.reference = Some(Reference::of(&session.program, 0, &session.operators)?);
         }
         Ok(session)
     }
@@ -181,7 +181,7 @@ impl Session {
             return Err(error.into());
         }
         if self.reference.is_none() {
-            self.reference = Some(Reference::with_operators(&self.program, 0, &self.operators)?);
+            self.reference = Some(Reference::of(&self.program, 0, &self.operators)?);
         }
         self.fallbacks.push(format!("{error}: ran on the CPU reference"));
         self.executor = None;
@@ -290,7 +290,7 @@ impl Session {
         }
         let reference = match &self.reference {
             Some(reference) => reference,
-            None => self.reference.insert(Reference::with_operators(&self.program, 0, &self.operators)?),
+            None => self.reference.insert(Reference::of(&self.program, 0, &self.operators)?),
         };
         let (mut spans, mut n_done, mut since) = (Vec::new(), 0, Instant::now());
         let n_nodes = reference.n_nodes();

@@ -201,9 +201,9 @@ static HARD_SWISH: OpDef = OpDef {
     levels: ONNX,
     attrs: &[],
     arity: (1, 1),
-    infer: |infer| Ok(vec![infer.ty(0)?.clone()]),
+    infer: &|infer| Ok(vec![infer.ty(0)?.clone()]),
     eval: None,
-    expand: Some(|e| {
+    expand: Some(&|e| {
         let x = e.input(0)?;
         let swish = "mul(x0, div(min(max(add(x0, 3.0), 0.0), 6.0), 6.0))";
         let dtype = e.ty(x).dtype;
@@ -220,8 +220,8 @@ static BACKWARDS: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[],
     arity: (1, 1),
-    infer: |infer| Ok(vec![infer.ty(0)?.clone()]),
-    eval: Some(|_, operands| {
+    infer: &|infer| Ok(vec![infer.ty(0)?.clone()]),
+    eval: Some(&|_, operands| {
         let x = operands.first().copied().flatten().ok_or(OpError::MissingOperand { slot: 0 })?;
         let mut values = x.to_f32s()?.into_owned();
         values.reverse();
@@ -231,6 +231,52 @@ static BACKWARDS: OpDef = OpDef {
     weights: None,
     gradient: None,
 };
+
+#[test]
+fn an_operator_of_a_toolchain_may_be_made_while_it_runs() {
+    // What a binding knows only then: names, and closures that hold what the user gave.
+    let made = |name: &str, scale: f32| {
+        let onnx: &'static str = format!("com.example::{name}").leak();
+        let calls = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = calls.clone();
+        let def = OpDef {
+            name: name.to_lowercase().leak(),
+            onnx,
+            levels: ONNX | CORE | KERNEL,
+            infer: &|infer| Ok(vec![infer.ty(0)?.clone()]),
+            eval: Some(Box::leak(Box::new(
+                move |_: &Attrs, operands: &[Option<&Tensor>]| -> Result<Vec<Tensor>, OpError> {
+                    counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    let x = operands.first().copied().flatten().ok_or(OpError::MissingOperand { slot: 0 })?;
+                    let values: Vec<f32> = x.to_f32s()?.iter().map(|v| v * scale).collect();
+                    Ok(vec![Tensor::from_f32s(x.dtype(), &x.dims(), &values)?])
+                },
+            ))),
+            expand: None,
+            ..BACKWARDS
+        };
+        (def.leaked(), calls)
+    };
+    let ((twice, calls), (thrice, _)) = (made("Twice", 2.0), made("Thrice", 3.0));
+    let mut operators = ops::registry();
+    operators.add(twice);
+    operators.add(thrice);
+    let mut graph = Graph::new("own", Level::Onnx);
+    let x = graph.add_input("x", TensorType::of(DType::F32, &[2]));
+    let t = graph.add_op("t", Op::new(twice, Attrs::new()), &[Some(x)], &["t".into()]).unwrap().out(0);
+    let y = graph.add_op("y", Op::new(thrice, Attrs::new()), &[Some(t)], &["y".into()]).unwrap().out(0);
+    graph.add_output("y", y);
+    let settings = Settings { policy: Policy::Uniform(Format::F32), ..Settings::default() };
+    let options = Compile { settings, target: Target::shipped("lavapipe").unwrap(), n_threads: 0 };
+    let program = compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap().program;
+    let reference = nyxc::session::Reference::of(&program, 0, &operators).unwrap();
+    let given = reference.run(&[Tensor::from_f32s(DType::F32, &[2], &[1.0, -2.0]).unwrap()]).unwrap();
+    assert_eq!(given[0].to_f32s().unwrap()[..], [6.0, -12.0]);
+    assert_eq!(calls.load(std::sync::atomic::Ordering::Relaxed), 1);
+    // Whoever has not registered them is told.
+    let unknown = nyxc::session::Reference::of(&program, 0, &ops::registry()).unwrap_err().to_string();
+    assert!(unknown.contains("twice"), "{unknown}");
+}
 
 #[test]
 fn operators_of_a_toolchain_compile_load_and_run() {
@@ -273,19 +319,19 @@ static RESIDUAL: OpDef = OpDef {
     levels: ONNX,
     attrs: &[],
     arity: (2, 2),
-    infer: |infer| {
+    infer: &|infer| {
         let (w, x) = (infer.ty(0)?, infer.ty(1)?);
         let fits = w.shape.rank() == 2 && w.shape.0[0] == w.shape.0[1] && x.shape.0.last() == w.shape.0.first();
         if fits { Ok(vec![x.clone()]) } else { Err(OpError::operand(0, w, "a square matrix of the size of x")) }
     },
     eval: None,
-    expand: Some(|e| {
+    expand: Some(&|e| {
         let (w, x) = (e.input(0)?, e.input(1)?);
         let dtype = e.ty(x).dtype;
         let y = ops::compose::matmul(e, x, w, true)?;
         Ok(vec![ops::core::pointwise::add(e, "add(x0, x1)", dtype, &[y, x])?])
     }),
-    weights: Some(|_| {
+    weights: Some(&|_| {
         Some(WeightOperand {
             slot: 0,
             layout: Some(MatrixLayout::Rows),

@@ -24,7 +24,7 @@ static PROBE: OpDef = OpDef {
         attr::sizes("y"),
     ],
     arity: (1, 3),
-    infer: same,
+    infer: &same,
     eval: None,
     expand: None,
     weights: None,

@@ -39,11 +39,11 @@ pub static DEF: OpDef = OpDef {
         attr::expr("epilogue"),
     ],
     arity: (2, 2 + crate::ops::core::matmul::MAX_FURTHER_PARTS),
-    infer,
-    eval: Some(eval),
-    expand: Some(expand),
-    weights: Some(weights),
-    gradient: Some(gradient),
+    infer: &infer,
+    eval: Some(&eval),
+    expand: Some(&expand),
+    weights: Some(&weights),
+    gradient: Some(&gradient),
 };
 
 /// The filters, each a row.

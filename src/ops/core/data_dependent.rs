@@ -20,8 +20,8 @@ pub static NON_ZERO: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[attr::sizes(COUNT)],
     arity: (1, 1),
-    infer: infer_non_zero,
-    eval: Some(eval_non_zero),
+    infer: &infer_non_zero,
+    eval: Some(&eval_non_zero),
     expand: None,
     weights: None,
     gradient: None,
@@ -35,9 +35,9 @@ pub static COMPRESS: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::int("axis"), attr::sizes(COUNT)],
     arity: (2, 2),
-    infer: infer_compress,
+    infer: &infer_compress,
     eval: None,
-    expand: Some(expand_compress),
+    expand: Some(&expand_compress),
     weights: None,
     gradient: None,
 };
@@ -50,8 +50,8 @@ pub static NON_MAX_SUPPRESSION: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[attr::int("center_point_box"), attr::sizes(COUNT)],
     arity: (2, 5),
-    infer: infer_suppression,
-    eval: Some(eval_suppression),
+    infer: &infer_suppression,
+    eval: Some(&eval_suppression),
     expand: None,
     weights: None,
     gradient: None,
@@ -65,8 +65,8 @@ pub static UNIQUE: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[attr::int("axis"), attr::int("sorted"), attr::sizes(COUNT)],
     arity: (1, 1),
-    infer: infer_unique,
-    eval: Some(eval_unique),
+    infer: &infer_unique,
+    eval: Some(&eval_unique),
     expand: None,
     weights: None,
     gradient: None,
@@ -142,7 +142,7 @@ fn numbers<'a>(infer: &Infer<'a>, slot: usize) -> Result<&'a TensorType, OpError
 
 fn infer_non_zero(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let x = numbers(infer, 0)?;
-    let Some(count) = count(infer)? else { return folded(infer, eval_non_zero) };
+    let Some(count) = count(infer)? else { return folded(infer, &eval_non_zero) };
     Ok(vec![TensorType::new(DType::I64, Shape(vec![Dim::from(x.shape.rank()), count]))])
 }
 
@@ -235,7 +235,7 @@ fn limit(operand: Option<&Tensor>) -> Result<usize, OpError> {
 
 fn infer_suppression(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     boxes(infer)?;
-    let Some(count) = count(infer)? else { return folded(infer, eval_suppression) };
+    let Some(count) = count(infer)? else { return folded(infer, &eval_suppression) };
     Ok(vec![TensorType::new(DType::I64, Shape(vec![count, Dim::Known(3)]))])
 }
 
@@ -309,7 +309,7 @@ fn unique_axis(infer: &Infer<'_>) -> Result<(Option<usize>, Dim), OpError> {
 
 fn infer_unique(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let (x, (axis, n)) = (numbers(infer, 0)?, unique_axis(infer)?);
-    let Some(count) = count(infer)? else { return folded(infer, eval_unique) };
+    let Some(count) = count(infer)? else { return folded(infer, &eval_unique) };
     let mut shape = if axis.is_some() { x.shape.clone() } else { Shape(vec![n.clone()]) };
     shape.0[axis.unwrap_or(0)] = count.clone();
     let list = |n: Dim| TensorType::new(DType::I64, Shape(vec![n]));

@@ -40,11 +40,11 @@ pub static DEF: OpDef = OpDef {
         attr::expr("epilogue"),
     ],
     arity: (3, 6),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
     weights: None,
-    gradient: Some(gradient),
+    gradient: Some(&gradient),
 };
 
 /// `attention_parts(q, k, v, mask?, lengths?) {..., chunk}`: the same by chunks of `chunk` keys, for at most [`FEW`]
@@ -65,8 +65,8 @@ pub static PARTS: OpDef = OpDef {
         attr::int("chunk"),
     ],
     arity: (3, 5),
-    infer: infer_parts,
-    eval: Some(eval_parts),
+    infer: &infer_parts,
+    eval: Some(&eval_parts),
     expand: None,
     weights: None,
     gradient: None,

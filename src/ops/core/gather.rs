@@ -22,11 +22,11 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[attr::int("axis"), attr::dtype("dtype"), attr::expr("epilogue")],
     arity: (2, 2 + crate::ops::core::matmul::MAX_FURTHER_PARTS),
-    infer,
-    eval: Some(eval),
-    expand: Some(expand),
-    weights: Some(weights),
-    gradient: Some(gradient),
+    infer: &infer,
+    eval: Some(&eval),
+    expand: Some(&expand),
+    weights: Some(&weights),
+    gradient: Some(&gradient),
 };
 
 /// The table, whose rows are a matrix where the first axis is chosen from.

@@ -22,13 +22,13 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[attr::int("trans_b"), attr::dtype("dtype"), attr::expr("epilogue")],
     arity: (2, 2 + MAX_FURTHER_PARTS),
-    infer,
-    eval: Some(eval),
-    expand: Some(expand),
-    weights: Some(|attrs| {
+    infer: &infer,
+    eval: Some(&eval),
+    expand: Some(&expand),
+    weights: Some(&|attrs| {
         Some(WeightOperand { further_rows: Some(2), ..WeightOperand::right_of_product(attrs, "trans_b") })
     }),
-    gradient: Some(gradient),
+    gradient: Some(&gradient),
 };
 
 /// Most operands that hold further rows of a matrix.

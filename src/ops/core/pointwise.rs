@@ -19,11 +19,11 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[attr::expr("expr"), attr::dtype("dtype")],
     arity: (1, usize::MAX),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
     weights: None,
-    gradient: Some(gradient),
+    gradient: Some(&gradient),
 };
 
 /// Attributes of a pointwise operator.

@@ -30,11 +30,11 @@ pub static DEF: OpDef = OpDef {
         attr::expr("epilogue"),
     ],
     arity: (1, 1),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
     weights: None,
-    gradient: Some(gradient),
+    gradient: Some(&gradient),
 };
 
 /// Attributes of a pool; the window is over two axes.
@@ -77,7 +77,7 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     let (own, extra) = split_own(attrs, inputs);
     let x = operand(own, 0)?;
     if layout::is_nhwc(attrs)? {
-        return layout::eval_as_nchw(attrs, x, extra, eval);
+        return layout::eval_as_nchw(attrs, x, extra, &eval);
     }
     if is_double(attrs, own) { eval_in::<f64>(attrs, x, extra) } else { eval_in::<f32>(attrs, x, extra) }
 }

@@ -26,11 +26,11 @@ pub static DEF: OpDef = OpDef {
         attr::expr("epilogue"),
     ],
     arity: (1, 1),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
     weights: None,
-    gradient: Some(gradient),
+    gradient: Some(&gradient),
 };
 
 /// Attributes of a reduction along sorted axes.

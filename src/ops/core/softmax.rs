@@ -16,11 +16,11 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[attr::int("axis"), attr::int("log"), attr::dtype("dtype"), attr::expr("epilogue")],
     arity: (1, 1),
-    infer,
-    eval: Some(eval),
-    expand: Some(|e| expand(e, 0)),
+    infer: &infer,
+    eval: Some(&eval),
+    expand: Some(&|e| expand(e, 0)),
     weights: None,
-    gradient: Some(gradient),
+    gradient: Some(&gradient),
 };
 
 /// `log_softmax(x) {axis}`: ONNX LogSoftmax, opset 13.
@@ -30,9 +30,9 @@ pub static LOG: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::int("axis")],
     arity: (1, 1),
-    infer,
+    infer: &infer,
     eval: None,
-    expand: Some(|e| expand(e, 1)),
+    expand: Some(&|e| expand(e, 1)),
     weights: None,
     gradient: None,
 };

@@ -100,7 +100,7 @@ fn check_all(op: &str, attrs: Attrs, operands: &[In<'_>], n_results: usize) {
     };
     let run = |values: &[(Vec<usize>, Vec<f64>)]| -> Vec<Vec<f64>> {
         let outputs = reference.run(&tensors(values)).unwrap_or_else(|e| panic!("{op}: {e}"));
-        outputs.iter().map(|t| t.to_f64s().unwrap().into_owned()).collect()
+        outputs.iter().map(|t| t.to_f64s().unwrap()).collect()
     };
     let loss = |values: &[(Vec<usize>, Vec<f64>)]| -> f64 {
         let outputs = run(values);

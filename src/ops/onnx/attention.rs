@@ -34,9 +34,9 @@ pub static DEF: OpDef = OpDef {
         attr::int("zero_masked"),
     ],
     arity: (3, 7),
-    infer,
+    infer: &infer,
     eval: None,
-    expand: Some(expand),
+    expand: Some(&expand),
     weights: None,
     gradient: None,
 };
@@ -52,9 +52,9 @@ pub static ROTARY: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::int("interleaved"), attr::int("num_heads"), attr::int("rotary_embedding_dim")],
     arity: (3, 4),
-    infer: infer_rotary,
+    infer: &infer_rotary,
     eval: None,
-    expand: Some(expand_rotary),
+    expand: Some(&expand_rotary),
     weights: None,
     gradient: None,
 };

@@ -21,9 +21,9 @@ pub static DEF: OpDef = OpDef {
         attr::text("auto_pad"),
     ],
     arity: (2, 3),
-    infer,
+    infer: &infer,
     eval: None,
-    expand: Some(expand),
+    expand: Some(&expand),
     weights: None,
     gradient: None,
 };

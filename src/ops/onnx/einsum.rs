@@ -12,9 +12,9 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::text("equation")],
     arity: (1, 64),
-    infer,
+    infer: &infer,
     eval: None,
-    expand: Some(expand),
+    expand: Some(&expand),
     weights: None,
     gradient: None,
 };

@@ -11,14 +11,14 @@ pub static CENTER_CROP_PAD: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::ints("axes")],
     arity: (2, 2),
-    infer: |i| {
+    infer: &|i| {
         let x = i.ty(0)?;
         let pads = crop(i.attrs, x, i.ints(1)?)?;
         let shape = x.shape.0.iter().zip(pads).map(|(n, (before, after))| n + &Dim::Known(before + after)).collect();
         Ok(vec![TensorType::new(x.dtype, Shape(shape))])
     },
     eval: None,
-    expand: Some(|e| {
+    expand: Some(&|e| {
         let x = e.input(0)?;
         let pads = crop(e.attrs, &e.ty(x), e.ints(1)?)?;
         Ok(vec![crate::ops::onnx::slice::padded(e, x, &pads, crate::ops::core::strided::Fill::default())?])
@@ -54,9 +54,9 @@ pub static AFFINE_GRID: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::int("align_corners")],
     arity: (2, 2),
-    infer: infer_grid,
+    infer: &infer_grid,
     eval: None,
-    expand: Some(expand_grid),
+    expand: Some(&expand_grid),
     weights: None,
     gradient: None,
 };

@@ -10,10 +10,10 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::float("alpha"), attr::float("beta"), attr::int("transA"), attr::int("transB")],
     arity: (2, 3),
-    infer,
+    infer: &infer,
     eval: None,
-    expand: Some(expand),
-    weights: Some(|attrs| {
+    expand: Some(&expand),
+    weights: Some(&|attrs| {
         Some(WeightOperand { x_columns_attr: Some("transA"), ..WeightOperand::right_of_product(attrs, "transB") })
     }),
     gradient: None,

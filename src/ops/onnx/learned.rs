@@ -14,7 +14,7 @@ pub static BINARIZER: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::float("threshold")],
     arity: (1, 1),
-    infer: |i| {
+    infer: &|i| {
         let x = i.ty(0)?;
         if x.packing.is_some() || !matches!(x.dtype.class(), Class::Float | Class::Int) {
             return Err(OpError::operand(0, x, "numbers"));
@@ -22,7 +22,7 @@ pub static BINARIZER: OpDef = OpDef {
         Ok(vec![x.clone()])
     },
     eval: None,
-    expand: Some(|e| {
+    expand: Some(&|e| {
         let x = e.input(0)?;
         let (dtype, threshold) = (e.ty(x).dtype, e.attrs.float("threshold").unwrap_or(0.0));
         let text =
@@ -40,7 +40,7 @@ pub static ARRAY_FEATURE_EXTRACTOR: OpDef = OpDef {
     levels: ONNX,
     attrs: &[],
     arity: (2, 2),
-    infer: |i| {
+    infer: &|i| {
         let (x, indices) = (i.ty(0)?, i.ty(1)?);
         let n = indices.shape.volume();
         if x.packing.is_some()
@@ -54,7 +54,7 @@ pub static ARRAY_FEATURE_EXTRACTOR: OpDef = OpDef {
         Ok(vec![TensorType::new(x.dtype, Shape([lead, vec![n]].concat()))])
     },
     eval: None,
-    expand: Some(|e| {
+    expand: Some(&|e| {
         let (x, indices) = (e.input(0)?, e.input(1)?);
         let (axis, n) = (e.ty(x).shape.rank() - 1, e.ty(indices).shape.volume());
         let rule = Rule { sizes: vec![e.ty(x).shape.0[axis].clone()], negative: false, ignore: None };
@@ -75,9 +75,9 @@ pub static OPTIONAL_HAS_ELEMENT: OpDef = OpDef {
     levels: ONNX,
     attrs: &[],
     arity: (0, 1),
-    infer: |_| Ok(vec![TensorType::of(DType::Bool, &[])]),
+    infer: &|_| Ok(vec![TensorType::of(DType::Bool, &[])]),
     eval: None,
-    expand: Some(|e| {
+    expand: Some(&|e| {
         let has = Tensor::from_i64s(DType::Bool, &[], &[i64::from(e.optional(0).is_some())])?;
         Ok(vec![e.constant(has)])
     }),
@@ -92,9 +92,9 @@ pub static OPTIONAL_GET_ELEMENT: OpDef = OpDef {
     levels: ONNX,
     attrs: &[],
     arity: (1, 1),
-    infer: |i| Ok(vec![i.ty(0)?.clone()]),
+    infer: &|i| Ok(vec![i.ty(0)?.clone()]),
     eval: None,
-    expand: Some(|e| Ok(vec![e.input(0)?])),
+    expand: Some(&|e| Ok(vec![e.input(0)?])),
     weights: None,
     gradient: None,
 };
@@ -116,8 +116,8 @@ pub static TF_IDF: OpDef = OpDef {
         attr::floats("weights"),
     ],
     arity: (1, 1),
-    infer: infer_tf_idf,
-    eval: Some(eval_tf_idf),
+    infer: &infer_tf_idf,
+    eval: Some(&eval_tf_idf),
     expand: None,
     weights: None,
     gradient: None,

@@ -22,9 +22,9 @@ macro_rules! reductions {
                 levels: ONNX,
                 attrs: &[attr::int("keepdims"), attr::int("noop_with_empty_axes")],
                 arity: (1, 2),
-                infer,
+                infer: &infer,
                 eval: None,
-                expand: Some(|e| expand(e, &Steps { before: $before, kind: $kind, after: $after })),
+                expand: Some(&|e| expand(e, &Steps { before: $before, kind: $kind, after: $after })),
                 weights: None,
                 gradient: None,
             };

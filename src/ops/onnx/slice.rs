@@ -13,9 +13,9 @@ pub static SLICE: OpDef = OpDef {
     levels: ONNX,
     attrs: &[],
     arity: (3, 5),
-    infer: infer_slice,
+    infer: &infer_slice,
     eval: None,
-    expand: Some(expand_slice),
+    expand: Some(&expand_slice),
     weights: None,
     gradient: None,
 };
@@ -27,9 +27,9 @@ pub static PAD: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::text("mode")],
     arity: (2, 4),
-    infer: infer_pad,
+    infer: &infer_pad,
     eval: None,
-    expand: Some(expand_pad),
+    expand: Some(&expand_pad),
     weights: None,
     gradient: None,
 };

@@ -16,9 +16,9 @@ pub static CAUSAL_CONV: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::text("activation")],
     arity: (2, 4),
-    infer: infer_conv,
+    infer: &infer_conv,
     eval: None,
-    expand: Some(expand_conv),
+    expand: Some(&expand_conv),
     weights: None,
     gradient: None,
 };
@@ -37,9 +37,9 @@ pub static LINEAR_ATTENTION: OpDef = OpDef {
         attr::int("chunk_size"),
     ],
     arity: (3, 6),
-    infer: infer_attention,
+    infer: &infer_attention,
     eval: None,
-    expand: Some(expand_attention),
+    expand: Some(&expand_attention),
     weights: None,
     gradient: None,
 };
