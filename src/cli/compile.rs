@@ -6,7 +6,8 @@ use crate::ir::{Format, Graph, valid_block};
 use crate::passes::{NAMES, Pin, Policy, Settings};
 use crate::program::file;
 use crate::session::size::{self, Budget};
-use crate::session::{Compile, Compiled, best_device, compile};
+use crate::session::target::choose;
+use crate::session::{Compile, Compiled, compile};
 use crate::targets::Target;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -278,25 +279,14 @@ fn progress_bar() -> indicatif::ProgressBar {
 
 /// The profile that `--target` means.
 pub(super) fn target(text: &str) -> Result<Target, Failure> {
-    match text {
-        // Where there is no GPU the limits of a driver that computes on the CPU: the program runs there, and on the
-        // reference.
-        "auto" => match best_device() {
-            Ok(Some(device)) => Ok(device.target),
-            Ok(None) => {
-                say::note("no Vulkan device here; compiling for lavapipe, which `nyxc run --device cpu` runs too");
-                Target::shipped("lavapipe").map_err(Failure::usage)
-            }
-            Err(error) => Err(error.into()),
-        },
-        // The CPU reference runs any program; lavapipe's profile is the one made for CPUs.
-        "cpu" => Target::shipped("lavapipe").map_err(Failure::usage),
-        _ if text.ends_with(".json") => {
-            let path = Path::new(text);
-            Target::from_json(text, &load::utf8(path)?).map_err(Failure::file)
-        }
-        _ => Target::shipped(text).map_err(Failure::usage),
+    let chosen = choose(text)?;
+    if chosen.is_fallback {
+        say::note(format_args!(
+            "no Vulkan device here; compiling for {}, which `nyxc run --device cpu` runs too",
+            chosen.target.name
+        ));
     }
+    Ok(chosen.target)
 }
 
 /// The report, with what the command line was asked.

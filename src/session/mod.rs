@@ -8,10 +8,10 @@ mod cpu;
 mod explain;
 mod inputs;
 pub mod npz;
-#[cfg(feature = "codegen")]
 mod report;
 mod run;
 pub mod size;
+pub mod target;
 
 #[cfg(feature = "codegen")]
 pub use compile::{Compile, CompileError, Compiled, Progress, budget_bounds, compile, compile_with};

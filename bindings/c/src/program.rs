@@ -6,8 +6,8 @@ use nyxc_core::import::{DimBinding, ImportOptions, import};
 use nyxc_core::passes::Settings;
 use nyxc_core::program::{Program, file};
 use nyxc_core::session::size::{self, Budget};
-use nyxc_core::session::{Compile, best_device, compile};
-use nyxc_core::targets::Target;
+use nyxc_core::session::target::choose;
+use nyxc_core::session::{Compile, compile};
 use std::ffi::{CString, c_char};
 use std::path::Path;
 use std::sync::Arc;
@@ -46,20 +46,6 @@ pub struct nyxc_compile_options {
     pub n_threads: usize,
 }
 
-/// The profile that `target` means.
-fn target(text: &str) -> Result<Target, Failure> {
-    match text {
-        "auto" => match best_device() {
-            Ok(Some(device)) => Ok(device.target),
-            Ok(None) => Target::shipped("lavapipe").map_err(Failure::usage),
-            Err(error) => Err(error.into()),
-        },
-        "cpu" => Target::shipped("lavapipe").map_err(Failure::usage),
-        _ if text.trim_start().starts_with('{') => Target::from_json("target", text).map_err(Failure::file),
-        _ => Target::shipped(text).map_err(Failure::usage),
-    }
-}
-
 impl nyxc_compile_options {
     /// What the caller asks for.
     ///
@@ -87,7 +73,7 @@ impl nyxc_compile_options {
             pins: pins.into_iter().map(str::parse).collect::<Result<_, _>>().map_err(Failure::usage)?,
             ..Settings::default()
         };
-        let target = target(optional(self.target, "target", "auto")?)?;
+        let target = choose(optional(self.target, "target", "auto")?)?.target;
         let budget = (!budget.is_empty()).then(|| Budget::parse(budget)).transpose().map_err(Failure::usage)?;
         let import = ImportOptions { dims, ..ImportOptions::default() };
         Ok((import, Compile { settings, target, n_threads: self.n_threads }, budget))

@@ -12,8 +12,8 @@ use nyxc::ir::Graph;
 use nyxc::passes::Settings;
 use nyxc::session::compare::Comparison;
 use nyxc::session::size::{self, Budget};
-use nyxc::session::{Compile, best_device, compile_with};
-use nyxc::targets::Target;
+use nyxc::session::target::choose;
+use nyxc::session::{Compile, compile_with};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use std::path::PathBuf;
@@ -79,28 +79,13 @@ impl Options {
             }
             settings.set_block(block);
         }
-        Ok(Compile { settings, target: target(&self.target).map_err(|f| raised(py, &f))?, n_threads: self.n_threads })
+        Ok(Compile { settings, target: choose(&self.target).map_err(raise(py))?.target, n_threads: self.n_threads })
     }
 }
 
 /// A wrong argument.
 pub(crate) fn usage<E: std::fmt::Display>(py: Python<'_>) -> impl Fn(E) -> PyErr {
     move |error| raised(py, &arrays::usage(error))
-}
-
-/// The profile that `target` means: `auto`, `cpu`, a shipped name, or JSON (the text of a profile).
-fn target(text: &str) -> Result<Target, Failure> {
-    let shipped = |name: &str| Target::shipped(name).map_err(Failure::usage);
-    match text {
-        "auto" => match best_device() {
-            Ok(Some(device)) => Ok(device.target),
-            Ok(None) | Err(nyxc::runtime::RuntimeError::NoDevice { .. }) => shipped("lavapipe"),
-            Err(error) => Err(error.into()),
-        },
-        "cpu" => shipped("lavapipe"),
-        _ if text.trim_start().starts_with('{') => Target::from_json("target", text).map_err(Failure::file),
-        _ => shipped(text),
-    }
 }
 
 /// The graph of a model.

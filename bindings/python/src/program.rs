@@ -46,22 +46,7 @@ impl Program {
 
     /// The plan as JSON: what a program that was read from a file still knows.
     fn plan_json(&self) -> String {
-        let Some(plan) = self.program.plans.first() else { return "{}".to_owned() };
-        serde_json::json!({
-            "model": self.program.model,
-            "target": self.program.target.name,
-            "policy": plan.policy,
-            "budget_bytes": plan.budget_bytes,
-            "planned_peak_bytes": plan.planned_peak_bytes,
-            "ledger": plan.ledger,
-            "lower_bound_bytes": plan.lower_bound_bytes,
-            "min_feasible_bytes": plan.min_feasible_bytes,
-            "f32_bytes": plan.f32_bytes,
-            "nodes": plan.nodes,
-            "certificate": plan.certificate,
-            "predicted_error": plan.certificate.relative_error(),
-        })
-        .to_string()
+        self.program.report().to_string()
     }
 
     /// Inputs and outputs, each `(name, type, shape)` with sizes as numbers or text, and the names of inputs that have

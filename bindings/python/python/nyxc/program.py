@@ -61,9 +61,6 @@ def _options(
 ) -> Dict[str, Any]:
     if isinstance(target, Mapping):
         target = json.dumps(target)
-    elif str(target).endswith(".json"):
-        with open(target, encoding="utf-8") as file:
-            target = file.read()
     return {
         "dims": _dims(dims), "constants": dict(constants or {}), "initializers": initializers,
         "budget": None if budget is None else str(budget), "reserve": str(reserve), "target": str(target),
