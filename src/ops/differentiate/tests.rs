@@ -16,7 +16,6 @@ fn numbers(n: usize, seed: usize, (low, high): (f64, f64)) -> Vec<f64> {
 enum In<'a> {
     X(&'a [usize], (f64, f64)),
     I(&'a [usize], &'a [i64]),
-    None,
 }
 use In::{I, X};
 
@@ -52,7 +51,6 @@ fn check_all(op: &str, attrs: Attrs, operands: &[In<'_>], n_results: usize) {
             I(dims, list) => {
                 Some(graph.add_const(&format!("i{i}"), Tensor::from_i64s(DType::I64, dims, list).unwrap()))
             }
-            In::None => None,
         });
     }
     let names: Vec<String> = (0..n_results).map(|out| format!("y{out}")).collect();
