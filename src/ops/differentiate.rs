@@ -6,7 +6,7 @@
 //! derivative. Gains are written in core operators and those of ONNX, at any level of the graph, and can be
 //! differentiated again.
 
-use crate::ir::{Attrs, Differentiate, Dim, Edit, Expand, Gains, NodeKind, Op, OpError, TensorType, Val};
+use crate::ir::{Attrs, Differentiate, Dim, Edit, Expand, Gains, Op, OpError, TensorType, Val};
 use crate::ops::core::store;
 use crate::ops::{compose, widen};
 use std::collections::{BTreeMap, BTreeSet};
@@ -50,20 +50,27 @@ fn node_of(val: Val) -> Val {
     }
 }
 
-/// A node's operator, operands and number of results; `None` of an input or a constant.
-fn parts(edit: &Edit<'_>, node: Val) -> Option<(Op, Vec<Option<Val>>, usize)> {
+/// A node's operator; `None` of an input or a constant.
+fn op_of<'e>(edit: &'e Edit<'_>, node: Val) -> Option<&'e Op> {
     match node {
-        Val::Old(value) => {
-            let node = edit.graph().node(value.node);
-            let NodeKind::Op(op) = &node.kind else { return None };
-            let operands = edit.graph().operands(value.node).into_iter().map(|v| v.map(Val::Old)).collect();
-            Some((op.clone(), operands, node.outputs.len()))
-        }
-        Val::New { node, .. } => {
-            let (op, operands) = edit.new_op(node)?;
-            Some((op.clone(), operands.to_vec(), edit.n_outputs(node)))
-        }
+        Val::Old(value) => edit.graph().node(value.node).op(),
+        Val::New { node, .. } => edit.new_op(node).map(|(op, _)| op),
     }
+}
+
+fn operands_of(edit: &Edit<'_>, node: Val) -> Vec<Option<Val>> {
+    match node {
+        Val::Old(value) => edit.graph().operands(value.node).into_iter().map(|v| v.map(Val::Old)).collect(),
+        Val::New { node, .. } => edit.new_op(node).map_or_else(Vec::new, |(_, operands)| operands.to_vec()),
+    }
+}
+
+fn results_of(edit: &Edit<'_>, node: Val) -> Vec<Val> {
+    let n = match node {
+        Val::Old(value) => edit.graph().node(value.node).outputs.len(),
+        Val::New { node, .. } => edit.n_outputs(node),
+    };
+    (0..n).map(|out| result(node, out)).collect()
 }
 
 fn result(node: Val, out: usize) -> Val {
@@ -88,10 +95,10 @@ fn between(
             if let Some(value) = next.take()
                 && !stops.contains(&value)
                 && seen.insert(node_of(value))
-                && let Some((_, operands, _)) = parts(edit, node_of(value))
+                && op_of(edit, node_of(value)).is_some()
             {
                 spend(1)?;
-                open.push((node_of(value), operands.into_iter()));
+                open.push((node_of(value), operands_of(edit, node_of(value)).into_iter()));
             }
             let Some((node, operands)) = open.last_mut() else { break };
             match operands.next() {
@@ -120,9 +127,8 @@ fn walk(
     // What depends on xs. Integers and truth values change in steps.
     let mut depends: BTreeSet<Val> = xs.iter().copied().collect();
     for &node in &order {
-        let Some((_, operands, n)) = parts(edit, node) else { continue };
-        if operands.iter().flatten().any(|operand| depends.contains(operand)) {
-            let results = (0..n).map(|out| result(node, out));
+        if operands_of(edit, node).iter().flatten().any(|operand| depends.contains(operand)) {
+            let results = results_of(edit, node).into_iter();
             depends.extend(results.filter(|value| edit.ty(*value).dtype.is_float() && !stops.contains(value)));
         }
     }
@@ -131,13 +137,14 @@ fn walk(
         receive(edit, &mut gained, value, gain).map_err(nowhere)?;
     }
     for &node in order.iter().rev() {
-        let Some((op, operands, n)) = parts(edit, node) else { continue };
-        let results: Vec<Val> = (0..n).map(|out| result(node, out)).collect();
+        let results = results_of(edit, node);
         let of_result = |value: &Val| gained.get(value).copied().filter(|_| depends.contains(value));
         let gains: Vec<Option<Val>> = results.iter().map(of_result).collect();
         if gains.iter().all(Option::is_none) {
             continue;
         }
+        let Some(op) = op_of(edit, node).cloned() else { continue };
+        let operands = operands_of(edit, node);
         if let Val::Old(value) = node {
             edit.on_behalf_of(value.node);
         }

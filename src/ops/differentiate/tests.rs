@@ -203,7 +203,9 @@ fn of_rows() {
     for axis in [0, 1, -1] {
         check("Softmax", int("axis", axis), &[X(&[3, 4, 2], BOTH)]);
         check("LogSoftmax", int("axis", axis), &[X(&[3, 4, 2], BOTH)]);
-        check("LayerNormalization", int("axis", axis), &[X(&[3, 4, 2], BOTH)]);
+    }
+    for (axis, dims) in [(0, &[3, 4, 2][..]), (1, &[4, 2]), (-1, &[2])] {
+        check("LayerNormalization", int("axis", axis), &[X(&[3, 4, 2], BOTH), X(dims, PLUS)]);
     }
     check("LayerNormalization", Attrs::new(), &[X(&[3, 5], BOTH), X(&[5], PLUS), X(&[5], BOTH)]);
     check("RMSNormalization", Attrs::new(), &[X(&[3, 5], BOTH), X(&[5], PLUS)]);
