@@ -125,8 +125,8 @@ pub(super) fn state_store(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelErro
     }
     if node.own.get(2).copied().flatten().is_none() {
         let width = vectors::width(node, storages(), &n, &[&n]);
-        let call = node.call(Template::Concat).operand(x).uint("n", n.clone()).uint("run", n.clone());
-        return Ok(vec![call.uint("pitch", n.clone()).uint("first", 0).vectors(&n, width)?]);
+        let call = node.call(of::Concat).operand(x).n(n.clone()).run(n.clone());
+        return Ok(vec![call.pitch(n.clone()).first(0u64).vectors(&n, width)?]);
     }
     let (at, at_ty) = node.operand(2)?;
     let axis = node.attrs.int("axis").and_then(|axis| usize::try_from(axis).ok()).unwrap_or(0);
@@ -135,8 +135,8 @@ pub(super) fn state_store(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelErro
     }
     let inner = product(&node.dims[axis + 1..]);
     let width = vectors::width(node, storages(), &n, &[&inner]);
-    let call = node.call(Template::StoreRows).operand(x).operand(at).uint("n", n.clone()).uint("inner", inner);
-    let call = call.uint("n_rows", ty.shape.0[axis].clone()).uint("size", node.dims[axis].clone());
+    let call = node.call(of::StoreRows).operand(x).operand(at).n(n.clone()).inner(inner);
+    let call = call.n_rows(ty.shape.0[axis].clone()).size(node.dims[axis].clone());
     Ok(vec![call.vectors(&n, width)?])
 }
 
