@@ -124,7 +124,7 @@ pub(super) fn reduce(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let is_rows = contiguous && (kept.is_empty() || matches!(&kept[..], [(_, [stride])] if *stride == n_reduced));
     if let Some(held) = Held::of(node, &n_reduced, &[storage(ty)]).filter(|_| is_rows && kind != PRODUCT) {
         let call = node.call(of::RowReduce).operand(x).rows(n.clone()).n(n_reduced);
-        return Ok(vec![held.call(call.kind(kind).vector(held.width), 1, &n)?]);
+        return Ok(vec![held.call(call.kind(kind).reads_vectors(held.width), 1, &n)?]);
     }
     // Products in parts may overflow in one and vanish in another, and infinity times 0 is no number: one invocation
     // takes them in order.

@@ -130,6 +130,14 @@ impl<'n, T: Kernel> Call<'n, T> {
         self.map(|draft| draft.vector(width))
     }
 
+    /// Neighbours of an operand that an invocation reads at a time, where the result has none.
+    pub(super) fn reads_vectors(self, width: u32) -> Self
+    where
+        T: has::Vector,
+    {
+        self.set("vector", Some(Flag::Vector), Setting::Flag(width))
+    }
+
     /// Whether its own operands, all given by now, are multiplied as f16: the target does it, and none holds more.
     pub(super) fn half(self) -> Self
     where

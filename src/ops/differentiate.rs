@@ -6,6 +6,7 @@
 //! derivative. Gains are written in core operators and those of ONNX, at any level of the graph, and can be
 //! differentiated again.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{Attrs, Differentiate, Dim, Edit, Expand, Gains, Op, OpError, TensorType, Val};
 use crate::ops::core::store;
 use crate::ops::{compose, widen};
@@ -239,7 +240,7 @@ fn receive(edit: &mut Edit<'_>, gained: &mut BTreeMap<Val, Val>, value: Val, par
     let mut e = Expand { edit, attrs: &attrs, inputs: Vec::new(), outputs: Vec::new() };
     let part = fitted(&mut e, part, &ty)?;
     let sum = match gained.remove(&value) {
-        Some(before) => crate::ops::core::pointwise::add(&mut e, "add(x0,x1)", ty.dtype, &[before, part])?,
+        Some(before) => crate::ops::core::pointwise::add(&mut e, arg(0) + arg(1), ty.dtype, &[before, part])?,
         None => part,
     };
     gained.insert(value, sum);

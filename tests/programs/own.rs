@@ -2,6 +2,7 @@
 //! budget, and runs.
 
 use super::{compile, model};
+use nyxc::ir::expr::build::arg;
 use nyxc::ir::{
     Attrs, CORE, DType, Edit, Format, Graph, KERNEL, Level, MatrixLayout, ONNX, Op, OpDef, OpError, Patch, Shape,
     Tensor, TensorType, WeightOperand,
@@ -205,7 +206,7 @@ static HARD_SWISH: OpDef = OpDef {
     eval: None,
     expand: Some(&|e| {
         let x = e.input(0)?;
-        let swish = "mul(x0, div(min(max(add(x0, 3.0), 0.0), 6.0), 6.0))";
+        let swish = arg(0) * ((arg(0) + 3.0).max(0.0).min(6.0) / 6.0);
         let dtype = e.ty(x).dtype;
         Ok(vec![ops::core::pointwise::add(e, swish, dtype, &[x])?])
     }),
@@ -329,7 +330,7 @@ static RESIDUAL: OpDef = OpDef {
         let (w, x) = (e.input(0)?, e.input(1)?);
         let dtype = e.ty(x).dtype;
         let y = ops::compose::matmul(e, x, w, true)?;
-        Ok(vec![ops::core::pointwise::add(e, "add(x0, x1)", dtype, &[y, x])?])
+        Ok(vec![ops::core::pointwise::add(e, arg(0) + arg(1), dtype, &[y, x])?])
     }),
     weights: Some(&|_| {
         Some(WeightOperand {

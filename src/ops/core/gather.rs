@@ -1,5 +1,6 @@
 //! `gather`: slices of a tensor, chosen by indices.
 
+use crate::ir::expr::build::{arg, select};
 use crate::ir::{
     Attrs, CORE, Class, Differentiate, Expand, Gains, Infer, KERNEL, MatrixLayout, ONNX, OpDef, OpError, Shape, Tensor,
     TensorType, Val, WeightOperand, attr,
@@ -161,8 +162,9 @@ fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
     let flat = reshape::to(d, indices, dims(&[1, n]))?;
     let places = compose::positions(d, 2, 0, size as i64, 1)?;
     let last = size.saturating_sub(1);
-    let text = format!("f(eq(x0,max(0,min(select(lt(x1,0),add(x1,{size}),x1),{last}))))");
-    let named = pointwise::add(d, &text, between(dtype), &[places, flat])?;
+    let counted = select(arg(1).below(0i64), arg(1) + size as i64, arg(1));
+    let is_named = arg(0).equals(counted.min(last as i64).max(0i64)).to_float();
+    let named = pointwise::add(d, is_named, between(dtype), &[places, flat])?;
     let gain = reshape::to(d, gain, dims(&[outer, n, inner]))?;
     let sum = compose::matmul(d, named, gain, false)?;
     let part = reshape::to(d, sum, dims(&sizes))?;

@@ -1,5 +1,6 @@
 //! `norm`: layer and root-mean-square normalisation over the last axes.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{
     Attrs, CORE, Class, Differentiate, Gains, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, attr,
 };
@@ -108,30 +109,30 @@ fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
         x
     } else {
         let mean = compose::reduce(d, "mean", x, &axes, true)?;
-        pointwise::add(d, "sub(x0,x1)", wide, &[x, mean])?
+        pointwise::add(d, arg(0) - arg(1), wide, &[x, mean])?
     };
-    let squares = pointwise::add(d, "mul(x0,x0)", wide, &[centred])?;
+    let squares = pointwise::add(d, arg(0) * arg(0), wide, &[centred])?;
     let variance = compose::reduce(d, "mean", squares, &axes, true)?;
-    let factor = pointwise::add(d, &format!("rsqrt(add(x0,{epsilon:?}))"), wide, &[variance])?;
-    let normal = pointwise::add(d, "mul(x0,x1)", wide, &[centred, factor])?;
+    let factor = pointwise::add(d, (arg(0) + epsilon).rsqrt(), wide, &[variance])?;
+    let normal = pointwise::add(d, arg(0) * arg(1), wide, &[centred, factor])?;
     let mut parts = vec![None; d.inputs.len()];
     if d.wants(0) {
         let scaled = match d.optional(1) {
-            Some(scale) => pointwise::add(d, "mul(x0,x1)", wide, &[gain, scale])?,
+            Some(scale) => pointwise::add(d, arg(0) * arg(1), wide, &[gain, scale])?,
             None => gain,
         };
-        let product = pointwise::add(d, "mul(x0,x1)", wide, &[scaled, normal])?;
+        let product = pointwise::add(d, arg(0) * arg(1), wide, &[scaled, normal])?;
         let along = compose::reduce(d, "mean", product, &axes, true)?;
         parts[0] = Some(if rms {
-            pointwise::add(d, "mul(x0,sub(x1,mul(x2,x3)))", dtype, &[factor, scaled, normal, along])?
+            pointwise::add(d, arg(0) * (arg(1) - (arg(2) * arg(3))), dtype, &[factor, scaled, normal, along])?
         } else {
             let mean = compose::reduce(d, "mean", scaled, &axes, true)?;
-            let text = "mul(x0,sub(sub(x1,x2),mul(x3,x4)))";
-            pointwise::add(d, text, dtype, &[factor, scaled, mean, normal, along])?
+            let part = arg(0) * ((arg(1) - arg(2)) - (arg(3) * arg(4)));
+            pointwise::add(d, part, dtype, &[factor, scaled, mean, normal, along])?
         });
     }
     if d.wants(1) {
-        parts[1] = Some(pointwise::add(d, "mul(x0,x1)", wide, &[gain, normal])?);
+        parts[1] = Some(pointwise::add(d, arg(0) * arg(1), wide, &[gain, normal])?);
     }
     if d.wants(2) {
         parts[2] = Some(gain);

@@ -1,5 +1,6 @@
 //! `pool`: the maximum or average of a sliding window.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{
     Attrs, CORE, Class, DType, Differentiate, Dim, Gains, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor,
     TensorType, Val, attr,
@@ -169,7 +170,7 @@ fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
         };
         let rows = crate::ops::compose::floats(d, &[1, 1, out[2], 1], &count(0))?;
         let columns = crate::ops::compose::floats(d, &[1, 1, 1, out[3]], &count(1))?;
-        pointwise::add(d, "div(x0,mul(x1,x2))", dtype, &[gain, rows, columns])?
+        pointwise::add(d, arg(0) / (arg(1) * arg(2)), dtype, &[gain, rows, columns])?
     };
     let (h, w) = (sizes[2] as i64, sizes[3] as i64);
     let strides = [sizes[1] as i64 * h * w, h * w, window.strides[0] * w, window.strides[1]];
@@ -195,20 +196,20 @@ fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
             };
             let read = view(d, x, &read)?;
             let (is_it, operands) = match taken {
-                Some(taken) => ("f(and(eq(x0,x1),eq(x2,0.0)))", vec![read, y, taken]),
-                None => ("f(eq(x0,x1))", vec![read, y]),
+                Some(taken) => (arg(0).equals(arg(1)).and(arg(2).equals(0.0)).to_float(), vec![read, y, taken]),
+                None => (arg(0).equals(arg(1)).to_float(), vec![read, y]),
             };
             let is_it = pointwise::add(d, is_it, between(dtype), &operands)?;
             taken = Some(match taken {
-                Some(taken) => pointwise::add(d, "add(x0,x1)", between(dtype), &[taken, is_it])?,
+                Some(taken) => pointwise::add(d, arg(0) + arg(1), between(dtype), &[taken, is_it])?,
                 None => is_it,
             });
-            part = pointwise::add(d, "mul(x0,x1)", dtype, &[gain, is_it])?;
+            part = pointwise::add(d, arg(0) * arg(1), dtype, &[gain, is_it])?;
         }
         let axis = |i: usize| Axis { lo: bounds[i].0, hi: bounds[i].1, stride: strides[i] };
         let part = adjoint(d, part, &[0, 1, 2, 3].map(axis), offset, &sizes)?;
         sum = Some(match sum {
-            Some(sum) => pointwise::add(d, "add(x0,x1)", dtype, &[sum, part])?,
+            Some(sum) => pointwise::add(d, arg(0) + arg(1), dtype, &[sum, part])?,
             None => part,
         });
     }

@@ -1,5 +1,6 @@
 //! `reduce`: sums, means, extrema and products along axes.
 
+use crate::ir::expr::build::{arg, select};
 use crate::ir::{
     Attrs, Bounds, CORE, Class, DType, Differentiate, Dim, Gains, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor,
     TensorType, attr,
@@ -204,22 +205,27 @@ fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
         Kind::Mean => {
             let sizes = d.sizes(0)?;
             let n = axes.iter().map(|axis| sizes[*axis]).product::<usize>().max(1);
-            let each = pointwise::add(d, &format!("div(x0,{:?})", n as f32), dtype, &[gain])?;
+            let each = pointwise::add(d, arg(0) / n as f32, dtype, &[gain])?;
             broadcast_to(d, each, x_ty.shape.0)
         }
         Kind::Max | Kind::Min => {
-            let is_one = pointwise::add(d, "f(eq(x0,x1))", between(dtype), &[x, y])?;
+            let is_one = pointwise::add(d, arg(0).equals(arg(1)).to_float(), between(dtype), &[x, y])?;
             let n = compose::reduce(d, "sum", is_one, &axes, true)?;
-            pointwise::add(d, "div(mul(x0,x1),x2)", dtype, &[gain, is_one, n])
+            pointwise::add(d, (arg(0) * arg(1)) / arg(2), dtype, &[gain, is_one, n])
         }
         Kind::Prod => {
             // The product of the others: the quotient, and where one factor is 0, that of those that are not.
-            let is_zero = pointwise::add(d, "f(eq(x0,0.0))", between(dtype), &[x])?;
+            let is_zero = pointwise::add(d, arg(0).equals(0.0).to_float(), between(dtype), &[x])?;
             let n = compose::reduce(d, "sum", is_zero, &axes, true)?;
-            let others = pointwise::add(d, "select(eq(x0,0.0),1.0,x0)", between(dtype), &[x])?;
+            let others = pointwise::add(d, select(arg(0).equals(0.0), 1.0, arg(0)), between(dtype), &[x])?;
             let others = compose::reduce(d, "prod", others, &axes, true)?;
-            let text = "mul(x0,select(eq(x1,0.0),select(eq(x2,1.0),x3,0.0),select(eq(x2,0.0),div(x3,x1),0.0)))";
-            pointwise::add(d, text, dtype, &[gain, x, n, others])
+            let part = arg(0)
+                * select(
+                    arg(1).equals(0.0),
+                    select(arg(2).equals(1.0), arg(3), 0.0),
+                    select(arg(2).equals(0.0), arg(3) / arg(1), 0.0),
+                );
+            pointwise::add(d, part, dtype, &[gain, x, n, others])
         }
     }?;
     Ok(Gains::Are(vec![Some(part)]))

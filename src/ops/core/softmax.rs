@@ -1,5 +1,6 @@
 //! `softmax`: exponentials along one axis, divided by their sum.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{
     Attrs, CORE, Class, Differentiate, Expand, Gains, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, Val,
     attr,
@@ -93,11 +94,11 @@ fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
     let dtype = d.ty(gain).dtype;
     let part = if d.attrs.int("log").unwrap_or(0) != 0 {
         let sum = compose::reduce(d, "sum", gain, &[axis], true)?;
-        pointwise::add(d, "sub(x0,mul(exp(x1),x2))", dtype, &[gain, y, sum])?
+        pointwise::add(d, arg(0) - (arg(1).exp() * arg(2)), dtype, &[gain, y, sum])?
     } else {
-        let product = pointwise::add(d, "mul(x0,x1)", between(dtype), &[gain, y])?;
+        let product = pointwise::add(d, arg(0) * arg(1), between(dtype), &[gain, y])?;
         let sum = compose::reduce(d, "sum", product, &[axis], true)?;
-        pointwise::add(d, "mul(x1,sub(x0,x2))", dtype, &[gain, y, sum])?
+        pointwise::add(d, arg(1) * (arg(0) - arg(2)), dtype, &[gain, y, sum])?
     };
     Ok(Gains::Are(vec![Some(part)]))
 }

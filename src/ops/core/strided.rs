@@ -1,5 +1,6 @@
 //! `strided`: a tensor read at other places: what transposes, slices, broadcasts, splits and pads become.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{
     Attrs, CORE, Class, DType, Differentiate, Dim, Expand, Gains, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor,
     TensorType, Val, attr,
@@ -388,7 +389,7 @@ fn overlapping(
         sum = Some(match sum {
             Some(sum) => {
                 let dtype = e.ty(part).dtype;
-                pointwise::add(e, "add(x0,x1)", dtype, &[sum, part])?
+                pointwise::add(e, arg(0) + arg(1), dtype, &[sum, part])?
             }
             None => part,
         });
