@@ -1,7 +1,8 @@
 //! Reads the kernel templates `shaders/<kernel>.comp` with their tables `shaders/<kernel>.toml` and the parts in
 //! `shaders/include`, and writes them as Rust: `kernel_templates.rs` (the typed list of templates, for
-//! `nyxc::kernels::key`), `kernel_settings.rs` (what a call may be given, for `nyxc::kernels`) and `kernel_sources.rs` (their text, for `codegen`). A template without a table, a table
-//! without a template, and an unknown or duplicate key stop the build.
+//! `nyxc::kernels::key`), `kernel_settings.rs` (what a call may be given, for `nyxc::kernels`) and `kernel_sources.rs`
+//! (their text, for `codegen`). A template without a table, a table without a template, and an unknown or duplicate key
+//! stop the build.
 
 use serde::Deserialize;
 use std::collections::BTreeSet;

@@ -1,6 +1,6 @@
-// One TILE_M x TILE_N tile of a product by the INVOCATIONS of a workgroup, a slab of TILE_K along the reduction axis in shared memory at a
-// time. The includer has `float tile_a(uint m, uint k)`, `float tile_b(uint k, uint n)`, `void tile_put(uint m, uint n,
-// float v)`, and defines B_ALONG_K as 1 where neighbours along k are neighbours in memory.
+// One TILE_M x TILE_N tile of a product by the INVOCATIONS of a workgroup, a slab of TILE_K along the reduction axis in
+// shared memory at a time. The includer has `float tile_a(uint m, uint k)`, `float tile_b(uint k, uint n)`, `void
+// tile_put(uint m, uint n, float v)`, and defines B_ALONG_K as 1 where neighbours along k are neighbours in memory.
 //
 // With HALF the slab holds pairs along k in f16: half the shared memory and half the reads of it. The product of two
 // f16 is exact in f32, so each is summed there as it is.

@@ -1,8 +1,9 @@
-// One TILE_M x TILE_N tile of a product of 8-bit codes by the INVOCATIONS of a workgroup; four codes along the reduction axis make a word.
-// Sums are i32 within a block of `block` codes (a multiple of TILE_K) that share scales, then f32. The includer has
-// `int tile_a(uint m, uint word)`, `int tile_b(uint n, uint word)`, `float tile_scale(uint m, uint n, uint k)`, which
-// is the scale of the block that holds code k, and `void tile_put(uint m, uint n, float v)`. With DEEP, for products of
-// more than DEEP_TERMS terms, loops are unrolled and sums are sums of parts as in tile.glsl; a part is of PART blocks.
+// One TILE_M x TILE_N tile of a product of 8-bit codes by the INVOCATIONS of a workgroup; four codes along the
+// reduction axis make a word. Sums are i32 within a block of `block` codes (a multiple of TILE_K) that share scales,
+// then f32. The includer has `int tile_a(uint m, uint word)`, `int tile_b(uint n, uint word)`, `float tile_scale(uint
+// m, uint n, uint k)`, which is the scale of the block that holds code k, and `void tile_put(uint m, uint n, float v)`.
+// With DEEP, for products of more than DEEP_TERMS terms, loops are unrolled and sums are sums of parts as in tile.glsl;
+// a part is of PART blocks.
 #if DEEP
 #include "parts.glsl"
 #define UNROLL_DEEP [[unroll]]

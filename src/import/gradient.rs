@@ -1,6 +1,6 @@
 //! Gradient of ONNX's domain `ai.onnx.preview.training`, version 1: reverse-mode differentiation of the nodes between
-//! the values that it names ([`crate::ops::differentiate`]). The derivative of a tensor that is no scalar is that of the
-//! sum of its elements.
+//! the values that it names ([`crate::ops::differentiate`]). The derivative of a tensor that is no scalar is that of
+//! the sum of its elements.
 
 use super::build::{Builder, Known};
 use super::error::ImportError;

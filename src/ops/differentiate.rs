@@ -1,9 +1,9 @@
 //! Reverse-mode differentiation, from graph to graph: what values gain where others do.
 //!
 //! [`gains`] walks an edited graph backwards. What an operator's operands gain, its rule writes
-//! ([`OpDef::gradient`](crate::ir::OpDef::gradient)), which lies beside the operator; an operator without one is written
-//! in others by its expansion, and the derivative is that of these. So whatever expands to operators with rules has a
-//! derivative. Gains are written in core operators and those of ONNX, at any level of the graph, and can be
+//! ([`OpDef::gradient`](crate::ir::OpDef::gradient)), which lies beside the operator; an operator without one is
+//! written in others by its expansion, and the derivative is that of these. So whatever expands to operators with rules
+//! has a derivative. Gains are written in core operators and those of ONNX, at any level of the graph, and can be
 //! differentiated again.
 
 use crate::ir::expr::build::arg;

@@ -190,8 +190,8 @@ fn ints(kind: Kind, dtype: DType, values: impl Iterator<Item = i64>, n: usize) -
     }
 }
 
-/// Elements gain what their sum does, the number of elements divides what their mean gains, extrema share theirs evenly,
-/// and a factor gains the product of the others.
+/// Elements gain what their sum does, the number of elements divides what their mean gains, extrema share theirs
+/// evenly, and a factor gains the product of the others.
 fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
     let (x, y, gain) = (d.input(0)?, d.result()?, d.gain()?);
     let (x_ty, dtype) = (d.ty(x), d.ty(gain).dtype);

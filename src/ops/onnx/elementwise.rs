@@ -484,7 +484,9 @@ macro_rules! folds {
                 arity: (1, ANY),
                 infer: &|infer| infer_fold(infer, |c| fold(c, Binary::$function, $is_mean)),
                 eval: None,
-                expand: Some(&|e| expand_fold(e, |c| fold(c, Binary::$function, $is_mean), Binary::$function, $is_mean)),
+                expand: Some(&|e| {
+                    expand_fold(e, |c| fold(c, Binary::$function, $is_mean), Binary::$function, $is_mean)
+                }),
                 weights: None,
                 gradient: None,
             };
