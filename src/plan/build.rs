@@ -7,16 +7,15 @@ use super::arena::{self, ArenaLimits, ArenaPlan, Buffer};
 use super::memory::{Buffers, Kind, is_view};
 use super::schedule::Schedule;
 use super::{PlanError, allocation_bytes, round_up};
-use crate::ir::{DType, Dim, Graph, Hash, NodeId, NodeKind, Tensor, ValueId};
+use crate::ir::{DType, Dim, Graph, Hash, NodeId, NodeKind, Tensor, TensorError, ValueId};
 use crate::kernels::key::KernelKey;
 use crate::kernels::{self, KernelCall, KernelError};
 use crate::ops::weights;
 use crate::program::{
     Allocation, AllocationKind, FAULT_BYTES, HostStep, IndexCheck, Ledger, Port, Region, SLOT_ALIGNMENT, SLOT_BYTES,
-    SizeRange, Stripe, Upload, params_bytes as params_bytes_of,
+    SizeRange, Stripe, params_bytes as params_bytes_of,
 };
 use crate::targets::Target;
-use indexmap::IndexMap;
 use std::collections::BTreeMap;
 
 /// Search nodes that the arena's exact phase may take.
@@ -63,15 +62,22 @@ pub enum Step {
     Host(HostStep, String),
 }
 
+/// A constant with its place.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    /// As the device has it.
+    pub tensor: Tensor,
+    /// Where it goes.
+    pub region: Region,
+}
+
 /// A graph laid out on a device.
 #[derive(Clone, Debug)]
 pub struct Blueprint {
     /// Device memory.
     pub allocations: Vec<Allocation>,
-    /// Where constants go.
-    pub uploads: Vec<Upload>,
-    /// The constants as the device has them, by content.
-    pub constants: IndexMap<Hash, Tensor>,
+    /// The constants as the device has them, and where they go. Their data need not be made yet.
+    pub constants: Vec<Placed>,
     /// The sizes that each run chooses.
     pub sizes: Vec<SizeRange>,
     /// Inputs.
@@ -90,6 +96,18 @@ pub struct Blueprint {
     pub max_live_bytes: u64,
     /// Peak if the arena were its bound, in bytes.
     pub lower_bound_bytes: u64,
+    /// The first allocation that is larger than the target allows: such a blueprint can be counted, and no program made
+    /// of it.
+    pub too_large: Option<TooLarge>,
+}
+
+/// An allocation beyond a target's limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLarge {
+    /// Its bytes.
+    pub bytes: u64,
+    /// What the target allows, in bytes.
+    pub limit: u64,
 }
 
 /// Bytes of parameters of a graph's dispatches, and of what they note of indices out of range: what a plan needs
@@ -144,7 +162,8 @@ fn calls(graph: &Graph, id: NodeId, target: &Target) -> Result<Option<Vec<Kernel
 /// Lays out `graph`: in the order of the smallest arena, or in one that needs fewer barriers and no more memory.
 ///
 /// # Errors
-/// A size is not known, a tensor fits no buffer of the target, or sizes overflow.
+/// A size is not known, a tensor fits no buffer of the target, or sizes overflow. What is larger than an allocation of
+/// the target may be is no error here ([`Blueprint::too_large`]).
 pub fn build(graph: &Graph, target: &Target) -> Result<Blueprint, PlanError> {
     let buffers = Buffers::best(graph, target)?;
     let calls =
@@ -163,8 +182,9 @@ pub fn build(graph: &Graph, target: &Target) -> Result<Blueprint, PlanError> {
         let plan = arena::plan(&lives, &limits)?;
         if plan.bytes <= most {
             let planned = Planned { buffers, lives, plan, groups: schedule.groups };
-            let is_better =
-                |other: &Layout<'_>| other.device_bytes() <= first.device_bytes() && other.pauses() < first.pauses();
+            let is_better = |other: &Layout<'_>| {
+                other.too_large.is_none() && other.device_bytes() <= first.device_bytes() && other.pauses() < first.pauses()
+            };
             return match Layout::of(graph, target, &calls, planned) {
                 Ok(other) if is_better(&other) => other.finish(),
                 _ => first.finish(),
@@ -195,14 +215,14 @@ struct Layout<'a> {
     /// Where each value that is its own root lies.
     regions: BTreeMap<ValueId, Region>,
     allocations: Vec<Allocation>,
-    constants: IndexMap<Hash, Tensor>,
-    uploads: Vec<Upload>,
+    constants: Vec<Placed>,
     /// Where dispatches note indices out of range, one after the other.
     faults: Region,
     /// Bytes of weights and of other constants, aligned.
     constant_bytes: (u64, u64),
     steps: Vec<Step>,
     params_bytes: u64,
+    too_large: Option<TooLarge>,
 }
 
 impl<'a> Layout<'a> {
@@ -214,12 +234,12 @@ impl<'a> Layout<'a> {
             planned,
             regions: BTreeMap::new(),
             allocations: Vec::new(),
-            constants: IndexMap::new(),
-            uploads: Vec::new(),
+            constants: Vec::new(),
             faults: Region { allocation: 0, offset: 0, bytes: 0 },
             constant_bytes: (0, 0),
             steps: Vec::new(),
             params_bytes: 0,
+            too_large: None,
         };
         layout.constant_bytes = layout.constants()?;
         // They lie behind the values, for the whole of a run, so that nothing has to be written there before a run that
@@ -296,7 +316,6 @@ impl<'a> Layout<'a> {
         let lower_bound_bytes = counted - arena_total + if arena_bytes > 0 { least_arena.min(arena_total) } else { 0 };
         Ok(Blueprint {
             allocations: self.allocations,
-            uploads: self.uploads,
             constants: self.constants,
             sizes: graph
                 .ranges()
@@ -311,13 +330,15 @@ impl<'a> Layout<'a> {
             arena_bytes,
             max_live_bytes: plan.max_live,
             lower_bound_bytes,
+            too_large: self.too_large,
         })
     }
 
     fn allocate(&mut self, kind: AllocationKind, bytes: u64) -> Result<u32, PlanError> {
         let bytes = allocation_bytes(bytes, self.target);
-        if bytes > self.target.limits.max_memory_allocation_size {
-            return Err(PlanError::Allocation { bytes, limit: self.target.limits.max_memory_allocation_size });
+        let limit = self.target.limits.max_memory_allocation_size;
+        if bytes > limit {
+            self.too_large.get_or_insert(TooLarge { bytes, limit });
         }
         self.allocations.push(Allocation { kind, bytes });
         u32::try_from(self.allocations.len() - 1).map_err(|_| PlanError::Overflow)
@@ -360,15 +381,16 @@ impl<'a> Layout<'a> {
             let NodeKind::Const(tensor) = &self.graph.node(value.node).kind else { continue };
             let name = || self.graph.value(value).name.clone();
             let tensor = on_device(tensor).map_err(|source| PlanError::Constant { value: name(), source })?;
-            let hash = tensor.hash();
-            if let Some(region) = placed.get(&hash) {
+            // Not by their data, which may not be made yet.
+            let identity = tensor.identity();
+            if let Some(region) = placed.get(&identity) {
                 self.regions.insert(value, *region);
                 continue;
             }
             let bytes = tensor.ty().bytes().ok_or(PlanError::Overflow)?;
             let padded = round_up(bytes.max(4), self.target.alignment());
             if padded > limit {
-                return Err(PlanError::Allocation { bytes: padded, limit });
+                self.too_large.get_or_insert(TooLarge { bytes: padded, limit });
             }
             if at.0 == u32::MAX || at.1 + padded > limit {
                 at = (at.0.wrapping_add(1), 0);
@@ -380,14 +402,10 @@ impl<'a> Layout<'a> {
                 *last = at.1;
             }
             *(if is_weights { &mut weights } else { &mut others }) += padded;
-            placed.insert(hash, region);
+            placed.insert(identity, region);
             self.regions.insert(value, region);
             if bytes > 0 {
-                self.uploads.push(Upload {
-                    constant: blake3::Hash::from_bytes(hash.0).to_hex().to_string(),
-                    region: Region { bytes, ..region },
-                });
-                self.constants.insert(hash, tensor);
+                self.constants.push(Placed { tensor, region: Region { bytes, ..region } });
             }
         }
         for bytes in sizes {
@@ -423,15 +441,19 @@ impl<'a> Layout<'a> {
     }
 }
 
-/// A constant in the element type it has on a device.
-fn on_device(tensor: &Tensor) -> Result<Tensor, crate::ir::TensorError> {
+/// A constant in the element type it has on a device; where that is another one, it is converted when it is read.
+fn on_device(tensor: &Tensor) -> Result<Tensor, TensorError> {
     if tensor.ty().packing.is_some() {
         return Ok(tensor.clone());
     }
-    match tensor.dtype().on_device() {
-        Some(dtype) if dtype == tensor.dtype() => Ok(tensor.clone()),
-        Some(DType::I32) => Tensor::from_i64s(DType::I32, &tensor.dims(), &tensor.to_i64s()?),
-        Some(dtype) => Tensor::from_f32s(dtype, &tensor.dims(), &tensor.to_f32s()?),
-        None => Err(crate::ir::TensorError::Class { dtype: tensor.dtype(), wanted: "a device type" }),
+    let wrong = TensorError::Class { dtype: tensor.dtype(), wanted: "a device type" };
+    let dtype = tensor.dtype().on_device().ok_or(wrong)?;
+    if dtype == tensor.dtype() {
+        return Ok(tensor.clone());
     }
+    let own = tensor.clone();
+    Ok(Tensor::deferred(tensor.ty().with_dtype(dtype), "on the device", &[tensor], move || match dtype {
+        DType::I32 => Tensor::from_i64s(dtype, &own.dims(), &own.to_i64s()?),
+        dtype => Tensor::from_f32s(dtype, &own.dims(), &own.to_f32s()?),
+    }))
 }
