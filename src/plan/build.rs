@@ -392,16 +392,17 @@ impl<'a> Layout<'a> {
             if padded > limit {
                 self.too_large.get_or_insert(TooLarge { bytes: padded, limit });
             }
-            if at.0 == u32::MAX || at.1 + padded > limit {
+            if at.0 == u32::MAX || at.1.saturating_add(padded) > limit {
                 at = (at.0.wrapping_add(1), 0);
                 sizes.push(0);
             }
             let region = Region { allocation: at.0, offset: at.1, bytes: bytes.max(4) };
-            at.1 += padded;
+            at.1 = at.1.checked_add(padded).ok_or(PlanError::Overflow)?;
             if let Some(last) = sizes.last_mut() {
                 *last = at.1;
             }
-            *(if is_weights { &mut weights } else { &mut others }) += padded;
+            let sum = if is_weights { &mut weights } else { &mut others };
+            *sum = sum.checked_add(padded).ok_or(PlanError::Overflow)?;
             placed.insert(identity, region);
             self.regions.insert(value, region);
             if bytes > 0 {
