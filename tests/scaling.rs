@@ -69,7 +69,7 @@ fn wide(n: usize) -> Vec<u8> {
 fn time(model: &[u8]) -> Duration {
     let once = || {
         let start = Instant::now();
-        let compiled = compile(&import(model), &options(1 << 30), &|_, _, _| {}, &mut |_, _, _| {}).unwrap();
+        let compiled = compile(&import(model), &options(1 << 30), &|_, _, _| {}, None).unwrap();
         assert!(compiled.program.shaders.len() < 20, "kernels are shared: {}", compiled.program.shaders.len());
         start.elapsed()
     };
@@ -99,7 +99,7 @@ fn operators_of_many_operands_give_what_their_definition_says() {
     for op in ["Sum", "Mean", "Max", "Min"] {
         fields.push([pb::node(op, &all, &[op], &[]), pb::output(op)].concat());
     }
-    let program = compile(&import(&pb::model(fields.concat())), &options(1 << 30), &|_, _, _| {}, &mut |_, _, _| {})
+    let program = compile(&import(&pb::model(fields.concat())), &options(1 << 30), &|_, _, _| {}, None)
         .unwrap()
         .program;
     let x = [1.0f32, -2.0, 3.0, 40.0, -50.0, 0.5];

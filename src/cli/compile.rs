@@ -161,7 +161,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             eprintln!("# after {name}\n{graph}");
         }
         let Some(imported) = &imported else { return };
-        // Where a budget takes several rounds, the last is told.
         if i == 0 {
             dumps = vec![("00_import.nyxir".to_owned(), imported.clone())];
         }
@@ -174,7 +173,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     if let Some(budget) = args.budget {
         options.settings.budget_bytes = Some(budget.resolve(&graph, &options, &progress)?);
     }
-    let compiled = compile(&graph, &options, &progress, &mut dump);
+    let is_watched = args.dump_ir.is_some() || !args.print_ir_after.is_empty();
+    let compiled = compile(&graph, &options, &progress, is_watched.then_some(&mut dump));
     bar.finish_and_clear();
     // What was dumped up to a failure is what one needs to see why.
     if let Some(dir) = &args.dump_ir {

@@ -68,7 +68,7 @@ type Own<'a> = &'a dyn Fn(Settings) -> Pipeline;
 
 fn with(own: Own<'_>, settings: Settings) -> Result<Compiled, CompileError> {
     let options = Compile { settings, target: Target::shipped("lavapipe").unwrap(), n_threads: 0 };
-    compile_with(&mlp(), &options, own, &|_, _, _| {}, &mut |_, _, _| {})
+    compile_with(&mlp(), &options, own, &|_, _, _| {}, None)
 }
 
 fn under(own: Own<'_>, budget: u64) -> Result<Compiled, CompileError> {
@@ -242,7 +242,7 @@ fn operators_of_a_toolchain_compile_load_and_run() {
     graph.add_output("y", y);
     let settings = Settings { policy: Policy::Uniform(Format::F32), ..Settings::default() };
     let options = Compile { settings, target: Target::shipped("lavapipe").unwrap(), n_threads: 0 };
-    let program = compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap().program;
+    let program = compile(&graph, &options, &|_, _, _| {}, None).unwrap().program;
     let bytes = file::to_bytes(&program).unwrap();
     let input = [Tensor::from_f32s(DType::F32, &[2, 3], &[-4.0, -1.0, 0.0, 1.0, 2.0, 9.0]).unwrap()];
     let swish = |v: f32| v * (v + 3.0).clamp(0.0, 6.0) / 6.0;

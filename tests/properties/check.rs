@@ -162,7 +162,7 @@ fn compiled(graph: &Graph, options: &Compile) -> (Result<Compiled, CompileError>
         }
         dumps.push((name.to_owned(), graph.clone()));
     };
-    let result = compile_with(graph, options, &Pipeline::new, &|_, _, _| {}, &mut dump);
+    let result = compile_with(graph, options, &Pipeline::new, &|_, _, _| {}, Some(&mut dump));
     (result, dumps)
 }
 

@@ -259,7 +259,7 @@ fn sample() -> nyxc::session::Compiled {
     let target = nyxc::targets::Target::shipped("lavapipe").unwrap();
     let settings = nyxc::passes::Settings { policy: "uniform:f32".parse().unwrap(), ..Default::default() };
     let options = nyxc::session::Compile { settings, target, n_threads: 1 };
-    nyxc::session::compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap()
+    nyxc::session::compile(&graph, &options, &|_, _, _| {}, None).unwrap()
 }
 
 /// Every change of a plan that would spoil a value is noticed: a buffer moved onto another that is alive, and a barrier
