@@ -230,9 +230,8 @@ impl Work<'_> {
         }
         let tensor = self.graph.constant(value).ok_or_else(|| OpError::unsupported("what is no constant as f16"))?;
         let (own, ty) = (tensor.clone(), tensor.ty().with_dtype(DType::F16));
-        let narrow = Tensor::deferred(ty, "f16", &[tensor], move || {
-            Tensor::from_f32s(DType::F16, &own.dims(), &own.to_f32s()?)
-        });
+        let narrow =
+            Tensor::deferred(ty, "f16", &[tensor], move || Tensor::from_f32s(DType::F16, &own.dims(), &own.to_f32s()?));
         let narrow = self.edit.add_named_const(&format!("{}.f16", self.graph.value(value).name), narrow);
         self.narrowed.insert(value, narrow);
         Ok(narrow)

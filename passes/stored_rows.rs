@@ -1,7 +1,7 @@
 //! Rows of a weight matrix as a format stores them: constants whose data are made when they are first read, so that a
 //! graph that is only counted quantizes nothing.
 
-use crate::ir::packed::{Granularity, Packing, PackedError, ScaleType, unpack};
+use crate::ir::packed::{Granularity, PackedError, Packing, ScaleType, unpack};
 use crate::ir::{DType, Hash, OpError, Tensor, TensorError, TensorType};
 use crate::ops::weights::{Layout, Weights};
 use crate::quant::{choose_scale_type, quantize};
@@ -67,14 +67,17 @@ impl Rows {
         };
         let (make, parts_of_codes) = (Arc::new(make), parts.clone());
         let make_codes = make.clone();
-        let part = |dtype, dims: &[usize], recipe: String, part: Box<dyn FnOnce() -> Result<Tensor, TensorError> + Send>| {
-            Tensor::deferred(TensorType::of(dtype, dims), &recipe, &[&source], part)
-        };
+        let part =
+            |dtype, dims: &[usize], recipe: String, part: Box<dyn FnOnce() -> Result<Tensor, TensorError> + Send>| {
+                Tensor::deferred(TensorType::of(dtype, dims), &recipe, &[&source], part)
+            };
         let codes = part(
             packing.codes(),
             &code_dims,
             format!("codes of {recipe}"),
-            Box::new(move || parts_of_codes.get_or_init(&*make_codes).as_ref().map(|p| p.codes.clone()).map_err(Clone::clone)),
+            Box::new(move || {
+                parts_of_codes.get_or_init(&*make_codes).as_ref().map(|p| p.codes.clone()).map_err(Clone::clone)
+            }),
         );
         let scales = part(
             scale_type,

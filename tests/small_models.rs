@@ -68,8 +68,8 @@ fn check(body: &str, policy: &str, bound: f32) {
     let policy: Policy = policy.parse().unwrap();
     for budget in [1, 1 << 30] {
         let options = options(&graph, Settings { policy, budget_bytes: Some(budget), ..Settings::default() });
-        let compiled = compile(&graph, &options, &|_, _, _| {}, None)
-            .unwrap_or_else(|e| panic!("{policy}: {e}\n{graph}"));
+        let compiled =
+            compile(&graph, &options, &|_, _, _| {}, None).unwrap_or_else(|e| panic!("{policy}: {e}\n{graph}"));
         assert!(Some(compiled.program.plans[0].planned_peak_bytes) <= options.settings.budget_bytes);
         let program = file::read(std::sync::Arc::new(file::to_bytes(&compiled.program).unwrap())).unwrap();
         let on_cpu = Session::of(program.clone(), DeviceChoice::Cpu).unwrap().run(&inputs).unwrap().outputs;

@@ -124,8 +124,7 @@ pub fn assign<L: Lower>(request: &Request<'_>, lower: &mut L) -> Result<Result<A
             return Ok(Err(over));
         }
     };
-    let forecast =
-        Forecast { f32_bytes, min_feasible_bytes: least, chosen_bytes: found.counted.peak_bytes };
+    let forecast = Forecast { f32_bytes, min_feasible_bytes: least, chosen_bytes: found.counted.peak_bytes };
     let solve_time = search.solve_time;
     Ok(Ok(found.assigned(request, forecast, solve_time)))
 }

@@ -40,9 +40,8 @@ pub(super) fn give(min_feasible_bytes: u64, reserve_bytes: u64) -> String {
 pub(super) fn advice(graph: &Graph, model: &LinearModel, menus: &Menus) -> Vec<String> {
     let mut advice = Vec::new();
     let is_int4 = |format: &Format| matches!(format.weights, Weights::Int { bits: 4, .. });
-    let lacks_int4 = |(g, menu): (usize, &Vec<Format>)| {
-        !model.groups[g].weights.is_empty() && !menu.iter().any(is_int4)
-    };
+    let lacks_int4 =
+        |(g, menu): (usize, &Vec<Format>)| !model.groups[g].weights.is_empty() && !menu.iter().any(is_int4);
     if menus.formats.iter().enumerate().any(lacks_int4) {
         advice.push("permit w4a16 (--formats, --precision): it is the smallest format".to_owned());
     }

@@ -183,7 +183,9 @@ pub fn build(graph: &Graph, target: &Target) -> Result<Blueprint, PlanError> {
         if plan.bytes <= most {
             let planned = Planned { buffers, lives, plan, groups: schedule.groups };
             let is_better = |other: &Layout<'_>| {
-                other.too_large.is_none() && other.device_bytes() <= first.device_bytes() && other.pauses() < first.pauses()
+                other.too_large.is_none()
+                    && other.device_bytes() <= first.device_bytes()
+                    && other.pauses() < first.pauses()
             };
             return match Layout::of(graph, target, &calls, planned) {
                 Ok(other) if is_better(&other) => other.finish(),

@@ -321,10 +321,7 @@ fn check(blueprint: &Blueprint, settings: &Settings) -> Result<(), CompileError>
 }
 
 /// The steps of a program, and the shaders that they name by content.
-fn steps(
-    planned: Vec<build::Step>,
-    compiled: &BTreeMap<KernelKey, Shader>,
-) -> (Vec<Step>, IndexMap<String, Shader>) {
+fn steps(planned: Vec<build::Step>, compiled: &BTreeMap<KernelKey, Shader>) -> (Vec<Step>, IndexMap<String, Shader>) {
     let mut shaders: IndexMap<String, Shader> = IndexMap::new();
     let mut dispatch = |d: build::Dispatch| {
         let shader = &compiled[&d.key];
@@ -352,10 +349,7 @@ fn steps(
 }
 
 /// Where constants go, and their data by content. What was deferred is made here.
-fn uploads(
-    placed: Vec<build::Placed>,
-    kernels: &Graph,
-) -> Result<(Vec<Upload>, IndexMap<Hash, Tensor>), CompileError> {
+fn uploads(placed: Vec<build::Placed>, kernels: &Graph) -> Result<(Vec<Upload>, IndexMap<Hash, Tensor>), CompileError> {
     let mut wrong = None;
     let made = |tensor: &Tensor| tensor.bytes().map(|_| ());
     kernels.for_each_constant(&mut |tensor| wrong = wrong.take().or(made(tensor).err()));

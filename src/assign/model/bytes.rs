@@ -1,7 +1,7 @@
 //! What formats cost in bytes, by the linear model: a format of a group has bytes of weights, and bytes in each step.
 
 use super::{Constant, LinearModel};
-use crate::assign::solve::{Choice, Group, Limits, Problem, SolveError, Run, solve};
+use crate::assign::solve::{Choice, Group, Limits, Problem, Run, SolveError, solve};
 use crate::ir::packed::{Granularity, Packing, ScaleType};
 use crate::ir::{Activations, DType, Format, TensorType, Weights};
 use crate::ops::weights;
@@ -93,8 +93,7 @@ impl LinearModel {
 
     /// Bytes in each step that no format changes: inputs, outputs, integers, constants, parameters, staging.
     pub fn base_rows(&self) -> Vec<u64> {
-        let decided: BTreeSet<usize> =
-            self.groups.iter().flat_map(|g| g.stored.iter().map(|s| s.0)).collect();
+        let decided: BTreeSet<usize> = self.groups.iter().flat_map(|g| g.stored.iter().map(|s| s.0)).collect();
         let mut steps = vec![0i128; self.n_steps.max(1) + 1];
         for (_, buffer) in self.buffers.iter().enumerate().filter(|(i, _)| !decided.contains(i)) {
             let bytes = i128::from(round_up(buffer.bytes, self.alignment));
