@@ -357,7 +357,7 @@ fn sweep(pass: &dyn Pass, graph: &mut Graph, cx: &mut Context<'_>) -> Result<boo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::Level;
+    use crate::ir::{Edit, Patch};
 
     struct Nothing;
 
