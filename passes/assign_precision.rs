@@ -1,11 +1,11 @@
 //! Gives every node with floats a format, so that the program fits the budget with the least predicted error.
 //!
 //! Runs the passes to come on copies of the graph (`lowering`): once in f32 to see kernels, schedule and buffers
-//! (`crate::assign::model`), and once for each assignment that matters, to count it. The menu of each group (`permitted`)
-//! is scored, and the loop of the budget (`crate::assign::budget`) chooses one format a group. Where the solver's
-//! relaxation would divide a large matrix, its rows may be stored in two ways, which closes most of the gap to that
-//! bound. Policies `uniform` and `tiered` skip the search. Formats are only noted on nodes: `insert_qdq` makes them real.
-//! Refuses with the smallest feasible budget and the cheapest ways there.
+//! (`crate::assign::model`), and once for each assignment that matters, to count it. The menu of each group
+//! (`permitted`) is scored, and the loop of the budget (`crate::assign::budget`) chooses one format a group. Where the
+//! solver's relaxation would divide a large matrix, its rows may be stored in two ways, which closes most of the gap to
+//! that bound. Policies `uniform` and `tiered` skip the search. Formats are only noted on nodes: `insert_qdq` makes
+//! them real. Refuses with the smallest feasible budget and the cheapest ways there.
 
 use super::candidates::Known;
 use super::lowering::{Lowered, Rest};

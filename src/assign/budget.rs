@@ -1,10 +1,10 @@
 //! The loop of the budget: choose, count exactly, correct the capacity, choose again.
 //!
 //! The solver works on a linear model, whose figures are near those of a plan and not those themselves: buffers do not
-//! lie without gaps, allocations are rounded, passes of a toolchain's own change what there is. So every assignment that
-//! matters is counted by the code that builds the program ([`Lower`]): `uniform:f32`, the smallest, and each that the
-//! solver proposes. The smallest does not depend on the budget. What it takes is the least budget: everything from there
-//! on compiles, if only with it, and everything below is refused.
+//! lie without gaps, allocations are rounded, passes of a toolchain's own change what there is. So every assignment
+//! that matters is counted by the code that builds the program ([`Lower`]): `uniform:f32`, the smallest, and each that
+//! the solver proposes. The smallest does not depend on the budget. What it takes is the least budget: everything from
+//! there on compiles, if only with it, and everything below is refused.
 
 use super::menu::{Menus, gap};
 use super::model::LinearModel;
@@ -213,9 +213,10 @@ impl Trial {
             let Some(id) = with_weights.or(group.nodes.first()) else { continue };
             if let Some((format, _)) = set.get(&graph.node(*id).name) {
                 formats[g] = *format;
-                self.menus.offer(request.model, g, *format);
             }
         }
+        // Splits were offered while it was looked for.
+        formats.iter().enumerate().for_each(|(g, format)| self.menus.offer(request.model, g, *format));
         formats
     }
 }
@@ -242,12 +243,18 @@ impl<L: Lower> Search<'_, L> {
         Ok(Menus::of(self.request.graph, self.request.model, &self.lower.permitted(set))?)
     }
 
+    /// The menus of an assignment that was counted: what passes set is on them.
+    fn with_set(&self, menus: Menus, counted: &Counted) -> Result<Menus, L::Error> {
+        if counted.set.is_empty() { Ok(menus) } else { self.menus(&counted.set) }
+    }
+
     /// One format for all leaves nothing to decide.
     fn only(&mut self, menus: Menus) -> Result<Found, L::Error> {
         let formats: Vec<Format> = menus.formats.iter().map(|menu| menu[0]).collect();
         let counted = self.count(&formats, true)?;
         let least = counted.peak_bytes;
         let fits = least <= self.request.available_bytes();
+        let menus = self.with_set(menus, &counted)?;
         Ok((if fits { Ok(Trial::plain(menus, formats, counted)) } else { Err(menus) }, least))
     }
 
@@ -272,7 +279,7 @@ impl<L: Lower> Search<'_, L> {
             }
         }
         let trial = match fitting {
-            Some((formats, counted)) => Ok(Trial::plain(menus, formats, counted)),
+            Some((formats, counted)) => Ok(Trial::plain(self.with_set(menus, &counted)?, formats, counted)),
             None => Err(menus),
         };
         Ok((trial, least))
@@ -309,12 +316,14 @@ impl<L: Lower> Search<'_, L> {
             let (formats, linear_bytes) = found?;
             let counted = self.count(&formats, likely)?;
             n_rounds += 1;
-            if adds_nothing(&counted.set, &set) || n_rounds == MAX_ROUNDS {
-                set.extend(counted.set.clone());
+            let is_settled = adds_nothing(&counted.set, &set);
+            set.extend(counted.set.clone());
+            if !is_settled {
+                own = Some(self.menus(&set)?);
+            }
+            if is_settled || n_rounds == MAX_ROUNDS {
                 return Ok(Smallest { formats, linear_bytes, counted, set, menus: own });
             }
-            set.extend(counted.set);
-            own = Some(self.menus(&set)?);
         }
     }
 
@@ -341,8 +350,8 @@ impl<L: Lower> Search<'_, L> {
                     return Ok(Ok(last.or_better(best, self.request)));
                 }
                 // With what passes set known, the others may fill the budget.
-                let before = std::mem::replace(&mut menus, self.menus(&set)?);
-                let trial = Trial { menus: before, formats, counted, certificate, set: set.clone() };
+                menus = self.menus(&set)?;
+                let trial = Trial { menus: menus.clone(), formats, counted, certificate, set: set.clone() };
                 best = Some(trial.or_better(best, self.request));
             } else if is_settled {
                 capacity = capacity.saturating_sub(peak - available);

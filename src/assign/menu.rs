@@ -19,6 +19,7 @@ const MAX_SPLIT_ROUNDS: usize = 8;
 const SPLIT_PLACES: usize = 64;
 
 /// The menu of each group.
+#[derive(Clone)]
 pub struct Menus {
     /// The formats that each group may have.
     pub formats: Vec<Vec<Format>>,

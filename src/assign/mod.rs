@@ -1,7 +1,7 @@
 //! The budget: what each format of each group costs, and which assignment fits with the least predicted error.
 //!
-//! [`model`] groups nodes and prices formats, [`score`] predicts their error, [`menu`] is the two together as the solver
-//! sees them, [`solve`] chooses, and [`budget`] is the loop that counts what was chosen and chooses again.
+//! [`model`] groups nodes and prices formats, [`score`] predicts their error, [`menu`] is the two together as the
+//! solver sees them, [`solve`] chooses, and [`budget`] is the loop that counts what was chosen and chooses again.
 
 pub mod budget;
 pub mod menu;

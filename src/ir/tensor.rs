@@ -118,8 +118,8 @@ impl Tensor {
         Tensor { ty, data: Arc::new(Data { bytes: Bytes::Absent, hash: cell }) }
     }
 
-    /// A constant whose data `make` gives when it is first read, once. `recipe` and `sources` say what it is made of, and
-    /// so must decide it: tensors with the same ones have the same data.
+    /// A constant whose data `make` gives when it is first read, once. `recipe` and `sources` say what it is made of,
+    /// and so must decide it: tensors with the same ones have the same data.
     pub fn deferred(
         ty: TensorType,
         recipe: &str,

@@ -133,7 +133,7 @@ fn of_graph(
     Ok(2)
 }
 
-/// The models that lie beside the code, at every policy.
+/// The models that lie beside the code.
 pub fn models() -> Result<usize, String> {
     use nyxc::import::{DimBinding, ImportOptions, import};
     let mut n = 0;
@@ -145,14 +145,11 @@ pub fn models() -> Result<usize, String> {
         let dims = dims.iter().map(|d| DimBinding::parse(d).unwrap()).collect();
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("models").join(file);
         let graph = import(&path, &ImportOptions { dims, ..ImportOptions::default() }, &registry()).unwrap().0;
-        for (target, policy) in [("lavapipe", "budget"), ("lavapipe", "uniform:w8a8"), ("h200", "budget")] {
-            let settings = Settings { policy: policy.parse().unwrap(), ..Settings::default() };
+        let own = |settings: Settings| Pipeline::new(settings).insert_before("decompose", NegateTwice);
+        for (target, pipeline) in [("lavapipe", &Pipeline::new as &dyn Fn(Settings) -> Pipeline), ("h200", &own)] {
             let target = Target::shipped(target).unwrap();
-            let own = |settings: Settings| Pipeline::new(settings).insert_before("decompose", NegateTwice);
-            for pipeline in [&Pipeline::new as &dyn Fn(Settings) -> Pipeline, &own] {
-                n += of_graph(&graph, &target, &settings, pipeline, &mut |n| n / 3)
-                    .map_err(|e| format!("{file}, {policy} for {}: {e}", target.name))?;
-            }
+            n += of_graph(&graph, &target, &Settings::default(), pipeline, &mut |n| n / 3)
+                .map_err(|e| format!("{file} for {}: {e}", target.name))?;
         }
     }
     Ok(n)

@@ -3,8 +3,8 @@
 //! The graph is lowered once without formats. That gives the kernels, their order and their buffers, which do not
 //! depend on formats: whatever float type but f64 the model has, a format says how it is stored. Imported nodes that
 //! end up in one kernel, that view each other's results or share weights form a group, which has one format
-//! (`grouping`). What a format of a group takes is taken to add up (`bytes`): that gives the solver its rows and prices.
-//! It is no promise. An assignment is counted by laying out the graph that it lowers to ([`super::budget`]).
+//! (`grouping`). What a format of a group takes is taken to add up (`bytes`): that gives the solver its rows and
+//! prices. It is no promise. An assignment is counted by laying out the graph that it lowers to ([`super::budget`]).
 
 mod bytes;
 mod grouping;
