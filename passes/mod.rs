@@ -9,6 +9,7 @@ mod axis_orders;
 pub mod cancel_qdq;
 mod candidates;
 pub mod channels_last;
+pub mod copy_states;
 pub mod decompose;
 mod explain;
 mod facts;
@@ -168,6 +169,7 @@ list_passes! {
     lower_quantized: LowerQuantized,
     lower_qdq: LowerQdq,
     fuse: Fuse,
+    copy_states: CopyStates,
 }
 
 /// The default order. A name may repeat.
@@ -194,6 +196,7 @@ pub const DEFAULT: &[&str] = &[
     "lower_qdq",
     "merge_duplicates",
     "fuse",
+    "copy_states",
 ];
 
 #[cfg(test)]

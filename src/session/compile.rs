@@ -2,7 +2,7 @@
 
 use super::explain::Names;
 use crate::codegen::{self, CodegenError};
-use crate::ir::{Graph, Hash, Tensor, ValueId, text};
+use crate::ir::{Graph, Hash, Module, Tensor, ValueId, text};
 use crate::kernels::key::KernelKey;
 use crate::ops::weights;
 use crate::passes::{Explanation, OverBudget, PassError, Pipeline, PipelineError, Report, Settings, Timing};
@@ -30,7 +30,7 @@ pub struct Compile {
 pub struct Compiled {
     /// The program.
     pub program: Program,
-    /// The kernel-level graph.
+    /// The kernel-level graph, of the first entry where there are several.
     pub kernels: Graph,
     /// Times of the passes of the last round.
     pub timings: Vec<Timing>,
@@ -59,6 +59,8 @@ pub enum CompileError {
     OverBudget(Box<OverBudget>),
     #[error(transparent)]
     Pipeline(PipelineError),
+    #[error("the module has {0}")]
+    Module(crate::ir::Faults),
     #[error(transparent)]
     Plan(#[from] PlanError),
     #[error("node {node:?} runs on the host: {reason}")]
@@ -112,18 +114,20 @@ pub fn compile_with(
     progress: Progress<'_>,
     dump: Option<crate::passes::Dump<'_>>,
 ) -> Result<Compiled, CompileError> {
-    let pool = prepared(graph, options)?;
+    let pool = prepared([graph], options)?;
     let pipeline = pipeline(options.settings.clone());
     let lowered = pool.install(|| Lowered::of(graph, options, &pipeline, progress, dump))?;
-    let (compiled, sources) = shaders(&lowered, options, &pool, progress)?;
-    pool.install(|| lowered.program(graph, options, compiled, sources))
+    lowered.compile(graph, options, &pool, progress)
 }
 
-/// The threads to compile on, once every size of the graph has a bound.
-fn prepared(graph: &Graph, options: &Compile) -> Result<rayon::ThreadPool, CompileError> {
-    let names: Vec<String> = graph.open_symbols().into_iter().collect();
+/// The threads to compile on, once every size of the graphs has a bound.
+pub(super) fn prepared<'g>(
+    graphs: impl IntoIterator<Item = &'g Graph>,
+    options: &Compile,
+) -> Result<rayon::ThreadPool, CompileError> {
+    let names: BTreeSet<String> = graphs.into_iter().flat_map(Graph::open_symbols).collect();
     if !names.is_empty() {
-        return Err(CompileError::Open { names });
+        return Err(CompileError::Open { names: names.into_iter().collect() });
     }
     Ok(rayon::ThreadPoolBuilder::new().num_threads(options.n_threads).build()?)
 }
@@ -165,7 +169,7 @@ fn shaders(
 /// # Errors
 /// As [`compile`], but for the budget.
 pub fn budget_bounds(graph: &Graph, options: &Compile, progress: Progress<'_>) -> Result<(u64, u64), CompileError> {
-    let pool = prepared(graph, options)?;
+    let pool = prepared([graph], options)?;
     let reserve = options.settings.reserve_bytes;
     let settings = Settings { budget_bytes: Some(reserve), explain: None, ..options.settings.clone() };
     let options = Compile { settings, ..options.clone() };
@@ -179,16 +183,16 @@ pub fn budget_bounds(graph: &Graph, options: &Compile, progress: Progress<'_>) -
     Ok((least.saturating_add(reserve), most.max(least).saturating_add(reserve)))
 }
 
-/// A graph of kernels with its layout.
-struct Lowered {
-    kernels: Graph,
-    blueprint: Blueprint,
-    nodes: Vec<NodeReport>,
-    forecast: Forecast,
-    certificate: Certificate,
-    timings: Vec<Timing>,
-    solve_time: std::time::Duration,
-    explanation: Option<Explanation>,
+/// Graphs of kernels with their layout.
+pub(super) struct Lowered {
+    pub(super) kernels: Module,
+    pub(super) blueprint: Blueprint,
+    pub(super) nodes: Vec<NodeReport>,
+    pub(super) forecast: Forecast,
+    pub(super) certificate: Certificate,
+    pub(super) timings: Vec<Timing>,
+    pub(super) solve_time: std::time::Duration,
+    pub(super) explanation: Option<Explanation>,
 }
 
 impl Lowered {
@@ -220,18 +224,34 @@ impl Lowered {
         let blueprint = blueprint.map_or_else(|| build::build(&kernels, &options.target), Ok)?;
         check(&blueprint, &options.settings)?;
         let assigned = assigned.as_ref().unwrap_or(graph);
-        let nodes = reports(assigned, &kernels, &blueprint, &context.facts.reasons);
+        let nodes = reports(assigned, &kernels, blueprint.steps(), &context.facts.reasons);
         let names = Names { imported: graph, assigned, kernels: &kernels };
         let asked = options.settings.explain.as_ref();
         let explanation = asked.map(|asked| names.explain(asked, &context)).transpose()?;
         let forecast = context.facts.forecast.unwrap_or_default();
         let assignment = context.facts.assignment.take();
         let (certificate, solve_time) = assignment.map(|a| (a.certificate, a.solve_time)).unwrap_or_default();
+        let kernels = Module::of(kernels);
         Ok(Lowered { kernels, blueprint, nodes, forecast, certificate, timings, solve_time, explanation })
     }
 
+    /// Compiles the shaders, and makes the program of it all; `graph` is the first entry as imported.
+    ///
+    /// # Errors
+    /// A shader does not compile, or the data of a constant cannot be made.
+    pub(super) fn compile(
+        self,
+        graph: &Graph,
+        options: &Compile,
+        pool: &rayon::ThreadPool,
+        progress: Progress<'_>,
+    ) -> Result<Compiled, CompileError> {
+        let (compiled, sources) = shaders(&self, options, pool, progress)?;
+        pool.install(|| self.program(graph, options, compiled, sources))
+    }
+
     fn dispatches(&self) -> impl Iterator<Item = &build::Dispatch> {
-        self.blueprint.steps.iter().flat_map(|step| match step {
+        self.blueprint.steps().flat_map(|step| match step {
             build::Step::Device(list) => list.as_slice(),
             build::Step::Host(..) => &[],
         })
@@ -246,28 +266,34 @@ impl Lowered {
         compiled: BTreeMap<KernelKey, Shader>,
         sources: BTreeMap<String, String>,
     ) -> Result<Compiled, CompileError> {
-        let (steps, shaders) = steps(self.blueprint.steps, &compiled);
+        let mut shaders: IndexMap<String, Shader> = IndexMap::new();
+        let mut entries = Vec::new();
+        for (entry, kernels) in self.blueprint.entries.into_iter().zip(self.kernels.entries.values()) {
+            entries.push(Entry {
+                name: entry.name,
+                sizes: entry.sizes,
+                inputs: entry.inputs,
+                defaults: kernels.defaults().iter().map(|(name, t)| (name.clone(), hex(t.hash()))).collect(),
+                fixed: options.settings.fixed_inputs.clone(),
+                outputs: entry.outputs,
+                steps: steps(entry.steps, &compiled, &mut shaders),
+            });
+        }
         let (uploads, mut constants) = uploads(self.blueprint.constants, &self.kernels)?;
+        constants.extend(self.blueprint.initial);
         // The CPU reference reads constants as the graph has them: those that differ on the device are kept in both
         // forms.
-        self.kernels.for_each_constant(&mut |tensor| {
-            if !text::is_inline(tensor) {
+        for kernels in self.kernels.entries.values() {
+            kernels.for_each_constant(&mut |tensor| {
+                if !text::is_inline(tensor) {
+                    constants.entry(tensor.hash()).or_insert_with(|| tensor.clone());
+                }
+            });
+            // A default is written to its input, so it is kept whole.
+            for tensor in kernels.defaults().values() {
                 constants.entry(tensor.hash()).or_insert_with(|| tensor.clone());
             }
-        });
-        // A default is written to its input, so it is kept whole.
-        for tensor in self.kernels.defaults().values() {
-            constants.entry(tensor.hash()).or_insert_with(|| tensor.clone());
         }
-        let entry = Entry {
-            name: "main".to_owned(),
-            sizes: self.blueprint.sizes,
-            inputs: self.blueprint.inputs,
-            defaults: self.kernels.defaults().iter().map(|(name, t)| (name.clone(), hex(t.hash()))).collect(),
-            fixed: options.settings.fixed_inputs.clone(),
-            outputs: self.blueprint.outputs,
-            steps,
-        };
         let plan = Plan {
             policy: options.settings.policy.to_string(),
             budget_bytes: options.settings.budget_bytes.unwrap_or_else(|| options.target.default_budget_bytes()),
@@ -282,7 +308,8 @@ impl Lowered {
             graph: self.kernels.to_string(),
             allocations: self.blueprint.allocations,
             uploads,
-            entries: vec![entry],
+            states: self.blueprint.states,
+            entries,
         };
         let program = Program {
             model: graph.name.clone(),
@@ -293,7 +320,7 @@ impl Lowered {
         };
         Ok(Compiled {
             program,
-            kernels: self.kernels,
+            kernels: self.kernels.entries.into_values().next().unwrap_or_else(|| graph.clone()),
             timings: self.timings,
             solve_time: self.solve_time,
             explanation: self.explanation,
@@ -306,23 +333,22 @@ impl Lowered {
 }
 
 /// Checks that a program can be made of a blueprint.
-fn check(blueprint: &Blueprint, settings: &Settings) -> Result<(), CompileError> {
+pub(super) fn check(blueprint: &Blueprint, settings: &Settings) -> Result<(), CompileError> {
     if let Some(build::TooLarge { bytes, limit }) = blueprint.too_large {
         return Err(CompileError::Plan(PlanError::Allocation { bytes, limit }));
     }
-    let host = blueprint.steps.iter().find_map(|step| match step {
-        build::Step::Host(step, reason) => Some((step, reason)),
-        build::Step::Device(_) => None,
-    });
-    match host.filter(|_| !settings.allow_host) {
-        Some((step, reason)) => Err(CompileError::Host { node: step.node.clone(), reason: reason.clone() }),
+    match blueprint.host_step().filter(|_| !settings.allow_host) {
+        Some((step, reason)) => Err(CompileError::Host { node: step.node.clone(), reason: reason.to_owned() }),
         None => Ok(()),
     }
 }
 
-/// The steps of a program, and the shaders that they name by content.
-fn steps(planned: Vec<build::Step>, compiled: &BTreeMap<KernelKey, Shader>) -> (Vec<Step>, IndexMap<String, Shader>) {
-    let mut shaders: IndexMap<String, Shader> = IndexMap::new();
+/// The steps of an entry. Adds the shaders that they name by content.
+fn steps(
+    planned: Vec<build::Step>,
+    compiled: &BTreeMap<KernelKey, Shader>,
+    shaders: &mut IndexMap<String, Shader>,
+) -> Vec<Step> {
     let mut dispatch = |d: build::Dispatch| {
         let shader = &compiled[&d.key];
         let hash = shader.hash();
@@ -345,14 +371,19 @@ fn steps(planned: Vec<build::Step>, compiled: &BTreeMap<KernelKey, Shader>) -> (
         build::Step::Host(step, _) => Step::Host(step),
         build::Step::Device(list) => Step::Device(list.into_iter().map(&mut dispatch).collect()),
     };
-    (planned.into_iter().map(step).collect(), shaders)
+    planned.into_iter().map(step).collect()
 }
 
 /// Where constants go, and their data by content. What was deferred is made here.
-fn uploads(placed: Vec<build::Placed>, kernels: &Graph) -> Result<(Vec<Upload>, IndexMap<Hash, Tensor>), CompileError> {
+fn uploads(
+    placed: Vec<build::Placed>,
+    kernels: &Module,
+) -> Result<(Vec<Upload>, IndexMap<Hash, Tensor>), CompileError> {
     let mut wrong = None;
     let made = |tensor: &Tensor| tensor.bytes().map(|_| ());
-    kernels.for_each_constant(&mut |tensor| wrong = wrong.take().or(made(tensor).err()));
+    for kernels in kernels.entries.values() {
+        kernels.for_each_constant(&mut |tensor| wrong = wrong.take().or(made(tensor).err()));
+    }
     let mut constants = IndexMap::new();
     let mut uploads = Vec::with_capacity(placed.len());
     for build::Placed { tensor, region } in placed {
@@ -366,16 +397,16 @@ fn uploads(placed: Vec<build::Placed>, kernels: &Graph) -> Result<(Vec<Upload>, 
 }
 
 /// What became of every node of the assigned graph.
-fn reports(
+pub(super) fn reports<'a>(
     assigned: &Graph,
     kernels: &Graph,
-    blueprint: &Blueprint,
+    steps: impl Iterator<Item = &'a build::Step>,
     reasons: &BTreeMap<String, String>,
 ) -> Vec<NodeReport> {
     let mut kernel_of: BTreeMap<&str, &str> = BTreeMap::new();
-    let mut host: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut host: BTreeMap<&'a str, &'a str> = BTreeMap::new();
     let mut names: BTreeMap<String, String> = BTreeMap::new();
-    for step in &blueprint.steps {
+    for step in steps {
         match step {
             build::Step::Device(list) => list.iter().for_each(|d| {
                 // Parts of a matrix have kernels of their own.

@@ -100,7 +100,8 @@ impl LinearModel {
             steps[buffer.first] += bytes;
             steps[buffer.last + 1] -= bytes;
         }
-        let mut bytes = i128::from(self.fixed_constants.saturating_add(self.params_bytes));
+        let mut bytes =
+            i128::from(self.fixed_constants.saturating_add(self.params_bytes).saturating_add(self.states_bytes));
         steps.pop();
         let row = |step| {
             bytes += step;

@@ -140,9 +140,10 @@ pub(super) fn results(graph: &Graph, kernels: &Graph, planned: &Buffers) -> BTre
     results
 }
 
-/// Whether a node has a format: it has a result that formats say how to store.
+/// Whether a node has a format: it has a result that formats say how to store. States are stored in their own types.
 pub fn has_floats(graph: &Graph, id: NodeId) -> bool {
-    graph.node(id).outputs.iter().any(|v| is_float(&v.ty) && !v.ty.dtype.is_minifloat())
+    graph.stored_over(id).is_none()
+        && graph.node(id).outputs.iter().any(|v| is_float(&v.ty) && !v.ty.dtype.is_minifloat())
 }
 
 /// Whether formats say how such a tensor is stored. f64 is f64 under each.

@@ -12,6 +12,7 @@ mod grouping;
 use crate::ir::{DType, Graph, NodeId, NodeKind, Tensor, TensorType, ValueId};
 use crate::ops::weights;
 use crate::plan::arena::Buffer;
+use crate::plan::build::state_bytes;
 use crate::plan::memory::Buffers;
 use crate::plan::{PlanError, round_up};
 use crate::targets::Target;
@@ -73,6 +74,8 @@ pub struct LinearModel {
     fixed_constants: u64,
     /// Bytes of parameters.
     params_bytes: u64,
+    /// Bytes of states, their allocations rounded.
+    states_bytes: u64,
     alignment: u64,
 }
 
@@ -91,6 +94,7 @@ impl LinearModel {
             n_steps: planned.order.len(),
             fixed_constants: 0,
             params_bytes,
+            states_bytes: state_bytes(kernels, target)?,
             alignment: target.alignment(),
         };
         model.place_buffers(graph, kernels, &planned, &mut grouping);
