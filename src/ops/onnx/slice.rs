@@ -36,6 +36,9 @@ fn range(n: &Dim, start: &Dim, end: &Dim, step: i64) -> Result<Range, OpError> {
         if step > 0 { v } else { n - &(&v + &one) }
     };
     let (from, to) = (place(start), place(end));
+    // Backwards, a start before the axis is its first element (ONNX Slice-13), which is the last one of those places.
+    let most = Dim::larger(&(n - &one), &zero);
+    let from = if step > 0 || from.at_most(&most) { from } else { Dim::least(&from, &most) };
     let (first, last) = (clamp(&from), clamp(&to));
     // Of a part that begins or ends with the axis, one clamp is enough: its size has better bounds, and more often the
     // form of another size.
