@@ -128,3 +128,16 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let shape = ranges.into_iter().map(|r| r.size).collect();
     Ok(vec![view(e, x, &View { shape, strides, offset: Some(offset), ..View::default() })?])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::places;
+
+    #[test]
+    fn a_start_before_the_axis_is_its_first_element() {
+        // ONNX Slice-13 and ONNX Runtime; numpy has none there.
+        for (n, kept) in [(0, vec![]), (1, vec![0]), (3, vec![0]), (8, vec![0]), (9, vec![1])] {
+            assert_eq!(places(n, -8, -14, -2), Some(kept), "{n}");
+        }
+    }
+}
