@@ -1,6 +1,8 @@
 //! What every program must keep to before a device sees it. File and runtime ask the same checks, so a file that loads
 //! is one that can run.
 
+mod states;
+
 use super::{
     Allocation, AllocationKind, Dispatch, Entry, FAULT_BYTES, HostStep, Plan, Port, Program, Region, Shader, Step, hex,
     parse_hex,
@@ -277,6 +279,7 @@ impl<'a> Scope<'a> {
             self.region(&place, &upload.region, 4)?;
             sized(&place, "the constant", upload.region.bytes, needed)?;
         }
+        self.states()?;
         let mut names = BTreeSet::new();
         for entry in &self.plan.entries {
             if !names.insert(entry.name.as_str()) {
@@ -284,8 +287,8 @@ impl<'a> Scope<'a> {
             }
             self.entry(entry)?;
         }
-        if !names.contains("main") {
-            return Err(fault(&format!("plan {}", self.index), "there is no entry named main".to_owned()));
+        if names.is_empty() {
+            return Err(fault(&format!("plan {}", self.index), "there is no entry".to_owned()));
         }
         self.params()
     }

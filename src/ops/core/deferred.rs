@@ -20,9 +20,11 @@ pub static DEF: OpDef = OpDef {
     levels: CORE | KERNEL,
     attrs: &[attr::graph("body")],
     arity: (0, usize::MAX),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// Constants of so many elements at most, and sizes, go into the body, where type rules see them. Longer ones stay
@@ -64,6 +66,7 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     for id in body.order() {
         let results = match &body.node(id).kind {
             NodeKind::Input => continue,
+            NodeKind::State => return Err(OpError::attribute("body", "has a state")),
             NodeKind::Const(tensor) => vec![tensor.clone()],
             NodeKind::Op(op) => {
                 let operands: Vec<_> = body.operands(id).into_iter().map(|v| v.and_then(|v| values.get(&v))).collect();
