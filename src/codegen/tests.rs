@@ -190,7 +190,7 @@ fn keys(template: Template) -> Vec<KernelKey> {
                 if let Some((flag, values)) = last {
                     key.flags.insert(*flag, values[values.len() - 1]);
                 }
-                if INTEGERS.contains(&storage) && !["indices", "mask", "lengths"].contains(name) {
+                if INTEGERS.contains(&storage) && !["at", "indices", "mask", "lengths"].contains(name) {
                     key.result = storage;
                 }
                 keys.push(key.clone());
