@@ -10,6 +10,7 @@ mod axis_orders;
 pub mod cancel_qdq;
 mod candidates;
 pub mod channels_last;
+pub mod copy_states;
 pub mod decompose;
 mod explain;
 pub mod fold_constants;
@@ -128,6 +129,9 @@ pub enum PassError {
     Pin(#[from] PinError),
     #[error("{0}")]
     OverBudget(Box<OverBudget>),
+    /// A pass of a caller's own gave up, and why.
+    #[error("{0}")]
+    Own(String),
     #[error(transparent)]
     Plan(#[from] crate::plan::PlanError),
     #[error(transparent)]
@@ -215,6 +219,7 @@ list_passes! {
     lower_quantized: LowerQuantized,
     lower_qdq: LowerQdq,
     fuse: Fuse,
+    copy_states: CopyStates,
 }
 
 /// The default order. A name may repeat.
@@ -241,6 +246,7 @@ pub const DEFAULT: &[&str] = &[
     "lower_qdq",
     "merge_duplicates",
     "fuse",
+    "copy_states",
 ];
 
 #[cfg(test)]
