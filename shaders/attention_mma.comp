@@ -7,11 +7,12 @@
 #include "common.glsl"
 #include "attention.glsl"
 #include "weights.glsl"
-const uint WARPS = STRIPS * WAYS, THREADS = WARPS * SUBGROUP, ROWS = STRIPS * SIDE, SHARE = SUBGROUP / SIDE;
+const uint SUBGROUP = SHARE * SIDE, WARPS = STRIPS * WAYS, THREADS = WARPS * SUBGROUP, ROWS = STRIPS * SIDE;
 // Lines of vectors of 8 elements of f16, with one more, so that lines begin in different banks.
 const uint HEAD = 16u * HEAD16, VECTORS = HEAD / 8u, LINE = VECTORS + 1u, BLOCK = KEYS * LINE;
-// Of vectors of 4 scores; the weights in f16 take their place.
-const uint LINE_S = KEYS / 4u + 1u, STRIP = SIDE * LINE_S, TILE = (1u + BOTH) * BLOCK, SCORES = WAYS * TILE;
+// Of vectors of 4 scores, of so many keys at a time; the weights in f16 of all take their place.
+const uint AT_ONCE = min(KEYS, 32u), LINE_S = max(AT_ONCE / 4u, KEYS / 8u) + 1u, STRIP = SIDE * LINE_S;
+const uint TILE = (1u + BOTH) * BLOCK, SCORES = WAYS * TILE;
 // Of vectors of 4 sums, where those of ways meet.
 const uint LINE_Y = HEAD / 4u + 1u, SUMS = WAYS > 1u ? WARPS * SIDE * LINE_Y : 0u;
 shared uvec4 s_tile[max(max(SCORES + WARPS * STRIP, ROWS * LINE), SUMS)];
@@ -25,8 +26,8 @@ shared float s_most[WARPS * SIDE];
 #else
 #define MEET() barrier()
 #endif
-// SHARE invocations have a row of scores, so many each.
-const uint OWN = KEYS / SHARE;
+// SHARE invocations have a row of scores, so many each, and so many of those that lie there at a time.
+const uint OWN = KEYS / SHARE, OWN_AT_ONCE = AT_ONCE / SHARE;
 // Vectors of k and of v that an invocation brings, of those that share them.
 const uint BRINGERS = STRIPS * SUBGROUP, LOADS = (KEYS * VECTORS + BRINGERS - 1u) / BRINGERS;
 uvec4 next_k[LOADS], next_v[LOADS];
@@ -114,27 +115,30 @@ void main() {
 #if BOTH
         fetch_v(v_base, next, end);
 #endif
-        coopmat<float, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseAccumulator> s[KEYS / SIDE];
-        [[unroll]] for (uint j = 0u; j < KEYS / SIDE; j++)
-            s[j] = coopmat<float, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseAccumulator>(0.0);
-        [[unroll]] for (uint d = 0u; d < HEAD / SIDE; d++)
-            [[unroll]] for (uint j = 0u; j < KEYS / SIDE; j++) {
-                coopmat<float16_t, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseB> k;
-                coopMatLoad(k, s_tile, tile + j * SIDE * LINE + d * (SIDE / 8u), LINE,
-                    gl_CooperativeMatrixLayoutColumnMajor);
-                s[j] = coopMatMulAdd(q[d], k, s[j]);
-            }
-        [[unroll]] for (uint j = 0u; j < KEYS / SIDE; j++)
-            coopMatStore(s[j], s_tile, scores + j * (SIDE / 4u), LINE_S, gl_CooperativeMatrixLayoutRowMajor);
-        subgroupBarrier();
         float w[OWN], here = LEAST;
-        [[unroll]] for (uint x = 0u; x < OWN / 4u; x++) {
-            vec4 v = uintBitsToFloat(s_tile[scores + own * LINE_S + part * (OWN / 4u) + x]);
-            [[unroll]] for (uint y = 0u; y < 4u; y++) {
-                uint key = n0 + part * OWN + 4u * x + y;
-                float one = key >= row_start && key < row_end ? score(v[y], b, h, row, key) : LEAST;
-                w[4u * x + y] = one;
-                here = max(here, one);
+        [[unroll]] for (uint c = 0u; c < KEYS / AT_ONCE; c++) {
+            coopmat<float, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseAccumulator> s[AT_ONCE / SIDE];
+            [[unroll]] for (uint j = 0u; j < AT_ONCE / SIDE; j++)
+                s[j] = coopmat<float, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseAccumulator>(0.0);
+            [[unroll]] for (uint d = 0u; d < HEAD / SIDE; d++)
+                [[unroll]] for (uint j = 0u; j < AT_ONCE / SIDE; j++) {
+                    coopmat<float16_t, gl_ScopeSubgroup, SIDE, SIDE, gl_MatrixUseB> k;
+                    coopMatLoad(k, s_tile, tile + (c * AT_ONCE + j * SIDE) * LINE + d * (SIDE / 8u), LINE,
+                        gl_CooperativeMatrixLayoutColumnMajor);
+                    s[j] = coopMatMulAdd(q[d], k, s[j]);
+                }
+            if (c > 0u) subgroupBarrier();
+            [[unroll]] for (uint j = 0u; j < AT_ONCE / SIDE; j++)
+                coopMatStore(s[j], s_tile, scores + j * (SIDE / 4u), LINE_S, gl_CooperativeMatrixLayoutRowMajor);
+            subgroupBarrier();
+            [[unroll]] for (uint x = 0u; x < OWN_AT_ONCE / 4u; x++) {
+                vec4 v = uintBitsToFloat(s_tile[scores + own * LINE_S + part * (OWN_AT_ONCE / 4u) + x]);
+                [[unroll]] for (uint y = 0u; y < 4u; y++) {
+                    uint key = n0 + c * AT_ONCE + part * OWN_AT_ONCE + 4u * x + y;
+                    float one = key >= row_start && key < row_end ? score(v[y], b, h, row, key) : LEAST;
+                    w[c * OWN_AT_ONCE + 4u * x + y] = one;
+                    here = max(here, one);
+                }
             }
         }
         s_lane[thread()] = here;
@@ -152,9 +156,10 @@ void main() {
         }
         [[unroll]] for (uint x = 0u; x < OWN / 8u; x++) {
             uvec4 v;
-            [[unroll]] for (uint y = 0u; y < 4u; y++) v[y] = packHalf2x16(vec2(w[8u * x + 2u * y], w[8u * x + 2u
-                * y + 1u]));
-            s_tile[scores + own * LINE_S + part * (OWN / 8u) + x] = v;
+            [[unroll]] for (uint y = 0u; y < 4u; y++)
+                v[y] = packHalf2x16(vec2(w[8u * x + 2u * y], w[8u * x + 2u * y + 1u]));
+            uint at_once = 8u * x / OWN_AT_ONCE, from = 8u * x % OWN_AT_ONCE;
+            s_tile[scores + own * LINE_S + (at_once * AT_ONCE + part * OWN_AT_ONCE + from) / 8u] = v;
         }
         if (part == 0u) s_row[own_row] = factor;
         subgroupBarrier();

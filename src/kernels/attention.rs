@@ -47,15 +47,16 @@ impl Matrices {
     fn shared_bytes(&self, v: Division, both: bool) -> u64 {
         let [strips, ways, keys] = [v.strips, v.ways, v.keys].map(u64::from);
         let subgroups = strips * ways;
-        // Lines of a vector more than the head has, of queries, and of keys beside scores of a block.
+        // Lines of a vector more than the head has, of queries, and of keys beside scores of 32 and weights of all.
         let line = 2 * self.head16 + 1;
-        let scores = ways * (1 + u64::from(both)) * keys * line + subgroups * self.side * (keys / 4 + 1);
+        let line_s = (keys.min(32) / 4).max(keys / 8) + 1;
+        let scores = ways * (1 + u64::from(both)) * keys * line + subgroups * self.side * line_s;
         let sums = if ways > 1 { subgroups * self.side * (4 * self.head16 + 1) } else { 0 };
         let vectors = scores.max(strips * self.side * line).max(sums);
         16 * vectors + 4 * subgroups * (self.subgroup + 2 * self.side)
     }
 
-    /// Whether k and v of a block lie in shared memory at the same time.
+    /// Whether they do.
     fn both(&self, v: Division) -> bool {
         // A subgroup that waits for no other has them both at once.
         let roomy = if v.ways > 1 { ROOMY_ALONE_BYTES } else { ROOMY_BYTES };
@@ -67,7 +68,7 @@ impl Matrices {
         let threads = Variant::Attention(v).threads(limits.subgroup_size);
         let keys = u64::from(v.keys);
         // An invocation has whole vectors of its row's weights.
-        keys.is_multiple_of(self.side.max(8 * self.subgroup / self.side))
+        keys.min(32).is_multiple_of(self.side.max(8 * self.subgroup / self.side))
             && threads <= limits.max_compute_work_group_invocations.min(limits.max_compute_work_group_size[0])
             && self.shared_bytes(v, self.both(v)) <= u64::from(limits.max_compute_shared_memory_size)
     }
@@ -166,15 +167,21 @@ impl<'n> Attention<'n> {
         let head16 = [1, 2, 4, 6, 8].into_iter().find(|blocks| 16 * blocks >= size)?;
         let all = Matrices { side, subgroup, head16, divisions: [Division { strips: 1, ways: 1, keys: 32 }; 2] };
         let first = |own: &[[u32; 3]]| {
-            let all_of = own.iter().map(|&[strips, ways, keys]| Division { strips, ways, keys });
-            all_of.into_iter().find(|v| all.fits(*v, target))
+            let mut own = own.iter().map(|&[strips, ways, keys]| Division { strips, ways, keys });
+            own.find(|v| all.fits(*v, target))
         };
         let (few, many) = match self.node.variant {
             Some(Variant::Attention(asked)) => (asked, asked),
             // Few queries have their keys divided, so that there is something to do for all of a large device. What a
-            // subgroup brings of keys and values lies in registers on the way.
-            _ if size <= MAX_OWN_HEAD => (first(&[[1, 4, 32], [1, 4, 16], [1, 2, 32]])?, first(&[[4, 1, 32]])?),
-            _ => (first(&[[1, 4, 16], [1, 2, 32]])?, first(&[[4, 1, 32]])?),
+            // subgroup brings of keys and values lies in registers on the way, so that large heads have fewer at a
+            // time. As measured on an H200 (`benches/gpu/attention-h200.txt`).
+            _ => {
+                let is_small = size <= MAX_OWN_HEAD;
+                let many = first(if is_small { &[[4, 1, 32]] } else { &[[4, 1, 64], [4, 1, 32]] })?;
+                let few =
+                    first(if is_small { &[[1, 4, 32], [1, 4, 16], [1, 2, 32]] } else { &[[1, 4, 16], [1, 2, 32]] });
+                (few.unwrap_or(many), many)
+            }
         };
         let divisions = [few, many];
         divisions.iter().all(|v| all.fits(*v, target)).then_some(Matrices { divisions, ..all })
@@ -190,7 +197,7 @@ impl<'n> Attention<'n> {
     fn strips(&self, matrices: &Matrices, v: Division, when: &Dim) -> Result<KernelCall, KernelError> {
         let Matrices { side, subgroup, head16, .. } = *matrices;
         let flag = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-        let call = self.call(Template::AttentionMma)?.flag("side", flag(side)).flag("subgroup", flag(subgroup));
+        let call = self.call(Template::AttentionMma)?.flag("side", flag(side)).flag("share", flag(subgroup / side));
         let call = call.flag("head16", flag(head16)).flag("both", matrices.both(v)).vector(8);
         let [strips, ways, keys] = [v.strips, v.ways, v.keys].map(u64::from);
         let blocks = (&self.sizes.keys.div_ceil(keys) + &Dim::Known(1)).div_ceil(ways);

@@ -313,7 +313,9 @@ impl KernelKey {
     pub fn threads(&self) -> u32 {
         // With `lanes` of a row, as many rows as fit: `include/held_row.glsl`.
         let of_rows = self.flags.get("lanes").map_or(128, |lanes| lanes * (128 / lanes).max(1));
-        self.variant.map_or(of_rows, |variant| variant.threads(self.flag("subgroup")))
+        // A subgroup's size, or its rows of a matrix and invocations of a row.
+        let subgroup = self.flag("subgroup").max(self.flag("side") * self.flag("share"));
+        self.variant.map_or(of_rows, |variant| variant.threads(subgroup))
     }
 
     /// The value of a flag; 0 for one that the table does not have, which [`KernelKey::fault`] finds.

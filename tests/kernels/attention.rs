@@ -269,7 +269,6 @@ fn attention_divided_in_every_way() {
             for &(sizes, kind) in cases {
                 let heads_last = [at % 2 == 0; 4];
                 let tensors = operands(&mut random, DType::F16, sizes, heads_last);
-                let own: Vec<Tensor> = tensors;
                 let attrs = Attrs::new().with_float("scale", 0.4).with_dtype("dtype", DType::F16);
                 let attrs = attrs.with_ints("heads_last", heads_last.map(i64::from));
                 let attrs = match kind {
@@ -277,7 +276,7 @@ fn attention_divided_in_every_way() {
                     1 => attrs.with_int("right", 0).with_ints("offset", [sizes[4].saturating_sub(sizes[3]) as i64]),
                     _ => attrs.with_int("left", 40).with_int("right", 3).with_int("zero_masked", 1),
                 };
-                Case::new(&DEF, attrs, &own.iter().collect::<Vec<_>>()).by(division).check(bench);
+                Case::new(&DEF, attrs, &tensors.iter().collect::<Vec<_>>()).by(division).check(bench);
             }
         }
     });
