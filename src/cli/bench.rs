@@ -75,6 +75,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let mut feed = Feed::of(&mut session, &args.feed)?;
     for n in 0..args.warmup {
         status.doing(format_args!("warming up on {}: run {} of {}", session.device(), n + 1, args.warmup));
+        // A program with states does the same in every run where each begins with the first ones.
+        session.reset()?;
         let given = feed.of_host(session.program(), &inputs)?;
         feed.run(&mut session, &given)?;
         if !args.feed.is_empty() {
@@ -85,6 +87,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let (mut host_nodes, mut work) = (Vec::new(), None);
     for n in 0..args.runs {
         status.step(&format!("timing on {}: run", session.device()), n as usize + 1, args.runs as usize);
+        session.reset()?;
         if n > 0 && !args.feed.is_empty() {
             inputs = feed.inputs(session.program(), &args.inputs, random)?;
         }
@@ -104,6 +107,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let mut spans = Vec::new();
     if !device.is_empty() || session.device() == "cpu" {
         status.doing("timing each kernel");
+        session.reset()?;
         let start = Instant::now();
         spans = session.run_profiled(&inputs, true)?.profile.unwrap_or_default();
         if let Some(path) = &args.profile {

@@ -6,6 +6,8 @@
 //! Code generation computes in 32 bits wherever the results are the same ([`Bounds`]).
 
 mod bounds;
+pub mod build;
+mod derivative;
 
 pub use bounds::{Bounds, Operand};
 

@@ -1,9 +1,10 @@
 //! `pointwise`: any function of single elements, with operands that broadcast. Every elementwise operator of ONNX
 //! becomes one, and fusion makes one of many.
 
+use crate::ir::expr::build::{float, int};
 use crate::ir::{
-    Attrs, Binary, CORE, Class, DType, Expand, Expr, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Unary,
-    Val, attr,
+    Attrs, Binary, CORE, Class, DType, Differentiate, Expand, Expr, Gains, Infer, KERNEL, ONNX, OpDef, OpError, Shape,
+    Tensor, TensorType, Unary, Val, attr,
 };
 pub use crate::ops::reference::expression::apply;
 use crate::ops::util::{broadcast, class_of, f32s};
@@ -16,12 +17,14 @@ use std::ops::AddAssign;
 pub static DEF: OpDef = OpDef {
     name: "pointwise",
     onnx: "",
-    levels: CORE | KERNEL,
+    levels: ONNX | CORE | KERNEL,
     attrs: &[attr::expr("expr"), attr::dtype("dtype")],
     arity: (1, usize::MAX),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
+    weights: None,
+    gradient: Some(&gradient),
 };
 
 /// Attributes of a pointwise operator.
@@ -29,13 +32,22 @@ pub fn attrs(expr: Expr, dtype: DType) -> Attrs {
     Attrs::new().with_expr("expr", expr).with_dtype("dtype", dtype)
 }
 
-/// A new pointwise node of the expression in `text`.
+/// A new pointwise node of the expression.
 ///
 /// # Errors
-/// The text is no expression, or does not fit the operands.
-pub fn add(e: &mut Expand<'_, '_>, text: &str, dtype: DType, operands: &[Val]) -> Result<Val, OpError> {
+/// It does not fit the operands.
+pub fn add(e: &mut Expand<'_, '_>, expr: Expr, dtype: DType, operands: &[Val]) -> Result<Val, OpError> {
     let types: Vec<_> = operands.iter().map(|v| Some(e.ty(*v))).collect();
-    e.add(&DEF, attrs(typed(Expr::parse(text)?, &types), dtype), operands)
+    e.add(&DEF, attrs(typed(expr, &types), dtype), operands)
+}
+
+/// Zero of a type, in an expression.
+pub(crate) fn zero(dtype: DType) -> Expr {
+    match dtype.class() {
+        Class::Float => float(0.0),
+        Class::Bool => int(0).to_bool(),
+        _ => int(0),
+    }
 }
 
 /// The expression with the functions that its operands' types have: those of u64 where an operand is one.
@@ -223,13 +235,13 @@ pub(crate) fn unary<F: Real>(function: Unary, value: Scalar<F>) -> Scalar<F> {
         }),
         (Unary::IsNan, Float(v)) => Bool(v.is_nan()),
         (Unary::IsInf, Float(v)) => Bool(v.is_infinite()),
-        (_, Float(v)) => Float(float(function, v)),
+        (_, Float(v)) => Float(of_float(function, v)),
         // `Expr::class` refuses every other pair before anything is computed.
         (_, v) => v,
     }
 }
 
-fn float<F: Real>(function: Unary, v: F) -> F {
+fn of_float<F: Real>(function: Unary, v: F) -> F {
     match function {
         Unary::Neg => -v,
         Unary::Abs => v.abs(),
@@ -497,6 +509,39 @@ fn power(mut base: i64, exponent: i64) -> i64 {
     power
 }
 
+/// An operand gains what the result gains times the derivative of the expression.
+fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
+    let gain = d.gain()?;
+    let expr = d.attrs.expr("expr").ok_or_else(|| OpError::attribute("expr", "is missing"))?.clone();
+    let operands = (0..d.inputs.len()).map(|slot| d.input(slot)).collect::<Result<Vec<_>, _>>()?;
+    let classes: Vec<Class> = operands.iter().map(|v| class_of(&d.ty(*v))).collect();
+    let mut parts = Vec::with_capacity(operands.len());
+    for slot in 0..operands.len() {
+        let derivative = if d.wants(slot) { expr.derivative(slot, &classes)? } else { None };
+        parts.push(derivative.map(|derivative| scaled(d, gain, &derivative, &operands)).transpose()?);
+    }
+    Ok(Gains::Are(parts))
+}
+
+/// `x` times an expression of operands, of which it reads those that the expression mentions.
+fn scaled(e: &mut Expand<'_, '_>, x: Val, by: &Expr, operands: &[Val]) -> Result<Val, OpError> {
+    if *by == Expr::Float(1.0) {
+        return Ok(x);
+    }
+    let mut read: Vec<usize> = Vec::new();
+    by.visit(&mut |part| {
+        if let Expr::Arg(i) = part
+            && !read.contains(i)
+        {
+            read.push(*i);
+        }
+    });
+    let by = by.substitute(&|i| Expr::Arg(1 + read.iter().position(|at| *at == i).unwrap_or(0)));
+    let dtype = e.ty(x).dtype;
+    let all: Vec<Val> = [x].into_iter().chain(read.iter().map(|i| operands[*i])).collect();
+    e.add(&DEF, attrs(Expr::binary(Binary::Mul, Expr::Arg(0), by), dtype), &all)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -504,8 +549,8 @@ mod tests {
 
     #[test]
     fn integers_have_all_64_bits_and_wrap() {
-        let of = |text: &str, a: i64, b: i64| match scalar::<f32>(
-            &Expr::parse(text).unwrap(),
+        let of = |expr: &str, a: i64, b: i64| match scalar::<f32>(
+            &Expr::parse(expr).unwrap(),
             &[Scalar::Int(a), Scalar::Int(b)],
         ) {
             Scalar::Int(v) => v,
@@ -523,7 +568,7 @@ mod tests {
         assert_eq!(of("udiv(x0,x1)", -1, 2), i64::MAX);
         assert_eq!(of("ult(x0,x1)", 1, -1), 1);
         assert_eq!(of("ushr(x0,x1)", -1, 63), 1);
-        let convert = |text: &str, v: f32| scalar(&Expr::parse(text).unwrap(), &[Scalar::Float(v)]);
+        let convert = |expr: &str, v: f32| scalar(&Expr::parse(expr).unwrap(), &[Scalar::Float(v)]);
         assert_eq!(convert("i64(x0)", 1e18), Scalar::Int(999_999_984_306_749_440));
         assert_eq!(convert("u64(x0)", 1.8e19), Scalar::Int(18_000_000_404_716_257_280u64.cast_signed()));
         assert_eq!(convert("i(x0)", 1e18), Scalar::Int(i64::from(i32::MAX)));

@@ -1,6 +1,7 @@
 //! `gemm`: a product of two matrices with factors and a bias.
 
-use crate::ir::{Attrs, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, attr};
+use crate::ir::expr::build::arg;
+use crate::ir::{Attrs, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, WeightOperand, attr};
 use crate::ops::util::agree;
 
 /// `gemm(a, b, c?) {alpha, beta, transA, transB}`: ONNX Gemm, opset 13: `alpha * a x b + beta * c`.
@@ -10,9 +11,13 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::float("alpha"), attr::float("beta"), attr::int("transA"), attr::int("transB")],
     arity: (2, 3),
-    infer,
+    infer: &infer,
     eval: None,
-    expand: Some(expand),
+    expand: Some(&expand),
+    weights: Some(&|attrs| {
+        Some(WeightOperand { x_columns_attr: Some("transA"), ..WeightOperand::right_of_product(attrs, "transB") })
+    }),
+    gradient: None,
 };
 
 fn flag(attrs: &Attrs, name: &str) -> bool {
@@ -51,14 +56,14 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let attrs = crate::ops::core::matmul::attrs(flag(e.attrs, "transB")).with_dtype("dtype", dtype);
     let y = e.add(&crate::ops::core::matmul::DEF, attrs, &[a, b])?;
     let mut operands = vec![y];
-    let mut text = if alpha == 1.0 { "x0".to_owned() } else { format!("mul(x0,{alpha:?})") };
+    let mut expr = if alpha == 1.0 { arg(0) } else { arg(0) * alpha };
     if let Some(c) = e.optional(2)
         && beta != 0.0
     {
         operands.push(c);
-        text = if beta == 1.0 { format!("add({text},x1)") } else { format!("add({text},mul(x1,{beta:?}))") };
+        expr = if beta == 1.0 { expr + arg(1) } else { expr + arg(1) * beta };
     }
-    Ok(vec![if text == "x0" { y } else { crate::ops::core::pointwise::add(e, &text, dtype, &operands)? }])
+    Ok(vec![if expr == arg(0) { y } else { crate::ops::core::pointwise::add(e, expr, dtype, &operands)? }])
 }
 
 /// The channel axis of per-channel operands `[C]`, as a shape that broadcasts against `rank` axes.
