@@ -119,12 +119,15 @@ impl View {
     }
 }
 
-/// What of a key is read or written as vectors: names, storages and bindings.
+/// What of a key is read or written as vectors: names, storages and bindings. A template that sees its own operands as
+/// words of 16 bytes takes these apart itself.
 fn seen(key: &KernelKey) -> Vec<(String, Storage, u32)> {
     let mut all = Vec::new();
     let mut binding = 0;
     for (name, operand) in key.present() {
-        all.push((name.to_owned(), operand.storage, binding));
+        if !key.template.table().vectors {
+            all.push((name.to_owned(), operand.storage, binding));
+        }
         binding += 1 + u32::from(operand.scales_apart);
     }
     for (i, arg) in

@@ -49,7 +49,7 @@ impl Bucket {
     }
 }
 /// Workgroups that keep a large device busy: fewer leave parts of it idle.
-const MANY_GROUPS: u64 = 128;
+pub(super) const MANY_GROUPS: u64 = 128;
 
 /// What is multiplied: see `mma_operands.glsl`.
 #[derive(Clone, Copy, PartialEq, Eq)]
