@@ -19,6 +19,7 @@ pub mod lower_attention;
 pub mod lower_qdq;
 pub mod lower_quantized;
 pub mod merge_duplicates;
+pub mod note_magnitudes;
 pub mod order_filters;
 mod packed_rows;
 mod pattern;
@@ -215,6 +216,7 @@ list_passes! {
     lower_quantized: LowerQuantized,
     lower_qdq: LowerQdq,
     fuse: Fuse,
+    note_magnitudes: NoteMagnitudes,
 }
 
 /// The default order. A name may repeat.
@@ -241,6 +243,7 @@ pub const DEFAULT: &[&str] = &[
     "lower_qdq",
     "merge_duplicates",
     "fuse",
+    "note_magnitudes",
 ];
 
 #[cfg(test)]

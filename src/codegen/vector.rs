@@ -124,7 +124,10 @@ fn seen(key: &KernelKey) -> Vec<(String, Storage, u32)> {
     let mut all = Vec::new();
     let mut binding = 0;
     for (name, operand) in key.present() {
-        all.push((name.to_owned(), operand.storage, binding));
+        // Some templates have views of their own of these.
+        if !key.template.table().vectors {
+            all.push((name.to_owned(), operand.storage, binding));
+        }
         binding += 1 + u32::from(operand.scales_apart);
     }
     for (i, arg) in
@@ -172,7 +175,11 @@ pub(super) fn functions(key: &KernelKey, target: &Target) -> String {
         if is_result {
             let stores: String =
                 (0..n_parts).map(|n| format!("    v_y[{}] = {};\n", at(n), view.stored(storage, n))).collect();
-            let _ = writeln!(text, "void sts_y(uint i, T_y v[WIDTH]) {{\n{stores}}}");
+            let notes: String = match key.flag("notes") {
+                0 => String::new(),
+                _ => (0..width).map(|e| format!("    note(v[{e}]);\n")).collect(),
+            };
+            let _ = writeln!(text, "void sts_y(uint i, T_y v[WIDTH]) {{\n{stores}{notes}}}");
         } else {
             let reads: String =
                 (0..n_parts).map(|n| format!("    r[{n}] = {}(v_{name}[{}]);\n", view.read_as(), at(n))).collect();

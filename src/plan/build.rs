@@ -4,7 +4,7 @@
 mod steps;
 
 use super::arena::{self, ArenaLimits, ArenaPlan, Buffer};
-use super::memory::{Buffers, Kind, is_view};
+use super::memory::{Buffers, Kind, is_view, noted};
 use super::schedule::Schedule;
 use super::{PlanError, allocation_bytes, round_up};
 use crate::ir::{DType, Dim, Graph, Hash, NodeId, NodeKind, Tensor, ValueId};
@@ -92,7 +92,8 @@ pub struct Blueprint {
     pub lower_bound_bytes: u64,
 }
 
-/// Bytes of parameters of a graph's dispatches, and of what they note of indices out of range: what a plan needs
+/// Bytes of parameters of a graph's dispatches, and of what they note of indices out of range and of magnitudes: what a
+/// plan needs
 /// besides constants and values.
 ///
 /// # Errors
@@ -103,6 +104,11 @@ pub fn params_bytes(graph: &Graph, target: &Target) -> Result<u64, PlanError> {
         for call in calls(graph, id, target)?.unwrap_or_default() {
             bytes = bytes.saturating_add(slot_bytes(&call)).saturating_add(call.check.map_or(0, |_| FAULT_BYTES));
         }
+    }
+    let n_noted = noted(graph).count() as u64;
+    if n_noted > 0 {
+        let words = n_noted.saturating_mul(kernels::note_bytes(target));
+        bytes = bytes.saturating_add(words).saturating_add(slot_bytes(&kernels::clear(words / 4)));
     }
     Ok(bytes)
 }
@@ -199,6 +205,8 @@ struct Layout<'a> {
     uploads: Vec<Upload>,
     /// Where dispatches note indices out of range, one after the other.
     faults: Region,
+    /// Where they note magnitudes, behind that.
+    notes: Region,
     /// Bytes of weights and of other constants, aligned.
     constant_bytes: (u64, u64),
     steps: Vec<Step>,
@@ -217,6 +225,7 @@ impl<'a> Layout<'a> {
             constants: IndexMap::new(),
             uploads: Vec::new(),
             faults: Region { allocation: 0, offset: 0, bytes: 0 },
+            notes: Region { allocation: 0, offset: 0, bytes: 0 },
             constant_bytes: (0, 0),
             steps: Vec::new(),
             params_bytes: 0,
@@ -226,11 +235,17 @@ impl<'a> Layout<'a> {
         // finds no index out of range.
         let n_checks = calls.values().flatten().flatten().filter(|call| call.check.is_some()).count();
         let (arena_bytes, fault_bytes) = (layout.arena_bytes(), n_checks as u64 * FAULT_BYTES);
+        let note_bytes = noted(graph).count() as u64 * kernels::note_bytes(target);
         if arena_bytes > 0 {
             let start = round_up(arena_bytes, FAULT_BYTES.max(target.alignment()));
-            let all = if fault_bytes > 0 { start.saturating_add(fault_bytes) } else { arena_bytes };
+            let behind = fault_bytes.saturating_add(note_bytes);
+            let all = if behind > 0 { start.saturating_add(behind) } else { arena_bytes };
             let arena = layout.allocate(AllocationKind::Arena, all)?;
             layout.faults = Region { allocation: arena, offset: start, bytes: fault_bytes };
+            layout.notes = Region { allocation: arena, offset: start + fault_bytes, bytes: note_bytes };
+            for (value, at) in noted(graph).zip((layout.notes.offset..).step_by(kernels::note_bytes(target) as usize)) {
+                layout.regions.insert(value, Region { allocation: arena, offset: at, bytes: 4 });
+            }
             for (live, &offset) in layout.planned.buffers.live.iter().zip(&layout.planned.plan.offsets) {
                 layout.regions.insert(live.value, Region { allocation: arena, offset, bytes: live.buffer.bytes });
             }
@@ -265,7 +280,7 @@ impl<'a> Layout<'a> {
         let (graph, target) = (self.graph, self.target);
         let (weights, constants) = self.constant_bytes;
         let params = if self.params_bytes > 0 { allocation_bytes(self.params_bytes, target) } else { 0 };
-        let (arena_bytes, fault_bytes) = (self.arena_bytes(), self.faults.bytes);
+        let (arena_bytes, behind_bytes) = (self.arena_bytes(), self.faults.bytes + self.notes.bytes);
         let (inputs, outputs) = self.ports()?;
         let counted = self.device_bytes();
         if !target.memory.unified {
@@ -289,10 +304,10 @@ impl<'a> Layout<'a> {
                 Kind::Workspace => ledger.workspace += bytes,
             }
         }
-        ledger.workspace += fault_bytes;
+        ledger.workspace += behind_bytes;
         // What the arena has above its bound, and what rounding adds, counts as activations.
         ledger.activations += arena_total.saturating_sub(ledger.io + ledger.activations + ledger.workspace);
-        let least_arena = allocation_bytes(plan.max_live.max(1).saturating_add(fault_bytes), target);
+        let least_arena = allocation_bytes(plan.max_live.max(1).saturating_add(behind_bytes), target);
         let lower_bound_bytes = counted - arena_total + if arena_bytes > 0 { least_arena.min(arena_total) } else { 0 };
         Ok(Blueprint {
             allocations: self.allocations,

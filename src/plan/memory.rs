@@ -5,6 +5,7 @@ use super::arena::Buffer;
 use crate::ir::{Graph, NodeId, NodeKind, ValueId, memory::lifetimes};
 use crate::kernels::most_device_bytes;
 use crate::ops;
+use crate::ops::core::quantize_packed;
 use crate::targets::Target;
 use std::collections::BTreeMap;
 
@@ -41,9 +42,20 @@ pub struct Buffers {
     pub root: BTreeMap<ValueId, ValueId>,
 }
 
-/// Whether a node only gives its operand another shape.
+/// Whether a node only gives its operand another shape, or says what is made of it as it is loaded.
 pub fn is_view(graph: &Graph, id: NodeId) -> bool {
-    graph.node(id).op().is_some_and(|op| op.is(&ops::core::reshape::DEF))
+    graph.node(id).op().is_some_and(|op| {
+        op.is(&ops::core::reshape::DEF) || op.is(&quantize_packed::DEF) && op.attrs.int("on_load") == Some(1)
+    })
+}
+
+/// The values that dispatches note behind all others, each a word.
+pub fn noted(graph: &Graph) -> impl Iterator<Item = ValueId> + '_ {
+    graph.order().into_iter().filter(|id| is_noted(graph, *id)).map(|id| id.out(0))
+}
+
+fn is_noted(graph: &Graph, id: NodeId) -> bool {
+    graph.node(id).op().is_some_and(|op| op.is(&quantize_packed::MAGNITUDE))
 }
 
 impl Buffers {
@@ -69,7 +81,7 @@ impl Buffers {
                 let value = id.out(out);
                 let base = operand_slots.get(&id).map_or(value, |source| *root.get(source).unwrap_or(source));
                 root.insert(value, base);
-                if matches!(graph.node(base.node).kind, NodeKind::Const(_)) {
+                if matches!(graph.node(base.node).kind, NodeKind::Const(_)) || is_noted(graph, base.node) {
                     continue;
                 }
                 let Some(&(first, last)) = lives.get(&value) else { continue };

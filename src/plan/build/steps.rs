@@ -10,6 +10,7 @@ impl Layout<'_> {
     /// All steps, and the bytes of their parameters.
     pub(super) fn steps(&self) -> Result<(Vec<Step>, u64), PlanError> {
         let mut made = Steps { list: Vec::new(), params: 0, faults: self.faults.offset, hazards: Hazards::default() };
+        self.clear(&mut made)?;
         let Planned { buffers, groups, .. } = &self.planned;
         let mut at = 0;
         while let Some(group) = groups.get(at) {
@@ -35,6 +36,16 @@ impl Layout<'_> {
             at = end;
         }
         Ok((made.list, made.params))
+    }
+
+    /// What dispatches note magnitudes in begins at 0.
+    fn clear(&self, made: &mut Steps) -> Result<(), PlanError> {
+        if self.notes.bytes == 0 {
+            return Ok(());
+        }
+        let call = kernels::clear(self.notes.bytes / 4);
+        let access = Access { region: self.notes, is_write: true, stripe: None, alternative: None };
+        self.push("magnitudes", &call, vec![access], None, made)
     }
 
     /// What a call touches.
@@ -81,11 +92,23 @@ impl Layout<'_> {
             accesses.push(Access { region, is_write: true, stripe: None, alternative: None });
             check = Some(IndexCheck { binding, node, sizes, negative });
         }
+        self.push(&node.name, call, accesses, check, made)
+    }
+
+    fn push(
+        &self,
+        node: &str,
+        call: &KernelCall,
+        accesses: Vec<Access>,
+        check: Option<IndexCheck>,
+        made: &mut Steps,
+    ) -> Result<(), PlanError> {
         let bindings = accesses.iter().map(|access| access.region).collect();
         let written = accesses.iter().enumerate().filter(|(_, access)| access.is_write);
+        let number = |n: usize| u32::try_from(n).map_err(|_| PlanError::Overflow);
         let writes = written.map(|(i, _)| number(i)).collect::<Result<_, _>>()?;
         let dispatch = Dispatch {
-            node: node.name.clone(),
+            node: node.to_owned(),
             loop_iterations: call.loop_iterations(),
             key: call.key.clone(),
             bindings,
