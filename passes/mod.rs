@@ -10,6 +10,7 @@ mod axis_orders;
 pub mod cancel_qdq;
 mod candidates;
 pub mod channels_last;
+pub mod copy_states;
 pub mod decompose;
 mod explain;
 pub mod fold_constants;
@@ -129,6 +130,9 @@ pub enum PassError {
     Pin(#[from] PinError),
     #[error("{0}")]
     OverBudget(Box<OverBudget>),
+    /// A pass of a caller's own gave up, and why.
+    #[error("{0}")]
+    Own(String),
     #[error(transparent)]
     Plan(#[from] crate::plan::PlanError),
     #[error(transparent)]
@@ -217,6 +221,7 @@ list_passes! {
     lower_qdq: LowerQdq,
     fuse: Fuse,
     note_magnitudes: NoteMagnitudes,
+    copy_states: CopyStates,
 }
 
 /// The default order. A name may repeat.
@@ -244,6 +249,7 @@ pub const DEFAULT: &[&str] = &[
     "merge_duplicates",
     "fuse",
     "note_magnitudes",
+    "copy_states",
 ];
 
 #[cfg(test)]

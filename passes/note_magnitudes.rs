@@ -7,7 +7,7 @@
 
 use super::axis_orders::source_of_transposition;
 use super::{Context, Pass, PassError, at};
-use crate::ir::{Attr, Attrs, Edit, Graph, Level, Op, OpError, Patch, Val, ValueId};
+use crate::ir::{Attr, Attrs, Edit, Graph, Level, NodeKind, Op, OpError, Patch, Val, ValueId};
 use crate::kernels;
 use crate::ops::core::layout::{TO_NCHW, TO_NHWC};
 use crate::ops::core::{quantize_packed, reshape};
@@ -49,7 +49,11 @@ impl Pass for NoteMagnitudes {
                 }
             };
             let users = graph.users(id.out(0));
-            let on_load = !users.is_empty()
+            // What lies in a state may be another version when it is loaded.
+            let is_steady = matches!(graph.node(source.node).kind, NodeKind::Op(_) | NodeKind::Input)
+                && graph.stored_over(source.node).is_none();
+            let on_load = is_steady
+                && !users.is_empty()
                 && !graph.is_output(id.out(0))
                 && users.iter().all(|(user, slot)| *slot == 0 && kernels::quantizes_on_load(graph, *user, cx.target));
             let mut op = op.clone();

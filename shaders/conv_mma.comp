@@ -9,10 +9,21 @@
 uint group_idx;
 
 // Elements of a part, where channels of a pixel make no vectors: 0 past the reduction axis, which is no multiple of
-// them then. Written out, since loops inside of conditions stay loops.
+// them then. Written out, since loops inside of conditions stay loops. Of one group without dilation, what a window has
+// of a line of the image lies side by side: element x of the line whose first pixel this is.
+#define IS_DENSE (p.dw == 1u && p.groups == 1u)
+bool in_line(uint m, uint k, out uint pixel, out uint x) {
+    uint run = p.kw * p.c_g, ky = k / run, row = m / p.ow;
+    int y = int(row % p.oh * p.sh + ky * p.dh) - int(p.pt);
+    int from = (int(m % p.ow * p.sw) - int(p.pl)) * int(p.c_g) + int(k - ky * run);
+    pixel = (row / p.oh * p.h + uint(y)) * p.w;
+    x = uint(from);
+    return k < p.k && y >= 0 && uint(y) < p.h && from >= 0 && x < p.w * p.c_g;
+}
 #if PACKED_a
 uint element(uint m, uint k) {
     uint pixel, c;
+    if (IS_DENSE) return in_line(m, k, pixel, c) ? uint(code_a(pixel + c / p.c_g, c % p.c_g)) & 0xffu : 0u;
     return k < p.k && window(m, k, pixel, c) ? uint(code_a(pixel, group_idx * p.c_g + c)) & 0xffu : 0u;
 }
 uint four(uint m, uint k) {
@@ -22,6 +33,7 @@ uvec4 sixteen(uint m, uint k) { return uvec4(four(m, k), four(m, k + 4u), four(m
 #else
 float element(uint m, uint k) {
     uint pixel, c;
+    if (IS_DENSE) return in_line(m, k, pixel, c) ? ld_a(pixel * p.c_g + c) : 0.0;
     return k < p.k && window(m, k, pixel, c) ? ld_a((pixel * p.groups + group_idx) * p.c_g + c) : 0.0;
 }
 vec4 four(uint m, uint k) { return vec4(element(m, k), element(m, k + 1u), element(m, k + 2u), element(m, k + 3u)); }

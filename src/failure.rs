@@ -20,7 +20,9 @@ use crate::program::file::FileError;
 use crate::runtime::RuntimeError;
 #[cfg(feature = "codegen")]
 use crate::session::CompileError;
+use crate::session::target::NoTarget;
 use crate::session::{CpuError, InputError, SessionError};
+use crate::targets::TargetError;
 use serde_json::json;
 use std::fmt::{self, Display};
 use std::path::Path;
@@ -320,10 +322,26 @@ impl From<RuntimeError> for Failure {
                 let bytes = Bytes { needed: Some(*asked_bytes), free: Some(*free_bytes), ..Bytes::default() };
                 Failure { bytes, ..Failure::device(message) }
             }
+            RuntimeError::Budget { asked_bytes, left_bytes } => {
+                let bytes = Bytes { needed: Some(*asked_bytes), free: Some(*left_bytes), ..Bytes::default() };
+                Failure { bytes, ..Failure::device(message) }
+            }
             RuntimeError::Index { node, .. } => Failure::new(FailureKind::Index, message).in_node(node),
             RuntimeError::Host { node, .. } => Failure::new(FailureKind::Program, message).in_node(node),
             error if crate::session::is_of_device(error) => Failure::device(message),
             _ => Failure::new(FailureKind::Program, message),
+        }
+    }
+}
+
+impl From<NoTarget> for Failure {
+    fn from(error: NoTarget) -> Failure {
+        match error {
+            NoTarget::Profile(error @ TargetError::Unknown { .. }) => Failure::usage(error),
+            NoTarget::Profile(error) => Failure::file(chain(&error)),
+            NoTarget::Io { path, source } => Failure::io(Path::new(&path), source),
+            #[cfg(feature = "runtime")]
+            NoTarget::Runtime(error) => error.into(),
         }
     }
 }
@@ -336,6 +354,7 @@ impl From<SessionError> for Failure {
             #[cfg(feature = "runtime")]
             SessionError::Runtime(error) => error.into(),
             SessionError::Input(error) => error.into(),
+            SessionError::Port { .. } => Failure::usage(chain(&error)),
             other => Failure::device(chain(&other)),
         }
     }

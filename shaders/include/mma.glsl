@@ -178,8 +178,10 @@ void multiply_slab(uint warp_m, uint warp_n) {
 #else
 #define FACTOR(e) column[e]
 #endif
+                // Matrices of integers need not have their elements where those of floats have them.
+                SUMS_OF(float) terms = SUMS_OF(float)(part[i]);
                 [[unroll]] for (uint e = 0u; e < PER_LANE; e++)
-                    sums[i][j][e] = fma(float(part[i][e]), FACTOR(e), sums[i][j][e]);
+                    sums[i][j][e] = fma(terms[e], FACTOR(e), sums[i][j][e]);
             }
         }
     }
@@ -250,9 +252,18 @@ void mma(uint m0, uint n0, uint m_end, uint n_end, uint k_end) {
     uint step = TILE_K * WAYS, k0 = way() * TILE_K;
     fetch_slab(m0, n0, k0, m_end, n_end, k_end);
     put_slab(k0, k_end);
+    // Each slab that is fetched without need costs its way from memory.
+#if TURNS != 1
     fetch_slab(m0, n0, k0 + step, m_end, n_end, k_end);
+#endif
     wait_for_slab();
-    [[dont_unroll]] for (uint first = 0u; first < k_end; first += step) {
+#if TURNS == 2
+    multiply_slab(warp_m, warp_n);
+    wait_for_slab();
+    put_slab(k0 + step, k_end);
+    wait_for_slab();
+#elif TURNS == 0
+    [[dont_unroll]] for (uint first = step; first < k_end; first += step) {
         multiply_slab(warp_m, warp_n);
         wait_for_slab();
         k0 += step;
@@ -260,6 +271,9 @@ void mma(uint m0, uint n0, uint m_end, uint n_end, uint k_end) {
         fetch_slab(m0, n0, k0 + step, m_end, n_end, k_end);
         wait_for_slab();
     }
+#endif
+    multiply_slab(warp_m, warp_n);
+    wait_for_slab();
     // Sums leave through the memory of other ways.
     if (WARPS == 1u && WAYS > 1u) barrier();
     PUT_SUMS(0u)

@@ -1,12 +1,14 @@
 //! `nyxc compile`.
 
-use super::size::{self, Budget};
 use super::source::Source;
 use super::{Failure, constants, explain, load, say, write};
-use crate::ir::{Format, Graph, valid_block};
+use crate::import::ImportReport;
+use crate::ir::{Format, Graph, Level, Module, valid_block};
 use crate::passes::{NAMES, Pin, Policy, Settings};
 use crate::program::file;
-use crate::session::{Compile, Compiled, best_device, compile};
+use crate::session::size::{self, Budget};
+use crate::session::target::choose;
+use crate::session::{Compile, Compiled, compile_module};
 use crate::targets::Target;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -32,7 +34,7 @@ The error of the summary is an estimate of the relative L2 error of the outputs,
 are stored, and that of rounding its activations; the error is the square root of the sum over all nodes. Rounding in \
 f32 counts as none. `nyxc compare` measures the real one.")]
 pub(super) struct Args {
-    /// The model
+    /// The model, or the text of one of level onnx (.nyxir)
     model: PathBuf,
     /// What the program must fit in: peak device bytes of load and run. A size (7G, 512M, 7516192768), min (the
     /// smallest that compiles), max (what the model needs in uniform:f32), or N% of the way from min to max [default:
@@ -105,7 +107,9 @@ fn parse_block(text: &str) -> Result<u32, String> {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    load::refuse_program(&args.model)?;
+    if !load::is_text(&args.model) {
+        load::refuse_program(&args.model)?;
+    }
     let output = place(args)?;
     for written in output.iter().chain(&args.report) {
         write::spares(
@@ -114,7 +118,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         )?;
     }
     let target = target(&args.target)?;
-    let (graph, imported) = load::model(&args.model, &args.source)?;
+    let (module, imported) = if load::is_text(&args.model) {
+        args.source.refuse_unused(&args.model)?;
+        (load::text_module(&args.model)?, ImportReport::default())
+    } else {
+        let (graph, imported) = load::model(&args.model, &args.source)?;
+        (Module::of(graph), imported)
+    };
+    if let Some((entry, graph)) = module.entries.iter().find(|(_, graph)| graph.level != Level::Onnx) {
+        let (file, level) = (args.model.display(), graph.level);
+        return Err(Failure::usage(format!("{file}: entry {entry} is of level {level}, level onnx is compiled")));
+    }
     let mut by_reason: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (name, reason) in &imported.fixed {
         by_reason.entry(reason).or_default().push(format!("{name:?}"));
@@ -155,7 +169,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         bar.set_message(stage.to_owned());
     };
     let mut dumps: Vec<(String, String)> = Vec::new();
-    let imported = args.dump_ir.as_ref().map(|_| graph.to_string());
+    let imported = args.dump_ir.as_ref().map(|_| module.to_string());
     let mut dump = |i: usize, name: &str, graph: &Graph| {
         if args.print_ir_after.iter().any(|p| p == name) {
             eprintln!("# after {name}\n{graph}");
@@ -172,9 +186,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     };
     let start = Instant::now();
     if let Some(budget) = args.budget {
-        options.settings.budget_bytes = Some(budget.resolve(&graph, &options, &progress)?);
+        options.settings.budget_bytes = Some(match (budget, module.alone()) {
+            (budget, Some(graph)) => budget.resolve(graph, &options, &progress)?,
+            (Budget::Bytes(bytes), None) => bytes,
+            (_, None) => return Err(Failure::usage("--budget of a module of several entries is a size")),
+        });
     }
-    let compiled = compile(&graph, &options, &progress, &mut dump);
+    let compiled = compile_module(&module, &options, &progress, &mut dump);
     bar.finish_and_clear();
     // What was dumped up to a failure is what one needs to see why.
     if let Some(dir) = &args.dump_ir {
@@ -278,56 +296,20 @@ fn progress_bar() -> indicatif::ProgressBar {
 
 /// The profile that `--target` means.
 pub(super) fn target(text: &str) -> Result<Target, Failure> {
-    match text {
-        // Where there is no GPU the limits of a driver that computes on the CPU: the program runs there, and on the
-        // reference.
-        "auto" => match best_device() {
-            Ok(Some(device)) => Ok(device.target),
-            Ok(None) => {
-                say::note("no Vulkan device here; compiling for lavapipe, which `nyxc run --device cpu` runs too");
-                Target::shipped("lavapipe").map_err(Failure::usage)
-            }
-            Err(error) => Err(error.into()),
-        },
-        // The CPU reference runs any program; lavapipe's profile is the one made for CPUs.
-        "cpu" => Target::shipped("lavapipe").map_err(Failure::usage),
-        _ if text.ends_with(".json") => {
-            let path = Path::new(text);
-            Target::from_json(text, &load::utf8(path)?).map_err(Failure::file)
-        }
-        _ => Target::shipped(text).map_err(Failure::usage),
+    let chosen = choose(text)?;
+    if chosen.is_fallback {
+        say::note(format_args!(
+            "no Vulkan device here; compiling for {}, which `nyxc run --device cpu` runs too",
+            chosen.target.name
+        ));
     }
+    Ok(chosen.target)
 }
 
+/// The report, with what the command line was asked.
 fn report(compiled: &Compiled, options: &Compile, asked: Option<Budget>, seconds: f64) -> serde_json::Value {
-    let Some(plan) = compiled.program.plans.first() else { return serde_json::Value::Null };
-    let mut certificate = json!(plan.certificate);
-    certificate["seconds"] = json!(compiled.solve_time.as_secs_f64());
-    let passes: Vec<_> = compiled
-        .timings
-        .iter()
-        .map(|t| json!({"name": t.pass, "ms": t.time.as_secs_f64() * 1e3, "changed": t.changed}))
-        .collect();
-    let mut report = json!({
-        "model": compiled.program.model,
-        "target": options.target.name,
-        "policy": plan.policy,
-        "budget_bytes": plan.budget_bytes,
-        "budget_percent": asked.and_then(Budget::percent),
-        "planned_peak_bytes": plan.planned_peak_bytes,
-        "ledger": plan.ledger,
-        "lower_bound_bytes": plan.lower_bound_bytes,
-        "min_feasible_bytes": plan.min_feasible_bytes,
-        "f32_bytes": plan.f32_bytes,
-        "arena": {"bytes": compiled.arena_bytes, "max_live_bytes": compiled.max_live_bytes, "imported_max_live_bytes": compiled.imported_max_live_bytes},
-        "default_inputs": plan.entries.first().map(|e| e.defaults.keys().collect::<Vec<_>>()),
-        "constant_inputs": plan.entries.first().map(|e| &e.fixed),
-        "nodes": plan.nodes,
-        "certificate": certificate,
-        "predicted_error": plan.certificate.relative_error(),
-        "passes": passes,
-        "seconds": seconds,
-    });
+    let mut report = compiled.report(options, seconds);
+    report["budget_percent"] = json!(asked.and_then(Budget::percent));
     if let Some(explanation) = &compiled.explanation {
         report["explanation"] = explain::json(explanation);
     }

@@ -17,7 +17,6 @@ mod print;
 mod profile;
 mod run;
 mod say;
-mod size;
 mod source;
 mod targets;
 mod verify;

@@ -50,13 +50,15 @@ fn storages(template: Template, operand: &str) -> Vec<Storage> {
         (Template::GemvDot, "b") => packings(),
         (Template::ConvMma, "b") => [vec![Storage::F16], packings()].concat(),
         (Template::Gather, "data") => [floats, INTEGERS.to_vec(), packings()].concat(),
-        (Template::Gather | Template::CheckIndices, _) => INTEGERS.to_vec(),
+        (Template::Gather | Template::CheckIndices, _) | (Template::StoreRows, "at") => INTEGERS.to_vec(),
         (Template::Attention | Template::AttentionFew | Template::AttentionMma, "mask") => {
             [floats, vec![Storage::I32]].concat()
         }
         (_, "lengths" | "most") => vec![Storage::I32],
         (Template::AttentionMma, _) => vec![Storage::F16],
-        (Template::Reduce | Template::Strided | Template::Concat, _) => [floats, INTEGERS.to_vec()].concat(),
+        (Template::Reduce | Template::Strided | Template::Concat | Template::StoreRows, _) => {
+            [floats, INTEGERS.to_vec()].concat()
+        }
         _ => floats,
     }
 }
@@ -297,7 +299,7 @@ fn matrix_keys(plain: &KernelKey) -> Vec<KernelKey> {
                     }
                 }
                 keys.push(KernelKey { result: Storage::F16, ..key.clone() });
-                keys.push(KernelKey { flags: with(&key.flags, "vector", 4), ..key.clone() });
+                keys.push(KernelKey { flags: with(&with(&key.flags, "vector", 4), "turns", 1 + whole), ..key.clone() });
                 keys.push(key);
             }
         }

@@ -258,7 +258,8 @@ impl Operands {
         let (puts, width) = (self.puts(v, subgroup), u64::from(width.max(1)));
         let has_plain = self.arithmetic == Arithmetic::Pairs && self.b == Storage::F32;
         let plain = [(puts.div_ceil(width), width), (puts, most(k).div_ceil(8))];
-        let mut loops = vec![(1, most(k).div_ceil(u64::from(v.k * v.ways)))];
+        let turns = most(k).div_ceil(u64::from(v.k * v.ways));
+        let mut loops = if turns > 2 { vec![(1, turns - 1)] } else { Vec::new() };
         for _ in 0..v.warp_m / self.shape.m {
             loops.push((1, puts.div_ceil(width)));
             loops.extend(plain.iter().filter(|_| has_plain));
@@ -290,6 +291,8 @@ impl Choice {
         let Choice { variant, operands } = self;
         let shape = operands.shape;
         let whole = k.known().is_some_and(|k| k % i64::from(variant.k * variant.ways) == 0);
+        let turns = most(k).div_ceil(u64::from(variant.k * variant.ways));
+        let call = call.flag("turns", u32::try_from(turns).ok().filter(|turns| matches!(turns, 1 | 2)).unwrap_or(0));
         let call = call.flag("whole", whole).flag("subgroup", subgroup).variant(Variant::Mma(variant));
         let call = call.flag("frag_m", shape.m).flag("frag_n", shape.n).flag("frag_k", shape.k);
         let puts = operands.puts(variant, subgroup) * u64::from(variant.warp_m / shape.m);

@@ -23,7 +23,7 @@ mod tiles;
 pub mod variant;
 mod vectors;
 
-use crate::ir::{DType, Dim, Graph, NodeId, NodeKind, TensorType, ValueId};
+use crate::ir::{DType, Dim, Graph, NodeId, NodeKind, STATE_STORE, TensorType, ValueId};
 use crate::kernels::key::{KernelKey, Storage};
 use crate::kernels::variant::Variant;
 use crate::ops::core::check_indices::Rule;
@@ -265,6 +265,7 @@ pub fn dispatches_as(
         "gather" => movement::gather(&node),
         "strided" => movement::strided(&node),
         "concat" => movement::concat(&node),
+        STATE_STORE => movement::state_store(&node),
         "resize" => elementwise::resize(&node),
         "iota" => elementwise::iota(&node),
         "quantize_packed" => quantize::quantize_packed(&node),

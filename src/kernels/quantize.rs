@@ -31,18 +31,16 @@ pub(super) fn magnitude(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError>
         return Ok(Vec::new());
     }
     let n = crate::ir::product(&ty.shape.0);
-    let (parts, per_part) = parts(&n);
+    let (parts, per_part) = parts(&n, 1 << 10, 4 * MAX_PARTS);
     let call = node.call(Template::Magnitude).operand(x).uint("n", n).uint("parts", parts.clone());
     Ok(vec![call.each(1u64, per_part).groups(parts)?])
 }
 
-/// How many workgroups look for the maximum of `n` elements, and how many of them an invocation looks at.
-fn parts(n: &Dim) -> (Dim, Dim) {
-    let one = Dim::Known(1);
-    let parts = Dim::least(&Dim::larger(&n.div_ceil(ELEMS_PER_PART), &one), &Dim::Known(MAX_PARTS));
-    // As long as there may be more parts, none has more elements than one should.
-    let most = MAX_PARTS.unsigned_abs() * 128;
-    (parts, Dim::larger(&n.div_ceil(most), &Dim::Known(ELEMS_PER_PART as i64 / 128)))
+/// How many workgroups, `most` at the most, look for the maximum of `n` elements, each through `elements` while there
+/// may be more of them, and how many of them an invocation looks at.
+fn parts(n: &Dim, elements: u64, most: i64) -> (Dim, Dim) {
+    let parts = Dim::least(&Dim::larger(&n.div_ceil(elements), &Dim::Known(1)), &Dim::Known(most));
+    (parts, Dim::larger(&n.div_ceil(most.unsigned_abs() * 128), &Dim::from(elements / 128)))
 }
 
 pub(super) fn quantize_packed(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
@@ -58,7 +56,7 @@ pub(super) fn quantize_packed(node: &Node<'_>) -> Result<Vec<KernelCall>, Kernel
     let n_words = &rows * &pitch;
     let magnitude = node.own.get(1).copied().flatten();
     // Every part needs a word to leave its maximum in.
-    let (parts, per_part) = parts(&(&rows * &cols));
+    let (parts, per_part) = parts(&(&rows * &cols), ELEMS_PER_PART, MAX_PARTS);
     let parts = Dim::least(&parts, &Dim::larger(&n_words, &Dim::Known(1)));
     let stage = |stage: u32| -> Call<'_> {
         let call = node.call(Template::QuantizePacked).operand(x).optional(magnitude).flag("stage", stage);

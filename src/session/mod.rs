@@ -1,18 +1,26 @@
 //! The whole way: a graph to a program, a program to results.
 
+pub mod compare;
 #[cfg(feature = "codegen")]
 mod compile;
 mod cpu;
 #[cfg(feature = "codegen")]
 mod explain;
 mod inputs;
+#[cfg(feature = "codegen")]
+mod module;
 pub mod npz;
+mod report;
 mod run;
+pub mod size;
+pub mod target;
 
 #[cfg(feature = "codegen")]
 pub use compile::{Compile, CompileError, Compiled, Progress, budget_bounds, compile, compile_with};
-pub use cpu::{CpuError, Reference};
+pub use cpu::{CpuError, Reference, States, Tap};
 pub use inputs::InputError;
-pub use run::{DeviceChoice, Outcome, Session, SessionError, Told};
+#[cfg(feature = "codegen")]
+pub use module::compile_module;
+pub use run::{Call, DeviceChoice, DeviceTensor, Outcome, Session, SessionError, Told};
 #[cfg(feature = "runtime")]
 pub use run::{best_device, is_of_device};

@@ -301,6 +301,7 @@ fn program(
         graph: String::new(),
         allocations,
         uploads,
+        states: vec![],
         entries,
     };
     let constants = [&x.tensor, &w.tensor].into_iter().map(|t| (t.hash(), t.clone())).collect();
