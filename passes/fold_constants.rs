@@ -134,13 +134,11 @@ fn widens_weights(graph: &Graph, id: NodeId) -> bool {
     let (from, to) = (graph.ty(source), graph.ty(id.out(0)));
     let reads_as_is = |user: NodeId, slot: usize| {
         graph.node(user).op().is_some_and(|op| match op.def.name {
-            "conv" => slot == 1,
-            "gather" => slot == 0,
             "concat" => true,
             "transpose" | "strided" if is_shared_transposition(graph, user) => {
                 graph.users(user.out(0)).iter().all(|&(user, slot)| is_product(graph, user, slot))
             }
-            _ => is_product(graph, user, slot),
+            _ => op.weights_at(slot).is_some(),
         })
     };
     let users = graph.users(id.out(0));
@@ -152,7 +150,7 @@ fn widens_weights(graph: &Graph, id: NodeId) -> bool {
 
 /// Whether a node reads this operand as the right-hand side of a product, of which every kernel reads rows or columns.
 fn is_product(graph: &Graph, user: NodeId, slot: usize) -> bool {
-    slot == 1 && graph.node(user).op().is_some_and(|op| matches!(op.def.name, "matmul" | "gemm"))
+    graph.node(user).op().and_then(|op| op.weights_at(slot)).is_some_and(|weights| weights.is_matrix_product())
 }
 
 /// Whether a node only exchanges the axes of what others read as it is.

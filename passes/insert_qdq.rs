@@ -12,7 +12,8 @@
 use super::{Context, Pass, PassError, Stage, at};
 use crate::ir::packed::{Granularity, Packing, ScaleType, unpack};
 use crate::ir::{
-    Activations, Attr, Attrs, DType, Edit, Format, Graph, Op, OpError, Patch, Tensor, Val, ValueId, Weights,
+    Activations, Attr, Attrs, DType, Edit, Format, Graph, MatrixLayout, Op, OpError, Patch, Tensor, Val, ValueId,
+    Weights,
 };
 use crate::ops;
 use crate::ops::weights;
@@ -62,7 +63,7 @@ struct Work<'g> {
     /// What stands for values whose producer was rebuilt.
     moved: BTreeMap<ValueId, Val>,
     /// Quantized constants by value, layout and format, so that shared weights stay shared.
-    quantized: BTreeMap<(ValueId, weights::Layout, Format), Val>,
+    quantized: BTreeMap<(ValueId, MatrixLayout, Format), Val>,
     /// Constants narrowed to f16, likewise.
     narrowed: BTreeMap<ValueId, Val>,
     /// Stores by value and type: whoever reads a value in another type reads one store of it.
@@ -93,13 +94,16 @@ impl Work<'_> {
             if let Some(found) = &rebuilt {
                 operands[found.slot] = Some(self.quantized_weights(found, format, stored, &node.name)?);
                 if format.activations == Activations::I8 && found.has_products {
-                    let granularity = if op.def.onnx == "Conv" { "tensor" } else { "row" };
+                    let operand = op.weights();
+                    let is_shared = operand.is_some_and(|w| w.shares_scale_of_activations());
+                    let granularity = if is_shared { "tensor" } else { "row" };
                     if let Some(Some(mut x)) = operands.first().copied() {
-                        if op.attrs.int("transA").unwrap_or(0) != 0 {
+                        let columns = operand.and_then(|w| w.x_columns_attr);
+                        if let Some(attr) = columns.filter(|attr| op.attrs.int(attr).unwrap_or(0) != 0) {
                             // A scale belongs to a row of the reduction: the matrix is turned before it is quantized.
                             let name = format!("{}.t", self.edit.name(x));
                             x = self.transposed(x, &name)?;
-                            op.attrs.0.insert("transA".to_owned(), Attr::Int(0));
+                            op.attrs.0.insert(attr.to_owned(), Attr::Int(0));
                         }
                         operands[0] = Some(self.quantized_activations(x, granularity)?);
                     }
@@ -314,9 +318,9 @@ impl Work<'_> {
     fn in_layout(&mut self, plain: Val, found: &weights::Weights) -> Result<Val, OpError> {
         let name = format!("{}.dq", self.graph.value(found.value).name);
         match found.wanted {
-            weights::Layout::Rows => Ok(plain),
-            weights::Layout::Columns => self.transposed(plain, &format!("{name}.t")),
-            weights::Layout::Filters | weights::Layout::FiltersLast => {
+            MatrixLayout::Rows => Ok(plain),
+            MatrixLayout::Columns => self.transposed(plain, &format!("{name}.t")),
+            MatrixLayout::Filters | MatrixLayout::FiltersLast => {
                 let dims: Vec<i64> = self.graph.ty(found.value).shape.0.iter().filter_map(|d| d.known()).collect();
                 let shape = self
                     .edit
@@ -332,7 +336,7 @@ impl Work<'_> {
     fn turned(&mut self, val: Val, found: &weights::Weights, name: &str) -> Result<Val, OpError> {
         match (found.layout, found.wanted) {
             (own, wanted) if own == wanted => Ok(val),
-            (weights::Layout::FiltersLast, _) => {
+            (MatrixLayout::FiltersLast, _) => {
                 self.permuted(val, &ops::core::layout::TO_NCHW.map(|axis| axis as i64), name)
             }
             _ => self.transposed(val, name),

@@ -9,7 +9,7 @@
 
 use super::pattern::float_cast;
 use crate::ir::packed::{Granularity, Packing, ScaleType, pack_with_zeros};
-use crate::ir::{Attrs, DType, Graph, Op, OpError, Tensor, TensorType, ValueId};
+use crate::ir::{Attrs, DType, Graph, Op, OpError, Tensor, TensorType, ValueId, WeightOperand};
 use crate::ops;
 use half::f16;
 
@@ -30,9 +30,9 @@ pub(super) struct Rows {
 }
 
 impl Rows {
-    /// The weights that a use of `op` reads in operand `slot`; `None` where they are no DequantizeLinear of constants,
+    /// The weights that an operator reads in its operand; `None` where they are no DequantizeLinear of constants,
     /// or no matrix.
-    pub(super) fn of(graph: &Graph, weights: ValueId, op: &Op, slot: usize) -> Option<Rows> {
+    pub(super) fn of(graph: &Graph, weights: ValueId, operand: &WeightOperand) -> Option<Rows> {
         let (mut at, mut reorders) = (weights, false);
         while !is_dequantize(graph, at) {
             at = match graph.node(at.node).op()? {
@@ -45,13 +45,7 @@ impl Rows {
             };
         }
         let dims = graph.ty(weights).shape.known()?;
-        let (n_rows, n_cols, turned) = match (op.def.name, &dims[..]) {
-            ("matmul", &[rows, cols]) if op.attrs.int("trans_b") == Some(1) => (rows, cols, false),
-            ("matmul", &[cols, rows]) => (rows, cols, true),
-            ("conv", [rows, rest @ ..]) if rest.len() >= 2 => (*rows, rest.iter().product(), false),
-            ("gather", &[rows, cols]) if slot == 0 => (rows, cols, false),
-            _ => return None,
-        };
+        let (n_rows, n_cols, turned) = operand.layout?.matrix(&dims)?;
         // A transposition of rows, which the operator would turn again.
         let source = graph.operands(weights.node).first().copied().flatten();
         if let Some(source) = source.filter(|v| turned && *v == at && is_transposition(graph, weights)) {

@@ -223,7 +223,8 @@ impl Model {
                 {
                     self.groups[g].n_readers += 1;
                     if let (1, Some(Some(x))) = (slot, operands.first()) {
-                        self.groups[g].products.push((step, kernels.ty(*x).clone(), op.def.name == "conv"));
+                        let is_shared = op.weights().is_some_and(|w| w.shares_scale_of_activations());
+                        self.groups[g].products.push((step, kernels.ty(*x).clone(), is_shared));
                     }
                     continue;
                 }

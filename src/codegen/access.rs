@@ -8,7 +8,7 @@
 //! f32, too.
 
 use crate::ir::packed::{Granularity, Packing, ScaleType};
-use crate::kernels::key::{KernelKey, Load, OperandKey, Storage, Value};
+use crate::kernels::key::{Flag, KernelKey, Load, OperandKey, Storage, Value};
 use crate::targets::Target;
 use std::fmt::Write as _;
 
@@ -17,7 +17,7 @@ pub(super) fn extensions(key: &KernelKey, target: &Target) -> Vec<&'static str> 
     let native = target.features.storage_16bit && key.storages().any(|s| s == Storage::F16);
     let mut extensions = if native { vec!["GL_EXT_shader_16bit_storage"] } else { Vec::new() };
     let multiplies_matrices = key.template.table().needs.contains(&"cooperative_matrix");
-    if key.flag("half") != 0 || multiplies_matrices || super::vector::needs_f16(key, target) {
+    if key.flag(Flag::Half) != 0 || multiplies_matrices || super::vector::needs_f16(key, target) {
         extensions.push("GL_EXT_shader_explicit_arithmetic_types_float16");
     }
     if multiplies_matrices {
@@ -69,7 +69,7 @@ pub(super) fn buffers(key: &KernelKey, target: &Target) -> String {
     if key.template.table().faults {
         buffer("", "uint", "faults");
     }
-    if key.flag("notes") == 1 {
+    if key.flag(Flag::Notes) == 1 {
         buffer("", "uint", "noted");
     }
     let params = key.params();
@@ -135,7 +135,7 @@ pub(super) fn functions(key: &KernelKey, target: &Target) -> String {
             text += &index(&name, arg.load);
         }
     }
-    if key.flag("notes") == 1 {
+    if key.flag(Flag::Notes) == 1 {
         return text
             + "uint noted = 0u;\n#define T_y float\n#define as_y float\n\
                void note(float v) { noted = max(noted, floatBitsToUint(v) & 0x7fffffffu); }\n\

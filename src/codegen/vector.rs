@@ -3,7 +3,7 @@
 //! For an operand `a`: `void lds_a(uint i, out T_a v[WIDTH])` reads elements `i` on, where WIDTH divides `i`. For the
 //! result: `void sts_y(uint i, T_y v[WIDTH])`. Both give the bits that `ld_a` and `st_y` give for each element.
 
-use crate::kernels::key::{KernelKey, Storage};
+use crate::kernels::key::{Flag, KernelKey, Storage};
 use crate::targets::Target;
 use std::fmt::Write as _;
 
@@ -175,7 +175,7 @@ pub(super) fn functions(key: &KernelKey, target: &Target) -> String {
         if is_result {
             let stores: String =
                 (0..n_parts).map(|n| format!("    v_y[{}] = {};\n", at(n), view.stored(storage, n))).collect();
-            let notes: String = match key.flag("notes") {
+            let notes: String = match key.flag(Flag::Notes) {
                 0 => String::new(),
                 _ => (0..width).map(|e| format!("    note(v[{e}]);\n")).collect(),
             };

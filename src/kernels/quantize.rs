@@ -1,12 +1,15 @@
 //! `quantize_packed`: INT8 codes and their scales; `magnitude`: what the scale of a tensor is made of.
 
-use super::call::{Call, Node, matrix, pitch};
+use super::call::{Node, matrix, pitch};
+use super::settings::{Call, of};
 use super::{KernelCall, KernelError, notes_magnitude};
 use crate::ir::packed::Granularity;
 use crate::ir::{Dim, Graph, ValueId};
-use crate::kernels::key::Template;
+use crate::kernels::key::constants;
 use crate::ops::core::quantize_packed::DEF;
 
+/// Invocations of a workgroup.
+const INVOCATIONS: u64 = constants::INVOCATIONS as u64;
 /// Elements that one workgroup still looks through by itself for one maximum.
 const ELEMS_PER_PART: u64 = 1 << 14;
 /// Most workgroups that look for one maximum.
@@ -32,15 +35,15 @@ pub(super) fn magnitude(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError>
     }
     let n = crate::ir::product(&ty.shape.0);
     let (parts, per_part) = parts(&n, 1 << 10, 4 * MAX_PARTS);
-    let call = node.call(Template::Magnitude).operand(x).uint("n", n).uint("parts", parts.clone());
-    Ok(vec![call.each(1u64, per_part).groups(parts)?])
+    let call = node.call(of::Magnitude).operand(x).n(n).parts(parts.clone());
+    Ok(vec![call.each(1u64, per_part).workgroups(parts)?])
 }
 
 /// How many workgroups, `most` at the most, look for the maximum of `n` elements, each through `elements` while there
 /// may be more of them, and how many of them an invocation looks at.
 fn parts(n: &Dim, elements: u64, most: i64) -> (Dim, Dim) {
     let parts = Dim::least(&Dim::larger(&n.div_ceil(elements), &Dim::Known(1)), &Dim::Known(most));
-    (parts, Dim::larger(&n.div_ceil(most.unsigned_abs() * 128), &Dim::from(elements / 128)))
+    (parts, Dim::larger(&n.div_ceil(most.unsigned_abs() * INVOCATIONS), &Dim::from(elements / INVOCATIONS)))
 }
 
 pub(super) fn quantize_packed(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
@@ -58,20 +61,20 @@ pub(super) fn quantize_packed(node: &Node<'_>) -> Result<Vec<KernelCall>, Kernel
     // Every part needs a word to leave its maximum in.
     let (parts, per_part) = parts(&(&rows * &cols), ELEMS_PER_PART, MAX_PARTS);
     let parts = Dim::least(&parts, &Dim::larger(&n_words, &Dim::Known(1)));
-    let stage = |stage: u32| -> Call<'_> {
-        let call = node.call(Template::QuantizePacked).operand(x).optional(magnitude).flag("stage", stage);
-        let call = call.uint("rows", rows.clone()).uint("cols", cols.clone()).uint("pitch", pitch.clone());
-        call.uint("scales", n_words.clone()).uint("parts", parts.clone())
+    let stage = |stage: u32| -> Call<'_, of::QuantizePacked> {
+        let call = node.call(of::QuantizePacked).operand(x).optional(magnitude).stage(stage);
+        let call = call.rows(rows.clone()).cols(cols.clone()).pitch(pitch.clone());
+        call.scales(n_words.clone()).parts(parts.clone())
     };
     match packing.granularity {
         Granularity::Row => {
-            let call = stage(0).each(1u64, cols.div_ceil(128)).each(1u64, pitch.div_ceil(128));
-            Ok(vec![call.groups(rows.clone())?])
+            let call = stage(0).each(1u64, cols.div_ceil(INVOCATIONS)).each(1u64, pitch.div_ceil(INVOCATIONS));
+            Ok(vec![call.workgroups(rows.clone())?])
         }
         Granularity::Tensor if magnitude.is_some() => Ok(vec![stage(3).invocations(&n_words)?]),
         Granularity::Tensor => {
-            let maxima = stage(1).each(1u64, per_part).groups(parts.clone())?;
-            let scale = stage(2).each(1u64, MAX_PARTS.unsigned_abs() / 128).groups(1u64)?;
+            let maxima = stage(1).each(1u64, per_part).workgroups(parts.clone())?;
+            let scale = stage(2).each(1u64, MAX_PARTS.unsigned_abs() / INVOCATIONS).workgroups(1u64)?;
             Ok(vec![maxima, scale, stage(3).invocations(&n_words)?])
         }
         Granularity::Block(_) => Err(node.unsupported("activations quantized by block")),

@@ -8,7 +8,7 @@ use super::arena::{self, ArenaLimits, Buffer};
 use super::memory::{Buffers, Kind, is_view, noted};
 use super::schedule::Schedule;
 use super::{PlanError, allocation_bytes, round_up};
-use crate::ir::{DType, Dim, Graph, Hash, NodeId, NodeKind, State, Tensor, TensorType};
+use crate::ir::{Dim, Graph, Hash, NodeId, NodeKind, State, Tensor, TensorType};
 use crate::kernels::key::KernelKey;
 use crate::kernels::{self, KernelCall, KernelError};
 use crate::program::{
@@ -495,8 +495,8 @@ fn on_device(tensor: &Tensor) -> Result<Tensor, crate::ir::TensorError> {
     }
     match tensor.dtype().on_device() {
         Some(dtype) if dtype == tensor.dtype() => Ok(tensor.clone()),
-        Some(DType::I32) => Tensor::from_i64s(DType::I32, &tensor.dims(), &tensor.to_i64s()?),
-        Some(dtype) => Tensor::from_f32s(dtype, &tensor.dims(), &tensor.to_f32s()?),
+        Some(dtype) if dtype.is_float() => Tensor::from_f32s(dtype, &tensor.dims(), &tensor.to_f32s()?),
+        Some(dtype) => Tensor::from_i64s(dtype, &tensor.dims(), &tensor.to_i64s()?),
         None => Err(crate::ir::TensorError::Class { dtype: tensor.dtype(), wanted: "a device type" }),
     }
 }

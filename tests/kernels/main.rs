@@ -504,7 +504,7 @@ pub fn run_calls(
         names.remove(0);
     }
     if let Some(most) = outputs.pop() {
-        let is_noted = calls.iter().all(|call| call.key.flag("notes") == 1);
+        let is_noted = calls.iter().all(|call| call.key.flag(kernels::key::Flag::Notes) == 1);
         assert!(is_noted, "{}: {names:?} note no magnitude", case.describe());
         let wanted = magnitude(&output);
         assert_eq!(most.bytes().unwrap(), wanted.bytes().unwrap(), "{}: what {names:?} note", case.describe());

@@ -184,7 +184,8 @@ pub(crate) fn compare(
         })
     };
     let own = graph.inputs().iter().map(own).collect::<PyResult<Vec<_>>>()?;
-    let found = py.detach(|| Comparison::of(graph, &own, &program, &given)).map_err(raise(py))?;
+    let found =
+        py.detach(|| Comparison::of(graph, &own, &program, &given, &nyxc::ops::registry())).map_err(raise(py))?;
     Ok(found.to_json().to_string())
 }
 

@@ -13,9 +13,11 @@ pub static DEF: OpDef = OpDef {
     levels: CORE | KERNEL,
     attrs: &[attr::text("granularity"), attr::int("on_load")],
     arity: (1, 2),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// `magnitude(x)`: the largest magnitude of x as an i32, the bits of an f32: 0 without elements, at least those of
@@ -26,9 +28,11 @@ pub static MAGNITUDE: OpDef = OpDef {
     levels: KERNEL,
     attrs: &[],
     arity: (1, 1),
-    infer: infer_magnitude,
-    eval: Some(eval_magnitude),
+    infer: &infer_magnitude,
+    eval: Some(&eval_magnitude),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// `dynamic_quantize(x) {granularity}`: codes `i8` of x's shape and their f32 scales, `[..., 1]` by row or a scalar: a
@@ -39,9 +43,11 @@ pub static DYNAMIC: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[attr::text("granularity")],
     arity: (1, 1),
-    infer: infer_dynamic,
-    eval: Some(eval_dynamic),
+    infer: &infer_dynamic,
+    eval: Some(&eval_dynamic),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// Attributes of both.

@@ -10,9 +10,11 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX,
     attrs: &[],
     arity: (3, 5),
-    infer,
+    infer: &infer,
     eval: None,
-    expand: Some(expand),
+    expand: Some(&expand),
+    weights: None,
+    gradient: None,
 };
 
 /// The part of one axis that is kept.
