@@ -409,10 +409,13 @@ impl KernelKey {
     }
 
     /// How many storage buffers it binds: own operands (scales apart counted), those of the expression, the result, and
-    /// what it notes faults in.
+    /// what it notes faults or magnitudes in.
     pub fn n_buffers(&self) -> usize {
         let own: usize = self.present().map(|(_, key)| 1 + usize::from(key.scales_apart)).sum();
-        own + self.expr.as_ref().map_or(0, |e| e.args.len()) + 1 + usize::from(self.template.table().faults)
+        own + self.expr.as_ref().map_or(0, |e| e.args.len())
+            + 1
+            + usize::from(self.template.table().faults)
+            + usize::from(self.flag(Flag::Notes) == 1)
     }
 
     /// What contradicts the table, if anything does: then the key is a bug of ours.
@@ -454,6 +457,9 @@ impl KernelKey {
         let held = self.flags.get(&Flag::Held).map_or(0, |held| held * self.width().unwrap_or(1));
         if self.threads() > 1024 || held > MOST_HELD {
             return Some(format!("{} invocations, or {held} elements held by one", self.threads()));
+        }
+        if self.flag(Flag::Notes) == 1 && self.result != Storage::F32 {
+            return Some(format!("magnitudes noted of {}", self.result));
         }
         if self.expr.is_some() && !table.epilogue {
             return Some("an epilogue where the table allows none".to_owned());

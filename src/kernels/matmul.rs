@@ -4,7 +4,7 @@ use super::call::{Node, Rows, dims, slices};
 use super::gemv;
 use super::mma::{self, Bucket};
 use super::settings::{Call, Uint, Uints, has, of};
-use super::shape::{at_least, at_most, broadcast, from, merge};
+use super::shape::{at_least, at_most, broadcast, divides, from, merge};
 use super::{KernelCall, KernelError};
 use crate::ir::packed::{Granularity, Packing};
 use crate::ir::{Dim, ValueId, product as product_of};
@@ -28,6 +28,13 @@ pub(super) struct Columns {
     pub(super) n: Dim,
     /// The rows of the operand, where not all of them are read.
     pub(super) rows: Option<Rows>,
+}
+
+impl Columns {
+    /// Whether they begin at a multiple of `width` columns of the whole result, and are as many.
+    pub(super) fn are_vectors(&self, product: &Product, width: u32) -> bool {
+        [&self.base, &self.n, &product.n].iter().all(|size| divides(width, size))
+    }
 }
 
 /// Sizes of a product, and its batches: size and strides in elements of a and b.
