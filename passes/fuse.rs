@@ -3,9 +3,10 @@
 //! Looks, from the outputs back, for an operator all of whose consumers are in one group and whose result has the
 //! group's shape. A pointwise operator is written into the group's expression; another becomes the group's anchor,
 //! whose epilogue the expression is, where the group has none yet. Equal because each element of the group's result
-//! depends on the same element of each member. Refuses where a member is an output of the graph, where the kernel would
-//! read more buffers than the target binds, or where its expression grows too large. Which operators end up together
-//! depends on shapes, uses and target, never on formats, so that precision can be assigned before.
+//! depends on the same element of each member. Where two operators could be anchors, each keeps what follows it alone.
+//! Refuses where a member is an output of the graph, where the kernel would read more buffers than the target binds, or
+//! where its expression grows too large. Which operators end up together depends on shapes, uses and target, never on
+//! formats, so that precision can be assigned before.
 
 use super::{Context, Pass, PassError, at};
 use crate::ir::{
@@ -24,21 +25,6 @@ const MAX_SIZE: usize = 96;
 
 /// An epilogue says by its operands how many of all are the kernel's own: it reads each.
 const UNUSED: &str = "its consumer's expression leaves an operand unread";
-
-/// Operators that compute something for each element of their result, so that an expression can follow.
-const ANCHORS: &[&str] = &[
-    "matmul",
-    "conv",
-    "pool",
-    "reduce",
-    "softmax",
-    "dot_product_attention",
-    "norm",
-    "gather",
-    "strided",
-    "resize",
-    "check_indices",
-];
 
 impl Pass for Fuse {
     fn name(&self) -> &str {
@@ -94,7 +80,7 @@ fn n_buffers(graph: &Graph, op: &Op, operands: &[ValueId], target: &Target) -> u
         // It notes what it finds in a buffer of its own.
         return operands.len() + 1;
     }
-    if !matches!(op.def.name, "matmul" | "conv" | "gather") {
+    if op.weights().is_none_or(|weights| weights.further_rows.is_none()) {
         return operands.len();
     }
     let may_be_sliced = |v: &ValueId| {
@@ -119,6 +105,18 @@ fn sole_group(graph: &Graph, id: NodeId, group_of: &BTreeMap<NodeId, usize>) -> 
     let users = graph.users(value);
     let first = *group_of.get(&users.first()?.0)?;
     users.iter().all(|(user, _)| group_of.get(user) == Some(&first)).then_some(first)
+}
+
+/// Whether a value is made by an operator that `reader`, which alone reads it, can follow as an epilogue: what that
+/// stores is then the result of its node, and not what lies between two of its operators.
+fn may_be_anchor(graph: &Graph, value: ValueId, reader: NodeId) -> bool {
+    let ty = graph.ty(value);
+    graph.node(value.node).op().is_some_and(Op::takes_epilogue)
+        && graph.node(value.node).outputs.len() == 1
+        && !graph.is_output(value)
+        && graph.users(value).iter().all(|(user, _)| *user == reader)
+        && ty.shape == graph.ty(reader.out(0)).shape
+        && ty.dtype.class() == Class::Float
 }
 
 /// Nodes that become one kernel.
@@ -182,6 +180,9 @@ impl Group {
         let operands: Vec<_> = graph.operands(id).into_iter().flatten().collect();
         if op.is(&pointwise::DEF) {
             let Some(inner) = op.attrs.expr("expr") else { return false };
+            if self.anchor.is_some() && operands.iter().any(|v| may_be_anchor(graph, *v, id)) {
+                return refuse("it follows an operator whose epilogue it can be".to_owned());
+            }
             let n_own = self
                 .anchor
                 .and_then(|anchor| graph.node(anchor).op())
@@ -213,7 +214,7 @@ impl Group {
             self.expr = Some(merged);
             self.args = args;
         } else {
-            if self.anchor.is_some() || !ANCHORS.contains(&op.def.name) || op.attrs.expr("epilogue").is_some() {
+            if self.anchor.is_some() || !op.takes_epilogue() {
                 return refuse("its kernel takes no epilogue, or its consumer has an anchor already".to_owned());
             }
             // An index that is in range is the same in every type that holds it.
@@ -296,6 +297,25 @@ mod tests {
 ";
         let after = check("fuse", text, "diamond");
         assert_eq!(after.order().iter().filter(|id| after.node(**id).op().is_some()).count(), 1);
+    }
+
+    #[test]
+    fn two_anchors_each_keep_what_follows_them() {
+        let text = "graph g core
+  %x = input : f32[2,4]
+  %w = input : f32[4,3]
+  %b = input : f32[3]
+  %m = matmul(%x, %w) {dtype=f32} : f32[2,3]
+  %a = pointwise(%m, %b) {dtype=f16, expr=`add(x0,x1)`} : f16[2,3]
+  %n = matmul(%x, %w) {dtype=f32} : f32[2,3]
+  %c = pointwise(%n, %b) {dtype=f16, expr=`add(x0,x1)`} : f16[2,3]
+  %y = pointwise(%a, %c) {dtype=f16, expr=`add(x0,x1)`} : f16[2,3]
+  output %y
+";
+        let after = check("fuse", text, "two_anchors");
+        let types: Vec<_> = after.order().iter().filter(|id| after.node(**id).op().is_some()).copied().collect();
+        assert_eq!(types.len(), 2, "{after}");
+        assert!(types.iter().all(|id| after.ty(id.out(0)).dtype == crate::ir::DType::F16), "{after}");
     }
 
     #[test]

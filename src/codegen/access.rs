@@ -4,10 +4,11 @@
 //! For an operand `a`: `T_a` is `float` or `int`; `T_a ld_a(uint i)`; for a packed one instead `PACKED_a` (its bits, 0
 //! for others), `float value_a(uint row, uint col)`, `float scale_a(uint row, uint col)`, `ZERO_a(row, col)` (its zero
 //! point, 0 without one), `int code_a(uint row, uint col)` and `int word_a(uint row, uint word)`, which gives four
-//! codes as bytes. For the result: `void st_y(uint i, T_y v)`.
+//! codes as bytes. For the result: `void st_y(uint i, T_y v)`, which with the flag `notes` notes the magnitude of v, of
+//! f32, too.
 
 use crate::ir::packed::{Granularity, Packing, ScaleType};
-use crate::kernels::key::{KernelKey, Load, OperandKey, Storage, Value};
+use crate::kernels::key::{Flag, KernelKey, Load, OperandKey, Storage, Value};
 use crate::targets::Target;
 use std::fmt::Write as _;
 
@@ -16,7 +17,7 @@ pub(super) fn extensions(key: &KernelKey, target: &Target) -> Vec<&'static str> 
     let native = target.features.storage_16bit && key.storages().any(|s| s == Storage::F16);
     let mut extensions = if native { vec!["GL_EXT_shader_16bit_storage"] } else { Vec::new() };
     let multiplies_matrices = key.template.table().needs.contains(&"cooperative_matrix");
-    if key.flag("half") != 0 || multiplies_matrices || super::vector::needs_f16(key, target) {
+    if key.flag(Flag::Half) != 0 || multiplies_matrices || super::vector::needs_f16(key, target) {
         extensions.push("GL_EXT_shader_explicit_arithmetic_types_float16");
     }
     if multiplies_matrices {
@@ -67,6 +68,9 @@ pub(super) fn buffers(key: &KernelKey, target: &Target) -> String {
     buffer("", element(key.result, target), "y");
     if key.template.table().faults {
         buffer("", "uint", "faults");
+    }
+    if key.flag(Flag::Notes) == 1 {
+        buffer("", "uint", "noted");
     }
     let params = key.params();
     if !params.is_empty() {
@@ -130,6 +134,12 @@ pub(super) fn functions(key: &KernelKey, target: &Target) -> String {
             text += &load(&name, arg.storage, target);
             text += &index(&name, arg.load);
         }
+    }
+    if key.flag(Flag::Notes) == 1 {
+        return text
+            + "uint noted = 0u;\n#define T_y float\n#define as_y float\n\
+               void note(float v) { noted = max(noted, floatBitsToUint(v) & 0x7fffffffu); }\n\
+               void st_y(uint i, float v) { d_y[i] = v; note(v); }\n";
     }
     text + &store(key.result, target)
 }

@@ -9,7 +9,7 @@ pub mod spirv;
 mod tests;
 mod vector;
 
-use crate::kernels::key::{KernelKey, ParamType, Storage, Template};
+use crate::kernels::key::{Flag, KernelKey, ParamType, Storage, Template, constants};
 use crate::kernels::variant::Variant;
 use crate::program::Shader;
 use crate::targets::Target;
@@ -81,7 +81,7 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     if let Some(fault) = key.fault() {
         return Err(refuse(fault));
     }
-    if key.flag("half") != 0 && !target.features.f16_arithmetic {
+    if key.flag(Flag::Half) != 0 && !target.features.f16_arithmetic {
         return Err(refuse(format!("it multiplies f16, which {} does not", target.name)));
     }
     if let Some(lacking) = key.template.table().needs.iter().find(|name| target.features.named(name) != Some(true)) {
@@ -92,12 +92,12 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     let mut text = String::from("#version 450\n");
     let mut extensions: Vec<&str> = access::extensions(key, target);
     let dot = target.features.integer_dot_product
-        && (matches!(key.template, Template::MatmulI8 | Template::ConvI8 | Template::ConvNhwcI8)
-            || key.template.table().needs.contains(&"integer_dot_product"));
+        && (key.template.multiplies_codes() || key.template.table().needs.contains(&"integer_dot_product"));
     if dot {
         extensions.push("GL_EXT_integer_dot_product");
     }
-    if key.template.table().needs.contains(&"subgroup_arithmetic") {
+    let joins_subgroups = key.flag(Flag::Notes) == 1 && target.features.subgroup_arithmetic;
+    if key.template.table().needs.contains(&"subgroup_arithmetic") || joins_subgroups {
         extensions.extend(["GL_KHR_shader_subgroup_basic", "GL_KHR_shader_subgroup_arithmetic"]);
     }
     extensions.push("GL_EXT_control_flow_attributes");
@@ -106,8 +106,8 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     }
     let _ = writeln!(text, "// {}", key.name());
     // `vector` is told as WIDTH.
-    for (flag, value) in key.flags.iter().filter(|(flag, _)| **flag != "vector") {
-        let _ = writeln!(text, "#define {} {value}", flag.to_uppercase());
+    for (flag, value) in key.flags.iter().filter(|(flag, _)| **flag != Flag::Vector) {
+        let _ = writeln!(text, "#define {} {value}", flag.name().to_uppercase());
     }
     if let Some(tile) = key.tile {
         let _ = writeln!(text, "#define TILE_M {}u\n#define TILE_N {}u\n#define TILE_K {}u", tile.m, tile.n, tile.k);
@@ -118,17 +118,29 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     if let Some(width) = key.width() {
         let _ = writeln!(text, "#define WIDTH {width}u");
     }
+    if joins_subgroups {
+        text += "#define SUBGROUP_MAX 1\n";
+    }
     let _ = writeln!(text, "#define NATIVE_DOT {}", u32::from(dot));
     expand(&mut text, "#include \"numbers.glsl\"", 0).map_err(refuse)?;
     if is_wide {
         expand(&mut text, "#include \"wide.glsl\"", 0).map_err(refuse)?;
     }
+    let mut body = access::buffers(key, target);
+    body += &access::functions(key, target);
+    body += &vector::functions(key, target);
+    expand(&mut body, put.as_ref().map_or("", |put| &put.text), 0).map_err(refuse)?;
+    if key.flag(Flag::Notes) == 0 {
+        expand(&mut body, template(key.template), 0).map_err(refuse)?;
+    } else {
+        expand(&mut body, &template(key.template).replace("void main()", "void work()"), 0).map_err(refuse)?;
+        expand(&mut body, "#include \"noted.glsl\"", 0).map_err(refuse)?;
+    }
+    for (name, value) in constants::ALL.iter().filter(|(name, _)| body.contains(name)) {
+        let _ = writeln!(text, "#define {name} {value}u");
+    }
     let _ = writeln!(text, "layout(local_size_x = {}) in;", key.threads());
-    text += &access::buffers(key, target);
-    text += &access::functions(key, target);
-    text += &vector::functions(key, target);
-    expand(&mut text, put.as_ref().map_or("", |put| &put.text), 0).map_err(refuse)?;
-    expand(&mut text, template(key.template), 0).map_err(refuse)?;
+    text += &body;
     Ok(if key.literals.is_empty() { text } else { with_literals(&text, key) })
 }
 

@@ -32,10 +32,10 @@ pub(super) struct Sizes<'a> {
 }
 
 impl Sizes<'_> {
-    /// The reduction axis as it is multiplied: where filters are floats, what is missing of its last vector is 0.
+    /// The reduction axis as it is multiplied: what is missing of its last vector of 16 bytes of filters is 0.
     pub(super) fn padded(&self, b: Storage) -> Dim {
-        let depth = if matches!(b, Storage::Packed(_)) { self.depth } else { self.depth.next_multiple_of(8) };
-        depth.into()
+        let per_vector = if let Storage::Packed(packing) = b { 128 / u64::from(packing.bits) } else { 8 };
+        self.depth.next_multiple_of(per_vector).into()
     }
 }
 

@@ -1,8 +1,9 @@
 //! Products of many rows on cooperative matrices: which variant, and its call. Where the target or the form of the
 //! operands does not suit them, other kernels compute the product on any device.
 
-use super::call::{Call, Node};
-use super::matmul::{Columns, Product, sizes};
+use super::call::Node;
+use super::matmul::{Columns, Product, batched};
+use super::settings::{Call, Number, Switch, has, of};
 use super::shape::{at_most, from};
 use super::{KernelCall, KernelError, storage};
 use crate::ir::packed::Granularity;
@@ -47,8 +48,10 @@ impl Bucket {
         cases
     }
 }
+/// Most neighbours of the result that an invocation puts at a time.
+pub(super) const MOST_WIDTH: u32 = 4;
 /// Workgroups that keep a large device busy: fewer leave parts of it idle.
-const MANY_GROUPS: u64 = 128;
+pub(super) const MANY_GROUPS: u64 = 128;
 
 /// What is multiplied: see `mma_operands.glsl`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -98,7 +101,8 @@ impl Operands {
             (_, Storage::Packed(packing)) => {
                 !matches!(packing.granularity, Granularity::Block(..32))
                     && b_along_k
-                    && k % 32 == 0
+                    // Rows begin at vectors of 16 bytes, which a part is.
+                    && k % (128 / i64::from(packing.bits)) == 0
                     && match arithmetic {
                         // Weights are rounded to f16, so the format asks for it, or there is none.
                         Arithmetic::Half => node.activations.is_none_or(|a| a == Activations::F16),
@@ -251,25 +255,26 @@ impl Operands {
 
     /// The loops of the text: how often an invocation comes to each, and how often its body then runs. The others are
     /// unrolled.
-    fn loops(self, v: Mma, k: &Dim, subgroup: u32) -> Vec<(u64, u64)> {
-        let puts = self.puts(v, subgroup);
+    fn loops(self, v: Mma, k: &Dim, subgroup: u32, width: u32) -> Vec<(u64, u64)> {
+        let (puts, width) = (self.puts(v, subgroup), u64::from(width.max(1)));
         let has_plain = self.arithmetic == Arithmetic::Pairs && self.b == Storage::F32;
-        let plain = has_plain.then(|| (puts, most(k).div_ceil(8)));
-        let mut loops = vec![(1, most(k).div_ceil(u64::from(v.k * v.ways)))];
+        let plain = [(puts.div_ceil(width), width), (puts, most(k).div_ceil(8))];
+        let turns = most(k).div_ceil(u64::from(v.k * v.ways));
+        let mut loops = if turns > 2 { vec![(1, turns - 1)] } else { Vec::new() };
         for _ in 0..v.warp_m / self.shape.m {
-            loops.push((1, puts));
-            loops.extend(plain);
+            loops.push((1, puts.div_ceil(width)));
+            loops.extend(plain.iter().filter(|_| has_plain));
         }
         loops
     }
 
-    /// How many elements of one row of matrices an invocation puts.
+    /// How many elements of one row of matrices an invocation puts, at the most: whole vectors of them.
     fn puts(self, v: Mma, subgroup: u32) -> u64 {
-        u64::from((self.shape.m * v.warp_n).div_ceil(subgroup * v.ways))
+        u64::from((self.shape.m * v.warp_n).div_ceil(subgroup * v.ways).next_multiple_of(MOST_WIDTH))
     }
 
     fn loops_fit(self, v: Mma, k: &Dim, target: &Target) -> bool {
-        let loops = self.loops(v, k, target.limits.subgroup_size);
+        let loops = self.loops(v, k, target.limits.subgroup_size, 0);
         let all = loops.iter().fold(0, |n: u64, (entries, times)| n.saturating_add(entries.saturating_mul(times + 1)));
         // Half of what there is: an epilogue has loops too.
         target.limits.max_loop_iterations.is_none_or(|limit| all <= limit / 2)
@@ -280,20 +285,38 @@ fn most(size: &Dim) -> u64 {
     size.most().map_or(u64::MAX, |n| u64::try_from(n).unwrap_or(0))
 }
 
+/// A template of products on cooperative matrices.
+pub(super) trait OnMatrices:
+    has::Whole<Given = Switch>
+    + has::Turns<Given = Number>
+    + has::Subgroup<Given = Number>
+    + has::FragM<Given = Number>
+    + has::FragN<Given = Number>
+    + has::FragK<Given = Number>
+    + has::FlushK<Given = Number>
+{
+}
+
+impl OnMatrices for of::MatmulMma {}
+impl OnMatrices for of::ConvMma {}
+
 impl Choice {
-    /// Adds to a call what its template needs of the choice.
-    pub(super) fn apply<'n>(self, call: Call<'n>, k: &Dim, subgroup: u32) -> Call<'n> {
+    /// Adds to a call what its template needs of the choice. An invocation puts `width` neighbours at a time, or one
+    /// where that is 0.
+    pub(super) fn apply<'n, T: OnMatrices>(self, call: Call<'n, T>, k: &Dim, subgroup: u32, width: u32) -> Call<'n, T> {
         let Choice { variant, operands } = self;
         let shape = operands.shape;
         let whole = k.known().is_some_and(|k| k % i64::from(variant.k * variant.ways) == 0);
-        let call = call.flag("whole", whole).flag("subgroup", subgroup).variant(Variant::Mma(variant));
-        let call = call.flag("frag_m", shape.m).flag("frag_n", shape.n).flag("frag_k", shape.k);
+        let turns = most(k).div_ceil(u64::from(variant.k * variant.ways));
+        let call = call.turns(u32::try_from(turns).ok().filter(|turns| matches!(turns, 1 | 2)).unwrap_or(0));
+        let call = call.whole(whole).subgroup(subgroup).variant(Variant::Mma(variant));
+        let call = call.frag_m(shape.m).frag_n(shape.n).frag_k(shape.k);
         let puts = operands.puts(variant, subgroup) * u64::from(variant.warp_m / shape.m);
         let call = operands
-            .loops(variant, k, subgroup)
+            .loops(variant, k, subgroup, width)
             .into_iter()
             .fold(call, |call, (entries, times)| call.each(entries, times));
-        call.flag("flush_k", operands.flush_k(variant)).puts(puts)
+        call.flush_k(operands.flush_k(variant)).puts(puts)
     }
 
     /// Workgroups for `m` rows and `n` columns.
@@ -312,47 +335,43 @@ pub(super) fn call(
     bucket: Bucket,
     when: &Dim,
 ) -> Result<Option<KernelCall>, KernelError> {
-    let (a, a_ty) = node.operand(0)?;
-    let Product { m, k, batches, .. } = product;
+    let (_, a_ty) = node.operand(0)?;
+    let Product { m, k, .. } = product;
     let (Some(a_storage), Some(b_storage), Some(depth)) = (storage(a_ty), storage(node.graph.ty(columns.b)), k.known())
     else {
         return Ok(None);
     };
-    let batch = batches.iter().fold(Dim::Known(1), |n, (size, _)| &n * size);
+    let batch = product.batch();
     let operands = Operands::of(node, (a_storage, b_storage), trans_b, (depth, columns.n.known()));
     let Some(choice) = operands.and_then(|operands| operands.choose(node, [m, &columns.n, &batch], k, bucket)) else {
         return Ok(None);
     };
-    let call = node.call(Template::MatmulMma).operand(a).operand_rows(columns.b, columns.rows);
-    let call = sizes(call, product, columns).uint("batch", batch.clone()).flag("trans_b", trans_b);
-    let call = call.flag("batch_rank", u32::try_from(batches.len()).unwrap_or(u32::MAX));
-    let call =
-        call.uints("bd", batches.iter().map(|b| b.0.clone())).uints("ba", batches.iter().map(|b| b.1[0].clone()));
-    let call = call.uints("bb", batches.iter().map(|b| b.1[1].clone()));
-    let call = choice.apply(call, k, node.target.limits.subgroup_size);
-    Ok(Some(call.groups(&(&choice.tiles(m, &columns.n) * &batch) * when)?))
+    let call = batched(node, node.call(of::MatmulMma), product, columns)?.trans_b(trans_b);
+    let width = if columns.are_vectors(product, MOST_WIDTH) { MOST_WIDTH } else { 0 };
+    let call = choice.apply(call.vector(width), k, node.target.limits.subgroup_size, width);
+    Ok(Some(call.workgroups(&(&choice.tiles(m, &columns.n) * &batch) * when)?))
 }
 
 /// Variants to try, in a fixed order.
 pub(super) fn variants() -> Vec<Variant> {
-    let of = |m, n, k, warp_m, warp_n, ways| Variant::Mma(Mma { m, n, k, warp_m, warp_n, ways });
+    let new = |m, n, k, warp_m, warp_n, ways| Variant::Mma(Mma { m, n, k, warp_m, warp_n, ways });
     let mut all = vec![
-        of(128, 128, 128, 64, 32, 1),
-        of(128, 128, 64, 64, 32, 1),
-        of(128, 128, 32, 64, 64, 1),
-        of(128, 128, 32, 64, 32, 1),
-        of(128, 256, 32, 64, 64, 1),
-        of(256, 128, 32, 64, 64, 1),
-        of(64, 256, 32, 64, 64, 1),
-        of(128, 64, 64, 64, 32, 1),
-        of(128, 64, 64, 32, 32, 1),
-        of(64, 128, 64, 64, 32, 1),
-        of(64, 128, 64, 32, 32, 1),
-        of(64, 128, 32, 32, 32, 1),
-        of(64, 64, 64, 32, 32, 1),
-        of(64, 64, 128, 32, 32, 1),
-        of(64, 64, 64, 64, 16, 1),
-        of(32, 128, 64, 32, 32, 1),
+        new(128, 128, 128, 64, 32, 1),
+        new(128, 128, 64, 64, 32, 1),
+        new(128, 128, 32, 64, 64, 1),
+        new(128, 128, 32, 64, 32, 1),
+        new(128, 256, 32, 64, 64, 1),
+        new(256, 128, 32, 64, 64, 1),
+        new(64, 256, 32, 64, 64, 1),
+        new(128, 64, 64, 64, 32, 1),
+        new(128, 64, 64, 32, 32, 1),
+        new(64, 128, 64, 64, 32, 1),
+        new(64, 128, 64, 32, 32, 1),
+        new(64, 128, 32, 32, 32, 1),
+        new(64, 64, 64, 32, 32, 1),
+        new(64, 64, 128, 32, 32, 1),
+        new(64, 64, 64, 64, 16, 1),
+        new(32, 128, 64, 32, 32, 1),
     ];
     for ways in [1, 2, 4, 8] {
         for (m, n, warp_m, warp_n) in [
@@ -368,7 +387,7 @@ pub(super) fn variants() -> Vec<Variant> {
             (16, 32, 16, 32),
             (16, 16, 16, 16),
         ] {
-            all.extend([32, 64, 128].map(|k| of(m, n, k, warp_m, warp_n, ways)));
+            all.extend([32, 64, 128].map(|k| new(m, n, k, warp_m, warp_n, ways)));
         }
     }
     all

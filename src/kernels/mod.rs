@@ -16,6 +16,7 @@ mod mma;
 mod movement;
 mod quantize;
 mod rows;
+mod settings;
 mod shape;
 #[cfg(test)]
 mod tests;
@@ -24,12 +25,13 @@ pub mod variant;
 mod vectors;
 
 use crate::ir::{DType, Dim, Graph, NodeId, NodeKind, STATE_STORE, TensorType, ValueId};
-use crate::kernels::key::{KernelKey, Storage};
+use crate::kernels::key::{Flag, KernelKey, Storage};
 use crate::kernels::variant::Variant;
 use crate::ops::core::check_indices::Rule;
 use crate::program::Stripe;
 use crate::targets::Target;
 pub use attention::CHUNK as ATTENTION_CHUNK;
+pub use attention::has_parts as attention_has_parts;
 use call::Node;
 
 /// Variants to try of the kernels for a product whose second operand lies so, in a fixed order: those that are among
@@ -109,21 +111,13 @@ pub enum KernelError {
     Mismatch { node: String, kernel: String, what: String },
 }
 
-/// How a kernel reads a tensor: integers in 32 or 64 bits, truth values as i32, bf16 as f32; `None` for f64 and for
-/// text, which none does.
+/// How a kernel reads a tensor: packed, or as the element type that it has on a device ([`DType::on_device`]); `None`
+/// for f64 and for text, which none reads.
 pub fn storage(ty: &TensorType) -> Option<Storage> {
-    if let Some(packing) = ty.packing {
-        return Some(Storage::Packed(packing));
+    match ty.packing {
+        Some(packing) => Some(Storage::Packed(packing)),
+        None => Storage::of(ty.dtype.on_device()?),
     }
-    Some(match ty.dtype.on_device()? {
-        DType::F64 => return None,
-        DType::F16 => Storage::F16,
-        DType::U32 => Storage::U32,
-        DType::I64 => Storage::I64,
-        DType::U64 => Storage::U64,
-        dtype if dtype.is_float() => Storage::F32,
-        _ => Storage::I32,
-    })
 }
 
 /// Bytes of a tensor on a device, a multiple of 4; `None` while a size is symbolic, for text, or on overflow.
@@ -131,11 +125,9 @@ pub fn device_bytes(ty: &TensorType) -> Option<u64> {
     if ty.dtype == DType::F64 && ty.packing.is_none() {
         return ty.shape.n_elems()?.checked_mul(8);
     }
-    match storage(ty)? {
-        Storage::Packed(_) => ty.bytes(),
-        Storage::F16 => ty.shape.n_elems()?.checked_mul(2)?.checked_next_multiple_of(4),
-        Storage::F32 | Storage::I32 | Storage::U32 => ty.shape.n_elems()?.checked_mul(4),
-        Storage::I64 | Storage::U64 => ty.shape.n_elems()?.checked_mul(8),
+    match storage(ty)?.element_bytes() {
+        None => ty.bytes(),
+        Some(bytes) => ty.shape.n_elems()?.checked_mul(u64::from(bytes))?.checked_next_multiple_of(4),
     }
 }
 
@@ -165,6 +157,57 @@ pub fn max_operands(target: &Target) -> usize {
 /// No kernel covers the node, or a tensor is larger than a binding may be.
 pub fn dispatches(graph: &Graph, node: NodeId, target: &Target) -> Result<Vec<KernelCall>, KernelError> {
     dispatches_as(graph, node, target, None)
+}
+
+/// Whether kernels that make a value note its magnitude, all of them: its `magnitude` then needs none.
+pub fn notes_magnitude(graph: &Graph, value: ValueId, target: &Target) -> bool {
+    dispatches(graph, value.node, target).is_ok_and(|calls| calls.iter().all(|call| call.key.flag(Flag::Notes) == 1))
+}
+
+/// Whether the kernels of a node can make INT8 codes of their first operand, which are packed with one scale, as they
+/// load floats.
+pub fn quantizes_on_load(graph: &Graph, node: NodeId, target: &Target) -> bool {
+    let most = target.limits.max_per_stage_descriptor_storage_buffers as usize;
+    // Channels of a pixel make vectors of 16 bytes.
+    let x = graph.operands(node).first().copied().flatten();
+    let source = x.and_then(|codes| graph.operands(codes.node).first().copied().flatten());
+    let per_vector = source.map_or(1, |x| if graph.ty(x).dtype == DType::F16 { 8 } else { 4 });
+    let whole = |key: &KernelKey| match key.template {
+        key::Template::ConvMma => key.literals.get("c_g").is_some_and(|channels| channels.is_multiple_of(per_vector)),
+        key::Template::ConvDepthwiseNhwc => true,
+        _ => false,
+    };
+    let fits = |call: &KernelCall| whole(&call.key) && call.key.n_buffers() < most;
+    dispatches(graph, node, target).is_ok_and(|calls| !calls.is_empty() && calls.iter().all(fits))
+}
+
+/// Where dispatches of a plan note magnitudes: a word each, at these multiples of bytes.
+pub fn note_bytes(target: &Target) -> u64 {
+    target.alignment().max(4)
+}
+
+/// The kernel that makes so many words 0.
+pub fn clear(words: u64) -> KernelCall {
+    let key = KernelKey {
+        template: key::Template::Iota,
+        operands: Vec::new(),
+        expr: None,
+        result: Storage::I32,
+        flags: Default::default(),
+        tile: None,
+        variant: None,
+        literals: Default::default(),
+    };
+    KernelCall {
+        key,
+        operands: Vec::new(),
+        params: [words, 0, 0, 0].map(Dim::from).to_vec(),
+        groups: [Dim::from(words.div_ceil(128)), Dim::Known(1), Dim::Known(1)],
+        check: None,
+        stripe: None,
+        alternative: None,
+        loops: Vec::new(),
+    }
 }
 
 /// [`dispatches`] with this variant of the kernel, where the node's has variants: for benchmarks.
@@ -218,6 +261,7 @@ pub fn dispatches_as(
         "resize" => elementwise::resize(&node),
         "iota" => elementwise::iota(&node),
         "quantize_packed" => quantize::quantize_packed(&node),
+        "magnitude" => quantize::magnitude(&node),
         other => Err(node.unsupported(format!("the operator {other}"))),
     }
 }
