@@ -18,6 +18,7 @@ use crate::ir::{
 };
 use crate::ops;
 use crate::ops::weights;
+use crate::quant::calibration::Calibration;
 use std::collections::BTreeMap;
 
 /// The pass.
@@ -38,8 +39,9 @@ impl Pass for InsertQdq {
 
     fn run(&self, graph: &Graph, cx: &mut Context<'_>) -> Result<Patch, PassError> {
         let (moved, quantized, narrowed, stores) = Default::default();
-        let scale_types = &cx.facts.scale_types;
-        let mut work = Work { graph, edit: Edit::new(graph), scale_types, moved, quantized, narrowed, stores };
+        let (scale_types, calibration) = (&*cx.facts.scale_types, cx.settings.calibration.as_deref());
+        let mut work =
+            Work { graph, edit: Edit::new(graph), scale_types, calibration, moved, quantized, narrowed, stores };
         for id in graph.order() {
             let node = graph.node(id);
             let Some(op) = node.op() else { continue };
@@ -62,6 +64,7 @@ struct Work<'g> {
     graph: &'g Graph,
     edit: Edit<'g>,
     scale_types: &'g ScaleTypes,
+    calibration: Option<&'g Calibration>,
     /// What stands for values whose producer was rebuilt.
     moved: BTreeMap<ValueId, Val>,
     /// Quantized constants by value, layout and format, so that shared weights stay shared.
@@ -253,12 +256,14 @@ impl Work<'_> {
         if let Some(val) = self.quantized.get(&key) {
             return self.in_layout(*val, found);
         }
-        let name = self.graph.value(found.value).name.clone();
+        let constant = &self.graph.value(found.value).name;
+        let name = constant.clone();
         let tensor = self.graph.constant(found.value).ok_or(OpError::NotConstant { slot: found.slot })?;
         let mut parts = Vec::new();
         let mut first = 0;
         for (n_rows, weights) in format.parts(found.n_rows) {
-            let rows = Rows { tensor: tensor.clone(), found: *found, first, n_rows };
+            let moments = self.calibration.and_then(|all| all.moments.get(constant)).cloned();
+            let rows = Rows { tensor: tensor.clone(), found: *found, first, n_rows, moments };
             let name = if first == 0 { name.clone() } else { format!("{name}.tail") };
             parts.push(match weights {
                 Weights::Int { bits, granularity } => {

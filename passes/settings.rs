@@ -2,9 +2,11 @@
 
 use crate::assign::Policy;
 use crate::ir::{DEFAULT_BLOCK, Format, FormatError, Graph, Node};
+use crate::quant::calibration::Calibration;
 use globset::{GlobBuilder, GlobMatcher};
 use std::collections::BTreeMap;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// Settings of one compilation.
 #[derive(Clone, Debug)]
@@ -25,6 +27,8 @@ pub struct Settings {
     pub allow_host: bool,
     /// Whether indices are held against their axes while the program runs.
     pub check_indices: bool,
+    /// What was learnt from data of the model: weights of products are quantized by it (GPTQ).
+    pub calibration: Option<Arc<Calibration>>,
     /// Inputs of the model that became constants, and why: the program tells whoever gives one of them.
     pub fixed_inputs: BTreeMap<String, String>,
 }
@@ -40,6 +44,7 @@ impl Default for Settings {
             explain: None,
             allow_host: true,
             check_indices: true,
+            calibration: None,
             fixed_inputs: BTreeMap::new(),
         }
     }

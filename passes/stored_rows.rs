@@ -5,8 +5,11 @@ use crate::ir::MatrixLayout;
 use crate::ir::packed::{Granularity, PackedError, Packing, ScaleType, unpack};
 use crate::ir::{DType, Hash, OpError, Tensor, TensorError, TensorType};
 use crate::ops::weights::Weights;
+use crate::quant::calibration::Moments;
+use crate::quant::gptq::{self, Damping, Gram};
 use crate::quant::{choose_scale_type, quantize};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock};
 
 /// Some rows of the weights of a node.
@@ -19,6 +22,8 @@ pub(super) struct Rows {
     /// The first row.
     pub first: usize,
     pub n_rows: usize,
+    /// Of what the matrix is multiplied with, where the model was calibrated.
+    pub moments: Option<Arc<Moments>>,
 }
 
 impl Rows {
@@ -27,6 +32,26 @@ impl Rows {
         let matrix = self.found.matrix(&self.tensor)?;
         let n_cols = self.found.n_cols;
         f(&matrix[self.first * n_cols..(self.first + self.n_rows) * n_cols]).map_err(OpError::unsupported)
+    }
+
+    /// Rows, counted from the first, that have moments in common, and these; all of them where none are known, or where
+    /// one scale serves the whole matrix.
+    fn groups(&self, packing: Packing) -> Vec<(Range<usize>, Option<&Gram>)> {
+        let whole = (0..self.n_rows, None);
+        let Some(moments) = &self.moments else { return vec![whole] };
+        let all = moments.groups();
+        if packing.granularity == Granularity::Tensor || all.is_empty() {
+            return vec![whole];
+        }
+        let of = |row: usize| (self.first + row) * all.len() / self.found.n_rows.max(1);
+        let mut groups: Vec<(Range<usize>, Option<&Gram>)> = Vec::new();
+        for row in 0..self.n_rows {
+            match groups.last_mut() {
+                Some((range, _)) if of(range.start) == of(row) => range.end = row + 1,
+                _ => groups.push((row..row + 1, all.get(of(row)))),
+            }
+        }
+        groups
     }
 
     /// What decides the elements besides the constant.
@@ -54,13 +79,23 @@ impl Rows {
         let scale_type = if packing.scale == ScaleType::F16 { DType::F16 } else { DType::F32 };
         let code_dims = [n_rows, n_cols];
         let scale_dims = [n_rows, n_scales / n_rows.max(1)];
-        let recipe = self.recipe(&format!("{packing:?}"));
+        let by = self.moments.as_ref().map(|moments| format!(" by {:x?}", moments.hash())).unwrap_or_default();
+        let recipe = self.recipe(&format!("{packing:?}{by}"));
         let source = self.tensor.clone();
         let parts: Arc<OnceLock<Result<Parts, TensorError>>> = Arc::default();
         let make = move || {
             let quantized = self.with(|rows| {
-                let quantized = quantize(rows, n_rows, n_cols, packing)?;
-                unpack(packing, n_rows, n_cols, &quantized.bytes)
+                self.groups(packing).into_iter().try_fold((Vec::new(), Vec::new()), |mut all, (range, gram)| {
+                    let part = &rows[range.start * n_cols..range.end * n_cols];
+                    let quantized = match gram {
+                        Some(gram) => gptq::quantize(part, range.len(), n_cols, packing, gram, Damping::default())?,
+                        None => quantize(part, range.len(), n_cols, packing)?,
+                    };
+                    let (codes, scales) = unpack(packing, range.len(), n_cols, &quantized.bytes)?;
+                    all.0.extend(codes);
+                    all.1.extend(scales);
+                    Ok(all)
+                })
             });
             let (codes, scales) = quantized.map_err(unmade)?;
             let codes = codes_tensor(packing, &codes, &code_dims)?;

@@ -21,7 +21,7 @@ use crate::runtime::RuntimeError;
 #[cfg(feature = "codegen")]
 use crate::session::CompileError;
 use crate::session::target::NoTarget;
-use crate::session::{CpuError, InputError, SessionError};
+use crate::session::{CalibrateError, CpuError, InputError, SampleError, SessionError};
 use crate::targets::TargetError;
 use serde_json::json;
 use std::fmt::{self, Display};
@@ -330,6 +330,30 @@ impl From<RuntimeError> for Failure {
             RuntimeError::Host { node, .. } => Failure::new(FailureKind::Program, message).in_node(node),
             error if crate::session::is_of_device(error) => Failure::device(message),
             _ => Failure::new(FailureKind::Program, message),
+        }
+    }
+}
+
+impl From<SampleError> for Failure {
+    fn from(error: SampleError) -> Failure {
+        match error {
+            SampleError::Io { path, source } => Failure::io(Path::new(&path), source),
+            SampleError::Empty { .. } => Failure::usage(error),
+            other => Failure::file(chain(&other)),
+        }
+    }
+}
+
+impl From<CalibrateError> for Failure {
+    fn from(error: CalibrateError) -> Failure {
+        match error {
+            CalibrateError::Sample(error) => error.into(),
+            CalibrateError::Pipeline(error) => error.into(),
+            CalibrateError::Run { sample, source } => {
+                let failure = Failure::from(source);
+                Failure { message: format!("sample {sample}: {}", failure.message), ..failure }
+            }
+            CalibrateError::NoSamples => Failure::usage(error),
         }
     }
 }

@@ -6,15 +6,17 @@ use crate::import::ImportReport;
 use crate::ir::{Format, Graph, Level, Module, valid_block};
 use crate::passes::{NAMES, Pin, Policy, Settings};
 use crate::program::file;
+use crate::quant::calibration::Calibration;
 use crate::session::size::{self, Budget};
 use crate::session::target::choose;
-use crate::session::{Compile, Compiled, compile_module};
+use crate::session::{Compile, Compiled, Progress, Samples, calibrate_for, compile_module};
 use crate::targets::Target;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Compile an ONNX model into a program that fits a budget.
@@ -68,6 +70,13 @@ pub(super) struct Args {
     /// Leave out the checks of indices: one that is out of range reads or writes the nearest place that is in range
     #[arg(long)]
     unchecked: bool,
+    /// Samples of the model's inputs, by which weights of products are quantized (GPTQ): a .npz file, a folder of these,
+    /// or a .txt file that lists them; arrays as the inputs, of one sample or, with a first axis more, of several
+    #[arg(long, value_name = "FILE.npz|DIR|LIST.txt")]
+    calibration_data: Option<PathBuf>,
+    /// Samples that are read at most
+    #[arg(long, value_name = "N", default_value_t = 128, requires = "calibration_data")]
+    calibration_samples: usize,
     /// Threads [default: one a core]
     #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     #[arg(value_parser = clap::value_parser!(u16).range(0..=1024))]
@@ -184,6 +193,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         dumps.push((format!("{:02}_{name}{mark}.nyxir", i + 1), text));
     };
     let start = Instant::now();
+    if let Some(path) = &args.calibration_data {
+        let graph = module
+            .alone()
+            .ok_or_else(|| Failure::usage("--calibration-data: a module of several entries is not calibrated"))?;
+        options.settings.calibration = Some(calibration(path, args.calibration_samples, graph, &options, &progress)?);
+    }
     if let Some(budget) = args.budget {
         options.settings.budget_bytes = Some(match (budget, module.alone()) {
             (budget, Some(graph)) => budget.resolve(graph, &options, &progress)?,
@@ -241,6 +256,25 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         if output.as_deref().is_some_and(is_stdout) { eprint!("{text}") } else { write::stdout(&text)? }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the model's data say of its weights.
+fn calibration(
+    path: &Path,
+    most: usize,
+    graph: &Graph,
+    options: &Compile,
+    progress: Progress<'_>,
+) -> Result<Arc<Calibration>, Failure> {
+    let mut samples = Samples::open(path, graph, most)?;
+    let found = calibrate_for(graph, options, &mut samples, &mut |done| progress("samples", done, most.max(done)))?;
+    let fewest = found.moments.values().map(|moments| moments.n_samples()).min().unwrap_or(0);
+    say::detail(format_args!(
+        "calibrated on {} samples: moments of {} matrices, of {fewest} inputs at least",
+        found.n_runs,
+        found.moments.len()
+    ));
+    Ok(Arc::new(found))
 }
 
 /// Where the program goes; `None` where none is written.

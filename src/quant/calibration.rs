@@ -8,11 +8,35 @@ use std::sync::Arc;
 /// for a convolution in groups, whose filters see channels of their own.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Moments {
-    /// The groups, over which the rows are shared out evenly.
-    pub groups: Vec<Gram>,
+    groups: Vec<Gram>,
+    hash: [u8; 32],
 }
 
 impl Moments {
+    /// The moments of groups, over which the rows of the matrix are shared out evenly.
+    pub fn new(groups: Vec<Gram>) -> Moments {
+        let mut hasher = blake3::Hasher::new();
+        for group in &groups {
+            hasher.update(&group.n_samples().to_le_bytes());
+            (0..group.n_cols()).for_each(|i| {
+                (0..group.n_cols()).for_each(|j| {
+                    hasher.update(&group.at(i, j).to_le_bytes());
+                });
+            });
+        }
+        Moments { groups, hash: *hasher.finalize().as_bytes() }
+    }
+
+    /// The groups.
+    pub fn groups(&self) -> &[Gram] {
+        &self.groups
+    }
+
+    /// The BLAKE3 hash of all of it: what was quantized by equal moments is equal.
+    pub fn hash(&self) -> [u8; 32] {
+        self.hash
+    }
+
     /// Inputs seen, of the group with the fewest.
     pub fn n_samples(&self) -> u64 {
         self.groups.iter().map(Gram::n_samples).min().unwrap_or(0)

@@ -18,6 +18,8 @@ mod samples;
 pub mod size;
 pub mod target;
 
+#[cfg(feature = "codegen")]
+pub use calibrate::calibrate_for;
 pub use calibrate::{CalibrateError, calibrate};
 pub use call::{Call, DeviceTensor};
 #[cfg(feature = "codegen")]
