@@ -287,8 +287,16 @@ impl Scored {
             if peak <= available {
                 let gap = gap(objective, bound, model.groups.len());
                 let solver = "branch and bound over an LP relaxation".to_owned();
-                let certificate =
-                    Certificate { objective, bound, gap, solver, n_nodes: n_nodes as u64, rounds, shadow_price };
+                let certificate = Certificate {
+                    objective,
+                    bound,
+                    gap,
+                    solver,
+                    n_nodes: n_nodes as u64,
+                    rounds,
+                    shadow_price,
+                    tuning: None,
+                };
                 return Ok(Some((formats, Some(certificate))));
             }
             capacity =

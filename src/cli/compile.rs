@@ -2,7 +2,7 @@
 
 use super::size::{self, Budget};
 use super::source::Source;
-use super::{Failure, constants, explain, load, say, write};
+use super::{Failure, constants, explain, load, say, tuning, write};
 use crate::ir::{Format, Graph, valid_block};
 use crate::passes::{NAMES, Pin, Policy, Settings};
 use crate::program::file;
@@ -46,6 +46,10 @@ pub(super) struct Args {
     /// targets`) or a JSON file
     #[arg(long, default_value = "auto", value_name = "auto|cpu|NAME|FILE.json")]
     target: String,
+    /// The tuning table that chooses among kernels: a file of `nyxc tune`, or none [default: the one shipped for the
+    /// target, if any]
+    #[arg(long, value_name = "FILE|none")]
+    tuning: Option<String>,
     /// How formats are assigned: budget, tiered or uniform:FORMAT
     #[arg(long, default_value = "budget", value_name = "POLICY")]
     policy: Policy,
@@ -113,7 +117,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             [args.model.as_path()].into_iter().chain(constants::files(&args.source.values.constants)),
         )?;
     }
-    let target = target(&args.target)?;
+    let mut target = target(&args.target)?;
+    tuning::choose(args.tuning.as_deref(), &mut target)?;
     let (graph, imported) = load::model(&args.model, &args.source)?;
     let mut by_reason: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (name, reason) in &imported.fixed {

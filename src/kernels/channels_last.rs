@@ -91,7 +91,8 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         let slices = if groups == 1 { slices(node, w, &n_rows.into(), &k.into())? } else { vec![None] };
         for rows in slices {
             let (first, oc_g) = rows.map_or((0, n_rows / groups), |rows| (rows.first, rows.n));
-            let product = conv_mma::Sizes { plane: &plane, filters: oc_g, groups, depth: k };
+            let [area, steps] = [window.kernel, window.strides].map(|[y, x]| y.saturating_mul(x));
+            let product = conv_mma::Sizes { plane: &plane, filters: oc_g, groups, depth: k, window: area, steps };
             let with_matrices = |few: bool, when: &Dim| -> Result<Option<KernelCall>, KernelError> {
                 let Some(storages) = storage(x_ty).zip(storage(w_ty)) else { return Ok(None) };
                 let Some(choice) = conv_mma::choose(node, storages, &product, few) else { return Ok(None) };

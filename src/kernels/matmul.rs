@@ -1,18 +1,18 @@
 //! Matrix products: tiled, of few rows, and in integer arithmetic.
 
+use super::buckets::{BUCKETS, Bucket};
 use super::call::{Call, Node, Rows, dims, slices};
-use super::gemv;
-use super::mma::{self, Bucket};
-use super::shape::{at_least, at_most, broadcast, from, merge};
-use super::{KernelCall, KernelError};
+use super::choice::{Way, choose};
+use super::products::{MAX_VECTOR_ROWS, Ways};
+use super::shape::{at_least, broadcast, merge};
+use super::{KernelCall, KernelError, gemv, mma};
 use crate::ir::packed::{Granularity, Packing};
 use crate::ir::{Dim, ValueId, product as product_of};
 use crate::kernels::key::Template;
+use crate::kernels::variant::Variant;
 use crate::ops::util::agree;
 use crate::program::Stripe;
 
-/// Most rows of a for which reading b once matters more than reading a often.
-const MAX_VECTOR_ROWS: i64 = 8;
 /// Terms of a product beyond which loops are unrolled and sums are sums of parts (`DEEP_TERMS` of `tile.glsl`).
 const DEEP: i64 = 4096;
 /// Terms beyond which the sum of parts keeps what it loses (`DEEPER_TERMS`).
@@ -75,13 +75,19 @@ pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         return Err(refuse());
     }
     let one = |columns: Columns| match (a_ty.packing, node.graph.ty(columns.b).packing) {
-        (None, _) => float_product(node, &product, trans_b, &columns),
+        (None, _) => calls_of(node, &product, trans_b, &columns, None),
         (Some(packing), Some(weights))
             if packing.bits == 8
                 && !weights.scale.has_zeros()
                 && !matches!(packing.granularity, Granularity::Block(_)) =>
         {
-            integer_product(node, &product, trans_b, weights, &columns)
+            let terms = i64::from(block(weights).0);
+            if k.most().is_none_or(|k| k.min(terms) > MAX_I32_TERMS) {
+                let b_ty = node.graph.ty(columns.b);
+                let what = format!("an integer product of {a_ty} and {b_ty}, whose sums may not fit in i32");
+                return Err(node.unsupported(what));
+            }
+            calls_of(node, &product, trans_b, &columns, Some(weights))
         }
         _ => Err(refuse()),
     };
@@ -111,102 +117,133 @@ pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     Ok(calls.into_iter().map(|call| KernelCall { stripe: call.stripe.filter(|_| n_parts > 1), ..call }).collect())
 }
 
-/// The calls that compute it: one, or where the number of rows changes between runs those for one row, for few and for
-/// many, of which one applies.
+/// The calls that compute it: one, or where the number of rows changes between runs one for each run of buckets that
+/// are computed alike, of which one applies.
+fn calls_of(
+    node: &Node<'_>,
+    product: &Product,
+    trans_b: bool,
+    columns: &Columns,
+    integer: Option<Packing>,
+) -> Result<Vec<KernelCall>, KernelError> {
+    let m = &product.m;
+    let buckets = m.known().map_or(BUCKETS.to_vec(), |m| vec![Bucket::of(m)]);
+    let mut cases: Vec<(Bucket, Way)> = Vec::new();
+    for bucket in buckets {
+        let ways = Ways::of(node, product, columns, trans_b, bucket);
+        let way = ways.map_or(Way::Plain, |ways| choose(node, &ways));
+        // Kernels for few rows are one for one row, and another for several.
+        let depends_on_rows = integer.is_none() && !matches!(way, Way::Variant(Variant::Mma(_)));
+        let is_other = depends_on_rows && (bucket.least == 2 || bucket.least == MAX_VECTOR_ROWS + 1);
+        match cases.last_mut() {
+            Some((last, as_well)) if *as_well == way && !is_other => last.most = bucket.most,
+            _ => cases.push((bucket, way)),
+        }
+    }
+    let mut calls = Vec::new();
+    for (bucket, way) in cases {
+        let when = if m.known().is_some() { Dim::Known(1) } else { bucket.has(m) };
+        if when.most() == Some(0) {
+            continue;
+        }
+        let rows = u64::try_from(m.known().unwrap_or(bucket.most).clamp(1, MAX_VECTOR_ROWS)).unwrap_or(1);
+        let rows = rows.next_power_of_two() as u32;
+        let ways = Ways::of(node, product, columns, trans_b, bucket);
+        let lost = || node.unsupported(format!("the variant {way}"));
+        calls.push(match way {
+            Way::Variant(Variant::Gemv(variant)) => {
+                let template = ways.and_then(|ways| ways.few()).ok_or_else(lost)?;
+                gemv::call(node, product, columns, (template, variant), rows, &when)?
+            }
+            Way::Variant(Variant::Mma(variant)) => {
+                let operands = ways.and_then(|ways| ways.matrices()).ok_or_else(lost)?;
+                mma::call(node, product, columns, trans_b, operands.by(variant), &when)?
+            }
+            Way::Plain => match integer {
+                Some(weights) => integer_product(node, product, weights, columns, &when)?,
+                None if bucket.most <= MAX_VECTOR_ROWS => matvec(node, product, trans_b, columns, rows, &when)?,
+                None => float_product(node, product, trans_b, columns, &when)?,
+            },
+        });
+    }
+    let alternative = (calls.len() > 1).then_some(0);
+    Ok(calls.into_iter().map(|call| KernelCall { alternative, ..call }).collect())
+}
+
+/// A call of a kernel for floats of any kind, its batches given.
+fn of_floats<'n>(
+    node: &'n Node<'n>,
+    template: Template,
+    product: &Product,
+    trans_b: bool,
+    columns: &Columns,
+) -> Result<(Call<'n>, Dim), KernelError> {
+    let (a, _) = node.operand(0)?;
+    let batches = &product.batches;
+    let batch = batches.iter().fold(Dim::Known(1), |n, (size, _)| &n * size);
+    let call = node.call(template).operand(a).operand_rows(columns.b, columns.rows);
+    let call = sizes(call, product, columns).uint("batch", batch.clone());
+    let call = call.flag("trans_b", trans_b).flag("batch_rank", u32::try_from(batches.len()).unwrap_or(u32::MAX));
+    let call =
+        call.uints("bd", batches.iter().map(|b| b.0.clone())).uints("ba", batches.iter().map(|b| b.1[0].clone()));
+    Ok((call.uints("bb", batches.iter().map(|b| b.1[1].clone())), batch))
+}
+
+/// For `rows` rows at most, on any device.
+fn matvec(
+    node: &Node<'_>,
+    product: &Product,
+    trans_b: bool,
+    columns: &Columns,
+    rows: u32,
+    when: &Dim,
+) -> Result<KernelCall, KernelError> {
+    let (call, batch) = of_floats(node, Template::Matvec, product, trans_b, columns)?;
+    let (per_group, lanes) = if trans_b { (8, 16) } else { (32, 4) };
+    let (k, call) = (&product.k, call.flag("rows", rows));
+    // Words of packed weights are taken whole, code by code.
+    let call = match node.graph.ty(columns.b).packing {
+        Some(packing) => {
+            let codes = 32 / u64::from(packing.bits);
+            let words = k.div_ceil(lanes * codes);
+            call.each(1u64, words.clone()).each(words, codes)
+        }
+        None => call.each(1u64, k.div_ceil(lanes)),
+    };
+    let puts = (u64::from(rows) * per_group).div_ceil(128);
+    call.each(1u64, puts).puts(puts).groups(&(&columns.n.div_ceil(per_group) * &batch) * when)
+}
+
+/// For any number of rows, on any device.
 fn float_product(
     node: &Node<'_>,
     product: &Product,
     trans_b: bool,
     columns: &Columns,
-) -> Result<Vec<KernelCall>, KernelError> {
-    let Product { m, k, batches, .. } = product;
-    let n = &columns.n;
-    let batch = batches.iter().fold(Dim::Known(1), |n, (size, _)| &n * size);
-    let fill = |call: Call<'_>, rows: Option<u32>, when: &Dim| -> Result<KernelCall, KernelError> {
-        let (a, _) = node.operand(0)?;
-        let call =
-            sizes(call.operand(a).operand_rows(columns.b, columns.rows), product, columns).uint("batch", batch.clone());
-        let call = call.flag("trans_b", trans_b).flag("batch_rank", u32::try_from(batches.len()).unwrap_or(u32::MAX));
-        let call =
-            call.uints("bd", batches.iter().map(|b| b.0.clone())).uints("ba", batches.iter().map(|b| b.1[0].clone()));
-        let call = call.uints("bb", batches.iter().map(|b| b.1[1].clone()));
-        if let Some(rows) = rows {
-            let (per_group, lanes) = if trans_b { (8, 16) } else { (32, 4) };
-            let call = call.flag("rows", rows);
-            // Words of packed weights are taken whole, code by code.
-            let call = match node.graph.ty(columns.b).packing {
-                Some(packing) => {
-                    let codes = 32 / u64::from(packing.bits);
-                    let words = k.div_ceil(lanes * codes);
-                    call.each(1u64, words.clone()).each(words, codes)
-                }
-                None => call.each(1u64, k.div_ceil(lanes)),
-            };
-            let puts = (u64::from(rows) * per_group).div_ceil(128);
-            return call.each(1u64, puts).puts(puts).groups(&(&n.div_ceil(per_group) * &batch) * when);
-        }
-        let (tile_m, tile_n, tile_k) = tile(m, n);
-        let n_groups = &(&m.div_ceil(u64::from(tile_m)) * &n.div_ceil(u64::from(tile_n))) * &batch;
-        tiled(call.half(), k, (tile_m, tile_n, tile_k)).groups(&n_groups * when)
-    };
-    let few_rows = |rows: u32, when: &Dim| match gemv::choose(node, product, columns, trans_b, rows)? {
-        Some((template, variant)) => gemv::call(node, product, columns, (template, variant), rows, when),
-        None => fill(node.call(Template::Matvec), Some(rows), when),
-    };
-    let matrices = |bucket: Bucket, when: &Dim| mma::call(node, product, columns, trans_b, bucket, when);
-    let always = Dim::Known(1);
-    match m.known() {
-        Some(m) if m <= MAX_VECTOR_ROWS => {
-            let rows = u32::try_from(m).unwrap_or(u32::MAX).next_power_of_two();
-            Ok(vec![few_rows(rows, &always)?])
-        }
-        Some(m) => match matrices(Bucket::of(m), &always)? {
-            Some(call) => Ok(vec![call]),
-            None => Ok(vec![fill(node.call(Template::Matmul), None, &always)?]),
-        },
-        None => {
-            let few = &from(m, 2) * &at_most(m, MAX_VECTOR_ROWS);
-            let most = u32::try_from(MAX_VECTOR_ROWS).unwrap_or(u32::MAX);
-            let mut calls = vec![few_rows(1, &at_most(m, 1))?, few_rows(most, &few)?];
-            let cases = Bucket::cases(m, MAX_VECTOR_ROWS).into_iter().map(|(bucket, when)| matrices(bucket, &when));
-            match cases.collect::<Result<Option<Vec<_>>, _>>()? {
-                Some(cases) => calls.extend(cases),
-                None => calls.push(fill(node.call(Template::Matmul), None, &from(m, MAX_VECTOR_ROWS + 1))?),
-            }
-            Ok(calls.into_iter().map(|call| KernelCall { alternative: Some(0), ..call }).collect())
-        }
-    }
+    when: &Dim,
+) -> Result<KernelCall, KernelError> {
+    let (call, batch) = of_floats(node, Template::Matmul, product, trans_b, columns)?;
+    let (m, n) = (&product.m, &columns.n);
+    let (tile_m, tile_n, tile_k) = tile(m, n);
+    let n_groups = &(&m.div_ceil(u64::from(tile_m)) * &n.div_ceil(u64::from(tile_n))) * &batch;
+    tiled(call.half(), &product.k, (tile_m, tile_n, tile_k)).groups(&n_groups * when)
 }
 
+/// Of codes, on any device.
 fn integer_product(
     node: &Node<'_>,
     product: &Product,
-    trans_b: bool,
     weights: Packing,
     columns: &Columns,
-) -> Result<Vec<KernelCall>, KernelError> {
+    when: &Dim,
+) -> Result<KernelCall, KernelError> {
     let Product { m, k, .. } = product;
-    let n = &columns.n;
-    let (a, a_ty) = node.operand(0)?;
-    let b_ty = node.graph.ty(columns.b);
+    let (a, _) = node.operand(0)?;
     let (block, tile_k) = block(weights);
-    if k.most().is_none_or(|k| k.min(i64::from(block)) > MAX_I32_TERMS) {
-        return Err(node.unsupported(format!("an integer product of {a_ty} and {b_ty}, whose sums may not fit in i32")));
-    }
-    let matrices = |bucket: Bucket, when: &Dim| mma::call(node, product, columns, trans_b, bucket, when);
-    let cases = match m.known() {
-        Some(m) => vec![(Bucket::of(m), Dim::Known(1))],
-        None => Bucket::cases(m, 0),
-    };
-    let calls = cases.into_iter().map(|(bucket, when)| matrices(bucket, &when));
-    if let Some(calls) = calls.collect::<Result<Option<Vec<_>>, _>>()? {
-        let alternative = (calls.len() > 1).then_some(0);
-        return Ok(calls.into_iter().map(|call| KernelCall { alternative, ..call }).collect());
-    }
     let call = sizes(node.call(Template::MatmulI8).operand(a).operand_rows(columns.b, columns.rows), product, columns);
-    let (tile_m, tile_n, _) = tile(m, n);
-    let n_groups = &m.div_ceil(u64::from(tile_m)) * &n.div_ceil(u64::from(tile_n));
-    Ok(vec![tiled(call.uint("block", u64::from(block)), k, (tile_m, tile_n, tile_k)).groups(n_groups)?])
+    let (tile_m, tile_n, _) = tile(m, &columns.n);
+    let n_groups = &m.div_ceil(u64::from(tile_m)) * &columns.n.div_ceil(u64::from(tile_n));
+    tiled(call.uint("block", u64::from(block)), k, (tile_m, tile_n, tile_k)).groups(&n_groups * when)
 }
 
 /// A call of a kernel that computes tiles of a product of depth `k`, with its loops.

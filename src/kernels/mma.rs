@@ -3,50 +3,13 @@
 
 use super::call::{Call, Node};
 use super::matmul::{Columns, Product, sizes};
-use super::shape::{at_most, from};
-use super::{KernelCall, KernelError, storage};
+use super::{KernelCall, KernelError};
 use crate::ir::packed::Granularity;
 use crate::ir::{Activations, Dim};
 use crate::kernels::key::{Storage, Template};
 use crate::kernels::variant::{Mma, Variant};
 use crate::targets::{MatrixShape, MatrixTypes, Target};
 
-/// Cases of numbers of rows: products of the same case are divided alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Bucket {
-    UpTo16,
-    UpTo64,
-    UpTo256,
-    More,
-}
-
-impl Bucket {
-    /// Every case, with its largest number of rows.
-    pub(super) const ALL: [(Bucket, i64); 4] =
-        [(Bucket::UpTo16, 16), (Bucket::UpTo64, 64), (Bucket::UpTo256, 256), (Bucket::More, i64::MAX)];
-
-    /// The case of `m` rows.
-    pub(super) fn of(m: i64) -> Bucket {
-        Bucket::ALL.iter().find(|(_, most)| m <= *most).map_or(Bucket::More, |(bucket, _)| *bucket)
-    }
-
-    /// The cases that a number of rows may be of that is more than `least`, and whether it is of it: 1 or 0.
-    pub(super) fn cases(m: &Dim, least: i64) -> Vec<(Bucket, Dim)> {
-        let mut cases = Vec::new();
-        let mut first = least + 1;
-        for (bucket, most) in Bucket::ALL {
-            if most < first {
-                continue;
-            }
-            let when = if most == i64::MAX { from(m, first) } else { &from(m, first) * &at_most(m, most) };
-            if when.most() != Some(0) {
-                cases.push((bucket, when));
-            }
-            first = most.saturating_add(1);
-        }
-        cases
-    }
-}
 /// Workgroups that keep a large device busy: fewer leave parts of it idle.
 const MANY_GROUPS: u64 = 128;
 
@@ -143,7 +106,7 @@ impl Operands {
     }
 
     /// Bytes of shared memory, as `mma.glsl` declares it.
-    fn shared_bytes(self, v: Mma) -> u32 {
+    pub(super) fn shared_bytes(self, v: Mma) -> u32 {
         let per_vector = self.per_vector();
         let line = |n: u32| n / per_vector + 1;
         let b = if self.b_along_k { v.n * line(v.k) } else { v.k * line(v.n) };
@@ -182,50 +145,40 @@ impl Operands {
             && self.shared_bytes(v) <= limits.max_compute_shared_memory_size
     }
 
-    /// The variant for a product of `m` rows, of a bucket, and `n` columns, `batch` times; `None` where other kernels
-    /// are better. Variants for the same case add up in the same order, whatever the number of rows is, so that a
-    /// program for any number of rows gives the bits of that for one number.
-    fn choose(self, node: &Node<'_>, [m, n, batch]: [&Dim; 3], k: &Dim, bucket: Bucket) -> Option<Choice> {
-        self.choose_among(node, k, || self.preferred([m, n, batch], k, bucket))
+    /// Whether a target can run a variant, and its loops, on a reduction axis of length `k`.
+    pub(super) fn suits(self, variant: Mma, k: &Dim, target: &Target) -> bool {
+        self.fits(variant, target) && self.loops_fit(variant, k, target)
     }
 
-    /// The first of these variants that the target has room for, or the one that somebody asks for; `None` where other
-    /// kernels are better.
-    pub(super) fn choose_among(self, node: &Node<'_>, k: &Dim, preferred: impl FnOnce() -> Vec<Mma>) -> Option<Choice> {
-        let fits = |variant: &Mma| self.fits(*variant, node.target) && self.loops_fit(*variant, k, node.target);
-        let variant = match node.variant {
-            Some(Variant::Mma(variant)) => Some(variant).filter(fits),
-            // A CPU is as fast with the other kernels.
-            _ if node.target.is_cpu() => None,
-            _ => preferred().into_iter().find(fits),
-        };
-        variant.map(|variant| Choice { variant, operands: self })
+    /// A product of these, computed so.
+    pub(super) fn by(self, variant: Mma) -> Choice {
+        Choice { variant, operands: self }
     }
 
-    /// Variants, the best first, as measured on an H200 (`benches/gpu`). All of one case have the same `k` and `ways`,
-    /// which sums depend on: these follow from the columns and the reduction axis alone.
-    fn preferred(self, [m, n, batch]: [&Dim; 3], k: &Dim, bucket: Bucket) -> Vec<Mma> {
+    /// Variants for a bucket of up to `most` rows, typically `m`, of `n` columns, `batch` times, the best first, as
+    /// measured on an H200 (`benches/gpu`), for cases of which nothing is in a tuning table.
+    pub(super) fn preferred(self, [m, n, batch]: [u64; 3], k: u64, most: i64) -> Vec<Mma> {
         use Arithmetic::{Codes, Half, Pairs};
         // Of narrow products there are few tiles, and small ones are faster.
-        let is_narrow = most(n) < 2048;
+        let is_narrow = n < 2048;
         // The slab and the ways, then tiles and the parts of subgroups, the largest first. The longer part of pairs
         // lies along the rows.
-        let (slab, ways, tiles): (u32, u32, &[[u32; 4]]) = match (bucket, self.arithmetic) {
-            (Bucket::UpTo16, Half | Codes) => (64, 8, &[[16, 16, 16, 16]]),
-            (Bucket::UpTo16, Pairs) => (32, 8, &[[16, 16, 16, 16]]),
-            (Bucket::UpTo64, Codes) => (128, 2, &[[32, 32, 16, 16]]),
-            (Bucket::UpTo64 | Bucket::UpTo256, Half) if is_narrow => (128, 2, &[[32, 32, 16, 16]]),
-            (Bucket::UpTo64 | Bucket::UpTo256, Pairs) if is_narrow => (64, 2, &[[32, 32, 16, 16]]),
-            (Bucket::UpTo64, Half) => (64, 4, &[[32, 32, 32, 32]]),
-            (Bucket::UpTo64, Pairs) => (32, 4, &[[32, 32, 32, 32]]),
-            (Bucket::UpTo256, Codes) if is_narrow => (128, 2, &[[32, 32, 16, 16]]),
-            (Bucket::UpTo256, Half) => (64, 2, &[[64, 64, 32, 32], [32, 32, 16, 16]]),
-            (Bucket::UpTo256, Pairs) => (32, 2, &[[64, 64, 32, 32], [32, 32, 16, 16]]),
-            (Bucket::UpTo256, Codes) => (128, 2, &[[64, 64, 32, 32], [32, 32, 16, 16]]),
-            (Bucket::More, Pairs) => {
+        let (slab, ways, tiles): (u32, u32, &[[u32; 4]]) = match (most, self.arithmetic) {
+            (..=16, Half | Codes) => (64, 8, &[[16, 16, 16, 16]]),
+            (..=16, Pairs) => (32, 8, &[[16, 16, 16, 16]]),
+            (..=64, Codes) => (128, 2, &[[32, 32, 16, 16]]),
+            (..=256, Half) if is_narrow => (128, 2, &[[32, 32, 16, 16]]),
+            (..=256, Pairs) if is_narrow => (64, 2, &[[32, 32, 16, 16]]),
+            (..=64, Half) => (64, 4, &[[32, 32, 32, 32]]),
+            (..=64, Pairs) => (32, 4, &[[32, 32, 32, 32]]),
+            (..=256, Codes) if is_narrow => (128, 2, &[[32, 32, 16, 16]]),
+            (..=256, Half) => (64, 2, &[[64, 64, 32, 32], [32, 32, 16, 16]]),
+            (..=256, Pairs) => (32, 2, &[[64, 64, 32, 32], [32, 32, 16, 16]]),
+            (..=256, Codes) => (128, 2, &[[64, 64, 32, 32], [32, 32, 16, 16]]),
+            (_, Pairs) => {
                 (32, 1, &[[128, 128, 32, 64], [64, 128, 64, 32], [64, 64, 32, 32], [32, 64, 16, 32], [32, 32, 16, 16]])
             }
-            (Bucket::More, Half | Codes) => {
+            (_, Half | Codes) => {
                 let slab = if self.arithmetic == Codes { 128 } else { 64 };
                 (
                     slab,
@@ -235,14 +188,14 @@ impl Operands {
             }
         };
         // Ways that would have nothing to do are none.
-        let slabs = most(k).div_ceil(u64::from(slab)).clamp(1, u64::from(ways));
+        let slabs = k.div_ceil(u64::from(slab)).clamp(1, u64::from(ways));
         let ways = 1 << slabs.ilog2();
         let all: Vec<Mma> =
             tiles.iter().map(|&[m, n, warp_m, warp_n]| Mma { m, n, k: slab, warp_m, warp_n, ways }).collect();
-        // The largest tile of which there are enough; of sizes that change, the largest counts.
+        // The largest tile of which there are enough.
         let groups = |v: &Mma| {
-            let tiles = |size: &Dim, tile: u32| most(size).div_ceil(u64::from(tile));
-            most(batch).saturating_mul(tiles(m, v.m)).saturating_mul(tiles(n, v.n))
+            let tiles = |size: u64, tile: u32| size.div_ceil(u64::from(tile));
+            batch.saturating_mul(tiles(m, v.m)).saturating_mul(tiles(n, v.n))
         };
         let enough = all.iter().position(|v| groups(v) >= MANY_GROUPS).unwrap_or(all.len() - 1);
         // Smaller ones where those have no room, then larger ones.
@@ -302,27 +255,18 @@ impl Choice {
     }
 }
 
-/// The call for a product whose rows are of this case; `when` is 1 or 0 and says whether it applies. `None` where other
-/// kernels compute it.
+/// The call for a product; `when` is 1 or 0 and says whether it applies.
 pub(super) fn call(
     node: &Node<'_>,
     product: &Product,
     columns: &Columns,
     trans_b: bool,
-    bucket: Bucket,
+    choice: Choice,
     when: &Dim,
-) -> Result<Option<KernelCall>, KernelError> {
-    let (a, a_ty) = node.operand(0)?;
+) -> Result<KernelCall, KernelError> {
+    let (a, _) = node.operand(0)?;
     let Product { m, k, batches, .. } = product;
-    let (Some(a_storage), Some(b_storage), Some(depth)) = (storage(a_ty), storage(node.graph.ty(columns.b)), k.known())
-    else {
-        return Ok(None);
-    };
     let batch = batches.iter().fold(Dim::Known(1), |n, (size, _)| &n * size);
-    let operands = Operands::of(node, (a_storage, b_storage), trans_b, (depth, columns.n.known()));
-    let Some(choice) = operands.and_then(|operands| operands.choose(node, [m, &columns.n, &batch], k, bucket)) else {
-        return Ok(None);
-    };
     let call = node.call(Template::MatmulMma).operand(a).operand_rows(columns.b, columns.rows);
     let call = sizes(call, product, columns).uint("batch", batch.clone()).flag("trans_b", trans_b);
     let call = call.flag("batch_rank", u32::try_from(batches.len()).unwrap_or(u32::MAX));
@@ -330,8 +274,11 @@ pub(super) fn call(
         call.uints("bd", batches.iter().map(|b| b.0.clone())).uints("ba", batches.iter().map(|b| b.1[0].clone()));
     let call = call.uints("bb", batches.iter().map(|b| b.1[1].clone()));
     let call = choice.apply(call, k, node.target.limits.subgroup_size);
-    Ok(Some(call.groups(&(&choice.tiles(m, &columns.n) * &batch) * when)?))
+    call.groups(&(&choice.tiles(m, &columns.n) * &batch) * when)
 }
+
+/// Slabs of a sweep over tiles whose reduction axis several sets of subgroups share.
+const SLABS: [u32; 3] = [32, 64, 128];
 
 /// Variants to try, in a fixed order.
 pub(super) fn variants() -> Vec<Variant> {
@@ -341,6 +288,7 @@ pub(super) fn variants() -> Vec<Variant> {
         of(128, 128, 64, 64, 32, 1),
         of(128, 128, 32, 64, 64, 1),
         of(128, 128, 32, 64, 32, 1),
+        of(128, 128, 32, 32, 64, 1),
         of(128, 256, 32, 64, 64, 1),
         of(256, 128, 32, 64, 64, 1),
         of(64, 256, 32, 64, 64, 1),
@@ -351,8 +299,19 @@ pub(super) fn variants() -> Vec<Variant> {
         of(64, 128, 32, 32, 32, 1),
         of(64, 64, 64, 32, 32, 1),
         of(64, 64, 128, 32, 32, 1),
+        of(64, 64, 32, 32, 32, 1),
+        of(64, 64, 32, 32, 32, 2),
+        of(64, 64, 64, 32, 32, 2),
+        of(64, 64, 128, 32, 32, 2),
         of(64, 64, 64, 64, 16, 1),
         of(32, 128, 64, 32, 32, 1),
+        of(32, 64, 32, 16, 32, 1),
+        of(32, 64, 64, 16, 32, 1),
+        of(32, 32, 64, 16, 16, 2),
+        of(32, 32, 128, 16, 16, 2),
+        of(32, 32, 64, 16, 16, 1),
+        of(32, 32, 128, 16, 16, 1),
+        of(32, 32, 32, 16, 16, 1),
     ];
     for ways in [1, 2, 4, 8] {
         for (m, n, warp_m, warp_n) in [
@@ -368,7 +327,13 @@ pub(super) fn variants() -> Vec<Variant> {
             (16, 32, 16, 32),
             (16, 16, 16, 16),
         ] {
-            all.extend([32, 64, 128].map(|k| of(m, n, k, warp_m, warp_n, ways)));
+            all.extend(SLABS.map(|k| of(m, n, k, warp_m, warp_n, ways)));
+        }
+    }
+    // One subgroup a tile, for convolutions of few pixels and products of few rows.
+    for (m, n) in [(32, 32), (16, 32), (32, 16), (16, 16)] {
+        for ways in [3, 5, 6, 7, 9, 10, 11, 12, 14, 16] {
+            all.extend(SLABS[..2].iter().map(|&k| of(m, n, k, m, n, ways)));
         }
     }
     all

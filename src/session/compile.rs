@@ -173,6 +173,16 @@ pub fn budget_bounds(graph: &Graph, options: &Compile, progress: Progress<'_>) -
     Ok((with_reserve(least), with_reserve(most.max(least))))
 }
 
+/// The graph of kernels that [`compile`] plans, with the default pipeline.
+///
+/// # Errors
+/// As for [`compile`].
+pub fn kernels_of(graph: &Graph, options: &Compile) -> Result<Graph, CompileError> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.n_threads).build()?;
+    let lowered = Lowered::fitting(graph, options, &Pipeline::new, &pool, &|_, _, _| {}, &mut |_, _, _| {})?;
+    Ok(lowered.kernels)
+}
+
 /// A graph of kernels with its layout.
 struct Lowered {
     kernels: Graph,
@@ -333,6 +343,8 @@ impl Lowered {
             forecast.min_feasible_bytes = forecast.min_feasible_bytes.min(blueprint.peak_bytes);
             let mut certificate = report.context.certificate.clone().unwrap_or_default();
             certificate.rounds += round - 1;
+            let tuning = options.target.tuning.as_ref().filter(|tuning| !tuning.cases.is_empty());
+            certificate.tuning = tuning.map(|tuning| tuning.hash());
             if forecast.chosen_bytes == forecast.f32_bytes && certificate.objective == 0.0 {
                 forecast.f32_bytes = blueprint.peak_bytes;
             }

@@ -10,7 +10,7 @@ pub mod npz;
 mod run;
 
 #[cfg(feature = "codegen")]
-pub use compile::{Compile, CompileError, Compiled, Progress, budget_bounds, compile, compile_with};
+pub use compile::{Compile, CompileError, Compiled, Progress, budget_bounds, compile, compile_with, kernels_of};
 pub use cpu::{CpuError, Reference};
 pub use inputs::InputError;
 pub use run::{DeviceChoice, Outcome, Session, SessionError, Told};

@@ -24,7 +24,7 @@ mod windows;
 use nyxc::ir::packed::{Packing, pack_with_zeros};
 use nyxc::ir::{Attrs, DType, Dim, Expr, Graph, Level, Op, OpDef, Shape, Tensor, TensorType, ValueId};
 use nyxc::kernels::variant::Variant;
-use nyxc::kernels::{self, KernelError};
+use nyxc::kernels::{self, KernelError, Way};
 use nyxc::program::*;
 use nyxc::runtime::{Executor, Options, VkContext, devices, validation_errors};
 use nyxc::targets::{Features, Target};
@@ -293,7 +293,7 @@ fn graph_of(case: &Case) -> (Graph, nyxc::ir::NodeId, Vec<Option<ValueId>>) {
 /// What a target's kernels for a case are.
 pub fn plan(case: &Case, target: &Target) -> Result<Vec<kernels::KernelCall>, KernelError> {
     let (graph, node, _) = graph_of(case);
-    kernels::dispatches_as(&graph, node, target, case.variant)
+    kernels::dispatches_by(&graph, node, target, case.variant.map(Way::Variant))
 }
 
 /// Runs a case; gives the result and the names of the kernels.
