@@ -8,11 +8,11 @@ use super::harness::subject::{Built, Subject};
 use super::harness::{Prepared, Sampling, bug, calls};
 use super::say::Status;
 use super::source::Source;
-use super::{Failure, say, tuning, write};
+use super::{Failure, harness, run, say, tuning, write};
 use crate::codegen;
-use crate::kernels::{self, Candidate, KernelCall};
+use crate::kernels::variant::Family;
+use crate::kernels::{self, Candidate, KernelCall, Way};
 use crate::runtime::{DeviceInfo, DeviceKind, Options, VkContext};
-use crate::session::best_device;
 use crate::targets::tuning::{Case, Times};
 use crate::targets::{Target, Tuning};
 use race::{Outcome, Runner};
@@ -54,6 +54,8 @@ pub(super) struct Args {
     shapes: Option<PathBuf>,
     #[command(flatten)]
     source: Source,
+    #[command(flatten)]
+    device: run::Device,
     /// Where the table goes; - for standard output
     #[arg(short, long, value_name = "FILE.json")]
     output: Option<PathBuf>,
@@ -72,8 +74,8 @@ pub(super) struct Args {
     /// Measure the shapes of such a folder, with its shaders
     #[arg(long, value_name = "DIR", conflicts_with_all = ["models", "shape", "shapes"])]
     bundle: Option<PathBuf>,
-    /// Variants of a shape that are tried: the best by their price; 0 for all
-    #[arg(long, value_name = "N", default_value_t = 40)]
+    /// Variants of a family that are tried for a shape: the best by their price; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 24)]
     most: usize,
     /// Copies of the weights are read in turn until so many MB were
     #[arg(long, value_name = "MB", default_value_t = 128)]
@@ -111,7 +113,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     }
     let mut results = Vec::new();
     if !subjects.is_empty() {
-        let mut info = best_device()?.ok_or_else(|| Failure::device("there is no Vulkan device"))?;
+        let mut info = harness::device(args.device.choice)?;
         tuning::choose(args.tuning.as_deref(), &mut info.target)?;
         results = measure(args, &info, &subjects)?;
         let source = format!("nyxc tune {} on {}, driver {}", env!("CARGO_PKG_VERSION"), info.name, info.driver);
@@ -137,9 +139,14 @@ fn tried(built: &Built, target: &Target, most: usize) -> Result<Vec<Candidate>, 
         return Ok(Vec::new());
     }
     all.sort_by_key(|candidate| (!candidate.is_chosen, candidate.cost.ns, candidate.way));
-    if most > 0 {
-        all.truncate(most);
-    }
+    // Prices compare variants of one family better than families: none takes all places.
+    let mut n_of_family: BTreeMap<Option<Family>, usize> = BTreeMap::new();
+    all.retain(|candidate| {
+        let family = if let Way::Variant(variant) = candidate.way { Some(variant.family()) } else { None };
+        let n = n_of_family.entry(family).or_default();
+        *n += 1;
+        most == 0 || *n <= most
+    });
     Ok(all)
 }
 

@@ -5,7 +5,7 @@
 use super::call::Node;
 use super::model::Work;
 use crate::kernels::variant::Variant;
-use crate::targets::tuning::{Case, Measured};
+use crate::targets::tuning::{Case, Measured, Times, Tuning};
 use std::cell::RefCell;
 use std::fmt;
 use std::str::FromStr;
@@ -100,11 +100,20 @@ pub(super) fn choose(node: &Node<'_>, problem: &dyn Problem) -> Way {
     chosen
 }
 
+/// What the table has for a case or for the nearest of its kind; where nothing of the kind was measured with an epilogue
+/// that reads much, what it has without.
+fn nearest<'t>(tuning: &'t Tuning, case: &Case) -> Option<(&'t Case, &'t Times)> {
+    tuning.nearest(case).or_else(|| {
+        let kind = case.kind.replacen(" wide ", " plain ", 1);
+        tuning.nearest(&Case { kind, sizes: case.sizes.clone() }).filter(|_| case.kind.contains(" wide "))
+    })
+}
+
 /// The best by the table, among those that it has for the nearest case.
 fn measured(node: &Node<'_>, problem: &dyn Problem) -> Option<Way> {
     let tuning = node.target.tuning.as_ref()?;
     let case = problem.case();
-    let (_, times) = tuning.nearest(&case)?;
+    let (_, times) = nearest(tuning, &case)?;
     let ways = times.keys().filter_map(|name| name.parse::<Way>().ok()).filter(|way| problem.suits(*way));
     let priced = ways.map(|way| (price(node, problem, &case, way), way));
     // Of equal prices the first way's.
@@ -117,7 +126,7 @@ fn measured(node: &Node<'_>, problem: &dyn Problem) -> Option<Way> {
 /// What a way costs; wrong ones cost more than any.
 fn price(node: &Node<'_>, problem: &dyn Problem, case: &Case, way: Way) -> Cost {
     let modelled = problem.work(way, &case.sizes).ns(node.target);
-    let found = node.target.tuning.as_ref().and_then(|tuning| tuning.nearest(case));
+    let found = node.target.tuning.as_ref().and_then(|tuning| nearest(tuning, case));
     let Some((other, time)) = found.and_then(|(other, times)| Some((other, times.get(&way.to_string())?))) else {
         return Cost { ns: modelled, source: Source::Model };
     };

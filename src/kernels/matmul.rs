@@ -5,7 +5,7 @@ use super::call::{Call, Node, Rows, dims, slices};
 use super::choice::{Way, choose};
 use super::products::{MAX_VECTOR_ROWS, Ways};
 use super::shape::{at_least, broadcast, merge};
-use super::{KernelCall, KernelError, gemv, mma};
+use super::{KernelCall, KernelError, gemv, mma, thin};
 use crate::ir::packed::{Granularity, Packing};
 use crate::ir::{Dim, ValueId, product as product_of};
 use crate::kernels::key::Template;
@@ -133,7 +133,7 @@ fn calls_of(
         let ways = Ways::of(node, product, columns, trans_b, bucket);
         let way = ways.map_or(Way::Plain, |ways| choose(node, &ways));
         // Kernels for few rows are one for one row, and another for several.
-        let depends_on_rows = integer.is_none() && !matches!(way, Way::Variant(Variant::Mma(_)));
+        let depends_on_rows = integer.is_none() && matches!(way, Way::Plain | Way::Variant(Variant::Gemv(_)));
         let is_other = depends_on_rows && (bucket.least == 2 || bucket.least == MAX_VECTOR_ROWS + 1);
         match cases.last_mut() {
             Some((last, as_well)) if *as_well == way && !is_other => last.most = bucket.most,
@@ -159,6 +159,7 @@ fn calls_of(
                 let operands = ways.and_then(|ways| ways.matrices()).ok_or_else(lost)?;
                 mma::call(node, product, columns, trans_b, operands.by(variant), &when)?
             }
+            Way::Variant(Variant::Thin(variant)) => thin::call(node, product, columns, variant, &when)?,
             Way::Plain => match integer {
                 Some(weights) => integer_product(node, product, weights, columns, &when)?,
                 None if bucket.most <= MAX_VECTOR_ROWS => matvec(node, product, trans_b, columns, rows, &when)?,

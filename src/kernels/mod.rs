@@ -23,6 +23,7 @@ mod rows;
 mod shape;
 #[cfg(test)]
 mod tests;
+mod thin;
 mod tiles;
 pub mod variant;
 mod vectors;

@@ -7,14 +7,16 @@ use super::choice::{Problem, Way};
 use super::matmul::{Columns, Product};
 use super::mma::Operands;
 use super::model::{Arithmetic, Work};
-use super::{gemv, mma, storage};
+use super::{gemv, mma, storage, thin};
 use crate::ir::packed::Granularity;
 use crate::kernels::key::{Storage, Template};
-use crate::kernels::variant::{Gemv, Mma, Variant};
+use crate::kernels::variant::{Gemv, Mma, Thin, Variant};
 use crate::targets::tuning::Case;
 
 /// Most rows of a for which reading b once matters more than reading a often.
 pub(super) const MAX_VECTOR_ROWS: i64 = 8;
+/// Most rows of a for which its elements are read by each workgroup anew.
+const MAX_THIN_ROWS: i64 = 256;
 /// What sizes that change are taken to be: never by their ranges, so that a program for one size and a program for a
 /// range compute alike.
 const COLUMNS: i64 = 2048;
@@ -30,6 +32,8 @@ pub(super) struct Ways<'a> {
     /// The kernel for few rows.
     few: Option<Template>,
     matrices: Option<Operands>,
+    /// Whether matrices can be filled from memory.
+    is_thin: bool,
     n: u64,
     k: u64,
     batch: Option<u64>,
@@ -72,6 +76,7 @@ impl<'a> Ways<'a> {
             bucket,
             few: gemv::template(node, (a, b), k, trans_b && !is_batched).filter(|_| bucket.most <= MAX_VECTOR_ROWS),
             matrices: Operands::of(node, (a, b), trans_b, (k, columns.n.known())),
+            is_thin: bucket.most <= MAX_THIN_ROWS && thin::is_possible(node, (a, b), k, trans_b && !is_batched),
             n: positive(columns.n.known().unwrap_or(COLUMNS)),
             k: positive(k),
             batch: is_batched.then(|| positive(batch.unwrap_or(BATCHES))),
@@ -143,6 +148,12 @@ impl<'a> Ways<'a> {
             ..work
         }
     }
+
+    fn thin(&self, v: Thin, sizes: [u64; 2]) -> Work {
+        let work = self.tiles(sizes, 1, [v.m.into(), v.n.into()]);
+        let (threads, shared) = (Variant::Thin(v).threads(32).into(), thin::shared_bytes(v).into());
+        Work { arithmetic: Arithmetic::F16, threads, shared, steps: thin::steps(v, sizes[1]), ..work }
+    }
 }
 
 impl Problem for Ways<'_> {
@@ -160,7 +171,7 @@ impl Problem for Ways<'_> {
     }
 
     fn ways(&self) -> Vec<Way> {
-        let all = gemv::variants(self.b).into_iter().chain(mma::variants()).map(Way::Variant);
+        let all = gemv::variants(self.b).into_iter().chain(mma::variants()).chain(thin::variants()).map(Way::Variant);
         [Way::Plain].into_iter().chain(all.filter(|way| self.suits(*way))).collect()
     }
 
@@ -174,6 +185,7 @@ impl Problem for Ways<'_> {
             Way::Variant(Variant::Mma(v)) => {
                 self.matrices.is_some_and(|operands| operands.suits(v, &self.k.into(), target))
             }
+            Way::Variant(Variant::Thin(v)) => self.is_thin && thin::suits(v, self.k, target),
         }
     }
 
@@ -183,6 +195,7 @@ impl Problem for Ways<'_> {
         match way {
             Way::Variant(Variant::Gemv(v)) => self.gemv(v, [n, k]),
             Way::Variant(Variant::Mma(v)) => self.mma(v, [n, k], batch),
+            Way::Variant(Variant::Thin(v)) => self.thin(v, [n, k]),
             Way::Plain if self.bucket.most <= MAX_VECTOR_ROWS && !self.is_integer() => {
                 let tile = if self.trans_b { 8 } else { 32 };
                 let work = self.tiles([n, k], batch, [self.bucket.typical, tile]);

@@ -174,6 +174,14 @@ fn the_table_chooses_then_the_nearest_case_of_the_same_kind() {
     // Sizes nearby are priced by what was measured, and the wrong variant is never taken.
     is(64, [11008, 4096], "64x64x64_32x32_2", Source::Nearest, None);
     is(64, [768, 1024], "32x32x64_32x32_2", Source::Nearest, None);
+    // With an epilogue that reads as much, by what was measured without.
+    let x = TensorType::of(DType::F16, &[64, 4096]);
+    let types = [x.clone(), TensorType::of(DType::F16, &[4096, 4096]), x];
+    let (graph, id) =
+        one(&matmul::DEF, matmul::attrs(true).with_expr("epilogue", Expr::parse("add(x0,x1)").unwrap()), &types);
+    let wide = candidates(&graph, id, &target).unwrap().into_iter().find(|c| c.is_chosen).unwrap();
+    assert_eq!((wide.case.kind.contains(" wide "), wide.way.to_string().as_str()), (true, "64x64x64_32x32_2"));
+    assert_eq!(wide.cost.source, Source::Nearest);
     // Nothing of the kind.
     is(128, [4096, 4096], &chosen(&tuned(""), 128, [4096, 4096]).way.to_string(), Source::Model, None);
     let none = Target { tuning: None, ..target.clone() };

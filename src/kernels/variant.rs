@@ -4,12 +4,14 @@ use std::fmt;
 use std::str::FromStr;
 
 /// What kind of division a template knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
     /// [`Gemv`].
     Gemv,
     /// [`Mma`].
     Mma,
+    /// [`Thin`].
+    Thin,
 }
 
 /// How the work of a kernel is divided.
@@ -18,6 +20,7 @@ pub enum Family {
 pub enum Variant {
     Gemv(Gemv),
     Mma(Mma),
+    Thin(Thin),
 }
 
 /// How a product of few rows is divided among the threads of a workgroup. Sums are added up in an order that `lanes`
@@ -55,12 +58,25 @@ pub struct Mma {
     pub ways: u32,
 }
 
+/// How a product on cooperative matrices is divided whose operands do not pass through shared memory. Sums are added up
+/// in an order that `ways` decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Thin {
+    /// Rows of a workgroup's tile.
+    pub m: u32,
+    /// Columns of a workgroup's tile.
+    pub n: u32,
+    /// Subgroups of a workgroup, which share the reduction axis.
+    pub ways: u32,
+}
+
 impl Variant {
     /// What kind it is.
     pub fn family(self) -> Family {
         match self {
             Variant::Gemv(_) => Family::Gemv,
             Variant::Mma(_) => Family::Mma,
+            Variant::Thin(_) => Family::Thin,
         }
     }
 
@@ -69,6 +85,7 @@ impl Variant {
         match self {
             Variant::Gemv(v) => v.threads,
             Variant::Mma(v) => v.subgroups().saturating_mul(subgroup),
+            Variant::Thin(v) => v.ways.saturating_mul(subgroup),
         }
     }
 
@@ -77,6 +94,7 @@ impl Variant {
         match self {
             Variant::Gemv(v) => v.is_sound(),
             Variant::Mma(v) => v.is_sound(),
+            Variant::Thin(v) => v.is_sound(),
         }
     }
 
@@ -109,6 +127,7 @@ impl Variant {
                 list.push(("ROWS_OF_WARP", warp_m.to_string()));
                 list
             }
+            Variant::Thin(Thin { m, n, ways }) => uints(&[("TILE_M", m), ("TILE_N", n), ("WAYS", ways)]),
         }
     }
 }
@@ -147,14 +166,26 @@ impl Mma {
     }
 }
 
+impl Thin {
+    fn is_sound(self) -> bool {
+        let fits = |n: u32, most: u32| n.is_power_of_two() && n <= most;
+        self.m >= 16 && fits(self.m, 64) && self.n >= 16 && fits(self.n, 64) && fits(self.ways, 16)
+    }
+}
+
+/// How the name of a [`Thin`] begins.
+const THIN: &str = "thin_";
+
 impl fmt::Display for Variant {
-    /// `256x16x8x4x128`: threads, lanes, ways, columns, steps; `128x128x64_64x32_1`: tile, part of a subgroup, ways.
+    /// `256x16x8x4x128`: threads, lanes, ways, columns, steps; `128x128x64_64x32_1`: tile, part of a subgroup, ways;
+    /// `thin_32x64_8`: tile, ways.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Variant::Gemv(Gemv { threads, lanes, ways, columns, steps }) => {
                 write!(f, "{threads}x{lanes}x{ways}x{columns}x{steps}")
             }
             Variant::Mma(Mma { m, n, k, warp_m, warp_n, ways }) => write!(f, "{m}x{n}x{k}_{warp_m}x{warp_n}_{ways}"),
+            Variant::Thin(Thin { m, n, ways }) => write!(f, "{THIN}{m}x{n}_{ways}"),
         }
     }
 }
@@ -162,17 +193,21 @@ impl fmt::Display for Variant {
 impl FromStr for Variant {
     type Err = &'static str;
     fn from_str(text: &str) -> Result<Variant, Self::Err> {
-        let numbers: Option<Vec<u32>> = text.split(['x', '_']).map(|n| n.parse().ok()).collect();
-        let variant = match numbers.as_deref() {
-            Some(&[threads, lanes, ways, columns, steps]) => {
+        let (is_thin, list) = text.strip_prefix(THIN).map_or((false, text), |list| (true, list));
+        let numbers: Option<Vec<u32>> = list.split(['x', '_']).map(|n| n.parse().ok()).collect();
+        let variant = match (is_thin, numbers.as_deref()) {
+            (false, Some(&[threads, lanes, ways, columns, steps])) => {
                 Some(Variant::Gemv(Gemv { threads, lanes, ways, columns, steps }))
             }
-            Some(&[m, n, k, warp_m, warp_n, ways]) => Some(Variant::Mma(Mma { m, n, k, warp_m, warp_n, ways })),
+            (false, Some(&[m, n, k, warp_m, warp_n, ways])) => {
+                Some(Variant::Mma(Mma { m, n, k, warp_m, warp_n, ways }))
+            }
+            (true, Some(&[m, n, ways])) => Some(Variant::Thin(Thin { m, n, ways })),
             _ => None,
         };
         variant.filter(|v| v.is_sound() && v.to_string() == text).ok_or(
-            "a variant is threads, lanes, ways, columns and steps, such as 256x16x8x4x128, or a tile, a subgroup's part \
-             of it and ways, such as 128x128x64_64x32_1, that fit together",
+            "a variant is threads, lanes, ways, columns and steps, such as 256x16x8x4x128, a tile, a subgroup's part of \
+             it and ways, such as 128x128x64_64x32_1, or a tile and ways, such as thin_32x64_8, that fit together",
         )
     }
 }
@@ -183,7 +218,7 @@ mod tests {
 
     #[test]
     fn variants_read_back_and_what_does_not_fit_together_is_refused() {
-        for text in ["256x16x8x4x128", "128x32x4x4x0", "128x128x64_64x32_1", "32x32x32_16x32_8"] {
+        for text in ["256x16x8x4x128", "128x32x4x4x0", "128x128x64_64x32_1", "32x32x32_16x32_8", "thin_32x64_8"] {
             assert_eq!(text.parse::<Variant>().map(|v| v.to_string()), Ok(text.to_owned()));
         }
         for text in [
@@ -195,6 +230,10 @@ mod tests {
             "128x128x64_48x32_1",
             "128x128x60_64x32_1",
             "128x128x64_64x32_0",
+            "thin_32x64",
+            "thin_8x64_8",
+            "thin_32x64_3",
+            "32x64_8",
             "256x256x64_16x16_1",
             "4294967295x4294967295x64_64x32_1",
         ] {

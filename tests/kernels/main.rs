@@ -296,6 +296,31 @@ pub fn plan(case: &Case, target: &Target) -> Result<Vec<kernels::KernelCall>, Ke
     kernels::dispatches_by(&graph, node, target, case.variant.map(Way::Variant))
 }
 
+/// Every variant that a target has for a case.
+pub fn variants(case: &Case, target: &Target) -> Vec<Variant> {
+    let (graph, node, _) = graph_of(case);
+    let all = kernels::candidates(&graph, node, target).unwrap().into_iter();
+    let mut found = Vec::new();
+    for way in all.map(|candidate| candidate.way) {
+        if let Way::Variant(variant) = way
+            && !found.contains(&variant)
+        {
+            found.push(variant);
+        }
+    }
+    found
+}
+
+/// Checks a case by every variant that the device has for it; on a CPU, which takes long to compile some, by one in
+/// `step`.
+pub fn by_candidates(case: impl Fn() -> Case, bench: &Bench, first: usize, step: usize) {
+    let target = bench.targets[0].clone();
+    let step = if target.limits.subgroup_size <= 8 { step } else { 1 };
+    for variant in variants(&case(), &target).into_iter().skip(first % step).step_by(step) {
+        Case { variant: Some(variant), ..case() }.check(&bench.with(target.clone()));
+    }
+}
+
 /// Runs a case; gives the result and the names of the kernels.
 pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor, Vec<String>), KernelError> {
     Ok(run_calls(context, target, case, &plan(case, target)?))

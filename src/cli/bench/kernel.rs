@@ -2,11 +2,11 @@
 
 use super::super::harness::subject::{Built, KERNELS, Subject};
 use super::super::harness::{Prepared, Sampling, Spread, bug, calls, spread};
-use super::super::{Failure, tuning, write};
+use super::super::{Failure, harness, tuning, write};
 use crate::failure::EXIT_DIFFERENT;
 use crate::kernels::{self, KernelCall, Way};
 use crate::runtime::{DeviceInfo, DeviceKind, Options, VkContext};
-use crate::session::{DeviceChoice, best_device};
+use crate::session::DeviceChoice;
 use crate::targets::Target;
 use serde_json::{Value as Json, json};
 use std::process::ExitCode;
@@ -68,11 +68,7 @@ pub(super) fn run(args: &Args, device: DeviceChoice, json: bool) -> Result<ExitC
     let kernel = args.kernel.as_deref().unwrap_or_default();
     let subject = Subject::new(kernel, &args.format, args.shape.clone(), args.wide)
         .map_err(|e| Failure::usage(format!("--shape: {e}")))?;
-    let info = match device {
-        DeviceChoice::Index(index) => crate::runtime::devices()?.into_iter().find(|d| d.index == index),
-        _ => best_device()?,
-    };
-    let mut info = info.ok_or_else(|| Failure::device("there is no such Vulkan device"))?;
+    let mut info = harness::device(device)?;
     tuning::choose(args.tuning.as_deref(), &mut info.target)?;
     let is_cpu = info.kind == DeviceKind::Cpu;
     let built = subject.build(&info.target)?;

@@ -12,7 +12,8 @@ use crate::kernels::{self, KernelCall};
 use crate::program::{
     Allocation, AllocationKind, Certificate, Dispatch, Entry, Ledger, Plan, Port, Program, Region, Step, Upload, hex,
 };
-use crate::runtime::{Executor, HostError, RuntimeError, VkContext};
+use crate::runtime::{DeviceInfo, Executor, HostError, RuntimeError, VkContext};
+use crate::session::{DeviceChoice, best_device};
 use crate::targets::Target;
 use data::{Data, Random};
 use rayon::prelude::*;
@@ -28,6 +29,15 @@ const FEWEST_DISPATCHES: u64 = 8;
 
 pub(super) fn bug(e: impl std::fmt::Display) -> Failure {
     Failure::file(e)
+}
+
+/// The device that `--device` means.
+pub(super) fn device(choice: DeviceChoice) -> Result<DeviceInfo, Failure> {
+    let found = match choice {
+        DeviceChoice::Index(index) => crate::runtime::devices()?.into_iter().find(|d| d.index == index),
+        _ => best_device()?,
+    };
+    found.ok_or_else(|| Failure::device("there is no such Vulkan device"))
 }
 
 /// How samples are taken.

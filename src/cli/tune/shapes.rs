@@ -1,11 +1,11 @@
 //! What `nyxc tune` measures.
 
 use super::super::harness::subject::Subject;
-use super::super::{Failure, compile, load};
+use super::super::{Failure, compile, harness, load};
 use super::Args;
 use crate::kernels;
 use crate::passes::{Policy, Settings};
-use crate::session::{Compile, best_device};
+use crate::session::Compile;
 use crate::targets::Target;
 use std::path::Path;
 
@@ -22,7 +22,7 @@ pub(super) fn all(args: &Args) -> Result<Vec<Subject>, Failure> {
     if !args.models.is_empty() {
         let target = match &args.target {
             Some(name) => compile::target(name)?,
-            None => best_device()?.ok_or_else(|| Failure::device("there is no Vulkan device"))?.target,
+            None => harness::device(args.device.choice)?.target,
         };
         for model in &args.models {
             of_model(args, model, &target, &mut all)?;
