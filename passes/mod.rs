@@ -128,6 +128,9 @@ pub enum PassError {
     Pin(#[from] PinError),
     #[error("{0}")]
     OverBudget(Box<OverBudget>),
+    /// A pass of a caller's own gave up, and why.
+    #[error("{0}")]
+    Own(String),
     #[error(transparent)]
     Plan(#[from] crate::plan::PlanError),
     #[error(transparent)]

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what building and running need and a fresh Debian or Ubuntu lacks: a C++ compiler, cmake, git and python3 for shaderc, the Vulkan
-# loader, and lavapipe (Vulkan on the CPU) where no other driver is. Does nothing where all of it is there.
+# Installs what building and running need and a fresh Debian or Ubuntu lacks: a C++ compiler, cmake, git and python3 for shaderc, python3-venv
+# for the tests of the Python bindings, the Vulkan loader, and lavapipe (Vulkan on the CPU) where no other driver is. Does nothing where all of it is there.
 set -euo pipefail
 
 missing=()
@@ -8,6 +8,8 @@ command -v c++ >/dev/null || missing+=(g++)
 command -v cmake >/dev/null || missing+=(cmake)
 command -v git >/dev/null || missing+=(git)
 command -v python3 >/dev/null || missing+=(python3)
+# The tests of the Python bindings make a virtual environment.
+python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 command -v make >/dev/null || missing+=(make)
 ldconfig -p 2>/dev/null | grep -q 'libvulkan\.so\.1' || missing+=(libvulkan1)
 if ! ls /usr/share/vulkan/icd.d/*.json /etc/vulkan/icd.d/*.json >/dev/null 2>&1 && [ -z "${VK_DRIVER_FILES:-}${VK_ICD_FILENAMES:-}" ]; then

@@ -20,7 +20,9 @@ use crate::program::file::FileError;
 use crate::runtime::RuntimeError;
 #[cfg(feature = "codegen")]
 use crate::session::CompileError;
+use crate::session::target::NoTarget;
 use crate::session::{CpuError, InputError, SessionError};
+use crate::targets::TargetError;
 use serde_json::json;
 use std::fmt::{self, Display};
 use std::path::Path;
@@ -324,6 +326,18 @@ impl From<RuntimeError> for Failure {
             RuntimeError::Host { node, .. } => Failure::new(FailureKind::Program, message).in_node(node),
             error if crate::session::is_of_device(error) => Failure::device(message),
             _ => Failure::new(FailureKind::Program, message),
+        }
+    }
+}
+
+impl From<NoTarget> for Failure {
+    fn from(error: NoTarget) -> Failure {
+        match error {
+            NoTarget::Profile(error @ TargetError::Unknown { .. }) => Failure::usage(error),
+            NoTarget::Profile(error) => Failure::file(chain(&error)),
+            NoTarget::Io { path, source } => Failure::io(Path::new(&path), source),
+            #[cfg(feature = "runtime")]
+            NoTarget::Runtime(error) => error.into(),
         }
     }
 }

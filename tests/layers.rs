@@ -27,7 +27,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "diff",
         ],
     ),
-    ("failure", &["ir", "program", "import", "passes", "runtime", "session"]),
+    ("failure", &["ir", "targets", "program", "import", "passes", "runtime", "session"]),
     (
         "cli",
         &[

@@ -1,12 +1,13 @@
 //! `nyxc compile`.
 
-use super::size::{self, Budget};
 use super::source::Source;
 use super::{Failure, constants, explain, load, say, tuning, write};
 use crate::ir::{Format, Graph, valid_block};
 use crate::passes::{NAMES, Pin, Policy, Settings};
 use crate::program::file;
-use crate::session::{Compile, Compiled, best_device, compile};
+use crate::session::size::{self, Budget};
+use crate::session::target::choose;
+use crate::session::{Compile, Compiled, compile};
 use crate::targets::Target;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -283,56 +284,20 @@ fn progress_bar() -> indicatif::ProgressBar {
 
 /// The profile that `--target` means.
 pub(super) fn target(text: &str) -> Result<Target, Failure> {
-    match text {
-        // Where there is no GPU the limits of a driver that computes on the CPU: the program runs there, and on the
-        // reference.
-        "auto" => match best_device() {
-            Ok(Some(device)) => Ok(device.target),
-            Ok(None) => {
-                say::note("no Vulkan device here; compiling for lavapipe, which `nyxc run --device cpu` runs too");
-                Target::shipped("lavapipe").map_err(Failure::usage)
-            }
-            Err(error) => Err(error.into()),
-        },
-        // The CPU reference runs any program; lavapipe's profile is the one made for CPUs.
-        "cpu" => Target::shipped("lavapipe").map_err(Failure::usage),
-        _ if text.ends_with(".json") => {
-            let path = Path::new(text);
-            Target::from_json(text, &load::utf8(path)?).map_err(Failure::file)
-        }
-        _ => Target::shipped(text).map_err(Failure::usage),
+    let chosen = choose(text)?;
+    if chosen.is_fallback {
+        say::note(format_args!(
+            "no Vulkan device here; compiling for {}, which `nyxc run --device cpu` runs too",
+            chosen.target.name
+        ));
     }
+    Ok(chosen.target)
 }
 
+/// The report, with what the command line was asked.
 fn report(compiled: &Compiled, options: &Compile, asked: Option<Budget>, seconds: f64) -> serde_json::Value {
-    let Some(plan) = compiled.program.plans.first() else { return serde_json::Value::Null };
-    let mut certificate = json!(plan.certificate);
-    certificate["seconds"] = json!(compiled.solve_time.as_secs_f64());
-    let passes: Vec<_> = compiled
-        .timings
-        .iter()
-        .map(|t| json!({"name": t.pass, "ms": t.time.as_secs_f64() * 1e3, "changed": t.changed}))
-        .collect();
-    let mut report = json!({
-        "model": compiled.program.model,
-        "target": options.target.name,
-        "policy": plan.policy,
-        "budget_bytes": plan.budget_bytes,
-        "budget_percent": asked.and_then(Budget::percent),
-        "planned_peak_bytes": plan.planned_peak_bytes,
-        "ledger": plan.ledger,
-        "lower_bound_bytes": plan.lower_bound_bytes,
-        "min_feasible_bytes": plan.min_feasible_bytes,
-        "f32_bytes": plan.f32_bytes,
-        "arena": {"bytes": compiled.arena_bytes, "max_live_bytes": compiled.max_live_bytes, "imported_max_live_bytes": compiled.imported_max_live_bytes},
-        "default_inputs": plan.entries.first().map(|e| e.defaults.keys().collect::<Vec<_>>()),
-        "constant_inputs": plan.entries.first().map(|e| &e.fixed),
-        "nodes": plan.nodes,
-        "certificate": certificate,
-        "predicted_error": plan.certificate.relative_error(),
-        "passes": passes,
-        "seconds": seconds,
-    });
+    let mut report = compiled.report(options, seconds);
+    report["budget_percent"] = json!(asked.and_then(Budget::percent));
     if let Some(explanation) = &compiled.explanation {
         report["explanation"] = explain::json(explanation);
     }

@@ -1,7 +1,8 @@
 //! `nyxc devices`.
 
-use super::{Failure, size, write};
+use super::{Failure, write};
 use crate::runtime::{DeviceKind, devices};
+use crate::session::size;
 use serde_json::json;
 use std::process::ExitCode;
 

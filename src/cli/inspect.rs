@@ -2,11 +2,12 @@
 
 use super::load::{self, Loaded};
 use super::source::Source;
-use super::{Failure, size, write};
+use super::{Failure, write};
 use crate::failure::FailureKind;
 use crate::import::{Axis, Described, ImportReport, ValueType, describe};
 use crate::ir::{Graph, NodeKind, Shape, TensorType, ValueId};
 use crate::program::{Plan, Port, Program};
+use crate::session::size;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

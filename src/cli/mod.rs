@@ -18,7 +18,6 @@ mod print;
 mod profile;
 mod run;
 mod say;
-mod size;
 mod source;
 mod targets;
 mod tune;

@@ -1,12 +1,12 @@
 //! `nyxc pass`.
 
 use super::compile::target;
-use super::size::Budget;
 use super::source::Source;
 use super::{Failure, load, write};
 use crate::ir::Format;
 use crate::passes::{Pin, Pipeline, Policy, Settings};
 use crate::session::Compile;
+use crate::session::size::Budget;
 use std::path::PathBuf;
 use std::process::ExitCode;
 

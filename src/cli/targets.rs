@@ -1,6 +1,7 @@
 //! `nyxc targets`.
 
-use super::{Failure, size, write};
+use super::{Failure, write};
+use crate::session::size;
 use crate::targets::{Target, shipped_names};
 use serde_json::json;
 use std::process::ExitCode;

@@ -1,5 +1,6 @@
 //! The whole way: a graph to a program, a program to results.
 
+pub mod compare;
 #[cfg(feature = "codegen")]
 mod compile;
 mod cpu;
@@ -7,7 +8,10 @@ mod cpu;
 mod explain;
 mod inputs;
 pub mod npz;
+mod report;
 mod run;
+pub mod size;
+pub mod target;
 
 #[cfg(feature = "codegen")]
 pub use compile::{Compile, CompileError, Compiled, Progress, budget_bounds, compile, compile_with, kernels_of};

@@ -1,11 +1,13 @@
-//! Byte counts on the command line.
+//! Byte counts and budgets as people write them.
 
+#[cfg(feature = "codegen")]
+use super::{Compile, CompileError, Progress, budget_bounds};
+#[cfg(feature = "codegen")]
 use crate::ir::Graph;
-use crate::session::{Compile, CompileError, Progress, budget_bounds};
 
-/// What `--budget` takes.
+/// A budget as it is asked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Budget {
+pub enum Budget {
     /// So many bytes.
     Bytes(u64),
     /// So many percent of the way from the smallest budget that compiles (0) to what the model needs in `uniform:f32`
@@ -18,7 +20,7 @@ impl Budget {
     ///
     /// # Errors
     /// The text is none of these.
-    pub(super) fn parse(text: &str) -> Result<Budget, String> {
+    pub fn parse(text: &str) -> Result<Budget, String> {
         match text {
             "min" => return Ok(Budget::Percent(0.0)),
             "max" => return Ok(Budget::Percent(100.0)),
@@ -34,7 +36,7 @@ impl Budget {
     }
 
     /// The percentage, where it is one.
-    pub(super) fn percent(self) -> Option<f64> {
+    pub fn percent(self) -> Option<f64> {
         if let Budget::Percent(percent) = self { Some(percent) } else { None }
     }
 
@@ -42,7 +44,8 @@ impl Budget {
     ///
     /// # Errors
     /// The model cannot be compiled at any budget.
-    pub(super) fn resolve(self, graph: &Graph, options: &Compile, progress: Progress<'_>) -> Result<u64, CompileError> {
+    #[cfg(feature = "codegen")]
+    pub fn resolve(self, graph: &Graph, options: &Compile, progress: Progress<'_>) -> Result<u64, CompileError> {
         match self {
             Budget::Bytes(bytes) => Ok(bytes),
             Budget::Percent(percent) => Ok(between(budget_bounds(graph, options, progress)?, percent)),
@@ -51,6 +54,7 @@ impl Budget {
 }
 
 /// `least + percent / 100 * (most - least)`, in whole bytes.
+#[cfg(any(feature = "codegen", test))]
 fn between((least, most): (u64, u64), percent: f64) -> u64 {
     if percent >= 100.0 { most } else { least + ((most - least) as f64 * (percent / 100.0)) as u64 }
 }
