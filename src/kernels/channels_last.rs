@@ -2,10 +2,11 @@
 
 use super::call::{Call, Node, dims, slices};
 use super::conv::{Window, arithmetic, sizes};
+use super::conv_mma::Found;
 use super::elementwise::Resize;
 use super::matmul::{tile, tiled};
 use super::shape::{at_most, from};
-use super::{KernelCall, KernelError, conv_mma, storage};
+use super::{KernelCall, KernelError, conv_mma, storage, thin};
 use crate::ir::{Dim, TensorType};
 use crate::kernels::key::Template;
 
@@ -95,11 +96,23 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
             let product = conv_mma::Sizes { plane: &plane, filters: oc_g, groups, depth: k, window: area, steps };
             let with_matrices = |few: bool, when: &Dim| -> Result<Option<KernelCall>, KernelError> {
                 let Some(storages) = storage(x_ty).zip(storage(w_ty)) else { return Ok(None) };
-                let Some(choice) = conv_mma::choose(node, storages, &product, few) else { return Ok(None) };
-                let call = node.call(Template::ConvMma).operand(x).operand_rows(w, rows);
-                let call = filters(images.params(window.params(call)), [groups, c_g, k, oc_g, oc, base + first]);
-                let call = choice.apply(call, &product.padded(storages.1), node.target.limits.subgroup_size);
-                let n_groups = &choice.tiles(&pixels, &oc_g.into()) * &Dim::from(groups);
+                let own = |template: Template| {
+                    let call = window.params(node.call(template).operand(x).operand_rows(w, rows));
+                    filters(images.params(call), [groups, c_g, k, oc_g, oc, base + first])
+                };
+                let (call, tiles) = match conv_mma::choose(node, storages, &product, few) {
+                    None => return Ok(None),
+                    Some(Found::Mma(choice)) => {
+                        let depth = product.padded(storages.1);
+                        let call = choice.apply(own(Template::ConvMma), &depth, node.target.limits.subgroup_size);
+                        (call, choice.tiles(&pixels, &oc_g.into()))
+                    }
+                    Some(Found::Thin(variant)) => {
+                        let call = thin::apply(variant, own(Template::ConvThin), &k.into(), window.is_padded);
+                        (call, thin::tiles(variant, &pixels, &oc_g.into()))
+                    }
+                };
+                let n_groups = &tiles * &Dim::from(groups);
                 Ok(Some(call.groups(&n_groups * when)?))
             };
             let most = conv_mma::FEW_IMAGES;

@@ -1,15 +1,16 @@
-//! Convolutions with channels last on cooperative matrices: which variant. Where the target or the form of the operands
-//! does not suit them, other kernels compute the convolution on any device.
+//! Convolutions with channels last on cooperative matrices: which variant, of those whose operands pass through shared
+//! memory and of those whose do not. Where the target or the form of the operands does not suit them, other kernels
+//! compute the convolution on any device.
 
 use super::call::Node;
 use super::choice::{self, Problem, Way};
 use super::mma::{self, Choice, Operands};
 use super::model::{Arithmetic, Work};
 use super::products::bytes_of;
-use super::storage;
+use super::{storage, thin};
 use crate::ir::Dim;
 use crate::kernels::key::Storage;
-use crate::kernels::variant::{Mma, Variant};
+use crate::kernels::variant::{Mma, Thin, Variant};
 use crate::targets::tuning::Case;
 
 /// Shortest reduction axis and fewest filters of a group for which matrices are filled well enough.
@@ -61,17 +62,29 @@ struct Ways<'a> {
     sizes: &'a Sizes<'a>,
     few: bool,
     operands: Option<Operands>,
+    /// Whether matrices can be filled from memory.
+    is_thin: bool,
+}
+
+/// What a convolution is computed by, where plain kernels are not better.
+pub(super) enum Found {
+    Mma(Choice),
+    Thin(Thin),
 }
 
 /// How it is computed where there are at most [`FEW_IMAGES`], or more; `None` where other kernels are better.
-pub(super) fn choose(node: &Node<'_>, (x, b): (Storage, Storage), sizes: &Sizes<'_>, few: bool) -> Option<Choice> {
+pub(super) fn choose(node: &Node<'_>, (x, b): (Storage, Storage), sizes: &Sizes<'_>, few: bool) -> Option<Found> {
     if sizes.depth < LEAST_DEPTH || sizes.filters < LEAST_FILTERS {
         return None;
     }
     let depth = sizes.padded(b).known()?;
     let operands = Operands::of(node, (x, b), true, (depth, None));
-    match choice::choose(node, &Ways { node, x, b, sizes, few, operands }) {
-        Way::Variant(Variant::Mma(variant)) => operands.map(|operands| operands.by(variant)),
+    let channels = sizes.depth / sizes.window.max(1);
+    let is_thin = channels.is_multiple_of(thin::PART.into())
+        && i64::try_from(sizes.depth).is_ok_and(|k| thin::is_possible(node, (x, b), k));
+    match choice::choose(node, &Ways { node, x, b, sizes, few, operands, is_thin }) {
+        Way::Variant(Variant::Mma(variant)) => operands.map(|operands| Found::Mma(operands.by(variant))),
+        Way::Variant(Variant::Thin(variant)) => Some(Found::Thin(variant)),
         _ => None,
     }
 }
@@ -86,8 +99,8 @@ impl Problem for Ways<'_> {
     }
 
     fn ways(&self) -> Vec<Way> {
-        let all = mma::variants().into_iter().map(Way::Variant).filter(|way| self.suits(*way));
-        [Way::Plain].into_iter().chain(all).collect()
+        let all = mma::variants().into_iter().chain(thin::variants()).map(Way::Variant);
+        [Way::Plain].into_iter().chain(all.filter(|way| self.suits(*way))).collect()
     }
 
     fn suits(&self, way: Way) -> bool {
@@ -97,7 +110,8 @@ impl Problem for Ways<'_> {
                 let k = self.sizes.padded(self.b);
                 self.operands.is_some_and(|operands| operands.suits(v, &k, self.node.target))
             }
-            Way::Variant(_) => false,
+            Way::Variant(Variant::Thin(v)) => self.is_thin && thin::suits(v, self.sizes.depth, self.node.target),
+            Way::Variant(Variant::Gemv(_)) => false,
         }
     }
 
@@ -107,7 +121,8 @@ impl Problem for Ways<'_> {
         let [pixels, filters, depth, groups] = [at(0) * images, at(1), at(2), at(3)];
         let (tile_m, tile_n) = match way {
             Way::Variant(Variant::Mma(v)) => (u64::from(v.m), u64::from(v.n)),
-            _ => (64, 64),
+            Way::Variant(Variant::Thin(v)) => (u64::from(v.m), u64::from(v.n)),
+            Way::Plain | Way::Variant(Variant::Gemv(_)) => (64, 64),
         };
         let n_groups = groups * pixels.div_ceil(tile_m) * filters.div_ceil(tile_n);
         // Windows share their elements.
@@ -124,6 +139,10 @@ impl Problem for Ways<'_> {
             shared: 8 << 10,
             steps: depth.div_ceil(16),
         };
+        if let Way::Variant(Variant::Thin(v)) = way {
+            let (threads, shared) = (Variant::Thin(v).threads(32).into(), thin::shared_bytes(v).into());
+            return Work { arithmetic: Arithmetic::F16, threads, shared, steps: thin::steps(v, depth), ..work };
+        }
         let Way::Variant(Variant::Mma(v)) = way else { return work };
         let arithmetic = if matches!(self.x, Storage::Packed(_)) { Arithmetic::I8 } else { Arithmetic::F16 };
         let products = if self.x == Storage::F32 { 3 } else { 1 };

@@ -76,7 +76,7 @@ impl<'a> Ways<'a> {
             bucket,
             few: gemv::template(node, (a, b), k, trans_b && !is_batched).filter(|_| bucket.most <= MAX_VECTOR_ROWS),
             matrices: Operands::of(node, (a, b), trans_b, (k, columns.n.known())),
-            is_thin: bucket.most <= MAX_THIN_ROWS && thin::is_possible(node, (a, b), k, trans_b && !is_batched),
+            is_thin: trans_b && !is_batched && bucket.most <= MAX_THIN_ROWS && thin::is_possible(node, (a, b), k),
             n: positive(columns.n.known().unwrap_or(COLUMNS)),
             k: positive(k),
             batch: is_batched.then(|| positive(batch.unwrap_or(BATCHES))),

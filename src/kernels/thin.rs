@@ -1,8 +1,8 @@
-//! Products of few rows of f16 on cooperative matrices that are filled from memory, without shared memory between:
-//! which variants, and their call. A subgroup looks where a device has the elements of a matrix; where they are
-//! elsewhere the result is right and slow, so it is for a tuning table to take these.
+//! Products and convolutions of f16 on cooperative matrices that are filled from memory, without shared memory between:
+//! which variants, and what their calls have. A subgroup looks where a device has the elements of a matrix; where they
+//! are elsewhere the result is right and slow, so it is for a tuning table to take these.
 
-use super::call::Node;
+use super::call::{Call, Node};
 use super::matmul::{Columns, Product, sizes};
 use super::{KernelCall, KernelError};
 use crate::ir::packed::Granularity;
@@ -12,14 +12,14 @@ use crate::kernels::variant::{Thin, Variant};
 use crate::targets::{MatrixTypes, Target};
 
 /// What a lane reads side by side, and a subgroup of a row at a time.
-const PART: u32 = 16;
-const CHUNK: i64 = 64;
+pub(super) const PART: u32 = 16;
+const CHUNK: u64 = 64;
 /// The subgroup, and the side of a matrix, that the text is for.
 const SUBGROUP: u32 = 32;
 const SIDE: u32 = 16;
 
-/// Whether the target computes such a product of operands that lie so.
-pub(super) fn is_possible(node: &Node<'_>, (a, b): (Storage, Storage), k: i64, is_along_k: bool) -> bool {
+/// Whether the target multiplies operands that lie so, along a reduction axis of length `k`.
+pub(super) fn is_possible(node: &Node<'_>, (a, b): (Storage, Storage), k: i64) -> bool {
     let features = &node.target.features;
     let suits = match b {
         Storage::F16 => true,
@@ -36,8 +36,7 @@ pub(super) fn is_possible(node: &Node<'_>, (a, b): (Storage, Storage), k: i64, i
     let is_unlimited = node.target.limits.max_loop_iterations.is_none();
     a == Storage::F16
         && suits
-        && is_along_k
-        && k % CHUNK == 0
+        && k % i64::from(PART) == 0
         && has_shape
         && has_all
         && is_unlimited
@@ -46,23 +45,38 @@ pub(super) fn is_possible(node: &Node<'_>, (a, b): (Storage, Storage), k: i64, i
 
 /// Bytes of shared memory, as the text declares it.
 pub(super) fn shared_bytes(v: Thin) -> u32 {
-    16 * (v.m * (v.n / 4 + 1) * v.ways.div_ceil(2)).max(v.ways * SUBGROUP) + 16
+    16 * (v.sums() * v.slots()).max(v.ways * SUBGROUP) + 16
 }
 
 /// Whether a target has what a variant needs for a reduction axis of length `k`.
 pub(super) fn suits(v: Thin, k: u64, target: &Target) -> bool {
     let limits = &target.limits;
-    k >= CHUNK.unsigned_abs() * u64::from(v.ways)
+    u64::from(v.ways) <= k.div_ceil(CHUNK)
         && v.ways * SUBGROUP <= limits.max_compute_work_group_invocations.min(limits.max_compute_work_group_size[0])
         && shared_bytes(v) <= limits.max_compute_shared_memory_size
 }
 
 /// Steps of a workgroup along a reduction axis of length `k`.
 pub(super) fn steps(v: Thin, k: u64) -> u64 {
-    k.div_ceil(CHUNK.unsigned_abs() * u64::from(v.ways))
+    k.div_ceil(CHUNK * u64::from(v.ways))
 }
 
-/// The call.
+/// Adds to a call what its template needs of the variant, for a reduction axis of length `k`, where some of what is read
+/// may lie over padding.
+pub(super) fn apply<'n>(v: Thin, call: Call<'n>, k: &Dim, is_padded: bool) -> Call<'n> {
+    let is_whole = k.known().is_some_and(|k| k.unsigned_abs().is_multiple_of(CHUNK));
+    let puts = u64::from((v.m * v.n).div_ceil(v.ways * SUBGROUP));
+    let call = call.flag("subgroup", SUBGROUP).flag("masked", is_padded || !is_whole).variant(Variant::Thin(v));
+    let turns = k.div_ceil(2 * CHUNK * u64::from(v.ways));
+    call.each(1u64, turns).each(1u64, puts).each(puts, k.clone()).puts(puts)
+}
+
+/// Workgroups for `m` rows and `n` columns.
+pub(super) fn tiles(v: Thin, m: &Dim, n: &Dim) -> Dim {
+    &m.div_ceil(u64::from(v.m)) * &n.div_ceil(u64::from(v.n))
+}
+
+/// The call for a product.
 pub(super) fn call(
     node: &Node<'_>,
     product: &Product,
@@ -72,18 +86,16 @@ pub(super) fn call(
 ) -> Result<KernelCall, KernelError> {
     let (a, _) = node.operand(0)?;
     let call = node.call(Template::MatmulThin).operand(a).operand_rows(columns.b, columns.rows);
-    let call = sizes(call, product, columns).flag("subgroup", SUBGROUP).variant(Variant::Thin(v));
-    let puts = u64::from((v.m * v.n).div_ceil(v.ways * SUBGROUP));
-    let turns = product.k.div_ceil(CHUNK.unsigned_abs() * 2 * u64::from(v.ways));
-    let call = call.each(1u64, turns).each(1u64, puts).each(puts, product.k.div_ceil(8)).puts(puts);
-    call.groups(&(&product.m.div_ceil(u64::from(v.m)) * &columns.n.div_ceil(u64::from(v.n))) * when)
+    let call = apply(v, sizes(call, product, columns), &product.k, false);
+    call.groups(&tiles(v, &product.m, &columns.n) * when)
 }
 
 /// Variants to try, in a fixed order: those whose sums leave room for what is read.
 pub(super) fn variants() -> Vec<Variant> {
     let mut all = Vec::new();
     for (m, n) in [(16, 16), (16, 32), (16, 64), (32, 16), (32, 32), (32, 64), (64, 16), (64, 32)] {
-        all.extend([2, 4, 8, 16].map(|ways| Variant::Thin(Thin { m, n, ways })));
+        let ways = [1, 2, 3, 4, 5, 6, 8, 9, 12, 16].map(|ways| Variant::Thin(Thin { m, n, ways }));
+        all.extend(ways.into_iter().filter(|variant| variant.is_sound()));
     }
     all
 }

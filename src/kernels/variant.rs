@@ -127,7 +127,7 @@ impl Variant {
                 list.push(("ROWS_OF_WARP", warp_m.to_string()));
                 list
             }
-            Variant::Thin(Thin { m, n, ways }) => uints(&[("TILE_M", m), ("TILE_N", n), ("WAYS", ways)]),
+            Variant::Thin(v) => uints(&[("TILE_M", v.m), ("TILE_N", v.n), ("WAYS", v.ways), ("SLOTS", v.slots())]),
         }
     }
 }
@@ -166,10 +166,24 @@ impl Mma {
     }
 }
 
+/// Vectors of 16 bytes up to which the sums of all subgroups of a [`Thin`] lie in shared memory side by side.
+const SUMS: u32 = 2560;
+
 impl Thin {
+    /// How many subgroups' sums shared memory holds: of all, or of half of them, to which the others' are added before.
+    pub fn slots(self) -> u32 {
+        if self.ways * self.sums() <= SUMS { self.ways } else { self.ways / 2 }
+    }
+
+    /// Vectors of 16 bytes of the sums of a subgroup.
+    pub fn sums(self) -> u32 {
+        self.m * (self.n / 4 + 1)
+    }
+
     fn is_sound(self) -> bool {
-        let fits = |n: u32, most: u32| n.is_power_of_two() && n <= most;
-        self.m >= 16 && fits(self.m, 64) && self.n >= 16 && fits(self.n, 64) && fits(self.ways, 16)
+        let side = |n: u32| n.is_power_of_two() && (16..=64).contains(&n);
+        let is_halved = || self.slots() == self.ways || self.ways.is_multiple_of(2);
+        side(self.m) && side(self.n) && (1..=16).contains(&self.ways) && is_halved()
     }
 }
 
@@ -232,7 +246,8 @@ mod tests {
             "128x128x64_64x32_0",
             "thin_32x64",
             "thin_8x64_8",
-            "thin_32x64_3",
+            "thin_32x64_7",
+            "thin_32x64_17",
             "32x64_8",
             "256x256x64_16x16_1",
             "4294967295x4294967295x64_64x32_1",
