@@ -1,6 +1,7 @@
-// y[pixel, oc] = window[pixel, k] x b[oc, k] for each group on cooperative matrices that are filled from memory, channels
-// last, the pixels of all images one after the other: images a of f16, filters b of f16 or packed, channels of a group a
-// multiple of 16. `oc_base` is the first channel of y where the rows of b come in parts, `oc` the channels of all parts.
+// y[pixel, oc] = window[pixel, k] x b[oc, k] for each group on cooperative matrices that are filled from memory,
+// channels last, the pixels of all images one after the other: images a of f16, filters b of f16 or packed, channels
+// of a group a multiple of 16. `oc_base` is the first channel of y where the rows of b come in parts, `oc` the
+// channels of all parts.
 #include "common.glsl"
 #include "mma_operands.glsl"
 #include "window_nhwc.glsl"

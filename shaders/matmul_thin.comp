@@ -1,5 +1,5 @@
-// y[m, n] = a[m, k] x b[n, k] on cooperative matrices that are filled from memory: a of f16, b of f16 or packed. `n_base`
-// is the first column of y where the rows of b come in slices, `n_total` the columns of all slices.
+// y[m, n] = a[m, k] x b[n, k] on cooperative matrices that are filled from memory: a of f16, b of f16 or packed.
+// `n_base` is the first column of y where the rows of b come in slices, `n_total` the columns of all slices.
 #include "common.glsl"
 #include "mma_operands.glsl"
 struct RowA {

@@ -1,17 +1,17 @@
-// One TILE_M x TILE_N tile of a product of f16 with f16 or packed rows on cooperative matrices of 16x16x16. Matrices are
-// filled element by element from what each lane reads of memory, 16 neighbours of a row at a time: nothing passes
-// through shared memory, and no subgroup waits for another before the sums are added. WAYS subgroups share the reduction
-// axis, each takes every WAYS-th chunk of 64 of it, the next on its way to registers meanwhile. Which terms are
-// multiplied when does not matter, as long as both operands have them in the same order.
+// One TILE_M x TILE_N tile of a product of f16 with f16 or packed rows on cooperative matrices of 16x16x16. Matrices
+// are filled element by element from what each lane reads of memory, 16 neighbours of a row at a time: nothing passes
+// through shared memory, and no subgroup waits for another before the sums are added. WAYS subgroups share the
+// reduction axis, each takes every WAYS-th chunk of 64 of it, the next on its way to registers meanwhile. Which terms
+// are multiplied when does not matter, as long as both operands have them in the same order.
 //
 // Vulkan does not say which elements of a matrix a lane has. Each subgroup looks; where they are others than the text
 // takes them to be, elements of the result are computed one by one, which is slow and right.
 //
 // The includer has `struct RowA`, what a lane knows of a row of a, and `RowA row_of_a(uint m)`; `uvec4[2]
-// part_of_a(RowA row, uint k, out uint mask)`, 16 elements from column k on, of which none counts where the mask is 0;
-// `uint element_of_b(uint n)`, where row n of b begins, in elements, or its number where it is packed; `float
-// slow_product(uint m, uint n)`; and `void tile_put(uint m, uint n, float v)`. The reduction axis is a multiple of 16;
-// MASKED says whether masks may be 0.
+// part_of_a(RowA row, uint k, out uint mask)`, 16 elements from column k on, of which none counts where the mask is
+// 0; `uint element_of_b(uint n)`, where row n of b begins, in elements, or its number where it is packed; `float
+// slow_product(uint m, uint n)`; and `void tile_put(uint m, uint n, float v)`. The reduction axis is a multiple of
+// 16; MASKED says whether masks may be 0.
 const uint MATRICES_M = TILE_M / 16u, MATRICES_N = TILE_N / 16u, CHUNK = 64u, THREADS = WAYS * 32u;
 // Lines of sums, in vectors, and the sums of a subgroup.
 const uint LINE_Y = TILE_N / 4u + 1u, SUMS = TILE_M * LINE_Y;
