@@ -23,7 +23,7 @@ impl Pass for MergeDuplicates {
         for id in graph.order() {
             let node = graph.node(id);
             let key = match &node.kind {
-                NodeKind::Input => continue,
+                NodeKind::Input | NodeKind::State => continue,
                 NodeKind::Const(tensor) => format!("const {} {}", tensor.hash(), tensor.ty()),
                 NodeKind::Op(op) if is_random(op) => continue,
                 NodeKind::Op(op) => {

@@ -10,6 +10,7 @@ mod axis_orders;
 pub mod cancel_qdq;
 mod candidates;
 pub mod channels_last;
+pub mod copy_states;
 pub mod decompose;
 mod explain;
 pub mod fold_constants;
@@ -218,6 +219,7 @@ list_passes! {
     lower_quantized: LowerQuantized,
     lower_qdq: LowerQdq,
     fuse: Fuse,
+    copy_states: CopyStates,
 }
 
 /// The default order. A name may repeat.
@@ -244,6 +246,7 @@ pub const DEFAULT: &[&str] = &[
     "lower_qdq",
     "merge_duplicates",
     "fuse",
+    "copy_states",
 ];
 
 #[cfg(test)]

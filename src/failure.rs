@@ -322,6 +322,10 @@ impl From<RuntimeError> for Failure {
                 let bytes = Bytes { needed: Some(*asked_bytes), free: Some(*free_bytes), ..Bytes::default() };
                 Failure { bytes, ..Failure::device(message) }
             }
+            RuntimeError::Budget { asked_bytes, left_bytes } => {
+                let bytes = Bytes { needed: Some(*asked_bytes), free: Some(*left_bytes), ..Bytes::default() };
+                Failure { bytes, ..Failure::device(message) }
+            }
             RuntimeError::Index { node, .. } => Failure::new(FailureKind::Index, message).in_node(node),
             RuntimeError::Host { node, .. } => Failure::new(FailureKind::Program, message).in_node(node),
             error if crate::session::is_of_device(error) => Failure::device(message),
@@ -350,6 +354,7 @@ impl From<SessionError> for Failure {
             #[cfg(feature = "runtime")]
             SessionError::Runtime(error) => error.into(),
             SessionError::Input(error) => error.into(),
+            SessionError::Port { .. } => Failure::usage(chain(&error)),
             other => Failure::device(chain(&other)),
         }
     }

@@ -16,6 +16,9 @@ mod module;
 /// Programs of pipelines with passes and operators of a toolchain's own.
 #[path = "programs/own.rs"]
 mod own;
+/// Programs with states and several entries.
+#[path = "programs/states.rs"]
+mod states;
 
 use hazards::{Access, hazards};
 use module::Module;
@@ -66,7 +69,7 @@ fn accesses(program: &Program) -> Vec<Vec<Access>> {
     let written: BTreeMap<&str, Module> =
         program.shaders.iter().map(|(key, s)| (key.as_str(), Module::read(&s.spirv))).collect();
     let mut all = Vec::new();
-    for step in &program.plans[0].entries[0].steps {
+    for step in program.plans[0].entries.iter().flat_map(|entry| &entry.steps) {
         let Step::Device(dispatches) = step else { continue };
         let access = |d: &nyxc::program::Dispatch| {
             let module = &written[d.shader.as_str()];

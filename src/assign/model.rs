@@ -9,7 +9,7 @@ use crate::ir::packed::{Granularity, Packing, ScaleType};
 use crate::ir::{Activations, DType, Format, Graph, NodeId, NodeKind, Tensor, TensorType, ValueId, Weights};
 use crate::ops::weights;
 use crate::plan::arena::{ArenaLimits, Buffer, plan};
-use crate::plan::build::PARAMS_SLOT_BYTES;
+use crate::plan::build::{PARAMS_SLOT_BYTES, state_bytes};
 use crate::plan::memory::{Buffers, is_view};
 use crate::plan::{PlanError, allocation_bytes, round_up};
 use crate::targets::Target;
@@ -77,6 +77,8 @@ pub struct Model {
     fixed_constants: u64,
     /// Bytes of parameters, before they are rounded to an allocation.
     params_bytes: u64,
+    /// Bytes of states, their allocations rounded.
+    states_bytes: u64,
     alignment: u64,
 }
 
@@ -153,6 +155,7 @@ impl Model {
             n_steps: planned.order.len(),
             fixed_constants: 0,
             params_bytes,
+            states_bytes: state_bytes(kernels, target)?,
             alignment: target.alignment(),
         };
         let mut index: BTreeMap<NodeId, usize> = BTreeMap::new();
@@ -341,7 +344,8 @@ impl Model {
             steps[buffer.first] += bytes;
             steps[buffer.last + 1] -= bytes;
         }
-        let mut bytes = i128::from(self.fixed_constants.saturating_add(self.params_bytes));
+        let mut bytes =
+            i128::from(self.fixed_constants.saturating_add(self.params_bytes).saturating_add(self.states_bytes));
         steps.pop();
         let row = |step| {
             bytes += step;
@@ -373,7 +377,8 @@ impl Model {
             .fold(self.params_bytes, |sum, (group, format)| sum.saturating_add(self.params_bytes(group, *format)));
         let arena_bytes = if buffers.is_empty() { 0 } else { arena.bytes.max(self.alignment) };
         let parts = [weights, arena_bytes, params].map(|bytes| allocation_bytes(bytes, target));
-        let peak_bytes = parts.iter().try_fold(0u64, |sum, b| sum.checked_add(*b)).ok_or(PlanError::Overflow)?;
+        let peak_bytes =
+            parts.iter().try_fold(self.states_bytes, |sum, b| sum.checked_add(*b)).ok_or(PlanError::Overflow)?;
         Ok(Planned { peak_bytes, arena_bytes, max_live_bytes: arena.max_live })
     }
 }
@@ -410,9 +415,10 @@ fn results(graph: &Graph, kernels: &Graph, planned: &Buffers) -> BTreeSet<ValueI
     results
 }
 
-/// Whether a node has a format: it has a result that formats say how to store.
+/// Whether a node has a format: it has a result that formats say how to store. States are stored in their own types.
 fn has_floats(graph: &Graph, id: NodeId) -> bool {
-    graph.node(id).outputs.iter().any(|v| is_float(&v.ty) && !v.ty.dtype.is_minifloat())
+    graph.stored_over(id).is_none()
+        && graph.node(id).outputs.iter().any(|v| is_float(&v.ty) && !v.ty.dtype.is_minifloat())
 }
 
 /// Whether formats say how such a tensor is stored. f64 is f64 under each.

@@ -2,12 +2,13 @@
 
 use super::source::Source;
 use super::{Failure, constants, explain, load, say, tuning, write};
-use crate::ir::{Format, Graph, valid_block};
+use crate::import::ImportReport;
+use crate::ir::{Format, Graph, Level, Module, valid_block};
 use crate::passes::{NAMES, Pin, Policy, Settings};
 use crate::program::file;
 use crate::session::size::{self, Budget};
 use crate::session::target::choose;
-use crate::session::{Compile, Compiled, compile};
+use crate::session::{Compile, Compiled, compile_module};
 use crate::targets::Target;
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -33,7 +34,7 @@ The error of the summary is an estimate of the relative L2 error of the outputs,
 are stored, and that of rounding its activations; the error is the square root of the sum over all nodes. Rounding in \
 f32 counts as none. `nyxc compare` measures the real one.")]
 pub(super) struct Args {
-    /// The model
+    /// The model, or the text of one of level onnx (.nyxir)
     model: PathBuf,
     /// What the program must fit in: peak device bytes of load and run. A size (7G, 512M, 7516192768), min (the
     /// smallest that compiles), max (what the model needs in uniform:f32), or N% of the way from min to max [default:
@@ -110,7 +111,9 @@ fn parse_block(text: &str) -> Result<u32, String> {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    load::refuse_program(&args.model)?;
+    if !load::is_text(&args.model) {
+        load::refuse_program(&args.model)?;
+    }
     let output = place(args)?;
     for written in output.iter().chain(&args.report) {
         write::spares(
@@ -120,7 +123,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     }
     let mut target = target(&args.target)?;
     tuning::choose(args.tuning.as_deref(), &mut target)?;
-    let (graph, imported) = load::model(&args.model, &args.source)?;
+    let (module, imported) = if load::is_text(&args.model) {
+        args.source.refuse_unused(&args.model)?;
+        (load::text_module(&args.model)?, ImportReport::default())
+    } else {
+        let (graph, imported) = load::model(&args.model, &args.source)?;
+        (Module::of(graph), imported)
+    };
+    if let Some((entry, graph)) = module.entries.iter().find(|(_, graph)| graph.level != Level::Onnx) {
+        let (file, level) = (args.model.display(), graph.level);
+        return Err(Failure::usage(format!("{file}: entry {entry} is of level {level}, level onnx is compiled")));
+    }
     let mut by_reason: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (name, reason) in &imported.fixed {
         by_reason.entry(reason).or_default().push(format!("{name:?}"));
@@ -161,7 +174,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         bar.set_message(stage.to_owned());
     };
     let mut dumps: Vec<(String, String)> = Vec::new();
-    let imported = args.dump_ir.as_ref().map(|_| graph.to_string());
+    let imported = args.dump_ir.as_ref().map(|_| module.to_string());
     let mut dump = |i: usize, name: &str, graph: &Graph| {
         if args.print_ir_after.iter().any(|p| p == name) {
             eprintln!("# after {name}\n{graph}");
@@ -178,9 +191,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     };
     let start = Instant::now();
     if let Some(budget) = args.budget {
-        options.settings.budget_bytes = Some(budget.resolve(&graph, &options, &progress)?);
+        options.settings.budget_bytes = Some(match (budget, module.alone()) {
+            (budget, Some(graph)) => budget.resolve(graph, &options, &progress)?,
+            (Budget::Bytes(bytes), None) => bytes,
+            (_, None) => return Err(Failure::usage("--budget of a module of several entries is a size")),
+        });
     }
-    let compiled = compile(&graph, &options, &progress, &mut dump);
+    let compiled = compile_module(&module, &options, &progress, &mut dump);
     bar.finish_and_clear();
     // What was dumped up to a failure is what one needs to see why.
     if let Some(dir) = &args.dump_ir {

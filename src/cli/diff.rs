@@ -6,7 +6,8 @@ use super::{Failure, write};
 use crate::diff::{Diff, Side};
 use crate::failure::EXIT_DIFFERENT;
 use crate::import::{Outline, outline};
-use crate::ir::Level;
+use crate::ir::{Graph, Level, Module};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -78,16 +79,36 @@ fn comparable(sides: [(&Path, &Side<'_>); 2]) -> Result<(), Failure> {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
-    let (before, after) = (Read::of(&args.before, args)?, Read::of(&args.after, args)?);
-    let (before, after) = (before.side(), after.side());
+    let (from, to) = (Read::of(&args.before, args)?, Read::of(&args.after, args)?);
+    let (before, after) = (from.side(), to.side());
     comparable([(&args.before, &before), (&args.after, &after)])?;
     let diff = Diff::of(&before, &after);
-    let text = match (args.json, args.summary) {
-        (true, true) => format!("{:#}\n", diff.overview_json()),
-        (true, false) => format!("{:#}\n", diff.to_json()),
-        (false, true) => diff.overview(),
-        (false, false) => diff.to_string(),
+    let entries = entries(from.loaded.module(), to.loaded.module());
+    let is_empty = diff.is_empty() && entries.iter().all(|(_, diff)| diff.is_empty());
+    let text = if args.json {
+        let json = |diff: &Diff| if args.summary { diff.overview_json() } else { diff.to_json() };
+        let mut document = json(&diff);
+        if !entries.is_empty() {
+            document["entries"] = entries.iter().map(|(name, diff)| (name.clone(), json(diff))).collect();
+        }
+        format!("{document:#}\n")
+    } else {
+        let text = |diff: &Diff| if args.summary { diff.overview() } else { diff.to_string() };
+        let mut all = text(&diff);
+        entries.iter().for_each(|(name, diff)| all += &format!("entry {name}\n{}", text(diff)));
+        all
     };
     write::stdout(&text)?;
-    Ok(if diff.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DIFFERENT) })
+    Ok(if is_empty { ExitCode::SUCCESS } else { ExitCode::from(EXIT_DIFFERENT) })
+}
+
+/// How the entries behind the first differ. One that is in one module alone differs from a graph of nothing.
+fn entries(before: &Module, after: &Module) -> Vec<(String, Diff)> {
+    let names: BTreeSet<&String> = before.entries.keys().skip(1).chain(after.entries.keys().skip(1)).collect();
+    let one = |name: &String| {
+        let (from, to) = (before.entries.get(name), after.entries.get(name));
+        let empty = from.or(to).map(|graph| Graph::new(&graph.name, graph.level))?;
+        Some((name.clone(), Diff::of_graphs(from.unwrap_or(&empty), to.unwrap_or(&empty))))
+    };
+    names.into_iter().filter_map(one).collect()
 }

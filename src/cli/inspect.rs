@@ -38,10 +38,22 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let document = if load::is_model(&args.file) {
         model(&args.file, args)?
     } else {
-        match load::graph(&args.file, &args.source)? {
-            Loaded::Program(program, graph) => of_program(&program, &graph),
+        let loaded = load::graph(&args.file, &args.source)?;
+        let mut document = match &loaded {
+            Loaded::Program(program, _) => of_program(program, loaded.graph()),
             other => of_graph(other.graph()),
+        };
+        let module = loaded.module();
+        if module.alone().is_none() {
+            document["entries"] = module.entries.keys().map(String::as_str).collect();
         }
+        let states = module.states();
+        if !states.is_empty() {
+            let state =
+                |(name, ty): (&&str, &&TensorType)| json!({"name": name, "type": ty.to_string(), "bytes": ty.bytes()});
+            document["states"] = states.iter().map(state).collect();
+        }
+        document
     };
     if args.nodes && document["plans"].is_null() {
         return Err(Failure::usage("--nodes lists those of a program; `nyxc print` shows the nodes of a model"));
@@ -143,7 +155,7 @@ fn of_graph(graph: &Graph) -> Value {
         match &graph.node(*id).kind {
             NodeKind::Op(op) => *ops.entry(op.def.name).or_insert(0) += 1,
             NodeKind::Const(tensor) => weights_bytes = weights_bytes.saturating_add(tensor.ty().bytes().unwrap_or(0)),
-            NodeKind::Input => {}
+            NodeKind::Input | NodeKind::State => {}
         }
     }
     let value =
@@ -276,6 +288,13 @@ fn people(document: &Value, nodes: bool) -> String {
             let how = how.map_or(String::new(), |how| format!(", which must be told: {how}"));
             line(word, &format!("{} : {ty}{more}{why}{how}", text(&v["name"])));
         }
+    }
+    for state in list("states") {
+        line("state", &format!("{} : {}", text(&state["name"]), text(&state["type"])));
+    }
+    let entries: Vec<_> = list("entries").iter().map(text).collect();
+    if !entries.is_empty() {
+        line("entries", &format!("{}; ports and operators are those of the first", entries.join(", ")));
     }
     for (name, reason) in document["constant_inputs"].as_object().into_iter().flatten() {
         line("constant", &format!("{name}: {}", text(reason)));

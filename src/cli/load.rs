@@ -4,7 +4,7 @@ use super::Failure;
 use super::source::Source;
 use crate::failure::FailureKind;
 use crate::import::{DimBinding, ImportError, ImportReport, import};
-use crate::ir::{Graph, Shape, Tensor, TensorType, text};
+use crate::ir::{Graph, Module, Shape, Tensor, TensorType, text};
 use crate::ops;
 use crate::program::{Program, file};
 use crate::session::npz;
@@ -14,26 +14,57 @@ use std::path::Path;
 /// A file that holds a graph.
 pub enum Loaded {
     /// An ONNX model.
-    Model(Graph),
-    /// A program, and the kernel-level graph of its first plan.
-    Program(Box<Program>, Graph),
+    Model(Entries),
+    /// A program, and the kernel-level graphs of its first plan.
+    Program(Box<Program>, Entries),
     /// Text.
-    Text(Graph),
+    Text(Entries),
+}
+
+/// The entries of a module: one at least.
+pub struct Entries {
+    /// The first one, which a plain run calls.
+    first: Graph,
+    module: Module,
+}
+
+impl Entries {
+    fn of(module: Module) -> Result<Entries, Failure> {
+        let first = module.entries.values().next().cloned();
+        let first = first.ok_or_else(|| Failure::file(format!("{}: no entry", module.name)))?;
+        Ok(Entries { first, module })
+    }
 }
 
 impl Loaded {
-    /// The graph.
-    pub fn graph(&self) -> &Graph {
+    fn entries(&self) -> &Entries {
         match self {
-            Loaded::Model(graph) | Loaded::Program(_, graph) | Loaded::Text(graph) => graph,
+            Loaded::Model(entries) | Loaded::Program(_, entries) | Loaded::Text(entries) => entries,
         }
     }
 
-    /// The graph, for oneself.
-    pub fn into_graph(self) -> Graph {
-        match self {
-            Loaded::Model(graph) | Loaded::Program(_, graph) | Loaded::Text(graph) => graph,
+    /// The graph, that of the first entry where there are several.
+    pub fn graph(&self) -> &Graph {
+        &self.entries().first
+    }
+
+    /// All entries.
+    pub fn module(&self) -> &Module {
+        &self.entries().module
+    }
+
+    /// The only graph.
+    ///
+    /// # Errors
+    /// There are several entries.
+    pub fn only_graph(&self, path: &Path) -> Result<Graph, Failure> {
+        let Entries { first, module } = self.entries();
+        if module.entries.len() == 1 {
+            return Ok(first.clone());
         }
+        let names: Vec<_> = module.entries.keys().map(String::as_str).collect();
+        let names = names.join(", ");
+        Err(Failure::usage(format!("{} has several entries ({names}): one graph is wanted", path.display())))
     }
 }
 
@@ -45,17 +76,17 @@ pub(super) fn graph(path: &Path, source: &Source) -> Result<Loaded, Failure> {
     match path.extension().and_then(|e| e.to_str()) {
         Some("onnx") => {
             let (graph, _) = model(path, source)?;
-            Ok(Loaded::Model(graph))
+            Ok(Loaded::Model(Entries::of(Module::of(graph))?))
         }
         Some("nyx") => {
             source.refuse_unused(path)?;
             let program = program(path)?;
-            let graph = program_graph(&program)?;
-            Ok(Loaded::Program(Box::new(program), graph))
+            let module = program.module(0, &ops::registry()).map_err(Failure::file)?;
+            Ok(Loaded::Program(Box::new(program), Entries::of(module)?))
         }
         Some("nyxir") => {
             source.refuse_unused(path)?;
-            Ok(Loaded::Text(text_graph(path)?))
+            Ok(Loaded::Text(Entries::of(text_module(path)?)?))
         }
         _ => Err(Failure::usage(format!("{}: expected a file named .onnx, .nyx or .nyxir", path.display()))),
     }
@@ -64,6 +95,11 @@ pub(super) fn graph(path: &Path, source: &Source) -> Result<Loaded, Failure> {
 /// Whether a file is a model by its name.
 pub fn is_model(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "onnx")
+}
+
+/// Whether a file is a text of the IR by its name.
+pub fn is_text(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "nyxir")
 }
 
 /// Refuses a program or a text where a model is wanted, by its name.
@@ -121,14 +157,6 @@ pub fn program(path: &Path) -> Result<Program, Failure> {
     file::open(path).map_err(|e| Failure::from(e).of_file(path))
 }
 
-/// The kernel-level graph of a program's first plan.
-///
-/// # Errors
-/// It does not read.
-pub fn program_graph(program: &Program) -> Result<Graph, Failure> {
-    program.graph(0, &ops::registry()).map_err(Failure::file)
-}
-
 /// The text of a file. One that is no text is a bad file, not a failure to read it.
 ///
 /// # Errors
@@ -139,7 +167,10 @@ pub fn utf8(path: &Path) -> Result<String, Failure> {
 }
 
 /// Reads the text IR, with the constants of `FILE.consts.safetensors` beside it where that exists.
-fn text_graph(path: &Path) -> Result<Graph, Failure> {
+///
+/// # Errors
+/// It cannot be read, or is no well-formed module.
+pub(super) fn text_module(path: &Path) -> Result<Module, Failure> {
     let source = utf8(path)?;
     let beside = path.with_extension("nyxir.consts.safetensors");
     let consts = match std::fs::read(&beside) {
@@ -151,10 +182,10 @@ fn text_graph(path: &Path) -> Result<Graph, Failure> {
         Err(error) => return Err(Failure::io(&beside, error)),
     };
     let find = |hash: &str, ty: &TensorType| consts.as_ref()?.find(hash, ty);
-    let graph =
-        text::parse(&source, &ops::registry(), &find).map_err(|e| Failure::file(format!("{}: {e}", path.display())))?;
-    graph.verify().map_err(|e| Failure::file(format!("{}: {e}", path.display())))?;
-    Ok(graph)
+    let module = text::parse_module(&source, &ops::registry(), &find)
+        .map_err(|e| Failure::file(format!("{}: {e}", path.display())))?;
+    module.verify().map_err(|e| Failure::file(format!("{}: {e}", path.display())))?;
+    Ok(module)
 }
 
 /// The sizes that an input is bound to by a tensor given for it.

@@ -52,7 +52,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     // An unknown name is told before anything is read.
     Pipeline::of(&names, settings.clone())?;
     let mut options = Compile { settings, target: target(&args.target)?, n_threads: 0 };
-    let mut graph = load::graph(&args.file, &args.source)?.into_graph();
+    let mut graph = load::graph(&args.file, &args.source)?.only_graph(&args.file)?;
     if let Some(budget) = args.budget {
         options.settings.budget_bytes = Some(budget.resolve(&graph, &options, &|_, _, _| {})?);
     }

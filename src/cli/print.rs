@@ -17,6 +17,6 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let loaded = load::graph(&args.file, &args.source)?;
-    write::stdout(&loaded.graph().to_string())?;
+    write::stdout(&loaded.module().to_string())?;
     Ok(ExitCode::SUCCESS)
 }

@@ -21,7 +21,7 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let loaded = load::graph(&args.file, &args.source)?;
-    loaded.graph().verify().map_err(|e| Failure::file(format!("{}: {e}", args.file.display())))?;
+    loaded.module().verify().map_err(|e| Failure::file(format!("{}: {e}", args.file.display())))?;
     let what = match &loaded {
         Loaded::Model(..) => "model".to_owned(),
         Loaded::Program(program, _) => {
@@ -35,7 +35,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         }
         Loaded::Text(_) => "text".to_owned(),
     };
-    let n_nodes = loaded.graph().n_nodes();
+    let n_nodes: usize = loaded.module().entries.values().map(crate::ir::Graph::n_nodes).sum();
     write::stdout(&if args.json {
         format!(
             "{:#}\n",

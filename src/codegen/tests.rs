@@ -52,13 +52,15 @@ fn storages(template: Template, operand: &str) -> Vec<Storage> {
         (Template::MatmulThin | Template::ConvThin, "b") => [vec![Storage::F16], packings()].concat(),
         (Template::ConvMma, "b") => [vec![Storage::F16], packings()].concat(),
         (Template::Gather, "data") => [floats, INTEGERS.to_vec(), packings()].concat(),
-        (Template::Gather | Template::CheckIndices, _) => INTEGERS.to_vec(),
+        (Template::Gather | Template::CheckIndices, _) | (Template::StoreRows, "at") => INTEGERS.to_vec(),
         (Template::Attention | Template::AttentionFew | Template::AttentionMma, "mask") => {
             [floats, vec![Storage::I32]].concat()
         }
         (_, "lengths") => vec![Storage::I32],
         (Template::AttentionMma, _) => vec![Storage::F16],
-        (Template::Reduce | Template::Strided | Template::Concat, _) => [floats, INTEGERS.to_vec()].concat(),
+        (Template::Reduce | Template::Strided | Template::Concat | Template::StoreRows, _) => {
+            [floats, INTEGERS.to_vec()].concat()
+        }
         _ => floats,
     }
 }

@@ -3,7 +3,7 @@
 use super::node::value_text;
 use super::pair::Pairs;
 use super::{Fact, NodeChange};
-use crate::ir::Graph;
+use crate::ir::{Graph, State};
 use crate::program::{Plan, Program, hex};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,6 +57,19 @@ pub(super) fn of_graphs(before: &Graph, after: &Graph, pairs: &Pairs, has_names:
         if pairs.after_of(a.value.node) != Some(b.value.node) || a.value.out != b.value.out {
             let (x, y) = (value_text(before, Some(a.value)), value_text(after, Some(b.value)));
             facts.differ(&format!("value of output {i}, {}", b.name), x, y);
+        }
+    }
+    let names: BTreeSet<&str> = before.states().iter().chain(after.states()).map(|state| state.name.as_str()).collect();
+    for name in names {
+        let [a, b] = [before, after].map(|graph| graph.state_named(name).map(|state| (graph, state)));
+        let text = |side: Option<(&Graph, &State)>| {
+            side.map(|(graph, s)| format!("{:?}, becomes {}", s.initial, value_text(graph, Some(s.last))))
+        };
+        let is_same = a.zip(b).is_some_and(|((_, a), (_, b))| {
+            pairs.after_of(a.last.node) == Some(b.last.node) && a.last.out == b.last.out && a.initial == b.initial
+        });
+        if !is_same {
+            facts.differ(&format!("state {name}"), text(a).unwrap_or_default(), text(b).unwrap_or_default());
         }
     }
     facts.0

@@ -179,6 +179,7 @@ fn row(node: &Node) -> Row {
     let types: Vec<_> = node.outputs.iter().map(|v| v.ty.to_string()).collect();
     let (op, bytes) = match &node.kind {
         NodeKind::Input => ("input", 0),
+        NodeKind::State => ("state", 0),
         NodeKind::Const(tensor) => ("const", tensor.ty().bytes().unwrap_or(0)),
         NodeKind::Op(op) => (op.def.name, 0),
     };

@@ -93,6 +93,7 @@ type Structure = [u8; 32];
 pub(super) fn kind(graph: &Graph, id: NodeId) -> &'static str {
     match &graph.node(id).kind {
         NodeKind::Input => "input",
+        NodeKind::State => "state",
         NodeKind::Const(_) => "const",
         NodeKind::Op(op) => op.def.name,
     }
@@ -122,6 +123,11 @@ fn structures(
             add(&kind(graph, id));
             match &node.kind {
                 NodeKind::Input => {}
+                NodeKind::State => {
+                    let state = graph.state_of(id);
+                    state.iter().for_each(|state| add(&state.name));
+                    state.iter().for_each(|state| add(&state.initial.hash().to_string()));
+                }
                 NodeKind::Const(tensor) => add(&tensor.hash().to_string()),
                 NodeKind::Op(op) => op.attrs.0.iter().for_each(|(name, attr)| {
                     add(name);

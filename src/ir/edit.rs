@@ -1,7 +1,7 @@
 //! Edits as values: a pass looks at a graph it cannot change and says what should change.
 
 use super::graph::{NodeKind, Value};
-use super::{Class, Dim, Format, Graph, Level, Node, NodeId, Op, OpError, Tensor, TensorType, ValueId};
+use super::{Class, Dim, Format, Graph, Level, Node, NodeId, Op, OpError, STATE_STORE, Tensor, TensorType, ValueId};
 use std::collections::BTreeMap;
 
 /// A value of the graph under edit, or one that the edit adds.
@@ -52,6 +52,13 @@ pub struct Patch {
     formats: Vec<(NodeId, Option<Format>)>,
     level: Option<Level>,
     remove_dead: bool,
+    /// New nodes that are states: their names and initial values.
+    states: Vec<(usize, String, Tensor)>,
+    outputs: Vec<(String, Val)>,
+    /// Outputs, by index, that get another value.
+    moved_outputs: Vec<(usize, Val)>,
+    /// What states become.
+    stored: Vec<(String, Val)>,
 }
 
 struct NewNode {
@@ -198,6 +205,34 @@ impl<'g> Edit<'g> {
         self.push(name, NodeKind::Const(tensor), vec![ty], Vec::new())[0]
     }
 
+    /// Adds an input, the last: `.2` and so on is added to its name where a value has it.
+    pub fn add_input(&mut self, name: &str, ty: TensorType) -> Val {
+        self.push(name, NodeKind::Input, vec![ty], Vec::new())[0]
+    }
+
+    /// Adds an output, the last. The verifier refuses a name that another output has.
+    pub fn add_output(&mut self, name: &str, val: Val) {
+        self.patch.outputs.push((name.to_owned(), val));
+    }
+
+    /// Makes `val` the value of the output of this index.
+    pub fn set_output(&mut self, output: usize, val: Val) {
+        self.patch.moved_outputs.push((output, val));
+    }
+
+    /// Adds a state, and gives what it is at the start of a run; `initial` is a tensor of its type or a scalar of its
+    /// element type. The verifier refuses a name that another state has.
+    pub fn add_state(&mut self, name: &str, ty: TensorType, initial: Tensor) -> Val {
+        let val = self.push(name, NodeKind::State, vec![ty], Vec::new())[0];
+        self.patch.states.push((self.patch.new.len() - 1, name.to_owned(), initial));
+        val
+    }
+
+    /// Makes `val`, the result of a store, what the state of this name is after a run.
+    pub fn set_state(&mut self, name: &str, val: Val) {
+        self.patch.stored.push((name.to_owned(), val));
+    }
+
     fn push(&mut self, name: &str, kind: NodeKind, types: Vec<TensorType>, operands: Vec<Option<Val>>) -> Vec<Val> {
         let outputs: Vec<_> = types
             .into_iter()
@@ -209,10 +244,11 @@ impl<'g> Edit<'g> {
             let from = self.graph.node(context);
             new.order = from.order;
             if matches!(new.kind, NodeKind::Op(_)) {
-                // A node without floats has no format, whatever it was made for.
+                // A node without floats has no format, whatever it was made for, nor has one that stores a state.
                 let has_floats =
                     new.outputs.iter().any(|v| v.ty.dtype.class() == Class::Float || v.ty.packing.is_some());
-                new.format = if has_floats { from.format } else { None };
+                let stores = new.op().is_some_and(|op| op.def.name == STATE_STORE);
+                new.format = if has_floats && !stores { from.format } else { None };
                 new.origin = from.origins().to_vec();
                 for origin in self.others.iter().flat_map(|other| self.graph.node(*other).origins()) {
                     if !new.origin.contains(origin) {
@@ -298,6 +334,9 @@ impl Patch {
             && self.operands.is_empty()
             && self.formats.is_empty()
             && self.level.is_none()
+            && self.outputs.is_empty()
+            && self.moved_outputs.is_empty()
+            && self.stored.is_empty()
             && !self.remove_dead
     }
 }
@@ -348,6 +387,12 @@ impl Graph {
             patch.replaced.iter().chain(&patch.inserted).map(|(old, new)| (*old, *new, self.users(*old))).collect();
 
         let ids: Vec<NodeId> = patch.new.iter().map(|new| self.insert(new.node.clone(), &[])).collect();
+        for id in ids.iter().filter(|id| self.node(**id).kind == NodeKind::Input).copied().collect::<Vec<_>>() {
+            self.push_input(id);
+        }
+        for (node, name, initial) in patch.states {
+            self.push_state(&name, ids[node], initial);
+        }
         let place = |val: Val| match val {
             Val::Old(value) => value,
             Val::New { node, out } => ids[node].out(out),
@@ -371,7 +416,22 @@ impl Graph {
                 self.outputs_mut()[port].value = to;
                 ports.entry(to).or_default().push(port);
             }
+            self.states_mut()
+                .iter_mut()
+                .filter(|state| state.last == old && state.node != old.node)
+                .for_each(|state| state.last = to);
             lost.push(old.node);
+        }
+        for (output, val) in patch.moved_outputs {
+            lost.push(self.outputs()[output].value.node);
+            self.outputs_mut()[output].value = place(resolve(val));
+        }
+        for (name, val) in patch.outputs {
+            self.add_output(&name, place(resolve(val)));
+        }
+        for (name, val) in patch.stored {
+            lost.extend(self.state_named(&name).map(|state| state.last.node));
+            self.set_state(&name, place(resolve(val)));
         }
         for (node, slot, val) in patch.operands {
             lost.extend(wires.get(node, slot).map(|v| v.node));

@@ -4,7 +4,10 @@
 //! next one, and orders that depend on indices or on the order of edge insertion are never printed, planned or
 //! compared.
 
+mod states;
 mod symbols;
+
+pub use states::{Late, Ordering, State};
 
 use super::{Attr, Format, Infer, Op, OpError, Tensor, TensorType};
 use petgraph::Direction;
@@ -62,6 +65,8 @@ pub enum NodeKind {
     Input,
     /// A constant.
     Const(Tensor),
+    /// What a state is at the start of a run ([`State`]).
+    State,
     /// A use of an operator.
     Op(Op),
 }
@@ -135,6 +140,7 @@ pub struct Graph {
     graph: StableDiGraph<Node, Operand>,
     inputs: Vec<NodeId>,
     defaults: BTreeMap<String, Tensor>,
+    states: Vec<State>,
     outputs: Vec<Output>,
     node_names: BTreeSet<String>,
     value_names: BTreeSet<String>,
@@ -149,6 +155,7 @@ impl Graph {
             graph: StableDiGraph::new(),
             inputs: Vec::new(),
             defaults: BTreeMap::new(),
+            states: Vec::new(),
             outputs: Vec::new(),
             node_names: BTreeSet::new(),
             value_names: BTreeSet::new(),
@@ -160,6 +167,11 @@ impl Graph {
         let node = self.insert(Node::new(name, NodeKind::Input, vec![Value { name: name.to_owned(), ty }]), &[]);
         self.inputs.push(node);
         node.out(0)
+    }
+
+    /// Says that a node of the kind input, which was inserted, is an input of the graph: the last.
+    pub(super) fn push_input(&mut self, node: NodeId) {
+        self.inputs.push(node);
     }
 
     /// Adds an input that need not be given: then it is `default`, whose type it has.
@@ -275,13 +287,14 @@ impl Graph {
         self.node(id.node).constant()
     }
 
-    /// Calls `f` with every constant, those in attributes, in the graphs among these and the defaults of inputs
-    /// included.
+    /// Calls `f` with every constant, those in attributes, in the graphs among these, the defaults of inputs and the
+    /// initial values of states included.
     pub fn for_each_constant(&self, f: &mut dyn FnMut(&Tensor)) {
         self.defaults.values().for_each(&mut *f);
+        self.states.iter().for_each(|state| f(&state.initial));
         for node in self.graph.node_weights() {
             match &node.kind {
-                NodeKind::Input => {}
+                NodeKind::Input | NodeKind::State => {}
                 NodeKind::Const(tensor) => f(tensor),
                 NodeKind::Op(op) => op.attrs.0.values().for_each(|attr| match attr {
                     Attr::Tensor(tensor) => f(tensor),
@@ -330,23 +343,25 @@ impl Graph {
         })
     }
 
-    /// Every node, each after its operands and after what tells the sizes it mentions: post-order from the outputs,
-    /// operands by slot, so that each value stands just before its first use and a local rewrite is a local diff.
-    /// Inputs come first, in the model's order; what no output needs comes last.
+    /// Every node, each after its operands and after whatever else must come before it ([`Graph::ordering`]):
+    /// post-order from the outputs and from what states become, operands by slot, so that each value stands just before
+    /// its first use and a local rewrite is a local diff. Inputs come first, in the model's order, then states; what
+    /// nothing needs comes last.
     pub fn order(&self) -> Vec<NodeId> {
         let mut done = vec![false; self.graph.node_indices().map(|i| i.index() + 1).max().unwrap_or(0)];
         let mut order = Vec::with_capacity(self.n_nodes());
-        for input in &self.inputs {
+        for input in self.inputs.iter().copied().chain(self.states.iter().map(|state| state.node)) {
             done[input.0.index()] = true;
-            order.push(*input);
+            order.push(input);
         }
         let mut rest: Vec<NodeId> = self.graph.node_indices().map(NodeId).collect();
         rest.sort_by_key(|&id| (self.node(id).order, id));
-        let roots = self.outputs.iter().map(|o| o.value.node).chain(rest);
-        let tellers = self.tellers();
+        let roots = self.outputs.iter().map(|o| o.value.node).chain(self.states.iter().map(|s| s.last.node));
+        let roots = roots.chain(rest);
+        let ordering = self.ordering();
         let before = |id: NodeId| {
             let mut operands = self.operands(id);
-            operands.extend(self.waits_for(id, &tellers).into_iter().map(|teller| Some(teller.out(0))));
+            operands.extend(self.waits_for(id, &ordering).into_iter().map(|other| Some(other.out(0))));
             operands
         };
         // An explicit stack: a chain of 50,000 nodes must not overflow the thread's.
@@ -374,17 +389,17 @@ impl Graph {
         order
     }
 
-    /// Every node, each after its operands and after what tells the sizes it mentions, as near the order of the
-    /// imported file as that allows.
+    /// Every node, each after its operands and after whatever else must come before it ([`Graph::ordering`]), as near
+    /// the order of the imported file as that allows.
     pub fn file_order(&self) -> Vec<NodeId> {
-        let tellers = self.tellers();
+        let ordering = self.ordering();
         let mut missing: BTreeMap<NodeId, usize> = BTreeMap::new();
         let mut waiting: BTreeMap<NodeId, Vec<NodeId>> = BTreeMap::new();
         let mut ready = BinaryHeap::new();
         for index in self.graph.node_indices() {
-            let told = self.waits_for(NodeId(index), &tellers);
-            let n = self.graph.edges_directed(index, Direction::Incoming).count() + told.len();
-            told.into_iter().for_each(|teller| waiting.entry(teller).or_default().push(NodeId(index)));
+            let others = self.waits_for(NodeId(index), &ordering);
+            let n = self.graph.edges_directed(index, Direction::Incoming).count() + others.len();
+            others.into_iter().for_each(|other| waiting.entry(other).or_default().push(NodeId(index)));
             missing.insert(NodeId(index), n);
             if n == 0 {
                 ready.push(Reverse((self.graph[index].order, index)));
@@ -428,7 +443,8 @@ impl Graph {
     /// many went.
     pub(super) fn rewire(&mut self, wires: Wires, mut candidates: Vec<NodeId>) -> usize {
         let mut n_uses = vec![0usize; wires.0.len()];
-        for value in wires.0.iter().flatten().flatten().chain(self.outputs.iter().map(|o| &o.value)) {
+        let kept = self.outputs.iter().map(|o| &o.value).chain(self.states.iter().map(|state| &state.last));
+        for value in wires.0.iter().flatten().flatten().chain(kept) {
             n_uses[value.node.0.index()] += 1;
         }
         // Where an edit writes a node anew that tells a size, the new one tells it: nothing takes the results of the
@@ -436,16 +452,19 @@ impl Graph {
         let tellers = self.tellers_by(|id| n_uses[id.0.index()]);
         if !tellers.is_empty() {
             for id in self.graph.node_indices().map(NodeId) {
-                self.waits_for(id, &tellers).into_iter().for_each(|teller| n_uses[teller.0.index()] += 1);
+                self.tellers_of(id, &tellers).into_iter().for_each(|teller| n_uses[teller.0.index()] += 1);
             }
         }
         let mut n = 0;
         while let Some(id) = candidates.pop() {
             let is_needed = n_uses[id.0.index()] > 0
-                || matches!(self.graph.node_weight(id.0), None | Some(Node { kind: NodeKind::Input, .. }));
+                || matches!(
+                    self.graph.node_weight(id.0),
+                    None | Some(Node { kind: NodeKind::Input | NodeKind::State, .. })
+                );
             if !is_needed {
                 let operands = wires.0[id.0.index()].iter().flatten().map(|value| value.node);
-                for needed in operands.chain(self.waits_for(id, &tellers)) {
+                for needed in operands.chain(self.tellers_of(id, &tellers)) {
                     n_uses[needed.0.index()] -= 1;
                     candidates.push(needed);
                 }
@@ -486,7 +505,7 @@ impl Graph {
         }
     }
 
-    /// Removes every node that no output needs. Gives how many went.
+    /// Removes every node that no output and no state needs. Gives how many went.
     pub fn remove_dead(&mut self) -> usize {
         let wires = self.unwire();
         self.rewire(wires, self.graph.node_indices().map(NodeId).collect())
@@ -564,6 +583,7 @@ impl PartialEq for Graph {
         self.name == other.name
             && self.level == other.level
             && self.defaults == other.defaults
+            && states::named(self) == states::named(other)
             && ports(self) == ports(other)
             && view(self) == view(other)
     }

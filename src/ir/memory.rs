@@ -50,14 +50,15 @@ pub fn account(graph: &Graph, order: &[NodeId]) -> Option<Memory> {
     Some(Memory { weights_bytes, max_live_bytes: u64::try_from(max_live).ok()? })
 }
 
-/// The first and last step at which each value that is no constant lives, both inclusive, as indices into `order`.
+/// The first and last step at which each value that is neither a constant nor a state lives, both inclusive, as indices
+/// into `order`.
 pub fn lifetimes(graph: &Graph, order: &[NodeId]) -> BTreeMap<ValueId, (usize, usize)> {
     let step: BTreeMap<NodeId, usize> = order.iter().enumerate().map(|(i, &id)| (id, i)).collect();
     let end = order.len().saturating_sub(1);
     let mut lives = BTreeMap::new();
     for (at, &id) in order.iter().enumerate() {
         let node = graph.node(id);
-        if matches!(node.kind, NodeKind::Const(_)) {
+        if matches!(node.kind, NodeKind::Const(_) | NodeKind::State) {
             continue;
         }
         let first = if matches!(node.kind, NodeKind::Input) { 0 } else { at };

@@ -18,6 +18,7 @@ mod graph;
 mod index;
 pub mod memory;
 pub mod minifloat;
+mod module;
 mod nearest;
 mod op;
 pub mod packed;
@@ -34,12 +35,13 @@ pub use edit::{Edit, EditError, Patch, Val};
 pub use expr::{Binary, Bounds, Expr, ExprError, Operand, Unary};
 pub use format::{Activations, DEFAULT_BLOCK, Format, FormatError, Tail, Weights, valid_block};
 pub(crate) use graph::next_number;
-pub use graph::{Graph, Level, Node, NodeId, NodeKind, Output, Value, ValueId};
+pub use graph::{Graph, Late, Level, Node, NodeId, NodeKind, Ordering, Output, State, Value, ValueId};
 pub use index::IndexFault;
+pub use module::{MAIN, Module};
 pub use nearest::{hint, nearest};
 pub use op::{
     Attr, Attrs, CORE, COUNT, EvalFn, Expand, ExpandFn, Infer, InferFn, KERNEL, Levels, ONNX, Op, OpDef, OpError,
-    Registry, SIZES,
+    Registry, SIZES, STATE_STORE, VIEW,
 };
 pub use tensor::{Hash, Source, Tensor, TensorError, saturating_f16};
 pub use types::{Shape, TensorType, product, resolve_axis};

@@ -248,6 +248,13 @@ impl OpError {
 /// that change becomes. Operators read it as they read a constant.
 pub const SIZES: &str = "sizes";
 
+/// The name of the operator that stores a state: its first operand is a version of the state, its result the next one
+/// ([`State`](super::State)).
+pub const STATE_STORE: &str = "state_store";
+
+/// The name of the operator whose result is its operand under another shape: on a device both have the same memory.
+pub const VIEW: &str = "reshape";
+
 /// The name of the attribute in which an operator has the size that its data tell: a symbol with a range, whose value a
 /// run knows once the node has been computed. What mentions that symbol is computed after the node.
 pub const COUNT: &str = "count";

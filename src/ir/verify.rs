@@ -8,7 +8,9 @@
 //! 4. only uses of operators have formats;
 //! 5. names of nodes and of values are unique, and ports are too;
 //! 6. a size that data tell is told by one node and by no input, and nothing that this node is computed from mentions
-//!    it.
+//!    it;
+//! 7. a state has a known size, and an initial value of its type or of one element; every store is over a version of a
+//!    state, over each there is at most one, and all of them lead to what the state is after the run.
 //!
 //! A fault after a pass is a bug of that pass, whatever the model was.
 
@@ -34,6 +36,11 @@ pub struct Fault {
 }
 
 impl Faults {
+    pub(super) fn of(faults: Vec<Fault>) -> Faults {
+        let line = |fault: &Fault| format!("{:?}: {}\n", fault.node, fault.message);
+        Faults { text: faults.iter().map(line).collect(), faults }
+    }
+
     /// The faults, in order of the text.
     pub fn iter(&self) -> impl Iterator<Item = &Fault> {
         self.faults.iter()
@@ -93,6 +100,7 @@ impl Graph {
                 fault(&self.node(id).name, format!("the size {symbol:?} is told by something else too"));
             }
         }
+        self.state_faults(&mut fault);
         let mut ports = BTreeSet::new();
         for output in self.outputs() {
             if !ports.insert(&output.name) {
@@ -100,6 +108,43 @@ impl Graph {
             }
         }
         if faults.is_empty() { Ok(()) } else { Err(Faults { faults, text }) }
+    }
+
+    /// Rule 7.
+    fn state_faults(&self, fault: &mut dyn FnMut(&str, String)) {
+        let mut names = BTreeSet::new();
+        let mut led_to = BTreeSet::new();
+        for state in self.states() {
+            let ty = self.ty(state.node.out(0));
+            if !names.insert(&state.name) {
+                fault(&state.name, "the name of a state is taken".to_owned());
+            }
+            if ty.shape.n_elems().is_none() || ty.packing.is_some() {
+                fault(&state.name, format!("a state is {ty}: its size must be known, and it is not packed"));
+            }
+            let initial = state.initial.ty();
+            if initial != ty && *initial != super::TensorType::of(ty.dtype, &[]) {
+                fault(&state.name, format!("its initial value is {initial}, {ty} or one element is expected"));
+            }
+            let versions = self.versions(state);
+            if versions.last() != Some(&state.last) {
+                let last = &self.value(state.last).name;
+                fault(&state.name, format!("it becomes %{last}, to which no stores lead from it"));
+            }
+            led_to.extend(versions.iter().skip(1).map(|version| version.node));
+        }
+        for id in self.order() {
+            let node = self.node(id);
+            if node.kind == NodeKind::State && self.state_of(id).is_none() {
+                fault(&node.name, "no state has this node".to_owned());
+            }
+            if node.op().is_some_and(|op| op.def.name == super::STATE_STORE) && !led_to.contains(&id) {
+                fault(
+                    &node.name,
+                    "no state becomes what it stores: its first operand must be the last version".to_owned(),
+                );
+            }
+        }
     }
 
     fn node_faults(&self, id: NodeId) -> Vec<String> {
@@ -122,7 +167,7 @@ impl Graph {
             return faults;
         }
         match &node.kind {
-            NodeKind::Input | NodeKind::Const(_) => {
+            NodeKind::Input | NodeKind::Const(_) | NodeKind::State => {
                 if let NodeKind::Const(tensor) = &node.kind
                     && *tensor.ty() != node.outputs[0].ty
                 {
@@ -132,7 +177,7 @@ impl Graph {
                     faults.push(format!("its shape {fault}"));
                 }
                 if node.format.is_some() || !operands.is_empty() || node.outputs.len() != 1 {
-                    faults.push("inputs and constants have one output, no operands and no format".to_owned());
+                    faults.push("inputs, constants and states have one output, no operands and no format".to_owned());
                 }
             }
             NodeKind::Op(op) => {
@@ -163,6 +208,9 @@ impl Graph {
                             faults.push(format!("{} outputs, its rule gives {}", node.outputs.len(), types.len()));
                         }
                     }
+                }
+                if node.format.is_some() && op.def.name == super::STATE_STORE {
+                    faults.push("a state is stored in its own type: the store has no format".to_owned());
                 }
                 if node.format.is_some()
                     && !node.outputs.iter().any(|v| v.ty.dtype.class() == Class::Float || v.ty.packing.is_some())

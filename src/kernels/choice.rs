@@ -100,13 +100,18 @@ pub(super) fn choose(node: &Node<'_>, problem: &dyn Problem) -> Way {
     chosen
 }
 
-/// What the table has for a case or for the nearest of its kind; where nothing of the kind was measured with an epilogue
-/// that reads much, what it has without.
+/// What the table has for a case or for the nearest of its kind; where nothing of the kind was measured, for the nearest
+/// without the epilogue's further tensor, then with weights of f16 instead of packed ones under the same activations.
 fn nearest<'t>(tuning: &'t Tuning, case: &Case) -> Option<(&'t Case, &'t Times)> {
-    tuning.nearest(case).or_else(|| {
-        let kind = case.kind.replacen(" wide ", " plain ", 1);
-        tuning.nearest(&Case { kind, sizes: case.sizes.clone() }).filter(|_| case.kind.contains(" wide "))
-    })
+    let plain = case.kind.replacen(" wide ", " plain ", 1);
+    let mut words: Vec<&str> = plain.split(' ').collect();
+    if let [_, "f16", b, ..] = &mut words[..] {
+        *b = "f16";
+    }
+    let of_f16 = words.join(" ");
+    let mut kinds = vec![case.kind.clone(), plain.clone(), of_f16];
+    kinds.dedup();
+    kinds.into_iter().find_map(|kind| tuning.nearest(&Case { kind, sizes: case.sizes.clone() }))
 }
 
 /// The best by the table, among those that it has for the nearest case.

@@ -28,7 +28,7 @@ mod tiles;
 pub mod variant;
 mod vectors;
 
-use crate::ir::{DType, Dim, Graph, NodeId, NodeKind, TensorType, ValueId};
+use crate::ir::{DType, Dim, Graph, NodeId, NodeKind, STATE_STORE, TensorType, ValueId};
 use crate::kernels::key::{KernelKey, Storage};
 use crate::ops::core::check_indices::Rule;
 use crate::program::Stripe;
@@ -273,6 +273,7 @@ fn calls(
         "gather" => movement::gather(&node),
         "strided" => movement::strided(&node),
         "concat" => movement::concat(&node),
+        STATE_STORE => movement::state_store(&node),
         "resize" => elementwise::resize(&node),
         "iota" => elementwise::iota(&node),
         "quantize_packed" => quantize::quantize_packed(&node),

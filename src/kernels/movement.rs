@@ -1,4 +1,4 @@
-//! What moves elements: gather, strided, concat.
+//! What moves elements: gather, strided, concat, stores of states.
 
 use super::call::{Node, dims, slices};
 use super::shape::merge;
@@ -113,6 +113,31 @@ pub(super) fn strided(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let (sizes, strides): (Vec<Dim>, Vec<Dim>) = axes.into_iter().map(|(size, [stride])| (size, stride)).unzip();
     let (lo, hi): (Vec<Dim>, Vec<Dim>) = bounds.into_iter().unzip();
     Ok(vec![call.uints("d", sizes).ints("s", strides).uints("lo", lo).uints("hi", hi).vectors(&n, width)?])
+}
+
+/// The result is the state, of which a call writes what is stored.
+pub(super) fn state_store(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
+    let (x, ty) = node.operand(1)?;
+    let storages = || node.outer_storages().chain(storage(ty));
+    let n = product(&dims(ty));
+    if n == Dim::Known(0) {
+        return Ok(Vec::new());
+    }
+    if node.own.get(2).copied().flatten().is_none() {
+        let width = vectors::width(node, storages(), &n, &[&n]);
+        let call = node.call(Template::Concat).operand(x).uint("n", n.clone()).uint("run", n.clone());
+        return Ok(vec![call.uint("pitch", n.clone()).uint("first", 0).vectors(&n, width)?]);
+    }
+    let (at, at_ty) = node.operand(2)?;
+    let axis = node.attrs.int("axis").and_then(|axis| usize::try_from(axis).ok()).unwrap_or(0);
+    if axis >= node.dims.len() || at_ty.packing.is_some() {
+        return Err(node.unsupported(format!("a store of {ty} along axis {axis}")));
+    }
+    let inner = product(&node.dims[axis + 1..]);
+    let width = vectors::width(node, storages(), &n, &[&inner]);
+    let call = node.call(Template::StoreRows).operand(x).operand(at).uint("n", n.clone()).uint("inner", inner);
+    let call = call.uint("n_rows", ty.shape.0[axis].clone()).uint("size", node.dims[axis].clone());
+    Ok(vec![call.vectors(&n, width)?])
 }
 
 pub(super) fn concat(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {

@@ -1,4 +1,4 @@
-//! Lays a kernel-level graph out on a device: constants, arena, dispatches, barriers, ledger. What is left to do is to
+//! Lays kernel-level graphs out on a device: constants, states, arena, dispatches, barriers, ledger. What is left to do is to
 //! compile the shaders.
 
 mod steps;
@@ -7,13 +7,13 @@ use super::arena::{self, ArenaLimits, ArenaPlan, Buffer};
 use super::memory::{Buffers, Kind, is_view};
 use super::schedule::Schedule;
 use super::{PlanError, allocation_bytes, round_up};
-use crate::ir::{DType, Dim, Graph, Hash, NodeId, NodeKind, Tensor, ValueId};
+use crate::ir::{DType, Dim, Graph, Hash, Late, NodeId, NodeKind, State, Tensor, TensorType, ValueId};
 use crate::kernels::key::KernelKey;
 use crate::kernels::{self, KernelCall, KernelError};
 use crate::ops::weights;
 use crate::program::{
     Allocation, AllocationKind, FAULT_BYTES, HostStep, IndexCheck, Ledger, Port, Region, SLOT_ALIGNMENT, SLOT_BYTES,
-    SizeRange, Stripe, Upload, params_bytes as params_bytes_of,
+    SizeRange, StateTensor, Stripe, Upload, hex, params_bytes as params_bytes_of,
 };
 use crate::targets::Target;
 use indexmap::IndexMap;
@@ -63,15 +63,11 @@ pub enum Step {
     Host(HostStep, String),
 }
 
-/// A graph laid out on a device.
+/// An entry laid out on a device.
 #[derive(Clone, Debug)]
-pub struct Blueprint {
-    /// Device memory.
-    pub allocations: Vec<Allocation>,
-    /// Where constants go.
-    pub uploads: Vec<Upload>,
-    /// The constants as the device has them, by content.
-    pub constants: IndexMap<Hash, Tensor>,
+pub struct EntryBlueprint {
+    /// Its name.
+    pub name: String,
     /// The sizes that each run chooses.
     pub sizes: Vec<SizeRange>,
     /// Inputs.
@@ -80,6 +76,21 @@ pub struct Blueprint {
     pub outputs: Vec<Port>,
     /// Steps.
     pub steps: Vec<Step>,
+}
+
+/// The entries of a module laid out on a device.
+#[derive(Clone, Debug)]
+pub struct Blueprint {
+    /// Device memory.
+    pub allocations: Vec<Allocation>,
+    /// Where constants go.
+    pub uploads: Vec<Upload>,
+    /// The constants as the device has them, by content.
+    pub constants: IndexMap<Hash, Tensor>,
+    /// The states of all entries.
+    pub states: Vec<StateTensor>,
+    /// The entries.
+    pub entries: Vec<EntryBlueprint>,
     /// Bytes by kind.
     pub ledger: Ledger,
     /// Planned peak in bytes.
@@ -90,6 +101,21 @@ pub struct Blueprint {
     pub max_live_bytes: u64,
     /// Peak if the arena were its bound, in bytes.
     pub lower_bound_bytes: u64,
+}
+
+impl Blueprint {
+    /// The steps of all entries.
+    pub fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.entries.iter().flat_map(|entry| &entry.steps)
+    }
+
+    /// The first step that runs on the host, and why.
+    pub fn host_step(&self) -> Option<(&HostStep, &str)> {
+        self.steps().find_map(|step| match step {
+            Step::Host(step, reason) => Some((step, reason.as_str())),
+            Step::Device(_) => None,
+        })
+    }
 }
 
 /// Bytes of parameters of a graph's dispatches, and of what they note of indices out of range: what a plan needs
@@ -141,22 +167,45 @@ fn calls(graph: &Graph, id: NodeId, target: &Target) -> Result<Option<Vec<Kernel
     }
 }
 
-/// Lays out `graph`: in the order of the smallest arena, or in one that needs fewer barriers and no more memory.
+/// Lays out `graph` as the one entry `main`.
 ///
 /// # Errors
-/// A size is not known, a tensor fits no buffer of the target, or sizes overflow.
+/// As [`build_entries`].
 pub fn build(graph: &Graph, target: &Target) -> Result<Blueprint, PlanError> {
-    let buffers = Buffers::best(graph, target)?;
-    let calls =
-        buffers.order.iter().map(|&id| Ok((id, calls(graph, id, target)?))).collect::<Result<Calls, PlanError>>()?;
+    build_entries(&[("main", graph)], target)
+}
+
+/// Lays out the entries of a module over one arena, one set of constants and one of states: each in the order of the
+/// smallest arena, or in one that needs fewer barriers and no more memory.
+///
+/// # Errors
+/// A size is not known, a tensor fits no buffer of the target, sizes overflow, or entries disagree on a state.
+pub fn build_entries(entries: &[(&str, &Graph)], target: &Target) -> Result<Blueprint, PlanError> {
+    let sources = entries.iter().map(|(name, graph)| Source::of(name, graph, target));
+    let sources = sources.collect::<Result<Vec<_>, _>>()?;
+    let mut layouts = sources.iter().map(|source| best(source, target)).collect::<Result<Vec<_>, _>>()?;
+    match layouts.pop() {
+        Some(alone) if layouts.is_empty() => alone.finish(),
+        last => {
+            let parts = layouts.into_iter().chain(last).flat_map(|layout| layout.parts);
+            Layout::of(target, parts.map(|part| (part.source, part.planned)).collect())?.finish()
+        }
+    }
+}
+
+/// The layout of an entry by itself.
+fn best<'a>(source: &'a Source<'a>, target: &'a Target) -> Result<Layout<'a>, PlanError> {
+    let Source { graph, calls, .. } = source;
+    let buffers = source.buffers.clone();
     let limits = ArenaLimits { alignment: target.alignment(), max_nodes: ARENA_NODES };
     let lives = buffers.arena();
     let plan = arena::plan(&lives, &limits)?;
     let groups = (0..buffers.order.len()).collect();
-    let first = Layout::of(graph, target, &calls, Planned { buffers, lives, plan, groups })?;
-    let (most, max_live) = (first.planned.plan.bytes, first.planned.plan.max_live);
+    let first = Layout::of(target, vec![(source, Planned { buffers, lives, plan, groups })])?;
+    let Some(Part { planned: Planned { buffers, plan, .. }, .. }) = first.parts.first() else { return Ok(first) };
+    let (most, max_live) = (plan.bytes, plan.max_live);
     let is_host = |id: NodeId| calls.get(&id).is_some_and(Option::is_none);
-    let schedule = Schedule::new(graph, &first.planned.buffers, limits.alignment, max_live, &is_host);
+    let schedule = Schedule::new(graph, buffers, limits.alignment, max_live, &is_host);
     let buffers = Buffers::of(graph, schedule.order.clone())?;
     // Where the arena is larger if groups reuse no buffer, the order may still do.
     for lives in [schedule.lifetimes(&buffers), buffers.arena()] {
@@ -165,13 +214,13 @@ pub fn build(graph: &Graph, target: &Target) -> Result<Blueprint, PlanError> {
             let planned = Planned { buffers, lives, plan, groups: schedule.groups };
             let is_better =
                 |other: &Layout<'_>| other.device_bytes() <= first.device_bytes() && other.pauses() < first.pauses();
-            return match Layout::of(graph, target, &calls, planned) {
-                Ok(other) if is_better(&other) => other.finish(),
-                _ => first.finish(),
+            return match Layout::of(target, vec![(source, planned)]) {
+                Ok(other) if is_better(&other) => Ok(other),
+                _ => Ok(first),
             };
         }
     }
-    first.finish()
+    Ok(first)
 }
 
 /// An order with its buffers and their offsets.
@@ -184,67 +233,224 @@ struct Planned {
     groups: Vec<usize>,
 }
 
+impl Planned {
+    /// Values without elements need a place too, where nothing else makes an arena.
+    fn arena_bytes(&self, target: &Target) -> u64 {
+        if self.buffers.live.is_empty() { 0 } else { self.plan.bytes.max(target.alignment()) }
+    }
+}
+
 /// The dispatches of each node; `None` where it runs on the host.
 type Calls = BTreeMap<NodeId, Option<Vec<KernelCall>>>;
 
-struct Layout<'a> {
+/// An entry before it has a layout.
+struct Source<'a> {
+    name: &'a str,
     graph: &'a Graph,
-    target: &'a Target,
-    calls: &'a Calls,
+    calls: Calls,
+    buffers: Buffers,
+}
+
+impl<'a> Source<'a> {
+    fn of(name: &'a str, graph: &'a Graph, target: &Target) -> Result<Source<'a>, PlanError> {
+        if let Some(late) = graph.ordering().late().first() {
+            let name = match *late {
+                Late::Operand(reader, _) => &graph.node(reader).name,
+                Late::Output(output) => &graph.outputs()[output].name,
+            };
+            return Err(PlanError::Late { name: name.clone() });
+        }
+        let buffers = Buffers::best(graph, target)?;
+        let calls = buffers
+            .order
+            .iter()
+            .map(|&id| Ok((id, calls(graph, id, target)?)))
+            .collect::<Result<Calls, PlanError>>()?;
+        Ok(Source { name, graph, calls, buffers })
+    }
+}
+
+/// An entry with its places.
+struct Part<'a> {
+    source: &'a Source<'a>,
     planned: Planned,
     /// Where each value that is its own root lies.
     regions: BTreeMap<ValueId, Region>,
+    /// Where its dispatches note indices out of range, one after the other.
+    faults: Region,
+    steps: Vec<Step>,
+}
+
+impl Part<'_> {
+    fn root(&self, value: ValueId) -> ValueId {
+        self.planned.buffers.root.get(&value).copied().unwrap_or(value)
+    }
+
+    fn region(&self, value: ValueId) -> Result<Region, PlanError> {
+        let missing = || PlanError::Unplaced { value: self.source.graph.value(value).name.clone() };
+        self.regions.get(&self.root(value)).copied().ok_or_else(missing)
+    }
+
+    fn port(&self, name: &str, value: ValueId) -> Result<Port, PlanError> {
+        port(name, self.source.graph.ty(value), self.region(value)?)
+    }
+
+    fn ports(&self) -> Result<(Vec<Port>, Vec<Port>), PlanError> {
+        let graph = self.source.graph;
+        let inputs = graph
+            .inputs()
+            .iter()
+            .map(|id| self.port(&graph.value(id.out(0)).name, id.out(0)))
+            .collect::<Result<_, _>>()?;
+        let outputs = graph.outputs().iter().map(|o| self.port(&o.name, o.value)).collect::<Result<_, _>>()?;
+        Ok((inputs, outputs))
+    }
+
+    /// The constants that kernels read or that are outputs, and whether each is weights.
+    fn constants(&self) -> Vec<(ValueId, bool)> {
+        let graph = self.source.graph;
+        let mut found = Vec::new();
+        for &id in &self.planned.buffers.order {
+            let Some(op) = graph.node(id).op() else { continue };
+            let operands = graph.operands(id);
+            for (slot, value) in operands.iter().enumerate() {
+                let Some(value) = value.map(|v| self.root(v)) else { continue };
+                let is_weights = weights::is_slot(op, slot, operands.len());
+                if graph.constant(value).is_some() && !is_view(graph, id) {
+                    found.push((value, is_weights));
+                }
+            }
+        }
+        let outputs = graph.outputs().iter().map(|o| (self.root(o.value), false));
+        found.extend(outputs.filter(|(v, _)| graph.constant(*v).is_some()));
+        found
+    }
+}
+
+/// A value that lies here.
+fn port(name: &str, ty: &TensorType, mut region: Region) -> Result<Port, PlanError> {
+    let device_dtype =
+        ty.dtype.on_device().ok_or_else(|| PlanError::Type { value: name.to_owned(), ty: ty.to_string() })?;
+    // A constant without elements has a place, but no bytes.
+    region.bytes = region.bytes.min(kernels::most_device_bytes(ty).unwrap_or(region.bytes));
+    Ok(Port { name: name.to_owned(), dtype: ty.dtype, device_dtype, shape: ty.shape.0.clone(), region })
+}
+
+/// Places side by side, in as many allocations as the target's limit asks for.
+struct Row {
+    alignment: u64,
+    limit: u64,
+    /// The first allocation.
+    first: u32,
+    /// Bytes of each.
+    sizes: Vec<u64>,
+}
+
+impl Row {
+    fn new(target: &Target, first: usize) -> Result<Row, PlanError> {
+        let limit = target.limits.max_memory_allocation_size / 4096 * 4096;
+        let first = u32::try_from(first).map_err(|_| PlanError::Overflow)?;
+        Ok(Row { alignment: target.alignment(), limit, first, sizes: Vec::new() })
+    }
+
+    /// The next place, and its bytes with what follows up to the one behind it.
+    fn place(&mut self, bytes: u64) -> Result<(Region, u64), PlanError> {
+        let padded = round_up(bytes.max(4), self.alignment);
+        if padded > self.limit {
+            return Err(PlanError::Allocation { bytes: padded, limit: self.limit });
+        }
+        if self.sizes.last().is_none_or(|filled| filled + padded > self.limit) {
+            self.sizes.push(0);
+        }
+        let number = u32::try_from(self.sizes.len() - 1).map_err(|_| PlanError::Overflow)?;
+        let filled = self.sizes.last_mut().ok_or(PlanError::Overflow)?;
+        let region = Region { allocation: self.first + number, offset: *filled, bytes: bytes.max(4) };
+        *filled += padded;
+        Ok((region, padded))
+    }
+}
+
+/// Bytes that the states of a graph take on a device, each allocation rounded as the driver does.
+///
+/// # Errors
+/// One has no size on a device, or is larger than an allocation may be.
+pub fn state_bytes(graph: &Graph, target: &Target) -> Result<u64, PlanError> {
+    let mut row = Row::new(target, 0)?;
+    for state in graph.states() {
+        row.place(state_size(&state.name, graph.ty(state.node.out(0)))?)?;
+    }
+    Ok(row.sizes.iter().map(|bytes| allocation_bytes(*bytes, target)).fold(0, u64::saturating_add))
+}
+
+fn state_size(name: &str, ty: &TensorType) -> Result<u64, PlanError> {
+    let unknown = || PlanError::Type { value: name.to_owned(), ty: ty.to_string() };
+    kernels::device_bytes(ty).ok_or_else(unknown)
+}
+
+struct Layout<'a> {
+    target: &'a Target,
+    parts: Vec<Part<'a>>,
     allocations: Vec<Allocation>,
     constants: IndexMap<Hash, Tensor>,
     uploads: Vec<Upload>,
-    /// Where dispatches note indices out of range, one after the other.
-    faults: Region,
+    states: Vec<StateTensor>,
+    /// Bytes in which dispatches of all entries note indices out of range.
+    fault_bytes: u64,
     /// Bytes of weights and of other constants, aligned.
     constant_bytes: (u64, u64),
-    steps: Vec<Step>,
     params_bytes: u64,
 }
 
 impl<'a> Layout<'a> {
-    fn of(graph: &'a Graph, target: &'a Target, calls: &'a Calls, planned: Planned) -> Result<Layout<'a>, PlanError> {
+    fn of(target: &'a Target, parts: Vec<(&'a Source<'a>, Planned)>) -> Result<Layout<'a>, PlanError> {
+        let nowhere = Region { allocation: 0, offset: 0, bytes: 0 };
+        let part =
+            |(source, planned)| Part { source, planned, regions: BTreeMap::new(), faults: nowhere, steps: Vec::new() };
         let mut layout = Layout {
-            graph,
             target,
-            calls,
-            planned,
-            regions: BTreeMap::new(),
+            parts: parts.into_iter().map(part).collect(),
             allocations: Vec::new(),
             constants: IndexMap::new(),
             uploads: Vec::new(),
-            faults: Region { allocation: 0, offset: 0, bytes: 0 },
+            states: Vec::new(),
+            fault_bytes: 0,
             constant_bytes: (0, 0),
-            steps: Vec::new(),
             params_bytes: 0,
         };
         layout.constant_bytes = layout.constants()?;
-        // They lie behind the values, for the whole of a run, so that nothing has to be written there before a run that
-        // finds no index out of range.
-        let n_checks = calls.values().flatten().flatten().filter(|call| call.check.is_some()).count();
-        let (arena_bytes, fault_bytes) = (layout.arena_bytes(), n_checks as u64 * FAULT_BYTES);
+        layout.states()?;
+        // Notes of indices lie behind the values, for the whole of a run, so that nothing has to be written there
+        // before a run that finds no index out of range.
+        let n_checks =
+            |part: &Part<'_>| part.source.calls.values().flatten().flatten().filter(|c| c.check.is_some()).count();
+        let notes: Vec<u64> = layout.parts.iter().map(|part| n_checks(part) as u64 * FAULT_BYTES).collect();
+        layout.fault_bytes = notes.iter().sum();
+        let arena_bytes = layout.arena_bytes();
         if arena_bytes > 0 {
             let start = round_up(arena_bytes, FAULT_BYTES.max(target.alignment()));
-            let all = if fault_bytes > 0 { start.saturating_add(fault_bytes) } else { arena_bytes };
+            let all = if layout.fault_bytes > 0 { start.saturating_add(layout.fault_bytes) } else { arena_bytes };
             let arena = layout.allocate(AllocationKind::Arena, all)?;
-            layout.faults = Region { allocation: arena, offset: start, bytes: fault_bytes };
-            for (live, &offset) in layout.planned.buffers.live.iter().zip(&layout.planned.plan.offsets) {
-                layout.regions.insert(live.value, Region { allocation: arena, offset, bytes: live.buffer.bytes });
+            let mut offset = start;
+            for (part, bytes) in layout.parts.iter_mut().zip(notes) {
+                part.faults = Region { allocation: arena, offset, bytes };
+                offset += bytes;
+                for (live, &offset) in part.planned.buffers.live.iter().zip(&part.planned.plan.offsets) {
+                    part.regions.insert(live.value, Region { allocation: arena, offset, bytes: live.buffer.bytes });
+                }
             }
         }
-        (layout.steps, layout.params_bytes) = layout.steps()?;
+        for part in &mut layout.parts {
+            (part.steps, layout.params_bytes) = part.steps(layout.params_bytes)?;
+        }
         if layout.params_bytes > 0 {
             layout.allocate(AllocationKind::Params, layout.params_bytes)?;
         }
         Ok(layout)
     }
 
-    /// Values without elements need a place too, where nothing else makes an arena.
+    /// Entries run one after the other in the same arena.
     fn arena_bytes(&self) -> u64 {
-        if self.planned.buffers.live.is_empty() { 0 } else { self.planned.plan.bytes.max(self.target.alignment()) }
+        self.parts.iter().map(|part| part.planned.arena_bytes(self.target)).max().unwrap_or(0)
     }
 
     /// Bytes of all allocations but for the staging ring.
@@ -257,59 +463,74 @@ impl<'a> Layout<'a> {
         let barriers = |step: &Step| {
             if let Step::Device(list) = step { list.iter().filter(|d| d.barrier).count() } else { 0 }
         };
-        let n_segments = self.steps.iter().filter(|step| matches!(step, Step::Device(_))).count();
-        (n_segments, self.steps.iter().map(barriers).sum())
+        let steps = || self.parts.iter().flat_map(|part| &part.steps);
+        let n_segments = steps().filter(|step| matches!(step, Step::Device(_))).count();
+        (n_segments, steps().map(barriers).sum())
     }
 
     fn finish(mut self) -> Result<Blueprint, PlanError> {
-        let (graph, target) = (self.graph, self.target);
+        let target = self.target;
         let (weights, constants) = self.constant_bytes;
         let params = if self.params_bytes > 0 { allocation_bytes(self.params_bytes, target) } else { 0 };
-        let (arena_bytes, fault_bytes) = (self.arena_bytes(), self.faults.bytes);
-        let (inputs, outputs) = self.ports()?;
+        let (arena_bytes, fault_bytes) = (self.arena_bytes(), self.fault_bytes);
+        let ports = self.parts.iter().map(Part::ports).collect::<Result<Vec<_>, _>>()?;
         let counted = self.device_bytes();
         if !target.memory.unified {
             // The ring lies in the host's memory: it is part of the plan, but not of the device's bytes.
-            self.allocate(AllocationKind::Staging, staging_bytes(&inputs, &outputs))?;
+            let bytes = ports.iter().map(|(inputs, outputs)| staging_bytes(inputs, outputs)).max().unwrap_or(0);
+            self.allocate(AllocationKind::Staging, bytes)?;
         }
-        let weights_total: u64 =
-            self.allocations.iter().filter(|a| a.kind == AllocationKind::Weights).map(|a| a.bytes).sum();
-        let arena_total: u64 =
-            self.allocations.iter().filter(|a| a.kind == AllocationKind::Arena).map(|a| a.bytes).sum();
+        let total = |kind| self.allocations.iter().filter(|a| a.kind == kind).map(|a| a.bytes).sum::<u64>();
+        let (weights_total, arena_total) = (total(AllocationKind::Weights), total(AllocationKind::Arena));
         debug_assert!(weights + constants <= weights_total);
-        let mut ledger =
-            Ledger { weights: weights_total - constants, constants: constants + params, ..Ledger::default() };
-        let Planned { buffers, lives, plan, .. } = &self.planned;
-        let at_peak = |l: &Buffer| (l.first..=l.last).contains(&plan.max_live_step);
-        for (live, _) in buffers.live.iter().zip(lives).filter(|(_, l)| at_peak(l)) {
-            let bytes = round_up(live.buffer.bytes, target.alignment());
-            match live.kind {
-                Kind::Io => ledger.io += bytes,
-                Kind::Activation => ledger.activations += bytes,
-                Kind::Workspace => ledger.workspace += bytes,
+        let mut ledger = Ledger {
+            weights: weights_total - constants,
+            constants: constants + params,
+            state: total(AllocationKind::State),
+            ..Ledger::default()
+        };
+        // The peak is that of the entry with the largest arena.
+        let largest = self.parts.iter().rev().max_by_key(|part| part.planned.arena_bytes(target));
+        if let Some(Part { planned: Planned { buffers, lives, plan, .. }, .. }) = largest {
+            let at_peak = |l: &Buffer| (l.first..=l.last).contains(&plan.max_live_step);
+            for (live, _) in buffers.live.iter().zip(lives).filter(|(_, l)| at_peak(l)) {
+                let bytes = round_up(live.buffer.bytes, target.alignment());
+                match live.kind {
+                    Kind::Io => ledger.io += bytes,
+                    Kind::Activation => ledger.activations += bytes,
+                    Kind::Workspace => ledger.workspace += bytes,
+                }
             }
         }
         ledger.workspace += fault_bytes;
         // What the arena has above its bound, and what rounding adds, counts as activations.
         ledger.activations += arena_total.saturating_sub(ledger.io + ledger.activations + ledger.workspace);
-        let least_arena = allocation_bytes(plan.max_live.max(1).saturating_add(fault_bytes), target);
+        let max_live_bytes = self.parts.iter().map(|part| part.planned.plan.max_live).max().unwrap_or(0);
+        let least_arena = allocation_bytes(max_live_bytes.max(1).saturating_add(fault_bytes), target);
         let lower_bound_bytes = counted - arena_total + if arena_bytes > 0 { least_arena.min(arena_total) } else { 0 };
-        Ok(Blueprint {
-            allocations: self.allocations,
-            uploads: self.uploads,
-            constants: self.constants,
-            sizes: graph
+        let entry = |(part, (inputs, outputs)): (Part<'_>, (Vec<Port>, Vec<Port>))| EntryBlueprint {
+            name: part.source.name.to_owned(),
+            sizes: part
+                .source
+                .graph
                 .ranges()
                 .into_iter()
                 .map(|(name, range)| SizeRange { name, min: *range.start(), max: *range.end() })
                 .collect(),
             inputs,
             outputs,
-            steps: self.steps,
+            steps: part.steps,
+        };
+        Ok(Blueprint {
+            allocations: self.allocations,
+            uploads: self.uploads,
+            constants: self.constants,
+            states: self.states,
+            entries: self.parts.into_iter().zip(ports).map(entry).collect(),
             ledger,
             peak_bytes: counted,
             arena_bytes,
-            max_live_bytes: plan.max_live,
+            max_live_bytes,
             lower_bound_bytes,
         })
     }
@@ -323,103 +544,72 @@ impl<'a> Layout<'a> {
         u32::try_from(self.allocations.len() - 1).map_err(|_| PlanError::Overflow)
     }
 
-    fn root(&self, value: ValueId) -> ValueId {
-        self.planned.buffers.root.get(&value).copied().unwrap_or(value)
-    }
-
     /// Gives every constant that a kernel reads its place; the aligned bytes of weights and of other constants.
     fn constants(&mut self) -> Result<(u64, u64), PlanError> {
         let (mut weights, mut others) = (0u64, 0u64);
         let mut placed: BTreeMap<Hash, Region> = BTreeMap::new();
-        let mut at = (u32::MAX, 0u64);
-        let limit = self.target.limits.max_memory_allocation_size / 4096 * 4096;
-        let mut pending: Vec<(ValueId, bool)> = Vec::new();
-        for &id in &self.planned.buffers.order {
-            let Some(op) = self.graph.node(id).op() else { continue };
-            let operands = self.graph.operands(id);
-            for (slot, value) in operands.iter().enumerate() {
-                let Some(value) = value.map(|v| self.root(v)) else { continue };
-                let is_weights = weights::is_slot(op, slot, operands.len());
-                if self.graph.constant(value).is_some() && !is_view(self.graph, id) {
-                    pending.push((value, is_weights));
+        let mut row = Row::new(self.target, self.allocations.len())?;
+        let (uploads, constants) = (&mut self.uploads, &mut self.constants);
+        for part in &mut self.parts {
+            for (value, is_weights) in part.constants() {
+                if part.regions.contains_key(&value) {
+                    continue;
+                }
+                let graph = part.source.graph;
+                let NodeKind::Const(tensor) = &graph.node(value.node).kind else { continue };
+                let name = || graph.value(value).name.clone();
+                let tensor = on_device(tensor).map_err(|source| PlanError::Constant { value: name(), source })?;
+                let hash = tensor.hash();
+                if let Some(region) = placed.get(&hash) {
+                    part.regions.insert(value, *region);
+                    continue;
+                }
+                let bytes = tensor.ty().bytes().ok_or(PlanError::Overflow)?;
+                let (region, padded) = row.place(bytes)?;
+                *(if is_weights { &mut weights } else { &mut others }) += padded;
+                placed.insert(hash, region);
+                part.regions.insert(value, region);
+                if bytes > 0 {
+                    uploads.push(Upload { constant: hex(hash), region: Region { bytes, ..region } });
+                    constants.insert(hash, tensor);
                 }
             }
         }
-        pending.extend(
-            self.graph
-                .outputs()
-                .iter()
-                .map(|o| (self.root(o.value), false))
-                .filter(|(v, _)| self.graph.constant(*v).is_some()),
-        );
-        let mut sizes: Vec<u64> = Vec::new();
-        for (value, is_weights) in pending {
-            if self.regions.contains_key(&value) {
-                continue;
-            }
-            let NodeKind::Const(tensor) = &self.graph.node(value.node).kind else { continue };
-            let name = || self.graph.value(value).name.clone();
-            let tensor = on_device(tensor).map_err(|source| PlanError::Constant { value: name(), source })?;
-            let hash = tensor.hash();
-            if let Some(region) = placed.get(&hash) {
-                self.regions.insert(value, *region);
-                continue;
-            }
-            let bytes = tensor.ty().bytes().ok_or(PlanError::Overflow)?;
-            let padded = round_up(bytes.max(4), self.target.alignment());
-            if padded > limit {
-                return Err(PlanError::Allocation { bytes: padded, limit });
-            }
-            if at.0 == u32::MAX || at.1 + padded > limit {
-                at = (at.0.wrapping_add(1), 0);
-                sizes.push(0);
-            }
-            let region = Region { allocation: at.0, offset: at.1, bytes: bytes.max(4) };
-            at.1 += padded;
-            if let Some(last) = sizes.last_mut() {
-                *last = at.1;
-            }
-            *(if is_weights { &mut weights } else { &mut others }) += padded;
-            placed.insert(hash, region);
-            self.regions.insert(value, region);
-            if bytes > 0 {
-                self.uploads.push(Upload {
-                    constant: blake3::Hash::from_bytes(hash.0).to_hex().to_string(),
-                    region: Region { bytes, ..region },
-                });
-                self.constants.insert(hash, tensor);
-            }
-        }
-        for bytes in sizes {
+        for bytes in row.sizes {
             self.allocate(AllocationKind::Weights, bytes)?;
         }
         Ok((weights, others))
     }
 
-    fn region(&self, value: ValueId) -> Result<Region, PlanError> {
-        let missing = || PlanError::Unplaced { value: self.graph.value(value).name.clone() };
-        self.regions.get(&self.root(value)).copied().ok_or_else(missing)
-    }
-
-    fn port(&self, name: &str, value: ValueId) -> Result<Port, PlanError> {
-        let ty = self.graph.ty(value);
-        let device_dtype =
-            ty.dtype.on_device().ok_or_else(|| PlanError::Type { value: name.to_owned(), ty: ty.to_string() })?;
-        let mut region = self.region(value)?;
-        // A constant without elements has a place, but no bytes.
-        region.bytes = region.bytes.min(kernels::most_device_bytes(ty).unwrap_or(region.bytes));
-        Ok(Port { name: name.to_owned(), dtype: ty.dtype, device_dtype, shape: ty.shape.0.clone(), region })
-    }
-
-    fn ports(&self) -> Result<(Vec<Port>, Vec<Port>), PlanError> {
-        let inputs = self
-            .graph
-            .inputs()
-            .iter()
-            .map(|id| self.port(&self.graph.value(id.out(0)).name, id.out(0)))
-            .collect::<Result<_, _>>()?;
-        let outputs = self.graph.outputs().iter().map(|o| self.port(&o.name, o.value)).collect::<Result<_, _>>()?;
-        Ok((inputs, outputs))
+    /// Gives every state its place, the same in all entries.
+    fn states(&mut self) -> Result<(), PlanError> {
+        let mut placed: BTreeMap<&str, (&State, &TensorType, Region)> = BTreeMap::new();
+        let mut row = Row::new(self.target, self.allocations.len())?;
+        for part in &mut self.parts {
+            let graph = part.source.graph;
+            for state in graph.states() {
+                let ty = graph.ty(state.node.out(0));
+                if let Some((other, other_ty, region)) = placed.get(state.name.as_str()) {
+                    if *other_ty != ty || other.initial != state.initial {
+                        return Err(PlanError::State { name: state.name.clone(), entry: part.source.name.to_owned() });
+                    }
+                    part.regions.insert(state.node.out(0), *region);
+                    continue;
+                }
+                let (region, _) = row.place(state_size(&state.name, ty)?)?;
+                let constant = |source| PlanError::Constant { value: state.name.clone(), source };
+                let initial = on_device(&state.initial).map_err(constant)?;
+                let hash = initial.hash();
+                self.constants.insert(hash, initial);
+                self.states.push(StateTensor { port: port(&state.name, ty, region)?, initial: hex(hash) });
+                placed.insert(&state.name, (state, ty, region));
+                part.regions.insert(state.node.out(0), region);
+            }
+        }
+        for bytes in row.sizes {
+            self.allocate(AllocationKind::State, bytes)?;
+        }
+        Ok(())
     }
 }
 

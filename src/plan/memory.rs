@@ -2,9 +2,8 @@
 
 use super::PlanError;
 use super::arena::Buffer;
-use crate::ir::{Graph, NodeId, NodeKind, ValueId, memory::lifetimes};
+use crate::ir::{Graph, NodeId, NodeKind, VIEW, ValueId, memory::lifetimes};
 use crate::kernels::most_device_bytes;
-use crate::ops;
 use crate::targets::Target;
 use std::collections::BTreeMap;
 
@@ -37,13 +36,21 @@ pub struct Buffers {
     pub order: Vec<NodeId>,
     /// What needs memory, in order of creation.
     pub live: Vec<Live>,
-    /// For each value the one whose memory it has: itself but for views. Constants and views of them are their own.
+    /// For each value the one whose memory it has: itself but for views and stored states. What lies in constants and
+    /// states has no buffer.
     pub root: BTreeMap<ValueId, ValueId>,
+}
+
+/// The operand in whose memory the result of a node lies: that of a view, and the version of a state that a store makes
+/// another of.
+pub fn lies_in(graph: &Graph, id: NodeId) -> Option<ValueId> {
+    let viewed = if is_view(graph, id) { graph.operands(id).first().copied().flatten() } else { None };
+    viewed.or_else(|| graph.stored_over(id))
 }
 
 /// Whether a node only gives its operand another shape.
 pub fn is_view(graph: &Graph, id: NodeId) -> bool {
-    graph.node(id).op().is_some_and(|op| op.is(&ops::core::reshape::DEF))
+    graph.node(id).op().is_some_and(|op| op.def.name == VIEW)
 }
 
 impl Buffers {
@@ -57,19 +64,14 @@ impl Buffers {
         let mut root: BTreeMap<ValueId, ValueId> = BTreeMap::new();
         let mut index: BTreeMap<ValueId, usize> = BTreeMap::new();
         let mut live: Vec<Live> = Vec::new();
-        let mut operand_slots: BTreeMap<NodeId, ValueId> = BTreeMap::new();
         for &id in &order {
             let node = graph.node(id);
-            if is_view(graph, id)
-                && let Some(Some(source)) = graph.operands(id).first().copied()
-            {
-                operand_slots.insert(id, source);
-            }
+            let source = lies_in(graph, id);
             for out in 0..node.outputs.len() {
                 let value = id.out(out);
-                let base = operand_slots.get(&id).map_or(value, |source| *root.get(source).unwrap_or(source));
+                let base = source.map_or(value, |source| *root.get(&source).unwrap_or(&source));
                 root.insert(value, base);
-                if matches!(graph.node(base.node).kind, NodeKind::Const(_)) {
+                if matches!(graph.node(base.node).kind, NodeKind::Const(_) | NodeKind::State) {
                     continue;
                 }
                 let Some(&(first, last)) = lives.get(&value) else { continue };

@@ -34,6 +34,10 @@ pub enum PlanError {
     Arena(#[from] arena::ArenaError),
     #[error("an allocation of {bytes} bytes; the target allows {limit}")]
     Allocation { bytes: u64, limit: u64 },
+    #[error("{name:?} reads a version of a state after another was stored over it: run copy_states before")]
+    Late { name: String },
+    #[error("state {name:?} has another type or initial value in entry {entry:?} than in one before")]
+    State { name: String, entry: String },
     #[error("%{value} has no place in the plan")]
     Unplaced { value: String },
     #[error("the plan has more than 2^64 bytes")]

@@ -93,16 +93,16 @@ impl Units {
             let bytes = round_up(live.buffer.bytes, alignment);
             lived.push(Lived { bytes, maker, readers: BTreeMap::new(), to_the_end });
         }
-        let tellers = graph.tellers();
+        let ordering = graph.ordering();
         let (mut after, mut makes, mut reads) = (Vec::new(), Vec::new(), Vec::new());
         for (unit, &id) in nodes.iter().enumerate() {
-            let mut before: BTreeSet<NodeId> = graph.waits_for(id, &tellers);
+            let mut before: BTreeSet<NodeId> = graph.waits_for(id, &ordering);
             let mut read = BTreeSet::new();
             for value in graph.operands(id).into_iter().flatten() {
                 // A view may be of sizes that some node tells.
                 let mut at = value;
                 while is_view(graph, at.node) {
-                    before.extend(graph.waits_for(at.node, &tellers));
+                    before.extend(graph.waits_for(at.node, &ordering));
                     let Some(Some(source)) = graph.operands(at.node).first().copied() else { break };
                     at = source;
                 }
@@ -232,7 +232,8 @@ impl Units {
                 }
             }
         };
-        let inputs = buffers.order.iter().filter(|id| matches!(graph.node(**id).kind, NodeKind::Input));
+        let inputs =
+            buffers.order.iter().filter(|id| matches!(graph.node(**id).kind, NodeKind::Input | NodeKind::State));
         inputs.for_each(|id| emit(*id, group));
         for members in self.members.iter().filter(|members| !members.is_empty()) {
             group += 1;

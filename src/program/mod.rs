@@ -14,7 +14,7 @@ pub use fault::{CLEAR, FAULT_BYTES, IndexCheck};
 pub use report::{Certificate, Ledger, NodeReport};
 pub use sizes::{SizeError, SizeRange, Sizes};
 
-use crate::ir::{DType, Dim, Graph, Hash, Registry, Tensor, text};
+use crate::ir::{DType, Dim, Graph, Hash, Module, Registry, Tensor, text};
 use crate::targets::Target;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -48,19 +48,29 @@ pub enum GraphError {
 }
 
 impl Program {
-    /// The kernel-level graph of plan number `plan`, with its constants: what the CPU reference runs. Its operators are
+    /// The kernel-level graph of the first entry of plan number `plan`.
+    ///
+    /// # Errors
+    /// As [`Program::module`].
+    pub fn graph(&self, plan: usize, operators: &Registry) -> Result<Graph, GraphError> {
+        let module = self.module(plan, operators)?;
+        module.entries.into_values().next().ok_or(GraphError::Plan(plan))
+    }
+
+    /// The kernel-level graphs of plan number `plan`, with their constants: what the CPU reference runs. Operators are
     /// found in `operators`.
     ///
     /// # Errors
-    /// There is no such plan; its graph does not read, or is not well formed.
-    pub fn graph(&self, plan: usize, operators: &Registry) -> Result<Graph, GraphError> {
+    /// There is no such plan; its graphs do not read, or are not well formed.
+    pub fn module(&self, plan: usize, operators: &Registry) -> Result<Module, GraphError> {
         let source = &self.plans.get(plan).ok_or(GraphError::Plan(plan))?.graph;
         let by_prefix: BTreeMap<String, &Tensor> =
             self.constants.iter().map(|(hash, tensor)| (hash.to_string(), tensor)).collect();
         let find = |hash: &str, _: &crate::ir::TensorType| by_prefix.get(hash).map(|t| (*t).clone());
-        let graph = text::parse(source, operators, &find).map_err(|source| GraphError::Parse { plan, source })?;
-        graph.verify().map_err(|source| GraphError::Faults { plan, source })?;
-        Ok(graph)
+        let module =
+            text::parse_module(source, operators, &find).map_err(|source| GraphError::Parse { plan, source })?;
+        module.verify().map_err(|source| GraphError::Faults { plan, source })?;
+        Ok(module)
     }
 }
 
@@ -129,13 +139,16 @@ pub struct Plan {
     pub certificate: Certificate,
     /// Every imported node that computes something, in order.
     pub nodes: Vec<NodeReport>,
-    /// The kernel-level graph in text form: what the CPU reference runs.
+    /// The kernel-level graph in text form, or the module of several: what the CPU reference runs.
     pub graph: String,
     /// Device memory, all of it: made at load, freed at unload.
     pub allocations: Vec<Allocation>,
     /// Where constants go.
     pub uploads: Vec<Upload>,
-    /// What can be called. There is `main`.
+    /// Tensors that outlive a run, the same for all entries.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub states: Vec<StateTensor>,
+    /// What can be called, the one that a plain run calls first.
     pub entries: Vec<Entry>,
 }
 
@@ -191,6 +204,17 @@ pub struct Upload {
     pub constant: String,
     /// Where it goes.
     pub region: Region,
+}
+
+/// A tensor that outlives a run: whatever an entry leaves there, the next run of any entry finds.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StateTensor {
+    /// Its name, type and place.
+    pub port: Port,
+    /// What it is before the first run: full hexadecimal hash, a key of [`Program::constants`], of a tensor of its type
+    /// on the device, or of a scalar, which every element is.
+    pub initial: String,
 }
 
 /// Something that can be called.

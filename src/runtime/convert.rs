@@ -17,6 +17,8 @@ pub(super) enum Source<'a> {
     Bytes(Cow<'a, [u8]>),
     /// So many zeros.
     Zeros(u64),
+    /// These bytes, an element, again and again up to so many.
+    Fill(&'a [u8], u64),
     /// Elements that are converted on the way.
     Cast(Cast, &'a [u8]),
 }
@@ -55,7 +57,7 @@ impl<'a> Source<'a> {
     pub(super) fn len(&self) -> u64 {
         match self {
             Source::Bytes(bytes) => bytes.len() as u64,
-            Source::Zeros(n) => *n,
+            Source::Zeros(n) | Source::Fill(_, n) => *n,
             Source::Cast(cast, bytes) => (bytes.len() / cast.bytes().0 * cast.bytes().1) as u64,
         }
     }
@@ -70,6 +72,10 @@ impl<'a> Source<'a> {
         match self {
             Source::Bytes(bytes) => now.copy_from_slice(&bytes[start..start + n]),
             Source::Zeros(_) => now.fill(0),
+            Source::Fill(element, _) => {
+                let pattern = element.iter().copied().cycle().skip(start % element.len().max(1));
+                now.iter_mut().zip(pattern).for_each(|(byte, value)| *byte = value);
+            }
             Source::Cast(cast, bytes) => {
                 let (from, to) = cast.bytes();
                 cast.run(&bytes[start / to * from..(start + n) / to * from], now);

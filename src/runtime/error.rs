@@ -18,6 +18,9 @@ pub enum RuntimeError {
     /// The device has less memory than the plan needs.
     #[error("the device is out of memory: {asked_bytes} bytes asked, {free_bytes} free")]
     OutOfMemory { asked_bytes: u64, free_bytes: u64 },
+    /// A tensor of the caller's does not fit in the budget beside the program.
+    #[error("{asked_bytes} bytes asked for a tensor on the device, the budget leaves {left_bytes}")]
+    Budget { asked_bytes: u64, left_bytes: u64 },
     /// The device stopped; every object on it is useless (Vulkan 1.3, section 5.2.3 "Lost Device").
     #[error("the device was lost")]
     DeviceLost,
@@ -30,6 +33,9 @@ pub enum RuntimeError {
     /// An index of a node is out of range.
     #[error("node {node:?}: {fault}")]
     Index { node: String, fault: IndexFault },
+    /// A run failed on the way, and what it stored is not known.
+    #[error("a run failed after it may have stored states: reset them before the next")]
+    Torn,
     /// A node that runs on the host failed.
     #[error("host node {node:?}: {fault}")]
     Host { node: String, fault: String },

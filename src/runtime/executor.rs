@@ -5,14 +5,15 @@ use super::memory::Memory;
 use super::params::{Params, lost};
 use super::pool::Pool;
 use super::segment::Segment;
+use super::tensor::{DeviceTensor, Given};
 use super::timeline::Timeline;
-use super::vk::{Bound, Pipelines, Queries, Tally, VkContext};
+use super::vk::{Bound, Commands, Pipelines, Queries, Tally, VkContext};
 use super::{HostError, RuntimeError};
 use crate::ir::Tensor;
 use crate::program::profile::{Span, Work};
 use crate::program::{
     AllocationKind, CLEAR, Dispatch, Entry, FAULT_BYTES, HostStep, IndexCheck, Plan, Port, Program, ProgramError,
-    Region, SizeError, Sizes, Step, parse_hex,
+    Region, SizeError, Sizes, StateTensor, Step, parse_hex,
 };
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -43,14 +44,54 @@ pub struct RunOutput {
 pub struct Executor {
     // In the order in which they must go: commands, then what they use.
     entries: Vec<Loaded>,
+    /// Copies between regions and tensors outside of the plan.
+    copies: Option<Commands>,
     _pipelines: Pipelines,
     memory: Memory,
     params: Params,
     pool: Pool,
     planned_peak_bytes: u64,
     profiling: bool,
+    states: States,
+    /// What the plan and tensors outside of it may take together, in bytes.
+    budget_bytes: u64,
     tally: Arc<Tally>,
     context: VkContext,
+}
+
+/// What states are before the first run.
+#[derive(Default)]
+struct States {
+    /// Places, and tensors of the device's types: scalars fill theirs.
+    initial: Vec<(Region, Tensor)>,
+    /// Whether a run failed after it may have stored some.
+    is_torn: bool,
+}
+
+impl States {
+    fn of(program: &Program, plan: &Plan) -> Result<States, RuntimeError> {
+        let initial = |state: &StateTensor| {
+            let constant = parse_hex(&state.initial).and_then(|hash| program.constants.get(&hash));
+            let missing =
+                || RuntimeError::Unsupported { what: format!("state {:?} without an initial value", state.port.name) };
+            Ok((state.port.region, constant.cloned().ok_or_else(missing)?))
+        };
+        Ok(States { initial: plan.states.iter().map(initial).collect::<Result<_, RuntimeError>>()?, is_torn: false })
+    }
+
+    fn write(&self, memory: &mut Memory) -> Result<(), RuntimeError> {
+        for (region, tensor) in &self.initial {
+            let bytes =
+                tensor.bytes().map_err(|e| RuntimeError::Unsupported { what: format!("an initial value: {e}") })?;
+            let source = match tensor.ty().shape.rank() {
+                0 if bytes.iter().all(|byte| *byte == 0) => Source::Zeros(region.bytes),
+                0 => Source::Fill(bytes, region.bytes),
+                _ => Source::Bytes(Cow::Borrowed(bytes)),
+            };
+            memory.write(&[(*region, source)])?;
+        }
+        Ok(())
+    }
 }
 
 struct Loaded {
@@ -97,17 +138,22 @@ impl Executor {
         let params_at = plan.allocations.iter().position(|a| a.kind == AllocationKind::Params);
         let params = Params::new(dispatches.iter().copied(), params_at.map_or(u32::MAX, |i| i as u32));
         upload(&mut memory, program, plan)?;
+        let states = States::of(program, plan)?;
+        states.write(&mut memory)?;
         memory.write(&params.uploads())?;
         let (pipelines, bound) = Pipelines::new(context, &program.shaders, &dispatches, memory.buffers(), params_at)?;
         let mut bound = bound.into_iter();
         let mut executor = Executor {
             entries: Vec::new(),
+            copies: None,
             _pipelines: pipelines,
             memory,
             params,
             pool: Pool::default(),
             planned_peak_bytes: plan.planned_peak_bytes,
             profiling: false,
+            states,
+            budget_bytes: plan.budget_bytes.saturating_sub(plan.reserve_bytes),
             tally,
             context: context.clone(),
         };
@@ -152,28 +198,73 @@ impl Executor {
         Ok(Loaded { entry, steps, checks, is_clear: false })
     }
 
-    /// Runs `main`, which must have no host steps.
+    /// Runs the first entry, which must have no host steps.
     ///
     /// # Errors
     /// As for [`Executor::run_entry`].
     pub fn run(&mut self, inputs: &[Tensor]) -> Result<RunOutput, RuntimeError> {
-        self.run_entry("main", inputs, &|_, _, _| {
+        let entry = self.entries.first().map(|loaded| loaded.entry.name.clone()).unwrap_or_default();
+        self.run_entry(&entry, inputs, &|_, _, _| {
             Err("this run has nobody to compute it on the host".to_owned().into())
         })
+    }
+
+    /// Makes all states what they were before the first run.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn reset(&mut self) -> Result<(), RuntimeError> {
+        self.memory.begin()?;
+        self.states.is_torn = true;
+        self.states.write(&mut self.memory)?;
+        self.memory.settle()?;
+        self.states.is_torn = false;
+        Ok(())
+    }
+
+    /// A tensor on the device that holds an output of an entry, however large the run makes it.
+    ///
+    /// # Errors
+    /// There is no such output, the budget does not leave so many bytes beside the plan, or the device fails.
+    pub fn tensor(&mut self, entry: &str, output: &str) -> Result<DeviceTensor, RuntimeError> {
+        let entry = self.entries.iter().find(|e| e.entry.name == entry).ok_or_else(|| no_entry(entry))?;
+        let Some(port) = entry.entry.outputs.iter().find(|port| port.name == output) else {
+            let fault = "the entry has no such output".to_owned();
+            return Err(RuntimeError::Input { name: output.to_owned(), fault });
+        };
+        if self.copies.is_none() {
+            self.copies = Some(Commands::new(&self.context, &self.tally)?);
+        }
+        let buffer = self.memory.outside(&self.context, port.region.bytes, self.budget_bytes)?;
+        Ok(DeviceTensor::new(buffer, &self.context, port))
     }
 
     /// Runs an entry. Inputs come in the entry's order, in the model's types and shapes.
     ///
     /// # Errors
     /// An input is not what its port takes, an index is out of range, a host step fails, or the device does. After all
-    /// but the last the executor runs on.
+    /// but the last the executor runs on; where it has states and the run had begun, after [`Executor::reset`].
     pub fn run_entry(&mut self, entry: &str, inputs: &[Tensor], host: HostFn<'_>) -> Result<RunOutput, RuntimeError> {
-        let Executor { entries, memory, params, pool, profiling, tally, context, .. } = self;
+        let inputs: Vec<Given<'_>> = inputs.iter().map(Given::Host).collect();
+        self.run_bound(entry, &inputs, &mut [], host)
+    }
+
+    /// Runs an entry with inputs that may lie on the device, and keeps the outputs of these indices there: the others
+    /// are what the run gives.
+    ///
+    /// # Errors
+    /// As for [`Executor::run_entry`], and where a tensor on the device is not what its port takes.
+    pub fn run_bound(
+        &mut self,
+        entry: &str,
+        inputs: &[Given<'_>],
+        kept: &mut [(usize, &mut DeviceTensor)],
+        host: HostFn<'_>,
+    ) -> Result<RunOutput, RuntimeError> {
+        let Executor { entries, copies, memory, params, pool, profiling, states, tally, context, .. } = self;
         let before = tally.so_far();
         let Some(Loaded { entry, steps, checks, is_clear }) = entries.iter_mut().find(|e| e.entry.name == entry) else {
-            return Err(RuntimeError::Unsupported {
-                what: format!("entry {entry:?}, which the program does not have"),
-            });
+            return Err(no_entry(entry));
         };
         if inputs.len() != entry.inputs.len() {
             let missing = entry.inputs.get(inputs.len()).map_or("none", |p| &p.name);
@@ -182,25 +273,50 @@ impl Executor {
         }
         let mut sizes = Sizes::new();
         if !entry.sizes.is_empty() {
-            let shapes: Vec<Vec<usize>> = inputs.iter().map(Tensor::dims).collect();
+            let shapes: Vec<Vec<usize>> = inputs.iter().map(Given::dims).collect();
             sizes = entry
                 .sizes_of(&shapes)
                 .map_err(|SizeError { port, fault }| RuntimeError::Input { name: port, fault })?;
+        }
+        if states.is_torn {
+            return Err(RuntimeError::Torn);
         }
         let mut timeline = profiling.then(Timeline::new);
         // All are looked at before the first is written, so a refused run leaves the device's tensors alone.
         let ports = at(&entry.inputs, &sizes)?;
         let mut uploads = Vec::with_capacity(ports.len() + checks.len());
-        for (port, tensor) in ports.iter().zip(inputs) {
-            uploads.push((region_of(port), Source::of(port, tensor)?));
+        let mut inward = Vec::new();
+        for (port, given) in ports.iter().zip(inputs) {
+            match given {
+                Given::Host(tensor) => uploads.push((region_of(port), Source::of(port, tensor)?)),
+                Given::Device(tensor) => {
+                    tensor.check_input(port, context)?;
+                    inward.push((exact(port), &tensor.buffer));
+                }
+            }
+        }
+        let fetched: Cow<'_, [Port]> = if kept.is_empty() {
+            Cow::Borrowed(&entry.outputs)
+        } else {
+            let is_kept = |i: usize| kept.iter().any(|(output, _)| *output == i);
+            entry.outputs.iter().enumerate().filter(|(i, _)| !is_kept(*i)).map(|(_, port)| port.clone()).collect()
+        };
+        for (output, tensor) in kept.iter_mut() {
+            let port = entry.outputs.get(*output).ok_or_else(|| no_output(*output))?;
+            tensor.check_output(&port.at(&entry.largest()).unwrap_or_else(|| port.clone()), context)?;
+            tensor.forget();
         }
         if !std::mem::replace(is_clear, checks.is_empty()) {
             let clear = || Source::Bytes(Cow::Borrowed(&[CLEAR; FAULT_BYTES as usize]));
             uploads.extend(checks.iter().map(|(region, _)| (*region, clear())));
         }
         memory.begin()?;
+        states.is_torn = !states.initial.is_empty();
         memory.write(&uploads)?;
         drop(uploads);
+        if let Some(copies) = copies {
+            memory.copy(context, copies, &inward, true)?;
+        }
         if let Some(timeline) = &mut timeline {
             timeline.host("write inputs");
         }
@@ -213,7 +329,7 @@ impl Executor {
                 LoadedStep::Device(segment) => {
                     memory.write(&segment.resize(params, &sizes)?)?;
                     known.clear();
-                    let results = if i + 1 == n_steps { Some(at(&entry.outputs, &sizes)?) } else { None };
+                    let results = if i + 1 == n_steps { Some(at(&fetched, &sizes)?) } else { None };
                     let reads: Vec<Region> = match &results {
                         Some(ports) => ports.iter().map(exact).chain(checks.iter().map(|(r, _)| *r)).collect(),
                         None if memory.is_mapped() => Vec::new(),
@@ -254,9 +370,18 @@ impl Executor {
         }
         let outputs = match outputs {
             Some(outputs) => outputs,
-            None => outputs_of(memory, &known, &at(&entry.outputs, &sizes)?, checks, &sizes)?,
+            None => outputs_of(memory, &known, &at(&fetched, &sizes)?, checks, &sizes)?,
         };
+        if let Some(copies) = copies.as_mut().filter(|_| !kept.is_empty()) {
+            let ports: Vec<Port> = kept.iter().filter_map(|(output, _)| entry.outputs.get(*output).cloned()).collect();
+            let ports = at(&ports, &sizes)?;
+            let outward: Vec<_> =
+                ports.iter().zip(kept.iter()).map(|(port, (_, t))| (exact(port), &t.buffer)).collect();
+            memory.copy(context, copies, &outward, false)?;
+            ports.iter().zip(kept.iter_mut()).for_each(|(port, (_, tensor))| tensor.set_shape(port));
+        }
         *is_clear = true;
+        states.is_torn = false;
         if let Some(timeline) = &mut timeline {
             timeline.host("read outputs");
         }
@@ -301,6 +426,14 @@ impl Executor {
             .filter_map(|step| if let LoadedStep::Host(host) = step { Some(host.node.as_str()) } else { None })
             .collect()
     }
+}
+
+fn no_entry(entry: &str) -> RuntimeError {
+    RuntimeError::Unsupported { what: format!("entry {entry:?}, which the program does not have") }
+}
+
+fn no_output(output: usize) -> RuntimeError {
+    RuntimeError::Unsupported { what: format!("output {output}, which the entry does not have") }
 }
 
 fn of_step(step: &Step) -> &[Dispatch] {

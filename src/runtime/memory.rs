@@ -20,7 +20,8 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Makes every allocation of a checked plan, and fills those of kind `State` with zeros.
+    /// Makes every allocation of a checked plan, and fills those of kind `State` with zeros: what lies between states
+    /// is read by nobody, but known.
     pub(super) fn new(
         context: &VkContext,
         tally: &Arc<Tally>,
@@ -72,6 +73,54 @@ impl Memory {
 
     pub(super) fn peak_bytes(&self) -> u64 {
         self.meter.peak_bytes()
+    }
+
+    /// Memory outside of the plan, as far as that fits in `budget` bytes with all that is held.
+    pub(super) fn outside(&self, context: &VkContext, bytes: u64, budget: u64) -> Result<Buffer, RuntimeError> {
+        let granularity = context.info().target.memory.allocation_granularity.max(256);
+        let planned = bytes.max(4).checked_next_multiple_of(granularity).unwrap_or(u64::MAX);
+        let left_bytes = budget.saturating_sub(self.meter.held_bytes());
+        if planned > left_bytes {
+            return Err(RuntimeError::Budget { asked_bytes: planned, left_bytes });
+        }
+        let place = if self.is_mapped() { Place::Shared } else { Place::Device };
+        Buffer::new(context, &self.meter, (planned, bytes.max(4)), place, false, "tensor of the caller")
+    }
+
+    /// Copies regions from buffers outside of the plan, or to them, and waits for it. What was written is submitted
+    /// before.
+    pub(super) fn copy(
+        &mut self,
+        context: &VkContext,
+        commands: &mut Commands,
+        copies: &[(Region, &Buffer)],
+        inward: bool,
+    ) -> Result<(), RuntimeError> {
+        let copies: Vec<_> = copies.iter().filter(|(region, _)| region.bytes > 0).collect();
+        if copies.is_empty() {
+            return Ok(());
+        }
+        self.submit(None, &[])?;
+        self.wait()?;
+        commands.record(|recorder| {
+            recorder.acquire();
+            for (region, outside) in &copies {
+                let Some(Some(buffer)) = self.buffers.get(region.allocation as usize) else {
+                    return Err(nowhere(region));
+                };
+                let ends = [(*outside, 0), (buffer, region.offset)];
+                let [from, to] = if inward { ends } else { [ends[1], ends[0]] };
+                recorder.copy(from, to, region.bytes)?;
+            }
+            recorder.release();
+            Ok(())
+        })?;
+        let done = self.fence.submit(&mut [commands]).and_then(|()| self.fence.wait());
+        if done.is_err() {
+            // The caller may drop the buffers.
+            context.idle();
+        }
+        done
     }
 
     /// Whether the host reaches device memory, and so reads it wherever it likes once a submission is done.
@@ -174,6 +223,7 @@ fn used_bytes(plan: &Plan) -> Vec<u64> {
         }
     };
     plan.uploads.iter().for_each(|upload| use_up(&upload.region));
+    plan.states.iter().for_each(|state| use_up(&state.port.region));
     let params = plan.allocations.iter().position(|a| a.kind == AllocationKind::Params).map_or(u32::MAX, |i| i as u32);
     for entry in &plan.entries {
         entry.inputs.iter().chain(&entry.outputs).for_each(|port| use_up(&port.region));

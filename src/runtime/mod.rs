@@ -20,6 +20,7 @@ mod params;
 mod pool;
 mod ring;
 mod segment;
+mod tensor;
 #[cfg(all(test, feature = "codegen"))]
 mod tests;
 mod timeline;
@@ -28,4 +29,5 @@ mod vk;
 pub use crate::program::profile::Work;
 pub use error::{HostError, RuntimeError};
 pub use executor::{Executor, HostFn, RunOutput};
+pub use tensor::{DeviceTensor, Given};
 pub use vk::{DeviceInfo, DeviceKind, Options, RawDevice, VkContext, devices, validation_errors};

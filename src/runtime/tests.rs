@@ -80,6 +80,7 @@ impl Maker {
             graph: String::new(),
             allocations: sizes.into_iter().map(|(kind, bytes)| Allocation { kind, bytes }).collect(),
             uploads: vec![],
+            states: vec![],
             entries: vec![Entry { name: "main".to_owned(), ..Entry::default() }],
         };
         let (constants, shaders) = Default::default();

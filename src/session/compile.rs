@@ -2,7 +2,7 @@
 
 use super::explain::Names;
 use crate::codegen::{self, CodegenError};
-use crate::ir::{Graph, ValueId, text};
+use crate::ir::{Graph, Module, ValueId, text};
 use crate::kernels::key::KernelKey;
 use crate::ops::weights;
 use crate::passes::{Explanation, OverBudget, PassError, Pipeline, PipelineError, Settings, Timing};
@@ -30,7 +30,7 @@ pub struct Compile {
 pub struct Compiled {
     /// The program.
     pub program: Program,
-    /// The kernel-level graph.
+    /// The kernel-level graph, of the first entry where there are several.
     pub kernels: Graph,
     /// Times of the passes of the last round.
     pub timings: Vec<Timing>,
@@ -59,6 +59,8 @@ pub enum CompileError {
     OverBudget(Box<OverBudget>),
     #[error(transparent)]
     Pipeline(PipelineError),
+    #[error("the module has {0}")]
+    Module(crate::ir::Faults),
     #[error(transparent)]
     Plan(#[from] PlanError),
     #[error("node {node:?} runs on the host: {reason}")]
@@ -87,7 +89,7 @@ impl From<PipelineError> for CompileError {
 }
 
 /// How often assignment may run because the plan of its answer exceeded the budget.
-const MAX_ROUNDS: u32 = 4;
+pub(super) const MAX_ROUNDS: u32 = 4;
 
 /// Compiles `graph`, of the ONNX level, with the default pipeline.
 ///
@@ -120,27 +122,41 @@ pub fn compile_with(
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(options.n_threads).build()?;
     let lowered = Lowered::fitting(graph, options, pipeline, &pool, progress, dump)?;
-    let keys: BTreeSet<&KernelKey> = lowered.dispatches().map(|d| &d.key).collect();
-    let n_keys = keys.len();
-    let n_done = std::sync::atomic::AtomicUsize::new(0);
-    let compiled: Result<BTreeMap<KernelKey, Shader>, CompileError> = pool.install(|| {
-        keys.into_par_iter()
-            .map(|key| {
-                let shader = codegen::compile(key, &options.target)
-                    .map_err(|source| CompileError::Codegen { kernel: key.to_string(), source })?;
-                progress("shaders", n_done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, n_keys);
-                Ok((key.clone(), shader))
-            })
-            .collect()
-    });
-    let compiled = compiled?;
-    let source = |key: &KernelKey| {
-        let glsl = codegen::glsl(key, &options.target)
-            .map_err(|source| CompileError::Codegen { kernel: key.to_string(), source })?;
-        Ok((key.to_string(), glsl))
-    };
-    let sources = compiled.keys().map(source).collect::<Result<_, CompileError>>()?;
-    lowered.program(graph, options, compiled, sources)
+    lowered.compile(graph, options, &pool, progress)
+}
+
+impl Lowered {
+    /// Compiles the shaders, and makes the program of it all; `graph` is the first entry as imported.
+    pub(super) fn compile(
+        self,
+        graph: &Graph,
+        options: &Compile,
+        pool: &rayon::ThreadPool,
+        progress: Progress<'_>,
+    ) -> Result<Compiled, CompileError> {
+        let lowered = self;
+        let keys: BTreeSet<&KernelKey> = lowered.dispatches().map(|d| &d.key).collect();
+        let n_keys = keys.len();
+        let n_done = std::sync::atomic::AtomicUsize::new(0);
+        let compiled: Result<BTreeMap<KernelKey, Shader>, CompileError> = pool.install(|| {
+            keys.into_par_iter()
+                .map(|key| {
+                    let shader = codegen::compile(key, &options.target)
+                        .map_err(|source| CompileError::Codegen { kernel: key.to_string(), source })?;
+                    progress("shaders", n_done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, n_keys);
+                    Ok((key.clone(), shader))
+                })
+                .collect()
+        });
+        let compiled = compiled?;
+        let source = |key: &KernelKey| {
+            let glsl = codegen::glsl(key, &options.target)
+                .map_err(|source| CompileError::Codegen { kernel: key.to_string(), source })?;
+            Ok((key.to_string(), glsl))
+        };
+        let sources = compiled.keys().map(source).collect::<Result<_, CompileError>>()?;
+        lowered.program(graph, options, compiled, sources)
+    }
 }
 
 /// The smallest budget that `graph`, of the ONNX level, compiles within under these options, and what it needs in
@@ -173,27 +189,27 @@ pub fn budget_bounds(graph: &Graph, options: &Compile, progress: Progress<'_>) -
     Ok((with_reserve(least), with_reserve(most.max(least))))
 }
 
-/// The graph of kernels that [`compile`] plans, with the default pipeline.
+/// The graphs of kernels that [`compile`] plans, with the default pipeline.
 ///
 /// # Errors
 /// As for [`compile`].
-pub fn kernels_of(graph: &Graph, options: &Compile) -> Result<Graph, CompileError> {
+pub fn kernels_of(graph: &Graph, options: &Compile) -> Result<Module, CompileError> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(options.n_threads).build()?;
     let lowered = Lowered::fitting(graph, options, &Pipeline::new, &pool, &|_, _, _| {}, &mut |_, _, _| {})?;
     Ok(lowered.kernels)
 }
 
-/// A graph of kernels with its layout.
-struct Lowered {
-    kernels: Graph,
-    blueprint: Blueprint,
-    nodes: Vec<NodeReport>,
-    forecast: Forecast,
-    certificate: Certificate,
-    budget_bytes: u64,
-    timings: Vec<Timing>,
-    solve_time: std::time::Duration,
-    explanation: Option<Explanation>,
+/// Graphs of kernels with their layout.
+pub(super) struct Lowered {
+    pub(super) kernels: Module,
+    pub(super) blueprint: Blueprint,
+    pub(super) nodes: Vec<NodeReport>,
+    pub(super) forecast: Forecast,
+    pub(super) certificate: Certificate,
+    pub(super) budget_bytes: u64,
+    pub(super) timings: Vec<Timing>,
+    pub(super) solve_time: std::time::Duration,
+    pub(super) explanation: Option<Explanation>,
 }
 
 impl Lowered {
@@ -306,12 +322,8 @@ impl Lowered {
                 pool.install(|| pipeline.run_with(&mut kernels, &options.target, &mut hook))?
             };
             let blueprint = build::build(&kernels, &options.target)?;
-            let host = blueprint
-                .steps
-                .iter()
-                .find_map(|step| if let build::Step::Host(step, reason) = step { Some((step, reason)) } else { None });
-            if let Some((step, reason)) = host.filter(|_| !settings.allow_host) {
-                return Err(CompileError::Host { node: step.node.clone(), reason: reason.clone() });
+            if let Some((step, reason)) = blueprint.host_step().filter(|_| !settings.allow_host) {
+                return Err(CompileError::Host { node: step.node.clone(), reason: reason.to_owned() });
             }
             let mut forecast = report.context.forecast.unwrap_or_default();
             let may_retry = !matches!(settings.policy, crate::passes::Policy::Uniform(_)) && round < MAX_ROUNDS;
@@ -343,20 +355,18 @@ impl Lowered {
             forecast.min_feasible_bytes = forecast.min_feasible_bytes.min(blueprint.peak_bytes);
             let mut certificate = report.context.certificate.clone().unwrap_or_default();
             certificate.rounds += round - 1;
-            let tuning = options.target.tuning.as_ref().filter(|tuning| !tuning.cases.is_empty());
-            certificate.tuning = tuning.map(|tuning| tuning.hash());
             if forecast.chosen_bytes == forecast.f32_bytes && certificate.objective == 0.0 {
                 forecast.f32_bytes = blueprint.peak_bytes;
             }
             let assigned = assigned.as_ref().unwrap_or(graph);
-            let nodes = reports(assigned, &kernels, &blueprint, &report.context.reasons);
+            let nodes = reports(assigned, &kernels, blueprint.steps(), &report.context.reasons);
             let names = Names { imported: graph, assigned, kernels: &kernels };
             let asked = settings.explain.as_ref().map(|asked| names.explain(asked, &report.context));
             let explanation = asked.transpose()?;
             let solve_time = report.context.solve_time;
             let timings = report.timings;
             return Ok(Lowered {
-                kernels,
+                kernels: Module::of(kernels),
                 blueprint,
                 nodes,
                 forecast,
@@ -371,7 +381,7 @@ impl Lowered {
     }
 
     fn dispatches(&self) -> impl Iterator<Item = &build::Dispatch> {
-        self.blueprint.steps.iter().flat_map(|step| match step {
+        self.blueprint.steps().flat_map(|step| match step {
             build::Step::Device(list) => list.as_slice(),
             build::Step::Host(..) => &[],
         })
@@ -385,57 +395,64 @@ impl Lowered {
         sources: BTreeMap<String, String>,
     ) -> Result<Compiled, CompileError> {
         let mut shaders: IndexMap<String, Shader> = IndexMap::new();
-        let mut steps = Vec::new();
-        for step in self.blueprint.steps {
-            match step {
-                build::Step::Host(step, _) => steps.push(Step::Host(step)),
-                build::Step::Device(list) => {
-                    let mut dispatches = Vec::with_capacity(list.len());
-                    for d in list {
-                        let shader = &compiled[&d.key];
-                        let hash = shader.hash();
-                        shaders.entry(hash.clone()).or_insert_with(|| shader.clone());
-                        let (bindings, writes, params, params_offset) =
-                            (d.bindings, d.writes, d.params, d.params_offset);
-                        dispatches.push(Dispatch {
-                            node: d.node,
-                            shader: hash,
-                            bindings,
-                            writes,
-                            params,
-                            params_offset,
-                            groups: d.groups,
-                            loop_iterations: d.loop_iterations,
-                            barrier: d.barrier,
-                            check: d.check,
-                            stripe: d.stripe,
-                        });
+        let mut entries = Vec::new();
+        for (entry, kernels) in self.blueprint.entries.into_iter().zip(self.kernels.entries.values()) {
+            let mut steps = Vec::new();
+            for step in entry.steps {
+                match step {
+                    build::Step::Host(step, _) => steps.push(Step::Host(step)),
+                    build::Step::Device(list) => {
+                        let mut dispatches = Vec::with_capacity(list.len());
+                        for d in list {
+                            let shader = &compiled[&d.key];
+                            let hash = shader.hash();
+                            shaders.entry(hash.clone()).or_insert_with(|| shader.clone());
+                            let (bindings, writes, params, params_offset) =
+                                (d.bindings, d.writes, d.params, d.params_offset);
+                            dispatches.push(Dispatch {
+                                node: d.node,
+                                shader: hash,
+                                bindings,
+                                writes,
+                                params,
+                                params_offset,
+                                groups: d.groups,
+                                loop_iterations: d.loop_iterations,
+                                barrier: d.barrier,
+                                check: d.check,
+                                stripe: d.stripe,
+                            });
+                        }
+                        steps.push(Step::Device(dispatches));
                     }
-                    steps.push(Step::Device(dispatches));
                 }
             }
+            entries.push(Entry {
+                name: entry.name,
+                sizes: entry.sizes,
+                inputs: entry.inputs,
+                defaults: kernels.defaults().iter().map(|(name, t)| (name.clone(), hex(t.hash()))).collect(),
+                fixed: options.settings.fixed_inputs.clone(),
+                outputs: entry.outputs,
+                steps,
+            });
         }
         let mut constants = self.blueprint.constants;
         // The CPU reference reads constants as the graph has them: those that differ on the device are kept in both
         // forms.
-        self.kernels.for_each_constant(&mut |tensor| {
-            if !text::is_inline(tensor) {
+        for kernels in self.kernels.entries.values() {
+            kernels.for_each_constant(&mut |tensor| {
+                if !text::is_inline(tensor) {
+                    constants.entry(tensor.hash()).or_insert_with(|| tensor.clone());
+                }
+            });
+            // A default is written to its input, so it is kept whole.
+            for tensor in kernels.defaults().values() {
                 constants.entry(tensor.hash()).or_insert_with(|| tensor.clone());
             }
-        });
-        // A default is written to its input, so it is kept whole.
-        for tensor in self.kernels.defaults().values() {
-            constants.entry(tensor.hash()).or_insert_with(|| tensor.clone());
         }
-        let entry = Entry {
-            name: "main".to_owned(),
-            sizes: self.blueprint.sizes,
-            inputs: self.blueprint.inputs,
-            defaults: self.kernels.defaults().iter().map(|(name, t)| (name.clone(), hex(t.hash()))).collect(),
-            fixed: options.settings.fixed_inputs.clone(),
-            outputs: self.blueprint.outputs,
-            steps,
-        };
+        let tuning = options.target.tuning.as_ref().filter(|tuning| !tuning.cases.is_empty());
+        let tuning = tuning.map(|tuning| tuning.hash());
         let plan = Plan {
             policy: options.settings.policy.to_string(),
             budget_bytes: self.budget_bytes,
@@ -445,12 +462,13 @@ impl Lowered {
             lower_bound_bytes: self.blueprint.lower_bound_bytes,
             min_feasible_bytes: self.forecast.min_feasible_bytes,
             f32_bytes: self.forecast.f32_bytes,
-            certificate: self.certificate,
+            certificate: Certificate { tuning, ..self.certificate },
             nodes: self.nodes,
             graph: self.kernels.to_string(),
             allocations: self.blueprint.allocations,
             uploads: self.blueprint.uploads,
-            entries: vec![entry],
+            states: self.blueprint.states,
+            entries,
         };
         let program = Program {
             model: graph.name.clone(),
@@ -461,7 +479,7 @@ impl Lowered {
         };
         Ok(Compiled {
             program,
-            kernels: self.kernels,
+            kernels: self.kernels.entries.into_values().next().unwrap_or_else(|| graph.clone()),
             timings: self.timings,
             solve_time: self.solve_time,
             explanation: self.explanation,
@@ -474,16 +492,16 @@ impl Lowered {
 }
 
 /// What became of every node of the assigned graph.
-fn reports(
+pub(super) fn reports<'a>(
     assigned: &Graph,
     kernels: &Graph,
-    blueprint: &Blueprint,
+    steps: impl Iterator<Item = &'a build::Step>,
     reasons: &BTreeMap<String, String>,
 ) -> Vec<NodeReport> {
     let mut kernel_of: BTreeMap<&str, &str> = BTreeMap::new();
-    let mut host: BTreeMap<&str, &str> = BTreeMap::new();
+    let mut host: BTreeMap<&'a str, &'a str> = BTreeMap::new();
     let mut names: BTreeMap<String, String> = BTreeMap::new();
-    for step in &blueprint.steps {
+    for step in steps {
         match step {
             build::Step::Device(list) => list.iter().for_each(|d| {
                 // Parts of a matrix have kernels of their own.

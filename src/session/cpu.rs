@@ -1,21 +1,41 @@
-//! The CPU reference as a device: runs the kernel-level graph of a plan, node by node, with the operators' own
+//! The CPU reference as a device: runs the kernel-level graphs of a plan, node by node, with the operators' own
 //! definitions.
 
-use crate::ir::{Dim, Graph, Level, NodeId, NodeKind, Op, OpError, Registry, Tensor, ValueId};
+use crate::ir::{
+    Dim, Graph, Level, Module, NodeId, NodeKind, Op, OpError, Registry, Tensor, TensorError, TensorType, ValueId,
+};
 use crate::ops;
 use crate::program::{Entry, GraphError, HostStep, Port, Program, Region, SizeError, SizeRange, Sizes};
+use indexmap::IndexMap;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// A graph that can be computed on the CPU.
+/// A module that can be computed on the CPU.
 #[derive(Debug)]
 pub struct Reference {
+    entries: IndexMap<String, Callable>,
+}
+
+/// A graph that can be computed on the CPU.
+#[derive(Debug)]
+struct Callable {
     graph: Graph,
     order: Vec<NodeId>,
-    /// After which step each value is needed no more; outputs are not in it.
+    /// After which step each value is needed no more; outputs and what states become are not in it.
     last_use: BTreeMap<ValueId, usize>,
     /// Its inputs, and the sizes that change between runs.
     entry: Entry,
+}
+
+/// States between runs, by name.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct States(BTreeMap<String, Tensor>);
+
+impl States {
+    /// What a state is by now.
+    pub fn get(&self, name: &str) -> Option<&Tensor> {
+        self.0.get(name)
+    }
 }
 
 /// Why the reference cannot compute.
@@ -36,6 +56,8 @@ pub enum CpuError {
     Count { node: String, source: SizeError },
     #[error("the program's graph has no node {0:?}")]
     Node(String),
+    #[error("the program has no entry {0:?}")]
+    Entry(String),
 }
 
 impl Reference {
@@ -53,27 +75,22 @@ impl Reference {
     /// # Errors
     /// As [`Reference::of`].
     pub fn with_operators(program: &Program, plan: usize, registry: &Registry) -> Result<Reference, CpuError> {
-        Ok(Reference::new(program.graph(plan, registry)?))
+        Ok(Reference::of_module(program.module(plan, registry)?))
     }
 
     /// The reference of any graph whose constants are at hand.
     pub fn new(graph: Graph) -> Reference {
-        let order = graph.order();
-        let lives = crate::ir::memory::lifetimes(&graph, &order).into_iter();
-        // Outputs are needed after the last step, which may read them too.
-        let last_use =
-            lives.filter(|(value, _)| !graph.is_output(*value)).map(|(value, (_, last))| (value, last)).collect();
-        let sizes = graph
-            .ranges()
-            .into_iter()
-            .map(|(name, range)| SizeRange { name, min: *range.start(), max: *range.end() })
-            .collect();
-        let inputs = graph.inputs().iter().map(|id| port(&graph, id.out(0))).collect();
-        let entry = Entry { sizes, inputs, ..Entry::default() };
-        Reference { graph, order, last_use, entry }
+        Reference::of_module(Module::of(graph))
     }
 
-    /// Computes all outputs from all inputs, both in the graph's order.
+    /// The reference of any module whose constants are at hand.
+    pub fn of_module(module: Module) -> Reference {
+        let entries = module.entries.into_iter().map(|(name, graph)| (name, Callable::new(graph)));
+        Reference { entries: entries.collect() }
+    }
+
+    /// Computes all outputs of the first entry from all its inputs, both in the graph's order. Its states are what they
+    /// are before the first run.
     ///
     /// # Errors
     /// An input has a wrong type or shape, or a node cannot be computed.
@@ -85,11 +102,114 @@ impl Reference {
     ///
     /// # Errors
     /// As [`Reference::run`].
-    pub fn run_with(
+    pub fn run_with(&self, inputs: &[Tensor], tap: Tap<'_>) -> Result<Vec<Tensor>, CpuError> {
+        let (name, _) = self.entries.first().ok_or_else(|| CpuError::Entry(String::new()))?;
+        self.run_entry(name, inputs, &mut self.initial_states()?, tap)
+    }
+
+    /// The states before the first run.
+    ///
+    /// # Errors
+    /// The data of an initial value is not here.
+    pub fn initial_states(&self) -> Result<States, CpuError> {
+        let mut states = States::default();
+        for graph in self.entries.values().map(|callable| &callable.graph) {
+            for state in graph.states() {
+                let ty = graph.ty(state.node.out(0));
+                let fault = |source: TensorError| CpuError::Op { node: state.name.clone(), source: source.into() };
+                let initial = if *state.initial.ty() == *ty {
+                    state.initial.clone()
+                } else {
+                    filled(&state.initial, ty).map_err(fault)?
+                };
+                states.0.insert(state.name.clone(), initial);
+            }
+        }
+        Ok(states)
+    }
+
+    /// Computes all outputs of an entry from all its inputs and from states, which become what the entry stores; after
+    /// an error they are as before.
+    ///
+    /// # Errors
+    /// There is no such entry, an input has a wrong type or shape, or a node cannot be computed.
+    pub fn run_entry(
         &self,
+        entry: &str,
         inputs: &[Tensor],
-        tap: &mut dyn FnMut(&crate::ir::Node, &[Tensor]),
+        states: &mut States,
+        tap: Tap<'_>,
     ) -> Result<Vec<Tensor>, CpuError> {
+        self.entry(entry)?.run(inputs, states, tap)
+    }
+
+    fn entry(&self, name: &str) -> Result<&Callable, CpuError> {
+        self.entries.get(name).ok_or_else(|| CpuError::Entry(name.to_owned()))
+    }
+
+    /// How many nodes of an entry compute something.
+    pub fn n_nodes(&self, entry: &str) -> usize {
+        self.entries.get(entry).map_or(0, Callable::n_nodes)
+    }
+
+    /// The operator of the node of this name in an entry.
+    pub fn operator(&self, entry: &str, node: &str) -> Option<&'static str> {
+        self.entries.get(entry)?.operator(node)
+    }
+
+    /// Computes one node of an entry, for host steps: operands by slot, constants taken from the graph, and the sizes
+    /// that are known.
+    ///
+    /// # Errors
+    /// There is no such node, or it cannot be computed.
+    pub fn node(
+        &self,
+        entry: &str,
+        node: &str,
+        operands: &[Option<Tensor>],
+        sizes: &Sizes,
+    ) -> Result<Vec<Tensor>, CpuError> {
+        self.entry(entry)?.node(node, operands, sizes)
+    }
+}
+
+/// Called with each node and its results.
+pub type Tap<'a> = &'a mut dyn FnMut(&crate::ir::Node, &[Tensor]);
+
+/// A tensor of a type whose elements all are that of a scalar.
+fn filled(scalar: &Tensor, ty: &TensorType) -> Result<Tensor, TensorError> {
+    let n = ty.shape.n_elems().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+    let dims = ty.shape.known().unwrap_or_default();
+    match ty.dtype.bits() {
+        // Less than a byte each, or text: the way through numbers knows how they lie.
+        bits if bits < 8 && ty.dtype.is_float() => {
+            Tensor::from_f32s(ty.dtype, &dims, &vec![scalar.to_f32s()?.first().copied().unwrap_or(0.0); n])
+        }
+        bits if bits < 8 => {
+            Tensor::from_i64s(ty.dtype, &dims, &vec![scalar.to_i64s()?.first().copied().unwrap_or(0); n])
+        }
+        _ => Tensor::from_bytes(ty.clone(), scalar.bytes()?.repeat(n)),
+    }
+}
+
+impl Callable {
+    fn new(graph: Graph) -> Callable {
+        let order = graph.order();
+        let lives = crate::ir::memory::lifetimes(&graph, &order).into_iter();
+        // Outputs are needed after the last step, which may read them too.
+        let is_last = |value: &ValueId| graph.is_output(*value) || graph.is_kept(*value);
+        let last_use = lives.filter(|(value, _)| !is_last(value)).map(|(value, (_, last))| (value, last)).collect();
+        let sizes = graph
+            .ranges()
+            .into_iter()
+            .map(|(name, range)| SizeRange { name, min: *range.start(), max: *range.end() })
+            .collect();
+        let inputs = graph.inputs().iter().map(|id| port(&graph, id.out(0))).collect();
+        let entry = Entry { sizes, inputs, ..Entry::default() };
+        Callable { graph, order, last_use, entry }
+    }
+
+    fn run(&self, inputs: &[Tensor], states: &mut States, tap: Tap<'_>) -> Result<Vec<Tensor>, CpuError> {
         let graph = &self.graph;
         if inputs.len() != graph.inputs().len() {
             return Err(CpuError::Inputs { given: inputs.len(), expected: graph.inputs().len() });
@@ -115,6 +235,10 @@ impl Reference {
             let node = graph.node(id);
             match &node.kind {
                 NodeKind::Input => {}
+                NodeKind::State => {
+                    let state = graph.state_of(id).and_then(|state| states.0.get(&state.name));
+                    values.insert(id.out(0), state.cloned().ok_or_else(|| CpuError::Node(node.name.clone()))?);
+                }
                 NodeKind::Const(tensor) => {
                     values.insert(id.out(0), tensor.clone());
                 }
@@ -142,16 +266,20 @@ impl Reference {
             let missing = || CpuError::Node(o.name.clone());
             values.get(&o.value).cloned().ok_or_else(missing)
         };
-        graph.outputs().iter().map(output).collect()
+        let outputs = graph.outputs().iter().map(output).collect::<Result<_, _>>()?;
+        for state in graph.states() {
+            if let Some(last) = values.get(&state.last) {
+                states.0.insert(state.name.clone(), last.clone());
+            }
+        }
+        Ok(outputs)
     }
 
-    /// How many nodes compute something.
-    pub fn n_nodes(&self) -> usize {
+    fn n_nodes(&self) -> usize {
         self.order.iter().filter(|id| self.graph.node(**id).op().is_some()).count()
     }
 
-    /// The operator of the node of this name.
-    pub fn operator(&self, name: &str) -> Option<&'static str> {
+    fn operator(&self, name: &str) -> Option<&'static str> {
         let node = self.order.iter().map(|id| self.graph.node(*id)).find(|node| node.name == name)?;
         node.op().map(|op| op.def.name)
     }
@@ -189,12 +317,7 @@ impl Reference {
         Ok(results)
     }
 
-    /// Computes one node, for host steps: operands by slot, constants taken from the graph, and the sizes that are
-    /// known.
-    ///
-    /// # Errors
-    /// There is no such node, or it cannot be computed.
-    pub fn node(&self, name: &str, operands: &[Option<Tensor>], sizes: &Sizes) -> Result<Vec<Tensor>, CpuError> {
+    fn node(&self, name: &str, operands: &[Option<Tensor>], sizes: &Sizes) -> Result<Vec<Tensor>, CpuError> {
         let id = self
             .order
             .iter()

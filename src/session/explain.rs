@@ -124,6 +124,7 @@ fn op(graph: &Graph, id: NodeId) -> String {
 fn described(graph: &Graph, id: NodeId) -> String {
     match graph.node(id).kind {
         NodeKind::Input => "an input, by what reads it".to_owned(),
+        NodeKind::State => "a state, by what reads it".to_owned(),
         NodeKind::Const(_) => "a constant, by what reads it".to_owned(),
         NodeKind::Op(_) => format!("a result of {}", op(graph, id)),
     }

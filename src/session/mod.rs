@@ -7,6 +7,8 @@ mod cpu;
 #[cfg(feature = "codegen")]
 mod explain;
 mod inputs;
+#[cfg(feature = "codegen")]
+mod module;
 pub mod npz;
 mod report;
 mod run;
@@ -15,8 +17,10 @@ pub mod target;
 
 #[cfg(feature = "codegen")]
 pub use compile::{Compile, CompileError, Compiled, Progress, budget_bounds, compile, compile_with, kernels_of};
-pub use cpu::{CpuError, Reference};
+pub use cpu::{CpuError, Reference, States, Tap};
 pub use inputs::InputError;
-pub use run::{DeviceChoice, Outcome, Session, SessionError, Told};
+#[cfg(feature = "codegen")]
+pub use module::compile_module;
+pub use run::{Call, DeviceChoice, DeviceTensor, Outcome, Session, SessionError, Told};
 #[cfg(feature = "runtime")]
 pub use run::{best_device, is_of_device};

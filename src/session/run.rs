@@ -1,13 +1,13 @@
 //! Sessions: a program on a device.
 
-use super::cpu::{CpuError, Reference};
+use super::cpu::{CpuError, Reference, States};
 use super::inputs::InputError;
 #[cfg(feature = "runtime")]
 use crate::ir::OpError;
-use crate::ir::{Registry, Tensor};
+use crate::ir::{Registry, Tensor, TensorType};
 use crate::ops;
 use crate::program::profile::{Span, Track, Work};
-use crate::program::{GraphError, Program, file};
+use crate::program::{Entry, GraphError, Program, Step, file};
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -46,6 +46,10 @@ pub struct Session {
     #[cfg(feature = "runtime")]
     choice: DeviceChoice,
     fallbacks: Vec<String>,
+    /// The states of the CPU reference, once it has run.
+    states: Option<States>,
+    /// Whether a run may have stored states on the device since they were reset.
+    has_stored: bool,
 }
 
 /// What a run gave.
@@ -81,6 +85,10 @@ pub enum SessionError {
     Input(#[from] InputError),
     #[error("this build has no Vulkan runtime; use --device cpu")]
     NoRuntime,
+    #[error("entry {entry:?} has no {what} {name:?}")]
+    Port { what: &'static str, name: String, entry: String },
+    #[error("the tensor for {name:?} lies elsewhere than this session runs, or no run has written it")]
+    Elsewhere { name: String },
 }
 
 impl Session {
@@ -122,6 +130,8 @@ impl Session {
             #[cfg(feature = "runtime")]
             choice,
             fallbacks: Vec::new(),
+            states: None,
+            has_stored: false,
         };
         let has_host_steps = session.has_host_steps();
         if choice == DeviceChoice::Cpu || has_host_steps {
@@ -166,8 +176,16 @@ impl Session {
     ) -> Result<Session, SessionError> {
         let executor = crate::runtime::Executor::load(&program, 0, context)?;
         let choice = DeviceChoice::Index(context.info().index);
-        let mut session =
-            Session { program, operators, reference: None, executor: Some(executor), choice, fallbacks: Vec::new() };
+        let mut session = Session {
+            program,
+            operators,
+            reference: None,
+            executor: Some(executor),
+            choice,
+            fallbacks: Vec::new(),
+            states: None,
+            has_stored: false,
+        };
         if session.has_host_steps() {
             session.reference = Some(Reference::with_operators(&session.program, 0, &session.operators)?);
         }
@@ -221,8 +239,53 @@ impl Session {
         0
     }
 
-    /// Runs the program once on arrays named as its inputs; those with a default may be left out, and types that NumPy
-    /// lacks may be given widened.
+    /// The names of what can be called.
+    pub fn entries(&self) -> impl Iterator<Item = &str> {
+        self.program.plans.first().into_iter().flat_map(|plan| &plan.entries).map(|entry| entry.name.as_str())
+    }
+
+    /// A call of the entry of this name, to be run.
+    ///
+    /// # Errors
+    /// There is no such entry.
+    pub fn entry(&mut self, name: &str) -> Result<Call<'_>, SessionError> {
+        let number = self.entries().position(|entry| entry == name);
+        let number = number.ok_or_else(|| CpuError::Entry(name.to_owned()))?;
+        Ok(Call { session: self, entry: number, given: BTreeMap::new(), kept: BTreeMap::new() })
+    }
+
+    /// Makes all states what they were before the first run.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn reset(&mut self) -> Result<(), SessionError> {
+        self.states = None;
+        #[cfg(feature = "runtime")]
+        if let Some(executor) = &mut self.executor {
+            executor.reset()?;
+        }
+        self.has_stored = false;
+        Ok(())
+    }
+
+    /// A tensor that stays on the device, which holds an output of an entry: [`Call::keep`] has a run write it,
+    /// [`Call::give`] another read it.
+    ///
+    /// # Errors
+    /// There is no such entry or output, or the device has no room for it within the program's budget.
+    pub fn tensor(&mut self, entry: &str, output: &str) -> Result<DeviceTensor, SessionError> {
+        let known = self.program.plans.first().and_then(|plan| plan.entries.iter().find(|e| e.name == entry));
+        let known = known.ok_or_else(|| CpuError::Entry(entry.to_owned()))?;
+        output_number(known, output)?;
+        #[cfg(feature = "runtime")]
+        if let Some(executor) = &mut self.executor {
+            return Ok(DeviceTensor(Held::Device(executor.tensor(entry, output)?)));
+        }
+        Ok(DeviceTensor(Held::Host(None)))
+    }
+
+    /// Runs the first entry once on arrays named as its inputs; those with a default may be left out, and types that
+    /// NumPy lacks may be given widened.
     ///
     /// # Errors
     /// An array is no input, one is missing, or as [`Session::run`].
@@ -232,12 +295,12 @@ impl Session {
         self.run(&inputs)
     }
 
-    /// Runs the program once. Inputs and outputs are in the order of the entry's ports; inputs with defaults, which are
-    /// the last, may be left out.
+    /// Runs the first entry once. Inputs and outputs are in the order of the entry's ports; inputs with defaults, which
+    /// are the last, may be left out.
     ///
     /// # Errors
     /// An input has a wrong type or shape, an index is out of range, or the device fails and was asked for by name.
-    /// After an index out of range the session runs on.
+    /// After an index out of range the session runs on, where it has states after [`Session::reset`].
     pub fn run(&mut self, inputs: &[Tensor]) -> Result<Outcome, SessionError> {
         self.run_profiled(inputs, false)
     }
@@ -255,10 +318,24 @@ impl Session {
     /// # Errors
     /// As [`Session::run`].
     pub fn run_told(&mut self, inputs: &[Tensor], profile: bool, told: Told<'_>) -> Result<Outcome, SessionError> {
-        let host_nodes: Vec<String> = self.host_nodes();
-        let entry = self.program.entry().ok_or(CpuError::Graph(GraphError::Plan(0)))?;
+        self.call(0, inputs, BTreeMap::new(), BTreeMap::new(), profile, told)
+    }
+
+    /// Runs the entry of this number: `inputs` are those that are not among the ones `given`, by index.
+    fn call(
+        &mut self,
+        number: usize,
+        inputs: &[Tensor],
+        given: BTreeMap<usize, &DeviceTensor>,
+        mut kept: BTreeMap<usize, &mut DeviceTensor>,
+        profile: bool,
+        told: Told<'_>,
+    ) -> Result<Outcome, SessionError> {
+        let entry = self.program.plans.first().and_then(|plan| plan.entries.get(number));
+        let entry = entry.ok_or(CpuError::Graph(GraphError::Plan(0)))?;
+        let (name, host_nodes) = (entry.name.clone(), host_nodes(entry));
         let all: Vec<Tensor>;
-        let inputs = if inputs.len() == entry.inputs.len() {
+        let inputs = if inputs.len() + given.len() == entry.inputs.len() || !given.is_empty() {
             inputs
         } else {
             all = self.program.with_defaults(entry, inputs)?;
@@ -266,24 +343,51 @@ impl Session {
         };
         #[cfg(feature = "runtime")]
         if let Some(executor) = &mut self.executor {
-            use crate::runtime::HostError;
+            use crate::runtime::{Given, HostError};
             let reference = self.reference.as_ref();
             let evaluate = |node: &str, operands: &[Option<Tensor>], sizes: &crate::program::Sizes| match reference {
-                Some(reference) => reference.node(node, operands, sizes).map_err(|error| match error {
+                Some(reference) => reference.node(&name, node, operands, sizes).map_err(|error| match error {
                     CpuError::Op { node, source: OpError::Index(fault) } => HostError::Index { node, fault },
                     other => other.to_string().into(),
                 }),
                 None => Err("the program has no host steps".to_owned().into()),
             };
-            let result = executor.set_profiling(profile).and_then(|()| executor.run_entry("main", inputs, &evaluate));
+            let mut rest = inputs.iter();
+            let mut all = Vec::with_capacity(entry.inputs.len());
+            for (i, port) in entry.inputs.iter().enumerate() {
+                match given.get(&i) {
+                    Some(DeviceTensor(Held::Device(tensor))) => all.push(Given::Device(tensor)),
+                    Some(_) => return Err(SessionError::Elsewhere { name: port.name.clone() }),
+                    None => all.extend(rest.next().map(Given::Host)),
+                }
+            }
+            all.extend(rest.map(Given::Host));
+            let mut outputs = Vec::with_capacity(kept.len());
+            for (i, tensor) in &mut kept {
+                match &mut tensor.0 {
+                    Held::Device(tensor) => outputs.push((*i, tensor)),
+                    Held::Host(_) => {
+                        let name = entry.outputs.get(*i).map(|port| port.name.clone()).unwrap_or_default();
+                        return Err(SessionError::Elsewhere { name });
+                    }
+                }
+            }
+            let result =
+                executor.set_profiling(profile).and_then(|()| executor.run_bound(&name, &all, &mut outputs, &evaluate));
             match result {
                 Ok(output) => {
+                    self.has_stored = true;
                     let mut profile = output.profile;
                     for span in profile.iter_mut().flatten().filter(|span| span.track == Track::Node) {
-                        span.kernel = reference.and_then(|r| r.operator(&span.name)).unwrap_or_default().to_owned();
+                        span.kernel =
+                            reference.and_then(|r| r.operator(&name, &span.name)).unwrap_or_default().to_owned();
                     }
                     let crate::runtime::RunOutput { outputs, device_ms, work, .. } = output;
                     return Ok(Outcome { outputs, device_ms, host_nodes, profile, work: Some(work) });
+                }
+                // What lay there is gone with the device.
+                Err(error) if self.has_stored && self.has_states() || !given.is_empty() || !kept.is_empty() => {
+                    return Err(error.into());
                 }
                 Err(error) => self.fall_back(error)?,
             }
@@ -292,9 +396,25 @@ impl Session {
             Some(reference) => reference,
             None => self.reference.insert(Reference::with_operators(&self.program, 0, &self.operators)?),
         };
+        let entry = self.program.plans.first().and_then(|plan| plan.entries.get(number));
+        let entry = entry.ok_or(CpuError::Graph(GraphError::Plan(0)))?;
+        let mut rest = inputs.iter().cloned();
+        let mut all = Vec::with_capacity(entry.inputs.len());
+        for (i, port) in entry.inputs.iter().enumerate() {
+            match given.get(&i) {
+                Some(DeviceTensor(Held::Host(Some(tensor)))) => all.push(tensor.clone()),
+                Some(_) => return Err(SessionError::Elsewhere { name: port.name.clone() }),
+                None => all.extend(rest.next()),
+            }
+        }
+        all.extend(rest);
+        let states = match &mut self.states {
+            Some(states) => states,
+            None => self.states.insert(reference.initial_states()?),
+        };
         let (mut spans, mut n_done, mut since) = (Vec::new(), 0, Instant::now());
-        let n_nodes = reference.n_nodes();
-        let outputs = reference.run_with(inputs, &mut |node, _| {
+        let n_nodes = reference.n_nodes(&name);
+        let outputs = reference.run_entry(&name, &all, states, &mut |node, _| {
             n_done += 1;
             told(n_done, n_nodes);
             if profile {
@@ -310,14 +430,110 @@ impl Session {
                 since = now;
             }
         })?;
-        Ok(Outcome { outputs, device_ms: None, host_nodes, profile: profile.then_some(spans), work: None })
+        let mut fetched = Vec::with_capacity(outputs.len());
+        for (i, output) in outputs.into_iter().enumerate() {
+            match kept.get_mut(&i) {
+                Some(tensor) => tensor.0 = Held::Host(Some(output)),
+                None => fetched.push(output),
+            }
+        }
+        Ok(Outcome { outputs: fetched, device_ms: None, host_nodes, profile: profile.then_some(spans), work: None })
     }
 
-    fn host_nodes(&self) -> Vec<String> {
-        let steps = self.program.plans.first().into_iter().flat_map(|p| &p.entries).flat_map(|e| &e.steps);
-        steps
-            .filter_map(|s| if let crate::program::Step::Host(step) = s { Some(step.node.clone()) } else { None })
-            .collect()
+    #[cfg(feature = "runtime")]
+    fn has_states(&self) -> bool {
+        self.program.plans.first().is_some_and(|plan| !plan.states.is_empty())
+    }
+}
+
+/// The nodes of an entry that run on the host.
+fn host_nodes(entry: &Entry) -> Vec<String> {
+    let name = |step: &Step| if let Step::Host(step) = step { Some(step.node.clone()) } else { None };
+    entry.steps.iter().filter_map(name).collect()
+}
+
+fn output_number(entry: &Entry, name: &str) -> Result<usize, SessionError> {
+    let number = entry.outputs.iter().position(|port| port.name == name);
+    number.ok_or_else(|| SessionError::Port { what: "output", name: name.to_owned(), entry: entry.name.clone() })
+}
+
+/// A tensor that stays where a session runs: on its device, or in the host's memory for the CPU reference. It lives as
+/// long as its owner keeps it, and counts against the budget of the program that made it.
+pub struct DeviceTensor(Held);
+
+enum Held {
+    #[cfg(feature = "runtime")]
+    Device(crate::runtime::DeviceTensor),
+    Host(Option<Tensor>),
+}
+
+impl DeviceTensor {
+    /// Its type; `None` before a run wrote it.
+    pub fn ty(&self) -> Option<TensorType> {
+        match &self.0 {
+            #[cfg(feature = "runtime")]
+            Held::Device(tensor) => tensor.ty(),
+            Held::Host(tensor) => tensor.as_ref().map(|tensor| tensor.ty().clone()),
+        }
+    }
+}
+
+/// A call of one entry: what it is to find and to leave on the device is said first, then it runs.
+pub struct Call<'a> {
+    session: &'a mut Session,
+    entry: usize,
+    given: BTreeMap<usize, &'a DeviceTensor>,
+    kept: BTreeMap<usize, &'a mut DeviceTensor>,
+}
+
+impl<'a> Call<'a> {
+    fn of(&self) -> Result<&Entry, SessionError> {
+        let entry = self.session.program.plans.first().and_then(|plan| plan.entries.get(self.entry));
+        Ok(entry.ok_or(CpuError::Graph(GraphError::Plan(0)))?)
+    }
+
+    /// Gives a tensor that lies on the device for the input of this name.
+    ///
+    /// # Errors
+    /// The entry has no such input.
+    pub fn give(mut self, input: &str, tensor: &'a DeviceTensor) -> Result<Call<'a>, SessionError> {
+        let entry = self.of()?;
+        let number = entry.inputs.iter().position(|port| port.name == input);
+        let missing = || SessionError::Port { what: "input", name: input.to_owned(), entry: entry.name.clone() };
+        let number = number.ok_or_else(missing)?;
+        self.given.insert(number, tensor);
+        Ok(self)
+    }
+
+    /// Keeps the output of this name on the device, in `tensor`: the host does not get it.
+    ///
+    /// # Errors
+    /// The entry has no such output.
+    pub fn keep(mut self, output: &str, tensor: &'a mut DeviceTensor) -> Result<Call<'a>, SessionError> {
+        let number = output_number(self.of()?, output)?;
+        self.kept.insert(number, tensor);
+        Ok(self)
+    }
+
+    /// Runs the entry once. Inputs are those that were not given on the device, outputs those that are not kept there,
+    /// both in the order of the entry's ports.
+    ///
+    /// # Errors
+    /// As [`Session::run`], and where a tensor on the device is not what its port takes.
+    pub fn run(self, inputs: &[Tensor]) -> Result<Outcome, SessionError> {
+        self.session.call(self.entry, inputs, self.given, self.kept, false, &mut |_, _| {})
+    }
+
+    /// The same on arrays named as the inputs.
+    ///
+    /// # Errors
+    /// An array is no input, one is missing, or as [`Call::run`].
+    pub fn run_named(self, arrays: BTreeMap<String, Tensor>) -> Result<Outcome, SessionError> {
+        let entry = self.of()?;
+        let rest = entry.inputs.iter().enumerate().filter(|(i, _)| !self.given.contains_key(i));
+        let entry = Entry { inputs: rest.map(|(_, port)| port.clone()).collect(), ..entry.clone() };
+        let inputs = self.session.program.inputs(&entry, arrays)?;
+        self.run(&inputs)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 
-const PRODUCT: &str = "matmul w4a16 3,48,64";
+const PRODUCT: &str = "matmul f32 3,48,64";
 
 #[test]
 fn a_table_is_measured_merged_and_chooses() {
@@ -15,7 +15,7 @@ fn a_table_is_measured_merged_and_chooses() {
     let variants = measured[0]["variants"].as_array().unwrap();
     assert!(variants.iter().all(|v| v["right"] == true && v["samples"].as_u64() > Some(0)), "{told:#}");
     let table = std::fs::read_to_string(&first).unwrap();
-    assert!(table.contains("\"matmul f16 q4g32f16 f16 t plain 3-4: 48x64\""), "{table}");
+    assert!(table.contains("\"matmul f32 f32 f32 t plain 3-4: 48x64\""), "{table}");
     // Shaders made on one machine are those that another runs; a table takes over what it is merged with.
     nyxc(&["tune", "--shape", "conv f32 1,6,6,16,8,3,3,1", "--target", "h200", "--emit", &bundle, "--most", "2"])
         .exits(0);

@@ -454,6 +454,7 @@ pub fn run_calls(
         graph: String::new(),
         allocations,
         uploads,
+        states: vec![],
         entries: vec![entry],
     });
     let mut executor = Executor::load(&program, 0, context).unwrap_or_else(|e| panic!("{}: {e}", case.describe()));

@@ -27,6 +27,7 @@ mod random;
 mod ranges;
 mod simulate;
 mod spec;
+mod states;
 
 use check::Tally;
 use nyxc::ir::{DType, Tensor};
@@ -88,6 +89,22 @@ fn every_device() -> Vec<VkContext> {
         say("SKIPPED: no Vulkan device, so programs ran on the CPU reference alone\n");
     }
     contexts
+}
+
+/// Graphs that keep some of their values between runs.
+#[test]
+fn random_graphs_keep_their_states() {
+    let contexts = every_device();
+    let mut n = 0;
+    for seed in 0..60 {
+        let spec = generate::generate(seed);
+        let outcome = catch_unwind(AssertUnwindSafe(|| states::check(&spec, seed, &contexts)));
+        match outcome.unwrap_or_else(|cause| Err(panicked(&*cause))) {
+            Ok(sessions) => n += sessions,
+            Err(fault) => panic!("seed {seed}: {fault}"),
+        }
+    }
+    assert!(n > 60, "{n} sessions");
 }
 
 /// All seeds, on as many threads as there are cores; panics with every failure.

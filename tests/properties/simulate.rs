@@ -100,6 +100,7 @@ pub fn run(graph: &Graph, inputs: &[Tensor], noise: Option<&mut Random>) -> Resu
     for id in graph.order() {
         match &graph.node(id).kind {
             NodeKind::Input => {}
+            NodeKind::State => return Err("the simulation has no states".to_owned()),
             NodeKind::Const(tensor) => run.set(id.out(0), tensor.clone(), true),
             NodeKind::Op(op) => {
                 run.node(id, op).map_err(|e| format!("simulation of node {:?}: {e}", graph.node(id).name))?

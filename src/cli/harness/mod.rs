@@ -274,6 +274,7 @@ fn program(
         graph: String::new(),
         allocations,
         uploads,
+        states: vec![],
         entries,
     };
     let constants = data.values().map(|d| (d.tensor.hash(), d.tensor.clone())).collect();

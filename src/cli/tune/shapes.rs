@@ -49,8 +49,9 @@ fn of_model(args: &Args, model: &Path, target: &Target, all: &mut Vec<Subject>) 
         let settings = Settings { policy, budget_bytes: Some(u64::MAX), ..Settings::default() };
         let options = Compile { settings, target: target.clone(), n_threads: 0 };
         let lowered = crate::session::kernels_of(&graph, &options)?;
-        for node in lowered.order() {
-            let Some(mut subject) = Subject::of(&lowered, node) else { continue };
+        let nodes = lowered.entries.values().flat_map(|graph| graph.order().into_iter().map(move |node| (graph, node)));
+        for (graph, node) in nodes {
+            let Some(mut subject) = Subject::of(graph, node) else { continue };
             if subject.kernel == "matmul" {
                 // Products of one bucket are one case, measured at one number of rows.
                 subject.shape[0] = kernels::typical_rows(subject.shape[0]);

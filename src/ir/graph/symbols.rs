@@ -54,7 +54,7 @@ impl Graph {
 
     /// The tellers of the symbols that a node mentions, itself excepted: they must be computed before it, be there an
     /// edge or not.
-    pub fn waits_for(&self, id: NodeId, tellers: &BTreeMap<String, NodeId>) -> BTreeSet<NodeId> {
+    pub fn tellers_of(&self, id: NodeId, tellers: &BTreeMap<String, NodeId>) -> BTreeSet<NodeId> {
         let mut found = BTreeSet::new();
         if !tellers.is_empty() && self.node(id).kind != NodeKind::Input {
             self.node(id).for_each_symbol(&mut |symbol| {

@@ -5,7 +5,7 @@ mod parse;
 mod print;
 
 pub use consts::Consts;
-pub use parse::{ConstSource, ParseError, parse, parse_dim, parse_open_type, parse_type};
+pub use parse::{ConstSource, ParseError, parse, parse_dim, parse_module, parse_open_type, parse_type};
 pub use print::{is_inline, node_line};
 
 /// A name after `%`, or a symbol: bare where it can be, quoted otherwise.

@@ -3,8 +3,8 @@
 use crate::ir::graph::Value;
 use crate::ir::packed::Packing;
 use crate::ir::{
-    Attr, Attrs, Class, DType, Dim, Expr, Graph, Level, Node, NodeKind, Op, Registry, Shape, Tensor, TensorType,
-    ValueId,
+    Attr, Attrs, Class, DType, Dim, Expr, Graph, Level, Module, Node, NodeKind, Op, Registry, Shape, Tensor,
+    TensorType, ValueId,
 };
 use std::collections::BTreeMap;
 
@@ -36,14 +36,38 @@ const MAX_DEPTH: usize = 64;
 /// # Errors
 /// The text is none, with the place and what was expected.
 pub fn parse(text: &str, registry: &Registry, source: ConstSource<'_>) -> Result<Graph, ParseError> {
-    let mut parser = Parser { text, at: 0, registry, source, ranges: BTreeMap::new(), unlisted: None };
-    let graph = parser.graph(0)?;
-    parser.space();
-    if parser.peek("memory") {
-        parser.at += parser.text[parser.at..].find('\n').unwrap_or(parser.text.len() - parser.at);
-        parser.space();
-    }
+    let mut parser = Parser::new(text, registry, source);
+    let graph = parser.outer_graph()?;
     if parser.at != text.len() { Err(parser.refuse("expected the end")) } else { Ok(graph) }
+}
+
+/// Reads the text form of a module; that of a graph alone is its entry `main`. Constants are as for [`parse`].
+///
+/// # Errors
+/// The text is none, with the place and what was expected.
+pub fn parse_module(text: &str, registry: &Registry, source: ConstSource<'_>) -> Result<Module, ParseError> {
+    let mut parser = Parser::new(text, registry, source);
+    if !parser.take("module ") {
+        return parse(text, registry, source).map(Module::of);
+    }
+    let mut module = Module { name: parser.name()?, ..Module::default() };
+    parser.space();
+    while parser.peek("entry ") {
+        let start = parser.at;
+        parser.eat("entry ")?;
+        let name = parser.name()?;
+        parser.space();
+        parser.ranges.clear();
+        let graph = parser.outer_graph()?;
+        if module.entries.insert(name.clone(), graph).is_some() {
+            parser.at = start;
+            return Err(parser.refuse(format!("entry {name:?} is defined twice")));
+        }
+    }
+    if parser.at != text.len() || module.entries.is_empty() {
+        return Err(parser.refuse("expected an entry"));
+    }
+    Ok(module)
 }
 
 /// Reads one size, as `2*seq+1`, whose symbols have their ranges elsewhere: they may be any number from 0.
@@ -78,8 +102,7 @@ pub fn parse_open_type(text: &str) -> Result<TensorType, ParseError> {
 
 fn alone<T>(text: &str, read: impl FnOnce(&mut Parser<'_>) -> Result<T, ParseError>) -> Result<T, ParseError> {
     let registry = Registry::default();
-    let mut parser =
-        Parser { text, at: 0, registry: &registry, source: &|_, _| None, ranges: BTreeMap::new(), unlisted: None };
+    let mut parser = Parser::new(text, &registry, &|_, _| None);
     let value = read(&mut parser)?;
     if parser.at != text.len() { Err(parser.refuse("expected the end")) } else { Ok(value) }
 }
@@ -98,6 +121,21 @@ struct Parser<'a> {
 type Parsed<T> = Result<T, ParseError>;
 
 impl<'a> Parser<'a> {
+    fn new(text: &'a str, registry: &'a Registry, source: ConstSource<'a>) -> Parser<'a> {
+        Parser { text, at: 0, registry, source, ranges: BTreeMap::new(), unlisted: None }
+    }
+
+    /// A graph, the line of its memory, and blanks behind.
+    fn outer_graph(&mut self) -> Parsed<Graph> {
+        let graph = self.graph(0)?;
+        self.space();
+        if self.peek("memory") {
+            self.at += self.text[self.at..].find('\n').unwrap_or(self.text.len() - self.at);
+            self.space();
+        }
+        Ok(graph)
+    }
+
     fn refuse(&self, message: impl Into<String>) -> ParseError {
         let before = &self.text[..self.at];
         let line = before.matches('\n').count() + 1;
@@ -443,6 +481,14 @@ impl<'a> Parser<'a> {
                 let value = self.operand(&values)?;
                 let port = if self.take(" as ") { self.quoted()? } else { graph.value(value).name.clone() };
                 graph.add_output(&port, value);
+            } else if self.take("state ") {
+                let first = self.operand(&values)?;
+                let Some(state) = graph.state_of(first.node).map(|state| state.name.clone()) else {
+                    return Err(self.refuse("expected a state"));
+                };
+                self.eat(" = ")?;
+                let last = self.operand(&values)?;
+                graph.set_state(&state, last);
             } else if self.peek("%") {
                 let node = self.node(&mut graph, &mut values, depth)?;
                 if !node_names.insert(node.clone()) {
@@ -481,9 +527,17 @@ impl<'a> Parser<'a> {
         let mut operands = Vec::new();
         let mut constant = None;
         let mut attrs = Attrs::new();
+        let mut state = None;
         match op.as_str() {
             "input" if self.take(" default ") => constant = Some(self.data()?),
             "input" => {}
+            "state" => {
+                let fills = self.take(" fill");
+                self.eat(" ")?;
+                constant = Some(self.data()?);
+                let name = if self.take(" as ") { self.quoted()? } else { names[0].clone() };
+                state = Some((name, fills));
+            }
             "const" => {
                 self.eat(" ")?;
                 constant = Some(self.data()?);
@@ -528,6 +582,20 @@ impl<'a> Parser<'a> {
                 self.at = start;
                 return Err(self.refuse(format!("%{name} is defined twice")));
             }
+        }
+        if let (Some((name, fills)), Some(data)) = (state, constant.take_if(|_| op == "state")) {
+            let ty = types.swap_remove(0);
+            let of = if fills { TensorType::of(ty.dtype, &[]) } else { ty.clone() };
+            let initial = self.tensor(data, of)?;
+            if graph.state_named(&name).is_some() {
+                self.at = start;
+                return Err(self.refuse(format!("state {name:?} is defined twice")));
+            }
+            let outputs = vec![Value { name: names[0].clone(), ty }];
+            let id = graph.insert(Node::new(&node_name, NodeKind::State, outputs), &[]);
+            graph.push_state(&name, id, initial);
+            values.insert(names[0].clone(), id.out(0));
+            return Ok(node_name);
         }
         let kind = match (op.as_str(), constant) {
             ("input", default) => {

@@ -41,6 +41,10 @@ fn print(graph: &Graph, f: &mut dyn Write, depth: usize) -> fmt::Result {
         }
         writeln!(f)?;
     }
+    for state in graph.states().iter().filter(|state| state.last != state.node.out(0)) {
+        let [first, last] = [state.node.out(0), state.last].map(|value| name(&graph.value(value).name));
+        writeln!(f, "{indent}  state %{first} = %{last}")?;
+    }
     Ok(())
 }
 
@@ -63,6 +67,16 @@ fn line(graph: &Graph, id: NodeId, depth: usize) -> Result<String, fmt::Error> {
             None => f.push_str("input"),
         },
         NodeKind::Const(tensor) => write!(f, "const {}", data(tensor)?)?,
+        NodeKind::State => {
+            f.push_str("state");
+            if let Some(state) = graph.state_of(id) {
+                let is_whole = *state.initial.ty() == node.outputs[0].ty;
+                write!(f, "{} {}", if is_whole { "" } else { " fill" }, data(&state.initial)?)?;
+                if state.name != node.outputs[0].name {
+                    write!(f, " as {}", quoted(&state.name))?;
+                }
+            }
+        }
         NodeKind::Op(op) => {
             f.push_str(op.def.name);
             f.push('(');

@@ -1,7 +1,7 @@
 use super::*;
 use crate::ir::{
-    Attrs, DType, Dim, Expr, Format, Graph, Infer, Level, Node, NodeKind, ONNX, Op, OpDef, OpError, Registry, Shape,
-    Tensor, TensorType, attr,
+    Attrs, DType, Dim, Expr, Format, Graph, Infer, Level, Module, Node, NodeKind, ONNX, Op, OpDef, OpError, Registry,
+    Shape, Tensor, TensorType, attr,
 };
 
 fn same(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
@@ -102,4 +102,34 @@ fn errors_name_the_place() {
         refused(&format!("graph g onnx\n  %x = input : f32[{}2", "floordiv(".repeat(500)))
             .contains("nested too deeply")
     );
+}
+
+#[test]
+fn states_and_entries_read_back() {
+    let mut graph = graph();
+    let whole = Tensor::from_f32s(DType::F32, &[2], &[1.0, 2.0]).unwrap();
+    let first = graph.add_state("whole", whole.ty().clone(), whole.clone());
+    let element = Tensor::from_i64s(DType::I32, &[], &[-1]).unwrap();
+    graph.add_state("a filled one", TensorType::of(DType::I32, &[3, 1]), element);
+    // Another value has the name of the state by now.
+    graph.rename(first.node, "node".to_owned(), vec!["value".to_owned()]);
+    let large = graph.constant(graph.value_named("/model/l.weight").unwrap()).unwrap().clone();
+    let find = |hash: &str, _: &TensorType| (large.hash().to_string() == hash).then(|| large.clone());
+    let registry = Registry::new([&PROBE]);
+    let text = graph.to_string();
+    assert!(text.contains("%value = state [1.0,2.0] as \"whole\" named \"node\" : f32[2] 8B"), "{text}");
+    assert!(text.contains("state fill [-1] : i32[3,1] 12B"), "{text}");
+    assert_eq!(parse(&text, &registry, &find).unwrap(), graph);
+    let mut module = Module::of(graph.clone());
+    assert_eq!(module.to_string(), text, "a module of one entry is its graph");
+    assert_eq!(parse_module(&text, &registry, &find).unwrap(), module);
+    module.entries.insert("another one".to_owned(), graph);
+    let text = module.to_string();
+    assert_eq!(parse_module(&text, &registry, &find).unwrap(), module);
+    let refused = |text: &str| parse_module(text, &registry, &find).unwrap_err().to_string();
+    assert!(refused(&text.replace("another one", "main")).contains("entry \"main\" is defined twice"));
+    assert!(refused("module m\n").contains("expected an entry"));
+    assert!(refused("module m\nentry e\ngraph g onnx\nfoo").contains("expected an entry"));
+    assert!(parse(&text, &registry, &find).unwrap_err().to_string().contains("expected \"graph \""));
+    assert!(refused("graph g onnx\n  %x = input : f32[2]\n  state %x = %x\n").contains("expected a state"));
 }

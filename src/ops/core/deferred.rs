@@ -64,6 +64,7 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     for id in body.order() {
         let results = match &body.node(id).kind {
             NodeKind::Input => continue,
+            NodeKind::State => return Err(OpError::attribute("body", "has a state")),
             NodeKind::Const(tensor) => vec![tensor.clone()],
             NodeKind::Op(op) => {
                 let operands: Vec<_> = body.operands(id).into_iter().map(|v| v.and_then(|v| values.get(&v))).collect();

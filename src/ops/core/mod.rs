@@ -48,6 +48,8 @@ pub mod resize_axes;
 pub mod sample;
 /// Softmax and its logarithm.
 pub mod softmax;
+/// States.
+pub mod state_store;
 /// In which type a value is kept.
 pub mod store;
 /// Reading at other places: transposes, slices, pads.
@@ -76,6 +78,7 @@ pub static ALL: &[&OpDef] = &[
     &concat::DEF,
     &reshape::DEF,
     &store::DEF,
+    &state_store::DEF,
     &deferred::DEF,
     &iota::DEF,
     &resize::DEF,

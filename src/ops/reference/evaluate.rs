@@ -63,7 +63,9 @@ fn expand_at(op: &Op, inputs: &[Option<&Tensor>], n_outputs: usize, depth: usize
     let mut values: BTreeMap<(NodeId, usize), Tensor> = BTreeMap::new();
     for id in graph.order() {
         match &graph.node(id).kind {
-            NodeKind::Input => return Err(OpError::unsupported("an expansion added an input")),
+            NodeKind::Input | NodeKind::State => {
+                return Err(OpError::unsupported("an expansion added an input or a state"));
+            }
             NodeKind::Const(tensor) => {
                 values.insert((id, 0), tensor.clone());
             }

@@ -1,15 +1,15 @@
 //! Nodes as steps: dispatches in the order of groups, each with a barrier before it where it touches what others
 //! touched since the last one.
 
-use super::{Dispatch, Layout, PlanError, Planned, Step, slot_bytes};
+use super::{Dispatch, Part, PlanError, Planned, Step, slot_bytes};
 use crate::ir::{NodeId, ValueId};
 use crate::kernels::{self, KernelCall, Operand};
 use crate::program::{FAULT_BYTES, HostStep, IndexCheck, Region, Stripe};
 
-impl Layout<'_> {
-    /// All steps, and the bytes of their parameters.
-    pub(super) fn steps(&self) -> Result<(Vec<Step>, u64), PlanError> {
-        let mut made = Steps { list: Vec::new(), params: 0, faults: self.faults.offset, hazards: Hazards::default() };
+impl Part<'_> {
+    /// All steps, whose parameters begin at `params`, and where those end.
+    pub(super) fn steps(&self, params: u64) -> Result<(Vec<Step>, u64), PlanError> {
+        let mut made = Steps { list: Vec::new(), params, faults: self.faults.offset, hazards: Hazards::default() };
         let Planned { buffers, groups, .. } = &self.planned;
         let mut at = 0;
         while let Some(group) = groups.get(at) {
@@ -17,7 +17,7 @@ impl Layout<'_> {
             // First what waits for nothing within its node, then what waits for that, and so on.
             let mut ready: Vec<(usize, NodeId, &KernelCall)> = Vec::new();
             for &id in &buffers.order[at..end] {
-                match self.calls.get(&id) {
+                match self.source.calls.get(&id) {
                     Some(Some(calls)) => {
                         let mut within = Hazards::default();
                         let mut wave = 0;
@@ -50,15 +50,16 @@ impl Layout<'_> {
     }
 
     fn host_step(&self, id: NodeId, made: &mut Steps) -> Result<(), PlanError> {
-        let node = self.graph.node(id);
-        let port = |v: ValueId| self.port(&self.graph.value(v).name, v);
-        let operand = |v: Option<ValueId>| v.filter(|v| self.graph.constant(*v).is_none()).map(port).transpose();
-        let inputs = self.graph.operands(id).into_iter().map(operand).collect::<Result<_, _>>()?;
+        let graph = self.source.graph;
+        let node = graph.node(id);
+        let port = |v: ValueId| self.port(&graph.value(v).name, v);
+        let operand = |v: Option<ValueId>| v.filter(|v| graph.constant(*v).is_none()).map(port).transpose();
+        let inputs = graph.operands(id).into_iter().map(operand).collect::<Result<_, _>>()?;
         let outputs = (0..node.outputs.len()).map(|out| port(id.out(out))).collect::<Result<_, _>>()?;
         let op = node.op().map_or("", |op| op.def.name);
         made.list.push(Step::Host(
             HostStep { node: node.name.clone(), inputs, outputs },
-            if kernels::has_doubles(self.graph, id) {
+            if kernels::has_doubles(graph, id) {
                 "f64 is computed on the CPU reference".to_owned()
             } else {
                 format!("no kernel covers {op} of these operands")
@@ -69,7 +70,7 @@ impl Layout<'_> {
     }
 
     fn dispatch(&self, id: NodeId, call: &KernelCall, made: &mut Steps) -> Result<(), PlanError> {
-        let node = self.graph.node(id);
+        let node = self.source.graph.node(id);
         let mut accesses = self.accesses(id, call)?;
         let number = |n: usize| u32::try_from(n).map_err(|_| PlanError::Overflow);
         let mut check = None;

@@ -65,6 +65,7 @@ pub(crate) fn small() -> Program {
             Upload { constant: hex(weights.hash()), region: region(0, 0, 12) },
             Upload { constant: hex(packed.hash()), region: region(0, 16, 20) },
         ],
+        states: vec![],
         entries: vec![Entry {
             name: "main".to_owned(),
             sizes: vec![],
@@ -188,7 +189,7 @@ fn a_program_that_breaks_its_rules_is_refused_with_the_numbers() {
         (refused(|p| plan(p, |p| p.allocations[0].bytes = u64::MAX)), "overflow"),
         (refused(|p| plan(p, |p| p.uploads[0].region.bytes = 11)), "needs 12 bytes, its region has 11"),
         (refused(|p| plan(p, |p| p.uploads[0].constant = "00".repeat(32))), "there is no constant"),
-        (refused(|p| plan(p, |p| p.entries[0].name = "other".to_owned())), "no entry named main"),
+        (refused(|p| plan(p, |p| p.entries.clear())), "there is no entry"),
         (refused(|p| plan(p, |p| p.entries[0].inputs[0].region.offset = u64::MAX - 3)), "leave allocation 1"),
         (
             refused(|p| plan(p, |p| p.entries[0].inputs[0].shape = vec![Dim::Known(i64::MAX), Dim::Known(2)])),
@@ -260,4 +261,52 @@ fn a_shader_with_more_shared_memory_than_the_target_has_is_refused() {
     assert!(
         program.check().unwrap_err().to_string().contains("32748 bytes of shared memory, at most 32747 are allowed")
     );
+}
+
+/// The small program with two states of one element each, one of them filled.
+fn with_states() -> Program {
+    let mut program = small();
+    let one = Tensor::from_f32s(DType::F32, &[], &[1.5]).unwrap();
+    let plan = &mut program.plans[0];
+    plan.allocations.push(Allocation { kind: AllocationKind::State, bytes: 512 });
+    let place = |name: &str, offset: u64| StateTensor {
+        port: Port {
+            name: name.to_owned(),
+            dtype: DType::F32,
+            device_dtype: DType::F32,
+            shape: vec![Dim::Known(3)],
+            region: Region { allocation: 3, offset, bytes: 12 },
+        },
+        initial: hex(one.hash()),
+    };
+    plan.states = vec![place("a", 0), place("b", 16)];
+    plan.ledger.state = 512;
+    plan.planned_peak_bytes += 512;
+    plan.budget_bytes += 512;
+    program.constants.insert(one.hash(), one);
+    program
+}
+
+#[test]
+fn states_travel_in_the_file_and_have_places_of_their_own() {
+    let program = with_states();
+    let again = read(Arc::new(to_bytes(&program).unwrap())).unwrap();
+    assert_eq!(again.plans[0].states, program.plans[0].states);
+    let refused = |change: &dyn Fn(&mut Plan)| {
+        let mut program = with_states();
+        change(&mut program.plans[0]);
+        program.check().unwrap_err().to_string()
+    };
+    let cases: [(String, &str); 7] = [
+        (refused(&|p| p.states[1].port.region.offset = 8), "two states lie in"),
+        (refused(&|p| p.states[1].port.name = "a".to_owned()), "is listed twice"),
+        (refused(&|p| p.states[0].port.region.allocation = 1), "lies in memory for Some(Arena)"),
+        (refused(&|p| p.states[0].port.region.offset = 508), "leave allocation 3"),
+        (refused(&|p| p.states[0].initial = "00".repeat(32)), "there is no constant"),
+        (refused(&|p| p.states[0].port.shape = vec![Dim::symbol("n")]), "no known size"),
+        (refused(&|p| p.states[0].initial = p.uploads[1].constant.clone()), "or one element is wanted"),
+    ];
+    for (given, wanted) in cases {
+        assert!(given.contains(wanted), "{given:?} does not say {wanted:?}");
+    }
 }

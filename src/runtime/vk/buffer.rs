@@ -36,6 +36,11 @@ impl Meter {
         self.peak.load(Ordering::Relaxed)
     }
 
+    /// The bytes that are held now.
+    pub(in crate::runtime) fn held_bytes(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
     fn add(&self, bytes: u64) {
         let held = self.held.fetch_add(bytes, Ordering::Relaxed) + bytes;
         self.peak.fetch_max(held, Ordering::Relaxed);

@@ -127,6 +127,11 @@ pub(super) struct Inner {
 }
 
 impl VkContext {
+    /// Whether both are clones of one context.
+    pub fn is_same(&self, other: &VkContext) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Opens the device of this number with those of the `asked` features that it has.
     ///
     /// # Errors
