@@ -10,6 +10,7 @@
 
 #![allow(clippy::print_stdout, reason = "an example shows what it does")]
 
+use nyxc::ir::expr::build::arg;
 use nyxc::ir::{Attr, Attrs, CORE, DType, Graph, KERNEL, Level, ONNX, Op, OpDef, OpError, Tensor, TensorType, attr};
 use nyxc::ops;
 use std::error::Error;
@@ -30,7 +31,7 @@ static SCALED_TANH: OpDef = OpDef {
         let x = e.input(0)?;
         let dtype = e.ty(x).dtype;
         // Functions of single elements are expressions; docs/core-operators.md has the others.
-        Ok(vec![ops::core::pointwise::add(e, &format!("mul(tanh(x0), {scale:?})"), dtype, &[x])?])
+        Ok(vec![ops::core::pointwise::add(e, arg(0).tanh() * scale, dtype, &[x])?])
     }),
 };
 

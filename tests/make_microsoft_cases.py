@@ -240,11 +240,11 @@ expect("GemmFastGelu", [x, w], {}, [gelu_tanh(x.astype(np.float64) @ w).astype(n
 case("NhwcMaxPool", [u8(1, 5, 6, 3)], {"kernel_shape": [2, 3], "strides": [2, 2], "pads": [0, 1, 1, 1]})
 case("NhwcMaxPool", [i8(1, 5, 6, 3)], {"kernel_shape": [2, 2], "dilations": [2, 2], "ceil_mode": 1, "strides": [2, 2]})
 case("NhwcMaxPool", [u8(1, 7, 2)], {"kernel_shape": [3], "auto_pad": "SAME_UPPER"})
-# ONNX Runtime multiplies by reciprocals here, so what lies between two codes may fall to the other.
+# ONNX Runtime rounds averages, sums and products after the zero point was added.
 for shape, last in (((1, 3, 6, 5), 0), ((1, 6, 5, 3), 1)):
     for more in ({"strides": [2, 2]}, {"pads": [1, 0, 1, 1], "count_include_pad": 1}, {"pads": [1, 0, 1, 1]}, {"strides": [2, 2], "ceil_mode": 1}):
-        case("QLinearAveragePool", [u8(*shape), s(0.05), z0 := np.array(120, np.uint8), s(0.03), np.array(30, np.uint8)], {"kernel_shape": [2, 3], "channels_last": last, **more}, steps=1)
-case("QLinearAveragePool", [i8(1, 2, 6), s(0.05), np.array(5, np.int8), s(0.03), np.array(-7, np.int8)], {"kernel_shape": [2]}, steps=1)
+        case("QLinearAveragePool", [u8(*shape), s(0.05), z0 := np.array(120, np.uint8), s(0.03), np.array(30, np.uint8)], {"kernel_shape": [2, 3], "channels_last": last, **more})
+case("QLinearAveragePool", [i8(1, 2, 6), s(0.05), np.array(5, np.int8), s(0.03), np.array(-7, np.int8)], {"kernel_shape": [2]})
 w = i8(4, 3, 3, 3)
 case("QLinearConv", [u8(1, 5, 5, 3), s(0.02), z0, w, s(0.01), np.array(0, np.int8), s(0.06), np.array(110, np.uint8), rng.integers(-500, 500, 4).astype(np.int32)],
      {"channels_last": 1, "pads": [1, 1, 1, 1]}, constants=(3,))
@@ -254,10 +254,10 @@ mean = (x.astype(np.float64) - 3).mean((0, 2)) * 0.5
 expect("QLinearReduceMean", [x, s(0.5), np.array(3, np.int8), s(0.25), np.array(-4, np.int8)], {"axes": [0, 2], "keepdims": 0},
        [np.clip(np.round(mean / 0.25) - 4, -128, 127).astype(np.int8)])
 expect("QLinearReduceMean", [x, s(0.5), None, s(0.5)], {"axes": [-1], "keepdims": 1}, [np.round(x.astype(np.float64).mean(2, keepdims=True)).astype(np.int8)])
-# ONNX Runtime reads exponentials from a table of whole numbers.
+# ONNX Runtime has floor(1 / scale) steps in 1.
 for codes, zero in ((u8, np.array(0, np.uint8)), (i8, np.array(-128, np.int8))):
     for attrs in ({"axis": -1, "opset": 13}, {"axis": 1, "opset": 13}, {"axis": 1, "opset": 11}, {"opset": 13}):
-        case("QLinearSoftmax", [codes(2, 3, 4), s(0.03), np.array(7, codes(1).dtype), s(1 / 256), zero], attrs, steps=1)
+        case("QLinearSoftmax", [codes(2, 3, 4), s(0.03), np.array(7, codes(1).dtype), s(1 / 256), zero], attrs)
 condition = rng.integers(0, 2, (2, 3)).astype(bool)
 for codes in (u8, i8):
     zero = lambda v: np.array(v, codes(1).dtype)
@@ -501,6 +501,17 @@ one = [x[:1, :1] for x in (q, k, v)]
 grouped(one, {11: sink, 10: f(1, 1, 1, 7)}, {"qk_output": 1}, (0, 1, 2, 3), 7, (7,), cache)
 grouped([np.concatenate(one, 2), None, None], {11: sink, 7: cos, 8: sin}, {"do_rotary": 1, "rotary_interleaved": 1}, (0, 1, 2), 7, (7,), cache)
 grouped([q, k, v], {16: i32(3, 3), 11: sink}, {}, (0, 1, 2), 6, (5, 4), [f(2, kv, 6, size), f(2, kv, 6, size)])
+
+# Half steps: which code they fall to depends on what is rounded, and scales that 1 is no multiple of.
+for codes in (u8, i8):
+    zero = lambda v: np.array(v, codes(1).dtype)
+    for a, b, y in ((1 / 64, 1 / 128, 1 / 64), (2 / 255, 1 / 255, 2 / 255)):
+        for left, right in (((4, 64), (4, 64)), ((4, 64), (1,)), ((1,), (4, 64)), ((4, 64), (4, 1))):
+            case("QLinearAdd", [codes(*left), s(a), zero(3), codes(*right), s(b), zero(5), s(y), zero(9)])
+    case("QLinearMul", [codes(4, 64), s(1 / 16), zero(3), codes(4, 64), s(1 / 8), zero(5), s(1 / 4), zero(9)])
+    case("QLinearAveragePool", [codes(1, 2, 8, 8), s(1 / 16), zero(3), s(1 / 16), zero(5)], {"kernel_shape": [2, 2], "strides": [2, 2]})
+    for y in (1 / 255, 1 / 300, 0.0123):
+        case("QLinearSoftmax", [codes(4, 40), s(0.02), zero(3), s(y), zero(0)], {"axis": -1, "opset": 13})
 
 out = pathlib.Path(__file__).parent / "data" / "microsoft_cases.json"
 out.write_text("[\n" + ",\n".join(json.dumps(c) for c in cases) + "\n]\n")

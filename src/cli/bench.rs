@@ -68,12 +68,15 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let mut session = Session::of(program, args.device.choice)?;
     for n in 0..args.warmup {
         status.doing(format_args!("warming up on {}: run {} of {}", session.device(), n + 1, args.warmup));
+        // A program with states does the same in every run where each begins with the first ones.
+        session.reset()?;
         session.run(&inputs)?;
     }
     let (mut wall, mut device, mut rest) = (Vec::new(), Vec::new(), Vec::new());
     let (mut host_nodes, mut work) = (Vec::new(), None);
     for n in 0..args.runs {
         status.step(&format!("timing on {}: run", session.device()), n as usize + 1, args.runs as usize);
+        session.reset()?;
         let start = Instant::now();
         let outcome = session.run(&inputs)?;
         let wall_ms = start.elapsed().as_secs_f64() * 1e3;
@@ -89,6 +92,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let mut spans = Vec::new();
     if !device.is_empty() || session.device() == "cpu" {
         status.doing("timing each kernel");
+        session.reset()?;
         let start = Instant::now();
         spans = session.run_profiled(&inputs, true)?.profile.unwrap_or_default();
         if let Some(path) = &args.profile {

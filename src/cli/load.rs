@@ -64,7 +64,7 @@ impl Loaded {
         }
         let names: Vec<_> = module.entries.keys().map(String::as_str).collect();
         let names = names.join(", ");
-        Err(Failure::usage(format!("{} has several entries ({names}): one graph is wanted", path.display())))
+        Err(Failure::file(format!("{} has several entries ({names}): one graph is wanted", path.display())))
     }
 }
 

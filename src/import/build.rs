@@ -11,7 +11,7 @@ use crate::ir::{
     AttrFault, Attrs, COUNT, Dim, Graph, Infer, Level, Node, NodeKind, Op, OpError, Registry, Tensor, TensorType,
     Value, ValueId, next_number,
 };
-use crate::ops::core::data_dependent;
+use crate::ops::data_dependent;
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 

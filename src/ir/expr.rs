@@ -6,6 +6,7 @@
 //! Code generation computes in 32 bits wherever the results are the same ([`Bounds`]).
 
 mod bounds;
+pub mod build;
 
 pub use bounds::{Bounds, Operand};
 

@@ -12,7 +12,7 @@ pub mod attr;
 mod dim;
 mod dtype;
 mod edit;
-mod expr;
+pub mod expr;
 mod format;
 mod graph;
 mod index;

@@ -1,5 +1,6 @@
 //! Steps that many expansions are made of.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{Attrs, DType, Dim, Expand, OpError, Shape, Tensor, TensorType, Val};
 use crate::ops::core::check_indices::{self, Rule};
 use crate::ops::core::strided::{View, row_major, view};
@@ -31,6 +32,16 @@ pub fn dims(sizes: &[usize]) -> Vec<Dim> {
 pub fn floats(e: &mut Expand<'_, '_>, dims: &[usize], values: &[f32]) -> Result<Val, OpError> {
     let tensor = Tensor::from_f32s(DType::F32, dims, values)?;
     Ok(e.constant(tensor))
+}
+
+/// Zeros of these sizes.
+///
+/// # Errors
+/// The type has no zero.
+pub fn zeros(e: &mut Expand<'_, '_>, dtype: DType, sizes: &[usize]) -> Result<Val, OpError> {
+    let zero = Tensor::from_f32s(dtype, &[1], &[0.0])?;
+    let zero = e.constant(zero);
+    crate::ops::onnx::movement::broadcast_to(e, zero, dims(sizes))
 }
 
 /// The positions 0 to n - 1 as i64, times `step`, along `axis` of `rank` axes that are 1 otherwise.
@@ -184,12 +195,12 @@ pub fn take(e: &mut Expand<'_, '_>, data: Val, indices: Val, axis: usize, out: &
     let own = sizes(0, &e.ty(data))?;
     let strides = crate::ops::util::strides(&own);
     let mut operands = vec![indices];
-    let mut text = format!("mul(x0,{})", strides[axis]);
+    let mut expr = arg(0) * strides[axis] as i64;
     for (i, &n) in out.iter().enumerate().filter(|(i, n)| *i != axis && **n != 1) {
-        text = format!("add({text},x{})", operands.len());
+        expr = expr + arg(operands.len());
         operands.push(positions(e, out.len(), i, n, strides[i] as i64)?);
     }
-    let at = pointwise::add(e, &text, position_type(own.iter().product()), &operands)?;
+    let at = pointwise::add(e, expr, position_type(own.iter().product()), &operands)?;
     let flat = reshape::to(e, data, vec![Dim::Known(own.iter().product::<usize>() as i64)])?;
     let y = gather_within(e, flat, at, 0)?;
     crate::ops::onnx::movement::broadcast_to(e, y, dims(out))

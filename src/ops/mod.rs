@@ -25,6 +25,7 @@ macro_rules! written_out {
 pub mod compose;
 pub mod contrib;
 pub mod core;
+pub mod data_dependent;
 pub mod onnx;
 pub mod reference;
 pub mod util;

@@ -363,7 +363,7 @@ fn sizes_may_be_unknown() {
     assert_eq!(two(&ints(&[-1, 8])), "[n*seq,8]");
     let (start, end, axis) = (ints(&[1]), ints(&[i64::MAX]), ints(&[1]));
     let slots = [&x, start.ty(), end.ty(), axis.ty()];
-    assert_eq!(shape(&slice::SLICE, &none, &slots, &[None, Some(&start), Some(&end), Some(&axis)]), "[n,seq-1,8]");
+    assert_eq!(shape(&slice::DEF, &none, &slots, &[None, Some(&start), Some(&end), Some(&axis)]), "[n,seq-1,8]");
     assert_eq!(shape(&concat::DEF, &Attrs::new().with_int("axis", 1), &[&x, &x], &[]), "[n,2*seq,8]");
 
     let image = symbolic(&[n, Dim::Known(3), seq.clone(), Dim::Known(32)]);
@@ -395,7 +395,7 @@ fn what_does_not_fit_is_refused() {
     );
     assert!(refused(&gather::DEF, &none, &[&x, &x]).contains("expected integers"));
     assert!(refused(&concat::DEF, &Attrs::new().with_int("axis", 0), &[&x, &ints]).contains("but for axis 0"));
-    assert!(refused(&slice::SLICE, &none, &[&x, &ints, &ints]).contains("operand 1 must be a constant"));
+    assert!(refused(&slice::DEF, &none, &[&x, &ints, &ints]).contains("operand 1 must be a constant"));
     assert!(refused(&pool::DEF, &Attrs::new().with_str("kind", "max"), &[&x]).contains("[N,C,H,W]"));
     let row = Packing { bits: 4, granularity: Granularity::Row, scale: ScaleType::F16 };
     let b = TensorType { dtype: DType::I4, shape: Shape::of(&[5, 4]), packing: Some(row) };

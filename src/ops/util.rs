@@ -89,6 +89,57 @@ pub fn operand<'a>(inputs: &[Option<&'a Tensor>], slot: usize) -> Result<&'a Ten
     inputs.get(slot).copied().flatten().ok_or(OpError::MissingOperand { slot })
 }
 
+/// The type of operand `slot`, numbers or truth values that are not packed.
+///
+/// # Errors
+/// It is absent, packed or text.
+pub fn number_operand<'a>(infer: &Infer<'a>, slot: usize) -> Result<&'a TensorType, OpError> {
+    let ty = infer.ty(slot)?;
+    if ty.packing.is_some() || ty.dtype.class() == Class::Text {
+        return Err(OpError::operand(slot, ty, "numbers"));
+    }
+    Ok(ty)
+}
+
+/// The type of operand `slot`, integers.
+///
+/// # Errors
+/// It is absent or another.
+pub fn index_operand<'a>(infer: &Infer<'a>, slot: usize) -> Result<&'a TensorType, OpError> {
+    let ty = infer.ty(slot)?;
+    if ty.dtype.class() == Class::Int { Ok(ty) } else { Err(OpError::operand(slot, ty, "integers")) }
+}
+
+/// The type of a result like operand 0, floats of so many axes at least.
+///
+/// # Errors
+/// It is absent or another.
+pub fn like_floats(infer: &Infer<'_>, least_rank: usize) -> Result<Vec<TensorType>, OpError> {
+    let ty = float_operand(infer, 0)?;
+    if ty.shape.rank() < least_rank {
+        return Err(OpError::operand(0, ty, format!("floats of {least_rank} axes at least")));
+    }
+    Ok(vec![ty.clone()])
+}
+
+/// The type of operand `slot`, floats that are not packed.
+///
+/// # Errors
+/// It is absent or another.
+pub fn float_operand<'a>(infer: &Infer<'a>, slot: usize) -> Result<&'a TensorType, OpError> {
+    let ty = infer.ty(slot)?;
+    if ty.dtype.is_float() && ty.packing.is_none() { Ok(ty) } else { Err(OpError::operand(slot, ty, "floats")) }
+}
+
+/// Attribute `name`, one of those allowed; the first where it is absent.
+///
+/// # Errors
+/// It is another.
+pub fn one_of<'a>(attrs: &'a Attrs, name: &'static str, allowed: &[&'a str]) -> Result<&'a str, OpError> {
+    let given = attrs.str(name).unwrap_or(allowed[0]);
+    if allowed.contains(&given) { Ok(given) } else { Err(OpError::attribute(name, format!("is {given:?}"))) }
+}
+
 /// What kind of value an operand is in an expression: packed ones are floats.
 pub fn class_of(ty: &TensorType) -> Class {
     if ty.packing.is_some() { Class::Float } else { ty.dtype.class() }

@@ -1,22 +1,23 @@
-//! Lays kernel-level graphs out on a device: constants, states, arena, dispatches, barriers, ledger. What is left to do is to
-//! compile the shaders.
+//! Lays kernel-level graphs out on a device: constants, states, arena, dispatches, barriers, ledger. What is left to do
+//! is to compile the shaders.
 
+mod part;
 mod steps;
 
-use super::arena::{self, ArenaLimits, ArenaPlan, Buffer};
+use super::arena::{self, ArenaLimits, Buffer};
 use super::memory::{Buffers, Kind, is_view};
 use super::schedule::Schedule;
 use super::{PlanError, allocation_bytes, round_up};
-use crate::ir::{DType, Dim, Graph, Hash, Late, NodeId, NodeKind, State, Tensor, TensorType, ValueId};
+use crate::ir::{DType, Dim, Graph, Hash, NodeId, NodeKind, State, Tensor, TensorType};
 use crate::kernels::key::KernelKey;
 use crate::kernels::{self, KernelCall, KernelError};
-use crate::ops::weights;
 use crate::program::{
     Allocation, AllocationKind, FAULT_BYTES, HostStep, IndexCheck, Ledger, Port, Region, SLOT_ALIGNMENT, SLOT_BYTES,
     SizeRange, StateTensor, Stripe, Upload, hex, params_bytes as params_bytes_of,
 };
 use crate::targets::Target;
 use indexmap::IndexMap;
+use part::{Part, Planned, Row, Source, port};
 use std::collections::BTreeMap;
 
 /// Search nodes that the arena's exact phase may take.
@@ -221,153 +222,6 @@ fn best<'a>(source: &'a Source<'a>, target: &'a Target) -> Result<Layout<'a>, Pl
         }
     }
     Ok(first)
-}
-
-/// An order with its buffers and their offsets.
-struct Planned {
-    buffers: Buffers,
-    /// Size and lifetime of each buffer.
-    lives: Vec<Buffer>,
-    plan: ArenaPlan,
-    /// For each node its group, ascending: nodes of one are ordered by nothing but what they touch.
-    groups: Vec<usize>,
-}
-
-impl Planned {
-    /// Values without elements need a place too, where nothing else makes an arena.
-    fn arena_bytes(&self, target: &Target) -> u64 {
-        if self.buffers.live.is_empty() { 0 } else { self.plan.bytes.max(target.alignment()) }
-    }
-}
-
-/// The dispatches of each node; `None` where it runs on the host.
-type Calls = BTreeMap<NodeId, Option<Vec<KernelCall>>>;
-
-/// An entry before it has a layout.
-struct Source<'a> {
-    name: &'a str,
-    graph: &'a Graph,
-    calls: Calls,
-    buffers: Buffers,
-}
-
-impl<'a> Source<'a> {
-    fn of(name: &'a str, graph: &'a Graph, target: &Target) -> Result<Source<'a>, PlanError> {
-        if let Some(late) = graph.ordering().late().first() {
-            let name = match *late {
-                Late::Operand(reader, _) => &graph.node(reader).name,
-                Late::Output(output) => &graph.outputs()[output].name,
-            };
-            return Err(PlanError::Late { name: name.clone() });
-        }
-        let buffers = Buffers::best(graph, target)?;
-        let calls = buffers
-            .order
-            .iter()
-            .map(|&id| Ok((id, calls(graph, id, target)?)))
-            .collect::<Result<Calls, PlanError>>()?;
-        Ok(Source { name, graph, calls, buffers })
-    }
-}
-
-/// An entry with its places.
-struct Part<'a> {
-    source: &'a Source<'a>,
-    planned: Planned,
-    /// Where each value that is its own root lies.
-    regions: BTreeMap<ValueId, Region>,
-    /// Where its dispatches note indices out of range, one after the other.
-    faults: Region,
-    steps: Vec<Step>,
-}
-
-impl Part<'_> {
-    fn root(&self, value: ValueId) -> ValueId {
-        self.planned.buffers.root.get(&value).copied().unwrap_or(value)
-    }
-
-    fn region(&self, value: ValueId) -> Result<Region, PlanError> {
-        let missing = || PlanError::Unplaced { value: self.source.graph.value(value).name.clone() };
-        self.regions.get(&self.root(value)).copied().ok_or_else(missing)
-    }
-
-    fn port(&self, name: &str, value: ValueId) -> Result<Port, PlanError> {
-        port(name, self.source.graph.ty(value), self.region(value)?)
-    }
-
-    fn ports(&self) -> Result<(Vec<Port>, Vec<Port>), PlanError> {
-        let graph = self.source.graph;
-        let inputs = graph
-            .inputs()
-            .iter()
-            .map(|id| self.port(&graph.value(id.out(0)).name, id.out(0)))
-            .collect::<Result<_, _>>()?;
-        let outputs = graph.outputs().iter().map(|o| self.port(&o.name, o.value)).collect::<Result<_, _>>()?;
-        Ok((inputs, outputs))
-    }
-
-    /// The constants that kernels read or that are outputs, and whether each is weights.
-    fn constants(&self) -> Vec<(ValueId, bool)> {
-        let graph = self.source.graph;
-        let mut found = Vec::new();
-        for &id in &self.planned.buffers.order {
-            let Some(op) = graph.node(id).op() else { continue };
-            let operands = graph.operands(id);
-            for (slot, value) in operands.iter().enumerate() {
-                let Some(value) = value.map(|v| self.root(v)) else { continue };
-                let is_weights = weights::is_slot(op, slot, operands.len());
-                if graph.constant(value).is_some() && !is_view(graph, id) {
-                    found.push((value, is_weights));
-                }
-            }
-        }
-        let outputs = graph.outputs().iter().map(|o| (self.root(o.value), false));
-        found.extend(outputs.filter(|(v, _)| graph.constant(*v).is_some()));
-        found
-    }
-}
-
-/// A value that lies here.
-fn port(name: &str, ty: &TensorType, mut region: Region) -> Result<Port, PlanError> {
-    let device_dtype =
-        ty.dtype.on_device().ok_or_else(|| PlanError::Type { value: name.to_owned(), ty: ty.to_string() })?;
-    // A constant without elements has a place, but no bytes.
-    region.bytes = region.bytes.min(kernels::most_device_bytes(ty).unwrap_or(region.bytes));
-    Ok(Port { name: name.to_owned(), dtype: ty.dtype, device_dtype, shape: ty.shape.0.clone(), region })
-}
-
-/// Places side by side, in as many allocations as the target's limit asks for.
-struct Row {
-    alignment: u64,
-    limit: u64,
-    /// The first allocation.
-    first: u32,
-    /// Bytes of each.
-    sizes: Vec<u64>,
-}
-
-impl Row {
-    fn new(target: &Target, first: usize) -> Result<Row, PlanError> {
-        let limit = target.limits.max_memory_allocation_size / 4096 * 4096;
-        let first = u32::try_from(first).map_err(|_| PlanError::Overflow)?;
-        Ok(Row { alignment: target.alignment(), limit, first, sizes: Vec::new() })
-    }
-
-    /// The next place, and its bytes with what follows up to the one behind it.
-    fn place(&mut self, bytes: u64) -> Result<(Region, u64), PlanError> {
-        let padded = round_up(bytes.max(4), self.alignment);
-        if padded > self.limit {
-            return Err(PlanError::Allocation { bytes: padded, limit: self.limit });
-        }
-        if self.sizes.last().is_none_or(|filled| filled + padded > self.limit) {
-            self.sizes.push(0);
-        }
-        let number = u32::try_from(self.sizes.len() - 1).map_err(|_| PlanError::Overflow)?;
-        let filled = self.sizes.last_mut().ok_or(PlanError::Overflow)?;
-        let region = Region { allocation: self.first + number, offset: *filled, bytes: bytes.max(4) };
-        *filled += padded;
-        Ok((region, padded))
-    }
 }
 
 /// Bytes that the states of a graph take on a device, each allocation rounded as the driver does.

@@ -1,10 +1,12 @@
 //! A plan on a device, ready to run.
 
-use super::convert::{Sink, Source, device_bytes, from_device};
+use super::convert::{Source, device_bytes};
+use super::fetch::{collect, outputs_of};
 use super::memory::Memory;
 use super::params::{Params, lost};
 use super::pool::Pool;
 use super::segment::Segment;
+use super::states::States;
 use super::tensor::{DeviceTensor, Given};
 use super::timeline::Timeline;
 use super::vk::{Bound, Commands, Pipelines, Queries, Tally, VkContext};
@@ -13,15 +15,11 @@ use crate::ir::Tensor;
 use crate::program::profile::{Span, Work};
 use crate::program::{
     AllocationKind, CLEAR, Dispatch, Entry, FAULT_BYTES, HostStep, IndexCheck, Plan, Port, Program, ProgramError,
-    Region, SizeError, Sizes, StateTensor, Step, parse_hex,
+    Region, SizeError, Sizes, Step, parse_hex,
 };
-use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-
-/// Bytes of outputs from which on threads share them.
-const SHARED_BYTES: usize = 1 << 20;
 
 /// Computes a node that no kernel covers: its name in [`Plan::graph`], its operands by slot, absent where the program
 /// has none on the device, and the sizes of this run as far as they are known.
@@ -59,41 +57,6 @@ pub struct Executor {
     context: VkContext,
 }
 
-/// What states are before the first run.
-#[derive(Default)]
-struct States {
-    /// Places, and tensors of the device's types: scalars fill theirs.
-    initial: Vec<(Region, Tensor)>,
-    /// Whether a run failed after it may have stored some.
-    is_torn: bool,
-}
-
-impl States {
-    fn of(program: &Program, plan: &Plan) -> Result<States, RuntimeError> {
-        let initial = |state: &StateTensor| {
-            let constant = parse_hex(&state.initial).and_then(|hash| program.constants.get(&hash));
-            let missing =
-                || RuntimeError::Unsupported { what: format!("state {:?} without an initial value", state.port.name) };
-            Ok((state.port.region, constant.cloned().ok_or_else(missing)?))
-        };
-        Ok(States { initial: plan.states.iter().map(initial).collect::<Result<_, RuntimeError>>()?, is_torn: false })
-    }
-
-    fn write(&self, memory: &mut Memory) -> Result<(), RuntimeError> {
-        for (region, tensor) in &self.initial {
-            let bytes =
-                tensor.bytes().map_err(|e| RuntimeError::Unsupported { what: format!("an initial value: {e}") })?;
-            let source = match tensor.ty().shape.rank() {
-                0 if bytes.iter().all(|byte| *byte == 0) => Source::Zeros(region.bytes),
-                0 => Source::Fill(bytes, region.bytes),
-                _ => Source::Bytes(Cow::Borrowed(bytes)),
-            };
-            memory.write(&[(*region, source)])?;
-        }
-        Ok(())
-    }
-}
-
 struct Loaded {
     /// The entry without its steps.
     entry: Entry,
@@ -110,7 +73,7 @@ enum LoadedStep {
 }
 
 /// What the host knows of values on the device: their bytes there, by allocation and offset.
-type Known = BTreeMap<(u32, u64), Vec<u8>>;
+pub(super) type Known = BTreeMap<(u32, u64), Vec<u8>>;
 
 impl Executor {
     /// Loads a plan: makes its memory, uploads its constants, compiles its shaders, records its commands.
@@ -209,6 +172,11 @@ impl Executor {
         })
     }
 
+    /// Whether something outlives its runs.
+    pub fn has_states(&self) -> bool {
+        !self.states.initial.is_empty()
+    }
+
     /// Makes all states what they were before the first run.
     ///
     /// # Errors
@@ -232,9 +200,6 @@ impl Executor {
             let fault = "the entry has no such output".to_owned();
             return Err(RuntimeError::Input { name: output.to_owned(), fault });
         };
-        if self.copies.is_none() {
-            self.copies = Some(Commands::new(&self.context, &self.tally)?);
-        }
         let buffer = self.memory.outside(&self.context, port.region.bytes, self.budget_bytes)?;
         Ok(DeviceTensor::new(buffer, &self.context, port))
     }
@@ -314,6 +279,9 @@ impl Executor {
         states.is_torn = !states.initial.is_empty();
         memory.write(&uploads)?;
         drop(uploads);
+        if copies.is_none() && !(inward.is_empty() && kept.is_empty()) {
+            *copies = Some(Commands::new(context, tally)?);
+        }
         if let Some(copies) = copies {
             memory.copy(context, copies, &inward, true)?;
         }
@@ -482,7 +450,7 @@ fn upload(memory: &mut Memory, program: &Program, plan: &Plan) -> Result<(), Run
 }
 
 /// The bytes that a port's tensor takes.
-fn exact(port: &Port) -> Region {
+pub(super) fn exact(port: &Port) -> Region {
     Region { bytes: device_bytes(port) as u64, ..port.region }
 }
 
@@ -533,79 +501,6 @@ fn run_host(
         if !memory.is_mapped() {
             let [(region, source)] = upload;
             known.insert((region.allocation, region.offset), source.into_bytes());
-        }
-    }
-    Ok(())
-}
-
-/// The tensors of `ports`, which the last submission was given to read, unless a dispatch noted an index out of range.
-fn collect(
-    memory: &mut Memory,
-    pool: &Pool,
-    ports: &[Port],
-    reads: &[Region],
-    checks: &[(Region, IndexCheck)],
-    sizes: &Sizes,
-) -> Result<Vec<Tensor>, RuntimeError> {
-    // What a caller may hold of two runs.
-    pool.limit(ports.iter().map(device_bytes).fold(0, usize::saturating_add).saturating_mul(2));
-    let mut sinks: Vec<Sink<'_>> = ports.iter().map(|port| Sink::new(port, pool)).collect();
-    let mut noted: Vec<Vec<u8>> = vec![Vec::new(); checks.len()];
-    memory.collect(reads, &mut |pieces| {
-        let n_bytes: usize = pieces.iter().map(|(_, bytes)| bytes.len()).sum();
-        let mut jobs: Vec<(&mut Sink<'_>, &[u8])> = Vec::with_capacity(pieces.len());
-        let mut pieces = pieces.into_iter().peekable();
-        for (i, sink) in sinks.iter_mut().enumerate() {
-            if let Some((_, bytes)) = pieces.next_if(|(region, _)| *region == i) {
-                jobs.push((sink, bytes));
-            }
-        }
-        for (region, bytes) in pieces {
-            if let Some(words) = region.checked_sub(ports.len()).and_then(|i| noted.get_mut(i)) {
-                words.extend_from_slice(bytes);
-            }
-        }
-        if n_bytes >= SHARED_BYTES && jobs.len() > 1 {
-            jobs.into_par_iter().for_each(|(sink, bytes)| sink.take(bytes));
-        } else {
-            jobs.into_iter().for_each(|(sink, bytes)| sink.take(bytes));
-        }
-    })?;
-    faults(checks, &noted, sizes)?;
-    sinks.into_iter().map(Sink::finish).collect()
-}
-
-/// The tensors of `ports` from what the host knows or else from the device, unless a dispatch noted an index out of
-/// range.
-fn outputs_of(
-    memory: &mut Memory,
-    known: &Known,
-    ports: &[Port],
-    checks: &[(Region, IndexCheck)],
-    sizes: &Sizes,
-) -> Result<Vec<Tensor>, RuntimeError> {
-    let bytes_of = |port: &Port| match device_bytes(port) {
-        0 => Some(&[] as &[u8]),
-        n => known.get(&(port.region.allocation, port.region.offset)).and_then(|bytes| bytes.get(..n)),
-    };
-    let missing = ports.iter().filter(|port| bytes_of(port).is_none()).map(exact);
-    let regions: Vec<Region> = missing.chain(checks.iter().map(|(region, _)| *region)).collect();
-    let mut read = if regions.is_empty() { Vec::new() } else { memory.read(&regions)? };
-    let noted = read.split_off(read.len() - checks.len());
-    faults(checks, &noted, sizes)?;
-    let mut read = read.into_iter();
-    let tensor = |port: &Port| match bytes_of(port) {
-        Some(bytes) => from_device(port, bytes),
-        None => from_device(port, &read.next().unwrap_or_default()),
-    };
-    ports.iter().map(tensor).collect()
-}
-
-/// What dispatches noted of indices out of range.
-fn faults(checks: &[(Region, IndexCheck)], noted: &[Vec<u8>], sizes: &Sizes) -> Result<(), RuntimeError> {
-    for ((_, check), words) in checks.iter().zip(noted) {
-        if let Some(fault) = check.read(words, sizes) {
-            return Err(RuntimeError::Index { node: check.node.clone(), fault });
         }
     }
     Ok(())

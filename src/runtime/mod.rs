@@ -15,11 +15,13 @@
 mod convert;
 mod error;
 mod executor;
+mod fetch;
 mod memory;
 mod params;
 mod pool;
 mod ring;
 mod segment;
+mod states;
 mod tensor;
 #[cfg(all(test, feature = "codegen"))]
 mod tests;

@@ -1,10 +1,9 @@
 //! The CPU reference as a device: runs the kernel-level graphs of a plan, node by node, with the operators' own
 //! definitions.
 
-use crate::ir::{
-    Dim, Graph, Level, Module, NodeId, NodeKind, Op, OpError, Registry, Tensor, TensorError, TensorType, ValueId,
-};
+use crate::ir::{Dim, Graph, Level, Module, NodeId, NodeKind, Op, OpError, Registry, Tensor, TensorType, ValueId};
 use crate::ops;
+use crate::ops::util::{elements, from_elements, n_elems};
 use crate::program::{Entry, GraphError, HostStep, Port, Program, Region, SizeError, SizeRange, Sizes};
 use indexmap::IndexMap;
 use std::borrow::Cow;
@@ -116,7 +115,7 @@ impl Reference {
         for graph in self.entries.values().map(|callable| &callable.graph) {
             for state in graph.states() {
                 let ty = graph.ty(state.node.out(0));
-                let fault = |source: TensorError| CpuError::Op { node: state.name.clone(), source: source.into() };
+                let fault = |source| CpuError::Op { node: state.name.clone(), source };
                 let initial = if *state.initial.ty() == *ty {
                     state.initial.clone()
                 } else {
@@ -177,19 +176,16 @@ impl Reference {
 pub type Tap<'a> = &'a mut dyn FnMut(&crate::ir::Node, &[Tensor]);
 
 /// A tensor of a type whose elements all are that of a scalar.
-fn filled(scalar: &Tensor, ty: &TensorType) -> Result<Tensor, TensorError> {
-    let n = ty.shape.n_elems().and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+fn filled(scalar: &Tensor, ty: &TensorType) -> Result<Tensor, OpError> {
     let dims = ty.shape.known().unwrap_or_default();
-    match ty.dtype.bits() {
-        // Less than a byte each, or text: the way through numbers knows how they lie.
-        bits if bits < 8 && ty.dtype.is_float() => {
-            Tensor::from_f32s(ty.dtype, &dims, &vec![scalar.to_f32s()?.first().copied().unwrap_or(0.0); n])
-        }
-        bits if bits < 8 => {
-            Tensor::from_i64s(ty.dtype, &dims, &vec![scalar.to_i64s()?.first().copied().unwrap_or(0); n])
-        }
-        _ => Tensor::from_bytes(ty.clone(), scalar.bytes()?.repeat(n)),
-    }
+    let n = n_elems(&dims)?;
+    let (element, _) = elements(scalar)?;
+    let mut bytes = Vec::new();
+    // A small file can name a large state.
+    let room = n.checked_mul(element.len()).filter(|n| bytes.try_reserve_exact(*n).is_ok());
+    room.ok_or_else(|| OpError::unsupported(format!("{ty}: the host has no memory for it")))?;
+    (0..n).for_each(|_| bytes.extend_from_slice(&element));
+    from_elements(ty.dtype, &dims, bytes)
 }
 
 impl Callable {

@@ -1,5 +1,6 @@
 //! The whole way: a graph to a program, a program to results.
 
+mod call;
 pub mod compare;
 #[cfg(feature = "codegen")]
 mod compile;
@@ -15,12 +16,13 @@ mod run;
 pub mod size;
 pub mod target;
 
+pub use call::{Call, DeviceTensor};
 #[cfg(feature = "codegen")]
 pub use compile::{Compile, CompileError, Compiled, Progress, budget_bounds, compile, compile_with, kernels_of};
 pub use cpu::{CpuError, Reference, States, Tap};
 pub use inputs::InputError;
 #[cfg(feature = "codegen")]
 pub use module::compile_module;
-pub use run::{Call, DeviceChoice, DeviceTensor, Outcome, Session, SessionError, Told};
+pub use run::{DeviceChoice, Outcome, Session, SessionError, Told};
 #[cfg(feature = "runtime")]
 pub use run::{best_device, is_of_device};

@@ -2,7 +2,7 @@
 
 use super::compile::{Compile, CompileError, Compiled, Lowered, MAX_ROUNDS, Progress, compile, reports};
 use crate::ir::{Edit, Format, Graph, Module, Patch};
-use crate::passes::{Context, Dump, OverBudget, Pass, PassError, Pipeline};
+use crate::passes::{Context, Dump, OverBudget, Pass, PassError, Pipeline, Settings};
 use crate::plan::{Forecast, build};
 use indexmap::IndexMap;
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,12 +48,51 @@ pub fn compile_module(
         return Err(CompileError::Open { names: open.into_iter().collect() });
     }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(options.n_threads).build()?;
-    let lowered = lower(module, options, &pool, progress, dump)?;
+    let lowered = fitting(module, options, &pool, progress, dump)?;
     let mut first = module.entries.values().next().cloned().unwrap_or_else(|| Graph::new("", crate::ir::Level::Onnx));
     first.name.clone_from(&module.name);
     lowered.compile(&first, options, &pool, progress)
 }
 
+/// As [`lower`]; but the budget that a refusal names is tried, so that it is one that was planned.
+fn fitting(
+    module: &Module,
+    options: &Compile,
+    pool: &rayon::ThreadPool,
+    progress: Progress<'_>,
+    dump: Dump<'_>,
+) -> Result<Lowered, CompileError> {
+    let reserve = options.settings.reserve_bytes;
+    let mut over = match lower(module, options, pool, progress, dump) {
+        Err(CompileError::OverBudget(over)) => over,
+        other => return other,
+    };
+    for _ in 0..MAX_ROUNDS {
+        let least = over.min_feasible_bytes;
+        // What the target's memory cannot hold is not worth a plan.
+        if least > options.target.memory.heap_bytes {
+            break;
+        }
+        let settings = Settings { budget_bytes: Some(least.saturating_add(reserve)), ..options.settings.clone() };
+        match lower(module, &Compile { settings, ..options.clone() }, pool, progress, dump) {
+            Ok(lowered) if lowered.blueprint.peak_bytes <= over.available_bytes => {
+                return Ok(Lowered { budget_bytes: over.budget_bytes, ..lowered });
+            }
+            Ok(lowered) => {
+                over.set_least(lowered.blueprint.peak_bytes.min(least), reserve);
+                break;
+            }
+            Err(CompileError::OverBudget(next)) => {
+                over.set_least(next.min_feasible_bytes.max(least.saturating_add(least / 16)), reserve);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(CompileError::OverBudget(over))
+}
+
+/// The graphs of kernels of all entries, and their layout. Where it is larger than the budget allows, or an entry does
+/// not fit with the formats of those before, formats are assigned again with the excess taken off.
 fn lower(
     module: &Module,
     options: &Compile,
@@ -63,8 +102,13 @@ fn lower(
 ) -> Result<Lowered, CompileError> {
     let budget_bytes = options.settings.budget_bytes.unwrap_or_else(|| options.target.default_budget_bytes());
     let available_bytes = budget_bytes.saturating_sub(options.settings.reserve_bytes);
+    let reserve = options.settings.reserve_bytes;
+    let refused = |min_feasible_bytes, available_bytes, budget_bytes| {
+        let advice = vec![OverBudget::give(min_feasible_bytes, reserve)];
+        CompileError::OverBudget(Box::new(OverBudget { min_feasible_bytes, available_bytes, budget_bytes, advice }))
+    };
     let mut settings = options.settings.clone();
-    for round in 1.. {
+    'rounds: for round in 1.. {
         let mut kernels = Module { name: module.name.clone(), entries: IndexMap::new() };
         let mut formats: BTreeMap<String, Format> = BTreeMap::new();
         let (mut timings, mut assigned) = (Vec::new(), Vec::new());
@@ -84,7 +128,20 @@ fn lower(
                     }
                     dump(i, name, graph);
                 };
-                pool.install(|| pipeline.run_with(&mut graph, &options.target, &mut hook))?
+                pool.install(|| pipeline.run_with(&mut graph, &options.target, &mut hook)).map_err(CompileError::from)
+            };
+            let report = match report {
+                Err(CompileError::OverBudget(over)) if kernels.entries.is_empty() || round >= MAX_ROUNDS => {
+                    let min_feasible_bytes = over.min_feasible_bytes.saturating_add(settings.excess_bytes);
+                    return Err(refused(min_feasible_bytes, available_bytes, budget_bytes));
+                }
+                Err(CompileError::OverBudget(over)) => {
+                    let needed = over.min_feasible_bytes.saturating_add(settings.excess_bytes);
+                    let excess = needed.saturating_sub(over.available_bytes);
+                    settings.excess_bytes = settings.excess_bytes.saturating_add(excess.max(1));
+                    continue 'rounds;
+                }
+                other => other?,
             };
             for node in with_formats.order().into_iter().map(|id| with_formats.node(id)) {
                 if let Some(format) = node.format {
@@ -112,10 +169,7 @@ fn lower(
                 settings.excess_bytes = settings.excess_bytes.saturating_add(blueprint.peak_bytes - available_bytes);
                 continue;
             }
-            let min_feasible_bytes = blueprint.peak_bytes;
-            let advice = vec![OverBudget::give(min_feasible_bytes, options.settings.reserve_bytes)];
-            let over = OverBudget { min_feasible_bytes, available_bytes, budget_bytes, advice };
-            return Err(CompileError::OverBudget(Box::new(over)));
+            return Err(refused(blueprint.peak_bytes, available_bytes, budget_bytes));
         }
         // What was planned is enough.
         forecast.min_feasible_bytes = forecast.min_feasible_bytes.min(blueprint.peak_bytes);

@@ -2,6 +2,7 @@
 //! budget, and runs.
 
 use super::{compile, model};
+use nyxc::ir::expr::build::arg;
 use nyxc::ir::{
     Attrs, CORE, DType, Edit, Format, Graph, KERNEL, Level, ONNX, Op, OpDef, OpError, Patch, Tensor, TensorType,
 };
@@ -204,7 +205,7 @@ static HARD_SWISH: OpDef = OpDef {
     eval: None,
     expand: Some(|e| {
         let x = e.input(0)?;
-        let swish = "mul(x0, div(min(max(add(x0, 3.0), 0.0), 6.0), 6.0))";
+        let swish = arg(0) * ((arg(0) + 3.0).max(0.0).min(6.0) / 6.0);
         let dtype = e.ty(x).dtype;
         Ok(vec![ops::core::pointwise::add(e, swish, dtype, &[x])?])
     }),

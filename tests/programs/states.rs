@@ -6,7 +6,7 @@ use nyxc::ops::registry;
 use nyxc::passes::{Context, Pass, PassError, Settings};
 use nyxc::program::{AllocationKind, Program, file};
 use nyxc::runtime::{Options, VkContext, devices};
-use nyxc::session::{Compile, DeviceChoice, Session, SessionError, compile_module};
+use nyxc::session::{Compile, CompileError, DeviceChoice, Session, SessionError, compile_module};
 use nyxc::targets::{Target, shipped_names};
 
 /// Counts its runs.
@@ -208,6 +208,30 @@ fn what_reads_a_version_sees_it_wherever_passes_put_the_reader() {
     }
 }
 
+#[test]
+fn entries_of_one_model_share_its_weights_under_any_budget() {
+    let target = Target::shipped("lavapipe").unwrap();
+    let graphs = [1, 8].map(|n| model("fmnist-mlp.onnx", &[&format!("batch={n}")]));
+    let mut module = Module { name: graphs[0].name.clone(), ..Module::default() };
+    for (entry, graph) in ["one", "eight"].into_iter().zip(graphs) {
+        module.entries.insert(entry.to_owned(), graph);
+    }
+    let under = |budget_bytes| {
+        let settings = Settings { budget_bytes: Some(budget_bytes), ..Settings::default() };
+        let options = Compile { settings, target: target.clone(), n_threads: 0 };
+        compile_module(&module, &options, &|_, _, _| {}, &mut |_, _, _| {})
+    };
+    let roomy = under(1 << 30).unwrap().program.plans.remove(0);
+    let alone = compiled(&Module::of(module.entries["eight"].clone()), "uniform:f32", &target).plans.remove(0);
+    assert_eq!(roomy.ledger.weights, alone.ledger.weights, "each weight is stored once");
+    let budget = roomy.planned_peak_bytes / 2;
+    let plan = under(budget).unwrap_or_else(|e| panic!("{budget}: {e}")).program.plans.remove(0);
+    assert!(plan.planned_peak_bytes <= budget, "{} of {budget}", plan.planned_peak_bytes);
+    assert!(plan.ledger.weights < roomy.ledger.weights / 2 + 4096, "no weight is stored in two formats");
+    let Err(CompileError::OverBudget(over)) = under(1) else { panic!("one byte is enough") };
+    assert!(under(over.min_feasible_bytes).unwrap().program.plans[0].planned_peak_bytes <= over.min_feasible_bytes);
+}
+
 /// Runs so often that whatever a run leaves would show.
 fn runs_in_flat_memory(n: usize) {
     each_session(&read(CACHE), "uniform:f32", &|device, mut session| {
@@ -312,6 +336,28 @@ fn tensors_beside_a_program_keep_its_budget() {
         assert!(session.measured_peak_bytes() <= budget);
         drop(first);
         session.tensor("encode", "h").unwrap();
+    }
+}
+
+#[test]
+fn sessions_on_one_device_hand_tensors_to_each_other() {
+    for device in devices().unwrap_or_default() {
+        let program = compiled(&read(RELAY), "uniform:f32", &device.target);
+        let open = || VkContext::open(device.index, &program.target.features, &Options::from_env()).unwrap();
+        let context = open();
+        let [mut first, mut second] = [(); 2].map(|()| Session::on(program.clone(), &context).unwrap());
+        let mut kept = first.tensor("encode", "h").unwrap();
+        let x = floats(&[2, 3], &[1., 2., 3., 4., 5., 6.]);
+        first.entry("encode").unwrap().keep("h", &mut kept).unwrap().run(std::slice::from_ref(&x)).unwrap();
+        drop(first);
+        let call = second.entry("decode").unwrap().give("h", &kept).unwrap();
+        assert_eq!(values(&call.run(std::slice::from_ref(&x)).unwrap().outputs[0]), [3., 6., 9., 12., 15., 18.]);
+        let mut other = Session::on(program.clone(), &open()).unwrap();
+        let refused = other.entry("decode").unwrap().give("h", &kept).unwrap().run(&[x]).unwrap_err();
+        assert!(refused.to_string().contains("another device"), "{refused}");
+        let mut cpu = Session::of(program, DeviceChoice::Cpu).unwrap();
+        let refused = cpu.entry("other").unwrap().give("h", &kept).unwrap().run(&[]).unwrap_err();
+        assert!(matches!(refused, SessionError::Elsewhere { .. }), "{refused}");
     }
 }
 

@@ -16,6 +16,8 @@
 
 mod check;
 mod generate;
+#[path = "../common/hazards.rs"]
+mod hazards;
 mod layers;
 mod movement;
 mod mutate;

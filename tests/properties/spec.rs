@@ -2,7 +2,7 @@
 //! still stands.
 
 use nyxc::ir::{COUNT, Dim, Graph, Infer, Level, Op, Tensor, TensorType, ValueId};
-use nyxc::ops::core::data_dependent;
+use nyxc::ops::data_dependent;
 use nyxc::program::Sizes;
 
 #[derive(Clone, Copy, Debug, PartialEq)]

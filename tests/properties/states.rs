@@ -2,12 +2,13 @@
 //! entry find is what the run before gave, bit for bit, on the CPU reference and on devices.
 
 use crate::check::{built, faults};
+use crate::hazards::{Access, hazards};
 use crate::random::Random;
 use crate::spec::Spec;
 use nyxc::ir::{Attrs, Class, DType, Edit, Graph, Level, Module, Op, Tensor, TensorType, ValueId, text};
 use nyxc::ops;
 use nyxc::passes::Settings;
-use nyxc::program::file;
+use nyxc::program::{Dispatch, Program, Region, Step, file};
 use nyxc::runtime::VkContext;
 use nyxc::session::{Compile, DeviceChoice, Session, compile_module};
 use nyxc::targets::{Target, shipped_names};
@@ -171,6 +172,26 @@ fn play(session: &mut Session, kept: &[Kept], inputs: &[Vec<Tensor>]) -> Result<
     Ok(())
 }
 
+/// Whether dispatches of each entry that touch the same bytes are ordered, those of states among them.
+fn ordered(program: &Program) -> Result<(), String> {
+    for entry in &program.plans[0].entries {
+        for step in &entry.steps {
+            let Step::Device(dispatches) = step else { continue };
+            let access = |d: &Dispatch| {
+                let all = d.bindings.iter().zip(0u32..);
+                let (writes, reads) = all.partition::<Vec<_>, _>(|(_, binding)| d.writes.contains(binding));
+                let regions = |list: Vec<(&Region, u32)>| list.into_iter().map(|(region, _)| *region).collect();
+                let (what, stripe) = (d.node.clone(), d.stripe.clone());
+                Access { what, reads: regions(reads), writes: regions(writes), stripe, barrier: d.barrier }
+            };
+            if let Some(first) = hazards(&dispatches.iter().map(access).collect::<Vec<_>>()).first() {
+                return Err(format!("entry {}: {first}", entry.name));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Whether the graph of a seed keeps its states; the number of sessions that it was seen in, none where the device
 /// lacks something.
 pub fn check(spec: &Spec, seed: u64, contexts: &[VkContext]) -> Result<usize, String> {
@@ -201,6 +222,7 @@ pub fn check(spec: &Spec, seed: u64, contexts: &[VkContext]) -> Result<usize, St
     let said = |e: String| format!("{what}: {e}\n{module}");
     let compiled = compile_module(&module, &options, &|_, _, _| {}, &mut |_, _, _| {});
     let program = compiled.map_err(faults("compiling")).map_err(said)?.program;
+    ordered(&program).map_err(said)?;
     let first = spec.tensors(&built.inputs);
     let smaller = |tensor: &Tensor| match tensor.dtype().is_float() {
         true => {

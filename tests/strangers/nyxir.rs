@@ -15,6 +15,26 @@ const PRINT: &[&str] = &["print", "m.nyxir"];
 /// A text whose constant lies beside it.
 const STORED: &str = "graph g onnx\n  %x = input : f32[16] 64B\n  %c = const #HASH : f32[16] 64B\n  %y = add(%x, %c) : f32[16] 64B\n  output %y\n";
 
+/// Entries over states.
+const ENTRIES: &str = "module m
+entry step
+graph m onnx
+  %x = input : f32[1,4]
+  %kv = state fill [0.5] : f16[8,4]
+  %pos = state [0] : i64[1]
+  %one = const [1] : i64[1]
+  %kv.1 = state_store(%kv, %x, %pos) {axis=0} : f16[8,4]
+  %behind = add(%pos, %one) : i64[1]
+  %pos.1 = state_store(%pos, %behind) : i64[1]
+  output %kv.1
+  state %kv = %kv.1
+  state %pos = %pos.1
+entry read
+graph m onnx
+  %kv = state fill [0.5] : f16[8,4]
+  output %kv
+";
+
 /// The text and the constants of [`STORED`].
 fn stored() -> (Vec<u8>, Vec<u8>) {
     use nyxc::ir::{DType, Tensor};
@@ -39,7 +59,7 @@ fn texts() -> Vec<Vec<u8>> {
         assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
         done.stdout
     };
-    vec![text(&["print"]), text(&["pass", "decompose,lower_quantized,fuse"]), stored().0]
+    vec![text(&["print"]), text(&["pass", "decompose,lower_quantized,fuse"]), stored().0, ENTRIES.into()]
 }
 
 fn damaged(n: usize, seed: u64) -> impl Iterator<Item = Case> {

@@ -4,7 +4,10 @@
 //! before is known only then, so new keys are put behind old ones by a look-up; that every query sees no key behind
 //! itself is a mask that is computed.
 
-use crate::ir::{Attr, Attrs, Class, DType, Dim, Expand, Infer, Op, OpError, Shape, Tensor, TensorType, Val, attr};
+use crate::ir::expr::build::{arg, float, select};
+use crate::ir::{
+    Attr, Attrs, Class, DType, Dim, Expand, Expr, Infer, Op, OpError, Shape, Tensor, TensorType, Val, attr,
+};
 use crate::ops::compose::{concat, dims, gather_within, part, positions, sizes};
 use crate::ops::core::{pointwise, reshape};
 use crate::ops::onnx::attention::{DEF as ATTENTION, ROTARY as ONNX_ROTARY};
@@ -236,9 +239,9 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         e.constant(none)
     } else if let Some(queries) = e.optional(QUERY_LENGTHS) {
         let queries = reshape::to(e, queries, dims(&[s.batch, 1]))?;
-        pointwise::add(e, "sub(add(x0,1),x1)", DType::I64, &[lengths, queries])?
+        pointwise::add(e, arg(0) + 1 - arg(1), DType::I64, &[lengths, queries])?
     } else {
-        pointwise::add(e, &format!("sub(add(x0,1),{})", s.len), DType::I64, &[lengths])?
+        pointwise::add(e, arg(0) + 1 - s.len as i64, DType::I64, &[lengths])?
     };
     q = normalised(e, &s, q, Q_NORM, s.heads)?;
     k = normalised(e, &s, k, K_NORM, s.kv_heads)?;
@@ -274,8 +277,8 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let [keys, values] = if s.sink {
         let behind = [(0, 0), (0, 0), (0, 1), (0, 0)];
         [
-            crate::ops::onnx::slice::padded(e, key, &behind, crate::ops::core::strided::Fill::default())?,
-            crate::ops::onnx::slice::padded(e, value, &behind, crate::ops::core::strided::Fill::default())?,
+            crate::ops::onnx::pad::padded(e, key, &behind, crate::ops::core::strided::Fill::default())?,
+            crate::ops::onnx::pad::padded(e, value, &behind, crate::ops::core::strided::Fill::default())?,
         ]
     } else {
         [key, value]
@@ -290,8 +293,8 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         // Keys that nobody sees have the score 0.
         let mut operands = seen.operands.clone();
         operands.push(scores);
-        let text = format!("select({},x{},0.0)", seen.text, operands.len() - 1);
-        let scores = if kind == 1 { pointwise::add(e, &text, dtype, &operands)? } else { scores };
+        let expr = select(seen.expr, arg(operands.len() - 1), 0.0);
+        let scores = if kind == 1 { pointwise::add(e, expr, dtype, &operands)? } else { scores };
         results.push(part(e, scores, 3, 0, s.total as i64)?);
     }
     results.truncate(e.outputs.len());
@@ -319,10 +322,10 @@ fn places(e: &mut Expand<'_, '_>, s: &Sizes, before: Val) -> Result<Val, OpError
             let n = e.ty(ids).shape.n_elems().unwrap_or(0);
             let flat = reshape::to(e, ids, vec![Dim::Known(n as i64)])?;
             let first = part(e, flat, 0, 0, 1)?;
-            pointwise::add(e, "add(x0,x1)", DType::I64, &[row, first])?
+            pointwise::add(e, arg(0) + arg(1), DType::I64, &[row, first])?
         }
         Some(ids) => reshape::to(e, ids, shape.clone())?,
-        None => pointwise::add(e, "add(x0,x1)", DType::I64, &[row, before])?,
+        None => pointwise::add(e, arg(0) + arg(1), DType::I64, &[row, before])?,
     };
     crate::ops::onnx::movement::broadcast_to(e, ids, shape)
 }
@@ -353,16 +356,16 @@ fn cached(e: &mut Expand<'_, '_>, s: &Sizes, past: Option<Val>, new: Val, before
         return if room == 0 {
             Ok(new)
         } else {
-            crate::ops::onnx::slice::padded(e, new, &behind(room), crate::ops::core::strided::Fill::default())
+            crate::ops::onnx::pad::padded(e, new, &behind(room), crate::ops::core::strided::Fill::default())
         };
     }
     // Behind the new ones stand zeros.
-    let new = crate::ops::onnx::slice::padded(e, new, &behind(1), crate::ops::core::strided::Fill::default())?;
+    let new = crate::ops::onnx::pad::padded(e, new, &behind(1), crate::ops::core::strided::Fill::default())?;
     let both = concat(e, &[past, new], 2)?;
     let place = positions(e, 2, 1, s.present, 1)?;
-    let (len, old) = (s.len, s.past);
-    let text = format!("select(lt(x0,x1),x0,add(min(sub(x0,x1),{len}),{old}))");
-    let from = pointwise::add(e, &text, DType::I64, &[place, before])?;
+    let (len, old) = (s.len as i64, s.past as i64);
+    let expr = select(arg(0).below(arg(1)), arg(0), (arg(0) - arg(1)).min(len) + old);
+    let from = pointwise::add(e, expr, DType::I64, &[place, before])?;
     let from = crate::ops::onnx::movement::broadcast_to(e, from, dims(&[s.batch, s.present]))?;
     let mut parts = Vec::with_capacity(s.batch);
     for b in 0..s.batch as i64 {
@@ -375,7 +378,7 @@ fn cached(e: &mut Expand<'_, '_>, s: &Sizes, past: Option<Val>, new: Val, before
 
 /// Which keys a query sees: an expression of truth, and its operands, of which the first are the numbers of keys.
 struct Seen {
-    text: String,
+    expr: Expr,
     operands: Vec<Val>,
 }
 
@@ -388,16 +391,16 @@ impl Seen {
         let (lengths, before) = (one(e, lengths)?, one(e, before)?);
         let (row, key) = (positions(e, 4, 2, s.len, 1)?, positions(e, 4, 3, s.keys(), 1)?);
         let mut operands = vec![key, row, before];
-        let mut text = if e.attrs.int("causal").unwrap_or(1) != 0 {
-            "le(x0,add(x1,x2))".to_owned()
+        let mut expr = if e.attrs.int("causal").unwrap_or(1) != 0 {
+            arg(0).at_most(arg(1) + arg(2))
         } else {
             operands.push(lengths);
-            "le(x0,x3)".to_owned()
+            arg(0).at_most(arg(3))
         };
         if let Some(window) = e.attrs.int("local_window_size").filter(|w| *w >= 0) {
-            text = format!("and({text},lt(sub(add(x1,x2),x0),{window}))");
+            expr = expr.and((arg(1) + arg(2) - arg(0)).below(window));
         }
-        Ok(Seen { text, operands })
+        Ok(Seen { expr, operands })
     }
 }
 
@@ -413,26 +416,26 @@ fn mask(e: &mut Expand<'_, '_>, s: &Sizes, seen: &Seen) -> Result<Val, OpError> 
                 let behind = (0, (s.keys() - last) as i64);
                 let pads: Vec<(i64, i64)> =
                     (1..=own.rank()).map(|axis| if axis == own.rank() { behind } else { (0, 0) }).collect();
-                bias = crate::ops::onnx::slice::padded(e, bias, &pads, crate::ops::core::strided::Fill::default())?;
+                bias = crate::ops::onnx::pad::padded(e, bias, &pads, crate::ops::core::strided::Fill::default())?;
             }
             operands.push(bias);
-            format!("x{}", operands.len() - 1)
+            arg(operands.len() - 1)
         }
-        None => "0.0".to_owned(),
+        None => float(0.0),
     };
-    let mut text = format!("select({},{otherwise},-inf)", seen.text);
+    let mut expr = select(seen.expr.clone(), otherwise, f32::NEG_INFINITY);
     if s.sink {
         let sink = match e.optional(SINK) {
             Some(sink) => {
                 operands.push(reshape::to(e, sink, dims(&[1, s.heads, 1, 1]))?);
-                format!("x{}", operands.len() - 1)
+                arg(operands.len() - 1)
             }
             // Of smooth softmax: the exponential of 0.
-            None => "0.0".to_owned(),
+            None => float(0.0),
         };
-        text = format!("select(eq(x0,{}),{sink},{text})", s.present);
+        expr = select(arg(0).equals(s.present as i64), sink, expr);
     }
-    pointwise::add(e, &text, e.outputs[0].dtype, &operands)
+    pointwise::add(e, expr, e.outputs[0].dtype, &operands)
 }
 
 /// The attributes under which ONNX's operator does the same, and the shape of the positions.
@@ -482,7 +485,7 @@ fn expand_rotary(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     if e.ty(ids).shape.n_elems() == Some(1) {
         let first = reshape::to(e, ids, Vec::new())?;
         let row = positions(e, 2, 1, places[1], 1)?;
-        ids = pointwise::add(e, "add(x0,x1)", DType::I64, &[row, first])?;
+        ids = pointwise::add(e, arg(0) + arg(1), DType::I64, &[row, first])?;
         ids = crate::ops::onnx::movement::broadcast_to(e, ids, dims(&places))?;
     } else {
         ids = reshape::to(e, ids, dims(&places))?;

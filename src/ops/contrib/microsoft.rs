@@ -1,7 +1,8 @@
 //! Operators of the domain `com.microsoft`, version 1, as ONNX Runtime's optimizer and quantizer write them.
 
-use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, OpDef, OpError, Shape, TensorType, Val, attr};
-use crate::ops::compose::{concat, reduce};
+use crate::ir::expr::build::{arg, select};
+use crate::ir::{Attrs, Class, DType, Dim, Expand, Expr, Infer, OpDef, OpError, Shape, TensorType, Val, attr};
+use crate::ops::compose::{concat, floats, reduce};
 use crate::ops::core::{pointwise, quantize_linear, reshape};
 use crate::ops::onnx::{elementwise, integer, normalization, pooling};
 use crate::ops::util::axis_attr;
@@ -31,15 +32,15 @@ written_out! {
     DEQUANTIZE "ms_dequantize_linear" "com.microsoft::DequantizeLinear" (2, 3) [attr::int("axis"), attr::int("block_size")]
         |i| (quantize_linear::DEQUANTIZE.infer)(i), |e| Ok(vec![as_is(e, &quantize_linear::DEQUANTIZE)?]);
     /// `q_linear_add(a, a_scale, a_zero?, b, b_scale, b_zero?, y_scale, y_zero?)`: a sum of codes.
-    Q_ADD "q_linear_add" "com.microsoft::QLinearAdd" (7, 8) [] infer_q_binary, |e| expand_q_binary(e, "add");
+    Q_ADD "q_linear_add" "com.microsoft::QLinearAdd" (7, 8) [] infer_q_binary, expand_q_add;
     /// `q_linear_mul(a, a_scale, a_zero?, b, b_scale, b_zero?, y_scale, y_zero?)`: a product of codes.
-    Q_MUL "q_linear_mul" "com.microsoft::QLinearMul" (7, 8) [] infer_q_binary, |e| expand_q_binary(e, "mul");
+    Q_MUL "q_linear_mul" "com.microsoft::QLinearMul" (7, 8) [] infer_q_binary, expand_q_mul;
     /// `q_linear_sigmoid(x, x_scale, x_zero?, y_scale, y_zero?)`: Sigmoid of codes.
-    Q_SIGMOID "q_linear_sigmoid" "com.microsoft::QLinearSigmoid" (4, 5) [] infer_first, |e| expand_q_unary(e, "sigmoid(@)".to_owned());
+    Q_SIGMOID "q_linear_sigmoid" "com.microsoft::QLinearSigmoid" (4, 5) [] infer_first, |e| expand_q_unary(e, arg(0).sigmoid());
     /// `q_linear_leaky_relu(x, x_scale, x_zero?, y_scale, y_zero?) {alpha}`: LeakyRelu of codes.
     Q_LEAKY_RELU "q_linear_leaky_relu" "com.microsoft::QLinearLeakyRelu" (4, 5) [attr::float("alpha")] infer_first, |e| {
         let alpha = e.attrs.float("alpha").unwrap_or(0.01);
-        expand_q_unary(e, format!("select(lt(@,0.0),mul(@,{alpha:?}),@)"))
+        expand_q_unary(e, select(arg(0).below(0.0), arg(0) * alpha, arg(0)))
     };
     /// `q_linear_global_average_pool(x, x_scale, x_zero, y_scale, y_zero) {channels_last}`: GlobalAveragePool of codes.
     Q_GLOBAL_POOL "q_linear_global_average_pool" "com.microsoft::QLinearGlobalAveragePool" (5, 5) [attr::int("channels_last")] infer_q_pool, expand_q_pool;
@@ -103,8 +104,8 @@ fn expand_skip(e: &mut Expand<'_, '_>, bias: usize, layer: bool) -> Result<Vec<V
     let (ty, epsilon) = (e.ty(x), e.attrs.float("epsilon").unwrap_or(1e-12));
     let axis = ty.shape.rank() - 1;
     let sum = match e.optional(bias) {
-        Some(bias) => pointwise::add(e, "add(add(x0,x1),x2)", ty.dtype, &[x, skip, bias])?,
-        None => pointwise::add(e, "add(x0,x1)", ty.dtype, &[x, skip])?,
+        Some(bias) => pointwise::add(e, arg(0) + arg(1) + arg(2), ty.dtype, &[x, skip, bias])?,
+        None => pointwise::add(e, arg(0) + arg(1), ty.dtype, &[x, skip])?,
     };
     let attrs =
         crate::ops::core::norm::attrs(if layer { "layer" } else { "rms" }, axis, epsilon).with_dtype("dtype", ty.dtype);
@@ -115,18 +116,18 @@ fn expand_skip(e: &mut Expand<'_, '_>, bias: usize, layer: bool) -> Result<Vec<V
         crate::ops::core::reduce::attrs("mean", &[axis], true).with_dtype("dtype", DType::F32),
         &[sum],
     )?;
-    let text = if layer { "mul(sub(x0,x1),sub(x0,x1))" } else { "mul(x0,x0)" };
+    let expr = if layer { (arg(0) - arg(1)) * (arg(0) - arg(1)) } else { arg(0) * arg(0) };
     let operands = if layer { vec![sum, mean] } else { vec![sum] };
-    let square = pointwise::add(e, text, DType::F32, &operands)?;
+    let square = pointwise::add(e, expr, DType::F32, &operands)?;
     let variance = reduce(e, "mean", square, &[axis], true)?;
-    let factor = pointwise::add(e, &format!("rsqrt(add(x0,{epsilon:?}))"), DType::F32, &[variance])?;
+    let factor = pointwise::add(e, (arg(0) + epsilon).rsqrt(), DType::F32, &[variance])?;
     Ok(vec![y, mean, factor, sum])
 }
 
 fn expand_gelu(e: &mut Expand<'_, '_>, approximate: &str) -> Result<Vec<Val>, OpError> {
     let (mut x, dtype) = (e.input(0)?, e.outputs[0].dtype);
     if let Some(bias) = e.optional(1) {
-        x = pointwise::add(e, "add(x0,x1)", dtype, &[x, bias])?;
+        x = pointwise::add(e, arg(0) + arg(1), dtype, &[x, bias])?;
     }
     Ok(vec![e.add(&elementwise::GELU, Attrs::new().with_str("approximate", approximate), &[x])?])
 }
@@ -134,7 +135,7 @@ fn expand_gelu(e: &mut Expand<'_, '_>, approximate: &str) -> Result<Vec<Val>, Op
 fn expand_quick(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let (x, dtype) = (e.input(0)?, e.outputs[0].dtype);
     let alpha = e.attrs.float("alpha").unwrap_or(1.702);
-    Ok(vec![pointwise::add(e, &format!("mul(x0,sigmoid(mul(x0,{alpha:?})))"), dtype, &[x])?])
+    Ok(vec![pointwise::add(e, arg(0) * (arg(0) * alpha).sigmoid(), dtype, &[x])?])
 }
 
 /// Codes in `slot`, with scale and zero point behind, as f32.
@@ -144,27 +145,48 @@ fn dequantized(e: &mut Expand<'_, '_>, slot: usize) -> Result<Val, OpError> {
     match e.optional(slot + 2) {
         Some(zero) => {
             let zero = reshape::to(e, zero, Vec::new())?;
-            pointwise::add(e, "mul(f(sub(x0,x2)),x1)", DType::F32, &[x, scale, zero])
+            pointwise::add(e, (arg(0) - arg(2)).to_float() * arg(1), DType::F32, &[x, scale, zero])
         }
-        None => pointwise::add(e, "mul(f(x0),x1)", DType::F32, &[x, scale]),
+        None => pointwise::add(e, arg(0).to_float() * arg(1), DType::F32, &[x, scale]),
     }
 }
 
-/// f32 as codes of `dtype`, scale and zero point in `slot` and behind.
-fn quantized(e: &mut Expand<'_, '_>, x: Val, slot: usize, dtype: DType) -> Result<Val, OpError> {
+/// The scalar in `slot`.
+fn scalar(e: &mut Expand<'_, '_>, slot: usize) -> Result<Val, OpError> {
+    let value = e.input(slot)?;
+    reshape::to(e, value, Vec::new())
+}
+
+/// The zero point in `slot` as f32: 0 where it is absent.
+fn zero_point(e: &mut Expand<'_, '_>, slot: usize) -> Result<Val, OpError> {
+    match e.optional(slot) {
+        Some(_) => {
+            let zero = scalar(e, slot)?;
+            pointwise::add(e, arg(0).to_float(), DType::F32, &[zero])
+        }
+        None => floats(e, &[], &[0.0]),
+    }
+}
+
+/// Whole numbers, as `value` computes them, as codes of `dtype`, those beyond its range as its ends.
+fn saturated(e: &mut Expand<'_, '_>, value: Expr, dtype: DType, operands: &[Val]) -> Result<Val, OpError> {
     let (low, high) =
         quantize_linear::range(dtype).ok_or_else(|| OpError::unsupported(format!("codes of type {dtype}")))?;
-    let scale = e.input(slot)?;
-    let scale = reshape::to(e, scale, Vec::new())?;
-    let (code, mut operands) = ("round(div(x0,x1))", vec![x, scale]);
-    let code = match e.optional(slot + 1) {
-        Some(zero) => {
-            operands.push(reshape::to(e, zero, Vec::new())?);
-            format!("add({code},f(x2))")
-        }
-        None => code.to_owned(),
-    };
-    pointwise::add(e, &format!("i(min(max({code},{:?}),{:?}))", low as f32, high as f32), dtype, &operands)
+    pointwise::add(e, value.max(low as f32).min(high as f32).to_int(), dtype, operands)
+}
+
+/// f32 as codes of `dtype`, scale and zero point in `slot` and behind, by the rule of QuantizeLinear: rounded, then
+/// moved by the zero point.
+fn quantized(e: &mut Expand<'_, '_>, x: Val, slot: usize, dtype: DType) -> Result<Val, OpError> {
+    let (scale, zero) = (scalar(e, slot)?, zero_point(e, slot + 1)?);
+    saturated(e, (arg(0) / arg(1)).round() + arg(2), dtype, &[x, scale, zero])
+}
+
+/// As [`quantized`], but moved by the zero point before it is rounded, as ONNX Runtime has it in sums, products and
+/// averages of codes: half a step goes to the even code, whether the zero point is even or odd.
+fn moved_and_quantized(e: &mut Expand<'_, '_>, x: Val, slot: usize, dtype: DType) -> Result<Val, OpError> {
+    let (scale, zero) = (scalar(e, slot)?, zero_point(e, slot + 1)?);
+    saturated(e, (arg(0) / arg(1) + arg(2)).round(), dtype, &[x, scale, zero])
 }
 
 fn infer_q_binary(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
@@ -175,15 +197,49 @@ fn infer_q_binary(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     Ok(vec![TensorType::new(a.dtype, crate::ops::util::broadcast(&[&a.shape, &b.shape])?)])
 }
 
-fn expand_q_binary(e: &mut Expand<'_, '_>, function: &str) -> Result<Vec<Val>, OpError> {
-    let (a, b, dtype) = (dequantized(e, 0)?, dequantized(e, 3)?, e.outputs[0].dtype);
-    let y = pointwise::add(e, &format!("{function}(x0,x1)"), DType::F32, &[a, b])?;
-    Ok(vec![quantized(e, y, 6, dtype)?])
+/// The sum in steps of the result, by the ratios of the scales, as ONNX Runtime has it for codes of 8 bits: sums of
+/// whole and half steps are exact where the scales are multiples of each other.
+fn expand_q_add(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let (a, b, dtype) = (e.input(0)?, e.input(3)?, e.outputs[0].dtype);
+    if dtype.bits() > 8 {
+        let (a, b) = (dequantized(e, 0)?, dequantized(e, 3)?);
+        let y = pointwise::add(e, arg(0) + arg(1), DType::F32, &[a, b])?;
+        return Ok(vec![moved_and_quantized(e, y, 6, dtype)?]);
+    }
+    let (scale, zero) = (scalar(e, 6)?, zero_point(e, 7)?);
+    let (a_scale, a_zero, b_scale, b_zero) = (scalar(e, 1)?, zero_point(e, 2)?, scalar(e, 4)?, zero_point(e, 5)?);
+    let a_ratio = pointwise::add(e, arg(0) / arg(1), DType::F32, &[a_scale, scale])?;
+    let b_ratio = pointwise::add(e, arg(0) / arg(1), DType::F32, &[b_scale, scale])?;
+    let operands = [zero, a_ratio, a_zero, b_ratio, b_zero];
+    let fixed = pointwise::add(e, arg(0) - (arg(1) * arg(2) + arg(3) * arg(4)), DType::F32, &operands)?;
+    // The one that is the same for a row of elements is added to what is the same for all of them.
+    let is_column = |e: &Expand<'_, '_>, val: Val| e.ty(val).shape.0.last().is_none_or(|size| *size == Dim::Known(1));
+    let operands = if is_column(e, b) && !is_column(e, a) {
+        [fixed, b, b_ratio, a, a_ratio]
+    } else {
+        [fixed, a, a_ratio, b, b_ratio]
+    };
+    Ok(vec![saturated(
+        e,
+        (arg(0) + arg(1).to_float() * arg(2) + arg(3).to_float() * arg(4)).round(),
+        dtype,
+        &operands,
+    )?])
 }
 
-fn expand_q_unary(e: &mut Expand<'_, '_>, text: String) -> Result<Vec<Val>, OpError> {
+/// The product of whole numbers in steps of the result.
+fn expand_q_mul(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
+    let (a, b, dtype) = (e.input(0)?, e.input(3)?, e.outputs[0].dtype);
+    let (a_scale, b_scale, scale, zero) = (scalar(e, 1)?, scalar(e, 4)?, scalar(e, 6)?, zero_point(e, 7)?);
+    let ratio = pointwise::add(e, arg(0) * arg(1) / arg(2), DType::F32, &[a_scale, b_scale, scale])?;
+    let (a_zero, b_zero) = (zero_point(e, 2)?, zero_point(e, 5)?);
+    let expr = ((arg(0).to_float() - arg(1)) * (arg(2).to_float() - arg(3)) * arg(4) + arg(5)).round();
+    Ok(vec![saturated(e, expr, dtype, &[a, a_zero, b, b_zero, ratio, zero])?])
+}
+
+fn expand_q_unary(e: &mut Expand<'_, '_>, function: Expr) -> Result<Vec<Val>, OpError> {
     let (x, dtype) = (dequantized(e, 0)?, e.outputs[0].dtype);
-    let y = pointwise::add(e, &text.replace('@', "x0"), DType::F32, &[x])?;
+    let y = pointwise::add(e, function, DType::F32, &[x])?;
     Ok(vec![quantized(e, y, 3, dtype)?])
 }
 
@@ -266,7 +322,7 @@ fn expand_q_average(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     if is_last {
         y = crate::ops::onnx::movement::transpose(e, y, &behind)?;
     }
-    Ok(vec![quantized(e, y, 3, dtype)?])
+    Ok(vec![moved_and_quantized(e, y, 3, dtype)?])
 }
 
 fn mean_axes(attrs: &Attrs, rank: usize) -> Result<Vec<usize>, OpError> {
@@ -313,7 +369,10 @@ fn expand_q_softmax(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let attrs = Attrs::new().with_int("axis", axis as i64).with_int("log", 0).with_dtype("dtype", DType::F32);
     y = e.add(&crate::ops::core::softmax::DEF, attrs, &[y])?;
     y = reshape::to(e, y, own)?;
-    Ok(vec![quantized(e, y, 3, dtype)?])
+    // ONNX Runtime has a whole number of steps in 1, whatever the scale.
+    let (scale, zero) = (scalar(e, 3)?, zero_point(e, 4)?);
+    let n_steps = pointwise::add(e, (1.0 / arg(0)).floor(), DType::F32, &[scale])?;
+    Ok(vec![saturated(e, (arg(0) * arg(1)).round() + arg(2), dtype, &[y, n_steps, zero])?])
 }
 
 fn infer_q_where(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
@@ -326,7 +385,7 @@ fn infer_q_where(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 
 fn expand_q_where(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let (condition, x, y, dtype) = (e.input(0)?, dequantized(e, 1)?, dequantized(e, 4)?, e.outputs[0].dtype);
-    let z = pointwise::add(e, "select(x0,x1,x2)", DType::F32, &[condition, x, y])?;
+    let z = pointwise::add(e, select(arg(0), arg(1), arg(2)), DType::F32, &[condition, x, y])?;
     Ok(vec![quantized(e, z, 7, dtype)?])
 }
 
@@ -387,10 +446,14 @@ fn scaled(
         let scale = if e.ty(scale).shape.n_elems() == Some(1) { reshape::to(e, scale, Vec::new())? } else { scale };
         operands.push(scale);
     }
-    let text = if bias.is_some() { "add(mul(f(x0),mul(x1,x2)),x3)" } else { "mul(f(x0),mul(x1,x2))" };
+    let expr = if bias.is_some() {
+        arg(0).to_float() * (arg(1) * arg(2)) + arg(3)
+    } else {
+        arg(0).to_float() * (arg(1) * arg(2))
+    };
     operands.extend(bias);
     let dtype = e.outputs[0].dtype;
-    pointwise::add(e, text, dtype, &operands)
+    pointwise::add(e, expr, dtype, &operands)
 }
 
 fn expand_to_float(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {

@@ -1,6 +1,7 @@
 //! `mat_mul_n_bits`: a product with constant codes of few bits by blocks, as ONNX Runtime's weight-only quantizer
 //! writes it.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{Attrs, DType, Dim, Expand, Infer, OpError, Shape, Tensor, TensorType, Val, attr};
 use crate::ops::compose::{cast, dims, gather, reduce};
 use crate::ops::core::{matmul, pointwise, quantize_linear, reshape};
@@ -198,7 +199,7 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let Some(bias) = e.optional(5) else { return Ok(vec![y]) };
     let bias = cast(e, bias, result.dtype)?;
     let bias = reshape::to(e, bias, dims(&[s.columns]))?;
-    Ok(vec![pointwise::add(e, "add(x0,x1)", result.dtype, &[y, bias])?])
+    Ok(vec![pointwise::add(e, arg(0) + arg(1), result.dtype, &[y, bias])?])
 }
 
 /// The product of `[rows, depth]` with the codes.
@@ -243,7 +244,7 @@ fn multiplied(e: &mut Expand<'_, '_>, s: &Sizes, mut rows: Val, dtype: DType) ->
     let whole = if missing == 0 {
         rows
     } else {
-        crate::ops::onnx::slice::padded(
+        crate::ops::onnx::pad::padded(
             e,
             rows,
             &[(0, 0), (0, missing as i64)],
@@ -253,10 +254,10 @@ fn multiplied(e: &mut Expand<'_, '_>, s: &Sizes, mut rows: Val, dtype: DType) ->
     let n_rows = e.ty(rows).shape.0[0].clone();
     let blocks = reshape::to(e, whole, vec![n_rows, Dim::from(s.n_blocks), Dim::from(s.block)])?;
     let sums = reduce(e, "sum", blocks, &[2], false)?;
-    let text = format!("mul(sub(x0,{:?}),x1)", s.middle() as f32);
-    let offsets = pointwise::add(e, &text, DType::F32, &[zeros, scales])?;
+    let expr = (arg(0) - (s.middle() as f32)) * arg(1);
+    let offsets = pointwise::add(e, expr, DType::F32, &[zeros, scales])?;
     let less = e.add(&matmul::DEF, matmul::attrs(true).with_dtype("dtype", dtype), &[sums, offsets])?;
-    pointwise::add(e, "sub(x0,x1)", dtype, &[y, less])
+    pointwise::add(e, arg(0) - arg(1), dtype, &[y, less])
 }
 
 /// The product where blocks are not of one size: each code has a scale of its own, so the weights are floats.
@@ -282,12 +283,12 @@ fn spread(
     let scales = e.input(2)?;
     let scales = reshape::to(e, scales, dims(&[s.columns, s.n_blocks]))?;
     let mut operands = vec![centred, gather(e, scales, groups, 1)?];
-    let text = if let Zeros::Floats(zeros) = zeros {
+    let expr = if let Zeros::Floats(zeros) = zeros {
         operands.push(gather(e, *zeros, groups, 1)?);
-        "mul(sub(x0,x2),x1)"
+        (arg(0) - arg(2)) * arg(1)
     } else {
-        "mul(x0,x1)"
+        arg(0) * arg(1)
     };
-    let weights = pointwise::add(e, text, DType::F32, &operands)?;
+    let weights = pointwise::add(e, expr, DType::F32, &operands)?;
     e.add(&matmul::DEF, matmul::attrs(true).with_dtype("dtype", dtype), &[rows, weights])
 }

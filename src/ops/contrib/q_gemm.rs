@@ -1,5 +1,6 @@
 //! `q_gemm`: Gemm on codes, as ONNX Runtime's quantizer writes it.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{DType, Dim, Expand, Infer, OpError, Shape, TensorType, Val, attr};
 use crate::ops::compose::sizes;
 use crate::ops::core::{pointwise, reshape};
@@ -52,16 +53,20 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let zeros = [e.optional(2), e.optional(5)];
     let mut sum = integer::mat_mul(e, codes[0], codes[1], zeros, shape)?;
     if let Some(c) = e.optional(6) {
-        sum = pointwise::add(e, "add(x0,x1)", DType::I32, &[sum, c])?;
+        sum = pointwise::add(e, arg(0) + arg(1), DType::I32, &[sum, c])?;
     }
     let (a_scale, b_scale) = (e.input(1)?, e.input(4)?);
     let a_scale = reshape::to(e, a_scale, Vec::new())?;
     let b_scale = if e.ty(b_scale).shape.n_elems() == Some(1) { reshape::to(e, b_scale, Vec::new())? } else { b_scale };
     let alpha = e.attrs.float("alpha").unwrap_or(1.0);
-    let a_scale =
-        if alpha == 1.0 { a_scale } else { pointwise::add(e, &format!("mul(x0,{alpha:?})"), DType::F32, &[a_scale])? };
+    let a_scale = if alpha == 1.0 { a_scale } else { pointwise::add(e, arg(0) * alpha, DType::F32, &[a_scale])? };
     let Some(y_scale) = e.optional(7) else {
-        return Ok(vec![pointwise::add(e, "mul(f(x0),mul(x1,x2))", DType::F32, &[sum, a_scale, b_scale])?]);
+        return Ok(vec![pointwise::add(
+            e,
+            arg(0).to_float() * (arg(1) * arg(2)),
+            DType::F32,
+            &[sum, a_scale, b_scale],
+        )?]);
     };
     let dtype = e.outputs[0].dtype;
     let zero = match e.optional(8) {

@@ -1,29 +1,30 @@
 //! `dot_product_attention` written as products around a softmax, the scores in memory: where no kernel covers it whole,
 //! and where the scores are asked for.
 
-use crate::ir::{Attrs, Class, DType, Dim, Edit, Expand, NodeId, OpError, TensorType, Val};
+use crate::ir::expr::build::{arg, int, select};
+use crate::ir::{Attrs, Class, DType, Dim, Edit, Expand, Expr, NodeId, OpError, TensorType, Val};
 use crate::ops::compose::positions;
 use crate::ops::core::dot_product_attention::{DEF, LENGTHS, MASK, Sizes, offset};
 use crate::ops::core::{iota, matmul, pointwise, reduce, reshape, softmax};
 use crate::ops::onnx::movement;
 use crate::ops::util::class_of;
 
-/// What is added to the scores: expressions over operands, of which `@n@` is number n.
+/// What is added to the scores: expressions over operands of their own.
 #[derive(Default)]
 struct Bias {
-    terms: Vec<String>,
+    terms: Vec<Expr>,
     operands: Vec<Val>,
     /// Whether it may mask out all keys of a row.
     masks_rows: bool,
 }
 
 impl Bias {
-    fn operand(&mut self, val: Val) -> String {
+    fn operand(&mut self, val: Val) -> Expr {
         let at = self.operands.iter().position(|v| *v == val).unwrap_or(self.operands.len());
         if at == self.operands.len() {
             self.operands.push(val);
         }
-        format!("@{at}@")
+        arg(at)
     }
 
     fn of(e: &mut Expand<'_, '_>, sizes: &Sizes) -> Result<Bias, OpError> {
@@ -32,7 +33,7 @@ impl Bias {
         if let Some(mask) = e.optional(MASK) {
             let is_bool = class_of(&e.ty(mask)) == Class::Bool;
             let x = bias.operand(mask);
-            bias.terms.push(if is_bool { format!("select({x},0.0,-inf)") } else { x });
+            bias.terms.push(if is_bool { select(x, 0.0, f32::NEG_INFINITY) } else { x });
             bias.masks_rows = true;
         }
         let (left, right) = (e.attrs.int("left"), e.attrs.int("right"));
@@ -47,43 +48,40 @@ impl Bias {
             let (row, key) = (bias.operand(row), bias.operand(key));
             // The place of the query among the keys.
             let place = match lengths {
-                Some(lengths) => {
-                    format!("add({row},sub({},{}))", bias.operand(lengths), bias.number(e, &sizes.queries)?)
-                }
-                None => format!("add({row},{})", bias.number(e, &offset(e.attrs))?),
+                Some(lengths) => row + (bias.operand(lengths) - bias.number(e, &sizes.queries)?),
+                None => row + bias.number(e, &offset(e.attrs))?,
             };
             bias.masks_rows |= lengths.is_some() || left.is_some() || right.is_some_and(|n| n > 0);
             let allowed = [
                 right.map(|right| match right {
-                    0 => format!("le({key},{place})"),
-                    _ => format!("le(sub({key},{place}),{right})"),
+                    0 => key.clone().at_most(place.clone()),
+                    _ => (key.clone() - place.clone()).at_most(right),
                 }),
-                left.map(|left| format!("le(sub({place},{key}),{left})")),
+                left.map(|left| (place - key).at_most(left)),
             ];
-            bias.terms.extend(allowed.into_iter().flatten().map(|allowed| format!("select({allowed},0.0,-inf)")));
+            bias.terms.extend(allowed.into_iter().flatten().map(|allowed| select(allowed, 0.0, f32::NEG_INFINITY)));
         }
         if let Some(lengths) = lengths {
             let key = positions(e, 2, 1, total.clone(), 1)?;
             let (key, lengths) = (bias.operand(key), bias.operand(lengths));
-            bias.terms.push(format!("select(lt({key},{lengths}),0.0,-inf)"));
+            bias.terms.push(select(key.below(lengths), 0.0, f32::NEG_INFINITY));
             bias.masks_rows = true;
         }
         Ok(bias)
     }
 
     /// A size in an expression: its number, or an operand that holds it.
-    fn number(&mut self, e: &mut Expand<'_, '_>, size: &Dim) -> Result<String, OpError> {
+    fn number(&mut self, e: &mut Expand<'_, '_>, size: &Dim) -> Result<Expr, OpError> {
         Ok(match size.known() {
-            Some(n) => n.to_string(),
+            Some(n) => int(n),
             None => self.operand(iota::add(e, size.clone(), Dim::Known(0), Dim::Known(1), DType::I64)?),
         })
     }
 
     /// `first` and all terms added up; operands are numbered from `base`.
-    fn text(&self, first: Option<&str>, base: usize) -> Option<String> {
-        let terms = first.into_iter().chain(self.terms.iter().map(String::as_str)).map(str::to_owned);
-        let sum = terms.reduce(|sum, term| format!("add({sum},{term})"))?;
-        Some((0..self.operands.len()).fold(sum, |text, i| text.replace(&format!("@{i}@"), &format!("x{}", i + base))))
+    fn expr(&self, first: Option<Expr>, base: usize) -> Option<Expr> {
+        let terms = self.terms.iter().map(|term| term.substitute(&|i| arg(i + base)));
+        first.into_iter().chain(terms).reduce(|sum, term| sum + term)
     }
 }
 
@@ -127,17 +125,17 @@ pub(crate) fn written_out(e: &mut Expand<'_, '_>, dtype: DType) -> Result<Writte
     // One expression a stage that may be an output; fusion makes them one.
     let scale = e.attrs.float("scale").unwrap_or(1.0);
     if scale != 1.0 {
-        scores = pointwise::add(e, &format!("mul(x0,{scale:?})"), dtype, &[scores])?;
+        scores = pointwise::add(e, arg(0) * scale, dtype, &[scores])?;
     }
     let scaled = scores;
     if let Some(cap) = e.attrs.float("softcap").filter(|cap| *cap > 0.0) {
-        scores = pointwise::add(e, &format!("mul(tanh(div(x0,{cap:?})),{cap:?})"), dtype, &[scores])?;
+        scores = pointwise::add(e, (arg(0) / cap).tanh() * cap, dtype, &[scores])?;
     }
     let capped = scores;
     let bias = Bias::of(e, &sizes)?;
-    if let (Some(text), false) = (bias.text(Some("x0"), 1), bias.terms.is_empty()) {
+    if let (Some(expr), false) = (bias.expr(Some(arg(0)), 1), bias.terms.is_empty()) {
         let operands: Vec<Val> = [scores].into_iter().chain(bias.operands.iter().copied()).collect();
-        scores = pointwise::add(e, &text, dtype, &operands)?;
+        scores = pointwise::add(e, expr, dtype, &operands)?;
     }
     let masked = scores;
     let mut weights = e.add(
@@ -165,13 +163,13 @@ pub(crate) fn written_out(e: &mut Expand<'_, '_>, dtype: DType) -> Result<Writte
 
 /// Zeros in the rows whose bias is minus infinity for every key.
 fn without_masked_rows(e: &mut Expand<'_, '_>, weights: Val, bias: &Bias) -> Result<Val, OpError> {
-    let Some(text) = bias.text(None, 0) else { return Ok(weights) };
-    let sums = pointwise::add(e, &text, e.ty(weights).dtype, &bias.operands)?;
+    let Some(expr) = bias.expr(None, 0) else { return Ok(weights) };
+    let sums = pointwise::add(e, expr, e.ty(weights).dtype, &bias.operands)?;
     let last = e.ty(sums).shape.rank().saturating_sub(1) as i64;
     let attrs = Attrs::new().with_str("kind", "max").with_ints("axes", [last]).with_int("keepdims", 1);
     let highest = e.add(&reduce::DEF, attrs, &[sums])?;
     let dtype = e.ty(weights).dtype;
-    pointwise::add(e, "select(eq(x1,-inf),0.0,x0)", dtype, &[weights, highest])
+    pointwise::add(e, select(arg(1).equals(f32::NEG_INFINITY), 0.0, arg(0)), dtype, &[weights, highest])
 }
 
 /// Writes a [`DEF`] of the edited graph as products, and gives what stands for its result.

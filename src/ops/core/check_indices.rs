@@ -1,5 +1,6 @@
 //! `check_indices`: indices held against the axis that they go into, before anything is read or written by them.
 
+use crate::ir::expr::build::{arg, select};
 use crate::ir::{
     Attrs, CORE, Class, DType, Dim, Expand, IndexFault, Infer, KERNEL, OpDef, OpError, Tensor, TensorType, Val, attr,
 };
@@ -111,13 +112,13 @@ pub fn unchecked(e: &mut Expand<'_, '_>) -> Result<Val, OpError> {
         }
         (None, _) => return Err(OpError::attribute("sizes", "are not all known")),
     };
-    let row = if rule.negative { "select(lt(x0,0),add(x0,x1),x0)" } else { "x0" };
-    let clamped = format!("max(min({row},sub(x1,1)),0)");
-    let text = match rule.ignore {
-        Some(ignore) => format!("select(eq(x0,{ignore}),x0,{clamped})"),
+    let row = if rule.negative { select(arg(0).below(0), arg(0) + arg(1), arg(0)) } else { arg(0) };
+    let clamped = row.min(arg(1) - 1).max(0);
+    let expr = match rule.ignore {
+        Some(ignore) => select(arg(0).equals(ignore), arg(0), clamped),
         None => clamped,
     };
-    let y = pointwise::add(e, &text, dtype, &[indices, sizes])?;
+    let y = pointwise::add(e, expr, dtype, &[indices, sizes])?;
     crate::ops::onnx::movement::broadcast_to(e, y, shape.0)
 }
 

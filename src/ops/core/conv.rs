@@ -1,5 +1,6 @@
 //! `conv`: convolutions over one, two or three spatial axes; the core has two.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{
     Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
     product,
@@ -138,7 +139,7 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         let Some(bias) = e.optional(2) else { return Ok(vec![y]) };
         let bias = crate::ops::compose::along(e, bias, 5, 1)?;
         let dtype = e.outputs[0].dtype;
-        return Ok(vec![crate::ops::core::pointwise::add(e, "add(x0,x1)", dtype, &[y, bias])?]);
+        return Ok(vec![crate::ops::core::pointwise::add(e, arg(0) + arg(1), dtype, &[y, bias])?]);
     }
     let mut attrs = window.flat().write(Attrs::new()).with_int("group", e.attrs.int("group").unwrap_or(1));
     if let Some(dtype) = e.attrs.dtype("dtype") {
@@ -159,7 +160,7 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         let oc = e.ty(bias).shape.0[0].clone();
         let bias = crate::ops::core::reshape::to(e, bias, vec![Dim::Known(1), oc, Dim::Known(1), Dim::Known(1)])?;
         let dtype = e.outputs[0].dtype;
-        y = crate::ops::core::pointwise::add(e, "add(x0,x1)", dtype, &[y, bias])?;
+        y = crate::ops::core::pointwise::add(e, arg(0) + arg(1), dtype, &[y, bias])?;
     }
     let shape = e.outputs[0].shape.0.clone();
     Ok(vec![crate::ops::core::reshape::to(e, y, shape)?])
@@ -186,7 +187,7 @@ pub fn deep(e: &mut Expand<'_, '_>, x: Val, w: Val, window: &Window, group: i64)
     let x = if window.pads[0] + window.pads[3] == 0 {
         x
     } else {
-        crate::ops::onnx::slice::padded(e, x, &pads, crate::ops::core::strided::Fill::default())?
+        crate::ops::onnx::pad::padded(e, x, &pads, crate::ops::core::strided::Fill::default())?
     };
     let own = sizes(0, &e.ty(x))?;
     let (rows, w_rows) = (row_major(&dims(&own)), row_major(&dims(&w_dims)));
@@ -213,7 +214,7 @@ pub fn deep(e: &mut Expand<'_, '_>, x: Val, w: Val, window: &Window, group: i64)
             view(e, w, &View { shape, strides, offset: Some(&w_rows[2] * &Dim::Known(tap)), ..View::default() })?;
         let y = e.add(&DEF, attrs.clone(), &[planes, filters])?;
         sum = Some(match sum {
-            Some(sum) => crate::ops::core::pointwise::add(e, "add(x0,x1)", dtype, &[sum, y])?,
+            Some(sum) => crate::ops::core::pointwise::add(e, arg(0) + arg(1), dtype, &[sum, y])?,
             None => y,
         });
     }

@@ -3,36 +3,54 @@
 //! What ONNX and the core level share (MatMul, Conv, Gather, ...) is one operator, found here: its expansion brings
 //! ONNX's freedoms (biases, vectors, one spatial axis) into the core's normal form.
 
+/// The place of an extremum: kernels compare places where sizes are known.
+pub mod arg_max;
 /// Attention as products around a softmax.
 pub mod attention_products;
+/// The same bits as another type: without a kernel.
+pub mod bit_cast;
 /// Indices held against their axes.
 pub mod check_indices;
+/// Overlapping windows added up: without a kernel.
+pub mod col2im;
 /// Tensors one after the other.
 pub mod concat;
 /// Convolutions.
 pub mod conv;
 mod conv_nhwc;
-/// Results with as many elements as data tell: without kernels.
-pub mod data_dependent;
+/// Running sums and products: without a kernel.
+pub mod cumulative;
 /// Operators that wait for their sizes: without kernels.
 pub mod deferred;
+/// Convolutions whose windows are moved tap by tap: without a kernel.
+pub mod deform_conv;
+/// Determinants: without a kernel.
+pub mod det;
 /// Attention as one operator of the core.
 pub mod dot_product_attention;
 /// Slices by index.
 pub mod gather;
-/// Positions of extrema, running sums: without kernels.
-pub mod host;
+/// Images read at computed places: without a kernel.
+pub mod grid_sample;
+/// Values between the elements of an image.
+pub mod interpolate;
 /// Numbers counted from sizes.
 pub mod iota;
 pub mod layout;
 /// Products of matrices.
 pub mod matmul;
+/// The best of boxes that overlap: without a kernel.
+pub mod non_max_suppression;
+/// Where elements are not zero: without a kernel.
+pub mod non_zero;
 /// Layer and root-mean-square normalisation.
 pub mod norm;
 /// Any function of single elements: what all elementwise operators become.
 pub mod pointwise;
 /// Maxima and averages of sliding windows.
 pub mod pool;
+/// Where the maxima of sliding windows stand: without a kernel.
+pub mod pool_indices;
 /// Quantization with scales given.
 pub mod quantize_linear;
 /// Activations quantized while the program runs.
@@ -44,8 +62,8 @@ pub mod reshape;
 /// Images enlarged and reduced.
 pub mod resize;
 pub mod resize_axes;
-/// Images read at computed places: without kernels.
-pub mod sample;
+/// Regions of images as grids of averages: without a kernel.
+pub mod roi_align;
 /// Softmax and its logarithm.
 pub mod softmax;
 /// States.
@@ -54,6 +72,10 @@ pub mod state_store;
 pub mod store;
 /// Reading at other places: transposes, slices, pads.
 pub mod strided;
+/// The largest or smallest elements in order: without a kernel.
+pub mod top_k;
+/// The elements or slices that differ: without a kernel.
+pub mod unique;
 pub mod window;
 
 pub use attention_products::write_out as write_out_attention;
@@ -86,20 +108,19 @@ pub static ALL: &[&OpDef] = &[
     &quantize_packed::DYNAMIC,
     &quantize_linear::DEF,
     &quantize_linear::DEQUANTIZE,
-    &host::ARG_MAX,
-    &host::ARG_MIN,
-    &host::CUM_SUM,
-    &host::CUM_PROD,
-    &host::TOP_K,
-    &host::BIT_CAST,
-    &host::DET,
-    &data_dependent::NON_ZERO,
-    &data_dependent::COMPRESS,
-    &data_dependent::NON_MAX_SUPPRESSION,
-    &data_dependent::UNIQUE,
-    &sample::GRID_SAMPLE,
-    &sample::ROI_ALIGN,
-    &sample::DEFORM_CONV,
-    &sample::COL2IM,
-    &sample::POOL_INDICES,
+    &arg_max::MAX,
+    &arg_max::MIN,
+    &cumulative::SUM,
+    &cumulative::PROD,
+    &top_k::DEF,
+    &bit_cast::DEF,
+    &det::DEF,
+    &non_zero::DEF,
+    &non_max_suppression::DEF,
+    &unique::DEF,
+    &grid_sample::DEF,
+    &roi_align::DEF,
+    &deform_conv::DEF,
+    &col2im::DEF,
+    &pool_indices::DEF,
 ];

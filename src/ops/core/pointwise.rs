@@ -1,6 +1,7 @@
 //! `pointwise`: any function of single elements, with operands that broadcast. Every elementwise operator of ONNX
 //! becomes one, and fusion makes one of many.
 
+use crate::ir::expr::build::{float, int};
 use crate::ir::{
     Attrs, Binary, CORE, Class, DType, Expand, Expr, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Unary,
     Val, attr,
@@ -29,13 +30,22 @@ pub fn attrs(expr: Expr, dtype: DType) -> Attrs {
     Attrs::new().with_expr("expr", expr).with_dtype("dtype", dtype)
 }
 
-/// A new pointwise node of the expression in `text`.
+/// A new pointwise node of the expression.
 ///
 /// # Errors
-/// The text is no expression, or does not fit the operands.
-pub fn add(e: &mut Expand<'_, '_>, text: &str, dtype: DType, operands: &[Val]) -> Result<Val, OpError> {
+/// It does not fit the operands.
+pub fn add(e: &mut Expand<'_, '_>, expr: Expr, dtype: DType, operands: &[Val]) -> Result<Val, OpError> {
     let types: Vec<_> = operands.iter().map(|v| Some(e.ty(*v))).collect();
-    e.add(&DEF, attrs(typed(Expr::parse(text)?, &types), dtype), operands)
+    e.add(&DEF, attrs(typed(expr, &types), dtype), operands)
+}
+
+/// Zero of a type, in an expression.
+pub(crate) fn zero(dtype: DType) -> Expr {
+    match dtype.class() {
+        Class::Float => float(0.0),
+        Class::Bool => int(0).to_bool(),
+        _ => int(0),
+    }
 }
 
 /// The expression with the functions that its operands' types have: those of u64 where an operand is one.
@@ -223,13 +233,13 @@ pub(crate) fn unary<F: Real>(function: Unary, value: Scalar<F>) -> Scalar<F> {
         }),
         (Unary::IsNan, Float(v)) => Bool(v.is_nan()),
         (Unary::IsInf, Float(v)) => Bool(v.is_infinite()),
-        (_, Float(v)) => Float(float(function, v)),
+        (_, Float(v)) => Float(of_float(function, v)),
         // `Expr::class` refuses every other pair before anything is computed.
         (_, v) => v,
     }
 }
 
-fn float<F: Real>(function: Unary, v: F) -> F {
+fn of_float<F: Real>(function: Unary, v: F) -> F {
     match function {
         Unary::Neg => -v,
         Unary::Abs => v.abs(),
@@ -504,8 +514,8 @@ mod tests {
 
     #[test]
     fn integers_have_all_64_bits_and_wrap() {
-        let of = |text: &str, a: i64, b: i64| match scalar::<f32>(
-            &Expr::parse(text).unwrap(),
+        let of = |expr: &str, a: i64, b: i64| match scalar::<f32>(
+            &Expr::parse(expr).unwrap(),
             &[Scalar::Int(a), Scalar::Int(b)],
         ) {
             Scalar::Int(v) => v,
@@ -523,7 +533,7 @@ mod tests {
         assert_eq!(of("udiv(x0,x1)", -1, 2), i64::MAX);
         assert_eq!(of("ult(x0,x1)", 1, -1), 1);
         assert_eq!(of("ushr(x0,x1)", -1, 63), 1);
-        let convert = |text: &str, v: f32| scalar(&Expr::parse(text).unwrap(), &[Scalar::Float(v)]);
+        let convert = |expr: &str, v: f32| scalar(&Expr::parse(expr).unwrap(), &[Scalar::Float(v)]);
         assert_eq!(convert("i64(x0)", 1e18), Scalar::Int(999_999_984_306_749_440));
         assert_eq!(convert("u64(x0)", 1.8e19), Scalar::Int(18_000_000_404_716_257_280u64.cast_signed()));
         assert_eq!(convert("i(x0)", 1e18), Scalar::Int(i64::from(i32::MAX)));

@@ -1,10 +1,14 @@
 //! `quantize_linear` and `dequantize_linear`: floats to codes and back, with scales given.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{
     Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val,
     attr, minifloat,
 };
-use crate::ops::util::{agree, class_of, dtype_attr, finish, finish_floats, n_elems, operand, result, split_own};
+use crate::ops::core::pointwise::Real;
+use crate::ops::util::{
+    agree, class_of, dtype_attr, finish, finish_floats, is_double, n_elems, operand, result, split_own,
+};
 
 /// `quantize_linear(x, scale, zero_point?) {axis, block_size, output_dtype}`: ONNX QuantizeLinear, opset 21: `x /
 /// scale`, rounded half to even, plus the zero point, saturated.
@@ -142,14 +146,15 @@ pub fn written_out(e: &mut Expand<'_, '_>, op: &Op) -> Result<Option<Val>, OpErr
     let (x, scale, zero) = (e.input(0)?, e.input(1)?, e.optional(2));
     let (ty, scale_ty, result) = (e.ty(x), e.ty(scale), e.outputs[0].clone());
     let (own, scales) = (ty.shape.0.clone(), scale_ty.shape.0.clone());
-    let text = match (op.is(&DEF), range(result.dtype), zero.filter(|_| !ty.dtype.is_minifloat())) {
+    let expr = match (op.is(&DEF), range(result.dtype), zero.filter(|_| !ty.dtype.is_minifloat())) {
         (true, None, _) => return Ok(None),
         (true, Some((low, high)), zero) => {
-            let code = if zero.is_some() { "add(round(div(x0,x1)),f(x2))" } else { "round(div(x0,x1))" };
-            format!("i(min(max({code},{:?}),{:?}))", low as f32, high as f32)
+            let code =
+                if zero.is_some() { (arg(0) / arg(1)).round() + arg(2).to_float() } else { (arg(0) / arg(1)).round() };
+            code.max(low as f32).min(high as f32).to_int()
         }
-        (false, _, Some(_)) => "mul(f(sub(x0,x2)),x1)".to_owned(),
-        (false, _, None) => "mul(f(x0),x1)".to_owned(),
+        (false, _, Some(_)) => (arg(0) - arg(2)).to_float() * arg(1),
+        (false, _, None) => arg(0).to_float() * arg(1),
     };
     let block = usize::try_from(e.attrs.int("block_size").unwrap_or(0)).unwrap_or(0);
     let (mut wide, mut narrow) = (own.clone(), vec![Dim::Known(1); own.len()]);
@@ -173,11 +178,11 @@ pub fn written_out(e: &mut Expand<'_, '_>, op: &Op) -> Result<Option<Val>, OpErr
     }
     let x = crate::ops::core::reshape::to(e, x, wide)?;
     let mut operands = vec![x, crate::ops::core::reshape::to(e, scale, narrow.clone())?];
-    if text.contains("x2") {
+    if expr.n_args() > 2 {
         let zero = zero.ok_or(OpError::MissingOperand { slot: 2 })?;
         operands.push(crate::ops::core::reshape::to(e, zero, narrow)?);
     }
-    let y = crate::ops::core::pointwise::add(e, &text, result.dtype, &operands)?;
+    let y = crate::ops::core::pointwise::add(e, expr, result.dtype, &operands)?;
     Ok(Some(crate::ops::core::reshape::to(e, y, result.shape.0)?))
 }
 
@@ -205,40 +210,59 @@ fn zero_points(own: &[Option<&Tensor>]) -> Result<Vec<i64>, OpError> {
 }
 
 fn eval_quantize(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    if is_double(attrs, inputs) { quantized::<f64>(attrs, inputs) } else { quantized::<f32>(attrs, inputs) }
+}
+
+fn quantized<F: Real>(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let (own, extra) = split_own(attrs, inputs);
     let (x, scale) = (operand(own, 0)?, operand(own, 1)?);
     let dtype = codes(attrs, own.get(2).copied().flatten().map(Tensor::dtype))?;
     let (low, high) = range(dtype).unwrap_or((0, 0));
-    let (data, scales, zeros) = (x.to_f32s()?, scale.to_f32s()?, zero_points(own)?);
+    let (data, scales, zeros) = (F::elements(x)?, F::elements(scale)?, zero_points(own)?);
     if let Some(max) = minifloat::max(dtype) {
         // Such codes have no zero point but zero.
-        let mut out = vec![0.0f32; data.len()];
-        each(attrs, x, scale, |i, at| out[i] = (data[i] / scales[at]).clamp(-max, max))?;
-        return finish(attrs, Tensor::from_f32s(dtype, &x.dims(), &out)?, dtype, extra);
+        let max = F::of_f32(max);
+        let mut out = vec![F::zero(); data.len()];
+        // NaN stays NaN.
+        let clamped = |v: F| {
+            if v > max {
+                max
+            } else if v < -max {
+                -max
+            } else {
+                v
+            }
+        };
+        each(attrs, x, scale, |i, at| out[i] = clamped(data[i] / scales[at]))?;
+        return finish(attrs, F::stored(dtype, &x.dims(), out)?, dtype, extra);
     }
     let mut out = vec![0i64; data.len()];
     each(attrs, x, scale, |i, at| {
         // The sum saturates in i64, so that infinities give the extreme codes.
-        let code = (data[i] / scales[at]).round_ties_even() as i64;
+        let code = Real::round_ties_even(data[i] / scales[at]).to_i64();
         out[i] = code.saturating_add(zeros.get(at).copied().unwrap_or(0)).clamp(low, high);
     })?;
     finish(attrs, Tensor::from_i64s(dtype, &x.dims(), &out)?, dtype, extra)
 }
 
 fn eval_dequantize(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    if is_double(attrs, inputs) { dequantized::<f64>(attrs, inputs) } else { dequantized::<f32>(attrs, inputs) }
+}
+
+fn dequantized<F: Real>(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let (own, extra) = split_own(attrs, inputs);
     let (x, scale) = (operand(own, 0)?, operand(own, 1)?);
-    let mut out = vec![0.0f32; n_elems(&x.dims())?];
+    let mut out = vec![F::zero(); n_elems(&x.dims())?];
     let stored = dtype_attr(attrs, "output_dtype").unwrap_or(scale.dtype());
-    let scales = scale.to_f32s()?;
+    let scales = F::elements(scale)?;
     if x.dtype().is_minifloat() {
-        let data = x.to_f32s()?;
+        let data = F::elements(x)?;
         each(attrs, x, scale, |i, at| out[i] = data[i] * scales[at])?;
         return finish_floats(attrs, &x.dims(), out, stored, extra);
     }
     let (data, zeros) = (x.to_i64s()?, zero_points(own)?);
     each(attrs, x, scale, |i, at| {
-        out[i] = data[i].wrapping_sub(zeros.get(at).copied().unwrap_or(0)) as f32 * scales[at]
+        out[i] = F::of_i64(data[i].wrapping_sub(zeros.get(at).copied().unwrap_or(0))) * scales[at]
     })?;
     finish_floats(attrs, &x.dims(), out, stored, extra)
 }

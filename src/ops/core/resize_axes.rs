@@ -1,9 +1,10 @@
 //! Any Resize of ONNX, axis by axis: nearest elements by `gather`, all other interpolations as products with constant
 //! matrices.
 
+use crate::ir::expr::build::{arg, select};
 use crate::ir::{Attrs, DType, Expand, OpError, Shape, Tensor, Val, product, resolve_axis};
 use crate::ops::compose::{LARGEST_CONSTANT, dims, floats, gather_within, sizes};
-use crate::ops::core::sample::cubic;
+use crate::ops::core::interpolate::cubic;
 use crate::ops::core::{matmul, pointwise, reshape};
 
 /// What happens along one axis.
@@ -165,7 +166,7 @@ fn weights(mode: &str, t: f64, scale: f64, a: f32, antialias: bool) -> Result<(i
     if !antialias {
         return match mode {
             "linear" => Ok((0, vec![1.0 - t, t])),
-            "cubic" => Ok((-1, cubic(t as f32, a).iter().map(|&w| f64::from(w)).collect())),
+            "cubic" => Ok((-1, cubic(t, f64::from(a)).to_vec())),
             other => Err(OpError::attribute("mode", format!("is {other:?}"))),
         };
     }
@@ -258,13 +259,13 @@ pub fn expand(e: &mut Expand<'_, '_>, x: Val, plan: &[Axis]) -> Result<Val, OpEr
             let flags = floats(e, &shape, &flags)?;
             outside = Some(match outside {
                 None => flags,
-                Some(before) => pointwise::add(e, "max(x0,x1)", DType::F32, &[before, flags])?,
+                Some(before) => pointwise::add(e, arg(0).max(arg(1)), DType::F32, &[before, flags])?,
             });
         }
     }
     if let Some(outside) = outside {
         let fill = e.attrs.float("extrapolation_value").unwrap_or(0.0);
-        y = pointwise::add(e, &format!("select(gt(x1,0.5),{fill:?},x0)"), dtype, &[y, outside])?;
+        y = pointwise::add(e, select(arg(1).above(0.5), fill, arg(0)), dtype, &[y, outside])?;
     }
     debug_assert_eq!(product(&e.ty(y).shape.0), e.outputs[0].shape.volume());
     Ok(y)

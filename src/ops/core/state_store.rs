@@ -6,10 +6,11 @@ use crate::ir::{
 use crate::ops::core::check_indices::{self, Rule};
 use crate::ops::util::{axis_attr, elements, from_elements, n_elems, operand};
 
-/// `state_store(state, value) {}` is `value`; `state_store(state, rows, at) {axis}` is `state` with `rows` in the places
-/// of its own along `axis`, from the position on that `at`, one integer, says when the program runs. Floats are kept in
-/// the state's type. The first operand is a version of a state, and the result the next one: on a device both have the
-/// same memory. The core operator leaves out rows beyond the axis; before it `at` is checked (`check_indices`).
+/// `state_store(state, value) {}` is `value`; `state_store(state, rows, at) {axis}` is `state` with `rows` in the
+/// places of its own along `axis`, from the position on that `at`, one integer, says when the program runs. Floats are
+/// kept in the state's type. The first operand is a version of a state, and the result the next one: on a device both
+/// have the same memory. The core operator leaves out rows beyond the axis; before it `at` is checked
+/// (`check_indices`).
 pub static DEF: OpDef = OpDef {
     name: STATE_STORE,
     onnx: "",

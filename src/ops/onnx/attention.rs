@@ -1,8 +1,10 @@
 //! `attention`: ONNX's scaled dot-product attention, written as the core's `dot_product_attention`; and the rotary
 //! embedding before it.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{
-    Attrs, Class, DType, Dim, Expand, Infer, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
+    Attrs, Class, DType, Dim, Expand, Expr, Infer, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Unary, Val,
+    attr,
 };
 use crate::ops::compose::gather;
 use crate::ops::core::strided::{Fill, View, row_major, view};
@@ -277,7 +279,7 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         None => None,
     };
     let lengths = match e.optional(6) {
-        Some(lengths) => Some(pointwise::add(e, "i32(x0)", DType::I32, &[lengths])?),
+        Some(lengths) => Some(pointwise::add(e, Expr::unary(Unary::I32, arg(0)), DType::I32, &[lengths])?),
         None => None,
     };
     let attrs = core_attrs(e.attrs, &sizes)?;
@@ -433,8 +435,12 @@ fn expand_rotary(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         tables.push(reshape::to(e, table, [by_place.to_vec(), by_pair.to_vec()].concat())?);
     }
     let sign = e.constant(Tensor::from_f32s(DType::F32, if interleaved { &[1, 2] } else { &[2, 1] }, &[-1.0, 1.0])?);
-    let y =
-        pointwise::add(e, "add(mul(x0,x1),mul(mul(x2,x4),x3))", dtype, &[first, tables[0], flipped, tables[1], sign])?;
+    let y = pointwise::add(
+        e,
+        arg(0) * arg(1) + arg(2) * arg(4) * arg(3),
+        dtype,
+        &[first, tables[0], flipped, tables[1], sign],
+    )?;
     let mut y = reshape::to(e, y, [lead.clone(), vec![turned.clone()]].concat())?;
     if !is_whole {
         let rest = part(e, &turned, &(&head - &turned))?;

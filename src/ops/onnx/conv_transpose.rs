@@ -1,5 +1,6 @@
 //! `conv_transpose`: the gradient of a convolution, as a convolution.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{Attrs, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, attr, product};
 use crate::ops::core::window::Window;
 use crate::ops::util::ints_attr;
@@ -107,7 +108,7 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         let mut y = stretched_deep(e, x, w, &window, &cuts, group)?;
         if let Some(bias) = e.optional(2) {
             let bias = crate::ops::compose::along(e, bias, 5, 1)?;
-            y = crate::ops::core::pointwise::add(e, "add(x0,x1)", dtype, &[y, bias])?;
+            y = crate::ops::core::pointwise::add(e, arg(0) + arg(1), dtype, &[y, bias])?;
         }
         return Ok(vec![y]);
     }
@@ -131,7 +132,7 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let oc = &w_dims[1] * &Dim::Known(group);
     if let Some(bias) = e.optional(2) {
         let bias = crate::ops::core::reshape::to(e, bias, vec![Dim::Known(1), oc, Dim::Known(1), Dim::Known(1)])?;
-        y = crate::ops::core::pointwise::add(e, "add(x0,x1)", dtype, &[y, bias])?;
+        y = crate::ops::core::pointwise::add(e, arg(0) + arg(1), dtype, &[y, bias])?;
     }
     let shape = e.outputs[0].shape.0.clone();
     Ok(vec![crate::ops::core::reshape::to(e, y, shape)?])
@@ -255,7 +256,7 @@ fn stretched_deep(
     let around =
         |i: usize| (window.extent(i) - 1 - cuts[i].0, window.extent(i) - 1 - cuts[i].1 - (window.strides[i] - 1));
     let pads: Vec<(i64, i64)> = [(0, 0), (0, 0)].into_iter().chain((0..3).map(around)).collect();
-    x = crate::ops::onnx::slice::padded(e, x, &pads, Fill::default())?;
+    x = crate::ops::onnx::pad::padded(e, x, &pads, Fill::default())?;
     let w = turned(e, w, group)?;
     let whole = Window { strides: vec![1; 3], pads: vec![0; 6], ceil: false, ..window.clone() };
     crate::ops::core::conv::deep(e, x, w, &whole, group)

@@ -1,5 +1,6 @@
 //! `einsum`: sums of products by labelled axes, as transposes, reductions and products of matrices.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{Attrs, Class, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, attr, product};
 use crate::ops::compose::{matmul, reduce, sizes};
 use crate::ops::core::strided::{View, row_major, view};
@@ -31,8 +32,8 @@ fn refuse(equation: &str) -> OpError {
 }
 
 /// The labels of one term, of a tensor of `rank` axes where it is an operand's.
-fn term(text: &str, rank: Option<usize>, n_dots: usize, equation: &str) -> Result<Vec<Label>, OpError> {
-    let (before, after) = text.split_once("...").map_or((text, None), |(before, after)| (before, Some(after)));
+fn term(expr: &str, rank: Option<usize>, n_dots: usize, equation: &str) -> Result<Vec<Label>, OpError> {
+    let (before, after) = expr.split_once("...").map_or((expr, None), |(before, after)| (before, Some(after)));
     let letters = |part: &str| -> Result<Vec<Label>, OpError> {
         part.chars().map(|c| if c.is_ascii_alphabetic() { Ok(u32::from(c)) } else { Err(refuse(equation)) }).collect()
     };
@@ -60,7 +61,7 @@ impl Equation {
         let operands: Vec<Vec<Label>> = terms
             .iter()
             .zip(shapes)
-            .map(|(text, shape)| term(text, Some(shape.rank()), 0, equation))
+            .map(|(expr, shape)| term(expr, Some(shape.rank()), 0, equation))
             .collect::<Result<_, _>>()?;
         let all: Vec<Label> = operands.concat();
         let n_dots = all.iter().filter(|&&l| l >= 1 << 16).map(|l| l - (1 << 16) + 1).max().unwrap_or(0) as usize;
@@ -192,7 +193,7 @@ fn contract(
     let uneven = contracted.iter().any(|&l| a.dim(e, l) != b.dim(e, l));
     if contracted.is_empty() || uneven || !dtype.is_float() {
         let (left, right) = (a.ordered(e, &labels)?, b.ordered(e, &labels)?);
-        let val = pointwise::add(e, "mul(x0,x1)", dtype, &[left, right])?;
+        let val = pointwise::add(e, arg(0) * arg(1), dtype, &[left, right])?;
         return Labelled { val, labels }.summed(e, needed);
     }
     let batch: Vec<Label> =

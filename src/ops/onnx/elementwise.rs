@@ -1,9 +1,11 @@
 //! The elementwise operators of ONNX: one table of rules that give each its expression. All become `pointwise`.
 
+use crate::ir::expr::build::{arg, float, int, select};
 use crate::ir::{
-    Attrs, Class, DType, Expand, Expr, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr, minifloat,
+    Attrs, Binary, Class, DType, Expand, Expr, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Unary, Val,
+    attr, minifloat,
 };
-use crate::ops::core::pointwise::typed;
+use crate::ops::core::pointwise::{typed, zero};
 use crate::ops::util::{between, broadcast, class_of, dtype_attr};
 
 /// What a rule sees of one use.
@@ -13,8 +15,8 @@ pub struct Case<'a> {
     consts: Vec<Option<&'a Tensor>>,
 }
 
-/// The text of the expression, in which `x0` and so on are operand slots, and the type of the result.
-type Recipe = Result<(String, DType), OpError>;
+/// The expression, whose operands are operand slots, and the type of the result.
+type Recipe = Result<(Expr, DType), OpError>;
 
 impl Case<'_> {
     fn ty(&self, slot: usize) -> Result<&TensorType, OpError> {
@@ -41,8 +43,8 @@ impl Case<'_> {
         (f64::from(value as f32) == value).then_some(value as f32)
     }
 
-    fn same(&self, text: impl Into<String>) -> Recipe {
-        Ok((text.into(), self.dtype()?))
+    fn same(&self, expr: Expr) -> Recipe {
+        Ok((expr, self.dtype()?))
     }
 }
 
@@ -54,8 +56,8 @@ fn infer_by(infer: &Infer<'_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Vec<Tens
     let present: Vec<&TensorType> = types.iter().flatten().collect();
     let classes: Vec<Class> = types.iter().map(|t| t.as_ref().map_or(Class::Text, class_of)).collect();
     let shape = broadcast(&present.iter().map(|t| &t.shape).collect::<Vec<_>>())?;
-    let (text, dtype) = rule(&Case { attrs: infer.attrs, types: types.clone(), consts: infer.consts.to_vec() })?;
-    let class = Expr::parse(&text)?.class(&classes)?;
+    let (expr, dtype) = rule(&Case { attrs: infer.attrs, types: types.clone(), consts: infer.consts.to_vec() })?;
+    let class = expr.class(&classes)?;
     if class != dtype.class() {
         return Err(OpError::unsupported(format!("a {class:?} as {dtype}")));
     }
@@ -84,7 +86,7 @@ fn infer_fold(infer: &Infer<'_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Vec<Te
 fn expand_fold(
     e: &mut Expand<'_, '_>,
     rule: fn(&Case<'_>) -> Recipe,
-    function: &str,
+    function: Binary,
     is_mean: bool,
 ) -> Result<Vec<Val>, OpError> {
     let n = e.inputs.len();
@@ -97,15 +99,15 @@ fn expand_fold(
     let mut result = e.input(0)?;
     for first in (1..n).step_by(FOLD - 1) {
         let slots = first..n.min(first + FOLD - 1);
-        let mut text = (1..=slots.len()).fold("x0".to_owned(), |text, slot| format!("{function}({text},x{slot})"));
+        let mut expr = (1..=slots.len()).fold(arg(0), |expr, slot| Expr::binary(function, expr, arg(slot)));
         let is_last = slots.end == n;
         if is_last && is_mean {
-            text = format!("div({text},{:?})", n as f32);
+            expr = expr / n as f32;
         }
         let operands = slots.map(|slot| e.input(slot)).collect::<Result<Vec<_>, _>>()?;
         result = crate::ops::core::pointwise::add(
             e,
-            &text,
+            expr,
             if is_last { dtype } else { between },
             &[&[result], operands.as_slice()].concat(),
         )?;
@@ -121,9 +123,9 @@ fn expand_dropout(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     }
     let x = e.input(0)?;
     let ty = e.ty(x);
-    let (ratio, ratio_text) = match e.optional(1) {
-        Some(ratio) => (crate::ops::core::reshape::to(e, ratio, Vec::new())?, "x1"),
-        None => (x, "0.5"),
+    let (ratio, share) = match e.optional(1) {
+        Some(ratio) => (crate::ops::core::reshape::to(e, ratio, Vec::new())?, arg(1)),
+        None => (x, float(0.5)),
     };
     let random = crate::ops::onnx::random::numbers(
         e,
@@ -134,9 +136,9 @@ fn expand_dropout(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         e.attrs.int("seed").map(|s| s as f32),
     )?;
     let random = crate::ops::core::reshape::to(e, random, ty.shape.0)?;
-    let keeps = crate::ops::core::pointwise::add(e, &format!("ge(x0,{ratio_text})"), DType::Bool, &[random, ratio])?;
-    let text = format!("select(x0,div(x2,sub(1.0,{ratio_text})),0.0)");
-    Ok(vec![crate::ops::core::pointwise::add(e, &text, ty.dtype, &[keeps, ratio, x])?, keeps])
+    let keeps = crate::ops::core::pointwise::add(e, arg(0).at_least(share.clone()), DType::Bool, &[random, ratio])?;
+    let grown = select(arg(0), arg(2) / (1.0 - share), 0.0);
+    Ok(vec![crate::ops::core::pointwise::add(e, grown, ty.dtype, &[keeps, ratio, x])?, keeps])
 }
 
 fn infer_dropout(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
@@ -153,9 +155,9 @@ fn infer_dropout(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 fn expand_by(e: &mut Expand<'_, '_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Vec<Val>, OpError> {
     let types: Vec<_> = e.inputs.iter().map(|v| v.map(|v| e.ty(v))).collect();
     let consts: Vec<_> = e.inputs.iter().map(|v| v.and_then(|v| e.edit.constant(v)).cloned()).collect();
-    let (text, dtype) =
+    let (expr, dtype) =
         rule(&Case { attrs: e.attrs, types: types.clone(), consts: consts.iter().map(Option::as_ref).collect() })?;
-    let expr = typed(Expr::parse(&text)?, &types);
+    let expr = typed(expr, &types);
     let wanted = e.outputs[0].shape.clone();
     let first = e.input(0)?;
     let mut results = Vec::new();
@@ -171,7 +173,12 @@ fn expand_by(e: &mut Expand<'_, '_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Ve
         )?);
     }
     if e.outputs.len() > 1 {
-        results.push(crate::ops::core::pointwise::add(e, "or(eq(x0,x0),b(1))", DType::Bool, &[first])?);
+        results.push(crate::ops::core::pointwise::add(
+            e,
+            arg(0).equals(arg(0)).or(int(1).to_bool()),
+            DType::Bool,
+            &[first],
+        )?);
     }
     Ok(results)
 }
@@ -224,142 +231,146 @@ fn inline(
 }
 
 fn prelu(c: &Case<'_>) -> Recipe {
-    let zero = if c.dtype()?.is_float() { "0.0" } else { "0" };
-    c.same(format!("select(lt(x0,{zero}),mul(x0,x1),x0)"))
+    let zero = zero(c.dtype()?);
+    c.same(select(arg(0).below(zero), arg(0) * arg(1), arg(0)))
 }
 
 fn pow(c: &Case<'_>) -> Recipe {
     // Powers that products and roots give exactly, also of negative numbers, for which a device's pow is undefined.
-    let known = match c.scalar(1) {
-        Some(1.0) => Some("x0"),
-        Some(2.0) => Some("mul(x0,x0)"),
-        Some(3.0) => Some("mul(mul(x0,x0),x0)"),
+    let is_float = c.dtype()?.is_float();
+    let power = match (c.scalar(1), c.dtype()?.class(), c.ty(1)?.dtype.class()) {
+        (Some(1.0), ..) => arg(0),
+        (Some(2.0), ..) => arg(0) * arg(0),
+        (Some(3.0), ..) => arg(0) * arg(0) * arg(0),
         // No square root of x0: a power of minus infinity is not NaN.
-        Some(0.5) if c.dtype()?.is_float() => Some("pow(x0,0.5)"),
-        Some(-0.5) if c.dtype()?.is_float() => Some("recip(pow(x0,0.5))"),
-        Some(-1.0) if c.dtype()?.is_float() => Some("recip(x0)"),
-        _ => None,
+        (Some(0.5), ..) if is_float => arg(0).pow(0.5),
+        (Some(-0.5), ..) if is_float => arg(0).pow(0.5).recip(),
+        (Some(-1.0), ..) if is_float => arg(0).recip(),
+        (_, Class::Float, Class::Int) => arg(0).pow(arg(1).to_float()),
+        (_, Class::Int, Class::Float) => Expr::unary(integer(c.dtype()?), arg(0).to_float().pow(arg(1))),
+        _ => arg(0).pow(arg(1)),
     };
-    let text = known.unwrap_or(match (c.dtype()?.class(), c.ty(1)?.dtype.class()) {
-        (Class::Float, Class::Int) => "pow(x0,f(x1))",
-        (Class::Int, Class::Float) => return c.same(format!("{}(pow(f(x0),x1))", integer(c.dtype()?))),
-        _ => "pow(x0,x1)",
-    });
-    c.same(text)
+    c.same(power)
 }
 
 fn modulo(c: &Case<'_>) -> Recipe {
     let fmod = c.attrs.int("fmod").unwrap_or(0) != 0;
     if !fmod && c.dtype()?.is_float() {
         // The rest has the sign of the dividend; one of another sign moves up by the divisor, also an infinite one.
-        let rest = "fmod(x0,x1)";
-        return c
-            .same(format!("select(and(not(eq({rest},0.0)),xor(lt({rest},0.0),lt(x1,0.0))),add({rest},x1),{rest})"));
+        let rest = arg(0).fmod(arg(1));
+        let differs = rest.clone().below(0.0).xor(arg(1).below(0.0));
+        let moves = (!rest.clone().equals(0.0)).and(differs);
+        return c.same(select(moves, rest.clone() + arg(1), rest));
     }
-    c.same(if fmod { "fmod(x0,x1)" } else { "mod(x0,x1)" })
+    c.same(if fmod { arg(0).fmod(arg(1)) } else { arg(0).modulo(arg(1)) })
 }
 
 fn bit_shift(c: &Case<'_>) -> Recipe {
     match c.attrs.str("direction") {
-        Some("LEFT") => c.same("shl(x0,x1)"),
-        Some("RIGHT") => c.same("shr(x0,x1)"),
+        Some("LEFT") => c.same(arg(0).shift_left(arg(1))),
+        Some("RIGHT") => c.same(arg(0).shift_right(arg(1))),
         other => Err(OpError::attribute("direction", format!("is {other:?}"))),
     }
 }
 
 fn clip(c: &Case<'_>) -> Recipe {
-    let low = if c.has(1) { "max(x0,x1)" } else { "x0" };
-    c.same(if c.has(2) { format!("min({low},x2)") } else { low.to_owned() })
+    let low = if c.has(1) { arg(0).max(arg(1)) } else { arg(0) };
+    c.same(if c.has(2) { low.min(arg(2)) } else { low })
 }
 
 /// `function` of operands from left to right, divided by their number for a mean.
-fn fold(c: &Case<'_>, function: &str, is_mean: bool) -> Recipe {
-    let mut text = (1..c.types.len()).fold("x0".to_owned(), |text, slot| format!("{function}({text},x{slot})"));
-    if is_mean && c.types.len() > 1 {
-        text = format!("div({text},{:?})", c.types.len() as f32);
-    }
-    c.same(text)
+fn fold(c: &Case<'_>, function: Binary, is_mean: bool) -> Recipe {
+    let all = (1..c.types.len()).fold(arg(0), |expr, slot| Expr::binary(function, expr, arg(slot)));
+    c.same(if is_mean && c.types.len() > 1 { all / c.types.len() as f32 } else { all })
 }
 
 fn is_inf(c: &Case<'_>) -> Recipe {
     let flag = |name| c.attrs.int(name).unwrap_or(1) != 0;
-    let text = match (flag("detect_negative"), flag("detect_positive")) {
-        (true, true) => "isinf(x0)",
-        (true, false) => "and(isinf(x0),lt(x0,0.0))",
-        (false, true) => "and(isinf(x0),gt(x0,0.0))",
-        (false, false) => "and(isinf(x0),isnan(x0))",
+    let infinite = arg(0).is_inf();
+    let found = match (flag("detect_negative"), flag("detect_positive")) {
+        (true, true) => infinite,
+        (true, false) => infinite.and(arg(0).below(0.0)),
+        (false, true) => infinite.and(arg(0).above(0.0)),
+        (false, false) => infinite.and(arg(0).is_nan()),
     };
-    Ok((text.to_owned(), DType::Bool))
+    Ok((found, DType::Bool))
 }
 
 fn gelu(c: &Case<'_>) -> Recipe {
     match c.attrs.str("approximate").unwrap_or("none") {
         // Numbers of expressions are f32: in f64 others are computed from exact ones.
-        "none" if c.dtype()? == DType::F64 => c.same("mul(mul(x0,0.5),add(erf(div(x0,sqrt(2.0))),1.0))"),
+        "none" if c.dtype()? == DType::F64 => c.same(arg(0) * 0.5 * ((arg(0) / float(2.0).sqrt()).erf() + 1.0)),
         "tanh" if c.dtype()? == DType::F64 => c.same(
-            "mul(mul(x0,0.5),add(tanh(mul(sqrt(div(0.5,atan(1.0))),add(x0,mul(div(44715.0,1000000.0),mul(x0,mul(x0,x0)))))),1.0))",
+            arg(0)
+                * 0.5
+                * (((0.5 / float(1.0).atan()).sqrt()
+                    * (arg(0) + float(44715.0) / 1000000.0 * (arg(0) * (arg(0) * arg(0)))))
+                .tanh()
+                    + 1.0),
         ),
-        "none" => c.same("mul(mul(x0,0.5),add(erf(mul(x0,0.70710677)),1.0))"),
-        "tanh" => c.same("mul(mul(x0,0.5),add(tanh(mul(0.7978846,add(x0,mul(0.044715,mul(x0,mul(x0,x0)))))),1.0))"),
+        "none" => c.same(arg(0) * 0.5 * ((arg(0) * 0.70710677).erf() + 1.0)),
+        "tanh" => {
+            c.same(arg(0) * 0.5 * ((0.7978846 * (arg(0) + 0.044715 * (arg(0) * (arg(0) * arg(0))))).tanh() + 1.0))
+        }
         other => Err(OpError::attribute("approximate", format!("is {other:?}"))),
     }
 }
 
 fn hard_swish(c: &Case<'_>) -> Recipe {
-    let sixth = if c.dtype()? == DType::F64 { "div(x0,6.0)" } else { "mul(x0,0.16666667)" };
-    c.same(format!("mul(x0,max(min(add({sixth},0.5),1.0),0.0))"))
+    let sixth = if c.dtype()? == DType::F64 { arg(0) / 6.0 } else { arg(0) * 0.166_666_67 };
+    c.same(arg(0) * (sixth + 0.5).min(1.0).max(0.0))
 }
 
 fn elu(c: &Case<'_>) -> Recipe {
     let alpha = c.float("alpha", 1.0);
-    c.same(format!("select(lt(x0,0.0),mul({alpha:?},sub(exp(x0),1.0)),x0)"))
+    c.same(select(arg(0).below(0.0), alpha * (arg(0).exp() - 1.0), arg(0)))
 }
 
 fn celu(c: &Case<'_>) -> Recipe {
     let alpha = c.float("alpha", 1.0);
-    c.same(format!("select(lt(x0,0.0),mul({alpha:?},sub(exp(div(x0,{alpha:?})),1.0)),x0)"))
+    c.same(select(arg(0).below(0.0), alpha * ((arg(0) / alpha).exp() - 1.0), arg(0)))
 }
 
 fn selu(c: &Case<'_>) -> Recipe {
     let (alpha, gamma) = (c.float("alpha", 1.673_263_2), c.float("gamma", 1.050_701));
-    c.same(format!("mul({gamma:?},select(gt(x0,0.0),x0,mul({alpha:?},sub(exp(x0),1.0))))"))
+    c.same(gamma * select(arg(0).above(0.0), arg(0), alpha * (arg(0).exp() - 1.0)))
 }
 
 fn leaky_relu(c: &Case<'_>) -> Recipe {
-    c.same(format!("select(lt(x0,0.0),mul(x0,{:?}),x0)", c.float("alpha", 0.01)))
+    c.same(select(arg(0).below(0.0), arg(0) * (c.float("alpha", 0.01)), arg(0)))
 }
 
 fn hard_sigmoid(c: &Case<'_>) -> Recipe {
     let (alpha, beta) = (c.float("alpha", 0.2), c.float("beta", 0.5));
-    c.same(format!("max(min(add(mul(x0,{alpha:?}),{beta:?}),1.0),0.0)"))
+    c.same((arg(0) * alpha + beta).min(1.0).max(0.0))
 }
 
 fn swish(c: &Case<'_>) -> Recipe {
     match c.float("alpha", 1.0) {
-        1.0 => c.same("mul(x0,sigmoid(x0))"),
-        alpha => c.same(format!("mul(x0,sigmoid(mul(x0,{alpha:?})))")),
+        1.0 => c.same(arg(0) * arg(0).sigmoid()),
+        alpha => c.same(arg(0) * (arg(0) * alpha).sigmoid()),
     }
 }
 
 fn swi_glu(c: &Case<'_>) -> Recipe {
-    c.same(format!("mul(mul(x0,sigmoid(mul(x0,{:?}))),x1)", c.float("alpha", 1.0)))
+    c.same(arg(0) * (arg(0) * (c.float("alpha", 1.0))).sigmoid() * arg(1))
 }
 
 fn thresholded_relu(c: &Case<'_>) -> Recipe {
-    c.same(format!("select(gt(x0,{:?}),x0,0.0)", c.float("alpha", 1.0)))
+    c.same(select(arg(0).above(c.float("alpha", 1.0)), arg(0), 0.0))
 }
 
 fn shrink(c: &Case<'_>) -> Recipe {
     let (lambd, bias) = (c.float("lambd", 0.5), c.float("bias", 0.0));
-    c.same(format!("select(lt(x0,{:?}),add(x0,{bias:?}),select(gt(x0,{lambd:?}),sub(x0,{bias:?}),0.0))", -lambd))
+    c.same(select(arg(0).below(-lambd), arg(0) + bias, select(arg(0).above(lambd), arg(0) - bias, 0.0)))
 }
 
 fn convert(c: &Case<'_>, to: DType) -> Recipe {
     if let Some(round) = c.attrs.str("round_mode").filter(|round| to == DType::F8E8M0 && *round != "up") {
         return Err(OpError::attribute("round_mode", format!("is {round:?}, \"up\" is supported")));
     }
-    let (text, to) = converted(c, to)?;
-    let Some(max) = minifloat::max(to).filter(|_| to != DType::F8E8M0) else { return Ok((text, to)) };
+    let (expr, to) = converted(c, to)?;
+    let Some(max) = minifloat::max(to).filter(|_| to != DType::F8E8M0) else { return Ok((expr, to)) };
     if c.attrs.int("saturate").unwrap_or(1) == 0 && to != DType::F4E2M1 {
         // What rounds beyond the largest value: half a unit above it, ties to even.
         let limit = max
@@ -370,52 +381,53 @@ fn convert(c: &Case<'_>, to: DType) -> Recipe {
             } else {
                 1.0 + 1.0 / 30.0
             };
-        let compare = if to == DType::F8E4M3 { "gt" } else { "ge" };
-        return Ok((format!("select({compare}(abs({text}),{limit:?}),mul({text},inf),{text})"), to));
+        let size = expr.clone().abs();
+        let is_beyond = if to == DType::F8E4M3 { size.above(limit) } else { size.at_least(limit) };
+        return Ok((select(is_beyond, expr.clone() * f32::INFINITY, expr), to));
     }
     // Infinities saturate too.
-    Ok((format!("select(isnan({text}),{text},min(max({text},{:?}),{max:?}))", -max), to))
+    Ok((select(expr.clone().is_nan(), expr.clone(), expr.max(-max).min(max)), to))
 }
 
 fn converted(c: &Case<'_>, to: DType) -> Recipe {
     let from = c.dtype()?;
-    let text = match to.class() {
-        class if class == from.class() => "x0".to_owned(),
-        Class::Float => "f(x0)".to_owned(),
-        Class::Int if from.is_float() => format!("{}(x0)", integer(to)),
-        Class::Int => "i(x0)".to_owned(),
-        Class::Bool => "b(x0)".to_owned(),
+    let expr = match to.class() {
+        class if class == from.class() => arg(0),
+        Class::Float => arg(0).to_float(),
+        Class::Int if from.is_float() => Expr::unary(integer(to), arg(0)),
+        Class::Int => arg(0).to_int(),
+        Class::Bool => arg(0).to_bool(),
         Class::Text => return Err(OpError::unsupported("a cast to text")),
     };
-    Ok((rounded(&text, from, to), to))
+    Ok((rounded(expr, from, to), to))
 }
 
-/// `text`, which computes a `to` from a `from`, rounded to it: a conversion that the model asks for is part of what is
+/// `expr`, which computes a `to` from a `from`, rounded to it: a conversion that the model asks for is part of what is
 /// computed, whatever the result is stored as. So is one from f16 to f16: the type says how the operand is stored, and
 /// a kernel that is fused with the one before reads what was not stored at all. `remove_identities` takes away what the
 /// model's own types show to be nothing.
-fn rounded(text: &str, from: DType, to: DType) -> String {
+fn rounded(expr: Expr, from: DType, to: DType) -> Expr {
     // Bits of a significand. Integers of as many, and truth values, are exact.
     let (function, precision) = match to {
-        DType::F16 => ("f16", 11),
-        DType::BF16 => ("bf16", 8),
-        DType::F32 => ("f32", 24),
-        _ => return text.to_owned(),
+        DType::F16 => (Unary::RoundF16, 11),
+        DType::BF16 => (Unary::RoundBf16, 8),
+        DType::F32 => (Unary::RoundF32, 24),
+        _ => return expr,
     };
     let is_exact = match from.class() {
         Class::Float => (to == DType::F32 && from != DType::F64) || (from.is_minifloat() && from != DType::F8E8M0),
         // f32 is what integers become.
         _ => from == DType::Bool || from.bits() <= precision || to == DType::F32,
     };
-    if is_exact { text.to_owned() } else { format!("{function}({text})") }
+    if is_exact { expr } else { Expr::unary(function, expr) }
 }
 
 /// The function that converts a float to an integer of a type: to 64 bits where 32 signed ones do not hold its values.
-fn integer(to: DType) -> &'static str {
+fn integer(to: DType) -> Unary {
     match to {
-        DType::I64 | DType::U32 => "i64",
-        DType::U64 => "u64",
-        _ => "i",
+        DType::I64 | DType::U32 => Unary::ToI64,
+        DType::U64 => Unary::ToU64,
+        _ => Unary::ToInt,
     }
 }
 
@@ -425,16 +437,16 @@ fn cast(c: &Case<'_>) -> Recipe {
 }
 
 fn dropout(c: &Case<'_>) -> Recipe {
-    c.same("x0")
+    c.same(arg(0))
 }
 
-/// A rule whose text is fixed and whose result has operand 0's type, or the type given.
+/// A rule whose expression is fixed and whose result has operand 0's type, or the type given.
 macro_rules! rule {
-    ($text:literal) => {
-        |c: &Case<'_>| c.same($text)
+    ($expr:expr) => {
+        |c: &Case<'_>| c.same($expr)
     };
-    ($text:literal, $dtype:ident) => {
-        |_: &Case<'_>| Ok(($text.to_owned(), DType::$dtype))
+    ($expr:expr, $dtype:ident) => {
+        |_: &Case<'_>| Ok(($expr, DType::$dtype))
     };
 }
 
@@ -459,7 +471,7 @@ macro_rules! operators {
 }
 
 macro_rules! folds {
-    ($($def:ident $name:literal $onnx:literal $opset:literal $function:literal $is_mean:literal;)*) => {
+    ($($def:ident $name:literal $onnx:literal $opset:literal $function:ident $is_mean:literal;)*) => {
         $(
             #[doc = concat!("`", $name, "`: ONNX ", $onnx, ", opset ", $opset, ".")]
             pub static $def: OpDef = OpDef {
@@ -468,19 +480,19 @@ macro_rules! folds {
                 levels: ONNX,
                 attrs: &[],
                 arity: (1, ANY),
-                infer: |infer| infer_fold(infer, |c| fold(c, $function, $is_mean)),
+                infer: |infer| infer_fold(infer, |c| fold(c, Binary::$function, $is_mean)),
                 eval: None,
-                expand: Some(|e| expand_fold(e, |c| fold(c, $function, $is_mean), $function, $is_mean)),
+                expand: Some(|e| expand_fold(e, |c| fold(c, Binary::$function, $is_mean), Binary::$function, $is_mean)),
             };
         )*
     };
 }
 
 folds! {
-    MAX "max" "Max" 13 "max" false;
-    MEAN "mean" "Mean" 13 "add" true;
-    MIN "min" "Min" 13 "min" false;
-    SUM "sum" "Sum" 13 "add" false;
+    MAX "max" "Max" 13 Max false;
+    MEAN "mean" "Mean" 13 Add true;
+    MIN "min" "Min" 13 Min false;
+    SUM "sum" "Sum" 13 Add false;
 }
 
 /// `cast_like(x, like)`: ONNX CastLike, opset 21. Of `like` only the type is read.
@@ -524,70 +536,70 @@ pub static DROPOUT: OpDef = OpDef {
 const ANY: usize = usize::MAX;
 
 operators! {
-    ABS "abs" "Abs" 13 (1, 1) [] rule!("abs(x0)");
-    ACOS "acos" "Acos" 22 (1, 1) [] rule!("acos(x0)");
-    ACOSH "acosh" "Acosh" 22 (1, 1) [] rule!("acosh(x0)");
-    ADD "add" "Add" 14 (2, 2) [] rule!("add(x0,x1)");
-    AND "and" "And" 7 (2, 2) [] rule!("and(x0,x1)", Bool);
-    ASIN "asin" "Asin" 22 (1, 1) [] rule!("asin(x0)");
-    ASINH "asinh" "Asinh" 22 (1, 1) [] rule!("asinh(x0)");
-    ATAN "atan" "Atan" 22 (1, 1) [] rule!("atan(x0)");
-    ATANH "atanh" "Atanh" 22 (1, 1) [] rule!("atanh(x0)");
+    ABS "abs" "Abs" 13 (1, 1) [] rule!(arg(0).abs());
+    ACOS "acos" "Acos" 22 (1, 1) [] rule!(arg(0).acos());
+    ACOSH "acosh" "Acosh" 22 (1, 1) [] rule!(arg(0).acosh());
+    ADD "add" "Add" 14 (2, 2) [] rule!(arg(0) + arg(1));
+    AND "and" "And" 7 (2, 2) [] rule!(arg(0).and(arg(1)), Bool);
+    ASIN "asin" "Asin" 22 (1, 1) [] rule!(arg(0).asin());
+    ASINH "asinh" "Asinh" 22 (1, 1) [] rule!(arg(0).asinh());
+    ATAN "atan" "Atan" 22 (1, 1) [] rule!(arg(0).atan());
+    ATANH "atanh" "Atanh" 22 (1, 1) [] rule!(arg(0).atanh());
     BIT_SHIFT "bit_shift" "BitShift" 11 (2, 2) [attr::text("direction")] bit_shift;
-    BITWISE_AND "bitwise_and" "BitwiseAnd" 18 (2, 2) [] rule!("bitand(x0,x1)");
-    BITWISE_NOT "bitwise_not" "BitwiseNot" 18 (1, 1) [] rule!("bitnot(x0)");
-    BITWISE_OR "bitwise_or" "BitwiseOr" 18 (2, 2) [] rule!("bitor(x0,x1)");
-    BITWISE_XOR "bitwise_xor" "BitwiseXor" 18 (2, 2) [] rule!("bitxor(x0,x1)");
+    BITWISE_AND "bitwise_and" "BitwiseAnd" 18 (2, 2) [] rule!(arg(0) & arg(1));
+    BITWISE_NOT "bitwise_not" "BitwiseNot" 18 (1, 1) [] rule!(arg(0).bit_not());
+    BITWISE_OR "bitwise_or" "BitwiseOr" 18 (2, 2) [] rule!(arg(0) | arg(1));
+    BITWISE_XOR "bitwise_xor" "BitwiseXor" 18 (2, 2) [] rule!(arg(0) ^ arg(1));
     CAST "cast" "Cast" 21 (1, 1) [attr::dtype("to"), attr::int("saturate"), attr::text("round_mode")] cast;
-    CEIL "ceil" "Ceil" 13 (1, 1) [] rule!("ceil(x0)");
+    CEIL "ceil" "Ceil" 13 (1, 1) [] rule!(arg(0).ceil());
     CELU "celu" "Celu" 12 (1, 1) [attr::float("alpha")] celu;
     CLIP "clip" "Clip" 13 (1, 3) [] clip;
-    COS "cos" "Cos" 22 (1, 1) [] rule!("cos(x0)");
-    COSH "cosh" "Cosh" 22 (1, 1) [] rule!("cosh(x0)");
-    DIV "div" "Div" 14 (2, 2) [] rule!("div(x0,x1)");
+    COS "cos" "Cos" 22 (1, 1) [] rule!(arg(0).cos());
+    COSH "cosh" "Cosh" 22 (1, 1) [] rule!(arg(0).cosh());
+    DIV "div" "Div" 14 (2, 2) [] rule!(arg(0) / arg(1));
     ELU "elu" "Elu" 22 (1, 1) [attr::float("alpha")] elu;
-    EQUAL "equal" "Equal" 19 (2, 2) [] rule!("eq(x0,x1)", Bool);
-    ERF "erf" "Erf" 13 (1, 1) [] rule!("erf(x0)");
-    EXP "exp" "Exp" 13 (1, 1) [] rule!("exp(x0)");
-    FLOOR "floor" "Floor" 13 (1, 1) [] rule!("floor(x0)");
+    EQUAL "equal" "Equal" 19 (2, 2) [] rule!(arg(0).equals(arg(1)), Bool);
+    ERF "erf" "Erf" 13 (1, 1) [] rule!(arg(0).erf());
+    EXP "exp" "Exp" 13 (1, 1) [] rule!(arg(0).exp());
+    FLOOR "floor" "Floor" 13 (1, 1) [] rule!(arg(0).floor());
     GELU "gelu" "Gelu" 20 (1, 1) [attr::text("approximate")] gelu;
-    GREATER "greater" "Greater" 13 (2, 2) [] rule!("gt(x0,x1)", Bool);
-    GREATER_OR_EQUAL "greater_or_equal" "GreaterOrEqual" 16 (2, 2) [] rule!("ge(x0,x1)", Bool);
+    GREATER "greater" "Greater" 13 (2, 2) [] rule!(arg(0).above(arg(1)), Bool);
+    GREATER_OR_EQUAL "greater_or_equal" "GreaterOrEqual" 16 (2, 2) [] rule!(arg(0).at_least(arg(1)), Bool);
     HARD_SIGMOID "hard_sigmoid" "HardSigmoid" 22 (1, 1) [attr::float("alpha"), attr::float("beta")] hard_sigmoid;
     HARD_SWISH "hard_swish" "HardSwish" 22 (1, 1) [] hard_swish;
-    IDENTITY "identity" "Identity" 21 (1, 1) [] rule!("x0");
+    IDENTITY "identity" "Identity" 21 (1, 1) [] rule!(arg(0));
     IS_INF "is_inf" "IsInf" 20 (1, 1) [attr::int("detect_negative"), attr::int("detect_positive")] is_inf;
-    IS_NAN "is_nan" "IsNaN" 20 (1, 1) [] rule!("isnan(x0)", Bool);
+    IS_NAN "is_nan" "IsNaN" 20 (1, 1) [] rule!(arg(0).is_nan(), Bool);
     LEAKY_RELU "leaky_relu" "LeakyRelu" 16 (1, 1) [attr::float("alpha")] leaky_relu;
-    LESS "less" "Less" 13 (2, 2) [] rule!("lt(x0,x1)", Bool);
-    LESS_OR_EQUAL "less_or_equal" "LessOrEqual" 16 (2, 2) [] rule!("le(x0,x1)", Bool);
-    LOG "log" "Log" 13 (1, 1) [] rule!("log(x0)");
-    MISH "mish" "Mish" 22 (1, 1) [] rule!("mul(x0,tanh(softplus(x0)))");
+    LESS "less" "Less" 13 (2, 2) [] rule!(arg(0).below(arg(1)), Bool);
+    LESS_OR_EQUAL "less_or_equal" "LessOrEqual" 16 (2, 2) [] rule!(arg(0).at_most(arg(1)), Bool);
+    LOG "log" "Log" 13 (1, 1) [] rule!(arg(0).log());
+    MISH "mish" "Mish" 22 (1, 1) [] rule!(arg(0) * arg(0).softplus().tanh());
     MOD "mod" "Mod" 13 (2, 2) [attr::int("fmod")] modulo;
-    MUL "mul" "Mul" 14 (2, 2) [] rule!("mul(x0,x1)");
-    NEG "neg" "Neg" 13 (1, 1) [] rule!("neg(x0)");
-    NOT "not" "Not" 1 (1, 1) [] rule!("not(x0)", Bool);
-    OR "or" "Or" 7 (2, 2) [] rule!("or(x0,x1)", Bool);
+    MUL "mul" "Mul" 14 (2, 2) [] rule!(arg(0) * arg(1));
+    NEG "neg" "Neg" 13 (1, 1) [] rule!(-arg(0));
+    NOT "not" "Not" 1 (1, 1) [] rule!(!arg(0), Bool);
+    OR "or" "Or" 7 (2, 2) [] rule!(arg(0).or(arg(1)), Bool);
     POW "pow" "Pow" 15 (2, 2) [] pow;
     PRELU "prelu" "PRelu" 16 (2, 2) [] prelu;
-    RECIPROCAL "reciprocal" "Reciprocal" 13 (1, 1) [] rule!("recip(x0)");
-    RELU "relu" "Relu" 14 (1, 1) [] rule!("relu(x0)");
-    ROUND "round" "Round" 22 (1, 1) [] rule!("round(x0)");
+    RECIPROCAL "reciprocal" "Reciprocal" 13 (1, 1) [] rule!(arg(0).recip());
+    RELU "relu" "Relu" 14 (1, 1) [] rule!(arg(0).relu());
+    ROUND "round" "Round" 22 (1, 1) [] rule!(arg(0).round());
     SELU "selu" "Selu" 22 (1, 1) [attr::float("alpha"), attr::float("gamma")] selu;
     SHRINK "shrink" "Shrink" 9 (1, 1) [attr::float("lambd"), attr::float("bias")] shrink;
-    SIGMOID "sigmoid" "Sigmoid" 13 (1, 1) [] rule!("sigmoid(x0)");
-    SIGN "sign" "Sign" 13 (1, 1) [] rule!("sign(x0)");
-    SIN "sin" "Sin" 22 (1, 1) [] rule!("sin(x0)");
-    SINH "sinh" "Sinh" 22 (1, 1) [] rule!("sinh(x0)");
-    SOFTPLUS "softplus" "Softplus" 22 (1, 1) [] rule!("softplus(x0)");
-    SOFTSIGN "softsign" "Softsign" 22 (1, 1) [] rule!("div(x0,add(abs(x0),1.0))");
-    SQRT "sqrt" "Sqrt" 13 (1, 1) [] rule!("sqrt(x0)");
-    SUB "sub" "Sub" 14 (2, 2) [] rule!("sub(x0,x1)");
+    SIGMOID "sigmoid" "Sigmoid" 13 (1, 1) [] rule!(arg(0).sigmoid());
+    SIGN "sign" "Sign" 13 (1, 1) [] rule!(arg(0).sign());
+    SIN "sin" "Sin" 22 (1, 1) [] rule!(arg(0).sin());
+    SINH "sinh" "Sinh" 22 (1, 1) [] rule!(arg(0).sinh());
+    SOFTPLUS "softplus" "Softplus" 22 (1, 1) [] rule!(arg(0).softplus());
+    SOFTSIGN "softsign" "Softsign" 22 (1, 1) [] rule!(arg(0) / (arg(0).abs() + 1.0));
+    SQRT "sqrt" "Sqrt" 13 (1, 1) [] rule!(arg(0).sqrt());
+    SUB "sub" "Sub" 14 (2, 2) [] rule!(arg(0) - arg(1));
     SWISH "swish" "Swish" 24 (1, 1) [attr::float("alpha")] swish;
     SWI_GLU "swi_glu" "SwiGLU" 28 (2, 2) [attr::float("alpha")] swi_glu;
-    TAN "tan" "Tan" 22 (1, 1) [] rule!("tan(x0)");
-    TANH "tanh" "Tanh" 13 (1, 1) [] rule!("tanh(x0)");
+    TAN "tan" "Tan" 22 (1, 1) [] rule!(arg(0).tan());
+    TANH "tanh" "Tanh" 13 (1, 1) [] rule!(arg(0).tanh());
     THRESHOLDED_RELU "thresholded_relu" "ThresholdedRelu" 22 (1, 1) [attr::float("alpha")] thresholded_relu;
-    WHERE "where" "Where" 16 (3, 3) [] |c: &Case<'_>| Ok(("select(x0,x1,x2)".to_owned(), c.ty(1)?.dtype));
-    XOR "xor" "Xor" 7 (2, 2) [] rule!("xor(x0,x1)", Bool);
+    WHERE "where" "Where" 16 (3, 3) [] |c: &Case<'_>| Ok((select(arg(0), arg(1), arg(2)), c.ty(1)?.dtype));
+    XOR "xor" "Xor" 7 (2, 2) [] rule!(arg(0).xor(arg(1)), Bool);
 }

@@ -1,6 +1,7 @@
 //! ONNX's discrete Fourier transforms, as products with constant matrices, and the windows and filters that go with
 //! them.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{
     Attrs, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr, resolve_axis,
 };
@@ -261,7 +262,7 @@ fn expand_dft(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     } else if have < want {
         let mut pads = vec![(0, 0); rank];
         pads[rank - 2] = (0, want - have);
-        y = crate::ops::onnx::slice::padded(e, y, &pads, crate::ops::core::strided::Fill::default())?;
+        y = crate::ops::onnx::pad::padded(e, y, &pads, crate::ops::core::strided::Fill::default())?;
     }
     let y = transformed(e, y, &transform, ty.dtype)?;
     let back: Vec<usize> = (0..rank).map(|i| order.iter().position(|&o| o == i).unwrap_or(i)).collect();
@@ -315,7 +316,7 @@ fn expand_stft(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let mut y = view(e, signal, &View { shape, strides, ..View::default() })?;
     if let Some(window) = window {
         let window = reshape::to(e, window, dims(&[length, 1]))?;
-        y = pointwise::add(e, "mul(x0,x1)", ty.dtype, &[y, window])?;
+        y = pointwise::add(e, arg(0) * arg(1), ty.dtype, &[y, window])?;
     }
     Ok(vec![transformed(e, y, &transform, ty.dtype)?])
 }

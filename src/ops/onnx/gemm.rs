@@ -1,5 +1,6 @@
 //! `gemm`: a product of two matrices with factors and a bias.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{Attrs, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, attr};
 use crate::ops::util::agree;
 
@@ -51,14 +52,14 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let attrs = crate::ops::core::matmul::attrs(flag(e.attrs, "transB")).with_dtype("dtype", dtype);
     let y = e.add(&crate::ops::core::matmul::DEF, attrs, &[a, b])?;
     let mut operands = vec![y];
-    let mut text = if alpha == 1.0 { "x0".to_owned() } else { format!("mul(x0,{alpha:?})") };
+    let mut expr = if alpha == 1.0 { arg(0) } else { arg(0) * alpha };
     if let Some(c) = e.optional(2)
         && beta != 0.0
     {
         operands.push(c);
-        text = if beta == 1.0 { format!("add({text},x1)") } else { format!("add({text},mul(x1,{beta:?}))") };
+        expr = if beta == 1.0 { expr + arg(1) } else { expr + arg(1) * beta };
     }
-    Ok(vec![if text == "x0" { y } else { crate::ops::core::pointwise::add(e, &text, dtype, &operands)? }])
+    Ok(vec![if expr == arg(0) { y } else { crate::ops::core::pointwise::add(e, expr, dtype, &operands)? }])
 }
 
 /// The channel axis of per-channel operands `[C]`, as a shape that broadcasts against `rank` axes.

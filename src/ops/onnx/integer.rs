@@ -1,5 +1,6 @@
 //! ONNX's operators on quantized tensors whose scales are operands: integer products, exact, and what is made of them.
 
+use crate::ir::expr::build::{arg, select};
 use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, OpError, Shape, Tensor, TensorType, Val, attr};
 use crate::ops::compose::{along, dims, matmul, part, reduce, sizes};
 use crate::ops::core::{conv, pointwise, reshape};
@@ -46,18 +47,18 @@ fn expand_dynamic(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let (low, high) = (reduce(e, "min", x, &axes, false)?, reduce(e, "max", x, &axes, false)?);
     // As ONNX Runtime where the standard leaves it open: nothing but zeros has the scale 1, an infinite range the scale
     // infinity, and a zero point that is no number is 255.
-    let (least, most) = ("min(x0,0.0)", "max(x1,0.0)");
+    let (least, most) = (arg(0).min(0.0), arg(1).max(0.0));
     let scale = pointwise::add(
         e,
-        &format!("select(eq({most},{least}),1.0,div(sub({most},{least}),255.0))"),
+        select(most.clone().equals(least.clone()), 1.0, (most - least) / 255.0),
         DType::F32,
         &[low, high],
     )?;
-    let place = "round(div(neg(min(x0,0.0)),x1))";
-    let text = format!("i(select(isnan({place}),255.0,min(max({place},0.0),255.0)))");
-    let zero = pointwise::add(e, &text, DType::U8, &[low, scale])?;
-    let text = "i(min(max(add(round(div(x0,x1)),f(x2)),0.0),255.0))";
-    let y = pointwise::add(e, text, DType::U8, &[x, scale, zero])?;
+    let place = (-arg(0).min(0.0) / arg(1)).round();
+    let expr = select(place.clone().is_nan(), 255.0, place.max(0.0).min(255.0)).to_int();
+    let zero = pointwise::add(e, expr, DType::U8, &[low, scale])?;
+    let expr = ((arg(0) / arg(1)).round() + arg(2).to_float()).max(0.0).min(255.0).to_int();
+    let y = pointwise::add(e, expr, DType::U8, &[x, scale, zero])?;
     Ok(vec![y, scale, zero])
 }
 
@@ -102,8 +103,8 @@ fn spread(e: &mut Expand<'_, '_>, val: Val, rank: usize, back: usize) -> Result<
 /// Codes less their zero point as f32.
 fn centred(e: &mut Expand<'_, '_>, x: Val, zero: Option<Val>) -> Result<Val, OpError> {
     match zero {
-        Some(zero) => pointwise::add(e, "f(sub(x0,x1))", DType::F32, &[x, zero]),
-        None => pointwise::add(e, "f(x0)", DType::F32, &[x]),
+        Some(zero) => pointwise::add(e, (arg(0) - arg(1)).to_float(), DType::F32, &[x, zero]),
+        None => pointwise::add(e, arg(0).to_float(), DType::F32, &[x]),
     }
 }
 
@@ -180,8 +181,8 @@ fn part_of_constant(e: &mut Expand<'_, '_>, x: Val, axis: usize, first: usize, n
 /// `sum + x`, x being whole numbers that f32 holds exactly.
 fn add_exact(e: &mut Expand<'_, '_>, sum: Option<Val>, x: Val) -> Result<Val, OpError> {
     match sum {
-        None => pointwise::add(e, "i(x0)", DType::I32, &[x]),
-        Some(sum) => pointwise::add(e, "add(x0,i(x1))", DType::I32, &[sum, x]),
+        None => pointwise::add(e, arg(0).to_int(), DType::I32, &[x]),
+        Some(sum) => pointwise::add(e, arg(0) + arg(1).to_int(), DType::I32, &[sum, x]),
     }
 }
 
@@ -219,7 +220,7 @@ pub(crate) fn mat_mul(
         if missing == 0 {
             Ok(x)
         } else {
-            crate::ops::onnx::slice::padded(e, x, &pads, crate::ops::core::strided::Fill::default())
+            crate::ops::onnx::pad::padded(e, x, &pads, crate::ops::core::strided::Fill::default())
         }
     };
     let (a, b) = (pad(e, a, r, r - 1)?, pad(e, b, s, s - 2)?);
@@ -229,7 +230,7 @@ pub(crate) fn mat_mul(
     let a = crate::ops::onnx::movement::transpose(e, split, &order)?;
     let b = reshape::to(e, b, [&b_dims[..s - 2], &dims(&[n_parts, each]), &b_dims[s - 1..]].concat())?;
     let parts = matmul(e, a, b, false)?;
-    let whole = pointwise::add(e, "i(x0)", DType::I32, &[parts])?;
+    let whole = pointwise::add(e, arg(0).to_int(), DType::I32, &[parts])?;
     let rank = e.ty(whole).shape.rank();
     let sum = reduce(e, "sum", whole, &[rank - 3], false)?;
     reshape::to(e, sum, shape)
@@ -347,9 +348,11 @@ pub(crate) fn requantize(e: &mut Expand<'_, '_>, sum: Val, scales: [Val; 3], zer
         .ok_or_else(|| OpError::unsupported(format!("codes of type {dtype}")))?;
     let zero = reshape::to(e, zero, Vec::new())?;
     let y_scale = reshape::to(e, scales[2], Vec::new())?;
-    let text =
-        format!("i(min(max(add(round(mul(f(x0),div(mul(x1,x2),x3))),f(x4)),{:?}),{:?}))", low as f32, high as f32);
-    pointwise::add(e, &text, dtype, &[sum, scales[0], scales[1], y_scale, zero])
+    let expr = ((arg(0).to_float() * (arg(1) * arg(2) / arg(3))).round() + arg(4).to_float())
+        .max(low as f32)
+        .min(high as f32)
+        .to_int();
+    pointwise::add(e, expr, dtype, &[sum, scales[0], scales[1], y_scale, zero])
 }
 
 fn expand_q_mat_mul(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
@@ -370,7 +373,7 @@ fn expand_q_conv(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let rank = e.ty(sum).shape.rank();
     if let Some(bias) = e.optional(8) {
         let bias = along(e, bias, rank, 1)?;
-        sum = pointwise::add(e, "add(x0,x1)", DType::I32, &[sum, bias])?;
+        sum = pointwise::add(e, arg(0) + arg(1), DType::I32, &[sum, bias])?;
     }
     let x_scale = reshape::to(e, operands[1], Vec::new())?;
     let w_scale = if e.ty(operands[4]).shape.n_elems() == Some(1) {

@@ -1,5 +1,6 @@
 //! ONNX's losses over classes.
 
+use crate::ir::expr::build::{arg, float, select};
 use crate::ir::{Attrs, Class, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, attr};
 use crate::ops::compose::{along, positions, reduce, sizes};
 use crate::ops::core::check_indices::{self, Rule};
@@ -76,15 +77,15 @@ fn loss(e: &mut Expand<'_, '_>, x: Val) -> Result<Val, OpError> {
     let target = reshape::to(e, target, column)?;
     let class = positions(e, rank, 1, classes, 1)?;
     let hit = match ignored {
-        Some(ignored) => format!("and(eq(x0,x1),not(eq(x0,{ignored})))"),
-        None => "eq(x0,x1)".to_owned(),
+        Some(ignored) => arg(0).equals(arg(1)).and(!arg(0).equals(ignored)),
+        None => arg(0).equals(arg(1)),
     };
     let weight = weight.map(|weight| along(e, weight, rank, 1)).transpose()?;
     let (factor, operands) = match weight {
-        Some(weight) => ("mul(x2,x3)", vec![target, class, x, weight]),
-        None => ("x2", vec![target, class, x]),
+        Some(weight) => (arg(2) * arg(3), vec![target, class, x, weight]),
+        None => (arg(2), vec![target, class, x]),
     };
-    let picked = pointwise::add(e, &format!("select({hit},neg({factor}),0.0)"), ty.dtype, &operands)?;
+    let picked = pointwise::add(e, select(hit.clone(), -factor, 0.0), ty.dtype, &operands)?;
     let all: Vec<usize> = (0..rank).collect();
     match reduction(e.attrs)? {
         "none" => reduce(e, "sum", picked, &[1], false),
@@ -92,12 +93,12 @@ fn loss(e: &mut Expand<'_, '_>, x: Val) -> Result<Val, OpError> {
         _ => {
             let sum = reduce(e, "sum", picked, &all, false)?;
             let (one, operands) = match weight {
-                Some(weight) => ("x2", vec![target, class, weight]),
-                None => ("1.0", vec![target, class]),
+                Some(weight) => (arg(2), vec![target, class, weight]),
+                None => (float(1.0), vec![target, class]),
             };
-            let weights = pointwise::add(e, &format!("select({hit},{one},0.0)"), ty.dtype, &operands)?;
+            let weights = pointwise::add(e, select(hit, one, 0.0), ty.dtype, &operands)?;
             let total = reduce(e, "sum", weights, &all, false)?;
-            pointwise::add(e, "div(x0,x1)", ty.dtype, &[sum, total])
+            pointwise::add(e, arg(0) / arg(1), ty.dtype, &[sum, total])
         }
     }
 }

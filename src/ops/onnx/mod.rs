@@ -1,37 +1,63 @@
 //! Operators of ONNX that are written in core operators.
 
+/// Grids of points.
+pub mod affine_grid;
+/// ONNX ArrayFeatureExtractor.
+pub mod array_feature_extractor;
 /// Attention, and the rotations of positions before it.
 pub mod attention;
+/// ONNX Binarizer.
+pub mod binarizer;
+/// Convolution with a state.
+pub mod causal_conv;
+/// Crops and pads around a centre.
+pub mod center_crop_pad;
+/// ONNX Compress.
+pub mod compress;
 /// ONNX ConvTranspose.
 pub mod conv_transpose;
 /// Sums of products by labels.
 pub mod einsum;
-/// Single elements and slices by indices.
-pub mod elements;
 /// ONNX's elementwise operators.
 pub mod elementwise;
+/// Identity matrices.
+pub mod eye_like;
 /// Fourier transforms, windows, mel bands.
 pub mod fourier;
-/// Crops around a centre, grids of points.
-pub mod frame;
+/// Single elements by indices.
+pub mod gather_elements;
+/// Elements and slices by indices of several axes.
+pub mod gather_nd;
 /// ONNX Gemm.
 pub mod gemm;
+/// One at the first maximum.
+pub mod hardmax;
 /// Exact products of integers.
 pub mod integer;
-/// Operators of classical learning, and optional tensors.
-pub mod learned;
-/// Normalisations and pools by norms.
-pub mod local;
+/// Attention by a state.
+pub mod linear_attention;
 /// Losses over classes.
 pub mod loss;
-/// Triangles, one-hot codes, identity matrices.
-pub mod mask;
+/// Normalization by a norm.
+pub mod lp_normalization;
+/// Pools by norms.
+pub mod lp_pool;
+/// Local response normalization.
+pub mod lrn;
+/// MeanVarianceNormalization.
+pub mod mean_variance;
 /// ONNX's operators that only move elements.
 pub mod movement;
 /// ONNX's normalisations.
 pub mod normalization;
+/// One-hot codes.
+pub mod one_hot;
 /// Adagrad, Adam, Momentum.
 pub mod optimizers;
+/// Optional tensors.
+pub mod optional;
+/// ONNX Pad.
+pub mod pad;
 /// ONNX's pools.
 pub mod pooling;
 /// Random numbers.
@@ -40,14 +66,20 @@ pub mod random;
 pub mod recurrent;
 /// ONNX's reductions.
 pub mod reduction;
+/// Rows in reverse.
+pub mod reverse_sequence;
 /// Rows written into a copy.
 pub mod scatter;
 /// Operators whose results are known once shapes are.
 pub mod shape;
-/// ONNX Slice and Pad.
+/// ONNX Slice.
 pub mod slice;
-/// Operators that carry a state from call to call.
-pub mod state;
+/// Rows written into a cache.
+pub mod tensor_scatter;
+/// ONNX TfIdfVectorizer.
+pub mod tf_idf;
+/// Triangles of matrices.
+pub mod trilu;
 
 use crate::ir::OpDef;
 
@@ -157,27 +189,28 @@ pub static ALL: &[&OpDef] = &[
     &movement::FLATTEN,
     &movement::DEPTH_TO_SPACE,
     &movement::SPACE_TO_DEPTH,
-    &slice::SLICE,
-    &slice::PAD,
+    &slice::DEF,
+    &pad::DEF,
+    &compress::DEF,
     &loss::NEGATIVE_LOG_LIKELIHOOD,
     &loss::SOFTMAX_CROSS_ENTROPY,
-    &mask::TRILU,
-    &mask::EYE_LIKE,
-    &mask::ONE_HOT,
-    &mask::HARDMAX,
-    &elements::GATHER_ELEMENTS,
-    &elements::GATHER_ND,
-    &elements::REVERSE_SEQUENCE,
-    &elements::TENSOR_SCATTER,
+    &trilu::DEF,
+    &eye_like::DEF,
+    &one_hot::DEF,
+    &hardmax::DEF,
+    &gather_elements::DEF,
+    &gather_nd::DEF,
+    &reverse_sequence::DEF,
+    &tensor_scatter::DEF,
     &scatter::DEF,
     &scatter::ELEMENTS,
     &scatter::ND,
     &scatter::MAX_UNPOOL,
-    &local::LRN,
-    &local::LP_NORMALIZATION,
-    &local::MEAN_VARIANCE,
-    &local::LP_POOL,
-    &local::GLOBAL_LP_POOL,
+    &lrn::DEF,
+    &lp_normalization::DEF,
+    &mean_variance::DEF,
+    &lp_pool::DEF,
+    &lp_pool::GLOBAL,
     &optimizers::ADAGRAD,
     &optimizers::ADAM,
     &optimizers::MOMENTUM,
@@ -187,11 +220,11 @@ pub static ALL: &[&OpDef] = &[
     &fourier::HAMMING,
     &fourier::BLACKMAN,
     &fourier::MEL,
-    &frame::CENTER_CROP_PAD,
-    &frame::AFFINE_GRID,
+    &center_crop_pad::DEF,
+    &affine_grid::DEF,
     &einsum::DEF,
-    &state::CAUSAL_CONV,
-    &state::LINEAR_ATTENTION,
+    &causal_conv::DEF,
+    &linear_attention::DEF,
     &recurrent::RNN,
     &recurrent::GRU,
     &recurrent::LSTM,
@@ -201,11 +234,11 @@ pub static ALL: &[&OpDef] = &[
     &integer::CONV,
     &integer::Q_MAT_MUL,
     &integer::Q_CONV,
-    &learned::BINARIZER,
-    &learned::ARRAY_FEATURE_EXTRACTOR,
-    &learned::OPTIONAL_HAS_ELEMENT,
-    &learned::OPTIONAL_GET_ELEMENT,
-    &learned::TF_IDF,
+    &binarizer::DEF,
+    &array_feature_extractor::DEF,
+    &optional::HAS_ELEMENT,
+    &optional::GET_ELEMENT,
+    &tf_idf::DEF,
     &random::DEF,
     &random::UNIFORM,
     &random::UNIFORM_LIKE,

@@ -1,5 +1,6 @@
 //! ONNX's normalisations: of batches, layers, instances and groups.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{DType, Dim, Expand, Infer, OpError, Shape, Tensor, TensorType, Val, attr, product};
 use crate::ops::onnx::gemm::channels;
 use crate::ops::util::{axis_attr, between};
@@ -81,18 +82,19 @@ fn expand_training(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let rank = ty.shape.rank();
     let axes: Vec<usize> = (0..rank).filter(|&i| i != 1).collect();
     let mean = crate::ops::compose::reduce(e, "mean", x, &axes, true)?;
-    let square = crate::ops::core::pointwise::add(e, "mul(sub(x0,x1),sub(x0,x1))", between(e.ty(x).dtype), &[x, mean])?;
+    let square =
+        crate::ops::core::pointwise::add(e, (arg(0) - arg(1)) * (arg(0) - arg(1)), between(e.ty(x).dtype), &[x, mean])?;
     let variance = crate::ops::compose::reduce(e, "mean", square, &axes, true)?;
     let (scale, bias) = (e.input(1)?, e.input(2)?);
     let (scale, bias) = (channels(e, scale, rank)?, channels(e, bias, rank)?);
-    let text = format!("add(mul(sub(x0,x3),mul(x1,rsqrt(add(x4,{epsilon:?})))),x2)");
-    let mut results = vec![crate::ops::core::pointwise::add(e, &text, ty.dtype, &[x, scale, bias, mean, variance])?];
+    let expr = (arg(0) - arg(3)) * (arg(1) * (arg(4) + epsilon).rsqrt()) + arg(2);
+    let mut results = vec![crate::ops::core::pointwise::add(e, expr, ty.dtype, &[x, scale, bias, mean, variance])?];
     for (slot, now) in [(3, mean), (4, variance)] {
         let before = e.input(slot)?;
         let before_ty = e.ty(before);
         let now = crate::ops::core::reshape::to(e, now, before_ty.shape.0)?;
-        let text = format!("add(mul(x0,{momentum:?}),mul(x1,{:?}))", 1.0 - momentum);
-        results.push(crate::ops::core::pointwise::add(e, &text, before_ty.dtype, &[before, now])?);
+        let expr = arg(0) * momentum + arg(1) * (1.0 - momentum);
+        results.push(crate::ops::core::pointwise::add(e, expr, before_ty.dtype, &[before, now])?);
     }
     Ok(results)
 }
@@ -122,14 +124,14 @@ fn expand_batch(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
             Ok(e.constant(tensor))
         };
         let (factor, shift) = (constant(&factor)?, constant(&shift)?);
-        return Ok(vec![crate::ops::core::pointwise::add(e, "add(mul(x0,x1),x2)", dtype, &[x, factor, shift])?]);
+        return Ok(vec![crate::ops::core::pointwise::add(e, arg(0) * arg(1) + arg(2), dtype, &[x, factor, shift])?]);
     }
     let mut operands = vec![x];
     for parameter in parameters {
         operands.push(channels(e, parameter, rank)?);
     }
-    let text = format!("add(mul(sub(x0,x3),mul(x1,rsqrt(add(x4,{epsilon:?})))),x2)");
-    Ok(vec![crate::ops::core::pointwise::add(e, &text, dtype, &operands)?])
+    let expr = (arg(0) - arg(3)) * (arg(1) * (arg(4) + epsilon).rsqrt()) + arg(2);
+    Ok(vec![crate::ops::core::pointwise::add(e, expr, dtype, &operands)?])
 }
 
 fn expand_layer(e: &mut Expand<'_, '_>, kind: &str) -> Result<Vec<Val>, OpError> {
@@ -144,12 +146,15 @@ fn expand_layer(e: &mut Expand<'_, '_>, kind: &str) -> Result<Vec<Val>, OpError>
             crate::ops::core::reduce::attrs("mean", &axes, true).with_dtype("dtype", statistics),
             &[x],
         )?;
-        let square =
-            crate::ops::core::pointwise::add(e, "mul(sub(x0,x1),sub(x0,x1))", between(e.ty(x).dtype), &[x, mean])?;
+        let square = crate::ops::core::pointwise::add(
+            e,
+            (arg(0) - arg(1)) * (arg(0) - arg(1)),
+            between(e.ty(x).dtype),
+            &[x, mean],
+        )?;
         let variance =
             e.add(&crate::ops::core::reduce::DEF, crate::ops::core::reduce::attrs("mean", &axes, true), &[square])?;
-        let factor =
-            crate::ops::core::pointwise::add(e, &format!("rsqrt(add(x0,{epsilon:?}))"), statistics, &[variance])?;
+        let factor = crate::ops::core::pointwise::add(e, (arg(0) + epsilon).rsqrt(), statistics, &[variance])?;
         results.extend([mean, factor]);
     }
     Ok(results)
@@ -169,9 +174,9 @@ fn layer(e: &mut Expand<'_, '_>, kind: &str) -> Result<Val, OpError> {
     }
     let y = e.add(&crate::ops::core::norm::DEF, attrs, &[x])?;
     let operands: Vec<Val> = [y, scale].into_iter().chain(bias).collect();
-    let text = if bias.is_some() { "add(mul(x0,x1),x2)" } else { "mul(x0,x1)" };
+    let expr = if bias.is_some() { arg(0) * arg(1) + arg(2) } else { arg(0) * arg(1) };
     let dtype = e.outputs[0].dtype;
-    crate::ops::core::pointwise::add(e, text, dtype, &operands)
+    crate::ops::core::pointwise::add(e, expr, dtype, &operands)
 }
 
 /// Groups of channels are rows of one long axis; an instance norm has as many groups as channels.
@@ -191,5 +196,5 @@ fn expand_groups(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let y = crate::ops::core::reshape::to(e, y, shape)?;
     let (scale, bias) = (e.input(1)?, e.input(2)?);
     let (scale, bias) = (channels(e, scale, rank)?, channels(e, bias, rank)?);
-    Ok(vec![crate::ops::core::pointwise::add(e, "add(mul(x0,x1),x2)", dtype, &[y, scale, bias])?])
+    Ok(vec![crate::ops::core::pointwise::add(e, arg(0) * arg(1) + arg(2), dtype, &[y, scale, bias])?])
 }

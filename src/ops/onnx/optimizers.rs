@@ -1,6 +1,7 @@
 //! ONNX's optimizers of the preview domain `ai.onnx.preview.training`, version 1: Adagrad, Adam, Momentum. Learning
 //! rate and update count are scalars; tensors come in groups: all x, all gradients, all states.
 
+use crate::ir::expr::build::{arg, float, select};
 use crate::ir::{Expand, Infer, ONNX, OpDef, OpError, TensorType, Val, attr};
 use crate::ops::core::{pointwise, reshape};
 
@@ -77,48 +78,50 @@ fn each(e: &mut Expand<'_, '_>, n_states: usize, rule: Rule) -> Result<Vec<Val>,
     Ok(results.concat())
 }
 
-fn float(e: &Expand<'_, '_>, name: &str, default: f32) -> f32 {
+fn coefficient(e: &Expand<'_, '_>, name: &str, default: f32) -> f32 {
     e.attrs.float(name).unwrap_or(default)
 }
 
 fn adagrad(e: &mut Expand<'_, '_>, operands: &[Val], [rate, count]: [Val; 2]) -> Result<Vec<Val>, OpError> {
     let &[x, gradient, sum] = operands else { return Err(OpError::MissingOperand { slot: 2 }) };
     let (decay, epsilon, norm) =
-        (float(e, "decay_factor", 0.0), float(e, "epsilon", 0.0), float(e, "norm_coefficient", 0.0));
+        (coefficient(e, "decay_factor", 0.0), coefficient(e, "epsilon", 0.0), coefficient(e, "norm_coefficient", 0.0));
     let dtype = e.ty(x).dtype;
-    let g = pointwise::add(e, &format!("add(mul({norm:?},x0),x1)"), dtype, &[x, gradient])?;
-    let sum = pointwise::add(e, "add(x0,mul(x1,x1))", dtype, &[sum, g])?;
-    let text = format!("sub(x0,div(mul(div(x3,add(1.0,mul(f(x4),{decay:?}))),x1),add(sqrt(x2),{epsilon:?})))");
-    Ok(vec![pointwise::add(e, &text, dtype, &[x, g, sum, rate, count])?, sum])
+    let g = pointwise::add(e, norm * arg(0) + arg(1), dtype, &[x, gradient])?;
+    let sum = pointwise::add(e, arg(0) + arg(1) * arg(1), dtype, &[sum, g])?;
+    let expr = arg(0) - arg(3) / (1.0 + arg(4).to_float() * decay) * arg(1) / (arg(2).sqrt() + epsilon);
+    Ok(vec![pointwise::add(e, expr, dtype, &[x, g, sum, rate, count])?, sum])
 }
 
 fn adam(e: &mut Expand<'_, '_>, operands: &[Val], [rate, count]: [Val; 2]) -> Result<Vec<Val>, OpError> {
     let &[x, gradient, mean, square] = operands else { return Err(OpError::MissingOperand { slot: 2 }) };
-    let (alpha, beta, epsilon) = (float(e, "alpha", 0.9), float(e, "beta", 0.999), float(e, "epsilon", 0.0));
-    let (norm, post) = (float(e, "norm_coefficient", 0.0), float(e, "norm_coefficient_post", 0.0));
+    let (alpha, beta, epsilon) =
+        (coefficient(e, "alpha", 0.9), coefficient(e, "beta", 0.999), coefficient(e, "epsilon", 0.0));
+    let (norm, post) = (coefficient(e, "norm_coefficient", 0.0), coefficient(e, "norm_coefficient_post", 0.0));
     let dtype = e.ty(x).dtype;
-    let g = pointwise::add(e, &format!("add(mul({norm:?},x0),x1)"), dtype, &[x, gradient])?;
-    let mean = pointwise::add(e, &format!("add(mul({alpha:?},x0),mul({:?},x1))", 1.0 - alpha), dtype, &[mean, g])?;
-    let square =
-        pointwise::add(e, &format!("add(mul({beta:?},x0),mul({:?},mul(x1,x1)))", 1.0 - beta), dtype, &[square, g])?;
+    let g = pointwise::add(e, norm * arg(0) + arg(1), dtype, &[x, gradient])?;
+    let mean = pointwise::add(e, alpha * arg(0) + (1.0 - alpha) * arg(1), dtype, &[mean, g])?;
+    let square = pointwise::add(e, beta * arg(0) + (1.0 - beta) * (arg(1) * arg(1)), dtype, &[square, g])?;
     // The bias of the first steps is corrected, but not before the first.
-    let corrected = format!("div(mul(x0,sqrt(sub(1.0,pow({beta:?},f(x1))))),sub(1.0,pow({alpha:?},f(x1))))");
-    let rate = pointwise::add(e, &format!("select(gt(x1,0),{corrected},x0)"), dtype, &[rate, count])?;
-    let text = format!("mul({:?},sub(x0,div(mul(x3,x1),add(sqrt(x2),{epsilon:?}))))", 1.0 - post);
-    Ok(vec![pointwise::add(e, &text, dtype, &[x, mean, square, rate])?, mean, square])
+    let corrected =
+        arg(0) * (1.0 - float(beta).pow(arg(1).to_float())).sqrt() / (1.0 - float(alpha).pow(arg(1).to_float()));
+    let rate = pointwise::add(e, select(arg(1).above(0), corrected, arg(0)), dtype, &[rate, count])?;
+    let expr = (1.0 - post) * (arg(0) - arg(3) * arg(1) / (arg(2).sqrt() + epsilon));
+    Ok(vec![pointwise::add(e, expr, dtype, &[x, mean, square, rate])?, mean, square])
 }
 
 fn momentum(e: &mut Expand<'_, '_>, operands: &[Val], [rate, count]: [Val; 2]) -> Result<Vec<Val>, OpError> {
     let &[x, gradient, state] = operands else { return Err(OpError::MissingOperand { slot: 2 }) };
-    let (alpha, beta, norm) = (float(e, "alpha", 0.0), float(e, "beta", 0.0), float(e, "norm_coefficient", 0.0));
+    let (alpha, beta, norm) =
+        (coefficient(e, "alpha", 0.0), coefficient(e, "beta", 0.0), coefficient(e, "norm_coefficient", 0.0));
     let dtype = e.ty(x).dtype;
-    let g = pointwise::add(e, &format!("add(mul({norm:?},x0),x1)"), dtype, &[x, gradient])?;
-    let text = format!("add(mul({alpha:?},x0),mul(select(gt(x2,0),{beta:?},1.0),x1))");
-    let state = pointwise::add(e, &text, dtype, &[state, g, count])?;
-    let text = match e.attrs.str("mode") {
-        Some("nesterov") => format!("sub(x0,mul(x3,add(x1,mul({alpha:?},x2))))"),
-        Some("standard") => "sub(x0,mul(x3,x2))".to_owned(),
+    let g = pointwise::add(e, norm * arg(0) + arg(1), dtype, &[x, gradient])?;
+    let expr = alpha * arg(0) + select(arg(2).above(0), beta, 1.0) * arg(1);
+    let state = pointwise::add(e, expr, dtype, &[state, g, count])?;
+    let expr = match e.attrs.str("mode") {
+        Some("nesterov") => arg(0) - arg(3) * (arg(1) + alpha * arg(2)),
+        Some("standard") => arg(0) - arg(3) * arg(2),
         other => return Err(OpError::attribute("mode", format!("is {other:?}"))),
     };
-    Ok(vec![pointwise::add(e, &text, dtype, &[x, g, state, rate])?, state])
+    Ok(vec![pointwise::add(e, expr, dtype, &[x, g, state, rate])?, state])
 }

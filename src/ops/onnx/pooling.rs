@@ -1,5 +1,6 @@
 //! ONNX's pools: of windows and of whole planes.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{Attrs, Class, DType, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, attr, product};
 use crate::ops::core::reduce::{self, reduced};
 use crate::ops::core::window::Window;
@@ -81,7 +82,7 @@ fn expand_window(e: &mut Expand<'_, '_>, kind: &str) -> Result<Vec<Val>, OpError
     let given = e.input(0)?;
     let ty = e.ty(given);
     let shape = ty.shape.clone();
-    let x = if ty.dtype.is_float() { given } else { pointwise::add(e, "f(x0)", DType::F32, &[given])? };
+    let x = if ty.dtype.is_float() { given } else { pointwise::add(e, arg(0).to_float(), DType::F32, &[given])? };
     let window = window(e.attrs, &shape)?;
     let count_pad = e.attrs.int("count_include_pad").unwrap_or(0) != 0;
     let spatial = shape.0[2..].to_vec();
@@ -120,18 +121,18 @@ fn expand_window(e: &mut Expand<'_, '_>, kind: &str) -> Result<Vec<Val>, OpError
             let mut dims = vec![1; shape.rank()];
             dims[2 + axis] = usize::try_from(n).unwrap_or(0);
             let factors = crate::ops::compose::floats(e, &dims, &fullness(&window, axis, own, n))?;
-            y = pointwise::add(e, "mul(x0,x1)", e.outputs[0].dtype, &[y, factors])?;
+            y = pointwise::add(e, arg(0) * arg(1), e.outputs[0].dtype, &[y, factors])?;
         }
     }
     if !ty.dtype.is_float() {
-        y = pointwise::add(e, "i(x0)", ty.dtype, &[y])?;
+        y = pointwise::add(e, arg(0).to_int(), ty.dtype, &[y])?;
     }
     let mut results = vec![y];
     if e.outputs.len() > 1 {
         let column_major = e.attrs.int("storage_order").unwrap_or(0);
         let attrs =
             window.write(Attrs::new()).with_int("ceil", i64::from(window.ceil)).with_int("column_major", column_major);
-        results.push(e.add(&crate::ops::core::sample::POOL_INDICES, attrs, &[given])?);
+        results.push(e.add(&crate::ops::core::pool_indices::DEF, attrs, &[given])?);
     }
     Ok(results)
 }

@@ -1,5 +1,6 @@
 //! Random numbers: on the host, the same in every run where a seed is given.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{
     Attr, Attrs, CORE, DType, Dim, Expand, Infer, KERNEL, Op, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
 };
@@ -136,7 +137,7 @@ fn expand_as(e: &mut Expand<'_, '_>, kind: &str, names: [&str; 2]) -> Result<Vec
 fn expand_bernoulli(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let (x, ty) = (e.input(0)?, e.outputs[0].clone());
     let random = numbers(e, "uniform", [0.0, 1.0], DType::F32, &ty.shape.0, e.attrs.float("seed"))?;
-    let hit = pointwise::add(e, "lt(x0,x1)", DType::Bool, &[random, x])?;
+    let hit = pointwise::add(e, arg(0).below(arg(1)), DType::Bool, &[random, x])?;
     Ok(vec![crate::ops::compose::cast(e, hit, ty.dtype)?])
 }
 

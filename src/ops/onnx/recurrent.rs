@@ -2,14 +2,15 @@
 //! Layers of more than [`MAX_STEPS`] are not written out: they are `deferred`, and the host computes them in parts of
 //! so many steps.
 
+use crate::ir::expr::build::{arg, select};
 use crate::ir::{
-    Attr, Attrs, DType, Dim, Expand, Graph, Infer, NodeId, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val,
-    attr,
+    Attr, Attrs, DType, Dim, Expand, Expr, Graph, Infer, NodeId, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType,
+    Val, attr,
 };
 use crate::ops::compose::{along, concat, dims, matmul, part, sizes};
 use crate::ops::core::{pointwise, reshape};
+use crate::ops::onnx::linear_attention::MAX_STEPS;
 use crate::ops::onnx::movement;
-use crate::ops::onnx::state::MAX_STEPS;
 use crate::ops::util::{agree, operand};
 
 macro_rules! layers {
@@ -138,8 +139,8 @@ fn infer(infer: &Infer<'_>, kind: Kind) -> Result<Vec<TensorType>, OpError> {
     Ok([TensorType::new(x.dtype, Shape(all))].into_iter().chain(last).collect())
 }
 
-/// The activation functions of each direction, as expressions in which `@` is the operand.
-fn functions(attrs: &Attrs, kind: Kind, l: &Layer) -> Result<Vec<Vec<String>>, OpError> {
+/// The activation functions of each direction, as expressions of operand 0.
+fn functions(attrs: &Attrs, kind: Kind, l: &Layer) -> Result<Vec<Vec<Expr>>, OpError> {
     let default = kind.activations();
     let names: Vec<String> = match attrs.get("activations") {
         Some(Attr::Strs(names)) => names.clone(),
@@ -151,26 +152,26 @@ fn functions(attrs: &Attrs, kind: Kind, l: &Layer) -> Result<Vec<Vec<String>>, O
     // Only functions that have a parameter use one up.
     let mut alphas = attrs.floats("activation_alpha").unwrap_or_default().iter().copied();
     let mut betas = attrs.floats("activation_beta").unwrap_or_default().iter().copied();
-    let mut texts = Vec::new();
+    let mut found = Vec::new();
     for name in &names {
         let mut alpha = |default: f32| alphas.next().unwrap_or(default);
         let mut beta = |default: f32| betas.next().unwrap_or(default);
-        texts.push(match name.to_ascii_lowercase().as_str() {
-            "relu" => "relu(@)".to_owned(),
-            "tanh" => "tanh(@)".to_owned(),
-            "sigmoid" => "sigmoid(@)".to_owned(),
-            "softsign" => "div(@,add(abs(@),1.0))".to_owned(),
-            "softplus" => "softplus(@)".to_owned(),
-            "affine" => format!("add(mul(@,{:?}),{:?})", alpha(1.0), beta(0.0)),
-            "leakyrelu" => format!("select(lt(@,0.0),mul(@,{:?}),@)", alpha(0.01)),
-            "thresholdedrelu" => format!("select(ge(@,{:?}),@,0.0)", alpha(1.0)),
-            "scaledtanh" => format!("mul({:?},tanh(mul(@,{:?})))", alpha(1.0), beta(1.0)),
-            "hardsigmoid" => format!("max(min(add(mul(@,{:?}),{:?}),1.0),0.0)", alpha(0.2), beta(0.5)),
-            "elu" => format!("select(lt(@,0.0),mul({:?},sub(exp(@),1.0)),@)", alpha(1.0)),
+        found.push(match name.to_ascii_lowercase().as_str() {
+            "relu" => arg(0).relu(),
+            "tanh" => arg(0).tanh(),
+            "sigmoid" => arg(0).sigmoid(),
+            "softsign" => arg(0) / (arg(0).abs() + 1.0),
+            "softplus" => arg(0).softplus(),
+            "affine" => arg(0) * alpha(1.0) + beta(0.0),
+            "leakyrelu" => select(arg(0).below(0.0), arg(0) * alpha(0.01), arg(0)),
+            "thresholdedrelu" => select(arg(0).at_least(alpha(1.0)), arg(0), 0.0),
+            "scaledtanh" => alpha(1.0) * (arg(0) * beta(1.0)).tanh(),
+            "hardsigmoid" => (arg(0) * alpha(0.2) + beta(0.5)).min(1.0).max(0.0),
+            "elu" => select(arg(0).below(0.0), alpha(1.0) * (arg(0).exp() - 1.0), arg(0)),
             _ => return Err(OpError::attribute("activations", format!("have {name:?}"))),
         });
     }
-    Ok(texts.chunks(default.len()).map(<[String]>::to_vec).collect())
+    Ok(found.chunks(default.len()).map(<[Expr]>::to_vec).collect())
 }
 
 /// One direction at work.
@@ -178,8 +179,8 @@ struct Cell {
     kind: Kind,
     dtype: DType,
     hidden: i64,
-    /// Activation functions, `@` their operand.
-    functions: Vec<String>,
+    /// Activation functions of operand 0.
+    functions: Vec<Expr>,
     clip: Option<f32>,
     /// Recurrent weights `[gates * hidden, hidden]` and their biases `[gates * hidden]`, where they are not in the
     /// input's part already.
@@ -195,10 +196,12 @@ struct Cell {
 
 impl Cell {
     /// Activation function `which` of an expression.
-    fn apply(&self, which: usize, text: &str) -> String {
-        let clipped =
-            self.clip.map_or_else(|| text.to_owned(), |clip| format!("min(max({text},{:?}),{clip:?})", -clip));
-        self.functions[which].replace('@', &clipped)
+    fn apply(&self, which: usize, of: Expr) -> Expr {
+        let clipped = match self.clip {
+            Some(clip) => of.max(-clip).min(clip),
+            None => of,
+        };
+        self.functions[which].substitute(&|_| clipped.clone())
     }
 
     fn gate(&self, e: &mut Expand<'_, '_>, x: Val, gate: i64) -> Result<Val, OpError> {
@@ -213,8 +216,8 @@ impl Cell {
     fn looking(&self, e: &mut Expand<'_, '_>, sums: Val, gate: i64, peephole: i64, cell: Val) -> Result<Val, OpError> {
         let sum = self.gate(e, sums, gate)?;
         match self.peephole(e, peephole)? {
-            Some(p) => pointwise::add(e, &self.apply(0, "add(x0,mul(x1,x2))"), self.dtype, &[sum, p, cell]),
-            None => pointwise::add(e, &self.apply(0, "x0"), self.dtype, &[sum]),
+            Some(p) => pointwise::add(e, self.apply(0, arg(0) + arg(1) * arg(2)), self.dtype, &[sum, p, cell]),
+            None => pointwise::add(e, self.apply(0, arg(0)), self.dtype, &[sum]),
         }
     }
 
@@ -223,30 +226,26 @@ impl Cell {
         match self.kind {
             Kind::Rnn => {
                 let recurrent = matmul(e, h, self.r, true)?;
-                let next = pointwise::add(e, &self.apply(0, "add(x0,x1)"), self.dtype, &[x, recurrent])?;
+                let next = pointwise::add(e, self.apply(0, arg(0) + arg(1)), self.dtype, &[x, recurrent])?;
                 Ok((next, c))
             }
             Kind::Gru => Ok((self.gru(e, x, h)?, c)),
             Kind::Lstm => {
                 let h = if self.is_quantized { through_8_bits(e, h)? } else { h };
                 let recurrent = matmul(e, h, self.r, true)?;
-                let sums = pointwise::add(e, "add(x0,x1)", self.dtype, &[x, recurrent])?;
+                let sums = pointwise::add(e, arg(0) + arg(1), self.dtype, &[x, recurrent])?;
                 let input = self.looking(e, sums, 0, 0, c)?;
                 let forget = if self.input_forget {
-                    pointwise::add(e, "sub(1.0,x0)", self.dtype, &[input])?
+                    pointwise::add(e, 1.0 - arg(0), self.dtype, &[input])?
                 } else {
                     self.looking(e, sums, 2, 2, c)?
                 };
                 let candidate = self.gate(e, sums, 3)?;
-                let text = format!("add(mul(x0,x1),mul(x2,{}))", self.apply(1, "x3"));
-                let next = pointwise::add(e, &text, self.dtype, &[forget, c, input, candidate])?;
+                let expr = arg(0) * arg(1) + arg(2) * self.apply(1, arg(3));
+                let next = pointwise::add(e, expr, self.dtype, &[forget, c, input, candidate])?;
                 let output = self.looking(e, sums, 1, 1, next)?;
-                let h = pointwise::add(
-                    e,
-                    &format!("mul(x0,{})", self.functions[2].replace('@', "x1")),
-                    self.dtype,
-                    &[output, next],
-                )?;
+                let h =
+                    pointwise::add(e, arg(0) * self.functions[2].substitute(&|_| arg(1)), self.dtype, &[output, next])?;
                 Ok((h, next))
             }
         }
@@ -257,7 +256,7 @@ impl Cell {
         let (r_gates, r_candidate) = (part(e, self.r, 0, 0, 2 * n)?, part(e, self.r, 0, 2 * n, n)?);
         let recurrent = matmul(e, h, r_gates, true)?;
         let given = part(e, x, 1, 0, 2 * n)?;
-        let gates = pointwise::add(e, &self.apply(0, "add(x0,x1)"), self.dtype, &[given, recurrent])?;
+        let gates = pointwise::add(e, self.apply(0, arg(0) + arg(1)), self.dtype, &[given, recurrent])?;
         let (update, reset) = (self.gate(e, gates, 0)?, self.gate(e, gates, 1)?);
         let given = self.gate(e, x, 2)?;
         let candidate = if self.reset_after {
@@ -266,20 +265,20 @@ impl Cell {
             match bias {
                 Some(bias) => pointwise::add(
                     e,
-                    &self.apply(1, "add(x0,mul(x1,add(x2,x3)))"),
+                    self.apply(1, arg(0) + arg(1) * (arg(2) + arg(3))),
                     self.dtype,
                     &[given, reset, recurrent, bias],
                 )?,
                 None => {
-                    pointwise::add(e, &self.apply(1, "add(x0,mul(x1,x2))"), self.dtype, &[given, reset, recurrent])?
+                    pointwise::add(e, self.apply(1, arg(0) + arg(1) * arg(2)), self.dtype, &[given, reset, recurrent])?
                 }
             }
         } else {
-            let kept = pointwise::add(e, "mul(x0,x1)", self.dtype, &[reset, h])?;
+            let kept = pointwise::add(e, arg(0) * arg(1), self.dtype, &[reset, h])?;
             let recurrent = matmul(e, kept, r_candidate, true)?;
-            pointwise::add(e, &self.apply(1, "add(x0,x1)"), self.dtype, &[given, recurrent])?
+            pointwise::add(e, self.apply(1, arg(0) + arg(1)), self.dtype, &[given, recurrent])?
         };
-        pointwise::add(e, "add(mul(sub(1.0,x0),x1),mul(x0,x2))", self.dtype, &[update, candidate, h])
+        pointwise::add(e, (1.0 - arg(0)) * arg(1) + arg(0) * arg(2), self.dtype, &[update, candidate, h])
     }
 }
 
@@ -434,11 +433,11 @@ fn expand(e: &mut Expand<'_, '_>, kind: Kind, codes: Option<&Codes>) -> Result<V
                 let mut factors = vec![1.0f32; gates];
                 factors[2 * l.hidden..].fill(0.0);
                 let factors = crate::ops::compose::floats(e, &[gates], &factors)?;
-                pointwise::add(e, "add(x0,mul(x1,x2))", dtype, &[w_bias, recurrent, factors])?
+                pointwise::add(e, arg(0) + arg(1) * arg(2), dtype, &[w_bias, recurrent, factors])?
             } else {
-                pointwise::add(e, "add(x0,x1)", dtype, &[w_bias, recurrent])?
+                pointwise::add(e, arg(0) + arg(1), dtype, &[w_bias, recurrent])?
             };
-            given = pointwise::add(e, "add(x0,x1)", dtype, &[given, early])?;
+            given = pointwise::add(e, arg(0) + arg(1), dtype, &[given, early])?;
         }
         let given = reshape::to(e, given, dims(&[l.steps, l.batch, gates]))?;
         let cell = Cell {
@@ -475,11 +474,12 @@ fn expand(e: &mut Expand<'_, '_>, kind: Kind, codes: Option<&Codes>) -> Result<V
             let mut result = next;
             if let Some(lengths) = lengths {
                 // Behind its end a sequence gives zeros and keeps its state.
-                let (ended, kept) = (format!("select(gt(x0,{step}),x1,0.0)"), format!("select(gt(x0,{step}),x1,x2)"));
-                result = pointwise::add(e, &ended, dtype, &[lengths, next])?;
-                next = pointwise::add(e, &kept, dtype, &[lengths, next, h])?;
+                let (ended, kept) =
+                    (select(arg(0).above(step as i64), arg(1), 0.0), select(arg(0).above(step as i64), arg(1), arg(2)));
+                result = pointwise::add(e, ended, dtype, &[lengths, next])?;
+                next = pointwise::add(e, kept.clone(), dtype, &[lengths, next, h])?;
                 if kind == Kind::Lstm {
-                    next_cell = pointwise::add(e, &kept, dtype, &[lengths, next_cell, c])?;
+                    next_cell = pointwise::add(e, kept, dtype, &[lengths, next_cell, c])?;
                 }
             }
             (h, c) = (next, next_cell);
@@ -604,7 +604,7 @@ fn through_8_bits(e: &mut Expand<'_, '_>, x: Val) -> Result<Val, OpError> {
     let dtype = e.ty(x).dtype;
     let op = crate::ir::Op::new(&crate::ops::onnx::integer::DYNAMIC_QUANTIZE, Attrs::new());
     let quantized = e.edit.add_all(op, &[Some(x)], 3).map_err(|e| OpError::Edit(Box::new(e)))?;
-    pointwise::add(e, "mul(f(sub(x0,x2)),x1)", dtype, &[quantized[0], quantized[1], quantized[2]])
+    pointwise::add(e, (arg(0) - arg(2)).to_float() * arg(1), dtype, &[quantized[0], quantized[1], quantized[2]])
 }
 
 #[cfg(test)]

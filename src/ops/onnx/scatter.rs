@@ -1,14 +1,15 @@
 //! `scatter`: rows written into a copy of a tensor; ONNX's scattering operators become one. On the host: no kernel yet.
 
+use crate::ir::expr::build::{arg, select};
 use crate::ir::{
-    Attrs, CORE, Class, DType, Dim, Expand, IndexFault, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType,
-    Val, attr,
+    Attrs, CORE, Class, DType, Dim, Expand, Expr, IndexFault, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor,
+    TensorType, Val, attr,
 };
 use crate::ops::compose::{dims, position_type, positions, sizes};
 use crate::ops::core::check_indices::{self, Rule};
 use crate::ops::core::pointwise::Real;
 use crate::ops::core::{pointwise, reshape};
-use crate::ops::onnx::elements::flat_rows;
+use crate::ops::onnx::gather_nd::flat_rows;
 use crate::ops::util::{axis_attr, elements, from_elements, n_elems, operand, strides};
 
 /// `scatter(data, rows, updates) {reduction}`: data `[R,D]` with rows `[N]` replaced by, or combined with, updates
@@ -185,12 +186,12 @@ fn expand_elements(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let axis = axis_attr(e.attrs, 0, own.len())?;
     let steps = strides(&own);
     let mut operands = vec![check_indices::add(e, indices, &Rule::of_axis(Dim::from(own[axis])))?];
-    let mut text = format!("mul(x0,{})", steps[axis]);
+    let mut expr = arg(0) * steps[axis] as i64;
     for i in (0..own.len()).filter(|&i| i != axis) {
-        text = format!("add({text},x{})", operands.len());
+        expr = expr + arg(operands.len());
         operands.push(positions(e, own.len(), i, given[i], steps[i] as i64)?);
     }
-    let rows = pointwise::add(e, &text, position_type(own.iter().product()), &operands)?;
+    let rows = pointwise::add(e, expr, position_type(own.iter().product()), &operands)?;
     let n = n_elems(&given)?;
     write(e, data, rows, updates, &[own.iter().product(), 1], n)
 }
@@ -283,16 +284,16 @@ impl Unpool {
     /// The place of an index within a plane of a tensor of this shape, as expressions: whether it lies in its window,
     /// and its coordinates. `x0` is the index, `x1+x2` the number of its plane, `x3` and on are the places of its
     /// window.
-    fn coordinates(&self, shape: &[i64]) -> (String, Vec<String>) {
+    fn coordinates(&self, shape: &[i64]) -> (Expr, Vec<Expr>) {
         let plane: i64 = shape[2..].iter().product();
-        let local = format!("sub(x0,mul(add(x1,x2),{plane}))");
-        let mut inside = format!("and(ge({local},0),lt({local},{plane}))");
+        let local = arg(0) - (arg(1) + arg(2)) * plane;
+        let mut inside = local.clone().at_least(0).and(local.clone().below(plane));
         let mut all = Vec::new();
         for (axis, size) in shape[2..].iter().enumerate() {
             let step: i64 = shape[3 + axis..].iter().product();
-            let at = format!("mod(div({local},{step}),{size})");
-            let within = format!("sub({at},sub(x{},{}))", 3 + axis, self.pads[axis]);
-            inside = format!("and({inside},and(ge({within},0),lt({within},{})))", self.kernel[axis]);
+            let at = (local.clone() / step).modulo(*size);
+            let within = at.clone() - (arg(3 + axis) - self.pads[axis]);
+            inside = inside.and(within.clone().at_least(0).and(within.below(self.kernel[axis])));
             all.push(at);
         }
         (inside, all)
@@ -319,18 +320,18 @@ impl Unpool {
         let all = crate::ops::core::reduce::attrs("min", &(0..rank).collect::<Vec<_>>(), true);
         let mut tests = Vec::new();
         for inside in [in_result, in_inferred] {
-            let test = pointwise::add(e, &format!("select({inside},1.0,0.0)"), DType::F32, &operands)?;
+            let test = pointwise::add(e, select(inside, 1.0, 0.0), DType::F32, &operands)?;
             tests.push(e.add(&crate::ops::core::reduce::DEF, all.clone(), &[test])?);
         }
         let plane: i64 = self.result[2..].iter().product();
-        let mut place = format!("mul(add(x1,x2),{plane})");
-        for (axis, at) in coordinates.iter().enumerate() {
-            place = format!("add({place},mul({at},{}))", self.result[3 + axis..].iter().product::<i64>());
+        let mut place = (arg(1) + arg(2)) * plane;
+        for (axis, at) in coordinates.into_iter().enumerate() {
+            place = place + at * self.result[3 + axis..].iter().product::<i64>();
         }
         let (result, inferred) = (operands.len(), operands.len() + 1);
         operands.extend(tests);
-        let text = format!("select(and(lt(x{result},0.5),gt(x{inferred},0.5)),{place},x0)");
-        pointwise::add(e, &text, dtype, &operands)
+        let expr = select(arg(result).below(0.5).and(arg(inferred).above(0.5)), place, arg(0));
+        pointwise::add(e, expr, dtype, &operands)
     }
 }
 

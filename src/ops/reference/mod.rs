@@ -3,6 +3,7 @@
 pub(crate) mod evaluate;
 pub mod expression;
 pub mod multiply;
+pub mod order;
 pub mod packed_view;
 
 pub use evaluate::{evaluate, expand_node};

@@ -187,8 +187,13 @@ fn softmax(x: &Values, at: usize, log: bool) -> Option<Values> {
     let v = x.floats()?;
     let mut out = v.to_vec();
     for line in along(x, at) {
-        let total = log_sum_exp(&line.iter().map(|&i| v[i]).collect::<Vec<_>>());
-        line.iter().for_each(|&i| out[i] = if log { v[i] - total } else { (v[i] - total).exp() });
+        // Beside a value of 1e16 the logarithm of a sum is nothing, but the sum is not: two equal ones are halves.
+        let most = line.iter().map(|&i| v[i]).fold(f64::NEG_INFINITY, f64::max);
+        let sum: f64 = line.iter().map(|&i| (v[i] - most).exp()).sum();
+        line.iter().for_each(|&i| {
+            let above = v[i] - most;
+            out[i] = if log { above - sum.ln() } else { above.exp() / sum };
+        });
     }
     Some(Values::of_floats(x.dtype, &x.dims, out))
 }

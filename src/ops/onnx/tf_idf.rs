@@ -1,99 +1,12 @@
-//! Operators of classical learning, of the domain `ai.onnx.ml`, and what is like them.
+//! ONNX TfIdfVectorizer: weights of the n-grams in rows, on the host.
 
 use crate::ir::{Attrs, CORE, Class, DType, Dim, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, attr};
-use crate::ops::compose::gather_within;
-use crate::ops::core::check_indices::{self, Rule};
-use crate::ops::core::{pointwise, reshape};
 use crate::ops::util::{n_elems, operand};
 use std::collections::BTreeMap;
 
-/// `binarizer(x) {threshold}`: ONNX Binarizer, version 1: 1 above the threshold, else 0.
-pub static BINARIZER: OpDef = OpDef {
-    name: "binarizer",
-    onnx: "ai.onnx.ml::Binarizer",
-    levels: ONNX,
-    attrs: &[attr::float("threshold")],
-    arity: (1, 1),
-    infer: |i| {
-        let x = i.ty(0)?;
-        if x.packing.is_some() || !matches!(x.dtype.class(), Class::Float | Class::Int) {
-            return Err(OpError::operand(0, x, "numbers"));
-        }
-        Ok(vec![x.clone()])
-    },
-    eval: None,
-    expand: Some(|e| {
-        let x = e.input(0)?;
-        let (dtype, threshold) = (e.ty(x).dtype, e.attrs.float("threshold").unwrap_or(0.0));
-        let text =
-            if dtype.is_float() { format!("f(gt(x0,{threshold:?}))") } else { format!("i(gt(f(x0),{threshold:?}))") };
-        Ok(vec![pointwise::add(e, &text, dtype, &[x])?])
-    }),
-};
-
-/// `array_feature_extractor(x, indices)`: ONNX ArrayFeatureExtractor, version 1: elements of the last axis.
-pub static ARRAY_FEATURE_EXTRACTOR: OpDef = OpDef {
-    name: "array_feature_extractor",
-    onnx: "ai.onnx.ml::ArrayFeatureExtractor",
-    levels: ONNX,
-    attrs: &[],
-    arity: (2, 2),
-    infer: |i| {
-        let (x, indices) = (i.ty(0)?, i.ty(1)?);
-        let n = indices.shape.volume();
-        if x.packing.is_some()
-            || x.shape.rank() == 0
-            || indices.dtype.class() != Class::Int
-            || x.dtype.class() == Class::Text
-        {
-            return Err(OpError::operand(1, indices, format!("indices into the last axis of {x}")));
-        }
-        let lead = if x.shape.rank() == 1 { vec![Dim::Known(1)] } else { x.shape.0[..x.shape.rank() - 1].to_vec() };
-        Ok(vec![TensorType::new(x.dtype, Shape([lead, vec![n]].concat()))])
-    },
-    eval: None,
-    expand: Some(|e| {
-        let (x, indices) = (e.input(0)?, e.input(1)?);
-        let (axis, n) = (e.ty(x).shape.rank() - 1, e.ty(indices).shape.volume());
-        let rule = Rule { sizes: vec![e.ty(x).shape.0[axis].clone()], negative: false, ignore: None };
-        let row = check_indices::add(e, indices, &rule)?;
-        let row = reshape::to(e, row, vec![n])?;
-        let y = gather_within(e, x, row, axis)?;
-        let shape = e.outputs[0].shape.0.clone();
-        Ok(vec![reshape::to(e, y, shape)?])
-    }),
-};
-
-/// `optional_has_element(x?)`: ONNX OptionalHasElement, opset 18, of tensors: whether there is one.
-pub static OPTIONAL_HAS_ELEMENT: OpDef = OpDef {
-    name: "optional_has_element",
-    onnx: "OptionalHasElement",
-    levels: ONNX,
-    attrs: &[],
-    arity: (0, 1),
-    infer: |_| Ok(vec![TensorType::of(DType::Bool, &[])]),
-    eval: None,
-    expand: Some(|e| {
-        let has = Tensor::from_i64s(DType::Bool, &[], &[i64::from(e.optional(0).is_some())])?;
-        Ok(vec![e.constant(has)])
-    }),
-};
-
-/// `optional_get_element(x)`: ONNX OptionalGetElement, opset 18, of tensors: x.
-pub static OPTIONAL_GET_ELEMENT: OpDef = OpDef {
-    name: "optional_get_element",
-    onnx: "OptionalGetElement",
-    levels: ONNX,
-    attrs: &[],
-    arity: (1, 1),
-    infer: |i| Ok(vec![i.ty(0)?.clone()]),
-    eval: None,
-    expand: Some(|e| Ok(vec![e.input(0)?])),
-};
-
 /// `tf_idf_vectorizer(x) {...}`: ONNX TfIdfVectorizer, opset 9, of integers: how often runs of numbers occur. On the
 /// host.
-pub static TF_IDF: OpDef = OpDef {
+pub static DEF: OpDef = OpDef {
     name: "tf_idf_vectorizer",
     onnx: "TfIdfVectorizer",
     levels: ONNX | CORE | KERNEL,
@@ -108,13 +21,14 @@ pub static TF_IDF: OpDef = OpDef {
         attr::floats("weights"),
     ],
     arity: (1, 1),
-    infer: infer_tf_idf,
-    eval: Some(eval_tf_idf),
+    infer,
+    eval: Some(eval),
     expand: None,
 };
 
 /// Most elements of the result for one row, and most elements between two of a run.
 const MAX_WIDTH: i64 = 1 << 24;
+
 const MAX_SKIPS: i64 = 1 << 12;
 
 /// Runs of numbers, each with its place in the result, and how long they are.
@@ -162,7 +76,7 @@ impl<'a> Grams<'a> {
     }
 }
 
-fn infer_tf_idf(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let x = infer.ty(0)?;
     let grams = Grams::of(infer.attrs)?;
     if x.dtype.class() != Class::Int || x.packing.is_some() || !(1..=2).contains(&x.shape.rank()) {
@@ -180,7 +94,7 @@ fn infer_tf_idf(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     Ok(vec![TensorType::new(DType::F32, Shape([lead, &[Dim::Known(grams.width as i64)]].concat()))])
 }
 
-fn eval_tf_idf(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
     let x = operand(inputs, 0)?;
     let grams = Grams::of(attrs)?;
     let (own, values) = (x.dims(), x.to_i64s()?);
