@@ -28,11 +28,11 @@ use std::time::{Duration, Instant};
 /// as a tuning table.
 #[derive(clap::Args)]
 #[command(after_help = "\
-A shape is a kernel, a format and sizes, as `nyxc bench --kernel` takes them, and ` wide` behind where another tensor of \
-the result's size is added. Variants run in turn, behind a second of load: after one sample what takes 1.5 times as long \
-as the best is left out, after three what takes 1.1 times as long, and after fifteen another variant than today's is \
-taken only where it is faster by more than samples differ. Results are compared with f64; a variant that is wrong is \
-noted as that, and never taken.
+A shape is a kernel, a format and sizes, as `nyxc bench --kernel` takes them, and ` wide` behind where another \
+tensor of the result's size is added. Variants run in turn, behind a second of load: after one sample what takes 1.5 \
+times as long as the best is left out, after three what takes 1.1 times as long, and after fifteen another variant \
+than today's is taken only where it is faster by more than samples differ. Results are compared with f64; a variant \
+that is wrong is noted as that, and never taken.
 
 Examples:
   nyxc tune model.onnx --format f16 -o tuning.json

@@ -100,8 +100,9 @@ pub(super) fn choose(node: &Node<'_>, problem: &dyn Problem) -> Way {
     chosen
 }
 
-/// What the table has for a case or for the nearest of its kind; where nothing of the kind was measured, for the nearest
-/// without the epilogue's further tensor, then with weights of f16 instead of packed ones under the same activations.
+/// What the table has for a case or for the nearest of its kind; where nothing of the kind was measured, for the
+/// nearest without the epilogue's further tensor, then with weights of f16 instead of packed ones under the same
+/// activations.
 fn nearest<'t>(tuning: &'t Tuning, case: &Case) -> Option<(&'t Case, &'t Times)> {
     let plain = case.kind.replacen(" wide ", " plain ", 1);
     let mut words: Vec<&str> = plain.split(' ').collect();

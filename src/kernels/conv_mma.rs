@@ -137,22 +137,32 @@ impl Problem for Ways<'_> {
             groups: n_groups,
             threads: 128,
             shared: 8 << 10,
+            registers: 64,
             steps: depth.div_ceil(16),
+            step_ns: 450,
+            end_ns: 0,
         };
         if let Way::Variant(Variant::Thin(v)) = way {
             let (threads, shared) = (Variant::Thin(v).threads(32).into(), thin::shared_bytes(v).into());
-            return Work { arithmetic: Arithmetic::F16, threads, shared, steps: thin::steps(v, depth), ..work };
+            return Work {
+                arithmetic: Arithmetic::F16,
+                threads,
+                shared,
+                steps: thin::steps(v, depth),
+                ..thin::work(v, self.b, work)
+            };
         }
         let Way::Variant(Variant::Mma(v)) = way else { return work };
         let arithmetic = if matches!(self.x, Storage::Packed(_)) { Arithmetic::I8 } else { Arithmetic::F16 };
         let products = if self.x == Storage::F32 { 3 } else { 1 };
+        let threads = Variant::Mma(v).threads(self.node.target.limits.subgroup_size).into();
         Work {
             operations: work.operations.saturating_mul(products),
             arithmetic,
-            threads: Variant::Mma(v).threads(self.node.target.limits.subgroup_size).into(),
+            threads,
             shared: self.operands.map_or(0, |operands| operands.shared_bytes(v)).into(),
             steps: depth.div_ceil(u64::from(v.k) * u64::from(v.ways)),
-            ..work
+            ..mma::work(v, threads, work)
         }
     }
 

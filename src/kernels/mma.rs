@@ -3,6 +3,7 @@
 
 use super::call::{Call, Node};
 use super::matmul::{Columns, Product, sizes};
+use super::model::Work;
 use super::{KernelCall, KernelError};
 use crate::ir::packed::Granularity;
 use crate::ir::{Activations, Dim};
@@ -275,6 +276,14 @@ pub(super) fn call(
     let call = call.uints("bb", batches.iter().map(|b| b.1[1].clone()));
     let call = choice.apply(call, k, node.target.limits.subgroup_size);
     call.groups(&(&choice.tiles(m, &columns.n) * &batch) * when)
+}
+
+/// What the model knows of the text.
+pub(super) fn work(v: Mma, threads: u64, work: Work) -> Work {
+    let lanes = (threads / u64::from(v.ways.max(1))).max(1);
+    let vectors = (u64::from(v.m * v.k) / 8).div_ceil(lanes) + (u64::from(v.n * v.k) / 8).div_ceil(lanes);
+    let registers = (60 + u64::from(v.warp_m * v.warp_n) / 32 + 4 * vectors).min(255);
+    Work { registers, step_ns: 517, end_ns: 100, ..work }
 }
 
 /// Slabs of a sweep over tiles whose reduction axis several sets of subgroups share.

@@ -185,7 +185,8 @@ pub fn dispatches_by(
 /// One of the ways to compute a node.
 #[derive(Clone, Debug)]
 pub struct Candidate {
-    /// What is computed, as a tuning table calls it. A node may be several cases: buckets of rows, parts of its weights.
+    /// What is computed, as a tuning table calls it. A node may be several cases: buckets of rows, parts of its
+    /// weights.
     pub case: Case,
     /// The way.
     pub way: Way,

@@ -117,7 +117,10 @@ impl<'a> Ways<'a> {
             groups,
             threads: 128,
             shared: 0,
+            registers: 64,
             steps: 1,
+            step_ns: 450,
+            end_ns: 0,
         }
     }
 
@@ -139,20 +142,27 @@ impl<'a> Ways<'a> {
             (Storage::F32, _) => (2, Arithmetic::F16),
             _ => (1, Arithmetic::F16),
         };
+        let threads = Variant::Mma(v).threads(self.node.target.limits.subgroup_size).into();
         Work {
             operations: work.operations.saturating_mul(products),
             arithmetic,
-            threads: Variant::Mma(v).threads(self.node.target.limits.subgroup_size).into(),
+            threads,
             shared: self.matrices.map_or(0, |operands| operands.shared_bytes(v)).into(),
             steps: sizes[1].div_ceil(u64::from(v.k) * u64::from(v.ways)),
-            ..work
+            ..mma::work(v, threads, work)
         }
     }
 
     fn thin(&self, v: Thin, sizes: [u64; 2]) -> Work {
         let work = self.tiles(sizes, 1, [v.m.into(), v.n.into()]);
         let (threads, shared) = (Variant::Thin(v).threads(32).into(), thin::shared_bytes(v).into());
-        Work { arithmetic: Arithmetic::F16, threads, shared, steps: thin::steps(v, sizes[1]), ..work }
+        Work {
+            arithmetic: Arithmetic::F16,
+            threads,
+            shared,
+            steps: thin::steps(v, sizes[1]),
+            ..thin::work(v, self.b, work)
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 
 use super::call::{Call, Node};
 use super::matmul::{Columns, Product, sizes};
+use super::model::Work;
 use super::{KernelCall, KernelError};
 use crate::ir::packed::Granularity;
 use crate::ir::{Activations, Dim};
@@ -56,13 +57,20 @@ pub(super) fn suits(v: Thin, k: u64, target: &Target) -> bool {
         && shared_bytes(v) <= limits.max_compute_shared_memory_size
 }
 
+/// What the model knows of the text, whose chunks of b have so many words.
+pub(super) fn work(v: Thin, b: Storage, work: Work) -> Work {
+    let words = if matches!(b, Storage::Packed(_)) { 4 } else { 8 };
+    let registers = 40 + u64::from(v.m * v.n / 32) + u64::from(v.m / 16) * 36 + u64::from(v.n / 16) * 4 * words;
+    Work { registers: registers.min(255), step_ns: 90, end_ns: 500, ..work }
+}
+
 /// Steps of a workgroup along a reduction axis of length `k`.
 pub(super) fn steps(v: Thin, k: u64) -> u64 {
     k.div_ceil(CHUNK * u64::from(v.ways))
 }
 
-/// Adds to a call what its template needs of the variant, for a reduction axis of length `k`, where some of what is read
-/// may lie over padding.
+/// Adds to a call what its template needs of the variant, for a reduction axis of length `k`, where some of what is
+/// read may lie over padding.
 pub(super) fn apply<'n>(v: Thin, call: Call<'n>, k: &Dim, is_padded: bool) -> Call<'n> {
     let is_whole = k.known().is_some_and(|k| k.unsigned_abs().is_multiple_of(CHUNK));
     let puts = u64::from((v.m * v.n).div_ceil(v.ways * SUBGROUP));

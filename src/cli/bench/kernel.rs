@@ -32,8 +32,8 @@ pub(super) struct Args {
     /// Add another tensor of the result's size
     #[arg(long, requires = "kernel")]
     wide: bool,
-    /// Variants of the kernel: all, or names such as plain or 256x16x8x4x128 (threads, lanes, ways, columns, steps); the
-    /// planner's where absent
+    /// Variants of the kernel: all, or names such as plain or 256x16x8x4x128 (threads, lanes, ways, columns, steps);
+    /// the planner's where absent
     #[arg(long, value_delimiter = ',', requires = "kernel")]
     variants: Vec<String>,
     /// The tuning table that chooses: a file, or none [default: the one shipped for the device, if any]
