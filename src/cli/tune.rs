@@ -59,7 +59,7 @@ pub(super) struct Args {
     /// Where the table goes; - for standard output
     #[arg(short, long, value_name = "FILE.json")]
     output: Option<PathBuf>,
-    /// Tables that are merged into the result, the last first; what is measured now replaces what they have
+    /// Tables that are merged into the result, in order; what comes later replaces what came before
     #[arg(long, value_name = "FILE.json")]
     merge: Vec<PathBuf>,
     /// The tuning table that makes today's choices: a file, or none [default: the one shipped for the device, if any]
