@@ -1,7 +1,8 @@
 //! Reads the kernel templates `shaders/<kernel>.comp` with their tables `shaders/<kernel>.toml` and the parts in
 //! `shaders/include`, and writes them as Rust: `kernel_templates.rs` (the typed list of templates, for
-//! `nyxc::kernels::key`) and `kernel_sources.rs` (their text, for `codegen`). A template without a table, a table
-//! without a template, and an unknown or duplicate key stop the build.
+//! `nyxc::kernels::key`), `kernel_settings.rs` (what a call may be given, for `nyxc::kernels`) and `kernel_sources.rs`
+//! (their text, for `codegen`). A template without a table, a table without a template, and an unknown or duplicate key
+//! stop the build.
 
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -43,6 +44,15 @@ struct Table {
     flags: BTreeMap<String, Vec<u32>>,
 }
 
+/// What `shaders/constants.toml` has of each number.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Constant {
+    value: u32,
+    /// One sentence.
+    description: String,
+}
+
 fn main() {
     println!("cargo:rerun-if-changed=shaders");
     println!("cargo:rerun-if-changed=build.rs");
@@ -58,7 +68,13 @@ fn run() -> Result<(), String> {
     let out = PathBuf::from(std::env::var("OUT_DIR").map_err(|e| e.to_string())?);
     let includes = files(&root.join("include"), "glsl")?;
     let sources = files(&root, "comp")?;
-    let tables = files(&root, "toml")?;
+    let mut tables = files(&root, "toml")?;
+    let constants = tables.remove("constants").ok_or("no constants.toml")?;
+    let constants: BTreeMap<String, Constant> =
+        toml::from_str(&constants).map_err(|e| format!("constants.toml: {e}"))?;
+    if let Some(name) = constants.keys().find(|name| !is_word(name)) {
+        return Err(format!("constants.toml: {name:?} is no lower-case word"));
+    }
     if let Some(name) = tables.keys().find(|name| !sources.contains_key(*name)) {
         return Err(format!("{name}.toml has no template {name}.comp"));
     }
@@ -67,13 +83,19 @@ fn run() -> Result<(), String> {
         let text = tables.get(name).ok_or_else(|| format!("{name}.comp has no table {name}.toml"))?;
         let table: Table = toml::from_str(text).map_err(|e| format!("{name}.toml: {e}"))?;
         check(name, &table)?;
-        parsed.insert(name.clone(), table);
         check_includes(name, source, &includes)?;
+        let puts = puts(source, &includes, &mut BTreeSet::new());
+        if puts != table.epilogue {
+            let what = if puts { "puts its result through an epilogue" } else { "has no put" };
+            return Err(format!("{name}.comp {what}, and {name}.toml says otherwise"));
+        }
+        parsed.insert(name.clone(), table);
     }
     for (name, source) in &includes {
         check_includes(name, source, &includes)?;
     }
-    write(&out.join("kernel_templates.rs"), &templates(&parsed))?;
+    write(&out.join("kernel_templates.rs"), &(templates(&parsed) + &constants_text(&constants)))?;
+    write(&out.join("kernel_settings.rs"), &settings(&parsed))?;
     write(&out.join("kernel_sources.rs"), &texts(&sources, &includes))
 }
 
@@ -157,6 +179,19 @@ fn check_includes(name: &str, source: &str, includes: &BTreeMap<String, String>)
     Ok(())
 }
 
+/// Whether a source, or a part that it includes, puts results through the epilogue.
+fn puts<'s>(source: &'s str, includes: &'s BTreeMap<String, String>, seen: &mut BTreeSet<&'s str>) -> bool {
+    let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let calls = |name: &str| {
+        let code = source.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+        code.match_indices(name).any(|(at, _)| !code[..at].ends_with(is_word))
+    };
+    let mut parts = source.lines().filter_map(|line| line.strip_prefix("#include \"")?.strip_suffix(".glsl\""));
+    calls("put(")
+        || calls("puts(")
+        || parts.any(|part| seen.insert(part) && includes.get(part).is_some_and(|text| puts(text, includes, seen)))
+}
+
 /// `conv_depthwise` as `ConvDepthwise`.
 fn camel(name: &str) -> String {
     name.split('_').map(|word| word[..1].to_uppercase() + &word[1..]).collect()
@@ -184,9 +219,13 @@ fn templates(tables: &BTreeMap<String, Table>) -> String {
             .params
             .iter()
             .filter_map(|p| split_param(p))
-            .map(|(ty, name, count)| format!("TableParam {{ ty: ParamType::{ty}, name: {name:?}, count: {count:?} }}"))
+            .map(|(ty, name, count)| {
+                let count = count.map_or("None".to_owned(), |flag| format!("Some(Flag::{})", camel(flag)));
+                format!("TableParam {{ ty: ParamType::{ty}, name: {name:?}, count: {count} }}")
+            })
             .collect();
-        let flags: Vec<_> = table.flags.iter().map(|(flag, values)| format!("({flag:?}, &{values:?})")).collect();
+        let flags: Vec<_> =
+            table.flags.iter().map(|(flag, values)| format!("(Flag::{}, &{values:?})", camel(flag))).collect();
         let _ = writeln!(
             text,
             "            Template::{} => &Table {{ name: {name:?}, operands: &[{}], epilogue: {}, tiled: {}, variant: {}, vectors: {}, literals: {}, needs: &{:?}, faults: {}, params: &[{}], flags: &[{}] }},",
@@ -203,7 +242,98 @@ fn templates(tables: &BTreeMap<String, Table>) -> String {
             flags.join(", ")
         );
     }
+    text += "        }\n    }\n}\n";
+    let flags: BTreeSet<&String> = tables.values().flat_map(|table| table.flags.keys()).collect();
+    text += "\n/// The flags of all templates, by name.\n#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]\n#[allow(missing_docs, reason = \"the tables document them\")]\npub enum Flag {\n";
+    for flag in &flags {
+        let _ = writeln!(text, "    {},", camel(flag));
+    }
+    text += "}\n\nimpl Flag {\n    /// Its name in the table.\n    pub fn name(self) -> &'static str {\n        match self {\n";
+    for flag in &flags {
+        let _ = writeln!(text, "            Flag::{} => {flag:?},", camel(flag));
+    }
     text + "        }\n    }\n}\n"
+}
+
+/// What a call of each template may be given: a type for each template (`of`), a trait for each name (`has`), and a
+/// method for each that takes what the template's table says. Flags that count parameters are told by these, and `half`
+/// and `vector` have methods of their own.
+fn settings(tables: &BTreeMap<String, Table>) -> String {
+    let mut of = String::from(
+        "/// The templates as types.\npub(in crate::kernels) mod of {\n    use super::{Kernel, Template};\n",
+    );
+    let mut given: BTreeMap<&str, Vec<(&str, &str)>> = BTreeMap::new();
+    let mut flags: BTreeSet<&str> = BTreeSet::new();
+    for (name, table) in tables {
+        let (camel, description) = (camel(name), &table.description);
+        let _ = writeln!(of, "    #[doc = {description:?}]\n    pub(in crate::kernels) struct {camel};");
+        let _ = writeln!(
+            of,
+            "    impl Kernel for {camel} {{\n        const TEMPLATE: Template = Template::{camel};\n    }}"
+        );
+        let params: Vec<_> = table.params.iter().filter_map(|param| split_param(param)).collect();
+        for (ty, param, count) in &params {
+            let ty = match (*ty, count) {
+                ("Uint", None) => "Uint",
+                ("Uint", Some(_)) => "Uints",
+                ("Int", None) => "Int",
+                ("Int", Some(_)) => "Ints",
+                _ => "Float",
+            };
+            given.entry(param).or_default().push((name, ty));
+        }
+        for (flag, values) in &table.flags {
+            if params.iter().any(|(_, _, count)| *count == Some(flag.as_str())) {
+                continue;
+            }
+            flags.insert(flag);
+            let ty = if values.iter().all(|value| *value < 2) { "Switch" } else { "Number" };
+            given.entry(flag).or_default().push((name, ty));
+        }
+    }
+    let mut has = String::from(
+        "/// What a template may be given, by name.\npub(in crate::kernels) mod has {\n    use super::Kernel;\n",
+    );
+    let (mut impls, mut methods) = (String::new(), String::from("impl<T: Kernel> Call<'_, T> {\n"));
+    for (name, templates) in &given {
+        let trait_name = camel(name);
+        let _ = writeln!(
+            has,
+            "    /// It has `{name}`.\n    pub(in crate::kernels) trait {trait_name}: Kernel {{\n        /// What that is.\n        type Given;\n    }}"
+        );
+        for (template, ty) in templates {
+            let _ =
+                writeln!(impls, "impl has::{trait_name} for of::{} {{\n    type Given = {ty};\n}}", camel(template));
+        }
+        if matches!(*name, "half" | "vector") {
+            continue;
+        }
+        let flag = if flags.contains(name) { format!("Some(Flag::{trait_name})") } else { "None".to_owned() };
+        let _ = writeln!(
+            methods,
+            "    /// Gives `{name}`.\n    pub(in crate::kernels) fn {name}(self, value: impl Give<T::Given>) -> Self\n    where\n        T: has::{trait_name},\n    {{\n        self.set({name:?}, {flag}, value.give())\n    }}"
+        );
+    }
+    [of, "}\n\n".to_owned(), has, "}\n\n".to_owned(), impls, "\n".to_owned(), methods, "}\n".to_owned()].concat()
+}
+
+fn constants_text(constants: &BTreeMap<String, Constant>) -> String {
+    let mut text = String::from("/// Numbers that templates and planner both need.\npub mod constants {\n");
+    for (name, constant) in constants {
+        let _ = writeln!(
+            text,
+            "    #[doc = {:?}]\n    pub const {}: u32 = {};",
+            constant.description,
+            name.to_uppercase(),
+            constant.value
+        );
+    }
+    text += "    /// All of them, by their names in GLSL.\n    pub const ALL: &[(&str, u32)] = &[";
+    for name in constants.keys() {
+        let name = name.to_uppercase();
+        let _ = write!(text, "({name:?}, {name}), ");
+    }
+    text + "];\n}\n"
 }
 
 fn texts(sources: &BTreeMap<String, String>, includes: &BTreeMap<String, String>) -> String {

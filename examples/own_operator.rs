@@ -24,15 +24,17 @@ static SCALED_TANH: OpDef = OpDef {
     // Import and verifier refuse other attributes, and those of another kind.
     attrs: &[attr::float("scale")],
     arity: (1, 1),
-    infer: |infer| Ok(vec![infer.ty(0)?.clone()]),
+    infer: &|infer| Ok(vec![infer.ty(0)?.clone()]),
     eval: None,
-    expand: Some(|e| {
+    expand: Some(&|e| {
         let scale = e.attrs.float("scale").unwrap_or(1.0);
         let x = e.input(0)?;
         let dtype = e.ty(x).dtype;
         // Functions of single elements are expressions; docs/core-operators.md has the others.
         Ok(vec![ops::core::pointwise::add(e, arg(0).tanh() * scale, dtype, &[x])?])
     }),
+    weights: None,
+    gradient: None,
 };
 
 /// `com.example::RunningMax(x)`: the largest element so far, in the order of memory; type and shape are those of `x`.
@@ -43,8 +45,8 @@ static RUNNING_MAX: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[],
     arity: (1, 1),
-    infer: |infer| Ok(vec![infer.ty(0)?.clone()]),
-    eval: Some(|_, operands| {
+    infer: &|infer| Ok(vec![infer.ty(0)?.clone()]),
+    eval: Some(&|_, operands| {
         let x = operands.first().copied().flatten().ok_or(OpError::MissingOperand { slot: 0 })?;
         let mut most = f32::NEG_INFINITY;
         let one = |v: &f32| {
@@ -55,6 +57,8 @@ static RUNNING_MAX: OpDef = OpDef {
         Ok(vec![Tensor::from_f32s(x.dtype(), &x.dims(), &values)?])
     }),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -87,7 +91,7 @@ fn run(graph: &Graph, operators: nyxc::ir::Registry) -> Result<(), Box<dyn Error
     use nyxc::targets::Target;
 
     let options = Compile { settings: Settings::default(), target: Target::shipped("lavapipe")?, n_threads: 0 };
-    let compiled = compile(graph, &options, &|_, _, _| {}, &mut |_, _, _| {})?;
+    let compiled = compile(graph, &options, &|_, _, _| {}, None)?;
     for node in &compiled.program.plans[0].nodes {
         println!("{:4} {:8} {:6} {}", node.name, node.op, node.place, node.reason);
     }

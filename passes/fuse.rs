@@ -25,21 +25,6 @@ const MAX_SIZE: usize = 96;
 /// An epilogue says by its operands how many of all are the kernel's own: it reads each.
 const UNUSED: &str = "its consumer's expression leaves an operand unread";
 
-/// Operators that compute something for each element of their result, so that an expression can follow.
-const ANCHORS: &[&str] = &[
-    "matmul",
-    "conv",
-    "pool",
-    "reduce",
-    "softmax",
-    "dot_product_attention",
-    "norm",
-    "gather",
-    "strided",
-    "resize",
-    "check_indices",
-];
-
 impl Pass for Fuse {
     fn name(&self) -> &str {
         "fuse"
@@ -94,7 +79,7 @@ fn n_buffers(graph: &Graph, op: &Op, operands: &[ValueId], target: &Target) -> u
         // It notes what it finds in a buffer of its own.
         return operands.len() + 1;
     }
-    if !matches!(op.def.name, "matmul" | "conv" | "gather") {
+    if op.weights().is_none_or(|weights| weights.further_rows.is_none()) {
         return operands.len();
     }
     let may_be_sliced = |v: &ValueId| {
@@ -213,7 +198,7 @@ impl Group {
             self.expr = Some(merged);
             self.args = args;
         } else {
-            if self.anchor.is_some() || !ANCHORS.contains(&op.def.name) || op.attrs.expr("epilogue").is_some() {
+            if self.anchor.is_some() || !op.takes_epilogue() {
                 return refuse("its kernel takes no epilogue, or its consumer has an anchor already".to_owned());
             }
             // An index that is in range is the same in every type that holds it.

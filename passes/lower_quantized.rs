@@ -12,7 +12,10 @@
 
 use super::packed_rows::{Rows, is_transposition};
 use super::{Context, Pass, PassError, at};
-use crate::ir::{Attr, Attrs, Edit, Graph, NodeId, Op, OpError, Patch, Tensor, Val, ValueId};
+use crate::ir::{
+    Attr, Attrs, Edit, Graph, MatrixLayout, NodeId, Op, OpError, Patch, Shape, Tensor, TensorType, Val, ValueId,
+    WeightOperand,
+};
 use crate::ops;
 use crate::targets::Target;
 use std::collections::BTreeMap;
@@ -32,38 +35,36 @@ impl Pass for LowerQuantized {
         for id in graph.order() {
             let node = graph.node(id);
             let Some(op) = node.op() else { continue };
-            let slot = match op.def.name {
-                "matmul" | "conv" => 1,
-                "gather" if op.attrs.int("axis").unwrap_or(0) == 0 => 0,
-                _ => continue,
+            let Some(operand) = op.weights().filter(|w| w.further_rows.is_some() && w.layout.is_some()) else {
+                continue;
             };
             let operands = graph.operands(id);
-            let Some(Some(weights)) = operands.get(slot).copied() else { continue };
+            let Some(Some(weights)) = operands.get(operand.slot).copied() else { continue };
             let mut note = |because: &str| {
                 cx.explain.note(&[&node.name], "lower_quantized", "packed weights", || because.to_owned())
             };
             let rows = match transposed.get(&weights) {
                 Some(rows) => Some(*rows),
-                None => match rows_of(graph, weights, op, cx.target).map_err(at(&node.name))? {
+                None => match rows_of(graph, weights, &operand, cx.target).map_err(at(&node.name))? {
                     Some(tensor) => {
                         let rows = edit.add_named_const(&format!("{}.t", graph.value(weights).name), tensor);
                         transposed.insert(weights, rows);
                         Some(rows)
                     }
-                    None => shared_rows(graph, weights, op).map(Val::Old),
+                    None => shared_rows(graph, weights, &operand).map(Val::Old),
                 },
             };
             if let Some(rows) = rows {
                 edit.on_behalf_of(id);
                 let mut op = op.clone();
-                op.attrs.0.insert("trans_b".to_owned(), Attr::Int(1));
+                has_rows(&mut op, &operand);
                 let mut inputs: Vec<Option<Val>> = operands.iter().map(|v| v.map(Val::Old)).collect();
-                inputs[slot] = Some(rows);
+                inputs[operand.slot] = Some(rows);
                 let new = edit.add_all(op, &inputs, 1).map_err(|e| at(&node.name)(OpError::Edit(Box::new(e))))?;
                 edit.replace(id.out(0), new[0]);
                 continue;
             }
-            let Some(source) = parts(graph, weights, op, slot) else {
+            let Some(source) = parts(graph, weights, op, &operand) else {
                 note("its weights are no DequantizeLinear of constants");
                 continue;
             };
@@ -98,15 +99,13 @@ impl Pass for LowerQuantized {
             };
             edit.on_behalf_of(id);
             let mut inputs: Vec<Option<Val>> = operands.iter().map(|v| v.map(Val::Old)).collect();
-            inputs[slot] = Some(first);
+            inputs[operand.slot] = Some(first);
             inputs.extend(rest.iter().copied().map(Some));
             let mut op = op.clone();
-            if op.def.name == "matmul" {
-                op.attrs.0.insert("trans_b".to_owned(), Attr::Int(1));
-            }
+            has_rows(&mut op, &operand);
             op.attrs.0.insert("dtype".to_owned(), Attr::DType(node.outputs[0].ty.dtype));
             // Integer products know no zero points.
-            if slot == 1
+            if operand.is_product
                 && !has_zeros
                 && let Some((x, granularity)) = operands[0].and_then(|v| dynamic(graph, v))
             {
@@ -127,36 +126,53 @@ impl Pass for LowerQuantized {
     }
 }
 
+/// Says that the weights are rows now.
+fn has_rows(op: &mut Op, operand: &WeightOperand) {
+    if let Some(attr) = operand.rows_attr {
+        op.attrs.0.insert(attr.to_owned(), Attr::Int(1));
+    }
+}
+
 /// The rows of constant float weights `[K, N]` of a product, `[N, K]`, where one binding of the target does not span
 /// them, or its kernels are made for rows and products alone read them, so that they are stored once.
-fn rows_of(graph: &Graph, weights: ValueId, op: &Op, target: &Target) -> Result<Option<Tensor>, OpError> {
-    let is_product = |op: &Op| op.def.name == "matmul" && op.attrs.int("trans_b").unwrap_or(0) == 0;
-    let Some(tensor) = graph.constant(weights).filter(|t| is_product(op) && t.dtype().is_float()) else {
+fn rows_of(
+    graph: &Graph,
+    weights: ValueId,
+    operand: &WeightOperand,
+    target: &Target,
+) -> Result<Option<Tensor>, OpError> {
+    let reads_columns = |operand: &WeightOperand| operand.layout == Some(MatrixLayout::Columns);
+    let Some(tensor) = graph.constant(weights).filter(|t| reads_columns(operand) && t.dtype().is_float()) else {
         return Ok(None);
     };
     let is_large = tensor.ty().bytes().is_some_and(|b| b > target.limits.max_storage_buffer_range);
     let of_products = || {
         let users = graph.users(weights);
-        users.iter().all(|&(user, slot)| slot == 1 && graph.node(user).op().is_some_and(is_product))
+        let read = |(user, slot): (NodeId, usize)| graph.node(user).op().and_then(|op| op.weights_at(slot));
+        users.iter().all(|user| read(*user).is_some_and(|operand| reads_columns(&operand)))
     };
     if !is_large && (target.is_cpu() || !of_products()) {
         return Ok(None);
     }
     let &[k, n] = &tensor.dims()[..] else { return Ok(None) };
-    let values = tensor.to_f32s()?;
-    let rows: Vec<f32> = (0..n).flat_map(|row| values.iter().skip(row).step_by(n).take(k).copied()).collect();
-    Ok(Some(Tensor::from_f32s(tensor.dtype(), &[n, k], &rows)?))
+    let own = tensor.clone();
+    let ty = TensorType { shape: Shape::of(&[n, k]), ..tensor.ty().clone() };
+    Ok(Some(Tensor::deferred(ty, "transposed", &[tensor], move || {
+        let values = own.to_f32s()?;
+        let rows: Vec<f32> = (0..n).flat_map(|row| values.iter().skip(row).step_by(n).take(k).copied()).collect();
+        Tensor::from_f32s(own.dtype(), &[n, k], &rows)
+    })))
 }
 
 /// The constant float weights `[N, K]` of a product that reads their transposition, which others read as they are.
-fn shared_rows(graph: &Graph, weights: ValueId, op: &Op) -> Option<ValueId> {
-    let is_product = op.def.name == "matmul" && op.attrs.int("trans_b").unwrap_or(0) == 0;
+fn shared_rows(graph: &Graph, weights: ValueId, operand: &WeightOperand) -> Option<ValueId> {
+    let reads_columns = operand.layout == Some(MatrixLayout::Columns);
     let rows = graph
         .operands(weights.node)
         .first()
         .copied()
         .flatten()
-        .filter(|_| is_product && is_transposition(graph, weights))?;
+        .filter(|_| reads_columns && is_transposition(graph, weights))?;
     graph.constant(rows).filter(|t| t.dtype().is_float() && t.ty().packing.is_none()).map(|_| rows)
 }
 
@@ -169,8 +185,8 @@ enum Part {
 
 /// The DequantizeLinear behind the weights; several, perhaps with plain constants between them, where a matrix is put
 /// together of rows that are stored in different ways.
-fn parts(graph: &Graph, weights: ValueId, op: &Op, slot: usize) -> Option<Vec<Part>> {
-    if let Some(rows) = Rows::of(graph, weights, op, slot) {
+fn parts(graph: &Graph, weights: ValueId, op: &Op, operand: &WeightOperand) -> Option<Vec<Part>> {
+    if let Some(rows) = Rows::of(graph, weights, operand) {
         return Some(vec![Part::Quantized(rows)]);
     }
     let inner = |id: NodeId| graph.operands(id).first().copied().flatten();
@@ -186,15 +202,17 @@ fn parts(graph: &Graph, weights: ValueId, op: &Op, slot: usize) -> Option<Vec<Pa
         fits.then(|| parts.into_iter().map(part).collect::<Option<Vec<_>>>()).flatten()
     };
     let rank_2 = graph.ty(weights).shape.rank() == 2;
-    match (op.def.name, producer.def.name) {
-        ("matmul", "strided") if op.attrs.int("trans_b").unwrap_or(0) == 0 && is_transposition(graph, weights) => {
-            joined(inner(weights.node)?)
+    let source = match operand.layout? {
+        MatrixLayout::Columns if is_transposition(graph, weights) => inner(weights.node)?,
+        MatrixLayout::Rows if rank_2 => weights,
+        MatrixLayout::Filters | MatrixLayout::FiltersLast
+            if operand.has_own_rows && producer.is(&ops::core::reshape::DEF) =>
+        {
+            inner(weights.node)?
         }
-        ("matmul", _) if op.attrs.int("trans_b") == Some(1) && rank_2 => joined(weights),
-        ("conv", "reshape") if op.attrs.int("group").unwrap_or(1) == 1 => joined(inner(weights.node)?),
-        ("gather", _) if slot == 0 && rank_2 => joined(weights),
-        _ => None,
-    }
+        _ => return None,
+    };
+    joined(source)
 }
 
 /// The operator behind a value, where it is a reshape.

@@ -7,7 +7,7 @@
 //! quantized.
 
 use super::{Context, Pass, PassError, at};
-use crate::ir::{Attrs, Edit, Graph, Level, Op, OpError, Patch, ValueId};
+use crate::ir::{Attrs, Edit, Graph, Level, MatrixLayout, Op, OpError, Patch, ValueId};
 use crate::ops::core::layout::{self, TO_NCHW, TO_NHWC};
 use crate::ops::onnx::movement;
 use crate::ops::weights;
@@ -28,7 +28,7 @@ impl Pass for OrderFilters {
             return Ok(edit.finish());
         }
         for id in graph.order() {
-            let Some(found) = weights::of(graph, id).filter(|found| found.layout == weights::Layout::Filters) else {
+            let Some(found) = weights::of(graph, id).filter(|found| found.layout == MatrixLayout::Filters) else {
                 continue;
             };
             let Some(tensor) = graph.constant(found.value).filter(|tensor| tensor.is_present()) else { continue };
@@ -53,10 +53,10 @@ impl Pass for OrderFilters {
 
 /// Whether only convolutions read a constant, as filters, perhaps cast.
 fn only_filters(graph: &Graph, value: ValueId) -> bool {
-    let is_filter = |&(user, slot): &(crate::ir::NodeId, usize)| match graph.node(user).op().map(|op| op.def.onnx) {
-        Some("Conv") => slot == 1,
-        Some("Cast") => only_filters(graph, user.out(0)),
-        _ => false,
+    let is_filter = |&(user, slot): &(crate::ir::NodeId, usize)| match graph.node(user).op() {
+        Some(op) if op.def.onnx == "Cast" => only_filters(graph, user.out(0)),
+        Some(op) => op.weights_at(slot).is_some_and(|weights| weights.layout == Some(MatrixLayout::Filters)),
+        None => false,
     };
     !graph.is_output(value) && graph.users(value).iter().all(is_filter)
 }

@@ -5,11 +5,12 @@
 #include "parts.glsl"
 #if TRANS_B
 // Neighbouring threads read neighbouring elements of one row of b.
-const uint LANES = 16u, COLUMNS = 8u;
+const uint LANES = MATVEC_LANES_OF_ROWS;
 #else
-const uint LANES = 4u, COLUMNS = 32u;
+const uint LANES = MATVEC_LANES_OF_COLUMNS;
 #endif
-shared float s_sum[ROWS][128];
+const uint COLUMNS = INVOCATIONS / LANES;
+shared float s_sum[ROWS][INVOCATIONS];
 // After turn `turn` of all lanes.
 #define END_PART(turn) if (((turn) / LANES + 1u) % PART == 0u) [[unroll]] for (uint r = 0u; r < ROWS; r++) \
     { total[r] = added(total[r], acc[r], lost[r]); acc[r] = 0.0; }
@@ -59,7 +60,7 @@ void main() {
     }
     [[unroll]] for (uint r = 0u; r < ROWS; r++) s_sum[r][t] = added(total[r], acc[r], lost[r]);
     barrier();
-    for (uint e = t; e < ROWS * COLUMNS; e += 128u) {
+    for (uint e = t; e < ROWS * COLUMNS; e += INVOCATIONS) {
         uint r = e / COLUMNS, c = e % COLUMNS, out_n = g % blocks * COLUMNS + c;
         float sum = 0.0;
         [[unroll]] for (uint l = 0u; l < LANES; l++) {

@@ -38,20 +38,20 @@ void main() {
 #if STAGE == 0
     if (g >= p.rows) return;
     float m = 0.0;
-    for (uint col = t; col < p.cols; col += 128u) m = magnitude(m, ld_x(g * p.cols + col));
+    for (uint col = t; col < p.cols; col += INVOCATIONS) m = magnitude(m, ld_x(g * p.cols + col));
     uint s = scale_of(join_lanes(JOIN_MAX, m));
     float r = quotient(1.0, uintBitsToFloat(s));
-    for (uint word = t; word < p.pitch; word += 128u) d_y[g * p.pitch + word] = codes(g, word, r);
+    for (uint word = t; word < p.pitch; word += INVOCATIONS) d_y[g * p.pitch + word] = codes(g, word, r);
     if (t == 0u) d_y[p.scales + g] = s;
 #elif STAGE == 1
     if (g >= p.parts) return;
     float m = 0.0;
-    for (uint i = g * 128u + t; i < p.rows * p.cols; i += p.parts * 128u) m = magnitude(m, ld_x(i));
+    for (uint i = g * INVOCATIONS + t; i < p.rows * p.cols; i += p.parts * INVOCATIONS) m = magnitude(m, ld_x(i));
     m = join_lanes(JOIN_MAX, m);
     if (t == 0u) d_y[g] = floatBitsToUint(m);
 #elif STAGE == 2
     float m = 0.0;
-    for (uint i = t; i < p.parts; i += 128u) m = magnitude(m, uintBitsToFloat(d_y[i]));
+    for (uint i = t; i < p.parts; i += INVOCATIONS) m = magnitude(m, uintBitsToFloat(d_y[i]));
     m = join_lanes(JOIN_MAX, m);
     if (t == 0u) d_y[p.scales] = scale_of(m);
 #else

@@ -136,8 +136,8 @@ fn rates(
     Ok(given.iter().zip(base).filter(|(_, base)| base.dtype() == DType::F64).map(rate).collect())
 }
 
-/// Whether operand `slot` moved by 2^-32 moves the results as one moved by 2^-14 does: what is rounded to f32 on the way
-/// moves in no steps or in large ones.
+/// Whether operand `slot` moved by 2^-32 moves the results as one moved by 2^-14 does: what is rounded to f32 on the
+/// way moves in no steps or in large ones.
 fn is_narrowed(case: &Value, inputs: &[Option<Tensor>], slot: usize, base: &[Tensor]) -> Result<Option<f64>, String> {
     let fine = rates(case, inputs, slot, 2f64.powi(-32), base)?;
     let coarse = rates(case, inputs, slot, 2f64.powi(-14), base)?;

@@ -1,7 +1,7 @@
 // Rows that are read once and held in registers: LANES invocations hold one, HELD vectors of WIDTH elements each, and a
 // workgroup has ROWS of them. What lanes hold is joined within subgroups first, then through shared memory, whatever
 // the size of a subgroup is.
-const uint ROWS = LANES < 128 ? 128 / LANES : 1, THREADS = LANES * ROWS;
+const uint ROWS = LANES < INVOCATIONS ? INVOCATIONS / LANES : 1u, THREADS = LANES * ROWS;
 shared uint s_part[THREADS];
 // How many lanes a subgroup joins, and the number of this invocation by which neighbours are of one subgroup.
 uint joined, thread;

@@ -2,8 +2,8 @@
 // what is joined.
 #include "generic.glsl"
 #if WIDE
-shared ROW_T s_row[128];
-const uint LANES = 128u;
+shared ROW_T s_row[INVOCATIONS];
+const uint LANES = INVOCATIONS;
 uint row_lane() { return gl_LocalInvocationID.x; }
 uint row_index() { return group(); }
 #else

@@ -1,6 +1,6 @@
-// One TILE_M x TILE_N tile of a product by 128 threads, a slab of TILE_K along the reduction axis in shared memory at a
-// time. The includer has `float tile_a(uint m, uint k)`, `float tile_b(uint k, uint n)`, `void tile_put(uint m, uint n,
-// float v)`, and defines B_ALONG_K as 1 where neighbours along k are neighbours in memory.
+// One TILE_M x TILE_N tile of a product by the INVOCATIONS of a workgroup, a slab of TILE_K along the reduction axis in
+// shared memory at a time. The includer has `float tile_a(uint m, uint k)`, `float tile_b(uint k, uint n)`, `void
+// tile_put(uint m, uint n, float v)`, and defines B_ALONG_K as 1 where neighbours along k are neighbours in memory.
 //
 // With HALF the slab holds pairs along k in f16: half the shared memory and half the reads of it. The product of two
 // f16 is exact in f32, so each is summed there as it is.
@@ -21,7 +21,6 @@ float fused(SLAB a, SLAB b, float sum) { return sum + a * b; }
 // is summed as without, so that it depends on its size alone.
 #if DEEP
 #include "parts.glsl"
-const uint DEEP_TERMS = 4096u, DEEPER_TERMS = 65536u;
 #define UNROLL_DEEP [[unroll]]
 #else
 #define UNROLL_DEEP
@@ -29,11 +28,11 @@ const uint DEEP_TERMS = 4096u, DEEPER_TERMS = 65536u;
 const uint SLABS = TILE_K / PAIR;
 shared SLAB s_a[SLABS][TILE_M + 1u];
 shared SLAB s_b[SLABS][TILE_N + 1u];
-const uint PER_M = TILE_M / 8u;
-const uint PER_N = TILE_N / 16u;
+const uint PER_M = TILE_M / TILE_ROWS;
+const uint PER_N = TILE_N / TILE_COLUMNS;
 
 void tile(uint m0, uint n0, uint m_end, uint n_end, uint k_end) {
-    uint t = gl_LocalInvocationID.x, tm = t / 16u, tn = t % 16u;
+    uint t = gl_LocalInvocationID.x, tm = t / TILE_COLUMNS, tn = t % TILE_COLUMNS;
     float acc[PER_M][PER_N];
 #if DEEP
     float total[PER_M][PER_N];
@@ -48,13 +47,13 @@ void tile(uint m0, uint n0, uint m_end, uint n_end, uint k_end) {
     [[unroll]] for (uint i = 0u; i < PER_M; i++)
         [[unroll]] for (uint j = 0u; j < PER_N; j++) acc[i][j] = 0.0;
     for (uint k0 = 0u; k0 < k_end; k0 += TILE_K) {
-        UNROLL_DEEP for (uint turn = 0u; turn < TILE_M * SLABS / 128u; turn++) {
-            uint e = t + 128u * turn, s = e % SLABS, m = e / SLABS;
+        UNROLL_DEEP for (uint turn = 0u; turn < TILE_M * SLABS / INVOCATIONS; turn++) {
+            uint e = t + INVOCATIONS * turn, s = e % SLABS, m = e / SLABS;
 #define A_AT(k) (m0 + m < m_end && (k) < k_end ? tile_a(m0 + m, k) : 0.0)
             s_a[s][m] = SLAB_OF(A_AT, k0 + PAIR * s);
         }
-        UNROLL_DEEP for (uint turn = 0u; turn < TILE_N * SLABS / 128u; turn++) {
-            uint e = t + 128u * turn;
+        UNROLL_DEEP for (uint turn = 0u; turn < TILE_N * SLABS / INVOCATIONS; turn++) {
+            uint e = t + INVOCATIONS * turn;
 #if B_ALONG_K
             uint s = e % SLABS, n = e / SLABS;
 #else
@@ -65,15 +64,15 @@ void tile(uint m0, uint n0, uint m_end, uint n_end, uint k_end) {
         }
         barrier();
 #if DEEP
-        for (uint first = 0u; first < SLABS; first += 8u)
-        [[unroll]] for (uint next = 0u; next < 8u; next++) {
+        for (uint first = 0u; first < SLABS; first += DEEP_TURN)
+        [[unroll]] for (uint next = 0u; next < DEEP_TURN; next++) {
             uint s = first + next;
 #else
         for (uint s = 0u; s < SLABS; s++) {
 #endif
             SLAB a[PER_M], b[PER_N];
-            [[unroll]] for (uint i = 0u; i < PER_M; i++) a[i] = s_a[s][tm + 8u * i];
-            [[unroll]] for (uint j = 0u; j < PER_N; j++) b[j] = s_b[s][tn + 16u * j];
+            [[unroll]] for (uint i = 0u; i < PER_M; i++) a[i] = s_a[s][tm + TILE_ROWS * i];
+            [[unroll]] for (uint j = 0u; j < PER_N; j++) b[j] = s_b[s][tn + TILE_COLUMNS * j];
             [[unroll]] for (uint i = 0u; i < PER_M; i++)
                 [[unroll]] for (uint j = 0u; j < PER_N; j++) acc[i][j] = fused(a[i], b[j], acc[i][j]);
         }
@@ -93,7 +92,7 @@ void tile(uint m0, uint n0, uint m_end, uint n_end, uint k_end) {
     }
     for (uint i = 0u; i < PER_M; i++)
         for (uint j = 0u; j < PER_N; j++) {
-            uint m = m0 + tm + 8u * i, n = n0 + tn + 16u * j;
+            uint m = m0 + tm + TILE_ROWS * i, n = n0 + tn + TILE_COLUMNS * j;
 #if DEEP
             acc[i][j] += total[i][j];
 #endif

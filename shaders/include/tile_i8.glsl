@@ -1,11 +1,11 @@
-// One TILE_M x TILE_N tile of a product of 8-bit codes by 128 threads; four codes along the reduction axis make a word.
-// Sums are i32 within a block of `block` codes (a multiple of TILE_K) that share scales, then f32. The includer has
-// `int tile_a(uint m, uint word)`, `int tile_b(uint n, uint word)`, `float tile_scale(uint m, uint n, uint k)`, which
-// is the scale of the block that holds code k, and `void tile_put(uint m, uint n, float v)`. With DEEP, for products of
-// more than DEEP_TERMS terms, loops are unrolled and sums are sums of parts as in tile.glsl; a part is of PART blocks.
+// One TILE_M x TILE_N tile of a product of 8-bit codes by the INVOCATIONS of a workgroup; four codes along the
+// reduction axis make a word. Sums are i32 within a block of `block` codes (a multiple of TILE_K) that share scales,
+// then f32. The includer has `int tile_a(uint m, uint word)`, `int tile_b(uint n, uint word)`, `float tile_scale(uint
+// m, uint n, uint k)`, which is the scale of the block that holds code k, and `void tile_put(uint m, uint n, float v)`.
+// With DEEP, for products of more than DEEP_TERMS terms, loops are unrolled and sums are sums of parts as in tile.glsl;
+// a part is of PART blocks.
 #if DEEP
 #include "parts.glsl"
-const uint DEEP_TERMS = 4096u;
 #define UNROLL_DEEP [[unroll]]
 #else
 #define UNROLL_DEEP
@@ -13,8 +13,8 @@ const uint DEEP_TERMS = 4096u;
 const uint WORDS = TILE_K / 4u;
 shared int s_a[TILE_M][WORDS + 1u];
 shared int s_b[TILE_N][WORDS + 1u];
-const uint PER_M = TILE_M / 8u;
-const uint PER_N = TILE_N / 16u;
+const uint PER_M = TILE_M / TILE_ROWS;
+const uint PER_N = TILE_N / TILE_COLUMNS;
 
 int dot4(int a, int b, int sum) {
 #if NATIVE_DOT
@@ -26,7 +26,7 @@ int dot4(int a, int b, int sum) {
 }
 
 void tile(uint m0, uint n0, uint m_end, uint n_end, uint k_end, uint block) {
-    uint t = gl_LocalInvocationID.x, tm = t / 16u, tn = t % 16u;
+    uint t = gl_LocalInvocationID.x, tm = t / TILE_COLUMNS, tn = t % TILE_COLUMNS;
     int sum[PER_M][PER_N];
     float acc[PER_M][PER_N];
     [[unroll]] for (uint i = 0u; i < PER_M; i++)
@@ -37,12 +37,12 @@ void tile(uint m0, uint n0, uint m_end, uint n_end, uint k_end, uint block) {
         [[unroll]] for (uint j = 0u; j < PER_N; j++) total[i][j] = 0.0;
 #endif
     for (uint k0 = 0u; k0 < k_end; k0 += TILE_K) {
-        UNROLL_DEEP for (uint turn = 0u; turn < TILE_M * WORDS / 128u; turn++) {
-            uint e = t + 128u * turn, w = e % WORDS, m = e / WORDS;
+        UNROLL_DEEP for (uint turn = 0u; turn < TILE_M * WORDS / INVOCATIONS; turn++) {
+            uint e = t + INVOCATIONS * turn, w = e % WORDS, m = e / WORDS;
             s_a[m][w] = m0 + m < m_end && k0 + 4u * w < k_end ? tile_a(m0 + m, k0 / 4u + w) : 0;
         }
-        UNROLL_DEEP for (uint turn = 0u; turn < TILE_N * WORDS / 128u; turn++) {
-            uint e = t + 128u * turn, w = e % WORDS, n = e / WORDS;
+        UNROLL_DEEP for (uint turn = 0u; turn < TILE_N * WORDS / INVOCATIONS; turn++) {
+            uint e = t + INVOCATIONS * turn, w = e % WORDS, n = e / WORDS;
             s_b[n][w] = n0 + n < n_end && k0 + 4u * w < k_end ? tile_b(n0 + n, k0 / 4u + w) : 0;
         }
         barrier();
@@ -54,13 +54,13 @@ void tile(uint m0, uint n0, uint m_end, uint n_end, uint k_end, uint block) {
         for (uint w = 0u; w < WORDS; w++) {
 #endif
             [[unroll]] for (uint i = 0u; i < PER_M; i++)
-                [[unroll]] for (uint j = 0u; j < PER_N; j++) sum[i][j] = dot4(s_a[tm + 8u * i][w], s_b[tn + 16u
-                    * j][w], sum[i][j]);
+                [[unroll]] for (uint j = 0u; j < PER_N; j++) sum[i][j] = dot4(s_a[tm + TILE_ROWS * i][w], s_b[tn +
+                    TILE_COLUMNS * j][w], sum[i][j]);
         }
         if ((k0 + TILE_K) % block == 0u || k0 + TILE_K >= k_end)
             [[unroll]] for (uint i = 0u; i < PER_M; i++)
                 [[unroll]] for (uint j = 0u; j < PER_N; j++) {
-                    uint m = min(m0 + tm + 8u * i, m_end - 1u), n = min(n0 + tn + 16u * j, n_end - 1u);
+                    uint m = min(m0 + tm + TILE_ROWS * i, m_end - 1u), n = min(n0 + tn + TILE_COLUMNS * j, n_end - 1u);
                     acc[i][j] += float(sum[i][j]) * tile_scale(m, n, k0);
                     sum[i][j] = 0;
                 }
@@ -76,7 +76,7 @@ void tile(uint m0, uint n0, uint m_end, uint n_end, uint k_end, uint block) {
     }
     for (uint i = 0u; i < PER_M; i++)
         for (uint j = 0u; j < PER_N; j++) {
-            uint m = m0 + tm + 8u * i, n = n0 + tn + 16u * j;
+            uint m = m0 + tm + TILE_ROWS * i, n = n0 + tn + TILE_COLUMNS * j;
 #if DEEP
             acc[i][j] += total[i][j];
 #endif

@@ -76,7 +76,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         })
     };
     let own = graph.inputs().iter().map(own).collect::<Result<Vec<_>, _>>()?;
-    let found = Comparison::of(graph, &own, &program, &inputs)?;
+    let found = Comparison::of(graph, &own, &program, &inputs, &crate::ops::registry())?;
     let text = if args.json {
         format!("{:#}\n", found.to_json())
     } else {

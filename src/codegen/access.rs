@@ -7,7 +7,7 @@
 //! codes as bytes. For the result: `void st_y(uint i, T_y v)`.
 
 use crate::ir::packed::{Granularity, Packing, ScaleType};
-use crate::kernels::key::{KernelKey, Load, OperandKey, Storage, Value};
+use crate::kernels::key::{Flag, KernelKey, Load, OperandKey, Storage, Value};
 use crate::targets::Target;
 use std::fmt::Write as _;
 
@@ -16,7 +16,7 @@ pub(super) fn extensions(key: &KernelKey, target: &Target) -> Vec<&'static str> 
     let native = target.features.storage_16bit && key.storages().any(|s| s == Storage::F16);
     let mut extensions = if native { vec!["GL_EXT_shader_16bit_storage"] } else { Vec::new() };
     let multiplies_matrices = key.template.table().needs.contains(&"cooperative_matrix");
-    if key.flag("half") != 0 || multiplies_matrices || super::vector::needs_f16(key, target) {
+    if key.flag(Flag::Half) != 0 || multiplies_matrices || super::vector::needs_f16(key, target) {
         extensions.push("GL_EXT_shader_explicit_arithmetic_types_float16");
     }
     if multiplies_matrices {

@@ -9,7 +9,7 @@ pub mod spirv;
 mod tests;
 mod vector;
 
-use crate::kernels::key::{KernelKey, ParamType, Storage, Template};
+use crate::kernels::key::{Flag, KernelKey, ParamType, Storage, Template, constants};
 use crate::kernels::variant::Variant;
 use crate::program::Shader;
 use crate::targets::Target;
@@ -90,7 +90,7 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     if let Some(fault) = key.fault() {
         return Err(refuse(fault));
     }
-    if key.flag("half") != 0 && !target.features.f16_arithmetic {
+    if key.flag(Flag::Half) != 0 && !target.features.f16_arithmetic {
         return Err(refuse(format!("it multiplies f16, which {} does not", target.name)));
     }
     if let Some(lacking) = key.template.table().needs.iter().find(|name| target.features.named(name) != Some(true)) {
@@ -101,8 +101,7 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     let mut text = String::from("#version 450\n");
     let mut extensions: Vec<&str> = access::extensions(key, target);
     let dot = target.features.integer_dot_product
-        && (matches!(key.template, Template::MatmulI8 | Template::ConvI8 | Template::ConvNhwcI8)
-            || key.template.table().needs.contains(&"integer_dot_product"));
+        && (key.template.multiplies_codes() || key.template.table().needs.contains(&"integer_dot_product"));
     if dot {
         extensions.push("GL_EXT_integer_dot_product");
     }
@@ -115,8 +114,8 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     }
     let _ = writeln!(text, "// {}", key.name());
     // `vector` is told as WIDTH.
-    for (flag, value) in key.flags.iter().filter(|(flag, _)| **flag != "vector") {
-        let _ = writeln!(text, "#define {} {value}", flag.to_uppercase());
+    for (flag, value) in key.flags.iter().filter(|(flag, _)| **flag != Flag::Vector) {
+        let _ = writeln!(text, "#define {} {value}", flag.name().to_uppercase());
     }
     if let Some(tile) = key.tile {
         let _ = writeln!(text, "#define TILE_M {}u\n#define TILE_N {}u\n#define TILE_K {}u", tile.m, tile.n, tile.k);
@@ -132,12 +131,16 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     if is_wide {
         expand(&mut text, "#include \"wide.glsl\"", 0).map_err(refuse)?;
     }
+    let mut body = access::buffers(key, target);
+    body += &access::functions(key, target);
+    body += &vector::functions(key, target);
+    expand(&mut body, put.as_ref().map_or("", |put| &put.text), 0).map_err(refuse)?;
+    expand(&mut body, template(key.template), 0).map_err(refuse)?;
+    for (name, value) in constants::ALL.iter().filter(|(name, _)| body.contains(name)) {
+        let _ = writeln!(text, "#define {name} {value}u");
+    }
     let _ = writeln!(text, "layout(local_size_x = {}) in;", key.threads());
-    text += &access::buffers(key, target);
-    text += &access::functions(key, target);
-    text += &vector::functions(key, target);
-    expand(&mut text, put.as_ref().map_or("", |put| &put.text), 0).map_err(refuse)?;
-    expand(&mut text, template(key.template), 0).map_err(refuse)?;
+    text += &body;
     Ok(if key.literals.is_empty() { text } else { with_literals(&text, key) })
 }
 

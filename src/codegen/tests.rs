@@ -6,7 +6,7 @@ use super::spirv::capability;
 use super::*;
 use crate::ir::packed::{Granularity, Packing, ScaleType};
 use crate::ir::{Binary, Expr, Unary};
-use crate::kernels::key::{ArgKey, ExprKey, Load, OperandKey, ParamType, Run, Storage, Tile, Value};
+use crate::kernels::key::{ArgKey, ExprKey, Flag, Load, OperandKey, ParamType, Run, Storage, Tile, Value};
 use crate::kernels::variant::{Family, Variant};
 use crate::program::spirv::{Interface, SpirvError};
 use crate::targets::{MatrixTypes, shipped_names};
@@ -134,7 +134,7 @@ fn combinations(plain: &KernelKey) -> Vec<KernelKey> {
     let mut all = keys.clone();
     for (flag, values) in flags {
         let of = |key: &KernelKey| -> Vec<KernelKey> {
-            values.iter().map(|v| KernelKey { flags: with(&key.flags, flag, *v), ..key.clone() }).collect()
+            values.iter().map(|v| KernelKey { flags: with(&key.flags, *flag, *v), ..key.clone() }).collect()
         };
         if product {
             all = all.iter().flat_map(of).collect();
@@ -148,7 +148,8 @@ fn combinations(plain: &KernelKey) -> Vec<KernelKey> {
 /// Keys of every width of a template that has some, with every storage and run of an operand of the expression.
 fn of_vectors(plain: &KernelKey) -> Vec<KernelKey> {
     let table = plain.template.table();
-    let Some((_, widths)) = table.flags.iter().find(|(flag, _)| *flag == "vector").filter(|_| table.epilogue) else {
+    let Some((_, widths)) = table.flags.iter().find(|(flag, _)| *flag == Flag::Vector).filter(|_| table.epilogue)
+    else {
         return Vec::new();
     };
     let own = (plain.template != Template::Pointwise).then_some(Value::Float);
@@ -160,7 +161,7 @@ fn of_vectors(plain: &KernelKey) -> Vec<KernelKey> {
             keys.push(KernelKey {
                 expr: Some(expr),
                 result: storage,
-                flags: with(&plain.flags, "vector", width),
+                flags: with(&plain.flags, Flag::Vector, width),
                 ..plain.clone()
             });
         }
@@ -170,7 +171,7 @@ fn of_vectors(plain: &KernelKey) -> Vec<KernelKey> {
             let value = if storage == Storage::I32 { Value::Int } else { Value::Wide };
             let args = vec![ArgKey { storage, value, run: Run::Vector, ..arg(Load::Same) }; 2];
             let expr = ExprKey { text: "add(x0,x1)".to_owned(), own: None, args, n_numbers: 0 };
-            let flags = with(&plain.flags, "vector", width);
+            let flags = with(&plain.flags, Flag::Vector, width);
             keys.push(KernelKey { expr: Some(expr), result: storage, flags, ..plain.clone() });
         }
     }
@@ -186,11 +187,11 @@ fn keys(template: Template) -> Vec<KernelKey> {
     let mut keys = combinations(&plain);
     for (at, (name, optional)) in template.table().operands.iter().enumerate() {
         for storage in storages(template, name) {
-            for (flag, values) in template.table().flags.iter().chain([&("", &[0][..])]) {
+            for last in template.table().flags.iter().map(Some).chain([None]) {
                 let mut key = plain.clone();
                 key.operands[at] = Some(OperandKey { storage, scales_apart: false });
-                if key.flags.contains_key(flag) {
-                    key.flags.insert(flag, values[values.len() - 1]);
+                if let Some((flag, values)) = last {
+                    key.flags.insert(*flag, values[values.len() - 1]);
                 }
                 if INTEGERS.contains(&storage) && !["indices", "mask", "lengths"].contains(name) {
                     key.result = storage;
@@ -269,7 +270,7 @@ fn matrix_keys(plain: &KernelKey) -> Vec<KernelKey> {
     for (a, b, flush_k, frag_k) in forms {
         for text in ["32x32x32_16x16_1", "128x128x32_64x32_1", "64x32x32_32x32_2", "16x16x32_16x16_8"] {
             for (trans_b, whole, batch_rank) in [(1, 1, 0), (1, 0, 0), (1, 0, 1), (0, 1, 1), (0, 0, 0)] {
-                let turns = plain.flags.contains_key("trans_b");
+                let turns = plain.flags.contains_key(&Flag::TransB);
                 if !turns && (trans_b, batch_rank) != (1, 0) || trans_b == 0 && (a, b) != (Storage::F16, Storage::F16) {
                     continue;
                 }
@@ -278,16 +279,16 @@ fn matrix_keys(plain: &KernelKey) -> Vec<KernelKey> {
                     key.operands[at] = Some(OperandKey { storage, scales_apart: false });
                 }
                 for (flag, value) in [
-                    ("trans_b", trans_b),
-                    ("whole", whole),
-                    ("batch_rank", batch_rank),
-                    ("flush_k", flush_k),
-                    ("frag_m", 16),
-                    ("frag_n", 16),
-                    ("frag_k", frag_k),
-                    ("subgroup", 32),
+                    (Flag::TransB, trans_b),
+                    (Flag::Whole, whole),
+                    (Flag::BatchRank, batch_rank),
+                    (Flag::FlushK, flush_k),
+                    (Flag::FragM, 16),
+                    (Flag::FragN, 16),
+                    (Flag::FragK, frag_k),
+                    (Flag::Subgroup, 32),
                 ] {
-                    if key.flags.contains_key(flag) {
+                    if key.flags.contains_key(&flag) {
                         key.flags.insert(flag, value);
                     }
                 }
@@ -300,7 +301,7 @@ fn matrix_keys(plain: &KernelKey) -> Vec<KernelKey> {
     keys
 }
 
-fn with(flags: &BTreeMap<&'static str, u32>, flag: &'static str, value: u32) -> BTreeMap<&'static str, u32> {
+fn with(flags: &BTreeMap<Flag, u32>, flag: Flag, value: u32) -> BTreeMap<Flag, u32> {
     flags.iter().map(|(k, v)| (*k, *v)).chain([(flag, value)]).collect()
 }
 
@@ -338,8 +339,8 @@ fn compile_everywhere(keys: &[KernelKey]) -> usize {
             let roomy = target.limits.max_compute_work_group_invocations >= 1024
                 && target.limits.max_compute_shared_memory_size >= 49152;
             let side = target.features.matrix_shape(MatrixTypes::F16).map_or(0, |shape| shape.m);
-            (key.flag("half") == 0 || target.features.f16_arithmetic)
-                && (key.flag("side") == 0 || key.flag("side") == side)
+            (key.flag(Flag::Half) == 0 || target.features.f16_arithmetic)
+                && (key.flag(Flag::Side) == 0 || key.flag(Flag::Side) == side)
                 && (key.threads() <= 128 || roomy)
                 && needs.fold(true, |all, name| all & target.features.named(name).unwrap())
         };
@@ -351,7 +352,7 @@ fn compile_everywhere(keys: &[KernelKey]) -> usize {
             let allowed = allowed(target);
             match asks.granted(&target.features) {
                 // The planner takes a shape that the target has.
-                Err(SpirvError::Matrix { .. }) if key.flags.contains_key("side") => continue,
+                Err(SpirvError::Matrix { .. }) if key.flags.contains_key(&Flag::Side) => continue,
                 granted => granted.unwrap_or_else(|e| panic!("{key} on {}: {e}", target.name)),
             }
             let extra: Vec<_> = asks.capabilities.difference(&allowed).collect();
@@ -431,16 +432,16 @@ fn every_function_of_expressions_compiles() {
 fn a_key_that_contradicts_its_table_is_refused() {
     let target = Target::shipped("vulkan-min").unwrap();
     let mut key = plainest(Template::Reduce);
-    key.flags.insert("kind", 7);
+    key.flags.insert(Flag::Kind, 7);
     assert_eq!(
         compile(&key, &target).unwrap_err().to_string(),
         format!("kernel {key}: flag kind is 7, not one of [0, 1, 2, 3, 4]")
     );
     let mut key = plainest(Template::Concat);
-    key.flags.insert("kind", 1);
+    key.flags.insert(Flag::Kind, 1);
     assert!(compile(&key, &target).unwrap_err().to_string().ends_with("flag kind is not in the table"));
     let mut key = plainest(Template::Conv);
-    key.flags.insert("half", 1);
+    key.flags.insert(Flag::Half, 1);
     assert!(compile(&key, &target).unwrap_err().to_string().ends_with("it multiplies f16, which vulkan-min does not"));
 }
 
@@ -448,7 +449,7 @@ fn a_key_that_contradicts_its_table_is_refused() {
 fn names_read_operation_operands_result() {
     let mut key = plainest(Template::Matmul);
     key.operands[1] = Some(OperandKey { storage: Storage::Packed(BLOCK_4), scales_apart: false });
-    key.flags.insert("trans_b", 1);
+    key.flags.insert(Flag::TransB, 1);
     assert_eq!(key.name(), "matmul_f32_q4g32f16_f32_transb_t32x32");
 }
 

@@ -180,6 +180,11 @@ impl<'g> Edit<'g> {
         Some((new.node.op()?, &new.operands))
     }
 
+    /// How many results new node number `node` has.
+    pub fn n_outputs(&self, node: usize) -> usize {
+        self.patch.new.get(node).map_or(0, |new| new.node.outputs.len())
+    }
+
     /// Gives new node number `node` other attributes and operands; its results are typed anew.
     ///
     /// # Errors

@@ -7,6 +7,7 @@
 
 mod bounds;
 pub mod build;
+mod derivative;
 
 pub use bounds::{Bounds, Operand};
 

@@ -14,6 +14,7 @@ mod dtype;
 mod edit;
 pub mod expr;
 mod format;
+mod gradient;
 mod graph;
 mod index;
 pub mod memory;
@@ -26,6 +27,7 @@ mod tensor;
 pub mod text;
 mod types;
 mod verify;
+mod weights;
 mod widen;
 
 pub use attr::{AttrDef, AttrFault, AttrKind};
@@ -34,6 +36,7 @@ pub use dtype::{Class, DType, UnknownDType};
 pub use edit::{Edit, EditError, Patch, Val};
 pub use expr::{Binary, Bounds, Expr, ExprError, Operand, Unary};
 pub use format::{Activations, DEFAULT_BLOCK, Format, FormatError, Tail, Weights, valid_block};
+pub use gradient::{Differentiate, Gains, GradientFn};
 pub(crate) use graph::next_number;
 pub use graph::{Graph, Late, Level, Node, NodeId, NodeKind, Ordering, Output, State, Value, ValueId};
 pub use index::IndexFault;
@@ -41,9 +44,10 @@ pub use module::{MAIN, Module};
 pub use nearest::{hint, nearest};
 pub use op::{
     Attr, Attrs, CORE, COUNT, EvalFn, Expand, ExpandFn, Infer, InferFn, KERNEL, Levels, ONNX, Op, OpDef, OpError,
-    Registry, SIZES, STATE_STORE, VIEW,
+    Registry, SIZES, STATE_STORE, VIEW, WeightsFn,
 };
 pub use tensor::{Hash, Source, Tensor, TensorError, saturating_f16};
 pub use types::{Shape, TensorType, product, resolve_axis};
 pub use verify::{Fault, Faults};
+pub use weights::{MatrixLayout, WeightOperand};
 pub use widen::NarrowError;

@@ -1,7 +1,8 @@
 //! What an operator is: a definition shared by all its uses, and the attributes of one use.
 
 use super::{
-    AttrDef, DType, Dim, Edit, EditError, Expr, Graph, IndexFault, Level, Tensor, TensorError, TensorType, Val,
+    AttrDef, DType, Dim, Edit, EditError, Expr, GradientFn, Graph, IndexFault, Level, Tensor, TensorError, TensorType,
+    Val, WeightOperand,
 };
 use indexmap::IndexMap;
 use std::collections::BTreeMap;
@@ -102,14 +103,17 @@ pub const CORE: Levels = 2;
 pub const KERNEL: Levels = 4;
 
 /// Infers the types of all outputs.
-pub type InferFn = fn(&Infer<'_>) -> Result<Vec<TensorType>, OpError>;
+pub type InferFn = &'static (dyn Fn(&Infer<'_>) -> Result<Vec<TensorType>, OpError> + Sync);
 /// Computes all outputs on the CPU: the reference.
-pub type EvalFn = fn(&Attrs, &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError>;
+pub type EvalFn = &'static (dyn Fn(&Attrs, &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> + Sync);
 /// Writes the operator as core operators (or others that expand in turn) and gives its outputs.
-pub type ExpandFn = fn(&mut Expand<'_, '_>) -> Result<Vec<Val>, OpError>;
+pub type ExpandFn = &'static (dyn Fn(&mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> + Sync);
+/// Says which operand of a use with these attributes holds weights.
+pub type WeightsFn = &'static (dyn Fn(&Attrs) -> Option<WeightOperand> + Sync);
 
-/// The definition of an operator.
-#[derive(Debug)]
+/// The definition of an operator. Graphs hold `&'static` ones. Those of ours are statics of plain functions; one that a
+/// toolchain makes while it runs, with closures, is given to [`OpDef::leaked`].
+#[derive(Clone, Copy)]
 pub struct OpDef {
     /// The name in the text IR: snake case.
     pub name: &'static str,
@@ -127,6 +131,26 @@ pub struct OpDef {
     pub eval: Option<EvalFn>,
     /// How it becomes core operators; core operators have none.
     pub expand: Option<ExpandFn>,
+    /// Which operand holds weights; `None` for an operator that has none. Whoever asks where weights are asks this.
+    pub weights: Option<WeightsFn>,
+    /// How its operands gain where its results do; `None`: by the derivative of its expansion, or there is none.
+    pub gradient: Option<GradientFn>,
+}
+
+impl OpDef {
+    /// A definition that lives as long as the process, made of one that is not known before it runs: names and
+    /// attributes leaked likewise (`String::leak`, `Vec::leak`), functions as closures (`Box::leak(Box::new(...))`). An
+    /// operator is to be made once and kept, since its memory is never given back: graphs and registries hold it for as
+    /// long as they like.
+    pub fn leaked(self) -> &'static OpDef {
+        Box::leak(Box::new(self))
+    }
+}
+
+impl fmt::Debug for OpDef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OpDef").field("name", &self.name).field("onnx", &self.onnx).finish_non_exhaustive()
+    }
 }
 
 /// One use of an operator.
@@ -142,6 +166,12 @@ impl Op {
     /// A use of `def`.
     pub fn new(def: &'static OpDef, attrs: Attrs) -> Op {
         Op { def, attrs }
+    }
+
+    /// Whether an expression of single elements of its result may follow as its epilogue: an operator that allows it
+    /// has the attribute, and `fuse`, the reference and the tables of kernels go by that.
+    pub fn takes_epilogue(&self) -> bool {
+        self.def.has_attr("epilogue") && self.attrs.expr("epilogue").is_none()
     }
 
     /// Whether this is a use of `def`.

@@ -1,15 +1,16 @@
 //! Attention: kernels for many queries and for few, and what joins the parts of these.
 
-use super::call::{Call, Node};
+use super::call::Node;
+use super::settings::{Call, Float, Int, Switch, Uint, has, of};
 use super::shape::{at_most, broadcast, from};
 use super::{KernelCall, KernelError, storage};
 use crate::ir::{Dim, TensorType, product};
-use crate::kernels::key::{Storage, Template};
+use crate::kernels::key::{Storage, Template, constants};
 use crate::ops::core::dot_product_attention::{FEW, LENGTHS, MASK, PARTS_SLOT, Sizes, offset};
 use crate::targets::{MatrixTypes, Target};
 
 /// Keys of a part, a thread each (`attention_few.comp`).
-pub const CHUNK: i64 = 128;
+pub const CHUNK: i64 = constants::INVOCATIONS as i64;
 /// The largest head (`attention_few.comp`, `attention.comp`).
 const MAX_HEAD: i64 = 256;
 /// Queries and keys of a tile (`attention.comp`).
@@ -49,6 +50,45 @@ struct Attention<'n> {
     repeats: i64,
 }
 
+/// A template of attention that reads q, k and v.
+trait OfAttention:
+    has::Batch<Given = Uint>
+    + has::Heads<Given = Uint>
+    + has::Repeats<Given = Uint>
+    + has::Queries<Given = Uint>
+    + has::Keys<Given = Uint>
+    + has::Head<Given = Uint>
+    + has::VHead<Given = Uint>
+    + has::QB<Given = Uint>
+    + has::QH<Given = Uint>
+    + has::QR<Given = Uint>
+    + has::KB<Given = Uint>
+    + has::KH<Given = Uint>
+    + has::KR<Given = Uint>
+    + has::VB<Given = Uint>
+    + has::VH<Given = Uint>
+    + has::VR<Given = Uint>
+    + has::YB<Given = Uint>
+    + has::YH<Given = Uint>
+    + has::YR<Given = Uint>
+    + has::MaskB<Given = Uint>
+    + has::MaskH<Given = Uint>
+    + has::MaskR<Given = Uint>
+    + has::MaskK<Given = Uint>
+    + has::Offset<Given = Int>
+    + has::Left<Given = Int>
+    + has::Right<Given = Int>
+    + has::Scale<Given = Float>
+    + has::Softcap<Given = Float>
+    + has::ZeroMasked<Given = Uint>
+    + has::Vec<Given = Switch>
+{
+}
+
+impl OfAttention for of::Attention {}
+impl OfAttention for of::AttentionFew {}
+impl OfAttention for of::AttentionMma {}
+
 impl<'n> Attention<'n> {
     fn of(node: &'n Node<'n>) -> Result<Attention<'n>, KernelError> {
         let types: Vec<Option<&TensorType>> = node.own.iter().map(|v| v.map(|v| node.graph.ty(v))).collect();
@@ -69,41 +109,44 @@ impl<'n> Attention<'n> {
     }
 
     /// A call of one of the kernels that read q, k and v.
-    fn call(&self, template: Template) -> Result<Call<'n>, KernelError> {
+    fn call<T: OfAttention>(&self, template: T) -> Result<Call<'n, T>, KernelError> {
         let (node, sizes) = (self.node, &self.sizes);
         let (q, k, v) = (node.operand(0)?.0, node.operand(1)?.0, node.operand(2)?.0);
         let optional = |slot: usize| node.own.get(slot).copied().flatten();
-        let mut call = node.call(template).operand(q).operand(k).operand(v).optional(optional(MASK));
-        call = call.optional(optional(LENGTHS));
-        let mut mask = vec![Dim::Known(0); 4];
+        let call = node.call(template).operand(q).operand(k).operand(v).optional(optional(MASK));
+        let call = call.optional(optional(LENGTHS));
+        let mut mask = [0, 0, 0, 0].map(Dim::Known);
         if let Some(ty) = optional(MASK).map(|v| node.graph.ty(v)) {
             let strides = broadcast(&ty.shape.0, &sizes.scores().0);
+            let strides = strides.and_then(|strides| strides.try_into().ok());
             mask = strides.ok_or_else(|| node.unsupported(format!("a mask {ty} for {}", sizes.scores())))?;
         }
-        for (name, stride) in ["mask_b", "mask_h", "mask_r", "mask_k"].into_iter().zip(mask) {
-            call = call.uint(name, stride);
-        }
-        for (operand, name) in ["q", "k", "v", "y"].into_iter().enumerate() {
-            for (axis, stride) in ["b", "h", "r"].into_iter().zip(sizes.strides(operand)) {
-                call = call.uint(&format!("{name}_{axis}"), stride);
-            }
-        }
+        let [mask_b, mask_h, mask_r, mask_k] = mask;
+        let call = call.mask_b(mask_b).mask_h(mask_h).mask_r(mask_r).mask_k(mask_k);
+        let [b, h, r] = sizes.strides(0);
+        let call = call.q_b(b).q_h(h).q_r(r);
+        let [b, h, r] = sizes.strides(1);
+        let call = call.k_b(b).k_h(h).k_r(r);
+        let [b, h, r] = sizes.strides(2);
+        let call = call.v_b(b).v_h(h).v_r(r);
+        let [b, h, r] = sizes.strides(3);
+        let call = call.y_b(b).y_h(h).y_r(r);
         let window = |name: &str| Dim::Known(node.attrs.int(name).map_or(FAR, |n| n.min(FAR)));
         let call = call
-            .uint("batch", sizes.batch.clone())
-            .uint("heads", sizes.heads.clone())
-            .uint("repeats", sizes.repeats.clone())
-            .uint("queries", sizes.queries.clone())
-            .uint("keys", sizes.keys.clone())
-            .uint("head", self.head)
-            .uint("v_head", self.v_head)
-            .int("offset", offset(node.attrs))
-            .int("left", window("left"))
-            .int("right", window("right"))
-            .float("scale", node.attrs.float("scale").unwrap_or(1.0))
-            .float("softcap", node.attrs.float("softcap").unwrap_or(0.0))
-            .uint("zero_masked", u64::from(node.attrs.int("zero_masked").unwrap_or(0) != 0));
-        Ok(call.flag("vec", self.is_aligned()))
+            .batch(sizes.batch.clone())
+            .heads(sizes.heads.clone())
+            .repeats(sizes.repeats.clone())
+            .queries(sizes.queries.clone())
+            .keys(sizes.keys.clone())
+            .head(self.head)
+            .v_head(self.v_head)
+            .offset(offset(node.attrs))
+            .left(window("left"))
+            .right(window("right"))
+            .scale(node.attrs.float("scale").unwrap_or(1.0))
+            .softcap(node.attrs.float("softcap").unwrap_or(0.0))
+            .zero_masked(u64::from(node.attrs.int("zero_masked").unwrap_or(0) != 0));
+        Ok(call.vec(self.is_aligned()))
     }
 
     /// Whether every row begins at a vector, which has 8 elements of f16.
@@ -132,10 +175,10 @@ impl<'n> Attention<'n> {
         let head16 = [1, 2, 4, 6, 8].into_iter().find(|blocks| 16 * blocks >= size)?;
         // As the text declares them: lines of a vector more than the head has, of queries, and of keys beside scores of
         // a block.
-        let (line, rows) = (2 * head16 + 1, 128 / share);
+        let (line, rows) = (2 * head16 + 1, u64::from(constants::INVOCATIONS) / share);
         let bytes = |both: u64| {
             let vectors = (rows * line).max((1 + both) * MATRIX_KEYS * line + rows * (MATRIX_KEYS / 4 + 1));
-            16 * vectors + 4 * (128 + rows)
+            16 * vectors + 4 * (u64::from(constants::INVOCATIONS) + rows)
         };
         let both = u64::from(bytes(1) <= ROOMY_BYTES);
         let matrices = Matrices { side, share, head16, both, rows };
@@ -147,10 +190,10 @@ impl<'n> Attention<'n> {
         let Sizes { batch, heads, queries, keys, .. } = &self.sizes;
         let Matrices { side, share, head16, both, rows } = *matrices;
         let flag = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-        let call = self.call(Template::AttentionMma)?.flag("side", flag(side)).flag("share", flag(share));
-        let call = call.flag("head16", flag(head16)).flag("both", flag(both));
+        let call = self.call(of::AttentionMma)?.side(flag(side)).share(flag(share));
+        let call = call.head16(flag(head16)).both(both == 1);
         let call = call.each(1u64, &keys.div_ceil(MATRIX_KEYS) + &Dim::Known(1)).puts(16 * head16 / share);
-        call.groups(&product(&[queries.div_ceil(rows), batch.clone(), heads.clone()]) * when)
+        call.workgroups(&product(&[queries.div_ceil(rows), batch.clone(), heads.clone()]) * when)
     }
 
     /// Tiles of queries, or strips.
@@ -161,10 +204,10 @@ impl<'n> Attention<'n> {
         let Sizes { batch, heads, queries, keys, .. } = &self.sizes;
         let blocks = &keys.div_ceil(TILE.1) + &Dim::Known(1);
         let columns = self.v_head.div_ceil(64);
-        let call = self.call(Template::Attention)?.flag("columns", u32::try_from(columns).unwrap_or(u32::MAX));
+        let call = self.call(of::Attention)?.columns(u32::try_from(columns).unwrap_or(u32::MAX));
         let call = call.each(1u64, blocks.clone()).each(blocks.clone(), self.head.div_ceil(SLAB));
         let call = call.each(blocks, TILE.1 / 4).puts(16 * columns);
-        call.groups(&product(&[queries.div_ceil(TILE.0), batch.clone(), heads.clone()]) * when)
+        call.workgroups(&product(&[queries.div_ceil(TILE.0), batch.clone(), heads.clone()]) * when)
     }
 
     /// Chunks of keys for at most `most` queries: the whole where there is one chunk.
@@ -180,12 +223,12 @@ impl<'n> Attention<'n> {
         let blocks = (queries * &Dim::Known(self.repeats)).div_ceil(rows);
         // Sets of threads that take keys in turn, so many at a time.
         let (ways, ahead) = (if columns == 64 { 8 } else { 4 }, if rows > 2 { 4 } else { 8 });
-        let call = self.call(Template::AttentionFew)?.uint("chunks", chunks.clone());
+        let call = self.call(of::AttentionFew)?.chunks(chunks.clone());
         let flag = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-        let call = call.flag("rows", flag(rows)).flag("columns", flag(columns)).flag("whole", whole);
+        let call = call.rows(flag(rows)).columns(flag(columns)).whole(whole);
         let call = call.each(1u64, self.head.div_ceil(32)).each(1u64, CHUNK.unsigned_abs() / (ahead * ways));
         let call = call.puts(2 * rows);
-        call.groups(&product(&[chunks, blocks, batch.clone(), kv_heads.clone()]) * when)
+        call.workgroups(&product(&[chunks, blocks, batch.clone(), kv_heads.clone()]) * when)
     }
 
     /// What joins the parts of chunks.
@@ -194,20 +237,22 @@ impl<'n> Attention<'n> {
         let (parts, _) = node.operand(PARTS_SLOT)?;
         let chunks = sizes.keys.div_ceil(CHUNK.unsigned_abs());
         let rows = product(&[sizes.batch.clone(), sizes.heads.clone(), sizes.queries.clone()]);
-        let mut call = node.call(Template::AttentionJoin).operand(parts);
-        for (name, stride) in ["y_b", "y_h", "y_r"].into_iter().zip(sizes.strides(3)) {
-            call = call.uint(name, stride);
-        }
-        let turns = chunks.div_ceil(128);
+        let [b, h, r] = sizes.strides(3);
+        let call = node.call(of::AttentionJoin).operand(parts).y_b(b).y_h(h).y_r(r);
+        let turns = chunks.div_ceil(u64::from(constants::INVOCATIONS));
         let call = call
-            .uint("heads", sizes.heads.clone())
-            .uint("queries", sizes.queries.clone())
-            .uint("chunks", chunks)
-            .uint("v_head", self.v_head)
-            .uint("rows", rows.clone())
-            .uint("zero_masked", u64::from(node.attrs.int("zero_masked").unwrap_or(0) != 0));
-        let call = call.each(1u64, turns.clone()).each(1u64, turns.clone()).each(turns, 128u64 / 8).puts(2u64);
-        call.groups(&rows * when)
+            .heads(sizes.heads.clone())
+            .queries(sizes.queries.clone())
+            .chunks(chunks)
+            .v_head(self.v_head)
+            .rows(rows.clone())
+            .zero_masked(u64::from(node.attrs.int("zero_masked").unwrap_or(0) != 0));
+        let call = call
+            .each(1u64, turns.clone())
+            .each(1u64, turns.clone())
+            .each(turns, u64::from(constants::INVOCATIONS) / 8)
+            .puts(2u64);
+        call.workgroups(&rows * when)
     }
 }
 

@@ -3,12 +3,13 @@
 
 use super::choice::Asked;
 use super::epilogue::Epilogue;
+use super::settings::{Call, Kernel, Setting};
 use super::shape::groups;
 use super::{KernelCall, KernelError, Loop, Operand, most_device_bytes, storage};
 use crate::ir::packed::Granularity;
 use crate::ir::packed::Packing;
 use crate::ir::{Activations, Attrs, Binary, Class, Dim, Expr, Graph, NodeId, Op, TensorType, ValueId, product};
-use crate::kernels::key::{ExprKey, KernelKey, Load, OperandKey, ParamType, Storage, Template, Tile, Value};
+use crate::kernels::key::{ExprKey, Flag, KernelKey, Load, OperandKey, ParamType, Storage, Template, Tile, Value};
 use crate::kernels::variant::Variant;
 use crate::ops::core::check_indices::{self, Rule};
 use crate::ops::util::dims_attr;
@@ -24,7 +25,10 @@ pub(super) struct Node<'a> {
     pub(super) target: &'a Target,
     pub(super) attrs: &'a Attrs,
     pub(super) name: &'a str,
-    /// What the node's format says of activations.
+    /// What the node's format says of activations. Formats were made real before, but for one thing that no type says:
+    /// whether packed weights may be rounded to f16 to be multiplied (`Draft::half`, `mma::Operands`). Codes and scales
+    /// are the same under a16 and a32; x is f16 where its own producer's format is; and a result may be f32 under a16,
+    /// as an output or for its range.
     pub(super) activations: Option<Activations>,
     /// What is asked of choices among kernels.
     pub(super) asked: Asked,
@@ -158,8 +162,13 @@ impl<'a> Node<'a> {
         product(&self.dims)
     }
 
-    pub(super) fn call(&self, template: Template) -> Call<'_> {
-        Call {
+    /// A call of a template.
+    pub(super) fn call<T: Kernel>(&self, _: T) -> Call<'_, T> {
+        Call::of(self.draft(T::TEMPLATE))
+    }
+
+    fn draft(&self, template: Template) -> Draft<'_> {
+        Draft {
             node: self,
             template,
             operands: Vec::new(),
@@ -244,9 +253,8 @@ pub(super) fn slices(
             packing.pitch_words(n_cols).unwrap_or(u64::MAX).saturating_mul(4),
             packing.n_blocks(n_cols).unwrap_or(0) * packing.scale.n_bytes(),
         ),
-        Some(Storage::F16) => (n_cols * 2, 0),
-        Some(Storage::I64 | Storage::U64) => (n_cols * 8, 0),
-        _ => (n_cols * 4, 0),
+        Some(storage) => (n_cols * u64::from(storage.element_bytes().unwrap_or(4)), 0),
+        None => return Err(node.unsupported(format!("{ty}"))),
     };
     // So many rows that every slice begins where a binding may (alignments are powers of two), and its scales, halves
     // at least, at a word.
@@ -259,13 +267,13 @@ pub(super) fn slices(
     Ok((0..n_rows.div_ceil(n)).map(|i| Some(Rows { first: i * n, n: n.min(n_rows - i * n), n_cols })).collect())
 }
 
-/// A call under construction.
-pub(super) struct Call<'n> {
+/// A call under construction, of whatever template: what [`Call`](super::settings::Call) says in the template's terms.
+pub(super) struct Draft<'n> {
     node: &'n Node<'n>,
     template: Template,
     operands: Vec<Option<OperandKey>>,
     bindings: Vec<Operand>,
-    flags: BTreeMap<&'static str, u32>,
+    flags: BTreeMap<Flag, u32>,
     tile: Option<Tile>,
     variant: Option<Variant>,
     /// Name to type and value.
@@ -278,7 +286,7 @@ pub(super) struct Call<'n> {
     vector: u32,
 }
 
-impl Call<'_> {
+impl Draft<'_> {
     /// The next operand of the table, whole.
     pub(super) fn operand(self, value: ValueId) -> Self {
         let ty = self.node.graph.ty(value);
@@ -315,12 +323,7 @@ impl Call<'_> {
                 call.bind(value, key, &parts)
             }
             Some(storage) => {
-                let row = n_cols
-                    * match storage {
-                        Storage::F16 => 2,
-                        Storage::I64 | Storage::U64 => 8,
-                        _ => 4,
-                    };
+                let row = n_cols * u64::from(storage.element_bytes().unwrap_or(4));
                 let part = (rows.first * row, (rows.n * row).next_multiple_of(4));
                 self.bind(value, OperandKey { storage, scales_apart: false }, &[part])
             }
@@ -366,8 +369,21 @@ impl Call<'_> {
             .uint(&format!("{name}_blocks"), blocks)
     }
 
-    pub(super) fn flag(mut self, name: &'static str, value: impl Into<u32>) -> Self {
-        self.flags.insert(name, value.into());
+    /// A parameter, a list of parameters, or a flag of the template.
+    pub(super) fn set(mut self, name: &'static str, flag: Option<Flag>, setting: Setting) -> Self {
+        match setting {
+            Setting::Param(ty, value) => {
+                self.params.insert(name.to_owned(), (ty, value));
+            }
+            Setting::Params(ty, values) => {
+                let count = self.template.table().params.iter().find(|param| param.name == name);
+                if let Some(count) = count.and_then(|param| param.count) {
+                    self.flags.insert(count, u32::try_from(values.len()).unwrap_or(u32::MAX));
+                }
+                self.params.extend(values.into_iter().enumerate().map(|(i, v)| (format!("{name}{i}"), (ty, v))));
+            }
+            Setting::Flag(value) => self.flags.extend(flag.map(|flag| (flag, value))),
+        }
         self
     }
 
@@ -375,7 +391,8 @@ impl Call<'_> {
     /// at multiples of that number.
     pub(super) fn vector(mut self, width: u32) -> Self {
         self.vector = width;
-        self.flag("vector", width)
+        self.flags.insert(Flag::Vector, width);
+        self
     }
 
     pub(super) fn tile(mut self, m: u32, n: u32, k: u32) -> Self {
@@ -390,17 +407,13 @@ impl Call<'_> {
 
     /// Whether its own operands, all given by now, are multiplied as f16: the target does it, and none holds more.
     /// Packed weights are rounded for that, so the node's format says a16, or there is none.
-    pub(super) fn half(self) -> Self {
+    pub(super) fn half(mut self) -> Self {
         let may_round = self.node.activations.is_none_or(|a| a == Activations::F16);
         let fits = |storage: Storage| storage == Storage::F16 || (may_round && matches!(storage, Storage::Packed(_)));
         let half =
             self.node.target.features.f16_arithmetic && self.operands.iter().flatten().all(|key| fits(key.storage));
-        self.flag("half", half)
-    }
-
-    /// Whether its template multiplies codes of both operands.
-    pub(super) fn is_integer_product(&self) -> bool {
-        matches!(self.template, Template::MatmulI8 | Template::ConvI8 | Template::ConvNhwcI8)
+        self.flags.insert(Flag::Half, u32::from(half));
+        self
     }
 
     /// A loop of the template's text that an invocation comes to `entries` times, and whose body then runs `times`
@@ -416,38 +429,18 @@ impl Call<'_> {
         self
     }
 
-    pub(super) fn uint(mut self, name: &str, value: impl Into<Dim>) -> Self {
+    fn uint(mut self, name: &str, value: impl Into<Dim>) -> Self {
         self.params.insert(name.to_owned(), (ParamType::Uint, value.into()));
         self
     }
 
-    pub(super) fn int(mut self, name: &str, value: impl Into<Dim>) -> Self {
-        self.params.insert(name.to_owned(), (ParamType::Int, value.into()));
-        self
-    }
-
-    /// `name` and `name_high`: the two halves of 64 bits.
-    pub(super) fn words(self, name: &str, bits: u64) -> Self {
-        self.uint(name, bits & 0xffff_ffff).uint(&format!("{name}_high"), bits >> 32)
-    }
-
-    pub(super) fn float(mut self, name: &str, value: f32) -> Self {
+    fn float(mut self, name: &str, value: f32) -> Self {
         self.params.insert(name.to_owned(), (ParamType::Float, u64::from(value.to_bits()).into()));
         self
     }
 
-    /// `name0`, `name1` and so on.
-    pub(super) fn uints(self, name: &str, values: impl IntoIterator<Item = Dim>) -> Self {
-        values.into_iter().enumerate().fold(self, |call, (i, v)| call.uint(&format!("{name}{i}"), v))
-    }
-
-    /// `name0`, `name1` and so on.
-    pub(super) fn ints(self, name: &str, values: impl IntoIterator<Item = Dim>) -> Self {
-        values.into_iter().enumerate().fold(self, |call, (i, v)| call.int(&format!("{name}{i}"), v))
-    }
-
     /// The call of `n_groups` workgroups.
-    pub(super) fn groups(mut self, n_groups: impl Into<Dim>) -> Result<KernelCall, KernelError> {
+    pub(super) fn workgroups(mut self, n_groups: impl Into<Dim>) -> Result<KernelCall, KernelError> {
         let node = self.node;
         let mut expr = None;
         if self.with_epilogue
@@ -554,35 +547,12 @@ impl Call<'_> {
             _ => Ok(call),
         }
     }
-
-    /// The call for `n` elements, each invocation with `width` of them, or one where that is 0.
-    pub(super) fn vectors(self, n: &Dim, width: u32) -> Result<KernelCall, KernelError> {
-        let per_invocation = u64::from(width.max(1));
-        self.vector(width).puts(per_invocation).invocations(&n.div_ceil(per_invocation))
-    }
-
-    /// The call of as many workgroups of 128 as `n` invocations need.
-    pub(super) fn invocations(self, n: &Dim) -> Result<KernelCall, KernelError> {
-        self.groups(n.div_ceil(128))
-    }
 }
 
 /// Bits of the widest integers: a quotient is found bit by bit where a device has no such integers.
 pub(super) const WIDE_BITS: u64 = 64;
-/// Turns of a loop up to which each takes one element.
-const MAX_ROLLED: u64 = 4096;
-/// Elements that a turn of a longer one takes: the flag `unroll`.
-const UNROLLED: u32 = 16;
-
-/// The call with the flag `unroll` for loops over `n` elements, and how many turns they have. The order of elements,
-/// and so the result, is the same.
-pub(super) fn unrolled<'n>(call: Call<'n>, n: &Dim) -> (Call<'n>, Dim) {
-    let per_turn = if most(n) <= MAX_ROLLED { 1 } else { UNROLLED };
-    (call.flag("unroll", per_turn), n.div_ceil(u64::from(per_turn)))
-}
-
 /// The most that a size can be.
-fn most(dim: &Dim) -> u64 {
+pub(super) fn most(dim: &Dim) -> u64 {
     dim.most().map_or(u64::MAX, |n| u64::try_from(n).unwrap_or(0))
 }
 

@@ -1,14 +1,14 @@
 //! Convolutions, pools and resizes with channels last (`[N,H,W,C]`).
 
-use super::call::{Call, Node, dims, slices};
-use super::conv::{Window, arithmetic, sizes};
+use super::call::{Node, dims, slices};
+use super::conv::{Arithmetic, Groups, OfImages, Window, between};
 use super::conv_mma::Found;
 use super::elementwise::Resize;
-use super::matmul::{tile, tiled};
+use super::matmul::{deep, tile, tiled};
+use super::settings::{Call, Switch, Uint, has, of};
 use super::shape::{at_most, from};
 use super::{KernelCall, KernelError, conv_mma, storage, thin};
 use crate::ir::{Dim, TensorType};
-use crate::kernels::key::Template;
 
 /// Elements of a window up to which loops over it are unrolled: an invocation holds the weights of so many, of four
 /// channels, in registers.
@@ -34,10 +34,18 @@ impl Images {
         Ok(Images { n: n.clone(), c, from: [h.clone(), w.clone()], to: [oh.clone(), ow.clone()] })
     }
 
-    fn params<'n>(&self, call: Call<'n>) -> Call<'n> {
+    /// A call with the sizes of an image before and after.
+    fn params<'n, T: OfImages>(&self, call: Call<'n, T>) -> Call<'n, T> {
         let [[h, w], [oh, ow]] = [&self.from, &self.to];
-        let own = [("images", &self.n), ("h", h), ("w", w), ("oh", oh), ("ow", ow)];
-        sizes(call, &own.map(|(name, size)| (name, size.clone())))
+        between(call, [h, w], [oh, ow])
+    }
+
+    /// The same with how many images, of how many channels.
+    fn all<'n, T>(&self, call: Call<'n, T>) -> Call<'n, T>
+    where
+        T: OfImages + has::Images<Given = Uint> + has::C<Given = Uint>,
+    {
+        self.params(call).images(self.n.clone()).c(self.c)
     }
 
     /// How many channels an invocation has; 0 where it is one.
@@ -47,13 +55,13 @@ impl Images {
 }
 
 /// The call with the flag `unrolled`, and the loops where they are not.
-fn over_window<'n>(call: Call<'n>, window: &Window) -> Call<'n> {
+fn over_window<'n, T: has::Unrolled<Given = Switch>>(call: Call<'n, T>, window: &Window) -> Call<'n, T> {
     let [kh, kw] = window.kernel;
     let columns = window.strides[1].saturating_add((kw.saturating_sub(1)).saturating_mul(window.dilations[1]));
     if kh.saturating_mul(kw) <= MAX_UNROLLED && columns < MAX_COLUMNS {
-        return call.flag("unrolled", true);
+        return call.unrolled(true);
     }
-    call.flag("unrolled", false).each(1u64, kh).each(kh, kw)
+    call.unrolled(false).each(1u64, kh).each(kh, kw)
 }
 
 pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
@@ -75,9 +83,9 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         return Err(refuse());
     }
     if c_g == 1 && oc_g == 1 && parts.len() == 1 {
-        let call = images.params(window.params(node.call(Template::ConvDepthwiseNhwc).operand(x).operand(w)));
+        let call = images.all(window.params(node.call(of::ConvDepthwiseNhwc).operand(x).operand(w)));
         let width = images.width();
-        let call = over_window(call.uint("c", channels).vector(width), &window).puts(2 * u64::from(width.max(1)));
+        let call = over_window(call.vector(width), &window).puts(2 * u64::from(width.max(1)));
         let pairs = images.to[1].div_ceil(2);
         let n = &(&images.n * &images.to[0]) * &(&pairs * &Dim::from(channels / u64::from(width.max(1))));
         return Ok(vec![call.invocations(&n)?]);
@@ -87,6 +95,7 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let mut base = 0;
     let plane = &images.to[0] * &images.to[1];
     let pixels = &images.n * &plane;
+    let all = Groups { images: images.n.clone(), n: groups, c: c_g, k };
     for (w, w_ty) in parts {
         let n_rows = n_elems(w_ty) / k.max(1);
         let slices = if groups == 1 { slices(node, w, &n_rows.into(), &k.into())? } else { vec![None] };
@@ -96,24 +105,24 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
             let product = conv_mma::Sizes { plane: &plane, filters: oc_g, groups, depth: k, window: area, steps };
             let with_matrices = |few: bool, when: &Dim| -> Result<Option<KernelCall>, KernelError> {
                 let Some(storages) = storage(x_ty).zip(storage(w_ty)) else { return Ok(None) };
-                let own = |template: Template| {
-                    let call = window.params(node.call(template).operand(x).operand_rows(w, rows));
-                    filters(images.params(call), [groups, c_g, k, oc_g, oc, base + first])
-                };
-                let (call, tiles) = match conv_mma::choose(node, storages, &product, few) {
+                let found = match conv_mma::choose(node, storages, &product, few) {
                     None => return Ok(None),
                     Some(Found::Mma(choice)) => {
-                        let depth = product.padded(storages.1);
-                        let call = choice.apply(own(Template::ConvMma), &depth, node.target.limits.subgroup_size);
-                        (call, choice.tiles(&pixels, &oc_g.into()))
+                        let call = node.call(of::ConvMma).operand(x).operand_rows(w, rows);
+                        let call = images.params(window.params(all.params(call, oc_g))).oc(oc).oc_base(base + first);
+                        let call = choice.apply(call, &product.padded(storages.1), node.target.limits.subgroup_size);
+                        let tiles = choice.tiles(&pixels, &oc_g.into());
+                        call.workgroups(&(&tiles * &Dim::from(groups)) * when)?
                     }
                     Some(Found::Thin(variant)) => {
-                        let call = thin::apply(variant, own(Template::ConvThin), &k.into(), window.is_padded);
-                        (call, thin::tiles(variant, &pixels, &oc_g.into()))
+                        let call = node.call(of::ConvThin).operand(x).operand_rows(w, rows);
+                        let call = images.params(window.params(all.params(call, oc_g))).oc(oc).oc_base(base + first);
+                        let call = thin::apply(variant, call, &k.into(), window.is_padded);
+                        let tiles = thin::tiles(variant, &pixels, &oc_g.into());
+                        call.workgroups(&(&tiles * &Dim::from(groups)) * when)?
                     }
                 };
-                let n_groups = &tiles * &Dim::from(groups);
-                Ok(Some(call.groups(&n_groups * when)?))
+                Ok(Some(found))
             };
             let most = conv_mma::FEW_IMAGES;
             let found = match images.n.known() {
@@ -128,28 +137,27 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
                 continue;
             }
             let (tile_m, tile_n, tile_k) = tile(&pixels, &oc_g.into());
-            let Some((template, tile_k, block)) =
-                arithmetic(node, (x_ty, w_ty), k, tile_k, [Template::ConvNhwc, Template::ConvNhwcI8])?
-            else {
-                return Err(refuse());
-            };
-            let call = images.params(window.params(node.call(template).operand(x).operand_rows(w, rows)));
-            let call = filters(call, [groups, c_g, k, oc_g, oc, base + first]);
-            let call = match block {
-                Some(block) => call.uint("block", u64::from(block)),
-                None => call.half(),
-            };
             let bands = groups * oc_g.div_ceil(u64::from(tile_n));
             let n_groups = &pixels.div_ceil(u64::from(tile_m)) * &Dim::from(bands);
-            calls.push(tiled(call, &k.into(), (tile_m, tile_n, tile_k)).groups(n_groups)?);
+            let Some(arithmetic) = Arithmetic::of(node, (x_ty, w_ty), k)? else { return Err(refuse()) };
+            calls.push(match arithmetic {
+                Arithmetic::Codes { block, words } => {
+                    let call = window.params(node.call(of::ConvNhwcI8).operand(x).operand_rows(w, rows));
+                    let call = images.params(all.params(call, oc_g)).oc(oc).oc_base(base + first);
+                    let call = tiled(call.block(u64::from(block)), &k.into(), (tile_m, tile_n, words));
+                    call.deep(deep(&k.into()) > 0).workgroups(n_groups)?
+                }
+                Arithmetic::Floats => {
+                    let call = window.params(node.call(of::ConvNhwc).operand(x).operand_rows(w, rows));
+                    let call = images.params(all.params(call, oc_g)).oc(oc).oc_base(base + first);
+                    let call = tiled(call.half(), &k.into(), (tile_m, tile_n, tile_k));
+                    call.deep(deep(&k.into())).workgroups(n_groups)?
+                }
+            });
         }
         base += n_rows;
     }
     Ok(calls)
-}
-
-fn filters(call: Call<'_>, sizes: [u64; 6]) -> Call<'_> {
-    ["groups", "c_g", "k", "oc_g", "oc", "oc_base"].iter().zip(sizes).fold(call, |call, (name, n)| call.uint(name, n))
 }
 
 /// A pool whose kind is known to have a kernel.
@@ -157,14 +165,14 @@ pub(super) fn pool(node: &Node<'_>, average: bool, count_pad: bool) -> Result<Ve
     let (x, ty) = node.operand(0)?;
     let images = Images::of(node, ty)?;
     let window = Window::of(node)?;
-    let call = images.params(window.params(node.call(Template::PoolNhwc).operand(x)));
-    let call = call.uint("c", images.c).flag("average", average).flag("count_pad", count_pad);
+    let call = images.all(window.params(node.call(of::PoolNhwc).operand(x)));
+    let call = call.average(average).count_pad(count_pad);
     Ok(vec![over_window(call, &window).vectors(&node.n(), images.width())?])
 }
 
 pub(super) fn resize(node: &Node<'_>, how: &Resize) -> Result<Vec<KernelCall>, KernelError> {
     let (x, ty) = node.operand(0)?;
     let images = Images::of(node, ty)?;
-    let call = how.params(images.params(node.call(Template::ResizeNhwc).operand(x)));
-    Ok(vec![call.uint("c", images.c).vectors(&node.n(), images.width())?])
+    let call = how.params(images.all(node.call(of::ResizeNhwc).operand(x)));
+    Ok(vec![call.vectors(&node.n(), images.width())?])
 }

@@ -1,11 +1,11 @@
 //! Convolutions and pools: windows over the last two axes.
 
-use super::call::{Call, Node, dims, slices, unrolled};
-use super::matmul::{MAX_I32_TERMS, block, tile, tiled};
+use super::call::{Node, dims, slices};
+use super::matmul::{MAX_I32_TERMS, block, deep, tile, tiled};
+use super::settings::{Call, Uint, has, of, unrolled};
 use super::{KernelCall, KernelError, channels_last};
 use crate::ir::packed::Granularity;
 use crate::ir::{Dim, TensorType};
-use crate::kernels::key::Template;
 use crate::program::Stripe;
 
 /// A window: sizes, steps, elements before the first and distances, each along y and x.
@@ -36,10 +36,86 @@ impl Window {
         })
     }
 
-    pub(super) fn params<'n>(&self, call: Call<'n>) -> Call<'n> {
-        let names = [("kh", "kw"), ("sh", "sw"), ("pt", "pl"), ("dh", "dw")];
-        let pairs = [self.kernel, self.strides, self.pads, self.dilations];
-        names.iter().zip(pairs).fold(call, |call, ((y, x), [at_y, at_x])| call.uint(y, at_y).uint(x, at_x))
+    pub(super) fn params<'n, T: OfWindows>(&self, call: Call<'n, T>) -> Call<'n, T> {
+        let call = call.kh(self.kernel[0]).kw(self.kernel[1]).sh(self.strides[0]).sw(self.strides[1]);
+        call.pt(self.pads[0]).pl(self.pads[1]).dh(self.dilations[0]).dw(self.dilations[1])
+    }
+}
+
+/// A template with a window.
+pub(super) trait OfWindows:
+    has::Kh<Given = Uint>
+    + has::Kw<Given = Uint>
+    + has::Sh<Given = Uint>
+    + has::Sw<Given = Uint>
+    + has::Pt<Given = Uint>
+    + has::Pl<Given = Uint>
+    + has::Dh<Given = Uint>
+    + has::Dw<Given = Uint>
+{
+}
+
+impl<T> OfWindows for T where
+    T: has::Kh<Given = Uint>
+        + has::Kw<Given = Uint>
+        + has::Sh<Given = Uint>
+        + has::Sw<Given = Uint>
+        + has::Pt<Given = Uint>
+        + has::Pl<Given = Uint>
+        + has::Dh<Given = Uint>
+        + has::Dw<Given = Uint>
+{
+}
+
+/// A template with images before and after.
+pub(super) trait OfImages:
+    has::H<Given = Uint> + has::W<Given = Uint> + has::Oh<Given = Uint> + has::Ow<Given = Uint>
+{
+}
+
+impl<T> OfImages for T where
+    T: has::H<Given = Uint> + has::W<Given = Uint> + has::Oh<Given = Uint> + has::Ow<Given = Uint>
+{
+}
+
+/// A call with the sizes of images before and after.
+pub(super) fn between<'n, T: OfImages>(call: Call<'n, T>, [h, w]: [&Dim; 2], [oh, ow]: [&Dim; 2]) -> Call<'n, T> {
+    call.h(h.clone()).w(w.clone()).oh(oh.clone()).ow(ow.clone())
+}
+
+/// A template of convolutions.
+pub(super) trait OfGroups:
+    has::Images<Given = Uint>
+    + has::Groups<Given = Uint>
+    + has::CG<Given = Uint>
+    + has::OcG<Given = Uint>
+    + has::K<Given = Uint>
+{
+}
+
+impl<T> OfGroups for T where
+    T: has::Images<Given = Uint>
+        + has::Groups<Given = Uint>
+        + has::CG<Given = Uint>
+        + has::OcG<Given = Uint>
+        + has::K<Given = Uint>
+{
+}
+
+/// The groups of a convolution.
+pub(super) struct Groups {
+    pub(super) images: Dim,
+    pub(super) n: u64,
+    /// Channels of a group.
+    pub(super) c: u64,
+    /// Terms of each product.
+    pub(super) k: u64,
+}
+
+impl Groups {
+    /// A call with `oc` filters of each group.
+    pub(super) fn params<'n, T: OfGroups>(&self, call: Call<'n, T>, oc: u64) -> Call<'n, T> {
+        call.images(self.images.clone()).groups(self.n).c_g(self.c).oc_g(oc).k(self.k)
     }
 }
 
@@ -67,20 +143,11 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     if parts.iter().map(|(_, ty)| n_elems(ty)).sum::<u64>() != oc * k || (parts.len() > 1 && groups != 1) {
         return Err(refuse());
     }
-    let own = [
-        ("images", images.clone()),
-        ("groups", groups.into()),
-        ("c_g", c_g.into()),
-        ("k", k.into()),
-        ("h", h.clone()),
-        ("w", wide.clone()),
-        ("oh", oh.clone()),
-        ("ow", ow.clone()),
-    ];
+    let all = Groups { images: images.clone(), n: groups, c: c_g, k };
     let plane = oh * ow;
     if c_g == 1 && parts.len() == 1 {
-        let call =
-            sizes(window.params(node.call(Template::ConvDepthwise).operand(x).operand(w)), &own).uint("oc_g", oc_g);
+        let call = window.params(node.call(of::ConvDepthwise).operand(x).operand(w));
+        let call = between(all.params(call, oc_g), [h, wide], [oh, ow]);
         let (call, times) = unrolled(call, &k.into());
         return Ok(vec![call.each(1u64, times).invocations(&node.n())?]);
     }
@@ -95,18 +162,21 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
             let (tile_m, tile_n, tile_k) = tile(&oc_g.into(), &plane);
             let bands = (groups * oc_g.div_ceil(u64::from(tile_m))).into();
             let n_groups = &(images * &bands) * &plane.div_ceil(u64::from(tile_n));
-            let Some((template, tile_k, block)) =
-                arithmetic(node, (x_ty, w_ty), k, tile_k, [Template::Conv, Template::ConvI8])?
-            else {
-                return Err(refuse());
+            let Some(arithmetic) = Arithmetic::of(node, (x_ty, w_ty), k)? else { return Err(refuse()) };
+            let call = match arithmetic {
+                Arithmetic::Codes { block, words } => {
+                    let call = window.params(node.call(of::ConvI8).operand(x).operand_rows(w, rows));
+                    let call = between(all.params(call, oc_g), [h, wide], [oh, ow]).oc(oc).oc_base(base + first);
+                    let call = tiled(call.block(u64::from(block)), &k.into(), (tile_m, tile_n, words));
+                    call.deep(deep(&k.into()) > 0).workgroups(n_groups)?
+                }
+                Arithmetic::Floats => {
+                    let call = window.params(node.call(of::Conv).operand(x).operand_rows(w, rows));
+                    let call = between(all.params(call, oc_g), [h, wide], [oh, ow]).oc(oc).oc_base(base + first);
+                    let call = tiled(call.half(), &k.into(), (tile_m, tile_n, tile_k));
+                    call.deep(deep(&k.into())).workgroups(n_groups)?
+                }
             };
-            let call = sizes(window.params(node.call(template).operand(x).operand_rows(w, rows)), &own);
-            let call = call.uint("oc_g", oc_g).uint("oc", oc).uint("oc_base", base + first);
-            let call = match block {
-                Some(block) => call.uint("block", u64::from(block)),
-                None => call.half(),
-            };
-            let call = tiled(call, &k.into(), (tile_m, tile_n, tile_k)).groups(n_groups)?;
             let [pitch, first, width] = [oc, base + first, oc_g * groups].map(|n| &plane * &n.into());
             calls.push(KernelCall { stripe: Some(Stripe { pitch, first, width }), ..call });
         }
@@ -116,33 +186,38 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     Ok(calls.into_iter().map(|call| KernelCall { stripe: call.stripe.filter(|_| has_parts), ..call }).collect())
 }
 
-/// Which of two templates, of floats and of codes, convolves x and filters of these types, each `k` terms; of codes,
-/// how many of these a tile holds, and how many share a scale. `None` where neither does.
-pub(super) fn arithmetic(
-    node: &Node<'_>,
-    (x_ty, w_ty): (&TensorType, &TensorType),
-    k: u64,
-    tile_k: u32,
-    [floats, codes]: [Template; 2],
-) -> Result<Option<(Template, u32, Option<u32>)>, KernelError> {
-    match (x_ty.packing, w_ty.packing) {
-        (None, _) => Ok(Some((floats, tile_k, None))),
-        (Some(packing), Some(weights))
-            if packing.bits == 8 && packing.granularity == Granularity::Tensor && !weights.scale.has_zeros() =>
-        {
-            let (block, words) = block(weights);
-            if u64::from(block).min(k) > MAX_I32_TERMS.unsigned_abs() {
-                let what = format!("an integer conv of {x_ty} and {w_ty}, whose sums may not fit in i32");
-                return Err(node.unsupported(what));
-            }
-            Ok(Some((codes, words, Some(block))))
-        }
-        _ => Ok(None),
-    }
+/// What a convolution multiplies.
+pub(super) enum Arithmetic {
+    Floats,
+    /// Codes, so many of which share a scale, and as many of which a tile holds at a time.
+    Codes {
+        block: u32,
+        words: u32,
+    },
 }
 
-pub(super) fn sizes<'n>(call: Call<'n>, sizes: &[(&str, Dim)]) -> Call<'n> {
-    sizes.iter().fold(call, |call, (name, size)| call.uint(name, size.clone()))
+impl Arithmetic {
+    /// Of x and filters of these types, each `k` terms; `None` where no kernel has them.
+    pub(super) fn of(
+        node: &Node<'_>,
+        (x_ty, w_ty): (&TensorType, &TensorType),
+        k: u64,
+    ) -> Result<Option<Arithmetic>, KernelError> {
+        match (x_ty.packing, w_ty.packing) {
+            (None, _) => Ok(Some(Arithmetic::Floats)),
+            (Some(packing), Some(weights))
+                if packing.bits == 8 && packing.granularity == Granularity::Tensor && !weights.scale.has_zeros() =>
+            {
+                let (block, words) = block(weights);
+                if u64::from(block).min(k) > MAX_I32_TERMS.unsigned_abs() {
+                    let what = format!("an integer conv of {x_ty} and {w_ty}, whose sums may not fit in i32");
+                    return Err(node.unsupported(what));
+                }
+                Ok(Some(Arithmetic::Codes { block, words }))
+            }
+            _ => Ok(None),
+        }
+    }
 }
 
 pub(super) fn pool(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
@@ -166,13 +241,8 @@ pub(super) fn pool(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let n = node.n();
     let window = Window::of(node)?;
     let elements = window.kernel[0].saturating_mul(window.kernel[1]);
-    let call = window.params(node.call(Template::Pool).operand(x));
-    let call = call
-        .uint("n", n.clone())
-        .uint("h", h.clone())
-        .uint("w", w.clone())
-        .uint("oh", oh.clone())
-        .uint("ow", ow.clone());
-    let (call, times) = unrolled(call.flag("average", average).flag("count_pad", count_pad), &elements.into());
+    let call = window.params(node.call(of::Pool).operand(x));
+    let call = between(call, [h, w], [oh, ow]).n(n.clone());
+    let (call, times) = unrolled(call.average(average).count_pad(count_pad), &elements.into());
     Ok(vec![call.each(1u64, times).invocations(&n)?])
 }

@@ -1,27 +1,27 @@
 //! Pointwise and resize: one invocation an element.
 
-use super::call::{Call, Node, dims};
+use super::call::{Node, dims};
+use super::settings::{Call, Float, Number, Switch, has, of};
 use super::{KernelCall, KernelError, channels_last, vectors};
 use crate::ir::Dim;
-use crate::kernels::key::Template;
 use crate::ops::core::iota;
 
 pub(super) fn pointwise(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let n = node.n();
     let width = vectors::width(node, node.outer_storages(), &n, &[&n]);
-    Ok(vec![node.call(Template::Pointwise).uint("n", n.clone()).vectors(&n, width)?])
+    Ok(vec![node.call(of::Pointwise).n(n.clone()).vectors(&n, width)?])
 }
 
 pub(super) fn iota(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let size = |name| iota::size(node.attrs, name).map_err(|e| node.unsupported(e.to_string()));
     let n = node.n();
-    let call = node.call(Template::Iota).uint("n", n.clone()).int("start", size("start")?).int("step", size("step")?);
+    let call = node.call(of::Iota).n(n.clone()).start(size("start")?).step(size("step")?);
     Ok(vec![call.invocations(&n)?])
 }
 
 /// How a resize finds the elements that each position draws on.
 pub(super) struct Resize {
-    linear: u32,
+    linear: bool,
     coordinates: u32,
     nearest: u32,
     /// Elements of the result for each of the operand, along y and x.
@@ -38,18 +38,25 @@ impl Resize {
                 .ok_or_else(|| node.unsupported(format!("{name} {given:?} of a resize")))?;
             Ok(u32::try_from(at).unwrap_or(0))
         };
-        let linear = one_of("mode", &["nearest", "linear"])?;
+        let linear = one_of("mode", &["nearest", "linear"])? == 1;
         let coordinates = one_of(
             "coordinates",
             &["half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric"],
         )?;
         let nearest = one_of("nearest", &["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"])?;
-        Ok(Resize { linear, coordinates, nearest: if linear == 1 { 0 } else { nearest }, scales })
+        Ok(Resize { linear, coordinates, nearest: if linear { 0 } else { nearest }, scales })
     }
 
-    pub(super) fn params<'n>(&self, call: Call<'n>) -> Call<'n> {
-        let call = call.float("scale_y", self.scales[0]).float("scale_x", self.scales[1]);
-        call.flag("linear", self.linear).flag("coordinates", self.coordinates).flag("nearest", self.nearest)
+    pub(super) fn params<'n, T>(&self, call: Call<'n, T>) -> Call<'n, T>
+    where
+        T: has::ScaleY<Given = Float>
+            + has::ScaleX<Given = Float>
+            + has::Linear<Given = Switch>
+            + has::Coordinates<Given = Number>
+            + has::Nearest<Given = Number>,
+    {
+        let call = call.scale_y(self.scales[0]).scale_x(self.scales[1]);
+        call.linear(self.linear).coordinates(self.coordinates).nearest(self.nearest)
     }
 }
 
@@ -70,13 +77,6 @@ pub(super) fn resize(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     };
     let ((h, oh), (w, ow)) = (axis(2), axis(1));
     let n = node.n();
-    let call = node
-        .call(Template::Resize)
-        .operand(x)
-        .uint("n", n.clone())
-        .uint("h", h)
-        .uint("w", w)
-        .uint("oh", oh)
-        .uint("ow", ow);
+    let call = node.call(of::Resize).operand(x).n(n.clone()).h(h).w(w).oh(oh).ow(ow);
     Ok(vec![how.params(call).invocations(&n)?])
 }

@@ -2,7 +2,8 @@
 //! form of the weights does not suit them, `matvec` computes the product on any device.
 
 use super::call::Node;
-use super::matmul::{Columns, Product, sizes};
+use super::matmul::{Columns, OfProduct, Product, sized};
+use super::settings::{Call, Number, has, of};
 use super::{KernelCall, KernelError};
 use crate::ir::Dim;
 use crate::ir::packed::Granularity;
@@ -38,16 +39,16 @@ pub(super) fn template(node: &Node<'_>, (a, b): (Storage, Storage), k: i64, is_a
 /// Variants for a kernel, the best first, as measured on an H200 (`benches/gpu`), for cases of which nothing is in a
 /// tuning table: by the storage of the weights, their rows and the length of these.
 pub(super) fn preferred(template: Template, b: Storage, (n, k): (u64, u64), rows: u32) -> Vec<Gemv> {
-    let of = |threads, lanes, ways, columns, steps| Gemv { threads, lanes, ways, columns, steps };
+    let new = |threads, lanes, ways, columns, steps| Gemv { threads, lanes, ways, columns, steps };
     match (template, b, rows) {
-        (Template::Gemv, Storage::F16, 1) if k > 8192 => vec![of(256, 16, 8, 2, 0)],
-        (Template::Gemv, _, 1) => vec![of(256, 32, 8, 1, 0)],
-        (Template::Gemv, _, 2) | (Template::Gemv, Storage::F32, 4) => vec![of(128, 32, 4, 4, 0)],
-        (Template::Gemv, ..) => vec![of(128, 32, 4, 2, 0)],
-        (_, _, 1) if k > 4096 => vec![of(256, 16, 4, 4, 352), of(256, 16, 4, 4, 128)],
-        (_, _, 1) if n >= 8192 => vec![of(128, 8, 2, 4, 128)],
-        (_, _, 1) => vec![of(256, 16, 4, 4, 128)],
-        _ => vec![of(256, 16, 2, 2, 32)],
+        (Template::Gemv, Storage::F16, 1) if k > 8192 => vec![new(256, 16, 8, 2, 0)],
+        (Template::Gemv, _, 1) => vec![new(256, 32, 8, 1, 0)],
+        (Template::Gemv, _, 2) | (Template::Gemv, Storage::F32, 4) => vec![new(128, 32, 4, 4, 0)],
+        (Template::Gemv, ..) => vec![new(128, 32, 4, 2, 0)],
+        (_, _, 1) if k > 4096 => vec![new(256, 16, 4, 4, 352), new(256, 16, 4, 4, 128)],
+        (_, _, 1) if n >= 8192 => vec![new(128, 8, 2, 4, 128)],
+        (_, _, 1) => vec![new(256, 16, 4, 4, 128)],
+        _ => vec![new(256, 16, 2, 2, 32)],
     }
 }
 
@@ -71,24 +72,35 @@ pub(super) fn call(
     rows: u32,
     when: &Dim,
 ) -> Result<KernelCall, KernelError> {
-    let (a, _) = node.operand(0)?;
-    let call = node.call(template).operand(a).operand_rows(columns.b, columns.rows);
-    let call = sizes(call, product, columns).flag("rows", rows).variant(Variant::Gemv(variant));
     // Loops as the text has them.
     let Gemv { threads, lanes, ways, columns: _, steps } = variant;
-    let (k, split, rows) = (&product.k, u64::from(lanes * ways), u64::from(rows));
-    let call = if template == Template::GemvDot {
+    let (k, split) = (&product.k, u64::from(lanes * ways));
+    if template == Template::GemvDot {
         let chunks = k.div_ceil(32 * u64::from(steps));
-        let call = call.half().each(1u64, chunks.clone());
-        let call = call.each(chunks.clone(), u64::from(steps) * rows / u64::from(threads) + 1);
-        call.each(chunks, u64::from(steps).div_ceil(split))
+        let call = sized(node, node.call(of::GemvDot), product, columns)?.half().each(1u64, chunks.clone());
+        let call = call.each(chunks.clone(), u64::from(steps) * u64::from(rows) / u64::from(threads) + 1);
+        finished(call.each(chunks, u64::from(steps).div_ceil(split)), columns, variant, rows, when)
     } else {
-        call.each(1u64, k.div_ceil(4 * split)).each(1u64, k.div_ceil(4 * split))
-    };
+        let call = sized(node, node.call(of::Gemv), product, columns)?;
+        let call = call.each(1u64, k.div_ceil(4 * split)).each(1u64, k.div_ceil(4 * split));
+        finished(call, columns, variant, rows, when)
+    }
+}
+
+/// The call with its variant, and the loops over sums of lanes.
+fn finished<T: OfProduct + has::Rows<Given = Number>>(
+    call: Call<'_, T>,
+    columns: &Columns,
+    variant: Gemv,
+    rows: u32,
+    when: &Dim,
+) -> Result<KernelCall, KernelError> {
+    let call = call.rows(rows).variant(Variant::Gemv(variant));
+    let (Gemv { threads, lanes, .. }, rows) = (variant, u64::from(rows));
     let sums = u64::from(variant.group_columns() * lanes).div_ceil(u64::from(threads));
     let call = call.each(1u64, rows).each(rows, sums).each(rows, sums);
     let call = call.puts(rows * u64::from(variant.group_columns().div_ceil(threads)));
-    call.groups(&columns.n.div_ceil(u64::from(variant.group_columns())) * when)
+    call.workgroups(&columns.n.div_ceil(u64::from(variant.group_columns())) * when)
 }
 
 /// Threads, then pairs of lanes and ways, columns and steps that go with them.

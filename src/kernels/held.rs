@@ -1,11 +1,12 @@
 //! Rows that are read once and held in registers: how many invocations hold one, and in what vectors. Rows of other
 //! lengths, and those of devices whose subgroups have no arithmetic, are read again for each of their sums.
 
-use super::call::{Call, Node};
+use super::call::Node;
+use super::settings::{Call, Number, has};
 use super::vectors::longest;
 use super::{KernelCall, KernelError};
 use crate::ir::Dim;
-use crate::kernels::key::{MOST_HELD, Storage, Template};
+use crate::kernels::key::{Flag, MOST_HELD, Storage, Template, rows_of_lanes};
 
 /// Shortest row that a subgroup holds rather than an invocation reads.
 const SHORTEST: u32 = 32;
@@ -13,8 +14,6 @@ const SHORTEST: u32 = 32;
 const OF_SUBGROUP: u32 = 256;
 /// Most elements of a row that the registers of an invocation hold.
 const IN_REGISTERS: u32 = 32;
-/// Invocations of a workgroup with rows of fewer lanes.
-const GROUP: u32 = 128;
 
 /// How a row is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,10 +39,10 @@ impl Held {
             return None;
         }
         let flag =
-            |name| Template::RowSoftmax.table().flags.iter().find(|(own, _)| *own == name).map(|(_, values)| *values);
+            |flag| Template::RowSoftmax.table().flags.iter().find(|(own, _)| *own == flag).map(|(_, values)| *values);
         let most = limits.max_compute_work_group_invocations.min(limits.max_compute_work_group_size[0]);
         let fits = |lanes: &&u32| lanes.is_multiple_of(limits.subgroup_size) && **lanes <= most;
-        let all_lanes: Vec<u32> = flag("lanes")?.iter().filter(fits).copied().collect();
+        let all_lanes: Vec<u32> = flag(Flag::Lanes)?.iter().filter(fits).copied().collect();
         let subgroup = *all_lanes.first()?;
         // Vectors are shorter where lanes would hold none.
         let longest = longest(storages.iter().flatten().copied());
@@ -56,22 +55,25 @@ impl Held {
         } else {
             all_lanes.iter().copied().find(|lanes| *lanes >= vectors).or(all_lanes.last().copied())?
         };
-        let held = flag("held")?.iter().copied().find(|held| held * lanes >= vectors)?;
+        let held = flag(Flag::Held)?.iter().copied().find(|held| held * lanes >= vectors)?;
         // A CPU has no more registers, but is slow to join subgroups.
         let most = if is_cpu { MOST_HELD } else { IN_REGISTERS };
         (held * width.max(1) <= most).then_some(Held { width, lanes, n: held })
     }
 
     /// A call that puts every element of its rows.
-    pub(super) fn puts<'n>(&self, call: Call<'n>) -> Call<'n> {
+    pub(super) fn puts<'n, T: has::Vector>(&self, call: Call<'n, T>) -> Call<'n, T> {
         call.vector(self.width).puts(u64::from(self.n * self.width.max(1)))
     }
 
     /// The call for `rows` rows that joins what lanes hold so many times.
-    pub(super) fn call(&self, call: Call<'_>, joins: u64, rows: &Dim) -> Result<KernelCall, KernelError> {
-        let call = call.flag("lanes", self.lanes).flag("held", self.n);
+    pub(super) fn call<T>(&self, call: Call<'_, T>, joins: u64, rows: &Dim) -> Result<KernelCall, KernelError>
+    where
+        T: has::Lanes<Given = Number> + has::Held<Given = Number>,
+    {
+        let call = call.lanes(self.lanes).held(self.n);
         // Subgroups of one invocation, at the worst.
         let call = (0..joins).fold(call, |call, _| call.each(1u64, u64::from(self.lanes)));
-        call.groups(rows.div_ceil(u64::from((GROUP / self.lanes).max(1))))
+        call.workgroups(rows.div_ceil(u64::from(rows_of_lanes(self.lanes))))
     }
 }

@@ -1,6 +1,7 @@
 //! Which kernel: a template of `shaders/` with everything that its text depends on. Equal keys are the same shader, and
 //! one function turns a key into the name that generator and reports use.
 
+use crate::ir::DType;
 use crate::ir::packed::{Granularity, Packing};
 use crate::kernels::variant::{Family, Variant};
 use std::collections::BTreeMap;
@@ -33,7 +34,7 @@ pub struct Table {
     /// Parameters.
     pub params: &'static [TableParam],
     /// Flags, and the values that each may have.
-    pub flags: &'static [(&'static str, &'static [u32])],
+    pub flags: &'static [(Flag, &'static [u32])],
 }
 
 /// A parameter, or a list of them.
@@ -44,7 +45,7 @@ pub struct TableParam {
     /// Its name.
     pub name: &'static str,
     /// The flag that counts how many there are, named `name0`, `name1` and so on; one named `name` where absent.
-    pub count: Option<&'static str>,
+    pub count: Option<Flag>,
 }
 
 /// The type of a parameter. All take 4 bytes.
@@ -87,14 +88,28 @@ pub enum Storage {
 }
 
 impl Storage {
+    /// Elements of a type that values have on a device; `None` for those that no kernel reads.
+    pub fn of(device: DType) -> Option<Storage> {
+        let all = [Storage::F32, Storage::F16, Storage::I32, Storage::U32, Storage::I64, Storage::U64];
+        all.into_iter().find(|storage| storage.dtype() == Some(device))
+    }
+
+    /// The type of its elements; `None` of a packed tensor.
+    pub fn dtype(self) -> Option<DType> {
+        Some(match self {
+            Storage::F32 => DType::F32,
+            Storage::F16 => DType::F16,
+            Storage::I32 => DType::I32,
+            Storage::U32 => DType::U32,
+            Storage::I64 => DType::I64,
+            Storage::U64 => DType::U64,
+            Storage::Packed(_) => return None,
+        })
+    }
+
     /// Bytes of an element; `None` of a packed tensor.
     pub fn element_bytes(self) -> Option<u32> {
-        match self {
-            Storage::F16 => Some(2),
-            Storage::F32 | Storage::I32 | Storage::U32 => Some(4),
-            Storage::I64 | Storage::U64 => Some(8),
-            Storage::Packed(_) => None,
-        }
+        self.dtype().map(|dtype| dtype.bits() / 8)
     }
 
     /// Whether an element is computed with as an integer of 64 bits.
@@ -108,12 +123,6 @@ impl fmt::Display for Storage {
     /// scale), `q4g32f16z` (zero points too).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Storage::F32 => f.write_str("f32"),
-            Storage::F16 => f.write_str("f16"),
-            Storage::I32 => f.write_str("i32"),
-            Storage::U32 => f.write_str("u32"),
-            Storage::I64 => f.write_str("i64"),
-            Storage::U64 => f.write_str("u64"),
             Storage::Packed(packing) => {
                 write!(f, "q{}", packing.bits)?;
                 match packing.granularity {
@@ -124,6 +133,7 @@ impl fmt::Display for Storage {
                 f.write_str(if packing.scale.is_f16() { "f16" } else { "f32" })?;
                 f.write_str(if packing.scale.has_zeros() { "z" } else { "" })
             }
+            element => element.dtype().map_or(Ok(()), |dtype| write!(f, "{dtype}")),
         }
     }
 }
@@ -227,6 +237,18 @@ pub struct Tile {
 /// Most elements that an invocation holds of a row: loops over them are unrolled.
 pub const MOST_HELD: u32 = 128;
 
+impl Template {
+    /// Whether it multiplies codes of both operands in integers, word by word.
+    pub fn multiplies_codes(self) -> bool {
+        matches!(self, Template::MatmulI8 | Template::ConvI8 | Template::ConvNhwcI8)
+    }
+}
+
+/// Rows of a workgroup, each held by so many lanes: as many as fit (`include/held_row.glsl`).
+pub fn rows_of_lanes(lanes: u32) -> u32 {
+    (constants::INVOCATIONS / lanes.max(1)).max(1)
+}
+
 /// Which kernel.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KernelKey {
@@ -239,7 +261,7 @@ pub struct KernelKey {
     /// How the result lies.
     pub result: Storage,
     /// Every flag of the table.
-    pub flags: BTreeMap<&'static str, u32>,
+    pub flags: BTreeMap<Flag, u32>,
     /// The tile.
     pub tile: Option<Tile>,
     /// How the work is divided.
@@ -287,8 +309,8 @@ impl KernelKey {
         for (flag, value) in &self.flags {
             match value {
                 0 => {}
-                1 => name += &format!("_{}", flag.replace('_', "")),
-                _ => name += &format!("_{}{value}", flag.replace('_', "")),
+                1 => name += &format!("_{}", flag.name().replace('_', "")),
+                _ => name += &format!("_{}{value}", flag.name().replace('_', "")),
             }
         }
         if let Some(tile) = self.tile {
@@ -311,20 +333,20 @@ impl KernelKey {
 
     /// Invocations of a workgroup.
     pub fn threads(&self) -> u32 {
-        // With `lanes` of a row, as many rows as fit: `include/held_row.glsl`.
-        let of_rows = self.flags.get("lanes").map_or(128, |lanes| lanes * (128 / lanes).max(1));
-        self.variant.map_or(of_rows, |variant| variant.threads(self.flag("subgroup")))
+        let of_rows =
+            self.flags.get(&Flag::Lanes).map_or(constants::INVOCATIONS, |lanes| lanes * rows_of_lanes(*lanes));
+        self.variant.map_or(of_rows, |variant| variant.threads(self.flag(Flag::Subgroup)))
     }
 
     /// The value of a flag; 0 for one that the table does not have, which [`KernelKey::fault`] finds.
-    pub fn flag(&self, name: &str) -> u32 {
-        self.flags.get(name).copied().unwrap_or(0)
+    pub fn flag(&self, flag: Flag) -> u32 {
+        self.flags.get(&flag).copied().unwrap_or(0)
     }
 
     /// Neighbours of the result that an invocation computes at a time: the flag `vector`, 1 where that is 0; `None`
     /// where the table has none.
     pub fn width(&self) -> Option<u32> {
-        self.flags.get("vector").map(|width| (*width).max(1))
+        self.flags.get(&Flag::Vector).map(|width| (*width).max(1))
     }
 
     /// The own operands that are present, with their names.
@@ -403,13 +425,13 @@ impl KernelKey {
             return Some(format!("operand {name} is absent"));
         }
         if let Some(flag) = self.flags.keys().find(|flag| !table.flags.iter().any(|(name, _)| name == *flag)) {
-            return Some(format!("flag {flag} is not in the table"));
+            return Some(format!("flag {} is not in the table", flag.name()));
         }
         for (flag, values) in table.flags {
             match self.flags.get(flag) {
-                None => return Some(format!("flag {flag} is missing")),
+                None => return Some(format!("flag {} is missing", flag.name())),
                 Some(value) if !values.contains(value) => {
-                    return Some(format!("flag {flag} is {value}, not one of {values:?}"));
+                    return Some(format!("flag {} is {value}, not one of {values:?}", flag.name()));
                 }
                 Some(_) => {}
             }
@@ -427,7 +449,7 @@ impl KernelKey {
         if let Some(name) = self.literals.keys().find(|name| !table.literals || !is_param(name)) {
             return Some(format!("{name} as a number in the text, which the table does not allow"));
         }
-        let held = self.flags.get("held").map_or(0, |held| held * self.width().unwrap_or(1));
+        let held = self.flags.get(&Flag::Held).map_or(0, |held| held * self.width().unwrap_or(1));
         if self.threads() > 1024 || held > MOST_HELD {
             return Some(format!("{} invocations, or {held} elements held by one", self.threads()));
         }

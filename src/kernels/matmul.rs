@@ -1,22 +1,19 @@
 //! Matrix products: tiled, of few rows, and in integer arithmetic.
 
 use super::buckets::{BUCKETS, Bucket};
-use super::call::{Call, Node, Rows, dims, slices};
+use super::call::{Node, Rows, dims, slices};
 use super::choice::{Way, choose};
 use super::products::{MAX_VECTOR_ROWS, Ways};
+use super::settings::{Call, Uint, Uints, has, of};
 use super::shape::{at_least, broadcast, merge};
 use super::{KernelCall, KernelError, gemv, mma, thin};
 use crate::ir::packed::{Granularity, Packing};
 use crate::ir::{Dim, ValueId, product as product_of};
-use crate::kernels::key::Template;
+use crate::kernels::key::constants;
 use crate::kernels::variant::Variant;
 use crate::ops::util::agree;
 use crate::program::Stripe;
 
-/// Terms of a product beyond which loops are unrolled and sums are sums of parts (`DEEP_TERMS` of `tile.glsl`).
-const DEEP: i64 = 4096;
-/// Terms beyond which the sum of parts keeps what it loses (`DEEPER_TERMS`).
-const DEEPER: i64 = 65536;
 /// Most axes of batches after merging.
 const MAX_BATCH_RANK: usize = 4;
 /// Most products of 8-bit codes whose sum surely fits in i32: 2^31 / (127 * 128).
@@ -39,6 +36,13 @@ pub(super) struct Product {
     n: Dim,
     pub(super) k: Dim,
     pub(super) batches: Vec<(Dim, [Dim; 2])>,
+}
+
+impl Product {
+    /// How many there are.
+    pub(super) fn batch(&self) -> Dim {
+        self.batches.iter().fold(Dim::Known(1), |n, (size, _)| &n * size)
+    }
 }
 
 pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
@@ -171,25 +175,6 @@ fn calls_of(
     Ok(calls.into_iter().map(|call| KernelCall { alternative, ..call }).collect())
 }
 
-/// A call of a kernel for floats of any kind, its batches given.
-fn of_floats<'n>(
-    node: &'n Node<'n>,
-    template: Template,
-    product: &Product,
-    trans_b: bool,
-    columns: &Columns,
-) -> Result<(Call<'n>, Dim), KernelError> {
-    let (a, _) = node.operand(0)?;
-    let batches = &product.batches;
-    let batch = batches.iter().fold(Dim::Known(1), |n, (size, _)| &n * size);
-    let call = node.call(template).operand(a).operand_rows(columns.b, columns.rows);
-    let call = sizes(call, product, columns).uint("batch", batch.clone());
-    let call = call.flag("trans_b", trans_b).flag("batch_rank", u32::try_from(batches.len()).unwrap_or(u32::MAX));
-    let call =
-        call.uints("bd", batches.iter().map(|b| b.0.clone())).uints("ba", batches.iter().map(|b| b.1[0].clone()));
-    Ok((call.uints("bb", batches.iter().map(|b| b.1[1].clone())), batch))
-}
-
 /// For `rows` rows at most, on any device.
 fn matvec(
     node: &Node<'_>,
@@ -199,9 +184,9 @@ fn matvec(
     rows: u32,
     when: &Dim,
 ) -> Result<KernelCall, KernelError> {
-    let (call, batch) = of_floats(node, Template::Matvec, product, trans_b, columns)?;
-    let (per_group, lanes) = if trans_b { (8, 16) } else { (32, 4) };
-    let (k, call) = (&product.k, call.flag("rows", rows));
+    let lanes = u64::from(if trans_b { constants::MATVEC_LANES_OF_ROWS } else { constants::MATVEC_LANES_OF_COLUMNS });
+    let (k, per_group) = (&product.k, u64::from(constants::INVOCATIONS) / lanes);
+    let call = batched(node, node.call(of::Matvec), product, columns)?.trans_b(trans_b).rows(rows);
     // Words of packed weights are taken whole, code by code.
     let call = match node.graph.ty(columns.b).packing {
         Some(packing) => {
@@ -211,8 +196,9 @@ fn matvec(
         }
         None => call.each(1u64, k.div_ceil(lanes)),
     };
-    let puts = (u64::from(rows) * per_group).div_ceil(128);
-    call.each(1u64, puts).puts(puts).groups(&(&columns.n.div_ceil(per_group) * &batch) * when)
+    let puts = (u64::from(rows) * per_group).div_ceil(u64::from(constants::INVOCATIONS));
+    let n_groups = &columns.n.div_ceil(per_group) * &product.batch();
+    call.each(1u64, puts).puts(puts).workgroups(&n_groups * when)
 }
 
 /// For any number of rows, on any device.
@@ -223,11 +209,11 @@ fn float_product(
     columns: &Columns,
     when: &Dim,
 ) -> Result<KernelCall, KernelError> {
-    let (call, batch) = of_floats(node, Template::Matmul, product, trans_b, columns)?;
-    let (m, n) = (&product.m, &columns.n);
+    let (m, n, k) = (&product.m, &columns.n, &product.k);
     let (tile_m, tile_n, tile_k) = tile(m, n);
-    let n_groups = &(&m.div_ceil(u64::from(tile_m)) * &n.div_ceil(u64::from(tile_n))) * &batch;
-    tiled(call.half(), &product.k, (tile_m, tile_n, tile_k)).groups(&n_groups * when)
+    let n_groups = &(&m.div_ceil(u64::from(tile_m)) * &n.div_ceil(u64::from(tile_n))) * &product.batch();
+    let call = batched(node, node.call(of::Matmul), product, columns)?.trans_b(trans_b).half();
+    tiled(call, k, (tile_m, tile_n, tile_k)).deep(deep(k)).workgroups(&n_groups * when)
 }
 
 /// Of codes, on any device.
@@ -239,38 +225,87 @@ fn integer_product(
     when: &Dim,
 ) -> Result<KernelCall, KernelError> {
     let Product { m, k, .. } = product;
-    let (a, _) = node.operand(0)?;
     let (block, tile_k) = block(weights);
-    let call = sizes(node.call(Template::MatmulI8).operand(a).operand_rows(columns.b, columns.rows), product, columns);
+    let call = sized(node, node.call(of::MatmulI8), product, columns)?;
     let (tile_m, tile_n, _) = tile(m, &columns.n);
     let n_groups = &m.div_ceil(u64::from(tile_m)) * &columns.n.div_ceil(u64::from(tile_n));
-    tiled(call.uint("block", u64::from(block)), k, (tile_m, tile_n, tile_k)).groups(&n_groups * when)
+    let call = tiled(call.block(u64::from(block)), k, (tile_m, tile_n, tile_k)).deep(deep(k) > 0);
+    call.workgroups(&n_groups * when)
+}
+
+/// How sums of `k` terms are parts: 0 in one, 1 in parts, 2 with what these lose.
+pub(super) fn deep(k: &Dim) -> u32 {
+    // Of fewer terms the sum is the same either way, so it depends on a size and not on its range.
+    let exceeds = |terms: u32| k.most().is_none_or(|k| k > i64::from(terms));
+    u32::from(exceeds(constants::DEEP_TERMS)) + u32::from(exceeds(constants::DEEPER_TERMS))
 }
 
 /// A call of a kernel that computes tiles of a product of depth `k`, with its loops.
-pub(super) fn tiled<'n>(call: Call<'n>, k: &Dim, (tile_m, tile_n, tile_k): (u32, u32, u32)) -> Call<'n> {
+pub(super) fn tiled<'n, T: has::Deep>(
+    call: Call<'n, T>,
+    k: &Dim,
+    (tile_m, tile_n, tile_k): (u32, u32, u32),
+) -> Call<'n, T> {
     let slabs = k.div_ceil(u64::from(tile_k));
-    // Of fewer terms the sum is the same either way, so it depends on a size and not on its range.
-    let exceeds = |terms: i64| k.most().is_none_or(|k| k > terms);
-    let deep = exceeds(DEEP);
-    let level = u32::from(deep) + u32::from(exceeds(DEEPER) && !call.is_integer_product());
-    let call = call.tile(tile_m, tile_n, tile_k).flag("deep", level).each(1u64, slabs.clone());
-    let call = if deep {
-        // Eight terms a turn.
-        call.each(slabs, u64::from(tile_k / 8))
+    let call = call.tile(tile_m, tile_n, tile_k).each(1u64, slabs.clone());
+    let call = if deep(k) > 0 {
+        call.each(slabs, u64::from(tile_k / constants::DEEP_TURN))
     } else {
-        let steps = if call.is_integer_product() { tile_k / 4 } else { tile_k };
-        let load = |side: u32| u64::from(side * steps / 128);
+        // A word of codes is a step.
+        let steps = if T::TEMPLATE.multiplies_codes() { tile_k / 4 } else { tile_k };
+        let load = |side: u32| u64::from(side * steps / constants::INVOCATIONS);
         let call = call.each(slabs.clone(), load(tile_m)).each(slabs.clone(), load(tile_n));
         call.each(slabs, u64::from(steps))
     };
-    let (rows, columns) = (u64::from(tile_m / 8), u64::from(tile_n / 16));
+    let (rows, columns) = (u64::from(tile_m / constants::TILE_ROWS), u64::from(tile_n / constants::TILE_COLUMNS));
     call.each(1u64, rows).each(rows, columns).puts(rows * columns)
 }
 
-pub(super) fn sizes<'n>(call: Call<'n>, product: &Product, columns: &Columns) -> Call<'n> {
-    let call = call.uint("m", product.m.clone()).uint("n", columns.n.clone()).uint("k", product.k.clone());
-    call.uint("n_base", columns.base.clone()).uint("n_total", product.n.clone())
+/// A template of products.
+pub(super) trait OfProduct:
+    has::M<Given = Uint>
+    + has::N<Given = Uint>
+    + has::K<Given = Uint>
+    + has::NBase<Given = Uint>
+    + has::NTotal<Given = Uint>
+{
+}
+
+impl<T> OfProduct for T where
+    T: has::M<Given = Uint>
+        + has::N<Given = Uint>
+        + has::K<Given = Uint>
+        + has::NBase<Given = Uint>
+        + has::NTotal<Given = Uint>
+{
+}
+
+/// A call with its operands and the sizes of the product.
+pub(super) fn sized<'n, T: OfProduct>(
+    node: &Node<'_>,
+    call: Call<'n, T>,
+    product: &Product,
+    columns: &Columns,
+) -> Result<Call<'n, T>, KernelError> {
+    let (a, _) = node.operand(0)?;
+    let call = call.operand(a).operand_rows(columns.b, columns.rows);
+    let call = call.m(product.m.clone()).n(columns.n.clone()).k(product.k.clone());
+    Ok(call.n_base(columns.base.clone()).n_total(product.n.clone()))
+}
+
+/// The same of a template with batches.
+pub(super) fn batched<'n, T>(
+    node: &Node<'_>,
+    call: Call<'n, T>,
+    product: &Product,
+    columns: &Columns,
+) -> Result<Call<'n, T>, KernelError>
+where
+    T: OfProduct + has::Batch<Given = Uint> + has::Bd<Given = Uints> + has::Ba<Given = Uints> + has::Bb<Given = Uints>,
+{
+    let call = sized(node, call, product, columns)?.batch(product.batch());
+    let strides = |operand: usize| product.batches.iter().map(move |(_, strides)| strides[operand].clone());
+    Ok(call.bd(product.batches.iter().map(|(size, _)| size.clone())).ba(strides(0)).bb(strides(1)))
 }
 
 /// The tile of a product of `m` rows and `n` columns.

@@ -1,9 +1,10 @@
 //! Products of many rows on cooperative matrices: which variant, and its call. Where the target or the form of the
 //! operands does not suit them, other kernels compute the product on any device.
 
-use super::call::{Call, Node};
-use super::matmul::{Columns, Product, sizes};
+use super::call::Node;
+use super::matmul::{Columns, Product, batched};
 use super::model::Work;
+use super::settings::{Call, Number, Switch, has, of};
 use super::{KernelCall, KernelError};
 use crate::ir::packed::Granularity;
 use crate::ir::{Activations, Dim};
@@ -234,20 +235,34 @@ fn most(size: &Dim) -> u64 {
     size.most().map_or(u64::MAX, |n| u64::try_from(n).unwrap_or(0))
 }
 
+/// A template of products on cooperative matrices.
+pub(super) trait OnMatrices:
+    has::Whole<Given = Switch>
+    + has::Subgroup<Given = Number>
+    + has::FragM<Given = Number>
+    + has::FragN<Given = Number>
+    + has::FragK<Given = Number>
+    + has::FlushK<Given = Number>
+{
+}
+
+impl OnMatrices for of::MatmulMma {}
+impl OnMatrices for of::ConvMma {}
+
 impl Choice {
     /// Adds to a call what its template needs of the choice.
-    pub(super) fn apply<'n>(self, call: Call<'n>, k: &Dim, subgroup: u32) -> Call<'n> {
+    pub(super) fn apply<'n, T: OnMatrices>(self, call: Call<'n, T>, k: &Dim, subgroup: u32) -> Call<'n, T> {
         let Choice { variant, operands } = self;
         let shape = operands.shape;
         let whole = k.known().is_some_and(|k| k % i64::from(variant.k * variant.ways) == 0);
-        let call = call.flag("whole", whole).flag("subgroup", subgroup).variant(Variant::Mma(variant));
-        let call = call.flag("frag_m", shape.m).flag("frag_n", shape.n).flag("frag_k", shape.k);
+        let call = call.whole(whole).subgroup(subgroup).variant(Variant::Mma(variant));
+        let call = call.frag_m(shape.m).frag_n(shape.n).frag_k(shape.k);
         let puts = operands.puts(variant, subgroup) * u64::from(variant.warp_m / shape.m);
         let call = operands
             .loops(variant, k, subgroup)
             .into_iter()
             .fold(call, |call, (entries, times)| call.each(entries, times));
-        call.flag("flush_k", operands.flush_k(variant)).puts(puts)
+        call.flush_k(operands.flush_k(variant)).puts(puts)
     }
 
     /// Workgroups for `m` rows and `n` columns.
@@ -265,17 +280,10 @@ pub(super) fn call(
     choice: Choice,
     when: &Dim,
 ) -> Result<KernelCall, KernelError> {
-    let (a, _) = node.operand(0)?;
-    let Product { m, k, batches, .. } = product;
-    let batch = batches.iter().fold(Dim::Known(1), |n, (size, _)| &n * size);
-    let call = node.call(Template::MatmulMma).operand(a).operand_rows(columns.b, columns.rows);
-    let call = sizes(call, product, columns).uint("batch", batch.clone()).flag("trans_b", trans_b);
-    let call = call.flag("batch_rank", u32::try_from(batches.len()).unwrap_or(u32::MAX));
-    let call =
-        call.uints("bd", batches.iter().map(|b| b.0.clone())).uints("ba", batches.iter().map(|b| b.1[0].clone()));
-    let call = call.uints("bb", batches.iter().map(|b| b.1[1].clone()));
+    let (k, batch) = (&product.k, product.batch());
+    let call = batched(node, node.call(of::MatmulMma), product, columns)?.trans_b(trans_b);
     let call = choice.apply(call, k, node.target.limits.subgroup_size);
-    call.groups(&(&choice.tiles(m, &columns.n) * &batch) * when)
+    call.workgroups(&(&choice.tiles(&product.m, &columns.n) * &batch) * when)
 }
 
 /// What the model knows of the text.
@@ -291,36 +299,36 @@ const SLABS: [u32; 3] = [32, 64, 128];
 
 /// Variants to try, in a fixed order.
 pub(super) fn variants() -> Vec<Variant> {
-    let of = |m, n, k, warp_m, warp_n, ways| Variant::Mma(Mma { m, n, k, warp_m, warp_n, ways });
+    let new = |m, n, k, warp_m, warp_n, ways| Variant::Mma(Mma { m, n, k, warp_m, warp_n, ways });
     let mut all = vec![
-        of(128, 128, 128, 64, 32, 1),
-        of(128, 128, 64, 64, 32, 1),
-        of(128, 128, 32, 64, 64, 1),
-        of(128, 128, 32, 64, 32, 1),
-        of(128, 128, 32, 32, 64, 1),
-        of(128, 256, 32, 64, 64, 1),
-        of(256, 128, 32, 64, 64, 1),
-        of(64, 256, 32, 64, 64, 1),
-        of(128, 64, 64, 64, 32, 1),
-        of(128, 64, 64, 32, 32, 1),
-        of(64, 128, 64, 64, 32, 1),
-        of(64, 128, 64, 32, 32, 1),
-        of(64, 128, 32, 32, 32, 1),
-        of(64, 64, 64, 32, 32, 1),
-        of(64, 64, 128, 32, 32, 1),
-        of(64, 64, 32, 32, 32, 1),
-        of(64, 64, 32, 32, 32, 2),
-        of(64, 64, 64, 32, 32, 2),
-        of(64, 64, 128, 32, 32, 2),
-        of(64, 64, 64, 64, 16, 1),
-        of(32, 128, 64, 32, 32, 1),
-        of(32, 64, 32, 16, 32, 1),
-        of(32, 64, 64, 16, 32, 1),
-        of(32, 32, 64, 16, 16, 2),
-        of(32, 32, 128, 16, 16, 2),
-        of(32, 32, 64, 16, 16, 1),
-        of(32, 32, 128, 16, 16, 1),
-        of(32, 32, 32, 16, 16, 1),
+        new(128, 128, 128, 64, 32, 1),
+        new(128, 128, 64, 64, 32, 1),
+        new(128, 128, 32, 64, 64, 1),
+        new(128, 128, 32, 64, 32, 1),
+        new(128, 128, 32, 32, 64, 1),
+        new(128, 256, 32, 64, 64, 1),
+        new(256, 128, 32, 64, 64, 1),
+        new(64, 256, 32, 64, 64, 1),
+        new(128, 64, 64, 64, 32, 1),
+        new(128, 64, 64, 32, 32, 1),
+        new(64, 128, 64, 64, 32, 1),
+        new(64, 128, 64, 32, 32, 1),
+        new(64, 128, 32, 32, 32, 1),
+        new(64, 64, 64, 32, 32, 1),
+        new(64, 64, 128, 32, 32, 1),
+        new(64, 64, 32, 32, 32, 1),
+        new(64, 64, 32, 32, 32, 2),
+        new(64, 64, 64, 32, 32, 2),
+        new(64, 64, 128, 32, 32, 2),
+        new(64, 64, 64, 64, 16, 1),
+        new(32, 128, 64, 32, 32, 1),
+        new(32, 64, 32, 16, 32, 1),
+        new(32, 64, 64, 16, 32, 1),
+        new(32, 32, 64, 16, 16, 2),
+        new(32, 32, 128, 16, 16, 2),
+        new(32, 32, 64, 16, 16, 1),
+        new(32, 32, 128, 16, 16, 1),
+        new(32, 32, 32, 16, 16, 1),
     ];
     for ways in [1, 2, 4, 8] {
         for (m, n, warp_m, warp_n) in [
@@ -336,13 +344,13 @@ pub(super) fn variants() -> Vec<Variant> {
             (16, 32, 16, 32),
             (16, 16, 16, 16),
         ] {
-            all.extend(SLABS.map(|k| of(m, n, k, warp_m, warp_n, ways)));
+            all.extend(SLABS.map(|k| new(m, n, k, warp_m, warp_n, ways)));
         }
     }
     // One subgroup a tile, for convolutions of few pixels and products of few rows.
     for (m, n) in [(32, 32), (16, 32), (32, 16), (16, 16)] {
         for ways in [3, 5, 6, 7, 9, 10, 11, 12, 14, 16] {
-            all.extend(SLABS[..2].iter().map(|&k| of(m, n, k, m, n, ways)));
+            all.extend(SLABS[..2].iter().map(|&k| new(m, n, k, m, n, ways)));
         }
     }
     all

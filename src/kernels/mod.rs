@@ -20,6 +20,7 @@ mod movement;
 mod products;
 mod quantize;
 mod rows;
+mod settings;
 mod shape;
 #[cfg(test)]
 mod tests;
@@ -111,21 +112,13 @@ pub enum KernelError {
     Mismatch { node: String, kernel: String, what: String },
 }
 
-/// How a kernel reads a tensor: integers in 32 or 64 bits, truth values as i32, bf16 as f32; `None` for f64 and for
-/// text, which none does.
+/// How a kernel reads a tensor: packed, or as the element type that it has on a device ([`DType::on_device`]); `None`
+/// for f64 and for text, which none reads.
 pub fn storage(ty: &TensorType) -> Option<Storage> {
-    if let Some(packing) = ty.packing {
-        return Some(Storage::Packed(packing));
+    match ty.packing {
+        Some(packing) => Some(Storage::Packed(packing)),
+        None => Storage::of(ty.dtype.on_device()?),
     }
-    Some(match ty.dtype.on_device()? {
-        DType::F64 => return None,
-        DType::F16 => Storage::F16,
-        DType::U32 => Storage::U32,
-        DType::I64 => Storage::I64,
-        DType::U64 => Storage::U64,
-        dtype if dtype.is_float() => Storage::F32,
-        _ => Storage::I32,
-    })
 }
 
 /// Bytes of a tensor on a device, a multiple of 4; `None` while a size is symbolic, for text, or on overflow.
@@ -133,11 +126,9 @@ pub fn device_bytes(ty: &TensorType) -> Option<u64> {
     if ty.dtype == DType::F64 && ty.packing.is_none() {
         return ty.shape.n_elems()?.checked_mul(8);
     }
-    match storage(ty)? {
-        Storage::Packed(_) => ty.bytes(),
-        Storage::F16 => ty.shape.n_elems()?.checked_mul(2)?.checked_next_multiple_of(4),
-        Storage::F32 | Storage::I32 | Storage::U32 => ty.shape.n_elems()?.checked_mul(4),
-        Storage::I64 | Storage::U64 => ty.shape.n_elems()?.checked_mul(8),
+    match storage(ty)?.element_bytes() {
+        None => ty.bytes(),
+        Some(bytes) => ty.shape.n_elems()?.checked_mul(u64::from(bytes))?.checked_next_multiple_of(4),
     }
 }
 

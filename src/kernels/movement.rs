@@ -1,11 +1,11 @@
 //! What moves elements: gather, strided, concat, stores of states.
 
 use super::call::{Node, dims, slices};
+use super::settings::{halves, of};
 use super::shape::merge;
 use super::tiles::Tiles;
 use super::{KernelCall, KernelError, storage, vectors};
 use crate::ir::{Dim, product};
-use crate::kernels::key::Template;
 use crate::ops::core::check_indices::Rule;
 use crate::ops::core::strided::Fill;
 use crate::program::Stripe;
@@ -13,7 +13,7 @@ use crate::program::Stripe;
 /// Most axes of a strided read after merging.
 const MAX_RANK: usize = 8;
 /// Most numbers of an index that is checked.
-const MAX_NUMBERS: u32 = 8;
+const MAX_NUMBERS: usize = 8;
 
 pub(super) fn gather(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let ((data, data_ty), (indices, indices_ty)) = (node.operand(0)?, node.operand(1)?);
@@ -38,10 +38,9 @@ pub(super) fn gather(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         for rows in parts {
             let (first, size) =
                 rows.map_or((base.clone(), size.clone()), |rows| (&base + &rows.first.into(), rows.n.into()));
-            let call = node.call(Template::Gather).operand_rows(table, rows).operand(indices);
-            let call =
-                call.uint("n", n.clone()).uint("inner", inner.clone()).uint("n_indices", indices_ty.shape.volume());
-            let call = call.uint("total", total.clone()).uint("first", first).uint("size", size);
+            let call = node.call(of::Gather).operand_rows(table, rows).operand(indices);
+            let call = call.n(n.clone()).inner(inner.clone()).n_indices(indices_ty.shape.volume());
+            let call = call.total(total.clone()).first(first).size(size);
             calls.push(call.vectors(&n, width)?);
         }
         base = &base + &size;
@@ -52,13 +51,13 @@ pub(super) fn gather(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
 pub(super) fn check_indices(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let (indices, _) = node.operand(0)?;
     let rule = Rule::of(node.attrs).map_err(|e| node.unsupported(e.to_string()))?;
-    let numbers = u32::try_from(rule.sizes.len()).ok().filter(|n| *n <= MAX_NUMBERS);
-    let numbers =
-        numbers.ok_or_else(|| node.unsupported(format!("indices of {} numbers, at most 8", rule.sizes.len())))?;
+    if rule.sizes.len() > MAX_NUMBERS {
+        return Err(node.unsupported(format!("indices of {} numbers, at most {MAX_NUMBERS}", rule.sizes.len())));
+    }
     let n = node.n();
-    let call = node.call(Template::CheckIndices).operand(indices).uint("n", n.clone());
-    let call = call.uints("size", rule.sizes.iter().cloned()).int("ignored", rule.ignore.unwrap_or(0));
-    let call = call.flag("numbers", numbers).flag("negative", rule.negative).flag("ignore", rule.ignore.is_some());
+    let call = node.call(of::CheckIndices).operand(indices).n(n.clone());
+    let call = call.size(rule.sizes.iter().cloned()).ignored(rule.ignore.unwrap_or(0));
+    let call = call.negative(rule.negative).ignore(rule.ignore.is_some());
     // What a fault is noted with: a word for each bit.
     let call = call.each(1u64, 32u64);
     Ok(vec![KernelCall { check: Some(rule), ..call.invocations(&n)? }])
@@ -92,13 +91,14 @@ pub(super) fn strided(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     } else {
         merge(axes).into_iter().map(|axis| (axis.clone(), (zero.clone(), axis.0))).unzip()
     };
-    let too_many = || node.unsupported(format!("a strided read of {ty} over {} axes, at most {MAX_RANK}", axes.len()));
-    let n_axes = u32::try_from(axes.len()).ok().filter(|&n| n as usize <= MAX_RANK).ok_or_else(too_many)?;
+    if axes.len() > MAX_RANK {
+        return Err(node.unsupported(format!("a strided read of {ty} over {} axes, at most {MAX_RANK}", axes.len())));
+    }
     let n = node.n();
     let offset = list("offset").first().cloned().unwrap_or(zero);
     // A CPU, as lavapipe has it, is slow to fill shared memory and has caches.
     if let Some(tiles) = Tiles::of(&axes, &offset, storage(ty)).filter(|_| !boxed && !node.target.is_cpu()) {
-        return Ok(vec![tiles.call(node.call(Template::Transposed).operand(x))?]);
+        return Ok(vec![tiles.call(node.call(of::Transposed).operand(x))?]);
     }
     let width = match axes.split_last() {
         Some(((inner, [Dim::Known(1)]), outer)) if !boxed => {
@@ -107,12 +107,12 @@ pub(super) fn strided(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         }
         _ => 0,
     };
-    let call = node.call(Template::Strided).operand(x).uint("n", n.clone()).int("offset", offset);
-    let call =
-        call.words("fill", Fill::of(node.attrs, "fill").bits(ty.dtype)).flag("rank", n_axes).flag("boxed", boxed);
+    let [fill, fill_high] = halves(Fill::of(node.attrs, "fill").bits(ty.dtype));
+    let call = node.call(of::Strided).operand(x).n(n.clone()).offset(offset);
+    let call = call.fill(fill).fill_high(fill_high).boxed(boxed);
     let (sizes, strides): (Vec<Dim>, Vec<Dim>) = axes.into_iter().map(|(size, [stride])| (size, stride)).unzip();
     let (lo, hi): (Vec<Dim>, Vec<Dim>) = bounds.into_iter().unzip();
-    Ok(vec![call.uints("d", sizes).ints("s", strides).uints("lo", lo).uints("hi", hi).vectors(&n, width)?])
+    Ok(vec![call.d(sizes).s(strides).lo(lo).hi(hi).vectors(&n, width)?])
 }
 
 /// The result is the state, of which a call writes what is stored.
@@ -125,8 +125,8 @@ pub(super) fn state_store(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelErro
     }
     if node.own.get(2).copied().flatten().is_none() {
         let width = vectors::width(node, storages(), &n, &[&n]);
-        let call = node.call(Template::Concat).operand(x).uint("n", n.clone()).uint("run", n.clone());
-        return Ok(vec![call.uint("pitch", n.clone()).uint("first", 0).vectors(&n, width)?]);
+        let call = node.call(of::Concat).operand(x).n(n.clone()).run(n.clone());
+        return Ok(vec![call.pitch(n.clone()).first(0u64).vectors(&n, width)?]);
     }
     let (at, at_ty) = node.operand(2)?;
     let axis = node.attrs.int("axis").and_then(|axis| usize::try_from(axis).ok()).unwrap_or(0);
@@ -135,8 +135,8 @@ pub(super) fn state_store(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelErro
     }
     let inner = product(&node.dims[axis + 1..]);
     let width = vectors::width(node, storages(), &n, &[&inner]);
-    let call = node.call(Template::StoreRows).operand(x).operand(at).uint("n", n.clone()).uint("inner", inner);
-    let call = call.uint("n_rows", ty.shape.0[axis].clone()).uint("size", node.dims[axis].clone());
+    let call = node.call(of::StoreRows).operand(x).operand(at).n(n.clone()).inner(inner);
+    let call = call.n_rows(ty.shape.0[axis].clone()).size(node.dims[axis].clone());
     Ok(vec![call.vectors(&n, width)?])
 }
 
@@ -155,10 +155,10 @@ pub(super) fn concat(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         }
         let (n, run) = (product(&own), product(&own[axis..]));
         if n != Dim::Known(0) {
-            let call = node.call(Template::Concat).operand(x).uint("n", n.clone()).uint("run", run.clone());
+            let call = node.call(of::Concat).operand(x).n(n.clone()).run(run.clone());
             let storages = node.outer_storages().chain(storage(ty));
             let width = vectors::width(node, storages, &n, &[&run, &pitch, &first]);
-            let call = call.uint("pitch", pitch.clone()).uint("first", first.clone()).vectors(&n, width)?;
+            let call = call.pitch(pitch.clone()).first(first.clone()).vectors(&n, width)?;
             let stripe = Stripe { pitch: pitch.clone(), first: first.clone(), width: run.clone() };
             calls.push(KernelCall { stripe: Some(stripe), ..call });
         }

@@ -1,14 +1,17 @@
 //! What reads whole rows: reductions, softmax, normalisation.
 
-use super::call::{Call, MAX_ELEMS, Node, WIDE_BITS, dims, unrolled};
+use super::call::{MAX_ELEMS, Node, WIDE_BITS, dims};
 use super::held::Held;
+use super::settings::{Call, Number, Switch, halves, has, of, unrolled};
 use super::shape::{Axes, at_most, from, merge, strides};
 use super::{KernelCall, KernelError, storage};
 use crate::ir::{Class, Dim, product};
-use crate::kernels::key::{Template, Value};
+use crate::kernels::key::{Value, constants};
 use crate::ops::core::strided::Fill;
 use crate::ops::util::agree;
 
+/// Invocations of a workgroup.
+const INVOCATIONS: u64 = constants::INVOCATIONS as u64;
 /// Elements of a row from which a workgroup reads it rather than an invocation.
 const WIDE_ROW: i64 = 64;
 /// Rows beyond which there is enough to do without sharing rows out.
@@ -44,12 +47,15 @@ impl Readers {
 }
 
 /// One workgroup a row, or one invocation; both where it depends on sizes, and one of them without workgroups.
-fn launch<'n>(
-    call: impl Fn() -> Call<'n>,
+fn launch<'n, T>(
+    call: impl Fn() -> Call<'n, T>,
     readers: &Readers,
     rows: &Dim,
     row: &Row,
-) -> Result<Vec<KernelCall>, KernelError> {
+) -> Result<Vec<KernelCall>, KernelError>
+where
+    T: has::Wide<Given = Switch> + has::Unroll<Given = Number>,
+{
     let mut calls = Vec::new();
     let looped = |per_lane: &Dim| {
         let (call, times) = unrolled(call(), per_lane);
@@ -57,11 +63,11 @@ fn launch<'n>(
         (0..row.passes).fold(call, |call, _| call.each(1u64, times.clone()))
     };
     if readers.group != Dim::Known(0) {
-        calls.push(looped(&row.n.div_ceil(128)).flag("wide", true).groups(rows * &readers.group)?);
+        calls.push(looped(&row.n.div_ceil(INVOCATIONS)).wide(true).workgroups(rows * &readers.group)?);
     }
     if readers.invocation != Dim::Known(0) {
-        let groups = &rows.div_ceil(128) * &readers.invocation;
-        calls.push(looped(&readers.longest).flag("wide", false).groups(groups)?);
+        let groups = &rows.div_ceil(INVOCATIONS) * &readers.invocation;
+        calls.push(looped(&readers.longest).wide(false).workgroups(groups)?);
     }
     let alternative = (calls.len() > 1).then_some(0);
     Ok(calls.into_iter().map(|call| KernelCall { alternative, ..call }).collect())
@@ -117,8 +123,8 @@ pub(super) fn reduce(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     // Rows that follow one upon the other: those that are kept are one axis of that stride, or there is one row.
     let is_rows = contiguous && (kept.is_empty() || matches!(&kept[..], [(_, [stride])] if *stride == n_reduced));
     if let Some(held) = Held::of(node, &n_reduced, &[storage(ty)]).filter(|_| is_rows && kind != PRODUCT) {
-        let call = node.call(Template::RowReduce).operand(x).uint("rows", n.clone()).uint("n", n_reduced);
-        return Ok(vec![held.call(call.flag("kind", kind).flag("vector", held.width), 1, &n)?]);
+        let call = node.call(of::RowReduce).operand(x).rows(n.clone()).n(n_reduced);
+        return Ok(vec![held.call(call.kind(kind).reads_vectors(held.width), 1, &n)?]);
     }
     // Products in parts may overflow in one and vanish in another, and infinity times 0 is no number: one invocation
     // takes them in order.
@@ -127,21 +133,21 @@ pub(super) fn reduce(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     } else {
         Readers::of(&n_reduced, &n, !contiguous)
     };
-    let rank = |axes: &Axes<1>| u32::try_from(axes.len()).unwrap_or(u32::MAX);
-    let ranks = (rank(&kept), rank(&reduced));
     let part =
         |axes: Axes<1>| -> (Vec<Dim>, Vec<Dim>) { axes.into_iter().map(|(size, [stride])| (size, stride)).unzip() };
     let ((kd, ks), (rd, rs)) = (part(kept), part(reduced));
+    let [start_low, start_high] = halves(start.bits(ty.dtype));
     let call = || {
         let call = node
-            .call(Template::Reduce)
+            .call(of::Reduce)
             .operand(x)
-            .uint("n", n.clone())
-            .uint("n_reduced", n_reduced.clone())
-            .words("start", start.bits(ty.dtype))
-            .flag("kind", kind);
-        let call = call.flag("kept", ranks.0).flag("reduced", ranks.1).uints("kd", kd.clone()).uints("ks", ks.clone());
-        let call = call.uints("rd", rd.clone()).uints("rs", rs.clone());
+            .n(n.clone())
+            .n_reduced(n_reduced.clone())
+            .start(start_low)
+            .start_high(start_high)
+            .kind(kind);
+        let call = call.kd(kd.clone()).ks(ks.clone());
+        let call = call.rd(rd.clone()).rs(rs.clone());
         // A mean of 64-bit integers divides bit by bit.
         let divides = kind == 1 && super::call::class_of(ty) == Value::Wide;
         if divides { call.each(1u64, WIDE_BITS) } else { call }
@@ -166,18 +172,13 @@ pub(super) fn softmax(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let log = node.attrs.int("log").unwrap_or(0) != 0;
     let storages = [storage(ty), storage(node.result)];
     if let Some(held) = Held::of(node, &n, &storages).filter(|_| inner == Dim::Known(1)) {
-        let call = node.call(Template::RowSoftmax).operand(x).uint("rows", rows.clone()).uint("n", n);
-        return Ok(vec![held.call(held.puts(call.flag("log", log)), 2, &rows)?]);
+        let call = node.call(of::RowSoftmax).operand(x).rows(rows.clone()).n(n);
+        return Ok(vec![held.call(held.puts(call.log(log)), 2, &rows)?]);
     }
     let readers = Readers::of(&n, &rows, inner != Dim::Known(1));
     let call = || {
-        let call = node
-            .call(Template::Softmax)
-            .operand(x)
-            .uint("rows", rows.clone())
-            .uint("n", n.clone())
-            .uint("inner", inner.clone());
-        call.flag("log", log)
+        let call = node.call(of::Softmax).operand(x).rows(rows.clone()).n(n.clone()).inner(inner.clone());
+        call.log(log)
     };
     launch(call, &readers, &rows, &Row { n: n.clone(), passes: 3, puts_all: true })
 }
@@ -200,13 +201,13 @@ pub(super) fn norm(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     }
     let epsilon = node.attrs.float("epsilon").unwrap_or(1e-5);
     if let Some(held) = Held::of(node, &n, &[storage(ty), storage(node.result)]) {
-        let call = node.call(Template::RowNorm).operand(x).optional(vector(1)).optional(vector(2));
-        let call = call.uint("rows", rows.clone()).uint("n", n).float("epsilon", epsilon).flag("rms", rms);
+        let call = node.call(of::RowNorm).operand(x).optional(vector(1)).optional(vector(2));
+        let call = call.rows(rows.clone()).n(n).epsilon(epsilon).rms(rms);
         return Ok(vec![held.call(held.puts(call), if rms { 2 } else { 3 }, &rows)?]);
     }
     let call = || {
-        let call = node.call(Template::Norm).operand(x).optional(vector(1)).optional(vector(2));
-        call.uint("rows", rows.clone()).uint("n", n.clone()).float("epsilon", epsilon).flag("rms", rms)
+        let call = node.call(of::Norm).operand(x).optional(vector(1)).optional(vector(2));
+        call.rows(rows.clone()).n(n.clone()).epsilon(epsilon).rms(rms)
     };
     let row = Row { n: n.clone(), passes: if rms { 3 } else { 4 }, puts_all: true };
     launch(call, &Readers::of(&n, &rows, false), &rows, &row)

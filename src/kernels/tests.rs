@@ -1,7 +1,8 @@
 use super::call::Node;
+use super::settings::of;
 use super::*;
 use crate::ir::{Attrs, Expr, Op, Shape};
-use crate::kernels::key::Template;
+use crate::kernels::key::Flag;
 use crate::ops::core::{matmul, pointwise};
 use crate::targets::shipped_names;
 
@@ -27,19 +28,17 @@ fn sizes_on_a_device_are_whole_words() {
 }
 
 #[test]
-fn a_parameter_that_is_missing_or_unknown_is_refused() {
+fn a_parameter_that_is_missing_or_does_not_fit_is_refused() {
     let target = Target::shipped("vulkan-min").unwrap();
     let ty = TensorType::of(DType::F32, &[4]);
     let (graph, id) = one(&pointwise::DEF, pointwise::attrs(Expr::Arg(0), DType::F32), &[ty]);
     let node = Node::new(&graph, id, graph.node(id).op().unwrap(), &target).unwrap();
-    let refused = |call: call::Call<'_>| call.groups(1).unwrap_err().to_string();
-    let missing = refused(node.call(Template::Pointwise).flag("vector", 0u32));
+    let refused = |call: settings::Call<'_, of::Pointwise>| call.workgroups(1).unwrap_err().to_string();
+    let missing = refused(node.call(of::Pointwise).vector(0));
     assert!(missing.ends_with("parameter n is missing (this is a bug)"), "{missing}");
-    let unknown = refused(node.call(Template::Pointwise).flag("vector", 0u32).uint("n", 4).uint("m", 4));
-    assert!(unknown.ends_with("no parameter is named m (this is a bug)"), "{unknown}");
-    let wrong = refused(node.call(Template::Pointwise).flag("vector", 0u32).int("n", 4));
-    assert!(wrong.ends_with("parameter n is uint, not int (this is a bug)"), "{wrong}");
-    let large = refused(node.call(Template::Pointwise).flag("vector", 0u32).uint("n", 1u64 << 32));
+    let other = refused(node.call(of::Pointwise).vector(3).n(4));
+    assert!(other.ends_with("flag vector is 3, not one of [0, 2, 4, 8] (this is a bug)"), "{other}");
+    let large = refused(node.call(of::Pointwise).vector(0).n(1u64 << 32));
     assert_eq!(large, r#"node "node": no kernel for a size beyond 32 bits"#);
 }
 
@@ -95,7 +94,7 @@ fn products_are_taken_in_order_and_sums_in_parts() {
         let (graph, id) =
             one(&crate::ops::core::reduce::DEF, crate::ops::core::reduce::attrs(kind, &[1], true), &types);
         let calls = dispatches(&graph, id, &target).unwrap();
-        assert_eq!((calls.len(), calls[0].key.flags["wide"]), (1, expected), "{kind}");
+        assert_eq!((calls.len(), calls[0].key.flags[&Flag::Wide]), (1, expected), "{kind}");
     }
 }
 
@@ -136,6 +135,23 @@ fn a_kernel_has_no_more_loop_iterations_than_the_target_runs() {
     let (graph, id) = one(&crate::ops::core::softmax::DEF, attrs, &types);
     let call = &dispatches(&graph, id, &target).unwrap()[0];
     assert_eq!(call.loop_iterations(), 3 * 41 + 40 * 33, "{:?}", call.loops);
+}
+
+#[test]
+fn convolutions_of_many_terms_have_kernels_in_either_layout() {
+    let target = Target::shipped("vulkan-min").unwrap();
+    let kernel = |x: &[usize], w: &[usize], layout: &str| {
+        let attrs = Attrs::new().with_ints("kernel", [3, 3]).with_str("layout", layout);
+        let types = [TensorType::of(DType::F32, x), TensorType::of(DType::F32, w)];
+        let (graph, id) = one(&crate::ops::core::conv::DEF, attrs, &types);
+        dispatches(&graph, id, &target).unwrap()[0].key.clone()
+    };
+    for (channels, deep) in [(16, 0), (512, 1), (8192, 2)] {
+        let first = kernel(&[1, channels, 5, 5], &[8, channels, 3, 3], "nchw");
+        let last = kernel(&[1, 5, 5, channels], &[8, 3, 3, channels], "nhwc");
+        assert_eq!((first.flag(Flag::Deep), last.flag(Flag::Deep)), (deep, deep));
+        assert_eq!((first.template, last.template), (key::Template::Conv, key::Template::ConvNhwc));
+    }
 }
 
 /// The h200 with this tuning table, or none.

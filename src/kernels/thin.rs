@@ -2,9 +2,10 @@
 //! which variants, and what their calls have. A subgroup looks where a device has the elements of a matrix; where they
 //! are elsewhere the result is right and slow, so it is for a tuning table to take these.
 
-use super::call::{Call, Node};
-use super::matmul::{Columns, Product, sizes};
+use super::call::Node;
+use super::matmul::{Columns, Product, sized};
 use super::model::Work;
+use super::settings::{Call, Number, Switch, has, of};
 use super::{KernelCall, KernelError};
 use crate::ir::packed::Granularity;
 use crate::ir::{Activations, Dim};
@@ -69,12 +70,17 @@ pub(super) fn steps(v: Thin, k: u64) -> u64 {
     k.div_ceil(CHUNK * u64::from(v.ways))
 }
 
+/// A template whose matrices are filled from memory.
+pub(super) trait OfThin: has::Subgroup<Given = Number> + has::Masked<Given = Switch> {}
+
+impl<T: has::Subgroup<Given = Number> + has::Masked<Given = Switch>> OfThin for T {}
+
 /// Adds to a call what its template needs of the variant, for a reduction axis of length `k`, where some of what is
 /// read may lie over padding.
-pub(super) fn apply<'n>(v: Thin, call: Call<'n>, k: &Dim, is_padded: bool) -> Call<'n> {
+pub(super) fn apply<'n, T: OfThin>(v: Thin, call: Call<'n, T>, k: &Dim, is_padded: bool) -> Call<'n, T> {
     let is_whole = k.known().is_some_and(|k| k.unsigned_abs().is_multiple_of(CHUNK));
     let puts = u64::from((v.m * v.n).div_ceil(v.ways * SUBGROUP));
-    let call = call.flag("subgroup", SUBGROUP).flag("masked", is_padded || !is_whole).variant(Variant::Thin(v));
+    let call = call.subgroup(SUBGROUP).masked(is_padded || !is_whole).variant(Variant::Thin(v));
     let turns = k.div_ceil(2 * CHUNK * u64::from(v.ways));
     call.each(1u64, turns).each(1u64, puts).each(puts, k.clone()).puts(puts)
 }
@@ -92,10 +98,9 @@ pub(super) fn call(
     v: Thin,
     when: &Dim,
 ) -> Result<KernelCall, KernelError> {
-    let (a, _) = node.operand(0)?;
-    let call = node.call(Template::MatmulThin).operand(a).operand_rows(columns.b, columns.rows);
-    let call = apply(v, sizes(call, product, columns), &product.k, false);
-    call.groups(&tiles(v, &product.m, &columns.n) * when)
+    let call = sized(node, node.call(of::MatmulThin), product, columns)?;
+    let call = apply(v, call, &product.k, false);
+    call.workgroups(&tiles(v, &product.m, &columns.n) * when)
 }
 
 /// Variants to try, in a fixed order: those whose sums leave room for what is read.

@@ -1,7 +1,7 @@
 //! Transposed tensors, tile by tile: where the innermost axis of the operand becomes another of the result, neighbours
 //! of one side are far apart on the other.
 
-use super::call::Call;
+use super::settings::{Call, of};
 use super::shape::{Axes, at_least, divides, strides};
 use super::{KernelCall, KernelError};
 use crate::ir::Dim;
@@ -61,15 +61,14 @@ impl Tiles {
     }
 
     /// The call, whose operand is given.
-    pub(super) fn call(self, call: Call<'_>) -> Result<KernelCall, KernelError> {
+    pub(super) fn call(self, call: Call<'_, of::Transposed>) -> Result<KernelCall, KernelError> {
         let per_line = u64::from(self.width.max(1));
         let (tiles_j, tiles_r) = (self.j.0.div_ceil(TILE * per_line), self.r.0.div_ceil(TILE));
-        let n_batch = u32::try_from(self.batch.len()).unwrap_or(u32::MAX);
         let groups = self.batch.iter().fold(&tiles_j * &tiles_r, |n, [size, ..]| &n * size);
-        let call = call.uint("nj", self.j.0).uint("oj", self.j.1).uint("nr", self.r.0).int("sr", self.r.1);
-        let call = call.int("offset", self.offset).uint("tiles_j", tiles_j).uint("tiles_r", tiles_r);
+        let call = call.nj(self.j.0).oj(self.j.1).nr(self.r.0).sr(self.r.1);
+        let call = call.offset(self.offset).tiles_j(tiles_j).tiles_r(tiles_r);
         let part = |at: usize| self.batch.iter().map(move |axis| axis[at].clone());
-        let call = call.flag("batch", n_batch).uints("bd", part(0)).ints("bs", part(1)).uints("bo", part(2));
-        call.vector(self.width).puts(8 * per_line).groups(groups)
+        let call = call.bd(part(0)).bs(part(1)).bo(part(2));
+        call.vector(self.width).puts(8 * per_line).workgroups(groups)
     }
 }

@@ -1,13 +1,15 @@
 //! Sizes that data tell: of NonZero, Compress, NonMaxSuppression and Unique.
 //!
-//! Their attribute [`COUNT`] holds the size, a symbol from 0 to [`bound`]: memory is planned for the bound, and the value
-//! is known once the node has been computed, on the host. Of constants alone they have no such attribute, and fold.
+//! Their attribute [`COUNT`] holds the size, a symbol from 0 to [`bound`]: memory is planned for the bound, and the
+//! value is known once the node has been computed, on the host. Of constants alone they have no such attribute, and
+//! fold.
 
 use crate::ir::{Attr, COUNT, Dim, EvalFn, Infer, OpDef, OpError, TensorType};
 use crate::ops::core::{non_max_suppression, non_zero, unique};
 use crate::ops::onnx::compress;
 
-/// An operator, and the most that the size may be which the data of a use of it tell; `None` where there is no such size.
+/// An operator, and the most that the size may be which the data of a use of it tell; `None` where there is no such
+/// size.
 type Bound = (&'static OpDef, fn(&Infer<'_>) -> Result<Option<Dim>, OpError>);
 
 const OPERATORS: &[Bound] = &[

@@ -15,9 +15,11 @@ macro_rules! written_out {
             levels: $crate::ir::ONNX,
             attrs: &[$($attr),*],
             arity: $arity,
-            infer: $infer,
+            infer: &$infer,
             eval: None,
-            expand: Some($expand),
+            expand: Some(&$expand),
+            weights: None,
+            gradient: None,
         };)*
     };
 }
@@ -26,6 +28,7 @@ pub mod compose;
 pub mod contrib;
 pub mod core;
 pub mod data_dependent;
+pub mod differentiate;
 pub mod onnx;
 pub mod reference;
 pub mod util;

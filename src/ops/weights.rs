@@ -1,22 +1,9 @@
 //! Where an operator has weights that can be quantized, and the matrix they form: one row an output, the reduction axis
 //! along the columns.
 
-use crate::ir::{Class, DType, Graph, NodeId, Op, OpError, Tensor, ValueId};
+use crate::ir::{Class, DType, Graph, MatrixLayout, NodeId, Op, OpError, Tensor, ValueId};
 use crate::ops::core::layout::TO_NCHW;
 use std::borrow::Cow;
-
-/// How the matrix lies in the constant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Layout {
-    /// `[rows, cols]` as it is.
-    Rows,
-    /// `[cols, rows]`: the right-hand side of a MatMul.
-    Columns,
-    /// `[rows, ...]`, all other axes being columns: the filters of a convolution.
-    Filters,
-    /// `[rows, kh, kw, channels]`: the same with channels last.
-    FiltersLast,
-}
 
 /// Weights of one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,9 +15,9 @@ pub struct Weights {
     /// The float type in which the constant is stored.
     pub dtype: DType,
     /// How the matrix lies in it.
-    pub layout: Layout,
+    pub layout: MatrixLayout,
     /// How the matrix lies in what the operator reads.
-    pub wanted: Layout,
+    pub wanted: MatrixLayout,
     /// Outputs: columns of a MatMul, filters, rows of a table.
     pub n_rows: usize,
     /// Length of the reduction; for a table that of its rows.
@@ -41,27 +28,21 @@ pub struct Weights {
     pub has_own_rows: bool,
 }
 
-/// The weights of a node of the ONNX level: constant float operands of MatMul, Gemm, Conv and Gather.
+/// The weights of a node of the ONNX level that can be quantized: a constant matrix of floats in the operand that its
+/// operator says ([`OpDef::weights`](crate::ir::OpDef::weights)).
 pub fn of(graph: &Graph, id: NodeId) -> Option<Weights> {
-    let op = graph.node(id).op()?;
-    let (slot, wanted, has_products) = match op.def.onnx {
-        "MatMul" => (1, Layout::Columns, true),
-        "Gemm" if op.attrs.int("transB") == Some(1) => (1, Layout::Rows, true),
-        "Gemm" => (1, Layout::Columns, true),
-        "Conv" => (1, Layout::Filters, true),
-        "Gather" if op.attrs.int("axis").unwrap_or(0) == 0 => (0, Layout::Rows, false),
-        _ => return None,
-    };
-    let (mut value, mut layout) = ((*graph.operands(id).get(slot)?)?, wanted);
+    let operand = graph.node(id).op()?.weights()?;
+    let (wanted, has_products) = (operand.layout?, operand.is_product);
+    let (mut value, mut layout) = ((*graph.operands(id).get(operand.slot)?)?, wanted);
     for _ in 0..MAX_VIEWS {
         let Some((before, turn)) = view(graph, value).filter(|(_, turn)| turn.is_none() || has_products) else {
             break;
         };
         layout = match (layout, turn) {
             (same, None) => same,
-            (Layout::Rows, Some(Turn::Matrix)) => Layout::Columns,
-            (Layout::Columns, Some(Turn::Matrix)) => Layout::Rows,
-            (Layout::Filters, Some(Turn::Channels)) => Layout::FiltersLast,
+            (MatrixLayout::Rows, Some(Turn::Matrix)) => MatrixLayout::Columns,
+            (MatrixLayout::Columns, Some(Turn::Matrix)) => MatrixLayout::Rows,
+            (MatrixLayout::Filters, Some(Turn::Channels)) => MatrixLayout::FiltersLast,
             _ => return None,
         };
         value = before;
@@ -73,16 +54,9 @@ pub fn of(graph: &Graph, id: NodeId) -> Option<Weights> {
     if !tensor.dtype().is_float() || is_double || tensor.ty().packing.is_some() {
         return None;
     }
-    let (n_rows, n_cols) = match (layout, &dims[..]) {
-        (Layout::Rows, &[rows, cols]) => (rows, cols),
-        (Layout::Columns, &[cols, rows]) => (rows, cols),
-        (Layout::Filters | Layout::FiltersLast, &[rows, ref rest @ ..]) if rest.len() >= 2 => {
-            (rows, rest.iter().product())
-        }
-        _ => return None,
-    };
+    let (n_rows, n_cols, _) = layout.matrix(&dims)?;
     (n_rows > 0 && n_cols > 0).then_some(Weights {
-        slot,
+        slot: operand.slot,
         value,
         dtype: tensor.dtype(),
         layout,
@@ -90,7 +64,7 @@ pub fn of(graph: &Graph, id: NodeId) -> Option<Weights> {
         n_rows,
         n_cols,
         has_products,
-        has_own_rows: op.attrs.int("group").unwrap_or(1) == 1,
+        has_own_rows: operand.has_own_rows,
     })
 }
 
@@ -202,11 +176,7 @@ pub fn n_elems(graph: &Graph, id: NodeId) -> Option<u64> {
 /// have none.
 pub fn is_slot(op: &Op, slot: usize, n_operands: usize) -> bool {
     let n_own = n_operands.saturating_sub(op.attrs.expr("epilogue").map_or(0, |e| e.n_args().saturating_sub(1)));
-    match op.def.name {
-        "matmul" | "conv" => (1..n_own).contains(&slot),
-        "gather" => slot == 0 || (2..n_own).contains(&slot),
-        _ => false,
-    }
+    op.weights().is_some_and(|weights| slot < n_own && weights.is_slot(slot, n_own))
 }
 
 impl Weights {
@@ -223,8 +193,8 @@ impl Weights {
         for i in 0..n {
             let row = i * rows / n;
             match self.layout {
-                Layout::Columns => sample.extend((0..cols).map(|col| data[col * rows + row])),
-                Layout::Rows | Layout::Filters | Layout::FiltersLast => {
+                MatrixLayout::Columns => sample.extend((0..cols).map(|col| data[col * rows + row])),
+                MatrixLayout::Rows | MatrixLayout::Filters | MatrixLayout::FiltersLast => {
                     sample.extend_from_slice(&data[row * cols..(row + 1) * cols])
                 }
             }
@@ -238,7 +208,7 @@ impl Weights {
     /// The data is absent.
     pub fn matrix<'t>(&self, tensor: &'t Tensor) -> Result<Cow<'t, [f32]>, OpError> {
         let data = tensor.to_f32s()?;
-        if self.layout != Layout::Columns {
+        if self.layout != MatrixLayout::Columns {
             return Ok(data);
         }
         let (rows, cols) = (self.n_rows, self.n_cols);

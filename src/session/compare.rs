@@ -1,7 +1,7 @@
 //! A program held against its model in f32, value by value, both on the CPU reference.
 
 use super::{CpuError, Reference};
-use crate::ir::{DType, Format, Graph, Node, Tensor};
+use crate::ir::{DType, Format, Graph, Node, Registry, Tensor};
 use crate::passes::{Pin, wide_range};
 use crate::program::Program;
 use serde_json::{Value, json};
@@ -61,11 +61,18 @@ pub struct Comparison {
 impl Comparison {
     /// Compares `program` with `model`, a graph of the ONNX level in f32, on `given` inputs in the order of the
     /// program's entry and `own` inputs in the order of the graph. Values are taken before they are stored; what is
-    /// only added before a softmax, or chosen there, to take elements out is a mask and no overflow.
+    /// only added before a softmax, or chosen there, to take elements out is a mask and no overflow. `registry` has the
+    /// program's operators.
     ///
     /// # Errors
     /// One of both cannot be computed.
-    pub fn of(model: Graph, own: &[Tensor], program: &Program, given: &[Tensor]) -> Result<Comparison, CpuError> {
+    pub fn of(
+        model: Graph,
+        own: &[Tensor],
+        program: &Program,
+        given: &[Tensor],
+        registry: &Registry,
+    ) -> Result<Comparison, CpuError> {
         let mut values: BTreeMap<String, (String, Tensor)> = BTreeMap::new();
         let mut keep = |node: &Node, results: &[Tensor]| {
             for (value, tensor) in node.outputs.iter().zip(results) {
@@ -82,7 +89,7 @@ impl Comparison {
                 found.overflows.extend(overflow(of, &value.name, reference, tensor, masks.contains(&value.name)));
             }
         };
-        let given = Reference::of(program, 0)?.run_with(given, &mut measure)?;
+        let given = Reference::of(program, 0, registry)?.run_with(given, &mut measure)?;
         let ports = program.entry().into_iter().flat_map(|entry| &entry.outputs);
         found.outputs = ports
             .zip(expected.iter().zip(&given))

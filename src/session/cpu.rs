@@ -60,20 +60,12 @@ pub enum CpuError {
 }
 
 impl Reference {
-    /// The reference of plan number `plan`, of operators of ours alone.
-    ///
-    /// # Errors
-    /// The plan's graph does not read, or is not well formed.
-    pub fn of(program: &Program, plan: usize) -> Result<Reference, CpuError> {
-        Reference::with_operators(program, plan, &ops::registry())
-    }
-
     /// The reference of plan number `plan`, whose graph names operators of `registry`: those of a toolchain's own among
     /// them.
     ///
     /// # Errors
-    /// As [`Reference::of`].
-    pub fn with_operators(program: &Program, plan: usize, registry: &Registry) -> Result<Reference, CpuError> {
+    /// The plan's graph does not read, or is not well formed.
+    pub fn of(program: &Program, plan: usize, registry: &Registry) -> Result<Reference, CpuError> {
         Ok(Reference::of_module(program.module(plan, registry)?))
     }
 

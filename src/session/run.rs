@@ -136,7 +136,7 @@ impl Session {
         };
         let has_host_steps = session.has_host_steps();
         if choice == DeviceChoice::Cpu || has_host_steps {
-            session.reference = Some(Reference::with_operators(&session.program, 0, &session.operators)?);
+            session.reference = Some(Reference::of(&session.program, 0, &session.operators)?);
         }
         #[cfg(feature = "runtime")]
         if choice != DeviceChoice::Cpu {
@@ -150,7 +150,7 @@ impl Session {
             if !choice.may_fall_back() {
                 return Err(SessionError::NoRuntime);
             }
-            session.reference = Some(Reference::with_operators(&session.program, 0, &session.operators)?);
+            session.reference = Some(Reference::of(&session.program, 0, &session.operators)?);
             session.fallbacks.push("this build has no Vulkan runtime: ran on the CPU reference".to_owned());
         }
         Ok(session)
@@ -188,7 +188,7 @@ impl Session {
             has_stored: false,
         };
         if session.has_host_steps() {
-            session.reference = Some(Reference::with_operators(&session.program, 0, &session.operators)?);
+            session.reference = Some(Reference::of(&session.program, 0, &session.operators)?);
         }
         Ok(session)
     }
@@ -200,7 +200,7 @@ impl Session {
             return Err(error.into());
         }
         if self.reference.is_none() {
-            self.reference = Some(Reference::with_operators(&self.program, 0, &self.operators)?);
+            self.reference = Some(Reference::of(&self.program, 0, &self.operators)?);
         }
         self.fallbacks.push(format!("{error}: ran on the CPU reference"));
         self.executor = None;
@@ -395,7 +395,7 @@ impl Session {
         }
         let reference = match &self.reference {
             Some(reference) => reference,
-            None => self.reference.insert(Reference::with_operators(&self.program, 0, &self.operators)?),
+            None => self.reference.insert(Reference::of(&self.program, 0, &self.operators)?),
         };
         let entry = self.program.plans.first().and_then(|plan| plan.entries.get(number));
         let entry = entry.ok_or(CpuError::Graph(GraphError::Plan(0)))?;

@@ -1,5 +1,6 @@
 use super::*;
 use nyxc::ir::{Attr, Binary, Class, Unary};
+use nyxc::kernels::key::Flag;
 use nyxc::ops::core::{pointwise, resize};
 
 fn pointwise(text: &str, dtype: DType, operands: &[&Tensor]) -> Case {
@@ -225,7 +226,7 @@ fn vectors_have_the_bits_of_single_elements() {
                 let width = calls[0].key.width().unwrap();
                 widths.insert(width);
                 let mut alone = calls.clone();
-                alone[0].key.flags.insert("vector", 0);
+                alone[0].key.flags.insert(Flag::Vector, 0);
                 alone[0].key.expr.as_mut().unwrap().args.iter_mut().for_each(|arg| arg.run = Run::Each);
                 let n_groups = dims.iter().product::<usize>().div_ceil(128) as i64;
                 alone[0].groups = [n_groups, 1, 1].map(Dim::Known);

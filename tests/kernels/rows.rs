@@ -1,4 +1,5 @@
 use super::*;
+use nyxc::kernels::key::Flag;
 use nyxc::ops::core::{norm, quantize_packed, reduce, softmax};
 
 #[test]
@@ -166,13 +167,15 @@ fn rows_of_every_length_held_in_registers() {
                     // What a target has too few buffers for is told by `check`.
                     let Ok(mut calls) = plan(case, target) else { continue };
                     let key = calls.remove(0).key;
-                    let is_held = key.flags.contains_key("lanes");
+                    let is_held = key.flags.contains_key(&Flag::Lanes);
                     assert!(!is_held || target.features.subgroup_arithmetic, "{key} on {}", target.name);
                     let most = target.limits.max_compute_work_group_invocations;
                     let short = n <= 256 || (n % 4 == 0 && n <= (most as usize * 16).min(1024));
                     let held = target.features.subgroup_arithmetic && short;
                     assert!(is_held || !held, "{key} on {}", target.name);
-                    seen.extend(["lanes", "held", "vector"].map(|flag| (flag, key.flags.get(flag).copied())));
+                    seen.extend(
+                        [Flag::Lanes, Flag::Held, Flag::Vector].map(|flag| (flag, key.flags.get(&flag).copied())),
+                    );
                 }
                 case.check(bench);
             }

@@ -4,7 +4,8 @@
 use super::{compile, model};
 use nyxc::ir::expr::build::arg;
 use nyxc::ir::{
-    Attrs, CORE, DType, Edit, Format, Graph, KERNEL, Level, ONNX, Op, OpDef, OpError, Patch, Tensor, TensorType,
+    Attrs, CORE, DType, Edit, Format, Graph, KERNEL, Level, MatrixLayout, ONNX, Op, OpDef, OpError, Patch, Shape,
+    Tensor, TensorType, WeightOperand,
 };
 use nyxc::ops;
 use nyxc::ops::weights;
@@ -69,7 +70,7 @@ type Own<'a> = &'a dyn Fn(Settings) -> Pipeline;
 
 fn with(own: Own<'_>, settings: Settings) -> Result<Compiled, CompileError> {
     let options = Compile { settings, target: Target::shipped("lavapipe").unwrap(), n_threads: 0 };
-    compile_with(&mlp(), &options, own, &|_, _, _| {}, &mut |_, _, _| {})
+    compile_with(&mlp(), &options, own, &|_, _, _| {}, None)
 }
 
 fn under(own: Own<'_>, budget: u64) -> Result<Compiled, CompileError> {
@@ -201,14 +202,16 @@ static HARD_SWISH: OpDef = OpDef {
     levels: ONNX,
     attrs: &[],
     arity: (1, 1),
-    infer: |infer| Ok(vec![infer.ty(0)?.clone()]),
+    infer: &|infer| Ok(vec![infer.ty(0)?.clone()]),
     eval: None,
-    expand: Some(|e| {
+    expand: Some(&|e| {
         let x = e.input(0)?;
         let swish = arg(0) * ((arg(0) + 3.0).max(0.0).min(6.0) / 6.0);
         let dtype = e.ty(x).dtype;
         Ok(vec![ops::core::pointwise::add(e, swish, dtype, &[x])?])
     }),
+    weights: None,
+    gradient: None,
 };
 
 /// The elements in the opposite order: no kernel, so the CPU reference runs it on the host.
@@ -218,15 +221,63 @@ static BACKWARDS: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[],
     arity: (1, 1),
-    infer: |infer| Ok(vec![infer.ty(0)?.clone()]),
-    eval: Some(|_, operands| {
+    infer: &|infer| Ok(vec![infer.ty(0)?.clone()]),
+    eval: Some(&|_, operands| {
         let x = operands.first().copied().flatten().ok_or(OpError::MissingOperand { slot: 0 })?;
         let mut values = x.to_f32s()?.into_owned();
         values.reverse();
         Ok(vec![Tensor::from_f32s(x.dtype(), &x.dims(), &values)?])
     }),
     expand: None,
+    weights: None,
+    gradient: None,
 };
+
+#[test]
+fn an_operator_of_a_toolchain_may_be_made_while_it_runs() {
+    // What a binding knows only then: names, and closures that hold what the user gave.
+    let made = |name: &str, scale: f32| {
+        let onnx: &'static str = format!("com.example::{name}").leak();
+        let calls = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = calls.clone();
+        let def = OpDef {
+            name: name.to_lowercase().leak(),
+            onnx,
+            levels: ONNX | CORE | KERNEL,
+            infer: &|infer| Ok(vec![infer.ty(0)?.clone()]),
+            eval: Some(Box::leak(Box::new(
+                move |_: &Attrs, operands: &[Option<&Tensor>]| -> Result<Vec<Tensor>, OpError> {
+                    counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    let x = operands.first().copied().flatten().ok_or(OpError::MissingOperand { slot: 0 })?;
+                    let values: Vec<f32> = x.to_f32s()?.iter().map(|v| v * scale).collect();
+                    Ok(vec![Tensor::from_f32s(x.dtype(), &x.dims(), &values)?])
+                },
+            ))),
+            expand: None,
+            ..BACKWARDS
+        };
+        (def.leaked(), calls)
+    };
+    let ((twice, calls), (thrice, _)) = (made("Twice", 2.0), made("Thrice", 3.0));
+    let mut operators = ops::registry();
+    operators.add(twice);
+    operators.add(thrice);
+    let mut graph = Graph::new("own", Level::Onnx);
+    let x = graph.add_input("x", TensorType::of(DType::F32, &[2]));
+    let t = graph.add_op("t", Op::new(twice, Attrs::new()), &[Some(x)], &["t".into()]).unwrap().out(0);
+    let y = graph.add_op("y", Op::new(thrice, Attrs::new()), &[Some(t)], &["y".into()]).unwrap().out(0);
+    graph.add_output("y", y);
+    let settings = Settings { policy: Policy::Uniform(Format::F32), ..Settings::default() };
+    let options = Compile { settings, target: Target::shipped("lavapipe").unwrap(), n_threads: 0 };
+    let program = compile(&graph, &options, &|_, _, _| {}, None).unwrap().program;
+    let reference = nyxc::session::Reference::of(&program, 0, &operators).unwrap();
+    let given = reference.run(&[Tensor::from_f32s(DType::F32, &[2], &[1.0, -2.0]).unwrap()]).unwrap();
+    assert_eq!(given[0].to_f32s().unwrap()[..], [6.0, -12.0]);
+    assert_eq!(calls.load(std::sync::atomic::Ordering::Relaxed), 1);
+    // Whoever has not registered them is told.
+    let unknown = nyxc::session::Reference::of(&program, 0, &ops::registry()).unwrap_err().to_string();
+    assert!(unknown.contains("twice"), "{unknown}");
+}
 
 #[test]
 fn operators_of_a_toolchain_compile_load_and_run() {
@@ -243,7 +294,7 @@ fn operators_of_a_toolchain_compile_load_and_run() {
     graph.add_output("y", y);
     let settings = Settings { policy: Policy::Uniform(Format::F32), ..Settings::default() };
     let options = Compile { settings, target: Target::shipped("lavapipe").unwrap(), n_threads: 0 };
-    let program = compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap().program;
+    let program = compile(&graph, &options, &|_, _, _| {}, None).unwrap().program;
     let bytes = file::to_bytes(&program).unwrap();
     let input = [Tensor::from_f32s(DType::F32, &[2, 3], &[-4.0, -1.0, 0.0, 1.0, 2.0, 9.0]).unwrap()];
     let swish = |v: f32| v * (v + 3.0).clamp(0.0, 6.0) / 6.0;
@@ -260,4 +311,76 @@ fn operators_of_a_toolchain_compile_load_and_run() {
     // Whoever does not know the operator is told which it is.
     let Err(error) = Session::load(bytes, DeviceChoice::Cpu) else { panic!("an unknown operator loads") };
     assert!(error.to_string().contains("own_backwards"), "{error}");
+}
+
+/// `w x + x`, of square weights that are its first operand: a product whose rows are quantized as those of ours are.
+static RESIDUAL: OpDef = OpDef {
+    name: "own_residual",
+    onnx: "com.example::Residual",
+    levels: ONNX,
+    attrs: &[],
+    arity: (2, 2),
+    infer: &|infer| {
+        let (w, x) = (infer.ty(0)?, infer.ty(1)?);
+        let fits = w.shape.rank() == 2 && w.shape.0[0] == w.shape.0[1] && x.shape.0.last() == w.shape.0.first();
+        if fits { Ok(vec![x.clone()]) } else { Err(OpError::operand(0, w, "a square matrix of the size of x")) }
+    },
+    eval: None,
+    expand: Some(&|e| {
+        let (w, x) = (e.input(0)?, e.input(1)?);
+        let dtype = e.ty(x).dtype;
+        let y = ops::compose::matmul(e, x, w, true)?;
+        Ok(vec![ops::core::pointwise::add(e, arg(0) + arg(1), dtype, &[y, x])?])
+    }),
+    weights: Some(&|_| {
+        Some(WeightOperand {
+            slot: 0,
+            layout: Some(MatrixLayout::Rows),
+            // Operand 0 is no x whose activations could be quantized.
+            is_product: false,
+            has_own_rows: true,
+            rows_attr: None,
+            x_columns_attr: None,
+            further_rows: None,
+        })
+    }),
+    gradient: None,
+};
+
+#[test]
+fn an_operator_of_a_toolchain_says_where_its_weights_are() {
+    const N: usize = 96;
+    let values: Vec<f32> = (0..N * N).map(|i| ((i * 37 + 11) % 101) as f32 / 101.0 - 0.5).collect();
+    let compiled = |def: &'static OpDef| {
+        let mut graph = Graph::new("own", Level::Onnx);
+        let w = graph.add_const("w", Tensor::from_f32s(DType::F32, &[N, N], &values).unwrap());
+        let x = graph.add_input("x", TensorType::new(DType::F32, Shape::of(&[2, N])));
+        let y = graph.add_op("y", Op::new(def, Attrs::new()), &[Some(w), Some(x)], &["y".into()]).unwrap().out(0);
+        graph.add_output("y", y);
+        let settings = Settings { policy: Policy::Uniform("w8a32".parse().unwrap()), ..Settings::default() };
+        let options = Compile { settings, target: Target::shipped("lavapipe").unwrap(), n_threads: 0 };
+        let found = weights::of(&graph, y.node);
+        (compile(&graph, &options, &|_, _, _| {}, None).unwrap().program, found)
+    };
+    let (program, found) = compiled(&RESIDUAL);
+    let found = found.unwrap();
+    assert_eq!((found.slot, found.n_rows, found.n_cols, found.has_products), (0, N, N, false));
+    // One kernel reads codes, a scale for each 32 of them.
+    let plan = &program.plans[0];
+    assert_eq!((plan.nodes.len(), plan.nodes[0].format.as_str()), (1, "w8a32"), "{:?}", plan.nodes);
+    let bytes: usize = program.constants.values().map(|tensor| tensor.bytes().unwrap().len()).sum();
+    assert_eq!(bytes, N * N + N * N / 32 * 2, "{}", plan.graph);
+    let input: Vec<f32> = (0..2 * N).map(|i| (i % 7) as f32 - 3.0).collect();
+    let product = |row: usize, at: usize| -> f32 { (0..N).map(|k| values[at * N + k] * input[row * N + k]).sum() };
+    let expected = (0..2 * N).map(|i| product(i / N, i % N) + input[i]);
+    let mut session = Session::load(file::to_bytes(&program).unwrap(), DeviceChoice::Cpu).unwrap();
+    let outcome = session.run(&[Tensor::from_f32s(DType::F32, &[2, N], &input).unwrap()]).unwrap();
+    let given = outcome.outputs[0].to_f32s().unwrap().into_owned();
+    assert!(given.iter().zip(expected).all(|(a, b)| (a - b).abs() < 0.1), "{given:?}");
+    // One that says nothing of weights has none: they stay floats.
+    static SILENT: OpDef = OpDef { name: "own_silent", onnx: "com.example::Silent", weights: None, ..RESIDUAL };
+    let (program, found) = compiled(&SILENT);
+    assert!(found.is_none());
+    let bytes: usize = program.constants.values().map(|tensor| tensor.bytes().unwrap().len()).sum();
+    assert_eq!(bytes, 4 * N * N);
 }

@@ -1,7 +1,7 @@
 //! What formats of integers store of weights and of activations.
 
 use nyxc::ir::packed::{Granularity, Packing, dequantize, quantize_dynamic, unpack};
-use nyxc::ir::{DType, Format, Graph, Op, Tensor, Weights};
+use nyxc::ir::{DType, Format, Graph, MatrixLayout, Op, Tensor, Weights};
 use nyxc::ops::weights;
 use nyxc::quant;
 
@@ -10,9 +10,9 @@ use nyxc::quant;
 pub fn fake_quantized(found: &weights::Weights, format: Format, graph: &Graph) -> Result<Tensor, String> {
     let tensor = graph.constant(found.value).ok_or("weights that are no constant")?;
     let (dims, data) = (tensor.dims(), tensor.to_f32s().unwrap());
-    let place = |layout: weights::Layout, row: usize, col: usize| match layout {
-        weights::Layout::Columns => col * found.n_rows + row,
-        weights::Layout::Rows | weights::Layout::Filters | weights::Layout::FiltersLast => row * found.n_cols + col,
+    let place = |layout: MatrixLayout, row: usize, col: usize| match layout {
+        MatrixLayout::Columns => col * found.n_rows + row,
+        MatrixLayout::Rows | MatrixLayout::Filters | MatrixLayout::FiltersLast => row * found.n_cols + col,
     };
     let mut out = vec![0.0f32; data.len()];
     let first_tail = format.tail.map_or(found.n_rows, |t| t.from_row as usize).min(found.n_rows);
@@ -60,7 +60,7 @@ pub fn fake_quantized(found: &weights::Weights, format: Format, graph: &Graph) -
             (0..found.n_cols).for_each(|col| out[place(found.wanted, row, col)] = values[i * found.n_cols + col]);
         }
     }
-    if let (weights::Layout::FiltersLast, &[rows, height, width, channels]) = (found.layout, &dims[..]) {
+    if let (MatrixLayout::FiltersLast, &[rows, height, width, channels]) = (found.layout, &dims[..]) {
         // `out` is `[rows, height * width, channels]`.
         let places = height * width;
         let first: Vec<f32> = (0..out.len())

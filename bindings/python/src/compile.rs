@@ -131,7 +131,7 @@ pub(crate) fn compile(
             compile.settings.budget_bytes = Some(budget.resolve(&graph, &compile, &told)?);
         }
         let pipeline = |settings| pipeline_of(settings, &passes, &failed);
-        Ok(compile_with(&graph, &compile, &pipeline, &told, &mut |_, _, _| {})?)
+        Ok(compile_with(&graph, &compile, &pipeline, &told, None)?)
     });
     // An exception of a caller's own pass says more than the failure that came of it.
     if let Some(error) = failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -184,7 +184,8 @@ pub(crate) fn compare(
         })
     };
     let own = graph.inputs().iter().map(own).collect::<PyResult<Vec<_>>>()?;
-    let found = py.detach(|| Comparison::of(graph, &own, &program, &given)).map_err(raise(py))?;
+    let found =
+        py.detach(|| Comparison::of(graph, &own, &program, &given, &nyxc::ops::registry())).map_err(raise(py))?;
     Ok(found.to_json().to_string())
 }
 

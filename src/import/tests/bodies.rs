@@ -9,9 +9,11 @@ static IF: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::graph("then_branch"), attr::graph("else_branch"), attr::texts("captures")],
     arity: (1, usize::MAX),
-    infer: |infer| outputs(infer, "then_branch", 0),
+    infer: &|infer| outputs(infer, "then_branch", 0),
     eval: None,
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 static LOOP: OpDef = OpDef {
@@ -19,7 +21,7 @@ static LOOP: OpDef = OpDef {
     onnx: "Loop",
     attrs: &[attr::graph("body"), attr::texts("captures")],
     arity: (2, usize::MAX),
-    infer: |infer| outputs(infer, "body", 1),
+    infer: &|infer| outputs(infer, "body", 1),
     ..IF
 };
 
@@ -28,7 +30,7 @@ static SCAN: OpDef = OpDef {
     onnx: "Scan",
     attrs: &[attr::graph("body"), attr::texts("captures"), attr::int("num_scan_inputs")],
     arity: (1, usize::MAX),
-    infer: |infer| outputs(infer, "body", 0),
+    infer: &|infer| outputs(infer, "body", 0),
     ..IF
 };
 
@@ -44,7 +46,7 @@ static LSTM: OpDef = OpDef {
         attr::int("layout"),
     ],
     arity: (3, 8),
-    infer: |infer| {
+    infer: &|infer| {
         let x = infer.ty(0)?;
         let dims = &x.shape.0;
         let (seq, batch, hidden) =

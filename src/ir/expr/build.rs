@@ -1,5 +1,5 @@
-//! Expressions written as Rust: `(arg(0) * arg(1) + 0.5).tanh()`. A function that does not exist, or has another number of
-//! operands, does not compile; classes are checked where the expression meets its operands ([`Expr::class`]).
+//! Expressions written as Rust: `(arg(0) * arg(1) + 0.5).tanh()`. A function that does not exist, or has another number
+//! of operands, does not compile; classes are checked where the expression meets its operands ([`Expr::class`]).
 
 use super::{Binary, Expr, Unary};
 use std::ops::{Add, BitAnd, BitOr, BitXor, Div, Mul, Neg, Not, Sub};
@@ -63,7 +63,15 @@ macro_rules! operators {
     };
 }
 
-operators! { Add add Add Sub sub Sub Mul mul Mul Div div Div BitAnd bitand BitAnd BitOr bitor BitOr BitXor bitxor BitXor }
+operators! {
+    Add add Add
+    Sub sub Sub
+    Mul mul Mul
+    Div div Div
+    BitAnd bitand BitAnd
+    BitOr bitor BitOr
+    BitXor bitxor BitXor
+}
 
 impl Neg for Expr {
     type Output = Expr;
@@ -80,7 +88,10 @@ impl Not for Expr {
 }
 
 macro_rules! methods {
-    (unary: $($(#[$doc:meta])* $method:ident $function:ident)*; binary: $($(#[$also:meta])* $name:ident $two:ident)*) => {
+    (
+        unary: $($(#[$doc:meta])* $method:ident $function:ident)*;
+        binary: $($(#[$also:meta])* $name:ident $two:ident)*
+    ) => {
         impl Expr {
             $($(#[$doc])* pub fn $method(self) -> Expr {
                 Expr::unary(Unary::$function, self)

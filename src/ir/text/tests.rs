@@ -24,9 +24,11 @@ static PROBE: OpDef = OpDef {
         attr::sizes("y"),
     ],
     arity: (1, 3),
-    infer: same,
+    infer: &same,
     eval: None,
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 fn graph() -> Graph {

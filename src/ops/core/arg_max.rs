@@ -16,9 +16,11 @@ pub static MAX: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[attr::int("axis"), attr::int("keepdims"), attr::int("select_last_index")],
     arity: (1, 1),
-    infer,
-    eval: Some(|attrs, inputs| eval(attrs, inputs, true)),
-    expand: Some(|e| expand(e, "max")),
+    infer: &infer,
+    eval: Some(&|attrs, inputs| eval(attrs, inputs, true)),
+    expand: Some(&|e| expand(e, "max")),
+    weights: None,
+    gradient: None,
 };
 
 /// `arg_min(x) {axis, keepdims, select_last_index}`: ONNX ArgMin, opset 13.
@@ -28,9 +30,11 @@ pub static MIN: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[attr::int("axis"), attr::int("keepdims"), attr::int("select_last_index")],
     arity: (1, 1),
-    infer,
-    eval: Some(|attrs, inputs| eval(attrs, inputs, false)),
-    expand: Some(|e| expand(e, "min")),
+    infer: &infer,
+    eval: Some(&|attrs, inputs| eval(attrs, inputs, false)),
+    expand: Some(&|e| expand(e, "min")),
+    weights: None,
+    gradient: None,
 };
 
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {

@@ -2,7 +2,8 @@
 
 use crate::ir::expr::build::{arg, select};
 use crate::ir::{
-    Attrs, CORE, Class, DType, Dim, Expand, IndexFault, Infer, KERNEL, OpDef, OpError, Tensor, TensorType, Val, attr,
+    Attrs, CORE, Class, DType, Dim, Expand, IndexFault, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, Val,
+    attr,
 };
 use crate::ops::core::iota;
 use crate::ops::core::pointwise;
@@ -15,7 +16,7 @@ use crate::ops::util::{dims_attr, dims_value, finish, ints_attr, operand, result
 pub static DEF: OpDef = OpDef {
     name: "check_indices",
     onnx: "",
-    levels: CORE | KERNEL,
+    levels: ONNX | CORE | KERNEL,
     attrs: &[
         attr::sizes("sizes"),
         attr::int("negative"),
@@ -24,9 +25,11 @@ pub static DEF: OpDef = OpDef {
         attr::expr("epilogue"),
     ],
     arity: (1, 1),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// Which indices are in range.

@@ -13,9 +13,11 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[attr::ints("strides"), attr::ints("pads"), attr::ints("dilations")],
     arity: (3, 3),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// The image, the window over it, and how many windows there are along each axis.

@@ -1,6 +1,9 @@
 //! `concat`: tensors one after the other along an axis.
 
-use crate::ir::{Attrs, CORE, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, Val, attr};
+use crate::ir::{
+    Attrs, CORE, Differentiate, Dim, Expand, Gains, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, Val, attr,
+};
+use crate::ops::compose;
 use crate::ops::util::{agree, axis_attr, elements, from_elements, n_elems, operand};
 
 /// `concat(x0, x1, ...) {axis, dtype}`: ONNX Concat, opset 13. With `dtype`, which only the lower levels have, operands
@@ -11,9 +14,11 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[attr::int("axis"), attr::dtype("dtype")],
     arity: (1, usize::MAX),
-    infer,
-    eval: Some(eval),
-    expand: Some(expand),
+    infer: &infer,
+    eval: Some(&eval),
+    expand: Some(&expand),
+    weights: None,
+    gradient: Some(&gradient),
 };
 
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
@@ -88,6 +93,19 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
         }
     }
     Ok(vec![from_elements(first.dtype(), &dims, out)?])
+}
+
+/// Each operand gains its part.
+fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
+    let gain = d.gain()?;
+    let axis = axis_attr(d.attrs, 0, d.ty(gain).shape.rank())?;
+    let (mut first, mut parts) = (0, Vec::new());
+    for slot in 0..d.inputs.len() {
+        let n = d.sizes(slot)?[axis] as i64;
+        parts.push(if d.wants(slot) { Some(compose::part(d, gain, axis, first, n)?) } else { None });
+        first += n;
+    }
+    Ok(Gains::Are(parts))
 }
 
 #[cfg(test)]

@@ -13,9 +13,11 @@ pub static SUM: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[attr::int("exclusive"), attr::int("reverse")],
     arity: (2, 2),
-    infer,
-    eval: Some(|attrs, inputs| eval(attrs, inputs, false)),
+    infer: &infer,
+    eval: Some(&|attrs, inputs| eval(attrs, inputs, false)),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// `cum_prod(x, axis) {exclusive, reverse}`: ONNX CumProd, opset 26.
@@ -25,9 +27,11 @@ pub static PROD: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[attr::int("exclusive"), attr::int("reverse")],
     arity: (2, 2),
-    infer,
-    eval: Some(|attrs, inputs| eval(attrs, inputs, true)),
+    infer: &infer,
+    eval: Some(&|attrs, inputs| eval(attrs, inputs, true)),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {

@@ -20,9 +20,11 @@ pub static DEF: OpDef = OpDef {
     levels: CORE | KERNEL,
     attrs: &[attr::graph("body")],
     arity: (0, usize::MAX),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// Constants of so many elements at most, and sizes, go into the body, where type rules see them. Longer ones stay

@@ -21,9 +21,11 @@ pub static DEF: OpDef = OpDef {
         attr::int("offset_group"),
     ],
     arity: (3, 5),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// The window of a deformable convolution, its groups and groups of offsets.

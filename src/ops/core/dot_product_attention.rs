@@ -5,7 +5,8 @@
 //! f64.
 
 use crate::ir::{
-    Attrs, CORE, Class, DType, Dim, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, attr, product,
+    Attrs, CORE, Class, DType, Differentiate, Dim, Gains, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor,
+    TensorType, attr, product,
 };
 use crate::ops::util::{
     agree, broadcast, class_of, dims_attr, finish_floats, ints_attr, n_elems, operand, result, split_own,
@@ -26,7 +27,7 @@ use std::borrow::Cow;
 pub static DEF: OpDef = OpDef {
     name: "dot_product_attention",
     onnx: "",
-    levels: CORE | KERNEL,
+    levels: ONNX | CORE | KERNEL,
     attrs: &[
         attr::float("scale"),
         attr::float("softcap"),
@@ -39,9 +40,11 @@ pub static DEF: OpDef = OpDef {
         attr::expr("epilogue"),
     ],
     arity: (3, 6),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
+    weights: None,
+    gradient: Some(&gradient),
 };
 
 /// `attention_parts(q, k, v, mask?, lengths?) {..., chunk}`: the same by chunks of `chunk` keys, for at most [`FEW`]
@@ -62,9 +65,11 @@ pub static PARTS: OpDef = OpDef {
         attr::int("chunk"),
     ],
     arity: (3, 5),
-    infer: infer_parts,
-    eval: Some(eval_parts),
+    infer: &infer_parts,
+    eval: Some(&eval_parts),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// Most queries whose keys are divided among workgroups.
@@ -436,4 +441,11 @@ fn eval_parts(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, 
         out[scores.v_head + 1] = weights.iter().sum::<f64>() as f32;
     });
     Ok(vec![crate::ops::util::f32s(DType::F32, &dims, out)?])
+}
+
+/// That of products around a softmax.
+fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
+    let dtype = d.ty(d.result()?).dtype;
+    let written = crate::ops::core::attention_products::written_out(d, dtype)?;
+    Ok(Gains::Written(vec![written.y]))
 }

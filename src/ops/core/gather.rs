@@ -1,10 +1,14 @@
 //! `gather`: slices of a tensor, chosen by indices.
 
+use crate::ir::expr::build::{arg, select};
 use crate::ir::{
-    Attrs, CORE, Class, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
+    Attrs, CORE, Class, Differentiate, Expand, Gains, Infer, KERNEL, MatrixLayout, ONNX, OpDef, OpError, Shape, Tensor,
+    TensorType, Val, WeightOperand, attr,
 };
+use crate::ops::compose::{self, dims};
 use crate::ops::core::check_indices::{self, Rule};
-use crate::ops::core::pointwise::Real;
+use crate::ops::core::pointwise::{self, Real};
+use crate::ops::core::reshape;
 use crate::ops::util::{
     axis_attr, between, elements, finish, finish_floats, from_elements, is_double, n_elems, operand, result, split_own,
     stored,
@@ -19,10 +23,25 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[attr::int("axis"), attr::dtype("dtype"), attr::expr("epilogue")],
     arity: (2, 2 + crate::ops::core::matmul::MAX_FURTHER_PARTS),
-    infer,
-    eval: Some(eval),
-    expand: Some(expand),
+    infer: &infer,
+    eval: Some(&eval),
+    expand: Some(&expand),
+    weights: Some(&weights),
+    gradient: Some(&gradient),
 };
+
+/// The table, whose rows are a matrix where the first axis is chosen from.
+fn weights(attrs: &Attrs) -> Option<WeightOperand> {
+    Some(WeightOperand {
+        slot: 0,
+        layout: (attrs.int("axis").unwrap_or(0) == 0).then_some(MatrixLayout::Rows),
+        is_product: false,
+        has_own_rows: true,
+        rows_attr: None,
+        x_columns_attr: None,
+        further_rows: Some(2),
+    })
+}
 
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let (data, indices) = (infer.ty(0)?, infer.ty(1)?);
@@ -127,4 +146,27 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
         }
     }
     finish(attrs, from_elements(data.dtype(), &out_dims, out)?, data.dtype(), extra)
+}
+
+/// Each slice of the table gains what all places that name it do: a product with the matrix that says which do.
+fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
+    let (data, indices, gain) = (d.input(0)?, d.input(1)?, d.gain()?);
+    let (sizes, n) = (d.sizes(0)?, d.sizes(1)?.iter().product::<usize>());
+    if d.inputs.len() != 2 {
+        return Err(OpError::unsupported("the derivative of a table in parts"));
+    }
+    let axis = axis_attr(d.attrs, 0, sizes.len())?;
+    let dtype = d.ty(data).dtype;
+    let (outer, size) = (sizes[..axis].iter().product::<usize>(), sizes[axis]);
+    let inner = sizes[axis + 1..].iter().product::<usize>();
+    let flat = reshape::to(d, indices, dims(&[1, n]))?;
+    let places = compose::positions(d, 2, 0, size as i64, 1)?;
+    let last = size.saturating_sub(1);
+    let counted = select(arg(1).below(0i64), arg(1) + size as i64, arg(1));
+    let is_named = arg(0).equals(counted.min(last as i64).max(0i64)).to_float();
+    let named = pointwise::add(d, is_named, between(dtype), &[places, flat])?;
+    let gain = reshape::to(d, gain, dims(&[outer, n, inner]))?;
+    let sum = compose::matmul(d, named, gain, false)?;
+    let part = reshape::to(d, sum, dims(&sizes))?;
+    Ok(Gains::Are(vec![Some(part), None]))
 }

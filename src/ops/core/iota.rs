@@ -1,7 +1,7 @@
 //! `iota`: numbers in even steps, counted from sizes that change between runs.
 
 use crate::ir::{
-    Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
+    Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
 };
 use crate::ops::onnx::shape::LARGEST;
 use crate::ops::util::{dims_attr, ints_attr};
@@ -11,12 +11,14 @@ use crate::ops::util::{dims_attr, ints_attr};
 pub static DEF: OpDef = OpDef {
     name: "iota",
     onnx: "",
-    levels: CORE | KERNEL,
+    levels: ONNX | CORE | KERNEL,
     attrs: &[attr::sizes("start"), attr::sizes("step"), attr::sizes("n"), attr::dtype("dtype")],
     arity: (0, 0),
-    infer,
-    eval: Some(|attrs, _| eval(attrs)),
+    infer: &infer,
+    eval: Some(&|attrs, _| eval(attrs)),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// `n` integers from `start` on.

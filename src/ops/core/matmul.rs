@@ -1,8 +1,10 @@
 //! `matmul`: products of matrices, batched.
 
 use crate::ir::{
-    Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
+    Attrs, CORE, Class, Differentiate, Dim, Expand, Gains, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor,
+    TensorType, Val, WeightOperand, attr,
 };
+use crate::ops::compose::matmul;
 use crate::ops::core::pointwise::Real;
 use crate::ops::reference::multiply::{self, Matrix, Sizes};
 use crate::ops::reference::packed_view::PackedView;
@@ -20,9 +22,13 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[attr::int("trans_b"), attr::dtype("dtype"), attr::expr("epilogue")],
     arity: (2, 2 + MAX_FURTHER_PARTS),
-    infer,
-    eval: Some(eval),
-    expand: Some(expand),
+    infer: &infer,
+    eval: Some(&eval),
+    expand: Some(&expand),
+    weights: Some(&|attrs| {
+        Some(WeightOperand { further_rows: Some(2), ..WeightOperand::right_of_product(attrs, "trans_b") })
+    }),
+    gradient: Some(&gradient),
 };
 
 /// Most operands that hold further rows of a matrix.
@@ -214,4 +220,36 @@ fn starts(lead: &[usize], own: [&[usize]; 2], elems: [usize; 2]) -> Vec<(usize, 
         starts.push((offsets[0] * elems[0], offsets[1] * elems[1]))
     });
     starts
+}
+
+/// Each operand gains the product of the result's gain with the other operand, transposed.
+fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
+    let (gain, a, b) = (d.gain()?, d.input(0)?, d.input(1)?);
+    let ranks = [d.ty(a).shape.rank(), d.ty(b).shape.rank()];
+    // Vectors are written as matrices first.
+    if ranks.contains(&1) || d.inputs.len() != 2 {
+        return Ok(Gains::Expanded);
+    }
+    let trans_b = d.attrs.int("trans_b").unwrap_or(0) != 0;
+    let of_a = if d.wants(0) { Some(matmul(d, gain, b, !trans_b)?) } else { None };
+    let of_b = match (d.wants(1), trans_b) {
+        (false, _) => None,
+        (true, false) => {
+            let a = transposed(d, a)?;
+            Some(matmul(d, a, gain, false)?)
+        }
+        (true, true) => {
+            let gain = transposed(d, gain)?;
+            Some(matmul(d, gain, a, false)?)
+        }
+    };
+    Ok(Gains::Are(vec![of_a, of_b]))
+}
+
+/// Matrices with their two axes exchanged.
+fn transposed(e: &mut Expand<'_, '_>, x: Val) -> Result<Val, OpError> {
+    let rank = e.ty(x).shape.rank();
+    let mut perm: Vec<usize> = (0..rank).collect();
+    perm.swap(rank.saturating_sub(2), rank.saturating_sub(1));
+    crate::ops::onnx::movement::transpose(e, x, &perm)
 }

@@ -12,9 +12,11 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[attr::int("center_point_box"), attr::sizes(COUNT)],
     arity: (2, 5),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// Batches, classes and boxes.
@@ -47,7 +49,7 @@ pub(crate) fn bound(infer: &Infer<'_>) -> Result<Option<Dim>, OpError> {
 
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     boxes(infer)?;
-    let Some(count) = count(infer)? else { return folded(infer, eval) };
+    let Some(count) = count(infer)? else { return folded(infer, &eval) };
     Ok(vec![TensorType::new(DType::I64, Shape(vec![count, Dim::Known(3)]))])
 }
 

@@ -11,9 +11,11 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[attr::sizes(COUNT)],
     arity: (1, 1),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// The most elements that are not zero: all.
@@ -23,7 +25,7 @@ pub(crate) fn bound(infer: &Infer<'_>) -> Result<Option<Dim>, OpError> {
 
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let x = number_operand(infer, 0)?;
-    let Some(count) = count(infer)? else { return folded(infer, eval) };
+    let Some(count) = count(infer)? else { return folded(infer, &eval) };
     Ok(vec![TensorType::new(DType::I64, Shape(vec![Dim::from(x.shape.rank()), count]))])
 }
 

@@ -1,15 +1,19 @@
 //! `norm`: layer and root-mean-square normalisation over the last axes.
 
-use crate::ir::{Attrs, CORE, Class, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, attr};
-use crate::ops::core::pointwise::Real;
-use crate::ops::util::{axis_attr, class_of, finish_floats, is_double, operand, result, split_own};
+use crate::ir::expr::build::arg;
+use crate::ir::{
+    Attrs, CORE, Class, Differentiate, Gains, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, attr,
+};
+use crate::ops::compose;
+use crate::ops::core::pointwise::{self, Real};
+use crate::ops::util::{axis_attr, between, class_of, finish_floats, is_double, operand, result, split_own};
 use rayon::prelude::*;
 
 /// `norm(x, scale?, bias?) {kind, axis, epsilon, dtype, epilogue}`.
 pub static DEF: OpDef = OpDef {
     name: "norm",
     onnx: "",
-    levels: CORE | KERNEL,
+    levels: ONNX | CORE | KERNEL,
     attrs: &[
         attr::text("kind"),
         attr::int("axis"),
@@ -18,9 +22,11 @@ pub static DEF: OpDef = OpDef {
         attr::expr("epilogue"),
     ],
     arity: (1, 3),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
+    weights: None,
+    gradient: Some(&gradient),
 };
 
 /// Attributes of a normalisation of axis `axis` and all after it.
@@ -88,4 +94,48 @@ fn eval_in<F: Real>(attrs: &Attrs, own: &[Option<&Tensor>], extra: &[Option<&Ten
         }
     });
     finish_floats(attrs, &dims, out, x.dtype(), extra)
+}
+
+/// With `g = dy * scale` and the normalised rows `n = (x - mean) * f`: x gains `f * (g - mean(g) - n * mean(g * n))`,
+/// without the mean of g for `rms`, scale the sum of `dy * n` over rows, and bias that of dy.
+fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
+    let (x, gain) = (d.input(0)?, d.gain()?);
+    let (x_ty, dtype) = (d.ty(x), d.ty(gain).dtype);
+    let (axis, rms) = (axis_attr(d.attrs, -1, x_ty.shape.rank())?, is_rms(d.attrs)?);
+    let axes: Vec<usize> = (axis..x_ty.shape.rank()).collect();
+    let epsilon = d.attrs.float("epsilon").unwrap_or(1e-5);
+    let wide = between(dtype);
+    let centred = if rms {
+        x
+    } else {
+        let mean = compose::reduce(d, "mean", x, &axes, true)?;
+        pointwise::add(d, arg(0) - arg(1), wide, &[x, mean])?
+    };
+    let squares = pointwise::add(d, arg(0) * arg(0), wide, &[centred])?;
+    let variance = compose::reduce(d, "mean", squares, &axes, true)?;
+    let factor = pointwise::add(d, (arg(0) + epsilon).rsqrt(), wide, &[variance])?;
+    let normal = pointwise::add(d, arg(0) * arg(1), wide, &[centred, factor])?;
+    let mut parts = vec![None; d.inputs.len()];
+    if d.wants(0) {
+        let scaled = match d.optional(1) {
+            Some(scale) => pointwise::add(d, arg(0) * arg(1), wide, &[gain, scale])?,
+            None => gain,
+        };
+        let product = pointwise::add(d, arg(0) * arg(1), wide, &[scaled, normal])?;
+        let along = compose::reduce(d, "mean", product, &axes, true)?;
+        parts[0] = Some(if rms {
+            pointwise::add(d, arg(0) * (arg(1) - (arg(2) * arg(3))), dtype, &[factor, scaled, normal, along])?
+        } else {
+            let mean = compose::reduce(d, "mean", scaled, &axes, true)?;
+            let part = arg(0) * ((arg(1) - arg(2)) - (arg(3) * arg(4)));
+            pointwise::add(d, part, dtype, &[factor, scaled, mean, normal, along])?
+        });
+    }
+    if d.wants(1) {
+        parts[1] = Some(pointwise::add(d, arg(0) * arg(1), wide, &[gain, normal])?);
+    }
+    if d.wants(2) {
+        parts[2] = Some(gain);
+    }
+    Ok(Gains::Are(parts))
 }

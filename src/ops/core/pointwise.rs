@@ -3,8 +3,8 @@
 
 use crate::ir::expr::build::{float, int};
 use crate::ir::{
-    Attrs, Binary, CORE, Class, DType, Expand, Expr, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Unary,
-    Val, attr,
+    Attrs, Binary, CORE, Class, DType, Differentiate, Expand, Expr, Gains, Infer, KERNEL, ONNX, OpDef, OpError, Shape,
+    Tensor, TensorType, Unary, Val, attr,
 };
 pub use crate::ops::reference::expression::apply;
 use crate::ops::util::{broadcast, class_of, f32s};
@@ -17,12 +17,14 @@ use std::ops::AddAssign;
 pub static DEF: OpDef = OpDef {
     name: "pointwise",
     onnx: "",
-    levels: CORE | KERNEL,
+    levels: ONNX | CORE | KERNEL,
     attrs: &[attr::expr("expr"), attr::dtype("dtype")],
     arity: (1, usize::MAX),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
+    weights: None,
+    gradient: Some(&gradient),
 };
 
 /// Attributes of a pointwise operator.
@@ -505,6 +507,39 @@ fn power(mut base: i64, exponent: i64) -> i64 {
         rest >>= 1;
     }
     power
+}
+
+/// An operand gains what the result gains times the derivative of the expression.
+fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
+    let gain = d.gain()?;
+    let expr = d.attrs.expr("expr").ok_or_else(|| OpError::attribute("expr", "is missing"))?.clone();
+    let operands = (0..d.inputs.len()).map(|slot| d.input(slot)).collect::<Result<Vec<_>, _>>()?;
+    let classes: Vec<Class> = operands.iter().map(|v| class_of(&d.ty(*v))).collect();
+    let mut parts = Vec::with_capacity(operands.len());
+    for slot in 0..operands.len() {
+        let derivative = if d.wants(slot) { expr.derivative(slot, &classes)? } else { None };
+        parts.push(derivative.map(|derivative| scaled(d, gain, &derivative, &operands)).transpose()?);
+    }
+    Ok(Gains::Are(parts))
+}
+
+/// `x` times an expression of operands, of which it reads those that the expression mentions.
+fn scaled(e: &mut Expand<'_, '_>, x: Val, by: &Expr, operands: &[Val]) -> Result<Val, OpError> {
+    if *by == Expr::Float(1.0) {
+        return Ok(x);
+    }
+    let mut read: Vec<usize> = Vec::new();
+    by.visit(&mut |part| {
+        if let Expr::Arg(i) = part
+            && !read.contains(i)
+        {
+            read.push(*i);
+        }
+    });
+    let by = by.substitute(&|i| Expr::Arg(1 + read.iter().position(|at| *at == i).unwrap_or(0)));
+    let dtype = e.ty(x).dtype;
+    let all: Vec<Val> = [x].into_iter().chain(read.iter().map(|i| operands[*i])).collect();
+    e.add(&DEF, attrs(Expr::binary(Binary::Mul, Expr::Arg(0), by), dtype), &all)
 }
 
 #[cfg(test)]

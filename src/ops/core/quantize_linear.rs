@@ -6,9 +6,7 @@ use crate::ir::{
     attr, minifloat,
 };
 use crate::ops::core::pointwise::Real;
-use crate::ops::util::{
-    agree, class_of, dtype_attr, finish, finish_floats, is_double, n_elems, operand, result, split_own,
-};
+use crate::ops::util::{agree, class_of, dtype_attr, finish, finish_floats, is_double, n_elems, operand, result};
 
 /// `quantize_linear(x, scale, zero_point?) {axis, block_size, output_dtype}`: ONNX QuantizeLinear, opset 21: `x /
 /// scale`, rounded half to even, plus the zero point, saturated.
@@ -23,12 +21,13 @@ pub static DEF: OpDef = OpDef {
         attr::int("saturate"),
         attr::dtype("precision"),
         attr::dtype("dtype"),
-        attr::expr("epilogue"),
     ],
     arity: (2, 3),
-    infer: infer_quantize,
-    eval: Some(eval_quantize),
+    infer: &infer_quantize,
+    eval: Some(&eval_quantize),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// `dequantize_linear(x, scale, zero_point?) {axis, block_size}`: ONNX DequantizeLinear, opset 21: `(x - zero_point) *
@@ -37,17 +36,13 @@ pub static DEQUANTIZE: OpDef = OpDef {
     name: "dequantize_linear",
     onnx: "DequantizeLinear",
     levels: ONNX | CORE | KERNEL,
-    attrs: &[
-        attr::int("axis"),
-        attr::int("block_size"),
-        attr::dtype("output_dtype"),
-        attr::dtype("dtype"),
-        attr::expr("epilogue"),
-    ],
+    attrs: &[attr::int("axis"), attr::int("block_size"), attr::dtype("output_dtype"), attr::dtype("dtype")],
     arity: (2, 3),
-    infer: infer_dequantize,
-    eval: Some(eval_dequantize),
+    infer: &infer_dequantize,
+    eval: Some(&eval_dequantize),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// The range of codes of an integer type of up to 16 bits.
@@ -106,9 +101,8 @@ fn checked<'a>(
     infer: &Infer<'a>,
     x_class: Class,
 ) -> Result<(&'a TensorType, &'a TensorType, Option<&'a TensorType>), OpError> {
-    let (own, _) = split_own(infer.attrs, infer.inputs);
     let (x, scale) = (infer.ty(0)?, infer.ty(1)?);
-    let zero_point = own.get(2).copied().flatten();
+    let zero_point = infer.inputs.get(2).copied().flatten();
     let fits = class_of(x) == x_class || x_class == Class::Int && x.dtype.is_minifloat();
     if !fits || x.packing.is_some() {
         return Err(OpError::operand(0, x, format!("{x_class:?}s")));
@@ -205,8 +199,8 @@ fn each(attrs: &Attrs, x: &Tensor, scale: &Tensor, mut f: impl FnMut(usize, usiz
     Ok(())
 }
 
-fn zero_points(own: &[Option<&Tensor>]) -> Result<Vec<i64>, OpError> {
-    own.get(2).copied().flatten().map_or(Ok(Vec::new()), |z| Ok(z.to_i64s()?))
+fn zero_points(inputs: &[Option<&Tensor>]) -> Result<Vec<i64>, OpError> {
+    inputs.get(2).copied().flatten().map_or(Ok(Vec::new()), |z| Ok(z.to_i64s()?))
 }
 
 fn eval_quantize(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
@@ -214,11 +208,10 @@ fn eval_quantize(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor
 }
 
 fn quantized<F: Real>(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
-    let (own, extra) = split_own(attrs, inputs);
-    let (x, scale) = (operand(own, 0)?, operand(own, 1)?);
-    let dtype = codes(attrs, own.get(2).copied().flatten().map(Tensor::dtype))?;
+    let (x, scale) = (operand(inputs, 0)?, operand(inputs, 1)?);
+    let dtype = codes(attrs, inputs.get(2).copied().flatten().map(Tensor::dtype))?;
     let (low, high) = range(dtype).unwrap_or((0, 0));
-    let (data, scales, zeros) = (F::elements(x)?, F::elements(scale)?, zero_points(own)?);
+    let (data, scales, zeros) = (F::elements(x)?, F::elements(scale)?, zero_points(inputs)?);
     if let Some(max) = minifloat::max(dtype) {
         // Such codes have no zero point but zero.
         let max = F::of_f32(max);
@@ -234,7 +227,7 @@ fn quantized<F: Real>(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<T
             }
         };
         each(attrs, x, scale, |i, at| out[i] = clamped(data[i] / scales[at]))?;
-        return finish(attrs, F::stored(dtype, &x.dims(), out)?, dtype, extra);
+        return finish(attrs, F::stored(dtype, &x.dims(), out)?, dtype, &[]);
     }
     let mut out = vec![0i64; data.len()];
     each(attrs, x, scale, |i, at| {
@@ -242,7 +235,7 @@ fn quantized<F: Real>(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<T
         let code = Real::round_ties_even(data[i] / scales[at]).to_i64();
         out[i] = code.saturating_add(zeros.get(at).copied().unwrap_or(0)).clamp(low, high);
     })?;
-    finish(attrs, Tensor::from_i64s(dtype, &x.dims(), &out)?, dtype, extra)
+    finish(attrs, Tensor::from_i64s(dtype, &x.dims(), &out)?, dtype, &[])
 }
 
 fn eval_dequantize(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
@@ -250,19 +243,18 @@ fn eval_dequantize(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tens
 }
 
 fn dequantized<F: Real>(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
-    let (own, extra) = split_own(attrs, inputs);
-    let (x, scale) = (operand(own, 0)?, operand(own, 1)?);
+    let (x, scale) = (operand(inputs, 0)?, operand(inputs, 1)?);
     let mut out = vec![F::zero(); n_elems(&x.dims())?];
     let stored = dtype_attr(attrs, "output_dtype").unwrap_or(scale.dtype());
     let scales = F::elements(scale)?;
     if x.dtype().is_minifloat() {
         let data = F::elements(x)?;
         each(attrs, x, scale, |i, at| out[i] = data[i] * scales[at])?;
-        return finish_floats(attrs, &x.dims(), out, stored, extra);
+        return finish_floats(attrs, &x.dims(), out, stored, &[]);
     }
-    let (data, zeros) = (x.to_i64s()?, zero_points(own)?);
+    let (data, zeros) = (x.to_i64s()?, zero_points(inputs)?);
     each(attrs, x, scale, |i, at| {
         out[i] = F::of_i64(data[i].wrapping_sub(zeros.get(at).copied().unwrap_or(0))) * scales[at]
     })?;
-    finish_floats(attrs, &x.dims(), out, stored, extra)
+    finish_floats(attrs, &x.dims(), out, stored, &[])
 }

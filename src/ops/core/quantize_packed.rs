@@ -12,9 +12,11 @@ pub static DEF: OpDef = OpDef {
     levels: CORE | KERNEL,
     attrs: &[attr::text("granularity")],
     arity: (1, 1),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// `dynamic_quantize(x) {granularity}`: codes `i8` of x's shape and their f32 scales, `[..., 1]` by row or a scalar: a
@@ -25,9 +27,11 @@ pub static DYNAMIC: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[attr::text("granularity")],
     arity: (1, 1),
-    infer: infer_dynamic,
-    eval: Some(eval_dynamic),
+    infer: &infer_dynamic,
+    eval: Some(&eval_dynamic),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// Attributes of both.

@@ -1,11 +1,16 @@
 //! `reduce`: sums, means, extrema and products along axes.
 
+use crate::ir::expr::build::{arg, select};
 use crate::ir::{
-    Attrs, Bounds, CORE, Class, DType, Dim, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, attr,
+    Attrs, Bounds, CORE, Class, DType, Differentiate, Dim, Gains, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor,
+    TensorType, attr,
 };
-use crate::ops::core::pointwise::Real;
+use crate::ops::compose;
+use crate::ops::core::pointwise::{self, Real};
+use crate::ops::core::reshape;
+use crate::ops::onnx::movement::broadcast_to;
 use crate::ops::util::{
-    axes, class_of, finish, finish_floats, is_double, n_elems, operand, result, split_own, strides,
+    axes, between, class_of, finish, finish_floats, is_double, n_elems, operand, result, split_own, strides,
 };
 use rayon::prelude::*;
 
@@ -13,7 +18,7 @@ use rayon::prelude::*;
 pub static DEF: OpDef = OpDef {
     name: "reduce",
     onnx: "",
-    levels: CORE | KERNEL,
+    levels: ONNX | CORE | KERNEL,
     attrs: &[
         attr::text("kind"),
         attr::ints("axes"),
@@ -22,9 +27,11 @@ pub static DEF: OpDef = OpDef {
         attr::expr("epilogue"),
     ],
     arity: (1, 1),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
+    weights: None,
+    gradient: Some(&gradient),
 };
 
 /// Attributes of a reduction along sorted axes.
@@ -181,4 +188,45 @@ fn ints(kind: Kind, dtype: DType, values: impl Iterator<Item = i64>, n: usize) -
         Kind::Min => values.min().unwrap_or(nothing),
         Kind::Prod => values.fold(1, i64::wrapping_mul),
     }
+}
+
+/// Elements gain what their sum does, the number of elements divides what their mean gains, extrema share theirs
+/// evenly, and a factor gains the product of the others.
+fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
+    let (x, y, gain) = (d.input(0)?, d.result()?, d.gain()?);
+    let (x_ty, dtype) = (d.ty(x), d.ty(gain).dtype);
+    let (axes, _) = own_axes(d.attrs, x_ty.shape.rank())?;
+    let kind = kind(d.attrs)?;
+    let kept = reduced(&x_ty.shape, &axes, true).0;
+    let gain = reshape::to(d, gain, kept.clone())?;
+    let y = reshape::to(d, y, kept)?;
+    let part = match kind {
+        Kind::Sum => broadcast_to(d, gain, x_ty.shape.0),
+        Kind::Mean => {
+            let sizes = d.sizes(0)?;
+            let n = axes.iter().map(|axis| sizes[*axis]).product::<usize>().max(1);
+            let each = pointwise::add(d, arg(0) / n as f32, dtype, &[gain])?;
+            broadcast_to(d, each, x_ty.shape.0)
+        }
+        Kind::Max | Kind::Min => {
+            let is_one = pointwise::add(d, arg(0).equals(arg(1)).to_float(), between(dtype), &[x, y])?;
+            let n = compose::reduce(d, "sum", is_one, &axes, true)?;
+            pointwise::add(d, (arg(0) * arg(1)) / arg(2), dtype, &[gain, is_one, n])
+        }
+        Kind::Prod => {
+            // The product of the others: the quotient, and where one factor is 0, that of those that are not.
+            let is_zero = pointwise::add(d, arg(0).equals(0.0).to_float(), between(dtype), &[x])?;
+            let n = compose::reduce(d, "sum", is_zero, &axes, true)?;
+            let others = pointwise::add(d, select(arg(0).equals(0.0), 1.0, arg(0)), between(dtype), &[x])?;
+            let others = compose::reduce(d, "prod", others, &axes, true)?;
+            let part = arg(0)
+                * select(
+                    arg(1).equals(0.0),
+                    select(arg(2).equals(1.0), arg(3), 0.0),
+                    select(arg(2).equals(0.0), arg(3) / arg(1), 0.0),
+                );
+            pointwise::add(d, part, dtype, &[gain, x, n, others])
+        }
+    }?;
+    Ok(Gains::Are(vec![Some(part)]))
 }

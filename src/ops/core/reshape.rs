@@ -1,7 +1,8 @@
 //! `reshape`: the same elements under another shape.
 
 use crate::ir::{
-    Attrs, CORE, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr, product,
+    Attrs, CORE, Differentiate, Dim, Expand, Gains, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType,
+    Val, attr, product,
 };
 use crate::ops::util::{agree, dims_attr, ints_attr, operand};
 
@@ -13,9 +14,11 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[attr::sizes("shape"), attr::int("allowzero")],
     arity: (1, 2),
-    infer,
-    eval: Some(eval),
-    expand: Some(expand),
+    infer: &infer,
+    eval: Some(&eval),
+    expand: Some(&expand),
+    weights: None,
+    gradient: Some(&gradient),
 };
 
 /// `x` under another shape; `x` itself where it has that shape already.
@@ -101,4 +104,12 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
         return Err(OpError::operand(0, x.ty(), format!("as many elements as {dims:?}")));
     }
     Ok(vec![x.reshaped(&dims)?])
+}
+
+/// The gain under the operand's shape.
+fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
+    let (gain, shape) = (d.gain()?, d.ty(d.input(0)?).shape.0);
+    let mut parts = vec![None; d.inputs.len()];
+    parts[0] = Some(to(d, gain, shape)?);
+    Ok(Gains::Are(parts))
 }

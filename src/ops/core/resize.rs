@@ -36,9 +36,11 @@ pub static DEF: OpDef = OpDef {
         attr::float("extrapolation_value"),
     ],
     arity: (1, 4),
-    infer,
-    eval: Some(eval),
-    expand: Some(expand),
+    infer: &infer,
+    eval: Some(&eval),
+    expand: Some(&expand),
+    weights: None,
+    gradient: None,
 };
 
 const COORDINATES: [&str; 5] =
@@ -254,7 +256,7 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     let (own, extra) = split_own(attrs, inputs);
     let x = operand(own, 0)?;
     if layout::is_nhwc(attrs)? {
-        return layout::eval_as_nchw(attrs, x, extra, eval);
+        return layout::eval_as_nchw(attrs, x, extra, &eval);
     }
     if is_double(attrs, own) { eval_in::<f64>(attrs, x, extra) } else { eval_in::<f32>(attrs, x, extra) }
 }

@@ -20,9 +20,11 @@ pub static DEF: OpDef = OpDef {
         attr::float("spatial_scale"),
     ],
     arity: (3, 3),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// Rows and columns of the result of RoiAlign.
@@ -87,8 +89,8 @@ struct Cells<F> {
 }
 
 impl<F: Real> Cells<F> {
-    /// The region `[x1, y1, x2, y2]` in elements of the image, as `size` rows and columns of cells. `ratio` is the number
-    /// of points along an axis of a cell; where it is 0, there is one for each element of the image.
+    /// The region `[x1, y1, x2, y2]` in elements of the image, as `size` rows and columns of cells. `ratio` is the
+    /// number of points along an axis of a cell; where it is 0, there is one for each element of the image.
     fn of(region: [F; 4], size: [usize; 2], half: bool, ratio: i64) -> Cells<F> {
         /// Most points looked at along one axis of one cell.
         const MAX_POINTS: f32 = 512.0;

@@ -1,8 +1,13 @@
 //! `softmax`: exponentials along one axis, divided by their sum.
 
-use crate::ir::{Attrs, CORE, Class, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, Val, attr};
-use crate::ops::core::pointwise::Real;
-use crate::ops::util::{axis_attr, finish_floats, is_double, operand, result, split_own};
+use crate::ir::expr::build::arg;
+use crate::ir::{
+    Attrs, CORE, Class, Differentiate, Expand, Gains, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, Val,
+    attr,
+};
+use crate::ops::compose;
+use crate::ops::core::pointwise::{self, Real};
+use crate::ops::util::{axis_attr, between, finish_floats, is_double, operand, result, split_own};
 use rayon::prelude::*;
 
 /// `softmax(x) {axis, log, dtype, epilogue}`: ONNX Softmax, opset 13. With `log` the logarithm of it.
@@ -12,9 +17,11 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[attr::int("axis"), attr::int("log"), attr::dtype("dtype"), attr::expr("epilogue")],
     arity: (1, 1),
-    infer,
-    eval: Some(eval),
-    expand: Some(|e| expand(e, 0)),
+    infer: &infer,
+    eval: Some(&eval),
+    expand: Some(&|e| expand(e, 0)),
+    weights: None,
+    gradient: Some(&gradient),
 };
 
 /// `log_softmax(x) {axis}`: ONNX LogSoftmax, opset 13.
@@ -24,9 +31,11 @@ pub static LOG: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::int("axis")],
     arity: (1, 1),
-    infer,
+    infer: &infer,
     eval: None,
-    expand: Some(|e| expand(e, 1)),
+    expand: Some(&|e| expand(e, 1)),
+    weights: None,
+    gradient: None,
 };
 
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
@@ -76,4 +85,20 @@ fn eval_in<F: Real>(attrs: &Attrs, x: &Tensor, extra: &[Option<&Tensor>]) -> Res
         }
     });
     finish_floats(attrs, &dims, out, x.dtype(), extra)
+}
+
+/// `y * (dy - sum(dy * y))`; of the logarithm `dy - exp(y) * sum(dy)`.
+fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
+    let (y, gain) = (d.result()?, d.gain()?);
+    let axis = axis_attr(d.attrs, -1, d.ty(y).shape.rank())?;
+    let dtype = d.ty(gain).dtype;
+    let part = if d.attrs.int("log").unwrap_or(0) != 0 {
+        let sum = compose::reduce(d, "sum", gain, &[axis], true)?;
+        pointwise::add(d, arg(0) - (arg(1).exp() * arg(2)), dtype, &[gain, y, sum])?
+    } else {
+        let product = pointwise::add(d, arg(0) * arg(1), between(dtype), &[gain, y])?;
+        let sum = compose::reduce(d, "sum", product, &[axis], true)?;
+        pointwise::add(d, arg(1) * (arg(0) - arg(2)), dtype, &[gain, y, sum])?
+    };
+    Ok(Gains::Are(vec![Some(part)]))
 }

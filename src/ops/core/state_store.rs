@@ -17,9 +17,11 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[attr::int("axis")],
     arity: (2, 3),
-    infer,
-    eval: Some(eval),
-    expand: Some(expand),
+    infer: &infer,
+    eval: Some(&eval),
+    expand: Some(&expand),
+    weights: None,
+    gradient: None,
 };
 
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {

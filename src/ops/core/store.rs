@@ -12,12 +12,14 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::dtype("dtype")],
     arity: (1, 1),
-    infer,
+    infer: &infer,
     eval: None,
-    expand: Some(|e| {
+    expand: Some(&|e| {
         let (x, dtype) = (e.input(0)?, e.outputs[0].dtype);
         Ok(vec![e.add(&pointwise::DEF, pointwise::attrs(Expr::Arg(0), dtype), &[x])?])
     }),
+    weights: None,
+    gradient: None,
 };
 
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {

@@ -1,8 +1,11 @@
 //! `strided`: a tensor read at other places: what transposes, slices, broadcasts, splits and pads become.
 
+use crate::ir::expr::build::arg;
 use crate::ir::{
-    Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
+    Attrs, CORE, Class, DType, Differentiate, Dim, Expand, Gains, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor,
+    TensorType, Val, attr,
 };
+use crate::ops::core::{pointwise, reshape};
 use crate::ops::util::{
     class_of, dims_attr, dims_value, elements, finish, from_elements, ints_attr, n_elems, operand, result, split_own,
 };
@@ -14,7 +17,7 @@ use rayon::prelude::*;
 pub static DEF: OpDef = OpDef {
     name: "strided",
     onnx: "",
-    levels: CORE | KERNEL,
+    levels: ONNX | CORE | KERNEL,
     attrs: &[
         attr::sizes("shape"),
         attr::sizes("strides"),
@@ -26,9 +29,11 @@ pub static DEF: OpDef = OpDef {
         attr::expr("epilogue"),
     ],
     arity: (1, 1),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
+    weights: None,
+    gradient: Some(&gradient),
 };
 
 /// How a tensor is read.
@@ -279,4 +284,163 @@ fn read<const N: usize>(plan: &Plan, bytes: &[u8], fill: &[u8]) -> Vec<u8> {
         }
     });
     out.into_flattened()
+}
+
+/// Most parts of a gain that are added up where places read the same elements.
+const MAX_OVERLAPS: usize = 4096;
+
+/// An element gains what all places that read it do.
+fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
+    let (gain, sizes) = (d.gain()?, d.sizes(0)?);
+    let known = |name: &'static str| ints_attr(d.attrs, name);
+    let shape = known("shape")?.ok_or_else(|| OpError::attribute("shape", "is missing"))?;
+    let strides = known("strides")?.unwrap_or_else(|| vec![0; shape.len()]);
+    let offset = known("offset")?.and_then(|list| list.first().copied()).unwrap_or(0);
+    let (lo, hi) =
+        (known("lo")?.unwrap_or_else(|| vec![0; shape.len()]), known("hi")?.unwrap_or_else(|| shape.clone()));
+    if [strides.len(), lo.len(), hi.len()].iter().any(|n| *n != shape.len()) {
+        return Err(OpError::attribute("strides", format!("are {strides:?} for {shape:?}")));
+    }
+    let axes: Vec<Axis> =
+        (0..shape.len()).map(|i| Axis { lo: lo[i].max(0), hi: hi[i].min(shape[i]), stride: strides[i] }).collect();
+    Ok(Gains::Are(vec![Some(adjoint(d, gain, &axes, offset, &sizes)?)]))
+}
+
+/// An axis along which a tensor is read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Axis {
+    /// The first position that is read.
+    pub(crate) lo: i64,
+    /// The first behind the last.
+    pub(crate) hi: i64,
+    /// Elements of the operand from one position to the next.
+    pub(crate) stride: i64,
+}
+
+/// What a tensor of these sizes gains where what was read of it, along `axes` from `offset` on, gains `gain`.
+///
+/// # Errors
+/// A size is not known, or too many places read the same elements.
+pub(crate) fn adjoint(
+    e: &mut Expand<'_, '_>,
+    gain: Val,
+    axes: &[Axis],
+    offset: i64,
+    sizes: &[usize],
+) -> Result<Val, OpError> {
+    let n_x = n_elems(sizes)? as i64;
+    let shape = e.ty(gain).shape.0;
+    if axes.iter().any(|axis| axis.hi <= axis.lo) {
+        let flat = scatter(e, gain, &[], 0, 0)?;
+        return reshape::to(e, flat, crate::ops::compose::dims(sizes));
+    }
+    // What was read, without the rest.
+    let rows = row_major(&shape);
+    let first = axes.iter().zip(&rows).fold(Dim::Known(0), |sum, (axis, row)| &sum + &(row * &Dim::Known(axis.lo)));
+    let inside = View {
+        shape: axes.iter().map(|axis| Dim::Known(axis.hi - axis.lo)).collect(),
+        strides: rows,
+        offset: Some(first),
+        ..View::default()
+    };
+    let mut z = view(e, gain, &inside)?;
+    let offset = offset + axes.iter().map(|axis| axis.lo * axis.stride).sum::<i64>();
+    // Positions that read one element add up.
+    let is_same = |axis: &Axis| axis.stride == 0 || axis.hi - axis.lo == 1;
+    let same: Vec<usize> = (0..axes.len()).filter(|i| is_same(&axes[*i])).collect();
+    if !same.is_empty() {
+        z = crate::ops::compose::reduce(e, "sum", z, &same, false)?;
+    }
+    let left: Vec<(i64, i64)> = axes.iter().filter(|a| !is_same(a)).map(|a| (a.hi - a.lo, a.stride)).collect();
+    let flat = overlapping(e, z, &left, offset, n_x, &mut 0)?;
+    reshape::to(e, flat, crate::ops::compose::dims(sizes))
+}
+
+/// `[n_x]` elements that gain what is in `z`, along axes of a size and a stride each: part by part where two axes read
+/// the same elements.
+fn overlapping(
+    e: &mut Expand<'_, '_>,
+    z: Val,
+    axes: &[(i64, i64)],
+    offset: i64,
+    n_x: i64,
+    n_parts: &mut usize,
+) -> Result<Val, OpError> {
+    let order = by_stride(axes);
+    let is_apart = |outer: (i64, i64), inner: (i64, i64)| {
+        outer.1.abs() % inner.1.abs() == 0 && inner.1.abs() * inner.0 <= outer.1.abs()
+    };
+    let meeting = order.windows(2).find(|pair| !is_apart(axes[pair[0]], axes[pair[1]]));
+    let Some(&[a, b]) = meeting else { return scatter(e, z, axes, offset, n_x) };
+    let at = if axes[a].0 < axes[b].0 { a } else { b };
+    let mut rest = axes.to_vec();
+    let (n, stride) = rest.remove(at);
+    let mut sum: Option<Val> = None;
+    for i in 0..n {
+        *n_parts += 1;
+        if *n_parts > MAX_OVERLAPS {
+            return Err(OpError::unsupported(format!("the derivative of more than {MAX_OVERLAPS} overlapping reads")));
+        }
+        let part = crate::ops::compose::part(e, z, at, i, 1)?;
+        let mut shape = e.ty(part).shape.0;
+        shape.remove(at);
+        let part = reshape::to(e, part, shape)?;
+        let part = overlapping(e, part, &rest, offset + i * stride, n_x, n_parts)?;
+        sum = Some(match sum {
+            Some(sum) => {
+                let dtype = e.ty(part).dtype;
+                pointwise::add(e, arg(0) + arg(1), dtype, &[sum, part])?
+            }
+            None => part,
+        });
+    }
+    sum.ok_or_else(|| OpError::unsupported("the derivative of reads of nothing"))
+}
+
+/// The axes, those of the longest strides first.
+fn by_stride(axes: &[(i64, i64)]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..axes.len()).collect();
+    order.sort_by_key(|i| std::cmp::Reverse(axes[*i].1.abs()));
+    order
+}
+
+/// The same where no two positions read the same element, and each stride is a multiple of the next: the positions of
+/// all axes are then the digits of a number, and `z` with zeros between is a list of elements.
+fn scatter(e: &mut Expand<'_, '_>, z: Val, axes: &[(i64, i64)], offset: i64, n_x: i64) -> Result<Val, OpError> {
+    let order = by_stride(axes);
+    let rows = row_major(&e.ty(z).shape.0);
+    let (mut shape, mut strides, mut hi) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut start, mut lowest, mut outer) = (Dim::Known(0), offset, None);
+    for &i in &order {
+        let (n, stride) = axes[i];
+        shape.push(Dim::Known(outer.map_or(n, |outer: i64| outer / stride.abs())));
+        hi.push(Dim::Known(n));
+        if stride < 0 {
+            // From the last position on.
+            start = &start + &(&rows[i] * &Dim::Known(n - 1));
+            lowest += (n - 1) * stride;
+            strides.push(&rows[i] * &Dim::Known(-1));
+        } else {
+            strides.push(rows[i].clone());
+        }
+        outer = Some(stride.abs());
+    }
+    let inner = outer.unwrap_or(1);
+    shape.push(Dim::Known(inner));
+    strides.push(Dim::Known(0));
+    hi.push(Dim::Known(1));
+    let length = order.first().map_or(1, |i| axes[*i].0 * axes[*i].1.abs());
+    let lo = vec![Dim::Known(0); shape.len()];
+    let spread = View { shape, strides, offset: Some(start), inside: Some((lo, hi)), fill: Fill::default() };
+    let spread = view(e, z, &spread)?;
+    let spread = reshape::to(e, spread, vec![Dim::Known(length)])?;
+    let (lo, hi) = (lowest.clamp(0, n_x), lowest.saturating_add(length).clamp(0, n_x));
+    let placed = View {
+        shape: vec![Dim::Known(n_x)],
+        strides: vec![Dim::Known(1)],
+        offset: Some(Dim::Known(-lowest)),
+        inside: Some((vec![Dim::Known(lo)], vec![Dim::Known(hi)])),
+        fill: Fill::default(),
+    };
+    view(e, spread, &placed)
 }

@@ -12,9 +12,11 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[attr::int("axis"), attr::int("largest"), attr::int("sorted")],
     arity: (2, 2),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// The axis and how many elements along it stay.

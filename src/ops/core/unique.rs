@@ -13,9 +13,11 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX | CORE | KERNEL,
     attrs: &[attr::int("axis"), attr::int("sorted"), attr::sizes(COUNT)],
     arity: (1, 1),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// The axis of a Unique, `None` for all elements in one row, and how many there are along it.
@@ -32,7 +34,7 @@ pub(crate) fn bound(infer: &Infer<'_>) -> Result<Option<Dim>, OpError> {
 
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let (x, (axis, n)) = (number_operand(infer, 0)?, axis_of(infer)?);
-    let Some(count) = count(infer)? else { return folded(infer, eval) };
+    let Some(count) = count(infer)? else { return folded(infer, &eval) };
     let mut shape = if axis.is_some() { x.shape.clone() } else { Shape(vec![n.clone()]) };
     shape.0[axis.unwrap_or(0)] = count.clone();
     let list = |n: Dim| TensorType::new(DType::I64, Shape(vec![n]));

@@ -11,9 +11,11 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::int("align_corners")],
     arity: (2, 2),
-    infer,
+    infer: &infer,
     eval: None,
-    expand: Some(expand),
+    expand: Some(&expand),
+    weights: None,
+    gradient: None,
 };
 
 /// The spatial sizes of a grid.

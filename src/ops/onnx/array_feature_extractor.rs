@@ -12,7 +12,7 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX,
     attrs: &[],
     arity: (2, 2),
-    infer: |i| {
+    infer: &|i| {
         let (x, indices) = (i.ty(0)?, i.ty(1)?);
         let n = indices.shape.volume();
         if x.packing.is_some()
@@ -26,7 +26,7 @@ pub static DEF: OpDef = OpDef {
         Ok(vec![TensorType::new(x.dtype, Shape([lead, vec![n]].concat()))])
     },
     eval: None,
-    expand: Some(|e| {
+    expand: Some(&|e| {
         let (x, indices) = (e.input(0)?, e.input(1)?);
         let (axis, n) = (e.ty(x).shape.rank() - 1, e.ty(indices).shape.volume());
         let rule = Rule { sizes: vec![e.ty(x).shape.0[axis].clone()], negative: false, ignore: None };
@@ -36,4 +36,6 @@ pub static DEF: OpDef = OpDef {
         let shape = e.outputs[0].shape.0.clone();
         Ok(vec![reshape::to(e, y, shape)?])
     }),
+    weights: None,
+    gradient: None,
 };

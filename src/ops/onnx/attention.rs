@@ -36,9 +36,11 @@ pub static DEF: OpDef = OpDef {
         attr::int("zero_masked"),
     ],
     arity: (3, 7),
-    infer,
+    infer: &infer,
     eval: None,
-    expand: Some(expand),
+    expand: Some(&expand),
+    weights: None,
+    gradient: None,
 };
 
 /// `rotary_embedding(x, cos_cache, sin_cache, position_ids?) {interleaved, num_heads, rotary_embedding_dim}`: ONNX
@@ -52,9 +54,11 @@ pub static ROTARY: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::int("interleaved"), attr::int("num_heads"), attr::int("rotary_embedding_dim")],
     arity: (3, 4),
-    infer: infer_rotary,
+    infer: &infer_rotary,
     eval: None,
-    expand: Some(expand_rotary),
+    expand: Some(&expand_rotary),
+    weights: None,
+    gradient: None,
 };
 
 /// Sizes of an attention.

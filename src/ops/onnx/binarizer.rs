@@ -11,7 +11,7 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::float("threshold")],
     arity: (1, 1),
-    infer: |i| {
+    infer: &|i| {
         let x = i.ty(0)?;
         if x.packing.is_some() || !matches!(x.dtype.class(), Class::Float | Class::Int) {
             return Err(OpError::operand(0, x, "numbers"));
@@ -19,7 +19,7 @@ pub static DEF: OpDef = OpDef {
         Ok(vec![x.clone()])
     },
     eval: None,
-    expand: Some(|e| {
+    expand: Some(&|e| {
         let x = e.input(0)?;
         let (dtype, threshold) = (e.ty(x).dtype, e.attrs.float("threshold").unwrap_or(0.0));
         let expr = if dtype.is_float() {
@@ -29,4 +29,6 @@ pub static DEF: OpDef = OpDef {
         };
         Ok(vec![pointwise::add(e, expr, dtype, &[x])?])
     }),
+    weights: None,
+    gradient: None,
 };

@@ -14,9 +14,11 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::text("activation")],
     arity: (2, 4),
-    infer,
+    infer: &infer,
     eval: None,
-    expand: Some(expand),
+    expand: Some(&expand),
+    weights: None,
+    gradient: None,
 };
 
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {

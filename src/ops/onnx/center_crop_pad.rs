@@ -10,18 +10,20 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::ints("axes")],
     arity: (2, 2),
-    infer: |i| {
+    infer: &|i| {
         let x = i.ty(0)?;
         let pads = crop(i.attrs, x, i.ints(1)?)?;
         let shape = x.shape.0.iter().zip(pads).map(|(n, (before, after))| n + &Dim::Known(before + after)).collect();
         Ok(vec![TensorType::new(x.dtype, Shape(shape))])
     },
     eval: None,
-    expand: Some(|e| {
+    expand: Some(&|e| {
         let x = e.input(0)?;
         let pads = crop(e.attrs, &e.ty(x), e.ints(1)?)?;
         Ok(vec![crate::ops::onnx::pad::padded(e, x, &pads, crate::ops::core::strided::Fill::default())?])
     }),
+    weights: None,
+    gradient: None,
 };
 
 /// Elements added before and after each axis; less than none where some go.

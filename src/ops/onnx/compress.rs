@@ -14,9 +14,11 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::int("axis"), attr::sizes(COUNT)],
     arity: (2, 2),
-    infer,
+    infer: &infer,
     eval: None,
-    expand: Some(expand),
+    expand: Some(&expand),
+    weights: None,
+    gradient: None,
 };
 
 /// The axis of a Compress, `None` for all elements in one row, and how many there are along it.

@@ -22,9 +22,11 @@ pub static DEF: OpDef = OpDef {
         attr::text("auto_pad"),
     ],
     arity: (2, 3),
-    infer,
+    infer: &infer,
     eval: None,
-    expand: Some(expand),
+    expand: Some(&expand),
+    weights: None,
+    gradient: None,
 };
 
 /// The window without pads, and how many elements of the full result are dropped before and after each axis (less than

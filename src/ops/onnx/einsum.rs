@@ -13,9 +13,11 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::text("equation")],
     arity: (1, 64),
-    infer,
+    infer: &infer,
     eval: None,
-    expand: Some(expand),
+    expand: Some(&expand),
+    weights: None,
+    gradient: None,
 };
 
 /// A label: a letter, or an axis of the ellipsis counted from the last.

@@ -460,9 +460,11 @@ macro_rules! operators {
                 levels: ONNX,
                 attrs: &[$($attr),*],
                 arity: $arity,
-                infer: |infer| infer_by(infer, $rule),
+                infer: &|infer| infer_by(infer, $rule),
                 eval: None,
-                expand: Some(|e| expand_by(e, $rule)),
+                expand: Some(&|e| expand_by(e, $rule)),
+                weights: None,
+                gradient: None,
             };
         )*
         /// Every operator of single elements whose rule is an expression.
@@ -480,9 +482,13 @@ macro_rules! folds {
                 levels: ONNX,
                 attrs: &[],
                 arity: (1, ANY),
-                infer: |infer| infer_fold(infer, |c| fold(c, Binary::$function, $is_mean)),
+                infer: &|infer| infer_fold(infer, |c| fold(c, Binary::$function, $is_mean)),
                 eval: None,
-                expand: Some(|e| expand_fold(e, |c| fold(c, Binary::$function, $is_mean), Binary::$function, $is_mean)),
+                expand: Some(&|e| {
+                    expand_fold(e, |c| fold(c, Binary::$function, $is_mean), Binary::$function, $is_mean)
+                }),
+                weights: None,
+                gradient: None,
             };
         )*
     };
@@ -502,7 +508,7 @@ pub static CAST_LIKE: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::int("saturate"), attr::text("round_mode")],
     arity: (2, 2),
-    infer: |infer| {
+    infer: &|infer| {
         let attrs = infer.attrs.clone().with_dtype("to", infer.ty(1)?.dtype);
         infer_by(
             &Infer {
@@ -515,10 +521,12 @@ pub static CAST_LIKE: OpDef = OpDef {
         )
     },
     eval: None,
-    expand: Some(|e| {
+    expand: Some(&|e| {
         let (x, attrs) = (e.input(0)?, e.attrs.clone().with_dtype("to", e.outputs[0].dtype));
         Ok(vec![e.add(&CAST, attrs, &[x])?])
     }),
+    weights: None,
+    gradient: None,
 };
 
 /// `dropout(x, ratio?, training?) {seed}`: ONNX Dropout, opset 22: the result, and which elements stayed.
@@ -528,9 +536,11 @@ pub static DROPOUT: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::int("seed")],
     arity: (1, 3),
-    infer: infer_dropout,
+    infer: &infer_dropout,
     eval: None,
-    expand: Some(expand_dropout),
+    expand: Some(&expand_dropout),
+    weights: None,
+    gradient: None,
 };
 
 const ANY: usize = usize::MAX;

@@ -19,9 +19,11 @@ pub static DFT: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::int("inverse"), attr::int("onesided")],
     arity: (1, 3),
-    infer: infer_dft,
+    infer: &infer_dft,
     eval: None,
-    expand: Some(expand_dft),
+    expand: Some(&expand_dft),
+    weights: None,
+    gradient: None,
 };
 
 /// `stft(signal, step, window?, length?) {onesided}`: ONNX STFT, opset 17.
@@ -31,9 +33,11 @@ pub static STFT: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::int("onesided")],
     arity: (2, 4),
-    infer: infer_stft,
+    infer: &infer_stft,
     eval: None,
-    expand: Some(expand_stft),
+    expand: Some(&expand_stft),
+    weights: None,
+    gradient: None,
 };
 
 macro_rules! tables {
@@ -44,9 +48,11 @@ macro_rules! tables {
             levels: ONNX,
             attrs: &[$($attr),*],
             arity: $arity,
-            infer: |i| Ok(vec![folded(i.attrs, i.consts, $eval)?.ty().clone()]),
-            eval: Some(|attrs, inputs| Ok(vec![folded(attrs, inputs, $eval)?])),
-            expand: Some(|e| expand_folded(e, $eval)),
+            infer: &|i| Ok(vec![folded(i.attrs, i.consts, $eval)?.ty().clone()]),
+            eval: Some(&|attrs, inputs| Ok(vec![folded(attrs, inputs, $eval)?])),
+            expand: Some(&|e| expand_folded(e, $eval)),
+            weights: None,
+            gradient: None,
         };)*
     };
 }

@@ -1,7 +1,7 @@
 //! `gemm`: a product of two matrices with factors and a bias.
 
 use crate::ir::expr::build::arg;
-use crate::ir::{Attrs, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, attr};
+use crate::ir::{Attrs, Dim, Expand, Infer, ONNX, OpDef, OpError, Shape, TensorType, Val, WeightOperand, attr};
 use crate::ops::util::agree;
 
 /// `gemm(a, b, c?) {alpha, beta, transA, transB}`: ONNX Gemm, opset 13: `alpha * a x b + beta * c`.
@@ -11,9 +11,13 @@ pub static DEF: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::float("alpha"), attr::float("beta"), attr::int("transA"), attr::int("transB")],
     arity: (2, 3),
-    infer,
+    infer: &infer,
     eval: None,
-    expand: Some(expand),
+    expand: Some(&expand),
+    weights: Some(&|attrs| {
+        Some(WeightOperand { x_columns_attr: Some("transA"), ..WeightOperand::right_of_product(attrs, "transB") })
+    }),
+    gradient: None,
 };
 
 fn flag(attrs: &Attrs, name: &str) -> bool {

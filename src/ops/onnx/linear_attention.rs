@@ -22,9 +22,11 @@ pub static DEF: OpDef = OpDef {
         attr::int("chunk_size"),
     ],
     arity: (3, 6),
-    infer,
+    infer: &infer,
     eval: None,
-    expand: Some(expand),
+    expand: Some(&expand),
+    weights: None,
+    gradient: None,
 };
 
 /// The sizes of linear attention.

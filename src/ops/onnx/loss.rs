@@ -14,12 +14,14 @@ pub static NEGATIVE_LOG_LIKELIHOOD: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::text("reduction"), attr::int("ignore_index")],
     arity: (2, 3),
-    infer: |i| Ok(vec![loss_type(i)?]),
+    infer: &|i| Ok(vec![loss_type(i)?]),
     eval: None,
-    expand: Some(|e| {
+    expand: Some(&|e| {
         let x = e.input(0)?;
         Ok(vec![loss(e, x)?])
     }),
+    weights: None,
+    gradient: None,
 };
 
 /// `softmax_cross_entropy_loss(scores, labels, weight?) {reduction, ignore_index}`: ONNX SoftmaxCrossEntropyLoss, opset
@@ -30,13 +32,15 @@ pub static SOFTMAX_CROSS_ENTROPY: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::text("reduction"), attr::int("ignore_index")],
     arity: (2, 3),
-    infer: |i| Ok(vec![loss_type(i)?, i.ty(0)?.clone()]),
+    infer: &|i| Ok(vec![loss_type(i)?, i.ty(0)?.clone()]),
     eval: None,
-    expand: Some(|e| {
+    expand: Some(&|e| {
         let scores = e.input(0)?;
         let log = e.add(&softmax::DEF, Attrs::new().with_int("axis", 1).with_int("log", 1), &[scores])?;
         Ok(vec![loss(e, log)?, log])
     }),
+    weights: None,
+    gradient: None,
 };
 
 fn reduction(attrs: &Attrs) -> Result<&str, OpError> {

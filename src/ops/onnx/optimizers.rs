@@ -13,9 +13,11 @@ macro_rules! optimizers {
             levels: ONNX,
             attrs: &[$($attr),*],
             arity: (2 + 2 + $states, usize::MAX),
-            infer: |i| infer(i, $states),
+            infer: &|i| infer(i, $states),
             eval: None,
-            expand: Some($expand),
+            expand: Some(&$expand),
+            weights: None,
+            gradient: None,
         };)*
     };
 }

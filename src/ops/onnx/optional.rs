@@ -9,12 +9,14 @@ pub static HAS_ELEMENT: OpDef = OpDef {
     levels: ONNX,
     attrs: &[],
     arity: (0, 1),
-    infer: |_| Ok(vec![TensorType::of(DType::Bool, &[])]),
+    infer: &|_| Ok(vec![TensorType::of(DType::Bool, &[])]),
     eval: None,
-    expand: Some(|e| {
+    expand: Some(&|e| {
         let has = Tensor::from_i64s(DType::Bool, &[], &[i64::from(e.optional(0).is_some())])?;
         Ok(vec![e.constant(has)])
     }),
+    weights: None,
+    gradient: None,
 };
 
 /// `optional_get_element(x)`: ONNX OptionalGetElement, opset 18, of tensors: x.
@@ -24,7 +26,9 @@ pub static GET_ELEMENT: OpDef = OpDef {
     levels: ONNX,
     attrs: &[],
     arity: (1, 1),
-    infer: |i| Ok(vec![i.ty(0)?.clone()]),
+    infer: &|i| Ok(vec![i.ty(0)?.clone()]),
     eval: None,
-    expand: Some(|e| Ok(vec![e.input(0)?])),
+    expand: Some(&|e| Ok(vec![e.input(0)?])),
+    weights: None,
+    gradient: None,
 };

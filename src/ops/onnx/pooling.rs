@@ -14,9 +14,11 @@ macro_rules! pools {
             levels: ONNX,
             attrs: &[$($attr),*],
             arity: (1, 1),
-            infer: $infer,
+            infer: &$infer,
             eval: None,
-            expand: Some($expand),
+            expand: Some(&$expand),
+            weights: None,
+            gradient: None,
         };)*
     };
 }

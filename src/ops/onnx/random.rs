@@ -23,9 +23,11 @@ pub static DEF: OpDef = OpDef {
         attr::dtype("dtype"),
     ],
     arity: (0, 1),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 written_out! {

@@ -21,9 +21,11 @@ macro_rules! layers {
             levels: ONNX,
             attrs: &[attr::int("hidden_size"), attr::text("direction"), attr::int("layout"), attr::texts("activations"), attr::floats("activation_alpha"), attr::floats("activation_beta"), attr::float("clip"), $($attr),*],
             arity: $arity,
-            infer: |i| infer(i, $kind),
-            eval: Some(|attrs, inputs| eval(&$def, attrs, inputs, $kind, MAX_STEPS)),
-            expand: Some(|e| expand(e, $kind, None)),
+            infer: &|i| infer(i, $kind),
+            eval: Some(&|attrs, inputs| eval(&$def, attrs, inputs, $kind, MAX_STEPS)),
+            expand: Some(&|e| expand(e, $kind, None)),
+            weights: None,
+            gradient: None,
         };)*
     };
 }
@@ -520,9 +522,11 @@ pub static DYNAMIC_QUANTIZE_LSTM: OpDef = OpDef {
         attr::int("input_forget"),
     ],
     arity: (12, 12),
-    infer: infer_quantized,
+    infer: &infer_quantized,
     eval: None,
-    expand: Some(|e| expand(e, Kind::Lstm, Some(&Codes))),
+    expand: Some(&|e| expand(e, Kind::Lstm, Some(&Codes))),
+    weights: None,
+    gradient: None,
 };
 
 /// The weights of a DynamicQuantizeLSTM.

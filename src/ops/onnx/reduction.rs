@@ -23,9 +23,14 @@ macro_rules! reductions {
                 levels: ONNX,
                 attrs: &[attr::int("keepdims"), attr::int("noop_with_empty_axes")],
                 arity: (1, 2),
-                infer,
+                infer: &infer,
                 eval: None,
-                expand: Some(|e| expand(e, Steps { before: None$(.or(Some($before)))?, kind: $kind, after: None$(.or(Some($after)))? })),
+                expand: Some(&|e| {
+                    let (before, after) = (None$(.or(Some($before)))?, None$(.or(Some($after)))?);
+                    expand(e, Steps { before, kind: $kind, after })
+                }),
+                weights: None,
+                gradient: None,
             };
         )*
     };

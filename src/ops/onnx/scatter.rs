@@ -20,9 +20,11 @@ pub static DEF: OpDef = OpDef {
     levels: CORE | KERNEL,
     attrs: &[attr::text("reduction")],
     arity: (3, 3),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// `scatter_elements(data, indices, updates) {axis, reduction}`: ONNX ScatterElements, opset 18.
@@ -32,9 +34,11 @@ pub static ELEMENTS: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::int("axis"), attr::text("reduction")],
     arity: (3, 3),
-    infer: infer_elements,
+    infer: &infer_elements,
     eval: None,
-    expand: Some(expand_elements),
+    expand: Some(&expand_elements),
+    weights: None,
+    gradient: None,
 };
 
 /// `scatter_nd(data, indices, updates) {reduction}`: ONNX ScatterND, opset 18.
@@ -44,9 +48,11 @@ pub static ND: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::text("reduction")],
     arity: (3, 3),
-    infer: infer_nd,
+    infer: &infer_nd,
     eval: None,
-    expand: Some(expand_nd),
+    expand: Some(&expand_nd),
+    weights: None,
+    gradient: None,
 };
 
 /// `max_unpool(x, indices, output_shape?) {kernel_shape, pads, strides}`: ONNX MaxUnpool, opset 22: elements back at
@@ -57,9 +63,11 @@ pub static MAX_UNPOOL: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::ints("kernel_shape"), attr::ints("pads"), attr::ints("strides")],
     arity: (2, 3),
-    infer: infer_unpool,
+    infer: &infer_unpool,
     eval: None,
-    expand: Some(expand_unpool),
+    expand: Some(&expand_unpool),
+    weights: None,
+    gradient: None,
 };
 
 fn reduction(attrs: &Attrs) -> Result<&str, OpError> {

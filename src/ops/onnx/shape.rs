@@ -22,9 +22,11 @@ macro_rules! foldable {
             levels: ONNX,
             attrs: &[$($attr),*],
             arity: $arity,
-            infer: $infer,
-            eval: Some($eval),
-            expand: Some($expand),
+            infer: &$infer,
+            eval: Some(&$eval),
+            expand: Some(&$expand),
+            weights: None,
+            gradient: None,
         };)*
     };
 }
@@ -52,9 +54,11 @@ pub static SIZES: OpDef = OpDef {
     levels: ONNX,
     attrs: &[attr::sizes("value"), attr::dtype("dtype"), attr::int("scalar")],
     arity: (0, 0),
-    infer: infer_sizes,
+    infer: &infer_sizes,
     eval: None,
-    expand: Some(expand_sizes),
+    expand: Some(&expand_sizes),
+    weights: None,
+    gradient: None,
 };
 
 /// A use of [`SIZES`] with the type of the first of `types`.

@@ -21,9 +21,11 @@ pub static DEF: OpDef = OpDef {
         attr::floats("weights"),
     ],
     arity: (1, 1),
-    infer,
-    eval: Some(eval),
+    infer: &infer,
+    eval: Some(&eval),
     expand: None,
+    weights: None,
+    gradient: None,
 };
 
 /// Most elements of the result for one row, and most elements between two of a run.
