@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// What kind of division a template knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
     /// [`Gemv`].
     Gemv,
@@ -12,6 +12,8 @@ pub enum Family {
     Mma,
     /// [`Attention`].
     Attention,
+    /// [`Thin`].
+    Thin,
 }
 
 /// How the work of a kernel is divided.
@@ -21,6 +23,7 @@ pub enum Variant {
     Gemv(Gemv),
     Mma(Mma),
     Attention(Attention),
+    Thin(Thin),
 }
 
 /// How a product of few rows is divided among the threads of a workgroup. Sums are added up in an order that `lanes`
@@ -70,6 +73,18 @@ pub struct Attention {
     pub keys: u32,
 }
 
+/// How a product on cooperative matrices is divided whose operands do not pass through shared memory. Sums are added up
+/// in an order that `ways` decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Thin {
+    /// Rows of a workgroup's tile.
+    pub m: u32,
+    /// Columns of a workgroup's tile.
+    pub n: u32,
+    /// Subgroups of a workgroup, which share the reduction axis.
+    pub ways: u32,
+}
+
 impl Variant {
     /// What kind it is.
     pub fn family(self) -> Family {
@@ -77,6 +92,7 @@ impl Variant {
             Variant::Gemv(_) => Family::Gemv,
             Variant::Mma(_) => Family::Mma,
             Variant::Attention(_) => Family::Attention,
+            Variant::Thin(_) => Family::Thin,
         }
     }
 
@@ -86,6 +102,7 @@ impl Variant {
             Variant::Gemv(v) => v.threads,
             Variant::Mma(v) => v.subgroups().saturating_mul(subgroup),
             Variant::Attention(v) => v.strips.saturating_mul(v.ways).saturating_mul(subgroup),
+            Variant::Thin(v) => v.ways.saturating_mul(subgroup),
         }
     }
 
@@ -95,6 +112,7 @@ impl Variant {
             Variant::Gemv(v) => v.is_sound(),
             Variant::Mma(v) => v.is_sound(),
             Variant::Attention(v) => v.is_sound(),
+            Variant::Thin(v) => v.is_sound(),
         }
     }
 
@@ -132,6 +150,7 @@ impl Variant {
                 list.push(("WAYS_OF_K", ways.to_string()));
                 list
             }
+            Variant::Thin(v) => uints(&[("TILE_M", v.m), ("TILE_N", v.n), ("WAYS", v.ways), ("SLOTS", v.slots())]),
         }
     }
 }
@@ -178,9 +197,33 @@ impl Attention {
     }
 }
 
+/// Vectors of 16 bytes up to which the sums of all subgroups of a [`Thin`] lie in shared memory side by side.
+const SUMS: u32 = 2560;
+
+impl Thin {
+    /// How many subgroups' sums shared memory holds: of all, or of half of them, to which the others' are added before.
+    pub fn slots(self) -> u32 {
+        if self.ways * self.sums() <= SUMS { self.ways } else { self.ways / 2 }
+    }
+
+    /// Vectors of 16 bytes of the sums of a subgroup.
+    pub fn sums(self) -> u32 {
+        self.m * (self.n / 4 + 1)
+    }
+
+    fn is_sound(self) -> bool {
+        let side = |n: u32| n.is_power_of_two() && (16..=64).contains(&n);
+        let is_halved = || self.slots() == self.ways || self.ways.is_multiple_of(2);
+        side(self.m) && side(self.n) && (1..=16).contains(&self.ways) && is_halved()
+    }
+}
+
+/// How the name of a [`Thin`] begins.
+const THIN: &str = "thin_";
+
 impl fmt::Display for Variant {
     /// `256x16x8x4x128`: threads, lanes, ways, columns, steps; `128x128x64_64x32_1`: tile, part of a subgroup, ways;
-    /// `4x1x32`: strips, ways, keys.
+    /// `thin_32x64_8`: tile, ways; `4x1x32`: strips, ways, keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Variant::Gemv(Gemv { threads, lanes, ways, columns, steps }) => {
@@ -188,6 +231,7 @@ impl fmt::Display for Variant {
             }
             Variant::Mma(Mma { m, n, k, warp_m, warp_n, ways }) => write!(f, "{m}x{n}x{k}_{warp_m}x{warp_n}_{ways}"),
             Variant::Attention(Attention { strips, ways, keys }) => write!(f, "{strips}x{ways}x{keys}"),
+            Variant::Thin(Thin { m, n, ways }) => write!(f, "{THIN}{m}x{n}_{ways}"),
         }
     }
 }
@@ -195,19 +239,23 @@ impl fmt::Display for Variant {
 impl FromStr for Variant {
     type Err = &'static str;
     fn from_str(text: &str) -> Result<Variant, Self::Err> {
-        let numbers: Option<Vec<u32>> = text.split(['x', '_']).map(|n| n.parse().ok()).collect();
-        let variant = match numbers.as_deref() {
-            Some(&[threads, lanes, ways, columns, steps]) => {
+        let (is_thin, list) = text.strip_prefix(THIN).map_or((false, text), |list| (true, list));
+        let numbers: Option<Vec<u32>> = list.split(['x', '_']).map(|n| n.parse().ok()).collect();
+        let variant = match (is_thin, numbers.as_deref()) {
+            (false, Some(&[threads, lanes, ways, columns, steps])) => {
                 Some(Variant::Gemv(Gemv { threads, lanes, ways, columns, steps }))
             }
-            Some(&[m, n, k, warp_m, warp_n, ways]) => Some(Variant::Mma(Mma { m, n, k, warp_m, warp_n, ways })),
-            Some(&[strips, ways, keys]) => Some(Variant::Attention(Attention { strips, ways, keys })),
+            (false, Some(&[m, n, k, warp_m, warp_n, ways])) => {
+                Some(Variant::Mma(Mma { m, n, k, warp_m, warp_n, ways }))
+            }
+            (false, Some(&[strips, ways, keys])) => Some(Variant::Attention(Attention { strips, ways, keys })),
+            (true, Some(&[m, n, ways])) => Some(Variant::Thin(Thin { m, n, ways })),
             _ => None,
         };
         variant.filter(|v| v.is_sound() && v.to_string() == text).ok_or(
-            "a variant is threads, lanes, ways, columns and steps, such as 256x16x8x4x128, or a tile, a subgroup's part \
-             of it and ways, such as 128x128x64_64x32_1, or strips, ways and keys of an attention, such as 4x1x32, that \
-             fit together",
+            "a variant is threads, lanes, ways, columns and steps, such as 256x16x8x4x128, a tile, a subgroup's part of \
+             it and ways, such as 128x128x64_64x32_1, a tile and ways, such as thin_32x64_8, or strips, ways and keys of an attention, such as 4x1x32, that fit \
+             together",
         )
     }
 }
@@ -218,7 +266,15 @@ mod tests {
 
     #[test]
     fn variants_read_back_and_what_does_not_fit_together_is_refused() {
-        for text in ["256x16x8x4x128", "128x32x4x4x0", "128x128x64_64x32_1", "32x32x32_16x32_8", "4x1x32", "1x8x16"] {
+        for text in [
+            "256x16x8x4x128",
+            "128x32x4x4x0",
+            "128x128x64_64x32_1",
+            "32x32x32_16x32_8",
+            "4x1x32",
+            "1x8x16",
+            "thin_32x64_8",
+        ] {
             assert_eq!(text.parse::<Variant>().map(|v| v.to_string()), Ok(text.to_owned()));
         }
         for text in [
@@ -233,6 +289,11 @@ mod tests {
             "4x2x32",
             "4x1x24",
             "0x1x32",
+            "thin_32x64",
+            "thin_8x64_8",
+            "thin_32x64_7",
+            "thin_32x64_17",
+            "32x64_8",
             "256x256x64_16x16_1",
             "4294967295x4294967295x64_64x32_1",
         ] {

@@ -18,7 +18,7 @@ pub mod target;
 
 pub use call::{Call, DeviceTensor};
 #[cfg(feature = "codegen")]
-pub use compile::{Compile, CompileError, Compiled, Progress, budget_bounds, compile, compile_with};
+pub use compile::{Compile, CompileError, Compiled, Progress, budget_bounds, compile, compile_with, kernels_of};
 pub use cpu::{CpuError, Reference, States, Tap};
 pub use inputs::InputError;
 #[cfg(feature = "codegen")]
