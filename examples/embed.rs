@@ -92,8 +92,7 @@ fn run(graph: &Graph, settings: Settings, target: Target) -> Result<(), Box<dyn 
     let pipeline =
         |settings| Pipeline::new(settings).insert_after("assign_precision", KeepSmallLayers { below_bytes: 64 << 10 });
     // Progress and the graph after every pass are there for those who want them.
-    let compiled =
-        compile_with(graph, &Compile { settings, target, n_threads: 0 }, &pipeline, &|_, _, _| {}, &mut |_, _, _| {})?;
+    let compiled = compile_with(graph, &Compile { settings, target, n_threads: 0 }, &pipeline, &|_, _, _| {}, None)?;
     for node in compiled.program.plans[0].nodes.iter().filter(|n| !n.kernel.is_empty()) {
         println!("{:8} {:6} {}", node.name, node.format, node.kernel);
     }

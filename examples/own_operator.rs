@@ -91,7 +91,7 @@ fn run(graph: &Graph, operators: nyxc::ir::Registry) -> Result<(), Box<dyn Error
     use nyxc::targets::Target;
 
     let options = Compile { settings: Settings::default(), target: Target::shipped("lavapipe")?, n_threads: 0 };
-    let compiled = compile(graph, &options, &|_, _, _| {}, &mut |_, _, _| {})?;
+    let compiled = compile(graph, &options, &|_, _, _| {}, None)?;
     for node in &compiled.program.plans[0].nodes {
         println!("{:4} {:8} {:6} {}", node.name, node.op, node.place, node.reason);
     }

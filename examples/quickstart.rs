@@ -16,7 +16,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // 400 KiB for weights, activations and everything else: less than half of what it needs in f32.
     let settings = Settings { budget_bytes: Some(400 << 10), ..Settings::default() };
     let options = Compile { settings, target: Target::shipped("vulkan-min")?, n_threads: 0 };
-    let compiled = compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {})?;
+    let compiled = compile(&graph, &options, &|_, _, _| {}, None)?;
     let plan = &compiled.program.plans[0];
     assert!(plan.planned_peak_bytes <= 400 << 10);
     plan.nodes.iter().for_each(|node| eprintln!("{} {} because {}", node.name, node.format, node.reason));

@@ -1,13 +1,29 @@
 //! What an assignment was chosen from, in numbers and words: the reasons in reports, and what `--explain` tells.
 
-use super::assignment::{Assigned, Known};
+use super::assign_precision::noted;
 use super::explain::{Candidate, Choice};
+use super::lowering::Rest;
 use super::{PassError, Policy};
+use crate::assign::budget::Assigned;
+use crate::assign::model::LinearModel;
 use crate::assign::solve;
 use crate::ir::{Format, Graph};
-use crate::plan::build::ARENA_NODES;
-use crate::targets::Target;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// What stays known of an assignment once the pass is done.
+#[cfg_attr(not(feature = "codegen"), allow(dead_code, reason = "what a session explains"))]
+pub(crate) struct Known<'a> {
+    pub(super) model: LinearModel,
+    pub(super) assigned: Assigned,
+    /// The nodes of each group.
+    pub(super) names: Vec<Vec<String>>,
+    /// The formats that each group could not have, and why, where somebody asked.
+    pub(super) excluded: Vec<Vec<(String, String)>>,
+    /// The passes that were to come.
+    pub(super) rest: Rest<'a>,
+    /// The graph whose formats were assigned, where somebody asked.
+    pub(super) graph: Option<Graph>,
+}
 
 /// The error that a cost stands for: costs are variances relative to the output's, which add up.
 fn relative(cost: f64) -> f64 {
@@ -38,49 +54,33 @@ fn more(from: &solve::Choice, to: &solve::Choice) -> String {
     if parts.is_empty() { "as many bytes".to_owned() } else { parts.join(" and ") }
 }
 
-impl Assigned {
-    /// Why a group has its format.
-    pub(super) fn reason(&self, group: usize, policy: Policy) -> String {
-        let format = self.formats[group];
-        let own = match (policy, self.scored.choice(group, format)) {
-            (Policy::Uniform(_) | Policy::Tiered, _) | (_, None) => return format!("policy {policy}"),
-            _ if self.scored.menus[group].len() == 1 => return "the only permitted format".to_owned(),
-            (_, Some(own)) => own,
-        };
-        let wider = self.scored.menus[group]
-            .iter()
-            .filter(|f| f.tail.is_none())
-            .filter_map(|f| Some((f, self.scored.choice(group, *f)?)))
-            .filter(|(_, choice)| choice.cost < own.cost)
-            .min_by_key(|(_, choice)| all_bytes(choice));
-        match wider {
-            None => "the least error of all permitted".to_owned(),
-            Some((next, choice)) => format!(
-                "relative error {:.3e}; {next} would have {:.3e} for {}",
-                relative(own.cost),
-                relative(choice.cost),
-                more(own, choice)
-            ),
-        }
+/// Why a group has its format.
+pub(super) fn reason(assigned: &Assigned, group: usize, policy: Policy) -> String {
+    let (format, menus) = (assigned.formats[group], &assigned.menus);
+    let own = match (policy, menus.choice(group, format)) {
+        (Policy::Uniform(_) | Policy::Tiered, _) | (_, None) => return format!("policy {policy}"),
+        _ if menus.formats[group].len() == 1 => return "the only permitted format".to_owned(),
+        (_, Some(own)) => own,
+    };
+    let wider = menus.formats[group]
+        .iter()
+        .filter(|f| f.tail.is_none())
+        .filter_map(|f| Some((f, menus.choice(group, *f)?)))
+        .filter(|(_, choice)| choice.cost < own.cost)
+        .min_by_key(|(_, choice)| all_bytes(choice));
+    match wider {
+        None => "the least error of all permitted".to_owned(),
+        Some((next, choice)) => format!(
+            "relative error {:.3e}; {next} would have {:.3e} for {}",
+            relative(own.cost),
+            relative(choice.cost),
+            more(own, choice)
+        ),
     }
 }
 
 #[cfg_attr(not(feature = "codegen"), allow(dead_code, reason = "what a session explains"))]
-impl Known {
-    /// The formats as they were assigned, by node.
-    pub(super) fn by_name(&self, graph: &Graph) -> BTreeMap<String, Format> {
-        let one =
-            |(names, format): (&Vec<String>, &Format)| names.iter().map(|n| (n.clone(), *format)).collect::<Vec<_>>();
-        let of_groups: BTreeMap<String, Format> = self.names.iter().zip(&self.assigned.formats).flat_map(one).collect();
-        let own = |id| {
-            let name = &graph.node(id).name;
-            let format = *of_groups.get(name)?;
-            let has_weights = crate::ops::weights::of(graph, id).is_some();
-            Some((name.clone(), if has_weights { format } else { format.without_weights() }))
-        };
-        graph.order().into_iter().filter_map(own).collect()
-    }
-
+impl Known<'_> {
     /// What is to tell of the formats of these nodes, group by group. `reasons` are those of the report.
     ///
     /// # Errors
@@ -90,7 +90,6 @@ impl Known {
         asked: &BTreeSet<String>,
         reasons: &BTreeMap<String, String>,
         policy: Policy,
-        target: &Target,
     ) -> Result<Vec<Choice>, PassError> {
         let mut choices = Vec::new();
         for (group, names) in self.names.iter().enumerate() {
@@ -98,9 +97,9 @@ impl Known {
             let Some(first) = nodes.first() else { continue };
             let reason = reasons.get(first).cloned().unwrap_or_default();
             let format = self.assigned.formats[group];
-            let menu = &self.assigned.scored.menus[group];
+            let menu = &self.assigned.menus.formats[group];
             let told: Vec<Format> = menu.iter().copied().filter(|f| f.tail.is_none() || *f == format).collect();
-            let candidates = told.iter().filter_map(|f| self.candidate(group, *f, policy, target).transpose());
+            let candidates = told.iter().filter_map(|f| self.candidate(group, *f, policy).transpose());
             choices.push(Choice {
                 nodes,
                 others,
@@ -114,26 +113,33 @@ impl Known {
         Ok(choices)
     }
 
-    fn candidate(
-        &self,
-        group: usize,
-        format: Format,
-        policy: Policy,
-        target: &Target,
-    ) -> Result<Option<Candidate>, PassError> {
+    /// The planned peak with another format for a group, in bytes.
+    fn peak_bytes(&self, group: usize, format: Format) -> Result<u64, PassError> {
+        let assigned = &self.assigned;
+        let Some(graph) = self.graph.as_ref().filter(|_| format != assigned.formats[group]) else {
+            return Ok(assigned.forecast.chosen_bytes);
+        };
+        let mut formats = assigned.noted.clone();
+        formats[group] = format;
+        let mut other = graph.clone();
+        other.apply(noted(graph, &self.model, &formats));
+        Ok(self.rest.lower(other)?.blueprint.peak_bytes)
+    }
+
+    fn candidate(&self, group: usize, format: Format, policy: Policy) -> Result<Option<Candidate>, PassError> {
         let assigned = &self.assigned;
         let (Some(own), Some(choice)) =
-            (assigned.scored.choice(group, assigned.formats[group]), assigned.scored.choice(group, format))
+            (assigned.menus.choice(group, assigned.formats[group]), assigned.menus.choice(group, format))
         else {
             return Ok(None);
         };
         let mut formats = assigned.formats.clone();
         formats[group] = format;
-        let peak_bytes = self.model.planned(&formats, target, ARENA_NODES)?.peak_bytes;
-        let objective = assigned.scored.cost(&assigned.formats);
+        let peak_bytes = self.peak_bytes(group, format)?;
+        let objective = assigned.menus.cost(&assigned.formats);
         let now = relative(objective);
         // The same sum with one term another, which must not come out as a difference of rounding errors.
-        let program_error = if choice.cost == own.cost { now } else { relative(assigned.scored.cost(&formats)) };
+        let program_error = if choice.cost == own.cost { now } else { relative(assigned.menus.cost(&formats)) };
         let spent = all_bytes(choice) as f64 - all_bytes(own) as f64;
         let price = Some((now - program_error) / spent).filter(|p| p.is_finite() && *p > 0.0);
         let is_chosen = format == assigned.formats[group];
@@ -152,18 +158,18 @@ impl Known {
     }
 
     fn why_not(&self, group: usize, format: Format, peak_bytes: u64, policy: Policy) -> String {
-        let (scored, available) = (&self.assigned.scored, self.assigned.available);
+        let (menus, available) = (&self.assigned.menus, self.assigned.available_bytes);
         let chosen = self.assigned.formats[group];
         if policy != Policy::Budget {
             return format!("policy {policy} takes another");
         }
-        let (Some(own), Some(choice)) = (scored.choice(group, chosen), scored.choice(group, format)) else {
+        let (Some(own), Some(choice)) = (menus.choice(group, chosen), menus.choice(group, format)) else {
             return String::new();
         };
         // The chosen one first: that is the plainest reason.
-        let whole = scored.menus[group].iter().copied().filter(|f| f.tail.is_none() && *f != format);
+        let whole = menus.formats[group].iter().copied().filter(|f| f.tail.is_none() && *f != format);
         let better = std::iter::once(chosen).chain(whole).find(|f| {
-            scored.choice(group, *f).is_some_and(|other| {
+            menus.choice(group, *f).is_some_and(|other| {
                 let costs = (other.cost, other.fixed_bytes, step_bytes(other));
                 let here = (choice.cost, choice.fixed_bytes, step_bytes(choice));
                 costs != here && costs.0 <= here.0 && costs.1 <= here.1 && costs.2 <= here.2

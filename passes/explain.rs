@@ -44,6 +44,15 @@ impl Explain {
         }
     }
 
+    /// Adds what another trace found.
+    pub(super) fn extend(&mut self, other: Explain) {
+        for entry in other.found {
+            if self.known.insert(entry.clone()) {
+                self.found.push(entry);
+            }
+        }
+    }
+
     /// What was noted of nodes of these names, or of parts of them (`NODE.part`), in the order of the passes.
     pub fn found(&self, names: &BTreeSet<String>) -> Vec<WhyNot> {
         let is_part = |own: &str, of: &str| own.strip_prefix(of).is_some_and(|rest| rest.starts_with('.'));

@@ -7,10 +7,10 @@
 //! operands; and whatever would let all results together exceed theirs by more than the graph's constants have, or 1
 //! GiB.
 
-use super::packed_rows::is_transposition;
+use super::packed_rows::{is_plain_strided, is_transposition};
 use super::pattern::float_cast;
 use super::{Context, Pass, PassError, at};
-use crate::ir::{Edit, Graph, NodeId, OpError, Patch, Tensor, ValueId};
+use crate::ir::{Edit, Graph, NodeId, OpError, Patch, Tensor, TensorError, ValueId};
 use crate::ops;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,6 +25,8 @@ const GROWTH_BYTES: u64 = 1 << 30;
 /// A copy of a shared weight above this size is not worth its bytes, whoever reads it; products read the rows as they
 /// are at no cost.
 const SHARED_BYTES: u64 = 64 << 10;
+/// Elements that are only moved are moved when they are read, where they have as many bytes as this.
+const DEFERRED_BYTES: u64 = 64 << 10;
 
 impl Pass for FoldConstants {
     fn name(&self) -> &str {
@@ -60,7 +62,11 @@ impl Pass for FoldConstants {
                 });
                 continue;
             }
-            match ops::reference::evaluate(op, &inputs, node.outputs.len()) {
+            let results = match moved(graph, id, &inputs) {
+                Some(tensor) => Ok(vec![tensor]),
+                None => ops::reference::evaluate(op, &inputs, node.outputs.len()),
+            };
+            match results {
                 Ok(results) => {
                     growth_bytes = grown;
                     for (out, tensor) in results.into_iter().enumerate() {
@@ -87,6 +93,23 @@ impl Pass for FoldConstants {
         }
         Ok(edit.finish())
     }
+}
+
+/// The result of a node that only moves the elements of a large constant: made when it is first read.
+fn moved(graph: &Graph, id: NodeId, inputs: &[Option<&Tensor>]) -> Option<Tensor> {
+    let (op, ty) = (graph.node(id).op()?, graph.ty(id.out(0)));
+    let moves = op.def.onnx == "Transpose" || op.is(&ops::core::reshape::DEF) || is_plain_strided(op);
+    let &[Some(source)] = inputs else { return None };
+    let is_large = ty.bytes().is_some_and(|bytes| bytes >= DEFERRED_BYTES);
+    if !moves || !is_large || ty.dtype != source.dtype() || ty.packing.is_some() || source.ty().packing.is_some() {
+        return None;
+    }
+    let (own, op) = (source.clone(), op.clone());
+    Some(Tensor::deferred(ty.clone(), &format!("{op:?}"), &[source], move || {
+        let unmade = |reason: String| TensorError::Unmade { reason };
+        let made = ops::reference::evaluate(&op, &[Some(&own)], 1).map_err(|error| unmade(error.to_string()))?.pop();
+        made.ok_or_else(|| unmade(format!("{} gives nothing", op.def.name)))
+    }))
 }
 
 fn refusal(graph: &Graph, id: NodeId, inputs: &[Option<&Tensor>]) -> Option<String> {

@@ -9,15 +9,15 @@
 //! stays: it is a conversion that the model asks for. Refuses nothing: a node without format keeps its types, and f64
 //! is f64 under every format.
 
+use super::stored_rows::{Rows, ScaleTypes};
 use super::{Context, Pass, PassError, Stage, at};
-use crate::ir::packed::{Granularity, Packing, ScaleType, unpack};
+use crate::ir::packed::{Granularity, Packing};
 use crate::ir::{
     Activations, Attr, Attrs, DType, Edit, Format, Graph, MatrixLayout, Op, OpError, Patch, Tensor, Val, ValueId,
     Weights,
 };
 use crate::ops;
 use crate::ops::weights;
-use crate::quant::{choose_scale_type, quantize};
 use std::collections::BTreeMap;
 
 /// The pass.
@@ -36,9 +36,10 @@ impl Pass for InsertQdq {
         Stage::Realize
     }
 
-    fn run(&self, graph: &Graph, _: &mut Context<'_>) -> Result<Patch, PassError> {
+    fn run(&self, graph: &Graph, cx: &mut Context<'_>) -> Result<Patch, PassError> {
         let (moved, quantized, narrowed, stores) = Default::default();
-        let mut work = Work { graph, edit: Edit::new(graph), moved, quantized, narrowed, stores };
+        let scale_types = &cx.facts.scale_types;
+        let mut work = Work { graph, edit: Edit::new(graph), scale_types, moved, quantized, narrowed, stores };
         for id in graph.order() {
             let node = graph.node(id);
             let Some(op) = node.op() else { continue };
@@ -60,6 +61,7 @@ impl Pass for InsertQdq {
 struct Work<'g> {
     graph: &'g Graph,
     edit: Edit<'g>,
+    scale_types: &'g ScaleTypes,
     /// What stands for values whose producer was rebuilt.
     moved: BTreeMap<ValueId, Val>,
     /// Quantized constants by value, layout and format, so that shared weights stay shared.
@@ -231,7 +233,9 @@ impl Work<'_> {
             return Ok(narrow);
         }
         let tensor = self.graph.constant(value).ok_or_else(|| OpError::unsupported("what is no constant as f16"))?;
-        let narrow = Tensor::from_f32s(DType::F16, &tensor.dims(), &tensor.to_f32s()?)?;
+        let (own, ty) = (tensor.clone(), tensor.ty().with_dtype(DType::F16));
+        let narrow =
+            Tensor::deferred(ty, "f16", &[tensor], move || Tensor::from_f32s(DType::F16, &own.dims(), &own.to_f32s()?));
         let narrow = self.edit.add_named_const(&format!("{}.f16", self.graph.value(value).name), narrow);
         self.narrowed.insert(value, narrow);
         Ok(narrow)
@@ -251,31 +255,27 @@ impl Work<'_> {
         }
         let name = self.graph.value(found.value).name.clone();
         let tensor = self.graph.constant(found.value).ok_or(OpError::NotConstant { slot: found.slot })?;
-        let matrix = found.matrix(tensor)?;
         let mut parts = Vec::new();
         let mut first = 0;
         for (n_rows, weights) in format.parts(found.n_rows) {
-            let rows = &matrix[first * found.n_cols..(first + n_rows) * found.n_cols];
+            let rows = Rows { tensor: tensor.clone(), found: *found, first, n_rows };
             let name = if first == 0 { name.clone() } else { format!("{name}.tail") };
             parts.push(match weights {
                 Weights::Int { bits, granularity } => {
-                    let wrong = |e: &dyn std::fmt::Display| OpError::unsupported(format!("weights of {node}: {e}"));
-                    let scale =
-                        choose_scale_type(rows, n_rows, found.n_cols, bits, granularity).map_err(|e| wrong(&e))?;
-                    self.quantized_rows(rows, n_rows, Packing { bits, granularity, scale }, stored, &name, &wrong)?
+                    let scale = self.scale_types.of(&rows, bits, granularity).map_err(|error| match error {
+                        OpError::Unsupported(why) => OpError::unsupported(format!("weights of {node}: {why}")),
+                        other => other,
+                    })?;
+                    self.quantized_rows(rows, Packing { bits, granularity, scale }, stored, &name)?
                 }
                 Weights::F32 | Weights::F16 => {
                     let dtype = if weights == Weights::F16 { DType::F16 } else { DType::F32 };
-                    let rows = self.edit.add_named_const(
-                        &format!("{name}.rows"),
-                        Tensor::from_f32s(dtype, &[n_rows, found.n_cols], rows)?,
-                    );
+                    let rows = self.edit.add_named_const(&format!("{name}.rows"), rows.floats(dtype));
                     self.stored(rows, stored)?
                 }
             });
             first += n_rows;
         }
-        drop(matrix);
         let plain = match parts[..] {
             [part] => part,
             _ => {
@@ -288,26 +288,13 @@ impl Work<'_> {
     }
 
     /// `[n_rows, n_cols]` as codes, scales and DequantizeLinear.
-    fn quantized_rows(
-        &mut self,
-        rows: &[f32],
-        n_rows: usize,
-        packing: Packing,
-        stored: DType,
-        name: &str,
-        wrong: &dyn Fn(&dyn std::fmt::Display) -> OpError,
-    ) -> Result<Val, OpError> {
-        let n_cols = rows.len() / n_rows.max(1);
-        let quantized = quantize(rows, n_rows, n_cols, packing).map_err(|e| wrong(&e))?;
-        let (codes, scales) = unpack(packing, n_rows, n_cols, &quantized.bytes).map_err(|e| wrong(&e))?;
-        drop(quantized);
-        let codes = codes_tensor(packing, &codes, n_rows, n_cols)?;
-        let scale_type = if packing.scale == ScaleType::F16 { DType::F16 } else { DType::F32 };
-        let scales = Tensor::from_f32s(scale_type, &[n_rows, scales.len() / n_rows.max(1)], &scales)?;
+    fn quantized_rows(&mut self, rows: Rows, packing: Packing, stored: DType, name: &str) -> Result<Val, OpError> {
+        let n_cols = rows.found.n_cols;
         let block = match packing.granularity {
             Granularity::Block(block) => (block as usize).min(n_cols),
             Granularity::Row | Granularity::Tensor => n_cols,
         };
+        let (codes, scales) = rows.quantized(packing)?;
         let codes = self.edit.add_named_const(&format!("{name}.q"), codes);
         let scales = self.edit.add_named_const(&format!("{name}.scale"), scales);
         let attrs =
@@ -378,16 +365,6 @@ fn keeps_type(op: &Op, slot: usize) -> bool {
         "BitCast" | "Cast" | "DequantizeLinear" | "QuantizeLinear" | "Range" => true,
         _ => false,
     }
-}
-
-/// The codes as ONNX stores them: dense, 4-bit ones two to a byte across rows.
-fn codes_tensor(packing: Packing, codes: &[i8], n_rows: usize, n_cols: usize) -> Result<Tensor, OpError> {
-    let bytes = if packing.bits == 4 {
-        codes.chunks(2).map(|c| (c[0] as u8 & 15) | c.get(1).map_or(0, |&v| (v as u8) << 4)).collect()
-    } else {
-        codes.iter().map(|&v| v as u8).collect()
-    };
-    Ok(Tensor::from_bytes(crate::ir::TensorType::of(packing.codes(), &[n_rows, n_cols]), bytes)?)
 }
 
 #[cfg(test)]

@@ -15,7 +15,8 @@ use super::axis_orders::source_of_transposition;
 use super::packed_rows::{Rows, is_transposition};
 use super::{Context, Pass, PassError, at};
 use crate::ir::{
-    Attr, Attrs, Edit, Graph, MatrixLayout, NodeId, Op, OpError, Patch, Tensor, Val, ValueId, WeightOperand,
+    Attr, Attrs, Edit, Graph, MatrixLayout, NodeId, Op, OpError, Patch, Shape, Tensor, TensorType, Val, ValueId,
+    WeightOperand,
 };
 use crate::ops;
 use crate::ops::core::layout::{TO_NCHW, TO_NHWC};
@@ -157,9 +158,13 @@ fn rows_of(
         return Ok(None);
     }
     let &[k, n] = &tensor.dims()[..] else { return Ok(None) };
-    let values = tensor.to_f32s()?;
-    let rows: Vec<f32> = (0..n).flat_map(|row| values.iter().skip(row).step_by(n).take(k).copied()).collect();
-    Ok(Some(Tensor::from_f32s(tensor.dtype(), &[n, k], &rows)?))
+    let own = tensor.clone();
+    let ty = TensorType { shape: Shape::of(&[n, k]), ..tensor.ty().clone() };
+    Ok(Some(Tensor::deferred(ty, "transposed", &[tensor], move || {
+        let values = own.to_f32s()?;
+        let rows: Vec<f32> = (0..n).flat_map(|row| values.iter().skip(row).step_by(n).take(k).copied()).collect();
+        Tensor::from_f32s(own.dtype(), &[n, k], &rows)
+    })))
 }
 
 /// The constant float weights `[N, K]` of a product that reads their transposition, which others read as they are.

@@ -24,7 +24,7 @@ impl Pass for MergeDuplicates {
             let node = graph.node(id);
             let key = match &node.kind {
                 NodeKind::Input | NodeKind::State => continue,
-                NodeKind::Const(tensor) => format!("const {} {}", tensor.hash(), tensor.ty()),
+                NodeKind::Const(tensor) => format!("const {:?} {}", tensor.identity().0, tensor.ty()),
                 NodeKind::Op(op) if is_random(op) => continue,
                 NodeKind::Op(op) => {
                     let operands: Vec<_> =

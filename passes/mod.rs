@@ -5,7 +5,6 @@
 
 pub mod absorb_casts;
 pub mod assign_precision;
-mod assignment;
 mod axis_orders;
 pub mod cancel_qdq;
 mod candidates;
@@ -13,32 +12,37 @@ pub mod channels_last;
 pub mod copy_states;
 pub mod decompose;
 mod explain;
+mod facts;
 pub mod fold_constants;
 pub mod fuse;
 pub mod insert_qdq;
 pub mod lower_attention;
 pub mod lower_qdq;
 pub mod lower_quantized;
+mod lowering;
 pub mod merge_duplicates;
 pub mod note_magnitudes;
 pub mod order_filters;
 mod packed_rows;
 mod pattern;
+mod permitted;
 mod pipeline;
 mod recognize_attention;
 pub mod recognize_composites;
 pub mod remove_dead_code;
 pub mod remove_identities;
 mod settings;
+mod stored_rows;
 pub mod sum_filled;
 pub mod wide_range;
 
+pub use crate::assign::{OverBudget, Policy};
 pub use explain::{Candidate, Choice, Explain, Explanation, WhyNot};
+pub use facts::{Assignment, Facts};
 pub use pipeline::{Dump, Pipeline, PipelineError, Report, Timing};
-pub use settings::{Pin, PinError, Policy, Settings};
+pub use settings::{Pin, PinError, Settings};
 
 use crate::ir::{Graph, OpError, Patch};
-use crate::program::Certificate;
 use crate::targets::Target;
 
 /// What a pass is to the formats of a program.
@@ -88,17 +92,8 @@ pub struct Context<'a> {
     pub settings: &'a Settings,
     /// Why patterns did not match, where the user asked about a node.
     pub explain: Explain,
-    /// What proves the assignment, once `assign_precision` ran.
-    pub certificate: Option<Certificate>,
-    /// Why each node has its format, by name, once `assign_precision` ran.
-    pub reasons: std::collections::BTreeMap<String, String>,
-    /// How long the solver took. Kept out of the certificate, which is part of the program and so must not depend on
-    /// the clock.
-    pub solve_time: std::time::Duration,
-    /// What `assign_precision` found the plan's figures to be.
-    pub forecast: Option<crate::plan::Forecast>,
-    /// The formats that were assigned, and what they were chosen from.
-    pub(crate) assigned: Option<Box<assignment::Known>>,
+    /// What the stages before this pass found out.
+    pub facts: Facts<'a>,
     /// The passes after this one.
     to_come: &'a [pipeline::Slot],
 }
@@ -110,11 +105,7 @@ impl<'a> Context<'a> {
             target,
             settings,
             explain: Explain::new(settings.explain.is_some()),
-            certificate: None,
-            reasons: Default::default(),
-            solve_time: std::time::Duration::ZERO,
-            forecast: None,
-            assigned: None,
+            facts: Facts::default(),
             to_come: &[],
         }
     }
@@ -136,50 +127,9 @@ pub enum PassError {
     #[error(transparent)]
     Plan(#[from] crate::plan::PlanError),
     #[error(transparent)]
-    Solve(#[from] crate::assign::solve::SolveError),
-}
-
-/// No permitted assignment fits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OverBudget {
-    /// The smallest peak that any assignment was found to have, in bytes.
-    pub min_feasible_bytes: u64,
-    /// What it had to fit in, in bytes: the budget less the reserve.
-    pub available_bytes: u64,
-    /// The budget as given, in bytes.
-    pub budget_bytes: u64,
-    /// The cheapest ways to get there, for people.
-    pub advice: Vec<String>,
-}
-
-impl OverBudget {
-    /// Corrects the smallest peak, and the advice that names it.
-    #[cfg(feature = "codegen")]
-    pub(crate) fn set_least(&mut self, min_feasible_bytes: u64, reserve_bytes: u64) {
-        self.min_feasible_bytes = min_feasible_bytes;
-        let line = OverBudget::give(min_feasible_bytes, reserve_bytes);
-        match self.advice.first_mut() {
-            Some(first) => *first = line,
-            None => self.advice.push(line),
-        }
-    }
-
-    /// The first of the ways to get there: a larger budget.
-    pub(crate) fn give(min_feasible_bytes: u64, reserve_bytes: u64) -> String {
-        format!("give --budget {} or more", min_feasible_bytes.saturating_add(reserve_bytes))
-    }
-}
-
-impl std::error::Error for OverBudget {}
-
-impl std::fmt::Display for OverBudget {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "the model needs {} bytes, the budget leaves {}", self.min_feasible_bytes, self.available_bytes)?;
-        if self.available_bytes != self.budget_bytes {
-            write!(f, " of {} after the reserve", self.budget_bytes)?;
-        }
-        self.advice.iter().try_for_each(|line| write!(f, "\n  {line}"))
-    }
+    Assign(#[from] crate::assign::AssignError),
+    #[error(transparent)]
+    Lowering(Box<PipelineError>),
 }
 
 /// Says of which node an operator's error speaks.

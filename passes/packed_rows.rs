@@ -9,7 +9,7 @@
 
 use super::pattern::float_cast;
 use crate::ir::packed::{Granularity, Packing, ScaleType, pack_with_zeros};
-use crate::ir::{Attrs, DType, Graph, Op, OpError, Tensor, TensorType, ValueId, WeightOperand};
+use crate::ir::{Attrs, DType, Graph, Op, OpError, Tensor, TensorError, TensorType, ValueId, WeightOperand};
 use crate::ops;
 use half::f16;
 
@@ -66,7 +66,8 @@ impl Rows {
         graph.value(self.dequantize).name.trim_end_matches(".dq")
     }
 
-    /// The matrix; `None` where codes, scales or zero points are not constant, or not of a kind that is packed.
+    /// The matrix; `None` where codes, scales or zero points are not constant, or not of a kind that is packed. Without
+    /// zero points its data are made when they are first read.
     ///
     /// # Errors
     /// The data of a constant is absent.
@@ -82,83 +83,72 @@ impl Rows {
         if n == 0 || codes.ty().shape.n_elems() != Some(n as u64) || n > i32::MAX as usize {
             return Ok(None);
         }
-        let places = self.places(graph, &codes.dims())?;
-        let place = |row: usize, col: usize| {
-            let at = if self.turned { col * self.n_rows + row } else { row * self.n_cols + col };
-            places.as_ref().map_or(at, |places| places[at] as usize)
-        };
+        let views = self.views(graph);
+        let places = views.as_ref().map(|views| places(views, &codes.dims())).transpose()?;
         let Some(scale_of) = ScaleOf::new(&op.attrs, &codes.dims(), &scales.dims()) else { return Ok(None) };
-        let Some(granularity) = self.granularity(|row, col| scale_of.at(place(row, col))) else { return Ok(None) };
-
-        let own = signed(codes, shift)?;
-        let mut codes: Vec<i8> = (0..self.n_rows)
-            .flat_map(|row| (0..self.n_cols).map(move |col| (row, col)))
-            .map(|(r, c)| own[place(r, c)])
-            .collect();
-        drop(own);
-        let unit = match granularity {
-            Granularity::Block(block) => block as usize,
-            Granularity::Row | Granularity::Tensor => self.n_cols,
-        };
-        let heads: Vec<usize> = (0..self.n_rows)
-            .flat_map(|row| (0..self.n_cols).step_by(unit).map(move |col| (row, col)))
-            .map(|(r, c)| scale_of.at(place(r, c)))
-            .collect();
-        let stored = scales.to_f32s()?;
-        let scales: Vec<f32> = heads.iter().map(|&at| stored[at]).collect();
-        let given = zeros.flatten().map(Tensor::to_i64s).transpose()?;
-        let zero = |at: usize| {
-            given.as_ref().map_or(0, |z| if z.len() == 1 { z[0] } else { z.get(at).copied().unwrap_or(0) })
-                - i64::from(shift)
-        };
-        let Ok(mut zeros) = heads.iter().map(|&at| i16::try_from(zero(at))).collect::<Result<Vec<i16>, _>>() else {
-            return Ok(None);
-        };
-
-        let bits = if matches!(graph.ty(operands[0].unwrap_or(self.dequantize)).dtype.bits(), 8) { 8 } else { 4 };
-        if shifted(&mut codes, &zeros, self.n_cols, unit, bits) {
-            zeros.clear();
+        let order = Order { turned: self.turned, n_rows: self.n_rows, n_cols: self.n_cols, places };
+        let Some(granularity) = order.granularity(&scale_of) else { return Ok(None) };
+        let bits = if codes.dtype().bits() == 8 { 8 } else { 4 };
+        let source = Source { codes: codes.clone(), scales: scales.clone(), order, scale_of, granularity, bits, shift };
+        match zeros.flatten() {
+            None if shift == 0 => source.without_zeros(&views.unwrap_or_default()).map(Some),
+            zeros => source.with_zeros(zeros),
         }
-        let exact = |&scale: &f32| f16::from_f32(scale).to_f32() == scale && f16::from_f32(scale).is_normal();
-        let scale = if scales.iter().all(exact) { ScaleType::F16 } else { ScaleType::F32 };
-        let packing = Packing { bits, granularity, scale: if zeros.is_empty() { scale } else { scale.with_zeros() } };
-        let bytes = pack_with_zeros(packing, self.n_rows, self.n_cols, &codes, &scales, &zeros)
-            .map_err(OpError::unsupported)?;
-        let ty = TensorType { packing: Some(packing), ..TensorType::of(packing.codes(), &[self.n_rows, self.n_cols]) };
-        Ok(Some(Tensor::from_bytes(ty, bytes)?))
     }
 
-    /// For each element that the operator reads, which code it is; `None` where it is the one at its own place.
-    fn places(&self, graph: &Graph, dims: &[usize]) -> Result<Option<Vec<u32>>, OpError> {
-        let Some(mut at) = self.view else { return Ok(None) };
+    /// The views between the codes and the operator, the last one first; `None` where it reads them in their order.
+    fn views(&self, graph: &Graph) -> Option<Vec<Op>> {
+        let mut at = self.view?;
         let mut views = Vec::new();
         while at != self.dequantize {
-            let Some(op) = graph.node(at.node).op() else { return Ok(None) };
+            let op = graph.node(at.node).op()?;
             if op.is(&ops::core::strided::DEF) || op.is(&ops::core::reshape::DEF) {
                 let mut op = op.clone();
                 op.attrs.0.remove("dtype");
                 views.push(op);
             }
-            let Some(Some(source)) = graph.operands(at.node).first().copied() else { return Ok(None) };
-            at = source;
+            at = graph.operands(at.node).first().copied()??;
         }
-        let n: usize = dims.iter().product();
-        let bytes = (0..n as i32).flat_map(i32::to_le_bytes).collect();
-        let mut places = Tensor::from_bytes(TensorType::of(DType::I32, dims), bytes)?;
-        for op in views.iter().rev() {
-            places = ops::reference::evaluate(op, &[Some(&places)], 1)?.swap_remove(0);
-        }
-        Ok(Some(places.bytes()?.as_chunks().0.iter().map(|b: &[u8; 4]| u32::from_le_bytes(*b)).collect()))
+        Some(views)
+    }
+}
+
+/// For each element behind `views` of codes `dims`, which code it is.
+fn places(views: &[Op], dims: &[usize]) -> Result<Vec<u32>, OpError> {
+    let n: usize = dims.iter().product();
+    let bytes = (0..n as i32).flat_map(i32::to_le_bytes).collect();
+    let mut places = Tensor::from_bytes(TensorType::of(DType::I32, dims), bytes)?;
+    for op in views.iter().rev() {
+        places = ops::reference::evaluate(op, &[Some(&places)], 1)?.swap_remove(0);
+    }
+    Ok(places.bytes()?.as_chunks().0.iter().map(|b: &[u8; 4]| u32::from_le_bytes(*b)).collect())
+}
+
+/// Which code each element of the matrix is.
+struct Order {
+    turned: bool,
+    n_rows: usize,
+    n_cols: usize,
+    places: Option<Vec<u32>>,
+}
+
+impl Order {
+    fn at(&self, row: usize, col: usize) -> usize {
+        let at = if self.turned { col * self.n_rows + row } else { row * self.n_cols + col };
+        self.places.as_ref().map_or(at, |places| places[at] as usize)
     }
 
     /// Which columns of a row share a scale; `None` where they form no block that is packed.
-    fn granularity(&self, scale_of: impl Fn(usize, usize) -> usize) -> Option<Granularity> {
+    fn granularity(&self, scale_of: &ScaleOf) -> Option<Granularity> {
+        // Codes in their own order whose last axis has the scales: each row is as the first.
+        let is_last = scale_of.axis.is_some_and(|(size, inner, _)| inner == 1 && size == self.n_cols);
+        let alike = !self.turned && self.places.is_none() && is_last;
         // Every column at which a scale begins is a multiple of the block.
         let mut common = 0;
-        for row in 0..self.n_rows {
-            let mut before = scale_of(row, 0);
+        for row in 0..if alike { 1 } else { self.n_rows } {
+            let mut before = scale_of.at(self.at(row, 0));
             for col in 1..self.n_cols {
-                let now = scale_of(row, col);
+                let now = scale_of.at(self.at(row, col));
                 if now != before {
                     common = gcd(common, col);
                     before = now;
@@ -174,6 +164,103 @@ impl Rows {
         let block = (1usize << common.trailing_zeros()).min(*BLOCKS.end());
         BLOCKS.contains(&block).then(|| u32::try_from(block).ok().map(Granularity::Block)).flatten()
     }
+}
+
+/// What a packed matrix is made of.
+struct Source {
+    codes: Tensor,
+    scales: Tensor,
+    order: Order,
+    scale_of: ScaleOf,
+    granularity: Granularity,
+    bits: u8,
+    shift: i16,
+}
+
+impl Source {
+    /// Where in the scales that of each block lies, in the order of the matrix.
+    fn heads(&self) -> Vec<usize> {
+        let unit = self.unit();
+        (0..self.order.n_rows)
+            .flat_map(|row| (0..self.order.n_cols).step_by(unit).map(move |col| (row, col)))
+            .map(|(row, col)| self.scale_of.at(self.order.at(row, col)))
+            .collect()
+    }
+
+    /// Columns that share a scale.
+    fn unit(&self) -> usize {
+        match self.granularity {
+            Granularity::Block(block) => block as usize,
+            Granularity::Row | Granularity::Tensor => self.order.n_cols,
+        }
+    }
+
+    /// The codes in the order of the matrix.
+    fn own_codes(&self) -> Result<Vec<i8>, TensorError> {
+        let own = signed(&self.codes, self.shift)?;
+        let all = (0..self.order.n_rows).flat_map(|row| (0..self.order.n_cols).map(move |col| (row, col)));
+        Ok(all.map(|(row, col)| own[self.order.at(row, col)]).collect())
+    }
+
+    fn own_scales(&self, heads: &[usize]) -> Result<Vec<f32>, TensorError> {
+        let stored = self.scales.to_f32s()?;
+        Ok(heads.iter().map(|&at| stored[at]).collect())
+    }
+
+    fn tensor(&self, scale: ScaleType, codes: &[i8], scales: &[f32], zeros: &[i16]) -> Result<Tensor, TensorError> {
+        let packing = Packing { bits: self.bits, granularity: self.granularity, scale };
+        let bytes = pack_with_zeros(packing, self.order.n_rows, self.order.n_cols, codes, scales, zeros)
+            .map_err(|error| TensorError::Unmade { reason: error.to_string() })?;
+        Tensor::from_bytes(self.ty(packing), bytes)
+    }
+
+    fn ty(&self, packing: Packing) -> TensorType {
+        let dims = [self.order.n_rows, self.order.n_cols];
+        TensorType { packing: Some(packing), ..TensorType::of(packing.codes(), &dims) }
+    }
+
+    /// The matrix of codes that have no zero points. Scales that are made when they are read are taken at their type:
+    /// whoever made them stores as f16 what f16 holds.
+    fn without_zeros(self, views: &[Op]) -> Result<Tensor, OpError> {
+        let scale = match self.scales.dtype() {
+            DType::F16 if self.scales.is_deferred() => ScaleType::F16,
+            _ if self.scales.is_deferred() => ScaleType::F32,
+            _ if is_exact(&self.own_scales(&self.heads())?) => ScaleType::F16,
+            _ => ScaleType::F32,
+        };
+        let ty = self.ty(Packing { bits: self.bits, granularity: self.granularity, scale });
+        let recipe = format!("packed {} {:?} {views:?}", self.order.turned, self.scale_of.axis);
+        let (codes, scales) = (self.codes.clone(), self.scales.clone());
+        Ok(Tensor::deferred(ty, &recipe, &[&codes, &scales], move || {
+            self.tensor(scale, &self.own_codes()?, &self.own_scales(&self.heads())?, &[])
+        }))
+    }
+
+    /// The matrix of codes with zero points, those aside that a shift of the codes takes away; `None` where one is out
+    /// of range.
+    fn with_zeros(self, given: Option<&Tensor>) -> Result<Option<Tensor>, OpError> {
+        let (heads, mut codes) = (self.heads(), self.own_codes()?);
+        let scales = self.own_scales(&heads)?;
+        let given = given.map(Tensor::to_i64s).transpose()?;
+        let zero = |at: usize| {
+            given.as_ref().map_or(0, |z| if z.len() == 1 { z[0] } else { z.get(at).copied().unwrap_or(0) })
+                - i64::from(self.shift)
+        };
+        let Ok(mut zeros) = heads.iter().map(|&at| i16::try_from(zero(at))).collect::<Result<Vec<i16>, _>>() else {
+            return Ok(None);
+        };
+        if shifted(&mut codes, &zeros, self.order.n_cols, self.unit(), self.bits) {
+            zeros.clear();
+        }
+        let scale = if is_exact(&scales) { ScaleType::F16 } else { ScaleType::F32 };
+        let scale = if zeros.is_empty() { scale } else { scale.with_zeros() };
+        Ok(Some(self.tensor(scale, &codes, &scales, &zeros)?))
+    }
+}
+
+/// Whether f16 holds the scales.
+fn is_exact(scales: &[f32]) -> bool {
+    scales.iter().all(|&scale| f16::from_f32(scale).to_f32() == scale && f16::from_f32(scale).is_normal())
 }
 
 /// Which scale of a DequantizeLinear goes with a code: ONNX, opset 21.
@@ -213,7 +300,7 @@ fn shift(dtype: DType) -> Option<i16> {
     }
 }
 
-fn signed(codes: &Tensor, shift: i16) -> Result<Vec<i8>, OpError> {
+fn signed(codes: &Tensor, shift: i16) -> Result<Vec<i8>, TensorError> {
     let n = codes.ty().shape.n_elems().unwrap_or(0) as usize;
     let bytes = codes.bytes()?;
     Ok(match codes.dtype() {
@@ -257,7 +344,7 @@ pub(super) fn is_dequantize(graph: &Graph, value: ValueId) -> bool {
 }
 
 /// Whether it is a `strided` that reads an element of its operand everywhere.
-fn is_plain_strided(op: &Op) -> bool {
+pub(super) fn is_plain_strided(op: &Op) -> bool {
     op.is(&ops::core::strided::DEF)
         && op.attrs.get("lo").is_none()
         && op.attrs.get("hi").is_none()

@@ -1,9 +1,11 @@
 //! The pass manager: runs passes in order; names, applies, verifies, times and dumps each.
 
-use super::{Context, DEFAULT, Explain, Pass, PassError, Settings, Stage, assign_precision, by_name};
-use crate::ir::{Edit, Faults, Format, Graph, Level, Patch};
+use super::lowering::Lowered;
+use super::{Context, DEFAULT, Pass, PassError, Settings, Stage, assign_precision, by_name};
+use crate::ir::{Faults, Format, Graph, Level};
+use crate::plan::build::Blueprint;
 use crate::targets::Target;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,6 +18,7 @@ pub struct Pipeline {
 }
 
 /// A pass and its place.
+#[derive(Clone)]
 pub(super) struct Slot {
     pass: Arc<dyn Pass>,
     /// The pass of ours in whose place it stands.
@@ -37,7 +40,11 @@ impl Slot {
         self.pass.name() == name || self.stands_for.as_deref() == Some(name)
     }
 
-    fn stage(&self) -> Stage {
+    pub(super) fn name(&self) -> &str {
+        self.pass.name()
+    }
+
+    pub(super) fn stage(&self) -> Stage {
         let replaced = self.stands_for.as_deref().and_then(by_name).map(|pass| pass.stage());
         replaced.unwrap_or_else(|| self.pass.stage())
     }
@@ -63,6 +70,24 @@ pub struct Report<'a> {
     pub context: Context<'a>,
     /// Times, in order.
     pub timings: Vec<Timing>,
+    /// The graph before formats became real, where a program comes of the pipeline.
+    pub assigned: Option<Graph>,
+    /// The layout of the kernels, where it was made to count them.
+    pub blueprint: Option<Blueprint>,
+}
+
+impl Report<'_> {
+    /// Takes what the rest of the pipeline made of the graph when it was counted for what it makes of it.
+    fn adopt(&mut self, lowered: Lowered, graph: &mut Graph, counting: &mut Duration) {
+        let Lowered { kernels, assigned, blueprint, set, timings, explain, .. } = lowered;
+        *graph = kernels;
+        *counting = counting.saturating_sub(timings.iter().map(|t| t.time).sum());
+        self.assigned = Some(assigned);
+        self.blueprint = Some(blueprint);
+        self.timings.extend(timings);
+        self.context.explain.extend(explain);
+        self.context.facts.reasons.extend(set.into_iter().map(|(name, (_, pass))| (name, set_by(&pass))));
+    }
 }
 
 /// Why a pipeline stopped.
@@ -158,13 +183,8 @@ impl Pipeline {
         lacks(&self.slots)
     }
 
-    /// Whether the caller brought a pass of their own, or took one of ours away.
-    pub fn is_changed(&self) -> bool {
-        self.slots.iter().any(|slot| slot.is_own) || self.names() != DEFAULT
-    }
-
     /// How many passes run before formats are made real: the graph that they leave has the formats of the program.
-    pub fn n_before_formats_are_real(&self) -> usize {
+    fn n_before_formats_are_real(&self) -> usize {
         self.slots.iter().position(|slot| slot.stage() == Stage::Realize).unwrap_or(self.slots.len())
     }
 
@@ -178,15 +198,15 @@ impl Pipeline {
         &self.settings
     }
 
-    /// Runs all passes.
+    /// Runs all passes. What was counted on the way to decide about formats is not done again.
     ///
     /// # Errors
     /// A pass cannot go on, or left a graph that is not well formed.
     pub fn run<'a>(&'a self, graph: &mut Graph, target: &'a Target) -> Result<Report<'a>, PipelineError> {
-        self.run_with(graph, target, &mut |_, _, _| {})
+        self.run_with(graph, target, None)
     }
 
-    /// Runs all passes and calls `dump` after each.
+    /// Runs all passes, and calls `dump` after each.
     ///
     /// # Errors
     /// As [`Pipeline::run`].
@@ -194,56 +214,75 @@ impl Pipeline {
         &'a self,
         graph: &mut Graph,
         target: &'a Target,
-        dump: Dump<'_>,
+        mut dump: Option<Dump<'_>>,
     ) -> Result<Report<'a>, PipelineError> {
         if let Some((name, change)) = self.absent.clone() {
             let passes = self.names().into_iter().map(str::to_owned).collect();
             return Err(PipelineError::Absent { name, change, passes });
         }
-        let mut context = Context::new(target, &self.settings);
-        let mut timings = Vec::with_capacity(self.slots.len());
+        let context = Context::new(target, &self.settings);
+        let timings = Vec::with_capacity(self.slots.len());
+        let mut report = Report { context, timings, assigned: None, blueprint: None };
         let n_before = self.n_before_formats_are_real();
+        let is_whole = lacks(&self.slots).is_none();
         for (i, slot) in self.slots.iter().enumerate() {
-            let pass = slot.pass.as_ref();
-            context.to_come = &self.slots[i + 1..];
-            if i == n_before && lacks(&self.slots).is_none() {
-                context.to_come = &self.slots[i..];
-                match assign_precision::account(graph, &mut context) {
-                    // Where nothing assigns formats, what cannot be planned may still be rewritten.
-                    Err(source) if self.slots.iter().any(|slot| slot.stage() == Stage::Assign) => {
-                        return Err(PipelineError::Pass { pass: pass.name().to_owned(), source });
-                    }
-                    _ => context.to_come = &self.slots[i + 1..],
+            if i == n_before && is_whole {
+                let start = Instant::now();
+                self.account(i, graph, &mut report.context)?;
+                if let Some(lowered) = lowered(&mut report.context, dump.is_none()) {
+                    report.adopt(*lowered, graph, &mut start.elapsed());
+                    break;
                 }
+                report.assigned = Some(graph.clone());
             }
-            let start = Instant::now();
+            report.context.to_come = &self.slots[i + 1..];
             let before = (slot.is_own && i < n_before).then(|| formats(graph));
-            let level = graph.level;
-            let changed = run_one(pass, graph, &mut context)?;
-            timings.push(Timing { pass: pass.name().to_owned(), time: start.elapsed(), changed });
-            if changed {
-                let pass = || pass.name().to_owned();
-                graph.verify().map_err(|faults| match (level, graph.level) {
-                    // Nothing was brought to the level between.
-                    (given @ Level::Onnx, Level::Kernel) => {
-                        PipelineError::Level { pass: pass(), given, wanted: Level::Core }
-                    }
-                    _ => PipelineError::Broken { pass: pass(), faults },
-                })?;
-            }
-            if let Some(before) = before.filter(|_| changed) {
+            let mut timing = step(slot, graph, &mut report.context)?;
+            if let Some(before) = before.filter(|_| timing.changed) {
                 for (name, _) in formats(graph).into_iter().filter(|(name, format)| before.get(name) != Some(format)) {
-                    context.reasons.insert(name, set_by(pass.name()));
+                    report.context.facts.reasons.insert(name, set_by(slot.name()));
                 }
             }
-            dump(i, pass.name(), graph);
+            if let Some(dump) = dump.as_mut() {
+                dump(i, slot.name(), graph);
+            }
+            let lowered = lowered(&mut report.context, dump.is_none());
+            let at = report.timings.len();
+            if let Some(lowered) = lowered.filter(|_| is_whole) {
+                report.adopt(*lowered, graph, &mut timing.time);
+                report.timings.insert(at, timing);
+                break;
+            }
+            report.timings.push(timing);
         }
-        Ok(Report { context, timings })
+        Ok(report)
+    }
+
+    /// Sees to it that there is a forecast of the formats that nodes have when they become real, which pass number `at`
+    /// does.
+    fn account<'a>(&'a self, at: usize, graph: &Graph, cx: &mut Context<'a>) -> Result<(), PipelineError> {
+        if cx.facts.forecast.is_some() {
+            return Ok(());
+        }
+        cx.to_come = &self.slots[at..];
+        let assigns = self.slots.iter().any(|slot| slot.stage() == Stage::Assign);
+        match assign_precision::account(graph, cx) {
+            // Where nothing assigns formats, what cannot be planned may still be rewritten.
+            Err(error) if assigns || matches!(error, PassError::OverBudget(_)) => {
+                Err(failed(self.slots[at].name(), error))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
+/// What the passes to come made of the graph, where it is `wanted`; otherwise it is dropped.
+fn lowered(cx: &mut Context<'_>, wanted: bool) -> Option<Box<Lowered>> {
+    cx.facts.lowered.take().filter(|_| wanted)
+}
+
 /// The first pass that a program cannot do without and that is not among these.
-fn lacks(slots: &[Slot]) -> Option<&'static str> {
+pub(super) fn lacks(slots: &[Slot]) -> Option<&'static str> {
     super::NAMES
         .iter()
         .copied()
@@ -255,8 +294,17 @@ pub(super) fn set_by(pass: &str) -> String {
     format!("set by pass {pass}")
 }
 
+/// The passes of the default order behind the assignment.
+pub(super) fn default_rest() -> Vec<Slot> {
+    let rest = DEFAULT.iter().skip_while(|name| by_name(name).is_none_or(|pass| pass.stage() != Stage::Assign));
+    rest.skip(1).filter_map(|name| by_name(name)).map(Slot::ours).collect()
+}
+
+/// Formats by node.
+pub(super) type Formats = BTreeMap<String, Format>;
+
 /// The formats of all nodes that have one, by name.
-pub(super) fn formats(graph: &Graph) -> BTreeMap<String, Format> {
+pub(super) fn formats(graph: &Graph) -> Formats {
     let nodes = graph.order().into_iter().map(|id| graph.node(id));
     nodes.filter_map(|node| Some((node.name.clone(), node.format?))).collect()
 }
@@ -264,9 +312,34 @@ pub(super) fn formats(graph: &Graph) -> BTreeMap<String, Format> {
 /// How often a pass that repeats may run.
 const MAX_SWEEPS: usize = 32;
 
+/// Runs the pass of a slot, applies its edits, and verifies what it left.
+pub(super) fn step(slot: &Slot, graph: &mut Graph, cx: &mut Context<'_>) -> Result<Timing, PipelineError> {
+    let start = Instant::now();
+    let level = graph.level;
+    let changed = run_one(slot.pass.as_ref(), graph, cx)?;
+    let timing = Timing { pass: slot.name().to_owned(), time: start.elapsed(), changed };
+    if changed {
+        let pass = || slot.name().to_owned();
+        graph.verify().map_err(|faults| match (level, graph.level) {
+            // Nothing was brought to the level between.
+            (given @ Level::Onnx, Level::Kernel) => PipelineError::Level { pass: pass(), given, wanted: Level::Core },
+            _ => PipelineError::Broken { pass: pass(), faults },
+        })?;
+    }
+    Ok(timing)
+}
+
 /// Runs one pass and applies its edits; whether it changed anything.
 pub(super) fn run_one(pass: &dyn Pass, graph: &mut Graph, cx: &mut Context<'_>) -> Result<bool, PipelineError> {
-    sweep(pass, graph, cx).map_err(|source| PipelineError::Pass { pass: pass.name().to_owned(), source })
+    sweep(pass, graph, cx).map_err(|source| failed(pass.name(), source))
+}
+
+/// The error of a pass, or of one of those to come that it ran.
+fn failed(pass: &str, source: PassError) -> PipelineError {
+    match source {
+        PassError::Lowering(inner) => *inner,
+        source => PipelineError::Pass { pass: pass.to_owned(), source },
+    }
 }
 
 fn sweep(pass: &dyn Pass, graph: &mut Graph, cx: &mut Context<'_>) -> Result<bool, PassError> {
@@ -281,76 +354,10 @@ fn sweep(pass: &dyn Pass, graph: &mut Graph, cx: &mut Context<'_>) -> Result<boo
     Ok(changed)
 }
 
-/// Brings a graph of the ONNX level to kernels, with the formats left open: the passes that are still to come, run
-/// within another pass. Where those make no program, as when passes are run alone, the default ones do.
-pub(super) fn lower(graph: &mut Graph, cx: &Context<'_>) -> Result<(), PassError> {
-    // What does not match while formats are open may match once they are chosen: nothing is noted.
-    let mut scratch = Context { explain: Explain::new(false), ..Context::new(cx.target, cx.settings) };
-    let default: Vec<Slot>;
-    let to_come = if lacks(cx.to_come).is_none() {
-        cx.to_come
-    } else {
-        let rest = DEFAULT.iter().skip_while(|name| by_name(name).is_none_or(|pass| pass.stage() != Stage::Assign));
-        default = rest.skip(1).filter_map(|name| by_name(name)).map(Slot::ours).collect();
-        &default
-    };
-    for slot in to_come {
-        if slot.stage() == Stage::Realize {
-            // Whatever was set, each format is still to be chosen.
-            let mut edit = Edit::new(graph);
-            graph.order().into_iter().for_each(|id| edit.set_format(id, None));
-            graph.apply(edit.finish());
-        } else {
-            sweep(slot.pass.as_ref(), graph, &mut scratch)?;
-        }
-    }
-    Ok(())
-}
-
-/// The passes that come before formats are made real, where a program comes of the pipeline.
-fn before_formats_are_real<'a>(cx: &Context<'a>) -> &'a [Slot] {
-    let n = cx.to_come.iter().position(|slot| slot.stage() == Stage::Realize).unwrap_or(0);
-    if lacks(cx.to_come).is_none() { &cx.to_come[..n] } else { &[] }
-}
-
-/// Runs the passes that come before formats are made real on `graph` under `formats`. Gives the formats that these
-/// passes set, by name, and which pass set each.
-pub(super) fn settle(
-    graph: &Graph,
-    formats_of: impl FnOnce() -> Patch,
-    cx: &Context<'_>,
-) -> Result<BTreeMap<String, (Format, String)>, PassError> {
-    let mut set: BTreeMap<String, (Format, String)> = BTreeMap::new();
-    let slots = before_formats_are_real(cx);
-    if slots.is_empty() {
-        return Ok(set);
-    }
-    let mut graph = graph.clone();
-    graph.apply(formats_of());
-    let mut scratch = Context { explain: Explain::new(false), ..Context::new(cx.target, cx.settings) };
-    let mut before = formats(&graph);
-    for slot in slots {
-        if !sweep(slot.pass.as_ref(), &mut graph, &mut scratch)? {
-            continue;
-        }
-        let after = formats(&graph);
-        let left: BTreeSet<&String> = graph.order().into_iter().map(|id| &graph.node(id).name).collect();
-        for (name, format) in before.iter().filter(|(name, _)| left.contains(name)) {
-            // A node without format keeps the types of the model.
-            let now = after.get(name).copied().unwrap_or(Format::F32);
-            if now != *format {
-                set.insert(name.clone(), (now, slot.pass.name().to_owned()));
-            }
-        }
-        before = after;
-    }
-    Ok(set)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::Level;
+    use crate::ir::{Edit, Patch};
 
     struct Nothing;
 

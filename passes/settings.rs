@@ -1,9 +1,9 @@
 //! What the user asks of a compilation.
 
+use crate::assign::Policy;
 use crate::ir::{DEFAULT_BLOCK, Format, FormatError, Graph, Node};
 use globset::{GlobBuilder, GlobMatcher};
 use std::collections::BTreeMap;
-use std::fmt;
 use std::str::FromStr;
 
 /// Settings of one compilation.
@@ -27,8 +27,6 @@ pub struct Settings {
     pub check_indices: bool,
     /// Inputs of the model that became constants, and why: the program tells whoever gives one of them.
     pub fixed_inputs: BTreeMap<String, String>,
-    /// Bytes by which earlier rounds of assignment fell short.
-    pub excess_bytes: u64,
 }
 
 impl Default for Settings {
@@ -43,7 +41,6 @@ impl Default for Settings {
             allow_host: true,
             check_indices: true,
             fixed_inputs: BTreeMap::new(),
-            excess_bytes: 0,
         }
     }
 }
@@ -81,41 +78,6 @@ impl Settings {
         match self.pins.iter().find(|pin| !nodes.iter().any(|node| pin.matches(node))) {
             Some(pin) => Err(PinError::NoMatch { pattern: pin.pattern.clone(), n_nodes: nodes.len() }),
             None => Ok(()),
-        }
-    }
-}
-
-/// How formats are assigned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Policy {
-    /// The least predicted error within the budget.
-    Budget,
-    /// By memory alone: 24 GB and up f32, 12 f16, 4 INT8, below INT4; what does not fit steps down.
-    Tiered,
-    /// One format for all.
-    Uniform(Format),
-}
-
-impl fmt::Display for Policy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Policy::Budget => f.write_str("budget"),
-            Policy::Tiered => f.write_str("tiered"),
-            Policy::Uniform(format) => write!(f, "uniform:{format}"),
-        }
-    }
-}
-
-impl FromStr for Policy {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Policy, String> {
-        match text {
-            "budget" => Ok(Policy::Budget),
-            "tiered" => Ok(Policy::Tiered),
-            _ => match text.strip_prefix("uniform:") {
-                Some(format) => format.parse().map(Policy::Uniform).map_err(|e: FormatError| e.to_string()),
-                None => Err(format!("unknown policy {text:?}: budget, tiered or uniform:FORMAT")),
-            },
         }
     }
 }

@@ -379,6 +379,7 @@ mod tests {
     fn numbers_and_nodes_are_fields() {
         let over = OverBudget {
             min_feasible_bytes: 30,
+            f32_bytes: 40,
             available_bytes: 18,
             budget_bytes: 20,
             advice: vec!["more".to_owned()],

@@ -145,7 +145,7 @@ fn program(format: &str) -> Program {
     let graph: Graph = import(&model(), &options, &registry()).unwrap().0;
     let settings = Settings { policy: Policy::Uniform(format.parse().unwrap()), ..Settings::default() };
     let options = Compile { settings, target: device::target(), n_threads: 0 };
-    compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap().program
+    compile(&graph, &options, &|_, _, _| {}, None).unwrap().program
 }
 
 /// Random inputs of a program: SplitMix64 (Steele et al. 2014).

@@ -35,7 +35,7 @@ fn graph(body: &str) -> Graph {
 fn program(graph: &Graph, policy: &str) -> Program {
     let settings = Settings { policy: policy.parse().unwrap(), ..Settings::default() };
     let mut options = Compile { settings, target: device::target(), n_threads: 1 };
-    let compiled = |options: &Compile| compile(graph, options, &|_, _, _| {}, &mut |_, _, _| {});
+    let compiled = |options: &Compile| compile(graph, options, &|_, _, _| {}, None);
     if policy == "budget" {
         let roomy = compiled(&options).unwrap_or_else(|e| panic!("{policy}: {e}\n{graph}"));
         options.settings.budget_bytes = Some(roomy.program.plans[0].min_feasible_bytes);

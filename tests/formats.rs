@@ -23,7 +23,7 @@ fn model(file: &str, dims: &[&str]) -> Graph {
 fn program(graph: &Graph, format: Format, target: &Target) -> Result<Program, String> {
     let settings = Settings { policy: Policy::Uniform(format), ..Settings::default() };
     let options = Compile { settings, target: target.clone(), n_threads: 0 };
-    compile(graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).map(|c| c.program).map_err(|e| e.to_string())
+    compile(graph, &options, &|_, _, _| {}, None).map(|c| c.program).map_err(|e| e.to_string())
 }
 
 /// Values of mean 0 and deviation 1, near enough to normal, as pictures are after normalization: SplitMix64 (Steele et

@@ -29,7 +29,7 @@ fn graph(body: &str) -> Graph {
 
 fn compiled(graph: &Graph, settings: Settings) -> Result<Program, CompileError> {
     let options = Compile { settings, target: device::target(), n_threads: 1 };
-    let program = compile(graph, &options, &|_, _, _| {}, &mut |_, _, _| {})?.program;
+    let program = compile(graph, &options, &|_, _, _| {}, None)?.program;
     Ok(file::read(std::sync::Arc::new(file::to_bytes(&program).unwrap())).unwrap())
 }
 

@@ -131,7 +131,7 @@ fn check(case: &Value, many: bool, devices: &[DeviceInfo]) -> Result<(), String>
     let (graph, inputs) = imported(case, many)?;
     let settings = Settings { policy: "uniform:f32".parse()?, ..Settings::default() };
     let options = Compile { settings, target: device::target(), n_threads: 1 };
-    let program = compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).map_err(|e| e.to_string())?.program;
+    let program = compile(&graph, &options, &|_, _, _| {}, None).map_err(|e| e.to_string())?.program;
     let expected: Vec<Tensor> = case["outputs"].as_array().unwrap().iter().filter_map(tensor).collect();
     let places = devices.iter().map(|device| (DeviceChoice::Index(device.index), device.name.as_str()));
     for (choice, place) in [(DeviceChoice::Cpu, "CPU reference")].into_iter().chain(places) {
@@ -197,7 +197,7 @@ fn outputs(model: &[u8], inputs: &[Tensor]) -> Vec<(String, Vec<Tensor>)> {
     let (graph, _) = import_bytes(model, None, &ImportOptions::default(), &registry()).unwrap();
     let settings = Settings { policy: "uniform:f32".parse().unwrap(), ..Settings::default() };
     let options = Compile { settings, target: device::target(), n_threads: 1 };
-    let program = compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap().program;
+    let program = compile(&graph, &options, &|_, _, _| {}, None).unwrap().program;
     let devices = devices().unwrap_or_default();
     let places = devices.iter().map(|device| (DeviceChoice::Index(device.index), device.name.clone()));
     [(DeviceChoice::Cpu, "CPU reference".to_owned())]
@@ -433,7 +433,7 @@ fn weights_of_fused_operators_get_formats() {
         let (graph, _) = import_bytes(&model, None, &ImportOptions::default(), &registry()).unwrap();
         let settings = Settings { policy: policy.parse().unwrap(), ..Settings::default() };
         let options = Compile { settings, target: device::target(), n_threads: 1 };
-        compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap().program.plans[0].ledger.weights
+        compile(&graph, &options, &|_, _, _| {}, None).unwrap().program.plans[0].ledger.weights
     };
     for name in ["bert, extended", "bert, by the optimizer of transformers", "images, extended", "images, all"] {
         let case = cases.iter().find(|case| case["name"] == name).unwrap();

@@ -49,7 +49,7 @@ fn cases() -> Vec<Case> {
 fn program(case: &Case, format: &str, target: &Target) -> Program {
     let settings = Settings { policy: Policy::Uniform(format.parse().unwrap()), ..Settings::default() };
     let options = Compile { settings, target: target.clone(), n_threads: 1 };
-    compile(&case.graph, &options, &|_, _, _| {}, &mut |_, _, _| {})
+    compile(&case.graph, &options, &|_, _, _| {}, None)
         .unwrap_or_else(|e| panic!("{} in {format}: {e}", case.name))
         .program
 }

@@ -48,7 +48,7 @@ fn model(file: &str, dims: &[&str]) -> Graph {
 fn program(graph: &Graph, policy: Policy, target: &Target) -> Program {
     let options =
         Compile { settings: Settings { policy, ..Settings::default() }, target: target.clone(), n_threads: 0 };
-    compile(graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap().program
+    compile(graph, &options, &|_, _, _| {}, None).unwrap().program
 }
 
 /// Calls `check` with a name for each program of `formats` and all shipped targets.

@@ -69,7 +69,7 @@ fn wide(n: usize) -> Vec<u8> {
 fn time(model: &[u8]) -> Duration {
     let once = || {
         let start = Instant::now();
-        let compiled = compile(&import(model), &options(1 << 30), &|_, _, _| {}, &mut |_, _, _| {}).unwrap();
+        let compiled = compile(&import(model), &options(1 << 30), &|_, _, _| {}, None).unwrap();
         assert!(compiled.program.shaders.len() < 20, "kernels are shared: {}", compiled.program.shaders.len());
         start.elapsed()
     };
@@ -99,9 +99,8 @@ fn operators_of_many_operands_give_what_their_definition_says() {
     for op in ["Sum", "Mean", "Max", "Min"] {
         fields.push([pb::node(op, &all, &[op], &[]), pb::output(op)].concat());
     }
-    let program = compile(&import(&pb::model(fields.concat())), &options(1 << 30), &|_, _, _| {}, &mut |_, _, _| {})
-        .unwrap()
-        .program;
+    let program =
+        compile(&import(&pb::model(fields.concat())), &options(1 << 30), &|_, _, _| {}, None).unwrap().program;
     let x = [1.0f32, -2.0, 3.0, 40.0, -50.0, 0.5];
     let value = |i: usize, j: usize| ((i * 5 + j * 3) % 17) as f32 - 8.0;
     let mut inputs = vec![Tensor::from_f32s(DType::F32, &[2, 3], &x).unwrap()];

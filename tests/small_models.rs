@@ -51,7 +51,7 @@ fn close(given: &[Tensor], expected: &[Tensor], bound: f32, what: &str) {
 /// Compiles, at most at the budget that a refusal names.
 fn options(graph: &Graph, settings: Settings) -> Compile {
     let mut options = Compile { settings, target: device::target(), n_threads: 1 };
-    if let Err(CompileError::OverBudget(over)) = compile(graph, &options, &|_, _, _| {}, &mut |_, _, _| {}) {
+    if let Err(CompileError::OverBudget(over)) = compile(graph, &options, &|_, _, _| {}, None) {
         assert!(over.advice[0].contains(&over.min_feasible_bytes.to_string()), "{over}");
         options.settings.budget_bytes = Some(over.min_feasible_bytes);
     }
@@ -68,8 +68,8 @@ fn check(body: &str, policy: &str, bound: f32) {
     let policy: Policy = policy.parse().unwrap();
     for budget in [1, 1 << 30] {
         let options = options(&graph, Settings { policy, budget_bytes: Some(budget), ..Settings::default() });
-        let compiled = compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {})
-            .unwrap_or_else(|e| panic!("{policy}: {e}\n{graph}"));
+        let compiled =
+            compile(&graph, &options, &|_, _, _| {}, None).unwrap_or_else(|e| panic!("{policy}: {e}\n{graph}"));
         assert!(Some(compiled.program.plans[0].planned_peak_bytes) <= options.settings.budget_bytes);
         let program = file::read(std::sync::Arc::new(file::to_bytes(&compiled.program).unwrap())).unwrap();
         let on_cpu = Session::of(program.clone(), DeviceChoice::Cpu).unwrap().run(&inputs).unwrap().outputs;
@@ -340,7 +340,7 @@ fn a_matrix_in_slices_runs_on_a_device_that_binds_four_buffers() {
     for (policy, bound) in [("uniform:w8a32", 2e-2), ("uniform:w8a8", 4e-2)] {
         let settings = Settings { policy: policy.parse().unwrap(), ..Settings::default() };
         let options = Compile { settings, target: target.clone(), n_threads: 1 };
-        let program = compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap().program;
+        let program = compile(&graph, &options, &|_, _, _| {}, None).unwrap().program;
         let plan = &program.plans[0];
         assert!(plan.nodes.iter().all(|node| node.place == "device"), "{policy}: {:?}", plan.nodes);
         let n_most = |step: &nyxc::program::Step| match step {
@@ -377,7 +377,7 @@ fn exactly(body: &str, inputs: &[Tensor], expected: &[Tensor]) {
     for policy in ["uniform:f32", "uniform:f16", "budget"] {
         let settings = Settings { policy: policy.parse().unwrap(), budget_bytes: Some(1 << 30), ..Settings::default() };
         let options = Compile { settings, target: device::target(), n_threads: 1 };
-        let compiled = compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap();
+        let compiled = compile(&graph, &options, &|_, _, _| {}, None).unwrap();
         let choices = devices().unwrap_or_default().into_iter().map(|device| DeviceChoice::Index(device.index));
         for choice in [DeviceChoice::Cpu].into_iter().chain(choices) {
             let mut session = Session::of(compiled.program.clone(), choice).unwrap();
@@ -502,7 +502,7 @@ fn check_values(body: &str, inputs: &[Tensor], expected: &[f32], bound: f32) {
     graph.verify().unwrap();
     let settings = Settings { policy: "uniform:f32".parse().unwrap(), ..Settings::default() };
     let options = Compile { settings, target: device::target(), n_threads: 1 };
-    let program = compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap().program;
+    let program = compile(&graph, &options, &|_, _, _| {}, None).unwrap().program;
     let places = devices().unwrap_or_default().into_iter().map(|d| (d.name, DeviceChoice::Index(d.index)));
     for (name, device) in [("the CPU".to_owned(), DeviceChoice::Cpu)].into_iter().chain(places) {
         let outputs = Session::of(program.clone(), device).unwrap().run(inputs).unwrap().outputs;

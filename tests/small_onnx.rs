@@ -34,9 +34,7 @@ fn compiled(case: &Value, policy: &str, budget_bytes: Option<u64>) -> Program {
         .unwrap_or_else(|e| panic!("{}: {e}", case["name"]));
     let settings = Settings { policy: policy.parse().unwrap(), budget_bytes, ..Settings::default() };
     let options = Compile { settings, target: device::target(), n_threads: 1 };
-    compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {})
-        .unwrap_or_else(|e| panic!("{}: {e}", case["name"]))
-        .program
+    compile(&graph, &options, &|_, _, _| {}, None).unwrap_or_else(|e| panic!("{}: {e}", case["name"])).program
 }
 
 /// Runs every set of inputs; the results' types are ONNX Runtime's, and none is further off than `bound` (relative L2).

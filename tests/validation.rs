@@ -84,7 +84,7 @@ fn program(format: Format, target: &Target) -> Program {
     let graph = import(&path, &ImportOptions { dims, ..ImportOptions::default() }, &registry()).unwrap().0;
     let settings = Settings { policy: Policy::Uniform(format), ..Settings::default() };
     let options = Compile { settings, target: target.clone(), n_threads: 0 };
-    compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap().program
+    compile(&graph, &options, &|_, _, _| {}, None).unwrap().program
 }
 
 #[test]

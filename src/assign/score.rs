@@ -20,7 +20,7 @@ const F16_ROUNDING: f64 = 3.0e-8;
 const I8_ROW_ROUNDING: f64 = 2.5e-4;
 
 /// The errors of a group's weights, measured once a weight format however many formats share it.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Scores(BTreeMap<Weights, f64>);
 
 impl Scores {

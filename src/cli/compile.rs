@@ -175,7 +175,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             eprintln!("# after {name}\n{graph}");
         }
         let Some(imported) = &imported else { return };
-        // Where a budget takes several rounds, the last is told.
         if i == 0 {
             dumps = vec![("00_import.nyxir".to_owned(), imported.clone())];
         }
@@ -192,7 +191,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             (_, None) => return Err(Failure::usage("--budget of a module of several entries is a size")),
         });
     }
-    let compiled = compile_module(&module, &options, &progress, &mut dump);
+    let is_watched = args.dump_ir.is_some() || !args.print_ir_after.is_empty();
+    let compiled = compile_module(&module, &options, &progress, is_watched.then_some(&mut dump));
     bar.finish_and_clear();
     // What was dumped up to a failure is what one needs to see why.
     if let Some(dir) = &args.dump_ir {

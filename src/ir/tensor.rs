@@ -4,7 +4,7 @@ use super::{Class, DType, Shape, TensorType};
 use half::{bf16, f16};
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// Where the bytes of a constant come from. Anything that lends bytes and can be shared between threads will do: a
 /// vector or a file mapping.
@@ -24,7 +24,33 @@ struct Data {
 
 enum Bytes {
     Present { source: Source, start: usize, len: usize },
+    Deferred(Deferred),
     Absent,
+}
+
+/// Makes the data of a deferred tensor.
+type Make = Box<dyn FnOnce() -> Result<Tensor, TensorError> + Send>;
+
+/// Data that is made when it is first read, and what it is known by until then.
+struct Deferred {
+    identity: Hash,
+    made: OnceLock<Result<Tensor, TensorError>>,
+    /// Taken when the data is made, so that what it is made from is let go.
+    make: Mutex<Option<Make>>,
+}
+
+impl Deferred {
+    fn made(&self, ty: &TensorType) -> Result<&Tensor, TensorError> {
+        let make = || {
+            let make = self.make.lock().ok().and_then(|mut make| make.take());
+            let made = make.ok_or_else(|| TensorError::Unmade { reason: "its maker failed".to_owned() })?()?;
+            if made.ty != *ty {
+                return Err(TensorError::Unmade { reason: format!("{} came of what is to be {ty}", made.ty) });
+            }
+            Ok(made)
+        };
+        self.made.get_or_init(make).as_ref().map_err(TensorError::clone)
+    }
 }
 
 /// The BLAKE3 hash of a constant's type and bytes.
@@ -54,6 +80,8 @@ pub enum TensorError {
     Unsized { ty: TensorType },
     #[error("the data of constant {hash} is not here: it lies in the .consts.safetensors file beside the text")]
     Absent { hash: Hash },
+    #[error("its data cannot be made: {reason}")]
+    Unmade { reason: String },
     #[error("{dtype} elements cannot be read as {wanted}")]
     Class { dtype: DType, wanted: &'static str },
     #[error("element {index} is {value:e}, which does not fit in 32-bit floats")]
@@ -88,6 +116,27 @@ impl Tensor {
         let cell = OnceLock::new();
         let _ = cell.set(hash);
         Tensor { ty, data: Arc::new(Data { bytes: Bytes::Absent, hash: cell }) }
+    }
+
+    /// A constant whose data `make` gives when it is first read, once. `recipe` and `sources` say what it is made of,
+    /// and so must decide it: tensors with the same ones have the same data.
+    pub fn deferred(
+        ty: TensorType,
+        recipe: &str,
+        sources: &[&Tensor],
+        make: impl FnOnce() -> Result<Tensor, TensorError> + Send + 'static,
+    ) -> Tensor {
+        let mut hasher = blake3::Hasher::new();
+        for part in ["deferred", recipe, &ty.to_string()] {
+            hasher.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+        }
+        sources.iter().for_each(|source| _ = hasher.update(&source.identity().0));
+        let deferred = Deferred {
+            identity: Hash(*hasher.finalize().as_bytes()),
+            made: OnceLock::new(),
+            make: Mutex::new(Some(Box::new(make))),
+        };
+        Tensor { ty, data: Arc::new(Data { bytes: Bytes::Deferred(deferred), hash: OnceLock::new() }) }
     }
 
     /// Floats stored as `dtype`: as they are where it is f64, by way of f32 otherwise.
@@ -168,6 +217,10 @@ impl Tensor {
         }
         Ok(match &self.data.bytes {
             Bytes::Present { source, start, len } => Tensor::from_source(ty, source.clone(), *start, *len)?,
+            Bytes::Deferred(_) => {
+                let (own, dims) = (self.clone(), dims.to_vec());
+                Tensor::deferred(ty, "reshaped", &[self], move || own.made()?.reshaped(&dims))
+            }
             Bytes::Absent => Tensor::absent(ty, self.hash()),
         })
     }
@@ -175,17 +228,39 @@ impl Tensor {
     /// The raw little-endian bytes.
     ///
     /// # Errors
-    /// The data is absent.
+    /// The data is absent, or cannot be made.
     pub fn bytes(&self) -> Result<&[u8], TensorError> {
         match &self.data.bytes {
             Bytes::Present { source, start, len } => Ok(&(**source).as_ref()[*start..*start + *len]),
+            Bytes::Deferred(deferred) => deferred.made(&self.ty)?.bytes(),
             Bytes::Absent => Err(TensorError::Absent { hash: self.hash() }),
         }
     }
 
-    /// Whether the data is here, and not only its hash.
+    /// The tensor with its data, made where it was deferred.
+    fn made(&self) -> Result<&Tensor, TensorError> {
+        match &self.data.bytes {
+            Bytes::Deferred(deferred) => deferred.made(&self.ty)?.made(),
+            _ => Ok(self),
+        }
+    }
+
+    /// Whether the data is here or can be made, and not only its hash.
     pub fn is_present(&self) -> bool {
-        matches!(self.data.bytes, Bytes::Present { .. })
+        !matches!(self.data.bytes, Bytes::Absent)
+    }
+
+    /// Whether the data is made when it is first read; that it was read already makes no difference.
+    pub fn is_deferred(&self) -> bool {
+        matches!(self.data.bytes, Bytes::Deferred(_))
+    }
+
+    /// What tells equal constants without making their data: the hash, or what a deferred one is made of.
+    pub fn identity(&self) -> Hash {
+        match &self.data.bytes {
+            Bytes::Deferred(deferred) => deferred.identity,
+            _ => self.hash(),
+        }
     }
 
     /// The hash of type and data, computed at its first use.
@@ -193,8 +268,8 @@ impl Tensor {
         *self.data.hash.get_or_init(|| {
             let mut hasher = blake3::Hasher::new();
             hasher.update(self.ty.to_string().as_bytes());
-            if let Bytes::Present { source, start, len } = &self.data.bytes {
-                hasher.update(&(**source).as_ref()[*start..*start + *len]);
+            if let Ok(bytes) = self.bytes() {
+                hasher.update(bytes);
             }
             Hash(*hasher.finalize().as_bytes())
         })
@@ -321,7 +396,7 @@ pub fn saturating_f16(value: f32) -> f16 {
 
 impl PartialEq for Tensor {
     fn eq(&self, other: &Tensor) -> bool {
-        self.ty == other.ty && (Arc::ptr_eq(&self.data, &other.data) || self.hash() == other.hash())
+        self.ty == other.ty && (self.identity() == other.identity() || self.hash() == other.hash())
     }
 }
 
@@ -334,6 +409,33 @@ impl fmt::Debug for Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn deferred_data_is_made_once_and_its_sources_are_let_go() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let n_made = Arc::new(AtomicUsize::new(0));
+        let count = n_made.clone();
+        let source = Tensor::from_f32s(DType::F32, &[2], &[1.0, -2.0]).unwrap();
+        let ty = TensorType::of(DType::F16, &[2]);
+        let own = source.clone();
+        let narrow = Tensor::deferred(ty.clone(), "narrow", &[&source], move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            Tensor::from_f32s(DType::F16, &[2], &own.to_f32s()?)
+        });
+        let plain = Tensor::from_f32s(DType::F16, &[2], &[1.0, -2.0]).unwrap();
+        let same = Tensor::deferred(ty.clone(), "narrow", &[&source], || unreachable!("nobody reads it"));
+        assert_eq!(narrow.identity(), same.identity());
+        assert_ne!(narrow.identity(), plain.identity());
+        assert_eq!((n_made.load(Ordering::Relaxed), Arc::strong_count(&source.data)), (0, 2));
+        let column = narrow.reshaped(&[2, 1]).unwrap();
+        assert_eq!((column.to_f32s().unwrap().to_vec(), narrow.hash()), (vec![1.0, -2.0], plain.hash()));
+        assert_eq!((n_made.load(Ordering::Relaxed), Arc::strong_count(&source.data)), (1, 1));
+        let wrong = Tensor::deferred(ty, "wrong", &[&source], {
+            let source = source.clone();
+            move || Ok(source)
+        });
+        assert!(wrong.is_present() && matches!(wrong.bytes(), Err(TensorError::Unmade { .. })));
+    }
 
     #[test]
     fn four_bit_integers_read_low_nibble_first() {

@@ -8,12 +8,12 @@ use super::arena::{self, ArenaLimits, Buffer};
 use super::memory::{Buffers, Kind, is_view, noted};
 use super::schedule::Schedule;
 use super::{PlanError, allocation_bytes, round_up};
-use crate::ir::{Dim, Graph, Hash, NodeId, NodeKind, State, Tensor, TensorType};
+use crate::ir::{Dim, Graph, Hash, NodeId, NodeKind, State, Tensor, TensorError, TensorType};
 use crate::kernels::key::KernelKey;
 use crate::kernels::{self, KernelCall, KernelError};
 use crate::program::{
     Allocation, AllocationKind, FAULT_BYTES, HostStep, IndexCheck, Ledger, Port, Region, SLOT_ALIGNMENT, SLOT_BYTES,
-    SizeRange, StateTensor, Stripe, Upload, hex, params_bytes as params_bytes_of,
+    SizeRange, StateTensor, Stripe, hex, params_bytes as params_bytes_of,
 };
 use crate::targets::Target;
 use indexmap::IndexMap;
@@ -79,17 +79,35 @@ pub struct EntryBlueprint {
     pub steps: Vec<Step>,
 }
 
+/// A constant with its place.
+#[derive(Clone, Debug)]
+pub struct Placed {
+    /// As the device has it.
+    pub tensor: Tensor,
+    /// Where it goes.
+    pub region: Region,
+}
+
+/// An allocation beyond a target's limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooLarge {
+    /// Its bytes.
+    pub bytes: u64,
+    /// What the target allows, in bytes.
+    pub limit: u64,
+}
+
 /// The entries of a module laid out on a device.
 #[derive(Clone, Debug)]
 pub struct Blueprint {
     /// Device memory.
     pub allocations: Vec<Allocation>,
-    /// Where constants go.
-    pub uploads: Vec<Upload>,
-    /// The constants as the device has them, by content.
-    pub constants: IndexMap<Hash, Tensor>,
+    /// The constants as the device has them, and where they go. Their data need not be made yet.
+    pub constants: Vec<Placed>,
     /// The states of all entries.
     pub states: Vec<StateTensor>,
+    /// What states are before the first run, as the device has it, by content.
+    pub initial: IndexMap<Hash, Tensor>,
     /// The entries.
     pub entries: Vec<EntryBlueprint>,
     /// Bytes by kind.
@@ -102,6 +120,9 @@ pub struct Blueprint {
     pub max_live_bytes: u64,
     /// Peak if the arena were its bound, in bytes.
     pub lower_bound_bytes: u64,
+    /// The first allocation that is larger than the target allows: such a blueprint can be counted, and no program made
+    /// of it.
+    pub too_large: Option<TooLarge>,
 }
 
 impl Blueprint {
@@ -185,7 +206,8 @@ pub fn build(graph: &Graph, target: &Target) -> Result<Blueprint, PlanError> {
 /// smallest arena, or in one that needs fewer barriers and no more memory.
 ///
 /// # Errors
-/// A size is not known, a tensor fits no buffer of the target, sizes overflow, or entries disagree on a state.
+/// A size is not known, a tensor fits no buffer of the target, sizes overflow, or entries disagree on a state. What is
+/// larger than an allocation of the target may be is no error here ([`Blueprint::too_large`]).
 pub fn build_entries(entries: &[(&str, &Graph)], target: &Target) -> Result<Blueprint, PlanError> {
     let sources = entries.iter().map(|(name, graph)| Source::of(name, graph, target));
     let sources = sources.collect::<Result<Vec<_>, _>>()?;
@@ -218,8 +240,11 @@ fn best<'a>(source: &'a Source<'a>, target: &'a Target) -> Result<Layout<'a>, Pl
         let plan = arena::plan(&lives, &limits)?;
         if plan.bytes <= most {
             let planned = Planned { buffers, lives, plan, groups: schedule.groups };
-            let is_better =
-                |other: &Layout<'_>| other.device_bytes() <= first.device_bytes() && other.pauses() < first.pauses();
+            let is_better = |other: &Layout<'_>| {
+                other.too_large.is_none()
+                    && other.device_bytes() <= first.device_bytes()
+                    && other.pauses() < first.pauses()
+            };
             return match Layout::of(target, vec![(source, planned)]) {
                 Ok(other) if is_better(&other) => Ok(other),
                 _ => Ok(first),
@@ -250,9 +275,10 @@ struct Layout<'a> {
     target: &'a Target,
     parts: Vec<Part<'a>>,
     allocations: Vec<Allocation>,
-    constants: IndexMap<Hash, Tensor>,
-    uploads: Vec<Upload>,
+    constants: Vec<Placed>,
     states: Vec<StateTensor>,
+    initial: IndexMap<Hash, Tensor>,
+    too_large: Option<TooLarge>,
     /// Bytes in which dispatches of all entries note indices out of range, and magnitudes.
     note_bytes: u64,
     /// Bytes of weights and of other constants, aligned.
@@ -275,9 +301,10 @@ impl<'a> Layout<'a> {
             target,
             parts: parts.into_iter().map(part).collect(),
             allocations: Vec::new(),
-            constants: IndexMap::new(),
-            uploads: Vec::new(),
+            constants: Vec::new(),
             states: Vec::new(),
+            initial: IndexMap::new(),
+            too_large: None,
             note_bytes: 0,
             constant_bytes: (0, 0),
             params_bytes: 0,
@@ -398,9 +425,10 @@ impl<'a> Layout<'a> {
         };
         Ok(Blueprint {
             allocations: self.allocations,
-            uploads: self.uploads,
             constants: self.constants,
             states: self.states,
+            initial: self.initial,
+            too_large: self.too_large,
             entries: self.parts.into_iter().zip(ports).map(entry).collect(),
             ledger,
             peak_bytes: counted,
@@ -412,8 +440,9 @@ impl<'a> Layout<'a> {
 
     fn allocate(&mut self, kind: AllocationKind, bytes: u64) -> Result<u32, PlanError> {
         let bytes = allocation_bytes(bytes, self.target);
-        if bytes > self.target.limits.max_memory_allocation_size {
-            return Err(PlanError::Allocation { bytes, limit: self.target.limits.max_memory_allocation_size });
+        let limit = self.target.limits.max_memory_allocation_size;
+        if bytes > limit {
+            self.too_large.get_or_insert(TooLarge { bytes, limit });
         }
         self.allocations.push(Allocation { kind, bytes });
         u32::try_from(self.allocations.len() - 1).map_err(|_| PlanError::Overflow)
@@ -424,7 +453,6 @@ impl<'a> Layout<'a> {
         let (mut weights, mut others) = (0u64, 0u64);
         let mut placed: BTreeMap<Hash, Region> = BTreeMap::new();
         let mut row = Row::new(self.target, self.allocations.len())?;
-        let (uploads, constants) = (&mut self.uploads, &mut self.constants);
         for part in &mut self.parts {
             for (value, is_weights) in part.constants() {
                 if part.regions.contains_key(&value) {
@@ -434,19 +462,20 @@ impl<'a> Layout<'a> {
                 let NodeKind::Const(tensor) = &graph.node(value.node).kind else { continue };
                 let name = || graph.value(value).name.clone();
                 let tensor = on_device(tensor).map_err(|source| PlanError::Constant { value: name(), source })?;
-                let hash = tensor.hash();
-                if let Some(region) = placed.get(&hash) {
+                // Not by their data, which may not be made yet.
+                let identity = tensor.identity();
+                if let Some(region) = placed.get(&identity) {
                     part.regions.insert(value, *region);
                     continue;
                 }
                 let bytes = tensor.ty().bytes().ok_or(PlanError::Overflow)?;
                 let (region, padded) = row.place(bytes)?;
-                *(if is_weights { &mut weights } else { &mut others }) += padded;
-                placed.insert(hash, region);
+                let sum = if is_weights { &mut weights } else { &mut others };
+                *sum = sum.checked_add(padded).ok_or(PlanError::Overflow)?;
+                placed.insert(identity, region);
                 part.regions.insert(value, region);
                 if bytes > 0 {
-                    uploads.push(Upload { constant: hex(hash), region: Region { bytes, ..region } });
-                    constants.insert(hash, tensor);
+                    self.constants.push(Placed { tensor, region: Region { bytes, ..region } });
                 }
             }
         }
@@ -475,7 +504,7 @@ impl<'a> Layout<'a> {
                 let constant = |source| PlanError::Constant { value: state.name.clone(), source };
                 let initial = on_device(&state.initial).map_err(constant)?;
                 let hash = initial.hash();
-                self.constants.insert(hash, initial);
+                self.initial.insert(hash, initial);
                 self.states.push(StateTensor { port: port(&state.name, ty, region)?, initial: hex(hash) });
                 placed.insert(&state.name, (state, ty, region));
                 part.regions.insert(state.node.out(0), region);
@@ -488,15 +517,19 @@ impl<'a> Layout<'a> {
     }
 }
 
-/// A constant in the element type it has on a device.
-fn on_device(tensor: &Tensor) -> Result<Tensor, crate::ir::TensorError> {
+/// A constant in the element type it has on a device; where that is another one, it is converted when it is read.
+fn on_device(tensor: &Tensor) -> Result<Tensor, TensorError> {
     if tensor.ty().packing.is_some() {
         return Ok(tensor.clone());
     }
-    match tensor.dtype().on_device() {
-        Some(dtype) if dtype == tensor.dtype() => Ok(tensor.clone()),
-        Some(dtype) if dtype.is_float() => Tensor::from_f32s(dtype, &tensor.dims(), &tensor.to_f32s()?),
-        Some(dtype) => Tensor::from_i64s(dtype, &tensor.dims(), &tensor.to_i64s()?),
-        None => Err(crate::ir::TensorError::Class { dtype: tensor.dtype(), wanted: "a device type" }),
+    let wrong = TensorError::Class { dtype: tensor.dtype(), wanted: "a device type" };
+    let dtype = tensor.dtype().on_device().ok_or(wrong)?;
+    if dtype == tensor.dtype() {
+        return Ok(tensor.clone());
     }
+    let own = tensor.clone();
+    Ok(Tensor::deferred(tensor.ty().with_dtype(dtype), "on the device", &[tensor], move || match dtype.is_float() {
+        true => Tensor::from_f32s(dtype, &own.dims(), &own.to_f32s()?),
+        false => Tensor::from_i64s(dtype, &own.dims(), &own.to_i64s()?),
+    }))
 }

@@ -2,13 +2,13 @@
 
 use super::explain::Names;
 use crate::codegen::{self, CodegenError};
-use crate::ir::{Graph, Module, ValueId, text};
+use crate::ir::{Graph, Hash, Module, Tensor, ValueId, text};
 use crate::kernels::key::KernelKey;
 use crate::ops::weights;
-use crate::passes::{Explanation, OverBudget, PassError, Pipeline, PipelineError, Settings, Timing};
+use crate::passes::{Explanation, OverBudget, PassError, Pipeline, PipelineError, Report, Settings, Timing};
 use crate::plan::build::{self, Blueprint};
 use crate::plan::{Forecast, PlanError};
-use crate::program::{Certificate, Dispatch, Entry, NodeReport, Plan, Program, Shader, Step, hex};
+use crate::program::{Certificate, Dispatch, Entry, NodeReport, Plan, Program, Shader, Step, Upload, hex};
 use crate::targets::Target;
 use indexmap::IndexMap;
 use rayon::prelude::*;
@@ -88,9 +88,6 @@ impl From<PipelineError> for CompileError {
     }
 }
 
-/// How often assignment may run because the plan of its answer exceeded the budget.
-pub(super) const MAX_ROUNDS: u32 = 4;
-
 /// Compiles `graph`, of the ONNX level, with the default pipeline.
 ///
 /// # Errors
@@ -99,13 +96,14 @@ pub fn compile(
     graph: &Graph,
     options: &Compile,
     progress: Progress<'_>,
-    dump: crate::passes::Dump<'_>,
+    dump: Option<crate::passes::Dump<'_>>,
 ) -> Result<Compiled, CompileError> {
     compile_with(graph, options, &Pipeline::new, progress, dump)
 }
 
-/// Compiles `graph`, of the ONNX level, with a pipeline of the caller's, which is made anew for each round of
-/// assignment.
+/// Compiles `graph`, of the ONNX level, with a pipeline of the caller's.
+///
+/// `dump` is called after each pass. With one the passes behind the assignment run once more than they otherwise would.
 ///
 /// # Errors
 /// As [`compile`].
@@ -114,49 +112,54 @@ pub fn compile_with(
     options: &Compile,
     pipeline: &dyn Fn(Settings) -> Pipeline,
     progress: Progress<'_>,
-    dump: crate::passes::Dump<'_>,
+    dump: Option<crate::passes::Dump<'_>>,
 ) -> Result<Compiled, CompileError> {
-    let names: Vec<String> = graph.open_symbols().into_iter().collect();
-    if !names.is_empty() {
-        return Err(CompileError::Open { names });
-    }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.n_threads).build()?;
-    let lowered = Lowered::fitting(graph, options, pipeline, &pool, progress, dump)?;
+    let pool = prepared([graph], options)?;
+    let pipeline = pipeline(options.settings.clone());
+    let lowered = pool.install(|| Lowered::of(graph, options, &pipeline, progress, dump))?;
     lowered.compile(graph, options, &pool, progress)
 }
 
-impl Lowered {
-    /// Compiles the shaders, and makes the program of it all; `graph` is the first entry as imported.
-    pub(super) fn compile(
-        self,
-        graph: &Graph,
-        options: &Compile,
-        pool: &rayon::ThreadPool,
-        progress: Progress<'_>,
-    ) -> Result<Compiled, CompileError> {
-        let lowered = self;
-        let keys: BTreeSet<&KernelKey> = lowered.dispatches().map(|d| &d.key).collect();
-        let n_keys = keys.len();
-        let n_done = std::sync::atomic::AtomicUsize::new(0);
-        let compiled: Result<BTreeMap<KernelKey, Shader>, CompileError> = pool.install(|| {
-            keys.into_par_iter()
-                .map(|key| {
-                    let shader = codegen::compile(key, &options.target)
-                        .map_err(|source| CompileError::Codegen { kernel: key.to_string(), source })?;
-                    progress("shaders", n_done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, n_keys);
-                    Ok((key.clone(), shader))
-                })
-                .collect()
-        });
-        let compiled = compiled?;
-        let source = |key: &KernelKey| {
-            let glsl = codegen::glsl(key, &options.target)
-                .map_err(|source| CompileError::Codegen { kernel: key.to_string(), source })?;
-            Ok((key.to_string(), glsl))
-        };
-        let sources = compiled.keys().map(source).collect::<Result<_, CompileError>>()?;
-        lowered.program(graph, options, compiled, sources)
+/// The threads to compile on, once every size of the graphs has a bound.
+pub(super) fn prepared<'g>(
+    graphs: impl IntoIterator<Item = &'g Graph>,
+    options: &Compile,
+) -> Result<rayon::ThreadPool, CompileError> {
+    let names: BTreeSet<String> = graphs.into_iter().flat_map(Graph::open_symbols).collect();
+    if !names.is_empty() {
+        return Err(CompileError::Open { names: names.into_iter().collect() });
     }
+    Ok(rayon::ThreadPoolBuilder::new().num_threads(options.n_threads).build()?)
+}
+
+/// Shaders by key, and GLSL by kernel name.
+type Shaders = (BTreeMap<KernelKey, Shader>, BTreeMap<String, String>);
+
+/// Compiles the kernels, each once.
+fn shaders(
+    lowered: &Lowered,
+    options: &Compile,
+    pool: &rayon::ThreadPool,
+    progress: Progress<'_>,
+) -> Result<Shaders, CompileError> {
+    let keys: BTreeSet<&KernelKey> = lowered.dispatches().map(|d| &d.key).collect();
+    let n_keys = keys.len();
+    let n_done = std::sync::atomic::AtomicUsize::new(0);
+    let wrong = |key: &KernelKey, source| CompileError::Codegen { kernel: key.to_string(), source };
+    let compiled: BTreeMap<KernelKey, Shader> = pool.install(|| {
+        let one = |key: &KernelKey| {
+            let shader = codegen::compile(key, &options.target).map_err(|source| wrong(key, source))?;
+            progress("shaders", n_done.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1, n_keys);
+            Ok((key.clone(), shader))
+        };
+        keys.into_par_iter().map(one).collect::<Result<_, CompileError>>()
+    })?;
+    let source = |key: &KernelKey| {
+        let glsl = codegen::glsl(key, &options.target).map_err(|source| wrong(key, source))?;
+        Ok((key.to_string(), glsl))
+    };
+    let sources = compiled.keys().map(source).collect::<Result<_, CompileError>>()?;
+    Ok((compiled, sources))
 }
 
 /// The smallest budget that `graph`, of the ONNX level, compiles within under these options, and what it needs in
@@ -166,27 +169,18 @@ impl Lowered {
 /// # Errors
 /// As [`compile`], but for the budget.
 pub fn budget_bounds(graph: &Graph, options: &Compile, progress: Progress<'_>) -> Result<(u64, u64), CompileError> {
-    let names: Vec<String> = graph.open_symbols().into_iter().collect();
-    if !names.is_empty() {
-        return Err(CompileError::Open { names });
-    }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.n_threads).build()?;
-    let with = |settings: Settings| Compile { settings, ..options.clone() };
-    let nothing = with(Settings { budget_bytes: Some(0), ..options.settings.clone() });
-    let least = match Lowered::fitting(graph, &nothing, &Pipeline::new, &pool, progress, &mut |_, _, _| {}) {
-        Ok(lowered) => lowered.blueprint.peak_bytes,
-        Err(CompileError::OverBudget(over)) => over.min_feasible_bytes,
+    let pool = prepared([graph], options)?;
+    let reserve = options.settings.reserve_bytes;
+    let settings = Settings { budget_bytes: Some(reserve), explain: None, ..options.settings.clone() };
+    let options = Compile { settings, ..options.clone() };
+    let pipeline = Pipeline::new(options.settings.clone());
+    let (least, most) = match pool.install(|| Lowered::of(graph, &options, &pipeline, progress, None)) {
+        // It needs no bytes at all.
+        Ok(lowered) => (lowered.forecast.min_feasible_bytes, lowered.forecast.f32_bytes),
+        Err(CompileError::OverBudget(over)) => (over.min_feasible_bytes, over.f32_bytes),
         Err(error) => return Err(error),
     };
-    let plain = with(Settings {
-        policy: crate::passes::Policy::Uniform(crate::ir::Format::F32),
-        budget_bytes: Some(u64::MAX),
-        pins: Vec::new(),
-        ..options.settings.clone()
-    });
-    let most = Lowered::of(graph, &plain, &Pipeline::new, &pool, progress, &mut |_, _, _| {})?.blueprint.peak_bytes;
-    let with_reserve = |bytes: u64| bytes.saturating_add(options.settings.reserve_bytes);
-    Ok((with_reserve(least), with_reserve(most.max(least))))
+    Ok((least.saturating_add(reserve), most.max(least).saturating_add(reserve)))
 }
 
 /// Graphs of kernels with their layout.
@@ -196,178 +190,64 @@ pub(super) struct Lowered {
     pub(super) nodes: Vec<NodeReport>,
     pub(super) forecast: Forecast,
     pub(super) certificate: Certificate,
-    pub(super) budget_bytes: u64,
     pub(super) timings: Vec<Timing>,
     pub(super) solve_time: std::time::Duration,
     pub(super) explanation: Option<Explanation>,
 }
 
 impl Lowered {
-    /// As [`Lowered::of`]; but what is refused by a forecast is tried at the budget that is said to be enough. So that
-    /// figure is one that was planned, and nothing is refused that would have fitted.
-    fn fitting(
-        graph: &Graph,
-        options: &Compile,
-        pipeline: &dyn Fn(Settings) -> Pipeline,
-        pool: &rayon::ThreadPool,
-        progress: Progress<'_>,
-        dump: crate::passes::Dump<'_>,
-    ) -> Result<Lowered, CompileError> {
-        let reserve = options.settings.reserve_bytes;
-        let mut over = match Lowered::of(graph, options, pipeline, pool, progress, dump) {
-            Err(CompileError::OverBudget(over)) => over,
-            Ok(lowered) if pipeline(options.settings.clone()).is_changed() => {
-                return lowered.at_least(graph, options, pipeline, pool);
-            }
-            other => return other,
-        };
-        for _ in 0..MAX_ROUNDS {
-            let least = over.min_feasible_bytes;
-            // What the target's memory cannot hold is not worth a plan.
-            if least > options.target.memory.heap_bytes {
-                break;
-            }
-            let settings = Settings { budget_bytes: Some(least.saturating_add(reserve)), ..options.settings.clone() };
-            match Lowered::of(graph, &Compile { settings, ..options.clone() }, pipeline, pool, progress, dump) {
-                Ok(lowered) if lowered.blueprint.peak_bytes <= over.available_bytes => {
-                    return Ok(Lowered { budget_bytes: over.budget_bytes, ..lowered });
-                }
-                Ok(lowered) => {
-                    over.set_least(lowered.blueprint.peak_bytes.min(least), reserve);
-                    break;
-                }
-                Err(CompileError::OverBudget(next)) if next.min_feasible_bytes > least => {
-                    over.set_least(next.min_feasible_bytes, reserve)
-                }
-                Err(CompileError::OverBudget(_)) => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Err(CompileError::OverBudget(over))
-    }
-
-    /// Makes sure of the smallest budget. What passes of a caller's own do to bytes may depend on formats, which a
-    /// forecast leaves open: the figure is that of a plan, or of this one.
-    fn at_least(
-        mut self,
-        graph: &Graph,
-        options: &Compile,
-        pipeline: &dyn Fn(Settings) -> Pipeline,
-        pool: &rayon::ThreadPool,
-    ) -> Result<Lowered, CompileError> {
-        let peak = self.blueprint.peak_bytes;
-        let mut least = self.forecast.min_feasible_bytes;
-        for _ in 0..MAX_ROUNDS {
-            if least >= peak {
-                break;
-            }
-            let budget_bytes = Some(least.saturating_add(options.settings.reserve_bytes));
-            let settings = Settings { budget_bytes, explain: None, ..options.settings.clone() };
-            let options = Compile { settings, ..options.clone() };
-            match Lowered::of(graph, &options, pipeline, pool, &|_, _, _| {}, &mut |_, _, _| {}) {
-                Ok(lowered) => {
-                    self.forecast.min_feasible_bytes = lowered.blueprint.peak_bytes.min(least);
-                    return Ok(self);
-                }
-                Err(CompileError::OverBudget(over)) if over.min_feasible_bytes > least => {
-                    least = over.min_feasible_bytes;
-                }
-                Err(CompileError::OverBudget(_)) => break,
-                Err(error) => return Err(error),
-            }
-        }
-        self.forecast.min_feasible_bytes = peak;
-        Ok(self)
-    }
-
     fn of(
         graph: &Graph,
         options: &Compile,
-        pipeline: &dyn Fn(Settings) -> Pipeline,
-        pool: &rayon::ThreadPool,
+        pipeline: &Pipeline,
         progress: Progress<'_>,
-        dump: crate::passes::Dump<'_>,
+        mut dump: Option<crate::passes::Dump<'_>>,
     ) -> Result<Lowered, CompileError> {
-        let budget_bytes = options.settings.budget_bytes.unwrap_or_else(|| options.target.default_budget_bytes());
-        let available = budget_bytes.saturating_sub(options.settings.reserve_bytes);
-        let mut settings = options.settings.clone();
-        for round in 1..=MAX_ROUNDS {
-            let mut kernels = graph.clone();
-            let mut assigned: Option<Graph> = None;
-            let pipeline = pipeline(settings.clone());
-            let n_passes = pipeline.names().len();
-            let n_before = pipeline.n_before_formats_are_real();
-            if let Some(pass) = pipeline.lacks() {
-                return Err(CompileError::Lacks { pass });
-            }
-            let report = {
+        let n_passes = pipeline.names().len();
+        if let Some(pass) = pipeline.lacks() {
+            return Err(CompileError::Lacks { pass });
+        }
+        let mut kernels = graph.clone();
+        progress("passes", 0, n_passes);
+        let report = match dump.as_mut() {
+            None => pipeline.run(&mut kernels, &options.target)?,
+            Some(dump) => {
                 let mut hook = |i: usize, name: &str, graph: &Graph| {
                     progress("passes", i + 1, n_passes);
-                    // The formats of the program, whichever passes set them.
-                    if i + 1 == n_before {
-                        assigned = Some(graph.clone());
-                    }
                     dump(i, name, graph);
                 };
-                pool.install(|| pipeline.run_with(&mut kernels, &options.target, &mut hook))?
-            };
-            let blueprint = build::build(&kernels, &options.target)?;
-            if let Some((step, reason)) = blueprint.host_step().filter(|_| !settings.allow_host) {
-                return Err(CompileError::Host { node: step.node.clone(), reason: reason.to_owned() });
+                pipeline.run_with(&mut kernels, &options.target, Some(&mut hook))?
             }
-            let mut forecast = report.context.forecast.unwrap_or_default();
-            let may_retry = !matches!(settings.policy, crate::passes::Policy::Uniform(_)) && round < MAX_ROUNDS;
-            if blueprint.peak_bytes > available && may_retry {
-                settings.excess_bytes = settings.excess_bytes.saturating_add(blueprint.peak_bytes - available);
-                continue;
-            }
-            if blueprint.peak_bytes > available {
-                // The forecast fell short of the plan by as much for the smallest assignment as for this one, or this
-                // is the smallest.
-                let surprise = blueprint.peak_bytes.saturating_sub(forecast.chosen_bytes);
-                let forecast_bytes = forecast.min_feasible_bytes.saturating_add(surprise);
-                // What is refused here is not enough, whatever the forecast says; what was planned is.
-                let min_feasible_bytes = if forecast_bytes > available {
-                    forecast_bytes.min(blueprint.peak_bytes)
-                } else {
-                    blueprint.peak_bytes
-                };
-                let advice = vec![OverBudget::give(min_feasible_bytes, options.settings.reserve_bytes)];
-                return Err(CompileError::OverBudget(Box::new(OverBudget {
-                    min_feasible_bytes,
-                    available_bytes: available,
-                    budget_bytes,
-                    advice,
-                })));
-            }
-            // The model counts quantized activations beside all they are made from; a plan that did better is the proof
-            // that less is enough.
-            forecast.min_feasible_bytes = forecast.min_feasible_bytes.min(blueprint.peak_bytes);
-            let mut certificate = report.context.certificate.clone().unwrap_or_default();
-            certificate.rounds += round - 1;
-            if forecast.chosen_bytes == forecast.f32_bytes && certificate.objective == 0.0 {
-                forecast.f32_bytes = blueprint.peak_bytes;
-            }
-            let assigned = assigned.as_ref().unwrap_or(graph);
-            let nodes = reports(assigned, &kernels, blueprint.steps(), &report.context.reasons);
-            let names = Names { imported: graph, assigned, kernels: &kernels };
-            let asked = settings.explain.as_ref().map(|asked| names.explain(asked, &report.context));
-            let explanation = asked.transpose()?;
-            let solve_time = report.context.solve_time;
-            let timings = report.timings;
-            return Ok(Lowered {
-                kernels: Module::of(kernels),
-                blueprint,
-                nodes,
-                forecast,
-                certificate,
-                budget_bytes,
-                timings,
-                solve_time,
-                explanation,
-            });
-        }
-        Err(CompileError::Plan(PlanError::Overflow))
+        };
+        progress("passes", n_passes, n_passes);
+        let Report { mut context, timings, assigned, blueprint } = report;
+        let blueprint = blueprint.map_or_else(|| build::build(&kernels, &options.target), Ok)?;
+        check(&blueprint, &options.settings)?;
+        let assigned = assigned.as_ref().unwrap_or(graph);
+        let nodes = reports(assigned, &kernels, blueprint.steps(), &context.facts.reasons);
+        let names = Names { imported: graph, assigned, kernels: &kernels };
+        let asked = options.settings.explain.as_ref();
+        let explanation = asked.map(|asked| names.explain(asked, &context)).transpose()?;
+        let forecast = context.facts.forecast.unwrap_or_default();
+        let assignment = context.facts.assignment.take();
+        let (certificate, solve_time) = assignment.map(|a| (a.certificate, a.solve_time)).unwrap_or_default();
+        let kernels = Module::of(kernels);
+        Ok(Lowered { kernels, blueprint, nodes, forecast, certificate, timings, solve_time, explanation })
+    }
+
+    /// Compiles the shaders, and makes the program of it all; `graph` is the first entry as imported.
+    ///
+    /// # Errors
+    /// A shader does not compile, or the data of a constant cannot be made.
+    pub(super) fn compile(
+        self,
+        graph: &Graph,
+        options: &Compile,
+        pool: &rayon::ThreadPool,
+        progress: Progress<'_>,
+    ) -> Result<Compiled, CompileError> {
+        let (compiled, sources) = shaders(&self, options, pool, progress)?;
+        pool.install(|| self.program(graph, options, compiled, sources))
     }
 
     fn dispatches(&self) -> impl Iterator<Item = &build::Dispatch> {
@@ -377,6 +257,8 @@ impl Lowered {
         })
     }
 
+    /// # Errors
+    /// The data of a constant cannot be made.
     fn program(
         self,
         graph: &Graph,
@@ -387,36 +269,6 @@ impl Lowered {
         let mut shaders: IndexMap<String, Shader> = IndexMap::new();
         let mut entries = Vec::new();
         for (entry, kernels) in self.blueprint.entries.into_iter().zip(self.kernels.entries.values()) {
-            let mut steps = Vec::new();
-            for step in entry.steps {
-                match step {
-                    build::Step::Host(step, _) => steps.push(Step::Host(step)),
-                    build::Step::Device(list) => {
-                        let mut dispatches = Vec::with_capacity(list.len());
-                        for d in list {
-                            let shader = &compiled[&d.key];
-                            let hash = shader.hash();
-                            shaders.entry(hash.clone()).or_insert_with(|| shader.clone());
-                            let (bindings, writes, params, params_offset) =
-                                (d.bindings, d.writes, d.params, d.params_offset);
-                            dispatches.push(Dispatch {
-                                node: d.node,
-                                shader: hash,
-                                bindings,
-                                writes,
-                                params,
-                                params_offset,
-                                groups: d.groups,
-                                loop_iterations: d.loop_iterations,
-                                barrier: d.barrier,
-                                check: d.check,
-                                stripe: d.stripe,
-                            });
-                        }
-                        steps.push(Step::Device(dispatches));
-                    }
-                }
-            }
             entries.push(Entry {
                 name: entry.name,
                 sizes: entry.sizes,
@@ -424,10 +276,11 @@ impl Lowered {
                 defaults: kernels.defaults().iter().map(|(name, t)| (name.clone(), hex(t.hash()))).collect(),
                 fixed: options.settings.fixed_inputs.clone(),
                 outputs: entry.outputs,
-                steps,
+                steps: steps(entry.steps, &compiled, &mut shaders),
             });
         }
-        let mut constants = self.blueprint.constants;
+        let (uploads, mut constants) = uploads(self.blueprint.constants, &self.kernels)?;
+        constants.extend(self.blueprint.initial);
         // The CPU reference reads constants as the graph has them: those that differ on the device are kept in both
         // forms.
         for kernels in self.kernels.entries.values() {
@@ -443,7 +296,7 @@ impl Lowered {
         }
         let plan = Plan {
             policy: options.settings.policy.to_string(),
-            budget_bytes: self.budget_bytes,
+            budget_bytes: options.settings.budget_bytes.unwrap_or_else(|| options.target.default_budget_bytes()),
             reserve_bytes: options.settings.reserve_bytes,
             planned_peak_bytes: self.blueprint.peak_bytes,
             ledger: crate::program::Ledger { reserve: options.settings.reserve_bytes, ..self.blueprint.ledger },
@@ -454,7 +307,7 @@ impl Lowered {
             nodes: self.nodes,
             graph: self.kernels.to_string(),
             allocations: self.blueprint.allocations,
-            uploads: self.blueprint.uploads,
+            uploads,
             states: self.blueprint.states,
             entries,
         };
@@ -477,6 +330,70 @@ impl Lowered {
             imported_max_live_bytes: crate::ir::memory::account(graph, &graph.file_order()).map(|m| m.max_live_bytes),
         })
     }
+}
+
+/// Checks that a program can be made of a blueprint.
+pub(super) fn check(blueprint: &Blueprint, settings: &Settings) -> Result<(), CompileError> {
+    if let Some(build::TooLarge { bytes, limit }) = blueprint.too_large {
+        return Err(CompileError::Plan(PlanError::Allocation { bytes, limit }));
+    }
+    match blueprint.host_step().filter(|_| !settings.allow_host) {
+        Some((step, reason)) => Err(CompileError::Host { node: step.node.clone(), reason: reason.to_owned() }),
+        None => Ok(()),
+    }
+}
+
+/// The steps of an entry. Adds the shaders that they name by content.
+fn steps(
+    planned: Vec<build::Step>,
+    compiled: &BTreeMap<KernelKey, Shader>,
+    shaders: &mut IndexMap<String, Shader>,
+) -> Vec<Step> {
+    let mut dispatch = |d: build::Dispatch| {
+        let shader = &compiled[&d.key];
+        let hash = shader.hash();
+        shaders.entry(hash.clone()).or_insert_with(|| shader.clone());
+        Dispatch {
+            node: d.node,
+            shader: hash,
+            bindings: d.bindings,
+            writes: d.writes,
+            params: d.params,
+            params_offset: d.params_offset,
+            groups: d.groups,
+            loop_iterations: d.loop_iterations,
+            barrier: d.barrier,
+            check: d.check,
+            stripe: d.stripe,
+        }
+    };
+    let step = |step| match step {
+        build::Step::Host(step, _) => Step::Host(step),
+        build::Step::Device(list) => Step::Device(list.into_iter().map(&mut dispatch).collect()),
+    };
+    planned.into_iter().map(step).collect()
+}
+
+/// Where constants go, and their data by content. What was deferred is made here.
+fn uploads(
+    placed: Vec<build::Placed>,
+    kernels: &Module,
+) -> Result<(Vec<Upload>, IndexMap<Hash, Tensor>), CompileError> {
+    let mut wrong = None;
+    let made = |tensor: &Tensor| tensor.bytes().map(|_| ());
+    for kernels in kernels.entries.values() {
+        kernels.for_each_constant(&mut |tensor| wrong = wrong.take().or(made(tensor).err()));
+    }
+    let mut constants = IndexMap::new();
+    let mut uploads = Vec::with_capacity(placed.len());
+    for build::Placed { tensor, region } in placed {
+        wrong = wrong.or(made(&tensor).err());
+        let hash = tensor.hash();
+        uploads.push(Upload { constant: hex(hash), region });
+        constants.insert(hash, tensor);
+    }
+    let error = |source| CompileError::Plan(PlanError::Constant { value: kernels.name.clone(), source });
+    wrong.map_or(Ok((uploads, constants)), |source| Err(error(source)))
 }
 
 /// What became of every node of the assigned graph.

@@ -38,8 +38,8 @@ impl Names<'_> {
         };
         let mut choices = Vec::new();
         let mut shadow_price = 0.0;
-        if let Some(known) = &cx.assigned {
-            choices = known.explain(&nodes, &cx.reasons, cx.settings.policy, cx.target)?;
+        if let Some(known) = cx.facts.assignment.as_ref().map(|assignment| &assignment.known) {
+            choices = known.explain(&nodes, &cx.facts.reasons, cx.settings.policy)?;
             shadow_price = known.shadow_price();
         }
         for name in &nodes {

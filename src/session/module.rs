@@ -1,11 +1,15 @@
 //! From a module of several entries to a program: one plan, in which entries share weights, arena and states.
 
-use super::compile::{Compile, CompileError, Compiled, Lowered, MAX_ROUNDS, Progress, compile, reports};
+use super::compile::{Compile, CompileError, Compiled, Lowered, Progress, check, compile, prepared, reports};
 use crate::ir::{Edit, Format, Graph, Module, Patch};
-use crate::passes::{Context, Dump, OverBudget, Pass, PassError, Pipeline, Settings};
+use crate::passes::{Context, Dump, OverBudget, Pass, PassError, Pipeline, Policy, Settings, Timing};
 use crate::plan::{Forecast, build};
+use crate::program::Certificate;
 use indexmap::IndexMap;
 use std::collections::{BTreeMap, BTreeSet};
+
+/// How often entries are assigned again because they do not fit together.
+const MAX_ROUNDS: u32 = 6;
 
 /// Gives nodes the formats that nodes of their names have in an entry before: they read the same weights, which are
 /// stored once.
@@ -37,164 +41,127 @@ pub fn compile_module(
     module: &Module,
     options: &Compile,
     progress: Progress<'_>,
-    dump: Dump<'_>,
+    dump: Option<Dump<'_>>,
 ) -> Result<Compiled, CompileError> {
     module.verify().map_err(CompileError::Module)?;
     if let Some(graph) = module.alone() {
         return compile(graph, options, progress, dump);
     }
-    let open: BTreeSet<String> = module.entries.values().flat_map(Graph::open_symbols).collect();
-    if !open.is_empty() {
-        return Err(CompileError::Open { names: open.into_iter().collect() });
-    }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(options.n_threads).build()?;
-    let lowered = fitting(module, options, &pool, progress, dump)?;
+    let pool = prepared(module.entries.values(), options)?;
+    let lowered = pool.install(|| fitting(module, options, progress, dump))?;
+    check(&lowered.blueprint, &options.settings)?;
     let mut first = module.entries.values().next().cloned().unwrap_or_else(|| Graph::new("", crate::ir::Level::Onnx));
     first.name.clone_from(&module.name);
     lowered.compile(&first, options, &pool, progress)
 }
 
-/// As [`lower`]; but the budget that a refusal names is tried, so that it is one that was planned.
+/// The entries with formats that fit together. Each is assigned under the same budget; where what they share and do not
+/// share takes more, the excess is taken off and they are assigned again. All entries at their smallest are the least.
 fn fitting(
     module: &Module,
     options: &Compile,
-    pool: &rayon::ThreadPool,
     progress: Progress<'_>,
-    dump: Dump<'_>,
+    dump: Option<Dump<'_>>,
 ) -> Result<Lowered, CompileError> {
-    let reserve = options.settings.reserve_bytes;
-    let mut over = match lower(module, options, pool, progress, dump) {
-        Err(CompileError::OverBudget(over)) => over,
-        other => return other,
-    };
-    for _ in 0..MAX_ROUNDS {
-        let least = over.min_feasible_bytes;
-        // What the target's memory cannot hold is not worth a plan.
-        if least > options.target.memory.heap_bytes {
+    let Settings { budget_bytes, reserve_bytes, .. } = options.settings;
+    let budget_bytes = budget_bytes.unwrap_or_else(|| options.target.default_budget_bytes());
+    let available_bytes = budget_bytes.saturating_sub(reserve_bytes);
+    let f32 = Settings { policy: Policy::Uniform(Format::F32), pins: Vec::new(), ..options.settings.clone() };
+    let f32_bytes = at(module, u64::MAX, &Compile { settings: f32, ..options.clone() }, None)?.blueprint.peak_bytes;
+    let smallest = at(module, 0, options, None)?;
+    let min_feasible_bytes = smallest.blueprint.peak_bytes;
+    if min_feasible_bytes > available_bytes {
+        let advice = vec![format!("give --budget {} or more", min_feasible_bytes.saturating_add(reserve_bytes))];
+        let over = OverBudget { min_feasible_bytes, f32_bytes, available_bytes, budget_bytes, advice };
+        return Err(CompileError::OverBudget(Box::new(over)));
+    }
+    let mut share = available_bytes;
+    let (mut found, mut found_at) = (smallest, 0);
+    for round in 1..=MAX_ROUNDS {
+        progress("rounds", round as usize, MAX_ROUNDS as usize);
+        let mut lowered = at(module, share, options, None)?;
+        let peak = lowered.blueprint.peak_bytes;
+        if peak <= available_bytes {
+            lowered.certificate.rounds += round - 1;
+            (found, found_at) = (lowered, share);
             break;
         }
-        let settings = Settings { budget_bytes: Some(least.saturating_add(reserve)), ..options.settings.clone() };
-        match lower(module, &Compile { settings, ..options.clone() }, pool, progress, dump) {
-            Ok(lowered) if lowered.blueprint.peak_bytes <= over.available_bytes => {
-                return Ok(Lowered { budget_bytes: over.budget_bytes, ..lowered });
-            }
-            Ok(lowered) => {
-                over.set_least(lowered.blueprint.peak_bytes.min(least), reserve);
-                break;
-            }
-            Err(CompileError::OverBudget(next)) => {
-                over.set_least(next.min_feasible_bytes.max(least.saturating_add(least / 16)), reserve);
-            }
-            Err(error) => return Err(error),
-        }
+        let granularity = options.target.memory.allocation_granularity;
+        share = share.saturating_sub(peak - available_bytes).saturating_sub(granularity);
     }
-    Err(CompileError::OverBudget(over))
+    if let Some(dump) = dump {
+        at(module, found_at, options, Some(dump))?;
+    }
+    let chosen_bytes = found.blueprint.peak_bytes;
+    found.forecast = Forecast { f32_bytes, min_feasible_bytes, chosen_bytes };
+    Ok(found)
 }
 
-/// The graphs of kernels of all entries, and their layout. Where it is larger than the budget allows, or an entry does
-/// not fit with the formats of those before, formats are assigned again with the excess taken off.
-fn lower(
-    module: &Module,
-    options: &Compile,
-    pool: &rayon::ThreadPool,
-    progress: Progress<'_>,
-    dump: Dump<'_>,
-) -> Result<Lowered, CompileError> {
-    let budget_bytes = options.settings.budget_bytes.unwrap_or_else(|| options.target.default_budget_bytes());
-    let available_bytes = budget_bytes.saturating_sub(options.settings.reserve_bytes);
-    let reserve = options.settings.reserve_bytes;
-    let refused = |min_feasible_bytes, available_bytes, budget_bytes| {
-        let advice = vec![OverBudget::give(min_feasible_bytes, reserve)];
-        CompileError::OverBudget(Box::new(OverBudget { min_feasible_bytes, available_bytes, budget_bytes, advice }))
-    };
-    let mut settings = options.settings.clone();
-    'rounds: for round in 1.. {
-        let mut kernels = Module { name: module.name.clone(), entries: IndexMap::new() };
-        let mut formats: BTreeMap<String, Format> = BTreeMap::new();
-        let (mut timings, mut assigned) = (Vec::new(), Vec::new());
-        let (mut certificate, mut forecast) = (None, Forecast::default());
-        let mut solve_time = std::time::Duration::ZERO;
-        for (entry, graph) in &module.entries {
-            let mut graph = graph.clone();
-            let pipeline =
-                Pipeline::new(settings.clone()).insert_after("assign_precision", SameFormats(formats.clone()));
-            let (n_passes, n_before) = (pipeline.names().len(), pipeline.n_before_formats_are_real());
-            let mut with_formats = graph.clone();
-            let report = {
-                let mut hook = |i: usize, name: &str, graph: &Graph| {
-                    progress("passes", i + 1, n_passes);
-                    if i + 1 == n_before {
-                        with_formats = graph.clone();
-                    }
-                    dump(i, name, graph);
-                };
-                pool.install(|| pipeline.run_with(&mut graph, &options.target, &mut hook)).map_err(CompileError::from)
-            };
-            let report = match report {
-                Err(CompileError::OverBudget(over)) if kernels.entries.is_empty() || round >= MAX_ROUNDS => {
-                    let min_feasible_bytes = over.min_feasible_bytes.saturating_add(settings.excess_bytes);
-                    return Err(refused(min_feasible_bytes, available_bytes, budget_bytes));
-                }
-                Err(CompileError::OverBudget(over)) => {
-                    let needed = over.min_feasible_bytes.saturating_add(settings.excess_bytes);
-                    let excess = needed.saturating_sub(over.available_bytes);
-                    settings.excess_bytes = settings.excess_bytes.saturating_add(excess.max(1));
-                    continue 'rounds;
-                }
-                other => other?,
-            };
-            for node in with_formats.order().into_iter().map(|id| with_formats.node(id)) {
-                if let Some(format) = node.format {
-                    formats.entry(node.name.clone()).or_insert(format);
-                }
+/// The graphs of kernels of all entries, each assigned within `bytes` or at its smallest, and their layout.
+fn at(module: &Module, bytes: u64, options: &Compile, mut dump: Option<Dump<'_>>) -> Result<Lowered, CompileError> {
+    let mut formats: BTreeMap<String, Format> = BTreeMap::new();
+    let mut kernels = Module { name: module.name.clone(), entries: IndexMap::new() };
+    let (mut timings, mut assigned, mut certificate) = (Vec::new(), Vec::new(), None);
+    let mut solve_time = std::time::Duration::ZERO;
+    for (name, graph) in &module.entries {
+        let entry = match entry(graph, bytes, &formats, options, &mut dump) {
+            Err(CompileError::OverBudget(over)) => entry(graph, over.min_feasible_bytes, &formats, options, &mut dump)?,
+            other => other?,
+        };
+        for node in entry.assigned.order().into_iter().map(|id| entry.assigned.node(id)) {
+            if let Some(format) = node.format {
+                formats.entry(node.name.clone()).or_insert(format);
             }
-            let this = report.context.forecast.unwrap_or_default();
-            forecast.f32_bytes = forecast.f32_bytes.max(this.f32_bytes);
-            forecast.min_feasible_bytes = forecast.min_feasible_bytes.max(this.min_feasible_bytes);
-            solve_time += report.context.solve_time;
-            // That of the first entry, whose formats the others follow.
-            certificate = certificate.or(report.context.certificate.clone());
-            assigned.push((with_formats, report.context.reasons.clone()));
-            timings.extend(report.timings);
-            kernels.entries.insert(entry.clone(), graph);
         }
-        let entries: Vec<(&str, &Graph)> = kernels.entries.iter().map(|(name, graph)| (name.as_str(), graph)).collect();
-        let blueprint = build::build_entries(&entries, &options.target)?;
-        if let Some((step, reason)) = blueprint.host_step().filter(|_| !settings.allow_host) {
-            return Err(CompileError::Host { node: step.node.clone(), reason: reason.to_owned() });
-        }
-        if blueprint.peak_bytes > available_bytes {
-            let may_retry = !matches!(settings.policy, crate::passes::Policy::Uniform(_)) && round < MAX_ROUNDS;
-            if may_retry {
-                settings.excess_bytes = settings.excess_bytes.saturating_add(blueprint.peak_bytes - available_bytes);
-                continue;
-            }
-            return Err(refused(blueprint.peak_bytes, available_bytes, budget_bytes));
-        }
-        // What was planned is enough.
-        forecast.min_feasible_bytes = forecast.min_feasible_bytes.min(blueprint.peak_bytes);
-        forecast.chosen_bytes = blueprint.peak_bytes;
-        forecast.f32_bytes = forecast.f32_bytes.max(blueprint.peak_bytes);
-        let mut nodes = Vec::new();
-        let mut known = BTreeSet::new();
-        let parts = assigned.iter().zip(kernels.entries.values()).zip(&blueprint.entries);
-        for (((assigned, reasons), kernels), entry) in parts {
-            let all = reports(assigned, kernels, entry.steps.iter(), reasons);
-            nodes.extend(all.into_iter().filter(|node| known.insert(node.name.clone())));
-        }
-        let mut certificate = certificate.unwrap_or_default();
-        certificate.rounds += round - 1;
-        return Ok(Lowered {
-            kernels,
-            blueprint,
-            nodes,
-            forecast,
-            certificate,
-            budget_bytes,
-            timings,
-            solve_time,
-            explanation: None,
-        });
+        solve_time += entry.solve_time;
+        // That of the first entry, whose formats the others follow.
+        certificate = certificate.or(entry.certificate);
+        timings.extend(entry.timings);
+        assigned.push((entry.assigned, entry.reasons));
+        kernels.entries.insert(name.clone(), entry.kernels);
     }
-    Err(CompileError::Plan(crate::plan::PlanError::Overflow))
+    let entries: Vec<(&str, &Graph)> = kernels.entries.iter().map(|(name, graph)| (name.as_str(), graph)).collect();
+    let blueprint = build::build_entries(&entries, &options.target)?;
+    let mut nodes = Vec::new();
+    let mut known = BTreeSet::new();
+    for (((assigned, reasons), kernels), entry) in assigned.iter().zip(kernels.entries.values()).zip(&blueprint.entries)
+    {
+        let all = reports(assigned, kernels, entry.steps.iter(), reasons);
+        nodes.extend(all.into_iter().filter(|node| known.insert(node.name.clone())));
+    }
+    let (certificate, forecast) = (certificate.unwrap_or_default(), Forecast::default());
+    Ok(Lowered { kernels, blueprint, nodes, forecast, certificate, timings, solve_time, explanation: None })
+}
+
+/// An entry with its formats.
+struct EntryOf {
+    kernels: Graph,
+    assigned: Graph,
+    reasons: BTreeMap<String, String>,
+    certificate: Option<Certificate>,
+    timings: Vec<Timing>,
+    solve_time: std::time::Duration,
+}
+
+/// One entry within `bytes`, with the formats of those before.
+fn entry(
+    graph: &Graph,
+    bytes: u64,
+    formats: &BTreeMap<String, Format>,
+    options: &Compile,
+    dump: &mut Option<Dump<'_>>,
+) -> Result<EntryOf, CompileError> {
+    let budget_bytes = Some(bytes.saturating_add(options.settings.reserve_bytes));
+    let settings = Settings { budget_bytes, explain: None, ..options.settings.clone() };
+    let pipeline = Pipeline::new(settings).insert_after("assign_precision", SameFormats(formats.clone()));
+    let mut kernels = graph.clone();
+    let report = match dump.as_mut() {
+        Some(dump) => pipeline.run_with(&mut kernels, &options.target, Some(&mut **dump))?,
+        None => pipeline.run(&mut kernels, &options.target)?,
+    };
+    let facts = report.context.facts;
+    let assignment = facts.assignment.map(|assignment| (assignment.certificate, assignment.solve_time));
+    let (certificate, solve_time) = assignment.map_or((None, Default::default()), |(c, t)| (Some(c), t));
+    let assigned = report.assigned.unwrap_or_else(|| graph.clone());
+    Ok(EntryOf { kernels, assigned, reasons: facts.reasons, certificate, timings: report.timings, solve_time })
 }

@@ -14,6 +14,7 @@ mod budget;
 mod compare;
 mod diff;
 mod dump;
+mod entries;
 mod files;
 mod formats;
 mod inspect;

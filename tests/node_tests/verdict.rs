@@ -84,8 +84,7 @@ impl Runner {
         let (graph, constants) = import(case, set)?;
         let settings = Settings { budget_bytes: Some(1 << 30), ..Settings::default() };
         let options = Compile { settings, target: self.target.clone(), n_threads: 1 };
-        let compiled =
-            compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).map_err(|e| Verdict::Refused(text(&e)))?;
+        let compiled = compile(&graph, &options, &|_, _, _| {}, None).map_err(|e| Verdict::Refused(text(&e)))?;
         let program = compiled.program;
         let given = tensors(case, set).map_err(Verdict::Refused)?;
         let value = |name: &str| Ok(given.iter().find(|(input, _)| input == name).unwrap().1.clone());

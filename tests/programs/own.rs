@@ -70,7 +70,7 @@ type Own<'a> = &'a dyn Fn(Settings) -> Pipeline;
 
 fn with(own: Own<'_>, settings: Settings) -> Result<Compiled, CompileError> {
     let options = Compile { settings, target: Target::shipped("lavapipe").unwrap(), n_threads: 0 };
-    compile_with(&mlp(), &options, own, &|_, _, _| {}, &mut |_, _, _| {})
+    compile_with(&mlp(), &options, own, &|_, _, _| {}, None)
 }
 
 fn under(own: Own<'_>, budget: u64) -> Result<Compiled, CompileError> {
@@ -269,7 +269,7 @@ fn an_operator_of_a_toolchain_may_be_made_while_it_runs() {
     graph.add_output("y", y);
     let settings = Settings { policy: Policy::Uniform(Format::F32), ..Settings::default() };
     let options = Compile { settings, target: Target::shipped("lavapipe").unwrap(), n_threads: 0 };
-    let program = compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap().program;
+    let program = compile(&graph, &options, &|_, _, _| {}, None).unwrap().program;
     let reference = nyxc::session::Reference::of(&program, 0, &operators).unwrap();
     let given = reference.run(&[Tensor::from_f32s(DType::F32, &[2], &[1.0, -2.0]).unwrap()]).unwrap();
     assert_eq!(given[0].to_f32s().unwrap()[..], [6.0, -12.0]);
@@ -294,7 +294,7 @@ fn operators_of_a_toolchain_compile_load_and_run() {
     graph.add_output("y", y);
     let settings = Settings { policy: Policy::Uniform(Format::F32), ..Settings::default() };
     let options = Compile { settings, target: Target::shipped("lavapipe").unwrap(), n_threads: 0 };
-    let program = compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap().program;
+    let program = compile(&graph, &options, &|_, _, _| {}, None).unwrap().program;
     let bytes = file::to_bytes(&program).unwrap();
     let input = [Tensor::from_f32s(DType::F32, &[2, 3], &[-4.0, -1.0, 0.0, 1.0, 2.0, 9.0]).unwrap()];
     let swish = |v: f32| v * (v + 3.0).clamp(0.0, 6.0) / 6.0;
@@ -360,7 +360,7 @@ fn an_operator_of_a_toolchain_says_where_its_weights_are() {
         let settings = Settings { policy: Policy::Uniform("w8a32".parse().unwrap()), ..Settings::default() };
         let options = Compile { settings, target: Target::shipped("lavapipe").unwrap(), n_threads: 0 };
         let found = weights::of(&graph, y.node);
-        (compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap().program, found)
+        (compile(&graph, &options, &|_, _, _| {}, None).unwrap().program, found)
     };
     let (program, found) = compiled(&RESIDUAL);
     let found = found.unwrap();

@@ -80,9 +80,7 @@ fn read(text: &str) -> Module {
 fn compiled(module: &Module, policy: &str, target: &Target) -> Program {
     let settings = Settings { policy: policy.parse().unwrap(), ..Settings::default() };
     let options = Compile { settings, target: target.clone(), n_threads: 0 };
-    compile_module(module, &options, &|_, _, _| {}, &mut |_, _, _| {})
-        .unwrap_or_else(|e| panic!("{policy}: {e}"))
-        .program
+    compile_module(module, &options, &|_, _, _| {}, None).unwrap_or_else(|e| panic!("{policy}: {e}")).program
 }
 
 /// Runs `f` with sessions of the program: on the CPU, and on every device, each with its own program.
@@ -219,7 +217,7 @@ fn entries_of_one_model_share_its_weights_under_any_budget() {
     let under = |budget_bytes| {
         let settings = Settings { budget_bytes: Some(budget_bytes), ..Settings::default() };
         let options = Compile { settings, target: target.clone(), n_threads: 0 };
-        compile_module(&module, &options, &|_, _, _| {}, &mut |_, _, _| {})
+        compile_module(&module, &options, &|_, _, _| {}, None)
     };
     let roomy = under(1 << 30).unwrap().program.plans.remove(0);
     let alone = compiled(&Module::of(module.entries["eight"].clone()), "uniform:f32", &target).plans.remove(0);

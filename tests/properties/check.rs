@@ -93,7 +93,7 @@ const FORMATS: &[&str] = &[
 const WIDE_FORMATS: &[&str] = &["f32", "f32", "f32", "w8a32", "w4a32", "w8a32:c"];
 
 /// The choice that a seed makes for a graph.
-fn settings(spec: &Spec, graph: &Graph, target: &Target, random: &mut Random) -> Settings {
+pub fn settings(spec: &Spec, graph: &Graph, target: &Target, random: &mut Random) -> Settings {
     // What f16 does not hold is not asked to be f16.
     let formats = if spec.reach == Reach::Far { WIDE_FORMATS } else { FORMATS };
     let format = |random: &mut Random| random.pick(formats).parse::<Format>().unwrap();
@@ -162,7 +162,7 @@ fn compiled(graph: &Graph, options: &Compile) -> (Result<Compiled, CompileError>
         }
         dumps.push((name.to_owned(), graph.clone()));
     };
-    let result = compile_with(graph, options, &Pipeline::new, &|_, _, _| {}, &mut dump);
+    let result = compile_with(graph, options, &Pipeline::new, &|_, _, _| {}, Some(&mut dump));
     (result, dumps)
 }
 

@@ -14,6 +14,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 #![allow(clippy::print_stdout, reason = "the harness shows what a failed or long test says")]
 
+mod budget;
 mod check;
 mod generate;
 #[path = "../common/hazards.rs"]
@@ -242,6 +243,48 @@ fn many_graphs_keep_every_property() {
     }
 }
 
+/// Forecasts of all seeds held to what is built, on as many threads as there are cores.
+fn forecasts(seeds: Range<u64>) {
+    let (next, failures, n) = (AtomicU64::new(seeds.start), Mutex::new(Vec::new()), AtomicU64::new(0));
+    let work = || {
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                break;
+            }
+            match catch_unwind(|| budget::check(seed)).unwrap_or_else(|cause| Err(panicked(&*cause))) {
+                Ok(budgets) => _ = n.fetch_add(budgets as u64, Ordering::Relaxed),
+                Err(fault) => failures.lock().unwrap().push(format!("seed {seed}: {fault}")),
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..std::thread::available_parallelism().map_or(2, usize::from)).for_each(|_| _ = scope.spawn(work));
+    });
+    let (failures, n) = (failures.into_inner().unwrap(), n.into_inner());
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+    assert!(n > seeds.end - seeds.start, "{n} budgets");
+}
+
+#[test]
+fn hundreds_of_forecasts_are_what_is_built() {
+    forecasts(0..200);
+}
+
+#[test]
+fn forecasts_of_models_are_what_is_built() {
+    assert_eq!(budget::models().unwrap(), 12);
+}
+
+/// `cargo test --test properties -- --ignored forecasts`; `NYXC_SEEDS=FROM..TO` names others than 1000..6000.
+#[test]
+#[ignore = "minutes"]
+fn five_thousand_forecasts_are_what_is_built() {
+    let named = std::env::var("NYXC_SEEDS").ok();
+    let named = named.as_deref().and_then(|text| text.split_once(".."));
+    forecasts(named.map_or(1000..6000, |(a, b)| a.parse().unwrap()..b.parse().unwrap()));
+}
+
 /// Any one change of a graph or a program is a difference, and no graph differs from itself.
 #[test]
 fn diff_sees_six_hundred_mutations() {
@@ -278,7 +321,7 @@ fn sample() -> nyxc::session::Compiled {
     let target = nyxc::targets::Target::shipped("lavapipe").unwrap();
     let settings = nyxc::passes::Settings { policy: "uniform:f32".parse().unwrap(), ..Default::default() };
     let options = nyxc::session::Compile { settings, target, n_threads: 1 };
-    nyxc::session::compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap()
+    nyxc::session::compile(&graph, &options, &|_, _, _| {}, None).unwrap()
 }
 
 /// Every change of a plan that would spoil a value is noticed: a buffer moved onto another that is alive, and a barrier

@@ -437,7 +437,7 @@ pub fn programs(n: usize, from_seed: u64) {
         let settings = Settings { policy: policy.parse().unwrap(), ..Settings::default() };
         let options = Compile { settings, target: target.clone(), n_threads: 1 };
         let graph = generate::generate(seed).graph();
-        let Ok(compiled) = compile(&graph, &options, &|_, _, _| {}, &mut |_, _, _| {}) else { continue };
+        let Ok(compiled) = compile(&graph, &options, &|_, _, _| {}, None) else { continue };
         let (program, graph) = (&compiled.program, &compiled.kernels);
         let differs = |other: &Program, what: &str| {
             let side = |program| Side { graph, program: Some(program), file: None };

@@ -132,7 +132,7 @@ pub fn check(
             // Other policies may choose other formats for a smaller range.
             if matches!(options.settings.policy, Policy::Uniform(_)) && random.chance(30) {
                 let alone = graph.substitute(&|symbol| (symbol.name() == NAME).then(|| Dim::ranged(NAME, size, size)));
-                let alone = nyxc::session::compile(&alone, options, &|_, _, _| {}, &mut |_, _, _| {})
+                let alone = nyxc::session::compile(&alone, options, &|_, _, _| {}, None)
                     .map_err(faults("alone"))
                     .map_err(said)?;
                 let mut alone = Session::on(alone.program, context).map_err(faults("loading alone")).map_err(said)?;

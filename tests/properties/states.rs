@@ -220,7 +220,7 @@ pub fn check(spec: &Spec, seed: u64, contexts: &[VkContext]) -> Result<usize, St
     let settings = Settings { policy: policy.parse().unwrap(), ..Settings::default() };
     let options = Compile { settings, target, n_threads: 1 };
     let said = |e: String| format!("{what}: {e}\n{module}");
-    let compiled = compile_module(&module, &options, &|_, _, _| {}, &mut |_, _, _| {});
+    let compiled = compile_module(&module, &options, &|_, _, _| {}, None);
     let program = compiled.map_err(faults("compiling")).map_err(said)?.program;
     ordered(&program).map_err(said)?;
     let first = spec.tensors(&built.inputs);

@@ -43,7 +43,7 @@ fn where_(ranges: &[(&str, i64, i64)]) -> String {
 fn compiled(graph: &Graph, policy: &str, target: &Target) -> Program {
     let settings = Settings { policy: policy.parse::<Policy>().unwrap(), ..Settings::default() };
     let options = Compile { settings, target: target.clone(), n_threads: 0 };
-    compile(graph, &options, &|_, _, _| {}, &mut |_, _, _| {}).unwrap_or_else(|e| panic!("{policy}: {e}")).program
+    compile(graph, &options, &|_, _, _| {}, None).unwrap_or_else(|e| panic!("{policy}: {e}")).program
 }
 
 /// Values that differ by seed: floats of -1 to 1, integers 0 to 3.

@@ -118,7 +118,7 @@ pub unsafe extern "C" fn nyxc_compile(
         if let Some(budget) = budget {
             compile_options.settings.budget_bytes = Some(budget.resolve(&graph, &compile_options, &|_, _, _| {})?);
         }
-        let compiled = compile(&graph, &compile_options, &|_, _, _| {}, &mut |_, _, _| {})?;
+        let compiled = compile(&graph, &compile_options, &|_, _, _| {}, None)?;
         let report = compiled.report(&compile_options, start.elapsed().as_secs_f64()).to_string();
         let made = Box::new(nyxc_program { program: compiled.program, report: c_string(report) });
         // SAFETY: the caller keeps that `*program` may be written.

@@ -131,7 +131,7 @@ pub(crate) fn compile(
             compile.settings.budget_bytes = Some(budget.resolve(&graph, &compile, &told)?);
         }
         let pipeline = |settings| pipeline_of(settings, &passes, &failed);
-        Ok(compile_with(&graph, &compile, &pipeline, &told, &mut |_, _, _| {})?)
+        Ok(compile_with(&graph, &compile, &pipeline, &told, None)?)
     });
     // An exception of a caller's own pass says more than the failure that came of it.
     if let Some(error) = failed.lock().unwrap_or_else(PoisonError::into_inner).take() {

@@ -365,7 +365,7 @@ pub(crate) fn run_passes<'py>(
                 texts.push(graph.to_string());
             }
         };
-        pipeline.run_with(&mut after, &compile.target, &mut hook).map(|report| report.timings)
+        pipeline.run_with(&mut after, &compile.target, Some(&mut hook)).map(|report| report.timings)
     });
     if let Some(error) = failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
         return Err(error);

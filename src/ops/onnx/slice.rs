@@ -38,6 +38,9 @@ fn range(n: &Dim, start: &Dim, end: &Dim, step: i64) -> Result<Range, OpError> {
         if step > 0 { v } else { n - &(&v + &one) }
     };
     let (from, to) = (place(start), place(end));
+    // Backwards, a start before the axis is its first element (ONNX Slice-13), which is the last one of those places.
+    let most = Dim::larger(&(n - &one), &zero);
+    let from = if step > 0 || from.at_most(&most) { from } else { Dim::least(&from, &most) };
     let (first, last) = (clamp(&from), clamp(&to));
     // Of a part that begins or ends with the axis, one clamp is enough: its size has better bounds, and more often the
     // form of another size.
@@ -126,4 +129,17 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let strides = ranges.iter().zip(&own).map(|(r, s)| s * &Dim::Known(r.step)).collect();
     let shape = ranges.into_iter().map(|r| r.size).collect();
     Ok(vec![view(e, x, &View { shape, strides, offset: Some(offset), ..View::default() })?])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::places;
+
+    #[test]
+    fn a_start_before_the_axis_is_its_first_element() {
+        // ONNX Slice-13 and ONNX Runtime; numpy has none there.
+        for (n, kept) in [(0, vec![]), (1, vec![0]), (3, vec![0]), (8, vec![0]), (9, vec![1])] {
+            assert_eq!(places(n, -8, -14, -2), Some(kept), "{n}");
+        }
+    }
 }

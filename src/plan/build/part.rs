@@ -146,16 +146,14 @@ impl Row {
     /// The next place, and its bytes with what follows up to the one behind it.
     pub(super) fn place(&mut self, bytes: u64) -> Result<(Region, u64), PlanError> {
         let padded = round_up(bytes.max(4), self.alignment);
-        if padded > self.limit {
-            return Err(PlanError::Allocation { bytes: padded, limit: self.limit });
-        }
-        if self.sizes.last().is_none_or(|filled| filled + padded > self.limit) {
+        // What is larger than the limit is alone, and the layout says that it is too large.
+        if self.sizes.last().is_none_or(|filled| filled.saturating_add(padded) > self.limit) {
             self.sizes.push(0);
         }
         let number = u32::try_from(self.sizes.len() - 1).map_err(|_| PlanError::Overflow)?;
         let filled = self.sizes.last_mut().ok_or(PlanError::Overflow)?;
         let region = Region { allocation: self.first + number, offset: *filled, bytes: bytes.max(4) };
-        *filled += padded;
+        *filled = filled.checked_add(padded).ok_or(PlanError::Overflow)?;
         Ok((region, padded))
     }
 }

@@ -1,0 +1,36 @@
+//! What a stage of the pipeline finds out and those after it may know.
+
+use super::candidates::Known;
+use super::lowering::Lowered;
+use super::stored_rows::ScaleTypes;
+use crate::plan::Forecast;
+use crate::program::Certificate;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What was found out so far: a field for each stage that leaves something, empty until it ran.
+#[derive(Default)]
+pub struct Facts<'a> {
+    /// The assignment of formats.
+    pub assignment: Option<Assignment<'a>>,
+    /// What plans take: that of the assignment, of the smallest, and of `uniform:f32`.
+    pub forecast: Option<Forecast>,
+    /// Why each node has its format, by name.
+    pub reasons: BTreeMap<String, String>,
+    /// The types of scales that were looked for.
+    pub(super) scale_types: Arc<ScaleTypes>,
+    /// What the passes to come make of the assignment, where they ran to count it.
+    pub(super) lowered: Option<Box<Lowered>>,
+}
+
+/// The assignment of formats.
+pub struct Assignment<'a> {
+    /// What proves it.
+    pub certificate: Certificate,
+    /// How long the solver took. Kept out of the certificate, which is part of the program and so must not depend on
+    /// the clock.
+    pub solve_time: Duration,
+    /// What it was chosen from.
+    pub(crate) known: Known<'a>,
+}
