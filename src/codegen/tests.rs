@@ -103,6 +103,7 @@ fn variants(family: Option<Family>) -> Vec<Variant> {
         Some(Family::Mma) => {
             &["32x32x32_16x16_1", "128x128x64_64x32_1", "64x32x32_32x32_4", "16x16x64_16x16_8", "128x64x64_128x16_1"]
         }
+        Some(Family::Attention) => &["4x1x32", "1x4x32", "1x8x16", "8x1x32", "4x1x64", "1x4x16"],
     };
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
@@ -190,7 +191,7 @@ fn keys(template: Template) -> Vec<KernelKey> {
                 if let Some((flag, values)) = last {
                     key.flags.insert(*flag, values[values.len() - 1]);
                 }
-                if INTEGERS.contains(&storage) && !["indices", "mask", "lengths", "most"].contains(name) {
+                if INTEGERS.contains(&storage) && !["at", "indices", "mask", "lengths", "most"].contains(name) {
                     key.result = storage;
                 }
                 keys.push(key.clone());

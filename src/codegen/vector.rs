@@ -119,7 +119,8 @@ impl View {
     }
 }
 
-/// What of a key is read or written as vectors: names, storages and bindings.
+/// What of a key is read or written as vectors: names, storages and bindings. A template that sees its own operands as
+/// words of 16 bytes takes these apart itself.
 fn seen(key: &KernelKey) -> Vec<(String, Storage, u32)> {
     let mut all = Vec::new();
     let mut binding = 0;

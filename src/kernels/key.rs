@@ -335,7 +335,9 @@ impl KernelKey {
     pub fn threads(&self) -> u32 {
         let of_rows =
             self.flags.get(&Flag::Lanes).map_or(constants::INVOCATIONS, |lanes| lanes * rows_of_lanes(*lanes));
-        self.variant.map_or(of_rows, |variant| variant.threads(self.flag(Flag::Subgroup)))
+        // A subgroup's size, or its rows of a matrix and invocations of a row.
+        let subgroup = self.flag(Flag::Subgroup).max(self.flag(Flag::Side) * self.flag(Flag::Share));
+        self.variant.map_or(of_rows, |variant| variant.threads(subgroup))
     }
 
     /// The value of a flag; 0 for one that the table does not have, which [`KernelKey::fault`] finds.

@@ -51,7 +51,7 @@ impl Bucket {
 /// Most neighbours of the result that an invocation puts at a time.
 pub(super) const MOST_WIDTH: u32 = 4;
 /// Workgroups that keep a large device busy: fewer leave parts of it idle.
-const MANY_GROUPS: u64 = 128;
+pub(super) const MANY_GROUPS: u64 = 128;
 
 /// What is multiplied: see `mma_operands.glsl`.
 #[derive(Clone, Copy, PartialEq, Eq)]

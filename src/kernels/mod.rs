@@ -31,6 +31,7 @@ use crate::ops::core::check_indices::Rule;
 use crate::program::Stripe;
 use crate::targets::Target;
 pub use attention::CHUNK as ATTENTION_CHUNK;
+pub use attention::has_parts as attention_has_parts;
 use call::Node;
 
 /// Variants to try of the kernels for a product whose second operand lies so, in a fixed order: those that are among

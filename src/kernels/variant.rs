@@ -10,6 +10,8 @@ pub enum Family {
     Gemv,
     /// [`Mma`].
     Mma,
+    /// [`Attention`].
+    Attention,
 }
 
 /// How the work of a kernel is divided.
@@ -18,6 +20,7 @@ pub enum Family {
 pub enum Variant {
     Gemv(Gemv),
     Mma(Mma),
+    Attention(Attention),
 }
 
 /// How a product of few rows is divided among the threads of a workgroup. Sums are added up in an order that `lanes`
@@ -55,12 +58,25 @@ pub struct Mma {
     pub ways: u32,
 }
 
+/// How an attention on cooperative matrices is divided: a subgroup has as many queries as a matrix has rows. Sums are
+/// added up in an order that `ways` and `keys` decide, whatever the rest is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Attention {
+    /// Subgroups with queries of their own, which read the same keys.
+    pub strips: u32,
+    /// Subgroups with the same queries, which take blocks of keys in turn; 1 where there are several strips.
+    pub ways: u32,
+    /// Keys of a block.
+    pub keys: u32,
+}
+
 impl Variant {
     /// What kind it is.
     pub fn family(self) -> Family {
         match self {
             Variant::Gemv(_) => Family::Gemv,
             Variant::Mma(_) => Family::Mma,
+            Variant::Attention(_) => Family::Attention,
         }
     }
 
@@ -69,6 +85,7 @@ impl Variant {
         match self {
             Variant::Gemv(v) => v.threads,
             Variant::Mma(v) => v.subgroups().saturating_mul(subgroup),
+            Variant::Attention(v) => v.strips.saturating_mul(v.ways).saturating_mul(subgroup),
         }
     }
 
@@ -77,6 +94,7 @@ impl Variant {
         match self {
             Variant::Gemv(v) => v.is_sound(),
             Variant::Mma(v) => v.is_sound(),
+            Variant::Attention(v) => v.is_sound(),
         }
     }
 
@@ -107,6 +125,11 @@ impl Variant {
                 ]);
                 list.push(("WAYS_OF_K", ways.to_string()));
                 list.push(("ROWS_OF_WARP", warp_m.to_string()));
+                list
+            }
+            Variant::Attention(Attention { strips, ways, keys }) => {
+                let mut list: Vec<_> = uints(&[("STRIPS", strips), ("WAYS", ways), ("KEYS", keys)]);
+                list.push(("WAYS_OF_K", ways.to_string()));
                 list
             }
         }
@@ -147,14 +170,24 @@ impl Mma {
     }
 }
 
+impl Attention {
+    fn is_sound(self) -> bool {
+        let alone = self.strips == 1 || self.ways == 1;
+        let within = |n: u32| (1..=16).contains(&n);
+        alone && within(self.strips) && within(self.ways) && matches!(self.keys, 16 | 32 | 64)
+    }
+}
+
 impl fmt::Display for Variant {
-    /// `256x16x8x4x128`: threads, lanes, ways, columns, steps; `128x128x64_64x32_1`: tile, part of a subgroup, ways.
+    /// `256x16x8x4x128`: threads, lanes, ways, columns, steps; `128x128x64_64x32_1`: tile, part of a subgroup, ways;
+    /// `4x1x32`: strips, ways, keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Variant::Gemv(Gemv { threads, lanes, ways, columns, steps }) => {
                 write!(f, "{threads}x{lanes}x{ways}x{columns}x{steps}")
             }
             Variant::Mma(Mma { m, n, k, warp_m, warp_n, ways }) => write!(f, "{m}x{n}x{k}_{warp_m}x{warp_n}_{ways}"),
+            Variant::Attention(Attention { strips, ways, keys }) => write!(f, "{strips}x{ways}x{keys}"),
         }
     }
 }
@@ -168,11 +201,13 @@ impl FromStr for Variant {
                 Some(Variant::Gemv(Gemv { threads, lanes, ways, columns, steps }))
             }
             Some(&[m, n, k, warp_m, warp_n, ways]) => Some(Variant::Mma(Mma { m, n, k, warp_m, warp_n, ways })),
+            Some(&[strips, ways, keys]) => Some(Variant::Attention(Attention { strips, ways, keys })),
             _ => None,
         };
         variant.filter(|v| v.is_sound() && v.to_string() == text).ok_or(
             "a variant is threads, lanes, ways, columns and steps, such as 256x16x8x4x128, or a tile, a subgroup's part \
-             of it and ways, such as 128x128x64_64x32_1, that fit together",
+             of it and ways, such as 128x128x64_64x32_1, or strips, ways and keys of an attention, such as 4x1x32, that \
+             fit together",
         )
     }
 }
@@ -183,7 +218,7 @@ mod tests {
 
     #[test]
     fn variants_read_back_and_what_does_not_fit_together_is_refused() {
-        for text in ["256x16x8x4x128", "128x32x4x4x0", "128x128x64_64x32_1", "32x32x32_16x32_8"] {
+        for text in ["256x16x8x4x128", "128x32x4x4x0", "128x128x64_64x32_1", "32x32x32_16x32_8", "4x1x32", "1x8x16"] {
             assert_eq!(text.parse::<Variant>().map(|v| v.to_string()), Ok(text.to_owned()));
         }
         for text in [
@@ -195,6 +230,9 @@ mod tests {
             "128x128x64_48x32_1",
             "128x128x60_64x32_1",
             "128x128x64_64x32_0",
+            "4x2x32",
+            "4x1x24",
+            "0x1x32",
             "256x256x64_16x16_1",
             "4294967295x4294967295x64_64x32_1",
         ] {
