@@ -3,9 +3,10 @@
 //! Looks, from the outputs back, for an operator all of whose consumers are in one group and whose result has the
 //! group's shape. A pointwise operator is written into the group's expression; another becomes the group's anchor,
 //! whose epilogue the expression is, where the group has none yet. Equal because each element of the group's result
-//! depends on the same element of each member. Refuses where a member is an output of the graph, where the kernel would
-//! read more buffers than the target binds, or where its expression grows too large. Which operators end up together
-//! depends on shapes, uses and target, never on formats, so that precision can be assigned before.
+//! depends on the same element of each member. Where two operators could be anchors, each keeps what follows it alone.
+//! Refuses where a member is an output of the graph, where the kernel would read more buffers than the target binds, or
+//! where its expression grows too large. Which operators end up together depends on shapes, uses and target, never on
+//! formats, so that precision can be assigned before.
 
 use super::{Context, Pass, PassError, at};
 use crate::ir::{
@@ -106,6 +107,18 @@ fn sole_group(graph: &Graph, id: NodeId, group_of: &BTreeMap<NodeId, usize>) -> 
     users.iter().all(|(user, _)| group_of.get(user) == Some(&first)).then_some(first)
 }
 
+/// Whether a value is made by an operator that `reader`, which alone reads it, can follow as an epilogue: what that
+/// stores is then the result of its node, and not what lies between two of its operators.
+fn may_be_anchor(graph: &Graph, value: ValueId, reader: NodeId) -> bool {
+    let ty = graph.ty(value);
+    graph.node(value.node).op().is_some_and(Op::takes_epilogue)
+        && graph.node(value.node).outputs.len() == 1
+        && !graph.is_output(value)
+        && graph.users(value).iter().all(|(user, _)| *user == reader)
+        && ty.shape == graph.ty(reader.out(0)).shape
+        && ty.dtype.class() == Class::Float
+}
+
 /// Nodes that become one kernel.
 struct Group {
     /// The last member, whose result is the group's.
@@ -167,6 +180,9 @@ impl Group {
         let operands: Vec<_> = graph.operands(id).into_iter().flatten().collect();
         if op.is(&pointwise::DEF) {
             let Some(inner) = op.attrs.expr("expr") else { return false };
+            if self.anchor.is_some() && operands.iter().any(|v| may_be_anchor(graph, *v, id)) {
+                return refuse("it follows an operator whose epilogue it can be".to_owned());
+            }
             let n_own = self
                 .anchor
                 .and_then(|anchor| graph.node(anchor).op())
@@ -281,6 +297,25 @@ mod tests {
 ";
         let after = check("fuse", text, "diamond");
         assert_eq!(after.order().iter().filter(|id| after.node(**id).op().is_some()).count(), 1);
+    }
+
+    #[test]
+    fn two_anchors_each_keep_what_follows_them() {
+        let text = "graph g core
+  %x = input : f32[2,4]
+  %w = input : f32[4,3]
+  %b = input : f32[3]
+  %m = matmul(%x, %w) {dtype=f32} : f32[2,3]
+  %a = pointwise(%m, %b) {dtype=f16, expr=`add(x0,x1)`} : f16[2,3]
+  %n = matmul(%x, %w) {dtype=f32} : f32[2,3]
+  %c = pointwise(%n, %b) {dtype=f16, expr=`add(x0,x1)`} : f16[2,3]
+  %y = pointwise(%a, %c) {dtype=f16, expr=`add(x0,x1)`} : f16[2,3]
+  output %y
+";
+        let after = check("fuse", text, "two_anchors");
+        let types: Vec<_> = after.order().iter().filter(|id| after.node(**id).op().is_some()).copied().collect();
+        assert_eq!(types.len(), 2, "{after}");
+        assert!(types.iter().all(|id| after.ty(id.out(0)).dtype == crate::ir::DType::F16), "{after}");
     }
 
     #[test]

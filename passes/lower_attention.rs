@@ -2,14 +2,15 @@
 //!
 //! Looks for `dot_product_attention`. Where the target has kernels for it, it reads q, k and v through the
 //! transposition of heads and sequence that made them, and gives its result in the order in which the only reader, such
-//! a transposition, has it: kernels read and write either order alike. For few queries of many keys, or where their
-//! numbers change between runs, `attention_parts` come before it. Elsewhere the operator's definition is written out.
+//! a transposition, has it: kernels read and write either order alike. For few queries of more keys than a workgroup
+//! takes, or where their numbers change between runs, `attention_parts` come before it. Elsewhere the operator's
+//! definition is written out.
 //! Refuses transpositions that the graph gives out or that others read, as far as the result goes.
 
 use super::{Context, Pass, PassError, at};
 use crate::ir::{Dim, Edit, Expand, Graph, NodeId, Op, OpError, Patch, Val, ValueId, product};
-use crate::kernels::{ATTENTION_CHUNK, dispatches};
-use crate::ops::core::dot_product_attention::{DEF, FEW, LENGTHS, PARTS, PARTS_SLOT, Sizes, of_scores};
+use crate::kernels::{ATTENTION_CHUNK, attention_has_parts, dispatches};
+use crate::ops::core::dot_product_attention::{DEF, LENGTHS, PARTS, PARTS_SLOT, of_scores};
 use crate::ops::core::strided::row_major;
 use crate::ops::core::write_out_attention;
 use crate::ops::core::{reshape, strided};
@@ -35,7 +36,8 @@ impl Pass for LowerAttention {
                 edit.replace(id.out(0), y);
                 continue;
             }
-            lower(graph, &mut edit, id, op).map_err(at(&node.name))?;
+            let has_parts = attention_has_parts(graph, id, cx.target).is_ok_and(|has| has);
+            lower(graph, &mut edit, id, op, has_parts).map_err(at(&node.name))?;
         }
         Ok(edit.finish())
     }
@@ -47,7 +49,7 @@ fn refused(graph: &Graph, id: NodeId, target: &Target) -> Option<String> {
 }
 
 /// Takes in the transpositions around an attention, and divides its keys.
-fn lower(graph: &Graph, edit: &mut Edit<'_>, id: NodeId, op: &Op) -> Result<(), OpError> {
+fn lower(graph: &Graph, edit: &mut Edit<'_>, id: NodeId, op: &Op, has_parts: bool) -> Result<(), OpError> {
     let mut operands: Vec<Option<Val>> = graph.operands(id).into_iter().map(|v| v.map(Val::Old)).collect();
     let mut heads_last = [0i64; 4];
     if let Some(given) = op.attrs.ints("heads_last") {
@@ -79,7 +81,7 @@ fn lower(graph: &Graph, edit: &mut Edit<'_>, id: NodeId, op: &Op) -> Result<(), 
     if changed {
         attrs = attrs.with_ints("heads_last", heads_last);
     }
-    if operands.len() <= PARTS_SLOT && wants_parts(graph, id, op)? {
+    if operands.len() <= PARTS_SLOT && has_parts {
         let own: Vec<_> = operands.iter().copied().take(LENGTHS + 1).collect();
         let of_parts = of_scores(&attrs).with_int("chunk", ATTENTION_CHUNK);
         let parts = edit.add_all(Op::new(&PARTS, of_parts), &own, 1).map_err(|e| OpError::Edit(Box::new(e)))?;
@@ -92,15 +94,6 @@ fn lower(graph: &Graph, edit: &mut Edit<'_>, id: NodeId, op: &Op) -> Result<(), 
         new.into_iter().for_each(|val| edit.replace(replaced, val));
     }
     Ok(())
-}
-
-/// Whether there may be few queries of more keys than one workgroup reads. Of sizes that change there may be, unless
-/// their range says that there never are: then the kernel for many is the only one of theirs that runs.
-fn wants_parts(graph: &Graph, id: NodeId, op: &Op) -> Result<bool, OpError> {
-    let operands = graph.operands(id);
-    let types: Vec<_> = operands.iter().map(|v| v.map(|v| graph.ty(v))).collect();
-    let sizes = Sizes::of(&op.attrs, &types)?;
-    Ok(sizes.queries.bounds().0 <= FEW && sizes.keys.known().is_none_or(|n| n > ATTENTION_CHUNK))
 }
 
 /// The source of a value `[a, c, b, d]` that is a source of `[a, b, c, d]` with two axes swapped, and these sizes.
@@ -168,6 +161,15 @@ mod tests {
         assert_eq!(count(&after, "attention_parts"), 1);
         let range = attention("n", "300", 8, " where n in 1..512", "  output %y\n");
         let after = check_on("h200", "lower_attention", &range, "parts_of_a_range");
+        assert_eq!(count(&after, "attention_parts"), 1);
+    }
+
+    #[test]
+    fn one_workgroup_takes_few_keys_in_f16_by_itself() {
+        let of = |keys: &str| attention("1", keys, 8, "", "  output %y\n").replace("f32", "f16");
+        let after = check_on("h200", "lower_attention", &of("300"), "refuses_few_keys");
+        assert_eq!(count(&after, "attention_parts"), 0);
+        let after = check_on("h200", "lower_attention", &of("600"), "parts_of_f16");
         assert_eq!(count(&after, "attention_parts"), 1);
     }
 

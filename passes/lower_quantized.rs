@@ -3,13 +3,15 @@
 //! Looks for `matmul`, `conv` and `gather` whose weights are a DequantizeLinear of constants, the model's own or one
 //! that `insert_qdq` made, with views (`strided`, `reshape`) and casts on the way. Codes, scales and zero points become
 //! one packed constant `[rows, columns]` (`packed_rows`), which the operator reads as it is; a DequantizeLinear of
-//! `dynamic_quantize` on the other side, perhaps reshaped, becomes `quantize_packed`, and the products integer ones.
+//! `dynamic_quantize` on the other side, perhaps reshaped or turned, becomes `quantize_packed`, and the products integer
+//! ones.
 //! Equal because the kernel computes `(code - zero) * scale` where the pattern did. Float weights `[K, N]` of a product
 //! that are larger than a binding may be are transposed, since only rows can be bound in slices, as are those that
 //! products alone read where kernels are made for rows; the transposition of a constant that others read too is read as
 //! its rows. Refuses scales that change along the reduction axis in other than blocks of 16 to 256; a DequantizeLinear
 //! of constants that is left is computed.
 
+use super::axis_orders::source_of_transposition;
 use super::packed_rows::{Rows, is_transposition};
 use super::{Context, Pass, PassError, at};
 use crate::ir::{
@@ -17,6 +19,7 @@ use crate::ir::{
     WeightOperand,
 };
 use crate::ops;
+use crate::ops::core::layout::{TO_NCHW, TO_NHWC};
 use crate::targets::Target;
 use std::collections::BTreeMap;
 
@@ -112,7 +115,7 @@ impl Pass for LowerQuantized {
                 let attrs = Attrs::new().with_str("granularity", &granularity);
                 let added = |e| at(&node.name)(OpError::Edit(Box::new(e)));
                 let mut val = Val::Old(x);
-                if let Some(view) = operands[0].and_then(|v| reshape(graph, v)) {
+                if let Some((view, _)) = operands[0].and_then(|v| view(graph, v)) {
                     val = edit.add(view.clone(), &[val]).map_err(added)?;
                 }
                 let q = edit.add(Op::new(&ops::core::quantize_packed::DEF, attrs), &[val]).map_err(added)?;
@@ -215,18 +218,23 @@ fn parts(graph: &Graph, weights: ValueId, op: &Op, operand: &WeightOperand) -> O
     joined(source)
 }
 
-/// The operator behind a value, where it is a reshape.
-fn reshape(graph: &Graph, value: ValueId) -> Option<&Op> {
-    graph.node(value.node).op().filter(|op| op.is(&ops::core::reshape::DEF))
+/// The operator behind a value that only gives the elements of its operand another order, and that operand: a reshape,
+/// or a transposition of images.
+fn view(graph: &Graph, value: ValueId) -> Option<(&Op, ValueId)> {
+    let op = graph.node(value.node).op()?;
+    if op.is(&ops::core::reshape::DEF) {
+        return Some((op, graph.operands(value.node).first().copied().flatten()?));
+    }
+    [TO_NHWC, TO_NCHW].iter().find_map(|perm| Some((op, source_of_transposition(graph, value, perm)?)))
 }
 
 /// The x and the granularity behind a DequantizeLinear of `dynamic_quantize`, between which and the operator there may
-/// be a reshape that leaves every row a row.
+/// be a reshape that leaves every row a row; a transposition too where all share one scale.
 fn dynamic(graph: &Graph, value: ValueId) -> Option<(ValueId, String)> {
-    if reshape(graph, value).is_some() {
-        let source = graph.operands(value.node).first().copied().flatten()?;
-        let found = dynamic(graph, source).filter(|_| reshape(graph, source).is_none());
-        let same_rows = graph.ty(source).shape.0.last() == graph.ty(value).shape.0.last();
+    if let Some((op, source)) = view(graph, value) {
+        let found = dynamic(graph, source).filter(|_| view(graph, source).is_none());
+        let is_reshape = op.is(&ops::core::reshape::DEF);
+        let same_rows = is_reshape && graph.ty(source).shape.0.last() == graph.ty(value).shape.0.last();
         return found.filter(|(_, granularity)| granularity == "tensor" || same_rows);
     }
     graph.node(value.node).op().filter(|op| op.is(&ops::core::quantize_linear::DEQUANTIZE))?;

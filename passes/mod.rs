@@ -21,6 +21,7 @@ pub mod lower_qdq;
 pub mod lower_quantized;
 mod lowering;
 pub mod merge_duplicates;
+pub mod note_magnitudes;
 pub mod order_filters;
 mod packed_rows;
 mod pattern;
@@ -169,6 +170,7 @@ list_passes! {
     lower_quantized: LowerQuantized,
     lower_qdq: LowerQdq,
     fuse: Fuse,
+    note_magnitudes: NoteMagnitudes,
     copy_states: CopyStates,
 }
 
@@ -196,6 +198,7 @@ pub const DEFAULT: &[&str] = &[
     "lower_qdq",
     "merge_duplicates",
     "fuse",
+    "note_magnitudes",
     "copy_states",
 ];
 

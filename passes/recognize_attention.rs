@@ -269,6 +269,9 @@ fn half(edit: &mut Edit<'_>, table: ValueId) -> Result<Option<Val>, OpError> {
     let Some(inner) = unsqueeze.operand(0).filter(|_| matches!(axes.as_deref(), Some([1 | -3]))) else {
         return Ok(None);
     };
+    // Exporters compute angles in f32 and round their functions to the type of the model.
+    let cast = producer(graph, inner, "Cast").and_then(|m| Some((graph.node(m.node).op()?.clone(), m.operand(0)?)));
+    let (cast, inner) = cast.map_or((None, inner), |(op, x)| (Some(op), x));
     let (inner, factor) = scaled(graph, inner).map_or((inner, None), |(x, c)| (x, Some(c)));
     let curve = [("Cos", &elementwise::COS), ("Sin", &elementwise::SIN)]
         .into_iter()
@@ -288,6 +291,9 @@ fn half(edit: &mut Edit<'_>, table: ValueId) -> Result<Option<Val>, OpError> {
         let dtype = edit.ty(half).dtype;
         let factor = edit.add_const(Tensor::from_f32s(dtype, &[], &[factor])?);
         half = edit.add(Op::new(&elementwise::MUL, Attrs::new()), &[half, factor]).map_err(refused)?;
+    }
+    if let Some(op) = cast {
+        half = edit.add(op, &[half]).map_err(refused)?;
     }
     Ok(Some(half))
 }
@@ -375,10 +381,18 @@ mod tests {
         assert!(after.to_string().contains("{scale=1.0f}"), "{after}");
     }
 
-    /// Rotary embedding written out, of `f32[1,4,3,8]`; the turned x is cut at `half`.
-    fn rotary(half: i64) -> String {
+    /// Rotary embedding written out, of `dtype[1,4,3,8]`; the turned x is cut at `half`. Angles are f32.
+    fn rotary(half: i64, dtype: &str) -> String {
         let (low, high) = (half, 8 - half);
-        format!(
+        let cast = |name: &str| match dtype {
+            "f32" => (String::new(), name.to_owned()),
+            _ => {
+                let op = format!("  %{name}.cast = cast(%{name}) {{to={dtype}}} : {dtype}[1,3,8]\n");
+                (op, format!("{name}.cast"))
+            }
+        };
+        let ((cast_cos, cos3), (cast_sin, sin3)) = (cast("cos3"), cast("sin3"));
+        let text = format!(
             "graph g onnx
   %x = input : f32[1,4,3,8]
   %angle = input : f32[1,3,4]
@@ -390,8 +404,8 @@ mod tests {
   %angles = concat(%angle, %angle) {{axis=-1}} : f32[1,3,8]
   %cos3 = cos(%angles) : f32[1,3,8]
   %sin3 = sin(%angles) : f32[1,3,8]
-  %cos = unsqueeze(%cos3, %one) : f32[1,1,3,8]
-  %sin = unsqueeze(%sin3, %one) : f32[1,1,3,8]
+{cast_cos}{cast_sin}  %cos = unsqueeze(%{cos3}, %one) : f32[1,1,3,8]
+  %sin = unsqueeze(%{sin3}, %one) : f32[1,1,3,8]
   %hi = slice(%x, %half, %end, %last) : f32[1,4,3,{high}]
   %minus = neg(%hi) : f32[1,4,3,{high}]
   %lo = slice(%x, %zero, %half, %last) : f32[1,4,3,{low}]
@@ -401,18 +415,26 @@ mod tests {
   %y = add(%xc, %ts) : f32[1,4,3,8]
   output %y
 "
-        )
+        );
+        let is_angle =
+            |line: &str| ["%angle", "%angles", "%cos3", "%sin3"].iter().any(|a| line.starts_with(&format!("  {a} =")));
+        let lines = text
+            .lines()
+            .map(|line| if is_angle(line) { line.to_owned() } else { line.replace(": f32[", &format!(": {dtype}[")) });
+        lines.map(|line| line + "\n").collect()
     }
 
     #[test]
     fn turned_pairs_become_one_node() {
-        let after = check("recognize_composites", &rotary(4), "rotary_embedding");
+        let after = check("recognize_composites", &rotary(4, "f32"), "rotary_embedding");
         assert!(after.to_string().contains("cos(%angle) from \"cos3\" : f32[1,3,4]"), "{after}");
+        assert!(after.to_string().contains("%y = rotary_embedding(%x, "), "{after}");
+        let after = check("recognize_composites", &rotary(4, "f16"), "rotary_embedding_f16");
         assert!(after.to_string().contains("%y = rotary_embedding(%x, "), "{after}");
     }
 
     #[test]
     fn unequal_parts_are_no_rotation() {
-        assert_eq!(check("recognize_composites", &rotary(2), "refuses_unequal_parts"), read(&rotary(2)));
+        assert_eq!(check("recognize_composites", &rotary(2, "f32"), "refuses_unequal_parts"), read(&rotary(2, "f32")));
     }
 }

@@ -1,6 +1,10 @@
 // A convolution with one input channel and one filter a group, channels last: each invocation has WIDTH channels of two
-// neighbours along x.
+// neighbours along x. Where `most` is the magnitude of x, x becomes INT8 codes as it is loaded.
 #include "common.glsl"
+#if HAS_most
+#include "codes.glsl"
+float code_r, code_scale;
+#endif
 const uint PIXELS = 2u, TAPS = p.kh * p.kw;
 
 // Channels c and on of a pixel; x may be packed as rows [image, y, x] of channels, with one scale.
@@ -9,6 +13,12 @@ void read(uint pixel, uint c, out float v[WIDTH]) {
     [[unroll]] for (uint e = 0u; e < WIDTH; e++) v[e] = float(code_x(pixel, c + e));
 #else
     lds_x(pixel * p.c + c, v);
+#if HAS_most
+    [[unroll]] for (uint e = 0u; e < WIDTH; e++) {
+        precise float scaled = v[e] * code_r;
+        v[e] = roundEven(scaled);
+    }
+#endif
 #endif
 }
 
@@ -24,6 +34,8 @@ void put_pixel(uint pixel, uint c, float v[WIDTH]) {
 #if PACKED_x
     float scale = scale_x(0u, 0u);
     [[unroll]] for (uint e = 0u; e < WIDTH; e++) v[e] *= scale;
+#elif HAS_most
+    [[unroll]] for (uint e = 0u; e < WIDTH; e++) v[e] *= code_scale;
 #endif
     puts(pixel * p.c + c, v);
 }
@@ -31,6 +43,11 @@ void put_pixel(uint pixel, uint c, float v[WIDTH]) {
 void main() {
     uint i = invocation(), vectors = p.c / WIDTH, pairs = (p.ow + PIXELS - 1u) / PIXELS;
     if (i >= p.images * p.oh * pairs * vectors) return;
+#if HAS_most
+    uint scale = scale_bits(uint(ld_most(0u)));
+    code_scale = uintBitsToFloat(scale);
+    code_r = reciprocal(scale);
+#endif
     uint c = i % vectors * WIDTH, ox = i / vectors % pairs * PIXELS, row = i / vectors / pairs, oy = row % p.oh,
         image = row / p.oh;
     float sum[PIXELS][WIDTH];

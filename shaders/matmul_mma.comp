@@ -55,14 +55,21 @@ float plain_product(uint m, uint n) {
 }
 #endif
 
-void tile_put(uint m, uint n, float v) {
+// Sums of codes times their scales.
+float scaled(uint m, uint n, float v) {
 #if PACKED_a
     v *= scale_a(m, 0u);
 #if !BLOCK_b
     v *= scale_b(n, 0u);
 #endif
 #endif
-    put(y_base + m * p.n_total + p.n_base + n, v);
+    return v;
+}
+uint place(uint m, uint n) { return y_base + m * p.n_total + p.n_base + n; }
+void tile_put(uint m, uint n, float v) { put(place(m, n), scaled(m, n, v)); }
+void tile_puts(uint m, uint n, float v[WIDTH]) {
+    [[unroll]] for (uint i = 0u; i < WIDTH; i++) v[i] = scaled(m, n + i, v[i]);
+    puts(place(m, n), v);
 }
 
 #include "mma.glsl"

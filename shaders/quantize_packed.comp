@@ -1,23 +1,17 @@
 // INT8 codes with scales absmax/127, bit for bit as src/ir/packed/dynamic.rs: rows of `cols` codes take `pitch` words,
 // the scales begin at word `scales`. By row a workgroup does it all (STAGE 0). For one scale in all, a few workgroups
 // first leave maxima of their parts in the words of the codes (1), one workgroup makes the scale of these (2), and then
-// every invocation writes one word of codes (3).
+// every invocation writes one word of codes (3); where the magnitude is given in `most`, that alone.
 #include "common.glsl"
 #define WIDE 1
 #define ROW_T float
 #include "row.glsl"
-#include "quotient.glsl"
-
-const uint QUIET_NAN = 0x7fc00000u;
+#include "codes.glsl"
 
 // The largest magnitude so far; NaN once one is not finite.
 float magnitude(float m, float x) { return isnan(x) || isinf(x) ? uintBitsToFloat(QUIET_NAN) : larger(m, abs(x)); }
 
-// The bits of the scale.
-uint scale_of(float absmax) {
-    if (isnan(absmax)) return QUIET_NAN;
-    return floatBitsToUint(absmax < uintBitsToFloat(0x0d800000u) ? 1.0 : absmax * uintBitsToFloat(0x3c010204u));
-}
+uint scale_of(float absmax) { return scale_bits(floatBitsToUint(absmax)); }
 
 // Four codes of a row; those beyond its end are 0.
 uint codes(uint row, uint word, float r) {
@@ -56,7 +50,13 @@ void main() {
     if (t == 0u) d_y[p.scales] = scale_of(m);
 #else
     uint word = invocation();
+#if HAS_most
+    uint scale = scale_bits(uint(ld_most(0u)));
+    if (word == 0u) d_y[p.scales] = scale;
+#else
+    uint scale = d_y[p.scales];
+#endif
     if (word < p.rows * p.pitch) d_y[word] = codes(word / p.pitch, word % p.pitch, quotient(1.0,
-        uintBitsToFloat(d_y[p.scales])));
+        uintBitsToFloat(scale)));
 #endif
 }

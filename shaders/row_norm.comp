@@ -1,16 +1,32 @@
 // (x - mean) / sqrt(variance + epsilon) * scale + bias along rows of n elements that are held in registers; without the
 // mean with RMS. The variance is that of what is held: the difference of mean square and squared mean loses digits.
 #include "common.glsl"
+#define MORE_PARTS
 #include "held_row.glsl"
 #include "quotient.glsl"
 
 void main() {
     find_thread();
     uint base = row_index() * p.n;
+    // All is read before lanes wait for one another.
     float x[HELD][WIDTH], mean = 0.0;
+#if HAS_scale
+    float scale[HELD][WIDTH];
+#endif
+#if HAS_bias
+    float bias[HELD][WIDTH];
+#endif
     [[unroll]] for (uint h = 0u; h < HELD; h++) {
         [[unroll]] for (uint e = 0u; e < WIDTH; e++) x[h][e] = 0.0;
         if (column(h) < p.n) lds_x(base + column(h), x[h]);
+#if HAS_scale
+        [[unroll]] for (uint e = 0u; e < WIDTH; e++) scale[h][e] = 0.0;
+        if (column(h) < p.n) lds_scale(column(h), scale[h]);
+#endif
+#if HAS_bias
+        [[unroll]] for (uint e = 0u; e < WIDTH; e++) bias[h][e] = 0.0;
+        if (column(h) < p.n) lds_bias(column(h), bias[h]);
+#endif
         [[unroll]] for (uint e = 0u; e < WIDTH; e++) mean += x[h][e];
     }
 #if RMS
@@ -33,20 +49,17 @@ void main() {
             }
         }
     }
-    square = row_sum(square) / float(p.n);
-    less = row_sum(less) / float(p.n);
+    vec2 squares = row_sums(vec2(square, less)) / float(p.n);
+    square = squares.x;
+    less = squares.y;
     float factor = square > 3.4028235e38 ? LESS / sqrt(less + p.epsilon * LESS * LESS) : 1.0 / sqrt(square + p.epsilon);
     [[unroll]] for (uint h = 0u; h < HELD; h++) {
         [[unroll]] for (uint e = 0u; e < WIDTH; e++) x[h][e] *= factor;
 #if HAS_scale
-        float scale[WIDTH];
-        if (column(h) < p.n) lds_scale(column(h), scale);
-        [[unroll]] for (uint e = 0u; e < WIDTH; e++) x[h][e] *= scale[e];
+        [[unroll]] for (uint e = 0u; e < WIDTH; e++) x[h][e] *= scale[h][e];
 #endif
 #if HAS_bias
-        float bias[WIDTH];
-        if (column(h) < p.n) lds_bias(column(h), bias);
-        [[unroll]] for (uint e = 0u; e < WIDTH; e++) x[h][e] += bias[e];
+        [[unroll]] for (uint e = 0u; e < WIDTH; e++) x[h][e] += bias[h][e];
 #endif
         if (is_row() && column(h) < p.n) puts(base + column(h), x[h]);
     }

@@ -3,6 +3,9 @@
 // the size of a subgroup is.
 const uint ROWS = LANES < INVOCATIONS ? INVOCATIONS / LANES : 1u, THREADS = LANES * ROWS;
 shared uint s_part[THREADS];
+#ifdef MORE_PARTS
+shared uint s_more[THREADS];
+#endif
 // How many lanes a subgroup joins, and the number of this invocation by which neighbours are of one subgroup.
 uint joined, thread;
 
@@ -39,6 +42,24 @@ float of_ordered_bits(uint bits) { return uintBitsToFloat((bits >> 31) != 0u ? b
         for (uint i = 1u; i < n_parts; i++) part = join(part, s_part[first + i]); \
     }
 uint sum_of_bits(uint a, uint b) { return floatBitsToUint(uintBitsToFloat(a) + uintBitsToFloat(b)); }
+#ifdef MORE_PARTS
+// Two sums, which share their barriers.
+vec2 row_sums(vec2 v) {
+    vec2 part = joined > 1u ? subgroupAdd(v) : v;
+    if (joined < LANES) {
+        barrier();
+        if (thread % joined == 0u) {
+            s_part[thread / joined] = floatBitsToUint(part.x);
+            s_more[thread / joined] = floatBitsToUint(part.y);
+        }
+        barrier();
+        uint n_parts = LANES / joined, first = thread / LANES * n_parts;
+        part = uintBitsToFloat(uvec2(s_part[first], s_more[first]));
+        for (uint i = 1u; i < n_parts; i++) part += uintBitsToFloat(uvec2(s_part[first + i], s_more[first + i]));
+    }
+    return part;
+}
+#endif
 float row_sum(float v) {
     uint part = floatBitsToUint(joined > 1u ? subgroupAdd(v) : v);
     JOIN_PARTS(part, sum_of_bits)

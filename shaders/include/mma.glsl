@@ -4,7 +4,8 @@
 // the next slab is on its way to registers meanwhile. Subgroups of WARP_M x WARP_N share a tile, and WAYS such sets the
 // reduction axis, whose sums are added up in order at the end. Nothing depends on where a matrix has its elements. The
 // includer has `PartA fetch_a(uint m, uint k)` and `PartB fetch_b(uint n, uint k)`, `void tile_put(uint m, uint n,
-// float v)`, and B_ALONG_K as 1 where elements of b that are neighbours in memory are so along k, 0 where along n;
+// float v)`, `void tile_puts(uint m, uint n, float v[WIDTH])` for WIDTH neighbours that an invocation puts at a time, and
+// B_ALONG_K as 1 where elements of b that are neighbours in memory are so along k, 0 where along n;
 // where both operands become pairs, `float plain_product(uint m, uint n)` too. The reduction axis is a multiple of what
 // a part holds.
 const uint WARPS_N = TILE_N / WARP_N, WARPS = TILE_M / WARP_M * WARPS_N, LANES = SUBGROUP * WARPS, THREADS = LANES
@@ -82,7 +83,8 @@ void put_slab(uint k0, uint k_end) {
         if (e % FULL_A == 0u) s_rows[way() * TILE_M + e / FULL_A] = from_f16(most);
         split(next_a[i].v, to_f16(most), s_tile[to], s_tile[to + PLANE_A]);
 #else
-        s_tile[to] = is_past ? uvec4(0u) : next_a[i].v[0];
+        uvec4 value = vector_of_a(next_a[i]);
+        s_tile[to] = is_past ? uvec4(0u) : value;
 #endif
     }
     at += PLANES_A * PLANE_A;
@@ -176,8 +178,10 @@ void multiply_slab(uint warp_m, uint warp_n) {
 #else
 #define FACTOR(e) column[e]
 #endif
+                // Matrices of integers need not have their elements where those of floats have them.
+                SUMS_OF(float) terms = SUMS_OF(float)(part[i]);
                 [[unroll]] for (uint e = 0u; e < PER_LANE; e++)
-                    sums[i][j][e] = fma(float(part[i][e]), FACTOR(e), sums[i][j][e]);
+                    sums[i][j][e] = fma(terms[e], FACTOR(e), sums[i][j][e]);
             }
         }
     }
@@ -206,20 +210,34 @@ void multiply_slab(uint warp_m, uint warp_n) {
 SUM sum_of(uint bits, float like) { return SUM(uintBitsToFloat(bits)); }
 SUM sum_of(uint bits, int like) { return SUM(int(bits)); }
 void put_rows(uint m0, uint n0, uint row, uint m_end, uint n_end) {
-    [[dont_unroll]] for (uint e = gl_SubgroupID * SUBGROUP + gl_SubgroupInvocationID; e < WARPS * FRAG_M * WARP_N;
-        e += THREADS) {
+    // A constant number of turns, so that drivers may have the loads of several on their way.
+    const uint ALL = WARPS * FRAG_M * WARP_N, TURN = THREADS * WIDTH;
+    for (uint turn = 0u; turn < (ALL + TURN - 1u) / TURN; turn++) {
+        uint e = (gl_SubgroupID * SUBGROUP + gl_SubgroupInvocationID) * WIDTH + turn * TURN;
+        if (ALL % TURN > 0u && e >= ALL) break;
         uint warp = e / (FRAG_M * WARP_N), r = e / WARP_N % FRAG_M, c = e % WARP_N;
         uint at = warp * SUMS + r * LINE_Y + c / 4u;
-        SUM sum = sum_of(s_tile[at][c % 4u], SUM(0));
+        const uint first = WIDTH % 4u == 0u ? 0u : c % 4u;
+        SUM sum[WIDTH];
+        uvec4 bits = s_tile[at];
+        [[unroll]] for (uint i = 0u; i < WIDTH; i++) sum[i] = sum_of(bits[first + i], SUM(0));
 #if WAYS_OF_K > 1
-        [[unroll]] for (uint w = 1u; w < WAYS; w++) sum += sum_of(s_tile[at + w * WARPS * SUMS][c % 4u], SUM(0));
+        [[unroll]] for (uint w = 1u; w < WAYS; w++) {
+            bits = s_tile[at + w * WARPS * SUMS];
+            [[unroll]] for (uint i = 0u; i < WIDTH; i++) sum[i] += sum_of(bits[first + i], SUM(0));
+        }
 #endif
         uint m = m0 + warp / WARPS_N * WARP_M + row + r, n = n0 + warp % WARPS_N * WARP_N + c;
         if (m >= m_end || n >= n_end) continue;
 #ifdef PAIRS_B
-        if (s_not_finite != 0u) sum = plain_product(m, n);
+        if (s_not_finite != 0u) {
+            [[dont_unroll]] for (uint i = 0u; i < WIDTH; i++) tile_put(m, n + i, plain_product(m, n + i));
+            continue;
+        }
 #endif
-        tile_put(m, n, float(sum));
+        float v[WIDTH];
+        [[unroll]] for (uint i = 0u; i < WIDTH; i++) v[i] = float(sum[i]);
+        tile_puts(m, n, v);
     }
 }
 
@@ -234,9 +252,18 @@ void mma(uint m0, uint n0, uint m_end, uint n_end, uint k_end) {
     uint step = TILE_K * WAYS, k0 = way() * TILE_K;
     fetch_slab(m0, n0, k0, m_end, n_end, k_end);
     put_slab(k0, k_end);
+    // Each slab that is fetched without need costs its way from memory.
+#if TURNS != 1
     fetch_slab(m0, n0, k0 + step, m_end, n_end, k_end);
+#endif
     wait_for_slab();
-    [[dont_unroll]] for (uint first = 0u; first < k_end; first += step) {
+#if TURNS == 2
+    multiply_slab(warp_m, warp_n);
+    wait_for_slab();
+    put_slab(k0 + step, k_end);
+    wait_for_slab();
+#elif TURNS == 0
+    [[dont_unroll]] for (uint first = step; first < k_end; first += step) {
         multiply_slab(warp_m, warp_n);
         wait_for_slab();
         k0 += step;
@@ -244,6 +271,9 @@ void mma(uint m0, uint n0, uint m_end, uint n_end, uint k_end) {
         fetch_slab(m0, n0, k0 + step, m_end, n_end, k_end);
         wait_for_slab();
     }
+#endif
+    multiply_slab(warp_m, warp_n);
+    wait_for_slab();
     // Sums leave through the memory of other ways.
     if (WARPS == 1u && WAYS > 1u) barrier();
     PUT_SUMS(0u)

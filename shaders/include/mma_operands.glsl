@@ -3,8 +3,21 @@
 // - a of f32: both operands become pairs of f16 whose sum has 22 bits, and a pair times a pair is three products
 //   (Ootomo and Yokota 2022). Elements are brought to the range of f16 by a power of two for each line of a slab, and
 //   sums of a slab move to f32 each time, because matrix units truncate as they add up. Codes and f16 are one f16.
-// - a of INT8 codes: b of codes, as INT8. Sums are i32, within a block that shares scales.
-#if PACKED_a
+// - a of INT8 codes: b of codes, as INT8. Sums are i32, within a block that shares scales. Where the magnitude of a is an
+//   operand `most`, a is floats that become codes on the way into shared memory.
+#ifndef HAS_most
+#define HAS_most 0
+#endif
+#if HAS_most
+#include "codes.glsl"
+float code_r, code_scale;
+#endif
+#if PACKED_a || HAS_most
+#define CODES_A 1
+#else
+#define CODES_A 0
+#endif
+#if CODES_A
 #define ELEMENT int8_t
 #define PRODUCT int
 #define PER_VECTOR 16u
@@ -30,15 +43,19 @@
 #define PAIRS_A
 #endif
 // Whether sums move to others, times factors of their row and column, each FLUSH_K terms.
-#if defined(PAIRS_A) || (PACKED_a && BLOCK_b)
+#if defined(PAIRS_A) || (CODES_A && BLOCK_b)
 #define FLUSHED
 #define SUM float
 #else
 #define SUM PRODUCT
 #endif
 
-// 16 bytes of f16 or codes, 32 of f32: elements along the line.
-#ifdef PAIRS_A
+// 16 bytes of f16 or codes, 32 of f32, what 16 codes are made of: elements along the line.
+#if HAS_most && F16_a
+#define PART_A 2u
+#elif HAS_most
+#define PART_A 4u
+#elif defined(PAIRS_A)
 #define PART_A 2u
 #else
 #define PART_A 1u
@@ -63,7 +80,7 @@ const uint VECTORS_B = 128u / PACKED_b / PER_VECTOR;
 const uint VECTORS_B = 1u;
 #endif
 
-#if !PACKED_a
+#if !CODES_A
 // Two elements as f16: a pair of codes lies in bits 0 to 7 and 16 to 23, as numbers without sign. In the low bits of an
 // f16 of 1024 each is an exact difference away from itself.
 #if PACKED_b
@@ -80,11 +97,29 @@ uint high_halves(uint a, uint b) { return (a >> 16) | (b & 0xffff0000u); }
 #endif
 #endif
 
+// What a part of a is in shared memory, where that is one vector.
+uvec4 vector_of_a(PartA part) {
+#if HAS_most && F16_a
+    uvec4 q;
+    [[unroll]] for (uint i = 0u; i < 2u; i++) {
+        uvec4 v = part.v[i];
+        q[2u * i] = four_codes(vec4(unpackFloat2x16(v.x), unpackFloat2x16(v.y)), code_r);
+        q[2u * i + 1u] = four_codes(vec4(unpackFloat2x16(v.z), unpackFloat2x16(v.w)), code_r);
+    }
+    return q;
+#elif HAS_most
+    return uvec4(four_codes(uintBitsToFloat(part.v[0]), code_r), four_codes(uintBitsToFloat(part.v[1]), code_r),
+        four_codes(uintBitsToFloat(part.v[2]), code_r), four_codes(uintBitsToFloat(part.v[3]), code_r));
+#else
+    return part.v[0];
+#endif
+}
+
 // Vector v of those that a part of b becomes, in memory's order.
 uvec4 vector_of_b(PartB part, uint v) {
 #if PACKED_b == 4
     // Codes 0 and 4, 1 and 5, and so on, of a word of eight.
-#if PACKED_a
+#if CODES_A
     uvec2 w = uvec2(part.v[0][2u * v], part.v[0][2u * v + 1u]);
     uvec2 even = w & 0x0f0f0f0fu, odd = (w >> 4) & 0x0f0f0f0fu;
     even |= (even & 0x08080808u) * 0x1eu;
@@ -99,7 +134,7 @@ uvec4 vector_of_b(PartB part, uint v) {
     uint p2 = f16_of_codes((w >> 8) & 0x000f000fu, part), p3 = f16_of_codes((w >> 12) & 0x000f000fu, part);
     return uvec4(low_halves(p0, p1), low_halves(p2, p3), high_halves(p0, p1), high_halves(p2, p3));
 #endif
-#elif PACKED_b == 8 && !PACKED_a
+#elif PACKED_b == 8 && !CODES_A
     // Codes 0 and 2, 1 and 3 of a word of four.
     uvec2 w = uvec2(part.v[0][2u * v], part.v[0][2u * v + 1u]) ^ 0x80808080u;
     uint p0 = f16_of_codes(w.x & 0x00ff00ffu, part), p1 = f16_of_codes((w.x >> 8) & 0x00ff00ffu, part);
@@ -117,7 +152,7 @@ PartB codes_of_b(uint row, uint k) {
     part.v[0] = v_b[row * (p.b_pitch >> 2) + k / (128u / PACKED_b)];
     part.scale = 1.0;
     part.zero = 0.0;
-#if !PACKED_a || BLOCK_b
+#if !CODES_A || BLOCK_b
     part.scale = scale_b(row, k);
 #endif
 #if ZEROS_b

@@ -1,5 +1,6 @@
 //! `nyxc bench`.
 
+mod feed;
 mod kernel;
 
 use super::say::{self, Status};
@@ -7,6 +8,7 @@ use super::{Failure, load, profile, run, write};
 use crate::import::DimBinding;
 use crate::program::profile::{Work, by_kernel};
 use crate::session::Session;
+use feed::Feed;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -20,6 +22,7 @@ The table of kernels is of one more run, in which dispatches run one after the o
 Examples:
   nyxc bench model.nyx --runs 50
   nyxc bench decoder.nyx --dim seq=1 --dim past=256 --warmup 5 --json
+  nyxc bench decoder.nyx --dim seq=1 --dim past=256 --feed 'past_key_values.*=present.*'
   nyxc bench --kernel matmul --format w4a16 --shape 1,4096,4096 --variants all
   nyxc bench --kernel conv --format f16 --shape 1,56,56,64,64,3,3,1 --prices")]
 pub(super) struct Args {
@@ -42,6 +45,10 @@ pub(super) struct Args {
     /// The size of a dimension, where the program takes a range [default: the largest]
     #[arg(long, value_name = "NAME=N", value_parser = DimBinding::parse)]
     dim: Vec<DimBinding>,
+    /// Have an output of each run stay on the device and be an input of the next; a * in both stands for the same text.
+    /// Sizes grow with it from what --dim says
+    #[arg(long, value_name = "INPUT=OUTPUT")]
+    feed: Vec<String>,
     #[command(flatten)]
     device: run::Device,
     /// Write when each node ran in that one more run, as a trace that ui.perfetto.dev and chrome://tracing open
@@ -63,22 +70,31 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         write::spares(trace, std::iter::once(path).chain(&args.inputs).map(PathBuf::as_path))?;
     }
     let random = run::Random { seed: args.seed, dims: &args.dim };
-    let inputs = run::inputs(&program, &args.inputs, Some(random))?;
+    let mut inputs = run::inputs(&program, &args.inputs, Some(random))?;
     status.doing("loading the program onto the device");
     let mut session = Session::of(program, args.device.choice)?;
+    let mut feed = Feed::of(&mut session, &args.feed)?;
     for n in 0..args.warmup {
         status.doing(format_args!("warming up on {}: run {} of {}", session.device(), n + 1, args.warmup));
         // A program with states does the same in every run where each begins with the first ones.
         session.reset()?;
-        session.run(&inputs)?;
+        let given = feed.of_host(session.program(), &inputs)?;
+        feed.run(&mut session, &given)?;
+        if !args.feed.is_empty() {
+            inputs = feed.inputs(session.program(), &args.inputs, random)?;
+        }
     }
     let (mut wall, mut device, mut rest) = (Vec::new(), Vec::new(), Vec::new());
     let (mut host_nodes, mut work) = (Vec::new(), None);
     for n in 0..args.runs {
         status.step(&format!("timing on {}: run", session.device()), n as usize + 1, args.runs as usize);
         session.reset()?;
+        if n > 0 && !args.feed.is_empty() {
+            inputs = feed.inputs(session.program(), &args.inputs, random)?;
+        }
+        let given = feed.of_host(session.program(), &inputs)?;
         let start = Instant::now();
-        let outcome = session.run(&inputs)?;
+        let outcome = feed.run(&mut session, &given)?;
         let wall_ms = start.elapsed().as_secs_f64() * 1e3;
         wall.push(wall_ms);
         device.extend(outcome.device_ms);

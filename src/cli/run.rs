@@ -207,6 +207,7 @@ pub(super) fn entry(program: &Program) -> Result<&Entry, Failure> {
 }
 
 /// Where inputs that are not given, and have no default, come from.
+#[derive(Clone, Copy)]
 pub(super) struct Random<'a> {
     pub(super) seed: u64,
     pub(super) dims: &'a [DimBinding],

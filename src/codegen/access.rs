@@ -4,7 +4,8 @@
 //! For an operand `a`: `T_a` is `float` or `int`; `T_a ld_a(uint i)`; for a packed one instead `PACKED_a` (its bits, 0
 //! for others), `float value_a(uint row, uint col)`, `float scale_a(uint row, uint col)`, `ZERO_a(row, col)` (its zero
 //! point, 0 without one), `int code_a(uint row, uint col)` and `int word_a(uint row, uint word)`, which gives four
-//! codes as bytes. For the result: `void st_y(uint i, T_y v)`.
+//! codes as bytes. For the result: `void st_y(uint i, T_y v)`, which with the flag `notes` notes the magnitude of v, of
+//! f32, too.
 
 use crate::ir::packed::{Granularity, Packing, ScaleType};
 use crate::kernels::key::{Flag, KernelKey, Load, OperandKey, Storage, Value};
@@ -68,6 +69,9 @@ pub(super) fn buffers(key: &KernelKey, target: &Target) -> String {
     if key.template.table().faults {
         buffer("", "uint", "faults");
     }
+    if key.flag(Flag::Notes) == 1 {
+        buffer("", "uint", "noted");
+    }
     let params = key.params();
     if !params.is_empty() {
         let _ = write!(text, "layout(set = 0, binding = {binding}, std140) uniform Params {{");
@@ -130,6 +134,12 @@ pub(super) fn functions(key: &KernelKey, target: &Target) -> String {
             text += &load(&name, arg.storage, target);
             text += &index(&name, arg.load);
         }
+    }
+    if key.flag(Flag::Notes) == 1 {
+        return text
+            + "uint noted = 0u;\n#define T_y float\n#define as_y float\n\
+               void note(float v) { noted = max(noted, floatBitsToUint(v) & 0x7fffffffu); }\n\
+               void st_y(uint i, float v) { d_y[i] = v; note(v); }\n";
     }
     text + &store(key.result, target)
 }

@@ -105,7 +105,8 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     if dot {
         extensions.push("GL_EXT_integer_dot_product");
     }
-    if key.template.table().needs.contains(&"subgroup_arithmetic") {
+    let joins_subgroups = key.flag(Flag::Notes) == 1 && target.features.subgroup_arithmetic;
+    if key.template.table().needs.contains(&"subgroup_arithmetic") || joins_subgroups {
         extensions.extend(["GL_KHR_shader_subgroup_basic", "GL_KHR_shader_subgroup_arithmetic"]);
     }
     extensions.push("GL_EXT_control_flow_attributes");
@@ -126,6 +127,9 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     if let Some(width) = key.width() {
         let _ = writeln!(text, "#define WIDTH {width}u");
     }
+    if joins_subgroups {
+        text += "#define SUBGROUP_MAX 1\n";
+    }
     let _ = writeln!(text, "#define NATIVE_DOT {}", u32::from(dot));
     expand(&mut text, "#include \"numbers.glsl\"", 0).map_err(refuse)?;
     if is_wide {
@@ -135,7 +139,12 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
     body += &access::functions(key, target);
     body += &vector::functions(key, target);
     expand(&mut body, put.as_ref().map_or("", |put| &put.text), 0).map_err(refuse)?;
-    expand(&mut body, template(key.template), 0).map_err(refuse)?;
+    if key.flag(Flag::Notes) == 0 {
+        expand(&mut body, template(key.template), 0).map_err(refuse)?;
+    } else {
+        expand(&mut body, &template(key.template).replace("void main()", "void work()"), 0).map_err(refuse)?;
+        expand(&mut body, "#include \"noted.glsl\"", 0).map_err(refuse)?;
+    }
     for (name, value) in constants::ALL.iter().filter(|(name, _)| body.contains(name)) {
         let _ = writeln!(text, "#define {name} {value}u");
     }

@@ -56,7 +56,7 @@ fn storages(template: Template, operand: &str) -> Vec<Storage> {
         (Template::Attention | Template::AttentionFew | Template::AttentionMma, "mask") => {
             [floats, vec![Storage::I32]].concat()
         }
-        (_, "lengths") => vec![Storage::I32],
+        (_, "lengths" | "most") => vec![Storage::I32],
         (Template::AttentionMma, _) => vec![Storage::F16],
         (Template::Reduce | Template::Strided | Template::Concat | Template::StoreRows, _) => {
             [floats, INTEGERS.to_vec()].concat()
@@ -78,7 +78,7 @@ fn plainest(template: Template) -> KernelKey {
         expr: (template == Template::Pointwise).then_some(expr),
         result: if template == Template::QuantizePacked {
             Storage::Packed(Packing::activation(Granularity::Row))
-        } else if template == Template::CheckIndices {
+        } else if matches!(template, Template::CheckIndices | Template::Magnitude) {
             Storage::I32
         } else {
             Storage::F32
@@ -106,6 +106,7 @@ fn variants(family: Option<Family>) -> Vec<Variant> {
         Some(Family::Mma) => {
             &["32x32x32_16x16_1", "128x128x64_64x32_1", "64x32x32_32x32_4", "16x16x64_16x16_8", "128x64x64_128x16_1"]
         }
+        Some(Family::Attention) => &["4x1x32", "1x4x32", "1x8x16", "8x1x32", "4x1x64", "1x4x16"],
     };
     texts.iter().map(|text| text.parse().unwrap()).collect()
 }
@@ -193,7 +194,7 @@ fn keys(template: Template) -> Vec<KernelKey> {
                 if let Some((flag, values)) = last {
                     key.flags.insert(*flag, values[values.len() - 1]);
                 }
-                if INTEGERS.contains(&storage) && !["indices", "mask", "lengths"].contains(name) {
+                if INTEGERS.contains(&storage) && !["at", "indices", "mask", "lengths", "most"].contains(name) {
                     key.result = storage;
                 }
                 keys.push(key.clone());
@@ -233,7 +234,7 @@ fn keys(template: Template) -> Vec<KernelKey> {
         keys.push(KernelKey { expr: Some(expr), ..plain });
         return keys;
     }
-    if !matches!(plain.result, Storage::Packed(_)) {
+    if !matches!(plain.result, Storage::Packed(_)) && template != Template::Magnitude {
         keys.push(KernelKey { result: Storage::F16, ..plain.clone() });
     }
     if template.table().epilogue {
@@ -293,7 +294,20 @@ fn matrix_keys(plain: &KernelKey) -> Vec<KernelKey> {
                     }
                 }
                 key.variant = Some(text.parse().unwrap());
+                if let Some(most) = key.operands.get_mut(2).and_then(Option::take) {
+                    keys.push(KernelKey { flags: with(&key.flags, Flag::Notes, 1), ..key.clone() });
+                    // Codes that are made of floats as these are loaded.
+                    for storage in [Storage::F32, Storage::F16].into_iter().filter(|_| a == codes) {
+                        let mut key = key.clone();
+                        (key.operands[0], key.operands[2]) = (Some(OperandKey { storage, ..most }), Some(most));
+                        keys.push(key);
+                    }
+                }
                 keys.push(KernelKey { result: Storage::F16, ..key.clone() });
+                keys.push(KernelKey {
+                    flags: with(&with(&key.flags, Flag::Vector, 4), Flag::Turns, 1 + whole),
+                    ..key.clone()
+                });
                 keys.push(key);
             }
         }

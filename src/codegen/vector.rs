@@ -3,7 +3,7 @@
 //! For an operand `a`: `void lds_a(uint i, out T_a v[WIDTH])` reads elements `i` on, where WIDTH divides `i`. For the
 //! result: `void sts_y(uint i, T_y v[WIDTH])`. Both give the bits that `ld_a` and `st_y` give for each element.
 
-use crate::kernels::key::{KernelKey, Storage};
+use crate::kernels::key::{Flag, KernelKey, Storage};
 use crate::targets::Target;
 use std::fmt::Write as _;
 
@@ -119,12 +119,16 @@ impl View {
     }
 }
 
-/// What of a key is read or written as vectors: names, storages and bindings.
+/// What of a key is read or written as vectors: names, storages and bindings. A template that sees its own operands as
+/// words of 16 bytes takes these apart itself.
 fn seen(key: &KernelKey) -> Vec<(String, Storage, u32)> {
     let mut all = Vec::new();
     let mut binding = 0;
     for (name, operand) in key.present() {
-        all.push((name.to_owned(), operand.storage, binding));
+        // Some templates have views of their own of these.
+        if !key.template.table().vectors {
+            all.push((name.to_owned(), operand.storage, binding));
+        }
         binding += 1 + u32::from(operand.scales_apart);
     }
     for (i, arg) in
@@ -172,7 +176,11 @@ pub(super) fn functions(key: &KernelKey, target: &Target) -> String {
         if is_result {
             let stores: String =
                 (0..n_parts).map(|n| format!("    v_y[{}] = {};\n", at(n), view.stored(storage, n))).collect();
-            let _ = writeln!(text, "void sts_y(uint i, T_y v[WIDTH]) {{\n{stores}}}");
+            let notes: String = match key.flag(Flag::Notes) {
+                0 => String::new(),
+                _ => (0..width).map(|e| format!("    note(v[{e}]);\n")).collect(),
+            };
+            let _ = writeln!(text, "void sts_y(uint i, T_y v[WIDTH]) {{\n{stores}{notes}}}");
         } else {
             let reads: String =
                 (0..n_parts).map(|n| format!("    r[{n}] = {}(v_{name}[{}]);\n", view.read_as(), at(n))).collect();

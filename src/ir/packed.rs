@@ -34,7 +34,7 @@ mod round;
 mod tests;
 mod text;
 
-pub use dynamic::quantize_dynamic;
+pub use dynamic::{magnitude_bits, quantize_dynamic, quantize_within};
 pub(crate) use round::{code_of, nearest_within};
 
 /// Elements below which a second thread costs more than it saves.

@@ -1,43 +1,78 @@
 //! Attention: kernels for many queries and for few, and what joins the parts of these.
 
 use super::call::Node;
+use super::mma::MANY_GROUPS;
 use super::settings::{Call, Float, Int, Switch, Uint, has, of};
 use super::shape::{at_most, broadcast, from};
 use super::{KernelCall, KernelError, storage};
-use crate::ir::{Dim, TensorType, product};
+use crate::ir::{Dim, Graph, NodeId, NodeKind, TensorType, product};
 use crate::kernels::key::{Storage, Template, constants};
+use crate::kernels::variant::{Attention as Division, Variant};
 use crate::ops::core::dot_product_attention::{FEW, LENGTHS, MASK, PARTS_SLOT, Sizes, offset};
 use crate::targets::{MatrixTypes, Target};
 
 /// Keys of a part, a thread each (`attention_few.comp`).
 pub const CHUNK: i64 = constants::INVOCATIONS as i64;
+/// Keys that subgroups of one workgroup take rather than workgroups, on cooperative matrices: joining costs as much.
+const MOST_WAYS_KEYS: i64 = 512;
 /// The largest head (`attention_few.comp`, `attention.comp`).
 const MAX_HEAD: i64 = 256;
 /// Queries and keys of a tile (`attention.comp`).
 const TILE: (u64, u64) = (32, 64);
 /// Elements of a head that shared memory holds at a time (`attention.comp`).
 const SLAB: u64 = 16;
-/// Keys of a block on cooperative matrices (`attention_mma.comp`), and the largest head whose sums stay in registers
-/// there.
-const MATRIX_KEYS: u64 = 32;
+/// The largest head whose sums stay in registers on cooperative matrices (`attention_mma.comp`), and the largest of
+/// which a subgroup alone brings 32 keys and values at a time.
 const MAX_MATRIX_HEAD: u64 = 128;
-/// Shared memory of a workgroup up to which a GPU has two at a time.
+const MAX_OWN_HEAD: u64 = 64;
+/// Shared memory of a workgroup up to which a GPU has two at a time, and one.
 const ROOMY_BYTES: u64 = 20 << 10;
+const ROOMY_ALONE_BYTES: u64 = 48 << 10;
 /// More keys or queries than an attention has: a window that ends nowhere.
 const FAR: i64 = (1 << 30) - 1;
 
-/// How an attention is divided on cooperative matrices.
+/// An attention on cooperative matrices.
 struct Matrices {
     /// Of what a subgroup multiplies.
     side: u64,
-    /// Invocations that have a row of it.
-    share: u64,
+    /// Invocations of a subgroup.
+    subgroup: u64,
     /// Blocks of 16 elements of a head.
     head16: u64,
-    /// 1 where k and v of a block lie in shared memory at the same time.
-    both: u64,
-    /// Queries of a workgroup.
-    rows: u64,
+    /// Its divisions among the workgroups: of few queries and of many.
+    divisions: [Division; 2],
+}
+
+impl Matrices {
+    /// Bytes of shared memory, as the text declares it, where k and v of a block lie there at the same time or not.
+    fn shared_bytes(&self, v: Division, both: bool) -> u64 {
+        let [strips, ways, keys] = [v.strips, v.ways, v.keys].map(u64::from);
+        let subgroups = strips * ways;
+        // Lines of a vector more than the head has, of queries, and of keys beside scores of 32 and weights of all.
+        let line = 2 * self.head16 + 1;
+        let line_s = (keys.min(32) / 4).max(keys / 8) + 1;
+        let scores = ways * (1 + u64::from(both)) * keys * line + subgroups * self.side * line_s;
+        let sums = if ways > 1 { subgroups * self.side * (4 * self.head16 + 1) } else { 0 };
+        let vectors = scores.max(strips * self.side * line).max(sums);
+        16 * vectors + 4 * subgroups * (self.subgroup + 2 * self.side)
+    }
+
+    /// Whether they do.
+    fn both(&self, v: Division) -> bool {
+        // A subgroup that waits for no other has them both at once.
+        let roomy = if v.ways > 1 { ROOMY_ALONE_BYTES } else { ROOMY_BYTES };
+        self.shared_bytes(v, true) <= roomy
+    }
+
+    fn fits(&self, v: Division, target: &Target) -> bool {
+        let limits = &target.limits;
+        let threads = Variant::Attention(v).threads(limits.subgroup_size);
+        let keys = u64::from(v.keys);
+        // An invocation has whole vectors of its row's weights.
+        keys.min(32).is_multiple_of(self.side.max(8 * self.subgroup / self.side))
+            && threads <= limits.max_compute_work_group_invocations.min(limits.max_compute_work_group_size[0])
+            && self.shared_bytes(v, self.both(v)) <= u64::from(limits.max_compute_shared_memory_size)
+    }
 }
 
 /// An attention and what its kernels need to know.
@@ -154,10 +189,11 @@ impl<'n> Attention<'n> {
         self.head.is_multiple_of(8) && self.v_head.is_multiple_of(8)
     }
 
-    /// What a subgroup multiplies and how many of its invocations have a row of that, where q, k and v are f16 and the
-    /// target has what the kernel on cooperative matrices needs.
+    /// What a subgroup multiplies and how the work is divided, where q, k and v are f16 and the target has what the
+    /// kernel on cooperative matrices needs.
     fn matrices(&self) -> Option<Matrices> {
-        let Target { limits, features, .. } = self.node.target;
+        let target = self.node.target;
+        let Target { limits, features, .. } = target;
         let is_f16 = |slot: usize| self.node.operand(slot).is_ok_and(|(_, ty)| storage(ty) == Some(Storage::F16));
         let needs = Template::AttentionMma.table().needs;
         let has_all = needs.iter().all(|name| features.named(name) == Some(true));
@@ -166,40 +202,70 @@ impl<'n> Attention<'n> {
             return None;
         }
         let shape = features.matrix_shape(MatrixTypes::F16)?;
-        let side = u64::from(shape.m);
-        let share = u64::from(limits.subgroup_size) / side;
-        let fits = shape.m == shape.n && shape.m == shape.k && [8, 16].contains(&side) && [1, 2, 4].contains(&share);
-        if !fits || u64::from(limits.subgroup_size) != share * side {
+        let (side, subgroup) = (u64::from(shape.m), u64::from(limits.subgroup_size));
+        let fits = shape.m == shape.n && shape.m == shape.k && [8, 16].contains(&side);
+        if !fits || ![1, 2, 4].iter().any(|share| share * side == subgroup) {
             return None;
         }
         let head16 = [1, 2, 4, 6, 8].into_iter().find(|blocks| 16 * blocks >= size)?;
-        // As the text declares them: lines of a vector more than the head has, of queries, and of keys beside scores of
-        // a block.
-        let (line, rows) = (2 * head16 + 1, u64::from(constants::INVOCATIONS) / share);
-        let bytes = |both: u64| {
-            let vectors = (rows * line).max((1 + both) * MATRIX_KEYS * line + rows * (MATRIX_KEYS / 4 + 1));
-            16 * vectors + 4 * (u64::from(constants::INVOCATIONS) + rows)
+        let all = Matrices { side, subgroup, head16, divisions: [Division { strips: 1, ways: 1, keys: 32 }; 2] };
+        let first = |own: &[[u32; 3]]| {
+            let mut own = own.iter().map(|&[strips, ways, keys]| Division { strips, ways, keys });
+            own.find(|v| all.fits(*v, target))
         };
-        let both = u64::from(bytes(1) <= ROOMY_BYTES);
-        let matrices = Matrices { side, share, head16, both, rows };
-        (bytes(both) <= u64::from(limits.max_compute_shared_memory_size)).then_some(matrices)
+        let (few, many) = match self.node.asked.variant() {
+            Some(Variant::Attention(asked)) => (asked, asked),
+            // Few queries have their keys divided, so that there is something to do for all of a large device. What a
+            // subgroup brings of keys and values lies in registers on the way, so that large heads have fewer at a
+            // time. As measured on an H200 (`benches/gpu/attention-h200.txt`).
+            _ => {
+                let is_small = size <= MAX_OWN_HEAD;
+                let many = first(if is_small { &[[4, 1, 32]] } else { &[[4, 1, 64], [4, 1, 32]] })?;
+                let few =
+                    first(if is_small { &[[1, 4, 32], [1, 4, 16], [1, 2, 32]] } else { &[[1, 4, 16], [1, 2, 32]] });
+                (few.unwrap_or(many), many)
+            }
+        };
+        let divisions = [few, many];
+        divisions.iter().all(|v| all.fits(*v, target)).then_some(Matrices { divisions, ..all })
+    }
+
+    /// Workgroups of so many rows each: queries, and for each the heads that share its keys.
+    fn tiles(&self, rows: u64) -> Dim {
+        let Sizes { batch, kv_heads, queries, repeats, .. } = &self.sizes;
+        product(&[(queries * repeats).div_ceil(rows), batch.clone(), kv_heads.clone()])
     }
 
     /// Strips of queries on cooperative matrices.
-    fn strips(&self, matrices: &Matrices, when: &Dim) -> Result<KernelCall, KernelError> {
-        let Sizes { batch, heads, queries, keys, .. } = &self.sizes;
-        let Matrices { side, share, head16, both, rows } = *matrices;
+    fn strips(&self, matrices: &Matrices, v: Division, when: &Dim) -> Result<KernelCall, KernelError> {
+        let Matrices { side, subgroup, head16, .. } = *matrices;
         let flag = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
-        let call = self.call(of::AttentionMma)?.side(flag(side)).share(flag(share));
-        let call = call.head16(flag(head16)).both(both == 1);
-        let call = call.each(1u64, &keys.div_ceil(MATRIX_KEYS) + &Dim::Known(1)).puts(16 * head16 / share);
-        call.workgroups(&product(&[queries.div_ceil(rows), batch.clone(), heads.clone()]) * when)
+        let call = self.call(of::AttentionMma)?.side(flag(side)).share(flag(subgroup / side));
+        let call = call.head16(flag(head16)).both(matrices.both(v)).vector(8);
+        let [strips, ways, keys] = [v.strips, v.ways, v.keys].map(u64::from);
+        let blocks = (&self.sizes.keys.div_ceil(keys) + &Dim::Known(1)).div_ceil(ways);
+        let of_lane = |vectors: u64, lanes: u64| 8 * vectors.div_ceil(lanes);
+        let puts = if ways > 1 {
+            of_lane(side * 2 * head16, ways * subgroup)
+        } else {
+            16 * head16 / side * of_lane(side * side / 8, subgroup)
+        };
+        let call = call.variant(Variant::Attention(v)).each(1u64, blocks).puts(puts);
+        call.workgroups(&self.tiles(strips * side) * when)
     }
 
-    /// Tiles of queries, or strips.
-    fn many(&self, when: &Dim) -> Result<KernelCall, KernelError> {
+    /// Tiles of queries; or strips, with their keys divided where there are few.
+    fn many(&self, when: &Dim) -> Result<Vec<KernelCall>, KernelError> {
         if let Some(matrices) = self.matrices() {
-            return self.strips(&matrices, when);
+            let [few, many] = matrices.divisions;
+            if few == many {
+                return Ok(vec![self.strips(&matrices, many, when)?]);
+            }
+            let tiles = self.tiles(u64::from(many.strips) * matrices.side);
+            let busy = i64::try_from(MANY_GROUPS).unwrap_or(i64::MAX);
+            let cases = [(few, at_most(&tiles, busy - 1)), (many, from(&tiles, busy))];
+            let apply = cases.into_iter().filter(|(_, when)| *when != Dim::Known(0));
+            return apply.map(|(division, also)| self.strips(&matrices, division, &(when * &also))).collect();
         }
         let Sizes { batch, heads, queries, keys, .. } = &self.sizes;
         let blocks = &keys.div_ceil(TILE.1) + &Dim::Known(1);
@@ -207,7 +273,8 @@ impl<'n> Attention<'n> {
         let call = self.call(of::Attention)?.columns(u32::try_from(columns).unwrap_or(u32::MAX));
         let call = call.each(1u64, blocks.clone()).each(blocks.clone(), self.head.div_ceil(SLAB));
         let call = call.each(blocks, TILE.1 / 4).puts(16 * columns);
-        call.workgroups(&product(&[queries.div_ceil(TILE.0), batch.clone(), heads.clone()]) * when)
+        let groups = product(&[queries.div_ceil(TILE.0), batch.clone(), heads.clone()]);
+        Ok(vec![call.workgroups(&groups * when)?])
     }
 
     /// Chunks of keys for at most `most` queries: the whole where there is one chunk.
@@ -256,6 +323,21 @@ impl<'n> Attention<'n> {
     }
 }
 
+/// Whether an attention reads parts of chunks of keys: there may be few queries of more keys than one workgroup takes.
+/// Of sizes that change there may be, unless their range says that there never are: then the kernel for many is the only
+/// one of theirs that runs.
+///
+/// # Errors
+/// No kernel covers it.
+pub fn has_parts(graph: &Graph, id: NodeId, target: &Target) -> Result<bool, KernelError> {
+    let NodeKind::Op(op) = &graph.node(id).kind else { return Ok(false) };
+    let node = Node::new(graph, id, op, target)?;
+    let attention = Attention::of(&node)?;
+    let Sizes { queries, keys, .. } = &attention.sizes;
+    let most = if attention.matrices().is_some() { MOST_WAYS_KEYS } else { CHUNK };
+    Ok(queries.bounds().0 <= FEW && keys.known().is_none_or(|n| n > most))
+}
+
 /// The calls: for few queries a kernel that divides the keys, for many one of tiles; both where their number changes
 /// between runs.
 pub(super) fn attention(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
@@ -263,23 +345,25 @@ pub(super) fn attention(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError>
     let Sizes { queries, keys, .. } = &attention.sizes;
     let has_parts = node.own.get(PARTS_SLOT).is_some_and(Option::is_some);
     let always = Dim::Known(1);
-    let is_one_chunk = keys.known().is_some_and(|n| n <= CHUNK);
-    match queries.known() {
-        Some(n) if n <= FEW && has_parts => Ok(vec![attention.join(&always)?]),
-        Some(n) if n <= FEW && is_one_chunk => Ok(vec![attention.few(n, true, &always)?]),
+    let is_one_chunk = keys.known().is_some_and(|n| n <= CHUNK) && attention.matrices().is_none();
+    let calls = match queries.known() {
+        Some(n) if n <= FEW && has_parts => vec![attention.join(&always)?],
+        Some(n) if n <= FEW && is_one_chunk => vec![attention.few(n, true, &always)?],
         None if has_parts => {
-            Ok(vec![attention.join(&at_most(queries, FEW))?, attention.many(&from(queries, FEW + 1))?])
+            let mut calls = vec![attention.join(&at_most(queries, FEW))?];
+            calls.extend(attention.many(&from(queries, FEW + 1))?);
+            calls
         }
         None if is_one_chunk => {
             let several = &from(queries, 2) * &at_most(queries, FEW);
-            Ok(vec![
-                attention.few(1, true, &at_most(queries, 1))?,
-                attention.few(FEW, true, &several)?,
-                attention.many(&from(queries, FEW + 1))?,
-            ])
+            let mut calls = vec![attention.few(1, true, &at_most(queries, 1))?, attention.few(FEW, true, &several)?];
+            calls.extend(attention.many(&from(queries, FEW + 1))?);
+            calls
         }
-        _ => Ok(vec![attention.many(&always)?]),
-    }
+        _ => attention.many(&always)?,
+    };
+    let alternative = (calls.len() > 1).then_some(0);
+    Ok(calls.into_iter().map(|call| KernelCall { alternative, ..call }).collect())
 }
 
 /// The calls that compute the parts of chunks: for one query and for several, of which one applies.
@@ -293,7 +377,8 @@ pub(super) fn parts(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         Some(n) => Ok(vec![attention.few(n, false, &Dim::Known(1))?]),
         None => {
             let several = &from(queries, 2) * &at_most(queries, FEW);
-            Ok(vec![attention.few(1, false, &at_most(queries, 1))?, attention.few(FEW, false, &several)?])
+            let calls = [attention.few(1, false, &at_most(queries, 1))?, attention.few(FEW, false, &several)?];
+            Ok(calls.into_iter().map(|call| KernelCall { alternative: Some(0), ..call }).collect())
         }
     }
 }

@@ -12,6 +12,7 @@ use crate::ir::{Activations, Attrs, Binary, Class, Dim, Expr, Graph, NodeId, Op,
 use crate::kernels::key::{ExprKey, Flag, KernelKey, Load, OperandKey, ParamType, Storage, Template, Tile, Value};
 use crate::kernels::variant::Variant;
 use crate::ops::core::check_indices::{self, Rule};
+use crate::ops::core::quantize_packed;
 use crate::ops::util::dims_attr;
 use crate::targets::Target;
 use std::collections::BTreeMap;
@@ -38,6 +39,8 @@ pub(super) struct Node<'a> {
     pub(super) result: &'a TensorType,
     /// Sizes of the result.
     pub(super) dims: Vec<Dim>,
+    /// Where its kernels note the magnitude of the result, if somebody asks for it.
+    notes: Option<ValueId>,
     epilogue: Option<Epilogue>,
 }
 
@@ -71,6 +74,7 @@ impl<'a> Node<'a> {
             value,
             result,
             dims: dims(result),
+            notes: magnitude_of(graph, value),
             epilogue: None,
         };
         if op.def.name == "pointwise" {
@@ -185,6 +189,12 @@ impl<'a> Node<'a> {
     }
 }
 
+/// The value that is the magnitude of another, where a node asks for it.
+fn magnitude_of(graph: &Graph, value: ValueId) -> Option<ValueId> {
+    let asks = |id: NodeId| graph.node(id).op().is_some_and(|op| op.is(&quantize_packed::MAGNITUDE));
+    graph.users(value).into_iter().map(|(user, _)| user).find(|user| asks(*user)).map(|id| id.out(0))
+}
+
 /// The sizes of a type.
 pub(super) fn dims(ty: &TensorType) -> Vec<Dim> {
     ty.shape.0.clone()
@@ -202,6 +212,9 @@ pub(super) fn class_of(ty: &TensorType) -> Value {
 
 /// What an operator makes of its first operand, before the epilogue: as a rule what that is.
 fn made_of(op: &Op, first: &TensorType) -> Value {
+    if op.is(&quantize_packed::MAGNITUDE) {
+        return Value::Int;
+    }
     // Indices that were checked may need fewer bits.
     match Rule::of(&op.attrs) {
         Ok(rule) if op.is(&check_indices::DEF) => {
@@ -481,6 +494,14 @@ impl Draft<'_> {
         let result = storage(node.result).unwrap_or(Storage::F32);
         let result_bytes = most_device_bytes(node.result).unwrap_or(u64::MAX);
         self.bindings.push(Operand { value: node.value, offset_bytes: 0, bytes: result_bytes, write: true });
+        if self.template.table().flags.iter().any(|(flag, _)| *flag == Flag::Notes) {
+            // Of the values as they are stored: rounding to f16 on the way differs between devices.
+            let noted = node.notes.filter(|_| result == Storage::F32);
+            self.flags.insert(Flag::Notes, u32::from(noted.is_some()));
+            if let Some(value) = noted {
+                self.bindings.push(Operand { value, offset_bytes: 0, bytes: 4, write: true });
+            }
+        }
         let mut literals = BTreeMap::new();
         if self.template.table().literals {
             let known = |(name, (ty, value)): (&String, &(ParamType, Dim))| {

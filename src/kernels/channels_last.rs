@@ -5,6 +5,8 @@ use super::conv::{Arithmetic, Groups, OfImages, Window, between};
 use super::conv_mma::Found;
 use super::elementwise::Resize;
 use super::matmul::{deep, tile, tiled};
+use super::mma::MOST_WIDTH;
+use super::quantize::on_load;
 use super::settings::{Call, Switch, Uint, has, of};
 use super::shape::{at_most, from};
 use super::{KernelCall, KernelError, conv_mma, storage, thin};
@@ -82,8 +84,11 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     if parts.iter().map(|(_, ty)| n_elems(ty)).sum::<u64>() != oc * k || (parts.len() > 1 && groups != 1) {
         return Err(refuse());
     }
+    // Codes that are made as they are loaded lie nowhere: their source is read.
+    let (x, magnitude) = on_load(node.graph, x).map_or((x, None), |(x, magnitude)| (x, Some(magnitude)));
     if c_g == 1 && oc_g == 1 && parts.len() == 1 {
-        let call = images.all(window.params(node.call(of::ConvDepthwiseNhwc).operand(x).operand(w)));
+        let call = node.call(of::ConvDepthwiseNhwc).operand(x).operand(w).optional(magnitude);
+        let call = images.all(window.params(call));
         let width = images.width();
         let call = over_window(call.vector(width), &window).puts(2 * u64::from(width.max(1)));
         let pairs = images.to[1].div_ceil(2);
@@ -108,9 +113,13 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
                 let found = match conv_mma::choose(node, storages, &product, few) {
                     None => return Ok(None),
                     Some(Found::Mma(choice)) => {
-                        let call = node.call(of::ConvMma).operand(x).operand_rows(w, rows);
+                        let call = node.call(of::ConvMma).operand(x).operand_rows(w, rows).optional(magnitude);
                         let call = images.params(window.params(all.params(call, oc_g))).oc(oc).oc_base(base + first);
-                        let call = choice.apply(call, &product.padded(storages.1), node.target.limits.subgroup_size);
+                        let are_vectors =
+                            [oc, oc_g, base + first].iter().all(|n| n.is_multiple_of(u64::from(MOST_WIDTH)));
+                        let width = if are_vectors { MOST_WIDTH } else { 0 };
+                        let (k, subgroup) = (product.padded(storages.1), node.target.limits.subgroup_size);
+                        let call = choice.apply(call.vector(width), &k, subgroup, width);
                         let tiles = choice.tiles(&pixels, &oc_g.into());
                         call.workgroups(&(&tiles * &Dim::from(groups)) * when)?
                     }
@@ -135,6 +144,11 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
             if let Some(found) = found.into_iter().collect::<Option<Vec<_>>>() {
                 calls.extend(found);
                 continue;
+            }
+            if magnitude.is_some() {
+                let what = "codes made as they are loaded, which other kernels do not".to_owned();
+                let kernel = "conv_mma".to_owned();
+                return Err(KernelError::Mismatch { node: node.name.to_owned(), kernel, what });
             }
             let (tile_m, tile_n, tile_k) = tile(&pixels, &oc_g.into());
             let bands = groups * oc_g.div_ceil(u64::from(tile_n));

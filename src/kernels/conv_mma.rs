@@ -46,10 +46,10 @@ impl Sizes<'_> {
         self.plane.known().and_then(|n| u64::try_from(n).ok()).unwrap_or(MANY_PIXELS)
     }
 
-    /// The reduction axis as it is multiplied: where filters are floats, what is missing of its last vector is 0.
+    /// The reduction axis as it is multiplied: what is missing of its last vector of 16 bytes of filters is 0.
     pub(super) fn padded(&self, b: Storage) -> Dim {
-        let depth = if matches!(b, Storage::Packed(_)) { self.depth } else { self.depth.next_multiple_of(8) };
-        depth.into()
+        let per_vector = if let Storage::Packed(packing) = b { 128 / u64::from(packing.bits) } else { 8 };
+        self.depth.next_multiple_of(per_vector).into()
     }
 }
 
@@ -111,7 +111,7 @@ impl Problem for Ways<'_> {
                 self.operands.is_some_and(|operands| operands.suits(v, &k, self.node.target))
             }
             Way::Variant(Variant::Thin(v)) => self.is_thin && thin::suits(v, self.sizes.depth, self.node.target),
-            Way::Variant(Variant::Gemv(_)) => false,
+            Way::Variant(Variant::Gemv(_) | Variant::Attention(_)) => false,
         }
     }
 
@@ -122,7 +122,7 @@ impl Problem for Ways<'_> {
         let (tile_m, tile_n) = match way {
             Way::Variant(Variant::Mma(v)) => (u64::from(v.m), u64::from(v.n)),
             Way::Variant(Variant::Thin(v)) => (u64::from(v.m), u64::from(v.n)),
-            Way::Plain | Way::Variant(Variant::Gemv(_)) => (64, 64),
+            Way::Plain | Way::Variant(Variant::Gemv(_) | Variant::Attention(_)) => (64, 64),
         };
         let n_groups = groups * pixels.div_ceil(tile_m) * filters.div_ceil(tile_n);
         // Windows share their elements.

@@ -335,7 +335,9 @@ impl KernelKey {
     pub fn threads(&self) -> u32 {
         let of_rows =
             self.flags.get(&Flag::Lanes).map_or(constants::INVOCATIONS, |lanes| lanes * rows_of_lanes(*lanes));
-        self.variant.map_or(of_rows, |variant| variant.threads(self.flag(Flag::Subgroup)))
+        // A subgroup's size, or its rows of a matrix and invocations of a row.
+        let subgroup = self.flag(Flag::Subgroup).max(self.flag(Flag::Side) * self.flag(Flag::Share));
+        self.variant.map_or(of_rows, |variant| variant.threads(subgroup))
     }
 
     /// The value of a flag; 0 for one that the table does not have, which [`KernelKey::fault`] finds.
@@ -407,10 +409,13 @@ impl KernelKey {
     }
 
     /// How many storage buffers it binds: own operands (scales apart counted), those of the expression, the result, and
-    /// what it notes faults in.
+    /// what it notes faults or magnitudes in.
     pub fn n_buffers(&self) -> usize {
         let own: usize = self.present().map(|(_, key)| 1 + usize::from(key.scales_apart)).sum();
-        own + self.expr.as_ref().map_or(0, |e| e.args.len()) + 1 + usize::from(self.template.table().faults)
+        own + self.expr.as_ref().map_or(0, |e| e.args.len())
+            + 1
+            + usize::from(self.template.table().faults)
+            + usize::from(self.flag(Flag::Notes) == 1)
     }
 
     /// What contradicts the table, if anything does: then the key is a bug of ours.
@@ -452,6 +457,9 @@ impl KernelKey {
         let held = self.flags.get(&Flag::Held).map_or(0, |held| held * self.width().unwrap_or(1));
         if self.threads() > 1024 || held > MOST_HELD {
             return Some(format!("{} invocations, or {held} elements held by one", self.threads()));
+        }
+        if self.flag(Flag::Notes) == 1 && self.result != Storage::F32 {
+            return Some(format!("magnitudes noted of {}", self.result));
         }
         if self.expr.is_some() && !table.epilogue {
             return Some("an epilogue where the table allows none".to_owned());

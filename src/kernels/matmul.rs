@@ -5,7 +5,7 @@ use super::call::{Node, Rows, dims, slices};
 use super::choice::{Way, choose};
 use super::products::{MAX_VECTOR_ROWS, Ways};
 use super::settings::{Call, Uint, Uints, has, of};
-use super::shape::{at_least, broadcast, merge};
+use super::shape::{at_least, broadcast, divides, merge};
 use super::{KernelCall, KernelError, gemv, mma, thin};
 use crate::ir::packed::{Granularity, Packing};
 use crate::ir::{Dim, ValueId, product as product_of};
@@ -28,6 +28,13 @@ pub(super) struct Columns {
     pub(super) n: Dim,
     /// The rows of the operand, where not all of them are read.
     pub(super) rows: Option<Rows>,
+}
+
+impl Columns {
+    /// Whether they begin at a multiple of `width` columns of the whole result, and are as many.
+    pub(super) fn are_vectors(&self, product: &Product, width: u32) -> bool {
+        [&self.base, &self.n, &product.n].iter().all(|size| divides(width, size))
+    }
 }
 
 /// Sizes of a product, and its batches: size and strides in elements of a and b.
@@ -164,6 +171,7 @@ fn calls_of(
                 mma::call(node, product, columns, trans_b, operands.by(variant), &when)?
             }
             Way::Variant(Variant::Thin(variant)) => thin::call(node, product, columns, variant, &when)?,
+            Way::Variant(Variant::Attention(_)) => return Err(lost()),
             Way::Plain => match integer {
                 Some(weights) => integer_product(node, product, weights, columns, &when)?,
                 None if bucket.most <= MAX_VECTOR_ROWS => matvec(node, product, trans_b, columns, rows, &when)?,

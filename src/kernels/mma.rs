@@ -12,8 +12,10 @@ use crate::kernels::key::{Storage, Template};
 use crate::kernels::variant::{Mma, Variant};
 use crate::targets::{MatrixShape, MatrixTypes, Target};
 
+/// Most neighbours of the result that an invocation puts at a time.
+pub(super) const MOST_WIDTH: u32 = 4;
 /// Workgroups that keep a large device busy: fewer leave parts of it idle.
-const MANY_GROUPS: u64 = 128;
+pub(super) const MANY_GROUPS: u64 = 128;
 
 /// What is multiplied: see `mma_operands.glsl`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,7 +65,8 @@ impl Operands {
             (_, Storage::Packed(packing)) => {
                 !matches!(packing.granularity, Granularity::Block(..32))
                     && b_along_k
-                    && k % 32 == 0
+                    // Rows begin at vectors of 16 bytes, which a part is.
+                    && k % (128 / i64::from(packing.bits)) == 0
                     && match arithmetic {
                         // Weights are rounded to f16, so the format asks for it, or there is none.
                         Arithmetic::Half => node.activations.is_none_or(|a| a == Activations::F16),
@@ -206,25 +209,26 @@ impl Operands {
 
     /// The loops of the text: how often an invocation comes to each, and how often its body then runs. The others are
     /// unrolled.
-    fn loops(self, v: Mma, k: &Dim, subgroup: u32) -> Vec<(u64, u64)> {
-        let puts = self.puts(v, subgroup);
+    fn loops(self, v: Mma, k: &Dim, subgroup: u32, width: u32) -> Vec<(u64, u64)> {
+        let (puts, width) = (self.puts(v, subgroup), u64::from(width.max(1)));
         let has_plain = self.arithmetic == Arithmetic::Pairs && self.b == Storage::F32;
-        let plain = has_plain.then(|| (puts, most(k).div_ceil(8)));
-        let mut loops = vec![(1, most(k).div_ceil(u64::from(v.k * v.ways)))];
+        let plain = [(puts.div_ceil(width), width), (puts, most(k).div_ceil(8))];
+        let turns = most(k).div_ceil(u64::from(v.k * v.ways));
+        let mut loops = if turns > 2 { vec![(1, turns - 1)] } else { Vec::new() };
         for _ in 0..v.warp_m / self.shape.m {
-            loops.push((1, puts));
-            loops.extend(plain);
+            loops.push((1, puts.div_ceil(width)));
+            loops.extend(plain.iter().filter(|_| has_plain));
         }
         loops
     }
 
-    /// How many elements of one row of matrices an invocation puts.
+    /// How many elements of one row of matrices an invocation puts, at the most: whole vectors of them.
     fn puts(self, v: Mma, subgroup: u32) -> u64 {
-        u64::from((self.shape.m * v.warp_n).div_ceil(subgroup * v.ways))
+        u64::from((self.shape.m * v.warp_n).div_ceil(subgroup * v.ways).next_multiple_of(MOST_WIDTH))
     }
 
     fn loops_fit(self, v: Mma, k: &Dim, target: &Target) -> bool {
-        let loops = self.loops(v, k, target.limits.subgroup_size);
+        let loops = self.loops(v, k, target.limits.subgroup_size, 0);
         let all = loops.iter().fold(0, |n: u64, (entries, times)| n.saturating_add(entries.saturating_mul(times + 1)));
         // Half of what there is: an epilogue has loops too.
         target.limits.max_loop_iterations.is_none_or(|limit| all <= limit / 2)
@@ -238,6 +242,7 @@ fn most(size: &Dim) -> u64 {
 /// A template of products on cooperative matrices.
 pub(super) trait OnMatrices:
     has::Whole<Given = Switch>
+    + has::Turns<Given = Number>
     + has::Subgroup<Given = Number>
     + has::FragM<Given = Number>
     + has::FragN<Given = Number>
@@ -250,16 +255,19 @@ impl OnMatrices for of::MatmulMma {}
 impl OnMatrices for of::ConvMma {}
 
 impl Choice {
-    /// Adds to a call what its template needs of the choice.
-    pub(super) fn apply<'n, T: OnMatrices>(self, call: Call<'n, T>, k: &Dim, subgroup: u32) -> Call<'n, T> {
+    /// Adds to a call what its template needs of the choice. An invocation puts `width` neighbours at a time, or one
+    /// where that is 0.
+    pub(super) fn apply<'n, T: OnMatrices>(self, call: Call<'n, T>, k: &Dim, subgroup: u32, width: u32) -> Call<'n, T> {
         let Choice { variant, operands } = self;
         let shape = operands.shape;
         let whole = k.known().is_some_and(|k| k % i64::from(variant.k * variant.ways) == 0);
+        let turns = most(k).div_ceil(u64::from(variant.k * variant.ways));
+        let call = call.turns(u32::try_from(turns).ok().filter(|turns| matches!(turns, 1 | 2)).unwrap_or(0));
         let call = call.whole(whole).subgroup(subgroup).variant(Variant::Mma(variant));
         let call = call.frag_m(shape.m).frag_n(shape.n).frag_k(shape.k);
         let puts = operands.puts(variant, subgroup) * u64::from(variant.warp_m / shape.m);
         let call = operands
-            .loops(variant, k, subgroup)
+            .loops(variant, k, subgroup, width)
             .into_iter()
             .fold(call, |call, (entries, times)| call.each(entries, times));
         call.flush_k(operands.flush_k(variant)).puts(puts)
@@ -282,7 +290,8 @@ pub(super) fn call(
 ) -> Result<KernelCall, KernelError> {
     let (k, batch) = (&product.k, product.batch());
     let call = batched(node, node.call(of::MatmulMma), product, columns)?.trans_b(trans_b);
-    let call = choice.apply(call, k, node.target.limits.subgroup_size);
+    let width = if columns.are_vectors(product, MOST_WIDTH) { MOST_WIDTH } else { 0 };
+    let call = choice.apply(call.vector(width), k, node.target.limits.subgroup_size, width);
     call.workgroups(&(&choice.tiles(&product.m, &columns.n) * &batch) * when)
 }
 

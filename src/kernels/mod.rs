@@ -30,12 +30,13 @@ pub mod variant;
 mod vectors;
 
 use crate::ir::{DType, Dim, Graph, NodeId, NodeKind, STATE_STORE, TensorType, ValueId};
-use crate::kernels::key::{KernelKey, Storage};
+use crate::kernels::key::{Flag, KernelKey, Storage};
 use crate::ops::core::check_indices::Rule;
 use crate::program::Stripe;
 use crate::targets::tuning::Case;
 use crate::targets::{Target, Tuning};
 pub use attention::CHUNK as ATTENTION_CHUNK;
+pub use attention::has_parts as attention_has_parts;
 use call::Node;
 use choice::Asked;
 pub use choice::{Cost, Source, Way};
@@ -160,6 +161,57 @@ pub fn dispatches(graph: &Graph, node: NodeId, target: &Target) -> Result<Vec<Ke
     dispatches_by(graph, node, target, None)
 }
 
+/// Whether kernels that make a value note its magnitude, all of them: its `magnitude` then needs none.
+pub fn notes_magnitude(graph: &Graph, value: ValueId, target: &Target) -> bool {
+    dispatches(graph, value.node, target).is_ok_and(|calls| calls.iter().all(|call| call.key.flag(Flag::Notes) == 1))
+}
+
+/// Whether the kernels of a node can make INT8 codes of their first operand, which are packed with one scale, as they
+/// load floats.
+pub fn quantizes_on_load(graph: &Graph, node: NodeId, target: &Target) -> bool {
+    let most = target.limits.max_per_stage_descriptor_storage_buffers as usize;
+    // Channels of a pixel make vectors of 16 bytes.
+    let x = graph.operands(node).first().copied().flatten();
+    let source = x.and_then(|codes| graph.operands(codes.node).first().copied().flatten());
+    let per_vector = source.map_or(1, |x| if graph.ty(x).dtype == DType::F16 { 8 } else { 4 });
+    let whole = |key: &KernelKey| match key.template {
+        key::Template::ConvMma => key.literals.get("c_g").is_some_and(|channels| channels.is_multiple_of(per_vector)),
+        key::Template::ConvDepthwiseNhwc => true,
+        _ => false,
+    };
+    let fits = |call: &KernelCall| whole(&call.key) && call.key.n_buffers() < most;
+    dispatches(graph, node, target).is_ok_and(|calls| !calls.is_empty() && calls.iter().all(fits))
+}
+
+/// Where dispatches of a plan note magnitudes: a word each, at these multiples of bytes.
+pub fn note_bytes(target: &Target) -> u64 {
+    target.alignment().max(4)
+}
+
+/// The kernel that makes so many words 0.
+pub fn clear(words: u64) -> KernelCall {
+    let key = KernelKey {
+        template: key::Template::Iota,
+        operands: Vec::new(),
+        expr: None,
+        result: Storage::I32,
+        flags: Default::default(),
+        tile: None,
+        variant: None,
+        literals: Default::default(),
+    };
+    KernelCall {
+        key,
+        operands: Vec::new(),
+        params: [words, 0, 0, 0].map(Dim::from).to_vec(),
+        groups: [Dim::from(words.div_ceil(128)), Dim::Known(1), Dim::Known(1)],
+        check: None,
+        stripe: None,
+        alternative: None,
+        loops: Vec::new(),
+    }
+}
+
 /// [`dispatches`] by this way, wherever what is computed can be computed so: for benchmarks and tests.
 ///
 /// # Errors
@@ -269,6 +321,7 @@ fn calls(
         "resize" => elementwise::resize(&node),
         "iota" => elementwise::iota(&node),
         "quantize_packed" => quantize::quantize_packed(&node),
+        "magnitude" => quantize::magnitude(&node),
         other => Err(node.unsupported(format!("the operator {other}"))),
     }?;
     Ok((calls, node.asked.made.take().map(RefCell::into_inner).unwrap_or_default()))

@@ -196,6 +196,7 @@ impl Problem for Ways<'_> {
                 self.matrices.is_some_and(|operands| operands.suits(v, &self.k.into(), target))
             }
             Way::Variant(Variant::Thin(v)) => self.is_thin && thin::suits(v, self.k, target),
+            Way::Variant(Variant::Attention(_)) => false,
         }
     }
 
@@ -206,12 +207,16 @@ impl Problem for Ways<'_> {
             Way::Variant(Variant::Gemv(v)) => self.gemv(v, [n, k]),
             Way::Variant(Variant::Mma(v)) => self.mma(v, [n, k], batch),
             Way::Variant(Variant::Thin(v)) => self.thin(v, [n, k]),
-            Way::Plain if self.bucket.most <= MAX_VECTOR_ROWS && !self.is_integer() => {
+            Way::Plain | Way::Variant(Variant::Attention(_))
+                if self.bucket.most <= MAX_VECTOR_ROWS && !self.is_integer() =>
+            {
                 let tile = if self.trans_b { 8 } else { 32 };
                 let work = self.tiles([n, k], batch, [self.bucket.typical, tile]);
                 Work { steps: k.div_ceil(if self.trans_b { 16 } else { 4 }), ..work }
             }
-            Way::Plain => Work { shared: 8 << 10, steps: k.div_ceil(16), ..self.tiles([n, k], batch, [64, 64]) },
+            Way::Plain | Way::Variant(Variant::Attention(_)) => {
+                Work { shared: 8 << 10, steps: k.div_ceil(16), ..self.tiles([n, k], batch, [64, 64]) }
+            }
         }
     }
 

@@ -203,7 +203,7 @@ pub(super) fn norm(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     if let Some(held) = Held::of(node, &n, &[storage(ty), storage(node.result)]) {
         let call = node.call(of::RowNorm).operand(x).optional(vector(1)).optional(vector(2));
         let call = call.rows(rows.clone()).n(n).epsilon(epsilon).rms(rms);
-        return Ok(vec![held.call(held.puts(call), if rms { 2 } else { 3 }, &rows)?]);
+        return Ok(vec![held.call(held.puts(call), if rms { 1 } else { 2 }, &rows)?]);
     }
     let call = || {
         let call = node.call(of::Norm).operand(x).optional(vector(1)).optional(vector(2));

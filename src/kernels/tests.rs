@@ -51,7 +51,7 @@ fn every_target_computes_a_product_and_refuses_what_no_binding_spans() {
         let calls = dispatches(&graph, id, &target).unwrap();
         let (kernel, groups) = match target.features.cooperative_matrix {
             true => (
-                "matmul_mma_f32_f16_f32_flushk64_fragk16_fragm16_fragn16_subgroup32_transb_whole_v32x32x64_16x16_1",
+                "matmul_mma_f32_f16_f32_flushk64_fragk16_fragm16_fragn16_subgroup32_transb_turns_vector4_whole_v32x32x64_16x16_1",
                 4 * 7,
             ),
             false => ("matmul_f32_f16_f32_transb_t64x64x16", 2 * 4),

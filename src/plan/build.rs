@@ -5,7 +5,7 @@ mod part;
 mod steps;
 
 use super::arena::{self, ArenaLimits, Buffer};
-use super::memory::{Buffers, Kind, is_view};
+use super::memory::{Buffers, Kind, is_view, noted};
 use super::schedule::Schedule;
 use super::{PlanError, allocation_bytes, round_up};
 use crate::ir::{Dim, Graph, Hash, NodeId, NodeKind, State, Tensor, TensorError, TensorType};
@@ -140,8 +140,8 @@ impl Blueprint {
     }
 }
 
-/// Bytes of parameters of a graph's dispatches, and of what they note of indices out of range: what a plan needs
-/// besides constants and values.
+/// Bytes of parameters of a graph's dispatches, and of what they note of indices out of range and of magnitudes:
+/// what a plan needs besides constants and values.
 ///
 /// # Errors
 /// A kernel cannot be chosen.
@@ -151,6 +151,11 @@ pub fn params_bytes(graph: &Graph, target: &Target) -> Result<u64, PlanError> {
         for call in calls(graph, id, target)?.unwrap_or_default() {
             bytes = bytes.saturating_add(slot_bytes(&call)).saturating_add(call.check.map_or(0, |_| FAULT_BYTES));
         }
+    }
+    let n_noted = noted(graph).count() as u64;
+    if n_noted > 0 {
+        let words = n_noted.saturating_mul(kernels::note_bytes(target));
+        bytes = bytes.saturating_add(words).saturating_add(slot_bytes(&kernels::clear(words / 4)));
     }
     Ok(bytes)
 }
@@ -274,8 +279,8 @@ struct Layout<'a> {
     states: Vec<StateTensor>,
     initial: IndexMap<Hash, Tensor>,
     too_large: Option<TooLarge>,
-    /// Bytes in which dispatches of all entries note indices out of range.
-    fault_bytes: u64,
+    /// Bytes in which dispatches of all entries note indices out of range, and magnitudes.
+    note_bytes: u64,
     /// Bytes of weights and of other constants, aligned.
     constant_bytes: (u64, u64),
     params_bytes: u64,
@@ -284,8 +289,14 @@ struct Layout<'a> {
 impl<'a> Layout<'a> {
     fn of(target: &'a Target, parts: Vec<(&'a Source<'a>, Planned)>) -> Result<Layout<'a>, PlanError> {
         let nowhere = Region { allocation: 0, offset: 0, bytes: 0 };
-        let part =
-            |(source, planned)| Part { source, planned, regions: BTreeMap::new(), faults: nowhere, steps: Vec::new() };
+        let part = |(source, planned)| Part {
+            source,
+            planned,
+            regions: BTreeMap::new(),
+            faults: nowhere,
+            notes: nowhere,
+            steps: Vec::new(),
+        };
         let mut layout = Layout {
             target,
             parts: parts.into_iter().map(part).collect(),
@@ -294,7 +305,7 @@ impl<'a> Layout<'a> {
             states: Vec::new(),
             initial: IndexMap::new(),
             too_large: None,
-            fault_bytes: 0,
+            note_bytes: 0,
             constant_bytes: (0, 0),
             params_bytes: 0,
         };
@@ -304,17 +315,27 @@ impl<'a> Layout<'a> {
         // before a run that finds no index out of range.
         let n_checks =
             |part: &Part<'_>| part.source.calls.values().flatten().flatten().filter(|c| c.check.is_some()).count();
-        let notes: Vec<u64> = layout.parts.iter().map(|part| n_checks(part) as u64 * FAULT_BYTES).collect();
-        layout.fault_bytes = notes.iter().sum();
+        let noted_bytes = |part: &Part<'_>| noted(part.source.graph).count() as u64 * kernels::note_bytes(target);
+        let notes: Vec<[u64; 2]> =
+            layout.parts.iter().map(|part| [n_checks(part) as u64 * FAULT_BYTES, noted_bytes(part)]).collect();
+        // Each begins where a binding may.
+        let after = |bytes: u64| round_up(bytes, FAULT_BYTES.max(target.alignment()));
+        layout.note_bytes = notes.iter().flatten().map(|bytes| after(*bytes)).sum();
         let arena_bytes = layout.arena_bytes();
         if arena_bytes > 0 {
             let start = round_up(arena_bytes, FAULT_BYTES.max(target.alignment()));
-            let all = if layout.fault_bytes > 0 { start.saturating_add(layout.fault_bytes) } else { arena_bytes };
+            let all = if layout.note_bytes > 0 { start.saturating_add(layout.note_bytes) } else { arena_bytes };
             let arena = layout.allocate(AllocationKind::Arena, all)?;
             let mut offset = start;
-            for (part, bytes) in layout.parts.iter_mut().zip(notes) {
-                part.faults = Region { allocation: arena, offset, bytes };
-                offset += bytes;
+            for (part, [fault_bytes, noted_bytes]) in layout.parts.iter_mut().zip(notes) {
+                part.faults = Region { allocation: arena, offset, bytes: fault_bytes };
+                offset += after(fault_bytes);
+                part.notes = Region { allocation: arena, offset, bytes: noted_bytes };
+                let words = (offset..).step_by(usize::try_from(kernels::note_bytes(target)).unwrap_or(usize::MAX));
+                for (value, offset) in noted(part.source.graph).zip(words) {
+                    part.regions.insert(value, Region { allocation: arena, offset, bytes: 4 });
+                }
+                offset += after(noted_bytes);
                 for (live, &offset) in part.planned.buffers.live.iter().zip(&part.planned.plan.offsets) {
                     part.regions.insert(live.value, Region { allocation: arena, offset, bytes: live.buffer.bytes });
                 }
@@ -353,7 +374,7 @@ impl<'a> Layout<'a> {
         let target = self.target;
         let (weights, constants) = self.constant_bytes;
         let params = if self.params_bytes > 0 { allocation_bytes(self.params_bytes, target) } else { 0 };
-        let (arena_bytes, fault_bytes) = (self.arena_bytes(), self.fault_bytes);
+        let (arena_bytes, note_bytes) = (self.arena_bytes(), self.note_bytes);
         let ports = self.parts.iter().map(Part::ports).collect::<Result<Vec<_>, _>>()?;
         let counted = self.device_bytes();
         if !target.memory.unified {
@@ -383,11 +404,11 @@ impl<'a> Layout<'a> {
                 }
             }
         }
-        ledger.workspace += fault_bytes;
+        ledger.workspace += note_bytes;
         // What the arena has above its bound, and what rounding adds, counts as activations.
         ledger.activations += arena_total.saturating_sub(ledger.io + ledger.activations + ledger.workspace);
         let max_live_bytes = self.parts.iter().map(|part| part.planned.plan.max_live).max().unwrap_or(0);
-        let least_arena = allocation_bytes(max_live_bytes.max(1).saturating_add(fault_bytes), target);
+        let least_arena = allocation_bytes(max_live_bytes.max(1).saturating_add(note_bytes), target);
         let lower_bound_bytes = counted - arena_total + if arena_bytes > 0 { least_arena.min(arena_total) } else { 0 };
         let entry = |(part, (inputs, outputs)): (Part<'_>, (Vec<Port>, Vec<Port>))| EntryBlueprint {
             name: part.source.name.to_owned(),

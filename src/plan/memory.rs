@@ -2,8 +2,9 @@
 
 use super::PlanError;
 use super::arena::Buffer;
-use crate::ir::{Graph, NodeId, NodeKind, VIEW, ValueId, memory::lifetimes};
+use crate::ir::{Graph, NodeId, NodeKind, Op, VIEW, ValueId, memory::lifetimes};
 use crate::kernels::most_device_bytes;
+use crate::ops::core::quantize_packed;
 use crate::targets::Target;
 use std::collections::BTreeMap;
 
@@ -48,9 +49,19 @@ pub fn lies_in(graph: &Graph, id: NodeId) -> Option<ValueId> {
     viewed.or_else(|| graph.stored_over(id))
 }
 
-/// Whether a node only gives its operand another shape.
+/// Whether a node only gives its operand another shape, or says what is made of it as it is loaded.
 pub fn is_view(graph: &Graph, id: NodeId) -> bool {
-    graph.node(id).op().is_some_and(|op| op.def.name == VIEW)
+    let is_on_load = |op: &Op| op.is(&quantize_packed::DEF) && op.attrs.int("on_load") == Some(1);
+    graph.node(id).op().is_some_and(|op| op.def.name == VIEW || is_on_load(op))
+}
+
+/// The values that dispatches note behind all others, each a word.
+pub fn noted(graph: &Graph) -> impl Iterator<Item = ValueId> + '_ {
+    graph.order().into_iter().filter(|id| is_noted(graph, *id)).map(|id| id.out(0))
+}
+
+fn is_noted(graph: &Graph, id: NodeId) -> bool {
+    graph.node(id).op().is_some_and(|op| op.is(&quantize_packed::MAGNITUDE))
 }
 
 impl Buffers {
@@ -71,7 +82,8 @@ impl Buffers {
                 let value = id.out(out);
                 let base = source.map_or(value, |source| *root.get(&source).unwrap_or(&source));
                 root.insert(value, base);
-                if matches!(graph.node(base.node).kind, NodeKind::Const(_) | NodeKind::State) {
+                let kind = &graph.node(base.node).kind;
+                if matches!(kind, NodeKind::Const(_) | NodeKind::State) || is_noted(graph, base.node) {
                     continue;
                 }
                 let Some(&(first, last)) = lives.get(&value) else { continue };

@@ -37,3 +37,31 @@ fn times_come_with_percentiles_throughput_and_the_kernels_that_take_them() {
     assert_eq!(told(&["--device", "cpu", "--inputs", &inputs, "--json"])["sizes"]["batch"], 2);
     bench(&["--dim", "batch=7"]).exits(2);
 }
+
+#[test]
+fn an_output_that_stays_on_the_device_is_the_next_input() {
+    let folder = Folder::new("bench_feed");
+    let (text, program) = (folder.file("grow.nyxir"), folder.file("grow.nyx"));
+    let graph = "graph grow onnx where n in 1..8
+  %past.key = input : f32[n,2]
+  %new = input : f32[1,2]
+  %present.key = concat(%past.key, %new) {axis=0} : f32[n+1,2]
+  output %present.key
+";
+    std::fs::write(&text, graph).unwrap();
+    nyxc(&["compile", &text, "--target", "lavapipe", "-o", &program]).exits(0);
+    let bench = |feed: &str, runs: &str, device: &str| {
+        let of = ["bench", &program, "--runs", runs, "--warmup", "2", "--dim", "n=2", "--feed", feed];
+        nyxc(&[&of[..], &["--device", device, "--json"]].concat())
+    };
+    for device in ["cpu", "vulkan,cpu"] {
+        let told = bench("past.*=present.*", "3", device).exits(0).json();
+        assert_eq!(told["sizes"]["n"], 6, "the fifth run's: {told:#}");
+        assert_eq!(bench("past.key=present.key", "1", device).exits(0).json()["sizes"]["n"], 4);
+        // Beyond the range.
+        bench("past.*=present.*", "9", device).exits(2);
+    }
+    bench("past.*=future.*", "1", "cpu").exits(2);
+    bench("before=present.key", "1", "cpu").exits(2);
+    bench("past.key", "1", "cpu").exits(2);
+}

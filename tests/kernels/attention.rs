@@ -251,3 +251,33 @@ fn attention_with_an_epilogue() {
         }
     });
 }
+
+/// Divisions of an attention on cooperative matrices, on devices that have them: several strips of queries, several
+/// ways through the keys.
+#[test]
+fn attention_divided_in_every_way() {
+    on_devices(|bench| {
+        let mut random = Random::new(66);
+        let divisions = ["4x1x32", "1x4x32", "1x4x16", "1x8x16", "1x2x64", "8x1x32", "4x1x64", "1x1x32"];
+        for (at, division) in divisions.into_iter().enumerate() {
+            // Lengths that leave ways without keys, heads that share keys, places, windows. The longest heads are slow
+            // to compile where loops are unrolled: two divisions have them.
+            let cases: &[(Sizes, u32)] = match at {
+                0 | 2 => &[([2, 2, 1, 19, 70, 24, 16], 0), ([1, 2, 2, 20, 133, 128, 128], 1)],
+                _ => &[([2, 2, 1, 19, 70, 24, 16], at as u32 % 3)],
+            };
+            for &(sizes, kind) in cases {
+                let heads_last = [at % 2 == 0; 4];
+                let tensors = operands(&mut random, DType::F16, sizes, heads_last);
+                let attrs = Attrs::new().with_float("scale", 0.4).with_dtype("dtype", DType::F16);
+                let attrs = attrs.with_ints("heads_last", heads_last.map(i64::from));
+                let attrs = match kind {
+                    0 => attrs,
+                    1 => attrs.with_int("right", 0).with_ints("offset", [sizes[4].saturating_sub(sizes[3]) as i64]),
+                    _ => attrs.with_int("left", 40).with_int("right", 3).with_int("zero_masked", 1),
+                };
+                Case::new(&DEF, attrs, &tensors.iter().collect::<Vec<_>>()).by(division).check(bench);
+            }
+        }
+    });
+}

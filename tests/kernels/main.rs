@@ -21,10 +21,11 @@ mod movement;
 mod rows;
 mod windows;
 
-use nyxc::ir::packed::{Packing, pack_with_zeros};
+use nyxc::ir::packed::{Granularity, Packing, pack_with_zeros};
 use nyxc::ir::{Attrs, DType, Dim, Expr, Graph, Level, Op, OpDef, Shape, Tensor, TensorType, ValueId};
 use nyxc::kernels::variant::Variant;
 use nyxc::kernels::{self, KernelError, Way};
+use nyxc::ops::core::quantize_packed;
 use nyxc::program::*;
 use nyxc::runtime::{Executor, Options, VkContext, devices, validation_errors};
 use nyxc::targets::{Features, Target};
@@ -142,11 +143,22 @@ pub struct Case {
     pub operands: Vec<Option<Tensor>>,
     /// The variant of the kernel, where it is not the planner's choice.
     pub variant: Option<Variant>,
+    /// Whether the first operand becomes INT8 codes with one scale as it is loaded.
+    pub on_load: bool,
+    /// Whether the magnitude of the result is noted.
+    pub notes: bool,
 }
 
 impl Case {
     pub fn new(def: &'static OpDef, attrs: Attrs, operands: &[&Tensor]) -> Case {
-        Case { def, attrs, operands: operands.iter().map(|t| Some((*t).clone())).collect(), variant: None }
+        Case {
+            def,
+            attrs,
+            operands: operands.iter().map(|t| Some((*t).clone())).collect(),
+            variant: None,
+            on_load: false,
+            notes: false,
+        }
     }
 
     /// The same with an epilogue and its operands.
@@ -162,6 +174,22 @@ impl Case {
         self
     }
 
+    /// The same of codes that are made of the first operand as it is loaded.
+    pub fn on_load(self) -> Case {
+        Case { on_load: true, ..self }
+    }
+
+    /// The same, and the largest magnitude of the result.
+    pub fn noting(self) -> Case {
+        Case { notes: true, ..self }
+    }
+
+    /// The operands of the graph that [`graph_of`] makes: those of the node, and the magnitude that codes are made by.
+    fn given(&self) -> Vec<Option<Tensor>> {
+        let magnitude = self.on_load.then(|| magnitude(self.operands[0].as_ref().unwrap()));
+        self.operands.iter().cloned().chain(magnitude.map(Some)).collect()
+    }
+
     /// The same with the result stored as `dtype`.
     pub fn stored(mut self, dtype: DType) -> Case {
         self.attrs = self.attrs.with_dtype("dtype", dtype);
@@ -171,7 +199,14 @@ impl Case {
     /// Runs it for every target and compares with the reference; relative L2 of at most 1e-5, 2e-3 where the result is
     /// f16 or packed weights are multiplied as f16.
     pub fn check(&self, bench: &Bench) {
-        let inputs: Vec<Option<&Tensor>> = self.operands.iter().map(Option::as_ref).collect();
+        let mut inputs: Vec<Option<&Tensor>> = self.operands.iter().map(Option::as_ref).collect();
+        let codes = inputs[0].filter(|_| self.on_load).map(|x| {
+            let attrs = quantize_packed::attrs(Granularity::Tensor);
+            quantize_packed::DEF.eval.unwrap()(&attrs, &[Some(x)]).unwrap().remove(0)
+        });
+        if codes.is_some() {
+            inputs[0] = codes.as_ref();
+        }
         let wanted = self.def.eval.unwrap()(&self.attrs, &inputs).unwrap().remove(0);
         for target in &bench.targets {
             let (given, names) = match run(&bench.context, target, self) {
@@ -207,6 +242,11 @@ impl Case {
         let attrs: Vec<String> = self.attrs.0.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
         format!("{}({}) {{{}}}", self.def.name, operands.join(", "), attrs.join(", "))
     }
+}
+
+/// The magnitude of a tensor.
+fn magnitude(x: &Tensor) -> Tensor {
+    quantize_packed::MAGNITUDE.eval.unwrap()(&Attrs::new(), &[Some(x)]).unwrap().remove(0)
 }
 
 /// Whether a kernel rounds packed weights to f16.
@@ -272,8 +312,8 @@ impl Arena {
 
 fn graph_of(case: &Case) -> (Graph, nyxc::ir::NodeId, Vec<Option<ValueId>>) {
     let mut graph = Graph::new("case", Level::Kernel);
-    let values: Vec<Option<ValueId>> = case
-        .operands
+    let mut values: Vec<Option<ValueId>> = case
+        .given()
         .iter()
         .enumerate()
         .map(|(i, t)| {
@@ -286,7 +326,20 @@ fn graph_of(case: &Case) -> (Graph, nyxc::ir::NodeId, Vec<Option<ValueId>>) {
             })
         })
         .collect();
+    let given = values.clone();
+    if case.on_load {
+        let attrs = quantize_packed::attrs(Granularity::Tensor).with_int("on_load", 1);
+        let op = Op::new(&quantize_packed::DEF, attrs);
+        let magnitude = values.pop().unwrap();
+        let codes = graph.add_op("codes", op, &[values[0], magnitude], &["q".to_owned()]).unwrap();
+        values[0] = Some(codes.out(0));
+    }
     let node = graph.add_op("node", Op::new(case.def, case.attrs.clone()), &values, &["y".to_owned()]).unwrap();
+    if case.notes {
+        let op = Op::new(&quantize_packed::MAGNITUDE, Attrs::new());
+        graph.add_op("magnitude", op, &[Some(node.out(0))], &["most".to_owned()]).unwrap();
+    }
+    let values = given;
     (graph, node, values)
 }
 
@@ -349,7 +402,7 @@ pub fn run_calls(
         let device_dtype = ty.dtype.on_device().unwrap();
         Port { name: name.to_owned(), dtype: ty.dtype, device_dtype, shape: ty.shape.0.clone(), region }
     };
-    for (value, tensor) in values.iter().zip(&case.operands) {
+    for (value, tensor) in values.iter().zip(&case.given()) {
         let (Some(value), Some(tensor)) = (value, tensor) else { continue };
         let bytes = kernels::device_bytes(tensor.ty()).unwrap();
         if tensor.ty().packing.is_some() {
@@ -370,9 +423,21 @@ pub fn run_calls(
     places.insert(node.out(0), region);
     let words = TensorType::new(DType::I32, Shape(vec![Dim::Known((bytes / 4) as i64)]));
     entry.outputs.push(port("y", if result.packing.is_some() { &words } else { &result }, region));
+    let noted = graph.users(node.out(0)).first().map(|(user, _)| user.out(0));
+    if let Some(most) = noted {
+        let region = arena.place(1, 4, target.alignment());
+        places.insert(most, region);
+        entry.outputs.push(port("most", graph.ty(most), region));
+    }
+    let word = |value| kernels::Operand { value, offset_bytes: 0, bytes: 4, write: true };
+    // As a plan does before all others.
+    let is_magnitude = std::ptr::eq(case.def, &quantize_packed::MAGNITUDE);
+    let clear = noted
+        .or(is_magnitude.then(|| node.out(0)))
+        .map(|most| kernels::KernelCall { operands: vec![word(most)], ..kernels::clear(1) });
     let mut dispatches = Vec::new();
     let mut names = Vec::new();
-    for call in calls {
+    for call in clear.iter().chain(calls) {
         let shader = nyxc::codegen::compile(&call.key, target).unwrap_or_else(|e| panic!("{e}"));
         names.push(shader.name.clone());
         let module = module::Module::read(&shader.spirv);
@@ -458,7 +523,17 @@ pub fn run_calls(
         entries: vec![entry],
     });
     let mut executor = Executor::load(&program, 0, context).unwrap_or_else(|e| panic!("{}: {e}", case.describe()));
-    let output = executor.run(&inputs).unwrap_or_else(|e| panic!("{}: {e}", case.describe())).outputs.remove(0);
+    let mut outputs = executor.run(&inputs).unwrap_or_else(|e| panic!("{}: {e}", case.describe())).outputs;
+    let output = outputs.remove(0);
+    if clear.is_some() {
+        names.remove(0);
+    }
+    if let Some(most) = outputs.pop() {
+        let is_noted = calls.iter().all(|call| call.key.flag(kernels::key::Flag::Notes) == 1);
+        assert!(is_noted, "{}: {names:?} note no magnitude", case.describe());
+        let wanted = magnitude(&output);
+        assert_eq!(most.bytes().unwrap(), wanted.bytes().unwrap(), "{}: what {names:?} note", case.describe());
+    }
     drop(executor);
     if calls.iter().any(|call| call.stripe.is_some()) {
         writes_what_it_says(context, &program, &inputs, port("y", &words, region), &result);

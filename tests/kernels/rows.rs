@@ -260,6 +260,10 @@ fn activations_are_quantized_bit_for_bit() {
                     Case::new(&quantize_packed::DEF, Attrs::new().with_str("granularity", granularity), &[x])
                         .check(bench);
                 }
+                let most = magnitude(x);
+                Case::new(&quantize_packed::MAGNITUDE, Attrs::new(), &[x]).check(bench);
+                Case::new(&quantize_packed::DEF, Attrs::new().with_str("granularity", "tensor"), &[x, &most])
+                    .check(bench);
             }
         }
     });

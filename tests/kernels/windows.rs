@@ -1,6 +1,6 @@
 use super::*;
-use nyxc::ir::packed::Granularity;
-use nyxc::ops::core::{conv, pool, resize};
+use nyxc::ir::packed::ScaleType;
+use nyxc::ops::core::{conv, pointwise, pool, resize};
 
 /// Kernel, strides, pads and dilations.
 type Window = ([i64; 2], [i64; 2], [i64; 4], [i64; 2]);
@@ -351,6 +351,81 @@ fn convolutions_of_infinities_on_matrices() {
             let w = random.floats(w_ty, &[16, 3, 3, 8]);
             let attrs = attrs(WINDOWS[1]).with_str("layout", "nhwc");
             Case::new(&conv::DEF, attrs, &[&x, &w]).stored(DType::F32).by("16x16x32_16x16_2").check(bench);
+        }
+    });
+}
+
+#[test]
+fn codes_made_as_convolutions_load_them() {
+    on_devices(|bench| {
+        let mut random = Random::new(29);
+        let packings = [(Granularity::Row, ScaleType::F32), (Granularity::Block(32), ScaleType::F16)];
+        for (at, divided) in [DIVIDED[0], DIVIDED[1], DIVIDED[2]].into_iter().enumerate() {
+            let ([n, h, w], channels, filters, groups, window, variant) = divided;
+            let (granularity, scale) = packings[at % 2];
+            let k = channels / groups * (window.0[0] * window.0[1]) as usize;
+            let filter = random.packed(Packing { bits: 8, granularity, scale }, &[filters, k]);
+            let bias = random.floats(DType::F32, &[filters]);
+            for (x_ty, largest) in
+                [(DType::F32, 1e3), (DType::F16, 1.0), (DType::F32, 0.0), (DType::F32, f32::INFINITY)]
+            {
+                let mut values = random.floats(x_ty, &[n, h, w, channels]).to_f32s().unwrap().into_owned();
+                match largest {
+                    0.0 => values.fill(0.0),
+                    largest => values[channels] = -largest,
+                }
+                let x = Tensor::from_f32s(x_ty, &[n, h, w, channels], &values).unwrap();
+                let case = |x: &Tensor| {
+                    let case = Case::new(&conv::DEF, divided_attrs(divided), &[x, &filter]);
+                    case.then("relu(add(x0,x1))", &[&bias]).stored(DType::F32).by(variant).noting()
+                };
+                let codes = quantize_packed::attrs(Granularity::Tensor);
+                let codes = quantize_packed::DEF.eval.unwrap()(&codes, &[Some(&x)]).unwrap().remove(0);
+                let target = bench.targets[0].clone();
+                // Some devices have no matrices of INT8, or smaller ones than vectors hold.
+                if plan(&case(&codes), &target).unwrap().iter().all(|call| call.key.name().starts_with("conv_mma")) {
+                    case(&x).on_load().check(&bench.with(target));
+                }
+            }
+        }
+        for window in [WINDOWS[1], LARGE] {
+            for channels in [12, 5] {
+                let x = random.floats(DType::F32, &[2, 8, 10, channels]);
+                let [kh, kw] = window.0.map(|n| n as usize);
+                let w = random.packed(packings_of_rows(), &[channels, kh * kw]);
+                let attrs = attrs(window).with_int("group", channels as i64).with_str("layout", "nhwc");
+                Case::new(&conv::DEF, attrs, &[&x, &w]).then("neg(x0)", &[]).noting().on_load().check(bench);
+            }
+        }
+    });
+}
+
+fn packings_of_rows() -> Packing {
+    Packing { bits: 8, granularity: Granularity::Row, scale: ScaleType::F16 }
+}
+
+#[test]
+fn kernels_note_the_magnitude_of_what_they_store() {
+    on_devices(|bench| {
+        let mut random = Random::new(30);
+        let mut values = random.floats(DType::F32, &[2, 9, 11, 8]).to_f32s().unwrap().into_owned();
+        for extreme in [-3.0, 1e-39, f32::NEG_INFINITY, f32::NAN] {
+            values[77] = extreme;
+            let x = Tensor::from_f32s(DType::F32, &[2, 9, 11, 8], &values).unwrap();
+            let scalar = Tensor::from_f32s(DType::F32, &[], &[2.0]).unwrap();
+            let attrs_of = |window| attrs(window).with_str("layout", "nhwc");
+            let expr = pointwise::attrs(Expr::parse("mul(x0,x1)").unwrap(), DType::F32);
+            Case::new(&pointwise::DEF, expr, &[&x, &scalar]).noting().check(bench);
+            let pools = attrs_of(WINDOWS[1]).with_str("kind", "max");
+            Case::new(&pool::DEF, pools.with_int("count_pad", 0).with_int("ceil", 0), &[&x]).noting().check(bench);
+            let w = random.floats(DType::F32, &[20, 3, 3, 8]);
+            Case::new(&conv::DEF, attrs_of(WINDOWS[1]), &[&x, &w]).noting().by("32x32x32_16x16_1").check(bench);
+            let w = random.floats(DType::F32, &[8, 3, 3, 1]);
+            let each = attrs_of(WINDOWS[1]).with_int("group", 8);
+            Case::new(&conv::DEF, each, &[&x, &w]).noting().check(bench);
+            let x = random.packed(Packing::activation(Granularity::Tensor), &[1, 6, 5, 8]);
+            let w = random.packed(packings_of_rows(), &[20, 72]);
+            Case::new(&conv::DEF, attrs_of(WINDOWS[1]), &[&x, &w]).noting().check(bench);
         }
     });
 }

@@ -35,7 +35,9 @@ impl Grouping {
             }
             let mut members: Vec<NodeId> =
                 node.origins().iter().filter_map(|name| by_name.get(name.as_str()).copied()).collect();
+            // Codes that are made as they are loaded say nothing about how their source is stored.
             if is_view(kernels, id)
+                && kernels.ty(id.out(0)).packing.is_none()
                 && let Some(base) = planned.root.get(&id.out(0))
             {
                 members.extend(self.kernels.get(&base.node));

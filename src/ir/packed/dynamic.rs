@@ -75,8 +75,28 @@ pub fn quantize_dynamic(
     }
     let layout = Packing::activation(granularity).layout(n_rows, n_cols)?;
     layout.check_elems(x.len())?;
-    let mut bytes = vec![0; layout.n_bytes];
     let scales = scales(&layout, x);
+    Ok(encoded(&layout, x, n_cols, &scales))
+}
+
+/// The same by tensor, of `x` whose largest magnitude is known already: infinite or NaN where one of `x` is.
+///
+/// # Errors
+/// As [`quantize_dynamic`].
+pub fn quantize_within(x: &[f32], n_rows: usize, n_cols: usize, magnitude: f32) -> Result<Vec<u8>, PackedError> {
+    let layout = Packing::activation(Granularity::Tensor).layout(n_rows, n_cols)?;
+    layout.check_elems(x.len())?;
+    Ok(encoded(&layout, x, n_cols, &[scale_of(larger(0.0, magnitude))]))
+}
+
+/// The bits of the largest magnitude among `x`, 0 if there is none: as integers, magnitudes and what is not finite are
+/// in the order of their size.
+pub fn magnitude_bits(x: &[f32]) -> u32 {
+    x.iter().map(|x| x.to_bits() & 0x7fff_ffff).max().unwrap_or(0)
+}
+
+fn encoded(layout: &Layout, x: &[f32], n_cols: usize, scales: &[f32]) -> Vec<u8> {
+    let mut bytes = vec![0; layout.n_bytes];
     if layout.n_elems > 0 {
         bytes[..layout.scale_offset]
             .par_chunks_exact_mut(layout.pitch_bytes)
@@ -84,30 +104,34 @@ pub fn quantize_dynamic(
             .enumerate()
             .with_min_len(layout.rows_per_task())
             .for_each(|(row_idx, (codes, x))| {
-                if let [scale] = layout.row_scales(&scales, row_idx) {
+                if let [scale] = layout.row_scales(scales, row_idx) {
                     encode_row(x, 1.0 / scale, codes);
                 }
             });
     }
-    write_scales(&layout, &scales, &[], &mut bytes);
-    Ok(bytes)
+    write_scales(layout, scales, &[], &mut bytes);
+    bytes
 }
 
 /// Steps 1 and 2. A maximum does not depend on the order of its operands, so
 /// neither does the result on the number of threads.
 fn scales(layout: &Layout, x: &[f32]) -> Vec<f32> {
-    let scale = |absmax: f32| match absmax {
-        m if m.is_nan() => f32::NAN,
-        m if m < SMALLEST_ABSMAX => 1.0,
-        m => m * RECIPROCAL_OF_127,
-    };
     if layout.n_elems == 0 {
         return vec![1.0; layout.n_scales];
     }
     let rows = x.par_chunks_exact(layout.n_cols).with_min_len(layout.rows_per_task()).map(absmax);
     match layout.packing.granularity {
-        Granularity::Tensor => vec![scale(rows.reduce(|| 0.0, larger))],
-        Granularity::Block(_) | Granularity::Row => rows.map(scale).collect(),
+        Granularity::Tensor => vec![scale_of(rows.reduce(|| 0.0, larger))],
+        Granularity::Block(_) | Granularity::Row => rows.map(scale_of).collect(),
+    }
+}
+
+/// Step 2.
+fn scale_of(absmax: f32) -> f32 {
+    match absmax {
+        m if m.is_nan() => f32::NAN,
+        m if m < SMALLEST_ABSMAX => 1.0,
+        m => m * RECIPROCAL_OF_127,
     }
 }
 

@@ -105,6 +105,7 @@ pub static ALL: &[&OpDef] = &[
     &iota::DEF,
     &resize::DEF,
     &quantize_packed::DEF,
+    &quantize_packed::MAGNITUDE,
     &quantize_packed::DYNAMIC,
     &quantize_linear::DEF,
     &quantize_linear::DEQUANTIZE,

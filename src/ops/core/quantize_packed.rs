@@ -1,19 +1,35 @@
-//! `quantize_packed` and `dynamic_quantize`: activations quantized to INT8 while the program runs.
+//! `quantize_packed`, `magnitude` and `dynamic_quantize`: activations quantized to INT8 while the program runs.
 
-use crate::ir::packed::{Granularity, Packing, quantize_dynamic, unpack};
+use crate::ir::packed::{Granularity, Packing, magnitude_bits, quantize_dynamic, quantize_within, unpack};
 use crate::ir::{Attrs, CORE, DType, Dim, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, attr};
 use crate::ops::util::operand;
 
-/// `quantize_packed(x) {granularity}`: x as packed INT8, one f32 scale a row or in all, found from the values
-/// (`src/ir/packed/dynamic.rs`).
+/// `quantize_packed(x, m?) {granularity, on_load}`: x as packed INT8, one f32 scale a row or in all, found from the values
+/// (`src/ir/packed/dynamic.rs`), or in all from their `magnitude` m. With `on_load` 1 the codes are never stored: the
+/// kernels that read them make them as they load x.
 pub static DEF: OpDef = OpDef {
     name: "quantize_packed",
     onnx: "",
     levels: CORE | KERNEL,
-    attrs: &[attr::text("granularity")],
-    arity: (1, 1),
+    attrs: &[attr::text("granularity"), attr::int("on_load")],
+    arity: (1, 2),
     infer: &infer,
     eval: Some(&eval),
+    expand: None,
+    weights: None,
+    gradient: None,
+};
+
+/// `magnitude(x)`: the largest magnitude of x as an i32, the bits of an f32: 0 without elements, at least those of
+/// infinity where x has an infinity or a NaN.
+pub static MAGNITUDE: OpDef = OpDef {
+    name: "magnitude",
+    onnx: "",
+    levels: KERNEL,
+    attrs: &[],
+    arity: (1, 1),
+    infer: &infer_magnitude,
+    eval: Some(&eval_magnitude),
     expand: None,
     weights: None,
     gradient: None,
@@ -54,7 +70,27 @@ fn floats<'a>(infer: &Infer<'a>) -> Result<&'a TensorType, OpError> {
 
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let packing = Packing::activation(granularity(infer.attrs)?);
+    let has_magnitude = infer.inputs.get(1).is_some_and(Option::is_some);
+    if has_magnitude {
+        let m = infer.ty(1)?;
+        if *m != TensorType::of(DType::I32, &[]) || packing.granularity != Granularity::Tensor {
+            return Err(OpError::operand(1, m, "the magnitude of a tensor with one scale, i32[]"));
+        }
+    }
+    if infer.attrs.int("on_load").unwrap_or(0) != 0 && !has_magnitude {
+        return Err(OpError::attribute("on_load", "needs the magnitude"));
+    }
     Ok(vec![TensorType { dtype: DType::I8, shape: floats(infer)?.shape.clone(), packing: Some(packing) }])
+}
+
+fn infer_magnitude(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
+    floats(infer)?;
+    Ok(vec![TensorType::of(DType::I32, &[])])
+}
+
+fn eval_magnitude(_: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpError> {
+    let bits = magnitude_bits(&operand(inputs, 0)?.to_f32s()?);
+    Ok(vec![Tensor::from_i64s(DType::I32, &[], &[i64::from(bits)])?])
 }
 
 fn infer_dynamic(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
@@ -76,7 +112,16 @@ fn pack(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<(TensorType, usize,
     let dims = x.dims();
     let n_cols = dims.last().copied().unwrap_or(1);
     let n_rows = crate::ops::util::n_elems(&dims[..dims.len().saturating_sub(1)])?;
-    let bytes = quantize_dynamic(&x.to_f32s()?, n_rows, n_cols, granularity).map_err(OpError::unsupported)?;
+    let values = x.to_f32s()?;
+    let magnitude = match inputs.get(1).copied().flatten() {
+        Some(m) => m.to_i64s()?.first().and_then(|bits| u32::try_from(*bits).ok()),
+        None => None,
+    };
+    let bytes = match magnitude {
+        Some(bits) => quantize_within(&values, n_rows, n_cols, f32::from_bits(bits)),
+        None => quantize_dynamic(&values, n_rows, n_cols, granularity),
+    }
+    .map_err(OpError::unsupported)?;
     let ty =
         TensorType { dtype: DType::I8, shape: x.ty().shape.clone(), packing: Some(Packing::activation(granularity)) };
     Ok((ty, n_rows, n_cols, bytes))

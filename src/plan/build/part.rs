@@ -66,6 +66,8 @@ pub(super) struct Part<'a> {
     pub(super) regions: BTreeMap<ValueId, Region>,
     /// Where its dispatches note indices out of range, one after the other.
     pub(super) faults: Region,
+    /// Where they note magnitudes.
+    pub(super) notes: Region,
     pub(super) steps: Vec<Step>,
 }
 

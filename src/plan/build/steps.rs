@@ -10,6 +10,7 @@ impl Part<'_> {
     /// All steps, whose parameters begin at `params`, and where those end.
     pub(super) fn steps(&self, params: u64) -> Result<(Vec<Step>, u64), PlanError> {
         let mut made = Steps { list: Vec::new(), params, faults: self.faults.offset, hazards: Hazards::default() };
+        self.clear(&mut made)?;
         let Planned { buffers, groups, .. } = &self.planned;
         let mut at = 0;
         while let Some(group) = groups.get(at) {
@@ -35,6 +36,16 @@ impl Part<'_> {
             at = end;
         }
         Ok((made.list, made.params))
+    }
+
+    /// What dispatches note magnitudes in begins at 0.
+    fn clear(&self, made: &mut Steps) -> Result<(), PlanError> {
+        if self.notes.bytes == 0 {
+            return Ok(());
+        }
+        let call = kernels::clear(self.notes.bytes / 4);
+        let access = Access { region: self.notes, is_write: true, stripe: None, alternative: None };
+        push("magnitudes", &call, vec![access], None, made)
     }
 
     /// What a call touches.
@@ -82,29 +93,40 @@ impl Part<'_> {
             accesses.push(Access { region, is_write: true, stripe: None, alternative: None });
             check = Some(IndexCheck { binding, node, sizes, negative });
         }
-        let bindings = accesses.iter().map(|access| access.region).collect();
-        let written = accesses.iter().enumerate().filter(|(_, access)| access.is_write);
-        let writes = written.map(|(i, _)| number(i)).collect::<Result<_, _>>()?;
-        let dispatch = Dispatch {
-            node: node.name.clone(),
-            loop_iterations: call.loop_iterations(),
-            key: call.key.clone(),
-            bindings,
-            writes,
-            params: call.params.clone(),
-            params_offset: made.params,
-            groups: call.groups.clone(),
-            barrier: made.hazards.conflict(accesses),
-            check,
-            stripe: call.stripe.clone(),
-        };
-        made.params += slot_bytes(call);
-        match made.list.last_mut() {
-            Some(Step::Device(list)) => list.push(dispatch),
-            _ => made.list.push(Step::Device(vec![dispatch])),
-        }
-        Ok(())
+        push(&node.name, call, accesses, check, made)
     }
+}
+
+fn push(
+    node: &str,
+    call: &KernelCall,
+    accesses: Vec<Access>,
+    check: Option<IndexCheck>,
+    made: &mut Steps,
+) -> Result<(), PlanError> {
+    let number = |n: usize| u32::try_from(n).map_err(|_| PlanError::Overflow);
+    let bindings = accesses.iter().map(|access| access.region).collect();
+    let written = accesses.iter().enumerate().filter(|(_, access)| access.is_write);
+    let writes = written.map(|(i, _)| number(i)).collect::<Result<_, _>>()?;
+    let dispatch = Dispatch {
+        node: node.to_owned(),
+        loop_iterations: call.loop_iterations(),
+        key: call.key.clone(),
+        bindings,
+        writes,
+        params: call.params.clone(),
+        params_offset: made.params,
+        groups: call.groups.clone(),
+        barrier: made.hazards.conflict(accesses),
+        check,
+        stripe: call.stripe.clone(),
+    };
+    made.params += slot_bytes(call);
+    match made.list.last_mut() {
+        Some(Step::Device(list)) => list.push(dispatch),
+        _ => made.list.push(Step::Device(vec![dispatch])),
+    }
+    Ok(())
 }
 
 /// Steps under construction.
