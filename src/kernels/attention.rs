@@ -1,7 +1,6 @@
 //! Attention: kernels for many queries and for few, and what joins the parts of these.
 
 use super::call::Node;
-use super::choice::Way;
 use super::mma::MANY_GROUPS;
 use super::settings::{Call, Float, Int, Switch, Uint, has, of};
 use super::shape::{at_most, broadcast, from};
@@ -214,8 +213,8 @@ impl<'n> Attention<'n> {
             let mut own = own.iter().map(|&[strips, ways, keys]| Division { strips, ways, keys });
             own.find(|v| all.fits(*v, target))
         };
-        let (few, many) = match self.node.asked.way {
-            Some(Way::Variant(Variant::Attention(asked))) => (asked, asked),
+        let (few, many) = match self.node.asked.variant() {
+            Some(Variant::Attention(asked)) => (asked, asked),
             // Few queries have their keys divided, so that there is something to do for all of a large device. What a
             // subgroup brings of keys and values lies in registers on the way, so that large heads have fewer at a
             // time. As measured on an H200 (`benches/gpu/attention-h200.txt`).

@@ -88,6 +88,13 @@ pub(super) struct Asked {
     pub(super) made: Option<RefCell<Vec<Made>>>,
 }
 
+impl Asked {
+    /// The variant to take, where it is one.
+    pub(super) fn variant(&self) -> Option<Variant> {
+        self.way.and_then(|way| if let Way::Variant(variant) = way { Some(variant) } else { None })
+    }
+}
+
 /// The way that is taken.
 pub(super) fn choose(node: &Node<'_>, problem: &dyn Problem) -> Way {
     let asked = node.asked.way.filter(|way| problem.suits(*way));

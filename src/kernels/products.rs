@@ -207,7 +207,9 @@ impl Problem for Ways<'_> {
             Way::Variant(Variant::Gemv(v)) => self.gemv(v, [n, k]),
             Way::Variant(Variant::Mma(v)) => self.mma(v, [n, k], batch),
             Way::Variant(Variant::Thin(v)) => self.thin(v, [n, k]),
-            Way::Plain if self.bucket.most <= MAX_VECTOR_ROWS && !self.is_integer() => {
+            Way::Plain | Way::Variant(Variant::Attention(_))
+                if self.bucket.most <= MAX_VECTOR_ROWS && !self.is_integer() =>
+            {
                 let tile = if self.trans_b { 8 } else { 32 };
                 let work = self.tiles([n, k], batch, [self.bucket.typical, tile]);
                 Work { steps: k.div_ceil(if self.trans_b { 16 } else { 4 }), ..work }

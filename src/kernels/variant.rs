@@ -10,10 +10,10 @@ pub enum Family {
     Gemv,
     /// [`Mma`].
     Mma,
-    /// [`Attention`].
-    Attention,
     /// [`Thin`].
     Thin,
+    /// [`Attention`].
+    Attention,
 }
 
 /// How the work of a kernel is divided.
@@ -22,8 +22,8 @@ pub enum Family {
 pub enum Variant {
     Gemv(Gemv),
     Mma(Mma),
-    Attention(Attention),
     Thin(Thin),
+    Attention(Attention),
 }
 
 /// How a product of few rows is divided among the threads of a workgroup. Sums are added up in an order that `lanes`
@@ -61,18 +61,6 @@ pub struct Mma {
     pub ways: u32,
 }
 
-/// How an attention on cooperative matrices is divided: a subgroup has as many queries as a matrix has rows. Sums are
-/// added up in an order that `ways` and `keys` decide, whatever the rest is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Attention {
-    /// Subgroups with queries of their own, which read the same keys.
-    pub strips: u32,
-    /// Subgroups with the same queries, which take blocks of keys in turn; 1 where there are several strips.
-    pub ways: u32,
-    /// Keys of a block.
-    pub keys: u32,
-}
-
 /// How a product on cooperative matrices is divided whose operands do not pass through shared memory. Sums are added up
 /// in an order that `ways` decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,14 +73,26 @@ pub struct Thin {
     pub ways: u32,
 }
 
+/// How an attention on cooperative matrices is divided: a subgroup has as many queries as a matrix has rows. Sums are
+/// added up in an order that `ways` and `keys` decide, whatever the rest is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Attention {
+    /// Subgroups with queries of their own, which read the same keys.
+    pub strips: u32,
+    /// Subgroups with the same queries, which take blocks of keys in turn; 1 where there are several strips.
+    pub ways: u32,
+    /// Keys of a block.
+    pub keys: u32,
+}
+
 impl Variant {
     /// What kind it is.
     pub fn family(self) -> Family {
         match self {
             Variant::Gemv(_) => Family::Gemv,
             Variant::Mma(_) => Family::Mma,
-            Variant::Attention(_) => Family::Attention,
             Variant::Thin(_) => Family::Thin,
+            Variant::Attention(_) => Family::Attention,
         }
     }
 
@@ -101,8 +101,8 @@ impl Variant {
         match self {
             Variant::Gemv(v) => v.threads,
             Variant::Mma(v) => v.subgroups().saturating_mul(subgroup),
-            Variant::Attention(v) => v.strips.saturating_mul(v.ways).saturating_mul(subgroup),
             Variant::Thin(v) => v.ways.saturating_mul(subgroup),
+            Variant::Attention(v) => v.strips.saturating_mul(v.ways).saturating_mul(subgroup),
         }
     }
 
@@ -111,8 +111,8 @@ impl Variant {
         match self {
             Variant::Gemv(v) => v.is_sound(),
             Variant::Mma(v) => v.is_sound(),
-            Variant::Attention(v) => v.is_sound(),
             Variant::Thin(v) => v.is_sound(),
+            Variant::Attention(v) => v.is_sound(),
         }
     }
 
@@ -145,12 +145,12 @@ impl Variant {
                 list.push(("ROWS_OF_WARP", warp_m.to_string()));
                 list
             }
+            Variant::Thin(v) => uints(&[("TILE_M", v.m), ("TILE_N", v.n), ("WAYS", v.ways), ("SLOTS", v.slots())]),
             Variant::Attention(Attention { strips, ways, keys }) => {
                 let mut list: Vec<_> = uints(&[("STRIPS", strips), ("WAYS", ways), ("KEYS", keys)]);
                 list.push(("WAYS_OF_K", ways.to_string()));
                 list
             }
-            Variant::Thin(v) => uints(&[("TILE_M", v.m), ("TILE_N", v.n), ("WAYS", v.ways), ("SLOTS", v.slots())]),
         }
     }
 }
@@ -189,14 +189,6 @@ impl Mma {
     }
 }
 
-impl Attention {
-    fn is_sound(self) -> bool {
-        let alone = self.strips == 1 || self.ways == 1;
-        let within = |n: u32| (1..=16).contains(&n);
-        alone && within(self.strips) && within(self.ways) && matches!(self.keys, 16 | 32 | 64)
-    }
-}
-
 /// Vectors of 16 bytes up to which the sums of all subgroups of a [`Thin`] lie in shared memory side by side.
 const SUMS: u32 = 2560;
 
@@ -221,6 +213,14 @@ impl Thin {
 /// How the name of a [`Thin`] begins.
 const THIN: &str = "thin_";
 
+impl Attention {
+    fn is_sound(self) -> bool {
+        let alone = self.strips == 1 || self.ways == 1;
+        let within = |n: u32| (1..=16).contains(&n);
+        alone && within(self.strips) && within(self.ways) && matches!(self.keys, 16 | 32 | 64)
+    }
+}
+
 impl fmt::Display for Variant {
     /// `256x16x8x4x128`: threads, lanes, ways, columns, steps; `128x128x64_64x32_1`: tile, part of a subgroup, ways;
     /// `thin_32x64_8`: tile, ways; `4x1x32`: strips, ways, keys.
@@ -230,8 +230,8 @@ impl fmt::Display for Variant {
                 write!(f, "{threads}x{lanes}x{ways}x{columns}x{steps}")
             }
             Variant::Mma(Mma { m, n, k, warp_m, warp_n, ways }) => write!(f, "{m}x{n}x{k}_{warp_m}x{warp_n}_{ways}"),
-            Variant::Attention(Attention { strips, ways, keys }) => write!(f, "{strips}x{ways}x{keys}"),
             Variant::Thin(Thin { m, n, ways }) => write!(f, "{THIN}{m}x{n}_{ways}"),
+            Variant::Attention(Attention { strips, ways, keys }) => write!(f, "{strips}x{ways}x{keys}"),
         }
     }
 }
@@ -248,14 +248,14 @@ impl FromStr for Variant {
             (false, Some(&[m, n, k, warp_m, warp_n, ways])) => {
                 Some(Variant::Mma(Mma { m, n, k, warp_m, warp_n, ways }))
             }
-            (false, Some(&[strips, ways, keys])) => Some(Variant::Attention(Attention { strips, ways, keys })),
             (true, Some(&[m, n, ways])) => Some(Variant::Thin(Thin { m, n, ways })),
+            (false, Some(&[strips, ways, keys])) => Some(Variant::Attention(Attention { strips, ways, keys })),
             _ => None,
         };
         variant.filter(|v| v.is_sound() && v.to_string() == text).ok_or(
             "a variant is threads, lanes, ways, columns and steps, such as 256x16x8x4x128, a tile, a subgroup's part of \
-             it and ways, such as 128x128x64_64x32_1, a tile and ways, such as thin_32x64_8, or strips, ways and keys of an attention, such as 4x1x32, that fit \
-             together",
+             it and ways, such as 128x128x64_64x32_1, a tile and ways, such as thin_32x64_8, or strips, ways and keys of \
+             an attention, such as 4x1x32, that fit together",
         )
     }
 }
@@ -271,9 +271,9 @@ mod tests {
             "128x32x4x4x0",
             "128x128x64_64x32_1",
             "32x32x32_16x32_8",
+            "thin_32x64_8",
             "4x1x32",
             "1x8x16",
-            "thin_32x64_8",
         ] {
             assert_eq!(text.parse::<Variant>().map(|v| v.to_string()), Ok(text.to_owned()));
         }
@@ -286,14 +286,14 @@ mod tests {
             "128x128x64_48x32_1",
             "128x128x60_64x32_1",
             "128x128x64_64x32_0",
-            "4x2x32",
-            "4x1x24",
-            "0x1x32",
             "thin_32x64",
             "thin_8x64_8",
             "thin_32x64_7",
             "thin_32x64_17",
             "32x64_8",
+            "4x2x32",
+            "4x1x24",
+            "0x1x32",
             "256x256x64_16x16_1",
             "4294967295x4294967295x64_64x32_1",
         ] {
