@@ -324,8 +324,8 @@ impl<'n> Attention<'n> {
 }
 
 /// Whether an attention reads parts of chunks of keys: there may be few queries of more keys than one workgroup takes.
-/// Of sizes that change there may be, unless their range says that there never are: then the kernel for many is the only
-/// one of theirs that runs.
+/// Of sizes that change there may be, unless their range says that there never are: then the kernel for many is the
+/// only one of theirs that runs.
 ///
 /// # Errors
 /// No kernel covers it.

@@ -105,7 +105,7 @@ impl Prepared {
         let result = built.result()?;
         let n_bytes: u64 = built.operands.iter().chain([&result]).map(|v| bytes(*v)).sum();
         let rotated: u64 = built.rotated.iter().map(|v| bytes(*v)).sum();
-        let copies = if rotated == 0 { 1 } else { (sampling.rotated_bytes / rotated).clamp(1, MOST_COPIES) };
+        let copies = sampling.rotated_bytes.checked_div(rotated).map_or(1, |copies| copies.clamp(1, MOST_COPIES));
         let ns = (n_bytes / 2000).max(built.n_operations / 100_000).max(2_000);
         let dispatches = (sampling.ns / ns).max(FEWEST_DISPATCHES).min(sampling.most);
         // Each copy as often as the others, where there is time for all.
