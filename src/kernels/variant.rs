@@ -253,9 +253,9 @@ impl FromStr for Variant {
             _ => None,
         };
         variant.filter(|v| v.is_sound() && v.to_string() == text).ok_or(
-            "a variant is threads, lanes, ways, columns and steps, such as 256x16x8x4x128, a tile, a subgroup's part \
-             of it and ways, such as 128x128x64_64x32_1, a tile and ways, such as thin_32x64_8, or strips, ways and \
-             keys of an attention, such as 4x1x32, that fit together",
+            "a variant is threads, lanes, ways, columns and steps, such as 256x16x8x4x128, a tile, a subgroup's part of \
+             it and ways, such as 128x128x64_64x32_1, a tile and ways, such as thin_32x64_8, or strips, ways and keys \
+             of an attention, such as 4x1x32, that fit together",
         )
     }
 }
