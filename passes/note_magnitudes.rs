@@ -1,9 +1,9 @@
 //! Takes the search for the largest magnitude out of quantization: kernels note it as they store their results.
 //!
-//! Looks for `quantize_packed` with one scale for a tensor, gives it the `magnitude` of the tensor as an operand, one for
-//! all that quantize the same elements, and where every reader can make codes as it loads floats, says so (`on_load`).
-//! Equal because the scale is a function of that magnitude, and codes are a function of scale and element. Refuses
-//! constants, and rows with a scale each.
+//! Looks for `quantize_packed` with one scale for a tensor, gives it the `magnitude` of the tensor as an operand, one
+//! for all that quantize the same elements, and where every reader can make codes as it loads floats, says so
+//! (`on_load`). Equal because the scale is a function of that magnitude, and codes are a function of scale and element.
+//! Refuses constants, and rows with a scale each.
 
 use super::axis_orders::source_of_transposition;
 use super::{Context, Pass, PassError, at};

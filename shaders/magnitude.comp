@@ -7,7 +7,8 @@ void main() {
     if (g >= p.parts) return;
     if (t == 0u) s_most = 0u;
     uint most = 0u;
-    for (uint i = g * INVOCATIONS + t; i < p.n; i += p.parts * INVOCATIONS) most = max(most, floatBitsToUint(ld_x(i)) & 0x7fffffffu);
+    for (uint i = g * INVOCATIONS + t; i < p.n; i += p.parts * INVOCATIONS)
+        most = max(most, floatBitsToUint(ld_x(i)) & 0x7fffffffu);
     barrier();
     atomicMax(s_most, most);
     barrier();

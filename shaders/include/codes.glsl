@@ -7,8 +7,8 @@ uint scale_bits(uint most) {
     return most < 0x0d800000u ? 0x3f800000u : floatBitsToUint(uintBitsToFloat(most) * uintBitsToFloat(0x3c010204u));
 }
 float reciprocal(uint scale) { return scale == QUIET_NAN ? 0.0 : quotient(1.0, uintBitsToFloat(scale)); }
-// Four codes as bytes. No |x| is larger than the magnitude, so that none is beyond 127. To add 1.5 * 2^23 rounds half to
-// even, and leaves integers in the low bits.
+// Four codes as bytes. No |x| is larger than the magnitude, so that none is beyond 127. To add 1.5 * 2^23 rounds half
+// to even, and leaves integers in the low bits.
 uint four_codes(vec4 x, float r) {
     precise vec4 scaled = x * r;
     precise vec4 rounded = scaled + 12582912.0;

@@ -4,10 +4,10 @@
 // the next slab is on its way to registers meanwhile. Subgroups of WARP_M x WARP_N share a tile, and WAYS such sets the
 // reduction axis, whose sums are added up in order at the end. Nothing depends on where a matrix has its elements. The
 // includer has `PartA fetch_a(uint m, uint k)` and `PartB fetch_b(uint n, uint k)`, `void tile_put(uint m, uint n,
-// float v)`, `void tile_puts(uint m, uint n, float v[WIDTH])` for WIDTH neighbours that an invocation puts at a time, and
-// B_ALONG_K as 1 where elements of b that are neighbours in memory are so along k, 0 where along n;
-// where both operands become pairs, `float plain_product(uint m, uint n)` too. The reduction axis is a multiple of what
-// a part holds.
+// float v)`, `void tile_puts(uint m, uint n, float v[WIDTH])` for WIDTH neighbours that an invocation puts at a time,
+// and B_ALONG_K as 1 where elements of b that are neighbours in memory are so along k, 0 where along n; where both
+// operands become pairs, `float plain_product(uint m, uint n)` too. The reduction axis is a multiple of what a part
+// holds.
 const uint WARPS_N = TILE_N / WARP_N, WARPS = TILE_M / WARP_M * WARPS_N, LANES = SUBGROUP * WARPS, THREADS = LANES
     * WAYS;
 const uint MATRICES_M = WARP_M / FRAG_M, MATRICES_N = WARP_N / FRAG_N, PER_LANE = FRAG_M * FRAG_N / SUBGROUP;

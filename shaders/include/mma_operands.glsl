@@ -3,8 +3,8 @@
 // - a of f32: both operands become pairs of f16 whose sum has 22 bits, and a pair times a pair is three products
 //   (Ootomo and Yokota 2022). Elements are brought to the range of f16 by a power of two for each line of a slab, and
 //   sums of a slab move to f32 each time, because matrix units truncate as they add up. Codes and f16 are one f16.
-// - a of INT8 codes: b of codes, as INT8. Sums are i32, within a block that shares scales. Where the magnitude of a is an
-//   operand `most`, a is floats that become codes on the way into shared memory.
+// - a of INT8 codes: b of codes, as INT8. Sums are i32, within a block that shares scales. Where the magnitude of a is
+//   an operand `most`, a is floats that become codes on the way into shared memory.
 #ifndef HAS_most
 #define HAS_most 0
 #endif

@@ -99,7 +99,7 @@ impl Menus {
         let gap = gap(objective, bound, model.groups.len());
         let solver = "branch and bound over an LP relaxation".to_owned();
         let n_nodes = n_nodes as u64;
-        let certificate = Certificate { objective, bound, gap, solver, n_nodes, rounds: 1, shadow_price };
+        let certificate = Certificate { objective, bound, gap, solver, n_nodes, rounds: 1, shadow_price, tuning: None };
         Some((self.chosen(&choice), certificate))
     }
 

@@ -23,7 +23,8 @@ Examples:
   nyxc bench model.nyx --runs 50
   nyxc bench decoder.nyx --dim seq=1 --dim past=256 --warmup 5 --json
   nyxc bench decoder.nyx --dim seq=1 --dim past=256 --feed 'past_key_values.*=present.*'
-  nyxc bench --kernel matmul --format w4a16 --shape 1,4096,4096 --variants all")]
+  nyxc bench --kernel matmul --format w4a16 --shape 1,4096,4096 --variants all
+  nyxc bench --kernel conv --format f16 --shape 1,56,56,64,64,3,3,1 --prices")]
 pub(super) struct Args {
     /// The program
     #[arg(required_unless_present = "kernel")]

@@ -1,7 +1,7 @@
 //! `nyxc compile`.
 
 use super::source::Source;
-use super::{Failure, constants, explain, load, say, write};
+use super::{Failure, constants, explain, load, say, tuning, write};
 use crate::import::ImportReport;
 use crate::ir::{Format, Graph, Level, Module, valid_block};
 use crate::passes::{NAMES, Pin, Policy, Settings};
@@ -50,6 +50,10 @@ pub(super) struct Args {
     /// targets`) or a JSON file
     #[arg(long, default_value = "auto", value_name = "auto|cpu|NAME|FILE.json")]
     target: String,
+    /// The tuning table that chooses among kernels: a file of `nyxc tune`, or none [default: the one shipped for the
+    /// target, if any]
+    #[arg(long, value_name = "FILE|none")]
+    tuning: Option<String>,
     /// How formats are assigned: budget, tiered or uniform:FORMAT
     #[arg(long, default_value = "budget", value_name = "POLICY")]
     policy: Policy,
@@ -126,7 +130,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             [args.model.as_path()].into_iter().chain(constants::files(&args.source.values.constants)),
         )?;
     }
-    let target = target(&args.target)?;
+    let mut target = target(&args.target)?;
+    tuning::choose(args.tuning.as_deref(), &mut target)?;
     let (module, imported) = if load::is_text(&args.model) {
         args.source.refuse_unused(&args.model)?;
         (load::text_module(&args.model)?, ImportReport::default())

@@ -10,6 +10,7 @@ mod devices;
 mod diff;
 mod explain;
 mod fatal;
+mod harness;
 mod inspect;
 mod load;
 mod pass;
@@ -19,6 +20,8 @@ mod run;
 mod say;
 mod source;
 mod targets;
+mod tune;
+mod tuning;
 mod verify;
 mod write;
 
@@ -62,6 +65,7 @@ enum Command {
     Compile(Box<compile::Args>),
     Run(run::Args),
     Bench(bench::Args),
+    Tune(Box<tune::Args>),
     Compare(compare::Args),
     Inspect(inspect::Args),
     Print(print::Args),
@@ -80,6 +84,7 @@ impl Command {
             Command::Compile(args) => args.json,
             Command::Run(args) => args.json,
             Command::Bench(args) => args.json,
+            Command::Tune(args) => args.json,
             Command::Compare(args) => args.json,
             Command::Inspect(args) => args.json,
             Command::Diff(args) => args.json,
@@ -111,6 +116,7 @@ pub fn main() -> ExitCode {
         Command::Compile(args) => compile::run(args),
         Command::Run(args) => run::run(args),
         Command::Bench(args) => bench::run(args),
+        Command::Tune(args) => tune::run(args),
         Command::Compare(args) => compare::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Print(args) => print::run(args),

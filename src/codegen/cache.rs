@@ -21,13 +21,14 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn of(glsl: &str) -> Entry {
+    /// In the folder given, or in that of the user.
+    pub(super) fn of(glsl: &str, given: Option<&Path>) -> Entry {
         let (version, revision) = shaderc::get_spirv_version();
         let mut hasher = blake3::Hasher::new();
         hasher.update(format!("{OPTIONS} {version:x} {revision}\n").as_bytes());
         hasher.update(glsl.as_bytes());
         let name = format!("{}.spv", hasher.finalize().to_hex());
-        Entry { path: folder().map(|folder| folder.join(name)) }
+        Entry { path: given.map(Path::to_path_buf).or_else(folder).map(|folder| folder.join(name)) }
     }
 
     /// The words, if they are there and whole.

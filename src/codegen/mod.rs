@@ -15,6 +15,7 @@ use crate::program::Shader;
 use crate::targets::Target;
 use std::cell::RefCell;
 use std::fmt::Write as _;
+use std::path::Path;
 
 include!(concat!(env!("OUT_DIR"), "/kernel_sources.rs"));
 
@@ -46,9 +47,17 @@ thread_local! {
 /// # Errors
 /// The key contradicts its template's table, or the text does not compile.
 pub fn compile(key: &KernelKey, target: &Target) -> Result<Shader, CodegenError> {
+    compile_in(key, target, None)
+}
+
+/// [`compile`] with this folder as the cache, so that what one machine compiled another can run.
+///
+/// # Errors
+/// As for [`compile`].
+pub fn compile_in(key: &KernelKey, target: &Target, folder: Option<&Path>) -> Result<Shader, CodegenError> {
     let name = key.name();
     let text = glsl(key, target)?;
-    let entry = cache::Entry::of(&text);
+    let entry = cache::Entry::of(&text, folder);
     if let Some(spirv) = entry.read() {
         return Ok(Shader { name, spirv });
     }

@@ -48,6 +48,8 @@ fn storages(template: Template, operand: &str) -> Vec<Storage> {
             [floats, packings()].concat()
         }
         (Template::GemvDot, "b") => packings(),
+        (Template::MatmulThin | Template::ConvThin, "a") => vec![Storage::F16],
+        (Template::MatmulThin | Template::ConvThin, "b") => [vec![Storage::F16], packings()].concat(),
         (Template::ConvMma, "b") => [vec![Storage::F16], packings()].concat(),
         (Template::Gather, "data") => [floats, INTEGERS.to_vec(), packings()].concat(),
         (Template::Gather | Template::CheckIndices, _) | (Template::StoreRows, "at") => INTEGERS.to_vec(),
@@ -100,6 +102,7 @@ fn variants(family: Option<Family>) -> Vec<Variant> {
     let texts: &[&str] = match family {
         None => &[],
         Some(Family::Gemv) => &["128x16x2x2x8", "256x16x8x4x128", "352x16x22x4x344", "512x32x16x1x64", "128x8x16x8x16"],
+        Some(Family::Thin) => &["thin_32x64_8", "thin_16x16_16", "thin_16x32_9"],
         Some(Family::Mma) => {
             &["32x32x32_16x16_1", "128x128x64_64x32_1", "64x32x32_32x32_4", "16x16x64_16x16_8", "128x64x64_128x16_1"]
         }

@@ -213,7 +213,7 @@ impl<'n> Attention<'n> {
             let mut own = own.iter().map(|&[strips, ways, keys]| Division { strips, ways, keys });
             own.find(|v| all.fits(*v, target))
         };
-        let (few, many) = match self.node.variant {
+        let (few, many) = match self.node.asked.variant() {
             Some(Variant::Attention(asked)) => (asked, asked),
             // Few queries have their keys divided, so that there is something to do for all of a large device. What a
             // subgroup brings of keys and values lies in registers on the way, so that large heads have fewer at a
@@ -324,8 +324,8 @@ impl<'n> Attention<'n> {
 }
 
 /// Whether an attention reads parts of chunks of keys: there may be few queries of more keys than one workgroup takes.
-/// Of sizes that change there may be, unless their range says that there never are: then the kernel for many is the only
-/// one of theirs that runs.
+/// Of sizes that change there may be, unless their range says that there never are: then the kernel for many is the
+/// only one of theirs that runs.
 ///
 /// # Errors
 /// No kernel covers it.

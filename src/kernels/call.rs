@@ -1,6 +1,7 @@
 //! Building a call: operands by slot, parameters by name, the epilogue added, everything checked against key and
 //! target.
 
+use super::choice::Asked;
 use super::epilogue::Epilogue;
 use super::settings::{Call, Kernel, Setting};
 use super::shape::groups;
@@ -8,7 +9,7 @@ use super::{KernelCall, KernelError, Loop, Operand, most_device_bytes, storage};
 use crate::ir::packed::Granularity;
 use crate::ir::packed::Packing;
 use crate::ir::{Activations, Attrs, Binary, Class, Dim, Expr, Graph, NodeId, Op, TensorType, ValueId, product};
-use crate::kernels::key::{ExprKey, Flag, KernelKey, OperandKey, ParamType, Storage, Template, Tile, Value};
+use crate::kernels::key::{ExprKey, Flag, KernelKey, Load, OperandKey, ParamType, Storage, Template, Tile, Value};
 use crate::kernels::variant::Variant;
 use crate::ops::core::check_indices::{self, Rule};
 use crate::ops::core::quantize_packed;
@@ -30,8 +31,8 @@ pub(super) struct Node<'a> {
     /// are the same under a16 and a32; x is f16 where its own producer's format is; and a result may be f32 under a16,
     /// as an output or for its range.
     pub(super) activations: Option<Activations>,
-    /// What a kernel that has variants is made as, where somebody asks for one.
-    pub(super) variant: Option<Variant>,
+    /// What is asked of choices among kernels.
+    pub(super) asked: Asked,
     /// Own operands, `None` where an optional one is absent.
     pub(super) own: Vec<Option<ValueId>>,
     pub(super) value: ValueId,
@@ -68,7 +69,7 @@ impl<'a> Node<'a> {
             attrs: &op.attrs,
             name,
             activations,
-            variant: None,
+            asked: Asked::default(),
             own: Vec::new(),
             value,
             result,
@@ -130,6 +131,12 @@ impl<'a> Node<'a> {
     pub(super) fn outer_storages(&self) -> impl Iterator<Item = Storage> + '_ {
         let args = self.epilogue.iter().flat_map(|e| &e.key.args).map(|arg| arg.storage);
         args.chain(storage(self.result))
+    }
+
+    /// What a tuning table calls the epilogue: `wide` where it reads another tensor of the result's size, else `plain`.
+    pub(super) fn epilogue_class(&self) -> &'static str {
+        let mut args = self.epilogue.iter().flat_map(|e| &e.key.args);
+        if args.any(|arg| matches!(arg.load, Load::Same)) { "wide" } else { "plain" }
     }
 
     /// Whether the result may have values that no operand has.

@@ -2,13 +2,14 @@
 
 use super::call::{Node, dims, slices};
 use super::conv::{Arithmetic, Groups, OfImages, Window, between};
+use super::conv_mma::Found;
 use super::elementwise::Resize;
 use super::matmul::{deep, tile, tiled};
 use super::mma::MOST_WIDTH;
 use super::quantize::on_load;
 use super::settings::{Call, Switch, Uint, has, of};
 use super::shape::{at_most, from};
-use super::{KernelCall, KernelError, conv_mma, storage};
+use super::{KernelCall, KernelError, conv_mma, storage, thin};
 use crate::ir::{Dim, TensorType};
 
 /// Elements of a window up to which loops over it are unrolled: an invocation holds the weights of so many, of four
@@ -105,18 +106,32 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         let slices = if groups == 1 { slices(node, w, &n_rows.into(), &k.into())? } else { vec![None] };
         for rows in slices {
             let (first, oc_g) = rows.map_or((0, n_rows / groups), |rows| (rows.first, rows.n));
-            let product = conv_mma::Sizes { plane: &plane, filters: oc_g, groups, depth: k };
+            let [area, steps] = [window.kernel, window.strides].map(|[y, x]| y.saturating_mul(x));
+            let product = conv_mma::Sizes { plane: &plane, filters: oc_g, groups, depth: k, window: area, steps };
             let with_matrices = |few: bool, when: &Dim| -> Result<Option<KernelCall>, KernelError> {
                 let Some(storages) = storage(x_ty).zip(storage(w_ty)) else { return Ok(None) };
-                let Some(choice) = conv_mma::choose(node, storages, &product, few) else { return Ok(None) };
-                let call = node.call(of::ConvMma).operand(x).operand_rows(w, rows).optional(magnitude);
-                let call = images.params(window.params(all.params(call, oc_g))).oc(oc).oc_base(base + first);
-                let are_vectors = [oc, oc_g, base + first].iter().all(|n| n.is_multiple_of(u64::from(MOST_WIDTH)));
-                let width = if are_vectors { MOST_WIDTH } else { 0 };
-                let (k, subgroup) = (product.padded(storages.1), node.target.limits.subgroup_size);
-                let call = choice.apply(call.vector(width), &k, subgroup, width);
-                let n_groups = &choice.tiles(&pixels, &oc_g.into()) * &Dim::from(groups);
-                Ok(Some(call.workgroups(&n_groups * when)?))
+                let found = match conv_mma::choose(node, storages, &product, few) {
+                    None => return Ok(None),
+                    Some(Found::Mma(choice)) => {
+                        let call = node.call(of::ConvMma).operand(x).operand_rows(w, rows).optional(magnitude);
+                        let call = images.params(window.params(all.params(call, oc_g))).oc(oc).oc_base(base + first);
+                        let are_vectors =
+                            [oc, oc_g, base + first].iter().all(|n| n.is_multiple_of(u64::from(MOST_WIDTH)));
+                        let width = if are_vectors { MOST_WIDTH } else { 0 };
+                        let (k, subgroup) = (product.padded(storages.1), node.target.limits.subgroup_size);
+                        let call = choice.apply(call.vector(width), &k, subgroup, width);
+                        let tiles = choice.tiles(&pixels, &oc_g.into());
+                        call.workgroups(&(&tiles * &Dim::from(groups)) * when)?
+                    }
+                    Some(Found::Thin(variant)) => {
+                        let call = node.call(of::ConvThin).operand(x).operand_rows(w, rows);
+                        let call = images.params(window.params(all.params(call, oc_g))).oc(oc).oc_base(base + first);
+                        let call = thin::apply(variant, call, &k.into(), window.is_padded);
+                        let tiles = thin::tiles(variant, &pixels, &oc_g.into());
+                        call.workgroups(&(&tiles * &Dim::from(groups)) * when)?
+                    }
+                };
+                Ok(Some(found))
             };
             let most = conv_mma::FEW_IMAGES;
             let found = match images.n.known() {

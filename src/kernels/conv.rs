@@ -14,6 +14,8 @@ pub(super) struct Window {
     pub(super) strides: [u64; 2],
     pub(super) pads: [u64; 2],
     pub(super) dilations: [u64; 2],
+    /// Whether it may lie over what is not of the image.
+    pub(super) is_padded: bool,
 }
 
 impl Window {
@@ -30,6 +32,7 @@ impl Window {
             strides: pair("strides", 1, 2)?,
             pads: pair("pads", 0, 4)?,
             dilations: pair("dilations", 1, 2)?,
+            is_padded: node.ints("pads").is_some_and(|pads| pads.iter().any(|n| *n != 0)),
         })
     }
 

@@ -4,7 +4,7 @@
 use super::call::Node;
 use super::matmul::{Columns, OfProduct, Product, sized};
 use super::settings::{Call, Number, has, of};
-use super::{KernelCall, KernelError, storage};
+use super::{KernelCall, KernelError};
 use crate::ir::Dim;
 use crate::ir::packed::Granularity;
 use crate::kernels::key::{Storage, Template};
@@ -13,29 +13,16 @@ use crate::targets::Target;
 
 /// Elements of the step in which packed weights are read.
 const STEP: i64 = 32;
-/// Most rows of the first operand.
-const MAX_ROWS: u32 = 8;
 
-/// The kernel and its variant for `rows` rows at most; `None` where `matvec` computes the product. What is chosen for
-/// two rows and for eight adds up in the same order, so that a program for any number of rows gives the bits of that
-/// for one number.
-pub(super) fn choose(
-    node: &Node<'_>,
-    product: &Product,
-    columns: &Columns,
-    trans_b: bool,
-    rows: u32,
-) -> Result<Option<(Template, Gemv)>, KernelError> {
-    let (_, a) = node.operand(0)?;
-    let (Some(a), Some(b), Some(k)) = (storage(a), storage(node.graph.ty(columns.b)), product.k.known()) else {
-        return Ok(None);
-    };
-    if !trans_b || !product.batches.is_empty() || !matches!(a, Storage::F32 | Storage::F16) {
-        return Ok(None);
+/// The kernel for few rows of operands that lie so, where the target has what it needs and b has its rows along the
+/// reduction axis of length `k`; `None` where `matvec` computes the product.
+pub(super) fn template(node: &Node<'_>, (a, b): (Storage, Storage), k: i64, is_along_k: bool) -> Option<Template> {
+    if !is_along_k || !matches!(a, Storage::F32 | Storage::F16) {
+        return None;
     }
     // Loops of constant length inside of those over the reduction axis count where loops are limited.
     if node.target.limits.max_loop_iterations.is_some() && k > 16384 {
-        return Ok(None);
+        return None;
     }
     let template = match b {
         Storage::Packed(packing) if !matches!(packing.granularity, Granularity::Block(..32)) && k % STEP == 0 => {
@@ -43,45 +30,35 @@ pub(super) fn choose(
         }
         // Rows of f16 begin at a multiple of 16 bytes, in both operands.
         Storage::F32 | Storage::F16 if k % 8 == 0 => Template::Gemv,
-        _ => return Ok(None),
+        _ => return None,
     };
-    if !template.table().needs.iter().all(|name| node.target.features.named(name) == Some(true)) {
-        return Ok(None);
-    }
-    if let Some(Variant::Gemv(variant)) = node.variant {
-        return Ok(suits(template, variant, rows, node.target).then_some((template, variant)));
-    }
-    let most_rows = if rows == 1 { 1 } else { MAX_ROWS };
-    let of_target = preferred(template, b, (columns.n.known(), k), rows, node.target);
-    let variant = of_target.into_iter().find(|variant| suits(template, *variant, most_rows, node.target));
-    Ok(variant.map(|variant| (template, variant)))
+    let has_all = template.table().needs.iter().all(|name| node.target.features.named(name) == Some(true));
+    has_all.then_some(template)
 }
 
-/// Variants for a kernel, the best first, as measured on an H200 (`benches/gpu`): by the storage of the weights, their
-/// rows and the length of these. Those for two rows and more have the same lanes and ways, since sums depend on these.
-fn preferred(template: Template, b: Storage, (n, k): (Option<i64>, i64), rows: u32, target: &Target) -> Vec<Gemv> {
+/// Variants for a kernel, the best first, as measured on an H200 (`benches/gpu`), for cases of which nothing is in a
+/// tuning table: by the storage of the weights, their rows and the length of these.
+pub(super) fn preferred(template: Template, b: Storage, (n, k): (u64, u64), rows: u32) -> Vec<Gemv> {
     let new = |threads, lanes, ways, columns, steps| Gemv { threads, lanes, ways, columns, steps };
     match (template, b, rows) {
-        // A CPU, as lavapipe has it, takes the invocations of a workgroup in turn, and is faster with `matvec`.
-        _ if target.is_cpu() => Vec::new(),
         (Template::Gemv, Storage::F16, 1) if k > 8192 => vec![new(256, 16, 8, 2, 0)],
         (Template::Gemv, _, 1) => vec![new(256, 32, 8, 1, 0)],
         (Template::Gemv, _, 2) | (Template::Gemv, Storage::F32, 4) => vec![new(128, 32, 4, 4, 0)],
         (Template::Gemv, ..) => vec![new(128, 32, 4, 2, 0)],
         (_, _, 1) if k > 4096 => vec![new(256, 16, 4, 4, 352), new(256, 16, 4, 4, 128)],
-        (_, _, 1) if n.is_some_and(|n| n >= 8192) => vec![new(128, 8, 2, 4, 128)],
+        (_, _, 1) if n >= 8192 => vec![new(128, 8, 2, 4, 128)],
         (_, _, 1) => vec![new(256, 16, 4, 4, 128)],
         _ => vec![new(256, 16, 2, 2, 32)],
     }
 }
 
 /// Whether a target has what a variant needs for so many rows.
-fn suits(template: Template, variant: Gemv, rows: u32, target: &Target) -> bool {
+pub(super) fn suits(template: Template, variant: Gemv, rows: u32, target: &Target) -> bool {
     let limits = &target.limits;
     // As `gemv.glsl` and `gemv_dot.comp` declare them; of the latter the larger of both.
     let sums = variant.columns * (variant.threads / variant.lanes) * (variant.lanes + 1) * 4;
     let planes = if template == Template::GemvDot { rows * variant.steps * 7 * 16 } else { 0 };
-    (template != Template::GemvDot || variant.steps > 0)
+    (template == Template::GemvDot) == (variant.steps > 0)
         && variant.threads <= limits.max_compute_work_group_invocations.min(limits.max_compute_work_group_size[0])
         && sums + planes <= limits.max_compute_shared_memory_size
 }
@@ -136,6 +113,7 @@ pub(super) fn variants(b: Storage) -> Vec<Variant> {
             (128, &[(8, 2), (8, 4), (16, 2), (16, 4)], &[4, 8], &[128]),
             (256, &[(8, 4), (8, 8), (16, 2), (16, 4), (16, 8)], &[2, 4, 8], &[128]),
             (256, &[(8, 8), (16, 4)], &[2, 4], &[352]),
+            (256, &[(16, 2)], &[2, 4], &[32]),
             (512, &[(8, 8), (8, 16), (16, 4), (16, 8), (16, 16)], &[2, 4], &[128, 352]),
             (704, &[(8, 11), (16, 11), (8, 22)], &[2, 4], &[352]),
         ]

@@ -1,19 +1,19 @@
 //! Matrix products: tiled, of few rows, and in integer arithmetic.
 
+use super::buckets::{BUCKETS, Bucket};
 use super::call::{Node, Rows, dims, slices};
-use super::gemv;
-use super::mma::{self, Bucket};
+use super::choice::{Way, choose};
+use super::products::{MAX_VECTOR_ROWS, Ways};
 use super::settings::{Call, Uint, Uints, has, of};
-use super::shape::{at_least, at_most, broadcast, divides, from, merge};
-use super::{KernelCall, KernelError};
+use super::shape::{at_least, broadcast, divides, merge};
+use super::{KernelCall, KernelError, gemv, mma, thin};
 use crate::ir::packed::{Granularity, Packing};
 use crate::ir::{Dim, ValueId, product as product_of};
 use crate::kernels::key::constants;
+use crate::kernels::variant::Variant;
 use crate::ops::util::agree;
 use crate::program::Stripe;
 
-/// Most rows of a for which reading b once matters more than reading a often.
-const MAX_VECTOR_ROWS: i64 = 8;
 /// Most axes of batches after merging.
 const MAX_BATCH_RANK: usize = 4;
 /// Most products of 8-bit codes whose sum surely fits in i32: 2^31 / (127 * 128).
@@ -86,13 +86,19 @@ pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         return Err(refuse());
     }
     let one = |columns: Columns| match (a_ty.packing, node.graph.ty(columns.b).packing) {
-        (None, _) => float_product(node, &product, trans_b, &columns),
+        (None, _) => calls_of(node, &product, trans_b, &columns, None),
         (Some(packing), Some(weights))
             if packing.bits == 8
                 && !weights.scale.has_zeros()
                 && !matches!(packing.granularity, Granularity::Block(_)) =>
         {
-            integer_product(node, &product, trans_b, weights, &columns)
+            let terms = i64::from(block(weights).0);
+            if k.most().is_none_or(|k| k.min(terms) > MAX_I32_TERMS) {
+                let b_ty = node.graph.ty(columns.b);
+                let what = format!("an integer product of {a_ty} and {b_ty}, whose sums may not fit in i32");
+                return Err(node.unsupported(what));
+            }
+            calls_of(node, &product, trans_b, &columns, Some(weights))
         }
         _ => Err(refuse()),
     };
@@ -122,99 +128,117 @@ pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     Ok(calls.into_iter().map(|call| KernelCall { stripe: call.stripe.filter(|_| n_parts > 1), ..call }).collect())
 }
 
-/// The calls that compute it: one, or where the number of rows changes between runs those for one row, for few and for
-/// many, of which one applies.
+/// The calls that compute it: one, or where the number of rows changes between runs one for each run of buckets that
+/// are computed alike, of which one applies.
+fn calls_of(
+    node: &Node<'_>,
+    product: &Product,
+    trans_b: bool,
+    columns: &Columns,
+    integer: Option<Packing>,
+) -> Result<Vec<KernelCall>, KernelError> {
+    let m = &product.m;
+    let buckets = m.known().map_or(BUCKETS.to_vec(), |m| vec![Bucket::of(m)]);
+    let mut cases: Vec<(Bucket, Way)> = Vec::new();
+    for bucket in buckets {
+        let ways = Ways::of(node, product, columns, trans_b, bucket);
+        let way = ways.map_or(Way::Plain, |ways| choose(node, &ways));
+        // Kernels for few rows are one for one row, and another for several.
+        let depends_on_rows = integer.is_none() && matches!(way, Way::Plain | Way::Variant(Variant::Gemv(_)));
+        let is_other = depends_on_rows && (bucket.least == 2 || bucket.least == MAX_VECTOR_ROWS + 1);
+        match cases.last_mut() {
+            Some((last, as_well)) if *as_well == way && !is_other => last.most = bucket.most,
+            _ => cases.push((bucket, way)),
+        }
+    }
+    let mut calls = Vec::new();
+    for (bucket, way) in cases {
+        let when = if m.known().is_some() { Dim::Known(1) } else { bucket.has(m) };
+        if when.most() == Some(0) {
+            continue;
+        }
+        let rows = u64::try_from(m.known().unwrap_or(bucket.most).clamp(1, MAX_VECTOR_ROWS)).unwrap_or(1);
+        let rows = rows.next_power_of_two() as u32;
+        let ways = Ways::of(node, product, columns, trans_b, bucket);
+        let lost = || node.unsupported(format!("the variant {way}"));
+        calls.push(match way {
+            Way::Variant(Variant::Gemv(variant)) => {
+                let template = ways.and_then(|ways| ways.few()).ok_or_else(lost)?;
+                gemv::call(node, product, columns, (template, variant), rows, &when)?
+            }
+            Way::Variant(Variant::Mma(variant)) => {
+                let operands = ways.and_then(|ways| ways.matrices()).ok_or_else(lost)?;
+                mma::call(node, product, columns, trans_b, operands.by(variant), &when)?
+            }
+            Way::Variant(Variant::Thin(variant)) => thin::call(node, product, columns, variant, &when)?,
+            Way::Variant(Variant::Attention(_)) => return Err(lost()),
+            Way::Plain => match integer {
+                Some(weights) => integer_product(node, product, weights, columns, &when)?,
+                None if bucket.most <= MAX_VECTOR_ROWS => matvec(node, product, trans_b, columns, rows, &when)?,
+                None => float_product(node, product, trans_b, columns, &when)?,
+            },
+        });
+    }
+    let alternative = (calls.len() > 1).then_some(0);
+    Ok(calls.into_iter().map(|call| KernelCall { alternative, ..call }).collect())
+}
+
+/// For `rows` rows at most, on any device.
+fn matvec(
+    node: &Node<'_>,
+    product: &Product,
+    trans_b: bool,
+    columns: &Columns,
+    rows: u32,
+    when: &Dim,
+) -> Result<KernelCall, KernelError> {
+    let lanes = u64::from(if trans_b { constants::MATVEC_LANES_OF_ROWS } else { constants::MATVEC_LANES_OF_COLUMNS });
+    let (k, per_group) = (&product.k, u64::from(constants::INVOCATIONS) / lanes);
+    let call = batched(node, node.call(of::Matvec), product, columns)?.trans_b(trans_b).rows(rows);
+    // Words of packed weights are taken whole, code by code.
+    let call = match node.graph.ty(columns.b).packing {
+        Some(packing) => {
+            let codes = 32 / u64::from(packing.bits);
+            let words = k.div_ceil(lanes * codes);
+            call.each(1u64, words.clone()).each(words, codes)
+        }
+        None => call.each(1u64, k.div_ceil(lanes)),
+    };
+    let puts = (u64::from(rows) * per_group).div_ceil(u64::from(constants::INVOCATIONS));
+    let n_groups = &columns.n.div_ceil(per_group) * &product.batch();
+    call.each(1u64, puts).puts(puts).workgroups(&n_groups * when)
+}
+
+/// For any number of rows, on any device.
 fn float_product(
     node: &Node<'_>,
     product: &Product,
     trans_b: bool,
     columns: &Columns,
-) -> Result<Vec<KernelCall>, KernelError> {
-    let Product { m, k, .. } = product;
-    let n = &columns.n;
-    let batch = product.batch();
-    let matvec = |rows: u32, when: &Dim| -> Result<KernelCall, KernelError> {
-        let lanes =
-            u64::from(if trans_b { constants::MATVEC_LANES_OF_ROWS } else { constants::MATVEC_LANES_OF_COLUMNS });
-        let per_group = u64::from(constants::INVOCATIONS) / lanes;
-        let call = batched(node, node.call(of::Matvec), product, columns)?.trans_b(trans_b).rows(rows);
-        // Words of packed weights are taken whole, code by code.
-        let call = match node.graph.ty(columns.b).packing {
-            Some(packing) => {
-                let codes = 32 / u64::from(packing.bits);
-                let words = k.div_ceil(lanes * codes);
-                call.each(1u64, words.clone()).each(words, codes)
-            }
-            None => call.each(1u64, k.div_ceil(lanes)),
-        };
-        let puts = (u64::from(rows) * per_group).div_ceil(u64::from(constants::INVOCATIONS));
-        call.each(1u64, puts).puts(puts).workgroups(&(&n.div_ceil(per_group) * &batch) * when)
-    };
-    let matmul = |when: &Dim| -> Result<KernelCall, KernelError> {
-        let (tile_m, tile_n, tile_k) = tile(m, n);
-        let n_groups = &(&m.div_ceil(u64::from(tile_m)) * &n.div_ceil(u64::from(tile_n))) * &batch;
-        let call = batched(node, node.call(of::Matmul), product, columns)?.trans_b(trans_b).half();
-        tiled(call, k, (tile_m, tile_n, tile_k)).deep(deep(k)).workgroups(&n_groups * when)
-    };
-    let few_rows = |rows: u32, when: &Dim| match gemv::choose(node, product, columns, trans_b, rows)? {
-        Some((template, variant)) => gemv::call(node, product, columns, (template, variant), rows, when),
-        None => matvec(rows, when),
-    };
-    let matrices = |bucket: Bucket, when: &Dim| mma::call(node, product, columns, trans_b, bucket, when);
-    let always = Dim::Known(1);
-    match m.known() {
-        Some(m) if m <= MAX_VECTOR_ROWS => {
-            let rows = u32::try_from(m).unwrap_or(u32::MAX).next_power_of_two();
-            Ok(vec![few_rows(rows, &always)?])
-        }
-        Some(m) => match matrices(Bucket::of(m), &always)? {
-            Some(call) => Ok(vec![call]),
-            None => Ok(vec![matmul(&always)?]),
-        },
-        None => {
-            let few = &from(m, 2) * &at_most(m, MAX_VECTOR_ROWS);
-            let most = u32::try_from(MAX_VECTOR_ROWS).unwrap_or(u32::MAX);
-            let mut calls = vec![few_rows(1, &at_most(m, 1))?, few_rows(most, &few)?];
-            let cases = Bucket::cases(m, MAX_VECTOR_ROWS).into_iter().map(|(bucket, when)| matrices(bucket, &when));
-            match cases.collect::<Result<Option<Vec<_>>, _>>()? {
-                Some(cases) => calls.extend(cases),
-                None => calls.push(matmul(&from(m, MAX_VECTOR_ROWS + 1))?),
-            }
-            Ok(calls.into_iter().map(|call| KernelCall { alternative: Some(0), ..call }).collect())
-        }
-    }
+    when: &Dim,
+) -> Result<KernelCall, KernelError> {
+    let (m, n, k) = (&product.m, &columns.n, &product.k);
+    let (tile_m, tile_n, tile_k) = tile(m, n);
+    let n_groups = &(&m.div_ceil(u64::from(tile_m)) * &n.div_ceil(u64::from(tile_n))) * &product.batch();
+    let call = batched(node, node.call(of::Matmul), product, columns)?.trans_b(trans_b).half();
+    tiled(call, k, (tile_m, tile_n, tile_k)).deep(deep(k)).workgroups(&n_groups * when)
 }
 
+/// Of codes, on any device.
 fn integer_product(
     node: &Node<'_>,
     product: &Product,
-    trans_b: bool,
     weights: Packing,
     columns: &Columns,
-) -> Result<Vec<KernelCall>, KernelError> {
+    when: &Dim,
+) -> Result<KernelCall, KernelError> {
     let Product { m, k, .. } = product;
-    let n = &columns.n;
-    let (_, a_ty) = node.operand(0)?;
-    let b_ty = node.graph.ty(columns.b);
     let (block, tile_k) = block(weights);
-    if k.most().is_none_or(|k| k.min(i64::from(block)) > MAX_I32_TERMS) {
-        return Err(node.unsupported(format!("an integer product of {a_ty} and {b_ty}, whose sums may not fit in i32")));
-    }
-    let matrices = |bucket: Bucket, when: &Dim| mma::call(node, product, columns, trans_b, bucket, when);
-    let cases = match m.known() {
-        Some(m) => vec![(Bucket::of(m), Dim::Known(1))],
-        None => Bucket::cases(m, 0),
-    };
-    let calls = cases.into_iter().map(|(bucket, when)| matrices(bucket, &when));
-    if let Some(calls) = calls.collect::<Result<Option<Vec<_>>, _>>()? {
-        let alternative = (calls.len() > 1).then_some(0);
-        return Ok(calls.into_iter().map(|call| KernelCall { alternative, ..call }).collect());
-    }
     let call = sized(node, node.call(of::MatmulI8), product, columns)?;
-    let (tile_m, tile_n, _) = tile(m, n);
-    let n_groups = &m.div_ceil(u64::from(tile_m)) * &n.div_ceil(u64::from(tile_n));
+    let (tile_m, tile_n, _) = tile(m, &columns.n);
+    let n_groups = &m.div_ceil(u64::from(tile_m)) * &columns.n.div_ceil(u64::from(tile_n));
     let call = tiled(call.block(u64::from(block)), k, (tile_m, tile_n, tile_k)).deep(deep(k) > 0);
-    Ok(vec![call.workgroups(n_groups)?])
+    call.workgroups(&n_groups * when)
 }
 
 /// How sums of `k` terms are parts: 0 in one, 1 in parts, 2 with what these lose.

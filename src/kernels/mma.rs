@@ -3,51 +3,15 @@
 
 use super::call::Node;
 use super::matmul::{Columns, Product, batched};
+use super::model::Work;
 use super::settings::{Call, Number, Switch, has, of};
-use super::shape::{at_most, from};
-use super::{KernelCall, KernelError, storage};
+use super::{KernelCall, KernelError};
 use crate::ir::packed::Granularity;
 use crate::ir::{Activations, Dim};
 use crate::kernels::key::{Storage, Template};
 use crate::kernels::variant::{Mma, Variant};
 use crate::targets::{MatrixShape, MatrixTypes, Target};
 
-/// Cases of numbers of rows: products of the same case are divided alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Bucket {
-    UpTo16,
-    UpTo64,
-    UpTo256,
-    More,
-}
-
-impl Bucket {
-    /// Every case, with its largest number of rows.
-    pub(super) const ALL: [(Bucket, i64); 4] =
-        [(Bucket::UpTo16, 16), (Bucket::UpTo64, 64), (Bucket::UpTo256, 256), (Bucket::More, i64::MAX)];
-
-    /// The case of `m` rows.
-    pub(super) fn of(m: i64) -> Bucket {
-        Bucket::ALL.iter().find(|(_, most)| m <= *most).map_or(Bucket::More, |(bucket, _)| *bucket)
-    }
-
-    /// The cases that a number of rows may be of that is more than `least`, and whether it is of it: 1 or 0.
-    pub(super) fn cases(m: &Dim, least: i64) -> Vec<(Bucket, Dim)> {
-        let mut cases = Vec::new();
-        let mut first = least + 1;
-        for (bucket, most) in Bucket::ALL {
-            if most < first {
-                continue;
-            }
-            let when = if most == i64::MAX { from(m, first) } else { &from(m, first) * &at_most(m, most) };
-            if when.most() != Some(0) {
-                cases.push((bucket, when));
-            }
-            first = most.saturating_add(1);
-        }
-        cases
-    }
-}
 /// Most neighbours of the result that an invocation puts at a time.
 pub(super) const MOST_WIDTH: u32 = 4;
 /// Workgroups that keep a large device busy: fewer leave parts of it idle.
@@ -147,7 +111,7 @@ impl Operands {
     }
 
     /// Bytes of shared memory, as `mma.glsl` declares it.
-    fn shared_bytes(self, v: Mma) -> u32 {
+    pub(super) fn shared_bytes(self, v: Mma) -> u32 {
         let per_vector = self.per_vector();
         let line = |n: u32| n / per_vector + 1;
         let b = if self.b_along_k { v.n * line(v.k) } else { v.k * line(v.n) };
@@ -186,50 +150,40 @@ impl Operands {
             && self.shared_bytes(v) <= limits.max_compute_shared_memory_size
     }
 
-    /// The variant for a product of `m` rows, of a bucket, and `n` columns, `batch` times; `None` where other kernels
-    /// are better. Variants for the same case add up in the same order, whatever the number of rows is, so that a
-    /// program for any number of rows gives the bits of that for one number.
-    fn choose(self, node: &Node<'_>, [m, n, batch]: [&Dim; 3], k: &Dim, bucket: Bucket) -> Option<Choice> {
-        self.choose_among(node, k, || self.preferred([m, n, batch], k, bucket))
+    /// Whether a target can run a variant, and its loops, on a reduction axis of length `k`.
+    pub(super) fn suits(self, variant: Mma, k: &Dim, target: &Target) -> bool {
+        self.fits(variant, target) && self.loops_fit(variant, k, target)
     }
 
-    /// The first of these variants that the target has room for, or the one that somebody asks for; `None` where other
-    /// kernels are better.
-    pub(super) fn choose_among(self, node: &Node<'_>, k: &Dim, preferred: impl FnOnce() -> Vec<Mma>) -> Option<Choice> {
-        let fits = |variant: &Mma| self.fits(*variant, node.target) && self.loops_fit(*variant, k, node.target);
-        let variant = match node.variant {
-            Some(Variant::Mma(variant)) => Some(variant).filter(fits),
-            // A CPU is as fast with the other kernels.
-            _ if node.target.is_cpu() => None,
-            _ => preferred().into_iter().find(fits),
-        };
-        variant.map(|variant| Choice { variant, operands: self })
+    /// A product of these, computed so.
+    pub(super) fn by(self, variant: Mma) -> Choice {
+        Choice { variant, operands: self }
     }
 
-    /// Variants, the best first, as measured on an H200 (`benches/gpu`). All of one case have the same `k` and `ways`,
-    /// which sums depend on: these follow from the columns and the reduction axis alone.
-    fn preferred(self, [m, n, batch]: [&Dim; 3], k: &Dim, bucket: Bucket) -> Vec<Mma> {
+    /// Variants for a bucket of up to `most` rows, typically `m`, of `n` columns, `batch` times, the best first, as
+    /// measured on an H200 (`benches/gpu`), for cases of which nothing is in a tuning table.
+    pub(super) fn preferred(self, [m, n, batch]: [u64; 3], k: u64, most: i64) -> Vec<Mma> {
         use Arithmetic::{Codes, Half, Pairs};
         // Of narrow products there are few tiles, and small ones are faster.
-        let is_narrow = most(n) < 2048;
+        let is_narrow = n < 2048;
         // The slab and the ways, then tiles and the parts of subgroups, the largest first. The longer part of pairs
         // lies along the rows.
-        let (slab, ways, tiles): (u32, u32, &[[u32; 4]]) = match (bucket, self.arithmetic) {
-            (Bucket::UpTo16, Half | Codes) => (64, 8, &[[16, 16, 16, 16]]),
-            (Bucket::UpTo16, Pairs) => (32, 8, &[[16, 16, 16, 16]]),
-            (Bucket::UpTo64, Codes) => (128, 2, &[[32, 32, 16, 16]]),
-            (Bucket::UpTo64 | Bucket::UpTo256, Half) if is_narrow => (128, 2, &[[32, 32, 16, 16]]),
-            (Bucket::UpTo64 | Bucket::UpTo256, Pairs) if is_narrow => (64, 2, &[[32, 32, 16, 16]]),
-            (Bucket::UpTo64, Half) => (64, 4, &[[32, 32, 32, 32]]),
-            (Bucket::UpTo64, Pairs) => (32, 4, &[[32, 32, 32, 32]]),
-            (Bucket::UpTo256, Codes) if is_narrow => (128, 2, &[[32, 32, 16, 16]]),
-            (Bucket::UpTo256, Half) => (64, 2, &[[64, 64, 32, 32], [32, 32, 16, 16]]),
-            (Bucket::UpTo256, Pairs) => (32, 2, &[[64, 64, 32, 32], [32, 32, 16, 16]]),
-            (Bucket::UpTo256, Codes) => (128, 2, &[[64, 64, 32, 32], [32, 32, 16, 16]]),
-            (Bucket::More, Pairs) => {
+        let (slab, ways, tiles): (u32, u32, &[[u32; 4]]) = match (most, self.arithmetic) {
+            (..=16, Half | Codes) => (64, 8, &[[16, 16, 16, 16]]),
+            (..=16, Pairs) => (32, 8, &[[16, 16, 16, 16]]),
+            (..=64, Codes) => (128, 2, &[[32, 32, 16, 16]]),
+            (..=256, Half) if is_narrow => (128, 2, &[[32, 32, 16, 16]]),
+            (..=256, Pairs) if is_narrow => (64, 2, &[[32, 32, 16, 16]]),
+            (..=64, Half) => (64, 4, &[[32, 32, 32, 32]]),
+            (..=64, Pairs) => (32, 4, &[[32, 32, 32, 32]]),
+            (..=256, Codes) if is_narrow => (128, 2, &[[32, 32, 16, 16]]),
+            (..=256, Half) => (64, 2, &[[64, 64, 32, 32], [32, 32, 16, 16]]),
+            (..=256, Pairs) => (32, 2, &[[64, 64, 32, 32], [32, 32, 16, 16]]),
+            (..=256, Codes) => (128, 2, &[[64, 64, 32, 32], [32, 32, 16, 16]]),
+            (_, Pairs) => {
                 (32, 1, &[[128, 128, 32, 64], [64, 128, 64, 32], [64, 64, 32, 32], [32, 64, 16, 32], [32, 32, 16, 16]])
             }
-            (Bucket::More, Half | Codes) => {
+            (_, Half | Codes) => {
                 let slab = if self.arithmetic == Codes { 128 } else { 64 };
                 (
                     slab,
@@ -239,14 +193,14 @@ impl Operands {
             }
         };
         // Ways that would have nothing to do are none.
-        let slabs = most(k).div_ceil(u64::from(slab)).clamp(1, u64::from(ways));
+        let slabs = k.div_ceil(u64::from(slab)).clamp(1, u64::from(ways));
         let ways = 1 << slabs.ilog2();
         let all: Vec<Mma> =
             tiles.iter().map(|&[m, n, warp_m, warp_n]| Mma { m, n, k: slab, warp_m, warp_n, ways }).collect();
-        // The largest tile of which there are enough; of sizes that change, the largest counts.
+        // The largest tile of which there are enough.
         let groups = |v: &Mma| {
-            let tiles = |size: &Dim, tile: u32| most(size).div_ceil(u64::from(tile));
-            most(batch).saturating_mul(tiles(m, v.m)).saturating_mul(tiles(n, v.n))
+            let tiles = |size: u64, tile: u32| size.div_ceil(u64::from(tile));
+            batch.saturating_mul(tiles(m, v.m)).saturating_mul(tiles(n, v.n))
         };
         let enough = all.iter().position(|v| groups(v) >= MANY_GROUPS).unwrap_or(all.len() - 1);
         // Smaller ones where those have no room, then larger ones.
@@ -325,32 +279,32 @@ impl Choice {
     }
 }
 
-/// The call for a product whose rows are of this case; `when` is 1 or 0 and says whether it applies. `None` where other
-/// kernels compute it.
+/// The call for a product; `when` is 1 or 0 and says whether it applies.
 pub(super) fn call(
     node: &Node<'_>,
     product: &Product,
     columns: &Columns,
     trans_b: bool,
-    bucket: Bucket,
+    choice: Choice,
     when: &Dim,
-) -> Result<Option<KernelCall>, KernelError> {
-    let (_, a_ty) = node.operand(0)?;
-    let Product { m, k, .. } = product;
-    let (Some(a_storage), Some(b_storage), Some(depth)) = (storage(a_ty), storage(node.graph.ty(columns.b)), k.known())
-    else {
-        return Ok(None);
-    };
-    let batch = product.batch();
-    let operands = Operands::of(node, (a_storage, b_storage), trans_b, (depth, columns.n.known()));
-    let Some(choice) = operands.and_then(|operands| operands.choose(node, [m, &columns.n, &batch], k, bucket)) else {
-        return Ok(None);
-    };
+) -> Result<KernelCall, KernelError> {
+    let (k, batch) = (&product.k, product.batch());
     let call = batched(node, node.call(of::MatmulMma), product, columns)?.trans_b(trans_b);
     let width = if columns.are_vectors(product, MOST_WIDTH) { MOST_WIDTH } else { 0 };
     let call = choice.apply(call.vector(width), k, node.target.limits.subgroup_size, width);
-    Ok(Some(call.workgroups(&(&choice.tiles(m, &columns.n) * &batch) * when)?))
+    call.workgroups(&(&choice.tiles(&product.m, &columns.n) * &batch) * when)
 }
+
+/// What the model knows of the text.
+pub(super) fn work(v: Mma, threads: u64, work: Work) -> Work {
+    let lanes = (threads / u64::from(v.ways.max(1))).max(1);
+    let vectors = (u64::from(v.m * v.k) / 8).div_ceil(lanes) + (u64::from(v.n * v.k) / 8).div_ceil(lanes);
+    let registers = (60 + u64::from(v.warp_m * v.warp_n) / 32 + 4 * vectors).min(255);
+    Work { registers, step_ns: 517, end_ns: 100, ..work }
+}
+
+/// Slabs of a sweep over tiles whose reduction axis several sets of subgroups share.
+const SLABS: [u32; 3] = [32, 64, 128];
 
 /// Variants to try, in a fixed order.
 pub(super) fn variants() -> Vec<Variant> {
@@ -360,6 +314,7 @@ pub(super) fn variants() -> Vec<Variant> {
         new(128, 128, 64, 64, 32, 1),
         new(128, 128, 32, 64, 64, 1),
         new(128, 128, 32, 64, 32, 1),
+        new(128, 128, 32, 32, 64, 1),
         new(128, 256, 32, 64, 64, 1),
         new(256, 128, 32, 64, 64, 1),
         new(64, 256, 32, 64, 64, 1),
@@ -370,8 +325,19 @@ pub(super) fn variants() -> Vec<Variant> {
         new(64, 128, 32, 32, 32, 1),
         new(64, 64, 64, 32, 32, 1),
         new(64, 64, 128, 32, 32, 1),
+        new(64, 64, 32, 32, 32, 1),
+        new(64, 64, 32, 32, 32, 2),
+        new(64, 64, 64, 32, 32, 2),
+        new(64, 64, 128, 32, 32, 2),
         new(64, 64, 64, 64, 16, 1),
         new(32, 128, 64, 32, 32, 1),
+        new(32, 64, 32, 16, 32, 1),
+        new(32, 64, 64, 16, 32, 1),
+        new(32, 32, 64, 16, 16, 2),
+        new(32, 32, 128, 16, 16, 2),
+        new(32, 32, 64, 16, 16, 1),
+        new(32, 32, 128, 16, 16, 1),
+        new(32, 32, 32, 16, 16, 1),
     ];
     for ways in [1, 2, 4, 8] {
         for (m, n, warp_m, warp_n) in [
@@ -387,7 +353,13 @@ pub(super) fn variants() -> Vec<Variant> {
             (16, 32, 16, 32),
             (16, 16, 16, 16),
         ] {
-            all.extend([32, 64, 128].map(|k| new(m, n, k, warp_m, warp_n, ways)));
+            all.extend(SLABS.map(|k| new(m, n, k, warp_m, warp_n, ways)));
+        }
+    }
+    // One subgroup a tile, for convolutions of few pixels and products of few rows.
+    for (m, n) in [(32, 32), (16, 32), (32, 16), (16, 16)] {
+        for ways in [3, 5, 6, 7, 9, 10, 11, 12, 14, 16] {
+            all.extend(SLABS[..2].iter().map(|&k| new(m, n, k, m, n, ways)));
         }
     }
     all

@@ -2,8 +2,10 @@
 //! compiled here.
 
 mod attention;
+mod buckets;
 mod call;
 mod channels_last;
+mod choice;
 mod conv;
 mod conv_mma;
 mod elementwise;
@@ -13,32 +15,32 @@ mod held;
 pub mod key;
 mod matmul;
 mod mma;
+mod model;
 mod movement;
+mod products;
 mod quantize;
 mod rows;
 mod settings;
 mod shape;
 #[cfg(test)]
 mod tests;
+mod thin;
 mod tiles;
 pub mod variant;
 mod vectors;
 
 use crate::ir::{DType, Dim, Graph, NodeId, NodeKind, STATE_STORE, TensorType, ValueId};
 use crate::kernels::key::{Flag, KernelKey, Storage};
-use crate::kernels::variant::Variant;
 use crate::ops::core::check_indices::Rule;
 use crate::program::Stripe;
-use crate::targets::Target;
+use crate::targets::tuning::Case;
+use crate::targets::{Target, Tuning};
 pub use attention::CHUNK as ATTENTION_CHUNK;
 pub use attention::has_parts as attention_has_parts;
 use call::Node;
-
-/// Variants to try of the kernels for a product whose second operand lies so, in a fixed order: those that are among
-/// the best somewhere.
-pub fn variants(b: Storage) -> Vec<Variant> {
-    [gemv::variants(b), mma::variants()].concat()
-}
+use choice::Asked;
+pub use choice::{Cost, Source, Way};
+use std::cell::RefCell;
 
 /// One dispatch of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -156,7 +158,7 @@ pub fn max_operands(target: &Target) -> usize {
 /// # Errors
 /// No kernel covers the node, or a tensor is larger than a binding may be.
 pub fn dispatches(graph: &Graph, node: NodeId, target: &Target) -> Result<Vec<KernelCall>, KernelError> {
-    dispatches_as(graph, node, target, None)
+    dispatches_by(graph, node, target, None)
 }
 
 /// Whether kernels that make a value note its magnitude, all of them: its `magnitude` then needs none.
@@ -210,16 +212,74 @@ pub fn clear(words: u64) -> KernelCall {
     }
 }
 
-/// [`dispatches`] with this variant of the kernel, where the node's has variants: for benchmarks.
+/// [`dispatches`] by this way, wherever what is computed can be computed so: for benchmarks and tests.
 ///
 /// # Errors
 /// As for [`dispatches`].
-pub fn dispatches_as(
+pub fn dispatches_by(
     graph: &Graph,
     node: NodeId,
     target: &Target,
-    variant: Option<Variant>,
+    way: Option<Way>,
 ) -> Result<Vec<KernelCall>, KernelError> {
+    Ok(calls(graph, node, target, Asked { way, made: None })?.0)
+}
+
+/// One of the ways to compute a node.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// What is computed, as a tuning table calls it. A node may be several cases: buckets of rows, parts of its
+    /// weights.
+    pub case: Case,
+    /// The way.
+    pub way: Way,
+    /// Its price.
+    pub cost: Cost,
+    /// Whether it is what [`dispatches`] takes for the case.
+    pub is_chosen: bool,
+    /// The dispatches of the node with every case computed so that can be.
+    pub calls: Vec<KernelCall>,
+}
+
+/// Every way to compute a node, case by case, in a fixed order; none where there is but one way.
+///
+/// # Errors
+/// As for [`dispatches`].
+pub fn candidates(graph: &Graph, node: NodeId, target: &Target) -> Result<Vec<Candidate>, KernelError> {
+    let asked = Asked { way: None, made: Some(RefCell::default()) };
+    let (_, made) = calls(graph, node, target, asked)?;
+    let mut all: Vec<Candidate> = Vec::new();
+    for choice in made {
+        if all.iter().any(|other| other.case == choice.case) {
+            continue;
+        }
+        for (way, cost) in choice.ways {
+            let calls = dispatches_by(graph, node, target, Some(way))?;
+            let case = choice.case.clone();
+            all.push(Candidate { case, way, cost, is_chosen: way == choice.chosen, calls });
+        }
+    }
+    Ok(all)
+}
+
+/// The first way of a tuning table that is none of this version's.
+pub fn unknown_way(tuning: &Tuning) -> Option<(Case, String)> {
+    let mut all = tuning.cases.iter().flat_map(|(case, times)| times.keys().map(move |way| (case, way)));
+    all.find(|(_, way)| way.parse::<Way>().is_err()).map(|(case, way)| (case.clone(), way.clone()))
+}
+
+/// The number of rows that stands for `m` of them in a tuning table.
+pub fn typical_rows(m: u32) -> u32 {
+    u32::try_from(buckets::Bucket::of(m.into()).typical).unwrap_or(u32::MAX)
+}
+
+/// The dispatches, and the choices that were made among them, where these are noted.
+fn calls(
+    graph: &Graph,
+    node: NodeId,
+    target: &Target,
+    asked: Asked,
+) -> Result<(Vec<KernelCall>, Vec<choice::Made>), KernelError> {
     let NodeKind::Op(op) = &graph.node(node).kind else {
         return Err(KernelError::Unsupported {
             node: graph.node(node).name.clone(),
@@ -233,9 +293,9 @@ pub fn dispatches_as(
         });
     }
     let mut node = Node::new(graph, node, op, target)?;
-    node.variant = variant;
+    node.asked = asked;
     if node.result.shape.most_elems() == Some(0) {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), Vec::new()));
     }
     // On a device these are f32: what moves values may stand there, what makes new ones would have to round them.
     if node.result.dtype.is_minifloat()
@@ -243,7 +303,7 @@ pub fn dispatches_as(
     {
         return Err(node.unsupported(format!("rounding to {}", node.result.dtype)));
     }
-    match op.def.name {
+    let calls = match op.def.name {
         "pointwise" => elementwise::pointwise(&node),
         "matmul" => matmul::matmul(&node),
         "conv" => conv::conv(&node),
@@ -263,5 +323,6 @@ pub fn dispatches_as(
         "quantize_packed" => quantize::quantize_packed(&node),
         "magnitude" => quantize::magnitude(&node),
         other => Err(node.unsupported(format!("the operator {other}"))),
-    }
+    }?;
+    Ok((calls, node.asked.made.take().map(RefCell::into_inner).unwrap_or_default()))
 }

@@ -153,3 +153,120 @@ fn convolutions_of_many_terms_have_kernels_in_either_layout() {
         assert_eq!((first.template, last.template), (key::Template::Conv, key::Template::ConvNhwc));
     }
 }
+
+/// The h200 with this tuning table, or none.
+fn tuned(cases: &str) -> Target {
+    let json = format!(r#"{{"devices": ["h200"], "source": "a test", "cases": {{{cases}}}}}"#);
+    let tuning = Some(std::sync::Arc::new(Tuning::parse("test", &json).unwrap()));
+    Target { tuning, ..Target::shipped("h200").unwrap() }
+}
+
+fn product_of(m: crate::ir::Dim, [n, k]: [usize; 2], dtype: DType) -> (Graph, NodeId) {
+    let x = TensorType::new(dtype, Shape(vec![m, crate::ir::Dim::from(k)]));
+    one(&matmul::DEF, matmul::attrs(true), &[x, TensorType::of(dtype, &[n, k])])
+}
+
+fn chosen(target: &Target, m: i64, nk: [usize; 2]) -> Candidate {
+    let (graph, id) = product_of(crate::ir::Dim::Known(m), nk, DType::F16);
+    candidates(&graph, id, target).unwrap().into_iter().find(|c| c.is_chosen).unwrap()
+}
+
+#[test]
+fn the_table_chooses_then_the_nearest_case_of_the_same_kind() {
+    let target = tuned(
+        r#""matmul f16 f16 f16 t plain 33-64: 4096x4096":
+            {"32x32x64_32x32_4": 22400, "64x64x64_32x32_2": 20000, "32x32x64_32x32_2": "wrong", "plain": 655000},
+        "matmul f16 f16 f16 t plain 33-64: 768x768": {"32x32x64_32x32_2": 5000, "64x64x64_32x32_2": 9000}"#,
+    );
+    let is = |m, nk, way: &str, source, ns: Option<u64>| {
+        let candidate = chosen(&target, m, nk);
+        assert_eq!((candidate.way.to_string().as_str(), candidate.cost.source), (way, source), "{m} {nk:?}");
+        assert!(ns.is_none_or(|ns| ns == candidate.cost.ns), "{candidate:?}");
+    };
+    for m in [33, 48, 64] {
+        is(m, [4096, 4096], "64x64x64_32x32_2", Source::Measured, Some(20_000));
+        is(m, [768, 768], "32x32x64_32x32_2", Source::Measured, Some(5_000));
+    }
+    // Sizes nearby are priced by what was measured, and the wrong variant is never taken.
+    is(64, [11008, 4096], "64x64x64_32x32_2", Source::Nearest, None);
+    is(64, [768, 1024], "32x32x64_32x32_2", Source::Nearest, None);
+    // With an epilogue that reads as much, by what was measured without.
+    let x = TensorType::of(DType::F16, &[64, 4096]);
+    let types = [x.clone(), TensorType::of(DType::F16, &[4096, 4096]), x];
+    let (graph, id) =
+        one(&matmul::DEF, matmul::attrs(true).with_expr("epilogue", Expr::parse("add(x0,x1)").unwrap()), &types);
+    let wide = candidates(&graph, id, &target).unwrap().into_iter().find(|c| c.is_chosen).unwrap();
+    assert_eq!((wide.case.kind.contains(" wide "), wide.way.to_string().as_str()), (true, "64x64x64_32x32_2"));
+    assert_eq!(wide.cost.source, Source::Nearest);
+    // Nothing of the kind.
+    is(128, [4096, 4096], &chosen(&tuned(""), 128, [4096, 4096]).way.to_string(), Source::Model, None);
+    let none = Target { tuning: None, ..target.clone() };
+    is(300, [4096, 4096], &chosen(&none, 300, [4096, 4096]).way.to_string(), Source::Model, None);
+}
+
+#[test]
+fn of_equal_prices_the_first_variant_is_taken() {
+    let target = tuned(
+        r#""matmul f16 f16 f16 t plain 33-64: 4096x4096":
+            {"64x64x64_32x32_2": 20000, "32x32x64_32x32_4": 20000}"#,
+    );
+    assert_eq!(chosen(&target, 64, [4096, 4096]).way.to_string(), "32x32x64_32x32_4");
+}
+
+#[test]
+fn a_number_of_rows_is_computed_alike_alone_and_in_a_range() {
+    let table = r#""matmul f16 f16 f16 t plain 5-8: 4096x4096": {"16x16x64_16x16_8": 9000},
+        "matmul f16 f16 f16 t plain 1: 4096x4096": {"256x32x8x1x0": 9000},
+        "matmul f16 f16 f16 t plain 257-1024: 4096x4096": {"64x64x64_32x32_1": 9000}"#;
+    for target in [tuned(table), tuned("")] {
+        for dtype in [DType::F16, DType::F32] {
+            for most in [8, 512, 100_000] {
+                let (graph, id) = product_of(crate::ir::Dim::ranged("m", 1, most), [4096, 4096], dtype);
+                let ranged = dispatches(&graph, id, &target).unwrap();
+                for m in [1, 2, 3, 7, 8, 9, 16, 17, 64, 200, 512, 3000].into_iter().filter(|m| *m <= most) {
+                    let (graph, id) = product_of(crate::ir::Dim::Known(m), [4096, 4096], dtype);
+                    let alone = &dispatches(&graph, id, &target).unwrap()[0].key;
+                    let runs = |call: &&KernelCall| call.groups[0].eval(&|_| Some(m)).is_some_and(|n| n > 0);
+                    let of_range: Vec<&KernelCall> = ranged.iter().filter(runs).collect();
+                    assert_eq!(of_range.len(), 1, "{m} of {most}");
+                    let key = &of_range[0].key;
+                    assert_eq!((key.template, key.variant), (alone.template, alone.variant), "{m} of {most}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn candidates_are_the_same_in_every_run_and_each_is_what_it_says() {
+    for name in shipped_names() {
+        let target = Target::shipped(name).unwrap();
+        for m in [1, 3, 16, 300] {
+            let (graph, id) = product_of(crate::ir::Dim::Known(m), [512, 1024], DType::F32);
+            let all = candidates(&graph, id, &target).unwrap();
+            let facts = |all: &[Candidate]| -> Vec<(String, Cost)> {
+                all.iter().map(|c| (c.way.to_string(), c.cost)).collect()
+            };
+            assert_eq!(facts(&all), facts(&candidates(&graph, id, &target).unwrap()), "{name}");
+            assert_eq!(all.iter().filter(|c| c.is_chosen).count(), 1, "{name} {m}");
+            for candidate in &all {
+                let variant = candidate.calls[0].key.variant.map_or(Way::Plain, Way::Variant);
+                assert_eq!(variant, candidate.way, "{name} {m}");
+                assert_eq!(candidate.way.to_string().parse(), Ok(candidate.way));
+                if candidate.is_chosen {
+                    assert_eq!(candidate.calls, dispatches(&graph, id, &target).unwrap(), "{name} {m}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_variant_of_a_shipped_table_is_known() {
+    for name in shipped_names() {
+        let target = Target::shipped(name).unwrap();
+        assert_eq!(target.tuning.as_ref().and_then(|tuning| unknown_way(tuning)), None, "{name}");
+    }
+    let target = tuned(r#""matmul f16 f16 f16 t plain 1: 8x8": {"256x16x8x3000000000x0": 1}"#);
+    assert!(unknown_way(target.tuning.as_ref().unwrap()).is_some());
+}

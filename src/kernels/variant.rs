@@ -4,12 +4,14 @@ use std::fmt;
 use std::str::FromStr;
 
 /// What kind of division a template knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Family {
     /// [`Gemv`].
     Gemv,
     /// [`Mma`].
     Mma,
+    /// [`Thin`].
+    Thin,
     /// [`Attention`].
     Attention,
 }
@@ -20,6 +22,7 @@ pub enum Family {
 pub enum Variant {
     Gemv(Gemv),
     Mma(Mma),
+    Thin(Thin),
     Attention(Attention),
 }
 
@@ -58,6 +61,18 @@ pub struct Mma {
     pub ways: u32,
 }
 
+/// How a product on cooperative matrices is divided whose operands do not pass through shared memory. Sums are added up
+/// in an order that `ways` decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Thin {
+    /// Rows of a workgroup's tile.
+    pub m: u32,
+    /// Columns of a workgroup's tile.
+    pub n: u32,
+    /// Subgroups of a workgroup, which share the reduction axis.
+    pub ways: u32,
+}
+
 /// How an attention on cooperative matrices is divided: a subgroup has as many queries as a matrix has rows. Sums are
 /// added up in an order that `ways` and `keys` decide, whatever the rest is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -76,6 +91,7 @@ impl Variant {
         match self {
             Variant::Gemv(_) => Family::Gemv,
             Variant::Mma(_) => Family::Mma,
+            Variant::Thin(_) => Family::Thin,
             Variant::Attention(_) => Family::Attention,
         }
     }
@@ -85,6 +101,7 @@ impl Variant {
         match self {
             Variant::Gemv(v) => v.threads,
             Variant::Mma(v) => v.subgroups().saturating_mul(subgroup),
+            Variant::Thin(v) => v.ways.saturating_mul(subgroup),
             Variant::Attention(v) => v.strips.saturating_mul(v.ways).saturating_mul(subgroup),
         }
     }
@@ -94,6 +111,7 @@ impl Variant {
         match self {
             Variant::Gemv(v) => v.is_sound(),
             Variant::Mma(v) => v.is_sound(),
+            Variant::Thin(v) => v.is_sound(),
             Variant::Attention(v) => v.is_sound(),
         }
     }
@@ -127,6 +145,7 @@ impl Variant {
                 list.push(("ROWS_OF_WARP", warp_m.to_string()));
                 list
             }
+            Variant::Thin(v) => uints(&[("TILE_M", v.m), ("TILE_N", v.n), ("WAYS", v.ways), ("SLOTS", v.slots())]),
             Variant::Attention(Attention { strips, ways, keys }) => {
                 let mut list: Vec<_> = uints(&[("STRIPS", strips), ("WAYS", ways), ("KEYS", keys)]);
                 list.push(("WAYS_OF_K", ways.to_string()));
@@ -170,6 +189,30 @@ impl Mma {
     }
 }
 
+/// Vectors of 16 bytes up to which the sums of all subgroups of a [`Thin`] lie in shared memory side by side.
+const SUMS: u32 = 2560;
+
+impl Thin {
+    /// How many subgroups' sums shared memory holds: of all, or of half of them, to which the others' are added before.
+    pub fn slots(self) -> u32 {
+        if self.ways * self.sums() <= SUMS { self.ways } else { self.ways / 2 }
+    }
+
+    /// Vectors of 16 bytes of the sums of a subgroup.
+    pub fn sums(self) -> u32 {
+        self.m * (self.n / 4 + 1)
+    }
+
+    fn is_sound(self) -> bool {
+        let side = |n: u32| n.is_power_of_two() && (16..=64).contains(&n);
+        let is_halved = || self.slots() == self.ways || self.ways.is_multiple_of(2);
+        side(self.m) && side(self.n) && (1..=16).contains(&self.ways) && is_halved()
+    }
+}
+
+/// How the name of a [`Thin`] begins.
+const THIN: &str = "thin_";
+
 impl Attention {
     fn is_sound(self) -> bool {
         let alone = self.strips == 1 || self.ways == 1;
@@ -180,13 +223,14 @@ impl Attention {
 
 impl fmt::Display for Variant {
     /// `256x16x8x4x128`: threads, lanes, ways, columns, steps; `128x128x64_64x32_1`: tile, part of a subgroup, ways;
-    /// `4x1x32`: strips, ways, keys.
+    /// `thin_32x64_8`: tile, ways; `4x1x32`: strips, ways, keys.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Variant::Gemv(Gemv { threads, lanes, ways, columns, steps }) => {
                 write!(f, "{threads}x{lanes}x{ways}x{columns}x{steps}")
             }
             Variant::Mma(Mma { m, n, k, warp_m, warp_n, ways }) => write!(f, "{m}x{n}x{k}_{warp_m}x{warp_n}_{ways}"),
+            Variant::Thin(Thin { m, n, ways }) => write!(f, "{THIN}{m}x{n}_{ways}"),
             Variant::Attention(Attention { strips, ways, keys }) => write!(f, "{strips}x{ways}x{keys}"),
         }
     }
@@ -195,19 +239,23 @@ impl fmt::Display for Variant {
 impl FromStr for Variant {
     type Err = &'static str;
     fn from_str(text: &str) -> Result<Variant, Self::Err> {
-        let numbers: Option<Vec<u32>> = text.split(['x', '_']).map(|n| n.parse().ok()).collect();
-        let variant = match numbers.as_deref() {
-            Some(&[threads, lanes, ways, columns, steps]) => {
+        let (is_thin, list) = text.strip_prefix(THIN).map_or((false, text), |list| (true, list));
+        let numbers: Option<Vec<u32>> = list.split(['x', '_']).map(|n| n.parse().ok()).collect();
+        let variant = match (is_thin, numbers.as_deref()) {
+            (false, Some(&[threads, lanes, ways, columns, steps])) => {
                 Some(Variant::Gemv(Gemv { threads, lanes, ways, columns, steps }))
             }
-            Some(&[m, n, k, warp_m, warp_n, ways]) => Some(Variant::Mma(Mma { m, n, k, warp_m, warp_n, ways })),
-            Some(&[strips, ways, keys]) => Some(Variant::Attention(Attention { strips, ways, keys })),
+            (false, Some(&[m, n, k, warp_m, warp_n, ways])) => {
+                Some(Variant::Mma(Mma { m, n, k, warp_m, warp_n, ways }))
+            }
+            (true, Some(&[m, n, ways])) => Some(Variant::Thin(Thin { m, n, ways })),
+            (false, Some(&[strips, ways, keys])) => Some(Variant::Attention(Attention { strips, ways, keys })),
             _ => None,
         };
         variant.filter(|v| v.is_sound() && v.to_string() == text).ok_or(
-            "a variant is threads, lanes, ways, columns and steps, such as 256x16x8x4x128, or a tile, a subgroup's part \
-             of it and ways, such as 128x128x64_64x32_1, or strips, ways and keys of an attention, such as 4x1x32, that \
-             fit together",
+            "a variant is threads, lanes, ways, columns and steps, such as 256x16x8x4x128, a tile, a subgroup's part of \
+             it and ways, such as 128x128x64_64x32_1, a tile and ways, such as thin_32x64_8, or strips, ways and keys \
+             of an attention, such as 4x1x32, that fit together",
         )
     }
 }
@@ -218,7 +266,15 @@ mod tests {
 
     #[test]
     fn variants_read_back_and_what_does_not_fit_together_is_refused() {
-        for text in ["256x16x8x4x128", "128x32x4x4x0", "128x128x64_64x32_1", "32x32x32_16x32_8", "4x1x32", "1x8x16"] {
+        for text in [
+            "256x16x8x4x128",
+            "128x32x4x4x0",
+            "128x128x64_64x32_1",
+            "32x32x32_16x32_8",
+            "thin_32x64_8",
+            "4x1x32",
+            "1x8x16",
+        ] {
             assert_eq!(text.parse::<Variant>().map(|v| v.to_string()), Ok(text.to_owned()));
         }
         for text in [
@@ -230,6 +286,11 @@ mod tests {
             "128x128x64_48x32_1",
             "128x128x60_64x32_1",
             "128x128x64_64x32_0",
+            "thin_32x64",
+            "thin_8x64_8",
+            "thin_32x64_7",
+            "thin_32x64_17",
+            "32x64_8",
             "4x2x32",
             "4x1x24",
             "0x1x32",

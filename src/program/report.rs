@@ -52,6 +52,9 @@ pub struct Certificate {
     pub rounds: u32,
     /// Error that one more byte would save, at the margin.
     pub shadow_price: f64,
+    /// BLAKE3 of the tuning table that chose among kernels, in hexadecimal; absent where none did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tuning: Option<String>,
 }
 
 impl Certificate {

@@ -183,6 +183,17 @@ pub fn budget_bounds(graph: &Graph, options: &Compile, progress: Progress<'_>) -
     Ok((least.saturating_add(reserve), most.max(least).saturating_add(reserve)))
 }
 
+/// The graphs of kernels that [`compile`] plans, with the default pipeline.
+///
+/// # Errors
+/// As for [`compile`].
+pub fn kernels_of(graph: &Graph, options: &Compile) -> Result<Module, CompileError> {
+    let pool = prepared([graph], options)?;
+    let pipeline = Pipeline::new(options.settings.clone());
+    let lowered = pool.install(|| Lowered::of(graph, options, &pipeline, &|_, _, _| {}, None))?;
+    Ok(lowered.kernels)
+}
+
 /// Graphs of kernels with their layout.
 pub(super) struct Lowered {
     pub(super) kernels: Module,
@@ -294,6 +305,8 @@ impl Lowered {
                 constants.entry(tensor.hash()).or_insert_with(|| tensor.clone());
             }
         }
+        let tuning = options.target.tuning.as_ref().filter(|tuning| !tuning.cases.is_empty());
+        let tuning = tuning.map(|tuning| tuning.hash());
         let plan = Plan {
             policy: options.settings.policy.to_string(),
             budget_bytes: options.settings.budget_bytes.unwrap_or_else(|| options.target.default_budget_bytes()),
@@ -303,7 +316,7 @@ impl Lowered {
             lower_bound_bytes: self.blueprint.lower_bound_bytes,
             min_feasible_bytes: self.forecast.min_feasible_bytes,
             f32_bytes: self.forecast.f32_bytes,
-            certificate: self.certificate,
+            certificate: Certificate { tuning, ..self.certificate },
             nodes: self.nodes,
             graph: self.kernels.to_string(),
             allocations: self.blueprint.allocations,

@@ -23,7 +23,7 @@ pub use calibrate::calibrate_for;
 pub use calibrate::{CalibrateError, calibrate};
 pub use call::{Call, DeviceTensor};
 #[cfg(feature = "codegen")]
-pub use compile::{Compile, CompileError, Compiled, Progress, budget_bounds, compile, compile_with};
+pub use compile::{Compile, CompileError, Compiled, Progress, budget_bounds, compile, compile_with, kernels_of};
 pub use cpu::{CpuError, Reference, States, Tap};
 pub use inputs::InputError;
 #[cfg(feature = "codegen")]

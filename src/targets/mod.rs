@@ -3,12 +3,15 @@
 
 mod mask;
 mod matrix;
+pub mod tuning;
 
 pub use mask::{Mask, MaskError};
 pub use matrix::{MatrixShape, MatrixTypes};
+pub use tuning::Tuning;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// Invocations of a subgroup up to which a device is taken for a CPU.
 const NARROW_SUBGROUP: u32 = 8;
@@ -35,6 +38,9 @@ pub struct Target {
     /// Rates measured on such a device; absent where nobody measured.
     #[serde(default)]
     pub rates: Option<Rates>,
+    /// How long kernels took on such a device: what chooses among them. No part of the profile's text.
+    #[serde(skip)]
+    pub tuning: Option<Arc<Tuning>>,
 }
 
 /// `VkPhysicalDeviceLimits` and its kin, as far as kernels and plans depend on them.
@@ -134,6 +140,8 @@ pub struct Rates {
     pub f16_flops: f64,
     /// The same for INT8 with i32 accumulation.
     pub i8_ops: f64,
+    /// Parts of the device that run workgroups side by side: SMs, compute units, cores.
+    pub compute_units: u32,
 }
 
 /// The shipped profiles.
@@ -179,10 +187,19 @@ impl Target {
     /// It is no JSON of a profile, or a figure is below the floor of the Vulkan specification where kernels rely on
     /// that.
     pub fn from_json(name: &str, json: &str) -> Result<Target, TargetError> {
-        let target: Target =
+        let mut target: Target =
             serde_json::from_str(json).map_err(|source| TargetError::Json { name: name.to_owned(), source })?;
         target.check_as(name)?;
+        target.tuning = Tuning::shipped(&target.name);
         Ok(target)
+    }
+
+    /// What is shipped of measurements on a device of this name: the rates of the profile that has its tuning table,
+    /// and the table.
+    pub fn measured(device: &str) -> (Option<Rates>, Option<Arc<Tuning>>) {
+        let Some(tuning) = Tuning::shipped(device) else { return (None, None) };
+        let mut profiles = tuning.devices.iter().filter_map(|name| Target::shipped(name).ok());
+        (profiles.find_map(|profile| profile.rates), Some(tuning))
     }
 
     /// Checks that the figures make sense.

@@ -21,6 +21,7 @@ mod inspect;
 mod run;
 mod sequences;
 mod text;
+mod tune;
 mod usage;
 mod values;
 

@@ -24,7 +24,7 @@ mod windows;
 use nyxc::ir::packed::{Granularity, Packing, pack_with_zeros};
 use nyxc::ir::{Attrs, DType, Dim, Expr, Graph, Level, Op, OpDef, Shape, Tensor, TensorType, ValueId};
 use nyxc::kernels::variant::Variant;
-use nyxc::kernels::{self, KernelError};
+use nyxc::kernels::{self, KernelError, Way};
 use nyxc::ops::core::quantize_packed;
 use nyxc::program::*;
 use nyxc::runtime::{Executor, Options, VkContext, devices, validation_errors};
@@ -346,7 +346,32 @@ fn graph_of(case: &Case) -> (Graph, nyxc::ir::NodeId, Vec<Option<ValueId>>) {
 /// What a target's kernels for a case are.
 pub fn plan(case: &Case, target: &Target) -> Result<Vec<kernels::KernelCall>, KernelError> {
     let (graph, node, _) = graph_of(case);
-    kernels::dispatches_as(&graph, node, target, case.variant)
+    kernels::dispatches_by(&graph, node, target, case.variant.map(Way::Variant))
+}
+
+/// Every variant that a target has for a case.
+pub fn variants(case: &Case, target: &Target) -> Vec<Variant> {
+    let (graph, node, _) = graph_of(case);
+    let all = kernels::candidates(&graph, node, target).unwrap().into_iter();
+    let mut found = Vec::new();
+    for way in all.map(|candidate| candidate.way) {
+        if let Way::Variant(variant) = way
+            && !found.contains(&variant)
+        {
+            found.push(variant);
+        }
+    }
+    found
+}
+
+/// Checks a case by every variant that the device has for it; on a CPU, which takes long to compile some, by one in
+/// `step`.
+pub fn by_candidates(case: impl Fn() -> Case, bench: &Bench, first: usize, step: usize) {
+    let target = bench.targets[0].clone();
+    let step = if target.limits.subgroup_size <= 8 { step } else { 1 };
+    for variant in variants(&case(), &target).into_iter().skip(first % step).step_by(step) {
+        Case { variant: Some(variant), ..case() }.check(&bench.with(target.clone()));
+    }
 }
 
 /// Runs a case; gives the result and the names of the kernels.

@@ -1,5 +1,5 @@
 use super::*;
-use nyxc::ir::packed::Granularity;
+use nyxc::ir::packed::{Granularity, ScaleType};
 use nyxc::ops::core::matmul::DEF;
 
 fn attrs(trans_b: bool) -> Attrs {
@@ -307,6 +307,25 @@ fn few_rows_of_extreme_values() {
                 }
                 let a = Tensor::from_f32s(DType::F32, &[2, 128], &values).unwrap();
                 Case::new(&DEF, attrs(true), &[&a, &b]).check(bench);
+            }
+        }
+    });
+}
+
+#[test]
+fn every_candidate_is_right() {
+    on_devices(|bench| {
+        let mut random = Random::new(41);
+        let packing = Packing { bits: 4, granularity: Granularity::Block(32), scale: ScaleType::F16 };
+        for (i, (m, n, k)) in [(1, 37, 192), (3, 40, 1088), (19, 72, 192), (70, 40, 320)].into_iter().enumerate() {
+            for dtype in [DType::F16, DType::F32] {
+                let (a, bias) = (random.floats(dtype, &[m, k]), random.floats(dtype, &[n]));
+                let own = random.floats(dtype, &[n, k]);
+                let packed = random.packed(packing, &[n, k]);
+                for b in [&own, &packed] {
+                    let case = || Case::new(&DEF, attrs(true), &[&a, b]).then("relu(add(x0,x1))", &[&bias]);
+                    by_candidates(case, bench, 5 * i, 23);
+                }
             }
         }
     });

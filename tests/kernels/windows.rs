@@ -429,3 +429,16 @@ fn kernels_note_the_magnitude_of_what_they_store() {
         }
     });
 }
+
+#[test]
+fn every_candidate_of_a_convolution_is_right() {
+    on_devices(|bench| {
+        let mut random = Random::new(42);
+        let attrs = attrs(WINDOWS[1]).with_str("layout", "nhwc");
+        for (i, dtype) in [DType::F16, DType::F32].into_iter().enumerate() {
+            let [kh, kw] = WINDOWS[1].0.map(|n| n as usize);
+            let (x, w) = (random.floats(dtype, &[1, 9, 7, 24]), random.floats(dtype, &[40, kh, kw, 24]));
+            by_candidates(|| Case::new(&conv::DEF, attrs.clone(), &[&x, &w]), bench, 3 * i, 29);
+        }
+    });
+}

@@ -56,10 +56,10 @@ impl nyxc_compile_options {
             // SAFETY: the caller of `read` keeps that it is text where it is not null.
             if pointer.is_null() { Ok(default) } else { unsafe { text(pointer, what) } }
         };
-        // SAFETY: the caller of `read` keeps that there are so many pointers to texts.
         let list = |pointer, n, what: &str| {
-            unsafe { elements(pointer, n, what) }?
-                .iter()
+            // SAFETY: the caller of `read` keeps that there are so many pointers to texts.
+            let all: &[*const c_char] = unsafe { elements(pointer, n, what) }?;
+            all.iter()
                 // SAFETY: as above.
                 .map(|entry: &*const c_char| unsafe { text(*entry, what) })
                 .collect::<Result<Vec<&str>, Failure>>()

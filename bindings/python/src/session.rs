@@ -97,9 +97,12 @@ impl Session {
     }
 }
 
+/// Index, name, kind, driver, bytes of the heap.
+type DeviceRow = (usize, String, &'static str, String, u64);
+
 /// The Vulkan devices: `(index, name, kind, driver, heap_bytes)` each; empty where there is no Vulkan.
 #[pyfunction]
-pub(crate) fn devices(py: Python<'_>) -> PyResult<Vec<(usize, String, &'static str, String, u64)>> {
+pub(crate) fn devices(py: Python<'_>) -> PyResult<Vec<DeviceRow>> {
     let kind = |kind| match kind {
         DeviceKind::Discrete => "discrete",
         DeviceKind::Integrated => "integrated",

@@ -216,7 +216,7 @@ mod tests {
             (select(arg(0).below(0), arg(0) + 7, arg(0)), "select(lt(x0,0),add(x0,7),x0)"),
             (!arg(0).equals(arg(1)).or(arg(0).is_nan()), "not(or(eq(x0,x1),isnan(x0)))"),
             (-arg(2).to_float().max(f32::NEG_INFINITY), "neg(max(f(x2),-inf))"),
-            (5 / int(2) & arg(0), "bitand(div(5,2),x0)"),
+            ((5 / int(2)) & arg(0), "bitand(div(5,2),x0)"),
         ] {
             assert_eq!(expr.to_string(), text);
             assert_eq!(Expr::parse(text), Ok(expr));

@@ -4,9 +4,9 @@ use crate::ir::packed::{Granularity, Packing, magnitude_bits, quantize_dynamic, 
 use crate::ir::{Attrs, CORE, DType, Dim, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, attr};
 use crate::ops::util::operand;
 
-/// `quantize_packed(x, m?) {granularity, on_load}`: x as packed INT8, one f32 scale a row or in all, found from the values
-/// (`src/ir/packed/dynamic.rs`), or in all from their `magnitude` m. With `on_load` 1 the codes are never stored: the
-/// kernels that read them make them as they load x.
+/// `quantize_packed(x, m?) {granularity, on_load}`: x as packed INT8, one f32 scale a row or in all, found from the
+/// values (`src/ir/packed/dynamic.rs`), or in all from their `magnitude` m. With `on_load` 1 the codes are never
+/// stored: the kernels that read them make them as they load x.
 pub static DEF: OpDef = OpDef {
     name: "quantize_packed",
     onnx: "",

@@ -165,6 +165,7 @@ impl Probe {
             &subgroup,
         );
         let source = format!("read from the device by nyxc, driver {driver}");
+        let (rates, tuning) = Target::measured(&slug(&name));
         let target = Target {
             name: slug(&name),
             description: format!("{name}, {driver}"),
@@ -176,7 +177,8 @@ impl Probe {
             limits: limits(&properties.limits, &maintenance, subgroup.subgroup_size, max_loop_iterations),
             features,
             memory: memory_profile,
-            rates: None,
+            rates,
+            tuning,
         };
         Ok(Probe {
             info: DeviceInfo { index, name, kind, driver, target, mask: None },
