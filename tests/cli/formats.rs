@@ -202,3 +202,29 @@ fn quantized_activations_meet_quantized_kernels() {
         }
     }
 }
+
+#[test]
+fn weights_are_quantized_by_data_of_the_model_where_there_are_some() {
+    let folder = Folder::new("calibrated");
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fmnist-mlp.inputs.npz");
+    let data = data.to_str().unwrap();
+    let compile = |name: &str, more: &[&str]| {
+        let program = folder.file(name);
+        let args = ["compile", &mlp(), "--target", "lavapipe", "--policy", "uniform:w4a32", "-o", &program];
+        nyxc(&[&args[..], more].concat()).exits(0);
+        std::fs::read(program).unwrap()
+    };
+    let plain = compile("plain.nyx", &[]);
+    // The file has eight images; the model takes one at a time.
+    let calibrated = compile("one.nyx", &["--calibration-data", data]);
+    assert!(calibrated != plain && calibrated == compile("again.nyx", &["--calibration-data", data]));
+    assert!(compile("few.nyx", &["--calibration-data", data, "--calibration-samples", "2"]) != calibrated);
+    let absent = folder.file("absent.npz");
+    let refused = nyxc(&["compile", &mlp(), "--dry-run", "--calibration-data", &absent]).exits(6);
+    assert!(refused.err.contains("absent.npz"), "{}", refused.err);
+    let other = folder.file("other.npz");
+    nyxc(&["compile", &mlp(), "--dry-run", "--calibration-samples", "2"]).exits(2);
+    std::fs::write(&other, b"no archive").unwrap();
+    let refused = nyxc(&["compile", &mlp(), "--dry-run", "--calibration-data", &other]).exits(3);
+    assert!(refused.err.contains("other.npz"), "{}", refused.err);
+}
