@@ -9,6 +9,7 @@ use super::model::{Arithmetic, Work};
 use super::products::bytes_of;
 use super::{storage, thin};
 use crate::ir::Dim;
+use crate::ir::packed::Granularity;
 use crate::kernels::key::Storage;
 use crate::kernels::variant::{Mma, Thin, Variant};
 use crate::targets::tuning::Case;
@@ -78,7 +79,10 @@ pub(super) fn choose(node: &Node<'_>, (x, b): (Storage, Storage), sizes: &Sizes<
         return None;
     }
     let depth = sizes.padded(b).known()?;
-    let operands = Operands::of(node, (x, b), true, (depth, None));
+    // Codes times filters whose scales change along the reduction axis came out wrong on an H200
+    // (`benches/gpu/models-h200.txt`), as no other form did, products of matrices of the same form among them.
+    let is_wrong = matches!((x, b), (Storage::Packed(_), Storage::Packed(b)) if b.granularity != Granularity::Row);
+    let operands = Operands::of(node, (x, b), true, (depth, None)).filter(|_| !is_wrong);
     let channels = sizes.depth / sizes.window.max(1);
     let is_thin = channels.is_multiple_of(thin::PART.into())
         && i64::try_from(sizes.depth).is_ok_and(|k| thin::is_possible(node, (x, b), k));
