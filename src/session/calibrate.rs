@@ -404,7 +404,7 @@ mod tests {
         let target = crate::targets::Target::shipped("lavapipe").unwrap();
         let mut options = Compile { settings, target, n_threads: 1 };
         let unseen = [inputs(64, 99)];
-        let mut error = |options: &Compile| {
+        let error = |options: &Compile| {
             let program = compile(&graph, options, &|_, _, _| {}, None).unwrap().program;
             let found = Comparison::of(graph.clone(), &unseen, &program, &unseen, &crate::ops::registry()).unwrap();
             (found.worst(), crate::program::file::to_bytes(&program).unwrap())
