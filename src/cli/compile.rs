@@ -74,8 +74,9 @@ pub(super) struct Args {
     /// Leave out the checks of indices: one that is out of range reads or writes the nearest place that is in range
     #[arg(long)]
     unchecked: bool,
-    /// Samples of the model's inputs, by which weights of products are quantized (GPTQ): a .npz file, a folder of these,
-    /// or a .txt file that lists them; arrays as the inputs, of one sample or, with a first axis more, of several
+    /// Samples of the model's inputs, by which weights of products are quantized (GPTQ): a .npz file, a folder of
+    /// these, or a .txt file that lists them; arrays as the inputs, of one sample or, with a first axis more, of
+    /// several
     #[arg(long, value_name = "FILE.npz|DIR|LIST.txt")]
     calibration_data: Option<PathBuf>,
     /// Samples that are read at most

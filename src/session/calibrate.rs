@@ -125,7 +125,7 @@ fn with_defaults(graph: &Graph, given: Vec<Tensor>) -> Vec<Tensor> {
 /// What is noted, by the name of the value. Weights that more than one value is multiplied with, or that are looked up
 /// too, have no inputs of one kind, and none are noted.
 fn taps(graph: &Graph) -> BTreeMap<String, Vec<Tap>> {
-    let mut by_constant: BTreeMap<ValueId, Vec<Option<(ValueId, Reading, usize)>>> = BTreeMap::new();
+    let mut by_constant: BTreeMap<ValueId, Vec<Option<Read>>> = BTreeMap::new();
     for id in graph.order() {
         if let Some(found) = weights::of(graph, id) {
             by_constant.entry(found.value).or_default().push(reading(graph, id, &found));
@@ -150,8 +150,11 @@ fn taps(graph: &Graph) -> BTreeMap<String, Vec<Tap>> {
     taps
 }
 
+/// A value, how inputs come out of it, and their elements.
+type Read = (ValueId, Reading, usize);
+
 /// Which value a node multiplies its weights with, how, and the columns of the matrix.
-fn reading(graph: &Graph, id: NodeId, found: &weights::Weights) -> Option<(ValueId, Reading, usize)> {
+fn reading(graph: &Graph, id: NodeId, found: &weights::Weights) -> Option<Read> {
     let op = graph.node(id).op()?;
     if !found.has_products || found.slot != 1 || found.n_cols > MOST_COLUMNS {
         return None;

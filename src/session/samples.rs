@@ -16,11 +16,11 @@ pub enum SampleError {
     #[error("{path}: there is no .npz file in this folder")]
     Empty { path: String },
     #[error("{path}: no array {name:?} ({expected}); there are {given}")]
-    Missing { path: String, name: String, expected: TensorType, given: String },
+    Missing { path: String, name: String, expected: String, given: String },
     #[error("{path}: the model has no input {name:?}{hint}")]
     Unknown { path: String, name: String, hint: String },
     #[error("{path}: array {name:?} is {given}, which is neither {expected} nor several of these")]
-    Type { path: String, name: String, given: TensorType, expected: TensorType },
+    Type { path: String, name: String, given: String, expected: String },
     #[error("{path}: array {name:?} has {given} samples, another {expected}")]
     Count { path: String, name: String, given: usize, expected: usize },
     #[error("{path}: array {name:?}: {source}")]
@@ -90,7 +90,7 @@ impl Samples {
             let array = arrays.remove(name).ok_or_else(|| SampleError::Missing {
                 path: path.to_owned(),
                 name: name.clone(),
-                expected: ty.clone(),
+                expected: ty.to_string(),
                 given: given.join(", "),
             })?;
             let refuse = |source| SampleError::Value { path: path.to_owned(), name: name.clone(), source };
@@ -98,8 +98,8 @@ impl Samples {
             let parts = parts(&array, ty).ok_or_else(|| SampleError::Type {
                 path: path.to_owned(),
                 name: name.clone(),
-                given: array.ty().clone(),
-                expected: ty.clone(),
+                given: array.ty().to_string(),
+                expected: ty.to_string(),
             })?;
             let refuse = |source| SampleError::Tensor { path: path.to_owned(), name: name.clone(), source };
             columns.push(parts.map_err(refuse)?);
@@ -127,7 +127,7 @@ fn parts(array: &Tensor, ty: &TensorType) -> Option<Result<Vec<Tensor>, TensorEr
         return Some(Ok(vec![array.clone()]));
     } else if dims.len() == rank && rank > 0 && fits(&dims, 1) {
         let own = usize::try_from(ty.shape.0[0].known()?).ok().filter(|own| *own > 0)?;
-        (dims[0] % own == 0).then_some(dims[0] / own)?
+        dims[0].is_multiple_of(own).then_some(dims[0] / own)?
     } else {
         return None;
     };

@@ -200,7 +200,7 @@ impl Case {
     /// f16 or packed weights are multiplied as f16.
     pub fn check(&self, bench: &Bench) {
         let mut inputs: Vec<Option<&Tensor>> = self.operands.iter().map(Option::as_ref).collect();
-        let codes = inputs[0].filter(|_| self.on_load).map(|x| {
+        let codes = inputs.first().copied().flatten().filter(|_| self.on_load).map(|x| {
             let attrs = quantize_packed::attrs(Granularity::Tensor);
             quantize_packed::DEF.eval.unwrap()(&attrs, &[Some(x)]).unwrap().remove(0)
         });
