@@ -363,6 +363,7 @@ impl From<NoTarget> for Failure {
         match error {
             NoTarget::Profile(error @ TargetError::Unknown { .. }) => Failure::usage(error),
             NoTarget::Profile(error) => Failure::file(chain(&error)),
+            error @ NoTarget::Text { .. } => Failure::file(error),
             NoTarget::Io { path, source } => Failure::io(Path::new(&path), source),
             #[cfg(feature = "runtime")]
             NoTarget::Runtime(error) => error.into(),

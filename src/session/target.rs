@@ -11,6 +11,8 @@ pub enum NoTarget {
     Profile(#[from] TargetError),
     #[error("{path}: {source}")]
     Io { path: String, source: std::io::Error },
+    #[error("{path}: {source}")]
+    Text { path: String, source: std::str::Utf8Error },
     #[cfg(feature = "runtime")]
     #[error(transparent)]
     Runtime(#[from] crate::runtime::RuntimeError),
@@ -42,7 +44,9 @@ pub fn choose(text: &str) -> Result<Chosen, NoTarget> {
         _ if text.trim_start().starts_with('{') => Ok(chosen(Target::from_json("given", text)?)),
         _ if text.ends_with(".json") => {
             let io = |source| NoTarget::Io { path: text.to_owned(), source };
-            Ok(chosen(Target::from_json(text, &std::fs::read_to_string(Path::new(text)).map_err(io)?)?))
+            let bytes = std::fs::read(Path::new(text)).map_err(io)?;
+            let bad = |source| NoTarget::Text { path: text.to_owned(), source };
+            Ok(chosen(Target::from_json(text, std::str::from_utf8(&bytes).map_err(bad)?)?))
         }
         _ => Ok(chosen(Target::shipped(text)?)),
     }

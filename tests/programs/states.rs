@@ -230,8 +230,9 @@ fn entries_of_one_model_share_its_weights_under_any_budget() {
     assert!(under(over.min_feasible_bytes).unwrap().program.plans[0].planned_peak_bytes <= over.min_feasible_bytes);
 }
 
-/// Runs so often that whatever a run leaves would show.
-fn runs_in_flat_memory(n: usize) {
+/// Runs so often that whatever a run leaves would show: on the device, and in the process too where `is_alone` says that
+/// no other test runs in it.
+fn runs_in_flat_memory(n: usize, is_alone: bool) {
     each_session(&read(CACHE), "uniform:f32", &|device, mut session| {
         let resident = || -> u64 {
             let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
@@ -249,21 +250,21 @@ fn runs_in_flat_memory(n: usize) {
         (0..n / 8).for_each(|_| cycle(&mut session));
         assert_eq!(session.measured_peak_bytes(), peak, "{device}");
         let grown = resident().saturating_sub(before);
-        assert!(grown < 16 << 20, "{device}: {n} runs left {grown} bytes");
+        assert!(!is_alone || grown < 16 << 20, "{device}: {n} runs left {grown} bytes");
         println!("{device}: {n} runs, {grown} bytes more");
     });
 }
 
 #[test]
 fn many_runs_take_no_more_memory_than_one() {
-    runs_in_flat_memory(400);
+    runs_in_flat_memory(400, false);
 }
 
 /// `cargo test --test programs -- --ignored ten_thousand`
 #[test]
 #[ignore = "long"]
 fn ten_thousand_runs_take_no_more_memory_than_one() {
-    runs_in_flat_memory(10_000);
+    runs_in_flat_memory(10_000, true);
 }
 
 /// One entry gives what another takes.
