@@ -197,6 +197,9 @@ fn notes(plan: &Plan) -> Result<(), String> {
     Ok(())
 }
 
+/// The dispatch that clears what magnitudes are noted in.
+const CLEAR: &str = "magnitudes";
+
 fn one(
     dispatch: &Dispatch,
     by_name: &BTreeMap<&str, NodeId>,
@@ -205,10 +208,22 @@ fn one(
     kind: &dyn Fn(&Region) -> AllocationKind,
     inside: &dyn Fn(&Region) -> Result<(), String>,
 ) -> Result<(), String> {
-    let id =
-        *by_name.get(dispatch.node.as_str()).ok_or_else(|| format!("the graph has no node {:?}", dispatch.node))?;
-    let mut owners: BTreeSet<String> =
-        graph.operands(id).into_iter().flatten().map(|v| graph.node(maker(graph, v)).name.clone()).collect();
+    let mut owners = BTreeSet::new();
+    match by_name.get(dispatch.node.as_str()) {
+        Some(id) => {
+            for made in graph.operands(*id).into_iter().flatten().map(|v| maker(graph, v)) {
+                owners.insert(graph.node(made).name.clone());
+                // The kernels that make a value note its magnitude, each in the same word.
+                if graph.node(made).op().is_some_and(|op| op.def.name == "magnitude") {
+                    let of = graph.operands(made).into_iter().flatten().map(|v| maker(graph, v));
+                    owners.extend(of.map(|noted| graph.node(noted).name.clone()));
+                }
+            }
+        }
+        // What magnitudes are noted in begins at 0: of no node, and it reads nothing.
+        None if dispatch.node == CLEAR && dispatch.writes.len() == dispatch.bindings.len() => {}
+        None => return Err(format!("the graph has no node {:?}", dispatch.node)),
+    }
     // A node of several dispatches goes on with what it wrote.
     owners.insert(dispatch.node.clone());
     let is_write = |i: usize| dispatch.writes.contains(&(i as u32));
