@@ -259,7 +259,7 @@ impl Dim {
                 poly
             }
             (a, b) => {
-                return Some(a.divided(b).unwrap_or_else(|| Dim::quotient(a, b)));
+                return Some(a.divided(b).unwrap_or_else(|| Poly::of(Atom::FloorDiv(a.clone(), b.clone())).into()));
             }
         };
         // A quotient divided again is divided by the product.
@@ -269,16 +269,7 @@ impl Dim {
         {
             return inner.floor_div(&Dim::Known(both));
         }
-        Some(Dim::quotient(self, divisor))
-    }
-
-    /// A quotient that no other form says: a number where it is the same at all sizes.
-    fn quotient(dividend: &Dim, divisor: &Dim) -> Dim {
-        let quotient: Dim = Poly::of(Atom::FloorDiv(dividend.clone(), divisor.clone())).into();
-        match quotient.bounds() {
-            (low, high) if low == high => Dim::Known(low),
-            _ => quotient,
-        }
+        Some(Poly::of(Atom::FloorDiv(self.clone(), divisor.clone())).into())
     }
 
     /// The quotient by one product of symbols, where every term has them: `n*seq*64` by `n*seq`.
