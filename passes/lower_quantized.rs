@@ -3,7 +3,7 @@
 //! Looks for `matmul`, `conv` and `gather` whose weights are a DequantizeLinear of constants, the model's own or one
 //! that `insert_qdq` made, with views (`strided`, `reshape`) and casts on the way. Codes, scales and zero points become
 //! one packed constant `[rows, columns]` (`packed_rows`), which the operator reads as it is; a DequantizeLinear of
-//! `dynamic_quantize` on the other side, perhaps reshaped or turned, becomes `quantize_packed`, and the products
+//! `dynamic_quantize` on the other side, perhaps reshaped or transposed, becomes `quantize_packed`, and the products
 //! integer ones. Equal because the kernel computes `(code - zero) * scale` where the pattern did. Float weights `[K,
 //! N]` of a product that are larger than a binding may be are transposed, since only rows can be bound in slices, as
 //! are those that products alone read where kernels are made for rows; the transposition of a constant that others read

@@ -295,7 +295,7 @@ fn the_first_of_many_is_named_each_time() {
     }
 }
 
-/// The notes of a check are no other dispatch's memory, and each lies in the arena.
+/// The notes of a check are no other dispatch's memory, and each is in the arena.
 #[test]
 fn checks_note_in_memory_of_their_own() {
     let program = program(&graph(
@@ -511,9 +511,9 @@ fn every_element_type_travels_both_ways() {
             let mut back = Cursor::new(Vec::new());
             npz::write(&mut back, &[("y".to_owned(), outputs[0].clone())]).unwrap();
             let back = npz::read(back, &mut |_, _| true).unwrap()["y"].narrowed(dtype).unwrap();
-            let (given, turned) = (tensor.to_f64s().unwrap(), back.to_f64s().unwrap());
+            let (given, transposed) = (tensor.to_f64s().unwrap(), back.to_f64s().unwrap());
             let expected: Vec<f64> = [0, 3, 1, 4, 2, 5].iter().map(|&i| given[i]).collect();
-            assert_eq!(turned, expected, "{dtype} on {name}");
+            assert_eq!(transposed, expected, "{dtype} on {name}");
         }
     }
 }

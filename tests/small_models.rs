@@ -73,7 +73,7 @@ fn check(body: &str, policy: &str, bound: f32) {
         assert!(Some(compiled.program.plans[0].planned_peak_bytes) <= options.settings.budget_bytes);
         let program = file::read(std::sync::Arc::new(file::to_bytes(&compiled.program).unwrap())).unwrap();
         let on_cpu = Session::of(program.clone(), DeviceChoice::Cpu).unwrap().run(&inputs).unwrap().outputs;
-        // At the least budget formats are whatever is smallest.
+        // At the smallest budget formats are whatever is smallest.
         if budget > 1 || !matches!(policy, Policy::Budget) {
             close(&on_cpu, &expected, bound, &format!("{policy} on the CPU"));
         }
@@ -239,12 +239,12 @@ fn activations_are_quantized_wherever_products_read_them() {
   output %y
 ";
     check(vector, "uniform:w8a8", bound);
-    let turned = "  %x = input : f32[4,3]
+    let transposed = "  %x = input : f32[4,3]
   %w = const [0.5,-1.0,0.25,0.75,-0.5,1.0,0.125,-0.25] : f32[4,2]
   %y = gemm(%x, %w) {transA=1} : f32[3,2]
   output %y
 ";
-    check(turned, "uniform:w8a8", bound);
+    check(transposed, "uniform:w8a8", bound);
 }
 
 #[test]

@@ -256,8 +256,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     if args.json {
         write::stdout(&format!("{report:#}\n"))?;
     } else {
-        let told = if say::is_quiet() { String::new() } else { summary(&compiled, output.as_deref(), seconds) };
-        let text = told + &compiled.explanation.as_ref().map(explain::text).unwrap_or_default();
+        let text = if say::is_quiet() { String::new() } else { summary(&compiled, output.as_deref(), seconds) };
+        let text = text + &compiled.explanation.as_ref().map(explain::text).unwrap_or_default();
         // Standard output is the program's, where it goes there.
         if output.as_deref().is_some_and(is_stdout) { eprint!("{text}") } else { write::stdout(&text)? }
     }
@@ -366,15 +366,15 @@ fn summary(compiled: &Compiled, output: Option<&Path>, seconds: f64) -> String {
     let n_host = plan.nodes.iter().filter(|n| n.place == "host").count();
     let dispatches: usize = plan.entries.iter().map(|entry| entry.n_dispatches().0).sum();
     let ledger = &plan.ledger;
-    let counted = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    let count_of = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
     let mut text = format!(
         "{} for {}: {}, {}, {}, {} on the host\n",
         compiled.program.model,
         compiled.program.target.name,
-        counted(plan.nodes.len(), "node"),
+        count_of(plan.nodes.len(), "node"),
         if dispatches == 1 { "1 dispatch".to_owned() } else { format!("{dispatches} dispatches") },
-        counted(compiled.program.shaders.len(), "kernel"),
-        counted(n_host, "node"),
+        count_of(compiled.program.shaders.len(), "kernel"),
+        count_of(n_host, "node"),
     );
     let formats = if formats.is_empty() { "none".to_owned() } else { formats.join(", ") };
     text += &format!("  formats   {formats}\n");

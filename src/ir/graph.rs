@@ -447,12 +447,12 @@ impl Graph {
         for value in wires.0.iter().flatten().flatten().chain(kept) {
             n_uses[value.node.0.index()] += 1;
         }
-        // Where an edit writes a node anew that tells a size, the new one tells it: nothing takes the results of the
+        // Where an edit replaces a node that defines a size, the new one defines it: nothing takes the results of the
         // old one any more.
-        let tellers = self.tellers_by(|id| n_uses[id.0.index()]);
-        if !tellers.is_empty() {
+        let definers = self.size_definers_by(|id| n_uses[id.0.index()]);
+        if !definers.is_empty() {
             for id in self.graph.node_indices().map(NodeId) {
-                self.tellers_of(id, &tellers).into_iter().for_each(|teller| n_uses[teller.0.index()] += 1);
+                self.size_definers_of(id, &definers).into_iter().for_each(|definer| n_uses[definer.0.index()] += 1);
             }
         }
         let mut n = 0;
@@ -464,7 +464,7 @@ impl Graph {
                 );
             if !is_needed {
                 let operands = wires.0[id.0.index()].iter().flatten().map(|value| value.node);
-                for needed in operands.chain(self.tellers_of(id, &tellers)) {
+                for needed in operands.chain(self.size_definers_of(id, &definers)) {
                     n_uses[needed.0.index()] -= 1;
                     candidates.push(needed);
                 }
@@ -564,7 +564,7 @@ fn unique(taken: &mut BTreeSet<String>, name: String) -> String {
     }
 }
 
-/// Graphs are equal when the same names stand for the same things, however the indices lie.
+/// Graphs are equal when the same names stand for the same things, whatever their indices.
 impl PartialEq for Graph {
     fn eq(&self, other: &Graph) -> bool {
         let view = |g: &Graph| -> Vec<_> {

@@ -555,7 +555,7 @@ impl Draft<'_> {
             params,
             groups,
             check: None,
-            stripe: None,
+            result_slice: None,
             alternative: None,
             loops: self.loops,
         };
@@ -572,7 +572,7 @@ impl Draft<'_> {
 
 /// Bits of the widest integers: a quotient is found bit by bit where a device has no such integers.
 pub(super) const WIDE_BITS: u64 = 64;
-/// The most that a size can be.
+/// The largest size.
 pub(super) fn most(dim: &Dim) -> u64 {
     dim.most().map_or(u64::MAX, |n| u64::try_from(n).unwrap_or(0))
 }

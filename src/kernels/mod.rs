@@ -32,7 +32,7 @@ mod vectors;
 use crate::ir::{DType, Dim, Graph, NodeId, NodeKind, STATE_STORE, TensorType, ValueId};
 use crate::kernels::key::{Flag, KernelKey, Storage};
 use crate::ops::core::check_indices::Rule;
-use crate::program::Stripe;
+use crate::program::ResultSlice;
 use crate::targets::tuning::Case;
 use crate::targets::{Target, Tuning};
 pub use attention::CHUNK as ATTENTION_CHUNK;
@@ -58,7 +58,7 @@ pub struct KernelCall {
     /// comes after those of `operands`.
     pub check: Option<Rule>,
     /// Which elements of the result it writes, where other calls of the node write the rest.
-    pub stripe: Option<Stripe>,
+    pub result_slice: Option<ResultSlice>,
     /// Calls of a node with the same number here are alternatives: whatever the sizes, at most one of them has
     /// workgroups.
     pub alternative: Option<usize>,
@@ -206,7 +206,7 @@ pub fn clear(words: u64) -> KernelCall {
         params: [words, 0, 0, 0].map(Dim::from).to_vec(),
         groups: [Dim::from(words.div_ceil(128)), Dim::Known(1), Dim::Known(1)],
         check: None,
-        stripe: None,
+        result_slice: None,
         alternative: None,
         loops: Vec::new(),
     }

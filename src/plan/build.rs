@@ -12,8 +12,8 @@ use crate::ir::{Dim, Graph, Hash, NodeId, NodeKind, State, Tensor, TensorError, 
 use crate::kernels::key::KernelKey;
 use crate::kernels::{self, KernelCall, KernelError};
 use crate::program::{
-    Allocation, AllocationKind, FAULT_BYTES, HostStep, IndexCheck, Ledger, Port, Region, SLOT_ALIGNMENT, SLOT_BYTES,
-    SizeRange, StateTensor, Stripe, hex, params_bytes as params_bytes_of,
+    Allocation, AllocationKind, FAULT_BYTES, HostStep, IndexCheck, Ledger, Port, Region, ResultSlice, SLOT_ALIGNMENT,
+    SLOT_BYTES, SizeRange, StateTensor, hex, params_bytes as params_bytes_of,
 };
 use crate::targets::Target;
 use indexmap::IndexMap;
@@ -52,7 +52,7 @@ pub struct Dispatch {
     /// What it notes of indices out of range.
     pub check: Option<IndexCheck>,
     /// Which elements of its result it writes, where others write the rest.
-    pub stripe: Option<Stripe>,
+    pub result_slice: Option<ResultSlice>,
 }
 
 /// One step.
@@ -120,8 +120,8 @@ pub struct Blueprint {
     pub max_live_bytes: u64,
     /// Peak if the arena were its bound, in bytes.
     pub lower_bound_bytes: u64,
-    /// The first allocation that is larger than the target allows: such a blueprint can be counted, and no program made
-    /// of it.
+    /// The first allocation that is larger than the target allows: such a blueprint has its bytes, and no program can
+    /// be made of it.
     pub too_large: Option<TooLarge>,
 }
 
@@ -183,8 +183,8 @@ fn calls(graph: &Graph, id: NodeId, target: &Target) -> Result<Option<Vec<Kernel
     if graph.node(id).op().is_none() || is_view(graph, id) {
         return Ok(Some(Vec::new()));
     }
-    // Even where its result has no elements, it tells a size.
-    if graph.node(id).tells().is_some() {
+    // Even where its result has no elements, it defines a size.
+    if graph.node(id).defined_symbol().is_some() {
         return Ok(None);
     }
     match kernels::dispatches(graph, id, target) {
@@ -311,7 +311,7 @@ impl<'a> Layout<'a> {
         };
         layout.constant_bytes = layout.constants()?;
         layout.states()?;
-        // Notes of indices lie behind the values, for the whole of a run, so that nothing has to be written there
+        // Notes of indices are behind the values, for the whole of a run, so that nothing has to be written there
         // before a run that finds no index out of range.
         let n_checks =
             |part: &Part<'_>| part.source.calls.values().flatten().flatten().filter(|c| c.check.is_some()).count();
@@ -376,9 +376,9 @@ impl<'a> Layout<'a> {
         let params = if self.params_bytes > 0 { allocation_bytes(self.params_bytes, target) } else { 0 };
         let (arena_bytes, note_bytes) = (self.arena_bytes(), self.note_bytes);
         let ports = self.parts.iter().map(Part::ports).collect::<Result<Vec<_>, _>>()?;
-        let counted = self.device_bytes();
+        let device_bytes = self.device_bytes();
         if !target.memory.unified {
-            // The ring lies in the host's memory: it is part of the plan, but not of the device's bytes.
+            // The ring is in the host's memory: it is part of the plan, but not of the device's bytes.
             let bytes = ports.iter().map(|(inputs, outputs)| staging_bytes(inputs, outputs)).max().unwrap_or(0);
             self.allocate(AllocationKind::Staging, bytes)?;
         }
@@ -409,7 +409,8 @@ impl<'a> Layout<'a> {
         ledger.activations += arena_total.saturating_sub(ledger.io + ledger.activations + ledger.workspace);
         let max_live_bytes = self.parts.iter().map(|part| part.planned.plan.max_live).max().unwrap_or(0);
         let least_arena = allocation_bytes(max_live_bytes.max(1).saturating_add(note_bytes), target);
-        let lower_bound_bytes = counted - arena_total + if arena_bytes > 0 { least_arena.min(arena_total) } else { 0 };
+        let lower_bound_bytes =
+            device_bytes - arena_total + if arena_bytes > 0 { least_arena.min(arena_total) } else { 0 };
         let entry = |(part, (inputs, outputs)): (Part<'_>, (Vec<Port>, Vec<Port>))| EntryBlueprint {
             name: part.source.name.to_owned(),
             sizes: part
@@ -431,7 +432,7 @@ impl<'a> Layout<'a> {
             too_large: self.too_large,
             entries: self.parts.into_iter().zip(ports).map(entry).collect(),
             ledger,
-            peak_bytes: counted,
+            peak_bytes: device_bytes,
             arena_bytes,
             max_live_bytes,
             lower_bound_bytes,

@@ -200,7 +200,9 @@ fn limits(entry: &Entry, dispatch: &Dispatch, target: &Target, place: &dyn Fn() 
         if !fits || value.known().is_some_and(|v| v < 0) {
             return Err(fault(
                 &place(),
-                format!("parameter {word} is {value}, which may not fit in 32 bits or has a size that no input tells"),
+                format!(
+                    "parameter {word} is {value}, which may not fit in 32 bits or has a size that no input determines"
+                ),
             ));
         }
     }
@@ -363,7 +365,7 @@ impl<'a> Scope<'a> {
                 Some(kind) => {
                     return Err(fault(
                         &place.to_string(),
-                        format!("it writes binding {written}, which lies in memory for {kind:?}"),
+                        format!("it writes binding {written}, which is in memory for {kind:?}"),
                     ));
                 }
             }
@@ -382,7 +384,7 @@ impl<'a> Scope<'a> {
             if let Some(size) = check.sizes.iter().find(|size| place.1.bounds(size).is_none()) {
                 return Err(fault(
                     &place.to_string(),
-                    format!("it checks indices against {size}, which no input tells"),
+                    format!("it checks indices against {size}, which no input determines"),
                 ));
             }
         }
@@ -412,7 +414,7 @@ impl<'a> Scope<'a> {
         aligned(&|| place.to_owned(), "the region", region.offset, alignment)
     }
 
-    /// The sizes of an entry have ranges and names of their own, and each is told, by the shape of an input or of a
+    /// The sizes of an entry have ranges and names of their own, and each is defined, by the shape of an input or of a
     /// host step's result, before it is used.
     fn sizes(&self, entry: &Entry, at: &str) -> Checked {
         for (i, size) in entry.sizes.iter().enumerate() {
@@ -427,23 +429,23 @@ impl<'a> Scope<'a> {
         if entry.sizes.is_empty() {
             return Ok(());
         }
-        let mut told: BTreeSet<&str> = BTreeSet::new();
-        tell(&entry.inputs, &mut told);
-        let known = |place: &str, dims: &mut dyn Iterator<Item = &Dim>, told: &BTreeSet<&str>| {
+        let mut defined: BTreeSet<&str> = BTreeSet::new();
+        add_defined(&entry.inputs, &mut defined);
+        let known = |place: &str, dims: &mut dyn Iterator<Item = &Dim>, defined: &BTreeSet<&str>| {
             let mut missing = None;
             dims.for_each(|dim| {
                 dim.for_each_symbol(&mut |symbol| {
-                    missing = (!told.contains(symbol.name())).then(|| symbol.clone()).or(missing.take())
+                    missing = (!defined.contains(symbol.name())).then(|| symbol.clone()).or(missing.take())
                 })
             });
             missing.map_or(Ok(()), |symbol| {
-                Err(fault(place, format!("nothing before tells the size {:?}", symbol.name())))
+                Err(fault(place, format!("nothing before it determines the size {:?}", symbol.name())))
             })
         };
         fn shapes(ports: &[Port]) -> impl Iterator<Item = &Dim> {
             ports.iter().flat_map(|port| &port.shape)
         }
-        known(at, &mut shapes(&entry.inputs), &told)?;
+        known(at, &mut shapes(&entry.inputs), &defined)?;
         for (s, step) in entry.steps.iter().enumerate() {
             match step {
                 Step::Device(dispatches) => {
@@ -453,18 +455,18 @@ impl<'a> Scope<'a> {
                         .filter(|(_, d)| d.is_indirect() || d.params.iter().any(|word| word.known().is_none()))
                     {
                         let place = DispatchPlace(self.index, entry, s, d, &dispatch.node).to_string();
-                        known(&place, &mut dispatch.params.iter().chain(&dispatch.groups), &told)?;
+                        known(&place, &mut dispatch.params.iter().chain(&dispatch.groups), &defined)?;
                     }
                 }
                 Step::Host(HostStep { node, inputs, outputs }) => {
                     let place = format!("{at}, step {s}, host node {node:?}");
-                    known(&place, &mut inputs.iter().flatten().flat_map(|port| &port.shape), &told)?;
-                    tell(outputs, &mut told);
-                    known(&place, &mut shapes(outputs), &told)?;
+                    known(&place, &mut inputs.iter().flatten().flat_map(|port| &port.shape), &defined)?;
+                    add_defined(outputs, &mut defined);
+                    known(&place, &mut shapes(outputs), &defined)?;
                 }
             }
         }
-        known(at, &mut shapes(&entry.outputs), &told)
+        known(at, &mut shapes(&entry.outputs), &defined)
     }
 
     fn port(&self, entry: &Entry, place: &str, port: &Port) -> Checked {
@@ -475,7 +477,7 @@ impl<'a> Scope<'a> {
             Class::Text => false,
         };
         if !fits {
-            return Err(fault(place, format!("{} cannot lie on the device as {}", port.dtype, port.device_dtype)));
+            return Err(fault(place, format!("{} cannot be on the device as {}", port.dtype, port.device_dtype)));
         }
         let shape = Shape(port.shape.clone());
         let most = |dim: &Dim| {
@@ -492,7 +494,7 @@ impl<'a> Scope<'a> {
         sized(place, &format!("{}{shape}", port.device_dtype), port.region.bytes, needed)
     }
 
-    /// Parameters lie in their allocation, and where two dispatches share bytes of it they agree on them.
+    /// Parameters are in their allocation, and where two dispatches share bytes of it they agree on them.
     fn params(&self) -> Checked {
         let same = |a: &Dispatch, b: &Dispatch| {
             a.params == b.params && (a.groups == b.groups || !(a.is_indirect() || b.is_indirect()))
@@ -521,12 +523,14 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// Adds the sizes that the shapes of `ports` tell.
-fn tell<'a>(ports: &'a [Port], told: &mut BTreeSet<&'a str>) {
-    told.extend(ports.iter().flat_map(|port| &port.shape).filter_map(|dim| dim.told().map(|symbol| symbol.name())));
+/// Adds the sizes that the shapes of `ports` determine.
+fn add_defined<'a>(ports: &'a [Port], defined: &mut BTreeSet<&'a str>) {
+    defined.extend(
+        ports.iter().flat_map(|port| &port.shape).filter_map(|dim| dim.solved_symbol().map(|symbol| symbol.name())),
+    );
 }
 
-/// A region holds what lies in it, with padding below 256 bytes, the largest alignment in use.
+/// A region holds what is stored in it, with padding below 256 bytes, the largest alignment in use.
 fn sized(place: &str, what: &str, given: u64, needed: u64) -> Checked {
     let most = needed.checked_next_multiple_of(256).unwrap_or(needed);
     if (needed..=most).contains(&given) {

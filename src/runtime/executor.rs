@@ -214,7 +214,7 @@ impl Executor {
         self.run_bound(entry, &inputs, &mut [], host)
     }
 
-    /// Runs an entry with inputs that may lie on the device, and keeps the outputs of these indices there: the others
+    /// Runs an entry with inputs that may be on the device, and keeps the outputs of these indices there: the others
     /// are what the run gives.
     ///
     /// # Errors
@@ -301,7 +301,7 @@ impl Executor {
                     let reads: Vec<Region> = match &results {
                         Some(ports) => ports.iter().map(exact).chain(checks.iter().map(|(r, _)| *r)).collect(),
                         None if memory.is_mapped() => Vec::new(),
-                        // Those of sizes that a host step tells are none of the device's.
+                        // Those of sizes that a host step defines are not the device's.
                         None => segment.wanted.iter().filter_map(|port| port.at(&sizes)).map(|p| exact(&p)).collect(),
                     };
                     let recording = segment.recording(context, tally, *profiling)?;
@@ -468,7 +468,7 @@ fn at<'a>(ports: &'a [Port], sizes: &Sizes) -> Result<Cow<'a, [Port]>, RuntimeEr
     ports.iter().map(|port| port.at(sizes)).collect::<Option<_>>().map(Cow::Owned).ok_or_else(|| lost(sizes))
 }
 
-/// Computes a host step, and notes the sizes that its results tell.
+/// Computes a host step, and records the sizes that its results determine.
 fn run_host(
     memory: &mut Memory,
     known: &mut Known,

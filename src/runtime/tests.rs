@@ -145,7 +145,7 @@ impl Maker {
             loop_iterations: 0,
             barrier,
             check: None,
-            stripe: None,
+            result_slice: None,
         });
     }
 

@@ -492,7 +492,7 @@ pub fn run_calls(
             loop_iterations: call.loop_iterations(),
             barrier,
             check,
-            stripe: call.stripe.clone(),
+            result_slice: call.result_slice.clone(),
         });
     }
     entry.steps.push(Step::Device(dispatches));
@@ -535,7 +535,7 @@ pub fn run_calls(
         assert_eq!(most.bytes().unwrap(), wanted.bytes().unwrap(), "{}: what {names:?} note", case.describe());
     }
     drop(executor);
-    if calls.iter().any(|call| call.stripe.is_some()) {
+    if calls.iter().any(|call| call.result_slice.is_some()) {
         writes_what_it_says(context, &program, &inputs, port("y", &words, region), &result);
     }
     let output = if result.packing.is_some() {
@@ -546,8 +546,8 @@ pub fn run_calls(
     (output, names)
 }
 
-/// Runs each dispatch by itself over a result of a pattern: what changes are the elements of its stripe, all of them
-/// and no others, and no two stripes have one in common.
+/// Runs each dispatch by itself over a result of a pattern: what changes are the elements of its slice, all of them
+/// and no others, and no two slices have one in common.
 fn writes_what_it_says(context: &VkContext, program: &Program, inputs: &[Tensor], words: Port, result: &TensorType) {
     const PATTERN: u8 = 0x5b;
     let Step::Device(dispatches) = &program.plans[0].entries[0].steps[0] else { panic!("all run on the device") };
@@ -564,13 +564,15 @@ fn writes_what_it_says(context: &VkContext, program: &Program, inputs: &[Tensor]
         entry.steps = vec![Step::Device(vec![dispatch.clone()])];
         let given: Vec<Tensor> = inputs.iter().cloned().chain([poison.clone()]).collect();
         let output = Executor::load(&program, 0, context).unwrap().run(&given).unwrap().outputs.remove(0);
-        let stripe = dispatch.stripe.as_ref().unwrap_or_else(|| panic!("dispatch {i} says nothing of what it writes"));
+        let result_slice =
+            dispatch.result_slice.as_ref().unwrap_or_else(|| panic!("dispatch {i} says nothing of what it writes"));
         let number = |dim: &Dim| dim.known().unwrap() as usize;
-        let (pitch, first, width) = (number(&stripe.pitch), number(&stripe.first), number(&stripe.width));
+        let (pitch, first, width) =
+            (number(&result_slice.pitch), number(&result_slice.first), number(&result_slice.width));
         for (element, bytes) in output.bytes().unwrap().chunks(size).take(n).enumerate() {
             let is_written = bytes.iter().any(|b| *b != PATTERN);
             let is_own = (first..first + width).contains(&(element % pitch));
-            assert_eq!(is_written, is_own, "dispatch {i}, element {element} of {result}, {stripe:?}");
+            assert_eq!(is_written, is_own, "dispatch {i}, element {element} of {result}, {result_slice:?}");
             if is_written {
                 assert_eq!(writer[element].replace(i), None, "element {element} is written twice");
             }

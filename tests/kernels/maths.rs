@@ -204,12 +204,12 @@ fn arguments() -> Vec<f32> {
     for k in 1..3000 {
         near(&mut all, (f64::from(k) * std::f64::consts::FRAC_PI_2) as f32);
         near(&mut all, k as f32 - 0.5);
-        // Multiples of pi/2 far out, as near as f64 tells them.
+        // Multiples of pi/2 far out, as exactly as f64 has them.
         let far = f64::from(random.next()) * 2f64.powi(k % 60 - 10);
         near(&mut all, ((far / std::f64::consts::FRAC_PI_2).round() * std::f64::consts::FRAC_PI_2) as f32);
         near(&mut all, (random.next() >> (k % 24)) as f32 + 0.5);
     }
-    // f32 numbers that lie nearest to multiples of pi/2 (Muller, Elementary Functions, table of worst cases).
+    // f32 numbers that are nearest to multiples of pi/2 (Muller, Elementary Functions, table of worst cases).
     for v in
         [16_367_173.0 * 2f32.powi(72), 12_320_142.0, 1.570_796_4 * 2f32.powi(60), 2.0f32.powi(127), 71_476.0, 344.0]
     {

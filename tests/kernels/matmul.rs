@@ -22,7 +22,7 @@ fn float_products_of_odd_shapes() {
 }
 
 /// The product of two f16 is exact in f32: results are as good as from f32, beyond f16's range too, wherever the
-/// operands lie in f16.
+/// operands are stored in f16.
 #[test]
 fn products_of_f16_are_exact() {
     on_devices(|bench| {

@@ -452,7 +452,7 @@ fn columns(s: &Sizes, x: &[f32], w: &[f32], out: &mut [f32]) -> Result<(), OpErr
     Ok(())
 }
 
-/// The windows of `width` pixels from `first` of one group's planes `x`: element `[tap, pixel]`, `fill` where it lies
+/// The windows of `width` pixels from `first` of one group's planes `x`: element `[tap, pixel]`, `fill` where it is
 /// in the padding.
 fn unfold<T: Copy>(s: &Sizes, x: &[T], first: usize, width: usize, fill: T) -> Vec<T> {
     let [kh, kw] = s.plain.kernel;
@@ -462,7 +462,7 @@ fn unfold<T: Copy>(s: &Sizes, x: &[T], first: usize, width: usize, fill: T) -> V
         let (y0, y1) = s.plain.span(0, ky, s.height, s.out_height);
         let (x0, x1) = s.plain.span(1, kx, s.width, s.out_width);
         for y in y0.max(first / s.out_width)..y1.min((first + width).div_ceil(s.out_width)) {
-            // The part of this output row that lies inside the block.
+            // The part of this output row that is inside the block.
             let from = (y * s.out_width + x0).max(first);
             let to = (y * s.out_width + x1).min(first + width);
             if from >= to {
@@ -499,11 +499,11 @@ fn packed(s: &Sizes, x: &PackedView, w: &PackedView, out: &mut [f32]) {
             .map(|b| {
                 let width = PIXELS.min(pixels - b * PIXELS);
                 let unfolded = unfold(s, x, b * PIXELS, width, 0);
-                let mut turned = vec![0i8; unfolded.len()];
+                let mut transposed = vec![0i8; unfolded.len()];
                 for (tap, row) in unfolded.chunks_exact(width).enumerate() {
-                    row.iter().enumerate().for_each(|(pixel, code)| turned[pixel * depth + tap] = *code);
+                    row.iter().enumerate().for_each(|(pixel, code)| transposed[pixel * depth + tap] = *code);
                 }
-                (b * PIXELS, turned)
+                (b * PIXELS, transposed)
             })
             .collect();
         out.par_chunks_exact_mut(pixels).enumerate().for_each(|(f, out)| {
@@ -547,8 +547,8 @@ fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
     if d.wants(1) {
         let (n, h, wide) = (x_dims[0], x_dims[2], x_dims[3]);
         let by_group = reshape::to(d, x, dims(&[n, groups, own, h, wide]))?;
-        let turned = transpose(d, by_group, &[2, 1, 0, 3, 4])?;
-        let images = reshape::to(d, turned, dims(&[own, groups * n, h, wide]))?;
+        let transposed = transpose(d, by_group, &[2, 1, 0, 3, 4])?;
+        let images = reshape::to(d, transposed, dims(&[own, groups * n, h, wide]))?;
         let filters = transpose(d, gain, &[1, 0, 2, 3])?;
         let flipped = Window {
             kernel: vec![y_dims[2] as i64, y_dims[3] as i64],

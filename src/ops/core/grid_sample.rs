@@ -100,7 +100,7 @@ fn sampled<F: Real>(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Ten
 
 #[cfg(test)]
 mod tests {
-    //! Coordinates that lie outside an image.
+    //! Coordinates that are outside an image.
 
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 

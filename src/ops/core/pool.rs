@@ -148,7 +148,7 @@ fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
     }
     let (dtype, out) = (d.ty(gain).dtype, crate::ops::compose::sizes(0, &d.ty(gain))?);
     let size = |i: usize| (sizes[2 + i] as i64, out[2 + i] as i64);
-    // The positions along an axis at which a place of the window lies between `first` and `end`.
+    // The positions along an axis at which a place of the window is between `first` and `end`.
     let within = |i: usize, tap: i64, first: i64, end: i64| {
         let (step, at) = (window.strides[i], tap * window.dilations[i] - window.pads[i]);
         let up_to = |bound: i64| (bound - at + step - 1).div_euclid(step).clamp(0, size(i).1);

@@ -56,7 +56,7 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     Ok(vec![TensorType::new(x.dtype, Shape(shape))])
 }
 
-/// Places and weights around a point of a plane; none where it lies more than one element outside.
+/// Places and weights around a point of a plane; none where it is more than one element outside.
 fn bilinear<F: Real>(y: F, x: F, height: usize, width: usize) -> [(usize, F); 4] {
     let (zero, one) = (F::zero(), F::one());
     let count = |n: usize| F::of_f64(n as f64);

@@ -395,7 +395,7 @@ fn of_direction(e: &mut Expand<'_, '_>, x: Val, direction: usize) -> Result<Val,
 fn expand(e: &mut Expand<'_, '_>, kind: Kind, codes: Option<&Codes>) -> Result<Vec<Val>, OpError> {
     let (mut x, w, r) = (e.input(0)?, e.input(1)?, e.input(2)?);
     let types = match codes {
-        Some(_) => [turned(&e.ty(w))?, turned(&e.ty(r))?],
+        Some(_) => [transposed(&e.ty(w))?, transposed(&e.ty(r))?],
         None => [e.ty(w), e.ty(r)],
     };
     let l = layer(e.attrs, &e.ty(x), &types[0], &types[1], kind)?;
@@ -557,8 +557,8 @@ impl Codes {
     }
 }
 
-/// The type of an LSTM's weights for codes that lie the other way.
-fn turned(codes: &TensorType) -> Result<TensorType, OpError> {
+/// The type of an LSTM's weights for codes in transposed layout.
+fn transposed(codes: &TensorType) -> Result<TensorType, OpError> {
     let [directions, rows, columns] = sizes(1, codes)?[..] else {
         return Err(OpError::operand(1, codes, "[directions, input, 4 * hidden]"));
     };
@@ -590,7 +590,7 @@ fn infer_quantized(given: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
             ));
         }
     }
-    let (w, r) = (turned(given.ty(1)?)?, turned(given.ty(2)?)?);
+    let (w, r) = (transposed(given.ty(1)?)?, transposed(given.ty(2)?)?);
     // In parts, what 8 bits hold of the input would be another.
     if let Some(steps) = given.ty(0)?.shape.0.first().and_then(Dim::known).filter(|steps| *steps > MAX_STEPS as i64) {
         return Err(too_long(steps as usize));
@@ -628,15 +628,15 @@ mod tests {
             for direction in ["forward", "reverse", "bidirectional"] {
                 for layout in [0, 1] {
                     let (n, gates) = (1 + usize::from(direction == "bidirectional"), kind.n_gates() * hidden);
-                    let turn = |mut dims: [usize; 3]| {
+                    let transpose = |mut dims: [usize; 3]| {
                         if layout == 1 {
                             dims.swap(0, 1);
                         }
                         dims
                     };
-                    let state = turn([n, batch, hidden]);
+                    let state = transpose([n, batch, hidden]);
                     let (x, w, r, bias) = (
-                        noise(&turn([steps, batch, input]), 1),
+                        noise(&transpose([steps, batch, input]), 1),
                         noise(&[n, gates, input], 2),
                         noise(&[n, gates, hidden], 3),
                         noise(&[n, 2 * gates], 4),

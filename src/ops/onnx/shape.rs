@@ -116,7 +116,7 @@ fn steps(start: &[Dim], limit: &[Dim], delta: &[Dim]) -> Result<Dim, OpError> {
         OpError::operand(
             2,
             format!("{delta:?}"),
-            format!("a step between {start:?} and {limit:?} whose sign the sizes tell"),
+            format!("a step between {start:?} and {limit:?} whose sign depends on the sizes"),
         )
     };
     let ([start], [limit], [delta]) = (start, limit, delta) else { return Err(refuse()) };

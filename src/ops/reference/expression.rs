@@ -88,7 +88,7 @@ impl<'a, F: Real> Column<'a, F> {
         let (mut dims, mut strides) = (Vec::<usize>::new(), Vec::<usize>::new());
         for (dim, stride) in out.iter().copied().zip(broadcast_strides(&own, out)).filter(|(dim, _)| *dim != 1) {
             match (dims.last_mut(), strides.last_mut()) {
-                // Axes that lie as one are read as one.
+                // Axes that are contiguous are read as one.
                 (Some(last_dim), Some(last_stride)) if *last_stride == stride * dim => {
                     *last_dim *= dim;
                     *last_stride = stride;
