@@ -230,8 +230,8 @@ fn entries_of_one_model_share_its_weights_under_any_budget() {
     assert!(under(over.min_feasible_bytes).unwrap().program.plans[0].planned_peak_bytes <= over.min_feasible_bytes);
 }
 
-/// Runs so often that whatever a run leaves would show: on the device, and in the process too where `is_alone` says that
-/// no other test runs in it.
+/// Runs so often that whatever a run leaves would show: on the device, and in the process too where `is_alone` says
+/// that no other test runs in it.
 fn runs_in_flat_memory(n: usize, is_alone: bool) {
     each_session(&read(CACHE), "uniform:f32", &|device, mut session| {
         let resident = || -> u64 {
