@@ -5,10 +5,13 @@
 //! written in others by its expansion, and the derivative is that of these. So whatever expands to operators with rules
 //! has a derivative. Gains are written in core operators and those of ONNX, at any level of the graph, and can be
 //! differentiated again.
+//!
+//! Codes are the one kind of integers on the way: quantization counts as what it rounds (straight-through), so that what
+//! codes gain is a float for each of them.
 
 use crate::ir::expr::build::arg;
-use crate::ir::{Attrs, Differentiate, Dim, Edit, Expand, Gains, Op, OpError, TensorType, Val};
-use crate::ops::core::store;
+use crate::ir::{Attrs, Class, Differentiate, Dim, Edit, Expand, Gains, Op, OpError, TensorType, Val};
+use crate::ops::core::{quantize_linear, store};
 use crate::ops::{compose, widen};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -125,13 +128,19 @@ fn walk(
     let stops: BTreeSet<Val> = xs.iter().chain(held).copied().collect();
     let nowhere = |source| GradientError { node: String::new(), op: "Gradient".to_owned(), source };
     let order = between(edit, &stops, seeds.iter().map(|(value, _)| *value), spend).map_err(nowhere)?;
-    // What depends on xs. Integers and truth values change in steps.
+    // What depends on xs. Integers and truth values change in steps, but for codes, which pass gains straight through.
     let mut depends: BTreeSet<Val> = xs.iter().copied().collect();
     for &node in &order {
-        if operands_of(edit, node).iter().flatten().any(|operand| depends.contains(operand)) {
-            let results = results_of(edit, node).into_iter();
-            depends.extend(results.filter(|value| edit.ty(*value).dtype.is_float() && !stops.contains(value)));
+        let operands = operands_of(edit, node);
+        let changing: Vec<Val> = operands.into_iter().flatten().filter(|operand| depends.contains(operand)).collect();
+        if changing.is_empty() {
+            continue;
         }
+        let gives_codes = op_of(edit, node).is_some_and(|op| op.is(&quantize_linear::DEF))
+            || changing.iter().any(|operand| edit.ty(*operand).dtype.class() == Class::Int);
+        let follows = |class: Class| class == Class::Float || class == Class::Int && gives_codes;
+        let results = results_of(edit, node).into_iter();
+        depends.extend(results.filter(|value| follows(edit.ty(*value).dtype.class()) && !stops.contains(value)));
     }
     let mut gained: BTreeMap<Val, Val> = BTreeMap::new();
     for &(value, gain) in seeds {
@@ -247,7 +256,8 @@ fn receive(edit: &mut Edit<'_>, gained: &mut BTreeMap<Val, Val>, value: Val, par
     Ok(())
 }
 
-/// A gain summed along the axes by which an operand of this type was broadcast, and stored in its type.
+/// A gain summed along the axes by which an operand of this type was broadcast, and stored in its type if that is one
+/// of plain floats.
 ///
 /// # Errors
 /// It is no gain of such an operand.
@@ -269,7 +279,9 @@ pub fn fitted(e: &mut Expand<'_, '_>, part: Val, like: &TensorType) -> Result<Va
     if e.ty(sum).shape != *wanted {
         return Err(OpError::operand(0, e.ty(sum), format!("a gain of {like}")));
     }
-    if e.ty(sum).dtype == like.dtype { Ok(sum) } else { store::add(e.edit, sum, like.dtype) }
+    // What codes gain is no code.
+    let is_kept = e.ty(sum).dtype == like.dtype || like.dtype.class() != Class::Float || like.dtype.is_minifloat();
+    if is_kept { Ok(sum) } else { store::add(e.edit, sum, like.dtype) }
 }
 
 #[cfg(test)]

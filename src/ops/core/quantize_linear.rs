@@ -1,12 +1,15 @@
 //! `quantize_linear` and `dequantize_linear`: floats to codes and back, with scales given.
 
-use crate::ir::expr::build::arg;
+use crate::ir::expr::build::{arg, select};
 use crate::ir::{
-    Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val,
-    attr, minifloat,
+    Attrs, CORE, Class, DType, Differentiate, Dim, Expand, Expr, Gains, Infer, KERNEL, ONNX, Op, OpDef, OpError, Shape,
+    Tensor, TensorType, Val, attr, minifloat,
 };
 use crate::ops::core::pointwise::Real;
-use crate::ops::util::{agree, class_of, dtype_attr, finish, finish_floats, is_double, n_elems, operand, result};
+use crate::ops::core::{pointwise, reshape};
+use crate::ops::util::{
+    agree, between, class_of, dtype_attr, finish, finish_floats, is_double, n_elems, operand, result,
+};
 
 /// `quantize_linear(x, scale, zero_point?) {axis, block_size, output_dtype}`: ONNX QuantizeLinear, opset 21: `x /
 /// scale`, rounded half to even, plus the zero point, saturated.
@@ -27,7 +30,7 @@ pub static DEF: OpDef = OpDef {
     eval: Some(&eval_quantize),
     expand: None,
     weights: None,
-    gradient: None,
+    gradient: Some(&gradient_quantize),
 };
 
 /// `dequantize_linear(x, scale, zero_point?) {axis, block_size}`: ONNX DequantizeLinear, opset 21: `(x - zero_point) *
@@ -42,7 +45,7 @@ pub static DEQUANTIZE: OpDef = OpDef {
     eval: Some(&eval_dequantize),
     expand: None,
     weights: None,
-    gradient: None,
+    gradient: Some(&gradient_dequantize),
 };
 
 /// The range of codes of an integer type of up to 16 bits.
@@ -139,7 +142,6 @@ fn infer_dequantize(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 pub fn written_out(e: &mut Expand<'_, '_>, op: &Op) -> Result<Option<Val>, OpError> {
     let (x, scale, zero) = (e.input(0)?, e.input(1)?, e.optional(2));
     let (ty, scale_ty, result) = (e.ty(x), e.ty(scale), e.outputs[0].clone());
-    let (own, scales) = (ty.shape.0.clone(), scale_ty.shape.0.clone());
     let expr = match (op.is(&DEF), range(result.dtype), zero.filter(|_| !ty.dtype.is_minifloat())) {
         (true, None, _) => return Ok(None),
         (true, Some((low, high)), zero) => {
@@ -150,26 +152,7 @@ pub fn written_out(e: &mut Expand<'_, '_>, op: &Op) -> Result<Option<Val>, OpErr
         (false, _, Some(_)) => (arg(0) - arg(2)).to_float() * arg(1),
         (false, _, None) => arg(0).to_float() * arg(1),
     };
-    let block = usize::try_from(e.attrs.int("block_size").unwrap_or(0)).unwrap_or(0);
-    let (mut wide, mut narrow) = (own.clone(), vec![Dim::Known(1); own.len()]);
-    if block != 0 || scale_ty.shape.n_elems() != Some(1) {
-        let axis = crate::ops::util::axis_attr(e.attrs, 1, own.len())?;
-        if block == 0 {
-            if scales[..] != own[axis..=axis] {
-                return Ok(None);
-            }
-            narrow[axis] = own[axis].clone();
-        } else {
-            // Blocks that may be cut short at some sizes stay with the host.
-            let n_blocks = &scales[axis];
-            if n_blocks * &Dim::from(block) != own[axis] {
-                return Ok(None);
-            }
-            wide.splice(axis..=axis, [n_blocks.clone(), Dim::from(block)]);
-            narrow = scales;
-            narrow.insert(axis + 1, Dim::Known(1));
-        }
-    }
+    let Some(Spread { wide, narrow }) = Spread::of(e.attrs, &ty.shape, &scale_ty.shape)? else { return Ok(None) };
     let x = crate::ops::core::reshape::to(e, x, wide)?;
     let mut operands = vec![x, crate::ops::core::reshape::to(e, scale, narrow.clone())?];
     if expr.n_args() > 2 {
@@ -178,6 +161,42 @@ pub fn written_out(e: &mut Expand<'_, '_>, op: &Op) -> Result<Option<Val>, OpErr
     }
     let y = crate::ops::core::pointwise::add(e, expr, result.dtype, &operands)?;
     Ok(Some(crate::ops::core::reshape::to(e, y, result.shape.0)?))
+}
+
+/// The shapes in which scales broadcast over elements: one each, one an index of the axis, or one a block.
+struct Spread {
+    /// The elements', their axis split into blocks.
+    wide: Vec<Dim>,
+    /// The scales', of the same rank.
+    narrow: Vec<Dim>,
+}
+
+impl Spread {
+    /// `None` where blocks do not divide their axis.
+    fn of(attrs: &Attrs, x: &Shape, scale: &Shape) -> Result<Option<Spread>, OpError> {
+        let block = usize::try_from(attrs.int("block_size").unwrap_or(0)).unwrap_or(0);
+        let (mut wide, mut narrow) = (x.0.clone(), vec![Dim::Known(1); x.rank()]);
+        if block == 0 && scale.n_elems() == Some(1) {
+            return Ok(Some(Spread { wide, narrow }));
+        }
+        let axis = crate::ops::util::axis_attr(attrs, 1, x.rank())?;
+        if block == 0 {
+            if scale.0[..] != x.0[axis..=axis] {
+                return Ok(None);
+            }
+            narrow[axis] = x.0[axis].clone();
+        } else {
+            // Blocks that may be cut short at some sizes stay with the host.
+            let n_blocks = &scale.0[axis];
+            if n_blocks * &Dim::from(block) != x.0[axis] {
+                return Ok(None);
+            }
+            wide.splice(axis..=axis, [n_blocks.clone(), Dim::from(block)]);
+            narrow.clone_from(&scale.0);
+            narrow.insert(axis + 1, Dim::Known(1));
+        }
+        Ok(Some(Spread { wide, narrow }))
+    }
 }
 
 /// Calls `f(element, index of its scale)` for every element of x.
@@ -257,4 +276,54 @@ fn dequantized<F: Real>(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec
         out[i] = F::of_i64(data[i].wrapping_sub(zeros.get(at).copied().unwrap_or(0))) * scales[at]
     })?;
     finish_floats(attrs, &x.dims(), out, stored, &[])
+}
+
+/// What elements and scales gain, each where the expressions say, of the gain `x0`, the elements `x1`, their scale `x2`
+/// and their zero point `x3`.
+fn spread_gains(d: &mut Differentiate<'_, '_>, of_x: Expr, of_scale: Expr) -> Result<Gains, OpError> {
+    let (x, scale, gain) = (d.input(0)?, d.input(1)?, d.gain()?);
+    let (ty, scale_ty, dtype) = (d.ty(x), d.ty(scale), d.ty(gain).dtype);
+    let spread = Spread::of(d.attrs, &ty.shape, &scale_ty.shape)?;
+    let Spread { wide, narrow } =
+        spread.ok_or_else(|| OpError::unsupported("the derivative of blocks that do not divide their axis"))?;
+    let mut operands = vec![reshape::to(d, gain, wide.clone())?, reshape::to(d, x, wide)?];
+    operands.push(reshape::to(d, scale, narrow.clone())?);
+    let zero = d.optional(2).filter(|_| !d.outputs[0].dtype.is_minifloat() && !ty.dtype.is_minifloat());
+    operands.extend(zero.map(|zero| reshape::to(d, zero, narrow.clone())).transpose()?);
+    let mut parts = vec![None; d.inputs.len()];
+    if d.wants(0) {
+        let part = pointwise::add(d, of_x, dtype, &operands)?;
+        parts[0] = Some(reshape::to(d, part, ty.shape.0)?);
+    }
+    if d.wants(1) {
+        let part = pointwise::add(d, of_scale, between(dtype), &operands)?;
+        let like = TensorType::new(between(dtype), Shape(narrow));
+        let part = crate::ops::differentiate::fitted(d, part, &like)?;
+        parts[1] = Some(reshape::to(d, part, scale_ty.shape.0)?);
+    }
+    Ok(Gains::Are(parts))
+}
+
+/// Straight through the rounding: a code within the range gains what `x / scale` does, and one that was cut off nothing.
+fn gradient_quantize(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
+    let dtype = d.outputs[0].dtype;
+    let ratio = arg(1) / arg(2);
+    let inside = match (range(dtype), minifloat::max(dtype)) {
+        (Some((low, high)), _) => {
+            let zero = if d.optional(2).is_some() { arg(3).to_float() } else { 0.0.into() };
+            let code = ratio.round() + zero;
+            code.clone().at_least(low as f32).and(code.at_most(high as f32))
+        }
+        (None, Some(max)) => ratio.abs().at_most(max),
+        (None, None) => return Err(OpError::unsupported(format!("the derivative of codes of type {dtype}"))),
+    };
+    let of_x = select(inside.clone(), arg(0) / arg(2), 0.0);
+    let of_scale = select(inside, -(arg(0) * arg(1) / (arg(2) * arg(2))), 0.0);
+    spread_gains(d, of_x, of_scale)
+}
+
+fn gradient_dequantize(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
+    let has_zero = d.optional(2).is_some() && !d.ty(d.input(0)?).dtype.is_minifloat();
+    let value = if has_zero { (arg(1) - arg(3)).to_float() } else { arg(1).to_float() };
+    spread_gains(d, arg(0) * arg(2), arg(0) * value)
 }

@@ -1,12 +1,15 @@
 //! `resize`: images enlarged and reduced.
 
 use crate::ir::{
-    Attr, Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
+    Attr, Attrs, CORE, Class, Differentiate, Dim, Expand, Gains, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor,
+    TensorType, Val, attr,
 };
 use crate::ops::core::layout;
 use crate::ops::core::pointwise::Real;
 use crate::ops::core::resize_axes;
-use crate::ops::util::{axes, class_of, dims_attr, finish_floats, is_double, n_elems, operand, result, split_own};
+use crate::ops::util::{
+    axes, between, class_of, dims_attr, finish_floats, is_double, n_elems, operand, result, split_own,
+};
 use rayon::prelude::*;
 
 /// `resize(x) {mode, scales, sizes, coordinates, nearest, layout, dtype, epilogue}`: ONNX Resize, opset 19, along the
@@ -40,7 +43,7 @@ pub static DEF: OpDef = OpDef {
     eval: Some(&eval),
     expand: Some(&expand),
     weights: None,
-    gradient: None,
+    gradient: Some(&gradient),
 };
 
 const COORDINATES: [&str; 5] =
@@ -292,4 +295,40 @@ fn eval_in<F: Real>(attrs: &Attrs, x: &Tensor, extra: &[Option<&Tensor>]) -> Res
         }
     });
     finish_floats(attrs, &out_dims, out, x.dtype(), extra)
+}
+
+/// Along each axis a resize is a product with a matrix of weights; the gain is multiplied with it transposed.
+fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
+    if d.attrs.get("sizes").is_none() {
+        return Ok(Gains::Expanded);
+    }
+    if layout::is_nhwc(d.attrs)? {
+        return Err(OpError::unsupported("the derivative of a resize with channels last"));
+    }
+    let (mut part, own) = (d.gain()?, d.sizes(0)?);
+    let mut now = crate::ops::compose::sizes(0, &d.ty(part))?;
+    let dtype = between(d.ty(part).dtype);
+    let normal = normal(d.attrs, &Shape::of(&own), None, None)?;
+    for axis in own.len().saturating_sub(2)..own.len() {
+        let (n, out, scale) = (own[axis], now[axis], normal.scales[axis]);
+        if n == out && scale == 1.0 {
+            continue;
+        }
+        if n.saturating_mul(out) > crate::ops::compose::LARGEST_CONSTANT {
+            return Err(OpError::unsupported(format!("the derivative of a resize from {n} to {out} elements")));
+        }
+        let mut weights = vec![0.0f32; n * out];
+        for (to, (first, second, share)) in taps(&normal, scale, n, out).0.into_iter().enumerate() {
+            weights[first * out + to] += 1.0 - share;
+            weights[second * out + to] += share;
+        }
+        let weights = crate::ops::compose::floats(d, &[n, out], &weights)?;
+        let weights = crate::ops::compose::cast(d, weights, dtype)?;
+        let (outer, inner) = (now[..axis].iter().product::<usize>(), now[axis + 1..].iter().product::<usize>());
+        let rows = crate::ops::core::reshape::to(d, part, crate::ops::compose::dims(&[outer, out, inner]))?;
+        let rows = crate::ops::compose::matmul(d, weights, rows, false)?;
+        now[axis] = n;
+        part = crate::ops::core::reshape::to(d, rows, crate::ops::compose::dims(&now))?;
+    }
+    Ok(Gains::Are(vec![Some(part)]))
 }

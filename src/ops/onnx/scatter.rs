@@ -2,10 +2,10 @@
 
 use crate::ir::expr::build::{arg, select};
 use crate::ir::{
-    Attrs, CORE, Class, DType, Dim, Expand, Expr, IndexFault, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor,
-    TensorType, Val, attr,
+    Attrs, CORE, Class, DType, Differentiate, Dim, Expand, Expr, Gains, IndexFault, Infer, KERNEL, ONNX, OpDef,
+    OpError, Shape, Tensor, TensorType, Val, attr,
 };
-use crate::ops::compose::{dims, position_type, positions, sizes};
+use crate::ops::compose::{dims, gather_within, position_type, positions, sizes, zeros};
 use crate::ops::core::check_indices::{self, Rule};
 use crate::ops::core::pointwise::Real;
 use crate::ops::core::{pointwise, reshape};
@@ -17,14 +17,14 @@ use crate::ops::util::{axis_attr, elements, from_elements, n_elems, operand, str
 pub static DEF: OpDef = OpDef {
     name: "scatter",
     onnx: "",
-    levels: CORE | KERNEL,
+    levels: ONNX | CORE | KERNEL,
     attrs: &[attr::text("reduction")],
     arity: (3, 3),
     infer: &infer,
     eval: Some(&eval),
     expand: None,
     weights: None,
-    gradient: None,
+    gradient: Some(&gradient),
 };
 
 /// `scatter_elements(data, indices, updates) {axis, reduction}`: ONNX ScatterElements, opset 18.
@@ -161,6 +161,24 @@ fn combine<T: Copy>(values: &mut [T], new: &[T], places: &[usize], width: usize,
         let row = values[place * width..][..width].iter_mut();
         row.zip(&new[i * width..][..width]).for_each(|(value, new)| *value = f(*value, *new));
     }
+}
+
+/// Rows that were written gain nothing as data, and their updates what is at their places: of two updates of one row,
+/// which ONNX leaves undefined, both.
+fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
+    let (rows, gain) = (d.input(1)?, d.gain()?);
+    let of_data = match reduction(d.attrs)? {
+        "add" => gain,
+        "none" => {
+            let sizes = d.sizes(2)?;
+            let dtype = d.ty(gain).dtype;
+            let zeros = zeros(d, dtype, &sizes)?;
+            d.add(&DEF, Attrs::new().with_str("reduction", "none"), &[gain, rows, zeros])?
+        }
+        other => return Err(OpError::unsupported(format!("the derivative of a scatter that combines by {other}"))),
+    };
+    let of_updates = if d.wants(2) { Some(gather_within(d, gain, rows, 0)?) } else { None };
+    Ok(Gains::Are(vec![Some(of_data), None, of_updates]))
 }
 
 /// The types of data and indices, checked with those of the updates.
