@@ -1,8 +1,9 @@
 //! `nyxc compile`.
 
 use super::source::Source;
-use super::{Failure, constants, explain, load, say, tuning, write};
-use crate::import::ImportReport;
+use super::{Failure, constants, explain, load, onnx, say, tuning, write};
+use crate::export;
+use crate::import::{ImportReport, describe};
 use crate::ir::{Format, Graph, Level, Module, valid_block};
 use crate::passes::{NAMES, Pin, Policy, Settings};
 use crate::program::file;
@@ -89,6 +90,12 @@ pub(super) struct Args {
     /// Held back from the budget
     #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "0")]
     reserve: u64,
+    /// Write the quantized model as ONNX, which computes what the program does: weights as codes and scales, behind a
+    /// DequantizeLinear
+    #[arg(long, value_name = "FILE.onnx")]
+    emit_onnx: Option<PathBuf>,
+    #[command(flatten)]
+    emit: onnx::Form,
     /// Write every kernel's GLSL into this folder
     #[arg(long, value_name = "DIR")]
     emit_shaders: Option<PathBuf>,
@@ -125,7 +132,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         load::refuse_program(&args.model)?;
     }
     let output = place(args)?;
-    for written in output.iter().chain(&args.report) {
+    if let Some(path) = &args.emit_onnx {
+        onnx::is_named_model("--emit-onnx", path)?;
+    }
+    for written in output.iter().chain(&args.report).chain(&args.emit_onnx) {
         write::spares(
             written,
             [args.model.as_path()].into_iter().chain(constants::files(&args.source.values.constants)),
@@ -231,6 +241,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     if let Some(dir) = &args.emit_shaders {
         write_all(dir, compiled.shaders.iter().map(|(name, glsl)| (format!("{name}.comp"), glsl)))?;
     }
+    if let Some(path) = &args.emit_onnx {
+        emit(path, args, &compiled)?;
+    }
     let report = report(&compiled, &options, args.budget, seconds);
     if let Some(path) = &args.report {
         if path.extension().is_none_or(|e| e != "json") {
@@ -264,6 +277,17 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Writes the quantized model.
+fn emit(path: &Path, args: &Args, compiled: &Compiled) -> Result<(), Failure> {
+    let about = load::is_model(&args.model).then(|| describe(&args.model)).transpose();
+    let about = about.map_err(|e| load::refused(&args.model, e))?;
+    let graph = compiled
+        .quantized
+        .alone()
+        .ok_or_else(|| Failure::usage("--emit-onnx: a module of several entries has no form in ONNX"))?;
+    onnx::save(&export::model(graph, args.emit.style(), about.as_ref())?, path)
+}
+
 /// What the model's data say of its weights.
 fn calibration(
     path: &Path,
@@ -289,7 +313,7 @@ fn place(args: &Args) -> Result<Option<PathBuf>, Failure> {
     let ends = output.extension().and_then(|e| e.to_str()).unwrap_or_default().to_lowercase();
     let name = || output.display().to_string();
     if args.output.is_some() && ["onnx", "nyxir", "npz", "npy", "json"].contains(&ends.as_str()) {
-        let also = if ends == "onnx" { "; nyxc does not write ONNX models yet" } else { "" };
+        let also = if ends == "onnx" { "; --emit-onnx FILE.onnx writes the quantized model" } else { "" };
         let program = output.with_extension("nyx");
         return Err(Failure::usage(format!(
             "--output {}: what is written is a program, no .{ends} file: name it {}{also}",

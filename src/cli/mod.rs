@@ -6,6 +6,7 @@ mod compare;
 mod compile;
 mod completions;
 mod constants;
+mod convert;
 mod devices;
 mod diff;
 mod explain;
@@ -13,6 +14,7 @@ mod fatal;
 mod harness;
 mod inspect;
 mod load;
+mod onnx;
 mod pass;
 mod print;
 mod profile;
@@ -67,6 +69,7 @@ enum Command {
     Bench(bench::Args),
     Tune(Box<tune::Args>),
     Compare(compare::Args),
+    Convert(convert::Args),
     Inspect(inspect::Args),
     Print(print::Args),
     Diff(diff::Args),
@@ -91,7 +94,7 @@ impl Command {
             Command::Verify(args) => args.json,
             Command::Devices(args) => args.json,
             Command::Targets(args) => args.json,
-            Command::Print(_) | Command::Pass(_) | Command::Completions(_) => false,
+            Command::Convert(_) | Command::Print(_) | Command::Pass(_) | Command::Completions(_) => false,
         }
     }
 }
@@ -118,6 +121,7 @@ pub fn main() -> ExitCode {
         Command::Bench(args) => bench::run(args),
         Command::Tune(args) => tune::run(args),
         Command::Compare(args) => compare::run(args),
+        Command::Convert(args) => convert::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Print(args) => print::run(args),
         Command::Diff(args) => diff::run(args),
