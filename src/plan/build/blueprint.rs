@@ -22,7 +22,8 @@ pub struct Dispatch {
     pub params_offset: u64,
     /// Workgroups.
     pub groups: [Dim; 3],
-    /// The most loop iterations of an invocation: [`KernelCall::loop_iterations`](crate::kernels::KernelCall::loop_iterations).
+    /// The most loop iterations of an invocation:
+    /// [`KernelCall::loop_iterations`](crate::kernels::KernelCall::loop_iterations).
     pub loop_iterations: u64,
     /// Whether earlier dispatches must be done.
     pub barrier: bool,
