@@ -1,23 +1,8 @@
 //! Models as files, for the commands that write one.
 
 use super::{Failure, write};
-use crate::export::{Model, Style};
+use crate::export::Model;
 use std::path::Path;
-
-/// How quantized weights of a model are written.
-#[derive(Clone, Copy, Debug, Default, clap::Args)]
-pub(super) struct Form {
-    /// How products of quantized weights are written: qdq, which is plain ONNX (DequantizeLinear by blocks, opset 21), or
-    /// matmulnbits, ONNX Runtime's own operators where they can say it
-    #[arg(long, default_value = "qdq", value_name = "qdq|matmulnbits")]
-    emit_style: Style,
-}
-
-impl Form {
-    pub(super) fn style(self) -> Style {
-        self.emit_style
-    }
-}
 
 /// Refuses a file that is no model by its name.
 ///

@@ -153,7 +153,7 @@ pub fn model(graph: &Graph, style: Style, about: Option<&Description>) -> Result
 /// A type as ONNX writes it: symbols are `dim_param`s, what is computed from them is left open.
 fn value_type(ty: &TensorType) -> pb::TypeProto {
     let dim = |dim: &Dim| {
-        let named = |dim: &Dim| dim.told().filter(|symbol| Dim::from((*symbol).clone()) == *dim).cloned();
+        let named = |dim: &Dim| dim.solved_symbol().filter(|symbol| Dim::from((*symbol).clone()) == *dim).cloned();
         let value = match dim {
             Dim::Known(n) => Some(dimension::Value::DimValue(*n)),
             other => named(other).map(|symbol| dimension::Value::DimParam(symbol.name().to_owned())),

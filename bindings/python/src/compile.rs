@@ -82,7 +82,13 @@ impl Iterator for Dictionaries {
         Python::attach(|py| {
             let arrays = self.iterator.bind(py).clone().next()?;
             let arrays = arrays.and_then(|item| arrays::tensors(py, item.cast::<PyDict>()?));
-            arrays.map_err(|error| self.raised.lock().unwrap_or_else(PoisonError::into_inner).insert(error)).ok()
+            match arrays {
+                Ok(arrays) => Some(arrays),
+                Err(error) => {
+                    *self.raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    None
+                }
+            }
         })
     }
 }

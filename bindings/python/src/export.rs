@@ -3,7 +3,7 @@
 use crate::compile::usage;
 use crate::errors::{raise, raised};
 use crate::program::Program;
-use nyxc::export::{self, Model};
+use nyxc::export::Model;
 use nyxc::failure::Failure;
 use nyxc::import::Description;
 use nyxc::ir::Module;
@@ -63,6 +63,6 @@ pub(crate) fn export(py: Python<'_>, program: &Program, style: &str) -> PyResult
         .as_ref()
         .ok_or_else(|| refuse("a program that was read from a file has no model to export"))?;
     let graph = quantized.module.alone().ok_or_else(|| refuse("a module of several entries has no form in ONNX"))?;
-    let model = py.detach(|| export::model(graph, style, quantized.about.as_ref())).map_err(raise(py))?;
+    let model = py.detach(|| nyxc::export::model(graph, style, quantized.about.as_ref())).map_err(raise(py))?;
     Ok(Exported { model })
 }
