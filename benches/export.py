@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Exported models in ONNX Runtime against nyxc's programs of the same compilation.
 
-  benches/export.py NYXC MODELS SHARED [--device cpu|auto|INDEX] [NAME]...      NYXC the binary, MODELS the folder models/, SHARED that of the shared models
+  benches/export.py NYXC MODELS SHARED [--device cpu|auto|INDEX] [--formats LIST] [NAME]...      NYXC the binary, MODELS the folder models/, SHARED that of the shared models
 
 Each model is converted (`nyxc convert`), and compiled with `--emit-onnx` under each format and in both styles. ONNX Runtime runs what is written at all
 four optimization levels, with accuracy level 1 where it turns DequantizeLinear into MatMulNBits; the program runs by `nyxc run`. A row holds the largest
 relative L2 of an output at each level, and the size of the exported file. Bounds: 1e-5 for weights only, 1e-2 where activations are rounded too. Under INT8
-activations one code that falls on the other side moves others in every layer: there the row also says how far nyxc's own outputs move when three inputs in which
-each element is moved by a unit in its last place are run, and twice that is a bound too.
+activations one code that falls on the other side moves others in every layer: there the row also says how far nyxc's own outputs move when each element of its
+inputs does by 1e-5 of itself (the most of three such inputs), and twice that is a bound too.
 Needs numpy, onnxruntime and pillow.
 """
 import os, subprocess, sys, tempfile
@@ -19,6 +19,11 @@ device = "cpu"
 if "--device" in arguments:
     at = arguments.index("--device")
     device = arguments[at + 1]
+    del arguments[at:at + 2]
+only = None
+if "--formats" in arguments:
+    at = arguments.index("--formats")
+    only = arguments[at + 1].split(",")
     del arguments[at:at + 2]
 nyxc, models, shared = arguments[:3]
 wanted = arguments[3:]
@@ -88,9 +93,9 @@ def in_onnxruntime(path, feeds, expected):
 
 
 def moved(feeds, seed):
-    """Floats moved by at most a unit in their last place."""
+    """Floats moved by 1e-5 of themselves."""
     rng = np.random.default_rng(seed)
-    return {name: (array * (1 + rng.choice([-1, 1], array.shape) * 2.0**-23)).astype(np.float32) if array.dtype == np.float32 else array
+    return {name: (array * (1 + rng.choice([-1, 1], array.shape) * 1e-5)).astype(np.float32) if array.dtype == np.float32 else array
             for name, array in feeds.items()}
 
 
@@ -120,6 +125,8 @@ with tempfile.TemporaryDirectory() as folder:
             continue
         feeds = feeds()
         for form, bound, style in [("convert", 1e-5, None)] + [(form, bound, style) for form, bound in FORMATS for style in STYLES]:
+            if only and form not in only:
+                continue
             label = form if style is None else f"{form} {style}"
             try:
                 policy = "f32" if style is None else form
