@@ -39,6 +39,13 @@ def photo(height, width, n=1):
     return np.stack([np.asarray(image, np.float32).transpose(2, 0, 1) / 127.5 - 1 for image in images])
 
 
+def text(height, width, file, at=None):
+    """Text, as a part of a page from `at` on or a whole line."""
+    image = Image.open(f"{shared}/data/ocr-dev/{file}").convert("RGB")
+    image = image.crop((*at, at[0] + width, at[1] + height)) if at else image.resize((width, height))
+    return np.asarray(image, np.float32).transpose(2, 0, 1)[None] / 127.5 - 1
+
+
 def speech(n, length):
     rng = np.random.default_rng(3)
     return (rng.standard_normal((n, length)) * np.hanning(length) * 0.1).astype(np.float32)
@@ -48,6 +55,8 @@ def saved(name):
     return lambda: dict(np.load(f"{models}/{name}.inputs.npz"))
 
 
+#: A corner of a page with a line of text.
+BOX = (138, 17)
 ZEROS = np.zeros((1, 1, 128), np.float32)
 MODELS = {
     "fmnist-mlp": (f"{models}/fmnist-mlp.onnx", ["--dim", "batch=8"], saved("fmnist-mlp")),
@@ -56,9 +65,9 @@ MODELS = {
     "lite0": (f"{shared}/models/efficientnet-lite0/lite0.onnx", ["--dim", "batch=2"], lambda: {"input": photo(224, 224, 2)}),
     "ddddocr-det": (f"{shared}/models/ddddocr-det/common_det.onnx", [], lambda: {"images": photo(416, 416) * 127.5 + 127.5}),
     "ppocr-det": (f"{shared}/models/ppocr-v4/ch_PP-OCRv4_det_infer.onnx", ["--dim", "x.0=1", "--dim", "x.2=96", "--dim", "x.3=160"],
-                  lambda: {"x": photo(96, 160)}),
+                  lambda: {"x": text(96, 160, "page_0.jpg", BOX)}),
     "ppocr-rec": (f"{shared}/models/ppocr-v4/ch_PP-OCRv4_rec_infer.onnx", ["--dim", "x.0=1", "--dim", "x.2=48", "--dim", "x.3=160"],
-                  lambda: {"x": photo(48, 160)}),
+                  lambda: {"x": text(48, 160, "line_000.png")}),
     "silero-op15": (f"{shared}/models/silero/silero_vad_16k_op15.onnx", ["--dim", "batch=2", "--dim", "sequence=576", "--constants", "sr=16000"],
                     lambda: {"input": speech(2, 576), "state": np.zeros((2, 2, 128), np.float32)}),
     "silero-sequence": (f"{shared}/models/silero/silero_vad_16k_sequence.onnx", ["--dim", "sequence_length=7"],
