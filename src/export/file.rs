@@ -9,7 +9,8 @@ use prost::Message;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 use std::io::{self, Write};
 
-/// A protobuf message holds less than 2^31 bytes. From this many bytes of constants on, data lie in a file of their own.
+/// A protobuf message holds less than 2^31 bytes. From this many bytes of constants on, data lie in a file of their
+/// own.
 pub const DATA_FILE_FROM: u64 = (1 << 31) - (64 << 20);
 /// Constants of fewer bytes stay in the model: runtimes read shapes and axes while they load.
 const SMALL_BYTES: u64 = 1 << 10;

@@ -1,11 +1,11 @@
 //! Products with quantized weights, in the form that runtimes compute from as it is.
 //!
 //! `insert_qdq` keeps the rows of a matrix as its kernels read them: codes `[N, K]` with blocks along K, then a
-//! Transpose to the `[K, N]` of MatMul. ONNX Runtime fuses DequantizeLinear and MatMul where the codes are `[K, N]` with
-//! blocks along axis 0, so codes and scales are turned here and the Transpose goes. A Gemm becomes a MatMul and an Add,
-//! the parts of a split matrix products of their own that are concatenated. Scales of f16 stay f16 in the file, behind
-//! a Cast. What is looked for: the constants of one DequantizeLinear without zero points, or a Concat of such and of
-//! floats; everything else is written as it stands.
+//! Transpose to the `[K, N]` of MatMul. ONNX Runtime fuses DequantizeLinear and MatMul where the codes are `[K, N]`
+//! with blocks along axis 0, so codes and scales are turned here and the Transpose goes. A Gemm becomes a MatMul and an
+//! Add, the parts of a split matrix products of their own that are concatenated. Scales of f16 stay f16 in the file,
+//! behind a Cast. What is looked for: the constants of one DequantizeLinear without zero points, or a Concat of such
+//! and of floats; everything else is written as it stands.
 
 use super::node::Operand;
 use super::{Problem, Style, Work, attribute};
