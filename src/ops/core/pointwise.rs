@@ -4,7 +4,7 @@
 use crate::ir::expr::build::{float, int};
 use crate::ir::{
     Attrs, Binary, CORE, Class, DType, Differentiate, Expand, Expr, Gains, Infer, KERNEL, ONNX, OpDef, OpError, Shape,
-    Tensor, TensorType, Unary, Val, attr,
+    Tensor, TensorType, Unary, Val, attr, saturating_f16,
 };
 pub use crate::ops::reference::expression::apply;
 use crate::ops::util::{broadcast, class_of, f32s};
@@ -275,6 +275,7 @@ fn of_float<F: Real>(function: Unary, v: F) -> F {
         // By way of f32, as ONNX Runtime does.
         Unary::RoundF16 => F::of_f32(half::f16::from_f32(Real::to_f32(v)).to_f32()),
         Unary::RoundBf16 => F::of_f32(half::bf16::from_f32(Real::to_f32(v)).to_f32()),
+        Unary::StoreF16 => F::of_f32(saturating_f16(Real::to_f32(v)).to_f32()),
         Unary::RoundF32 => F::of_f32(Real::to_f32(v)),
         // Functions of other classes.
         _ => v,
