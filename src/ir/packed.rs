@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Everything is made of 32-bit little-endian words. A row starts at a word
-//! and takes `pitch_words = ceil(n_cols * bits / 32)` of them; column `j` lies
+//! and takes `pitch_words = ceil(n_cols * bits / 32)` of them; column `j` is
 //! in word `j * bits / 32` at bit `(j * bits) % 32`, which for 4 bits is the
 //! low nibble first, as in ONNX's INT4. Padding bits are written as zero and
 //! ignored when read. Two F16 scales share a word, the first in its low half,

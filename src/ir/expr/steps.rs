@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn functions_that_leap_have_steps() {
         use crate::ir::Class;
-        use crate::ops::core::pointwise::{Scalar, scalar};
+        use crate::ops::reference::scalar::{Scalar, scalar};
         let at = |expr: &Expr, x: f64, y: f64| match scalar(expr, &[Scalar::Float(x), Scalar::Float(y)]) {
             Scalar::Float(v) => v,
             Scalar::Int(v) => v as f64,
