@@ -72,7 +72,7 @@ fn format_bound(format: Format) -> f64 {
     match format.tail.map_or(format.weights, |tail| tail.weights) {
         Weights::F32 => 1e-5,
         Weights::F16 => 1e-2,
-        Weights::Int { bits: 8, .. } => 5e-2,
+        Weights::Int { coding: nyxc::ir::packed::Coding::I8, .. } => 5e-2,
         Weights::Int { .. } => 0.5,
     }
 }
