@@ -256,7 +256,7 @@ fn templates(tables: &BTreeMap<String, Table>) -> String {
 }
 
 /// What a call of each template may be given: a type for each template (`of`), a trait for each name (`has`), and a
-/// method for each that takes what the template's table says. Flags that count parameters are told by these, and `half`
+/// method for each that takes what the template's table says. Flags that count parameters follow from these, and `half`
 /// and `vector` have methods of their own.
 fn settings(tables: &BTreeMap<String, Table>) -> String {
     let mut of = String::from(

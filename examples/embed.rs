@@ -38,7 +38,7 @@ impl Pass for KeepSmallLayers {
         // `order` is deterministic: the same graph gives the same edit.
         for id in graph.order() {
             let is_gemm = graph.node(id).op().is_some_and(|op| op.def.onnx == "Gemm");
-            // The matrix of constant weights, however they lie in the file; `None` where they are computed.
+            // The matrix of constant weights, whatever their layout in the file; `None` where they are computed.
             let Some(weights) = ops::weights::of(graph, id).filter(|_| is_gemm) else { continue };
             let bytes = (weights.n_rows * weights.n_cols * 4) as u64;
             if bytes < self.below_bytes {

@@ -23,12 +23,12 @@ impl Pass for AbsorbCasts {
     fn run(&self, graph: &Graph, cx: &mut Context<'_>) -> Result<Patch, PassError> {
         // What each producer shall store instead, and which casts go.
         let mut stores: BTreeMap<NodeId, DType> = BTreeMap::new();
-        let mut gone = Gone::new();
+        let mut removed = Removed::new();
         for id in graph.order() {
             let Some(operand) = cast_kernel(graph, id) else { continue };
             let result = id.out(0);
-            let source = *gone.get(&operand).unwrap_or(&operand);
-            let (stored, dtype) = (viewed(graph, source, &gone), graph.ty(result).dtype);
+            let source = *removed.get(&operand).unwrap_or(&operand);
+            let (stored, dtype) = (viewed(graph, source, &removed), graph.ty(result).dtype);
             let now = stores.get(&stored.node).copied().unwrap_or(graph.ty(source).dtype);
             let chooses = graph.node(stored.node).op().is_some_and(|op| op.def.has_attr("dtype"));
             // Others that read what is there must not read it rounded.
@@ -36,18 +36,18 @@ impl Pass for AbsorbCasts {
             let may_change = chooses && keeps && !graph.is_output(stored) && !stores.contains_key(&stored.node);
             let narrows = !dtype.holds(graph.ty(stored).dtype);
             let shall_change = graph.is_output(result) || narrows;
-            if may_change && shall_change && may_become(graph, stored, dtype, &gone) {
+            if may_change && shall_change && may_become(graph, stored, dtype, &removed) {
                 stores.insert(stored.node, dtype);
-                gone.insert(result, source);
-            } else if !graph.is_output(result) && may_become(graph, result, now, &gone) {
-                gone.insert(result, source);
+                removed.insert(result, source);
+            } else if !graph.is_output(result) && may_become(graph, result, now, &removed) {
+                removed.insert(result, source);
             } else {
                 cx.explain.note(&[&graph.node(id).name], "absorb_casts", "store the cast's type", || {
                     format!("%{} cannot be stored as {}", graph.value(source).name, graph.ty(result).dtype)
                 });
             }
         }
-        if gone.is_empty() {
+        if removed.is_empty() {
             return Ok(Edit::new(graph).finish());
         }
         // Consumers say what they store before their operands change: what they store by default is their first
@@ -57,7 +57,7 @@ impl Pass for AbsorbCasts {
         for id in graph.order() {
             let node = graph.node(id);
             let Some(op) = node.op() else { continue };
-            if gone.contains_key(&id.out(0)) {
+            if removed.contains_key(&id.out(0)) {
                 continue;
             }
             let operands = graph.operands(id);
@@ -65,7 +65,7 @@ impl Pass for AbsorbCasts {
                 .iter()
                 .map(|v| {
                     v.map(|v| {
-                        let v = *gone.get(&v).unwrap_or(&v);
+                        let v = *removed.get(&v).unwrap_or(&v);
                         *moved.get(&v).unwrap_or(&Val::Old(v))
                     })
                 })
@@ -92,7 +92,7 @@ impl Pass for AbsorbCasts {
             }
         }
         // Operators read what the cast read by now; only outputs of the graph still name the cast.
-        for (cast, source) in gone.into_iter().filter(|(cast, _)| graph.is_output(*cast)) {
+        for (cast, source) in removed.into_iter().filter(|(cast, _)| graph.is_output(*cast)) {
             edit.replace(cast, *moved.get(&source).unwrap_or(&Val::Old(source)));
         }
         Ok(edit.finish())
@@ -100,14 +100,14 @@ impl Pass for AbsorbCasts {
 }
 
 /// Casts that go, and what is read instead.
-type Gone = BTreeMap<ValueId, ValueId>;
+type Removed = BTreeMap<ValueId, ValueId>;
 
-/// What `value` is a view of once the casts are gone, itself where it is none.
-fn viewed(graph: &Graph, value: ValueId, gone: &Gone) -> ValueId {
+/// What `value` is a view of once the casts are removed, itself where it is none.
+fn viewed(graph: &Graph, value: ValueId, removed: &Removed) -> ValueId {
     let mut value = value;
     loop {
         let is_view = graph.node(value.node).op().is_some_and(|op| op.def.name == "reshape");
-        value = match (gone.get(&value), graph.operands(value.node).first()) {
+        value = match (removed.get(&value), graph.operands(value.node).first()) {
             (Some(source), _) => *source,
             (None, Some(Some(operand))) if is_view => *operand,
             _ => return value,
@@ -134,15 +134,15 @@ fn only_casts(graph: &Graph, value: ValueId, dtype: DType) -> bool {
 /// Whether all that read `value` give what they gave where it has another float type: they say what they store, view it
 /// for others of which that is true, or have results whose types do not follow that operand. Others (CumSum) store what
 /// they read, and so does an output.
-fn may_become(graph: &Graph, value: ValueId, dtype: DType, gone: &Gone) -> bool {
-    graph.users(value).iter().all(|(user, _)| stays_typed(graph, *user, value, dtype, gone))
+fn may_become(graph: &Graph, value: ValueId, dtype: DType, removed: &Removed) -> bool {
+    graph.users(value).iter().all(|(user, _)| stays_typed(graph, *user, value, dtype, removed))
 }
 
-fn stays_typed(graph: &Graph, user: NodeId, value: ValueId, dtype: DType, gone: &Gone) -> bool {
+fn stays_typed(graph: &Graph, user: NodeId, value: ValueId, dtype: DType, removed: &Removed) -> bool {
     let node = graph.node(user);
     let Some(op) = node.op() else { return false };
-    if op.def.name == "reshape" || gone.contains_key(&user.out(0)) {
-        return !graph.is_output(user.out(0)) && may_become(graph, user.out(0), dtype, gone);
+    if op.def.name == "reshape" || removed.contains_key(&user.out(0)) {
+        return !graph.is_output(user.out(0)) && may_become(graph, user.out(0), dtype, removed);
     }
     if op.def.has_attr("dtype") {
         return true;

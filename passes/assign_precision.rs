@@ -1,4 +1,4 @@
-//! Gives every node with floats a format, so that the program fits the budget with the least predicted error.
+//! Gives every node with floats a format, so that the program fits the budget with the smallest predicted error.
 //!
 //! Runs the passes to come on copies of the graph (`lowering`): once in f32 to see kernels, schedule and buffers
 //! (`crate::assign::model`), and once for each assignment that matters, to count it. The menu of each group
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_that_a_format_cannot_hold_are_stored_wider_and_the_reason_is_told() {
+    fn weights_that_a_format_cannot_hold_are_stored_wider_and_the_reason_is_reported() {
         let target = Target::shipped("lavapipe").unwrap();
         for (wrong, asked, given, why) in [
             (f32::NAN, "w4a16", "f16", "NaN or infinity"),

@@ -24,11 +24,11 @@ impl Pass for CancelQdq {
 
     fn run(&self, graph: &Graph, cx: &mut Context<'_>) -> Result<Patch, PassError> {
         let mut edit = Edit::new(graph);
-        let mut gone: BTreeMap<ValueId, ()> = BTreeMap::new();
+        let mut cancelled: BTreeMap<ValueId, ()> = BTreeMap::new();
         for id in graph.order() {
             let Some(inner_value) = cast_operand(graph, id) else { continue };
             let Some(source) = cast_operand(graph, inner_value.node) else { continue };
-            if gone.contains_key(&inner_value) {
+            if cancelled.contains_key(&inner_value) {
                 continue;
             }
             let (from, middle, to) =
@@ -49,7 +49,7 @@ impl Pass for CancelQdq {
                     .map_err(|e| at(&graph.node(id).name)(OpError::Edit(Box::new(e))))?;
                 edit.replace(id.out(0), cast);
             }
-            gone.insert(id.out(0), ());
+            cancelled.insert(id.out(0), ());
         }
         Ok(edit.finish())
     }

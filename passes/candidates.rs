@@ -1,4 +1,4 @@
-//! What an assignment was chosen from, in numbers and words: the reasons in reports, and what `--explain` tells.
+//! What an assignment was chosen from, in numbers and words: the reasons in reports, and what `--explain` reports.
 
 use super::assign_precision::noted;
 use super::explain::{Candidate, Choice};
@@ -11,8 +11,7 @@ use crate::ir::{Format, Graph};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What stays known of an assignment once the pass is done.
-#[cfg_attr(not(feature = "codegen"), allow(dead_code, reason = "what a session explains"))]
-pub(crate) struct Known<'a> {
+pub(super) struct Known<'a> {
     pub(super) model: LinearModel,
     pub(super) assigned: Assigned,
     /// The nodes of each group.
@@ -30,7 +29,7 @@ fn relative(cost: f64) -> f64 {
     cost.max(0.0).sqrt()
 }
 
-/// Bytes of a choice in the step where it has the most.
+/// Bytes of a choice in the step where it is largest.
 fn step_bytes(choice: &solve::Choice) -> u64 {
     choice.rows.iter().map(|run| run.bytes).max().unwrap_or(0)
 }
@@ -69,7 +68,7 @@ pub(super) fn reason(assigned: &Assigned, group: usize, policy: Policy) -> Strin
         .filter(|(_, choice)| choice.cost < own.cost)
         .min_by_key(|(_, choice)| all_bytes(choice));
     match wider {
-        None => "the least error of all permitted".to_owned(),
+        None => "the smallest error of all permitted".to_owned(),
         Some((next, choice)) => format!(
             "relative error {:.3e}; {next} would have {:.3e} for {}",
             relative(own.cost),
@@ -79,13 +78,9 @@ pub(super) fn reason(assigned: &Assigned, group: usize, policy: Policy) -> Strin
     }
 }
 
-#[cfg_attr(not(feature = "codegen"), allow(dead_code, reason = "what a session explains"))]
 impl Known<'_> {
-    /// What is to tell of the formats of these nodes, group by group. `reasons` are those of the report.
-    ///
-    /// # Errors
-    /// An assignment that was not chosen cannot be planned.
-    pub(crate) fn explain(
+    /// See [`Assignment::explain`](super::Assignment::explain).
+    pub(super) fn explain(
         &self,
         asked: &BTreeSet<String>,
         reasons: &BTreeMap<String, String>,
@@ -98,15 +93,15 @@ impl Known<'_> {
             let reason = reasons.get(first).cloned().unwrap_or_default();
             let format = self.assigned.formats[group];
             let menu = &self.assigned.menus.formats[group];
-            let told: Vec<Format> = menu.iter().copied().filter(|f| f.tail.is_none() || *f == format).collect();
-            let candidates = told.iter().filter_map(|f| self.candidate(group, *f, policy).transpose());
+            let listed: Vec<Format> = menu.iter().copied().filter(|f| f.tail.is_none() || *f == format).collect();
+            let candidates = listed.iter().filter_map(|f| self.candidate(group, *f, policy).transpose());
             choices.push(Choice {
                 nodes,
                 others,
                 format: format.to_string(),
                 reason,
                 candidates: candidates.collect::<Result<_, _>>()?,
-                n_splits: menu.len() - told.len(),
+                n_splits: menu.len() - listed.len(),
                 excluded: self.excluded.get(group).cloned().unwrap_or_default(),
             });
         }
@@ -191,8 +186,8 @@ impl Known<'_> {
         format!("it would fit, and the search ended {gap:.2} % from its bound without it")
     }
 
-    /// Error that one more byte would save at the margin, as a relative error of the program.
-    pub(crate) fn shadow_price(&self) -> f64 {
+    /// See [`Assignment::shadow_price`](super::Assignment::shadow_price).
+    pub(super) fn shadow_price(&self) -> f64 {
         let certificate = &self.assigned.certificate;
         let error = certificate.relative_error();
         // Of the square root: d sqrt(x) = dx / (2 sqrt(x)).

@@ -4,7 +4,7 @@
 //! `[OC, kh, kw, C/group]`. What follows takes its operands as they come: pools, resizes, elementwise nodes, joins,
 //! reductions, softmax and quantization of a whole tensor are computed channels last where most of what they read is;
 //! everything else reads the model's order. A transposition stands where both orders meet, once for each value; it is a
-//! view where only axes of one element move, or the model itself turned or turns the image so. Equal because each node
+//! view where only axes of one element move, or the model itself transposes the image so. Equal because each node
 //! computes the same elements of the same operands. Refuses filters that are computed, and those whose quantized blocks
 //! run along other axes than channels.
 
@@ -75,8 +75,8 @@ enum Form {
 impl Work<'_> {
     fn node(&mut self, id: NodeId, op: &Op, cx: &mut Context<'_>) -> Result<(), OpError> {
         let operands = self.graph.operands(id);
-        if let Some((source, shape)) = self.turned(id) {
-            // The model turns it itself: what was computed lies so already.
+        if let Some((source, shape)) = self.transposed_by_model(id) {
+            // The model transposes it itself: the result has this layout already.
             self.edit.on_behalf_of(id);
             let op = Op::new(&reshape::DEF, Attrs::new().with_dims("shape", shape));
             let val = self.edit.add(op, &[source]).map_err(Box::new)?;
@@ -126,9 +126,9 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// For a node that brings channels last, of an image or of its pixels `[N,C,H*W]`, what it could view, and its
-    /// shape.
-    fn turned(&self, id: NodeId) -> Option<(Val, Vec<Dim>)> {
+    /// For a Transpose to channels last, of an image or of its pixels `[N,C,H*W]`, the value that it could view, and
+    /// its shape.
+    fn transposed_by_model(&self, id: NodeId) -> Option<(Val, Vec<Dim>)> {
         let shape = &self.graph.ty(id.out(0)).shape;
         let native = |v: ValueId| self.last.get(&v).filter(|last| last.is_native).map(|last| last.val);
         if let Some(source) = source_of_transposition(self.graph, id.out(0), &TO_NHWC) {
@@ -275,21 +275,21 @@ impl Work<'_> {
         if let Some(tensor) = self.graph.constant(w) {
             return if tensor.is_present() { Ok(()) } else { refuse("the data of its filters is not here") };
         }
-        // Behind casts and views a DequantizeLinear of constants, whose blocks lie along the channels, or are whole
+        // Behind casts and views a DequantizeLinear of constants, whose blocks run along the channels, or are whole
         // filters.
         let mut value = w;
-        let mut turned = false;
+        let mut transposed = false;
         while let Some(op) = self.graph.node(value.node).op() {
             let before = match op.def.name {
                 "reshape" => self.graph.operands(value.node).first().copied().flatten(),
                 "strided" if source_of_transposition(self.graph, value, &TO_NCHW).is_some() => {
-                    turned = true;
+                    transposed = true;
                     self.graph.operands(value.node).first().copied().flatten()
                 }
                 "concat" => {
-                    // Parts of one matrix, as `insert_qdq` joins them: they lie as the matrix does.
+                    // Parts of one matrix, as `insert_qdq` joins them: they have the layout of the matrix.
                     let is_plain = moves_nothing(&ty.shape, &TO_NHWC);
-                    return if turned || is_plain {
+                    return if transposed || is_plain {
                         Ok(())
                     } else {
                         refuse("rows of its filters are stored in several ways")
@@ -299,7 +299,7 @@ impl Work<'_> {
                     let scales = self.graph.operands(value.node).get(1).copied().flatten();
                     let n_scales = scales.and_then(|v| self.graph.ty(v).shape.n_elems());
                     let by_filter = n_scales.is_some_and(|n| n <= shape.first().map_or(0, |n| *n as u64));
-                    let fits = turned || by_filter || moves_nothing(&ty.shape, &TO_NHWC);
+                    let fits = transposed || by_filter || moves_nothing(&ty.shape, &TO_NHWC);
                     return if fits { Ok(()) } else { refuse("the blocks of its filters run along the kernel") };
                 }
                 _ => float_cast(self.graph, value.node),

@@ -1,7 +1,7 @@
 //! Copies what is read of a state after another version was stored over it.
 //!
 //! Looks for reads of a version of a state by nodes that also need what comes after the store over it, and for outputs
-//! that are such versions: on a device all versions lie in the same memory. They read a copy instead, which is made
+//! that are such versions: on a device all versions share the same memory. They read a copy instead, which is made
 //! before the store. Equal because a copy is the value. Refuses nothing; every other read runs before the store.
 
 use super::{Context, Pass, PassError, at};

@@ -1,4 +1,4 @@
-//! What the user is told of one node: the formats that it could have had, and which patterns nearly matched it.
+//! The explanation of one node: the formats that it could have had, and which patterns nearly matched it.
 
 use std::collections::BTreeSet;
 
@@ -76,7 +76,7 @@ pub struct Candidate {
     pub is_chosen: bool,
     /// Bytes of weights and other constants, and of the parameters of the dispatches that it adds.
     pub weight_bytes: u64,
-    /// Bytes of activations and workspace in the step of the schedule where these nodes have the most.
+    /// Bytes of activations and workspace in the step of the schedule where these nodes need most.
     pub activation_bytes: u64,
     /// The relative error that these nodes add with it.
     pub error: f64,
@@ -110,7 +110,7 @@ pub struct Choice {
     pub excluded: Vec<(String, String)>,
 }
 
-/// All that `--explain NAME` tells.
+/// The whole answer to `--explain NAME`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Explanation {
     /// The name as given.

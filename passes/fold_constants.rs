@@ -121,7 +121,7 @@ fn refusal(graph: &Graph, id: NodeId, inputs: &[Option<&Tensor>]) -> Option<Stri
     if matches!(op.def.name, "dequantize_linear" | "dynamic_quantize" | "quantize_packed") {
         return Some(format!("{} of a constant is kept", op.def.name));
     }
-    if node.tells().is_some() {
+    if node.defined_symbol().is_some() {
         return Some("its size has a name, which others mention".to_owned());
     }
     if widens_weights(graph, id) {

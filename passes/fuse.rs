@@ -108,7 +108,7 @@ fn sole_group(graph: &Graph, id: NodeId, group_of: &BTreeMap<NodeId, usize>) -> 
 }
 
 /// Whether a value is made by an operator that `reader`, which alone reads it, can follow as an epilogue: what that
-/// stores is then the result of its node, and not what lies between two of its operators.
+/// stores is then the result of its node, and not what is between two of its operators.
 fn may_be_anchor(graph: &Graph, value: ValueId, reader: NodeId) -> bool {
     let ty = graph.ty(value);
     graph.node(value.node).op().is_some_and(Op::takes_epilogue)

@@ -105,7 +105,8 @@ impl Work<'_> {
                     if let Some(Some(mut x)) = operands.first().copied() {
                         let columns = operand.and_then(|w| w.x_columns_attr);
                         if let Some(attr) = columns.filter(|attr| op.attrs.int(attr).unwrap_or(0) != 0) {
-                            // A scale belongs to a row of the reduction: the matrix is turned before it is quantized.
+                            // A scale belongs to a row of the reduction: the matrix is transposed before it is
+                            // quantized.
                             let name = format!("{}.t", self.edit.name(x));
                             x = self.transposed(x, &name)?;
                             op.attrs.0.insert(attr.to_owned(), Attr::Int(0));
@@ -227,7 +228,7 @@ impl Work<'_> {
         let narrow = self.narrow(found.value)?;
         let name = self.edit.name(narrow).to_owned();
         let widened = self.stored(narrow, stored)?;
-        self.turned(widened, found, &format!("{name}.t"))
+        self.as_operand(widened, found, &format!("{name}.t"))
     }
 
     /// A constant as f16.
@@ -322,13 +323,13 @@ impl Work<'_> {
                     .add_named_const(&format!("{name}.shape"), Tensor::from_i64s(DType::I64, &[dims.len()], &dims)?);
                 let def = ops::registry().by_onnx("Reshape").ok_or_else(|| OpError::unsupported("Reshape"))?;
                 let filters = self.add_named(def, Attrs::new(), &[plain, shape], &format!("{name}.r"))?;
-                self.turned(filters, found, &format!("{name}.t"))
+                self.as_operand(filters, found, &format!("{name}.t"))
             }
         }
     }
 
-    /// Weights that lie as their constant does, as the operator reads them.
-    fn turned(&mut self, val: Val, found: &weights::Weights, name: &str) -> Result<Val, OpError> {
+    /// Weights in the layout of their constant, brought to the layout that the operator reads.
+    fn as_operand(&mut self, val: Val, found: &weights::Weights, name: &str) -> Result<Val, OpError> {
         match (found.layout, found.wanted) {
             (own, wanted) if own == wanted => Ok(val),
             (MatrixLayout::FiltersLast, _) => {

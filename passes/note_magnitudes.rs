@@ -49,7 +49,7 @@ impl Pass for NoteMagnitudes {
                 }
             };
             let users = graph.users(id.out(0));
-            // What lies in a state may be another version when it is loaded.
+            // What is in a state may be another version when it is loaded.
             let is_steady = matches!(graph.node(source.node).kind, NodeKind::Op(_) | NodeKind::Input)
                 && graph.stored_over(source.node).is_none();
             let on_load = is_steady
@@ -70,8 +70,8 @@ fn source(graph: &Graph, mut value: ValueId) -> ValueId {
     loop {
         let is_view = graph.node(value.node).op().is_some_and(|op| op.is(&reshape::DEF));
         let viewed = graph.operands(value.node).first().copied().flatten().filter(|_| is_view);
-        let turned = || [TO_NHWC, TO_NCHW].iter().find_map(|perm| source_of_transposition(graph, value, perm));
-        match viewed.or_else(turned) {
+        let transposed = || [TO_NHWC, TO_NCHW].iter().find_map(|perm| source_of_transposition(graph, value, perm));
+        match viewed.or_else(transposed) {
             Some(before) => value = before,
             None => return value,
         }

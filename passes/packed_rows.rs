@@ -1,5 +1,5 @@
-//! Constant weights behind a DequantizeLinear as one packed matrix of rows, whoever quantized them and however they
-//! lie.
+//! Constant weights behind a DequantizeLinear as one packed matrix of rows, whoever quantized them and whatever their
+//! layout.
 //!
 //! Between the DequantizeLinear and the operator there may be views (`strided`, `reshape`) and casts of floats. The
 //! codes are read through them in the order in which the operator wants rows, so that a scale along any axis but the
@@ -24,7 +24,7 @@ pub(super) struct Rows {
     /// The operator's operand, where its elements come in another order than the codes.
     view: Option<ValueId>,
     /// Whether the rows of the matrix are the columns of what the operator reads.
-    turned: bool,
+    transposed: bool,
     n_rows: usize,
     n_cols: usize,
 }
@@ -45,20 +45,20 @@ impl Rows {
             };
         }
         let dims = graph.ty(weights).shape.known()?;
-        let (n_rows, n_cols, turned) = operand.layout?.matrix(&dims)?;
+        let (n_rows, n_cols, transposed) = operand.layout?.matrix(&dims)?;
         // A transposition of rows, which the operator would turn again.
         let source = graph.operands(weights.node).first().copied().flatten();
-        if let Some(source) = source.filter(|v| turned && *v == at && is_transposition(graph, weights)) {
-            return Some(Rows { dequantize: source, view: None, turned: false, n_rows, n_cols });
+        if let Some(source) = source.filter(|v| transposed && *v == at && is_transposition(graph, weights)) {
+            return Some(Rows { dequantize: source, view: None, transposed: false, n_rows, n_cols });
         }
-        Some(Rows { dequantize: at, view: reorders.then_some(weights), turned, n_rows, n_cols })
+        Some(Rows { dequantize: at, view: reorders.then_some(weights), transposed, n_rows, n_cols })
     }
 
     /// A DequantizeLinear whose codes are rows as they are.
     pub(super) fn as_they_are(graph: &Graph, dequantize: ValueId) -> Option<Rows> {
         let dims = graph.ty(dequantize).shape.known()?;
         let &[n_rows, n_cols] = &dims[..] else { return None };
-        is_dequantize(graph, dequantize).then_some(Rows { dequantize, view: None, turned: false, n_rows, n_cols })
+        is_dequantize(graph, dequantize).then_some(Rows { dequantize, view: None, transposed: false, n_rows, n_cols })
     }
 
     /// What the packed constant is named after.
@@ -86,7 +86,7 @@ impl Rows {
         let views = self.views(graph);
         let places = views.as_ref().map(|views| places(views, &codes.dims())).transpose()?;
         let Some(scale_of) = ScaleOf::new(&op.attrs, &codes.dims(), &scales.dims()) else { return Ok(None) };
-        let order = Order { turned: self.turned, n_rows: self.n_rows, n_cols: self.n_cols, places };
+        let order = Order { transposed: self.transposed, n_rows: self.n_rows, n_cols: self.n_cols, places };
         let Some(granularity) = order.granularity(&scale_of) else { return Ok(None) };
         let coding = match op.attrs.str("coding") {
             Some(text) if codes.dtype() == DType::I8 && zeros.is_none() => {
@@ -132,7 +132,7 @@ fn places(views: &[Op], dims: &[usize]) -> Result<Vec<u32>, OpError> {
 
 /// Which code each element of the matrix is.
 struct Order {
-    turned: bool,
+    transposed: bool,
     n_rows: usize,
     n_cols: usize,
     places: Option<Vec<u32>>,
@@ -140,7 +140,7 @@ struct Order {
 
 impl Order {
     fn at(&self, row: usize, col: usize) -> usize {
-        let at = if self.turned { col * self.n_rows + row } else { row * self.n_cols + col };
+        let at = if self.transposed { col * self.n_rows + row } else { row * self.n_cols + col };
         self.places.as_ref().map_or(at, |places| places[at] as usize)
     }
 
@@ -148,7 +148,7 @@ impl Order {
     fn granularity(&self, scale_of: &ScaleOf) -> Option<Granularity> {
         // Codes in their own order whose last axis has the scales: each row is as the first.
         let is_last = scale_of.axis.is_some_and(|(size, inner, _)| inner == 1 && size == self.n_cols);
-        let alike = !self.turned && self.places.is_none() && is_last;
+        let alike = !self.transposed && self.places.is_none() && is_last;
         // Every column at which a scale begins is a multiple of the block.
         let mut common = 0;
         for row in 0..if alike { 1 } else { self.n_rows } {
@@ -184,7 +184,7 @@ struct Source {
 }
 
 impl Source {
-    /// Where in the scales that of each block lies, in the order of the matrix.
+    /// Where in the scales that of each block is, in the order of the matrix.
     fn heads(&self) -> Vec<usize> {
         let unit = self.unit();
         (0..self.order.n_rows)
@@ -235,7 +235,7 @@ impl Source {
             _ => ScaleType::F32,
         };
         let ty = self.ty(Packing { coding: self.coding, granularity: self.granularity, scale });
-        let recipe = format!("packed {} {:?} {views:?}", self.order.turned, self.scale_of.axis);
+        let recipe = format!("packed {} {:?} {views:?}", self.order.transposed, self.scale_of.axis);
         let (codes, scales) = (self.codes.clone(), self.scales.clone());
         Ok(Tensor::deferred(ty, &recipe, &[&codes, &scales], move || {
             self.tensor(scale, &self.own_codes()?, &self.own_scales(&self.heads())?, &[])

@@ -413,7 +413,7 @@ mod tests {
     #[test]
     fn what_a_pipeline_lacks_is_named() {
         assert_eq!(Pipeline::default().lacks(), None);
-        let without = |gone: &str| DEFAULT.iter().copied().filter(|name| *name != gone).collect::<Vec<_>>();
+        let without = |removed: &str| DEFAULT.iter().copied().filter(|name| *name != removed).collect::<Vec<_>>();
         for pass in ["insert_qdq", "decompose", "fuse"] {
             assert_eq!(Pipeline::of(&without(pass), Settings::default()).unwrap().lacks(), Some(pass));
         }

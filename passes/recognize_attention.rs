@@ -49,7 +49,7 @@ fn permutation(graph: &Graph, m: &Match<'_>) -> Option<Vec<usize>> {
 pub(super) fn attention(edit: &mut Edit<'_>, value: ValueId, cx: &mut Context<'_>) -> Result<Option<Found>, OpError> {
     let graph = edit.graph();
     let Some(found) = Pattern::of(graph, value, cx) else { return Ok(None) };
-    let Pattern { q, mut k, turn, perm, mut v, mask, scale } = found;
+    let Pattern { q, mut k, transpose, perm, mut v, mask, scale } = found;
     // k^T is k with its axes permuted: the same with the last two swapped is what an attention wants, often k itself.
     let perm = [perm[0], perm[1], perm[3], perm[2]];
     let mut key = Val::Old(k);
@@ -62,7 +62,7 @@ pub(super) fn attention(edit: &mut Edit<'_>, value: ValueId, cx: &mut Context<'_
             key = Val::Old(k);
         }
     } else {
-        edit.on_behalf_of(turn);
+        edit.on_behalf_of(transpose);
         let attrs = Attrs::new().with_ints("perm", perm.iter().map(|&p| p as i64));
         key = edit.add(Op::new(&movement::TRANSPOSE, attrs), &[key]).map_err(|e| OpError::Edit(Box::new(e)))?;
     }
@@ -81,7 +81,7 @@ struct Pattern {
     /// What is permuted to the transposed keys.
     k: ValueId,
     /// What permutes it, and how.
-    turn: NodeId,
+    transpose: NodeId,
     perm: [usize; 4],
     v: ValueId,
     mask: Option<ValueId>,
@@ -120,7 +120,7 @@ impl Pattern {
             return None;
         }
         let ((q, before_q), (k, before_k)) = (unscaled(graph, inner.operand(0)?), unscaled(graph, inner.operand(1)?));
-        let Some((k, turn, perm)) =
+        let Some((k, transpose, perm)) =
             producer(graph, k, "Transpose").and_then(|t| Some((t.operand(0)?, t.node, permutation(graph, &t)?)))
         else {
             refuse("the keys are not transposed right before the product");
@@ -140,7 +140,7 @@ impl Pattern {
             return None;
         }
         let [a, b, c, d] = perm[..] else { return None };
-        Some(Pattern { q, k, turn, perm: [a, b, c, d], v, mask, scale: before_q * before_k * after })
+        Some(Pattern { q, k, transpose, perm: [a, b, c, d], v, mask, scale: before_q * before_k * after })
     }
 }
 
@@ -174,7 +174,8 @@ pub(super) fn rotary(
     let graph = edit.graph();
     let Some(add) = producer(graph, value, "Add") else { return Ok(None) };
     let orders = add.orders();
-    let Some((x, cos, sin, rotated)) = orders.into_iter().find_map(|(plain, turned)| turned_pair(graph, plain, turned))
+    let Some((x, cos, sin, rotated)) =
+        orders.into_iter().find_map(|(plain, with_rotated)| rotary_terms(graph, plain, with_rotated))
     else {
         return Ok(None);
     };
@@ -183,7 +184,7 @@ pub(super) fn rotary(
         return Ok(None);
     }
     if !is_read_once(graph, rotated) {
-        note(graph, cx, &add, "rotary_embedding", "the turned x is read elsewhere too");
+        note(graph, cx, &add, "rotary_embedding", "the rotated x is read elsewhere too");
         return Ok(None);
     }
     let (cos, sin) = (halves.of(edit, cos)?, halves.of(edit, sin)?);
@@ -205,10 +206,12 @@ fn tables(graph: &Graph, add: &Match<'_>) -> Vec<ValueId> {
 }
 
 /// (x, cos, sin, rotated x) of `x * cos` and `rotated(x) * sin`.
-fn turned_pair(graph: &Graph, plain: ValueId, turned: ValueId) -> Option<(ValueId, ValueId, ValueId, ValueId)> {
-    let (plain, turned) = (producer(graph, plain, "Mul")?, producer(graph, turned, "Mul")?);
-    let (rotated, sin, x) =
-        turned.orders().into_iter().find_map(|(rotated, sin)| Some((rotated, sin, rotation_of(graph, rotated)?)))?;
+fn rotary_terms(graph: &Graph, plain: ValueId, with_rotated: ValueId) -> Option<(ValueId, ValueId, ValueId, ValueId)> {
+    let (plain, with_rotated) = (producer(graph, plain, "Mul")?, producer(graph, with_rotated, "Mul")?);
+    let (rotated, sin, x) = with_rotated
+        .orders()
+        .into_iter()
+        .find_map(|(rotated, sin)| Some((rotated, sin, rotation_of(graph, rotated)?)))?;
     let cos = plain.orders().into_iter().find_map(|(a, cos)| (a == x).then_some(cos))?;
     Some((x, cos, sin, rotated))
 }
@@ -381,7 +384,7 @@ mod tests {
         assert!(after.to_string().contains("{scale=1.0f}"), "{after}");
     }
 
-    /// Rotary embedding written out, of `dtype[1,4,3,8]`; the turned x is cut at `half`. Angles are f32.
+    /// Rotary embedding written out, of `dtype[1,4,3,8]`; the rotated x is cut at `half`. Angles are f32.
     fn rotary(half: i64, dtype: &str) -> String {
         let (low, high) = (half, 8 - half);
         let cast = |name: &str| match dtype {
@@ -409,9 +412,9 @@ mod tests {
   %hi = slice(%x, %half, %end, %last) : f32[1,4,3,{high}]
   %minus = neg(%hi) : f32[1,4,3,{high}]
   %lo = slice(%x, %zero, %half, %last) : f32[1,4,3,{low}]
-  %turned = concat(%minus, %lo) {{axis=-1}} : f32[1,4,3,8]
+  %rotated = concat(%minus, %lo) {{axis=-1}} : f32[1,4,3,8]
   %xc = mul(%x, %cos) : f32[1,4,3,8]
-  %ts = mul(%turned, %sin) : f32[1,4,3,8]
+  %ts = mul(%rotated, %sin) : f32[1,4,3,8]
   %y = add(%xc, %ts) : f32[1,4,3,8]
   output %y
 "

@@ -29,7 +29,7 @@ pub struct Settings {
     pub check_indices: bool,
     /// What was learnt from data of the model: weights of products are quantized by it (GPTQ).
     pub calibration: Option<Arc<Calibration>>,
-    /// Inputs of the model that became constants, and why: the program tells whoever gives one of them.
+    /// Inputs of the model that became constants, and why: an error for whoever gives one of them says so.
     pub fixed_inputs: BTreeMap<String, String>,
 }
 

@@ -1,6 +1,6 @@
 //! Sums rows instead of multiplying them with a matrix that holds one number throughout.
 //!
-//! Looks for a MatMul, or a Gemm that does not turn its left operand, whose right operand is a ConstantOfShape that was
+//! Looks for a MatMul, or a Gemm without transA, whose right operand is a ConstantOfShape that was
 //! too large to become a constant. Equal because each element of a row of the product is the sum of the row of the left
 //! operand times that number; only the order of the sum differs. Refuses where a size is not known, and leaves
 //! constants alone: their data may be anything, and they can be packed.
@@ -53,7 +53,7 @@ impl Product {
             None
         };
         if op.attrs.int("transA").unwrap_or(0) != 0 {
-            return refuse("its left operand is turned");
+            return refuse("its left operand is transposed");
         }
         if graph.ty(a).shape.rank() < 2 || graph.ty(b).shape.rank() != 2 {
             return refuse("its operands are no matrices");
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_turned_left_operand_stays() {
+    fn a_transposed_left_operand_stays() {
         let text = graph("%y = gemm(%x, %w) {transA=1} : f32[3,4]", "[2,4]");
         let after = check("sum_filled", &text, "refuses_turned");
         assert!(after.to_string().contains("gemm("));

@@ -1,9 +1,10 @@
-//! Which values of a graph f16 is likely not to hold though it holds what is made of them, told by the graph alone.
+//! Which values of a graph f16 is likely not to hold though it holds what is computed from them, determined by the
+//! graph alone.
 //!
 //! Two kinds. Powers that are summed: what exporters write for norms, variances and means of squares has squares,
 //! products and exponentials under a sum, and the sum before its root; the model's result fits, these need not. And
-//! masks: what is added before a softmax to take elements out, the least float or -1e9, whose sum with the scores must
-//! swallow them in a row that is masked throughout.
+//! masks: what is added before a softmax to take elements out, the lowest float or -1e9, whose sum with the scores
+//! must swallow them in a row that is masked throughout.
 
 use super::pattern::scalar;
 use crate::ir::{Graph, NodeId, ValueId};
@@ -232,8 +233,8 @@ fn adds(graph: &Graph, id: NodeId) -> Option<Vec<ValueId>> {
     }
 }
 
-/// Whether all that is made of a value goes into a softmax, by way of sums, choices and views: its least values take
-/// elements out.
+/// Whether all that is computed from a value goes into a softmax, by way of sums, choices and views: its smallest
+/// values take elements out.
 pub fn only_masks(graph: &Graph, value: ValueId) -> bool {
     let (mut open, mut seen, mut reaches) = (vec![value], BTreeSet::new(), false);
     while let Some(value) = open.pop() {

@@ -1,4 +1,4 @@
-// A chunk of 128 keys for few queries. First a thread a key: all its elements against those of every query, which lie
+// A chunk of 128 keys for few queries. First a thread a key: all its elements against those of every query, which are
 // in shared memory. Then threads side by side along a row of v, LANES of them, sets of which take keys in turn; the
 // sets meet in shared memory.
 #include "common.glsl"

@@ -1,6 +1,6 @@
 // softmax(scores) x v on cooperative matrices of SIDE x SIDE x SIDE: f16 operands, f32 sums. Rows are queries, and for
 // each the heads that share its keys. A subgroup has SIDE of them, which stay in matrices as their weighted sums of
-// values do; blocks of KEYS keys in turn lie in shared memory. Either STRIPS subgroups have rows of their own and read
+// values do; blocks of KEYS keys in turn are in shared memory. Either STRIPS subgroups have rows of their own and read
 // the same keys, or WAYS subgroups have the same rows and each its own blocks in turn, until their sums meet: then
 // none waits for others on the way. Scores go through shared memory, where an invocation has part of a row of them, so
 // that nothing depends on where a matrix has its elements.
@@ -26,7 +26,7 @@ shared float s_most[WARPS * SIDE];
 #else
 #define MEET() barrier()
 #endif
-// SHARE invocations have a row of scores, so many each, and so many of those that lie there at a time.
+// SHARE invocations have a row of scores, so many each, and so many of those that are there at a time.
 const uint OWN = KEYS / SHARE, OWN_AT_ONCE = AT_ONCE / SHARE;
 // Vectors of k and of v that an invocation brings, of those that share them.
 const uint BRINGERS = STRIPS * SUBGROUP, LOADS = (KEYS * VECTORS + BRINGERS - 1u) / BRINGERS;
@@ -78,7 +78,7 @@ void main() {
         fetch_v(v_base, start + turn, end);
     }
 
-    // Rows of all subgroups, where keys will lie; of those past the last, the last again.
+    // Rows of all subgroups, where keys will be; of those past the last, the last again.
     [[unroll]] for (uint i = 0u; i < (ROWS * VECTORS + THREADS - 1u) / THREADS; i++) {
         uint e = thread() + i * THREADS, r = e / VECTORS, d = e % VECTORS * 8u;
         uint n = min(first + r, all - 1u);

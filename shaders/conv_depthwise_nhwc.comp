@@ -54,7 +54,7 @@ void main() {
     [[unroll]] for (uint at = 0u; at < PIXELS; at++)
         [[unroll]] for (uint e = 0u; e < WIDTH; e++) sum[at][e] = 0.0;
 #if UNROLLED
-    // Those of all channels lie side by side, one channel after the other.
+    // Those of all channels are contiguous, one channel after the other.
     float weights[WIDTH * TAPS];
     [[unroll]] for (uint tap = 0u; tap < TAPS; tap++) {
         float v[WIDTH];

@@ -10,7 +10,7 @@ uint group_idx;
 
 // Elements of a part, where channels of a pixel make no vectors: 0 past the reduction axis, which is no multiple of
 // them then. Written out, since loops inside of conditions stay loops. Of one group without dilation, what a window has
-// of a line of the image lies side by side: element x of the line whose first pixel this is.
+// of a line of the image is contiguous: element x of the line whose first pixel this is.
 #define IS_DENSE (p.dw == 1u && p.groups == 1u)
 bool in_line(uint m, uint k, out uint pixel, out uint x) {
     uint run = p.kw * p.c_g, ky = k / run, row = m / p.ow;

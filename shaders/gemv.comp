@@ -1,5 +1,5 @@
 // The product of few rows of a (at most ROWS) with rows of b that are floats, k a multiple of 8. A step is one vector
-// of b; what goes with it of a lies side by side too, and comes from the cache for all but the first column.
+// of b; what goes with it of a is contiguous too, and comes from the cache for all but the first column.
 #include "common.glsl"
 #include "gemv.glsl"
 #if F16_b

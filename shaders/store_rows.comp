@@ -1,4 +1,4 @@
-// y[outer, at + row, inner] = x[outer, row, inner] from the position on that lies in memory: the other rows of y stay.
+// y[outer, at + row, inner] = x[outer, row, inner] from the position on that is in memory: the other rows of y stay.
 // Rows beyond the axis are left out.
 #include "common.glsl"
 #include "generic.glsl"

@@ -1,8 +1,8 @@
 //! nyxc compiles an ONNX model into a mixed-precision Vulkan program that fits a memory budget given in bytes.
 //!
 //! A model that is too large for a device in f32 is stored narrower, layer by layer (f16, INT8, INT4), so that the
-//! predicted error is the least that the budget allows. The result is one file for any device with Vulkan 1.1, with a
-//! certificate that says how far the choice may be from the best.
+//! predicted error is the smallest that the budget allows. The result is one file for any device with Vulkan 1.1, with
+//! a certificate that says how far the choice may be from the best.
 //!
 //! The way of a model through the crate: [`import`] makes a [`Graph`](ir::Graph) of the file, [`passes`] rewrite it
 //! (each one shows as text before and after), [`plan`] lays it out in memory, [`codegen`] writes its kernels,

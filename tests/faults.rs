@@ -74,8 +74,8 @@ fn a_failing_device_is_named_and_the_run_goes_on_or_exits_with_5() {
         let auto = run(&program, &outputs, "vulkan,cpu", fault);
         assert!(auto.status.success(), "{fault}: {}", text(&auto.stderr));
         let report: Value = serde_json::from_slice(&auto.stdout).unwrap();
-        let told = report["fallbacks"].to_string();
-        assert!(told.contains(reason) && told.contains("CPU reference"), "{fault}: {told}");
+        let shown = report["fallbacks"].to_string();
+        assert!(shown.contains(reason) && shown.contains("CPU reference"), "{fault}: {shown}");
         std::fs::remove_file(&outputs).unwrap();
 
         let named = run(&program, &outputs, "0", fault);
@@ -113,11 +113,11 @@ fn a_call_that_fails_before_a_device_is_open_is_named_and_the_run_goes_on_or_exi
             let auto = run(&program, &outputs, "vulkan,cpu", &fault);
             assert!(auto.status.success(), "{fault}: {}", text(&auto.stderr));
             let report: Value = serde_json::from_slice(&auto.stdout).unwrap();
-            let told = report["fallbacks"].to_string();
+            let shown = report["fallbacks"].to_string();
             // Another device may be there when one cannot be made.
             let is_other =
                 report["device"] != "cpu" && ["vkCreateDevice", "vkEnumerateDeviceExtensionProperties"].contains(&call);
-            assert!(is_other || told.contains(reason) && told.contains("CPU reference"), "{fault}: {report}");
+            assert!(is_other || shown.contains(reason) && shown.contains("CPU reference"), "{fault}: {report}");
             std::fs::remove_file(&outputs).unwrap();
 
             let named = run(&program, &outputs, "0", &fault);

@@ -31,7 +31,7 @@ fn graph(body: &str) -> Graph {
     graph
 }
 
-/// The program of a graph under a policy; of `budget` at the least budget that there is.
+/// The program of a graph under a policy; of `budget` at the smallest budget that there is.
 fn program(graph: &Graph, policy: &str) -> Program {
     let settings = Settings { policy: policy.parse().unwrap(), ..Settings::default() };
     let mut options = Compile { settings, target: device::target(), n_threads: 1 };

@@ -201,7 +201,7 @@ for batch_a in (0, 1):
                 a, b = f(*((4, 3) if ta else (3, 4))), f(*((5, 4) if tb else (4, 5)))
                 a, b = [np.stack([np.stack([m, m * 2 + 1, 1 - m]), np.stack([m * 3, m - 2, m])]) for m in (a, b)]
                 # The first axis is one of rows, the rows one of the batch.
-                a, b = [m.transpose(2, 0, 1, 3) if turned else m for m, turned in ((a, batch_a), (b, batch_b))]
+                a, b = [m.transpose(2, 0, 1, 3) if transposed else m for m, transposed in ((a, batch_a), (b, batch_b))]
                 attrs = {"transA": ta, "transB": tb, "transBatchA": batch_a, "transBatchB": batch_b, **({"alpha": 0.25} if ta else {})}
                 case("FusedMatMul", [a, b], attrs)
 case("FusedMatMul", [f(4), f(4, 3)], {"transA": 1})

@@ -190,7 +190,7 @@ for name, shape, attrs, back in [
     ("pads", (2, 1, 6, 5), dict(kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]), "shape"),
     ("one axis", (2, 3, 7), dict(kernel_shape=[3], strides=[3]), "shape"),
     ("three axes", (1, 2, 5, 4, 7), dict(kernel_shape=[2, 2, 2], strides=[2, 2, 2]), "shape"),
-    ("the least shape", (1, 2, 6, 4), dict(kernel_shape=[2, 2], strides=[2, 2]), None),
+    ("the smallest shape", (1, 2, 6, 4), dict(kernel_shape=[2, 2], strides=[2, 2]), None),
     ("windows that overlap", (1, 1, 7, 7), dict(kernel_shape=[3, 3], strides=[2, 2]), "shape"),
     ("a last window that is not full", (1, 2, 7, 6), dict(kernel_shape=[3, 2], strides=[2, 2], ceil_mode=1), ""),
     ("dilations, column by column", (1, 2, 8, 7), dict(kernel_shape=[2, 3], dilations=[2, 2], storage_order=1), ""),

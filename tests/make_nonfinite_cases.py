@@ -3,7 +3,7 @@
     python tests/make_nonfinite_cases.py     # needs numpy, onnx, onnxruntime
 
 Each case: {"name", "model", "inputs": [tensor], "outputs": [tensor]}. The model is an ONNX file in base64; a tensor is [dtype, dims, base64 of its bytes],
-in the order of the model's inputs and outputs. No finite value lies beyond f16's range, so that a program in f16 has the same results.
+in the order of the model's inputs and outputs. No finite value is beyond f16's range, so that a program in f16 has the same results.
 """
 
 import base64

@@ -221,15 +221,15 @@ fn a_program_for_a_stronger_device_is_refused_by_what_this_one_lacks() {
             for device in &found {
                 let (code, out, err) = run(mask, &device["index"].to_string());
                 assert!(code == 5 && err.contains(reason), "{mask}: exit {code}: {err}");
-                let told: Value = serde_json::from_str(&out).unwrap();
-                assert!(told["error"]["message"].as_str().unwrap().contains(reason), "{told:#}");
+                let shown: Value = serde_json::from_str(&out).unwrap();
+                assert!(shown["error"]["message"].as_str().unwrap().contains(reason), "{shown:#}");
                 assert_eq!(folder.names(), ["p.nyx"], "{mask}");
             }
             // Asked for no device in particular, it runs where it can, and says why there.
             let (code, out, err) = run(mask, "vulkan,cpu");
-            let told: Value = serde_json::from_str(&out).unwrap();
-            assert!(code == 0 && told["device"] == "cpu", "{mask}: exit {code}: {out} {err}");
-            assert!(told["fallbacks"].to_string().contains(reason), "{mask}: {told:#}");
+            let shown: Value = serde_json::from_str(&out).unwrap();
+            assert!(code == 0 && shown["device"] == "cpu", "{mask}: exit {code}: {out} {err}");
+            assert!(shown["fallbacks"].to_string().contains(reason), "{mask}: {shown:#}");
             std::fs::remove_file(&outputs).unwrap();
         }
     }

@@ -114,7 +114,7 @@ fn difference(given: &Tensor, expected: &Tensor, case: &Value) -> Option<String>
     let (given, expected) = (given.to_f32s().unwrap(), expected.to_f32s().unwrap());
     let (mut error, mut norm) = (0.0f64, 1e-30f64);
     for (g, e) in given.iter().zip(expected.iter()) {
-        // What ONNX Runtime has as the least float, which hides a key, is minus infinity here.
+        // What ONNX Runtime has as the lowest float, which hides a key, is minus infinity here.
         let e = if *e == f32::MIN { f32::NEG_INFINITY } else { *e };
         if *g != e && !(g.is_nan() && e.is_nan()) {
             error += f64::from(g - e).powi(2);
@@ -213,7 +213,7 @@ fn outputs(model: &[u8], inputs: &[Tensor]) -> Vec<(String, Vec<Tensor>)> {
 /// An operator of two operands, and what it computes.
 type Operator = (&'static str, fn(f32, f32) -> f32);
 
-/// What lies between two codes goes to the even one as the graph's own f32 arithmetic has it: no reciprocal, no product
+/// What is between two codes goes to the even one as the graph's own f32 arithmetic has it: no reciprocal, no product
 /// and sum in one rounding (ONNX Runtime issue 32132). All pairs of codes, for the scales of that report and others.
 #[test]
 fn ties_round_as_the_graph_is_written() {
@@ -406,7 +406,7 @@ fn files_of_onnx_runtimes_tools_agree_with_it() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
-/// Weights in blocks of channels whose size nothing tells are refused.
+/// Weights in blocks of channels whose size nothing determines are refused.
 #[test]
 fn blocks_of_unknown_size_are_refused() {
     let filters: Vec<f32> = (0..32 * 16).map(|i| i as f32 + 1.0).collect();

@@ -83,8 +83,8 @@ fn accesses(program: &Program) -> Vec<Vec<Access>> {
             let (writes, reads) =
                 d.bindings.iter().zip(0u32..).partition::<Vec<_>, _>(|(_, b)| module.written.contains(b));
             let regions = |list: Vec<(&nyxc::program::Region, u32)>| list.into_iter().map(|(r, _)| *r).collect();
-            let (what, stripe) = (d.node.clone(), d.stripe.clone());
-            Access { what, reads: regions(reads), writes: regions(writes), stripe, barrier: d.barrier }
+            let (what, result_slice) = (d.node.clone(), d.result_slice.clone());
+            Access { what, reads: regions(reads), writes: regions(writes), result_slice, barrier: d.barrier }
         };
         all.push(dispatches.iter().map(access).collect());
     }

@@ -123,8 +123,8 @@ def decoder(args):
     def rotary(x, name):
         lo = g.node("Slice", [x, g.ints(0), g.ints(head // 2), g.ints(3)], f"{name}.lo")
         hi = g.node("Slice", [x, g.ints(head // 2), g.ints(head), g.ints(3)], f"{name}.hi")
-        turned = g.node("Concat", [g.node("Neg", [hi], f"{name}.neg"), lo], f"{name}.turned", axis=-1)
-        left, right = g.node("Mul", [x, cos], f"{name}.cos"), g.node("Mul", [turned, sin], f"{name}.sin")
+        rotated = g.node("Concat", [g.node("Neg", [hi], f"{name}.neg"), lo], f"{name}.rotated", axis=-1)
+        left, right = g.node("Mul", [x, cos], f"{name}.cos"), g.node("Mul", [rotated, sin], f"{name}.sin")
         return g.node("Add", [left, right], name)
 
     table = g.weights("embedding", [vocab, width], width ** -0.5)

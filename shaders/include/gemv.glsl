@@ -21,7 +21,7 @@ void finish(float acc[COLUMNS], uint r) {
     [[unroll]] for (uint c = 0u; c < COLUMNS; c++) s_sum[(c * LINES + t / LANES) * LINE + t % LANES] = acc[c];
     barrier();
 #if WAYS_OF_K > 1
-    // Lines of the same columns lie SETS apart.
+    // Lines of the same columns are SETS apart.
     for (uint e = t; e < COLUMNS * SETS * LANES; e += THREADS) {
         uint at = (e / (SETS * LANES) * LINES + e / LANES % SETS) * LINE + e % LANES;
         float sum = s_sum[at];

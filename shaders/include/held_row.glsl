@@ -10,8 +10,8 @@ shared uint s_more[THREADS];
 uint joined, thread;
 
 // A subgroup has no more invocations than its size says: where as many subgroups as make up the workgroup by that have
-// all of them, each is full, and its number and that of the invocation in it tell a lane. Elsewhere shared memory joins
-// all.
+// all of them, each is full, and its number and that of the invocation in it determine a lane. Elsewhere shared memory
+// joins all.
 void find_thread() {
     bool full = gl_NumSubgroups * gl_SubgroupSize == THREADS && LANES % gl_SubgroupSize == 0u;
     joined = full ? gl_SubgroupSize : 1u;

@@ -1,6 +1,6 @@
 // One TILE_M x TILE_N tile of a product on cooperative matrices of FRAG_M x FRAG_N x FRAG_K
 // (VK_KHR_cooperative_matrix), of the types that `mma_operands.glsl` chose. A slab of TILE_K along the reduction axis
-// lies in shared memory at a time, in lines of 16-byte vectors with one more, so that lines begin in different banks;
+// is in shared memory at a time, in lines of 16-byte vectors with one more, so that lines begin in different banks;
 // the next slab is on its way to registers meanwhile. Subgroups of WARP_M x WARP_N share a tile, and WAYS such sets the
 // reduction axis, whose sums are added up in order at the end. Nothing depends on where a matrix has its elements. The
 // includer has `PartA fetch_a(uint m, uint k)` and `PartB fetch_b(uint n, uint k)`, `void tile_put(uint m, uint n,
@@ -54,7 +54,7 @@ uint way() { return gl_SubgroupID / WARPS; }
 #define BROUGHT(i, n) ((n) % LANES == 0u ? lane() + (i) * LANES : min(lane() + (i) * LANES, (n) - 1u))
 
 void fetch_slab(uint m0, uint n0, uint k0, uint m_end, uint n_end, uint k_end) {
-    // Of rows and columns past the last, the last again; what lies past the reduction axis becomes 0.
+    // Of rows and columns past the last, the last again; what is past the reduction axis becomes 0.
     [[unroll]] for (uint i = 0u; i < LOADS_A; i++) {
         uint e = BROUGHT(i, N_A), k = k0 + e % FULL_A * PER_VECTOR;
         next_a[i] = fetch_a(min(m0 + e / FULL_A, m_end - 1u), min(k, k_end - PER_VECTOR));

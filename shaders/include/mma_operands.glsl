@@ -1,4 +1,4 @@
-// What `mma.glsl` multiplies, by how the operands lie:
+// What `mma.glsl` multiplies, by the layout of the operands:
 // - a of f16: b of f16, or codes that become f16, times their scale, on the way into shared memory. Sums are f32.
 // - a of f32: both operands become pairs of f16 whose sum has 22 bits, and a pair times a pair is three products
 //   (Ootomo and Yokota 2022). Elements are brought to the range of f16 by a power of two for each line of a slab, and
@@ -84,7 +84,7 @@ const uint VECTORS_B = 1u;
 #endif
 
 #if !CODES_A
-// Two elements as f16: a pair of codes lies in bits 0 to 7 and 16 to 23, as numbers without sign. In the low bits of an
+// Two elements as f16: a pair of codes is in bits 0 to 7 and 16 to 23, as numbers without sign. In the low bits of an
 // f16 of 1024 each is an exact difference away from itself.
 #if PACKED_b
 uint f16_of_codes(uint pair, PartB part) {

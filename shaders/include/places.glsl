@@ -1,4 +1,4 @@
-// Where the elements lie that a position of an enlarged or reduced axis draws on. The f32 arithmetic is that of
+// Where the elements are that a position of an enlarged or reduced axis draws on. The f32 arithmetic is that of
 // src/ops/core/resize.rs.
 #include "quotient.glsl"
 

@@ -2,7 +2,7 @@
 #define QUOTIENT
 // a / b, correctly rounded for all numbers: a device's own division may err by 2.5 ULP and flush denormals (Vulkan 1.3,
 // appendix "Precision and Operation of SPIR-V Instructions"). The device divides the significands, and what that lacks
-// is counted in integers: the significands of a and of quotient times b lie so near each other that the low 32 bits of
+// is counted in integers: the significands of a and of quotient times b are so near each other that the low 32 bits of
 // their difference are all of it.
 float quotient(float a, float b) {
     uint sign = (floatBitsToUint(a) ^ floatBitsToUint(b)) & 0x80000000u;

@@ -89,7 +89,7 @@ pub(super) fn sizes(entry: &Entry, dims: &[DimBinding], given: &BTreeMap<String,
     Ok(sizes)
 }
 
-/// The size that `INPUT.AXIS=n` tells; `None` where the axis has `n` elements in any case.
+/// The size that `INPUT.AXIS=n` determines; `None` where the axis has `n` elements in any case.
 fn at_axis(entry: &Entry, name: &str, n: i64) -> Result<Option<(String, i64)>, Failure> {
     let dim = name.rsplit_once('.').and_then(|(input, axis)| {
         let port = entry.inputs.iter().find(|port| port.name == input)?;

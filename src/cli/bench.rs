@@ -104,7 +104,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let runs_per_second = wall.len() as f64 * 1e3 / wall.iter().sum::<f64>();
     // The figures are of runs on one device: what a fallback takes, the runs before it did not.
     let fallbacks = session.fallbacks().to_vec();
-    // A queue without timestamps tells no times of kernels.
+    // A queue without timestamps gives no times of kernels.
     let mut spans = Vec::new();
     if !device.is_empty() || session.device() == "cpu" {
         status.doing("timing each kernel");

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 #[command(after_help = "\
 Exits with 1 where an output misses the bound, or a value that is stored as f16 is beyond its range (65504) in f32. \
 Values are taken before they are stored. What is only added before a softmax, or chosen there, to take elements out \
-(-1e9, the least float) is a mask and no overflow.
+(-1e9, the lowest float) is a mask and no overflow.
 
 Example:
   nyxc compare model.onnx model.nyx --inputs in.npz --bound 1e-2")]
@@ -39,10 +39,10 @@ pub(super) struct Args {
 
 /// Refuses a program with an input that the model has not: it comes from another.
 fn is_of_model(args: &Args, inputs: &[Port]) -> Result<(), Failure> {
-    let told = describe(&args.model).map_err(|e| load::refused(&args.model, e))?;
+    let description = describe(&args.model).map_err(|e| load::refused(&args.model, e))?;
     let has = |name: &str| {
         let is_element = |of: &str| name.strip_prefix(of).is_some_and(|rest| rest.starts_with('.'));
-        told.inputs.iter().any(|input| input.name == name || !input.ty.is_tensor() && is_element(&input.name))
+        description.inputs.iter().any(|input| input.name == name || !input.ty.is_tensor() && is_element(&input.name))
     };
     match inputs.iter().find(|port| !has(&port.name)) {
         Some(port) => Err(Failure::usage(format!(

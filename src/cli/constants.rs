@@ -73,7 +73,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn files_and_values_are_told_apart() {
+    fn files_and_values_are_distinguished() {
         for (text, value) in [
             ("sr=16000", json!(16000)),
             ("scale=-0.5", json!(-0.5)),

@@ -1,4 +1,4 @@
-//! What `nyxc compile --explain NODE` tells, as text and as JSON.
+//! The answer to `nyxc compile --explain NODE`, as text and as JSON.
 
 use crate::passes::{Candidate, Choice, Explanation};
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! Ends that no error value can tell: the host has no memory left, or a file that is mapped was cut short. The program
+//! Ends without an error value: the host has no memory left, or a file that is mapped was cut short. The program
 //! says so, leaves no partial file, and exits with 6, as for any other failure of what surrounds it.
 
 use super::write;
@@ -79,7 +79,7 @@ pub(super) fn report_files_cut_short() {
         || end(FailureKind::Io, format_args!("a file that was being read was cut short by another process (SIGBUS)"));
     #[cfg(unix)]
     // SAFETY: the fault is in the thread that reads the file, which holds no lock of standard error then; the handler
-    // does not return, allocates only where the reader of standard output is told, and takes other locks only where
+    // does not return, allocates only where the reader of standard output is notified, and takes other locks only where
     // they are free. Without it the signal would end the process at once.
     let _ = unsafe { signal_hook::low_level::register(signal_hook::consts::SIGBUS, report) };
     #[cfg(not(unix))]

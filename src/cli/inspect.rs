@@ -16,7 +16,7 @@ use std::process::ExitCode;
 /// Say what a model or program takes, gives and holds.
 #[derive(clap::Args)]
 #[command(after_help = "\
-A model is described as its file states it, also where it cannot be compiled; then the reason is told.
+A model is described as its file states it, also where it cannot be compiled; then the reason is reported.
 
 Examples:
   nyxc inspect model.onnx --dim batch=8
@@ -65,7 +65,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
 
 /// What the file says, and what import makes of it where it can.
 fn model(path: &Path, args: &Args) -> Result<Value, Failure> {
-    let told = describe(path).map_err(|e| load::refused(path, e))?;
+    let description = describe(path).map_err(|e| load::refused(path, e))?;
     let imported = match load::model(path, &args.source) {
         // A slip in the command, or a file beside the model that cannot be read, is none of the model's.
         Err(failure) if failure.kind != FailureKind::Model => return Err(failure),
@@ -108,7 +108,7 @@ fn model(path: &Path, args: &Args) -> Result<Value, Failure> {
         value
     };
     let values = |list: &[Described]| list.iter().map(value).collect::<Vec<_>>();
-    let inputs = told.inputs.iter().filter(|v| !report.fixed.contains_key(&v.name)).map(|v| {
+    let inputs = description.inputs.iter().filter(|v| !report.fixed.contains_key(&v.name)).map(|v| {
         let mut input = value(v);
         if v.has_default {
             input["default"] = json!(true);
@@ -120,19 +120,19 @@ fn model(path: &Path, args: &Args) -> Result<Value, Failure> {
     });
     let memory = graph.and_then(|graph| crate::ir::memory::account(graph, &graph.file_order()));
     Ok(json!({
-        "name": told.name,
+        "name": description.name,
         "kind": "model",
         "level": "onnx",
-        "producer": told.producer,
-        "ir_version": told.ir_version,
-        "opsets": told.opsets,
+        "producer": description.producer,
+        "ir_version": description.ir_version,
+        "opsets": description.opsets,
         "inputs": inputs.collect::<Vec<_>>(),
         "constant_inputs": report.fixed,
-        "outputs": values(&told.outputs),
-        "operators": told.operators,
-        "functions": told.functions,
-        "n_weights": told.n_weights,
-        "weights_bytes": told.weights_bytes,
+        "outputs": values(&description.outputs),
+        "operators": description.operators,
+        "functions": description.functions,
+        "n_weights": description.n_weights,
+        "weights_bytes": description.weights_bytes,
         "max_live_bytes": memory.map(|m| m.max_live_bytes),
         "defaulted": report.defaulted.iter().map(|(name, n)| json!({"dim": name, "size": n})).collect::<Vec<_>>(),
         "empty": report.empty,
@@ -285,7 +285,7 @@ fn people(document: &Value, nodes: bool) -> String {
                 if compiled.is_empty() || compiled == ty { String::new() } else { format!(", compiled as {compiled}") };
             let why = if v["default"] == true { ", has a default" } else { "" };
             let how = v["holds"].as_str().filter(|_| v["elements"].is_null() && v["compiled"].is_null());
-            let how = how.map_or(String::new(), |how| format!(", which must be told: {how}"));
+            let how = how.map_or(String::new(), |how| format!(", which must be given: {how}"));
             line(word, &format!("{} : {ty}{more}{why}{how}", text(&v["name"])));
         }
     }

@@ -68,7 +68,7 @@ impl Loaded {
     }
 }
 
-/// Reads a `.onnx`, `.nyx` or `.nyxir` file, told apart by its name; a model as `source` says.
+/// Reads a `.onnx`, `.nyx` or `.nyxir` file, distinguished by its name; a model as `source` says.
 ///
 /// # Errors
 /// The file cannot be read, or is none of these; `source` says something of a file that is no model.

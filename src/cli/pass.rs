@@ -49,7 +49,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     if !args.formats.is_empty() {
         settings.formats.clone_from(&args.formats);
     }
-    // An unknown name is told before anything is read.
+    // An unknown name is reported before anything is read.
     Pipeline::of(&names, settings.clone())?;
     let mut options = Compile { settings, target: target(&args.target)?, n_threads: 0 };
     let mut graph = load::graph(&args.file, &args.source)?.only_graph(&args.file)?;

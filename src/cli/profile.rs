@@ -27,7 +27,7 @@ impl Host {
         self.since = now;
     }
 
-    /// What was done until now is told elsewhere.
+    /// What was done until now is reported elsewhere.
     pub(super) fn skip(&mut self) {
         self.since = Instant::now();
     }
@@ -93,7 +93,7 @@ pub(super) fn kernels_json(kernels: &[KernelTime]) -> Value {
     kernels.iter().map(one).collect()
 }
 
-/// Kernels that are told of one by one.
+/// Kernels that are listed one by one.
 const MAX_ROWS: usize = 20;
 
 /// The time of each kernel, for people; nothing where there is none.

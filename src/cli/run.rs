@@ -42,7 +42,7 @@ pub(super) struct Args {
     dim: Vec<DimBinding>,
     #[command(flatten)]
     device: Device,
-    /// Write when each node ran, as a trace that ui.perfetto.dev and chrome://tracing open, and tell the time of each
+    /// Write when each node ran, as a trace that ui.perfetto.dev and chrome://tracing open, and print the time of each
     /// kernel. Dispatches run one after the other then
     #[arg(long, value_name = "FILE.json")]
     profile: Option<PathBuf>,
@@ -120,13 +120,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     } else if say::is_quiet() {
         String::new()
     } else {
-        told(args, &session, &outcome, &outputs, wall_ms) + &profile::table(&by_kernel(spans))
+        describe_run(args, &session, &outcome, &outputs, wall_ms) + &profile::table(&by_kernel(spans))
     };
     write::stdout(&text)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// The files that a run reads and those that it writes, all that can be told before it does anything.
+/// The files that a run reads and those that it writes, all that is known before it does anything.
 fn files(program: &Program, args: &Args) -> Result<(Vec<PathBuf>, Vec<PathBuf>), Failure> {
     let entry = entry(program)?;
     let open = || entry.inputs.iter().filter(|port| !entry.defaults.contains_key(&port.name));
@@ -168,7 +168,13 @@ fn summary(name: &str, tensor: &Tensor) -> serde_json::Value {
     })
 }
 
-fn told(args: &Args, session: &Session, outcome: &Outcome, outputs: &[(String, Tensor)], wall_ms: f64) -> String {
+fn describe_run(
+    args: &Args,
+    session: &Session,
+    outcome: &Outcome,
+    outputs: &[(String, Tensor)],
+    wall_ms: f64,
+) -> String {
     let device_ms = outcome.device_ms.map_or(String::new(), |ms| format!(", {ms:.3} ms of it on the device"));
     let places: Vec<_> = args.outputs.iter().map(|path| path.display().to_string()).collect();
     let wrote = if places.is_empty() { String::new() } else { format!("; wrote {}", places.join(", ")) };

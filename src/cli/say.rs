@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI8, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-/// -1 where only errors are told, 1 where details are.
+/// -1 where only errors are printed, 1 where details are.
 static LEVEL: AtomicI8 = AtomicI8::new(0);
 
 /// How much is said.
@@ -14,7 +14,7 @@ pub(super) fn set(quiet: bool, verbose: bool) {
     LEVEL.store(i8::from(verbose) - i8::from(quiet), Ordering::Relaxed);
 }
 
-/// Whether only results that were asked for, and errors, are told.
+/// Whether only results that were asked for, and errors, are printed.
 pub(super) fn is_quiet() -> bool {
     LEVEL.load(Ordering::Relaxed) < 0
 }

@@ -15,7 +15,7 @@ const HASH_BYTES: usize = 32;
 /// Larger files are not read, in bytes.
 const MAX_BYTES: u64 = 16 << 20;
 
-/// Where one shader lies, if anywhere.
+/// The path of one shader, if it is cached.
 pub(super) struct Entry {
     path: Option<PathBuf>,
 }

@@ -56,7 +56,7 @@ pub(super) fn put(key: &KernelKey) -> Result<Put, CodegenError> {
     let mut text = String::new();
     // Types and names of the function's parameters.
     let mut parameters: Vec<String> = Vec::new();
-    // Truth values lie as integers outside expressions.
+    // Truth values are integers outside expressions.
     let outer = expr.own.map(|own| if own == Value::Bool { "int" } else { access::value_type(own) });
     if let (Some(own), Some(outer)) = (expr.own, outer) {
         let _ = writeln!(text, "#define V_OWN {outer}");

@@ -114,7 +114,7 @@ pub fn glsl(key: &KernelKey, target: &Target) -> Result<String, CodegenError> {
         let _ = writeln!(text, "#extension {extension} : require");
     }
     let _ = writeln!(text, "// {}", key.name());
-    // `vector` is told as WIDTH.
+    // `vector` is passed as WIDTH.
     for (flag, value) in key.flags.iter().filter(|(flag, _)| **flag != Flag::Vector) {
         let _ = writeln!(text, "#define {} {value}", flag.name().to_uppercase());
     }

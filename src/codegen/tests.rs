@@ -23,7 +23,7 @@ fn packings() -> Vec<Storage> {
         .collect()
 }
 
-/// How an operand of a template may lie.
+/// The layouts that an operand of a template may have.
 fn storages(template: Template, operand: &str) -> Vec<Storage> {
     let floats = vec![Storage::F32, Storage::F16];
     let activations = vec![Granularity::Row, Granularity::Tensor]

@@ -28,7 +28,7 @@ impl DataChange {
             let (a, b) = (wide_values(before)?, wide_values(after)?);
             a.iter().zip(&b).for_each(|(a, b)| sums.add(*a, *b));
         } else {
-            // What most weights are, read where it lies.
+            // The layout of most weights, read in place.
             let (a, b) = (before.to_f32s().ok()?, after.to_f32s().ok()?);
             a.iter().zip(b.iter()).for_each(|(a, b)| sums.add(f64::from(*a), f64::from(*b)));
         }

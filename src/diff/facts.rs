@@ -26,7 +26,7 @@ impl Facts {
 }
 
 /// Name, level, ranges of sizes, inputs and outputs in order. `has_names` is false where both come of model files,
-/// which tell their names: the graph of one without is named after the file.
+/// which have their names: the graph of one without is named after the file.
 pub(super) fn of_graphs(before: &Graph, after: &Graph, pairs: &Pairs, has_names: bool) -> Vec<Fact> {
     let mut facts = Facts::default();
     if has_names {
@@ -94,7 +94,8 @@ pub(super) fn of_files(
     for key in files[0].keys().chain(files[1].keys()).collect::<BTreeSet<_>>() {
         let (from, to) = (files[0].get(key), files[1].get(key));
         let Some((kind, name)) = key.split_once(' ').filter(|_| from != to) else { continue };
-        // The graphs tell of these: a node that is there and reads other values, ports, and all that changed by name.
+        // The graphs already show these: a node that is there and reads other values, ports, and all that changed by
+        // name.
         let is_there = a.contains(name) && b.contains(name);
         let is_same = from.is_some_and(|from| to.is_some_and(|to| from[0] == to[0]));
         if is_changed.contains(name) || (is_same && is_there) || ((from.is_none() || to.is_none()) && ports(kind)) {

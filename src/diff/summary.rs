@@ -70,7 +70,7 @@ fn of_program(program: &Program) -> Vec<(String, Number)> {
     let ledger = &plan.ledger;
     let counts = plan.entries.iter().map(Entry::n_dispatches);
     let (dispatches, barriers) = counts.fold((0, 0), |sum, n| (sum.0 + n.0, sum.1 + n.1));
-    let formats = counted(plan.nodes.iter().map(|n| n.format.clone()));
+    let formats = count_each(plan.nodes.iter().map(|n| n.format.clone()));
     let mut figures: Vec<(String, Number)> = [
         ("peak", Number::Bytes(plan.planned_peak_bytes)),
         ("budget", Number::Bytes(plan.budget_bytes)),
@@ -107,12 +107,12 @@ fn of_graph(graph: &Graph) -> Vec<(String, Number)> {
     if let Some(memory) = memory::summary(graph) {
         figures.push(("max_live".to_owned(), Number::Bytes(memory.max_live_bytes)));
     }
-    figures.extend(counted(nodes.iter().map(|n| n.format.map(|f| f.to_string()).unwrap_or_default())));
+    figures.extend(count_each(nodes.iter().map(|n| n.format.map(|f| f.to_string()).unwrap_or_default())));
     figures
 }
 
 /// How many nodes have each format.
-fn counted(formats: impl Iterator<Item = String>) -> Vec<(String, Number)> {
+fn count_each(formats: impl Iterator<Item = String>) -> Vec<(String, Number)> {
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
     formats.filter(|format| !format.is_empty()).for_each(|format| *counts.entry(format).or_insert(0) += 1);
     counts.into_iter().map(|(format, n)| (format!("formats.{format}"), Number::Count(n))).collect()

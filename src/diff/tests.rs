@@ -28,7 +28,7 @@ fn lines(diff: &Diff) -> Vec<String> {
 }
 
 #[test]
-fn what_differs_is_told_in_one_line() {
+fn what_differs_is_reported_in_one_line() {
     let line = |from: &str, to: &str| lines(&changed(from, to)).join("\n");
     assert_eq!(line("sub(%a, %m)", "sub(%m, %a)"), "~ y  operands (a, m) -> (m, a)");
     assert_eq!(line("axis=1", "axis=0"), "~ a  attribute axis 1 -> 0");
@@ -57,11 +57,11 @@ fn what_follows_is_folded_under_its_cause() {
     // The input's type is the one cause, but for the constant that keeps its own.
     let narrow = narrow.replace("8.0] : f32", "8.0] : f16");
     let diff = Diff::of_graphs(&read(CHAIN), &read(&narrow));
-    let told = lines(&diff);
-    assert_eq!(told.len(), 3, "{told:?}");
-    assert!(told[0].starts_with("~ x  type f32[2,4] -> f16[2,4]"), "{told:?}");
-    assert_eq!(told[1], "    ... and 3 nodes that follow: m, a, y");
-    assert!(told[2].starts_with("~ w  type"), "{told:?}");
+    let shown = lines(&diff);
+    assert_eq!(shown.len(), 3, "{shown:?}");
+    assert!(shown[0].starts_with("~ x  type f32[2,4] -> f16[2,4]"), "{shown:?}");
+    assert_eq!(shown[1], "    ... and 3 nodes that follow: m, a, y");
+    assert!(shown[2].starts_with("~ w  type"), "{shown:?}");
     let inserted = CHAIN.replace("  %y = sub(%a, %m)", "  %r = relu(%a) : f32[2,2]\n  %y = sub(%r, %m)");
     let diff = Diff::of_graphs(&read(CHAIN), &read(&inserted));
     assert_eq!(lines(&diff), ["+ r  relu f32[2,2]", "    ... and 1 node that follows: y"]);

@@ -9,9 +9,9 @@ const MAX_NAMES: usize = 3;
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let is_told = |v: &Option<Number>| *v != Some(Number::Bytes(0));
-        let told = |f: &&Figure| !f.name.starts_with("ledger.") || is_told(&f.before) || is_told(&f.after);
-        for figure in self.figures.iter().filter(told) {
+        let is_shown = |v: &Option<Number>| *v != Some(Number::Bytes(0));
+        let shown = |f: &&Figure| !f.name.starts_with("ledger.") || is_shown(&f.before) || is_shown(&f.after);
+        for figure in self.figures.iter().filter(shown) {
             let text = |value: Option<Number>| value.map_or("-".to_owned(), |v| v.to_string());
             let (before, after) = (text(figure.before), text(figure.after));
             // As many nodes have a format that only the other side has as have none.
@@ -133,8 +133,8 @@ fn line(change: &NodeChange) -> String {
     parts.extend(change.renamed_from.as_ref().map(|old| format!("renamed from {old}")));
     parts.extend([&change.before, &change.after].into_iter().flatten().filter(|_| sign != '~').map(describe));
     // Another format has another reason: the document has it.
-    let is_told = |field: &&super::Field| field.what != "reason" || change.fields.iter().all(|f| f.what != "format");
-    for field in change.fields.iter().filter(is_told) {
+    let is_shown = |field: &&super::Field| field.what != "reason" || change.fields.iter().all(|f| f.what != "format");
+    for field in change.fields.iter().filter(is_shown) {
         match (&change.data, field.what.as_str()) {
             (Some(data), "data") => parts.push(data.to_string()),
             _ => parts.push(format!("{} {} -> {}", field.what, field.before, field.after)),
@@ -156,7 +156,7 @@ impl fmt::Display for DataChange {
     }
 }
 
-/// A hash as people tell it apart from others.
+/// A hash, short enough for people to compare.
 fn short(text: &str) -> &str {
     let is_hash = text.len() == 64 && text.bytes().all(|c| c.is_ascii_hexdigit());
     if is_hash { &text[..16] } else { text }

@@ -26,7 +26,7 @@ pub(super) struct Model<'a> {
     pub(super) symbols: &'a Symbols,
     /// Symbols without a value.
     pub(super) unbound: &'a [String],
-    /// Channels that lie together in weights of `com.microsoft.nchwc`, where the model tells.
+    /// Channels of a block in weights of `com.microsoft.nchwc`, where the model determines them.
     pub(super) channel_block: Option<usize>,
     /// Bodies imported so far, repetitions included.
     pub(super) n_bodies: Cell<u32>,
@@ -74,7 +74,7 @@ pub(super) struct Builder<'a> {
     pub(super) depth: usize,
     /// Every name that the file has: names made up here avoid them.
     pub(super) taken: &'a BTreeSet<String>,
-    /// Names of sizes that data tell.
+    /// Names of data-dependent sizes.
     counts: BTreeSet<String>,
     /// Whether this is the body of an operator, which is run any number of times.
     pub(super) is_body: bool,
@@ -342,7 +342,7 @@ impl<'a> Builder<'a> {
         Ok(outputs.into_iter().enumerate().map(|(i, output)| (output, Known::Value(id.out(i)))).collect())
     }
 
-    /// A new size that data tell, `bound` at most.
+    /// A new data-dependent size, `bound` at most.
     fn count(&mut self, value: &str, bound: &Dim) -> Result<Dim, ImportError> {
         if self.is_body {
             return Err(Kind::Form(

@@ -66,7 +66,7 @@ impl Symbols {
         // Ranges first: expressions may name them in any order, those of their own included that no input has.
         let ranges: BTreeMap<&str, &Dim> = bindings
             .iter()
-            .filter(|b| b.size.told().is_some_and(has_range))
+            .filter(|b| b.size.solved_symbol().is_some_and(has_range))
             .map(|b| (b.name.as_str(), &b.size))
             .collect();
         let mut used = BTreeSet::new();
@@ -221,7 +221,7 @@ impl DimBinding {
     /// As it is given on the command line: `--dim total=past+seq`, `--dim seq=1..512`.
     pub(super) fn argument(&self) -> String {
         let range = |symbol: &Symbol| symbol.range().filter(|_| symbol.name() == self.name);
-        let size = match self.size.told().and_then(range) {
+        let size = match self.size.solved_symbol().and_then(range) {
             Some(range) if self.size == Dim::ranged(&self.name, *range.start(), *range.end()) => {
                 format!("{}..{}", range.start(), range.end())
             }

@@ -52,7 +52,7 @@ pub(super) fn constants(
     }
     let n_in = data.iter().flatten().try_fold(0u64, |n, t| n.checked_add(t.ty().shape.n_elems()?))?;
     let is_small = |ty: &TensorType| {
-        // A size that only the data tells (NonZero) is no larger than the data.
+        // A data-dependent size (NonZero) is no larger than the data.
         let n = ty.shape.n_elems().unwrap_or(n_in);
         n <= if ty.dtype.class() == Class::Float { MAX_FLOATS } else { MAX_ELEMS }
     };
@@ -239,7 +239,7 @@ fn pairs(left: &[Dim], right: &[Dim]) -> Option<Vec<(Dim, Dim)>> {
     (0..n).map(|i| Some((pick(left, i)?, pick(right, i)?))).collect()
 }
 
-/// One element of an operator of two operands; `None` where the ranges of their symbols do not tell it. Truth values
+/// One element of an operator of two operands; `None` where the ranges of their symbols leave it open. Truth values
 /// are 0 and 1.
 fn binary(op: &str, a: &Dim, b: &Dim) -> Option<Dim> {
     let truth = |value: bool| Some(Dim::Known(i64::from(value)));

@@ -158,7 +158,7 @@ fn spread_input(raw: &mut RawGraph, name: &str, declared: Option<&ValueType>, he
 
 /// An input of this type, as a file describes it.
 fn described(name: &str, ty: &TensorType) -> Result<ValueInfoProto, String> {
-    let size = |dim: &Dim| match (dim.known(), dim.told()) {
+    let size = |dim: &Dim| match (dim.known(), dim.solved_symbol()) {
         (Some(n), _) if n >= 0 => Ok(dimension::Value::DimValue(n)),
         (None, Some(symbol)) if *dim == Dim::from(symbol.clone()) => {
             Ok(dimension::Value::DimParam(symbol.name().to_owned()))

@@ -11,7 +11,7 @@ use std::path::Path;
 use tract_onnx::pb::tensor_shape_proto::{Dimension, dimension::Value as Size};
 use tract_onnx::pb::{AttributeProto, NodeProto, TensorProto, ValueInfoProto};
 
-/// Lists of at most so many elements are told in full, others by their hash.
+/// Lists of at most so many elements are written in full, others by their hash.
 const MAX_LISTED: usize = 8;
 
 /// The entries of a file by kind and name (`node conv1`, `initializer w`, `input x`, `output y`, `opset ai.onnx`,
@@ -19,7 +19,7 @@ const MAX_LISTED: usize = 8;
 /// producer, metadata and the declared types of values between nodes are left out.
 pub type Outline = BTreeMap<String, [String; 2]>;
 
-/// Reads the outline of the file at `path`. External data counts by where it lies.
+/// Reads the outline of the file at `path`. External data enters by its location.
 ///
 /// # Errors
 /// The file cannot be read, or is no ONNX model.
@@ -144,7 +144,7 @@ mod tests {
     use tract_onnx::pb::{GraphProto, ModelProto, TypeProto, type_proto};
 
     #[test]
-    fn entries_are_told_apart_by_what_they_are_and_what_they_read() {
+    fn entries_are_distinguished_by_what_they_are_and_what_they_read() {
         let node = |op: &str, inputs: [&str; 2]| NodeProto {
             op_type: op.to_owned(),
             input: inputs.map(str::to_owned).to_vec(),
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_tracts_messages_leave_out_is_told_too() {
+    fn what_tracts_messages_leave_out_is_reported_too() {
         let outline = |ty: TypeExtras, overload: &str| {
             let input =
                 ValueInfoProto { name: "s".to_owned(), r#type: Some(TypeProto::default()), ..Default::default() };

@@ -5,7 +5,7 @@ use tract_onnx::pb::{
     type_proto,
 };
 
-/// Takes it out of all that an outline tells of.
+/// Removes it from everything in an outline.
 pub(super) fn model(model: &mut ModelProto) {
     model.graph.iter_mut().for_each(graph);
     for info in &mut model.training_info {

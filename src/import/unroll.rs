@@ -473,8 +473,8 @@ impl Builder<'_> {
                 builder.made(raw, "Cast", &[known], Attrs::new().with_dtype("to", to), order)
             }
         };
-        let turned = self.made(raw, "Transpose", &[k], Attrs::new().with_ints("perm", [0, 1, 3, 2]), order)?;
-        let scores = self.made(raw, "MatMul", &[q, turned], Attrs::new(), order)?;
+        let transposed = self.made(raw, "Transpose", &[k], Attrs::new().with_ints("perm", [0, 1, 3, 2]), order)?;
+        let scores = self.made(raw, "MatMul", &[q, transposed], Attrs::new(), order)?;
         let scores = cast(self, scores, precision)?;
         let factor = raw.attrs.float("scale").unwrap_or(1.0 / (head.max(1) as f32).sqrt());
         let name = self.fresh(&format!("{}.scale", raw.name));

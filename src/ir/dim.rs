@@ -71,7 +71,7 @@ impl Poly {
         self.corners(atoms, depth).map_or((low, high), |(least, most)| (low.max(least), high.min(most)))
     }
 
-    /// Bounds from those of its atoms, each term on its own: n*n-n for n of 1 to 3 lies within -2 to 8.
+    /// Bounds from those of its atoms, each term on its own: n*n-n for n of 1 to 3 is within -2 to 8.
     fn interval(&self, atoms: &BTreeMap<&Atom, (i64, i64)>) -> (i64, i64) {
         let narrow = |(low, high): (i128, i128)| {
             let clamp = |v: i128| v.clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64;
@@ -89,7 +89,7 @@ impl Poly {
         })
     }
 
-    /// Bounds from two corners, where it only rises or only falls in every atom: n*n-n for n of 1 to 3 lies within 0 to
+    /// Bounds from two corners, where it only rises or only falls in every atom: n*n-n for n of 1 to 3 is within 0 to
     /// 6.
     fn corners(&self, atoms: &BTreeMap<&Atom, (i64, i64)>, depth: usize) -> Option<(i64, i64)> {
         // Terms of one sign are bounded as well one by one.
@@ -175,7 +175,7 @@ impl Dim {
         }
     }
 
-    /// The least and the most that it can be, as far as the ranges of its symbols tell: it lies between them, but need
+    /// Its minimum and maximum by the ranges of its symbols: it is between them, but need
     /// not reach them. Saturates.
     pub fn bounds(&self) -> (i64, i64) {
         self.bounds_with(&|symbol| symbol.range.unwrap_or((1, i64::MAX)))
@@ -213,7 +213,7 @@ impl Dim {
         poly.bounds(&atoms, MAX_SLOPES)
     }
 
-    /// The least and the most that it is, where [`Dim::bounds`] are those: every symbol stands in it once, so that
+    /// The exact minimum and maximum, where [`Dim::bounds`] are those: every symbol stands in it once, so that
     /// nothing cancels.
     pub fn exact_bounds(&self) -> Option<(i64, i64)> {
         let mut seen = std::collections::BTreeSet::new();
@@ -222,7 +222,7 @@ impl Dim {
         once.then(|| self.bounds())
     }
 
-    /// The most that it can be; `None` where it has a symbol without a range.
+    /// Its maximum; `None` where it has a symbol without a range.
     pub fn most(&self) -> Option<i64> {
         let mut bounded = true;
         self.for_each_symbol(&mut |symbol| bounded &= symbol.range.is_some());
@@ -342,13 +342,13 @@ impl Dim {
         })
     }
 
-    /// The symbol that this size tells: of `a*n+b`, n. `None` for any other form.
-    pub fn told(&self) -> Option<&Symbol> {
+    /// The symbol that the value of this size determines: n of `a*n+b`. `None` for any other form.
+    pub fn solved_symbol(&self) -> Option<&Symbol> {
         self.linear().map(|(symbol, ..)| symbol)
     }
 
-    /// The symbol that this size tells, and what it is if this is `value`; `None` also where that would be no whole
-    /// number.
+    /// The symbol that the value of this size determines, and its value if this is `value`; `None` also where that
+    /// would be no whole number.
     pub fn solve(&self, value: i64) -> Option<(&Symbol, i64)> {
         let (symbol, factor, base) = self.linear()?;
         let rest = value.checked_sub(base)?;

@@ -9,9 +9,9 @@ pub struct IndexFault {
     pub element: u64,
     /// Its value.
     pub index: i64,
-    /// The least that is in range.
+    /// The minimum of the range.
     pub least: i64,
-    /// The most that is in range; below `least` where nothing is.
+    /// The maximum of the range; below `least` where nothing is.
     pub most: i64,
 }
 

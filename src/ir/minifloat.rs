@@ -36,7 +36,7 @@ pub fn max(dtype: DType) -> Option<f32> {
     if dtype == DType::F8E8M0 { Some(2f32.powi(127)) } else { layout(dtype).map(|l| l.max) }
 }
 
-/// The value of a code of `dtype`; `None` where the type has more than 8 bits. Codes of 4 bits lie in the low nibble.
+/// The value of a code of `dtype`; `None` where the type has more than 8 bits. Codes of 4 bits are in the low nibble.
 pub fn decode(dtype: DType, code: u8) -> Option<f32> {
     if dtype == DType::F8E8M0 {
         return Some(if code == 255 { f32::NAN } else { 2f64.powi(i32::from(code) - 127) as f32 });

@@ -285,7 +285,7 @@ pub const STATE_STORE: &str = "state_store";
 /// The name of the operator whose result is its operand under another shape: on a device both have the same memory.
 pub const VIEW: &str = "reshape";
 
-/// The name of the attribute in which an operator has the size that its data tell: a symbol with a range, whose value a
+/// The name of the attribute in which an operator has its data-dependent size: a symbol with a range, whose value a
 /// run knows once the node has been computed. What mentions that symbol is computed after the node.
 pub const COUNT: &str = "count";
 

@@ -15,7 +15,7 @@
 //!
 //! Everything is made of 32-bit little-endian words. A row starts at a word
 //! and takes `pitch_words = ceil(n_cols * bits / 32)` of them, `bits` being the 4
-//! or 8 that lie there ([`Coding::row_bits`]); column `j` lies
+//! or 8 that lie there ([`Coding::row_bits`]); column `j` is
 //! in word `j * bits / 32` at bit `(j * bits) % 32`, which for 4 bits is the
 //! low nibble first, as in ONNX's INT4. Padding bits are written as zero and
 //! ignored when read. Two F16 scales share a word, the first in its low half,

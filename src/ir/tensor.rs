@@ -58,7 +58,7 @@ impl Deferred {
 pub struct Hash(pub [u8; 32]);
 
 impl fmt::Display for Hash {
-    /// The first 8 bytes in hexadecimal: enough to tell the constants of a model apart.
+    /// The first 8 bytes in hexadecimal: enough to distinguish the constants of a model.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0[..8].iter().try_for_each(|b| write!(f, "{b:02x}"))
     }
@@ -78,7 +78,7 @@ pub enum TensorError {
     Size { ty: TensorType, needed: u64, given: u64 },
     #[error("{ty} has no fixed size")]
     Unsized { ty: TensorType },
-    #[error("the data of constant {hash} is not here: it lies in the .consts.safetensors file beside the text")]
+    #[error("the data of constant {hash} is not here: it is in the .consts.safetensors file beside the text")]
     Absent { hash: Hash },
     #[error("its data cannot be made: {reason}")]
     Unmade { reason: String },
@@ -92,7 +92,7 @@ impl Tensor {
     /// A tensor over `len` bytes of `source` from `start`, which must be what the type needs.
     ///
     /// # Errors
-    /// The range lies outside the source or is not the type's size.
+    /// The range is outside the source or is not the type's size.
     pub fn from_source(ty: TensorType, source: Source, start: usize, len: usize) -> Result<Tensor, TensorError> {
         let needed = ty.bytes().ok_or_else(|| TensorError::Unsized { ty: ty.clone() })?;
         let available = (*source).as_ref().len().saturating_sub(start).min(len);
@@ -255,7 +255,7 @@ impl Tensor {
         matches!(self.data.bytes, Bytes::Deferred(_))
     }
 
-    /// What tells equal constants without making their data: the hash, or what a deferred one is made of.
+    /// What identifies equal constants without making their data: the hash, or what a deferred one is made of.
     pub fn identity(&self) -> Hash {
         match &self.data.bytes {
             Bytes::Deferred(deferred) => deferred.identity,

@@ -1,4 +1,4 @@
-//! Types of values: element type, shape and, for packed tensors, how codes and scales lie in memory.
+//! Types of values: element type, shape and, for packed tensors, the memory layout of codes and scales.
 
 use super::{DType, Dim, packed::Packing};
 use std::fmt;
@@ -96,7 +96,7 @@ pub struct TensorType {
     pub dtype: DType,
     /// Sizes of the axes. The last axis of a packed tensor is its reduction axis.
     pub shape: Shape,
-    /// Set where codes and scales lie together in one buffer, as kernels read them.
+    /// Set where codes and scales share one buffer, as kernels read them.
     pub packing: Option<Packing>,
 }
 
@@ -124,7 +124,7 @@ impl TensorType {
         Some((rows, cols))
     }
 
-    /// The same type with every size at its most; `None` where nothing bounds one.
+    /// The same type with every size at its maximum; `None` where nothing bounds one.
     pub fn largest(&self) -> Option<TensorType> {
         let dims: Option<Vec<Dim>> = self.shape.0.iter().map(|d| d.most().map(|n| Dim::Known(n.max(0)))).collect();
         Some(TensorType { shape: Shape(dims?), ..self.clone() })

@@ -7,8 +7,8 @@
 //!    negative or more than an address space holds;
 //! 4. only uses of operators have formats;
 //! 5. names of nodes and of values are unique, and ports are too;
-//! 6. a size that data tell is told by one node and by no input, and nothing that this node is computed from mentions
-//!    it;
+//! 6. a data-dependent size is defined by exactly one node and by no input, and nothing that this node is
+//!    computed from mentions it;
 //! 7. a state has a known size, and an initial value of its type or of one element; every store is over a version of a
 //!    state, over each there is at most one, and all of them lead to what the state is after the run.
 //!
@@ -93,11 +93,12 @@ impl Graph {
             text.push_str(&format!("{node:?}: {message}\n"));
             faults.push(Fault { node: node.to_owned(), message });
         };
-        let told_by_inputs: BTreeSet<String> = self.inputs().iter().flat_map(|id| self.symbols_of(*id)).collect();
-        let mut told = BTreeSet::new();
-        for (id, symbol) in self.order().into_iter().filter_map(|id| Some((id, self.node(id).tells()?.name()))) {
-            if told_by_inputs.contains(symbol) || !told.insert(symbol) {
-                fault(&self.node(id).name, format!("the size {symbol:?} is told by something else too"));
+        let defined_by_inputs: BTreeSet<String> = self.inputs().iter().flat_map(|id| self.symbols_of(*id)).collect();
+        let mut defined = BTreeSet::new();
+        for (id, symbol) in self.order().into_iter().filter_map(|id| Some((id, self.node(id).defined_symbol()?.name())))
+        {
+            if defined_by_inputs.contains(symbol) || !defined.insert(symbol) {
+                fault(&self.node(id).name, format!("the size {symbol:?} is defined more than once"));
             }
         }
         self.state_faults(&mut fault);

@@ -3,7 +3,7 @@
 
 use super::{Attrs, Op};
 
-/// How a matrix of weights lies in the axes of a tensor.
+/// The layout of a weight matrix within the axes of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum MatrixLayout {
     /// `[rows, cols]` as it is.
@@ -22,8 +22,8 @@ impl MatrixLayout {
         matches!(self, MatrixLayout::Filters | MatrixLayout::FiltersLast)
     }
 
-    /// Rows, columns, and whether columns come first, of a matrix that lies so in a tensor of these sizes; `None` where
-    /// it is none.
+    /// Rows, columns, and whether columns come first, of a matrix with this layout in a tensor of these sizes; `None`
+    /// where it is none.
     pub fn matrix(self, dims: &[usize]) -> Option<(usize, usize, bool)> {
         match (self, dims) {
             (MatrixLayout::Rows, &[rows, cols]) => Some((rows, cols, false)),
@@ -42,8 +42,8 @@ impl MatrixLayout {
 pub struct WeightOperand {
     /// Which operand.
     pub slot: usize,
-    /// How rows and columns lie in it; `None` where it is no matrix of them, as a table that is read along another axis
-    /// than its first.
+    /// The layout of its rows and columns; `None` where it is no matrix of them, as a table that is read along another
+    /// axis than its first.
     pub layout: Option<MatrixLayout>,
     /// Whether columns are multiplied with operand 0, which can then be quantized too; else rows are looked up.
     pub is_product: bool,

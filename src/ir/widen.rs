@@ -46,7 +46,7 @@ impl Tensor {
     /// truth values of any width for integers and truth values, as they are.
     ///
     /// # Errors
-    /// A value lies outside the range of `dtype`: its place in row-major order and it are named. Or the types are of
+    /// A value is outside the range of `dtype`: its place in row-major order and it are named. Or the types are of
     /// two kinds.
     pub fn narrowed(&self, dtype: DType) -> Result<Tensor, NarrowError> {
         let given = self.dtype();

@@ -44,7 +44,7 @@ struct Matrices {
 }
 
 impl Matrices {
-    /// Bytes of shared memory, as the text declares it, where k and v of a block lie there at the same time or not.
+    /// Bytes of shared memory, as the text declares it, where k and v of a block are there at the same time or not.
     fn shared_bytes(&self, v: Division, both: bool) -> u64 {
         let [strips, ways, keys] = [v.strips, v.ways, v.keys].map(u64::from);
         let subgroups = strips * ways;
@@ -216,7 +216,7 @@ impl<'n> Attention<'n> {
         let (few, many) = match self.node.asked.variant() {
             Some(Variant::Attention(asked)) => (asked, asked),
             // Few queries have their keys divided, so that there is something to do for all of a large device. What a
-            // subgroup brings of keys and values lies in registers on the way, so that large heads have fewer at a
+            // subgroup brings of keys and values is in registers on the way, so that large heads have fewer at a
             // time. As measured on an H200 (`benches/gpu/attention-h200.txt`).
             _ => {
                 let is_small = size <= MAX_OWN_HEAD;

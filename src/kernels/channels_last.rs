@@ -84,7 +84,7 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     if parts.iter().map(|(_, ty)| n_elems(ty)).sum::<u64>() != oc * k || (parts.len() > 1 && groups != 1) {
         return Err(refuse());
     }
-    // Codes that are made as they are loaded lie nowhere: their source is read.
+    // Codes that are made as they are loaded are not stored: their source is read.
     let (x, magnitude) = on_load(node.graph, x).map_or((x, None), |(x, magnitude)| (x, Some(magnitude)));
     if c_g == 1 && oc_g == 1 && parts.len() == 1 {
         let call = node.call(of::ConvDepthwiseNhwc).operand(x).operand(w).optional(magnitude);

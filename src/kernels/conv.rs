@@ -6,7 +6,7 @@ use super::settings::{Call, Uint, has, of, unrolled};
 use super::{KernelCall, KernelError, channels_last};
 use crate::ir::packed::{Coding, Granularity};
 use crate::ir::{Dim, TensorType};
-use crate::program::Stripe;
+use crate::program::ResultSlice;
 
 /// A window: sizes, steps, elements before the first and distances, each along y and x.
 pub(super) struct Window {
@@ -14,7 +14,7 @@ pub(super) struct Window {
     pub(super) strides: [u64; 2],
     pub(super) pads: [u64; 2],
     pub(super) dilations: [u64; 2],
-    /// Whether it may lie over what is not of the image.
+    /// Whether it may cover padding.
     pub(super) is_padded: bool,
 }
 
@@ -178,12 +178,15 @@ pub(super) fn conv(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
                 }
             };
             let [pitch, first, width] = [oc, base + first, oc_g * groups].map(|n| &plane * &n.into());
-            calls.push(KernelCall { stripe: Some(Stripe { pitch, first, width }), ..call });
+            calls.push(KernelCall { result_slice: Some(ResultSlice { pitch, first, width }), ..call });
         }
         base += n_rows;
     }
     let has_parts = calls.len() > 1;
-    Ok(calls.into_iter().map(|call| KernelCall { stripe: call.stripe.filter(|_| has_parts), ..call }).collect())
+    Ok(calls
+        .into_iter()
+        .map(|call| KernelCall { result_slice: call.result_slice.filter(|_| has_parts), ..call })
+        .collect())
 }
 
 /// What a convolution multiplies.

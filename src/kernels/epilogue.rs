@@ -68,7 +68,7 @@ impl Epilogue {
         })
     }
 
-    /// How vectors of so many elements of each operand lie, for vectors of the result that begin at multiples of
+    /// The layout of vectors of so many elements of each operand, for vectors of the result that begin at multiples of
     /// `width`.
     pub(super) fn runs(&self, width: u32) -> Vec<Run> {
         let divides = |dim: &Dim| divides(width, dim);

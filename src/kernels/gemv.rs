@@ -14,8 +14,8 @@ use crate::targets::Target;
 /// Elements of the step in which packed weights are read.
 const STEP: i64 = 32;
 
-/// The kernel for few rows of operands that lie so, where the target has what it needs and b has its rows along the
-/// reduction axis of length `k`; `None` where `matvec` computes the product.
+/// The kernel for few rows of operands with this layout, where the target has what it needs and b has its rows along
+/// the reduction axis of length `k`; `None` where `matvec` computes the product.
 pub(super) fn template(node: &Node<'_>, (a, b): (Storage, Storage), k: i64, is_along_k: bool) -> Option<Template> {
     if !is_along_k || !matches!(a, Storage::F32 | Storage::F16) {
         return None;
@@ -106,7 +106,7 @@ fn finished<T: OfProduct + has::Rows<Given = Number>>(
 /// Threads, then pairs of lanes and ways, columns and steps that go with them.
 type Sweep<'a> = (u32, &'a [(u32, u32)], &'a [u32], &'a [u32]);
 
-/// Variants to try for weights that lie as `b`, in a fixed order.
+/// Variants to try for weights with the layout of `b`, in a fixed order.
 pub(super) fn variants(b: Storage) -> Vec<Variant> {
     let lists: &[Sweep<'_>] = if matches!(b, Storage::Packed(_)) {
         &[

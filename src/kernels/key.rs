@@ -68,7 +68,7 @@ impl ParamType {
     }
 }
 
-/// How a tensor lies on the device.
+/// The storage layout of a tensor on the device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Storage {
     /// 4 bytes an element; also what bf16 and f64 become.
@@ -164,7 +164,7 @@ pub enum Load {
     Strided(u8),
 }
 
-/// How the elements of an operand lie that go with as many neighbours of the result as a vector has.
+/// The layout of the elements of an operand that go with as many neighbours of the result as a vector has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Run {
     /// Anyhow: each is looked for.
@@ -178,7 +178,7 @@ pub enum Run {
 /// An operand of the kernel itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OperandKey {
-    /// How it lies.
+    /// Its layout.
     pub storage: Storage,
     /// Whether the scales are bound apart, after the codes: where rows of a packed tensor that is larger than a binding
     /// may be are read.
@@ -188,13 +188,13 @@ pub struct OperandKey {
 /// An operand of the expression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ArgKey {
-    /// How it lies: not packed.
+    /// Its layout: not packed.
     pub storage: Storage,
     /// What it is.
     pub value: Value,
     /// How it is indexed.
     pub load: Load,
-    /// How a vector of it lies; `Each` in a kernel without the flag `vector`.
+    /// The layout of a vector of it; `Each` in a kernel without the flag `vector`.
     pub run: Run,
 }
 
@@ -259,7 +259,7 @@ pub struct KernelKey {
     pub operands: Vec<Option<OperandKey>>,
     /// The expression.
     pub expr: Option<ExprKey>,
-    /// How the result lies.
+    /// The layout of the result.
     pub result: Storage,
     /// Every flag of the table.
     pub flags: BTreeMap<Flag, u32>,
@@ -362,7 +362,7 @@ impl KernelKey {
             .filter_map(|(&(name, _), key)| key.map(|key| (name, key)))
     }
 
-    /// How everything that it binds lies: own operands, those of the expression, the result.
+    /// The layout of everything that it binds: own operands, those of the expression, the result.
     pub fn storages(&self) -> impl Iterator<Item = Storage> + '_ {
         let args = self.expr.iter().flat_map(|e| &e.args).map(|arg| arg.storage);
         self.present().map(|(_, key)| key.storage).chain(args).chain([self.result])

@@ -12,7 +12,7 @@ use crate::ir::{Dim, ValueId, product as product_of};
 use crate::kernels::key::constants;
 use crate::kernels::variant::Variant;
 use crate::ops::util::agree;
-use crate::program::Stripe;
+use crate::program::ResultSlice;
 
 /// Most axes of batches after merging.
 const MAX_BATCH_RANK: usize = 4;
@@ -116,16 +116,19 @@ pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
         for rows in slices(node, b, &n, k)? {
             let (first, n) = rows.map_or((Dim::Known(0), n.clone()), |rows| (rows.first.into(), rows.n.into()));
             let first = &base + &first;
-            let stripe = Stripe { pitch: product.n.clone(), first: first.clone(), width: n.clone() };
+            let result_slice = ResultSlice { pitch: product.n.clone(), first: first.clone(), width: n.clone() };
             for call in one(Columns { b, base: first, n, rows })? {
                 let alternative = call.alternative.map(|_| n_parts);
-                calls.push(KernelCall { stripe: Some(stripe.clone()), alternative, ..call });
+                calls.push(KernelCall { result_slice: Some(result_slice.clone()), alternative, ..call });
             }
             n_parts += 1;
         }
         base = &base + &n;
     }
-    Ok(calls.into_iter().map(|call| KernelCall { stripe: call.stripe.filter(|_| n_parts > 1), ..call }).collect())
+    Ok(calls
+        .into_iter()
+        .map(|call| KernelCall { result_slice: call.result_slice.filter(|_| n_parts > 1), ..call })
+        .collect())
 }
 
 /// The calls that compute it: one, or where the number of rows changes between runs one for each run of buckets that

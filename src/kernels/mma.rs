@@ -167,7 +167,7 @@ impl Operands {
         // Of narrow products there are few tiles, and small ones are faster.
         let is_narrow = n < 2048;
         // The slab and the ways, then tiles and the parts of subgroups, the largest first. The longer part of pairs
-        // lies along the rows.
+        // is along the rows.
         let (slab, ways, tiles): (u32, u32, &[[u32; 4]]) = match (most, self.arithmetic) {
             (..=16, Half | Codes) => (64, 8, &[[16, 16, 16, 16]]),
             (..=16, Pairs) => (32, 8, &[[16, 16, 16, 16]]),
@@ -222,7 +222,7 @@ impl Operands {
         loops
     }
 
-    /// How many elements of one row of matrices an invocation puts, at the most: whole vectors of them.
+    /// How many elements of one row of matrices an invocation stores, at most: whole vectors of them.
     fn puts(self, v: Mma, subgroup: u32) -> u64 {
         u64::from((self.shape.m * v.warp_n).div_ceil(subgroup * v.ways).next_multiple_of(MOST_WIDTH))
     }

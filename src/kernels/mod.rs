@@ -32,7 +32,7 @@ mod vectors;
 use crate::ir::{DType, Dim, Graph, NodeId, NodeKind, STATE_STORE, TensorType, ValueId};
 use crate::kernels::key::{Flag, KernelKey, Storage};
 use crate::ops::core::check_indices::Rule;
-use crate::program::Stripe;
+use crate::program::ResultSlice;
 use crate::targets::tuning::Case;
 use crate::targets::{Target, Tuning};
 pub use attention::CHUNK as ATTENTION_CHUNK;
@@ -58,7 +58,7 @@ pub struct KernelCall {
     /// comes after those of `operands`.
     pub check: Option<Rule>,
     /// Which elements of the result it writes, where other calls of the node write the rest.
-    pub stripe: Option<Stripe>,
+    pub result_slice: Option<ResultSlice>,
     /// Calls of a node with the same number here are alternatives: whatever the sizes, at most one of them has
     /// workgroups.
     pub alternative: Option<usize>,
@@ -105,12 +105,36 @@ pub enum KernelError {
     /// The planner puts such a node on the host.
     #[error("node {node:?}: no kernel for {what}")]
     Unsupported { node: String, what: String },
+    /// The kernel takes more than the target has. The planner puts such a node on the host.
+    #[error("node {node:?}: {kernel} needs {needed} {resource}, the target has {limit}")]
+    OverLimit { node: String, kernel: String, resource: Resource, needed: u64, limit: u64 },
     /// A tensor that cannot be split is larger than what one binding may span.
     #[error("node {node:?}: {value:?} has {bytes} bytes, a binding may span {limit_bytes}")]
     TooLarge { node: String, value: String, bytes: u64, limit_bytes: u64 },
     /// A bug of ours: key and template contradict each other.
     #[error("node {node:?}: kernel {kernel}: {what} (this is a bug)")]
     Mismatch { node: String, kernel: String, what: String },
+}
+
+/// What a kernel takes and a target has a limit for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// Bindings of tensors.
+    StorageBuffers,
+    /// Bytes of the uniform block.
+    ParameterBytes,
+    /// Iterations of all loops of an invocation.
+    LoopIterations,
+}
+
+impl std::fmt::Display for Resource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Resource::StorageBuffers => "storage buffers",
+            Resource::ParameterBytes => "bytes of parameters",
+            Resource::LoopIterations => "loop iterations",
+        })
+    }
 }
 
 /// How a kernel reads a tensor: packed, or as the element type that it has on a device ([`DType::on_device`]); `None`
@@ -206,7 +230,7 @@ pub fn clear(words: u64) -> KernelCall {
         params: [words, 0, 0, 0].map(Dim::from).to_vec(),
         groups: [Dim::from(words.div_ceil(128)), Dim::Known(1), Dim::Known(1)],
         check: None,
-        stripe: None,
+        result_slice: None,
         alternative: None,
         loops: Vec::new(),
     }

@@ -8,7 +8,7 @@ use super::{KernelCall, KernelError, storage, vectors};
 use crate::ir::{Dim, product};
 use crate::ops::core::check_indices::Rule;
 use crate::ops::core::strided::Fill;
-use crate::program::Stripe;
+use crate::program::ResultSlice;
 
 /// Most axes of a strided read after merging.
 const MAX_RANK: usize = 8;
@@ -159,8 +159,8 @@ pub(super) fn concat(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
             let storages = node.outer_storages().chain(storage(ty));
             let width = vectors::width(node, storages, &n, &[&run, &pitch, &first]);
             let call = call.pitch(pitch.clone()).first(first.clone()).vectors(&n, width)?;
-            let stripe = Stripe { pitch: pitch.clone(), first: first.clone(), width: run.clone() };
-            calls.push(KernelCall { stripe: Some(stripe), ..call });
+            let result_slice = ResultSlice { pitch: pitch.clone(), first: first.clone(), width: run.clone() };
+            calls.push(KernelCall { result_slice: Some(result_slice), ..call });
         }
         first = &first + &run;
     }

@@ -39,7 +39,7 @@ pub(super) fn magnitude(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError>
     Ok(vec![call.each(1u64, per_part).workgroups(parts)?])
 }
 
-/// How many workgroups, `most` at the most, look for the maximum of `n` elements, each through `elements` while there
+/// How many workgroups, at most `most`, look for the maximum of `n` elements, each through `elements` while there
 /// may be more of them, and how many of them an invocation looks at.
 fn parts(n: &Dim, elements: u64, most: i64) -> (Dim, Dim) {
     let parts = Dim::least(&Dim::larger(&n.div_ceil(elements), &Dim::Known(1)), &Dim::Known(most));

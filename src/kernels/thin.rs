@@ -20,7 +20,7 @@ const CHUNK: u64 = 64;
 const SUBGROUP: u32 = 32;
 const SIDE: u32 = 16;
 
-/// Whether the target multiplies operands that lie so, along a reduction axis of length `k`.
+/// Whether the target multiplies operands with this layout, along a reduction axis of length `k`.
 pub(super) fn is_possible(node: &Node<'_>, (a, b): (Storage, Storage), k: i64) -> bool {
     let features = &node.target.features;
     let suits = match b {
@@ -76,7 +76,7 @@ pub(super) trait OfThin: has::Subgroup<Given = Number> + has::Masked<Given = Swi
 impl<T: has::Subgroup<Given = Number> + has::Masked<Given = Switch>> OfThin for T {}
 
 /// Adds to a call what its template needs of the variant, for a reduction axis of length `k`, where some of what is
-/// read may lie over padding.
+/// read may be padding.
 pub(super) fn apply<'n, T: OfThin>(v: Thin, call: Call<'n, T>, k: &Dim, is_padded: bool) -> Call<'n, T> {
     let is_whole = k.known().is_some_and(|k| k.unsigned_abs().is_multiple_of(CHUNK));
     let puts = u64::from((v.m * v.n).div_ceil(v.ways * SUBGROUP));

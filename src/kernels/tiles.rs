@@ -28,7 +28,7 @@ pub(super) struct Tiles {
 }
 
 impl Tiles {
-    /// For a result of these axes, with their strides in an operand that lies as `x`; `None` where the result is
+    /// For a result of these axes, with their strides in an operand with the layout of `x`; `None` where the result is
     /// contiguous where the operand is, the operand is not contiguous along any, or one of both axes is short.
     pub(super) fn of(axes: &Axes<1>, offset: &Dim, x: Option<Storage>) -> Option<Tiles> {
         let sizes: Vec<Dim> = axes.iter().map(|(size, _)| size.clone()).collect();

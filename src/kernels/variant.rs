@@ -189,7 +189,7 @@ impl Mma {
     }
 }
 
-/// Vectors of 16 bytes up to which the sums of all subgroups of a [`Thin`] lie in shared memory side by side.
+/// Vectors of 16 bytes up to which the sums of all subgroups of a [`Thin`] are in shared memory together.
 const SUMS: u32 = 2560;
 
 impl Thin {

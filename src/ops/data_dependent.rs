@@ -1,4 +1,4 @@
-//! Sizes that data tell: of NonZero, Compress, NonMaxSuppression and Unique.
+//! Data-dependent sizes: of NonZero, Compress, NonMaxSuppression and Unique.
 //!
 //! Their attribute [`COUNT`] holds the size, a symbol from 0 to [`bound`]: memory is planned for the bound, and the
 //! value is known once the node has been computed, on the host. Of constants alone they have no such attribute, and
@@ -8,7 +8,7 @@ use crate::ir::{Attr, COUNT, Dim, EvalFn, Infer, OpDef, OpError, TensorType};
 use crate::ops::core::{non_max_suppression, non_zero, unique};
 use crate::ops::onnx::compress;
 
-/// An operator, and the most that the size may be which the data of a use of it tell; `None` where there is no such
+/// An operator, and the maximum of the data-dependent size of a use of it; `None` where there is no such
 /// size.
 type Bound = (&'static OpDef, fn(&Infer<'_>) -> Result<Option<Dim>, OpError>);
 
@@ -19,7 +19,7 @@ const OPERATORS: &[Bound] = &[
     (&unique::DEF, unique::bound),
 ];
 
-/// The most that the size may be which the data of a use of `def` tell; `None` where there is no such size, because
+/// The maximum of the data-dependent size of a use of `def`; `None` where there is no such size, because
 /// `def` is none of these operators or what decides it is constant.
 ///
 /// # Errors
@@ -33,13 +33,13 @@ pub fn bound(def: &OpDef, infer: &Infer<'_>) -> Result<Option<Dim>, OpError> {
     known.map_or(Ok(None), |(_, bound)| bound(infer))
 }
 
-/// The size that the data tell; `None` where no attribute holds it.
+/// The data-dependent size; `None` where no attribute holds it.
 pub(crate) fn count(infer: &Infer<'_>) -> Result<Option<Dim>, OpError> {
     match infer.attrs.get(COUNT) {
         None => Ok(None),
         Some(Attr::Dims(dims)) => match dims.as_slice() {
             [dim]
-                if dim.told().is_some_and(|symbol| Dim::from(symbol.clone()) == *dim)
+                if dim.solved_symbol().is_some_and(|symbol| Dim::from(symbol.clone()) == *dim)
                     || dim.known().is_some_and(|n| n >= 0) =>
             {
                 Ok(Some(dim.clone()))

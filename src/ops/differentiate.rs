@@ -1,7 +1,7 @@
 //! Reverse-mode differentiation, from graph to graph: what values gain where others do.
 //!
 //! [`gains`] walks an edited graph backwards. What an operator's operands gain, its rule writes
-//! ([`OpDef::gradient`](crate::ir::OpDef::gradient)), which lies beside the operator; an operator without one is
+//! ([`OpDef::gradient`](crate::ir::OpDef::gradient)), which is next to the operator; an operator without one is
 //! written in others by its expansion, and the derivative is that of these. So whatever expands to operators with rules
 //! has a derivative. Gains are written in core operators and those of ONNX, at any level of the graph, and can be
 //! differentiated again.
@@ -12,7 +12,7 @@ use crate::ops::core::store;
 use crate::ops::{compose, widen};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How deep expansions lie within each other.
+/// How deep expansions are nested.
 const MAX_DEPTH: usize = 16;
 
 /// Why there is no derivative.
@@ -28,7 +28,7 @@ pub struct GradientError {
 }
 
 /// What each of `xs` gains where the first of each pair of `seeds` gains the second, in the type and shape of `xs`;
-/// `None` where nothing that gains depends on it. The walk ends at `xs` and at the values `held`. `spend` is told of
+/// `None` where nothing that gains depends on it. The walk ends at `xs` and at the values `held`. `spend` is given
 /// every node that it goes through, and may refuse.
 ///
 /// # Errors
@@ -224,7 +224,7 @@ impl Step<'_> {
             let list = if *wanted { &mut xs } else { &mut held };
             list.extend(operand.filter(|operand| !list.contains(operand)));
         }
-        // The reason lies within; the node is this one.
+        // The reason is within; the node is this one.
         let gained = walk(edit, &seeds, &xs, &held, spend, depth + 1).map_err(|error| error.source)?;
         let mut gained: BTreeMap<Val, Val> =
             xs.into_iter().zip(gained).filter_map(|(x, gain)| Some((x, gain?))).collect();

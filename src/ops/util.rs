@@ -1,7 +1,8 @@
 //! What several operators share: broadcasting, strides, operands, epilogues, attributes.
 
 use crate::ir::{Attr, Attrs, Class, DType, Dim, Infer, OpError, Shape, Tensor, TensorType, minifloat};
-use crate::ops::core::pointwise::{self, Real};
+use crate::ops::reference::expression::apply;
+use crate::ops::reference::real::Real;
 use std::borrow::Cow;
 
 /// Whether two sizes may stand for the same one: they are equal, or one of them has neither a value nor a range yet.
@@ -173,7 +174,7 @@ pub fn finish(
     for (slot, tensor) in extra.iter().enumerate() {
         operands.push(tensor.ok_or(OpError::MissingOperand { slot })?);
     }
-    pointwise::apply(expr, &operands, &result.dims(), dtype).map(|t| vec![t])
+    apply(expr, &operands, &result.dims(), dtype).map(|t| vec![t])
 }
 
 /// [`finish`] for floats.
@@ -199,7 +200,7 @@ pub fn is_double(attrs: &Attrs, operands: &[Option<&Tensor>]) -> bool {
     attrs.dtype("dtype") == Some(DType::F64) || operands.iter().flatten().any(|t| t.dtype() == DType::F64)
 }
 
-/// The type of what lies between the kernels of an operator whose operand is `dtype`: f64 for f64, else f32.
+/// The type of what is between the kernels of an operator whose operand is `dtype`: f64 for f64, else f32.
 pub fn between(dtype: DType) -> DType {
     if dtype == DType::F64 { DType::F64 } else { DType::F32 }
 }
@@ -308,7 +309,7 @@ pub fn dtype_attr(attrs: &Attrs, name: &str) -> Option<DType> {
 /// Attribute `axis` (`default` where absent) of a tensor of `rank` axes, 0-based.
 ///
 /// # Errors
-/// It lies outside the tensor.
+/// It is outside the tensor.
 pub fn axis_attr(attrs: &Attrs, default: i64, rank: usize) -> Result<usize, OpError> {
     let axis = attrs.int("axis").unwrap_or(default);
     crate::ir::resolve_axis(axis, rank)
@@ -318,7 +319,7 @@ pub fn axis_attr(attrs: &Attrs, default: i64, rank: usize) -> Result<usize, OpEr
 /// Axes 0-based, sorted and without repetition.
 ///
 /// # Errors
-/// One lies outside the tensor.
+/// One is outside the tensor.
 pub fn axes(given: &[i64], rank: usize) -> Result<Vec<usize>, OpError> {
     let resolve = |&axis: &i64| {
         crate::ir::resolve_axis(axis, rank)

@@ -14,9 +14,9 @@ pub struct Weights {
     pub value: ValueId,
     /// The float type in which the constant is stored.
     pub dtype: DType,
-    /// How the matrix lies in it.
+    /// The layout of the matrix in it.
     pub layout: MatrixLayout,
-    /// How the matrix lies in what the operator reads.
+    /// The layout of the matrix that the operator reads.
     pub wanted: MatrixLayout,
     /// Outputs: columns of a MatMul, filters, rows of a table.
     pub n_rows: usize,
@@ -35,14 +35,16 @@ pub fn of(graph: &Graph, id: NodeId) -> Option<Weights> {
     let (wanted, has_products) = (operand.layout?, operand.is_product);
     let (mut value, mut layout) = ((*graph.operands(id).get(operand.slot)?)?, wanted);
     for _ in 0..MAX_VIEWS {
-        let Some((before, turn)) = view(graph, value).filter(|(_, turn)| turn.is_none() || has_products) else {
+        let Some((before, transposition)) =
+            view(graph, value).filter(|(_, transposition)| transposition.is_none() || has_products)
+        else {
             break;
         };
-        layout = match (layout, turn) {
+        layout = match (layout, transposition) {
             (same, None) => same,
-            (MatrixLayout::Rows, Some(Turn::Matrix)) => MatrixLayout::Columns,
-            (MatrixLayout::Columns, Some(Turn::Matrix)) => MatrixLayout::Rows,
-            (MatrixLayout::Filters, Some(Turn::Channels)) => MatrixLayout::FiltersLast,
+            (MatrixLayout::Rows, Some(Transposition::Matrix)) => MatrixLayout::Columns,
+            (MatrixLayout::Columns, Some(Transposition::Matrix)) => MatrixLayout::Rows,
+            (MatrixLayout::Filters, Some(Transposition::Channels)) => MatrixLayout::FiltersLast,
             _ => return None,
         };
         value = before;
@@ -71,28 +73,28 @@ pub fn of(graph: &Graph, id: NodeId) -> Option<Weights> {
 /// How many Casts and Transposes are looked through.
 const MAX_VIEWS: usize = 8;
 
-/// How a Transpose turns weights.
+/// How a Transpose permutes weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
+enum Transposition {
     /// It exchanges the axes of a matrix.
     Matrix,
     /// It brings the channels of filters, which are last, before the axes of the kernel.
     Channels,
 }
 
-/// What a Cast between floats or a Transpose of weights reads, and how it turns them.
-fn view(graph: &Graph, value: ValueId) -> Option<(ValueId, Option<Turn>)> {
+/// What a Cast between floats or a Transpose of weights reads, and how it permutes them.
+fn view(graph: &Graph, value: ValueId) -> Option<(ValueId, Option<Transposition>)> {
     let op = graph.node(value.node).op()?;
     let before = graph.operands(value.node).first().copied()??;
     match op.def.onnx {
         // One that rounds is a conversion of the model's.
         "Cast" if graph.ty(value).dtype.holds(graph.ty(before).dtype) => Some((before, None)),
         "Transpose" if graph.ty(value).shape.rank() == 2 => {
-            let turns = op.attrs.ints("perm").is_none_or(|perm| perm == [1, 0]);
-            Some((before, turns.then_some(Turn::Matrix)))
+            let is_transposed = op.attrs.ints("perm").is_none_or(|perm| perm == [1, 0]);
+            Some((before, is_transposed.then_some(Transposition::Matrix)))
         }
         "Transpose" if op.attrs.ints("perm") == Some(&TO_NCHW.map(|axis| axis as i64)) => {
-            Some((before, Some(Turn::Channels)))
+            Some((before, Some(Transposition::Channels)))
         }
         _ => None,
     }
@@ -103,7 +105,7 @@ fn view(graph: &Graph, value: ValueId) -> Option<(ValueId, Option<Turn>)> {
 const LARGE_BYTES: u64 = 64 << 10;
 /// The largest magnitude that f16 holds.
 const MAX_F16: f32 = 65504.0;
-/// Beside a largest magnitude of this, what f16 loses below its least normal number is less than its rounding.
+/// Beside a largest magnitude of this, what f16 loses below its smallest normal number is less than its rounding.
 const LEAST_SCALE: f32 = 1.0 / 64.0;
 
 /// Whether a constant that is not a node's weights is stored as f16 under formats of f16: it is large, and f16 holds

@@ -37,12 +37,12 @@ pub struct Buffers {
     pub order: Vec<NodeId>,
     /// What needs memory, in order of creation.
     pub live: Vec<Live>,
-    /// For each value the one whose memory it has: itself but for views and stored states. What lies in constants and
+    /// For each value the one whose memory it has: itself but for views and stored states. What is in constants and
     /// states has no buffer.
     pub root: BTreeMap<ValueId, ValueId>,
 }
 
-/// The operand in whose memory the result of a node lies: that of a view, and the version of a state that a store makes
+/// The operand in whose memory the result of a node is: that of a view, and the version of a state that a store makes
 /// another of.
 pub fn lies_in(graph: &Graph, id: NodeId) -> Option<ValueId> {
     let viewed = if is_view(graph, id) { graph.operands(id).first().copied().flatten() } else { None };
@@ -68,10 +68,10 @@ impl Buffers {
     /// The buffers of `graph` when its nodes run in `order`.
     ///
     /// # Errors
-    /// A size is symbolic, or a type lies on no device.
+    /// A size is symbolic, or no device stores a type.
     pub fn of(graph: &Graph, order: Vec<NodeId>) -> Result<Buffers, PlanError> {
         let lives = lifetimes(graph, &order);
-        let tellers = graph.tellers();
+        let definers = graph.size_definers();
         let mut root: BTreeMap<ValueId, ValueId> = BTreeMap::new();
         let mut index: BTreeMap<ValueId, usize> = BTreeMap::new();
         let mut live: Vec<Live> = Vec::new();
@@ -100,7 +100,7 @@ impl Buffers {
                 // What data may make too small is seen by a run: nobody chooses their range.
                 let chosen = ty.shape.0.iter().filter(|dim| {
                     let mut chosen = true;
-                    dim.for_each_symbol(&mut |symbol| chosen &= !tellers.contains_key(symbol.name()));
+                    dim.for_each_symbol(&mut |symbol| chosen &= !definers.contains_key(symbol.name()));
                     chosen
                 });
                 if let Some(least) =

@@ -27,7 +27,7 @@ pub enum PlanError {
     #[error("%{value} is {ty}, which no device buffer holds")]
     Type { value: String, ty: String },
     #[error(
-        "%{value} is {ty}, of which an axis would have {least} elements at the least sizes: begin their ranges higher"
+        "%{value} is {ty}, of which an axis would have {least} elements at the smallest sizes: begin their ranges higher"
     )]
     Negative { value: String, ty: String, least: i64 },
     #[error(transparent)]

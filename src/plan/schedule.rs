@@ -99,7 +99,7 @@ impl Units {
             let mut before: BTreeSet<NodeId> = graph.waits_for(id, &ordering);
             let mut read = BTreeSet::new();
             for value in graph.operands(id).into_iter().flatten() {
-                // A view may be of sizes that some node tells.
+                // A view may have data-dependent sizes.
                 let mut at = value;
                 while is_view(graph, at.node) {
                     before.extend(graph.waits_for(at.node, &ordering));
@@ -244,7 +244,7 @@ impl Units {
     }
 }
 
-/// The parts of a span that lie outside of another.
+/// The parts of a span that are outside of another.
 fn apart((first, last): (usize, usize), other: (usize, usize)) -> impl Iterator<Item = (usize, usize)> {
     let left = (first < other.0).then(|| (first, last.min(other.0 - 1)));
     let right = (last > other.1).then(|| (first.max(other.1 + 1), last));

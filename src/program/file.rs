@@ -186,7 +186,7 @@ fn content(place: &str, fault: &str) -> FileError {
 }
 
 fn damaged(place: &str, found: String, expected: &str) -> Result<(), FileError> {
-    // A fuzzer cannot find hashes, and is to find what lies behind them.
+    // A fuzzer cannot find hashes, and is to reach the code after them.
     if found == expected || cfg!(fuzzing) {
         Ok(())
     } else {

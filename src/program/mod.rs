@@ -154,7 +154,7 @@ pub struct Plan {
 
 /// Bytes of a slot of the staging ring at most: while the device copies one, the host fills or empties the next.
 pub const SLOT_BYTES: u64 = 4 << 20;
-/// What lies in a slot begins at a multiple of this, so that no slot cuts an element in two.
+/// What is in a slot begins at a multiple of this, so that no slot cuts an element in two.
 pub const SLOT_ALIGNMENT: u64 = 16;
 
 /// What an allocation is for.
@@ -169,7 +169,7 @@ pub enum AllocationKind {
     Params,
     /// Tensors that outlive a run.
     State,
-    /// The ring through which the host writes and reads where it cannot reach device memory. It lies in host memory,
+    /// The ring through which the host writes and reads where it cannot reach device memory. It is in host memory,
     /// and counts where the heap is shared.
     Staging,
 }
@@ -257,7 +257,7 @@ pub struct Port {
     /// Sizes of the axes.
     #[serde(with = "dims")]
     pub shape: Vec<Dim>,
-    /// Where it lies during the run.
+    /// Where it is during the run.
     pub region: Region,
 }
 
@@ -277,7 +277,7 @@ pub enum Step {
 pub struct HostStep {
     /// Its name in [`Plan::graph`].
     pub node: String,
-    /// Operands by slot: their types and where they lie; `None` where absent or constant.
+    /// Operands by slot: their types and where they are; `None` where absent or constant.
     pub inputs: Vec<Option<Port>>,
     /// Results.
     pub outputs: Vec<Port>,
@@ -314,14 +314,14 @@ pub struct Dispatch {
     pub check: Option<IndexCheck>,
     /// Which elements of its result it writes, where other dispatches write the rest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stripe: Option<Stripe>,
+    pub result_slice: Option<ResultSlice>,
 }
 
 /// The elements of a result that one of several dispatches writes: of every `pitch` elements `width`, from number
 /// `first` on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Stripe {
+pub struct ResultSlice {
     /// Elements from one part to the next.
     #[serde(with = "dim")]
     pub pitch: Dim,
@@ -333,10 +333,10 @@ pub struct Stripe {
     pub width: Dim,
 }
 
-impl Stripe {
-    /// Whether two stripes of one result have no element in common, whatever the sizes.
-    pub fn is_apart(&self, other: &Stripe) -> bool {
-        let before = |a: &Stripe, b: &Stripe| (&b.first - &(&a.first + &a.width)).bounds().0 >= 0;
+impl ResultSlice {
+    /// Whether two slices of one result have no element in common, whatever the sizes.
+    pub fn is_disjoint(&self, other: &ResultSlice) -> bool {
+        let before = |a: &ResultSlice, b: &ResultSlice| (&b.first - &(&a.first + &a.width)).bounds().0 >= 0;
         self.pitch == other.pitch && (before(self, other) || before(other, self))
     }
 }
@@ -350,7 +350,7 @@ impl Entry {
 }
 
 impl Dispatch {
-    /// Whether the number of its workgroups depends on sizes, and so lies in memory when it is dispatched
+    /// Whether the number of its workgroups depends on sizes, and so is in memory when it is dispatched
     /// (`vkCmdDispatchIndirect`).
     pub fn is_indirect(&self) -> bool {
         self.groups.iter().any(|n| n.known().is_none())

@@ -96,10 +96,10 @@ mod tests {
             span(Track::Device, "matvec", 2),
             span(Track::Device, "softmax", 1),
         ];
-        let told: Vec<_> =
+        let lines: Vec<_> =
             by_kernel(&spans).into_iter().map(|k| (k.kernel, k.track, k.calls, k.time.as_millis(), k.share)).collect();
         assert_eq!(
-            told,
+            lines,
             [
                 ("nonzero".to_owned(), Track::Node, 1, 6, 0.6),
                 ("matvec".to_owned(), Track::Device, 2, 3, 0.3),

@@ -6,15 +6,16 @@ use crate::ir::Dim;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// A size that each run of an entry chooses: by the shapes of its inputs, or by its data where a host step tells it.
+/// A size that each run of an entry chooses: by the shapes of its inputs, or by its data, known once a host step has
+/// computed it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SizeRange {
     /// Its name in the shapes and parameters of the entry.
     pub name: String,
-    /// The least that it may be.
+    /// Its minimum.
     pub min: i64,
-    /// The most that it may be; memory is planned for it.
+    /// Its maximum; memory is planned for it.
     pub max: i64,
 }
 
@@ -39,19 +40,19 @@ impl Entry {
     /// contradict.
     pub fn sizes_of(&self, shapes: &[Vec<usize>]) -> Result<Sizes, SizeError> {
         let mut sizes = Sizes::new();
-        self.tell(&mut sizes, self.inputs.iter().zip(shapes.iter().map(Vec::as_slice)))?;
+        self.solve_sizes(&mut sizes, self.inputs.iter().zip(shapes.iter().map(Vec::as_slice)))?;
         Ok(sizes)
     }
 
-    /// Adds the sizes that results of these shapes tell, in the step's order.
+    /// Adds the sizes that results of these shapes determine, in the step's order.
     ///
     /// # Errors
     /// As for [`Entry::sizes_of`].
     pub fn sizes_after(&self, step: &HostStep, shapes: &[Vec<usize>], sizes: &mut Sizes) -> Result<(), SizeError> {
-        self.tell(sizes, step.outputs.iter().zip(shapes.iter().map(Vec::as_slice)))
+        self.solve_sizes(sizes, step.outputs.iter().zip(shapes.iter().map(Vec::as_slice)))
     }
 
-    fn tell<'a>(
+    fn solve_sizes<'a>(
         &self,
         sizes: &mut Sizes,
         ports: impl Iterator<Item = (&'a Port, &'a [usize])> + Clone,
@@ -92,7 +93,7 @@ impl Entry {
         self.sizes.iter().map(|size| (size.name.clone(), size.max)).collect()
     }
 
-    /// The least and the most that a size of this entry may be; `None` where it has a symbol that the entry does not
+    /// The minimum and maximum of a size of this entry; `None` where it has a symbol that the entry does not
     /// choose.
     pub fn bounds(&self, dim: &Dim) -> Option<(i64, i64)> {
         let mut known = true;
@@ -103,7 +104,7 @@ impl Entry {
 }
 
 impl Port {
-    /// The port of a run with these sizes; `None` where they do not tell its shape.
+    /// The port of a run with these sizes; `None` where they leave its shape open.
     pub fn at(&self, sizes: &Sizes) -> Option<Port> {
         let size = |dim: &Dim| dim.eval(&|name| sizes.get(name).copied()).filter(|n| *n >= 0).map(Dim::Known);
         Some(Port { shape: self.shape.iter().map(size).collect::<Option<_>>()?, ..self.clone() })

@@ -36,7 +36,7 @@ pub enum SpirvError {
     Length { at: usize, length: usize, left: usize },
     #[error("there is no compute entry point named main")]
     EntryPoint,
-    #[error("a descriptor lies in set {set}, only set 0 is bound")]
+    #[error("a descriptor is in set {set}, only set 0 is bound")]
     Set { set: u32 },
     #[error("it needs {capability}, which the target lacks")]
     Capability { capability: String },

@@ -106,7 +106,7 @@ pub(super) struct Sink<'a> {
 }
 
 impl<'a> Sink<'a> {
-    /// Takes what lies at `port`, whose sizes are known, into memory of `pool`.
+    /// Takes what is at `port`, whose sizes are known, into memory of `pool`.
     pub(super) fn new(port: &'a Port, pool: &'a Pool) -> Sink<'a> {
         let cast = Cast::of(port.device_dtype, port.dtype).filter(|_| port.device_dtype != port.dtype);
         let n_bytes = device_bytes(port);

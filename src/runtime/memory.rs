@@ -20,7 +20,7 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Makes every allocation of a checked plan, and fills those of kind `State` with zeros: what lies between states
+    /// Makes every allocation of a checked plan, and fills those of kind `State` with zeros: what is between states
     /// is read by nobody, but known.
     pub(super) fn new(
         context: &VkContext,

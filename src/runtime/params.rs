@@ -8,7 +8,7 @@ use crate::program::{Dispatch, Region, Sizes};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// Dispatches whose words lie no further apart than this are written in one piece.
+/// Dispatches whose words are no further apart than this are written in one piece.
 const MAX_GAP: u64 = 256;
 
 /// What the allocation for parameters holds, in pieces.
@@ -85,7 +85,7 @@ fn words_of(dispatch: &Dispatch) -> impl Iterator<Item = (&Dim, u64)> {
 
 /// What of some dispatches depends on sizes.
 pub(super) struct Changing {
-    /// Different expressions, and the least that each may be.
+    /// Different expressions, and the smallest that each may be.
     values: Vec<(Dim, i64)>,
     /// Words: offset in the allocation, and which value.
     words: Vec<(u64, usize)>,
@@ -172,7 +172,7 @@ mod tests {
             loop_iterations: 0,
             barrier: false,
             check: None,
-            stripe: None,
+            result_slice: None,
         }
     }
 

@@ -58,7 +58,7 @@ impl Segment {
             kernel,
             bound,
             barrier: d.barrier,
-            shares: d.stripe.is_some(),
+            shares: d.result_slice.is_some(),
         });
         let (recordings, empty) = (Vec::new(), vec![false; dispatches.len()]);
         Segment { dispatches: recorded.collect(), recordings, changing, at: None, empty, wanted }

@@ -22,7 +22,7 @@ pub struct DeviceTensor {
 pub enum Given<'a> {
     /// A tensor of the host, in the model's type.
     Host(&'a Tensor),
-    /// One that lies on the device.
+    /// One that is on the device.
     Device(&'a DeviceTensor),
 }
 

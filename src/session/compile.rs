@@ -377,7 +377,7 @@ fn steps(
             loop_iterations: d.loop_iterations,
             barrier: d.barrier,
             check: d.check,
-            stripe: d.stripe,
+            result_slice: d.result_slice,
         }
     };
     let step = |step| match step {

@@ -235,8 +235,8 @@ impl Callable {
                     let tensors: Vec<Option<&Tensor>> =
                         operands.iter().map(|v| v.and_then(|v| values.get(&v))).collect();
                     let results = self.compute(id, op, &tensors, &sizes)?;
-                    if node.tells().is_some() {
-                        self.tell(id, &results, &mut sizes)?;
+                    if node.defined_symbol().is_some() {
+                        self.record_sizes(id, &results, &mut sizes)?;
                     }
                     tap(node, &results);
                     for (out, tensor) in results.into_iter().enumerate() {
@@ -272,8 +272,8 @@ impl Callable {
         node.op().map(|op| op.def.name)
     }
 
-    /// Notes the sizes that the results of a node tell.
-    fn tell(&self, id: NodeId, results: &[Tensor], sizes: &mut Sizes) -> Result<(), CpuError> {
+    /// Records the sizes that the results of a node determine.
+    fn record_sizes(&self, id: NodeId, results: &[Tensor], sizes: &mut Sizes) -> Result<(), CpuError> {
         let node = self.graph.node(id);
         let outputs = (0..node.outputs.len()).map(|out| port(&self.graph, id.out(out))).collect();
         let shapes: Vec<Vec<usize>> = results.iter().map(Tensor::dims).collect();

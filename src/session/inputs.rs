@@ -107,7 +107,8 @@ impl Entry {
     /// The type of an input, with the ranges of its sizes.
     pub fn expected(&self, port: &Port) -> String {
         let ty = TensorType::new(port.dtype, Shape(port.shape.clone()));
-        let is_its = |name: &str| port.shape.iter().any(|dim| dim.told().is_some_and(|symbol| symbol.name() == name));
+        let is_its =
+            |name: &str| port.shape.iter().any(|dim| dim.solved_symbol().is_some_and(|symbol| symbol.name() == name));
         let own = self.sizes.iter().filter(|s| is_its(&s.name));
         let ranges: Vec<String> = own.map(|s| format!("{} in {}..{}", s.name, s.min, s.max)).collect();
         if ranges.is_empty() { ty.to_string() } else { format!("{ty} with {}", ranges.join(", ")) }

@@ -38,19 +38,19 @@ fn compare_tells_what_overflows_f16_and_the_pin_that_it_names_mends_it() {
 
     nyxc(&["compile", &onnx, "--target", "lavapipe", "--policy", "uniform:f16", "-o", &program]).exits(0);
     let report = compare(&["--json"]).exits(1).json();
-    let [told] = report["overflows"].as_array().unwrap().as_slice() else { panic!("{report:#}") };
-    assert_eq!((&told["value"], &told["node"]), (&Value::from("y"), &Value::from("op:it's [a] square=*")));
-    assert_eq!((told["largest"].as_f64(), told["limit"].as_f64()), (Some(160_000.0), Some(65504.0)));
-    assert_eq!((told["beyond"].as_u64(), told["of"].as_u64()), (Some(1), Some(4)));
+    let [shown] = report["overflows"].as_array().unwrap().as_slice() else { panic!("{report:#}") };
+    assert_eq!((&shown["value"], &shown["node"]), (&Value::from("y"), &Value::from("op:it's [a] square=*")));
+    assert_eq!((shown["largest"].as_f64(), shown["limit"].as_f64()), (Some(160_000.0), Some(65504.0)));
+    assert_eq!((shown["beyond"].as_u64(), shown["of"].as_u64()), (Some(1), Some(4)));
     let text = compare(&[]).exits(1).out;
     assert!(text.contains("overflows f16") && text.contains("1.6e5") && text.contains("it'\\''s"), "{text}");
 
-    let pin = told["precision"].as_str().unwrap();
+    let pin = shown["precision"].as_str().unwrap();
     nyxc(&["compile", &onnx, "--target", "lavapipe", "--policy", "uniform:f16", "--precision", pin, "-o", &program])
         .exits(0);
     let report = compare(&["--json", "--bound", "1e-2"]).exits(0).json();
     assert_eq!(report["overflows"], serde_json::json!([]), "{report:#}");
-    // Within the range nothing is told.
+    // Within the range nothing is reported.
     write_npz(&inputs, &[("x", &[1, 4], vec![1.0, -255.9, 255.9, 2.0])]);
     nyxc(&["compile", &onnx, "--target", "lavapipe", "--policy", "uniform:f16", "-o", &program]).exits(0);
     compare(&["--bound", "1e-2"]).exits(0);
@@ -93,7 +93,7 @@ fn a_mask_that_only_feeds_a_softmax_is_no_overflow() {
     };
     // Where the mask is positive too, it is one number among others.
     let report = compare(&mask(["x", "mm"]), "Neg").exits(1).json();
-    let values: Vec<_> = report["overflows"].as_array().unwrap().iter().map(|told| told["value"].clone()).collect();
+    let values: Vec<_> = report["overflows"].as_array().unwrap().iter().map(|shown| shown["value"].clone()).collect();
     assert_eq!(values, ["s"], "{report:#}");
     let relu = [pb::node("Relu", &["x"], &["r"], &[]), pb::node("Mul", &["r", "big"], &["mm"], &[])].concat();
     let sum = pb::node("Add", &["x", "mm"], &["s"], &[]);

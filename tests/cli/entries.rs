@@ -27,10 +27,10 @@ fn a_module_compiles_from_its_text_and_every_command_shows_entries_and_states() 
     assert!(report["ledger"]["state"].as_u64().unwrap() >= 8, "{report}");
     nyxc(&["verify", &program]).exits(0);
     for (file, ty) in [(&text, "f32[2]"), (&program, "f32[2]")] {
-        let told = nyxc(&["inspect", file, "--json"]).exits(0).json();
-        assert_eq!(told["entries"], serde_json::json!(["step", "read"]), "{file}");
-        assert_eq!(told["states"][0]["name"], "sum", "{file}");
-        assert_eq!(told["states"][0]["type"], ty, "{file}");
+        let shown = nyxc(&["inspect", file, "--json"]).exits(0).json();
+        assert_eq!(shown["entries"], serde_json::json!(["step", "read"]), "{file}");
+        assert_eq!(shown["states"][0]["name"], "sum", "{file}");
+        assert_eq!(shown["states"][0]["type"], ty, "{file}");
         let people = nyxc(&["inspect", file]).exits(0).out;
         assert!(people.contains("entries    step, read") && people.contains("state      sum : f32[2]"), "{people}");
     }
@@ -43,11 +43,11 @@ fn a_module_compiles_from_its_text_and_every_command_shows_entries_and_states() 
     nyxc(&["diff", &program, &program]).exits(0);
     // A state that begins otherwise, and an entry behind the first that gives something else.
     std::fs::write(&other, MODULE.replace("[0.0,0.0]", "[0.0,1.0]")).unwrap();
-    let told = nyxc(&["diff", &text, &other]).exits(1).out;
-    assert!(told.contains("state sum") && told.contains("entry read"), "{told}");
+    let shown = nyxc(&["diff", &text, &other]).exits(1).out;
+    assert!(shown.contains("state sum") && shown.contains("entry read"), "{shown}");
     std::fs::write(&other, MODULE.replace("  output %sum\n", "  output %sum as \"total\"\n")).unwrap();
-    let told = nyxc(&["diff", &text, &other]).exits(1).out;
-    assert!(told.contains("total"), "{told}");
+    let shown = nyxc(&["diff", &text, &other]).exits(1).out;
+    assert!(shown.contains("total"), "{shown}");
     // A run calls the first entry.
     let (inputs, outputs) = (folder.file("in.npz"), folder.file("out.npz"));
     write_npz(&inputs, &[("by", &[2], vec![1.5, -2.0])]);

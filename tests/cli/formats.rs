@@ -139,8 +139,8 @@ fn explain_tells_of_any_name_that_a_report_shows() {
         let name = name.trim_matches('"');
         let model = mlp();
         let args = ["compile", &model, "--budget", "400K", "--target", "lavapipe", "--dry-run", "--explain", name];
-        let told = nyxc(&args).exits(0).out;
-        assert!(told.contains(&format!("{name:?}: ")), "{name}\n{told}");
+        let shown = nyxc(&args).exits(0).out;
+        assert!(shown.contains(&format!("{name:?}: ")), "{name}\n{shown}");
     }
     std::fs::remove_file(&program).unwrap();
     let unknown = run("g00", &[]).exits(2).err;

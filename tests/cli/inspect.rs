@@ -47,14 +47,14 @@ fn a_model_that_cannot_be_imported_is_described_and_the_reason_told() {
     ];
     for (what, body, reason) in bodies {
         let path = written(&folder, &[body, io.clone()]);
-        let told = nyxc(&["inspect", &path, "--json"]).exits(0).json();
-        assert_eq!(names(&told["inputs"]), [("in put", "f32[batch,?,3,-1,0]")], "{what}");
-        assert_eq!(told["inputs"][0]["shape"], serde_json::json!(["batch", null, 3, -1, 0]), "{what}");
-        assert_eq!(names(&told["outputs"]), [("out", "f32[batch,7]")], "{what}");
+        let shown = nyxc(&["inspect", &path, "--json"]).exits(0).json();
+        assert_eq!(names(&shown["inputs"]), [("in put", "f32[batch,?,3,-1,0]")], "{what}");
+        assert_eq!(shown["inputs"][0]["shape"], serde_json::json!(["batch", null, 3, -1, 0]), "{what}");
+        assert_eq!(names(&shown["outputs"]), [("out", "f32[batch,7]")], "{what}");
         let n_inner = if what == "a broken body" { 1 } else { 0 };
-        assert_eq!(bytes(&told["weights_bytes"]), 60 + n_inner * 8, "{what}: subgraphs have weights too");
-        assert_eq!(told["operators"].get("Cos"), (n_inner == 1).then_some(&Value::from(1)), "{what}");
-        let error = &told["import_error"];
+        assert_eq!(bytes(&shown["weights_bytes"]), 60 + n_inner * 8, "{what}: subgraphs have weights too");
+        assert_eq!(shown["operators"].get("Cos"), (n_inner == 1).then_some(&Value::from(1)), "{what}");
+        let error = &shown["import_error"];
         assert!(error["message"].as_str().unwrap().contains(reason), "{what}: {error}");
         assert_eq!(error["kind"], "model", "{what}");
         let text = nyxc(&["inspect", &path]).exits(0).out;
@@ -77,21 +77,21 @@ fn missing_sizes_and_missing_external_data_leave_weights_and_types_told() {
         pb::output("y"),
     ];
     let path = written(&folder, &[graph.concat(), pb::blob(5, external)]);
-    let told = nyxc(&["inspect", &path, "--json"]).exits(0).json();
-    assert_eq!((bytes(&told["weights_bytes"]), bytes(&told["n_weights"])), (200_000, 1));
-    assert!(told["import_error"]["message"].as_str().unwrap().contains("absent.bin"), "{told:#}");
+    let shown = nyxc(&["inspect", &path, "--json"]).exits(0).json();
+    assert_eq!((bytes(&shown["weights_bytes"]), bytes(&shown["n_weights"])), (200_000, 1));
+    assert!(shown["import_error"]["message"].as_str().unwrap().contains("absent.bin"), "{shown:#}");
 
     let path = written(&folder, &[graph.concat(), pb::f32s("w", &[1000, 2], &[0.0; 2000])]);
-    let told = nyxc(&["inspect", &path, "--json"]).exits(0).json();
-    assert_eq!(told["import_error"], Value::Null, "{told:#}");
-    assert_eq!((bytes(&told["weights_bytes"]), &told["max_live_bytes"]), (8000, &Value::Null));
-    assert_eq!(told["unbound"], serde_json::json!(["seq"]), "{told:#}");
-    assert_eq!(told["defaulted"], serde_json::json!([{"dim": "rows", "size": 1}]));
-    let told = nyxc(&["inspect", &path, "--dim", "seq=3", "--dim", "rows=2", "--json"]).exits(0).json();
-    assert_eq!(told["inputs"][0]["compiled"], "f32[2,3,1000]");
-    assert_eq!(told["outputs"][0]["compiled"], "f32[2,3,2]");
-    assert_eq!((&told["unbound"], &told["defaulted"]), (&serde_json::json!([]), &serde_json::json!([])));
-    assert!(bytes(&told["max_live_bytes"]) > 0);
+    let shown = nyxc(&["inspect", &path, "--json"]).exits(0).json();
+    assert_eq!(shown["import_error"], Value::Null, "{shown:#}");
+    assert_eq!((bytes(&shown["weights_bytes"]), &shown["max_live_bytes"]), (8000, &Value::Null));
+    assert_eq!(shown["unbound"], serde_json::json!(["seq"]), "{shown:#}");
+    assert_eq!(shown["defaulted"], serde_json::json!([{"dim": "rows", "size": 1}]));
+    let shown = nyxc(&["inspect", &path, "--dim", "seq=3", "--dim", "rows=2", "--json"]).exits(0).json();
+    assert_eq!(shown["inputs"][0]["compiled"], "f32[2,3,1000]");
+    assert_eq!(shown["outputs"][0]["compiled"], "f32[2,3,2]");
+    assert_eq!((&shown["unbound"], &shown["defaulted"]), (&serde_json::json!([]), &serde_json::json!([])));
+    assert!(bytes(&shown["max_live_bytes"]) > 0);
     nyxc(&["inspect", &path, "--dim", "nosuch=3"]).exits(2);
 }
 
@@ -109,9 +109,9 @@ fn what_was_taken_by_default_is_marked_and_constants_are_given() {
     );
     let (constants, absent) = (folder.file("c.npz"), folder.file("absent.npz"));
     write_npz(&constants, &[("s", &[], vec![2.0])]);
-    let told = nyxc(&["inspect", &path, "--constants", &constants, "--json"]).exits(0).json();
-    assert_eq!(names(&told["inputs"]), [("x", "f32[2]")]);
-    assert_eq!(told["constant_inputs"], serde_json::json!({"s": "--constants gave it a value"}), "{told:#}");
+    let shown = nyxc(&["inspect", &path, "--constants", &constants, "--json"]).exits(0).json();
+    assert_eq!(names(&shown["inputs"]), [("x", "f32[2]")]);
+    assert_eq!(shown["constant_inputs"], serde_json::json!({"s": "--constants gave it a value"}), "{shown:#}");
     nyxc(&["inspect", &path, "--constants", &absent]).exits(6);
     std::fs::write(&path, b"\xff\xff\xff no protobuf").unwrap();
     nyxc(&["inspect", &path, "--json"]).exits(3).json();
@@ -136,11 +136,11 @@ fn a_program_tells_ports_ranges_ledger_formats_and_totals_and_nodes_where_asked(
     ])
     .exits(0)
     .json();
-    let told = nyxc(&["inspect", &program, "--json"]).exits(0).json();
-    assert_eq!(names(&told["inputs"]), [("image", "f32[batch,1,28,28]")]);
-    assert_eq!(bytes(&told["inputs"][0]["bytes"]), 6 * 784 * 4, "bytes at the largest size");
-    assert_eq!(told["sizes"], serde_json::json!([{"name": "batch", "min": 1, "max": 6}]));
-    let plan = &told["plans"][0];
+    let shown = nyxc(&["inspect", &program, "--json"]).exits(0).json();
+    assert_eq!(names(&shown["inputs"]), [("image", "f32[batch,1,28,28]")]);
+    assert_eq!(bytes(&shown["inputs"][0]["bytes"]), 6 * 784 * 4, "bytes at the largest size");
+    assert_eq!(shown["sizes"], serde_json::json!([{"name": "batch", "min": 1, "max": 6}]));
+    let plan = &shown["plans"][0];
     assert_eq!((&plan["ledger"], &plan["planned_peak_bytes"]), (&report["ledger"], &report["planned_peak_bytes"]));
     let sum = |key: &str| report["nodes"].as_array().unwrap().iter().map(|n| bytes(&n[key])).sum::<u64>();
     let totals = &plan["totals"];

@@ -112,8 +112,8 @@ fn a_profile_is_a_trace_of_named_spans_on_tracks_of_host_and_device() {
         if device != "cpu" && !is_device {
             eprintln!("SKIPPED: no Vulkan device");
         }
-        let told: Value = serde_json::from_slice(&std::fs::read(&trace).unwrap()).unwrap();
-        let events = told["traceEvents"].as_array().unwrap();
+        let shown: Value = serde_json::from_slice(&std::fs::read(&trace).unwrap()).unwrap();
+        let events = shown["traceEvents"].as_array().unwrap();
         let spans: Vec<&Value> = events.iter().filter(|e| e["ph"] == "X").collect();
         let number = |e: &Value, key: &str| e[key].as_f64().unwrap_or_else(|| panic!("{e} has no {key}"));
         assert!(spans.iter().all(|e| number(e, "ts") >= 0.0 && number(e, "dur") >= 0.0 && e["name"] != ""));

@@ -41,14 +41,14 @@ fn what_sequences_and_optionals_hold_is_said_while_compiling_and_given_by_elemen
     let (model, program, npz, results) =
         (written(&folder), folder.file("m.nyx"), folder.file("in.npz"), folder.file("out.npz"));
     // Refused with all that must be said, and inspect says it too.
-    let told = nyxc(&["compile", &model]).exits(3).err;
+    let shown = nyxc(&["compile", &model]).exits(3).err;
     let asks = ["--holds 's=[f32[N,2],...]'", "--holds 'o=f32[N,2]' or --holds o=none"];
     for ask in asks {
-        assert!(told.contains(ask), "{told}");
+        assert!(shown.contains(ask), "{shown}");
     }
     let inspected = nyxc(&["inspect", &model]).exits(0).out;
     for (name, ty, ask) in [("s", "sequence(f32[n1,2])", asks[0]), ("o", "optional(f32[n1,2])", asks[1])] {
-        assert!(inspected.contains(&format!("{name} : {ty}, which must be told: {ask}")), "{inspected}");
+        assert!(inspected.contains(&format!("{name} : {ty}, which must be given: {ask}")), "{inspected}");
     }
     let document = nyxc(&["inspect", &model, "--json"]).exits(0).json();
     assert_eq!(document["inputs"][0]["holds"], asks[0]);
@@ -108,8 +108,8 @@ fn what_an_input_cannot_hold_is_an_error_of_the_command() {
     let text = folder.file("m.nyxir");
     std::fs::write(&text, nyxc(&["print", &mlp(), "--dim", "batch=1"]).exits(0).out).unwrap();
     for args in [&["--dim", "batch=2"][..], &["--holds", "o=none"], &["--initializers", "inputs"]] {
-        let told = nyxc(&[&["inspect", &text], args].concat()).exits(2).err;
-        assert!(told.contains(args[0]), "{told}");
+        let shown = nyxc(&[&["inspect", &text], args].concat()).exits(2).err;
+        assert!(shown.contains(args[0]), "{shown}");
     }
     nyxc(&["diff", &mlp(), &text, "--dim", "batch=1"]).exits(0);
     nyxc(&["diff", &text, &text, "--dim", "batch=1"]).exits(2);

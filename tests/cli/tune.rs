@@ -9,11 +9,11 @@ fn a_table_is_measured_merged_and_chooses() {
     let folder = Folder::new("tune");
     let (first, second, bundle) = (folder.file("a.json"), folder.file("b.json"), folder.file("bundle"));
     let tune = |more: &[&str]| nyxc(&[&["tune", "--device", "0", "--most", "3", "--rotate", "1"], more].concat());
-    let told = tune(&["--shape", PRODUCT, "-o", &first, "--json"]).exits(0).json();
-    let measured = told["measured"].as_array().unwrap();
-    assert_eq!((measured.len(), bytes(&told["cases"])), (1, 1), "{told:#}");
+    let shown = tune(&["--shape", PRODUCT, "-o", &first, "--json"]).exits(0).json();
+    let measured = shown["measured"].as_array().unwrap();
+    assert_eq!((measured.len(), bytes(&shown["cases"])), (1, 1), "{shown:#}");
     let variants = measured[0]["variants"].as_array().unwrap();
-    assert!(variants.iter().all(|v| v["right"] == true && v["samples"].as_u64() > Some(0)), "{told:#}");
+    assert!(variants.iter().all(|v| v["right"] == true && v["samples"].as_u64() > Some(0)), "{shown:#}");
     let table = std::fs::read_to_string(&first).unwrap();
     assert!(table.contains("\"matmul f32 f32 f32 t plain 3-4: 48x64\""), "{table}");
     // Shaders made on one machine are those that another runs; a table takes over what it is merged with.
@@ -23,13 +23,13 @@ fn a_table_is_measured_merged_and_chooses() {
     assert_eq!(std::fs::read_to_string(Path::new(&bundle).join("shapes.txt")).unwrap(), "conv f32 1,6,6,16,8,3,3,1\n");
     tune(&["--merge", &first, "-o", &second]).exits(0);
     assert_eq!(std::fs::read_to_string(&second).unwrap(), table);
-    // The table is told by its hash.
+    // The table is identified by its hash.
     let program = folder.file("any.nyx");
     let compile = |table: &str| {
         let args = ["compile", &mlp(), "--target", "h200", "--tuning", table, "-o", &program, "--json"];
         nyxc(&args).exits(0).json()["certificate"]["tuning"].clone()
     };
-    assert_eq!(compile(&first), told["table_hash"]);
+    assert_eq!(compile(&first), shown["table_hash"]);
     assert_eq!(compile("none"), Value::Null);
 }
 
@@ -55,14 +55,14 @@ fn what_is_no_table_or_shape_is_refused() {
 
 #[test]
 fn candidates_are_listed_with_their_prices() {
-    let told = nyxc(&[
+    let shown = nyxc(&[
         "bench", "--kernel", "matmul", "--format", "f32", "--shape", "1,64,64", "--prices", "--device", "0", "--json",
     ]);
-    let told = told.exits(0).json();
-    let candidates = told["candidates"].as_array().unwrap();
-    assert_eq!(candidates.iter().filter(|c| c["chosen"] == true).count(), 1, "{told:#}");
+    let shown = shown.exits(0).json();
+    let candidates = shown["candidates"].as_array().unwrap();
+    assert_eq!(candidates.iter().filter(|c| c["chosen"] == true).count(), 1, "{shown:#}");
     let ns: Vec<u64> = candidates.iter().map(|c| bytes(&c["ns"])).collect();
-    assert!(ns.is_sorted() && ns[0] > 0, "{told:#}");
+    assert!(ns.is_sorted() && ns[0] > 0, "{shown:#}");
 }
 
 #[test]
@@ -80,8 +80,8 @@ fn kernels_of_every_kind_are_timed_and_right() {
     ] {
         let args =
             ["bench", "--kernel", kernel, "--format", format, "--shape", shape, "--device", "0", "--samples", "1"];
-        let told = nyxc(&[&args[..], &["--json"]].concat()).exits(0).json();
-        let variants = told["variants"].as_array().unwrap();
-        assert!(!variants.is_empty() && variants.iter().all(|v| v["right"] == true), "{told:#}");
+        let shown = nyxc(&[&args[..], &["--json"]].concat()).exits(0).json();
+        let variants = shown["variants"].as_array().unwrap();
+        assert!(!variants.is_empty() && variants.iter().all(|v| v["right"] == true), "{shown:#}");
     }
 }

@@ -75,7 +75,7 @@ fn a_program_goes_to_standard_output_alone() {
     };
     let done = piped(&[]);
     assert!(done.status.success() && done.stdout == std::fs::read(&program).unwrap());
-    assert!(String::from_utf8_lossy(&done.stderr).contains("formats"), "the summary is told beside it");
+    assert!(String::from_utf8_lossy(&done.stderr).contains("formats"), "the summary goes to standard error");
     let done = piped(&["-q"]);
     assert!(done.stdout == std::fs::read(&program).unwrap() && done.stderr.is_empty(), "{:?}", done.stderr);
     assert_eq!(piped(&["--json"]).status.code(), Some(2));
@@ -104,13 +104,13 @@ fn quiet_says_nothing_and_verbose_says_more() {
     assert_eq!((done.out.as_str(), done.err.as_str()), ("", ""));
     assert!(run("-v").err.contains("running on cpu"));
     nyxc(&["-q", "-v", "targets"]).exits(2);
-    assert!(nyxc(&["-q", "targets"]).exits(0).out.contains("rx580"), "what was asked for is told");
+    assert!(nyxc(&["-q", "targets"]).exits(0).out.contains("rx580"), "what was asked for is shown");
 }
 
 #[test]
 fn targets_are_told_whole() {
-    let told = nyxc(&["targets", "--json"]).exits(0).json();
-    let targets = told["targets"].as_array().unwrap();
+    let shown = nyxc(&["targets", "--json"]).exits(0).json();
+    let targets = shown["targets"].as_array().unwrap();
     assert_eq!(targets.len(), nyxc::targets::shipped_names().len());
     // Each is a profile that --target takes.
     let folder = Folder::new("targets");
@@ -208,7 +208,7 @@ fn a_slip_is_named_for_what_it_is() {
         (&["pass", "fuse", &mlp], 2, "fuse takes a graph of level core, and this one is of level onnx"),
         (&["compile", &mlp, "-j", "100000"], 2, "100000 is not in 0..=1024"),
     ] {
-        let told = nyxc(args).exits(code).err;
-        assert!(told.contains(says), "{args:?}: {told}");
+        let shown = nyxc(args).exits(code).err;
+        assert!(shown.contains(says), "{args:?}: {shown}");
     }
 }

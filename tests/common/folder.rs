@@ -23,7 +23,7 @@ impl Folder {
         self.0.join(name).to_str().unwrap().to_owned()
     }
 
-    /// What lies in it, by name.
+    /// What is in it, by name.
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<_> =
             std::fs::read_dir(&self.0).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();

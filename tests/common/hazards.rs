@@ -2,7 +2,7 @@
 //! of these: they see whole buffers or nothing. This looks at every pair, from the recorded order alone, and shares no
 //! code with the planner that places the barriers.
 
-use nyxc::program::{Region, Stripe};
+use nyxc::program::{Region, ResultSlice};
 
 /// What one dispatch touches.
 #[derive(Clone, Debug)]
@@ -11,7 +11,7 @@ pub struct Access {
     pub reads: Vec<Region>,
     pub writes: Vec<Region>,
     /// The elements that it writes of a result, the only thing that it writes, where it shares that with others.
-    pub stripe: Option<Stripe>,
+    pub result_slice: Option<ResultSlice>,
     /// Whether all dispatches before it are done, and what they wrote is visible, before it starts.
     pub barrier: bool,
 }
@@ -58,7 +58,7 @@ pub fn hazards(step: &[Access]) -> Vec<String> {
 /// Whether two dispatches write different elements of one result, whose sizes are known.
 fn apart(a: &Access, b: &Access) -> bool {
     let numbers = |access: &Access| {
-        let Stripe { pitch, first, width } = access.stripe.as_ref()?;
+        let ResultSlice { pitch, first, width } = access.result_slice.as_ref()?;
         Some((pitch.known()?, first.known()?, width.known()?))
     };
     match (numbers(a), numbers(b)) {
@@ -82,7 +82,7 @@ fn each_kind_of_hazard_is_found_and_a_barrier_anywhere_between_ends_it() {
         what: "node".to_owned(),
         reads: vec![read],
         writes: vec![write],
-        stripe: None,
+        result_slice: None,
         barrier: false,
     };
     let apart = dispatch(region(2, 0), region(2, 512));
@@ -112,7 +112,7 @@ fn neighbours_and_other_allocations_are_no_hazard() {
         what: "node".to_owned(),
         reads: vec![read],
         writes: vec![write],
-        stripe: None,
+        result_slice: None,
         barrier: false,
     };
     let step = [
@@ -125,20 +125,25 @@ fn neighbours_and_other_allocations_are_no_hazard() {
 }
 
 #[test]
-fn stripes_of_one_result_are_no_hazard_but_those_that_cross_are() {
+fn slices_of_one_result_are_no_hazard_but_those_that_cross_are() {
     let result = Region { allocation: 1, offset: 0, bytes: 64 };
-    let stripe = |pitch: i64, first: i64, width: i64| Access {
+    let result_slice = |pitch: i64, first: i64, width: i64| Access {
         what: "node".to_owned(),
         reads: vec![],
         writes: vec![result],
-        stripe: Some(Stripe { pitch: pitch.into(), first: first.into(), width: width.into() }),
+        result_slice: Some(ResultSlice { pitch: pitch.into(), first: first.into(), width: width.into() }),
         barrier: false,
     };
-    assert!(hazards(&[stripe(8, 0, 3), stripe(8, 3, 5)]).is_empty());
-    for other in [stripe(8, 2, 5), stripe(4, 3, 1), stripe(8, 3, 6), Access { stripe: None, ..stripe(8, 3, 5) }] {
-        assert_eq!(hazards(&[stripe(8, 0, 3), other]).len(), 1);
+    assert!(hazards(&[result_slice(8, 0, 3), result_slice(8, 3, 5)]).is_empty());
+    for other in [
+        result_slice(8, 2, 5),
+        result_slice(4, 3, 1),
+        result_slice(8, 3, 6),
+        Access { result_slice: None, ..result_slice(8, 3, 5) },
+    ] {
+        assert_eq!(hazards(&[result_slice(8, 0, 3), other]).len(), 1);
     }
     let reader =
-        Access { what: "reader".to_owned(), reads: vec![result], writes: vec![], stripe: None, barrier: false };
-    assert_eq!(hazards(&[stripe(8, 0, 3), reader]).len(), 1, "who reads all waits for each");
+        Access { what: "reader".to_owned(), reads: vec![result], writes: vec![], result_slice: None, barrier: false };
+    assert_eq!(hazards(&[result_slice(8, 0, 3), reader]).len(), 1, "who reads all waits for each");
 }

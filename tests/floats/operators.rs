@@ -359,7 +359,7 @@ impl Made {
 fn fault(given: &[f32], expected: &[f32], others: f32) -> Option<String> {
     let most = expected.iter().filter(|v| v.abs() <= 65504.0).fold(0.0f32, |m, v| m.max(v.abs()));
     let is_off = |(_, (given, expected)): &(usize, (&f32, &f32))| {
-        // Operands are exact; the result is rounded once, or lies between two that are.
+        // Operands are exact; the result is rounded once, or is between two that are.
         let bound = expected.abs() / 1024.0 + 1.2e-7 + most * others;
         expected.abs() <= 65504.0 && ((*given - *expected).abs() > bound || given.is_nan())
     };

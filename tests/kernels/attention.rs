@@ -192,8 +192,8 @@ fn attention_with_masks_and_lengths() {
             // Whole heads that see nothing.
             let seen = Tensor::from_i64s(DType::Bool, &[heads, 1, 1], &[[1, 0], [0, 1]].concat()[..heads]).unwrap();
             check(bench, &attrs.clone().with_int("zero_masked", 1).with_int("right", 1), &own(&seen), sizes);
-            // Minus infinity, the least float, a number that swallows the scores, in whole rows and among others. What
-            // is swallowed depends on the bits of a float, so the reference in f64 has another answer.
+            // Minus infinity, the lowest float, a number that swallows the scores, in whole rows and among others.
+            // What is swallowed depends on the bits of a float, so the reference in f64 has another answer.
             let values: Vec<f32> = (0..queries * keys)
                 .map(|i| match (i / keys % 5, i % 3) {
                     (0, _) | (4, 0) => f32::NEG_INFINITY,

@@ -171,15 +171,19 @@ fn the_limit_is_counted_as_the_driver_counts_it() {
                     [[1, depth], [depth, 1]].map(|dims| Tensor::from_f32s(DType::F32, &dims, &values).unwrap());
                 Case::new(&matmul::DEF, Attrs::new(), &[&a, &b])
             };
-            let counted = |depth: usize| plan(&deep(depth), target).map(|calls| calls[0].loop_iterations());
+            let iterations = |depth: usize| plan(&deep(depth), target).map(|calls| calls[0].loop_iterations());
             // The deepest that has a kernel.
             let (mut fits, mut too_deep) = (DEPTH, 1 << 24);
             while too_deep - fits > 1 {
                 let middle = (fits + too_deep) / 2;
-                if counted(middle).is_ok() { fits = middle } else { too_deep = middle }
+                if iterations(middle).is_ok() { fits = middle } else { too_deep = middle }
             }
-            assert!(counted(fits).unwrap() <= limit && counted(fits).unwrap() + 2 > limit, "{:?}", counted(fits));
-            let refused = counted(too_deep).unwrap_err().to_string();
+            assert!(
+                iterations(fits).unwrap() <= limit && iterations(fits).unwrap() + 2 > limit,
+                "{:?}",
+                iterations(fits)
+            );
+            let refused = iterations(too_deep).unwrap_err().to_string();
             assert!(refused.contains("loop iterations") && refused.contains("65535"), "{refused}");
             deep(fits).check(&bench.with(target.clone()));
         }

@@ -2,12 +2,14 @@
 //! Vulkan device, and the table of the errors in docs/maths.md, which is held to: no error may be larger than it says
 //! for the driver. `NYXC_MATHS=write` writes the column of the driver here anew.
 
+mod page;
+
 use super::*;
 use nyxc::ir::{Binary, Class, Unary};
 use nyxc::ops::core::matmul;
-use nyxc::ops::core::pointwise::{self, Real};
-
-const TABLE: &str = "docs/maths.md";
+use nyxc::ops::core::pointwise;
+use nyxc::ops::reference::real::Real;
+use page::{Page, TABLE};
 
 /// What a function is in f64, and how near its value in f32 must be.
 enum Exact {
@@ -204,12 +206,12 @@ fn arguments() -> Vec<f32> {
     for k in 1..3000 {
         near(&mut all, (f64::from(k) * std::f64::consts::FRAC_PI_2) as f32);
         near(&mut all, k as f32 - 0.5);
-        // Multiples of pi/2 far out, as near as f64 tells them.
+        // Multiples of pi/2 far out, as exactly as f64 has them.
         let far = f64::from(random.next()) * 2f64.powi(k % 60 - 10);
         near(&mut all, ((far / std::f64::consts::FRAC_PI_2).round() * std::f64::consts::FRAC_PI_2) as f32);
         near(&mut all, (random.next() >> (k % 24)) as f32 + 0.5);
     }
-    // f32 numbers that lie nearest to multiples of pi/2 (Muller, Elementary Functions, table of worst cases).
+    // f32 numbers that are nearest to multiples of pi/2 (Muller, Elementary Functions, table of worst cases).
     for v in
         [16_367_173.0 * 2f32.powi(72), 12_320_142.0, 1.570_796_4 * 2f32.powi(60), 2.0f32.powi(127), 71_476.0, 344.0]
     {
@@ -311,50 +313,6 @@ fn cell(exact: &Exact, errors: &Errors) -> String {
         )
     } else {
         "exact".to_owned()
-    }
-}
-
-/// The table in docs/maths.md: header, and rows by function.
-struct Page {
-    before: String,
-    header: Vec<String>,
-    rows: BTreeMap<String, Vec<String>>,
-    after: String,
-}
-
-impl Page {
-    fn read() -> Page {
-        let text = std::fs::read_to_string(TABLE).unwrap();
-        let cells = |line: &str| line.trim_matches('|').split('|').map(|c| c.trim().to_owned()).collect::<Vec<_>>();
-        let lines: Vec<&str> = text.lines().collect();
-        let first = lines.iter().position(|l| l.starts_with("| function")).unwrap();
-        let n = lines[first..].iter().take_while(|l| l.starts_with('|')).count();
-        let rows = lines[first + 2..first + n]
-            .iter()
-            .map(|l| cells(l))
-            .map(|row| (row[0].trim_matches('`').to_owned(), row[1..].to_vec()));
-        Page {
-            before: lines[..first].iter().map(|l| format!("{l}\n")).collect(),
-            header: cells(lines[first])[1..].to_vec(),
-            rows: rows.collect(),
-            after: lines[first + n..].iter().map(|l| format!("{l}\n")).collect(),
-        }
-    }
-
-    fn write(&self, order: &[String]) {
-        let mut text = self.before.clone();
-        text += &format!("| function | {} |\n|---|{}\n", self.header.join(" | "), "---|".repeat(self.header.len()));
-        for function in order {
-            text += &format!("| `{function}` | {} |\n", self.rows[function].join(" | "));
-        }
-        std::fs::write(TABLE, text + &self.after).unwrap();
-    }
-
-    /// The errors of a function on a driver, where they are known.
-    fn bounds(&self, function: &str, column: &str) -> Option<(f64, f64)> {
-        let at = self.header.iter().position(|name| name == column)?;
-        let (ulp, relative) = self.rows.get(function)?.get(at)?.split_once(" / ")?;
-        Some((ulp.parse().unwrap(), relative.parse().unwrap()))
     }
 }
 

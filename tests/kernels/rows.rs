@@ -164,7 +164,7 @@ fn rows_of_every_length_held_in_registers() {
             // A third of them at each length.
             for case in cases.iter().skip(at % 3).step_by(3) {
                 for target in &bench.targets {
-                    // What a target has too few buffers for is told by `check`.
+                    // What a target has too few buffers for is reported by `check`.
                     let Ok(mut calls) = plan(case, target) else { continue };
                     let key = calls.remove(0).key;
                     let is_held = key.flags.contains_key(&Flag::Lanes);
@@ -186,7 +186,7 @@ fn rows_of_every_length_held_in_registers() {
     });
 }
 
-/// Sums that would cancel, and numbers that are none, wherever they lie in a row.
+/// Sums that would cancel, and numbers that are none, wherever they are in a row.
 #[test]
 fn held_rows_keep_digits_and_what_is_no_number() {
     on_devices(|bench| {

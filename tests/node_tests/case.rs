@@ -101,7 +101,7 @@ impl Case {
         cases
     }
 
-    /// A model beside which its outputs lie. Inputs and tolerance are those of onnx's own runner
+    /// A model beside which its outputs are. Inputs and tolerance are those of onnx's own runner
     /// (`onnx/backend/test/runner`): floats that count from 0 to 1, and what `real/test_MODEL/data.json` says.
     fn light(files: &Files, name: &str) -> Option<Case> {
         let outputs: Vec<Vec<u8>> = (0..).map_while(|i| files.get(&format!("{name}_output_{i}.pb")).cloned()).collect();

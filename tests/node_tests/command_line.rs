@@ -25,19 +25,19 @@ pub fn judge(case: &Case, device: &str) -> Verdict {
     verdict
 }
 
-/// A finished command: `Err` of one that neither succeeded nor told why it did not, by an exit code of its own.
+/// A finished command: `Err` of one that neither succeeded nor said why it did not, by an exit code of its own.
 fn nyxc(args: &[&str]) -> Result<Output, Verdict> {
     let output = crate::child::command(env!("CARGO_BIN_EXE_nyxc"))
         .args(args)
         .env("NYXC_CACHE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("shaders"))
         .output()
         .map_err(|e| Verdict::Crash(e.to_string()))?;
-    let told = String::from_utf8_lossy(&output.stderr);
-    let is_failure = output.status.code().is_some_and(|code| (2..=6).contains(&code)) && !told.trim().is_empty();
-    if output.status.success() || is_failure && !told.contains("panicked") {
+    let shown = String::from_utf8_lossy(&output.stderr);
+    let is_failure = output.status.code().is_some_and(|code| (2..=6).contains(&code)) && !shown.trim().is_empty();
+    if output.status.success() || is_failure && !shown.contains("panicked") {
         return Ok(output);
     }
-    Err(Verdict::Crash(format!("nyxc {}: {}: {}", args.join(" "), output.status, told.trim())))
+    Err(Verdict::Crash(format!("nyxc {}: {}: {}", args.join(" "), output.status, shown.trim())))
 }
 
 fn write(path: &Path, arrays: &[(String, Tensor)]) -> Result<(), Verdict> {
@@ -46,8 +46,12 @@ fn write(path: &Path, arrays: &[(String, Tensor)]) -> Result<(), Verdict> {
 }
 
 /// The inputs of which a refusal asks for `argument`.
-fn asked<'t>(told: &'t str, argument: &str) -> impl Iterator<Item = &'t str> {
-    told.split(argument).skip(1).filter_map(|rest| rest.split_once('=')).map(|(name, _)| name.trim_matches([' ', '\'']))
+fn asked<'t>(shown: &'t str, argument: &str) -> impl Iterator<Item = &'t str> {
+    shown
+        .split(argument)
+        .skip(1)
+        .filter_map(|rest| rest.split_once('='))
+        .map(|(name, _)| name.trim_matches([' ', '\'']))
 }
 
 fn run_set(case: &Case, set: &Set, device: &str, folder: &Path) -> Result<Verdict, Verdict> {
@@ -83,13 +87,13 @@ fn run_set(case: &Case, set: &Set, device: &str, folder: &Path) -> Result<Verdic
         if output.status.success() {
             break;
         }
-        let told = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        let shown = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         let before = (fixed.len(), holds.len());
         let is_given = |name: &&str| given.iter().any(|(given, _)| given == name);
-        fixed.extend(asked(&told, "--constants ").filter(is_given).map(str::to_owned));
-        holds.extend(asked(&told, "--holds ").map(str::to_owned));
+        fixed.extend(asked(&shown, "--constants ").filter(is_given).map(str::to_owned));
+        holds.extend(asked(&shown, "--holds ").map(str::to_owned));
         if (fixed.len(), holds.len()) == before {
-            return Err(Verdict::Refused(told.lines().last().unwrap_or_default().to_owned()));
+            return Err(Verdict::Refused(shown.lines().last().unwrap_or_default().to_owned()));
         }
     }
     let mut expected = Vec::new();

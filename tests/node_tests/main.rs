@@ -82,7 +82,7 @@ fn judge(cases: &[Case]) -> (Vec<Verdict>, [usize; 3]) {
         let runner = Runner::new();
         move |case: &Case| runner.judge(case)
     });
-    let pass = counted(&verdicts);
+    let pass = tally(&verdicts);
     (verdicts, pass)
 }
 
@@ -91,12 +91,12 @@ fn judge_commands(cases: &[Case]) -> (Vec<Verdict>, usize) {
     let has_device = nyxc::runtime::devices().is_ok_and(|devices| !devices.is_empty());
     let device = if has_device { "vulkan" } else { "cpu" };
     let verdicts = run_all(cases, &|| move |case: &Case| command_line::judge(case, device));
-    let pass = counted(&verdicts).iter().sum();
+    let pass = tally(&verdicts).iter().sum();
     (verdicts, pass)
 }
 
 /// Says how many pass, and fails where one is wrong or crashed.
-fn counted(verdicts: &[Verdict]) -> [usize; 3] {
+fn tally(verdicts: &[Verdict]) -> [usize; 3] {
     let count = |is: fn(&Verdict) -> bool| verdicts.iter().filter(|v| is(v)).count();
     let pass = [
         count(|v| matches!(v, Verdict::Device(_))),

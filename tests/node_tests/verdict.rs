@@ -313,7 +313,7 @@ fn places(program: &Program) -> (Vec<String>, usize) {
     (hosts.into_keys().collect(), n_dispatches)
 }
 
-/// An error with what lies behind it.
+/// An error with its causes.
 fn text(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();

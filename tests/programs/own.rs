@@ -85,7 +85,7 @@ fn format<'a>(plan: &'a Plan, name: &str) -> &'a str {
     &plan.nodes.iter().find(|n| n.name == name).unwrap().format
 }
 
-/// Compiles under budgets from the least to what f32 takes, and holds what is told to what is planned. `check` sees
+/// Compiles under budgets from the least to what f32 takes, and compares the report with the plan. `check` sees
 /// each plan.
 fn keeps_budgets(own: Own<'_>, check: &dyn Fn(&Plan)) {
     let Err(CompileError::OverBudget(over)) = under(own, 1) else { panic!("one byte is enough") };
@@ -239,7 +239,7 @@ fn an_operator_of_a_toolchain_may_be_made_while_it_runs() {
     let made = |name: &str, scale: f32| {
         let onnx: &'static str = format!("com.example::{name}").leak();
         let calls = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
-        let counted = calls.clone();
+        let counter = calls.clone();
         let def = OpDef {
             name: name.to_lowercase().leak(),
             onnx,
@@ -247,7 +247,7 @@ fn an_operator_of_a_toolchain_may_be_made_while_it_runs() {
             infer: &|infer| Ok(vec![infer.ty(0)?.clone()]),
             eval: Some(Box::leak(Box::new(
                 move |_: &Attrs, operands: &[Option<&Tensor>]| -> Result<Vec<Tensor>, OpError> {
-                    counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
                     let x = operands.first().copied().flatten().ok_or(OpError::MissingOperand { slot: 0 })?;
                     let values: Vec<f32> = x.to_f32s()?.iter().map(|v| v * scale).collect();
                     Ok(vec![Tensor::from_f32s(x.dtype(), &x.dims(), &values)?])
@@ -274,7 +274,7 @@ fn an_operator_of_a_toolchain_may_be_made_while_it_runs() {
     let given = reference.run(&[Tensor::from_f32s(DType::F32, &[2], &[1.0, -2.0]).unwrap()]).unwrap();
     assert_eq!(given[0].to_f32s().unwrap()[..], [6.0, -12.0]);
     assert_eq!(calls.load(std::sync::atomic::Ordering::Relaxed), 1);
-    // Whoever has not registered them is told.
+    // An error names those that are not registered.
     let unknown = nyxc::session::Reference::of(&program, 0, &ops::registry()).unwrap_err().to_string();
     assert!(unknown.contains("twice"), "{unknown}");
 }
@@ -308,7 +308,7 @@ fn operators_of_a_toolchain_compile_load_and_run() {
         assert!(given.iter().zip(&expected).all(|(a, b)| (a - b).abs() < 1e-6), "{choice:?}: {given:?}");
         assert_eq!(outcome.host_nodes, ["y"]);
     }
-    // Whoever does not know the operator is told which it is.
+    // The error names the missing operator.
     let Err(error) = Session::load(bytes, DeviceChoice::Cpu) else { panic!("an unknown operator loads") };
     assert!(error.to_string().contains("own_backwards"), "{error}");
 }

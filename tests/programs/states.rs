@@ -20,7 +20,7 @@ const COUNTER: &str = "graph counter onnx
   state %n = %stored
 ";
 
-/// A cache to which one entry appends a row at a time and another four, at a position that lies on the device, and a
+/// A cache to which one entry appends a row at a time and another four, at a position that is on the device, and a
 /// third that reads it through weights which the first has too.
 const CACHE: &str = "module cache
 entry decode

@@ -1,5 +1,5 @@
 //! A forecast is what is built, to the byte: of what is chosen, of the smallest and of `uniform:f32`, with passes of a
-//! toolchain's own among the pipeline's. From the least budget on everything compiles, below it nothing does.
+//! toolchain's own among the pipeline's. From the smallest budget on everything compiles, below it nothing does.
 
 use super::random::Random;
 use super::{check, generate};
@@ -93,7 +93,7 @@ pub fn check(seed: u64) -> Result<usize, String> {
         .map_err(|e| format!("seed {seed}, {} for {}: {e}", settings.policy, target.name))
 }
 
-/// Holds the forecasts of a graph to what is built, at the least budget, one byte below it, and one above.
+/// Holds the forecasts of a graph to what is built, at the smallest budget, one byte below it, and one above.
 fn of_graph(
     graph: &Graph,
     target: &Target,
@@ -133,7 +133,7 @@ fn of_graph(
     Ok(2)
 }
 
-/// The models that lie beside the code.
+/// The models that are next to the code.
 pub fn models() -> Result<usize, String> {
     use nyxc::import::{DimBinding, ImportOptions, import};
     let mut n = 0;

@@ -190,7 +190,7 @@ pub fn faults<E: std::fmt::Display>(what: &str) -> impl Fn(E) -> String + '_ {
     move |e| format!("{what}: {e}")
 }
 
-/// Compiles with the settings of a seed; where they do not fit, at the least budget that is said to.
+/// Compiles with the settings of a seed; where they do not fit, at the smallest budget that is said to.
 fn fitting(
     graph: &Graph,
     mut options: Compile,

@@ -97,7 +97,7 @@ fn step(g: &mut Gen) -> Option<usize> {
         80..82 => layers::gather(g),
         82..83 => layers::resize(g),
         83..85 => layers::host(g),
-        85..86 => layers::counted(g),
+        85..86 => layers::data_dependent(g),
         86..87 => layers::quantize(g),
         _ => movement::any(g),
     }

@@ -15,7 +15,7 @@ pub fn matmul(g: &mut Gen) -> Option<usize> {
     let (dims, dtype) = (g.dims(a), g.tensor(a).dtype());
     let (k, n) = (*dims.last()?, g.size());
     if g.random.chance(15) {
-        let b = turned(g, dtype, n, k)?;
+        let b = transposed(g, dtype, n, k)?;
         return g.add("MatMul", Attrs::new(), &[Some(a), Some(b)]);
     }
     let b_dims = match g.random.below(10) {
@@ -35,7 +35,7 @@ pub fn matmul(g: &mut Gen) -> Option<usize> {
 
 /// The transposition of a matrix of rows of `k`, rather one that others read too: a table, say. At times it is stored
 /// as f16.
-fn turned(g: &mut Gen, dtype: DType, n: usize, k: usize) -> Option<usize> {
+fn transposed(g: &mut Gen, dtype: DType, n: usize, k: usize) -> Option<usize> {
     let is_table = |v: &crate::spec::Value| {
         v.source == Source::Const && v.tensor.dtype() == dtype && matches!(v.tensor.dims()[..], [_, cols] if cols == k)
     };
@@ -100,7 +100,7 @@ fn window(g: &mut Gen, n: usize, is_pool: bool) -> (Attrs, Vec<i64>) {
     let mut list = |values: &[i64], len: usize| -> Vec<i64> { (0..len).map(|_| g.random.pick(values)).collect() };
     let (strides, dilations, mut pads) = (list(&[1, 1, 2], n), list(&[1, 1, 1, 2], n), list(&[0, 0, 1, 2], 2 * n));
     if is_pool {
-        // A window of a pool that lies in the padding alone has no value.
+        // A window of a pool that is in the padding alone has no value.
         (0..2 * n).for_each(|i| pads[i] = pads[i].min(kernel[i % n] - 1));
     }
     let mut attrs = Attrs::new()
@@ -267,8 +267,8 @@ fn rotated(g: &mut Gen, x: usize, &[b, s, d]: &[usize; 3]) -> Option<usize> {
     let high = g.add("Slice", Attrs::new(), &[Some(x), Some(half), Some(end), Some(last)])?;
     let minus = g.add("Neg", Attrs::new(), &[Some(high)])?;
     let low = g.add("Slice", Attrs::new(), &[Some(x), Some(zero), Some(half), Some(last)])?;
-    let turned = g.add("Concat", Attrs::new().with_int("axis", 3), &[Some(minus), Some(low)])?;
-    for (curve, x) in [("Cos", x), ("Sin", turned)] {
+    let swapped = g.add("Concat", Attrs::new().with_int("axis", 3), &[Some(minus), Some(low)])?;
+    for (curve, x) in [("Cos", x), ("Sin", swapped)] {
         let table = g.add(curve, Attrs::new(), &[Some(angles)])?;
         let table = g.add("Unsqueeze", Attrs::new(), &[Some(table), Some(one)])?;
         products.push(Some(g.add("Mul", Attrs::new(), &[Some(x), Some(table)])?));
@@ -352,7 +352,7 @@ pub fn resize(g: &mut Gen) -> Option<usize> {
         .with_str("nearest_mode", g.random.pick(&["round_prefer_floor", "round_prefer_ceil", "floor", "ceil"]));
     let keep = dims.len() - g.random.pick(&[1, 2]);
     if g.random.chance(50) {
-        // Steps of powers of two: positions that lie on the border of two pixels are exact.
+        // Steps of powers of two: positions that are on the border of two pixels are exact.
         let scales: Vec<f32> =
             (0..dims.len()).map(|i| if i < keep { 1.0 } else { g.random.pick(&[0.5, 1.0, 2.0, 4.0]) }).collect();
         let scales = g.constant(Tensor::from_f32s(DType::F32, &[dims.len()], &scales).unwrap());
@@ -385,7 +385,7 @@ pub fn host(g: &mut Gen) -> Option<usize> {
             g.add_all("TopK", attrs, &[Some(x), k], 2)
         }
         5 => {
-            // Each line is turned by as much as its number says, so that no place is written twice.
+            // Each line is rotated by its number, so that no place is written twice.
             let (n, inner) = (dims[at], dims[at + 1..].iter().product::<usize>().max(1));
             let places: Vec<i64> =
                 (0..dims.iter().product()).map(|i: usize| ((i / inner % n + i % inner) % n) as i64).collect();
@@ -417,7 +417,7 @@ pub fn host(g: &mut Gen) -> Option<usize> {
 }
 
 /// Results with as many elements as data say, of data that nothing rounds.
-pub fn counted(g: &mut Gen) -> Option<usize> {
+pub fn data_dependent(g: &mut Gen) -> Option<usize> {
     let is_given =
         |v: &crate::spec::Value, class: Class| v.tensor.dtype().class() == class && v.source == Source::Input;
     match g.random.below(3) {

@@ -4,10 +4,10 @@
 //! that still fails.
 //!
 //! ```text
-//! cargo test --test properties                                                          2,000 graphs, 200 of them on devices
-//! NYXC_SEEDS=1000..51000 cargo test --test properties -- --ignored many                 50,000 of them, or as many as are named
-//! NYXC_SEEDS=123..124 cargo test --test properties -- --ignored many                    one of them again
-//! NYXC_MUTATIONS=10000 cargo test --test properties -- --ignored mutations              changes of graphs and of programs that `diff` must see
+//! cargo test --test properties                                            2,000 graphs, 200 of them on devices
+//! NYXC_SEEDS=1000..51000 cargo test --test properties -- --ignored many      50,000 of them, or as many as named
+//! NYXC_SEEDS=123..124 cargo test --test properties -- --ignored many         one of them again
+//! NYXC_MUTATIONS=10000 cargo test --test properties -- --ignored mutations   changes that `diff` must see
 //! ```
 
 #![cfg(all(feature = "codegen", feature = "runtime"))]
@@ -112,7 +112,7 @@ fn random_graphs_keep_their_states() {
 
 /// All seeds, on as many threads as there are cores; panics with every failure.
 fn run(seeds: Range<u64>, contexts: &[VkContext]) -> Tally {
-    // Panics are failures with a seed, told below.
+    // Panics are failures with a seed, reported below.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let (next, total, failures) = (AtomicU64::new(seeds.start), Mutex::new(Tally::default()), Mutex::new(Vec::new()));
@@ -373,7 +373,7 @@ fn the_check_of_plans_notices_what_is_wrong() {
 }
 
 /// The element of a tensor that the check is most likely to know, made wrong: the largest float off by a thousandth in
-/// f32 or by a twentieth in f16, a truth value turned round, another integer one more. None where no element is wrong
+/// f32 or by a twentieth in f16, a truth value inverted, another integer one more. None where no element is wrong
 /// then.
 fn made_wrong(tensor: &Tensor, at: usize) -> Option<Tensor> {
     let dims = tensor.dims();
@@ -393,7 +393,7 @@ fn made_wrong(tensor: &Tensor, at: usize) -> Option<Tensor> {
     Tensor::from_i64s(tensor.dtype(), &dims, &values).ok()
 }
 
-/// One wrong element is noticed in nearly every output: a float that is off, a truth value turned round, an integer
+/// One wrong element is noticed in nearly every output: a float that is off, a truth value inverted, an integer
 /// that is one more.
 #[test]
 fn the_check_of_results_notices_what_is_wrong() {

@@ -33,7 +33,7 @@ fn evaluated(op: &Op, operands: &[Option<Values>], n_outputs: usize) -> Option<V
     elementwise::evaluate(op, operands).or_else(|| layers::evaluate(op, operands)).map(|values| vec![values])
 }
 
-/// Whether the squares that an operator sums lie beyond f32, in which kernels compute them: then its results say
+/// Whether the squares that an operator sums are beyond f32, in which kernels compute them: then its results say
 /// nothing. Of ReduceL2 alone: the square, the sum and the root are kernels of their own, as ONNX Runtime's are, which
 /// give infinity and 0 there too.
 pub fn squares_beyond_f32(op: &Op, operands: &[Option<&Tensor>]) -> bool {

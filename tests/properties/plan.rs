@@ -85,7 +85,7 @@ pub fn check(plan: &Plan, graph: &Graph, target_unified: bool) -> Result<(), Str
     let owners_of = |value: ValueId| graph.node(maker(graph, value)).name.clone();
     let inside = |region: &Region| {
         let fits = region.offset + region.bytes <= plan.allocations[region.allocation as usize].bytes;
-        if fits { Ok(()) } else { Err(format!("{region:?} lies outside its allocation")) }
+        if fits { Ok(()) } else { Err(format!("{region:?} is outside its allocation")) }
     };
     let mut memory = Memory::default();
     for upload in &plan.uploads {
@@ -142,16 +142,16 @@ pub fn check(plan: &Plan, graph: &Graph, target_unified: bool) -> Result<(), Str
             memory.read(&port.region, &BTreeSet::from([owners_of(output.value)]), &format!("output {}", port.name))?;
         }
     }
-    let counted: u64 =
+    let allocated: u64 =
         plan.allocations.iter().filter(|a| a.kind != AllocationKind::Staging || target_unified).map(|a| a.bytes).sum();
     let l = &plan.ledger;
     let ledger = l.weights + l.constants + l.activations + l.workspace + l.io + l.state + l.staging;
-    if counted != plan.planned_peak_bytes
+    if allocated != plan.planned_peak_bytes
         || ledger != plan.planned_peak_bytes
         || plan.lower_bound_bytes > plan.planned_peak_bytes
     {
         return Err(format!(
-            "planned {}, allocated {counted}, ledger {ledger}, bound {}",
+            "planned {}, allocated {allocated}, ledger {ledger}, bound {}",
             plan.planned_peak_bytes, plan.lower_bound_bytes
         ));
     }
@@ -191,7 +191,7 @@ fn notes(plan: &Plan) -> Result<(), String> {
     }
     for (i, note) in notes.iter().enumerate() {
         if let Some(other) = others.iter().chain(&notes[..i]).find(|other| overlap(note, other)) {
-            return Err(format!("{other:?} lies over the note {note:?}"));
+            return Err(format!("{other:?} overlaps the note {note:?}"));
         }
     }
     Ok(())
@@ -274,14 +274,17 @@ fn runs(dispatch: &Dispatch, sizes: &Sizes) -> bool {
     dispatch.groups.iter().all(|n| n.eval(&|name| sizes.get(name).copied()).is_none_or(|n| n > 0))
 }
 
-/// Whether two dispatches write different elements of one result: of the same pitch, in stripes that lie within it, and
+/// Whether two dispatches write different elements of one result: of the same pitch, in slices that are within it, and
 /// one behind the other.
 fn different(a: &Dispatch, b: &Dispatch, sizes: &Sizes) -> bool {
     let numbers = |d: &Dispatch| {
-        let stripe = d.stripe.as_ref()?;
+        let result_slice = d.result_slice.as_ref()?;
         let number = |dim: &nyxc::ir::Dim| dim.eval(&|name| sizes.get(name).copied());
-        let (pitch, first, end) =
-            (number(&stripe.pitch)?, number(&stripe.first)?, number(&(&stripe.first + &stripe.width))?);
+        let (pitch, first, end) = (
+            number(&result_slice.pitch)?,
+            number(&result_slice.first)?,
+            number(&(&result_slice.first + &result_slice.width))?,
+        );
         (0 <= first && first <= end && end <= pitch).then_some((pitch, first, end))
     };
     match (numbers(a), numbers(b)) {

@@ -83,16 +83,16 @@ pub fn fake_quantized(found: &weights::Weights, format: Format, graph: &Graph) -
 /// product.
 pub fn quantized_activations(x: &Tensor, op: &Op) -> Result<Tensor, String> {
     if op.attrs.int("transA").unwrap_or(0) != 0 {
-        let turn = |x: &Tensor| {
+        let transpose = |x: &Tensor| {
             let (dims, values) = (x.dims(), x.to_f32s().unwrap());
-            let turned: Vec<f32> = (0..dims[1])
+            let transposed: Vec<f32> = (0..dims[1])
                 .flat_map(|col| (0..dims[0]).map(move |row| (row, col)))
                 .map(|(r, c)| values[r * dims[1] + c])
                 .collect();
-            Tensor::from_f32s(DType::F32, &[dims[1], dims[0]], &turned).unwrap()
+            Tensor::from_f32s(DType::F32, &[dims[1], dims[0]], &transposed).unwrap()
         };
         let plain = Op::new(op.def, nyxc::ir::Attrs::new());
-        return quantized_activations(&turn(x), &plain).map(|y| turn(&y));
+        return quantized_activations(&transpose(x), &plain).map(|y| transpose(&y));
     }
     let whole = op.def.onnx == "Conv";
     let dims = x.dims();

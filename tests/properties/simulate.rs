@@ -21,7 +21,7 @@ fn epsilon(dtype: DType) -> f64 {
     }
 }
 
-/// Operators that round nothing where their operands are exact and their results lie on the grid.
+/// Operators that round nothing where their operands are exact and their results are on the grid.
 const EXACT: &[&str] = &[
     "Abs",
     "Neg",
@@ -164,7 +164,7 @@ impl Run<'_> {
         each(tensor, |v| v + most * f64::from(random.unit()))
     }
 
-    /// The least that a float may be without being stored as 0: devices may flush what is not normal (Vulkan 1.3,
+    /// The smallest that a float may be without being stored as 0: devices may flush what is not normal (Vulkan 1.3,
     /// "Precision and Operation of SPIR-V Instructions"), here or where it was before.
     fn least_normal(&self) -> f64 {
         if self.narrow { 6.2e-5 } else { 1.2e-38 }

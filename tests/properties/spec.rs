@@ -12,7 +12,7 @@ pub enum Source {
     /// A node and which of its outputs.
     Node(usize, usize),
     /// Nothing needs it any more.
-    Gone,
+    Removed,
 }
 
 #[derive(Clone)]
@@ -78,7 +78,7 @@ impl Spec {
                     ids[i]
                 }
                 (_, Source::Node(..)) => ids[i],
-                (_, Source::Gone) => None,
+                (_, Source::Removed) => None,
                 (None, Source::Const) => Some(graph.add_const(&format!("c{i}"), value.tensor.clone())),
                 (ty, Source::Input | Source::Const) => {
                     inputs.push(i);
@@ -132,10 +132,10 @@ impl Spec {
         for out in 0..node.n_outputs {
             ids[i + out] = Some(id.out(out));
             let (ty, actual) = (graph.ty(id.out(out)), self.values[i + out].tensor.dims());
-            let told = graph.node(id).tells().map(|symbol| symbol.name().to_owned());
+            let defined = graph.node(id).defined_symbol().map(|symbol| symbol.name().to_owned());
             for (dim, &n) in ty.shape.0.iter().zip(&actual) {
                 if let Some((symbol, value)) = dim.solve(n as i64)
-                    && told.as_deref() == Some(symbol.name())
+                    && defined.as_deref() == Some(symbol.name())
                 {
                     sizes.insert(symbol.name().to_owned(), value);
                 }
@@ -190,7 +190,7 @@ impl Spec {
                 spec.nodes[n].operands.iter().flatten().for_each(|&o| needed[o] = true);
             }
         }
-        spec.values.iter_mut().zip(needed).filter(|(_, needed)| !needed).for_each(|(v, _)| v.source = Source::Gone);
+        spec.values.iter_mut().zip(needed).filter(|(_, needed)| !needed).for_each(|(v, _)| v.source = Source::Removed);
         spec
     }
 }

@@ -181,8 +181,8 @@ fn ordered(program: &Program) -> Result<(), String> {
                 let all = d.bindings.iter().zip(0u32..);
                 let (writes, reads) = all.partition::<Vec<_>, _>(|(_, binding)| d.writes.contains(binding));
                 let regions = |list: Vec<(&Region, u32)>| list.into_iter().map(|(region, _)| *region).collect();
-                let (what, stripe) = (d.node.clone(), d.stripe.clone());
-                Access { what, reads: regions(reads), writes: regions(writes), stripe, barrier: d.barrier }
+                let (what, result_slice) = (d.node.clone(), d.result_slice.clone());
+                Access { what, reads: regions(reads), writes: regions(writes), result_slice, barrier: d.barrier }
             };
             if let Some(first) = hazards(&dispatches.iter().map(access).collect::<Vec<_>>()).first() {
                 return Err(format!("entry {}: {first}", entry.name));

@@ -135,7 +135,7 @@ fn check(ranges: &[(&str, i64, i64)], body: &str, sizes: &[At], policies: &[(&st
                 distance(&reference, &expected)
             );
             let given = |name: &str| at.iter().find(|(own, _)| *own == name).map(|(_, n)| *n);
-            // Sizes that data tell keep their ranges.
+            // Data-dependent sizes keep their ranges.
             let exact: Vec<(&str, i64, i64)> =
                 ranges.iter().map(|&(name, min, max)| given(name).map_or((name, min, max), |n| (name, n, n))).collect();
             let alone = compiled(&read(&where_(&exact), body), policy, target);

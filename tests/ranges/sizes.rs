@@ -80,7 +80,7 @@ fn what_holds_at_some_sizes_alone_is_refused() {
         text::parse(&text, &registry(), &|_, _| None).unwrap().verify().unwrap_err().to_string()
     };
     for (body, because) in [
-        ("  %x = input : f32[n,3]\n  %y = squeeze(%x) : f32[3]\n", "axes to be told: n may be 1, or not"),
+        ("  %x = input : f32[n,3]\n  %y = squeeze(%x) : f32[3]\n", "axes to be given: n may be 1, or not"),
         ("  %a = const [0] : i64[1]\n  %x = input : f32[n,3]\n  %y = squeeze(%x, %a) : f32[3]\n", "axes of size 1"),
         ("  %x = input : f32[2,n]\n  %w = input : f32[3,2]\n  %y = matmul(%x, %w) : f32[2,2]\n", "n rows to multiply"),
         (
@@ -142,7 +142,7 @@ fn shapes_out_of_range_or_that_contradict_each_other_are_refused_with_the_number
 }
 
 #[test]
-fn sizes_that_data_tell_reach_kernels_and_lists_that_are_counted() {
+fn data_dependent_sizes_reach_kernels_and_lists() {
     // The list of positions depends on how many rows are kept, and on nothing that is computed.
     let body = "  %zero = const [0] : i64[]
   %one = const [1] : i64[]
@@ -188,10 +188,10 @@ fn what_tells_a_size_stays_while_the_size_is_used() {
         read(&where_(&[("k", 0, 12)]), &body.replace("  output %y\n", "  %z = relu(%x) : f32[4,3]\n  output %z\n"));
     assert_eq!(unused.remove_dead(), 3, "{unused}");
     for (text, expected) in [
-        (body.replace("f32[4,3]", "f32[4,k]"), "the size \"k\" is told by something else too"),
+        (body.replace("f32[4,3]", "f32[4,k]"), "the size \"k\" is defined more than once"),
         (
             body.replace("  %n =", "  %more = non_zero(%x) {count=d[k]} : i64[2,k]\n  %n ="),
-            "the size \"k\" is told by something else too",
+            "the size \"k\" is defined more than once",
         ),
         (body.replace("count=d[k]", "count=d[2*k]"), "attribute count is [2*k], not one symbol"),
         (

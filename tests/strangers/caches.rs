@@ -1,4 +1,4 @@
-//! Our own caches: whatever lies there, compiling and running give what they give without.
+//! Our own caches: whatever is there, compiling and running give what they give without.
 
 use super::child::nyxc;
 use super::folder::Folder;

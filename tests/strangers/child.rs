@@ -12,7 +12,7 @@ const SLACK_BYTES: u64 = 100_000_000;
 /// CPU seconds after which a child counts as hanging.
 const CPU_S: u64 = 60;
 
-/// Something that lies in the folder.
+/// Something that is in the folder.
 pub enum Item {
     Bytes(Vec<u8>),
     /// A symbolic link to this path.

@@ -1,4 +1,4 @@
-//! External data: only what lies in the model's folder is read, and only where the file has it.
+//! External data: only what is in the model's folder is read, and only where the file has it.
 
 use super::child::{Case, Item, check};
 use super::mutate::mutants;
@@ -12,7 +12,7 @@ fn data() -> Vec<u8> {
     (0..16).flat_map(|i| ((i as f32) * 0.3).cos().to_le_bytes()).collect()
 }
 
-/// A model whose weight [4,2] lies at `entries` (location, offset, length).
+/// A model whose weight [4,2] is at `entries` (location, offset, length).
 fn external(entries: &[(&str, &str)]) -> Vec<u8> {
     let entries: Vec<u8> =
         entries.iter().flat_map(|(key, value)| blob(13, [blob(1, key), blob(2, value)].concat())).collect();

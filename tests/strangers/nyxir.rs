@@ -12,7 +12,7 @@ const PASS: &[&str] = &["pass", "fold_constants,decompose,fuse", "m.nyxir"];
 const VERIFY: &[&str] = &["verify", "m.nyxir"];
 const PRINT: &[&str] = &["print", "m.nyxir"];
 
-/// A text whose constant lies beside it.
+/// A text whose constant is beside it.
 const STORED: &str = "graph g onnx\n  %x = input : f32[16] 64B\n  %c = const #HASH : f32[16] 64B\n  %y = add(%x, %c) : f32[16] 64B\n  output %y\n";
 
 /// Entries over states.

@@ -125,7 +125,7 @@ fn tensors() -> Vec<Case> {
         ),
         refused("zero among huge sizes", &weight(&[1 << 62, 1 << 62, 0], b""), "\"w\""),
         refused("a negative size", &weight(&[-1], b"1234"), "dimension -1 is no size"),
-        refused("the least integer as a size", &weight(&[i64::MIN], b"1234"), "is no size"),
+        refused("the smallest integer as a size", &weight(&[i64::MIN], b"1234"), "is no size"),
         refused("too little data", &weight(&[3], b"1234"), "needs 12 bytes, 4 given"),
         refused("a thousand axes", &weight(&[2; 1000], b"1234"), "tensor \"w\""),
         refused("an unknown element type", &[relu(), blob(5, tensor("w", 4711, &[1], b"1234"))], "4711"),
@@ -280,7 +280,7 @@ fn operators() -> Vec<Case> {
         ),
         folded("Conv with a stride of none", "Conv", &[image(), kernel()], &[attr_ints("strides", &[0, 0])], "y"),
         folded(
-            "Conv with the least dilation",
+            "Conv with the smallest dilation",
             "Conv",
             &[image(), kernel()],
             &[attr_ints("dilations", &[MIN, MIN])],
@@ -324,7 +324,7 @@ fn operators() -> Vec<Case> {
         hostile(name, &graph, ANY, "")
     };
     cases.push(slice("Slice of everything, backwards", MAX, MIN, -1));
-    cases.push(slice("Slice in the least step", MAX, MIN, MIN));
+    cases.push(slice("Slice in the smallest step", MAX, MIN, MIN));
     cases.push(slice("Slice in the largest step", MIN, MAX, MAX));
     cases.push(slice("Slice that stands still", 0, 2, 0));
     cases

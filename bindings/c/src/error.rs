@@ -66,7 +66,8 @@ pub(crate) fn call(body: impl FnOnce() -> Result<(), Failure>) -> nyxc_status {
 }
 
 /// The failure of the last call of this thread as JSON: `{"error": {"kind", "node", "message", "needed_bytes",
-/// "budget_bytes", "min_feasible_bytes", "free_bytes"}}`; empty where it went well. Valid until this thread's next call.
+/// "budget_bytes", "min_feasible_bytes", "free_bytes"}}`; empty where it went well. Valid until this thread's next
+/// call.
 #[unsafe(no_mangle)]
 pub extern "C" fn nyxc_last_error() -> *const c_char {
     LAST.with(|last| last.borrow().as_ptr())

@@ -67,7 +67,7 @@ impl Feed {
         Ok(entry.inputs.iter().zip(inputs).filter(|(port, _)| !is_fed(&port.name)).map(|(_, t)| t.clone()).collect())
     }
 
-    /// Sizes that the outputs of the run before tell as inputs.
+    /// Sizes that the outputs of the previous run determine as inputs.
     fn sizes(&self, entry: &Entry) -> Vec<(String, Dim)> {
         let mut sizes = Vec::new();
         for ((input, _), tensor) in self.pairs.iter().zip(&self.read) {

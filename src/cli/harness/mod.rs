@@ -242,7 +242,7 @@ fn program(
                         barrier: !steps.is_empty(),
                         loop_iterations: call.loop_iterations(),
                         check: None,
-                        stripe: None,
+                        result_slice: None,
                     });
                 }
             }

@@ -221,7 +221,7 @@ impl Subject {
     }
 }
 
-/// The format whose operands lie so.
+/// The format whose operands have this layout.
 fn format_of(x: &TensorType, w: &TensorType) -> Option<String> {
     let activations = match (x.packing, x.dtype) {
         (Some(_), _) => Activations::I8,

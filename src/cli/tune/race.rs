@@ -31,7 +31,7 @@ impl Entrant {
         spread(&self.us).filter(|_| self.is_right).map_or(f64::INFINITY, |s| s.median)
     }
 
-    /// How far the middle half of the samples lies apart.
+    /// The spread of the middle half of the samples.
     fn spread(&self) -> f64 {
         let mut us = self.us.clone();
         us.sort_by(f64::total_cmp);

@@ -1,4 +1,4 @@
-//! Load beside measurements: a GPU that waits for the host lowers its clock, and lies about what comes next.
+//! Load beside measurements: a GPU that waits for the host lowers its clock, which makes the next measurement wrong.
 
 use super::super::Failure;
 use super::super::harness::subject::Subject;

@@ -1,10 +1,10 @@
 //! Operators of `com.microsoft.nchwc`, which ONNX Runtime's optimizer writes from ORT_ENABLE_LAYOUT on: images whose
-//! channels lie in blocks of 8 or 16, as the processor at hand has vectors. Here their channels are padded to whole
-//! blocks and lie as ever, so only weights are put in order again.
+//! channels are in blocks of 8 or 16, as the processor at hand has vectors. Here their channels are padded to whole
+//! blocks and keep their usual layout, so only weights are put in order again.
 //!
-//! The file does not say how large a block is. Sizes tell where a padded number of channels divides by 8 alone, where
-//! fewer input channels than 16 are read unblocked, and where more channels are dropped than a block of 8 pads; else
-//! the zeros tell that pad the weights.
+//! The file does not say how large a block is. The sizes show it where a padded number of channels divides by 8 alone,
+//! where fewer input channels than 16 are read unblocked, and where more channels are dropped than a block of 8 pads;
+//! else the zeros that pad the weights show it.
 
 use super::{Results, Writer, form};
 use crate::import::error::ImportError;
@@ -21,7 +21,7 @@ fn is(node: &RawNode, op: &str) -> bool {
     node.domain == DOMAIN && node.op == op
 }
 
-/// Channels of a block in this model; `None` where nothing tells, or what tells disagrees.
+/// Channels of a block in this model; `None` where nothing shows it, or where two places disagree.
 pub(in crate::import) fn block(raw: &RawGraph) -> Option<usize> {
     let weights = |node: &RawNode| raw.initializers.get(node.inputs.get(1)?);
     let padded: BTreeMap<&str, usize> = raw
@@ -91,7 +91,7 @@ impl Writer<'_, '_> {
     fn block(&self) -> Result<usize, ImportError> {
         self.builder.model.channel_block.ok_or_else(|| {
             form(format!(
-                "operator {DOMAIN}.{} is not supported here: its weights lie in blocks of 8 or 16 channels, and nothing in the file tells which; \
+                "operator {DOMAIN}.{} is not supported here: its weights are in blocks of 8 or 16 channels, and nothing in the file says which; \
                  optimize again with ORT_ENABLE_EXTENDED",
                 self.raw.op
             ))
@@ -144,7 +144,7 @@ impl Writer<'_, '_> {
         self.convolved(x, weights, b, sum, false)
     }
 
-    /// Filters `[out, in, ...]` that lie in blocks, in order.
+    /// Filters `[out, in, ...]` that are in blocks, in order.
     fn in_order(&self, weights: &Tensor, group: i64) -> Result<Tensor, ImportError> {
         let block = self.block()?;
         let dims = weights.dims();
@@ -155,10 +155,7 @@ impl Writer<'_, '_> {
         // Filters of one input channel, and those that read images which are not in blocks.
         let is_outer = inner < block || group != 1 && inner == 1;
         if !out.is_multiple_of(block) || !is_outer && !inner.is_multiple_of(block) {
-            return Err(form(format!(
-                "operand 1 is {}, which does not lie in blocks of {block} channels",
-                weights.ty()
-            )));
+            return Err(form(format!("operand 1 is {}, which is not in blocks of {block} channels", weights.ty())));
         }
         let data = weights.to_f32s().map_err(form)?;
         let mut ordered = Vec::with_capacity(data.len());

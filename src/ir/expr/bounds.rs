@@ -3,10 +3,10 @@
 use super::{Binary, Expr, Unary};
 use crate::ir::{Class, DType};
 
-/// The least and the largest value that an integer word may have, both included.
+/// The smallest and the largest value that an integer word may have, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// The least.
+    /// The minimum.
     pub low: i64,
     /// The largest.
     pub high: i64,
@@ -68,7 +68,7 @@ impl Bounds {
         Bounds::WORD.holds(self)
     }
 
-    /// The least bounds of both.
+    /// The lower bounds of both.
     pub fn hull(self, other: Bounds) -> Bounds {
         Bounds { low: self.low.min(other.low), high: self.high.max(other.high) }
     }
@@ -234,7 +234,7 @@ impl Expr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::core::pointwise::{Scalar, scalar};
+    use crate::ops::reference::scalar::{Scalar, scalar};
     use proptest::prelude::*;
 
     fn int(low: i64, high: i64) -> Operand {
@@ -270,7 +270,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever two operands are, the value lies within the bounds found from bounds around them.
+        /// Whatever two operands are, the value is within the bounds found from bounds around them.
         #[test]
         fn values_lie_within_their_bounds(
             a in special(),

@@ -157,7 +157,7 @@ methods! {
     atanh Atanh
     /// The error function.
     erf Erf
-    /// The bits of an integer, each turned over.
+    /// The bits of an integer, each inverted.
     bit_not BitNot
     /// Whether it is NaN.
     is_nan IsNan

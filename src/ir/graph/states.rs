@@ -6,7 +6,7 @@
 //! next run starts. A node that reads a version sees that version, wherever a schedule puts the node; so passes treat
 //! versions as they treat any value.
 //!
-//! On a device all versions lie in the same memory. Whatever reads a version must therefore run before the store over
+//! On a device all versions share the same memory. Whatever reads a version must therefore run before the store over
 //! it ([`Graph::ordering`] adds that to what edges say). A node that reads a version and also needs what comes after
 //! the store over it cannot: its read is late ([`Ordering::late`]). The pass `copy_states` has it read a copy; what is
 //! laid out on a device has no late reads.
@@ -31,8 +31,8 @@ pub struct State {
 /// In which order nodes must run, besides what edges say.
 #[derive(Clone, Debug, Default)]
 pub struct Ordering {
-    /// The nodes that know sizes, by symbol ([`Graph::tellers`]).
-    tellers: BTreeMap<String, NodeId>,
+    /// The nodes that know sizes, by symbol ([`Graph::size_definers`]).
+    definers: BTreeMap<String, NodeId>,
     /// The nodes that read a version of a state, by the store over it.
     readers: BTreeMap<NodeId, BTreeSet<NodeId>>,
     late: Vec<Late>,
@@ -122,7 +122,7 @@ impl Graph {
     /// In which order nodes must run besides what edges say: after the nodes that know their sizes, and a store after
     /// whatever reads what it stores over.
     pub fn ordering(&self) -> Ordering {
-        let mut ordering = Ordering { tellers: self.tellers(), ..Ordering::default() };
+        let mut ordering = Ordering { definers: self.size_definers(), ..Ordering::default() };
         for state in &self.states {
             let versions = self.versions(state);
             for pair in versions.windows(2) {
@@ -171,10 +171,10 @@ impl Graph {
         for (store, readers) in &ordering.readers {
             readers.iter().for_each(|reader| waiting.entry(*reader).or_default().push(*store));
         }
-        if !ordering.tellers.is_empty() {
+        if !ordering.definers.is_empty() {
             for id in self.graph.node_indices().map(NodeId) {
-                let told = self.tellers_of(id, &ordering.tellers);
-                told.into_iter().for_each(|teller| waiting.entry(teller).or_default().push(id));
+                let definers = self.size_definers_of(id, &ordering.definers);
+                definers.into_iter().for_each(|definer| waiting.entry(definer).or_default().push(id));
             }
         }
         let mut found = BTreeSet::from([from]);
@@ -189,7 +189,7 @@ impl Graph {
 
     /// The nodes that must run before a node besides its operands.
     pub fn waits_for(&self, id: NodeId, ordering: &Ordering) -> BTreeSet<NodeId> {
-        let mut found = self.tellers_of(id, &ordering.tellers);
+        let mut found = self.size_definers_of(id, &ordering.definers);
         found.extend(ordering.readers.get(&id).into_iter().flatten());
         found
     }

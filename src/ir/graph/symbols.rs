@@ -33,32 +33,32 @@ impl Graph {
         names
     }
 
-    /// The symbols whose values data tell, and the node that tells each ([`COUNT`]).
-    pub fn tellers(&self) -> BTreeMap<String, NodeId> {
-        self.tellers_by(|_| 0)
+    /// The data-dependent symbols, and the node that defines each ([`COUNT`]).
+    pub fn size_definers(&self) -> BTreeMap<String, NodeId> {
+        self.size_definers_by(|_| 0)
     }
 
     /// The same, of several for one symbol that with the most uses.
-    pub(super) fn tellers_by(&self, n_uses: impl Fn(NodeId) -> usize) -> BTreeMap<String, NodeId> {
-        let mut tellers: BTreeMap<String, NodeId> = BTreeMap::new();
+    pub(super) fn size_definers_by(&self, n_uses: impl Fn(NodeId) -> usize) -> BTreeMap<String, NodeId> {
+        let mut definers: BTreeMap<String, NodeId> = BTreeMap::new();
         for (id, symbol) in
-            self.graph.node_indices().filter_map(|index| Some((NodeId(index), self.graph[index].tells()?)))
+            self.graph.node_indices().filter_map(|index| Some((NodeId(index), self.graph[index].defined_symbol()?)))
         {
-            let teller = tellers.entry(symbol.name().to_owned()).or_insert(id);
-            if n_uses(id) > n_uses(*teller) {
-                *teller = id;
+            let definer = definers.entry(symbol.name().to_owned()).or_insert(id);
+            if n_uses(id) > n_uses(*definer) {
+                *definer = id;
             }
         }
-        tellers
+        definers
     }
 
-    /// The tellers of the symbols that a node mentions, itself excepted: they must be computed before it, be there an
-    /// edge or not.
-    pub fn tellers_of(&self, id: NodeId, tellers: &BTreeMap<String, NodeId>) -> BTreeSet<NodeId> {
+    /// The definers of the symbols that a node mentions, itself excepted: they must be computed before it, with
+    /// or without an edge between them.
+    pub fn size_definers_of(&self, id: NodeId, definers: &BTreeMap<String, NodeId>) -> BTreeSet<NodeId> {
         let mut found = BTreeSet::new();
-        if !tellers.is_empty() && self.node(id).kind != NodeKind::Input {
+        if !definers.is_empty() && self.node(id).kind != NodeKind::Input {
             self.node(id).for_each_symbol(&mut |symbol| {
-                found.extend(tellers.get(symbol.name()).filter(|teller| **teller != id))
+                found.extend(definers.get(symbol.name()).filter(|definer| **definer != id))
             });
         }
         found
@@ -99,10 +99,11 @@ impl Node {
         self.op().filter(|op| op.def.name == SIZES)?.attrs.dims("value")
     }
 
-    /// The symbol whose value is known once this node has been computed, where its data tell one ([`COUNT`]).
-    pub fn tells(&self) -> Option<&Symbol> {
+    /// The data-dependent symbol that this node defines: its value is known once the node has been computed
+    /// ([`COUNT`]).
+    pub fn defined_symbol(&self) -> Option<&Symbol> {
         match self.op()?.attrs.dims(COUNT)? {
-            [count] => count.told(),
+            [count] => count.solved_symbol(),
             _ => None,
         }
     }

@@ -17,7 +17,7 @@
 //! Vulkan rounds products correctly, so only step 3 may differ: a division there
 //! may err by 2.5 ULP, which moves `q` by one for some ten of a million elements.
 //! Where every bit matters, three corrections in wrapping integer arithmetic make the
-//! quotient exact, because the product of both significands lies so near a
+//! quotient exact, because the product of both significands is so near a
 //! power of two that its low 32 bits are the remainder:
 //!
 //! ```glsl

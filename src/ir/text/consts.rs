@@ -11,7 +11,7 @@ pub struct Consts {
 }
 
 impl Consts {
-    /// Looks where each tensor lies; nothing is copied.
+    /// Finds where each tensor is; nothing is copied.
     ///
     /// # Errors
     /// The bytes are no safetensors file, or cut short.

@@ -330,7 +330,7 @@ fn places(e: &mut Expand<'_, '_>, s: &Sizes, before: Val) -> Result<Val, OpError
     crate::ops::onnx::movement::broadcast_to(e, ids, shape)
 }
 
-/// x `[batch, length, heads * head]` turned; of `tables` the cosines, the sines and the positions.
+/// x `[batch, length, heads * head]` rotated; of `tables` the cosines, the sines and the positions.
 fn rotated(
     e: &mut Expand<'_, '_>,
     x: Val,
@@ -339,9 +339,9 @@ fn rotated(
     head: usize,
     interleaved: i64,
 ) -> Result<Val, OpError> {
-    let turned = 2 * sizes(7, &e.ty(tables[0]))?.last().copied().unwrap_or(0);
+    let rotary_dim = 2 * sizes(7, &e.ty(tables[0]))?.last().copied().unwrap_or(0);
     let attrs = Attrs::new().with_int("interleaved", interleaved).with_int("num_heads", heads as i64);
-    let attrs = if turned < head { attrs.with_int("rotary_embedding_dim", turned as i64) } else { attrs };
+    let attrs = if rotary_dim < head { attrs.with_int("rotary_embedding_dim", rotary_dim as i64) } else { attrs };
     e.add(&ONNX_ROTARY, attrs, &[x, tables[0], tables[1], tables[2]])
 }
 
@@ -451,7 +451,7 @@ fn rotary(attrs: &Attrs, types: &[Option<&TensorType>]) -> Result<(Attrs, Vec<us
         }
     }
     let own = sizes(0, x)?;
-    let turned = attrs.int("rotary_embedding_dim").unwrap_or(0);
+    let rotary_dim = attrs.int("rotary_embedding_dim").unwrap_or(0);
     let pairs = sizes(2, cos)?.last().copied().unwrap_or(0);
     let (batch, len, heads) = match own[..] {
         [batch, heads, len, _] => (batch, len, heads),
@@ -468,7 +468,7 @@ fn rotary(attrs: &Attrs, types: &[Option<&TensorType>]) -> Result<(Attrs, Vec<us
     }
     let onnx =
         Attrs::new().with_int("interleaved", attrs.int("interleaved").unwrap_or(0)).with_int("num_heads", heads as i64);
-    Ok((if turned > 0 { onnx.with_int("rotary_embedding_dim", turned) } else { onnx }, vec![batch, len]))
+    Ok((if rotary_dim > 0 { onnx.with_int("rotary_embedding_dim", rotary_dim) } else { onnx }, vec![batch, len]))
 }
 
 fn infer_rotary(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {

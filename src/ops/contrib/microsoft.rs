@@ -286,7 +286,7 @@ fn infer_as(
 }
 
 /// Axes so that channels come first, and so that they come last again.
-fn turns(rank: usize) -> [Vec<usize>; 2] {
+fn channel_orders(rank: usize) -> [Vec<usize>; 2] {
     let last = rank.saturating_sub(1);
     [[0, last].into_iter().chain(1..last).collect(), [0].into_iter().chain(2..rank).chain([1]).collect()]
 }
@@ -298,21 +298,21 @@ fn infer_q_average(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     if rank < 3 {
         return Err(OpError::operand(0, x, "codes with spatial axes"));
     }
-    let turn = |ty: &TensorType, order: &[usize]| {
+    let permuted = |ty: &TensorType, order: &[usize]| {
         TensorType::new(ty.dtype, Shape(order.iter().map(|&axis| ty.shape.0[axis].clone()).collect()))
     };
-    let [first, behind] = turns(rank);
+    let [first, behind] = channel_orders(rank);
     if is_last {
-        x = turn(&x, &first);
+        x = permuted(&x, &first);
     }
     let types = infer_as(infer, &pooling::AVERAGE, infer.attrs, &x, dtype)?;
-    Ok(if is_last { types.iter().map(|ty| turn(ty, &behind)).collect() } else { types })
+    Ok(if is_last { types.iter().map(|ty| permuted(ty, &behind)).collect() } else { types })
 }
 
 fn expand_q_average(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let (mut x, dtype) = (dequantized(e, 0)?, e.outputs[0].dtype);
     let is_last = e.attrs.int("channels_last").unwrap_or(0) != 0;
-    let [first, behind] = turns(e.ty(x).shape.rank());
+    let [first, behind] = channel_orders(e.ty(x).shape.rank());
     if is_last {
         x = crate::ops::onnx::movement::transpose(e, x, &first)?;
     }

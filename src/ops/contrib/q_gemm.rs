@@ -13,12 +13,12 @@ written_out! {
     DEF "q_gemm" "com.microsoft::QGemm" (6, 9) [attr::float("alpha"), attr::int("transA"), attr::int("transB")] infer, expand;
 }
 
-/// Codes of a matrix, their type turned where attribute `name` says so.
+/// Codes of a matrix, their type transposed where attribute `name` says so.
 fn matrix(infer: &Infer<'_>, slot: usize, name: &str) -> Result<TensorType, OpError> {
     let ty = integer::codes(infer, slot)?;
     let [rows, cols] = &ty.shape.0[..] else { return Err(OpError::operand(slot, ty, "a matrix of codes")) };
-    let turned = infer.attrs.int(name).unwrap_or(0) != 0;
-    Ok(if turned { TensorType::new(ty.dtype, Shape(vec![cols.clone(), rows.clone()])) } else { ty.clone() })
+    let transposed = infer.attrs.int(name).unwrap_or(0) != 0;
+    Ok(if transposed { TensorType::new(ty.dtype, Shape(vec![cols.clone(), rows.clone()])) } else { ty.clone() })
 }
 
 fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
@@ -46,7 +46,7 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let mut codes = [e.input(0)?, e.input(3)?];
     for (val, name) in codes.iter_mut().zip(["transA", "transB"]) {
         if e.attrs.int(name).unwrap_or(0) != 0 {
-            *val = turned(e, *val)?;
+            *val = transposed(e, *val)?;
         }
     }
     let shape: Vec<Dim> = e.outputs[0].shape.0.clone();
@@ -77,7 +77,7 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
 }
 
 /// The transposition of a matrix of codes; of a constant, computed, so that it stays one.
-fn turned(e: &mut Expand<'_, '_>, x: Val) -> Result<Val, OpError> {
+fn transposed(e: &mut Expand<'_, '_>, x: Val) -> Result<Val, OpError> {
     let Some(tensor) = e.edit.constant(x).cloned() else { return crate::ops::onnx::movement::transpose(e, x, &[1, 0]) };
     let own = sizes(0, tensor.ty())?;
     let values = tensor.to_i64s()?;

@@ -10,7 +10,7 @@ use crate::ops::core::pointwise;
 use crate::ops::util::{dims_attr, dims_value, finish, ints_attr, operand, result, split_own};
 
 /// `check_indices(indices) {sizes, negative, ignore, dtype, epilogue}`: indices counted from the start. An index is
-/// `len(sizes)` numbers, which lie along the last axis where there is more than one; number `k` goes into an axis of
+/// `len(sizes)` numbers, which are along the last axis where there is more than one; number `k` goes into an axis of
 /// `sizes[k]` elements. With `negative` negative ones count from the end; one that equals `ignore` stays as it is. The
 /// first that is out of range ends the run ([`OpError::Index`]).
 pub static DEF: OpDef = OpDef {

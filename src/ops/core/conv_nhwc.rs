@@ -77,7 +77,7 @@ fn part(s: &Sizes, x: &Tensor, w: &Tensor) -> Result<Vec<f32>, OpError> {
     Ok(out)
 }
 
-/// Calls `f(tap, first element of the pixel)` for each place of the window of a pixel that lies inside of the image.
+/// Calls `f(tap, first element of the pixel)` for each place of the window of a pixel that is inside of the image.
 fn each_tap(s: &Sizes, pixel: usize, mut f: impl FnMut(usize, usize)) {
     let (image, y, x) = (pixel / s.pixels(), pixel % s.pixels() / s.out_width, pixel % s.out_width);
     let [kh, kw] = s.plain.kernel;
@@ -94,7 +94,7 @@ fn each_tap(s: &Sizes, pixel: usize, mut f: impl FnMut(usize, usize)) {
     }
 }
 
-/// The windows of `n` pixels from `first`, of one group's channels: `[pixel, tap, channel]`, `fill` where they lie in
+/// The windows of `n` pixels from `first`, of one group's channels: `[pixel, tap, channel]`, `fill` where they are in
 /// the padding.
 fn windows<T: Copy>(s: &Sizes, x: &[T], group: usize, first: usize, n: usize, fill: T) -> Vec<T> {
     let own = s.channels / s.group;

@@ -1,4 +1,4 @@
-//! `deferred`: an operator of ONNX as it is, computed on the host once a run has told its sizes.
+//! `deferred`: an operator of ONNX as it is, computed on the host once a run knows its sizes.
 //!
 //! Some operators are written in others only when every size is known: the steps of a recurrent layer, the taps of a
 //! resize. Where their sizes change between runs, `decompose` keeps the node whole, as the body of this operator. No

@@ -392,7 +392,7 @@ fn eval(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, OpErro
     let mut out = vec![0.0f32; n_elems(&dims)?];
     let rows = out.par_chunks_mut(scores.v_head.max(1)).enumerate();
     rows.for_each(|(i, out)| {
-        // Rows of the result lie in its order.
+        // Rows of the result are in its order.
         let [b, h, row] = if sizes.heads_last[3] {
             let [b, row, h] = [i / scores.heads / scores.queries, i / scores.heads % scores.queries, i % scores.heads];
             [b, h, row]

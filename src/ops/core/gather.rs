@@ -7,8 +7,9 @@ use crate::ir::{
 };
 use crate::ops::compose::{self, dims};
 use crate::ops::core::check_indices::{self, Rule};
-use crate::ops::core::pointwise::{self, Real};
+use crate::ops::core::pointwise;
 use crate::ops::core::reshape;
+use crate::ops::reference::real::Real;
 use crate::ops::util::{
     axis_attr, between, elements, finish, finish_floats, from_elements, is_double, n_elems, operand, result, split_own,
     stored,
@@ -162,8 +163,8 @@ fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
     let flat = reshape::to(d, indices, dims(&[1, n]))?;
     let places = compose::positions(d, 2, 0, size as i64, 1)?;
     let last = size.saturating_sub(1);
-    let counted = select(arg(1).below(0i64), arg(1) + size as i64, arg(1));
-    let is_named = arg(0).equals(counted.min(last as i64).max(0i64)).to_float();
+    let from_start = select(arg(1).below(0i64), arg(1) + size as i64, arg(1));
+    let is_named = arg(0).equals(from_start.min(last as i64).max(0i64)).to_float();
     let named = pointwise::add(d, is_named, between(dtype), &[places, flat])?;
     let gain = reshape::to(d, gain, dims(&[outer, n, inner]))?;
     let sum = compose::matmul(d, named, gain, false)?;

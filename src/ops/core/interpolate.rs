@@ -1,8 +1,8 @@
 //! Values at places between the elements of an image.
 
-use crate::ops::core::pointwise::Real;
+use crate::ops::reference::real::Real;
 
-/// What lies outside an image.
+/// Elements outside an image.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Outside {
     /// Zeros.
@@ -24,7 +24,7 @@ pub enum Mode {
     Cubic,
 }
 
-/// A coordinate reflected at the ends until it lies between them, exactly; one that is infinite or NaN, which has no
+/// A coordinate reflected at the ends until it is between them, exactly; one that is infinite or NaN, which has no
 /// place, is the low end.
 fn reflect<F: Real>(v: F, low: F, high: F) -> F {
     if v >= low && v <= high {

@@ -1,5 +1,5 @@
 //! Where the channels of images stand: the attribute `layout` of what works on windows and images. `nchw`, as ONNX has
-//! it and where it is absent, or `nhwc`, channels last, in which neighbouring channels of a pixel lie side by side.
+//! it and where it is absent, or `nhwc`, channels last, in which neighbouring channels of a pixel are contiguous.
 
 use crate::ir::{Attrs, DType, EvalFn, OpError, Shape, Tensor};
 use crate::ops::core::strided;

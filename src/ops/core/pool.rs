@@ -6,9 +6,10 @@ use crate::ir::{
     TensorType, Val, attr,
 };
 use crate::ops::core::layout;
-use crate::ops::core::pointwise::{self, Real};
+use crate::ops::core::pointwise;
 use crate::ops::core::strided::{Axis, Fill, View, adjoint, view};
 use crate::ops::core::window::Window;
+use crate::ops::reference::real::Real;
 use crate::ops::util::{between, finish_floats, is_double, n_elems, operand, result, split_own};
 use rayon::prelude::*;
 
@@ -148,7 +149,7 @@ fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
     }
     let (dtype, out) = (d.ty(gain).dtype, crate::ops::compose::sizes(0, &d.ty(gain))?);
     let size = |i: usize| (sizes[2 + i] as i64, out[2 + i] as i64);
-    // The positions along an axis at which a place of the window lies between `first` and `end`.
+    // The positions along an axis at which a place of the window is between `first` and `end`.
     let within = |i: usize, tap: i64, first: i64, end: i64| {
         let (step, at) = (window.strides[i], tap * window.dilations[i] - window.pads[i]);
         let up_to = |bound: i64| (bound - at + step - 1).div_euclid(step).clamp(0, size(i).1);

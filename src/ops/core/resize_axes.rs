@@ -108,7 +108,7 @@ pub fn is_plain(attrs: &Attrs, x: &Shape, plan: &[Axis]) -> bool {
         && coordinates != "tf_crop_and_resize"
 }
 
-/// Where position `at` of the result lies in the operand; `None` outside of it, where that has a value of its own.
+/// Where position `at` of the result is in the operand; `None` outside of it, where that has a value of its own.
 fn place(plan: &Axis, at: usize, coordinates: &str) -> Result<Option<f64>, OpError> {
     let (p, own, exact) = (at as f64, plan.own as f64, plan.scale * plan.own as f64);
     let exact = if (exact - exact.round()).abs() < 1e-5 { exact.round() } else { exact };

@@ -3,7 +3,7 @@
 use crate::ir::{
     Attrs, CORE, Class, Dim, IndexFault, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, attr,
 };
-use crate::ops::core::pointwise::Real;
+use crate::ops::reference::real::Real;
 use crate::ops::util::{finish_floats, float_operand, is_double, n_elems, one_of, operand};
 
 /// `roi_align(x, rois, batch_indices) {...}`: ONNX RoiAlign, opset 22.
@@ -56,7 +56,7 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     Ok(vec![TensorType::new(x.dtype, Shape(shape))])
 }
 
-/// Places and weights around a point of a plane; none where it lies more than one element outside.
+/// Places and weights around a point of a plane; none where it is more than one element outside.
 fn bilinear<F: Real>(y: F, x: F, height: usize, width: usize) -> [(usize, F); 4] {
     let (zero, one) = (F::zero(), F::one());
     let count = |n: usize| F::of_f64(n as f64);

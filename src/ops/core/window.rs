@@ -169,7 +169,7 @@ impl Plain {
         (from.min(out), to.min(out).max(from.min(out)))
     }
 
-    /// The element that `tap` meets at position `at`, which lies in its [`Plain::span`].
+    /// The element that `tap` meets at position `at`, which is in its [`Plain::span`].
     pub fn element(&self, axis: usize, tap: usize, at: usize) -> usize {
         at * self.strides[axis] + tap * self.dilations[axis] - self.pads[axis]
     }

@@ -159,7 +159,7 @@ fn of_products() {
     check("MatMul", Attrs::new(), &[X(&[3, 4], BOTH), X(&[4], BOTH)]);
     for (trans_a, trans_b) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
         let attrs = int("transA", trans_a).with_int("transB", trans_b).with_float("alpha", 0.5);
-        let dims = |turned: i64, a: usize, b: usize| if turned == 1 { [b, a] } else { [a, b] };
+        let dims = |transposed: i64, a: usize, b: usize| if transposed == 1 { [b, a] } else { [a, b] };
         check("Gemm", attrs, &[X(&dims(trans_a, 3, 5), BOTH), X(&dims(trans_b, 5, 2), BOTH), X(&[2], BOTH)]);
     }
     let einsum = Attrs::new().with_str("equation", "bij,bjk->ik");

@@ -74,11 +74,11 @@ struct Sizes {
     /// Of q and k, and of v.
     head: Dim,
     v_head: Dim,
-    /// Whether the heads lie side by side in the last axis.
+    /// Whether the heads are contiguous in the last axis.
     flat: bool,
 }
 
-/// The size of each of `heads` heads that lie side by side in `all` elements.
+/// The size of each of `heads` contiguous heads in `all` elements.
 fn head_size(slot: usize, all: &Dim, attrs: &Attrs, name: &'static str) -> Result<(Dim, Dim), OpError> {
     let heads = attrs
         .int(name)
@@ -335,7 +335,7 @@ fn core_attrs(own: &Attrs, sizes: &Sizes) -> Result<Attrs, OpError> {
     Ok(attrs.with_int("zero_masked", i64::from(own.int("zero_masked").unwrap_or(1) != 0)))
 }
 
-/// Sizes of a rotation: x `[batch, a, b, head]`, of which the first `2 * pairs` of the last axis are turned.
+/// Sizes of a rotation: x `[batch, a, b, head]`, of which the first `2 * pairs` of the last axis are rotated.
 struct Rotation {
     heads: Dim,
     head: Dim,
@@ -355,14 +355,14 @@ fn rotation(attrs: &Attrs, types: &[Option<&TensorType>]) -> Result<Rotation, Op
         [batch, len, all] => (batch, len, head_size(0, all, attrs, "num_heads")?),
         _ => return Err(OpError::operand(0, x, "3 or 4 axes")),
     };
-    let turned = attrs.int("rotary_embedding_dim").filter(|n| *n > 0).map_or_else(|| head.clone(), Dim::Known);
-    let pairs = turned.floor_div(&Dim::Known(2)).filter(|pairs| (pairs * &Dim::Known(2)) == turned);
-    let pairs =
-        pairs.ok_or_else(|| OpError::attribute("rotary_embedding_dim", format!("leaves {turned} elements to pair")))?;
-    if let (Some(turned), Some(head)) = (turned.known(), head.known())
-        && turned > head
+    let rotary_dim = attrs.int("rotary_embedding_dim").filter(|n| *n > 0).map_or_else(|| head.clone(), Dim::Known);
+    let pairs = rotary_dim.floor_div(&Dim::Known(2)).filter(|pairs| (pairs * &Dim::Known(2)) == rotary_dim);
+    let pairs = pairs
+        .ok_or_else(|| OpError::attribute("rotary_embedding_dim", format!("leaves {rotary_dim} elements to pair")))?;
+    if let (Some(rotary_dim), Some(head)) = (rotary_dim.known(), head.known())
+        && rotary_dim > head
     {
-        return Err(OpError::attribute("rotary_embedding_dim", format!("is {turned} of {head}")));
+        return Err(OpError::attribute("rotary_embedding_dim", format!("is {rotary_dim} of {head}")));
     }
     let positions = types.get(3).copied().flatten();
     for (slot, ty) in [(1, cos), (2, sin)] {
@@ -400,7 +400,7 @@ fn expand_rotary(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     let interleaved = e.attrs.int("interleaved").unwrap_or(0) != 0;
     let lead = if is_flat { vec![whole[0].clone(), whole[1].clone(), heads] } else { whole[..3].to_vec() };
     let by_head = reshape::to(e, x, [lead.clone(), vec![head.clone()]].concat())?;
-    let turned = &pairs * &Dim::Known(2);
+    let rotary_dim = &pairs * &Dim::Known(2);
     let part = |e: &mut Expand<'_, '_>, first: &Dim, n: &Dim| -> Result<Val, OpError> {
         let dims = [lead.clone(), vec![head.clone()]].concat();
         view(
@@ -414,8 +414,8 @@ fn expand_rotary(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
             },
         )
     };
-    let is_whole = turned == head;
-    let first = if is_whole { by_head } else { part(e, &Dim::Known(0), &turned)? };
+    let is_whole = rotary_dim == head;
+    let first = if is_whole { by_head } else { part(e, &Dim::Known(0), &rotary_dim)? };
     let two = Dim::Known(2);
     let inner = if interleaved { [pairs.clone(), two] } else { [two, pairs.clone()] };
     let paired = [lead.clone(), inner.to_vec()].concat();
@@ -445,9 +445,9 @@ fn expand_rotary(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
         dtype,
         &[first, tables[0], flipped, tables[1], sign],
     )?;
-    let mut y = reshape::to(e, y, [lead.clone(), vec![turned.clone()]].concat())?;
+    let mut y = reshape::to(e, y, [lead.clone(), vec![rotary_dim.clone()]].concat())?;
     if !is_whole {
-        let rest = part(e, &turned, &(&head - &turned))?;
+        let rest = part(e, &rotary_dim, &(&head - &rotary_dim))?;
         y = e.add(&concat::DEF, Attrs::new().with_int("axis", 3), &[y, rest])?;
     }
     Ok(vec![reshape::to(e, y, whole)?])

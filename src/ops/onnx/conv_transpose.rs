@@ -160,7 +160,7 @@ fn patches(e: &mut Expand<'_, '_>, x: Val, w: Val, x_dims: &[Dim], w_dims: &[Dim
     crate::ops::core::reshape::to(e, y, vec![n.clone(), w_dims[1].clone(), h * &kh, width * &kw])
 }
 
-/// In general: zeros between the pixels, and a convolution with the kernel turned round.
+/// In general: zeros between the pixels, and a convolution with the kernel flipped.
 fn stretched(
     e: &mut Expand<'_, '_>,
     mut x: Val,
@@ -204,19 +204,19 @@ fn stretched(
         x = view(e, x, &View { shape, strides, offset: Some(offset), inside: Some((lo, hi)), ..View::default() })?;
         pads = vec![0; 4];
     }
-    let w = turned(e, w, group)?;
+    let w = flipped(e, w, group)?;
     let whole = Window { strides: vec![1, 1], pads, ceil: false, ..window.clone() };
     e.add(&crate::ops::core::conv::DEF, whole.write(Attrs::new()).with_int("group", group), &[x, w])
 }
 
-/// The kernel turned round: from `[C, OC/group, ...]` to `[OC, C/group, ...]`, its elements from the last to the first.
-fn turned(e: &mut Expand<'_, '_>, w: Val, group: i64) -> Result<Val, OpError> {
+/// The kernel flipped: from `[C, OC/group, ...]` to `[OC, C/group, ...]`, its elements from the last to the first.
+fn flipped(e: &mut Expand<'_, '_>, w: Val, group: i64) -> Result<Val, OpError> {
     use crate::ops::core::strided::{View, row_major, view};
     let w_dims = e.ty(w).shape.0;
     let own = row_major(&w_dims);
     let groups = Dim::Known(group);
     let each = w_dims[0].floor_div(&groups).ok_or_else(|| OpError::attribute("group", format!("is {group}")))?;
-    let turned = View {
+    let flipped = View {
         shape: [&[groups.clone(), w_dims[1].clone(), each.clone()], &w_dims[2..]].concat(),
         strides: [
             vec![&own[0] * &each, own[1].clone(), own[0].clone()],
@@ -226,7 +226,7 @@ fn turned(e: &mut Expand<'_, '_>, w: Val, group: i64) -> Result<Val, OpError> {
         offset: Some(&product(&w_dims[2..]) - &Dim::Known(1)),
         ..View::default()
     };
-    let w = view(e, w, &turned)?;
+    let w = view(e, w, &flipped)?;
     crate::ops::core::reshape::to(e, w, [&[&w_dims[1] * &groups, each], &w_dims[2..]].concat())
 }
 
@@ -259,7 +259,7 @@ fn stretched_deep(
         |i: usize| (window.extent(i) - 1 - cuts[i].0, window.extent(i) - 1 - cuts[i].1 - (window.strides[i] - 1));
     let pads: Vec<(i64, i64)> = [(0, 0), (0, 0)].into_iter().chain((0..3).map(around)).collect();
     x = crate::ops::onnx::pad::padded(e, x, &pads, Fill::default())?;
-    let w = turned(e, w, group)?;
+    let w = flipped(e, w, group)?;
     let whole = Window { strides: vec![1; 3], pads: vec![0; 6], ceil: false, ..window.clone() };
     crate::ops::core::conv::deep(e, x, w, &whole, group)
 }

@@ -128,13 +128,13 @@ impl Labelled {
     /// With these labels in this order; those that it lacks have size 1.
     fn ordered(&self, e: &mut Expand<'_, '_>, labels: &[Label]) -> Result<Val, OpError> {
         let own: Vec<usize> = labels.iter().filter_map(|l| self.labels.iter().position(|o| o == l)).collect();
-        let turned = crate::ops::onnx::movement::transpose(e, self.val, &own)?;
+        let transposed = crate::ops::onnx::movement::transpose(e, self.val, &own)?;
         let dims = e.ty(self.val).shape.0;
         let shape = labels
             .iter()
             .map(|l| self.labels.iter().position(|o| o == l).map_or(Dim::Known(1), |at| dims[at].clone()))
             .collect();
-        reshape::to(e, turned, shape)
+        reshape::to(e, transposed, shape)
     }
 
     fn dim(&self, e: &Expand<'_, '_>, label: Label) -> Option<Dim> {

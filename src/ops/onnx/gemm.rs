@@ -31,8 +31,9 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
             return Err(OpError::operand(slot, ty, "a matrix of floats"));
         }
     }
-    let pick =
-        |shape: &Shape, turned: bool| (shape.0[usize::from(turned)].clone(), shape.0[usize::from(!turned)].clone());
+    let pick = |shape: &Shape, transposed: bool| {
+        (shape.0[usize::from(transposed)].clone(), shape.0[usize::from(!transposed)].clone())
+    };
     let ((m, k), (b_k, n)) = (pick(&a.shape, flag(infer.attrs, "transA")), pick(&b.shape, flag(infer.attrs, "transB")));
     if !agree(&k, &b_k) {
         return Err(OpError::operand(1, b, format!("{k} rows to multiply with {a}")));

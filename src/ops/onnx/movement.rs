@@ -216,7 +216,7 @@ fn infer_squeeze(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
             if let Some(dim) = x.shape.0.iter().find(|dim| {
                 dim.known().is_none() && dim.most().is_some() && (dim.bounds().0..=dim.bounds().1).contains(&1)
             }) {
-                return Err(OpError::operand(0, x, format!("axes to be told: {dim} may be 1, or not")));
+                return Err(OpError::operand(0, x, format!("axes to be given: {dim} may be 1, or not")));
             }
             (0..x.shape.rank()).filter(|&i| x.shape.0[i] == Dim::Known(1)).collect()
         }

@@ -57,7 +57,7 @@ fn infer_window(infer: &Infer<'_>, is_max: bool) -> Result<Vec<TensorType>, OpEr
     Ok([TensorType::new(x.dtype, shape)].into_iter().chain(indices).collect())
 }
 
-/// The part of a window that lies along `axis`, over `[..., n, 1]`.
+/// The part of a window that is along `axis`, over `[..., n, 1]`.
 fn along(window: &Window, axis: usize) -> Window {
     let n = window.kernel.len();
     Window {

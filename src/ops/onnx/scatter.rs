@@ -7,9 +7,9 @@ use crate::ir::{
 };
 use crate::ops::compose::{dims, position_type, positions, sizes};
 use crate::ops::core::check_indices::{self, Rule};
-use crate::ops::core::pointwise::Real;
 use crate::ops::core::{pointwise, reshape};
 use crate::ops::onnx::gather_nd::flat_rows;
+use crate::ops::reference::real::Real;
 use crate::ops::util::{axis_attr, elements, from_elements, n_elems, operand, strides};
 
 /// `scatter(data, rows, updates) {reduction}`: data `[R,D]` with rows `[N]` replaced by, or combined with, updates
@@ -253,7 +253,7 @@ struct Unpool {
     strides: Vec<i64>,
     /// Before the first element along each axis.
     pads: Vec<i64>,
-    /// The least that the pool can have read.
+    /// The smallest shape that the pool can have read.
     inferred: Vec<i64>,
     /// The shape of the result.
     result: Vec<i64>,
@@ -289,7 +289,7 @@ impl Unpool {
         }
     }
 
-    /// The place of an index within a plane of a tensor of this shape, as expressions: whether it lies in its window,
+    /// The place of an index within a plane of a tensor of this shape, as expressions: whether it is in its window,
     /// and its coordinates. `x0` is the index, `x1+x2` the number of its plane, `x3` and on are the places of its
     /// window.
     fn coordinates(&self, shape: &[i64]) -> (Expr, Vec<Expr>) {
@@ -308,8 +308,8 @@ impl Unpool {
     }
 
     /// The indices as places in the result. MaxPool counts in the tensor that it reads, which has the shape of the
-    /// result; so does ONNX Runtime. One node test of the standard counts in the least shape that the pool can have
-    /// read (github.com/onnx/onnx/issues/5398): that is meant where all indices lie in their windows there, and one
+    /// result; so does ONNX Runtime. One node test of the standard counts in the smallest shape that the pool can have
+    /// read (github.com/onnx/onnx/issues/5398): that is meant where all indices are in their windows there, and one
     /// does not in the result.
     fn places(&self, e: &mut Expand<'_, '_>, indices: Val) -> Result<Val, OpError> {
         if self.inferred == self.result {

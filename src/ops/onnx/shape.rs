@@ -5,7 +5,7 @@ use crate::ir::{
     Attr, Attrs, Class, DType, Dim, Expand, Infer, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
 };
 use crate::ops::core::iota;
-use crate::ops::core::pointwise::Real;
+use crate::ops::reference::real::Real;
 use crate::ops::util::{n_elems, operand};
 
 /// Most elements of a constant that an expansion makes, and of what is made of a few numbers on the CPU.
@@ -116,7 +116,7 @@ fn steps(start: &[Dim], limit: &[Dim], delta: &[Dim]) -> Result<Dim, OpError> {
         OpError::operand(
             2,
             format!("{delta:?}"),
-            format!("a step between {start:?} and {limit:?} whose sign the sizes tell"),
+            format!("a step between {start:?} and {limit:?} whose sign depends on the sizes"),
         )
     };
     let ([start], [limit], [delta]) = (start, limit, delta) else { return Err(refuse()) };

@@ -31,7 +31,7 @@ fn range(n: &Dim, start: &Dim, end: &Dim, step: i64) -> Result<Range, OpError> {
     }
     let (zero, one) = (Dim::Known(0), Dim::Known(1));
     let clamp = |v: &Dim| Dim::least(&Dim::larger(v, &zero), n);
-    // Places from that of the first element on, or from behind the last one backwards: both lie within 0..=n and count
+    // Places from that of the first element on, or from behind the last one backwards: both are within 0..=n and count
     // up.
     let place = |v: &Dim| {
         let v = from_the_front(n, v);

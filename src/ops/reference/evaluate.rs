@@ -37,11 +37,11 @@ fn expand_at(op: &Op, inputs: &[Option<&Tensor>], n_outputs: usize, depth: usize
         let eval = op.def.eval.ok_or_else(|| OpError::unsupported(format!("{} has no CPU reference", op.def.name)))?;
         return eval(&op.attrs, inputs);
     }
-    // The operands are constants here, which tell what data tell.
+    // The operands are constants here: data-dependent sizes are known.
     if op.attrs.get(COUNT).is_some() {
-        let mut counted = op.clone();
-        counted.attrs.0.remove(COUNT);
-        return evaluate_at(&counted, inputs, n_outputs, depth);
+        let mut without_count = op.clone();
+        without_count.attrs.0.remove(COUNT);
+        return evaluate_at(&without_count, inputs, n_outputs, depth);
     }
     if depth > MAX_DEPTH {
         return Err(OpError::unsupported(format!("{} expands without end", op.def.name)));

@@ -2,7 +2,8 @@
 //! and in f64 where the result or an operand is f64.
 
 use crate::ir::{Binary, Class, DType, Expr, OpError, Shape, Tensor, Unary};
-use crate::ops::core::pointwise::{Real, Scalar, binary, sigmoid, unary};
+use crate::ops::reference::real::{Real, sigmoid};
+use crate::ops::reference::scalar::{Scalar, binary, unary};
 use crate::ops::util::{broadcast_strides, class_of, n_elems};
 use rayon::prelude::*;
 use std::borrow::Cow;
@@ -88,7 +89,7 @@ impl<'a, F: Real> Column<'a, F> {
         let (mut dims, mut strides) = (Vec::<usize>::new(), Vec::<usize>::new());
         for (dim, stride) in out.iter().copied().zip(broadcast_strides(&own, out)).filter(|(dim, _)| *dim != 1) {
             match (dims.last_mut(), strides.last_mut()) {
-                // Axes that lie as one are read as one.
+                // Axes that are contiguous are read as one.
                 (Some(last_dim), Some(last_stride)) if *last_stride == stride * dim => {
                     *last_dim *= dim;
                     *last_stride = stride;

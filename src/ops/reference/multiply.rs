@@ -89,7 +89,7 @@ pub struct Sizes {
     pub n: usize,
 }
 
-/// Products of integer matrices, modulo 2^64, from each pair of `starts`; rows of b lie `row` elements apart, its
+/// Products of integer matrices, modulo 2^64, from each pair of `starts`; rows of b are `row` elements apart, its
 /// columns `col`.
 pub fn integers(sizes: Sizes, starts: &[(usize, usize)], a: &[i64], b: &[i64], (row, col): (usize, usize)) -> Vec<i64> {
     let Sizes { m, k, n } = sizes;

@@ -3,15 +3,15 @@
 //! Items are stacked from the bottom.  The board keeps the floor of every
 //! column, so a *niche* is a run of columns with one floor between higher
 //! floors or walls, where a wall is a boundary that no unplaced item crosses.
-//! Whatever comes to lie at the floor of a niche lies within it.  Hence, for
+//! Whatever comes to be at the floor of a niche is within it.  Hence, for
 //! an end column of a niche, these cases are complete and exclude each other:
-//! some unplaced item that starts (or ends) there lies on the floor, or none
+//! some unplaced item that starts (or ends) there is on the floor, or none
 //! does and the floor of this column can be raised.  Branching on them visits
 //! every canonical packing once, and needs no order on placements to tell
 //! permutations of one packing apart.
 //!
-//! A canonical packing is one with the least sum of size times offset, hence
-//! one in which every item lies on the bottom or on another item and none fits
+//! A canonical packing is one with the smallest sum of size times offset, hence
+//! one in which every item is on the bottom or on another item and none fits
 //! into a gap below it.  These are the canonical solutions and the dominance
 //! rule of MiniMalloc (Moffitt, ASPLOS 2023); the slack of a column below is
 //! its section inference, kept up to date instead of recomputed.
@@ -26,7 +26,7 @@ const WALL: u64 = u64::MAX;
 pub(super) enum Move {
     /// Put this item on the floor of its columns, which are level.
     Place(usize),
-    /// Decide that no item lies in this column below the floor `to`.
+    /// Decide that no item is in this column below the floor `to`.
     Raise { column: usize, to: u64 },
 }
 
@@ -39,7 +39,7 @@ pub(super) enum Pick {
 }
 
 impl Pick {
-    /// The niche with the least key is the one to branch on.
+    /// The niche with the smallest key is the one to branch on.
     fn key(self, n_moves: usize, floor: u64, slack: u64) -> (u64, u64, u64) {
         let n_moves = n_moves as u64;
         let unless_forced = |rank: u64| if n_moves <= 1 { 0 } else { rank + 1 };
@@ -314,7 +314,7 @@ impl<'a> Board<'a> {
                 moves.push(Move::Place(i));
             }
         }
-        // The lowest of the others lies on an item beside the column.
+        // The lowest of the others is on an item beside the column.
         for beside in (reached.lo..reached.hi).filter(|&c| c != column) {
             for &i in anchored.at(beside).iter().filter(is_left) {
                 let item = &self.items[i];
@@ -333,8 +333,8 @@ impl<'a> Board<'a> {
         }
     }
 
-    /// Whether the item would lie directly on one with the same columns that
-    /// is to lie above it.
+    /// Whether the item would be directly on one with the same columns that
+    /// is to be above it.
     ///
     /// Two such items can change places, so only one of the two ways is tried.
     fn is_swapped(&self, item: usize, floor: u64) -> bool {

@@ -62,7 +62,7 @@ impl<'a> Source<'a> {
 pub(super) struct Part<'a> {
     pub(super) source: &'a Source<'a>,
     pub(super) planned: Planned,
-    /// Where each value that is its own root lies.
+    /// Where each value that is its own root is.
     pub(super) regions: BTreeMap<ValueId, Region>,
     /// Where its dispatches note indices out of range, one after the other.
     pub(super) faults: Region,
@@ -117,7 +117,7 @@ impl Part<'_> {
     }
 }
 
-/// A value that lies here.
+/// A value at this place.
 pub(super) fn port(name: &str, ty: &TensorType, mut region: Region) -> Result<Port, PlanError> {
     let device_dtype =
         ty.dtype.on_device().ok_or_else(|| PlanError::Type { value: name.to_owned(), ty: ty.to_string() })?;

@@ -1,10 +1,11 @@
 //! Nodes as steps: dispatches in the order of groups, each with a barrier before it where it touches what others
 //! touched since the last one.
 
-use super::{Dispatch, Part, PlanError, Planned, Step, slot_bytes};
+use super::part::{Part, Planned};
+use super::{Dispatch, PlanError, Step, slot_bytes};
 use crate::ir::{NodeId, ValueId};
 use crate::kernels::{self, KernelCall, Operand};
-use crate::program::{FAULT_BYTES, HostStep, IndexCheck, Region, Stripe};
+use crate::program::{FAULT_BYTES, HostStep, IndexCheck, Region, ResultSlice};
 
 impl Part<'_> {
     /// All steps, whose parameters begin at `params`, and where those end.
@@ -44,7 +45,7 @@ impl Part<'_> {
             return Ok(());
         }
         let call = kernels::clear(self.notes.bytes / 4);
-        let access = Access { region: self.notes, is_write: true, stripe: None, alternative: None };
+        let access = Access { region: self.notes, is_write: true, result_slice: None, alternative: None };
         push("magnitudes", &call, vec![access], None, made)
     }
 
@@ -54,8 +55,8 @@ impl Part<'_> {
             let region = self.region(operand.value)?;
             let region = Region { offset: region.offset + operand.offset_bytes, bytes: operand.bytes, ..region };
             let alternative = call.alternative.map(|number| (id, number));
-            let stripe = call.stripe.clone().filter(|_| operand.write);
-            Ok(Access { region, is_write: operand.write, stripe, alternative })
+            let result_slice = call.result_slice.clone().filter(|_| operand.write);
+            Ok(Access { region, is_write: operand.write, result_slice, alternative })
         };
         call.operands.iter().map(access).collect()
     }
@@ -90,7 +91,7 @@ impl Part<'_> {
             made.faults += FAULT_BYTES;
             let node = node.origins().first().unwrap_or(&node.name).clone();
             let (binding, sizes, negative) = (number(accesses.len())?, rule.sizes.clone(), rule.negative);
-            accesses.push(Access { region, is_write: true, stripe: None, alternative: None });
+            accesses.push(Access { region, is_write: true, result_slice: None, alternative: None });
             check = Some(IndexCheck { binding, node, sizes, negative });
         }
         push(&node.name, call, accesses, check, made)
@@ -119,7 +120,7 @@ fn push(
         groups: call.groups.clone(),
         barrier: made.hazards.conflict(accesses),
         check,
-        stripe: call.stripe.clone(),
+        result_slice: call.result_slice.clone(),
     };
     made.params += slot_bytes(call);
     match made.list.last_mut() {
@@ -142,7 +143,7 @@ struct Steps {
 struct Access {
     region: Region,
     is_write: bool,
-    stripe: Option<Stripe>,
+    result_slice: Option<ResultSlice>,
     /// Of all with the same in here, one at most runs.
     alternative: Option<(NodeId, usize)>,
 }
@@ -158,8 +159,8 @@ impl Hazards {
         let overlap = |a: &Region, b: &Region| {
             a.allocation == b.allocation && a.offset < b.offset + b.bytes && b.offset < a.offset + a.bytes
         };
-        let apart = |a: &Access, b: &Access| match (&a.stripe, &b.stripe) {
-            (Some(one), Some(other)) => a.region == b.region && one.is_apart(other),
+        let apart = |a: &Access, b: &Access| match (&a.result_slice, &b.result_slice) {
+            (Some(one), Some(other)) => a.region == b.region && one.is_disjoint(other),
             _ => false,
         };
         let waits = |a: &Access, b: &Access| {

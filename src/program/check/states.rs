@@ -19,7 +19,7 @@ impl Scope<'_> {
             self.port(&none, &place, port)?;
             let kind = self.plan.allocations.get(port.region.allocation as usize).map(|a| a.kind);
             if kind != Some(AllocationKind::State) {
-                return Err(fault(&place, format!("it lies in memory for {kind:?}")));
+                return Err(fault(&place, format!("it is in memory for {kind:?}")));
             }
             placed.push(port.region);
             let Some(tensor) = parse_hex(initial).and_then(|hash| self.program.constants.get(&hash)) else {
@@ -37,7 +37,7 @@ impl Scope<'_> {
                 && a.allocation == b.allocation
                 && a.offset + a.bytes > b.offset
             {
-                return Err(fault(&format!("plan {}", self.index), format!("two states lie in {a:?} and {b:?}")));
+                return Err(fault(&format!("plan {}", self.index), format!("two states are in {a:?} and {b:?}")));
             }
         }
         Ok(())

@@ -132,7 +132,7 @@ impl Header {
         Ok(header)
     }
 
-    /// First byte in the file, and length. Both lie in the file: [`Header::read`] checked it.
+    /// First byte in the file, and length. Both are in the file: [`Header::read`] checked it.
     pub(super) fn place(&self, name: &str) -> Result<(usize, usize), FileError> {
         let entry = self.index.get(name).and_then(|&i| self.tensors.get(i));
         let [start, end] = entry.ok_or_else(|| content(name, "the file holds no such tensor"))?.1.data_offsets;

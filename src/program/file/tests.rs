@@ -41,7 +41,7 @@ pub(crate) fn small() -> Program {
         loop_iterations: 0,
         barrier: false,
         check: None,
-        stripe: None,
+        result_slice: None,
     };
     let allocation = |kind, bytes| Allocation { kind, bytes };
     let plan = Plan {
@@ -196,7 +196,7 @@ fn a_program_that_breaks_its_rules_is_refused_with_the_numbers() {
             "no known size",
         ),
         (refused(|p| plan(p, |p| p.entries[0].inputs[0].shape = vec![Dim::symbol("n")])), "no known size"),
-        (refused(|p| plan(p, |p| p.entries[0].inputs[0].device_dtype = DType::I32)), "cannot lie on the device as i32"),
+        (refused(|p| plan(p, |p| p.entries[0].inputs[0].device_dtype = DType::I32)), "cannot be on the device as i32"),
         (refused(|p| first(p).groups[1] = 65536.into()), "65536 workgroups along axis 1"),
         (refused(|p| first(p).groups[2] = 0.into()), "0 workgroups along axis 2"),
         (refused(|p| first(p).writes = vec![2]), "writes binding 2 of 2"),
@@ -298,9 +298,9 @@ fn states_travel_in_the_file_and_have_places_of_their_own() {
         program.check().unwrap_err().to_string()
     };
     let cases: [(String, &str); 7] = [
-        (refused(&|p| p.states[1].port.region.offset = 8), "two states lie in"),
+        (refused(&|p| p.states[1].port.region.offset = 8), "two states are in"),
         (refused(&|p| p.states[1].port.name = "a".to_owned()), "is listed twice"),
-        (refused(&|p| p.states[0].port.region.allocation = 1), "lies in memory for Some(Arena)"),
+        (refused(&|p| p.states[0].port.region.allocation = 1), "is in memory for Some(Arena)"),
         (refused(&|p| p.states[0].port.region.offset = 508), "leave allocation 3"),
         (refused(&|p| p.states[0].initial = "00".repeat(32)), "there is no constant"),
         (refused(&|p| p.states[0].port.shape = vec![Dim::symbol("n")]), "no known size"),

@@ -74,14 +74,14 @@ fn a_run_that_fails_leaves_an_executor_that_runs() {
 }
 
 fn submissions_of_load(info: &DeviceInfo, program: &Program) -> u64 {
-    let counted = "vkQueueSubmit:1000000=lost".to_owned();
-    let options = Options { validation: false, cache_dir: None, fault: Some(counted), ..Options::from_env() };
+    let counter = "vkQueueSubmit:1000000=lost".to_owned();
+    let options = Options { validation: false, cache_dir: None, fault: Some(counter), ..Options::from_env() };
     let context = VkContext::open(info.index, &info.target.features, &options).unwrap();
     let _executor = Executor::load(program, 0, &context).unwrap();
     context.n_calls()
 }
 
-/// A graph whose sizes change between runs, one of which data tell, with a step on the host in between: a run takes
+/// A graph whose sizes change between runs, one of them data-dependent, with a step on the host in between: a run takes
 /// several submissions, and one at new sizes writes its parameters again.
 const RANGED: &str = "graph g onnx where kept in 0..9, seq in 1..9
   %ones = const [1] : i64[1]

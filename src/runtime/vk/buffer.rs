@@ -15,7 +15,7 @@ pub(super) const USAGE: vk::BufferUsageFlags = vk::BufferUsageFlags::from_raw(
         | vk::BufferUsageFlags::TRANSFER_DST.as_raw(),
 );
 
-/// Memory types that no buffer of ours may lie in.
+/// Memory types that no buffer of ours may use.
 const NEVER: vk::MemoryPropertyFlags = vk::MemoryPropertyFlags::from_raw(
     vk::MemoryPropertyFlags::PROTECTED.as_raw()
         | vk::MemoryPropertyFlags::LAZILY_ALLOCATED.as_raw()
@@ -64,8 +64,8 @@ pub(in crate::runtime) struct Buffer {
     memory: vk::DeviceMemory,
     /// Size of the buffer.
     bytes: u64,
-    /// What the meter was told.
-    counted: u64,
+    /// Bytes that the meter holds for it.
+    metered_bytes: u64,
     mapped: Option<NonNull<u8>>,
     meter: Arc<Meter>,
     context: VkContext,
@@ -99,7 +99,7 @@ impl Buffer {
             // SAFETY: the device is live and the structure complete.
             let raw = context.attempt("vkCreateBuffer", || unsafe { device.create_buffer(&info, None) })?;
             let (context, meter, memory) = (context.clone(), meter.clone(), vk::DeviceMemory::null());
-            let mut buffer = Buffer { raw, memory, bytes, counted: 0, mapped: None, meter, context };
+            let mut buffer = Buffer { raw, memory, bytes, metered_bytes: 0, mapped: None, meter, context };
             // SAFETY: the buffer was just made from this device.
             let needs = unsafe { device.get_buffer_memory_requirements(raw) };
             if needs.size <= planned {
@@ -144,7 +144,7 @@ impl Buffer {
             .get(heap_idx as usize)
             .is_some_and(|h| h.flags.contains(vk::MemoryHeapFlags::DEVICE_LOCAL));
         if local || probe.info.target.memory.unified {
-            self.counted = needs.size;
+            self.metered_bytes = needs.size;
             self.meter.add(needs.size);
         }
         // SAFETY: both are of this device, neither is bound yet, and the memory has the size and a type that the buffer
@@ -172,7 +172,7 @@ impl Buffer {
     /// Bytes of the map, to be written. Nothing that is submitted may use them.
     pub(in crate::runtime) fn bytes_mut(&mut self, offset: u64, len: u64) -> Result<&mut [u8], RuntimeError> {
         let at = self.at(offset, len)?;
-        // SAFETY: `at` checked that the range lies in the map; `&mut self` and the rule above keep everybody else away.
+        // SAFETY: `at` checked that the range is in the map; `&mut self` and the rule above keep everybody else away.
         // Mapped memory holds bytes.
         Ok(unsafe { std::slice::from_raw_parts_mut(at.as_ptr(), len as usize) })
     }
@@ -187,7 +187,7 @@ impl Buffer {
     fn at(&self, offset: u64, len: u64) -> Result<NonNull<u8>, RuntimeError> {
         let inside = offset.checked_add(len).is_some_and(|end| end <= self.bytes);
         match self.mapped {
-            // SAFETY: the offset lies in the mapped object, or one past its end where the length is 0.
+            // SAFETY: the offset is in the mapped object, or one past its end where the length is 0.
             Some(map) if inside => Ok(unsafe { map.add(offset as usize) }),
             _ => Err(RuntimeError::Unsupported {
                 what: format!("host access to {len} bytes at {offset} of a buffer of {}", self.bytes),
@@ -204,7 +204,7 @@ impl Drop for Buffer {
         unsafe { device.destroy_buffer(self.raw, None) };
         // SAFETY: as above; freeing unmaps, and freeing the null handle does nothing.
         unsafe { device.free_memory(self.memory, None) };
-        self.meter.held.fetch_sub(self.counted, Ordering::Relaxed);
+        self.meter.held.fetch_sub(self.metered_bytes, Ordering::Relaxed);
     }
 }
 
@@ -241,7 +241,7 @@ fn choose(memory: &vk::PhysicalDeviceMemoryProperties, allowed: u32, place: Plac
     best.map(|(t, i)| (i, t.heap_index))
 }
 
-/// The heap that device allocations lie in, for questions about what is free.
+/// The heap of device allocations, for questions about what is free.
 pub(in crate::runtime) fn heap(context: &VkContext, place: Place) -> Option<u32> {
     choose(&context.inner().probe.memory, u32::MAX, place).map(|(_, heap)| heap)
 }

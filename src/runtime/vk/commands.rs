@@ -252,7 +252,7 @@ impl Recorder<'_> {
             // SAFETY: everything that the pipeline reads is bound; the counts are within the device's limits, as
             // `check_limits` holds.
             Groups::Given([x, y, z]) => unsafe { device.cmd_dispatch(self.raw, x, y, z) },
-            // SAFETY: as above; the buffer has the usage, the offset is a multiple of 4, and 12 bytes from it lie
+            // SAFETY: as above; the buffer has the usage, the offset is a multiple of 4, and 12 bytes from it are
             // inside, as `Program::check` holds. The counts that are written there are evaluated within the bounds that
             // `check_limits` looked at.
             Groups::At(buffer, offset) => unsafe { device.cmd_dispatch_indirect(self.raw, buffer, offset) },
@@ -279,7 +279,7 @@ impl Recorder<'_> {
             return Err(RuntimeError::Unsupported { what });
         }
         let region = [vk::BufferCopy { src_offset: from.1, dst_offset: to.1, size: bytes }];
-        // SAFETY: both buffers are live ones of this device with transfer usage, and the ranges lie in them.
+        // SAFETY: both buffers are live ones of this device with transfer usage, and the ranges are in them.
         unsafe { self.device().cmd_copy_buffer(self.raw, from.0.raw(), to.0.raw(), &region) };
         Ok(())
     }

@@ -29,7 +29,7 @@ pub struct Options {
     /// What makes the device behave as a weaker one: a [`Mask`], or the name of a JSON file of a target where an
     /// element of it ends in `.json`.
     pub mask: Option<String>,
-    /// Where pipeline caches lie; `None` for nowhere.
+    /// The folder of pipeline caches; `None` for nowhere.
     pub cache_dir: Option<PathBuf>,
     /// A call of the instance or the device that shall fail, for tests. Written `CALL:K=RESULT`: the K-th (from 1) of
     /// the calls named `CALL` (`vkAllocateMemory`, say), or of `any`, gives `device-memory`
@@ -43,7 +43,7 @@ pub struct Options {
 impl Options {
     /// `NYXC_VALIDATION` turns validation on: `1` or `core` for the core checks, `sync` and `gpu`, after a comma, for
     /// synchronization and GPU-assisted validation too; empty and `0` for none. `NYXC_MASK` makes every device behave
-    /// as a weaker one ([`Mask`]). Caches lie in `NYXC_CACHE` (nowhere where that is empty), else
+    /// as a weaker one ([`Mask`]). Caches are in `NYXC_CACHE` (nowhere where that is empty), else
     /// `$XDG_CACHE_HOME/nyxc`, else `~/.cache/nyxc`. `NYXC_FAULT` lets a call fail ([`Options::fault`]).
     pub fn from_env() -> Options {
         let set = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty());

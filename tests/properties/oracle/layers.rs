@@ -230,7 +230,7 @@ fn matmul(a: &Values, b: &Values) -> Option<Values> {
 
 fn gemm(attrs: &Attrs, a: &Values, b: &Values, c: Option<&Values>) -> Option<Values> {
     let number = |name: &str| attrs.float(name).map_or(1.0, f64::from);
-    let turned = |x: &Values, name: &str| -> Values {
+    let transposed = |x: &Values, name: &str| -> Values {
         if attrs.int(name).unwrap_or(0) == 0 {
             return x.clone();
         }
@@ -238,7 +238,7 @@ fn gemm(attrs: &Attrs, a: &Values, b: &Values, c: Option<&Values>) -> Option<Val
         let places: Vec<usize> = (0..rows * cols).map(|i| i % rows * cols + i / rows).collect();
         x.moved(&[cols, rows], &places)
     };
-    let product = matmul(&turned(a, "transA"), &turned(b, "transB"))?;
+    let product = matmul(&transposed(a, "transA"), &transposed(b, "transB"))?;
     let c = c.map(|c| c.broadcast(&product.dims)).map_or(Some(None), |c| c.map(Some))?;
     let of = |(i, v): (usize, &f64)| {
         Some(number("alpha") * v + c.as_ref().map_or(Some(0.0), |c| Some(number("beta") * c.floats()?[i]))?)

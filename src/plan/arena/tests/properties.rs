@@ -27,7 +27,7 @@ fn meet(a: &Buffer, b: &Buffer) -> bool {
 }
 
 /// The height of the lowest packing: in the order of its offsets, every item
-/// of some lowest packing lies on one of those before it.
+/// of some lowest packing is on one of those before it.
 fn least_height(buffers: &[Buffer]) -> u64 {
     fn extend(buffers: &[Buffer], placed: &mut Vec<(usize, u64)>, height: u64, best: &mut u64) {
         if height >= *best {
