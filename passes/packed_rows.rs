@@ -95,7 +95,8 @@ impl Rows {
             _ if codes.dtype().bits() == 8 => Coding::I8,
             _ => Coding::I4,
         };
-        let source = Source { codes: codes.clone(), scales: scales.clone(), order, scale_of, granularity, coding, shift };
+        let source =
+            Source { codes: codes.clone(), scales: scales.clone(), order, scale_of, granularity, coding, shift };
         match zeros.flatten() {
             None if shift == 0 => source.without_zeros(&views.unwrap_or_default()).map(Some),
             zeros => source.with_zeros(zeros),

@@ -232,7 +232,8 @@ fn is_coded(packing: Packing) -> bool {
 /// go with 32 columns, and `uint bytes_a(uint nibbles, uvec2 low)`, four codes as bytes, of the low half of each byte
 /// and the lowest bit of each byte of the planes' words.
 fn coded(name: &str, coding: Coding, buffer: &str) -> String {
-    let plane = |n: u32| format!("{buffer}[p.{name}_planes + {n}u * p.{name}_plane + row * p.{name}_plane_pitch + word]");
+    let plane =
+        |n: u32| format!("{buffer}[p.{name}_planes + {n}u * p.{name}_plane + row * p.{name}_plane_pitch + word]");
     // Bits above those of a code repeat its sign.
     let (low, bytes) = match coding {
         Coding::I5 => (

@@ -78,22 +78,13 @@ impl Format {
     }
 
     /// The formats that are considered where none are named, widest first.
-    pub const MENU: [Format; 18] = [
+    pub const MENU: [Format; 9] = [
         Format::F32,
         Format { weights: Weights::F16, ..Format::F32 },
         Format::F16,
         Format::int(Coding::I8, Activations::F32),
         Format::int(Coding::I8, Activations::F16),
         Format::int(Coding::I8, Activations::I8),
-        Format::int(Coding::I6, Activations::F32),
-        Format::int(Coding::I6, Activations::F16),
-        Format::int(Coding::I6, Activations::I8),
-        Format::int(Coding::I5, Activations::F32),
-        Format::int(Coding::I5, Activations::F16),
-        Format::int(Coding::I5, Activations::I8),
-        Format::int(Coding::N4, Activations::F32),
-        Format::int(Coding::N4, Activations::F16),
-        Format::int(Coding::N4, Activations::I8),
         Format::int(Coding::I4, Activations::F32),
         Format::int(Coding::I4, Activations::F16),
         Format::int(Coding::I4, Activations::I8),

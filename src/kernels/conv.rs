@@ -209,7 +209,9 @@ impl Arithmetic {
         match (x_ty.packing, w_ty.packing) {
             (None, _) => Ok(Some(Arithmetic::Floats)),
             (Some(packing), Some(weights))
-                if packing.coding == Coding::I8 && packing.granularity == Granularity::Tensor && !weights.scale.has_zeros() =>
+                if packing.coding == Coding::I8
+                    && packing.granularity == Granularity::Tensor
+                    && !weights.scale.has_zeros() =>
             {
                 let (block, words) = block(weights);
                 if u64::from(block).min(k) > MAX_I32_TERMS.unsigned_abs() {

@@ -138,8 +138,7 @@ pub fn quantize(
             let scale_of =
                 |row: usize, col: usize| layout.row_scales(&scales, task * ROWS + row)[col / layout.unit_cols];
             let codes = factor.codes(w, range, &scale_of);
-            let rows =
-                packed.iter_mut().zip(codes.chunks_exact(n_cols)).zip(w.chunks_exact(n_cols));
+            let rows = packed.iter_mut().zip(codes.chunks_exact(n_cols)).zip(w.chunks_exact(n_cols));
             rows.enumerate()
                 .map(|(row, ((packed, codes), w))| {
                     packed.write(codes);

@@ -72,7 +72,8 @@ fn large_weights_are_not_clipped_for_the_sake_of_small_ones() {
         [(gaussian(1 << 18), [0.84, 0.89, 0.92, 0.93, 0.92]), (heavy_tailed(1 << 18), [0.93, 0.95, 0.965, 0.96, 0.95])]
     {
         for (block, gain) in [16, 32, 64, 128, 256].into_iter().zip(gains) {
-            let (simple, ours) = weighted_nmse(&w, 4096, packing(Coding::I4, Granularity::Block(block), ScaleType::F16));
+            let (simple, ours) =
+                weighted_nmse(&w, 4096, packing(Coding::I4, Granularity::Block(block), ScaleType::F16));
             assert!(ours < gain * simple, "block {block}: {ours}, max / -8 {simple}");
         }
     }

@@ -159,7 +159,9 @@ fn weights_beyond_a_binding_come_in_slices() {
             for packing in [None, Some(packings()[0]), Some(packings()[4]), Some(packings()[5])] {
                 let b = match packing {
                     None => random.floats(DType::F32, &[200, 50]),
-                    Some(packing) => random.packed(packing, &[200, if packing.coding == Coding::I8 { 50 } else { 120 }]),
+                    Some(packing) => {
+                        random.packed(packing, &[200, if packing.coding == Coding::I8 { 50 } else { 120 }])
+                    }
                 };
                 let a = if b.dims()[1] == 50 { a.clone() } else { random.floats(DType::F32, &[m, 120]) };
                 let case = Case::new(&DEF, attrs(true), &[&a, &b]).then("add(x0,x1)", &[&bias]);

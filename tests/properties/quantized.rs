@@ -32,8 +32,8 @@ pub fn fake_quantized(found: &weights::Weights, format: Format, graph: &Graph) -
             }
             Weights::Int { coding, granularity } => {
                 let n = rows.len();
-                let scale =
-                    quant::choose_scale_type(&matrix, n, found.n_cols, coding, granularity).map_err(|e| e.to_string())?;
+                let scale = quant::choose_scale_type(&matrix, n, found.n_cols, coding, granularity)
+                    .map_err(|e| e.to_string())?;
                 let packing = Packing { coding, granularity, scale };
                 let bytes = quant::quantize(&matrix, n, found.n_cols, packing).map_err(|e| e.to_string())?.bytes;
                 let (codes, scales) = unpack(packing, n, found.n_cols, &bytes).map_err(|e| e.to_string())?;

@@ -60,7 +60,8 @@ impl Data {
             }
             Some(packing) => {
                 let (codes, scales) = packed(packing, n_distinct, n_cols, random)?;
-                let planes = packing.plane_offset(n_distinct as u64, n_cols as u64).and_then(|n| usize::try_from(n).ok());
+                let planes =
+                    packing.plane_offset(n_distinct as u64, n_cols as u64).and_then(|n| usize::try_from(n).ok());
                 let (words, planes) = codes.split_at(planes.unwrap_or(codes.len()));
                 repeat(&mut bytes, words);
                 let n_planes = usize::from(packing.coding.n_planes()).max(1);
