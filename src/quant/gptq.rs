@@ -340,16 +340,21 @@ mod tests {
         let x = inputs(1200, n_cols);
         let (seen, unseen) = x.split_at(800 * n_cols);
         let gram = gram(seen, n_cols);
-        for (granularity, most) in
-            [(Granularity::Block(32), 0.55), (Granularity::Row, 0.55), (Granularity::Tensor, 0.55)]
-        {
-            let packing = Packing { coding: Coding::I4, granularity, scale: ScaleType::F16 };
+        for (coding, granularity, most) in [
+            (Coding::I4, Granularity::Block(32), 0.55),
+            (Coding::I4, Granularity::Row, 0.55),
+            (Coding::I4, Granularity::Tensor, 0.55),
+            (Coding::N4, Granularity::Block(32), 0.55),
+            (Coding::I5, Granularity::Block(32), 0.55),
+            (Coding::I6, Granularity::Row, 0.55),
+        ] {
+            let packing = Packing { coding, granularity, scale: ScaleType::F16 };
             let plain = super::super::quantize(&w, n_rows, n_cols, packing).unwrap();
             let fitted = quantize(&w, n_rows, n_cols, packing, &gram, Damping::default()).unwrap();
             let error =
                 |bytes: &[u8]| product_error(unseen, &w, &dequantize(packing, n_rows, n_cols, bytes).unwrap(), n_cols);
             let (plain_error, fitted_error) = (error(&plain.bytes), error(&fitted.bytes));
-            assert!(fitted_error < most * plain_error, "{granularity:?}: {fitted_error} {plain_error}");
+            assert!(fitted_error < most * plain_error, "{coding} {granularity:?}: {fitted_error} {plain_error}");
             // The weights themselves are further off, and the error says so.
             let values = dequantize(packing, n_rows, n_cols, &fitted.bytes).unwrap();
             let own: f64 = w.iter().zip(&values).map(|(w, v)| (f64::from(*w) - f64::from(*v)).powi(2)).sum();
