@@ -29,7 +29,8 @@ fn floats(dims: &[usize], seed: u32) -> Tensor {
 /// A packed weight of random codes and scales.
 fn packed(packing: Packing, rows: usize, cols: usize, seed: u32) -> Tensor {
     let half = packing.coding.largest() - 1.0;
-    let near = |v: f32| (0..127).find_map(|d| [v as i8 - d, v as i8 + d].into_iter().find(|c| packing.coding.has(*c)));
+    let all: Vec<i8> = (-127..=127).filter(|code| packing.coding.has(*code)).collect();
+    let near = |v: f32| all.iter().copied().min_by_key(|code| code.abs_diff(v as i8));
     let codes: Vec<i8> = noise(rows * cols, seed).iter().map(|v| near(v * half).unwrap()).collect();
     let n_scales = packing.n_scales(rows as u64, cols as u64).unwrap() as usize;
     let scales: Vec<f32> =
