@@ -34,7 +34,7 @@ pub struct Compiled {
     pub kernels: Graph,
     /// Times of the passes of the last round.
     pub timings: Vec<Timing>,
-    /// What there is to tell of the node or value asked about ([`Settings::explain`]).
+    /// The explanation of the node or value asked about ([`Settings::explain`]).
     pub explanation: Option<Explanation>,
     /// How long the solver of the budget took, in the last round.
     pub solve_time: std::time::Duration,
@@ -48,7 +48,7 @@ pub struct Compiled {
     pub imported_max_live_bytes: Option<u64>,
 }
 
-/// Told of what is going on: a stage's name, how much of it is done, and of how much.
+/// Called with what is going on: a stage's name, how much of it is done, and of how much.
 pub type Progress<'a> = &'a (dyn Fn(&str, usize, usize) + Sync);
 
 /// Why a model cannot be compiled.
