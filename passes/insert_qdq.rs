@@ -267,12 +267,12 @@ impl Work<'_> {
             let rows = Rows { tensor: tensor.clone(), found: *found, first, n_rows, moments };
             let name = if first == 0 { name.clone() } else { format!("{name}.tail") };
             parts.push(match weights {
-                Weights::Int { bits, granularity } => {
-                    let scale = self.scale_types.of(&rows, bits, granularity).map_err(|error| match error {
+                Weights::Int { coding, granularity } => {
+                    let scale = self.scale_types.of(&rows, coding, granularity).map_err(|error| match error {
                         OpError::Unsupported(why) => OpError::unsupported(format!("weights of {node}: {why}")),
                         other => other,
                     })?;
-                    self.quantized_rows(rows, Packing { bits, granularity, scale }, stored, &name)?
+                    self.quantized_rows(rows, Packing { coding, granularity, scale }, stored, &name)?
                 }
                 Weights::F32 | Weights::F16 => {
                     let dtype = if weights == Weights::F16 { DType::F16 } else { DType::F32 };
@@ -303,8 +303,11 @@ impl Work<'_> {
         let (codes, scales) = rows.quantized(packing)?;
         let codes = self.edit.add_named_const(&format!("{name}.q"), codes);
         let scales = self.edit.add_named_const(&format!("{name}.scale"), scales);
-        let attrs =
+        let mut attrs =
             Attrs::new().with_int("axis", 1).with_int("block_size", block as i64).with_dtype("output_dtype", stored);
+        if packing.coding.bits() < 8 && packing.codes() == DType::I8 {
+            attrs = attrs.with_str("coding", &packing.coding.to_string());
+        }
         self.add_named(&ops::core::quantize_linear::DEQUANTIZE, attrs, &[codes, scales], &format!("{name}.dq"))
     }
 

@@ -273,7 +273,9 @@ fn dynamic(graph: &Graph, value: ValueId) -> Option<(ValueId, String)> {
 
 #[cfg(test)]
 mod tests {
+    use super::{Context, LowerQuantized, Pass, Target};
     use crate::ir::{Attr, Graph};
+    use crate::passes::Settings;
     use crate::passes::testing::{check, read, stays};
 
     fn has_packed(graph: &Graph) -> bool {
@@ -456,6 +458,48 @@ mod tests {
 ";
         let after = check("lower_quantized", text, "filters");
         assert!(has_packed(&after) && values(&after) == [0.5, -1.0, 0.75, -1.0]);
+    }
+
+    #[test]
+    fn codes_of_a_narrower_coding_are_packed_so() {
+        let text = |coding: &str, code: i32| {
+            format!(
+                "graph g core
+  %x = input : f32[1,4]
+  %w.q = const [11,-127,103,{code}] : i8[1,4]
+  %w.scale = const [0.5] : f32[1,1]
+  %w.dq = dequantize_linear(%w.q, %w.scale) {{axis=1, block_size=4, coding=\"{coding}\"}} : f32[1,4]
+  %y = matmul(%x, %w.dq) {{dtype=f32, trans_b=1}} : f32[1,1]
+  output %y
+"
+            )
+        };
+        let after = check("lower_quantized", &text("n4", 0), "coding");
+        assert!(after.to_string().contains("i8<n4:c:f16>[1,4]"), "{after}");
+        assert_eq!(values(&after), [5.5, -63.5, 51.5, 0.0]);
+        let run = |text: &str| {
+            let settings = Settings::default();
+            let target = Target::shipped("lavapipe").unwrap();
+            let mut graph = read(text);
+            LowerQuantized.run(&graph, &mut Context::new(&target, &settings)).map(|patch| {
+                graph.apply(patch);
+                graph
+            })
+        };
+        // What the coding has no code for is an error of whoever reads the data.
+        let packed = |graph: &Graph| {
+            graph
+                .order()
+                .into_iter()
+                .find_map(|id| graph.node(id).constant().filter(|t| t.ty().packing.is_some()))
+                .cloned()
+        };
+        for (coding, code) in [("n4", 1), ("5", 0), ("6", 0)] {
+            let after = run(&text(coding, code)).unwrap();
+            let error = packed(&after).unwrap().to_f32s().unwrap_err().to_string();
+            assert!(error.contains("is no code of the coding"), "{error}");
+        }
+        assert!(run(&text("7", 0)).is_err());
     }
 
     #[test]

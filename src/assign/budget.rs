@@ -10,6 +10,7 @@ use super::menu::{Menus, gap};
 use super::model::LinearModel;
 use super::over::{advice, give};
 use super::{AssignError, OverBudget, Policy};
+use crate::ir::packed::Coding;
 use crate::ir::{Activations, Format, Graph};
 use crate::plan::Forecast;
 use crate::program::Certificate;
@@ -394,8 +395,8 @@ const GB: u64 = 1_000_000_000;
 const TIERS: [(u64, Format); 4] = [
     (24 * GB, Format::F32),
     (12 * GB, Format::F16),
-    (4 * GB, Format::int(8, Activations::F16)),
-    (0, Format::int(4, Activations::F16)),
+    (4 * GB, Format::int(Coding::I8, Activations::F16)),
+    (0, Format::int(Coding::I4, Activations::F16)),
 ];
 
 /// The format of a menu that is nearest a tier's: pins and permitted formats stand.

@@ -60,12 +60,12 @@ impl Scores {
 }
 
 fn weight_error(sample: &[f32], n_rows: usize, n_cols: usize, format: Weights) -> Result<f64, OpError> {
-    let (bits, granularity) = match format {
+    let (coding, granularity) = match format {
         Weights::F32 => return Ok(0.0),
         Weights::F16 => return Ok(F16_ROUNDING),
-        Weights::Int { bits, granularity } => (bits, granularity),
+        Weights::Int { coding, granularity } => (coding, granularity),
     };
-    let packing = Packing { bits, granularity, scale: ScaleType::F16 };
+    let packing = Packing { coding, granularity, scale: ScaleType::F16 };
     let stats =
         estimate(sample, n_rows, n_cols, packing, sample.len()).map_err(|e| OpError::unsupported(e.to_string()))?;
     // Weights that are not finite must never look worth quantizing; the solver wants finite costs.

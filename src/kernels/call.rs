@@ -42,7 +42,7 @@ pub(super) fn matrix(ty: &TensorType) -> (Dim, Dim) {
 
 /// Words of one row of codes: [`Packing::pitch_words`] of sizes that may change.
 pub(super) fn pitch(packing: Packing, cols: &Dim) -> Dim {
-    (cols * &Dim::Known(i64::from(packing.bits))).div_ceil(32)
+    (cols * &Dim::Known(i64::from(packing.coding.row_bits()))).div_ceil(32)
 }
 
 /// Rows of an operand that are bound, where not all are.
@@ -70,10 +70,17 @@ pub(super) fn slices(
     let known = |dim: &Dim| dim.known().and_then(|n| u64::try_from(n).ok());
     let (Some(n_rows), Some(n_cols)) = (known(n_rows), known(n_cols)) else { return Err(node.too_large(value, bytes)) };
     let (row_bytes, scale_bytes) = match storage(ty) {
-        Some(Storage::Packed(packing)) => (
-            packing.pitch_words(n_cols).unwrap_or(u64::MAX).saturating_mul(4),
-            packing.n_blocks(n_cols).unwrap_or(0) * packing.scale.n_bytes(),
-        ),
+        Some(Storage::Packed(packing)) => {
+            // What lies behind the rows is bound whole where there are planes.
+            let rest = bytes.saturating_sub(packing.plane_offset(n_rows, n_cols).unwrap_or(0));
+            if packing.coding.n_planes() > 0 && rest > limit - node.target.alignment() {
+                return Err(node.too_large(value, rest));
+            }
+            (
+                packing.pitch_words(n_cols).unwrap_or(u64::MAX).saturating_mul(4),
+                packing.n_blocks(n_cols).unwrap_or(0) * packing.scale.n_bytes(),
+            )
+        }
         Some(storage) => (n_cols * u64::from(storage.element_bytes().unwrap_or(4)), 0),
         None => return Err(node.unsupported(format!("{ty}"))),
     };
@@ -144,19 +151,29 @@ impl<'n> Draft<'n> {
         match storage(ty) {
             Some(Storage::Packed(packing)) => {
                 let pitch = packing.pitch_words(n_cols).unwrap_or(0) * 4;
-                let scales = ty.matrix().and_then(|(rows, cols)| packing.scale_offset(rows, cols)).unwrap_or(0);
+                let of_matrix = |offset: fn(Packing, u64, u64) -> Option<u64>| {
+                    ty.matrix().and_then(|(rows, cols)| offset(packing, rows, cols)).unwrap_or(0)
+                };
+                let scales = of_matrix(Packing::scale_offset);
                 // One scale in all is read by every slice.
                 let one = packing.granularity == Granularity::Tensor;
                 let unit = if one { 0 } else { packing.n_blocks(n_cols).unwrap_or(0) * packing.scale.n_bytes() };
                 let n_bytes = if one { 4 } else { (rows.n * unit).next_multiple_of(4) };
                 // Scales begin at any word: the binding begins before them, and the parameter says how far.
                 let start = scales + rows.first * unit;
-                let bound = start - start % self.node.target.alignment();
+                // Rows of the planes lie before all scales: where there are planes, the binding begins with them.
+                let planes = of_matrix(Packing::plane_offset);
+                let first = if packing.coding.n_planes() > 0 { planes } else { start };
+                let bound = first - first % self.node.target.alignment();
                 let key = OperandKey { storage: Storage::Packed(packing), scales_apart: true };
                 let parts = [(rows.first * pitch, rows.n * pitch), (bound, start - bound + n_bytes)];
                 let mut call = self.packed_params(ty);
                 if let Some(&(name, _)) = call.template.table().operands.get(call.operands.len()) {
                     call = call.uint(&format!("{name}_scales"), (start - bound) / 4);
+                    if packing.coding.n_planes() > 0 {
+                        let row = packing.plane_words(n_cols).unwrap_or(0);
+                        call = call.uint(&format!("{name}_planes"), (planes - bound) / 4 + rows.first * row);
+                    }
                 }
                 call.bind(value, key, &parts)
             }
@@ -202,9 +219,17 @@ impl<'n> Draft<'n> {
             Granularity::Tensor => Dim::Known(1),
         };
         let pitch = pitch(packing, &cols);
-        self.uint(&format!("{name}_scales"), &rows * &pitch)
-            .uint(&format!("{name}_pitch"), pitch)
-            .uint(&format!("{name}_blocks"), blocks)
+        let planes = &rows * &pitch;
+        let call = self.uint(&format!("{name}_pitch"), pitch).uint(&format!("{name}_blocks"), blocks);
+        let n_planes = packing.coding.n_planes();
+        if n_planes == 0 {
+            return call.uint(&format!("{name}_scales"), planes);
+        }
+        let row = cols.div_ceil(32);
+        let plane = &rows * &row;
+        let scales = &planes + &(&plane * &Dim::Known(n_planes.into()));
+        let call = call.uint(&format!("{name}_scales"), scales).uint(&format!("{name}_planes"), planes);
+        call.uint(&format!("{name}_plane"), plane).uint(&format!("{name}_plane_pitch"), row)
     }
 
     /// A parameter, a list of parameters, or a flag of the template.

@@ -26,7 +26,7 @@ mod windows;
 pub use case::{Case, by_candidates, compare, magnitude, plan, variants};
 pub use execute::{run, run_calls};
 
-use nyxc::ir::packed::{Granularity, Packing, pack_with_zeros};
+use nyxc::ir::packed::{Coding, Granularity, Packing, pack_with_zeros};
 use nyxc::ir::{Attrs, DType, Dim, Expr, OpDef, Shape, Tensor, TensorType};
 use nyxc::kernels::{self, KernelError, Resource};
 use nyxc::ops::core::quantize_packed;
@@ -126,11 +126,13 @@ impl Random {
     pub fn packed(&mut self, packing: Packing, dims: &[usize]) -> Tensor {
         let cols = *dims.last().unwrap();
         let rows = dims.iter().product::<usize>() / cols;
-        let most = if packing.bits == 4 { 8.0 } else { 127.0 };
-        let codes: Vec<i8> = (0..rows * cols).map(|_| (self.unit() * most) as i8).collect();
+        let most = packing.coding.largest().min(127.0);
+        let all: Vec<i8> = (-127..=127).filter(|code| packing.coding.has(*code)).collect();
+        let mut code = || all[(((self.unit() * 0.5 + 0.5) * all.len() as f32) as usize).min(all.len() - 1)];
+        let codes: Vec<i8> = (0..rows * cols).map(|_| code()).collect();
         let n_scales = packing.n_scales(rows as u64, cols as u64).unwrap();
         let scales: Vec<f32> =
-            (0..n_scales).map(|_| packing.scale.storable(self.unit() / most, packing.bits)).collect();
+            (0..n_scales).map(|_| packing.scale.storable(self.unit() / most, packing.coding)).collect();
         let ty = TensorType { dtype: packing.codes(), shape: Shape::of(dims), packing: Some(packing) };
         let n_zeros = if packing.scale.has_zeros() { n_scales } else { 0 };
         let zeros: Vec<i16> = (0..n_zeros).map(|_| (self.unit() * most) as i16).collect();
@@ -161,23 +163,31 @@ pub fn packings_without_zeros() -> Vec<Packing> {
 
 /// The formats that weights are packed in.
 pub fn packings() -> Vec<Packing> {
-    use nyxc::ir::packed::{Granularity::*, ScaleType::*};
+    use nyxc::ir::packed::{Coding, Granularity::*, ScaleType::*};
     let all = [
-        (4, Block(32), F16),
-        (4, Block(16), F32),
-        (4, Row, F16),
-        (8, Block(64), F16),
-        (8, Row, F32),
-        (8, Tensor, F16),
-        (4, Block(256), F16),
+        (Coding::I4, Block(32), F16),
+        (Coding::I4, Block(16), F32),
+        (Coding::I4, Row, F16),
+        (Coding::I8, Block(64), F16),
+        (Coding::I8, Row, F32),
+        (Coding::I8, Tensor, F16),
+        (Coding::I4, Block(256), F16),
+        (Coding::N4, Block(32), F16),
+        (Coding::I5, Block(64), F16),
+        (Coding::I6, Block(32), F16),
+        (Coding::N4, Row, F32),
+        (Coding::I5, Tensor, F16),
+        (Coding::I6, Block(16), F32),
     ];
     let with_zeros = [
-        (4, Block(32), F16Zero),
-        (4, Block(16), F32Zero),
-        (8, Row, F32Zero),
-        (8, Block(64), F16Zero),
-        (8, Tensor, F16Zero),
+        (Coding::I4, Block(32), F16Zero),
+        (Coding::I4, Block(16), F32Zero),
+        (Coding::I8, Row, F32Zero),
+        (Coding::I8, Block(64), F16Zero),
+        (Coding::I8, Tensor, F16Zero),
+        (Coding::I6, Block(32), F16Zero),
+        (Coding::N4, Block(128), F32Zero),
     ];
     let all = [&all[..], &with_zeros].concat();
-    all.into_iter().map(|(bits, granularity, scale)| Packing { bits, granularity, scale }).collect()
+    all.into_iter().map(|(coding, granularity, scale)| Packing { coding, granularity, scale }).collect()
 }

@@ -82,8 +82,9 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
             return Err(OpError::operand(slot, ty, "floats"));
         }
     }
-    if x.packing.is_some_and(|p| p.bits != 8 || p.granularity != crate::ir::packed::Granularity::Tensor)
-        || (x.packing.is_some() && w.packing.is_none())
+    if x.packing.is_some_and(|p| {
+        p.coding != crate::ir::packed::Coding::I8 || p.granularity != crate::ir::packed::Granularity::Tensor
+    }) || (x.packing.is_some() && w.packing.is_none())
     {
         return Err(OpError::operand(0, x, "INT8 with one scale beside a packed w"));
     }

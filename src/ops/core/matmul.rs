@@ -55,8 +55,9 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     if (b.packing.is_some() || !further.is_empty()) && !(trans_b && b.shape.rank() == 2) {
         return Err(OpError::operand(1, b, "a packed [N,K] with trans_b"));
     }
-    if a.packing.is_some_and(|p| p.bits != 8 || matches!(p.granularity, crate::ir::packed::Granularity::Block(_)))
-        || (a.packing.is_some() && b.packing.is_none())
+    if a.packing.is_some_and(|p| {
+        p.coding != crate::ir::packed::Coding::I8 || matches!(p.granularity, crate::ir::packed::Granularity::Block(_))
+    }) || (a.packing.is_some() && b.packing.is_none())
     {
         return Err(OpError::operand(0, a, "INT8 by row or tensor beside a packed b"));
     }

@@ -30,13 +30,20 @@ pub static DEF: OpDef = OpDef {
     gradient: None,
 };
 
-/// `dequantize_linear(x, scale, zero_point?) {axis, block_size}`: ONNX DequantizeLinear, opset 21: `(x - zero_point) *
-/// scale`.
+/// `dequantize_linear(x, scale, zero_point?) {axis, block_size, coding}`: ONNX DequantizeLinear, opset 21: `(x -
+/// zero_point) * scale`. `coding` says how kernels store codes of INT8 that are all of a narrower coding
+/// ([`Coding`](crate::ir::packed::Coding)); it changes no value.
 pub static DEQUANTIZE: OpDef = OpDef {
     name: "dequantize_linear",
     onnx: "DequantizeLinear",
     levels: ONNX | CORE | KERNEL,
-    attrs: &[attr::int("axis"), attr::int("block_size"), attr::dtype("output_dtype"), attr::dtype("dtype")],
+    attrs: &[
+        attr::int("axis"),
+        attr::int("block_size"),
+        attr::dtype("output_dtype"),
+        attr::dtype("dtype"),
+        attr::text("coding"),
+    ],
     arity: (2, 3),
     infer: &infer_dequantize,
     eval: Some(&eval_dequantize),
