@@ -1,16 +1,18 @@
 //! `nyxc compile`.
 
+mod output;
+
 use super::source::Source;
 use super::{Failure, constants, explain, load, say, tuning, write};
 use crate::import::ImportReport;
 use crate::ir::{Format, Graph, Level, Module, valid_block};
 use crate::passes::{NAMES, Pin, Policy, Settings};
-use crate::program::file;
 use crate::quant::calibration::Calibration;
 use crate::session::size::{self, Budget};
 use crate::session::target::choose;
 use crate::session::{Compile, Compiled, Progress, Samples, calibrate_for, compile_module};
 use crate::targets::Target;
+use output::Dumps;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -131,8 +133,68 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             [args.model.as_path()].into_iter().chain(constants::files(&args.source.values.constants)),
         )?;
     }
+    if let Some(path) = args.report.as_ref().filter(|path| path.extension().is_none_or(|e| e != "json")) {
+        return Err(Failure::usage(format!("--report {}: the report is written as .json", path.display())));
+    }
     let mut target = target(&args.target)?;
     tuning::choose(args.tuning.as_deref(), &mut target)?;
+    let (module, imported) = read(args)?;
+    say_imported(&imported);
+    let mut options = Compile { settings: settings(args, &imported), target, n_threads: usize::from(args.jobs) };
+    say::detail(format_args!("compiling for {}: {}", options.target.name, options.target.description));
+    let bar = progress_bar();
+    let progress = |stage: &str, done: usize, all: usize| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+        bar.set_message(stage.to_owned());
+    };
+    let start = Instant::now();
+    if let Some(path) = &args.calibration_data {
+        let graph = module
+            .alone()
+            .ok_or_else(|| Failure::usage("--calibration-data: a module of several entries is not calibrated"))?;
+        options.settings.calibration = Some(calibration(path, args.calibration_samples, graph, &options, &progress)?);
+    }
+    if let Some(budget) = args.budget {
+        options.settings.budget_bytes = Some(match (budget, module.alone()) {
+            (budget, Some(graph)) => budget.resolve(graph, &options, &progress)?,
+            (Budget::Bytes(bytes), None) => bytes,
+            (_, None) => return Err(Failure::usage("--budget of a module of several entries is a size")),
+        });
+    }
+    let mut dumps = Dumps::new(args.dump_ir.as_deref(), &args.print_ir_after, &module);
+    let is_watched = dumps.is_watching();
+    let mut dump = |i: usize, name: &str, graph: &Graph| dumps.add(i, name, graph);
+    let compiled = compile_module(&module, &options, &progress, is_watched.then_some(&mut dump));
+    bar.finish_and_clear();
+    // What was dumped up to a failure is what one needs to see why.
+    dumps.write()?;
+    let compiled = compiled?;
+    let seconds = start.elapsed().as_secs_f64();
+    say_compiled(&compiled);
+    if let Some(dir) = &args.emit_shaders {
+        output::all(dir, compiled.shaders.iter().map(|(name, glsl)| (format!("{name}.comp"), glsl)))?;
+    }
+    let report = report(&compiled, &options, args.budget, seconds);
+    if let Some(path) = &args.report {
+        write::file(path, |out| writeln!(out, "{report:#}"))?;
+    }
+    if let Some(path) = &output {
+        output::program(path, &compiled.program)?;
+    }
+    if args.json {
+        write::stdout(&format!("{report:#}\n"))?;
+    } else {
+        let text = if say::is_quiet() { String::new() } else { summary(&compiled, output.as_deref(), seconds) };
+        let text = text + &compiled.explanation.as_ref().map(explain::text).unwrap_or_default();
+        // Standard output is the program's, where it goes there.
+        if output.as_deref().is_some_and(is_stdout) { eprint!("{text}") } else { write::stdout(&text)? }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The model or the text, of level `onnx`.
+fn read(args: &Args) -> Result<(Module, ImportReport), Failure> {
     let (module, imported) = if load::is_text(&args.model) {
         args.source.refuse_unused(&args.model)?;
         (load::text_module(&args.model)?, ImportReport::default())
@@ -144,6 +206,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         let (file, level) = (args.model.display(), graph.level);
         return Err(Failure::usage(format!("{file}: entry {entry} is of level {level}, level onnx is compiled")));
     }
+    Ok((module, imported))
+}
+
+/// Says what import decided by itself.
+fn say_imported(imported: &ImportReport) {
     let mut by_reason: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (name, reason) in &imported.fixed {
         by_reason.entry(reason).or_default().push(format!("{name:?}"));
@@ -159,6 +226,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     for place in &imported.empty {
         say::note(format_args!("{place} is 0 in the model; --dim {place}=N gives another size"));
     }
+}
+
+fn settings(args: &Args, imported: &ImportReport) -> Settings {
     let mut settings = Settings {
         policy: args.policy,
         reserve_bytes: args.reserve,
@@ -175,51 +245,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     if let Some(block) = args.block_size {
         settings.set_block(block);
     }
-    let mut options = Compile { settings, target, n_threads: usize::from(args.jobs) };
-    say::detail(format_args!("compiling for {}: {}", options.target.name, options.target.description));
-    let bar = progress_bar();
-    let progress = |stage: &str, done: usize, all: usize| {
-        bar.set_length(all as u64);
-        bar.set_position(done as u64);
-        bar.set_message(stage.to_owned());
-    };
-    let mut dumps: Vec<(String, String)> = Vec::new();
-    let imported = args.dump_ir.as_ref().map(|_| module.to_string());
-    let mut dump = |i: usize, name: &str, graph: &Graph| {
-        if args.print_ir_after.iter().any(|p| p == name) {
-            eprintln!("# after {name}\n{graph}");
-        }
-        let Some(imported) = &imported else { return };
-        if i == 0 {
-            dumps = vec![("00_import.nyxir".to_owned(), imported.clone())];
-        }
-        let text = graph.to_string();
-        let is_same = dumps.last().is_some_and(|(_, before)| *before == text);
-        let mark = if is_same { ".unchanged" } else { "" };
-        dumps.push((format!("{:02}_{name}{mark}.nyxir", i + 1), text));
-    };
-    let start = Instant::now();
-    if let Some(path) = &args.calibration_data {
-        let graph = module
-            .alone()
-            .ok_or_else(|| Failure::usage("--calibration-data: a module of several entries is not calibrated"))?;
-        options.settings.calibration = Some(calibration(path, args.calibration_samples, graph, &options, &progress)?);
-    }
-    if let Some(budget) = args.budget {
-        options.settings.budget_bytes = Some(match (budget, module.alone()) {
-            (budget, Some(graph)) => budget.resolve(graph, &options, &progress)?,
-            (Budget::Bytes(bytes), None) => bytes,
-            (_, None) => return Err(Failure::usage("--budget of a module of several entries is a size")),
-        });
-    }
-    let is_watched = args.dump_ir.is_some() || !args.print_ir_after.is_empty();
-    let compiled = compile_module(&module, &options, &progress, is_watched.then_some(&mut dump));
-    bar.finish_and_clear();
-    // What was dumped up to a failure is what one needs to see why.
-    if let Some(dir) = &args.dump_ir {
-        write_all(dir, dumps.iter().map(|(name, text)| (name.clone(), text)))?;
-    }
-    let compiled = compiled?;
+    settings
+}
+
+/// Says how long each pass took, and what runs on the host.
+fn say_compiled(compiled: &Compiled) {
     for t in &compiled.timings {
         let changed = if t.changed { "" } else { ", changed nothing" };
         say::detail(format_args!("{}: {:.1} ms{changed}", t.pass, t.time.as_secs_f64() * 1e3));
@@ -227,41 +257,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     for node in compiled.program.plans.iter().flat_map(|p| &p.nodes).filter(|n| n.place == "host") {
         say::detail(format_args!("node {:?} ({}) runs on the host: {}", node.name, node.op, node.reason));
     }
-    let seconds = start.elapsed().as_secs_f64();
-    if let Some(dir) = &args.emit_shaders {
-        write_all(dir, compiled.shaders.iter().map(|(name, glsl)| (format!("{name}.comp"), glsl)))?;
-    }
-    let report = report(&compiled, &options, args.budget, seconds);
-    if let Some(path) = &args.report {
-        if path.extension().is_none_or(|e| e != "json") {
-            return Err(Failure::usage(format!("--report {}: the report is written as .json", path.display())));
-        }
-        write::file(path, |out| writeln!(out, "{report:#}"))?;
-    }
-    if let Some(output) = &output {
-        let mut bad = None;
-        let fill = |out: &mut dyn std::io::Write| {
-            file::write(&compiled.program, out).map_err(|e| match e {
-                file::FileError::Io(e) => e,
-                other => std::io::Error::other(bad.insert(other).to_string()),
-            })
-        };
-        let written = if is_stdout(output) { write::stdout_bytes(fill) } else { write::file(output, fill) };
-        // What is no failure of the disk is one of the program, and says so.
-        if let Some(error) = bad {
-            return Err(error.into());
-        }
-        written?;
-    }
-    if args.json {
-        write::stdout(&format!("{report:#}\n"))?;
-    } else {
-        let text = if say::is_quiet() { String::new() } else { summary(&compiled, output.as_deref(), seconds) };
-        let text = text + &compiled.explanation.as_ref().map(explain::text).unwrap_or_default();
-        // Standard output is the program's, where it goes there.
-        if output.as_deref().is_some_and(is_stdout) { eprint!("{text}") } else { write::stdout(&text)? }
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// What the model's data say of its weights.
@@ -314,14 +309,6 @@ fn place(args: &Args) -> Result<Option<PathBuf>, Failure> {
 /// Whether `-` stands for standard output here.
 fn is_stdout(path: &Path) -> bool {
     path.as_os_str() == "-"
-}
-
-fn write_all<'a>(dir: &Path, files: impl Iterator<Item = (String, &'a String)>) -> Result<(), Failure> {
-    std::fs::create_dir_all(dir).map_err(|e| Failure::io(dir, e))?;
-    for (name, text) in files {
-        write::file(&dir.join(name), |out| out.write_all(text.as_bytes()))?;
-    }
-    Ok(())
 }
 
 /// A bar on a terminal, nothing in a pipe.

@@ -5,11 +5,12 @@ use crate::ir::{
     Attr, AttrKind, Attrs, DType, Dim, Expr, Graph, Infer, Level, OpDef, OpError, Shape, Tensor, TensorType,
 };
 use crate::ops::all;
-use crate::ops::core::pointwise::{Scalar, apply, scalar};
 use crate::ops::core::{
     concat, conv, gather, layout, matmul, norm, pool, quantize_packed, reduce, reshape, softmax, strided,
 };
 use crate::ops::onnx::{elementwise, movement, pooling, slice};
+use crate::ops::reference::expression::apply;
+use crate::ops::reference::scalar::{Scalar, scalar};
 
 /// Numbers that look random, between -1 and 1.
 fn noise(n: usize, seed: u32) -> Vec<f32> {

@@ -38,9 +38,9 @@ impl Names<'_> {
         };
         let mut choices = Vec::new();
         let mut shadow_price = 0.0;
-        if let Some(known) = cx.facts.assignment.as_ref().map(|assignment| &assignment.known) {
-            choices = known.explain(&nodes, &cx.facts.reasons, cx.settings.policy)?;
-            shadow_price = known.shadow_price();
+        if let Some(assignment) = &cx.facts.assignment {
+            choices = assignment.explain(&nodes, &cx.facts.reasons, cx.settings.policy)?;
+            shadow_price = assignment.shadow_price();
         }
         for name in &nodes {
             if choices.iter().all(|choice| !choice.nodes.contains(name)) {

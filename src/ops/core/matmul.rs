@@ -5,9 +5,9 @@ use crate::ir::{
     TensorType, Val, WeightOperand, attr,
 };
 use crate::ops::compose::matmul;
-use crate::ops::core::pointwise::Real;
 use crate::ops::reference::multiply::{self, Matrix, Sizes};
 use crate::ops::reference::packed_view::PackedView;
+use crate::ops::reference::real::Real;
 use crate::ops::util::{
     agree, between, broadcast, broadcast_strides, finish, finish_floats, is_double, n_elems, operand, result,
     split_own, stored,

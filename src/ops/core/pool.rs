@@ -6,9 +6,10 @@ use crate::ir::{
     TensorType, Val, attr,
 };
 use crate::ops::core::layout;
-use crate::ops::core::pointwise::{self, Real};
+use crate::ops::core::pointwise;
 use crate::ops::core::strided::{Axis, Fill, View, adjoint, view};
 use crate::ops::core::window::Window;
+use crate::ops::reference::real::Real;
 use crate::ops::util::{between, finish_floats, is_double, n_elems, operand, result, split_own};
 use rayon::prelude::*;
 

@@ -5,7 +5,7 @@ use crate::ir::{
     Attrs, CORE, Class, DType, Dim, Expand, Infer, KERNEL, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val,
     attr, minifloat,
 };
-use crate::ops::core::pointwise::Real;
+use crate::ops::reference::real::Real;
 use crate::ops::util::{agree, class_of, dtype_attr, finish, finish_floats, is_double, n_elems, operand, result};
 
 /// `quantize_linear(x, scale, zero_point?) {axis, block_size, output_dtype}`: ONNX QuantizeLinear, opset 21: `x /

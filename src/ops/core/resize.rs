@@ -4,8 +4,8 @@ use crate::ir::{
     Attr, Attrs, CORE, Class, Dim, Expand, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
 };
 use crate::ops::core::layout;
-use crate::ops::core::pointwise::Real;
 use crate::ops::core::resize_axes;
+use crate::ops::reference::real::Real;
 use crate::ops::util::{axes, class_of, dims_attr, finish_floats, is_double, n_elems, operand, result, split_own};
 use rayon::prelude::*;
 
