@@ -94,7 +94,8 @@ impl Fold {
             return Err("no convolution or product of two matrices is before it");
         }
         let present = |value: ValueId| graph.constant(value).filter(|tensor| tensor.is_present());
-        let weights = present(w).filter(|tensor| tensor.dtype() == DType::F32).ok_or("weights are no constant of f32")?;
+        let weights =
+            present(w).filter(|tensor| tensor.dtype() == DType::F32).ok_or("weights are no constant of f32")?;
         if graph.is_output(w) || graph.users(w).len() != 1 {
             return Err("others read the weights");
         }
@@ -184,7 +185,11 @@ mod tests {
         // Factors 2 / sqrt(3 + 1) and -0.5 / sqrt(0.25 + 1); biases 1 - 0.5 and 0.25 - 0.5 / sqrt(1.25).
         assert!(after.contains("const [1.0,2.0,1.3416408,-1.7888544] : f32[2,2,1,1]"), "{after}");
         assert!(after.contains("const [0.5,-0.19721359] : f32[2]"), "{after}");
-        assert!(!is_normalized(&check("fold_batch_norm", &convolution("0.5,-3.0", ""), "with_bias")));
+        let after = check("fold_batch_norm", &convolution("0.5,-3.0", ""), "with_bias");
+        assert!(!is_normalized(&after));
+        // Both nodes of the model can still be pinned.
+        let pins = ["c=f16", "y=f16"].map(|pin| pin.parse().unwrap()).to_vec();
+        Settings { pins, ..Settings::default() }.check_pins(&after).unwrap();
         let product = format!(
             "graph g onnx
   %x = input : f32[3,2]
@@ -245,7 +250,9 @@ mod tests {
             text += &format!("  %c = {product} : f32[{y}]\n");
             ["s", "t", "m"].into_iter().for_each(|name| text += &self.constant(name, &[n]));
             text += &format!("  %v = const [{}] : f32[{n}]\n", self.list(n, |v| v * v));
-            text + &format!("  %y = batch_normalization(%c, %s, %t, %m, %v) {{epsilon=0.01f}} : f32[{y}]\n  output %y\n")
+            text + &format!(
+                "  %y = batch_normalization(%c, %s, %t, %m, %v) {{epsilon=0.01f}} : f32[{y}]\n  output %y\n"
+            )
         }
     }
 
@@ -259,7 +266,8 @@ mod tests {
             let graph = text::parse(&source, &crate::ops::registry(), &|_, _| None).unwrap();
             let mut folded = graph.clone();
             let pass = by_name("fold_batch_norm").unwrap();
-            crate::passes::pipeline::run_one(pass.as_ref(), &mut folded, &mut Context::new(&target, &settings)).unwrap();
+            crate::passes::pipeline::run_one(pass.as_ref(), &mut folded, &mut Context::new(&target, &settings))
+                .unwrap();
             assert!(!is_normalized(&folded), "{kind}");
             let x = graph.ty(graph.inputs()[0].out(0)).clone();
             let values: Vec<f32> = (0..x.shape.n_elems().unwrap()).map(|_| random.next()).collect();

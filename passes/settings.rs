@@ -1,6 +1,7 @@
 //! What the user asks of a compilation.
 
 use crate::assign::Policy;
+use crate::assign::score::Errors;
 use crate::ir::{DEFAULT_BLOCK, Format, FormatError, Graph, Node};
 use crate::quant::calibration::Calibration;
 use globset::{GlobBuilder, GlobMatcher};
@@ -19,6 +20,9 @@ pub struct Settings {
     pub reserve_bytes: u64,
     /// The formats that may be assigned.
     pub formats: Vec<Format>,
+    /// The errors of weights that were measured: whoever compiles again with settings cloned of these measures none
+    /// twice.
+    pub errors: Arc<Errors>,
     /// Nodes whose format the user decided; the last that matches wins.
     pub pins: Vec<Pin>,
     /// The name of a node or value whose formats and near misses are to be explained.
@@ -39,7 +43,8 @@ impl Default for Settings {
             policy: Policy::Budget,
             budget_bytes: None,
             reserve_bytes: 0,
-            formats: Format::MENU.to_vec(),
+            formats: Format::menu(),
+            errors: Arc::default(),
             pins: Vec::new(),
             explain: None,
             allow_host: true,
@@ -51,8 +56,12 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Makes `block` the block of every permitted format that has one and names none of its own.
+    /// Makes `block` the block of every permitted format that has one and names none of its own. Where no formats were
+    /// named, it is the only one.
     pub fn set_block(&mut self, block: u32) {
+        if self.formats == Format::menu() {
+            self.formats = Format::MENU.to_vec();
+        }
         let change = |format: &mut Format| {
             if format.with_block(DEFAULT_BLOCK) == *format {
                 *format = format.with_block(block);
@@ -145,7 +154,10 @@ impl Pin {
 
     fn matches(&self, node: &Node) -> bool {
         match (&self.matcher, node.op()) {
-            (Matcher::Name(glob), _) => glob.is_match(&node.name),
+            // What stands in for several nodes of the model is known by their names too.
+            (Matcher::Name(glob), _) => {
+                glob.is_match(&node.name) || node.origins().iter().any(|name| glob.is_match(name))
+            }
             (Matcher::Op(name), Some(op)) => op.def.onnx == name || op.def.name == name,
             _ => false,
         }

@@ -61,6 +61,8 @@ pub struct Format {
 
 /// The block size where none is given: consecutive weights along the reduction axis that share a scale.
 pub const DEFAULT_BLOCK: u32 = 32;
+/// The blocks that there are.
+const BLOCKS: [u32; 5] = [16, 32, 64, 128, 256];
 
 impl Format {
     /// Everything in f32.
@@ -77,7 +79,7 @@ impl Format {
         }
     }
 
-    /// The formats that are considered where none are named, widest first.
+    /// The formats without what tells blocks apart, widest first.
     pub const MENU: [Format; 9] = [
         Format::F32,
         Format { weights: Weights::F16, ..Format::F32 },
@@ -89,6 +91,27 @@ impl Format {
         Format::int(4, Activations::F16),
         Format::int(4, Activations::I8),
     ];
+
+    /// The formats that are considered where none are named: those of [`Format::MENU`], those of integers also with
+    /// every other block and with one scale a row.
+    pub fn menu() -> Vec<Format> {
+        let others = BLOCKS.iter().map(|block| Granularity::Block(*block)).chain([Granularity::Row]);
+        let others: Vec<Granularity> = others.filter(|g| *g != Granularity::Block(DEFAULT_BLOCK)).collect();
+        let with = |format: Format, granularity| match format.weights {
+            Weights::Int { bits, .. } => Some(Format { weights: Weights::Int { bits, granularity }, ..format }),
+            _ => None,
+        };
+        Format::MENU
+            .into_iter()
+            .flat_map(|format| others.iter().filter_map(move |g| with(format, *g)).chain([format]))
+            .collect()
+    }
+
+    /// The same format with the default block for all weights that are integers.
+    pub fn with_default_block(self) -> Format {
+        let tail = self.tail.map(|tail| Tail { weights: tail.weights.with_default_block(), ..tail });
+        Format { weights: self.weights.with_default_block(), tail, ..self }
+    }
 
     /// The same format with another block where weights are integers by block.
     pub fn with_block(self, block: u32) -> Format {
@@ -124,6 +147,14 @@ impl Weights {
             Weights::F32 => 32,
             Weights::F16 => 16,
             Weights::Int { bits, .. } => bits,
+        }
+    }
+
+    /// The same weights with the default block where they are integers.
+    pub fn with_default_block(self) -> Weights {
+        match self {
+            Weights::Int { bits, .. } => Weights::Int { bits, granularity: Granularity::Block(DEFAULT_BLOCK) },
+            floats => floats,
         }
     }
 
@@ -250,12 +281,23 @@ impl FromStr for Format {
 
 /// Whether `block` consecutive weights may share a scale: a power of two from 16 to 256.
 pub fn valid_block(block: u32) -> bool {
-    block.is_power_of_two() && (16..=256).contains(&block)
+    BLOCKS.contains(&block)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_menu_has_every_block_once() {
+        let menu = Format::menu();
+        assert_eq!(menu.len(), 3 + 6 * 6);
+        assert!(Format::MENU.iter().all(|format| menu.contains(format)));
+        for (i, format) in menu.iter().enumerate() {
+            assert_eq!(format.to_string().parse(), Ok(*format));
+            assert!(!menu[..i].contains(format) && Format::MENU.contains(&format.with_default_block()), "{format}");
+        }
+    }
 
     #[test]
     fn spelling_reads_back() {
