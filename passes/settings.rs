@@ -43,7 +43,7 @@ impl Default for Settings {
             policy: Policy::Budget,
             budget_bytes: None,
             reserve_bytes: 0,
-            formats: Format::menu(),
+            formats: Format::MENU.to_vec(),
             errors: Arc::default(),
             pins: Vec::new(),
             explain: None,
@@ -56,12 +56,14 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Makes `block` the block of every permitted format that has one and names none of its own. Where no formats were
-    /// named, it is the only one.
+    /// Permits every block, and one scale a row, for every permitted format whose weights are integers with the default
+    /// block: the solver chooses.
+    pub fn permit_each_block(&mut self) {
+        self.formats = self.formats.iter().flat_map(|format| format.with_each_block()).collect();
+    }
+
+    /// Makes `block` the block of every permitted format that has one and names none of its own.
     pub fn set_block(&mut self, block: u32) {
-        if self.formats == Format::menu() {
-            self.formats = Format::MENU.to_vec();
-        }
         let change = |format: &mut Format| {
             if format.with_block(DEFAULT_BLOCK) == *format {
                 *format = format.with_block(block);

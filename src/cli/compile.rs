@@ -64,13 +64,13 @@ pub(super) struct Args {
     /// Pin nodes to a format; a glob on names or op:NAME, the last match wins
     #[arg(long, value_name = "PATTERN=FORMAT")]
     precision: Vec<Pin>,
-    /// Weights that share a scale, along the reduction axis: a power of two from 16 to 256
-    #[arg(long, value_name = "N", value_parser = parse_block)]
-    block_size: Option<u32>,
+    /// Weights that share a scale, along the reduction axis: a power of two from 16 to 256, or auto: the solver chooses
+    /// among these and one scale a channel [default: 32]
+    #[arg(long, value_name = "N|auto", value_parser = parse_block)]
+    block_size: Option<Block>,
     #[command(flatten)]
     source: Source,
-    /// Formats that may be assigned [default: f32, f16, w16a32, and w8 and w4 with a32, a16 and a8, each with blocks of 16 to 256
-    /// and by channel]
+    /// Formats that may be assigned [default: f32,f16,w16a32,w8a32,w8a16,w8a8,w4a32,w4a16,w4a8]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     formats: Vec<Format>,
     /// Refuse a model of which a node would run on the host
@@ -126,11 +126,18 @@ pub(super) struct Args {
     pub(super) json: bool,
 }
 
-fn parse_block(text: &str) -> Result<u32, String> {
-    text.parse()
-        .ok()
-        .filter(|&b| valid_block(b))
-        .ok_or_else(|| format!("{text:?} is no block: a power of two from 16 to 256"))
+/// `--block-size`.
+#[derive(Clone, Copy, Debug)]
+enum Block {
+    /// Whichever is worth its bytes.
+    Auto,
+    Of(u32),
+}
+
+fn parse_block(text: &str) -> Result<Block, String> {
+    let block = text.parse().ok().filter(|&b| valid_block(b)).map(Block::Of);
+    let auto = (text == "auto").then_some(Block::Auto);
+    block.or(auto).ok_or_else(|| format!("{text:?} is no block: a power of two from 16 to 256, or auto"))
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
@@ -253,8 +260,10 @@ fn settings(args: &Args, imported: &ImportReport) -> Settings {
     if !args.formats.is_empty() {
         settings.formats.clone_from(&args.formats);
     }
-    if let Some(block) = args.block_size {
-        settings.set_block(block);
+    match args.block_size {
+        Some(Block::Of(block)) => settings.set_block(block),
+        Some(Block::Auto) => settings.permit_each_block(),
+        None => {}
     }
     settings
 }

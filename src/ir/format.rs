@@ -79,7 +79,7 @@ impl Format {
         }
     }
 
-    /// The formats without what tells blocks apart, widest first.
+    /// The formats that are considered where none are named, widest first.
     pub const MENU: [Format; 9] = [
         Format::F32,
         Format { weights: Weights::F16, ..Format::F32 },
@@ -92,19 +92,16 @@ impl Format {
         Format::int(4, Activations::I8),
     ];
 
-    /// The formats that are considered where none are named: those of [`Format::MENU`], those of integers also with
-    /// every other block and with one scale a row.
-    pub fn menu() -> Vec<Format> {
-        let others = BLOCKS.iter().map(|block| Granularity::Block(*block)).chain([Granularity::Row]);
-        let others: Vec<Granularity> = others.filter(|g| *g != Granularity::Block(DEFAULT_BLOCK)).collect();
-        let with = |format: Format, granularity| match format.weights {
-            Weights::Int { bits, .. } => Some(Format { weights: Weights::Int { bits, granularity }, ..format }),
-            _ => None,
+    /// The same format with every block and with one scale a row, where its weights are integers with the default block;
+    /// it alone where they are not. Itself comes last.
+    pub fn with_each_block(self) -> Vec<Format> {
+        let Weights::Int { bits, granularity: own @ Granularity::Block(DEFAULT_BLOCK) } = self.weights else {
+            return vec![self];
         };
-        Format::MENU
-            .into_iter()
-            .flat_map(|format| others.iter().filter_map(move |g| with(format, *g)).chain([format]))
-            .collect()
+        let all = BLOCKS.iter().map(|block| Granularity::Block(*block)).chain([Granularity::Row]);
+        let others = all.filter(|granularity| *granularity != own);
+        let with = |granularity| Format { weights: Weights::Int { bits, granularity }, ..self };
+        others.map(with).chain([self]).collect()
     }
 
     /// The same format with the default block for all weights that are integers.
@@ -289,8 +286,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_menu_has_every_block_once() {
-        let menu = Format::menu();
+    fn every_block_is_there_once() {
+        let menu: Vec<Format> = Format::MENU.into_iter().flat_map(Format::with_each_block).collect();
         assert_eq!(menu.len(), 3 + 6 * 6);
         assert!(Format::MENU.iter().all(|format| menu.contains(format)));
         for (i, format) in menu.iter().enumerate() {

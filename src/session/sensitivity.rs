@@ -167,13 +167,14 @@ mod tests {
         Tensor::from_f32s(DType::F32, dims, &values).unwrap()
     }
 
-    /// `x u + x v`, the second a hundredth of the first.
+    /// `x u + x v`, the second less than a hundredth of the first, and its weights harder to quantize.
     fn unequal() -> Graph {
         let op = |onnx: &str| Op::new(crate::ops::registry().by_onnx(onnx).unwrap(), Attrs::new());
         let mut graph = Graph::new("g", Level::Onnx);
         let x = graph.add_input("x", TensorType::of(DType::F32, &[16, 128]));
         let u = graph.add_const("u", random(&[128, 64], 3, 1.0));
-        let v = graph.add_const("v", random(&[128, 64], 4, 0.01));
+        let v: Vec<f32> = random(&[128, 64], 4, 1.0).to_f32s().unwrap().iter().map(|v| 0.01 * v.powi(5)).collect();
+        let v = graph.add_const("v", Tensor::from_f32s(DType::F32, &[128, 64], &v).unwrap());
         let a = graph.add_op("a", op("MatMul"), &[Some(x), Some(u)], &["a".into()]).unwrap();
         let b = graph.add_op("b", op("MatMul"), &[Some(x), Some(v)], &["b".into()]).unwrap();
         let y = graph.add_op("y", op("Add"), &[Some(a.out(0)), Some(b.out(0))], &["y".into()]).unwrap();
