@@ -164,7 +164,7 @@ fn cast_kernel(graph: &Graph, id: NodeId) -> Option<ValueId> {
 
 #[cfg(test)]
 mod tests {
-    use crate::passes::testing::{check, read};
+    use crate::passes::testing::{check, stays};
 
     #[test]
     fn a_cast_that_is_an_output_becomes_what_is_stored() {
@@ -219,7 +219,7 @@ mod tests {
   %y = pointwise(%h) {dtype=f32, expr=`neg(x0)`} : f32[2]
   output %y
 ";
-        assert_eq!(check("absorb_casts", text, "refuses_rounding"), crate::passes::testing::read(text));
+        stays("absorb_casts", text);
     }
 
     #[test]
@@ -244,7 +244,7 @@ mod tests {
   %y = cum_sum(%f, %axis) {exclusive=0, reverse=0} : f32[2]
   output %y
 ";
-        assert_eq!(check("absorb_casts", text, "refuses_typed_by_operand"), crate::passes::testing::read(text));
+        stays("absorb_casts", text);
     }
 
     #[test]
@@ -263,8 +263,7 @@ mod tests {
     fn an_input_that_is_an_output_in_another_type_is_cast() {
         let text =
             "graph g core\n  %x = input : f32[2]\n  %y = pointwise(%x) {dtype=f16, expr=`x0`} : f16[2]\n  output %y\n";
-        let after = check("absorb_casts", text, "refuses_output");
-        assert_eq!(after.n_nodes(), 2);
+        stays("absorb_casts", text);
     }
 
     #[test]
@@ -279,7 +278,7 @@ mod tests {
   output %h
   output %v
 ";
-        assert_eq!(check("absorb_casts", text, "refuses_viewed_output"), read(text));
+        stays("absorb_casts", text);
     }
 
     #[test]

@@ -11,7 +11,7 @@ const float MOST = 32512.0;
 const uint PLANES = 3u, BIAS = 0x8080u;
 const float MOST = 4128768.0;
 #endif
-// The smallest magnitude of a step that is told from 0.
+// The smallest magnitude of a step that is distinguished from 0.
 const float LEAST = 1e-28;
 // Vectors of 16 bytes that a step has of a row of b, and in shared memory; those of the latter are odd in number, so
 // that lanes meet no bank twice.

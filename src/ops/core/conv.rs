@@ -58,6 +58,9 @@ fn weights(attrs: &Attrs) -> Option<WeightOperand> {
 }
 
 /// The window, from attributes or from the shape of w.
+///
+/// # Errors
+/// No size of the kernel is known, or strides, pads or dilations do not go with it.
 pub fn window(attrs: &Attrs, w: &Shape, spatial: &[Dim]) -> Result<Window, OpError> {
     let given = match attrs.ints("kernel").or(attrs.ints("kernel_shape")) {
         Some(kernel) => kernel.to_vec(),

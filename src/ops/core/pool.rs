@@ -144,8 +144,9 @@ fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
         return Err(OpError::unsupported("the derivative of a pool with channels last"));
     }
     let (is_max, window) = (is_max(d.attrs)?, window(d.attrs, &d.ty(x).shape)?);
-    if window.kernel[0].saturating_mul(window.kernel[1]) > MAX_TAPS {
-        return Err(OpError::unsupported(format!("the derivative of windows of more than {MAX_TAPS} elements")));
+    let n_taps = window.kernel[0].saturating_mul(window.kernel[1]);
+    if n_taps > MAX_TAPS {
+        return Err(OpError::over_limit("elements of a window with a derivative", n_taps, MAX_TAPS));
     }
     let (dtype, out) = (d.ty(gain).dtype, crate::ops::compose::sizes(0, &d.ty(gain))?);
     let size = |i: usize| (sizes[2 + i] as i64, out[2 + i] as i64);

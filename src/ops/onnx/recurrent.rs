@@ -180,7 +180,5 @@ fn functions(attrs: &Attrs, kind: Kind, l: &Layer) -> Result<Vec<Vec<Expr>>, OpE
 }
 
 fn too_long(steps: usize) -> OpError {
-    OpError::unsupported(format!(
-        "{steps} steps of a recurrent layer: at most {MAX_STEPS} are written out one after the other"
-    ))
+    OpError::over_limit("steps of a recurrent layer, written out one after the other", steps as u64, MAX_STEPS as u64)
 }

@@ -59,7 +59,7 @@ pub fn deep(e: &mut Expand<'_, '_>, x: Val, w: Val, window: &Window, group: i64)
     let spatial = e.ty(x).shape.0[2..].to_vec();
     let out = Shape(window.out(&spatial)?).known().ok_or_else(|| OpError::operand(0, e.ty(x), "known sizes"))?;
     if window.kernel[0] > MAX_DEPTH {
-        return Err(OpError::unsupported(format!("a kernel of {} planes, at most {MAX_DEPTH}", window.kernel[0])));
+        return Err(OpError::over_limit("planes of a kernel", window.kernel[0], MAX_DEPTH));
     }
     let pads = [(0, 0), (0, 0), (window.pads[0], window.pads[3]), (0, 0), (0, 0)];
     let x = if window.pads[0] + window.pads[3] == 0 { x } else { padded(e, x, &pads, Fill::default())? };
