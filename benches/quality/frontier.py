@@ -4,11 +4,11 @@
   benches/quality/frontier.py NYXC MODELS SHARED NAME [VARIANT]... [--at MB,MB] [--tokens N]
 
 NYXC is the binary, MODELS the folder of `fetch_models.sh`, SHARED that of the shared models. NAME: lite0-photos and lite0-imagenet (scored on that set, calibrated
-on the other), minilm, smollm2 (calibrated on wiki_train, scored on wiki_valid). VARIANT, all by default:
+on the other), fmnist (calibrated on training images, scored on test images), minilm, smollm2 (calibrated on wiki_train, scored on wiki_valid). VARIANT, all by default:
   g32        blocks of 32, without data                      blocks     the solver's blocks, without data
   gptq       the solver's blocks, weights by GPTQ            measured   the same, formats by measured sensitivity
 Activations are f32. A row: bytes of weights in the ledger, divergence (KL of rows of logits; 1 - cosine for MiniLM), seconds of `nyxc compile`, what it predicts.
-The budget is what is no weights in `uniform`-like f32 plus what `--at` says (MB of 1e6 bytes).
+The budget is what `--at` says (MB of 1e6 bytes) and what the plan has beside weights. Needs numpy, onnxruntime, pillow and tokenizers.
 """
 import argparse, glob, json, subprocess, tempfile, time
 from pathlib import Path
@@ -47,6 +47,13 @@ def texts(folder, file, n, skip=0):
     return [{"input_ids": w, "attention_mask": ones, "token_type_ids": 0 * ones} for w in windows]
 
 
+def clothes(part, n):
+    """Images of Fashion-MNIST as its network reads them, in batches of 50."""
+    import gzip
+    raw = np.frombuffer(gzip.open(f"{args.shared}/data/fashion-mnist/{part}-images-idx3-ubyte.gz").read(), np.uint8, offset=16)
+    return [{"input": batch} for batch in (raw[: n * 784].reshape(-1, 50, 1, 28, 28) / np.float32(255)).astype(np.float32)]
+
+
 imagenet = lambda: images(sorted(glob.glob(f"{args.shared}/data/imagenet20/*.jpg")), 1)
 photos = lambda: images(sorted(glob.glob(f"{args.shared}/data/photos/*.*g")), 4)
 lite0 = f"{args.shared}/models/efficientnet-lite0/lite0.onnx"
@@ -54,6 +61,7 @@ sizes = ["batch=1", f"seq={args.tokens}"]
 CASES = {  # model, sizes, samples that calibrate, samples that score, MB, divergence of sensitivity, output
     "lite0-photos": lambda: (lite0, ["batch=1"], imagenet(), photos(), "3.0,3.5,4.0", "kl", None),
     "lite0-imagenet": lambda: (lite0, ["batch=1"], photos(), imagenet(), "3.0,3.5,4.0", "kl", None),
+    "fmnist": lambda: (f"{args.shared}/models/fmnist-mlp/mlp.onnx", ["batch=50"], clothes("train", 1200), clothes("t10k", 2000), "0.125,0.15,0.2,0.25,0.3", "kl", None),
     "minilm": lambda: (f"{args.models}/minilm/model.onnx", sizes, texts("minilm", "wiki_train.txt", 24), texts("minilm", "wiki_valid.txt", 8), "12.1,14.2,19.1",
                        "error", "sentence_embedding"),
     "smollm2": lambda: (f"{args.models}/smollm2/model.onnx", sizes, texts("smollm2", "wiki_train.txt", 9), texts("smollm2", "wiki_valid.txt", 4), "78,84,90,104",

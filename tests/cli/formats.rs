@@ -244,7 +244,7 @@ fn the_solver_chooses_blocks_and_follows_what_was_measured() {
     let formats: Vec<&str> = free["nodes"].as_array().unwrap().iter().filter_map(|n| n["format"].as_str()).collect();
     assert!(formats.iter().any(|format| format.contains(":g") || format.contains(":c")), "{formats:?}");
     // What is measured on two samples of the eight is another objective; all eight leave none to quantize by.
-    let measured = |n: &str| [&data[..], &["--sensitivity-samples", n, "--divergence", "kl"]].concat();
+    let measured = |n: &'static str| [&data[..], &["--sensitivity-samples", n, "--divergence", "kl"]].concat();
     let weighed = report(&measured("2"));
     assert_ne!(bound(&weighed), bound(&report(&data)));
     assert_eq!(weighed["certificate"]["bound"], report(&measured("2"))["certificate"]["bound"]);
