@@ -61,7 +61,7 @@ sizes = ["batch=1", f"seq={args.tokens}"]
 CASES = {  # model, sizes, samples that calibrate, samples that score, MB, divergence of sensitivity, output
     "lite0-photos": lambda: (lite0, ["batch=1"], imagenet(), photos(), "3.0,3.5,4.0", "kl", None),
     "lite0-imagenet": lambda: (lite0, ["batch=1"], photos(), imagenet(), "3.0,3.5,4.0", "kl", None),
-    "fmnist": lambda: (f"{args.shared}/models/fmnist-mlp/mlp.onnx", ["batch=50"], clothes("train", 1200), clothes("t10k", 2000), "0.125,0.15,0.2,0.25,0.3", "kl", None),
+    "fmnist": lambda: (f"{args.shared}/models/fmnist-mlp/mlp.onnx", ["batch=50"], clothes("train", 1200), clothes("t10k", 2000), "0.15,0.2,0.25,0.3", "kl", None),
     "minilm": lambda: (f"{args.models}/minilm/model.onnx", sizes, texts("minilm", "wiki_train.txt", 24), texts("minilm", "wiki_valid.txt", 8), "12.1,14.2,19.1",
                        "error", "sentence_embedding"),
     "smollm2": lambda: (f"{args.models}/smollm2/model.onnx", sizes, texts("smollm2", "wiki_train.txt", 9), texts("smollm2", "wiki_valid.txt", 4), "78,84,90,104",
