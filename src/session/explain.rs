@@ -1,4 +1,4 @@
-//! Which nodes a name means that somebody saw in a report, and what there is to tell of them.
+//! Which nodes a name means that somebody saw in a report, and the explanation of them.
 
 use super::compile::CompileError;
 use crate::ir::{Graph, NodeId, NodeKind, nearest};
@@ -24,7 +24,7 @@ struct Meaning {
 }
 
 impl Names<'_> {
-    /// What there is to tell of `asked`.
+    /// The explanation of `asked`.
     ///
     /// # Errors
     /// No report shows the name.

@@ -29,7 +29,7 @@ pub use cpu::{CpuError, Reference, States, Tap};
 pub use inputs::InputError;
 #[cfg(feature = "codegen")]
 pub use module::compile_module;
-pub use run::{DeviceChoice, Outcome, Session, SessionError, Told};
+pub use run::{DeviceChoice, NodeProgress, Outcome, Session, SessionError};
 #[cfg(feature = "runtime")]
 pub use run::{best_device, is_of_device};
 pub use samples::{SampleError, Samples};
