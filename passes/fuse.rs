@@ -4,10 +4,10 @@
 //! group's shape. A pointwise operator is written into the group's expression; another becomes the group's anchor,
 //! whose epilogue the expression is, where the group has none yet. Equal because each element of the group's result
 //! depends on the same element of each member, but that values in between are not rounded to f16: those that a function
-//! with steps is computed of are ([`Expr::substitute_by_use`]). Where two operators could be anchors, each keeps what follows it alone.
-//! Refuses where a member is an output of the graph, where the kernel would read more buffers than the target binds, or
-//! where its expression grows too large. Which operators end up together depends on shapes, uses and target, never on
-//! formats, so that precision can be assigned before.
+//! with steps is computed of are ([`Expr::substitute_by_use`]). Where two operators could be anchors, each keeps what
+//! follows it alone. Refuses where a member is an output of the graph, where the kernel would read more buffers than
+//! the target binds, or where its expression grows too large. Which operators end up together depends on shapes, uses
+//! and target, never on formats, so that precision can be assigned before.
 
 use super::{Context, Pass, PassError, at};
 use crate::ir::{
