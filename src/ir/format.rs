@@ -95,12 +95,12 @@ impl Format {
     /// The same format with every block and with one scale a row, where its weights are integers with the default block;
     /// it alone where they are not. Itself comes last.
     pub fn with_each_block(self) -> Vec<Format> {
-        let Weights::Int { bits, granularity: own @ Granularity::Block(DEFAULT_BLOCK) } = self.weights else {
+        let Weights::Int { coding, granularity: own @ Granularity::Block(DEFAULT_BLOCK) } = self.weights else {
             return vec![self];
         };
         let all = BLOCKS.iter().map(|block| Granularity::Block(*block)).chain([Granularity::Row]);
         let others = all.filter(|granularity| *granularity != own);
-        let with = |granularity| Format { weights: Weights::Int { bits, granularity }, ..self };
+        let with = |granularity| Format { weights: Weights::Int { coding, granularity }, ..self };
         others.map(with).chain([self]).collect()
     }
 
@@ -150,7 +150,7 @@ impl Weights {
     /// The same weights with the default block where they are integers.
     pub fn with_default_block(self) -> Weights {
         match self {
-            Weights::Int { bits, .. } => Weights::Int { bits, granularity: Granularity::Block(DEFAULT_BLOCK) },
+            Weights::Int { coding, .. } => Weights::Int { coding, granularity: Granularity::Block(DEFAULT_BLOCK) },
             floats => floats,
         }
     }
