@@ -9,7 +9,8 @@
 
 use super::pattern::float_cast;
 use super::{Context, Pass, PassError, at};
-use crate::ir::{Attr, CORE, DType, Edit, Graph, Infer, NodeId, Op, Patch, TensorType, Val, ValueId};
+use crate::ir::{Attr, CORE, Class, DType, Edit, Graph, Infer, NodeId, Op, OpDef, Patch, TensorType, Val, ValueId};
+use crate::ops::core::{quantize_linear, quantize_packed};
 use std::collections::BTreeMap;
 
 /// The pass.
@@ -39,7 +40,10 @@ impl Pass for AbsorbCasts {
             if may_change && shall_change && may_become(graph, stored, dtype, &removed) {
                 stores.insert(stored.node, dtype);
                 removed.insert(result, source);
-            } else if !graph.is_output(result) && may_become(graph, result, now, &removed) {
+            } else if !graph.is_output(result)
+                && may_become(graph, result, now, &removed)
+                && !(narrows && meets_steps(graph, result))
+            {
                 removed.insert(result, source);
             } else {
                 cx.explain.note(&[&graph.node(id).name], "absorb_casts", "store the cast's type", || {
@@ -155,6 +159,26 @@ fn stays_typed(graph: &Graph, user: NodeId, value: ValueId, dtype: DType, remove
     infer.types(op.def).is_ok_and(|types| types.iter().map(|ty| ty.dtype).eq(node.outputs.iter().map(|v| v.ty.dtype)))
 }
 
+/// Whether a function with steps is computed of a value, or of a view of it: what was rounded must be read rounded.
+fn meets_steps(graph: &Graph, value: ValueId) -> bool {
+    graph.users(value).iter().any(|(user, slot)| {
+        let Some(op) = graph.node(*user).op() else { return false };
+        match op.attrs.expr("expr") {
+            Some(expr) => expr.meets_steps(*slot),
+            None if op.def.name == "reshape" => meets_steps(graph, user.out(0)),
+            None => has_choices(graph, *user),
+        }
+    })
+}
+
+/// Whether results of an operator are places or counts, which its floats decide; codes are as near as what they stand
+/// for.
+fn has_choices(graph: &Graph, id: NodeId) -> bool {
+    const QUANTIZERS: [&OpDef; 3] = [&quantize_linear::DEF, &quantize_packed::DEF, &quantize_packed::DYNAMIC];
+    graph.node(id).op().is_some_and(|op| !QUANTIZERS.iter().any(|def| op.is(def)))
+        && graph.node(id).outputs.iter().any(|value| value.ty.dtype.class() == Class::Int)
+}
+
 /// The operand of a kernel that only converts between float types.
 fn cast_kernel(graph: &Graph, id: NodeId) -> Option<ValueId> {
     let is_kernel =
@@ -220,6 +244,20 @@ mod tests {
   output %y
 ";
         stays("absorb_casts", text);
+    }
+
+    #[test]
+    fn what_a_step_is_computed_of_stays_rounded() {
+        let text = "graph g core
+  %x = input : f32[2]
+  %h = pointwise(%x) {dtype=f16, expr=`x0`} : f16[2]
+  %v = reshape(%h) {shape=d[1,2]} : f16[1,2]
+  %y = pointwise(%h) {dtype=f32, expr=`ceil(x0)`} : f32[2]
+  %z = pointwise(%v) {dtype=bool, expr=`lt(x0,1.5)`} : bool[1,2]
+  output %y
+  output %z
+";
+        assert_eq!(check("absorb_casts", text, "refuses_steps"), read(text));
     }
 
     #[test]

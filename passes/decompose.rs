@@ -6,7 +6,7 @@
 //! `deferred`, as do recurrent layers of more steps than are written out. Where the settings say so, `check_indices`
 //! goes.
 
-use super::{Context, Pass, PassError, at};
+use super::{Context, Pass, PassError, Stage, at};
 use crate::ir::{CORE, Edit, Expand, Graph, Level, NodeId, OpError, Patch, Val};
 use crate::ops::core::{check_indices, deferred, gather};
 use crate::ops::expand_node;
@@ -22,6 +22,10 @@ impl Pass for Decompose {
 
     fn is_required(&self) -> bool {
         true
+    }
+
+    fn stage(&self) -> Stage {
+        Stage::Lower
     }
 
     fn repeats(&self) -> bool {

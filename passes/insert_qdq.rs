@@ -17,7 +17,7 @@ use crate::ir::{
     Weights,
 };
 use crate::ops;
-use crate::ops::weights;
+use crate::ops::{is_plain, keeps_type, weights};
 use crate::quant::calibration::Calibration;
 use std::collections::BTreeMap;
 
@@ -358,21 +358,6 @@ impl Work<'_> {
         let val = self.edit.add(Op::new(def, attrs), operands).map_err(|e| OpError::Edit(Box::new(e)))?;
         self.edit.set_name(val, name);
         Ok(val)
-    }
-}
-
-/// Whether formats say how floats of this type are stored: those of 16 and 32 bits.
-fn is_plain(dtype: DType) -> bool {
-    matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
-}
-
-/// Operands whose float type is no activation: scales and thresholds that operators want in f32 whatever else they
-/// compute, and what an operator converts itself.
-fn keeps_type(op: &Op, slot: usize) -> bool {
-    match op.def.onnx {
-        "Resize" => slot > 0,
-        "BitCast" | "Cast" | "DequantizeLinear" | "QuantizeLinear" | "Range" => true,
-        _ => false,
     }
 }
 

@@ -54,6 +54,8 @@ pub enum Stage {
     Assign,
     /// It makes formats real: behind it they change nothing that is stored.
     Realize,
+    /// It writes the graph in operators of the core: before it the graph is plain ONNX, which is what is exported.
+    Lower,
 }
 
 /// A rewrite of the graph.

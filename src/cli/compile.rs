@@ -3,7 +3,8 @@
 mod output;
 
 use super::source::Source;
-use super::{Failure, constants, explain, load, say, tuning, write};
+use super::{Failure, constants, explain, load, onnx, say, tuning, write};
+use crate::export::Style;
 use crate::import::ImportReport;
 use crate::ir::{Format, Graph, Level, Module, valid_block};
 use crate::passes::{NAMES, Pin, Policy, Settings};
@@ -91,6 +92,14 @@ pub(super) struct Args {
     /// Held back from the budget
     #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "0")]
     reserve: u64,
+    /// Write the quantized model as ONNX, which computes what the program does: weights as codes and scales, behind a
+    /// DequantizeLinear
+    #[arg(long, value_name = "FILE.onnx")]
+    emit_onnx: Option<PathBuf>,
+    /// How products of quantized weights are written there: qdq, plain ONNX (DequantizeLinear by blocks, opset 21), or
+    /// matmulnbits, ONNX Runtime's own operators where they can say it
+    #[arg(long, default_value = "qdq", value_name = "qdq|matmulnbits", requires = "emit_onnx")]
+    emit_style: Style,
     /// Write every kernel's GLSL into this folder
     #[arg(long, value_name = "DIR")]
     emit_shaders: Option<PathBuf>,
@@ -127,7 +136,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         load::refuse_program(&args.model)?;
     }
     let output = place(args)?;
-    for written in output.iter().chain(&args.report) {
+    if let Some(path) = &args.emit_onnx {
+        onnx::is_named_model("--emit-onnx", path)?;
+    }
+    for written in output.iter().chain(&args.report).chain(&args.emit_onnx) {
         write::spares(
             written,
             [args.model.as_path()].into_iter().chain(constants::files(&args.source.values.constants)),
@@ -174,6 +186,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     say_compiled(&compiled);
     if let Some(dir) = &args.emit_shaders {
         output::all(dir, compiled.shaders.iter().map(|(name, glsl)| (format!("{name}.comp"), glsl)))?;
+    }
+    if let Some(path) = &args.emit_onnx {
+        output::model(path, args.emit_style, &args.model, &compiled)?;
     }
     let report = report(&compiled, &options, args.budget, seconds);
     if let Some(path) = &args.report {
@@ -284,7 +299,7 @@ fn place(args: &Args) -> Result<Option<PathBuf>, Failure> {
     let ends = output.extension().and_then(|e| e.to_str()).unwrap_or_default().to_lowercase();
     let name = || output.display().to_string();
     if args.output.is_some() && ["onnx", "nyxir", "npz", "npy", "json"].contains(&ends.as_str()) {
-        let also = if ends == "onnx" { "; nyxc does not write ONNX models yet" } else { "" };
+        let also = if ends == "onnx" { "; --emit-onnx FILE.onnx writes the quantized model" } else { "" };
         let program = output.with_extension("nyx");
         return Err(Failure::usage(format!(
             "--output {}: what is written is a program, no .{ends} file: name it {}{also}",

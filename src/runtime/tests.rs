@@ -52,6 +52,17 @@ fn on_devices(test: impl Fn(&VkContext, &Target)) {
     }
 }
 
+/// Tests that need a device say that they were skipped where there is none. Where one is required, that is a failure.
+#[test]
+fn a_device_is_here_where_one_is_required() {
+    let is_required = std::env::var_os("NYXC_REQUIRE_DEVICE").is_some_and(|value| value == "1");
+    let found = devices();
+    assert!(
+        !is_required || found.as_ref().is_ok_and(|found| !found.is_empty()),
+        "NYXC_REQUIRE_DEVICE is 1, and there is no Vulkan device: {found:?}"
+    );
+}
+
 fn kept(executor: &Executor) {
     assert_eq!(executor.measured_peak_bytes(), executor.planned_peak_bytes());
 }

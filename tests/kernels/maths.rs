@@ -60,6 +60,7 @@ fn functions() -> Vec<(String, Exact)> {
             Unary::Softplus => Near(|x, _| if x.is_nan() { x } else { x.max(0.0) + (-x.abs()).exp().ln_1p() }),
             Unary::RoundF16 => Rounded(|x, _| half::f16::from_f32(x as f32).to_f64()),
             Unary::RoundBf16 => Rounded(|x, _| half::bf16::from_f32(x as f32).to_f64()),
+            Unary::StoreF16 => Rounded(|x, _| nyxc::ir::saturating_f16(x as f32).to_f64()),
             Unary::RoundF32 => Rounded(|x, _| x),
             Unary::ToBool => Truth(|x, _| x != 0.0),
             Unary::IsNan => Truth(|x, _| x.is_nan()),

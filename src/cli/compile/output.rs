@@ -1,9 +1,12 @@
 //! Files that a compilation writes.
 
-use super::super::{Failure, write};
+use super::super::{Failure, load, onnx, write};
 use super::is_stdout;
+use crate::export::{self, Style};
+use crate::import::describe;
 use crate::ir::{Graph, Module};
 use crate::program::{Program, file};
+use crate::session::Compiled;
 use std::path::Path;
 
 /// The graph after each pass, for `--dump-ir` and `--print-ir-after`.
@@ -59,6 +62,17 @@ pub(super) fn all<'a>(folder: &Path, files: impl Iterator<Item = (String, &'a St
         write::file(&folder.join(name), |out| out.write_all(text.as_bytes()))?;
     }
     Ok(())
+}
+
+/// Writes the quantized model that was compiled from the file `source`.
+pub(super) fn model(path: &Path, style: Style, source: &Path, compiled: &Compiled) -> Result<(), Failure> {
+    let about = load::is_model(source).then(|| describe(source)).transpose();
+    let about = about.map_err(|e| load::refused(source, e))?;
+    let graph = compiled
+        .quantized
+        .alone()
+        .ok_or_else(|| Failure::usage("--emit-onnx: a module of several entries has no form in ONNX"))?;
+    onnx::save(&export::model(graph, style, about.as_ref())?, path)
 }
 
 /// Writes the program, to standard output where the path is `-`.

@@ -1,7 +1,7 @@
 //! Expressions computed for one element.
 
 use super::real::{Real, acosh, asinh, atanh, sigmoid};
-use crate::ir::{Binary, Expr, Unary};
+use crate::ir::{Binary, Expr, Unary, saturating_f16};
 
 /// One value during evaluation.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -100,6 +100,7 @@ fn of_float<F: Real>(function: Unary, v: F) -> F {
         // By way of f32, as ONNX Runtime does.
         Unary::RoundF16 => F::of_f32(half::f16::from_f32(Real::to_f32(v)).to_f32()),
         Unary::RoundBf16 => F::of_f32(half::bf16::from_f32(Real::to_f32(v)).to_f32()),
+        Unary::StoreF16 => F::of_f32(saturating_f16(Real::to_f32(v)).to_f32()),
         Unary::RoundF32 => F::of_f32(Real::to_f32(v)),
         // Functions of other classes.
         _ => v,
