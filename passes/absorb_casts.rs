@@ -188,7 +188,7 @@ fn cast_kernel(graph: &Graph, id: NodeId) -> Option<ValueId> {
 
 #[cfg(test)]
 mod tests {
-    use crate::passes::testing::{check, stays};
+    use crate::passes::testing::{check, read, stays};
 
     #[test]
     fn a_cast_that_is_an_output_becomes_what_is_stored() {
