@@ -13,6 +13,7 @@ use super::permitted::{Range, Wishes};
 use super::{Assignment, Context, Facts, Pass, PassError, Settings, Stage, wide_range};
 use crate::assign::budget::{self, Assigned, Counted, Lower, Request, Set};
 use crate::assign::model::{Group, LinearModel, has_floats};
+use crate::assign::score;
 use crate::ir::{Edit, Format, Graph, Patch};
 use crate::plan::build;
 
@@ -96,7 +97,9 @@ fn leave<'a>(
 fn request<'a>(graph: &'a Graph, model: &'a LinearModel, rest: &Rest<'a>) -> Request<'a> {
     let Settings { policy, budget_bytes, reserve_bytes, .. } = *rest.settings;
     let budget_bytes = budget_bytes.unwrap_or_else(|| rest.target.default_budget_bytes());
-    Request { graph, model, policy, budget_bytes, reserve_bytes, target: rest.target }
+    let Settings { errors, calibration, .. } = rest.settings;
+    let known = score::Known { errors, calibration: calibration.as_deref() };
+    Request { graph, model, known, policy, budget_bytes, reserve_bytes, target: rest.target }
 }
 
 /// The program to come with all formats open, and what `uniform:f32` makes of the graph.
@@ -338,6 +341,32 @@ mod tests {
         let patch = AssignPrecision.run(&small, &mut Context::new(&target, &settings)).unwrap();
         small.apply(patch);
         assert!(!format_of(&small, "m").contains('/'), "{}", format_of(&small, "m"));
+    }
+
+    #[test]
+    fn the_block_that_fits_is_chosen_and_another_budget_measures_nothing() {
+        let target = Target::shipped("lavapipe").unwrap();
+        let graph = product_of(512, 64);
+        let assigned = |settings: &Settings| {
+            let mut cx = Context::new(&target, settings);
+            let mut after = graph.clone();
+            after.apply(AssignPrecision.run(&graph, &mut cx).unwrap());
+            (format_of(&after, "m"), cx.facts.forecast.unwrap().chosen_bytes)
+        };
+        let mut free = Settings::default();
+        free.permit_each_block();
+        let mut n_measured = 0;
+        for block in ["g64", "g128", "g256"] {
+            let pins = vec![format!("m=w4a32:{block}").parse().unwrap()];
+            let (_, bytes) = assigned(&Settings { pins, ..Settings::default() });
+            let (format, chosen) = assigned(&Settings { budget_bytes: Some(bytes), ..free.clone() });
+            assert!(format.starts_with("w4") && format.ends_with(&format!(":{block}")), "{block}: {format}");
+            assert!(chosen <= bytes, "{chosen} {bytes}");
+            // Twelve ways to store integers, the ten of other blocks beside the default on fewer weights, and f16 and f32.
+            assert!(n_measured == 0 || n_measured == free.errors.n_measured(), "{n_measured}");
+            n_measured = free.errors.n_measured();
+        }
+        assert_eq!(n_measured, 2 + 2 + 2 + 10);
     }
 
     #[test]

@@ -11,7 +11,9 @@ use crate::passes::{NAMES, Pin, Policy, Settings};
 use crate::quant::calibration::Calibration;
 use crate::session::size::{self, Budget};
 use crate::session::target::choose;
-use crate::session::{Compile, Compiled, Progress, Samples, calibrate_for, compile_module};
+use crate::session::{
+    Compile, Compiled, Divergence, Progress, Samples, calibrate_for, compile_module, sensitivities_for,
+};
 use crate::targets::Target;
 use output::Dumps;
 use serde_json::json;
@@ -63,12 +65,13 @@ pub(super) struct Args {
     /// Pin nodes to a format; a glob on names or op:NAME, the last match wins
     #[arg(long, value_name = "PATTERN=FORMAT")]
     precision: Vec<Pin>,
-    /// Weights that share a scale, along the reduction axis: a power of two from 16 to 256
-    #[arg(long, value_name = "N", value_parser = parse_block)]
-    block_size: Option<u32>,
+    /// Weights that share a scale, along the reduction axis: a power of two from 16 to 256, or auto: the solver chooses
+    /// among these and one scale a channel [default: 32]
+    #[arg(long, value_name = "N|auto", value_parser = parse_block)]
+    block_size: Option<Block>,
     #[command(flatten)]
     source: Source,
-    /// Formats that may be assigned [default: f32,f16,w8a32,w8a16,w8a8,w4a32,w4a16,w4a8]
+    /// Formats that may be assigned [default: f32,f16,w16a32,w8a32,w8a16,w8a8,w4a32,w4a16,w4a8]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     formats: Vec<Format>,
     /// Refuse a model of which a node would run on the host
@@ -85,6 +88,14 @@ pub(super) struct Args {
     /// Samples that are read at most
     #[arg(long, value_name = "N", default_value_t = 128, requires = "calibration_data")]
     calibration_samples: usize,
+    /// The first samples, of these, on which is measured what the error of each matrix alone does to the outputs; the
+    /// budget goes where that is most. They are not used to quantize
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "calibration_data")]
+    sensitivity_samples: usize,
+    /// What sensitivity is measured as: error (relative squared error of the outputs), or kl (divergence of
+    /// probabilities or logits along the last axis: classifiers, language models)
+    #[arg(long, value_name = "error|kl", default_value = "error", requires = "sensitivity_samples")]
+    divergence: Divergence,
     /// Threads [default: one a core]
     #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     #[arg(value_parser = clap::value_parser!(u16).range(0..=1024))]
@@ -124,11 +135,18 @@ pub(super) struct Args {
     pub(super) json: bool,
 }
 
-fn parse_block(text: &str) -> Result<u32, String> {
-    text.parse()
-        .ok()
-        .filter(|&b| valid_block(b))
-        .ok_or_else(|| format!("{text:?} is no block: a power of two from 16 to 256"))
+/// `--block-size`.
+#[derive(Clone, Copy, Debug)]
+enum Block {
+    /// Whichever is worth its bytes.
+    Auto,
+    Of(u32),
+}
+
+fn parse_block(text: &str) -> Result<Block, String> {
+    let block = text.parse().ok().filter(|&b| valid_block(b)).map(Block::Of);
+    let auto = (text == "auto").then_some(Block::Auto);
+    block.or(auto).ok_or_else(|| format!("{text:?} is no block: a power of two from 16 to 256, or auto"))
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
@@ -165,7 +183,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         let graph = module
             .alone()
             .ok_or_else(|| Failure::usage("--calibration-data: a module of several entries is not calibrated"))?;
-        options.settings.calibration = Some(calibration(path, args.calibration_samples, graph, &options, &progress)?);
+        options.settings.calibration = Some(calibration(path, args, graph, &options, &progress)?);
     }
     if let Some(budget) = args.budget {
         options.settings.budget_bytes = Some(match (budget, module.alone()) {
@@ -257,8 +275,10 @@ fn settings(args: &Args, imported: &ImportReport) -> Settings {
     if !args.formats.is_empty() {
         settings.formats.clone_from(&args.formats);
     }
-    if let Some(block) = args.block_size {
-        settings.set_block(block);
+    match args.block_size {
+        Some(Block::Of(block)) => settings.set_block(block),
+        Some(Block::Auto) => settings.permit_each_block(),
+        None => {}
     }
     settings
 }
@@ -277,14 +297,25 @@ fn say_compiled(compiled: &Compiled) {
 /// What the model's data say of its weights.
 fn calibration(
     path: &Path,
-    most: usize,
+    args: &Args,
     graph: &Graph,
     options: &Compile,
     progress: Progress<'_>,
 ) -> Result<Arc<Calibration>, Failure> {
+    let most = args.calibration_samples;
     let mut samples = Samples::open(path, graph, most)?;
-    let found = calibrate_for(graph, options, &mut samples, &mut |done| progress("samples", done, most.max(done)))?;
+    let scoring: Vec<_> = samples.by_ref().take(args.sensitivity_samples).collect::<Result<_, _>>()?;
+    let mut found = calibrate_for(graph, options, &mut samples, &mut |done| progress("samples", done, most.max(done)))?;
     let fewest = found.moments.values().map(|moments| moments.n_samples()).min().unwrap_or(0);
+    if !scoring.is_empty() {
+        let mut told = |done: usize, all: usize| progress("sensitivity", done, all);
+        found.sensitivities = sensitivities_for(graph, options, &scoring, args.divergence, &mut told)?;
+        let mut order: Vec<(&String, &f64)> = found.sensitivities.iter().collect();
+        order.sort_by(|a, b| b.1.total_cmp(a.1));
+        for (name, sensitivity) in order {
+            say::detail(format_args!("sensitivity of {name}: {sensitivity:.3e}"));
+        }
+    }
     say::detail(format_args!(
         "calibrated on {} samples: moments of {} matrices, of {fewest} inputs at least",
         found.n_runs,

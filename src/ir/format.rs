@@ -61,6 +61,8 @@ pub struct Format {
 
 /// The block size where none is given: consecutive weights along the reduction axis that share a scale.
 pub const DEFAULT_BLOCK: u32 = 32;
+/// The blocks that there are.
+const BLOCKS: [u32; 5] = [16, 32, 64, 128, 256];
 
 impl Format {
     /// Everything in f32.
@@ -89,6 +91,24 @@ impl Format {
         Format::int(Coding::I4, Activations::F16),
         Format::int(Coding::I4, Activations::I8),
     ];
+
+    /// The same format with every block and with one scale a row, where its weights are integers with the default block;
+    /// it alone where they are not. Itself comes last.
+    pub fn with_each_block(self) -> Vec<Format> {
+        let Weights::Int { bits, granularity: own @ Granularity::Block(DEFAULT_BLOCK) } = self.weights else {
+            return vec![self];
+        };
+        let all = BLOCKS.iter().map(|block| Granularity::Block(*block)).chain([Granularity::Row]);
+        let others = all.filter(|granularity| *granularity != own);
+        let with = |granularity| Format { weights: Weights::Int { bits, granularity }, ..self };
+        others.map(with).chain([self]).collect()
+    }
+
+    /// The same format with the default block for all weights that are integers.
+    pub fn with_default_block(self) -> Format {
+        let tail = self.tail.map(|tail| Tail { weights: tail.weights.with_default_block(), ..tail });
+        Format { weights: self.weights.with_default_block(), tail, ..self }
+    }
 
     /// The same format with another block where weights are integers by block.
     pub fn with_block(self, block: u32) -> Format {
@@ -124,6 +144,14 @@ impl Weights {
             Weights::F32 => 32,
             Weights::F16 => 16,
             Weights::Int { coding, .. } => coding.bits(),
+        }
+    }
+
+    /// The same weights with the default block where they are integers.
+    pub fn with_default_block(self) -> Weights {
+        match self {
+            Weights::Int { bits, .. } => Weights::Int { bits, granularity: Granularity::Block(DEFAULT_BLOCK) },
+            floats => floats,
         }
     }
 
@@ -265,12 +293,23 @@ fn int(text: &str) -> Option<Format> {
 
 /// Whether `block` consecutive weights may share a scale: a power of two from 16 to 256.
 pub fn valid_block(block: u32) -> bool {
-    block.is_power_of_two() && (16..=256).contains(&block)
+    BLOCKS.contains(&block)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_block_is_there_once() {
+        let menu: Vec<Format> = Format::MENU.into_iter().flat_map(Format::with_each_block).collect();
+        assert_eq!(menu.len(), 3 + 6 * 6);
+        assert!(Format::MENU.iter().all(|format| menu.contains(format)));
+        for (i, format) in menu.iter().enumerate() {
+            assert_eq!(format.to_string().parse(), Ok(*format));
+            assert!(!menu[..i].contains(format) && Format::MENU.contains(&format.with_default_block()), "{format}");
+        }
+    }
 
     #[test]
     fn spelling_reads_back() {
