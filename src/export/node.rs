@@ -133,6 +133,8 @@ impl Work<'_> {
         };
         let mut attrs = op.attrs.clone();
         attrs.0.remove("output_dtype");
+        // It says how nyxc packs the codes.
+        attrs.0.remove("coding");
         let attrs = attribute::all(&Op::new(op.def, attrs))?;
         let wide = result.holds(scale_ty.dtype);
         let scale = if wide && result != scale_ty.dtype { self.as_type(scale, result) } else { scale.clone() };
