@@ -2,7 +2,7 @@
 //! alone, and what depends on it is computed again on the CPU reference.
 
 use super::{CalibrateError, Reference};
-use crate::ir::packed::{self, Granularity, Packing, ScaleType};
+use crate::ir::packed::{self, Coding, Granularity, Packing, ScaleType};
 use crate::ir::{DEFAULT_BLOCK, Graph, MatrixLayout, OpError, Tensor, ValueId};
 use crate::ops::weights::{self, Weights};
 use crate::quant::quantize;
@@ -10,9 +10,9 @@ use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::str::FromStr;
 
-/// Bits of the format in which constants are quantized: one in the middle, whose errors are neither lost in rounding
+/// Coding in which constants are quantized: one in the middle, whose errors are neither lost in rounding
 /// nor beyond what adds up.
-const BITS: u8 = 4;
+const CODING: Coding = Coding::I4;
 /// The least sensitivity, as a part of the mean: few samples do not show that weights are of no use.
 const LEAST_SHARE: f64 = 0.01;
 /// A divergence that is no number counts as this: the outputs are lost.
@@ -95,7 +95,7 @@ fn rounded(found: &Weights, tensor: &Tensor) -> Result<Option<(Tensor, f64)>, Op
     let matrix = found.matrix(tensor)?;
     let granularity =
         if DEFAULT_BLOCK as usize >= n_cols { Granularity::Row } else { Granularity::Block(DEFAULT_BLOCK) };
-    let packing = Packing { bits: BITS, granularity, scale: ScaleType::F32 };
+    let packing = Packing { coding: CODING, granularity, scale: ScaleType::F32 };
     let wrong = |e: packed::PackedError| OpError::unsupported(e.to_string());
     let quantized = quantize(&matrix, n_rows, n_cols, packing).map_err(wrong)?;
     let error = quantized.error.nmse();
