@@ -23,6 +23,8 @@ build: setup
 demo: build
 	@scripts/demo.sh $(nyxc)
 
+# Without a device many tests would pass by being skipped.
+test: export NYXC_REQUIRE_DEVICE = 1
 test: setup lint
 	cargo test --locked
 	cargo run --locked --quiet --example quickstart 2> /dev/null

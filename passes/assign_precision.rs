@@ -13,6 +13,7 @@ use super::permitted::{Range, Wishes};
 use super::{Assignment, Context, Facts, Pass, PassError, Settings, Stage, wide_range};
 use crate::assign::budget::{self, Assigned, Counted, Lower, Request, Set};
 use crate::assign::model::{Group, LinearModel, has_floats};
+use crate::assign::score;
 use crate::ir::{Edit, Format, Graph, Patch};
 use crate::plan::build;
 
@@ -96,7 +97,9 @@ fn leave<'a>(
 fn request<'a>(graph: &'a Graph, model: &'a LinearModel, rest: &Rest<'a>) -> Request<'a> {
     let Settings { policy, budget_bytes, reserve_bytes, .. } = *rest.settings;
     let budget_bytes = budget_bytes.unwrap_or_else(|| rest.target.default_budget_bytes());
-    Request { graph, model, policy, budget_bytes, reserve_bytes, target: rest.target }
+    let Settings { errors, calibration, .. } = rest.settings;
+    let known = score::Known { errors, calibration: calibration.as_deref() };
+    Request { graph, model, known, policy, budget_bytes, reserve_bytes, target: rest.target }
 }
 
 /// The program to come with all formats open, and what `uniform:f32` makes of the graph.
@@ -219,6 +222,64 @@ mod tests {
         graph.node(graph.value_named(name).unwrap().node).format.map_or_else(String::new, |f| f.to_string())
     }
 
+    /// What the policy chose from, what it chose, and what proves it, of two layers under a budget.
+    fn chosen(budget_bytes: u64) -> (String, crate::program::Certificate) {
+        let registry = crate::ops::registry();
+        let mut graph = product_of(64, 32);
+        let hidden = graph.outputs()[0].value;
+        let mut v = 0u32;
+        let mut next = || {
+            v = v.wrapping_mul(1_664_525).wrapping_add(12_345);
+            (v >> 8) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let values: Vec<f32> = (0..32 * 96).map(|_| next() * next()).collect();
+        let w = graph.add_const("w2", Tensor::from_f32s(DType::F32, &[32, 96], &values).unwrap());
+        let op = Op::new(registry.by_onnx("MatMul").unwrap(), Attrs::new());
+        let z = graph.add_op("z", op, &[Some(hidden), Some(w)], &["z".into()]).unwrap();
+        graph.add_output("z", z.out(0));
+        let settings = Settings { budget_bytes: Some(budget_bytes), ..Settings::default() };
+        let target = Target::shipped("lavapipe").unwrap();
+        let mut cx = Context::new(&target, &settings);
+        AssignPrecision.run(&graph, &mut cx).unwrap();
+        let Assignment { certificate, known, .. } = cx.facts.assignment.unwrap();
+        let forecast = cx.facts.forecast.unwrap();
+        assert!(forecast.chosen_bytes <= budget_bytes && forecast.min_feasible_bytes <= forecast.chosen_bytes);
+        let mut text = format!(
+            "budget {budget_bytes}B least {}B f32 {}B chosen {}B\n",
+            forecast.min_feasible_bytes, forecast.f32_bytes, forecast.chosen_bytes
+        );
+        let assigned = &known.assigned;
+        for (g, names) in known.names.iter().enumerate() {
+            text += &format!("group {}\n", names.join(" "));
+            for format in &assigned.menus.formats[g] {
+                let choice = assigned.menus.choice(g, *format).unwrap();
+                let rows = choice.rows.iter().map(|run| run.bytes).max().unwrap_or(0);
+                let mark = if *format == assigned.formats[g] { " <" } else { "" };
+                text += &format!("  {format} {}B + {rows}B error {:.2e}{mark}\n", choice.fixed_bytes, choice.cost);
+            }
+        }
+        let crate::program::Certificate { objective, bound, solver, rounds, .. } = &certificate;
+        text += &format!("objective {objective:.2e} bound {bound:.2e} by {solver}, rounds {rounds}\n");
+        (text, certificate)
+    }
+
+    #[test]
+    fn the_policy_of_a_budget_is_a_menu_a_choice_and_a_proof() {
+        let mut settings = insta::Settings::clone_current();
+        settings.set_snapshot_path(format!("{}/snapshots/assign_precision", env!("CARGO_MANIFEST_DIR")));
+        settings.set_prepend_module_to_snapshot(false);
+        settings.set_omit_expression(true);
+        let mut errors = Vec::new();
+        for (name, budget_bytes) in [("policy_tight", 9216), ("policy_wide", 65536)] {
+            let (text, certificate) = chosen(budget_bytes);
+            assert!(certificate.bound <= certificate.objective, "{certificate:?}");
+            errors.push(certificate.objective);
+            settings.bind(|| insta::assert_snapshot!(name, text));
+        }
+        // More bytes, less error; where all fits, none.
+        assert!(errors[0] > errors[1] && errors[1] == 0.0, "{errors:?}");
+    }
+
     #[test]
     fn one_format_for_all_is_noted_where_there_are_weights() {
         let settings = Settings { policy: "uniform:w4a16".parse().unwrap(), ..Settings::default() };
@@ -280,6 +341,32 @@ mod tests {
         let patch = AssignPrecision.run(&small, &mut Context::new(&target, &settings)).unwrap();
         small.apply(patch);
         assert!(!format_of(&small, "m").contains('/'), "{}", format_of(&small, "m"));
+    }
+
+    #[test]
+    fn the_block_that_fits_is_chosen_and_another_budget_measures_nothing() {
+        let target = Target::shipped("lavapipe").unwrap();
+        let graph = product_of(512, 64);
+        let assigned = |settings: &Settings| {
+            let mut cx = Context::new(&target, settings);
+            let mut after = graph.clone();
+            after.apply(AssignPrecision.run(&graph, &mut cx).unwrap());
+            (format_of(&after, "m"), cx.facts.forecast.unwrap().chosen_bytes)
+        };
+        let mut free = Settings::default();
+        free.permit_each_block();
+        let mut n_measured = 0;
+        for block in ["g64", "g128", "g256"] {
+            let pins = vec![format!("m=w4a32:{block}").parse().unwrap()];
+            let (_, bytes) = assigned(&Settings { pins, ..Settings::default() });
+            let (format, chosen) = assigned(&Settings { budget_bytes: Some(bytes), ..free.clone() });
+            assert!(format.starts_with("w4") && format.ends_with(&format!(":{block}")), "{block}: {format}");
+            assert!(chosen <= bytes, "{chosen} {bytes}");
+            // Twelve ways to store integers, the ten of other blocks beside the default on fewer weights, and f16 and f32.
+            assert!(n_measured == 0 || n_measured == free.errors.n_measured(), "{n_measured}");
+            n_measured = free.errors.n_measured();
+        }
+        assert_eq!(n_measured, 2 + 2 + 2 + 10);
     }
 
     #[test]

@@ -11,8 +11,7 @@ use crate::ir::{Format, Graph};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What stays known of an assignment once the pass is done.
-#[cfg_attr(not(feature = "codegen"), allow(dead_code, reason = "what a session explains"))]
-pub(crate) struct Known<'a> {
+pub(super) struct Known<'a> {
     pub(super) model: LinearModel,
     pub(super) assigned: Assigned,
     /// The nodes of each group.
@@ -79,13 +78,9 @@ pub(super) fn reason(assigned: &Assigned, group: usize, policy: Policy) -> Strin
     }
 }
 
-#[cfg_attr(not(feature = "codegen"), allow(dead_code, reason = "what a session explains"))]
 impl Known<'_> {
-    /// The explanation of the formats of these nodes, group by group. `reasons` are those of the report.
-    ///
-    /// # Errors
-    /// An assignment that was not chosen cannot be planned.
-    pub(crate) fn explain(
+    /// See [`Assignment::explain`](super::Assignment::explain).
+    pub(super) fn explain(
         &self,
         asked: &BTreeSet<String>,
         reasons: &BTreeMap<String, String>,
@@ -191,8 +186,8 @@ impl Known<'_> {
         format!("it would fit, and the search ended {gap:.2} % from its bound without it")
     }
 
-    /// Error that one more byte would save at the margin, as a relative error of the program.
-    pub(crate) fn shadow_price(&self) -> f64 {
+    /// See [`Assignment::shadow_price`](super::Assignment::shadow_price).
+    pub(super) fn shadow_price(&self) -> f64 {
         let certificate = &self.assigned.certificate;
         let error = certificate.relative_error();
         // Of the square root: d sqrt(x) = dx / (2 sqrt(x)).

@@ -1,11 +1,13 @@
 //! What a stage of the pipeline finds out and those after it may know.
 
 use super::candidates::Known;
+use super::explain::Choice;
 use super::lowering::Lowered;
 use super::stored_rows::ScaleTypes;
+use super::{PassError, Policy};
 use crate::plan::Forecast;
 use crate::program::Certificate;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,5 +34,27 @@ pub struct Assignment<'a> {
     /// the clock.
     pub solve_time: Duration,
     /// What it was chosen from.
-    pub(crate) known: Known<'a>,
+    pub(super) known: Known<'a>,
+}
+
+impl Assignment<'_> {
+    /// Why the nodes of these names have their formats and what others would cost, group by group. `reasons` are
+    /// [`Facts::reasons`]. What a format would take is planned where [`Settings::explain`](super::Settings::explain)
+    /// asked for an explanation; elsewhere every choice has the bytes of the assignment.
+    ///
+    /// # Errors
+    /// An assignment that was not chosen cannot be planned.
+    pub fn explain(
+        &self,
+        nodes: &BTreeSet<String>,
+        reasons: &BTreeMap<String, String>,
+        policy: Policy,
+    ) -> Result<Vec<Choice>, PassError> {
+        self.known.explain(nodes, reasons, policy)
+    }
+
+    /// Relative error of the program that one more byte of budget would save at the margin.
+    pub fn shadow_price(&self) -> f64 {
+        self.known.shadow_price()
+    }
 }

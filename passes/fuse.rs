@@ -3,10 +3,11 @@
 //! Looks, from the outputs back, for an operator all of whose consumers are in one group and whose result has the
 //! group's shape. A pointwise operator is written into the group's expression; another becomes the group's anchor,
 //! whose epilogue the expression is, where the group has none yet. Equal because each element of the group's result
-//! depends on the same element of each member. Where two operators could be anchors, each keeps what follows it alone.
-//! Refuses where a member is an output of the graph, where the kernel would read more buffers than the target binds, or
-//! where its expression grows too large. Which operators end up together depends on shapes, uses and target, never on
-//! formats, so that precision can be assigned before.
+//! depends on the same element of each member, but that values in between are not rounded to f16: those that a function
+//! with steps is computed of are ([`Expr::substitute_by_use`]). Where two operators could be anchors, each keeps what
+//! follows it alone. Refuses where a member is an output of the graph, where the kernel would read more buffers than
+//! the target binds, or where its expression grows too large. Which operators end up together depends on shapes, uses
+//! and target, never on formats, so that precision can be assigned before.
 
 use super::{Context, Pass, PassError, at};
 use crate::ir::{
@@ -200,8 +201,12 @@ impl Group {
             // A member that stored integers wrapped them to its type.
             let known: Vec<_> = args.iter().map(|v| operand(graph.ty(*v))).collect();
             let inner = inner.wrapped(graph.ty(value).dtype, &known);
-            let merged = expr
-                .substitute(&|i| if self.args[i] == value { inner.clone() } else { Expr::Arg(position(self.args[i])) });
+            let dtype = graph.ty(value).dtype;
+            let merged = expr.substitute_by_use(&|i, has_steps| match self.args[i] == value {
+                true if has_steps => inner.clone().rounded_to(dtype),
+                true => inner.clone(),
+                false => Expr::Arg(position(self.args[i])),
+            });
             if self.anchor.is_some() && !merged.uses_all(args.len()) {
                 return refuse(UNUSED.to_owned());
             }
@@ -228,6 +233,12 @@ impl Group {
             if n > max_operands {
                 return refuse(format!("the kernel would read {n} buffers of at most {max_operands}"));
             }
+            let dtype = graph.ty(value).dtype;
+            let rounds = |i: usize, has_steps: bool| has_steps && self.args[i] == value;
+            self.expr = Some(expr.substitute_by_use(&|i, has_steps| match rounds(i, has_steps) {
+                true => Expr::Arg(i).rounded_to(dtype),
+                false => Expr::Arg(i),
+            }));
             self.anchor = Some(id);
             self.own = operands;
         }
@@ -316,6 +327,22 @@ mod tests {
         let types: Vec<_> = after.order().iter().filter(|id| after.node(**id).op().is_some()).copied().collect();
         assert_eq!(types.len(), 2, "{after}");
         assert!(types.iter().all(|id| after.ty(id.out(0)).dtype == crate::ir::DType::F16), "{after}");
+    }
+
+    #[test]
+    fn what_a_step_is_computed_of_is_rounded_as_the_graph_has_it() {
+        let text = "graph g core
+  %x = input : f32[2,4]
+  %w = input : f32[4,3]
+  %b = input : f32[3]
+  %m = matmul(%x, %w) {dtype=f16} : f16[2,3]
+  %a = pointwise(%m, %b) {dtype=f16, expr=`add(x0,x1)`} : f16[2,3]
+  %c = pointwise(%a) {dtype=f16, expr=`ceil(x0)`} : f16[2,3]
+  %y = pointwise(%c, %a) {dtype=f16, expr=`add(x0,tanh(x1))`} : f16[2,3]
+  output %y
+";
+        let after = check("fuse", text, "steps").to_string();
+        assert!(after.contains("epilogue=`add(ceil(sf16(add(sf16(x0),x1))),tanh(add(x0,x1)))`"), "{after}");
     }
 
     #[test]

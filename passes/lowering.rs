@@ -27,6 +27,8 @@ pub(crate) struct Lowered {
     pub kernels: Graph,
     /// The graph as it was before formats became real.
     pub assigned: Graph,
+    /// The graph with formats made real, as plain ONNX.
+    pub quantized: Option<Graph>,
     /// The layout of the kernels.
     pub blueprint: Blueprint,
     /// What the passes before formats became real set.
@@ -66,12 +68,15 @@ impl<'a> Rest<'a> {
     pub(super) fn lower(&self, mut graph: Graph) -> Result<Lowered, PassError> {
         let mut cx = self.context();
         let mut timings = Vec::with_capacity(self.slots.len());
-        let (mut assigned, mut set, mut is_plain) = (None, Set::new(), true);
+        let (mut assigned, mut quantized, mut set, mut is_plain) = (None, None, Set::new(), true);
         for (i, slot) in self.slots.iter().enumerate() {
             cx.to_come = &self.slots[i + 1..];
             let is_real = slot.stage() == Stage::Realize;
             if is_real && assigned.is_none() {
                 assigned = Some(graph.clone());
+            }
+            if slot.stage() == Stage::Lower {
+                quantized = Some(graph.clone());
             }
             let before = assigned.is_none().then(|| pipeline::formats(&graph));
             let timing = step(slot, &mut graph, &mut cx).map_err(inner)?;
@@ -83,7 +88,7 @@ impl<'a> Rest<'a> {
         }
         let blueprint = build::build(&graph, self.target)?;
         let assigned = assigned.unwrap_or_else(|| graph.clone());
-        Ok(Lowered { kernels: graph, assigned, blueprint, set, is_plain, timings, explain: cx.explain })
+        Ok(Lowered { kernels: graph, assigned, quantized, blueprint, set, is_plain, timings, explain: cx.explain })
     }
 
     /// Brings a graph to kernels with the formats left open.

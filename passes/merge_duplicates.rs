@@ -50,7 +50,7 @@ impl Pass for MergeDuplicates {
 
 #[cfg(test)]
 mod tests {
-    use crate::passes::testing::check;
+    use crate::passes::testing::{check, stays};
 
     #[test]
     fn equal_chains_become_one() {
@@ -76,8 +76,7 @@ mod tests {
   output %a
   output %b
 ";
-        let after = check("merge_duplicates", text, "random");
-        assert_eq!(after.n_nodes(), 2);
+        stays("merge_duplicates", text);
     }
 
     #[test]
@@ -90,6 +89,6 @@ mod tests {
   output %a
   output %b
 ";
-        check("merge_duplicates", text, "refuses_order");
+        stays("merge_duplicates", text);
     }
 }

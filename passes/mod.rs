@@ -13,6 +13,7 @@ pub mod copy_states;
 pub mod decompose;
 mod explain;
 mod facts;
+pub mod fold_batch_norm;
 pub mod fold_constants;
 pub mod fuse;
 pub mod insert_qdq;
@@ -54,6 +55,8 @@ pub enum Stage {
     Assign,
     /// It makes formats real: behind it they change nothing that is stored.
     Realize,
+    /// It writes the graph in operators of the core: before it the graph is plain ONNX, which is what is exported.
+    Lower,
 }
 
 /// A rewrite of the graph.
@@ -159,6 +162,7 @@ list_passes! {
     remove_identities: RemoveIdentities,
     recognize_composites: RecognizeComposites,
     sum_filled: SumFilled,
+    fold_batch_norm: FoldBatchNorm,
     order_filters: OrderFilters,
     assign_precision: AssignPrecision,
     insert_qdq: InsertQdq,
@@ -182,6 +186,7 @@ pub const DEFAULT: &[&str] = &[
     "merge_duplicates",
     "sum_filled",
     "recognize_composites",
+    "fold_batch_norm",
     "order_filters",
     "assign_precision",
     "insert_qdq",

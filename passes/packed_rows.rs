@@ -8,7 +8,7 @@
 //! beside the scales ([`ScaleType::with_zeros`]).
 
 use super::pattern::float_cast;
-use crate::ir::packed::{Granularity, Packing, ScaleType, pack_with_zeros};
+use crate::ir::packed::{Coding, Granularity, Packing, ScaleType, pack_with_zeros};
 use crate::ir::{Attrs, DType, Graph, Op, OpError, Tensor, TensorError, TensorType, ValueId, WeightOperand};
 use crate::ops;
 use half::f16;
@@ -88,8 +88,15 @@ impl Rows {
         let Some(scale_of) = ScaleOf::new(&op.attrs, &codes.dims(), &scales.dims()) else { return Ok(None) };
         let order = Order { transposed: self.transposed, n_rows: self.n_rows, n_cols: self.n_cols, places };
         let Some(granularity) = order.granularity(&scale_of) else { return Ok(None) };
-        let bits = if codes.dtype().bits() == 8 { 8 } else { 4 };
-        let source = Source { codes: codes.clone(), scales: scales.clone(), order, scale_of, granularity, bits, shift };
+        let coding = match op.attrs.str("coding") {
+            Some(text) if codes.dtype() == DType::I8 && zeros.is_none() => {
+                text.parse().map_err(|why| OpError::attribute("coding", why))?
+            }
+            _ if codes.dtype().bits() == 8 => Coding::I8,
+            _ => Coding::I4,
+        };
+        let source =
+            Source { codes: codes.clone(), scales: scales.clone(), order, scale_of, granularity, coding, shift };
         match zeros.flatten() {
             None if shift == 0 => source.without_zeros(&views.unwrap_or_default()).map(Some),
             zeros => source.with_zeros(zeros),
@@ -173,7 +180,7 @@ struct Source {
     order: Order,
     scale_of: ScaleOf,
     granularity: Granularity,
-    bits: u8,
+    coding: Coding,
     shift: i16,
 }
 
@@ -208,7 +215,7 @@ impl Source {
     }
 
     fn tensor(&self, scale: ScaleType, codes: &[i8], scales: &[f32], zeros: &[i16]) -> Result<Tensor, TensorError> {
-        let packing = Packing { bits: self.bits, granularity: self.granularity, scale };
+        let packing = Packing { coding: self.coding, granularity: self.granularity, scale };
         let bytes = pack_with_zeros(packing, self.order.n_rows, self.order.n_cols, codes, scales, zeros)
             .map_err(|error| TensorError::Unmade { reason: error.to_string() })?;
         Tensor::from_bytes(self.ty(packing), bytes)
@@ -228,7 +235,7 @@ impl Source {
             _ if is_exact(&self.own_scales(&self.heads())?) => ScaleType::F16,
             _ => ScaleType::F32,
         };
-        let ty = self.ty(Packing { bits: self.bits, granularity: self.granularity, scale });
+        let ty = self.ty(Packing { coding: self.coding, granularity: self.granularity, scale });
         let recipe = format!("packed {} {:?} {views:?}", self.order.transposed, self.scale_of.axis);
         let (codes, scales) = (self.codes.clone(), self.scales.clone());
         Ok(Tensor::deferred(ty, &recipe, &[&codes, &scales], move || {
@@ -249,7 +256,7 @@ impl Source {
         let Ok(mut zeros) = heads.iter().map(|&at| i16::try_from(zero(at))).collect::<Result<Vec<i16>, _>>() else {
             return Ok(None);
         };
-        if shifted(&mut codes, &zeros, self.order.n_cols, self.unit(), self.bits) {
+        if shifted(&mut codes, &zeros, self.order.n_cols, self.unit(), self.coding) {
             zeros.clear();
         }
         let scale = if is_exact(&scales) { ScaleType::F16 } else { ScaleType::F32 };
@@ -315,11 +322,11 @@ fn signed(codes: &Tensor, shift: i16) -> Result<Vec<i8>, TensorError> {
 }
 
 /// Takes the zero points off the codes where all that remain fit; whether they did.
-fn shifted(codes: &mut [i8], zeros: &[i16], n_cols: usize, unit: usize, bits: u8) -> bool {
+fn shifted(codes: &mut [i8], zeros: &[i16], n_cols: usize, unit: usize, coding: Coding) -> bool {
     if zeros.iter().all(|zero| *zero == 0) {
         return true;
     }
-    let (low, high) = if bits == 4 { (-8, 7) } else { (-128, 127) };
+    let (low, high) = if coding == Coding::I4 { (-8, 7) } else { (-128, 127) };
     let units = |codes: &mut [i8], f: &mut dyn FnMut(&mut i8, i16)| {
         let units = codes.chunks_mut(n_cols).flat_map(|row| row.chunks_mut(unit));
         units.zip(zeros).for_each(|(codes, zero)| codes.iter_mut().for_each(|code| f(code, *zero)));

@@ -176,7 +176,10 @@ impl Wishes<'_> {
         let (group, range, menu) = (&self.model.groups[at], self.ranges[at], self.menu(at));
         let decided = group.nodes.iter().find_map(|&id| Some((id, self.because(at, id)?)));
         let mut excluded = Vec::new();
-        for format in Format::MENU.iter().chain(self.settings.permitted()).copied() {
+        // What is said of the default block holds for the others.
+        let permitted = self.settings.permitted();
+        let is_said = |f: &&Format| f.with_default_block() != **f && permitted.contains(&f.with_default_block());
+        for format in Format::MENU.iter().chain(permitted.iter().filter(|f| !is_said(f))).copied() {
             let text = format.to_string();
             if menu.contains(&format) || excluded.iter().any(|(known, _)| *known == text) {
                 continue;

@@ -72,6 +72,8 @@ pub struct Report<'a> {
     pub timings: Vec<Timing>,
     /// The graph before formats became real, where a program comes of the pipeline.
     pub assigned: Option<Graph>,
+    /// The graph with formats made real, as plain ONNX: the one that is written in operators of the core.
+    pub quantized: Option<Graph>,
     /// The layout of the kernels, where it was made to count them.
     pub blueprint: Option<Blueprint>,
 }
@@ -79,10 +81,11 @@ pub struct Report<'a> {
 impl Report<'_> {
     /// Takes what the rest of the pipeline made of the graph when it was counted for what it makes of it.
     fn adopt(&mut self, lowered: Lowered, graph: &mut Graph, counting: &mut Duration) {
-        let Lowered { kernels, assigned, blueprint, set, timings, explain, .. } = lowered;
+        let Lowered { kernels, assigned, quantized, blueprint, set, timings, explain, .. } = lowered;
         *graph = kernels;
         *counting = counting.saturating_sub(timings.iter().map(|t| t.time).sum());
         self.assigned = Some(assigned);
+        self.quantized = quantized;
         self.blueprint = Some(blueprint);
         self.timings.extend(timings);
         self.context.explain.extend(explain);
@@ -222,7 +225,7 @@ impl Pipeline {
         }
         let context = Context::new(target, &self.settings);
         let timings = Vec::with_capacity(self.slots.len());
-        let mut report = Report { context, timings, assigned: None, blueprint: None };
+        let mut report = Report { context, timings, assigned: None, quantized: None, blueprint: None };
         let n_before = self.n_before_formats_are_real();
         let is_whole = lacks(&self.slots).is_none();
         for (i, slot) in self.slots.iter().enumerate() {
@@ -236,6 +239,9 @@ impl Pipeline {
                 report.assigned = Some(graph.clone());
             }
             report.context.to_come = &self.slots[i + 1..];
+            if slot.stage() == Stage::Lower {
+                report.quantized = Some(graph.clone());
+            }
             let before = (slot.is_own && i < n_before).then(|| formats(graph));
             let mut timing = step(slot, graph, &mut report.context)?;
             if let Some(before) = before.filter(|_| timing.changed) {

@@ -77,7 +77,7 @@ fn hands_on(graph: &Graph, id: NodeId, cx: &mut Context<'_>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::passes::testing::check;
+    use crate::passes::testing::{check, stays};
 
     #[test]
     fn what_only_hands_on_goes() {
@@ -107,11 +107,8 @@ mod tests {
   output %y
 ";
         assert!(check("remove_identities", text, "cast_back").to_string().contains("%y = neg(%x)"));
-        for (other, case) in
-            [(text.replace("f32", "bf16"), "refuses_loss"), (text.replace("} :", "} @f32 :"), "refuses_formats")]
-        {
-            assert_eq!(check("remove_identities", &other, case), crate::passes::testing::read(&other));
-        }
+        stays("remove_identities", &text.replace("f32", "bf16"));
+        stays("remove_identities", &text.replace("} :", "} @f32 :"));
     }
 
     #[test]
@@ -124,7 +121,6 @@ mod tests {
   output %y
   output %mask
 ";
-        let after = check("remove_identities", text, "refuses_mask");
-        assert_eq!(after, crate::passes::testing::read(text));
+        stays("remove_identities", text);
     }
 }

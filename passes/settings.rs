@@ -1,6 +1,7 @@
 //! What the user asks of a compilation.
 
 use crate::assign::Policy;
+use crate::assign::score::Errors;
 use crate::ir::{DEFAULT_BLOCK, Format, FormatError, Graph, Node};
 use crate::quant::calibration::Calibration;
 use globset::{GlobBuilder, GlobMatcher};
@@ -19,6 +20,9 @@ pub struct Settings {
     pub reserve_bytes: u64,
     /// The formats that may be assigned.
     pub formats: Vec<Format>,
+    /// The errors of weights that were measured: whoever compiles again with settings cloned of these measures none
+    /// twice.
+    pub errors: Arc<Errors>,
     /// Nodes whose format the user decided; the last that matches wins.
     pub pins: Vec<Pin>,
     /// The name of a node or value whose formats and near misses are to be explained.
@@ -40,6 +44,7 @@ impl Default for Settings {
             budget_bytes: None,
             reserve_bytes: 0,
             formats: Format::MENU.to_vec(),
+            errors: Arc::default(),
             pins: Vec::new(),
             explain: None,
             allow_host: true,
@@ -51,6 +56,12 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Permits every block, and one scale a row, for every permitted format whose weights are integers with the default
+    /// block: the solver chooses.
+    pub fn permit_each_block(&mut self) {
+        self.formats = self.formats.iter().flat_map(|format| format.with_each_block()).collect();
+    }
+
     /// Makes `block` the block of every permitted format that has one and names none of its own.
     pub fn set_block(&mut self, block: u32) {
         let change = |format: &mut Format| {
@@ -145,7 +156,10 @@ impl Pin {
 
     fn matches(&self, node: &Node) -> bool {
         match (&self.matcher, node.op()) {
-            (Matcher::Name(glob), _) => glob.is_match(&node.name),
+            // What stands in for several nodes of the model is known by their names too.
+            (Matcher::Name(glob), _) => {
+                glob.is_match(&node.name) || node.origins().iter().any(|name| glob.is_match(name))
+            }
             (Matcher::Op(name), Some(op)) => op.def.onnx == name || op.def.name == name,
             _ => false,
         }

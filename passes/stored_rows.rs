@@ -2,7 +2,7 @@
 //! graph that is only counted quantizes nothing.
 
 use crate::ir::MatrixLayout;
-use crate::ir::packed::{Granularity, PackedError, Packing, ScaleType, unpack};
+use crate::ir::packed::{Coding, Granularity, PackedError, Packing, ScaleType, unpack};
 use crate::ir::{DType, Hash, OpError, Tensor, TensorError, TensorType};
 use crate::ops::weights::Weights;
 use crate::quant::calibration::Moments;
@@ -137,7 +137,7 @@ fn unmade(error: OpError) -> TensorError {
 
 /// The codes as ONNX stores them: dense, 4-bit ones two to a byte across rows.
 fn codes_tensor(packing: Packing, codes: &[i8], dims: &[usize]) -> Result<Tensor, TensorError> {
-    let bytes = if packing.bits == 4 {
+    let bytes = if packing.codes() == DType::I4 {
         codes.chunks(2).map(|c| (c[0] as u8 & 15) | c.get(1).map_or(0, |&v| (v as u8) << 4)).collect()
     } else {
         codes.iter().map(|&v| v as u8).collect()
@@ -149,21 +149,21 @@ fn codes_tensor(packing: Packing, codes: &[i8], dims: &[usize]) -> Result<Tensor
 #[derive(Default)]
 pub(crate) struct ScaleTypes(Mutex<BTreeMap<Matrix, ScaleType>>);
 
-/// Constant, layout, first row, rows, bits, granularity.
-type Matrix = (Hash, MatrixLayout, usize, usize, u8, Granularity);
+/// Constant, layout, first row, rows, coding, granularity.
+type Matrix = (Hash, MatrixLayout, usize, usize, Coding, Granularity);
 
 impl ScaleTypes {
-    /// The type of the scales of rows under a packing of so many bits.
+    /// The type of the scales of rows under a packing of this coding.
     ///
     /// # Errors
     /// A bad packing, or the data is absent.
-    pub(super) fn of(&self, rows: &Rows, bits: u8, granularity: Granularity) -> Result<ScaleType, OpError> {
-        let key = (rows.tensor.identity(), rows.found.layout, rows.first, rows.n_rows, bits, granularity);
+    pub(super) fn of(&self, rows: &Rows, coding: Coding, granularity: Granularity) -> Result<ScaleType, OpError> {
+        let key = (rows.tensor.identity(), rows.found.layout, rows.first, rows.n_rows, coding, granularity);
         let known = self.0.lock().ok().and_then(|known| known.get(&key).copied());
         if let Some(known) = known {
             return Ok(known);
         }
-        let found = rows.with(|w| choose_scale_type(w, rows.n_rows, rows.found.n_cols, bits, granularity))?;
+        let found = rows.with(|w| choose_scale_type(w, rows.n_rows, rows.found.n_cols, coding, granularity))?;
         if let Ok(mut known) = self.0.lock() {
             known.insert(key, found);
         }

@@ -12,7 +12,7 @@ pub(crate) fn read(text: &str) -> Graph {
 }
 
 /// Runs one pass with default settings, verifies, runs it again without change, and holds the difference in
-/// `snapshots/<pass>/<case>.snap`.
+/// `snapshots/<pass>/<case>.snap`. What shall change nothing is for [`stays`].
 pub(crate) fn check(pass: &str, text: &str, case: &str) -> Graph {
     check_with(pass, read(text), case, &Settings::default())
 }
@@ -22,7 +22,20 @@ pub(crate) fn check_on(target: &str, pass: &str, text: &str, case: &str) -> Grap
     check_for(&Target::shipped(target).unwrap(), pass, read(text), case, &Settings::default())
 }
 
-/// The same with settings and a graph of the caller's.
+/// Runs one pass with default settings, which must change nothing.
+pub(crate) fn stays(pass: &str, text: &str) {
+    stays_on("lavapipe", pass, text);
+}
+
+/// The same for another target.
+pub(crate) fn stays_on(target: &str, pass: &str, text: &str) {
+    let mut graph = read(text);
+    let settings = Settings::default();
+    run(pass, &mut graph, &mut Context::new(&Target::shipped(target).unwrap(), &settings));
+    assert_eq!(graph, read(text), "{pass} changed\n{text}to\n{graph}");
+}
+
+/// The same as [`check`] with settings and a graph of the caller's.
 pub(crate) fn check_with(pass: &str, graph: Graph, case: &str, settings: &Settings) -> Graph {
     check_for(&Target::shipped("lavapipe").unwrap(), pass, graph, case, settings)
 }
@@ -30,11 +43,9 @@ pub(crate) fn check_with(pass: &str, graph: Graph, case: &str, settings: &Settin
 fn check_for(target: &Target, pass: &str, mut graph: Graph, case: &str, settings: &Settings) -> Graph {
     let before = graph.to_string();
     let mut context = Context::new(target, settings);
-    let unit = by_name(pass).unwrap_or_else(|| panic!("no pass {pass}"));
-    super::pipeline::run_one(unit.as_ref(), &mut graph, &mut context).unwrap_or_else(|e| panic!("{e}"));
-    graph.verify().unwrap_or_else(|e| panic!("{e}\n{graph}"));
+    run(pass, &mut graph, &mut context);
     let after = graph.to_string();
-    super::pipeline::run_one(unit.as_ref(), &mut graph, &mut context).unwrap_or_else(|e| panic!("{e}"));
+    run(pass, &mut graph, &mut context);
     assert_eq!(graph.to_string(), after, "{pass} changed its own result");
     let mut snapshots = insta::Settings::clone_current();
     snapshots.set_snapshot_path(format!("{}/snapshots/{pass}", env!("CARGO_MANIFEST_DIR")));
@@ -42,6 +53,12 @@ fn check_for(target: &Target, pass: &str, mut graph: Graph, case: &str, settings
     snapshots.set_omit_expression(true);
     snapshots.bind(|| insta::assert_snapshot!(case, diff(&before, &after)));
     graph
+}
+
+fn run(pass: &str, graph: &mut Graph, context: &mut Context<'_>) {
+    let unit = by_name(pass).unwrap_or_else(|| panic!("no pass {pass}"));
+    super::pipeline::run_one(unit.as_ref(), graph, context).unwrap_or_else(|e| panic!("{e}"));
+    graph.verify().unwrap_or_else(|e| panic!("{e}\n{graph}"));
 }
 
 /// Lines of both texts, those only in the first marked `-`, those only in the second `+`.

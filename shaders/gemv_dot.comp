@@ -1,7 +1,7 @@
 // The product of few rows of a (at most ROWS) with rows of b that are packed, k a multiple of 32 and each scale of b
 // one of 32 codes or more. A step is 32 columns: those of a become integers of 16 or 24 bits with a scale of their own,
 // held in shared memory as planes of signed bytes, the highest first. Codes of 4 bits are multiplied as 16 times what
-// they are: the even ones of a word, then the odd ones.
+// they are, or as the bytes that they stand for: the even ones of a word, then the odd ones.
 #include "common.glsl"
 #include "gemv.glsl"
 #if HALF
@@ -11,7 +11,7 @@ const float MOST = 32512.0;
 const uint PLANES = 3u, BIAS = 0x8080u;
 const float MOST = 4128768.0;
 #endif
-// The smallest magnitude of a step that is told from 0.
+// The smallest magnitude of a step that is distinguished from 0.
 const float LEAST = 1e-28;
 // Vectors of 16 bytes that a step has of a row of b, and in shared memory; those of the latter are odd in number, so
 // that lanes meet no bank twice.
@@ -91,7 +91,7 @@ void stage(uint r, uint s, uint place) {
     [[unroll]] for (uint e = 0u; e < 32u; e++) total += int(q[e] - BIAS - 0x4b400000u);
     sum = float(total);
 #endif
-#if PACKED_b == 4
+#if PACKED_b == 4 && !BYTES_b
     scale *= 0.0625;
     sum *= 16.0;
 #endif
@@ -101,6 +101,9 @@ void stage(uint r, uint s, uint place) {
 // A step of one row of b.
 struct Codes {
     uvec4 v[B_VECTORS];
+#if BYTES_b
+    uvec2 low;
+#endif
     float scale, zero;
 };
 
@@ -108,6 +111,9 @@ Codes fetch(uint row, uint s) {
     Codes codes;
     uint at = row * (p.b_pitch >> 2) + s * B_VECTORS;
     [[unroll]] for (uint v = 0u; v < B_VECTORS; v++) codes.v[v] = v_b[at + v];
+#if BYTES_b
+    codes.low = low_b(row, s);
+#endif
 #if BLOCK_b
     codes.scale = scale_b(row, s * 32u);
 #if ZEROS_b
@@ -150,7 +156,14 @@ void main() {
         for (; s < to; s += SPLIT) {
             uvec4 high[COLUMNS], low[COLUMNS];
             [[unroll]] for (uint c = 0u; c < COLUMNS; c++) {
-#if PACKED_b == 4
+#if BYTES_b
+                [[unroll]] for (uint j = 0u; j < 4u; j++) {
+                    uvec2 even = (codes[c].low >> (2u * j)) & 0x01010101u;
+                    uvec2 odd = (codes[c].low >> (2u * j + 1u)) & 0x01010101u;
+                    high[c][j] = bytes_b(codes[c].v[0][j] & 0x0f0f0f0fu, even);
+                    low[c][j] = bytes_b((codes[c].v[0][j] >> 4) & 0x0f0f0f0fu, odd);
+                }
+#elif PACKED_b == 4
                 high[c] = (codes[c].v[0] << 4) & 0xf0f0f0f0u;
                 low[c] = codes[c].v[0] & 0xf0f0f0f0u;
 #else

@@ -34,12 +34,18 @@ void main() {
         const uint CODES = 32u / PACKED_b;
         for (uint k0 = lane * CODES; k0 < p.k; k0 += LANES * CODES) {
             // A block is a multiple of a word's codes, so one scale serves the word.
+#if !BYTES_b
             int word = int(raw_b(n, k0 / CODES));
+#endif
             float scale = scale_b(n, k0), part[ROWS];
             int zero = ZERO_b(n, k0);
             [[unroll]] for (uint r = 0u; r < ROWS; r++) part[r] = 0.0;
             for (uint c = 0u; c < min(CODES, p.k - k0); c++) {
+#if BYTES_b
+                float code = float(code_b(n, k0 + c) - zero);
+#else
                 float code = float(bitfieldExtract(word, int(c * PACKED_b), PACKED_b) - zero);
+#endif
                 [[unroll]] for (uint r = 0u; r < ROWS; r++) part[r] += r < p.m ? code * ld_a(a_base + r * p.k + k0
                     + c) : 0.0;
             }

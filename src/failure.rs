@@ -12,6 +12,7 @@
 //! assert_eq!((failure.kind, failure.kind.exit_code()), (FailureKind::Usage, 2));
 //! ```
 
+use crate::export::ExportError;
 use crate::import::ImportError;
 use crate::ir::OpError;
 use crate::passes::{OverBudget, PassError, PipelineError};
@@ -235,6 +236,12 @@ impl From<ImportError> for Failure {
             _ => FailureKind::Model,
         };
         Failure { node: error.node().map(str::to_owned), ..Failure::new(kind, chain(&error)) }
+    }
+}
+
+impl From<ExportError> for Failure {
+    fn from(error: ExportError) -> Failure {
+        Failure::new(FailureKind::Model, chain(&error)).in_node(error.node())
     }
 }
 

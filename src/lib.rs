@@ -24,6 +24,7 @@ pub mod cli;
 #[cfg(feature = "codegen")]
 pub mod codegen;
 pub mod diff;
+pub mod export;
 pub mod failure;
 pub mod import;
 pub mod ir;

@@ -72,7 +72,7 @@ fn format_bound(format: Format) -> f64 {
     match format.tail.map_or(format.weights, |tail| tail.weights) {
         Weights::F32 => 1e-5,
         Weights::F16 => 1e-2,
-        Weights::Int { bits: 8, .. } => 5e-2,
+        Weights::Int { coding: nyxc::ir::packed::Coding::I8, .. } => 5e-2,
         Weights::Int { .. } => 0.5,
     }
 }
@@ -155,7 +155,8 @@ fn check(file: &str, dims: &[&str], a8: f64) {
         let open: Vec<VkContext> =
             devices.iter().map(|d| VkContext::open(d.index, &target.features, &options).unwrap()).collect();
         // And matrices split in ways that the budget's solver may choose.
-        let split = ["f32/f16:r7", "f16/w4:r3", "w8a8/w4:r5"].map(|format| format.parse().unwrap());
+        let split = ["f32/f16:r7", "f16/w4:r3", "w8a8/w4:r5", "wn4a16", "w5a8:c", "w6a32/wn4:r3", "w6a8", "w5a16"]
+            .map(|format| format.parse().unwrap());
         for format in Format::MENU.into_iter().chain(split) {
             let what = format!("{file} {format} for {name}");
             let (ran, found) = check_one(&case, format, &target, &open);

@@ -20,6 +20,7 @@ const MAY_NAME: &[(&str, &[&str])] = &[
     ("codegen", &["ir", "ops", "targets", "kernels", "program"]),
     ("runtime", &["ir", "targets", "program"]),
     ("diff", &["ir", "program"]),
+    ("export", &["ir", "ops", "import"]),
     (
         "session",
         &[
@@ -27,12 +28,12 @@ const MAY_NAME: &[(&str, &[&str])] = &[
             "runtime", "diff",
         ],
     ),
-    ("failure", &["ir", "targets", "program", "import", "passes", "runtime", "session"]),
+    ("failure", &["ir", "targets", "program", "import", "passes", "runtime", "export", "session"]),
     (
         "cli",
         &[
             "ir", "targets", "ops", "program", "import", "quant", "kernels", "plan", "assign", "passes", "codegen",
-            "runtime", "diff", "session", "failure",
+            "runtime", "diff", "export", "session", "failure",
         ],
     ),
 ];

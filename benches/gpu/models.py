@@ -6,6 +6,8 @@
       (past_key_values.N.key and .value, of `past` places) to logits and the longer cache (present.N.*, of `total`).
   models.py OUT.onnx --encoder [--layers 12] [--f16]
       An encoder of BERT's shape: 768 wide, 12 heads, 128 tokens.
+  models.py OUT.onnx --network resnet50|mobilenet_v2 [--batch 1] [--f16]
+      The convolutional networks of these names, BatchNormalization folded: [batch,3,224,224] to [batch,1000].
   models.py OUT.onnx --attention BATCH,HEADS,KV_HEADS,QUERIES,KEYS,HEAD [--causal] [--chain 8]
       Attentions in f16 of the same keys and values, one after the other: the result of each is the next one's queries.
 """
@@ -60,7 +62,7 @@ class Graph:
     def node(self, op, inputs, name, **attributes):
         encoded = b"".join(field(1, i) for i in inputs) + field(2, name) + field(3, name) + field(4, op)
         for key, value in attributes.items():
-            if isinstance(value, list):
+            if isinstance(value, (list, tuple)):
                 body = b"".join(field(8, n) for n in value) + field(20, 7)
             elif isinstance(value, float):
                 body = b"\x15" + np.float32(value).tobytes() + field(20, 1)
@@ -201,6 +203,62 @@ def encoder(args):
     g.save(args.out, 20)
 
 
+class Network:
+    """A convolutional network of images [batch,3,224,224]."""
+
+    def __init__(self, args):
+        self.g, self.args, self.count = Graph(args.f16), args, 0
+        self.g.value(11, "x", self.g.type, [args.batch, 3, 224, 224])
+
+    def node(self, op, inputs, **attributes):
+        self.count += 1
+        return self.g.node(op, inputs, f"{op.lower()}{self.count}", **attributes)
+
+    def conv(self, x, n_in, n_out, size, stride=1, groups=1, activation="Relu"):
+        name, inner = f"layers.{self.count}", n_in // groups * size * size
+        w = self.g.weights(f"{name}.weight", [n_out, n_in // groups, size, size], ((2 if activation else 0.5) / inner) ** 0.5)
+        b = self.g.weights(f"{name}.bias", [n_out], 0.01)
+        y = self.node("Conv", [x, w, b], kernel_shape=(size,) * 2, strides=(stride,) * 2, pads=(size // 2,) * 4, group=groups)
+        if activation == "Relu6":
+            return self.node("Clip", [y, self.g.constant("zero", 0.0), self.g.constant("six", 6.0)])
+        return self.node(activation, [y]) if activation else y
+
+    def classes(self, x, width):
+        x = self.node("Flatten", [self.node("GlobalAveragePool", [x])], axis=1)
+        w, b = self.g.weights("head.weight", [1000, width], width ** -0.5), self.g.weights("head.bias", [1000], 0.01)
+        self.g.node("Gemm", [x, w, b], "y", transB=1)
+        self.g.value(12, "y", self.g.type, [self.args.batch, 1000])
+        self.g.save(self.args.out, 20)
+
+
+def resnet50(args):
+    n = Network(args)
+    x = n.conv("x", 3, 64, 7, 2)
+    x, wide = n.node("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4), 64
+    for narrow, blocks, first in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
+        for block in range(blocks):
+            stride = 1 if block else first
+            y = n.conv(n.conv(x, wide, narrow, 1), narrow, narrow, 3, stride)
+            y = n.conv(y, narrow, narrow * 4, 1, activation=None)
+            x = x if block else n.conv(x, wide, narrow * 4, 1, stride, activation=None)
+            x, wide = n.node("Relu", [n.node("Add", [x, y])]), narrow * 4
+    n.classes(x, wide)
+
+
+def mobilenet_v2(args):
+    n = Network(args)
+    x, width = n.conv("x", 3, 32, 3, 2, activation="Relu6"), 32
+    stages = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+    for expansion, n_out, blocks, first in stages:
+        for block in range(blocks):
+            stride, inner = 1 if block else first, width * expansion
+            y = x if expansion == 1 else n.conv(x, width, inner, 1, activation="Relu6")
+            y = n.conv(n.conv(y, inner, inner, 3, stride, inner, "Relu6"), inner, n_out, 1, activation=None)
+            x = n.node("Add", [x, y]) if stride == 1 and width == n_out else y
+            width = n_out
+    n.classes(n.conv(x, width, 1280, 1, activation="Relu6"), 1280)
+
+
 def attention(args):
     g = Graph(True)
     batch, heads, kv_heads, queries, keys, head = map(int, args.attention.split(","))
@@ -218,13 +276,16 @@ def attention(args):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out")
-    for name, value in (("layers", None), ("width", 576), ("mlp", 1536), ("vocab", 49152), ("chain", 8)):
+    for name, value in (("layers", None), ("width", 576), ("mlp", 1536), ("vocab", 49152), ("chain", 8), ("batch", 1)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--heads", default="9,3,64")
     parser.add_argument("--attention")
+    networks = {"resnet50": resnet50, "mobilenet_v2": mobilenet_v2}
+    parser.add_argument("--network", choices=networks)
     parser.add_argument("--encoder", action="store_true")
     parser.add_argument("--causal", action="store_true")
     parser.add_argument("--f16", action="store_true")
     args = parser.parse_args()
     args.layers = args.layers or (12 if args.encoder else 30)
-    (attention if args.attention else encoder if args.encoder else decoder)(args)
+    kind = networks.get(args.network) or (attention if args.attention else encoder if args.encoder else decoder)
+    kind(args)

@@ -21,6 +21,9 @@ float nx_f16(float v) {
     }
     return uintBitsToFloat(rest | (bits & 0x80000000u));
 }
+//: nx_sf16 nx_f16
+// v rounded to f16 as it is stored: what is finite stays so.
+float nx_sf16(float v) { return isinf(v) || isnan(v) ? v : nx_f16(clamp(v, -65504.0, 65504.0)); }
 //: nx_bf16
 float nx_bf16(float v) {
     uint bits = floatBitsToUint(v);

@@ -72,6 +72,9 @@ struct PartB {
     uvec4 v[PART_B];
     float scale;
     float zero;
+#if BYTES_b
+    uvec2 low;
+#endif
 };
 // Vectors of a line of shared memory that a part of b becomes.
 #if PACKED_b
@@ -85,7 +88,7 @@ const uint VECTORS_B = 1u;
 // f16 of 1024 each is an exact difference away from itself.
 #if PACKED_b
 uint f16_of_codes(uint pair, PartB part) {
-    const float offset = 1024.0 + float(1 << (PACKED_b - 1));
+    const float offset = 1024.0 + float(1 << ((BYTES_b == 1 ? 8 : PACKED_b) - 1));
     f16vec2 v = unpackFloat2x16(pair | 0x64006400u) - f16vec2(offset + part.zero);
 #ifndef PAIRS_A
     v = clamp(v * f16vec2(part.scale), f16vec2(-65504.0), f16vec2(65504.0));
@@ -115,23 +118,44 @@ uvec4 vector_of_a(PartA part) {
 #endif
 }
 
+#if BYTES_b
+// Codes of word `word` of a part as bytes: the even ones, and the odd ones.
+uint even_bytes(PartB part, uint word) {
+    return bytes_b(part.v[0][word] & 0x0f0f0f0fu, (part.low >> (2u * word)) & 0x01010101u);
+}
+uint odd_bytes(PartB part, uint word) {
+    return bytes_b((part.v[0][word] >> 4) & 0x0f0f0f0fu, (part.low >> (2u * word + 1u)) & 0x01010101u);
+}
+#endif
+
 // Vector v of those that a part of b becomes, in memory's order.
 uvec4 vector_of_b(PartB part, uint v) {
 #if PACKED_b == 4
     // Codes 0 and 4, 1 and 5, and so on, of a word of eight.
 #if CODES_A
+#if BYTES_b
+    uvec2 even = uvec2(even_bytes(part, 2u * v), even_bytes(part, 2u * v + 1u));
+    uvec2 odd = uvec2(odd_bytes(part, 2u * v), odd_bytes(part, 2u * v + 1u));
+#else
     uvec2 w = uvec2(part.v[0][2u * v], part.v[0][2u * v + 1u]);
     uvec2 even = w & 0x0f0f0f0fu, odd = (w >> 4) & 0x0f0f0f0fu;
     even |= (even & 0x08080808u) * 0x1eu;
     odd |= (odd & 0x08080808u) * 0x1eu;
+#endif
     // Bytes 0 and 1 of both in turn, then bytes 2 and 3.
     uvec2 low = (even & 0xffu) | ((odd & 0xffu) << 8) | ((even & 0xff00u) << 8) | ((odd & 0xff00u) << 16);
     uvec2 high = ((even >> 16) & 0xffu) | ((odd >> 8) & 0xff00u) | ((even >> 8) & 0xff0000u) | (odd & 0xff000000u);
     return uvec4(low.x, high.x, low.y, high.y);
 #else
+#if BYTES_b
+    uint even = even_bytes(part, v) ^ 0x80808080u, odd = odd_bytes(part, v) ^ 0x80808080u;
+    uint p0 = f16_of_codes(even & 0x00ff00ffu, part), p1 = f16_of_codes(odd & 0x00ff00ffu, part);
+    uint p2 = f16_of_codes((even >> 8) & 0x00ff00ffu, part), p3 = f16_of_codes((odd >> 8) & 0x00ff00ffu, part);
+#else
     uint w = part.v[0][v] ^ 0x88888888u;
     uint p0 = f16_of_codes(w & 0x000f000fu, part), p1 = f16_of_codes((w >> 4) & 0x000f000fu, part);
     uint p2 = f16_of_codes((w >> 8) & 0x000f000fu, part), p3 = f16_of_codes((w >> 12) & 0x000f000fu, part);
+#endif
     return uvec4(low_halves(p0, p1), low_halves(p2, p3), high_halves(p0, p1), high_halves(p2, p3));
 #endif
 #elif PACKED_b == 8 && !CODES_A
@@ -152,6 +176,9 @@ PartB codes_of_b(uint row, uint k) {
     part.v[0] = v_b[row * (p.b_pitch >> 2) + k / (128u / PACKED_b)];
     part.scale = 1.0;
     part.zero = 0.0;
+#if BYTES_b
+    part.low = low_b(row, k / 32u);
+#endif
 #if !CODES_A || BLOCK_b
     part.scale = scale_b(row, k);
 #endif

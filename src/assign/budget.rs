@@ -9,7 +9,9 @@
 use super::menu::{Menus, gap};
 use super::model::LinearModel;
 use super::over::{advice, give};
+use super::score::Known;
 use super::{AssignError, OverBudget, Policy};
+use crate::ir::packed::Coding;
 use crate::ir::{Activations, Format, Graph};
 use crate::plan::Forecast;
 use crate::program::Certificate;
@@ -27,6 +29,8 @@ pub struct Request<'a> {
     pub graph: &'a Graph,
     /// Its groups.
     pub model: &'a LinearModel,
+    /// What is known of its weights.
+    pub known: Known<'a>,
     /// How formats are assigned.
     pub policy: Policy,
     /// What the program must fit in, in bytes.
@@ -108,7 +112,7 @@ pub struct Assigned {
 /// The graph cannot be lowered, or the solver fails. That nothing fits is no error of this kind.
 pub fn assign<L: Lower>(request: &Request<'_>, lower: &mut L) -> Result<Result<Assigned, OverBudget>, L::Error> {
     let plain = vec![Format::F32; request.model.groups.len()];
-    let menus = Menus::of(request.graph, request.model, &lower.permitted(&Set::new()))?;
+    let menus = Menus::of(request.graph, request.model, &lower.permitted(&Set::new()), request.known)?;
     let mut search = Search { request, lower, counted: Vec::new(), solve_time: Duration::ZERO };
     let f32_bytes = search.count(&plain, true)?.peak_bytes;
     let (found, least) = match request.policy {
@@ -143,7 +147,7 @@ pub fn given(
         return Ok(Err(request.over(chosen_bytes, f32_bytes)));
     }
     let menus: Vec<Vec<Format>> = formats.iter().map(|format| vec![*format]).collect();
-    let menus = Menus::of(request.graph, request.model, &menus)?;
+    let menus = Menus::of(request.graph, request.model, &menus, request.known)?;
     let counted = Counted { peak_bytes: chosen_bytes, set: Set::new() };
     let bound = menus.cost(&formats);
     let solver = "none: formats are those that passes set".to_owned();
@@ -240,7 +244,8 @@ impl<L: Lower> Search<'_, L> {
     }
 
     fn menus(&self, set: &Set) -> Result<Menus, L::Error> {
-        Ok(Menus::of(self.request.graph, self.request.model, &self.lower.permitted(set))?)
+        let Request { graph, model, known, .. } = *self.request;
+        Ok(Menus::of(graph, model, &self.lower.permitted(set), known)?)
     }
 
     /// The menus of an assignment that was counted: what passes set is on them.
@@ -394,8 +399,8 @@ const GB: u64 = 1_000_000_000;
 const TIERS: [(u64, Format); 4] = [
     (24 * GB, Format::F32),
     (12 * GB, Format::F16),
-    (4 * GB, Format::int(8, Activations::F16)),
-    (0, Format::int(4, Activations::F16)),
+    (4 * GB, Format::int(Coding::I8, Activations::F16)),
+    (0, Format::int(Coding::I4, Activations::F16)),
 ];
 
 /// The format of a menu that is nearest a tier's: pins and permitted formats stand.

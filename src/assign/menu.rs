@@ -3,7 +3,7 @@
 
 use super::AssignError;
 use super::model::LinearModel;
-use super::score::Scores;
+use super::score::{Known, Scores};
 use super::solve::{Choice, Group, Limits, Problem, Solution, min_peak, relax, solve};
 use crate::ir::{Format, Graph, Tail, Weights};
 use crate::program::Certificate;
@@ -28,21 +28,32 @@ pub struct Menus {
 }
 
 impl Menus {
-    /// Scores `formats`, those that each group may have.
+    /// Scores `formats`, those that each group may have. Blocks other than the default are left out where another
+    /// format with the same activations has no more error in no more bytes.
     ///
     /// # Errors
     /// The weights of a group cannot be read.
-    pub fn of(graph: &Graph, model: &LinearModel, formats: &[Vec<Format>]) -> Result<Menus, AssignError> {
+    pub fn of(
+        graph: &Graph,
+        model: &LinearModel,
+        formats: &[Vec<Format>],
+        known: Known<'_>,
+    ) -> Result<Menus, AssignError> {
         let one = |(g, menu): (usize, &Vec<Format>)| {
             let node = || model.groups[g].nodes.first().map_or(String::new(), |id| graph.node(*id).name.clone());
-            Scores::of(graph, &model.groups[g], menu).map_err(|source| AssignError::Score { node: node(), source })
+            Scores::of(graph, &model.groups[g], menu, known)
+                .map_err(|source| AssignError::Score { node: node(), source })
         };
         let scores: Vec<Scores> = formats.par_iter().enumerate().map(one).collect::<Result<_, _>>()?;
         let groups = vec![Group { choices: Vec::new() }; formats.len()];
         let problem = Problem { groups, row_base: model.base_rows(), capacity: u64::MAX };
         let mut menus = Menus { formats: vec![Vec::new(); formats.len()], scores, problem };
         for (g, menu) in formats.iter().enumerate() {
-            menu.iter().for_each(|format| menus.offer(model, g, *format));
+            let cost = |format: &Format| menus.scores[g].score(&model.groups[g], *format);
+            let costs: Vec<(u64, f64)> = menu.iter().map(|f| (model.weight_bytes(g, *f), cost(f))).collect();
+            let front: Vec<Format> =
+                (0..menu.len()).filter(|i| is_on_front(menu, &costs, *i)).map(|i| menu[i]).collect();
+            front.into_iter().for_each(|format| menus.offer(model, g, format));
         }
         Ok(menus)
     }
@@ -118,6 +129,18 @@ impl Menus {
     }
 }
 
+/// Whether no format with the same activations makes number `i` of a menu needless: in bytes and error.
+fn is_on_front(menu: &[Format], costs: &[(u64, f64)], i: usize) -> bool {
+    let (bytes, error) = costs[i];
+    let is_better = |j: usize| {
+        let other = costs[j];
+        // Of equals the first stays.
+        let is_no_worse = other.0 <= bytes && other.1 <= error && (other != (bytes, error) || j < i);
+        menu[j].activations == menu[i].activations && is_no_worse
+    };
+    menu[i] == menu[i].with_default_block() || !(0..menu.len()).any(is_better)
+}
+
 /// Ways to split a matrix of `n_rows` of which the relaxation takes `parts`, out of the formats for `whole` matrices.
 fn splits(whole: &[Format], parts: &[(Format, f64)], n_rows: usize) -> Vec<Format> {
     // The rows that the relaxation stores as `weights`.
@@ -150,4 +173,28 @@ fn small(n_groups: usize) -> f64 {
 /// The part of the objective that a better assignment might save.
 pub(super) fn gap(objective: f64, bound: f64, n_groups: usize) -> f64 {
     (objective - bound).max(0.0) / objective.max(small(n_groups))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_on_front;
+    use crate::ir::Format;
+
+    #[test]
+    fn blocks_that_cost_more_for_no_less_error_are_left_out() {
+        let menu: Vec<Format> =
+            ["w4a16:g16", "w4a16:g64", "w4a16:c", "w4a16", "w4a8:g16"].iter().map(|f| f.parse().unwrap()).collect();
+        let front = |costs: &[(u64, f64)]| -> Vec<String> {
+            (0..menu.len()).filter(|i| is_on_front(&menu, costs, *i)).map(|i| menu[i].to_string()).collect()
+        };
+        // Each has its price, and other activations are no reason.
+        assert_eq!(front(&[(50, 1.0), (43, 3.0), (40, 9.0), (45, 2.0), (60, 9.0)]).len(), 5);
+        // Rows of 16 columns are one block whatever its name: the first of equals stays, and the default does.
+        let costs = [(45, 1.0), (45, 1.0), (45, 1.0), (45, 1.0), (45, 1.0)];
+        assert_eq!(front(&costs), ["w4a16:g16", "w4a16", "w4a8:g16"]);
+        assert_eq!(
+            front(&[(50, 2.0), (43, 2.0), (40, 9.0), (45, 1.0), (60, 9.0)]),
+            ["w4a16:g64", "w4a16:c", "w4a16", "w4a8:g16"]
+        );
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::menu::Menus;
 use super::model::LinearModel;
-use crate::ir::{Format, Graph, Weights};
+use crate::ir::{Format, Graph};
 
 /// No permitted assignment fits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub(super) fn give(min_feasible_bytes: u64, reserve_bytes: u64) -> String {
 /// Further ways: a smaller format, and which node or tensor to look at.
 pub(super) fn advice(graph: &Graph, model: &LinearModel, menus: &Menus) -> Vec<String> {
     let mut advice = Vec::new();
-    let is_int4 = |format: &Format| matches!(format.weights, Weights::Int { bits: 4, .. });
+    let is_int4 = |format: &Format| format.weights.bits() == 4;
     let lacks_int4 =
         |(g, menu): (usize, &Vec<Format>)| !model.groups[g].weights.is_empty() && !menu.iter().any(is_int4);
     if menus.formats.iter().enumerate().any(lacks_int4) {

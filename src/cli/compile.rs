@@ -1,16 +1,21 @@
 //! `nyxc compile`.
 
+mod output;
+
 use super::source::Source;
-use super::{Failure, constants, explain, load, say, tuning, write};
+use super::{Failure, constants, explain, load, onnx, say, tuning, write};
+use crate::export::Style;
 use crate::import::ImportReport;
 use crate::ir::{Format, Graph, Level, Module, valid_block};
 use crate::passes::{NAMES, Pin, Policy, Settings};
-use crate::program::file;
 use crate::quant::calibration::Calibration;
 use crate::session::size::{self, Budget};
 use crate::session::target::choose;
-use crate::session::{Compile, Compiled, Progress, Samples, calibrate_for, compile_module};
+use crate::session::{
+    Compile, Compiled, Divergence, Progress, Samples, calibrate_for, compile_module, sensitivities_for,
+};
 use crate::targets::Target;
+use output::Dumps;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
@@ -60,12 +65,13 @@ pub(super) struct Args {
     /// Pin nodes to a format; a glob on names or op:NAME, the last match wins
     #[arg(long, value_name = "PATTERN=FORMAT")]
     precision: Vec<Pin>,
-    /// Weights that share a scale, along the reduction axis: a power of two from 16 to 256
-    #[arg(long, value_name = "N", value_parser = parse_block)]
-    block_size: Option<u32>,
+    /// Weights that share a scale, along the reduction axis: a power of two from 16 to 256, or auto: the solver chooses
+    /// among these and one scale a channel [default: 32]
+    #[arg(long, value_name = "N|auto", value_parser = parse_block)]
+    block_size: Option<Block>,
     #[command(flatten)]
     source: Source,
-    /// Formats that may be assigned [default: f32,f16,w8a32,w8a16,w8a8,w4a32,w4a16,w4a8]
+    /// Formats that may be assigned [default: f32,f16,w16a32,w8a32,w8a16,w8a8,w4a32,w4a16,w4a8]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     formats: Vec<Format>,
     /// Refuse a model of which a node would run on the host
@@ -82,6 +88,14 @@ pub(super) struct Args {
     /// Samples that are read at most
     #[arg(long, value_name = "N", default_value_t = 128, requires = "calibration_data")]
     calibration_samples: usize,
+    /// The first samples, of these, on which is measured what the error of each matrix alone does to the outputs; the
+    /// budget goes where that is most. They are not used to quantize
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "calibration_data")]
+    sensitivity_samples: usize,
+    /// What sensitivity is measured as: error (relative squared error of the outputs), or kl (divergence of
+    /// probabilities or logits along the last axis: classifiers, language models)
+    #[arg(long, value_name = "error|kl", default_value = "error", requires = "sensitivity_samples")]
+    divergence: Divergence,
     /// Threads [default: one a core]
     #[arg(short = 'j', long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     #[arg(value_parser = clap::value_parser!(u16).range(0..=1024))]
@@ -89,6 +103,14 @@ pub(super) struct Args {
     /// Held back from the budget
     #[arg(long, value_name = "SIZE", value_parser = size::parse, default_value = "0")]
     reserve: u64,
+    /// Write the quantized model as ONNX, which computes what the program does: weights as codes and scales, behind a
+    /// DequantizeLinear
+    #[arg(long, value_name = "FILE.onnx")]
+    emit_onnx: Option<PathBuf>,
+    /// How products of quantized weights are written there: qdq, plain ONNX (DequantizeLinear by blocks, opset 21), or
+    /// matmulnbits, ONNX Runtime's own operators where they can say it
+    #[arg(long, default_value = "qdq", value_name = "qdq|matmulnbits", requires = "emit_onnx")]
+    emit_style: Style,
     /// Write every kernel's GLSL into this folder
     #[arg(long, value_name = "DIR")]
     emit_shaders: Option<PathBuf>,
@@ -113,11 +135,18 @@ pub(super) struct Args {
     pub(super) json: bool,
 }
 
-fn parse_block(text: &str) -> Result<u32, String> {
-    text.parse()
-        .ok()
-        .filter(|&b| valid_block(b))
-        .ok_or_else(|| format!("{text:?} is no block: a power of two from 16 to 256"))
+/// `--block-size`.
+#[derive(Clone, Copy, Debug)]
+enum Block {
+    /// Whichever is worth its bytes.
+    Auto,
+    Of(u32),
+}
+
+fn parse_block(text: &str) -> Result<Block, String> {
+    let block = text.parse().ok().filter(|&b| valid_block(b)).map(Block::Of);
+    let auto = (text == "auto").then_some(Block::Auto);
+    block.or(auto).ok_or_else(|| format!("{text:?} is no block: a power of two from 16 to 256, or auto"))
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
@@ -125,14 +154,80 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         load::refuse_program(&args.model)?;
     }
     let output = place(args)?;
-    for written in output.iter().chain(&args.report) {
+    if let Some(path) = &args.emit_onnx {
+        onnx::is_named_model("--emit-onnx", path)?;
+    }
+    for written in output.iter().chain(&args.report).chain(&args.emit_onnx) {
         write::spares(
             written,
             [args.model.as_path()].into_iter().chain(constants::files(&args.source.values.constants)),
         )?;
     }
+    if let Some(path) = args.report.as_ref().filter(|path| path.extension().is_none_or(|e| e != "json")) {
+        return Err(Failure::usage(format!("--report {}: the report is written as .json", path.display())));
+    }
     let mut target = target(&args.target)?;
     tuning::choose(args.tuning.as_deref(), &mut target)?;
+    let (module, imported) = read(args)?;
+    say_imported(&imported);
+    let mut options = Compile { settings: settings(args, &imported), target, n_threads: usize::from(args.jobs) };
+    say::detail(format_args!("compiling for {}: {}", options.target.name, options.target.description));
+    let bar = progress_bar();
+    let progress = |stage: &str, done: usize, all: usize| {
+        bar.set_length(all as u64);
+        bar.set_position(done as u64);
+        bar.set_message(stage.to_owned());
+    };
+    let start = Instant::now();
+    if let Some(path) = &args.calibration_data {
+        let graph = module
+            .alone()
+            .ok_or_else(|| Failure::usage("--calibration-data: a module of several entries is not calibrated"))?;
+        options.settings.calibration = Some(calibration(path, args, graph, &options, &progress)?);
+    }
+    if let Some(budget) = args.budget {
+        options.settings.budget_bytes = Some(match (budget, module.alone()) {
+            (budget, Some(graph)) => budget.resolve(graph, &options, &progress)?,
+            (Budget::Bytes(bytes), None) => bytes,
+            (_, None) => return Err(Failure::usage("--budget of a module of several entries is a size")),
+        });
+    }
+    let mut dumps = Dumps::new(args.dump_ir.as_deref(), &args.print_ir_after, &module);
+    let is_watched = dumps.is_watching();
+    let mut dump = |i: usize, name: &str, graph: &Graph| dumps.add(i, name, graph);
+    let compiled = compile_module(&module, &options, &progress, is_watched.then_some(&mut dump));
+    bar.finish_and_clear();
+    // What was dumped up to a failure is what one needs to see why.
+    dumps.write()?;
+    let compiled = compiled?;
+    let seconds = start.elapsed().as_secs_f64();
+    say_compiled(&compiled);
+    if let Some(dir) = &args.emit_shaders {
+        output::all(dir, compiled.shaders.iter().map(|(name, glsl)| (format!("{name}.comp"), glsl)))?;
+    }
+    if let Some(path) = &args.emit_onnx {
+        output::model(path, args.emit_style, &args.model, &compiled)?;
+    }
+    let report = report(&compiled, &options, args.budget, seconds);
+    if let Some(path) = &args.report {
+        write::file(path, |out| writeln!(out, "{report:#}"))?;
+    }
+    if let Some(path) = &output {
+        output::program(path, &compiled.program)?;
+    }
+    if args.json {
+        write::stdout(&format!("{report:#}\n"))?;
+    } else {
+        let text = if say::is_quiet() { String::new() } else { summary(&compiled, output.as_deref(), seconds) };
+        let text = text + &compiled.explanation.as_ref().map(explain::text).unwrap_or_default();
+        // Standard output is the program's, where it goes there.
+        if output.as_deref().is_some_and(is_stdout) { eprint!("{text}") } else { write::stdout(&text)? }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The model or the text, of level `onnx`.
+fn read(args: &Args) -> Result<(Module, ImportReport), Failure> {
     let (module, imported) = if load::is_text(&args.model) {
         args.source.refuse_unused(&args.model)?;
         (load::text_module(&args.model)?, ImportReport::default())
@@ -144,6 +239,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         let (file, level) = (args.model.display(), graph.level);
         return Err(Failure::usage(format!("{file}: entry {entry} is of level {level}, level onnx is compiled")));
     }
+    Ok((module, imported))
+}
+
+/// Says what import decided by itself.
+fn say_imported(imported: &ImportReport) {
     let mut by_reason: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (name, reason) in &imported.fixed {
         by_reason.entry(reason).or_default().push(format!("{name:?}"));
@@ -159,6 +259,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     for place in &imported.empty {
         say::note(format_args!("{place} is 0 in the model; --dim {place}=N gives another size"));
     }
+}
+
+fn settings(args: &Args, imported: &ImportReport) -> Settings {
     let mut settings = Settings {
         policy: args.policy,
         reserve_bytes: args.reserve,
@@ -172,54 +275,16 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     if !args.formats.is_empty() {
         settings.formats.clone_from(&args.formats);
     }
-    if let Some(block) = args.block_size {
-        settings.set_block(block);
+    match args.block_size {
+        Some(Block::Of(block)) => settings.set_block(block),
+        Some(Block::Auto) => settings.permit_each_block(),
+        None => {}
     }
-    let mut options = Compile { settings, target, n_threads: usize::from(args.jobs) };
-    say::detail(format_args!("compiling for {}: {}", options.target.name, options.target.description));
-    let bar = progress_bar();
-    let progress = |stage: &str, done: usize, all: usize| {
-        bar.set_length(all as u64);
-        bar.set_position(done as u64);
-        bar.set_message(stage.to_owned());
-    };
-    let mut dumps: Vec<(String, String)> = Vec::new();
-    let imported = args.dump_ir.as_ref().map(|_| module.to_string());
-    let mut dump = |i: usize, name: &str, graph: &Graph| {
-        if args.print_ir_after.iter().any(|p| p == name) {
-            eprintln!("# after {name}\n{graph}");
-        }
-        let Some(imported) = &imported else { return };
-        if i == 0 {
-            dumps = vec![("00_import.nyxir".to_owned(), imported.clone())];
-        }
-        let text = graph.to_string();
-        let is_same = dumps.last().is_some_and(|(_, before)| *before == text);
-        let mark = if is_same { ".unchanged" } else { "" };
-        dumps.push((format!("{:02}_{name}{mark}.nyxir", i + 1), text));
-    };
-    let start = Instant::now();
-    if let Some(path) = &args.calibration_data {
-        let graph = module
-            .alone()
-            .ok_or_else(|| Failure::usage("--calibration-data: a module of several entries is not calibrated"))?;
-        options.settings.calibration = Some(calibration(path, args.calibration_samples, graph, &options, &progress)?);
-    }
-    if let Some(budget) = args.budget {
-        options.settings.budget_bytes = Some(match (budget, module.alone()) {
-            (budget, Some(graph)) => budget.resolve(graph, &options, &progress)?,
-            (Budget::Bytes(bytes), None) => bytes,
-            (_, None) => return Err(Failure::usage("--budget of a module of several entries is a size")),
-        });
-    }
-    let is_watched = args.dump_ir.is_some() || !args.print_ir_after.is_empty();
-    let compiled = compile_module(&module, &options, &progress, is_watched.then_some(&mut dump));
-    bar.finish_and_clear();
-    // What was dumped up to a failure is what one needs to see why.
-    if let Some(dir) = &args.dump_ir {
-        write_all(dir, dumps.iter().map(|(name, text)| (name.clone(), text)))?;
-    }
-    let compiled = compiled?;
+    settings
+}
+
+/// Says how long each pass took, and what runs on the host.
+fn say_compiled(compiled: &Compiled) {
     for t in &compiled.timings {
         let changed = if t.changed { "" } else { ", changed nothing" };
         say::detail(format_args!("{}: {:.1} ms{changed}", t.pass, t.time.as_secs_f64() * 1e3));
@@ -227,54 +292,30 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     for node in compiled.program.plans.iter().flat_map(|p| &p.nodes).filter(|n| n.place == "host") {
         say::detail(format_args!("node {:?} ({}) runs on the host: {}", node.name, node.op, node.reason));
     }
-    let seconds = start.elapsed().as_secs_f64();
-    if let Some(dir) = &args.emit_shaders {
-        write_all(dir, compiled.shaders.iter().map(|(name, glsl)| (format!("{name}.comp"), glsl)))?;
-    }
-    let report = report(&compiled, &options, args.budget, seconds);
-    if let Some(path) = &args.report {
-        if path.extension().is_none_or(|e| e != "json") {
-            return Err(Failure::usage(format!("--report {}: the report is written as .json", path.display())));
-        }
-        write::file(path, |out| writeln!(out, "{report:#}"))?;
-    }
-    if let Some(output) = &output {
-        let mut bad = None;
-        let fill = |out: &mut dyn std::io::Write| {
-            file::write(&compiled.program, out).map_err(|e| match e {
-                file::FileError::Io(e) => e,
-                other => std::io::Error::other(bad.insert(other).to_string()),
-            })
-        };
-        let written = if is_stdout(output) { write::stdout_bytes(fill) } else { write::file(output, fill) };
-        // What is no failure of the disk is one of the program, and says so.
-        if let Some(error) = bad {
-            return Err(error.into());
-        }
-        written?;
-    }
-    if args.json {
-        write::stdout(&format!("{report:#}\n"))?;
-    } else {
-        let text = if say::is_quiet() { String::new() } else { summary(&compiled, output.as_deref(), seconds) };
-        let text = text + &compiled.explanation.as_ref().map(explain::text).unwrap_or_default();
-        // Standard output is the program's, where it goes there.
-        if output.as_deref().is_some_and(is_stdout) { eprint!("{text}") } else { write::stdout(&text)? }
-    }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// What the model's data say of its weights.
 fn calibration(
     path: &Path,
-    most: usize,
+    args: &Args,
     graph: &Graph,
     options: &Compile,
     progress: Progress<'_>,
 ) -> Result<Arc<Calibration>, Failure> {
+    let most = args.calibration_samples;
     let mut samples = Samples::open(path, graph, most)?;
-    let found = calibrate_for(graph, options, &mut samples, &mut |done| progress("samples", done, most.max(done)))?;
+    let scoring: Vec<_> = samples.by_ref().take(args.sensitivity_samples).collect::<Result<_, _>>()?;
+    let mut found = calibrate_for(graph, options, &mut samples, &mut |done| progress("samples", done, most.max(done)))?;
     let fewest = found.moments.values().map(|moments| moments.n_samples()).min().unwrap_or(0);
+    if !scoring.is_empty() {
+        let mut told = |done: usize, all: usize| progress("sensitivity", done, all);
+        found.sensitivities = sensitivities_for(graph, options, &scoring, args.divergence, &mut told)?;
+        let mut order: Vec<(&String, &f64)> = found.sensitivities.iter().collect();
+        order.sort_by(|a, b| b.1.total_cmp(a.1));
+        for (name, sensitivity) in order {
+            say::detail(format_args!("sensitivity of {name}: {sensitivity:.3e}"));
+        }
+    }
     say::detail(format_args!(
         "calibrated on {} samples: moments of {} matrices, of {fewest} inputs at least",
         found.n_runs,
@@ -289,7 +330,7 @@ fn place(args: &Args) -> Result<Option<PathBuf>, Failure> {
     let ends = output.extension().and_then(|e| e.to_str()).unwrap_or_default().to_lowercase();
     let name = || output.display().to_string();
     if args.output.is_some() && ["onnx", "nyxir", "npz", "npy", "json"].contains(&ends.as_str()) {
-        let also = if ends == "onnx" { "; nyxc does not write ONNX models yet" } else { "" };
+        let also = if ends == "onnx" { "; --emit-onnx FILE.onnx writes the quantized model" } else { "" };
         let program = output.with_extension("nyx");
         return Err(Failure::usage(format!(
             "--output {}: what is written is a program, no .{ends} file: name it {}{also}",
@@ -314,14 +355,6 @@ fn place(args: &Args) -> Result<Option<PathBuf>, Failure> {
 /// Whether `-` stands for standard output here.
 fn is_stdout(path: &Path) -> bool {
     path.as_os_str() == "-"
-}
-
-fn write_all<'a>(dir: &Path, files: impl Iterator<Item = (String, &'a String)>) -> Result<(), Failure> {
-    std::fs::create_dir_all(dir).map_err(|e| Failure::io(dir, e))?;
-    for (name, text) in files {
-        write::file(&dir.join(name), |out| out.write_all(text.as_bytes()))?;
-    }
-    Ok(())
 }
 
 /// A bar on a terminal, nothing in a pipe.

@@ -1,5 +1,7 @@
 //! `nyxc inspect`.
 
+mod text;
+
 use super::load::{self, Loaded};
 use super::source::Source;
 use super::{Failure, write};
@@ -7,7 +9,6 @@ use crate::failure::FailureKind;
 use crate::import::{Axis, Described, ImportReport, ValueType, describe};
 use crate::ir::{Graph, NodeKind, Shape, TensorType, ValueId};
 use crate::program::{Plan, Port, Program};
-use crate::session::size;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -58,7 +59,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     if args.nodes && document["plans"].is_null() {
         return Err(Failure::usage("--nodes lists those of a program; `nyxc print` shows the nodes of a model"));
     }
-    let text = if args.json { format!("{document:#}\n") } else { people(&document, args.nodes) };
+    let text = if args.json { format!("{document:#}\n") } else { text::of(&document, args.nodes) };
     write::stdout(&text)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -250,135 +251,4 @@ fn of_plan(p: &Plan, program: &Program) -> Value {
         },
         "nodes": p.nodes,
     })
-}
-
-fn people(document: &Value, nodes: bool) -> String {
-    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-    let bytes = |v: &Value| v.as_u64().map(size::show);
-    let list = |key: &str| document[key].as_array().cloned().unwrap_or_default();
-    let pairs =
-        |v: &Value| v.as_object().into_iter().flatten().map(|(k, n)| format!("{k} {n}")).collect::<Vec<_>>().join(", ");
-    let what = match document["kind"].as_str() {
-        Some("model") => {
-            let by = text(&document["producer"]);
-            let by = if by.is_empty() { by } else { format!(", made by {by}") };
-            format!("ONNX model, opset {}{by}", pairs(&document["opsets"]))
-        }
-        Some("program") => format!("program for {}", text(&document["target"])),
-        _ => format!("text, {} level", text(&document["level"])),
-    };
-    let mut out = format!("{}: {what}\n", text(&document["name"]));
-    let mut line = |key: &str, rest: &str| out += &format!("  {key:10} {rest}\n");
-    for (key, word) in [("inputs", "input"), ("outputs", "output")] {
-        for v in list(key) {
-            let ty = text(&v["type"]);
-            let compiled = match v["elements"].as_array() {
-                Some(list) if list.is_empty() => "nothing".to_owned(),
-                Some(list) => list
-                    .iter()
-                    .map(|e| format!("{} : {}", text(&e["name"]), text(&e["type"])))
-                    .collect::<Vec<_>>()
-                    .join(", "),
-                None => text(&v["compiled"]),
-            };
-            let more =
-                if compiled.is_empty() || compiled == ty { String::new() } else { format!(", compiled as {compiled}") };
-            let why = if v["default"] == true { ", has a default" } else { "" };
-            let how = v["holds"].as_str().filter(|_| v["elements"].is_null() && v["compiled"].is_null());
-            let how = how.map_or(String::new(), |how| format!(", which must be given: {how}"));
-            line(word, &format!("{} : {ty}{more}{why}{how}", text(&v["name"])));
-        }
-    }
-    for state in list("states") {
-        line("state", &format!("{} : {}", text(&state["name"]), text(&state["type"])));
-    }
-    let entries: Vec<_> = list("entries").iter().map(text).collect();
-    if !entries.is_empty() {
-        line("entries", &format!("{}; ports and operators are those of the first", entries.join(", ")));
-    }
-    for (name, reason) in document["constant_inputs"].as_object().into_iter().flatten() {
-        line("constant", &format!("{name}: {}", text(reason)));
-    }
-    for size in list("sizes") {
-        line("size", &format!("{} in {}..{}", text(&size["name"]), size["min"], size["max"]));
-    }
-    for taken in list("defaulted") {
-        let (name, n) = (text(&taken["dim"]), &taken["size"]);
-        line("taken", &format!("{name} = {n}, because nobody said; --dim {name}=N sets it"));
-    }
-    for place in list("empty") {
-        let place = text(&place);
-        line("taken", &format!("{place} = 0, as the model has it; --dim {place}=N gives another size"));
-    }
-    for name in list("unbound") {
-        let name = text(&name);
-        line("open", &format!("{name}; --dim {name}=N or --dim {name}=1..N sets it"));
-    }
-    line("operators", &pairs(&document["operators"]));
-    let functions: Vec<_> = list("functions").iter().map(text).collect();
-    if !functions.is_empty() {
-        line("functions", &functions.join(", "));
-    }
-    let n_weights = document["n_weights"].as_u64().map_or(String::new(), |n| format!(" in {n} tensors"));
-    line("weights", &format!("{}{n_weights}", bytes(&document["weights_bytes"]).unwrap_or_default()));
-    if let Some(live) = bytes(&document["max_live_bytes"]) {
-        line("max live", &live);
-    }
-    if let Some(why) = document["import_error"]["message"].as_str() {
-        line("no import", why);
-    }
-    for plan in list("plans") {
-        let of = |key: &str| bytes(&plan[key]).unwrap_or_default();
-        line(
-            "plan",
-            &format!(
-                "{}: peak {} of {} (f32 {}, smallest {})",
-                text(&plan["policy"]),
-                of("planned_peak_bytes"),
-                of("budget_bytes"),
-                of("f32_bytes"),
-                of("min_feasible_bytes")
-            ),
-        );
-        let ledger = plan["ledger"].as_object().into_iter().flatten().filter(|(_, n)| n.as_u64() != Some(0));
-        let ledger: Vec<_> = ledger.map(|(kind, n)| format!("{kind} {}", bytes(n).unwrap_or_default())).collect();
-        line("ledger", &ledger.join(", "));
-        for f in plan["formats"].as_array().into_iter().flatten() {
-            let stored = match f["f32_weight_bytes"].as_u64() {
-                Some(0) | None => String::new(),
-                Some(wide) => {
-                    format!(", weights {} (f32 {})", bytes(&f["weight_bytes"]).unwrap_or_default(), size::show(wide))
-                }
-            };
-            line("format", &format!("{}: {} nodes{stored}", text(&f["format"]), f["nodes"]));
-        }
-        let t = &plan["totals"];
-        line(
-            "totals",
-            &format!(
-                "{} nodes, {} of them on the host, {} dispatches, {} barriers, {} kernels, weights {} (f32 {})",
-                t["nodes"],
-                t["host_nodes"],
-                t["dispatches"],
-                t["barriers"],
-                t["kernels"],
-                bytes(&t["weight_bytes"]).unwrap_or_default(),
-                bytes(&t["f32_weight_bytes"]).unwrap_or_default()
-            ),
-        );
-        for node in plan["nodes"].as_array().into_iter().flatten().filter(|_| nodes) {
-            line(
-                "node",
-                &format!(
-                    "{:8} {:6} {:>12} B  {}  {}",
-                    text(&node["format"]),
-                    text(&node["where"]),
-                    node["weight_bytes"].as_u64().unwrap_or(0),
-                    text(&node["name"]),
-                    text(&node["kernel"])
-                ),
-            );
-        }
-    }
-    out
 }

@@ -6,6 +6,7 @@ mod compare;
 mod compile;
 mod completions;
 mod constants;
+mod convert;
 mod devices;
 mod diff;
 mod explain;
@@ -13,6 +14,7 @@ mod fatal;
 mod harness;
 mod inspect;
 mod load;
+mod onnx;
 mod pass;
 mod print;
 mod profile;
@@ -60,40 +62,58 @@ struct Cli {
     quiet: bool,
 }
 
-#[derive(Subcommand)]
-enum Command {
-    Compile(Box<compile::Args>),
-    Run(run::Args),
-    Bench(bench::Args),
-    Tune(Box<tune::Args>),
-    Compare(compare::Args),
-    Inspect(inspect::Args),
-    Print(print::Args),
-    Diff(diff::Args),
-    Pass(pass::Args),
-    Verify(verify::Args),
-    Devices(devices::Args),
-    Targets(targets::Args),
-    Completions(completions::Args),
+/// Whether a command was asked for a JSON document, where it has one.
+macro_rules! json_of {
+    ($args:ident) => {{
+        let _ = $args;
+        false
+    }};
+    ($args:ident $json:ident) => {
+        $args.$json
+    };
 }
 
-impl Command {
-    /// Whether one JSON document is asked for.
-    fn json(&self) -> bool {
-        match self {
-            Command::Compile(args) => args.json,
-            Command::Run(args) => args.json,
-            Command::Bench(args) => args.json,
-            Command::Tune(args) => args.json,
-            Command::Compare(args) => args.json,
-            Command::Inspect(args) => args.json,
-            Command::Diff(args) => args.json,
-            Command::Verify(args) => args.json,
-            Command::Devices(args) => args.json,
-            Command::Targets(args) => args.json,
-            Command::Print(_) | Command::Pass(_) | Command::Completions(_) => false,
+/// Declares the commands, in the order of `--help`: name, module, and `json` where one prints a JSON document if asked
+/// to. Each module has `Args`, whose doc comment is the help, and `run`.
+macro_rules! commands {
+    ($($name:ident $module:ident $($json:ident)?;)*) => {
+        #[derive(Subcommand)]
+        enum Command {
+            $($name(Box<$module::Args>),)*
         }
-    }
+
+        impl Command {
+            /// Whether one JSON document is asked for.
+            fn json(&self) -> bool {
+                match self {
+                    $(Command::$name(args) => json_of!(args $($json)?),)*
+                }
+            }
+
+            fn run(&self) -> Result<ExitCode, Failure> {
+                match self {
+                    $(Command::$name(args) => $module::run(args),)*
+                }
+            }
+        }
+    };
+}
+
+commands! {
+    Compile compile json;
+    Run run json;
+    Bench bench json;
+    Tune tune json;
+    Compare compare json;
+    Convert convert;
+    Inspect inspect json;
+    Print print;
+    Diff diff json;
+    Pass pass;
+    Verify verify json;
+    Devices devices json;
+    Targets targets json;
+    Completions completions;
 }
 
 /// Parses the arguments, runs the command and gives the exit code.
@@ -112,21 +132,7 @@ pub fn main() -> ExitCode {
     }
     // Whoever is first to need these threads would panic without them.
     let threads = rayon::ThreadPoolBuilder::new().build_global().map_err(|e| Failure::host(format!("threads: {e}")));
-    let result = threads.and_then(|()| match &cli.command {
-        Command::Compile(args) => compile::run(args),
-        Command::Run(args) => run::run(args),
-        Command::Bench(args) => bench::run(args),
-        Command::Tune(args) => tune::run(args),
-        Command::Compare(args) => compare::run(args),
-        Command::Inspect(args) => inspect::run(args),
-        Command::Print(args) => print::run(args),
-        Command::Diff(args) => diff::run(args),
-        Command::Pass(args) => pass::run(args),
-        Command::Verify(args) => verify::run(args),
-        Command::Devices(args) => devices::run(args),
-        Command::Targets(args) => targets::run(args),
-        Command::Completions(args) => completions::run(args),
-    });
+    let result = threads.and_then(|()| cli.command.run());
     match result {
         Ok(code) => code,
         Err(failure) => {

@@ -96,7 +96,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let what = format!("running on {device}");
     status.doing(&what);
     let start = Instant::now();
-    let outcome = session.run_told(&inputs, args.profile.is_some(), &mut |n, all| status.step(&what, n, all))?;
+    let outcome =
+        session.run_with_progress(&inputs, args.profile.is_some(), &mut |n, all| status.step(&what, n, all))?;
     let wall_ms = start.elapsed().as_secs_f64() * 1e3;
     host.skip();
     let names = entry(session.program())?.outputs.iter().map(|p| p.name.clone());

@@ -1,13 +1,13 @@
 //! Generated declarations: buffers, the uniform block, and functions that read and write elements whatever their
 //! storage.
 //!
-//! For an operand `a`: `T_a` is `float` or `int`; `T_a ld_a(uint i)`; for a packed one instead `PACKED_a` (its bits, 0
-//! for others), `float value_a(uint row, uint col)`, `float scale_a(uint row, uint col)`, `ZERO_a(row, col)` (its zero
+//! For an operand `a`: `T_a` is `float` or `int`; `T_a ld_a(uint i)`; for a packed one instead `PACKED_a` (its bits in
+//! a row, 0 for others), `float value_a(uint row, uint col)`, `float scale_a(uint row, uint col)`, `ZERO_a(row, col)` (its zero
 //! point, 0 without one), `int code_a(uint row, uint col)` and `int word_a(uint row, uint word)`, which gives four
-//! codes as bytes. For the result: `void st_y(uint i, T_y v)`, which with the flag `notes` notes the magnitude of v, of
+//! codes as bytes; where `BYTES_a` is 1, codes are made of the bits of a row as [`coded`] says. For the result: `void st_y(uint i, T_y v)`, which with the flag `notes` notes the magnitude of v, of
 //! f32, too.
 
-use crate::ir::packed::{Granularity, Packing, ScaleType};
+use crate::ir::packed::{Coding, Granularity, Packing, ScaleType};
 use crate::kernels::key::{Flag, KernelKey, Load, OperandKey, Storage, Value};
 use crate::targets::Target;
 use std::fmt::Write as _;
@@ -113,10 +113,12 @@ pub(super) fn functions(key: &KernelKey, target: &Target) -> String {
     for (at, &(name, _)) in key.template.table().operands.iter().enumerate() {
         let present = key.operands.get(at).copied().flatten();
         let bits = match present {
-            Some(OperandKey { storage: Storage::Packed(packing), .. }) => packing.bits,
+            Some(OperandKey { storage: Storage::Packed(packing), .. }) => packing.coding.row_bits(),
             _ => 0,
         };
         let _ = writeln!(text, "#define HAS_{name} {}\n#define PACKED_{name} {bits}", u32::from(present.is_some()));
+        let is_coded = present.is_some_and(|o| matches!(o.storage, Storage::Packed(packing) if is_coded(packing)));
+        let _ = writeln!(text, "#define BYTES_{name} {}", u32::from(is_coded));
         if let Some(storage @ (Storage::U32 | Storage::U64)) = present.map(|operand| operand.storage) {
             let _ = writeln!(text, "#define {}_{name}", if storage == Storage::U32 { "U32" } else { "U64" });
         }
@@ -165,21 +167,25 @@ fn load(name: &str, storage: Storage, target: &Target) -> String {
 }
 
 fn packed(name: &str, packing: Packing, scales_apart: bool) -> String {
-    let bits = u32::from(packing.bits);
+    let bits = u32::from(packing.coding.row_bits());
     let (per_word, mask) = (32 / bits, 32 / bits - 1);
     let shift = per_word.trailing_zeros();
     let mut text = format!("#define T_{name} float\n");
     let _ = writeln!(text, "uint raw_{name}(uint row, uint word) {{ return d_{name}[row * p.{name}_pitch + word]; }}");
-    let _ = writeln!(
-        text,
-        "int code_{name}(uint row, uint col) {{ return bitfieldExtract(int(raw_{name}(row, col >> {shift})), int(col & {mask}u) * {bits}, {bits}); }}"
-    );
+    let buffer = if scales_apart { format!("d_{name}_apart") } else { format!("d_{name}") };
+    if is_coded(packing) {
+        text += &coded(name, packing.coding, &buffer);
+    } else {
+        let _ = writeln!(
+            text,
+            "int code_{name}(uint row, uint col) {{ return bitfieldExtract(int(raw_{name}(row, col >> {shift})), int(col & {mask}u) * {bits}, {bits}); }}"
+        );
+    }
     let at = match packing.granularity {
         Granularity::Block(block) => format!("row * p.{name}_blocks + (col >> {})", block.trailing_zeros()),
         Granularity::Row => "row".to_owned(),
         Granularity::Tensor => "0u".to_owned(),
     };
-    let buffer = if scales_apart { format!("d_{name}_apart") } else { format!("d_{name}") };
     let read = match packing.scale {
         ScaleType::F32 => format!("return uintBitsToFloat({buffer}[p.{name}_scales + s]);"),
         ScaleType::F16 => {
@@ -205,8 +211,9 @@ fn packed(name: &str, packing: Packing, scales_apart: bool) -> String {
     };
     text += &value;
     text.push('\n');
-    text += &match packing.bits {
-        8 => format!("int word_{name}(uint row, uint word) {{ return int(raw_{name}(row, word)); }}\n"),
+    text += &match packing.coding {
+        _ if is_coded(packing) => String::new(),
+        Coding::I8 => format!("int word_{name}(uint row, uint word) {{ return int(raw_{name}(row, word)); }}\n"),
         // Spreads four nibbles over bytes, then copies each sign bit into the high nibble: 0x08 * 0x1e is 0xf0.
         _ => format!(
             "int word_{name}(uint row, uint word) {{\n    uint v = (raw_{name}(row, word >> 1) >> ((word & 1u) * 16u)) & 0xffffu;\n    \
@@ -214,6 +221,49 @@ fn packed(name: &str, packing: Packing, scales_apart: bool) -> String {
         ),
     };
     text
+}
+
+/// Whether the bits that a row has of a code are no integer of as many bits.
+fn is_coded(packing: Packing) -> bool {
+    !matches!(packing.coding, Coding::I4 | Coding::I8)
+}
+
+/// Codes of four bits and what makes integers of them: `uvec2 low_a(uint row, uint word)`, the words of the planes that
+/// go with 32 columns, and `uint bytes_a(uint nibbles, uvec2 low)`, four codes as bytes, of the low half of each byte
+/// and the lowest bit of each byte of the planes' words.
+fn coded(name: &str, coding: Coding, buffer: &str) -> String {
+    let plane =
+        |n: u32| format!("{buffer}[p.{name}_planes + {n}u * p.{name}_plane + row * p.{name}_plane_pitch + word]");
+    // Bits above those of a code repeat its sign.
+    let (low, bytes) = match coding {
+        Coding::I5 => (
+            format!("uvec2({}, 0u)", plane(0)),
+            "uint v = (nibbles << 1) | low.x; return v | ((v & 0x10101010u) * 0xeu);",
+        ),
+        Coding::I6 => (
+            format!("uvec2({}, {})", plane(0), plane(1)),
+            "uint v = (nibbles << 2) | (low.x << 1) | low.y; return v | ((v & 0x20202020u) * 0x6u);",
+        ),
+        // `NON_LINEAR` of ir/packed/coding.rs by magnitudes: no byte of a sum is beyond 127, and no negative code is 0.
+        _ => (
+            "uvec2(0u)".to_owned(),
+            "uint s = (nibbles >> 3) & 0x01010101u, m = (nibbles ^ (s * 15u)) + s, b = m & (m >> 1) & 0x01010101u;\n    \
+             uint f = (m >> 2) & 0x01010101u, v = m * 11u + b + f * 3u + (f & m) * 5u + (f & (m >> 1)) * 12u + (f & b) * 5u;\n    \
+             return ((v + ((m >> 3) & 0x01010101u) * 39u) ^ (s * 255u)) + s;",
+        ),
+    };
+    format!(
+        "uvec2 low_{name}(uint row, uint word) {{ return {low}; }}\n\
+         uint bytes_{name}(uint nibbles, uvec2 low) {{\n    {bytes}\n}}\n\
+         int code_{name}(uint row, uint col) {{\n    uint at = col & 31u;\n    \
+         uvec2 low = (low_{name}(row, col >> 5) >> (at % 8u / 2u * 8u + at / 8u * 2u + at % 2u)) & 1u;\n    \
+         return bitfieldExtract(int(bytes_{name}((raw_{name}(row, col >> 3) >> (col % 8u * 4u)) & 15u, low)), 0, 8);\n}}\n\
+         int word_{name}(uint row, uint word) {{\n    uint v = (raw_{name}(row, word >> 1) >> ((word & 1u) * 16u)) & 0xffffu;\n    \
+         v = (v | (v << 8)) & 0x00ff00ffu;\n    v = (v | (v << 4)) & 0x0f0f0f0fu;\n    \
+         uvec2 low = low_{name}(row, word >> 3) >> ((word & 1u) * 16u + word / 2u % 4u * 2u);\n    \
+         low = (low & 1u) | ((low & 2u) << 7) | ((low & 0x100u) << 8) | ((low & 0x200u) << 15);\n    \
+         return int(bytes_{name}(v, low));\n}}\n"
+    )
 }
 
 /// `uint at_x1(uint i)`: which element of the operand goes with element `i` of the result.

@@ -313,6 +313,7 @@ impl Body {
             Sigmoid => self.helper("nx_sigmoid", a),
             Softplus => self.helper("nx_softplus", a),
             RoundF16 => self.helper("nx_f16", a),
+            StoreF16 => self.helper("nx_sf16", a),
             RoundBf16 => self.helper("nx_bf16", a),
             // Floats are f32 here.
             RoundF32 => a.to_owned(),

@@ -4,7 +4,7 @@
 
 use super::spirv::capability;
 use super::*;
-use crate::ir::packed::{Granularity, Packing, ScaleType};
+use crate::ir::packed::{Coding, Granularity, Packing, ScaleType};
 use crate::ir::{Binary, Expr, Unary};
 use crate::kernels::key::{ArgKey, ExprKey, Flag, Load, OperandKey, ParamType, Run, Storage, Tile, Value};
 use crate::kernels::variant::{Family, Variant};
@@ -12,14 +12,14 @@ use crate::program::spirv::{Interface, SpirvError};
 use crate::targets::{MatrixTypes, shipped_names};
 use std::collections::{BTreeMap, BTreeSet};
 
-const BLOCK_4: Packing = Packing { bits: 4, granularity: Granularity::Block(32), scale: ScaleType::F16 };
+const BLOCK_4: Packing = Packing { coding: Coding::I4, granularity: Granularity::Block(32), scale: ScaleType::F16 };
 
 /// Every packing that may be an operand, one block each.
 fn packings() -> Vec<Storage> {
     let granularities = [Granularity::Block(32), Granularity::Row, Granularity::Tensor];
-    let all = [4, 8].into_iter().flat_map(|bits| granularities.into_iter().map(move |g| (bits, g)));
+    let all = Coding::ALL.into_iter().flat_map(|coding| granularities.into_iter().map(move |g| (coding, g)));
     let scales = [ScaleType::F16, ScaleType::F32, ScaleType::F16Zero, ScaleType::F32Zero];
-    all.flat_map(|(bits, granularity)| scales.map(|scale| Storage::Packed(Packing { bits, granularity, scale })))
+    all.flat_map(|(coding, granularity)| scales.map(|scale| Storage::Packed(Packing { coding, granularity, scale })))
         .collect()
 }
 
@@ -250,22 +250,26 @@ fn keys(template: Template) -> Vec<KernelKey> {
 
 /// Keys of a kernel on cooperative matrices, as the planner may make them for an H200: `plan/kernels/mma.rs`.
 fn matrix_keys(plain: &KernelKey) -> Vec<KernelKey> {
-    let packed = |bits, granularity, scale| Storage::Packed(Packing { bits, granularity, scale });
+    let packed = |coding, granularity, scale| Storage::Packed(Packing { coding, granularity, scale });
     let (block, row) = (Granularity::Block(32), Granularity::Row);
     let codes = Storage::Packed(Packing::activation(row));
     // Operands, then terms after which sums move, and the length of a product of codes.
     let forms = [
         (Storage::F16, Storage::F16, 0, 16),
-        (Storage::F16, packed(4, block, ScaleType::F16), 0, 16),
-        (Storage::F16, packed(4, Granularity::Block(64), ScaleType::F16Zero), 0, 16),
-        (Storage::F16, packed(8, row, ScaleType::F32Zero), 0, 16),
+        (Storage::F16, packed(Coding::I4, block, ScaleType::F16), 0, 16),
+        (Storage::F16, packed(Coding::I4, Granularity::Block(64), ScaleType::F16Zero), 0, 16),
+        (Storage::F16, packed(Coding::I8, row, ScaleType::F32Zero), 0, 16),
         (Storage::F32, Storage::F32, 32, 16),
         (Storage::F32, Storage::F16, 32, 16),
-        (Storage::F32, packed(4, block, ScaleType::F16Zero), 32, 16),
-        (Storage::F32, packed(8, row, ScaleType::F32), 32, 16),
-        (codes, packed(8, block, ScaleType::F16), 32, 32),
-        (codes, packed(8, row, ScaleType::F32), 0, 32),
-        (codes, packed(4, block, ScaleType::F16), 32, 32),
+        (Storage::F32, packed(Coding::I4, block, ScaleType::F16Zero), 32, 16),
+        (Storage::F32, packed(Coding::I8, row, ScaleType::F32), 32, 16),
+        (codes, packed(Coding::I8, block, ScaleType::F16), 32, 32),
+        (codes, packed(Coding::I8, row, ScaleType::F32), 0, 32),
+        (codes, packed(Coding::I4, block, ScaleType::F16), 32, 32),
+        (Storage::F16, packed(Coding::N4, block, ScaleType::F16), 0, 16),
+        (Storage::F32, packed(Coding::I5, block, ScaleType::F16), 32, 16),
+        (codes, packed(Coding::I6, row, ScaleType::F16Zero), 0, 32),
+        (codes, packed(Coding::N4, block, ScaleType::F32), 32, 32),
     ];
     let mut keys = Vec::new();
     for (a, b, flush_k, frag_k) in forms {

@@ -16,6 +16,14 @@ pub struct Description {
     pub name: String,
     /// The tool that wrote it, with its version.
     pub producer: String,
+    /// The name space that its author put it in.
+    pub domain: String,
+    /// The version that its author gave it.
+    pub version: i64,
+    /// Its documentation.
+    pub doc: String,
+    /// What else its author noted, by key.
+    pub metadata: BTreeMap<String, String>,
     /// Version of the file format.
     pub ir_version: i64,
     /// Opset by domain; the default domain is `ai.onnx`.
@@ -71,6 +79,10 @@ pub fn describe_bytes(bytes: &[u8]) -> Result<Description, ImportError> {
     let mut description = Description {
         name: graph.name.clone(),
         producer: format!("{} {}", model.producer_name, model.producer_version).trim().to_owned(),
+        domain: model.domain,
+        version: model.model_version,
+        doc: model.doc_string,
+        metadata: model.metadata_props.into_iter().map(|entry| (entry.key, entry.value)).collect(),
         ir_version: model.ir_version,
         ..Description::default()
     };

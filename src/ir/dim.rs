@@ -53,6 +53,19 @@ impl Symbol {
     }
 }
 
+/// What a term of a size is multiplied of.
+#[derive(Clone, Copy)]
+pub enum Factor<'a> {
+    /// A named size.
+    Symbol(&'a Symbol),
+    /// A quotient, rounded towards negative infinity.
+    FloorDiv(&'a Dim, &'a Dim),
+    /// The smaller of two.
+    Least(&'a Dim, &'a Dim),
+    /// The larger of two.
+    Most(&'a Dim, &'a Dim),
+}
+
 /// Most terms and symbols in one size, those within divisions, minima and maxima included.
 const MAX_PARTS: usize = 1024;
 /// Most atoms of a size whose bounds are looked for in its slopes, and how often slopes have slopes.
@@ -313,6 +326,22 @@ impl Dim {
                 }
                 Some(sum)
             }
+        }
+    }
+
+    /// The terms that add up to this size: a number, and what it is multiplied with.
+    pub fn terms(&self) -> Vec<(i64, Vec<Factor<'_>>)> {
+        fn factor(atom: &Atom) -> Factor<'_> {
+            match atom {
+                Atom::Symbol(symbol) => Factor::Symbol(symbol),
+                Atom::FloorDiv(a, b) => Factor::FloorDiv(a, b),
+                Atom::Least(a, b) => Factor::Least(a, b),
+                Atom::Most(a, b) => Factor::Most(a, b),
+            }
+        }
+        match self {
+            Dim::Known(n) => vec![(*n, Vec::new())],
+            Dim::Sym(poly) => poly.0.iter().map(|(atoms, n)| (*n, atoms.iter().map(factor).collect())).collect(),
         }
     }
 

@@ -8,6 +8,7 @@
 mod bounds;
 pub mod build;
 mod derivative;
+mod steps;
 
 pub use bounds::{Bounds, Operand};
 
@@ -58,7 +59,7 @@ functions! {
     /// 0) and truth value; `i64` and `u64` convert a float to a 64-bit integer in the same way (`u64` wraps a negative
     /// one), `uf` the bits of a u64 to a float. The name of a narrower integer type wraps to it: `u8(x0)` is x0 modulo
     /// 256. `f16`, `bf16` and `f32` round a float to that type, as ONNX's Cast does: to nearest even, what is too large
-    /// to infinity.
+    /// to infinity. `sf16` rounds a float as storing it as f16 does: what is too large, but finite, to the largest.
     Unary {
         Neg = "neg", Abs = "abs", Sign = "sign", Floor = "floor", Ceil = "ceil", Round = "round", Exp = "exp", Log = "log",
         Sqrt = "sqrt", Rsqrt = "rsqrt", Recip = "recip", Sin = "sin", Cos = "cos", Tan = "tan", Asin = "asin", Acos = "acos",
@@ -66,7 +67,7 @@ functions! {
         Sigmoid = "sigmoid", Softplus = "softplus", Relu = "relu", Not = "not", BitNot = "bitnot", IsNan = "isnan", IsInf = "isinf",
         ToFloat = "f", ToInt = "i", ToBool = "b", ToI64 = "i64", ToU64 = "u64", UnsignedToFloat = "uf",
         I2 = "i2", U2 = "u2", I4 = "i4", U4 = "u4", I8 = "i8", U8 = "u8", I16 = "i16", U16 = "u16", I32 = "i32", U32 = "u32",
-        RoundF16 = "f16", RoundBf16 = "bf16", RoundF32 = "f32",
+        RoundF16 = "f16", RoundBf16 = "bf16", RoundF32 = "f32", StoreF16 = "sf16",
     }
 }
 
@@ -206,14 +207,7 @@ impl Expr {
 
     /// The expression with each operand replaced by `with(number)`.
     pub fn substitute(&self, with: &dyn Fn(usize) -> Expr) -> Expr {
-        let sub = |e: &Arc<Expr>| Arc::new(e.substitute(with));
-        match self {
-            Expr::Arg(i) => with(*i),
-            Expr::Float(_) | Expr::Int(_) => self.clone(),
-            Expr::Unary(function, a) => Expr::Unary(*function, sub(a)),
-            Expr::Binary(function, a, b) => Expr::Binary(*function, sub(a), sub(b)),
-            Expr::Select(c, a, b) => Expr::Select(sub(c), sub(a), sub(b)),
-        }
+        self.substitute_by_use(&|i, _| with(i))
     }
 
     /// The expression with each float literal as an operand, and which operand each is, by its bits and numbered from

@@ -1,7 +1,7 @@
 //! Formats: how a node stores its weights and activations, and so how it computes.
 
 use super::DType;
-use super::packed::Granularity;
+use super::packed::{Coding, Granularity};
 use std::fmt;
 use std::str::FromStr;
 
@@ -12,10 +12,10 @@ pub enum Weights {
     F32,
     /// Half precision.
     F16,
-    /// Signed integers of 4 or 8 bits with one scale a block or row.
+    /// Signed integers of 4 to 8 bits with one scale a block or row.
     Int {
-        /// 4 or 8.
-        bits: u8,
+        /// Which integers, and how they are stored.
+        coding: Coding,
         /// Which weights share a scale: [`Granularity::Block`] or [`Granularity::Row`].
         granularity: Granularity,
     },
@@ -61,6 +61,8 @@ pub struct Format {
 
 /// The block size where none is given: consecutive weights along the reduction axis that share a scale.
 pub const DEFAULT_BLOCK: u32 = 32;
+/// The blocks that there are.
+const BLOCKS: [u32; 5] = [16, 32, 64, 128, 256];
 
 impl Format {
     /// Everything in f32.
@@ -68,10 +70,10 @@ impl Format {
     /// Everything stored as f16.
     pub const F16: Format = Format { weights: Weights::F16, activations: Activations::F16, tail: None };
 
-    /// Integer weights of `bits` with the default block.
-    pub const fn int(bits: u8, activations: Activations) -> Format {
+    /// Integer weights of this coding with the default block.
+    pub const fn int(coding: Coding, activations: Activations) -> Format {
         Format {
-            weights: Weights::Int { bits, granularity: Granularity::Block(DEFAULT_BLOCK) },
+            weights: Weights::Int { coding, granularity: Granularity::Block(DEFAULT_BLOCK) },
             activations,
             tail: None,
         }
@@ -82,13 +84,31 @@ impl Format {
         Format::F32,
         Format { weights: Weights::F16, ..Format::F32 },
         Format::F16,
-        Format::int(8, Activations::F32),
-        Format::int(8, Activations::F16),
-        Format::int(8, Activations::I8),
-        Format::int(4, Activations::F32),
-        Format::int(4, Activations::F16),
-        Format::int(4, Activations::I8),
+        Format::int(Coding::I8, Activations::F32),
+        Format::int(Coding::I8, Activations::F16),
+        Format::int(Coding::I8, Activations::I8),
+        Format::int(Coding::I4, Activations::F32),
+        Format::int(Coding::I4, Activations::F16),
+        Format::int(Coding::I4, Activations::I8),
     ];
+
+    /// The same format with every block and with one scale a row, where its weights are integers with the default block;
+    /// it alone where they are not. Itself comes last.
+    pub fn with_each_block(self) -> Vec<Format> {
+        let Weights::Int { coding, granularity: own @ Granularity::Block(DEFAULT_BLOCK) } = self.weights else {
+            return vec![self];
+        };
+        let all = BLOCKS.iter().map(|block| Granularity::Block(*block)).chain([Granularity::Row]);
+        let others = all.filter(|granularity| *granularity != own);
+        let with = |granularity| Format { weights: Weights::Int { coding, granularity }, ..self };
+        others.map(with).chain([self]).collect()
+    }
+
+    /// The same format with the default block for all weights that are integers.
+    pub fn with_default_block(self) -> Format {
+        let tail = self.tail.map(|tail| Tail { weights: tail.weights.with_default_block(), ..tail });
+        Format { weights: self.weights.with_default_block(), tail, ..self }
+    }
 
     /// The same format with another block where weights are integers by block.
     pub fn with_block(self, block: u32) -> Format {
@@ -123,14 +143,22 @@ impl Weights {
         match self {
             Weights::F32 => 32,
             Weights::F16 => 16,
-            Weights::Int { bits, .. } => bits,
+            Weights::Int { coding, .. } => coding.bits(),
+        }
+    }
+
+    /// The same weights with the default block where they are integers.
+    pub fn with_default_block(self) -> Weights {
+        match self {
+            Weights::Int { coding, .. } => Weights::Int { coding, granularity: Granularity::Block(DEFAULT_BLOCK) },
+            floats => floats,
         }
     }
 
     fn with_block(self, block: u32) -> Weights {
         match self {
-            Weights::Int { bits, granularity: Granularity::Block(_) } => {
-                Weights::Int { bits, granularity: Granularity::Block(block) }
+            Weights::Int { coding, granularity: Granularity::Block(_) } => {
+                Weights::Int { coding, granularity: Granularity::Block(block) }
             }
             _ => self,
         }
@@ -147,7 +175,7 @@ impl Weights {
 
     /// The same weights with the scales that a suffix without its colon asks for.
     fn with_suffix(self, suffix: &str) -> Result<Weights, &'static str> {
-        let Weights::Int { bits, .. } = self else { return Err("only integer weights have blocks") };
+        let Weights::Int { coding, .. } = self else { return Err("only integer weights have blocks") };
         let granularity = match suffix {
             "c" => Granularity::Row,
             _ => match suffix.strip_prefix('g').and_then(|n| n.parse::<u32>().ok()) {
@@ -156,7 +184,7 @@ impl Weights {
                 None => return Err("the suffix is neither :gN nor :c"),
             },
         };
-        Ok(Weights::Int { bits, granularity })
+        Ok(Weights::Int { coding, granularity })
     }
 }
 
@@ -165,7 +193,7 @@ impl fmt::Display for Weights {
         match self {
             Weights::F32 => write!(f, "f32")?,
             Weights::F16 => write!(f, "f16")?,
-            Weights::Int { bits, .. } => write!(f, "w{bits}")?,
+            Weights::Int { coding, .. } => write!(f, "w{coding}")?,
         }
         f.write_str(&self.suffix().unwrap_or_default())
     }
@@ -178,9 +206,10 @@ impl FromStr for Weights {
         let weights = match base {
             "f32" => Weights::F32,
             "f16" => Weights::F16,
-            "w8" => Format::int(8, Activations::F32).weights,
-            "w4" => Format::int(4, Activations::F32).weights,
-            _ => return Err("weights are f32, f16, w8 or w4"),
+            _ => match base.strip_prefix('w').map(str::parse) {
+                Some(Ok(coding)) => Format::int(coding, Activations::F32).weights,
+                _ => return Err("weights are f32, f16, w8, w6, w5, wn4 or w4"),
+            },
         };
         suffix.map_or(Ok(weights), |suffix| weights.with_suffix(suffix))
     }
@@ -197,7 +226,13 @@ impl fmt::Display for Format {
             _ if self.without_weights().weights == self.weights && self.activations != Activations::I8 => {
                 write!(f, "{}", self.weights)?
             }
-            weights => write!(f, "w{}a{activations}{}", weights.bits(), weights.suffix().unwrap_or_default())?,
+            weights => {
+                let suffix = weights.suffix().unwrap_or_default();
+                match weights {
+                    Weights::Int { coding, .. } => write!(f, "w{coding}a{activations}{suffix}")?,
+                    Weights::F32 | Weights::F16 => write!(f, "w{}a{activations}{suffix}", weights.bits())?,
+                }
+            }
         }
         match self.tail {
             Some(tail) => write!(f, "/{}:r{}", tail.weights, tail.from_row),
@@ -209,8 +244,8 @@ impl fmt::Display for Format {
 /// A format's spelling is none of ours.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "unknown format {given:?}: {reason}; formats are f32, f16, w16a32, w8a32, w8a16, w8a8, w4a32, w4a16, w4a8, with :g16 to :g256 (block) or :c (per channel), \
-     and, for the weights from row N on, /f32:rN, /f16:rN, /w8:rN or /w4:rN"
+    "unknown format {given:?}: {reason}; formats are f32, f16, w16a32, and w8a32, w8a16, w8a8 and the same of w6, w5, wn4 and w4, with :g16 to :g256 \
+     (block) or :c (per channel), and, for the weights from row N on, /f32:rN, /f16:rN, /w8:rN (w6, w5, wn4, w4)"
 )]
 pub struct FormatError {
     given: String,
@@ -226,14 +261,10 @@ impl FromStr for Format {
         let format = match base {
             "f32" | "fp32" => Format::F32,
             "f16" | "fp16" => Format::F16,
-            "int8" | "w8a16" => Format::int(8, Activations::F16),
-            "int4" | "w4a16" => Format::int(4, Activations::F16),
+            "int8" => Format::int(Coding::I8, Activations::F16),
+            "int4" => Format::int(Coding::I4, Activations::F16),
             "w16a32" => Format { weights: Weights::F16, ..Format::F32 },
-            "w8a32" => Format::int(8, Activations::F32),
-            "w4a32" => Format::int(4, Activations::F32),
-            "w8a8" => Format::int(8, Activations::I8),
-            "w4a8" => Format::int(4, Activations::I8),
-            _ => return Err(refuse("no such name")),
+            _ => int(base).ok_or_else(|| refuse("no such name"))?,
         };
         let weights = suffix.map_or(Ok(format.weights), |suffix| format.weights.with_suffix(suffix)).map_err(refuse)?;
         let Some(tail) = tail else { return Ok(Format { weights, ..format }) };
@@ -248,14 +279,37 @@ impl FromStr for Format {
     }
 }
 
+/// The format of integer weights that is spelled so: `w8a32`.
+fn int(text: &str) -> Option<Format> {
+    let (coding, activations) = text.strip_prefix('w')?.split_once('a')?;
+    let activations = match activations {
+        "32" => Activations::F32,
+        "16" => Activations::F16,
+        "8" => Activations::I8,
+        _ => return None,
+    };
+    Some(Format::int(coding.parse().ok()?, activations))
+}
+
 /// Whether `block` consecutive weights may share a scale: a power of two from 16 to 256.
 pub fn valid_block(block: u32) -> bool {
-    block.is_power_of_two() && (16..=256).contains(&block)
+    BLOCKS.contains(&block)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_block_is_there_once() {
+        let menu: Vec<Format> = Format::MENU.into_iter().flat_map(Format::with_each_block).collect();
+        assert_eq!(menu.len(), 3 + 6 * 6);
+        assert!(Format::MENU.iter().all(|format| menu.contains(format)));
+        for (i, format) in menu.iter().enumerate() {
+            assert_eq!(format.to_string().parse(), Ok(*format));
+            assert!(!menu[..i].contains(format) && Format::MENU.contains(&format.with_default_block()), "{format}");
+        }
+    }
 
     #[test]
     fn spelling_reads_back() {
@@ -269,6 +323,12 @@ mod tests {
             "w4a32:g16",
             "w4a16",
             "w4a8:g256",
+            "wn4a32",
+            "wn4a8:g64",
+            "w5a16",
+            "w6a8:c",
+            "w6a32/wn4:g64:r7",
+            "w5a16/w5:c:r640",
             "f32/w4:r3",
             "f32/f16:r3",
             "w8a16:g128/w4:c:r640",
@@ -280,6 +340,10 @@ mod tests {
             "f8",
             "w32a16",
             "w16a8",
+            "w7a16",
+            "n4a16",
+            "w05a16",
+            "w8a16/wn8:r3",
             "w16a32:c",
             "f32:g32",
             "w4a16:g48",

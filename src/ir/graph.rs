@@ -1,20 +1,21 @@
 //! The graph: nodes that produce named values, on petgraph.
 //!
-//! Names are identity. Indices of petgraph stay inside this file: a `StableGraph` hands a removed node's index to the
+//! Names are identity. Indices of petgraph stay inside this module: a `StableGraph` hands a removed node's index to the
 //! next one, and orders that depend on indices or on the order of edge insertion are never printed, planned or
 //! compared.
 
+mod order;
 mod states;
 mod symbols;
+mod wires;
 
 pub use states::{Late, Ordering, State};
 
 use super::{Attr, Format, Infer, Op, OpError, Tensor, TensorType};
 use petgraph::Direction;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
-use petgraph::visit::{EdgeRef, IntoEdgeReferences};
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use petgraph::visit::EdgeRef;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// What operators a graph may hold.
@@ -343,147 +344,6 @@ impl Graph {
         })
     }
 
-    /// Every node, each after its operands and after whatever else must come before it ([`Graph::ordering`]):
-    /// post-order from the outputs and from what states become, operands by slot, so that each value stands just before
-    /// its first use and a local rewrite is a local diff. Inputs come first, in the model's order, then states; what
-    /// nothing needs comes last.
-    pub fn order(&self) -> Vec<NodeId> {
-        let mut done = vec![false; self.graph.node_indices().map(|i| i.index() + 1).max().unwrap_or(0)];
-        let mut order = Vec::with_capacity(self.n_nodes());
-        for input in self.inputs.iter().copied().chain(self.states.iter().map(|state| state.node)) {
-            done[input.0.index()] = true;
-            order.push(input);
-        }
-        let mut rest: Vec<NodeId> = self.graph.node_indices().map(NodeId).collect();
-        rest.sort_by_key(|&id| (self.node(id).order, id));
-        let roots = self.outputs.iter().map(|o| o.value.node).chain(self.states.iter().map(|s| s.last.node));
-        let roots = roots.chain(rest);
-        let ordering = self.ordering();
-        let before = |id: NodeId| {
-            let mut operands = self.operands(id);
-            operands.extend(self.waits_for(id, &ordering).into_iter().map(|other| Some(other.out(0))));
-            operands
-        };
-        // An explicit stack: a chain of 50,000 nodes must not overflow the thread's.
-        let mut stack: Vec<(NodeId, Vec<Option<ValueId>>, usize)> = Vec::new();
-        for root in roots {
-            if done[root.0.index()] {
-                continue;
-            }
-            done[root.0.index()] = true;
-            stack.push((root, before(root), 0));
-            while let Some((node, operands, next)) = stack.last_mut() {
-                if let Some(operand) = operands.get(*next) {
-                    *next += 1;
-                    if let Some(value) = *operand
-                        && !std::mem::replace(&mut done[value.node.0.index()], true)
-                    {
-                        stack.push((value.node, before(value.node), 0));
-                    }
-                } else {
-                    order.push(*node);
-                    stack.pop();
-                }
-            }
-        }
-        order
-    }
-
-    /// Every node, each after its operands and after whatever else must come before it ([`Graph::ordering`]), as near
-    /// the order of the imported file as that allows.
-    pub fn file_order(&self) -> Vec<NodeId> {
-        let ordering = self.ordering();
-        let mut missing: BTreeMap<NodeId, usize> = BTreeMap::new();
-        let mut waiting: BTreeMap<NodeId, Vec<NodeId>> = BTreeMap::new();
-        let mut ready = BinaryHeap::new();
-        for index in self.graph.node_indices() {
-            let others = self.waits_for(NodeId(index), &ordering);
-            let n = self.graph.edges_directed(index, Direction::Incoming).count() + others.len();
-            others.into_iter().for_each(|other| waiting.entry(other).or_default().push(NodeId(index)));
-            missing.insert(NodeId(index), n);
-            if n == 0 {
-                ready.push(Reverse((self.graph[index].order, index)));
-            }
-        }
-        let mut order = Vec::with_capacity(self.n_nodes());
-        while let Some(Reverse((_, index))) = ready.pop() {
-            order.push(NodeId(index));
-            let next = self.graph.edges_directed(index, Direction::Outgoing).map(|edge| NodeId(edge.target()));
-            for id in next.chain(waiting.remove(&NodeId(index)).unwrap_or_default()) {
-                if let Some(n) = missing.get_mut(&id) {
-                    *n -= 1;
-                    if *n == 0 {
-                        ready.push(Reverse((self.node(id).order, id.0)));
-                    }
-                }
-            }
-        }
-        order
-    }
-
-    /// Whether the edges close a circle.
-    pub(super) fn is_cyclic(&self) -> bool {
-        self.file_order().len() != self.n_nodes()
-    }
-
-    /// Takes all edges out. A list of edges cannot be changed at less than the cost of walking it, and a constant may
-    /// have as many consumers as there are nodes: whoever changes many edges takes all out and puts all back, in one
-    /// step for each.
-    pub(super) fn unwire(&mut self) -> Wires {
-        let mut wires = Wires(vec![Vec::new(); self.graph.node_indices().map(|i| i.index() + 1).max().unwrap_or(0)]);
-        for edge in self.graph.edge_references() {
-            let Operand { slot, out } = *edge.weight();
-            wires.set(NodeId(edge.target()), slot, NodeId(edge.source()).out(out));
-        }
-        self.graph.clear_edges();
-        wires
-    }
-
-    /// Puts edges back, without those of `candidates` that nothing needs and whatever then is needed no more. Gives how
-    /// many went.
-    pub(super) fn rewire(&mut self, wires: Wires, mut candidates: Vec<NodeId>) -> usize {
-        let mut n_uses = vec![0usize; wires.0.len()];
-        let kept = self.outputs.iter().map(|o| &o.value).chain(self.states.iter().map(|state| &state.last));
-        for value in wires.0.iter().flatten().flatten().chain(kept) {
-            n_uses[value.node.0.index()] += 1;
-        }
-        // Where an edit replaces a node that defines a size, the new one defines it: nothing takes the results of the
-        // old one any more.
-        let definers = self.size_definers_by(|id| n_uses[id.0.index()]);
-        if !definers.is_empty() {
-            for id in self.graph.node_indices().map(NodeId) {
-                self.size_definers_of(id, &definers).into_iter().for_each(|definer| n_uses[definer.0.index()] += 1);
-            }
-        }
-        let mut n = 0;
-        while let Some(id) = candidates.pop() {
-            let is_needed = n_uses[id.0.index()] > 0
-                || matches!(
-                    self.graph.node_weight(id.0),
-                    None | Some(Node { kind: NodeKind::Input | NodeKind::State, .. })
-                );
-            if !is_needed {
-                let operands = wires.0[id.0.index()].iter().flatten().map(|value| value.node);
-                for needed in operands.chain(self.size_definers_of(id, &definers)) {
-                    n_uses[needed.0.index()] -= 1;
-                    candidates.push(needed);
-                }
-                self.forget_names(id);
-                self.graph.remove_node(id.0);
-                n += 1;
-            }
-        }
-        for (index, operands) in wires.0.into_iter().enumerate() {
-            let node = NodeIndex::new(index);
-            if self.graph.contains_node(node) {
-                for (slot, value) in operands.into_iter().enumerate().filter_map(|(slot, value)| Some((slot, value?))) {
-                    self.graph.add_edge(value.node.0, node, Operand { slot, out: value.out });
-                }
-            }
-        }
-        n
-    }
-
     /// Gives a node and its outputs names that are free, or frees those it has.
     pub(super) fn rename(&mut self, id: NodeId, name: String, values: Vec<String>) {
         self.forget_names(id);
@@ -503,31 +363,6 @@ impl Graph {
         for value in &node.outputs {
             value_names.remove(&value.name);
         }
-    }
-
-    /// Removes every node that no output and no state needs. Gives how many went.
-    pub fn remove_dead(&mut self) -> usize {
-        let wires = self.unwire();
-        self.rewire(wires, self.graph.node_indices().map(NodeId).collect())
-    }
-}
-
-/// The operands of all nodes, while they are no edges.
-pub(super) struct Wires(Vec<Vec<Option<ValueId>>>);
-
-impl Wires {
-    /// Makes `value` operand `slot` of `node`.
-    pub(super) fn set(&mut self, node: NodeId, slot: usize, value: ValueId) {
-        let operands = &mut self.0[node.0.index()];
-        if operands.len() <= slot {
-            operands.resize(slot + 1, None);
-        }
-        operands[slot] = Some(value);
-    }
-
-    /// Operand `slot` of `node`.
-    pub(super) fn get(&self, node: NodeId, slot: usize) -> Option<ValueId> {
-        self.0[node.0.index()].get(slot).copied().flatten()
     }
 }
 

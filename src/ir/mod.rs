@@ -31,7 +31,7 @@ mod weights;
 mod widen;
 
 pub use attr::{AttrDef, AttrFault, AttrKind};
-pub use dim::{Dim, Symbol};
+pub use dim::{Dim, Factor, Symbol};
 pub use dtype::{Class, DType, UnknownDType};
 pub use edit::{Edit, EditError, Patch, Val};
 pub use expr::{Binary, Bounds, Expr, ExprError, Operand, Unary};

@@ -245,6 +245,9 @@ pub enum OpError {
     NotConstant { slot: usize },
     #[error("shapes {left} and {right} do not broadcast")]
     Broadcast { left: String, right: String },
+    /// More of something than nyxc does, which is legal.
+    #[error("{given} {what}, at most {limit} are supported")]
+    OverLimit { what: &'static str, given: u64, limit: u64 },
     #[error("{0}")]
     Unsupported(String),
     #[error(transparent)]
@@ -266,6 +269,12 @@ impl OpError {
     /// A wrong or missing attribute.
     pub fn attribute(name: &'static str, problem: impl fmt::Display) -> OpError {
         OpError::Attribute { name, problem: problem.to_string() }
+    }
+
+    /// More of something than nyxc does.
+    pub fn over_limit(what: &'static str, given: impl TryInto<u64>, limit: impl TryInto<u64>) -> OpError {
+        let number = |n: Option<u64>| n.unwrap_or(u64::MAX);
+        OpError::OverLimit { what, given: number(given.try_into().ok()), limit: number(limit.try_into().ok()) }
     }
 
     /// Something legal that nyxc does not do.

@@ -7,17 +7,25 @@
 //!
 //! ```text
 //! offset 0                 codes: n_rows * pitch_words * 4 bytes
+//! offset plane_offset      planes: n_planes * n_rows * plane_words * 4 bytes
 //! offset scale_offset      scales: n_scales of F16 or F32, padded to 4 bytes;
 //!                          behind each its zero point as an integer as wide,
 //!                          where there are zero points
 //! ```
 //!
 //! Everything is made of 32-bit little-endian words. A row starts at a word
-//! and takes `pitch_words = ceil(n_cols * bits / 32)` of them; column `j` is
+//! and takes `pitch_words = ceil(n_cols * bits / 32)` of them, `bits` being the 4
+//! or 8 that lie there ([`Coding::row_bits`]); column `j` is
 //! in word `j * bits / 32` at bit `(j * bits) % 32`, which for 4 bits is the
 //! low nibble first, as in ONNX's INT4. Padding bits are written as zero and
 //! ignored when read. Two F16 scales share a word, the first in its low half,
 //! and so do an F16 scale (low half) and its zero point.
+//!
+//! Codes of 5 and 6 bits have their high four in the rows, and the others in a
+//! plane of bits each, that of the higher bit first: the rows alone are the same
+//! weights in 4 bits, at 2 or 4 times the scale. A row of a plane starts at a
+//! word and takes `plane_words = ceil(n_cols / 32)` of them; column `j` lies in
+//! word `j / 32`, in byte `j % 8 / 2` of it, at bit `j % 32 / 8 * 2 + j % 2`.
 //!
 //! | granularity | scale of column `j` in row `i` | `n_scales` |
 //! |---|---|---|
@@ -28,12 +36,15 @@
 use half::f16;
 use rayon::prelude::*;
 
+mod coding;
 mod dynamic;
 mod round;
+mod rows;
 #[cfg(test)]
 mod tests;
 mod text;
 
+pub use coding::{Coding, NON_LINEAR};
 pub use dynamic::{magnitude_bits, quantize_dynamic, quantize_within};
 pub(crate) use round::{code_of, nearest_within};
 
@@ -90,23 +101,20 @@ impl ScaleType {
         if self.is_f16() { Self::F16Zero } else { Self::F32Zero }
     }
 
-    /// The stored scale nearest to `scale` whose products with `bits`-wide
-    /// codes are all finite.
+    /// The stored scale nearest to `scale` whose products with all codes are
+    /// finite.
     ///
     /// The magnitude is kept at or above the type's smallest normal number
     /// (2^-14 for F16, 2^-126 for F32), because a device may flush subnormals
     /// to zero. NaN becomes 1.0, and so does zero: a block of zeros needs some
     /// scale, and no kernel should meet a zero one.
-    pub fn storable(self, scale: f32, bits: u8) -> f32 {
+    pub fn storable(self, scale: f32, coding: Coding) -> f32 {
         if scale.is_nan() || scale == 0.0 {
             return 1.0;
         }
         let (low, high) = match self {
             Self::F16 | Self::F16Zero => (f16::MIN_POSITIVE.to_f32(), f16::MAX.to_f32()),
-            Self::F32 | Self::F32Zero => {
-                let largest_code = if bits == 4 { 8.0 } else { 128.0 };
-                (f32::MIN_POSITIVE, f32::MAX / largest_code)
-            }
+            Self::F32 | Self::F32Zero => (f32::MIN_POSITIVE, f32::MAX / coding.largest()),
         };
         let kept = scale.abs().clamp(low, high).copysign(scale);
         match self {
@@ -120,8 +128,8 @@ impl ScaleType {
 /// `Packing` checks it first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Packing {
-    /// Bits of one code: 4 (-8..=7) or 8 (-128..=127).
-    pub bits: u8,
+    /// How a code is stored.
+    pub coding: Coding,
     /// Which elements share a scale.
     pub granularity: Granularity,
     /// How a scale is stored.
@@ -132,12 +140,6 @@ pub struct Packing {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PackedError {
-    /// A code width other than 4 or 8.
-    #[error("codes of {bits} bits are not supported, only 4 and 8")]
-    Bits {
-        /// What was asked.
-        bits: u8,
-    },
     /// A block that is not a power of two from 16 to 256.
     #[error("a block of {block} columns is not a power of two from 16 to 256")]
     Block {
@@ -165,15 +167,15 @@ pub enum PackedError {
         /// Length that the shape asks for.
         expected: usize,
     },
-    /// A code outside the range of its width.
-    #[error("code {code} at element {idx} does not fit in {bits} bits")]
+    /// An integer that the coding has no code for.
+    #[error("{code} at element {idx} is no code of the coding {coding}")]
     Code {
         /// Row-major, 0-based.
         idx: usize,
-        /// The code.
+        /// The integer.
         code: i8,
-        /// Width of the packing.
-        bits: u8,
+        /// That of the packing.
+        coding: Coding,
     },
     /// A scale that F16 cannot hold exactly; see [`ScaleType::storable`].
     #[error("scale {scale} at {idx} is not representable in 16 bits")]
@@ -186,14 +188,11 @@ pub enum PackedError {
 }
 
 impl Packing {
-    /// Checks the width and the block.
+    /// Checks the block.
     ///
     /// # Errors
-    /// [`PackedError::Bits`], [`PackedError::Block`].
+    /// [`PackedError::Block`].
     pub fn validate(self) -> Result<(), PackedError> {
-        if !matches!(self.bits, 4 | 8) {
-            return Err(PackedError::Bits { bits: self.bits });
-        }
         match self.granularity {
             Granularity::Block(block) if !block.is_power_of_two() || !(16..=256).contains(&block) => {
                 Err(PackedError::Block { block })
@@ -205,7 +204,13 @@ impl Packing {
     /// 32-bit words of one row of codes; `None` when invalid or above 2^64 bits.
     pub fn pitch_words(self, n_cols: u64) -> Option<u64> {
         self.validate().ok()?;
-        Some(n_cols.checked_mul(u64::from(self.bits))?.div_ceil(32))
+        Some(n_cols.checked_mul(u64::from(self.coding.row_bits()))?.div_ceil(32))
+    }
+
+    /// 32-bit words of one row of a plane, 0 where there are no planes; `None` when invalid.
+    pub fn plane_words(self, n_cols: u64) -> Option<u64> {
+        self.validate().ok()?;
+        Some(if self.coding.n_planes() > 0 { n_cols.div_ceil(32) } else { 0 })
     }
 
     /// Scales that one row draws on: 1 for `Row` and `Tensor`, but a row of no
@@ -228,9 +233,15 @@ impl Packing {
         }
     }
 
+    /// Bytes before the first plane, a multiple of 4; `None` when invalid or above 2^64.
+    pub fn plane_offset(self, n_rows: u64, n_cols: u64) -> Option<u64> {
+        self.pitch_words(n_cols)?.checked_mul(n_rows)?.checked_mul(4)
+    }
+
     /// Bytes before the first scale, a multiple of 4; `None` when invalid or above 2^64.
     pub fn scale_offset(self, n_rows: u64, n_cols: u64) -> Option<u64> {
-        self.pitch_words(n_cols)?.checked_mul(n_rows)?.checked_mul(4)
+        let words = self.plane_words(n_cols)?.checked_mul(self.coding.n_planes().into())?;
+        self.plane_offset(n_rows, n_cols)?.checked_add(words.checked_mul(n_rows)?.checked_mul(4)?)
     }
 
     /// Bytes of the packed tensor, a multiple of 4; `None` when invalid or above 2^64.
@@ -242,7 +253,7 @@ impl Packing {
     /// All sizes of a tensor at once, known to fit in the address space.
     ///
     /// # Errors
-    /// [`PackedError::Bits`], [`PackedError::Block`], [`PackedError::TooLarge`].
+    /// [`PackedError::Block`], [`PackedError::TooLarge`].
     pub fn layout(self, n_rows: usize, n_cols: usize) -> Result<Layout, PackedError> {
         self.validate()?;
         let sizes = || {
@@ -262,6 +273,8 @@ impl Packing {
                 },
                 n_blocks: narrow(self.n_blocks(cols))?,
                 n_scales: narrow(self.n_scales(rows, cols))?,
+                plane_offset: narrow(self.plane_offset(rows, cols))?,
+                plane_pitch_bytes: narrow(self.plane_words(cols)?.checked_mul(4))?,
                 scale_offset: narrow(self.scale_offset(rows, cols))?,
                 n_bytes: narrow(self.packed_bytes(rows, cols))?,
             })
@@ -290,6 +303,10 @@ pub struct Layout {
     pub n_blocks: usize,
     /// Scales of the tensor.
     pub n_scales: usize,
+    /// Bytes before the first plane.
+    pub plane_offset: usize,
+    /// Bytes from one row of a plane to the next; 0 where there are no planes.
+    pub plane_pitch_bytes: usize,
     /// Bytes before the first scale.
     pub scale_offset: usize,
     /// Bytes in all.
@@ -352,11 +369,9 @@ pub fn pack_with_zeros(
     if !zeros.is_empty() {
         check_length("zero points", zeros.len(), if packing.scale.has_zeros() { layout.n_scales } else { 0 })?;
     }
-    let bits = packing.bits;
-    if bits == 4
-        && let Some(idx) = codes.iter().position(|code| !(-8..=7).contains(code))
-    {
-        return Err(PackedError::Code { idx, code: codes[idx], bits });
+    let coding = packing.coding;
+    if let Some(idx) = codes.iter().position(|code| !coding.has(*code)) {
+        return Err(PackedError::Code { idx, code: codes[idx], coding });
     }
     let exact = |scale: f32| scale.is_nan() || f16::from_f32(scale).to_f32() == scale;
     if packing.scale.is_f16()
@@ -366,8 +381,8 @@ pub fn pack_with_zeros(
     }
     let mut bytes = vec![0; layout.n_bytes];
     if layout.n_elems > 0 {
-        let rows = bytes.chunks_exact_mut(layout.pitch_bytes);
-        rows.zip(codes.chunks_exact(n_cols)).for_each(|(row, codes)| pack_row(bits, codes, row));
+        let rows = layout.rows_mut(&mut bytes).into_iter();
+        rows.zip(codes.chunks_exact(n_cols)).for_each(|(mut row, codes)| row.write(codes));
     }
     write_scales(&layout, scales, zeros, &mut bytes);
     Ok(bytes)
@@ -387,8 +402,7 @@ pub fn unpack(
     check_length("bytes", bytes.len(), layout.n_bytes)?;
     let mut codes = vec![0; layout.n_elems];
     if layout.n_elems > 0 {
-        let rows = bytes.chunks_exact(layout.pitch_bytes).zip(codes.chunks_exact_mut(n_cols));
-        rows.for_each(|(row, codes)| unpack_row(packing.bits, row, codes));
+        codes.chunks_exact_mut(n_cols).enumerate().for_each(|(row, codes)| layout.read_row(bytes, row, codes));
     }
     Ok((codes, read_scales(&layout, bytes)))
 }
@@ -416,11 +430,10 @@ pub fn dequantize(packing: Packing, n_rows: usize, n_cols: usize, bytes: &[u8]) 
     if layout.n_elems == 0 {
         return Ok(values);
     }
-    let rows = bytes[..layout.scale_offset].par_chunks_exact(layout.pitch_bytes);
-    rows.zip(values.par_chunks_exact_mut(n_cols)).enumerate().with_min_len(layout.rows_per_task()).for_each_init(
+    values.par_chunks_exact_mut(n_cols).enumerate().with_min_len(layout.rows_per_task()).for_each_init(
         || vec![0; n_cols],
-        |codes, (row_idx, (row, values))| {
-            unpack_row(packing.bits, row, codes);
+        |codes, (row_idx, values)| {
+            layout.read_row(bytes, row_idx, codes);
             let units = codes.chunks(layout.unit_cols).zip(values.chunks_mut(layout.unit_cols));
             let row_zeros = layout.row_scales(&zeros, row_idx);
             for (unit, ((codes, values), scale)) in units.zip(layout.row_scales(&scales, row_idx)).enumerate() {
@@ -432,32 +445,6 @@ pub fn dequantize(packing: Packing, n_rows: usize, n_cols: usize, bytes: &[u8]) 
         },
     );
     Ok(values)
-}
-
-/// Writes one row of codes; `row` is zeroed and `pitch_bytes` long.
-pub(crate) fn pack_row(bits: u8, codes: &[i8], row: &mut [u8]) {
-    if bits == 4 {
-        for (byte, pair) in row.iter_mut().zip(codes.chunks(2)) {
-            let high = pair.get(1).copied().unwrap_or(0);
-            *byte = (pair[0].cast_unsigned() & 0xf) | (high.cast_unsigned() << 4);
-        }
-    } else {
-        row.iter_mut().zip(codes).for_each(|(byte, code)| *byte = code.cast_unsigned());
-    }
-}
-
-/// Reads one row of codes, the inverse of [`pack_row`].
-fn unpack_row(bits: u8, row: &[u8], codes: &mut [i8]) {
-    if bits == 4 {
-        for (byte, pair) in row.iter().zip(codes.chunks_mut(2)) {
-            pair[0] = (byte << 4).cast_signed() >> 4;
-            if let Some(high) = pair.get_mut(1) {
-                *high = byte.cast_signed() >> 4;
-            }
-        }
-    } else {
-        row.iter().zip(codes).for_each(|(byte, code)| *code = byte.cast_signed());
-    }
 }
 
 /// Writes all scales behind the codes, and their zero points (0 where `zeros` has none); `bytes` holds the whole

@@ -13,6 +13,12 @@ impl Shape {
         Shape(dims.iter().map(|&d| Dim::from(d)).collect())
     }
 
+    /// Whether it is the other at every size of the ranges of their symbols, as far as that can be proven, whatever the
+    /// forms of its sizes.
+    pub fn is_always(&self, other: &Shape) -> bool {
+        self.rank() == other.rank() && self.0.iter().zip(&other.0).all(|(a, b)| a.is_always(b))
+    }
+
     /// Number of axes.
     pub fn rank(&self) -> usize {
         self.0.len()
@@ -101,6 +107,11 @@ pub struct TensorType {
 }
 
 impl TensorType {
+    /// Whether it is the other at every size of the ranges of their symbols.
+    pub fn is_always(&self, other: &TensorType) -> bool {
+        (self.dtype, &self.packing) == (other.dtype, &other.packing) && self.shape.is_always(&other.shape)
+    }
+
     /// A plain tensor.
     pub fn new(dtype: DType, shape: Shape) -> TensorType {
         TensorType { dtype, shape, packing: None }

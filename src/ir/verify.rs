@@ -201,7 +201,7 @@ impl Graph {
                     Err(error) => faults.push(error.to_string()),
                     Ok(types) => {
                         for (value, ty) in node.outputs.iter().zip(&types) {
-                            if value.ty != *ty {
+                            if !value.ty.is_always(ty) {
                                 faults.push(format!("%{} is {}, its rule gives {ty}", value.name, value.ty));
                             }
                         }

@@ -4,7 +4,7 @@ use super::call::{Node, dims, slices};
 use super::matmul::{MAX_I32_TERMS, block, deep, tile, tiled};
 use super::settings::{Call, Uint, has, of, unrolled};
 use super::{KernelCall, KernelError, channels_last};
-use crate::ir::packed::Granularity;
+use crate::ir::packed::{Coding, Granularity};
 use crate::ir::{Dim, TensorType};
 use crate::program::ResultSlice;
 
@@ -209,7 +209,9 @@ impl Arithmetic {
         match (x_ty.packing, w_ty.packing) {
             (None, _) => Ok(Some(Arithmetic::Floats)),
             (Some(packing), Some(weights))
-                if packing.bits == 8 && packing.granularity == Granularity::Tensor && !weights.scale.has_zeros() =>
+                if packing.coding == Coding::I8
+                    && packing.granularity == Granularity::Tensor
+                    && !weights.scale.has_zeros() =>
             {
                 let (block, words) = block(weights);
                 if u64::from(block).min(k) > MAX_I32_TERMS.unsigned_abs() {

@@ -49,7 +49,7 @@ impl Sizes<'_> {
 
     /// The reduction axis as it is multiplied: what is missing of its last vector of 16 bytes of filters is 0.
     pub(super) fn padded(&self, b: Storage) -> Dim {
-        let per_vector = if let Storage::Packed(packing) = b { 128 / u64::from(packing.bits) } else { 8 };
+        let per_vector = if let Storage::Packed(packing) = b { 128 / u64::from(packing.coding.row_bits()) } else { 8 };
         self.depth.next_multiple_of(per_vector).into()
     }
 }

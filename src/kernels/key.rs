@@ -120,11 +120,12 @@ impl Storage {
 
 impl fmt::Display for Storage {
     /// `f32`, `f16`, `i32`, `q4g32f16` (4-bit codes, blocks of 32, f16 scales), `q8cf32` (a scale a row), `q8tf32` (one
-    /// scale), `q4g32f16z` (zero points too).
+    /// scale), `q4g32f16z` (zero points too),
+    /// `qn4g32f16`, `q5g32f16`, `q6g32f16` (other codings).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Storage::Packed(packing) => {
-                write!(f, "q{}", packing.bits)?;
+                write!(f, "q{}", packing.coding)?;
                 match packing.granularity {
                     Granularity::Block(block) => write!(f, "g{block}")?,
                     Granularity::Row => f.write_str("c")?,
@@ -387,8 +388,11 @@ impl KernelKey {
         }
         let mut uint = |name: String| params.push(Param { ty: ParamType::Uint, name });
         for (name, key) in self.present() {
-            if matches!(key.storage, Storage::Packed(_)) {
+            if let Storage::Packed(packing) = key.storage {
                 ["pitch", "blocks", "scales"].iter().for_each(|part| uint(format!("{name}_{part}")));
+                if packing.coding.n_planes() > 0 {
+                    ["planes", "plane", "plane_pitch"].iter().for_each(|part| uint(format!("{name}_{part}")));
+                }
             }
         }
         for (i, arg) in

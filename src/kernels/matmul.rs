@@ -7,7 +7,7 @@ use super::products::{MAX_VECTOR_ROWS, Ways};
 use super::settings::{Call, Uint, Uints, has, of};
 use super::shape::{at_least, broadcast, divides, merge};
 use super::{KernelCall, KernelError, gemv, mma, thin};
-use crate::ir::packed::{Granularity, Packing};
+use crate::ir::packed::{Coding, Granularity, Packing};
 use crate::ir::{Dim, ValueId, product as product_of};
 use crate::kernels::key::constants;
 use crate::kernels::variant::Variant;
@@ -88,7 +88,7 @@ pub(super) fn matmul(node: &Node<'_>) -> Result<Vec<KernelCall>, KernelError> {
     let one = |columns: Columns| match (a_ty.packing, node.graph.ty(columns.b).packing) {
         (None, _) => calls_of(node, &product, trans_b, &columns, None),
         (Some(packing), Some(weights))
-            if packing.bits == 8
+            if packing.coding == Coding::I8
                 && !weights.scale.has_zeros()
                 && !matches!(packing.granularity, Granularity::Block(_)) =>
         {
@@ -201,7 +201,7 @@ fn matvec(
     // Words of packed weights are taken whole, code by code.
     let call = match node.graph.ty(columns.b).packing {
         Some(packing) => {
-            let codes = 32 / u64::from(packing.bits);
+            let codes = 32 / u64::from(packing.coding.row_bits());
             let words = k.div_ceil(lanes * codes);
             call.each(1u64, words.clone()).each(words, codes)
         }

@@ -6,7 +6,7 @@ use super::matmul::{Columns, Product, batched};
 use super::model::Work;
 use super::settings::{Call, Number, Switch, has, of};
 use super::{KernelCall, KernelError};
-use crate::ir::packed::Granularity;
+use crate::ir::packed::{Coding, Granularity};
 use crate::ir::{Activations, Dim};
 use crate::kernels::key::{Storage, Template};
 use crate::kernels::variant::{Mma, Variant};
@@ -56,7 +56,7 @@ impl Operands {
         let (arithmetic, types) = match a {
             Storage::F16 => (Arithmetic::Half, MatrixTypes::F16),
             Storage::F32 => (Arithmetic::Pairs, MatrixTypes::F16),
-            Storage::Packed(packing) if packing.bits == 8 => (Arithmetic::Codes, MatrixTypes::I8),
+            Storage::Packed(packing) if packing.coding == Coding::I8 => (Arithmetic::Codes, MatrixTypes::I8),
             _ => return None,
         };
         let features = &node.target.features;
@@ -66,7 +66,7 @@ impl Operands {
                 !matches!(packing.granularity, Granularity::Block(..32))
                     && b_along_k
                     // Rows begin at vectors of 16 bytes, which a part is.
-                    && k % (128 / i64::from(packing.bits)) == 0
+                    && k % (128 / i64::from(packing.coding.row_bits())) == 0
                     && match arithmetic {
                         // Weights are rounded to f16, so the format asks for it, or there is none.
                         Arithmetic::Half => node.activations.is_none_or(|a| a == Activations::F16),
@@ -92,7 +92,7 @@ impl Operands {
     /// Elements of b that one invocation brings at a time.
     fn per_part(self) -> u32 {
         match self.b {
-            Storage::Packed(packing) => 128 / u32::from(packing.bits),
+            Storage::Packed(packing) => 128 / u32::from(packing.coding.row_bits()),
             _ => self.per_vector(),
         }
     }

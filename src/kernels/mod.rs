@@ -105,12 +105,36 @@ pub enum KernelError {
     /// The planner puts such a node on the host.
     #[error("node {node:?}: no kernel for {what}")]
     Unsupported { node: String, what: String },
+    /// The kernel takes more than the target has. The planner puts such a node on the host.
+    #[error("node {node:?}: {kernel} needs {needed} {resource}, the target has {limit}")]
+    OverLimit { node: String, kernel: String, resource: Resource, needed: u64, limit: u64 },
     /// A tensor that cannot be split is larger than what one binding may span.
     #[error("node {node:?}: {value:?} has {bytes} bytes, a binding may span {limit_bytes}")]
     TooLarge { node: String, value: String, bytes: u64, limit_bytes: u64 },
     /// A bug of ours: key and template contradict each other.
     #[error("node {node:?}: kernel {kernel}: {what} (this is a bug)")]
     Mismatch { node: String, kernel: String, what: String },
+}
+
+/// What a kernel takes and a target has a limit for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// Bindings of tensors.
+    StorageBuffers,
+    /// Bytes of the uniform block.
+    ParameterBytes,
+    /// Iterations of all loops of an invocation.
+    LoopIterations,
+}
+
+impl std::fmt::Display for Resource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Resource::StorageBuffers => "storage buffers",
+            Resource::ParameterBytes => "bytes of parameters",
+            Resource::LoopIterations => "loop iterations",
+        })
+    }
 }
 
 /// How a kernel reads a tensor: packed, or as the element type that it has on a device ([`DType::on_device`]); `None`

@@ -52,7 +52,7 @@ pub(super) fn bytes_of(storage: Storage, n: u64) -> u64 {
         Granularity::Block(block) => n / u64::from(block.max(1)) * packing.scale.n_bytes(),
         Granularity::Row | Granularity::Tensor => 0,
     };
-    (n.saturating_mul(packing.bits.into()) / 8).saturating_add(scales)
+    (n.saturating_mul(packing.coding.bits().into()) / 8).saturating_add(scales)
 }
 
 impl<'a> Ways<'a> {

@@ -7,7 +7,7 @@ use super::matmul::{Columns, Product, sized};
 use super::model::Work;
 use super::settings::{Call, Number, Switch, has, of};
 use super::{KernelCall, KernelError};
-use crate::ir::packed::Granularity;
+use crate::ir::packed::{Coding, Granularity};
 use crate::ir::{Activations, Dim};
 use crate::kernels::key::{Storage, Template};
 use crate::kernels::variant::{Thin, Variant};
@@ -27,7 +27,7 @@ pub(super) fn is_possible(node: &Node<'_>, (a, b): (Storage, Storage), k: i64) -
         Storage::F16 => true,
         Storage::Packed(packing) => {
             !matches!(packing.granularity, Granularity::Block(..PART))
-                && matches!(packing.bits, 4 | 8)
+                && matches!(packing.coding, Coding::I4 | Coding::I8)
                 && node.activations.is_none_or(|a| a == Activations::F16)
         }
         _ => false,

@@ -41,7 +41,7 @@ mod tests;
 
 pub use reference::{evaluate, expand_node};
 
-use crate::ir::{OpDef, Registry};
+use crate::ir::{DType, Op, OpDef, Registry};
 
 /// Every operator that nyxc knows, in order of declaration.
 pub fn all() -> impl Iterator<Item = &'static OpDef> {
@@ -67,4 +67,19 @@ pub fn reads_mixed(def: &'static OpDef) -> bool {
         &onnx::normalization::RMS,
     ];
     OTHERS.iter().chain(onnx::elementwise::TABLE).any(|known| std::ptr::eq(*known, def))
+}
+
+/// Whether formats say how floats of this type are stored: those of 16 and 32 bits.
+pub fn is_plain(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
+}
+
+/// Operands whose float type is no activation: scales and thresholds that operators want in f32 whatever else they
+/// compute, and what an operator converts itself.
+pub fn keeps_type(op: &Op, slot: usize) -> bool {
+    match op.def.onnx {
+        "Resize" => slot > 0,
+        "BitCast" | "Cast" | "DequantizeLinear" | "QuantizeLinear" | "Range" => true,
+        _ => false,
+    }
 }

@@ -1,15 +1,16 @@
 //! Tests of core operators in the forms that ONNX does not have: packed operands, epilogues, sizes not yet known.
 
-use crate::ir::packed::{Granularity, Packing, ScaleType, pack};
+use crate::ir::packed::{Coding, Granularity, Packing, ScaleType, pack};
 use crate::ir::{
     Attr, AttrKind, Attrs, DType, Dim, Expr, Graph, Infer, Level, OpDef, OpError, Shape, Tensor, TensorType,
 };
 use crate::ops::all;
-use crate::ops::core::pointwise::{Scalar, apply, scalar};
 use crate::ops::core::{
     concat, conv, gather, layout, matmul, norm, pool, quantize_packed, reduce, reshape, softmax, strided,
 };
 use crate::ops::onnx::{elementwise, movement, pooling, slice};
+use crate::ops::reference::expression::apply;
+use crate::ops::reference::scalar::{Scalar, scalar};
 
 /// Numbers that look random, between -1 and 1.
 fn noise(n: usize, seed: u32) -> Vec<f32> {
@@ -27,8 +28,10 @@ fn floats(dims: &[usize], seed: u32) -> Tensor {
 
 /// A packed weight of random codes and scales.
 fn packed(packing: Packing, rows: usize, cols: usize, seed: u32) -> Tensor {
-    let half = if packing.bits == 4 { 7.0 } else { 127.0 };
-    let codes: Vec<i8> = noise(rows * cols, seed).iter().map(|v| (v * half) as i8).collect();
+    let half = packing.coding.largest() - 1.0;
+    let all: Vec<i8> = (-127..=127).filter(|code| packing.coding.has(*code)).collect();
+    let near = |v: f32| all.iter().copied().min_by_key(|code| code.abs_diff(v as i8));
+    let codes: Vec<i8> = noise(rows * cols, seed).iter().map(|v| near(v * half).unwrap()).collect();
     let n_scales = packing.n_scales(rows as u64, cols as u64).unwrap() as usize;
     let scales: Vec<f32> =
         noise(n_scales, seed + 1).iter().map(|v| half::f16::from_f32((v + 1.5) / 100.0).to_f32()).collect();
@@ -38,14 +41,14 @@ fn packed(packing: Packing, rows: usize, cols: usize, seed: u32) -> Tensor {
 
 fn packings() -> Vec<Packing> {
     let granularities = [Granularity::Block(16), Granularity::Block(32), Granularity::Row, Granularity::Tensor];
-    let all = |bits| {
+    let all = |coding| {
         granularities.map(|granularity| Packing {
-            bits,
+            coding,
             granularity,
-            scale: if bits == 4 { ScaleType::F16 } else { ScaleType::F32 },
+            scale: if coding == Coding::I8 { ScaleType::F32 } else { ScaleType::F16 },
         })
     };
-    [all(4), all(8)].concat()
+    Coding::ALL.map(all).concat()
 }
 
 fn plain(tensor: &Tensor, dims: &[usize]) -> Tensor {
@@ -397,7 +400,7 @@ fn what_does_not_fit_is_refused() {
     assert!(refused(&concat::DEF, &Attrs::new().with_int("axis", 0), &[&x, &ints]).contains("but for axis 0"));
     assert!(refused(&slice::DEF, &none, &[&x, &ints, &ints]).contains("operand 1 must be a constant"));
     assert!(refused(&pool::DEF, &Attrs::new().with_str("kind", "max"), &[&x]).contains("[N,C,H,W]"));
-    let row = Packing { bits: 4, granularity: Granularity::Row, scale: ScaleType::F16 };
+    let row = Packing { coding: Coding::I4, granularity: Granularity::Row, scale: ScaleType::F16 };
     let b = TensorType { dtype: DType::I4, shape: Shape::of(&[5, 4]), packing: Some(row) };
     assert!(refused(&matmul::DEF, &none, &[&x, &b]).contains("a packed [N,K] with trans_b"));
     let outside =

@@ -1,7 +1,8 @@
 //! What several operators share: broadcasting, strides, operands, epilogues, attributes.
 
 use crate::ir::{Attr, Attrs, Class, DType, Dim, Infer, OpError, Shape, Tensor, TensorType, minifloat};
-use crate::ops::core::pointwise::{self, Real};
+use crate::ops::reference::expression::apply;
+use crate::ops::reference::real::Real;
 use std::borrow::Cow;
 
 /// Whether two sizes may stand for the same one: they are equal, or one of them has neither a value nor a range yet.
@@ -173,7 +174,7 @@ pub fn finish(
     for (slot, tensor) in extra.iter().enumerate() {
         operands.push(tensor.ok_or(OpError::MissingOperand { slot })?);
     }
-    pointwise::apply(expr, &operands, &result.dims(), dtype).map(|t| vec![t])
+    apply(expr, &operands, &result.dims(), dtype).map(|t| vec![t])
 }
 
 /// [`finish`] for floats.

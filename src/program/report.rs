@@ -48,7 +48,7 @@ pub struct Certificate {
     pub solver: String,
     /// Search nodes.
     pub n_nodes: u64,
-    /// How often assignment ran, because the plan of its first answer exceeded the budget: 1 to 4.
+    /// How often assignment ran, because the plan of its first answer exceeded the budget: 1 to 6.
     pub rounds: u32,
     /// Error that one more byte would save, at the margin.
     pub shadow_price: f64,

@@ -53,6 +53,10 @@ impl Moments {
 pub struct Calibration {
     /// Moments of what weights are multiplied with. Weights that read one value share them.
     pub moments: BTreeMap<String, Arc<Moments>>,
+    /// How much error of the outputs errors of weights make: the relative squared error for each unit of the normalised
+    /// mean squared error of the weights (`session::sensitivities`). Where there are some, they weigh the predicted
+    /// errors of formats; weights that are not among them count as their mean.
+    pub sensitivities: BTreeMap<String, f64>,
     /// Sets of inputs that the model was run on.
     pub n_runs: usize,
 }

@@ -127,21 +127,21 @@ pub fn quantize(
             *scale = stored_scale(packing, unit.values, unit.signed_max);
         },
     );
-    let range = Codes::of(packing.bits);
+    let range = Codes::of(packing.coding);
     let mut bytes = vec![0; layout.n_bytes];
-    let rows: Vec<ErrorStats> = bytes[..layout.scale_offset]
-        .par_chunks_mut(layout.pitch_bytes * ROWS)
+    let rows: Vec<ErrorStats> = layout
+        .rows_mut(&mut bytes)
+        .par_chunks_mut(ROWS)
         .zip(w.par_chunks(n_cols * ROWS))
         .enumerate()
         .flat_map_iter(|(task, (packed, w))| {
             let scale_of =
                 |row: usize, col: usize| layout.row_scales(&scales, task * ROWS + row)[col / layout.unit_cols];
             let codes = factor.codes(w, range, &scale_of);
-            let rows =
-                packed.chunks_exact_mut(layout.pitch_bytes).zip(codes.chunks_exact(n_cols)).zip(w.chunks_exact(n_cols));
+            let rows = packed.iter_mut().zip(codes.chunks_exact(n_cols)).zip(w.chunks_exact(n_cols));
             rows.enumerate()
                 .map(|(row, ((packed, codes), w))| {
-                    packed::pack_row(packing.bits, codes, packed);
+                    packed.write(codes);
                     let error = |(col, (w, code)): (usize, (&f32, &i8))| {
                         (f64::from(*w) - f64::from(f32::from(*code) * scale_of(row, col))).powi(2)
                     };
@@ -258,7 +258,7 @@ fn invert_upper(a: &mut [f64], n: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::packed::{Granularity, ScaleType, dequantize};
+    use crate::ir::packed::{Coding, Granularity, ScaleType, dequantize};
     use crate::quant::tests::gaussian;
 
     /// Inputs whose columns depend on each other: each follows the one before it by nine tenths.
@@ -340,16 +340,21 @@ mod tests {
         let x = inputs(1200, n_cols);
         let (seen, unseen) = x.split_at(800 * n_cols);
         let gram = gram(seen, n_cols);
-        for (granularity, most) in
-            [(Granularity::Block(32), 0.55), (Granularity::Row, 0.55), (Granularity::Tensor, 0.55)]
-        {
-            let packing = Packing { bits: 4, granularity, scale: ScaleType::F16 };
+        for (coding, granularity, most) in [
+            (Coding::I4, Granularity::Block(32), 0.55),
+            (Coding::I4, Granularity::Row, 0.55),
+            (Coding::I4, Granularity::Tensor, 0.55),
+            (Coding::N4, Granularity::Block(32), 0.55),
+            (Coding::I5, Granularity::Block(32), 0.55),
+            (Coding::I6, Granularity::Row, 0.55),
+        ] {
+            let packing = Packing { coding, granularity, scale: ScaleType::F16 };
             let plain = super::super::quantize(&w, n_rows, n_cols, packing).unwrap();
             let fitted = quantize(&w, n_rows, n_cols, packing, &gram, Damping::default()).unwrap();
             let error =
                 |bytes: &[u8]| product_error(unseen, &w, &dequantize(packing, n_rows, n_cols, bytes).unwrap(), n_cols);
             let (plain_error, fitted_error) = (error(&plain.bytes), error(&fitted.bytes));
-            assert!(fitted_error < most * plain_error, "{granularity:?}: {fitted_error} {plain_error}");
+            assert!(fitted_error < most * plain_error, "{coding} {granularity:?}: {fitted_error} {plain_error}");
             // The weights themselves are further off, and the error says so.
             let values = dequantize(packing, n_rows, n_cols, &fitted.bytes).unwrap();
             let own: f64 = w.iter().zip(&values).map(|(w, v)| (f64::from(*w) - f64::from(*v)).powi(2)).sum();
@@ -361,7 +366,7 @@ mod tests {
     fn without_use_of_moments_the_search_alone_decides() {
         let (n_rows, n_cols) = (4, 48);
         let w = gaussian(n_rows * n_cols);
-        let packing = Packing { bits: 4, granularity: Granularity::Block(16), scale: ScaleType::F16 };
+        let packing = Packing { coding: Coding::I4, granularity: Granularity::Block(16), scale: ScaleType::F16 };
         let plain = super::super::quantize(&w, n_rows, n_cols, packing).unwrap();
         let with = |w: &[f32], gram: &Gram| quantize(w, n_rows, n_cols, packing, gram, Damping::default()).unwrap();
         assert_eq!(with(&w, &Gram::new(n_cols)), plain);
@@ -382,7 +387,7 @@ mod tests {
     fn results_do_not_depend_on_threads() {
         let (n_rows, n_cols) = (37, 96);
         let (w, x) = (gaussian(n_rows * n_cols), inputs(300, n_cols));
-        let packing = Packing { bits: 4, granularity: Granularity::Block(32), scale: ScaleType::F16 };
+        let packing = Packing { coding: Coding::I4, granularity: Granularity::Block(32), scale: ScaleType::F16 };
         let on = |n_threads| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
             pool.install(|| quantize(&w, n_rows, n_cols, packing, &gram(&x, n_cols), Damping::default()).unwrap())

@@ -25,7 +25,7 @@
 //! Results do not depend on the number of threads: each unit is searched alone,
 //! and sums are taken in order.
 
-use crate::ir::packed::{self, Granularity, Layout, PackedError, Packing, ScaleType};
+use crate::ir::packed::{self, Coding, Granularity, Layout, PackedError, Packing, ScaleType};
 use half::f16;
 use rayon::prelude::*;
 
@@ -90,9 +90,9 @@ pub struct Quantized {
 ///
 /// # Example
 /// ```
-/// # use nyxc::ir::packed::{dequantize, Granularity, Packing, ScaleType};
+/// # use nyxc::ir::packed::{dequantize, Coding, Granularity, Packing, ScaleType};
 /// # use nyxc::quant::quantize;
-/// let packing = Packing { bits: 4, granularity: Granularity::Block(32), scale: ScaleType::F16 };
+/// let packing = Packing { coding: Coding::I4, granularity: Granularity::Block(32), scale: ScaleType::F16 };
 /// let w: Vec<f32> = (0..64).map(|i| (i as f32).sin()).collect();
 /// let quantized = quantize(&w, 2, 32, packing)?;
 /// assert!(quantized.error.nmse() < 0.01);
@@ -115,8 +115,9 @@ pub fn quantize(w: &[f32], n_rows: usize, n_cols: usize, packing: Packing) -> Re
         );
         // Rows are summed in order afterwards: a parallel sum would depend on
         // how the rows were shared out.
-        let rows: Vec<ErrorStats> = bytes[..layout.scale_offset]
-            .par_chunks_exact_mut(layout.pitch_bytes)
+        let rows: Vec<ErrorStats> = layout
+            .rows_mut(&mut bytes)
+            .par_iter_mut()
             .zip(w.par_chunks_exact(n_cols))
             .enumerate()
             .with_min_len((TASK_ELEMS / n_cols).max(1))
@@ -125,7 +126,7 @@ pub fn quantize(w: &[f32], n_rows: usize, n_cols: usize, packing: Packing) -> Re
                 |codes, (row_idx, (row, w))| {
                     let scales = layout.row_scales(&scales, row_idx);
                     let error = encode_row(&layout, w, scales, codes);
-                    packed::pack_row(packing.bits, codes, row);
+                    row.write(codes);
                     error
                 },
             )
@@ -177,7 +178,7 @@ pub fn estimate(
                 let unit = sample.take(unit(&layout, w, idx), max_elems);
                 let scale = stored_scale(packing, unit.values, unit.signed_max);
                 codes.resize(unit.values.len(), 0);
-                let error = search::encode(unit.values, scale, Codes::of(packing.bits), codes);
+                let error = search::encode(unit.values, scale, Codes::of(packing.coding), codes);
                 (unit.values.len(), if unit.finite { error } else { error.beyond_measure() })
             },
         )
@@ -188,13 +189,13 @@ pub fn estimate(
     Ok(ErrorStats { sum_sq_error: error.sum_sq_error * growth, sum_sq: error.sum_sq * growth })
 }
 
-/// The narrowest scale type for quantizing `w` to `bits`; one pass over `w`.
+/// The narrowest scale type for quantizing `w` to `coding`; one pass over `w`.
 ///
 /// F32 where the search would try scales outside F16's normal range (2^-14 to
 /// 65,504). Small scales are excused where they cannot matter: raising them to
 /// 2^-14 adds at most `min(sum w^2, n * 2^-30)` to the error of a unit of `n`
-/// weights, and F16 stays if all of that is below 1 % of the usual error (2^-14
-/// of the tensor's `sum w^2` for INT4, 2^-22 for INT8). Otherwise one dead channel
+/// weights, and F16 stays if all of that is below 1 % of the usual error (for codes of `b` bits
+/// `2^-(2 b + 6)` of the tensor's `sum w^2`). Otherwise one dead channel
 /// would double the scales of a whole tensor.
 ///
 /// # Errors
@@ -203,15 +204,15 @@ pub fn choose_scale_type(
     w: &[f32],
     n_rows: usize,
     n_cols: usize,
-    bits: u8,
+    coding: Coding,
     granularity: Granularity,
 ) -> Result<ScaleType, PackedError> {
-    let layout = Packing { bits, granularity, scale: ScaleType::F16 }.layout(n_rows, n_cols)?;
+    let layout = Packing { coding, granularity, scale: ScaleType::F16 }.layout(n_rows, n_cols)?;
     layout.check_elems(w.len())?;
     if layout.n_elems == 0 {
         return Ok(ScaleType::F16);
     }
-    let codes = Codes::of(bits);
+    let codes = Codes::of(coding);
     let worst_error = f64::from(f16::MIN_POSITIVE.to_f32()) / 2.0;
     let units: Vec<(f64, f64)> = (0..layout.n_scales)
         .into_par_iter()
@@ -232,7 +233,7 @@ pub fn choose_scale_type(
         })
         .collect();
     let (added, sum_sq) = units.into_iter().fold((0.0, 0.0), |sum, u| (sum.0 + u.0, sum.1 + u.1));
-    let tolerated = if bits == 4 { 1.0 / 16_384.0 } else { 1.0 / 4_194_304.0 };
+    let tolerated = 2f64.powi(-(2 * i32::from(coding.bits()) + 6));
     Ok(if added <= tolerated * sum_sq { ScaleType::F16 } else { ScaleType::F32 })
 }
 
@@ -254,13 +255,13 @@ fn units_per_task(layout: &Layout) -> usize {
 
 /// Searches a unit's scale and rounds it to what can be stored.
 fn stored_scale(packing: Packing, values: &[f32], signed_max: f32) -> f32 {
-    let scale = search::best_scale(values, signed_max, Codes::of(packing.bits));
-    packing.scale.storable(scale, packing.bits)
+    let scale = search::best_scale(values, signed_max, Codes::of(packing.coding));
+    packing.scale.storable(scale, packing.coding)
 }
 
 /// Chooses the codes of a row and sums their error.
 fn encode_row(layout: &Layout, w: &[f32], scales: &[f32], codes: &mut [i8]) -> ErrorStats {
-    let range = Codes::of(layout.packing.bits);
+    let range = Codes::of(layout.packing.coding);
     let units = w.chunks(layout.unit_cols).zip(codes.chunks_mut(layout.unit_cols)).zip(scales);
     units.fold(ErrorStats::default(), |sum, ((w, codes), scale)| sum.plus(search::encode(w, *scale, range, codes)))
 }

@@ -11,7 +11,7 @@
 
 use super::ErrorStats;
 use super::sample::sum_sq;
-use crate::ir::packed::{code_of, nearest_within};
+use crate::ir::packed::{Coding, NON_LINEAR, code_of, nearest_within};
 use rayon::prelude::*;
 
 /// Scales judged in one pass over the weights. With one candidate per vector
@@ -31,9 +31,10 @@ const FINER: f32 = 0.3;
 /// Below 2^-100 the quotient of a code by a weight could overflow.
 const SMALLEST_SEARCHED: f32 = f32::from_bits((127 - 100) << 23);
 
-/// The codes of one width.
+/// The codes of a coding that weights are given.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Codes {
+    coding: Coding,
     low: f32,
     high: f32,
     /// The end of the range that the largest weight takes; its sign, together
@@ -42,14 +43,22 @@ pub(super) struct Codes {
 }
 
 impl Codes {
-    /// The codes of `bits` (4 or 8).
-    pub(super) const fn of(bits: u8) -> Self {
-        if bits == 4 { Self { low: -8.0, high: 7.0, end: -8.0 } } else { Self { low: -127.0, high: 127.0, end: 127.0 } }
+    /// Those of `coding`.
+    pub(super) const fn of(coding: Coding) -> Self {
+        let (low, high, end) = match coding {
+            Coding::I4 => (-8.0, 7.0, -8.0),
+            Coding::N4 => (-127.0, 103.0, -127.0),
+            Coding::I5 => (-16.0, 15.0, -16.0),
+            Coding::I6 => (-32.0, 31.0, -32.0),
+            Coding::I8 => (-127.0, 127.0, 127.0),
+        };
+        Self { coding, low, high, end }
     }
 
-    /// The code nearest to `y`, halves to even.
+    /// The code nearest to `y`; of two as near that which is even, or where codes are no neighbours the smaller in
+    /// magnitude.
     fn nearest(self, y: f32) -> f32 {
-        nearest_within(y, self.low, self.high)
+        if self.coding == Coding::N4 { nearest_non_linear(y) } else { nearest_within(y, self.low, self.high) }
     }
 
     /// The coarse grid for units of `len` elements.
@@ -58,14 +67,20 @@ impl Codes {
     /// degrees of freedom) weights: the longer the unit, the further out lies
     /// its largest weight, and the more clipping pays.
     fn grid(self, len: usize) -> Grid {
-        let (first, ratio, n_passes) = match (self.high < 100.0, len) {
-            (true, 0..=32) => (0.85, 1.043, 1),
-            (true, 33..=64) => (0.875, 1.045, 1),
-            (true, 65..=128) => (0.875, 1.06, 1),
-            (true, 129..=256) => (0.9, 1.075, 1),
-            (true, _) => (0.9, 1.14, 2),
-            (false, 0..=256) => (0.99, 1.005, 1),
-            (false, _) => (0.99, 1.14, 2),
+        let (first, ratio, n_passes) = match (self.coding, len) {
+            (Coding::I4, 0..=32) => (0.85, 1.043, 1),
+            (Coding::I4, 33..=64) => (0.875, 1.045, 1),
+            (Coding::I4, 65..=128) => (0.875, 1.06, 1),
+            (Coding::I4, 129..=256) => (0.9, 1.075, 1),
+            (Coding::I4, _) => (0.9, 1.14, 2),
+            (Coding::N4, 0..=64) => (0.8, 1.06, 1),
+            (Coding::N4, 65..=256) => (0.85, 1.075, 1),
+            (Coding::N4, _) => (0.9, 1.14, 2),
+            (Coding::I5, 0..=256) => (0.92, 1.025, 1),
+            (Coding::I6, 0..=256) => (0.96, 1.012, 1),
+            (Coding::I5 | Coding::I6, _) => (0.95, 1.14, 2),
+            (Coding::I8, 0..=256) => (0.99, 1.005, 1),
+            (Coding::I8, _) => (0.99, 1.14, 2),
         };
         Grid { first: first * self.end, ratio, n_passes }
     }
@@ -77,6 +92,31 @@ impl Codes {
         let n_codes = i32::try_from(n_passes * LANES).unwrap_or(i32::MAX);
         (1.0 / (first * ratio.powi(n_codes - 1)).abs(), 1.0 / first.abs())
     }
+}
+
+/// Half way between the magnitudes of neighbouring codes of [`Coding::N4`], and how far these are apart.
+const STEPS: [(f32, f32); 7] = {
+    let mut steps = [(0.0, 0.0); 7];
+    let mut at = 0;
+    while at < 7 {
+        let (low, high) = (NON_LINEAR[at] as f32, NON_LINEAR[at + 1] as f32);
+        steps[at] = ((low + high) / 2.0, high - low);
+        at += 1;
+    }
+    steps
+};
+
+/// The code of [`Coding::N4`] nearest to `y`; 0 for NaN. Sums of comparisons are what compilers turn into vector
+/// instructions.
+fn nearest_non_linear(y: f32) -> f32 {
+    let magnitude = y.abs();
+    let mut code = 0.0;
+    for (half_way, step) in STEPS {
+        code += if magnitude > half_way { step } else { 0.0 };
+    }
+    // One more on the negative side.
+    code += if y < -115.0 { 24.0 } else { 0.0 };
+    code.copysign(y)
 }
 
 /// The coarse stage: codes from `first` on, each `ratio` times the one before.

@@ -15,8 +15,8 @@ pub(super) fn gaussian(n: usize) -> Vec<f32> {
     (0..n).map(|_| draw()).collect()
 }
 
-fn packing(bits: u8, granularity: Granularity, scale: ScaleType) -> Packing {
-    Packing { bits, granularity, scale }
+fn packing(coding: Coding, granularity: Granularity, scale: ScaleType) -> Packing {
+    Packing { coding, granularity, scale }
 }
 
 fn nmse(w: &[f32], n_cols: usize, packing: Packing) -> f64 {
@@ -72,7 +72,8 @@ fn large_weights_are_not_clipped_for_the_sake_of_small_ones() {
         [(gaussian(1 << 18), [0.84, 0.89, 0.92, 0.93, 0.92]), (heavy_tailed(1 << 18), [0.93, 0.95, 0.965, 0.96, 0.95])]
     {
         for (block, gain) in [16, 32, 64, 128, 256].into_iter().zip(gains) {
-            let (simple, ours) = weighted_nmse(&w, 4096, packing(4, Granularity::Block(block), ScaleType::F16));
+            let (simple, ours) =
+                weighted_nmse(&w, 4096, packing(Coding::I4, Granularity::Block(block), ScaleType::F16));
             assert!(ours < gain * simple, "block {block}: {ours}, max / -8 {simple}");
         }
     }
@@ -83,17 +84,59 @@ fn int4_is_near_the_floor_on_gaussian_weights() {
     let w = gaussian(1 << 20);
     // Within 5 % of the least plain error, which is not what is searched.
     for (block, floor) in [(16, 4.95e-3), (32, 6.6e-3), (64, 8.1e-3), (128, 9.35e-3), (256, 10.3e-3)] {
-        let searched = nmse(&w, 4096, packing(4, Granularity::Block(block), ScaleType::F16));
+        let searched = nmse(&w, 4096, packing(Coding::I4, Granularity::Block(block), ScaleType::F16));
         assert!(searched <= 1.05 * floor, "block {block}: {searched}");
         let simple = absmax_nmse(&w, block as usize, -8.0, 7.0);
         assert!(searched < 0.75 * simple, "block {block}: {searched}, absmax {simple}");
     }
-    let row = nmse(&w, 4096, packing(4, Granularity::Row, ScaleType::F16));
-    let tensor = nmse(&w, 4096, packing(4, Granularity::Tensor, ScaleType::F32));
+    let row = nmse(&w, 4096, packing(Coding::I4, Granularity::Row, ScaleType::F16));
+    let tensor = nmse(&w, 4096, packing(Coding::I4, Granularity::Tensor, ScaleType::F32));
     // The best uniform 16-level quantizer of a Gaussian leaves 11.54e-3 (Max,
     // "Quantizing for minimum distortion", 1960); a level at zero costs a little, and large weights
     // that count more than small ones another 5 %.
     assert!(row < 12.5e-3 && tensor < 12.7e-3);
+}
+
+/// The least error of any scale, its codes found one by one among all of the coding.
+fn exhaustive_nmse(w: &[f32], unit: usize, coding: Coding) -> f64 {
+    let codes: Vec<f32> = (-128..=127i8).filter(|code| coding.has(*code)).map(f32::from).collect();
+    let nearest = |y: f32| codes.iter().copied().min_by(|a, b| (a - y).abs().total_cmp(&(b - y).abs())).unwrap();
+    let (mut error, mut sum_sq) = (0.0, 0.0);
+    for unit in w.chunks(unit) {
+        let largest = unit.iter().fold(0.0f32, |m, w| if w.abs() > m.abs() { *w } else { m });
+        let with = |i: usize| {
+            let scale = largest / (codes[0] * (0.75 + i as f32 * 0.005));
+            unit.iter().map(|w| f64::from(w - nearest(w / scale) * scale).powi(2)).sum::<f64>()
+        };
+        error += (0..120).map(with).fold(f64::INFINITY, f64::min);
+        sum_sq += unit.iter().map(|w| f64::from(*w).powi(2)).sum::<f64>();
+    }
+    error / sum_sq
+}
+
+#[test]
+fn every_coding_is_near_the_best_scale() {
+    let w = gaussian(1 << 13);
+    // Of fine codes many scales are nearly as good, and the search looks at sixteen.
+    for (coding, most) in [(Coding::N4, 1.05), (Coding::I5, 1.1), (Coding::I6, 1.12)] {
+        for block in [16, 32, 64, 128, 256] {
+            let searched = nmse(&w, 1024, packing(coding, Granularity::Block(block), ScaleType::F16));
+            let least = exhaustive_nmse(&w, block as usize, coding);
+            assert!(searched <= most * least, "{coding} {block}: {searched}, {least}");
+        }
+    }
+}
+
+#[test]
+fn each_coding_has_less_error_than_the_narrower_one() {
+    for w in [gaussian(1 << 16), heavy_tailed(1 << 16)] {
+        for granularity in [Granularity::Block(16), Granularity::Block(32), Granularity::Block(128), Granularity::Row] {
+            let errors = Coding::ALL.map(|coding| nmse(&w, 1024, packing(coding, granularity, ScaleType::F16)));
+            assert!(errors.is_sorted_by(|a, b| a > b), "{granularity:?}: {errors:?}");
+            // Of as many bits, the non-linear codes have a sixth less.
+            assert!(errors[1] < 0.9 * errors[0], "{granularity:?}: {errors:?}");
+        }
+    }
 }
 
 #[test]
@@ -103,7 +146,7 @@ fn int8_is_better_than_absmax() {
     for (granularity, unit, ratio) in
         [(Granularity::Block(32), 32, 0.9), (Granularity::Block(128), 128, 0.95), (Granularity::Row, 1024, 1.0)]
     {
-        let searched = nmse(&w, 1024, packing(8, granularity, ScaleType::F16));
+        let searched = nmse(&w, 1024, packing(Coding::I8, granularity, ScaleType::F16));
         let simple = absmax_nmse(&w, unit, -high, high);
         assert!(searched < ratio * simple, "{granularity:?}: {searched}, absmax {simple}");
     }
@@ -116,7 +159,7 @@ fn weights_on_a_grid_are_kept_exactly() {
     let ternary: Vec<f32> = (0..4096).map(|i| (i * 7 % 3 - 1) as f32 * 0.5).collect();
     for (w, exact) in [(&int4, 0.0), (&mirrored, 0.0), (&ternary, 1e-6)] {
         for granularity in [Granularity::Block(32), Granularity::Row, Granularity::Tensor] {
-            assert!(nmse(w, 64, packing(4, granularity, ScaleType::F16)) <= exact, "{granularity:?}");
+            assert!(nmse(w, 64, packing(Coding::I4, granularity, ScaleType::F16)) <= exact, "{granularity:?}");
         }
     }
 }
@@ -124,9 +167,9 @@ fn weights_on_a_grid_are_kept_exactly() {
 #[test]
 fn one_column_is_exact_up_to_the_scale() {
     let w = [0.3, -7.0, 0.0, 1e-3];
-    for bits in [4, 8] {
+    for coding in Coding::ALL {
         for granularity in [Granularity::Block(16), Granularity::Row] {
-            let quantized = quantize(&w, 4, 1, packing(bits, granularity, ScaleType::F32)).unwrap();
+            let quantized = quantize(&w, 4, 1, packing(coding, granularity, ScaleType::F32)).unwrap();
             assert!(quantized.error.nmse() < 1e-12, "{quantized:?}");
         }
     }
@@ -134,9 +177,9 @@ fn one_column_is_exact_up_to_the_scale() {
 
 #[test]
 fn zeros_get_scale_one_and_no_error() {
-    for bits in [4, 8] {
+    for coding in Coding::ALL {
         for granularity in [Granularity::Block(16), Granularity::Row, Granularity::Tensor] {
-            let packing = packing(bits, granularity, ScaleType::F16);
+            let packing = packing(coding, granularity, ScaleType::F16);
             let quantized = quantize(&[0.0; 60], 3, 20, packing).unwrap();
             assert_eq!(quantized.error, ErrorStats::default());
             assert_eq!(quantized.error.nmse(), 0.0);
@@ -144,14 +187,14 @@ fn zeros_get_scale_one_and_no_error() {
             assert!(codes.iter().all(|code| *code == 0) && scales.iter().all(|scale| *scale == 1.0));
         }
     }
-    let empty = quantize(&[], 0, 5, packing(4, Granularity::Block(16), ScaleType::F16)).unwrap();
+    let empty = quantize(&[], 0, 5, packing(Coding::I4, Granularity::Block(16), ScaleType::F16)).unwrap();
     assert_eq!((empty.bytes.len(), empty.error), (0, ErrorStats::default()));
 }
 
 #[test]
 fn any_magnitude_is_quantized_as_well() {
     let w = gaussian(4096);
-    let packing = packing(4, Granularity::Block(32), ScaleType::F32);
+    let packing = packing(Coding::I4, Granularity::Block(32), ScaleType::F32);
     let usual = nmse(&w, 64, packing);
     for magnitude in [2.0_f32.powi(-90), 1e-20, 1e20, f32::MAX / 8.0] {
         let scaled: Vec<f32> = w.iter().map(|w| w * magnitude).collect();
@@ -168,8 +211,8 @@ fn values_that_are_not_finite_make_the_error_infinite() {
     w[3] = f32::NAN;
     w[40] = f32::NEG_INFINITY;
     w[41] = f32::INFINITY;
-    for bits in [4, 8] {
-        let packing = packing(bits, Granularity::Block(32), ScaleType::F16);
+    for coding in Coding::ALL {
+        let packing = packing(coding, Granularity::Block(32), ScaleType::F16);
         let quantized = quantize(&w, 1, 64, packing).unwrap();
         assert_eq!(quantized.error.sum_sq_error, f64::INFINITY);
         assert_eq!(quantized.error.nmse(), f64::INFINITY);
@@ -187,35 +230,35 @@ fn values_that_are_not_finite_make_the_error_infinite() {
 #[test]
 fn scale_type_follows_the_range_of_f16() {
     let w = gaussian(4096);
-    let choose = |magnitude: f32, bits| {
+    let choose = |magnitude: f32, coding| {
         let w: Vec<f32> = w.iter().map(|w| w * magnitude).collect();
-        choose_scale_type(&w, 64, 64, bits, Granularity::Block(32)).unwrap()
+        choose_scale_type(&w, 64, 64, coding, Granularity::Block(32)).unwrap()
     };
-    for bits in [4, 8] {
-        assert_eq!(choose(0.02, bits), ScaleType::F16);
-        assert_eq!(choose(1e-5, bits), ScaleType::F32);
-        assert_eq!(choose(1e-38, bits), ScaleType::F32);
-        assert_eq!(choose(1e8, bits), ScaleType::F32);
-        assert_eq!(choose(0.0, bits), ScaleType::F16);
+    for coding in Coding::ALL {
+        assert_eq!(choose(0.02, coding), ScaleType::F16);
+        assert_eq!(choose(1e-5, coding), ScaleType::F32);
+        assert_eq!(choose(1e-38, coding), ScaleType::F32);
+        assert_eq!(choose(1e8, coding), ScaleType::F32);
+        assert_eq!(choose(0.0, coding), ScaleType::F16);
     }
     let mut dead_row = w.clone();
     dead_row[..64].iter_mut().for_each(|w| *w *= 1e-7);
-    let chosen = choose_scale_type(&dead_row, 64, 64, 8, Granularity::Block(32));
+    let chosen = choose_scale_type(&dead_row, 64, 64, Coding::I8, Granularity::Block(32));
     assert_eq!(chosen, Ok(ScaleType::F16));
-    let stored = nmse(&dead_row, 64, packing(8, Granularity::Block(32), ScaleType::F16));
+    let stored = nmse(&dead_row, 64, packing(Coding::I8, Granularity::Block(32), ScaleType::F16));
     assert!(stored < 3e-5, "{stored}");
 }
 
 #[test]
 fn estimates_are_near_and_exact_for_small_tensors() {
     let w = gaussian(1 << 20);
-    for (bits, granularity, tolerance) in [
-        (4, Granularity::Block(32), 0.02),
-        (4, Granularity::Row, 0.05),
-        (4, Granularity::Tensor, 0.05),
-        (8, Granularity::Block(128), 0.02),
+    for (coding, granularity, tolerance) in [
+        (Coding::I4, Granularity::Block(32), 0.02),
+        (Coding::I4, Granularity::Row, 0.05),
+        (Coding::I4, Granularity::Tensor, 0.05),
+        (Coding::I8, Granularity::Block(128), 0.02),
     ] {
-        let packing = packing(bits, granularity, ScaleType::F16);
+        let packing = packing(coding, granularity, ScaleType::F16);
         let exact = quantize(&w, 1024, 1024, packing).unwrap().error;
         let near = estimate(&w, 1024, 1024, packing, 65_536).unwrap();
         assert!((near.sum_sq_error / exact.sum_sq_error - 1.0).abs() < tolerance, "{near:?} {exact:?}");
@@ -235,11 +278,11 @@ fn the_sample_takes_one_place_of_each_stretch() {
 
 #[test]
 fn bad_arguments_are_refused() {
-    let good = packing(4, Granularity::Row, ScaleType::F16);
+    let good = packing(Coding::I4, Granularity::Row, ScaleType::F16);
     assert!(quantize(&[0.0; 3], 2, 2, good).is_err());
     assert!(estimate(&[0.0; 3], usize::MAX, 2, good, 1).is_err());
-    assert!(quantize(&[0.0; 4], 2, 2, Packing { bits: 5, ..good }).is_err());
-    assert!(choose_scale_type(&[0.0; 4], 2, 2, 4, Granularity::Block(20)).is_err());
+    assert!(quantize(&[0.0; 4], 2, 2, Packing { granularity: Granularity::Block(20), ..good }).is_err());
+    assert!(choose_scale_type(&[0.0; 4], 2, 2, Coding::I4, Granularity::Block(20)).is_err());
 }
 
 #[test]
@@ -249,7 +292,7 @@ fn results_do_not_depend_on_threads() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(n_threads).build().unwrap();
         pool.install(|| {
             [Granularity::Block(64), Granularity::Row, Granularity::Tensor].map(|granularity| {
-                let packing = packing(4, granularity, ScaleType::F16);
+                let packing = packing(Coding::I4, granularity, ScaleType::F16);
                 let estimated = estimate(&w, 331, 1_001, packing, 10_000).unwrap();
                 (quantize(&w, 331, 1_001, packing).unwrap(), estimated)
             })
@@ -275,13 +318,13 @@ proptest! {
     fn errors_are_those_of_the_stored_values(
         (n_rows, n_cols, w) in any_weights(),
         log_block in 4_u32..=9,
-        eight in any::<bool>(),
+        coding in prop::sample::select(&Coding::ALL[..]),
         half in any::<bool>(),
     ) {
         let granularity =
             if log_block == 9 { Granularity::Row } else { Granularity::Block(1 << log_block) };
         let scale = if half { ScaleType::F16 } else { ScaleType::F32 };
-        let packing = packing(if eight { 8 } else { 4 }, granularity, scale);
+        let packing = packing(coding, granularity, scale);
         let quantized = quantize(&w, n_rows, n_cols, packing).unwrap();
         let values = dequantize(packing, n_rows, n_cols, &quantized.bytes).unwrap();
         prop_assert!(values.iter().all(|value| value.is_finite()));
@@ -310,16 +353,16 @@ proptest! {
 fn a_language_model_is_quantized_quickly() {
     let w = gaussian(22_600_000 / 4096 * 4096);
     let n_rows = w.len() / 4096;
-    for (bits, granularity) in [
-        (4, Granularity::Block(16)),
-        (4, Granularity::Block(32)),
-        (4, Granularity::Block(128)),
-        (4, Granularity::Row),
-        (4, Granularity::Tensor),
-        (8, Granularity::Block(32)),
-        (8, Granularity::Row),
+    for (coding, granularity) in [
+        (Coding::I4, Granularity::Block(16)),
+        (Coding::I4, Granularity::Block(32)),
+        (Coding::I4, Granularity::Block(128)),
+        (Coding::I4, Granularity::Row),
+        (Coding::I4, Granularity::Tensor),
+        (Coding::I8, Granularity::Block(32)),
+        (Coding::I8, Granularity::Row),
     ] {
-        let packing = packing(bits, granularity, ScaleType::F16);
+        let packing = packing(coding, granularity, ScaleType::F16);
         let start = Instant::now();
         let error = quantize(&w, n_rows, 4096, packing).unwrap().error;
         let whole = start.elapsed();
@@ -327,10 +370,10 @@ fn a_language_model_is_quantized_quickly() {
         let near = estimate(&w, n_rows, 4096, packing, 65_536).unwrap();
         let sampled = start.elapsed();
         let start = Instant::now();
-        choose_scale_type(&w, n_rows, 4096, bits, granularity).unwrap();
+        choose_scale_type(&w, n_rows, 4096, coding, granularity).unwrap();
         let choice = start.elapsed();
         println!(
-            "int{bits} {granularity:?}: quantize {whole:.1?} (nmse {:.4}e-3), \
+            "w{coding} {granularity:?}: quantize {whole:.1?} (nmse {:.4}e-3), \
              estimate {sampled:.2?} ({:.4}e-3), scale type {choice:.1?}",
             error.nmse() * 1e3,
             near.nmse() * 1e3,

@@ -1,24 +1,24 @@
 //! A plan on a device, ready to run.
 
-use super::convert::{Source, device_bytes};
-use super::fetch::{collect, outputs_of};
+use super::convert::Source;
 use super::memory::Memory;
-use super::params::{Params, lost};
+use super::params::Params;
 use super::pool::Pool;
+use super::run::{Known, Run, at, exact, fetched, sizes_of};
 use super::segment::Segment;
 use super::states::States;
 use super::tensor::{DeviceTensor, Given};
 use super::timeline::Timeline;
-use super::vk::{Bound, Commands, Pipelines, Queries, Tally, VkContext};
+use super::vk::{Bound, Commands, Pipelines, Tally, VkContext};
 use super::{HostError, RuntimeError};
 use crate::ir::Tensor;
 use crate::program::profile::{Span, Work};
 use crate::program::{
     AllocationKind, CLEAR, Dispatch, Entry, FAULT_BYTES, HostStep, IndexCheck, Plan, Port, Program, ProgramError,
-    Region, SizeError, Sizes, Step, parse_hex,
+    Region, Sizes, Step, parse_hex,
 };
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Computes a node that no kernel covers: its name in [`Plan::graph`], its operands by slot, absent where the program
@@ -67,13 +67,10 @@ struct Loaded {
     is_clear: bool,
 }
 
-enum LoadedStep {
+pub(super) enum LoadedStep {
     Device(Segment),
     Host(HostStep),
 }
-
-/// What the host knows of values on the device: their bytes there, by allocation and offset.
-pub(super) type Known = BTreeMap<(u32, u64), Vec<u8>>;
 
 impl Executor {
     /// Loads a plan: makes its memory, uploads its constants, compiles its shaders, records its commands.
@@ -231,41 +228,16 @@ impl Executor {
         let Some(Loaded { entry, steps, checks, is_clear }) = entries.iter_mut().find(|e| e.entry.name == entry) else {
             return Err(no_entry(entry));
         };
-        if inputs.len() != entry.inputs.len() {
-            let missing = entry.inputs.get(inputs.len()).map_or("none", |p| &p.name);
-            let fault = format!("{} inputs given, {} wanted", inputs.len(), entry.inputs.len());
-            return Err(RuntimeError::Input { name: missing.to_owned(), fault });
-        }
-        let mut sizes = Sizes::new();
-        if !entry.sizes.is_empty() {
-            let shapes: Vec<Vec<usize>> = inputs.iter().map(Given::dims).collect();
-            sizes = entry
-                .sizes_of(&shapes)
-                .map_err(|SizeError { port, fault }| RuntimeError::Input { name: port, fault })?;
-        }
+        let sizes = sizes_of(entry, inputs)?;
         if states.is_torn {
             return Err(RuntimeError::Torn);
         }
-        let mut timeline = profiling.then(Timeline::new);
+        let timeline = profiling.then(Timeline::new);
+        let (known, device_ms) = (Known::new(), Some(0.0));
+        let mut run = Run { entry, checks, memory, params, pool, tally, context, sizes, known, timeline, device_ms };
         // All are looked at before the first is written, so a refused run leaves the device's tensors alone.
-        let ports = at(&entry.inputs, &sizes)?;
-        let mut uploads = Vec::with_capacity(ports.len() + checks.len());
-        let mut inward = Vec::new();
-        for (port, given) in ports.iter().zip(inputs) {
-            match given {
-                Given::Host(tensor) => uploads.push((region_of(port), Source::of(port, tensor)?)),
-                Given::Device(tensor) => {
-                    tensor.check_input(port, context)?;
-                    inward.push((exact(port), &tensor.buffer));
-                }
-            }
-        }
-        let fetched: Cow<'_, [Port]> = if kept.is_empty() {
-            Cow::Borrowed(&entry.outputs)
-        } else {
-            let is_kept = |i: usize| kept.iter().any(|(output, _)| *output == i);
-            entry.outputs.iter().enumerate().filter(|(i, _)| !is_kept(*i)).map(|(_, port)| port.clone()).collect()
-        };
+        let (mut uploads, inward) = run.inputs(inputs)?;
+        let fetched = fetched(entry, kept);
         for (output, tensor) in kept.iter_mut() {
             let port = entry.outputs.get(*output).ok_or_else(|| no_output(*output))?;
             tensor.check_output(&port.at(&entry.largest()).unwrap_or_else(|| port.clone()), context)?;
@@ -275,81 +247,31 @@ impl Executor {
             let clear = || Source::Bytes(Cow::Borrowed(&[CLEAR; FAULT_BYTES as usize]));
             uploads.extend(checks.iter().map(|(region, _)| (*region, clear())));
         }
-        memory.begin()?;
+        run.memory.begin()?;
         states.is_torn = !states.initial.is_empty();
-        memory.write(&uploads)?;
+        run.memory.write(&uploads)?;
         drop(uploads);
         if copies.is_none() && !(inward.is_empty() && kept.is_empty()) {
             *copies = Some(Commands::new(context, tally)?);
         }
         if let Some(copies) = copies {
-            memory.copy(context, copies, &inward, true)?;
+            run.memory.copy(context, copies, &inward, true)?;
         }
-        if let Some(timeline) = &mut timeline {
+        if let Some(timeline) = &mut run.timeline {
             timeline.host("write inputs");
         }
-        let mut device_ms = Some(0.0);
-        let mut known = Known::new();
-        let mut outputs = None;
-        let n_steps = steps.len();
-        for (i, step) in steps.iter_mut().enumerate() {
-            match step {
-                LoadedStep::Device(segment) => {
-                    memory.write(&segment.resize(params, &sizes)?)?;
-                    known.clear();
-                    let results = if i + 1 == n_steps { Some(at(&fetched, &sizes)?) } else { None };
-                    let reads: Vec<Region> = match &results {
-                        Some(ports) => ports.iter().map(exact).chain(checks.iter().map(|(r, _)| *r)).collect(),
-                        None if memory.is_mapped() => Vec::new(),
-                        // Those of sizes that a host step defines are not the device's.
-                        None => segment.wanted.iter().filter_map(|port| port.at(&sizes)).map(|p| exact(&p)).collect(),
-                    };
-                    let recording = segment.recording(context, tally, *profiling)?;
-                    memory.submit(Some(&mut recording.commands), &reads)?;
-                    memory.wait()?;
-                    let ticks = recording.queries.as_ref().map(Queries::ticks).transpose()?;
-                    segment.resized(&sizes);
-                    let ends = ticks.as_ref().and_then(|ticks| ticks.first().zip(ticks.last()));
-                    let ms = ends.map(|(first, last)| context.ms(*first, *last));
-                    device_ms = device_ms.zip(ms).map(|(sum, ms)| sum + ms);
-                    if let (Some(timeline), Some(ticks)) = (&mut timeline, ticks) {
-                        timeline.segment(segment.present(), context, &ticks);
-                    }
-                    match results {
-                        Some(ports) => outputs = Some(collect(memory, pool, &ports, &reads, checks, &sizes)?),
-                        None => memory.collect(&reads, &mut |pieces| {
-                            for (region, bytes) in pieces {
-                                let Region { allocation, offset, .. } = reads[region];
-                                known.entry((allocation, offset)).or_default().extend_from_slice(bytes);
-                            }
-                        })?,
-                    }
-                }
-                LoadedStep::Host(step) => {
-                    if let Err(error) = run_host(memory, &mut known, entry, step, &mut sizes, host) {
-                        // What a kernel noted before is why.
-                        return Err(outputs_of(memory, &known, &[], checks, &sizes).err().unwrap_or(error));
-                    }
-                    if let Some(timeline) = &mut timeline {
-                        timeline.node(&step.node);
-                    }
-                }
-            }
-        }
-        let outputs = match outputs {
-            Some(outputs) => outputs,
-            None => outputs_of(memory, &known, &at(&fetched, &sizes)?, checks, &sizes)?,
-        };
+        let outputs = run.steps(steps, &fetched, host)?;
         if let Some(copies) = copies.as_mut().filter(|_| !kept.is_empty()) {
             let ports: Vec<Port> = kept.iter().filter_map(|(output, _)| entry.outputs.get(*output).cloned()).collect();
-            let ports = at(&ports, &sizes)?;
+            let ports = at(&ports, &run.sizes)?;
             let outward: Vec<_> =
                 ports.iter().zip(kept.iter()).map(|(port, (_, t))| (exact(port), &t.buffer)).collect();
-            memory.copy(context, copies, &outward, false)?;
+            run.memory.copy(context, copies, &outward, false)?;
             ports.iter().zip(kept.iter_mut()).for_each(|(port, (_, tensor))| tensor.set_shape(port));
         }
         *is_clear = true;
         states.is_torn = false;
+        let Run { mut timeline, device_ms, .. } = run;
         if let Some(timeline) = &mut timeline {
             timeline.host("read outputs");
         }
@@ -445,63 +367,6 @@ fn upload(memory: &mut Memory, program: &Program, plan: &Plan) -> Result<(), Run
         let bytes = bytes
             .ok_or_else(|| RuntimeError::Unsupported { what: format!("constant {} without data", upload.constant) })?;
         memory.write(&[(upload.region, Source::Bytes(Cow::Borrowed(bytes)))])?;
-    }
-    Ok(())
-}
-
-/// The bytes that a port's tensor takes.
-pub(super) fn exact(port: &Port) -> Region {
-    Region { bytes: device_bytes(port) as u64, ..port.region }
-}
-
-/// The same in whole words, as kernels read them.
-fn region_of(port: &Port) -> Region {
-    let bytes = (device_bytes(port) as u64).next_multiple_of(4);
-    Region { bytes: bytes.min(port.region.bytes), ..port.region }
-}
-
-/// Ports for these sizes.
-fn at<'a>(ports: &'a [Port], sizes: &Sizes) -> Result<Cow<'a, [Port]>, RuntimeError> {
-    if ports.iter().flat_map(|port| &port.shape).all(|dim| dim.known().is_some()) {
-        return Ok(Cow::Borrowed(ports));
-    }
-    ports.iter().map(|port| port.at(sizes)).collect::<Option<_>>().map(Cow::Owned).ok_or_else(|| lost(sizes))
-}
-
-/// Computes a host step, and records the sizes that its results determine.
-fn run_host(
-    memory: &mut Memory,
-    known: &mut Known,
-    entry: &Entry,
-    step: &HostStep,
-    sizes: &mut Sizes,
-    host: HostFn<'_>,
-) -> Result<(), RuntimeError> {
-    let fail = |fault: String| RuntimeError::Host { node: step.node.clone(), fault };
-    let present: Vec<Port> = step.inputs.iter().flatten().cloned().collect();
-    let mut tensors = outputs_of(memory, known, &at(&present, sizes)?, &[], sizes)?.into_iter();
-    let operands: Vec<Option<Tensor>> =
-        step.inputs.iter().map(|port| port.as_ref().and_then(|_| tensors.next())).collect();
-    let results = host(&step.node, &operands, sizes).map_err(|error| match error {
-        HostError::Index { node, fault } => RuntimeError::Index { node, fault },
-        HostError::Other(fault) => fail(fault),
-    })?;
-    if results.len() != step.outputs.len() {
-        return Err(fail(format!("{} results given, {} wanted", results.len(), step.outputs.len())));
-    }
-    let shapes: Vec<Vec<usize>> = results.iter().map(Tensor::dims).collect();
-    entry.sizes_after(step, &shapes, sizes).map_err(|e| fail(format!("result {e}")))?;
-    for (port, tensor) in at(&step.outputs, sizes)?.iter().zip(&results) {
-        let source = Source::of(port, tensor).map_err(|e| match e {
-            RuntimeError::Input { name, fault } => fail(format!("result {name:?}: {fault}")),
-            other => other,
-        })?;
-        let upload = [(region_of(port), source)];
-        memory.write(&upload)?;
-        if !memory.is_mapped() {
-            let [(region, source)] = upload;
-            known.insert((region.allocation, region.offset), source.into_bytes());
-        }
     }
     Ok(())
 }

@@ -2,9 +2,9 @@
 
 use super::RuntimeError;
 use super::convert::{Sink, device_bytes, from_device};
-use super::executor::{Known, exact};
 use super::memory::Memory;
 use super::pool::Pool;
+use super::run::{Known, exact};
 use crate::ir::Tensor;
 use crate::program::{IndexCheck, Port, Region, Sizes};
 use rayon::prelude::*;

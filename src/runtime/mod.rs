@@ -20,6 +20,7 @@ mod memory;
 mod params;
 mod pool;
 mod ring;
+mod run;
 mod segment;
 mod states;
 mod tensor;

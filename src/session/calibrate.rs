@@ -68,11 +68,32 @@ pub fn calibrate_for(
     samples: &mut dyn Iterator<Item = Result<Vec<Tensor>, SampleError>>,
     told: &mut dyn FnMut(usize),
 ) -> Result<Calibration, CalibrateError> {
+    calibrate(&seen(graph, options)?, samples, told)
+}
+
+/// The [`sensitivities`](super::sensitivities) of `graph`, of the ONNX level as it is imported, after the same passes.
+///
+/// # Errors
+/// As [`sensitivities`](super::sensitivities), or a pass refuses the graph.
+#[cfg(feature = "codegen")]
+pub fn sensitivities_for(
+    graph: &Graph,
+    options: &super::Compile,
+    samples: &[Vec<Tensor>],
+    divergence: super::Divergence,
+    told: &mut dyn FnMut(usize, usize),
+) -> Result<BTreeMap<String, f64>, CalibrateError> {
+    super::sensitivities(&seen(graph, options)?, samples, divergence, told)
+}
+
+/// The graph as `assign_precision` sees it.
+#[cfg(feature = "codegen")]
+fn seen(graph: &Graph, options: &super::Compile) -> Result<Graph, CalibrateError> {
     let all = crate::passes::DEFAULT.iter().copied();
     let before: Vec<&str> = all.take_while(|name| *name != "assign_precision").collect();
     let mut seen = graph.clone();
     crate::passes::Pipeline::of(&before, options.settings.clone())?.run(&mut seen, &options.target)?;
-    calibrate(&seen, samples, told)
+    Ok(seen)
 }
 
 /// Runs `graph`, of the ONNX level as `assign_precision` sees it, on each of `samples` and notes the moments of the
@@ -113,11 +134,11 @@ pub fn calibrate(
         let shared = Arc::new(Moments::new(tap.groups));
         moments.extend(tap.constants.into_iter().map(|name| (name, shared.clone())));
     }
-    Ok(Calibration { moments, n_runs })
+    Ok(Calibration { moments, n_runs, ..Calibration::default() })
 }
 
 /// The inputs of a graph, those with a default included, from the others in their order.
-fn with_defaults(graph: &Graph, given: Vec<Tensor>) -> Vec<Tensor> {
+pub(super) fn with_defaults(graph: &Graph, given: Vec<Tensor>) -> Vec<Tensor> {
     let mut given = given.into_iter();
     graph.inputs().iter().filter_map(|id| graph.default_of(*id).cloned().or_else(|| given.next())).collect()
 }

@@ -32,9 +32,11 @@ pub struct Compiled {
     pub program: Program,
     /// The kernel-level graph, of the first entry where there are several.
     pub kernels: Graph,
+    /// The graphs with formats made real, as plain ONNX ([`crate::export`]), by entry.
+    pub quantized: Module,
     /// Times of the passes of the last round.
     pub timings: Vec<Timing>,
-    /// What there is to tell of the node or value asked about ([`Settings::explain`]).
+    /// The explanation of the node or value asked about ([`Settings::explain`]).
     pub explanation: Option<Explanation>,
     /// How long the solver of the budget took, in the last round.
     pub solve_time: std::time::Duration,
@@ -48,7 +50,7 @@ pub struct Compiled {
     pub imported_max_live_bytes: Option<u64>,
 }
 
-/// Told of what is going on: a stage's name, how much of it is done, and of how much.
+/// Called with what is going on: a stage's name, how much of it is done, and of how much.
 pub type Progress<'a> = &'a (dyn Fn(&str, usize, usize) + Sync);
 
 /// Why a model cannot be compiled.
@@ -197,6 +199,7 @@ pub fn kernels_of(graph: &Graph, options: &Compile) -> Result<Module, CompileErr
 /// Graphs of kernels with their layout.
 pub(super) struct Lowered {
     pub(super) kernels: Module,
+    pub(super) quantized: Module,
     pub(super) blueprint: Blueprint,
     pub(super) nodes: Vec<NodeReport>,
     pub(super) forecast: Forecast,
@@ -231,7 +234,7 @@ impl Lowered {
             }
         };
         progress("passes", n_passes, n_passes);
-        let Report { mut context, timings, assigned, blueprint } = report;
+        let Report { mut context, timings, assigned, quantized, blueprint } = report;
         let blueprint = blueprint.map_or_else(|| build::build(&kernels, &options.target), Ok)?;
         check(&blueprint, &options.settings)?;
         let assigned = assigned.as_ref().unwrap_or(graph);
@@ -242,8 +245,10 @@ impl Lowered {
         let forecast = context.facts.forecast.unwrap_or_default();
         let assignment = context.facts.assignment.take();
         let (certificate, solve_time) = assignment.map(|a| (a.certificate, a.solve_time)).unwrap_or_default();
+        // A graph of the core has no form in ONNX, and stands for itself.
+        let quantized = Module::of(quantized.unwrap_or_else(|| graph.clone()));
         let kernels = Module::of(kernels);
-        Ok(Lowered { kernels, blueprint, nodes, forecast, certificate, timings, solve_time, explanation })
+        Ok(Lowered { kernels, quantized, blueprint, nodes, forecast, certificate, timings, solve_time, explanation })
     }
 
     /// Compiles the shaders, and makes the program of it all; `graph` is the first entry as imported.
@@ -334,6 +339,7 @@ impl Lowered {
         Ok(Compiled {
             program,
             kernels: self.kernels.entries.into_values().next().unwrap_or_else(|| graph.clone()),
+            quantized: self.quantized,
             timings: self.timings,
             solve_time: self.solve_time,
             explanation: self.explanation,

@@ -9,6 +9,8 @@ use indexmap::IndexMap;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+mod replay;
+
 /// A module that can be computed on the CPU.
 #[derive(Debug)]
 pub struct Reference {

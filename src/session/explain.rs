@@ -1,4 +1,4 @@
-//! Which nodes a name means that somebody saw in a report, and what there is to tell of them.
+//! Which nodes a name means that somebody saw in a report, and the explanation of them.
 
 use super::compile::CompileError;
 use crate::ir::{Graph, NodeId, NodeKind, nearest};
@@ -24,7 +24,7 @@ struct Meaning {
 }
 
 impl Names<'_> {
-    /// What there is to tell of `asked`.
+    /// The explanation of `asked`.
     ///
     /// # Errors
     /// No report shows the name.
@@ -38,9 +38,9 @@ impl Names<'_> {
         };
         let mut choices = Vec::new();
         let mut shadow_price = 0.0;
-        if let Some(known) = cx.facts.assignment.as_ref().map(|assignment| &assignment.known) {
-            choices = known.explain(&nodes, &cx.facts.reasons, cx.settings.policy)?;
-            shadow_price = known.shadow_price();
+        if let Some(assignment) = &cx.facts.assignment {
+            choices = assignment.explain(&nodes, &cx.facts.reasons, cx.settings.policy)?;
+            shadow_price = assignment.shadow_price();
         }
         for name in &nodes {
             if choices.iter().all(|choice| !choice.nodes.contains(name)) {

@@ -101,6 +101,7 @@ fn fitting(
 fn at(module: &Module, bytes: u64, options: &Compile, mut dump: Option<Dump<'_>>) -> Result<Lowered, CompileError> {
     let mut formats: BTreeMap<String, Format> = BTreeMap::new();
     let mut kernels = Module { name: module.name.clone(), entries: IndexMap::new() };
+    let mut quantized = kernels.clone();
     let (mut timings, mut assigned, mut certificate) = (Vec::new(), Vec::new(), None);
     let mut solve_time = std::time::Duration::ZERO;
     for (name, graph) in &module.entries {
@@ -119,6 +120,7 @@ fn at(module: &Module, bytes: u64, options: &Compile, mut dump: Option<Dump<'_>>
         timings.extend(entry.timings);
         assigned.push((entry.assigned, entry.reasons));
         kernels.entries.insert(name.clone(), entry.kernels);
+        quantized.entries.insert(name.clone(), entry.quantized);
     }
     let entries: Vec<(&str, &Graph)> = kernels.entries.iter().map(|(name, graph)| (name.as_str(), graph)).collect();
     let blueprint = build::build_entries(&entries, &options.target)?;
@@ -130,12 +132,13 @@ fn at(module: &Module, bytes: u64, options: &Compile, mut dump: Option<Dump<'_>>
         nodes.extend(all.into_iter().filter(|node| known.insert(node.name.clone())));
     }
     let (certificate, forecast) = (certificate.unwrap_or_default(), Forecast::default());
-    Ok(Lowered { kernels, blueprint, nodes, forecast, certificate, timings, solve_time, explanation: None })
+    Ok(Lowered { kernels, quantized, blueprint, nodes, forecast, certificate, timings, solve_time, explanation: None })
 }
 
 /// An entry with its formats.
 struct EntryOf {
     kernels: Graph,
+    quantized: Graph,
     assigned: Graph,
     reasons: BTreeMap<String, String>,
     certificate: Option<Certificate>,
@@ -163,5 +166,14 @@ fn entry(
     let assignment = facts.assignment.map(|assignment| (assignment.certificate, assignment.solve_time));
     let (certificate, solve_time) = assignment.map_or((None, Default::default()), |(c, t)| (Some(c), t));
     let assigned = report.assigned.unwrap_or_else(|| graph.clone());
-    Ok(EntryOf { kernels, assigned, reasons: facts.reasons, certificate, timings: report.timings, solve_time })
+    let quantized = report.quantized.unwrap_or_else(|| graph.clone());
+    Ok(EntryOf {
+        kernels,
+        quantized,
+        assigned,
+        reasons: facts.reasons,
+        certificate,
+        timings: report.timings,
+        solve_time,
+    })
 }

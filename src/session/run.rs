@@ -68,8 +68,8 @@ pub struct Outcome {
     pub work: Option<Work>,
 }
 
-/// Told how many nodes the CPU reference has computed, and of how many.
-pub type Told<'a> = &'a mut dyn FnMut(usize, usize);
+/// Called with how many nodes the CPU reference has computed, and of how many.
+pub type NodeProgress<'a> = &'a mut dyn FnMut(usize, usize);
 
 /// Why a program cannot be loaded or run.
 #[derive(Debug, thiserror::Error)]
@@ -311,15 +311,20 @@ impl Session {
     /// # Errors
     /// As [`Session::run`].
     pub fn run_profiled(&mut self, inputs: &[Tensor], profile: bool) -> Result<Outcome, SessionError> {
-        self.run_told(inputs, profile, &mut |_, _| {})
+        self.run_with_progress(inputs, profile, &mut |_, _| {})
     }
 
-    /// The same, and tells how far the CPU reference is.
+    /// The same, and reports how far the CPU reference is.
     ///
     /// # Errors
     /// As [`Session::run`].
-    pub fn run_told(&mut self, inputs: &[Tensor], profile: bool, told: Told<'_>) -> Result<Outcome, SessionError> {
-        self.call(0, inputs, BTreeMap::new(), BTreeMap::new(), profile, told)
+    pub fn run_with_progress(
+        &mut self,
+        inputs: &[Tensor],
+        profile: bool,
+        progress: NodeProgress<'_>,
+    ) -> Result<Outcome, SessionError> {
+        self.call(0, inputs, BTreeMap::new(), BTreeMap::new(), profile, progress)
     }
 
     /// Runs the entry of this number: `inputs` are those that are not among the ones `given`, by index.
@@ -330,7 +335,7 @@ impl Session {
         given: BTreeMap<usize, &DeviceTensor>,
         mut kept: BTreeMap<usize, &mut DeviceTensor>,
         profile: bool,
-        told: Told<'_>,
+        progress: NodeProgress<'_>,
     ) -> Result<Outcome, SessionError> {
         let entry = self.program.plans.first().and_then(|plan| plan.entries.get(number));
         let entry = entry.ok_or(CpuError::Graph(GraphError::Plan(0)))?;
@@ -386,7 +391,7 @@ impl Session {
                     let crate::runtime::RunOutput { outputs, device_ms, work, .. } = output;
                     return Ok(Outcome { outputs, device_ms, host_nodes, profile, work: Some(work) });
                 }
-                // What lay there is gone with the device.
+                // What was there is lost with the device.
                 Err(error) if self.has_stored && self.has_states() || !given.is_empty() || !kept.is_empty() => {
                     return Err(error.into());
                 }
@@ -417,7 +422,7 @@ impl Session {
         let n_nodes = reference.n_nodes(&name);
         let outputs = reference.run_entry(&name, &all, states, &mut |node, _| {
             n_done += 1;
-            told(n_done, n_nodes);
+            progress(n_done, n_nodes);
             if profile {
                 let now = Instant::now();
                 let kernel = node.op().map(|op| op.def.name.to_owned()).unwrap_or_default();

@@ -29,15 +29,17 @@ pub enum SampleError {
     Tensor { path: String, name: String, source: TensorError },
 }
 
+/// Arrays by name, and where they come from.
+type Arrays = (String, BTreeMap<String, Tensor>);
+
 /// Samples of the inputs of a graph, in order of the files' names.
 ///
 /// A file has arrays named as the inputs. Each is one sample's, or those of several: with one axis more, the first, or
 /// with a first axis that is a multiple of the input's. What only one sample is given of serves all of them.
-#[derive(Debug)]
 pub struct Samples {
     inputs: Vec<(String, TensorType)>,
-    files: std::vec::IntoIter<PathBuf>,
-    /// Of the file that is open: the last sample first.
+    sources: Box<dyn Iterator<Item = Result<Arrays, SampleError>> + Send>,
+    /// Of the arrays that were read last: the last sample first.
     ready: Vec<Vec<Tensor>>,
     left: usize,
 }
@@ -68,6 +70,25 @@ impl Samples {
             return Err(SampleError::Empty { path: path.display().to_string() });
         }
         files.dedup();
+        Ok(Samples::of_sources(graph, most, files.into_iter().map(|file| read(&file))))
+    }
+
+    /// At most `most` samples for the inputs of `graph` from arrays by name, of one sample or of several as a file has
+    /// them.
+    pub fn of_arrays(
+        graph: &Graph,
+        most: usize,
+        arrays: impl Iterator<Item = BTreeMap<String, Tensor>> + Send + 'static,
+    ) -> Samples {
+        let named = |(i, arrays)| Ok((format!("arrays {i}"), arrays));
+        Samples::of_sources(graph, most, arrays.enumerate().map(named))
+    }
+
+    fn of_sources(
+        graph: &Graph,
+        most: usize,
+        sources: impl Iterator<Item = Result<Arrays, SampleError>> + Send + 'static,
+    ) -> Samples {
         let defaults = graph.defaults();
         let port = |id: &crate::ir::NodeId| {
             let value = graph.value(id.out(0));
@@ -75,7 +96,7 @@ impl Samples {
         };
         // Inputs with a default keep it.
         let inputs = graph.inputs().iter().map(port).filter(|(name, _)| !defaults.contains_key(name)).collect();
-        Ok(Samples { inputs, files: files.into_iter(), ready: Vec::new(), left: most })
+        Samples { inputs, sources: Box::new(sources), ready: Vec::new(), left: most }
     }
 
     /// The samples of arrays by name; `path` is where they come from.
@@ -112,6 +133,15 @@ impl Samples {
         let one = |column: &Vec<Tensor>, i: usize| column[if column.len() == 1 { 0 } else { i }].clone();
         Ok((0..n).map(|i| columns.iter().map(|column| one(column, i)).collect()).collect())
     }
+}
+
+/// The arrays of a file.
+fn read(file: &Path) -> Result<Arrays, SampleError> {
+    let path = file.display().to_string();
+    let open = std::fs::File::open(file).map_err(|source| SampleError::Io { path: path.clone(), source })?;
+    let bad = |reason| SampleError::Bad { path: path.clone(), reason };
+    let arrays = npz::read(std::io::BufReader::new(open), &mut |_, _| true).map_err(bad)?;
+    Ok((path, arrays))
 }
 
 /// The samples in an array for an input of this type; `None` where it does not fit.
@@ -151,16 +181,8 @@ impl Iterator for Samples {
             return None;
         }
         while self.ready.is_empty() {
-            let file = self.files.next()?;
-            let path = file.display().to_string();
-            let read = || {
-                let open =
-                    std::fs::File::open(&file).map_err(|source| SampleError::Io { path: path.clone(), source })?;
-                let bad = |reason| SampleError::Bad { path: path.clone(), reason };
-                let arrays = npz::read(std::io::BufReader::new(open), &mut |_, _| true).map_err(bad)?;
-                self.of(&path, arrays)
-            };
-            match read() {
+            let source = self.sources.next()?;
+            match source.and_then(|(path, arrays)| self.of(&path, arrays)) {
                 Ok(samples) => self.ready = samples.into_iter().rev().collect(),
                 Err(error) => {
                     self.left = 0;
@@ -223,6 +245,18 @@ mod tests {
         std::fs::write(&list, "c.npz\n\na.npz\n").unwrap();
         assert_eq!(Samples::open(&list, &graph(), 9).unwrap().count(), 4);
         std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
+    fn arrays_are_samples_as_files_are() {
+        let two = Tensor::from_i64s(DType::I64, &[2], &[7, 8]).unwrap();
+        let arrays = |i: Tensor| BTreeMap::from([("x".to_owned(), floats(&[2, 2, 3])), ("i".to_owned(), i)]);
+        let three = Tensor::from_i64s(DType::I64, &[3], &[7, 8, 9]).unwrap();
+        let mut samples = Samples::of_arrays(&graph(), 9, [arrays(two), arrays(three)].into_iter());
+        let sample = samples.nth(1).unwrap().unwrap();
+        assert_eq!((sample[0].to_f32s().unwrap()[0], sample[1].to_i64s().unwrap()[0]), (6.0, 8));
+        let error = samples.next().unwrap().unwrap_err().to_string();
+        assert!(error.contains("arrays 1") && error.contains("3"), "{error}");
     }
 
     #[test]

@@ -228,3 +228,28 @@ fn weights_are_quantized_by_data_of_the_model_where_there_are_some() {
     let refused = nyxc(&["compile", &mlp(), "--dry-run", "--calibration-data", &other]).exits(3);
     assert!(refused.err.contains("other.npz"), "{}", refused.err);
 }
+
+#[test]
+fn the_solver_chooses_blocks_and_follows_what_was_measured() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/fmnist-mlp.inputs.npz");
+    let data = ["--calibration-data", data.to_str().unwrap()];
+    let report = |more: &[&str]| {
+        let args = ["compile", &mlp(), "--target", "lavapipe", "--budget", "190K", "--dry-run", "--json"];
+        nyxc(&[&args[..], more].concat()).exits(0).json()
+    };
+    let bound = |report: &serde_json::Value| report["certificate"]["bound"].as_f64().unwrap();
+    let (fixed, free) = (report(&[]), report(&["--block-size", "auto"]));
+    // With more to choose from, what is proven possible is better, and it is used.
+    assert!(bound(&free) < bound(&fixed), "{} {}", bound(&free), bound(&fixed));
+    let formats: Vec<&str> = free["nodes"].as_array().unwrap().iter().filter_map(|n| n["format"].as_str()).collect();
+    assert!(formats.iter().any(|format| format.contains(":g") || format.contains(":c")), "{formats:?}");
+    // What is measured on two samples of the eight is another objective; all eight leave none to quantize by.
+    let measured = |n: &'static str| [&data[..], &["--sensitivity-samples", n, "--divergence", "kl"]].concat();
+    let weighed = report(&measured("2"));
+    assert_ne!(bound(&weighed), bound(&report(&data)));
+    assert_eq!(weighed["certificate"]["bound"], report(&measured("2"))["certificate"]["bound"]);
+    let args = ["compile", &mlp(), "--dry-run"];
+    let refused = nyxc(&[&args[..], &measured("8")].concat()).exits(2);
+    assert!(refused.err.contains("at least one sample"), "{}", refused.err);
+    nyxc(&[&args[..], &data[..], &["--sensitivity-samples", "2", "--divergence", "cosine"]].concat()).exits(2);
+}

@@ -3,7 +3,7 @@
 //! shows.
 
 use super::*;
-use nyxc::ir::packed::{Granularity, ScaleType};
+use nyxc::ir::packed::{Coding, Granularity, ScaleType};
 use nyxc::ops::core::{conv, matmul, norm, pool, quantize_packed, reduce, softmax};
 
 const DEPTH: usize = 200_003;
@@ -23,8 +23,8 @@ fn codes(random: &mut Random, packing: Packing, dims: [usize; 2]) -> Tensor {
     Tensor::from_bytes(ty, bytes).unwrap()
 }
 
-fn packing(bits: u8, granularity: Granularity) -> Packing {
-    Packing { bits, granularity, scale: ScaleType::F32 }
+fn packing(coding: Coding, granularity: Granularity) -> Packing {
+    Packing { coding, granularity, scale: ScaleType::F32 }
 }
 
 /// INT8 activations of small integers: the scale of a row is 1/127 and its codes are multiples of 127, but for their
@@ -53,7 +53,7 @@ fn deep_products() {
                     .map(|(t, dims)| Tensor::from_f32s(DType::F16, &dims, &t.to_f32s().unwrap()).unwrap());
                 Case::new(&matmul::DEF, attrs, &[&a, &b]).stored(DType::F32).check(bench);
             }
-            for packing in [packing(4, Granularity::Block(32)), packing(8, Granularity::Row)] {
+            for packing in [packing(Coding::I4, Granularity::Block(32)), packing(Coding::I8, Granularity::Row)] {
                 let a = small(&mut random, DType::F32, &[m, DEPTH]);
                 let b = codes(&mut random, packing, [n, DEPTH]);
                 Case::new(&matmul::DEF, Attrs::new().with_int("trans_b", 1), &[&a, &b]).check(bench);
@@ -71,9 +71,9 @@ fn deep_products() {
 fn deep_integer_products() {
     on_devices(|bench| {
         let mut random = Random::new(92);
-        for (bits, block) in [(8, 16), (4, 64)] {
+        for (coding, block) in [(Coding::I8, 16), (Coding::I4, 64)] {
             let a = activations(&mut random, Granularity::Row, [9, DEPTH]);
-            let b = codes(&mut random, packing(bits, Granularity::Block(block)), [17, DEPTH]);
+            let b = codes(&mut random, packing(coding, Granularity::Block(block)), [17, DEPTH]);
             Case::new(&matmul::DEF, Attrs::new().with_int("trans_b", 1), &[&a, &b]).stored(DType::F32).check(bench);
         }
         let attrs = Attrs::new().with_ints("kernel", [1, 1]).with_int("group", 1);
@@ -83,7 +83,7 @@ fn deep_integer_products() {
             x.bytes().unwrap().to_vec(),
         )
         .unwrap();
-        let w = codes(&mut random, packing(8, Granularity::Block(64)), [3, DEPTH]);
+        let w = codes(&mut random, packing(Coding::I8, Granularity::Block(64)), [3, DEPTH]);
         Case::new(&conv::DEF, attrs, &[&x, &w]).stored(DType::F32).check(bench);
     });
 }
@@ -97,7 +97,7 @@ fn windows_over_everything() {
         let x = small(&mut random, DType::F32, &[1, DEPTH, 2, 2]);
         let w = small(&mut random, DType::F32, &[3, DEPTH, 1, 1]);
         Case::new(&conv::DEF, attrs([1, 1]), &[&x, &w]).check(bench);
-        let w = codes(&mut random, packing(4, Granularity::Block(32)), [3, DEPTH]);
+        let w = codes(&mut random, packing(Coding::I4, Granularity::Block(32)), [3, DEPTH]);
         Case::new(&conv::DEF, attrs([1, 1]), &[&x, &w]).check(bench);
         for kernel in [[1, DEPTH as i64], [DEPTH as i64, 1], [450, 451]] {
             let dims = [1, 1, kernel[0] as usize, kernel[1] as usize];

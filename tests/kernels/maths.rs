@@ -2,12 +2,14 @@
 //! Vulkan device, and the table of the errors in docs/maths.md, which is held to: no error may be larger than it says
 //! for the driver. `NYXC_MATHS=write` writes the column of the driver here anew.
 
+mod page;
+
 use super::*;
 use nyxc::ir::{Binary, Class, Unary};
 use nyxc::ops::core::matmul;
-use nyxc::ops::core::pointwise::{self, Real};
-
-const TABLE: &str = "docs/maths.md";
+use nyxc::ops::core::pointwise;
+use nyxc::ops::reference::real::Real;
+use page::{Page, TABLE};
 
 /// What a function is in f64, and how near its value in f32 must be.
 enum Exact {
@@ -58,6 +60,7 @@ fn functions() -> Vec<(String, Exact)> {
             Unary::Softplus => Near(|x, _| if x.is_nan() { x } else { x.max(0.0) + (-x.abs()).exp().ln_1p() }),
             Unary::RoundF16 => Rounded(|x, _| half::f16::from_f32(x as f32).to_f64()),
             Unary::RoundBf16 => Rounded(|x, _| half::bf16::from_f32(x as f32).to_f64()),
+            Unary::StoreF16 => Rounded(|x, _| nyxc::ir::saturating_f16(x as f32).to_f64()),
             Unary::RoundF32 => Rounded(|x, _| x),
             Unary::ToBool => Truth(|x, _| x != 0.0),
             Unary::IsNan => Truth(|x, _| x.is_nan()),
@@ -311,50 +314,6 @@ fn cell(exact: &Exact, errors: &Errors) -> String {
         )
     } else {
         "exact".to_owned()
-    }
-}
-
-/// The table in docs/maths.md: header, and rows by function.
-struct Page {
-    before: String,
-    header: Vec<String>,
-    rows: BTreeMap<String, Vec<String>>,
-    after: String,
-}
-
-impl Page {
-    fn read() -> Page {
-        let text = std::fs::read_to_string(TABLE).unwrap();
-        let cells = |line: &str| line.trim_matches('|').split('|').map(|c| c.trim().to_owned()).collect::<Vec<_>>();
-        let lines: Vec<&str> = text.lines().collect();
-        let first = lines.iter().position(|l| l.starts_with("| function")).unwrap();
-        let n = lines[first..].iter().take_while(|l| l.starts_with('|')).count();
-        let rows = lines[first + 2..first + n]
-            .iter()
-            .map(|l| cells(l))
-            .map(|row| (row[0].trim_matches('`').to_owned(), row[1..].to_vec()));
-        Page {
-            before: lines[..first].iter().map(|l| format!("{l}\n")).collect(),
-            header: cells(lines[first])[1..].to_vec(),
-            rows: rows.collect(),
-            after: lines[first + n..].iter().map(|l| format!("{l}\n")).collect(),
-        }
-    }
-
-    fn write(&self, order: &[String]) {
-        let mut text = self.before.clone();
-        text += &format!("| function | {} |\n|---|{}\n", self.header.join(" | "), "---|".repeat(self.header.len()));
-        for function in order {
-            text += &format!("| `{function}` | {} |\n", self.rows[function].join(" | "));
-        }
-        std::fs::write(TABLE, text + &self.after).unwrap();
-    }
-
-    /// The errors of a function on a driver, where they are known.
-    fn bounds(&self, function: &str, column: &str) -> Option<(f64, f64)> {
-        let at = self.header.iter().position(|name| name == column)?;
-        let (ulp, relative) = self.rows.get(function)?.get(at)?.split_once(" / ")?;
-        Some((ulp.parse().unwrap(), relative.parse().unwrap()))
     }
 }
 

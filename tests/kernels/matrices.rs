@@ -2,7 +2,7 @@
 //! codes.
 
 use super::*;
-use nyxc::ir::packed::{Granularity, ScaleType};
+use nyxc::ir::packed::{Coding, Granularity, ScaleType};
 use nyxc::ops::core::matmul::DEF;
 
 fn attrs(trans_b: bool) -> Attrs {
@@ -34,13 +34,19 @@ fn is_on_matrices(case: &Case, bench: &Bench) -> bool {
 
 fn packings() -> Vec<Packing> {
     let all = [
-        (4, Granularity::Block(32), ScaleType::F16),
-        (8, Granularity::Block(64), ScaleType::F16),
-        (4, Granularity::Block(128), ScaleType::F16Zero),
-        (8, Granularity::Row, ScaleType::F32),
-        (4, Granularity::Tensor, ScaleType::F32Zero),
+        (Coding::I4, Granularity::Block(32), ScaleType::F16),
+        (Coding::I8, Granularity::Block(64), ScaleType::F16),
+        (Coding::I4, Granularity::Block(128), ScaleType::F16Zero),
+        (Coding::I8, Granularity::Row, ScaleType::F32),
+        (Coding::I4, Granularity::Tensor, ScaleType::F32Zero),
+        (Coding::N4, Granularity::Block(32), ScaleType::F16),
+        (Coding::I5, Granularity::Block(64), ScaleType::F16Zero),
+        (Coding::I6, Granularity::Row, ScaleType::F32),
+        (Coding::I5, Granularity::Row, ScaleType::F16),
+        (Coding::N4, Granularity::Tensor, ScaleType::F32),
+        (Coding::I6, Granularity::Block(128), ScaleType::F16),
     ];
-    all.map(|(bits, granularity, scale)| Packing { bits, granularity, scale }).to_vec()
+    all.map(|(coding, granularity, scale)| Packing { coding, granularity, scale }).to_vec()
 }
 
 /// Checks a case by every variant; most must be there. A CPU takes half a minute to compile a large one: there, two.

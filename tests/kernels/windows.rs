@@ -120,7 +120,9 @@ fn filters_beyond_a_binding_come_in_slices() {
         small.limits.max_storage_buffer_range = 32 << 10;
         let bench = bench.with(small);
         let x = random.floats(DType::F32, &[1, 16, 3, 3]);
-        for w in [random.floats(DType::F32, &[70, 16, 3, 3]), random.packed(packings()[1], &[600, 144])] {
+        let mut filters = vec![random.floats(DType::F32, &[70, 16, 3, 3])];
+        filters.extend([1, 9].map(|i| random.packed(packings()[i], &[600, 144])));
+        for w in filters {
             let case = Case::new(&conv::DEF, attrs(WINDOWS[1]), &[&x, &w]);
             assert!(plan(&case, &bench.targets[0]).unwrap().len() > 1, "{}", case.describe());
             case.check(&bench);
@@ -364,7 +366,7 @@ fn codes_made_as_convolutions_load_them() {
             let ([n, h, w], channels, filters, groups, window, variant) = divided;
             let (granularity, scale) = packings[at % 2];
             let k = channels / groups * (window.0[0] * window.0[1]) as usize;
-            let filter = random.packed(Packing { bits: 8, granularity, scale }, &[filters, k]);
+            let filter = random.packed(Packing { coding: Coding::I8, granularity, scale }, &[filters, k]);
             let bias = random.floats(DType::F32, &[filters]);
             for (x_ty, largest) in
                 [(DType::F32, 1e3), (DType::F16, 1.0), (DType::F32, 0.0), (DType::F32, f32::INFINITY)]
@@ -401,7 +403,7 @@ fn codes_made_as_convolutions_load_them() {
 }
 
 fn packings_of_rows() -> Packing {
-    Packing { bits: 8, granularity: Granularity::Row, scale: ScaleType::F16 }
+    Packing { coding: Coding::I8, granularity: Granularity::Row, scale: ScaleType::F16 }
 }
 
 #[test]

@@ -2,13 +2,14 @@
 
 use crate::case::{Case, Data, Kind, Set};
 use crate::compare::difference;
-use nyxc::import::{DimBinding, Held, ImportOptions, import_bytes};
+use nyxc::export::{self, Style};
+use nyxc::import::{DimBinding, Held, ImportOptions, Initializers, import_bytes};
 use nyxc::ir::{Graph, Tensor};
 use nyxc::ops::registry;
 use nyxc::passes::Settings;
 use nyxc::program::{Program, Step};
 use nyxc::runtime::{Options, VkContext, devices};
-use nyxc::session::{Compile, DeviceChoice, Session, SessionError, compile};
+use nyxc::session::{Compile, DeviceChoice, Reference, Session, SessionError, compile};
 use nyxc::targets::Target;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -98,6 +99,7 @@ impl Runner {
         let on_cpu = Session::of(program.clone(), DeviceChoice::Cpu).map_err(|e| Verdict::Crash(text(&e)))?;
         let all = Values { given: &given, inputs: &inputs, expected: &expected };
         check(case, on_cpu, &all, "CPU")?;
+        check_exported(case, &graph, &all)?;
         if let Some(context) = &self.device {
             let on_device = Session::on(program, context).map_err(|e| Verdict::Crash(text(&e)))?;
             check(case, on_device, &all, "device")?;
@@ -199,6 +201,19 @@ fn check(case: &Case, mut session: Session, values: &Values<'_>, place: &str) ->
         session.run(values.inputs).map(|done| done.outputs).map_err(failed)
     };
     compare(case, &mut run, values.given, values.expected, place)
+}
+
+/// Writes the graph as ONNX, reads that, and runs it.
+fn check_exported(case: &Case, graph: &Graph, values: &Values<'_>) -> Result<(), Verdict> {
+    let fault = |what: &str, e: &dyn std::error::Error| Verdict::Wrong(format!("{what}: {}", text(e)));
+    let model = export::model(graph, Style::Qdq, None).map_err(|e| fault("export", &e))?;
+    let mut bytes = Vec::new();
+    model.write(None, &mut bytes).map_err(|e| fault("export", &e))?;
+    let options = ImportOptions { initializers: Initializers::Inputs, ..ImportOptions::default() };
+    let (again, _) = import_bytes(&bytes, None, &options, &registry()).map_err(|e| fault("exported", &e))?;
+    let reference = Reference::new(again);
+    let mut run = || reference.run(values.inputs).map_err(|e| fault("exported", &e));
+    compare(case, &mut run, values.given, values.expected, "the exported model")
 }
 
 /// What is wrong with the results of a run, and with those of another where a seed says that they are the same.

@@ -1,6 +1,6 @@
 //! What formats of integers store of weights and of activations.
 
-use nyxc::ir::packed::{Granularity, Packing, dequantize, quantize_dynamic, unpack};
+use nyxc::ir::packed::{Coding, Granularity, Packing, dequantize, quantize_dynamic, unpack};
 use nyxc::ir::{DType, Format, Graph, MatrixLayout, Op, Tensor, Weights};
 use nyxc::ops::weights;
 use nyxc::quant;
@@ -30,11 +30,11 @@ pub fn fake_quantized(found: &weights::Weights, format: Format, graph: &Graph) -
             Weights::F16 => {
                 Tensor::from_f32s(DType::F16, &[matrix.len()], &matrix).unwrap().to_f32s().unwrap().into_owned()
             }
-            Weights::Int { bits, granularity } => {
+            Weights::Int { coding, granularity } => {
                 let n = rows.len();
-                let scale =
-                    quant::choose_scale_type(&matrix, n, found.n_cols, bits, granularity).map_err(|e| e.to_string())?;
-                let packing = Packing { bits, granularity, scale };
+                let scale = quant::choose_scale_type(&matrix, n, found.n_cols, coding, granularity)
+                    .map_err(|e| e.to_string())?;
+                let packing = Packing { coding, granularity, scale };
                 let bytes = quant::quantize(&matrix, n, found.n_cols, packing).map_err(|e| e.to_string())?.bytes;
                 let (codes, scales) = unpack(packing, n, found.n_cols, &bytes).map_err(|e| e.to_string())?;
                 let block = if let Granularity::Block(block) = granularity { block as usize } else { found.n_cols };
@@ -45,7 +45,13 @@ pub fn fake_quantized(found: &weights::Weights, format: Format, graph: &Graph) -
                 // Rounding each weight to the nearest of the codes errs by half a step at most, and the search may only
                 // do better.
                 let most = matrix.iter().fold(0.0f32, |m, v| m.max(v.abs()));
-                let step = most / if bits == 4 { 7.0 } else { 127.0 };
+                let codes = match coding {
+                    Coding::I8 => 127.0,
+                    // The widest step of the non-linear codes is 24 of 127, and its largest positive one 103.
+                    Coding::N4 => 103.0 / 24.0,
+                    _ => coding.largest() - 1.0,
+                };
+                let step = most / codes;
                 let error: f64 = matrix.iter().zip(&values).map(|(a, b)| f64::from(a - b).powi(2)).sum();
                 let bound = matrix.len() as f64 * f64::from(step * 0.5 + most / 1024.0).powi(2);
                 if error > bound + 1e-12 {

@@ -326,6 +326,8 @@ impl Run<'_> {
             let wanted = wanted.filter(|_| !self.graph.is_output(id.out(out)));
             let tensor = match wanted {
                 Some(wanted) if is_stored(&tensor) && self.noise.is_none() => stored(&tensor, wanted),
+                // Stored it is the largest f16; what a kernel keeps for its next operator is not.
+                Some(DType::F16) if is_stored(&tensor) => without_above(&tensor, 65504.0),
                 _ => tensor,
             };
             let (own, rounds) = (node.outputs[out].ty.dtype, rounding(node.outputs[out].ty.dtype, wanted));
@@ -381,6 +383,11 @@ fn without_cancelled(tensor: &Tensor, share: f64) -> Tensor {
 /// NaN for elements whose magnitude is less than `least`.
 fn without_below(tensor: &Tensor, least: f64) -> Tensor {
     each(tensor, |v| if v.abs() < least { f64::NAN } else { v })
+}
+
+/// NaN for elements whose magnitude is more than `most`.
+fn without_above(tensor: &Tensor, most: f64) -> Tensor {
+    each(tensor, |v| if v.abs() > most { f64::NAN } else { v })
 }
 
 /// Whether formats say how a tensor is stored: f64 stays f64.

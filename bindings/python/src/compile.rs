@@ -2,20 +2,23 @@
 
 use crate::arrays;
 use crate::errors::{raise, raised};
+use crate::export::Quantized;
 use crate::graph::{OwnPass, pipeline_of};
 use crate::program::Program;
 use nyxc::failure::Failure;
 use nyxc::import::{
-    Axis, Described, DimBinding, ImportOptions, ImportReport, Initializers, ValueType, import, import_bytes,
+    Axis, Described, Description, DimBinding, ImportOptions, ImportReport, Initializers, ValueType, import,
+    import_bytes,
 };
-use nyxc::ir::Graph;
+use nyxc::ir::{Graph, Module, Tensor, TensorType, text};
 use nyxc::passes::Settings;
 use nyxc::session::compare::Comparison;
 use nyxc::session::size::{self, Budget};
 use nyxc::session::target::choose;
-use nyxc::session::{Compile, compile_with};
+use nyxc::session::{Compile, Samples, calibrate_for, compile_module, compile_with};
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyIterator};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -48,6 +51,46 @@ pub(crate) struct Options {
     allow_host: bool,
     check_indices: bool,
     n_threads: usize,
+    calibration: Option<Data>,
+    calibration_samples: usize,
+}
+
+/// Samples of a model's inputs: files, or an iterable of dictionaries of arrays.
+#[derive(FromPyObject)]
+pub(crate) enum Data {
+    /// A `.npz` file, a folder of these, or a list of them.
+    #[pyo3(transparent)]
+    Path(PathBuf),
+    /// Arrays by name, one dictionary after the other.
+    #[pyo3(transparent)]
+    Arrays(Py<PyAny>),
+}
+
+/// What a caller's function or iterable raised on the way through the library.
+pub(crate) type Raised = Arc<Mutex<Option<PyErr>>>;
+
+/// Arrays of a caller's iterable, one dictionary after the other; ends where that raises, which `raised` then holds.
+struct Dictionaries {
+    iterator: Py<PyIterator>,
+    raised: Raised,
+}
+
+impl Iterator for Dictionaries {
+    type Item = BTreeMap<String, Tensor>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        Python::attach(|py| {
+            let arrays = self.iterator.bind(py).clone().next()?;
+            let arrays = arrays.and_then(|item| arrays::tensors(py, item.cast::<PyDict>()?));
+            match arrays {
+                Ok(arrays) => Some(arrays),
+                Err(error) => {
+                    *self.raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    None
+                }
+            }
+        })
+    }
 }
 
 impl Options {
@@ -83,6 +126,19 @@ impl Options {
     }
 }
 
+impl Data {
+    /// At most `most` samples for a graph.
+    fn samples(&self, py: Python<'_>, graph: &Graph, most: usize, raised: &Raised) -> PyResult<Samples> {
+        match self {
+            Data::Path(path) => Samples::open(path, graph, most).map_err(raise(py)),
+            Data::Arrays(arrays) => {
+                let iterator = arrays.bind(py).try_iter()?.unbind();
+                Ok(Samples::of_arrays(graph, most, Dictionaries { iterator, raised: raised.clone() }))
+            }
+        }
+    }
+}
+
 /// A wrong argument.
 pub(crate) fn usage<E: std::fmt::Display>(py: Python<'_>) -> impl Fn(E) -> PyErr {
     move |error| raised(py, &arrays::usage(error))
@@ -98,6 +154,26 @@ pub(crate) fn imported(py: Python<'_>, model: &Model, options: &ImportOptions) -
     py.detach(read).map_err(raise(py))
 }
 
+/// A model, or the text of a module (`.nyxir`): its graphs, what import decided, and what the model says of itself.
+fn read(py: Python<'_>, model: &Model, options: &Options) -> PyResult<(Module, ImportReport, Option<Description>)> {
+    let file = match model {
+        Model::Path(path) if path.extension().is_some_and(|e| e == "nyxir") => path,
+        model => {
+            let (graph, report) = imported(py, model, &options.import(py)?)?;
+            return Ok((Module::of(graph), report, Some(described(py, model)?)));
+        }
+    };
+    let bad = |e: String| raised(py, &Failure::file(format!("{}: {e}", file.display())));
+    let source = std::fs::read_to_string(file).map_err(|e| raised(py, &Failure::io(file, e)))?;
+    let consts = match std::fs::read(file.with_extension("nyxir.consts.safetensors")) {
+        Ok(bytes) => Some(text::Consts::read(Arc::new(bytes)).map_err(bad)?),
+        Err(_) => None,
+    };
+    let find = |hash: &str, ty: &TensorType| consts.as_ref()?.find(hash, ty);
+    let module = text::parse_module(&source, &nyxc::ops::registry(), &find).map_err(|e| bad(e.to_string()))?;
+    Ok((module, ImportReport::default(), None))
+}
+
 /// Compiles a model. `passes` are `(where, name of the pass there, own name, function)`; `progress` is called with a
 /// stage, how much of it is done and of how much.
 ///
@@ -111,7 +187,11 @@ pub(crate) fn compile(
     progress: Option<Py<PyAny>>,
 ) -> PyResult<(Program, Vec<(String, i64)>)> {
     let start = Instant::now();
-    let (graph, report) = imported(py, &model, &options.import(py)?)?;
+    let (module, report, about) = read(py, &model, &options)?;
+    let alone = module.alone();
+    if alone.is_none() && (options.calibration.is_some() || !passes.is_empty()) {
+        return Err(raised(py, &arrays::usage("a module of several entries takes no calibration and no passes")));
+    }
     let mut compile = options.compile(py)?;
     compile.settings.fixed_inputs = report.fixed.clone();
     let budget = options.budget.as_deref().map(Budget::parse).transpose().map_err(usage(py))?;
@@ -125,13 +205,33 @@ pub(crate) fn compile(
             });
         }
     };
-    let failed = Arc::new(Mutex::new(None));
+    let failed: Raised = Arc::default();
+    let most = options.calibration_samples;
+    let samples = match (&options.calibration, alone) {
+        (Some(data), Some(graph)) => Some((graph, data.samples(py, graph, most, &failed)?)),
+        _ => None,
+    };
     let compiled = py.detach(|| -> Result<_, Failure> {
+        if let Some((graph, mut samples)) = samples {
+            let told = &mut |done: usize| told("samples", done, most.max(done));
+            let found = calibrate_for(graph, &compile, &mut samples, told)?;
+            if failed.lock().unwrap_or_else(PoisonError::into_inner).is_some() {
+                return Err(arrays::usage("the samples of the calibration end in an exception"));
+            }
+            compile.settings.calibration = Some(Arc::new(found));
+        }
         if let Some(budget) = budget {
-            compile.settings.budget_bytes = Some(budget.resolve(&graph, &compile, &told)?);
+            compile.settings.budget_bytes = Some(match (budget, alone) {
+                (budget, Some(graph)) => budget.resolve(graph, &compile, &told)?,
+                (Budget::Bytes(bytes), None) => bytes,
+                (_, None) => return Err(arrays::usage("the budget of a module of several entries is a size")),
+            });
         }
         let pipeline = |settings| pipeline_of(settings, &passes, &failed);
-        Ok(compile_with(&graph, &compile, &pipeline, &told, None)?)
+        Ok(match alone {
+            Some(graph) => compile_with(graph, &compile, &pipeline, &told, None)?,
+            None => compile_module(&module, &compile, &told, None)?,
+        })
     });
     // An exception of a caller's own pass says more than the failure that came of it.
     if let Some(error) = failed.lock().unwrap_or_else(PoisonError::into_inner).take() {
@@ -140,7 +240,8 @@ pub(crate) fn compile(
     let compiled = compiled.map_err(|failure| raised(py, &failure))?;
     let document = compiled.report(&compile, start.elapsed().as_secs_f64()).to_string();
     let defaulted = report.defaulted.iter().map(|(name, n)| (name.clone(), *n)).collect();
-    Ok((Program::new(compiled.program, document), defaulted))
+    let quantized = Quantized { module: compiled.quantized, about };
+    Ok((Program::compiled(compiled.program, document, quantized), defaulted))
 }
 
 /// The smallest budget that compiles, and what `uniform:f32` needs, in bytes.
@@ -207,14 +308,30 @@ pub(crate) enum Size {
     Open(String),
 }
 
-/// The model's name, and its inputs and outputs as the file states them, those with a default aside.
-#[pyfunction]
-pub(crate) fn describe(py: Python<'_>, model: Model) -> PyResult<(String, Vec<Stated>, Vec<Stated>)> {
-    let read = || match &model {
+/// What a model says of itself: the name of its graph, its producer, domain, version and documentation, and what its
+/// author noted by key.
+#[derive(IntoPyObject)]
+pub(crate) struct About {
+    graph_name: String,
+    producer_name: String,
+    domain: String,
+    version: i64,
+    description: String,
+    custom_metadata_map: BTreeMap<String, String>,
+}
+
+fn described(py: Python<'_>, model: &Model) -> PyResult<Description> {
+    let read = || match model {
         Model::Path(path) => nyxc::import::describe(path),
         Model::Bytes(bytes) => nyxc::import::describe_bytes(bytes),
     };
-    let found = py.detach(read).map_err(raise(py))?;
+    py.detach(read).map_err(raise(py))
+}
+
+/// What a model says of itself, and its inputs and outputs as the file states them, those with a default aside.
+#[pyfunction]
+pub(crate) fn describe(py: Python<'_>, model: Model) -> PyResult<(About, Vec<Stated>, Vec<Stated>)> {
+    let found = described(py, &model)?;
     let one = |value: &Described| match &value.ty {
         ValueType::Tensor { dtype, shape } => {
             let size = |axis: &Axis| match axis {
@@ -228,5 +345,14 @@ pub(crate) fn describe(py: Python<'_>, model: Model) -> PyResult<(String, Vec<St
         other => (value.name.clone(), other.to_string(), Vec::new()),
     };
     let inputs = found.inputs.iter().filter(|value| !value.has_default).map(one).collect();
-    Ok((found.name, inputs, found.outputs.iter().map(one).collect()))
+    let outputs = found.outputs.iter().map(one).collect();
+    let about = About {
+        graph_name: found.name,
+        producer_name: found.producer,
+        domain: found.domain,
+        version: found.version,
+        description: found.doc,
+        custom_metadata_map: found.metadata,
+    };
+    Ok((about, inputs, outputs))
 }

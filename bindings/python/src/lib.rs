@@ -8,6 +8,8 @@ mod arrays;
 mod compile;
 mod errors;
 #[cfg(feature = "codegen")]
+mod export;
+#[cfg(feature = "codegen")]
 mod graph;
 mod program;
 mod session;
@@ -21,11 +23,14 @@ fn _nyxc(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("CAN_COMPILE", cfg!(feature = "codegen"))?;
     module.add_class::<program::Program>()?;
     module.add_class::<session::Session>()?;
+    module.add_class::<session::DeviceTensor>()?;
     module.add_function(wrap_pyfunction!(session::devices, module)?)?;
     #[cfg(feature = "codegen")]
     {
         module.add_class::<graph::Graph>()?;
         module.add_class::<graph::Edit>()?;
+        module.add_class::<export::Exported>()?;
+        module.add_function(wrap_pyfunction!(export::export, module)?)?;
         module.add_function(wrap_pyfunction!(compile::compile, module)?)?;
         module.add_function(wrap_pyfunction!(compile::compare, module)?)?;
         module.add_function(wrap_pyfunction!(compile::budget_bounds, module)?)?;

@@ -14,12 +14,30 @@ pub(crate) struct Program {
     pub(crate) program: Arc<nyxc::program::Program>,
     /// The report of its compilation, as JSON; empty where it was read from a file.
     report: String,
+    /// The model with formats made real; `None` where the program was read from a file.
+    #[cfg(feature = "codegen")]
+    pub(crate) quantized: Option<crate::export::Quantized>,
 }
 
 impl Program {
+    /// A program that was read from a file.
+    fn read(program: nyxc::program::Program) -> Program {
+        Program {
+            program: Arc::new(program),
+            report: String::new(),
+            #[cfg(feature = "codegen")]
+            quantized: None,
+        }
+    }
+
     /// A program with the report of its compilation.
-    pub(crate) fn new(program: nyxc::program::Program, report: String) -> Program {
-        Program { program: Arc::new(program), report }
+    #[cfg(feature = "codegen")]
+    pub(crate) fn compiled(
+        program: nyxc::program::Program,
+        report: String,
+        quantized: crate::export::Quantized,
+    ) -> Program {
+        Program { report, quantized: Some(quantized), ..Program::read(program) }
     }
 }
 
@@ -29,7 +47,7 @@ impl Program {
     #[staticmethod]
     fn from_bytes(py: Python<'_>, bytes: Vec<u8>) -> PyResult<Program> {
         let program = py.detach(|| file::read(Arc::new(bytes))).map_err(raise(py))?;
-        Ok(Program::new(program, String::new()))
+        Ok(Program::read(program))
     }
 
     /// The bytes of a `.nyx` file.
@@ -47,6 +65,12 @@ impl Program {
     /// The plan as JSON: what a program that was read from a file still knows.
     fn plan_json(&self) -> String {
         self.program.report().to_string()
+    }
+
+    /// The names of what can be called.
+    fn entries(&self) -> Vec<String> {
+        let entries = self.program.plans.first().map(|plan| plan.entries.as_slice()).unwrap_or_default();
+        entries.iter().map(|entry| entry.name.clone()).collect()
     }
 
     /// Inputs and outputs, each `(name, type, shape)` with sizes as numbers or text, and the names of inputs that have

@@ -23,7 +23,34 @@ def test_a_budget_is_kept_and_explained(mlp, images):
     again = nyxc.Program(program.to_bytes())
     for key in ("ledger", "nodes", "budget_bytes"):
         assert again.report[key] == program.report[key]
-    assert "<table>" in program._repr_html_() and "fmnist_mlp" in repr(program)
+    assert "fmnist_mlp" in repr(program)
+
+
+def test_a_notebook_shows_the_report(mlp):
+    from html.parser import HTMLParser
+
+    open_tags, seen = [], []
+
+    class Balanced(HTMLParser):
+        def handle_starttag(self, tag, attrs):
+            open_tags.append(tag)
+
+        def handle_endtag(self, tag):
+            assert open_tags.pop() == tag
+
+        def handle_data(self, data):
+            seen.append(data)
+
+    program = nyxc.compile(mlp, "400K", **HERE)
+    parser = Balanced()
+    parser.feed(program._repr_html_())
+    parser.close()
+    text = " ".join(seen)
+    assert not open_tags
+    assert f"peak {program.planned_peak_bytes:,} of 409,600 bytes" in text
+    for node in program.report["nodes"]:
+        assert node["name"] in text and node["reason"] in text
+    assert program.diff(program)._repr_html_().startswith("<pre")
 
 
 def test_a_budget_too_small_says_what_is_enough(mlp):
@@ -138,3 +165,14 @@ def test_progress_is_told(mlp):
     told = []
     nyxc.compile(mlp, progress=lambda stage, done, of: told.append((stage, done, of)), **HERE)
     assert {stage for stage, _, _ in told} >= {"passes", "shaders"} and told[-1][1] <= told[-1][2]
+
+
+def test_help_names_what_there_is():
+    import pydoc
+
+    text = pydoc.plain(pydoc.render_doc(nyxc))
+    for name in nyxc.__all__:
+        assert hasattr(nyxc, name), name
+        assert name.startswith("__") or getattr(nyxc, name).__doc__, name
+    for name in ("compile", "InferenceSession", "frontier", "export_onnx", "OverBudget.min_feasible_bytes"):
+        assert name in text

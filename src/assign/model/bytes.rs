@@ -145,12 +145,12 @@ fn matrix_bytes(found: &weights::Weights, n_rows: usize, format: Weights) -> u64
         Weights::F32 if found.dtype == DType::F32 => rows.saturating_mul(cols).saturating_mul(4),
         Weights::F32 => rows.saturating_mul(cols).saturating_mul(2),
         Weights::F16 => rows.saturating_mul(cols).saturating_mul(2),
-        Weights::Int { bits, granularity } => {
+        Weights::Int { coding, granularity } => {
             let granularity = match granularity {
                 Granularity::Block(block) if u64::from(block) >= cols => Granularity::Row,
                 other => other,
             };
-            Packing { bits, granularity, scale: ScaleType::F16 }.packed_bytes(rows, cols).unwrap_or(u64::MAX)
+            Packing { coding, granularity, scale: ScaleType::F16 }.packed_bytes(rows, cols).unwrap_or(u64::MAX)
         }
     }
 }

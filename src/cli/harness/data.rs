@@ -2,7 +2,7 @@
 
 use super::bug;
 use crate::cli::Failure;
-use crate::ir::packed::{Packing, dequantize};
+use crate::ir::packed::{Coding, Packing, dequantize};
 use crate::ir::{Shape, Tensor, TensorType};
 
 /// Rows that are random; those after them repeat these, so that large tensors are made in no time. A prime: tiles of
@@ -60,7 +60,12 @@ impl Data {
             }
             Some(packing) => {
                 let (codes, scales) = packed(packing, n_distinct, n_cols, random)?;
-                repeat(&mut bytes, &codes);
+                let planes =
+                    packing.plane_offset(n_distinct as u64, n_cols as u64).and_then(|n| usize::try_from(n).ok());
+                let (words, planes) = codes.split_at(planes.unwrap_or(codes.len()));
+                repeat(&mut bytes, words);
+                let n_planes = usize::from(packing.coding.n_planes()).max(1);
+                planes.chunks(planes.len().div_ceil(n_planes).max(1)).for_each(|plane| repeat(&mut bytes, plane));
                 if packing.n_scales(n_rows as u64, n_cols as u64) == Some(1) {
                     bytes.extend_from_slice(&scales[..packing.scale.n_bytes() as usize]);
                 } else {
@@ -92,20 +97,21 @@ impl Data {
 
 /// Codes and scales of so many rows.
 fn packed(packing: Packing, n_rows: usize, n_cols: usize, random: &mut Random) -> Result<(Vec<u8>, Vec<u8>), Failure> {
-    if !(n_cols * usize::from(packing.bits)).is_multiple_of(32) {
-        return Err(Failure::usage(format!("{n_cols} codes of {} bits are no whole words", packing.bits)));
+    let row_codes = 32 / usize::from(packing.coding.row_bits());
+    if !n_cols.is_multiple_of(row_codes) || packing.coding.n_planes() > 0 && !n_cols.is_multiple_of(32) {
+        return Err(Failure::usage(format!("{n_cols} codes of {} bits are no whole words", packing.coding.bits())));
     }
-    let pitch = packing.layout(1, n_cols).map_err(bug)?.pitch_bytes;
-    let mut codes: Vec<u8> = (0..n_rows * pitch / 4).flat_map(|_| (random.next() as u32).to_le_bytes()).collect();
-    if packing.bits == 8 {
+    let n_bytes = packing.layout(n_rows, n_cols).map_err(bug)?.scale_offset;
+    let mut codes: Vec<u8> = (0..n_bytes / 4).flat_map(|_| (random.next() as u32).to_le_bytes()).collect();
+    if packing.coding == Coding::I8 {
         // -128 is no code of activations.
         codes.iter_mut().filter(|code| **code == 0x80).for_each(|code| *code = 0x81);
     }
-    let most = if packing.bits == 4 { 8.0 } else { 128.0 };
+    let most = packing.coding.largest();
     let n_scales = packing.n_scales(n_rows as u64, n_cols as u64).unwrap_or(1);
     let mut scales: Vec<u8> = Vec::new();
     for _ in 0..n_scales {
-        let scale = packing.scale.storable((random.unit() * 0.25 + 0.75) / most, packing.bits);
+        let scale = packing.scale.storable((random.unit() * 0.25 + 0.75) / most, packing.coding);
         match packing.scale.n_bytes() {
             2 => scales.extend_from_slice(&half::f16::from_f32(scale).to_le_bytes()),
             _ => scales.extend_from_slice(&scale.to_le_bytes()),

@@ -230,7 +230,7 @@ fn format_of(x: &TensorType, w: &TensorType) -> Option<String> {
         _ => return None,
     };
     let weights = match (w.packing, w.dtype) {
-        (Some(packing), _) => Weights::Int { bits: packing.bits, granularity: packing.granularity },
+        (Some(packing), _) => Weights::Int { coding: packing.coding, granularity: packing.granularity },
         (None, DType::F16) => Weights::F16,
         (None, DType::F32) => Weights::F32,
         _ => return None,
@@ -274,8 +274,8 @@ impl Making {
         match self.format.weights {
             Weights::F32 => self.input(TensorType::of(DType::F32, dims)),
             Weights::F16 => self.input(TensorType::of(DType::F16, dims)),
-            Weights::Int { bits, granularity } => {
-                self.packed(Packing { bits, granularity, scale: ScaleType::F16 }, matrix)
+            Weights::Int { coding, granularity } => {
+                self.packed(Packing { coding, granularity, scale: ScaleType::F16 }, matrix)
             }
         }
     }

@@ -27,6 +27,13 @@ impl Dim {
         self.at_most_with(other, &own)
     }
 
+    /// Whether it is `other` at every size of the ranges of their symbols, as far as that can be proven. Equal sizes
+    /// have one form where that does not depend on a range: of `n` in 1..2, `max(n-2,0)` is 0, and of `n` in 2..2 it is
+    /// `n-2`.
+    pub fn is_always(&self, other: &Dim) -> bool {
+        self == other || (self.at_most(other) && other.at_most(self))
+    }
+
     fn at_most_with(&self, other: &Dim, range: Range<'_>) -> bool {
         match (self, other) {
             (Dim::Known(a), Dim::Known(b)) => a <= b,

@@ -119,6 +119,15 @@ fn minima_and_maxima_fold_by_what_holds_at_every_size() {
 }
 
 #[test]
+fn equal_sizes_of_two_forms_are_equal() {
+    let two = Dim::ranged("n", 2, 2);
+    let folded = &(&Dim::Known(0) - &two).floor_div(&Dim::Known(2)).unwrap() + &Dim::Known(2);
+    assert!(folded.is_always(&Dim::Known(1)) && Dim::Known(1).is_always(&folded), "{folded}");
+    let wider = Dim::ranged("n", 1, 2);
+    assert!(!wider.is_always(&Dim::Known(1)) && !wider.is_always(&Dim::Known(2)));
+}
+
+#[test]
 fn comparisons_are_right_at_every_size() {
     let atoms = [Dim::ranged("n", 0, 4), Dim::ranged("m", 1, 3), Dim::Known(2), Dim::Known(-1)];
     let mut all: Vec<Dim> = atoms.to_vec();

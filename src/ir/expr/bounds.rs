@@ -234,7 +234,7 @@ impl Expr {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::core::pointwise::{Scalar, scalar};
+    use crate::ops::reference::scalar::{Scalar, scalar};
     use proptest::prelude::*;
 
     fn int(low: i64, high: i64) -> Operand {

@@ -107,7 +107,7 @@ fn slope(function: Unary, a: &Expr) -> Option<Expr> {
             let is_above = Expr::binary(Binary::Gt, a.clone(), Expr::Float(0.0));
             Expr::Select(is_above.into(), one().into(), Expr::Float(0.0).into())
         }
-        Unary::ToFloat | Unary::RoundF16 | Unary::RoundBf16 | Unary::RoundF32 => one(),
+        Unary::ToFloat | Unary::RoundF16 | Unary::RoundBf16 | Unary::RoundF32 | Unary::StoreF16 => one(),
         _ => return None,
     })
 }

@@ -32,7 +32,7 @@
 //! int q = isnan(v) ? 0 : int(roundEven(clamp(v, -127.0, 127.0)));
 //! ```
 
-use super::{Granularity, Layout, PackedError, Packing, ScaleType, code_of, nearest_within, write_scales};
+use super::{Coding, Granularity, Layout, PackedError, Packing, ScaleType, code_of, nearest_within, write_scales};
 use rayon::prelude::*;
 
 /// 1/127, rounded to f32 (0x3C010204).
@@ -44,7 +44,7 @@ const SMALLEST_ABSMAX: f32 = f32::from_bits((127 - 100) << 23);
 impl Packing {
     /// How activations are packed: INT8 with F32 scales.
     pub const fn activation(granularity: Granularity) -> Self {
-        Self { bits: 8, granularity, scale: ScaleType::F32 }
+        Self { coding: Coding::I8, granularity, scale: ScaleType::F32 }
     }
 }
 

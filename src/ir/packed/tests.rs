@@ -1,8 +1,8 @@
 use super::*;
 use proptest::prelude::*;
 
-const INT4_BLOCKS: Packing = Packing { bits: 4, granularity: Granularity::Block(16), scale: ScaleType::F16 };
-const INT8_ROWS: Packing = Packing { bits: 8, granularity: Granularity::Row, scale: ScaleType::F32 };
+const INT4_BLOCKS: Packing = Packing { coding: Coding::I4, granularity: Granularity::Block(16), scale: ScaleType::F16 };
+const INT8_ROWS: Packing = Packing { coding: Coding::I8, granularity: Granularity::Row, scale: ScaleType::F32 };
 
 #[test]
 fn int4_rows_start_at_words_and_f16_scales_share_one() {
@@ -60,12 +60,7 @@ fn sizes_that_overflow_are_refused() {
 }
 
 #[test]
-fn other_widths_and_blocks_are_refused() {
-    for bits in [0, 1, 3, 5, 16, 255] {
-        let packing = Packing { bits, ..INT8_ROWS };
-        assert_eq!(packing.validate(), Err(PackedError::Bits { bits }));
-        assert_eq!(packing.packed_bytes(1, 1), None);
-    }
+fn other_blocks_are_refused() {
     for block in [0, 1, 8, 24, 48, 512, u32::MAX] {
         let packing = Packing { granularity: Granularity::Block(block), ..INT8_ROWS };
         assert_eq!(packing.validate(), Err(PackedError::Block { block }));
@@ -76,11 +71,11 @@ fn other_widths_and_blocks_are_refused() {
 #[test]
 fn what_would_not_read_back_is_refused() {
     let code = pack(INT4_BLOCKS, 1, 2, &[0, 8], &[1.0]).unwrap_err();
-    assert_eq!(code, PackedError::Code { idx: 1, code: 8, bits: 4 });
+    assert_eq!(code, PackedError::Code { idx: 1, code: 8, coding: Coding::I4 });
     for scale in [0.1, 1e6] {
         let inexact = pack(INT4_BLOCKS, 1, 2, &[0, 7], &[scale]).unwrap_err();
         assert_eq!(inexact, PackedError::Scale { idx: 0, scale });
-        assert!(pack(INT4_BLOCKS, 1, 2, &[0, 7], &[ScaleType::F16.storable(scale, 4)]).is_ok());
+        assert!(pack(INT4_BLOCKS, 1, 2, &[0, 7], &[ScaleType::F16.storable(scale, Coding::I4)]).is_ok());
     }
     let short = unpack(INT4_BLOCKS, 1, 2, &[0; 7]).unwrap_err();
     assert_eq!(short.to_string(), "7 bytes given where the shape needs 8");
@@ -98,17 +93,62 @@ fn padding_is_not_read() {
 #[test]
 fn storable_scales_are_normal_and_keep_products_finite() {
     for scale in [0.0, -0.0, f32::NAN, 1e-45, -1e-7, 0.1, -3.0, 1e6, -f32::MAX, f32::INFINITY] {
-        for (kind, bits) in [ScaleType::F16, ScaleType::F32].into_iter().flat_map(|kind| [(kind, 4), (kind, 8)]) {
-            let stored = kind.storable(scale, bits);
-            assert_eq!(stored, kind.storable(stored, bits), "{scale} {kind:?}");
+        let kinds = [ScaleType::F16, ScaleType::F32];
+        for (kind, coding) in kinds.into_iter().flat_map(|kind| Coding::ALL.map(|coding| (kind, coding))) {
+            let stored = kind.storable(scale, coding);
+            assert_eq!(stored, kind.storable(stored, coding), "{scale} {kind:?}");
             assert!(stored.is_normal() && (1.0 / stored).is_normal(), "{scale} {kind:?}");
-            assert!((stored * if bits == 4 { 8.0 } else { 128.0 }).is_finite());
+            assert!((stored * coding.largest()).is_finite());
             assert!(scale.is_nan() || scale == 0.0 || stored.signum() == scale.signum());
             assert!(kind == ScaleType::F32 || f16::from_f32(stored).is_normal());
         }
     }
-    assert_eq!(ScaleType::F16.storable(1e-9, 4), f16::MIN_POSITIVE.to_f32());
-    assert_eq!(ScaleType::F32.storable(0.1, 8), 0.1);
+    assert_eq!(ScaleType::F16.storable(1e-9, Coding::I4), f16::MIN_POSITIVE.to_f32());
+    assert_eq!(ScaleType::F32.storable(0.1, Coding::I8), 0.1);
+}
+
+/// The code that the low bits stand for, by arithmetic of its own.
+fn code_of_bits(coding: Coding, bits: u8) -> i8 {
+    let n = coding.bits();
+    let integer = (bits << (8 - n)).cast_signed() >> (8 - n);
+    if coding != Coding::N4 {
+        return integer;
+    }
+    let [m, b] = [i16::from(integer).abs(), i16::from(integer.unsigned_abs())];
+    let bit = |i: u8| (b >> i) & 1;
+    let above = bit(0) * bit(1) + bit(2) * (3 + 5 * bit(0) + 12 * bit(1) + 5 * bit(0) * bit(1)) + bit(3) * 39;
+    ((11 * m + above) * i16::from(integer).signum()) as i8
+}
+
+#[test]
+fn the_non_linear_codes_are_those_of_the_formula() {
+    assert_eq!(NON_LINEAR.to_vec(), (0..16).map(|bits| code_of_bits(Coding::N4, bits)).collect::<Vec<_>>());
+    assert!(NON_LINEAR.iter().all(|code| Coding::N4.has(*code)) && !Coding::N4.has(1) && !Coding::N4.has(127));
+}
+
+#[test]
+fn the_rows_of_wide_codes_are_the_weights_in_four_bits() {
+    let codes: Vec<i8> = (-32..32).chain(-32..32).collect();
+    let six = Packing { coding: Coding::I6, granularity: Granularity::Row, scale: ScaleType::F32 };
+    let four = Packing { coding: Coding::I4, ..six };
+    let bytes = pack(six, 2, 64, &codes, &[1.0, 0.5]).unwrap();
+    let coarse: Vec<i8> = codes.iter().map(|code| code >> 2).collect();
+    let narrow = pack(four, 2, 64, &coarse, &[4.0, 2.0]).unwrap();
+    let n = six.plane_offset(2, 64).unwrap() as usize;
+    assert_eq!(bytes[..n], narrow[..n]);
+    assert_eq!((bytes.len(), narrow.len()), (2 * (32 + 2 * 8 + 4), 2 * (32 + 4)));
+}
+
+#[test]
+fn text_of_packings_reads_back() {
+    for (coding, text) in Coding::ALL.into_iter().zip(["g64:f16", "n4:g64:f16", "5:g64:f16", "6:g64:f16", "g64:f16"]) {
+        let packing = Packing { coding, granularity: Granularity::Block(64), scale: ScaleType::F16 };
+        assert_eq!((packing.to_string().as_str(), Packing::parse(packing.codes(), text)), (text, Some(packing)));
+    }
+    for text in ["4:g64:f16", "8:g64:f16", "7:c:f16", "n4:f16", "n4:n4:c:f16"] {
+        assert_eq!(Packing::parse(crate::ir::DType::I8, text), None, "{text}");
+    }
+    assert_eq!(Packing::parse(crate::ir::DType::I4, "n4:c:f16"), None);
 }
 
 fn any_packing() -> impl Strategy<Value = Packing> {
@@ -119,8 +159,8 @@ fn any_packing() -> impl Strategy<Value = Packing> {
     ];
     let scale =
         prop_oneof![Just(ScaleType::F16), Just(ScaleType::F32), Just(ScaleType::F16Zero), Just(ScaleType::F32Zero)];
-    (prop_oneof![Just(4_u8), Just(8)], granularity, scale).prop_map(|(bits, granularity, scale)| Packing {
-        bits,
+    (prop::sample::select(&Coding::ALL[..]), granularity, scale).prop_map(|(coding, granularity, scale)| Packing {
+        coding,
         granularity,
         scale,
     })
@@ -140,7 +180,7 @@ proptest! {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             (state >> 56) as i8
         };
-        let codes: Vec<i8> = (0..layout.n_elems).map(|_| next() >> (8 - packing.bits)).collect();
+        let codes: Vec<i8> = (0..layout.n_elems).map(|_| code_of_bits(packing.coding, next() as u8)).collect();
         let scales: Vec<f32> = (0..layout.n_scales).map(|_| f32::from(next()) / 16.0).collect();
         let n_zeros = if packing.scale.has_zeros() { layout.n_scales } else { 0 };
         let zeros: Vec<i16> = (0..n_zeros).map(|_| i16::from(next())).collect();
@@ -154,29 +194,35 @@ proptest! {
 
         // The contract with the kernels, by its own arithmetic.
         let word = |i: usize| u32::from_le_bytes(bytes[4 * i..][..4].try_into().unwrap());
-        let bits = usize::from(packing.bits);
+        let (bits, n_planes) = (usize::from(packing.coding.row_bits()), usize::from(packing.coding.n_planes()));
         let pitch = (n_cols * bits).div_ceil(32);
+        let plane_words = if n_planes > 0 { n_cols.div_ceil(32) } else { 0 };
+        let scales_at = n_rows * (pitch + n_planes * plane_words);
         let values = dequantize(packing, n_rows, n_cols, &bytes).unwrap();
         for (i, j) in (0..n_rows).flat_map(|i| (0..n_cols).map(move |j| (i, j))) {
-            let shifted = word(i * pitch + j * bits / 32) >> ((j * bits) % 32);
-            let code = (shifted << (32 - bits)).cast_signed() >> (32 - bits);
+            let mut code = (word(i * pitch + j * bits / 32) >> ((j * bits) % 32)) & ((1 << bits) - 1);
+            for plane in 0..n_planes {
+                let bit = j % 8 / 2 * 8 + j % 32 / 8 * 2 + j % 2;
+                code = code << 1 | (word(n_rows * pitch + (plane * n_rows + i) * plane_words + j / 32) >> bit) & 1;
+            }
+            let code = i32::from(code_of_bits(packing.coding, code as u8));
             let scale_idx = match packing.granularity {
                 Granularity::Block(b) => i * n_cols.div_ceil(b as usize) + j / b as usize,
                 Granularity::Row => i,
                 Granularity::Tensor => 0,
             };
             let (scale, zero) = match packing.scale {
-                ScaleType::F32 => (f32::from_bits(word(n_rows * pitch + scale_idx)), 0),
+                ScaleType::F32 => (f32::from_bits(word(scales_at + scale_idx)), 0),
                 ScaleType::F32Zero => {
-                    let at = n_rows * pitch + 2 * scale_idx;
+                    let at = scales_at + 2 * scale_idx;
                     (f32::from_bits(word(at)), word(at + 1).cast_signed())
                 }
                 ScaleType::F16Zero => {
-                    let both = word(n_rows * pitch + scale_idx);
+                    let both = word(scales_at + scale_idx);
                     (f16::from_bits(both as u16).to_f32(), both.cast_signed() >> 16)
                 }
                 ScaleType::F16 => {
-                    let half = word(n_rows * pitch + scale_idx / 2) >> (16 * (scale_idx % 2));
+                    let half = word(scales_at + scale_idx / 2) >> (16 * (scale_idx % 2));
                     (f16::from_bits(half as u16).to_f32(), 0)
                 }
             };

@@ -2,6 +2,8 @@
 
 /// Look-ups in tables of codes.
 pub mod block_quantized;
+/// Distances between rows.
+pub mod cdist;
 /// Attention with a cache of keys and values, as com.microsoft has it.
 pub mod group_query;
 /// Operators of com.microsoft.
@@ -39,6 +41,7 @@ pub static ALL: &[&OpDef] = &[
     &n_bits::DEF,
     &q_gemm::DEF,
     &block_quantized::DEF,
+    &cdist::DEF,
     &group_query::DEF,
     &group_query::ROTARY,
 ];

@@ -1,8 +1,8 @@
 //! ONNX Col2Im: overlapping windows added up, on the host.
 
 use crate::ir::{Attrs, CORE, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, attr};
-use crate::ops::core::pointwise::Real;
 use crate::ops::core::window::Window;
+use crate::ops::reference::real::Real;
 use crate::ops::util::{finish_floats, float_operand, is_double, n_elems, operand};
 
 /// `col2im(x, image, block) {strides, pads, dilations}`: ONNX Col2Im, opset 18: x `[N,C*prod(block),L]`, columns added

@@ -3,7 +3,7 @@
 use crate::ir::{
     Attrs, CORE, Class, DType, Infer, KERNEL, ONNX, OpDef, OpError, Tensor, TensorType, attr, resolve_axis,
 };
-use crate::ops::core::pointwise::Real;
+use crate::ops::reference::real::Real;
 use crate::ops::util::{n_elems, operand};
 
 /// `cum_sum(x, axis) {exclusive, reverse}`: ONNX CumSum, opset 14.

@@ -2,8 +2,8 @@
 
 use crate::ir::{Attrs, CORE, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, attr};
 use crate::ops::core::interpolate::{Mode, Outside, gathered, taps};
-use crate::ops::core::pointwise::Real;
 use crate::ops::core::window::Window;
+use crate::ops::reference::real::Real;
 use crate::ops::util::{finish_floats, float_operand, is_double, n_elems, operand};
 use rayon::prelude::*;
 

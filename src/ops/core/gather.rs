@@ -7,8 +7,9 @@ use crate::ir::{
 };
 use crate::ops::compose::{self, dims};
 use crate::ops::core::check_indices::{self, Rule};
-use crate::ops::core::pointwise::{self, Real};
+use crate::ops::core::pointwise;
 use crate::ops::core::reshape;
+use crate::ops::reference::real::Real;
 use crate::ops::util::{
     axis_attr, between, elements, finish, finish_floats, from_elements, is_double, n_elems, operand, result, split_own,
     stored,

@@ -2,7 +2,7 @@
 
 use crate::ir::{Attrs, CORE, Dim, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, attr};
 use crate::ops::core::interpolate::{Mode, Outside, gathered, taps};
-use crate::ops::core::pointwise::Real;
+use crate::ops::reference::real::Real;
 use crate::ops::util::{finish_floats, float_operand, is_double, n_elems, one_of, operand, strides};
 use rayon::prelude::*;
 

@@ -1,6 +1,6 @@
 //! Values at places between the elements of an image.
 
-use crate::ops::core::pointwise::Real;
+use crate::ops::reference::real::Real;
 
 /// Elements outside an image.
 #[derive(Clone, Copy, PartialEq)]

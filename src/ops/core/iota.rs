@@ -60,7 +60,7 @@ fn eval(attrs: &Attrs) -> Result<Vec<Tensor>, OpError> {
     let (start, step, n) = (number("start")?, number("step")?, number("n")?);
     let n = usize::try_from(n).map_err(|_| OpError::attribute("n", format!("is {n}")))?;
     if n > LARGEST {
-        return Err(OpError::attribute("n", format!("is {n}, more than the {LARGEST} that the CPU computes")));
+        return Err(OpError::over_limit("numbers in a row, computed on the CPU", n, LARGEST));
     }
     let values: Vec<i64> = (0..n as i64).map(|i| start.wrapping_add(step.wrapping_mul(i))).collect();
     Ok(vec![Tensor::from_i64s(attrs.dtype("dtype").unwrap_or(DType::I64), &[n], &values)?])

@@ -5,9 +5,9 @@ use crate::ir::{
     TensorType, Val, WeightOperand, attr,
 };
 use crate::ops::compose::matmul;
-use crate::ops::core::pointwise::Real;
 use crate::ops::reference::multiply::{self, Matrix, Sizes};
 use crate::ops::reference::packed_view::PackedView;
+use crate::ops::reference::real::Real;
 use crate::ops::util::{
     agree, between, broadcast, broadcast_strides, finish, finish_floats, is_double, n_elems, operand, result,
     split_own, stored,
@@ -55,8 +55,9 @@ fn infer(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     if (b.packing.is_some() || !further.is_empty()) && !(trans_b && b.shape.rank() == 2) {
         return Err(OpError::operand(1, b, "a packed [N,K] with trans_b"));
     }
-    if a.packing.is_some_and(|p| p.bits != 8 || matches!(p.granularity, crate::ir::packed::Granularity::Block(_)))
-        || (a.packing.is_some() && b.packing.is_none())
+    if a.packing.is_some_and(|p| {
+        p.coding != crate::ir::packed::Coding::I8 || matches!(p.granularity, crate::ir::packed::Granularity::Block(_))
+    }) || (a.packing.is_some() && b.packing.is_none())
     {
         return Err(OpError::operand(0, a, "INT8 by row or tensor beside a packed b"));
     }

@@ -5,7 +5,8 @@ use crate::ir::{
     Attrs, CORE, Class, Differentiate, Gains, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, attr,
 };
 use crate::ops::compose;
-use crate::ops::core::pointwise::{self, Real};
+use crate::ops::core::pointwise;
+use crate::ops::reference::real::Real;
 use crate::ops::util::{axis_attr, between, class_of, finish_floats, is_double, operand, result, split_own};
 use rayon::prelude::*;
 

@@ -6,9 +6,10 @@ use crate::ir::{
     TensorType, Val, attr,
 };
 use crate::ops::core::layout;
-use crate::ops::core::pointwise::{self, Real};
+use crate::ops::core::pointwise;
 use crate::ops::core::strided::{Axis, Fill, View, adjoint, view};
 use crate::ops::core::window::Window;
+use crate::ops::reference::real::Real;
 use crate::ops::util::{between, finish_floats, is_double, n_elems, operand, result, split_own};
 use rayon::prelude::*;
 
@@ -143,8 +144,9 @@ fn gradient(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
         return Err(OpError::unsupported("the derivative of a pool with channels last"));
     }
     let (is_max, window) = (is_max(d.attrs)?, window(d.attrs, &d.ty(x).shape)?);
-    if window.kernel[0].saturating_mul(window.kernel[1]) > MAX_TAPS {
-        return Err(OpError::unsupported(format!("the derivative of windows of more than {MAX_TAPS} elements")));
+    let n_taps = window.kernel[0].saturating_mul(window.kernel[1]);
+    if n_taps > MAX_TAPS {
+        return Err(OpError::over_limit("elements of a window with a derivative", n_taps, MAX_TAPS));
     }
     let (dtype, out) = (d.ty(gain).dtype, crate::ops::compose::sizes(0, &d.ty(gain))?);
     let size = |i: usize| (sizes[2 + i] as i64, out[2 + i] as i64);

@@ -5,8 +5,8 @@ use crate::ir::{
     Attrs, CORE, Class, DType, Differentiate, Dim, Expand, Expr, Gains, Infer, KERNEL, ONNX, Op, OpDef, OpError, Shape,
     Tensor, TensorType, Val, attr, minifloat,
 };
-use crate::ops::core::pointwise::Real;
 use crate::ops::core::{pointwise, reshape};
+use crate::ops::reference::real::Real;
 use crate::ops::util::{
     agree, between, class_of, dtype_attr, finish, finish_floats, is_double, n_elems, operand, result,
 };
@@ -33,13 +33,20 @@ pub static DEF: OpDef = OpDef {
     gradient: Some(&gradient_quantize),
 };
 
-/// `dequantize_linear(x, scale, zero_point?) {axis, block_size}`: ONNX DequantizeLinear, opset 21: `(x - zero_point) *
-/// scale`.
+/// `dequantize_linear(x, scale, zero_point?) {axis, block_size, coding}`: ONNX DequantizeLinear, opset 21: `(x -
+/// zero_point) * scale`. `coding` says how kernels store codes of INT8 that are all of a narrower coding
+/// ([`Coding`](crate::ir::packed::Coding)); it changes no value.
 pub static DEQUANTIZE: OpDef = OpDef {
     name: "dequantize_linear",
     onnx: "DequantizeLinear",
     levels: ONNX | CORE | KERNEL,
-    attrs: &[attr::int("axis"), attr::int("block_size"), attr::dtype("output_dtype"), attr::dtype("dtype")],
+    attrs: &[
+        attr::int("axis"),
+        attr::int("block_size"),
+        attr::dtype("output_dtype"),
+        attr::dtype("dtype"),
+        attr::text("coding"),
+    ],
     arity: (2, 3),
     infer: &infer_dequantize,
     eval: Some(&eval_dequantize),

@@ -6,9 +6,10 @@ use crate::ir::{
     TensorType, attr,
 };
 use crate::ops::compose;
-use crate::ops::core::pointwise::{self, Real};
+use crate::ops::core::pointwise;
 use crate::ops::core::reshape;
 use crate::ops::onnx::movement::broadcast_to;
+use crate::ops::reference::real::Real;
 use crate::ops::util::{
     axes, between, class_of, finish, finish_floats, is_double, n_elems, operand, result, split_own, strides,
 };

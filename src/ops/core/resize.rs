@@ -5,8 +5,8 @@ use crate::ir::{
     TensorType, Val, attr,
 };
 use crate::ops::core::layout;
-use crate::ops::core::pointwise::Real;
 use crate::ops::core::resize_axes;
+use crate::ops::reference::real::Real;
 use crate::ops::util::{
     axes, between, class_of, dims_attr, finish_floats, is_double, n_elems, operand, result, split_own,
 };

@@ -3,7 +3,7 @@
 use crate::ir::{
     Attrs, CORE, Class, Dim, IndexFault, Infer, KERNEL, ONNX, OpDef, OpError, Shape, Tensor, TensorType, attr,
 };
-use crate::ops::core::pointwise::Real;
+use crate::ops::reference::real::Real;
 use crate::ops::util::{finish_floats, float_operand, is_double, n_elems, one_of, operand};
 
 /// `roi_align(x, rois, batch_indices) {...}`: ONNX RoiAlign, opset 22.

@@ -6,7 +6,8 @@ use crate::ir::{
     attr,
 };
 use crate::ops::compose;
-use crate::ops::core::pointwise::{self, Real};
+use crate::ops::core::pointwise;
+use crate::ops::reference::real::Real;
 use crate::ops::util::{axis_attr, between, finish_floats, is_double, operand, result, split_own};
 use rayon::prelude::*;
 

@@ -379,7 +379,7 @@ fn overlapping(
     for i in 0..n {
         *n_parts += 1;
         if *n_parts > MAX_OVERLAPS {
-            return Err(OpError::unsupported(format!("the derivative of more than {MAX_OVERLAPS} overlapping reads")));
+            return Err(OpError::over_limit("overlapping reads with a derivative", *n_parts, MAX_OVERLAPS));
         }
         let part = crate::ops::compose::part(e, z, at, i, 1)?;
         let mut shape = e.ty(part).shape.0;

@@ -1,12 +1,24 @@
 //! The elementwise operators of ONNX: one table of rules that give each its expression. All become `pointwise`.
 
-use crate::ir::expr::build::{arg, float, int, select};
+mod activations;
+mod cast;
+mod dropout;
+mod fold;
+
+pub use cast::CAST_LIKE;
+pub use dropout::DROPOUT;
+
+use crate::ir::expr::build::{arg, int, select};
 use crate::ir::{
-    Attrs, Binary, Class, DType, Expand, Expr, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Unary, Val,
-    attr, minifloat,
+    Attrs, Binary, Class, DType, Expand, Expr, Infer, ONNX, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
 };
-use crate::ops::core::pointwise::{typed, zero};
-use crate::ops::util::{between, broadcast, class_of, dtype_attr};
+use crate::ops::core::pointwise::{self, typed};
+use crate::ops::util::{broadcast, class_of};
+use activations::{
+    celu, elu, gelu, hard_sigmoid, hard_swish, leaky_relu, prelu, selu, shrink, swi_glu, swish, thresholded_relu,
+};
+use cast::{cast, integer};
+use fold::{expand_fold, fold, infer_fold};
 
 /// What a rule sees of one use.
 pub struct Case<'a> {
@@ -48,9 +60,6 @@ impl Case<'_> {
     }
 }
 
-/// Operands that one kernel folds. A Sum of thousands is a chain of kernels, from left to right as one would be.
-const FOLD: usize = 8;
-
 fn infer_by(infer: &Infer<'_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Vec<TensorType>, OpError> {
     let types: Vec<_> = infer.inputs.iter().map(|t| t.cloned()).collect();
     let present: Vec<&TensorType> = types.iter().flatten().collect();
@@ -62,94 +71,6 @@ fn infer_by(infer: &Infer<'_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Vec<Tens
         return Err(OpError::unsupported(format!("a {class:?} as {dtype}")));
     }
     Ok(vec![TensorType::new(dtype, shape)])
-}
-
-/// The result of operators of any number of operands, of which all have one type.
-fn infer_fold(infer: &Infer<'_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Vec<TensorType>, OpError> {
-    if infer.inputs.len() <= FOLD {
-        return infer_by(infer, rule);
-    }
-    let first = infer.ty(0)?;
-    let mut shapes = Vec::with_capacity(infer.inputs.len());
-    for slot in 0..infer.inputs.len() {
-        let ty = infer.ty(slot)?;
-        if class_of(ty) != class_of(first) {
-            return Err(OpError::operand(slot, ty, "the type of operand 0"));
-        }
-        shapes.push(&ty.shape);
-    }
-    let few = infer_by(&Infer { inputs: &infer.inputs[..FOLD], consts: &infer.consts[..FOLD], ..*infer }, rule)?;
-    Ok(vec![TensorType::new(few.first().map_or(first.dtype, |ty| ty.dtype), broadcast(&shapes)?)])
-}
-
-/// `function` of all operands from left to right, divided by their number for a mean.
-fn expand_fold(
-    e: &mut Expand<'_, '_>,
-    rule: fn(&Case<'_>) -> Recipe,
-    function: Binary,
-    is_mean: bool,
-) -> Result<Vec<Val>, OpError> {
-    let n = e.inputs.len();
-    if n <= FOLD {
-        return expand_by(e, rule);
-    }
-    let dtype = e.outputs[0].dtype;
-    // One kernel would round once, at its end.
-    let between = if dtype.is_float() { between(dtype) } else { dtype };
-    let mut result = e.input(0)?;
-    for first in (1..n).step_by(FOLD - 1) {
-        let slots = first..n.min(first + FOLD - 1);
-        let mut expr = (1..=slots.len()).fold(arg(0), |expr, slot| Expr::binary(function, expr, arg(slot)));
-        let is_last = slots.end == n;
-        if is_last && is_mean {
-            expr = expr / n as f32;
-        }
-        let operands = slots.map(|slot| e.input(slot)).collect::<Result<Vec<_>, _>>()?;
-        result = crate::ops::core::pointwise::add(
-            e,
-            expr,
-            if is_last { dtype } else { between },
-            &[&[result], operands.as_slice()].concat(),
-        )?;
-    }
-    Ok(vec![result])
-}
-
-/// Dropout while training: each element goes with the probability `ratio`, the others grow by as much.
-fn expand_dropout(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
-    let training = e.ints(2)?.is_some_and(|t| t.first().is_some_and(|&t| t != 0));
-    if !training {
-        return expand_by(e, dropout);
-    }
-    let x = e.input(0)?;
-    let ty = e.ty(x);
-    let (ratio, share) = match e.optional(1) {
-        Some(ratio) => (crate::ops::core::reshape::to(e, ratio, Vec::new())?, arg(1)),
-        None => (x, float(0.5)),
-    };
-    let random = crate::ops::onnx::random::numbers(
-        e,
-        "uniform",
-        [0.0, 1.0],
-        DType::F32,
-        &ty.shape.0,
-        e.attrs.int("seed").map(|s| s as f32),
-    )?;
-    let random = crate::ops::core::reshape::to(e, random, ty.shape.0)?;
-    let keeps = crate::ops::core::pointwise::add(e, arg(0).at_least(share.clone()), DType::Bool, &[random, ratio])?;
-    let grown = select(arg(0), arg(2) / (1.0 - share), 0.0);
-    Ok(vec![crate::ops::core::pointwise::add(e, grown, ty.dtype, &[keeps, ratio, x])?, keeps])
-}
-
-fn infer_dropout(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
-    if infer.inputs.get(2).copied().flatten().is_some() && infer.constant(2).is_none() {
-        return Err(OpError::NotConstant { slot: 2 });
-    }
-    let x = infer.ty(0)?;
-    if !x.dtype.is_float() || x.packing.is_some() {
-        return Err(OpError::operand(0, x, "floats"));
-    }
-    Ok(vec![x.clone(), x.with_dtype(DType::Bool)])
 }
 
 fn expand_by(e: &mut Expand<'_, '_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Vec<Val>, OpError> {
@@ -166,19 +87,10 @@ fn expand_by(e: &mut Expand<'_, '_>, rule: fn(&Case<'_>) -> Recipe) -> Result<Ve
     } else {
         let (expr, slots) = inline(&expr, &types, &consts, &wanted)?;
         let operands = slots.iter().map(|&slot| e.input(slot)).collect::<Result<Vec<_>, _>>()?;
-        results.push(e.add(
-            &crate::ops::core::pointwise::DEF,
-            crate::ops::core::pointwise::attrs(expr, dtype),
-            &operands,
-        )?);
+        results.push(e.add(&pointwise::DEF, pointwise::attrs(expr, dtype), &operands)?);
     }
     if e.outputs.len() > 1 {
-        results.push(crate::ops::core::pointwise::add(
-            e,
-            arg(0).equals(arg(0)).or(int(1).to_bool()),
-            DType::Bool,
-            &[first],
-        )?);
+        results.push(pointwise::add(e, arg(0).equals(arg(0)).or(int(1).to_bool()), DType::Bool, &[first])?);
     }
     Ok(results)
 }
@@ -230,11 +142,6 @@ fn inline(
     Ok((renumbered, slots))
 }
 
-fn prelu(c: &Case<'_>) -> Recipe {
-    let zero = zero(c.dtype()?);
-    c.same(select(arg(0).below(zero), arg(0) * arg(1), arg(0)))
-}
-
 fn pow(c: &Case<'_>) -> Recipe {
     // Powers that products and roots give exactly, also of negative numbers, for which a device's pow is undefined.
     let is_float = c.dtype()?.is_float();
@@ -278,12 +185,6 @@ fn clip(c: &Case<'_>) -> Recipe {
     c.same(if c.has(2) { low.min(arg(2)) } else { low })
 }
 
-/// `function` of operands from left to right, divided by their number for a mean.
-fn fold(c: &Case<'_>, function: Binary, is_mean: bool) -> Recipe {
-    let all = (1..c.types.len()).fold(arg(0), |expr, slot| Expr::binary(function, expr, arg(slot)));
-    c.same(if is_mean && c.types.len() > 1 { all / c.types.len() as f32 } else { all })
-}
-
 fn is_inf(c: &Case<'_>) -> Recipe {
     let flag = |name| c.attrs.int(name).unwrap_or(1) != 0;
     let infinite = arg(0).is_inf();
@@ -294,150 +195,6 @@ fn is_inf(c: &Case<'_>) -> Recipe {
         (false, false) => infinite.and(arg(0).is_nan()),
     };
     Ok((found, DType::Bool))
-}
-
-fn gelu(c: &Case<'_>) -> Recipe {
-    match c.attrs.str("approximate").unwrap_or("none") {
-        // Numbers of expressions are f32: in f64 others are computed from exact ones.
-        "none" if c.dtype()? == DType::F64 => c.same(arg(0) * 0.5 * ((arg(0) / float(2.0).sqrt()).erf() + 1.0)),
-        "tanh" if c.dtype()? == DType::F64 => c.same(
-            arg(0)
-                * 0.5
-                * (((0.5 / float(1.0).atan()).sqrt()
-                    * (arg(0) + float(44715.0) / 1000000.0 * (arg(0) * (arg(0) * arg(0)))))
-                .tanh()
-                    + 1.0),
-        ),
-        "none" => c.same(arg(0) * 0.5 * ((arg(0) * 0.70710677).erf() + 1.0)),
-        "tanh" => {
-            c.same(arg(0) * 0.5 * ((0.7978846 * (arg(0) + 0.044715 * (arg(0) * (arg(0) * arg(0))))).tanh() + 1.0))
-        }
-        other => Err(OpError::attribute("approximate", format!("is {other:?}"))),
-    }
-}
-
-fn hard_swish(c: &Case<'_>) -> Recipe {
-    let sixth = if c.dtype()? == DType::F64 { arg(0) / 6.0 } else { arg(0) * 0.166_666_67 };
-    c.same(arg(0) * (sixth + 0.5).min(1.0).max(0.0))
-}
-
-fn elu(c: &Case<'_>) -> Recipe {
-    let alpha = c.float("alpha", 1.0);
-    c.same(select(arg(0).below(0.0), alpha * (arg(0).exp() - 1.0), arg(0)))
-}
-
-fn celu(c: &Case<'_>) -> Recipe {
-    let alpha = c.float("alpha", 1.0);
-    c.same(select(arg(0).below(0.0), alpha * ((arg(0) / alpha).exp() - 1.0), arg(0)))
-}
-
-fn selu(c: &Case<'_>) -> Recipe {
-    let (alpha, gamma) = (c.float("alpha", 1.673_263_2), c.float("gamma", 1.050_701));
-    c.same(gamma * select(arg(0).above(0.0), arg(0), alpha * (arg(0).exp() - 1.0)))
-}
-
-fn leaky_relu(c: &Case<'_>) -> Recipe {
-    c.same(select(arg(0).below(0.0), arg(0) * (c.float("alpha", 0.01)), arg(0)))
-}
-
-fn hard_sigmoid(c: &Case<'_>) -> Recipe {
-    let (alpha, beta) = (c.float("alpha", 0.2), c.float("beta", 0.5));
-    c.same((arg(0) * alpha + beta).min(1.0).max(0.0))
-}
-
-fn swish(c: &Case<'_>) -> Recipe {
-    match c.float("alpha", 1.0) {
-        1.0 => c.same(arg(0) * arg(0).sigmoid()),
-        alpha => c.same(arg(0) * (arg(0) * alpha).sigmoid()),
-    }
-}
-
-fn swi_glu(c: &Case<'_>) -> Recipe {
-    c.same(arg(0) * (arg(0) * (c.float("alpha", 1.0))).sigmoid() * arg(1))
-}
-
-fn thresholded_relu(c: &Case<'_>) -> Recipe {
-    c.same(select(arg(0).above(c.float("alpha", 1.0)), arg(0), 0.0))
-}
-
-fn shrink(c: &Case<'_>) -> Recipe {
-    let (lambd, bias) = (c.float("lambd", 0.5), c.float("bias", 0.0));
-    c.same(select(arg(0).below(-lambd), arg(0) + bias, select(arg(0).above(lambd), arg(0) - bias, 0.0)))
-}
-
-fn convert(c: &Case<'_>, to: DType) -> Recipe {
-    if let Some(round) = c.attrs.str("round_mode").filter(|round| to == DType::F8E8M0 && *round != "up") {
-        return Err(OpError::attribute("round_mode", format!("is {round:?}, \"up\" is supported")));
-    }
-    let (expr, to) = converted(c, to)?;
-    let Some(max) = minifloat::max(to).filter(|_| to != DType::F8E8M0) else { return Ok((expr, to)) };
-    if c.attrs.int("saturate").unwrap_or(1) == 0 && to != DType::F4E2M1 {
-        // What rounds beyond the largest value: half a unit above it, ties to even.
-        let limit = max
-            * if matches!(to, DType::F8E5M2 | DType::F8E5M2Fnuz) {
-                1.0 + 1.0 / 14.0
-            } else if to == DType::F8E4M3 {
-                1.0 + 1.0 / 28.0
-            } else {
-                1.0 + 1.0 / 30.0
-            };
-        let size = expr.clone().abs();
-        let is_beyond = if to == DType::F8E4M3 { size.above(limit) } else { size.at_least(limit) };
-        return Ok((select(is_beyond, expr.clone() * f32::INFINITY, expr), to));
-    }
-    // Infinities saturate too.
-    Ok((select(expr.clone().is_nan(), expr.clone(), expr.max(-max).min(max)), to))
-}
-
-fn converted(c: &Case<'_>, to: DType) -> Recipe {
-    let from = c.dtype()?;
-    let expr = match to.class() {
-        class if class == from.class() => arg(0),
-        Class::Float => arg(0).to_float(),
-        Class::Int if from.is_float() => Expr::unary(integer(to), arg(0)),
-        Class::Int => arg(0).to_int(),
-        Class::Bool => arg(0).to_bool(),
-        Class::Text => return Err(OpError::unsupported("a cast to text")),
-    };
-    Ok((rounded(expr, from, to), to))
-}
-
-/// `expr`, which computes a `to` from a `from`, rounded to it: a conversion that the model asks for is part of what is
-/// computed, whatever the result is stored as. So is one from f16 to f16: the type says how the operand is stored, and
-/// a kernel that is fused with the one before reads what was not stored at all. `remove_identities` takes away what the
-/// model's own types show to be nothing.
-fn rounded(expr: Expr, from: DType, to: DType) -> Expr {
-    // Bits of a significand. Integers of as many, and truth values, are exact.
-    let (function, precision) = match to {
-        DType::F16 => (Unary::RoundF16, 11),
-        DType::BF16 => (Unary::RoundBf16, 8),
-        DType::F32 => (Unary::RoundF32, 24),
-        _ => return expr,
-    };
-    let is_exact = match from.class() {
-        Class::Float => (to == DType::F32 && from != DType::F64) || (from.is_minifloat() && from != DType::F8E8M0),
-        // f32 is what integers become.
-        _ => from == DType::Bool || from.bits() <= precision || to == DType::F32,
-    };
-    if is_exact { expr } else { Expr::unary(function, expr) }
-}
-
-/// The function that converts a float to an integer of a type: to 64 bits where 32 signed ones do not hold its values.
-fn integer(to: DType) -> Unary {
-    match to {
-        DType::I64 | DType::U32 => Unary::ToI64,
-        DType::U64 => Unary::ToU64,
-        _ => Unary::ToInt,
-    }
-}
-
-fn cast(c: &Case<'_>) -> Recipe {
-    let to = dtype_attr(c.attrs, "to").ok_or_else(|| OpError::attribute("to", "is missing"))?;
-    convert(c, to)
-}
-
-fn dropout(c: &Case<'_>) -> Recipe {
-    c.same(arg(0))
 }
 
 /// A rule whose expression is fixed and whose result has operand 0's type, or the type given.
@@ -500,48 +257,6 @@ folds! {
     MIN "min" "Min" 13 Min false;
     SUM "sum" "Sum" 13 Add false;
 }
-
-/// `cast_like(x, like)`: ONNX CastLike, opset 21. Of `like` only the type is read.
-pub static CAST_LIKE: OpDef = OpDef {
-    name: "cast_like",
-    onnx: "CastLike",
-    levels: ONNX,
-    attrs: &[attr::int("saturate"), attr::text("round_mode")],
-    arity: (2, 2),
-    infer: &|infer| {
-        let attrs = infer.attrs.clone().with_dtype("to", infer.ty(1)?.dtype);
-        infer_by(
-            &Infer {
-                attrs: &attrs,
-                inputs: infer.inputs.get(..1).unwrap_or_default(),
-                consts: infer.consts.get(..1).unwrap_or_default(),
-                ..*infer
-            },
-            cast,
-        )
-    },
-    eval: None,
-    expand: Some(&|e| {
-        let (x, attrs) = (e.input(0)?, e.attrs.clone().with_dtype("to", e.outputs[0].dtype));
-        Ok(vec![e.add(&CAST, attrs, &[x])?])
-    }),
-    weights: None,
-    gradient: None,
-};
-
-/// `dropout(x, ratio?, training?) {seed}`: ONNX Dropout, opset 22: the result, and which elements stayed.
-pub static DROPOUT: OpDef = OpDef {
-    name: "dropout",
-    onnx: "Dropout",
-    levels: ONNX,
-    attrs: &[attr::int("seed")],
-    arity: (1, 3),
-    infer: &infer_dropout,
-    eval: None,
-    expand: Some(&expand_dropout),
-    weights: None,
-    gradient: None,
-};
 
 const ANY: usize = usize::MAX;
 

@@ -68,6 +68,9 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
 }
 
 /// The channel axis of per-channel operands `[C]`, as a shape that broadcasts against `rank` axes.
+///
+/// # Errors
+/// The operand has other sizes.
 pub fn channels(e: &mut Expand<'_, '_>, val: Val, rank: usize) -> Result<Val, OpError> {
     let mut shape = vec![Dim::Known(1); rank];
     if let (Some(slot), Some(c)) = (shape.get_mut(1), e.ty(val).shape.0.first()) {

@@ -209,7 +209,7 @@ fn expand_split(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
 
 fn infer_squeeze(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
     let x = infer.ty(0)?;
-    let gone: Vec<usize> = match infer.ints(1)? {
+    let squeezed: Vec<usize> = match infer.ints(1)? {
         Some(given) => crate::ops::util::axes(&given, x.shape.rank())?,
         None => {
             // A result whose axes are fewer at some sizes than at others is none that others can take.
@@ -222,10 +222,10 @@ fn infer_squeeze(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
         }
     };
     // A size with a range must be 1 at all of it.
-    if let Some(&axis) = gone.iter().find(|&&i| !crate::ops::util::agree(&x.shape.0[i], &Dim::Known(1))) {
+    if let Some(&axis) = squeezed.iter().find(|&&i| !crate::ops::util::agree(&x.shape.0[i], &Dim::Known(1))) {
         return Err(OpError::operand(1, format!("axis {axis}"), format!("axes of size 1 in {x}")));
     }
-    typed(infer, x.shape.0.iter().enumerate().filter(|(i, _)| !gone.contains(i)).map(|(_, d)| d.clone()).collect())
+    typed(infer, x.shape.0.iter().enumerate().filter(|(i, _)| !squeezed.contains(i)).map(|(_, d)| d.clone()).collect())
 }
 
 fn infer_unsqueeze(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {

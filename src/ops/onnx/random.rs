@@ -109,6 +109,9 @@ fn infer_like(infer: &Infer<'_>) -> Result<Vec<TensorType>, OpError> {
 }
 
 /// Random numbers like the first output, or as `dtype`.
+///
+/// # Errors
+/// The core operator refuses the type or the shape.
 pub fn numbers(
     e: &mut Expand<'_, '_>,
     kind: &str,

@@ -7,9 +7,9 @@ use crate::ir::{
 };
 use crate::ops::compose::{dims, gather_within, position_type, positions, sizes, zeros};
 use crate::ops::core::check_indices::{self, Rule};
-use crate::ops::core::pointwise::Real;
 use crate::ops::core::{pointwise, reshape};
 use crate::ops::onnx::gather_nd::flat_rows;
+use crate::ops::reference::real::Real;
 use crate::ops::util::{axis_attr, elements, from_elements, n_elems, operand, strides};
 
 /// `scatter(data, rows, updates) {reduction}`: data `[R,D]` with rows `[N]` replaced by, or combined with, updates

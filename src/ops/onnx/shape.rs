@@ -5,7 +5,7 @@ use crate::ir::{
     Attr, Attrs, Class, DType, Dim, Expand, Infer, ONNX, Op, OpDef, OpError, Shape, Tensor, TensorType, Val, attr,
 };
 use crate::ops::core::iota;
-use crate::ops::core::pointwise::Real;
+use crate::ops::reference::real::Real;
 use crate::ops::util::{n_elems, operand};
 
 /// Most elements of a constant that an expansion makes, and of what is made of a few numbers on the CPU.

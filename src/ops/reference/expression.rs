@@ -2,7 +2,8 @@
 //! and in f64 where the result or an operand is f64.
 
 use crate::ir::{Binary, Class, DType, Expr, OpError, Shape, Tensor, Unary};
-use crate::ops::core::pointwise::{Real, Scalar, binary, sigmoid, unary};
+use crate::ops::reference::real::{Real, sigmoid};
+use crate::ops::reference::scalar::{Scalar, binary, unary};
 use crate::ops::util::{broadcast_strides, class_of, n_elems};
 use rayon::prelude::*;
 use std::borrow::Cow;

@@ -5,5 +5,7 @@ pub mod expression;
 pub mod multiply;
 pub mod order;
 pub mod packed_view;
+pub mod real;
+pub mod scalar;
 
 pub use evaluate::{evaluate, expand_node};

@@ -77,12 +77,9 @@ pub fn dot_blocks(a: &[i8], b: &[i8], unit: usize, scales: &[f32]) -> f32 {
 /// The values of one row of a packed tensor, without touching any other.
 pub fn dequantize_row(layout: &Layout, bytes: &[u8], row: usize) -> Vec<f32> {
     let first = if layout.packing.granularity == Granularity::Tensor { 0 } else { row * layout.n_blocks };
-    let codes = &bytes[row * layout.pitch_bytes..][..layout.pitch_bytes];
-    let code = |col: usize| match layout.packing.bits {
-        4 => (codes[col / 2] << (4 * (1 - col % 2))).cast_signed() >> 4,
-        _ => codes[col].cast_signed(),
-    };
+    let mut codes = vec![0; layout.n_cols];
+    layout.read_row(bytes, row, &mut codes);
     let scales: Vec<(f32, i16)> = (0..layout.n_blocks).map(|block| scale_at(layout, bytes, first + block)).collect();
     let value = |code: i8, (scale, zero): (f32, i16)| f32::from(i16::from(code) - zero) * scale;
-    (0..layout.n_cols).map(|col| value(code(col), scales[col / layout.unit_cols.max(1)])).collect()
+    codes.iter().enumerate().map(|(col, code)| value(*code, scales[col / layout.unit_cols.max(1)])).collect()
 }

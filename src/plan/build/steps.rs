@@ -1,7 +1,8 @@
 //! Nodes as steps: dispatches in the order of groups, each with a barrier before it where it touches what others
 //! touched since the last one.
 
-use super::{Dispatch, Part, PlanError, Planned, Step, slot_bytes};
+use super::part::{Part, Planned};
+use super::{Dispatch, PlanError, Step, slot_bytes};
 use crate::ir::{NodeId, ValueId};
 use crate::kernels::{self, KernelCall, Operand};
 use crate::program::{FAULT_BYTES, HostStep, IndexCheck, Region, ResultSlice};

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
-from . import _nyxc
+from . import _nyxc, notebook
 from .errors import UsageError
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 Model = Union[str, "os.PathLike[str]", bytes, Any]
 Size = Union[int, str]
 Dim = Union[int, Tuple[int, int], str]
+Calibration = Union[str, "os.PathLike[str]", Iterable[Mapping[str, Any]]]
 
 
 class Difference(NamedTuple):
@@ -29,6 +31,21 @@ class Difference(NamedTuple):
 
     def __str__(self) -> str:
         return self.text
+
+    def _repr_html_(self) -> str:
+        return notebook.text(self.text)
+
+
+@contextlib.contextmanager
+def _whole(path: str) -> Iterator[str]:
+    """A path beside ``path`` to write to, renamed to it in the end: no half-written file is left."""
+    beside = f"{path}.{os.getpid()}.part"
+    try:
+        yield beside
+        os.replace(beside, path)
+    finally:
+        if os.path.exists(beside):
+            os.remove(beside)
 
 
 def _model(model: Model) -> Any:
@@ -57,7 +74,8 @@ def _options(
     precision: Optional[Mapping[str, str]] = None, target: Any = "auto", policy: str = "budget",
     formats: Sequence[str] = (), block_size: Optional[int] = None, reserve: Size = 0,
     constants: Optional[Mapping[str, Any]] = None, initializers: str = "auto", allow_host: bool = True,
-    check_indices: bool = True, threads: int = 0,
+    check_indices: bool = True, threads: int = 0, calibration: Optional[Calibration] = None,
+    calibration_samples: int = 128,
 ) -> Dict[str, Any]:
     if isinstance(target, Mapping):
         target = json.dumps(target)
@@ -66,7 +84,7 @@ def _options(
         "budget": None if budget is None else str(budget), "reserve": str(reserve), "target": str(target),
         "policy": policy, "precision": [f"{pattern}={fmt}" for pattern, fmt in (precision or {}).items()],
         "formats": list(formats), "block_size": block_size, "allow_host": allow_host, "check_indices": check_indices,
-        "n_threads": threads,
+        "n_threads": threads, "calibration": calibration, "calibration_samples": calibration_samples,
     }
 
 
@@ -93,15 +111,33 @@ class Program:
 
     def save(self, path: Union[str, "os.PathLike[str]"]) -> None:
         """Writes a ``.nyx`` file: beside its place first, then renamed, so that no half-written file is left."""
+        with _whole(os.fspath(path)) as beside, open(beside, "wb") as file:
+            file.write(self.to_bytes())
+
+    def export_onnx(self, path: Union[str, "os.PathLike[str]"], style: str = "qdq") -> None:
+        """Writes the quantized model as ONNX, which computes what the program does: weights as codes and scales.
+
+        ``style`` is ``"qdq"`` (DequantizeLinear by blocks, plain ONNX of opset 21) or ``"matmulnbits"``
+        (``com.microsoft.MatMulNBits`` and ``GatherBlockQuantized`` where these can say it). A model of 2 GiB has its
+        data in ``PATH.data`` beside it.
+
+        Raises:
+            UsageError: the program was read from a ``.nyx`` file, which holds kernels and no model.
+            ModelError: a node has no form in ONNX, as states.
+        """
         path = os.fspath(path)
-        beside = f"{path}.{os.getpid()}.part"
-        try:
-            with open(beside, "wb") as file:
-                file.write(self.to_bytes())
-            os.replace(beside, path)
-        finally:
-            if os.path.exists(beside):
-                os.remove(beside)
+        exported = _nyxc.export(self._program, style)
+        data = f"{os.path.basename(path)}.data" if exported.needs_data_file else None
+        if data is not None:
+            with _whole(os.path.join(os.path.dirname(path), data)) as beside:
+                exported.write_data(beside)
+        with _whole(path) as beside:
+            exported.write(beside, data)
+
+    @property
+    def entries(self) -> List[str]:
+        """The names of what can be called: ``["main"]``, or those of a module's entries."""
+        return self._program.entries()
 
     def to_bytes(self) -> bytes:
         """The bytes of a ``.nyx`` file."""
@@ -154,17 +190,7 @@ class Program:
         return f"<nyxc.Program {self.report['model']} for {self.report['target']}: {peak} of {budget} bytes>"
 
     def _repr_html_(self) -> str:
-        from html import escape
-
-        cells = ("name", "op", "format", "where", "weight_bytes", "reason")
-        head = "".join(f"<th>{cell}</th>" for cell in cells)
-        rows = "".join(
-            "<tr>" + "".join(f"<td>{escape(str(node[cell]))}</td>" for cell in cells) + "</tr>"
-            for node in self.report["nodes"])
-        ledger = ", ".join(f"{kind} {size:,}" for kind, size in self.ledger.items() if size)
-        return (f"<p><b>{escape(self.report['model'])}</b> for {escape(self.report['target'])}: "
-                f"{self.planned_peak_bytes:,} of {self.report['budget_bytes']:,} bytes ({escape(ledger)}); "
-                f"predicted error {self.predicted_error:.3g}</p><table><tr>{head}</tr>{rows}</table>")
+        return notebook.program(self.report)
 
 
 def compile(  # noqa: A001 - the command's name
@@ -172,13 +198,15 @@ def compile(  # noqa: A001 - the command's name
     precision: Optional[Mapping[str, str]] = None, target: Any = "auto", policy: str = "budget",
     formats: Sequence[str] = (), block_size: Optional[int] = None, reserve: Size = 0,
     constants: Optional[Mapping[str, Any]] = None, initializers: str = "auto", allow_host: bool = True,
-    check_indices: bool = True, threads: int = 0, pipeline: Optional["Pipeline"] = None,
+    check_indices: bool = True, threads: int = 0, calibration: Optional[Calibration] = None,
+    calibration_samples: int = 128, pipeline: Optional["Pipeline"] = None,
     progress: Union[bool, Callable[[str, int, int], Any]] = False,
 ) -> Program:
     """Compiles an ONNX model into a program that fits a budget.
 
     Args:
-        model: a path, the bytes of the file, or an ``onnx.ModelProto``.
+        model: a path, the bytes of the file, or an ``onnx.ModelProto``; the path of a ``.nyxir`` file, which may hold
+            several entries over shared states.
         budget: peak device bytes of load and run: an integer, a size (``"7G"``, ``"512M"``), ``"min"``, ``"max"``, or
             ``"50%"`` of the way from min to max; 90 % of the target's heap if ``None``.
         dims: sizes of symbolic dimensions: ``{"batch": 8, "seq": (1, 512), "total": "past+seq", "image.2": 224}``.
@@ -193,6 +221,10 @@ def compile(  # noqa: A001 - the command's name
         allow_host: whether nodes may run on the host where no kernel covers them.
         check_indices: whether indices are held against their axes while the program runs.
         threads: 0 for one a core. The program does not depend on it.
+        calibration: samples of the model's inputs, by which weights of products are quantized (GPTQ): an iterable of
+            dictionaries of arrays (a generator is read one dictionary at a time), a ``.npz`` file, a folder of these,
+            or a ``.txt`` file that lists them. Arrays are as the inputs, or have a first axis more for several samples.
+        calibration_samples: samples that are read at most.
         pipeline: passes of one's own (:class:`nyxc.Pipeline`).
         progress: ``True`` for lines on standard error, or a function of ``(stage, done, of)``.
 
@@ -204,7 +236,8 @@ def compile(  # noqa: A001 - the command's name
     options = _options(
         budget=budget, dims=dims, precision=precision, target=target, policy=policy, formats=formats,
         block_size=block_size, reserve=reserve, constants=constants, initializers=initializers, allow_host=allow_host,
-        check_indices=check_indices, threads=threads)
+        check_indices=check_indices, threads=threads, calibration=calibration,
+        calibration_samples=calibration_samples)
     told = _progress(progress)
     own = [] if pipeline is None else pipeline._own
     program, defaulted = _nyxc.compile(_model(model), options, own, told)
@@ -259,7 +292,8 @@ def frontier(
     the outputs of all runs in f32 and those of the program, each a list with one list of arrays a run, and gives a
     number. Budgets at which nothing fits are left out.
 
-    Returns points in the order of ``budgets``; ``options`` are those of :func:`compile`.
+    Returns points in the order of ``budgets``; ``options`` are those of :func:`compile`, ``calibration`` among them:
+    give it other samples than ``inputs``, or the score is of what was fitted.
     """
     from .errors import OverBudget
     from .session import InferenceSession
@@ -272,7 +306,11 @@ def frontier(
         session = InferenceSession(program, device=device)
         return [session.run(None, one) for one in runs]
 
-    reference = outputs(compile(model, "max", **{**options, "policy": "uniform:f32"}))
+    samples = options.get("calibration")
+    if samples is not None and not isinstance(samples, (str, os.PathLike)):
+        # Each budget reads them anew.
+        options["calibration"] = list(samples)
+    reference = outputs(compile(model, "max", **{**options, "policy": "uniform:f32", "calibration": None}))
     points = []
     for budget in budgets:
         try:

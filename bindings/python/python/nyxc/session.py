@@ -41,12 +41,15 @@ class NodeArg:
 
 
 class ModelMetadata:
-    """What a session knows of its model."""
+    """What a session knows of its model: what the file says, of a program the name of its graph."""
 
-    def __init__(self, graph_name: str) -> None:
-        self.graph_name, self.producer_name, self.domain, self.description = graph_name, "nyxc", "", ""
-        self.graph_description, self.version = "", 0
-        self.custom_metadata_map: Dict[str, str] = {}
+    def __init__(
+        self, graph_name: str, producer_name: str = "nyxc", domain: str = "", version: int = 0, description: str = "",
+        custom_metadata_map: Optional[Mapping[str, str]] = None,
+    ) -> None:
+        self.graph_name, self.producer_name, self.domain, self.version = graph_name, producer_name, domain, version
+        self.description, self.graph_description = description, ""
+        self.custom_metadata_map: Dict[str, str] = dict(custom_metadata_map or {})
 
 
 class SessionOptions:
@@ -117,7 +120,8 @@ class InferenceSession:
             if options:
                 raise UsageError(f"{', '.join(sorted(options))}: for models; a program is compiled already")
             self._fixed = _Loaded(program, self._device)
-            self._inputs, self._outputs, self._graph_name = *_ports(program), program.report["model"]
+            self._inputs, self._outputs = _ports(program)
+            self._about = ModelMetadata(program.report["model"])
             return
         if not _nyxc.CAN_COMPILE:
             raise UsageError("this build runs programs (.nyx) and compiles no models: install nyxc")
@@ -130,9 +134,8 @@ class InferenceSession:
 
     def _describe(self) -> None:
         """Inputs and outputs as the model states them; a model without open sizes is compiled now."""
-        described = _nyxc.describe(self._model)
-        name, inputs, outputs = described
-        self._graph_name = name
+        about, inputs, outputs = _nyxc.describe(self._model)
+        self._about = ModelMetadata(**about)
         self._inputs = [NodeArg(*row) for row in inputs]
         self._outputs = [NodeArg(*row) for row in outputs]
         is_open = any(isinstance(size, str) for port in self._inputs for size in port.shape)
@@ -178,6 +181,30 @@ class InferenceSession:
         outputs, _, _ = self._loaded_for(input_feed).session.run(dict(input_feed), _names(output_names))
         return outputs
 
+    def entry(self, name: str) -> "Entry":
+        """What can be called under this name, of a program of several entries over the same states.
+
+        Raises:
+            KeyError: the program has no such entry.
+            UsageError: the session is of a model whose sizes are open, which has one program for each.
+        """
+        return Entry(self._one("entry"), name)
+
+    def reset(self) -> None:
+        """Makes all states what they were before the first run."""
+        self._one("reset").session.reset()
+
+    def bind(self, entry: Optional[str] = None) -> "Binding":
+        """Calls of an entry, the first where none is named, some of whose tensors stay on the device."""
+        loaded = self._one("bind")
+        return Binding(loaded, loaded.program.entries[0] if entry is None else entry)
+
+    def _one(self, what: str) -> _Loaded:
+        """The only program of the session."""
+        if self._fixed is None:
+            raise UsageError(f"{what}: this model is compiled anew for other sizes; give dims=, or compile it")
+        return self._fixed
+
     def get_inputs(self) -> List[NodeArg]:
         """The inputs, in order."""
         return list(self._inputs)
@@ -193,7 +220,7 @@ class InferenceSession:
 
     def get_modelmeta(self) -> ModelMetadata:
         """What is known of the model."""
-        return ModelMetadata(self._graph_name)
+        return self._about
 
     @property
     def program(self) -> Optional[Program]:
@@ -220,6 +247,99 @@ class InferenceSession:
         """The most device memory held so far, in bytes; 0 on the CPU reference."""
         every = [self._fixed] if self._fixed is not None else list(self._loaded.values())
         return sum(loaded.session.measured_peak_bytes for loaded in every)
+
+
+class Entry:
+    """An entry of a loaded program: made by :meth:`InferenceSession.entry`.
+
+    >>> decode = session.entry("decode")
+    >>> logits, = decode.run(None, {"token": token})
+    """
+
+    def __init__(self, loaded: _Loaded, name: str) -> None:
+        self._session, self.name = loaded.session, name
+        self._inputs, self._outputs = _ports(loaded.program, name)
+
+    def run(self, output_names: Optional[Sequence[str]], input_feed: Mapping[str, Any]) -> List[Any]:
+        """Runs once, as :meth:`InferenceSession.run`. States keep what the run stored."""
+        outputs, _, _ = self._session.run(dict(input_feed), _names(output_names), self.name)
+        return outputs
+
+    def get_inputs(self) -> List[NodeArg]:
+        """The inputs, in order."""
+        return list(self._inputs)
+
+    def get_outputs(self) -> List[NodeArg]:
+        """The outputs, in order."""
+        return list(self._outputs)
+
+
+class DeviceTensor:
+    """An output that stays where a session runs, and counts against its budget while this lives.
+
+    A run writes it where :meth:`Binding.keep` says so, others read it where :meth:`Binding.give` does.
+    """
+
+    def __init__(self, tensor: Any, name: str) -> None:
+        self._tensor, self.name = tensor, name
+
+    @property
+    def type(self) -> Optional[str]:
+        """Its type, as ``"tensor(float)"``; ``None`` before a run wrote it."""
+        known = self._tensor.ty
+        return None if known is None else _onnx_type(known[0])
+
+    @property
+    def shape(self) -> Optional[List[int]]:
+        """Its sizes; ``None`` before a run wrote it."""
+        known = self._tensor.ty
+        return None if known is None else list(known[1])
+
+    def __repr__(self) -> str:
+        return f"DeviceTensor(name={self.name!r}, type={self.type!r}, shape={self.shape})"
+
+
+class Binding:
+    """Calls of an entry some of whose tensors stay on the device: made by :meth:`InferenceSession.bind`.
+
+    >>> first = session.bind("encode")
+    >>> hidden = first.keep("hidden")
+    >>> first.run(None, {"ids": ids})            # "hidden" is not copied to the host
+    >>> logits, = session.bind("head").give("x", hidden).run(None, {})
+    """
+
+    def __init__(self, loaded: _Loaded, entry: str) -> None:
+        self._session, self.entry = loaded.session, entry
+        inputs, outputs = _ports(loaded.program, entry)
+        self._ports = {"input": [port.name for port in inputs], "output": [port.name for port in outputs]}
+        self._given: Dict[str, DeviceTensor] = {}
+        self._kept: Dict[str, DeviceTensor] = {}
+
+    def _known(self, what: str, name: str) -> None:
+        if name not in self._ports[what]:
+            raise UsageError(f"entry {self.entry!r} has no {what} {name!r}; it has {self._ports[what]}")
+
+    def keep(self, output: str, tensor: Optional[DeviceTensor] = None) -> DeviceTensor:
+        """Keeps an output on the device, in ``tensor`` or a new one, which is returned. Runs do not return it."""
+        self._known("output", output)
+        if tensor is None:
+            tensor = DeviceTensor(self._session.tensor(output, self.entry), output)
+        self._kept[output] = tensor
+        return tensor
+
+    def give(self, input: str, tensor: DeviceTensor) -> "Binding":  # noqa: A002 - what it is
+        """Takes an input from the device. Returns the binding itself."""
+        self._known("input", input)
+        self._given[input] = tensor
+        return self
+
+    def run(self, output_names: Optional[Sequence[str]], input_feed: Mapping[str, Any]) -> List[Any]:
+        """Runs once on arrays for the inputs that are not given on the device, and gives the outputs that are not kept
+        there, all of them for ``None``."""
+        given = [(name, tensor._tensor) for name, tensor in self._given.items()]
+        kept = [(name, tensor._tensor) for name, tensor in self._kept.items()]
+        outputs, _, _ = self._session.run(dict(input_feed), _names(output_names), self.entry, given, kept)
+        return outputs
 
 
 def _names(names: Optional[Sequence[str]]) -> Optional[List[str]]:
@@ -259,12 +379,12 @@ def _bytes_or_path(source: Any) -> Any:
     return _model(source)
 
 
-def _ports(program: Program) -> Tuple[List[NodeArg], List[NodeArg]]:
+def _ports(program: Program, entry: Optional[str] = None) -> Tuple[List[NodeArg], List[NodeArg]]:
     def one(row: Tuple[str, str, List[Tuple[Optional[int], str]]]) -> NodeArg:
         name, dtype, dims = row
         return NodeArg(name, dtype, [text if known is None else known for known, text in dims])
 
-    inputs, outputs, _ = program._program.ports(None)
+    inputs, outputs, _ = program._program.ports(entry)
     return [one(row) for row in inputs], [one(row) for row in outputs]
 
 
