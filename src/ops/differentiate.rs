@@ -6,8 +6,8 @@
 //! has a derivative. Gains are written in core operators and those of ONNX, at any level of the graph, and can be
 //! differentiated again.
 //!
-//! Codes are the one kind of integers on the way: quantization counts as what it rounds (straight-through), so that what
-//! codes gain is a float for each of them.
+//! Codes are the one kind of integers on the way: quantization has the derivative of what it rounds (straight-through),
+//! so that what codes gain is a float for each of them.
 
 use crate::ir::expr::build::arg;
 use crate::ir::{Attrs, Class, Differentiate, Dim, Edit, Expand, Gains, Op, OpError, TensorType, Val};

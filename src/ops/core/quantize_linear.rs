@@ -311,7 +311,8 @@ fn spread_gains(d: &mut Differentiate<'_, '_>, of_x: Expr, of_scale: Expr) -> Re
     Ok(Gains::Are(parts))
 }
 
-/// Straight through the rounding: a code within the range gains what `x / scale` does, and one that was cut off nothing.
+/// Straight through the rounding: a code within the range gains what `x / scale` does, and one that was saturated
+/// nothing.
 fn gradient_quantize(d: &mut Differentiate<'_, '_>) -> Result<Gains, OpError> {
     let dtype = d.outputs[0].dtype;
     let ratio = arg(1) / arg(2);
