@@ -14,13 +14,20 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const BLOCK_4: Packing = Packing { coding: Coding::I4, granularity: Granularity::Block(32), scale: ScaleType::F16 };
 
-/// Every packing that may be an operand, one block each.
+/// Packings that may be an operand: every scale of codes that are integers as they lie, one block each, and of the other
+/// codings, whose scales are read by the same text, with a block and with a zero point a row.
 fn packings() -> Vec<Storage> {
     let granularities = [Granularity::Block(32), Granularity::Row, Granularity::Tensor];
-    let all = Coding::ALL.into_iter().flat_map(|coding| granularities.into_iter().map(move |g| (coding, g)));
     let scales = [ScaleType::F16, ScaleType::F32, ScaleType::F16Zero, ScaleType::F32Zero];
-    all.flat_map(|(coding, granularity)| scales.map(|scale| Storage::Packed(Packing { coding, granularity, scale })))
-        .collect()
+    let all = granularities.into_iter().flat_map(|granularity| scales.map(|scale| (granularity, scale)));
+    let some = [(Granularity::Block(32), ScaleType::F16), (Granularity::Row, ScaleType::F32Zero)];
+    let of = |coding: Coding| -> Vec<_> {
+        if matches!(coding, Coding::I4 | Coding::I8) { all.clone().collect() } else { some.to_vec() }
+    };
+    let packed = |coding| {
+        of(coding).into_iter().map(move |(granularity, scale)| Storage::Packed(Packing { coding, granularity, scale }))
+    };
+    Coding::ALL.into_iter().flat_map(packed).collect()
 }
 
 /// The layouts that an operand of a template may have.
