@@ -165,7 +165,7 @@ fn usage_errors_exit_with_2() {
         &["--budget", "7X"],
         &["--budget", "-1"],
         &["--block-size", "33"],
-        &["--policy", "uniform:w5a16"],
+        &["--policy", "uniform:w7a16"],
         &["--policy", "generous"],
         &["--formats", "f32,f99"],
         &["--target", "no-such-target"],
