@@ -362,7 +362,8 @@ mod tests {
             let (format, chosen) = assigned(&Settings { budget_bytes: Some(bytes), ..free.clone() });
             assert!(format.starts_with("w4") && format.ends_with(&format!(":{block}")), "{block}: {format}");
             assert!(chosen <= bytes, "{chosen} {bytes}");
-            // Twelve ways to store integers, the ten of other blocks beside the default on fewer weights, and f16 and f32.
+            // Twelve ways to store integers, the ten of other blocks beside the default on fewer weights, and f16 and
+            // f32.
             assert!(n_measured == 0 || n_measured == free.errors.n_measured(), "{n_measured}");
             n_measured = free.errors.n_measured();
         }

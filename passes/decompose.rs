@@ -81,7 +81,7 @@ fn uncheck(graph: &Graph, edit: &mut Edit<'_>, id: NodeId) -> Result<Val, OpErro
     {
         return Ok(Val::Old(indices));
     }
-    let Some(op) = graph.node(id).op() else { return Err(OpError::unsupported("only operators check")) };
+    let Some(op) = graph.node(id).op() else { return Err(OpError::Bug("only operators check")) };
     let inputs = operands.into_iter().map(|v| v.map(Val::Old)).collect();
     let outputs = graph.node(id).outputs.iter().map(|v| v.ty.clone()).collect();
     edit.on_behalf_of(id);

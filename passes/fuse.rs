@@ -273,7 +273,7 @@ impl Group {
                 edit.add_all(Op::new(op.def, attrs), &operands, graph.node(self.root).outputs.len())
                     .map_err(edit_error)?[0]
             }
-            (None, None) => return Err(OpError::unsupported("an empty group")),
+            (None, None) => return Err(OpError::Bug("an empty group")),
         };
         let mut origin: Vec<String> = Vec::new();
         for member in self.members.iter().rev() {

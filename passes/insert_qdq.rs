@@ -236,7 +236,7 @@ impl Work<'_> {
         if let Some(&narrow) = self.narrowed.get(&value) {
             return Ok(narrow);
         }
-        let tensor = self.graph.constant(value).ok_or_else(|| OpError::unsupported("what is no constant as f16"))?;
+        let tensor = self.graph.constant(value).ok_or(OpError::Bug("what is no constant as f16"))?;
         let (own, ty) = (tensor.clone(), tensor.ty().with_dtype(DType::F16));
         let narrow =
             Tensor::deferred(ty, "f16", &[tensor], move || Tensor::from_f32s(DType::F16, &own.dims(), &own.to_f32s()?));
@@ -285,7 +285,7 @@ impl Work<'_> {
         let plain = match parts[..] {
             [part] => part,
             _ => {
-                let def = ops::registry().by_onnx("Concat").ok_or_else(|| OpError::unsupported("Concat"))?;
+                let def = ops::registry().by_onnx("Concat").ok_or(OpError::Bug("the registry lacks Concat"))?;
                 self.add_named(def, Attrs::new().with_int("axis", 0), &parts, &format!("{name}.joined"))?
             }
         };
@@ -321,7 +321,7 @@ impl Work<'_> {
                 let shape = self
                     .edit
                     .add_named_const(&format!("{name}.shape"), Tensor::from_i64s(DType::I64, &[dims.len()], &dims)?);
-                let def = ops::registry().by_onnx("Reshape").ok_or_else(|| OpError::unsupported("Reshape"))?;
+                let def = ops::registry().by_onnx("Reshape").ok_or(OpError::Bug("the registry lacks Reshape"))?;
                 let filters = self.add_named(def, Attrs::new(), &[plain, shape], &format!("{name}.r"))?;
                 self.as_operand(filters, found, &format!("{name}.t"))
             }

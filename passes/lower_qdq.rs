@@ -88,6 +88,18 @@ mod tests {
     }
 
     #[test]
+    fn codes_that_are_floats_stay() {
+        let text = "graph g core
+  %x = input : f32[2,3]
+  %s = const [0.5] : f32[]
+  %z = const [0.0] : f8e4m3[]
+  %q = quantize_linear(%x, %s, %z) : f8e4m3[2,3]
+  output %q
+";
+        stays("lower_qdq", text);
+    }
+
+    #[test]
     fn constants_are_computed() {
         let text = "graph g core
   %x = input : f32[3]

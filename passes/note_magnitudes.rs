@@ -1,9 +1,11 @@
 //! Takes the search for the largest magnitude out of quantization: kernels note it as they store their results.
 //!
-//! Looks for `quantize_packed` with one scale for a tensor, gives it the `magnitude` of the tensor as an operand, one
-//! for all that quantize the same elements, and where every reader can make codes as it loads floats, says so
-//! (`on_load`). Equal because the scale is a function of that magnitude, and codes are a function of scale and element.
-//! Refuses constants, and rows with a scale each.
+//! Looks for `quantize_packed` with one scale for a tensor. Adds a node `magnitude` (the bits of an f32 in an i32
+//! scalar) of the value before views, one for all that quantize the same elements, and gives it to `quantize_packed` as
+//! its second operand. Always writes `on_load`: 1 where the value is no state and every reader is a kernel that makes
+//! codes as it loads floats (`kernels::quantizes_on_load`: convolutions on matrices, of vectors of channels), otherwise
+//! 0. Equal because the scale is a function of that magnitude, and codes are a function of scale and element. Refuses
+//! constants, and rows with a scale each.
 
 use super::axis_orders::source_of_transposition;
 use super::{Context, Pass, PassError, at};
@@ -83,7 +85,7 @@ mod tests {
     use crate::ir::packed::{Granularity, Packing, pack};
     use crate::ir::{Attrs, DType, Expr, Graph, Level, Op, Shape, Tensor, TensorType};
     use crate::ops::core::{conv, quantize_packed};
-    use crate::passes::testing::{check_on, stays_on};
+    use crate::passes::testing::{check_graph_on, check_on, stays_on};
     use crate::passes::{Context, Pass, Settings};
     use crate::targets::Target;
 
@@ -142,6 +144,22 @@ mod tests {
         // channels, which make no vectors.
         assert_eq!(dispatches(16).iter().sum::<usize>(), 3);
         assert_eq!(dispatches(3).iter().sum::<usize>(), 4);
+    }
+
+    #[test]
+    fn a_convolution_on_matrices_reads_floats() {
+        let after = check_graph_on("h200", "note_magnitudes", chain(16), "convolutions").to_string();
+        assert_eq!(after.matches("magnitude(").count(), 2, "{after}");
+    }
+
+    #[test]
+    fn constants_stay() {
+        let text = "graph g kernel
+  %c = const [0.5,-1.0,0.25,2.0] : f32[1,4]
+  %q = quantize_packed(%c) {granularity=\"tensor\"} : i8<t:f32>[1,4]
+  output %q
+";
+        stays_on("h200", "note_magnitudes", text);
     }
 
     #[test]

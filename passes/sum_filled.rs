@@ -1,9 +1,11 @@
 //! Sums rows instead of multiplying them with a matrix that holds one number throughout.
 //!
-//! Looks for a MatMul, or a Gemm without transA, whose right operand is a ConstantOfShape that was
-//! too large to become a constant. Equal because each element of a row of the product is the sum of the row of the left
-//! operand times that number; only the order of the sum differs. Refuses where a size is not known, and leaves
-//! constants alone: their data may be anything, and they can be packed.
+//! Looks for a MatMul, or a Gemm without transA, whose right operand is a ConstantOfShape that was too large to become
+//! a constant. Writes `mul` of the left operand by the number (alpha in it), `reduce_sum` over the last axis, `expand`
+//! to the shape of the product, and `add` of C, which a `mul` by beta precedes unless beta is 1. It multiplies first,
+//! since a sum without the factor may be beyond f16. Equal because each element of a row of the product is the sum of
+//! the row of the left operand times that number; only the order of the sum differs. Refuses where a size is not known,
+//! operands that are no matrices, and constants: their data may be anything, and they can be packed.
 
 use super::{Context, Pass, PassError, at};
 use crate::ir::{Attr, Attrs, DType, Edit, Graph, NodeId, NodeKind, Op, OpError, Patch, Tensor, Val, ValueId};
@@ -67,7 +69,7 @@ impl Product {
 
     fn emit(self, edit: &mut Edit<'_>) -> Result<Val, OpError> {
         let add = |edit: &mut Edit<'_>, onnx: &str, attrs: Attrs, operands: &[Val]| {
-            let def = ops::registry().by_onnx(onnx).ok_or_else(|| OpError::unsupported(onnx))?;
+            let def = ops::registry().by_onnx(onnx).ok_or(OpError::Bug("the registry lacks an operator of ONNX"))?;
             edit.add(Op::new(def, attrs), operands).map_err(|e| OpError::Edit(Box::new(e)))
         };
         // Each element first, as in the product: a sum without the factor might be beyond f16.
@@ -132,5 +134,22 @@ mod tests {
     fn a_transposed_left_operand_stays() {
         let text = graph("%y = gemm(%x, %w) {transA=1} : f32[3,4]", "[2,4]");
         stays("sum_filled", &text);
+    }
+
+    #[test]
+    fn a_bias_is_multiplied_by_beta() {
+        let text = graph("%y = gemm(%x, %w, %c) {beta=0.5f, transB=1} : f32[2,4]", "[4,3]");
+        let after = check("sum_filled", &text, "beta").to_string();
+        assert!(!after.contains("gemm(") && after.matches("mul(").count() == 2, "{after}");
+    }
+
+    #[test]
+    fn unknown_sizes_constants_and_vectors_stay() {
+        let known = graph("%y = matmul(%x, %w) : f32[2,4]", "[3,4]");
+        stays("sum_filled", &known.replace("[2,3]", "[n,3]").replace("[2,4]", "[n,4]"));
+        let filled = "constant_of_shape(%shape) {value=const [0.5] : f32[1]} : f32[3,4]";
+        let constant = format!("const [{}] : f32[3,4]", ["0.5"; 12].join(","));
+        stays("sum_filled", &known.replace("  %shape = const [3,4] : i64[2]\n", "").replace(filled, &constant));
+        stays("sum_filled", &known.replace("f32[2,3]", "f32[3]").replace("f32[2,4]", "f32[4]"));
     }
 }

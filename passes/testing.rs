@@ -19,7 +19,12 @@ pub(crate) fn check(pass: &str, text: &str, case: &str) -> Graph {
 
 /// The same for another target.
 pub(crate) fn check_on(target: &str, pass: &str, text: &str, case: &str) -> Graph {
-    check_for(&Target::shipped(target).unwrap(), pass, read(text), case, &Settings::default())
+    check_graph_on(target, pass, read(text), case)
+}
+
+/// The same with a graph of the caller's.
+pub(crate) fn check_graph_on(target: &str, pass: &str, graph: Graph, case: &str) -> Graph {
+    check_for(&Target::shipped(target).unwrap(), pass, graph, case, &Settings::default())
 }
 
 /// Runs one pass with default settings, which must change nothing.

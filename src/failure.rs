@@ -12,10 +12,16 @@
 //! assert_eq!((failure.kind, failure.kind.exit_code()), (FailureKind::Usage, 2));
 //! ```
 
+use crate::assign::AssignError;
+#[cfg(feature = "codegen")]
+use crate::codegen::CodegenError;
 use crate::export::ExportError;
 use crate::import::ImportError;
 use crate::ir::OpError;
+use crate::kernels::KernelError;
 use crate::passes::{OverBudget, PassError, PipelineError};
+use crate::plan::PlanError;
+use crate::plan::arena::ArenaError;
 use crate::program::file::FileError;
 #[cfg(feature = "runtime")]
 use crate::runtime::RuntimeError;
@@ -254,9 +260,48 @@ impl From<CompileError> for Failure {
             CompileError::Unknown { .. } => Failure::usage(error),
             CompileError::Pipeline(error) => error.into(),
             CompileError::Pass(error) => error.into(),
+            CompileError::Plan(error) => error.into(),
             CompileError::Threads(_) => Failure::host(chain(&error)),
+            CompileError::Codegen { source: CodegenError::Compiler { .. }, .. } => {
+                Failure::new(FailureKind::Compile, chain(&error))
+            }
+            // All others are bugs of the planner.
+            CompileError::Codegen { .. } => Failure::new(FailureKind::Bug, chain(&error)),
             other => Failure::new(FailureKind::Compile, chain(&other)),
         }
+    }
+}
+
+impl From<PlanError> for Failure {
+    fn from(error: PlanError) -> Failure {
+        match error {
+            PlanError::Kernel(error) => error.into(),
+            PlanError::Arena(ArenaError::Overflow { .. }) => Failure::new(FailureKind::Compile, error),
+            PlanError::Arena(_) | PlanError::Unplaced { .. } => Failure::new(FailureKind::Bug, error),
+            other => Failure::new(FailureKind::Compile, chain(&other)),
+        }
+    }
+}
+
+impl From<KernelError> for Failure {
+    fn from(error: KernelError) -> Failure {
+        let kind = match error {
+            KernelError::Mismatch { .. } => FailureKind::Bug,
+            _ => FailureKind::Compile,
+        };
+        let (KernelError::Unsupported { node, .. }
+        | KernelError::OverLimit { node, .. }
+        | KernelError::TooLarge { node, .. }
+        | KernelError::Mismatch { node, .. }) = &error;
+        Failure::new(kind, &error).in_node(node)
+    }
+}
+
+/// The kind of an operator's error: `otherwise`, where the error itself does not tell.
+fn kind_of(error: &OpError, otherwise: FailureKind) -> FailureKind {
+    match error {
+        OpError::Bug(_) => FailureKind::Bug,
+        _ => otherwise,
     }
 }
 
@@ -277,7 +322,11 @@ impl From<PassError> for Failure {
         match error {
             PassError::OverBudget(over) => (*over).into(),
             PassError::Pin(_) => Failure::usage(chain(&error)),
-            PassError::Op { ref node, .. } => Failure::new(FailureKind::Pass, chain(&error)).in_node(node),
+            PassError::Op { ref node, ref source } | PassError::Assign(AssignError::Score { ref node, ref source }) => {
+                Failure::new(kind_of(source, FailureKind::Pass), chain(&error)).in_node(node)
+            }
+            PassError::Plan(error) => error.into(),
+            PassError::Lowering(error) => (*error).into(),
             other => Failure::new(FailureKind::Pass, chain(&other)),
         }
     }
@@ -314,6 +363,10 @@ impl From<CpuError> for Failure {
     fn from(error: CpuError) -> Failure {
         match &error {
             CpuError::Op { node, source: OpError::Index(_) } => Failure::new(FailureKind::Index, &error).in_node(node),
+            CpuError::Op { node, source } => {
+                Failure::new(kind_of(source, FailureKind::Program), chain(&error)).in_node(node)
+            }
+            CpuError::Count { node, .. } => Failure::new(FailureKind::Program, chain(&error)).in_node(node),
             _ => Failure::new(FailureKind::Program, chain(&error)),
         }
     }
@@ -386,7 +439,7 @@ impl From<SessionError> for Failure {
             #[cfg(feature = "runtime")]
             SessionError::Runtime(error) => error.into(),
             SessionError::Input(error) => error.into(),
-            SessionError::Port { .. } => Failure::usage(chain(&error)),
+            SessionError::Port { .. } | SessionError::Elsewhere { .. } => Failure::usage(chain(&error)),
             other => Failure::device(chain(&other)),
         }
     }
@@ -425,6 +478,38 @@ mod tests {
             Failure::from(pass(PassError::Op { node: "n".to_owned(), source: OpError::Unsupported("x".to_owned()) }));
         assert_eq!((failure.kind, failure.node.as_deref()), (FailureKind::Pass, Some("n")));
         assert!(failure.message.starts_with("fuse: "), "{failure}");
+    }
+
+    #[test]
+    fn blame_and_node_survive_what_wraps_them() {
+        let mismatch = || KernelError::Mismatch { node: "n".to_owned(), kernel: "k".to_owned(), what: "x".to_owned() };
+        let large = KernelError::TooLarge { node: "n".to_owned(), value: "v".to_owned(), bytes: 2, limit_bytes: 1 };
+        let pass = |source| Failure::from(PipelineError::Pass { pass: "fuse".to_owned(), source });
+        let score = AssignError::Score { node: "n".to_owned(), source: OpError::Unsupported("x".to_owned()) };
+        let lowering = PipelineError::Pass {
+            pass: "decompose".to_owned(),
+            source: PassError::Op { node: "n".to_owned(), source: OpError::Bug("x") },
+        };
+        let cpu = |source| Failure::from(CpuError::Op { node: "n".to_owned(), source });
+        for (failure, kind) in [
+            (Failure::from(PlanError::Kernel(mismatch())), FailureKind::Bug),
+            (pass(PassError::Plan(PlanError::Kernel(large))), FailureKind::Compile),
+            (pass(PassError::Assign(score)), FailureKind::Pass),
+            (pass(PassError::Lowering(Box::new(lowering))), FailureKind::Bug),
+            (cpu(OpError::Unsupported("x".to_owned())), FailureKind::Program),
+            (cpu(OpError::Bug("x")), FailureKind::Bug),
+        ] {
+            assert_eq!((failure.kind, failure.node.as_deref()), (kind, Some("n")), "{failure}");
+        }
+        let failure = Failure::from(SessionError::Elsewhere { name: "x".to_owned() });
+        assert_eq!(failure.kind, FailureKind::Usage);
+    }
+
+    #[cfg(feature = "codegen")]
+    #[test]
+    fn a_key_without_a_shader_is_a_bug() {
+        let source = CodegenError::Key { kernel: "k".to_owned(), reason: "x".to_owned() };
+        assert_eq!(Failure::from(CompileError::Codegen { kernel: "k".to_owned(), source }).kind, FailureKind::Bug);
     }
 
     #[cfg(feature = "runtime")]

@@ -1,42 +1,26 @@
-//! The layering: which module may name which, held against every `crate::` path outside tests; and how wide lines are.
+//! The layering: which module may name which, held against every `crate::` path outside tests, which may name any; and
+//! how wide lines are.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// Data moves one way: each module names only what stands before it.
-const MAY_NAME: &[(&str, &[&str])] = &[
-    ("ir", &[]),
-    ("targets", &[]),
-    ("ops", &["ir", "targets"]),
-    ("quant", &["ir"]),
-    ("program", &["ir", "targets"]),
-    ("kernels", &["ir", "ops", "targets", "program"]),
-    ("import", &["ir", "ops", "targets", "program"]),
-    ("plan", &["ir", "ops", "targets", "program", "kernels"]),
-    ("assign", &["ir", "ops", "targets", "program", "quant", "kernels", "plan"]),
-    ("passes", &["ir", "ops", "targets", "program", "quant", "kernels", "plan", "assign"]),
-    ("codegen", &["ir", "ops", "targets", "kernels", "program"]),
-    ("runtime", &["ir", "targets", "program"]),
-    ("diff", &["ir", "program"]),
-    ("export", &["ir", "ops", "import"]),
-    (
-        "session",
-        &[
-            "ir", "targets", "ops", "program", "import", "quant", "kernels", "plan", "assign", "passes", "codegen",
-            "runtime", "diff",
-        ],
-    ),
-    ("failure", &["ir", "targets", "program", "import", "passes", "runtime", "export", "session"]),
-    (
-        "cli",
-        &[
-            "ir", "targets", "ops", "program", "import", "quant", "kernels", "plan", "assign", "passes", "codegen",
-            "runtime", "diff", "export", "session", "failure",
-        ],
-    ),
-];
+/// Each module with those that it may name: the table "Layers" of ARCHITECTURE.md.
+fn layers() -> BTreeMap<String, BTreeSet<String>> {
+    let page = include_str!("../ARCHITECTURE.md").split("\n## Layers\n").nth(1).unwrap();
+    let rows = page.split("\n## ").next().unwrap().lines().filter(|line| line.starts_with("| `"));
+    let mut layers = BTreeMap::new();
+    for row in rows {
+        let cells: Vec<&str> = row.split('|').collect();
+        // Names stand between backquotes: every second piece.
+        let names = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<BTreeSet<_>>();
+        for module in names(cells[1]) {
+            assert!(layers.insert(module.clone(), names(cells[2])).is_none(), "{module} has two rows");
+        }
+    }
+    layers
+}
 
 #[test]
 fn modules_name_only_what_stands_before_them() {
@@ -45,23 +29,28 @@ fn modules_name_only_what_stands_before_them() {
     for folder in ["src", "passes"] {
         read(root, &root.join(folder), &mut files);
     }
-    let mut seen = BTreeSet::new();
+    let layers = layers();
+    let mut used: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut faults = Vec::new();
     for (path, text) in files.iter().filter(|(path, _)| path != "src/lib.rs" && path != "src/main.rs") {
         let own = path.strip_prefix("src/").unwrap_or(path).split(['/', '.']).next().unwrap();
-        let Some((_, allowed)) = MAY_NAME.iter().find(|(name, _)| *name == own) else {
+        let Some(allowed) = layers.get(own) else {
             faults.push(format!("{path}: {own} is not in the table"));
             continue;
         };
-        seen.insert(own);
+        let used = used.entry(own.to_owned()).or_default();
         for (line, named) in named(text) {
-            if named != own && !allowed.contains(&named.as_str()) {
+            if named == own {
+                continue;
+            }
+            if !allowed.contains(&named) {
                 faults.push(format!("{path}:{line}: {own} names {named}"));
             }
+            used.insert(named);
         }
     }
     assert!(faults.is_empty(), "{}", faults.join("\n"));
-    assert_eq!(seen.len(), MAY_NAME.len(), "the table has modules that are gone: {seen:?}");
+    assert_eq!(used, layers, "the table has modules that are gone, or that name less");
 }
 
 /// Every source file that is no test, with its path from `root`.

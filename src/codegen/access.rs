@@ -2,10 +2,10 @@
 //! storage.
 //!
 //! For an operand `a`: `T_a` is `float` or `int`; `T_a ld_a(uint i)`; for a packed one instead `PACKED_a` (its bits in
-//! a row, 0 for others), `float value_a(uint row, uint col)`, `float scale_a(uint row, uint col)`, `ZERO_a(row, col)` (its zero
-//! point, 0 without one), `int code_a(uint row, uint col)` and `int word_a(uint row, uint word)`, which gives four
-//! codes as bytes; where `BYTES_a` is 1, codes are made of the bits of a row as [`coded`] says. For the result: `void st_y(uint i, T_y v)`, which with the flag `notes` notes the magnitude of v, of
-//! f32, too.
+//! a row, 0 for others), `float value_a(uint row, uint col)`, `float scale_a(uint row, uint col)`, `ZERO_a(row, col)`
+//! (its zero point, 0 without one), `int code_a(uint row, uint col)` and `int word_a(uint row, uint word)`, which gives
+//! four codes as bytes; where `BYTES_a` is 1, codes are made of the bits of a row as [`coded`] says. For the result:
+//! `void st_y(uint i, T_y v)`, which with the flag `notes` notes the magnitude of v, of f32, too.
 
 use crate::ir::packed::{Coding, Granularity, Packing, ScaleType};
 use crate::kernels::key::{Flag, KernelKey, Load, OperandKey, Storage, Value};
@@ -248,7 +248,8 @@ fn coded(name: &str, coding: Coding, buffer: &str) -> String {
         _ => (
             "uvec2(0u)".to_owned(),
             "uint s = (nibbles >> 3) & 0x01010101u, m = (nibbles ^ (s * 15u)) + s, b = m & (m >> 1) & 0x01010101u;\n    \
-             uint f = (m >> 2) & 0x01010101u, v = m * 11u + b + f * 3u + (f & m) * 5u + (f & (m >> 1)) * 12u + (f & b) * 5u;\n    \
+             uint f = (m >> 2) & 0x01010101u, v = m * 11u + b + f * 3u \
+             + (f & m) * 5u + (f & (m >> 1)) * 12u + (f & b) * 5u;\n    \
              return ((v + ((m >> 3) & 0x01010101u) * 39u) ^ (s * 255u)) + s;",
         ),
     };
@@ -257,8 +258,10 @@ fn coded(name: &str, coding: Coding, buffer: &str) -> String {
          uint bytes_{name}(uint nibbles, uvec2 low) {{\n    {bytes}\n}}\n\
          int code_{name}(uint row, uint col) {{\n    uint at = col & 31u;\n    \
          uvec2 low = (low_{name}(row, col >> 5) >> (at % 8u / 2u * 8u + at / 8u * 2u + at % 2u)) & 1u;\n    \
-         return bitfieldExtract(int(bytes_{name}((raw_{name}(row, col >> 3) >> (col % 8u * 4u)) & 15u, low)), 0, 8);\n}}\n\
-         int word_{name}(uint row, uint word) {{\n    uint v = (raw_{name}(row, word >> 1) >> ((word & 1u) * 16u)) & 0xffffu;\n    \
+         return bitfieldExtract(int(bytes_{name}((raw_{name}(row, col >> 3) \
+         >> (col % 8u * 4u)) & 15u, low)), 0, 8);\n}}\n\
+         int word_{name}(uint row, uint word) {{\n    \
+         uint v = (raw_{name}(row, word >> 1) >> ((word & 1u) * 16u)) & 0xffffu;\n    \
          v = (v | (v << 8)) & 0x00ff00ffu;\n    v = (v | (v << 4)) & 0x0f0f0f0fu;\n    \
          uvec2 low = low_{name}(row, word >> 3) >> ((word & 1u) * 16u + word / 2u % 4u * 2u);\n    \
          low = (low & 1u) | ((low & 2u) << 7) | ((low & 0x100u) << 8) | ((low & 0x200u) << 15);\n    \

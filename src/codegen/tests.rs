@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 const BLOCK_4: Packing = Packing { coding: Coding::I4, granularity: Granularity::Block(32), scale: ScaleType::F16 };
 
-/// Packings that may be an operand: every scale of codes that are integers as they lie, one block each, and of the other
-/// codings, whose scales are read by the same text, with a block and with a zero point a row.
+/// Packings that may be an operand: every scale of codes that are integers as they lie, one block each, and of the
+/// other codings, whose scales are read by the same text, with a block and with a zero point a row.
 fn packings() -> Vec<Storage> {
     let granularities = [Granularity::Block(32), Granularity::Row, Granularity::Tensor];
     let scales = [ScaleType::F16, ScaleType::F32, ScaleType::F16Zero, ScaleType::F32Zero];
@@ -357,10 +357,10 @@ fn compile_everywhere(keys: &[KernelKey]) -> usize {
     let targets: Vec<Target> = shipped_names().into_iter().map(|name| Target::shipped(name).unwrap()).collect();
     let mut done: BTreeMap<String, Interface> = BTreeMap::new();
     for key in keys {
-        // Every flag but this one is open to every target.
+        // Half precision, matrices, wide work groups and what a table needs are for some targets only.
         let has = |target: &&Target| {
             let needs = key.template.table().needs.iter();
-            // Variants are chosen by what a target has: `plan/kernels/gemv.rs`.
+            // Variants are chosen by what a target has: `src/kernels/gemv.rs`.
             let roomy = target.limits.max_compute_work_group_invocations >= 1024
                 && target.limits.max_compute_shared_memory_size >= 49152;
             let side = target.features.matrix_shape(MatrixTypes::F16).map_or(0, |shape| shape.m);

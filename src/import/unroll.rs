@@ -3,8 +3,8 @@
 //!
 //! A condition that is computed while the program runs is no branch: both bodies of an If are computed, and each result
 //! selected; a Loop runs as often as it may, and from the iteration at which it would have ended keeps what it carries.
-//! Bodies have no effects but their results, so that is equal. Operators that refuse indices get zeros where their body
-//! does not count, so that what nobody asked for does not end a run.
+//! Bodies have no effects but their results, so that is equal. Where a body does not count, operators that refuse
+//! indices out of range get the index zero, so that a branch that was not taken does not end a run.
 
 use super::body::{MAX_BODIES, count_nodes};
 use super::build::{Builder, Known};

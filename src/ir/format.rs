@@ -92,8 +92,8 @@ impl Format {
         Format::int(Coding::I4, Activations::I8),
     ];
 
-    /// The same format with every block and with one scale a row, where its weights are integers with the default block;
-    /// it alone where they are not. Itself comes last.
+    /// The same format with every block and with one scale a row, where its weights are integers with the default
+    /// block; it alone where they are not. Itself comes last.
     pub fn with_each_block(self) -> Vec<Format> {
         let Weights::Int { coding, granularity: own @ Granularity::Block(DEFAULT_BLOCK) } = self.weights else {
             return vec![self];

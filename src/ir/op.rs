@@ -250,6 +250,9 @@ pub enum OpError {
     OverLimit { what: &'static str, given: u64, limit: u64 },
     #[error("{0}")]
     Unsupported(String),
+    /// What no model can bring about.
+    #[error("{0} (this is a bug)")]
+    Bug(&'static str),
     #[error(transparent)]
     Index(#[from] IndexFault),
     #[error(transparent)]

@@ -1,6 +1,7 @@
 //! Products and convolutions of f16 on cooperative matrices that are filled from memory, without shared memory between:
-//! which variants, and what their calls have. A subgroup looks where a device has the elements of a matrix; where they
-//! are elsewhere the result is right and slow, so it is for a tuning table to take these.
+//! which variants, and what their calls have. Each invocation loads the elements that a device is expected to give it
+//! of a matrix. A device that places them otherwise computes the same result slowly, so only a tuning table chooses
+//! these.
 
 use super::call::Node;
 use super::matmul::{Columns, Product, sized};

@@ -1,4 +1,4 @@
-//! Planning: liveness, memory, the budget's solver, kernels and their order. No graph is changed here.
+//! Planning: which values live when, their places in memory, and the order of dispatches. No graph is changed here.
 
 pub mod arena;
 pub mod build;

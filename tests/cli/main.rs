@@ -18,6 +18,7 @@ mod entries;
 mod files;
 mod formats;
 mod inspect;
+mod models;
 mod run;
 mod sequences;
 mod text;

@@ -129,6 +129,9 @@ fn multiplies_f16(name: &str) -> bool {
 }
 
 /// Relative L2 over what is finite, at most `bound`; infinities and NaN must agree.
+///
+/// # Errors
+/// An element, a type or a shape is another.
 pub fn compare(given: &Tensor, wanted: &Tensor, bound: f64) -> Result<(), String> {
     if given.ty() != wanted.ty() {
         return Err(format!("{} instead of {}", given.ty(), wanted.ty()));
@@ -204,6 +207,9 @@ pub fn graph_of(case: &Case) -> (Graph, NodeId, Vec<Option<ValueId>>) {
 }
 
 /// What a target's kernels for a case are.
+///
+/// # Errors
+/// No kernel computes the case on the target.
 pub fn plan(case: &Case, target: &Target) -> Result<Vec<kernels::KernelCall>, KernelError> {
     let (graph, node, _) = graph_of(case);
     kernels::dispatches_by(&graph, node, target, case.variant.map(Way::Variant))

@@ -12,6 +12,9 @@ use nyxc::targets::Target;
 use std::collections::BTreeMap;
 
 /// Runs a case; gives the result and the names of the kernels.
+///
+/// # Errors
+/// No kernel computes the case on the target.
 pub fn run(context: &VkContext, target: &Target, case: &Case) -> Result<(Tensor, Vec<String>), KernelError> {
     Ok(run_calls(context, target, case, &plan(case, target)?))
 }

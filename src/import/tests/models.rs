@@ -46,6 +46,22 @@ fn reads_back(graph: &Graph, registry: &Registry) {
     assert!(parsed == *graph, "{} does not read back", graph.name);
 }
 
+/// The models of this repository, which are always here.
+#[test]
+fn every_model_of_the_repository_reads_back_with_its_constants() {
+    let registry = crate::ops::registry();
+    let mut n_models = 0;
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/models")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|e| e == "onnx") {
+            let (graph, _) = import(&path, &ImportOptions::default(), &registry).unwrap();
+            reads_back(&graph, &registry);
+            n_models += 1;
+        }
+    }
+    assert!(n_models >= 3, "{n_models} models");
+}
+
 fn count(graph: &Graph, op: &str) -> usize {
     graph.order().into_iter().filter(|&id| graph.node(id).op().is_some_and(|o| o.def.onnx == op)).count()
 }

@@ -1,5 +1,6 @@
 //! How packings print: `g32:f16` (block and type of the scales), `c:f32` (one scale a row), `t:f32` (one scale in all),
-//! `g32:f16z` (with zero points); `n4:g32:f16`, `5:g32:f16` and `6:g32:f16` where codes of INT8 are stored in fewer bits.
+//! `g32:f16z` (with zero points); `n4:g32:f16`, `5:g32:f16` and `6:g32:f16` where codes of INT8 are stored in fewer
+//! bits.
 
 use super::{Coding, Granularity, Packing, ScaleType};
 use crate::ir::{DType, valid_block};

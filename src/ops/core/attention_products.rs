@@ -179,7 +179,7 @@ fn without_masked_rows(e: &mut Expand<'_, '_>, weights: Val, bias: &Bias) -> Res
 pub fn write_out(edit: &mut Edit<'_>, node: NodeId) -> Result<Val, OpError> {
     let graph = edit.graph();
     let Some(op) = graph.node(node).op().filter(|op| op.is(&DEF) && op.attrs.expr("epilogue").is_none()) else {
-        return Err(OpError::unsupported("only an attention without epilogue is written as products"));
+        return Err(OpError::Bug("only an attention without epilogue is written as products"));
     };
     let inputs = graph.operands(node).into_iter().map(|v| v.map(Val::Old)).collect();
     let outputs: Vec<TensorType> = graph.node(node).outputs.iter().map(|v| v.ty.clone()).collect();
@@ -188,5 +188,5 @@ pub fn write_out(edit: &mut Edit<'_>, node: NodeId) -> Result<Val, OpError> {
     let first = edit.n_new();
     let y = written_out(&mut Expand { edit, attrs: &op.attrs, inputs, outputs }, dtype)?.y;
     let results = crate::ops::widen::between(edit, first, vec![y], &[dtype])?;
-    results.into_iter().next().ok_or_else(|| OpError::unsupported("an attention without result"))
+    results.into_iter().next().ok_or(OpError::Bug("an attention without result"))
 }

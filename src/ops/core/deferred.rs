@@ -115,7 +115,7 @@ fn types(body: &Graph) -> impl Iterator<Item = &TensorType> {
 /// A graph of the node alone, with its constants of `most` elements at most, and the values that are its inputs.
 fn enclose(graph: &Graph, node: NodeId, most: u64) -> Result<(Graph, Vec<Option<Val>>), OpError> {
     let own = graph.node(node);
-    let op = own.op().ok_or_else(|| OpError::unsupported("only operators are deferred"))?.clone();
+    let op = own.op().ok_or(OpError::Bug("only operators are deferred"))?.clone();
     let mut inside = Graph::new(&own.name, Level::Onnx);
     let mut outer = Vec::new();
     let mut operands = Vec::new();

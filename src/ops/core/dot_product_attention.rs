@@ -422,7 +422,7 @@ fn eval_parts(attrs: &Attrs, inputs: &[Option<&Tensor>]) -> Result<Vec<Tensor>, 
     let types: Vec<Option<&TensorType>> = inputs.iter().map(|t| t.map(Tensor::ty)).collect();
     let chunk_dim = chunk(attrs)?;
     let dims = Shape(checked(attrs, &types)?.parts(chunk_dim)).known().unwrap_or_default();
-    let [_, _, _, chunks, width] = dims[..] else { return Err(OpError::unsupported("parts without sizes")) };
+    let [_, _, _, chunks, width] = dims[..] else { return Err(OpError::Bug("parts without sizes")) };
     let chunk = usize::try_from(chunk_dim).unwrap_or(1);
     let mut out = vec![0.0f32; n_elems(&dims)?];
     debug_assert!(out.len() <= scores.batch * scores.heads * scores.queries * chunks * width);

@@ -59,7 +59,7 @@ pub fn of_images(
 pub fn transposed(tensor: &Tensor, perm: [usize; 4]) -> Result<Tensor, OpError> {
     let view =
         strided::permuted(&tensor.ty().shape, &perm).ok_or_else(|| OpError::operand(0, tensor.ty(), "four axes"))?;
-    let eval = strided::DEF.eval.ok_or_else(|| OpError::unsupported("strided without a reference"))?;
+    let eval = strided::DEF.eval.ok_or(OpError::Bug("strided without a reference"))?;
     eval(&view.attrs(), &[Some(tensor)])?.pop().ok_or(OpError::MissingOperand { slot: 0 })
 }
 

@@ -303,7 +303,7 @@ fn expand(e: &mut Expand<'_, '_>) -> Result<Vec<Val>, OpError> {
     } else {
         let op = Op::new(&dot_product_attention::DEF, attrs.with_dtype("dtype", dtype));
         let results = e.edit.add_all(op, &inputs, 1).map_err(|e| OpError::Edit(Box::new(e)))?;
-        results.first().copied().ok_or_else(|| OpError::unsupported("an attention without result"))?
+        results.first().copied().ok_or(OpError::Bug("an attention without result"))?
     };
     if sizes.flat {
         y = movement::transpose(e, y, &[0, 2, 1, 3])?;

@@ -64,7 +64,7 @@ fn expand_at(op: &Op, inputs: &[Option<&Tensor>], n_outputs: usize, depth: usize
     for id in graph.order() {
         match &graph.node(id).kind {
             NodeKind::Input | NodeKind::State => {
-                return Err(OpError::unsupported("an expansion added an input or a state"));
+                return Err(OpError::Bug("an expansion added an input or a state"));
             }
             NodeKind::Const(tensor) => {
                 values.insert((id, 0), tensor.clone());
@@ -108,7 +108,7 @@ fn expand_at(op: &Op, inputs: &[Option<&Tensor>], n_outputs: usize, depth: usize
 /// The operator has no expansion, or refuses.
 pub fn expand_node(edit: &mut Edit<'_>, node: NodeId) -> Result<Vec<Val>, OpError> {
     let graph = edit.graph();
-    let Some(op) = graph.node(node).op() else { return Err(OpError::unsupported("only operators expand")) };
+    let Some(op) = graph.node(node).op() else { return Err(OpError::Bug("only operators expand")) };
     let expand = op.def.expand.ok_or_else(|| OpError::unsupported(format!("{} has no expansion", op.def.name)))?;
     let inputs = graph.operands(node).into_iter().map(|v| v.map(Val::Old)).collect();
     let outputs = graph.node(node).outputs.iter().map(|v| v.ty.clone()).collect();
