@@ -64,6 +64,8 @@ impl Operands {
         let suits = match (arithmetic, b) {
             (_, Storage::Packed(packing)) => {
                 !matches!(packing.granularity, Granularity::Block(..32))
+                    // The other codings were not yet seen to be right on a device with such matrices.
+                    && matches!(packing.coding, Coding::I4 | Coding::I8)
                     && b_along_k
                     // Rows begin at vectors of 16 bytes, which a part is.
                     && k % (128 / i64::from(packing.coding.row_bits())) == 0

@@ -39,12 +39,6 @@ fn packings() -> Vec<Packing> {
         (Coding::I4, Granularity::Block(128), ScaleType::F16Zero),
         (Coding::I8, Granularity::Row, ScaleType::F32),
         (Coding::I4, Granularity::Tensor, ScaleType::F32Zero),
-        (Coding::N4, Granularity::Block(32), ScaleType::F16),
-        (Coding::I5, Granularity::Block(64), ScaleType::F16Zero),
-        (Coding::I6, Granularity::Row, ScaleType::F32),
-        (Coding::I5, Granularity::Row, ScaleType::F16),
-        (Coding::N4, Granularity::Tensor, ScaleType::F32),
-        (Coding::I6, Granularity::Block(128), ScaleType::F16),
     ];
     all.map(|(coding, granularity, scale)| Packing { coding, granularity, scale }).to_vec()
 }
