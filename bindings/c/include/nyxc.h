@@ -81,7 +81,8 @@ extern "C" {
 #endif // __cplusplus
 
 // The failure of the last call of this thread as JSON: `{"error": {"kind", "node", "message", "needed_bytes",
-// "budget_bytes", "min_feasible_bytes", "free_bytes"}}`; empty where it went well. Valid until this thread's next call.
+// "budget_bytes", "min_feasible_bytes", "free_bytes"}}`; empty where it went well. Valid until this thread's next
+// call.
 const char *nyxc_last_error(void);
 
 // Compiles the ONNX model at `path`. `options` may be null.
@@ -206,7 +207,8 @@ void nyxc_session_free(struct nyxc_session *session);
 uint32_t nyxc_abi_version(void);
 
 // The failure of the last call of this thread as JSON: `{"error": {"kind", "node", "message", "needed_bytes",
-// "budget_bytes", "min_feasible_bytes", "free_bytes"}}`; empty where it went well. Valid until this thread's next call.
+// "budget_bytes", "min_feasible_bytes", "free_bytes"}}`; empty where it went well. Valid until this thread's next
+// call.
 const char *nyxc_last_error(void);
 
 // Compiles the ONNX model at `path`. `options` may be null.
