@@ -7,7 +7,7 @@ Each model is converted (`nyxc convert`), and compiled with `--emit-onnx` under 
 four optimization levels, with accuracy level 1 where it turns DequantizeLinear into MatMulNBits; the program runs by `nyxc run`. A row holds the largest
 relative L2 of an output at each level, and the size of the exported file. Bounds: 1e-5 for weights only, 1e-2 where activations are rounded too. Under INT8
 activations one code that falls on the other side moves others in every layer: there the row also says how far nyxc's own outputs move when each element of its
-inputs does by 1e-5 of itself (the most of three such inputs), and twice that is a bound too.
+inputs does by 1e-5 of itself (the most of three such inputs), which is told and is no bound.
 Needs numpy, onnxruntime and pillow.
 """
 import os, subprocess, sys, tempfile
@@ -124,7 +124,7 @@ with tempfile.TemporaryDirectory() as folder:
         if max(found) > 1e-3 and "a8" in form:
             others = [ran(moved(feeds, seed)) for seed in range(3)]
             own = max(relative_l2(other[port], expected[port]) for other in others for port in expected)
-        good = max(found) <= max(bound, 2 * own)
+        good = max(found) <= bound
         failed += not good
         print(f"{'ok    ' if good else 'FAILED'} {name:16s} {form:24s} " + " ".join(f"{l2:.1e}" for l2 in found) +
               f"  {os.path.getsize(exported)} bytes" + (f", own {own:.1e}" if own else ""), flush=True)
