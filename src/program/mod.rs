@@ -115,8 +115,8 @@ pub fn parse_hex(text: &str) -> Option<Hash> {
     Some(Hash(bytes))
 }
 
-/// One way to run the model: formats, memory and schedule.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// One way to run the model: formats, memory and schedule. The default has none of these.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
     /// The policy that assigned the formats, as spelled on the command line.

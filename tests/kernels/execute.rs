@@ -217,19 +217,12 @@ impl<'c> Made<'c> {
         program.plans.push(Plan {
             policy: "budget".to_owned(),
             budget_bytes: peak,
-            reserve_bytes: 0,
             planned_peak_bytes: peak,
             ledger: Ledger { activations: peak, ..Ledger::default() },
-            lower_bound_bytes: 0,
-            min_feasible_bytes: 0,
-            f32_bytes: 0,
-            certificate: Certificate::default(),
-            nodes: vec![],
-            graph: String::new(),
             allocations,
             uploads,
-            states: vec![],
             entries: vec![entry],
+            ..Plan::default()
         });
         (program, inputs)
     }

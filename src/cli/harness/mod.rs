@@ -10,7 +10,7 @@ use crate::codegen;
 use crate::ir::{DType, Dim, Shape, Tensor, TensorType, ValueId};
 use crate::kernels::{self, KernelCall};
 use crate::program::{
-    Allocation, AllocationKind, Certificate, Dispatch, Entry, Ledger, Plan, Port, Program, Region, Step, Upload, hex,
+    Allocation, AllocationKind, Dispatch, Entry, Ledger, Plan, Port, Program, Region, Step, Upload, hex,
 };
 use crate::runtime::{DeviceInfo, Executor, HostError, RuntimeError, VkContext};
 use crate::session::{DeviceChoice, best_device};
@@ -263,19 +263,12 @@ fn program(
     let plan = Plan {
         policy: "bench".to_owned(),
         budget_bytes: peak,
-        reserve_bytes: 0,
         planned_peak_bytes: peak,
         ledger: Ledger { weights: peak, ..Ledger::default() },
-        lower_bound_bytes: 0,
-        min_feasible_bytes: 0,
-        f32_bytes: 0,
-        certificate: Certificate::default(),
-        nodes: vec![],
-        graph: String::new(),
         allocations,
         uploads,
-        states: vec![],
         entries,
+        ..Plan::default()
     };
     let constants = data.values().map(|d| (d.tensor.hash(), d.tensor.clone())).collect();
     Ok(Program { model: "bench".to_owned(), target: target.clone(), plans: vec![plan], constants, shaders })

@@ -59,20 +59,9 @@ impl Maker {
         ];
         let plan = Plan {
             policy: "budget".to_owned(),
-            budget_bytes: 0,
-            reserve_bytes: 0,
-            planned_peak_bytes: 0,
-            ledger: Ledger::default(),
-            lower_bound_bytes: 0,
-            min_feasible_bytes: 0,
-            f32_bytes: 0,
-            certificate: Certificate::default(),
-            nodes: vec![],
-            graph: String::new(),
             allocations: sizes.into_iter().map(|(kind, bytes)| Allocation { kind, bytes }).collect(),
-            uploads: vec![],
-            states: vec![],
             entries: vec![Entry { name: "main".to_owned(), ..Entry::default() }],
+            ..Plan::default()
         };
         let (constants, shaders) = Default::default();
         Maker {
