@@ -170,6 +170,14 @@ impl Run<'_> {
         if self.narrow { 6.2e-5 } else { 1.2e-38 }
     }
 
+    /// What is beyond f16 as storing makes it, the largest f16, or as a kernel keeps it for its next operator.
+    fn perhaps_largest(&mut self, tensor: &Tensor) -> Tensor {
+        let largest = 65504.0;
+        let Some(random) = self.noise.as_mut().filter(|_| most(tensor) > largest) else { return tensor.clone() };
+        let is_beyond = |v: f64| v.is_finite() && v.abs() > largest;
+        each(tensor, |v| if is_beyond(v) && random.unit() > 0.0 { v.clamp(-largest, largest) } else { v })
+    }
+
     /// Truth values, either of them where floats are so near to 0, or next to nothing beside the others, that they may
     /// be 0.
     fn perhaps_true(&mut self, x: &Tensor, truth: &Tensor, next_to_nothing: f64) -> Result<Tensor, String> {
@@ -326,8 +334,7 @@ impl Run<'_> {
             let wanted = wanted.filter(|_| !self.graph.is_output(id.out(out)));
             let tensor = match wanted {
                 Some(wanted) if is_stored(&tensor) && self.noise.is_none() => stored(&tensor, wanted),
-                // Stored it is the largest f16; what a kernel keeps for its next operator is not.
-                Some(DType::F16) if is_stored(&tensor) => without_above(&tensor, 65504.0),
+                Some(DType::F16) if is_stored(&tensor) => self.perhaps_largest(&tensor),
                 _ => tensor,
             };
             let (own, rounds) = (node.outputs[out].ty.dtype, rounding(node.outputs[out].ty.dtype, wanted));
@@ -383,11 +390,6 @@ fn without_cancelled(tensor: &Tensor, share: f64) -> Tensor {
 /// NaN for elements whose magnitude is less than `least`.
 fn without_below(tensor: &Tensor, least: f64) -> Tensor {
     each(tensor, |v| if v.abs() < least { f64::NAN } else { v })
-}
-
-/// NaN for elements whose magnitude is more than `most`.
-fn without_above(tensor: &Tensor, most: f64) -> Tensor {
-    each(tensor, |v| if v.abs() > most { f64::NAN } else { v })
 }
 
 /// Whether formats say how a tensor is stored: f64 stays f64.
