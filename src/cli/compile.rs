@@ -71,7 +71,8 @@ pub(super) struct Args {
     block_size: Option<Block>,
     #[command(flatten)]
     source: Source,
-    /// Formats that may be assigned [default: f32,f16,w16a32,w8a32,w8a16,w8a8,w4a32,w4a16,w4a8]
+    /// Formats that may be assigned; those of w6, w5 and wn4 (README, "Formats") are taken where they are named
+    /// [default: f32,f16,w16a32,w8a32,w8a16,w8a8,w4a32,w4a16,w4a8]
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     formats: Vec<Format>,
     /// Refuse a model of which a node would run on the host
