@@ -413,7 +413,7 @@ impl From<CalibrateError> for Failure {
                 let failure = Failure::from(source);
                 Failure { message: format!("sample {sample}: {}", failure.message), ..failure }
             }
-            CalibrateError::NoSamples => Failure::usage(error),
+            CalibrateError::NoSamples | CalibrateError::Insensitive => Failure::usage(error),
         }
     }
 }

@@ -29,6 +29,8 @@ pub enum CalibrateError {
     Pipeline(#[from] crate::passes::PipelineError),
     #[error("calibration needs at least one sample")]
     NoSamples,
+    #[error("no error of weights moves an output that is a float: there is no sensitivity to measure")]
+    Insensitive,
 }
 
 /// How the inputs of a matrix come out of a value.

@@ -43,18 +43,18 @@ impl FromStr for Divergence {
 /// The sensitivity of each constant of weights of `graph`, of the ONNX level as `assign_precision` sees it, by name:
 /// the relative squared error of the outputs for each unit of the normalised mean squared error of the weights. With
 /// another [`Divergence`], that says how constants compare, and the squared error only what all of them come to
-/// together. A sample has the graph's inputs without a default in order; `told` hears how many runs of how many are
-/// done.
+/// together. A sample has the graph's inputs without a default in order; `progress` hears how many runs of how many
+/// are done.
 ///
 /// Memory: all values of one run.
 ///
 /// # Errors
-/// There is no sample, or one cannot be run.
+/// There is no sample, one cannot be run, or no output that is a float depends on weights.
 pub fn sensitivities(
     graph: &Graph,
     samples: &[Vec<Tensor>],
     divergence: Divergence,
-    told: &mut dyn FnMut(usize, usize),
+    progress: &mut dyn FnMut(usize, usize),
 ) -> Result<BTreeMap<String, f64>, CalibrateError> {
     if samples.is_empty() {
         return Err(CalibrateError::NoSamples);
@@ -76,13 +76,13 @@ pub fn sensitivities(
                 sums[0] += between(divergence, &own, &others) / error;
                 sums[1] += between(Divergence::Error, &own, &others) / error;
             }
-            told(n * found.len() + i + 1, n_runs);
+            progress(n * found.len() + i + 1, n_runs);
         }
     }
     let all = sums.values().fold([0.0; 2], |all, own| [all[0] + own[0], all[1] + own[1]]);
     let level = all[1] / all[0] / samples.len() as f64;
     if !level.is_finite() {
-        return Ok(BTreeMap::new());
+        return Err(CalibrateError::Insensitive);
     }
     let least = LEAST_SHARE * all[0] / sums.len() as f64;
     Ok(sums.into_iter().map(|(value, own)| (graph.value(value).name.clone(), own[0].max(least) * level)).collect())
@@ -168,7 +168,7 @@ mod tests {
     }
 
     /// `x u + x v`, the second less than a hundredth of the first, and its weights harder to quantize.
-    fn unequal() -> Graph {
+    fn products() -> (Graph, ValueId) {
         let op = |onnx: &str| Op::new(crate::ops::registry().by_onnx(onnx).unwrap(), Attrs::new());
         let mut graph = Graph::new("g", Level::Onnx);
         let x = graph.add_input("x", TensorType::of(DType::F32, &[16, 128]));
@@ -178,7 +178,12 @@ mod tests {
         let a = graph.add_op("a", op("MatMul"), &[Some(x), Some(u)], &["a".into()]).unwrap();
         let b = graph.add_op("b", op("MatMul"), &[Some(x), Some(v)], &["b".into()]).unwrap();
         let y = graph.add_op("y", op("Add"), &[Some(a.out(0)), Some(b.out(0))], &["y".into()]).unwrap();
-        graph.add_output("y", y.out(0));
+        (graph, y.out(0))
+    }
+
+    fn unequal() -> Graph {
+        let (mut graph, y) = products();
+        graph.add_output("y", y);
         graph
     }
 
@@ -201,6 +206,16 @@ mod tests {
         assert!((sum(&kl) / sum(&found) - 1.0).abs() < 0.05, "{kl:?} {found:?}");
         let none = sensitivities(&unequal(), &[], Divergence::Kl, &mut |_, _| {});
         assert!(matches!(none, Err(CalibrateError::NoSamples)));
+    }
+
+    #[test]
+    fn outputs_without_floats_are_refused() {
+        let (mut graph, y) = products();
+        let op = Op::new(crate::ops::registry().by_onnx("ArgMax").unwrap(), Attrs::new().with_int("axis", 1));
+        let index = graph.add_op("index", op, &[Some(y)], &["index".into()]).unwrap();
+        graph.add_output("index", index.out(0));
+        let found = sensitivities(&graph, &[vec![random(&[16, 128], 1, 1.0)]], Divergence::Error, &mut |_, _| {});
+        assert!(matches!(found, Err(CalibrateError::Insensitive)), "{found:?}");
     }
 
     #[test]
